@@ -1,0 +1,113 @@
+# hlm. `make help` lists what there is to make; every choice is a variable: make CC=clang V=1
+CC        = gcc
+CFLAGS    = -O2 -g
+LDFLAGS   =
+GLSLANG   = glslangValidator
+B         = build#                  everything made lies here
+M         = models/demo/hlm-demo-q8_0.gguf# the model of `make chat` and `make bench`
+JOBS      = $(shell nproc 2>/dev/null || echo 2)
+ARGS      =#                        more flags for `make chat`, `make bench` and the test program
+
+STD       = -std=c17 -pthread
+WARN      = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wvla $(if $(WERROR),-Werror)
+GLSLFLAGS = -V --target-env vulkan1.2 -Ishaders
+LIBS      = -lvulkan -lpcre2-8 -lutf8proc -ljansson -lm -lpthread
+# Warnings are the ordinary builds' business: under sanitizers gcc sees ghosts.
+SANITIZE  = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+
+Q        := $(if $(V),,@)
+say       = $(if $(V),,@printf '  %-6s %s\n' $(1) $(2))
+# Rules that need the packages first, or another set of flags, call make again on this same file.
+again     = $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+# Shaders that need a newer glslang than Debian 12's are listed in shaders/spv/list and come prebuilt.
+optional := $(addprefix shaders/,$(addsuffix .comp,$(shell sed 's/\#.*//' shaders/spv/list 2>/dev/null)))
+comps    := $(filter-out $(optional),$(sort $(wildcard shaders/*.comp)))
+spvs     := $(comps:shaders/%.comp=$(B)/shaders/%.spv)
+blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
+
+engine   := $(sort $(wildcard engine/*.c models/*.c))
+common   := $(filter-out ui/chat% ui/eval%,$(sort $(wildcard ui/*.c)))
+tests    := $(filter-out tests/fuzz_%,$(sort $(wildcard tests/*.c)))
+lib      := $(B)/libhlm.a
+progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c bench/bench.c)))
+obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
+
+.PHONY: all chat test bench lint asan spv deps clean help check FORCE
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(lib) $(progs)
+
+chat:
+	@sh tools/deps.sh
+	@+$(again) $(B)/hlm-chat
+	@$(B)/hlm-chat -m $(M) $(ARGS)
+
+test:
+	@sh tools/deps.sh test
+	@+$(again) check
+	@sh tools/run-tests.sh $(B)/tests $(ARGS)
+
+check: all $(if $(tests),$(B)/tests) $(spvs:.spv=.valid)
+
+asan:
+	@sh tools/deps.sh test
+	@+$(again) B=$(B)/asan CFLAGS='$(SANITIZE)' LDFLAGS='$(SANITIZE)' WARN= all $(B)/asan/tests
+	@$(B)/asan/tests --host $(ARGS)
+
+bench: $(B)/hlm-bench
+	@$(B)/hlm-bench -m $(M) $(ARGS)
+
+lint: ; @sh tools/lint.sh
+spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
+deps: ; @sh tools/deps.sh $(if $(TESTS),test)
+clean: ; rm -rf $(B)
+help: ; @sed -n 's/^#: //p' Makefile
+#: make            the library and the programs, into build/
+#: make chat       installs what is missing (Debian, Ubuntu), builds hlm-chat, starts it; M=model.gguf
+#: make test       builds, validates the shaders, runs all tests; ARGS="--only tok,chat"
+#: make asan       the tests that need no GPU, under the address and undefined-behaviour sanitizers
+#: make bench      times a model with hlm-bench; M=model.gguf
+#: make lint       checks the rules of the house
+#: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
+#: make deps       installs the packages, or names them; TESTS=1: also those of the tests
+#: make clean      removes build/
+#: variables:      CC=clang  CFLAGS  B=folder  V=1 (show commands)  WERROR=1  JOBS=n
+
+$(B)/hlm-chat: private LIBS += -ledit
+$(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
+$(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
+$(B)/hlm-bench: $(call obj,bench/bench.c $(common))
+$(B)/tests: $(call obj,$(tests))
+$(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-bench $(B)/tests: $(lib)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)
+$(B)/fuzz_%: tests/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
+	$(Q)clang $(STD) -g -O1 -I. -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+
+$(lib): $(call obj,$(engine)) $(B)/obj/shaders.o $(B)/list
+	$(call say,AR,$@)
+	$(Q)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
+$(B)/obj/%.o: %.c $(B)/flags
+	$(call say,CC,$<)
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) -I. -c -o $@ $<
+$(B)/shaders.c: $(B)/embed $(blobs) $(B)/list
+	$(Q)$(B)/embed $@ $(blobs)
+$(B)/embed: tools/embed.c
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) -O1 -o $@ $<
+$(B)/shaders/%.spv: shaders/%.comp                      # glslang has no quiet mode that keeps errors
+	$(call say,GLSL,$<)
+	$(Q)mkdir -p $(@D); m=`$(GLSLANG) $(GLSLFLAGS) --depfile $@.d -o $@ $<` || \
+	    { echo "$$m"; exit 1; }; echo "$$m" | grep -i warning || :
+$(B)/shaders/%.valid: $(B)/shaders/%.spv
+	$(Q)spirv-val --target-env vulkan1.2 --scalar-block-layout $< && touch $@
+$(B)/flags: now = $(CC) $(STD) $(WARN) $(CFLAGS)
+$(B)/list:  now = $(engine) $(blobs)
+$(B)/flags $(B)/list: FORCE     # newer than what was made from them once flags or files are others
+	@mkdir -p $(@D); echo '$(now)' | cmp -s - $@ || echo '$(now)' >$@
+# An include that is gone is no error: what needed it is made anew.
+shaders/%.glsl shaders/%.h: ;
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

@@ -1,0 +1,58 @@
+/* chat: messages to prompt text, by format. The format is chosen by the text of the file's
+ * template, never by the architecture; there is no template interpreter. */
+#pragma once
+#include "tok.h"
+
+enum chat_thinking { CHAT_NEVER_THINKS, CHAT_MAY_THINK, CHAT_ALWAYS_THINKS };
+/* After the last question: which turns without reasoning still get an empty <think> block. */
+enum chat_empty { CHAT_EMPTY_NONE, CHAT_EMPTY_LAST, CHAT_EMPTY_ALL };
+
+/* A family of templates and where its members differ. A value: copy it, compare names. */
+struct chat_format {
+    const char *name;       /* "chatml" "qwen3" "qwen35" */
+    bool trim;              /* contents lose white space at both ends */
+    bool strict;            /* a system message must be first, a user's message must be there */
+    bool reasoning;         /* tells reasoning from content in history; else both are just text */
+    enum chat_empty empty;
+    enum chat_thinking thinking;
+    bool think;             /* what the template does when nobody asks */
+    const char *on, *off;   /* what ends the generation prompt, thinking and not */
+};
+
+/* By markers in tokenizer.chat_template. *exact is false when the template is absent or of a kind
+ * hlm does not know and ChatML is assumed (the caller warns once). */
+struct chat_format chat_detect(const struct gguf *g, bool *exact);
+/* As published. False: no such name. */
+bool chat_by_name(const char *name, struct chat_format *fmt);
+
+struct chat_msg {
+    char *role;             /* "system" "user" "assistant" */
+    char *content;
+    char *reasoning;        /* NULL or text between <think> and </think> */
+    int32_t *ids;           /* what was sampled for content, NULL when not from this session */
+    uint32_t n_ids;         /* closing token not included */
+};
+void chat_msg_free(struct chat_msg *m); /* what it points to, not m itself */
+
+/* A rendered prompt: spans point into text and into the messages' ids, which must outlive it. */
+struct chat_prompt {
+    char *text;             /* the whole, terminated */
+    uint64_t len;
+    struct tok_span *span;
+    uint32_t n_span;
+    uint32_t n_head;        /* spans before the generation prompt's thinking part: what a later
+                               turn, in which reasoning is dropped, still has in common */
+    bool in_think;          /* the prompt ends inside <think>: what comes first is reasoning */
+};
+void chat_prompt_free(struct chat_prompt *p);
+
+/* The prompt for n messages. generate: end with the generation prompt, thinking or not, as far as
+ * the format has the choice. An unknown role is an error; a misplaced system message, no message,
+ * or none of a user is one where the format's own template refuses that. */
+bool chat_render(const struct chat_format *fmt, const struct chat_msg *msg, uint32_t n,
+                 bool generate, bool think, struct chat_prompt *out, struct err *err);
+
+/* Reads a JSON array of {role, content[, reasoning_content]}; name is used in messages. The caller
+ * frees each message, then the array with free(). NULL with a reason. */
+struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
+                                struct err *err);

@@ -1,0 +1,40 @@
+/* kv: see kv.h. */
+#include "kv.h"
+
+#include <stdlib.h>
+
+bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape, uint32_t n_ctx,
+             enum dtype type, struct err *err)
+{
+    *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
+    kv->layer = mem_alloc(n_layer, sizeof *kv->layer);
+    if (!kv->layer)
+        return fail(err, "out of memory: %u layers of cache", n_layer);
+    kv->kv = arena_create(g, "kv", MEM_DEVICE, err);
+    kv->state = arena_create(g, "state", MEM_DEVICE, err);
+    if (!kv->kv || !kv->state)
+        return false;
+    for (uint32_t i = 0; i < n_layer; i++) {
+        const struct layer_shape *s = &shape[i];
+        struct layer_cache *l = &kv->layer[i];
+        if (s->n_kv_head) {
+            l->kv.k = arena_tensor(kv->kv, type, s->head_dim, s->n_kv_head * n_ctx);
+            l->kv.v = arena_tensor(kv->kv, type, s->head_dim, s->n_kv_head * n_ctx);
+        }
+        if (s->n_v_head) {
+            l->delta.state = arena_tensor(kv->state, F32, s->d_state, s->n_v_head * s->d_state);
+            l->delta.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
+        }
+    }
+    return true;
+}
+
+bool kv_commit(struct kv *kv, struct err *err) { return arena_commit(kv->kv, err) && arena_commit(kv->state, err); }
+
+void kv_finish(struct kv *kv)
+{
+    arena_destroy(kv->kv);
+    arena_destroy(kv->state);
+    free(kv->layer);
+    *kv = (struct kv){ 0 };
+}

@@ -1,0 +1,26 @@
+/* kv: what a timeline remembers - keys and values of attention layers, convolution window and recurrent
+ * state of linear layers. Sizes come from the model; the bytes are the session's. */
+#pragma once
+#include "op.h"
+
+struct layer_shape {                    /* what one layer keeps; zeros where it keeps nothing */
+    uint32_t n_kv_head, head_dim;
+    uint32_t n_v_head, d_state, d_conv, conv_k;
+};
+
+struct layer_cache {
+    struct kv_layer kv;
+    struct delta_layer delta;
+};
+
+struct kv {
+    uint32_t n_layer, n_ctx;
+    struct layer_cache *layer;
+    struct arena *kv, *state;           /* state: recurrent states, then windows */
+};
+
+/* Takes the layers' room in two fresh arenas and leaves them uncommitted: their sizes are the plan's. */
+bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape, uint32_t n_ctx,
+             enum dtype type, struct err *err);
+bool kv_commit(struct kv *kv, struct err *err);
+void kv_finish(struct kv *kv);          /* takes a zeroed one */

@@ -1,0 +1,437 @@
+/* model: loading and running what all architectures have in common; see model.h. */
+#include "model.h"
+
+#include "pack.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One piece of upload: rows of a tensor to packed rows, or values to f32, or words as they are. */
+struct job {
+    const struct gguf_tensor *t;
+    const void *words;                  /* t == NULL: bytes to copy */
+    uint64_t offset, row0;
+    uint32_t n_row, n_in;
+    bool vector;
+};
+
+struct binder {
+    struct model *m;
+    struct err *err;
+    const char *prefix;                 /* general.architecture */
+    struct job *job;
+    uint64_t n_job, cap_job;
+    bool *used;                         /* by tensor index */
+    void **owned;                       /* copies of words that jobs point to */
+    uint32_t n_owned;
+    linear *open;                       /* between bind_begin and bind_end */
+    uint64_t open_row;
+    linear last;                        /* the matrix bound before */
+    bool beside;                        /* the next one belongs right behind it */
+    bool oom;
+};
+
+static struct str arch_name(const struct gguf *g, struct err *err)
+{
+    struct str s = { 0 };
+    gguf_str(g, "general.architecture", REQUIRED, &s, err);
+    return s;
+}
+
+/* ---- keys -------------------------------------------------------------------------------------- */
+
+static const char *full_key(struct binder *b, const char *key, char *buf, size_t n)
+{
+    snprintf(buf, n, "%s.%s", b->prefix, key);
+    return buf;
+}
+
+bool model_u32(struct binder *b, const char *key, enum gguf_need need, uint32_t *v)
+{
+    char k[256];
+    return gguf_u32(b->m->file, full_key(b, key, k, sizeof k), need, v, b->err);
+}
+
+bool model_f32(struct binder *b, const char *key, enum gguf_need need, float *v)
+{
+    char k[256];
+    return gguf_f32(b->m->file, full_key(b, key, k, sizeof k), need, v, b->err);
+}
+
+bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v, uint64_t n)
+{
+    char k[256];
+    return gguf_bool_each(b->m->file, full_key(b, key, k, sizeof k), need, v, n, b->err);
+}
+
+bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, uint32_t max)
+{
+    if (v >= min && v <= max)
+        return true;
+    return fail(b->err, "%s: %s.%s is %u, expected %u to %u", gguf_path(b->m->file), b->prefix, key, v, min, max);
+}
+
+bool model_refuse(struct binder *b, const char *fmt, ...)
+{
+    char msg[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    return fail(b->err, "%s: %s", gguf_path(b->m->file), msg);
+}
+
+/* ---- binding ----------------------------------------------------------------------------------- */
+
+static const char *tensor_name(const char *fmt, uint32_t i_layer, char *buf, size_t n)
+{
+    const char *at = strstr(fmt, "%u");
+    if (!at)
+        snprintf(buf, n, "%s", fmt);
+    else
+        snprintf(buf, n, "%.*s%u%s", (int)(at - fmt), fmt, i_layer, at + 2);
+    return buf;
+}
+
+bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer)
+{
+    char name[128];
+    return gguf_tensor(b->m->file, tensor_name(name_fmt, i_layer, name, sizeof name)) != NULL;
+}
+
+/* The tensor with this row length and number of rows, whatever dimensions the rows are spread over. */
+const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint64_t n_row)
+{
+    const struct gguf *g = b->m->file;
+    char name[128];
+    const struct gguf_tensor *t = gguf_tensor(g, tensor_name(name_fmt, i_layer, name, sizeof name));
+    if (!t) {
+        fail(b->err, "%s: tensor %s is missing", gguf_path(g), name);
+        return NULL;
+    }
+    if (t->dim[0] != n_in || t->n_elem / t->dim[0] != n_row) {
+        fail(b->err, "%s: %s is %" PRIu64 " x %" PRIu64 ", %s needs %u x %" PRIu64, gguf_path(g), name, t->dim[0],
+             t->n_elem / t->dim[0], b->prefix, n_in, n_row);
+        return NULL;
+    }
+    const struct dtype_info *info = dtype_info(t->type);
+    if (!info->to_f32 || !pack_supported(t->type)) {
+        fail(b->err, "%s: %s has type %s, which this version of hlm cannot compute with", gguf_path(g), name, info->name);
+        return NULL;
+    }
+    b->used[t->index] = true;
+    return t;
+}
+
+static void add_job(struct binder *b, struct job j)
+{
+    if (b->n_job == b->cap_job) {
+        uint64_t cap = b->cap_job ? 2 * b->cap_job : 256;
+        struct job *grown = mem_grow(b->job, cap, sizeof *grown);
+        if (!grown) {
+            b->oom = true;
+            return;
+        }
+        b->job = grown;
+        b->cap_job = cap;
+    }
+    b->job[b->n_job++] = j;
+}
+
+bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n, uint32_t n_row)
+{
+    const struct gguf_tensor *src = bind_find(b, name_fmt, i_layer, n, n_row);
+    if (!src)
+        return false;
+    *t = arena_tensor(b->m->weights, F32, n, n_row);
+    b->m->n_param += src->n_elem;
+    add_job(b, (struct job){ .t = src, .offset = t->offset, .n_in = n, .n_row = n_row, .vector = true });
+    return true;
+}
+
+bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n)
+{
+    if (!bind_vector(b, t, name_fmt, i_layer, n, 1))
+        return false;
+    const struct gguf_tensor *src = b->job[b->n_job - 1].t;
+    if (src->type != F32)
+        log_msg(LOG_WARN, "%s: %s is stored as %s; gates belong in F32 and are converted", gguf_path(b->m->file),
+                src->name, dtype_info(src->type)->name);
+    return true;
+}
+
+bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n)
+{
+    void **owned = mem_grow(b->owned, b->n_owned + 1u, sizeof *owned);
+    uint32_t *copy = mem_alloc(n, sizeof *copy);
+    if (owned)
+        b->owned = owned;
+    if (!owned || !copy) {
+        free(copy);
+        return fail(b->err, "out of memory: %u words", n);
+    }
+    b->owned[b->n_owned++] = copy;
+    memcpy(copy, words, n * sizeof *copy);
+    *t = arena_tensor(b->m->weights, I32, n, 1);
+    add_job(b, (struct job){ .words = copy, .offset = t->offset, .n_in = n, .n_row = 1 });
+    return true;
+}
+
+void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out, uint32_t n_expert)
+{
+    *w = (linear){ .arena = b->m->weights, .dtype = dtype, .n_in = n_in, .n_out = n_out, .n_expert = n_expert,
+                   .row_q = (uint32_t)(pack_row_bytes(dtype, n_in) / 16) };
+    bool joins = b->beside && b->last.n_in == n_in && b->last.dtype == dtype;
+    b->beside = false;
+    uint64_t bytes = (uint64_t)n_out * n_expert * w->row_q * 16;
+    w->offset = arena_take(b->m->weights, bytes, joins ? 16 : 0);
+    b->m->n_param += (uint64_t)n_in * n_out * n_expert;
+    b->open = w;
+    b->open_row = 0;
+}
+
+void bind_beside_last(struct binder *b) { b->beside = true; }
+
+void bind_rows(struct binder *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n)
+{
+    HLM_ASSERT(b->open && t->type == b->open->dtype && t->dim[0] == b->open->n_in);
+    add_job(b, (struct job){ .t = t, .offset = b->open->offset + b->open_row * b->open->row_q * 16, .row0 = row0,
+                             .n_row = n, .n_in = b->open->n_in });
+    b->open_row += n;
+}
+
+void bind_end(struct binder *b)
+{
+    HLM_ASSERT(b->open && b->open_row == (uint64_t)b->open->n_out * b->open->n_expert);
+    b->last = *b->open;
+    b->open = NULL;
+}
+
+bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out,
+                  uint32_t n_expert)
+{
+    const struct gguf_tensor *t = bind_find(b, name_fmt, i_layer, n_in, (uint64_t)n_out * n_expert);
+    if (!t)
+        return false;
+    bind_begin(b, w, t->type, n_in, n_out, n_expert);
+    bind_rows(b, t, 0, n_out * n_expert);
+    bind_end(b);
+    return true;
+}
+
+bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out)
+{
+    return bind_experts(b, w, name_fmt, i_layer, n_in, n_out, 1);
+}
+
+bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out)
+{
+    bind_beside_last(b);
+    return bind_linear(b, w, name_fmt, i_layer, n_in, n_out);
+}
+
+/* ---- upload ------------------------------------------------------------------------------------ */
+
+/* Bytes of a job on the device, per row. */
+static uint64_t job_row_bytes(const struct job *j)
+{
+    return j->t && !j->vector ? pack_row_bytes(j->t->type, j->n_in) : 4ull * j->n_in;
+}
+
+static bool run_job(struct binder *b, const struct job *j)
+{
+    struct gpu *g = b->m->gpu;
+    uint64_t row_bytes = job_row_bytes(j), fit = gpu_stage_max(g) / row_bytes;
+    if (fit == 0)
+        return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer", gguf_path(b->m->file),
+                    j->t ? j->t->name : "a table", row_bytes);
+    for (uint64_t row = 0; row < j->n_row; row += fit) {
+        uint64_t n = min_u64(fit, j->n_row - row), src_row = 0;
+        uint8_t *dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, n * row_bytes, b->err);
+        if (!dst)
+            return false;
+        if (j->t)
+            dtype_bytes(j->t->type, j->n_in, &src_row);
+        for (uint64_t i = 0; i < n; i++, dst += row_bytes) {
+            if (!j->t) {
+                memcpy(dst, j->words, row_bytes);
+                continue;
+            }
+            const uint8_t *src = j->t->data + (j->row0 + row + i) * src_row;
+            if (j->vector)
+                dtype_to_f32(j->t->type, src, j->n_in, (float *)(void *)dst);
+            else
+                pack_row(j->t->type, src, j->n_in, dst);
+        }
+    }
+    return true;
+}
+
+static bool upload(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t), void *user)
+{
+    uint64_t done = 0, total = arena_bytes(b->m->weights);
+    for (uint64_t i = 0; i < b->n_job; i++) {
+        if (!run_job(b, &b->job[i]))
+            return false;
+        done += job_row_bytes(&b->job[i]) * b->job[i].n_row;
+        if (progress && !progress(user, done, total))
+            return false;
+    }
+    return gpu_stage_end(b->m->gpu, b->err);
+}
+
+/* ---- load -------------------------------------------------------------------------------------- */
+
+static bool load_common(struct binder *b)
+{
+    struct model *m = b->m;
+    uint32_t n_block = 0;
+    const struct gguf_kv *tokens = gguf_kv(m->file, "tokenizer.ggml.tokens");
+    m->n_vocab = tokens && tokens->type == GGUF_ARRAY && tokens->n < UINT32_MAX ? (uint32_t)tokens->n : 0;
+    if (!model_u32(b, "block_count", REQUIRED, &n_block) || !model_range(b, "block_count", n_block, 1, 512) ||
+        !model_u32(b, "nextn_predict_layers", OPTIONAL, &m->n_mtp) ||
+        !model_range(b, "nextn_predict_layers", m->n_mtp, 0, n_block - 1) ||
+        !model_u32(b, "embedding_length", REQUIRED, &m->n_embd) || !model_range(b, "embedding_length", m->n_embd, 4, 1u << 18) ||
+        !model_u32(b, "context_length", REQUIRED, &m->n_ctx_train) || !model_range(b, "context_length", m->n_ctx_train, 1, 1u << 28) ||
+        !model_u32(b, "vocab_size", OPTIONAL, &m->n_vocab) || !model_range(b, "vocab_size", m->n_vocab, 1, 1u << 24) ||
+        !model_f32(b, "attention.layer_norm_rms_epsilon", REQUIRED, &m->eps))
+        return false;
+    if (m->n_embd % 4)
+        return model_refuse(b, "%s.embedding_length is %u, expected a multiple of 4", b->prefix, m->n_embd);
+    if (!(m->eps > 0) || !isfinite(m->eps))
+        return model_refuse(b, "%s.attention.layer_norm_rms_epsilon is %g, expected a positive number", b->prefix, m->eps);
+    m->n_layer = n_block - m->n_mtp;
+
+    struct str scaling = { 0 };
+    char key[256];
+    if (!gguf_str(m->file, full_key(b, "rope.scaling.type", key, sizeof key), OPTIONAL, &scaling, b->err))
+        return false;
+    if (scaling.n && !(scaling.n == 4 && !memcmp(scaling.p, "none", 4)))
+        return model_refuse(b, "%s is \"%.*s\": extended-context scaling is not supported", key, (int)min_u64(scaling.n, 40),
+                            scaling.p);
+    for (uint64_t i = 0; i < gguf_n_kv(m->file); i++)
+        if (!strncmp(gguf_kv_at(m->file, i)->key, "prism.hadamard.", 15))
+            return model_refuse(b, "key %s: weights transformed in this way are not supported", gguf_kv_at(m->file, i)->key);
+
+    if (!bind_linear(b, &m->token_embd, "token_embd.weight", 0, m->n_embd, m->n_vocab) ||
+        !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
+        return false;
+    if (!model_has(b, "output.weight", 0)) {
+        m->output = m->token_embd;      /* tied */
+        return true;
+    }
+    return bind_linear(b, &m->output, "output.weight", 0, m->n_embd, m->n_vocab);
+}
+
+/* Draft blocks and the vision tower are known and left out; anything else unused deserves a word. */
+static void warn_unused(const struct binder *b)
+{
+    const struct gguf *g = b->m->file;
+    uint64_t n = 0, first = 0;
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const char *name = gguf_tensor_at(g, i)->name;
+        unsigned layer = 0;
+        bool mtp = sscanf(name, "blk.%u.", &layer) == 1 && layer >= b->m->n_layer && layer < b->m->n_layer + b->m->n_mtp;
+        if (b->used[i] || mtp || !strncmp(name, "v.", 2) || !strncmp(name, "mm.", 3))
+            continue;
+        if (n++ == 0)
+            first = i;
+    }
+    if (n)
+        log_msg(LOG_WARN, "%s: %" PRIu64 " tensor%s not used by %s, the first is %s", gguf_path(g), n, n == 1 ? " is" : "s are",
+                b->prefix, gguf_tensor_at(g, first)->name);
+}
+
+static const struct arch *arch_find(const struct gguf *g, struct err *err)
+{
+    static const struct arch *const archs[] = {
+#define ARCH(name) &arch_##name,
+#include "../models/models.def"
+#undef ARCH
+    };
+    struct str s = arch_name(g, err);
+    char known[256] = "";
+    for (size_t i = 0; s.p && i < ARRAY_LEN(archs); i++) {
+        if (strlen(archs[i]->name) == s.n && !memcmp(archs[i]->name, s.p, s.n))
+            return archs[i];
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", archs[i]->name);
+    }
+    fail(err, "%s: architecture \"%.*s\" is not supported (known: %s)", gguf_path(g), (int)min_u64(s.n, 60), s.p ? s.p : "", known);
+    return NULL;
+}
+
+struct model *model_load(struct gpu *g, const struct gguf *file, bool (*progress)(void *user, uint64_t done, uint64_t total),
+                         void *user, struct err *err)
+{
+    const struct arch *arch = arch_find(file, err);
+    struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
+    struct binder b = { .m = m, .err = err };
+    if (!m)
+        return NULL;
+    m->arch = arch;
+    m->file = file;
+    m->gpu = g;
+    b.prefix = arch->name;
+    b.used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b.used);
+    m->weights = arena_create(g, "weights", MEM_DEVICE, err);
+    bool ok = b.used && m->weights && load_common(&b) && arch->load(m, &b, err);
+    if (ok && b.oom)
+        ok = fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
+    ok = ok && arena_commit(m->weights, err) && upload(&b, progress, user);
+    if (ok)
+        warn_unused(&b);
+    for (uint32_t i = 0; i < b.n_owned; i++)
+        free(b.owned[i]);
+    free(b.owned);
+    free(b.used);
+    free(b.job);
+    if (!ok) {
+        model_unload(m);
+        return NULL;
+    }
+    return m;
+}
+
+void model_unload(struct model *m)
+{
+    if (!m)
+        return;
+    arena_destroy(m->weights);
+    m->arch->unload(m);
+    free(m);
+}
+
+/* ---- run --------------------------------------------------------------------------------------- */
+
+static void keep_rows(struct cmd *c, const tensor *dst, uint32_t group, tensor x)
+{
+    if (dst)
+        cmd_copy(c, tensor_rows(*dst, group * x.n_row, x.n_row), x, 4ull * x.n * x.n_row);
+}
+
+tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b, const tensor *hidden)
+{
+    cmd_half(c);
+    tensor x = op_embed(c, &m->token_embd, b);
+    keep_rows(c, hidden, 0, x);
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        cmd_half(c);
+        x = m->arch->block(c, m, i, &kv->layer[i], b, x);
+        keep_rows(c, hidden, i + 1, x);
+    }
+    return x;
+}
+
+tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *norm)
+{
+    cmd_half(c);
+    if (!norm)
+        return op_norm_linear(c, x, m->output_norm, m->eps, LINEARS(&m->output));
+    tensor h = op_norm(c, x, m->output_norm, m->eps);
+    keep_rows(c, norm, 0, h);
+    return op_linear(c, h, LINEARS(&m->output));
+}

@@ -1,0 +1,126 @@
+/* op: what a layer is made of. Each op is as coarse as the best fusion (norm with the projections that read
+ * it, a whole linear-attention mixer, a whole mixture of experts) and picks its dispatches by batch size and
+ * device from a table of paths; models know nothing of that. The plain path of every op stays.
+ *
+ * An op returns its output, which lives in the cmd's scratch until the half it was made in begins again.
+ * Activations are f32. Errors stick to the cmd. */
+#pragma once
+#include "gpu.h"
+
+/* Packed rows of one weight matrix (pack.h), or of n_expert of them one behind the other. */
+typedef struct linear {
+    struct arena *arena;
+    uint64_t offset;
+    enum dtype dtype;
+    uint32_t n_in, n_out, n_expert;
+    uint32_t row_q;                     /* 16-byte words of a packed row */
+} linear;
+
+/* What every op of one submission shares. */
+struct batch {
+    uint32_t n_tok;
+    tensor step;                        /* struct step of push.h */
+    tensor ids;                         /* I32 [1, n_ctx + 1]: the history by position */
+};
+
+/* ---- op_linear.c ---- */
+
+/* A way to compute y = W x; tests visit every row that the device can run. */
+struct linear_path {
+    const char *name;
+    enum kernel kernel;
+    enum { ANY_DEVICE, CPU_ONLY, NOT_CPU } device;
+    uint32_t min_tok, max_tok;
+    bool norm;                          /* normalises x on the way in */
+};
+extern const struct linear_path linear_paths[];
+extern const uint32_t n_linear_path;
+
+struct linear_args {
+    tensor x;                           /* [n_tok][n_in] */
+    const linear *w;
+    tensor y;                           /* [n_tok][n_out]; col and stride apply */
+    const tensor *norm;                 /* [n_in]: x is normalised first; only on a path that can */
+    float eps;
+    const tensor *res;                  /* [n_tok][n_out] is added */
+    const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid before that */
+};
+void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a);
+/* Rows [row0, row0 + n) of w as plain words, for binding; and how many rows a piece may have so that a binding
+ * spans it and the next piece begins where one may begin (0: not even one row fits). */
+tensor linear_rows(const linear *w, uint64_t row0, uint32_t n);
+uint32_t linear_piece(const struct gpu_caps *caps, const linear *w);
+
+/* y = rms(x) * w, rows of x. */
+tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
+/* All of W_i rms(x), side by side: [n_tok][sum of n_out], the stride rounded up to 4. Matrices of one type
+ * that lie one behind the other in memory are one dispatch. */
+tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w, uint32_t n_w);
+/* The same without a norm. */
+tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
+/* res + W x, and res + sigmoid(gate[t]) W x with gate [n_tok][1]. */
+tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
+tensor op_linear_add_gated(struct cmd *c, tensor x, const linear *w, tensor res, tensor gate);
+#define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
+                     (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / sizeof(const linear *))
+
+/* ---- op_embed.c ---- */
+
+/* Rows of w for the batch's ids: [n_tok][n_in]. */
+tensor op_embed(struct cmd *c, const linear *w, const struct batch *b);
+/* The batch has been read: moves the step on. Last of a submission that does not sample. */
+void op_advance(struct cmd *c, const struct batch *b);
+
+struct sampler {
+    tensor unused;                      /* I32 bit set, one bit a vocabulary entry */
+    tensor work, count;                 /* [n_vocab] scratch that outlives the cmd; count starts as zeros */
+    tensor chosen;                      /* I32 [1], host memory: the id */
+};
+/* Samples from logits [1][n_vocab] as the step says, appends to ids, moves the step on by `advance` tokens. */
+void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b, uint32_t advance);
+
+/* ---- op_attention.c ---- */
+
+struct kv_layer { tensor k, v; };       /* [n_kv_head][n_ctx][head_dim], F16 or F32 */
+
+struct attention {
+    uint32_t n_head, n_kv_head, head_dim, n_rot;
+    tensor q_norm, k_norm;              /* [head_dim] */
+    tensor turn;                        /* I32 [n_rot]: rope.glsl */
+    float eps;
+};
+/* Causal attention with q/k norm, rotary and an output gate; p: [n_tok] rows of q and gate interleaved by
+ * head, k, v, as Qwen's projections give them. Appends to the cache. Returns [n_tok][n_head * head_dim]. */
+tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv, const struct batch *b);
+/* Fills turn (n_rot/2 pairs of words) for theta: fractions of a turn per position in units of 2^-64, high word
+ * first, from the frequencies rounded to f32 as the models' own code has them. */
+void rope_turns(double theta, uint32_t n_rot, uint32_t *turn);
+
+/* ---- op_delta.c ---- */
+
+struct delta_layer { tensor window, state; };   /* [2][conv_k - 1][d_conv], [n_v_head][d_state][d_state], F32 */
+
+struct delta {
+    uint32_t n_k_head, n_v_head, d_state, conv_k;
+    bool tiled;                         /* V head j belongs to K head j % n_k_head, else j / (n_v_head / n_k_head) */
+    tensor conv, ssm_a, dt_bias, norm;  /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
+    float eps;
+};
+/* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a. Convolution, l2 norms, gates,
+ * recurrence and gated norm; moves window and state on. Returns [n_tok][n_v_head * d_state]. */
+tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s, const struct batch *b);
+
+/* ---- op_ffn.c ---- */
+
+/* x + down(silu(gate h) * (up h)), h = rms(x) */
+tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up, const linear *down);
+
+struct moe {
+    uint32_t n_expert, n_used, n_ff;
+    linear router;                      /* [n_expert] rows; the shared expert's gate is the row behind it */
+    linear shared_gate;
+    linear gate_up, gate, up, down;     /* routed: gate_up when gate and up have one type (gate rows first), else both */
+    linear sh_gate, sh_up, sh_down;     /* shared expert */
+};
+/* x + sum over the chosen experts + sigmoid(shared_gate h) * shared(h), h = rms(x). Softmax router, renormalised. */
+tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m);

@@ -1,0 +1,77 @@
+/* op_ffn: the feed-forward half of a layer - SwiGLU (Shazeer, arXiv 2002.05202), dense or as a mixture of
+ * experts with a softmax router and a gated shared expert. */
+#include "op.h"
+
+/* silu(left half) * right half of each row */
+static tensor swiglu(struct cmd *c, tensor x)
+{
+    uint32_t n_ff = x.n / 2, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 128;
+    tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
+    struct push_swiglu p = { .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride };
+    HLM_ASSERT(x.col == 0);
+    cmd_work(c, 8.0 * n_ff * x.n_row);
+    cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p), USES(READ(x), WRITE(y)));
+    return y;
+}
+
+tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up, const linear *down)
+{
+    tensor h = op_norm_linear(c, x, norm, eps, LINEARS(gate, up));
+    return op_linear_add(c, swiglu(c, h), down, x);
+}
+
+/* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row of x to the
+ * next, 0 when all slots read the token's own. With res, the slots are weighted and summed onto it. */
+static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, tensor x, uint32_t x_slot, tensor y,
+                          uint32_t y_slot, tensor id, tensor wt, const tensor *res)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    bool cpu = caps->kind == GPU_CPU;
+    uint32_t rows = cpu ? 4 : 2, wg = cpu ? caps->subgroup : 64, n_tok = x.n_row;
+    linear all = *w;                    /* an expert is the unit of a piece */
+    all.n_out = w->n_expert;
+    all.row_q = w->row_q * w->n_out;
+    uint32_t step = linear_piece(caps, &all);
+    for (uint32_t e = 0; e < w->n_expert; e += step) {
+        uint32_t n = min_u32(step, w->n_expert - e);
+        struct push_expert p = {
+            .n_in = w->n_in, .n_out = w->n_out, .n_used = m->n_used, .id_stride = id.stride, .expert0 = e, .n_expert = n, .row_q = w->row_q,
+            .x_stride = x.stride, .x_slot = x_slot, .y_stride = res ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
+        };
+        tensor from = res ? e ? y : *res : x;
+        cmd_work(c, 2.0 * w->n_in * w->n_out * m->n_used * n_tok * n / w->n_expert);
+        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), res ? 1 : m->n_used, n_tok),
+                     SPEC(wg, w->dtype, res != NULL, rows), PUSH(p),
+                     USES(READ(linear_rows(&all, e, n)), READ(x), BOTH(y), READ(id), READ(wt), READ(from)));
+    }
+}
+
+tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m)
+{
+    uint32_t n_tok = x.n_row, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 64;
+    tensor h = op_norm(c, x, norm, eps);
+    tensor r = op_linear(c, h, LINEARS(&m->router, &m->shared_gate));
+    tensor id = cmd_scratch(c, I32, m->n_used, n_tok), wt = cmd_scratch(c, F32, m->n_used, n_tok);
+    struct push_route route = { .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = id.stride,
+                                .x_stride = r.stride, .x_col = r.col };
+    cmd_dispatch(c, K_moe_route, GRID(n_tok, 1, 1), SPEC(wg), PUSH(route), USES(READ(r), WRITE(id), WRITE(wt)));
+
+    /* the shared expert first: its output is what the routed ones are added to */
+    tensor shared = swiglu(c, op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up)));
+    tensor gate = tensor_cols(r, m->n_expert, 1);
+    tensor y = op_linear_add_gated(c, shared, &m->sh_down, x, gate);
+
+    tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, n_tok * m->n_used);
+    if (m->gate_up.n_in) {
+        expert_linear(c, m, &m->gate_up, h, 0, gu, gu.stride, id, wt, NULL);
+    } else {
+        expert_linear(c, m, &m->gate, h, 0, tensor_cols(gu, 0, m->n_ff), gu.stride, id, wt, NULL);
+        expert_linear(c, m, &m->up, h, 0, tensor_cols(gu, m->n_ff, m->n_ff), gu.stride, id, wt, NULL);
+    }
+    tensor a = swiglu(c, gu), out = cmd_scratch(c, F32, x.n, n_tok);
+    tensor a_tok = a;                   /* a row a token, its slots side by side */
+    a_tok.n = a_tok.stride = a.stride * m->n_used;
+    a_tok.n_row = n_tok;
+    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, id, wt, &y);
+    return out;
+}

@@ -1,0 +1,156 @@
+/* op_linear: y = W x on packed weights, alone or with the norm before and the residual behind it.
+ *
+ * Owns the table of matrix kernels and the cutting of a matrix into pieces that a binding may span.
+ * Formulas: RMSNorm (Zhang and Sennrich, arXiv 1910.07467). */
+#include "op.h"
+
+/* First fit wins. CPU devices have no faster memory than a load, so they take lanes as tokens early. */
+const struct linear_path linear_paths[] = {
+    { "cols", K_linear_cols, CPU_ONLY, 5, UINT32_MAX, false },
+    { "tile", K_linear_tile, NOT_CPU, 9, UINT32_MAX, false },
+    { "rows", K_linear, CPU_ONLY, 1, UINT32_MAX, false },
+    { "rows with norm", K_linear, NOT_CPU, 1, UINT32_MAX, true },
+};
+const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
+
+enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
+
+static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t n_tok)
+{
+    for (uint32_t i = 0; i < n_linear_path; i++) {
+        const struct linear_path *p = &linear_paths[i];
+        bool fits = p->device == ANY_DEVICE || (p->device == CPU_ONLY) == (caps->kind == GPU_CPU);
+        if (fits && n_tok >= p->min_tok && n_tok <= p->max_tok)
+            return p;
+    }
+    HLM_ASSERT(!"the last row takes everything");
+    return NULL;
+}
+
+/* Workgroup, rows and columns (tokens) that one workgroup of a path owns. */
+struct tile { uint32_t wg, rows, cols, cols_per_group; };
+
+static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps, uint32_t n_tok)
+{
+    bool cpu = caps->kind == GPU_CPU;
+    if (p->kernel == K_linear_tile)
+        return (struct tile){ 128, 128, 64, 64 };
+    if (p->kernel == K_linear_cols) {
+        uint32_t toks = n_tok > caps->subgroup ? 2 : 1;
+        return (struct tile){ caps->subgroup, 8, toks, toks * caps->subgroup };
+    }
+    uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
+    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? 4 : 2, cols, cols };
+}
+
+tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
+{
+    return (tensor){ .arena = w->arena, .offset = w->offset + row0 * w->row_q * 16, .dtype = I32,
+                     .n = w->row_q * 4, .n_row = n, .stride = w->row_q * 4 };
+}
+
+uint32_t linear_piece(const struct gpu_caps *caps, const linear *w)
+{
+    uint64_t fit = caps->max_range / (w->row_q * 16ull), unit = max_u32(caps->align / 16, 1);
+    return fit >= w->n_out ? w->n_out : (uint32_t)(fit / unit * unit);
+}
+
+void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const linear *w = a->w;
+    uint32_t n_tok = a->x.n_row;
+    HLM_ASSERT(a->x.n == w->n_in && a->y.n == w->n_out && a->y.n_row == n_tok && (path->norm || !a->norm));
+    struct tile t = tile_of(path, caps, n_tok);
+    tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
+    tensor norm = a->norm ? *a->norm : a->x;
+    uint32_t epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
+
+    uint32_t step = linear_piece(caps, w);
+    if (step == 0) {
+        cmd_fail(c, "a weight row of %u bytes is longer than a binding of this device (%llu bytes)",
+                 w->row_q * 16, (unsigned long long)caps->max_range);
+        return;
+    }
+    for (uint32_t row = 0; row < w->n_out; row += step) {
+        uint32_t n = min_u32(step, w->n_out - row);
+        struct push_linear p = {
+            .n_in = w->n_in, .n_out = n, .n_tok = n_tok, .row_q = w->row_q,
+            .x_stride = a->x.stride, .x_col = a->x.col, .y_stride = a->y.stride, .y_col = a->y.col + row,
+            .res_stride = res.stride, .res_col = res.col + row, .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
+        };
+        struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.cols_per_group), 1);
+        cmd_work(c, 2.0 * n * w->n_in * n_tok);
+        if (path->kernel == K_linear)
+            cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols, a->norm != NULL), PUSH(p),
+                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate), READ(norm)));
+        else
+            cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols), PUSH(p),
+                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate)));
+    }
+}
+
+tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    tensor y = cmd_scratch(c, F32, x.n, x.n_row);
+    struct push_norm p = { .n = x.n, .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .eps = eps };
+    cmd_work(c, 4.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(caps->kind == GPU_CPU ? caps->subgroup : 128), PUSH(p),
+                 USES(READ(x), READ(w), WRITE(y)));
+    return y;
+}
+
+/* Does b begin where a ends, as rows of one matrix? */
+static bool follows(const linear *a, const linear *b)
+{
+    return a->arena == b->arena && a->dtype == b->dtype && a->n_in == b->n_in &&
+           a->offset + (uint64_t)a->n_out * a->row_q * 16 == b->offset;
+}
+
+/* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args. */
+static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h, const tensor *norm, float eps,
+                           const linear *const *w, uint32_t n_w)
+{
+    uint32_t n_out = 0;
+    for (uint32_t i = 0; i < n_w; i++)
+        n_out += w[i]->n_out;
+    tensor y = cmd_scratch(c, F32, n_out, h.n_row);
+    for (uint32_t i = 0, col = 0; i < n_w;) {
+        linear run = *w[i++];
+        while (i < n_w && follows(&run, w[i]))
+            run.n_out += w[i++]->n_out;
+        linear_by(c, path, &(struct linear_args){ .x = h, .w = &run, .y = tensor_cols(y, col, run.n_out),
+                                                  .norm = norm, .eps = eps });
+        col += run.n_out;
+    }
+    return y;
+}
+
+tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w, uint32_t n_w)
+{
+    const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
+    if (path->norm)
+        return side_by_side(c, path, x, &norm, eps, w, n_w);
+    return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
+}
+
+tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
+{
+    return side_by_side(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row), x, NULL, 0, w, n_w);
+}
+
+static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate)
+{
+    tensor y = cmd_scratch(c, F32, w->n_out, x.n_row);
+    linear_by(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row),
+              &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate });
+    return y;
+}
+
+tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res) { return linear_add(c, x, w, res, NULL); }
+
+tensor op_linear_add_gated(struct cmd *c, tensor x, const linear *w, tensor res, tensor gate)
+{
+    return linear_add(c, x, w, res, &gate);
+}

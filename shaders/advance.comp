@@ -1,0 +1,15 @@
+#version 450
+// advance: the batch has been read; the next one begins behind it and finds the other convolution window.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(push_constant) uniform Push { push_advance p; };
+layout(binding = 0) buffer Step { step st; };
+
+void main()
+{
+    if (lane() == 0) {
+        st.n_past += p.n_tok;
+        st.flip = 1 - st.flip;
+    }
+}

@@ -1,0 +1,74 @@
+#version 450
+// attn: softmax(q k' / sqrt(head_dim)) v over the cache, causal, for one (head, token, run of keys). Lanes take a
+// key each for the scores and a slice of the head for the values; the softmax runs along (online, f32).
+// With one run the result is divided, gated by sigmoid and done; with several, attn_merge does that.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#define K_BINDING 1
+#define V_BINDING 2
+#include "kv.glsl"
+
+layout(constant_id = 2) const uint QUADS = 1;       // quads of the head per lane, ceil(head_dim / 4 / WG)
+layout(push_constant) uniform Push { push_attn p; };
+layout(binding = 0) readonly buffer Q { vec4 q[]; };
+layout(binding = 3) readonly buffer Step { step st; };
+layout(binding = 4) readonly buffer P { vec4 proj[]; };
+layout(binding = 5) writeonly buffer Out { vec4 y[]; };
+
+const uint MAX_HEAD = 512;
+shared vec4 q_row[MAX_HEAD / 4];
+shared float weight[WG];
+const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
+
+void main()
+{
+    uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, run = gl_WorkGroupID.z, quads = p.head_dim / 4;
+    uint first = run * p.split_len, end = min(st.n_past + t + 1, first + p.split_len);
+    uint kv = h / (p.n_head / p.n_kv_head) * p.n_ctx;
+
+    for (uint i = lane(); i < quads; i += WG)
+        q_row[i] = q[(t * p.n_head + h) * quads + i] * p.scale;
+    barrier();
+
+    float m = NEVER, l = 0.0;
+    vec4 o[QUADS];
+    [[unroll]] for (uint i = 0; i < QUADS; i++)
+        o[i] = vec4(0);
+    for (uint j0 = first; j0 < end; j0 += WG) {
+        uint j = j0 + lane();
+        float s = NEVER;
+        if (j < end) {
+            s = 0.0;
+            for (uint i = 0; i < quads; i++)
+                s += dot(q_row[i], load_k((kv + j) * quads + i));
+        }
+        float m_new = max(m, wg_max(s)), old = exp1(m - m_new);
+        float e = j < end ? exp1(s - m_new) : 0.0;
+        weight[lane()] = e;
+        l = l * old + wg_sum(e);
+        m = m_new;
+        barrier();
+        [[unroll]] for (uint i = 0; i < QUADS; i++)
+            o[i] *= old;
+        for (uint jj = 0; jj < min(WG, end - j0); jj++)
+            [[unroll]] for (uint i = 0; i < QUADS; i++)
+                if (lane() + i * WG < quads)
+                    o[i] += weight[jj] * load_v((kv + j0 + jj) * quads + lane() + i * WG);
+        barrier();
+    }
+
+    uint part = ((t * p.n_head + h) * p.n_split + run) * (quads + 1);
+    [[unroll]] for (uint i = 0; i < QUADS; i++) {
+        uint d = lane() + i * WG;
+        if (d >= quads)
+            continue;
+        if (p.n_split > 1) {
+            y[part + d] = o[i];
+            continue;
+        }
+        vec4 g = proj[(t * p.p_stride + p.q_col + h * 2 * p.head_dim + p.head_dim) / 4 + d];
+        y[(t * p.n_head + h) * quads + d] = o[i] / l * vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+    }
+    if (p.n_split > 1 && lane() == 0)
+        y[part + quads] = vec4(m, l, 0, 0);
+}

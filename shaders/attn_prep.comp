@@ -1,0 +1,64 @@
+#version 450
+// attn_prep: queries and keys are normalised per head and rotated; keys and values go to the cache. One
+// workgroup for (head slot, token): slots are the query heads, then the key heads, then the value heads.
+// Rotation pairs element i with i + n_rot/2 (NeoX) and leaves elements from n_rot on alone.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "rope.glsl"
+#define KV_WRITE
+#define K_BINDING 6
+#define V_BINDING 7
+#include "kv.glsl"
+
+layout(push_constant) uniform Push { push_attn_prep p; };
+layout(binding = 0) readonly buffer P { vec4 proj[]; };
+layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
+layout(binding = 2) readonly buffer Kn { vec4 k_norm[]; };
+layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };     // n_rot/2 frequencies, see rope.glsl
+layout(binding = 4) readonly buffer Step { step st; };
+layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };       // [n_tok][n_head][head_dim]
+
+const uint MAX_HEAD = 512;
+shared float row[MAX_HEAD];
+
+float rotated(uint i, uint pos)
+{
+    uint h = p.n_rot / 2;
+    if (i >= p.n_rot)
+        return row[i];
+    float c, s;
+    rope_cos_sin(pos, turn[i < h ? i : i - h], c, s);
+    return i < h ? row[i] * c - row[i + h] * s : row[i] * c + row[i - h] * s;
+}
+
+void main()
+{
+    uint slot = gl_WorkGroupID.x, t = gl_WorkGroupID.y, pos = st.n_past + t, quads = p.head_dim / 4;
+    bool is_q = slot < p.n_head, is_v = slot >= p.n_head + p.n_kv_head;
+    uint kv_head = is_v ? slot - p.n_head - p.n_kv_head : slot - p.n_head;
+    uint col = is_q ? p.q_col + slot * 2 * p.head_dim : (is_v ? p.v_col : p.k_col) + kv_head * p.head_dim;
+    uint at = (t * p.p_stride + col) / 4, cache = (kv_head * p.n_ctx + pos) * quads;
+
+    if (is_v) {
+        for (uint i = lane(); i < quads; i += WG)
+            store_v(cache + i, proj[at + i]);
+        return;
+    }
+    float ss = 0.0;
+    for (uint i = lane(); i < quads; i += WG)
+        ss += dot(proj[at + i], proj[at + i]);
+    float r = 1.0 / sqrt(wg_sum(ss) / float(p.head_dim) + p.eps);
+    for (uint i = lane(); i < quads; i += WG) {
+        vec4 v = proj[at + i] * r * (is_q ? q_norm[i] : k_norm[i]);
+        [[unroll]] for (uint e = 0; e < 4; e++)
+            row[4 * i + e] = v[e];
+    }
+    barrier();
+    for (uint i = lane(); i < quads; i += WG) {
+        vec4 v = vec4(rotated(4 * i, pos), rotated(4 * i + 1, pos), rotated(4 * i + 2, pos), rotated(4 * i + 3, pos));
+        if (is_q)
+            q_out[(t * p.n_head + slot) * quads + i] = v;
+        else
+            store_k(cache + i, v);
+    }
+}

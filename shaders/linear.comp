@@ -1,0 +1,56 @@
+#version 450
+// linear: matrix times up to COLS vectors, the decode kernel and the plain one. A workgroup owns ROWS rows;
+// its lanes share out the 32-element blocks of a row, and every weight read serves all columns.
+// NORM: x is normalised on the way in (RMS over n_in, times a weight), which saves a dispatch and a barrier
+// at the price of every workgroup summing the squares anew.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "linear.glsl"
+
+layout(constant_id = 3) const uint ROWS = 1;
+layout(constant_id = 4) const uint COLS = 1;
+layout(constant_id = 5) const uint NORM = 0;
+layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
+
+void main()
+{
+    uint row0 = gl_WorkGroupID.x * ROWS, tok0 = gl_WorkGroupID.y * COLS, n_block = (p.n_in + 31) / 32;
+    float scale[COLS], acc[ROWS * COLS];
+    [[unroll]] for (uint i = 0; i < ROWS * COLS; i++)
+        acc[i] = 0.0;
+
+    if (NORM != 0)
+        [[unroll]] for (uint c = 0; c < COLS; c++) {
+            float ss = 0.0;
+            uint t = min(tok0 + c, p.n_tok - 1);
+            for (uint k = lane() * 4; k < p.n_in; k += WG * 4) {
+                vec4 v = load_x(t, k);
+                ss += dot(v, v);
+            }
+            scale[c] = 1.0 / sqrt(wg_sum(ss) / float(p.n_in) + p.eps);
+        }
+
+    for (uint b = lane(); b < n_block; b += WG) {
+        vec4 v[COLS * 8];
+        [[unroll]] for (uint c = 0; c < COLS; c++)
+            [[unroll]] for (uint i = 0; i < 8; i++) {
+                uint k = 32 * b + 4 * i;
+                v[c * 8 + i] = load_x(min(tok0 + c, p.n_tok - 1), k);
+                if (NORM != 0 && k < p.n_in)
+                    v[c * 8 + i] *= norm_w[k / 4] * scale[c];
+            }
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            vec4 w[8];
+            weight_block(min(row0 + r, p.n_out - 1) * p.row_q, n_block, b, w);
+            [[unroll]] for (uint c = 0; c < COLS; c++)
+                [[unroll]] for (uint i = 0; i < 8; i++)
+                    acc[r * COLS + c] += dot(w[i], v[c * 8 + i]);
+        }
+    }
+    [[unroll]] for (uint r = 0; r < ROWS; r++)
+        [[unroll]] for (uint c = 0; c < COLS; c++) {
+            float sum = wg_sum(acc[r * COLS + c]);
+            if (lane() == 0 && row0 + r < p.n_out && tok0 + c < p.n_tok)
+                store_y(tok0 + c, row0 + r, sum);
+        }
+}

@@ -1,0 +1,55 @@
+#version 450
+// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token; with SUM also
+// weighted and summed over the slots and added to what y's row takes from res. A workgroup owns ROWS rows. Experts
+// that are not bound contribute nothing: a matrix wider than a binding is several dispatches, one after the other.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#define WEIGHT_BINDING 0
+#include "weight.glsl"
+
+layout(constant_id = 2) const uint SUM = 0;
+layout(constant_id = 3) const uint ROWS = 1;
+layout(push_constant) uniform Push { push_expert p; };
+layout(set = 0, binding = 1) readonly buffer X { vec4 x[]; };
+layout(set = 0, binding = 2) buffer Y { float y[]; };
+layout(set = 0, binding = 3) readonly buffer Id { uint id[]; };
+layout(set = 0, binding = 4) readonly buffer Wt { float wt[]; };
+layout(set = 0, binding = 5) readonly buffer Res { float res[]; };      // [n_tok][n_out]
+
+void main()
+{
+    uint row0 = gl_WorkGroupID.x * ROWS, t = gl_WorkGroupID.z, n_block = (p.n_in + 31) / 32;
+    uint slot0 = SUM != 0 ? 0 : gl_WorkGroupID.y, slot1 = SUM != 0 ? p.n_used : slot0 + 1;
+    float acc[ROWS];
+    [[unroll]] for (uint r = 0; r < ROWS; r++)
+        acc[r] = 0.0;
+    for (uint s = slot0; s < slot1; s++) {
+        uint e = id[t * p.id_stride + s] - p.expert0;
+        if (e >= p.n_expert) {
+            if (SUM == 0)
+                return;
+            continue;
+        }
+        uint first = e * p.n_out;
+        float part = SUM != 0 ? wt[t * p.id_stride + s] : 1.0;
+        for (uint b = lane(); b < n_block; b += WG) {
+            vec4 v[8];
+            [[unroll]] for (uint i = 0; i < 8; i++) {
+                uint k = 32 * b + 4 * i;
+                v[i] = k < p.n_in ? x[(t * p.x_stride + s * p.x_slot + k) / 4] * part : vec4(0);
+            }
+            [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                vec4 w[8];
+                weight_block((first + min(row0 + r, p.n_out - 1)) * p.row_q, n_block, b, w);
+                [[unroll]] for (uint i = 0; i < 8; i++)
+                    acc[r] += dot(w[i], v[i]);
+            }
+        }
+    }
+    [[unroll]] for (uint r = 0; r < ROWS; r++) {
+        float sum = wg_sum(acc[r]);
+        uint row = row0 + r;
+        if (lane() == 0 && row < p.n_out)
+            y[t * p.y_stride + slot0 * p.y_slot + p.y_col + row] = SUM != 0 ? res[t * p.n_out + row] + sum : sum;
+    }
+}

@@ -1,0 +1,89 @@
+/* push: the numbers each kernel takes, one struct compiled by both C and GLSL (scalar members only, so
+ * that both lay it out alike). A kernel's bindings are listed at its op. */
+#ifdef VULKAN
+#define uint32_t uint
+#endif
+
+/* What changes from one submission to the next. It lies in device memory; the last kernel of a submission
+ * moves it on, so that the host writes nothing between tokens. */
+struct step {
+    uint32_t n_past;            /* position of the batch's first token */
+    uint32_t flip;              /* which of the two convolution windows holds the past */
+    uint32_t seed_lo, seed_hi;
+    float temp, top_p, min_p;
+    uint32_t top_k;             /* 0: off */
+    float repeat, presence, frequency;
+    uint32_t last_n;            /* tokens that the penalties look back on */
+    uint32_t allow_unused;
+};
+
+struct push_embed {
+    uint32_t n_embd;
+    uint32_t row_q;             /* 16-byte words from one packed row to the next */
+    uint32_t row0, n_vocab;     /* rows that are bound */
+};
+
+struct push_norm {
+    uint32_t n;
+    uint32_t x_stride, x_col, y_stride;
+    float eps;
+};
+
+/* y[t][r] = sum_k W[r][k] x[t][k], and what follows from it; see linear.glsl. */
+struct push_linear {
+    uint32_t n_in, n_out;       /* n_out: rows of W bound */
+    uint32_t n_tok;
+    uint32_t row_q;
+    uint32_t x_stride, x_col;
+    uint32_t y_stride, y_col;
+    uint32_t res_stride, res_col;
+    uint32_t gate_stride, gate_col;
+    float eps;                  /* NORM */
+};
+
+struct push_swiglu { uint32_t n_ff, n_row, x_stride, y_stride; };
+
+struct push_attn_prep {
+    uint32_t n_head, n_kv_head, head_dim, n_rot;
+    uint32_t n_ctx;
+    uint32_t p_stride, q_col, k_col, v_col;
+    float eps;
+};
+
+struct push_attn {
+    uint32_t n_head, n_kv_head, head_dim;
+    uint32_t n_ctx;
+    uint32_t n_split, split_len;    /* keys are cut in n_split runs of split_len */
+    uint32_t p_stride, q_col;       /* the gates stand behind each head's query */
+    float scale;
+};
+
+struct push_delta {
+    uint32_t n_k_head, n_v_head, d_state;
+    uint32_t n_tok;
+    uint32_t p_stride, qkv_col, z_col, b_col, a_col;
+    uint32_t tiled;             /* V head j reads K head j % n_k_head; else j / (n_v_head / n_k_head) */
+    float eps;
+};
+
+struct push_route { uint32_t n_expert, n_used, id_stride, x_stride, x_col; };
+
+struct push_expert {
+    uint32_t n_in, n_out;       /* rows of one expert */
+    uint32_t n_used, id_stride;
+    uint32_t expert0, n_expert; /* experts that are bound */
+    uint32_t row_q;
+    uint32_t x_stride, x_slot;  /* elements from a token's row to the next, from a slot's row to the next */
+    uint32_t y_stride, y_slot, y_col;
+};
+
+struct push_advance { uint32_t n_tok; };
+
+struct push_sample {
+    uint32_t n_vocab;
+    uint32_t n_ids;             /* room in the history */
+    uint32_t advance;           /* 1: the submission has read one token more */
+};
+
+/* y += a x; only the tests of the GPU layer run it. */
+struct push_test_axpy { uint32_t n; float a; };

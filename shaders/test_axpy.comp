@@ -1,0 +1,16 @@
+#version 460
+// y[i] = a x[i] + y[i] + constant 1: what the tests of the GPU layer run. Order and ranges show in the result.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(constant_id = 1) const uint bias = 0;
+layout(push_constant) uniform Push { push_test_axpy p; };
+layout(set = 0, binding = 0) buffer Y { float y[]; };
+layout(set = 0, binding = 1) readonly buffer X { float x[]; };
+
+void main()
+{
+    uint i = gl_GlobalInvocationID.x;
+    if (i < p.n)
+        y[i] = p.a * x[i] + y[i] + float(bias);
+}

@@ -1,0 +1,69 @@
+/* json: jansson for the tests that read fixtures. */
+#pragma once
+#include "test.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A fixture as JSON; NULL, and the open case failed, when it is not there or broken. json_decref()
+ * it. */
+static inline json_t *fixture_json(const char *path)
+{
+    uint64_t n;
+    char *text = fixture_read(&n, "%s", path);
+    json_error_t e;
+    json_t *j = text ? json_loadb(text, n, JSON_ALLOW_NUL, &e) : NULL;
+    if (text && !j)
+        FAIL("%s: %s, line %d", path, e.text, e.line);
+    free(text);
+    return j;
+}
+
+/* true: ids are the integers of the array. */
+static inline bool json_ids_equal(const json_t *want, const int32_t *id, uint32_t n)
+{
+    bool equal = json_array_size(want) == n;
+    for (uint32_t i = 0; equal && i < n; i++)
+        equal = json_integer_value(json_array_get(want, i)) == id[i];
+    return equal;
+}
+
+/* The value at a path of keys, "tests/full_p7/logits/file" (keys hold dots, so the separator is a
+ * slash). NULL when there is none. */
+static inline json_t *json_at(json_t *j, const char *path)
+{
+    while (j && *path) {
+        size_t n = strcspn(path, "/");
+        char key[128] = "";
+        if (n >= sizeof key)
+            return NULL;
+        memcpy(key, path, n);
+        j = json_object_get(j, key);
+        path += n + (path[n] == '/');
+    }
+    return j;
+}
+
+/* The text at a path; "" and a failed case when there is none. */
+static inline const char *json_str(json_t *j, const char *path)
+{
+    const char *s = json_string_value(json_at(j, path));
+    if (!s)
+        FAIL("no string at %s", path);
+    return s ? s : "";
+}
+
+/* An array of integers as ids in fresh memory; NULL and a failed case when it is none. */
+static inline int32_t *json_ids(const json_t *j, uint32_t *n)
+{
+    int32_t *ids = json_is_array(j) ? mem_alloc(json_array_size(j) + 1, sizeof *ids) : NULL;
+    if (!ids) {
+        FAIL("not a list of ids");
+        return NULL;
+    }
+    *n = (uint32_t)json_array_size(j);
+    for (uint32_t i = 0; i < *n; i++)
+        ids[i] = (int32_t)json_integer_value(json_array_get(j, i));
+    return ids;
+}

@@ -1,0 +1,375 @@
+/* main: runs the tests of tests.def and counts their cases.
+ *
+ *     build/tests [--fixtures DIR] [--only GROUP[,GROUP]] [--host] [--list] [-v]
+ *
+ * Run it from the root of the tree. The last line of output is "N passed, N failed[, N skipped]";
+ * the exit status is 0, 1 when a case failed, 2 for a bad flag, 77 when every case was skipped. */
+#define _XOPEN_SOURCE 700
+#include "test.h"
+
+#include <ftw.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum needs { HOST, GPU };
+
+struct test {
+    const char *name;
+    enum needs needs;
+    const char *group;
+    void (*run)(void);
+};
+
+#define TEST(name, needs, group) void test_##name(void);
+#include "tests.def"
+#undef TEST
+
+static const struct test table[] = {
+#define TEST(name, needs, group) { #name, needs, #group, test_##name },
+#include "tests.def"
+#undef TEST
+};
+
+struct count { uint32_t passed, failed, skipped; };
+enum outcome { NONE, OPEN, FAILED, SKIPPED };
+
+static struct {
+    const char *fixtures, *only;
+    bool host, verbose;
+    const struct test *test;    /* that runs */
+    struct count count;         /* of it */
+    enum outcome outcome;       /* of the open case */
+    char name[200];             /* of the open case */
+    uint32_t n_fail;            /* messages of the open case */
+    bool mid_line;              /* the test's own line has been begun and not ended */
+    char skip_reason[200];      /* of the first case that was skipped */
+    char tmp[64];
+} t = { .fixtures = "tests/fixtures" };
+
+/* ---- cases ----------------------------------------------------------------------------------- */
+
+#define MAX_FAIL_SHOWN 5        /* messages a case: a broken kernel would print a million */
+
+static void end_line(void)
+{
+    if (t.mid_line)
+        putchar('\n');
+    t.mid_line = false;
+}
+
+static void close_case(void)
+{
+    if (t.n_fail > MAX_FAIL_SHOWN)
+        printf("  %s: %s: %u more\n", t.test->name, t.name, t.n_fail - MAX_FAIL_SHOWN);
+    t.count.passed += t.outcome == OPEN;
+    t.count.failed += t.outcome == FAILED;
+    t.count.skipped += t.outcome == SKIPPED;
+    t.outcome = NONE;
+    t.n_fail = 0;
+}
+
+void test_case(const char *fmt, ...)
+{
+    close_case();
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(t.name, sizeof t.name, fmt, ap);
+    va_end(ap);
+    t.outcome = OPEN;
+    if (t.verbose) {
+        end_line();
+        printf("  %s: %s\n", t.test->name, t.name);
+        fflush(stdout);
+    }
+}
+
+static void need_case(void)
+{
+    if (t.outcome == NONE)
+        test_case("(outside of any case)");
+}
+
+bool test_fail_at(const char *file, int line, const char *fmt, ...)
+{
+    need_case();
+    t.outcome = FAILED;
+    if (t.n_fail++ >= MAX_FAIL_SHOWN)
+        return false;
+    end_line();
+    printf("  FAIL %s: %s\n       %s:%d: ", t.test->name, t.name, file, line);
+    va_list ap;
+    va_start(ap, fmt);
+    vprintf(fmt, ap);
+    va_end(ap);
+    putchar('\n');
+    fflush(stdout);
+    return false;
+}
+
+void test_skip(const char *fmt, ...)
+{
+    need_case();
+    if (t.outcome != OPEN)
+        return;                 /* what has failed stays failed */
+    t.outcome = SKIPPED;
+    char why[200];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(why, sizeof why, fmt, ap);
+    va_end(ap);
+    end_line();
+    printf("  SKIP %s: %s: %s\n", t.test->name, t.name, why);
+    if (!t.skip_reason[0])
+        snprintf(t.skip_reason, sizeof t.skip_reason, "%s", why);
+}
+
+bool test_eq_at(const char *file, int line, const char *what, long long got, long long want)
+{
+    return got == want || test_fail_at(file, line, "%s is %lld, expected %lld", what, got, want);
+}
+
+bool test_str_at(const char *file, int line, const char *what, const char *got, const char *want)
+{
+    if (got == want || (got && want && strcmp(got, want) == 0))
+        return true;
+    return test_fail_at(file, line, "%s is \"%s\", expected \"%s\"", what, got ? got : "(null)",
+                        want ? want : "(null)");
+}
+
+/* ---- comparing ------------------------------------------------------------------------------- */
+
+static void diff_one(struct diff *d, double *sum_want, double got, double want, uint64_t i)
+{
+    double e = fabs(got - want);
+    if (!isfinite(e))
+        e = INFINITY;           /* a NaN or an infinity on either side is the largest difference */
+    if (e > d->max_abs) {
+        d->max_abs = e;
+        d->at = i;
+    }
+    d->nmse += e * e;
+    *sum_want += want * want;
+}
+
+static struct diff diff_end(struct diff d, double sum_want)
+{
+    if (d.nmse != 0)
+        d.nmse = isfinite(d.nmse) && sum_want > 0 ? d.nmse / sum_want : INFINITY;
+    return d;
+}
+
+struct diff diff_f32(const float *got, const float *want, uint64_t n)
+{
+    struct diff d = { 0 };
+    double sum_want = 0;
+    for (uint64_t i = 0; i < n; i++)
+        diff_one(&d, &sum_want, (double)got[i], (double)want[i], i);
+    return diff_end(d, sum_want);
+}
+
+struct diff diff_f64(const float *got, const double *want, uint64_t n)
+{
+    struct diff d = { 0 };
+    double sum_want = 0;
+    for (uint64_t i = 0; i < n; i++)
+        diff_one(&d, &sum_want, (double)got[i], want[i], i);
+    return diff_end(d, sum_want);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+/* Paths live in a ring, so that a few can be used in one expression. */
+static const char *fixture_v(const char *fmt, va_list ap)
+{
+    static char ring[8][PATH_MAX];
+    static unsigned i_ring;
+    char *path = ring[i_ring++ % ARRAY_LEN(ring)];
+    int n = snprintf(path, PATH_MAX, "%s/", t.fixtures);
+    HLM_ASSERT(n > 0 && n < PATH_MAX);
+    int m = vsnprintf(path + n, (size_t)(PATH_MAX - n), fmt, ap);
+    HLM_ASSERT(m >= 0 && m < PATH_MAX - n);
+    return path;
+}
+
+const char *fixture(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    const char *path = fixture_v(fmt, ap);
+    va_end(ap);
+    return path;
+}
+
+bool fixture_has(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    const char *path = fixture_v(fmt, ap);
+    va_end(ap);
+    return access(path, R_OK) == 0;
+}
+
+void *fixture_read(uint64_t *n_bytes, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    const char *path = fixture_v(fmt, ap);
+    va_end(ap);
+    FILE *f = fopen(path, "rb");
+    struct stat st;
+    if (!f || fstat(fileno(f), &st) != 0) {
+        FAIL("%s: cannot be read", path);
+        if (f)
+            fclose(f);
+        return NULL;
+    }
+    uint64_t n = (uint64_t)st.st_size;
+    char *bytes = mem_alloc(n + 1, 1);      /* a NUL behind it, for text */
+    if (!bytes || fread(bytes, 1, n, f) != n) {
+        FAIL("%s: %llu bytes cannot be read", path, (unsigned long long)n);
+        free(bytes);
+        bytes = NULL;
+    }
+    fclose(f);
+    if (bytes && n_bytes)
+        *n_bytes = n;
+    return bytes;
+}
+
+const char *test_tmp(void)
+{
+    if (!t.tmp[0]) {
+        mkdir("build", 0777);
+        snprintf(t.tmp, sizeof t.tmp, "build/tmp-XXXXXX");
+        if (!mkdtemp(t.tmp)) {
+            fprintf(stderr, "tests: build/ is not writable (run from the root of the tree)\n");
+            exit(1);
+        }
+    }
+    return t.tmp;
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *at)
+{
+    (void)st;
+    (void)kind;
+    (void)at;
+    return remove(path);
+}
+
+/* ---- the run --------------------------------------------------------------------------------- */
+
+static bool picked(const struct test *test)
+{
+    if (t.host && test->needs != HOST)
+        return false;
+    if (!t.only)
+        return true;
+    size_t len = strlen(test->group);
+    for (const char *p = t.only; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == len && memcmp(p, test->group, len) == 0)
+            return true;
+    return false;
+}
+
+static struct count run_one(const struct test *test)
+{
+    t.test = test;
+    t.count = (struct count){ 0 };
+    printf("%-10s ", test->name);
+    fflush(stdout);
+    t.mid_line = true;
+    double start = now_s();
+    test->run();
+    close_case();
+    if (t.count.passed + t.count.failed + t.count.skipped == 0) {
+        FAIL("the test opened no case");
+        close_case();
+    }
+    printf("%s%u passed", t.mid_line ? "" : "           ", t.count.passed);
+    if (t.count.failed)
+        printf(", %u FAILED", t.count.failed);
+    if (t.count.skipped)
+        printf(", %u SKIPPED", t.count.skipped);
+    printf(", %.1f s\n", now_s() - start);
+    fflush(stdout);
+    t.mid_line = false;
+    return t.count;
+}
+
+/* What the engine reports: errors always, the rest only when asked. */
+static void on_log(void *user, enum log_level level, const char *msg)
+{
+    static const char *const word[] = { "error", "warning", "info", "debug" };
+    (void)user;
+    if (level > LOG_ERROR && !t.verbose)
+        return;
+    end_line();
+    printf("  %s: %s\n", word[level], msg);
+    fflush(stdout);
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] [--host] [--list] "
+                    "[-v]\n");
+    return 2;
+}
+
+int main(int argc, char **argv)
+{
+    bool list = false;
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+        if (strcmp(a, "--fixtures") == 0 && i + 1 < argc)
+            t.fixtures = argv[++i];
+        else if (strcmp(a, "--only") == 0 && i + 1 < argc)
+            t.only = argv[++i];
+        else if (strcmp(a, "--host") == 0)
+            t.host = true;
+        else if (strcmp(a, "--list") == 0)
+            list = true;
+        else if (strcmp(a, "-v") == 0)
+            t.verbose = true;
+        else
+            return usage();
+    }
+    log_sink(on_log, NULL);
+    struct count sum = { 0 };
+    uint32_t n_run = 0;
+    for (uint32_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (!picked(&table[i]))
+            continue;
+        n_run++;
+        if (list) {
+            const char *needs = table[i].needs == GPU ? "GPU" : "HOST";
+            printf("%s %s %s\n", table[i].name, needs, table[i].group);
+            continue;
+        }
+        struct count c = run_one(&table[i]);
+        sum.passed += c.passed;
+        sum.failed += c.failed;
+        sum.skipped += c.skipped;
+    }
+    if (n_run == 0) {
+        fprintf(stderr, "tests: no test is in %s; see --list\n", t.only ? t.only : "the table");
+        return 2;
+    }
+    if (list)
+        return 0;
+    if (t.tmp[0])
+        nftw(t.tmp, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    if (sum.skipped)
+        printf("SKIPPED %u cases, the first because: %s\n", sum.skipped, t.skip_reason);
+    printf("%u passed, %u failed", sum.passed, sum.failed);
+    if (sum.skipped)
+        printf(", %u skipped", sum.skipped);
+    putchar('\n');
+    return sum.failed ? 1 : sum.passed ? 0 : 77;
+}

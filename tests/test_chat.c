@@ -1,0 +1,295 @@
+/* test_chat: prompt texts against what Hugging Face renders from the published templates, which
+ * format a template is taken for, and what the spans say about who wrote what. */
+#include "../engine/chat.h"
+#include "gguf_build.h"
+#include "json.h"
+
+/* ---- helpers --------------------------------------------------------------------------------- */
+
+/* Renders a JSON array of messages into fresh memory; NULL when it is refused, and why. */
+static char *render(const struct chat_format *f, const char *json, bool generate, bool think,
+                    struct err *why)
+{
+    struct chat_prompt p;
+    uint32_t n = 0;
+    struct chat_msg *msg = chat_from_json(json, strlen(json), "chat.json", &n, why);
+    char *text = NULL;
+    if (msg && chat_render(f, msg, n, generate, think, &p, why)) {
+        uint64_t at = 0;
+        for (uint32_t i = 0; i < p.n_span; at += p.span[i++].len)
+            CHECK(p.span[i].text == p.text + at);
+        CHECK(at == p.len && strlen(p.text) == p.len && p.n_head <= p.n_span);
+        text = p.text;
+        p.text = NULL;
+        chat_prompt_free(&p);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+    return text;
+}
+
+static struct chat_format named(const char *name)
+{
+    struct chat_format f = { 0 };
+    CHECK(chat_by_name(name, &f));
+    return f;
+}
+
+static void renders(const char *format, bool think, const char *json, const char *want)
+{
+    struct chat_format f = named(format);
+    struct err err = { 0 };
+    char *got = render(&f, json, true, think, &err);
+    if (CHECK_MSG(got, "%s", err.msg))
+        CHECK_STR(got, want);
+    free(got);
+}
+
+static void refuses(const char *format, const char *json, const char *why)
+{
+    struct chat_format f = named(format);
+    struct err err = { 0 };
+    test_case("%s refuses: %s", format, why);
+    char *got = render(&f, json, true, true, &err);
+    CHECK_MSG(!got, "rendered: %s", got);
+    CHECK_MSG(strstr(err.msg, why), "message: %s", err.msg);
+    free(got);
+}
+
+/* ---- texts ----------------------------------------------------------------------------------- */
+
+static void test_fixture(void)
+{
+    test_case("ChatML: all cases of the fixture");
+    json_t *j = fixture_json("tokenizer/chat.json");
+    const json_t *chats = json_object_get(j, "chats");
+    struct chat_format f = named("chatml");
+    CHECK(json_array_size(chats) >= 10);
+    for (size_t i = 0; i < json_array_size(chats); i++) {
+        const json_t *c = json_array_get(chats, i);
+        struct err err = { 0 };
+        char *msg = json_dumps(json_object_get(c, "messages"), 0);
+        char *got =
+            render(&f, msg, json_is_true(json_object_get(c, "add_generation_prompt")), i & 1, &err);
+        if (CHECK_MSG(got, "%s", err.msg))
+            CHECK_STR(got, json_string_value(json_object_get(c, "rendered")));
+        free(got);
+        free(msg);
+    }
+    json_decref(j);
+}
+
+#define U(text) "{\"role\":\"user\",\"content\":\"" text "\"}"
+#define A(text) "{\"role\":\"assistant\",\"content\":\"" text "\"}"
+#define S(text) "{\"role\":\"system\",\"content\":\"" text "\"}"
+#define AR(reasoning, text)                                                                        \
+    "{\"role\":\"assistant\",\"reasoning_content\":\"" reasoning "\",\"content\":\"" text "\"}"
+#define TURN(role, text) "<|im_start|>" role "\n" text "<|im_end|>\n"
+#define GO               "<|im_start|>assistant\n"
+
+static void test_qwen35(void)
+{
+    test_case("Qwen3.5: thinking on and off");
+    renders("qwen35", true, "[" S("SYS") "," U("U1") "]",
+            TURN("system", "SYS") TURN("user", "U1") GO "<think>\n");
+    renders("qwen35", false, "[" U("U1") "]", TURN("user", "U1") GO "<think>\n\n</think>\n\n");
+
+    test_case("Qwen3.5: contents are trimmed as Python does");
+    renders("qwen35", true,
+            "[" S(" \\n") "," U("\\t U1\\u3000\\u0085\\u001c\\n") ","
+            A("\\u2028A1 ") "," U("U2\\u200b") "]",
+            TURN("system", "") TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2\u200b")
+                GO "<think>\n");
+
+    test_case("Qwen3.5: reasoning stays only after the last question");
+    renders("qwen35", true, "[" U("U1") "," AR("R1", "A1") "," U("U2") "," AR(" R2\\n", "A2") "]",
+            TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
+                TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO "<think>\n");
+    renders("qwen35", true,
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1") ","
+            U("U2") "," A("R2\\n</think>A2") "]",
+            TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
+                TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO "<think>\n");
+
+    test_case("Qwen3.5: a tool's answer is no question");
+    renders("qwen35", false,
+            "[" U("U1") "," AR("R1", "A1") "," U(" <tool_response>x</tool_response>\\n") "]",
+            TURN("user", "U1") TURN("assistant", "<think>\nR1\n</think>\n\nA1")
+                TURN("user", "<tool_response>x</tool_response>") GO "<think>\n\n</think>\n\n");
+
+    refuses("qwen35", "[]", "needs a message of the user");
+    refuses("qwen35", "[" S("x") "]", "needs a message of the user");
+    refuses("qwen35", "[" U("<tool_response></tool_response>") "]", "needs a message of the user");
+    refuses("qwen35", "[" U("x") "," S("y") "]",
+            "message 2: with chat format qwen35 a system message must be the first");
+}
+
+static void test_qwen3(void)
+{
+    test_case("Qwen3: nothing is trimmed, thinking off closes the block");
+    renders("qwen3", true, "[" S(" SYS\\n") "," U(" U1 ") "," A("A1\\n") "," U("U2") "]",
+            TURN("system", " SYS\n") TURN("user", " U1 ") TURN("assistant", "A1\n")
+                TURN("user", "U2") GO);
+    renders("qwen3", false, "[" U("U1") "]", TURN("user", "U1") GO "<think>\n\n</think>\n\n");
+
+    test_case("Qwen3: reasoning stays only after the last question");
+    renders("qwen3", true,
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1") ","
+            U("U2") "," AR("\\nR2\\n", "\\nA2") "]",
+            TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
+                TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO);
+}
+
+static void test_errors(void)
+{
+    refuses("chatml", "[{\"role\":\"tool\",\"content\":\"x\"}]", "message 1: role \"tool\"");
+    refuses("qwen3", "[" U("x") ",{\"role\":\"\",\"content\":\"x\"}]", "message 2: role \"\"");
+    refuses("chatml", "{}", "chat.json: a JSON array");
+    refuses("chatml", "[1]", "chat.json: message 1 is not an object");
+    refuses("chatml", "[" U("x") ",{\"role\":\"user\"}]",
+            "chat.json: message 2: \"content\" must be a string");
+    refuses("chatml", "[{\"role\":7,\"content\":\"x\"}]",
+            "chat.json: message 1: \"role\" must be a string");
+    refuses("chatml", "[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[1]}]",
+            "message 1 has tool calls");
+    refuses("chatml", "[{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":[]}]",
+            "\"reasoning_content\" must be");
+    refuses("chatml", "[" U("a\\u0000b") "]", "chat.json: line 1");
+    refuses("chatml", "[" U("\xff") "]", "chat.json: line 1");
+    refuses("chatml", "[\n" U("x"), "chat.json: line 2");
+    refuses("chatml", "", "chat.json: line");
+}
+
+/* ---- spans ----------------------------------------------------------------------------------- */
+
+static void test_spans(void)
+{
+    int32_t ids[] = { 1, 2, 3 };
+    struct chat_format f = named("qwen35");
+    struct chat_msg msg[] = {
+        { .role = "user", .content = "<|im_end|>" },
+        { .role = "assistant", .content = "A1", .ids = ids, .n_ids = 3 },
+        { .role = "user", .content = "U2" },
+        { .role = "assistant", .content = "A2\n", .ids = ids, .n_ids = 3 },
+        { .role = "user", .content = "U3" },
+    };
+    struct chat_prompt p;
+    test_case("spans: contents are never special, sampled ids stand for what is unchanged");
+    if (!CHECK(chat_render(&f, msg, ARRAY_LEN(msg), true, true, &p, NULL)))
+        return;
+    uint32_t n_content = 0, n_ids = 0;
+    for (uint32_t i = 0; i < p.n_span; i++) {
+        n_content += !p.span[i].special;
+        n_ids += p.span[i].ids != NULL;
+        if (p.span[i].ids)
+            CHECK(p.span[i].ids == ids && p.span[i].n_ids == 3 && !memcmp(p.span[i].text, "A1", 2));
+    }
+    CHECK_EQ(n_content, 5);
+    CHECK_EQ(n_ids, 1); /* A2 was trimmed */
+    CHECK(p.in_think);
+    CHECK_EQ(p.n_head + 1, p.n_span);
+    CHECK_STR(p.span[p.n_head].text, "<think>\n");
+    chat_prompt_free(&p);
+
+    test_case("spans: the end of the prompt");
+    CHECK(chat_render(&f, msg, 1, true, false, &p, NULL) && !p.in_think &&
+          p.n_head + 1 == p.n_span);
+    chat_prompt_free(&p);
+    CHECK(chat_render(&f, msg, 1, false, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
+    chat_prompt_free(&p);
+    f = named("chatml");
+    CHECK(chat_render(&f, msg, 1, true, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
+    chat_prompt_free(&p);
+    CHECK(chat_render(&f, msg, 0, false, true, &p, NULL) && p.len == 0 && p.text && p.n_span == 0);
+    chat_prompt_free(&p);
+    CHECK(!chat_by_name("llama2", &f) && !chat_by_name("", &f));
+}
+
+/* ---- detection ------------------------------------------------------------------------------- */
+
+#define LOOP                                                                                       \
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' "   \
+    "}}{%- endfor %}"
+#define GENERATE "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n"
+#define TOOLS3   "<tool_call>\\n{\\\"name\\\": <function-name>"
+#define NO_THINK                                                                                   \
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- "                        \
+    "'<think>\\n\\n</think>\\n\\n' }}"
+
+static void test_detect(void)
+{
+    static const struct {
+        const char *what, *template, *name;
+        bool exact, reasoning, think;
+        enum chat_thinking thinking;
+        const char *on;
+    } row[] = {
+        { "no template", NULL, "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+        { "an empty template", "", "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+        { "another family",
+          "{{ bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}",
+          "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+        { "a plain loop", LOOP GENERATE "' }}{%- endif %}", "chatml", true, false, false,
+          CHAT_NEVER_THINKS, "" },
+        { "a loop with a system text of its own", "<|im_start|>system\\nYou are Q.<|im_end|>" LOOP,
+          "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+        { "Qwen3-Next Instruct", TOOLS3 LOOP GENERATE "' }}{%- endif %}", "qwen3", true, false,
+          false, CHAT_NEVER_THINKS, "" },
+        { "Qwen3-Next Thinking",
+          TOOLS3 "reasoning_content" LOOP GENERATE "<think>\\n' }}{%- endif %}", "qwen3", true,
+          true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+        { "Qwen3",
+          TOOLS3 "reasoning_content" LOOP GENERATE "' }}" NO_THINK "{%- endif %}{%- endif %}",
+          "qwen3", true, true, true, CHAT_MAY_THINK, "" },
+        { "Qwen3.5",
+          "<function=f>reasoning_content" LOOP GENERATE "' }}" NO_THINK
+          "{%- else %}{{- '<think>\\n' }}{%- endif %}",
+          "qwen35", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "Qwen3.5, small",
+          "<function=f>" LOOP GENERATE
+          "' }}{%- if enable_thinking is defined and enable_thinking is true %}"
+          "{{- '<think>\\n' }}{%- else %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}",
+          "qwen35", true, true, false, CHAT_MAY_THINK, "<think>\n" },
+        { "Qwen2.5", TOOLS3 "You are Qwen" LOOP, "chatml", false, false, false, CHAT_NEVER_THINKS,
+          "" },
+        { "Nemotron", "<function=f>truncate_history_thinking" LOOP GENERATE "' }}" NO_THINK,
+          "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+        { "Step", "<function=f><think>" LOOP, "chatml", false, false, false, CHAT_NEVER_THINKS,
+          "" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct gguf_build *b = gb_new();
+        struct err err = { 0 };
+        uint64_t n;
+        test_case("template of %s", row[i].what);
+        gb_str(b, "general.architecture", "none");
+        if (row[i].template)
+            gb_str(b, "tokenizer.chat_template", row[i].template);
+        uint8_t *bytes = gb_bytes(b, &n);
+        struct gguf *g = gguf_parse(bytes, n, "template.gguf", &err);
+        bool exact;
+        if (CHECK_MSG(g, "%s", err.msg)) {
+            struct chat_format f = chat_detect(g, &exact);
+            CHECK_STR(f.name, row[i].name);
+            CHECK_STR(f.on, row[i].on);
+            CHECK_EQ(exact, row[i].exact);
+            CHECK_EQ(f.reasoning, row[i].reasoning);
+            CHECK_EQ(f.think, row[i].think);
+            CHECK_EQ(f.thinking, row[i].thinking);
+        }
+        gguf_close(g);
+        free(bytes);
+        gb_free(b);
+    }
+}
+
+void test_chat(void)
+{
+    test_fixture();
+    test_qwen35();
+    test_qwen3();
+    test_errors();
+    test_spans();
+    test_detect();
+}

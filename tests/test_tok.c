@@ -1,0 +1,451 @@
+/* test_tok: the tokenizer against what Hugging Face makes of the same text, and against
+ * files and texts that mean harm. */
+#include "../engine/tok.h"
+#include "gguf_build.h"
+#include "json.h"
+
+#include <stdio.h>
+
+static const char *const kinds[] = { "qwen2", "qwen35", "llama3", "tekken", "deepseek-v3" };
+
+static struct tok *open_tok(const char *path, struct err *err)
+{
+    struct gguf *g = gguf_open(path, err);
+    struct tok *t = g ? tok_create(g, err) : NULL;
+    gguf_close(g);
+    return t;
+}
+
+/* ---- the fixtures' cases --------------------------------------------------------------------- */
+
+static bool encode_split(struct tok *t, const char *text, uint64_t n, struct rng *rng,
+                         struct tok_ids *out)
+{
+    struct tok_span span[8];
+    uint32_t n_span = 0;
+    for (uint64_t at = 0; at < n;) {
+        uint64_t len = n_span == ARRAY_LEN(span) - 1 ? n - at : rng_u64(rng) % (n - at + 1);
+        span[n_span++] = (struct tok_span){ .text = text + at, .len = len, .special = true };
+        at += len;
+        if (n_span == ARRAY_LEN(span))
+            break;
+    }
+    return tok_encode(t, span, n_span, out, NULL);
+}
+
+static void check_decoded(struct tok *t, const struct tok_ids *ids, const char *want,
+                          uint64_t n_want)
+{
+    uint64_t at = 0;
+    bool equal = true;
+    for (uint32_t i = 0; i < ids->n && equal; i++) {
+        struct str s = tok_bytes(t, ids->id[i]);
+        equal = s.n <= n_want - at && !memcmp(s.p, want + at, s.n);
+        at += s.n;
+    }
+    CHECK_MSG(equal && at == n_want, "decoded text differs at byte %llu: %s",
+              (unsigned long long)at, want);
+}
+
+static void test_case_of(struct tok *t, const json_t *c, bool tekken, struct rng *rng)
+{
+    const char *text = json_string_value(json_object_get(c, "text"));
+    uint64_t n = json_string_length(json_object_get(c, "text"));
+    const json_t *want = json_object_get(c, "ids"),
+                 *plain = json_object_get(c, "llama_ids_no_special_parsing");
+    const json_t *decoded = json_object_get(c, "decoded");
+    struct tok_ids ids = { 0 };
+    CHECK(tok_encode_text(t, text, n, true, &ids, NULL));
+    CHECK_MSG(json_ids_equal(want, ids.id, ids.n), "ids of \"%s\" differ", text);
+    check_decoded(t, &ids, json_string_value(decoded), json_string_length(decoded));
+    for (int i = 0; i < 8; i++) {
+        ids.n = 0;
+        CHECK(encode_split(t, text, n, rng, &ids));
+        CHECK_MSG(json_ids_equal(want, ids.id, ids.n),
+                  "ids of \"%s\" differ when it comes in spans", text);
+    }
+    /* llama.cpp's ids are a reference where neither NFC nor its tekken splitter is in the way. */
+    if (plain && !tekken && !json_object_get(c, "ids_without_nfc")) {
+        ids.n = 0;
+        CHECK(tok_encode_text(t, text, n, false, &ids, NULL));
+        CHECK_MSG(json_ids_equal(plain, ids.id, ids.n),
+                  "ids of \"%s\" differ without special tokens", text);
+    }
+    tok_ids_free(&ids);
+}
+
+static void test_kind(const char *kind)
+{
+    struct rng rng = { 7 };
+    struct err err = { 0 };
+    test_case("%s: all cases of the fixture", kind);
+    struct tok *t = open_tok(fixture("tokenizer/%s/vocab.gguf", kind), &err);
+    char path[64];
+    snprintf(path, sizeof path, "tokenizer/%s/cases.json", kind);
+    json_t *j = fixture_json(path);
+    const json_t *cases = json_object_get(j, "cases");
+    if (CHECK_MSG(t, "%s", err.msg) && CHECK(json_array_size(cases) >= 200)) {
+        CHECK_EQ(tok_n_vocab(t), json_integer_value(json_object_get(j, "rows")));
+        for (size_t i = 0; i < json_array_size(cases); i++)
+            test_case_of(t, json_array_get(cases, i), !strcmp(kind, "tekken"), &rng);
+    }
+    json_decref(j);
+    tok_destroy(t);
+}
+
+/* ---- what a token is ------------------------------------------------------------------------- */
+
+static void test_properties(struct tok *t)
+{
+    test_case("kinds of tokens");
+    int32_t im_end = tok_find(t, "<|im_end|>"), think = tok_find(t, "<think>"), bos;
+    int32_t last = (int32_t)tok_n_vocab(t) - 1;
+    CHECK(im_end >= 0 && tok_is_eog(t, im_end) && tok_is_special(t, im_end) &&
+          !tok_is_unused(t, im_end));
+    CHECK(tok_is_eog(t, tok_find(t, "<|endoftext|>")));
+    CHECK(think >= 0 && !tok_is_eog(t, think) && !tok_is_special(t, think));
+    CHECK(!tok_is_eog(t, tok_find(t, "<|im_start|>")) &&
+          tok_is_special(t, tok_find(t, "<|im_start|>")));
+    CHECK(tok_is_unused(t, last) && tok_bytes(t, last).n == 0);
+    CHECK(tok_bytes(t, -1).n == 0 && tok_bytes(t, last + 1).n == 0 && !tok_is_eog(t, -1) &&
+          !tok_is_eog(t, last + 1));
+    CHECK_EQ(tok_find(t, "no such token"), -1);
+    CHECK_EQ(tok_find(t, ""), -1);
+    CHECK(!tok_add_bos(t, &bos));
+}
+
+static void test_spans(struct tok *t)
+{
+    test_case("spans: a person's text makes no control token, ids go in as they are");
+    int32_t start = tok_find(t, "<|im_start|>"), end = tok_find(t, "<|im_end|>"),
+            own[] = { 5, end, 6 };
+    struct tok_span span[] = {
+        { "<|im_start|>", 12, true, NULL, 0 }, { "a<|im_end|><think>", 18, false, NULL, 0 },
+        { "not looked at", 13, true, own, 3 }, { "<|im_", 5, false, NULL, 0 },
+        { "end|>", 5, true, NULL, 0 },         { "<|im_end|>", 10, true, NULL, 0 },
+    };
+    struct tok_ids ids = { 0 };
+    CHECK(tok_encode(t, span, ARRAY_LEN(span), &ids, NULL));
+    uint32_t n_start = 0, n_end = 0, n_think = 0, at = 0;
+    for (uint32_t i = 0; i < ids.n; i++) {
+        n_start += ids.id[i] == start;
+        n_end += ids.id[i] == end;
+        n_think += ids.id[i] == tok_find(t, "<think>");
+        if (i + 3 <= ids.n && !memcmp(ids.id + i, own, sizeof own))
+            at = i;
+    }
+    CHECK_EQ(ids.id[0], start);
+    CHECK_EQ(n_start, 1);
+    CHECK_EQ(n_end, 2);
+    CHECK_EQ(n_think, 1);
+    CHECK(at > 0);
+    tok_ids_free(&ids);
+}
+
+/* Any bytes go in and come out again, characters that are cut off at the end among them. */
+static void test_bytes(struct tok *t, struct rng *rng)
+{
+    test_case("any bytes survive");
+    for (int round = 0; round < 2000; round++) {
+        char text[40];
+        uint64_t n = rng_u64(rng) % sizeof text;
+        for (uint64_t i = 0; i < n; i++) {
+            uint64_t r = rng_u64(rng);
+            text[i] =
+                r & 0x100 ? "\xe6\xbc\xa2\xf0\x9f\x91\x8d <|\xff\xed\xa0\xc3 a"[r % 16] : (char)r;
+        }
+        struct tok_ids ids = { 0 };
+        CHECK(tok_encode_text(t, text, n, round & 1, &ids, NULL));
+        check_decoded(t, &ids, text, n);
+        tok_ids_free(&ids);
+    }
+}
+
+static void test_utf8_out(void)
+{
+    test_case("streaming UTF-8: whole characters over every split");
+    static const char in[] = "aé漢👍\xff\xe6\xbc"
+                             "b\xf0\x9f\x91\xc3\xa9\xed\xa0\x80\xc0\xaf\xf4\x90\xe2\x82";
+    static const char want[] =
+        "aé漢👍\ufffd\ufffdb\ufffdé\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd\ufffd";
+    const uint64_t n = sizeof in - 1;
+    for (uint64_t a = 0; a <= n; a++)
+        for (uint64_t b = a; b <= n; b++) {
+            const uint64_t cut[] = { 0, a, b, n };
+            struct utf8_out u = { 0 };
+            char out[3 * sizeof in + 12];
+            uint64_t n_out = 0;
+            for (int i = 0; i < 3; i++) {
+                struct str s = { in + cut[i], cut[i + 1] - cut[i] };
+                n_out += utf8_out(&u, s, i == 2, out + n_out);
+                CHECK_MSG(!n_out || memcmp(out, want, n_out) == 0, "split at %llu and %llu",
+                          (unsigned long long)a, (unsigned long long)b);
+                CHECK(n_out == sizeof want - 1 || ((uint8_t)want[n_out] & 0xc0) != 0x80);
+            }
+            CHECK_EQ(n_out, sizeof want - 1);
+            CHECK_EQ(u.n, 0);
+        }
+}
+
+/* ---- files that mean harm -------------------------------------------------------------------- */
+
+/* tok_create() on what is built must fail with one line that names the file and says `why`. */
+static void refused(struct gguf_build *b, const char *why)
+{
+    uint64_t n;
+    uint8_t *bytes = gb_bytes(b, &n);
+    struct err err = { 0 };
+    test_case("vocabulary refused: %s", why);
+    struct gguf *g = gguf_parse(bytes, n, "hostile.gguf", &err);
+    struct tok *t = g ? tok_create(g, &err) : NULL;
+    CHECK(g && !t);
+    CHECK_MSG(strstr(err.msg, "hostile.gguf") && strstr(err.msg, why) && !strchr(err.msg, '\n'),
+              "message: %s", err.msg);
+    tok_destroy(t);
+    gguf_close(g);
+    free(bytes);
+    gb_free(b);
+}
+
+#define STR(s) { (s), sizeof(s) - 1 }
+
+static struct gguf_build *vocab(void)
+{
+    struct err err = { 0 };
+    struct gguf_build *b = gb_from(fixture("tokenizer/qwen2/vocab.gguf"), &err);
+    CHECK_MSG(b, "%s", err.msg);
+    return b ? b : gb_new();
+}
+
+static void refused_str(const char *key, const char *value, const char *why)
+{
+    struct gguf_build *b = vocab();
+    gb_str(b, key, value);
+    refused(b, why);
+}
+
+static void refused_strs(const char *key, uint64_t n, const struct str *values, const char *why)
+{
+    struct gguf_build *b = vocab();
+    gb_strs(b, key, n, values);
+    refused(b, why);
+}
+
+static void refused_without(const char *key)
+{
+    struct gguf_build *b = vocab();
+    gb_drop_key(b, key);
+    refused(b, key);
+}
+
+static void test_hostile(void)
+{
+    const char *tokens = "tokenizer.ggml.tokens", *merges = "tokenizer.ggml.merges",
+               *type = "tokenizer.ggml.token_type";
+    struct str pair = STR("a b"), no_space = STR("ab"), only_space = STR("a "), empty = STR(""),
+               odd = STR("zzzq\n \x1b[2J");
+    struct gguf_build *b;
+    int32_t types[1512];
+
+    refused_str("tokenizer.ggml.pre", "gpt-2", "\"gpt-2\", known are qwen2 qwen35 pixtral");
+    refused_str("tokenizer.ggml.pre", "qwen2 ", "\"qwen2 \", known");
+    refused_str("tokenizer.ggml.model", "llama", "\"llama\", known is gpt2");
+    refused_without(tokens);
+    refused_without(merges);
+    refused_without("tokenizer.ggml.model");
+    refused_strs(tokens, 0, NULL, "empty");
+    refused_strs(tokens, 1, &pair, "entries for 1 tokens");
+    refused_str(tokens, "x", "not an array of strings");
+    refused_str(merges, "x", "not an array of strings");
+    refused_strs(merges, 1, &no_space, "entry 0 is not a pair");
+    refused_strs(merges, 1, &only_space, "entry 0 is not a pair");
+    refused_strs(merges, 1, &empty, "entry 0 is not a pair");
+    refused_strs(merges, 1, &odd, "entry 0, \"zzzq? ?[2J\", names a token");
+
+    b = vocab();
+    gb_u32(b, "tokenizer.ggml.eos_token_id", 1512);
+    refused(b, "eos_token_id is 1512, the vocabulary has 1512");
+    b = vocab();
+    gb_u32(b, "tokenizer.ggml.bos_token_id", UINT32_MAX);
+    refused(b, "bos_token_id is 4294967295");
+    b = vocab();
+    gb_str(b, "tokenizer.ggml.eot_token_id", "x");
+    refused(b, "eot_token_id");
+
+    for (uint32_t i = 0; i < ARRAY_LEN(types); i++)
+        types[i] = i == 77 ? 9 : 1;
+    b = vocab();
+    gb_array(b, type, GGUF_I32, ARRAY_LEN(types), types);
+    refused(b, "token 77 has type 9");
+    types[77] = 0;
+    b = vocab();
+    gb_array(b, type, GGUF_I32, ARRAY_LEN(types), types);
+    refused(b, "token 77 has type 0");
+    b = vocab();
+    gb_array(b, type, GGUF_I32, 1511, types);
+    refused(b, "1511 entries for 1512 tokens");
+    b = vocab();
+    gb_array(b, type, GGUF_U8, ARRAY_LEN(types), types);
+    refused(b, "not an array of 32-bit integers");
+
+    char longest[300];
+    memset(longest, 'x', sizeof longest);
+    struct str long_token[] = { { longest, sizeof longest } };
+    int32_t user = 4;
+    b = vocab();
+    gb_strs(b, tokens, 1, long_token);
+    gb_array(b, type, GGUF_I32, 1, &user);
+    gb_strs(b, merges, 0, NULL);
+    gb_drop_key(b, "tokenizer.ggml.bos_token_id");
+    gb_drop_key(b, "tokenizer.ggml.eos_token_id");
+    gb_drop_key(b, "tokenizer.ggml.padding_token_id");
+    refused(b, "token 0, an added one, has 300 bytes");
+}
+
+/* ---- size and time --------------------------------------------------------------------------- */
+
+enum { BIG_TOKENS = 248320, MEGABYTE = 1 << 20 };
+
+/* A vocabulary as large as Qwen3.5's: all bytes, pairs and triples of printable ones. */
+static struct gguf_build *big_vocab(void)
+{
+    struct str *tok = mem_alloc(BIG_TOKENS, sizeof *tok),
+               *merge = mem_alloc(BIG_TOKENS, sizeof *merge);
+    char *text = mem_alloc(BIG_TOKENS, 32), *end = text;
+    int32_t *type = mem_alloc(BIG_TOKENS, sizeof *type);
+    uint32_t n = 0, n_merge = 0;
+    HLM_ASSERT(tok && merge && text && type);
+#define ADD(list, count, ...)                                                                      \
+    (list[count].p = end, list[count].n = (uint64_t)snprintf(end, 32, __VA_ARGS__),                \
+     end += list[count++].n)
+    for (int c = 0; c < 324; c++)
+        if (c < 128 ? c > 32 && c < 127 : c >= 256 || (c >= 161 && c != 173))
+            c < 128 ? ADD(tok, n, "%c", c) : ADD(tok, n, "%c%c", 0xc0 | c >> 6, 0x80 | (c & 63));
+    HLM_ASSERT(n == 256);
+    for (int a = 33; a < 127; a++)
+        for (int c = 33; c < 127; c++) {
+            ADD(tok, n, "%c%c", a, c);
+            ADD(merge, n_merge, "%c %c", a, c);
+        }
+    for (int a = 33; a < 127; a++)
+        for (int c = 33; c < 127; c++)
+            for (int e = 33; e < 127 && n < BIG_TOKENS - 1; e++) {
+                ADD(tok, n, "%c%c%c", a, c, e);
+                ADD(merge, n_merge, "%c%c %c", a, c, e);
+            }
+    ADD(tok, n, "<|im_end|>");
+#undef ADD
+    for (uint32_t i = 0; i < n; i++)
+        type[i] = i + 1 == n ? 3 : 1;
+    struct gguf_build *b = gb_new();
+    gb_str(b, "general.architecture", "none");
+    gb_str(b, "tokenizer.ggml.model", "gpt2");
+    gb_str(b, "tokenizer.ggml.pre", "qwen35");
+    gb_strs(b, "tokenizer.ggml.tokens", n, tok);
+    gb_array(b, "tokenizer.ggml.token_type", GGUF_I32, n, type);
+    gb_strs(b, "tokenizer.ggml.merges", n_merge, merge);
+    free(tok);
+    free(merge);
+    free(text);
+    free(type);
+    return b;
+}
+
+/* Generous: it must hold under a sanitizer on a busy machine. Linear work takes a twentieth. */
+static const double bound_s = 10;
+
+static void check_speed(struct tok *t, const char *name, const char *unit)
+{
+    uint64_t n_unit = strlen(unit);
+    char *text = mem_alloc(MEGABYTE, 1);
+    struct tok_ids ids = { 0 };
+    HLM_ASSERT(text);
+    for (uint64_t i = 0; i < MEGABYTE; i++)
+        text[i] = unit[i % n_unit];
+    double start = now_s();
+    CHECK(tok_encode_text(t, text, MEGABYTE, true, &ids, NULL));
+    double s = now_s() - start;
+    log_msg(LOG_INFO, "1 MiB of %s: %.3f s, %u ids", name, s, ids.n);
+    CHECK_MSG(s < bound_s, "1 MiB of %s takes %.1f s", name, s);
+    tok_ids_free(&ids);
+    free(text);
+}
+
+static void test_speed(struct tok *t, const char *vocabulary)
+{
+    static const struct {
+        const char *name, *unit;
+    } input[] = {
+        { "a letter", "a" },
+        { "capitals", "A" },
+        { "spaces", " " },
+        { "newlines", "\n" },
+        { "spaces and newlines", " \n" },
+        { "tabs and a letter", "\t\t\t\t\t\t\t\t\t\t\t\t\t\t\t\tx" },
+        { "digits", "7" },
+        { "punctuation", "=" },
+        { "CJK", "漢字かな" },
+        { "emoji", "👍🏽" },
+        { "marks out of order", "\u0301\u0316" },
+        { "marks", "\u0301" },
+        { "Hangul parts", "\u1112\u1161\u11ab" },
+        { "half characters", "\xe6\xbc" },
+        { "control characters", "\x01" },
+        { "beginnings of special tokens", "<" },
+        { "nearly special tokens", "<|im_end|" },
+        { "special tokens", "<|im_end|>" },
+        { "prose", "The quick brown fox jumps over the lazy dog, which isn't amused; it's 1,234.5 "
+                   "km away.\n" },
+        { "code", "    for (int i = 0; i < n; i++) {\n        x[i] += y[i] * 0x1f;\n    }\n\n" },
+    };
+    test_case("1 MiB of anything, %s", vocabulary);
+    for (uint32_t i = 0; i < ARRAY_LEN(input); i++)
+        check_speed(t, input[i].name, input[i].unit);
+}
+
+static void test_big(void)
+{
+    struct gguf_build *b = big_vocab();
+    struct err err = { 0 };
+    uint64_t n;
+    uint8_t *bytes = gb_bytes(b, &n);
+    test_case("a vocabulary of %d tokens", BIG_TOKENS);
+    struct gguf *g = gguf_parse(bytes, n, "big.gguf", &err);
+    double start = now_s();
+    struct tok *t = g ? tok_create(g, &err) : NULL;
+    double s = now_s() - start;
+    if (CHECK_MSG(t, "%s", err.msg)) {
+        log_msg(LOG_INFO, "%d tokens: %.3f s", BIG_TOKENS, s);
+        CHECK_MSG(s < bound_s, "loading takes %.1f s", s);
+        test_speed(t, "large vocabulary");
+    }
+    tok_destroy(t);
+    gguf_close(g);
+    free(bytes);
+    gb_free(b);
+}
+
+void test_tok(void)
+{
+    struct rng rng = { 11 };
+    struct err err = { 0 };
+    for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++)
+        test_kind(kinds[i]);
+    test_utf8_out();
+    test_hostile();
+    test_big();
+    for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        struct tok *t = open_tok(fixture("tokenizer/%s/vocab.gguf", kinds[i]), &err);
+        if (!t)
+            continue;
+        if (i == 0) {
+            test_properties(t);
+            test_spans(t);
+        }
+        if (i > 1) /* NFC changes text, so that it cannot come back */
+            test_bytes(t, &rng);
+        if (i & 1) /* NFC, and both expressions that can backtrack far */
+            test_speed(t, kinds[i]);
+        tok_destroy(t);
+    }
+}

@@ -1,0 +1,74 @@
+#!/bin/sh
+# deps: what building hlm needs (deps.sh), and testing it (deps.sh test), and its CI (deps.sh test ci).
+# Debian and Ubuntu: installs what is missing, as root or through sudo. Elsewhere, and where that cannot
+# be done, names what is missing. Fails only if something is. Quiet and quick when nothing is.
+set -eu
+
+need="gcc libc6-dev make glslang-tools libvulkan-dev mesa-vulkan-drivers libpcre2-dev libutf8proc-dev
+      libjansson-dev libedit-dev"
+for list in "$@"; do
+    case $list in
+    test) need="$need vulkan-validationlayers spirv-tools" ;;
+    ci) need="$need clang" ;;
+    *) echo "usage: deps.sh [test] [ci]" >&2; exit 2 ;;
+    esac
+done
+
+# Whether a package's files are there, whoever installed them.
+have_header() { echo "#include <$1>" | "${CC:-cc}" -E - >/dev/null 2>&1; }
+have() {
+    case $1 in
+    gcc) command -v "${CC:-cc}" ;;
+    make | clang) command -v "$1" ;;
+    libc6-dev) have_header stdio.h ;;
+    glslang-tools) command -v glslangValidator ;;
+    spirv-tools) command -v spirv-val ;;
+    libvulkan-dev) have_header vulkan/vulkan.h ;;
+    libpcre2-dev) printf '#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>\n' |
+        "${CC:-cc}" -E - >/dev/null 2>&1 ;;
+    libutf8proc-dev) have_header utf8proc.h ;;
+    libjansson-dev) have_header jansson.h ;;
+    libedit-dev) have_header editline/readline.h ;;
+    mesa-vulkan-drivers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \
+        -path "*/icd.d/*.json" | grep . ;;
+    vulkan-validationlayers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \
+        -name '*alidation*.json' | grep . ;;
+    esac >/dev/null 2>&1
+}
+
+missing=
+if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2086
+    there=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $need 2>/dev/null || :)
+    for p in $need; do
+        echo "$there" | grep -qx "installed $p" || missing="$missing $p"
+    done
+    [ -n "$missing" ] || exit 0
+    as_root=none
+    [ "$(id -u)" != 0 ] || as_root=
+    if [ "$as_root" = none ] && command -v sudo >/dev/null; then as_root=sudo; fi
+    if [ "$as_root" != none ]; then
+        echo "installing$missing" >&2
+        log=$(mktemp)
+        install() {
+            # shellcheck disable=SC2086
+            $as_root env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -qq -y --no-install-recommends $missing >"$log" 2>&1
+        }
+        if install || { $as_root apt-get update -qq >"$log" 2>&1 && install; }; then
+            rm -f "$log"
+            exit 0
+        fi
+        tail -n 5 "$log" >&2
+        rm -f "$log"
+    fi
+fi
+
+missing=
+for p in $need; do
+    have "$p" || missing="$missing $p"
+done
+[ -z "$missing" ] || {
+    echo "hlm needs these packages (Debian's names; install what your system calls them):$missing" >&2
+    exit 1
+}

@@ -1,0 +1,156 @@
+#!/bin/sh
+# lint: the rules of the house that a machine can check; prints file:line and the rule, fails on any.
+#   Vulkan      Vk and vk names only in engine/gpu_*.c and engine/vk.h; barriers only in gpu_cmd.c
+#   includes    a file includes only what stands before it in the order below
+#   engine      no getenv, no exit, no printing in engine/ and models/
+#   kernels     every row of kernels.def has its .comp and is named in tests/test_ops*.c; every .comp has a row
+#   spv         prebuilt shaders were made from their sources as they are
+#   text        no tabs, no trailing blanks, at most 100 columns (prose 120)
+set -u
+
+# The module map. A module is a header with its .c files; gpu_*.c may use vk, x_*.c is x, models/*.c is model.
+order="base dtype file pack tok chat shaders kernels tensor gpu vk tape op lora kv model session sample train
+       data hlm"
+
+found=$(mktemp)
+trap 'rm -f "$found" "$found.c"' EXIT
+# grep's lines, with the rule behind; the words of comments and strings do not count where code is searched.
+say() { while IFS= read -r line; do echo "$line: $1" >>"$found"; done; }
+code() { # blanks out comments, strings and characters, keeps the lines: file:line:text
+    awk '
+    FNR == 1 { inside = 0 }
+    {
+        s = $0; out = ""
+        while (s != "") {
+            if (inside) {
+                i = index(s, "*/")
+                if (!i) break
+                s = substr(s, i + 2); inside = 0
+            } else if (match(s, /\/\*|\/\/|"|\047/)) {
+                out = out substr(s, 1, RSTART - 1)
+                c = substr(s, RSTART, RLENGTH); s = substr(s, RSTART + RLENGTH)
+                if (c == "//") break
+                if (c == "/*") { inside = 1; out = out " "; continue }
+                if (c == "\"") { if (!match(s, /^([^"\\]|\\.)*"/)) break }
+                else if (!match(s, /^([^\047\\]|\\.)*\047/)) continue
+                s = substr(s, RLENGTH + 1); out = out "\"\""
+            } else { out = out s; s = "" }
+        }
+        print FILENAME ":" FNR ":" out
+    }' "$@" /dev/null
+}
+files() { # what git would commit of these patterns; all of it where there is no git
+    if git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+        git ls-files --cached --others --exclude-standard -- "$@" | while read -r f; do
+            [ ! -f "$f" ] || echo "$f"
+        done | sort -u
+    else
+        for p in "$@"; do find . -path "./$p" -not -path './build/*' | sed 's,^\./,,'; done | sort -u
+    fi
+}
+
+sources=$(files 'engine/*.[ch]' 'models/*.[ch]' 'ui/*.[ch]' 'bench/*.[ch]' 'tests/*.[ch]' 'tools/*.[ch]' |
+    grep -v '^models/demo/')
+tables=$(files 'engine/*.def' 'models/*.def' 'tests/*.def')
+glsl=$(files 'shaders/*.comp' 'shaders/*.glsl' 'shaders/*.h')
+scripts=$(files 'tools/*.sh' '.ci/run' .clang-format)
+prose=$(files '*.md' | grep -vE '^(models/demo|tests/fixtures)/')
+
+# shellcheck disable=SC2086
+code $sources >"$found.c"
+
+# Vulkan
+grep -E '(^|[^A-Za-z0-9_])(Vk[A-Z]|vk[A-Z])|# *include *<vulkan' "$found.c" |
+    grep -vE '^engine/(gpu_[a-z0-9_]*\.c|vk\.h):' | say 'Vulkan outside engine/gpu_*.c and vk.h'
+grep -E 'vkCmdPipelineBarrier' "$found.c" | grep -v '^engine/gpu_cmd\.c:' |
+    say 'a barrier outside gpu_cmd.c'
+
+# engine
+grep -E '^(engine|models)/' "$found.c" |
+    grep -E '(^|[^A-Za-z0-9_])(getenv|secure_getenv|_?exit|v?printf|puts|putchar|perror) *\(|(stdout|stderr)' |
+    grep -vE '^engine/base\.c:[0-9]+: *fprintf\(stderr, "", ' | # hlm_assert_failed
+    say 'the engine reads no environment, prints nothing and never exits'
+
+# includes
+rank() { # of a module name
+    n=0
+    for m in $order; do
+        n=$((n + 1))
+        [ "$m" != "$1" ] || { echo $n; return; }
+    done
+    echo 0
+}
+module() { # of a path
+    m=$(basename "$1" | sed 's/\..*//')
+    case $1 in
+    models/*) m=model ;;
+    *engine/gpu_*) m=vk ;;
+    esac
+    [ "$(rank "$m")" != 0 ] || m=${m%%_*} # op_norm is op, tok_bpe is tok
+    echo "$m"
+}
+# shellcheck disable=SC2086
+grep -nE '^ *# *include *"' $sources $tables /dev/null | sed 's/: *# *include *"\([^"]*\)".*/ \1/; s/:/ /' |
+while read -r file line inc; do
+    from=${file%/*}
+    target=$(echo "$from/$inc" | sed -e ':a' -e 's,[^/]*/\.\./,,;ta' -e 's,/\./,/,g')
+    at="$file:$line: $inc"
+    [ -f "$target" ] || { echo "$at" | say 'no such file'; continue; }
+    case $from:$target in
+    engine:engine/* | models:engine/* | engine:models/*)
+        a=$(rank "$(module "$file")") b=$(rank "$(module "$target")")
+        if [ "$a" = 0 ] || [ "$b" = 0 ]; then
+            echo "$at" | say 'a module that the order in tools/lint.sh does not know'
+        elif [ "$b" -gt "$a" ]; then
+            echo "$at" | say "$(module "$file") stands above $(module "$target") in the module map"
+        fi ;;
+    engine:shaders/push.h | models:models/* | tests:* | ui:ui/* | bench:ui/* | bench:bench/* | bench:tests/*) ;;
+    ui:engine/hlm.h | bench:engine/hlm.h | ui:engine/base.h | bench:engine/base.h) ;;
+    ui:* | bench:*) echo "$at" | say 'programs include engine/hlm.h and nothing else of the engine' ;;
+    *) echo "$at" | say 'an include against the module map' ;;
+    esac
+done
+
+# kernels
+if [ -f engine/kernels.def ]; then
+    rows=$(sed -n 's/^KERNEL(\([A-Za-z0-9_]*\).*/\1/p' engine/kernels.def)
+    ops=$(files 'tests/test_ops*.c')
+    for k in $rows; do
+        [ -f "shaders/$k.comp" ] || echo "engine/kernels.def: $k" | say "no shaders/$k.comp"
+        # shellcheck disable=SC2086
+        grep -qE "(^|[^A-Za-z0-9_])(K_)?$k([^A-Za-z0-9_]|\$)" $ops /dev/null ||
+            echo "engine/kernels.def: $k" | say 'no test row: tests/test_ops*.c does not name it'
+    done
+    for f in $(files 'shaders/*.comp'); do
+        echo "$rows" | grep -qx "$(basename "$f" .comp)" || echo "$f" | say 'no row in engine/kernels.def'
+    done
+fi
+
+# spv
+sh tools/spv.sh check 2>&1 | say 'a stale prebuilt shader'
+
+# text
+columns=100
+tab=$(printf '\t')
+long() { # columns, not bytes; rows of a Markdown table cannot be broken
+    awk -v max="$1" '
+    { n = gsub(/[\200-\277]/, "&"); if (length($0) - n > max && !/^\|/) print FILENAME ":" FNR ": " length($0) - n }
+    ' "$2"
+}
+for f in $sources $tables $glsl; do
+    grep -n "$tab" "$f" | sed "s,^\([0-9]*\):.*,$f:\1," | say 'a tab'
+    LC_ALL=C long $columns "$f" | say "columns, more than $columns"
+done
+for f in $prose $scripts; do
+    LC_ALL=C long 120 "$f" | say 'columns, more than 120'
+done
+for f in $sources $tables $glsl $scripts $prose Makefile; do
+    grep -nE "[ $tab]+\$" "$f" | sed "s,^\([0-9]*\):.*,$f:\1," | say 'a blank at the end of the line'
+done
+
+if [ -s "$found" ]; then
+    cat "$found"
+    echo "lint: $(wc -l <"$found") found"
+    exit 1
+fi
+echo "lint: clean"

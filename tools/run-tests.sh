@@ -1,0 +1,52 @@
+#!/bin/sh
+# run-tests: the whole test program, then the kernels again on the other subgroup sizes that lavapipe can
+# have (8 is its default; LP_NATIVE_VECTOR_WIDTH is read by no other driver).
+#
+#     run-tests.sh build/tests [arguments of the test program]
+#
+# The last line sums all runs. Fails when a case did, when a run died, or when a validation layer spoke.
+set -u
+
+tests=$1
+shift
+out=$(dirname "$tests")
+# Compiled shaders of the driver stay in build/: a second run finds them, and a home is left alone.
+MESA_SHADER_CACHE_DIR=$out/cache/mesa
+export MESA_SHADER_CACHE_DIR
+mkdir -p "$MESA_SHADER_CACHE_DIR"
+
+passed=0 failed=0 skipped=0
+run() {
+    log=$out/tests-$1.log
+    shift
+    { "$tests" "$@"; echo "status $?"; } 2>&1 | tee "$log" | grep -v '^status [0-9]*$'
+    last=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1)
+    status=$(sed -n 's/^status //p' "$log" | tail -n 1)
+    if [ -z "$last" ] || { [ "$status" != 0 ] && [ "$status" != 1 ] && [ "$status" != 77 ]; }; then
+        echo "FAIL: the run ended with status $status and no count of its own" >&2
+        failed=$((failed + 1))
+    fi
+    # "N passed, N failed[, N skipped]"
+    set -- $(echo "$last" | tr -cd '0-9 ')
+    passed=$((passed + ${1:-0})) failed=$((failed + ${2:-0})) skipped=$((skipped + ${3:-0}))
+    if grep -qE 'VUID-|SYNC-HAZARD|UNASSIGNED-|Validation (Error|Warning)' "$log"; then
+        echo "FAIL: validation messages, see $log" >&2
+        failed=$((failed + 1))
+    fi
+}
+
+run all "$@"
+if [ $# -eq 0 ] && "$tests" --list | grep -q ' ops$'; then
+    for bits in 128 512; do
+        echo "kernels again on subgroups of $((bits / 32)) (LP_NATIVE_VECTOR_WIDTH=$bits):"
+        LP_NATIVE_VECTOR_WIDTH=$bits
+        export LP_NATIVE_VECTOR_WIDTH
+        run $bits --only ops
+        unset LP_NATIVE_VECTOR_WIDTH
+    done
+fi
+
+line="$passed passed, $failed failed"
+[ $skipped -eq 0 ] || line="$line, $skipped skipped"
+echo "$line"
+[ $failed -eq 0 ] && [ $passed -gt 0 ]

@@ -1,0 +1,195 @@
+/* chat_slash: see chat_slash.h. */
+#include "chat_slash.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+    const char *name, *args, *help;
+    enum slash_got (*run)(struct slash *s, const char *arg);
+};
+
+static enum slash_got do_help(struct slash *s, const char *arg);
+
+static enum slash_got complain(const struct err *err)
+{
+    ui_error("%s", err->msg);
+    return SLASH_FAILED;
+}
+
+static enum slash_got do_clear(struct slash *s, const char *arg)
+{
+    (void)arg;
+    talk_clear(s->talk);
+    ui_note("forgot the conversation%s", talk_get_system(s->talk) ? "; the system message stays" : "");
+    return SLASH_DONE;
+}
+
+static enum slash_got do_regen(struct slash *s, const char *arg)
+{
+    struct err err = { 0 };
+    struct talk_turn turn = { 0 };
+    (void)arg;
+    show_begin(s->show);
+    bool ok = talk_regen(s->talk, &turn, &err);
+    show_end(s->show, s->talk, ok, &turn, &err);
+    return ok || !err.set ? SLASH_DONE : SLASH_FAILED;
+}
+
+static enum slash_got do_undo(struct slash *s, const char *arg)
+{
+    (void)arg;
+    if (!talk_undo(s->talk)) {
+        ui_error("there is no turn to undo");
+        return SLASH_FAILED;
+    }
+    ui_note("forgot the last turn; %u left", talk_n_turns(s->talk));
+    return SLASH_DONE;
+}
+
+static enum slash_got do_system(struct slash *s, const char *arg)
+{
+    struct err err = { 0 };
+    const char *now = talk_get_system(s->talk);
+    if (!*arg) {
+        ui_say("system message: %s", now ? now : "(none)");
+        return SLASH_DONE;
+    }
+    if (!talk_system(s->talk, strcmp(arg, "-") == 0 ? NULL : arg, &err))
+        return complain(&err);
+    ui_note("system message %s; the next turn reads the conversation anew",
+            talk_get_system(s->talk) ? "set" : "removed");
+    return SLASH_DONE;
+}
+
+static enum slash_got do_think(struct slash *s, const char *arg)
+{
+    struct talk *t = s->talk;
+    struct err err = { 0 };
+    if (strcmp(arg, "show") == 0 || strcmp(arg, "hide") == 0) {
+        s->show->reasoning = arg[0] == 's';
+    } else if (strcmp(arg, "on") == 0 || strcmp(arg, "off") == 0) {
+        if (!talk_think(t, arg[1] == 'n', &err))
+            return complain(&err);
+    } else if (*arg) {
+        fail(&err, "/think takes on, off, show or hide");
+        return complain(&err);
+    }
+    ui_say("thinking is %s, reasoning is %s", t->think ? "on" : "off", s->show->reasoning ? "shown" : "hidden");
+    return SLASH_DONE;
+}
+
+/* Flags whose value lies inside the talk may change between turns. */
+static bool settable(const struct slash *s, const struct flag *f)
+{
+    uintptr_t at = (uintptr_t)f->to, talk = (uintptr_t)s->talk;
+    return f->type != FLAG_GROUP && at >= talk && at - talk < sizeof *s->talk;
+}
+
+static void set_name(const struct flag *f, char *out, size_t size)
+{
+    const char *name = strstr(f->names, "--");
+    snprintf(out, size, "%.*s", (int)strcspn(name + 2, " "), name + 2);
+    for (char *c = out; *c; c++)
+        *c = *c == '-' ? '_' : *c;
+}
+
+static enum slash_got do_set(struct slash *s, const char *arg)
+{
+    struct err err = { 0 };
+    char name[32], value[32];
+    if (!*arg) {
+        for (uint32_t i = 0; i < s->flags->n_flag; i++) {
+            const struct flag *f = &s->flags->flag[i];
+            if (!settable(s, f))
+                continue;
+            set_name(f, name, sizeof name);
+            flag_print(f, value, sizeof value);
+            ui_say("%-18s %s", name, value);
+        }
+        return SLASH_DONE;
+    }
+    size_t n = strcspn(arg, " \t");
+    snprintf(name, sizeof name, "%.*s", (int)n, arg);
+    const char *to = arg + n + strspn(arg + n, " \t");
+    const struct flag *f = flag_named(s->flags, name);
+    if (n >= sizeof name || !f || !settable(s, f))
+        fail(&err, "/set: there is no '%.*s'; /set alone lists what there is", (int)n, arg);
+    else if (!*to)
+        fail(&err, "/set %s: which value?", name);
+    else
+        flag_value(f, name, to, &err);
+    if (err.set)
+        return complain(&err);
+    flag_print(f, value, sizeof value);
+    ui_note("%s is %s", name, value);
+    return SLASH_DONE;
+}
+
+static enum slash_got do_stats(struct slash *s, const char *arg)
+{
+    (void)arg;
+    show_stats(s->talk);
+    return SLASH_DONE;
+}
+
+static enum slash_got do_bye(struct slash *s, const char *arg)
+{
+    (void)s;
+    (void)arg;
+    return SLASH_BYE;
+}
+
+static const struct command commands[] = {
+    { "/help", "", "this list", do_help },
+    { "/clear", "", "forget the conversation; the system message stays", do_clear },
+    { "/regen", "", "answer the last message again, with another seed", do_regen },
+    { "/undo", "", "forget the last message and its answer", do_undo },
+    { "/system", "[TEXT|-]", "show, set or remove (-) the system message", do_system },
+    { "/think", "[on|off|show|hide]", "whether the model reasons first, and whether that is shown", do_think },
+    { "/set", "[NAME VALUE]", "sampling and length, as in /set temp 0.2; alone: list them", do_set },
+    { "/stats", "", "tokens read, reused and read again, speed, memory", do_stats },
+    { "/bye", "", "leave (Ctrl-D does too)", do_bye },
+};
+
+const char *const *slash_words(void)
+{
+    static const char *words[ARRAY_LEN(commands) + 1];
+    for (uint32_t i = 0; i < ARRAY_LEN(commands); i++)
+        words[i] = commands[i].name;
+    return words;
+}
+
+static enum slash_got do_help(struct slash *s, const char *arg)
+{
+    (void)s;
+    (void)arg;
+    for (const struct command *c = commands; c < commands + ARRAY_LEN(commands); c++)
+        ui_say("%-8s %-20s %s", c->name, c->args, c->help);
+    ui_say("\nCtrl-C stops an answer, which stays in the history. At the prompt the first clears the line,\n"
+           "the second leaves. \"\"\" opens and closes a message of several lines; a paste is one message.\n"
+           "A space in front of a slash makes it text.");
+    return SLASH_DONE;
+}
+
+enum slash_got slash_run(struct slash *s, const char *line)
+{
+    size_t n = strcspn(line, " \t");
+    const char *arg = line + n + strspn(line + n, " \t");
+    if (strcmp(line, "/?") == 0)
+        return do_help(s, "");
+    for (const struct command *c = commands; c < commands + ARRAY_LEN(commands); c++) {
+        if (strlen(c->name) != n || memcmp(c->name, line, n) != 0)
+            continue;
+        if (*arg && !*c->args) {
+            ui_error("%s takes nothing behind it", c->name);
+            return SLASH_FAILED;
+        }
+        return c->run(s, arg);
+    }
+    char all[256] = "";
+    for (uint32_t i = 0, w = 0; i < ARRAY_LEN(commands) && w < sizeof all; i++)
+        w += (uint32_t)snprintf(all + w, sizeof all - w, " %s", commands[i].name);
+    ui_error("unknown command '%.*s'; there are%s", (int)n, line, all);
+    return SLASH_FAILED;
+}

@@ -1,0 +1,382 @@
+/* common: see common.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "common.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct ui ui;
+static FILE *json_file;
+static double start_s;
+static bool bar_shown;
+
+/* ---- messages ----------------------------------------------------------------------------------- */
+
+/* Both streams often are one terminal: what was written first must stand first. */
+static void before_message(void)
+{
+    fflush(stdout);
+    bar_clear();
+}
+
+static void log_to_ui(void *user, enum log_level level, const char *msg)
+{
+    static const char *const word[] = { "error", "warning", "info", "debug" };
+    (void)user;
+    if (level <= LOG_WARN || (ui.verbose && level == LOG_INFO)) {
+        before_message();
+        fprintf(stderr, "%s: %s%s%s\n", ui.program, level == LOG_INFO ? "" : word[level],
+                level == LOG_INFO ? "" : ": ", msg);
+    }
+    ui_event("log", "{s:s, s:s}", "level", word[level], "message", msg);
+}
+
+void ui_error(const char *fmt, ...)
+{
+    char msg[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    before_message();
+    fprintf(stderr, "%s: %s\n", ui.program, msg);
+    ui_event("error", "{s:s}", "message", msg);
+}
+
+bool ui_notes(void) { return ui.tty || ui.verbose; }
+
+void ui_note(const char *fmt, ...)
+{
+    if (!ui_notes())
+        return;
+    before_message();
+    va_list ap;
+    va_start(ap, fmt);
+    fputs(ui.color ? "\033[2m" : "", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputs(ui.color ? "\033[0m\n" : "\n", stderr);
+    va_end(ap);
+}
+
+void ui_say(const char *fmt, ...)
+{
+    before_message();
+    va_list ap;
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+}
+
+void ui_dim(const char *s, uint64_t n)
+{
+    before_message();
+    if (ui.color)
+        fputs("\033[2m", stderr);
+    fwrite(s, 1, (size_t)n, stderr);
+}
+
+void ui_undim(void)
+{
+    if (ui.color)
+        fputs("\033[0m", stderr);
+}
+
+void ui_event(const char *event, const char *fmt, ...)
+{
+    if (!json_file)
+        return;
+    json_error_t e;
+    va_list ap;
+    va_start(ap, fmt);
+    json_t *o = json_pack("{s:s, s:f}", "event", event, "t", now_s() - start_s);
+    json_t *more = json_vpack_ex(&e, 0, fmt, ap);
+    va_end(ap);
+    if (o && more)
+        json_object_update(o, more);
+    /* One write a line: the log sink may be called from helper threads. */
+    char *line = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    if (line)
+        fprintf(json_file, "%s\n", line);
+    fflush(json_file);
+    free(line);
+    json_decref(more);
+    json_decref(o);
+}
+
+/* ---- signals ------------------------------------------------------------------------------------ */
+
+static volatile sig_atomic_t n_interrupt, terminated;
+
+static void on_signal(int sig)
+{
+    if (sig != SIGINT)
+        terminated = 1;
+    n_interrupt = n_interrupt + 1;
+    if (n_interrupt > 2)
+        _exit(RC_INTERRUPTED);
+}
+
+bool ui_interrupted(void) { return n_interrupt > 0; }
+bool ui_terminated(void) { return terminated != 0; }
+
+void ui_interrupt_clear(void)
+{
+    if (!terminated)
+        n_interrupt = 0;
+}
+
+/* ---- start and end ------------------------------------------------------------------------------ */
+
+bool ui_start(const char *program)
+{
+    ui.program = program;
+    start_s = now_s();
+    const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
+    ui.tty = isatty(STDERR_FILENO);
+    ui.color = ui.tty && term && *term && strcmp(term, "dumb") != 0 && !(no_color && *no_color);
+    log_sink(log_to_ui, NULL);
+
+    /* No SA_RESTART: a read at the prompt must come back. */
+    struct sigaction act = { .sa_handler = on_signal };
+    sigemptyset(&act.sa_mask);
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+    struct sigaction old;
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN)        /* nohup */
+        sigaction(SIGHUP, &act, NULL);
+
+    if (ui.log_json && !(json_file = fopen(ui.log_json, "w"))) {
+        ui_error("%s: %s", ui.log_json, strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+int ui_end(int rc)
+{
+    bar_clear();
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        ui_error("standard output: %s", strerror(errno));
+        rc = rc == RC_OK ? RC_FAILED : rc;
+    }
+    ui_event("end", "{s:i}", "exit", rc);
+    if (json_file) {
+        bool bad = ferror(json_file) != 0;
+        bad |= fclose(json_file) != 0;
+        json_file = NULL;
+        if (bad) {
+            ui_error("%s: not all of the log could be written", ui.log_json);
+            rc = rc == RC_OK ? RC_FAILED : rc;
+        }
+    }
+    log_sink(NULL, NULL);
+    return rc;
+}
+
+/* ---- progress ----------------------------------------------------------------------------------- */
+
+static int screen_width(void)
+{
+    struct winsize w;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+}
+
+bool bar_progress(void *user, uint64_t done, uint64_t total)
+{
+    struct bar *b = user;
+    double now = now_s();
+    if (b->start_s == 0)
+        b->start_s = now;
+    /* Short work shows nothing, long work ten pictures a second. */
+    if (ui.color && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 && done < total) {
+        char bar[41], text[128];
+        int width = screen_width() - 48, n;
+        width = width > 40 ? 40 : width < 0 ? 0 : width;
+        int full = (int)((double)width * (double)done / (double)total);
+        for (int i = 0; i < width; i++)
+            bar[i] = i < full ? '#' : '.';
+        bar[width] = 0;
+        if (b->bytes)
+            n = snprintf(text, sizeof text, "%s / %s", num_bytes(done).s, num_bytes(total).s);
+        else
+            n = snprintf(text, sizeof text, "%llu / %llu", (unsigned long long)done, (unsigned long long)total);
+        (void)n;
+        fflush(stdout);
+        fprintf(stderr, "\r\033[2m%s %s %3.0f %%  %s\033[0m\033[K", b->what, bar,
+                100.0 * (double)done / (double)total, text);
+        b->drawn_s = now;
+        bar_shown = true;
+    }
+    return !ui_interrupted();
+}
+
+void bar_clear(void)
+{
+    if (bar_shown)
+        fputs("\r\033[K", stderr);
+    bar_shown = false;
+}
+
+/* ---- models ------------------------------------------------------------------------------------- */
+
+hlm *ui_open_model(struct hlm_params params, int *rc)
+{
+    struct bar bar = { .what = "loading", .bytes = true };
+    struct err err = { 0 };
+    params.device = ui.device;
+    params.cache_dir = dir_cache();
+    params.progress = bar_progress;
+    params.user = &bar;
+    double t0 = now_s();
+    hlm *m = hlm_open(&params, &err);
+    bar_clear();
+    if (!m) {
+        if (err.set)
+            ui_error("%s", err.msg);
+        *rc = err.set ? RC_FAILED : RC_INTERRUPTED;
+        return NULL;
+    }
+    struct hlm_info i = hlm_get_info(m);
+    ui_event("model", "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f}", "path", i.path, "arch", i.arch, "name", i.name,
+             "device", i.device, "driver", i.driver, "n_param", (json_int_t)i.n_param, "file_bytes",
+             (json_int_t)i.file_bytes, "weight_bytes", (json_int_t)i.weight_bytes, "open_s", now_s() - t0);
+    return m;
+}
+
+int ui_list_devices(void)
+{
+    struct hlm_device dev[16];
+    struct err err = { 0 };
+    int n = hlm_devices(dev, (int)ARRAY_LEN(dev), &err);
+    if (n < 0) {
+        ui_error("%s", err.msg);
+        return RC_FAILED;
+    }
+    if (n == 0) {
+        ui_error("no Vulkan device: install the vendor's driver, or mesa-vulkan-drivers and libvulkan1 "
+                 "(Debian, Ubuntu), which also bring one that runs on the CPU");
+        return RC_FAILED;
+    }
+    for (int i = 0; i < n; i++) {
+        struct num heap = num_bytes(dev[i].heap_bytes), left = num_bytes(dev[i].free_bytes);
+        printf("%d: %s (%s)\n   driver %s\n   memory %s, %s free\n   %s\n", i, dev[i].name, dev[i].kind,
+               dev[i].driver, heap.s, left.s, dev[i].features);
+    }
+    return RC_OK;
+}
+
+/* ---- numbers, text, folders --------------------------------------------------------------------- */
+
+static struct num scaled(uint64_t n, double step, const char *const *unit, int n_unit)
+{
+    struct num out;
+    double v = (double)n;
+    int u = 0;
+    while (v >= step && u + 1 < n_unit) {
+        v /= step;
+        u++;
+    }
+    snprintf(out.s, sizeof out.s, u == 0 ? "%.0f%s%s" : "%.1f%s%s", v, *unit[u] ? " " : "", unit[u]);
+    return out;
+}
+
+struct num num_bytes(uint64_t n)
+{
+    static const char *const unit[] = { "B", "KiB", "MiB", "GiB", "TiB" };
+    return scaled(n, 1024, unit, (int)ARRAY_LEN(unit));
+}
+
+struct num num_short(uint64_t n)
+{
+    static const char *const unit[] = { "", "k", "M", "B" };
+    return scaled(n, 1000, unit, (int)ARRAY_LEN(unit));
+}
+
+char *text_copy(const char *s, uint64_t n)
+{
+    char *out = n < UINT64_MAX ? mem_alloc(n + 1, 1) : NULL;
+    if (out)
+        memcpy(out, s, (size_t)n);
+    return out;
+}
+
+char *read_stdin(uint64_t *n, struct err *err)
+{
+    char *text = NULL;
+    uint64_t cap = 0;
+    *n = 0;
+    for (;;) {
+        if (*n + 1 >= cap) {
+            cap = cap ? 2 * cap : 4096;
+            char *more = mem_grow(text, cap, 1);
+            if (!more) {
+                fail(err, "standard input: out of memory at %s", num_bytes(*n).s);
+                break;
+            }
+            text = more;
+        }
+        ssize_t got = read(STDIN_FILENO, text + *n, (size_t)(cap - *n - 1));
+        if (got < 0 && errno == EINTR && !ui_interrupted())
+            continue;
+        if (got < 0 && errno == EINTR)
+            break;
+        if (got < 0) {
+            fail(err, "standard input: %s", strerror(errno));
+            break;
+        }
+        if (got == 0) {
+            text[*n] = 0;
+            return text;
+        }
+        *n += (uint64_t)got;
+    }
+    free(text);
+    return NULL;
+}
+
+static bool make_dirs(char *path)
+{
+    for (char *p = path + 1; *p; p++)
+        if (*p == '/') {
+            *p = 0;
+            mkdir(path, 0700);
+            *p = '/';
+        }
+    struct stat st;
+    mkdir(path, 0700);
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static const char *dir_of(const char *env, const char *under_home, char *out, size_t size)
+{
+    const char *base = getenv(env), *home = getenv("HOME");
+    int n;
+    if (base && base[0] == '/')         /* the XDG rule: a relative one counts as unset */
+        n = snprintf(out, size, "%s/hlm", base);
+    else if (home && home[0] == '/')
+        n = snprintf(out, size, "%s/%s/hlm", home, under_home);
+    else
+        return NULL;
+    return n > 0 && (size_t)n < size && make_dirs(out) ? out : NULL;
+}
+
+const char *dir_cache(void)
+{
+    static char path[4096];
+    return dir_of("XDG_CACHE_HOME", ".cache", path, sizeof path);
+}
+
+const char *dir_state(void)
+{
+    static char path[4096];
+    return dir_of("XDG_STATE_HOME", ".local/state", path, sizeof path);
+}

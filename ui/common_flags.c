@@ -1,0 +1,243 @@
+/* common_flags: see common_flags.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "common_flags.h"
+#include "common.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static bool want_help, want_version, want_devices;
+
+static const struct flag common_flags[] = {
+    { FLAG_GROUP, "Device and output", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "-dev --device", "N|NAME", &ui.device, 0, 0, "a number of --list-devices, or part of a name" },
+    { FLAG_SWITCH, "--list-devices", NULL, &want_devices, 0, 0, "list Vulkan devices and exit" },
+    { FLAG_SWITCH, "-v --verbose", NULL, &ui.verbose, 0, 0, "statistics and messages, also off a terminal" },
+    { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0, "events and statistics as JSON lines" },
+    { FLAG_SWITCH, "-h --help", NULL, &want_help, 0, 0, "this text" },
+    { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
+};
+
+/* ---- names -------------------------------------------------------------------------------------- */
+
+static bool has_name(const struct flag *f, const char *name, size_t len)
+{
+    if (f->type == FLAG_GROUP)
+        return false;
+    for (const char *p = f->names; *p; p += strspn(p, " ")) {
+        size_t n = strcspn(p, " ");
+        if (n == len && memcmp(p, name, n) == 0)
+            return true;
+        p += n;
+    }
+    return false;
+}
+
+static const struct flag *find(const struct program *p, const char *name, size_t len)
+{
+    for (uint32_t i = 0; i < p->n_flag; i++)
+        if (has_name(&p->flag[i], name, len))
+            return &p->flag[i];
+    for (uint32_t i = 0; i < ARRAY_LEN(common_flags); i++)
+        if (has_name(&common_flags[i], name, len))
+            return &common_flags[i];
+    return NULL;
+}
+
+const struct flag *flag_named(const struct program *p, const char *name)
+{
+    char dashed[64];
+    int n = snprintf(dashed, sizeof dashed, "--%s", name);
+    if (n < 0 || (size_t)n >= sizeof dashed)
+        return NULL;
+    for (char *c = dashed; *c; c++)
+        *c = *c == '_' ? '-' : *c;
+    return find(p, dashed, (size_t)n);
+}
+
+/* ---- values ------------------------------------------------------------------------------------- */
+
+static bool read_choice(const struct flag *f, const char *who, const char *value, struct err *err)
+{
+    size_t len = strlen(value);
+    int i = 0;
+    for (const char *p = f->arg;; i++) {
+        size_t n = strcspn(p, "|");
+        if (n == len && memcmp(p, value, n) == 0) {
+            *(int *)f->to = i;
+            return true;
+        }
+        if (!p[n])
+            return fail(err, "%s: '%s' is none of %s", who, value, f->arg);
+        p += n + 1;
+    }
+}
+
+static bool read_number(const struct flag *f, const char *who, const char *value, struct err *err)
+{
+    char *end = NULL;
+    bool whole = f->type == FLAG_INT;
+    errno = 0;
+    double v = whole ? (double)strtoll(value, &end, 10) : strtod(value, &end);
+    if (end == value || *end || !isfinite(v))
+        return fail(err, "%s: '%s' is no %s", who, value, whole ? "whole number" : "number");
+    if (errno == ERANGE || v < f->min || v > f->max)
+        return fail(err, "%s: %s is not from %.10g to %.10g", who, value, f->min, f->max);
+    if (whole)
+        *(int32_t *)f->to = (int32_t)v;
+    else
+        *(float *)f->to = (float)v;
+    return true;
+}
+
+static bool read_seed(const struct flag *f, const char *who, const char *value, struct err *err)
+{
+    uint64_t *to = f->to;
+    if (strcmp(value, "-1") == 0) {
+        struct timespec t;
+        clock_gettime(CLOCK_REALTIME, &t);
+        struct rng r = { (uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^ (uint64_t)getpid() << 48 };
+        *to = rng_u64(&r) >> 32;        /* short enough to type again */
+        return true;
+    }
+    char *end = NULL;
+    errno = 0;
+    unsigned long long v = strtoull(value, &end, 10);
+    if (value[0] < '0' || value[0] > '9' || *end || errno == ERANGE)
+        return fail(err, "%s: '%s' is no whole number (-1: draw one)", who, value);
+    *to = v;
+    return true;
+}
+
+bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err)
+{
+    switch (f->type) {
+    case FLAG_TEXT: *(const char **)f->to = value; return true;
+    case FLAG_INT:
+    case FLAG_FLOAT: return read_number(f, who, value, err);
+    case FLAG_SEED: return read_seed(f, who, value, err);
+    case FLAG_CHOICE: return read_choice(f, who, value, err);
+    case FLAG_SWITCH: *(bool *)f->to = true; return true;
+    case FLAG_GROUP: break;
+    }
+    return fail(err, "%s takes no value", who);
+}
+
+void flag_print(const struct flag *f, char *out, uint64_t size)
+{
+    switch (f->type) {
+    case FLAG_INT: snprintf(out, (size_t)size, "%d", *(int32_t *)f->to); break;
+    case FLAG_FLOAT: snprintf(out, (size_t)size, "%g", (double)*(float *)f->to); break;
+    case FLAG_SEED: snprintf(out, (size_t)size, "%llu", (unsigned long long)*(uint64_t *)f->to); break;
+    default: snprintf(out, (size_t)size, "-"); break;
+    }
+}
+
+/* ---- the command line --------------------------------------------------------------------------- */
+
+static bool read_all(const struct program *p, int argc, char **argv, struct err *err)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        size_t len = strncmp(arg, "--", 2) == 0 ? strcspn(arg, "=") : strlen(arg);
+        const char *value = arg[len] ? arg + len + 1 : NULL;
+        if (arg[0] != '-')
+            return fail(err, "unexpected argument '%s'", arg);
+        const struct flag *f = find(p, arg, len);
+        if (!f)
+            return fail(err, "unknown flag '%.*s'", (int)len, arg);
+        char who[64];
+        snprintf(who, sizeof who, "%.*s", (int)len, arg);
+        if (f->type == FLAG_SWITCH && value)
+            return fail(err, "%s takes no value", who);
+        if (f->type != FLAG_SWITCH && !value) {
+            if (i + 1 >= argc)
+                return fail(err, "%s needs a value: %s", who, f->arg);
+            value = argv[++i];
+        }
+        if (!flag_value(f, who, value, err))
+            return false;
+    }
+    return true;
+}
+
+static void help_rows(const struct flag *flag, uint32_t n)
+{
+    for (const struct flag *f = flag; f < flag + n; f++) {
+        if (f->type == FLAG_GROUP) {
+            printf("\n%s\n", f->names);
+            continue;
+        }
+        char left[96];
+        size_t w = 0;
+        for (const char *c = f->names; *c && w + 3 < sizeof left; c++) {
+            if (*c == ' ')
+                left[w++] = ',';
+            left[w++] = *c;
+        }
+        left[w] = 0;
+        if (f->arg)
+            snprintf(left + w, sizeof left - w, " %s", f->arg);
+        printf("  %-33s ", left);
+        for (const char *line = f->help;;) {
+            size_t len = strcspn(line, "\n");
+            printf("%.*s\n", (int)len, line);
+            if (!line[len])
+                break;
+            line += len + 1;
+            printf("%36s", "");
+        }
+    }
+}
+
+bool flags_read(const struct program *p, int argc, char **argv, int *rc)
+{
+    struct err err = { 0 };
+    ui.program = p->name;
+    if (!read_all(p, argc, argv, &err)) {
+        *rc = usage_error(p, "%s", err.msg);
+        return false;
+    }
+    if (want_help) {
+        printf("usage: %s %s\n\n%s\n", p->name, p->usage, p->about);
+        help_rows(p->flag, p->n_flag);
+        help_rows(common_flags, ARRAY_LEN(common_flags));
+        puts("\nExit codes: 0 done, 1 failed, 2 bad flags, 130 interrupted.");
+    } else if (want_version) {
+        printf("%s %s\n", p->name, HLM_VERSION);
+    } else {
+        *rc = RC_FAILED;
+        if (!ui_start(p->name))
+            return false;
+        if (!want_devices)
+            return true;
+        *rc = ui_end(ui_list_devices());
+        return false;
+    }
+    *rc = fflush(stdout) == 0 ? RC_OK : RC_FAILED;
+    return false;
+}
+
+void flags_again(const struct program *p, int argc, char **argv)
+{
+    struct err err = { 0 };
+    bool ok = read_all(p, argc, argv, &err);
+    HLM_ASSERT(ok);             /* the same words were read before */
+}
+
+int usage_error(const struct program *p, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fprintf(stderr, "%s: ", p->name);
+    vfprintf(stderr, fmt, ap);
+    fprintf(stderr, "\nusage: %s %s\n", p->name, p->usage);
+    va_end(ap);
+    return RC_USAGE;
+}

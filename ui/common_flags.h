@@ -1,0 +1,45 @@
+/* common_flags: a program's command line from one table, which also is its --help and the list behind /set. */
+#pragma once
+#include "../engine/base.h"
+
+enum flag_type {
+    FLAG_GROUP,                 /* no flag: a heading of --help; its title is in names */
+    FLAG_SWITCH,                /* bool: set to true */
+    FLAG_TEXT,                  /* const char *: points into argv */
+    FLAG_INT,                   /* int32_t, min..max */
+    FLAG_FLOAT,                 /* float, min..max */
+    FLAG_SEED,                  /* uint64_t; -1 draws one */
+    FLAG_CHOICE,                /* int: index of the word in arg, "f16|f32" */
+};
+
+struct flag {
+    enum flag_type type;
+    const char *names;          /* separated by spaces, all with their dashes: "-n --predict" */
+    const char *arg;            /* how --help calls the value */
+    void *to;
+    double min, max;
+    const char *help;           /* further lines after a newline */
+};
+
+struct program {
+    const char *name;
+    const char *usage;          /* what follows the name in the usage line */
+    const char *about;          /* a few lines for --help */
+    const struct flag *flag;
+    uint32_t n_flag;
+};
+
+/* Reads the command line, the flags that all programs share included, and calls ui_start. False when the
+ * program is to leave with *rc: --help, --version and --list-devices are done, a bad flag is reported. */
+bool flags_read(const struct program *p, int argc, char **argv, int *rc);
+/* Reads it once more, for values that stand over defaults known only by now. Cannot fail. */
+void flags_again(const struct program *p, int argc, char **argv);
+
+/* The flag called `--name`, an underscore counting as a dash; NULL if there is none. */
+const struct flag *flag_named(const struct program *p, const char *name);
+/* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on failure. */
+bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err);
+void flag_print(const struct flag *f, char *out, uint64_t size);        /* its present value */
+
+/* "hlm-chat: what is wrong" and the usage line on standard error. Returns RC_USAGE. */
+int usage_error(const struct program *p, const char *fmt, ...) HLM_PRINTF(2, 3);

@@ -1,0 +1,390 @@
+/* hlm-eval: what a model computes, in files and lines - logits, hidden states, greedy ids, token ids,
+ * prompts. The tool for tests and for judging. --tokenize and --chat open no device.
+ *
+ * Ids are read by one list of pieces (--split, --decode-from), whatever is asked for: so every answer can
+ * be had over every way of reading. Results are streamed to a file beside their target and renamed. */
+#define _POSIX_C_SOURCE 200809L
+#include "common.h"
+#include "common_flags.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static struct {
+    const char *model, *ids, *logits, *hidden, *split, *chat, *format;
+    int32_t decode_from, greedy, n_ctx;
+    int kv;
+    bool tokenize, no_think, fast;
+} o = { .decode_from = -1, .greedy = -1, .kv = 1 };
+
+static const struct flag flags[] = {
+    { FLAG_GROUP, "Ids through the model", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
+    { FLAG_TEXT, "--ids", "FILE", &o.ids, 0, 0, "decimal token ids separated by white space" },
+    { FLAG_TEXT, "--logits", "OUT", &o.logits, 0, 0, "float32 little-endian [n_tok][n_vocab]" },
+    { FLAG_TEXT, "--hidden", "OUT", &o.hidden, 0, 0,
+      "float32 [n_layer+2][n_tok][n_embd]: embeddings, the output\nof every layer, final norm" },
+    { FLAG_INT, "--greedy", "N", &o.greedy, 0, 1 << 24,
+      "print N ids on one line: the largest logit each time,\nnothing masked, no stop" },
+    { FLAG_INT, "--decode-from", "N", &o.decode_from, 0, INT32_MAX,
+      "the first N ids by prefill, each later one by decode" },
+    { FLAG_TEXT, "--split", "A,B,...", &o.split, 0, 0,
+      "prefill in pieces of A, B, ... ids; the rest is one more" },
+    { FLAG_SWITCH, "--fast", NULL, &o.fast, 0, 0, "the paths that hlm-chat takes, not those in f32 only" },
+    { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f32)" },
+    { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX, "tokens of context; 0: what the ids need" },
+
+    { FLAG_GROUP, "Text, without a device", 0, 0, 0, 0, 0 },
+    { FLAG_SWITCH, "--tokenize", NULL, &o.tokenize, 0, 0,
+      "for each JSON string, one a line of standard input,\na line of its ids; special tokens are parsed" },
+    { FLAG_TEXT, "--chat", "FILE", &o.chat, 0, 0,
+      "print the prompt of a JSON array of {role, content},\nwith the generation prompt" },
+    { FLAG_SWITCH, "--no-think", NULL, &o.no_think, 0, 0, "... that asks for no reasoning" },
+    { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
+      "chatml, qwen3 or qwen35, against the file's own template" },
+};
+
+static const struct program program = {
+    .name = "hlm-eval",
+    .usage = "-m MODEL.gguf (--ids FILE [--logits OUT] [--hidden OUT] [--greedy N] | --tokenize | "
+             "--chat FILE) [flags]",
+    .about = "What a model computes: logits, hidden states, greedy ids, token ids, prompts.",
+    .flag = flags,
+    .n_flag = ARRAY_LEN(flags),
+};
+
+/* ---- text --------------------------------------------------------------------------------------- */
+
+static bool tokenize(const struct gguf *g, struct err *err)
+{
+    struct tok *t = tok_create(g, err);
+    struct tok_ids ids = { 0 };
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n = 0;
+    bool ok = t != NULL;
+    for (uint64_t i = 1; ok && !ui_interrupted() && (n = getline(&line, &cap, stdin)) >= 0; i++) {
+        json_error_t e;
+        json_t *s = json_loadb(line, (size_t)n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+        ids.n = 0;
+        if (!json_is_string(s))
+            ok = fail(err, "standard input: line %llu is not a JSON string%s%s", (unsigned long long)i,
+                      s ? "" : ": ", s ? "" : e.text);
+        else
+            ok = tok_encode_text(t, json_string_value(s), json_string_length(s), true, &ids, err);
+        json_decref(s);
+        for (uint32_t k = 0; ok && k < ids.n; k++)
+            printf("%s%d", k ? " " : "", ids.id[k]);
+        if (ok)
+            putchar('\n');
+    }
+    if (ok && ferror(stdin) && !ui_interrupted())
+        ok = fail(err, "standard input: %s", strerror(errno));
+    free(line);
+    tok_ids_free(&ids);
+    tok_destroy(t);
+    return ok;
+}
+
+static bool print_prompt(const struct gguf *g, struct err *err)
+{
+    uint64_t len;
+    uint32_t n = 0;
+    bool exact = true;
+    struct chat_prompt p = { 0 };
+    struct chat_format format = chat_detect(g, &exact);
+    if (o.format)
+        chat_by_name(o.format, &format);        /* main has seen that there is one */
+    else if (!exact)
+        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using ChatML "
+                          "(--chat-format chooses)", gguf_path(g));
+    char *json = file_read(o.chat, 1u << 28, &len, err);
+    struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, err) : NULL;
+    bool ok = msg && chat_render(&format, msg, n, true, !o.no_think, &p, err);
+    if (ok)
+        fwrite(p.text, 1, (size_t)p.len, stdout);
+    chat_prompt_free(&p);
+    for (uint32_t i = 0; i < n; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+    free(json);
+    return ok;
+}
+
+/* ---- files of floats ---------------------------------------------------------------------------- */
+
+/* Written beside its target and renamed at the end; what is no plain file (/dev/null) is written in place. */
+struct out {
+    const char *path;
+    char *beside;               /* NULL: in place */
+    FILE *f;
+};
+
+static bool out_open(struct out *f, const char *path, struct err *err)
+{
+    struct stat st;
+    f->path = path;
+    if (stat(path, &st) != 0 || S_ISREG(st.st_mode)) {
+        size_t n = strlen(path) + 32;
+        if (!(f->beside = mem_alloc(n, 1)))
+            return fail(err, "%s: out of memory", path);
+        snprintf(f->beside, n, "%s.%ld.part", path, (long)getpid());
+    }
+    f->f = fopen(f->beside ? f->beside : path, "wb");
+    return f->f || fail(err, "%s: %s", path, strerror(errno));
+}
+
+/* n floats at float number `at`. The platform is little-endian, as GGUF is (file.c asserts it). */
+static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, struct err *err)
+{
+    if ((ftello(f->f) == (off_t)(at * sizeof *v) || fseeko(f->f, (off_t)(at * sizeof *v), SEEK_SET) == 0) &&
+        fwrite(v, sizeof *v, (size_t)n, f->f) == n)
+        return true;
+    return fail(err, "%s: %s", f->path, strerror(errno));
+}
+
+static bool out_close(struct out *f, bool keep, struct err *err)
+{
+    bool ok = f->f != NULL;
+    if (f->f && fclose(f->f) != 0 && keep)
+        ok = fail(err, "%s: %s", f->path, strerror(errno));
+    if (ok && keep && f->beside && rename(f->beside, f->path) != 0)
+        ok = fail(err, "%s: %s", f->path, strerror(errno));
+    if (f->beside && !(ok && keep))
+        unlink(f->beside);
+    free(f->beside);
+    *f = (struct out){ 0 };
+    return ok;
+}
+
+/* ---- ids ---------------------------------------------------------------------------------------- */
+
+struct id_list {
+    int32_t *id;
+    uint32_t *line;             /* where it stands, for messages */
+    uint32_t n;
+};
+
+static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+static bool read_ids(struct id_list *l, struct err *err)
+{
+    uint64_t len, cap = 0;
+    uint32_t line = 1;
+    char *text = file_read(o.ids, 1u << 30, &len, err);
+    bool ok = text != NULL;
+    for (char *p = text; ok;) {
+        while (p < text + len && is_space(*p))
+            line += *p++ == '\n';
+        if (p == text + len)
+            break;
+        char *end = p;
+        int64_t v = 0;
+        for (; *end >= '0' && *end <= '9' && v <= INT32_MAX; end++)
+            v = 10 * v + (*end - '0');
+        if (end == p || v > INT32_MAX || (end < text + len && !is_space(*end))) {
+            int n_word = (int)strcspn(p, " \t\r\n\f\v");
+            ok = fail(err, "%s: line %u: '%.*s' is no token id", o.ids, line,
+                      n_word < 32 ? n_word : 32, p);
+            break;
+        }
+        if (l->n == cap) {
+            cap = 2 * cap + 1024;
+            int32_t *id = mem_grow(l->id, cap, sizeof *id);
+            l->id = id ? id : l->id;
+            uint32_t *at = mem_grow(l->line, cap, sizeof *at);
+            l->line = at ? at : l->line;
+            if (!id || !at || cap > INT32_MAX) {
+                ok = fail(err, "%s: too many ids", o.ids);
+                break;
+            }
+        }
+        l->id[l->n] = (int32_t)v;
+        l->line[l->n++] = line;
+        p = end;
+    }
+    free(text);
+    return ok && (l->n || fail(err, "%s: there is no id in it", o.ids));
+}
+
+/* Where the pieces end. The decoded ids are pieces of one. */
+struct pieces { uint32_t *end, n; };
+
+static bool make_pieces(struct pieces *p, uint32_t n_ids, struct err *err)
+{
+    uint32_t n_prefill = o.decode_from < 0 ? n_ids : (uint32_t)o.decode_from, at = 0;
+    if (n_prefill > n_ids)
+        return fail(err, "--decode-from %d: there are only %u ids", o.decode_from, n_ids);
+    if (!(p->end = mem_alloc((uint64_t)n_ids + 1, sizeof *p->end)))
+        return fail(err, "out of memory for the pieces");
+    for (const char *s = o.split ? o.split : ""; *s;) {
+        char *end;
+        errno = 0;
+        unsigned long long n = strtoull(s, &end, 10);
+        if (*s < '0' || *s > '9' || (*end && *end != ',') || (*end == ',' && !end[1]) || n == 0 || errno)
+            return fail(err, "--split: '%s' is no list of positive numbers", o.split);
+        if (n > n_prefill - at)
+            return fail(err, "--split: the pieces have more than the %u ids to prefill", n_prefill);
+        p->end[p->n++] = at += (uint32_t)n;
+        s = *end ? end + 1 : end;
+    }
+    if (at < n_prefill)
+        p->end[p->n++] = at = n_prefill;
+    while (at < n_ids)
+        p->end[p->n++] = ++at;
+    return true;
+}
+
+/* ---- the model ---------------------------------------------------------------------------------- */
+
+#define MAX_ROWS_BYTES (256u << 20)     /* logits held at once: a longer piece is read in several calls */
+
+static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const struct pieces *p, struct err *err)
+{
+    struct hlm_info info = hlm_get_info(m);
+    struct out logits = { 0 }, hidden = { 0 };
+    uint64_t n_row = info.n_vocab, n_embd = info.n_embd, n_hidden = info.n_layer + 2;
+    uint64_t per_tok = ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0)) * sizeof(float);
+    uint32_t longest = 1, most = per_tok ? (uint32_t)max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
+    struct bar bar = { .what = "reading" };
+    float *row = NULL, *state = NULL;
+    for (uint32_t i = 0, at = 0; i < p->n; at = p->end[i++])
+        longest = max_u32(longest, min_u32(most, p->end[i] - at));
+    bool ok = (!o.logits || ((row = mem_alloc(longest, n_row * sizeof *row)) && out_open(&logits, o.logits, err))) &&
+              (!o.hidden || ((state = mem_alloc(longest, n_hidden * n_embd * sizeof *state)) &&
+                             out_open(&hidden, o.hidden, err)));
+    if (!ok)
+        fail(err, "out of memory for %u rows of results", longest);
+
+    for (uint32_t i = 0, at = 0; ok && i < p->n;) {
+        uint32_t n = min_u32(most, p->end[i] - at);
+        ok = hlm_session_eval(s, l->id + at, n, row, state, err) &&
+             (!row || out_write(&logits, at * n_row, row, n * n_row, err));
+        for (uint64_t k = 0; ok && state && k < n_hidden; k++)
+            ok = out_write(&hidden, (k * l->n + at) * n_embd, state + k * n * n_embd, n * n_embd, err);
+        at += n;
+        i += at == p->end[i];
+        ok = ok && bar_progress(&bar, at, l->n);
+    }
+    bar_clear();
+    ok = (!o.logits || out_close(&logits, ok, err)) && ok;
+    ok = (!o.hidden || out_close(&hidden, ok, err)) && ok;
+    free(row);
+    free(state);
+    return ok;
+}
+
+static bool print_greedy(hlm_session *s, struct err *err)
+{
+    struct hlm_sampling greedy = { .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true };
+    struct bar bar = { .what = "deciding" };
+    for (int32_t i = 0; i < o.greedy; i++) {
+        int32_t id;
+        if (!hlm_session_next(s, &greedy, &id, err))
+            return false;
+        printf("%s%d", i ? " " : "", id);
+        if (!bar_progress(&bar, (uint64_t)i, (uint64_t)o.greedy))
+            return false;
+    }
+    putchar('\n');
+    return true;
+}
+
+static int eval_ids(const struct id_list *l, const struct pieces *p, struct err *err)
+{
+    uint64_t need = l->n + (o.greedy > 0 ? (uint64_t)o.greedy : 0);
+    if (o.n_ctx && (uint64_t)o.n_ctx < need)
+        return usage_error(&program, "-c %d: these ids need %llu", o.n_ctx, (unsigned long long)need);
+    int rc = RC_FAILED;
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast }, &rc);
+    if (!m)
+        return rc;
+    struct hlm_session_params params = {
+        .n_ctx = o.n_ctx ? (uint32_t)o.n_ctx : (uint32_t)need,
+        .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16,
+        .keep_logits = o.logits != NULL,
+        .keep_hidden = o.hidden != NULL,
+    };
+    hlm_session *s = NULL;
+    uint32_t n_vocab = hlm_get_info(m).n_vocab;
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < l->n; i++)
+        ok = (uint32_t)l->id[i] < n_vocab || fail(err, "%s: line %u: id %d is outside of the vocabulary of %u",
+                                                  o.ids, l->line[i], l->id[i], n_vocab);
+    ok = ok && (s = hlm_session_create(m, &params, err)) && read_pieces(m, s, l, p, err) &&
+         (o.greedy < 0 || print_greedy(s, err));
+    if (s) {
+        struct hlm_stats t = hlm_session_stats(s);
+        ui_note("[read %llu tokens in %.2f s, made %llu in %.2f s]", (unsigned long long)t.n_read, t.read_s,
+                (unsigned long long)t.n_gen, t.gen_s);
+        ui_event("eval", "{s:I, s:f, s:I, s:f, s:I, s:I}", "read", (json_int_t)t.n_read, "read_s", t.read_s,
+                 "generated", (json_int_t)t.n_gen, "gen_s", t.gen_s, "submissions", (json_int_t)t.n_submit,
+                 "recordings", (json_int_t)t.n_record);
+    }
+    hlm_session_destroy(s);
+    hlm_close(m);
+    return ok ? RC_OK : RC_FAILED;
+}
+
+/* ---- start -------------------------------------------------------------------------------------- */
+
+static int run_ids(struct err *err)
+{
+    struct id_list l = { 0 };
+    struct pieces p = { 0 };
+    int rc = RC_FAILED;
+    if (read_ids(&l, err)) {
+        if (make_pieces(&p, l.n, err))
+            rc = eval_ids(&l, &p, err);
+        else
+            rc = RC_USAGE;
+    }
+    free(l.id);
+    free(l.line);
+    free(p.end);
+    return rc;
+}
+
+static int run_text(struct err *err)
+{
+    struct gguf *g = gguf_open(o.model, err);
+    bool ok = g && (o.tokenize ? tokenize(g, err) : print_prompt(g, err));
+    gguf_close(g);
+    return ok ? RC_OK : RC_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct err err = { 0 };
+    struct chat_format format;
+    int rc;
+    if (!flags_read(&program, argc, argv, &rc))
+        return rc;
+    bool results = o.logits || o.hidden || o.greedy >= 0;
+    if (!o.model)
+        return usage_error(&program, "no model: -m FILE");
+    if ((o.ids != NULL) + o.tokenize + (o.chat != NULL) != 1)
+        return usage_error(&program, "one of --ids, --tokenize and --chat says what to do");
+    if (o.ids && !results)
+        return usage_error(&program, "--ids needs --logits, --hidden or --greedy");
+    if (!o.ids && (results || o.split || o.decode_from >= 0))
+        return usage_error(&program, "--logits, --hidden, --greedy, --split and --decode-from go with --ids");
+    if (!o.chat && (o.no_think || o.format))
+        return usage_error(&program, "--no-think and --chat-format go with --chat");
+    if (o.format && !chat_by_name(o.format, &format))
+        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35", o.format);
+
+    rc = o.ids ? run_ids(&err) : run_text(&err);
+    if (rc == RC_USAGE && err.set)
+        usage_error(&program, "%s", err.msg);
+    else if (err.set)
+        ui_error("%s", err.msg);
+    if (rc == RC_FAILED && !err.set && ui_interrupted())
+        rc = RC_INTERRUPTED;
+    return ui_end(rc);
+}
