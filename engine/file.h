@@ -1,16 +1,16 @@
 /* file: a GGUF file as a read-only value - its metadata, its tensor directory, its mapped bytes.
  *
- * Nothing here knows a GPU or an architecture. The file is untrusted: every count, offset and size is
- * checked before it is used, so that a caller may read data[0 .. n_bytes) of any tensor it is handed.
- * Format: GGUF versions 2 and 3, little-endian. */
+ * Nothing here knows a GPU or an architecture. The file is untrusted: every count, offset and size
+ * is checked before it is used, so that a caller may read data[0 .. n_bytes) of any tensor it is
+ * handed. Format: GGUF versions 2 and 3, little-endian. */
 #pragma once
 #include "dtype.h"
 
 struct gguf;                    /* one open file; immutable, may be read from several threads */
 
 enum gguf_type { /* metadata value types, GGUF's own numbers */
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
-    GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPE_COUNT
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING,
+    GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPE_COUNT
 };
 
 struct gguf_tensor {
@@ -36,37 +36,45 @@ struct str { const char *p; uint64_t n; };      /* bytes inside the mapping, not
 /* Opens, maps and checks a whole file. NULL with a reason: one line that names the file, the key or
  * tensor, what was found and what was expected. A file without tensors (a vocabulary) is valid. */
 struct gguf *gguf_open(const char *path, struct err *err);
-/* The same over bytes in memory that outlive the result; name is used in messages. For fuzzing and tests. */
+/* The same over bytes in memory that outlive the result; name is for messages. */
 struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, struct err *err);
 void gguf_close(struct gguf *g);                /* takes NULL */
 
+/* Lookups by name are O(1); NULL: there is none. */
 const char *gguf_path(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g);
 uint64_t gguf_n_tensor(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i);
-const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name);     /* NULL: not there. O(1) */
+const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name);
 uint64_t gguf_n_kv(const struct gguf *g);
 const struct gguf_kv *gguf_kv_at(const struct gguf *g, uint64_t i);
-const struct gguf_kv *gguf_kv(const struct gguf *g, const char *key);              /* NULL: not there. O(1) */
+const struct gguf_kv *gguf_kv(const struct gguf *g, const char *key);
 
-/* Typed readers. A missing key leaves *v as it was and returns true, unless `required`; a key of the
- * wrong type or out of range is an error that names file, key, found and expected. Integers are read
- * from any integer type; floats from F32 and F64; bool from BOOL. */
+/* Typed readers. A missing key leaves *v as it was and returns true, unless REQUIRED. A key of the
+ * wrong type or out of range is an error that names file, key, found and expected. Integers are
+ * read from any integer type; floats from F32 and F64; bool from BOOL. */
 enum gguf_need { OPTIONAL, REQUIRED };
-bool gguf_u32(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v, struct err *err);
-bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float *v, struct err *err);
-bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v, struct err *err);
-bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct str *v, struct err *err);
+bool gguf_u32(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
+              struct err *err);
+bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float *v,
+              struct err *err);
+bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
+               struct err *err);
+bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct str *v,
+              struct err *err);
 
-/* Scalar-or-array keys: fills v[0..n). A scalar fills every entry; an array must have exactly n. */
-bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v, uint64_t n, struct err *err);
-bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v, uint64_t n, struct err *err);
+/* Scalar-or-array keys: fills v[0..n). A scalar fills every entry, an array must have exactly n. On
+ * failure v may be half filled. */
+bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
+                   uint64_t n, struct err *err);
+bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
+                    uint64_t n, struct err *err);
 
-/* Strings of a string array, in order: start with it.p = kv->data, it.left = kv->n. False at the end. */
+/* Strings of a string array, in order: start with { kv->data, kv->n }. False at the end. */
 struct gguf_str_iter { const uint8_t *p; uint64_t left; };
 bool gguf_next_str(struct gguf_str_iter *it, struct str *s);
 
-/* Writes `n` bytes beside path and renames: the target is either the old file or the whole new one. */
+/* Writes n bytes beside path and renames: the target is the old file or the whole new one. */
 bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct err *err);
-/* Reads a whole file (at most max bytes) into fresh memory with a NUL behind it; NULL with a reason. */
+/* Reads a whole file (at most max bytes) into fresh memory, a NUL behind it; NULL with a reason. */
 char *file_read(const char *path, uint64_t max, uint64_t *n, struct err *err);

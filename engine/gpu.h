@@ -40,6 +40,7 @@ struct gpu_params {
     bool profile;           /* time stamps around every dispatch */
     bool test_staging;      /* for tests: not unified even where the device is */
     uint64_t test_max_alloc;    /* for tests: a smaller caps.max_alloc */
+    uint64_t test_max_range;    /* for tests: a smaller caps.max_range */
 };
 
 struct gpu;
@@ -85,7 +86,7 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
 
 struct cmd;
 
-#define MAX_SPEC 10     /* specialization constants 0..9; constant 0 is the workgroup size */
+#define MAX_SPEC 10     /* specialization constants; 0 is the workgroup size, 9 belongs to cmd_dispatch */
 struct spec { uint32_t v[MAX_SPEC]; };
 struct grid { uint32_t x, y, z; };      /* workgroups; the large dimension belongs in x */
 struct use { tensor t; bool write, read; };

@@ -114,6 +114,18 @@ static bool conflict(const struct range *a, const struct range *b)
            b->offset < a->offset + a->bytes && !columns_apart(a, b);
 }
 
+/* Each arena once: a submission tells them all when it will be done. */
+static bool note_arena(struct cmd *c, struct arena *a)
+{
+    for (uint32_t i = 0; i < c->n_arena; i++)
+        if (c->arena[i] == a)
+            return true;
+    if (!grow(c, &c->arena, c->n_arena, 1, &c->cap_arena, sizeof *c->arena))
+        return false;
+    c->arena[c->n_arena++] = a;
+    return true;
+}
+
 /* Adds the uses of the entry that is about to be appended; it needs a barrier if one of them
  * conflicts with a use since the last barrier. */
 static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint32_t n,
@@ -135,14 +147,8 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
         for (uint32_t k = c->fresh; k < c->n_use && !e->barrier; k++)
             e->barrier = conflict(&c->use[k], &r);
         c->use[c->n_use + i] = r;
-        uint32_t seen = 0;
-        while (seen < c->n_arena && c->arena[seen] != r.arena)
-            seen++;
-        if (seen == c->n_arena) {
-            if (!grow(c, &c->arena, c->n_arena, 1, &c->cap_arena, sizeof *c->arena))
-                return false;
-            c->arena[c->n_arena++] = r.arena;
-        }
+        if (!note_arena(c, r.arena))
+            return false;
     }
     if (e->barrier) {
         c->n_barrier++;
@@ -199,6 +205,8 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     if (!dispatch_fits(c, &kernel_table[k], grid, &spec, use, n_use) ||
         !grow(c, &c->push, c->n_push, (uint32_t)n_push, &c->cap_push, 1))
         return;
+    /* Elsewhere a driver may split a workgroup into subgroups smaller than it reports. */
+    spec.v[MAX_SPEC - 1] = c->g->caps.kind == GPU_CPU && spec.v[0] <= c->g->caps.subgroup;
     struct entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
     for (uint32_t i = 0; i < n_use; i++)
         bytes[i] = whole_words(tensor_bytes(use[i].t));
@@ -383,14 +391,8 @@ static double limit_flop(const struct cmd *c)
 static bool cut(struct cmd *c, struct err *err)
 {
     struct gpu *g = c->g;
-    double limit = limit_flop(c), flop = 0;
-    uint32_t n = 1;
-    for (uint32_t i = 0; i < c->n_entry; i++) {
-        if (flop > 0 && flop + c->entry[i].flop > limit)
-            n++, flop = 0;
-        flop += c->entry[i].flop;
-    }
-    if (!(c->piece = mem_alloc(n, sizeof *c->piece)))
+    double limit = limit_flop(c);
+    if (!(c->piece = mem_alloc((uint64_t)c->n_entry + 1, sizeof *c->piece)))
         return fail(err, "%s: out of host memory", c->name);
     c->n_piece = 1;
     for (uint32_t i = 0; i < c->n_entry; i++) {

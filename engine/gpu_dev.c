@@ -550,6 +550,8 @@ struct gpu *gpu_open(const struct gpu_params *params, struct err *err)
         g->caps.unified = false;
     if (params->test_max_alloc)
         g->caps.max_alloc = min_u64(g->caps.max_alloc, align_up(params->test_max_alloc, 65536));
+    if (params->test_max_range)
+        g->caps.max_range = min_u64(g->caps.max_range, params->test_max_range);
     /* Before anything was timed: what the slowest machines with a watchdog manage, and a CPU. */
     g->flop_s = g->caps.kind == GPU_CPU ? 5e9 : g->caps.kind == GPU_DISCRETE ? 4e11 : 1e11;
     if (!device_open(g, p, err) || !pipes_open(g, params->cache_dir, err) || !copy_open(g, err))

@@ -32,19 +32,22 @@ void main()
 
     for (uint b = lane(); b < n_block; b += WG) {
         vec4 v[COLS * 8];
-        [[unroll]] for (uint c = 0; c < COLS; c++)
+        float v_sum[COLS];
+        [[unroll]] for (uint c = 0; c < COLS; c++) {
+            v_sum[c] = 0.0;
             [[unroll]] for (uint i = 0; i < 8; i++) {
                 uint k = 32 * b + 4 * i;
                 v[c * 8 + i] = load_x(min(tok0 + c, p.n_tok - 1), k);
                 if (NORM != 0 && k < p.n_in)
                     v[c * 8 + i] *= norm_w[k / 4] * scale[c];
+                if (HAS_MIN)
+                    v_sum[c] += sum4(v[c * 8 + i]);
             }
+        }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            vec4 w[8];
-            weight_block(min(row0 + r, p.n_out - 1) * p.row_q, n_block, b, w);
+            quants w = weight_quants(min(row0 + r, p.n_out - 1) * p.row_q, n_block, b);
             [[unroll]] for (uint c = 0; c < COLS; c++)
-                [[unroll]] for (uint i = 0; i < 8; i++)
-                    acc[r * COLS + c] += dot(w[i], v[c * 8 + i]);
+                acc[r * COLS + c] += WEIGHT_DOT(w, v, c * 8, v_sum[c]);
         }
     }
     [[unroll]] for (uint r = 0; r < ROWS; r++)

@@ -26,3 +26,5 @@ void store_y(uint t, uint r, float v)
     }
     y[t * p.y_stride + p.y_col + r] = v;
 }
+
+float sum4(vec4 v) { return v.x + v.y + v.z + v.w; }

@@ -19,15 +19,19 @@ void main()
 
     for (uint b = 0; b < n_block; b++) {
         vec4 v[TOKS * 8];
-        [[unroll]] for (uint c = 0; c < TOKS; c++)
-            [[unroll]] for (uint i = 0; i < 8; i++)
+        float v_sum[TOKS];
+        [[unroll]] for (uint c = 0; c < TOKS; c++) {
+            v_sum[c] = 0.0;
+            [[unroll]] for (uint i = 0; i < 8; i++) {
                 v[c * 8 + i] = load_x(min(tok0 + c * WG, p.n_tok - 1), 32 * b + 4 * i);
+                if (HAS_MIN)
+                    v_sum[c] += sum4(v[c * 8 + i]);
+            }
+        }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            vec4 w[8];
-            weight_block(min(row0 + r, p.n_out - 1) * p.row_q, n_block, b, w);
+            quants w = weight_quants(min(row0 + r, p.n_out - 1) * p.row_q, n_block, b);
             [[unroll]] for (uint c = 0; c < TOKS; c++)
-                [[unroll]] for (uint i = 0; i < 8; i++)
-                    acc[r * TOKS + c] += dot(w[i], v[c * 8 + i]);
+                acc[r * TOKS + c] += WEIGHT_DOT(w, v, c * 8, v_sum[c]);
         }
     }
     [[unroll]] for (uint r = 0; r < ROWS; r++)

@@ -1,12 +1,13 @@
-#version 460
-// y[i] = a x[i] + y[i] + constant 1: what the tests of the GPU layer run. Order and ranges show in the result.
+#version 450
+// test_axpy: y[i] = a x[i] + y[i] + constant 1, for the tests of the GPU layer: order and ranges show
+// in the result.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(constant_id = 1) const uint bias = 0;
 layout(push_constant) uniform Push { push_test_axpy p; };
-layout(set = 0, binding = 0) buffer Y { float y[]; };
-layout(set = 0, binding = 1) readonly buffer X { float x[]; };
+layout(binding = 0) buffer Y { float y[]; };
+layout(binding = 1) readonly buffer X { float x[]; };
 
 void main()
 {

@@ -49,90 +49,110 @@ vec2 k_scale(uvec4 head, uint g)
     return unpackHalf2x16(head.x) * vec2(s, m);
 }
 
-// Block b (of n_block) of the row that starts at 16-byte word `row`: 32 weights, w[i] = elements 4i .. 4i+3.
-void weight_block(uint row, uint n_block, uint b, out vec4 w[8])
+// A block of 32 weights as quants and what turns them into weights: weight i of the lower half is d.x q + m, of
+// the upper half d.y q + m. A product takes the scales once a block instead of once a weight.
+struct quants { vec4 q[8]; vec2 d; float m; };
+
+const bool HAS_MIN = W_TYPE == T_Q4_0 || W_TYPE == T_Q4_1 || W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1 || W_TYPE == T_Q4_K ||
+                     W_TYPE == T_Q5_K;
+
+// Block b (of n_block) of the row that starts at 16-byte word `row`; q[i] = elements 4i .. 4i+3.
+quants weight_quants(uint row, uint n_block, uint b)
 {
+    quants w;
+    w.d = vec2(1.0);
+    w.m = 0.0;
     if (W_TYPE == T_F32) {
         [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = uintBitsToFloat(w_quad[row + 8u * b + i]);
-        return;
-    }
-    if (W_TYPE == T_F16 || W_TYPE == T_BF16) {
+            w.q[i] = uintBitsToFloat(w_quad[row + 8u * b + i]);
+    } else if (W_TYPE == T_F16 || W_TYPE == T_BF16) {
         [[unroll]] for (uint i = 0; i < 4; i++) {
             uvec4 h = w_quad[row + 4u * b + i];
             if (W_TYPE == T_F16) {
-                w[2 * i] = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
-                w[2 * i + 1] = vec4(unpackHalf2x16(h.z), unpackHalf2x16(h.w));
+                w.q[2 * i] = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
+                w.q[2 * i + 1] = vec4(unpackHalf2x16(h.z), unpackHalf2x16(h.w));
             } else {
-                w[2 * i] = uintBitsToFloat(uvec4(h.x << 16, h.x & 0xffff0000u, h.y << 16, h.y & 0xffff0000u));
-                w[2 * i + 1] = uintBitsToFloat(uvec4(h.z << 16, h.z & 0xffff0000u, h.w << 16, h.w & 0xffff0000u));
+                w.q[2 * i] = uintBitsToFloat(uvec4(h.x << 16, h.x & 0xffff0000u, h.y << 16, h.y & 0xffff0000u));
+                w.q[2 * i + 1] = uintBitsToFloat(uvec4(h.z << 16, h.z & 0xffff0000u, h.w << 16, h.w & 0xffff0000u));
             }
         }
-        return;
-    }
-    if (W_TYPE == T_Q8_0) {
+    } else if (W_TYPE == T_Q8_0) {
         uvec4 q0 = w_quad[row + 2u * b], q1 = w_quad[row + 2u * b + 1u];
-        float d = half_at(4u * row + 8u * n_block, b);
+        w.d = vec2(half_at(4u * row + 8u * n_block, b));
         [[unroll]] for (uint i = 0; i < 4; i++) {
-            w[i] = d * s8x4(q0[i]);
-            w[4 + i] = d * s8x4(q1[i]);
+            w.q[i] = s8x4(q0[i]);
+            w.q[4 + i] = s8x4(q1[i]);
         }
-        return;
-    }
-    // What is left has 4-bit quants: byte i of the block's 16 holds element i (low) and element 16 + i (high).
-    uvec4 q = w_quad[row + b];
-    uint aux = 4u * (row + n_block);
-    [[unroll]] for (uint i = 0; i < 4; i++) {
-        w[i] = nib4(q[i]);
-        w[4 + i] = nib4(q[i] >> 4);
-    }
-    if (W_TYPE == T_Q4_0) {
-        float d = half_at(aux, b);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = d * (w[i] - 8.0);
-    } else if (W_TYPE == T_Q4_1) {
-        vec2 dm = unpackHalf2x16(w_word[aux + b]);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = dm.x * w[i] + dm.y;
-    } else if (W_TYPE == T_Q5_0) {
-        uint qh = w_word[aux + b];
-        float d = half_at(aux + n_block, b);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = d * (w[i] + 16.0 * bit4(qh, i) - 16.0);
-    } else if (W_TYPE == T_Q5_1) {
-        uint qh = w_word[aux + b];
-        vec2 dm = unpackHalf2x16(w_word[aux + n_block + b]);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = dm.x * (w[i] + 16.0 * bit4(qh, i)) + dm.y;
-    } else if (W_TYPE == T_IQ4_NL) {
-        float d = half_at(aux, b);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = d * vec4(NL[uint(w[i].x)], NL[uint(w[i].y)], NL[uint(w[i].z)], NL[uint(w[i].w)]);
-    } else if (W_TYPE == T_MXFP4) {
-        uint e = byte_at(aux, b);       // 2^(e - 128); the two smallest are denormal
-        float d = uintBitsToFloat(e < 2u ? 0x00200000u << e : (e - 1u) << 23);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = d * vec4(FP4[uint(w[i].x)], FP4[uint(w[i].y)], FP4[uint(w[i].z)], FP4[uint(w[i].w)]);
-    } else if (W_TYPE == T_Q4_K) {
-        vec2 dm = k_scale(w_quad[row + n_block + b / 8u], b & 7u);
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = dm.x * w[i] - dm.y;
-    } else if (W_TYPE == T_Q5_K) {
-        vec2 dm = k_scale(w_quad[row + n_block + b / 8u], b & 7u);
-        uint qh = w_word[aux + n_block / 2u + b];
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w[i] = dm.x * (w[i] + 16.0 * bit4(qh, i)) - dm.y;
-    } else if (W_TYPE == T_Q6_K) {
-        // two words of high bits, two 8-bit scales in half a word, one half of d for eight blocks
-        uint h0 = w_word[aux + 2u * b], h1 = w_word[aux + 2u * b + 1u];
-        uint at = aux + 2u * n_block;
-        int sc = int((w_word[at + (b >> 1)] >> (16u * (b & 1u))) & 0xffffu);
-        float d = half_at(at + n_block / 2u, b / 8u);
-        float d0 = d * float((sc << 24) >> 24), d1 = d * float((sc << 16) >> 24);
-        [[unroll]] for (uint i = 0; i < 8; i++) {
-            uint h = (i < 4 ? h0 : h1) >> (8u * (i & 3u));
-            vec4 t = vec4(h & 3u, (h >> 2) & 3u, (h >> 4) & 3u, (h >> 6) & 3u);
-            w[i] = (i < 4 ? d0 : d1) * (w[i] + 16.0 * t - 32.0);
+    } else {
+        // What is left has 4-bit quants: byte i of the block's 16 holds element i (low) and element 16 + i (high).
+        uvec4 q = w_quad[row + b];
+        uint aux = 4u * (row + n_block);
+        [[unroll]] for (uint i = 0; i < 4; i++) {
+            w.q[i] = nib4(q[i]);
+            w.q[4 + i] = nib4(q[i] >> 4);
+        }
+        if (W_TYPE == T_Q4_0) {
+            w.d = vec2(half_at(aux, b));
+            w.m = -8.0 * w.d.x;
+        } else if (W_TYPE == T_Q4_1) {
+            vec2 dm = unpackHalf2x16(w_word[aux + b]);
+            w.d = dm.xx;
+            w.m = dm.y;
+        } else if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1) {
+            uint qh = w_word[aux + b];
+            [[unroll]] for (uint i = 0; i < 8; i++)
+                w.q[i] += 16.0 * bit4(qh, i);
+            if (W_TYPE == T_Q5_0) {
+                w.d = vec2(half_at(aux + n_block, b));
+                w.m = -16.0 * w.d.x;
+            } else {
+                vec2 dm = unpackHalf2x16(w_word[aux + n_block + b]);
+                w.d = dm.xx;
+                w.m = dm.y;
+            }
+        } else if (W_TYPE == T_IQ4_NL) {
+            w.d = vec2(half_at(aux, b));
+            [[unroll]] for (uint i = 0; i < 8; i++)
+                w.q[i] = vec4(NL[uint(w.q[i].x)], NL[uint(w.q[i].y)], NL[uint(w.q[i].z)], NL[uint(w.q[i].w)]);
+        } else if (W_TYPE == T_MXFP4) {
+            uint e = byte_at(aux, b);       // 2^(e - 128); the two smallest are denormal
+            w.d = vec2(uintBitsToFloat(e < 2u ? 0x00200000u << e : (e - 1u) << 23));
+            [[unroll]] for (uint i = 0; i < 8; i++)
+                w.q[i] = vec4(FP4[uint(w.q[i].x)], FP4[uint(w.q[i].y)], FP4[uint(w.q[i].z)], FP4[uint(w.q[i].w)]);
+        } else if (W_TYPE == T_Q4_K || W_TYPE == T_Q5_K) {
+            vec2 dm = k_scale(w_quad[row + n_block + b / 8u], b & 7u);
+            w.d = dm.xx;
+            w.m = -dm.y;
+            if (W_TYPE == T_Q5_K) {
+                uint qh = w_word[aux + n_block / 2u + b];
+                [[unroll]] for (uint i = 0; i < 8; i++)
+                    w.q[i] += 16.0 * bit4(qh, i);
+            }
+        } else if (W_TYPE == T_Q6_K) {
+            // two words of high bits, two 8-bit scales in half a word, one half of d for eight blocks
+            uint h0 = w_word[aux + 2u * b], h1 = w_word[aux + 2u * b + 1u];
+            uint at = aux + 2u * n_block;
+            int sc = int((w_word[at + (b >> 1)] >> (16u * (b & 1u))) & 0xffffu);
+            w.d = half_at(at + n_block / 2u, b / 8u) * vec2((sc << 24) >> 24, (sc << 16) >> 24);
+            [[unroll]] for (uint i = 0; i < 8; i++) {
+                uint h = (i < 4 ? h0 : h1) >> (8u * (i & 3u));
+                w.q[i] += 16.0 * vec4(h & 3u, (h >> 2) & 3u, (h >> 4) & 3u, (h >> 6) & 3u) - 32.0;
+            }
         }
     }
+    return w;
 }
+
+// The weights themselves: exactly the values of the file's format.
+void weight_block(uint row, uint n_block, uint b, out vec4 w[8])
+{
+    quants u = weight_quants(row, n_block, b);
+    [[unroll]] for (uint i = 0; i < 8; i++)
+        w[i] = HAS_MIN ? u.q[i] * (i < 4 ? u.d.x : u.d.y) + u.m : u.q[i] * (i < 4 ? u.d.x : u.d.y);
+}
+
+// Sum of 32 weights times v[at .. at + 7]; v_sum is the sum of those elements, needed where HAS_MIN.
+#define WEIGHT_DOT(w, v, at, v_sum) \
+    (w.d.x * (dot(w.q[0], v[at]) + dot(w.q[1], v[at + 1]) + dot(w.q[2], v[at + 2]) + dot(w.q[3], v[at + 3])) + \
+     w.d.y * (dot(w.q[4], v[at + 4]) + dot(w.q[5], v[at + 5]) + dot(w.q[6], v[at + 6]) + dot(w.q[7], v[at + 7])) + \
+     (HAS_MIN ? w.m * v_sum : 0.0))

@@ -315,6 +315,8 @@ static void on_log(void *user, enum log_level level, const char *msg)
     fflush(stdout);
 }
 
+void test_log(log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NULL); }
+
 static int usage(void)
 {
     fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] [--host] [--list] "

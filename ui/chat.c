@@ -1,7 +1,7 @@
 /* hlm-chat: a conversation with a model - at the terminal, from a pipe, or one question and out.
  *
- * Read main() first. The conversation is chat_talk, its look chat_show, the line editor chat_term, the
- * commands chat_slash; here are the flags and what feeds messages in. */
+ * Read main() first. The conversation is chat_talk, its look chat_show, the line editor chat_term,
+ * the commands chat_slash; here are the flags and what feeds messages in. */
 #define _POSIX_C_SOURCE 200809L
 #include "chat_slash.h"
 #include "chat_term.h"
@@ -27,11 +27,13 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
     { FLAG_TEXT, "-p --prompt", "TEXT", &o.prompt, 0, 0, "answer this and exit" },
     { FLAG_TEXT, "-f --file", "FILE", &o.file, 0, 0,
-      "answer this file's text and exit (-: standard input);\nwith -p too it follows that after an empty line" },
+      "answer this file's text and exit (-: standard input);\n"
+      "with -p too it follows that after an empty line" },
     { FLAG_SWITCH, "--lines", NULL, &o.lines, 0, 0,
       "every line of standard input is a turn of one conversation,\nslash commands included" },
     { FLAG_TEXT, "-sys --system --system-prompt", "TEXT", &o.system, 0, 0, "the system message" },
-    { FLAG_CHOICE, "--think", "on|off", &o.think, 0, 0, "reason first, where the model can choose" },
+    { FLAG_CHOICE, "--think", "on|off", &o.think, 0, 0,
+      "reason first, where the model can choose" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
       "chatml, qwen3 or qwen35, against the file's own template" },
 
@@ -41,14 +43,19 @@ static const struct flag flags[] = {
     { FLAG_INT, "-n --predict --n-predict", "N", &talk.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
     { FLAG_CHOICE, "--on-full", "drop|stop", &o.on_full, 0, 0,
-      "when the context is full, the next message drops the oldest\nturns until half is free, or is refused (drop)" },
+      "when the context is full, the next message drops the oldest\n"
+      "turns until half is free, or is refused (drop)" },
     { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f16)" },
 
-    { FLAG_GROUP, "Sampling (llama.cpp's order and defaults; the file's own come before those)", 0, 0, 0, 0, 0 },
-    { FLAG_SEED, "-s --seed", "N", &talk.sampling.seed, 0, 0, "the same seed gives the same text; -1: draw one (-1)" },
-    { FLAG_FLOAT, "--temp --temperature", "X", &talk.sampling.temp, 0, 100, "temperature; 0: always the likeliest (0.8)" },
-    { FLAG_INT, "--top-k", "N", &talk.sampling.top_k, 0, INT32_MAX, "only the N likeliest; 0: all (40)" },
-    { FLAG_FLOAT, "--top-p", "X", &talk.sampling.top_p, 0, 1, "only the likeliest that sum to X; 1: all (0.95)" },
+    { FLAG_GROUP, "Sampling (llama.cpp's defaults; the file's own before those)", 0, 0, 0, 0, 0 },
+    { FLAG_SEED, "-s --seed", "N", &talk.sampling.seed, 0, 0,
+      "the same seed gives the same text; -1: draw one (-1)" },
+    { FLAG_FLOAT, "--temp --temperature", "X", &talk.sampling.temp, 0, 100,
+      "temperature; 0: always the likeliest (0.8)" },
+    { FLAG_INT, "--top-k", "N", &talk.sampling.top_k, 0, INT32_MAX,
+      "only the N likeliest; 0: all (40)" },
+    { FLAG_FLOAT, "--top-p", "X", &talk.sampling.top_p, 0, 1,
+      "only the likeliest that sum to X; 1: all (0.95)" },
     { FLAG_FLOAT, "--min-p", "X", &talk.sampling.min_p, 0, 1,
       "only those at least X times as likely as the likeliest (0.05)" },
     { FLAG_FLOAT, "--repeat-penalty", "X", &talk.sampling.repeat_penalty, 0.01, 100,
@@ -61,20 +68,21 @@ static const struct flag flags[] = {
       "how many tokens are lately; -1: all, 0: none (64)" },
 
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
-    { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0, "prof: time per kernel at the end; check: validation layer" },
+    { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
+      "prof: time per kernel at the end; check: validation layer" },
 };
 
 static const struct program program = {
     .name = "hlm-chat",
     .usage = "-m MODEL.gguf [-p TEXT | -f FILE | --lines] [flags]; --help lists them",
-    .about = "Chat with a model. At a terminal: a prompt, where /help lists the commands. When standard input\n"
-             "is no terminal, all of it is one message, unless -p, -f or --lines is given. Standard output\n"
-             "carries the answers alone.",
+    .about = "Chat with a model. At a terminal: a prompt, where /help lists the commands.\n"
+             "When standard input is no terminal, all of it is one message, unless -p, -f or\n"
+             "--lines is given. Standard output carries the answers alone.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
 
-/* ---- messages ----------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* One turn. The answer is on standard output; false: it failed, or was stopped before it began. */
 static bool turn(struct slash *s, const char *text)
@@ -149,7 +157,7 @@ static int chat_terminal(struct slash *s, struct term *t)
     }
 }
 
-/* ---- start -------------------------------------------------------------------------------------- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 static bool read_debug(struct err *err)
 {
@@ -166,7 +174,8 @@ static bool read_debug(struct err *err)
     return true;
 }
 
-/* What -p, -f and a pipe give together: NULL with a reason; with none, when it is to be a conversation. */
+/* What -p, -f and a pipe give together: NULL with a reason; with none, when it is to be a
+ * conversation. */
 static char *one_message(struct err *err)
 {
     char *text = NULL, *both = NULL;
@@ -182,7 +191,8 @@ static char *one_message(struct err *err)
         return NULL;
     while (n && (text[n - 1] == '\n' || text[n - 1] == '\r'))
         text[--n] = 0;
-    const char *first = o.prompt ? o.prompt : "", *from = o.file && !piped ? o.file : "standard input";
+    const char *first = o.prompt ? o.prompt : "";
+    const char *from = o.file && !piped ? o.file : "standard input";
     if (strlen(text) != n)
         fail(err, "%s holds a NUL byte: that is no text", from);
     else if (n == 0)
@@ -198,7 +208,8 @@ static char *one_message(struct err *err)
 /* The session and the talk, with the flags on top of the model's own defaults. */
 static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, struct err *err)
 {
-    struct hlm_session_params params = { .n_ctx = (uint32_t)o.n_ctx, .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16 };
+    struct hlm_session_params params = { .n_ctx = (uint32_t)o.n_ctx,
+                                         .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16 };
     if (!(*session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, *session, err))
         return false;
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
@@ -215,9 +226,9 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
     }
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
-    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(*session), "kv",
-             o.kv ? "f32" : "f16", "format", talk.format.name, "think", (int)talk.think, "seed",
-             (long long)talk.sampling.seed);
+    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(*session),
+             "kv", o.kv ? "f32" : "f16", "format", talk.format.name, "think", (int)talk.think,
+             "seed", (long long)talk.sampling.seed);
     return talk_system(&talk, o.system, err);
 }
 
@@ -256,7 +267,8 @@ int main(int argc, char **argv)
     if (o.lines && (o.prompt || o.file))
         return usage_error(&program, "--lines does not go with -p and -f");
     if (o.format && !chat_by_name(o.format, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35", o.format);
+        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35",
+                           o.format);
     if (!read_debug(&err))
         return usage_error(&program, "%s", err.msg);
 

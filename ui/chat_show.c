@@ -4,7 +4,7 @@
 #include <jansson.h>
 #include <stdio.h>
 
-/* ---- while it runs ------------------------------------------------------------------------------ */
+/* ---- while it runs --------------------------------------------------------------------------- */
 
 static void end_reasoning(struct show *s)
 {
@@ -57,7 +57,9 @@ static bool on_stopped(void *user)
 
 struct talk_hooks show_hooks(struct show *s)
 {
-    return (struct talk_hooks){ .text = on_text, .reading = on_reading, .stopped = on_stopped, .user = s };
+    return (struct talk_hooks){
+        .text = on_text, .reading = on_reading, .stopped = on_stopped, .user = s
+    };
 }
 
 void show_begin(struct show *s)
@@ -67,7 +69,7 @@ void show_begin(struct show *s)
     s->bar = (struct bar){ .what = "reading" };
 }
 
-/* ---- at the end of a turn ----------------------------------------------------------------------- */
+/* ---- at the end of a turn -------------------------------------------------------------------- */
 
 static double per_s(uint64_t n, double s) { return s > 0 ? (double)n / s : 0; }
 
@@ -76,8 +78,8 @@ static void log_turn(const struct talk *t, const struct talk_turn *u)
     static const char *const end[] = { "done", "limit", "full", "stopped" };
     struct hlm_stats m = hlm_session_stats(t->session);
     ui_event("turn",
-             "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f,"
-             " s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
+             "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:I,"
+             " s:f, s:f, s:f, s:f, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
              "turn", (int)t->n_turn, "end", end[u->end], "think", (int)t->think,
              "prompt", (int)u->n_prompt, "read", (json_int_t)u->n_read,
              "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread,
@@ -100,11 +102,12 @@ static void note_turn(const struct talk_turn *u)
     if (u->n_reread)
         snprintf(reread, sizeof reread, ", %llu again", (unsigned long long)u->n_reread);
     ui_note("[%llu tokens, %.1f/s; read %llu%s%s, %.2f s to the first; context %u used, %u left]",
-            (unsigned long long)u->n_gen, per_s(u->n_gen, u->gen_s), (unsigned long long)u->n_read, reused, reread,
-            u->first_s, u->n_used, u->n_ctx - u->n_used);
+            (unsigned long long)u->n_gen, per_s(u->n_gen, u->gen_s), (unsigned long long)u->n_read,
+            reused, reread, u->first_s, u->n_used, u->n_ctx - u->n_used);
 }
 
-void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn, const struct err *err)
+void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
+              const struct err *err)
 {
     bar_clear();
     if (s->at == SHOW_REASONING) {
@@ -115,9 +118,10 @@ void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *t
         putchar('\n');
     fflush(stdout);
     if (turn->n_dropped_turns)
-        ui_say("%s: the context was full: dropped the oldest %u turn%s (%u tokens), read %llu tokens anew",
-               ui.program, turn->n_dropped_turns, turn->n_dropped_turns == 1 ? "" : "s", turn->n_dropped,
-               (unsigned long long)(turn->n_read + turn->n_reread));
+        ui_say("%s: the context was full: dropped the oldest %u turn%s (%u tokens), read %llu "
+               "tokens anew",
+               ui.program, turn->n_dropped_turns, turn->n_dropped_turns == 1 ? "" : "s",
+               turn->n_dropped, (unsigned long long)(turn->n_read + turn->n_reread));
     if (!ok) {
         if (err->set)
             ui_error("%s", err->msg);
@@ -126,15 +130,15 @@ void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *t
         return;
     }
     if (turn->end == TALK_FULL)
-        ui_say("%s: the context of %u tokens is full: the answer ends here%s", ui.program, turn->n_ctx,
-               t->drop ? "; the next message drops the oldest turns" : "");
+        ui_say("%s: the context of %u tokens is full: the answer ends here%s", ui.program,
+               turn->n_ctx, t->drop ? "; the next message drops the oldest turns" : "");
     if (turn->end == TALK_LIMIT)
         ui_note("[ended after %d tokens: -n]", t->n_predict);
     note_turn(turn);
     log_turn(t, turn);
 }
 
-/* ---- when asked --------------------------------------------------------------------------------- */
+/* ---- when asked ------------------------------------------------------------------------------ */
 
 void show_stats(const struct talk *t)
 {
@@ -142,26 +146,29 @@ void show_stats(const struct talk *t)
     struct hlm_stats s = hlm_session_stats(t->session);
     const struct talk_turn *u = &t->total;
     uint32_t used = hlm_session_n_past(t->session), n_ctx = hlm_session_n_ctx(t->session);
-    ui_say("model     %s (%s, %s parameters) on %s", i.name, i.arch, num_short(i.n_param).s, i.device);
-    ui_say("turns     %u in the history, %u answered; context %u used, %u left", talk_n_turns(t), t->n_turn, used,
-           n_ctx - used);
-    ui_say("read      %llu tokens, %.1f/s; reused %llu, read again %llu", (unsigned long long)u->n_read,
-           per_s(u->n_read + u->n_reread, u->read_s), (unsigned long long)u->n_reused,
-           (unsigned long long)u->n_reread);
+    ui_say("model     %s (%s, %s parameters) on %s", i.name, i.arch, num_short(i.n_param).s,
+           i.device);
+    ui_say("turns     %u in the history, %u answered; context %u used, %u left", talk_n_turns(t),
+           t->n_turn, used, n_ctx - used);
+    ui_say("read      %llu tokens, %.1f/s; reused %llu, read again %llu",
+           (unsigned long long)u->n_read, per_s(u->n_read + u->n_reread, u->read_s),
+           (unsigned long long)u->n_reused, (unsigned long long)u->n_reread);
     ui_say("made      %llu tokens, %.1f/s; of them reasoning %llu", (unsigned long long)u->n_gen,
            per_s(u->n_gen, u->gen_s), (unsigned long long)u->n_reasoning);
     if (u->n_dropped_turns)
         ui_say("dropped   %u turns of %u tokens, to make room", u->n_dropped_turns, u->n_dropped);
-    ui_say("memory    weights %s, KV %s, state %s, scratch %s, snapshot %s, other %s", num_bytes(s.weight_bytes).s,
-           num_bytes(s.kv_bytes).s, num_bytes(s.state_bytes).s, num_bytes(s.scratch_bytes).s,
-           num_bytes(s.snapshot_bytes).s, num_bytes(s.other_bytes).s);
-    ui_say("device    %llu submissions, %llu recordings, %llu pipelines", (unsigned long long)s.n_submit,
-           (unsigned long long)s.n_record, (unsigned long long)s.n_pipeline);
-    ui_event("stats", "{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "turns", (int)t->n_turn, "used",
-             (int)used, "read", (json_int_t)u->n_read, "reused", (json_int_t)u->n_reused, "reread",
-             (json_int_t)u->n_reread, "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
-             "submissions", (json_int_t)s.n_submit, "recordings", (json_int_t)s.n_record, "pipelines",
-             (json_int_t)s.n_pipeline);
+    ui_say("memory    weights %s, KV %s, state %s, scratch %s, snapshot %s, other %s",
+           num_bytes(s.weight_bytes).s, num_bytes(s.kv_bytes).s, num_bytes(s.state_bytes).s,
+           num_bytes(s.scratch_bytes).s, num_bytes(s.snapshot_bytes).s, num_bytes(s.other_bytes).s);
+    ui_say("device    %llu submissions, %llu recordings, %llu pipelines",
+           (unsigned long long)s.n_submit, (unsigned long long)s.n_record,
+           (unsigned long long)s.n_pipeline);
+    ui_event("stats", "{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+             "turns", (int)t->n_turn, "used", (int)used, "read", (json_int_t)u->n_read,
+             "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread,
+             "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
+             "submissions", (json_int_t)s.n_submit, "recordings", (json_int_t)s.n_record,
+             "pipelines", (json_int_t)s.n_pipeline);
 }
 
 void show_kernels(hlm *m)
@@ -173,7 +180,8 @@ void show_kernels(hlm *m)
         sum += k[i].us;
     ui_say("%-28s %8s %11s %6s %9s %9s", "kernel", "times", "ms", "share", "GB/s", "GFLOP/s");
     for (uint32_t i = 0; i < n; i++)
-        ui_say("%-28s %8llu %11.3f %5.1f%% %9.2f %9.2f", k[i].name, (unsigned long long)k[i].n, k[i].us * 1e-3,
-               sum > 0 ? 100 * k[i].us / sum : 0, k[i].us > 0 ? (double)k[i].bytes / k[i].us * 1e-3 : 0,
+        ui_say("%-28s %8llu %11.3f %5.1f%% %9.2f %9.2f", k[i].name, (unsigned long long)k[i].n,
+               k[i].us * 1e-3, sum > 0 ? 100 * k[i].us / sum : 0,
+               k[i].us > 0 ? (double)k[i].bytes / k[i].us * 1e-3 : 0,
                k[i].us > 0 ? k[i].flop / k[i].us * 1e-3 : 0);
 }

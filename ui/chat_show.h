@@ -13,7 +13,9 @@ struct show {
 
 struct talk_hooks show_hooks(struct show *s);
 void show_begin(struct show *s);
-/* Ends the answer's line, then says what is to be said about the turn. ok, turn, err: of talk_say. */
-void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn, const struct err *err);
+/* Ends the answer's line, then says what is to be said about the turn. ok, turn, err: of talk_say.
+ */
+void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
+              const struct err *err);
 void show_stats(const struct talk *t);          /* /stats */
 void show_kernels(hlm *m);                      /* --debug=prof */

@@ -21,7 +21,8 @@ static enum slash_got do_clear(struct slash *s, const char *arg)
 {
     (void)arg;
     talk_clear(s->talk);
-    ui_note("forgot the conversation%s", talk_get_system(s->talk) ? "; the system message stays" : "");
+    ui_note("forgot the conversation%s",
+            talk_get_system(s->talk) ? "; the system message stays" : "");
     return SLASH_DONE;
 }
 
@@ -75,7 +76,8 @@ static enum slash_got do_think(struct slash *s, const char *arg)
         fail(&err, "/think takes on, off, show or hide");
         return complain(&err);
     }
-    ui_say("thinking is %s, reasoning is %s", t->think ? "on" : "off", s->show->reasoning ? "shown" : "hidden");
+    ui_say("thinking is %s, reasoning is %s", t->think ? "on" : "off",
+           s->show->reasoning ? "shown" : "hidden");
     return SLASH_DONE;
 }
 
@@ -146,8 +148,10 @@ static const struct command commands[] = {
     { "/regen", "", "answer the last message again, with another seed", do_regen },
     { "/undo", "", "forget the last message and its answer", do_undo },
     { "/system", "[TEXT|-]", "show, set or remove (-) the system message", do_system },
-    { "/think", "[on|off|show|hide]", "whether the model reasons first, and whether that is shown", do_think },
-    { "/set", "[NAME VALUE]", "sampling and length, as in /set temp 0.2; alone: list them", do_set },
+    { "/think", "[on|off|show|hide]", "whether the model reasons first, and whether that is shown",
+      do_think },
+    { "/set", "[NAME VALUE]", "sampling and length, as in /set temp 0.2; alone: list them",
+      do_set },
     { "/stats", "", "tokens read, reused and read again, speed, memory", do_stats },
     { "/bye", "", "leave (Ctrl-D does too)", do_bye },
 };
@@ -166,9 +170,9 @@ static enum slash_got do_help(struct slash *s, const char *arg)
     (void)arg;
     for (const struct command *c = commands; c < commands + ARRAY_LEN(commands); c++)
         ui_say("%-8s %-20s %s", c->name, c->args, c->help);
-    ui_say("\nCtrl-C stops an answer, which stays in the history. At the prompt the first clears the line,\n"
-           "the second leaves. \"\"\" opens and closes a message of several lines; a paste is one message.\n"
-           "A space in front of a slash makes it text.");
+    ui_say("\nCtrl-C stops an answer, which stays in the history. At the prompt the first clears\n"
+           "the line, the second leaves. \"\"\" opens and closes a message of several lines;\n"
+           "a paste is one message. A space in front of a slash makes it text.");
     return SLASH_DONE;
 }
 

@@ -4,9 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- history ------------------------------------------------------------------------------------ */
+/* ---- history --------------------------------------------------------------------------------- */
 
-static bool is_role(const struct chat_msg *m, const char *role) { return strcmp(m->role, role) == 0; }
+static bool is_role(const struct chat_msg *m, const char *role)
+{
+    return strcmp(m->role, role) == 0;
+}
 
 static char *copy(const char *s, uint64_t n)
 {
@@ -129,7 +132,7 @@ uint32_t talk_n_turns(const struct talk *t)
     return n;
 }
 
-/* ---- prompt ------------------------------------------------------------------------------------- */
+/* ---- prompt ---------------------------------------------------------------------------------- */
 
 struct prompt {
     struct tok_ids ids;
@@ -145,7 +148,8 @@ static uint32_t common_prefix(const int32_t *a, uint32_t n_a, const int32_t *b, 
     return i;
 }
 
-static bool encode(struct talk *t, const struct tok_span *span, uint32_t n, struct tok_ids *out, struct err *err)
+static bool encode(struct talk *t, const struct tok_span *span, uint32_t n, struct tok_ids *out,
+                   struct err *err)
 {
     int32_t bos;
     if (!tok_encode(t->tok, span, n, out, err))
@@ -178,8 +182,8 @@ static bool make_prompt(struct talk *t, struct prompt *p, struct err *err)
     return ok;
 }
 
-/* Makes the prompt fit. When the context is full - the last answer ended so, or this prompt leaves no room
- * for one - the oldest turns go until half of it is free. */
+/* Makes the prompt fit. When the context is full - the last answer ended so, or this prompt leaves
+ * no room for one - the oldest turns go until half of it is free. */
 static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn, struct err *err)
 {
     uint32_t n_ctx = hlm_session_n_ctx(t->session), room = min_u32(64, n_ctx / 8);
@@ -189,7 +193,9 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
     if (!t->full && n_before + room <= n_ctx)
         return true;
     if (!t->drop && n_before + room > n_ctx)
-        return fail(err, "the context is full: this prompt has %u tokens of %u; /undo, /clear or a larger -c make room",
+        return fail(err,
+                    "the context is full: this prompt has %u tokens of %u; /undo, /clear or a "
+                    "larger -c make room",
                     n_before, n_ctx);
     while (t->drop && p->ids.n > n_ctx / 2 && oldest_end(t) < t->n_msg) {
         forget(t, n_system(t), oldest_end(t));
@@ -199,15 +205,18 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
     }
     turn->n_dropped = n_before - p->ids.n;
     if (p->ids.n >= n_ctx)
-        return fail(err, "this message and the system message have %u tokens, the context %u: a larger -c makes room",
+        return fail(err,
+                    "this message and the system message have %u tokens, the context %u: a larger "
+                    "-c makes room",
                     p->ids.n, n_ctx);
     return true;
 }
 
-/* ---- answer ------------------------------------------------------------------------------------- */
+/* ---- answer ---------------------------------------------------------------------------------- */
 
-/* An answer as it is made. Ids and bytes grow side by side; the tags of reasoning are found in the bytes,
- * since a vocabulary need not have them as tokens. What might become a tag is held back until it is clear. */
+/* An answer as it is made. Ids and bytes grow side by side; the tags of reasoning are found in the
+ * bytes, since a vocabulary need not have them as tokens. What might become a tag is held back
+ * until it is clear. */
 struct answer {
     struct tok_ids ids;
     uint64_t *end, end_cap;     /* bytes of the text up to and with each id */
@@ -233,7 +242,8 @@ static bool answer_push(struct talk *t, struct answer *a, int32_t id, struct err
 {
     struct str s = tok_bytes(t->tok, id);
     /* Control tokens are no text, except the tags, which some files mark as such. */
-    if (tok_is_special(t->tok, id) && id != tok_find(t->tok, "<think>") && id != tok_find(t->tok, "</think>"))
+    if (tok_is_special(t->tok, id) && id != tok_find(t->tok, "<think>") &&
+        id != tok_find(t->tok, "</think>"))
         s.n = 0;
     if (a->n + s.n >= a->cap) {
         uint64_t cap = 2 * (a->n + s.n) + 256;
@@ -264,7 +274,7 @@ static void give(struct talk *t, struct answer *a, enum talk_part part, uint64_t
 {
     char out[256];
     while (a->pos < to || flush) {
-        uint64_t n = min_u64(to - a->pos, sizeof out / 3 - 8);      /* a bad byte comes out as three */
+        uint64_t n = min_u64(to - a->pos, sizeof out / 3 - 8); /* a bad byte comes out as three */
         bool last = a->pos + n == to;
         uint64_t w = utf8_out(&a->utf8, (struct str){ a->text + a->pos, n }, flush && last, out);
         a->pos += n;
@@ -325,7 +335,7 @@ static void show(struct talk *t, struct answer *a, bool last)
         a->pos = to + sizeof close_tag - 1;
         a->at = BETWEEN;
     }
-    if (a->at == BETWEEN) {     /* the line ends after the tag are the template's, not the answer's */
+    if (a->at == BETWEEN) { /* the line ends after the tag are the template's, not the answer's */
         while (a->pos < a->n && is_space(a->text[a->pos]))
             a->pos++;
         a->content = a->pos;
@@ -336,8 +346,9 @@ static void show(struct talk *t, struct answer *a, bool last)
         give(t, a, TALK_CONTENT, a->n, last);
 }
 
-/* Turns the answer into a message. The ids stay with it if its text begins and ends between two of them.
- * White space around it is cut only where the template would cut it: elsewhere the ids stand for it. */
+/* Turns the answer into a message. The ids stay with it if its text begins and ends between two of
+ * them. White space around it is cut only where the template would cut it: elsewhere the ids stand
+ * for it. */
 static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *m, struct err *err)
 {
     uint64_t from = a->content, to = a->n, i = 0, j = a->ids.n;
@@ -351,7 +362,8 @@ static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *
         j--;
     bool whole = from < to && i < j && (i ? a->end[i - 1] : 0) == from && a->end[j - 1] == to;
 
-    *m = (struct chat_msg){ .role = copy("assistant", 9), .content = copy(a->text + from, to - from) };
+    *m = (struct chat_msg){ .role = copy("assistant", 9),
+                            .content = copy(a->text + from, to - from) };
     if (a->reasoning_end > a->reasoning)
         m->reasoning = copy(a->text + a->reasoning, a->reasoning_end - a->reasoning);
     if (whole && (m->ids = mem_alloc(j - i, sizeof *m->ids))) {
@@ -364,9 +376,10 @@ static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *
     return fail(err, "out of memory for the answer");
 }
 
-/* ---- turn --------------------------------------------------------------------------------------- */
+/* ---- turn ------------------------------------------------------------------------------------ */
 
-static bool generate(struct talk *t, struct answer *a, struct talk_turn *turn, double start_s, struct err *err)
+static bool generate(struct talk *t, struct answer *a, struct talk_turn *turn, double start_s,
+                     struct err *err)
 {
     struct hlm_sampling sampling = t->sampling;
     sampling.seed = turn->seed;
@@ -435,8 +448,10 @@ static bool answer_turn(struct talk *t, struct talk_turn *turn, struct err *err)
     uint32_t n_held = hlm_session_n_past(t->session);
     uint32_t same = common_prefix(hlm_session_ids(t->session), n_held, p.ids.id, p.ids.n);
     if (same < n_held && same < p.ids.n)
-        log_msg(LOG_INFO, "this prompt parts from what has been read after %u of %u tokens", same, n_held);
-    if (!hlm_session_sync(t->session, p.ids.id, p.ids.n, p.n_snap, t->hooks.reading, t->hooks.user, err))
+        log_msg(LOG_INFO, "this prompt parts from what has been read after %u of %u tokens", same,
+                n_held);
+    if (!hlm_session_sync(t->session, p.ids.id, p.ids.n, p.n_snap, t->hooks.reading, t->hooks.user,
+                          err))
         goto out;
     t->full = false;
 

@@ -1,9 +1,10 @@
-/* chat_talk: a conversation - its messages, the prompt they make, the session that has read it, and what a
- * turn did. It knows no terminal: text, progress and the wish to stop go through hooks.
+/* chat_talk: a conversation - its messages, the prompt they make, the session that has read it, and
+ * what a turn did. It knows no terminal: text, progress and the wish to stop go through hooks.
  *
- * A turn never reads again what was read before. The prompt is rendered and encoded whole each time, with
- * the sampled ids of earlier answers in it, and hlm_session_sync reads what the caches lack. A snapshot
- * stands where the prompt would part from its later self if the template drops reasoning from history. */
+ * A turn never reads again what was read before. The prompt is rendered and encoded whole each
+ * time, with the sampled ids of earlier answers in it, and hlm_session_sync reads what the caches
+ * lack. A snapshot stands where the prompt would part from its later self if the template drops
+ * reasoning from history. */
 #pragma once
 #include "../engine/hlm.h"
 
@@ -59,14 +60,15 @@ struct talk {                   /* the fields down to the line may be changed be
 bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct err *err);
 void talk_finish(struct talk *t);       /* takes a zeroed one */
 
-/* Adds a message and answers it. False with err: it failed; false without: stopped before the answer
- * began. The message is then not in the history. */
+/* Adds a message and answers it. False with err: it failed; false without: stopped before the
+ * answer began. The message is then not in the history. */
 bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct err *err);
-/* Answers the last message once more, with another seed. False as above: then the old answer stays. */
+/* Answers the last message once more, with another seed. False as above: then the old answer stays.
+ */
 bool talk_regen(struct talk *t, struct talk_turn *turn, struct err *err);
-bool talk_undo(struct talk *t);         /* forgets the last message and its answer; false: there is none */
+bool talk_undo(struct talk *t); /* forgets the last message and its answer; false: there is none */
 void talk_clear(struct talk *t);        /* forgets all but the system message */
 bool talk_system(struct talk *t, const char *text, struct err *err);    /* NULL or "": none */
 const char *talk_get_system(const struct talk *t);                      /* NULL: none */
-bool talk_think(struct talk *t, bool on, struct err *err);      /* false: the format has no choice */
+bool talk_think(struct talk *t, bool on, struct err *err); /* false: the format has no choice */
 uint32_t talk_n_turns(const struct talk *t);                            /* in the history */

@@ -1,5 +1,5 @@
-/* chat_term: see chat_term.h. libedit edits; bytes come in through a reader of ours, so that signals and
- * pastes are seen, whatever libedit makes of them. */
+/* chat_term: see chat_term.h. libedit edits; bytes come in through a reader of ours, so that
+ * signals and pastes are seen, whatever libedit makes of them. */
 #define _XOPEN_SOURCE 700
 #include "chat_term.h"
 #include "common.h"
@@ -41,7 +41,7 @@ static char *show_prompt(EditLine *el)
     return prompt;
 }
 
-/* ---- input -------------------------------------------------------------------------------------- */
+/* ---- input ----------------------------------------------------------------------------------- */
 
 static bool read_byte(EditLine *el, unsigned char *b)
 {
@@ -54,7 +54,8 @@ static bool read_byte(EditLine *el, unsigned char *b)
             return false;
         /* Another signal: most likely the window has a new size. */
         struct winsize now = t->size;
-        if (ioctl(STDIN_FILENO, TIOCGWINSZ, &now) == 0 && (now.ws_col != t->size.ws_col || now.ws_row != t->size.ws_row)) {
+        if (ioctl(STDIN_FILENO, TIOCGWINSZ, &now) == 0 &&
+            (now.ws_col != t->size.ws_col || now.ws_row != t->size.ws_row)) {
             t->size = now;
             el_resize(el);
         }
@@ -106,7 +107,7 @@ static unsigned char on_paste(EditLine *el, wint_t key)
         if (text[i] == '\r' && i + 1 < n && text[i + 1] == '\n')
             continue;
         char c = text[i] == '\r' ? '\n' : text[i];
-        if ((unsigned char)c >= ' ' || c == '\n' || c == '\t')      /* no other control characters */
+        if ((unsigned char)c >= ' ' || c == '\n' || c == '\t') /* no other control characters */
             text[w++] = c;
     }
     while (w && text[w - 1] == '\n')        /* Enter is the person's to press */
@@ -150,7 +151,7 @@ static unsigned char on_tab(EditLine *el, wint_t key)
     return el_insertstr(el, rest) == 0 ? CC_REFRESH : CC_ERROR;
 }
 
-/* ---- open and close ----------------------------------------------------------------------------- */
+/* ---- open and close -------------------------------------------------------------------------- */
 
 /* libedit shows characters by the locale; text is UTF-8 whatever the locale is called. */
 static void need_utf8(void)
@@ -201,7 +202,8 @@ fail:
     return NULL;
 }
 
-/* Written beside and renamed: a second hlm-chat that ends now replaces it whole, or comes to nothing. */
+/* Written beside and renamed: a second hlm-chat that ends now replaces it whole, or comes to
+ * nothing. */
 static void save_history(struct term *t)
 {
     char beside[4200];
@@ -231,7 +233,7 @@ void term_close(struct term *t)
     free(t);
 }
 
-/* ---- messages ----------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 static bool append(struct term *t, const char *s, size_t n)
 {
@@ -327,7 +329,8 @@ enum term_got term_read(struct term *t, char **text, bool *quoted)
             continue;
         }
         n_interrupt = 0;
-        if (!add_line(t, line, n, &open, quoted) || (t->n = trimmed(t->text ? t->text : "", t->n)) == 0) {
+        if (!add_line(t, line, n, &open, quoted) ||
+            (t->n = trimmed(t->text ? t->text : "", t->n)) == 0) {
             t->n = open ? t->n : 0;
             continue;
         }

@@ -18,7 +18,7 @@ static FILE *json_file;
 static double start_s;
 static bool bar_shown;
 
-/* ---- messages ----------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 /* Both streams often are one terminal: what was written first must stand first. */
 static void before_message(void)
@@ -112,7 +112,7 @@ void ui_event(const char *event, const char *fmt, ...)
     json_decref(o);
 }
 
-/* ---- signals ------------------------------------------------------------------------------------ */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t n_interrupt, terminated;
 
@@ -134,7 +134,7 @@ void ui_interrupt_clear(void)
         n_interrupt = 0;
 }
 
-/* ---- start and end ------------------------------------------------------------------------------ */
+/* ---- start and end --------------------------------------------------------------------------- */
 
 bool ui_start(const char *program)
 {
@@ -182,7 +182,7 @@ int ui_end(int rc)
     return rc;
 }
 
-/* ---- progress ----------------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
 static int screen_width(void)
 {
@@ -208,7 +208,8 @@ bool bar_progress(void *user, uint64_t done, uint64_t total)
         if (b->bytes)
             n = snprintf(text, sizeof text, "%s / %s", num_bytes(done).s, num_bytes(total).s);
         else
-            n = snprintf(text, sizeof text, "%llu / %llu", (unsigned long long)done, (unsigned long long)total);
+            n = snprintf(text, sizeof text, "%llu / %llu", (unsigned long long)done,
+                         (unsigned long long)total);
         (void)n;
         fflush(stdout);
         fprintf(stderr, "\r\033[2m%s %s %3.0f %%  %s\033[0m\033[K", b->what, bar,
@@ -226,7 +227,7 @@ void bar_clear(void)
     bar_shown = false;
 }
 
-/* ---- models ------------------------------------------------------------------------------------- */
+/* ---- models ---------------------------------------------------------------------------------- */
 
 hlm *ui_open_model(struct hlm_params params, int *rc)
 {
@@ -246,9 +247,10 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
         return NULL;
     }
     struct hlm_info i = hlm_get_info(m);
-    ui_event("model", "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f}", "path", i.path, "arch", i.arch, "name", i.name,
-             "device", i.device, "driver", i.driver, "n_param", (json_int_t)i.n_param, "file_bytes",
-             (json_int_t)i.file_bytes, "weight_bytes", (json_int_t)i.weight_bytes, "open_s", now_s() - t0);
+    ui_event("model", "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f}", "path", i.path, "arch",
+             i.arch, "name", i.name, "device", i.device, "driver", i.driver, "n_param",
+             (json_int_t)i.n_param, "file_bytes", (json_int_t)i.file_bytes, "weight_bytes",
+             (json_int_t)i.weight_bytes, "open_s", now_s() - t0);
     return m;
 }
 
@@ -262,19 +264,20 @@ int ui_list_devices(void)
         return RC_FAILED;
     }
     if (n == 0) {
-        ui_error("no Vulkan device: install the vendor's driver, or mesa-vulkan-drivers and libvulkan1 "
-                 "(Debian, Ubuntu), which also bring one that runs on the CPU");
+        ui_error(
+            "no Vulkan device: install the vendor's driver, or mesa-vulkan-drivers and libvulkan1 "
+            "(Debian, Ubuntu), which also bring one that runs on the CPU");
         return RC_FAILED;
     }
     for (int i = 0; i < n; i++) {
         struct num heap = num_bytes(dev[i].heap_bytes), left = num_bytes(dev[i].free_bytes);
-        printf("%d: %s (%s)\n   driver %s\n   memory %s, %s free\n   %s\n", i, dev[i].name, dev[i].kind,
-               dev[i].driver, heap.s, left.s, dev[i].features);
+        printf("%d: %s (%s)\n   driver %s\n   memory %s, %s free\n   %s\n", i, dev[i].name,
+               dev[i].kind, dev[i].driver, heap.s, left.s, dev[i].features);
     }
     return RC_OK;
 }
 
-/* ---- numbers, text, folders --------------------------------------------------------------------- */
+/* ---- numbers, text, folders ------------------------------------------------------------------ */
 
 static struct num scaled(uint64_t n, double step, const char *const *unit, int n_unit)
 {
@@ -285,7 +288,8 @@ static struct num scaled(uint64_t n, double step, const char *const *unit, int n
         v /= step;
         u++;
     }
-    snprintf(out.s, sizeof out.s, u == 0 ? "%.0f%s%s" : "%.1f%s%s", v, *unit[u] ? " " : "", unit[u]);
+    snprintf(out.s, sizeof out.s, u == 0 ? "%.0f%s%s" : "%.1f%s%s", v, *unit[u] ? " " : "",
+             unit[u]);
     return out;
 }
 

@@ -1,8 +1,9 @@
-/* common: what the programs share - messages, JSON lines, signals, the progress bar, numbers, folders.
+/* common: what the programs share - messages, JSON lines, signals, the progress bar, numbers,
+ * folders.
  *
- * Standard output carries answers and results alone. Everything else goes to standard error through the
- * calls below: errors and warnings always; notes (progress, statistics) only on a terminal or with -v.
- * The environment is read here and in no other file. Flags are in common_flags.h. */
+ * Standard output carries answers and results alone. Everything else goes to standard error through
+ * the calls below: errors and warnings always; notes (progress, statistics) only on a terminal or
+ * with -v. The environment is read here and in no other file. Flags are in common_flags.h. */
 #pragma once
 #include "../engine/hlm.h"
 
@@ -23,12 +24,14 @@ struct ui {
 };
 extern struct ui ui;
 
-/* Takes the sink of log_msg, opens --log-json, installs the signal handlers. Reports what fails itself. */
+/* Takes the sink of log_msg, opens --log-json, installs the signal handlers. Reports what fails
+ * itself. */
 bool ui_start(const char *program);
-/* Flushes standard output, writes the last event. rc, or RC_FAILED when results could not be written. */
+/* Flushes standard output, writes the last event. rc, or RC_FAILED when results could not be
+ * written. */
 int ui_end(int rc);
 
-/* ---- messages ----------------------------------------------------------------------------------- */
+/* ---- messages -------------------------------------------------------------------------------- */
 
 void ui_error(const char *fmt, ...) HLM_PRINTF(1, 2);   /* "hlm-chat: ..." and an event */
 void ui_note(const char *fmt, ...) HLM_PRINTF(1, 2);    /* dim; on a terminal or with -v */
@@ -38,19 +41,19 @@ bool ui_notes(void);                                    /* would ui_note show an
 void ui_dim(const char *s, uint64_t n);
 void ui_undim(void);
 
-/* One line of --log-json: {"event":..., "t": seconds since the start, ...}. fmt and what follows are
- * json_pack's, an object. Does nothing without --log-json. */
+/* One line of --log-json: {"event":..., "t": seconds since the start, ...}. fmt and what follows
+ * are json_pack's, an object. Does nothing without --log-json. */
 void ui_event(const char *event, const char *fmt, ...);
 
-/* ---- signals ------------------------------------------------------------------------------------ */
+/* ---- signals --------------------------------------------------------------------------------- */
 
-/* Ctrl-C only leaves a mark; loops look at it. A third one that nobody has looked at ends the process, so
- * that a stuck driver does not hold the terminal. SIGTERM and SIGHUP mark for good. */
+/* Ctrl-C only leaves a mark; loops look at it. A third one that nobody has looked at ends the
+ * process, so that a stuck driver does not hold the terminal. SIGTERM and SIGHUP mark for good. */
 bool ui_interrupted(void);
 void ui_interrupt_clear(void);
 bool ui_terminated(void);
 
-/* ---- progress ----------------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
 /* A bar on the last line of the terminal, drawn once work has taken longer than half a second. */
 struct bar {
@@ -58,26 +61,28 @@ struct bar {
     bool bytes;                 /* show sizes, not counts */
     double start_s, drawn_s;    /* zero both to begin */
 };
-bool bar_progress(void *bar, uint64_t done, uint64_t total);    /* an hlm_progress; false once interrupted */
-void bar_clear(void);                                           /* takes a bar off the screen, if there is one */
+bool bar_progress(void *bar, uint64_t done,
+                  uint64_t total); /* an hlm_progress; false once interrupted */
+void bar_clear(void);              /* takes a bar off the screen, if there is one */
 
-/* ---- models ------------------------------------------------------------------------------------- */
+/* ---- models ---------------------------------------------------------------------------------- */
 
 /* hlm_open with --device, the cache folder and a bar; NULL with *rc set and the reason shown. */
 hlm *ui_open_model(struct hlm_params params, int *rc);
 int ui_list_devices(void);      /* --list-devices: a table on standard output; the exit code */
 
-/* ---- numbers, text, folders --------------------------------------------------------------------- */
+/* ---- numbers, text, folders ------------------------------------------------------------------ */
 
 struct num { char s[24]; };
 struct num num_bytes(uint64_t n);       /* "4.6 MiB" */
 struct num num_short(uint64_t n);       /* "4.2 M" */
 
-char *text_copy(const char *s, uint64_t n);             /* terminated; aborts nothing: NULL without memory */
+char *text_copy(const char *s, uint64_t n); /* terminated; aborts nothing: NULL without memory */
 /* All of standard input, terminated. NULL with a reason. */
 char *read_stdin(uint64_t *n, struct err *err);
 
-/* $XDG_CACHE_HOME/hlm or ~/.cache/hlm, made when missing; NULL when there is none. Static memory. */
+/* $XDG_CACHE_HOME/hlm or ~/.cache/hlm, made when missing; NULL when there is none. Static memory.
+ */
 const char *dir_cache(void);
 /* $XDG_STATE_HOME/hlm or ~/.local/state/hlm: the line history lives here. */
 const char *dir_state(void);

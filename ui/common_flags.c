@@ -16,15 +16,17 @@ static bool want_help, want_version, want_devices;
 
 static const struct flag common_flags[] = {
     { FLAG_GROUP, "Device and output", 0, 0, 0, 0, 0 },
-    { FLAG_TEXT, "-dev --device", "N|NAME", &ui.device, 0, 0, "a number of --list-devices, or part of a name" },
+    { FLAG_TEXT, "-dev --device", "N|NAME", &ui.device, 0, 0,
+      "a number of --list-devices, or part of a name" },
     { FLAG_SWITCH, "--list-devices", NULL, &want_devices, 0, 0, "list Vulkan devices and exit" },
-    { FLAG_SWITCH, "-v --verbose", NULL, &ui.verbose, 0, 0, "statistics and messages, also off a terminal" },
+    { FLAG_SWITCH, "-v --verbose", NULL, &ui.verbose, 0, 0,
+      "statistics and messages, also off a terminal" },
     { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0, "events and statistics as JSON lines" },
     { FLAG_SWITCH, "-h --help", NULL, &want_help, 0, 0, "this text" },
     { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
 };
 
-/* ---- names -------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static bool has_name(const struct flag *f, const char *name, size_t len)
 {
@@ -61,7 +63,7 @@ const struct flag *flag_named(const struct program *p, const char *name)
     return find(p, dashed, (size_t)n);
 }
 
-/* ---- values ------------------------------------------------------------------------------------- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static bool read_choice(const struct flag *f, const char *who, const char *value, struct err *err)
 {
@@ -102,7 +104,8 @@ static bool read_seed(const struct flag *f, const char *who, const char *value, 
     if (strcmp(value, "-1") == 0) {
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
-        struct rng r = { (uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^ (uint64_t)getpid() << 48 };
+        struct rng r = { (uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^
+                         (uint64_t)getpid() << 48 };
         *to = rng_u64(&r) >> 32;        /* short enough to type again */
         return true;
     }
@@ -134,12 +137,14 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
     switch (f->type) {
     case FLAG_INT: snprintf(out, (size_t)size, "%d", *(int32_t *)f->to); break;
     case FLAG_FLOAT: snprintf(out, (size_t)size, "%g", (double)*(float *)f->to); break;
-    case FLAG_SEED: snprintf(out, (size_t)size, "%llu", (unsigned long long)*(uint64_t *)f->to); break;
+    case FLAG_SEED:
+        snprintf(out, (size_t)size, "%llu", (unsigned long long)*(uint64_t *)f->to);
+        break;
     default: snprintf(out, (size_t)size, "-"); break;
     }
 }
 
-/* ---- the command line --------------------------------------------------------------------------- */
+/* ---- the command line ------------------------------------------------------------------------ */
 
 static bool read_all(const struct program *p, int argc, char **argv, struct err *err)
 {

@@ -1,4 +1,5 @@
-/* common_flags: a program's command line from one table, which also is its --help and the list behind /set. */
+/* common_flags: a program's command line from one table, which also is its --help and the list
+ * behind /set. */
 #pragma once
 #include "../engine/base.h"
 
@@ -29,15 +30,17 @@ struct program {
     uint32_t n_flag;
 };
 
-/* Reads the command line, the flags that all programs share included, and calls ui_start. False when the
- * program is to leave with *rc: --help, --version and --list-devices are done, a bad flag is reported. */
+/* Reads the command line, the flags that all programs share included, and calls ui_start. False
+ * when the program is to leave with *rc: --help, --version and --list-devices are done, a bad flag
+ * is reported. */
 bool flags_read(const struct program *p, int argc, char **argv, int *rc);
 /* Reads it once more, for values that stand over defaults known only by now. Cannot fail. */
 void flags_again(const struct program *p, int argc, char **argv);
 
 /* The flag called `--name`, an underscore counting as a dash; NULL if there is none. */
 const struct flag *flag_named(const struct program *p, const char *name);
-/* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on failure. */
+/* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on
+ * failure. */
 bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err);
 void flag_print(const struct flag *f, char *out, uint64_t size);        /* its present value */
 

@@ -1,8 +1,9 @@
-/* hlm-eval: what a model computes, in files and lines - logits, hidden states, greedy ids, token ids,
- * prompts. The tool for tests and for judging. --tokenize and --chat open no device.
+/* hlm-eval: what a model computes, in files and lines - logits, hidden states, greedy ids, token
+ * ids, prompts. The tool for tests and for judging. --tokenize and --chat open no device.
  *
- * Ids are read by one list of pieces (--split, --decode-from), whatever is asked for: so every answer can
- * be had over every way of reading. Results are streamed to a file beside their target and renamed. */
+ * Ids are read by one list of pieces (--split, --decode-from), whatever is asked for: so every
+ * answer can be had over every way of reading. Results are streamed to a file beside their target
+ * and renamed. */
 #define _POSIX_C_SOURCE 200809L
 #include "common.h"
 #include "common_flags.h"
@@ -35,13 +36,16 @@ static const struct flag flags[] = {
       "the first N ids by prefill, each later one by decode" },
     { FLAG_TEXT, "--split", "A,B,...", &o.split, 0, 0,
       "prefill in pieces of A, B, ... ids; the rest is one more" },
-    { FLAG_SWITCH, "--fast", NULL, &o.fast, 0, 0, "the paths that hlm-chat takes, not those in f32 only" },
+    { FLAG_SWITCH, "--fast", NULL, &o.fast, 0, 0,
+      "the paths that hlm-chat takes, not those in f32 only" },
     { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f32)" },
-    { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX, "tokens of context; 0: what the ids need" },
+    { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
+      "tokens of context; 0: what the ids need" },
 
     { FLAG_GROUP, "Text, without a device", 0, 0, 0, 0, 0 },
     { FLAG_SWITCH, "--tokenize", NULL, &o.tokenize, 0, 0,
-      "for each JSON string, one a line of standard input,\na line of its ids; special tokens are parsed" },
+      "for each JSON string, one a line of standard input,\n"
+      "a line of its ids; special tokens are parsed" },
     { FLAG_TEXT, "--chat", "FILE", &o.chat, 0, 0,
       "print the prompt of a JSON array of {role, content},\nwith the generation prompt" },
     { FLAG_SWITCH, "--no-think", NULL, &o.no_think, 0, 0, "... that asks for no reasoning" },
@@ -51,14 +55,14 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-eval",
-    .usage = "-m MODEL.gguf (--ids FILE [--logits OUT] [--hidden OUT] [--greedy N] | --tokenize | "
-             "--chat FILE) [flags]",
+    .usage = "-m MODEL.gguf (--ids FILE (--logits OUT | --hidden OUT | --greedy N) | --tokenize |"
+             " --chat FILE) [flags]; --help lists them",
     .about = "What a model computes: logits, hidden states, greedy ids, token ids, prompts.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
 
-/* ---- text --------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 static bool tokenize(const struct gguf *g, struct err *err)
 {
@@ -73,8 +77,8 @@ static bool tokenize(const struct gguf *g, struct err *err)
         json_t *s = json_loadb(line, (size_t)n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
         ids.n = 0;
         if (!json_is_string(s))
-            ok = fail(err, "standard input: line %llu is not a JSON string%s%s", (unsigned long long)i,
-                      s ? "" : ": ", s ? "" : e.text);
+            ok = fail(err, "standard input: line %llu is not a JSON string%s%s",
+                      (unsigned long long)i, s ? "" : ": ", s ? "" : e.text);
         else
             ok = tok_encode_text(t, json_string_value(s), json_string_length(s), true, &ids, err);
         json_decref(s);
@@ -116,9 +120,9 @@ static bool print_prompt(const struct gguf *g, struct err *err)
     return ok;
 }
 
-/* ---- files of floats ---------------------------------------------------------------------------- */
+/* ---- files of floats ------------------------------------------------------------------------- */
 
-/* Written beside its target and renamed at the end; what is no plain file (/dev/null) is written in place. */
+/* Written beside its target and renamed at the end; in place where that is no plain file. */
 struct out {
     const char *path;
     char *beside;               /* NULL: in place */
@@ -142,7 +146,8 @@ static bool out_open(struct out *f, const char *path, struct err *err)
 /* n floats at float number `at`. The platform is little-endian, as GGUF is (file.c asserts it). */
 static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, struct err *err)
 {
-    if ((ftello(f->f) == (off_t)(at * sizeof *v) || fseeko(f->f, (off_t)(at * sizeof *v), SEEK_SET) == 0) &&
+    if ((ftello(f->f) == (off_t)(at * sizeof *v) ||
+         fseeko(f->f, (off_t)(at * sizeof *v), SEEK_SET) == 0) &&
         fwrite(v, sizeof *v, (size_t)n, f->f) == n)
         return true;
     return fail(err, "%s: %s", f->path, strerror(errno));
@@ -162,7 +167,7 @@ static bool out_close(struct out *f, bool keep, struct err *err)
     return ok;
 }
 
-/* ---- ids ---------------------------------------------------------------------------------------- */
+/* ---- ids ------------------------------------------------------------------------------------- */
 
 struct id_list {
     int32_t *id;
@@ -226,7 +231,8 @@ static bool make_pieces(struct pieces *p, uint32_t n_ids, struct err *err)
         char *end;
         errno = 0;
         unsigned long long n = strtoull(s, &end, 10);
-        if (*s < '0' || *s > '9' || (*end && *end != ',') || (*end == ',' && !end[1]) || n == 0 || errno)
+        if (*s < '0' || *s > '9' || (*end && *end != ',') || (*end == ',' && !end[1]) || n == 0 ||
+            errno)
             return fail(err, "--split: '%s' is no list of positive numbers", o.split);
         if (n > n_prefill - at)
             return fail(err, "--split: the pieces have more than the %u ids to prefill", n_prefill);
@@ -240,22 +246,27 @@ static bool make_pieces(struct pieces *p, uint32_t n_ids, struct err *err)
     return true;
 }
 
-/* ---- the model ---------------------------------------------------------------------------------- */
+/* ---- the model ------------------------------------------------------------------------------- */
 
-#define MAX_ROWS_BYTES (256u << 20)     /* logits held at once: a longer piece is read in several calls */
+/* Results held at once: a longer piece is read in several calls. */
+#define MAX_ROWS_BYTES (256u << 20)
 
-static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const struct pieces *p, struct err *err)
+static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const struct pieces *p,
+                        struct err *err)
 {
     struct hlm_info info = hlm_get_info(m);
     struct out logits = { 0 }, hidden = { 0 };
     uint64_t n_row = info.n_vocab, n_embd = info.n_embd, n_hidden = info.n_layer + 2;
-    uint64_t per_tok = ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0)) * sizeof(float);
-    uint32_t longest = 1, most = per_tok ? (uint32_t)max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
+    uint64_t per_tok = sizeof(float) *
+                       ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0));
+    uint32_t most = per_tok ? (uint32_t)max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
+    uint32_t longest = 1;
     struct bar bar = { .what = "reading" };
     float *row = NULL, *state = NULL;
     for (uint32_t i = 0, at = 0; i < p->n; at = p->end[i++])
         longest = max_u32(longest, min_u32(most, p->end[i] - at));
-    bool ok = (!o.logits || ((row = mem_alloc(longest, n_row * sizeof *row)) && out_open(&logits, o.logits, err))) &&
+    bool ok = (!o.logits || ((row = mem_alloc(longest, n_row * sizeof *row)) &&
+                             out_open(&logits, o.logits, err))) &&
               (!o.hidden || ((state = mem_alloc(longest, n_hidden * n_embd * sizeof *state)) &&
                              out_open(&hidden, o.hidden, err)));
     if (!ok)
@@ -266,7 +277,8 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
         ok = hlm_session_eval(s, l->id + at, n, row, state, err) &&
              (!row || out_write(&logits, at * n_row, row, n * n_row, err));
         for (uint64_t k = 0; ok && state && k < n_hidden; k++)
-            ok = out_write(&hidden, (k * l->n + at) * n_embd, state + k * n * n_embd, n * n_embd, err);
+            ok = out_write(&hidden, (k * l->n + at) * n_embd, state + k * n * n_embd, n * n_embd,
+                           err);
         at += n;
         i += at == p->end[i];
         ok = ok && bar_progress(&bar, at, l->n);
@@ -281,7 +293,9 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
 
 static bool print_greedy(hlm_session *s, struct err *err)
 {
-    struct hlm_sampling greedy = { .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true };
+    struct hlm_sampling greedy = {
+        .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
+    };
     struct bar bar = { .what = "deciding" };
     for (int32_t i = 0; i < o.greedy; i++) {
         int32_t id;
@@ -299,7 +313,8 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
 {
     uint64_t need = l->n + (o.greedy > 0 ? (uint64_t)o.greedy : 0);
     if (o.n_ctx && (uint64_t)o.n_ctx < need)
-        return usage_error(&program, "-c %d: these ids need %llu", o.n_ctx, (unsigned long long)need);
+        return usage_error(&program, "-c %d: these ids need %llu", o.n_ctx,
+                           (unsigned long long)need);
     int rc = RC_FAILED;
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast }, &rc);
     if (!m)
@@ -314,24 +329,25 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
     uint32_t n_vocab = hlm_get_info(m).n_vocab;
     bool ok = true;
     for (uint32_t i = 0; ok && i < l->n; i++)
-        ok = (uint32_t)l->id[i] < n_vocab || fail(err, "%s: line %u: id %d is outside of the vocabulary of %u",
-                                                  o.ids, l->line[i], l->id[i], n_vocab);
+        ok = (uint32_t)l->id[i] < n_vocab ||
+             fail(err, "%s: line %u: id %d is outside of the vocabulary of %u", o.ids, l->line[i],
+                  l->id[i], n_vocab);
     ok = ok && (s = hlm_session_create(m, &params, err)) && read_pieces(m, s, l, p, err) &&
          (o.greedy < 0 || print_greedy(s, err));
     if (s) {
         struct hlm_stats t = hlm_session_stats(s);
-        ui_note("[read %llu tokens in %.2f s, made %llu in %.2f s]", (unsigned long long)t.n_read, t.read_s,
-                (unsigned long long)t.n_gen, t.gen_s);
-        ui_event("eval", "{s:I, s:f, s:I, s:f, s:I, s:I}", "read", (json_int_t)t.n_read, "read_s", t.read_s,
-                 "generated", (json_int_t)t.n_gen, "gen_s", t.gen_s, "submissions", (json_int_t)t.n_submit,
-                 "recordings", (json_int_t)t.n_record);
+        ui_note("[read %llu tokens in %.2f s, made %llu in %.2f s]", (unsigned long long)t.n_read,
+                t.read_s, (unsigned long long)t.n_gen, t.gen_s);
+        ui_event("eval", "{s:I, s:f, s:I, s:f, s:I, s:I}", "read", (json_int_t)t.n_read, "read_s",
+                 t.read_s, "generated", (json_int_t)t.n_gen, "gen_s", t.gen_s, "submissions",
+                 (json_int_t)t.n_submit, "recordings", (json_int_t)t.n_record);
     }
     hlm_session_destroy(s);
     hlm_close(m);
     return ok ? RC_OK : RC_FAILED;
 }
 
-/* ---- start -------------------------------------------------------------------------------------- */
+/* ---- start ----------------------------------------------------------------------------------- */
 
 static int run_ids(struct err *err)
 {
@@ -372,12 +388,16 @@ int main(int argc, char **argv)
         return usage_error(&program, "one of --ids, --tokenize and --chat says what to do");
     if (o.ids && !results)
         return usage_error(&program, "--ids needs --logits, --hidden or --greedy");
+    if (o.greedy >= 0 && (o.logits || o.hidden))
+        return usage_error(&program, "--greedy does not go with --logits and --hidden");
     if (!o.ids && (results || o.split || o.decode_from >= 0))
-        return usage_error(&program, "--logits, --hidden, --greedy, --split and --decode-from go with --ids");
+        return usage_error(&program,
+                           "--logits, --hidden, --greedy, --split and --decode-from go with --ids");
     if (!o.chat && (o.no_think || o.format))
         return usage_error(&program, "--no-think and --chat-format go with --chat");
     if (o.format && !chat_by_name(o.format, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35", o.format);
+        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35",
+                           o.format);
 
     rc = o.ids ? run_ids(&err) : run_text(&err);
     if (rc == RC_USAGE && err.set)

@@ -1,0 +1,454 @@
+/* hlm-bench: how fast a model is - llama-bench's tests and tables, and where the time goes.
+ *
+ * pp N reads N random ids at once; tg N makes N tokens one after the other, each one forward pass and
+ * one sampling. Before either, D tokens are read that are not timed (depth). A test has a session of
+ * its own, one run that is not timed (pipelines, plans), then -r timed ones from an empty session.
+ * Rows come out as they are measured; what --kernels tells comes at the end. */
+#include "../ui/common.h"
+#include "../ui/common_flags.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LIST = 32, MAX_REP = 1000, MAX_KERNEL = 128, WARM_TOK = 16 };
+enum format { MD, JSON, CSV };
+
+static struct {
+    const char *model, *pp, *tg, *depth, *batch;
+    int32_t n_rep;
+    int format, kv;
+    bool exact, kernels, validate;
+} o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .n_rep = 5 };
+
+static const char *const kv_name[] = { "f16", "f32" };
+
+static const struct flag flags[] = {
+    { FLAG_GROUP, "What to measure", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file; again for more" },
+    { FLAG_TEXT, "-p --n-prompt", "N,...", &o.pp, 0, 0, "prompts of N tokens, 0: none (512)" },
+    { FLAG_TEXT, "-n --n-gen", "N,...", &o.tg, 0, 0, "N tokens made, 0: none (128)" },
+    { FLAG_TEXT, "-d --n-depth", "N,...", &o.depth, 0, 0, "after N tokens that are not timed (0)" },
+    { FLAG_TEXT, "-b --batch-size", "N,...", &o.batch, 0, 0,
+      "tokens of one prefill piece at most; 0: as the device likes" },
+    { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f16)" },
+    { FLAG_SWITCH, "--exact", NULL, &o.exact, 0, 0, "the f32 paths of hlm-eval, not hlm-chat's" },
+    { FLAG_INT, "-r --repetitions", "N", &o.n_rep, 1, MAX_REP, "timed runs of a test (5)" },
+
+    { FLAG_GROUP, "Results", 0, 0, 0, 0, 0 },
+    { FLAG_CHOICE, "-o --output", "md|json|csv", &o.format, 0, 0, "table for people or programs (md)" },
+    { FLAG_SWITCH, "--kernels", NULL, &o.kernels, 0, 0,
+      "time, bytes and operations of every kernel; the time\n"
+      "stamps make all a little slower" },
+    { FLAG_SWITCH, "--validate", NULL, &o.validate, 0, 0,
+      "with the Vulkan validation layer: slow; fails on a message" },
+};
+
+static const struct program program = {
+    .name = "hlm-bench",
+    .usage = "-m MODEL.gguf [-m ...] [-p N,...] [-n N,...] [-d N,...] [-r N] [-o md|json|csv] [flags]",
+    .about = "How fast a model is: prompts read (pp), tokens made (tg), in tokens a second.",
+    .flag = flags,
+    .n_flag = ARRAY_LEN(flags),
+};
+
+struct list {
+    uint32_t v[MAX_LIST], n;
+};
+
+struct test {
+    uint32_t n_prompt, n_gen, n_depth, n_batch;     /* one of the first two is 0 */
+};
+
+struct result {
+    struct test test;
+    double s[MAX_REP];          /* of each repetition */
+    uint32_t n_rep;
+    uint64_t n_submit, n_record;        /* during the timed part of all of them */
+    struct hlm_kernel kernel[MAX_KERNEL];       /* summed over them; most time first */
+    uint32_t n_kernel;
+};
+
+struct model {
+    hlm *m;
+    struct hlm_info info;
+    char type[64];              /* "qwen35 Q8_0" */
+    uint64_t n_bytes;           /* of tensors in the file */
+    double open_s;
+};
+
+/* ---- the command line --------------------------------------------------------------------------- */
+
+static bool read_list(const char *flag, const char *text, struct list *l, struct err *err)
+{
+    *l = (struct list){ 0 };
+    for (const char *s = text;;) {
+        char *end;
+        errno = 0;
+        unsigned long v = strtoul(s, &end, 10);
+        if (*s < '0' || *s > '9' || (*end && *end != ',') || errno || v > 1u << 24)
+            return fail(err, "%s: '%s' is no list of numbers from 0 to %u", flag, text, 1u << 24);
+        if (l->n == MAX_LIST)
+            return fail(err, "%s: more than %d numbers", flag, MAX_LIST);
+        l->v[l->n++] = (uint32_t)v;
+        if (!*end)
+            return true;
+        s = end + 1;
+    }
+}
+
+/* The values of -m in their order: the flag table keeps the last one only. */
+static uint32_t find_models(int argc, char **argv, const char **path, uint32_t max)
+{
+    uint32_t n = 0;
+    for (int i = 1; i < argc && n < max; i++) {
+        if (strncmp(argv[i], "--model=", 8) == 0)
+            path[n++] = argv[i] + 8;
+        else if ((!strcmp(argv[i], "-m") || !strcmp(argv[i], "--model")) && i + 1 < argc)
+            path[n++] = argv[++i];
+    }
+    return n;
+}
+
+/* In llama-bench's order: by depth, prompts before tokens. */
+static struct test *make_tests(uint32_t *n, struct err *err)
+{
+    struct list pp, tg, depth, batch;
+    if (!read_list("-p", o.pp, &pp, err) || !read_list("-n", o.tg, &tg, err) ||
+        !read_list("-d", o.depth, &depth, err) || !read_list("-b", o.batch, &batch, err))
+        return NULL;
+    uint64_t max = (uint64_t)batch.n * depth.n * (pp.n + tg.n);
+    struct test *t = mem_alloc(max, sizeof *t);
+    *n = 0;
+    for (uint32_t b = 0; t && b < batch.n; b++)
+        for (uint32_t d = 0; d < depth.n; d++)
+            for (uint32_t i = 0; i < pp.n + tg.n; i++) {
+                struct test one = { .n_depth = depth.v[d], .n_batch = batch.v[b] };
+                if (i < pp.n)
+                    one.n_prompt = pp.v[i];
+                else
+                    one.n_gen = tg.v[i - pp.n];
+                if (one.n_prompt || one.n_gen)
+                    t[(*n)++] = one;
+            }
+    if (t && *n)
+        return t;
+    fail(err, t ? "-p and -n leave nothing to measure" : "out of memory for the tests");
+    free(t);
+    return NULL;
+}
+
+/* ---- measuring ---------------------------------------------------------------------------------- */
+
+static void random_ids(struct rng *r, int32_t *id, uint32_t n, uint32_t n_vocab)
+{
+    for (uint32_t i = 0; i < n; i++)
+        id[i] = (int32_t)(rng_u64(r) % n_vocab);
+}
+
+/* n tokens, each what the model likes best; nothing ends them. */
+static bool make_tokens(hlm_session *s, uint32_t n, struct err *err)
+{
+    const struct hlm_sampling greedy = { .temp = 0, .top_p = 1, .repeat_penalty = 1,
+                                         .allow_unused = true };
+    int32_t id;
+    for (uint32_t i = 0; i < n; i++)
+        if (ui_interrupted() || !hlm_session_next(s, &greedy, &id, err))
+            return false;
+    return true;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const struct hlm_kernel *)a)->us, y = ((const struct hlm_kernel *)b)->us;
+    return (x < y) - (x > y);
+}
+
+static void add_kernels(hlm *m, struct result *r)
+{
+    struct hlm_kernel k[MAX_KERNEL];
+    uint32_t n = hlm_kernels(m, k, MAX_KERNEL);
+    for (uint32_t i = 0, j; i < n; i++) {
+        for (j = 0; j < r->n_kernel && strcmp(r->kernel[j].name, k[i].name); j++)
+            ;
+        struct hlm_kernel *to = &r->kernel[j];
+        if (j == r->n_kernel) {
+            *to = (struct hlm_kernel){ .name = k[i].name };
+            r->n_kernel++;
+        }
+        to->n += k[i].n;
+        to->us += k[i].us;
+        to->bytes += k[i].bytes;
+        to->flop += k[i].flop;
+    }
+    qsort(r->kernel, r->n_kernel, sizeof *r->kernel, by_time);
+}
+
+/* Once from an empty session. The token before the first timed one is sampled outside of the clock, so
+ * that each timed one is a forward pass; without depth there has to be one token to go on from. */
+static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, int32_t *id,
+                     bool timed, struct err *err)
+{
+    const struct test *t = &r->test;
+    uint32_t before = t->n_gen ? max_u32(t->n_depth, 1) : t->n_depth;
+    random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
+    hlm_session_reset(s);
+    if (before && !hlm_session_sync(s, id, before, 0, NULL, NULL, err))
+        return false;
+    if (t->n_gen && !make_tokens(s, 1, err))
+        return false;
+    if (o.kernels)
+        hlm_kernels_reset(m);
+    struct hlm_stats at = hlm_session_stats(s);
+    double t0 = now_s();
+    bool ok = t->n_gen ? make_tokens(s, timed ? t->n_gen : min_u32(t->n_gen, WARM_TOK), err)
+                       : hlm_session_sync(s, id, before + t->n_prompt, 0, NULL, NULL, err);
+    double took = now_s() - t0;
+    struct hlm_stats now = hlm_session_stats(s);
+    if (!ok || !timed)
+        return ok;
+    r->s[r->n_rep++] = took;
+    r->n_submit += now.n_submit - at.n_submit;
+    r->n_record += now.n_record - at.n_record;
+    if (o.kernels)
+        add_kernels(m, r);
+    return true;
+}
+
+static bool run_test(hlm *m, struct result *r, struct err *err)
+{
+    const struct test *t = &r->test;
+    uint32_t n_ctx = t->n_gen ? max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
+    struct hlm_session_params p = { .n_ctx = n_ctx, .n_batch = t->n_batch,
+                                    .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16 };
+    struct bar bar = { .what = t->n_gen ? "tokens" : "prompts" };
+    struct rng rng = { 1 };
+    int32_t *id = mem_alloc(n_ctx, sizeof *id);
+    hlm_session *s = id ? hlm_session_create(m, &p, err) : NULL;
+    bool ok = s || fail(err, "out of memory: %u ids", n_ctx);
+    for (int32_t i = 0; ok && i <= o.n_rep; i++)
+        ok = bar_progress(&bar, (uint64_t)i, (uint64_t)o.n_rep + 1) &&
+             run_once(m, s, r, &rng, id, i > 0, err);
+    bar_clear();
+    hlm_session_destroy(s);
+    free(id);
+    return ok;
+}
+
+/* ---- results ------------------------------------------------------------------------------------ */
+
+struct text { char s[96]; };
+
+static struct text test_name(const struct test *t)
+{
+    struct text out;
+    int n = snprintf(out.s, sizeof out.s, "%s%u", t->n_gen ? "tg" : "pp",
+                     t->n_gen ? t->n_gen : t->n_prompt);
+    if (t->n_depth)
+        n += snprintf(out.s + n, sizeof out.s - (size_t)n, " @ d%u", t->n_depth);
+    if (t->n_batch)
+        snprintf(out.s + n, sizeof out.s - (size_t)n, " b%u", t->n_batch);
+    return out;
+}
+
+struct speed { double mean, sd; };      /* tokens a second over the repetitions; s as well */
+
+static struct speed speed_of(const struct result *r, bool seconds)
+{
+    double n_tok = r->test.n_gen ? r->test.n_gen : r->test.n_prompt, sum = 0, dev = 0;
+    for (uint32_t i = 0; i < r->n_rep; i++)
+        sum += seconds ? r->s[i] : n_tok / r->s[i];
+    struct speed v = { .mean = sum / r->n_rep };
+    for (uint32_t i = 0; i < r->n_rep; i++)
+        dev += pow((seconds ? r->s[i] : n_tok / r->s[i]) - v.mean, 2);
+    v.sd = r->n_rep > 1 ? sqrt(dev / (r->n_rep - 1)) : 0;
+    return v;
+}
+
+static void csv_text(const char *s)
+{
+    putchar('"');
+    for (; *s; s++)
+        printf(*s == '"' ? "\"\"" : "%c", *s);
+    fputs("\",", stdout);
+}
+
+static void head(void)
+{
+    if (o.format == MD)
+        puts("| model                |       size |     params | backend | device                         |"
+             "            test |                  t/s |\n"
+             "| -------------------- | ---------: | ---------: | ------- | ------------------------------ |"
+             " --------------: | -------------------: |");
+    else if (o.format == CSV)
+        puts("model_filename,model_type,model_size,model_n_params,device,driver,n_batch,type_kv,n_prompt,"
+             "n_gen,n_depth,avg_ns,stddev_ns,avg_ts,stddev_ts");
+}
+
+static void row(const struct model *m, const struct result *r)
+{
+    struct speed ts = speed_of(r, false), s = speed_of(r, true);
+    const struct test *t = &r->test;
+    if (o.format == MD) {
+        char speed[48];
+        struct num size = num_bytes(m->n_bytes), params = num_short(m->info.n_param);
+        snprintf(speed, sizeof speed, "%.2f ± %.2f", ts.mean, ts.sd);
+        printf("| %-20s | %10s | %10s | %-7s | %-30.30s | %15s | %21s |\n", m->type, size.s, params.s,
+               "Vulkan", m->info.device, test_name(t).s, speed);
+    } else if (o.format == CSV) {
+        csv_text(m->info.path);
+        csv_text(m->type);
+        printf("%" PRIu64 ",%" PRIu64 ",", m->n_bytes, m->info.n_param);
+        csv_text(m->info.device);
+        csv_text(m->info.driver);
+        printf("%u,%s,%u,%u,%u,%.0f,%.0f,%.6f,%.6f\n", t->n_batch, kv_name[o.kv], t->n_prompt,
+               t->n_gen, t->n_depth, s.mean * 1e9, s.sd * 1e9, ts.mean, ts.sd);
+    }
+    fflush(stdout);
+    if (o.format != JSON && ui.verbose)
+        ui_note("[%s: %.1f submissions and %.1f recordings a run]", test_name(t).s,
+                (double)r->n_submit / r->n_rep, (double)r->n_record / r->n_rep);
+}
+
+/* Of one repetition. Bytes are those of the bindings: what a kernel may touch, which for a cache is all
+ * of it. The last row is what no kernel was running for: host, submission, waiting. */
+static void kernel_table(const struct result *r)
+{
+    double wall = speed_of(r, true).mean, n = r->n_rep, rest = wall * 1e3;
+    printf("\n%s: %.2f ms\n\n"
+           "| kernel           |    calls |        ms |  share |    us/call |     GB/s |  GFLOP/s |\n"
+           "| ---------------- | -------: | --------: | -----: | ---------: | -------: | -------: |\n",
+           test_name(&r->test).s, wall * 1e3);
+    for (const struct hlm_kernel *k = r->kernel; k < r->kernel + r->n_kernel; k++) {
+        double ms = k->us / n * 1e-3, s = k->us > 0 ? k->us * 1e-6 : 1;
+        printf("| %-16s | %8.0f | %9.3f | %5.1f%% | %10.1f | %8.3f | %8.3f |\n", k->name,
+               (double)k->n / n, ms, ms / wall * 0.1, k->us / (double)k->n,
+               (double)k->bytes / s * 1e-9, k->flop / s * 1e-9);
+        rest -= ms;
+    }
+    printf("| %-16s | %8s | %9.3f | %5.1f%% | %10s | %8s | %8s |\n", "(no kernel)", "", rest,
+           rest / wall * 0.1, "", "", "");
+}
+
+static json_t *result_json(const struct model *m, const struct result *r)
+{
+    struct speed ts = speed_of(r, false), s = speed_of(r, true);
+    const struct test *t = &r->test;
+    json_t *o_ = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f, s:i, s:s, s:i, s:i, s:i, s:f, s:f, "
+                           "s:f, s:f, s:I, s:I}",
+                           "model_filename", m->info.path, "model_name", m->info.name, "model_type",
+                           m->type, "model_size", (json_int_t)m->n_bytes, "model_n_params",
+                           (json_int_t)m->info.n_param, "device", m->info.device, "driver",
+                           m->info.driver, "open_s", m->open_s, "n_batch", (int)t->n_batch, "type_kv",
+                           kv_name[o.kv], "n_prompt", (int)t->n_prompt, "n_gen", (int)t->n_gen,
+                           "n_depth", (int)t->n_depth, "avg_ns", s.mean * 1e9, "stddev_ns", s.sd * 1e9,
+                           "avg_ts", ts.mean, "stddev_ts", ts.sd, "submissions",
+                           (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
+    json_t *samples = json_array(), *kernels = json_array();
+    for (uint32_t i = 0; i < r->n_rep; i++)
+        json_array_append_new(samples, json_real(r->s[i] * 1e9));
+    json_object_set_new(o_, "samples_ns", samples);
+    for (const struct hlm_kernel *k = r->kernel; k < r->kernel + r->n_kernel; k++)
+        json_array_append_new(kernels, json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name, "calls",
+                                                 (json_int_t)k->n, "us", k->us, "bytes",
+                                                 (json_int_t)k->bytes, "flop", k->flop));
+    if (o.kernels)
+        json_object_set_new(o_, "kernels", kernels);
+    else
+        json_decref(kernels);
+    return o_;
+}
+
+/* ---- models ------------------------------------------------------------------------------------- */
+
+/* The architecture and the type that has most of the bytes. */
+static void describe(struct model *m)
+{
+    const struct gguf *g = hlm_file(m->m);
+    uint64_t bytes[DTYPE_COUNT] = { 0 };
+    enum dtype most = F32;
+    m->n_bytes = 0;
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        m->n_bytes += t->n_bytes;
+        bytes[t->type] += t->n_bytes;
+        most = bytes[t->type] > bytes[most] ? t->type : most;
+    }
+    snprintf(m->type, sizeof m->type, "%.40s %s", m->info.arch, dtype_info(most)->name);
+}
+
+static bool run_tests(const struct model *m, const struct test *test, uint32_t n, json_t *all,
+                      struct err *err)
+{
+    struct result *r = mem_alloc(n, sizeof *r);
+    bool ok = r || fail(err, "out of memory for %u results", n);
+    uint32_t done = 0;
+    for (; ok && done < n; done++) {
+        r[done].test = test[done];
+        if (!(ok = run_test(m->m, &r[done], err)))
+            break;
+        row(m, &r[done]);
+        if (all)
+            json_array_append_new(all, result_json(m, &r[done]));
+    }
+    for (uint32_t i = 0; o.kernels && o.format == MD && i < done; i++)
+        kernel_table(&r[i]);
+    free(r);
+    return ok;
+}
+
+static int run_model(const char *path, const struct test *test, uint32_t n, json_t *all,
+                     struct err *err)
+{
+    int rc = RC_FAILED;
+    double t0 = now_s();
+    struct hlm_params p = { .model = path, .exact = o.exact, .profile = o.kernels,
+                            .validate = o.validate };
+    struct model m = { .m = ui_open_model(p, &rc) };
+    if (!m.m)
+        return rc;
+    m.open_s = now_s() - t0;
+    m.info = hlm_get_info(m.m);
+    describe(&m);
+    if (ui.verbose)
+        ui_note("[%s: %s, %s, opened in %.2f s]", m.info.name, m.info.device, m.info.driver, m.open_s);
+    bool ok = run_tests(&m, test, n, all, err);
+    uint32_t n_message = hlm_get_info(m.m).n_validation;
+    if (ok && n_message)
+        ok = fail(err, "%u validation messages", n_message);
+    hlm_close(m.m);
+    return ok ? RC_OK : err->set ? RC_FAILED : RC_INTERRUPTED;
+}
+
+int main(int argc, char **argv)
+{
+    struct err err = { 0 };
+    const char *path[MAX_LIST];
+    uint32_t n_test = 0, n_path = find_models(argc, argv, path, MAX_LIST);
+    int rc;
+    if (!flags_read(&program, argc, argv, &rc))
+        return rc;
+    if (!n_path)
+        return usage_error(&program, "no model: -m FILE");
+    if (o.kernels && o.format == CSV)
+        return usage_error(&program, "--kernels goes with -o md and json");
+    struct test *test = make_tests(&n_test, &err);
+    if (!test)
+        return usage_error(&program, "%s", err.msg);
+    json_t *all = o.format == JSON ? json_array() : NULL;
+    head();
+    rc = RC_OK;
+    for (uint32_t i = 0; rc == RC_OK && i < n_path; i++)
+        rc = run_model(path[i], test, n_test, all, &err);
+    if (err.set)
+        ui_error("%s", err.msg);
+    if (all && json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0)
+        putchar('\n');
+    json_decref(all);
+    free(test);
+    return ui_end(rc);
+}

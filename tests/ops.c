@@ -1,0 +1,400 @@
+/* ops: see ops.h. */
+#include "ops.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BAND = 256 };            /* bytes at least on either side of a tensor */
+static const uint32_t GUARD = 0x7fc05a5a;       /* a NaN; its halves are a NaN and a large number */
+
+const enum dtype weight_types[13] = { F32,  F16,  BF16, Q8_0, Q4_0,   Q4_1, Q5_0,
+                                      Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4 };
+
+/* ---- opening and closing ----------------------------------------------------------------- */
+
+struct rig rig_open(struct gpu *g, const char *op)
+{
+    struct rig r = { .g = g, .op = op, .rng = { OPS_SEED } };
+    r.mem = arena_create(g, op, MEM_DEVICE, &r.err);
+    r.scratch = arena_create(g, "scratch", MEM_DEVICE, &r.err);
+    HLM_ASSERT(r.mem && r.scratch);
+    r.c = cmd_create(g, op, r.scratch, &r.err);
+    HLM_ASSERT(r.c);
+    r.head = cmd_scratch(r.c, I32, BAND / 4, 1);
+    return r;
+}
+
+void rig_close(struct rig *r)
+{
+    cmd_destroy(r->c);
+    arena_destroy(r->mem);
+    arena_destroy(r->scratch);
+    for (uint32_t i = 0; i < r->n_own; i++)
+        free(r->own[i]);
+    free(r->own);
+    free(r->image);
+    free(r->free);
+    free(r->back);
+}
+
+void *rig_alloc(struct rig *r, uint64_t n, uint64_t size)
+{
+    void *p = mem_alloc(n ? n : 1, size);
+    r->own = mem_grow(r->own, r->n_own + 1u, sizeof *r->own);
+    HLM_ASSERT(p && r->own);
+    return r->own[r->n_own++] = p;
+}
+
+/* ---- what the op is given ---------------------------------------------------------------- */
+
+static uint64_t take(struct rig *r, uint64_t bytes, uint64_t align)
+{
+    if (align == 0)
+        arena_take(r->mem, BAND, 0);
+    uint64_t at = arena_take(r->mem, bytes, align), end = align_up(at + bytes, 16) + BAND;
+    end = max_u64(end, r->n_image);
+    r->image = mem_grow(r->image, end, 1);
+    r->free = mem_grow(r->free, end, 1);
+    HLM_ASSERT(r->image && r->free);
+    for (uint64_t i = r->n_image; i < end; i += 4)
+        memcpy(r->image + i, &GUARD, 4);
+    memset(r->free + r->n_image, 0, end - r->n_image);
+    r->n_image = end;
+    return at;
+}
+
+tensor rig_view(struct rig *r, enum dtype dtype, uint32_t n, uint32_t n_row, uint32_t stride,
+                uint32_t col)
+{
+    tensor t = { .arena = r->mem, .dtype = dtype, .n = n, .n_row = n_row, .stride = stride,
+                 .col = col };
+    HLM_ASSERT(col + n <= stride);
+    t.offset = take(r, tensor_bytes(t), 0);
+    return t;
+}
+
+static uint64_t place(tensor t, uint32_t row, uint32_t i)
+{
+    return t.offset + ((uint64_t)row * t.stride + t.col + i) * tensor_elem_bytes(t);
+}
+
+void rig_put(struct rig *r, tensor t, const float *v)
+{
+    for (uint32_t row = 0; row < t.n_row; row++)
+        for (uint32_t i = 0; i < t.n; i++, v++) {
+            uint16_t half = f32_to_f16(*v);
+            if (t.dtype == F16)
+                memcpy(r->image + place(t, row, i), &half, 2);
+            else
+                memcpy(r->image + place(t, row, i), v, 4);
+        }
+}
+
+void rig_put_words(struct rig *r, tensor t, const void *words)
+{
+    memcpy(r->image + t.offset, words, tensor_bytes(t));
+}
+
+void rig_writes_rows(struct rig *r, tensor t, uint32_t row, uint32_t n)
+{
+    for (uint32_t i = row; i < row + n; i++)
+        memset(r->free + place(t, i, 0), 1, (uint64_t)t.n * tensor_elem_bytes(t));
+}
+
+void rig_writes(struct rig *r, tensor t) { rig_writes_rows(r, t, 0, t.n_row); }
+
+tensor rig_dense(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
+{
+    tensor t = rig_view(r, F32, n, n_row, n, 0);
+    rig_put(r, t, v);
+    return t;
+}
+
+tensor rig_strided(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
+{
+    tensor t = rig_view(r, F32, n, n_row, (uint32_t)align_up(n, 4) + 12, 4);
+    rig_put(r, t, v);
+    return t;
+}
+
+tensor rig_words(struct rig *r, const void *words, uint32_t n)
+{
+    tensor t = rig_view(r, I32, n, 1, n, 0);
+    rig_put_words(r, t, words);
+    return t;
+}
+
+struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct step *step, const int32_t *ids,
+                       uint32_t n_ids, bool moves)
+{
+    struct batch b = { .n_tok = n_tok };
+    b.step = rig_words(r, step, sizeof *step / 4);
+    b.ids = rig_view(r, I32, 1, n_ids ? n_ids : 1, 1, 0);
+    if (n_ids)
+        rig_put_words(r, b.ids, ids);
+    if (moves)
+        rig_writes(r, b.step);
+    return b;
+}
+
+float *rig_normal(struct rig *r, uint64_t n, double scale)
+{
+    float *v = rig_alloc(r, n, sizeof *v);
+    for (uint64_t i = 0; i < n; i++)
+        v[i] = (float)(rng_normal(&r->rng) * scale);
+    return v;
+}
+
+double *rig_doubles(struct rig *r, const float *v, uint64_t n)
+{
+    double *d = rig_alloc(r, n, sizeof *d);
+    for (uint64_t i = 0; v && i < n; i++)
+        d[i] = (double)v[i];
+    return d;
+}
+
+/* ---- weights ----------------------------------------------------------------------------- */
+
+static void put16(uint8_t *at, uint16_t v) { memcpy(at, &v, 2); }
+
+/* A scale: about `scale` with either sign; or zeros, denormals and the largest there are. */
+static uint16_t random_half(struct rng *rng, double scale, bool extreme)
+{
+    static const uint16_t edge[] = { 0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0x7bff,
+                                     0xfbff };
+    uint16_t any = (uint16_t)rng_u64(rng);
+    if (!extreme) {
+        double v = scale * (0.5 + rng_unit(rng));
+        return f32_to_f16((float)(any & 1 ? -v : v));
+    }
+    if (any % 3 == 0)
+        return edge[rng_u64(rng) % ARRAY_LEN(edge)];
+    return (any & 0x7c00) == 0x7c00 ? any & 0x87ff : any;       /* finite */
+}
+
+/* Where a block has its halves, and what a code is about when the scale is 1. */
+static const struct layout { int d, min; double code, min_code; } layouts[DTYPE_COUNT] = {
+    [Q8_0] = { 0, -1, 74, 0 },          [Q4_0] = { 0, -1, 4.6, 0 },
+    [Q4_1] = { 0, 2, 4.6, 7.5 },        [Q5_0] = { 0, -1, 9.2, 0 },
+    [Q5_1] = { 0, 2, 9.2, 15.5 },       [IQ4_NL] = { 0, -1, 67, 0 },
+    [Q4_K] = { 0, 2, 4.6 * 36, 7.5 },   [Q5_K] = { 0, 2, 9.2 * 36, 15.5 },
+    [Q6_K] = { 208, -1, 18.5 * 74, 0 },
+};
+
+static uint32_t random_bits(struct rng *rng, enum dtype dtype, double scale, bool extreme)
+{
+    uint32_t u = (uint32_t)rng_u64(rng);
+    float f = (float)(rng_normal(rng) * scale);
+    if (dtype == F16)
+        return random_half(rng, fabs((double)f), extreme);
+    if (!extreme)
+        memcpy(&u, &f, 4);
+    else if ((u & 0x7f800000) == 0x7f800000)
+        u &= ~0x40000000u;      /* finite */
+    return dtype == BF16 ? u >> 16 : u;
+}
+
+void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block)
+{
+    uint32_t n = dtype_info(dtype)->block_bytes;
+    const struct layout *l = &layouts[dtype];
+    if (dtype == F32 || dtype == F16 || dtype == BF16) {
+        uint32_t bits = random_bits(rng, dtype, scale, extreme);
+        memcpy(block, &bits, n);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        block[i] = (uint8_t)rng_u64(rng);
+    if (dtype == MXFP4) {
+        int e = 127 + (int)lround(log2(scale / 3)) + block[0] % 2;
+        block[0] = (uint8_t)(extreme ? block[0] % 253 : e);
+        if (extreme && rng_u64(rng) % 4 == 0)
+            block[0] %= 4;      /* the denormal ones */
+        return;
+    }
+    uint16_t d = random_half(rng, scale / l->code, extreme);
+    put16(block + l->d, d);
+    if (l->min >= 0) {          /* brings codes about zero; K-quants subtract it, the others add it */
+        float min = f16_to_f32(d) * (float)l->min_code;
+        bool k = dtype == Q4_K || dtype == Q5_K;
+        put16(block + l->min, extreme ? random_half(rng, 1, true) : f32_to_f16(k ? min : -min));
+    }
+}
+
+struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
+                         uint32_t n_expert, const void *rows, bool beside)
+{
+    uint64_t n_row = (uint64_t)n_out * n_expert, row_bytes, bytes = pack_row_bytes(dtype, n_in);
+    float *v = rig_alloc(r, n_row * n_in, sizeof *v);
+    HLM_ASSERT(dtype_bytes(dtype, n_in, &row_bytes));
+    struct weight w = { .v = v };
+    w.w = (linear){ .arena = r->mem, .dtype = dtype, .n_in = n_in, .n_out = n_out,
+                    .n_expert = n_expert, .row_q = (uint32_t)(bytes / 16) };
+    w.w.offset = take(r, n_row * bytes, beside ? 16 : 0);
+    for (uint64_t i = 0; i < n_row; i++) {
+        const uint8_t *src = (const uint8_t *)rows + i * row_bytes;
+        pack_row(dtype, src, n_in, r->image + w.w.offset + i * bytes);
+        dtype_to_f32(dtype, src, n_in, v + i * n_in);
+    }
+    return w;
+}
+
+struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
+                         uint32_t n_expert, double gain, bool beside)
+{
+    const struct dtype_info *info = dtype_info(dtype);
+    uint64_t n = (uint64_t)n_out * n_expert * n_in / info->block_len;
+    HLM_ASSERT(n_in % info->block_len == 0);
+    uint8_t *rows = rig_alloc(r, n, info->block_bytes);
+    for (uint64_t i = 0; i < n; i++)
+        random_block(&r->rng, dtype, gain / sqrt(n_in), false, rows + i * info->block_bytes);
+    return rig_blocks(r, dtype, n_in, n_out, n_expert, rows, beside);
+}
+
+/* ---- running ----------------------------------------------------------------------------- */
+
+static bool ok(struct rig *r, bool result)
+{
+    return result || FAIL("%s", r->err.set ? r->err.msg : "no reason given");
+}
+
+static bool is_guard(const void *at)
+{
+    return memcmp(at, &GUARD, 4) == 0;
+}
+
+static bool band_whole(struct rig *r, const char *which, tensor t)
+{
+    uint32_t word[BAND / 4];
+    if (!ok(r, gpu_read(r->g, t, 0, word, sizeof word, &r->err)))
+        return false;
+    for (uint32_t i = 0; i < ARRAY_LEN(word); i++)
+        if (!is_guard(&word[i]))
+            return FAIL("%s: scratch: the band %s it was written at word %u: %08x", r->op, which, i,
+                        word[i]);
+    return true;
+}
+
+/* Scratch is given the guard's NaN by a cmd of its own. */
+static bool fill_scratch(struct rig *r)
+{
+    struct cmd *c = cmd_create(r->g, "guards", NULL, &r->err);
+    tensor all = r->head;
+    all.n = all.stride = (uint32_t)((r->tail.offset - r->head.offset) / 4 + BAND / 4);
+    cmd_fill(c, all, tensor_bytes(all), GUARD);
+    bool done = cmd_end(c, &r->err) && cmd_submit(c, &r->err);
+    cmd_destroy(c);
+    return done;
+}
+
+static bool unchanged(struct rig *r)
+{
+    for (uint64_t i = 0; i < r->n_image; i++)
+        if (r->back[i] != r->image[i] && !r->free[i])
+            return FAIL("%s: byte %llu of the inputs and bands, which nothing may write, was "
+                        "%02x and is %02x", r->op, (unsigned long long)i, r->image[i], r->back[i]);
+    return true;
+}
+
+bool rig_run(struct rig *r)
+{
+    struct err *err = &r->err;
+    tensor all = { .arena = r->mem, .dtype = I32, .n = 4, .n_row = 1, .stride = 4 };
+    r->tail = cmd_scratch(r->c, I32, BAND / 4, 1);
+    arena_take(r->mem, BAND, 16);
+    r->back = mem_alloc(r->n_image + 1, 1);
+    HLM_ASSERT(r->back);
+    return ok(r, arena_commit(r->mem, err) && arena_commit(r->scratch, err) &&
+                     gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
+                     fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
+                     gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&
+           band_whole(r, "before", r->head) && band_whole(r, "behind", r->tail) && unchanged(r);
+}
+
+/* ---- comparing --------------------------------------------------------------------------- */
+
+/* The rows of t as they lie, from the copy that came back or from the device. */
+static uint8_t *raw(struct rig *r, tensor t)
+{
+    uint8_t *bytes = rig_alloc(r, tensor_bytes(t) + 1, 1);
+    if (t.arena == r->mem)
+        memcpy(bytes, r->back + t.offset, tensor_bytes(t));
+    else
+        ok(r, gpu_read(r->g, t, 0, bytes, tensor_bytes(t), &r->err));
+    return bytes;
+}
+
+float *rig_get(struct rig *r, tensor t)
+{
+    uint8_t *bytes = raw(r, t);
+    float *v = rig_alloc(r, (uint64_t)t.n * t.n_row, sizeof *v);
+    for (uint32_t row = 0; row < t.n_row; row++)
+        for (uint32_t i = 0; i < t.stride; i++) {
+            const uint8_t *at = bytes + ((uint64_t)row * t.stride + i) * tensor_elem_bytes(t);
+            float *to = v + (uint64_t)row * t.n + (i - t.col);
+            uint16_t half;
+            memcpy(&half, at, 2);
+            if (i < t.col || i >= t.col + t.n) {
+                if (t.arena != r->mem && t.col == 0 && !is_guard(at))
+                    FAIL("%s: row %u is written behind its end, at %u", r->op, row, i);
+            } else if (t.dtype == F16) {
+                *to = f16_to_f32(half);
+            } else {
+                memcpy(to, at, 4);
+            }
+        }
+    return v;
+}
+
+/* Worst so far by op, for the log. */
+static struct worst { const char *op; double nmse, max_abs; } worst[32];
+
+static void note(const char *op, const char *what, struct diff d)
+{
+    static char names[ARRAY_LEN(worst)][64];
+    char name[64];
+    snprintf(name, sizeof name, "%s: %s", op, what);
+    uint32_t i = 0;
+    while (i < ARRAY_LEN(worst) - 1 && worst[i].op && strcmp(worst[i].op, name) != 0)
+        i++;
+    if (!worst[i].op)
+        worst[i].op = strcpy(names[i], name);
+    worst[i].nmse = fmax(worst[i].nmse, d.nmse);
+    worst[i].max_abs = fmax(worst[i].max_abs, d.max_abs);
+}
+
+double ops_tolerance(enum dtype dtype)
+{
+    return dtype == F16 ? 1e-6 : 1e-9;
+}
+
+bool rig_near_values(struct rig *r, const char *what, const float *got, const double *want,
+                     uint32_t n, uint32_t n_row, double tol)
+{
+    struct diff d = diff_f64(got, want, (uint64_t)n * n_row);
+    note(r->op, what, d);
+    return d.nmse <= tol ||
+           FAIL("%s: [%u, %u] is %.9g, expected %.9g; nmse %.2g, at most %.2g (seed %u)", what,
+                (uint32_t)(d.at / n), (uint32_t)(d.at % n), (double)got[d.at], want[d.at], d.nmse,
+                tol, OPS_SEED);
+}
+
+bool rig_near(struct rig *r, const char *what, tensor t, const double *want, double tol)
+{
+    return rig_near_values(r, what, rig_get(r, t), want, t.n, t.n_row,
+                           tol > 0 ? tol : ops_tolerance(t.dtype));
+}
+
+void ops_report(struct gpu *g)
+{
+    static uint32_t seen;
+    for (uint32_t i = 0; i < ARRAY_LEN(worst) && worst[i].op; i++)
+        log_msg(LOG_INFO, "%s: worst nmse %.2g, max abs %.2g", worst[i].op, worst[i].nmse,
+                worst[i].max_abs);
+    memset(worst, 0, sizeof worst);
+    test_case("no message of the validation layer");
+    CHECK_EQ(gpu_validation_count(g) - seen, 0);
+    seen = gpu_validation_count(g);
+}

@@ -1,0 +1,378 @@
+/* test_ops_linear: weights of every type as shaders read them, every way to multiply by them, and
+ * matrices that a binding does not span.
+ *
+ * Kernels: embed, linear, linear_cols, linear_tile, norm. (test_axpy is the GPU layer's own:
+ * test_gpu.c.) */
+#include "ops.h"
+
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EPS 1e-6f
+
+/* ---- packing and unpacking --------------------------------------------------------------- */
+
+/* Equal to the bit. A device that flushes denormals may have zero for what is one, or for what is a
+ * product with one: MXFP4's smallest two scales. */
+static bool same_bits(const float *got, const float *want, uint64_t n, uint32_t *n_flushed)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        if (memcmp(&got[i], &want[i], 4) == 0)
+            continue;
+        if (got[i] != 0 || fabsf(want[i]) >= 16 * FLT_MIN)
+            return FAIL("[%llu] is %.9g, expected %.9g (seed %u)", (unsigned long long)i,
+                        (double)got[i], (double)want[i], OPS_SEED);
+        ++*n_flushed;
+    }
+    return true;
+}
+
+/* op_embed of all rows is the dequantised matrix. n_past says where in the history they stand. */
+static void embed_case(struct gpu *g, enum dtype dtype, uint32_t n_in, uint32_t n_vocab,
+                       uint32_t n_tok, uint32_t n_past)
+{
+    const struct dtype_info *info = dtype_info(dtype);
+    uint32_t n_flushed = 0, n_row_block = n_in / info->block_len;
+    test_case("embed %s %u x %u at %u", info->name, n_in, n_vocab, n_past);
+    struct rig r = rig_open(g, "embed");
+    uint8_t *rows = rig_alloc(&r, (uint64_t)n_row_block * n_vocab, info->block_bytes);
+    for (uint32_t i = 0; i < n_row_block * n_vocab; i++)
+        random_block(&r.rng, dtype, 1, i % 4 != 0, rows + (uint64_t)i * info->block_bytes);
+    struct weight w = rig_blocks(&r, dtype, n_in, n_vocab, 1, rows, false);
+
+    int32_t *ids = rig_alloc(&r, n_past + n_tok, sizeof *ids);
+    float *want = rig_alloc(&r, (uint64_t)n_tok * n_in, sizeof *want);
+    for (uint32_t t = 0; t < n_past + n_tok; t++)       /* all over the matrix, in no order */
+        ids[t] = t < n_past ? -1 : (int32_t)(((t - n_past) * 37 + 5) % n_vocab);
+    for (uint32_t t = 0; t < n_tok; t++)
+        memcpy(want + (uint64_t)t * n_in, w.v + (uint64_t)ids[n_past + t] * n_in, 4ull * n_in);
+    struct step step = { .n_past = n_past };
+    struct batch b = rig_batch(&r, n_tok, &step, ids, n_past + n_tok, false);
+    tensor y = op_embed(r.c, &w.w, &b);
+    if (rig_run(&r) && same_bits(rig_get(&r, y), want, (uint64_t)n_tok * n_in, &n_flushed) &&
+        n_flushed)
+        log_msg(LOG_INFO, "%s: %u denormal results came as zero", info->name, n_flushed);
+    rig_close(&r);
+}
+
+static void test_embed(struct gpu *g)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(weight_types); i++) {
+        uint32_t block = dtype_info(weight_types[i])->block_len;
+        embed_case(g, weight_types[i], max_u32(block, 32), 13, 26, 0);
+        embed_case(g, weight_types[i], 768, 13, 13, 5);
+        if (block == 1) {
+            embed_case(g, weight_types[i], 4, 3, 5, 1);
+            embed_case(g, weight_types[i], 36, 3, 5, 0);
+        }
+    }
+}
+
+/* ---- products ---------------------------------------------------------------------------- */
+
+enum { STORE, ADD, ADD_GATED };
+
+/* Weights [max_out][n_in], x [max_tok][n_in] and all products of the two in double, which every
+ * shape takes its part of. */
+struct product {
+    struct weight w;
+    const float *x, *norm_w;
+    double *y, *y_norm;         /* [max_tok][max_out] */
+    uint32_t max_tok, max_out;
+};
+
+static struct product product_make(struct rig *r, enum dtype dtype, uint32_t n_in,
+                                   uint32_t max_out, uint32_t max_tok)
+{
+    struct product p = { .max_tok = max_tok, .max_out = max_out };
+    p.w = rig_weight(r, dtype, n_in, max_out, 1, 1, false);
+    p.x = rig_normal(r, (uint64_t)max_tok * n_in, 1.5);
+    p.norm_w = rig_normal(r, n_in, 1);
+    p.y = rig_doubles(r, NULL, (uint64_t)max_tok * max_out);
+    p.y_norm = rig_doubles(r, NULL, (uint64_t)max_tok * max_out);
+    double *x = rig_doubles(r, p.x, (uint64_t)max_tok * n_in);
+    ref_linear(p.w.v, n_in, max_out, x, max_tok, p.y);
+    ref_rmsnorm(x, p.norm_w, n_in, max_tok, (double)EPS, x);
+    ref_linear(p.w.v, n_in, max_out, x, max_tok, p.y_norm);
+    return p;
+}
+
+struct linear_row {             /* a product to take: the first n_out rows and n_tok tokens */
+    uint32_t n_out, n_tok, epilogue;
+    bool norm;
+};
+
+struct pending { tensor y; double *want; struct linear_row row; };
+
+/* Records one product with views of odd strides everywhere, and what it should give. */
+static struct pending record(struct rig *r, const struct linear_path *path, const struct product *p,
+                             struct linear_row row)
+{
+    uint32_t n_in = p->w.w.n_in, n_out = row.n_out, n_tok = row.n_tok;
+    uint64_t n = (uint64_t)n_out * n_tok;
+    linear w = p->w.w;
+    w.n_out = n_out;
+    tensor x = rig_strided(r, p->x, n_in, n_tok), norm = rig_dense(r, p->norm_w, n_in, 1);
+    float *res_v = rig_normal(r, n, 1), *gate_v = rig_normal(r, n_tok, 2);
+    tensor res = rig_view(r, F32, n_out, n_tok, n_out + 7, 2), gate = rig_strided(r, gate_v, 1, n_tok);
+    rig_put(r, res, res_v);
+    struct pending out = { .row = row, .want = rig_doubles(r, NULL, n) };
+    out.y = rig_view(r, F32, n_out, n_tok, n_out + 5, 3);
+    rig_writes(r, out.y);
+    linear_by(r->c, path, &(struct linear_args){
+        .x = x, .w = &w, .y = out.y, .norm = row.norm ? &norm : NULL, .eps = EPS,
+        .res = row.epilogue != STORE ? &res : NULL, .gate = row.epilogue == ADD_GATED ? &gate : NULL,
+    });
+    for (uint32_t t = 0; t < n_tok; t++)
+        for (uint32_t o = 0; o < n_out; o++) {
+            double *y = &out.want[(uint64_t)t * n_out + o];
+            *y = (row.norm ? p->y_norm : p->y)[(uint64_t)t * p->max_out + o];
+            if (row.epilogue == ADD_GATED)
+                *y *= ref_sigmoid((double)gate_v[t]);
+            if (row.epilogue != STORE)
+                *y += (double)res_v[(uint64_t)t * n_out + o];
+        }
+    return out;
+}
+
+static void check_pending(struct rig *r, const struct linear_path *path, enum dtype dtype,
+                          const struct pending *p, uint32_t n)
+{
+    bool good = rig_run(r);
+    for (uint32_t i = 0; good && i < n; i++) {
+        char what[96];
+        snprintf(what, sizeof what, "%s, %s", path->name, dtype_info(dtype)->name);
+        good = rig_near(r, what, p[i].y, p[i].want, 0) ||
+               FAIL("that was n_out %u, n_tok %u, epilogue %u, norm %d", p[i].row.n_out,
+                    p[i].row.n_tok, p[i].row.epilogue, p[i].row.norm);
+    }
+}
+
+/* Tiles are 1, 2 or 4 (rows), 1 or 2 subgroups (cols) and 64 tokens (tile), by 2, 4, 8 or 128 rows. */
+static const uint32_t some_tok[] = { 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65 };
+static const uint32_t some_out[] = { 1, 3, 4, 5, 7, 8, 9, 127, 128, 129 };
+static const uint32_t some_in[] = { 4, 32, 36, 64, 256 };
+
+/* f32 in all shapes: every path, also where a device's own choice would be another. */
+static void test_shapes(struct gpu *g)
+{
+    for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
+        const struct linear_path *path = &linear_paths[i_path];
+        for (uint32_t i_in = 0; i_in < ARRAY_LEN(some_in); i_in++) {
+            struct pending p[ARRAY_LEN(some_tok) * ARRAY_LEN(some_out)];
+            uint32_t n = 0;
+            test_case("linear by %s, F32, n_in %u, %zu shapes", path->name, some_in[i_in],
+                      ARRAY_LEN(p));
+            struct rig r = rig_open(g, "linear");
+            struct product prod = product_make(&r, F32, some_in[i_in], 129, 65);
+            for (uint32_t t = 0; t < ARRAY_LEN(some_tok); t++)
+                for (uint32_t o = 0; o < ARRAY_LEN(some_out); o++, n++)
+                    p[n] = record(&r, path, &prod, (struct linear_row){
+                        some_out[o], some_tok[t], n % 3, path->norm && (n / 3 + i_in) % 2 });
+            check_pending(&r, path, F32, p, n);
+            rig_close(&r);
+        }
+    }
+}
+
+/* The other types: shapes that end within a tile, block rows of one and of several. */
+static void test_types(struct gpu *g)
+{
+    const uint32_t lanes = gpu_caps(g)->subgroup;
+    for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
+        const struct linear_path *path = &linear_paths[i_path];
+        for (uint32_t i = 1; i < ARRAY_LEN(weight_types); i++) {
+            enum dtype dtype = weight_types[i];
+            uint32_t block = dtype_info(dtype)->block_len;
+            /* One pipeline a type and path: by lanes, by one token. */
+            uint32_t n_tok = path->kernel == K_linear ? 1 : max_u32(lanes, 5) - 1;
+            struct linear_row row = { 11, n_tok, STORE, path->norm };
+            struct pending p[3];
+            test_case("linear by %s, %s", path->name, dtype_info(dtype)->name);
+            struct rig r = rig_open(g, "linear");
+            const uint32_t n_in[3] = { max_u32(block, 32), block == 1 ? 68 : 2 * block, 1024 };
+            for (uint32_t k = 0; k < 3; k++) {
+                struct product prod = product_make(&r, dtype, n_in[k], 11, n_tok);
+                p[k] = record(&r, path, &prod, row);
+            }
+            check_pending(&r, path, dtype, p, 3);
+            rig_close(&r);
+        }
+    }
+}
+
+/* A matrix of a real model. */
+static void test_real(struct gpu *g)
+{
+    static const struct { enum dtype dtype; uint32_t n_tok, epilogue; } rows[] = {
+        { Q4_K, 1, STORE }, { Q8_0, 9, STORE }, { F32, 9, ADD },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
+            const struct linear_path *path = &linear_paths[i_path];
+            uint32_t n_tok = path->kernel == K_linear && rows[i].dtype != F32 ? 1 : rows[i].n_tok;
+            test_case("linear by %s, %s, 1024 x 3584, %u tokens", path->name,
+                      dtype_info(rows[i].dtype)->name, n_tok);
+            struct rig r = rig_open(g, "linear");
+            struct product prod = product_make(&r, rows[i].dtype, 1024, 3584, n_tok);
+            struct pending p = record(&r, path, &prod, (struct linear_row){
+                3584, n_tok, rows[i].epilogue, path->norm && rows[i].dtype != F32 });
+            check_pending(&r, path, rows[i].dtype, &p, 1);
+            rig_close(&r);
+        }
+}
+
+/* ---- ops --------------------------------------------------------------------------------- */
+
+/* The four ops over linear_by, as the device picks a path for n_tok: three matrices of which two lie together. */
+static void op_case(struct gpu *g, uint32_t n_tok)
+{
+    enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C };
+    test_case("op_norm, op_linear, op_norm_linear, op_linear_add(_gated), %u tokens", n_tok);
+    struct rig r = rig_open(g, "op_linear");
+    struct weight a = rig_weight(&r, Q8_0, N_IN, A, 1, 1, false);
+    struct weight b = rig_weight(&r, Q8_0, N_IN, B, 1, 1, true);
+    struct weight c = rig_weight(&r, F32, N_IN, C, 1, 1, true);
+    struct weight sq = rig_weight(&r, Q8_0, N_IN, N_IN, 1, 1, false);
+    float *x_v = rig_normal(&r, n_tok * N_IN, 1), *norm_v = rig_normal(&r, N_IN, 1);
+    float *gate_v = rig_normal(&r, n_tok, 1);
+    tensor x = rig_strided(&r, x_v, N_IN, n_tok), norm = rig_dense(&r, norm_v, N_IN, 1);
+    tensor gate = rig_strided(&r, gate_v, 1, n_tok);
+    tensor y[5];
+    y[0] = op_norm(r.c, x, norm, EPS);
+    y[1] = op_linear(r.c, x, LINEARS(&a.w, &b.w, &c.w));
+    y[2] = op_norm_linear(r.c, x, norm, EPS, LINEARS(&a.w, &b.w, &c.w));
+    y[3] = op_linear_add(r.c, x, &sq.w, x);
+    y[4] = op_linear_add_gated(r.c, x, &sq.w, x, gate);
+
+    double *want[5], *in[2] = { rig_doubles(&r, x_v, n_tok * N_IN) };
+    for (uint32_t i = 0; i < 5; i++)
+        want[i] = rig_doubles(&r, NULL, n_tok * N_IN);
+    ref_rmsnorm(in[0], norm_v, N_IN, n_tok, (double)EPS, in[1] = want[0]);
+    for (uint32_t t = 0; t < n_tok; t++) {
+        for (uint32_t k = 0; k < 2; k++) {
+            const double *h = in[k] + t * N_IN;
+            ref_linear(a.v, N_IN, A, h, 1, want[1 + k] + t * N);
+            ref_linear(b.v, N_IN, B, h, 1, want[1 + k] + t * N + A);
+            ref_linear(c.v, N_IN, C, h, 1, want[1 + k] + t * N + A + B);
+        }
+        const double *h = in[0] + t * N_IN;
+        ref_linear(sq.v, N_IN, N_IN, h, 1, want[3] + t * N_IN);
+        for (uint32_t i = 0; i < N_IN; i++) {
+            double *at = want[3] + t * N_IN + i;
+            want[4][t * N_IN + i] = *at * ref_sigmoid((double)gate_v[t]) + h[i];
+            *at += h[i];
+        }
+    }
+    static const char *const what[5] = { "op_norm", "op_linear", "op_norm_linear", "op_linear_add",
+                                         "op_linear_add_gated" };
+    bool good = rig_run(&r);
+    for (uint32_t i = 0; good && i < 5; i++)
+        good = rig_near(&r, what[i], y[i], want[i], 0);
+    rig_close(&r);
+}
+
+/* Rows that sum to nothing, to very little and to a lot; one workgroup's width and beyond. */
+static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
+{
+    test_case("norm %u x %u", n, n_row);
+    struct rig r = rig_open(g, "norm");
+    float *x_v = rig_normal(&r, (uint64_t)n * n_row, 1), *w_v = rig_normal(&r, n, 1);
+    for (uint32_t row = 0; row < n_row; row++)
+        for (uint32_t i = 0; i < n; i++)
+            x_v[(uint64_t)row * n + i] *= row % 4 == 1 ? 0.0f : row % 4 == 2 ? 1e-4f : 1;
+    tensor x = rig_strided(&r, x_v, n, n_row), w = rig_dense(&r, w_v, n, 1);
+    tensor y = op_norm(r.c, x, w, EPS);
+    double *want = rig_doubles(&r, x_v, (uint64_t)n * n_row);
+    ref_rmsnorm(want, w_v, n, n_row, (double)EPS, want);
+    if (rig_run(&r))
+        rig_near(&r, "norm", y, want, 0);
+    rig_close(&r);
+}
+
+/* ---- pieces ------------------------------------------------------------------------------ */
+
+/* A device of its own that binds little: matrices come in pieces. */
+static struct gpu *open_small(uint64_t max_range)
+{
+    struct gpu_params params = { .cache_dir = "build/cache", .validate = true,
+                                 .test_max_range = max_range };
+    struct err err = { 0 };
+    struct gpu *g = gpu_open(&params, &err);
+    params.validate = false;
+    if (!g && strstr(err.msg, "validation layer"))
+        g = gpu_open(&params, &(struct err){ 0 });
+    CHECK_MSG(g, "%s", err.msg);
+    return g;
+}
+
+/* 129 rows of 256 f32 are 8 pieces of at most 16 rows (fewer where bindings must be aligned). */
+static void pieces_linear(struct gpu *g)
+{
+    for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
+        const struct linear_path *path = &linear_paths[i_path];
+        struct pending p[2];
+        test_case("linear by %s in pieces", path->name);
+        struct rig r = rig_open(g, "linear in pieces");
+        struct product prod = product_make(&r, F32, 256, 129, 5);
+        p[0] = record(&r, path, &prod, (struct linear_row){ 129, 5, ADD_GATED, false });
+        prod = product_make(&r, Q8_0, 288, 129, 1);
+        p[1] = record(&r, path, &prod, (struct linear_row){ 129, 1, STORE, path->norm });
+        CHECK(linear_piece(gpu_caps(g), &prod.w.w) < 129);
+        check_pending(&r, path, F32, p, 2);
+        rig_close(&r);
+    }
+}
+
+static void pieces_refused(struct gpu *g)
+{
+    test_case("a row that no binding spans is refused");
+    struct rig r = rig_open(g, "linear");
+    struct product p = product_make(&r, F32, 8192, 1, 1);
+    tensor x = rig_view(&r, F32, 8192, 1, 8192, 0), y = rig_view(&r, F32, 1, 1, 4, 0);
+    linear_by(r.c, &linear_paths[n_linear_path - 1], &(struct linear_args){ .x = x, .w = &p.w.w,
+                                                                           .y = y });
+    struct err err = { 0 };
+    CHECK(!cmd_end(r.c, &err) && strstr(err.msg, "longer than a binding"));
+    rig_close(&r);
+}
+
+void test_ops_linear(void)
+{
+    struct gpu *g = test_gpu();
+    if (!g)
+        return;
+    test_embed(g);
+    test_shapes(g);
+    test_types(g);
+    test_real(g);
+    static const uint32_t n_tok[] = { 1, 2, 4, 5, 9, 33, 65 };
+    for (uint32_t i = 0; i < ARRAY_LEN(n_tok); i++)
+        op_case(g, n_tok[i]);
+    static const uint32_t norm[][2] = { { 4, 1 },   { 4, 5 },    { 32, 3 },   { 36, 5 },
+                                        { 252, 2 }, { 512, 1 },  { 516, 5 },  { 1024, 17 },
+                                        { 5120, 3 } };
+    for (uint32_t i = 0; i < ARRAY_LEN(norm); i++)
+        norm_case(g, norm[i][0], norm[i][1]);
+    ops_report(g);
+}
+
+void test_ops_pieces(void)
+{
+    test_case("a device that binds 16 KiB");
+    if (!test_gpu())
+        return;
+    struct gpu *g = open_small(16384);
+    if (!g)
+        return;
+    embed_case(g, Q6_K, 256, 200, 15, 3);
+    embed_case(g, F32, 256, 17, 13, 0);
+    embed_case(g, F32, 36, 257, 60, 0);
+    pieces_linear(g);
+    pieces_refused(g);
+    ops_report(g);
+    gpu_close(g);
+}

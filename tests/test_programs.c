@@ -1,0 +1,672 @@
+/* test_programs: hlm-chat and hlm-eval from outside - flags, exit codes, what goes to which stream,
+ * and what a conversation reads. The programs lie beside the test program. */
+#define _XOPEN_SOURCE 700
+#include "gguf_build.h"
+#include "json.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+#define DEMO "models/demo/hlm-demo-q8_0.gguf"
+#define TIMEOUT_S 300           /* of one program: a hang must not be the run's */
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+struct ran {
+    int rc;                     /* 128 + signal when one ended it */
+    char *out, *err;            /* terminated */
+};
+
+static void ran_free(struct ran *r)
+{
+    free(r->out);
+    free(r->err);
+    *r = (struct ran){ 0 };
+}
+
+/* A file of the scratch folder. The path stays. */
+static const char *scratch(const char *name)
+{
+    static char paths[16][128];
+    uint32_t i = 0;
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", test_tmp(), name);
+    while (i < ARRAY_LEN(paths) && paths[i][0] && strcmp(paths[i], path) != 0)
+        i++;
+    HLM_ASSERT(i < ARRAY_LEN(paths));
+    memcpy(paths[i], path, sizeof path);
+    return paths[i];
+}
+
+/* The folder of this executable; the pipeline caches of the programs go beside them too. */
+static const char *bin(void)
+{
+    static char dir[PATH_MAX];
+    if (!dir[0]) {
+        ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);
+        HLM_ASSERT(n > 0);
+        *strrchr(dir, '/') = 0;
+        char cache[PATH_MAX + 8];
+        snprintf(cache, sizeof cache, "%s/cache", dir);
+        setenv("XDG_CACHE_HOME", cache, 1);
+        setenv("XDG_STATE_HOME", cache, 1);
+    }
+    return dir;
+}
+
+static char *slurp(const char *path)
+{
+    uint64_t n;
+    struct err err = { 0 };
+    char *text = file_read(path, 1u << 28, &n, &err);
+    CHECK_MSG(text, "%s", err.msg);
+    return text ? text : mem_alloc(1, 1);
+}
+
+static void spill(const char *path, const char *text)
+{
+    struct err err = { 0 };
+    CHECK_MSG(file_write_atomic(path, text, strlen(text), &err), "%s", err.msg);
+}
+
+/* Starts "hlm-chat -m x ..." - words separated by blanks, so no word may hold one - with what is in
+ * the files as its streams. */
+static pid_t start(const char *command, const char *in, const char *out, const char *err)
+{
+    char words[2048], program[PATH_MAX + 16], *argv[64];
+    uint32_t argc = 0;
+    snprintf(words, sizeof words, "%s", command);
+    for (char *w = strtok(words, " "); w && argc + 1 < ARRAY_LEN(argv); w = strtok(NULL, " "))
+        argv[argc++] = w;
+    argv[argc] = NULL;
+    snprintf(program, sizeof program, "%s/%s", bin(), argv[0]);
+
+    pid_t pid = -1;
+    posix_spawn_file_actions_t a;
+    posix_spawn_file_actions_init(&a);
+    posix_spawn_file_actions_addopen(&a, 0, in, O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&a, 1, out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_addopen(&a, 2, err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int e = posix_spawn(&pid, program, &a, NULL, argv, environ);
+    posix_spawn_file_actions_destroy(&a);
+    CHECK_MSG(e == 0, "%s: %s", program, strerror(e));
+    return e == 0 ? pid : -1;
+}
+
+static int finish(pid_t pid)
+{
+    int status = 0;
+    double end_s = now_s() + TIMEOUT_S;
+    while (pid > 0 && waitpid(pid, &status, WNOHANG) == 0) {
+        if (now_s() > end_s) {
+            FAIL("still running after %d s", TIMEOUT_S);
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+            break;
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+    }
+    return pid < 0 ? -1 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* input: text for standard input, NULL for none. */
+static struct ran run(const char *input, const char *fmt, ...) HLM_PRINTF(2, 3);
+static struct ran run(const char *input, const char *fmt, ...)
+{
+    char command[2048];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(command, sizeof command, fmt, ap);
+    va_end(ap);
+    HLM_ASSERT(n > 0 && (size_t)n < sizeof command);
+    const char *in = input ? scratch("in") : "/dev/null";
+    const char *out = scratch("out"), *err = scratch("err");
+    if (input)
+        spill(in, input);
+    struct ran r = { .rc = finish(start(command, in, out, err)) };
+    r.out = slurp(out);
+    r.err = slurp(err);
+    return r;
+}
+
+static uint32_t n_lines(const char *s)
+{
+    uint32_t n = 0;
+    for (; *s; s++)
+        n += *s == '\n';
+    return n;
+}
+
+/* It ends with rc, says `says` on standard error, and nothing on standard output. */
+static void refuses(int rc, const char *says, const char *input, const char *command)
+{
+    test_case("%d: %s", rc, command);
+    struct ran r = run(input, "%s", command);
+    CHECK_EQ(r.rc, rc);
+    CHECK_MSG(strstr(r.err, says), "standard error is \"%s\", expected \"%s\" in it", r.err, says);
+    CHECK_STR(r.out, "");
+    CHECK_EQ(n_lines(r.err), rc == 2 ? 2 : 1);
+    CHECK_MSG(rc != 2 || strstr(r.err, "\nusage: hlm-"), "no usage line: %s", r.err);
+    ran_free(&r);
+}
+
+/* ---- without a device ------------------------------------------------------------------------ */
+
+static void test_flags(void)
+{
+    static const struct {
+        int rc;
+        const char *says, *input, *command;
+    } rows[] = {
+        { 2, "no model", NULL, "hlm-chat" },
+        { 2, "unknown flag '--nope'", NULL, "hlm-chat --nope" },
+        { 2, "unexpected argument 'x'", NULL, "hlm-chat -m " DEMO " x" },
+        { 2, "-n needs a value", NULL, "hlm-chat -m " DEMO " -n" },
+        { 2, "--temp: '0.8x' is no number", NULL, "hlm-chat -m " DEMO " --temp 0.8x" },
+        { 2, "--top-p: 1.5 is not from 0 to 1", NULL, "hlm-chat -m " DEMO " --top-p 1.5" },
+        { 2, "-c: '1.5' is no whole number", NULL, "hlm-chat -m " DEMO " -c 1.5" },
+        { 2, "-c: -1 is not from 0", NULL, "hlm-chat -m " DEMO " -c -1" },
+        { 2, "-n: 3000000000 is not from", NULL, "hlm-chat -m " DEMO " -n 3000000000" },
+        { 2, "-s: '-2' is no whole number", NULL, "hlm-chat -m " DEMO " -s -2" },
+        { 2, "--kv: 'q8_0' is none of f16|f32", NULL, "hlm-chat -m " DEMO " --kv q8_0" },
+        { 2, "--think: 'maybe' is none of on|off", NULL, "hlm-chat -m " DEMO " --think=maybe" },
+        { 2, "--lines takes no value", NULL, "hlm-chat -m " DEMO " --lines=yes" },
+        { 2, "--lines does not go with", NULL, "hlm-chat -m " DEMO " --lines -p x" },
+        { 2, "--chat-format: 'x' is none of", NULL, "hlm-chat -m " DEMO " --chat-format x" },
+        { 2, "--debug: 'nope' is none of", NULL, "hlm-chat -m " DEMO " --debug prof,nope" },
+        { 1, "standard input is empty", NULL, "hlm-chat -m " DEMO },
+        { 1, "/nowhere/x", NULL, "hlm-chat -m " DEMO " -f /nowhere/x" },
+        { 1, "/nowhere/log", NULL, "hlm-chat -m " DEMO " -p x --log-json /nowhere/log" },
+        { 1, "/nowhere/m", NULL, "hlm-chat -m /nowhere/m -p x" },
+
+        { 2, "no model", NULL, "hlm-eval" },
+        { 2, "one of --ids, --tokenize and --chat", NULL, "hlm-eval -m " DEMO },
+        { 2, "one of --ids, --tokenize and --chat", NULL,
+          "hlm-eval -m " DEMO " --tokenize --chat x" },
+        { 2, "--ids needs", NULL, "hlm-eval -m " DEMO " --ids x" },
+        { 2, "--greedy does not go with", NULL,
+          "hlm-eval -m " DEMO " --ids x --greedy 1 --logits x" },
+        { 2, "go with --ids", NULL, "hlm-eval -m " DEMO " --tokenize --greedy 3" },
+        { 2, "go with --chat", NULL, "hlm-eval -m " DEMO " --tokenize --no-think" },
+        { 2, "unknown flag '--lora'", NULL, "hlm-eval -m " DEMO " --lora x" },
+        { 1, "/nowhere/m", NULL, "hlm-eval -m /nowhere/m --tokenize" },
+        { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --ids /nowhere/x --greedy 1" },
+        { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --chat /nowhere/x" },
+        { 1, "line 2 is not a JSON string", "\"\"\n[]\n", "hlm-eval -m " DEMO " --tokenize" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i].rc == 2 || !rows[i].input)
+            refuses(rows[i].rc, rows[i].says, rows[i].input, rows[i].command);
+
+    test_case("--tokenize: what stands before a bad line is printed");
+    struct ran r = run("\"\"\n[]\n", "hlm-eval -m " DEMO " --tokenize");
+    CHECK_EQ(r.rc, 1);
+    CHECK_STR(r.out, "\n");
+    CHECK_MSG(strstr(r.err, "line 2 is not a JSON string"), "%s", r.err);
+    ran_free(&r);
+}
+
+static void test_help(void)
+{
+    static const char *const chat[] = {
+        "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
+        "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
+        "--lines", "--chat-format", "--log-json", "--list-devices", "--help", "--version", "-v,",
+    };
+    static const char *const eval[] = {
+        "--ids", "--logits", "--hidden", "--decode-from", "--split", "--greedy", "--tokenize",
+        "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json", "--help", "--version",
+    };
+    for (int p = 0; p < 2; p++) {
+        const char *name = p ? "hlm-eval" : "hlm-chat";
+        test_case("%s --help and --version", name);
+        struct ran r = run(NULL, "%s --help", name);
+        CHECK_EQ(r.rc, 0);
+        CHECK_STR(r.err, "");
+        for (uint32_t i = 0; i < (p ? ARRAY_LEN(eval) : ARRAY_LEN(chat)); i++)
+            CHECK_MSG(strstr(r.out, p ? eval[i] : chat[i]), "%s is not in it",
+                      p ? eval[i] : chat[i]);
+        ran_free(&r);
+        r = run(NULL, "%s --version", name);
+        CHECK_EQ(r.rc, 0);
+        CHECK_MSG(strncmp(r.out, name, strlen(name)) == 0 && n_lines(r.out) == 1, "%s", r.out);
+        CHECK_STR(r.err, "");
+        ran_free(&r);
+    }
+}
+
+/* Every case of a tokenizer fixture in one run. */
+static void test_tokenize(const char *name)
+{
+    test_case("--tokenize: %s", name);
+    char path[64], ids[32];
+    snprintf(path, sizeof path, "tokenizer/%s/cases.json", name);
+    json_t *j = fixture_json(path);
+    const json_t *cases = json_object_get(j, "cases"), *c;
+    size_t i, k;
+    FILE *in = fopen(scratch("texts"), "w");
+    HLM_ASSERT(in);
+    json_array_foreach(cases, i, c) {
+        json_dumpf(json_object_get(c, "text"), in, JSON_ENCODE_ANY);
+        fputc('\n', in);
+    }
+    fclose(in);
+    CHECK(json_array_size(cases) > 0);
+    char *input = slurp(scratch("texts"));
+    struct ran r =
+        run(input, "hlm-eval -m %s --tokenize", fixture("tokenizer/%s/vocab.gguf", name));
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    const char *line = r.out;
+    json_array_foreach(cases, i, c) {
+        size_t n = strcspn(line, "\n"), w = 0;
+        const json_t *id;
+        char *want = mem_alloc(json_array_size(json_object_get(c, "ids")) * 12 + 1, 1);
+        json_array_foreach(json_object_get(c, "ids"), k, id) {
+            int m = snprintf(ids, sizeof ids, "%s%lld", k ? " " : "",
+                             (long long)json_integer_value(id));
+            memcpy(want + w, ids, (size_t)m);
+            w += (size_t)m;
+        }
+        CHECK_MSG(line[n] == '\n' && n == w && memcmp(line, want, n) == 0,
+                  "case %zu: \"%.*s\", expected \"%s\"", i, (int)n, line, want);
+        free(want);
+        line += n + (line[n] == '\n');
+    }
+    CHECK_STR(line, "");
+    free(input);
+    ran_free(&r);
+    json_decref(j);
+}
+
+/* Prompts of a file that has nothing but a template. */
+static void test_chat_prompts(void)
+{
+    test_case("--chat: cases of the fixture");
+    json_t *j = fixture_json("tokenizer/chat.json");
+    const json_t *c;
+    size_t i;
+    struct err err = { 0 };
+    const char *model = scratch("template.gguf"), *file = scratch("messages.json");
+    struct gguf_build *b = gb_new();
+    gb_str(b, "general.architecture", "none");
+    gb_str(b, "tokenizer.chat_template", json_str(j, "template"));
+    CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
+    json_array_foreach(json_object_get(j, "chats"), i, c) {
+        if (!json_is_true(json_object_get(c, "add_generation_prompt")))
+            continue;           /* the program always asks for an answer */
+        json_dump_file(json_object_get(c, "messages"), file, 0);
+        struct ran r = run(NULL, "hlm-eval -m %s --chat %s", model, file);
+        CHECK_EQ(r.rc, 0);
+        CHECK_STR(r.out, json_string_value(json_object_get(c, "rendered")));
+        CHECK_STR(r.err, "");
+        ran_free(&r);
+    }
+    json_decref(j);
+
+    test_case("--chat: --no-think and --chat-format, and a template of no known kind");
+    spill(file, "[{\"role\": \"user\", \"content\": \"Hi\"}]");
+    struct ran r = run(NULL, "hlm-eval -m %s --chat %s --chat-format qwen35", model, file);
+    CHECK_STR(r.out, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n");
+    ran_free(&r);
+    r = run(NULL, "hlm-eval -m %s --chat %s --chat-format qwen35 --no-think", model, file);
+    CHECK_STR(r.out,
+              "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
+    ran_free(&r);
+    gb_str(b, "tokenizer.chat_template", "[INST] {{ messages }}");
+    CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
+    r = run(NULL, "hlm-eval -m %s --chat %s", model, file);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.out, "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+    CHECK_MSG(strstr(r.err, "warning") && n_lines(r.err) == 1, "%s", r.err);
+    ran_free(&r);
+    gb_free(b);
+}
+
+static void test_ids_file(void)
+{
+    static const struct {
+        int rc;
+        const char *ids, *flags, *says;
+    } rows[] = {
+        { 1, "", "", "there is no id in it" },
+        { 1, "1 2\n3 x4\n", "", "line 2: 'x4' is no token id" },
+        { 1, "1 -2", "", "line 1: '-2' is no token id" },
+        { 1, "1 2.5", "", "line 1: '2.5' is no token id" },
+        { 1, "1 99999999999999999999", "", "is no token id" },
+        { 2, "1 2 3", " --split 2,2", "--split: the pieces have more than the 3 ids" },
+        { 2, "1 2 3", " --split 2,", "--split: '2,' is no list" },
+        { 2, "1 2 3", " --split 0,1", "--split: '0,1' is no list" },
+        { 2, "1 2 3", " --split 2,1 --decode-from 2",
+          "--split: the pieces have more than the 2 ids" },
+        { 2, "1 2 3", " --decode-from 4", "--decode-from 4: there are only 3 ids" },
+        { 2, "1 2 3", " -c 3", "-c 3: these ids need 4" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char command[512];
+        spill(scratch("ids"), rows[i].ids);
+        snprintf(command, sizeof command, "hlm-eval -m " DEMO " --ids %s --greedy 1%s",
+                 scratch("ids"), rows[i].flags);
+        refuses(rows[i].rc, rows[i].says, NULL, command);
+    }
+}
+
+void test_programs(void)
+{
+    static const char *const vocab[] = { "qwen2", "qwen35", "llama3", "tekken", "deepseek-v3" };
+    test_flags();
+    test_help();
+    for (uint32_t i = 0; i < ARRAY_LEN(vocab); i++)
+        test_tokenize(vocab[i]);
+    test_chat_prompts();
+    test_ids_file();
+}
+
+/* ---- conversations --------------------------------------------------------------------------- */
+
+/* A conversation over --lines: its answers and the events of its log. */
+struct talked {
+    struct ran r;
+    json_t *turn[16];
+    uint32_t n_turn;
+};
+
+static struct talked converse(int rc, const char *lines, const char *flags)
+{
+    struct talked t = { 0 };
+    const char *log = scratch("log.json");
+    t.r = run(lines, "hlm-chat --lines --log-json %s %s", log, flags);
+    CHECK_MSG(t.r.rc == rc, "exit code %d, expected %d: %s", t.r.rc, rc, t.r.err);
+    char *text = slurp(log);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *e = json_loads(line, 0, NULL);
+        CHECK_MSG(e, "not JSON: %s", line);
+        const char *event = json_string_value(json_object_get(e, "event"));
+        if (event && strcmp(event, "turn") == 0 && t.n_turn < ARRAY_LEN(t.turn))
+            t.turn[t.n_turn++] = e;
+        else
+            json_decref(e);
+    }
+    free(text);
+    return t;
+}
+
+static void talked_free(struct talked *t)
+{
+    for (uint32_t i = 0; i < t->n_turn; i++)
+        json_decref(t->turn[i]);
+    ran_free(&t->r);
+    *t = (struct talked){ 0 };
+}
+
+static long long num(const struct talked *t, uint32_t i, const char *key)
+{
+    return i < t->n_turn ? json_integer_value(json_object_get(t->turn[i], key)) : -1;
+}
+
+/* The i-th line of the answers, as long as each is one. */
+static const char *answer(const struct talked *t, uint32_t i, char *out, size_t size)
+{
+    const char *s = t->r.out;
+    for (; i && *s; i--)
+        s += strcspn(s, "\n") + (s[strcspn(s, "\n")] == '\n');
+    snprintf(out, size, "%.*s", (int)strcspn(s, "\n"), s);
+    return out;
+}
+
+static void test_second_turn(void)
+{
+    char a[256], b[256];
+    test_case("ChatML: the second turn goes on where the first ended");
+    struct talked t = converse(0, "Hello!\nWhat is two plus three?\n/regen\n", "--temp 0 -m " DEMO);
+    CHECK_EQ(t.n_turn, 3);
+    CHECK_STR(t.r.err, "");
+    CHECK_EQ(n_lines(t.r.out), 3);
+    CHECK_EQ(num(&t, 0, "read"), num(&t, 0, "prompt"));
+    CHECK_EQ(num(&t, 1, "reused"), num(&t, 0, "used"));
+    CHECK_EQ(num(&t, 1, "read"), num(&t, 1, "prompt") - num(&t, 0, "used"));
+    CHECK_EQ(num(&t, 1, "reread"), 0);
+    CHECK_EQ(num(&t, 2, "reused"), num(&t, 1, "prompt"));
+    CHECK_EQ(num(&t, 2, "read") + num(&t, 2, "reread"), 0);
+    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&t, 1, b, sizeof b));      /* greedy */
+    talked_free(&t);
+
+    test_case("/undo: what follows is as if the turn had not been");
+    t = converse(0, "My name is Anna.\nWhat is my name?\n/undo\nWhat is my name?\n",
+                 "--temp 0 -m " DEMO);
+    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&t, 1, b, sizeof b));
+    CHECK_MSG(strstr(a, "name is"), "the answer is \"%s\"", a);
+    CHECK_EQ(num(&t, 2, "prompt"), num(&t, 1, "prompt"));
+    CHECK_EQ(num(&t, 2, "read") + num(&t, 2, "reused") + num(&t, 2, "reread"),
+             num(&t, 2, "prompt"));
+    talked_free(&t);
+
+    test_case("/clear: nothing is left");
+    t = converse(0, "My name is Anna.\n/clear\nMy name is Anna.\n/bye\nnever read\n",
+                 "--temp 0 -m " DEMO);
+    CHECK_EQ(t.n_turn, 2);
+    CHECK_EQ(num(&t, 1, "prompt"), num(&t, 0, "prompt"));
+    CHECK_STR(answer(&t, 1, a, sizeof a), answer(&t, 0, b, sizeof b));
+    talked_free(&t);
+}
+
+/* A template that drops reasoning from history, and writes an empty block into the prompt when
+ * asked for none: the snapshot stands before it, and the rewritten answer is read behind. */
+static void test_thinking(void)
+{
+    struct err err = { 0 };
+    char flags[512];
+    const char *model = scratch("thinking.gguf");
+    test_case("a thinking template over the demo model");
+    struct gguf_build *b = gb_from(DEMO, &err);
+    if (!CHECK_MSG(b, "%s", err.msg))
+        return;
+    gb_str(b, "tokenizer.chat_template", "{{ '<function=' }} enable_thinking");
+    CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
+    gb_free(b);
+
+    for (int think = 0; think < 2; think++) {
+        test_case("Qwen3.5's template, thinking %s", think ? "on" : "off");
+        snprintf(flags, sizeof flags, "--temp 0 -n 24 -c 512 --think %s -m %s",
+                 think ? "on" : "off", model);
+        struct talked t =
+            converse(0, "Hello!\nWhat is two plus three?\nAnd one plus one?\n/regen\n", flags);
+        CHECK_EQ(t.n_turn, 4);
+        CHECK_STR(t.r.err, "");
+        for (uint32_t i = 0; i < 4; i++)
+            CHECK_EQ(json_is_true(json_object_get(t.turn[i], "think")), think);
+        CHECK_EQ(num(&t, 0, "read"), num(&t, 0, "prompt"));
+        for (uint32_t i = 1; i < 3; i++) {
+            CHECK_EQ(num(&t, i, "reread"), 0);
+            CHECK_EQ(num(&t, i, "read") + num(&t, i, "reused"), num(&t, i, "prompt"));
+            /* All of the earlier prompt but its thinking part, which is a few tokens. */
+            long long lost = num(&t, i - 1, "prompt") - num(&t, i, "reused");
+            CHECK_MSG(lost > 0 && lost < 24, "reused %lld of a prompt of %lld",
+                      num(&t, i, "reused"), num(&t, i - 1, "prompt"));
+        }
+        CHECK_EQ(num(&t, 3, "prompt"), num(&t, 2, "prompt"));
+        CHECK_EQ(num(&t, 3, "read"), 0);
+        CHECK_MSG(num(&t, 3, "reread") < 24, "/regen read %lld tokens again", num(&t, 3, "reread"));
+        talked_free(&t);
+    }
+}
+
+static void test_full(void)
+{
+    static const char lines[] =
+        "Tell me a story.\nTell me a story.\nTell me a story.\nTell me a story.\nHello!\n";
+    test_case("a full context drops the oldest turns until half is free");
+    struct talked t = converse(0, lines, "--temp 0 -c 128 -sys Be_kind. -m " DEMO);
+    long long dropped = 0;
+    for (uint32_t i = 0; i < t.n_turn; i++) {
+        dropped += num(&t, i, "dropped_turns");
+        CHECK_MSG(num(&t, i, "prompt") < 128, "turn %u: a prompt of %lld", i, num(&t, i, "prompt"));
+        CHECK_MSG(num(&t, i, "dropped_turns") == 0 || num(&t, i, "prompt") <= 64,
+                  "turn %u: a prompt of %lld after dropping", i, num(&t, i, "prompt"));
+    }
+    CHECK_EQ(t.n_turn, 5);
+    CHECK_MSG(dropped > 0, "no turn was dropped");
+    CHECK_MSG(strstr(t.r.err, "dropped the oldest"), "%s", t.r.err);
+    talked_free(&t);
+
+    test_case("--on-full stop refuses");
+    t = converse(1, lines, "--temp 0 -c 128 --on-full stop -m " DEMO);
+    CHECK_MSG(t.n_turn < 5 && strstr(t.r.err, "the context is full"), "%s", t.r.err);
+    talked_free(&t);
+
+    test_case("a message longer than the context");
+    t = converse(1, "one two three four five six seven eight nine ten eleven twelve\nHi\n",
+                 "-c 24 -m " DEMO);
+    CHECK_MSG(strstr(t.r.err, "a larger -c"), "%s", t.r.err);
+    CHECK_EQ(t.n_turn, 1);
+    talked_free(&t);
+}
+
+static void test_commands(void)
+{
+    static const struct {
+        const char *line, *says;
+    } rows[] = {
+        { "/save x", "unknown command '/save'; there are /help /clear" },
+        { "/undo", "there is no turn to undo" },
+        { "/regen", "there is no answer to make again" },
+        { "/think on", "has no thinking" },
+        { "/think x", "/think takes on, off, show or hide" },
+        { "/set nope 1", "/set: there is no 'nope'" },
+        { "/set temp", "/set temp: which value?" },
+        { "/set top_k x", "top_k: 'x' is no whole number" },
+        { "/clear x", "/clear takes nothing behind it" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("%s", rows[i].line);
+        struct ran r = run(rows[i].line, "hlm-chat --lines -m " DEMO);
+        CHECK_EQ(r.rc, 1);
+        CHECK_STR(r.out, "");
+        CHECK_MSG(strstr(r.err, rows[i].says), "standard error is \"%s\", expected \"%s\"", r.err,
+                  rows[i].says);
+        ran_free(&r);
+    }
+    test_case("/set, /system and /stats");
+    struct ran r = run("/set temp 0.25\n/set\n/system Be kind.\n/system\nHello!\n/stats\n",
+                       "hlm-chat --lines -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_EQ(n_lines(r.out), 1);
+    static const char *const says[] = { "temp               0.25\n", "repeat_last_n",
+                                        "system message: Be kind.", "reused" };
+    for (uint32_t i = 0; i < ARRAY_LEN(says); i++)
+        CHECK_MSG(strstr(r.err, says[i]), "no \"%s\" in \"%s\"", says[i], r.err);
+    ran_free(&r);
+}
+
+static void test_one_turn(void)
+{
+    test_case("the same seed gives the same text, by -p, by -f and by a pipe");
+    spill(scratch("question"), "Hello!\n");
+    struct ran a = run(NULL, "hlm-chat -s 7 --temp 1.5 -p Hello! -m " DEMO);
+    struct ran b = run(NULL, "hlm-chat -s 7 --temp 1.5 -f %s -m " DEMO, scratch("question"));
+    struct ran c = run("Hello!\n", "hlm-chat -s 7 --temp 1.5 -m " DEMO);
+    CHECK_EQ(a.rc + b.rc + c.rc, 0);
+    CHECK_STR(a.err, "");
+    CHECK_STR(b.out, a.out);
+    CHECK_STR(c.out, a.out);
+    CHECK(n_lines(a.out) >= 1);
+    ran_free(&a);
+    ran_free(&b);
+    ran_free(&c);
+
+    test_case("--debug=prof,check: a table, and nothing from the validation layer");
+    a = run(NULL, "hlm-chat --temp 0 -n 8 -p Hello! --debug=prof,check -m " DEMO);
+    if (a.rc == 1 && strstr(a.err, "not installed"))
+        test_skip("%s", a.err);
+    else
+        CHECK_MSG(a.rc == 0 && strstr(a.err, "GFLOP/s"), "%d, %s", a.rc, a.err);
+    ran_free(&a);
+
+    test_case("SIGINT while the program waits for a line: 130");
+    const char *fifo = scratch("fifo");
+    CHECK(mkfifo(fifo, 0600) == 0);
+    int hold = open(fifo, O_RDWR);      /* a writer that writes one question and never closes */
+    pid_t pid = start("hlm-chat --lines --temp 0 -m " DEMO, fifo, scratch("out"), scratch("err"));
+    CHECK(write(hold, "Hello!\n", 7) == 7);
+    for (double end_s = now_s() + TIMEOUT_S; now_s() < end_s;) {
+        struct stat st;
+        if (stat(scratch("out"), &st) == 0 && st.st_size > 0)
+            break;
+        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    }
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid), 130);
+    close(hold);
+}
+
+/* Files that hlm-eval writes: the whole new one, or the old one. */
+static void test_results(void)
+{
+    struct stat st;
+    const char *ids = scratch("ids"), *out = scratch("logits");
+    spill(ids, "1 2 3\n4 5\n");
+    spill(out, "old");
+    test_case("an id outside of the vocabulary, and what stood there before");
+    spill(scratch("bad"), "1\n2\n1000000\n");
+    struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s", scratch("bad"), out);
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "line 3: id 1000000 is outside of the vocabulary of 1024"), "%s",
+              r.err);
+    CHECK(stat(out, &st) == 0 && st.st_size == 3);
+    ran_free(&r);
+
+    test_case("logits and hidden states have their size, in pieces too");
+    r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s --hidden %s --split 2 --decode-from 4",
+            ids, out, scratch("hidden"));
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    CHECK(stat(out, &st) == 0 && st.st_size == 5 * 1024 * 4);
+    CHECK(stat(scratch("hidden"), &st) == 0 && st.st_size == (6 + 2) * 5 * 256 * 4);
+    CHECK_STR(r.out, "");
+    CHECK_STR(r.err, "");
+    ran_free(&r);
+
+    test_case("greedy ids are the same however the first ones were read");
+    struct ran a = run(NULL, "hlm-eval -m " DEMO " --ids %s --greedy 8", ids);
+    struct ran b =
+        run(NULL, "hlm-eval -m " DEMO " --ids %s --greedy 8 --split 1,3 --decode-from 4", ids);
+    CHECK_EQ(a.rc + b.rc, 0);
+    CHECK_STR(b.out, a.out);
+    CHECK_EQ(n_lines(a.out), 1);
+    ran_free(&a);
+    ran_free(&b);
+
+    test_case("a device that is full");
+    r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits /dev/full", ids);
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "/dev/full: "), "%s", r.err);
+    ran_free(&r);
+}
+
+struct gpu;
+
+void test_talk(void)
+{
+    test_case("a device is there");
+    if (!test_gpu())
+        return;
+    test_case("--list-devices");
+    struct ran r = run(NULL, "hlm-chat --list-devices");
+    CHECK_EQ(r.rc, 0);
+    CHECK_MSG(strncmp(r.out, "0: ", 3) == 0, "%s", r.out);
+    ran_free(&r);
+    test_second_turn();
+    test_thinking();
+    test_full();
+    test_commands();
+    test_one_turn();
+    test_results();
+}
