@@ -1,9 +1,9 @@
 /* hlm-bench: how fast a model is - llama-bench's tests and tables, and where the time goes.
  *
- * pp N reads N random ids at once; tg N makes N tokens one after the other, each one forward pass and
- * one sampling. Before either, D tokens are read that are not timed (depth). A test has a session of
- * its own, one run that is not timed (pipelines, plans), then -r timed ones from an empty session.
- * Rows come out as they are measured; what --kernels tells comes at the end. */
+ * pp N reads N random ids at once; tg N makes N tokens one after the other, each one forward pass
+ * and one sampling. Before either, D tokens are read that are not timed (depth). A test has a
+ * session of its own, one run that is not timed (pipelines, plans), then -r timed ones from an
+ * empty session. Rows come out as they are measured; what --kernels tells comes at the end. */
 #include "../ui/common.h"
 #include "../ui/common_flags.h"
 
@@ -40,7 +40,8 @@ static const struct flag flags[] = {
     { FLAG_INT, "-r --repetitions", "N", &o.n_rep, 1, MAX_REP, "timed runs of a test (5)" },
 
     { FLAG_GROUP, "Results", 0, 0, 0, 0, 0 },
-    { FLAG_CHOICE, "-o --output", "md|json|csv", &o.format, 0, 0, "table for people or programs (md)" },
+    { FLAG_CHOICE, "-o --output", "md|json|csv", &o.format, 0, 0,
+      "table for people or programs (md)" },
     { FLAG_SWITCH, "--kernels", NULL, &o.kernels, 0, 0,
       "time, bytes and operations of every kernel; the time\n"
       "stamps make all a little slower" },
@@ -50,7 +51,7 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-bench",
-    .usage = "-m MODEL.gguf [-m ...] [-p N,...] [-n N,...] [-d N,...] [-r N] [-o md|json|csv] [flags]",
+    .usage = "-m MODEL.gguf [-m ...] [-p N,...] [-n N,...] [-d N,...] [-o md|json|csv] [flags]",
     .about = "How fast a model is: prompts read (pp), tokens made (tg), in tokens a second.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
@@ -81,7 +82,7 @@ struct model {
     double open_s;
 };
 
-/* ---- the command line --------------------------------------------------------------------------- */
+/* ---- the command line ----------------------------------------------------------------------- */
 
 static bool read_list(const char *flag, const char *text, struct list *l, struct err *err)
 {
@@ -142,7 +143,7 @@ static struct test *make_tests(uint32_t *n, struct err *err)
     return NULL;
 }
 
-/* ---- measuring ---------------------------------------------------------------------------------- */
+/* ---- measuring ------------------------------------------------------------------------------ */
 
 static void random_ids(struct rng *r, int32_t *id, uint32_t n, uint32_t n_vocab)
 {
@@ -188,8 +189,8 @@ static void add_kernels(hlm *m, struct result *r)
     qsort(r->kernel, r->n_kernel, sizeof *r->kernel, by_time);
 }
 
-/* Once from an empty session. The token before the first timed one is sampled outside of the clock, so
- * that each timed one is a forward pass; without depth there has to be one token to go on from. */
+/* Once from an empty session. The token before the first timed one is sampled outside of the clock,
+ * so that each timed one is a forward pass; without depth there is one token to go on from. */
 static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, int32_t *id,
                      bool timed, struct err *err)
 {
@@ -239,7 +240,7 @@ static bool run_test(hlm *m, struct result *r, struct err *err)
     return ok;
 }
 
-/* ---- results ------------------------------------------------------------------------------------ */
+/* ---- results -------------------------------------------------------------------------------- */
 
 struct text { char s[96]; };
 
@@ -277,19 +278,19 @@ static void csv_text(const char *s)
     fputs("\",", stdout);
 }
 
-static void head(void)
+static void print_head(void)
 {
     if (o.format == MD)
-        puts("| model                |       size |     params | backend | device                         |"
-             "            test |                  t/s |\n"
-             "| -------------------- | ---------: | ---------: | ------- | ------------------------------ |"
-             " --------------: | -------------------: |");
+        puts("| model                |       size |     params | backend | device               "
+             "          |            test |                  t/s |\n"
+             "| -------------------- | ---------: | ---------: | ------- | ---------------------"
+             "--------- | --------------: | -------------------: |");
     else if (o.format == CSV)
-        puts("model_filename,model_type,model_size,model_n_params,device,driver,n_batch,type_kv,n_prompt,"
-             "n_gen,n_depth,avg_ns,stddev_ns,avg_ts,stddev_ts");
+        puts("model_filename,model_type,model_size,model_n_params,device,driver,n_batch,type_kv,"
+             "n_prompt,n_gen,n_depth,avg_ns,stddev_ns,avg_ts,stddev_ts");
 }
 
-static void row(const struct model *m, const struct result *r)
+static void print_row(const struct model *m, const struct result *r)
 {
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
     const struct test *t = &r->test;
@@ -297,8 +298,8 @@ static void row(const struct model *m, const struct result *r)
         char speed[48];
         struct num size = num_bytes(m->n_bytes), params = num_short(m->info.n_param);
         snprintf(speed, sizeof speed, "%.2f ± %.2f", ts.mean, ts.sd);
-        printf("| %-20s | %10s | %10s | %-7s | %-30.30s | %15s | %21s |\n", m->type, size.s, params.s,
-               "Vulkan", m->info.device, test_name(t).s, speed);
+        printf("| %-20s | %10s | %10s | %-7s | %-30.30s | %15s | %21s |\n", m->type, size.s,
+               params.s, "Vulkan", m->info.device, test_name(t).s, speed);
     } else if (o.format == CSV) {
         csv_text(m->info.path);
         csv_text(m->type);
@@ -314,8 +315,8 @@ static void row(const struct model *m, const struct result *r)
                 (double)r->n_submit / r->n_rep, (double)r->n_record / r->n_rep);
 }
 
-/* Of one repetition. Bytes are those of the bindings: what a kernel may touch, which for a cache is all
- * of it. The last row is what no kernel was running for: host, submission, waiting. */
+/* Of one repetition. Bytes are those of the bindings: what a kernel may touch, which for a cache is
+ * all of it. The last row is the time when no kernel ran: host, submission, waiting. */
 static void kernel_table(const struct result *r)
 {
     double wall = speed_of(r, true).mean, n = r->n_rep, rest = wall * 1e3;
@@ -338,32 +339,32 @@ static json_t *result_json(const struct model *m, const struct result *r)
 {
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
     const struct test *t = &r->test;
-    json_t *o_ = json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f, s:i, s:s, s:i, s:i, s:i, s:f, s:f, "
-                           "s:f, s:f, s:I, s:I}",
-                           "model_filename", m->info.path, "model_name", m->info.name, "model_type",
-                           m->type, "model_size", (json_int_t)m->n_bytes, "model_n_params",
-                           (json_int_t)m->info.n_param, "device", m->info.device, "driver",
-                           m->info.driver, "open_s", m->open_s, "n_batch", (int)t->n_batch, "type_kv",
-                           kv_name[o.kv], "n_prompt", (int)t->n_prompt, "n_gen", (int)t->n_gen,
-                           "n_depth", (int)t->n_depth, "avg_ns", s.mean * 1e9, "stddev_ns", s.sd * 1e9,
-                           "avg_ts", ts.mean, "stddev_ts", ts.sd, "submissions",
-                           (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
+    json_t *row = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f}", "model_filename", m->info.path, "model_name",
+        m->info.name, "model_type", m->type, "model_size", (json_int_t)m->n_bytes,
+        "model_n_params", (json_int_t)m->info.n_param, "device", m->info.device, "driver",
+        m->info.driver, "open_s", m->open_s);
+    json_t *more = json_pack(
+        "{s:i, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "n_batch", (int)t->n_batch,
+        "type_kv", kv_name[o.kv], "n_prompt", (int)t->n_prompt, "n_gen", (int)t->n_gen, "n_depth",
+        (int)t->n_depth, "avg_ns", s.mean * 1e9, "stddev_ns", s.sd * 1e9, "avg_ts", ts.mean,
+        "stddev_ts", ts.sd, "submissions", (json_int_t)r->n_submit, "recordings",
+        (json_int_t)r->n_record);
     json_t *samples = json_array(), *kernels = json_array();
     for (uint32_t i = 0; i < r->n_rep; i++)
         json_array_append_new(samples, json_real(r->s[i] * 1e9));
-    json_object_set_new(o_, "samples_ns", samples);
+    json_object_set_new(more, "samples_ns", samples);
     for (const struct hlm_kernel *k = r->kernel; k < r->kernel + r->n_kernel; k++)
-        json_array_append_new(kernels, json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name, "calls",
-                                                 (json_int_t)k->n, "us", k->us, "bytes",
+        json_array_append_new(kernels, json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name,
+                                                 "calls", (json_int_t)k->n, "us", k->us, "bytes",
                                                  (json_int_t)k->bytes, "flop", k->flop));
-    if (o.kernels)
-        json_object_set_new(o_, "kernels", kernels);
-    else
-        json_decref(kernels);
-    return o_;
+    json_object_set_new(more, "kernels", kernels);
+    json_object_update(row, more);
+    json_decref(more);
+    return row;
 }
 
-/* ---- models ------------------------------------------------------------------------------------- */
+/* ---- models --------------------------------------------------------------------------------- */
 
 /* The architecture and the type that has most of the bytes. */
 static void describe(struct model *m)
@@ -391,7 +392,7 @@ static bool run_tests(const struct model *m, const struct test *test, uint32_t n
         r[done].test = test[done];
         if (!(ok = run_test(m->m, &r[done], err)))
             break;
-        row(m, &r[done]);
+        print_row(m, &r[done]);
         if (all)
             json_array_append_new(all, result_json(m, &r[done]));
     }
@@ -415,7 +416,8 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
     m.info = hlm_get_info(m.m);
     describe(&m);
     if (ui.verbose)
-        ui_note("[%s: %s, %s, opened in %.2f s]", m.info.name, m.info.device, m.info.driver, m.open_s);
+        ui_note("[%s: %s, %s, opened in %.2f s]", m.info.name, m.info.device, m.info.driver,
+                m.open_s);
     bool ok = run_tests(&m, test, n, all, err);
     uint32_t n_message = hlm_get_info(m.m).n_validation;
     if (ok && n_message)
@@ -440,7 +442,7 @@ int main(int argc, char **argv)
     if (!test)
         return usage_error(&program, "%s", err.msg);
     json_t *all = o.format == JSON ? json_array() : NULL;
-    head();
+    print_head();
     rc = RC_OK;
     for (uint32_t i = 0; rc == RC_OK && i < n_path; i++)
         rc = run_model(path[i], test, n_test, all, &err);

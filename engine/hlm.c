@@ -1,5 +1,5 @@
-/* hlm: opening a model and telling about it; sessions are in session.c. */
-#include "session.h"
+/* hlm: opening a model and telling about it; sessions are in hlm_session.c. */
+#include "hlm_parts.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -31,17 +31,18 @@ struct linear_path {
     enum kernel kernel;
     enum { ANY_DEVICE, CPU_ONLY, NOT_CPU } device;
     uint32_t min_tok, max_tok;
-    bool norm;                          /* normalises x on the way in */
+    bool fuses;                         /* can normalise or SwiGLU x on the way in */
 };
 extern const struct linear_path linear_paths[];
 extern const uint32_t n_linear_path;
 
 struct linear_args {
-    tensor x;                           /* [n_tok][n_in] */
+    tensor x;                           /* [n_tok][n_in]; with swiglu twice as wide */
     const linear *w;
     tensor y;                           /* [n_tok][n_out]; col and stride apply */
     const tensor *norm;                 /* [n_in]: x is normalised first; only on a path that can */
     float eps;
+    bool swiglu;                        /* x becomes silu(left half) * right half; only on a path that can */
     const tensor *res;                  /* [n_tok][n_out] is added */
     const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid before that */
 };
@@ -58,9 +59,12 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w, uint32_t n_w);
 /* The same without a norm. */
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
-/* res + W x, and res + sigmoid(gate[t]) W x with gate [n_tok][1]. */
+/* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
-tensor op_linear_add_gated(struct cmd *c, tensor x, const linear *w, tensor res, tensor gate);
+/* silu(left half of x) * right half, [n_tok][x.n / 2]; and res + W of that, where gate is not NULL times
+ * sigmoid(gate[t]), gate [n_tok][1]. */
+tensor op_swiglu(struct cmd *c, tensor x);
+tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate);
 #define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
                      (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / sizeof(const linear *))
 
@@ -106,6 +110,9 @@ struct delta {
     tensor conv, ssm_a, dt_bias, norm;  /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
     float eps;
 };
+enum delta_path { DELTA_PLAIN, DELTA_STEP };    /* three dispatches for any n_tok; one, for one token */
+tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d, const struct delta_layer *s,
+                const struct batch *b);
 /* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a. Convolution, l2 norms, gates,
  * recurrence and gated norm; moves window and state on. Returns [n_tok][n_v_head * d_state]. */
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s, const struct batch *b);

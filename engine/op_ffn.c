@@ -2,22 +2,10 @@
  * experts with a softmax router and a gated shared expert. */
 #include "op.h"
 
-/* silu(left half) * right half of each row */
-static tensor swiglu(struct cmd *c, tensor x)
-{
-    uint32_t n_ff = x.n / 2, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 128;
-    tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
-    struct push_swiglu p = { .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride };
-    HLM_ASSERT(x.col == 0);
-    cmd_work(c, 8.0 * n_ff * x.n_row);
-    cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p), USES(READ(x), WRITE(y)));
-    return y;
-}
-
 tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up, const linear *down)
 {
     tensor h = op_norm_linear(c, x, norm, eps, LINEARS(gate, up));
-    return op_linear_add(c, swiglu(c, h), down, x);
+    return op_swiglu_linear_add(c, h, down, x, NULL);
 }
 
 /* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row of x to the
@@ -57,9 +45,8 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
     cmd_dispatch(c, K_moe_route, GRID(n_tok, 1, 1), SPEC(wg), PUSH(route), USES(READ(r), WRITE(id), WRITE(wt)));
 
     /* the shared expert first: its output is what the routed ones are added to */
-    tensor shared = swiglu(c, op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up)));
-    tensor gate = tensor_cols(r, m->n_expert, 1);
-    tensor y = op_linear_add_gated(c, shared, &m->sh_down, x, gate);
+    tensor shared = op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up)), gate = tensor_cols(r, m->n_expert, 1);
+    tensor y = op_swiglu_linear_add(c, shared, &m->sh_down, x, &gate);
 
     tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, n_tok * m->n_used);
     if (m->gate_up.n_in) {
@@ -68,7 +55,7 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
         expert_linear(c, m, &m->gate, h, 0, tensor_cols(gu, 0, m->n_ff), gu.stride, id, wt, NULL);
         expert_linear(c, m, &m->up, h, 0, tensor_cols(gu, m->n_ff, m->n_ff), gu.stride, id, wt, NULL);
     }
-    tensor a = swiglu(c, gu), out = cmd_scratch(c, F32, x.n, n_tok);
+    tensor a = op_swiglu(c, gu), out = cmd_scratch(c, F32, x.n, n_tok);
     tensor a_tok = a;                   /* a row a token, its slots side by side */
     a_tok.n = a_tok.stride = a.stride * m->n_used;
     a_tok.n_row = n_tok;

@@ -9,11 +9,12 @@ const struct linear_path linear_paths[] = {
     { "cols", K_linear_cols, CPU_ONLY, 5, UINT32_MAX, false },
     { "tile", K_linear_tile, NOT_CPU, 9, UINT32_MAX, false },
     { "rows", K_linear, CPU_ONLY, 1, UINT32_MAX, false },
-    { "rows with norm", K_linear, NOT_CPU, 1, UINT32_MAX, true },
+    { "rows, fused", K_linear, NOT_CPU, 1, UINT32_MAX, true },
 };
 const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
 
 enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
+enum { IN_PLAIN, IN_NORM, IN_SWIGLU };          /* shaders/linear.comp */
 
 static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t n_tok)
 {
@@ -60,10 +61,12 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const linear *w = a->w;
     uint32_t n_tok = a->x.n_row;
-    HLM_ASSERT(a->x.n == w->n_in && a->y.n == w->n_out && a->y.n_row == n_tok && (path->norm || !a->norm));
+    HLM_ASSERT(a->x.n == (a->swiglu ? 2 : 1) * w->n_in && a->y.n == w->n_out && a->y.n_row == n_tok);
+    HLM_ASSERT(path->fuses || (!a->norm && !a->swiglu));
     struct tile t = tile_of(path, caps, n_tok);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
+    uint32_t in = a->norm ? IN_NORM : a->swiglu ? IN_SWIGLU : IN_PLAIN;
     uint32_t epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
 
     uint32_t step = linear_piece(caps, w);
@@ -82,7 +85,7 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
         struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.cols_per_group), 1);
         cmd_work(c, 2.0 * n * w->n_in * n_tok);
         if (path->kernel == K_linear)
-            cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols, a->norm != NULL), PUSH(p),
+            cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols, in), PUSH(p),
                          USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate), READ(norm)));
         else
             cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols), PUSH(p),
@@ -130,7 +133,7 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w, uint32_t n_w)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
-    if (path->norm)
+    if (path->fuses)
         return side_by_side(c, path, x, &norm, eps, w, n_w);
     return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
 }
@@ -140,17 +143,34 @@ tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
     return side_by_side(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row), x, NULL, 0, w, n_w);
 }
 
-static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate)
+static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate, bool swiglu)
 {
+    const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
+    if (swiglu && !path->fuses)
+        x = op_swiglu(c, x);
     tensor y = cmd_scratch(c, F32, w->n_out, x.n_row);
-    linear_by(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row),
-              &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate });
+    linear_by(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
+                                              .swiglu = swiglu && path->fuses });
     return y;
 }
 
-tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res) { return linear_add(c, x, w, res, NULL); }
-
-tensor op_linear_add_gated(struct cmd *c, tensor x, const linear *w, tensor res, tensor gate)
+tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res)
 {
-    return linear_add(c, x, w, res, &gate);
+    return linear_add(c, x, w, res, NULL, false);
+}
+
+tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate)
+{
+    return linear_add(c, x, w, res, gate, true);
+}
+
+tensor op_swiglu(struct cmd *c, tensor x)
+{
+    uint32_t n_ff = x.n / 2, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 128;
+    tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
+    struct push_swiglu p = { .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride };
+    HLM_ASSERT(x.col == 0);
+    cmd_work(c, 8.0 * n_ff * x.n_row);
+    cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p), USES(READ(x), WRITE(y)));
+    return y;
 }

@@ -1,15 +1,17 @@
 #version 450
 // linear: matrix times up to COLS vectors, the decode kernel and the plain one. A workgroup owns ROWS rows;
 // its lanes share out the 32-element blocks of a row, and every weight read serves all columns.
-// NORM: x is normalised on the way in (RMS over n_in, times a weight), which saves a dispatch and a barrier
-// at the price of every workgroup summing the squares anew.
+//
+// What happens to x on the way in saves a dispatch and a barrier at the price of every workgroup doing it anew:
+// IN_NORM: RMS over n_in, times a weight. IN_SWIGLU: x has 2 n_in columns, silu(left half) * right half.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "linear.glsl"
 
 layout(constant_id = 3) const uint ROWS = 1;
 layout(constant_id = 4) const uint COLS = 1;
-layout(constant_id = 5) const uint NORM = 0;
+layout(constant_id = 5) const uint IN = 0;
+const uint IN_NORM = 1, IN_SWIGLU = 2;
 layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
 
 void main()
@@ -19,7 +21,7 @@ void main()
     [[unroll]] for (uint i = 0; i < ROWS * COLS; i++)
         acc[i] = 0.0;
 
-    if (NORM != 0)
+    if (IN == IN_NORM)
         [[unroll]] for (uint c = 0; c < COLS; c++) {
             float ss = 0.0;
             uint t = min(tok0 + c, p.n_tok - 1);
@@ -38,8 +40,14 @@ void main()
             [[unroll]] for (uint i = 0; i < 8; i++) {
                 uint k = 32 * b + 4 * i;
                 v[c * 8 + i] = load_x(min(tok0 + c, p.n_tok - 1), k);
-                if (NORM != 0 && k < p.n_in)
+                if (IN == IN_NORM && k < p.n_in)
                     v[c * 8 + i] *= norm_w[k / 4] * scale[c];
+                if (IN == IN_SWIGLU) {
+                    vec4 g = v[c * 8 + i];
+                    v[c * 8 + i] = vec4(silu(g.x), silu(g.y), silu(g.z), silu(g.w)) *
+                                   (k < p.n_in ? x[(min(tok0 + c, p.n_tok - 1) * p.x_stride + p.x_col + p.n_in + k) / 4]
+                                               : vec4(0));
+                }
                 if (HAS_MIN)
                     v_sum[c] += sum4(v[c * 8 + i]);
             }

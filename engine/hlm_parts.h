@@ -1,4 +1,4 @@
-/* session: one timeline over a model - its caches, its plans (recorded dispatch lists), its snapshot. The public
+/* hlm_parts: what hlm.c and hlm_session.c share. The public
  * calls are in hlm.h; this header is what hlm.c needs to make one. */
 #pragma once
 #include "hlm.h"

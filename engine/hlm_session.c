@@ -1,10 +1,10 @@
-/* session: reading tokens into the caches and taking tokens out of the model.
+/* hlm_session: reading tokens into the caches and taking tokens out of the model.
  *
  * A plan is a recorded list of dispatches for one way of using the model: n tokens with or without logits, one
  * token with sampling, sampling alone. Plans are recorded when first wanted and then submitted as they are; what
  * differs between submissions (position, ids, sampling parameters) lies in device memory, and the last kernel of
  * each moves it on, so that between two tokens the host writes nothing. */
-#include "session.h"
+#include "hlm_parts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -74,6 +74,7 @@ static void record(hlm_session *s, struct plan *p)
     if (all) {
         tensor y = model_head(c, m, x, hidden ? &norm : NULL);
         cmd_copy(c, s->all_logits, y, 4ull * y.stride * p->n_tok);
+        cmd_copy(c, s->logits, tensor_rows(y, p->n_tok - 1, 1), 4ull * m->n_vocab);
     } else if (p->kind != PLAN_READ) {
         tensor last = x;
         if (p->n_tok > 1) {             /* a binding may not begin at any row: bring the last one forward */
@@ -354,7 +355,7 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
     s->n_past = s->n_known = end;
     s->n_seen = max_u32(s->n_seen, end);
     s->flip ^= 1;
-    s->has_logits = kind == PLAN_READ_LAST;
+    s->has_logits = kind != PLAN_READ;
     return true;
 }
 
@@ -369,9 +370,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_
     uint32_t same = 0;
     while (same < n && same < s->n_past && id[same] == s->id[same])
         same++;
-    s->n_seen = min_u32(s->n_seen, max_u32(same, s->n_past));
-    /* what follows the common prefix is new text, however long the old history was */
-    s->n_seen = min_u32(s->n_seen, same);
+    s->n_seen = min_u32(s->n_seen, same);   /* behind the common prefix stands new text */
     bool goes_on = same == s->n_past && (same < n || s->has_logits);
     bool ends_here = s->snap.n_past < n || s->snap.has_logits;
     if (!goes_on) {
@@ -385,22 +384,17 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_
     memmove(s->id + s->n_past, id + s->n_past, (n - s->n_past) * sizeof *id);
 
     uint32_t from = s->n_past;
-    while (s->n_past < n) {
+    bool ok = !progress || from == n || progress(user, 0, n - from);
+    while (ok && s->n_past < n) {
         uint32_t stop = s->n_past < n_snap && n_snap < n ? n_snap : n;
         uint32_t take = min_u32(s->n_batch, stop - s->n_past);
         bool last = s->n_past + take == n;
-        if (!read_piece(s, id + s->n_past, take, last ? PLAN_READ_LAST : PLAN_READ, err))
-            return false;
-        if (s->n_past == n_snap && !keep_snapshot(s, err))
-            return false;
-        if (progress) {
-            if (!gpu_wait(s->m->gpu, err))
-                return false;
-            if (!progress(user, s->n_past - from, n - from) && s->n_past < n)
-                return false;
-        }
+        ok = read_piece(s, id + s->n_past, take, last ? PLAN_READ_LAST : PLAN_READ, err) &&
+             (s->n_past != n_snap || keep_snapshot(s, err));
+        if (ok && progress)
+            ok = gpu_wait(s->m->gpu, err) && (progress(user, s->n_past - from, n - from) || s->n_past == n);
     }
-    bool ok = gpu_wait(s->m->gpu, err);
+    ok = gpu_wait(s->m->gpu, err) && ok;
     s->stats.read_s += now_s() - t0;
     return ok;
 }

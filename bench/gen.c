@@ -1,0 +1,560 @@
+/* hlm-gen: a model file of real size with random weights, to measure where no real one can be had.
+ *
+ * Shapes are the published ones of the Qwen3.5 and Qwen3-Next families. Weights have the spread of
+ * a freshly initialised network, so that nothing overflows and every expert gets its share; what
+ * such a model says is noise. The vocabulary is a working byte-level one: bytes, then letters
+ * merged to two, three and four, then the special tokens. Needs libc only. */
+#define _FILE_OFFSET_BITS 64
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct shape {
+    const char *name, *arch;
+    uint32_t n_layer, d, n_head, n_kv, head_dim, n_k, n_v, d_state, ff;
+    uint32_t n_expert, n_used, ff_exp, ff_shared, n_vocab;
+    bool tied;
+};
+
+/* Every fourth layer is attention, a quarter of each head is rotated. */
+static const struct shape shapes[] = {
+    { "tiny", "qwen35", 4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, true },
+    { "tiny-moe", "qwen35moe", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, false },
+    { "tiny-next", "qwen3next", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, false },
+    { "0.8b", "qwen35", 24, 1024, 8, 2, 256, 16, 16, 128, 3584, 0, 0, 0, 0, 248320, true },
+    { "2b", "qwen35", 24, 2048, 8, 2, 256, 16, 16, 128, 6144, 0, 0, 0, 0, 248320, true },
+    { "4b", "qwen35", 32, 2560, 16, 4, 256, 16, 32, 128, 9216, 0, 0, 0, 0, 248320, true },
+    { "9b", "qwen35", 32, 4096, 16, 4, 256, 16, 32, 128, 12288, 0, 0, 0, 0, 248320, false },
+    { "27b", "qwen35", 64, 5120, 24, 4, 256, 16, 48, 128, 17408, 0, 0, 0, 0, 248320, false },
+    { "35b-a3b", "qwen35moe", 40, 2048, 16, 2, 256, 16, 32, 128, 0, 256, 8, 512, 512, 248320, 0 },
+    { "80b-a3b", "qwen3next", 48, 2048, 16, 2, 256, 16, 32, 128, 0, 512, 10, 512, 512, 151936, 0 },
+};
+
+/* GGUF's ids; blocks of n elements in n_bytes. */
+enum type { F32 = 0, F16 = 1, Q8_0 = 8, Q4_K = 12, Q6_K = 14 };
+static const struct { uint32_t n, n_bytes; } block_of[] = {
+    [F32] = { 1, 4 },
+    [F16] = { 1, 2 },
+    [Q8_0] = { 32, 34 },
+    [Q4_K] = { 256, 144 },
+    [Q6_K] = { 256, 210 },
+};
+
+enum fill { WEIGHT, ONES, GATE_A, GATE_DT };    /* normal of a spread; near 1; -A; bias of the step */
+
+struct tensor {
+    char name[64];
+    enum type type;
+    enum fill fill;
+    uint32_t n_dim;
+    uint64_t dim[3], n_bytes;
+    double spread;
+};
+
+static struct {
+    FILE *f;
+    const char *path;
+    char part[4096];
+    const struct shape *shape;
+    int type;                   /* 0: Q4_K and Q6_K as in Q4_K_M files; Q8_0; F16 */
+    struct tensor *tensor;
+    uint64_t n_tensor, n_key, n_byte;
+    bool counting;              /* keys are counted, not written */
+    uint64_t rng;
+} g = { .rng = 1 };
+
+static _Noreturn void die(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("hlm-gen: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    if (g.f) {
+        fclose(g.f);
+        remove(g.part);
+    }
+    exit(1);
+}
+
+/* ---- bytes ---------------------------------------------------------------------------------- */
+
+/* The machine is little-endian, as GGUF is. */
+static void put(const void *p, uint64_t n)
+{
+    if (g.counting)
+        return;
+    if (fwrite(p, 1, (size_t)n, g.f) != n)
+        die("%s: cannot write", g.part);
+    g.n_byte += n;
+}
+
+static void put_u32(uint32_t v) { put(&v, 4); }
+static void put_u64(uint64_t v) { put(&v, 8); }
+
+static void put_str(const char *s)
+{
+    put_u64(strlen(s));
+    put(s, strlen(s));
+}
+
+static uint64_t rng_u64(void)           /* splitmix64 */
+{
+    uint64_t z = g.rng += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static double rng_unit(void) { return (double)(rng_u64() >> 11) * 0x1p-53; }
+
+static double rng_normal(void)          /* near enough: no tail past 3.5 */
+{
+    double sum = -6;
+    for (int i = 0; i < 12; i++)
+        sum += rng_unit();
+    return sum;
+}
+
+static void rng_bytes(uint8_t *p, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint64_t v = rng_u64();
+        memcpy(p + i, &v, n - i < 8 ? n - i : 8);
+    }
+}
+
+static uint16_t to_f16(double v)        /* finite, in range */
+{
+    uint16_t sign = v < 0 ? 0x8000 : 0;
+    int e;
+    double m = frexp(fabs(v), &e);      /* m in [0.5, 1) */
+    if (m == 0)
+        return sign;
+    if (e < -13)                        /* subnormal */
+        return (uint16_t)(sign | (uint16_t)lrint(ldexp(m, e + 24)));
+    return (uint16_t)(sign + (uint16_t)((e + 13) << 10) + (uint16_t)lrint(ldexp(m, 11)));
+}
+
+/* ---- keys ----------------------------------------------------------------------------------- */
+
+enum { KEY_U32 = 4, KEY_I32 = 5, KEY_F32 = 6, KEY_BOOL = 7, KEY_STRING = 8, KEY_ARRAY = 9 };
+
+/* A name that begins with a dot is the architecture's own. */
+static void put_key(const char *name, uint32_t type)
+{
+    char full[128];
+    snprintf(full, sizeof full, "%s%s", name[0] == '.' ? g.shape->arch : "", name);
+    put_str(full);
+    put_u32(type);
+    g.n_key += g.counting;
+}
+
+static void key_u32(const char *name, uint32_t v)
+{
+    put_key(name, KEY_U32);
+    put_u32(v);
+}
+
+static void key_f32(const char *name, float v)
+{
+    put_key(name, KEY_F32);
+    put(&v, 4);
+}
+
+static void key_str(const char *name, const char *s)
+{
+    put_key(name, KEY_STRING);
+    put_str(s);
+}
+
+static void key_array(const char *name, uint32_t type, uint64_t n)
+{
+    put_key(name, KEY_ARRAY);
+    put_u32(type);
+    put_u64(n);
+}
+
+/* ---- vocabulary ----------------------------------------------------------------------------- */
+
+static const char *const special[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>" };
+enum { N_SPECIAL = 3, N_PAIR = 26 * 26, N_TRIPLE = 26 * N_PAIR };
+
+/* A byte as the character that stands for it in byte-level vocabularies, in UTF-8. */
+static void byte_text(uint32_t byte, char out[8])
+{
+    uint32_t c = 256, b;
+    bool plain = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+    for (b = 0; b < byte; b++)
+        c += !((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174);
+    c = plain ? byte : c;
+    if (c < 128)
+        snprintf(out, 8, "%c", (int)c);
+    else
+        snprintf(out, 8, "%c%c", (int)(0xc0 | c >> 6), (int)(0x80 | (c & 63)));
+}
+
+/* Merge number i: "a" + "b", then "ab" + "c", then "ab" + "cd". */
+static void merge_text(uint32_t i, char left[4], char right[4])
+{
+    bool pair = i < N_PAIR, quad = i >= N_PAIR + N_TRIPLE;
+    uint32_t of = pair ? i : quad ? i - N_PAIR - N_TRIPLE : i - N_PAIR;
+    uint32_t n_right = quad ? N_PAIR : 26, l = of / n_right, r = of % n_right;
+    char first[2] = { (char)('a' + l / 26 % 26), 0 };
+    snprintf(left, 4, "%s%c", pair ? "" : first, (int)('a' + l % 26));
+    first[0] = (char)('a' + r / 26);
+    snprintf(right, 4, "%s%c", quad ? first : "", (int)('a' + r % 26));
+}
+
+static void put_tokenizer(void)
+{
+    uint32_t n = g.shape->n_vocab, n_merge = n - 256 - N_SPECIAL;
+    char a[8], b[8], text[20];
+    key_str("tokenizer.ggml.model", "gpt2");
+    key_str("tokenizer.ggml.pre", strcmp(g.shape->arch, "qwen3next") ? "qwen35" : "qwen2");
+    key_array("tokenizer.ggml.tokens", KEY_STRING, n);
+    for (uint32_t i = 0; !g.counting && i < n; i++) {
+        if (i < 256) {
+            byte_text(i, text);
+        } else if (i < 256 + n_merge) {
+            merge_text(i - 256, a, b);
+            snprintf(text, sizeof text, "%s%s", a, b);
+        } else {
+            snprintf(text, sizeof text, "%s", special[i - 256 - n_merge]);
+        }
+        put_str(text);
+    }
+    key_array("tokenizer.ggml.token_type", KEY_I32, n);
+    for (uint32_t i = 0; i < n; i++)
+        put_u32(i < n - N_SPECIAL ? 1 : 3);     /* normal, control */
+    key_array("tokenizer.ggml.merges", KEY_STRING, n_merge);
+    for (uint32_t i = 0; !g.counting && i < n_merge; i++) {
+        merge_text(i, a, b);
+        snprintf(text, sizeof text, "%s %s", a, b);
+        put_str(text);
+    }
+    key_u32("tokenizer.ggml.bos_token_id", n - N_SPECIAL);
+    key_u32("tokenizer.ggml.eos_token_id", n - 1);
+    key_u32("tokenizer.ggml.padding_token_id", n - N_SPECIAL);
+    put_key("tokenizer.ggml.add_bos_token", KEY_BOOL);
+    put("", 1);
+    key_str("tokenizer.chat_template",
+            "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+            "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
+            "{{ '<|im_start|>assistant\n' }}{% endif %}");
+}
+
+static void put_keys(void)
+{
+    const struct shape *s = g.shape;
+    char name[64];
+    snprintf(name, sizeof name, "random %s %s", s->arch, s->name);
+    key_str("general.architecture", s->arch);
+    key_str("general.type", "model");
+    key_str("general.name", name);
+    key_u32("general.file_type", g.type == Q8_0 ? 7 : g.type == F16 ? 1 : 15);
+    key_u32("general.quantization_version", 2);
+    key_u32(".block_count", s->n_layer);
+    key_u32(".context_length", 262144);
+    key_u32(".embedding_length", s->d);
+    if (s->ff)
+        key_u32(".feed_forward_length", s->ff);
+    key_u32(".attention.head_count", s->n_head);
+    key_u32(".attention.head_count_kv", s->n_kv);
+    key_u32(".attention.key_length", s->head_dim);
+    key_u32(".attention.value_length", s->head_dim);
+    key_f32(".attention.layer_norm_rms_epsilon", 1e-6f);
+    key_f32(".rope.freq_base", 1e7f);
+    key_u32(".rope.dimension_count", s->head_dim / 4);
+    if (strcmp(s->arch, "qwen3next")) {
+        uint32_t pairs = s->head_dim / 8, part = (pairs + 2) / 3;
+        key_array(".rope.dimension_sections", KEY_I32, 4);
+        put_u32(part);
+        put_u32(part);
+        put_u32(pairs - 2 * part);
+        put_u32(0);
+    }
+    key_u32(".ssm.conv_kernel", 4);
+    key_u32(".ssm.state_size", s->d_state);
+    key_u32(".ssm.group_count", s->n_k);
+    key_u32(".ssm.time_step_rank", s->n_v);
+    key_u32(".ssm.inner_size", s->n_v * s->d_state);
+    key_u32(".full_attention_interval", 4);
+    if (s->n_expert) {
+        key_u32(".expert_count", s->n_expert);
+        key_u32(".expert_used_count", s->n_used);
+        key_u32(".expert_feed_forward_length", s->ff_exp);
+        key_u32(".expert_shared_feed_forward_length", s->ff_shared);
+    }
+    put_tokenizer();
+}
+
+/* ---- tensors -------------------------------------------------------------------------------- */
+
+/* F32 where every converter has it; else what was asked for, or what fits where that does not. */
+static struct tensor *add(enum type type, uint64_t n_in, uint64_t n_out, uint64_t n_expert,
+                          const char *fmt, ...)
+{
+    struct tensor *grown = realloc(g.tensor, (g.n_tensor + 1) * sizeof *grown);
+    if (!grown)
+        die("out of memory");
+    g.tensor = grown;
+    struct tensor *t = &grown[g.n_tensor++];
+    va_list ap;
+    va_start(ap, fmt);
+    *t = (struct tensor){
+        .n_dim = n_expert ? 3 : n_out ? 2 : 1,
+        .dim = { n_in, n_out ? n_out : 1, n_expert ? n_expert : 1 },
+        .spread = 1 / sqrt((double)n_in),
+    };
+    vsnprintf(t->name, sizeof t->name, fmt, ap);
+    va_end(ap);
+    if (type != F32 && g.type)
+        type = (enum type)g.type;
+    if (n_in % block_of[type].n)
+        type = n_in % 32 ? F16 : Q8_0;
+    t->type = type;
+    t->n_bytes = n_in / block_of[type].n * block_of[type].n_bytes * t->dim[1] * t->dim[2];
+    return t;
+}
+
+static void add_norm(uint64_t n, const char *fmt, uint32_t i)
+{
+    add(F32, n, 0, 0, fmt, i)->fill = ONES;
+}
+
+static void add_delta(uint32_t i)
+{
+    const struct shape *s = g.shape;
+    uint64_t kd = s->n_k * s->d_state, vd = s->n_v * s->d_state;
+    add(Q4_K, s->d, 2 * kd + vd, 0, "blk.%u.attn_qkv.weight", i);
+    add(Q4_K, s->d, vd, 0, "blk.%u.attn_gate.weight", i);
+    if (!strcmp(s->arch, "qwen3next")) {
+        add(Q8_0, s->d, 2 * s->n_v, 0, "blk.%u.ssm_ba.weight", i);
+    } else {
+        add(Q8_0, s->d, s->n_v, 0, "blk.%u.ssm_beta.weight", i);
+        add(Q8_0, s->d, s->n_v, 0, "blk.%u.ssm_alpha.weight", i);
+    }
+    add(F32, 4, 2 * kd + vd, 0, "blk.%u.ssm_conv1d.weight", i);
+    add(F32, s->n_v, 0, 0, "blk.%u.ssm_a", i)->fill = GATE_A;
+    add(F32, s->n_v, 0, 0, "blk.%u.ssm_dt.bias", i)->fill = GATE_DT;
+    add_norm(s->d_state, "blk.%u.ssm_norm.weight", i);
+    add(Q4_K, vd, s->d, 0, "blk.%u.ssm_out.weight", i);
+}
+
+/* Q4_K_M gives some layers' value and down projections more bits. */
+static enum type more_bits(uint32_t i)
+{
+    uint32_t n = g.shape->n_layer;
+    return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2 ? Q6_K : Q4_K;
+}
+
+static void add_attention(uint32_t i)
+{
+    const struct shape *s = g.shape;
+    add(Q4_K, s->d, 2 * s->head_dim * s->n_head, 0, "blk.%u.attn_q.weight", i);
+    add(Q4_K, s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_k.weight", i);
+    add(more_bits(i), s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_v.weight", i);
+    add_norm(s->head_dim, "blk.%u.attn_q_norm.weight", i);
+    add_norm(s->head_dim, "blk.%u.attn_k_norm.weight", i);
+    add(Q4_K, s->head_dim * s->n_head, s->d, 0, "blk.%u.attn_output.weight", i);
+}
+
+static void add_moe(uint32_t i)
+{
+    const struct shape *s = g.shape;
+    add(F32, s->d, s->n_expert, 0, "blk.%u.ffn_gate_inp.weight", i);
+    add(Q4_K, s->d, s->ff_exp, s->n_expert, "blk.%u.ffn_gate_exps.weight", i);
+    add(Q4_K, s->d, s->ff_exp, s->n_expert, "blk.%u.ffn_up_exps.weight", i);
+    add(more_bits(i), s->ff_exp, s->d, s->n_expert, "blk.%u.ffn_down_exps.weight", i);
+    add(F32, s->d, 0, 0, "blk.%u.ffn_gate_inp_shexp.weight", i);
+    add(Q4_K, s->d, s->ff_shared, 0, "blk.%u.ffn_gate_shexp.weight", i);
+    add(Q4_K, s->d, s->ff_shared, 0, "blk.%u.ffn_up_shexp.weight", i);
+    add(more_bits(i), s->ff_shared, s->d, 0, "blk.%u.ffn_down_shexp.weight", i);
+}
+
+static void add_tensors(void)
+{
+    const struct shape *s = g.shape;
+    add(s->tied ? Q6_K : Q4_K, s->d, s->n_vocab, 0, "token_embd.weight");
+    add(F32, s->d, 0, 0, "output_norm.weight")->fill = ONES;
+    if (!s->tied)
+        add(Q6_K, s->d, s->n_vocab, 0, "output.weight");
+    for (uint32_t i = 0; i < s->n_layer; i++) {
+        add_norm(s->d, "blk.%u.attn_norm.weight", i);
+        if ((i + 1) % 4)
+            add_delta(i);
+        else
+            add_attention(i);
+        add_norm(s->d, "blk.%u.post_attention_norm.weight", i);
+        if (s->n_expert) {
+            add_moe(i);
+        } else {
+            add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_gate.weight", i);
+            add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_up.weight", i);
+            add(more_bits(i), s->ff, s->d, 0, "blk.%u.ffn_down.weight", i);
+        }
+    }
+}
+
+/* ---- weights -------------------------------------------------------------------------------- */
+
+static float value(const struct tensor *t)
+{
+    switch (t->fill) {
+    case ONES: return (float)(1 + 0.05 * rng_normal());
+    case GATE_A: return (float)-(0.01 + 15.99 * rng_unit());
+    /* softplus of it is a step from 0.001 to 0.1 */
+    case GATE_DT: return (float)log(expm1(exp(log(1e-3) + rng_unit() * log(1e2))));
+    case WEIGHT: break;
+    }
+    return (float)(t->spread * rng_normal());
+}
+
+static void pack_scales(const uint8_t s[8], uint8_t sc[12])     /* of Q4_K; minima like scales */
+{
+    for (int i = 0; i < 4; i++) {
+        sc[i] = sc[i + 4] = (uint8_t)(s[i] | (s[i + 4] >> 4) << 6);
+        sc[i + 8] = (uint8_t)((s[i + 4] & 15) | (s[i + 4] & 15) << 4);
+    }
+}
+
+/* Random numbers in every place; d such that the values have the spread. */
+static void make_block(const struct tensor *t, uint8_t *b)
+{
+    uint16_t d, m;
+    float f;
+    uint8_t scale[16];
+    switch (t->type) {
+    case F32:
+        f = value(t);
+        memcpy(b, &f, 4);
+        break;
+    case F16:
+        d = to_f16((double)value(t));
+        memcpy(b, &d, 2);
+        break;
+    case Q8_0:                          /* uniform over 256: 73.9 */
+        d = to_f16(t->spread / 73.9);
+        memcpy(b, &d, 2);
+        rng_bytes(b + 2, 32);
+        break;
+    case Q4_K:                          /* uniform over 16: 4.61; minimum 7.5 times scale: mean 0 */
+        d = to_f16(t->spread / (4.61 * 48));
+        m = to_f16(t->spread / (4.61 * 48) * 7.5);
+        memcpy(b, &d, 2);
+        memcpy(b + 2, &m, 2);
+        rng_bytes(scale, 8);
+        for (int i = 0; i < 8; i++)
+            scale[i] = 32 | (scale[i] & 31);
+        pack_scales(scale, b + 4);
+        rng_bytes(b + 16, 128);
+        break;
+    case Q6_K:                          /* uniform over 64: 18.5 */
+        d = to_f16(t->spread / (18.5 * 80));
+        rng_bytes(b, 208);
+        for (int i = 0; i < 16; i++)    /* scales of 64 to 95, both signs */
+            b[192 + i] = (uint8_t)((b[192 + i] & 128 ? -1 : 1) * (64 | (b[192 + i] & 31)));
+        memcpy(b + 208, &d, 2);
+        break;
+    }
+}
+
+static void put_tensor(const struct tensor *t)
+{
+    static uint8_t buf[1 << 16];
+    uint32_t n = block_of[t->type].n_bytes;
+    for (uint64_t at = 0; at < t->n_bytes;) {
+        uint32_t fill = 0;
+        for (; fill + n <= sizeof buf && at < t->n_bytes; fill += n, at += n)
+            make_block(t, buf + fill);
+        put(buf, fill);
+    }
+}
+
+static uint64_t aligned(uint64_t n) { return (n + 31) / 32 * 32; }
+
+static void put_padding(void)
+{
+    static const uint8_t zero[32];
+    put(zero, aligned(g.n_byte) - g.n_byte);
+}
+
+static void put_file(void)
+{
+    uint64_t offset = 0;
+    g.counting = true;
+    put_keys();
+    g.counting = false;
+    put("GGUF", 4);
+    put_u32(3);
+    put_u64(g.n_tensor);
+    put_u64(g.n_key);
+    put_keys();
+    for (struct tensor *t = g.tensor; t < g.tensor + g.n_tensor; t++) {
+        put_str(t->name);
+        put_u32(t->n_dim);
+        put(t->dim, 8 * t->n_dim);
+        put_u32(t->type);
+        put_u64(offset);
+        offset += aligned(t->n_bytes);
+    }
+    put_padding();
+    for (struct tensor *t = g.tensor; t < g.tensor + g.n_tensor; t++) {
+        put_tensor(t);
+        put_padding();
+    }
+}
+
+static int usage(FILE *to)
+{
+    fputs("usage: hlm-gen SHAPE OUT.gguf [q4_k_m|q8_0|f16] [SEED]\n"
+          "Writes a model with random weights, for measuring speed. Shapes:\n", to);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        fprintf(to, "  %-10s %-10s %2u layers, width %u\n", shapes[i].name, shapes[i].arch,
+                shapes[i].n_layer, shapes[i].d);
+    return to == stdout ? 0 : 2;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && !strcmp(argv[1], "--help"))
+        return usage(stdout);
+    if (argc < 3 || argc > 5)
+        return usage(stderr);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (!strcmp(argv[1], shapes[i].name))
+            g.shape = &shapes[i];
+    const char *type = argc > 3 ? argv[3] : "q4_k_m";
+    g.type = !strcmp(type, "q4_k_m") ? 0 : !strcmp(type, "q8_0") ? Q8_0 :
+             !strcmp(type, "f16") ? F16 : -1;
+    g.path = argv[2];
+    g.rng = argc > 4 ? strtoull(argv[4], NULL, 10) : 1;
+    if (!g.shape || g.type < 0)
+        return usage(stderr);
+    int n = snprintf(g.part, sizeof g.part, "%s.part", g.path);
+    if (n < 0 || n >= (int)sizeof g.part || !(g.f = fopen(g.part, "wb")))
+        die("%s.part: cannot be made", g.path);
+    add_tensors();
+    put_file();
+    int bad = ferror(g.f);
+    bad |= fclose(g.f);
+    g.f = NULL;
+    if (bad || rename(g.part, g.path) != 0) {
+        remove(g.part);
+        die("%s: cannot be written", g.path);
+    }
+    uint64_t n_param = 0;
+    for (uint64_t i = 0; i < g.n_tensor; i++)
+        n_param += g.tensor[i].dim[0] * g.tensor[i].dim[1] * g.tensor[i].dim[2];
+    printf("%s: %.2f GB, %.3f billion weights\n", g.path, (double)g.n_byte * 1e-9,
+           (double)n_param * 1e-9);
+    free(g.tensor);
+    return 0;
+}

@@ -1,0 +1,76 @@
+#version 450
+// delta_step: delta_conv, delta_scan and delta_norm for one token in one dispatch. A workgroup owns a V head; V heads
+// that share a K head each convolve its q and k anew, and the first of them moves their window on.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "gate.glsl"
+
+layout(constant_id = 1) const uint D_STATE = 4;
+layout(constant_id = 2) const uint CONV_K = 4;
+layout(push_constant) uniform Push { push_delta p; };
+layout(binding = 0) readonly buffer P { float proj[]; };
+layout(binding = 1) readonly buffer W { float conv_w[]; };
+layout(binding = 2) buffer Window { float window[]; };
+layout(binding = 3) readonly buffer Step { step st; };
+layout(binding = 4) readonly buffer A { float ssm_a[]; };
+layout(binding = 5) readonly buffer Dt { float dt_bias[]; };
+layout(binding = 6) buffer State { float state[]; };            // [n_v_head][d_state k][d_state v]
+layout(binding = 7) readonly buffer Nw { float norm_w[]; };
+layout(binding = 8) writeonly buffer Y { float y[]; };          // [n_v_head * d_state]
+#include "delta.glsl"
+
+shared vec4 q4[D_STATE / 4], k4[D_STATE / 4];
+shared float o[D_STATE];
+
+void main()
+{
+    uint head = gl_WorkGroupID.x, kh = k_head_of(head), flip = st.flip;
+    uint q_ch = kh * D_STATE, k_ch = (p.n_k_head + kh) * D_STATE, v_ch = (2 * p.n_k_head + head) * D_STATE;
+    bool first = p.tiled != 0 ? head < p.n_k_head : head % (p.n_v_head / p.n_k_head) == 0;
+
+    float qq = 0.0, kk = 0.0;
+    for (uint i = lane(); i < D_STATE; i += WG) {
+        float q = conv_silu(flip, 0, q_ch + i), k = conv_silu(flip, 0, k_ch + i);
+        q4[i / 4][i % 4] = q;
+        k4[i / 4][i % 4] = k;
+        qq += q * q;
+        kk += k * k;
+        if (first) {
+            keep_window(flip, q_ch + i);
+            keep_window(flip, k_ch + i);
+        }
+        keep_window(flip, v_ch + i);
+    }
+    float q_scale = 1.0 / sqrt(wg_sum(qq) + 1e-6) / sqrt(float(D_STATE)), k_scale = 1.0 / sqrt(wg_sum(kk) + 1e-6);
+    barrier();
+    for (uint i = lane(); i < D_STATE / 4; i += WG) {
+        q4[i] *= q_scale;
+        k4[i] *= k_scale;
+    }
+    barrier();
+
+    float decay = delta_decay(ssm_a[head], dt_bias[head], proj[p.a_col + head]), beta = delta_beta(proj[p.b_col + head]);
+    float oo = 0.0;
+    for (uint col = lane(); col < D_STATE; col += WG) {
+        uint at = head * D_STATE * D_STATE + col;
+        float v = conv_silu(flip, 0, v_ch + col), read = 0.0, out_v = 0.0;
+        vec4 m[D_STATE / 4];
+        [[unroll]] for (uint i = 0; i < D_STATE / 4; i++) {
+            m[i] = decay * vec4(state[at + 4 * i * D_STATE], state[at + (4 * i + 1) * D_STATE],
+                                state[at + (4 * i + 2) * D_STATE], state[at + (4 * i + 3) * D_STATE]);
+            read += dot(m[i], k4[i]);
+        }
+        float d = beta * (v - read);
+        [[unroll]] for (uint i = 0; i < D_STATE / 4; i++) {
+            m[i] += k4[i] * d;
+            out_v += dot(m[i], q4[i]);
+            [[unroll]] for (uint e = 0; e < 4; e++)
+                state[at + (4 * i + e) * D_STATE] = m[i][e];
+        }
+        o[col] = out_v;
+        oo += out_v * out_v;
+    }
+    float r = 1.0 / sqrt(wg_sum(oo) / float(D_STATE) + p.eps);
+    for (uint i = lane(); i < D_STATE; i += WG)     // each lane reads back its own columns
+        y[head * D_STATE + i] = o[i] * r * norm_w[i] * silu(proj[p.z_col + head * D_STATE + i]);
+}
