@@ -321,17 +321,17 @@ static void kernel_table(const struct result *r)
 {
     double wall = speed_of(r, true).mean, n = r->n_rep, rest = wall * 1e3;
     printf("\n%s: %.2f ms\n\n"
-           "| kernel           |    calls |        ms |  share |    us/call |     GB/s |  GFLOP/s |\n"
-           "| ---------------- | -------: | --------: | -----: | ---------: | -------: | -------: |\n",
+           "| kernel           |    calls |        ms |  share |    us/call |    GB/s | GFLOP/s |\n"
+           "| ---------------- | -------: | --------: | -----: | ---------: | ------: | ------: |\n",
            test_name(&r->test).s, wall * 1e3);
     for (const struct hlm_kernel *k = r->kernel; k < r->kernel + r->n_kernel; k++) {
         double ms = k->us / n * 1e-3, s = k->us > 0 ? k->us * 1e-6 : 1;
-        printf("| %-16s | %8.0f | %9.3f | %5.1f%% | %10.1f | %8.3f | %8.3f |\n", k->name,
+        printf("| %-16s | %8.0f | %9.3f | %5.1f%% | %10.1f | %7.2f | %7.2f |\n", k->name,
                (double)k->n / n, ms, ms / wall * 0.1, k->us / (double)k->n,
                (double)k->bytes / s * 1e-9, k->flop / s * 1e-9);
         rest -= ms;
     }
-    printf("| %-16s | %8s | %9.3f | %5.1f%% | %10s | %8s | %8s |\n", "(no kernel)", "", rest,
+    printf("| %-16s | %8s | %9.3f | %5.1f%% | %10s | %7s | %7s |\n", "(no kernel)", "", rest,
            rest / wall * 0.1, "", "", "");
 }
 

@@ -45,7 +45,8 @@ static const struct { uint32_t n, n_bytes; } block_of[] = {
     [Q6_K] = { 256, 210 },
 };
 
-enum fill { WEIGHT, ONES, GATE_A, GATE_DT };    /* normal of a spread; near 1; -A; bias of the step */
+/* Normal with a spread; near 1; -A of the decay; bias of the step. */
+enum fill { WEIGHT, ONES, GATE_A, GATE_DT };
 
 struct tensor {
     char name[64];

@@ -122,6 +122,8 @@ void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word);
 /* Floating-point operations of the dispatches that follow until the next call, for cutting work to measure. */
 void cmd_work(struct cmd *c, double flop);
 void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
+/* Recording has failed or the device is lost: tensors are empty from here on, and ops do nothing. */
+bool cmd_failed(const struct cmd *c);
 
 /* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records command
  * buffers. The scratch arena must be committed by now. */

@@ -55,10 +55,12 @@ void cmd_fail(struct cmd *c, const char *fmt, ...)
     fail(&c->err, "%s: %s", c->name, msg);
 }
 
+bool cmd_failed(const struct cmd *c) { return c->err.set || c->g->lost; }
+
 static bool recording(const struct cmd *c)
 {
     HLM_ASSERT(!c->ended);
-    return !c->err.set && !c->g->lost;
+    return !cmd_failed(c);
 }
 
 /* Room for n more in one of the cmd's lists; false sticks to the cmd. */

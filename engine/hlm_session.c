@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PLAN = 12, MAX_TOK = 512 };
+enum { MAX_PLAN = 12, MAX_TOK = 512, MAX_CTX = 1 << 24 };
 
 enum plan_kind {
     PLAN_READ,          /* n tokens into the caches */
@@ -169,6 +169,14 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     return true;
 }
 
+static bool commit(hlm_session *s, struct err *err)
+{
+    const char *shorter = "a shorter context (-c) needs less", *smaller = "a smaller batch (-b) or context (-c) needs less";
+    return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
+           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) && arena_commit(s->host, err) &&
+           arena_commit(s->keep, err);
+}
+
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
 {
     const struct model *mod = m->model;
@@ -178,6 +186,12 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         free(s);
         free(shape);
         fail(err, "out of memory");
+        return NULL;
+    }
+    if (params->n_ctx > MAX_CTX) {
+        fail(err, "a context of %u tokens, expected at most %u (-c)", params->n_ctx, MAX_CTX);
+        free(s);
+        free(shape);
         return NULL;
     }
     s->m = m;
@@ -197,8 +211,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     /* Recording tells how much scratch the largest plans need; then everything is allocated, then they are ended. */
     ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
          (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
-         (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) && kv_commit(&s->kv, err) && arena_commit(s->scratch, err) && arena_commit(s->io, err) && arena_commit(s->host, err) &&
-         arena_commit(s->keep, err);
+         (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) && commit(s, err);
     ok = ok && plan_get(s, PLAN_NEXT, 1, err);
     if (ok)
         ok = gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(mod->n_vocab, 32), err);

@@ -29,8 +29,6 @@ bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_
     return true;
 }
 
-bool kv_commit(struct kv *kv, struct err *err) { return arena_commit(kv->kv, err) && arena_commit(kv->state, err); }
-
 void kv_finish(struct kv *kv)
 {
     arena_destroy(kv->kv);

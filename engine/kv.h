@@ -22,5 +22,4 @@ struct kv {
 /* Takes the layers' room in two fresh arenas and leaves them uncommitted: their sizes are the plan's. */
 bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape, uint32_t n_ctx,
              enum dtype type, struct err *err);
-bool kv_commit(struct kv *kv, struct err *err);
 void kv_finish(struct kv *kv);          /* takes a zeroed one */

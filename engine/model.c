@@ -65,7 +65,15 @@ bool model_f32(struct binder *b, const char *key, enum gguf_need need, float *v)
 bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v, uint64_t n)
 {
     char k[256];
-    return gguf_bool_each(b->m->file, full_key(b, key, k, sizeof k), need, v, n, b->err);
+    const struct gguf_kv *kv = gguf_kv(b->m->file, full_key(b, key, k, sizeof k));
+    uint32_t *each = kv && kv->elem != GGUF_BOOL ? mem_alloc(n, sizeof *each) : NULL;
+    if (!each)
+        return gguf_bool_each(b->m->file, k, need, v, n, b->err);
+    bool ok = gguf_u32_each(b->m->file, k, need, each, n, b->err);     /* some converters write integers */
+    for (uint64_t i = 0; ok && i < n; i++)
+        v[i] = each[i] != 0;
+    free(each);
+    return ok;
 }
 
 bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, uint32_t max)
@@ -284,6 +292,12 @@ static bool upload(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t
     return gpu_stage_end(b->m->gpu, b->err);
 }
 
+bool model_commit(struct arena *a, const char *hint, struct err *err)
+{
+    struct err why = { 0 };
+    return arena_commit(a, &why) || fail(err, "%s: %s", why.msg, hint);
+}
+
 /* ---- load -------------------------------------------------------------------------------------- */
 
 static bool load_common(struct binder *b)
@@ -313,10 +327,6 @@ static bool load_common(struct binder *b)
     if (scaling.n && !(scaling.n == 4 && !memcmp(scaling.p, "none", 4)))
         return model_refuse(b, "%s is \"%.*s\": extended-context scaling is not supported", key, (int)min_u64(scaling.n, 40),
                             scaling.p);
-    for (uint64_t i = 0; i < gguf_n_kv(m->file); i++)
-        if (!strncmp(gguf_kv_at(m->file, i)->key, "prism.hadamard.", 15))
-            return model_refuse(b, "key %s: weights transformed in this way are not supported", gguf_kv_at(m->file, i)->key);
-
     if (!bind_linear(b, &m->token_embd, "token_embd.weight", 0, m->n_embd, m->n_vocab) ||
         !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
         return false;
@@ -381,7 +391,7 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool (*progress
     bool ok = b.used && m->weights && load_common(&b) && arch->load(m, &b, err);
     if (ok && b.oom)
         ok = fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
-    ok = ok && arena_commit(m->weights, err) && upload(&b, progress, user);
+    ok = ok && model_commit(m->weights, "a smaller quantisation of the model needs less", err) && upload(&b, progress, user);
     if (ok)
         warn_unused(&b);
     for (uint32_t i = 0; i < b.n_owned; i++)

@@ -41,6 +41,9 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool (*progress
                          void *user, struct err *err);
 void model_unload(struct model *m);     /* takes NULL */
 
+/* arena_commit that says, where memory is short, what makes the arena smaller. */
+bool model_commit(struct arena *a, const char *hint, struct err *err);
+
 /* Embeds the batch, runs every layer, leaves the last output (before the final norm). hidden, where it is not
  * NULL, receives n_layer + 1 groups of n_tok rows: the embeddings and the output of every layer. */
 tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b, const tensor *hidden);

@@ -68,6 +68,12 @@ tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res
 #define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
                      (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / sizeof(const linear *))
 
+/* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has on average. */
+struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile; };
+/* y[e] = W_expert(e) x for all entries e = token * n_used + slot; x by token, or by entry. y: [entries][n_out] */
+void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y, const struct grouping *g);
+uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);     /* entries that a tile may have */
+
 /* ---- op_embed.c ---- */
 
 /* Rows of w for the batch's ids: [n_tok][n_in]. */
@@ -129,5 +135,7 @@ struct moe {
     linear gate_up, gate, up, down;     /* routed: gate_up when gate and up have one type (gate rows first), else both */
     linear sh_gate, sh_up, sh_down;     /* shared expert */
 };
+enum moe_path { MOE_PLAIN, MOE_GROUPED };       /* weights read once a token; once a tile of tokens */
+tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps, const struct moe *m);
 /* x + sum over the chosen experts + sigmoid(shared_gate h) * shared(h), h = rms(x). Softmax router, renormalised. */
 tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m);

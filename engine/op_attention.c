@@ -33,6 +33,8 @@ tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const st
     uint32_t hd = a->head_dim, n_ctx = kv->k.n_row / a->n_kv_head, f16 = kv->k.dtype == F16;
     uint32_t wg = caps->kind == GPU_CPU ? caps->subgroup : 64;
     uint32_t q_col = p.col, k_col = q_col + 2 * hd * a->n_head, v_col = k_col + hd * a->n_kv_head;
+    if (cmd_failed(c))
+        return p;
     HLM_ASSERT(p.n == 2 * hd * (a->n_head + a->n_kv_head) && p.n_row == b->n_tok);
 
     tensor q = cmd_scratch(c, F32, a->n_head * hd, b->n_tok);

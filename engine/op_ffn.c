@@ -34,31 +34,79 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
     }
 }
 
-tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m)
+/* [n_tok][n_used]: the experts of each token and their weights. */
+struct chosen { tensor id, wt; };
+
+static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(256, caps->max_invocations); }
+
+static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch, tensor res)
 {
-    uint32_t n_tok = x.n_row, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 64;
+    tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, h.n_row * m->n_used);
+    if (m->gate_up.n_in) {
+        expert_linear(c, m, &m->gate_up, h, 0, gu, gu.stride, ch.id, ch.wt, NULL);
+    } else {
+        expert_linear(c, m, &m->gate, h, 0, tensor_cols(gu, 0, m->n_ff), gu.stride, ch.id, ch.wt, NULL);
+        expert_linear(c, m, &m->up, h, 0, tensor_cols(gu, m->n_ff, m->n_ff), gu.stride, ch.id, ch.wt, NULL);
+    }
+    tensor a = op_swiglu(c, gu), out = cmd_scratch(c, F32, res.n, h.n_row);
+    tensor a_tok = a;                   /* a row a token, its slots side by side */
+    a_tok.n = a_tok.stride = a.stride * m->n_used;
+    a_tok.n_row = h.n_row;
+    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, ch.id, ch.wt, &res);
+    return out;
+}
+
+static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch, tensor res)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t n = h.n_row * m->n_used, n_row = n / m->n_expert, tile = linear_group_tile(caps, n_row);
+    struct grouping g = { .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert) };
+    g.entries = cmd_scratch(c, I32, n, 1);
+    g.tiles = cmd_scratch(c, I32, 1 + 3 * g.max_tile, 1);
+    struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = h.n_row,
+                                  .id_stride = ch.id.stride, .tile = tile };
+    cmd_dispatch(c, K_moe_sort, GRID(1, 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
+                 USES(READ(ch.id), WRITE(g.entries), WRITE(g.tiles)));
+
+    tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, n);
+    if (m->gate_up.n_in) {
+        linear_grouped(c, &m->gate_up, h, false, gu, &g);
+    } else {
+        linear_grouped(c, &m->gate, h, false, tensor_cols(gu, 0, m->n_ff), &g);
+        linear_grouped(c, &m->up, h, false, tensor_cols(gu, m->n_ff, m->n_ff), &g);
+    }
+    tensor each = cmd_scratch(c, F32, res.n, n), out = cmd_scratch(c, F32, res.n, h.n_row);
+    linear_grouped(c, &m->down, op_swiglu(c, gu), true, each, &g);
+    struct push_moe_sum sum = { .n = res.n, .n_tok = h.n_row, .n_used = m->n_used, .wt_stride = ch.wt.stride,
+                                .x_stride = each.stride, .res_stride = res.stride, .y_stride = out.stride };
+    uint32_t wg = caps->kind == GPU_CPU ? caps->subgroup : 128;
+    cmd_work(c, 2.0 * n * res.n);
+    cmd_dispatch(c, K_moe_sum, GRID(div_up(res.n / 4 * h.n_row, wg), 1, 1), SPEC(wg), PUSH(sum),
+                 USES(READ(each), READ(ch.wt), READ(res), WRITE(out)));
+    return out;
+}
+
+tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps, const struct moe *m)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     tensor h = op_norm(c, x, norm, eps);
     tensor r = op_linear(c, h, LINEARS(&m->router, &m->shared_gate));
-    tensor id = cmd_scratch(c, I32, m->n_used, n_tok), wt = cmd_scratch(c, F32, m->n_used, n_tok);
-    struct push_route route = { .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = id.stride,
+    struct chosen ch = { cmd_scratch(c, I32, m->n_used, x.n_row), cmd_scratch(c, F32, m->n_used, x.n_row) };
+    struct push_route route = { .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = ch.id.stride,
                                 .x_stride = r.stride, .x_col = r.col };
-    cmd_dispatch(c, K_moe_route, GRID(n_tok, 1, 1), SPEC(wg), PUSH(route), USES(READ(r), WRITE(id), WRITE(wt)));
+    cmd_dispatch(c, K_moe_route, GRID(x.n_row, 1, 1), SPEC(caps->kind == GPU_CPU ? caps->subgroup : 64), PUSH(route),
+                 USES(READ(r), WRITE(ch.id), WRITE(ch.wt)));
 
     /* the shared expert first: its output is what the routed ones are added to */
     tensor shared = op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up)), gate = tensor_cols(r, m->n_expert, 1);
     tensor y = op_swiglu_linear_add(c, shared, &m->sh_down, x, &gate);
+    return path == MOE_GROUPED ? grouped(c, m, h, ch, y) : plain(c, m, h, ch, y);
+}
 
-    tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, n_tok * m->n_used);
-    if (m->gate_up.n_in) {
-        expert_linear(c, m, &m->gate_up, h, 0, gu, gu.stride, id, wt, NULL);
-    } else {
-        expert_linear(c, m, &m->gate, h, 0, tensor_cols(gu, 0, m->n_ff), gu.stride, id, wt, NULL);
-        expert_linear(c, m, &m->up, h, 0, tensor_cols(gu, m->n_ff, m->n_ff), gu.stride, id, wt, NULL);
-    }
-    tensor a = op_swiglu(c, gu), out = cmd_scratch(c, F32, x.n, n_tok);
-    tensor a_tok = a;                   /* a row a token, its slots side by side */
-    a_tok.n = a_tok.stride = a.stride * m->n_used;
-    a_tok.n_row = n_tok;
-    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, id, wt, &y);
-    return out;
+tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    /* A lane of moe_sort walks all entries for each of its experts. */
+    uint64_t rounds = (uint64_t)x.n_row * m->n_used * div_up(m->n_expert, sort_wg(caps));
+    return moe_by(c, x.n_row > 8 && rounds < 50000 ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m);
 }

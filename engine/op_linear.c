@@ -24,24 +24,27 @@ static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t
         if (fits && n_tok >= p->min_tok && n_tok <= p->max_tok)
             return p;
     }
-    HLM_ASSERT(!"the last row takes everything");
-    return NULL;
+    return &linear_paths[n_linear_path - 1];     /* no tokens: recording has failed */
 }
 
-/* Workgroup, rows and columns (tokens) that one workgroup of a path owns. */
-struct tile { uint32_t wg, rows, cols, cols_per_group; };
+/* Workgroup; rows that it owns; tokens that a lane (K_linear: the workgroup) and the workgroup own. */
+struct tile { uint32_t wg, rows, toks, toks_per_group; };
 
-static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps, uint32_t n_tok)
+static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps, enum dtype dtype, uint32_t n_tok)
 {
+    /* A CPU device compiles every unrolled load at some cost: fewer rows of the types that take many. */
     bool cpu = caps->kind == GPU_CPU;
-    if (p->kernel == K_linear_tile)
-        return (struct tile){ 128, 128, 64, 64 };
+    uint32_t cpu_rows = dtype == F32 || dtype == F16 || dtype == BF16 ? 4 : 8;
+    if (p->kernel == K_linear_tile) {
+        uint32_t toks = n_tok >= 48 ? 8 : n_tok >= 24 ? 4 : 2;
+        return (struct tile){ 128, 128, toks, 8 * toks };
+    }
     if (p->kernel == K_linear_cols) {
         uint32_t toks = n_tok > caps->subgroup ? 2 : 1;
-        return (struct tile){ caps->subgroup, 8, toks, toks * caps->subgroup };
+        return (struct tile){ caps->subgroup, cpu_rows, toks, toks * caps->subgroup };
     }
     uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
-    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? 8 : 2, cols, cols };
+    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? cpu_rows : 2, cols, cols };
 }
 
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
@@ -61,9 +64,11 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const linear *w = a->w;
     uint32_t n_tok = a->x.n_row;
+    if (cmd_failed(c))
+        return;
     HLM_ASSERT(a->x.n == (a->swiglu ? 2 : 1) * w->n_in && a->y.n == w->n_out && a->y.n_row == n_tok);
     HLM_ASSERT(path->fuses || (!a->norm && !a->swiglu));
-    struct tile t = tile_of(path, caps, n_tok);
+    struct tile t = tile_of(path, caps, w->dtype, n_tok);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
     uint32_t in = a->norm ? IN_NORM : a->swiglu ? IN_SWIGLU : IN_PLAIN;
@@ -82,14 +87,15 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
             .x_stride = a->x.stride, .x_col = a->x.col, .y_stride = a->y.stride, .y_col = a->y.col + row,
             .res_stride = res.stride, .res_col = res.col + row, .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
         };
-        struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.cols_per_group), 1);
+        struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.toks_per_group), 1);
         cmd_work(c, 2.0 * n * w->n_in * n_tok);
         if (path->kernel == K_linear)
-            cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols, in), PUSH(p),
+            cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks, in), PUSH(p),
                          USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate), READ(norm)));
         else
-            cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.cols), PUSH(p),
-                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate)));
+            cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks), PUSH(p),
+                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate),
+                              READ(res), READ(res)));
     }
 }
 
@@ -169,8 +175,40 @@ tensor op_swiglu(struct cmd *c, tensor x)
     uint32_t n_ff = x.n / 2, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 128;
     tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
     struct push_swiglu p = { .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride };
-    HLM_ASSERT(x.col == 0);
+    HLM_ASSERT(x.col == 0 || cmd_failed(c));
     cmd_work(c, 8.0 * n_ff * x.n_row);
     cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p), USES(READ(x), WRITE(y)));
     return y;
+}
+
+/* ---- experts ----------------------------------------------------------------------------------- */
+
+uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
+{
+    return tile_of(path_pick(caps, UINT32_MAX), caps, F32, n_row).toks_per_group;
+}
+
+void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y, const struct grouping *g)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const struct linear_path *path = path_pick(caps, UINT32_MAX);
+    struct tile t = tile_of(path, caps, w->dtype, g->n_row);
+    linear all = *w;                    /* an expert is the unit of a piece */
+    all.n_out = w->n_expert;
+    all.row_q = w->row_q * w->n_out;
+    uint32_t step = linear_piece(caps, &all);
+    for (uint32_t e = 0; step && e < w->n_expert; e += step) {
+        uint32_t n = min_u32(step, w->n_expert - e);
+        struct push_linear p = {
+            .n_in = w->n_in, .n_out = w->n_out, .n_tok = y.n_row, .row_q = w->row_q, .x_stride = x.stride, .x_col = x.col,
+            .y_stride = y.stride, .y_col = y.col, .n_used = g->n_used, .expert0 = e, .n_expert = n,
+        };
+        tensor rows = linear_rows(&all, e, n);
+        struct grid grid = GRID(div_up(w->n_out, t.rows), g->max_tile, 1);
+        cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * n / w->n_expert);
+        cmd_dispatch(c, path->kernel, grid, SPEC(t.wg, w->dtype, EPI_STORE, t.rows, t.toks, by_entry ? 2 : 1), PUSH(p),
+                     USES(READ(rows), READ(x), WRITE(y), READ(x), READ(x), READ(g->entries), READ(g->tiles)));
+    }
+    if (!step)
+        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device", all.row_q * 16);
 }

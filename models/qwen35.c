@@ -106,7 +106,7 @@ static bool delta_keys(struct model *m, struct binder *b, struct qwen *q)
     return model_bools(b, "attention.recurrent_layers", OPTIONAL, q->delta_at, m->n_layer + m->n_mtp);
 }
 
-static bool ffn_keys(struct model *m, struct binder *b, struct qwen *q)
+static bool ffn_keys(struct binder *b, struct qwen *q)
 {
     if (!model_u32(b, "feed_forward_length", OPTIONAL, &q->n_ff) || !model_u32(b, "expert_count", OPTIONAL, &q->n_expert) ||
         !model_u32(b, "expert_used_count", OPTIONAL, &q->n_used) ||
@@ -114,8 +114,7 @@ static bool ffn_keys(struct model *m, struct binder *b, struct qwen *q)
         !model_u32(b, "expert_shared_feed_forward_length", OPTIONAL, &q->n_ff_shared))
         return false;
     if (q->n_expert == 0)
-        return model_range(b, "feed_forward_length", q->n_ff, 4, 1u << 20);
-    (void)m;
+        return true;            /* dense layers check their own width */
     return model_range(b, "expert_count", q->n_expert, 1, 512) &&
            model_range(b, "expert_used_count", q->n_used, 1, min_u32(q->n_expert, 64)) &&
            model_range(b, "expert_feed_forward_length", q->n_ff_exp, 4, 1u << 20) &&
@@ -244,7 +243,7 @@ static bool load(struct model *m, struct binder *b, struct err *err)
     struct qwen *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)
         return fail(err, "out of memory");
-    if (!attention_keys(m, b, q) || !delta_keys(m, b, q) || !ffn_keys(m, b, q))
+    if (!attention_keys(m, b, q) || !delta_keys(m, b, q) || !ffn_keys(b, q))
         return false;
     uint32_t turn[512], d = m->n_embd;
     rope_turns(q->theta, q->n_rot, turn);
@@ -259,6 +258,9 @@ static bool load(struct model *m, struct binder *b, struct err *err)
         l->is_moe = model_has(b, "blk.%u.ffn_gate_inp.weight", i);
         if (l->is_moe && q->n_expert == 0)
             return model_refuse(b, "blk.%u has a router but %s.expert_count is 0 or missing", i, m->arch->name);
+        if (!l->is_moe && q->n_expert && !q->n_ff)
+            return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is not dense either: "
+                                "%s.feed_forward_length is 0 or missing", i, m->arch->name);
         if (!l->is_moe && !model_range(b, "feed_forward_length", q->n_ff, 4, 1u << 20))
             return false;
         if (!bind_vector(b, &l->attn_norm, "blk.%u.attn_norm.weight", i, d, 1) ||

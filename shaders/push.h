@@ -38,7 +38,9 @@ struct push_linear {
     uint32_t y_stride, y_col;
     uint32_t res_stride, res_col;
     uint32_t gate_stride, gate_col;
-    float eps;                  /* NORM */
+    float eps;                  /* IN_NORM */
+    uint32_t n_used;            /* GROUPED */
+    uint32_t expert0, n_expert; /* GROUPED: experts that are bound */
 };
 
 struct push_swiglu { uint32_t n_ff, n_row, x_stride, y_stride; };
@@ -67,6 +69,17 @@ struct push_delta {
 };
 
 struct push_route { uint32_t n_expert, n_used, id_stride, x_stride, x_col; };
+
+struct push_moe_sort {
+    uint32_t n_expert, n_used, n_tok;
+    uint32_t id_stride;
+    uint32_t tile;              /* entries of a tile at most */
+};
+
+struct push_moe_sum {
+    uint32_t n, n_tok, n_used;
+    uint32_t wt_stride, x_stride, res_stride, y_stride;
+};
 
 struct push_expert {
     uint32_t n_in, n_out;       /* rows of one expert */

@@ -196,7 +196,6 @@ static void test_turns(void)
     memcpy(other + 20, again, sizeof again);
     sync_to(other, 32, 32);
     check_counts(5, 27, 0, 0);
-    hlm_session_sync(t.fresh, t.id, 1, 0, NULL, NULL, NULL);
 
     test_case("the next turn rewrites the answer: only that and what follows is read");
     start();
@@ -283,12 +282,18 @@ static void test_limits(void)
     AS_FRESH(t.id, 10);
 }
 
-struct stop { uint32_t n_call, stop_at; uint64_t done, total; };
+struct stop {
+    uint32_t n_call, stop_at;
+    uint64_t done, total;
+};
 
 static bool on_progress(void *user, uint64_t done, uint64_t total)
 {
     struct stop *s = user;
-    CHECK(done > s->done && done <= total && (!s->total || total == s->total));
+    if (s->n_call == 0)
+        CHECK(done == 0 && total > 0);
+    else
+        CHECK(done > s->done && done <= total && total == s->total);
     s->done = done;
     s->total = total;
     return ++s->n_call != s->stop_at;
@@ -297,26 +302,32 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
 static void test_progress(void)
 {
     struct err err = { 0 };
-    struct stop all = { 0 }, two = { .stop_at = 2 }, end = { .stop_at = 3 };
-    test_case("progress: told after every piece, to the end");
+    struct stop all = { 0 }, none = { 0 }, first = { .stop_at = 1 }, third = { .stop_at = 3 },
+                last = { .stop_at = 4 };
+    test_case("progress: told before and after every piece, to the end");
     start();
     CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &all, &err), err);
-    CHECK_EQ(all.n_call, 3);
+    CHECK_EQ(all.n_call, 4);
     CHECK_EQ(all.done, 40);
     CHECK_EQ(all.total, 40);
+    CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &none, &err), err);
+    CHECK_EQ(none.n_call, 0);
 
     test_case("progress: stops; what was read stays, and is not read again");
     start();
-    CHECK(!hlm_session_sync(t.s, t.id, 40, 0, on_progress, &two, &err));
+    CHECK(!hlm_session_sync(t.s, t.id, 40, 0, on_progress, &first, &err));
+    CHECK_EQ(hlm_session_n_past(t.s), 0);
+    CHECK(!hlm_session_sync(t.s, t.id, 40, 0, on_progress, &third, &err));
     CHECK(!err.set);
     CHECK_EQ(hlm_session_n_past(t.s), 2 * N_BATCH);
     sync_to(t.id, 40, 0);
     check_counts(40, 2 * N_BATCH, 0, 0);
     AS_FRESH(t.id, 2 * N_BATCH, 40);
 
-    test_case("progress: no after the last piece is too late");
+    test_case("progress: a no after the last piece is too late");
     start();
-    CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &end, &err), err);
+    CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &last, &err), err);
+    CHECK_EQ(hlm_session_n_past(t.s), 40);
 }
 
 /* ---- sampling --------------------------------------------------------------------------- */

@@ -16,7 +16,7 @@ static struct talk talk;        /* static, so that flags can point into it; so d
 
 static struct {
     const char *model, *prompt, *file, *system, *format, *debug;
-    int32_t n_ctx;
+    int32_t n_ctx, n_batch;
     int kv, think, on_full;
     bool lines;
     bool profile, validate;     /* of --debug */
@@ -42,6 +42,8 @@ static const struct flag flags[] = {
       "tokens of context; 0: the smaller of 8192 and\nwhat the model was trained for" },
     { FLAG_INT, "-n --predict --n-predict", "N", &talk.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
+    { FLAG_INT, "-b --batch-size", "N", &o.n_batch, 0, INT32_MAX,
+      "tokens read at once at most; 0: chosen for the device" },
     { FLAG_CHOICE, "--on-full", "drop|stop", &o.on_full, 0, 0,
       "when the context is full, the next message drops the oldest\n"
       "turns until half is free, or is refused (drop)" },
@@ -209,6 +211,7 @@ static char *one_message(struct err *err)
 static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, struct err *err)
 {
     struct hlm_session_params params = { .n_ctx = (uint32_t)o.n_ctx,
+                                         .n_batch = (uint32_t)o.n_batch,
                                          .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16 };
     if (!(*session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, *session, err))
         return false;

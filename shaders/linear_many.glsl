@@ -1,0 +1,34 @@
+// linear_many: which tokens a workgroup of the many-token kernels owns. Without GROUPED: a run of the batch. With it:
+// a tile of one expert's entries (moe_sort.comp); entry e of a batch is slot e % n_used of token e / n_used, its
+// product goes to row e of y, and x is read from the token's row (GROUPED_TOKEN) or from row e (GROUPED_ENTRY).
+layout(constant_id = 5) const uint GROUPED = 0;
+const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
+layout(set = 0, binding = 5) readonly buffer Entries { uint entries[]; };   // by expert
+layout(set = 0, binding = 6) readonly buffer Tiles { uint tiles[]; };       // count; expert, first entry, entries
+
+struct owned {
+    uint w_row;         // first row of W
+    uint first, n;      // tokens or places in entries
+};
+
+// False: nothing to do. The same for the whole workgroup.
+bool own_tokens(uint per_group, out owned o)
+{
+    uint i = gl_WorkGroupID.y;
+    if (GROUPED == 0) {
+        o.w_row = 0;
+        o.first = i * per_group;
+        o.n = min(per_group, p.n_tok - o.first);
+        return true;
+    }
+    if (i >= tiles[0])
+        return false;
+    uint e = tiles[1 + 3 * i] - p.expert0;
+    o.w_row = e * p.n_out;
+    o.first = tiles[2 + 3 * i];
+    o.n = tiles[3 + 3 * i];
+    return e < p.n_expert;
+}
+
+uint y_row(owned o, uint j) { return GROUPED == 0 ? o.first + j : entries[o.first + j]; }
+uint x_row(owned o, uint j) { return GROUPED == GROUPED_TOKEN ? y_row(o, j) / p.n_used : y_row(o, j); }

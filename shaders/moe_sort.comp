@@ -1,0 +1,46 @@
+#version 450
+// moe_sort: the (token, slot) entries of a batch ordered by expert, and the list of tiles that cover them, so that
+// each expert's weights are read once a tile instead of once a token. One workgroup. The order within an expert is
+// that of the batch, whatever the device does: each lane walks all entries for the experts that are its own.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(push_constant) uniform Push { push_moe_sort p; };
+layout(binding = 0) readonly buffer Id { uint id[]; };              // [n_tok][id_stride]
+layout(binding = 1) writeonly buffer Entries { uint entries[]; };   // [n_tok * n_used]
+layout(binding = 2) writeonly buffer Tiles { uint tiles[]; };       // count; expert, first entry, entries
+
+const uint MAX_EXPERT = 512;
+shared uint count[MAX_EXPERT], first[MAX_EXPERT];
+
+void main()
+{
+    uint n = p.n_tok * p.n_used;
+    for (uint e = lane(); e < p.n_expert; e += WG)
+        count[e] = 0;
+    barrier();
+    for (uint i = lane(); i < n; i += WG)
+        atomicAdd(count[id[i / p.n_used * p.id_stride + i % p.n_used]], 1u);
+    barrier();
+    if (lane() == 0) {
+        uint at = 0, n_tile = 0;
+        for (uint e = 0; e < p.n_expert; e++) {
+            first[e] = at;
+            for (uint done = 0; done < count[e]; done += p.tile) {
+                tiles[1 + 3 * n_tile] = e;
+                tiles[2 + 3 * n_tile] = at + done;
+                tiles[3 + 3 * n_tile] = min(p.tile, count[e] - done);
+                n_tile++;
+            }
+            at += count[e];
+        }
+        tiles[0] = n_tile;
+    }
+    barrier();
+    for (uint e = lane(); e < p.n_expert; e += WG) {
+        uint at = first[e];
+        for (uint i = 0; i < n && at < first[e] + count[e]; i++)
+            if (id[i / p.n_used * p.id_stride + i % p.n_used] == e)
+                entries[at++] = i;
+    }
+}

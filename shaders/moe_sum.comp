@@ -1,0 +1,21 @@
+#version 450
+// moe_sum: y[t] = res[t] + sum over slots, in their order, of weight[t][slot] * x[t * n_used + slot].
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(push_constant) uniform Push { push_moe_sum p; };
+layout(binding = 0) readonly buffer X { vec4 x[]; };
+layout(binding = 1) readonly buffer Wt { float wt[]; };
+layout(binding = 2) readonly buffer Res { vec4 res[]; };
+layout(binding = 3) writeonly buffer Y { vec4 y[]; };
+
+void main()
+{
+    uint quads = p.n / 4, at = gl_GlobalInvocationID.x, t = at / quads, i = at % quads;
+    if (t >= p.n_tok)
+        return;
+    vec4 sum = vec4(0);
+    for (uint s = 0; s < p.n_used; s++)
+        sum += wt[t * p.wt_stride + s] * x[(t * p.n_used + s) * p.x_stride / 4 + i];
+    y[t * p.y_stride / 4 + i] = res[t * p.res_stride / 4 + i] + sum;
+}

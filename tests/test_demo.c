@@ -1,0 +1,200 @@
+/* test_demo: the model that ships, asked what its card says it can do. The answers must be those
+ * that llama.cpp gives on the same file, noted in eval.jsonl as `given`.
+ *
+ * Every sixth row in an ordinary run, all of them with HLM_TEST_FULL=1 in the environment. */
+#include "hlm_test.h"
+#include "json.h"
+
+#include <stdio.h>
+
+#define DIR        "models/demo/"
+#define MIN_EQUAL  0.98         /* measured: 1 */
+
+enum { STRIDE = 6, MAX_NEW = 160, MAX_SKILL = 16, MAX_TEXT = 4096 };
+
+struct skill {
+    const char *name;
+    uint32_t n, right, noted, equal;    /* noted: right by llama.cpp's answer */
+};
+
+static struct {
+    hlm *m;
+    hlm_session *s;
+    struct chat_format fmt;
+    struct skill skill[MAX_SKILL];
+    uint32_t n_skill, n_tok;
+} t;
+
+/* ---- asking ----------------------------------------------------------------------------- */
+
+static struct skill *skill_of(const char *name)
+{
+    for (uint32_t i = 0; i < t.n_skill; i++)
+        if (!strcmp(t.skill[i].name, name))
+            return &t.skill[i];
+    HLM_ASSERT(t.n_skill < MAX_SKILL);
+    t.skill[t.n_skill].name = name;
+    return &t.skill[t.n_skill++];
+}
+
+/* The messages of a row: a conversation, or one question. */
+static struct chat_msg *messages(json_t *row, uint32_t *n, struct err *err)
+{
+    json_t *list = json_object_get(row, "messages");
+    list = list ? json_incref(list)
+                : json_pack("[{s:s, s:s}]", "role", "user", "content", json_str(row, "question"));
+    char *text = json_dumps(list, JSON_COMPACT);
+    struct chat_msg *msg = chat_from_json(text, strlen(text), "eval.jsonl", n, err);
+    free(text);
+    json_decref(list);
+    return msg;
+}
+
+static bool prompt(json_t *row, struct tok_ids *ids, struct err *err)
+{
+    struct chat_prompt p = { 0 };
+    uint32_t n = 0;
+    struct chat_msg *msg = messages(row, &n, err);
+    bool ok = msg && chat_render(&t.fmt, msg, n, true, false, &p, err) &&
+              tok_encode(hlm_tok(t.m), p.span, p.n_span, ids, err);
+    chat_prompt_free(&p);
+    for (uint32_t i = 0; i < n; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+    return ok;
+}
+
+static void trim(char *s)
+{
+    size_t n = strlen(s), skip = strspn(s, " \n");
+    while (n > skip && strchr(" \n", s[n - 1]))
+        n--;
+    memmove(s, s + skip, n - skip);
+    s[n - skip] = 0;
+}
+
+/* The answer as judge.py takes it: greedy, to the end of the turn, trimmed. */
+static bool answer(json_t *row, char *text, struct err *err)
+{
+    struct hlm_sampling greedy = { .repeat_penalty = 1 };
+    struct tok_ids ids = { 0 };
+    uint32_t n = 0;
+    int32_t id;
+    bool ok = prompt(row, &ids, err) && hlm_session_sync(t.s, ids.id, ids.n, 0, NULL, NULL, err);
+    for (uint32_t i = 0; ok && i < MAX_NEW; i++) {
+        ok = hlm_session_next(t.s, &greedy, &id, err);
+        t.n_tok++;
+        if (!ok || tok_is_eog(hlm_tok(t.m), id))
+            break;
+        struct str s = tok_bytes(hlm_tok(t.m), id);
+        if (n + s.n < MAX_TEXT) {
+            memcpy(text + n, s.p, s.n);
+            n += (uint32_t)s.n;
+        }
+    }
+    text[n] = 0;
+    trim(text);
+    tok_ids_free(&ids);
+    return ok;
+}
+
+static void ask(json_t *row)
+{
+    struct err err = { 0 };
+    char text[MAX_TEXT];
+    struct skill *skill = skill_of(json_str(row, "skill"));
+    const char *given = json_str(row, "given"), *right = json_str(row, "answer");
+    if (!CHECK_OK(answer(row, text, &err), err))
+        return;
+    skill->n++;
+    skill->noted += !strcmp(given, right);
+    skill->right += !strcmp(text, right);
+    skill->equal += !strcmp(text, given);
+    if (strcmp(text, given))
+        log_msg(LOG_INFO, "  %s: \"%s\", llama.cpp says \"%s\"", skill->name, text, given);
+}
+
+/* ---- judging ---------------------------------------------------------------------------- */
+
+static json_t *read_rows(void)
+{
+    struct err err = { 0 };
+    uint64_t n;
+    char *text = file_read(DIR "eval.jsonl", 1 << 24, &n, &err), *line = text;
+    json_t *rows = json_array();
+    CHECK_OK(text != NULL, err);
+    while (line && *line) {
+        size_t len = strcspn(line, "\n");
+        json_error_t e;
+        json_t *row = json_loadb(line, len, 0, &e);
+        CHECK_MSG(row != NULL, DIR "eval.jsonl: %s", e.text);
+        json_array_append_new(rows, row ? row : json_null());
+        line += len + (line[len] == '\n');
+    }
+    free(text);
+    return rows;
+}
+
+static void judge(uint32_t n_row)
+{
+    uint32_t n = 0, equal = 0;
+    for (uint32_t i = 0; i < t.n_skill; i++) {
+        const struct skill *k = &t.skill[i];
+        test_case("%s: as often right as on the card", k->name);
+        CHECK_MSG(k->right == k->noted, "%u of %u right, expected %u", k->right, k->n, k->noted);
+        log_msg(LOG_INFO, "  %u of %u right, %u as llama.cpp", k->right, k->n, k->equal);
+        n += k->n;
+        equal += k->equal;
+    }
+    test_case("answers equal to llama.cpp's");
+    CHECK_EQ(n, n_row);
+    CHECK_MSG(equal >= MIN_EQUAL * n, "%u of %u", equal, n);
+    log_msg(LOG_INFO, "  %u of %u, %u tokens", equal, n, t.n_tok);
+}
+
+/* Decoding is bound by the device only while a token costs one submission and no recording. */
+static void test_submissions(void)
+{
+    struct hlm_sampling how = hlm_sampling_default(t.m);
+    struct err err = { 0 };
+    int32_t id = 1;
+    test_case("a token is one submission; nothing is recorded");
+    CHECK_OK(hlm_session_sync(t.s, &id, 1, 0, NULL, NULL, &err), err);
+    struct hlm_stats was = { 0 }, now;
+    for (uint32_t i = 0; i < 22; i++) {
+        if (i == 2)
+            was = hlm_session_stats(t.s);
+        CHECK_OK(hlm_session_next(t.s, &how, &id, &err), err);
+    }
+    now = hlm_session_stats(t.s);
+    CHECK_EQ(now.n_submit - was.n_submit, 20);
+    CHECK_EQ(now.n_record - was.n_record, 0);
+    CHECK_EQ(now.n_pipeline - was.n_pipeline, 0);
+}
+
+void test_demo(void)
+{
+    test_case("a device");
+    if (!test_gpu())
+        return;
+    const char *full = getenv("HLM_TEST_FULL");
+    uint32_t stride = full && strcmp(full, "0") ? 1 : STRIDE, n_row = 0;
+    bool exact;
+    json_t *rows = read_rows();
+    test_case("rows of eval.jsonl");
+    if ((t.m = hlm_test_open(DIR "hlm-demo-q8_0.gguf")) && CHECK(hlm_tok(t.m) != NULL) &&
+        (t.s = hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = 1024 }))) {
+        t.fmt = chat_detect(hlm_file(t.m), &exact);
+        CHECK_STR(t.fmt.name, "chatml");
+        CHECK(exact);
+        CHECK_EQ(json_array_size(rows), 360);
+        for (uint32_t i = 0; i < json_array_size(rows); i += stride, n_row++)
+            ask(json_array_get(rows, i));
+        judge(n_row);
+        test_submissions();
+    }
+    test_case("no message of the validation layer");
+    hlm_session_destroy(t.s);
+    hlm_test_close(t.m);
+    json_decref(rows);
+}
