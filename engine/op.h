@@ -99,6 +99,9 @@ struct attention {
     tensor turn;                        /* I32 [n_rot]: rope.glsl */
     float eps;
 };
+enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS };    /* lanes are keys; lanes are tokens (head_dim up to 128) */
+tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
+                    const struct kv_layer *kv, const struct batch *b);
 /* Causal attention with q/k norm, rotary and an output gate; p: [n_tok] rows of q and gate interleaved by
  * head, k, v, as Qwen's projections give them. Appends to the cache. Returns [n_tok][n_head * head_dim]. */
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv, const struct batch *b);

@@ -27,7 +27,25 @@ static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_
     return caps->kind != GPU_CPU && n_tok <= 8 ? min_u32(most, 8 * wg) : most;
 }
 
+/* Query heads that a workgroup of attn_cols takes: those that share a key head, as far as a lane's queries and sums
+ * (2 * heads * head_dim numbers) stay in reach of registers and the unrolled loop compiles in bearable time. */
+static uint32_t cols_heads(const struct attention *a)
+{
+    uint32_t shared = a->n_head / a->n_kv_head, most = 128 / a->head_dim;
+    for (uint32_t n = min_u32(shared, most); n > 0; n--)
+        if (shared % n == 0)
+            return n;
+    return 0;
+}
+
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv, const struct batch *b)
+{
+    bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
+    return attention_by(c, cpu && b->n_tok >= 4 && cols_heads(a) ? ATTENTION_COLS : ATTENTION_PLAIN, p, a, kv, b);
+}
+
+tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
+                    const struct kv_layer *kv, const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t hd = a->head_dim, n_ctx = kv->k.n_row / a->n_kv_head, f16 = kv->k.dtype == F16;
@@ -51,12 +69,18 @@ tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const st
     tensor y = cmd_scratch(c, F32, a->n_head * hd, b->n_tok);
     tensor part = n_split > 1 ? cmd_scratch(c, F32, a->n_head * n_split * (hd + 4), b->n_tok) : y;
     struct push_attn push = {
-        .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = hd, .n_ctx = n_ctx, .n_split = n_split,
+        .n_tok = b->n_tok, .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = hd, .n_ctx = n_ctx, .n_split = n_split,
         .split_len = len, .p_stride = p.stride, .q_col = q_col, .scale = (float)(1.0 / sqrt(hd)),
     };
     cmd_work(c, 2.0 * a->n_head * hd * b->n_tok * n_ctx);      /* half of the causal square, both products */
-    cmd_dispatch(c, K_attn, GRID(a->n_head, b->n_tok, n_split), SPEC(wg, f16, div_up(hd / 4, wg)), PUSH(push),
-                 USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
+    uint32_t heads = path == ATTENTION_COLS ? cols_heads(a) : 1;
+    if (path == ATTENTION_COLS)
+        cmd_dispatch(c, K_attn_cols, GRID(a->n_head / heads, div_up(b->n_tok, wg), n_split),
+                     SPEC(wg, f16, hd / 4, heads), PUSH(push),
+                     USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
+    else
+        cmd_dispatch(c, K_attn, GRID(a->n_head, b->n_tok, n_split), SPEC(wg, f16, div_up(hd / 4, wg)), PUSH(push),
+                     USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
     if (n_split > 1)
         cmd_dispatch(c, K_attn_merge, GRID(a->n_head, b->n_tok, 1), SPEC(wg), PUSH(push),
                      USES(READ(part), READ(p), READ(b->step), WRITE(y)));

@@ -40,7 +40,7 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
         return (struct tile){ 128, 128, toks, 8 * toks };
     }
     if (p->kernel == K_linear_cols) {
-        uint32_t toks = n_tok > caps->subgroup ? 2 : 1;
+        uint32_t toks = n_tok > 2 * caps->subgroup ? 4 : n_tok > caps->subgroup ? 2 : 1;
         return (struct tile){ caps->subgroup, cpu_rows, toks, toks * caps->subgroup };
     }
     uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;

@@ -106,19 +106,28 @@ static bool delta_keys(struct model *m, struct binder *b, struct qwen *q)
     return model_bools(b, "attention.recurrent_layers", OPTIONAL, q->delta_at, m->n_layer + m->n_mtp);
 }
 
+/* A width that kernels take four at a time. */
+static bool width(struct binder *b, const char *key, uint32_t v)
+{
+    if (!model_range(b, key, v, 4, 1u << 20))
+        return false;
+    return v % 4 == 0 || model_refuse(b, "%s is %u, expected a multiple of 4", key, v);
+}
+
 static bool ffn_keys(struct binder *b, struct qwen *q)
 {
-    if (!model_u32(b, "feed_forward_length", OPTIONAL, &q->n_ff) || !model_u32(b, "expert_count", OPTIONAL, &q->n_expert) ||
+    if (!model_u32(b, "feed_forward_length", OPTIONAL, &q->n_ff) ||
+        !model_u32(b, "expert_count", OPTIONAL, &q->n_expert) ||
         !model_u32(b, "expert_used_count", OPTIONAL, &q->n_used) ||
         !model_u32(b, "expert_feed_forward_length", OPTIONAL, &q->n_ff_exp) ||
         !model_u32(b, "expert_shared_feed_forward_length", OPTIONAL, &q->n_ff_shared))
         return false;
     if (q->n_expert == 0)
-        return true;            /* dense layers check their own width */
+        return width(b, "feed_forward_length", q->n_ff);
     return model_range(b, "expert_count", q->n_expert, 1, 512) &&
            model_range(b, "expert_used_count", q->n_used, 1, min_u32(q->n_expert, 64)) &&
-           model_range(b, "expert_feed_forward_length", q->n_ff_exp, 4, 1u << 20) &&
-           model_range(b, "expert_shared_feed_forward_length", q->n_ff_shared, 4, 1u << 20);
+           width(b, "expert_feed_forward_length", q->n_ff_exp) &&
+           width(b, "expert_shared_feed_forward_length", q->n_ff_shared);
 }
 
 /* ---- weights ----------------------------------------------------------------------------------- */
@@ -261,7 +270,7 @@ static bool load(struct model *m, struct binder *b, struct err *err)
         if (!l->is_moe && q->n_expert && !q->n_ff)
             return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is not dense either: "
                                 "%s.feed_forward_length is 0 or missing", i, m->arch->name);
-        if (!l->is_moe && !model_range(b, "feed_forward_length", q->n_ff, 4, 1u << 20))
+        if (!l->is_moe && !width(b, "feed_forward_length", q->n_ff))
             return false;
         if (!bind_vector(b, &l->attn_norm, "blk.%u.attn_norm.weight", i, d, 1) ||
             !bind_vector(b, &l->ffn_norm, "blk.%u.post_attention_norm.weight", i, d, 1) ||

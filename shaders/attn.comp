@@ -14,11 +14,11 @@ layout(binding = 0) readonly buffer Q { vec4 q[]; };
 layout(binding = 3) readonly buffer Step { step st; };
 layout(binding = 4) readonly buffer P { vec4 proj[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
+#include "attn.glsl"
 
 const uint MAX_HEAD = 512;
 shared vec4 q_row[MAX_HEAD / 4];
 shared float weight[WG];
-const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
 
 void main()
 {
@@ -57,18 +57,9 @@ void main()
         barrier();
     }
 
-    uint part = ((t * p.n_head + h) * p.n_split + run) * (quads + 1);
-    [[unroll]] for (uint i = 0; i < QUADS; i++) {
-        uint d = lane() + i * WG;
-        if (d >= quads)
-            continue;
-        if (p.n_split > 1) {
-            y[part + d] = o[i];
-            continue;
-        }
-        vec4 g = proj[(t * p.p_stride + p.q_col + h * 2 * p.head_dim + p.head_dim) / 4 + d];
-        y[(t * p.n_head + h) * quads + d] = o[i] / l * vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
-    }
-    if (p.n_split > 1 && lane() == 0)
-        y[part + quads] = vec4(m, l, 0, 0);
+    [[unroll]] for (uint i = 0; i < QUADS; i++)
+        if (lane() + i * WG < quads)
+            store_head(t, h, run, lane() + i * WG, o[i], l);
+    if (lane() == 0)
+        store_run(t, h, run, m, l);
 }

@@ -8,13 +8,14 @@ layout(binding = 0) readonly buffer Part { vec4 part[]; };
 layout(binding = 1) readonly buffer P { vec4 proj[]; };
 layout(binding = 2) readonly buffer Step { step st; };
 layout(binding = 3) writeonly buffer Out { vec4 y[]; };
+#include "attn.glsl"
 
 void main()
 {
     uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, quads = p.head_dim / 4;
-    uint at = (t * p.n_head + h) * p.n_split * (quads + 1);
+    uint at = run_at(t, h, 0);
     uint n_run = min(p.n_split, (st.n_past + t) / p.split_len + 1);
-    float m = -1e30, l = 0.0;
+    float m = NEVER, l = 0.0;
     for (uint s = 0; s < n_run; s++)
         m = max(m, part[at + s * (quads + 1) + quads].x);
     for (uint s = 0; s < n_run; s++) {
@@ -25,7 +26,6 @@ void main()
         vec4 o = vec4(0);
         for (uint s = 0; s < n_run; s++)
             o += exp1(part[at + s * (quads + 1) + quads].x - m) * part[at + s * (quads + 1) + d];
-        vec4 g = proj[(t * p.p_stride + p.q_col + h * 2 * p.head_dim + p.head_dim) / 4 + d];
-        y[(t * p.n_head + h) * quads + d] = o / l * vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+        y[(t * p.n_head + h) * quads + d] = gated(t, h, d, o / l);
     }
 }

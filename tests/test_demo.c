@@ -7,14 +7,14 @@
 
 #include <stdio.h>
 
-#define DIR        "models/demo/"
-#define MIN_EQUAL  0.98         /* measured: 1 */
+#define DIR       "models/demo/"
+#define MIN_EQUAL 0.98 /* measured: 1 */
 
 enum { STRIDE = 6, MAX_NEW = 160, MAX_SKILL = 16, MAX_TEXT = 4096 };
 
 struct skill {
     const char *name;
-    uint32_t n, right, noted, equal;    /* noted: right by llama.cpp's answer */
+    uint32_t n, right, noted, equal; /* noted: right by llama.cpp's answer */
 };
 
 static struct {

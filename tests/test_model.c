@@ -15,16 +15,20 @@
 
 enum { N_CTX = 320, N_SPLIT = 3 };
 
-/* NMSE against Hugging Face (llama.cpp's: the fixtures' README), and against ref.h. */
+/* NMSE in units of 1e-12: against Hugging Face, below twice llama.cpp's (the fixtures' README), and
+ * against ref.h, of f32 files and of quantised ones. Measured on lavapipe, the worst of its row:
+ *     qwen35     1.02  0.83  5.5   4.6   1.7   2.8   840   0.89  1.3
+ *     qwen35moe  0.27  0.14  0.48  0.59  0.33  0.37  470   0.18  0.22
+ *     qwen3next  0.23  0.13  0.64  0.56  0.29  0.29  840   0.25  0.19 */
 // clang-format off
 static const struct family {
     const char *arch, *half;
     double p7, hidden, p65, p300, decode, quant, kv16;
-    double ref;
+    double ref, ref_quant;
 } families[] = {
-    { "qwen35",    "f16",  2e-12, 2e-12, 1e-11, 1e-11, 4e-12, 1e-8, 1e-8, 1e-12 },
-    { "qwen35moe", "bf16", 6e-13, 6e-13, 1e-12, 1e-12, 8e-13, 1e-8, 1e-8, 1e-12 },
-    { "qwen3next", "bf16", 4e-13, 4e-13, 1e-12, 1e-12, 6e-13, 1e-8, 1e-8, 1e-12 },
+    { "qwen35",    "f16",  1.6, 1.3,  8.0, 7.5, 2.7,  5.0, 1200, 1.0,  2.0 },
+    { "qwen35moe", "bf16", 0.5, 0.24, 0.8, 0.9, 0.5,  0.6,  700, 0.35, 0.4 },
+    { "qwen3next", "bf16", 0.4, 0.24, 1.0, 0.9, 0.45, 0.5, 1200, 0.38, 0.4 },
 };
 // clang-format on
 #define MAX_ABS  1e-3
@@ -58,8 +62,10 @@ static void measured(const char *what, struct diff d)
 static void check_diff(const char *what, struct diff d, double bound)
 {
     measured(what, d);
-    CHECK_MSG(d.nmse <= bound && d.max_abs <= MAX_ABS, "%s: nmse %.3g (at most %.3g), %.3g off at %llu",
-              what, d.nmse, bound, d.max_abs, (unsigned long long)d.at);
+    bound *= 1e-12;
+    CHECK_MSG(d.nmse <= bound && d.max_abs <= MAX_ABS,
+              "%s: nmse %.3g (at most %.3g), %.3g off at %llu", what, d.nmse, bound, d.max_abs,
+              (unsigned long long)d.at);
 }
 
 /* Opens the file for the engine and for the reference. */
@@ -73,10 +79,9 @@ static bool subject_open(struct subject *t, const char *path)
     t->n_vocab = info.n_vocab;
     t->n_embd = info.n_embd;
     t->n_layer = info.n_layer;
-    t->s = hlm_test_session(t->m, (struct hlm_session_params){ .n_ctx = N_CTX,
-                                                               .kv = HLM_KV_F32,
-                                                               .keep_logits = true,
-                                                               .keep_hidden = true });
+    t->s = hlm_test_session(
+        t->m, (struct hlm_session_params){
+                  .n_ctx = N_CTX, .kv = HLM_KV_F32, .keep_logits = true, .keep_hidden = true });
     t->ref = ref_model_open(hlm_file(t->m), &err);
     return t->s && CHECK_OK(t->ref != NULL, err);
 }
@@ -105,7 +110,9 @@ static float *read_split(const struct subject *t, hlm_session *s, const int32_t 
     hlm_session_reset(s);
     for (uint32_t i = 0, at = 0, take; at < n; i++, at += take) {
         take = i < n_piece ? min_u32(piece[i], n - at) : n - at;
-        if (!CHECK_OK(hlm_session_eval(s, id + at, take, logits + (uint64_t)at * t->n_vocab, hidden, &err), err))
+        if (!CHECK_OK(hlm_session_eval(s, id + at, take, logits + (uint64_t)at * t->n_vocab, hidden,
+                                       &err),
+                      err))
             break;
     }
     return logits;
@@ -121,7 +128,8 @@ static double *ref_read(const struct subject *t, const int32_t *id, uint32_t n, 
 }
 
 /* Against a float32 file of exactly n values. */
-static void check_file(const struct subject *t, const float *got, uint64_t n, double bound, const char *file)
+static void check_file(const struct subject *t, const float *got, uint64_t n, double bound,
+                       const char *file)
 {
     uint64_t n_bytes;
     float *want = fixture_read(&n_bytes, "%s/%s", t->dir, file);
@@ -142,7 +150,8 @@ static void test_full(const struct subject *t, const char *name, double bound)
         return;
     snprintf(path, sizeof path, "tests/full_%s", name);
     json_t *test = json_at(t->manifest, path);
-    uint64_t n_logit = (uint64_t)n * t->n_vocab, n_hidden = (uint64_t)(t->n_layer + 2) * n * t->n_embd;
+    uint64_t n_logit = (uint64_t)n * t->n_vocab,
+             n_hidden = (uint64_t)(t->n_layer + 2) * n * t->n_embd;
     bool hidden = json_at(test, "hidden");
     float *h = hidden ? room(n_hidden, sizeof *h) : NULL;
     double *ref_h = hidden ? room(n_hidden, sizeof *ref_h) : NULL;
@@ -172,10 +181,12 @@ static void test_decode(const struct subject *t)
         piece[0] = prefill;
         for (uint32_t i = 1; i < ARRAY_LEN(piece); i++)
             piece[i] = 1;
-        uint64_t skip = (uint64_t)(prefill - 1) * t->n_vocab, n_logit = (uint64_t)n * t->n_vocab - skip;
+        uint64_t skip = (uint64_t)(prefill - 1) * t->n_vocab,
+                 n_logit = (uint64_t)n * t->n_vocab - skip;
         float *got = read_split(t, t->s, id, n, piece, ARRAY_LEN(piece), NULL);
         double *want = ref_read(t, id, n, NULL);
-        check_file(t, got + skip, n_logit, t->f->decode, json_str(t->manifest, "tests/decode/logits/file"));
+        check_file(t, got + skip, n_logit, t->f->decode,
+                   json_str(t->manifest, "tests/decode/logits/file"));
         check_diff("double precision", diff_f64(got + skip, want + skip, n_logit), t->f->ref);
         free(got);
         free(want);
@@ -197,8 +208,9 @@ static uint32_t draw_pieces(struct rng *r, uint32_t n, uint32_t *piece, uint32_t
 
 /* Every other piece goes in without logits, as a prompt is read by hlm_session_sync; the last one
  * never, so that its logits tell of all before. */
-static void read_mixed(const struct subject *t, const int32_t *id, uint32_t n, const uint32_t *piece, uint32_t n_piece,
-                       uint64_t skip, float *got, const float *whole)
+static void read_mixed(const struct subject *t, const int32_t *id, uint32_t n,
+                       const uint32_t *piece, uint32_t n_piece, uint64_t skip, float *got,
+                       const float *whole)
 {
     struct err err = { 0 };
     hlm_session_reset(t->s);
@@ -218,8 +230,11 @@ static void read_mixed(const struct subject *t, const int32_t *id, uint32_t n, c
 static void test_splits(const struct subject *t)
 {
     /* what random ones may miss: chunk borders, pieces below the convolution window */
-    static const struct { uint32_t n, piece[8]; } fixed[] = {
-        { 4, { 64, 100, 1, 135 } }, { 8, { 1, 1, 1, 2, 2, 3, 3, 128 } },
+    static const struct {
+        uint32_t n, piece[8];
+    } fixed[] = {
+        { 4, { 64, 100, 1, 135 } },
+        { 8, { 1, 1, 1, 2, 2, 3, 3, 128 } },
     };
     uint32_t n;
     int32_t *id = prompt(t, "p300", &n);
@@ -240,10 +255,12 @@ static void test_splits(const struct subject *t)
         } else {
             n_piece = draw_pieces(&r, n, piece, ARRAY_LEN(piece));
             skip = rng_u64(&r);
-            test_case("%s p300 in %u random pieces, seed %llu", t->dir, n_piece, (unsigned long long)seed);
+            test_case("%s p300 in %u random pieces, seed %llu", t->dir, n_piece,
+                      (unsigned long long)seed);
         }
         read_mixed(t, id, n, piece, n_piece, skip, got, whole);
-        check_file(t, got, n_logit, t->f->p300, json_str(t->manifest, "tests/full_p300/logits/file"));
+        check_file(t, got, n_logit, t->f->p300,
+                   json_str(t->manifest, "tests/full_p300/logits/file"));
         check_diff("double precision", diff_f64(got, ref, n_logit), t->f->ref);
         free(got);
     }
@@ -252,7 +269,8 @@ static void test_splits(const struct subject *t)
     free(id);
 }
 
-/* The continuation that hlm_session_next gives must be `want`. Nothing is masked, nothing ends it. */
+/* The continuation that hlm_session_next gives must be `want`. Nothing is masked, nothing ends it.
+ */
 static void check_greedy(const struct subject *t, const char *name, json_t *want)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1, .allow_unused = true };
@@ -284,10 +302,12 @@ static void test_kv16(const struct subject *t)
     uint32_t n;
     test_case("%s p300: f16 cache", t->dir);
     int32_t *id = prompt(t, "p300", &n);
-    hlm_session *s = hlm_test_session(t->m, (struct hlm_session_params){ .n_ctx = N_CTX, .keep_logits = true });
+    hlm_session *s =
+        hlm_test_session(t->m, (struct hlm_session_params){ .n_ctx = N_CTX, .keep_logits = true });
     if (id && s) {
         float *got = read_split(t, s, id, n, NULL, 0, NULL);
-        check_file(t, got, (uint64_t)n * t->n_vocab, t->f->kv16, json_str(t->manifest, "tests/full_p300/logits/file"));
+        check_file(t, got, (uint64_t)n * t->n_vocab, t->f->kv16,
+                   json_str(t->manifest, "tests/full_p300/logits/file"));
         free(got);
     }
     hlm_session_destroy(s);
@@ -297,7 +317,8 @@ static void test_kv16(const struct subject *t)
 /* ---- other files ------------------------------------------------------------------------ */
 
 /* One prefill against a file and against the reference on the same weights. */
-static void check_prefill(const struct subject *t, const char *name, double bound, const char *file)
+static void check_prefill(const struct subject *t, const char *name, double bound, double ref_bound,
+                          const char *file)
 {
     uint32_t n;
     int32_t *id = prompt(t, name, &n);
@@ -307,7 +328,7 @@ static void check_prefill(const struct subject *t, const char *name, double boun
     float *got = read_split(t, t->s, id, n, NULL, 0, NULL);
     double *want = ref_read(t, id, n, NULL);
     check_file(t, got, n_logit, bound, file);
-    check_diff("double precision", diff_f64(got, want, n_logit), t->f->ref);
+    check_diff("double precision", diff_f64(got, want, n_logit), ref_bound);
     free(got);
     free(want);
     free(id);
@@ -317,7 +338,8 @@ static void test_half(struct subject *t)
 {
     test_case("%s/model-%s.gguf: as f32", t->dir, t->f->half);
     if (subject_open(t, fixture("%s/model-%s.gguf", t->dir, t->f->half)))
-        check_prefill(t, "p65", t->f->p65, json_str(t->manifest, "tests/full_p65/logits/file"));
+        check_prefill(t, "p65", t->f->p65, t->f->ref,
+                      json_str(t->manifest, "tests/full_p65/logits/file"));
     subject_close(t);
 }
 
@@ -325,7 +347,8 @@ static void test_q8_0(struct subject *t)
 {
     test_case("%s/model-q8_0.gguf: logits on dequantised weights", t->dir);
     if (subject_open(t, fixture("%s/model-q8_0.gguf", t->dir)))
-        check_prefill(t, "p24", t->f->quant, json_str(t->manifest, "tests/q8_0_p24/dequant_logits/file"));
+        check_prefill(t, "p24", t->f->quant, t->f->ref_quant,
+                      json_str(t->manifest, "tests/q8_0_p24/dequant_logits/file"));
     subject_close(t);
 }
 
@@ -374,14 +397,17 @@ static void test_k256(const struct family *f)
         n_found++;
         test_case("%s/%s: logits on dequantised weights", t.dir, file);
         if (subject_open(&t, fixture("%s/%s", t.dir, file))) {
-            check_prefill(&t, "p24", f->quant, json_str(model, "p24/dequant_logits/file"));
+            check_prefill(&t, "p24", f->quant, f->ref_quant,
+                          json_str(model, "p24/dequant_logits/file"));
             test_case("%s/%s: greedy", t.dir, file);
-            check_greedy(&t, json_str(model, "greedy/prompt"), json_at(model, "greedy/dequant_ids"));
+            check_greedy(&t, json_str(model, "greedy/prompt"),
+                         json_at(model, "greedy/dequant_ids"));
         }
         subject_close(&t);
     }
     test_case("%s: number of files", t.dir);
-    CHECK_MSG(n_found >= MIN_K256, "%u files of the manifest are there, %u wanted", n_found, MIN_K256);
+    CHECK_MSG(n_found >= MIN_K256, "%u files of the manifest are there, %u wanted", n_found,
+              MIN_K256);
     json_decref(t.manifest);
 }
 
@@ -398,7 +424,8 @@ static float *logits_of(const char *path, uint32_t *n_vocab)
         *n_vocab = t.n_vocab = hlm_get_info(t.m).n_vocab;
         for (uint32_t i = 0; i < ARRAY_LEN(id); i++)
             id[i] = (int32_t)((i * 37 + 11) % t.n_vocab);
-        t.s = hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = 65, .keep_logits = true });
+        t.s =
+            hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = 65, .keep_logits = true });
         if (t.s)
             logits = read_split(&t, t.s, id, 65, (uint32_t[]){ 60, 1, 1 }, 3, NULL);
     }
@@ -411,8 +438,8 @@ static void check_same_bits(const float *got, const float *want, uint64_t n)
     for (uint64_t i = 0; i < n; i++) {
         if (!memcmp(&got[i], &want[i], sizeof *got))
             continue;
-        FAIL("value %llu is %.9g, expected the same bits as %.9g", (unsigned long long)i, (double)got[i],
-             (double)want[i]);
+        FAIL("value %llu is %.9g, expected the same bits as %.9g", (unsigned long long)i,
+             (double)got[i], (double)want[i]);
         return;
     }
 }
@@ -427,7 +454,8 @@ static void test_ssm_in(const char *file)
     snprintf(path, sizeof path, "%s/ssm_in.gguf", test_tmp());
     struct gguf_build *b = ssm_in_build(fixture("qwen3next/%s", file), &err);
     if (CHECK_OK(b && gb_write(b, path, &err), err)) {
-        float *want = logits_of(fixture("qwen3next/%s", file), &n_vocab), *got = logits_of(path, &n_vocab);
+        float *want = logits_of(fixture("qwen3next/%s", file), &n_vocab),
+              *got = logits_of(path, &n_vocab);
         if (want && got)
             check_same_bits(got, want, 65ull * n_vocab);
         free(want);
@@ -437,7 +465,7 @@ static void test_ssm_in(const char *file)
 }
 
 struct warning {
-    const char *about;          /* what it must name */
+    const char *about; /* what it must name */
     char kept[512];
 };
 

@@ -168,15 +168,17 @@ static const uint32_t some_tok[] = { 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33,
 static const uint32_t some_out[] = { 1, 3, 4, 5, 7, 8, 9, 127, 128, 129 };
 static const uint32_t some_in[] = { 4, 32, 36, 64, 256 };
 
-/* Each epilogue and input with one token, some of them with several: a software device takes seconds
- * to compile the row kernel for four. */
-static struct linear_row shape(const struct linear_path *path, uint32_t i, uint32_t n_tok,
-                               uint32_t n_out)
+/* Each epilogue and input with few tokens, some of them with more: a software device takes seconds to
+ * compile a gate for every element of a large tile. */
+static struct linear_row shape(const struct linear_path *path, uint32_t lanes, uint32_t i,
+                               uint32_t n_tok, uint32_t n_out)
 {
     struct linear_row row = { n_out, n_tok, i % N_EPILOGUE, path->fuses ? 1 + i / 3 % 2 : PLAIN };
     if (path->kernel == K_linear && n_tok > 1) {
-        row.epilogue = n_tok > 3 ? ADD_GATED : path->fuses ? STORE : ADD;
+        row.epilogue = n_tok > 3 ? ADD : path->fuses ? STORE : ADD;
         row.input = !path->fuses ? PLAIN : n_tok > 3 ? SWIGLU : NORM;
+    } else if (path->kernel == K_linear_cols && n_tok > lanes) {
+        row.epilogue = ADD;
     }
     return row;
 }
@@ -195,7 +197,8 @@ static void test_shapes(struct gpu *g)
             struct product prod = product_make(&r, F32, some_in[i_in], 129, 65, path->fuses);
             for (uint32_t t = 0; t < ARRAY_LEN(some_tok); t++)
                 for (uint32_t o = 0; o < ARRAY_LEN(some_out); o++, n++)
-                    p[n] = record(&r, path, &prod, shape(path, n, some_tok[t], some_out[o]));
+                    p[n] = record(&r, path, &prod,
+                                  shape(path, gpu_caps(g)->subgroup, n, some_tok[t], some_out[o]));
             check_pending(&r, path, F32, p, n);
             rig_close(&r);
         }

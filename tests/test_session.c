@@ -10,9 +10,9 @@ enum { N_CTX = 64, N_BATCH = 16, N_ID = 80 };
 
 static struct {
     hlm *m;
-    hlm_session *s, *fresh;     /* fresh: reads everything anew, for comparison */
+    hlm_session *s, *fresh; /* fresh: reads everything anew, for comparison */
     uint32_t n_vocab;
-    int32_t id[N_ID];           /* a history; others are made from it by changing its end */
+    int32_t id[N_ID]; /* a history; others are made from it by changing its end */
 } t;
 
 static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
@@ -140,7 +140,7 @@ static void test_snapshot(void)
 
     test_case("snapshot: stays for a second time");
     sync_to(t.id, 33, 0);
-    check_counts(1 + 3, 25, 5, 0);      /* the 1: AS_FRESH above; 30 tokens are common */
+    check_counts(1 + 3, 25, 5, 0); /* the 1: AS_FRESH above; 30 tokens are common */
     AS_FRESH(t.id, 25, 33);
 
     test_case("snapshot: at the start of a piece and inside one, the same");
@@ -218,9 +218,11 @@ static void test_random_calls(void)
     static float all[N_CTX * 1024];
     for (uint32_t step = 0; step < 40; step++) {
         int32_t id[N_ID], made;
-        uint32_t n = 1 + (uint32_t)(rng_u64(&r) % (N_CTX - 8)), at = (uint32_t)(rng_u64(&r) % N_CTX);
+        uint32_t n = 1 + (uint32_t)(rng_u64(&r) % (N_CTX - 8)),
+                 at = (uint32_t)(rng_u64(&r) % N_CTX);
         uint32_t snap = (uint32_t)(rng_u64(&r) % N_CTX), n_gen = (uint32_t)(rng_u64(&r) % 4);
-        test_case("random calls, seed 20240607, step %u: %u ids, other from %u, snapshot at %u", step, n, at, snap);
+        test_case("random calls, seed 20240607, step %u: %u ids, other from %u, snapshot at %u",
+                  step, n, at, snap);
         branch(id, at, (uint32_t)(rng_u64(&r) % 3));
         sync_to(id, n, snap);
         for (uint32_t i = 0; i < n_gen; i++) {
@@ -235,7 +237,8 @@ static void test_random_calls(void)
         const float *got = read_one(t.s, 5);
         hlm_session_reset(t.fresh);
         CHECK_OK(hlm_session_eval(t.fresh, id, held + 1, all, NULL, &err), err);
-        struct diff d = got ? diff_f32(got, all + (uint64_t)held * t.n_vocab, t.n_vocab) : (struct diff){ 0 };
+        struct diff d =
+            got ? diff_f32(got, all + (uint64_t)held * t.n_vocab, t.n_vocab) : (struct diff){ 0 };
         CHECK_MSG(d.nmse < 5e-11, "nmse %.3g, %.3g off", d.nmse, d.max_abs);
         worst = d.nmse > worst ? d.nmse : worst;
     }
@@ -246,7 +249,8 @@ static void test_random_calls(void)
 
 static bool refused(bool result, const char *part, struct err *err)
 {
-    bool ok = CHECK(!result) && CHECK_MSG(strstr(err->msg, part), "\"%s\" does not say \"%s\"", err->msg, part);
+    bool ok = CHECK(!result) &&
+              CHECK_MSG(strstr(err->msg, part), "\"%s\" does not say \"%s\"", err->msg, part);
     *err = (struct err){ 0 };
     return ok;
 }
@@ -262,7 +266,7 @@ static void test_limits(void)
     CHECK_EQ(hlm_session_n_past(t.s), 0);
     sync_to(t.id, N_CTX, 0);
     refused(hlm_session_eval(t.s, t.id, 1, NULL, NULL, &err), "64 of 64", &err);
-    CHECK_OK(hlm_session_next(t.s, &greedy, &id, &err), err);       /* its logits are at hand */
+    CHECK_OK(hlm_session_next(t.s, &greedy, &id, &err), err); /* its logits are at hand */
     refused(hlm_session_next(t.s, &greedy, &id, &err), "context of 64 positions is full", &err);
     CHECK_EQ(hlm_session_n_past(t.s), N_CTX);
     sync_to(t.id, 30, 0);
@@ -343,14 +347,14 @@ static void test_sampling(void)
     sync_to(t.id, 12, 12);
     generate(&how, b, 20);
     CHECK(!memcmp(a, b, sizeof a));
-    how.seed = 1ull << 32;      /* the upper half counts too */
+    how.seed = 1ull << 32; /* the upper half counts too */
     sync_to(t.id, 12, 12);
     generate(&how, b, 20);
     CHECK(memcmp(a, b, sizeof a));
 
     test_case("unused vocabulary entries are not sampled unless they may be");
     uint32_t n_unused = 0;
-    how.temp = 50;              /* as good as uniform: 20 of 640 entries are unused */
+    how.temp = 50; /* as good as uniform: 20 of 640 entries are unused */
     for (uint32_t round = 0; round < 8; round++) {
         how.seed = round;
         how.allow_unused = round >= 4;
@@ -393,8 +397,12 @@ static void test_greedy(void)
  * GPU would be bound by the host. */
 static void test_submissions(void)
 {
-    struct hlm_sampling warm = { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-                                 .repeat_penalty = 1.1f, .repeat_last_n = 64 };
+    struct hlm_sampling warm = { .temp = 0.8f,
+                                 .top_k = 40,
+                                 .top_p = 0.95f,
+                                 .min_p = 0.05f,
+                                 .repeat_penalty = 1.1f,
+                                 .repeat_last_n = 64 };
     int32_t id[20];
     test_case("a token is one submission; nothing is recorded");
     start();
@@ -420,7 +428,9 @@ void test_session(void)
     t.n_vocab = hlm_get_info(t.m).n_vocab;
     for (uint32_t i = 0; i < N_ID; i++)
         t.id[i] = (int32_t)(rng_u64(&r) % 600);
-    struct hlm_session_params params = { .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32, .keep_logits = true };
+    struct hlm_session_params params = {
+        .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32, .keep_logits = true
+    };
     t.s = hlm_test_session(t.m, params);
     t.fresh = hlm_test_session(t.m, params);
     if (t.s && t.fresh && CHECK(t.n_vocab <= 1024)) {
