@@ -1,7 +1,7 @@
 /* base: what every file of hlm leans on - errors, log, checked sizes, clock, allocation.
  *
- * Errors come in three kinds (see style: our mistakes, the world, while recording). HLM_ASSERT is for
- * our mistakes only; whatever a file, a device or a person can cause goes through fail(). */
+ * Errors come in three kinds (see style: our mistakes, the world, while recording). HLM_ASSERT is
+ * for our mistakes only; whatever a file, a device or a person can cause goes through fail(). */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -28,8 +28,8 @@ bool fail(struct err *err, const char *fmt, ...) HLM_PRINTF(2, 3);
 #define HLM_ASSERT(cond) ((cond) ? (void)0 : hlm_assert_failed(#cond, __FILE__, __LINE__))
 _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line);
 
-/* The engine prints nothing by itself: a program installs a sink. Without one, messages are dropped.
- * The sink may be called from helper threads, one call at a time. */
+/* The engine prints nothing by itself: a program installs a sink. Without one, messages are
+ * dropped. The sink may be called from helper threads, one call at a time. */
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 typedef void (*log_fn)(void *user, enum log_level level, const char *msg);
 void log_sink(log_fn fn, void *user);

@@ -1,16 +1,17 @@
 /* gpu: the whole GPU vocabulary - device, arena, cmd - without a Vulkan type.
  *
- * A gpu is one device with one queue. An arena is one buffer that owns its memory. A cmd is a list of
- * dispatches, recorded once by running model code and submitted any number of times. Ordering inside a
- * cmd is found from what each dispatch says it reads and writes; nobody else writes a barrier.
- * One thread per gpu. Read gpu_cmd.c first. */
+ * A gpu is one device with one queue. An arena is one buffer that owns its memory. A cmd is a list
+ * of dispatches, recorded once by running model code and submitted any number of times. Ordering
+ * inside a cmd is found from what each dispatch says it reads and writes; nobody else writes a
+ * barrier. One thread per gpu. Read gpu_cmd.c first. */
 #pragma once
 #include "kernels.h"
 #include "tensor.h"
 
-/* ---- device ------------------------------------------------------------------------------------ */
+/* ---- device ---------------------------------------------------------------------------------- */
 
-enum gpu_kind { GPU_DISCRETE, GPU_INTEGRATED, GPU_CPU, GPU_OTHER };     /* in order of preference: 0 1 3 2 */
+/* in order of preference: 0 1 3 2 */
+enum gpu_kind { GPU_DISCRETE, GPU_INTEGRATED, GPU_CPU, GPU_OTHER };
 
 struct gpu_caps {
     char name[256], driver[256];    /* driver: name and version text */
@@ -18,7 +19,8 @@ struct gpu_caps {
     enum gpu_kind kind;
     uint32_t api_version;           /* as in VK_API_VERSION, 0 in the variant */
     uint64_t heap_bytes;            /* of the largest device-local heap */
-    uint64_t free_bytes;            /* driver's budget less use; heap_bytes where the driver does not tell */
+    uint64_t free_bytes;            /* driver's budget less use; heap_bytes where the driver does
+                                       not tell */
     uint64_t max_range;             /* bytes a binding may span */
     uint64_t max_alloc;             /* bytes of one allocation or buffer */
     uint32_t align;                 /* of a binding's offset */
@@ -27,16 +29,19 @@ struct gpu_caps {
     uint32_t subgroup;              /* size */
     bool subgroup_arith;            /* subgroupAdd and the like in compute shaders */
     bool unified;                   /* all device memory is host-visible: no staging copy needed */
-    bool loop_budget;               /* driver stops a shader invocation's loops after 65535 rounds in all,
-                                       silently (Mesa's llvmpipe before 23): keep below 60000 */
-    bool f16, bf16_store, int_dot, coopmat, timeline, memory_budget;  /* what is there; shown by --list-devices */
+    bool loop_budget;               /* driver stops a shader invocation's loops after 65535 rounds
+                                       in all, silently (Mesa's llvmpipe before 23): keep
+                                       below 60000 */
+    /* what is there; shown by --list-devices */
+    bool f16, bf16_store, int_dot, coopmat, timeline, memory_budget;
 };
 
 struct gpu_params {
-    const char *device;     /* NULL: discrete before integrated before CPU; "1": by number; else part of a name */
+    const char *device;     /* NULL: discrete before integrated before CPU; "1": by number; else
+                               part of a name */
     const char *cache_dir;  /* where the pipeline cache file lives; NULL: none is kept */
-    bool validate;          /* validation layer with core and synchronization checks; each message is logged
-                               as an error and counted */
+    bool validate;          /* validation layer with core and synchronization checks; each message
+                               is logged as an error and counted */
     bool profile;           /* time stamps around every dispatch */
     bool test_staging;      /* for tests: not unified even where the device is */
     uint64_t test_max_alloc;    /* for tests: a smaller caps.max_alloc */
@@ -45,48 +50,62 @@ struct gpu_params {
 
 struct gpu;
 
-/* NULL with a reason: no loader, no device (the reason names packages that bring one), no such device. */
+/* NULL with a reason: no loader, no device (the reason names packages that bring one), no
+ * such device. */
 struct gpu *gpu_open(const struct gpu_params *params, struct err *err);
 void gpu_close(struct gpu *g);                          /* takes NULL; waits for the device */
 const struct gpu_caps *gpu_caps(const struct gpu *g);
-/* Fills out[0..max) in enumeration order (the numbers of --device); returns how many there are, -1 on failure. */
+/* Fills out[0..max) in enumeration order (the numbers of --device); returns how many there are, -1
+ * on failure. */
 int gpu_list(struct gpu_caps *out, int max, struct err *err);
 uint32_t gpu_validation_count(const struct gpu *g);
 /* False once the device is lost; the reason stays. */
 bool gpu_ok(const struct gpu *g, struct err *err);
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
-enum gpu_mem { MEM_DEVICE, MEM_HOST };     /* MEM_HOST: mapped, coherent, for small things both sides touch */
+/* MEM_HOST: mapped, coherent, for small things both sides touch */
+enum gpu_mem { MEM_DEVICE, MEM_HOST };
 
-/* An arena starts empty: arena_take hands out ranges, arena_commit allocates exactly what was taken, and
- * only then can it be used. Several VkBuffers stand behind it where the driver caps a buffer's size; no range
- * taken crosses from one to the next. Sizes of uncommitted arenas are what --plan prints. */
+/* An arena starts empty: arena_take hands out ranges, arena_commit allocates exactly what was
+ * taken, and only then can it be used. Several VkBuffers stand behind it where the driver caps a
+ * buffer's size; no range taken crosses from one to the next. Sizes of uncommitted arenas are what
+ * --plan prints. */
 struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem, struct err *err);
-/* Bytes from the arena's start; a multiple of align (at least 16; 0: the device's binding alignment). */
+/* Bytes from the arena's start; a multiple of align (at least 16; 0: the device's
+ * binding alignment). */
 uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
-tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);     /* rows lie dense */
-bool arena_commit(struct arena *a, struct err *err);    /* contents are zero; out of memory: asked, free */
-void arena_destroy(struct arena *a);                    /* takes NULL; waits until its last use is done */
+/* rows lie dense */
+tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);
+bool arena_commit(struct arena *a, struct err *err);    /* contents are zero; out of memory:
+                                                           asked, free */
+void arena_destroy(struct arena *a);                    /* takes NULL; waits until its last use
+                                                           is done */
 uint64_t arena_bytes(const struct arena *a);            /* taken so far */
 const char *arena_purpose(const struct arena *a);
-void *arena_map(struct arena *a, uint64_t offset);      /* MEM_HOST only; valid until it is destroyed */
+void *arena_map(struct arena *a, uint64_t offset);      /* MEM_HOST only; valid until it is
+                                                           destroyed */
 
-/* Weights on their way in. gpu_stage returns memory for bytes (at most gpu_stage_max) that will stand at
- * offset in dst once gpu_stage_end has returned true; the memory is the caller's to fill until its next gpu_stage. */
+/* Weights on their way in. gpu_stage returns memory for bytes (at most gpu_stage_max) that will
+ * stand at offset in dst once gpu_stage_end has returned true; the memory is the caller's to fill
+ * until its next gpu_stage. */
 uint64_t gpu_stage_max(const struct gpu *g);
 void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes, struct err *err);
 bool gpu_stage_end(struct gpu *g, struct err *err);
 
-/* Small blocking transfers; ordered after everything submitted before. byte counts from the tensor's offset. */
-bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes, struct err *err);
-bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes, struct err *err);
+/* Small blocking transfers; ordered after everything submitted before. byte counts from the
+ * tensor's offset. */
+bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes,
+               struct err *err);
+bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes,
+              struct err *err);
 
-/* ---- recording --------------------------------------------------------------------------------- */
+/* ---- recording ------------------------------------------------------------------------------- */
 
 struct cmd;
 
-#define MAX_SPEC 10     /* specialization constants; 0 is the workgroup size, 9 belongs to cmd_dispatch */
+/* specialization constants; 0 is the workgroup size, 9 belongs to cmd_dispatch */
+#define MAX_SPEC 10
 struct spec { uint32_t v[MAX_SPEC]; };
 struct grid { uint32_t x, y, z; };      /* workgroups; the large dimension belongs in x */
 struct use { tensor t; bool write, read; };
@@ -100,48 +119,58 @@ struct use { tensor t; bool write, read; };
 #define USES(...) (const struct use[]){ __VA_ARGS__ }, \
                   (uint32_t)(sizeof((const struct use[]){ __VA_ARGS__ }) / sizeof(struct use))
 
-/* scratch: an uncommitted or committed MEM_DEVICE arena for intermediate tensors; several cmds that never
- * run at once may share it. It grows while uncommitted; afterwards a cmd that needs more fails. */
+/* scratch: an uncommitted or committed MEM_DEVICE arena for intermediate tensors; several cmds
+ * that never run at once may share it. It grows while uncommitted; afterwards a cmd that needs
+ * more fails. */
 struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct err *err);
 void cmd_destroy(struct cmd *c);                        /* takes NULL; waits until it has run */
 struct gpu *cmd_gpu(const struct cmd *c);
 
-/* Scratch lives in two halves, each from its own start: a tensor taken in one half stays until that half is
- * begun again. A block of a model begins the other half, reads its input from the half before, and leaves its
- * output in its own. */
+/* Scratch lives in two halves, each from its own start: a tensor taken in one half stays until that
+ * half is begun again. A block of a model begins the other half, reads its input from the half
+ * before, and leaves its output in its own. */
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row);
 void cmd_half(struct cmd *c);
 
-/* Appends a dispatch. Bindings are the uses, in order, at set 0; their number must be the kernel's. The range
- * bound is the tensor's rows from its offset (tensor.col is not applied: kernels get it as a number). A grid
- * with a zero is dropped. After the first failure, and on a lost device, recording calls do nothing. */
+/* Appends a dispatch. Bindings are the uses, in order, at set 0; their number must be the kernel's.
+ * The range bound is the tensor's rows from its offset (tensor.col is not applied: kernels get it
+ * as a number). A grid with a zero is dropped. After the first failure, and on a lost device,
+ * recording calls do nothing. */
 void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec spec,
                   const void *push, size_t n_push, const struct use *use, uint32_t n_use);
-void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes);    /* from both offsets; 4-byte sizes */
+/* from both offsets; 4-byte sizes */
+void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes);
 void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word);
-/* Floating-point operations of the dispatches that follow until the next call, for cutting work to measure. */
+/* Floating-point operations of the dispatches that follow until the next call, for cutting work
+ * to measure. */
 void cmd_work(struct cmd *c, double flop);
 void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
-/* Recording has failed or the device is lost: tensors are empty from here on, and ops do nothing. */
+/* Recording has failed or the device is lost: tensors are empty from here on, and ops
+ * do nothing. */
 bool cmd_failed(const struct cmd *c);
 
-/* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records command
- * buffers. The scratch arena must be committed by now. */
+/* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records
+ * command buffers. The scratch arena must be committed by now. */
 bool cmd_end(struct cmd *c, struct err *err);
-/* Runs the whole list after everything submitted before it: one queue submission unless its work is more than
- * a watchdog would bear, then several. Does not wait. */
+/* Runs the whole list after everything submitted before it: one queue submission unless its work is
+ * more than a watchdog would bear, then several. Does not wait. */
 bool cmd_submit(struct cmd *c, struct err *err);
 bool gpu_wait(struct gpu *g, struct err *err);          /* until everything submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
 uint32_t cmd_n_barrier(const struct cmd *c);
 
-/* ---- counters ---------------------------------------------------------------------------------- */
+/* ---- counters -------------------------------------------------------------------------------- */
 
 struct gpu_kernel_time { const char *name; uint64_t n; double us; uint64_t bytes; double flop; };
-/* Summed since gpu_open or the last reset, kernels that ran, most time first; needs params.profile. */
+/* Summed since gpu_open or the last reset, kernels that ran, most time first; needs
+ * params.profile. */
 uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max);
 void gpu_times_reset(struct gpu *g);
 
-struct gpu_counts { uint64_t n_submit, n_record, n_pipeline, n_pipeline_cached; double pipeline_s; };
-struct gpu_counts gpu_counts(const struct gpu *g);      /* n_record: cmds ended; n_submit: queue submissions */
+/* n_record: cmds ended; n_submit: queue submissions */
+struct gpu_counts {
+    uint64_t n_submit, n_record, n_pipeline, n_pipeline_cached;
+    double pipeline_s;
+};
+struct gpu_counts gpu_counts(const struct gpu *g);

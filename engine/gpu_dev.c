@@ -278,7 +278,8 @@ static void keep_features(struct probe *p)
         .scalarBlockLayout = f12.scalarBlockLayout,
         .shaderSubgroupExtendedTypes = f12.shaderSubgroupExtendedTypes,
         .vulkanMemoryModel = f12.vulkanMemoryModel, /* cooperative matrices need it */
-        .vulkanMemoryModelDeviceScope = f12.vulkanMemoryModelDeviceScope,  /* and then atomics this */
+        .vulkanMemoryModelDeviceScope =             /* and then atomics this */
+            f12.vulkanMemoryModelDeviceScope,
     };
     p->f13 = (VkPhysicalDeviceVulkan13Features){
         .sType = f13.sType, .pNext = f13.pNext,

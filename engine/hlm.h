@@ -1,20 +1,23 @@
-/* hlm: the public API - a loaded model, and timelines over it. The only engine header that programs
- * include; it brings base.h (errors, log), tok.h (text and ids) and chat.h (messages to prompts) with it.
+/* hlm: the public API - a loaded model, and timelines over it. The only engine header that
+ * programs include; it brings base.h (errors, log), tok.h (text and ids) and chat.h (messages to
+ * prompts) with it.
  *
- * One thread per hlm. Nothing here prints, exits or reads the environment. Every call that can fail takes
- * a struct err, returns false or NULL, and leaves the object usable or safe to destroy. */
+ * One thread per hlm. Nothing here prints, exits or reads the environment. Every call that can fail
+ * takes a struct err, returns false or NULL, and leaves the object usable or safe to destroy. */
 #pragma once
 #include "base.h"
 #include "chat.h"
 #include "tok.h"
 
 typedef struct hlm hlm;                     /* a model on a device: immutable once open */
-typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convolution window, recurrent state */
+typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convolution window,
+                                               recurrent state */
 
-/* Told how far long work is; returning false stops it: the call then returns false with err unset. */
+/* Told how far long work is; returning false stops it: the call then returns false
+ * with err unset. */
 typedef bool (*hlm_progress)(void *user, uint64_t done, uint64_t total);
 
-/* ---- devices ------------------------------------------------------------------------------------ */
+/* ---- devices --------------------------------------------------------------------------------- */
 
 struct hlm_device {
     char name[256], driver[256];
@@ -22,16 +25,18 @@ struct hlm_device {
     uint64_t heap_bytes, free_bytes;
     char features[256];         /* "subgroup 32, f16, int8 dot, coopmat" */
 };
-/* The numbers of --device are the indices. Returns how many there are (at most max filled), -1 on failure. */
+/* The numbers of --device are the indices. Returns how many there are (at most max filled), -1
+ * on failure. */
 int hlm_devices(struct hlm_device *out, int max, struct err *err);
 
-/* ---- model -------------------------------------------------------------------------------------- */
+/* ---- model ----------------------------------------------------------------------------------- */
 
 struct hlm_params {
     const char *model;          /* path of a GGUF */
     const char *device;         /* NULL: best; a number; part of a name */
     const char *cache_dir;      /* pipeline cache folder; NULL: none kept */
-    bool exact;                 /* only paths whose operands are f32; else whatever the path table ranks first */
+    bool exact;                 /* only paths whose operands are f32; else whatever the path table
+                                   ranks first */
     bool validate, profile;     /* validation layer; time stamps per kernel */
     hlm_progress progress;      /* bytes of weights brought to the device */
     void *user;
@@ -49,15 +54,17 @@ struct hlm_info {
 };
 struct hlm_info hlm_get_info(const hlm *m);
 const struct gguf *hlm_file(const hlm *m);
-struct tok *hlm_tok(hlm *m);            /* NULL with a reason kept in hlm_tok_err when the file has no usable one */
+/* NULL with a reason kept in hlm_tok_err when the file has no usable one */
+struct tok *hlm_tok(hlm *m);
 const char *hlm_tok_err(const hlm *m);
 
 struct hlm_kernel { const char *name; uint64_t n, bytes; double us, flop; };
-/* Time per kernel since the last reset; needs params.profile. Returns how many of max were filled. */
+/* Time per kernel since the last reset; needs params.profile. Returns how many of max
+ * were filled. */
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max);
 void hlm_kernels_reset(hlm *m);
 
-/* ---- sampling ----------------------------------------------------------------------------------- */
+/* ---- sampling -------------------------------------------------------------------------------- */
 
 /* In llama.cpp's order: penalties, top-k, top-p, min-p, temperature. */
 struct hlm_sampling {
@@ -72,7 +79,7 @@ struct hlm_sampling {
 /* llama.cpp's defaults, then the file's general.sampling.* keys. */
 struct hlm_sampling hlm_sampling_default(const hlm *m);
 
-/* ---- session ------------------------------------------------------------------------------------ */
+/* ---- session --------------------------------------------------------------------------------- */
 
 enum hlm_kv { HLM_KV_F16, HLM_KV_F32 };
 
@@ -80,32 +87,37 @@ struct hlm_session_params {
     uint32_t n_ctx;             /* positions; 0: the smaller of the trained length and 8192 */
     uint32_t n_batch;           /* tokens of one prefill piece at most; 0: chosen for the device */
     enum hlm_kv kv;
-    bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden states */
+    bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden
+                                           states */
 };
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err);
 void hlm_session_destroy(hlm_session *s);       /* takes NULL */
 
 uint32_t hlm_session_n_ctx(const hlm_session *s);
-/* Tokens that the caches hold, and their ids. A token that hlm_session_next has returned is held only
- * after the next call that needs it. */
+/* Tokens that the caches hold, and their ids. A token that hlm_session_next has returned is held
+ * only after the next call that needs it. */
 uint32_t hlm_session_n_past(const hlm_session *s);
 const int32_t *hlm_session_ids(const hlm_session *s);
 
-/* Makes the caches hold exactly id[0 .. n), n >= 1, with the logits of the last one at hand. What is held
- * already is not read again where the held ids are a prefix, or where the snapshot lies inside the common
- * prefix and is restored; else reading starts over. On the way a snapshot (convolution window, recurrent
- * state, position, and logits when it is at the end) is kept at n_snap tokens, 0 for none: there is one per
- * session and the newest replaces it. Stopped by progress or failed: the caches hold what was read so far. */
+/* Makes the caches hold exactly id[0 .. n), n >= 1, with the logits of the last one at hand. What
+ * is held already is not read again where the held ids are a prefix, or where the snapshot lies
+ * inside the common prefix and is restored; else reading starts over. On the way a snapshot
+ * (convolution window, recurrent state, position, and logits when it is at the end) is kept at
+ * n_snap tokens, 0 for none: there is one per session and the newest replaces it. Stopped by
+ * progress or failed: the caches hold what was read so far. */
 bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_snap,
                       hlm_progress progress, void *user, struct err *err);
 
-/* Reads n more tokens. logits: [n][n_vocab] f32 or NULL; hidden: [n_layer + 2][n][n_embd] f32 or NULL -
- * embeddings, the output of every layer, final norm. */
-bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden, struct err *err);
+/* Reads n more tokens. logits: [n][n_vocab] f32 or NULL; hidden: [n_layer + 2][n][n_embd]
+ * f32 or NULL - embeddings, the output of every layer, final norm. */
+bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
+                      struct err *err);
 
-/* The next token. It is sampled on the device from the logits at hand; the token returned before, if it is
- * still unread, is read first, in the same submission. Fails when the context has no room for that. */
-bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id, struct err *err);
+/* The next token. It is sampled on the device from the logits at hand; the token returned before,
+ * if it is still unread, is read first, in the same submission. Fails when the context has no
+ * room for that. */
+bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
+                      struct err *err);
 
 void hlm_session_reset(hlm_session *s);         /* holds nothing; the snapshot is dropped */
 

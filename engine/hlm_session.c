@@ -1,9 +1,10 @@
 /* hlm_session: reading tokens into the caches and taking tokens out of the model.
  *
- * A plan is a recorded list of dispatches for one way of using the model: n tokens with or without logits, one
- * token with sampling, sampling alone. Plans are recorded when first wanted and then submitted as they are; what
- * differs between submissions (position, ids, sampling parameters) lies in device memory, and the last kernel of
- * each moves it on, so that between two tokens the host writes nothing. */
+ * A plan is a recorded list of dispatches for one way of using the model: n tokens with or without
+ * logits, one token with sampling, sampling alone. Plans are recorded when first wanted and then
+ * submitted as they are; what differs between submissions (position, ids, sampling parameters) lies
+ * in device memory, and the last kernel of each moves it on, so that between two tokens the host
+ * writes nothing. */
 #include "hlm_parts.h"
 
 #include <math.h>
@@ -48,15 +49,17 @@ struct hlm_session {
     uint32_t n_plan;
     uint64_t tick;
 
-    int32_t *id;                        /* [n_ctx + 1]: held ids, then at most one that is not read yet */
+    int32_t *id;                        /* [n_ctx + 1]: held ids, then at most one that is not read
+                                           yet */
     uint32_t n_past, n_known, flip;
     bool has_logits;                    /* of id[n_past - 1] */
-    uint32_t n_seen;                    /* longest the history has been: what lies below is a re-read */
+    uint32_t n_seen;                    /* longest the history has been: what lies below is a
+                                           re-read */
     struct snapshot snap;
     struct hlm_stats stats;
 };
 
-/* ---- plans ------------------------------------------------------------------------------------- */
+/* ---- plans ----------------------------------------------------------------------------------- */
 
 static void record(hlm_session *s, struct plan *p)
 {
@@ -69,7 +72,8 @@ static void record(hlm_session *s, struct plan *p)
     }
     bool hidden = p->kind == PLAN_EVAL_HIDDEN, all = p->kind == PLAN_EVAL || hidden;
     tensor rows = tensor_rows(s->hidden, 0, hidden ? p->n_tok * (m->n_layer + 1) : 0);
-    tensor norm = hidden ? tensor_rows(s->hidden, p->n_tok * (m->n_layer + 1), p->n_tok) : s->hidden;
+    tensor norm = hidden ? tensor_rows(s->hidden, p->n_tok * (m->n_layer + 1), p->n_tok)
+                         : s->hidden;
     tensor x = model_forward(c, m, &s->kv, &b, hidden ? &rows : NULL);
     if (all) {
         tensor y = model_head(c, m, x, hidden ? &norm : NULL);
@@ -77,7 +81,7 @@ static void record(hlm_session *s, struct plan *p)
         cmd_copy(c, s->logits, tensor_rows(y, p->n_tok - 1, 1), 4ull * m->n_vocab);
     } else if (p->kind != PLAN_READ) {
         tensor last = x;
-        if (p->n_tok > 1) {             /* a binding may not begin at any row: bring the last one forward */
+        if (p->n_tok > 1) { /* a binding may not begin at any row: bring the last one forward */
             last = cmd_scratch(c, F32, x.n, 1);
             cmd_copy(c, last, tensor_rows(x, p->n_tok - 1, 1), 4ull * x.n);
         }
@@ -100,8 +104,8 @@ static struct plan *plan_find(hlm_session *s, enum plan_kind kind, uint32_t n_to
 /* The plan, recorded but not ended. The oldest makes room when there are too many. */
 static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
 {
-    static const char *const names[] = { "read", "read, last logits", "eval", "eval with hidden states", "next token",
-                                         "sample" };
+    static const char *const names[] = { "read", "read, last logits", "eval",
+                                         "eval with hidden states", "next token", "sample" };
     struct plan *p = &s->plan[s->n_plan];
     if (s->n_plan == MAX_PLAN) {
         p = s->plan;
@@ -113,7 +117,8 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
         *p = s->plan[s->n_plan];
         p = &s->plan[s->n_plan];
     }
-    *p = (struct plan){ .kind = kind, .n_tok = n_tok, .cmd = cmd_create(s->m->gpu, names[kind], s->scratch, err) };
+    *p = (struct plan){ .kind = kind, .n_tok = n_tok,
+                        .cmd = cmd_create(s->m->gpu, names[kind], s->scratch, err) };
     if (!p->cmd)
         return NULL;
     s->n_plan++;
@@ -136,11 +141,14 @@ static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok
     return p;
 }
 
-/* ---- making and ending ------------------------------------------------------------------------- */
+/* ---- making and ending ----------------------------------------------------------------------- */
 
-/* Tokens of a piece: as many as keep every shader's loops short (delta_scan walks them one by one) and the scratch
- * small beside the weights. */
-static uint32_t default_batch(const struct gpu_caps *caps) { return caps->kind == GPU_CPU ? 256 : MAX_TOK; }
+/* Tokens of a piece: as many as keep every shader's loops short (delta_scan walks them one by one)
+ * and the scratch small beside the weights. */
+static uint32_t default_batch(const struct gpu_caps *caps)
+{
+    return caps->kind == GPU_CPU ? 256 : MAX_TOK;
+}
 
 static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct err *err)
 {
@@ -158,23 +166,26 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     s->logits = arena_tensor(s->io, F32, stride, 1);
     s->logits.n = m->n_vocab;
     s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
-    s->hidden = arena_tensor(s->io, F32, m->n_embd, p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
+    s->hidden = arena_tensor(s->io, F32, m->n_embd,
+                             p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
     s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
     s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
     s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
     s->sampler.chosen = arena_tensor(s->host, I32, 1, 1);
     s->kept_logits = arena_tensor(s->keep, F32, stride, 1);
     uint64_t words = arena_bytes(s->kv.state) / 4;
-    s->kept_state = arena_tensor(s->keep, I32, words ? 1024 : 1, words ? (uint32_t)((words + 1023) / 1024) : 1);
+    s->kept_state = arena_tensor(s->keep, I32, words ? 1024 : 1,
+                                 words ? (uint32_t)((words + 1023) / 1024) : 1);
     return true;
 }
 
 static bool commit(hlm_session *s, struct err *err)
 {
-    const char *shorter = "a shorter context (-c) needs less", *smaller = "a smaller batch (-b) or context (-c) needs less";
+    const char *shorter = "a shorter context (-c) needs less";
+    const char *smaller = "a smaller batch (-b) or context (-c) needs less";
     return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
-           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) && arena_commit(s->host, err) &&
-           arena_commit(s->keep, err);
+           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
+           arena_commit(s->host, err) && arena_commit(s->keep, err);
 }
 
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
@@ -205,16 +216,20 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     for (uint32_t i = 0; i < mod->n_layer; i++)
         shape[i] = mod->arch->shape(mod, i);
     s->id = mem_alloc(s->n_ctx + 1u, sizeof *s->id);
-    bool ok = s->id && kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, params->kv == HLM_KV_F32 ? F32 : F16, err) &&
+    enum dtype kv_type = params->kv == HLM_KV_F32 ? F32 : F16;
+    bool ok = s->id &&
+              kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, kv_type, err) &&
               take_io(s, params, err);
     free(shape);
-    /* Recording tells how much scratch the largest plans need; then everything is allocated, then they are ended. */
+    /* Recording tells how much scratch the largest plans need; then everything is allocated, then
+     * they are ended. */
     ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
          (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
          (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) && commit(s, err);
     ok = ok && plan_get(s, PLAN_NEXT, 1, err);
     if (ok)
-        ok = gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(mod->n_vocab, 32), err);
+        ok = gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(mod->n_vocab, 32),
+                       err);
     if (!ok) {
         fail(err, "out of memory: %u token ids", s->n_ctx);
         hlm_session_destroy(s);
@@ -258,7 +273,7 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     return st;
 }
 
-/* ---- where the timeline stands ----------------------------------------------------------------- */
+/* ---- where the timeline stands --------------------------------------------------------------- */
 
 /* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
 static bool write_place(hlm_session *s, struct err *err)
@@ -272,11 +287,14 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
     if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
         return true;
     struct step st = {
-        .n_past = s->n_past, .flip = s->flip, .seed_lo = (uint32_t)p->seed, .seed_hi = (uint32_t)(p->seed >> 32),
-        .temp = p->temp < 1e-5f || isnan(p->temp) ? 0.0f : p->temp, .top_p = p->top_p, .min_p = p->min_p,
-        .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0, .repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1.0f,
+        .n_past = s->n_past, .flip = s->flip,
+        .seed_lo = (uint32_t)p->seed, .seed_hi = (uint32_t)(p->seed >> 32),
+        .temp = p->temp < 1e-5f || isnan(p->temp) ? 0.0f : p->temp,
+        .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0,
+        .repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1.0f,
         .presence = p->presence_penalty, .frequency = p->frequency_penalty,
-        .last_n = p->repeat_last_n < 0 ? s->n_ctx : (uint32_t)p->repeat_last_n, .allow_unused = p->allow_unused,
+        .last_n = p->repeat_last_n < 0 ? s->n_ctx : (uint32_t)p->repeat_last_n,
+        .allow_unused = p->allow_unused,
     };
     if (!gpu_write(s->m->gpu, s->step, 0, &st, sizeof st, err))
         return false;
@@ -285,7 +303,8 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
     return true;
 }
 
-/* Forgets everything: zero state, empty caches (their contents do not matter, positions cut them). */
+/* Forgets everything: zero state, empty caches (their contents do not matter,
+ * positions cut them). */
 static bool clear_state(hlm_session *s, struct err *err)
 {
     struct cmd *c = cmd_create(s->m->gpu, "clear", s->scratch, err);
@@ -308,18 +327,21 @@ void hlm_session_reset(hlm_session *s)
     s->snap = (struct snapshot){ 0 };
     s->n_seen = 0;
     if (!clear_state(s, &err))
-        log_msg(LOG_ERROR, "%s", err.msg);      /* the device is lost: the next call says so again */
+        log_msg(LOG_ERROR, "%s", err.msg);  /* the device is lost: the next call says so again */
 }
 
 static bool copy_state(hlm_session *s, bool keep, struct err *err)
 {
     tensor live = { .arena = s->kv.state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
-    struct cmd *c = cmd_create(s->m->gpu, keep ? "keep snapshot" : "restore snapshot", s->scratch, err);
+    struct cmd *c = cmd_create(s->m->gpu, keep ? "keep snapshot" : "restore snapshot", s->scratch,
+                               err);
     bool ok = c != NULL;
     if (ok && arena_bytes(s->kv.state))
-        cmd_copy(c, keep ? s->kept_state : live, keep ? live : s->kept_state, arena_bytes(s->kv.state));
+        cmd_copy(c, keep ? s->kept_state : live, keep ? live : s->kept_state,
+                 arena_bytes(s->kv.state));
     if (ok && (keep ? s->has_logits : s->snap.has_logits))
-        cmd_copy(c, keep ? s->kept_logits : s->logits, keep ? s->logits : s->kept_logits, tensor_bytes(s->logits));
+        cmd_copy(c, keep ? s->kept_logits : s->logits, keep ? s->logits : s->kept_logits,
+                 tensor_bytes(s->logits));
     ok = ok && cmd_end(c, err) && cmd_submit(c, err);
     cmd_destroy(c);
     return ok;
@@ -330,7 +352,8 @@ static bool keep_snapshot(hlm_session *s, struct err *err)
     s->snap.valid = false;
     if (!copy_state(s, true, err))
         return false;
-    s->snap = (struct snapshot){ .valid = true, .has_logits = s->has_logits, .n_past = s->n_past, .flip = s->flip };
+    s->snap = (struct snapshot){ .valid = true, .has_logits = s->has_logits, .n_past = s->n_past,
+                                 .flip = s->flip };
     return true;
 }
 
@@ -344,25 +367,29 @@ static bool restore_snapshot(hlm_session *s, struct err *err)
     return write_place(s, err);
 }
 
-/* ---- reading ----------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struct err *err)
 {
     for (uint32_t i = 0; i < n; i++)
         if (id[i] < 0 || (uint32_t)id[i] >= s->m->model->n_vocab)
-            return fail(err, "token %u is %d, expected 0 to %u", i, id[i], s->m->model->n_vocab - 1);
+            return fail(err, "token %u is %d, expected 0 to %u", i, id[i],
+                        s->m->model->n_vocab - 1);
     return true;
 }
 
 /* One piece: n tokens behind what is held. */
-static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_kind kind, struct err *err)
+static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_kind kind,
+                       struct err *err)
 {
     struct plan *p = plan_get(s, kind, n, err);
-    if (!p || !gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) || !cmd_submit(p->cmd, err))
+    if (!p || !gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) ||
+        !cmd_submit(p->cmd, err))
         return false;
     if (id != s->id + s->n_past)
         memmove(s->id + s->n_past, id, n * sizeof *id);
-    uint32_t end = s->n_past + n, old = s->n_past < s->n_seen ? min_u32(s->n_seen, end) - s->n_past : 0;
+    uint32_t end = s->n_past + n;
+    uint32_t old = s->n_past < s->n_seen ? min_u32(s->n_seen, end) - s->n_past : 0;
     s->stats.n_reread += old;
     s->stats.n_read += n - old;
     s->n_past = s->n_known = end;
@@ -372,8 +399,8 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
     return true;
 }
 
-bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_snap, hlm_progress progress, void *user,
-                      struct err *err)
+bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_snap,
+                      hlm_progress progress, void *user, struct err *err)
 {
     if (n == 0 || n > s->n_ctx)
         return fail(err, "%u tokens do not fit a context of %u", n, s->n_ctx);
@@ -387,7 +414,8 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_
     bool goes_on = same == s->n_past && (same < n || s->has_logits);
     bool ends_here = s->snap.n_past < n || s->snap.has_logits;
     if (!goes_on) {
-        bool ok = s->snap.valid && s->snap.n_past <= same && ends_here ? restore_snapshot(s, err) : clear_state(s, err);
+        bool ok = s->snap.valid && s->snap.n_past <= same && ends_here ? restore_snapshot(s, err)
+                                                                       : clear_state(s, err);
         if (!ok)
             return false;
     }
@@ -405,35 +433,40 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_
         ok = read_piece(s, id + s->n_past, take, last ? PLAN_READ_LAST : PLAN_READ, err) &&
              (s->n_past != n_snap || keep_snapshot(s, err));
         if (ok && progress)
-            ok = gpu_wait(s->m->gpu, err) && (progress(user, s->n_past - from, n - from) || s->n_past == n);
+            ok = gpu_wait(s->m->gpu, err) &&
+                 (progress(user, s->n_past - from, n - from) || s->n_past == n);
     }
     ok = gpu_wait(s->m->gpu, err) && ok;
     s->stats.read_s += now_s() - t0;
     return ok;
 }
 
-bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden, struct err *err)
+bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
+                      struct err *err)
 {
     const struct model *m = s->m->model;
     if (n > s->n_ctx - s->n_past)
-        return fail(err, "%u more tokens do not fit: %u of %u positions are taken", n, s->n_past, s->n_ctx);
+        return fail(err, "%u more tokens do not fit: %u of %u positions are taken", n, s->n_past,
+                    s->n_ctx);
     if (!check_ids(s, id, n, err))
         return false;
     HLM_ASSERT((!logits && !hidden) || s->n_eval);
     double t0 = now_s();
     uint32_t stride = s->all_logits.stride;
     for (uint32_t done = 0, take; done < n; done += take) {
-        enum plan_kind kind = hidden ? PLAN_EVAL_HIDDEN : logits ? PLAN_EVAL : n - done <= s->n_batch ? PLAN_READ_LAST : PLAN_READ;
+        enum plan_kind kind = hidden ? PLAN_EVAL_HIDDEN : logits ? PLAN_EVAL :
+                              n - done <= s->n_batch ? PLAN_READ_LAST : PLAN_READ;
         take = min_u32(hidden || logits ? s->n_eval : s->n_batch, n - done);
         if (!read_piece(s, id + done, take, kind, err))
             return false;
         for (uint32_t t = 0; logits && t < take; t++)
-            if (!gpu_read(s->m->gpu, s->all_logits, 4ull * t * stride, logits + (uint64_t)(done + t) * m->n_vocab,
-                          4ull * m->n_vocab, err))
+            if (!gpu_read(s->m->gpu, s->all_logits, 4ull * t * stride,
+                          logits + (uint64_t)(done + t) * m->n_vocab, 4ull * m->n_vocab, err))
                 return false;
         uint64_t row = 4ull * m->n_embd;
         for (uint32_t l = 0; hidden && l < m->n_layer + 2; l++)
-            if (!gpu_read(s->m->gpu, s->hidden, row * l * take, hidden + ((uint64_t)l * n + done) * m->n_embd, row * take, err))
+            if (!gpu_read(s->m->gpu, s->hidden, row * l * take,
+                          hidden + ((uint64_t)l * n + done) * m->n_embd, row * take, err))
                 return false;
     }
     bool ok = gpu_wait(s->m->gpu, err);
@@ -441,7 +474,8 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     return ok;
 }
 
-bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id, struct err *err)
+bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
+                      struct err *err)
 {
     bool unread = s->n_known > s->n_past;
     if (!unread && !s->has_logits)
@@ -450,7 +484,8 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
         return fail(err, "the context of %u positions is full", s->n_ctx);
     double t0 = now_s();
     struct plan *p = plan_get(s, unread ? PLAN_NEXT : PLAN_SAMPLE, 1, err);
-    if (!p || !write_sampling(s, sampling, err) || !cmd_submit(p->cmd, err) || !gpu_wait(s->m->gpu, err))
+    if (!p || !write_sampling(s, sampling, err) || !cmd_submit(p->cmd, err) ||
+        !gpu_wait(s->m->gpu, err))
         return false;
     if (unread) {
         s->n_past++;

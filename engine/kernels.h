@@ -19,6 +19,7 @@ struct kernel_info {
 extern const struct kernel_info kernel_table[KERNEL_COUNT];
 
 #define KERNEL(name, push, n_bind) \
-    _Static_assert(sizeof(struct push) <= 128, #name ": Vulkan promises 128 bytes of push constants");
+    _Static_assert(sizeof(struct push) <= 128, \
+                   #name ": Vulkan promises 128 bytes of push constants");
 #include "kernels.def"
 #undef KERNEL

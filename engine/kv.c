@@ -3,8 +3,8 @@
 
 #include <stdlib.h>
 
-bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape, uint32_t n_ctx,
-             enum dtype type, struct err *err)
+bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
+             uint32_t n_ctx, enum dtype type, struct err *err)
 {
     *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
     kv->layer = mem_alloc(n_layer, sizeof *kv->layer);

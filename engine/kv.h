@@ -1,5 +1,5 @@
-/* kv: what a timeline remembers - keys and values of attention layers, convolution window and recurrent
- * state of linear layers. Sizes come from the model; the bytes are the session's. */
+/* kv: what a timeline remembers - keys and values of attention layers, convolution window and
+ * recurrent state of linear layers. Sizes come from the model; the bytes are the session's. */
 #pragma once
 #include "op.h"
 
@@ -19,7 +19,8 @@ struct kv {
     struct arena *kv, *state;           /* state: recurrent states, then windows */
 };
 
-/* Takes the layers' room in two fresh arenas and leaves them uncommitted: their sizes are the plan's. */
-bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape, uint32_t n_ctx,
-             enum dtype type, struct err *err);
+/* Takes the layers' room in two fresh arenas and leaves them uncommitted: their sizes are
+ * the plan's. */
+bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
+             uint32_t n_ctx, enum dtype type, struct err *err);
 void kv_finish(struct kv *kv);          /* takes a zeroed one */

@@ -42,7 +42,7 @@ static struct str arch_name(const struct gguf *g, struct err *err)
     return s;
 }
 
-/* ---- keys -------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 static const char *full_key(struct binder *b, const char *key, char *buf, size_t n)
 {
@@ -69,7 +69,8 @@ bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v
     uint32_t *each = kv && kv->elem != GGUF_BOOL ? mem_alloc(n, sizeof *each) : NULL;
     if (!each)
         return gguf_bool_each(b->m->file, k, need, v, n, b->err);
-    bool ok = gguf_u32_each(b->m->file, k, need, each, n, b->err);     /* some converters write integers */
+    /* some converters write integers */
+    bool ok = gguf_u32_each(b->m->file, k, need, each, n, b->err);
     for (uint64_t i = 0; ok && i < n; i++)
         v[i] = each[i] != 0;
     free(each);
@@ -80,7 +81,8 @@ bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, ui
 {
     if (v >= min && v <= max)
         return true;
-    return fail(b->err, "%s: %s.%s is %u, expected %u to %u", gguf_path(b->m->file), b->prefix, key, v, min, max);
+    return fail(b->err, "%s: %s.%s is %u, expected %u to %u", gguf_path(b->m->file), b->prefix, key,
+                v, min, max);
 }
 
 bool model_refuse(struct binder *b, const char *fmt, ...)
@@ -93,7 +95,7 @@ bool model_refuse(struct binder *b, const char *fmt, ...)
     return fail(b->err, "%s: %s", gguf_path(b->m->file), msg);
 }
 
-/* ---- binding ----------------------------------------------------------------------------------- */
+/* ---- binding --------------------------------------------------------------------------------- */
 
 static const char *tensor_name(const char *fmt, uint32_t i_layer, char *buf, size_t n)
 {
@@ -111,8 +113,10 @@ bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer)
     return gguf_tensor(b->m->file, tensor_name(name_fmt, i_layer, name, sizeof name)) != NULL;
 }
 
-/* The tensor with this row length and number of rows, whatever dimensions the rows are spread over. */
-const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint64_t n_row)
+/* The tensor with this row length and number of rows, whatever dimensions the rows are
+ * spread over. */
+const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer,
+                                    uint32_t n_in, uint64_t n_row)
 {
     const struct gguf *g = b->m->file;
     char name[128];
@@ -122,13 +126,14 @@ const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint
         return NULL;
     }
     if (t->dim[0] != n_in || t->n_elem / t->dim[0] != n_row) {
-        fail(b->err, "%s: %s is %" PRIu64 " x %" PRIu64 ", %s needs %u x %" PRIu64, gguf_path(g), name, t->dim[0],
-             t->n_elem / t->dim[0], b->prefix, n_in, n_row);
+        fail(b->err, "%s: %s is %" PRIu64 " x %" PRIu64 ", %s needs %u x %" PRIu64, gguf_path(g),
+             name, t->dim[0], t->n_elem / t->dim[0], b->prefix, n_in, n_row);
         return NULL;
     }
     const struct dtype_info *info = dtype_info(t->type);
     if (!info->to_f32 || !pack_supported(t->type)) {
-        fail(b->err, "%s: %s has type %s, which this version of hlm cannot compute with", gguf_path(g), name, info->name);
+        fail(b->err, "%s: %s has type %s, which this version of hlm cannot compute with",
+             gguf_path(g), name, info->name);
         return NULL;
     }
     b->used[t->index] = true;
@@ -150,14 +155,16 @@ static void add_job(struct binder *b, struct job j)
     b->job[b->n_job++] = j;
 }
 
-bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n, uint32_t n_row)
+bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n,
+                 uint32_t n_row)
 {
     const struct gguf_tensor *src = bind_find(b, name_fmt, i_layer, n, n_row);
     if (!src)
         return false;
     *t = arena_tensor(b->m->weights, F32, n, n_row);
     b->m->n_param += src->n_elem;
-    add_job(b, (struct job){ .t = src, .offset = t->offset, .n_in = n, .n_row = n_row, .vector = true });
+    add_job(b, (struct job){ .t = src, .offset = t->offset, .n_in = n, .n_row = n_row,
+                             .vector = true });
     return true;
 }
 
@@ -167,8 +174,8 @@ bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_lay
         return false;
     const struct gguf_tensor *src = b->job[b->n_job - 1].t;
     if (src->type != F32)
-        log_msg(LOG_WARN, "%s: %s is stored as %s; gates belong in F32 and are converted", gguf_path(b->m->file),
-                src->name, dtype_info(src->type)->name);
+        log_msg(LOG_WARN, "%s: %s is stored as %s; gates belong in F32 and are converted",
+                gguf_path(b->m->file), src->name, dtype_info(src->type)->name);
     return true;
 }
 
@@ -189,10 +196,11 @@ bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n)
     return true;
 }
 
-void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out, uint32_t n_expert)
+void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out,
+                uint32_t n_expert)
 {
-    *w = (linear){ .arena = b->m->weights, .dtype = dtype, .n_in = n_in, .n_out = n_out, .n_expert = n_expert,
-                   .row_q = (uint32_t)(pack_row_bytes(dtype, n_in) / 16) };
+    *w = (linear){ .arena = b->m->weights, .dtype = dtype, .n_in = n_in, .n_out = n_out,
+                   .n_expert = n_expert, .row_q = (uint32_t)(pack_row_bytes(dtype, n_in) / 16) };
     bool joins = b->beside && b->last.n_in == n_in && b->last.dtype == dtype;
     b->beside = false;
     uint64_t bytes = (uint64_t)n_out * n_expert * w->row_q * 16;
@@ -207,8 +215,8 @@ void bind_beside_last(struct binder *b) { b->beside = true; }
 void bind_rows(struct binder *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n)
 {
     HLM_ASSERT(b->open && t->type == b->open->dtype && t->dim[0] == b->open->n_in);
-    add_job(b, (struct job){ .t = t, .offset = b->open->offset + b->open_row * b->open->row_q * 16, .row0 = row0,
-                             .n_row = n, .n_in = b->open->n_in });
+    add_job(b, (struct job){ .t = t, .offset = b->open->offset + b->open_row * b->open->row_q * 16,
+                             .row0 = row0, .n_row = n, .n_in = b->open->n_in });
     b->open_row += n;
 }
 
@@ -219,8 +227,8 @@ void bind_end(struct binder *b)
     b->open = NULL;
 }
 
-bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out,
-                  uint32_t n_expert)
+bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer,
+                  uint32_t n_in, uint32_t n_out, uint32_t n_expert)
 {
     const struct gguf_tensor *t = bind_find(b, name_fmt, i_layer, n_in, (uint64_t)n_out * n_expert);
     if (!t)
@@ -231,18 +239,20 @@ bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_
     return true;
 }
 
-bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out)
+bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in,
+                 uint32_t n_out)
 {
     return bind_experts(b, w, name_fmt, i_layer, n_in, n_out, 1);
 }
 
-bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out)
+bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in,
+                 uint32_t n_out)
 {
     bind_beside_last(b);
     return bind_linear(b, w, name_fmt, i_layer, n_in, n_out);
 }
 
-/* ---- upload ------------------------------------------------------------------------------------ */
+/* ---- upload ---------------------------------------------------------------------------------- */
 
 /* Bytes of a job on the device, per row. */
 static uint64_t job_row_bytes(const struct job *j)
@@ -255,11 +265,12 @@ static bool run_job(struct binder *b, const struct job *j)
     struct gpu *g = b->m->gpu;
     uint64_t row_bytes = job_row_bytes(j), fit = gpu_stage_max(g) / row_bytes;
     if (fit == 0)
-        return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer", gguf_path(b->m->file),
-                    j->t ? j->t->name : "a table", row_bytes);
+        return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer",
+                    gguf_path(b->m->file), j->t ? j->t->name : "a table", row_bytes);
     for (uint64_t row = 0; row < j->n_row; row += fit) {
         uint64_t n = min_u64(fit, j->n_row - row), src_row = 0;
-        uint8_t *dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, n * row_bytes, b->err);
+        uint8_t *dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, n * row_bytes,
+                                 b->err);
         if (!dst)
             return false;
         if (j->t)
@@ -298,35 +309,43 @@ bool model_commit(struct arena *a, const char *hint, struct err *err)
     return arena_commit(a, &why) || fail(err, "%s: %s", why.msg, hint);
 }
 
-/* ---- load -------------------------------------------------------------------------------------- */
+/* ---- load ------------------------------------------------------------------------------------ */
 
 static bool load_common(struct binder *b)
 {
     struct model *m = b->m;
     uint32_t n_block = 0;
     const struct gguf_kv *tokens = gguf_kv(m->file, "tokenizer.ggml.tokens");
-    m->n_vocab = tokens && tokens->type == GGUF_ARRAY && tokens->n < UINT32_MAX ? (uint32_t)tokens->n : 0;
-    if (!model_u32(b, "block_count", REQUIRED, &n_block) || !model_range(b, "block_count", n_block, 1, 512) ||
+    bool listed = tokens && tokens->type == GGUF_ARRAY && tokens->n < UINT32_MAX;
+    m->n_vocab = listed ? (uint32_t)tokens->n : 0;
+    if (!model_u32(b, "block_count", REQUIRED, &n_block) ||
+        !model_range(b, "block_count", n_block, 1, 512) ||
         !model_u32(b, "nextn_predict_layers", OPTIONAL, &m->n_mtp) ||
         !model_range(b, "nextn_predict_layers", m->n_mtp, 0, n_block - 1) ||
-        !model_u32(b, "embedding_length", REQUIRED, &m->n_embd) || !model_range(b, "embedding_length", m->n_embd, 4, 1u << 18) ||
-        !model_u32(b, "context_length", REQUIRED, &m->n_ctx_train) || !model_range(b, "context_length", m->n_ctx_train, 1, 1u << 28) ||
-        !model_u32(b, "vocab_size", OPTIONAL, &m->n_vocab) || !model_range(b, "vocab_size", m->n_vocab, 1, 1u << 24) ||
+        !model_u32(b, "embedding_length", REQUIRED, &m->n_embd) ||
+        !model_range(b, "embedding_length", m->n_embd, 4, 1u << 18) ||
+        !model_u32(b, "context_length", REQUIRED, &m->n_ctx_train) ||
+        !model_range(b, "context_length", m->n_ctx_train, 1, 1u << 28) ||
+        !model_u32(b, "vocab_size", OPTIONAL, &m->n_vocab) ||
+        !model_range(b, "vocab_size", m->n_vocab, 1, 1u << 24) ||
         !model_f32(b, "attention.layer_norm_rms_epsilon", REQUIRED, &m->eps))
         return false;
     if (m->n_embd % 4)
-        return model_refuse(b, "%s.embedding_length is %u, expected a multiple of 4", b->prefix, m->n_embd);
+        return model_refuse(b, "%s.embedding_length is %u, expected a multiple of 4", b->prefix,
+                            m->n_embd);
     if (!(m->eps > 0) || !isfinite(m->eps))
-        return model_refuse(b, "%s.attention.layer_norm_rms_epsilon is %g, expected a positive number", b->prefix, m->eps);
+        return model_refuse(b, "%s.attention.layer_norm_rms_epsilon is %g, "
+                            "expected a positive number", b->prefix, m->eps);
     m->n_layer = n_block - m->n_mtp;
 
     struct str scaling = { 0 };
     char key[256];
-    if (!gguf_str(m->file, full_key(b, "rope.scaling.type", key, sizeof key), OPTIONAL, &scaling, b->err))
+    full_key(b, "rope.scaling.type", key, sizeof key);
+    if (!gguf_str(m->file, key, OPTIONAL, &scaling, b->err))
         return false;
     if (scaling.n && !(scaling.n == 4 && !memcmp(scaling.p, "none", 4)))
-        return model_refuse(b, "%s is \"%.*s\": extended-context scaling is not supported", key, (int)min_u64(scaling.n, 40),
-                            scaling.p);
+        return model_refuse(b, "%s is \"%.*s\": extended-context scaling is not supported", key,
+                            (int)min_u64(scaling.n, 40), scaling.p);
     if (!bind_linear(b, &m->token_embd, "token_embd.weight", 0, m->n_embd, m->n_vocab) ||
         !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
         return false;
@@ -337,7 +356,8 @@ static bool load_common(struct binder *b)
     return bind_linear(b, &m->output, "output.weight", 0, m->n_embd, m->n_vocab);
 }
 
-/* Draft blocks and the vision tower are known and left out; anything else unused deserves a word. */
+/* Draft blocks and the vision tower are known and left out; anything else unused
+ * deserves a word. */
 static void warn_unused(const struct binder *b)
 {
     const struct gguf *g = b->m->file;
@@ -345,15 +365,16 @@ static void warn_unused(const struct binder *b)
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
         const char *name = gguf_tensor_at(g, i)->name;
         unsigned layer = 0;
-        bool mtp = sscanf(name, "blk.%u.", &layer) == 1 && layer >= b->m->n_layer && layer < b->m->n_layer + b->m->n_mtp;
+        bool mtp = sscanf(name, "blk.%u.", &layer) == 1 && layer >= b->m->n_layer &&
+                   layer < b->m->n_layer + b->m->n_mtp;
         if (b->used[i] || mtp || !strncmp(name, "v.", 2) || !strncmp(name, "mm.", 3))
             continue;
         if (n++ == 0)
             first = i;
     }
     if (n)
-        log_msg(LOG_WARN, "%s: %" PRIu64 " tensor%s not used by %s, the first is %s", gguf_path(g), n, n == 1 ? " is" : "s are",
-                b->prefix, gguf_tensor_at(g, first)->name);
+        log_msg(LOG_WARN, "%s: %" PRIu64 " tensor%s not used by %s, the first is %s", gguf_path(g),
+                n, n == 1 ? " is" : "s are", b->prefix, gguf_tensor_at(g, first)->name);
 }
 
 static const struct arch *arch_find(const struct gguf *g, struct err *err)
@@ -368,14 +389,17 @@ static const struct arch *arch_find(const struct gguf *g, struct err *err)
     for (size_t i = 0; s.p && i < ARRAY_LEN(archs); i++) {
         if (strlen(archs[i]->name) == s.n && !memcmp(archs[i]->name, s.p, s.n))
             return archs[i];
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", archs[i]->name);
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
+                 archs[i]->name);
     }
-    fail(err, "%s: architecture \"%.*s\" is not supported (known: %s)", gguf_path(g), (int)min_u64(s.n, 60), s.p ? s.p : "", known);
+    fail(err, "%s: architecture \"%.*s\" is not supported (known: %s)", gguf_path(g),
+         (int)min_u64(s.n, 60), s.p ? s.p : "", known);
     return NULL;
 }
 
-struct model *model_load(struct gpu *g, const struct gguf *file, bool (*progress)(void *user, uint64_t done, uint64_t total),
-                         void *user, struct err *err)
+struct model *model_load(struct gpu *g, const struct gguf *file,
+                         bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                         struct err *err)
 {
     const struct arch *arch = arch_find(file, err);
     struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
@@ -391,7 +415,8 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool (*progress
     bool ok = b.used && m->weights && load_common(&b) && arch->load(m, &b, err);
     if (ok && b.oom)
         ok = fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
-    ok = ok && model_commit(m->weights, "a smaller quantisation of the model needs less", err) && upload(&b, progress, user);
+    ok = ok && model_commit(m->weights, "a smaller quantisation of the model needs less", err) &&
+         upload(&b, progress, user);
     if (ok)
         warn_unused(&b);
     for (uint32_t i = 0; i < b.n_owned; i++)
@@ -415,7 +440,7 @@ void model_unload(struct model *m)
     free(m);
 }
 
-/* ---- run --------------------------------------------------------------------------------------- */
+/* ---- run ------------------------------------------------------------------------------------- */
 
 static void keep_rows(struct cmd *c, const tensor *dst, uint32_t group, tensor x)
 {
@@ -423,7 +448,8 @@ static void keep_rows(struct cmd *c, const tensor *dst, uint32_t group, tensor x
         cmd_copy(c, tensor_rows(*dst, group * x.n_row, x.n_row), x, 4ull * x.n * x.n_row);
 }
 
-tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b, const tensor *hidden)
+tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b,
+                     const tensor *hidden)
 {
     cmd_half(c);
     tensor x = op_embed(c, &m->token_embd, b);

@@ -1,8 +1,9 @@
 /* model: a GGUF's weights on the device, bound to the fields of one architecture.
  *
- * What an architecture is stands in models/<arch>.c: its keys, its weights, its block(). This file is what
- * they have in common, and the binder that turns tensor names into packed matrices and vectors: it checks every
- * shape before anything is allocated, computes the exact size, and then brings the rows up. */
+ * What an architecture is stands in models/<arch>.c: its keys, its weights, its block(). This file
+ * is what they have in common, and the binder that turns tensor names into packed matrices and
+ * vectors: it checks every shape before anything is allocated, computes the exact size, and then
+ * brings the rows up. */
 #pragma once
 #include "file.h"
 #include "kv.h"
@@ -29,30 +30,36 @@ struct arch {
     bool (*load)(struct model *m, struct binder *b, struct err *err);
     void (*unload)(struct model *m);    /* frees m->own; takes a half-loaded model */
     struct layer_shape (*shape)(const struct model *m, uint32_t i_layer);
-    /* The only description of the layer: prefill, decode and training run it. x: [n_tok][n_embd]. */
-    tensor (*block)(struct cmd *c, const struct model *m, uint32_t i_layer, struct layer_cache *cache,
-                    const struct batch *b, tensor x);
+    /* The only description of the layer: prefill, decode and training run it.
+     * x: [n_tok][n_embd]. */
+    tensor (*block)(struct cmd *c, const struct model *m, uint32_t i_layer,
+                    struct layer_cache *cache, const struct batch *b, tensor x);
 };
 #define ARCH(name) extern const struct arch arch_##name;
 #include "../models/models.def"
 #undef ARCH
 
-struct model *model_load(struct gpu *g, const struct gguf *file, bool (*progress)(void *user, uint64_t done, uint64_t total),
-                         void *user, struct err *err);
+struct model *model_load(struct gpu *g, const struct gguf *file,
+                         bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                         struct err *err);
 void model_unload(struct model *m);     /* takes NULL */
 
 /* arena_commit that says, where memory is short, what makes the arena smaller. */
 bool model_commit(struct arena *a, const char *hint, struct err *err);
 
-/* Embeds the batch, runs every layer, leaves the last output (before the final norm). hidden, where it is not
- * NULL, receives n_layer + 1 groups of n_tok rows: the embeddings and the output of every layer. */
-tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b, const tensor *hidden);
-/* Final norm and head for rows of x: [n_row][n_vocab]. norm, where it is not NULL, receives the normed rows. */
+/* Embeds the batch, runs every layer, leaves the last output (before the final norm). hidden,
+ * where it is not NULL, receives n_layer + 1 groups of n_tok rows: the embeddings and the output
+ * of every layer. */
+tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b,
+                     const tensor *hidden);
+/* Final norm and head for rows of x: [n_row][n_vocab]. norm, where it is not NULL, receives the
+ * normed rows. */
 tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *norm);
 
 /* ---- for models/<arch>.c ---- */
 
-/* Key readers: fmt is the key without the architecture's prefix. False (and err set) on a bad or missing key. */
+/* Key readers: fmt is the key without the architecture's prefix. False (and err set) on a bad or
+ * missing key. */
 bool model_u32(struct binder *b, const char *key, enum gguf_need need, uint32_t *v);
 bool model_f32(struct binder *b, const char *key, enum gguf_need need, float *v);
 bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v, uint64_t n);
@@ -61,21 +68,30 @@ bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, ui
 bool model_refuse(struct binder *b, const char *fmt, ...) HLM_PRINTF(2, 3);
 bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer);
 
-/* Weights; name_fmt may hold one %u, the layer. Each checks the shape and marks the tensor as used. */
-bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n, uint32_t n_row);
-bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n);    /* fp32 contract */
-bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out);
-/* A matrix that one op multiplies together with the one bound just before: it is put right behind it, and where
- * their types agree the two are one dispatch. */
-bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out);
-bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint32_t n_out,
-                  uint32_t n_expert);
-bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n);     /* a table made on the host */
+/* Weights; name_fmt may hold one %u, the layer. Each checks the shape and marks the
+ * tensor as used. */
+bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n,
+                 uint32_t n_row);
+/* fp32 contract */
+bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n);
+bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in,
+                 uint32_t n_out);
+/* A matrix that one op multiplies together with the one bound just before: it is put right behind
+ * it, and where their types agree the two are one dispatch. */
+bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in,
+                 uint32_t n_out);
+bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer,
+                  uint32_t n_in, uint32_t n_out, uint32_t n_expert);
+/* a table made on the host */
+bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n);
 
-/* A matrix put together from rows of tensors, for files that order them in another way. Between begin and end,
- * rows [row0, row0 + n) of a tensor go behind what is there; all tensors must have one type. */
-const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer, uint32_t n_in, uint64_t n_row);
-void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out, uint32_t n_expert);
+/* A matrix put together from rows of tensors, for files that order them in another way. Between
+ * begin and end, rows [row0, row0 + n) of a tensor go behind what is there; all tensors must
+ * have one type. */
+const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer,
+                                    uint32_t n_in, uint64_t n_row);
+void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out,
+                uint32_t n_expert);
 void bind_rows(struct binder *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n);
 void bind_end(struct binder *b);
 void bind_beside_last(struct binder *b);    /* before bind_begin: as bind_beside */

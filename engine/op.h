@@ -1,9 +1,10 @@
-/* op: what a layer is made of. Each op is as coarse as the best fusion (norm with the projections that read
- * it, a whole linear-attention mixer, a whole mixture of experts) and picks its dispatches by batch size and
- * device from a table of paths; models know nothing of that. The plain path of every op stays.
+/* op: what a layer is made of. Each op is as coarse as the best fusion (norm with the projections
+ * that read it, a whole linear-attention mixer, a whole mixture of experts) and picks its
+ * dispatches by batch size and device from a table of paths; models know nothing of that. The plain
+ * path of every op stays.
  *
- * An op returns its output, which lives in the cmd's scratch until the half it was made in begins again.
- * Activations are f32. Errors stick to the cmd. */
+ * An op returns its output, which lives in the cmd's scratch until the half it was made in begins
+ * again. Activations are f32. Errors stick to the cmd. */
 #pragma once
 #include "gpu.h"
 
@@ -42,37 +43,47 @@ struct linear_args {
     tensor y;                           /* [n_tok][n_out]; col and stride apply */
     const tensor *norm;                 /* [n_in]: x is normalised first; only on a path that can */
     float eps;
-    bool swiglu;                        /* x becomes silu(left half) * right half; only on a path that can */
+    bool swiglu;                        /* x becomes silu(left half) * right half; only on a path
+                                           that can */
     const tensor *res;                  /* [n_tok][n_out] is added */
-    const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid before that */
+    const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid
+                                           before that */
 };
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a);
-/* Rows [row0, row0 + n) of w as plain words, for binding; and how many rows a piece may have so that a binding
- * spans it and the next piece begins where one may begin (0: not even one row fits). */
+/* Rows [row0, row0 + n) of w as plain words, for binding; and how many rows a piece may
+ * have so that a binding spans it and the next piece begins where one may begin (0: not
+ * even one row fits). */
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n);
 uint32_t linear_piece(const struct gpu_caps *caps, const linear *w);
 
 /* y = rms(x) * w, rows of x. */
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
-/* All of W_i rms(x), side by side: [n_tok][sum of n_out], the stride rounded up to 4. Matrices of one type
- * that lie one behind the other in memory are one dispatch. */
-tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w, uint32_t n_w);
+/* All of W_i rms(x), side by side: [n_tok][sum of n_out], the stride rounded up to 4. Matrices of
+ * one type that lie one behind the other in memory are one dispatch. */
+tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
+                      uint32_t n_w);
 /* The same without a norm. */
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
 /* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
-/* silu(left half of x) * right half, [n_tok][x.n / 2]; and res + W of that, where gate is not NULL times
- * sigmoid(gate[t]), gate [n_tok][1]. */
+/* silu(left half of x) * right half, [n_tok][x.n / 2]; and res + W of that, where gate is not NULL
+ * times sigmoid(gate[t]), gate [n_tok][1]. */
 tensor op_swiglu(struct cmd *c, tensor x);
-tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate);
+tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res,
+                            const tensor *gate);
 #define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
-                     (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / sizeof(const linear *))
+                     (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / \
+                                sizeof(const linear *))
 
-/* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has on average. */
+/* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has
+ * on average. */
 struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile; };
-/* y[e] = W_expert(e) x for all entries e = token * n_used + slot; x by token, or by entry. y: [entries][n_out] */
-void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y, const struct grouping *g);
-uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);     /* entries that a tile may have */
+/* y[e] = W_expert(e) x for all entries e = token * n_used + slot; x by token, or by entry.
+ * y: [entries][n_out] */
+void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
+                    const struct grouping *g);
+/* entries that a tile may have */
+uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);
 
 /* ---- op_embed.c ---- */
 
@@ -83,11 +94,14 @@ void op_advance(struct cmd *c, const struct batch *b);
 
 struct sampler {
     tensor unused;                      /* I32 bit set, one bit a vocabulary entry */
-    tensor work, count;                 /* [n_vocab] scratch that outlives the cmd; count starts as zeros */
+    tensor work, count;                 /* [n_vocab] scratch that outlives the cmd; count starts as
+                                           zeros */
     tensor chosen;                      /* I32 [1], host memory: the id */
 };
-/* Samples from logits [1][n_vocab] as the step says, appends to ids, moves the step on by `advance` tokens. */
-void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b, uint32_t advance);
+/* Samples from logits [1][n_vocab] as the step says, appends to ids, moves the step on by
+ * `advance` tokens. */
+void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
+               uint32_t advance);
 
 /* ---- op_attention.c ---- */
 
@@ -99,46 +113,60 @@ struct attention {
     tensor turn;                        /* I32 [n_rot]: rope.glsl */
     float eps;
 };
-enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS };    /* lanes are keys; lanes are tokens (head_dim up to 128) */
+/* lanes are keys; lanes are tokens (head_dim up to 128) */
+enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS };
 tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
                     const struct kv_layer *kv, const struct batch *b);
-/* Causal attention with q/k norm, rotary and an output gate; p: [n_tok] rows of q and gate interleaved by
- * head, k, v, as Qwen's projections give them. Appends to the cache. Returns [n_tok][n_head * head_dim]. */
-tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv, const struct batch *b);
-/* Fills turn (n_rot/2 pairs of words) for theta: fractions of a turn per position in units of 2^-64, high word
- * first, from the frequencies rounded to f32 as the models' own code has them. */
+/* Causal attention with q/k norm, rotary and an output gate; p: [n_tok] rows of q and gate
+ * interleaved by head, k, v, as Qwen's projections give them. Appends to the cache.
+ * Returns [n_tok][n_head * head_dim]. */
+tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
+                    const struct batch *b);
+/* Fills turn (n_rot/2 pairs of words) for theta: fractions of a turn per position in units of
+ * 2^-64, high word first, from the frequencies rounded to f32 as the models' own code has them. */
 void rope_turns(double theta, uint32_t n_rot, uint32_t *turn);
 
 /* ---- op_delta.c ---- */
 
-struct delta_layer { tensor window, state; };   /* [2][conv_k - 1][d_conv], [n_v_head][d_state][d_state], F32 */
+/* [2][conv_k - 1][d_conv], [n_v_head][d_state][d_state], F32 */
+struct delta_layer { tensor window, state; };
 
 struct delta {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
-    bool tiled;                         /* V head j belongs to K head j % n_k_head, else j / (n_v_head / n_k_head) */
+    bool tiled;                         /* V head j belongs to K head j % n_k_head, else
+                                           j / (n_v_head / n_k_head) */
     tensor conv, ssm_a, dt_bias, norm;  /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
     float eps;
 };
-enum delta_path { DELTA_PLAIN, DELTA_STEP };    /* three dispatches for any n_tok; one, for one token */
-tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d, const struct delta_layer *s,
+/* three dispatches for any n_tok; one, for one token */
+enum delta_path { DELTA_PLAIN, DELTA_STEP };
+tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
+                const struct delta_layer *s, const struct batch *b);
+/* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a.
+ * Convolution, l2 norms, gates, recurrence and gated norm; moves window and state on.
+ * Returns [n_tok][n_v_head * d_state]. */
+tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                 const struct batch *b);
-/* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a. Convolution, l2 norms, gates,
- * recurrence and gated norm; moves window and state on. Returns [n_tok][n_v_head * d_state]. */
-tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s, const struct batch *b);
 
 /* ---- op_ffn.c ---- */
 
 /* x + down(silu(gate h) * (up h)), h = rms(x) */
-tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up, const linear *down);
+tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up,
+              const linear *down);
 
 struct moe {
     uint32_t n_expert, n_used, n_ff;
-    linear router;                      /* [n_expert] rows; the shared expert's gate is the row behind it */
+    linear router;                      /* [n_expert] rows; the shared expert's gate is the row
+                                           behind it */
     linear shared_gate;
-    linear gate_up, gate, up, down;     /* routed: gate_up when gate and up have one type (gate rows first), else both */
+    linear gate_up, gate, up, down;     /* routed: gate_up when gate and up have one type (gate rows
+                                           first), else both */
     linear sh_gate, sh_up, sh_down;     /* shared expert */
 };
-enum moe_path { MOE_PLAIN, MOE_GROUPED };       /* weights read once a token; once a tile of tokens */
-tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps, const struct moe *m);
-/* x + sum over the chosen experts + sigmoid(shared_gate h) * shared(h), h = rms(x). Softmax router, renormalised. */
+/* weights read once a token; once a tile of tokens */
+enum moe_path { MOE_PLAIN, MOE_GROUPED };
+tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
+              const struct moe *m);
+/* x + sum over the chosen experts + sigmoid(shared_gate h) * shared(h), h = rms(x).
+ * Softmax router, renormalised. */
 tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m);

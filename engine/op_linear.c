@@ -4,7 +4,8 @@
  * Formulas: RMSNorm (Zhang and Sennrich, arXiv 1910.07467). */
 #include "op.h"
 
-/* First fit wins. CPU devices have no faster memory than a load, so they take lanes as tokens early. */
+/* First fit wins. CPU devices have no faster memory than a load, so they take lanes as
+ * tokens early. */
 const struct linear_path linear_paths[] = {
     { "cols", K_linear_cols, CPU_ONLY, 5, UINT32_MAX, false },
     { "tile", K_linear_tile, NOT_CPU, 9, UINT32_MAX, false },
@@ -27,12 +28,15 @@ static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t
     return &linear_paths[n_linear_path - 1];     /* no tokens: recording has failed */
 }
 
-/* Workgroup; rows that it owns; tokens that a lane (K_linear: the workgroup) and the workgroup own. */
+/* Workgroup; rows that it owns; tokens that a lane (K_linear: the workgroup) and the
+ * workgroup own. */
 struct tile { uint32_t wg, rows, toks, toks_per_group; };
 
-static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps, enum dtype dtype, uint32_t n_tok)
+static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps,
+                           enum dtype dtype, uint32_t n_tok)
 {
-    /* A CPU device compiles every unrolled load at some cost: fewer rows of the types that take many. */
+    /* A CPU device compiles every unrolled load at some cost: fewer rows of the types
+     * that take many. */
     bool cpu = caps->kind == GPU_CPU;
     uint32_t cpu_rows = dtype == F32 || dtype == F16 || dtype == BF16 ? 4 : 8;
     if (p->kernel == K_linear_tile) {
@@ -66,7 +70,8 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     uint32_t n_tok = a->x.n_row;
     if (cmd_failed(c))
         return;
-    HLM_ASSERT(a->x.n == (a->swiglu ? 2 : 1) * w->n_in && a->y.n == w->n_out && a->y.n_row == n_tok);
+    HLM_ASSERT(a->x.n == (a->swiglu ? 2 : 1) * w->n_in && a->y.n == w->n_out &&
+               a->y.n_row == n_tok);
     HLM_ASSERT(path->fuses || (!a->norm && !a->swiglu));
     struct tile t = tile_of(path, caps, w->dtype, n_tok);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
@@ -84,18 +89,21 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
         uint32_t n = min_u32(step, w->n_out - row);
         struct push_linear p = {
             .n_in = w->n_in, .n_out = n, .n_tok = n_tok, .row_q = w->row_q,
-            .x_stride = a->x.stride, .x_col = a->x.col, .y_stride = a->y.stride, .y_col = a->y.col + row,
-            .res_stride = res.stride, .res_col = res.col + row, .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
+            .x_stride = a->x.stride, .x_col = a->x.col,
+            .y_stride = a->y.stride, .y_col = a->y.col + row,
+            .res_stride = res.stride, .res_col = res.col + row,
+            .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
         };
         struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.toks_per_group), 1);
         cmd_work(c, 2.0 * n * w->n_in * n_tok);
         if (path->kernel == K_linear)
             cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks, in), PUSH(p),
-                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate), READ(norm)));
+                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
+                              READ(gate), READ(norm)));
         else
             cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks), PUSH(p),
-                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res), READ(gate),
-                              READ(res), READ(res)));
+                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
+                              READ(gate), READ(res), READ(res)));
     }
 }
 
@@ -103,9 +111,12 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     tensor y = cmd_scratch(c, F32, x.n, x.n_row);
-    struct push_norm p = { .n = x.n, .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .eps = eps };
+    struct push_norm p = {
+        .n = x.n, .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .eps = eps,
+    };
+    uint32_t wg = caps->kind == GPU_CPU ? caps->subgroup : 128;
     cmd_work(c, 4.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(caps->kind == GPU_CPU ? caps->subgroup : 128), PUSH(p),
+    cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(wg), PUSH(p),
                  USES(READ(x), READ(w), WRITE(y)));
     return y;
 }
@@ -118,8 +129,8 @@ static bool follows(const linear *a, const linear *b)
 }
 
 /* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args. */
-static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h, const tensor *norm, float eps,
-                           const linear *const *w, uint32_t n_w)
+static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
+                           const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
 {
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < n_w; i++)
@@ -129,14 +140,15 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
         linear run = *w[i++];
         while (i < n_w && follows(&run, w[i]))
             run.n_out += w[i++]->n_out;
-        linear_by(c, path, &(struct linear_args){ .x = h, .w = &run, .y = tensor_cols(y, col, run.n_out),
-                                                  .norm = norm, .eps = eps });
+        linear_by(c, path, &(struct linear_args){ .x = h, .w = &run, .norm = norm, .eps = eps,
+                                                  .y = tensor_cols(y, col, run.n_out) });
         col += run.n_out;
     }
     return y;
 }
 
-tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w, uint32_t n_w)
+tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
+                      uint32_t n_w)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
     if (path->fuses)
@@ -149,7 +161,8 @@ tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
     return side_by_side(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row), x, NULL, 0, w, n_w);
 }
 
-static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate, bool swiglu)
+static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate,
+                         bool swiglu)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
     if (swiglu && !path->fuses)
@@ -165,30 +178,36 @@ tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res)
     return linear_add(c, x, w, res, NULL, false);
 }
 
-tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate)
+tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res,
+                            const tensor *gate)
 {
     return linear_add(c, x, w, res, gate, true);
 }
 
 tensor op_swiglu(struct cmd *c, tensor x)
 {
-    uint32_t n_ff = x.n / 2, wg = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? gpu_caps(cmd_gpu(c))->subgroup : 128;
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t n_ff = x.n / 2, wg = caps->kind == GPU_CPU ? caps->subgroup : 128;
     tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
-    struct push_swiglu p = { .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride };
+    struct push_swiglu p = {
+        .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride,
+    };
     HLM_ASSERT(x.col == 0 || cmd_failed(c));
     cmd_work(c, 8.0 * n_ff * x.n_row);
-    cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p), USES(READ(x), WRITE(y)));
+    cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p),
+                 USES(READ(x), WRITE(y)));
     return y;
 }
 
-/* ---- experts ----------------------------------------------------------------------------------- */
+/* ---- experts --------------------------------------------------------------------------------- */
 
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
 {
     return tile_of(path_pick(caps, UINT32_MAX), caps, F32, n_row).toks_per_group;
 }
 
-void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y, const struct grouping *g)
+void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
+                    const struct grouping *g)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const struct linear_path *path = path_pick(caps, UINT32_MAX);
@@ -200,15 +219,19 @@ void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, ten
     for (uint32_t e = 0; step && e < w->n_expert; e += step) {
         uint32_t n = min_u32(step, w->n_expert - e);
         struct push_linear p = {
-            .n_in = w->n_in, .n_out = w->n_out, .n_tok = y.n_row, .row_q = w->row_q, .x_stride = x.stride, .x_col = x.col,
-            .y_stride = y.stride, .y_col = y.col, .n_used = g->n_used, .expert0 = e, .n_expert = n,
+            .n_in = w->n_in, .n_out = w->n_out, .n_tok = y.n_row, .row_q = w->row_q,
+            .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .y_col = y.col,
+            .n_used = g->n_used, .expert0 = e, .n_expert = n,
         };
         tensor rows = linear_rows(&all, e, n);
         struct grid grid = GRID(div_up(w->n_out, t.rows), g->max_tile, 1);
         cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * n / w->n_expert);
-        cmd_dispatch(c, path->kernel, grid, SPEC(t.wg, w->dtype, EPI_STORE, t.rows, t.toks, by_entry ? 2 : 1), PUSH(p),
-                     USES(READ(rows), READ(x), WRITE(y), READ(x), READ(x), READ(g->entries), READ(g->tiles)));
+        cmd_dispatch(c, path->kernel, grid,
+                     SPEC(t.wg, w->dtype, EPI_STORE, t.rows, t.toks, by_entry ? 2 : 1), PUSH(p),
+                     USES(READ(rows), READ(x), WRITE(y), READ(x), READ(x), READ(g->entries),
+                          READ(g->tiles)));
     }
     if (!step)
-        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device", all.row_q * 16);
+        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
+                 all.row_q * 16);
 }

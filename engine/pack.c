@@ -12,8 +12,8 @@ struct pack_kind {
     void (*row)(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux);
 };
 
-/* The 16 bytes of one half of a pair of K-quant blocks: 32 nibbles that GGUF keeps in the low (or high)
- * halves of 32 bytes, brought to "element i low, element 16 + i high" of 16 bytes. */
+/* The 16 bytes of one half of a pair of K-quant blocks: 32 nibbles that GGUF keeps in the low (or
+ * high) halves of 32 bytes, brought to "element i low, element 16 + i high" of 16 bytes. */
 static void split_nibbles(const uint8_t *src, bool high, uint8_t *dst)
 {
     for (int i = 0; i < 16; i++) {
@@ -23,7 +23,8 @@ static void split_nibbles(const uint8_t *src, bool high, uint8_t *dst)
     }
 }
 
-/* A 32-element block at offset `at` of `size` bytes: quants from q_at, and up to two fields behind them. */
+/* A 32-element block at offset `at` of `size` bytes: quants from q_at, and up to two fields
+ * behind them. */
 static void row_q8_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++, src += 34) {
@@ -32,7 +33,8 @@ static void row_q8_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-static void row_q4_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)    /* and IQ4_NL */
+/* and IQ4_NL */
+static void row_q4_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++, src += 18) {
         memcpy(aux + 2 * b, src, 2);
@@ -91,7 +93,7 @@ static void row_q5_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
         if (b % 8 == 0)
             memcpy(aux + 2 * b, s, 16);
         split_nibbles(s + 48 + b % 8 / 2 * 32, b % 2, quant + 16 * b);
-        uint8_t *high = aux + 2 * n_block + 4 * b;              /* bit g of qh[l], gathered: 32 bits a block */
+        uint8_t *high = aux + 2 * n_block + 4 * b;  /* bit g of qh[l], gathered: 32 bits a block */
         for (uint32_t l = 0; l < QK; l++)
             high[l / 8] |= (uint8_t)((s[16 + l] >> b % 8 & 1) << l % 8);
     }
@@ -115,10 +117,12 @@ static void row_q6_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
 static const struct pack_kind *kind_of(enum dtype type)
 {
     static const struct pack_kind kinds[DTYPE_COUNT] = {
-        [F32] = { 128, 0, NULL },          [F16] = { 64, 0, NULL },         [BF16] = { 64, 0, NULL },
-        [Q8_0] = { 32, 16, row_q8_0 },     [Q4_0] = { 16, 16, row_q4_0 },   [Q4_1] = { 16, 32, row_q4_1 },
-        [Q5_0] = { 16, 48, row_q5_0 },     [Q5_1] = { 16, 64, row_q5_1 },   [IQ4_NL] = { 16, 16, row_q4_0 },
-        [MXFP4] = { 16, 8, row_mxfp4 },    [Q4_K] = { 16, 16, row_q4_k },   [Q5_K] = { 16, 48, row_q5_k },
+        [F32] = { 128, 0, NULL },        [F16] = { 64, 0, NULL },
+        [BF16] = { 64, 0, NULL },        [Q8_0] = { 32, 16, row_q8_0 },
+        [Q4_0] = { 16, 16, row_q4_0 },   [Q4_1] = { 16, 32, row_q4_1 },
+        [Q5_0] = { 16, 48, row_q5_0 },   [Q5_1] = { 16, 64, row_q5_1 },
+        [IQ4_NL] = { 16, 16, row_q4_0 }, [MXFP4] = { 16, 8, row_mxfp4 },
+        [Q4_K] = { 16, 16, row_q4_k },   [Q5_K] = { 16, 48, row_q5_k },
         [Q6_K] = { 16, 82, row_q6_k },
     };
     return (uint32_t)type < DTYPE_COUNT && kinds[type].quant_bytes ? &kinds[type] : NULL;

@@ -1,8 +1,9 @@
 /* pack: how weight rows lie on the device. shaders/weight.glsl reads exactly what this writes.
  *
- * A GGUF block mixes quants and scales at odd offsets; loads on a GPU want 16 aligned bytes. A packed row
- * is whole 16-byte words: first the quants of all its 32-element blocks, then scales, minima and high bits,
- * as the file has them, only moved. n_in is rounded up to a multiple of 32 with zeros. */
+ * A GGUF block mixes quants and scales at odd offsets; loads on a GPU want 16 aligned bytes. A
+ * packed row is whole 16-byte words: first the quants of all its 32-element blocks, then scales,
+ * minima and high bits, as the file has them, only moved. n_in is rounded up to a multiple of 32
+ * with zeros. */
 #pragma once
 #include "dtype.h"
 

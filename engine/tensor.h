@@ -1,12 +1,13 @@
 /* tensor: a view of rows in an arena, by value. It owns nothing and is never freed.
  *
  * Names of dimensions used throughout:
- *   n_tok      tokens of the batch          n_embd   width of the residual stream
- *   n_vocab    rows of the head             n_head, n_kv_head, head_dim       attention
- *   n_rot      rotated dimensions of a head n_k_head, n_v_head, d_state       linear attention (nk, nv, S)
- *   d_conv     convolution channels (cd)    conv_k   convolution width (K)
+ *   n_tok    tokens of the batch            n_embd   width of the residual stream
+ *   n_vocab  rows of the head               n_head, n_kv_head, head_dim   attention
+ *   n_rot    rotated dimensions of a head   n_k_head, n_v_head, d_state   linear attention
+ *                                                                         (nk, nv, S)
+ *   d_conv   convolution channels (cd)      conv_k   convolution width (K)
  *   n_expert, n_used                        n_ff     width of an MLP or of one expert
- *   n_ctx      positions a cache holds      n_past   positions already in it */
+ *   n_ctx    positions a cache holds        n_past   positions already in it */
 #pragma once
 #include "dtype.h"
 
@@ -15,7 +16,8 @@ struct arena;
 typedef struct tensor {
     struct arena *arena;
     uint64_t offset;        /* bytes from the arena's start to row 0, column 0 of the rows viewed */
-    enum dtype dtype;       /* F32, F16 or I32; packed weights have their own struct (op.h: linear) */
+    enum dtype dtype;       /* F32, F16 or I32; packed weights have their own struct
+                               (op.h: linear) */
     uint32_t n, n_row;      /* elements of a row that are viewed, rows */
     uint32_t stride;        /* elements from one row to the next */
     uint32_t col;           /* first element viewed in each row; kernels get it as a number */

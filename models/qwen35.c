@@ -1,14 +1,16 @@
 /* qwen35: Qwen3.5 dense, Qwen3.5 mixture-of-experts, and Qwen3-Next.
  *
- * A layer is a mixer and a feed-forward, each on the normed residual. Three of four mixers are Gated DeltaNet, the
- * fourth is attention with a gate on its output. What differs between the three architectures is small enough to
- * stand in one file:
- *   - V heads: qwen3next keeps the checkpoint's order (V head j belongs to K head j / r); the others are tiled by
- *     the converter (K head j % nk). The most error-prone fact of the family.
- *   - write strength and decay: two matrices, or qwen3next's one (ssm_ba) with rows interleaved per K head.
+ * A layer is a mixer and a feed-forward, each on the normed residual. Three of four mixers are
+ * Gated DeltaNet, the fourth is attention with a gate on its output. What differs between the three
+ * architectures is small enough to stand in one file:
+ *   - V heads: qwen3next keeps the checkpoint's order (V head j belongs to K head j / r); the
+ *     others are tiled by the converter (K head j % nk). The most error-prone fact of the family.
+ *   - write strength and decay: two matrices, or qwen3next's one (ssm_ba) with rows interleaved per
+ *     K head.
  *   - feed-forward: dense, or experts with a shared one, told apart by the presence of the router.
  * Old qwen3next files have q, k, v and z in one matrix (ssm_in), interleaved per K head.
- * Storage and mathematics: model cards of Qwen3-Next and Qwen3.5; Gated DeltaNet, arXiv 2412.06464. */
+ * Storage and mathematics: model cards of Qwen3-Next and Qwen3.5; Gated DeltaNet, arXiv
+ * 2412.06464. */
 #include "../engine/model.h"
 
 #include <math.h>
@@ -37,7 +39,7 @@ struct qwen {
     struct layer *layer;
 };
 
-/* ---- keys -------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 static bool attention_keys(struct model *m, struct binder *b, struct qwen *q)
 {
@@ -47,7 +49,8 @@ static bool attention_keys(struct model *m, struct binder *b, struct qwen *q)
     q->n_kv_head = q->n_head;
     q->head_dim = m->n_embd / q->n_head;
     q->theta = 10000.0f;
-    /* a scalar here; third-party converters write an array with 0 for linear layers, which the layer kind covers */
+    /* a scalar here; third-party converters write an array with 0 for linear layers, which the
+     * layer kind covers */
     char key[64];
     snprintf(key, sizeof key, "%s.attention.head_count_kv", m->arch->name);
     const struct gguf_kv *kv = gguf_kv(m->file, key);
@@ -74,25 +77,31 @@ static bool attention_keys(struct model *m, struct binder *b, struct qwen *q)
         !model_f32(b, "rope.freq_base", OPTIONAL, &q->theta))
         return false;
     if (q->n_head % q->n_kv_head || q->head_dim % 4 || q->n_rot % 2)
-        return model_refuse(b, "%u query heads of %u for %u key heads, %u rotated: expected a multiple, of a multiple of 4, "
-                            "and an even number", q->n_head, q->head_dim, q->n_kv_head, q->n_rot);
+        return model_refuse(b, "%u query heads of %u for %u key heads, %u rotated: expected a "
+                            "multiple, of a multiple of 4, and an even number", q->n_head,
+                            q->head_dim, q->n_kv_head, q->n_rot);
     if (!(q->theta > 1) || !isfinite(q->theta))
-        return model_refuse(b, "%s.rope.freq_base is %g, expected a number above 1", m->arch->name, q->theta);
+        return model_refuse(b, "%s.rope.freq_base is %g, expected a number above 1", m->arch->name,
+                            q->theta);
     return true;
 }
 
 static bool delta_keys(struct model *m, struct binder *b, struct qwen *q)
 {
     uint32_t inner = 0;
-    if (!model_u32(b, "ssm.conv_kernel", REQUIRED, &q->conv_k) || !model_range(b, "ssm.conv_kernel", q->conv_k, 2, 8) ||
-        !model_u32(b, "ssm.state_size", REQUIRED, &q->d_state) || !model_range(b, "ssm.state_size", q->d_state, 4, 256) ||
-        !model_u32(b, "ssm.group_count", REQUIRED, &q->n_k_head) || !model_range(b, "ssm.group_count", q->n_k_head, 1, 1024) ||
+    if (!model_u32(b, "ssm.conv_kernel", REQUIRED, &q->conv_k) ||
+        !model_range(b, "ssm.conv_kernel", q->conv_k, 2, 8) ||
+        !model_u32(b, "ssm.state_size", REQUIRED, &q->d_state) ||
+        !model_range(b, "ssm.state_size", q->d_state, 4, 256) ||
+        !model_u32(b, "ssm.group_count", REQUIRED, &q->n_k_head) ||
+        !model_range(b, "ssm.group_count", q->n_k_head, 1, 1024) ||
         !model_u32(b, "ssm.time_step_rank", REQUIRED, &q->n_v_head) ||
-        !model_range(b, "ssm.time_step_rank", q->n_v_head, 1, 1024) || !model_u32(b, "ssm.inner_size", REQUIRED, &inner))
+        !model_range(b, "ssm.time_step_rank", q->n_v_head, 1, 1024) ||
+        !model_u32(b, "ssm.inner_size", REQUIRED, &inner))
         return false;
     if (q->d_state % 4 || q->n_v_head % q->n_k_head || (uint64_t)q->n_v_head * q->d_state != inner)
-        return model_refuse(b, "%u value heads of %u for %u key heads and an inner size of %u do not fit together", q->n_v_head,
-                            q->d_state, q->n_k_head, inner);
+        return model_refuse(b, "%u value heads of %u for %u key heads and an inner size of %u "
+                            "do not fit together", q->n_v_head, q->d_state, q->n_k_head, inner);
 
     q->tiled = m->arch != &arch_qwen3next;
     if (!gguf_bool(m->file, "ssm.v_head_reordered", OPTIONAL, &q->tiled, NULL))
@@ -103,7 +112,8 @@ static bool delta_keys(struct model *m, struct binder *b, struct qwen *q)
         return false;
     for (uint32_t i = 0; i < m->n_layer; i++)
         q->delta_at[i] = (i + 1) % interval != 0;
-    return model_bools(b, "attention.recurrent_layers", OPTIONAL, q->delta_at, m->n_layer + m->n_mtp);
+    return model_bools(b, "attention.recurrent_layers", OPTIONAL, q->delta_at,
+                       m->n_layer + m->n_mtp);
 }
 
 /* A width that kernels take four at a time. */
@@ -123,17 +133,17 @@ static bool ffn_keys(struct binder *b, struct qwen *q)
         !model_u32(b, "expert_shared_feed_forward_length", OPTIONAL, &q->n_ff_shared))
         return false;
     if (q->n_expert == 0)
-        return width(b, "feed_forward_length", q->n_ff);
+        return true; /* each dense layer asks for its width */
     return model_range(b, "expert_count", q->n_expert, 1, 512) &&
            model_range(b, "expert_used_count", q->n_used, 1, min_u32(q->n_expert, 64)) &&
            width(b, "expert_feed_forward_length", q->n_ff_exp) &&
            width(b, "expert_shared_feed_forward_length", q->n_ff_shared);
 }
 
-/* ---- weights ----------------------------------------------------------------------------------- */
+/* ---- weights --------------------------------------------------------------------------------- */
 
-/* W(kind, field, name, shape...): the weights of each half of a layer, in the order in which they are brought up;
- * matrices that one op multiplies stand together. */
+/* W(kind, field, name, shape...): the weights of each half of a layer, in the order in which they
+ * are brought up; matrices that one op multiplies stand together. */
 #define ATTENTION(W)                                                              \
     W(linear, wq, "blk.%u.attn_q.weight", d, 2 * hd * q->n_head)                  \
     W(beside, wk, "blk.%u.attn_k.weight", d, hd * q->n_kv_head)                   \
@@ -161,18 +171,20 @@ static bool ffn_keys(struct binder *b, struct qwen *q)
 
 #define BIND(kind, field, name, n_in, n_out) && bind_##kind(b, &l->field, name, i, n_in, n_out)
 
-static bool bind_attention(struct model *m, struct binder *b, struct qwen *q, struct layer *l, uint32_t i)
+static bool bind_attention(struct model *m, struct binder *b, struct qwen *q, struct layer *l,
+                           uint32_t i)
 {
     uint32_t d = m->n_embd, hd = q->head_dim;
-    l->attn = (struct attention){ .n_head = q->n_head, .n_kv_head = q->n_kv_head, .head_dim = hd, .n_rot = q->n_rot,
-                                  .turn = q->turn, .eps = m->eps };
+    l->attn = (struct attention){ .n_head = q->n_head, .n_kv_head = q->n_kv_head, .head_dim = hd,
+                                  .n_rot = q->n_rot, .turn = q->turn, .eps = m->eps };
     return true ATTENTION(BIND);
 }
 
-/* For each of nk K heads, `n` kinds of rows stand together in one tensor, of[k] rows of kind k. Brings the rows of
- * kinds [k0, k1) into w, kind by kind. */
-static void bind_deinterleaved(struct binder *b, linear *w, const struct gguf_tensor *t, uint32_t nk, const uint32_t *of,
-                               uint32_t n, uint32_t k0, uint32_t k1)
+/* For each of nk K heads, `n` kinds of rows stand together in one tensor, of[k] rows of kind k.
+ * Brings the rows of kinds [k0, k1) into w, kind by kind. */
+static void bind_deinterleaved(struct binder *b, linear *w, const struct gguf_tensor *t,
+                               uint32_t nk, const uint32_t *of, uint32_t n, uint32_t k0,
+                               uint32_t k1)
 {
     bind_beside_last(b);
     uint32_t per_head = 0, first = 0, n_out = 0;
@@ -187,10 +199,13 @@ static void bind_deinterleaved(struct binder *b, linear *w, const struct gguf_te
     bind_end(b);
 }
 
-static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct layer *l, uint32_t i)
+static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct layer *l,
+                       uint32_t i)
 {
-    uint32_t d = m->n_embd, nk = q->n_k_head, nv = q->n_v_head, s = q->d_state, kd = nk * s, vd = nv * s, r = nv / nk;
-    l->delta = (struct delta){ .n_k_head = nk, .n_v_head = nv, .d_state = s, .conv_k = q->conv_k, .tiled = q->tiled, .eps = m->eps };
+    uint32_t d = m->n_embd, nk = q->n_k_head, nv = q->n_v_head, s = q->d_state;
+    uint32_t kd = nk * s, vd = nv * s, r = nv / nk;
+    l->delta = (struct delta){ .n_k_head = nk, .n_v_head = nv, .d_state = s, .conv_k = q->conv_k,
+                               .tiled = q->tiled, .eps = m->eps };
     if (model_has(b, "blk.%u.ssm_in.weight", i)) {
         const struct gguf_tensor *in = bind_find(b, "blk.%u.ssm_in.weight", i, d, 2 * kd + 2 * vd);
         if (!in)
@@ -217,14 +232,18 @@ static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct
            bind_gate(b, &l->delta.dt_bias, "blk.%u.ssm_dt.bias", i, nv) DELTA(BIND);
 }
 
-/* Gate and up rows of every expert in one matrix where their type is one, as the fused form of the file has them. */
-static bool bind_gate_up(struct model *m, struct binder *b, struct qwen *q, struct layer *l, uint32_t i)
+/* Gate and up rows of every expert in one matrix where their type is one, as the fused form of the
+ * file has them. */
+static bool bind_gate_up(struct model *m, struct binder *b, struct qwen *q, struct layer *l,
+                         uint32_t i)
 {
     uint32_t d = m->n_embd, ff = q->n_ff_exp, n = q->n_expert;
     if (model_has(b, "blk.%u.ffn_gate_up_exps.weight", i))
         return bind_experts(b, &l->moe.gate_up, "blk.%u.ffn_gate_up_exps.weight", i, d, 2 * ff, n);
-    const struct gguf_tensor *gate = bind_find(b, "blk.%u.ffn_gate_exps.weight", i, d, (uint64_t)ff * n);
-    const struct gguf_tensor *up = gate ? bind_find(b, "blk.%u.ffn_up_exps.weight", i, d, (uint64_t)ff * n) : NULL;
+    uint64_t n_row = (uint64_t)ff * n;
+    const struct gguf_tensor *gate = bind_find(b, "blk.%u.ffn_gate_exps.weight", i, d, n_row);
+    const struct gguf_tensor *up =
+        gate ? bind_find(b, "blk.%u.ffn_up_exps.weight", i, d, n_row) : NULL;
     if (!up)
         return false;
     if (gate->type != up->type)
@@ -244,7 +263,8 @@ static bool bind_moe(struct model *m, struct binder *b, struct qwen *q, struct l
     uint32_t d = m->n_embd;
     l->moe = (struct moe){ .n_expert = q->n_expert, .n_used = q->n_used, .n_ff = q->n_ff_exp };
     return bind_gate_up(m, b, q, l, i) &&
-           bind_experts(b, &l->moe.down, "blk.%u.ffn_down_exps.weight", i, q->n_ff_exp, d, q->n_expert) MOE(BIND);
+           bind_experts(b, &l->moe.down, "blk.%u.ffn_down_exps.weight", i, q->n_ff_exp, d,
+                        q->n_expert) MOE(BIND);
 }
 
 static bool load(struct model *m, struct binder *b, struct err *err)
@@ -266,10 +286,12 @@ static bool load(struct model *m, struct binder *b, struct err *err)
         l->is_delta = q->delta_at[i];
         l->is_moe = model_has(b, "blk.%u.ffn_gate_inp.weight", i);
         if (l->is_moe && q->n_expert == 0)
-            return model_refuse(b, "blk.%u has a router but %s.expert_count is 0 or missing", i, m->arch->name);
+            return model_refuse(b, "blk.%u has a router but %s.expert_count is 0 or missing", i,
+                                m->arch->name);
         if (!l->is_moe && q->n_expert && !q->n_ff)
-            return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is not dense either: "
-                                "%s.feed_forward_length is 0 or missing", i, m->arch->name);
+            return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is "
+                                "not dense either: %s.feed_forward_length is 0 or missing", i,
+                                m->arch->name);
         if (!l->is_moe && !width(b, "feed_forward_length", q->n_ff))
             return false;
         if (!bind_vector(b, &l->attn_norm, "blk.%u.attn_norm.weight", i, d, 1) ||
@@ -291,14 +313,15 @@ static void unload(struct model *m)
     free(q);
 }
 
-/* ---- the layer --------------------------------------------------------------------------------- */
+/* ---- the layer ------------------------------------------------------------------------------- */
 
-static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer, struct layer_cache *cache, const struct batch *b,
-                    tensor x)
+static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
+                    struct layer_cache *cache, const struct batch *b, tensor x)
 {
     const struct layer *l = &((const struct qwen *)m->own)->layer[i_layer];
     if (l->is_delta) {
-        tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->qkv, &l->z, &l->b, &l->a));
+        tensor p = op_norm_linear(c, x, l->attn_norm, m->eps,
+                                  LINEARS(&l->qkv, &l->z, &l->b, &l->a));
         x = op_linear_add(c, op_delta(c, p, &l->delta, &cache->delta, b), &l->out, x);
     } else {
         tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
@@ -313,7 +336,8 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
     const struct qwen *q = m->own;
     if (!q->delta_at[i_layer])
         return (struct layer_shape){ .n_kv_head = q->n_kv_head, .head_dim = q->head_dim };
-    return (struct layer_shape){ .n_v_head = q->n_v_head, .d_state = q->d_state, .conv_k = q->conv_k,
+    return (struct layer_shape){ .n_v_head = q->n_v_head, .d_state = q->d_state,
+                                 .conv_k = q->conv_k,
                                  .d_conv = (2 * q->n_k_head + q->n_v_head) * q->d_state };
 }
 

@@ -1,5 +1,6 @@
 #version 450
-// advance: the batch has been read; the next one begins behind it and finds the other convolution window.
+// advance: the batch has been read; the next one begins behind it and finds the other
+// convolution window.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

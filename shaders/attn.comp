@@ -1,14 +1,17 @@
 #version 450
-// attn: softmax(q k' / sqrt(head_dim)) v over the cache, causal, for one (head, token, run of keys). Lanes take a
-// key each for the scores and a slice of the head for the values; the softmax runs along (online, f32).
-// With one run the result is divided, gated by sigmoid and done; with several, attn_merge does that.
+// attn: softmax(q k' / sqrt(head_dim)) v over the cache, causal, for one (head, token, run of
+// keys). Lanes take a key each for the scores and a slice of the head for the values; the softmax
+// runs along (online, f32).
+// With one run the result is divided, gated by sigmoid and done; with several, attn_merge does
+// that.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1
 #define V_BINDING 2
 #include "kv.glsl"
 
-layout(constant_id = 2) const uint QUADS = 1;       // quads of the head per lane, ceil(head_dim / 4 / WG)
+// quads of the head per lane, ceil(head_dim / 4 / WG)
+layout(constant_id = 2) const uint QUADS = 1;
 layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
 layout(binding = 3) readonly buffer Step { step st; };

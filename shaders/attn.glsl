@@ -1,5 +1,6 @@
-// attn: how the attention kernels leave a head. With one run of keys it is divided and gated by sigmoid; with several
-// it stays undivided, with its maximum and sum behind it, for attn_merge. Include after declaring p, proj and y.
+// attn: how the attention kernels leave a head. With one run of keys it is divided and gated by
+// sigmoid; with several it stays undivided, with its maximum and sum behind it, for attn_merge.
+// Include after declaring p, proj and y.
 const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
 
 vec4 gated(uint t, uint h, uint i, vec4 v)
@@ -8,7 +9,10 @@ vec4 gated(uint t, uint h, uint i, vec4 v)
     return v * vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
 }
 
-uint run_at(uint t, uint h, uint run) { return ((t * p.n_head + h) * p.n_split + run) * (p.head_dim / 4 + 1); }
+uint run_at(uint t, uint h, uint run)
+{
+    return ((t * p.n_head + h) * p.n_split + run) * (p.head_dim / 4 + 1);
+}
 
 void store_head(uint t, uint h, uint run, uint i, vec4 o, float l)     // quad i
 {

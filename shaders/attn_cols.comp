@@ -1,6 +1,7 @@
 #version 450
-// attn_cols: attn for prompts on CPU devices. A lane owns a token of HEADS query heads that share a key head, so that
-// keys and values are uniform loads which serve WG * HEADS rows, and no lane talks to another.
+// attn_cols: attn for prompts on CPU devices. A lane owns a token of HEADS query heads that share a
+// key head, so that keys and values are uniform loads which serve WG * HEADS rows, and no lane
+// talks to another.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1
@@ -20,7 +21,8 @@ void main()
 {
     uint head0 = gl_WorkGroupID.x * HEADS, tok0 = gl_WorkGroupID.y * WG, run = gl_WorkGroupID.z;
     uint t = min(tok0 + lane(), p.n_tok - 1), pos = st.n_past + t;
-    uint first = run * p.split_len, end = min(st.n_past + min(tok0 + WG, p.n_tok), first + p.split_len);
+    uint first = run * p.split_len;
+    uint end = min(st.n_past + min(tok0 + WG, p.n_tok), first + p.split_len);
     uint kv = head0 / (p.n_head / p.n_kv_head) * p.n_ctx;
 
     vec4 qr[HEADS * QUADS], o[HEADS * QUADS];

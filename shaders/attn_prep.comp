@@ -1,6 +1,7 @@
 #version 450
-// attn_prep: queries and keys are normalised per head and rotated; keys and values go to the cache. One
-// workgroup for (head slot, token): slots are the query heads, then the key heads, then the value heads.
+// attn_prep: queries and keys are normalised per head and rotated; keys and values go to the
+// cache. One workgroup for (head slot, token): slots are the query heads, then the key heads,
+// then the value heads.
 // Rotation pairs element i with i + n_rot/2 (NeoX) and leaves elements from n_rot on alone.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -14,9 +15,9 @@ layout(push_constant) uniform Push { push_attn_prep p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
 layout(binding = 2) readonly buffer Kn { vec4 k_norm[]; };
-layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };     // n_rot/2 frequencies, see rope.glsl
+layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };   // n_rot/2 frequencies, see rope.glsl
 layout(binding = 4) readonly buffer Step { step st; };
-layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };       // [n_tok][n_head][head_dim]
+layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };     // [n_tok][n_head][head_dim]
 
 const uint MAX_HEAD = 512;
 shared float row[MAX_HEAD];
@@ -36,7 +37,8 @@ void main()
     uint slot = gl_WorkGroupID.x, t = gl_WorkGroupID.y, pos = st.n_past + t, quads = p.head_dim / 4;
     bool is_q = slot < p.n_head, is_v = slot >= p.n_head + p.n_kv_head;
     uint kv_head = is_v ? slot - p.n_head - p.n_kv_head : slot - p.n_head;
-    uint col = is_q ? p.q_col + slot * 2 * p.head_dim : (is_v ? p.v_col : p.k_col) + kv_head * p.head_dim;
+    uint col = is_q ? p.q_col + slot * 2 * p.head_dim
+                    : (is_v ? p.v_col : p.k_col) + kv_head * p.head_dim;
     uint at = (t * p.p_stride + col) / 4, cache = (kv_head * p.n_ctx + pos) * quads;
 
     if (is_v) {
@@ -55,7 +57,8 @@ void main()
     }
     barrier();
     for (uint i = lane(); i < quads; i += WG) {
-        vec4 v = vec4(rotated(4 * i, pos), rotated(4 * i + 1, pos), rotated(4 * i + 2, pos), rotated(4 * i + 3, pos));
+        vec4 v = vec4(rotated(4 * i, pos), rotated(4 * i + 1, pos),
+                      rotated(4 * i + 2, pos), rotated(4 * i + 3, pos));
         if (is_q)
             q_out[(t * p.n_head + slot) * quads + i] = v;
         else

@@ -1,6 +1,6 @@
 // common: extensions, the workgroup, reductions over it, and the few functions that must be exact.
-// Vulkan promises little about exp, log, sin and cos (and nothing equal between drivers), so the ones
-// that the model's numbers depend on are written out here.
+// Vulkan promises little about exp, log, sin and cos (and nothing equal between drivers), so the
+// ones that the model's numbers depend on are written out here.
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_EXT_control_flow_attributes : require
@@ -8,8 +8,8 @@
 layout(local_size_x_id = 0) in;
 #define WG gl_WorkGroupSize.x
 
-// 1: the workgroup is known to be one subgroup; set by cmd_dispatch. A shader without a barrier in its reductions
-// starts several times faster on a CPU device.
+// 1: the workgroup is known to be one subgroup; set by cmd_dispatch. A shader without a barrier in
+// its reductions starts several times faster on a CPU device.
 layout(constant_id = 9) const uint ONE_SUBGROUP = 0;
 
 #include "push.h"
@@ -50,8 +50,8 @@ float wg_max(float v)
     return v;
 }
 
-// e^x to about one unit in the last place; 0 below -87. Reduction by ln 2 in two parts whose product with
-// the exponent is exact (Cody and Waite), polynomial of degree 6 (Cephes' expf).
+// e^x to about one unit in the last place; 0 below -87. Reduction by ln 2 in two parts whose
+// product with the exponent is exact (Cody and Waite), polynomial of degree 6 (Cephes' expf).
 float exp1(float x)
 {
     x = min(x, 88.0);

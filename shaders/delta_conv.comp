@@ -1,6 +1,6 @@
 #version 450
-// delta_conv: the convolution over q, k and v with SiLU, then the l2 norm of q and k heads (x / sqrt(sum x^2 +
-// 1e-6); q also by 1/sqrt(d_state)). One workgroup for (head of q, k or v; token).
+// delta_conv: the convolution over q, k and v with SiLU, then the l2 norm of q and k heads (x /
+// sqrt(sum x^2 + 1e-6); q also by 1/sqrt(d_state)). One workgroup for (head of q, k or v; token).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

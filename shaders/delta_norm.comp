@@ -11,7 +11,8 @@ layout(binding = 3) writeonly buffer Y { float y[]; };
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state, at = (t * p.n_v_head + head) * n;
+    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y;
+    uint n = p.d_state, at = (t * p.n_v_head + head) * n;
     float ss = 0.0;
     for (uint i = lane(); i < n; i += WG)
         ss += o[at + i] * o[at + i];

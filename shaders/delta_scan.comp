@@ -1,6 +1,7 @@
 #version 450
-// delta_scan: the Gated DeltaNet recurrence, token by token (the serial form: reference, and decode).
-// A lane owns one column of a V head's state M [d_state][d_state] and keeps it in registers:
+// delta_scan: the Gated DeltaNet recurrence, token by token (the serial form: reference, and
+// decode). A lane owns one column of a V head's state M [d_state][d_state] and keeps it in
+// registers:
 //   M = decay M;  d = beta (v - M'k);  M = M + k d';  o = M'q
 // Columns do not meet, so a head may be spread over workgroups. The state is f32, in place.
 #extension GL_GOOGLE_include_directive : require
@@ -9,7 +10,8 @@
 
 layout(constant_id = 1) const uint D_STATE = 4;
 layout(push_constant) uniform Push { push_delta p; };
-layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok][d_conv]: q heads, k heads, v heads
+layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok][d_conv]: q heads,
+                                                                // k heads, v heads
 layout(binding = 0) readonly buffer U1 { float u[]; };
 layout(binding = 1) readonly buffer P { float proj[]; };
 layout(binding = 2) readonly buffer A { float ssm_a[]; };
@@ -33,7 +35,8 @@ void main()
     for (uint t = 0; t < p.n_tok; t++) {
         uint q = (t * d_conv + k_head * D_STATE) / 4, k = q + p.n_k_head * D_STATE / 4;
         float v = u[t * d_conv + (2 * p.n_k_head + head) * D_STATE + c];
-        float decay = delta_decay(ssm_a[head], dt_bias[head], proj[t * p.p_stride + p.a_col + head]);
+        float decay = delta_decay(ssm_a[head], dt_bias[head],
+                                  proj[t * p.p_stride + p.a_col + head]);
         float beta = delta_beta(proj[t * p.p_stride + p.b_col + head]);
         float read = 0.0;
         [[unroll]] for (uint i = 0; i < D_STATE / 4; i++) {

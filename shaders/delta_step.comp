@@ -1,6 +1,7 @@
 #version 450
-// delta_step: delta_conv, delta_scan and delta_norm for one token in one dispatch. A workgroup owns a V head; V heads
-// that share a K head each convolve its q and k anew, and the first of them moves their window on.
+// delta_step: delta_conv, delta_scan and delta_norm for one token in one dispatch. A workgroup owns
+// a V head; V heads that share a K head each convolve its q and k anew, and the first of them moves
+// their window on.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
@@ -25,7 +26,8 @@ shared float o[D_STATE];
 void main()
 {
     uint head = gl_WorkGroupID.x, kh = k_head_of(head), flip = st.flip;
-    uint q_ch = kh * D_STATE, k_ch = (p.n_k_head + kh) * D_STATE, v_ch = (2 * p.n_k_head + head) * D_STATE;
+    uint q_ch = kh * D_STATE, k_ch = (p.n_k_head + kh) * D_STATE;
+    uint v_ch = (2 * p.n_k_head + head) * D_STATE;
     bool first = p.tiled != 0 ? head < p.n_k_head : head % (p.n_v_head / p.n_k_head) == 0;
 
     float qq = 0.0, kk = 0.0;
@@ -41,7 +43,8 @@ void main()
         }
         keep_window(flip, v_ch + i);
     }
-    float q_scale = 1.0 / sqrt(wg_sum(qq) + 1e-6) / sqrt(float(D_STATE)), k_scale = 1.0 / sqrt(wg_sum(kk) + 1e-6);
+    float q_scale = 1.0 / sqrt(wg_sum(qq) + 1e-6) / sqrt(float(D_STATE));
+    float k_scale = 1.0 / sqrt(wg_sum(kk) + 1e-6);
     barrier();
     for (uint i = lane(); i < D_STATE / 4; i += WG) {
         q4[i] *= q_scale;
@@ -49,15 +52,18 @@ void main()
     }
     barrier();
 
-    float decay = delta_decay(ssm_a[head], dt_bias[head], proj[p.a_col + head]), beta = delta_beta(proj[p.b_col + head]);
+    float decay = delta_decay(ssm_a[head], dt_bias[head], proj[p.a_col + head]);
+    float beta = delta_beta(proj[p.b_col + head]);
     float oo = 0.0;
     for (uint col = lane(); col < D_STATE; col += WG) {
         uint at = head * D_STATE * D_STATE + col;
         float v = conv_silu(flip, 0, v_ch + col), read = 0.0, out_v = 0.0;
         vec4 m[D_STATE / 4];
         [[unroll]] for (uint i = 0; i < D_STATE / 4; i++) {
-            m[i] = decay * vec4(state[at + 4 * i * D_STATE], state[at + (4 * i + 1) * D_STATE],
-                                state[at + (4 * i + 2) * D_STATE], state[at + (4 * i + 3) * D_STATE]);
+            m[i] = decay * vec4(state[at + 4 * i * D_STATE],
+                                state[at + (4 * i + 1) * D_STATE],
+                                state[at + (4 * i + 2) * D_STATE],
+                                state[at + (4 * i + 3) * D_STATE]);
             read += dot(m[i], k4[i]);
         }
         float d = beta * (v - read);

@@ -1,5 +1,5 @@
-// kv: elements of the key and value cache, [kv_head][n_ctx][head_dim], four at a time; KV_F16 says what
-// they are stored as. Include after defining the bindings K_BINDING and V_BINDING.
+// kv: elements of the key and value cache, [kv_head][n_ctx][head_dim], four at a time; KV_F16 says
+// what they are stored as. Include after defining the bindings K_BINDING and V_BINDING.
 layout(constant_id = 1) const uint KV_F16 = 0;
 #ifdef KV_WRITE
 #define KV_ACCESS
@@ -15,7 +15,17 @@ vec4 half4(uvec2 h) { return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y)); }
 vec4 load_k(uint quad) { return KV_F16 != 0 ? half4(k_f16[quad]) : uintBitsToFloat(k_f32[quad]); }
 vec4 load_v(uint quad) { return KV_F16 != 0 ? half4(v_f16[quad]) : uintBitsToFloat(v_f32[quad]); }
 #ifdef KV_WRITE
-uvec2 to_half4(vec4 v) { return uvec2(packHalf2x16(v.xy), packHalf2x16(v.zw)); }
+// To the nearest half, ties to even: left to packHalf2x16, a driver may cut (llvmpipe does).
+vec4 half_near(vec4 v)
+{
+    uvec4 u = floatBitsToUint(v);
+    return uintBitsToFloat((u + 0xfffu + ((u >> 13) & 1u)) & 0xffffe000u);
+}
+uvec2 to_half4(vec4 v)
+{
+    v = half_near(v);
+    return uvec2(packHalf2x16(v.xy), packHalf2x16(v.zw));
+}
 void store_k(uint quad, vec4 v)
 {
     if (KV_F16 != 0)

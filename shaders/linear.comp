@@ -1,9 +1,12 @@
 #version 450
-// linear: matrix times up to COLS vectors, the decode kernel and the plain one. A workgroup owns ROWS rows;
-// its lanes share out the 32-element blocks of a row, and every weight read serves all columns.
+// linear: matrix times up to COLS vectors, the decode kernel and the plain one. A workgroup
+// owns ROWS rows; its lanes share out the 32-element blocks of a row, and every weight read
+// serves all columns.
 //
-// What happens to x on the way in saves a dispatch and a barrier at the price of every workgroup doing it anew:
-// IN_NORM: RMS over n_in, times a weight. IN_SWIGLU: x has 2 n_in columns, silu(left half) * right half.
+// What happens to x on the way in saves a dispatch and a barrier at the price of every workgroup
+// doing it anew:
+// IN_NORM: RMS over n_in, times a weight. IN_SWIGLU: x has 2 n_in columns, silu(left half) * right
+// half.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "linear.glsl"
@@ -16,7 +19,8 @@ layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
 
 void main()
 {
-    uint row0 = gl_WorkGroupID.x * ROWS, tok0 = gl_WorkGroupID.y * COLS, n_block = (p.n_in + 31) / 32;
+    uint row0 = gl_WorkGroupID.x * ROWS, tok0 = gl_WorkGroupID.y * COLS;
+    uint n_block = (p.n_in + 31) / 32;
     float scale[COLS], acc[ROWS * COLS];
     [[unroll]] for (uint i = 0; i < ROWS * COLS; i++)
         acc[i] = 0.0;
@@ -45,7 +49,8 @@ void main()
                 if (IN == IN_SWIGLU) {
                     vec4 g = v[c * 8 + i];
                     v[c * 8 + i] = vec4(silu(g.x), silu(g.y), silu(g.z), silu(g.w)) *
-                                   (k < p.n_in ? x[(min(tok0 + c, p.n_tok - 1) * p.x_stride + p.x_col + p.n_in + k) / 4]
+                                   (k < p.n_in ? x[(min(tok0 + c, p.n_tok - 1) * p.x_stride +
+                                                    p.x_col + p.n_in + k) / 4]
                                                : vec4(0));
                 }
                 if (HAS_MIN)

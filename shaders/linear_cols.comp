@@ -1,7 +1,7 @@
 #version 450
-// linear_cols: matrix times many vectors where workgroup memory is no faster than a load (CPU devices).
-// A lane owns TOKS tokens and the workgroup ROWS rows: weights are uniform loads, unpacked once for all lanes
-// and tokens, and no lane talks to another.
+// linear_cols: matrix times many vectors where workgroup memory is no faster than a load (CPU
+// devices). A lane owns TOKS tokens and the workgroup ROWS rows: weights are uniform loads,
+// unpacked once for all lanes and tokens, and no lane talks to another.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "linear.glsl"

@@ -1,10 +1,12 @@
-// linear_many: which tokens a workgroup of the many-token kernels owns. Without GROUPED: a run of the batch. With it:
-// a tile of one expert's entries (moe_sort.comp); entry e of a batch is slot e % n_used of token e / n_used, its
-// product goes to row e of y, and x is read from the token's row (GROUPED_TOKEN) or from row e (GROUPED_ENTRY).
+// linear_many: which tokens a workgroup of the many-token kernels owns. Without GROUPED: a run of
+// the batch. With it: a tile of one expert's entries (moe_sort.comp); entry e of a batch is slot e
+// % n_used of token e / n_used, its product goes to row e of y, and x is read from the token's row
+// (GROUPED_TOKEN) or from row e (GROUPED_ENTRY).
 layout(constant_id = 5) const uint GROUPED = 0;
 const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
 layout(set = 0, binding = 5) readonly buffer Entries { uint entries[]; };   // by expert
-layout(set = 0, binding = 6) readonly buffer Tiles { uint tiles[]; };       // count; expert, first entry, entries
+layout(set = 0, binding = 6) readonly buffer Tiles { uint tiles[]; };       // count; expert, first
+                                                                            // entry, entries
 
 struct owned {
     uint w_row;         // first row of W
@@ -31,4 +33,7 @@ bool own_tokens(uint per_group, out owned o)
 }
 
 uint y_row(owned o, uint j) { return GROUPED == 0 ? o.first + j : entries[o.first + j]; }
-uint x_row(owned o, uint j) { return GROUPED == GROUPED_TOKEN ? y_row(o, j) / p.n_used : y_row(o, j); }
+uint x_row(owned o, uint j)
+{
+    return GROUPED == GROUPED_TOKEN ? y_row(o, j) / p.n_used : y_row(o, j);
+}

@@ -1,7 +1,8 @@
 #version 450
-// linear_tile: matrix times many vectors through workgroup memory, for GPUs of any subgroup size. A workgroup
-// of 128 owns 128 rows by 8 TOKS tokens and a lane 8 by TOKS of them; a step stages one 32-element block of each
-// row. Lane (i, j) owns rows i + 16 a and tokens j + 8 c, so that neighbours read neighbouring words.
+// linear_tile: matrix times many vectors through workgroup memory, for GPUs of any subgroup size. A
+// workgroup of 128 owns 128 rows by 8 TOKS tokens and a lane 8 by TOKS of them; a step stages one
+// 32-element block of each row. Lane (i, j) owns rows i + 16 a and tokens j + 8 c, so that
+// neighbours read neighbouring words.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "linear.glsl"
@@ -17,7 +18,8 @@ void main()
     owned o;
     if (!own_tokens(TOKS * 8, o))
         return;
-    uint row0 = gl_WorkGroupID.x * ROWS, n_block = (p.n_in + 31) / 32, i = lane() % 16, j = lane() / 16;
+    uint row0 = gl_WorkGroupID.x * ROWS, n_block = (p.n_in + 31) / 32;
+    uint i = lane() % 16, j = lane() / 16;
     float acc[8 * TOKS];
     [[unroll]] for (uint a = 0; a < 8 * TOKS; a++)
         acc[a] = 0.0;

@@ -1,7 +1,8 @@
 #version 450
-// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token; with SUM also
-// weighted and summed over the slots and added to what y's row takes from res. A workgroup owns ROWS rows. Experts
-// that are not bound contribute nothing: a matrix wider than a binding is several dispatches, one after the other.
+// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token; with SUM
+// also weighted and summed over the slots and added to what y's row takes from res. A workgroup
+// owns ROWS rows. Experts that are not bound contribute nothing: a matrix wider than a binding is
+// several dispatches, one after the other.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0
@@ -50,6 +51,7 @@ void main()
         float sum = wg_sum(acc[r]);
         uint row = row0 + r;
         if (lane() == 0 && row < p.n_out)
-            y[t * p.y_stride + slot0 * p.y_slot + p.y_col + row] = SUM != 0 ? res[t * p.n_out + row] + sum : sum;
+            y[t * p.y_stride + slot0 * p.y_slot + p.y_col + row] =
+                SUM != 0 ? res[t * p.n_out + row] + sum : sum;
     }
 }

@@ -1,6 +1,6 @@
 #version 450
-// moe_route: softmax over all experts, the n_used largest (the lower index on a tie), weights divided by their
-// sum - which is the softmax over the chosen logits alone. One workgroup a token.
+// moe_route: softmax over all experts, the n_used largest (the lower index on a tie), weights
+// divided by their sum - which is the softmax over the chosen logits alone. One workgroup a token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

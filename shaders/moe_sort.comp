@@ -1,14 +1,16 @@
 #version 450
-// moe_sort: the (token, slot) entries of a batch ordered by expert, and the list of tiles that cover them, so that
-// each expert's weights are read once a tile instead of once a token. One workgroup. The order within an expert is
-// that of the batch, whatever the device does: each lane walks all entries for the experts that are its own.
+// moe_sort: the (token, slot) entries of a batch ordered by expert, and the list of tiles that
+// cover them, so that each expert's weights are read once a tile instead of once a token. One
+// workgroup. The order within an expert is that of the batch, whatever the device does: each lane
+// walks all entries for the experts that are its own.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(push_constant) uniform Push { push_moe_sort p; };
-layout(binding = 0) readonly buffer Id { uint id[]; };              // [n_tok][id_stride]
-layout(binding = 1) writeonly buffer Entries { uint entries[]; };   // [n_tok * n_used]
-layout(binding = 2) writeonly buffer Tiles { uint tiles[]; };       // count; expert, first entry, entries
+layout(binding = 0) readonly buffer Id { uint id[]; };             // [n_tok][id_stride]
+layout(binding = 1) writeonly buffer Entries { uint entries[]; };  // [n_tok * n_used]
+layout(binding = 2) writeonly buffer Tiles { uint tiles[]; };      // count; expert, first entry,
+                                                                   // entries
 
 const uint MAX_EXPERT = 512;
 shared uint count[MAX_EXPERT], first[MAX_EXPERT];

@@ -1,5 +1,6 @@
 #version 450
-// moe_sum: y[t] = res[t] + sum over slots, in their order, of weight[t][slot] * x[t * n_used + slot].
+// moe_sum: y[t] = res[t] + sum over slots, in their order, of weight[t][slot] *
+// x[t * n_used + slot].
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,11 +1,11 @@
-/* push: the numbers each kernel takes, one struct compiled by both C and GLSL (scalar members only, so
- * that both lay it out alike). A kernel's bindings are listed at its op. */
+/* push: the numbers each kernel takes, one struct compiled by both C and GLSL (scalar members only,
+ * so that both lay it out alike). A kernel's bindings are listed at its op. */
 #ifdef VULKAN
 #define uint32_t uint
 #endif
 
-/* What changes from one submission to the next. It lies in device memory; the last kernel of a submission
- * moves it on, so that the host writes nothing between tokens. */
+/* What changes from one submission to the next. It lies in device memory; the last kernel of a
+ * submission moves it on, so that the host writes nothing between tokens. */
 struct step {
     uint32_t n_past;            /* position of the batch's first token */
     uint32_t flip;              /* which of the two convolution windows holds the past */
@@ -65,7 +65,8 @@ struct push_delta {
     uint32_t n_k_head, n_v_head, d_state;
     uint32_t n_tok;
     uint32_t p_stride, qkv_col, z_col, b_col, a_col;
-    uint32_t tiled;             /* V head j reads K head j % n_k_head; else j / (n_v_head / n_k_head) */
+    uint32_t tiled;             /* V head j reads K head j % n_k_head; else
+                                   j / (n_v_head / n_k_head) */
     float eps;
 };
 
@@ -87,7 +88,8 @@ struct push_expert {
     uint32_t n_used, id_stride;
     uint32_t expert0, n_expert; /* experts that are bound */
     uint32_t row_q;
-    uint32_t x_stride, x_slot;  /* elements from a token's row to the next, from a slot's row to the next */
+    uint32_t x_stride, x_slot;  /* elements from a token's row to the next, from a slot's row to
+                                   the next */
     uint32_t y_stride, y_slot, y_col;
 };
 

@@ -1,8 +1,8 @@
 // rope: cosine and sine of position times frequency, exact to about 1e-7 at any position.
 //
-// A frequency comes as a 64-bit fraction of a turn per position, made on the host in double from the f32
-// frequency. position * fraction modulo 1 is integer arithmetic, so nothing is lost however long the
-// context; what is left is a polynomial on an eighth of a turn (Cephes' sinf and cosf).
+// A frequency comes as a 64-bit fraction of a turn per position, made on the host in double from
+// the f32 frequency. position * fraction modulo 1 is integer arithmetic, so nothing is lost however
+// long the context; what is left is a polynomial on an eighth of a turn (Cephes' sinf and cosf).
 void rope_cos_sin(uint pos, uvec2 turn, out float c, out float s)   // turn: x high word, y low word
 {
     uint hi, lo;
@@ -13,7 +13,8 @@ void rope_cos_sin(uint pos, uvec2 turn, out float c, out float s)   // turn: x h
     float x = float(rest) * 1.4629180792671596e-9;      // 2 pi / 2^32
     float q = x * x;
     float sn = ((-1.9515295891e-4 * q + 8.3321608736e-3) * q - 1.6666654611e-1) * q * x + x;
-    float cs = ((2.443315711809948e-5 * q - 1.388731625493765e-3) * q + 4.166664568298827e-2) * q * q - 0.5 * q + 1.0;
+    float cs = ((2.443315711809948e-5 * q - 1.388731625493765e-3) * q + 4.166664568298827e-2) *
+               q * q - 0.5 * q + 1.0;
     float a = (quarter & 1u) == 0u ? cs : sn, b = (quarter & 1u) == 0u ? sn : cs;
     c = quarter == 1u || quarter == 2u ? -a : a;
     s = quarter >= 2u ? -b : b;

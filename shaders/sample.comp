@@ -1,21 +1,26 @@
 #version 450
 // sample: the next token, from logits to id, in one workgroup and without sorting.
 //
-// Order as in llama.cpp: penalties, top-k, top-p, min-p, temperature. Each of the three cuts keeps the upper end
-// of the logits in sorted order, so each is a threshold, found by bisection on the bits of a float: top-k's by
-// counting, top-p's by summing probabilities, min-p's in closed form. The draw walks the survivors in index
-// order. Sums have a fixed order: the same device, seed and history give the same token.
+// Order as in llama.cpp: penalties, top-k, top-p, min-p, temperature. Each of the three cuts keeps
+// the upper end of the logits in sorted order, so each is a threshold, found by bisection on the
+// bits of a float: top-k's by counting, top-p's by summing probabilities, min-p's in closed form.
+// The draw walks the survivors in index order. Sums have a fixed order: the same device, seed and
+// history give the same token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(push_constant) uniform Push { push_sample p; };
 layout(binding = 0) readonly buffer Logits { float logits[]; };
-layout(binding = 1) readonly buffer Unused { uint unused[]; };      // bit i: vocabulary entry i is not a token
+layout(binding = 1) readonly buffer Unused { uint unused[]; };  // bit i: vocabulary entry i is not
+                                                                // a token
 layout(binding = 2) buffer Step { step st; };
-layout(binding = 3) buffer Ids { uint ids[]; };                     // the history; the token is appended
-layout(binding = 4) buffer Work { float l[]; };                     // [n_vocab] logits after masks and penalties
-layout(binding = 5) buffer Count { uint count[]; };                 // [n_vocab] occurrences, zero between calls
-layout(binding = 6) writeonly buffer Chosen { uint chosen[]; };     // read by the host
+layout(binding = 3) buffer Ids { uint ids[]; };                 // the history; the token is
+                                                                // appended
+layout(binding = 4) buffer Work { float l[]; };                 // [n_vocab] logits after masks and
+                                                                // penalties
+layout(binding = 5) buffer Count { uint count[]; };             // [n_vocab] occurrences, zero
+                                                                // between calls
+layout(binding = 6) writeonly buffer Chosen { uint chosen[]; }; // read by the host
 
 const float NEVER = -1e30;
 shared float lane_mass[WG];
@@ -35,7 +40,10 @@ uint pcg(uint v)
     uint w = ((s >> ((s >> 28) + 4u)) ^ s) * 277803737u;
     return (w >> 22) ^ w;
 }
-float uniform01(uint pos) { return float(pcg(pcg(pcg(st.seed_lo) ^ st.seed_hi) ^ pos) >> 8) * 5.9604645e-8; }
+float uniform01(uint pos)
+{
+    return float(pcg(pcg(pcg(st.seed_lo) ^ st.seed_hi) ^ pos) >> 8) * 5.9604645e-8;
+}
 
 // Lanes own runs of the vocabulary, so that lane order is index order.
 uint run_begin() { return min(lane() * ((p.n_vocab + WG - 1) / WG), p.n_vocab); }

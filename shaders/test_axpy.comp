@@ -1,6 +1,6 @@
 #version 450
-// test_axpy: y[i] = a x[i] + y[i] + constant 1, for the tests of the GPU layer: order and ranges show
-// in the result.
+// test_axpy: y[i] = a x[i] + y[i] + constant 1, for the tests of the GPU layer: order and ranges
+// show in the result.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -47,6 +47,19 @@ void *rig_alloc(struct rig *r, uint64_t n, uint64_t size)
     return r->own[r->n_own++] = p;
 }
 
+struct gpu *ops_open_small(uint64_t max_range)
+{
+    struct gpu_params params = { .cache_dir = "build/cache", .validate = true,
+                                 .test_max_range = max_range };
+    struct err err = { 0 };
+    struct gpu *g = gpu_open(&params, &err);
+    params.validate = false;
+    if (!g && strstr(err.msg, "validation layer"))
+        g = gpu_open(&params, &(struct err){ 0 });
+    CHECK_MSG(g, "%s", err.msg);
+    return g;
+}
+
 /* ---- what the op is given ---------------------------------------------------------------- */
 
 static uint64_t take(struct rig *r, uint64_t bytes, uint64_t align)
@@ -367,7 +380,9 @@ static void note(const char *op, const char *what, struct diff d)
 
 double ops_tolerance(enum dtype dtype)
 {
-    return dtype == F16 ? 1e-6 : 1e-9;
+    /* Worst measured: f32 3e-12 (attention with scores of 100 and more; the rest stays below 6e-13),
+     * f16 8e-8, which is what rounding to the nearest costs. */
+    return dtype == F16 ? 1.5e-7 : 1e-11;
 }
 
 bool rig_near_values(struct rig *r, const char *what, const float *got, const double *want,
@@ -389,12 +404,10 @@ bool rig_near(struct rig *r, const char *what, tensor t, const double *want, dou
 
 void ops_report(struct gpu *g)
 {
-    static uint32_t seen;
     for (uint32_t i = 0; i < ARRAY_LEN(worst) && worst[i].op; i++)
         log_msg(LOG_INFO, "%s: worst nmse %.2g, max abs %.2g", worst[i].op, worst[i].nmse,
                 worst[i].max_abs);
     memset(worst, 0, sizeof worst);
     test_case("no message of the validation layer");
-    CHECK_EQ(gpu_validation_count(g) - seen, 0);
-    seen = gpu_validation_count(g);
+    CHECK_EQ(gpu_validation_count(g), 0);
 }

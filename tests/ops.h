@@ -12,7 +12,6 @@
 
 #define OPS_SEED 20240611u      /* of every rig, so that a case can be run alone */
 
-/* Tolerance by the type of what is compared: the worst measured stands at ops_tolerance. */
 struct rig {
     struct gpu *g;
     const char *op;             /* under which the worst error is noted */
@@ -67,6 +66,10 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
 void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block);
 extern const enum dtype weight_types[13];
 
+/* A device of its own that binds no more than max_range at once: matrices come in pieces. Fails the
+ * open case when there is none. The caller closes it. */
+struct gpu *ops_open_small(uint64_t max_range);
+
 /* Commits, uploads, runs the cmd, reads back, checks the bands and all that may not change. */
 bool rig_run(struct rig *r);
 /* Rows of t as floats, [n_row][n], in memory of the rig; of mem as it came back, or of scratch. */
@@ -77,6 +80,7 @@ bool rig_near(struct rig *r, const char *what, tensor t, const double *want, dou
 /* The same for values at hand. */
 bool rig_near_values(struct rig *r, const char *what, const float *got, const double *want,
                      uint32_t n, uint32_t n_row, double tol);
+/* NMSE allowed, by the type of what is compared. */
 double ops_tolerance(enum dtype dtype);
 /* Logs the worst NMSE of each op so far (shown with -v), and checks the validation layer's count. */
 void ops_report(struct gpu *g);
