@@ -1,14 +1,17 @@
 /* model: loading and running what all architectures have in common; see model.h. */
+#define _POSIX_C_SOURCE 200809L
 #include "model.h"
 
 #include "pack.h"
 
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* One piece of upload: rows of a tensor to packed rows, or values to f32, or words as they are. */
 struct job {
@@ -260,6 +263,59 @@ static uint64_t job_row_bytes(const struct job *j)
     return j->t && !j->vector ? pack_row_bytes(j->t->type, j->n_in) : 4ull * j->n_in;
 }
 
+/* Rows [row, row + n) of a job, written to dst. */
+struct rows {
+    const struct job *j;
+    uint64_t row, n, row_bytes;
+    uint8_t *dst;
+};
+
+static void *write_rows(void *arg)
+{
+    const struct rows *r = arg;
+    const struct job *j = r->j;
+    uint8_t *dst = r->dst;
+    uint64_t src_row = 0;
+    if (j->t)
+        dtype_bytes(j->t->type, j->n_in, &src_row);
+    for (uint64_t i = 0; i < r->n; i++, dst += r->row_bytes) {
+        const uint8_t *src = j->t ? j->t->data + (j->row0 + r->row + i) * src_row : j->words;
+        if (!j->t)
+            memcpy(dst, src, r->row_bytes);
+        else if (j->vector)
+            dtype_to_f32(j->t->type, src, j->n_in, (float *)(void *)dst);
+        else
+            pack_row(j->t->type, src, j->n_in, dst);
+    }
+    return NULL;
+}
+
+enum { MAX_THREAD = 16, THREAD_BYTES = 1 << 20 };
+
+/* Packing is slower than the bus: big pieces are shared out over the processors. */
+static void write_rows_parallel(struct rows all)
+{
+    struct rows part[MAX_THREAD];
+    pthread_t thread[MAX_THREAD];
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t n = min_u64(all.n * all.row_bytes / THREAD_BYTES + 1, cores > 0 ? (uint64_t)cores : 1);
+    n = min_u64(min_u64(n, MAX_THREAD), all.n);
+    uint64_t started = 0, each = (all.n + n - 1) / n;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t first = min_u64(i * each, all.n);
+        part[i] = all;
+        part[i].row += first;
+        part[i].dst += first * all.row_bytes;
+        part[i].n = min_u64(each, all.n - first);
+        if (i + 1 < n && started == i && !pthread_create(&thread[i], NULL, write_rows, &part[i]))
+            started++;
+        else
+            write_rows(&part[i]);
+    }
+    for (uint64_t i = 0; i < started; i++)
+        pthread_join(thread[i], NULL);
+}
+
 static bool run_job(struct binder *b, const struct job *j)
 {
     struct gpu *g = b->m->gpu;
@@ -268,24 +324,12 @@ static bool run_job(struct binder *b, const struct job *j)
         return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer",
                     gguf_path(b->m->file), j->t ? j->t->name : "a table", row_bytes);
     for (uint64_t row = 0; row < j->n_row; row += fit) {
-        uint64_t n = min_u64(fit, j->n_row - row), src_row = 0;
-        uint8_t *dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, n * row_bytes,
-                                 b->err);
-        if (!dst)
+        struct rows r = { .j = j, .row = row, .n = min_u64(fit, j->n_row - row),
+                          .row_bytes = row_bytes };
+        r.dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, r.n * row_bytes, b->err);
+        if (!r.dst)
             return false;
-        if (j->t)
-            dtype_bytes(j->t->type, j->n_in, &src_row);
-        for (uint64_t i = 0; i < n; i++, dst += row_bytes) {
-            if (!j->t) {
-                memcpy(dst, j->words, row_bytes);
-                continue;
-            }
-            const uint8_t *src = j->t->data + (j->row0 + row + i) * src_row;
-            if (j->vector)
-                dtype_to_f32(j->t->type, src, j->n_in, (float *)(void *)dst);
-            else
-                pack_row(j->t->type, src, j->n_in, dst);
-        }
+        write_rows_parallel(r);
     }
     return true;
 }
