@@ -68,20 +68,18 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
     hlm *m = mem_alloc(1, sizeof *m);
     struct gpu_params gp = { .device = params->device, .cache_dir = params->cache_dir,
                              .validate = params->validate, .profile = params->profile };
-    struct str arch = { 0 };
     if (!m) {
         fail(err, "out of memory");
         return NULL;
     }
     m->exact = params->exact;
     m->file = gguf_open(params->model, err);
-    bool ok = m->file && gguf_str(m->file, "general.architecture", REQUIRED, &arch, err);
+    bool ok = m->file && model_arch(m->file, err);
     if (ok) {
         m->path = copy_str((struct str){ params->model, strlen(params->model) });
-        m->arch = copy_str(arch);
         m->name = model_name(m->file);
         m->tok = tok_create(m->file, &m->tok_err);
-        m->gpu = m->path && m->arch && m->name ? gpu_open(&gp, err) : NULL;
+        m->gpu = m->path && m->name ? gpu_open(&gp, err) : NULL;
         m->model = m->gpu ? model_load(m->gpu, m->file, params->progress, params->user, err) : NULL;
         ok = m->model && mark_unused(m, err);
     }
@@ -101,7 +99,6 @@ void hlm_close(hlm *m)
     tok_destroy(m->tok);
     gguf_close(m->file);
     free(m->path);
-    free(m->arch);
     free(m->name);
     free(m->unused);
     free(m);
@@ -111,7 +108,7 @@ struct hlm_info hlm_get_info(const hlm *m)
 {
     const struct gpu_caps *caps = gpu_caps(m->gpu);
     return (struct hlm_info){
-        .path = m->path, .arch = m->arch, .name = m->name,
+        .path = m->path, .arch = m->model->arch->name, .name = m->name,
         .device = caps->name, .driver = caps->driver,
         .n_layer = m->model->n_layer, .n_embd = m->model->n_embd, .n_vocab = m->model->n_vocab,
         .n_ctx_train = m->model->n_ctx_train, .n_param = m->model->n_param,

@@ -108,8 +108,9 @@ const int32_t *hlm_session_ids(const hlm_session *s);
 bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_snap,
                       hlm_progress progress, void *user, struct err *err);
 
-/* Reads n more tokens. logits: [n][n_vocab] f32 or NULL; hidden: [n_layer + 2][n][n_embd]
- * f32 or NULL - embeddings, the output of every layer, final norm. */
+/* Reads n more tokens behind those held; a token that hlm_session_next has returned and nobody
+ * has read is replaced. logits: [n][n_vocab] f32 or NULL; hidden: [n_layer + 2][n][n_embd] f32 or
+ * NULL - embeddings, the output of every layer, final norm. */
 bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
                       struct err *err);
 

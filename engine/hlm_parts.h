@@ -10,7 +10,7 @@ struct hlm {
     struct model *model;
     struct tok *tok;
     struct err tok_err;
-    char *path, *arch, *name;
+    char *path, *name;
     bool exact;
     uint32_t *unused;                   /* bit set of vocabulary entries that are no tokens */
 };

@@ -38,13 +38,6 @@ struct binder {
     bool oom;
 };
 
-static struct str arch_name(const struct gguf *g, struct err *err)
-{
-    struct str s = { 0 };
-    gguf_str(g, "general.architecture", REQUIRED, &s, err);
-    return s;
-}
-
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 static const char *full_key(struct binder *b, const char *key, char *buf, size_t n)
@@ -421,14 +414,16 @@ static void warn_unused(const struct binder *b)
                 n, n == 1 ? " is" : "s are", b->prefix, gguf_tensor_at(g, first)->name);
 }
 
-static const struct arch *arch_find(const struct gguf *g, struct err *err)
+const struct arch *model_arch(const struct gguf *g, struct err *err)
 {
     static const struct arch *const archs[] = {
 #define ARCH(name) &arch_##name,
 #include "../models/models.def"
 #undef ARCH
     };
-    struct str s = arch_name(g, err);
+    struct str s = { 0 };
+    if (!gguf_str(g, "general.architecture", REQUIRED, &s, err))
+        return NULL;
     char known[256] = "";
     for (size_t i = 0; s.p && i < ARRAY_LEN(archs); i++) {
         if (strlen(archs[i]->name) == s.n && !memcmp(archs[i]->name, s.p, s.n))
@@ -445,7 +440,7 @@ struct model *model_load(struct gpu *g, const struct gguf *file,
                          bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                          struct err *err)
 {
-    const struct arch *arch = arch_find(file, err);
+    const struct arch *arch = model_arch(file, err);
     struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
     struct binder b = { .m = m, .err = err };
     if (!m)

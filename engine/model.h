@@ -39,6 +39,8 @@ struct arch {
 #include "../models/models.def"
 #undef ARCH
 
+/* The row of models.def for a file, NULL with a reason. Needs no device, so it is asked first. */
+const struct arch *model_arch(const struct gguf *file, struct err *err);
 struct model *model_load(struct gpu *g, const struct gguf *file,
                          bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
                          struct err *err);

@@ -362,7 +362,7 @@ float *rig_get(struct rig *r, tensor t)
 }
 
 /* Worst so far by op, for the log. */
-static struct worst { const char *op; double nmse, max_abs; } worst[32];
+static struct worst { const char *op; double nmse, max_abs; } worst[64];
 
 static void note(const char *op, const char *what, struct diff d)
 {

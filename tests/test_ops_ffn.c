@@ -134,7 +134,7 @@ void test_ops_ffn(void)
         { 128, 8, 64, 32, 64, 7, F32, F32, F32, F32, 5 },       /* runs of equals, cut within */
         { 128, 8, 64, 64, 64, 1, Q8_0, Q8_0, Q8_0, Q8_0, 0 },
         { 128, 7, 256, 32, 64, 7, Q4_K, Q6_K, Q8_0, Q8_0, 0 },  /* gate and up apart */
-        { 5, 2, 64, 64, 64, 1, Q8_0, MXFP4, MXFP4, F32, 0 },
+        { 5, 2, 64, 64, 64, 1, Q8_0, Q8_0, MXFP4, F32, 0 },
         { 512, 10, 32, 32, 32, 7, F32, Q8_0, F32, F32, 0 },
     };
     struct gpu *g = test_gpu();
