@@ -74,10 +74,12 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 
     uint32_t len = run_len(caps, wg, hd, b->n_tok), n_split = div_up(n_ctx, len);
     tensor y = cmd_scratch(c, F32, a->n_head * hd, b->n_tok);
-    tensor part = n_split > 1 ? cmd_scratch(c, F32, a->n_head * n_split * (hd + 4), b->n_tok) : y;
+    bool merge = n_split > 1 || path == ATTENTION_COLS;
+    tensor part = merge ? cmd_scratch(c, F32, a->n_head * n_split * (hd + 4), b->n_tok) : y;
     struct push_attn push = {
         .n_tok = b->n_tok, .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = hd,
-        .n_ctx = n_ctx, .n_split = n_split, .split_len = len, .p_stride = p.stride, .q_col = q_col,
+        .n_ctx = n_ctx, .n_split = n_split, .split_len = len, .merge = merge,
+        .p_stride = p.stride, .q_col = q_col,
         .scale = (float)(1.0 / sqrt(hd)),
     };
     /* half of the causal square, both products */
@@ -91,7 +93,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
         cmd_dispatch(c, K_attn, GRID(a->n_head, b->n_tok, n_split),
                      SPEC(wg, f16, div_up(hd / 4, wg)), PUSH(push),
                      USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
-    if (n_split > 1)
+    if (merge)
         cmd_dispatch(c, K_attn_merge, GRID(a->n_head, b->n_tok, 1), SPEC(wg), PUSH(push),
                      USES(READ(part), READ(p), READ(b->step), WRITE(y)));
     return y;

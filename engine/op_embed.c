@@ -11,7 +11,10 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     tensor y = cmd_scratch(c, F32, w->n_in, b->n_tok);
     uint32_t step = linear_piece(caps, w);
-    for (uint32_t row = 0; row < w->n_out; row += step) {
+    if (!step)
+        cmd_fail(c, "an embedding of %u bytes is longer than a binding of this device",
+                 w->row_q * 16);
+    for (uint32_t row = 0; step && row < w->n_out; row += step) {
         uint32_t n = min_u32(step, w->n_out - row);
         struct push_embed p = { .n_embd = w->n_in, .row_q = w->row_q, .row0 = row, .n_vocab = n };
         cmd_work(c, (double)w->n_in * b->n_tok);

@@ -23,7 +23,10 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
     uint32_t step = linear_piece(caps, &all);
-    for (uint32_t e = 0; e < w->n_expert; e += step) {
+    if (!step)
+        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
+                 all.row_q * 16);
+    for (uint32_t e = 0; step && e < w->n_expert; e += step) {
         uint32_t n = min_u32(step, w->n_expert - e);
         struct push_expert p = {
             .n_in = w->n_in, .n_out = w->n_out, .n_used = m->n_used, .id_stride = id.stride,

@@ -48,7 +48,7 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
         return (struct tile){ caps->subgroup, cpu_rows, toks, toks * caps->subgroup };
     }
     uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
-    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? cpu_rows : 2, cols, cols };
+    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? 4 : 2, cols, cols };
 }
 
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
@@ -59,7 +59,9 @@ tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
 
 uint32_t linear_piece(const struct gpu_caps *caps, const linear *w)
 {
-    uint64_t fit = caps->max_range / (w->row_q * 16ull), unit = max_u32(caps->align / 16, 1);
+    /* a piece is as many rows as bring the next one to where a binding may begin */
+    uint64_t row = w->row_q * 16ull, even = row & (0 - row), fit = caps->max_range / row;
+    uint64_t unit = caps->align > even ? caps->align / even : 1;
     return fit >= w->n_out ? w->n_out : (uint32_t)(fit / unit * unit);
 }
 

@@ -60,9 +60,13 @@ void main()
         barrier();
     }
 
-    [[unroll]] for (uint i = 0; i < QUADS; i++)
-        if (lane() + i * WG < quads)
-            store_head(t, h, run, lane() + i * WG, o[i], l);
-    if (lane() == 0)
+    [[unroll]] for (uint i = 0; i < QUADS; i++) {
+        uint d = lane() + i * WG;
+        if (d < quads && p.merge != 0)
+            store_part(t, h, run, d, o[i]);
+        else if (d < quads)
+            store_done(t, h, d, o[i], l);
+    }
+    if (lane() == 0 && p.merge != 0)
         store_run(t, h, run, m, l);
 }

@@ -61,7 +61,7 @@ void main()
         return;
     [[unroll]] for (uint h = 0; h < HEADS; h++) {
         [[unroll]] for (uint i = 0; i < QUADS; i++)
-            store_head(t, head0 + h, run, i, o[h * QUADS + i], l[h]);
+            store_part(t, head0 + h, run, i, o[h * QUADS + i]);
         store_run(t, head0 + h, run, m[h], l[h]);
     }
 }

@@ -20,8 +20,7 @@ layout(binding = 7) readonly buffer Nw { float norm_w[]; };
 layout(binding = 8) writeonly buffer Y { float y[]; };          // [n_v_head * d_state]
 #include "delta.glsl"
 
-shared vec4 q4[D_STATE / 4], k4[D_STATE / 4];
-shared float o[D_STATE];
+shared float q_row[D_STATE], k_row[D_STATE], o[D_STATE];
 
 void main()
 {
@@ -33,8 +32,8 @@ void main()
     float qq = 0.0, kk = 0.0;
     for (uint i = lane(); i < D_STATE; i += WG) {
         float q = conv_silu(flip, 0, q_ch + i), k = conv_silu(flip, 0, k_ch + i);
-        q4[i / 4][i % 4] = q;
-        k4[i / 4][i % 4] = k;
+        q_row[i] = q;
+        k_row[i] = k;
         qq += q * q;
         kk += k * k;
         if (first) {
@@ -46,9 +45,9 @@ void main()
     float q_scale = 1.0 / sqrt(wg_sum(qq) + 1e-6) / sqrt(float(D_STATE));
     float k_scale = 1.0 / sqrt(wg_sum(kk) + 1e-6);
     barrier();
-    for (uint i = lane(); i < D_STATE / 4; i += WG) {
-        q4[i] *= q_scale;
-        k4[i] *= k_scale;
+    for (uint i = lane(); i < D_STATE; i += WG) {
+        q_row[i] *= q_scale;
+        k_row[i] *= k_scale;
     }
     barrier();
 
@@ -58,20 +57,14 @@ void main()
     for (uint col = lane(); col < D_STATE; col += WG) {
         uint at = head * D_STATE * D_STATE + col;
         float v = conv_silu(flip, 0, v_ch + col), read = 0.0, out_v = 0.0;
-        vec4 m[D_STATE / 4];
-        [[unroll]] for (uint i = 0; i < D_STATE / 4; i++) {
-            m[i] = decay * vec4(state[at + 4 * i * D_STATE],
-                                state[at + (4 * i + 1) * D_STATE],
-                                state[at + (4 * i + 2) * D_STATE],
-                                state[at + (4 * i + 3) * D_STATE]);
-            read += dot(m[i], k4[i]);
-        }
+        // The column is read twice rather than kept: D_STATE registers would leave a GPU few lanes.
+        [[dont_unroll]] for (uint i = 0; i < D_STATE; i++)
+            read += decay * state[at + i * D_STATE] * k_row[i];
         float d = beta * (v - read);
-        [[unroll]] for (uint i = 0; i < D_STATE / 4; i++) {
-            m[i] += k4[i] * d;
-            out_v += dot(m[i], q4[i]);
-            [[unroll]] for (uint e = 0; e < 4; e++)
-                state[at + (4 * i + e) * D_STATE] = m[i][e];
+        [[dont_unroll]] for (uint i = 0; i < D_STATE; i++) {
+            float m = decay * state[at + i * D_STATE] + k_row[i] * d;
+            state[at + i * D_STATE] = m;
+            out_v += m * q_row[i];
         }
         o[col] = out_v;
         oo += out_v * out_v;

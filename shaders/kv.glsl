@@ -15,7 +15,7 @@ vec4 half4(uvec2 h) { return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y)); }
 vec4 load_k(uint quad) { return KV_F16 != 0 ? half4(k_f16[quad]) : uintBitsToFloat(k_f32[quad]); }
 vec4 load_v(uint quad) { return KV_F16 != 0 ? half4(v_f16[quad]) : uintBitsToFloat(v_f32[quad]); }
 #ifdef KV_WRITE
-// To the nearest half, ties to even: left to packHalf2x16, a driver may cut (llvmpipe does).
+// To the nearest half, ties to even: packHalf2x16 alone may cut on some devices.
 vec4 half_near(vec4 v)
 {
     uvec4 u = floatBitsToUint(v);

@@ -22,22 +22,46 @@ void main()
     [[unroll]] for (uint i = 0; i < ROWS * TOKS; i++)
         acc[i] = 0.0;
 
+    uint w_row[ROWS];
+    [[unroll]] for (uint r = 0; r < ROWS; r++)
+        w_row[r] = (o.w_row + min(row0 + r, p.n_out - 1)) * p.row_q;
+
     for (uint b = 0; b < n_block; b++) {
-        vec4 v[TOKS * 8];
         float v_sum[TOKS];
-        [[unroll]] for (uint c = 0; c < TOKS; c++) {
+        uvec2 high[ROWS];
+        scales sc[ROWS];
+        [[unroll]] for (uint c = 0; c < TOKS; c++)
             v_sum[c] = 0.0;
-            [[unroll]] for (uint i = 0; i < 8; i++) {
-                v[c * 8 + i] = load_x(from[c], 32 * b + 4 * i);
-                if (HAS_MIN)
-                    v_sum[c] += sum4(v[c * 8 + i]);
-            }
-        }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            quants w = weight_quants((o.w_row + min(row0 + r, p.n_out - 1)) * p.row_q, n_block, b);
-            [[unroll]] for (uint c = 0; c < TOKS; c++)
-                acc[r * TOKS + c] += WEIGHT_DOT(w, v, c * 8, v_sum[c]);
+            high[r] = weight_high(w_row[r], n_block, b);
+            sc[r] = weight_scales(w_row[r], n_block, b);
         }
+        // These stay loops: a block unrolled runs no faster and compiles eight times as long.
+        [[dont_unroll]] for (uint upper = 0; upper < 2; upper++) {
+            float part[ROWS * TOKS];
+            [[unroll]] for (uint i = 0; i < ROWS * TOKS; i++)
+                part[i] = 0.0;
+            [[dont_unroll]] for (uint g = 4 * upper; g < 4 * upper + 4; g++) {
+                vec4 v[TOKS];
+                [[unroll]] for (uint c = 0; c < TOKS; c++) {
+                    v[c] = load_x(from[c], 32 * b + 4 * g);
+                    if (HAS_MIN)
+                        v_sum[c] += sum4(v[c]);
+                }
+                [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                    vec4 q = weight_quad(w_row[r], high[r], b, g);
+                    [[unroll]] for (uint c = 0; c < TOKS; c++)
+                        part[r * TOKS + c] += dot(q, v[c]);
+                }
+            }
+            [[unroll]] for (uint r = 0; r < ROWS; r++)
+                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                    acc[r * TOKS + c] += (upper == 0 ? sc[r].d.x : sc[r].d.y) * part[r * TOKS + c];
+        }
+        if (HAS_MIN)
+            [[unroll]] for (uint r = 0; r < ROWS; r++)
+                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                    acc[r * TOKS + c] += sc[r].m * v_sum[c];
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
         uint j = lane() + c * WG, to = y_row(o, min(j, o.n - 1));

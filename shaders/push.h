@@ -57,6 +57,7 @@ struct push_attn {
     uint32_t n_tok;
     uint32_t n_ctx;
     uint32_t n_split, split_len;    /* keys are cut in n_split runs of split_len */
+    uint32_t merge;                 /* attn_merge follows */
     uint32_t p_stride, q_col;       /* the gates stand behind each head's query */
     float scale;
 };

@@ -53,102 +53,123 @@ vec2 k_scale(uvec4 head, uint g)
     return unpackHalf2x16(head.x) * vec2(s, m);
 }
 
-// A block of 32 weights as quants and what turns them into weights: weight i of the lower half
-// is d.x q + m, of the upper half d.y q + m. A product takes the scales once a block instead of
-// once a weight.
-struct quants { vec4 q[8]; vec2 d; float m; };
+// A weight is a quant times a scale, plus, in types that have one, a minimum: of a block's 32,
+// the lower half d.x q + m and the upper half d.y q + m. Products take both once a block.
+struct scales { vec2 d; float m; };
 
 const bool HAS_MIN = W_TYPE == T_Q4_0 || W_TYPE == T_Q4_1 || W_TYPE == T_Q5_0 ||
                      W_TYPE == T_Q5_1 || W_TYPE == T_Q4_K || W_TYPE == T_Q5_K;
 
-// Block b (of n_block) of the row that starts at 16-byte word `row`; q[i] = elements 4i .. 4i+3.
+// 32-bit words of quants in a block; in the types of four words, byte i of 16 holds element i
+// (low half) and element 16 + i (high half).
+const uint QUANT_WORDS = W_TYPE == T_F32 ? 32 : W_TYPE == T_F16 || W_TYPE == T_BF16 ? 16 :
+                         W_TYPE == T_Q8_0 ? 8 : 4;
+
+scales weight_scales(uint row, uint n_block, uint b)
+{
+    uint aux = 4u * row + QUANT_WORDS * n_block;    // the word behind the row's quants
+    scales s;
+    s.d = vec2(1.0);
+    s.m = 0.0;
+    if (W_TYPE == T_Q8_0 || W_TYPE == T_IQ4_NL) {
+        s.d = vec2(half_at(aux, b));
+    } else if (W_TYPE == T_Q4_0) {
+        s.d = vec2(half_at(aux, b));
+        s.m = -8.0 * s.d.x;
+    } else if (W_TYPE == T_Q5_0) {
+        s.d = vec2(half_at(aux + n_block, b));
+        s.m = -16.0 * s.d.x;
+    } else if (W_TYPE == T_Q4_1 || W_TYPE == T_Q5_1) {
+        vec2 dm = unpackHalf2x16(w_word[aux + (W_TYPE == T_Q5_1 ? n_block : 0u) + b]);
+        s.d = dm.xx;
+        s.m = dm.y;
+    } else if (W_TYPE == T_MXFP4) {
+        uint e = byte_at(aux, b);       // 2^(e - 128); the two smallest are denormal
+        s.d = vec2(uintBitsToFloat(e < 2u ? 0x00200000u << e : (e - 1u) << 23));
+    } else if (W_TYPE == T_Q4_K || W_TYPE == T_Q5_K) {
+        vec2 dm = k_scale(w_quad[aux / 4u + b / 8u], b & 7u);
+        s.d = dm.xx;
+        s.m = -dm.y;
+    } else if (W_TYPE == T_Q6_K) {
+        // behind two words of high bits a block: two 8-bit scales a block, a half of d for eight
+        uint at = aux + 2u * n_block;
+        int sc = int((w_word[at + (b >> 1)] >> (16u * (b & 1u))) & 0xffffu);
+        s.d = half_at(at + n_block / 2u, b / 8u) * vec2((sc << 24) >> 24, (sc << 16) >> 24);
+    }
+    return s;
+}
+
+// High bits of a block's quants.
+uvec2 weight_high(uint row, uint n_block, uint b)
+{
+    uint aux = 4u * row + QUANT_WORDS * n_block;
+    if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1)
+        return uvec2(w_word[aux + b], 0u);
+    if (W_TYPE == T_Q5_K)
+        return uvec2(w_word[aux + n_block / 2u + b], 0u);
+    if (W_TYPE == T_Q6_K)
+        return uvec2(w_word[aux + 2u * b], w_word[aux + 2u * b + 1u]);
+    return uvec2(0u);
+}
+
+// Quants 4g .. 4g+3 of a block from the words they lie in - `lo`, and for 16-bit types `hi` -
+// and the high bits.
+vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
+{
+    if (W_TYPE == T_F16)
+        return vec4(unpackHalf2x16(lo), unpackHalf2x16(hi));
+    if (W_TYPE == T_BF16)
+        return uintBitsToFloat(uvec4(lo << 16, lo & 0xffff0000u, hi << 16, hi & 0xffff0000u));
+    if (W_TYPE == T_Q8_0)
+        return s8x4(lo);
+    vec4 q = nib4(lo >> (g < 4u ? 0u : 4u));
+    if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1 || W_TYPE == T_Q5_K)
+        return q + 16.0 * bit4(high.x, g);
+    if (W_TYPE == T_Q6_K) {
+        uint h = (g < 4u ? high.x : high.y) >> (8u * (g & 3u));
+        return q + 16.0 * vec4(h & 3u, (h >> 2) & 3u, (h >> 4) & 3u, (h >> 6) & 3u) - 32.0;
+    }
+    if (W_TYPE == T_IQ4_NL)
+        return vec4(NL[uint(q.x)], NL[uint(q.y)], NL[uint(q.z)], NL[uint(q.w)]);
+    if (W_TYPE == T_MXFP4)
+        return vec4(FP4[uint(q.x)], FP4[uint(q.y)], FP4[uint(q.z)], FP4[uint(q.w)]);
+    return q;
+}
+
+// Quants 4g .. 4g+3 of block b of the row that starts at 16-byte word `row`, read word by word:
+// for loops over g that are to stay loops.
+vec4 weight_quad(uint row, uvec2 high, uint b, uint g)
+{
+    if (W_TYPE == T_F32)
+        return uintBitsToFloat(w_quad[row + 8u * b + g]);
+    uint at = 4u * row + QUANT_WORDS * b;
+    if (QUANT_WORDS == 16)
+        return quad_of(w_word[at + 2u * g], w_word[at + 2u * g + 1u], high, g);
+    return quad_of(w_word[at + (QUANT_WORDS == 8 ? g : g & 3u)], 0u, high, g);
+}
+
+// A whole block, read 16 bytes at a time.
+struct quants { vec4 q[8]; vec2 d; float m; };
+
 quants weight_quants(uint row, uint n_block, uint b)
 {
     quants w;
-    w.d = vec2(1.0);
-    w.m = 0.0;
-    if (W_TYPE == T_F32) {
-        [[unroll]] for (uint i = 0; i < 8; i++)
-            w.q[i] = uintBitsToFloat(w_quad[row + 8u * b + i]);
-    } else if (W_TYPE == T_F16 || W_TYPE == T_BF16) {
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            uvec4 h = w_quad[row + 4u * b + i];
-            if (W_TYPE == T_F16) {
-                w.q[2 * i] = vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
-                w.q[2 * i + 1] = vec4(unpackHalf2x16(h.z), unpackHalf2x16(h.w));
-            } else {
-                w.q[2 * i] = uintBitsToFloat(uvec4(h.x << 16, h.x & 0xffff0000u,
-                                                   h.y << 16, h.y & 0xffff0000u));
-                w.q[2 * i + 1] = uintBitsToFloat(uvec4(h.z << 16, h.z & 0xffff0000u,
-                                                       h.w << 16, h.w & 0xffff0000u));
-            }
-        }
-    } else if (W_TYPE == T_Q8_0) {
-        uvec4 q0 = w_quad[row + 2u * b], q1 = w_quad[row + 2u * b + 1u];
-        w.d = vec2(half_at(4u * row + 8u * n_block, b));
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            w.q[i] = s8x4(q0[i]);
-            w.q[4 + i] = s8x4(q1[i]);
-        }
-    } else {
-        // What is left has 4-bit quants: byte i of the block's 16 holds element i (low) and element
-        // 16 + i (high).
-        uvec4 q = w_quad[row + b];
-        uint aux = 4u * (row + n_block);
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            w.q[i] = nib4(q[i]);
-            w.q[4 + i] = nib4(q[i] >> 4);
-        }
-        if (W_TYPE == T_Q4_0) {
-            w.d = vec2(half_at(aux, b));
-            w.m = -8.0 * w.d.x;
-        } else if (W_TYPE == T_Q4_1) {
-            vec2 dm = unpackHalf2x16(w_word[aux + b]);
-            w.d = dm.xx;
-            w.m = dm.y;
-        } else if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1) {
-            uint qh = w_word[aux + b];
-            [[unroll]] for (uint i = 0; i < 8; i++)
-                w.q[i] += 16.0 * bit4(qh, i);
-            if (W_TYPE == T_Q5_0) {
-                w.d = vec2(half_at(aux + n_block, b));
-                w.m = -16.0 * w.d.x;
-            } else {
-                vec2 dm = unpackHalf2x16(w_word[aux + n_block + b]);
-                w.d = dm.xx;
-                w.m = dm.y;
-            }
-        } else if (W_TYPE == T_IQ4_NL) {
-            w.d = vec2(half_at(aux, b));
-            [[unroll]] for (uint i = 0; i < 8; i++)
-                w.q[i] = vec4(NL[uint(w.q[i].x)], NL[uint(w.q[i].y)],
-                              NL[uint(w.q[i].z)], NL[uint(w.q[i].w)]);
-        } else if (W_TYPE == T_MXFP4) {
-            uint e = byte_at(aux, b);       // 2^(e - 128); the two smallest are denormal
-            w.d = vec2(uintBitsToFloat(e < 2u ? 0x00200000u << e : (e - 1u) << 23));
-            [[unroll]] for (uint i = 0; i < 8; i++)
-                w.q[i] = vec4(FP4[uint(w.q[i].x)], FP4[uint(w.q[i].y)],
-                              FP4[uint(w.q[i].z)], FP4[uint(w.q[i].w)]);
-        } else if (W_TYPE == T_Q4_K || W_TYPE == T_Q5_K) {
-            vec2 dm = k_scale(w_quad[row + n_block + b / 8u], b & 7u);
-            w.d = dm.xx;
-            w.m = -dm.y;
-            if (W_TYPE == T_Q5_K) {
-                uint qh = w_word[aux + n_block / 2u + b];
-                [[unroll]] for (uint i = 0; i < 8; i++)
-                    w.q[i] += 16.0 * bit4(qh, i);
-            }
-        } else if (W_TYPE == T_Q6_K) {
-            // two words of high bits, two 8-bit scales in half a word, one half of d
-            // for eight blocks
-            uint h0 = w_word[aux + 2u * b], h1 = w_word[aux + 2u * b + 1u];
-            uint at = aux + 2u * n_block;
-            int sc = int((w_word[at + (b >> 1)] >> (16u * (b & 1u))) & 0xffffu);
-            w.d = half_at(at + n_block / 2u, b / 8u) * vec2((sc << 24) >> 24, (sc << 16) >> 24);
-            [[unroll]] for (uint i = 0; i < 8; i++) {
-                uint h = (i < 4 ? h0 : h1) >> (8u * (i & 3u));
-                w.q[i] += 16.0 * vec4(h & 3u, (h >> 2) & 3u, (h >> 4) & 3u, (h >> 6) & 3u) - 32.0;
-            }
+    scales s = weight_scales(row, n_block, b);
+    uvec2 high = weight_high(row, n_block, b);
+    uvec4 raw = uvec4(0u);
+    w.d = s.d;
+    w.m = s.m;
+    [[unroll]] for (uint g = 0; g < 8; g++) {
+        if (W_TYPE == T_F32) {
+            w.q[g] = uintBitsToFloat(w_quad[row + 8u * b + g]);
+        } else if (QUANT_WORDS == 16) {
+            if (g % 2 == 0)
+                raw = w_quad[row + 4u * b + g / 2];
+            w.q[g] = g % 2 == 0 ? quad_of(raw.x, raw.y, high, g) : quad_of(raw.z, raw.w, high, g);
+        } else {
+            if (g == 0 || (QUANT_WORDS == 8 && g == 4))
+                raw = w_quad[row + (QUANT_WORDS == 8 ? 2u * b + g / 4 : b)];
+            w.q[g] = quad_of(raw[g % 4], 0u, high, g);
         }
     }
     return w;

@@ -17,7 +17,7 @@ struct rig {
     const char *op;             /* under which the worst error is noted */
     struct arena *mem, *scratch;
     struct cmd *c;
-    uint8_t *image, *free, *back;   /* of mem: what it holds, 1 where the op writes, what came back */
+    uint8_t *image, *free, *back;   /* of mem: what it holds, 1 where the op writes, what came */
     uint64_t n_image;
     tensor head, tail;          /* of scratch */
     void **own;                 /* host memory that goes with the rig */
@@ -54,8 +54,9 @@ struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct step *step, c
 float *rig_normal(struct rig *r, uint64_t n, double scale);
 double *rig_doubles(struct rig *r, const float *v, uint64_t n);
 
-/* A matrix of random valid blocks; v: its values as dtype_to_f32 has them, [n_expert * n_out][n_in].
- * Products with normal x are about gain * 1. beside: right behind the matrix made before. */
+/* A matrix of random valid blocks; v: its values as dtype_to_f32 has them,
+ * [n_expert * n_out][n_in]. Products with normal x are about gain * 1. beside: right behind the
+ * matrix made before. */
 struct weight { linear w; const float *v; };
 struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, double gain, bool beside);
@@ -74,13 +75,14 @@ struct gpu *ops_open_small(uint64_t max_range);
 bool rig_run(struct rig *r);
 /* Rows of t as floats, [n_row][n], in memory of the rig; of mem as it came back, or of scratch. */
 float *rig_get(struct rig *r, tensor t);
-/* t is near want [n_row][n]: by the tolerance of its type, or of tol when that is above 0. Bytes between
- * rows of a scratch tensor must be untouched. */
+/* t is near want [n_row][n]: by the tolerance of its type, or of tol when that is above 0. What
+ * lies between rows of a scratch tensor must be untouched. */
 bool rig_near(struct rig *r, const char *what, tensor t, const double *want, double tol);
 /* The same for values at hand. */
 bool rig_near_values(struct rig *r, const char *what, const float *got, const double *want,
                      uint32_t n, uint32_t n_row, double tol);
 /* NMSE allowed, by the type of what is compared. */
 double ops_tolerance(enum dtype dtype);
-/* Logs the worst NMSE of each op so far (shown with -v), and checks the validation layer's count. */
+/* Logs the worst NMSE of each op so far (shown with -v); opens a case for the validation layer's
+ * count. */
 void ops_report(struct gpu *g);

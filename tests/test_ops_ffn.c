@@ -1,6 +1,7 @@
 /* test_ops_ffn: the feed-forward half of a layer, dense and as a mixture of experts.
  *
- * Kernels: swiglu, moe_route, moe_linear; and norm and the linear ones in their company. */
+ * Kernels: swiglu, moe_route, moe_linear, moe_sort, moe_sum; and norm and the linear ones in their
+ * company. */
 #include "ops.h"
 
 #include <stdlib.h>
@@ -25,7 +26,8 @@ static void ffn_case(struct gpu *g, const struct ffn_row *c)
     struct weight up = rig_weight(&r, c->up, c->n_embd, c->n_ff, 1, 1, c->up == c->gate);
     struct weight down = rig_weight(&r, c->down, c->n_ff, c->n_embd, 1, 1, false);
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
-    tensor x = rig_strided(&r, x_v, c->n_embd, c->n_tok), norm = rig_dense(&r, norm_v, c->n_embd, 1);
+    tensor x = rig_strided(&r, x_v, c->n_embd, c->n_tok);
+    tensor norm = rig_dense(&r, norm_v, c->n_embd, 1);
     tensor y = op_ffn(r.c, x, norm, EPS, &gate.w, &up.w, &down.w);
 
     double *h = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, NULL, n);
@@ -71,13 +73,14 @@ static const float *expert_rows(struct rig *r, const struct weight *w, uint32_t 
     return v;
 }
 
-static void moe_case(struct gpu *g, const struct moe_row *c)
+static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
     bool joint = c->gate == c->up;
-    test_case("moe %u of %u, %u x %u, %s %s %s, tie %u, %u tokens", c->n_used, c->n_expert,
-              c->n_embd, c->n_ff, dtype_info(c->gate)->name, dtype_info(c->up)->name,
-              dtype_info(c->down)->name, c->tie, c->n_tok);
+    test_case("moe%s %u of %u, %u x %u, %s %s %s, tie %u, %u tokens",
+              path == MOE_GROUPED ? " grouped" : "", c->n_used, c->n_expert, c->n_embd, c->n_ff,
+              dtype_info(c->gate)->name, dtype_info(c->up)->name, dtype_info(c->down)->name, c->tie,
+              c->n_tok);
     struct rig r = rig_open(g, "moe");
     struct weight router = router_make(&r, c);
     struct weight sh_router = rig_weight(&r, c->shared, c->n_embd, 1, 1, 1, c->shared == F32);
@@ -99,7 +102,7 @@ static void moe_case(struct gpu *g, const struct moe_row *c)
 
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
     tensor x = rig_dense(&r, x_v, c->n_embd, c->n_tok), norm = rig_dense(&r, norm_v, c->n_embd, 1);
-    tensor y = op_moe(r.c, x, norm, EPS, &m);
+    tensor y = moe_by(r.c, path, x, norm, EPS, &m);
 
     double *h = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, NULL, n);
     ref_rmsnorm(h, norm_v, c->n_embd, c->n_tok, (double)EPS, h);
@@ -115,7 +118,7 @@ static void moe_case(struct gpu *g, const struct moe_row *c)
     for (uint64_t i = 0; i < n; i++)
         want[i] += (double)x_v[i];
     if (rig_run(&r))
-        rig_near(&r, "moe", y, want, 0);
+        rig_near(&r, path == MOE_GROUPED ? "grouped" : "plain", y, want, 0);
     rig_close(&r);
 }
 
@@ -136,6 +139,7 @@ void test_ops_ffn(void)
         { 128, 7, 256, 32, 64, 7, Q4_K, Q6_K, Q8_0, Q8_0, 0 },  /* gate and up apart */
         { 5, 2, 64, 64, 64, 1, Q8_0, Q8_0, MXFP4, F32, 0 },
         { 512, 10, 32, 32, 32, 7, F32, Q8_0, F32, F32, 0 },
+        { 4, 2, 32, 32, 32, 65, F32, F32, F32, F32, 0 },        /* several tiles an expert */
     };
     struct gpu *g = test_gpu();
     if (!g)
@@ -143,7 +147,8 @@ void test_ops_ffn(void)
     for (uint32_t i = 0; i < ARRAY_LEN(ffn); i++)
         ffn_case(g, &ffn[i]);
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
-        moe_case(g, &moe[i]);
+        for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
+            moe_case(g, &moe[i], path);
     ops_report(g);
 }
 
@@ -151,8 +156,8 @@ void test_ops_ffn(void)
 void test_ops_moe(void)
 {
     static const struct moe_row moe[] = {
-        { 9, 4, 32, 32, 32, 1, F32, F32, F32, F32, 0 },
-        { 9, 4, 32, 32, 32, 1, F32, Q8_0, F32, F32, 2 },
+        { 9, 4, 32, 32, 32, 7, F32, F32, F32, F32, 0 },
+        { 9, 4, 32, 32, 32, 7, F32, Q8_0, F32, F32, 2 },
     };
     test_case("a device that binds 16 KiB");
     if (!test_gpu())
@@ -161,7 +166,8 @@ void test_ops_moe(void)
     if (!g)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
-        moe_case(g, &moe[i]);
+        for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
+            moe_case(g, &moe[i], path);
     ops_report(g);
     gpu_close(g);
 }

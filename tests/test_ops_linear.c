@@ -1,8 +1,8 @@
 /* test_ops_linear: weights of every type as shaders read them, every way to multiply by them, and
  * matrices that a binding does not span.
  *
- * Kernels: embed, linear, linear_cols, linear_tile, norm, swiglu. (test_axpy is the GPU layer's own:
- * test_gpu.c.) */
+ * Kernels: embed, linear, linear_cols, linear_tile, norm, swiglu. (test_axpy is the GPU layer's
+ * own: test_gpu.c.) */
 #include "ops.h"
 
 #include <float.h>
@@ -76,8 +76,8 @@ static void test_embed(struct gpu *g)
 enum { STORE, ADD, ADD_GATED, N_EPILOGUE };
 enum { PLAIN, NORM, SWIGLU, N_INPUT };
 
-/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of it where x is not for SwiGLU) and all products
- * of the two in double, which every shape takes its part of. */
+/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of it where x is not for SwiGLU) and all
+ * products of the two in double, which every shape takes its part of. */
 struct product {
     struct weight w;
     const float *x, *norm_w;
@@ -98,8 +98,10 @@ static struct product product_make(struct rig *r, enum dtype dtype, uint32_t n_i
         for (uint32_t t = 0; t < max_tok; t++)
             for (uint32_t i = 0; i < n_in; i++) {
                 const float *row = p.x + (uint64_t)t * 2 * n_in;
-                x[(uint64_t)t * n_in + i] =
-                    in == SWIGLU ? ref_silu((double)row[i]) * (double)row[n_in + i] : (double)row[i];
+                double v = (double)row[i];
+                if (in == SWIGLU)
+                    v = ref_silu(v) * (double)row[n_in + i];
+                x[(uint64_t)t * n_in + i] = v;
             }
         if (in == NORM)
             ref_rmsnorm(x, p.norm_w, n_in, max_tok, (double)EPS, x);
@@ -128,7 +130,8 @@ static struct pending record(struct rig *r, const struct linear_path *path, cons
         rig_put(r, tensor_rows(x, t, 1), p->x + (uint64_t)t * 2 * n_in);
     tensor norm = rig_dense(r, p->norm_w, n_in, 1);
     float *res_v = rig_normal(r, n, 1), *gate_v = rig_normal(r, n_tok, 2);
-    tensor res = rig_view(r, F32, n_out, n_tok, n_out + 7, 2), gate = rig_strided(r, gate_v, 1, n_tok);
+    tensor res = rig_view(r, F32, n_out, n_tok, n_out + 7, 2);
+    tensor gate = rig_strided(r, gate_v, 1, n_tok);
     rig_put(r, res, res_v);
     struct pending out = { .row = row, .want = rig_doubles(r, NULL, n) };
     out.y = rig_view(r, F32, n_out, n_tok, n_out + 5, 3);
@@ -163,8 +166,10 @@ static void check_pending(struct rig *r, const struct linear_path *path, enum dt
     }
 }
 
-/* Tiles are 1, 2 or 4 (rows), 1 or 2 subgroups (cols) and 64 tokens (tile), by 2, 4, 8 or 128 rows. */
-static const uint32_t some_tok[] = { 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65 };
+/* Tiles are 1, 2 or 4 (rows), 1, 2 or 4 subgroups (cols) and 16, 32 or 64 tokens (tile: below 24,
+ * below 48, from there), by 2, 4, 8 or 128 rows. */
+static const uint32_t some_tok[] = { 1,  2,  3,  4,  5,  7,  8,  9,  15, 16,
+                                     17, 24, 31, 32, 33, 47, 48, 63, 64, 65 };
 static const uint32_t some_out[] = { 1, 3, 4, 5, 7, 8, 9, 127, 128, 129 };
 static const uint32_t some_in[] = { 4, 32, 36, 64, 256 };
 
@@ -177,7 +182,7 @@ static struct linear_row shape(const struct linear_path *path, uint32_t lanes, u
     struct linear_row row = { n_out, n_tok, i % 2 ? ADD_GATED : STORE, PLAIN };
     if (path->kernel == K_linear)
         row.epilogue = n_tok == 1 ? i % N_EPILOGUE : ADD;
-    else if (path->kernel == K_linear_cols && n_tok > lanes)
+    else if (n_tok > (path->kernel == K_linear_cols ? lanes : 23))
         row.epilogue = ADD;
     if (path->fuses) {
         const uint32_t *f = fused[n_tok == 1 ? i % 3 : n_tok > 3];
@@ -209,7 +214,15 @@ static void test_shapes(struct gpu *g)
     }
 }
 
-/* The other types: shapes that end within a tile, block rows of one and of several. */
+/* Whether the device would take the path by itself. */
+static bool own_path(struct gpu *g, const struct linear_path *path)
+{
+    bool cpu = gpu_caps(g)->kind == GPU_CPU;
+    return path->device == ANY_DEVICE || (path->device == CPU_ONLY) == cpu;
+}
+
+/* The other types: shapes that end within a tile, rows of one block and of several. Of a path that
+ * is another device's, three types. */
 static void test_types(struct gpu *g)
 {
     const uint32_t lanes = gpu_caps(g)->subgroup;
@@ -218,6 +231,8 @@ static void test_types(struct gpu *g)
         for (uint32_t i = 1; i < ARRAY_LEN(weight_types); i++) {
             enum dtype dtype = weight_types[i];
             uint32_t block = dtype_info(dtype)->block_len;
+            if (!own_path(g, path) && dtype != Q8_0 && dtype != Q5_K && dtype != MXFP4)
+                continue;
             /* One pipeline a type and path: by lanes, by one token. */
             uint32_t n_tok = path->kernel == K_linear ? 1 : max_u32(lanes, 5) - 1;
             struct linear_row row = { 11, n_tok, ADD, PLAIN };
@@ -274,7 +289,9 @@ static void op_case(struct gpu *g, uint32_t n_tok)
     float *x_v = rig_normal(&r, n_tok * N_IN, 1), *norm_v = rig_normal(&r, N_IN, 1);
     float *gate_v = rig_normal(&r, n_tok, 1), *gu_v = rig_normal(&r, n_tok * 2 * N_IN, 2);
     tensor x = rig_strided(&r, x_v, N_IN, n_tok), norm = rig_dense(&r, norm_v, N_IN, 1);
-    tensor gate = rig_strided(&r, gate_v, 1, n_tok), gu = rig_dense(&r, gu_v, 2 * N_IN, n_tok);
+    tensor gate = rig_strided(&r, gate_v, 1, n_tok);
+    tensor gu = rig_view(&r, F32, 2 * N_IN, n_tok, 2 * N_IN + 4, 0);
+    rig_put(&r, gu, gu_v);
     const tensor y[N_Y] = {
         op_norm(r.c, x, norm, EPS),
         op_linear(r.c, x, LINEARS(&a.w, &b.w, &c.w)),

@@ -1,6 +1,7 @@
 /* test_ops_mixer: attention over the cache, the rotary embedding alone, Gated DeltaNet.
  *
- * Kernels: attn_prep, attn, attn_merge, delta_conv, delta_scan, delta_norm, delta_step, advance. */
+ * Kernels: attn_prep, attn, attn_cols, attn_merge, delta_conv, delta_scan, delta_norm, delta_step,
+ * advance. */
 #include "ops.h"
 
 #include <math.h>
@@ -57,16 +58,17 @@ static void heads_ref(const struct attn_row *c, const float *p, uint32_t step, u
     ref_rope(freq, c->n_rot, pos, n_head, c->head_dim, out);
 }
 
-static void attn_case(struct gpu *g, const struct attn_row *c)
+static void attn_case(struct gpu *g, const struct attn_row *c, enum attention_path path)
 {
     uint32_t hd = c->head_dim, n_q = c->n_head * hd, n_kv = c->n_kv_head * hd;
     uint32_t n_p = 2 * (n_q + n_kv), n_tok = c->n_tok;
     uint32_t turn[256];
     float freq[256];
-    test_case("attention %u/%u heads of %u, %u rotated, %u + %u of %u, %s, peak %g", c->n_head,
+    const char *by = path == ATTENTION_COLS ? "attention by cols" : "attention";
+    test_case("%s, %u/%u heads of %u, %u rotated, %u + %u of %u, %s, peak %g", by, c->n_head,
               c->n_kv_head, hd, c->n_rot, c->n_past, n_tok, c->n_ctx, dtype_info(c->cache)->name,
               (double)c->peak);
-    struct rig r = rig_open(g, "attention");
+    struct rig r = rig_open(g, by);
     float *p_v = rig_normal(&r, (uint64_t)n_tok * n_p, 1.5);
     float *qn = rig_normal(&r, hd, (double)c->peak), *kn = rig_normal(&r, hd, 1);
     rope_turns(1e7, c->n_rot, turn);
@@ -81,7 +83,7 @@ static void attn_case(struct gpu *g, const struct attn_row *c)
     kv.v = cache_make(&r, c);
     struct step step = { .n_past = c->n_past };
     struct batch b = rig_batch(&r, n_tok, &step, NULL, 0, false);
-    tensor y = op_attention(r.c, p, &a, &kv, &b);
+    tensor y = attention_by(r.c, path, p, &a, &kv, &b);
 
     double *q = rig_doubles(&r, NULL, (uint64_t)n_tok * n_q);
     double *gate = rig_doubles(&r, NULL, (uint64_t)n_tok * n_q);
@@ -110,6 +112,9 @@ static void attn_case(struct gpu *g, const struct attn_row *c)
                 v[i] = (double)f16_to_f32(f32_to_f16((float)v[i]));
         }
         double tol = ops_tolerance(c->cache);
+        /* A weight's error is that of its score: with scores of 100 and more, 3e-12 measured. The
+         * sum of thousands of values is small beside them: 1.1e-11. */
+        bool hard = c->peak > 1 || c->n_past > 2000;
         const char *f16 = c->cache == F16 ? "cache f16" : "cache f32";
         struct ref_attention ref = { .n_tok = n_tok, .n_past = c->n_past, .n_head = c->n_head,
                                      .n_kv_head = c->n_kv_head, .head_dim = hd, .q = q,
@@ -117,7 +122,7 @@ static void attn_case(struct gpu *g, const struct attn_row *c)
         ref_attention(&ref, want);
         (void)(rig_near_values(&r, f16, got, k, n_kv, n_tok, tol) &&
                rig_near_values(&r, "cache, values", got + n, v, n_kv, n_tok, 0) &&
-               rig_near(&r, "output", y, want, 0));
+               rig_near(&r, hard ? "output, hard" : "output", y, want, hard ? 3e-11 : 0));
     }
     rig_close(&r);
 }
@@ -125,26 +130,40 @@ static void attn_case(struct gpu *g, const struct attn_row *c)
 static void test_attention(struct gpu *g)
 {
     static const struct attn_row rows[] = {
-        { 32, 1, 1, 32, 4, 0, 1, F32, 1 },       { 32, 2, 2, 8, 64, 63, 1, F16, 1 },
-        { 48, 2, 1, 16, 66, 63, 3, F32, 1 },     { 48, 6, 2, 48, 40, 1, 5, F16, 1 },
-        { 64, 4, 2, 64, 80, 0, 65, F32, 1 },     { 64, 3, 1, 32, 80, 63, 17, F16, 6 },
-        { 256, 8, 2, 64, 72, 63, 2, F32, 1 },    { 256, 8, 1, 64, 70, 1, 9, F16, 1 },
+        { 32, 1, 1, 32, 4, 0, 1, F32, 1 },
+        { 32, 4, 2, 8, 64, 63, 1, F16, 1 },
+        { 48, 2, 1, 16, 66, 63, 3, F32, 1 },
+        { 64, 6, 2, 48, 40, 1, 5, F16, 1 },
+        { 64, 4, 2, 64, 80, 0, 65, F32, 1 },
+        { 64, 3, 1, 32, 80, 63, 17, F16, 6 },
+        { 128, 2, 1, 64, 72, 63, 9, F16, 1 },
+        { 256, 8, 2, 64, 72, 63, 2, F32, 1 },
+        { 256, 8, 1, 64, 70, 1, 9, F16, 1 },
         { 256, 2, 1, 64, 17, 0, 17, F32, 8 },
-        /* Runs of keys: on a CPU device of 3156, 6000 or 10896 here, by its subgroups; on a GPU
-         * of 512 while tokens are few. One run of several in use, the end of one, all. */
-        { 256, 2, 1, 64, 12000, 0, 3, F32, 1 },  { 256, 2, 1, 64, 12000, 511, 3, F32, 1 },
-        { 256, 2, 1, 64, 12000, 3154, 3, F32, 1 }, { 256, 2, 1, 64, 12000, 5999, 1, F16, 1 },
-        { 256, 2, 1, 64, 12000, 6000, 1, F16, 1 }, { 256, 2, 1, 64, 12000, 10895, 3, F16, 1 },
+        /* Runs of keys: on a CPU device they end here at 3156, 6000 and 10896 with 256 elements, at
+         * 8568, 15000 and 24000 with 64, by its subgroup; on a GPU at 512 while tokens are few. One
+         * of several in use, the end of one, all. */
+        { 256, 2, 1, 64, 12000, 0, 3, F32, 1 },
+        { 256, 2, 1, 64, 12000, 511, 3, F32, 1 },
+        { 256, 2, 1, 64, 12000, 3154, 3, F32, 1 },
+        { 256, 2, 1, 64, 12000, 5999, 1, F16, 1 },
+        { 256, 2, 1, 64, 12000, 6000, 1, F16, 1 },
+        { 256, 2, 1, 64, 12000, 10895, 3, F16, 1 },
         { 256, 2, 1, 64, 12000, 11991, 9, F32, 4 },
+        { 64, 2, 1, 64, 25000, 8560, 20, F32, 1 },
+        { 64, 2, 1, 64, 25000, 14985, 20, F32, 1 },
+        { 64, 2, 1, 64, 25000, 24980, 20, F32, 1 },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
-        attn_case(g, &rows[i]);
+        for (enum attention_path path = ATTENTION_PLAIN; path <= ATTENTION_COLS; path++)
+            if (path == ATTENTION_PLAIN || (rows[i].head_dim <= 128 && rows[i].n_ctx > 4))
+                attn_case(g, &rows[i], path);
 }
 
 /* ---- rotary ------------------------------------------------------------------------------ */
 
-/* attn_prep with query heads only: one with ones in its first half, so that cosine and sine stand in
- * the result, one with ones in the other. */
+/* attn_prep with query heads only: one with ones in its first half, so that cosine and sine stand
+ * in the result, one with ones in the other. */
 static void rope_case(struct gpu *g, double theta, uint32_t n_rot, uint32_t pos)
 {
     enum { HD = 64, N_HEAD = 2 };
@@ -153,7 +172,7 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, uint32_t pos)
     float p_v[N_HEAD * 2 * HD] = { 0 }, one[HD], freq[HD / 2];
     double want[N_HEAD * HD] = { 0 };
     uint32_t turn[HD], half = n_rot / 2;
-    float norm = 0.70710678f;   /* of n_rot elements half are 1, the others are chosen to be 1 too */
+    float norm = 0.70710678f;   /* half of all elements are 1 */
     for (uint32_t i = 0; i < HD; i++) {
         p_v[i] = i < half || i >= n_rot + (HD - n_rot) / 2;
         p_v[2 * HD + i] = (i >= half && i < n_rot) || i >= n_rot + (HD - n_rot) / 2;
@@ -168,7 +187,8 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, uint32_t pos)
         ref_rope(freq, n_rot, pos, 1, HD, want + h * HD);
     }
     tensor p = rig_dense(&r, p_v, N_HEAD * 2 * HD, 1), w = rig_dense(&r, one, HD, 1);
-    tensor q = rig_view(&r, F32, N_HEAD * HD, 1, N_HEAD * HD, 0), none = rig_view(&r, F32, 4, 1, 4, 0);
+    tensor q = rig_view(&r, F32, N_HEAD * HD, 1, N_HEAD * HD, 0);
+    tensor none = rig_view(&r, F32, 4, 1, 4, 0);
     tensor turns = rig_words(&r, turn, n_rot);
     rig_writes(&r, q);
     struct step step = { .n_past = pos };
@@ -314,11 +334,16 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
 static void test_delta(struct gpu *g)
 {
     static const struct delta_row rows[] = {
-        { 1, 1, 16, 4, true, 0, { 1 }, false },         { 2, 4, 16, 4, true, 1, { 5 }, false },
-        { 2, 4, 16, 4, false, 0, { 1, 1, 2, 3 }, false }, { 2, 6, 32, 4, true, 0, { 2, 1, 4 }, false },
-        { 2, 6, 32, 4, false, 1, { 7 }, false },        { 2, 2, 64, 4, true, 1, { 2, 66, 3 }, false },
-        { 1, 3, 64, 4, false, 0, { 1, 2 }, true },      { 2, 4, 128, 4, true, 0, { 1, 9 }, false },
-        { 1, 2, 128, 4, false, 1, { 3, 1 }, false },    { 2, 4, 16, 2, false, 0, { 2, 3 }, false },
+        { 1, 1, 16, 4, true, 0, { 1 }, false },
+        { 2, 4, 16, 4, true, 1, { 5 }, false },
+        { 2, 4, 16, 4, false, 0, { 1, 1, 2, 3 }, false },
+        { 2, 6, 32, 4, true, 0, { 2, 1, 4 }, false },
+        { 2, 6, 32, 4, false, 1, { 7 }, false },
+        { 2, 2, 64, 4, true, 1, { 2, 66, 3 }, false },
+        { 1, 3, 64, 4, false, 0, { 1, 2 }, true },
+        { 2, 4, 128, 4, true, 0, { 1, 9 }, false },
+        { 1, 2, 128, 4, false, 1, { 3, 1 }, false },
+        { 2, 4, 16, 2, false, 0, { 2, 3 }, false },
         { 2, 4, 16, 4, true, 0, { 200, 57 }, false },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)

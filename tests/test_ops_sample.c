@@ -1,8 +1,9 @@
 /* test_ops_sample: from logits to the next id, draw by draw against the distribution in double.
  *
- * Each draw is told in advance: the reference makes the distribution (penalties, top-k, top-p, min-p,
- * temperature, in llama.cpp's order), computes the uniform number that the kernel hashes from seed and
- * position, and looks it up. Draws that were counted are also held against the probabilities alone.
+ * Each draw is told in advance: the reference makes the distribution (penalties, top-k, top-p,
+ * min-p, temperature, in llama.cpp's order), computes the uniform number that the kernel hashes
+ * from seed and position, and looks it up. Draws that are alike are also counted and held against
+ * the probabilities alone.
  *
  * Kernels: sample, advance. */
 #include "ops.h"
@@ -15,7 +16,7 @@ struct sample_row {
     const char *name;
     uint32_t n_vocab, n_draw;
     struct step s;
-    float spread;               /* of the logits */
+    float spread, mean;         /* of the logits */
     uint32_t n_unused;          /* every so-manieth entry is unused; 0: none */
     uint32_t n_odd;             /* of the largest logits, that become NaN, -inf or a tie, in turn */
     bool count;                 /* the draws are alike: their numbers against the probabilities */
@@ -48,7 +49,7 @@ static int by_id(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-/* Of n sorted candidates the number that stays when the one at `last` is the last, with its equals. */
+/* Of n sorted candidates the number that stays when `last` is the last of them, with its equals. */
 static uint32_t with_equals(const struct candidate *c, uint32_t n, uint32_t last)
 {
     while (last + 1 < n && c[last + 1].logit == c[last].logit)
@@ -141,7 +142,7 @@ static void make_odd(float *logits, uint32_t n_vocab, uint32_t n_odd)
     }
 }
 
-/* Pearson's statistic of n_draw counted draws, its degrees of freedom and a bound far in its tail. */
+/* Pearson's statistic of n_draw draws, against a bound far in the tail of its distribution. */
 static void check_counts(const struct candidate *c, uint32_t n, const int32_t *got, uint32_t n_draw)
 {
     double chi2 = 0;
@@ -167,8 +168,8 @@ static bool zeros(struct rig *r, tensor t)
     return true;
 }
 
-/* n_draw draws in one submission, each position hashed anew; ids gets them, [N_PROMPT + n_draw]. The
- * history has room for one less than is drawn. */
+/* n_draw draws in one submission, each position hashed anew; ids gets them, [N_PROMPT + n_draw].
+ * The history has room for one less than is drawn. */
 static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
                  const uint32_t *unused, int32_t *ids)
 {
@@ -210,6 +211,8 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
     uint32_t *count = rig_alloc(&r, c->n_vocab, sizeof *count);
     struct candidate *cand = rig_alloc(&r, c->n_vocab, sizeof *cand);
     int32_t *ids = rig_alloc(&r, N_PROMPT + c->n_draw, sizeof *ids), want;
+    for (uint32_t i = 0; i < c->n_vocab; i++)
+        logits[i] += c->mean;
     make_odd(logits, c->n_vocab, c->n_odd);
     for (uint32_t i = 0; c->n_unused && i < c->n_vocab; i += c->n_unused)
         unused[i / 32] |= 1u << i % 32;
@@ -232,42 +235,44 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
 #define OFF .top_p = 1, .repeat = 1     /* no cut, no penalty */
 
 static const struct sample_row rows[] = {
-    { "greedy", 1, 2, { OFF }, 1, 0, 0, false },
-    { "greedy", 77, 2, { OFF }, 3, 0, 0, false },
-    { "greedy, odd", 5000, 2, { OFF, .top_k = 3 }, 3, 3, 6, false },
-    { "greedy, penalties", 64, 30, { .top_p = 1, .repeat = 1.1f, .presence = 1, .last_n = 20 }, 3,
-      0, 0, false },
-    { "all", 10, 1500, { OFF, .temp = 1, .seed_lo = 1 }, 1, 0, 0, true },
-    { "cold", 50, 100, { OFF, .temp = 0.5f, .seed_lo = 2 }, 2, 0, 0, true },
-    { "hot", 50, 100, { OFF, .temp = 1.7f, .seed_lo = 3, .seed_hi = 9 }, 2, 0, 0, true },
-    { "top-k 1", 65, 5, { OFF, .temp = 1, .top_k = 1 }, 1, 0, 0, false },
-    { "top-k 10", 300, 300, { OFF, .temp = 1, .top_k = 10, .seed_lo = 4 }, 2, 0, 0, true },
-    { "top-k above n", 20, 100, { OFF, .temp = 1, .top_k = 50, .seed_lo = 5 }, 2, 0, 0, true },
-    { "top-k 4, ties", 63, 100, { OFF, .temp = 1, .top_k = 4, .seed_lo = 6 }, 2, 0, 3, false },
-    { "top-p 0", 65, 5, { .temp = 1, .repeat = 1 }, 1, 0, 0, false },
-    { "top-p 0.9", 300, 300, { .temp = 1, .top_p = 0.9f, .repeat = 1 }, 3, 0, 0, true },
-    { "top-p 0.5 of top-k 9", 300, 100, { .temp = 2, .top_k = 9, .top_p = 0.5f, .repeat = 1 }, 1, 0,
-      0, true },
-    { "min-p 0.1", 300, 300, { OFF, .temp = 1, .min_p = 0.1f }, 2, 0, 0, true },
-    { "min-p 1", 300, 5, { OFF, .temp = 1, .min_p = 1 }, 2, 0, 0, false },
+    { "greedy", 1, 2, { OFF }, 1, 0, 0, 0, false },
+    { "greedy", 77, 2, { OFF }, 3, 0, 0, 0, false },
+    { "greedy, odd", 5000, 2, { OFF, .top_k = 3 }, 3, 0, 3, 6, false },
+    { "greedy, penalties", 64, 30, { .top_p = 1, .repeat = 1.1f, .presence = 1, .last_n = 20 },
+      3, 0, 0, 0, false },
+    { "all", 10, 1500, { OFF, .temp = 1, .seed_lo = 1 }, 1, 0, 0, 0, true },
+    { "cold", 50, 100, { OFF, .temp = 0.5f, .seed_lo = 2 }, 2, 0, 0, 0, true },
+    { "hot", 50, 100, { OFF, .temp = 1.7f, .seed_lo = 3, .seed_hi = 9 }, 2, 0, 0, 0, true },
+    { "top-k 1", 65, 5, { OFF, .temp = 1, .top_k = 1 }, 1, 0, 0, 0, false },
+    { "top-k 10", 300, 300, { OFF, .temp = 1, .top_k = 10, .seed_lo = 4 }, 2, 0, 0, 0, true },
+    { "top-k above n", 20, 100, { OFF, .temp = 1, .top_k = 50, .seed_lo = 5 }, 2, 0, 0, 0, true },
+    { "top-k 4, ties", 63, 100, { OFF, .temp = 1, .top_k = 4, .seed_lo = 6 }, 2, 0, 0, 3, false },
+    { "top-p 0", 65, 5, { .temp = 1, .repeat = 1 }, 1, 0, 0, 0, false },
+    { "top-p 0.9", 300, 300, { .temp = 1, .top_p = 0.9f, .repeat = 1 }, 3, 0, 0, 0, true },
+    { "top-p 0.5 of top-k 9", 300, 100, { .temp = 2, .top_k = 9, .top_p = 0.5f, .repeat = 1 },
+      1, 0, 0, 0, true },
+    { "min-p 0.1", 300, 300, { OFF, .temp = 1, .min_p = 0.1f }, 2, 0, 0, 0, true },
+    { "min-p 1", 300, 5, { OFF, .temp = 1, .min_p = 1 }, 2, 0, 0, 0, false },
     { "defaults", 1000, 100, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-      .repeat = 1 }, 3, 0, 0, true },
-    { "unused", 100, 100, { OFF, .temp = 1 }, 1, 2, 3, false },
-    { "unused allowed", 100, 100, { OFF, .temp = 1, .allow_unused = 1 }, 1, 2, 2, false },
-    { "repeat 1.3 of 5", 40, 100, { .top_p = 1, .temp = 1, .repeat = 1.3f, .last_n = 5 }, 2, 0, 0,
-      false },
+      .repeat = 1 }, 3, 0, 0, 0, true },
+    { "unused", 100, 100, { OFF, .temp = 1 }, 1, 0, 2, 3, false },
+    { "unused allowed", 100, 100, { OFF, .temp = 1, .allow_unused = 1 }, 1, 0, 2, 2, false },
+    { "repeat 1.3, all below 0", 20, 100, { .top_p = 1, .temp = 1, .repeat = 1.3f, .last_n = 16 },
+      1, -5, 0, 0, false },
+    { "repeat 1.3 of 5", 40, 100, { .top_p = 1, .temp = 1, .repeat = 1.3f, .last_n = 5 },
+      2, 0, 0, 0, false },
     { "frequency 0.2, presence 0.5 of 64", 40, 100, { OFF, .temp = 1, .frequency = 0.2f,
-      .presence = 0.5f, .last_n = 64 }, 2, 0, 0, false },
-    { "penalties and cuts", 1000, 50, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-      .repeat = 1.2f, .frequency = 0.1f, .presence = 0.1f, .last_n = 32, .seed_lo = 8 }, 3, 3, 2,
-      false },
-    { "all", 4096, 20, { OFF, .temp = 1 }, 2, 0, 0, false },
-    { "top-k 40", 4097, 10, { OFF, .temp = 1, .top_k = 40 }, 2, 0, 0, false },
+      .presence = 0.5f, .last_n = 64 }, 2, 0, 0, 0, false },
+    { "penalties and cuts", 1000, 50, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f,
+      .min_p = 0.05f, .repeat = 1.2f, .frequency = 0.1f, .presence = 0.1f, .last_n = 32,
+      .seed_lo = 8 }, 3, 0, 3, 2, false },
+    { "all", 4096, 20, { OFF, .temp = 1 }, 2, 0, 0, 0, false },
+    { "top-k 40", 4097, 10, { OFF, .temp = 1, .top_k = 40 }, 2, 0, 0, 0, false },
     { "defaults", 151936, 6, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-      .repeat = 1 }, 3, 9, 5, false },
+      .repeat = 1 }, 3, 0, 9, 5, false },
     { "top-p 0.95 and penalties", 151936, 4, { .temp = 1, .top_p = 0.95f, .repeat = 1.1f,
-      .last_n = 64 }, 3, 0, 0, false },
-    { "greedy", 248320, 2, { OFF }, 3, 0, 2, false },
+      .last_n = 64 }, 3, 0, 0, 0, false },
+    { "greedy", 248320, 2, { OFF }, 3, 0, 0, 2, false },
 };
 
 /* The same seed draws the same, another one does not; a draw alone leaves flip. */
