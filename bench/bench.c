@@ -189,6 +189,13 @@ static void add_kernels(hlm *m, struct result *r)
     qsort(r->kernel, r->n_kernel, sizeof *r->kernel, by_time);
 }
 
+/* An hlm_progress for what is not timed: with one, reading waits after every piece. */
+static bool go_on(void *user, uint64_t done, uint64_t total)
+{
+    (void)user, (void)done, (void)total;
+    return !ui_interrupted();
+}
+
 /* Once from an empty session. The token before the first timed one is sampled outside of the clock,
  * so that each timed one is a forward pass; without depth there is one token to go on from. */
 static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, int32_t *id,
@@ -198,7 +205,7 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
     uint32_t before = t->n_gen ? max_u32(t->n_depth, 1) : t->n_depth;
     random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
     hlm_session_reset(s);
-    if (before && !hlm_session_sync(s, id, before, 0, NULL, NULL, err))
+    if (before && !hlm_session_sync(s, id, before, 0, go_on, NULL, err))
         return false;
     if (t->n_gen && !make_tokens(s, 1, err))
         return false;
@@ -207,7 +214,8 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
     struct hlm_stats at = hlm_session_stats(s);
     double t0 = now_s();
     bool ok = t->n_gen ? make_tokens(s, timed ? t->n_gen : min_u32(t->n_gen, WARM_TOK), err)
-                       : hlm_session_sync(s, id, before + t->n_prompt, 0, NULL, NULL, err);
+                       : hlm_session_sync(s, id, before + t->n_prompt, 0, timed ? NULL : go_on,
+                                          NULL, err);
     double took = now_s() - t0;
     struct hlm_stats now = hlm_session_stats(s);
     if (!ok || !timed)
@@ -321,17 +329,17 @@ static void kernel_table(const struct result *r)
 {
     double wall = speed_of(r, true).mean, n = r->n_rep, rest = wall * 1e3;
     printf("\n%s: %.2f ms\n\n"
-           "| kernel           |    calls |        ms |  share |    us/call |    GB/s | GFLOP/s |\n"
-           "| ---------------- | -------: | --------: | -----: | ---------: | ------: | ------: |\n",
+           "| kernel          |    calls |        ms |  share |    us/call |    GB/s | GFLOP/s |\n"
+           "| --------------- | -------: | --------: | -----: | ---------: | ------: | ------: |\n",
            test_name(&r->test).s, wall * 1e3);
     for (const struct hlm_kernel *k = r->kernel; k < r->kernel + r->n_kernel; k++) {
         double ms = k->us / n * 1e-3, s = k->us > 0 ? k->us * 1e-6 : 1;
-        printf("| %-16s | %8.0f | %9.3f | %5.1f%% | %10.1f | %7.2f | %7.2f |\n", k->name,
+        printf("| %-15s | %8.0f | %9.3f | %5.1f%% | %10.1f | %7.2f | %7.2f |\n", k->name,
                (double)k->n / n, ms, ms / wall * 0.1, k->us / (double)k->n,
                (double)k->bytes / s * 1e-9, k->flop / s * 1e-9);
         rest -= ms;
     }
-    printf("| %-16s | %8s | %9.3f | %5.1f%% | %10s | %7s | %7s |\n", "(no kernel)", "", rest,
+    printf("| %-15s | %8s | %9.3f | %5.1f%% | %10s | %7s | %7s |\n", "(no kernel)", "", rest,
            rest / wall * 0.1, "", "", "");
 }
 

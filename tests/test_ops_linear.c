@@ -328,7 +328,7 @@ static void op_case(struct gpu *g, uint32_t n_tok)
                                            "swiglu_linear_add gated" };
     bool good = rig_run(&r);
     for (uint32_t i = 0; good && i < N_Y; i++)
-        good = rig_near(&r, what[i], y[i], want[i], 0);
+        good = rig_near(&r, what[i], y[i], want[i], i == 0 || i == 4 ? 1e-13 : 0);   /* no sums */
     rig_close(&r);
 }
 
