@@ -63,10 +63,12 @@ void main()
                 acc[r * COLS + c] += WEIGHT_DOT(w, v, c * 8, v_sum[c]);
         }
     }
-    [[unroll]] for (uint r = 0; r < ROWS; r++)
-        [[unroll]] for (uint c = 0; c < COLS; c++) {
-            float sum = wg_sum(acc[r * COLS + c]);
+    [[unroll]] for (uint c = 0; c < COLS; c++) {
+        float by = y_scale(min(tok0 + c, p.n_tok - 1));
+        [[unroll]] for (uint r = 0; r < ROWS; r++) {
+            float sum = wg_sum(acc[r * COLS + c]) * by;
             if (lane() == 0 && row0 + r < p.n_out && tok0 + c < p.n_tok)
                 store_y(tok0 + c, row0 + r, sum);
         }
+    }
 }

@@ -17,13 +17,16 @@ layout(set = 0, binding = 4) readonly buffer Gate { float gate[]; };
 // x[t][k .. k+3]; zero past the end of the row, which packed weights pad.
 vec4 load_x(uint t, uint k) { return k < p.n_in ? x[(t * p.x_stride + p.x_col + k) / 4] : vec4(0); }
 
+// What token t's products are multiplied by: once a token, not once an element.
+float y_scale(uint t)
+{
+    return EPI == EPI_ADD_GATED ? sigmoid(gate[t * p.gate_stride + p.gate_col]) : 1.0;
+}
+
 void store_y(uint t, uint r, float v)
 {
-    if (EPI != EPI_STORE) {
-        if (EPI == EPI_ADD_GATED)
-            v *= sigmoid(gate[t * p.gate_stride + p.gate_col]);
+    if (EPI != EPI_STORE)
         v += res[t * p.res_stride + p.res_col + r];
-    }
     y[t * p.y_stride + p.y_col + r] = v;
 }
 

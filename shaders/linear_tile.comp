@@ -51,8 +51,9 @@ void main()
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
         uint t = j + 8 * c, to = y_row(o, min(t, o.n - 1));
+        float by = y_scale(to);
         [[unroll]] for (uint a = 0; a < 8; a++)
             if (row0 + i + 16 * a < p.n_out && t < o.n)
-                store_y(to, row0 + i + 16 * a, acc[a * TOKS + c]);
+                store_y(to, row0 + i + 16 * a, acc[a * TOKS + c] * by);
     }
 }

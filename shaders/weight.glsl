@@ -14,9 +14,16 @@ layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight1 { uin
 const uint T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8,
            T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ4_NL = 20, T_BF16 = 30, T_MXFP4 = 39;
 
-const float NL[16] = float[](-127, -104, -83, -65, -49, -35, -22, -10,
-                             1, 13, 25, 38, 53, 69, 89, 113);
-const float FP4[16] = float[](0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+// Sixteen signed bytes: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and E2M1 doubled,
+// 0 1 2 3 4 6 8 12 and their negatives. Bytes in words, since a table of floats is memory to a shader.
+const uvec4 NL = uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+const uvec4 FP4 = uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+
+float entry(uvec4 table, uint i)
+{
+    uint word = i < 8u ? (i < 4u ? table.x : table.y) : (i < 12u ? table.z : table.w);
+    return float(int(word << (24u - 8u * (i & 3u))) >> 24);
+}
 
 vec4 nib4(uint v) { return vec4(v & 15u, (v >> 8) & 15u, (v >> 16) & 15u, (v >> 24) & 15u); }
 vec4 s8x4(uint v)
@@ -129,10 +136,13 @@ vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
         uint h = (g < 4u ? high.x : high.y) >> (8u * (g & 3u));
         return q + 16.0 * vec4(h & 3u, (h >> 2) & 3u, (h >> 4) & 3u, (h >> 6) & 3u) - 32.0;
     }
+    // two branches, not a choice between the tables: that would be a specialization-constant select
+    // of a vector, which Mesa 22.3.6 gets wrong
+    uvec4 i = uvec4(q);
     if (W_TYPE == T_IQ4_NL)
-        return vec4(NL[uint(q.x)], NL[uint(q.y)], NL[uint(q.z)], NL[uint(q.w)]);
+        return vec4(entry(NL, i.x), entry(NL, i.y), entry(NL, i.z), entry(NL, i.w));
     if (W_TYPE == T_MXFP4)
-        return vec4(FP4[uint(q.x)], FP4[uint(q.y)], FP4[uint(q.z)], FP4[uint(q.w)]);
+        return vec4(entry(FP4, i.x), entry(FP4, i.y), entry(FP4, i.z), entry(FP4, i.w));
     return q;
 }
 
