@@ -82,7 +82,7 @@ struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile; };
  * y: [entries][n_out] */
 void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
                     const struct grouping *g);
-/* entries that a tile may have */
+/* Entries that a tile may have; 0 where no kernel of this device takes tiles. */
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);
 
 /* ---- op_embed.c ---- */

@@ -74,7 +74,8 @@ static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chose
         .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert),
     };
     g.entries = cmd_scratch(c, I32, n, 1);
-    g.tiles = cmd_scratch(c, I32, 1 + 3 * g.max_tile, 1);
+    /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
+    g.tiles = cmd_scratch(c, I32, 1 + 3 * (n / 4 + min_u32(n, m->n_expert)), 1);
     struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = h.n_row,
                                   .id_stride = ch.id.stride, .tile = tile };
     cmd_dispatch(c, K_moe_sort, GRID(1, 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
@@ -129,5 +130,6 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     /* A lane of moe_sort walks all entries for each of its experts. */
     uint64_t rounds = (uint64_t)x.n_row * m->n_used * div_up(m->n_expert, sort_wg(caps));
-    return moe_by(c, x.n_row > 8 && rounds < 50000 ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m);
+    bool group = x.n_row > 8 && rounds < 50000 && linear_group_tile(caps, 1);
+    return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m);
 }

@@ -17,11 +17,15 @@ const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
 enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
 enum { IN_PLAIN, IN_NORM, IN_SWIGLU };          /* shaders/linear.comp */
 
+enum { TILE_SHARED = 32 << 10 };            /* workgroup memory that linear_tile asks for */
+
 static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t n_tok)
 {
     for (uint32_t i = 0; i < n_linear_path; i++) {
         const struct linear_path *p = &linear_paths[i];
         bool fits = p->device == ANY_DEVICE || (p->device == CPU_ONLY) == (caps->kind == GPU_CPU);
+        if (p->kernel == K_linear_tile && caps->max_shared < TILE_SHARED)
+            continue;
         if (fits && n_tok >= p->min_tok && n_tok <= p->max_tok)
             return p;
     }
@@ -205,7 +209,8 @@ tensor op_swiglu(struct cmd *c, tensor x)
 
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
 {
-    return tile_of(path_pick(caps, UINT32_MAX), caps, F32, n_row).toks_per_group;
+    const struct linear_path *path = path_pick(caps, UINT32_MAX);
+    return path->kernel == K_linear ? 0 : tile_of(path, caps, F32, n_row).toks_per_group;
 }
 
 void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
