@@ -29,7 +29,7 @@ engine   := $(sort $(wildcard engine/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval%,$(sort $(wildcard ui/*.c)))
 tests    := $(filter-out tests/fuzz_%,$(sort $(wildcard tests/*.c)))
 lib      := $(B)/libhlm.a
-progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c bench/bench.c)))
+progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c bench/bench.c bench/gen.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
 .PHONY: all chat test bench lint asan spv deps clean help check FORCE
@@ -82,6 +82,9 @@ $(B)/tests: $(call obj,$(tests))
 $(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-bench $(B)/tests: $(lib)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)
+$(B)/hlm-gen: bench/gen.c $(B)/flags                    # needs libc only
+	$(call say,LD,$@)
+	$(Q)$(CC) $(STD) $(WARN) $(CFLAGS) $(LDFLAGS) -o $@ $< -lm
 $(B)/fuzz_%: tests/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
 	$(Q)clang $(STD) -g -O1 -I. -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 

@@ -123,8 +123,8 @@ const char *hlm_tok_err(const hlm *m) { return m->tok_err.msg; }
 
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max)
 {
-    struct gpu_kernel_time t[KERNEL_COUNT];
-    uint32_t n = gpu_times(m->gpu, t, KERNEL_COUNT);
+    struct gpu_kernel_time t[KERNEL_COUNT + 2];     /* copies and fills too */
+    uint32_t n = gpu_times(m->gpu, t, ARRAY_LEN(t));
     for (uint32_t i = 0; i < n && i < max; i++)
         out[i] = (struct hlm_kernel){ .name = t[i].name, .n = t[i].n, .bytes = t[i].bytes,
                                       .us = t[i].us, .flop = t[i].flop };

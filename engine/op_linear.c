@@ -52,7 +52,7 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
         return (struct tile){ caps->subgroup, cpu_rows, toks, toks * caps->subgroup };
     }
     uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
-    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? 4 : 2, cols, cols };
+    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? cpu_rows : 2, cols, cols };
 }
 
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
