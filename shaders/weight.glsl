@@ -14,8 +14,8 @@ layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight1 { uin
 const uint T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8,
            T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ4_NL = 20, T_BF16 = 30, T_MXFP4 = 39;
 
-// Sixteen signed bytes: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and E2M1 doubled,
-// 0 1 2 3 4 6 8 12 and their negatives. Bytes in words, since a table of floats is memory to a shader.
+// Sixteen signed bytes each: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and E2M1
+// doubled, 0 1 2 3 4 6 8 12 and their negatives. Bytes in words: a table of floats is memory.
 const uvec4 NL = uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
 const uvec4 FP4 = uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
 
