@@ -36,7 +36,7 @@ struct hlm_params {
     const char *device;         /* NULL: best; a number; part of a name */
     const char *cache_dir;      /* pipeline cache folder; NULL: none kept */
     bool exact;                 /* only paths whose operands are f32; else whatever the path table
-                                   ranks first */
+                                   ranks first - of which all are, so far */
     bool validate, profile;     /* validation layer; time stamps per kernel */
     hlm_progress progress;      /* bytes of weights brought to the device */
     void *user;

@@ -24,6 +24,13 @@ struct batch {
     tensor ids;                         /* I32 [1, n_ctx + 1]: the history by position */
 };
 
+/* Lanes of a workgroup: a CPU device runs a workgroup's subgroups one after the other, so one is
+ * all it gets. */
+static inline uint32_t wg_size(const struct gpu_caps *caps, uint32_t on_gpu)
+{
+    return caps->kind == GPU_CPU ? caps->subgroup : on_gpu;
+}
+
 /* ---- op_linear.c ---- */
 
 /* A way to compute y = W x; tests visit every row that the device can run. */
@@ -92,6 +99,8 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b);
 /* The batch has been read: moves the step on. Last of a submission that does not sample. */
 void op_advance(struct cmd *c, const struct batch *b);
 
+/* ---- op_sample.c ---- */
+
 struct sampler {
     tensor unused;                      /* I32 bit set, one bit a vocabulary entry */
     tensor work, count;                 /* [n_vocab] scratch that outlives the cmd; count starts as
@@ -148,7 +157,7 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                 const struct batch *b);
 
-/* ---- op_ffn.c ---- */
+/* ---- op_ffn.c, op_moe.c ---- */
 
 /* x + down(silu(gate h) * (up h)), h = rms(x) */
 tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up,

@@ -54,7 +54,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t hd = a->head_dim, n_ctx = kv->k.n_row / a->n_kv_head, f16 = kv->k.dtype == F16;
-    uint32_t wg = caps->kind == GPU_CPU ? caps->subgroup : 64;
+    uint32_t wg = wg_size(caps, 64);
     uint32_t q_col = p.col, k_col = q_col + 2 * hd * a->n_head, v_col = k_col + hd * a->n_kv_head;
     if (cmd_failed(c))
         return p;

@@ -16,8 +16,8 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t n = d->d_state, d_conv = (2 * d->n_k_head + d->n_v_head) * n, d_out = d->n_v_head * n;
-    uint32_t wg = caps->kind == GPU_CPU ? caps->subgroup :
-                  path == DELTA_STEP ? min_u32(max_u32(n, 32), 128) : min_u32(n, 64);
+    uint32_t on_gpu = path == DELTA_STEP ? min_u32(max_u32(n, 32), 128) : min_u32(n, 64);
+    uint32_t wg = wg_size(caps, on_gpu);
     if (cmd_failed(c))
         return p;
     HLM_ASSERT(p.n == d_conv + d_out + 2 * d->n_v_head && p.n_row == b->n_tok);

@@ -1,10 +1,5 @@
-/* op_embed: the two ends of a model - ids to rows of the embedding, logits to the next id. */
+/* op_embed: the way into a model - ids to rows of the embedding - and on to the next batch. */
 #include "op.h"
-
-static uint32_t wg_size(const struct gpu_caps *caps, uint32_t gpu)
-{
-    return caps->kind == GPU_CPU ? caps->subgroup : gpu;
-}
 
 tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
 {
@@ -29,18 +24,4 @@ void op_advance(struct cmd *c, const struct batch *b)
     struct push_advance p = { .n_tok = b->n_tok };
     cmd_dispatch(c, K_advance, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
                  USES(BOTH(b->step)));
-}
-
-void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
-               uint32_t advance)
-{
-    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    /* Every cut is found in up to 32 walks over the vocabulary; a big one takes all the lanes there
-     * are (which also keeps a lane's loops short, see gpu_caps.loop_budget). */
-    uint32_t wg = logits.n <= 4096 ? 64 : min_u32(1024, caps->max_invocations);
-    struct push_sample p = { .n_vocab = logits.n, .n_ids = b->ids.n_row, .advance = advance };
-    cmd_work(c, 64.0 * logits.n);
-    cmd_dispatch(c, K_sample, GRID(1, 1, 1), SPEC(wg), PUSH(p),
-                 USES(READ(logits), READ(s->unused), BOTH(b->step), BOTH(b->ids), BOTH(s->work),
-                      BOTH(s->count), WRITE(s->chosen)));
 }

@@ -52,7 +52,7 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
         return (struct tile){ caps->subgroup, cpu_rows, toks, toks * caps->subgroup };
     }
     uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
-    return (struct tile){ cpu ? caps->subgroup : 64, cpu ? cpu_rows : 2, cols, cols };
+    return (struct tile){ wg_size(caps, 64), cpu ? cpu_rows : 2, cols, cols };
 }
 
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
@@ -120,7 +120,7 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
     struct push_norm p = {
         .n = x.n, .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .eps = eps,
     };
-    uint32_t wg = caps->kind == GPU_CPU ? caps->subgroup : 128;
+    uint32_t wg = wg_size(caps, 128);
     cmd_work(c, 4.0 * x.n * x.n_row);
     cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(wg), PUSH(p),
                  USES(READ(x), READ(w), WRITE(y)));
@@ -193,7 +193,7 @@ tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res
 tensor op_swiglu(struct cmd *c, tensor x)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    uint32_t n_ff = x.n / 2, wg = caps->kind == GPU_CPU ? caps->subgroup : 128;
+    uint32_t n_ff = x.n / 2, wg = wg_size(caps, 128);
     tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
     struct push_swiglu p = {
         .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride,
