@@ -303,16 +303,20 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
     return true;
 }
 
+/* All recurrent states and windows as one range, for copies and fills. */
+static tensor live_state(const hlm_session *s)
+{
+    return (tensor){ .arena = s->kv.state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
+}
+
 /* Forgets everything: zero state, empty caches (their contents do not matter,
  * positions cut them). */
 static bool clear_state(hlm_session *s, struct err *err)
 {
     struct cmd *c = cmd_create(s->m->gpu, "clear", s->scratch, err);
-    tensor state = { .arena = s->kv.state, .dtype = I32, .n = 4, .n_row = 1, .stride = 4 };
     bool ok = c != NULL;
     if (ok && arena_bytes(s->kv.state)) {
-        state.stride = state.n = s->kept_state.n;
-        cmd_fill(c, state, arena_bytes(s->kv.state), 0);
+        cmd_fill(c, live_state(s), arena_bytes(s->kv.state), 0);
         ok = cmd_end(c, err) && cmd_submit(c, err);
     }
     cmd_destroy(c);
@@ -332,7 +336,7 @@ void hlm_session_reset(hlm_session *s)
 
 static bool copy_state(hlm_session *s, bool keep, struct err *err)
 {
-    tensor live = { .arena = s->kv.state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
+    tensor live = live_state(s);
     struct cmd *c = cmd_create(s->m->gpu, keep ? "keep snapshot" : "restore snapshot", s->scratch,
                                err);
     bool ok = c != NULL;

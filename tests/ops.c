@@ -49,6 +49,9 @@ void *rig_alloc(struct rig *r, uint64_t n, uint64_t size)
 
 struct gpu *ops_open_small(uint64_t max_range)
 {
+    test_case("a device that binds %llu KiB", (unsigned long long)(max_range >> 10));
+    if (!test_gpu())
+        return NULL;
     struct gpu_params params = { .cache_dir = "build/cache", .validate = true,
                                  .test_max_range = max_range };
     struct err err = { 0 };

@@ -67,8 +67,8 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
 void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block);
 extern const enum dtype weight_types[13];
 
-/* A device of its own that binds no more than max_range at once: matrices come in pieces. Fails the
- * open case when there is none. The caller closes it. */
+/* A device of its own that binds no more than max_range at once: matrices come in pieces. Opens a
+ * case, which is skipped or fails when there is none. The caller closes it. */
 struct gpu *ops_open_small(uint64_t max_range);
 
 /* Commits, uploads, runs the cmd, reads back, checks the bands and all that may not change. */

@@ -404,9 +404,6 @@ void test_ops_linear(void)
 
 void test_ops_pieces(void)
 {
-    test_case("a device that binds 16 KiB");
-    if (!test_gpu())
-        return;
     struct gpu *g = ops_open_small(16384);
     if (!g)
         return;
