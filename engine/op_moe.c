@@ -40,7 +40,9 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
 /* [n_tok][n_used]: the experts of each token and their weights. */
 struct chosen { tensor id, wt; };
 
-static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(256, caps->max_invocations); }
+/* moe_sort's lanes walk all entries for each expert of their own: one for each of the 512 a model
+ * may have, so that 64 slots of 512 tokens stay below the rounds of gpu_caps.loop_budget. */
+static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
 
 static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch, tensor res)
 {
@@ -123,8 +125,7 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
 tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    /* A lane of moe_sort walks all entries for each of its experts. */
-    uint64_t rounds = (uint64_t)x.n_row * m->n_used * div_up(m->n_expert, sort_wg(caps));
-    bool group = x.n_row > 8 && rounds < 50000 && linear_group_tile(caps, 1);
+    /* By size alone, not by cost: a shorter batch must not need more scratch than a longer one. */
+    bool group = x.n_row > 8 && linear_group_tile(caps, 1);
     return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m);
 }
