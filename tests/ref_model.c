@@ -368,7 +368,7 @@ static bool load_all(struct loader *ld)
         if (!load_layer(ld, i))
             return false;
     m->rope_freq = take(m, c->n_rot / 2 + 1);
-    ref_rope_freq((double)c->rope_theta, c->n_rot, m->rope_freq);
+    ref_rope_freq((double)c->rope_theta, c->n_rot, NULL, m->rope_freq);
     return true;
 }
 
@@ -586,7 +586,12 @@ static double *ffn(const struct pass *p, const double *x)
     double *y = doubles((uint64_t)p->n_tok * c->n_embd);
 
     if (!l->moe) {
-        ref_ffn(&(struct ref_ffn){ c->n_embd, c->n_ff, l->gate, l->up, l->down }, x, p->n_tok, y);
+        ref_ffn(&(struct ref_ffn){ .n_embd = c->n_embd,
+                                   .n_ff = c->n_ff,
+                                   .gate = l->gate,
+                                   .up = l->up,
+                                   .down = l->down },
+                x, p->n_tok, y);
         return y;
     }
     ref_moe(&(struct ref_moe){ .n_embd = c->n_embd,

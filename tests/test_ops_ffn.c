@@ -32,7 +32,8 @@ static void ffn_case(struct gpu *g, const struct ffn_row *c)
 
     double *h = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, NULL, n);
     ref_rmsnorm(h, norm_v, c->n_embd, c->n_tok, (double)EPS, h);
-    struct ref_ffn f = { c->n_embd, c->n_ff, gate.v, up.v, down.v };
+    struct ref_ffn f = { .n_embd = c->n_embd, .n_ff = c->n_ff, .gate = gate.v, .up = up.v,
+                         .down = down.v };
     ref_ffn(&f, h, c->n_tok, want);
     for (uint64_t i = 0; i < n; i++)
         want[i] += (double)x_v[i];

@@ -72,7 +72,7 @@ static void attn_case(struct gpu *g, const struct attn_row *c, enum attention_pa
     float *p_v = rig_normal(&r, (uint64_t)n_tok * n_p, 1.5);
     float *qn = rig_normal(&r, hd, (double)c->peak), *kn = rig_normal(&r, hd, 1);
     rope_turns(1e7, c->n_rot, turn);
-    ref_rope_freq(1e7, c->n_rot, freq);
+    ref_rope_freq(1e7, c->n_rot, NULL, freq);
     struct attention a = { .n_head = c->n_head, .n_kv_head = c->n_kv_head, .head_dim = hd,
                            .n_rot = c->n_rot, .eps = EPS };
     a.q_norm = rig_dense(&r, qn, hd, 1);
@@ -179,7 +179,7 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, uint32_t pos)
         one[i] = norm;
     }
     rope_turns(theta, n_rot, turn);
-    ref_rope_freq(theta, n_rot, freq);
+    ref_rope_freq(theta, n_rot, NULL, freq);
     for (uint32_t h = 0; h < N_HEAD; h++) {
         for (uint32_t i = 0; i < HD; i++)
             want[h * HD + i] = (double)p_v[h * 2 * HD + i];
@@ -262,7 +262,8 @@ static double *delta_want(struct rig *r, const struct delta_row *c, const struct
     double *a = columns(r, d, d->d_conv + d->d_out + c->n_v_head, c->n_v_head);
     double *u = rig_doubles(r, NULL, (uint64_t)d->n_tok * d->d_conv);
     double *o = rig_doubles(r, NULL, (uint64_t)d->n_tok * d->d_out);
-    struct ref_conv conv = { d->n_tok, d->d_conv, c->conv_k, d->conv, x, window };
+    struct ref_conv conv = { .n_tok = d->n_tok, .n_ch = d->d_conv, .conv_k = c->conv_k,
+                             .w = d->conv, .x = x, .window = window };
     ref_conv_silu(&conv, u);
     struct ref_delta ref = { .n_tok = d->n_tok, .n_k_head = c->n_k_head, .n_v_head = c->n_v_head,
                              .d_state = c->d_state, .tiled = c->tiled, .qkv = u, .b = b, .a = a,

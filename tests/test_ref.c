@@ -2,8 +2,8 @@
  *
  * What holds here makes ref.h fit to judge kernels by: Hugging Face's logits, hidden states, cached
  * decode and greedy text within that reference's own float32 noise; quantised files against the
- * same graph on their dequantised weights; the same bits however a sequence is cut; the serial
- * recurrence equal to the chunked form.
+ * same graph on their dequantised weights; the same bits however a sequence is cut. The operations
+ * alone are test_ref_ops.c's.
  *
  * Expected in tests/fixtures, of qwen35, qwen35moe and qwen3next each: base/manifest.json with its
  * .bin files, model-f32, model-q8_0 and the half-precision file; k256/manifest.json and two models
@@ -367,100 +367,6 @@ static void test_ssm_in(const char *file)
     gb_free(b);
 }
 
-/* ---- against itself --------------------------------------------------------------------- */
-
-static double *normals(struct rng *r, uint64_t n)
-{
-    double *x = doubles(n);
-    for (uint64_t i = 0; i < n; i++)
-        x[i] = rng_normal(r);
-    return x;
-}
-
-/* models.md 3.2: any chunk length gives the result of the recurrence, outputs and state; from a
- * state that is not zero, with a last chunk that is not full. Gates from almost no decay to e^-20 a
- * token. */
-static void test_chunked(bool tiled, uint32_t chunk)
-{
-    enum { N_TOK = 130, N_K = 2, N_V = 6, DIM = 8, N_STATE = N_V * DIM * DIM };
-    static const float ssm_a[N_V] = { -0.001f, -0.05f, -0.5f, -1, -4, -16 };
-    static const float dt_bias[N_V] = { 0, -1, 1, 0.5f, 0, 0 };
-    struct rng r = { 7 };
-    struct ref_delta d = { .n_tok = N_TOK,
-                           .n_k_head = N_K,
-                           .n_v_head = N_V,
-                           .d_state = DIM,
-                           .tiled = tiled,
-                           .ssm_a = ssm_a,
-                           .dt_bias = dt_bias };
-    double *qkv = normals(&r, N_TOK * (2 * N_K + N_V) * DIM), *b = normals(&r, N_TOK * N_V);
-    double *a = normals(&r, N_TOK * N_V), *serial = normals(&r, N_STATE),
-           *chunked = doubles(N_STATE);
-    double *want = doubles(N_TOK * N_V * DIM), *got = doubles(N_TOK * N_V * DIM), worst = 0;
-
-    test_case("delta net: serial and chunks of %u agree, %s heads (seed 7)", chunk,
-              tiled ? "tiled" : "grouped");
-    memcpy(chunked, serial, N_STATE * sizeof *serial);
-    d.qkv = qkv;
-    d.b = b;
-    d.a = a;
-    d.state = serial;
-    ref_delta(&d, want);
-    d.state = chunked;
-    ref_delta_chunked(&d, chunk, got);
-    for (uint32_t i = 0; i < N_TOK * N_V * DIM; i++)
-        worst = fmax(worst, fabs(got[i] - want[i]));
-    for (uint32_t i = 0; i < N_STATE; i++)
-        worst = fmax(worst, fabs(chunked[i] - serial[i]));
-    CHECK_MSG(worst <= 1e-13, "%.3g apart", worst);
-    free(qkv);
-    free(b);
-    free(a);
-    free(serial);
-    free(chunked);
-    free(want);
-    free(got);
-}
-
-/* One token by hand: S = 1, so l2 norm leaves the sign of k and q (up to 1e-6), and M is a number.
- */
-static void test_delta_by_hand(void)
-{
-    static const float ssm_a[1] = { -2 }, dt_bias[1] = { 0.25f };
-    double qkv[3] = { 1000, -1000, 3 }, b = 0.5, a = -0.5, state = 5, o;
-    double beta = 1 / (1 + exp(-0.5)), decayed = 5 * exp(-2 * log(1 + exp(-0.25)));
-
-    test_case("delta net: one token of width 1 by hand");
-    ref_delta(&(struct ref_delta){ .n_tok = 1,
-                                   .n_k_head = 1,
-                                   .n_v_head = 1,
-                                   .d_state = 1,
-                                   .qkv = qkv,
-                                   .b = &b,
-                                   .a = &a,
-                                   .ssm_a = ssm_a,
-                                   .dt_bias = dt_bias,
-                                   .state = &state },
-              &o);
-    double want = decayed - beta * (3 + decayed); /* k = -1: M - beta (v + M) */
-    CHECK_MSG(fabs(state - want) < 1e-11, "state %.17g, expected %.17g", state, want);
-    CHECK_MSG(fabs(o - want) < 1e-11, "output %.17g, expected %.17g", o, want);
-}
-
-static void test_route(void)
-{
-    static const double logits[5] = { 1, 3, 2, 3, 2 };
-    uint32_t id[3];
-    double w[3], e = exp(-1);
-
-    test_case("routing: the lower expert wins a tie, weights sum to one");
-    ref_moe_route(logits, 5, 3, id, w);
-    CHECK_EQ(id[0], 1);
-    CHECK_EQ(id[1], 3);
-    CHECK_EQ(id[2], 2);
-    CHECK(fabs(w[0] - 1 / (2 + e)) < 1e-15 && fabs(w[2] - e / (2 + e)) < 1e-15);
-}
-
 static void test_refusals(void)
 {
     int32_t ids[2] = { 0, 0 };
@@ -481,14 +387,6 @@ static void test_refusals(void)
 
 void test_ref(void)
 {
-    static const uint32_t chunk[] = { 1, 3, 64, 200 };
-
-    test_delta_by_hand();
-    for (uint32_t i = 0; i < ARRAY_LEN(chunk); i++) {
-        test_chunked(true, chunk[i]);
-        test_chunked(false, chunk[i]);
-    }
-    test_route();
     for (uint32_t i = 0; i < ARRAY_LEN(families); i++) {
         test_base(&families[i]);
         test_k256(&families[i]);
