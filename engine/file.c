@@ -649,6 +649,25 @@ static bool bool_at(const struct wanted *w, uint64_t i, bool *v)
     return true;
 }
 
+static bool f32_at(const struct wanted *w, uint64_t i, float *v)
+{
+    enum gguf_type t = w->kv->elem;
+    if (t != GGUF_F32 && t != GGUF_F64)
+        return wrong_type(w, "f32 or f64");
+    uint64_t bits = load(value_at(w, i), types[t].bytes);
+    if (t == GGUF_F32) {
+        uint32_t u = (uint32_t)bits;
+        memcpy(v, &u, 4);
+        return true;
+    }
+    double d;
+    memcpy(&d, &bits, 8);
+    if (isfinite(d) && fabs(d) > FLT_MAX)
+        return bad(&w->at, "is %g, expected at most %g", d, (double)FLT_MAX);
+    *v = (float)d;
+    return true;
+}
+
 bool gguf_u32(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
               struct err *err)
 {
@@ -685,22 +704,16 @@ bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float 
               struct err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
-    if (!w.kv)
-        return w.ok;
-    if (w.kv->type == GGUF_F32) {
-        uint32_t u = (uint32_t)load(w.kv->data, 4);
-        memcpy(v, &u, 4);
-        return true;
-    }
-    if (w.kv->type != GGUF_F64)
-        return wrong_type(&w, "f32 or f64");
-    uint64_t u = load(w.kv->data, 8);
-    double d;
-    memcpy(&d, &u, 8);
-    if (isfinite(d) && fabs(d) > FLT_MAX)
-        return bad(&w.at, "is %g, expected at most %g", d, (double)FLT_MAX);
-    *v = (float)d;
-    return true;
+    return w.kv ? f32_at(&w, 0, v) : w.ok;
+}
+
+bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v,
+                   uint64_t n, struct err *err)
+{
+    struct wanted w = want(g, key, need, n, err);
+    for (uint64_t i = 0; w.kv && w.ok && i < n; i++)
+        w.ok = f32_at(&w, i, &v[i]);
+    return w.ok;
 }
 
 bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct str *v,

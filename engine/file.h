@@ -67,6 +67,8 @@ bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct
  * failure v may be half filled. */
 bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
                    uint64_t n, struct err *err);
+bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v,
+                   uint64_t n, struct err *err);
 bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
                     uint64_t n, struct err *err);
 

@@ -81,6 +81,51 @@ bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, ui
                 v, min, max);
 }
 
+bool model_width(struct binder *b, const char *key, uint32_t v)
+{
+    if (!model_range(b, key, v, 4, 1u << 20))
+        return false;
+    return v % 4 == 0 || model_refuse(b, "%s.%s is %u, expected a multiple of 4", b->prefix, key, v);
+}
+
+bool model_groups(struct binder *b, uint32_t n_expert, uint32_t n_used, uint32_t *n_group,
+                  uint32_t *n_group_used)
+{
+    *n_group = max_u32(*n_group, 1);
+    *n_group_used = max_u32(*n_group_used, 1);
+    if (!model_range(b, "expert_group_count", *n_group, 1, 64) ||
+        !model_range(b, "expert_group_used_count", *n_group_used, 1, *n_group))
+        return false;
+    return (n_expert % *n_group == 0 && n_used <= n_expert / *n_group * *n_group_used) ||
+           model_refuse(b, "%u of %u experts from %u of %u groups do not fit together", n_used,
+                        n_expert, *n_group_used, *n_group);
+}
+
+bool model_bool(struct binder *b, const char *key, enum gguf_need need, bool *v)
+{
+    char k[256];
+    return gguf_bool(b->m->file, full_key(b, key, k, sizeof k), need, v, b->err);
+}
+
+bool model_u32s(struct binder *b, const char *key, enum gguf_need need, uint32_t *v)
+{
+    char k[256];
+    return gguf_u32_each(b->m->file, full_key(b, key, k, sizeof k), need, v,
+                         b->m->n_layer + b->m->n_mtp, b->err);
+}
+
+bool model_f32s(struct binder *b, const char *key, enum gguf_need need, float *v)
+{
+    char k[256];
+    uint32_t n = b->m->n_layer + b->m->n_mtp;
+    if (!gguf_f32_each(b->m->file, full_key(b, key, k, sizeof k), need, v, n, b->err))
+        return false;
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(v[i]))
+            return model_refuse(b, "%s[%u] is %g, expected a finite number", k, i, v[i]);
+    return true;
+}
+
 bool model_refuse(struct binder *b, const char *fmt, ...)
 {
     char msg[400];
@@ -121,7 +166,8 @@ const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint
         fail(b->err, "%s: tensor %s is missing", gguf_path(g), name);
         return NULL;
     }
-    if (t->dim[0] != n_in || t->n_elem / t->dim[0] != n_row) {
+    bool column = n_row == 1 && t->dim[0] == 1 && t->n_elem == n_in;   /* a vector all the same */
+    if (!column && (t->dim[0] != n_in || t->n_elem / t->dim[0] != n_row)) {
         fail(b->err, "%s: %s is %" PRIu64 " x %" PRIu64 ", %s needs %u x %" PRIu64, gguf_path(g),
              name, t->dim[0], t->n_elem / t->dim[0], b->prefix, n_in, n_row);
         return NULL;
@@ -134,6 +180,14 @@ const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint
     }
     b->used[t->index] = true;
     return t;
+}
+
+bool model_vector(struct binder *b, const char *name, uint32_t n, float *v)
+{
+    const struct gguf_tensor *t = bind_find(b, name, 0, n, 1);
+    if (t)
+        dtype_to_f32(t->type, t->data, n, v);
+    return t != NULL;
 }
 
 static void add_job(struct binder *b, struct job j)
@@ -246,6 +300,38 @@ bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_l
 {
     bind_beside_last(b);
     return bind_linear(b, w, name_fmt, i_layer, n_in, n_out);
+}
+
+bool bind_bias(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer)
+{
+    return !model_has(b, name_fmt, i_layer) ||
+           bind_vector(b, &w->bias, name_fmt, i_layer, w->n_out, 1);
+}
+
+/* As the fused form of the file has them: gate rows, then up rows, expert by expert. */
+bool bind_gate_up(struct binder *b, struct moe *m, uint32_t i_layer, uint32_t n_in)
+{
+    uint32_t ff = m->n_ff, n = m->n_expert;
+    if (model_has(b, "blk.%u.ffn_gate_up_exps.weight", i_layer))
+        return bind_experts(b, &m->gate_up, "blk.%u.ffn_gate_up_exps.weight", i_layer, n_in, 2 * ff,
+                            n);
+    uint64_t n_row = (uint64_t)ff * n;
+    const struct gguf_tensor *gate =
+        bind_find(b, "blk.%u.ffn_gate_exps.weight", i_layer, n_in, n_row);
+    const struct gguf_tensor *up =
+        gate ? bind_find(b, "blk.%u.ffn_up_exps.weight", i_layer, n_in, n_row) : NULL;
+    if (!up)
+        return false;
+    if (gate->type != up->type)
+        return bind_experts(b, &m->gate, "blk.%u.ffn_gate_exps.weight", i_layer, n_in, ff, n) &&
+               bind_experts(b, &m->up, "blk.%u.ffn_up_exps.weight", i_layer, n_in, ff, n);
+    bind_begin(b, &m->gate_up, gate->type, n_in, 2 * ff, n);
+    for (uint32_t e = 0; e < n; e++) {
+        bind_rows(b, gate, (uint64_t)e * ff, ff);
+        bind_rows(b, up, (uint64_t)e * ff, ff);
+    }
+    bind_end(b);
+    return true;
 }
 
 /* ---- upload ---------------------------------------------------------------------------------- */
@@ -365,7 +451,9 @@ static bool load_common(struct binder *b)
         !model_range(b, "context_length", m->n_ctx_train, 1, 1u << 28) ||
         !model_u32(b, "vocab_size", OPTIONAL, &m->n_vocab) ||
         !model_range(b, "vocab_size", m->n_vocab, 1, 1u << 24) ||
-        !model_f32(b, "attention.layer_norm_rms_epsilon", REQUIRED, &m->eps))
+        !model_f32(b, "attention.layer_norm_epsilon", OPTIONAL, &m->eps) ||
+        !model_f32(b, "attention.layer_norm_rms_epsilon", m->eps == 0 ? REQUIRED : OPTIONAL,
+                   &m->eps))
         return false;
     if (m->n_embd % 4)
         return model_refuse(b, "%s.embedding_length is %u, expected a multiple of 4", b->prefix,

@@ -64,9 +64,20 @@ tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *
  * missing key. */
 bool model_u32(struct binder *b, const char *key, enum gguf_need need, uint32_t *v);
 bool model_f32(struct binder *b, const char *key, enum gguf_need need, float *v);
+bool model_bool(struct binder *b, const char *key, enum gguf_need need, bool *v);
 bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v, uint64_t n);
+/* One for each block of the file, draft blocks too; a scalar stands for all. */
+bool model_u32s(struct binder *b, const char *key, enum gguf_need need, uint32_t *v);
+bool model_f32s(struct binder *b, const char *key, enum gguf_need need, float *v);
 /* A range check that names the key. */
 bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, uint32_t max);
+/* Groups of experts: none is 1 of 1. n_used: experts that a token takes at most. */
+bool model_groups(struct binder *b, uint32_t n_expert, uint32_t n_used, uint32_t *n_group,
+                  uint32_t *n_group_used);
+/* Values of a vector that the host needs, not the device. */
+bool model_vector(struct binder *b, const char *name, uint32_t n, float *v);
+/* A width that kernels take four at a time. */
+bool model_width(struct binder *b, const char *key, uint32_t v);
 bool model_refuse(struct binder *b, const char *fmt, ...) HLM_PRINTF(2, 3);
 bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer);
 
@@ -84,6 +95,10 @@ bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_l
                  uint32_t n_out);
 bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer,
                   uint32_t n_in, uint32_t n_out, uint32_t n_expert);
+/* Gate and up rows of m's experts, in one matrix where their type is one. */
+bool bind_gate_up(struct binder *b, struct moe *m, uint32_t i_layer, uint32_t n_in);
+/* The bias of a matrix that is bound, where the file has one. */
+bool bind_bias(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer);
 /* a table made on the host */
 bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n);
 

@@ -15,7 +15,20 @@ typedef struct linear {
     enum dtype dtype;
     uint32_t n_in, n_out, n_expert;
     uint32_t row_q;                     /* 16-byte words of a packed row */
+    tensor bias;                        /* [n_out] added to the product; arena NULL: none */
 } linear;
+
+/* What a feed-forward does between its matrices. */
+struct act {
+    enum act_kind {
+        ACT_SWIGLU,                     /* silu(gate) * up, arXiv 2002.05202; with a limit L
+                                           min(silu(gate), L) * clamp(up, -L, L) */
+        ACT_RELU2,                      /* max(up, 0)^2, arXiv 2109.08668: there is no gate */
+    } kind;
+    float limit;                        /* 0: none */
+};
+/* Columns of what goes in for one that comes out. */
+static inline uint32_t act_width(struct act a) { return a.kind == ACT_SWIGLU ? 2 : 1; }
 
 /* What every op of one submission shares. */
 struct batch {
@@ -39,19 +52,18 @@ struct linear_path {
     enum kernel kernel;
     enum { ANY_DEVICE, CPU_ONLY, NOT_CPU } device;
     uint32_t min_tok, max_tok;
-    bool fuses;                         /* can normalise or SwiGLU x on the way in */
+    bool fuses;                         /* can normalise or activate x on the way in */
 };
 extern const struct linear_path linear_paths[];
 extern const uint32_t n_linear_path;
 
 struct linear_args {
-    tensor x;                           /* [n_tok][n_in]; with swiglu twice as wide */
+    tensor x;                           /* [n_tok][n_in]; with act act_width times as wide */
     const linear *w;
     tensor y;                           /* [n_tok][n_out]; col and stride apply */
     const tensor *norm;                 /* [n_in]: x is normalised first; only on a path that can */
     float eps;
-    bool swiglu;                        /* x becomes silu(left half) * right half; only on a path
-                                           that can */
+    const struct act *act;              /* x goes through it first; only on a path that can */
     const tensor *res;                  /* [n_tok][n_out] is added */
     const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid
                                            before that */
@@ -73,11 +85,11 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
 /* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
-/* silu(left half of x) * right half, [n_tok][x.n / 2]; and res + W of that, where gate is not NULL
- * times sigmoid(gate[t]), gate [n_tok][1]. */
-tensor op_swiglu(struct cmd *c, tensor x);
-tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res,
-                            const tensor *gate);
+/* The activation of x - for SwiGLU gates in the left half, [n_tok][x.n / 2] comes out; and res + W
+ * of that, where gate is not NULL times sigmoid(gate[t]), gate [n_tok][1]. */
+tensor op_act(struct cmd *c, tensor x, struct act act);
+tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
+                         const tensor *gate);
 #define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
                      (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / \
                                 sizeof(const linear *))
@@ -159,23 +171,35 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct del
 
 /* ---- op_ffn.c, op_moe.c ---- */
 
-/* x + down(silu(gate h) * (up h)), h = rms(x) */
-tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up,
-              const linear *down);
+struct ffn {
+    struct act act;
+    linear gate, up, down;              /* gate: only with SwiGLU, and right before up */
+};
+/* x + down(act(gate h, up h)), h = rms(x) */
+tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn *f);
 
 struct moe {
     uint32_t n_expert, n_used, n_ff;
+    enum route { ROUTE_SOFTMAX, ROUTE_SIGMOID } route;
+    /* the rest of the router is for ROUTE_SIGMOID alone; softmax weights always sum to 1 */
+    tensor bias;                        /* [n_expert] added for the choice, not to the weights */
+    uint32_t n_group, n_group_used;     /* experts are chosen from the best groups; 1: no groups */
+    bool renorm;                        /* weights are divided by their sum */
+    float scale;                        /* and then multiplied by this */
     linear router;                      /* [n_expert] rows; the shared expert's gate is the row
                                            behind it */
-    linear shared_gate;
+    linear shared_gate;                 /* n_in 0: the shared expert has none */
+    linear latent_down, latent_up;      /* the routed experts work in this width; n_in 0: in
+                                           that of x */
+    struct act act, sh_act;
     linear gate_up, gate, up, down;     /* routed: gate_up when gate and up have one type (gate rows
-                                           first), else both */
-    linear sh_gate, sh_up, sh_down;     /* shared expert */
+                                           first), else both; up alone where act has no gate */
+    linear sh_gate, sh_up, sh_down;     /* shared expert; n_in 0: none, or no gate */
 };
 /* weights read once a token; once a tile of tokens */
 enum moe_path { MOE_PLAIN, MOE_GROUPED };
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
               const struct moe *m);
-/* x + sum over the chosen experts + sigmoid(shared_gate h) * shared(h), h = rms(x).
- * Softmax router, renormalised. */
+/* x + sum over the chosen experts + [sigmoid(shared_gate h)] shared(h), h = rms(x). Routers:
+ * softmax (Qwen3), or sigmoid with a bias for the choice (DeepSeek-V3, arXiv 2412.19437). */
 tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m);

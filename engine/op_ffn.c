@@ -1,9 +1,9 @@
-/* op_ffn: the dense feed-forward half of a layer, SwiGLU (Shazeer, arXiv 2002.05202). */
+/* op_ffn: the dense feed-forward half of a layer. */
 #include "op.h"
 
-tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const linear *gate, const linear *up,
-              const linear *down)
+tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn *f)
 {
-    tensor h = op_norm_linear(c, x, norm, eps, LINEARS(gate, up));
-    return op_swiglu_linear_add(c, h, down, x, NULL);
+    tensor h = f->act.kind == ACT_SWIGLU ? op_norm_linear(c, x, norm, eps, LINEARS(&f->gate, &f->up))
+                                         : op_norm_linear(c, x, norm, eps, LINEARS(&f->up));
+    return op_act_linear_add(c, h, f->act, &f->down, x, NULL);
 }

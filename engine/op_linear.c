@@ -15,7 +15,7 @@ const struct linear_path linear_paths[] = {
 const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
 
 enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
-enum { IN_PLAIN, IN_NORM, IN_SWIGLU };          /* shaders/linear.comp */
+enum { IN_PLAIN, IN_NORM, IN_ACT };             /* shaders/linear.comp; the kind is added */
 
 enum { TILE_SHARED = 32 << 10 };            /* workgroup memory that linear_tile asks for */
 
@@ -76,13 +76,13 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     uint32_t n_tok = a->x.n_row;
     if (cmd_failed(c))
         return;
-    HLM_ASSERT(a->x.n == (a->swiglu ? 2 : 1) * w->n_in && a->y.n == w->n_out &&
+    HLM_ASSERT(a->x.n == (a->act ? act_width(*a->act) : 1) * w->n_in && a->y.n == w->n_out &&
                a->y.n_row == n_tok);
-    HLM_ASSERT(path->fuses || (!a->norm && !a->swiglu));
+    HLM_ASSERT(path->fuses || (!a->norm && !a->act));
     struct tile t = tile_of(path, caps, w->dtype, n_tok);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
-    uint32_t in = a->norm ? IN_NORM : a->swiglu ? IN_SWIGLU : IN_PLAIN;
+    uint32_t in = a->norm ? IN_NORM : a->act ? IN_ACT + (uint32_t)a->act->kind : IN_PLAIN;
     uint32_t epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
 
     uint32_t step = linear_piece(caps, w);
@@ -99,6 +99,7 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
             .y_stride = a->y.stride, .y_col = a->y.col + row,
             .res_stride = res.stride, .res_col = res.col + row,
             .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
+            .limit = a->act ? a->act->limit : 0,
         };
         struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.toks_per_group), 1);
         cmd_work(c, 2.0 * n * w->n_in * n_tok);
@@ -134,6 +135,17 @@ static bool follows(const linear *a, const linear *b)
            a->offset + (uint64_t)a->n_out * a->row_q * 16 == b->offset;
 }
 
+/* A pass of its own: only older Nemotron-H files have biases. */
+static void add_bias(struct cmd *c, tensor y, const linear *w)
+{
+    if (!w->bias.arena || cmd_failed(c))
+        return;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    struct push_bias p = { .n = y.n, .n_row = y.n_row, .y_stride = y.stride, .y_col = y.col };
+    cmd_dispatch(c, K_bias, GRID(div_up(y.n * y.n_row, wg), 1, 1), SPEC(wg), PUSH(p),
+                 USES(BOTH(y), READ(w->bias)));
+}
+
 /* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args. */
 static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
                            const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
@@ -143,12 +155,14 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
         n_out += w[i]->n_out;
     tensor y = cmd_scratch(c, F32, n_out, h.n_row);
     for (uint32_t i = 0, col = 0; i < n_w;) {
-        linear run = *w[i++];
+        linear run = *w[i];
+        uint32_t first = i++;
         while (i < n_w && follows(&run, w[i]))
             run.n_out += w[i++]->n_out;
         linear_by(c, path, &(struct linear_args){ .x = h, .w = &run, .norm = norm, .eps = eps,
                                                   .y = tensor_cols(y, col, run.n_out) });
-        col += run.n_out;
+        for (; first < i; col += w[first++]->n_out)
+            add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
     }
     return y;
 }
@@ -168,39 +182,40 @@ tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
 }
 
 static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate,
-                         bool swiglu)
+                         const struct act *act)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
-    if (swiglu && !path->fuses)
-        x = op_swiglu(c, x);
+    if (act && !path->fuses)
+        x = op_act(c, x, *act);
     tensor y = cmd_scratch(c, F32, w->n_out, x.n_row);
     linear_by(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
-                                              .swiglu = swiglu && path->fuses });
+                                              .act = path->fuses ? act : NULL });
+    add_bias(c, y, w);
     return y;
 }
 
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res)
 {
-    return linear_add(c, x, w, res, NULL, false);
+    return linear_add(c, x, w, res, NULL, NULL);
 }
 
-tensor op_swiglu_linear_add(struct cmd *c, tensor x, const linear *w, tensor res,
-                            const tensor *gate)
+tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
+                         const tensor *gate)
 {
-    return linear_add(c, x, w, res, gate, true);
+    return linear_add(c, x, w, res, gate, &act);
 }
 
-tensor op_swiglu(struct cmd *c, tensor x)
+tensor op_act(struct cmd *c, tensor x, struct act act)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    uint32_t n_ff = x.n / 2, wg = wg_size(caps, 128);
+    uint32_t n_ff = x.n / act_width(act), wg = wg_size(caps, 128);
     tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
-    struct push_swiglu p = {
-        .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .y_stride = y.stride,
+    struct push_act p = {
+        .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
+        .y_stride = y.stride, .limit = act.limit,
     };
-    HLM_ASSERT(x.col == 0 || cmd_failed(c));
     cmd_work(c, 8.0 * n_ff * x.n_row);
-    cmd_dispatch(c, K_swiglu, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_act, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg, act.kind), PUSH(p),
                  USES(READ(x), WRITE(y)));
     return y;
 }

@@ -1,16 +1,19 @@
-/* op_moe: the feed-forward half of a layer as a mixture of experts - softmax router, the largest
- * few renormalised, and a shared expert behind a gate (the form of Qwen3-Next and Qwen3.5).
+/* op_moe: the feed-forward half of a layer as a mixture of experts - a router, the chosen experts
+ * weighted and summed, and a shared expert, behind a gate or not. With a latent width the routed
+ * experts work between two more matrices (Nemotron 3 Super); the shared one sees all of x.
  *
  * Two ways to multiply: few tokens read their experts' rows themselves; many are sorted by expert
  * on the device, so that an expert's rows are read once a tile of tokens. */
 #include "op.h"
 
+enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD };       /* shaders/moe_linear.comp */
+
 /* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row
- * of x to the next, 0 when all slots read the token's own. With res, the slots are weighted and
- * summed onto it. */
+ * of x to the next, 0 when all slots read the token's own. OUT_SUM: the slots are weighted and
+ * summed; OUT_SUM_ADD: onto res. */
 static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, tensor x,
                           uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
-                          const tensor *res)
+                          uint32_t out, tensor res)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t rows = caps->kind == GPU_CPU ? 4 : 2, wg = wg_size(caps, 64), n_tok = x.n_row;
@@ -26,12 +29,14 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
         struct push_expert p = {
             .n_in = w->n_in, .n_out = w->n_out, .n_used = m->n_used, .id_stride = id.stride,
             .expert0 = e, .n_expert = n, .row_q = w->row_q, .x_stride = x.stride, .x_slot = x_slot,
-            .y_stride = res ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
+            .y_stride = out ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
         };
-        tensor from = res ? e ? y : *res : x;
+        /* what earlier experts left is added to */
+        uint32_t how = out && e ? OUT_SUM_ADD : out;
+        tensor from = how != OUT_SUM_ADD ? x : e ? y : res;
         cmd_work(c, 2.0 * w->n_in * w->n_out * m->n_used * n_tok * n / w->n_expert);
-        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), res ? 1 : m->n_used, n_tok),
-                     SPEC(wg, w->dtype, res != NULL, rows), PUSH(p),
+        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), out ? 1 : m->n_used, n_tok),
+                     SPEC(wg, w->dtype, how, rows), PUSH(p),
                      USES(READ(linear_rows(&all, e, n)), READ(x), BOTH(y), READ(id), READ(wt),
                           READ(from)));
     }
@@ -44,28 +49,35 @@ struct chosen { tensor id, wt; };
  * may have, so that 64 slots of 512 tokens stay below the rounds of gpu_caps.loop_budget. */
 static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
 
-static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch, tensor res)
+/* The routed experts' sum for rows h, plus res where it is not NULL: [n_tok][width of down]. */
+static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                    const tensor *res)
 {
-    tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, h.n_row * m->n_used);
+    uint32_t width = act_width(m->act);
+    tensor in = cmd_scratch(c, F32, width * m->n_ff, h.n_row * m->n_used);
     if (m->gate_up.n_in) {
-        expert_linear(c, m, &m->gate_up, h, 0, gu, gu.stride, ch.id, ch.wt, NULL);
+        expert_linear(c, m, &m->gate_up, h, 0, in, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
     } else {
-        tensor g = tensor_cols(gu, 0, m->n_ff), u = tensor_cols(gu, m->n_ff, m->n_ff);
-        expert_linear(c, m, &m->gate, h, 0, g, gu.stride, ch.id, ch.wt, NULL);
-        expert_linear(c, m, &m->up, h, 0, u, gu.stride, ch.id, ch.wt, NULL);
+        tensor up = tensor_cols(in, (width - 1) * m->n_ff, m->n_ff);
+        if (width == 2)
+            expert_linear(c, m, &m->gate, h, 0, tensor_cols(in, 0, m->n_ff), in.stride, ch.id,
+                          ch.wt, OUT_SLOTS, h);
+        expert_linear(c, m, &m->up, h, 0, up, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
     }
-    tensor a = op_swiglu(c, gu), out = cmd_scratch(c, F32, res.n, h.n_row);
+    tensor a = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
     tensor a_tok = a;                   /* a row a token, its slots side by side */
     a_tok.n = a_tok.stride = a.stride * m->n_used;
     a_tok.n_row = h.n_row;
-    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, ch.id, ch.wt, &res);
+    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, ch.id, ch.wt,
+                  res ? OUT_SUM_ADD : OUT_SUM, res ? *res : h);
     return out;
 }
 
-static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch, tensor res)
+static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                      const tensor *res)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    uint32_t n = h.n_row * m->n_used, n_row = n / m->n_expert;
+    uint32_t n = h.n_row * m->n_used, n_row = n / m->n_expert, width = act_width(m->act);
     uint32_t tile = linear_group_tile(caps, n_row);
     struct grouping g = {
         .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert),
@@ -78,48 +90,72 @@ static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chose
     cmd_dispatch(c, K_moe_sort, GRID(1, 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
                  USES(READ(ch.id), WRITE(g.entries), WRITE(g.tiles)));
 
-    tensor gu = cmd_scratch(c, F32, 2 * m->n_ff, n);
+    tensor in = cmd_scratch(c, F32, width * m->n_ff, n);
     if (m->gate_up.n_in) {
-        linear_grouped(c, &m->gate_up, h, false, gu, &g);
+        linear_grouped(c, &m->gate_up, h, false, in, &g);
     } else {
-        linear_grouped(c, &m->gate, h, false, tensor_cols(gu, 0, m->n_ff), &g);
-        linear_grouped(c, &m->up, h, false, tensor_cols(gu, m->n_ff, m->n_ff), &g);
+        if (width == 2)
+            linear_grouped(c, &m->gate, h, false, tensor_cols(in, 0, m->n_ff), &g);
+        linear_grouped(c, &m->up, h, false, tensor_cols(in, (width - 1) * m->n_ff, m->n_ff), &g);
     }
-    tensor each = cmd_scratch(c, F32, res.n, n), out = cmd_scratch(c, F32, res.n, h.n_row);
-    linear_grouped(c, &m->down, op_swiglu(c, gu), true, each, &g);
+    uint32_t n_out = m->down.n_out;
+    tensor each = cmd_scratch(c, F32, n_out, n), out = cmd_scratch(c, F32, n_out, h.n_row);
+    linear_grouped(c, &m->down, op_act(c, in, m->act), true, each, &g);
+    tensor from = res ? *res : each;
     struct push_moe_sum sum = {
-        .n = res.n, .n_tok = h.n_row, .n_used = m->n_used, .wt_stride = ch.wt.stride,
-        .x_stride = each.stride, .res_stride = res.stride, .y_stride = out.stride,
+        .n = n_out, .n_tok = h.n_row, .n_used = m->n_used, .wt_stride = ch.wt.stride,
+        .x_stride = each.stride, .res_stride = from.stride, .y_stride = out.stride,
     };
     uint32_t wg = wg_size(caps, 128);
-    cmd_work(c, 2.0 * n * res.n);
-    cmd_dispatch(c, K_moe_sum, GRID(div_up(res.n / 4 * h.n_row, wg), 1, 1), SPEC(wg), PUSH(sum),
-                 USES(READ(each), READ(ch.wt), READ(res), WRITE(out)));
+    cmd_work(c, 2.0 * n * n_out);
+    cmd_dispatch(c, K_moe_sum, GRID(div_up(n_out / 4 * h.n_row, wg), 1, 1), SPEC(wg, res != NULL),
+                 PUSH(sum), USES(READ(each), READ(ch.wt), READ(from), WRITE(out)));
     return out;
+}
+
+static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits)
+{
+    struct chosen ch = {
+        cmd_scratch(c, I32, m->n_used, logits.n_row), cmd_scratch(c, F32, m->n_used, logits.n_row),
+    };
+    struct push_route p = {
+        .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = ch.id.stride,
+        .x_stride = logits.stride, .x_col = logits.col, .n_group = m->n_group,
+        .n_group_used = m->n_group_used, .renorm = m->renorm, .scale = m->scale,
+    };
+    tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
+    cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
+                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route), PUSH(p),
+                 USES(READ(logits), WRITE(ch.id), WRITE(ch.wt), READ(bias)));
+    return ch;
+}
+
+/* x + the shared expert's part; x where there is none. r: the router's rows, gate behind them. */
+static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor h, tensor r)
+{
+    if (!m->sh_up.n_in)
+        return x;
+    tensor in = m->sh_gate.n_in ? op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up))
+                                : op_linear(c, h, LINEARS(&m->sh_up));
+    tensor gate = tensor_cols(r, m->n_expert, 1);
+    return op_act_linear_add(c, in, m->sh_act, &m->sh_down, x, m->shared_gate.n_in ? &gate : NULL);
 }
 
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
               const struct moe *m)
 {
-    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     tensor h = op_norm(c, x, norm, eps);
-    tensor r = op_linear(c, h, LINEARS(&m->router, &m->shared_gate));
-    struct chosen ch = {
-        cmd_scratch(c, I32, m->n_used, x.n_row), cmd_scratch(c, F32, m->n_used, x.n_row),
-    };
-    struct push_route route = {
-        .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = ch.id.stride,
-        .x_stride = r.stride, .x_col = r.col,
-    };
-    uint32_t wg = wg_size(caps, 64);
-    cmd_dispatch(c, K_moe_route, GRID(x.n_row, 1, 1), SPEC(wg), PUSH(route),
-                 USES(READ(r), WRITE(ch.id), WRITE(ch.wt)));
-
+    tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
+                                   : op_linear(c, h, LINEARS(&m->router));
+    struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert));
     /* the shared expert first: its output is what the routed ones are added to */
-    tensor shared = op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up));
-    tensor gate = tensor_cols(r, m->n_expert, 1);
-    tensor y = op_swiglu_linear_add(c, shared, &m->sh_down, x, &gate);
-    return path == MOE_GROUPED ? grouped(c, m, h, ch, y) : plain(c, m, h, ch, y);
+    tensor y = shared_expert(c, m, x, h, r);
+    tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
+        path == MOE_GROUPED ? grouped : plain;
+    if (!m->latent_down.n_in)
+        return routed(c, m, h, ch, &y);
+    tensor low = op_linear(c, h, LINEARS(&m->latent_down));
+    return op_linear_add(c, routed(c, m, low, ch, NULL), &m->latent_up, y);
 }
 
 tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m)

@@ -24,7 +24,7 @@ struct layer {
     linear wq, wk, wv, wo;              /* wq: rows of query and gate, interleaved by head */
     struct delta delta;
     linear qkv, z, b, a, out;
-    linear gate, up, down;
+    struct ffn ffn;
     struct moe moe;
 };
 
@@ -116,14 +116,6 @@ static bool delta_keys(struct model *m, struct binder *b, struct qwen *q)
                        m->n_layer + m->n_mtp);
 }
 
-/* A width that kernels take four at a time. */
-static bool width(struct binder *b, const char *key, uint32_t v)
-{
-    if (!model_range(b, key, v, 4, 1u << 20))
-        return false;
-    return v % 4 == 0 || model_refuse(b, "%s is %u, expected a multiple of 4", key, v);
-}
-
 static bool ffn_keys(struct binder *b, struct qwen *q)
 {
     if (!model_u32(b, "feed_forward_length", OPTIONAL, &q->n_ff) ||
@@ -136,8 +128,8 @@ static bool ffn_keys(struct binder *b, struct qwen *q)
         return true; /* each dense layer asks for its width */
     return model_range(b, "expert_count", q->n_expert, 1, 512) &&
            model_range(b, "expert_used_count", q->n_used, 1, min_u32(q->n_expert, 64)) &&
-           width(b, "expert_feed_forward_length", q->n_ff_exp) &&
-           width(b, "expert_shared_feed_forward_length", q->n_ff_shared);
+           model_width(b, "expert_feed_forward_length", q->n_ff_exp) &&
+           model_width(b, "expert_shared_feed_forward_length", q->n_ff_shared);
 }
 
 /* ---- weights --------------------------------------------------------------------------------- */
@@ -158,9 +150,9 @@ static bool ffn_keys(struct binder *b, struct qwen *q)
     W(vector, delta.norm, "blk.%u.ssm_norm.weight", q->d_state, 1)
 
 #define DENSE(W)                                                                  \
-    W(linear, gate, "blk.%u.ffn_gate.weight", d, q->n_ff)                         \
-    W(beside, up, "blk.%u.ffn_up.weight", d, q->n_ff)                             \
-    W(linear, down, "blk.%u.ffn_down.weight", q->n_ff, d)
+    W(linear, ffn.gate, "blk.%u.ffn_gate.weight", d, q->n_ff)                     \
+    W(beside, ffn.up, "blk.%u.ffn_up.weight", d, q->n_ff)                         \
+    W(linear, ffn.down, "blk.%u.ffn_down.weight", q->n_ff, d)
 
 #define MOE(W)                                                                    \
     W(linear, moe.router, "blk.%u.ffn_gate_inp.weight", d, q->n_expert)           \
@@ -232,37 +224,11 @@ static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct
            bind_gate(b, &l->delta.dt_bias, "blk.%u.ssm_dt.bias", i, nv) DELTA(BIND);
 }
 
-/* Gate and up rows of every expert in one matrix where their type is one, as the fused form of the
- * file has them. */
-static bool bind_gate_up(struct model *m, struct binder *b, struct qwen *q, struct layer *l,
-                         uint32_t i)
-{
-    uint32_t d = m->n_embd, ff = q->n_ff_exp, n = q->n_expert;
-    if (model_has(b, "blk.%u.ffn_gate_up_exps.weight", i))
-        return bind_experts(b, &l->moe.gate_up, "blk.%u.ffn_gate_up_exps.weight", i, d, 2 * ff, n);
-    uint64_t n_row = (uint64_t)ff * n;
-    const struct gguf_tensor *gate = bind_find(b, "blk.%u.ffn_gate_exps.weight", i, d, n_row);
-    const struct gguf_tensor *up =
-        gate ? bind_find(b, "blk.%u.ffn_up_exps.weight", i, d, n_row) : NULL;
-    if (!up)
-        return false;
-    if (gate->type != up->type)
-        return bind_experts(b, &l->moe.gate, "blk.%u.ffn_gate_exps.weight", i, d, ff, n) &&
-               bind_experts(b, &l->moe.up, "blk.%u.ffn_up_exps.weight", i, d, ff, n);
-    bind_begin(b, &l->moe.gate_up, gate->type, d, 2 * ff, n);
-    for (uint32_t e = 0; e < n; e++) {
-        bind_rows(b, gate, (uint64_t)e * ff, ff);
-        bind_rows(b, up, (uint64_t)e * ff, ff);
-    }
-    bind_end(b);
-    return true;
-}
-
 static bool bind_moe(struct model *m, struct binder *b, struct qwen *q, struct layer *l, uint32_t i)
 {
     uint32_t d = m->n_embd;
     l->moe = (struct moe){ .n_expert = q->n_expert, .n_used = q->n_used, .n_ff = q->n_ff_exp };
-    return bind_gate_up(m, b, q, l, i) &&
+    return bind_gate_up(b, &l->moe, i, d) &&
            bind_experts(b, &l->moe.down, "blk.%u.ffn_down_exps.weight", i, q->n_ff_exp, d,
                         q->n_expert) MOE(BIND);
 }
@@ -292,7 +258,7 @@ static bool load(struct model *m, struct binder *b, struct err *err)
             return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is "
                                 "not dense either: %s.feed_forward_length is 0 or missing", i,
                                 m->arch->name);
-        if (!l->is_moe && !width(b, "feed_forward_length", q->n_ff))
+        if (!l->is_moe && !model_width(b, "feed_forward_length", q->n_ff))
             return false;
         if (!bind_vector(b, &l->attn_norm, "blk.%u.attn_norm.weight", i, d, 1) ||
             !bind_vector(b, &l->ffn_norm, "blk.%u.post_attention_norm.weight", i, d, 1) ||
@@ -328,7 +294,7 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
         x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
     }
     return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe)
-                     : op_ffn(c, x, l->ffn_norm, m->eps, &l->gate, &l->up, &l->down);
+                     : op_ffn(c, x, l->ffn_norm, m->eps, &l->ffn);
 }
 
 static struct layer_shape shape(const struct model *m, uint32_t i_layer)

@@ -1,27 +1,59 @@
 #version 450
-// moe_route: softmax over all experts, the n_used largest (the lower index on a tie), weights
-// divided by their sum - which is the softmax over the chosen logits alone. One workgroup a token.
+// moe_route: the n_used best experts of each token (the lower index on a tie) and their weights.
+// Softmax: by logit, weights divided by their sum - which is the softmax over the chosen logits
+// alone. SIGMOID: by sigmoid plus bias, within the best groups of experts where there are groups (a
+// group counts as much as its two best); the weights are without the bias. One workgroup a token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
+layout(constant_id = 1) const uint SIGMOID = 0;
 layout(push_constant) uniform Push { push_route p; };
 layout(binding = 0) readonly buffer X { float x[]; };
 layout(binding = 1) writeonly buffer Id { uint id[]; };         // [n_tok][id_stride]
 layout(binding = 2) writeonly buffer Wt { float wt[]; };        // [n_tok][id_stride]
+layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], SIGMOID alone
 
-const uint MAX_EXPERT = 512, MAX_USED = 64;
+const uint MAX_EXPERT = 512, MAX_USED = 64, MAX_GROUP = 64;
+#define NEVER uintBitsToFloat(0xff800000u)      // minus infinity
 shared float left[MAX_EXPERT];
 shared uint chosen[MAX_USED];
-shared float logit[MAX_USED];
+shared float weight[MAX_USED];  // softmax: the logit
+shared float group[MAX_GROUP];
+
+void keep_best_groups()
+{
+    uint size = p.n_expert / p.n_group;
+    for (uint g = lane(); g < p.n_group; g += WG) {
+        float a = left[g * size], b = NEVER;
+        for (uint i = 1; i < size; i++) {
+            float v = left[g * size + i];
+            b = max(b, min(a, v));
+            a = max(a, v);
+        }
+        group[g] = size > 1 ? a + b : a;
+    }
+    barrier();
+    for (uint g = lane(); g < p.n_group; g += WG) {
+        uint better = 0;
+        for (uint o = 0; o < p.n_group; o++)
+            if (group[o] > group[g] || (group[o] == group[g] && o < g))
+                better++;
+        for (uint i = 0; better >= p.n_group_used && i < size; i++)
+            left[g * size + i] = NEVER;
+    }
+    barrier();
+}
 
 void main()
 {
     uint t = gl_WorkGroupID.x, at = t * p.x_stride + p.x_col;
     for (uint e = lane(); e < p.n_expert; e += WG)
-        left[e] = x[at + e];
+        left[e] = SIGMOID != 0 ? sigmoid(x[at + e]) + bias[e] : x[at + e];
     barrier();
+    if (SIGMOID != 0 && p.n_group > 1)
+        keep_best_groups();
     for (uint s = 0; s < p.n_used; s++) {
-        float best = uintBitsToFloat(0xff800000u);
+        float best = NEVER;
         for (uint e = lane(); e < p.n_expert; e += WG)
             best = max(best, left[e]);
         best = wg_max(best);
@@ -33,16 +65,19 @@ void main()
         uint e = min(uint(-wg_max(first)), p.n_expert - 1);
         if (lane() == 0) {
             chosen[s] = e;
-            logit[s] = best;
-            left[e] = uintBitsToFloat(0xff800000u);
+            weight[s] = SIGMOID != 0 ? sigmoid(x[at + e]) : best;
+            left[e] = NEVER;
         }
         barrier();
     }
-    float sum = 0.0;
+    float sum = 0.0, by = 1.0;
     for (uint s = 0; s < p.n_used; s++)
-        sum += exp1(logit[s] - logit[0]);
+        sum += SIGMOID != 0 ? weight[s] : exp1(weight[s] - weight[0]);
+    if (SIGMOID != 0)
+        by = p.renorm != 0 ? p.scale / (sum + 1e-20) : p.scale;
     for (uint s = lane(); s < p.n_used; s += WG) {
         id[t * p.id_stride + s] = chosen[s];
-        wt[t * p.id_stride + s] = exp1(logit[s] - logit[0]) / sum;
+        wt[t * p.id_stride + s] =
+            SIGMOID != 0 ? weight[s] * by : exp1(weight[s] - weight[0]) / sum;
     }
 }

@@ -39,11 +39,17 @@ struct push_linear {
     uint32_t res_stride, res_col;
     uint32_t gate_stride, gate_col;
     float eps;                  /* IN_NORM */
+    float limit;                /* IN_ACT */
     uint32_t n_used;            /* GROUPED */
     uint32_t expert0, n_expert; /* GROUPED: experts that are bound */
 };
 
-struct push_swiglu { uint32_t n_ff, n_row, x_stride, y_stride; };
+struct push_act {
+    uint32_t n_ff, n_row, x_stride, x_col, y_stride;
+    float limit;
+};
+
+struct push_bias { uint32_t n, n_row, y_stride, y_col; };
 
 struct push_attn_prep {
     uint32_t n_head, n_kv_head, head_dim, n_rot;
@@ -71,7 +77,12 @@ struct push_delta {
     float eps;
 };
 
-struct push_route { uint32_t n_expert, n_used, id_stride, x_stride, x_col; };
+struct push_route {
+    uint32_t n_expert, n_used, id_stride, x_stride, x_col;
+    uint32_t n_group, n_group_used;     /* SIGMOID, as the rest */
+    uint32_t renorm;
+    float scale;
+};
 
 struct push_moe_sort {
     uint32_t n_expert, n_used, n_tok;

@@ -1,7 +1,7 @@
 /* test_ops_linear: weights of every type as shaders read them, every way to multiply by them, and
  * matrices that a binding does not span.
  *
- * Kernels: embed, linear, linear_cols, linear_tile, norm, swiglu. (test_axpy is the GPU layer's
+ * Kernels: embed, linear, linear_cols, linear_tile, norm, act, bias. (test_axpy is the GPU layer's
  * own: test_gpu.c.) */
 #include "ops.h"
 
@@ -74,9 +74,10 @@ static void test_embed(struct gpu *g)
 /* ---- products ---------------------------------------------------------------------------- */
 
 enum { STORE, ADD, ADD_GATED, N_EPILOGUE };
-enum { PLAIN, NORM, SWIGLU, N_INPUT };
+enum { PLAIN, NORM, SWIGLU, SWIGLU_CUT, RELU2, N_INPUT };
+#define LIMIT 0.4f
 
-/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of it where x is not for SwiGLU) and all
+/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of it where x has no gates) and all
  * products of the two in double, which every shape takes its part of. */
 struct product {
     struct weight w;
@@ -99,8 +100,11 @@ static struct product product_make(struct rig *r, enum dtype dtype, uint32_t n_i
             for (uint32_t i = 0; i < n_in; i++) {
                 const float *row = p.x + (uint64_t)t * 2 * n_in;
                 double v = (double)row[i];
-                if (in == SWIGLU)
-                    v = ref_silu(v) * (double)row[n_in + i];
+                if (in == SWIGLU || in == SWIGLU_CUT)
+                    ref_swiglu_limit(&v, &(double){ (double)row[n_in + i] }, 1,
+                                     in == SWIGLU ? 0 : (double)LIMIT, &v);
+                if (in == RELU2)
+                    v = ref_relu2(v);
                 x[(uint64_t)t * n_in + i] = v;
             }
         if (in == NORM)
@@ -121,7 +125,10 @@ static struct pending record(struct rig *r, const struct linear_path *path, cons
                              struct linear_row row)
 {
     uint32_t n_in = p->w.w.n_in, n_out = row.n_out, n_tok = row.n_tok;
-    uint32_t n_x = row.input == SWIGLU ? 2 * n_in : n_in;
+    const struct act *act = row.input == SWIGLU     ? &(struct act){ ACT_SWIGLU, 0 } :
+                            row.input == SWIGLU_CUT ? &(struct act){ ACT_SWIGLU, LIMIT } :
+                            row.input == RELU2      ? &(struct act){ ACT_RELU2, 0 } : NULL;
+    uint32_t n_x = act ? act_width(*act) * n_in : n_in;
     uint64_t n = (uint64_t)n_out * n_tok;
     linear w = p->w.w;
     w.n_out = n_out;
@@ -138,7 +145,7 @@ static struct pending record(struct rig *r, const struct linear_path *path, cons
     rig_writes(r, out.y);
     linear_by(r->c, path, &(struct linear_args){
         .x = x, .w = &w, .y = out.y, .norm = row.input == NORM ? &norm : NULL, .eps = EPS,
-        .swiglu = row.input == SWIGLU, .res = row.epilogue != STORE ? &res : NULL,
+        .act = act, .res = row.epilogue != STORE ? &res : NULL,
         .gate = row.epilogue == ADD_GATED ? &gate : NULL,
     });
     for (uint32_t t = 0; t < n_tok; t++)
@@ -178,14 +185,15 @@ static const uint32_t some_in[] = { 4, 32, 36, 64, 256 };
 static struct linear_row shape(const struct linear_path *path, uint32_t lanes, uint32_t i,
                                uint32_t n_tok, uint32_t n_out)
 {
-    static const uint32_t fused[3][2] = { { STORE, NORM }, { ADD, SWIGLU }, { ADD_GATED, SWIGLU } };
+    static const uint32_t fused[5][2] = { { STORE, NORM }, { ADD, SWIGLU }, { ADD_GATED, SWIGLU },
+                                          { ADD, SWIGLU_CUT }, { ADD, RELU2 } };
     struct linear_row row = { n_out, n_tok, i % 2 ? ADD_GATED : STORE, PLAIN };
     if (path->kernel == K_linear)
         row.epilogue = n_tok == 1 ? i % N_EPILOGUE : ADD;
     else if (n_tok > (path->kernel == K_linear_cols ? lanes : 23))
         row.epilogue = ADD;
     if (path->fuses) {
-        const uint32_t *f = fused[n_tok == 1 ? i % 3 : n_tok > 3];
+        const uint32_t *f = fused[n_tok == 1 ? i % 5 : n_tok > 3];
         row.epilogue = f[0];
         row.input = f[1];
     }
@@ -276,10 +284,10 @@ static void test_real(struct gpu *g)
 /* ---- ops --------------------------------------------------------------------------------- */
 
 /* The ops over linear_by, as the device picks a path for n_tok: three matrices of which two lie
- * together, a residual, a SwiGLU before it and a gate behind. */
+ * together, a residual, an activation before it and a gate behind, a bias. */
 static void op_case(struct gpu *g, uint32_t n_tok)
 {
-    enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C, N_Y = 7 };
+    enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C, N_Y = 10 };
     test_case("ops over linear_by, %u tokens", n_tok);
     struct rig r = rig_open(g, "op_linear");
     struct weight a = rig_weight(&r, Q8_0, N_IN, A, 1, 1, false);
@@ -292,14 +300,22 @@ static void op_case(struct gpu *g, uint32_t n_tok)
     tensor gate = rig_strided(&r, gate_v, 1, n_tok);
     tensor gu = rig_view(&r, F32, 2 * N_IN, n_tok, 2 * N_IN + 4, 0);
     rig_put(&r, gu, gu_v);
+    float *bias_v[2] = { rig_normal(&r, N_IN, 1), rig_normal(&r, B, 1) };
+    linear with_bias = sq.w;
+    with_bias.bias = rig_dense(&r, bias_v[0], N_IN, 1);
+    b.w.bias = rig_dense(&r, bias_v[1], B, 1);
+    const struct act swiglu = { ACT_SWIGLU, 0 };
     const tensor y[N_Y] = {
         op_norm(r.c, x, norm, EPS),
         op_linear(r.c, x, LINEARS(&a.w, &b.w, &c.w)),
         op_norm_linear(r.c, x, norm, EPS, LINEARS(&a.w, &b.w, &c.w)),
         op_linear_add(r.c, x, &sq.w, x),
-        op_swiglu(r.c, gu),
-        op_swiglu_linear_add(r.c, gu, &sq.w, x, NULL),
-        op_swiglu_linear_add(r.c, gu, &sq.w, x, &gate),
+        op_act(r.c, gu, swiglu),
+        op_act_linear_add(r.c, gu, swiglu, &sq.w, x, NULL),
+        op_act_linear_add(r.c, gu, swiglu, &sq.w, x, &gate),
+        op_act(r.c, gu, (struct act){ ACT_SWIGLU, LIMIT }),
+        op_act(r.c, x, (struct act){ ACT_RELU2, 0 }),
+        op_act_linear_add(r.c, x, (struct act){ ACT_RELU2, 0 }, &with_bias, x, NULL),
     };
     double *want[N_Y], *in[2] = { rig_doubles(&r, x_v, n_tok * N_IN) };
     for (uint32_t i = 0; i < N_Y; i++)
@@ -310,11 +326,16 @@ static void op_case(struct gpu *g, uint32_t n_tok)
         const float *at = gu_v + i / N_IN * 2 * N_IN + i % N_IN;
         want[3][i] += in[0][i];
         want[4][i] = ref_silu((double)at[0]) * (double)at[N_IN];
+        ref_swiglu_limit(&(double){ (double)at[0] }, &(double){ (double)at[N_IN] }, 1,
+                         (double)LIMIT, &want[7][i]);
+        want[8][i] = ref_relu2(in[0][i]);
     }
+    ref_linear(sq.v, N_IN, N_IN, want[8], n_tok, want[9]);
     ref_linear(sq.v, N_IN, N_IN, want[4], n_tok, want[5]);
     for (uint32_t i = 0; i < n_tok * N_IN; i++) {
         want[6][i] = want[5][i] * ref_sigmoid((double)gate_v[i / N_IN]) + in[0][i];
         want[5][i] += in[0][i];
+        want[9][i] += in[0][i] + (double)bias_v[0][i % N_IN];
     }
     for (uint32_t t = 0; t < n_tok; t++)
         for (uint32_t k = 0; k < 2; k++) {
@@ -322,13 +343,16 @@ static void op_case(struct gpu *g, uint32_t n_tok)
             ref_linear(a.v, N_IN, A, h, 1, want[1 + k] + t * N);
             ref_linear(b.v, N_IN, B, h, 1, want[1 + k] + t * N + A);
             ref_linear(c.v, N_IN, C, h, 1, want[1 + k] + t * N + A + B);
+            for (uint32_t i = 0; i < B; i++)
+                want[1 + k][t * N + A + i] += (double)bias_v[1][i];
         }
     static const char *const what[N_Y] = { "norm",   "linear", "norm_linear", "linear_add",
                                            "swiglu", "swiglu_linear_add",
-                                           "swiglu_linear_add gated" };
+                                           "swiglu_linear_add gated", "swiglu with a limit",
+                                           "relu2", "relu2_linear_add with a bias" };
     bool good = rig_run(&r);
     for (uint32_t i = 0; good && i < N_Y; i++)
-        good = rig_near(&r, what[i], y[i], want[i], i == 0 || i == 4 ? 1e-13 : 0);   /* no sums */
+        good = rig_near(&r, what[i], y[i], want[i], i == 0 || i == 4 || i == 7 || i == 8 ? 1e-13 : 0);   /* no sums */
     rig_close(&r);
 }
 

@@ -1,0 +1,25 @@
+#version 450
+// act: the activation of a feed-forward on its own, y[t][i] of x[t][i] and, with SwiGLU,
+// x[t][n_ff + i].
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "act.glsl"
+
+layout(constant_id = 1) const uint ACT = 0;
+layout(push_constant) uniform Push { push_act p; };
+layout(binding = 0) readonly buffer X { vec4 x[]; };
+layout(binding = 1) writeonly buffer Y { vec4 y[]; };
+
+void main()
+{
+    uint quads = p.n_ff / 4, at = gl_GlobalInvocationID.x;
+    if (at >= quads * p.n_row)
+        return;
+    uint t = at / quads, i = at % quads, from = (t * p.x_stride + p.x_col) / 4 + i;
+    vec4 v = x[from];
+    if (ACT == ACT_SWIGLU)
+        v = act_swiglu(v, x[from + quads], p.limit);
+    else
+        v = act_relu2(v);
+    y[t * p.y_stride / 4 + i] = v;
+}
