@@ -113,7 +113,8 @@ static void test_mamba_chunked(uint32_t chunk)
 {
     enum { N_TOK = 130, N_HEAD = 6, N_GROUP = 2, DIM = 5, NS = 7, N_STATE = N_HEAD * DIM * NS };
     static const float ssm_a[N_HEAD] = { -0.001f, -0.05f, -0.5f, -1, -4, -16 };
-    static const float dt_bias[N_HEAD] = { 0, -1, 1, 0.5f, 0, 0 }, d[N_HEAD] = { 1, 0, -2, 3, 1, 1 };
+    static const float dt_bias[N_HEAD] = { 0, -1, 1, 0.5f, 0, 0 };
+    static const float d[N_HEAD] = { 1, 0, -2, 3, 1, 1 };
     struct rng r = { 8 };
     double *xbc = normals(&r, N_TOK * (N_HEAD * DIM + 2 * N_GROUP * NS));
     double *dt = normals(&r, N_TOK * N_HEAD), *serial = normals(&r, N_STATE),
@@ -205,7 +206,8 @@ static void test_mamba_by_hand(void)
  * of its values; factors divide. */
 static void test_attention_parts(void)
 {
-    enum { N_PAST = 5, N_TOK = 4, N_KEY = N_PAST + N_TOK, N_HEAD = 4, N_KV = 2, HD = 3, WINDOW = 3 };
+    enum { N_PAST = 5, N_TOK = 4, N_KEY = N_PAST + N_TOK, N_HEAD = 4, N_KV = 2, HD = 3 };
+    enum { WINDOW = 3 };
     struct rng r = { 9 };
     double *q = normals(&r, N_TOK * N_HEAD * HD), *k = normals(&r, N_KEY * N_KV * HD);
     double *v = normals(&r, N_KEY * N_KV * HD), *gate = normals(&r, N_TOK * N_HEAD);
