@@ -25,6 +25,10 @@ bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_
             l->delta.state = arena_tensor(kv->state, F32, s->d_state, s->n_v_head * s->d_state);
             l->delta.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
         }
+        if (s->n_m_head) {
+            l->mamba.state = arena_tensor(kv->state, F32, s->m_head_dim, s->n_m_head * s->d_state);
+            l->mamba.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
+        }
     }
     return true;
 }

@@ -6,11 +6,13 @@
 struct layer_shape {                    /* what one layer keeps; zeros where it keeps nothing */
     uint32_t n_kv_head, head_dim;
     uint32_t n_v_head, d_state, d_conv, conv_k;
+    uint32_t n_m_head, m_head_dim;      /* Mamba2, with d_state, d_conv and conv_k */
 };
 
 struct layer_cache {
     struct kv_layer kv;
     struct delta_layer delta;
+    struct mamba_layer mamba;
 };
 
 struct kv {

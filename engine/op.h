@@ -169,6 +169,29 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                 const struct batch *b);
 
+/* ---- op_mamba.c ---- */
+
+/* [2][conv_k - 1][d_conv], [n_head][d_state][head_dim], F32 */
+struct mamba_layer { tensor window, state; };
+
+struct mamba {
+    uint32_t n_head, head_dim, n_group, d_state, conv_k;    /* d_state and n_head * head_dim are
+                                                               multiples of 4 */
+    tensor conv, conv_bias;             /* [d_conv][conv_k] [d_conv], d_conv = n_head * head_dim +
+                                           2 n_group * d_state */
+    tensor ssm_a, dt_bias, d, norm;     /* [n_head] [n_head] [n_head] [n_head * head_dim] */
+    float eps;
+};
+/* three dispatches for any n_tok; two, for one token */
+enum mamba_path { MAMBA_PLAIN, MAMBA_STEP };
+tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
+                const struct mamba_layer *s, const struct batch *b);
+/* Mamba2 (Dao and Gu, arXiv 2405.21060); p: [n_tok] rows of z, x B C, dt. Convolution, gates,
+ * recurrence, gate and then grouped norm; moves window and state on.
+ * Returns [n_tok][n_head * head_dim]. */
+tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                const struct batch *b);
+
 /* ---- op_ffn.c, op_moe.c ---- */
 
 struct ffn {

@@ -1,7 +1,17 @@
-// gate: the decay and the write strength of Gated DeltaNet, in f32, computed here and nowhere else.
-// ssm_a is -exp(A_log) as the file stores it; a and b are the raw projections of one V head.
+// gate: what the recurrent mixers decay and write by, in f32, computed here and nowhere else. ssm_a
+// is -exp(A_log) as the file stores it.
+
+// Gated DeltaNet; a and b are the raw projections of one V head.
 float delta_decay(float ssm_a, float dt_bias, float a)
 {
     return exp1(ssm_a * softplus(a + dt_bias));
 }
 float delta_beta(float b) { return sigmoid(b); }
+
+// Mamba2; dt is the raw projection of one head. It is not clamped: models.md 3.3.
+struct mamba_gates { float dt, decay; };
+mamba_gates mamba_gate(float ssm_a, float dt_bias, float dt)
+{
+    dt = softplus(dt + dt_bias);
+    return mamba_gates(dt, exp1(ssm_a * dt));
+}

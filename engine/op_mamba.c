@@ -1,0 +1,90 @@
+/* op_mamba: the Mamba2 mixer, from the joint projection to the gated, normed heads.
+ *
+ * Recurrence: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), in its serial form. The
+ * state, the step and the decay are f32; shaders/gate.glsl is the one place that computes them. The
+ * norm is over groups of heads, so even a single token takes a dispatch of its own for it: a
+ * workgroup for each group would leave most of a GPU idle while the states are read and written. */
+#include "op.h"
+
+tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                const struct batch *b)
+{
+    return mamba_by(c, b->n_tok == 1 ? MAMBA_STEP : MAMBA_PLAIN, p, m, s, b);
+}
+
+/* Columns that a lane of mamba_scan keeps: the largest multiple of 4 up to max that divides
+ * d_state. */
+static uint32_t scan_part(uint32_t d_state, uint32_t max)
+{
+    uint32_t n = min_u32(d_state, max) / 4 * 4;
+    while (d_state % n)
+        n -= 4;
+    return n;
+}
+
+static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b, const struct push_mamba *push)
+{
+    bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
+    uint32_t d_inner = m->n_head * m->head_dim;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 256), lanes = cpu ? wg : 32;
+    HLM_ASSERT(b->n_tok == 1);
+    tensor o = cmd_scratch(c, F32, d_inner, 1);
+    cmd_work(c, 5.0 * d_inner * m->d_state);
+    cmd_dispatch(c, K_mamba_step, GRID(m->n_head, cpu ? 1 : div_up(m->head_dim, lanes), 1),
+                 SPEC(wg, m->d_state, m->conv_k, lanes), PUSH(*push),
+                 USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
+                      READ(m->ssm_a), READ(m->dt_bias), READ(m->d), BOTH(s->state), WRITE(o)));
+    return o;
+}
+
+static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b, uint32_t part, const struct push_mamba *push)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
+    uint32_t wg = wg_size(caps, 128), n_ch = caps->kind == GPU_CPU ? 256 : wg;
+    tensor u = cmd_scratch(c, F32, d_conv, b->n_tok);
+    cmd_work(c, 2.0 * d_conv * (m->conv_k + 8) * b->n_tok);
+    cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv, n_ch), b->n_tok, 1),
+                 SPEC(wg, m->conv_k, n_ch), PUSH(*push),
+                 USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
+                      WRITE(u)));
+
+    /* On a CPU device the loads of B and C are what costs: several rows share them. */
+    wg = wg_size(caps, m->head_dim > 32 ? 64 : 32);
+    uint32_t rows = caps->kind == GPU_CPU ? min_u32(4, div_up(m->head_dim, wg)) : 1;
+    tensor o = cmd_scratch(c, F32, d_inner, push->n_part * b->n_tok);
+    cmd_work(c, 5.0 * d_inner * m->d_state * b->n_tok);
+    cmd_dispatch(c, K_mamba_scan, GRID(m->n_head, div_up(m->head_dim, wg * rows), push->n_part),
+                 SPEC(wg, part, rows), PUSH(*push),
+                 USES(READ(u), READ(p), READ(m->ssm_a), READ(m->dt_bias), READ(m->d),
+                      BOTH(s->state), WRITE(o)));
+    return o;
+}
+
+tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
+                const struct mamba_layer *s, const struct batch *b)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
+    if (cmd_failed(c))
+        return p;
+    HLM_ASSERT(p.n == d_inner + d_conv + m->n_head && p.n_row == b->n_tok);
+    HLM_ASSERT(d_inner % 4 == 0 && m->d_state % 4 == 0 && m->n_head % m->n_group == 0);
+    uint32_t part = scan_part(m->d_state, 32);
+    struct push_mamba push = {
+        .n_head = m->n_head, .head_dim = m->head_dim, .n_group = m->n_group,
+        .d_state = m->d_state, .n_tok = b->n_tok, .p_stride = p.stride, .z_col = p.col,
+        .conv_col = p.col + d_inner, .dt_col = p.col + d_inner + d_conv,
+        .n_part = path == MAMBA_STEP ? 1 : m->d_state / part, .eps = m->eps,
+    };
+
+    tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
+    tensor o = path == MAMBA_STEP ? step(c, p, m, s, b, &push) : scan(c, p, m, s, b, part, &push);
+    cmd_work(c, 10.0 * d_inner * b->n_tok);
+    cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
+                 SPEC(wg_size(caps, d_inner / m->n_group > 256 ? 256 : 64)), PUSH(push),
+                 USES(READ(o), READ(p), READ(m->norm), BOTH(y)));
+    return y;
+}

@@ -1,0 +1,172 @@
+/* test_ops_mamba: Mamba2, whole mixers in batches of any size.
+ *
+ * Kernels: mamba_conv, mamba_scan, mamba_norm, mamba_step. */
+#include "ops.h"
+
+#include <math.h>
+#include <string.h>
+
+#define EPS 1e-5f
+
+struct mamba_row {
+    uint32_t n_head, head_dim, n_group, d_state, conv_k;
+    uint32_t flip;
+    uint32_t piece[4];          /* tokens of the batches, 0 after the last */
+    bool plain;                 /* never by mamba_step */
+    bool slow;                  /* decays of about 0.999: the state reaches over all tokens */
+};
+
+/* What a mixer is given, as values; p is [n_tok][d_inner + d_conv + n_head]. */
+struct mamba_case {
+    uint32_t n_tok, d_conv, d_inner, n_p;
+    float *p, *conv, *bias, *ssm_a, *dt_bias, *d, *norm, *window, *state;
+};
+
+static struct mamba_case mamba_values(struct rig *r, const struct mamba_row *c)
+{
+    struct mamba_case m = { .d_inner = c->n_head * c->head_dim };
+    m.d_conv = m.d_inner + 2 * c->n_group * c->d_state;
+    m.n_p = m.d_inner + m.d_conv + c->n_head;
+    for (uint32_t i = 0; i < ARRAY_LEN(c->piece); i++)
+        m.n_tok += c->piece[i];
+    m.p = rig_normal(r, (uint64_t)m.n_tok * m.n_p, 1.5);
+    m.conv = rig_normal(r, (uint64_t)m.d_conv * c->conv_k, 0.7);
+    m.bias = rig_normal(r, m.d_conv, 0.5);
+    m.dt_bias = rig_normal(r, c->n_head, 1);
+    m.d = rig_normal(r, c->n_head, 1);
+    m.norm = rig_normal(r, m.d_inner, 1);
+    m.ssm_a = rig_normal(r, c->n_head, c->slow ? 0.5 : 1.5);
+    for (uint32_t i = 0; i < c->n_head; i++)
+        m.ssm_a[i] = -expf(m.ssm_a[i] - (c->slow ? 7 : 1));
+    m.window = rig_normal(r, (uint64_t)(c->conv_k - 1) * m.d_conv, 1.5);
+    m.state = rig_normal(r, (uint64_t)m.d_inner * c->d_state, 0.5);
+    return m;
+}
+
+/* Columns [col, col + n) of p as doubles. */
+static double *columns(struct rig *r, const struct mamba_case *m, uint32_t col, uint32_t n)
+{
+    double *out = rig_doubles(r, NULL, (uint64_t)m->n_tok * n);
+    for (uint64_t t = 0; t < m->n_tok; t++)
+        for (uint64_t i = 0; i < n; i++)
+            out[t * n + i] = (double)m->p[t * m->n_p + col + i];
+    return out;
+}
+
+/* [n_head][d_state][head_dim] of the device as the reference's [n_head][head_dim][d_state], or the
+ * other way round: rows and columns of each head change places. */
+static double *turned(struct rig *r, const double *v, uint64_t n_head, uint64_t n, uint64_t n_row)
+{
+    double *out = rig_doubles(r, NULL, n_head * n_row * n);
+    for (uint64_t h = 0; h < n_head; h++)
+        for (uint64_t row = 0; row < n_row; row++)
+            for (uint64_t i = 0; i < n; i++)
+                out[(h * n + i) * n_row + row] = v[(h * n_row + row) * n + i];
+    return out;
+}
+
+/* The whole sequence at once. window and state (the device's order) are moved on. */
+static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct mamba_case *m,
+                          double *window, double *state)
+{
+    double *z = columns(r, m, 0, m->d_inner), *x = columns(r, m, m->d_inner, m->d_conv);
+    double *dt = columns(r, m, m->d_inner + m->d_conv, c->n_head);
+    double *u = rig_doubles(r, NULL, (uint64_t)m->n_tok * m->d_conv);
+    double *y = rig_doubles(r, NULL, (uint64_t)m->n_tok * m->d_inner);
+    double *s = turned(r, state, c->n_head, c->head_dim, c->d_state);
+    struct ref_conv conv = { .n_tok = m->n_tok, .n_ch = m->d_conv, .conv_k = c->conv_k,
+                             .w = m->conv, .bias = m->bias, .x = x, .window = window };
+    ref_conv_silu(&conv, u);
+    struct ref_mamba ref = { .n_tok = m->n_tok, .n_head = c->n_head, .head_dim = c->head_dim,
+                             .n_group = c->n_group, .d_state = c->d_state, .xbc = u, .dt = dt,
+                             .ssm_a = m->ssm_a, .dt_bias = m->dt_bias, .d = m->d, .state = s };
+    ref_mamba(&ref, y);
+    ref_mamba_norm(y, z, m->norm, m->n_tok, c->n_group, m->d_inner / c->n_group, (double)EPS);
+    s = turned(r, s, c->n_head, c->d_state, c->head_dim);
+    memcpy(state, s, (uint64_t)m->d_inner * c->d_state * sizeof *state);
+    return y;
+}
+
+/* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
+static void mamba_case(struct gpu *g, const struct mamba_row *c)
+{
+    test_case("mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, flip %u%s%s",
+              c->n_head, c->head_dim, c->n_group, c->d_state, c->conv_k, c->piece[0], c->piece[1],
+              c->piece[2], c->piece[3], c->flip, c->plain ? ", plain" : "",
+              c->slow ? ", slow" : "");
+    struct rig r = rig_open(g, c->slow ? "mamba, slow" : "mamba");
+    struct mamba_case v = mamba_values(&r, c);
+    uint32_t n_window = c->conv_k - 1, n_piece = 0;
+    while (n_piece < ARRAY_LEN(c->piece) && c->piece[n_piece])
+        n_piece++;
+    uint32_t end_flip = (c->flip + n_piece) % 2;
+    struct mamba m = { .n_head = c->n_head, .head_dim = c->head_dim, .n_group = c->n_group,
+                       .d_state = c->d_state, .conv_k = c->conv_k, .eps = EPS };
+    m.conv = rig_dense(&r, v.conv, c->conv_k, v.d_conv);
+    m.conv_bias = rig_dense(&r, v.bias, v.d_conv, 1);
+    m.ssm_a = rig_dense(&r, v.ssm_a, c->n_head, 1);
+    m.dt_bias = rig_dense(&r, v.dt_bias, c->n_head, 1);
+    m.d = rig_dense(&r, v.d, c->n_head, 1);
+    m.norm = rig_dense(&r, v.norm, v.d_inner, 1);
+    struct mamba_layer s = {
+        .state = rig_dense(&r, v.state, c->head_dim, c->n_head * c->d_state),
+        .window = rig_view(&r, F32, v.d_conv, 2 * n_window, v.d_conv, 0),
+    };
+    rig_put(&r, tensor_rows(s.window, c->flip * n_window, n_window), v.window);
+    rig_writes(&r, s.state);
+    rig_writes_rows(&r, s.window, (1 - c->flip) * n_window, n_window);
+    if (n_piece > 1)
+        rig_writes_rows(&r, s.window, c->flip * n_window, n_window);
+    struct step step = { .n_past = 100, .flip = c->flip, .seed_lo = 7, .temp = 0.5f, .last_n = 3 };
+    struct batch b = rig_batch(&r, 0, &step, NULL, 0, true);
+    tensor y[ARRAY_LEN(c->piece)];
+    for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
+        tensor p = rig_strided(&r, v.p + (uint64_t)at * v.n_p, v.n_p, c->piece[i]);
+        b.n_tok = c->piece[i];
+        y[i] = c->plain ? mamba_by(r.c, MAMBA_PLAIN, p, &m, &s, &b) : op_mamba(r.c, p, &m, &s, &b);
+        op_advance(r.c, &b);
+    }
+    double *window = rig_doubles(&r, v.window, (uint64_t)n_window * v.d_conv);
+    double *state = rig_doubles(&r, v.state, (uint64_t)v.d_inner * c->d_state);
+    double *want = mamba_want(&r, c, &v, window, state);
+    bool good = rig_run(&r);
+    for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
+        good = rig_near(&r, c->piece[i] == 1 && !c->plain ? "step" : "scan", y[i],
+                        want + (uint64_t)at * v.d_inner, 0);
+    good = good && rig_near(&r, "state", s.state, state, 0) &&
+           rig_near(&r, "window", tensor_rows(s.window, end_flip * n_window, n_window), window, 0);
+    if (good) {
+        struct step after = step;
+        after.n_past += v.n_tok;
+        after.flip = end_flip;
+        CHECK_MSG(memcmp(r.back + b.step.offset, &after, sizeof after) == 0,
+                  "the step is not what op_advance should make of it");
+    }
+    rig_close(&r);
+}
+
+void test_ops_mamba(void)
+{
+    static const struct mamba_row rows[] = {
+        { 1, 4, 1, 4, 4, 0, { 1 }, false, false },
+        { 4, 6, 2, 12, 4, 1, { 3, 1, 2 }, false, false },
+        { 4, 6, 2, 12, 4, 0, { 1, 1, 1, 3 }, true, false },
+        { 6, 10, 3, 20, 3, 1, { 1, 1, 2, 7 }, false, false },
+        { 8, 24, 2, 32, 4, 0, { 7, 1 }, false, false },         /* the fixtures' shape */
+        { 8, 24, 2, 32, 4, 1, { 1, 65, 2, 1 }, false, false },
+        { 3, 36, 3, 36, 2, 0, { 2, 1 }, false, false },         /* a group for each head */
+        { 12, 40, 1, 64, 4, 1, { 1, 5 }, false, false },        /* one for all */
+        { 2, 136, 1, 68, 4, 0, { 3, 1 }, false, false },
+        { 2, 256, 2, 256, 4, 0, { 2, 1 }, false, false },
+        { 16, 64, 2, 128, 4, 1, { 65, 1, 1 }, false, false },   /* groups as in Nano */
+        { 16, 64, 2, 128, 4, 0, { 1, 3 }, true, false },
+        { 4, 16, 2, 16, 4, 0, { 200, 1, 130, 3 }, false, true },
+        { 2, 64, 1, 128, 4, 1, { 310, 1, 1, 30 }, false, true },
+    };
+    struct gpu *g = test_gpu();
+    if (!g)
+        return;
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        mamba_case(g, &rows[i]);
+    ops_report(g);
+}
