@@ -85,7 +85,8 @@ bool model_width(struct binder *b, const char *key, uint32_t v)
 {
     if (!model_range(b, key, v, 4, 1u << 20))
         return false;
-    return v % 4 == 0 || model_refuse(b, "%s.%s is %u, expected a multiple of 4", b->prefix, key, v);
+    return v % 4 == 0 ||
+           model_refuse(b, "%s.%s is %u, expected a multiple of 4", b->prefix, key, v);
 }
 
 bool model_groups(struct binder *b, uint32_t n_expert, uint32_t n_used, uint32_t *n_group,

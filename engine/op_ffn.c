@@ -3,7 +3,8 @@
 
 tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn *f)
 {
-    tensor h = f->act.kind == ACT_SWIGLU ? op_norm_linear(c, x, norm, eps, LINEARS(&f->gate, &f->up))
-                                         : op_norm_linear(c, x, norm, eps, LINEARS(&f->up));
+    bool has_gate = f->act.kind == ACT_SWIGLU;
+    tensor h = has_gate ? op_norm_linear(c, x, norm, eps, LINEARS(&f->gate, &f->up))
+                        : op_norm_linear(c, x, norm, eps, LINEARS(&f->up));
     return op_act_linear_add(c, h, f->act, &f->down, x, NULL);
 }

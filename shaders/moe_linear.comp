@@ -1,8 +1,8 @@
 #version 450
 // moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token; with SUM
 // weighted and summed over the slots, with SUM_ADD also added to what y's row takes from res. A
-// workgroup owns ROWS rows. Experts that are not bound contribute nothing: a matrix wider than a binding is
-// several dispatches, one after the other.
+// workgroup owns ROWS rows. Experts that are not bound contribute nothing: a matrix wider than a
+// binding is several dispatches, one after the other.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0

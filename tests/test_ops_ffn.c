@@ -186,7 +186,7 @@ void test_ops_ffn(void)
         { 24, 6, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .n_group = 6,
           .n_group_used = 2, .act = RELU2 },
         { 24, 5, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 4, .sigmoid = true, .n_group = 4,
-          .n_group_used = 3, .act = RELU2 },                    /* groups that are alike but for bias */
+          .n_group_used = 3, .act = RELU2 },                    /* groups alike but for bias */
         { 9, 3, 64, 36, 32, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .n_latent = 20,
           .act = RELU2 },
         { 9, 3, 64, 36, 32, 1, Q8_0, Q8_0, F32, F32, .tie = 0, .n_latent = 32, .act = CUT },

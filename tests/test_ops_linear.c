@@ -352,7 +352,8 @@ static void op_case(struct gpu *g, uint32_t n_tok)
                                            "relu2", "relu2_linear_add with a bias" };
     bool good = rig_run(&r);
     for (uint32_t i = 0; good && i < N_Y; i++)
-        good = rig_near(&r, what[i], y[i], want[i], i == 0 || i == 4 || i == 7 || i == 8 ? 1e-13 : 0);   /* no sums */
+        good = rig_near(&r, what[i], y[i], want[i],
+                        i == 0 || i == 4 || i == 7 || i == 8 ? 1e-13 : 0);      /* no sums */
     rig_close(&r);
 }
 
