@@ -25,7 +25,7 @@ static struct {
     bool exact, kernels, validate;
 } o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .n_rep = 5 };
 
-static const char *const kv_name[] = { "f16", "f32" };
+static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "What to measure", 0, 0, 0, 0, 0 },
@@ -35,7 +35,7 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-d --n-depth", "N,...", &o.depth, 0, 0, "after N tokens that are not timed (0)" },
     { FLAG_TEXT, "-b --batch-size", "N,...", &o.batch, 0, 0,
       "tokens of one prefill piece at most; 0: as the device likes" },
-    { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f16)" },
+    { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f16)" },
     { FLAG_SWITCH, "--exact", NULL, &o.exact, 0, 0, "the f32 paths of hlm-eval, not hlm-chat's" },
     { FLAG_INT, "-r --repetitions", "N", &o.n_rep, 1, MAX_REP, "timed runs of a test (5)" },
 
@@ -232,7 +232,7 @@ static bool run_test(hlm *m, struct result *r, struct err *err)
     const struct test *t = &r->test;
     uint32_t n_ctx = t->n_gen ? max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
     struct hlm_session_params p = { .n_ctx = n_ctx, .n_batch = t->n_batch,
-                                    .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16 };
+                                    .kv = (enum hlm_kv)o.kv };
     struct bar bar = { .what = t->n_gen ? "tokens" : "prompts" };
     struct rng rng = { 1 };
     int32_t *id = mem_alloc(n_ctx, sizeof *id);

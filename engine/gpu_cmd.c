@@ -141,8 +141,9 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
         tensor t = use[i].t;
         uint64_t elem = tensor_elem_bytes(t);
         struct range r = { .arena = t.arena, .offset = t.offset, .bytes = bytes[i],
-                           .write = use[i].write, .read = use[i].read, .stride = t.stride * elem,
-                           .col0 = t.col * elem, .col1 = ((uint64_t)t.col + t.n) * elem };
+                           .write = use[i].write, .read = use[i].read,
+                           .stride = tensor_row_bytes(t), .col0 = t.col * elem,
+                           .col1 = ((uint64_t)t.col + t.n) * elem };
         if (e->op != OP_DISPATCH)       /* copies and fills know no columns */
             r.col0 = 0, r.col1 = UINT64_MAX;
         HLM_ASSERT(r.arena && r.arena->g == c->g && (r.write || r.read));

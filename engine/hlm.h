@@ -81,7 +81,7 @@ struct hlm_sampling hlm_sampling_default(const hlm *m);
 
 /* ---- session --------------------------------------------------------------------------------- */
 
-enum hlm_kv { HLM_KV_F16, HLM_KV_F32 };
+enum hlm_kv { HLM_KV_F16, HLM_KV_F32, HLM_KV_Q8_0 };
 
 struct hlm_session_params {
     uint32_t n_ctx;             /* positions; 0: the smaller of the trained length and 8192 */

@@ -216,9 +216,12 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     for (uint32_t i = 0; i < mod->n_layer; i++)
         shape[i] = mod->arch->shape(mod, i);
     s->id = mem_alloc(s->n_ctx + 1u, sizeof *s->id);
-    enum dtype kv_type = params->kv == HLM_KV_F32 ? F32 : F16;
+    static const enum dtype kv_type[] = {
+        [HLM_KV_F16] = F16, [HLM_KV_F32] = F32, [HLM_KV_Q8_0] = Q8_0
+    };
     bool ok = s->id &&
-              kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, kv_type, err) &&
+              kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, s->n_batch,
+                      kv_type[params->kv], err) &&
               take_io(s, params, err);
     free(shape);
     /* Recording tells how much scratch the largest plans need; then everything is allocated, then

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
-             uint32_t n_ctx, enum dtype type, struct err *err)
+             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct err *err)
 {
     *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
     kv->layer = mem_alloc(n_layer, sizeof *kv->layer);
@@ -18,8 +18,12 @@ bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_
         const struct layer_shape *s = &shape[i];
         struct layer_cache *l = &kv->layer[i];
         if (s->n_kv_head) {
-            l->kv.k = arena_tensor(kv->kv, type, s->head_dim, s->n_kv_head * n_ctx);
-            l->kv.v = arena_tensor(kv->kv, type, s->head_dim, s->n_kv_head * n_ctx);
+            /* A batch writes all its keys before its first token looks back. */
+            uint64_t ring = min_u64(n_ctx, (uint64_t)s->window + n_batch);
+            uint32_t n_row = s->n_kv_head * (s->window ? (uint32_t)ring : n_ctx);
+            struct arena *at = s->window ? kv->state : kv->kv;
+            l->kv.k = arena_tensor(at, type, s->head_dim, n_row);
+            l->kv.v = arena_tensor(at, type, s->head_dim, n_row);
         }
         if (s->n_v_head) {
             l->delta.state = arena_tensor(kv->state, F32, s->d_state, s->n_v_head * s->d_state);

@@ -126,10 +126,21 @@ void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const stru
 
 /* ---- op_attention.c ---- */
 
-struct kv_layer { tensor k, v; };       /* [n_kv_head][n_ctx][head_dim], F16 or F32 */
+/* [n_kv_head][rows][head_dim]; F16, F32, or Q8_0 as tensor.h has it. A position has the row of its
+ * number; with a window, of its number modulo the rows, which are enough for the window of a
+ * batch's first token and the batch behind it, or for the context. */
+struct kv_layer { tensor k, v; };
+
+/* The output is multiplied by a sigmoid: of as many numbers, or of one a head. */
+enum attention_gate { GATE_NONE, GATE_ELEM, GATE_HEAD };
 
 struct attention {
-    uint32_t n_head, n_kv_head, head_dim, n_rot;
+    uint32_t n_head, n_kv_head, head_dim;
+    uint32_t n_rot;                     /* 0: no rotary, and no turn */
+    uint32_t window;                    /* 0: a token sees every key; else the newest `window`, its
+                                           own among them */
+    enum attention_gate gate;
+    bool norm;                          /* queries and keys are normed; else no q_norm, k_norm */
     tensor q_norm, k_norm;              /* [head_dim] */
     tensor turn;                        /* I32 [n_rot]: rope.glsl */
     float eps;
@@ -138,14 +149,15 @@ struct attention {
 enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS };
 tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
                     const struct kv_layer *kv, const struct batch *b);
-/* Causal attention with q/k norm, rotary and an output gate; p: [n_tok] rows of q and gate
- * interleaved by head, k, v, as Qwen's projections give them. Appends to the cache.
+/* Causal attention; appends to the cache. Rows of p: q, k, v, and for GATE_HEAD one gate a head
+ * behind them; for GATE_ELEM q and gate are interleaved by head, as Qwen's projections give them.
  * Returns [n_tok][n_head * head_dim]. */
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b);
 /* Fills turn (n_rot/2 pairs of words) for theta: fractions of a turn per position in units of
- * 2^-64, high word first, from the frequencies rounded to f32 as the models' own code has them. */
-void rope_turns(double theta, uint32_t n_rot, uint32_t *turn);
+ * 2^-64, high word first, from the frequencies rounded to f32 as the models' own code has them.
+ * factor: NULL, or n_rot/2 numbers that the frequencies are divided by before that. */
+void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *turn);
 
 /* ---- op_delta.c ---- */
 

@@ -168,7 +168,8 @@ static bool bind_attention(struct model *m, struct binder *b, struct qwen *q, st
 {
     uint32_t d = m->n_embd, hd = q->head_dim;
     l->attn = (struct attention){ .n_head = q->n_head, .n_kv_head = q->n_kv_head, .head_dim = hd,
-                                  .n_rot = q->n_rot, .turn = q->turn, .eps = m->eps };
+                                  .n_rot = q->n_rot, .gate = GATE_ELEM, .norm = true,
+                                  .turn = q->turn, .eps = m->eps };
     return true ATTENTION(BIND);
 }
 
@@ -241,7 +242,7 @@ static bool load(struct model *m, struct binder *b, struct err *err)
     if (!attention_keys(m, b, q) || !delta_keys(m, b, q) || !ffn_keys(b, q))
         return false;
     uint32_t turn[512], d = m->n_embd;
-    rope_turns(q->theta, q->n_rot, turn);
+    rope_turns(q->theta, q->n_rot, NULL, turn);
     q->layer = mem_alloc(m->n_layer, sizeof *q->layer);
     if (!q->layer)
         return fail(err, "out of memory: %u layers", m->n_layer);

@@ -2,8 +2,7 @@
 // attn: softmax(q k' / sqrt(head_dim)) v over the cache, causal, for one (head, token, run of
 // keys). Lanes take a key each for the scores and a slice of the head for the values; the softmax
 // runs along (online, f32).
-// With one run the result is divided, gated by sigmoid and done; with several, attn_merge does
-// that.
+// With one run the result is divided, gated and done; with several, attn_merge does that.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1
@@ -16,6 +15,7 @@ layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
 layout(binding = 3) readonly buffer Step { step st; };
 layout(binding = 4) readonly buffer P { vec4 proj[]; };
+layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
 #include "attn.glsl"
 
@@ -26,8 +26,9 @@ shared float weight[WG];
 void main()
 {
     uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, run = gl_WorkGroupID.z, quads = p.head_dim / 4;
-    uint first = run * p.split_len, end = min(st.n_past + t + 1, first + p.split_len);
-    uint kv = h / (p.n_head / p.n_kv_head) * p.n_ctx;
+    uint pos = st.n_past + t, first = first_key(pos) + run * p.split_len;
+    uint end = min(pos + 1, first + p.split_len);
+    uint kv = h / (p.n_head / p.n_kv_head) * p.n_row;
 
     for (uint i = lane(); i < quads; i += WG)
         q_row[i] = q[(t * p.n_head + h) * quads + i] * p.scale;
@@ -38,12 +39,13 @@ void main()
     [[unroll]] for (uint i = 0; i < QUADS; i++)
         o[i] = vec4(0);
     for (uint j0 = first; j0 < end; j0 += WG) {
-        uint j = j0 + lane();
+        uint j = j0 + lane(), row = row_of(j0);
         float s = NEVER;
         if (j < end) {
+            uint at = kv_at(kv + row_on(row, lane()), quads);
             s = 0.0;
             for (uint i = 0; i < quads; i++)
-                s += dot(q_row[i], load_k((kv + j) * quads + i));
+                s += dot(q_row[i], load_k(at, i, quads));
         }
         float m_new = max(m, wg_max(s)), old = exp1(m - m_new);
         float e = j < end ? exp1(s - m_new) : 0.0;
@@ -53,10 +55,12 @@ void main()
         barrier();
         [[unroll]] for (uint i = 0; i < QUADS; i++)
             o[i] *= old;
-        for (uint jj = 0; jj < min(WG, end - j0); jj++)
+        for (uint jj = 0; jj < min(WG, end - j0); jj++) {
+            uint at = kv_at(kv + row_on(row, jj), quads);
             [[unroll]] for (uint i = 0; i < QUADS; i++)
                 if (lane() + i * WG < quads)
-                    o[i] += weight[jj] * load_v((kv + j0 + jj) * quads + lane() + i * WG);
+                    o[i] += weight[jj] * load_v(at, lane() + i * WG, quads);
+        }
         barrier();
     }
 

@@ -1,12 +1,30 @@
-// attn: how the attention kernels leave a head: divided and gated by sigmoid, or, where
-// attn_merge follows, undivided with its maximum and sum behind it.
-// Include after declaring p, proj and y.
+// attn: which keys a token sees, and how the attention kernels leave a head: divided and gated by
+// sigmoid, or, where attn_merge follows, undivided with its maximum and sum behind it.
+// Include after declaring p, proj, proj1 and y.
+layout(constant_id = 5) const uint GATE = 0;    // enum attention_gate of op.h
+const uint GATE_ELEM = 1, GATE_HEAD = 2;
+layout(constant_id = 6) const uint RING = 0;    // 1: a token sees p.window keys; in a ring
 const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
+
+uint first_key(uint pos) { return RING != 0 && pos >= p.window ? pos + 1 - p.window : 0; }
+
+// Row of key first + i in a head's cache, with row = row_of(first) and i below p.n_row.
+uint row_of(uint key) { return RING != 0 ? key % p.n_row : key; }
+uint row_on(uint row, uint i)
+{
+    uint r = row + i;
+    return RING != 0 && r >= p.n_row ? r - p.n_row : r;
+}
 
 vec4 gated(uint t, uint h, uint i, vec4 v)
 {
-    vec4 g = proj[(t * p.p_stride + p.q_col + (2 * h + 1) * p.head_dim) / 4 + i];
-    return v * vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+    if (GATE == GATE_ELEM) {
+        vec4 g = proj[(t * p.p_stride + p.gate_col + 2 * h * p.head_dim) / 4 + i];
+        v *= vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+    } else if (GATE == GATE_HEAD) {
+        v *= sigmoid(proj1[t * p.p_stride + p.gate_col + h]);
+    }
+    return v;
 }
 
 uint run_at(uint t, uint h, uint run)

@@ -14,6 +14,7 @@ layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
 layout(binding = 3) readonly buffer Step { step st; };
 layout(binding = 4) readonly buffer P { vec4 proj[]; };
+layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
 #include "attn.glsl"
 
@@ -21,9 +22,9 @@ void main()
 {
     uint head0 = gl_WorkGroupID.x * HEADS, tok0 = gl_WorkGroupID.y * WG, run = gl_WorkGroupID.z;
     uint t = min(tok0 + lane(), p.n_tok - 1), pos = st.n_past + t;
-    uint first = run * p.split_len;
+    uint low = first_key(pos), first = first_key(st.n_past + tok0) + run * p.split_len;
     uint end = min(st.n_past + min(tok0 + WG, p.n_tok), first + p.split_len);
-    uint kv = head0 / (p.n_head / p.n_kv_head) * p.n_ctx;
+    uint kv = head0 / (p.n_head / p.n_kv_head) * p.n_row;
 
     vec4 qr[HEADS * QUADS], o[HEADS * QUADS];
     float m[HEADS], l[HEADS];
@@ -35,27 +36,31 @@ void main()
             o[h * QUADS + i] = vec4(0);
         }
     }
+    uint row = row_of(first);
     for (uint j = first; j < end; j++) {
+        uint at = kv_at(kv + row, QUADS);
+        bool seen = j <= pos && j >= low;
         float s[HEADS], old[HEADS];
         [[unroll]] for (uint h = 0; h < HEADS; h++)
             s[h] = 0.0;
         [[unroll]] for (uint i = 0; i < QUADS; i++) {
-            vec4 k = load_k((kv + j) * QUADS + i);
+            vec4 k = load_k(at, i, QUADS);
             [[unroll]] for (uint h = 0; h < HEADS; h++)
                 s[h] += dot(qr[h * QUADS + i], k);
         }
         [[unroll]] for (uint h = 0; h < HEADS; h++) {
-            float m_new = j <= pos ? max(m[h], s[h]) : m[h];
+            float m_new = seen ? max(m[h], s[h]) : m[h];
             old[h] = exp1(m[h] - m_new);
-            s[h] = j <= pos ? exp1(s[h] - m_new) : 0.0;
+            s[h] = seen ? exp1(s[h] - m_new) : 0.0;
             l[h] = l[h] * old[h] + s[h];
             m[h] = m_new;
         }
         [[unroll]] for (uint i = 0; i < QUADS; i++) {
-            vec4 v = load_v((kv + j) * QUADS + i);
+            vec4 v = load_v(at, i, QUADS);
             [[unroll]] for (uint h = 0; h < HEADS; h++)
                 o[h * QUADS + i] = o[h * QUADS + i] * old[h] + v * s[h];
         }
+        row = row_on(row, 1);
     }
     if (tok0 + lane() >= p.n_tok)
         return;

@@ -1,7 +1,7 @@
 #version 450
-// attn_prep: queries and keys are normalised per head and rotated; keys and values go to the
-// cache. One workgroup for (head slot, token): slots are the query heads, then the key heads,
-// then the value heads.
+// attn_prep: queries and keys are normalised per head and rotated, where the layer does that; keys
+// and values go to the cache. One workgroup for (head slot, token): slots are the query heads, then
+// the key heads, then the value heads.
 // Rotation pairs element i with i + n_rot/2 (NeoX) and leaves elements from n_rot on alone.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -11,6 +11,8 @@
 #define V_BINDING 7
 #include "kv.glsl"
 
+layout(constant_id = 2) const uint NORM = 0;
+layout(constant_id = 6) const uint RING = 0;    // 1: position pos lies in row pos % n_row
 layout(push_constant) uniform Push { push_attn_prep p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
@@ -19,7 +21,6 @@ layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };   // n_rot/2 frequen
 layout(binding = 4) readonly buffer Step { step st; };
 layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };     // [n_tok][n_head][head_dim]
 
-const uint MAX_HEAD = 512;
 shared float row[MAX_HEAD];
 
 float rotated(uint i, uint pos)
@@ -32,36 +33,56 @@ float rotated(uint i, uint pos)
     return i < h ? row[i] * c - row[i + h] * s : row[i] * c + row[i - h] * s;
 }
 
+vec4 rotated4(uint i, uint pos)
+{
+    return vec4(rotated(4 * i, pos), rotated(4 * i + 1, pos), rotated(4 * i + 2, pos),
+                rotated(4 * i + 3, pos));
+}
+
 void main()
 {
     uint slot = gl_WorkGroupID.x, t = gl_WorkGroupID.y, pos = st.n_past + t, quads = p.head_dim / 4;
     bool is_q = slot < p.n_head, is_v = slot >= p.n_head + p.n_kv_head;
     uint kv_head = is_v ? slot - p.n_head - p.n_kv_head : slot - p.n_head;
-    uint col = is_q ? p.q_col + slot * 2 * p.head_dim
+    uint col = is_q ? p.q_col + slot * p.q_step
                     : (is_v ? p.v_col : p.k_col) + kv_head * p.head_dim;
-    uint at = (t * p.p_stride + col) / 4, cache = (kv_head * p.n_ctx + pos) * quads;
+    uint at = (t * p.p_stride + col) / 4;
+    uint cache = kv_at(kv_head * p.n_row + (RING != 0 ? pos % p.n_row : pos), quads);
 
     if (is_v) {
         for (uint i = lane(); i < quads; i += WG)
-            store_v(cache + i, proj[at + i]);
+            if (KV_TYPE == KV_Q8)
+                q8_row[i] = proj[at + i];
+            else
+                store_v(cache, i, proj[at + i]);
+        if (KV_TYPE == KV_Q8)
+            store_q8(true, cache, quads);
         return;
     }
-    float ss = 0.0;
-    for (uint i = lane(); i < quads; i += WG)
-        ss += dot(proj[at + i], proj[at + i]);
-    float r = 1.0 / sqrt(wg_sum(ss) / float(p.head_dim) + p.eps);
+    float r = 1.0;
+    if (NORM != 0) {
+        float ss = 0.0;
+        for (uint i = lane(); i < quads; i += WG)
+            ss += dot(proj[at + i], proj[at + i]);
+        r = 1.0 / sqrt(wg_sum(ss) / float(p.head_dim) + p.eps);
+    }
     for (uint i = lane(); i < quads; i += WG) {
-        vec4 v = proj[at + i] * r * (is_q ? q_norm[i] : k_norm[i]);
+        vec4 v = proj[at + i];
+        if (NORM != 0)
+            v = v * r * (is_q ? q_norm[i] : k_norm[i]);
         [[unroll]] for (uint e = 0; e < 4; e++)
             row[4 * i + e] = v[e];
     }
     barrier();
     for (uint i = lane(); i < quads; i += WG) {
-        vec4 v = vec4(rotated(4 * i, pos), rotated(4 * i + 1, pos),
-                      rotated(4 * i + 2, pos), rotated(4 * i + 3, pos));
+        vec4 v = rotated4(i, pos);
         if (is_q)
             q_out[(t * p.n_head + slot) * quads + i] = v;
+        else if (KV_TYPE == KV_Q8)
+            q8_row[i] = v;
         else
-            store_k(cache + i, v);
+            store_k(cache, i, v);
     }
+    if (KV_TYPE == KV_Q8 && !is_q)
+        store_q8(false, cache, quads);
 }

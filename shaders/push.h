@@ -51,20 +51,28 @@ struct push_act {
 
 struct push_bias { uint32_t n, n_row, y_stride, y_col; };
 
+/* What a cache is stored as. */
+#define KV_F32 0
+#define KV_F16 1
+#define KV_Q8 2
+
 struct push_attn_prep {
     uint32_t n_head, n_kv_head, head_dim, n_rot;
-    uint32_t n_ctx;
+    uint32_t n_row;             /* of the cache, a head */
     uint32_t p_stride, q_col, k_col, v_col;
+    uint32_t q_step;            /* from one head's query to the next */
     float eps;
 };
 
 struct push_attn {
     uint32_t n_head, n_kv_head, head_dim;
     uint32_t n_tok;
-    uint32_t n_ctx;
-    uint32_t n_split, split_len;    /* keys are cut in n_split runs of split_len */
+    uint32_t n_row;                 /* of the cache, a head */
+    uint32_t window;                /* RING: keys that a token sees at most */
+    uint32_t n_split, split_len;    /* keys are cut in n_split runs of split_len, from the first */
+    uint32_t tile;                  /* that the first of this many tokens sees */
     uint32_t merge;                 /* attn_merge follows */
-    uint32_t p_stride, q_col;       /* the gates stand behind each head's query */
+    uint32_t p_stride, gate_col;    /* of the first head's gate */
     float scale;
 };
 

@@ -93,12 +93,40 @@ tensor rig_view(struct rig *r, enum dtype dtype, uint32_t n, uint32_t n_row, uin
 
 static uint64_t place(tensor t, uint32_t row, uint32_t i)
 {
-    return t.offset + ((uint64_t)row * t.stride + t.col + i) * tensor_elem_bytes(t);
+    return t.offset + row * tensor_row_bytes(t) + ((uint64_t)t.col + i) * tensor_elem_bytes(t);
+}
+
+/* Rows of a cache of 8 bits (tensor.h): quants, then the scale of every 32 of them. */
+static void q8_put(uint8_t *row, const float *v, uint32_t n)
+{
+    for (uint32_t b = 0; b < n; b += 32) {
+        float top = 0;
+        for (uint32_t i = b; i < n && i < b + 32; i++)
+            top = fmaxf(top, fabsf(v[i]));
+        uint16_t half = f32_to_f16(top / 127);
+        float d = f16_to_f32(half);
+        memcpy(row + n + b / 16, &half, 2);
+        for (uint32_t i = b; i < n && i < b + 32; i++)
+            row[i] = (uint8_t)(int8_t)(d > 0 ? fmaxf(-127, fminf(rintf(v[i] / d), 127)) : 0);
+    }
+    if (n % 64 - 1 < 32)        /* an odd number of scales: the last half is zero */
+        memset(row + n + (n + 31) / 32 * 2, 0, 2);
+}
+
+static void q8_get(const uint8_t *row, uint32_t n, float *v)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, row + n + i / 32 * 2, 2);
+        v[i] = f16_to_f32(half) * (float)(int8_t)row[i];
+    }
 }
 
 void rig_put(struct rig *r, tensor t, const float *v)
 {
-    for (uint32_t row = 0; row < t.n_row; row++)
+    for (uint32_t row = 0; t.dtype == Q8_0 && row < t.n_row; row++)
+        q8_put(r->image + place(t, row, 0), v + (uint64_t)row * t.n, t.n);
+    for (uint32_t row = 0; t.dtype != Q8_0 && row < t.n_row; row++)
         for (uint32_t i = 0; i < t.n; i++, v++) {
             uint16_t half = f32_to_f16(*v);
             if (t.dtype == F16)
@@ -115,8 +143,9 @@ void rig_put_words(struct rig *r, tensor t, const void *words)
 
 void rig_writes_rows(struct rig *r, tensor t, uint32_t row, uint32_t n)
 {
+    uint64_t bytes = t.dtype == Q8_0 ? tensor_row_bytes(t) : (uint64_t)t.n * tensor_elem_bytes(t);
     for (uint32_t i = row; i < row + n; i++)
-        memset(r->free + place(t, i, 0), 1, (uint64_t)t.n * tensor_elem_bytes(t));
+        memset(r->free + place(t, i, 0), 1, bytes);
 }
 
 void rig_writes(struct rig *r, tensor t) { rig_writes_rows(r, t, 0, t.n_row); }
@@ -346,7 +375,9 @@ float *rig_get(struct rig *r, tensor t)
 {
     uint8_t *bytes = raw(r, t);
     float *v = rig_alloc(r, (uint64_t)t.n * t.n_row, sizeof *v);
-    for (uint32_t row = 0; row < t.n_row; row++)
+    for (uint32_t row = 0; t.dtype == Q8_0 && row < t.n_row; row++)
+        q8_get(bytes + row * tensor_row_bytes(t), t.n, v + (uint64_t)row * t.n);
+    for (uint32_t row = 0; t.dtype != Q8_0 && row < t.n_row; row++)
         for (uint32_t i = 0; i < t.stride; i++) {
             const uint8_t *at = bytes + ((uint64_t)row * t.stride + i) * tensor_elem_bytes(t);
             float *to = v + (uint64_t)row * t.n + (i - t.col);

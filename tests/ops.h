@@ -35,7 +35,7 @@ void *rig_alloc(struct rig *r, uint64_t n, uint64_t size);
 /* A tensor [n_row][n] in rows of stride, from column col; bands around it. No values. */
 tensor rig_view(struct rig *r, enum dtype dtype, uint32_t n, uint32_t n_row, uint32_t stride,
                 uint32_t col);
-/* Gives t's elements (F32, F16) the values v [n_row][n]. */
+/* Gives t's elements (F32, F16; Q8_0, dense) the values v [n_row][n]. */
 void rig_put(struct rig *r, tensor t, const float *v);
 void rig_put_words(struct rig *r, tensor t, const void *words);    /* I32 */
 /* The op may write t's elements, or those of rows [row, row + n). */

@@ -47,7 +47,7 @@ static const struct flag flags[] = {
     { FLAG_CHOICE, "--on-full", "drop|stop", &o.on_full, 0, 0,
       "when the context is full, the next message drops the oldest\n"
       "turns until half is free, or is refused (drop)" },
-    { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f16)" },
+    { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f16)" },
 
     { FLAG_GROUP, "Sampling (llama.cpp's defaults; the file's own before those)", 0, 0, 0, 0, 0 },
     { FLAG_SEED, "-s --seed", "N", &talk.sampling.seed, 0, 0,
@@ -212,7 +212,7 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
 {
     struct hlm_session_params params = { .n_ctx = (uint32_t)o.n_ctx,
                                          .n_batch = (uint32_t)o.n_batch,
-                                         .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16 };
+                                         .kv = (enum hlm_kv)o.kv };
     if (!(*session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, *session, err))
         return false;
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
@@ -229,8 +229,9 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
     }
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
+    static const char *const kv_name[] = { "f16", "f32", "q8_0" };
     ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(*session),
-             "kv", o.kv ? "f32" : "f16", "format", talk.format.name, "think", (int)talk.think,
+             "kv", kv_name[o.kv], "format", talk.format.name, "think", (int)talk.think,
              "seed", (long long)talk.sampling.seed);
     return talk_system(&talk, o.system, err);
 }

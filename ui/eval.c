@@ -38,7 +38,7 @@ static const struct flag flags[] = {
       "prefill in pieces of A, B, ... ids; the rest is one more" },
     { FLAG_SWITCH, "--fast", NULL, &o.fast, 0, 0,
       "the paths that hlm-chat takes, not those in f32 only" },
-    { FLAG_CHOICE, "--kv", "f16|f32", &o.kv, 0, 0, "type of the KV cache (f32)" },
+    { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f32)" },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
       "tokens of context; 0: what the ids need" },
 
@@ -321,7 +321,7 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
         return rc;
     struct hlm_session_params params = {
         .n_ctx = o.n_ctx ? (uint32_t)o.n_ctx : (uint32_t)need,
-        .kv = o.kv ? HLM_KV_F32 : HLM_KV_F16,
+        .kv = (enum hlm_kv)o.kv,
         .keep_logits = o.logits != NULL,
         .keep_hidden = o.hidden != NULL,
     };
