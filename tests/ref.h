@@ -162,18 +162,20 @@ void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y
 /* ---- whole models ----------------------------------------------------------------------- */
 
 struct ref_config {
-    char arch[16];    /* qwen35, qwen35moe, qwen3next */
+    char arch[16];    /* qwen35, qwen35moe, qwen3next, nemotron_h, nemotron_h_moe, step35 */
     uint32_t n_layer; /* without MTP blocks */
-    uint32_t n_embd, n_vocab, n_ff;
-    uint32_t n_head, head_dim, n_rot;
-    uint32_t conv_k, d_state, n_k_head, n_v_head;
+    uint32_t n_embd, n_vocab, head_dim;
+    /* Delta net: groups are K heads, the others V heads. Mamba2: groups of B and C, Mamba heads. */
+    uint32_t conv_k, d_state, n_group, n_ssm_head, ssm_dim;
     bool tiled;
-    uint32_t n_expert, n_used, n_ff_expert, n_ff_shared;
-    float rope_theta, eps;
+    uint32_t n_expert, n_ff_shared, n_latent;
+    bool sigmoid, norm; /* the router; what follows belongs to the sigmoid one */
+    uint32_t router_group, router_group_used;
+    float scale, eps;
 };
 
 struct ref_model; /* weights as floats; immutable, copied out of the file */
-struct ref_state; /* one sequence: position, keys and values, convolution windows, delta states */
+struct ref_state; /* one sequence: position, keys and values, convolution windows, recurrent states */
 
 /* Loads the trunk (MTP blocks are not read). NULL with a reason when a key or tensor is missing,
  * has another shape or a type that dtype.h cannot compute. g may be closed afterwards. */
