@@ -175,7 +175,7 @@ struct ref_config {
 };
 
 struct ref_model; /* weights as floats; immutable, copied out of the file */
-struct ref_state; /* one sequence: position, keys and values, convolution windows, recurrent states */
+struct ref_state; /* one sequence: position, keys, values, convolution windows, recurrent states */
 
 /* Loads the trunk (MTP blocks are not read). NULL with a reason when a key or tensor is missing,
  * has another shape or a type that dtype.h cannot compute. g may be closed afterwards. */
