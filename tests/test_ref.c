@@ -413,6 +413,50 @@ static void test_variant(enum variant v, const char *arch)
     gb_free(b);
 }
 
+/* With all biases but those of one name, a file is another model: each of them counts. */
+static void test_each_bias(void)
+{
+    static const char *const part[] = { "attn_q",   "attn_k", "attn_v", "attn_output",
+                                        "ffn_down", "ffn_up", "ssm_in" };
+    static const int32_t ids[3] = { 47, 92, 275 };
+    double *want = NULL;
+    char name[64];
+
+    test_case("nemotron_h: every bias counts");
+    for (uint32_t i = 0; i <= ARRAY_LEN(part); i++) { /* first with all of them */
+        const char *without = i ? part[i - 1] : NULL;
+        struct err err = { 0 };
+        uint64_t n_bytes = 0;
+        struct gguf_build *b = variant_build(fixture("nemotron_h/base/model-f32.gguf"),
+                                             VARIANT_BIASES, &err);
+        bool found = !without;
+        for (uint32_t k = 0; b && without && k < 6; k++) {
+            snprintf(name, sizeof name, "blk.%u.%s.bias", k, without);
+            found |= gb_drop_tensor(b, name);
+        }
+        CHECK_MSG(found, "no %s.bias", without ? without : "");
+        uint8_t *bytes = b ? gb_bytes(b, &n_bytes) : NULL;
+        struct gguf *g = bytes ? gguf_parse(bytes, n_bytes, "biases", &err) : NULL;
+        struct ref_model *m = g ? ref_model_open(g, &err) : NULL;
+        if (CHECK_MSG(m != NULL, "%s", err.msg)) {
+            uint64_t n = 3 * (uint64_t)ref_model_config(m)->n_vocab;
+            double *got = read_whole(m, ids, 3);
+            if (!without)
+                want = got;
+            else
+                CHECK_MSG(want && memcmp(got, want, n * sizeof *got), "%s.bias changes nothing",
+                          without);
+            if (got != want)
+                free(got);
+        }
+        ref_model_close(m);
+        gguf_close(g);
+        free(bytes);
+        gb_free(b);
+    }
+    free(want);
+}
+
 static void test_refusals(void)
 {
     int32_t ids[2] = { 0, 0 };
@@ -443,5 +487,6 @@ void test_ref(void)
         for (uint32_t i = 0; i < ARRAY_LEN(families); i++)
             if (variant_fits(v, families[i].arch))
                 test_variant(v, families[i].arch);
+    test_each_bias();
     test_refusals();
 }
