@@ -2,7 +2,7 @@
  * which file, which key or tensor, what was found and what was expected; and real files with bytes
  * flipped, which open or do not, and never end the process.
  *
- * Guards the binder (engine/model.c) and the keys of models/qwen35.c; what is wrong with containers
+ * Guards the binder (engine/model.c) and the keys of models/*.c; what is wrong with containers
  * is test_gguf.c's. */
 #include "gguf_build.h"
 #include "hlm_test.h"
@@ -13,11 +13,14 @@
 
 /* ---- what is broken --------------------------------------------------------------------- */
 
-enum base { DENSE, MOE, NEXT };
+enum base { DENSE, MOE, NEXT, NEMO, NEMO_MOE, STEP };
 static const char *const base_file[] = {
     [DENSE] = "qwen35/base/model-f32.gguf",
     [MOE] = "qwen35moe/base/model-f32.gguf",
     [NEXT] = "qwen3next/base/model-f32.gguf",
+    [NEMO] = "nemotron_h/base/model-f32.gguf",
+    [NEMO_MOE] = "nemotron_h_moe/base/model-f32.gguf",
+    [STEP] = "step35/base/model-f32.gguf",
 };
 
 enum edit {
@@ -185,6 +188,85 @@ static const struct row {
     ROW(DENSE, RETYPE, "blk.0.attn_norm.weight", .value = F64,
         SAY("blk.0.attn_norm.weight", "type F64")),
     ROW(DENSE, RETYPE, "token_embd.weight", .value = I8, SAY("token_embd.weight", "type I8")),
+    /* nemotron_h */
+    ROW(NEMO, DROP_KEY, ".attention.head_count_kv", SAY("head_count_kv", "missing")),
+    ROW(NEMO, SET_U32S, ".attention.head_count_kv", .value = 1, .dim = { 5 },
+        SAY("head_count_kv", "has 5 elements", "expected 6")),
+    ROW(NEMO, SET_U32S, ".attention.head_count_kv", .value = 1, .dim = { 6 },
+        SAY("block 1", "feed-forward width", "draft block")),
+    ROW(NEMO, SET_U32, ".attention.head_count", .value = 0, SAY("head_count is 0", "expected 1")),
+    ROW(NEMO, SET_U32, ".attention.head_count", .value = 6,
+        SAY("blk.3.attn_q.weight is 64 x 160", "needs 64 x 192")),
+    ROW(NEMO, DROP_KEY, ".feed_forward_length", SAY("feed_forward_length", "missing")),
+    ROW(NEMO, SET_U32S, ".feed_forward_length", .value = 3, .dim = { 6 }, SAY("block 3")),
+    ROW(NEMO, SET_U32, ".attention.key_length", .value = 30, SAY("value_length is 32")),
+    ROW(NEMO, SET_U32, ".ssm.conv_kernel", .value = 1, SAY("conv_kernel is 1", "expected 2 to 8")),
+    ROW(NEMO, SET_U32, ".ssm.state_size", .value = 1000, SAY("state_size is 1000", "256")),
+    ROW(NEMO, SET_U32, ".ssm.state_size", .value = 64, SAY("blk.0.ssm_in.weight", "needs 64 x")),
+    ROW(NEMO, SET_U32, ".ssm.group_count", .value = 3,
+        SAY("8 Mamba heads in 3 groups", "do not fit together")),
+    ROW(NEMO, SET_U32, ".ssm.time_step_rank", .value = 7, SAY("7 Mamba heads", "do not fit")),
+    ROW(NEMO, SET_U32, ".ssm.time_step_rank", SAY("time_step_rank is 0")),
+    ROW(NEMO, SET_U32, ".ssm.inner_size", .value = 200, SAY("blk.0.ssm_in.weight")),
+    ROW(NEMO, DROP_TENSOR, "blk.0.ssm_d", SAY("tensor blk.0.ssm_d is missing")),
+    ROW(NEMO, DROP_TENSOR, "blk.0.ssm_conv1d.bias", SAY("blk.0.ssm_conv1d.bias is missing")),
+    ROW(NEMO, SHAPE, "blk.0.ssm_a", .dim = { 2, 4 }, SAY("blk.0.ssm_a is 2 x 4", "needs 8 x 1")),
+    ROW(NEMO, SHAPE, "blk.2.ssm_norm.weight", .dim = { 192, 1 },
+        SAY("blk.2.ssm_norm.weight is 192 x 1", "needs 96 x 2")),
+    ROW(NEMO, DROP_TENSOR, "blk.1.ffn_up.weight", SAY("tensor blk.1.ffn_up.weight is missing")),
+    ROW(NEMO, DROP_KEY, "general.architecture", SAY("general.architecture", "missing")),
+    ROW(NEMO_MOE, DROP_KEY, ".expert_count", SAY("expert_count", "missing")),
+    ROW(NEMO_MOE, SET_U32, ".expert_used_count", .value = 7,
+        SAY("expert_used_count is 7", "expected 1 to 6")),
+    ROW(NEMO_MOE, SET_U32, ".expert_gating_func", .value = 1,
+        SAY("expert_gating_func is 1", "expected 2")),
+    ROW(NEMO_MOE, SET_U32, ".expert_group_count", .value = 4,
+        SAY("of 6 experts from 1 of 4 groups", "do not fit together")),
+    ROW(NEMO_MOE, SET_U32, ".expert_group_used_count", .value = 2,
+        SAY("expert_group_used_count is 2", "expected 1 to 1")),
+    ROW(NEMO_MOE, SET_U32, ".moe_latent_size", .value = 32,
+        SAY("blk.1.ffn_up_exps.weight is 64 x 192", "needs 32 x 192")),
+    ROW(NEMO_MOE, SET_U32, ".moe_latent_size", .value = 30,
+        SAY("moe_latent_size is 30", "multiple of 4")),
+    ROW(NEMO_MOE, DROP_TENSOR, "blk.1.exp_probs_b.bias",
+        SAY("tensor blk.1.exp_probs_b.bias is missing")),
+    ROW(NEMO_MOE, SET_U32, ".expert_shared_feed_forward_length", .value = 64,
+        SAY("blk.1.ffn_up_shexp.weight is 64 x 96", "needs 64 x 64")),
+    ROW(NEMO_MOE, SET_STR, "general.architecture", .text = "nemotron_h",
+        SAY("nemotron_h.block_count", "missing")),
+    /* step35 */
+    ROW(STEP, DROP_KEY, ".attention.sliding_window", SAY("sliding_window", "missing")),
+    ROW(STEP, SET_U32, ".attention.sliding_window", SAY("sliding_window is 0", "expected 1")),
+    ROW(STEP, DROP_KEY, ".attention.sliding_window_pattern", SAY("window_pattern", "missing")),
+    ROW(STEP, SET_U32S, ".attention.sliding_window_pattern", .value = 1, .dim = { 4 },
+        SAY("sliding_window_pattern", "has 4 elements", "expected 5")),
+    ROW(STEP, SET_U32S, ".attention.head_count", .value = 4, .dim = { 5 },
+        SAY("blk.1.attn_q.weight is 64 x 192", "needs 64 x 128")),
+    ROW(STEP, SET_U32S, ".attention.head_count_kv", .value = 3, .dim = { 5 },
+        SAY("block 0", "4 query heads", "3 key heads")),
+    ROW(STEP, SET_U32S, ".attention.head_count_kv", .value = 0, .dim = { 5 },
+        SAY("head_count_kv is 0")),
+    ROW(STEP, SET_U32, ".attention.key_length", .value = 16, SAY("value_length is 32", "16")),
+    ROW(STEP, SET_F32, ".rope.freq_base_swa", .value = 0.5, SAY("freq_base_swa 0.5", "above 1")),
+    ROW(STEP, SET_F32, ".rope.freq_base", .value = NAN, SAY("freq_base is", "nan")),
+    ROW(STEP, SHAPE, "rope_freqs.weight", .dim = { 8 },
+        SAY("rope_freqs.weight is 8 x 1", "needs 16 x 1")),
+    ROW(STEP, SHAPE, "blk.1.attn_gate.weight", .dim = { 64, 4 },
+        SAY("blk.1.attn_gate.weight is 64 x 4", "needs 64 x 6")),
+    ROW(STEP, SET_F32, ".swiglu_clamp_exp", .value = -1,
+        SAY("limits of block 0 are -1", "below 0")),
+    ROW(STEP, SET_F32, ".swiglu_clamp_shexp", .value = INFINITY,
+        SAY("swiglu_clamp_shexp[0] is inf", "finite")),
+    ROW(STEP, SET_U32, ".swiglu_clamp_exp", .value = 1, SAY("swiglu_clamp_exp", "f32 or f64")),
+    ROW(STEP, SET_U32, ".leading_dense_block_count", .value = 1,
+        SAY("blk.1.ffn_gate_inp.weight is missing", "1 leading dense")),
+    ROW(STEP, SET_U32, ".moe_every_n_layers", .value = 2,
+        SAY("moe_every_n_layers is 2", "expected 1 to 1")),
+    ROW(STEP, SET_U32, ".expert_used_count", SAY("expert_used_count is 0")),
+    ROW(STEP, DROP_TENSOR, "blk.3.ffn_gate_shexp.weight",
+        SAY("tensor blk.3.ffn_gate_shexp.weight is missing")),
+    ROW(STEP, DROP_TENSOR, "blk.0.ffn_norm.weight", SAY("tensor blk.0.ffn_norm.weight is missing")),
+    ROW(STEP, DROP_KEY, ".feed_forward_length", SAY("feed_forward_length is 0")),
     /* clang-format on */
 };
 
@@ -237,7 +319,8 @@ static bool one_line(const char *path, const struct err *err)
 
 static void test_row(const struct row *r, const char *path)
 {
-    static const char *const arch[] = { "qwen35", "qwen35moe", "qwen3next" };
+    static const char *const arch[] = { "qwen35",     "qwen35moe",      "qwen3next",
+                                        "nemotron_h", "nemotron_h_moe", "step35" };
     struct err err = { 0 };
     struct gguf_build *b = gb_from(fixture("%s", base_file[r->base]), &err);
     if (CHECK_OK(b != NULL, err) &&
@@ -368,4 +451,6 @@ void test_model_bad(void)
     }
     test_flips("qwen35/base/model-f16.gguf", 140, 1, path);
     test_flips("qwen35moe/k256/model-q4_k_m.gguf", 60, 2, path);
+    test_flips("nemotron_h_moe/base/model-q8_0.gguf", 60, 3, path);
+    test_flips("step35/base/model-q8_0.gguf", 60, 4, path);
 }
