@@ -16,7 +16,7 @@
 enum { N_CTX = 320, N_SPLIT = 3 };
 
 /* NMSE in units of 1e-12: against Hugging Face, below twice llama.cpp's (the fixtures' README) -
- * with a cache in halves and in 8 bits, too - and against ref.h, of f32 files and of quantised ones.
+ * with a cache in halves and in 8 bits, too - and against ref.h, of f32 files and of quantised.
  * Measured on lavapipe, the worst of its row:
  *     qwen35          1.02  0.83  5.5   4.6   1.7   2.8   840   5.0e5  0.89  1.3
  *     qwen35moe       0.27  0.14  0.48  0.59  0.33  0.37  470   2.9e5  0.18  0.22
