@@ -9,7 +9,8 @@
 tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
                 const struct batch *b)
 {
-    return mamba_by(c, b->n_tok == 1 ? MAMBA_STEP : MAMBA_PLAIN, p, m, s, b);
+    enum mamba_path one = gpu_caps(cmd_gpu(c))->kind == GPU_CPU ? MAMBA_STEP : MAMBA_STEP_WIDE;
+    return mamba_by(c, b->n_tok == 1 ? one : MAMBA_PLAIN, p, m, s, b);
 }
 
 /* Columns that a lane of mamba_scan keeps: the largest multiple of 4 up to max that divides
@@ -23,16 +24,16 @@ static uint32_t scan_part(uint32_t d_state, uint32_t max)
 }
 
 static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
-                   const struct batch *b, const struct push_mamba *push)
+                   const struct batch *b, bool wide, const struct push_mamba *push)
 {
-    bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
-    uint32_t d_inner = m->n_head * m->head_dim;
-    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 256), lanes = cpu ? wg : 32;
+    uint32_t d_inner = m->n_head * m->head_dim, wg = 256, lanes = 32;
+    if (!wide)
+        wg = lanes = wg_size(gpu_caps(cmd_gpu(c)), 64);
     HLM_ASSERT(b->n_tok == 1);
     tensor o = cmd_scratch(c, F32, d_inner, 1);
     cmd_work(c, 5.0 * d_inner * m->d_state);
-    cmd_dispatch(c, K_mamba_step, GRID(m->n_head, cpu ? 1 : div_up(m->head_dim, lanes), 1),
-                 SPEC(wg, m->d_state, m->conv_k, lanes), PUSH(*push),
+    cmd_dispatch(c, K_mamba_step, GRID(m->n_head, wide ? div_up(m->head_dim, lanes) : 1, 1),
+                 SPEC(wg, m->conv_k, lanes), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
                       READ(m->ssm_a), READ(m->dt_bias), READ(m->d), BOTH(s->state), WRITE(o)));
     return o;
@@ -46,14 +47,15 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
     uint32_t wg = wg_size(caps, 128), n_ch = caps->kind == GPU_CPU ? 256 : wg;
     tensor u = cmd_scratch(c, F32, d_conv, b->n_tok);
     cmd_work(c, 2.0 * d_conv * (m->conv_k + 8) * b->n_tok);
-    cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv, n_ch), b->n_tok, 1),
-                 SPEC(wg, m->conv_k, n_ch), PUSH(*push),
+    cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv, n_ch), div_up(b->n_tok, 16), 1),
+                 SPEC(wg, m->conv_k, n_ch, 16), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
                       WRITE(u)));
 
-    /* On a CPU device the loads of B and C are what costs: several rows share them. */
+    /* On a CPU device the loads of B and C are what costs: two rows share them. More of them would
+     * make the kernel take seconds to compile. */
     wg = wg_size(caps, m->head_dim > 32 ? 64 : 32);
-    uint32_t rows = caps->kind == GPU_CPU ? min_u32(4, div_up(m->head_dim, wg)) : 1;
+    uint32_t rows = caps->kind == GPU_CPU ? min_u32(2, div_up(m->head_dim, wg)) : 1;
     tensor o = cmd_scratch(c, F32, d_inner, push->n_part * b->n_tok);
     cmd_work(c, 5.0 * d_inner * m->d_state * b->n_tok);
     cmd_dispatch(c, K_mamba_scan, GRID(m->n_head, div_up(m->head_dim, wg * rows), push->n_part),
@@ -71,17 +73,19 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
     if (cmd_failed(c))
         return p;
     HLM_ASSERT(p.n == d_inner + d_conv + m->n_head && p.n_row == b->n_tok);
-    HLM_ASSERT(d_inner % 4 == 0 && m->d_state % 4 == 0 && m->n_head % m->n_group == 0);
+    HLM_ASSERT(d_inner % 4 == 0 && m->d_state % 4 == 0 && m->n_head % m->n_group == 0 &&
+               m->d_state <= 256 && m->head_dim <= 256);
     uint32_t part = scan_part(m->d_state, 32);
     struct push_mamba push = {
         .n_head = m->n_head, .head_dim = m->head_dim, .n_group = m->n_group,
         .d_state = m->d_state, .n_tok = b->n_tok, .p_stride = p.stride, .z_col = p.col,
         .conv_col = p.col + d_inner, .dt_col = p.col + d_inner + d_conv,
-        .n_part = path == MAMBA_STEP ? 1 : m->d_state / part, .eps = m->eps,
+        .n_part = path == MAMBA_PLAIN ? m->d_state / part : 1, .eps = m->eps,
     };
 
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
-    tensor o = path == MAMBA_STEP ? step(c, p, m, s, b, &push) : scan(c, p, m, s, b, part, &push);
+    tensor o = path == MAMBA_PLAIN ? scan(c, p, m, s, b, part, &push)
+                                   : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
     cmd_work(c, 10.0 * d_inner * b->n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
                  SPEC(wg_size(caps, d_inner / m->n_group > 256 ? 256 : 64)), PUSH(push),

@@ -1,7 +1,7 @@
-// conv: the short causal convolution with SiLU before a recurrent mixer. Include after declaring the
-// push constants p, the buffers proj, conv_w [d_conv][CONV_K] (the last tap is the token itself) and
-// window, and the functions d_conv() (channels), conv_col() (where in a row of proj they begin) and
-// conv_bias(channel).
+// conv: the short causal convolution with SiLU before a recurrent mixer. Include after declaring
+// the push constants p, the buffers proj, conv_w [d_conv][CONV_K] (the last tap is the token
+// itself) and window, and the functions d_conv() (channels), conv_col() (where in a row of proj
+// they begin) and conv_bias(channel).
 //
 // The window keeps the last CONV_K - 1 inputs before the batch, [2][CONV_K - 1][d_conv]. There are
 // two of them: a batch reads the one that step.flip names and writes the other, so that nobody

@@ -6,9 +6,8 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint D_STATE = 4;
-layout(constant_id = 2) const uint CONV_K = 4;
-layout(constant_id = 3) const uint LANES = 1;
+layout(constant_id = 1) const uint CONV_K = 4;
+layout(constant_id = 2) const uint LANES = 1;
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };
@@ -22,45 +21,46 @@ layout(binding = 8) buffer State { float state[]; };            // [n_head][d_st
 layout(binding = 9) writeonly buffer O { float o[]; };          // [d_inner]
 #include "mamba.glsl"
 
-shared vec4 bc[D_STATE / 2];                    // B, then C
+const uint MAX_DIM = 256;                       // d_state, head_dim
+shared float u[3 * MAX_DIM];                    // B, C, x of this workgroup's rows
 shared float sums[WG];
 
+// The workgroups of a head share its rows out, or one takes them all.
 void main()
 {
-    uint head = gl_WorkGroupID.x, hd = p.head_dim, flip = st.flip;
+    uint head = gl_WorkGroupID.x, hd = p.head_dim, ds = p.d_state, flip = st.flip;
     uint per_group = p.n_head / p.n_group, group = head / per_group;
-    bool first = gl_WorkGroupID.y == 0 && head % per_group == 0;
-    uint b_ch = d_inner() + group * D_STATE, c_ch = b_ch + p.n_group * D_STATE;
+    uint row0 = gl_WorkGroupID.y * LANES;
+    uint n_row = gl_NumWorkGroups.y == 1 ? hd : min(LANES, hd - row0);
+    bool first = row0 == 0 && head % per_group == 0;
 
-    for (uint i = lane(); i < D_STATE / 2; i += WG) {
-        uint ch = i < D_STATE / 4 ? b_ch + 4 * i : c_ch + 4 * i - D_STATE;
-        vec4 v;
-        [[unroll]] for (uint e = 0; e < 4; e++)
-            v[e] = conv_silu(flip, 0, ch + e);
-        bc[i] = v;
-        if (first)
-            [[unroll]] for (uint e = 0; e < 4; e++)
-                keep_window(flip, ch + e);
+    for (uint i = lane(); i < 2 * ds + n_row; i += WG) {
+        uint ch = i < ds       ? d_inner() + group * ds + i
+                  : i < 2 * ds ? d_inner() + (p.n_group + group) * ds + i - ds
+                               : head * hd + row0 + i - 2 * ds;
+        u[i] = conv_silu(flip, 0, ch);
+        if (first || i >= 2 * ds)
+            keep_window(flip, ch);
     }
     barrier();
 
     mamba_gates g = mamba_gate(ssm_a[head], dt_bias[head], proj[p.dt_col + head]);
     uint part = lane() / LANES;
-    for (uint row0 = gl_WorkGroupID.y * LANES; row0 < hd; row0 += gl_NumWorkGroups.y * LANES) {
-        uint row = row0 + lane() % LANES, ch = head * hd + min(row, hd - 1);
-        uint at = head * D_STATE * hd + min(row, hd - 1);
-        bool live = row < hd;
-        float v = conv_silu(flip, 0, ch), x = g.dt * v, y = part == 0 ? d_skip[head] * v : 0.0;
+    for (uint r = lane() % LANES; r < (n_row + LANES - 1) / LANES * LANES; r += LANES) {
+        bool live = r < n_row;
+        uint row = min(r, n_row - 1), at = head * ds * hd + row0 + row;
+        float v = u[2 * ds + row], x = g.dt * v, y = part == 0 ? d_skip[head] * v : 0.0;
         // Four loads before four stores: a driver cannot know that they do not meet.
-        [[dont_unroll]] for (uint i = part; i < D_STATE / 4; i += WG / LANES) {
+        [[dont_unroll]] for (uint i = 4 * part; i < ds; i += 4 * (WG / LANES)) {
             vec4 m;
             [[unroll]] for (uint e = 0; e < 4; e++)
-                m[e] = state[at + (4 * i + e) * hd];
-            m = m * g.decay + bc[i] * x;
+                m[e] = state[at + (i + e) * hd];
+            m = m * g.decay + vec4(u[i], u[i + 1], u[i + 2], u[i + 3]) * x;
             if (live)
                 [[unroll]] for (uint e = 0; e < 4; e++)
-                    state[at + (4 * i + e) * hd] = m[e];
-            y += dot(m, bc[D_STATE / 4 + i]);
+                    state[at + (i + e) * hd] = m[e];
+            uint c = ds + i;
+            y += dot(m, vec4(u[c], u[c + 1], u[c + 2], u[c + 3]));
         }
         if (WG != LANES) {
             sums[lane()] = y;
@@ -69,9 +69,7 @@ void main()
                 y += sums[i];
             barrier();
         }
-        if (live && part == 0) {
-            keep_window(flip, ch);
-            o[ch] = y;
-        }
+        if (live && part == 0)
+            o[head * hd + row0 + row] = y;
     }
 }

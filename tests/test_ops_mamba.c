@@ -12,7 +12,7 @@ struct mamba_row {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
     uint32_t flip;
     uint32_t piece[4];          /* tokens of the batches, 0 after the last */
-    bool plain;                 /* never by mamba_step */
+    enum mamba_path one;        /* for batches of one token */
     bool slow;                  /* decays of about 0.999: the state reaches over all tokens */
 };
 
@@ -90,10 +90,10 @@ static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct
 /* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
 static void mamba_case(struct gpu *g, const struct mamba_row *c)
 {
-    test_case("mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, flip %u%s%s",
+    static const char *const one[] = { "plain", "step", "wide step" };
+    test_case("mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, flip %u, %s%s",
               c->n_head, c->head_dim, c->n_group, c->d_state, c->conv_k, c->piece[0], c->piece[1],
-              c->piece[2], c->piece[3], c->flip, c->plain ? ", plain" : "",
-              c->slow ? ", slow" : "");
+              c->piece[2], c->piece[3], c->flip, one[c->one], c->slow ? ", slow" : "");
     struct rig r = rig_open(g, c->slow ? "mamba, slow" : "mamba");
     struct mamba_case v = mamba_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = 0;
@@ -123,7 +123,7 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
         tensor p = rig_strided(&r, v.p + (uint64_t)at * v.n_p, v.n_p, c->piece[i]);
         b.n_tok = c->piece[i];
-        y[i] = c->plain ? mamba_by(r.c, MAMBA_PLAIN, p, &m, &s, &b) : op_mamba(r.c, p, &m, &s, &b);
+        y[i] = b.n_tok == 1 ? mamba_by(r.c, c->one, p, &m, &s, &b) : op_mamba(r.c, p, &m, &s, &b);
         op_advance(r.c, &b);
     }
     double *window = rig_doubles(&r, v.window, (uint64_t)n_window * v.d_conv);
@@ -131,7 +131,7 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     double *want = mamba_want(&r, c, &v, window, state);
     bool good = rig_run(&r);
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
-        good = rig_near(&r, c->piece[i] == 1 && !c->plain ? "step" : "scan", y[i],
+        good = rig_near(&r, c->piece[i] == 1 ? one[c->one] : "scan", y[i],
                         want + (uint64_t)at * v.d_inner, 0);
     good = good && rig_near(&r, "state", s.state, state, 0) &&
            rig_near(&r, "window", tensor_rows(s.window, end_flip * n_window, n_window), window, 0);
@@ -148,20 +148,25 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
 void test_ops_mamba(void)
 {
     static const struct mamba_row rows[] = {
-        { 1, 4, 1, 4, 4, 0, { 1 }, false, false },
-        { 4, 6, 2, 12, 4, 1, { 3, 1, 2 }, false, false },
-        { 4, 6, 2, 12, 4, 0, { 1, 1, 1, 3 }, true, false },
-        { 6, 10, 3, 20, 3, 1, { 1, 1, 2, 7 }, false, false },
-        { 8, 24, 2, 32, 4, 0, { 7, 1 }, false, false },         /* the fixtures' shape */
-        { 8, 24, 2, 32, 4, 1, { 1, 65, 2, 1 }, false, false },
-        { 3, 36, 3, 36, 2, 0, { 2, 1 }, false, false },         /* a group for each head */
-        { 12, 40, 1, 64, 4, 1, { 1, 5 }, false, false },        /* one for all */
-        { 2, 136, 1, 68, 4, 0, { 3, 1 }, false, false },
-        { 2, 256, 2, 256, 4, 0, { 2, 1 }, false, false },
-        { 16, 64, 2, 128, 4, 1, { 65, 1, 1 }, false, false },   /* groups as in Nano */
-        { 16, 64, 2, 128, 4, 0, { 1, 3 }, true, false },
-        { 4, 16, 2, 16, 4, 0, { 200, 1, 130, 3 }, false, true },
-        { 2, 64, 1, 128, 4, 1, { 310, 1, 1, 30 }, false, true },
+        { 1, 4, 1, 4, 4, 0, { 1 }, MAMBA_STEP, false },
+        { 1, 4, 1, 4, 4, 1, { 1 }, MAMBA_STEP_WIDE, false },
+        { 4, 6, 2, 12, 4, 1, { 3, 1, 2 }, MAMBA_STEP, false },
+        { 4, 6, 2, 12, 4, 0, { 1, 1, 1, 3 }, MAMBA_PLAIN, false },
+        { 4, 6, 2, 12, 4, 0, { 1, 1, 1, 3 }, MAMBA_STEP_WIDE, false },
+        { 6, 10, 3, 20, 3, 1, { 1, 1, 2, 7 }, MAMBA_STEP, false },
+        { 8, 24, 2, 32, 4, 0, { 7, 1 }, MAMBA_STEP, false }, /* the fixtures' shape */
+        { 8, 24, 2, 32, 4, 1, { 1, 65, 2, 1 }, MAMBA_STEP_WIDE, false },
+        { 3, 36, 3, 36, 2, 0, { 2, 1 }, MAMBA_STEP, false }, /* a group for each head */
+        { 12, 40, 1, 64, 4, 1, { 1, 5 }, MAMBA_STEP, false }, /* one for all */
+        { 12, 40, 1, 64, 4, 1, { 1, 5 }, MAMBA_STEP_WIDE, false },
+        { 2, 136, 1, 68, 4, 0, { 3, 1 }, MAMBA_STEP_WIDE, false },
+        { 2, 256, 2, 256, 4, 0, { 2, 1 }, MAMBA_STEP, false },
+        { 2, 256, 2, 256, 4, 1, { 2, 1 }, MAMBA_STEP_WIDE, false },
+        { 16, 64, 2, 128, 4, 1, { 65, 1, 1 }, MAMBA_STEP, false }, /* groups as in Nano */
+        { 16, 64, 2, 128, 4, 0, { 1, 3 }, MAMBA_PLAIN, false },
+        { 16, 64, 2, 128, 4, 0, { 1, 1, 3 }, MAMBA_STEP_WIDE, false },
+        { 4, 16, 2, 16, 4, 0, { 200, 1, 130, 3 }, MAMBA_STEP, true },
+        { 2, 64, 1, 128, 4, 1, { 310, 1, 1, 30 }, MAMBA_STEP_WIDE, true },
     };
     struct gpu *g = test_gpu();
     if (!g)
