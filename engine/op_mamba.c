@@ -26,9 +26,10 @@ static uint32_t scan_part(uint32_t d_state, uint32_t max)
 static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
                    const struct batch *b, bool wide, const struct push_mamba *push)
 {
-    uint32_t d_inner = m->n_head * m->head_dim, wg = 256, lanes = 32;
-    if (!wide)
-        wg = lanes = wg_size(gpu_caps(cmd_gpu(c)), 64);
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim;
+    uint32_t lanes = wide ? 32 : wg_size(caps, 64);     /* for a row each, of a workgroup's */
+    uint32_t wg = wide ? min_u32(256, caps->max_invocations / lanes * lanes) : lanes;
     HLM_ASSERT(b->n_tok == 1);
     tensor o = cmd_scratch(c, F32, d_inner, 1);
     cmd_work(c, 5.0 * d_inner * m->d_state);

@@ -13,7 +13,8 @@ struct mamba_row {
     uint32_t flip;
     uint32_t piece[4];          /* tokens of the batches, 0 after the last */
     enum mamba_path one;        /* for batches of one token */
-    bool slow;                  /* decays of about 0.999: the state reaches over all tokens */
+    bool slow;                  /* steps of e^-4 and below, as models have them, and decays of
+                                   about 0.999: the state reaches over all tokens */
 };
 
 /* What a mixer is given, as values; p is [n_tok][d_inner + d_conv + n_head]. */
@@ -36,8 +37,10 @@ static struct mamba_case mamba_values(struct rig *r, const struct mamba_row *c)
     m.d = rig_normal(r, c->n_head, 1);
     m.norm = rig_normal(r, m.d_inner, 1);
     m.ssm_a = rig_normal(r, c->n_head, c->slow ? 0.5 : 1.5);
-    for (uint32_t i = 0; i < c->n_head; i++)
-        m.ssm_a[i] = -expf(m.ssm_a[i] - (c->slow ? 7 : 1));
+    for (uint32_t i = 0; i < c->n_head; i++) {
+        m.ssm_a[i] = -expf(m.ssm_a[i] - (c->slow ? 3 : 1));
+        m.dt_bias[i] -= c->slow ? 4 : 0;
+    }
     m.window = rig_normal(r, (uint64_t)(c->conv_k - 1) * m.d_conv, 1.5);
     m.state = rig_normal(r, (uint64_t)m.d_inner * c->d_state, 0.5);
     return m;
