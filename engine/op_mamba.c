@@ -24,7 +24,7 @@ static uint32_t scan_part(uint32_t d_state, uint32_t max)
 }
 
 static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
-                   const struct batch *b, bool wide, const struct push_mamba *push)
+                   const struct batch *b, bool wide, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim;
@@ -41,17 +41,18 @@ static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct 
 }
 
 static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
-                   const struct batch *b, uint32_t part, const struct push_mamba *push)
+                   const struct batch *b, uint32_t part, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
     uint32_t wg = wg_size(caps, 128), n_ch = caps->kind == GPU_CPU ? 256 : wg;
-    tensor u = cmd_scratch(c, F32, d_conv, b->n_tok);
+    tensor u = cmd_scratch(c, F32, d_conv + 2 * m->n_head, b->n_tok);
+    push->u_stride = u.stride;
     cmd_work(c, 2.0 * d_conv * (m->conv_k + 8) * b->n_tok);
-    cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv, n_ch), div_up(b->n_tok, 16), 1),
+    cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv + m->n_head, n_ch), div_up(b->n_tok, 16), 1),
                  SPEC(wg, m->conv_k, n_ch, 16), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
-                      WRITE(u)));
+                      READ(m->ssm_a), READ(m->dt_bias), WRITE(u)));
 
     /* On a CPU device the loads of B and C are what costs: two rows share them. More of them would
      * make the kernel take seconds to compile. */
@@ -61,8 +62,7 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
     cmd_work(c, 5.0 * d_inner * m->d_state * b->n_tok);
     cmd_dispatch(c, K_mamba_scan, GRID(m->n_head, div_up(m->head_dim, wg * rows), push->n_part),
                  SPEC(wg, part, rows), PUSH(*push),
-                 USES(READ(u), READ(p), READ(m->ssm_a), READ(m->dt_bias), READ(m->d),
-                      BOTH(s->state), WRITE(o)));
+                 USES(READ(u), READ(m->d), BOTH(s->state), WRITE(o)));
     return o;
 }
 

@@ -7,19 +7,15 @@
 // fast index, so that neighbouring lanes read neighbouring words.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#include "gate.glsl"
 
 layout(constant_id = 1) const uint PART = 4;
 layout(constant_id = 2) const uint ROWS = 1;
 layout(push_constant) uniform Push { push_mamba p; };
-layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok][d_conv]: x, B, C
+layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok]: x, B, C, dt, decay
 layout(binding = 0) readonly buffer U1 { float u[]; };
-layout(binding = 1) readonly buffer P { float proj[]; };
-layout(binding = 2) readonly buffer A { float ssm_a[]; };
-layout(binding = 3) readonly buffer Dt { float dt_bias[]; };
-layout(binding = 4) readonly buffer D { float d_skip[]; };
-layout(binding = 5) buffer State { float state[]; };            // [n_head][d_state][head_dim]
-layout(binding = 6) writeonly buffer O { float o[]; };          // [n_part][n_tok][d_inner]
+layout(binding = 1) readonly buffer D { float d_skip[]; };
+layout(binding = 2) buffer State { float state[]; };            // [n_head][d_state][head_dim]
+layout(binding = 3) writeonly buffer O { float o[]; };          // [n_part][n_tok][d_inner]
 
 void main()
 {
@@ -28,7 +24,7 @@ void main()
     uint d_inner = p.n_head * hd, d_conv = d_inner + 2 * p.n_group * p.d_state;
     uint b_col = d_inner + head / (p.n_head / p.n_group) * p.d_state + part * PART;
     uint first = (head * p.d_state + part * PART) * hd;
-    float a = ssm_a[head], bias = dt_bias[head], skip = part == 0 ? d_skip[head] : 0.0;
+    float skip = part == 0 ? d_skip[head] : 0.0;
 
     uint row[ROWS];
     vec4 m[ROWS * PART / 4];
@@ -39,18 +35,18 @@ void main()
                 m[r * PART / 4 + i][e] = state[first + (4 * i + e) * hd + row[r]];
     }
     for (uint t = 0; t < p.n_tok; t++) {
-        uint b = (t * d_conv + b_col) / 4, c = b + p.n_group * p.d_state / 4;
-        mamba_gates g = mamba_gate(a, bias, proj[t * p.p_stride + p.dt_col + head]);
+        uint at = t * p.u_stride, b = (at + b_col) / 4, c = b + p.n_group * p.d_state / 4;
+        float dt = u[at + d_conv + head], decay = u[at + d_conv + p.n_head + head];
         float x[ROWS], y[ROWS];
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            float v = u[t * d_conv + head * hd + row[r]];
-            x[r] = g.dt * v;
+            float v = u[at + head * hd + row[r]];
+            x[r] = dt * v;
             y[r] = skip * v;
         }
         [[unroll]] for (uint i = 0; i < PART / 4; i++) {
             vec4 bi = u4[b + i], ci = u4[c + i];
             [[unroll]] for (uint r = 0; r < ROWS; r++) {
-                vec4 v = m[r * PART / 4 + i] * g.decay + bi * x[r];
+                vec4 v = m[r * PART / 4 + i] * decay + bi * x[r];
                 y[r] += dot(v, ci);
                 m[r * PART / 4 + i] = v;
             }

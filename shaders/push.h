@@ -89,6 +89,7 @@ struct push_mamba {
     uint32_t n_head, head_dim, n_group, d_state;
     uint32_t n_tok;
     uint32_t p_stride, z_col, conv_col, dt_col;
+    uint32_t u_stride;
     uint32_t n_part;            /* the state's columns are cut in n_part runs, whose outputs
                                    mamba_norm adds up */
     float eps;
