@@ -1,8 +1,9 @@
 /* step35: Step-3.5 and Step-3.7.
  *
  * Every layer is attention and a feed-forward, each on the normed residual. What is special:
- *   - Layers of two kinds, by the file's pattern: full attention, and a sliding window of 512. They
- *     differ in heads, rotary base and rotated width; frequency factors belong to full layers alone.
+ *   - Layers of two kinds, by the file's pattern: full attention, and a sliding window of 512.
+ *     They differ in heads, rotary base and rotated width; frequency factors belong to full layers
+ *     alone.
  *   - Query and key heads are normalised; each head's output has one gate, from the normed input.
  *   - SwiGLU with limits by layer, one for routed experts, one for the shared expert and the dense
  *     layers; 0 is none.
