@@ -1,4 +1,5 @@
-/* file: the GGUF container (models.md section 9); see file.h. Its small-file helpers: file_io.c.
+/* file: the GGUF container (models.md section 9); see file.h. Models in several files:
+ * file_split.c; small-file helpers: file_io.c.
  *
  * The reader walks the bytes once, from the header over the keys to the tensor directory, and moves
  * only by take(), which cannot leave the file. Tensors are placed last, when the start of the data
@@ -6,7 +7,7 @@
  * what was expected. The one thing not guarded is a file that shrinks while it is mapped. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
-#include "file.h"
+#include "file_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,6 +54,8 @@ struct gguf {
     struct gguf_kv *kv;
     struct entry *tensor;
     struct index kv_index, tensor_index;
+    struct gguf **part; /* [n_part] further files, to whose bytes tensors point */
+    uint32_t n_part;
 };
 
 static const struct {
@@ -132,6 +135,17 @@ static bool bad(const struct place *at, const char *fmt, ...)
     return fail(at->err, "%s: %s: %s", show_path(at->g->path).s, where, what);
 }
 
+bool gguf_refuse(const struct gguf *g, const char *key, struct err *err, const char *fmt, ...)
+{
+    struct place at = { .g = g, .err = err, .kind = "key", .name = { key, strlen(key) } };
+    char what[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    return bad(&at, "%s", what);
+}
+
 /* --- Index. --------------------------------------------------------------------------------- */
 
 static bool index_init(struct index *ix, uint64_t n)
@@ -149,6 +163,7 @@ static void index_finish(struct index *ix)
 {
     free(ix->name);
     free(ix->slot);
+    *ix = (struct index){ 0 };
 }
 
 /* The slot that holds the name, or the free one where it belongs. */
@@ -502,7 +517,7 @@ struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, stru
     return gguf_new(name, bytes, n, false, err);
 }
 
-struct gguf *gguf_open(const char *path, struct err *err)
+struct gguf *gguf_open_alone(const char *path, struct err *err)
 {
     void *map = NULL;
     struct stat st;
@@ -528,16 +543,79 @@ struct gguf *gguf_open(const char *path, struct err *err)
     return gguf_new(path, map, (uint64_t)st.st_size, true, err);
 }
 
+static struct gguf *open_by_path(void *user, const char *path, struct err *err)
+{
+    (void)user;
+    return gguf_open_alone(path, err);
+}
+
+struct gguf *gguf_open(const char *path, struct err *err)
+{
+    struct gguf *g = gguf_open_alone(path, err);
+    return g ? gguf_join(g, open_by_path, NULL, err) : NULL;
+}
+
+static void drop_tensors(struct gguf *g)
+{
+    free(g->tensor);
+    g->tensor = NULL;
+    g->n_tensor = 0;
+    index_finish(&g->tensor_index);
+}
+
+bool gguf_adopt(struct gguf *g, struct gguf **part, uint32_t n, struct err *err)
+{
+    struct place at = { .g = g, .err = err, .kind = "header" };
+    uint64_t n_tensor = g->n_tensor, i_all = 0;
+    struct index index = { 0 };
+    g->part = part;
+    g->n_part = n;
+    for (uint32_t i = 0; i < n; i++)
+        n_tensor += part[i]->n_tensor;
+    if (n_tensor > MAX_TENSORS)
+        return bad(&at, "%" PRIu64 " tensors in all its parts, expected at most %u", n_tensor,
+                   MAX_TENSORS);
+    struct entry *all = mem_alloc(n_tensor, sizeof *all);
+    bool ok = (all && index_init(&index, n_tensor)) ||
+              bad(&at, "no memory for the %" PRIu64 " tensors of all its parts", n_tensor);
+    for (uint32_t i = 0; ok && i <= n; i++) {
+        const struct gguf *from = i ? part[i - 1] : g;
+        for (uint64_t k = 0; ok && k < from->n_tensor; k++, i_all++) {
+            struct entry *e = &all[i_all];
+            *e = from->tensor[k];
+            e->t.name = e->name;
+            e->t.index = i_all;
+            at = (struct place){ from, err, "tensor", 0, 0, { e->name, strlen(e->name) } };
+            ok = index_add(&index, e->name) ||
+                 bad(&at, "is in an earlier part too, expected in one");
+        }
+    }
+    if (!ok) {
+        free(all);
+        index_finish(&index);
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        drop_tensors(part[i]);
+    drop_tensors(g);
+    g->tensor = all;
+    g->n_tensor = n_tensor;
+    g->tensor_index = index;
+    return true;
+}
+
 void gguf_close(struct gguf *g)
 {
     if (!g)
         return;
+    for (uint32_t i = 0; i < g->n_part; i++)
+        gguf_close(g->part[i]); /* a part has none itself */
+    free(g->part);
     for (uint64_t i = 0; i < g->n_kv; i++)
         free((char *)g->kv[i].key);
     free(g->kv);
-    free(g->tensor);
+    drop_tensors(g);
     index_finish(&g->kv_index);
-    index_finish(&g->tensor_index);
     if (g->mapped && g->n_bytes)
         munmap((void *)g->bytes, (size_t)g->n_bytes);
     free(g->path);
@@ -547,7 +625,15 @@ void gguf_close(struct gguf *g)
 /* --- Access. -------------------------------------------------------------------------------- */
 
 const char *gguf_path(const struct gguf *g) { return g->path; }
-uint64_t gguf_file_bytes(const struct gguf *g) { return g->n_bytes; }
+
+uint64_t gguf_file_bytes(const struct gguf *g)
+{
+    uint64_t n = g->n_bytes;
+    for (uint32_t i = 0; i < g->n_part; i++)
+        n += g->part[i]->n_bytes;
+    return n;
+}
+
 uint64_t gguf_n_tensor(const struct gguf *g) { return g->n_tensor; }
 uint64_t gguf_n_kv(const struct gguf *g) { return g->n_kv; }
 

@@ -2,7 +2,8 @@
  *
  * Nothing here knows a GPU or an architecture. The file is untrusted: every count, offset and size
  * is checked before it is used, so that a caller may read data[0 .. n_bytes) of any tensor it is
- * handed. Format: GGUF versions 2 and 3, little-endian. */
+ * handed. Format: GGUF versions 2 and 3, little-endian; a model in several files, opened by the
+ * first of them, reads as one. */
 #pragma once
 #include "dtype.h"
 
@@ -20,7 +21,7 @@ struct gguf_tensor {
     enum dtype type;
     uint64_t n_elem, n_bytes;
     uint64_t index;             /* gguf_tensor_at(index) is this one */
-    const uint8_t *data;        /* n_bytes inside the mapping */
+    const uint8_t *data;        /* n_bytes inside the mapping of the file that holds it */
 };
 
 struct gguf_kv {
@@ -33,16 +34,19 @@ struct gguf_kv {
 
 struct str { const char *p; uint64_t n; };      /* bytes inside the mapping, not terminated */
 
-/* Opens, maps and checks a whole file. NULL with a reason: one line that names the file, the key or
- * tensor, what was found and what was expected. A file without tensors (a vocabulary) is valid. */
+/* Opens, maps and checks a whole file, and with the first of several (its key split.count says so)
+ * the others beside it, PREFIX-00002-of-0000N.gguf and up: their tensors follow its own, its keys
+ * are those of the model. NULL with a reason: one line that names the file, the key or tensor, what
+ * was found and what was expected. A file without tensors (a vocabulary) is valid. */
 struct gguf *gguf_open(const char *path, struct err *err);
-/* The same over bytes in memory that outlive the result; name is for messages. */
+/* The same over bytes in memory that outlive the result, one file whatever its keys say; name is
+ * for messages. */
 struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, struct err *err);
 void gguf_close(struct gguf *g);                /* takes NULL */
 
 /* Lookups by name are O(1); NULL: there is none. */
 const char *gguf_path(const struct gguf *g);
-uint64_t gguf_file_bytes(const struct gguf *g);
+uint64_t gguf_file_bytes(const struct gguf *g); /* of all files together */
 uint64_t gguf_n_tensor(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i);
 const struct gguf_tensor *gguf_tensor(const struct gguf *g, const char *name);
