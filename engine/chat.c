@@ -8,18 +8,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char no_think[] = "<think>\n\n</think>\n\n";
+static const char no_think[] = "<think>\n\n</think>\n\n", empty_think[] = "<think></think>";
 
-static const struct chat_format chatml = { .name = "chatml", .on = "", .off = "" };
+static const struct chat_format chatml = {
+    .name = "chatml", .on = "", .off = "", .past = "",
+};
 static const struct chat_format qwen3 = {
-    .name = "qwen3", .reasoning = true, .empty = CHAT_EMPTY_LAST,
+    .name = "qwen3", .answer = CHAT_QWEN, .empty = CHAT_EMPTY_LAST,
     .thinking = CHAT_MAY_THINK, .think = true,
-    .on = "", .off = no_think, /* the model opens <think> by itself */
+    .on = "", .off = no_think, .past = "", /* the model opens <think> by itself */
 };
 static const struct chat_format qwen35 = {
-    .name = "qwen35", .trim = true, .strict = true, .reasoning = true, .empty = CHAT_EMPTY_ALL,
+    .name = "qwen35", .answer = CHAT_QWEN, .trim = true, .strict = true, .empty = CHAT_EMPTY_ALL,
     .thinking = CHAT_MAY_THINK, .think = true,
-    .on = "<think>\n", .off = no_think,
+    .on = "<think>\n", .off = no_think, .past = "",
+};
+static const struct chat_format nemotron = {
+    .name = "nemotron", .answer = CHAT_NEMOTRON, .trim_end = true, .system = true,
+    .thinking = CHAT_MAY_THINK, .think = true,
+    .on = "<think>\n", .off = empty_think, .past = empty_think,
+};
+static const struct chat_format step = {
+    .name = "step", .answer = CHAT_STEP, .prints_bos = true,
+    .thinking = CHAT_ALWAYS_THINKS, .think = true,
+    .on = "<think>\n", .off = "<think>\n", .past = "",
 };
 
 /* ---- text ------------------------------------------------------------------------------------ */
@@ -88,7 +100,7 @@ static struct str strip_newlines(struct str s, int side)
     return strip(s, side, set, ARRAY_LEN(set));
 }
 
-static struct str strip_space(struct str s)
+static struct str strip_space(struct str s, int side)
 {
     static const char *const set[] = {
         " ",      "\n",     "\t",       "\r",     "\v",     "\f",     "\x1c",   "\x1d",
@@ -96,7 +108,7 @@ static struct str strip_space(struct str s)
         "\u2003", "\u2004", "\u2005",   "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
         "\u2028", "\u2029", "\u202f",   "\u205f", "\u3000",
     };
-    return strip(s, BOTH, set, ARRAY_LEN(set));
+    return strip(s, side, set, ARRAY_LEN(set));
 }
 
 /* ---- detection ------------------------------------------------------------------------------- */
@@ -115,16 +127,43 @@ static void read_generation(struct chat_format *f, struct str text)
     f->off = choice ? no_think : f->on;
 }
 
-struct chat_format chat_detect(const struct gguf *g, bool *exact)
+/* The text of the bos token; empty when the file names none. */
+static struct str bos_of(const struct gguf *g)
 {
-    struct str text = { "", 0 };
-    gguf_str(g, "tokenizer.chat_template", OPTIONAL, &text, NULL);
-    *exact = true;
+    const struct gguf_kv *list = gguf_kv(g, "tokenizer.ggml.tokens");
+    uint32_t id = UINT32_MAX;
+    struct str s = { "", 0 };
+    if (!gguf_u32(g, "tokenizer.ggml.bos_token_id", OPTIONAL, &id, NULL) || !list ||
+        list->type != GGUF_ARRAY || list->elem != GGUF_STRING || id >= list->n)
+        return s;
+    struct gguf_str_iter it = { list->data, list->n };
+    for (uint64_t i = 0; i <= id; i++)
+        gguf_next_str(&it, &s);
+    return s;
+}
 
-    /* Nemotron's template has Qwen3.5's markers too, and renders otherwise. */
-    if (has(text, "enable_thinking") && has(text, "<function=") &&
-        !has(text, "truncate_history_thinking")) {
-        struct chat_format f = qwen35;
+/* The family that a template belongs to, with what is told by its text. */
+static struct chat_format detect(struct str text, bool *exact)
+{
+    struct chat_format f;
+    *exact = true;
+    /* Its own: no other template has this option. Later ones write line ends around </think>
+     * otherwise, take /no_think from what the user says, or tell how much to think. */
+    if (has(text, "truncate_history_thinking")) {
+        f = nemotron;
+        f.think = !has(text, "enable_thinking is defined else False");
+        *exact = has(text, empty_think) && has(text, "\\n</think>\\n") &&
+                 has(text, "enable_thinking") && !has(text, "/no_think") && !has(text, "effort");
+        return f;
+    }
+    /* A role of its own for what tools say, and its own words before their list. */
+    if (has(text, "<|im_start|>tool_response") || has(text, "functions in JSONSchema format")) {
+        f = step;
+        *exact = has(text, "<think>\\n") && !has(text, "effort") && !has(text, "enable_thinking");
+        return f;
+    }
+    if (has(text, "enable_thinking") && has(text, "<function=")) {
+        f = qwen35;
         f.think = !has(text, "enable_thinking is true"); /* the small ones think only when asked */
         if (has(text, "last_query_index and reasoning_content"))
             f.empty = CHAT_EMPTY_NONE;
@@ -133,9 +172,8 @@ struct chat_format chat_detect(const struct gguf *g, bool *exact)
     /* Qwen2.5 has Qwen3's markers, and a system text of its own. */
     if (has(text, "<tool_call>") && (has(text, "{\"name\"") || has(text, "{\\\"name\\\"")) &&
         !has(text, "You are Qwen")) {
-        struct chat_format f = qwen3;
-        f.reasoning = has(text, "reasoning_content");
-        f.empty = f.reasoning ? CHAT_EMPTY_LAST : CHAT_EMPTY_NONE;
+        f = qwen3;
+        f.answer = has(text, "reasoning_content") ? CHAT_QWEN : CHAT_PLAIN;
         read_generation(&f, text);
         return f;
     }
@@ -145,12 +183,23 @@ struct chat_format chat_detect(const struct gguf *g, bool *exact)
     return chatml;
 }
 
-bool chat_by_name(const char *name, struct chat_format *fmt)
+struct chat_format chat_detect(const struct gguf *g, bool *exact)
 {
-    static const struct chat_format *const all[] = { &chatml, &qwen3, &qwen35 };
+    struct str text = { "", 0 };
+    gguf_str(g, "tokenizer.chat_template", OPTIONAL, &text, NULL);
+    struct chat_format f = detect(text, exact);
+    f.prints_bos = has(text, "bos_token");
+    f.bos = f.prints_bos ? bos_of(g) : (struct str){ "", 0 };
+    return f;
+}
+
+bool chat_by_name(const char *name, const struct gguf *g, struct chat_format *fmt)
+{
+    static const struct chat_format *const all[] = { &chatml, &qwen3, &qwen35, &nemotron, &step };
     for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
         if (!strcmp(name, all[i]->name)) {
             *fmt = *all[i];
+            fmt->bos = g && fmt->prints_bos ? bos_of(g) : (struct str){ "", 0 };
             return true;
         }
     return false;
@@ -229,20 +278,20 @@ static void part_reasoning(struct str *content, struct str *reasoning)
     *content = strip_newlines(after, LEFT);
 }
 
-/* since: after the last question, where reasoning stays in the prompt. */
-static void put_answer(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
-                       struct str content, bool since, bool last)
+/* kept: the reasoning stays in the prompt, as it does after the last question. */
+static void put_qwen(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
+                     struct str content, bool kept, bool last)
 {
     struct str reasoning = { "", 0 };
-    if (f->reasoning && m->reasoning)
+    if (m->reasoning)
         reasoning = str_of(m->reasoning);
-    else if (f->reasoning)
+    else
         part_reasoning(&content, &reasoning);
     if (f->trim)
-        reasoning = strip_space(reasoning);
+        reasoning = strip_space(reasoning, BOTH);
 
     bool empty_too = f->empty == CHAT_EMPTY_ALL || (f->empty == CHAT_EMPTY_LAST && last);
-    if (f->reasoning && since && (reasoning.n || empty_too)) {
+    if (kept && (reasoning.n || empty_too)) {
         put(d, "<think>\n");
         put_text(d, f->trim ? reasoning : strip_newlines(reasoning, BOTH));
         put(d, "\n</think>\n\n");
@@ -251,24 +300,106 @@ static void put_answer(struct draft *d, const struct chat_format *f, const struc
     put_content(d, m, content);
 }
 
-static struct str content_of(const struct chat_format *f, const struct chat_msg *m)
+static void put_step(struct draft *d, const struct chat_msg *m, struct str content, bool kept)
 {
-    return f->trim ? strip_space(str_of(m->content)) : str_of(m->content);
+    struct str reasoning = { "", 0 };
+    if (m->reasoning)
+        reasoning = str_of(m->reasoning);
+    else
+        part_reasoning(&content, &reasoning);
+    if (kept) {
+        put(d, "<think>\n");
+        put_text(d, reasoning);
+        put(d, "\n</think>\n");
+    }
+    put_content(d, m, content);
 }
 
-/* Where the last question stands: the last message of the user that is no tool's answer. */
-static uint32_t last_question(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
-                              bool *found)
+/* An answer that has the tags in its text, as some clients send it back: told as it is, or, where
+ * reasoning is cut and both tags are there, from the last </think> on. One block at its beginning
+ * is a model's, so that its tags are meant. */
+static void put_tagged(struct draft *d, struct str content, bool kept)
+{
+    struct str before, after, none, inside;
+    bool closed = around(content, "</think>", &before, &after), opened = has(content, "<think>");
+    if (opened && closed && !kept) {
+        put(d, empty_think);
+        put_text(d, after);
+        return;
+    }
+    content = strip_space(content, LEFT);
+    around(content, "</think>", &before, &after);
+    around(before, "<think>", &none, &inside);
+    if (closed && begins(content, "<think>") && inside.p == content.p + strlen("<think>") &&
+        after.p == before.p + before.n + strlen("</think>")) {
+        put(d, "<think>");
+        put_text(d, inside);
+        put(d, "</think>");
+        put_text(d, after);
+    } else {
+        put_text(d, content);
+    }
+}
+
+/* The line end after </think> is cut with the white space at the end when nothing follows it. */
+static void put_nemotron(struct draft *d, const struct chat_msg *m, struct str content, bool kept)
+{
+    struct str none, after;
+    if (m->reasoning && strip_space(str_of(m->reasoning), BOTH).n) {
+        if (kept) {
+            put(d, "<think>\n");
+            put_text(d, str_of(m->reasoning));
+            put(d, "\n</think>");
+        } else {
+            put(d, empty_think);
+        }
+        if (!kept && around(content, "</think>", &none, &after)) {
+            put_text(d, after);
+        } else if (content.n) {
+            put(d, "\n");
+            put_content(d, m, content);
+        }
+    } else if (has(content, "<think>") || has(content, "</think>")) {
+        put_tagged(d, content, kept);
+    } else {
+        put(d, empty_think);
+        put_content(d, m, content);
+    }
+}
+
+static struct str content_of(const struct chat_format *f, const struct chat_msg *m)
+{
+    bool end = f->trim_end && !strcmp(m->role, "assistant");
+    return f->trim || end ? strip_space(str_of(m->content), f->trim ? BOTH : RIGHT)
+                          : str_of(m->content);
+}
+
+static void put_answer(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
+                       bool kept, bool last)
+{
+    struct str content = content_of(f, m);
+    switch (f->answer) {
+    case CHAT_PLAIN: put_content(d, m, content); break;
+    case CHAT_QWEN: put_qwen(d, f, m, content, kept, last); break;
+    case CHAT_NEMOTRON: put_nemotron(d, m, content, kept); break;
+    case CHAT_STEP: put_step(d, m, content, kept); break;
+    }
+}
+
+/* The first message whose reasoning is kept: what follows the last question, which is the last
+ * message of the user - of those that are no tool's answer, where the format tells these apart. */
+static uint32_t first_kept(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
+                           bool *found)
 {
     *found = true;
     for (uint32_t i = n; i-- > 0;) {
         struct str s = content_of(f, &msg[i]);
-        if (!strcmp(msg[i].role, "user") &&
-            !(begins(s, "<tool_response>") && ends(s, "</tool_response>")))
-            return i;
+        bool tool = begins(s, "<tool_response>") && ends(s, "</tool_response>");
+        if (!strcmp(msg[i].role, "user") && (f->answer == CHAT_NEMOTRON || !tool))
+            return i + 1;
     }
     *found = false;
-    return n ? n - 1 : 0;
+    return f->answer == CHAT_NEMOTRON ? 0 : n;
 }
 
 static bool check(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
@@ -288,34 +419,46 @@ static bool check(const struct chat_format *f, const struct chat_msg *msg, uint3
     return true;
 }
 
+/* What a later turn has at the place where this one thinks: both begin alike, or not at all. */
+static void put_thinking(struct draft *d, const struct chat_format *f, bool think)
+{
+    const char *end = think ? f->on : f->off;
+    uint64_t n = 0;
+    while (end[n] && end[n] == f->past[n])
+        n++;
+    put_span(d, (struct tok_span){ .text = end, .len = n, .special = true });
+    d->p->n_head = d->p->n_span;
+    put(d, end + n);
+    d->p->in_think = ends(str_of(end), "<think>\n");
+}
+
 bool chat_render(const struct chat_format *fmt, const struct chat_msg *msg, uint32_t n,
                  bool generate, bool think, struct chat_prompt *out, struct err *err)
 {
     struct draft d = { .p = out };
     bool question;
-    uint32_t i_question = last_question(fmt, msg, n, &question);
+    uint32_t i_kept = first_kept(fmt, msg, n, &question);
     *out = (struct chat_prompt){ 0 };
     if (!check(fmt, msg, n, question, err))
         return false;
 
+    put_span(&d, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
+    if (fmt->system && (!n || strcmp(msg[0].role, "system")))
+        put(&d, "<|im_start|>system\n<|im_end|>\n");
     for (uint32_t i = 0; i < n; i++) {
-        struct str content = content_of(fmt, &msg[i]);
         put(&d, "<|im_start|>");
         put(&d, msg[i].role);
         put(&d, "\n");
         if (!strcmp(msg[i].role, "assistant"))
-            put_answer(&d, fmt, &msg[i], content, i > i_question, i + 1 == n);
+            put_answer(&d, fmt, &msg[i], i >= i_kept, i + 1 == n);
         else
-            put_content(&d, &msg[i], content);
+            put_content(&d, &msg[i], content_of(fmt, &msg[i]));
         put(&d, "<|im_end|>\n");
     }
-    if (generate)
-        put(&d, "<|im_start|>assistant\n");
     out->n_head = out->n_span;
     if (generate) {
-        const char *end = think ? fmt->on : fmt->off;
-        put(&d, end);
-        out->in_think = ends(str_of(end), "<think>\n");
+        put(&d, "<|im_start|>assistant\n");
+        put_thinking(&d, fmt, think);
     }
     if (!out->text && !d.full) /* nothing to say is a text too */
         d.full = !(out->text = mem_alloc(1, 1));

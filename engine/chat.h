@@ -7,23 +7,32 @@ enum chat_thinking { CHAT_NEVER_THINKS, CHAT_MAY_THINK, CHAT_ALWAYS_THINKS };
 /* After the last question: which turns without reasoning still get an empty <think> block. */
 enum chat_empty { CHAT_EMPTY_NONE, CHAT_EMPTY_LAST, CHAT_EMPTY_ALL };
 
+/* How an answer of the past is told: as it is, or by the rules of a family of templates. */
+enum chat_answer { CHAT_PLAIN, CHAT_QWEN, CHAT_NEMOTRON, CHAT_STEP };
+
 /* A family of templates and where its members differ. A value: copy it, compare names. */
 struct chat_format {
-    const char *name;       /* "chatml" "qwen3" "qwen35" */
-    bool trim;              /* contents lose white space at both ends */
+    const char *name;       /* one of CHAT_NAMES */
+    enum chat_answer answer; /* all but CHAT_PLAIN tell reasoning from content */
+    bool trim, trim_end;    /* contents lose white space at both ends; answers do, at the end */
     bool strict;            /* a system message must be first, a user's message must be there */
-    bool reasoning;         /* tells reasoning from content in history; else both are just text */
+    bool system;            /* a system turn comes first, an empty one if need be */
     enum chat_empty empty;
     enum chat_thinking thinking;
     bool think;             /* what the template does when nobody asks */
     const char *on, *off;   /* what ends the generation prompt, thinking and not */
+    const char *past;       /* what stands there once the reasoning has been dropped */
+    bool prints_bos;
+    struct str bos;         /* the file's text of it, which must outlive the format; may be empty */
 };
+#define CHAT_NAMES "chatml, qwen3, qwen35, nemotron, step"
 
 /* By markers in tokenizer.chat_template. *exact is false when the template is absent or of a kind
- * hlm does not know and ChatML is assumed (the caller warns once). */
+ * hlm does not know and the nearest format, mostly ChatML, is assumed (the caller warns once). */
 struct chat_format chat_detect(const struct gguf *g, bool *exact);
-/* As published. False: no such name. */
-bool chat_by_name(const char *name, struct chat_format *fmt);
+/* As published, with the bos of g where the format prints one; g may be NULL. False: no such name.
+ */
+bool chat_by_name(const char *name, const struct gguf *g, struct chat_format *fmt);
 
 struct chat_msg {
     char *role;             /* "system" "user" "assistant" */
@@ -40,8 +49,8 @@ struct chat_prompt {
     uint64_t len;
     struct tok_span *span;
     uint32_t n_span;
-    uint32_t n_head;        /* spans before the generation prompt's thinking part: what a later
-                               turn, in which reasoning is dropped, still has in common */
+    uint32_t n_head;        /* spans before that part of the generation prompt's thinking which a
+                               later turn, in which reasoning is dropped, has no more */
     bool in_think;          /* the prompt ends inside <think>: what comes first is reasoning */
 };
 void chat_prompt_free(struct chat_prompt *p);

@@ -316,6 +316,7 @@ static bool load_ends(struct tok *t, const struct gguf *g, struct err *err)
         "<|end|>",       "<|end_of_text|>", "</s>",         "<｜end▁of▁sentence｜>",
         "<end_of_turn>", "<EOT>",           "[EOT]",        "[EOS]",
         "<|fim_pad|>",   "<|repo_name|>",   "<|file_sep|>",
+        "<｜▁pad▁｜>", /* Step 3.5 lists it with its ends; a file has one key for them all */
     };
     int32_t id;
     for (uint32_t i = 0; i < ARRAY_LEN(key); i++) {

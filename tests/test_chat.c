@@ -32,7 +32,7 @@ static char *render(const struct chat_format *f, const char *json, bool generate
 static struct chat_format named(const char *name)
 {
     struct chat_format f = { 0 };
-    CHECK(chat_by_name(name, &f));
+    CHECK(chat_by_name(name, NULL, &f));
     return f;
 }
 
@@ -141,6 +141,79 @@ static void test_qwen3(void)
                 TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO);
 }
 
+static void test_nemotron(void)
+{
+    test_case("Nemotron 3: a system turn is always there, the person's text is not trimmed");
+    renders("nemotron", true, "[" S("SYS ") "," U(" U1\\n") "]",
+            TURN("system", "SYS ") TURN("user", " U1\n") GO "<think>\n");
+    renders("nemotron", true, "[" U("U1") "]",
+            TURN("system", "") TURN("user", "U1") GO "<think>\n");
+    renders("nemotron", false, "[" U("U1") "," S("late") "]",
+            TURN("system", "") TURN("user", "U1") TURN("system", "late") GO "<think></think>");
+
+    test_case("Nemotron 3: an answer without reasoning");
+    renders("nemotron", true,
+            "[" U("U1") "," A("A1 \\n") "," U("U2") "," AR(" \\n", " A2\\u3000") "]",
+            TURN("system", "") TURN("user", "U1") TURN("assistant", "<think></think>A1")
+                TURN("user", "U2") TURN("assistant", "<think></think> A2") GO "<think>\n");
+
+    test_case("Nemotron 3: reasoning stays only after the last message of the user");
+    renders("nemotron", false,
+            "[" S("SYS") "," U("U1") "," AR("R1", "A1") "," U("U2") "," AR("R2", "A2\\n") ","
+            AR("R3", " ") "]",
+            TURN("system", "SYS") TURN("user", "U1") TURN("assistant", "<think></think>\nA1")
+                TURN("user", "U2") TURN("assistant", "<think>\nR2\n</think>\nA2")
+                TURN("assistant", "<think>\nR3\n</think>") GO "<think></think>");
+    renders("nemotron", true,
+            "[" U("U1") "," AR("R1", "") "," U("<tool_response>x</tool_response>") "]",
+            TURN("system", "") TURN("user", "U1") TURN("assistant", "<think></think>")
+                TURN("user", "<tool_response>x</tool_response>") GO "<think>\n");
+    renders("nemotron", true, "[" AR("R1", "A1") "]",
+            TURN("system", "") TURN("assistant", "<think>\nR1\n</think>\nA1") GO "<think>\n");
+
+    test_case("Nemotron 3: tags in an answer's text");
+    renders("nemotron", true,
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1 ") "," U("U2") ","
+            A(" <think>R2</think> A2 ") "]",
+            TURN("system", "") TURN("user", "U1") TURN("assistant", "<think></think>\n\nA1")
+                TURN("user", "U2") TURN("assistant", "<think>R2</think> A2") GO "<think>\n");
+    renders("nemotron", true,
+            "[" U("U1") "," A(" R1</think>A1 ") "," U("U2") "," A("a<think>b</think>c") "]",
+            TURN("system", "") TURN("user", "U1") TURN("assistant", "R1</think>A1")
+                TURN("user", "U2") TURN("assistant", "a<think>b</think>c") GO "<think>\n");
+}
+
+static void test_step(void)
+{
+    static const char bos[] = "<s>";
+    struct err err = { 0 };
+    test_case("Step 3.5: nothing is trimmed, thinking has no switch, no system turn of its own");
+    renders("step", true, "[" S(" SYS\\n") "," U(" U1 ") "," A("A1\\n") "," U("U2") "]",
+            TURN("system", " SYS\n") TURN("user", " U1 ") TURN("assistant", "A1\n")
+                TURN("user", "U2") GO "<think>\n");
+    renders("step", false, "[" U("U1") "]", TURN("user", "U1") GO "<think>\n");
+
+    test_case("Step 3.5: reasoning stays only after the last question");
+    renders("step", true,
+            "[" U("U1") "," AR("R1", "A1") "," U("U2") "," AR(" R2 ", "\\nA2") "," A("A3") "]",
+            TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
+                TURN("assistant", "<think>\n R2 \n</think>\n\nA2")
+                TURN("assistant", "<think>\n\n</think>\nA3") GO "<think>\n");
+    renders("step", true,
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\nA1") "," U("U2") ","
+            A("<think>\\nR2\\n</think>\\nA2") "]",
+            TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
+                TURN("assistant", "<think>\nR2\n</think>\nA2") GO "<think>\n");
+
+    test_case("Step 3.5: the prompt begins with the bos text");
+    struct chat_format f = named("step");
+    f.bos = (struct str){ bos, strlen(bos) };
+    char *got = render(&f, "[" U("U1") "]", true, true, &err);
+    if (CHECK_MSG(got, "%s", err.msg))
+        CHECK_STR(got, "<s>" TURN("user", "U1") GO "<think>\n");
+    free(got);
+}
+
 static void test_errors(void)
 {
     refuses("chatml", "[{\"role\":\"tool\",\"content\":\"x\"}]", "message 1: role \"tool\"");
@@ -198,12 +271,25 @@ static void test_spans(void)
     chat_prompt_free(&p);
     CHECK(chat_render(&f, msg, 1, false, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
     chat_prompt_free(&p);
+    for (int think = 0; think < 2; think++) { /* a later turn has <think></think> there */
+        f = named("nemotron");
+        CHECK(chat_render(&f, msg, 1, true, think, &p, NULL) && p.in_think == think &&
+              p.n_head + think == p.n_span);
+        CHECK_STR(p.span[p.n_head - 1].text, think ? "<think>\n" : "<think></think>");
+        CHECK_STR(p.text + p.len - (think ? 1 : 8), think ? "\n" : "</think>");
+        chat_prompt_free(&p);
+    }
+    f = named("step");
+    CHECK(chat_render(&f, msg, 1, true, false, &p, NULL) && p.in_think &&
+          p.n_head + 1 == p.n_span);
+    CHECK_STR(p.span[p.n_head].text, "<think>\n");
+    chat_prompt_free(&p);
     f = named("chatml");
     CHECK(chat_render(&f, msg, 1, true, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
     chat_prompt_free(&p);
     CHECK(chat_render(&f, msg, 0, false, true, &p, NULL) && p.len == 0 && p.text && p.n_span == 0);
     chat_prompt_free(&p);
-    CHECK(!chat_by_name("llama2", &f) && !chat_by_name("", &f));
+    CHECK(!chat_by_name("llama2", NULL, &f) && !chat_by_name("", NULL, &f));
 }
 
 /* ---- detection ------------------------------------------------------------------------------- */
@@ -216,6 +302,65 @@ static void test_spans(void)
 #define NO_THINK                                                                                   \
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- "                        \
     "'<think>\\n\\n</think>\\n\\n' }}"
+
+/* The parts by which these two are known; no published text is longer in them. */
+#define NEMOTRON                                                                                   \
+    "{%- set truncate_history_thinking = true %}<function=f>{%- set c = '<think>\\n' ~ r ~ "       \
+    "'\\n</think>\\n' ~ c %}{%- set c = '<think></think>' ~ c %}" LOOP GENERATE                    \
+    "' }}{%- if enable_thinking %}{{- '<think>\\n' }}{%- else %}{{- '<think></think>' }}"          \
+    "{%- endif %}{%- endif %}"
+#define STEP                                                                                       \
+    "You have access to the following functions in JSONSchema format:<function=f>" LOOP            \
+    "{{- '<|im_start|>tool_response\\n' }}" GENERATE "<think>\\n' }}{%- endif %}"
+
+/* A file with a template and three tokens, the second of them its bos. NULL: without a template. */
+static struct gguf *template_file(const char *template, bool has_bos, uint8_t **bytes)
+{
+    static const struct str tokens[] = { { "a", 1 }, { "<bos>", 5 }, { "b", 1 } };
+    struct gguf_build *b = gb_new();
+    struct err err = { 0 };
+    uint64_t n;
+    gb_str(b, "general.architecture", "none");
+    if (template)
+        gb_str(b, "tokenizer.chat_template", template);
+    gb_strs(b, "tokenizer.ggml.tokens", ARRAY_LEN(tokens), tokens);
+    if (has_bos)
+        gb_u32(b, "tokenizer.ggml.bos_token_id", 1);
+    *bytes = gb_bytes(b, &n);
+    struct gguf *g = gguf_parse(*bytes, n, "template.gguf", &err);
+    CHECK_MSG(g, "%s", err.msg);
+    gb_free(b);
+    return g;
+}
+
+static void test_bos(void)
+{
+    static const struct {
+        const char *what, *template, *name, *bos;
+        bool has_bos;
+    } row[] = {
+        { "printed", "{{- bos_token }}" STEP, NULL, "<bos>", true },
+        { "printed, and none in the file", "{{- bos_token }}" STEP, NULL, "", false },
+        { "not printed", STEP, NULL, "", true },
+        { "not printed by Nemotron", NEMOTRON, NULL, "", true },
+        { "of a format asked for by name", NULL, "step", "<bos>", true },
+        { "of a format asked for by name that has none", NULL, "nemotron", "", true },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        uint8_t *bytes;
+        bool exact;
+        struct chat_format f;
+        test_case("bos text: %s", row[i].what);
+        struct gguf *g = template_file(row[i].template, row[i].has_bos, &bytes);
+        if (g && row[i].name)
+            CHECK(chat_by_name(row[i].name, g, &f));
+        else if (g)
+            f = chat_detect(g, &exact);
+        CHECK(g && f.bos.n == strlen(row[i].bos) && !memcmp(f.bos.p, row[i].bos, f.bos.n));
+        gguf_close(g);
+        free(bytes);
+    }
+}
 
 static void test_detect(void)
 {
@@ -253,34 +398,35 @@ static void test_detect(void)
           "qwen35", true, true, false, CHAT_MAY_THINK, "<think>\n" },
         { "Qwen2.5", TOOLS3 "You are Qwen" LOOP, "chatml", false, false, false, CHAT_NEVER_THINKS,
           "" },
-        { "Nemotron", "<function=f>truncate_history_thinking" LOOP GENERATE "' }}" NO_THINK,
-          "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
-        { "Step", "<function=f><think>" LOOP, "chatml", false, false, false, CHAT_NEVER_THINKS,
-          "" },
+        { "Nemotron 3", NEMOTRON, "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "a Nemotron 3 that thinks only when asked",
+          NEMOTRON "{%- set enable_thinking = enable_thinking if enable_thinking is defined else "
+          "False %}", "nemotron", true, true, false, CHAT_MAY_THINK, "<think>\n" },
+        { "a later Nemotron", NEMOTRON "{%- if '/no_think' in content %}", "nemotron", false, true,
+          true, CHAT_MAY_THINK, "<think>\n" },
+        { "Step 3.5", "{{- bos_token }}" STEP, "step", true, true, true, CHAT_ALWAYS_THINKS,
+          "<think>\n" },
+        { "Step 3.7", "{{- bos_token }}" STEP "{{- 'Reasoning: ' ~ reasoning_effort }}", "step",
+          false, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+        { "tools of no known kind", "<function=f><think>" LOOP, "chatml", false, false, false,
+          CHAT_NEVER_THINKS, "" },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
-        struct gguf_build *b = gb_new();
-        struct err err = { 0 };
-        uint64_t n;
-        test_case("template of %s", row[i].what);
-        gb_str(b, "general.architecture", "none");
-        if (row[i].template)
-            gb_str(b, "tokenizer.chat_template", row[i].template);
-        uint8_t *bytes = gb_bytes(b, &n);
-        struct gguf *g = gguf_parse(bytes, n, "template.gguf", &err);
+        uint8_t *bytes;
         bool exact;
-        if (CHECK_MSG(g, "%s", err.msg)) {
+        test_case("template of %s", row[i].what);
+        struct gguf *g = template_file(row[i].template, true, &bytes);
+        if (g) {
             struct chat_format f = chat_detect(g, &exact);
             CHECK_STR(f.name, row[i].name);
             CHECK_STR(f.on, row[i].on);
             CHECK_EQ(exact, row[i].exact);
-            CHECK_EQ(f.reasoning, row[i].reasoning);
+            CHECK_EQ(f.answer != CHAT_PLAIN, row[i].reasoning);
             CHECK_EQ(f.think, row[i].think);
             CHECK_EQ(f.thinking, row[i].thinking);
         }
         gguf_close(g);
         free(bytes);
-        gb_free(b);
     }
 }
 
@@ -289,7 +435,10 @@ void test_chat(void)
     test_fixture();
     test_qwen35();
     test_qwen3();
+    test_nemotron();
+    test_step();
     test_errors();
     test_spans();
     test_detect();
+    test_bos();
 }

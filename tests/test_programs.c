@@ -459,45 +459,64 @@ static void test_second_turn(void)
     talked_free(&t);
 }
 
-/* A template that drops reasoning from history, and writes an empty block into the prompt when
- * asked for none: the snapshot stands before it, and the rewritten answer is read behind. */
+/* Templates that drop reasoning from history, and write a block into the prompt themselves: the
+ * snapshot stands where a later prompt parts from this one, and the rewritten answer is read
+ * behind. lost: of the tokens of a prompt, those that are no part of the next one. */
+static const struct thinking {
+    const char *name, *template;
+    bool think;
+    long long lost;
+} thinkings[] = {
+    { "qwen35", "{{ '<function=' }} enable_thinking", true, 2 },
+    { "qwen35", "{{ '<function=' }} enable_thinking", false, 6 },
+    { "nemotron", "truncate_history_thinking enable_thinking <think></think> \\n</think>\\n", true,
+      1 },
+    { "nemotron", "truncate_history_thinking enable_thinking <think></think> \\n</think>\\n", false,
+      0 },
+    { "step", "{{- bos_token }}<|im_start|>tool_response <think>\\n", true, 2 },
+};
+
 static void test_thinking(void)
 {
-    struct err err = { 0 };
-    char flags[512];
     const char *model = scratch("thinking.gguf");
-    test_case("a thinking template over the demo model");
-    struct gguf_build *b = gb_from(DEMO, &err);
-    if (!CHECK_MSG(b, "%s", err.msg))
-        return;
-    gb_str(b, "tokenizer.chat_template", "{{ '<function=' }} enable_thinking");
-    CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
-    gb_free(b);
-
-    for (int think = 0; think < 2; think++) {
-        test_case("Qwen3.5's template, thinking %s", think ? "on" : "off");
+    for (uint32_t k = 0; k < ARRAY_LEN(thinkings); k++) {
+        const struct thinking *th = &thinkings[k];
+        struct err err = { 0 };
+        char flags[512];
+        test_case("the template of %s, thinking %s", th->name, th->think ? "on" : "off");
+        struct gguf_build *b = gb_from(DEMO, &err);
+        if (!CHECK_MSG(b, "%s", err.msg))
+            return;
+        gb_str(b, "tokenizer.chat_template", th->template);
+        CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
+        gb_free(b);
         snprintf(flags, sizeof flags, "--temp 0 -n 24 -c 512 --think %s -m %s",
-                 think ? "on" : "off", model);
+                 th->think ? "on" : "off", model);
         struct talked t =
             converse(0, "Hello!\nWhat is two plus three?\nAnd one plus one?\n/regen\n", flags);
         CHECK_EQ(t.n_turn, 4);
         CHECK_STR(t.r.err, "");
-        for (uint32_t i = 0; i < 4; i++)
-            CHECK_EQ(json_is_true(json_object_get(t.turn[i], "think")), think);
+        for (uint32_t i = 0; i < t.n_turn; i++)
+            CHECK_EQ(json_is_true(json_object_get(t.turn[i], "think")), th->think);
         CHECK_EQ(num(&t, 0, "read"), num(&t, 0, "prompt"));
         for (uint32_t i = 1; i < 3; i++) {
             CHECK_EQ(num(&t, i, "reread"), 0);
             CHECK_EQ(num(&t, i, "read") + num(&t, i, "reused"), num(&t, i, "prompt"));
-            /* All of the earlier prompt but its thinking part, which is a few tokens. */
-            long long lost = num(&t, i - 1, "prompt") - num(&t, i, "reused");
-            CHECK_MSG(lost > 0 && lost < 24, "reused %lld of a prompt of %lld",
-                      num(&t, i, "reused"), num(&t, i - 1, "prompt"));
+            if (th->lost) /* all of the earlier prompt but its thinking part */
+                CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "prompt") - th->lost);
+            else /* and the answer too */
+                CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "used"));
         }
         CHECK_EQ(num(&t, 3, "prompt"), num(&t, 2, "prompt"));
         CHECK_EQ(num(&t, 3, "read"), 0);
-        CHECK_MSG(num(&t, 3, "reread") < 24, "/regen read %lld tokens again", num(&t, 3, "reread"));
+        CHECK_EQ(num(&t, 3, "reread"), th->lost);
         talked_free(&t);
     }
+
+    test_case("a format that always thinks has no switch");
+    struct talked t = converse(1, "Hello!\n", "--chat-format step --think off -m " DEMO);
+    CHECK_MSG(strstr(t.r.err, "(step) always thinks"), "%s", t.r.err);
+    talked_free(&t);
 }
 
 static void test_full(void)

@@ -114,6 +114,61 @@ static void test_properties(struct tok *t)
     CHECK(!tok_add_bos(t, &bos));
 }
 
+/* What ends a turn, by key and by text, and the bos that each kind has where the file is silent. */
+static void test_families(void)
+{
+    static const char add_bos[] = "tokenizer.ggml.add_bos_token";
+    static const struct {
+        const char *what, *pre, *end[3]; /* of turns; the first is the eos key's */
+        bool adds_bos;
+    } row[] = {
+        { "Nemotron 3", "pixtral", { "<|im_end|>", "</s>" }, true },
+        { "Step 3.5", "deepseek-v3",
+          { "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<|im_end|>" }, false },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct str token[260] = { { "<s>", 3 } };
+        int32_t type[260] = { 3 }, bos;
+        char bytes[256][3];
+        uint32_t n = 1, n_end = 0;
+        for (; n_end < 3 && row[i].end[n_end]; n_end++, n++)
+            token[n] = (struct str){ row[i].end[n_end], strlen(row[i].end[n_end]) };
+        for (uint32_t c = 'a'; c <= 'z'; c++, n++)
+            token[n] = (struct str){ memcpy(bytes[c], (char[]){ (char)c, 0 }, 2), 1 };
+        for (uint32_t k = 1; k < n; k++)
+            type[k] = k <= n_end ? 3 : 1;
+        struct gguf_build *b = gb_new();
+        gb_str(b, "tokenizer.ggml.model", "gpt2");
+        gb_str(b, "tokenizer.ggml.pre", row[i].pre);
+        gb_strs(b, "tokenizer.ggml.tokens", n, token);
+        gb_array(b, "tokenizer.ggml.token_type", GGUF_I32, n, type);
+        gb_strs(b, "tokenizer.ggml.merges", 0, NULL);
+        gb_u32(b, "tokenizer.ggml.bos_token_id", 0);
+        gb_u32(b, "tokenizer.ggml.eos_token_id", 1);
+        for (int key = -1; key < 2; key++) {
+            struct err err = { 0 };
+            uint64_t n_bytes;
+            test_case("%s: ends of a turn; add_bos_token %s", row[i].what,
+                      key < 0 ? "absent" : key ? "true" : "false");
+            if (key >= 0)
+                gb_bool(b, add_bos, key);
+            uint8_t *file = gb_bytes(b, &n_bytes);
+            struct gguf *g = gguf_parse(file, n_bytes, "family.gguf", &err);
+            struct tok *t = g ? tok_create(g, &err) : NULL;
+            if (CHECK_MSG(t, "%s", err.msg)) {
+                for (uint32_t k = 0; k < n; k++)
+                    CHECK_EQ(tok_is_eog(t, (int32_t)k), k && k <= n_end);
+                CHECK_EQ(tok_add_bos(t, &bos), key < 0 ? row[i].adds_bos : key);
+                CHECK_EQ(bos, 0);
+            }
+            tok_destroy(t);
+            gguf_close(g);
+            free(file);
+        }
+        gb_free(b);
+    }
+}
+
 static void test_spans(struct tok *t)
 {
     test_case("spans: a person's text makes no control token, ids go in as they are");
@@ -432,6 +487,7 @@ void test_tok(void)
     for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++)
         test_kind(kinds[i]);
     test_utf8_out();
+    test_families();
     test_hostile();
     test_big();
     for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++) {

@@ -35,7 +35,7 @@ static const struct flag flags[] = {
     { FLAG_CHOICE, "--think", "on|off", &o.think, 0, 0,
       "reason first, where the model can choose" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
-      "chatml, qwen3 or qwen35, against the file's own template" },
+      CHAT_NAMES ":\nagainst the file's own template" },
 
     { FLAG_GROUP, "Context", 0, 0, 0, 0, 0 },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
@@ -221,11 +221,11 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
     flags_again(&program, argc, argv);
     talk.drop = o.on_full == 0;
     if (o.format) {
-        chat_by_name(o.format, &talk.format);   /* main has seen that there is one */
+        chat_by_name(o.format, hlm_file(m), &talk.format);   /* main has seen that there is one */
         talk.think = talk.format.think;
     } else if (!talk.known) {
-        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using ChatML "
-                          "(--chat-format chooses)", o.model);
+        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
+                          "(--chat-format chooses)", o.model, talk.format.name);
     }
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
@@ -270,9 +270,8 @@ int main(int argc, char **argv)
         return usage_error(&program, "no model: -m FILE");
     if (o.lines && (o.prompt || o.file))
         return usage_error(&program, "--lines does not go with -p and -f");
-    if (o.format && !chat_by_name(o.format, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35",
-                           o.format);
+    if (o.format && !chat_by_name(o.format, NULL, &format))
+        return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
     if (!read_debug(&err))
         return usage_error(&program, "%s", err.msg);
 

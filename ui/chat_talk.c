@@ -354,7 +354,7 @@ static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *
     uint64_t from = a->content, to = a->n, i = 0, j = a->ids.n;
     while (t->format.trim && from < to && is_space(a->text[from]))
         from++;
-    while (t->format.trim && to > from && is_space(a->text[to - 1]))
+    while ((t->format.trim || t->format.trim_end) && to > from && is_space(a->text[to - 1]))
         to--;
     while (i < j && from > 0 && (i ? a->end[i - 1] : 0) < from)
         i++;
@@ -364,8 +364,12 @@ static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *
 
     *m = (struct chat_msg){ .role = copy("assistant", 9),
                             .content = copy(a->text + from, to - from) };
-    if (a->reasoning_end > a->reasoning)
-        m->reasoning = copy(a->text + a->reasoning, a->reasoning_end - a->reasoning);
+    /* The line ends inside the tags are the template's. */
+    uint64_t think = a->reasoning, think_end = a->reasoning_end;
+    think += think && think < think_end && a->text[think] == '\n';
+    think_end -= think < think_end && a->text[think_end - 1] == '\n';
+    if (think < think_end)
+        m->reasoning = copy(a->text + think, think_end - think);
     if (whole && (m->ids = mem_alloc(j - i, sizeof *m->ids))) {
         memcpy(m->ids, a->ids.id + i, (size_t)(j - i) * sizeof *m->ids);
         m->n_ids = (uint32_t)(j - i);

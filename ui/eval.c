@@ -50,7 +50,7 @@ static const struct flag flags[] = {
       "print the prompt of a JSON array of {role, content},\nwith the generation prompt" },
     { FLAG_SWITCH, "--no-think", NULL, &o.no_think, 0, 0, "... that asks for no reasoning" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
-      "chatml, qwen3 or qwen35, against the file's own template" },
+      CHAT_NAMES ":\nagainst the file's own template" },
 };
 
 static const struct program program = {
@@ -103,10 +103,10 @@ static bool print_prompt(const struct gguf *g, struct err *err)
     struct chat_prompt p = { 0 };
     struct chat_format format = chat_detect(g, &exact);
     if (o.format)
-        chat_by_name(o.format, &format);        /* main has seen that there is one */
+        chat_by_name(o.format, g, &format);     /* main has seen that there is one */
     else if (!exact)
-        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using ChatML "
-                          "(--chat-format chooses)", gguf_path(g));
+        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
+                          "(--chat-format chooses)", gguf_path(g), format.name);
     char *json = file_read(o.chat, 1u << 28, &len, err);
     struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, err) : NULL;
     bool ok = msg && chat_render(&format, msg, n, true, !o.no_think, &p, err);
@@ -395,9 +395,8 @@ int main(int argc, char **argv)
                            "--logits, --hidden, --greedy, --split and --decode-from go with --ids");
     if (!o.chat && (o.no_think || o.format))
         return usage_error(&program, "--no-think and --chat-format go with --chat");
-    if (o.format && !chat_by_name(o.format, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of chatml, qwen3, qwen35",
-                           o.format);
+    if (o.format && !chat_by_name(o.format, NULL, &format))
+        return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
 
     rc = o.ids ? run_ids(&err) : run_text(&err);
     if (rc == RC_USAGE && err.set)
