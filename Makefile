@@ -27,12 +27,12 @@ blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
 
 engine   := $(sort $(wildcard engine/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval%,$(sort $(wildcard ui/*.c)))
-tests    := $(filter-out tests/fuzz_%,$(sort $(wildcard tests/*.c)))
+tests    := $(sort $(wildcard tests/*.c))
 lib      := $(B)/libhlm.a
 progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c bench/bench.c bench/gen.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-.PHONY: all chat test bench lint asan spv deps clean help check FORCE
+.PHONY: all chat test bench fuzz lint asan spv deps clean help check FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -57,6 +57,9 @@ asan:
 
 bench: $(B)/hlm-bench
 	@$(B)/hlm-bench -m $(M) $(ARGS)
+fuzz: $(patsubst tests/%.c,$(B)/%,$(wildcard tests/fuzz_*.c))
+	@for f in $^; do d=corpus/$${f##*/fuzz_}; echo $$f; mkdir -p $(B)/$$d; $$f -max_total_time=$(or $(T),1200) \
+	    -max_len=8192 -print_final_stats=1 -artifact_prefix=$(B)/ $(B)/$$d tests/$$d || exit 1; done
 
 lint: ; @sh tools/lint.sh
 spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
@@ -68,6 +71,7 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make test       builds, validates the shaders, runs all tests; ARGS="--only tok,chat"
 #: make asan       the tests that need no GPU, under the address and undefined-behaviour sanitizers
 #: make bench      times a model with hlm-bench; M=model.gguf
+#: make fuzz       every tests/fuzz_*.c for T=1200 seconds; needs clang, what it finds goes to build/
 #: make lint       checks the rules of the house
 #: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
 #: make deps       installs the packages, or names them; TESTS=1: also those of the tests
@@ -86,7 +90,7 @@ $(B)/hlm-gen: bench/gen.c $(B)/flags                    # needs libc only
 	$(call say,LD,$@)
 	$(Q)$(CC) $(STD) $(WARN) $(CFLAGS) $(LDFLAGS) -o $@ $< -lm
 $(B)/fuzz_%: tests/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
-	$(Q)clang $(STD) -g -O1 -I. -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer -I. -Dfuzz_$*=LLVMFuzzerTestOneInput -o $@ $^ $(LIBS)
 
 $(lib): $(call obj,$(engine)) $(B)/obj/shaders.o $(B)/list
 	$(call say,AR,$@)

@@ -111,6 +111,17 @@ static struct str strip_space(struct str s, int side)
     return strip(s, side, set, ARRAY_LEN(set));
 }
 
+/* Text from outside for a message: cut to fit, no byte that breaks a line or moves a terminal. */
+struct shown { char s[JSON_ERROR_TEXT_LENGTH]; };
+
+static struct shown show(const char *text, uint32_t max)
+{
+    struct shown v = { "" };
+    for (uint32_t i = 0; text[i] && i < max && i < sizeof v.s - 1; i++)
+        v.s[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
+    return v;
+}
+
 /* ---- detection ------------------------------------------------------------------------------- */
 
 /* What follows the assistant's header in the template's generation prompt. Newlines in it are the
@@ -408,8 +419,8 @@ static bool check(const struct chat_format *f, const struct chat_msg *msg, uint3
     for (uint32_t i = 0; i < n; i++) {
         const char *role = msg[i].role;
         if (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant"))
-            return fail(err, "message %u: role \"%.40s\", known are system, user and assistant",
-                        i + 1, role);
+            return fail(err, "message %u: role \"%s\", known are system, user and assistant",
+                        i + 1, show(role, 40).s);
         if (f->strict && i && !strcmp(role, "system"))
             return fail(err, "message %u: with chat format %s a system message must be the first",
                         i + 1, f->name);
@@ -517,7 +528,7 @@ struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name
     uint64_t count = json_array_size(list);
     struct chat_msg *msg = NULL;
     if (!list)
-        fail(&own, "%s: line %d: %s", name, e.line, e.text);
+        fail(&own, "%s: line %d: %s", name, e.line, show(e.text, sizeof e.text).s);
     else if (!json_is_array(list) || count > UINT32_MAX)
         fail(&own, "%s: a JSON array of messages is expected", name);
     else if (!(msg = mem_alloc(count, sizeof *msg)))

@@ -1,40 +1,69 @@
-/* fuzz_gguf: libFuzzer harness of the GGUF reader. Part of no other program.
- *
- *   S="engine/base.c engine/dtype.c engine/file.c engine/file_io.c tests/gguf_build.c"
- *   clang -std=c17 -g -O1 -fsanitize=fuzzer,address,undefined tests/fuzz_gguf.c $S -lm -o fuzz_gguf
- *   ./fuzz_gguf -max_len=8192 corpus/
- *
- * With -DREPLAY and without =fuzzer it is a plain program that runs the files it is given. */
+/* fuzz_gguf: the GGUF reader on any bytes, as one file and as a model in several: each place where
+ * the bytes say GGUF begins one. See fuzz.h. */
+#include "../engine/file_parts.h"
+#include "fuzz.h"
 #include "gguf_build.h"
 
-#include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
+enum { MAX_PART = 8 };
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
+struct parts {
+    const uint8_t *at[MAX_PART];
+    uint64_t n_bytes[MAX_PART];
+    uint32_t n;
+};
+
+static struct parts cut(const uint8_t *bytes, uint64_t n)
+{
+    struct parts p = { 0 };
+    for (uint64_t i = 0; i + 4 <= n && p.n < MAX_PART; i++)
+        if (!memcmp(bytes + i, "GGUF", 4))
+            p.at[p.n++] = bytes + i;
+    for (uint32_t i = 0; i < p.n; i++)
+        p.n_bytes[i] = (uint64_t)((i + 1 < p.n ? p.at[i + 1] : bytes + n) - p.at[i]);
+    return p;
+}
+
+/* Whatever is refused is refused in one line that names the file. */
+static void check_refusal(const struct err *err, const char *name)
+{
+    HLM_ASSERT(err->set && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n'));
+}
+
+static struct gguf *open_part(void *user, const char *path, struct err *err)
+{
+    const struct parts *p = user;
+    unsigned i = 0, count = 0;
+    HLM_ASSERT(sscanf(path, "fuzz-%5u-of-%5u.gguf", &i, &count) == 2 && i > 1 && i <= count);
+    if (i <= p->n)
+        return gguf_parse(p->at[i - 1], p->n_bytes[i - 1], path, err);
+    fail(err, "%s: there is no such part", path);
+    return NULL;
+}
+
+int fuzz_gguf(const uint8_t *bytes, size_t n)
 {
     struct err err = { 0 };
     struct gguf *g = gguf_parse(bytes, n, "fuzz.gguf", &err);
     if (g)
         gguf_touch(g);
-    else /* whatever is refused is refused in one line that names the file */
-        HLM_ASSERT(err.set && !strncmp(err.msg, "fuzz.gguf: ", 11) && !strchr(err.msg, '\n'));
+    else
+        check_refusal(&err, "fuzz.gguf: ");
     gguf_close(g);
-    return 0;
-}
 
-#ifdef REPLAY
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        uint64_t n;
-        char *bytes = file_read(argv[i], 1ull << 32, &n, NULL);
-        if (!bytes)
-            return 2;
-        LLVMFuzzerTestOneInput((const uint8_t *)bytes, n);
-        free(bytes);
+    struct parts p = cut(bytes, n);
+    for (uint32_t count = 1; p.n && count <= p.n; count += p.n > 1 ? p.n - 1 : 1) {
+        char name[64];
+        err = (struct err){ 0 };
+        snprintf(name, sizeof name, "fuzz-00001-of-%05u.gguf", (unsigned)count);
+        g = gguf_parse(p.at[0], p.n_bytes[0], name, &err);
+        if (g && (g = gguf_join(g, open_part, &p, &err)))
+            gguf_touch(g);
+        else
+            check_refusal(&err, "fuzz-0000");
+        gguf_close(g);
     }
     return 0;
 }
-#endif

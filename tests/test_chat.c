@@ -218,6 +218,8 @@ static void test_errors(void)
 {
     refuses("chatml", "[{\"role\":\"tool\",\"content\":\"x\"}]", "message 1: role \"tool\"");
     refuses("qwen3", "[" U("x") ",{\"role\":\"\",\"content\":\"x\"}]", "message 2: role \"\"");
+    refuses("chatml", "[{\"role\":\"a\\nb\\u001b[2J\",\"content\":\"x\"}]",
+            "message 1: role \"a?b?[2J\", known");
     refuses("chatml", "{}", "chat.json: a JSON array");
     refuses("chatml", "[1]", "chat.json: message 1 is not an object");
     refuses("chatml", "[" U("x") ",{\"role\":\"user\"}]",
@@ -231,6 +233,7 @@ static void test_errors(void)
     refuses("chatml", "[" U("a\\u0000b") "]", "chat.json: line 1");
     refuses("chatml", "[" U("\xff") "]", "chat.json: line 1");
     refuses("chatml", "[\n" U("x"), "chat.json: line 2");
+    refuses("chatml", "[\"a\\\n\"]", "near '\"a\\?'");
     refuses("chatml", "", "chat.json: line");
 }
 

@@ -1,0 +1,91 @@
+/* fuzz_chat: messages as JSON and a template, behind a NUL, through every chat format. Without a
+ * NUL the bytes are both. See fuzz.h. */
+#include "../engine/chat.h"
+#include "fuzz.h"
+#include "gguf_build.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static uint32_t count_starts(const struct chat_prompt *p)
+{
+    static const char start[] = "<|im_start|>";
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_span; i++)
+        n += p->span[i].special && p->span[i].len >= sizeof start - 1 &&
+             !memcmp(p->span[i].text, start, sizeof start - 1);
+    return n;
+}
+
+/* One prompt: spans that are the text end to end, and a turn for each message. */
+static void render(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
+                   bool generate, bool think)
+{
+    struct err err = { 0 };
+    struct chat_prompt p;
+    if (!chat_render(f, msg, n, generate, think, &p, &err)) {
+        HLM_ASSERT(err.set && *err.msg && !strchr(err.msg, '\n') && !p.text && !p.span);
+        return;
+    }
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < p.n_span; at += p.span[i++].len)
+        HLM_ASSERT(p.span[i].text == p.text + at && p.span[i].len);
+    HLM_ASSERT(at == p.len && strlen(p.text) == p.len && p.n_head <= p.n_span);
+    HLM_ASSERT(!p.in_think || (generate && !strcmp(p.text + p.len - 8, "<think>\n")));
+    bool system = f->system && (!n || strcmp(msg[0].role, "system"));
+    bool bos = f->bos.n >= 12 && !memcmp(f->bos.p, "<|im_start|>", 12);
+    HLM_ASSERT(count_starts(&p) == n + system + generate + bos);
+    chat_prompt_free(&p);
+}
+
+static void render_all(const struct chat_format *f, const struct chat_msg *msg, uint32_t n)
+{
+    for (uint32_t k = 0; k < 4; k++)
+        render(f, msg, n, k & 1, k & 2);
+}
+
+/* The format of a file with this template, and the prompts it makes. */
+static void with_template(const char *template, const struct chat_msg *msg, uint32_t n)
+{
+    static const struct str tokens[] = { { "<|im_start|>", 12 }, { "<s>", 3 } };
+    struct gguf_build *b = gb_new();
+    uint64_t n_bytes;
+    gb_str(b, "tokenizer.chat_template", template);
+    gb_strs(b, "tokenizer.ggml.tokens", ARRAY_LEN(tokens), tokens);
+    gb_u32(b, "tokenizer.ggml.bos_token_id", (uint32_t)(strlen(template) % 3)); /* 2: none */
+    uint8_t *bytes = gb_bytes(b, &n_bytes);
+    struct gguf *g = gguf_parse(bytes, n_bytes, "fuzz.gguf", NULL);
+    HLM_ASSERT(g);
+    bool exact;
+    struct chat_format f = chat_detect(g, &exact), same;
+    HLM_ASSERT(chat_by_name(f.name, g, &same));
+    render_all(&f, msg, n);
+    gguf_close(g);
+    free(bytes);
+    gb_free(b);
+}
+
+int fuzz_chat(const uint8_t *bytes, size_t n)
+{
+    static const char *const names[] = { "chatml", "qwen3", "qwen35", "nemotron", "step" };
+    struct err err = { 0 };
+    char *text = mem_alloc(n + 1, 1); /* with a NUL behind it */
+    HLM_ASSERT(text);
+    if (n)
+        memcpy(text, bytes, n);
+    size_t n_json = strlen(text);
+    uint32_t n_msg = 0;
+    struct chat_msg *msg = chat_from_json(text, n_json, "fuzz.json", &n_msg, &err);
+    HLM_ASSERT(msg || (err.set && !strncmp(err.msg, "fuzz.json: ", 11) && !strchr(err.msg, '\n')));
+    for (uint32_t i = 0; i < ARRAY_LEN(names); i++) {
+        struct chat_format f;
+        HLM_ASSERT(chat_by_name(names[i], NULL, &f));
+        render_all(&f, msg, n_msg);
+    }
+    with_template(text + (n_json < n ? n_json + 1 : 0), msg, n_msg);
+    for (uint32_t i = 0; i < n_msg; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+    free(text);
+    return 0;
+}
