@@ -58,8 +58,8 @@ asan:
 bench: $(B)/hlm-bench
 	@$(B)/hlm-bench -m $(M) $(ARGS)
 fuzz: $(patsubst tests/%.c,$(B)/%,$(wildcard tests/fuzz_*.c))
-	@for f in $^; do d=corpus/$${f##*/fuzz_}; echo $$f; mkdir -p $(B)/$$d; $$f -max_total_time=$(or $(T),1200) \
-	    -max_len=8192 -print_final_stats=1 -artifact_prefix=$(B)/ $(B)/$$d tests/$$d || exit 1; done
+	@for f in $^; do d=corpus/$${f##*/fuzz_}; echo $$f; mkdir -p $(B)/$$d; $$f -max_total_time=$(or $(T),1200) -max_len=16384 \
+	    -print_final_stats=1 -artifact_prefix=$(B)/ $(B)/$$d `ls -d tests/$$d 2>/dev/null` || exit 1; done
 
 lint: ; @sh tools/lint.sh
 spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
@@ -90,14 +90,15 @@ $(B)/hlm-gen: bench/gen.c $(B)/flags                    # needs libc only
 	$(call say,LD,$@)
 	$(Q)$(CC) $(STD) $(WARN) $(CFLAGS) $(LDFLAGS) -o $@ $< -lm
 $(B)/fuzz_%: tests/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
-	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer -I. -Dfuzz_$*=LLVMFuzzerTestOneInput -o $@ $^ $(LIBS)
+	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer -I. -o $@ $^ $(LIBS)
 
 $(lib): $(call obj,$(engine)) $(B)/obj/shaders.o $(B)/list
 	$(call say,AR,$@)
 	$(Q)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
 $(B)/obj/%.o: %.c $(B)/flags
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(DEFS) -MMD -MP -c -o $@ $<
+$(B)/obj/tests/fuzz_%.o: DEFS = -DLLVMFuzzerTestOneInput=$(*F)      # all of them in one program: test_fuzz.c
 $(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
 	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) -I. -c -o $@ $<
 $(B)/shaders.c: $(B)/embed $(blobs) $(B)/list

@@ -1,11 +1,13 @@
-/* fuzz_chat: messages as JSON and a template, behind a NUL, through every chat format. Without a
- * NUL the bytes are both. See fuzz.h. */
+/* fuzz_chat: libFuzzer harness of chat formats: messages as JSON and, behind a NUL, a template;
+ * without a NUL the bytes are both. `make fuzz` runs it for long, test_fuzz.c over what is in
+ * tests/corpus/chat. */
 #include "../engine/chat.h"
-#include "fuzz.h"
 #include "gguf_build.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 static uint32_t count_starts(const struct chat_prompt *p)
 {
@@ -65,7 +67,7 @@ static void with_template(const char *template, const struct chat_msg *msg, uint
     gb_free(b);
 }
 
-int fuzz_chat(const uint8_t *bytes, size_t n)
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     static const char *const names[] = { "chatml", "qwen3", "qwen35", "nemotron", "step" };
     struct err err = { 0 };

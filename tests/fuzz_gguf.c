@@ -1,11 +1,13 @@
-/* fuzz_gguf: the GGUF reader on any bytes, as one file and as a model in several: each place where
- * the bytes say GGUF begins one. See fuzz.h. */
+/* fuzz_gguf: libFuzzer harness of the GGUF reader, on any bytes as one file and as a model in
+ * several: each place where they say GGUF begins one. `make fuzz` runs it for long, test_fuzz.c
+ * over what is in tests/corpus/gguf. */
 #include "../engine/file_parts.h"
-#include "fuzz.h"
 #include "gguf_build.h"
 
 #include <stdio.h>
 #include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 enum { MAX_PART = 8 };
 
@@ -43,7 +45,7 @@ static struct gguf *open_part(void *user, const char *path, struct err *err)
     return NULL;
 }
 
-int fuzz_gguf(const uint8_t *bytes, size_t n)
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     struct err err = { 0 };
     struct gguf *g = gguf_parse(bytes, n, "fuzz.gguf", &err);
