@@ -205,7 +205,7 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
     uint32_t before = t->n_gen ? max_u32(t->n_depth, 1) : t->n_depth;
     random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
     hlm_session_reset(s);
-    if (before && !hlm_session_sync(s, id, before, 0, go_on, NULL, err))
+    if (before && !hlm_session_sync(s, id, before, NULL, 0, go_on, NULL, err))
         return false;
     if (t->n_gen && !make_tokens(s, 1, err))
         return false;
@@ -214,7 +214,7 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
     struct hlm_stats at = hlm_session_stats(s);
     double t0 = now_s();
     bool ok = t->n_gen ? make_tokens(s, timed ? t->n_gen : min_u32(t->n_gen, WARM_TOK), err)
-                       : hlm_session_sync(s, id, before + t->n_prompt, 0, go_on, NULL, err);
+                       : hlm_session_sync(s, id, before + t->n_prompt, NULL, 0, go_on, NULL, err);
     double took = now_s() - t0;
     struct hlm_stats now = hlm_session_stats(s);
     if (!ok || !timed)

@@ -255,6 +255,10 @@ static void put_span(struct draft *d, struct tok_span s)
     p->span[p->n_span++] = s;
 }
 
+/* A message begins here; its header has ended here, and its text begins. */
+static void begin_message(struct draft *d) { d->p->cut[d->p->n_cut++].begin = d->p->n_span; }
+static void begin_text(struct draft *d) { d->p->cut[d->p->n_cut - 1].text = d->p->n_span; }
+
 /* Template text: control tokens in it are meant. */
 static void put(struct draft *d, const char *text)
 {
@@ -452,14 +456,18 @@ bool chat_render(const struct chat_format *fmt, const struct chat_msg *msg, uint
     *out = (struct chat_prompt){ 0 };
     if (!check(fmt, msg, n, question, err))
         return false;
+    if (!(out->cut = mem_alloc(n + 1ull, sizeof *out->cut)))
+        return fail(err, "out of memory: a prompt of %u messages", n);
 
     put_span(&d, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
     if (fmt->system && (!n || strcmp(msg[0].role, "system")))
         put(&d, "<|im_start|>system\n<|im_end|>\n");
     for (uint32_t i = 0; i < n; i++) {
+        begin_message(&d);
         put(&d, "<|im_start|>");
         put(&d, msg[i].role);
         put(&d, "\n");
+        begin_text(&d);
         if (!strcmp(msg[i].role, "assistant"))
             put_answer(&d, fmt, &msg[i], i >= i_kept, i + 1 == n);
         else
@@ -468,7 +476,9 @@ bool chat_render(const struct chat_format *fmt, const struct chat_msg *msg, uint
     }
     out->n_head = out->n_span;
     if (generate) {
+        begin_message(&d);
         put(&d, "<|im_start|>assistant\n");
+        begin_text(&d);
         put_thinking(&d, fmt, think);
     }
     if (!out->text && !d.full) /* nothing to say is a text too */
@@ -487,6 +497,7 @@ void chat_prompt_free(struct chat_prompt *p)
 {
     free(p->text);
     free(p->span);
+    free(p->cut);
     *p = (struct chat_prompt){ 0 };
 }
 

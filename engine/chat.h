@@ -43,6 +43,9 @@ struct chat_msg {
 };
 void chat_msg_free(struct chat_msg *m); /* what it points to, not m itself */
 
+/* Where a message stands in a prompt: spans [begin, text) are its header, its text follows. */
+struct chat_cut { uint32_t begin, text; };
+
 /* A rendered prompt: spans point into text and into the messages' ids, which must outlive it. */
 struct chat_prompt {
     char *text;             /* the whole, terminated */
@@ -51,6 +54,8 @@ struct chat_prompt {
     uint32_t n_span;
     uint32_t n_head;        /* spans before that part of the generation prompt's thinking which a
                                later turn, in which reasoning is dropped, has no more */
+    struct chat_cut *cut;   /* one for each message, then the generation prompt's if there is one */
+    uint32_t n_cut;
     bool in_think;          /* the prompt ends inside <think>: what comes first is reasoning */
 };
 void chat_prompt_free(struct chat_prompt *p);

@@ -89,7 +89,11 @@ struct hlm_session_params {
     enum hlm_kv kv;
     bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden
                                            states */
+    uint64_t snapshot_budget;           /* bytes for snapshots, allocated with the session; what is
+                                           less than one takes is nothing. 0: none */
 };
+/* For snapshot_budget: 512 MiB, or what two snapshots take where that is more. */
+#define HLM_SNAPSHOT_DEFAULT UINT64_MAX
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err);
 void hlm_session_destroy(hlm_session *s);       /* takes NULL */
 
@@ -100,13 +104,32 @@ uint32_t hlm_session_n_past(const hlm_session *s);
 const int32_t *hlm_session_ids(const hlm_session *s);
 
 /* Makes the caches hold exactly id[0 .. n), n >= 1, with the logits of the last one at hand. What
- * is held already is not read again where the held ids are a prefix, or where the snapshot lies
- * inside the common prefix and is restored; else reading starts over. On the way a snapshot
- * (convolution window, recurrent state, position, and logits when it is at the end) is kept at
- * n_snap tokens, 0 for none: there is one per session and the newest replaces it. Stopped by
- * progress or failed: the caches hold what was read so far. */
-bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_snap,
-                      hlm_progress progress, void *user, struct err *err);
+ * is held already is not read again: reading goes on behind the longest prefix of id whose state is
+ * there, be it where the timeline stands or in a snapshot.
+ *
+ * A snapshot is a copy of all state that the past is lost in (convolution windows, recurrent
+ * states, rings of sliding windows), of the position, and of the logits where they are at hand. It
+ * is void once the ids below it are others. snap[0 .. n_snap), ascending: tokens behind which one
+ * is to be kept on the way, as good places to come back to; those that are held already are not
+ * taken again. Each costs a submission of its own in the middle of a prompt, none at the end. When
+ * the budget is full, the one goes whose loss costs least to read again - the fewest tokens from
+ * the one before it - but never the newest, and none goes for one that spares fewer than 8
+ * tokens. Going back to a prefix of what is held keeps the state that is left as well.
+ *
+ * Stopped by progress or failed: the caches hold what was read so far. */
+bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
+                      uint32_t n_snap, hlm_progress progress, void *user, struct err *err);
+
+/* What the last sync found; counts of tokens. Those from n_from to n_same were held as keys and
+ * values, but their state was not: they were read again. */
+struct hlm_found {
+    uint32_t n_held;            /* of which there were keys and values */
+    uint32_t n_same;            /* first ones of those that are the ids asked for */
+    uint32_t n_from;            /* where reading began */
+    uint32_t n_evicted;         /* where, between n_from and n_same, a snapshot had stood that the
+                                   budget had no room for; 0: nowhere */
+};
+struct hlm_found hlm_session_found(const hlm_session *s);
 
 /* Reads n more tokens behind those held; a token that hlm_session_next has returned and nobody
  * has read is replaced. logits: [n][n_vocab] f32 or NULL; hidden: [n_layer + 2][n][n_embd] f32 or
@@ -120,7 +143,7 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
 bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
                       struct err *err);
 
-void hlm_session_reset(hlm_session *s);         /* holds nothing; the snapshot is dropped */
+void hlm_session_reset(hlm_session *s);         /* holds nothing; no snapshots either */
 
 struct hlm_stats {
     uint64_t n_read;            /* tokens read for the first time, by sync and eval */
@@ -129,6 +152,7 @@ struct hlm_stats {
     uint64_t n_gen;             /* tokens returned by hlm_session_next */
     double read_s, gen_s;
     uint64_t n_submit, n_record, n_pipeline;        /* of the device, since it was opened */
+    uint64_t n_snapshot, snapshot_max;              /* held now; room for */
     uint64_t weight_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes, other_bytes;
 };
 struct hlm_stats hlm_session_stats(const hlm_session *s);

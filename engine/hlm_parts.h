@@ -1,5 +1,5 @@
-/* hlm_parts: what hlm.c and hlm_session.c share. The public
- * calls are in hlm.h; this header is what hlm.c needs to make one. */
+/* hlm_parts: what hlm.c, hlm_session.c and hlm_snapshot.c share. The public calls are in hlm.h;
+ * this header is what they need to make them. */
 #pragma once
 #include "hlm.h"
 #include "model.h"
@@ -13,4 +13,117 @@ struct hlm {
     char *path, *name;
     bool exact;
     uint32_t *unused;                   /* bit set of vocabulary entries that are no tokens */
+    uint64_t lora_hash[2];              /* of the adapters in use; zero without */
+    uint64_t hash[2];                   /* of the file, once hashed */
+    bool hashed;
 };
+
+/* ---- snapshots in memory (hlm_snapshot.c) ---------------------------------------------------- */
+
+/* MAX_SLOT: copies at most, whatever the budget. WORTH: a copy that spares fewer tokens than this
+ * over the one before it takes no other's place - reading so few costs one short submission. */
+enum { MAX_SLOT = 128, MAX_SNAPSHOT = 256, NO_SLOT = MAX_SNAPSHOT, WORTH = 8 };
+
+/* The state as it was behind n_past tokens of the history. Without a slot: one that was evicted,
+ * remembered so that a re-read can be explained. */
+struct snapshot {
+    uint32_t n_past, flip, slot;
+    bool has_logits;
+};
+
+/* All snapshots of a timeline, ascending, in slots of one size. They hold what a layer cannot get
+ * back by itself; keys and values of full attention stay in their cache, so a snapshot is good only
+ * while the ids below it are those of that cache. */
+struct snapshots {
+    struct gpu *gpu;
+    struct arena *arena;
+    tensor state, logits;               /* the live ones, each as one range */
+    uint64_t state_bytes, logits_bytes, slot_bytes;
+    uint64_t slot_at[MAX_SLOT];
+    uint32_t n_slot, n;
+    struct snapshot at[MAX_SNAPSHOT];
+    uint32_t want[MAX_SLOT + 1], n_want;        /* where there are to be some: snapshots_aim */
+    struct cmd *cmd;                    /* the newest copy; may still run */
+};
+
+/* Takes the slots that fit budget in an uncommitted arena. */
+bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, tensor logits,
+                    uint64_t budget, struct err *err);
+void snapshots_finish(struct snapshots *k);             /* takes a zeroed one */
+/* Those of more than n_past tokens are void. */
+void snapshots_cut(struct snapshots *k, uint32_t n_past);
+/* The longest of at most `most` tokens from which n tokens can be reached: one of exactly n needs
+ * its logits. NULL: there is none. */
+const struct snapshot *snapshots_best(const struct snapshots *k, uint32_t most, uint32_t n);
+/* Of more tokens than n_past and at most `most`, the longest that had to go; 0: none. */
+uint32_t snapshots_evicted(const struct snapshots *k, uint32_t n_past, uint32_t most);
+/* Chooses which of the places at[0 .. n), ascending, will be kept on the way from a timeline of
+ * `from` tokens to one of `to`, and what makes room for them, so that reading is not cut for one
+ * that would not stay. */
+void snapshots_aim(struct snapshots *k, uint32_t from, uint32_t to, const uint32_t *at, uint32_t n);
+/* The first chosen place behind n_past that is not held, `to` when there is none before it. */
+uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to);
+bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits);
+/* Copies the live state, and logits when they are at hand, to a slot, or back. Do not wait. */
+bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
+                    struct arena *scratch, struct err *err);
+bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
+                       struct err *err);
+/* A slot for a copy that comes from elsewhere; NULL when there is none. Its bytes are state, then
+ * logits. */
+struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past);
+tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s);
+
+/* ---- session --------------------------------------------------------------------------------- */
+
+enum { MAX_PLAN = 12 };
+
+enum plan_kind {
+    PLAN_READ,          /* n tokens into the caches */
+    PLAN_READ_LAST,     /* the same, and the logits of the last one */
+    PLAN_EVAL,          /* the same, logits of all */
+    PLAN_EVAL_HIDDEN,   /* the same, hidden states too */
+    PLAN_NEXT,          /* one token (the last of ids), its logits, the token after it */
+    PLAN_SAMPLE,        /* a token from the logits at hand */
+};
+
+struct plan {
+    struct cmd *cmd;
+    enum plan_kind kind;
+    uint32_t n_tok;
+    bool ended;         /* ready to be submitted; before, it only told how much scratch it needs */
+    uint64_t used;      /* when, for finding the oldest */
+};
+
+struct hlm_session {
+    hlm *m;
+    uint32_t n_ctx, n_batch, n_eval;
+    enum hlm_kv kv_type;
+    struct kv kv;
+    struct arena *scratch, *io, *host;
+    tensor step, ids, logits, all_logits, hidden;
+    struct sampler sampler;
+    struct hlm_sampling sampling;       /* what the step holds */
+    bool sampling_set;
+
+    struct plan plan[MAX_PLAN];
+    uint32_t n_plan;
+    uint64_t tick;
+
+    int32_t *id;                        /* [n_ctx + 1]: what the rows of the caches are of, then at
+                                           most one that is not read yet */
+    uint32_t n_past, n_known, flip;     /* where the recurrent state stands */
+    uint32_t n_row;                     /* rows of keys and values that are of id[]: n_past or, once
+                                           the state was set back, more; read below it, a token is
+                                           read again */
+    bool has_logits;                    /* of id[n_past - 1] */
+    struct snapshots snaps;
+    struct hlm_found found;
+    struct hlm_stats stats;
+};
+
+/* Forgets everything: zero state, empty caches (their contents do not matter, positions cut
+ * them). */
+bool session_clear(hlm_session *s, struct err *err);
+/* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
+bool session_place(hlm_session *s, struct err *err);

@@ -11,53 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_PLAN = 12, MAX_TOK = 512, MAX_CTX = 1 << 24 };
-
-enum plan_kind {
-    PLAN_READ,          /* n tokens into the caches */
-    PLAN_READ_LAST,     /* the same, and the logits of the last one */
-    PLAN_EVAL,          /* the same, logits of all */
-    PLAN_EVAL_HIDDEN,   /* the same, hidden states too */
-    PLAN_NEXT,          /* one token (the last of ids), its logits, the token after it */
-    PLAN_SAMPLE,        /* a token from the logits at hand */
-};
-
-struct plan {
-    struct cmd *cmd;
-    enum plan_kind kind;
-    uint32_t n_tok;
-    bool ended;         /* ready to be submitted; before, it only told how much scratch it needs */
-    uint64_t used;      /* when, for finding the oldest */
-};
-
-struct snapshot {
-    bool valid, has_logits;
-    uint32_t n_past, flip;
-};
-
-struct hlm_session {
-    hlm *m;
-    uint32_t n_ctx, n_batch, n_eval;
-    struct kv kv;
-    struct arena *scratch, *io, *host, *keep;
-    tensor step, ids, logits, all_logits, hidden, kept_state, kept_logits;
-    struct sampler sampler;
-    struct hlm_sampling sampling;       /* what the step holds */
-    bool sampling_set;
-
-    struct plan plan[MAX_PLAN];
-    uint32_t n_plan;
-    uint64_t tick;
-
-    int32_t *id;                        /* [n_ctx + 1]: held ids, then at most one that is not read
-                                           yet */
-    uint32_t n_past, n_known, flip;
-    bool has_logits;                    /* of id[n_past - 1] */
-    uint32_t n_seen;                    /* longest the history has been: what lies below is a
-                                           re-read */
-    struct snapshot snap;
-    struct hlm_stats stats;
-};
+enum { MAX_TOK = 512, MAX_CTX = 1 << 24 };
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
@@ -157,8 +111,7 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     s->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
     s->io = arena_create(g, "io", MEM_DEVICE, err);
     s->host = arena_create(g, "host", MEM_HOST, err);
-    s->keep = arena_create(g, "snapshot", MEM_DEVICE, err);
-    if (!s->scratch || !s->io || !s->host || !s->keep)
+    if (!s->scratch || !s->io || !s->host)
         return false;
     uint32_t stride = (uint32_t)align_up(m->n_vocab, 4);
     s->step = arena_tensor(s->io, I32, sizeof(struct step) / 4, 1);
@@ -172,11 +125,7 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
     s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
     s->sampler.chosen = arena_tensor(s->host, I32, 1, 1);
-    s->kept_logits = arena_tensor(s->keep, F32, stride, 1);
-    uint64_t words = arena_bytes(s->kv.state) / 4;
-    s->kept_state = arena_tensor(s->keep, I32, words ? 1024 : 1,
-                                 words ? (uint32_t)((words + 1023) / 1024) : 1);
-    return true;
+    return snapshots_init(&s->snaps, g, s->kv.state, s->logits, p->snapshot_budget, err);
 }
 
 static bool commit(hlm_session *s, struct err *err)
@@ -185,7 +134,8 @@ static bool commit(hlm_session *s, struct err *err)
     const char *smaller = "a smaller batch (-b) or context (-c) needs less";
     return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
            model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
-           arena_commit(s->host, err) && arena_commit(s->keep, err);
+           arena_commit(s->host, err) &&
+           model_commit(s->snaps.arena, "a smaller --snapshot-budget needs less", err);
 }
 
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
@@ -206,6 +156,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         return NULL;
     }
     s->m = m;
+    s->kv_type = params->kv;
     s->n_ctx = params->n_ctx ? params->n_ctx : min_u32(mod->n_ctx_train, 8192);
     uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
     s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
@@ -242,7 +193,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     s->stats.kv_bytes = arena_bytes(s->kv.kv);
     s->stats.state_bytes = arena_bytes(s->kv.state);
     s->stats.scratch_bytes = arena_bytes(s->scratch);
-    s->stats.snapshot_bytes = arena_bytes(s->keep);
+    s->stats.snapshot_bytes = arena_bytes(s->snaps.arena);
     s->stats.other_bytes = arena_bytes(s->io) + arena_bytes(s->host);
     return s;
 }
@@ -253,11 +204,11 @@ void hlm_session_destroy(hlm_session *s)
         return;
     for (uint32_t i = 0; i < s->n_plan; i++)
         cmd_destroy(s->plan[i].cmd);
+    snapshots_finish(&s->snaps);
     kv_finish(&s->kv);
     arena_destroy(s->scratch);
     arena_destroy(s->io);
     arena_destroy(s->host);
-    arena_destroy(s->keep);
     free(s->id);
     free(s);
 }
@@ -273,13 +224,15 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     st.n_submit = n.n_submit;
     st.n_record = n.n_record;
     st.n_pipeline = n.n_pipeline;
+    st.snapshot_max = s->snaps.n_slot;
+    for (uint32_t i = 0; i < s->snaps.n; i++)
+        st.n_snapshot += s->snaps.at[i].slot != NO_SLOT;
     return st;
 }
 
 /* ---- where the timeline stands --------------------------------------------------------------- */
 
-/* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
-static bool write_place(hlm_session *s, struct err *err)
+bool session_place(hlm_session *s, struct err *err)
 {
     uint32_t at[2] = { s->n_past, s->flip };
     return gpu_write(s->m->gpu, s->step, 0, at, sizeof at, err);
@@ -306,72 +259,54 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
     return true;
 }
 
-/* All recurrent states and windows as one range, for copies and fills. */
-static tensor live_state(const hlm_session *s)
-{
-    return (tensor){ .arena = s->kv.state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
-}
-
-/* Forgets everything: zero state, empty caches (their contents do not matter,
- * positions cut them). */
-static bool clear_state(hlm_session *s, struct err *err)
+bool session_clear(hlm_session *s, struct err *err)
 {
     struct cmd *c = cmd_create(s->m->gpu, "clear", s->scratch, err);
     bool ok = c != NULL;
-    if (ok && arena_bytes(s->kv.state)) {
-        cmd_fill(c, live_state(s), arena_bytes(s->kv.state), 0);
+    if (ok && s->snaps.state_bytes) {
+        cmd_fill(c, s->snaps.state, s->snaps.state_bytes, 0);
         ok = cmd_end(c, err) && cmd_submit(c, err);
     }
     cmd_destroy(c);
     s->n_past = s->n_known = s->flip = 0;
     s->has_logits = false;
-    return ok && write_place(s, err);
+    return ok && session_place(s, err);
 }
 
 void hlm_session_reset(hlm_session *s)
 {
     struct err err = { 0 };
-    s->snap = (struct snapshot){ 0 };
-    s->n_seen = 0;
-    if (!clear_state(s, &err))
+    snapshots_cut(&s->snaps, 0);
+    s->n_row = 0;
+    if (!session_clear(s, &err))
         log_msg(LOG_ERROR, "%s", err.msg);  /* the device is lost: the next call says so again */
 }
 
-static bool copy_state(hlm_session *s, bool keep, struct err *err)
+/* The id at a position is to be this one: where it is not, the keys and values from there on are of
+ * another text, and so are the snapshots that were taken behind them. */
+static void set_id(hlm_session *s, uint32_t at, int32_t id)
 {
-    tensor live = live_state(s);
-    struct cmd *c = cmd_create(s->m->gpu, keep ? "keep snapshot" : "restore snapshot", s->scratch,
-                               err);
-    bool ok = c != NULL;
-    if (ok && arena_bytes(s->kv.state))
-        cmd_copy(c, keep ? s->kept_state : live, keep ? live : s->kept_state,
-                 arena_bytes(s->kv.state));
-    if (ok && (keep ? s->has_logits : s->snap.has_logits))
-        cmd_copy(c, keep ? s->kept_logits : s->logits, keep ? s->logits : s->kept_logits,
-                 tensor_bytes(s->logits));
-    ok = ok && cmd_end(c, err) && cmd_submit(c, err);
-    cmd_destroy(c);
-    return ok;
+    if (at < s->n_row && s->id[at] != id) {
+        s->n_row = at;
+        snapshots_cut(&s->snaps, at);
+    }
+    s->id[at] = id;
 }
 
 static bool keep_snapshot(hlm_session *s, struct err *err)
 {
-    s->snap.valid = false;
-    if (!copy_state(s, true, err))
-        return false;
-    s->snap = (struct snapshot){ .valid = true, .has_logits = s->has_logits, .n_past = s->n_past,
-                                 .flip = s->flip };
-    return true;
+    return !snapshots_wanted(&s->snaps, s->n_past, s->has_logits) ||
+           snapshots_keep(&s->snaps, s->n_past, s->flip, s->has_logits, s->scratch, err);
 }
 
-static bool restore_snapshot(hlm_session *s, struct err *err)
+static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct err *err)
 {
-    if (!copy_state(s, false, err))
+    if (!snapshots_restore(&s->snaps, from, s->scratch, err))
         return false;
-    s->n_past = s->n_known = s->snap.n_past;
-    s->flip = s->snap.flip;
-    s->has_logits = s->snap.has_logits;
-    return write_place(s, err);
+    s->n_past = s->n_known = from->n_past;
+    s->flip = from->flip;
+    s->has_logits = from->has_logits;
+    return session_place(s, err);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -393,52 +328,69 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
     if (!p || !gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) ||
         !cmd_submit(p->cmd, err))
         return false;
-    if (id != s->id + s->n_past)
-        memmove(s->id + s->n_past, id, n * sizeof *id);
+    for (uint32_t i = 0; i < n; i++)
+        set_id(s, s->n_past + i, id[i]);
     uint32_t end = s->n_past + n;
-    uint32_t old = s->n_past < s->n_seen ? min_u32(s->n_seen, end) - s->n_past : 0;
+    uint32_t old = s->n_past < s->n_row ? min_u32(s->n_row, end) - s->n_past : 0;
     s->stats.n_reread += old;
     s->stats.n_read += n - old;
     s->n_past = s->n_known = end;
-    s->n_seen = max_u32(s->n_seen, end);
+    s->n_row = max_u32(s->n_row, end);
     s->flip ^= 1;
     s->has_logits = kind != PLAN_READ;
     return true;
 }
 
-bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_snap,
-                      hlm_progress progress, void *user, struct err *err)
+/* Takes the timeline to the longest state that id[0 .. n) goes on from: where it stands, or a
+ * snapshot, or the start. */
+static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err *err)
+{
+    uint32_t same = 0, here = s->n_past;
+    while (same < n && same < s->n_row && id[same] == s->id[same])
+        same++;
+    s->found = (struct hlm_found){ .n_held = s->n_row, .n_same = same };
+    bool stays = here <= same && (here < n || s->has_logits);
+    if (same == n && here > n) {        /* nothing is overwritten yet: it may be gone back to */
+        snapshots_aim(&s->snaps, here, here, &here, 1);
+        if (!keep_snapshot(s, err))
+            return false;
+    }
+    if (same < n && same < s->n_row) {  /* what lies behind will be overwritten */
+        s->n_row = same;
+        snapshots_cut(&s->snaps, same);
+    }
+    const struct snapshot *best = snapshots_best(&s->snaps, same, n);
+    bool ok = true;
+    if (best && (!stays || best->n_past > here))
+        ok = restore_snapshot(s, best, err);
+    else if (!stays)
+        ok = session_clear(s, err);
+    s->found.n_from = s->n_past;
+    s->found.n_evicted = snapshots_evicted(&s->snaps, s->n_past, same);
+    return ok;
+}
+
+bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
+                      uint32_t n_snap, hlm_progress progress, void *user, struct err *err)
 {
     if (n == 0 || n > s->n_ctx)
         return fail(err, "%u tokens do not fit a context of %u", n, s->n_ctx);
     if (!check_ids(s, id, n, err))
         return false;
     double t0 = now_s();
-    uint32_t same = 0;
-    while (same < n && same < s->n_past && id[same] == s->id[same])
-        same++;
-    s->n_seen = min_u32(s->n_seen, same);   /* behind the common prefix stands new text */
-    bool goes_on = same == s->n_past && (same < n || s->has_logits);
-    bool ends_here = s->snap.n_past < n || s->snap.has_logits;
-    if (!goes_on) {
-        bool ok = s->snap.valid && s->snap.n_past <= same && ends_here ? restore_snapshot(s, err)
-                                                                       : clear_state(s, err);
-        if (!ok)
-            return false;
-    }
-    if (s->snap.valid && s->snap.n_past > same)
-        s->snap.valid = false;          /* the keys and values below it will be overwritten */
+    if (!step_back(s, id, n, err))
+        return false;
     s->stats.n_reused += s->n_past;
-    memmove(s->id + s->n_past, id + s->n_past, (n - s->n_past) * sizeof *id);
+    snapshots_aim(&s->snaps, s->n_past, n, snap, n_snap);
 
     uint32_t from = s->n_past;
-    bool ok = !progress || from == n || progress(user, 0, n - from);
+    bool ok = keep_snapshot(s, err) && (!progress || from == n || progress(user, 0, n - from));
     while (ok && s->n_past < n) {
-        uint32_t stop = s->n_past < n_snap && n_snap < n ? n_snap : n;
+        uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
         uint32_t take = min_u32(s->n_batch, stop - s->n_past);
         bool last = s->n_past + take == n;
         ok = read_piece(s, id + s->n_past, take, last ? PLAN_READ_LAST : PLAN_READ, err) &&
-             (s->n_past != n_snap || keep_snapshot(s, err));
+             keep_snapshot(s, err);
         if (ok && progress)
             ok = gpu_wait(s->m->gpu, err) &&
                  (progress(user, s->n_past - from, n - from) || s->n_past == n);
@@ -447,6 +399,8 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, uint32_t n_
     s->stats.read_s += now_s() - t0;
     return ok;
 }
+
+struct hlm_found hlm_session_found(const hlm_session *s) { return s->found; }
 
 bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
                       struct err *err)
@@ -497,10 +451,10 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     if (unread) {
         s->n_past++;
         s->flip ^= 1;
-        s->n_seen = max_u32(s->n_seen, s->n_past);
+        s->n_row = max_u32(s->n_row, s->n_past);
     }
     *id = *(const int32_t *)arena_map(s->host, s->sampler.chosen.offset);
-    s->id[s->n_past] = *id;
+    set_id(s, s->n_past, *id);
     s->n_known = s->n_past + 1;
     s->has_logits = true;
     s->stats.n_gen++;

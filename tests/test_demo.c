@@ -80,7 +80,8 @@ static bool answer(json_t *row, char *text, struct err *err)
     struct tok_ids ids = { 0 };
     uint32_t n = 0;
     int32_t id;
-    bool ok = prompt(row, &ids, err) && hlm_session_sync(t.s, ids.id, ids.n, 0, NULL, NULL, err);
+    bool ok = prompt(row, &ids, err) &&
+              hlm_session_sync(t.s, ids.id, ids.n, NULL, 0, NULL, NULL, err);
     for (uint32_t i = 0; ok && i < MAX_NEW; i++) {
         ok = hlm_session_next(t.s, &greedy, &id, err);
         t.n_tok++;
@@ -159,7 +160,7 @@ static void test_submissions(void)
     struct err err = { 0 };
     int32_t id = 1;
     test_case("a token is one submission; nothing is recorded");
-    CHECK_OK(hlm_session_sync(t.s, &id, 1, 0, NULL, NULL, &err), err);
+    CHECK_OK(hlm_session_sync(t.s, &id, 1, NULL, 0, NULL, NULL, &err), err);
     struct hlm_stats was = { 0 }, now;
     for (uint32_t i = 0; i < 22; i++) {
         if (i == 2)

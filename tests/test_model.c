@@ -225,7 +225,7 @@ static void read_mixed(const struct subject *t, const int32_t *id, uint32_t n,
         take = i < n_piece ? min_u32(piece[i], n - at) : n - at;
         uint64_t from = (uint64_t)at * t->n_vocab, n_logit = (uint64_t)take * t->n_vocab;
         bool silent = (skip >> i % 64 & 1) && at + take < n;
-        bool ok = silent ? hlm_session_sync(t->s, id, at + take, 0, NULL, NULL, &err)
+        bool ok = silent ? hlm_session_sync(t->s, id, at + take, NULL, 0, NULL, NULL, &err)
                          : hlm_session_eval(t->s, id + at, take, got + from, NULL, &err);
         if (silent)
             memcpy(got + from, whole + from, n_logit * sizeof *got);
@@ -284,7 +284,7 @@ static void check_greedy(const struct subject *t, const char *name, json_t *want
     struct err err = { 0 };
     uint32_t n, n_want = 0;
     int32_t *id = prompt(t, name, &n), *expect = json_ids(want, &n_want), got;
-    if (id && expect && CHECK_OK(hlm_session_sync(t->s, id, n, 0, NULL, NULL, &err), err))
+    if (id && expect && CHECK_OK(hlm_session_sync(t->s, id, n, NULL, 0, NULL, NULL, &err), err))
         for (uint32_t i = 0; i < n_want; i++)
             if (!CHECK_OK(hlm_session_next(t->s, &greedy, &got, &err), err) ||
                 !CHECK_MSG(got == expect[i], "step %u: %d, expected %d", i, got, expect[i]))

@@ -391,7 +391,7 @@ static void run_one_token(hlm *m)
         hlm_session_create(m, &(struct hlm_session_params){ .n_ctx = 4, .n_batch = 1 }, &err);
     if (!CHECK_OK(s != NULL, err))
         return;
-    CHECK_OK(hlm_session_sync(s, &id, 1, 0, NULL, NULL, &err), err);
+    CHECK_OK(hlm_session_sync(s, &id, 1, NULL, 0, NULL, NULL, &err), err);
     CHECK_OK(hlm_session_next(s, &greedy, &id, &err), err);
     CHECK(id >= 0 && (uint32_t)id < hlm_get_info(m).n_vocab);
     hlm_session_destroy(s);

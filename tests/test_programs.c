@@ -177,6 +177,10 @@ static void test_flags(void)
         { 2, "-c: -1 is not from 0", NULL, "hlm-chat -m " DEMO " -c -1" },
         { 2, "-n: 3000000000 is not from", NULL, "hlm-chat -m " DEMO " -n 3000000000" },
         { 2, "-s: '-2' is no whole number", NULL, "hlm-chat -m " DEMO " -s -2" },
+        { 2, "--snapshot-budget: '1X' is no size", NULL,
+          "hlm-chat -m " DEMO " --snapshot-budget 1X" },
+        { 2, "--snapshot-budget: '-1M' is no size", NULL,
+          "hlm-chat -m " DEMO " --snapshot-budget -1M" },
         { 2, "--kv: 'q8_0' is none of f16|f32", NULL, "hlm-chat -m " DEMO " --kv q8_0" },
         { 2, "--think: 'maybe' is none of on|off", NULL, "hlm-chat -m " DEMO " --think=maybe" },
         { 2, "--lines takes no value", NULL, "hlm-chat -m " DEMO " --lines=yes" },
@@ -450,6 +454,18 @@ static void test_second_turn(void)
              num(&t, 2, "prompt"));
     talked_free(&t);
 
+    test_case("/undo: an earlier state is gone back to, and without a budget it is read again");
+    for (int budget = 0; budget < 2; budget++) {
+        t = converse(0, "My name is Anna.\nHello!\n/undo\nWhat is two plus three?\n",
+                     budget ? "--temp 0 -m " DEMO : "--snapshot-budget 0 --temp 0 -m " DEMO);
+        const char *why = json_string_value(json_object_get(t.turn[2], "why"));
+        CHECK_MSG(why && strstr(why, "differs from token") && strstr(why, "(message 3)"),
+                  "why: %s", why);
+        CHECK_EQ(num(&t, 2, "reused"), budget ? num(&t, 2, "same") : 0);
+        CHECK_EQ(num(&t, 2, "reread"), budget ? 0 : num(&t, 2, "same"));
+        talked_free(&t);
+    }
+
     test_case("/clear: nothing is left");
     t = converse(0, "My name is Anna.\n/clear\nMy name is Anna.\n/bye\nnever read\n",
                  "--temp 0 -m " DEMO);
@@ -502,14 +518,17 @@ static void test_thinking(void)
         for (uint32_t i = 1; i < 3; i++) {
             CHECK_EQ(num(&t, i, "reread"), 0);
             CHECK_EQ(num(&t, i, "read") + num(&t, i, "reused"), num(&t, i, "prompt"));
-            if (th->lost) /* all of the earlier prompt but its thinking part */
+            CHECK_EQ(num(&t, i, "reused"), num(&t, i, "same"));
+            const char *why = json_string_value(json_object_get(t.turn[i], "why"));
+            if (th->lost) { /* all of the earlier prompt but its thinking part */
                 CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "prompt") - th->lost);
-            else /* and the answer too */
+                CHECK_MSG(why && strstr(why, "differs from token"), "why: %s", why);
+            } else { /* and the answer too */
                 CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "used"));
+            }
         }
         CHECK_EQ(num(&t, 3, "prompt"), num(&t, 2, "prompt"));
-        CHECK_EQ(num(&t, 3, "read"), 0);
-        CHECK_EQ(num(&t, 3, "reread"), th->lost);
+        CHECK_EQ(num(&t, 3, "read") + num(&t, 3, "reread"), 0);
         talked_free(&t);
     }
 

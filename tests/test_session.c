@@ -22,7 +22,7 @@ static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 static bool sync_to(const int32_t *id, uint32_t n, uint32_t n_snap)
 {
     struct err err = { 0 };
-    return CHECK_OK(hlm_session_sync(t.s, id, n, n_snap, NULL, NULL, &err), err) &&
+    return CHECK_OK(hlm_session_sync(t.s, id, n, &n_snap, 1, NULL, NULL, &err), err) &&
            CHECK_EQ(hlm_session_n_past(t.s), n) &&
            CHECK(!memcmp(hlm_session_ids(t.s), id, n * sizeof *id));
 }
@@ -81,7 +81,7 @@ static void check_as_fresh(const int32_t *id, const uint32_t *end)
     uint32_t n = 0;
     hlm_session_reset(t.fresh);
     for (; *end; n = *end++)
-        if (!CHECK_OK(hlm_session_sync(t.fresh, id, *end, 0, NULL, NULL, &err), err))
+        if (!CHECK_OK(hlm_session_sync(t.fresh, id, *end, NULL, 0, NULL, NULL, &err), err))
             return;
     const float *want = read_one(t.fresh, id[n]), *got = read_one(t.s, id[n]);
     CHECK(want && got && !memcmp(got, want, t.n_vocab * sizeof *got));
@@ -261,8 +261,9 @@ static void test_limits(void)
     int32_t bad[2] = { 1, (int32_t)t.n_vocab }, id;
     test_case("context: 64 positions and not one more");
     start();
-    refused(hlm_session_sync(t.s, t.id, N_CTX + 1, 0, NULL, NULL, &err), "context of 64", &err);
-    refused(hlm_session_sync(t.s, t.id, 0, 0, NULL, NULL, &err), "context of 64", &err);
+    refused(hlm_session_sync(t.s, t.id, N_CTX + 1, NULL, 0, NULL, NULL, &err), "context of 64",
+            &err);
+    refused(hlm_session_sync(t.s, t.id, 0, NULL, 0, NULL, NULL, &err), "context of 64", &err);
     CHECK_EQ(hlm_session_n_past(t.s), 0);
     sync_to(t.id, N_CTX, 0);
     refused(hlm_session_eval(t.s, t.id, 1, NULL, NULL, &err), "64 of 64", &err);
@@ -278,7 +279,7 @@ static void test_limits(void)
 
     test_case("ids outside the vocabulary are refused, and nothing is read");
     sync_to(t.id, 10, 0);
-    refused(hlm_session_sync(t.s, bad, 2, 0, NULL, NULL, &err), "token 1 is 640", &err);
+    refused(hlm_session_sync(t.s, bad, 2, NULL, 0, NULL, NULL, &err), "token 1 is 640", &err);
     refused(hlm_session_eval(t.s, bad, 2, NULL, NULL, &err), "token 1 is 640", &err);
     bad[1] = -1;
     refused(hlm_session_eval(t.s, bad, 2, NULL, NULL, &err), "token 1 is -1", &err);
@@ -310,18 +311,18 @@ static void test_progress(void)
                 last = { .stop_at = 4 };
     test_case("progress: told before and after every piece, to the end");
     start();
-    CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &all, &err), err);
+    CHECK_OK(hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &all, &err), err);
     CHECK_EQ(all.n_call, 4);
     CHECK_EQ(all.done, 40);
     CHECK_EQ(all.total, 40);
-    CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &none, &err), err);
+    CHECK_OK(hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &none, &err), err);
     CHECK_EQ(none.n_call, 0);
 
     test_case("progress: stops; what was read stays, and is not read again");
     start();
-    CHECK(!hlm_session_sync(t.s, t.id, 40, 0, on_progress, &first, &err));
+    CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &first, &err));
     CHECK_EQ(hlm_session_n_past(t.s), 0);
-    CHECK(!hlm_session_sync(t.s, t.id, 40, 0, on_progress, &third, &err));
+    CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &third, &err));
     CHECK(!err.set);
     CHECK_EQ(hlm_session_n_past(t.s), 2 * N_BATCH);
     sync_to(t.id, 40, 0);
@@ -330,7 +331,7 @@ static void test_progress(void)
 
     test_case("progress: a no after the last piece is too late");
     start();
-    CHECK_OK(hlm_session_sync(t.s, t.id, 40, 0, on_progress, &last, &err), err);
+    CHECK_OK(hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &last, &err), err);
     CHECK_EQ(hlm_session_n_past(t.s), 40);
 }
 
@@ -429,7 +430,8 @@ void test_session(void)
     for (uint32_t i = 0; i < N_ID; i++)
         t.id[i] = (int32_t)(rng_u64(&r) % 600);
     struct hlm_session_params params = {
-        .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32, .keep_logits = true
+        .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32, .keep_logits = true,
+        .snapshot_budget = HLM_SNAPSHOT_DEFAULT,
     };
     t.s = hlm_test_session(t.m, params);
     t.fresh = hlm_test_session(t.m, params);

@@ -18,9 +18,10 @@ static struct {
     const char *model, *prompt, *file, *system, *format, *debug;
     int32_t n_ctx, n_batch;
     int kv, think, on_full;
+    uint64_t snapshot_budget;
     bool lines;
     bool profile, validate;     /* of --debug */
-} o = { .think = -1 };
+} o = { .think = -1, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "Model and message", 0, 0, 0, 0, 0 },
@@ -47,6 +48,9 @@ static const struct flag flags[] = {
     { FLAG_CHOICE, "--on-full", "drop|stop", &o.on_full, 0, 0,
       "when the context is full, the next message drops the oldest\n"
       "turns until half is free, or is refused (drop)" },
+    { FLAG_BYTES, "--snapshot-budget", "BYTES", &o.snapshot_budget, 0, 0x1p50,
+      "for states to go back to, so that edited and repeated turns\n"
+      "read only what differs; K, M, G; 0: none (512M, two at least)" },
     { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f16)" },
 
     { FLAG_GROUP, "Sampling (llama.cpp's defaults; the file's own before those)", 0, 0, 0, 0, 0 },
@@ -212,6 +216,7 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
 {
     struct hlm_session_params params = { .n_ctx = (uint32_t)o.n_ctx,
                                          .n_batch = (uint32_t)o.n_batch,
+                                         .snapshot_budget = o.snapshot_budget,
                                          .kv = (enum hlm_kv)o.kv };
     if (!(*session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, *session, err))
         return false;

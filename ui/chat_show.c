@@ -77,12 +77,17 @@ static void log_turn(const struct talk *t, const struct talk_turn *u)
 {
     static const char *const end[] = { "done", "limit", "full", "stopped" };
     struct hlm_stats m = hlm_session_stats(t->session);
+    char why[160];
+    talk_why(u, why, sizeof why);
     ui_event("turn",
-             "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:I,"
-             " s:f, s:f, s:f, s:f, s:f, s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
+             "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:s, s:I, s:I, s:I,"
+             " s:I, s:I, s:i, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f,"
+             " s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
              "turn", (int)t->n_turn, "end", end[u->end], "think", (int)t->think,
              "prompt", (int)u->n_prompt, "read", (json_int_t)u->n_read,
              "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread,
+             "why", why, "held", (json_int_t)u->found.n_held, "same", (json_int_t)u->found.n_same,
+             "snapshots", (json_int_t)m.n_snapshot,
              "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
              "dropped_turns", (int)u->n_dropped_turns, "dropped", (int)u->n_dropped,
              "used", (int)u->n_used, "n_ctx", (int)u->n_ctx, "seed", (json_int_t)u->seed,
@@ -153,11 +158,19 @@ void show_stats(const struct talk *t)
     ui_say("read      %llu tokens, %.1f/s; reused %llu, read again %llu",
            (unsigned long long)u->n_read, per_s(u->n_read + u->n_reread, u->read_s),
            (unsigned long long)u->n_reused, (unsigned long long)u->n_reread);
+    char why[160];
+    talk_why(&t->last, why, sizeof why);
+    if (t->n_turn)
+        ui_say("last turn %llu read, %llu reused, %llu again%s%s",
+               (unsigned long long)t->last.n_read, (unsigned long long)t->last.n_reused,
+               (unsigned long long)t->last.n_reread, *why ? ": " : "", why);
+    ui_say("snapshots %llu of at most %llu", (unsigned long long)s.n_snapshot,
+           (unsigned long long)s.snapshot_max);
     ui_say("made      %llu tokens, %.1f/s; of them reasoning %llu", (unsigned long long)u->n_gen,
            per_s(u->n_gen, u->gen_s), (unsigned long long)u->n_reasoning);
     if (u->n_dropped_turns)
         ui_say("dropped   %u turns of %u tokens, to make room", u->n_dropped_turns, u->n_dropped);
-    ui_say("memory    weights %s, KV %s, state %s, scratch %s, snapshot %s, other %s",
+    ui_say("memory    weights %s, KV %s, state %s, scratch %s, snapshots %s, other %s",
            num_bytes(s.weight_bytes).s, num_bytes(s.kv_bytes).s, num_bytes(s.state_bytes).s,
            num_bytes(s.scratch_bytes).s, num_bytes(s.snapshot_bytes).s, num_bytes(s.other_bytes).s);
     ui_say("device    %llu submissions, %llu recordings, %llu pipelines",

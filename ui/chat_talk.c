@@ -1,6 +1,8 @@
 /* chat_talk: see chat_talk.h. */
 #include "chat_talk.h"
+#include "chat_prompt.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -134,52 +136,10 @@ uint32_t talk_n_turns(const struct talk *t)
 
 /* ---- prompt ---------------------------------------------------------------------------------- */
 
-struct prompt {
-    struct tok_ids ids;
-    uint32_t n_snap;            /* ids that a later turn will still begin with */
-    bool in_think;              /* it has opened the reasoning itself */
-};
-
-static uint32_t common_prefix(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
-{
-    uint32_t i = 0;
-    while (i < n_a && i < n_b && a[i] == b[i])
-        i++;
-    return i;
-}
-
-static bool encode(struct talk *t, const struct tok_span *span, uint32_t n, struct tok_ids *out,
-                   struct err *err)
-{
-    int32_t bos;
-    if (!tok_encode(t->tok, span, n, out, err))
-        return false;
-    if (!tok_add_bos(t->tok, &bos) || (out->n && out->id[0] == bos))
-        return true;            /* a template may print the bos itself */
-    if (!tok_ids_push(out, &bos, 1, err))
-        return false;
-    memmove(out->id + 1, out->id, (out->n - 1) * sizeof *out->id);
-    out->id[0] = bos;
-    return true;
-}
-
 /* The ids of the history with a generation prompt behind it. */
 static bool make_prompt(struct talk *t, struct prompt *p, struct err *err)
 {
-    struct chat_prompt text = { 0 };
-    struct tok_ids head = { 0 };
-    p->ids.n = 0;
-    bool ok = chat_render(&t->format, t->msg, t->n_msg, true, t->think, &text, err) &&
-              encode(t, text.span, text.n_span, &p->ids, err) &&
-              encode(t, text.span, text.n_head, &head, err);
-    if (ok) {
-        /* The head alone may tokenise otherwise than inside the whole: what they share is safe. */
-        p->n_snap = common_prefix(p->ids.id, p->ids.n, head.id, head.n);
-        p->in_think = text.in_think;
-    }
-    tok_ids_free(&head);
-    chat_prompt_free(&text);
-    return ok;
+    return prompt_make(p, t->tok, &t->format, t->msg, t->n_msg, t->think, err);
 }
 
 /* Makes the prompt fit. When the context is full - the last answer ended so, or this prompt leaves
@@ -433,6 +393,7 @@ static void count(struct talk *t, const struct hlm_stats *before, struct talk_tu
     t->total.n_dropped_turns += turn->n_dropped_turns;
     t->total.read_s += turn->read_s;
     t->total.gen_s += turn->gen_s;
+    t->last = *turn;
 }
 
 /* Answers the last message of the history. */
@@ -449,13 +410,11 @@ static bool answer_turn(struct talk *t, struct talk_turn *turn, struct err *err)
     if (!fit_prompt(t, &p, turn, err))
         goto out;
     turn->n_prompt = p.ids.n;
-    uint32_t n_held = hlm_session_n_past(t->session);
-    uint32_t same = common_prefix(hlm_session_ids(t->session), n_held, p.ids.id, p.ids.n);
-    if (same < n_held && same < p.ids.n)
-        log_msg(LOG_INFO, "this prompt parts from what has been read after %u of %u tokens", same,
-                n_held);
-    if (!hlm_session_sync(t->session, p.ids.id, p.ids.n, p.n_snap, t->hooks.reading, t->hooks.user,
-                          err))
+    bool read = hlm_session_sync(t->session, p.ids.id, p.ids.n, p.snap, p.n_snap, t->hooks.reading,
+                                 t->hooks.user, err);
+    turn->found = hlm_session_found(t->session);
+    turn->i_msg = prompt_msg_at(&p, turn->found.n_same);
+    if (!read)
         goto out;
     t->full = false;
 
@@ -469,9 +428,24 @@ static bool answer_turn(struct talk *t, struct talk_turn *turn, struct err *err)
     t->n_turn += ok;
 out:
     count(t, &before, turn);
-    tok_ids_free(&p.ids);
+    prompt_free(&p);
     answer_free(&a);
     return ok;
+}
+
+void talk_why(const struct talk_turn *turn, char *out, uint64_t size)
+{
+    const struct hlm_found *f = &turn->found;
+    int n = 0;
+    out[0] = 0;
+    if (!f->n_held)
+        n = snprintf(out, size, "first read");
+    else if (f->n_same < f->n_held && f->n_same < turn->n_prompt)
+        n = snprintf(out, size, "the prompt differs from token %u on (message %u)", f->n_same + 1,
+                     turn->i_msg + 1);
+    if (f->n_evicted && n >= 0 && (uint64_t)n < size)
+        snprintf(out + n, size - (uint64_t)n, "%sthe snapshot at token %u was evicted",
+                 n ? "; " : "", f->n_evicted);
 }
 
 bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct err *err)

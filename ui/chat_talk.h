@@ -3,8 +3,8 @@
  *
  * A turn never reads again what was read before. The prompt is rendered and encoded whole each
  * time, with the sampled ids of earlier answers in it, and hlm_session_sync reads what the caches
- * lack. A snapshot stands where the prompt would part from its later self if the template drops
- * reasoning from history. */
+ * lack. Snapshots stand where the text of each message begins, where the prompt will part from its
+ * later self if the template drops reasoning from history, and at its end (chat_prompt.h). */
 #pragma once
 #include "../engine/hlm.h"
 
@@ -29,6 +29,8 @@ struct talk_turn {              /* what one turn did; counts are tokens */
     enum talk_end end;
     uint32_t n_prompt;          /* of the whole conversation, this message included */
     uint64_t n_read, n_reused, n_reread;
+    struct hlm_found found;     /* how the prompt began like what was held before */
+    uint32_t i_msg;             /* the message in which it parted from that */
     uint64_t n_gen, n_reasoning;
     uint32_t n_dropped_turns, n_dropped;        /* to make room */
     uint32_t n_used, n_ctx;     /* of the context, at the end */
@@ -53,6 +55,7 @@ struct talk {                   /* the fields down to the line may be changed be
     uint32_t n_again;           /* /regen of this turn: each has a seed of its own */
     bool full;                  /* the last turn ended for want of room */
     struct talk_turn total;     /* sums over all turns: n_*, *_s */
+    struct talk_turn last;
     uint32_t n_turn;            /* answered ones, ever */
 };
 
@@ -66,6 +69,8 @@ bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct e
 /* Answers the last message once more, with another seed. False as above: then the old answer stays.
  */
 bool talk_regen(struct talk *t, struct talk_turn *turn, struct err *err);
+/* Why the turn read more than the new message, in a few words: "" when it did not. */
+void talk_why(const struct talk_turn *turn, char *out, uint64_t size);
 bool talk_undo(struct talk *t); /* forgets the last message and its answer; false: there is none */
 void talk_clear(struct talk *t);        /* forgets all but the system message */
 bool talk_system(struct talk *t, const char *text, struct err *err);    /* NULL or "": none */

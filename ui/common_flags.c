@@ -118,12 +118,34 @@ static bool read_seed(const struct flag *f, const char *who, const char *value, 
     return true;
 }
 
+static bool read_bytes(const struct flag *f, const char *who, const char *value, struct err *err)
+{
+    static const char units[] = "KMG";
+    char *end = NULL;
+    errno = 0;
+    double v = strtod(value, &end);
+    bool is = end != value && isfinite(v) && v >= 0 && strspn(value, "0123456789.") > 0;
+    for (const char *u = units; is && *u; u++)
+        if (*end && (*end & ~0x20) == *u) {
+            v = ldexp(v, 10 * (int)(u - units + 1));
+            end++;
+            break;
+        }
+    if (!is || *end)
+        return fail(err, "%s: '%s' is no size, as in 800M or 2G", who, value);
+    if (v > f->max)
+        return fail(err, "%s: %s is more than %.0f bytes", who, value, f->max);
+    *(uint64_t *)f->to = (uint64_t)v;
+    return true;
+}
+
 bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err)
 {
     switch (f->type) {
     case FLAG_TEXT: *(const char **)f->to = value; return true;
     case FLAG_INT:
     case FLAG_FLOAT: return read_number(f, who, value, err);
+    case FLAG_BYTES: return read_bytes(f, who, value, err);
     case FLAG_SEED: return read_seed(f, who, value, err);
     case FLAG_CHOICE: return read_choice(f, who, value, err);
     case FLAG_SWITCH: *(bool *)f->to = true; return true;
@@ -137,6 +159,7 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
     switch (f->type) {
     case FLAG_INT: snprintf(out, (size_t)size, "%d", *(int32_t *)f->to); break;
     case FLAG_FLOAT: snprintf(out, (size_t)size, "%g", (double)*(float *)f->to); break;
+    case FLAG_BYTES:
     case FLAG_SEED:
         snprintf(out, (size_t)size, "%llu", (unsigned long long)*(uint64_t *)f->to);
         break;

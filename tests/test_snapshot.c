@@ -1,0 +1,452 @@
+/* test_snapshot: what a conversation reads again, in a script of twenty turns over one small model
+ * of each family, and which snapshots a budget keeps. */
+#include "../ui/chat_talk.h"
+#include "hlm_test.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
+
+/* ---- a conversation --------------------------------------------------------------------- */
+
+/* One model of each family, and the format it talks in. */
+static const struct family { const char *model, *format; } families[] = {
+    { "qwen35/base/model-f32.gguf", "qwen35" },
+    { "qwen35moe/base/model-f32.gguf", "qwen35" },
+    { "qwen3next/base/model-f32.gguf", "chatml" },
+};
+
+enum act {
+    SAY,            /* a message and its answer */
+    REGEN,          /* the last answer anew */
+    EDIT,           /* the n-th message from the end is another; what followed is forgotten */
+    REWRITE,        /* a client changes the n-th answer from the end, keeps the rest, says text */
+    STRIP,          /* a client leaves out all reasoning and what was sampled, says text */
+    THINK,          /* on where n is set */
+    SYSTEM,         /* another system message, then a message */
+};
+
+static const struct step { enum act act; uint32_t n; const char *text; } script[] = {
+    { SAY, 0, "Hello there" },
+    { SAY, 0, "What is two plus three?" },
+    { REGEN, 0, "" },
+    { SAY, 0, "And four times five?" },
+    { EDIT, 1, "Name a colour" },
+    { REGEN, 0, "" },
+    { REGEN, 0, "" },
+    { THINK, 1, "" },
+    { SAY, 0, "Another one, please" },
+    { SAY, 0, "One more" },
+    { EDIT, 2, "Zoo animals?" },
+    { REWRITE, 1, "Why so?" },
+    { SAY, 0, "I see" },
+    { REWRITE, 3, "Go on" },
+    { STRIP, 0, "Tell me more" },
+    { SAY, 0, "Thanks" },
+    { THINK, 0, "" },
+    { SAY, 0, "Count to three" },
+    { EDIT, 5, "Back to the middle" },
+    { REGEN, 0, "" },
+    { SYSTEM, 0, "Who are you?" },
+    { SAY, 0, "Where do you live?" },
+    { EDIT, 8, "Quite another start" },
+    { SAY, 0, "The end" },
+    { REGEN, 0, "" },
+};
+
+static void on_text(void *user, enum talk_part part, const char *s, uint64_t n)
+{
+    (void)user, (void)part, (void)s, (void)n;
+}
+
+static bool on_stopped(void *user)
+{
+    (void)user;
+    return false;
+}
+
+static bool open_talk(struct talk *t, hlm *m, hlm_session *s, const char *format)
+{
+    struct err err = { 0 };
+    if (!CHECK_OK(talk_init(t, m, s, &err), err))
+        return false;
+    CHECK(chat_by_name(format, &t->format));
+    CHECK_OK(talk_system(t, "Be kind.", &err), err);
+    t->think = false;
+    t->sampling = greedy;
+    t->n_predict = 6;
+    t->hooks = (struct talk_hooks){ .text = on_text, .stopped = on_stopped };
+    return true;
+}
+
+static char *text_of(const char *s)
+{
+    size_t n = strlen(s) + 1;
+    char *out = mem_alloc(n, 1);
+    HLM_ASSERT(out);
+    return memcpy(out, s, n);
+}
+
+/* An answer as somebody else would have it. */
+static void rewrite(struct chat_msg *m, const char *content)
+{
+    free(m->content);
+    free(m->ids);
+    m->content = text_of(content);
+    m->ids = NULL;
+    m->n_ids = 0;
+}
+
+static struct chat_msg *nth_from_end(struct talk *t, const char *role, uint32_t n)
+{
+    for (uint32_t i = t->n_msg; i-- > 0;)
+        if (strcmp(t->msg[i].role, role) == 0 && --n == 0)
+            return &t->msg[i];
+    HLM_ASSERT(false);
+    return NULL;
+}
+
+static bool take_step(struct talk *t, const struct step *k, struct talk_turn *turn)
+{
+    struct err err = { 0 };
+    bool says = k->act != REGEN && k->act != THINK;
+    for (uint32_t i = 0; k->act == EDIT && i < k->n; i++)
+        CHECK(talk_undo(t));
+    if (k->act == REWRITE)
+        rewrite(nth_from_end(t, "assistant", k->n), "Yes.");
+    for (uint32_t i = 0; k->act == STRIP && i < t->n_msg; i++)
+        if (strcmp(t->msg[i].role, "assistant") == 0) {
+            rewrite(&t->msg[i], "A plain answer.");
+            free(t->msg[i].reasoning);
+            t->msg[i].reasoning = NULL;
+        }
+    if (k->act == THINK && t->format.thinking != CHAT_NEVER_THINKS)
+        CHECK_OK(talk_think(t, k->n, &err), err);
+    if (k->act == SYSTEM)
+        CHECK_OK(talk_system(t, "Short answers.", &err), err);
+    if (k->act == THINK)
+        return false;
+    return CHECK_OK(says ? talk_say(t, k->text, turn, &err) : talk_regen(t, turn, &err), err);
+}
+
+/* The last message is answered by a timeline that has read nothing before. */
+static void check_fresh(struct talk *fresh, const struct talk *t)
+{
+    struct err err = { 0 };
+    struct talk_turn turn = { 0 };
+    const struct chat_msg *want = &t->msg[t->n_msg - 1];
+    hlm_session_reset(fresh->session);
+    talk_clear(fresh);
+    talk_system(fresh, NULL, &err);
+    free(fresh->msg);
+    fresh->msg = mem_alloc(t->n_msg + 2, sizeof *fresh->msg);
+    fresh->cap = t->n_msg + 2;
+    for (uint32_t i = 0; i < t->n_msg; i++) {
+        const struct chat_msg *m = &t->msg[i];
+        struct chat_msg *c = &fresh->msg[fresh->n_msg++];
+        *c = (struct chat_msg){ .role = text_of(m->role), .content = text_of(m->content),
+                                .reasoning = m->reasoning ? text_of(m->reasoning) : NULL };
+        if (m->ids && (c->ids = mem_alloc(m->n_ids, sizeof *c->ids)))
+            memcpy(c->ids, m->ids, (c->n_ids = m->n_ids) * sizeof *c->ids);
+    }
+    fresh->think = t->think;
+    if (!CHECK_OK(talk_regen(fresh, &turn, &err), err))
+        return;
+    CHECK_EQ(turn.n_read, turn.n_prompt);
+    uint32_t n = hlm_session_n_past(fresh->session);
+    CHECK(fresh->n_msg == t->n_msg && n == hlm_session_n_past(t->session));
+    CHECK_STR(fresh->msg[t->n_msg - 1].content, want->content);
+    CHECK(!memcmp(hlm_session_ids(fresh->session), hlm_session_ids(t->session),
+                  (n + 1) * sizeof(int32_t)));
+}
+
+static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session *other)
+{
+    struct talk t, fresh;
+    int32_t *was = mem_alloc(hlm_session_n_ctx(s) + 1, sizeof *was);
+    uint32_t n_was = 0, n_turn = 0;
+    uint64_t n_saved = 0, n_most = 0;
+    if (!was || !open_talk(&t, m, s, f->format) || !open_talk(&fresh, m, other, f->format))
+        return;
+    for (uint32_t i = 0; i < ARRAY_LEN(script); i++) {
+        struct talk_turn turn = { 0 };
+        char why[160];
+        test_case("%s: step %u: %s", f->model, i + 1, script[i].text);
+        if (!take_step(&t, &script[i], &turn))
+            continue;
+        const int32_t *id = hlm_session_ids(s);
+        uint32_t same = 0;
+        while (same < n_was && same < turn.n_prompt && was[same] == id[same])
+            same++;
+        talk_why(&turn, why, sizeof why);
+        CHECK_MSG(turn.n_read + turn.n_reread == turn.n_prompt - same && turn.n_reused == same,
+                  "a prompt of %u is as before up to %u; reused %llu, read %llu, again %llu (%s)",
+                  turn.n_prompt, same, (unsigned long long)turn.n_reused,
+                  (unsigned long long)turn.n_read, (unsigned long long)turn.n_reread, why);
+        CHECK_EQ(turn.found.n_same, same);
+        CHECK(!!strstr(why, "differs from token") == (same < n_was && same < turn.n_prompt));
+        CHECK(!!strstr(why, "first read") == (i == 0));
+        n_was = hlm_session_n_past(s);
+        memcpy(was, id, n_was * sizeof *was);
+        check_fresh(&fresh, &t);
+        n_saved += turn.n_reused;
+        n_most = n_most > turn.n_prompt ? n_most : turn.n_prompt;
+        n_turn++;
+    }
+    CHECK(n_turn >= 20 && n_saved > 0);
+    log_msg(LOG_INFO, "  %u turns, the longest prompt has %llu tokens; %llu were not read again",
+            n_turn, (unsigned long long)n_most, (unsigned long long)n_saved);
+    talk_finish(&t);
+    talk_finish(&fresh);
+    free(was);
+}
+
+static void test_family(const struct family *f)
+{
+    struct hlm_session_params params = {
+        .n_ctx = 512, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_DEFAULT
+    }, bare = params;
+    test_case("%s: opens", f->model);
+    bare.snapshot_budget = 0;
+    hlm *m = hlm_test_open(fixture("%s", f->model));
+    hlm_session *s = m ? hlm_test_session(m, params) : NULL;
+    hlm_session *other = s ? hlm_test_session(m, bare) : NULL;
+    if (other)
+        converse(f, m, s, other);
+    test_case("%s: no message of the validation layer", f->model);
+    hlm_session_destroy(s);
+    hlm_session_destroy(other);
+    hlm_test_close(m);
+}
+
+/* ---- the budget ------------------------------------------------------------------------- */
+
+enum { N_CTX = 128, N_BATCH = 64, N_ID = 120 };
+
+static struct {
+    hlm *m;
+    hlm_session *s;
+    int32_t id[N_ID];
+    uint64_t slot_bytes;
+} b;
+
+/* Reads n ids of the history with another text from `at` on. */
+static bool read_to(uint32_t n, uint32_t at, const uint32_t *snap, uint32_t n_snap)
+{
+    struct err err = { 0 };
+    int32_t id[N_ID];
+    memcpy(id, b.id, sizeof id);
+    for (uint32_t i = at; i < N_ID; i++)
+        id[i] = (id[i] + 1) % 600;
+    return CHECK_OK(hlm_session_sync(b.s, id, n, snap, n_snap, NULL, NULL, &err), err) &&
+           CHECK_EQ(hlm_session_n_past(b.s), n);
+}
+
+/* Coming back to the history with another text from `at` on goes on behind `from` tokens. */
+static void comes_back(const char *what, uint32_t at, uint32_t from, uint32_t evicted)
+{
+    read_to(at + 1, at, NULL, 0);
+    struct hlm_found f = hlm_session_found(b.s);
+    CHECK_MSG(f.n_same == at && f.n_from == from && f.n_evicted == evicted,
+              "%s: other from %u on: same %u, from %u, evicted %u", what, at, f.n_same, f.n_from,
+              f.n_evicted);
+}
+
+static bool with_slots(uint64_t n, uint64_t more)
+{
+    struct hlm_session_params params = { .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32,
+                                         .snapshot_budget = n * b.slot_bytes + more };
+    hlm_session_destroy(b.s);
+    b.s = hlm_test_session(b.m, params);
+    struct hlm_stats st = b.s ? hlm_session_stats(b.s) : (struct hlm_stats){ 0 };
+    return b.s && CHECK_EQ(st.snapshot_max, n) && CHECK_EQ(st.snapshot_bytes, n * b.slot_bytes);
+}
+
+#define PLACES(...) (const uint32_t[]){ __VA_ARGS__ }, \
+                    (uint32_t)(sizeof((const uint32_t[]){ __VA_ARGS__ }) / 4)
+
+static void test_eviction(void)
+{
+    static const struct {
+        uint32_t n_slot, place[5], at, from, evicted;
+    } rows[] = {
+        /* Of 10 20 50 60 the loss of 10 costs as little as that of 20 and 60; it is the first. */
+        { 3, { 10, 20, 50, 60 }, 15, 0, 10 },
+        { 3, { 10, 20, 50, 60 }, 30, 20, 0 },
+        { 3, { 10, 20, 50, 60 }, 55, 50, 0 },
+        { 3, { 10, 20, 50, 60 }, 60, 60, 0 },
+        /* 20 spares 9 tokens, the others more. */
+        { 3, { 11, 20, 40, 60 }, 30, 11, 20 },
+        /* The newest stays although it is the cheapest, as long as it spares 8 tokens. */
+        { 2, { 20, 40, 48 }, 39, 0, 20 },
+        { 2, { 20, 40, 48 }, 48, 48, 0 },
+        { 2, { 20, 40, 47 }, 30, 20, 0 },
+        { 2, { 20, 40, 47 }, 50, 40, 0 },
+        { 1, { 3, 40, 42 }, 41, 40, 0 },
+        { 1, { 3, 40, 42 }, 30, 0, 3 },
+        { 1, { 3, 40, 80 }, 79, 0, 40 },
+        { 1, { 3, 40, 80 }, 80, 80, 0 },
+        { 0, { 3, 40, 80 }, 80, 0, 0 },
+    };
+    uint32_t n_slot = UINT32_MAX;
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        /* Read in one go, and in one sync for each place: the same stay. */
+        for (uint32_t one = 0; one < 2; one++) {
+            char what[64];
+            uint32_t n = 0;
+            while (rows[i].place[n])
+                n++;
+            snprintf(what, sizeof what, "%u slots, row %u, %s", rows[i].n_slot, i,
+                     one ? "one by one" : "at once");
+            test_case("budget: %s", what);
+            if (rows[i].n_slot != n_slot && !with_slots(rows[i].n_slot, b.slot_bytes - 1))
+                return;
+            n_slot = rows[i].n_slot;
+            hlm_session_reset(b.s);
+            for (uint32_t k = 0; one && k < n; k++)
+                read_to(rows[i].place[k], N_ID, rows[i].place, n);
+            read_to(100, N_ID, rows[i].place, n);
+            CHECK_EQ(hlm_session_stats(b.s).n_snapshot, n < n_slot ? n : n_slot);
+            /* One that never was is not said to have been evicted. */
+            comes_back(what, rows[i].at, rows[i].from, one ? rows[i].evicted : 0);
+        }
+    }
+}
+
+static void test_submissions(void)
+{
+    struct hlm_stats was, now;
+    struct err err = { 0 };
+    int32_t id;
+    test_case("a prompt is not cut for a snapshot that would not stay");
+    if (!with_slots(2, 0))
+        return;
+    for (uint32_t round = 0; round < 3; round++) {
+        hlm_session_reset(b.s);
+        was = hlm_session_stats(b.s);
+        if (round == 0)         /* 64 and 36 */
+            read_to(100, N_ID, NULL, 0);
+        else if (round == 1)    /* 30, 64, 6 and two copies */
+            read_to(100, N_ID, PLACES(10, 20, 30, 100));
+        else                    /* 64 and 36, and a copy */
+            read_to(100, N_ID, PLACES(100));
+        now = hlm_session_stats(b.s);
+        CHECK_EQ(now.n_submit - was.n_submit, round == 0 ? 2 : round == 1 ? 5 : 3);
+    }
+    test_case("prompts of any size leave the recorded decode alone");
+    CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+    CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+    for (uint32_t n = 20; n < 36; n++) {
+        read_to(n + 30, n, PLACES(n, n + 10, n + 30));
+        was = hlm_session_stats(b.s);
+        for (uint32_t i = 0; i < 3; i++)
+            CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+        now = hlm_session_stats(b.s);
+        CHECK_EQ(now.n_record - was.n_record, 0);
+        CHECK_EQ(now.n_submit - was.n_submit, 3);
+    }
+}
+
+static void test_places(void)
+{
+    struct err err = { 0 };
+    int32_t id;
+    struct hlm_stats was, now;
+    if (!with_slots(4, 0))
+        return;
+    test_case("a snapshot without logits serves what goes on, not what ends there");
+    read_to(60, N_ID, PLACES(20, 40));
+    read_to(40, N_ID, NULL, 0);
+    CHECK_EQ(hlm_session_found(b.s).n_from, 20);
+    read_to(50, 41, NULL, 0);
+    CHECK_EQ(hlm_session_found(b.s).n_from, 40);
+
+    test_case("one without logits gets them when a prompt ends there");
+    hlm_session_reset(b.s);
+    read_to(60, N_ID, PLACES(20, 40));
+    read_to(40, N_ID, PLACES(40));
+    read_to(50, N_ID, NULL, 0);
+    read_to(40, N_ID, NULL, 0);
+    CHECK_EQ(hlm_session_found(b.s).n_from, 40);
+
+    test_case("going back to a prefix keeps the last token's state");
+    hlm_session_reset(b.s);
+    read_to(60, N_ID, PLACES(20));
+    read_to(30, N_ID, NULL, 0);
+    CHECK_EQ(hlm_session_found(b.s).n_from, 20);
+    read_to(60, N_ID, NULL, 0);
+    CHECK_EQ(hlm_session_found(b.s).n_from, 60);
+
+    test_case("another token behind it makes that void");
+    read_to(30, N_ID, NULL, 0);
+    CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+    CHECK(id != b.id[30]);
+    was = hlm_session_stats(b.s);
+    read_to(60, N_ID, NULL, 0);
+    now = hlm_session_stats(b.s);
+    CHECK_EQ(hlm_session_found(b.s).n_same, 30);
+    CHECK_EQ(now.n_read - was.n_read, 30);
+    CHECK_EQ(now.n_reread, was.n_reread);
+
+    test_case("the same token leaves it");
+    read_to(30, N_ID, PLACES(30));
+    CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+    int32_t made[2] = { id, 0 };
+    CHECK_OK(hlm_session_next(b.s, &greedy, &made[1], &err), err);
+    int32_t ids[N_ID];
+    memcpy(ids, b.id, sizeof ids);
+    memcpy(ids + 30, made, sizeof made);
+    CHECK_OK(hlm_session_sync(b.s, ids, 50, NULL, 0, NULL, NULL, &err), err);
+    read_to(30, N_ID, NULL, 0);
+    CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+    CHECK_EQ(id, made[0]);
+    CHECK_OK(hlm_session_sync(b.s, ids, 50, NULL, 0, NULL, NULL, &err), err);
+    CHECK_EQ(hlm_session_found(b.s).n_from, 50);
+}
+
+static void on_log(void *user, enum log_level level, const char *msg)
+{
+    if (level == LOG_WARN)
+        snprintf(user, 256, "%s", msg);
+}
+
+static void test_budget(void)
+{
+    struct rng r = { 5 };
+    test_case("budget: the slots it has room for, to the byte");
+    if (!(b.m = hlm_test_open(fixture("qwen35/base/model-f32.gguf"))))
+        return;
+    for (uint32_t i = 0; i < N_ID; i++)
+        b.id[i] = (int32_t)(rng_u64(&r) % 600);
+    struct hlm_session_params params = { .n_ctx = N_CTX,
+                                         .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
+    if ((b.s = hlm_test_session(b.m, params))) {
+        struct hlm_stats st = hlm_session_stats(b.s);
+        CHECK(st.snapshot_max >= 2 && st.snapshot_bytes <= 512 << 20);
+        b.slot_bytes = st.snapshot_bytes / st.snapshot_max;
+        CHECK(b.slot_bytes > st.state_bytes);
+        test_eviction();
+        test_submissions();
+        test_places();
+
+        char warned[256] = "";
+        test_case("budget: less than one snapshot is none, and is warned about");
+        test_log(on_log, warned);
+        with_slots(0, b.slot_bytes - 1);
+        test_log(NULL, NULL);
+        CHECK_MSG(strstr(warned, "none are kept"), "warned: \"%s\"", warned);
+    }
+    hlm_session_destroy(b.s);
+    hlm_test_close(b.m);
+}
+
+void test_snapshot(void)
+{
+    test_case("a device");
+    if (!test_gpu())
+        return;
+    test_budget();
+    for (uint32_t i = 0; i < ARRAY_LEN(families); i++)
+        test_family(&families[i]);
+}
