@@ -11,7 +11,7 @@ ARGS      =#                        more flags for `make chat`, `make bench` and
 STD       = -std=c17 -pthread
 WARN      = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wvla $(if $(WERROR),-Werror)
 GLSLFLAGS = -V --target-env vulkan1.2 -Ishaders
-LIBS      = -lvulkan -lpcre2-8 -lutf8proc -ljansson -lm -lpthread
+LIBS      = -lvulkan -lpcre2-8 -lutf8proc -ljansson -lxxhash -lm -lpthread
 # Warnings are the ordinary builds' business: under sanitizers gcc sees ghosts.
 SANITIZE  = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 

@@ -80,7 +80,37 @@ bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, 
 struct gguf_str_iter { const uint8_t *p; uint64_t left; };
 bool gguf_next_str(struct gguf_str_iter *it, struct str *s);
 
-/* Writes n bytes beside path and renames: the target is the old file or the whole new one. */
+/* Fingerprint of a file's contents for telling models apart: all metadata, the tensor directory,
+ * and the first and last 4096 bytes of every tensor. */
+bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct err *err);
+
+/* The checksum of a stream (XXH3, 128 bits): against damage, not against malice. */
+struct sum;
+struct sum *sum_begin(struct err *err);         /* NULL without memory */
+void sum_add(struct sum *s, const void *p, uint64_t n);
+void sum_end(struct sum *s, uint64_t hash[2]);  /* s is gone */
+
+/* A file in the making. It grows beside its target and takes its place when it is whole and on
+ * disk: whatever fails, the target is the old file, and nothing is left beside it. */
+struct file_out;
+struct file_out *file_out_begin(const char *path, struct err *err);
+/* The first failure sticks. */
+bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err);
+bool file_out_end(struct file_out *f, struct err *err);     /* f is gone, either way */
+void file_out_drop(struct file_out *f);                     /* as if never begun; takes NULL */
+/* The same at once. */
 bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct err *err);
+/* For tests: of the calls to the system that write a file (open, write, sync, close, rename), the
+ * nth from now finds the disk full; torn: having written half. 0: none. What is left of nth. */
+void file_test_fault(uint32_t nth, bool torn);
+uint32_t file_test_left(void);
+
+/* A file read in pieces. With mem set (tests), those bytes are the file. */
+struct file_in { const char *path; int fd; const uint8_t *mem; uint64_t bytes; };
+/* Keeps path. An ordinary file; its length is checked once more when it is read. */
+bool file_in_open(struct file_in *f, const char *path, struct err *err);
+bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, struct err *err);
+void file_in_close(struct file_in *f);          /* takes one that did not open */
+
 /* Reads a whole file (at most max bytes) into fresh memory, a NUL behind it; NULL with a reason. */
 char *file_read(const char *path, uint64_t max, uint64_t *n, struct err *err);

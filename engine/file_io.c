@@ -1,4 +1,5 @@
-/* file_io: the small-file helpers of file.h, for files that hlm writes or reads whole. */
+/* file_io: the files of file.h that are no GGUF - written beside their target and renamed, read
+ * whole or in pieces. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "file.h"
@@ -9,10 +10,44 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+enum { OUT_BYTES = 1 << 18 };
+
+struct file_out {
+    char *path, *tmp;
+    int fd, why;                /* why: errno of the first failure; it sticks */
+    uint32_t n;
+    uint8_t buf[OUT_BYTES];
+};
+
+/* For tests: the call at which the disk is full. */
+static struct { uint32_t nth; bool torn; } fault;
+
+void file_test_fault(uint32_t nth, bool torn)
+{
+    fault.nth = nth;
+    fault.torn = torn;
+}
+
+uint32_t file_test_left(void) { return fault.nth; }
+
+static bool is_faulty(void)
+{
+    if (!fault.nth || --fault.nth)
+        return false;
+    errno = ENOSPC;
+    return true;
+}
 
 static bool write_all(int fd, const uint8_t *p, uint64_t n)
 {
+    bool faulty = is_faulty();
+    if (faulty)
+        n = fault.torn ? n / 2 : 0;
     while (n) {
         ssize_t k = write(fd, p, (size_t)min_u64(n, 1u << 30));
         if (k < 0 && errno != EINTR)
@@ -22,13 +57,17 @@ static bool write_all(int fd, const uint8_t *p, uint64_t n)
             n -= (uint64_t)k;
         }
     }
-    return true;
+    if (faulty)
+        errno = ENOSPC;
+    return !faulty;
 }
 
 /* Opens a new file beside path and leaves its name in tmp. */
 static int open_beside(const char *path, char *tmp, size_t size)
 {
     int fd = -1;
+    if (is_faulty())
+        return -1;
     errno = EEXIST;
     for (int i = 0; fd < 0 && errno == EEXIST && i < 100; i++) { /* a killed run leaves one */
         snprintf(tmp, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
@@ -50,27 +89,148 @@ static void sync_folder_of(char *path)
     }
 }
 
+static void out_free(struct file_out *f)
+{
+    free(f->path);
+    free(f->tmp);
+    free(f);
+}
+
+struct file_out *file_out_begin(const char *path, struct err *err)
+{
+    struct file_out *f = mem_alloc(1, sizeof *f);
+    size_t n = strlen(path) + 1, size = n + 48;
+    if (f) {
+        f->path = mem_alloc(n, 1);
+        f->tmp = mem_alloc(size, 1);
+    }
+    if (!f || !f->path || !f->tmp) {
+        fail(err, "%.300s: no memory to write it", path);
+        if (f)
+            out_free(f);
+        return NULL;
+    }
+    memcpy(f->path, path, n);
+    f->fd = open_beside(path, f->tmp, size);
+    if (f->fd < 0) {
+        fail(err, "%.300s: cannot write: %s", path, strerror(errno));
+        out_free(f);
+        return NULL;
+    }
+    return f;
+}
+
+static void out_write(struct file_out *f, const uint8_t *p, uint64_t n)
+{
+    if (n && !f->why && !write_all(f->fd, p, n))
+        f->why = errno;
+}
+
+static bool out_failed(const struct file_out *f, struct err *err)
+{
+    return f->why && !fail(err, "%.300s: cannot write: %s", f->path, strerror(f->why));
+}
+
+bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err)
+{
+    if (n > OUT_BYTES - f->n) {
+        out_write(f, f->buf, f->n);
+        f->n = 0;
+    }
+    if (n > OUT_BYTES) {
+        out_write(f, bytes, n);
+    } else if (n) {
+        memcpy(f->buf + f->n, bytes, n);
+        f->n += (uint32_t)n;
+    }
+    return !out_failed(f, err);
+}
+
+bool file_out_end(struct file_out *f, struct err *err)
+{
+    out_write(f, f->buf, f->n);
+    if (!f->why && (is_faulty() || fsync(f->fd)))
+        f->why = errno;
+    bool faulty = !f->why && is_faulty();
+    if ((close(f->fd) || faulty) && !f->why)
+        f->why = faulty ? ENOSPC : errno;
+    if (!f->why && (is_faulty() || rename(f->tmp, f->path)))
+        f->why = errno;
+    if (!f->why)
+        sync_folder_of(f->tmp);
+    else
+        unlink(f->tmp);
+    bool ok = !out_failed(f, err);
+    out_free(f);
+    return ok;
+}
+
+void file_out_drop(struct file_out *f)
+{
+    if (!f)
+        return;
+    close(f->fd);
+    unlink(f->tmp);
+    out_free(f);
+}
+
 bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct err *err)
 {
-    size_t size = strlen(path) + 48;
-    char *tmp = mem_alloc(size, 1);
-    if (!tmp)
-        return fail(err, "%.300s: no memory to write it", path);
-    int fd = open_beside(path, tmp, size), why = 0;
-    if (fd < 0)
-        why = errno;
-    else if (!write_all(fd, bytes, n) || fsync(fd))
-        why = errno;
-    if (fd >= 0 && close(fd) && !why)
-        why = errno;
-    if (!why && rename(tmp, path))
-        why = errno;
-    if (!why)
-        sync_folder_of(tmp);
-    else if (fd >= 0)
-        unlink(tmp);
-    free(tmp);
-    return !why || fail(err, "%.300s: cannot write: %s", path, strerror(why));
+    struct file_out *f = file_out_begin(path, err);
+    if (!f)
+        return false;
+    file_out_put(f, bytes, n, NULL);
+    return file_out_end(f, err);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+bool file_in_open(struct file_in *f, const char *path, struct err *err)
+{
+    struct stat st;
+    *f = (struct file_in){ .path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) };
+    if (f->fd < 0 || fstat(f->fd, &st)) {
+        fail(err, "%.300s: %s", path, strerror(errno));
+    } else if (!S_ISREG(st.st_mode)) {
+        fail(err, "%.300s: is no file", path);
+    } else {
+        f->bytes = (uint64_t)st.st_size;
+        return true;
+    }
+    file_in_close(f);
+    return false;
+}
+
+bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, struct err *err)
+{
+    uint8_t *p = to;
+    if (at > f->bytes || n > f->bytes - at)
+        return fail(err, "%.300s: ends after %" PRIu64 " bytes, %" PRIu64 " more were expected",
+                    f->path, f->bytes, n);
+    if (f->mem) {
+        memcpy(to, f->mem + at, n);
+        return true;
+    }
+    while (n) {
+        ssize_t k = pread(f->fd, p, (size_t)min_u64(n, 1u << 30), (off_t)at);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return fail(err, "%.300s: %s", f->path, strerror(errno));
+        if (k == 0)
+            return fail(err, "%.300s: has become shorter while it was read", f->path);
+        p += k;
+        at += (uint64_t)k;
+        n -= (uint64_t)k;
+    }
+    return true;
+}
+
+void file_in_close(struct file_in *f)
+{
+    if (!f->mem && f->path && f->fd >= 0)
+        close(f->fd);
+    *f = (struct file_in){ .fd = -1 };
 }
 
 char *file_read(const char *path, uint64_t max, uint64_t *n, struct err *err)

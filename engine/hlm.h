@@ -143,6 +143,23 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
 bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
                       struct err *err);
 
+/* Writes all of the session to a file: ids, keys and values, state, logits, the snapshots, and the
+ * caller's note (any bytes; NULL where there are none). The file is whole or what it was before. */
+bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64_t n_note,
+                      struct err *err);
+/* Makes the session what was saved: the next logits are the same bits. The session may have another
+ * context, if the tokens fit, and another budget for snapshots; model, adapters and type of the KV
+ * cache must be those of the file. *note is the caller's, terminated by a NUL that n_note does not
+ * count; NULL: not wanted. A file that is damaged or does not fit is refused before anything
+ * changes; should reading fail after that (a lost device, a file that changes meanwhile), the
+ * session holds nothing. */
+bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n_note,
+                      struct err *err);
+
+/* All the checks of hlm_session_load and the note; the session stays as it is. */
+bool hlm_session_peek(hlm_session *s, const char *path, void **note, uint64_t *n_note,
+                      struct err *err);
+
 void hlm_session_reset(hlm_session *s);         /* holds nothing; no snapshots either */
 
 struct hlm_stats {

@@ -1,8 +1,10 @@
-/* hlm_parts: what hlm.c, hlm_session.c and hlm_snapshot.c share. The public calls are in hlm.h;
- * this header is what they need to make them. */
+/* hlm_parts: what hlm.c, hlm_session.c, hlm_snapshot.c and hlm_saved.c share. The public calls are
+ * in hlm.h; this header is what they need to make them. */
 #pragma once
 #include "hlm.h"
 #include "model.h"
+
+#include <assert.h>
 
 struct hlm {
     struct gguf *file;
@@ -127,3 +129,47 @@ struct hlm_session {
 bool session_clear(hlm_session *s, struct err *err);
 /* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
 bool session_place(hlm_session *s, struct err *err);
+
+/* ---- a session in a file (hlm_saved.c) ------------------------------------------------------- */
+
+enum { SAVED_VERSION = 1 };
+
+/* The file's first bytes. Texts are cut to fit and need not be terminated. */
+struct saved_head {
+    char magic[8];
+    uint32_t version, kv_type;
+    uint64_t file_bytes;
+    uint64_t model_hash[2], lora_hash[2];
+    uint32_t n_layer, n_vocab, n_past, n_known, flip, has_logits, n_snap, spare;
+    uint64_t n_note;
+    char arch[32], name[64];
+};
+static_assert(sizeof(struct saved_head) == 192, "as in the files that there are");
+
+struct saved_snap { uint32_t n_past, flip, has_logits, spare; };
+
+/* What a file must be to fit a session. */
+struct saved_want {
+    const char *arch, *name;
+    uint64_t model_hash[2], lora_hash[2];
+    uint32_t n_layer, n_vocab, n_ctx;
+    enum hlm_kv kv_type;
+    /* bytes of the parts for so many tokens */
+    uint64_t (*state_bytes)(const void *user, uint32_t n_past);
+    uint64_t (*kv_bytes)(const void *user, uint32_t n_past);
+    const void *user;
+};
+
+/* A file that has been checked: its small parts, and where the first large one lies. */
+struct saved {
+    struct saved_head head;
+    struct saved_snap snap[MAX_SNAPSHOT];
+    int32_t *id;                        /* [n_known] */
+    char *note;                         /* terminated */
+    uint64_t logits_at;
+    uint64_t sum[2];
+};
+/* False: s holds nothing. Needs no device. */
+bool saved_open(struct saved *s, const struct file_in *f, const struct saved_want *w,
+                struct err *err);
+void saved_finish(struct saved *s);     /* takes a zeroed one */

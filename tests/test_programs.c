@@ -475,6 +475,56 @@ static void test_second_turn(void)
     talked_free(&t);
 }
 
+/* A conversation left and taken up again: nothing is read anew, and what follows is what would have
+ * followed. */
+static void test_save(void)
+{
+    static const char first[] = "My name is Anna.\nWhat is two plus three?\n";
+    char a[256], b[256], lines[512];
+    const char *file = scratch("talk.hlm"), *other = scratch("other.hlm");
+    test_case("/save and /load: as if the program had not been left");
+    struct talked t = converse(0, "My name is Anna.\nWhat is two plus three?\nWhat is my name?\n",
+                               "--temp 0 -sys Be_kind. -m " DEMO);
+    answer(&t, 2, a, sizeof a);
+    long long used = num(&t, 1, "used"), prompt = num(&t, 2, "prompt");
+    talked_free(&t);
+    snprintf(lines, sizeof lines, "%s/save %s\n", first, file);
+    t = converse(0, lines, "--temp 0 -sys Be_kind. -m " DEMO);
+    CHECK_STR(t.r.err, "");
+    talked_free(&t);
+    snprintf(lines, sizeof lines, "Hello!\n/load %s\nWhat is my name?\n/undo\n/undo\nBye.\n", file);
+    t = converse(0, lines, "--temp 0 -c 777 -m " DEMO);
+    CHECK_EQ(t.n_turn, 3);
+    CHECK_STR(answer(&t, 1, b, sizeof b), a);
+    CHECK_EQ(num(&t, 1, "prompt"), prompt);
+    CHECK_EQ(num(&t, 1, "reused"), used);
+    CHECK_EQ(num(&t, 1, "read"), prompt - used);
+    CHECK_EQ(num(&t, 1, "reread"), 0);
+    CHECK_EQ(num(&t, 2, "reused"), num(&t, 2, "same"));    /* a snapshot of the file */
+    CHECK_MSG(num(&t, 2, "reused") > 0, "nothing was reused");
+    talked_free(&t);
+
+    test_case("/load: a file that does not fit leaves the conversation as it was");
+    uint64_t n = 0;
+    char *bytes = file_read(file, 1 << 28, &n, NULL);
+    if (!CHECK(bytes && n > 1000))
+        return;
+    bytes[n / 2] ^= 1;
+    CHECK(file_write_atomic(other, bytes, n, NULL));
+    free(bytes);
+    snprintf(lines, sizeof lines, "My name is Anna.\n/load %s\nWhat is my name?\n", other);
+    t = converse(1, lines, "--temp 0 -m " DEMO);
+    CHECK_MSG(n_lines(t.r.err) == 1 && strstr(t.r.err, "its checksum does not match"), "%s",
+              t.r.err);
+    CHECK_EQ(num(&t, 1, "reused"), num(&t, 0, "used"));
+    talked_free(&t);
+    snprintf(lines, sizeof lines, "/load %s\n", file);
+    t = converse(1, lines, "-c 32 -m " DEMO);
+    CHECK_MSG(n_lines(t.r.err) == 1 && strstr(t.r.err, "the context has room for 32 (-c)"), "%s",
+              t.r.err);
+    talked_free(&t);
+}
+
 /* Templates that drop reasoning from history, and write a block into the prompt themselves: the
  * snapshot stands where a later prompt parts from this one, and the rewritten answer is read
  * behind. lost: of the tokens of a prompt, those that are no part of the next one. */
@@ -574,7 +624,12 @@ static void test_commands(void)
     static const struct {
         const char *line, *says;
     } rows[] = {
-        { "/save x", "unknown command '/save'; there are /help /clear" },
+        { "/nope x", "unknown command '/nope'; there are /help /clear" },
+        { "/save", "/save: to which file?" },
+        { "/save /nowhere/x", "/nowhere/x: cannot write: No such file" },
+        { "/load", "/load: which file?" },
+        { "/load /nowhere/x", "/nowhere/x: No such file" },
+        { "/load " DEMO, "is no saved conversation: it does not begin with hlmstate" },
         { "/undo", "there is no turn to undo" },
         { "/regen", "there is no answer to make again" },
         { "/think on", "has no thinking" },
@@ -702,6 +757,7 @@ void test_talk(void)
     CHECK_MSG(strncmp(r.out, "0: ", 3) == 0, "%s", r.out);
     ran_free(&r);
     test_second_turn();
+    test_save();
     test_thinking();
     test_full();
     test_commands();

@@ -5,7 +5,7 @@
 set -eu
 
 need="gcc libc6-dev make glslang-tools libvulkan-dev mesa-vulkan-drivers libpcre2-dev libutf8proc-dev
-      libjansson-dev libedit-dev"
+      libjansson-dev libedit-dev libxxhash-dev"
 for list in "$@"; do
     case $list in
     test) need="$need vulkan-validationlayers spirv-tools" ;;
@@ -29,6 +29,7 @@ have() {
     libutf8proc-dev) have_header utf8proc.h ;;
     libjansson-dev) have_header jansson.h ;;
     libedit-dev) have_header editline/readline.h ;;
+    libxxhash-dev) have_header xxhash.h ;;
     mesa-vulkan-drivers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \
         -path "*/icd.d/*.json" | grep . ;;
     vulkan-validationlayers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \

@@ -135,6 +135,30 @@ static enum slash_got do_stats(struct slash *s, const char *arg)
     return SLASH_DONE;
 }
 
+static enum slash_got do_save(struct slash *s, const char *arg)
+{
+    struct err err = { 0 };
+    if (!*arg)
+        fail(&err, "/save: to which file?");
+    if (err.set || !talk_save(s->talk, arg, &err))
+        return complain(&err);
+    ui_note("saved %u turns, %u tokens to %s", talk_n_turns(s->talk),
+            hlm_session_n_past(s->talk->session), arg);
+    return SLASH_DONE;
+}
+
+static enum slash_got do_load(struct slash *s, const char *arg)
+{
+    struct err err = { 0 };
+    if (!*arg)
+        fail(&err, "/load: which file?");
+    if (err.set || !talk_load(s->talk, arg, &err))
+        return complain(&err);
+    ui_note("loaded %u turns, %u tokens from %s; thinking is %s", talk_n_turns(s->talk),
+            hlm_session_n_past(s->talk->session), arg, s->talk->think ? "on" : "off");
+    return SLASH_DONE;
+}
+
 static enum slash_got do_bye(struct slash *s, const char *arg)
 {
     (void)s;
@@ -147,6 +171,8 @@ static const struct command commands[] = {
     { "/clear", "", "forget the conversation; the system message stays", do_clear },
     { "/regen", "", "answer the last message again, with another seed", do_regen },
     { "/undo", "", "forget the last message and its answer", do_undo },
+    { "/save", "FILE", "write the conversation to a file, with all that was read", do_save },
+    { "/load", "FILE", "go on with a saved one; nothing is read again", do_load },
     { "/system", "[TEXT|-]", "show, set or remove (-) the system message", do_system },
     { "/think", "[on|off|show|hide]", "whether the model reasons first, and whether that is shown",
       do_think },

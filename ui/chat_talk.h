@@ -76,4 +76,8 @@ void talk_clear(struct talk *t);        /* forgets all but the system message */
 bool talk_system(struct talk *t, const char *text, struct err *err);    /* NULL or "": none */
 const char *talk_get_system(const struct talk *t);                      /* NULL: none */
 bool talk_think(struct talk *t, bool on, struct err *err); /* false: the format has no choice */
+/* The conversation with the session's state, to a file and back (chat_save.c). A load replaces the
+ * conversation; one that is refused leaves everything as it was. */
+bool talk_save(const struct talk *t, const char *path, struct err *err);
+bool talk_load(struct talk *t, const char *path, struct err *err);
 uint32_t talk_n_turns(const struct talk *t);                            /* in the history */

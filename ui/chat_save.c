@@ -1,0 +1,195 @@
+/* chat_save: a conversation in a file - the session's state with the messages as its note, a JSON
+ * object {"messages": [{"role", "content", "reasoning", "ids"}], "think"}. Text that is no UTF-8,
+ * as an answer cut inside a character is, stands in "content_hex" or "reasoning_hex".
+ *
+ * The note comes from a file: whatever is in it is checked before the conversation changes. */
+#include "chat_talk.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+static bool set_text(json_t *to, const char *key, const char *text)
+{
+    static const char digits[] = "0123456789abcdef";
+    size_t n = strlen(text);
+    char name[24], *hex;
+    json_t *v = json_stringn(text, n);          /* NULL when it is no UTF-8 */
+    if (v)
+        return json_object_set_new(to, key, v) == 0;
+    if (!(hex = mem_alloc(2 * n + 1, 1)))
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        hex[2 * i] = digits[(unsigned char)text[i] >> 4];
+        hex[2 * i + 1] = digits[(unsigned char)text[i] & 15];
+    }
+    snprintf(name, sizeof name, "%s_hex", key);
+    bool ok = json_object_set_new(to, name, json_string(hex)) == 0;
+    free(hex);
+    return ok;
+}
+
+static bool append_msg(json_t *list, const struct chat_msg *m)
+{
+    json_t *o = json_object(), *ids = m->ids ? json_array() : NULL;
+    bool ok = json_array_append_new(list, o) == 0 &&
+              json_object_set_new(o, "role", json_string(m->role)) == 0 &&
+              set_text(o, "content", m->content) &&
+              (!m->reasoning || set_text(o, "reasoning", m->reasoning)) &&
+              (!m->ids || json_object_set_new(o, "ids", ids) == 0);
+    for (uint32_t i = 0; ok && i < m->n_ids && ids; i++)
+        ok = json_array_append_new(ids, json_integer(m->ids[i])) == 0;
+    return ok;
+}
+
+bool talk_save(const struct talk *t, const char *path, struct err *err)
+{
+    json_t *note = json_object(), *list = json_array();
+    bool ok = json_object_set_new(note, "messages", list) == 0 &&
+              json_object_set_new(note, "think", json_boolean(t->think)) == 0;
+    for (uint32_t i = 0; ok && i < t->n_msg; i++)
+        ok = append_msg(list, &t->msg[i]);
+    char *text = ok ? json_dumps(note, JSON_COMPACT) : NULL;
+    json_decref(note);
+    if (!text)
+        return fail(err, "%s: out of memory for the messages", path);
+    ok = hlm_session_save(t->session, path, text, strlen(text), err);
+    free(text);
+    return ok;
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* A fresh copy of a text; NULL when there is none or it is not as it should be. */
+static char *get_text(const json_t *o, const char *key)
+{
+    char name[24];
+    const char *s = json_string_value(json_object_get(o, key)), *hex;
+    snprintf(name, sizeof name, "%s_hex", key);
+    hex = s ? NULL : json_string_value(json_object_get(o, name));
+    size_t n = s ? strlen(s) : hex ? strlen(hex) / 2 : 0;
+    char *out = s || hex ? mem_alloc(n + 1, 1) : NULL;
+    if (!out)
+        return NULL;
+    if (s)
+        memcpy(out, s, n);
+    for (size_t i = 0; hex && i < n; i++) {
+        int a = hex_digit(hex[2 * i]), b = hex_digit(hex[2 * i + 1]);
+        if (a < 0 || b < 0 || (a | b) == 0) {
+            free(out);
+            return NULL;
+        }
+        out[i] = (char)(a << 4 | b);
+    }
+    return out;
+}
+
+static bool get_ids(const json_t *o, uint32_t n_vocab, struct chat_msg *m)
+{
+    const json_t *ids = json_object_get(o, "ids");
+    size_t n = json_array_size(ids);
+    if (!ids)
+        return true;
+    if (!json_is_array(ids) || !n || n > UINT32_MAX || !(m->ids = mem_alloc(n, sizeof *m->ids)))
+        return false;
+    m->n_ids = (uint32_t)n;
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(ids, i);
+        json_int_t id = json_integer_value(v);
+        if (!json_is_integer(v) || id < 0 || id >= (json_int_t)n_vocab)
+            return false;
+        m->ids[i] = (int32_t)id;
+    }
+    return true;
+}
+
+/* A system message, if any, comes first; then the person and the model in turn, the model last. */
+static bool right_order(const struct chat_msg *msg, uint32_t n)
+{
+    uint32_t first = n && strcmp(msg[0].role, "system") == 0;
+    for (uint32_t i = first; i < n; i++)
+        if (strcmp(msg[i].role, (i - first) % 2 ? "assistant" : "user") != 0)
+            return false;
+    return (n - first) % 2 == 0;
+}
+
+static void free_msgs(struct chat_msg *msg, uint32_t n)
+{
+    for (uint32_t i = 0; msg && i < n; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+}
+
+struct noted {
+    struct chat_msg *msg;
+    uint32_t n, cap;
+    bool think;
+};
+
+static bool read_note(const struct talk *t, const char *path, const char *text, uint64_t n_text,
+                      struct noted *got, struct err *err)
+{
+    json_t *note = json_loadb(text, (size_t)n_text, 0, NULL);
+    const json_t *list = json_object_get(note, "messages"), *think = json_object_get(note, "think");
+    size_t n = json_array_size(list);
+    uint32_t n_vocab = hlm_get_info(t->model).n_vocab;
+    *got = (struct noted){ .think = json_is_true(think) };
+    bool ok = json_is_array(list) && json_is_boolean(think) && n < UINT32_MAX - 16;
+    if (ok) {
+        got->cap = (uint32_t)n + 16;
+        ok = (got->msg = mem_alloc(got->cap, sizeof *got->msg)) != NULL;
+    }
+    for (size_t i = 0; ok && i < n; i++) {
+        const json_t *o = json_array_get(list, i);
+        struct chat_msg *m = &got->msg[got->n++];
+        bool reasons = json_object_get(o, "reasoning") || json_object_get(o, "reasoning_hex");
+        m->role = get_text(o, "role");
+        m->content = get_text(o, "content");
+        m->reasoning = get_text(o, "reasoning");
+        ok = m->role && m->content && (m->reasoning || !reasons) && get_ids(o, n_vocab, m);
+    }
+    ok = ok && right_order(got->msg, got->n);
+    json_decref(note);
+    if (ok)
+        return true;
+    free_msgs(got->msg, got->n);
+    *got = (struct noted){ 0 };
+    return fail(err, "%s: its messages are not as hlm-chat writes them", path);
+}
+
+bool talk_load(struct talk *t, const char *path, struct err *err)
+{
+    struct noted got = { 0 };
+    void *seen = NULL, *note = NULL;
+    uint64_t n_seen = 0, n_note = 0;
+    bool ok = hlm_session_peek(t->session, path, &seen, &n_seen, err) &&
+              read_note(t, path, seen, n_seen, &got, err) &&
+              hlm_session_load(t->session, path, &note, &n_note, err);
+    if (ok && (n_note != n_seen || memcmp(note, seen, (size_t)n_note) != 0)) {
+        ok = fail(err, "%s: has changed while it was read", path);
+        hlm_session_reset(t->session);
+    }
+    if (ok) {
+        free_msgs(t->msg, t->n_msg);
+        t->msg = got.msg;
+        t->n_msg = got.n;
+        t->cap = got.cap;
+        t->n_again = 0;
+        t->full = false;
+        if (t->format.thinking == CHAT_MAY_THINK)
+            t->think = got.think;
+    } else {
+        free_msgs(got.msg, got.n);
+    }
+    free(seen);
+    free(note);
+    return ok;
+}
