@@ -181,7 +181,7 @@ static void test_flags(void)
           "hlm-chat -m " DEMO " --snapshot-budget 1X" },
         { 2, "--snapshot-budget: '-1M' is no size", NULL,
           "hlm-chat -m " DEMO " --snapshot-budget -1M" },
-        { 2, "--kv: 'q8_0' is none of f16|f32", NULL, "hlm-chat -m " DEMO " --kv q8_0" },
+        { 2, "--kv: 'q4_0' is none of f16|f32|q8_0", NULL, "hlm-chat -m " DEMO " --kv q4_0" },
         { 2, "--think: 'maybe' is none of on|off", NULL, "hlm-chat -m " DEMO " --think=maybe" },
         { 2, "--lines takes no value", NULL, "hlm-chat -m " DEMO " --lines=yes" },
         { 2, "--lines does not go with", NULL, "hlm-chat -m " DEMO " --lines -p x" },

@@ -15,6 +15,9 @@ static const struct family { const char *model, *format; } families[] = {
     { "qwen35/base/model-f32.gguf", "qwen35" },
     { "qwen35moe/base/model-f32.gguf", "qwen35" },
     { "qwen3next/base/model-f32.gguf", "chatml" },
+    { "nemotron_h/base/model-f32.gguf", "chatml" },
+    { "nemotron_h_moe/base/model-f32.gguf", "qwen35" },
+    { "step35/base/model-f32.gguf", "qwen35" },
 };
 
 enum act {
