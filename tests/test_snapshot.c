@@ -74,7 +74,7 @@ static bool open_talk(struct talk *t, hlm *m, hlm_session *s, const char *format
     struct err err = { 0 };
     if (!CHECK_OK(talk_init(t, m, s, &err), err))
         return false;
-    CHECK(chat_by_name(format, &t->format));
+    CHECK(chat_by_name(format, hlm_file(m), &t->format));
     CHECK_OK(talk_system(t, "Be kind.", &err), err);
     t->think = false;
     t->sampling = greedy;
