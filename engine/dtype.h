@@ -30,6 +30,10 @@ const struct dtype_info *dtype_info(uint32_t id);
  * block length, src may have any alignment. Requires to_f32 != NULL. */
 void dtype_to_f32(enum dtype type, const void *src, uint64_t n, float *dst);
 
+/* The lattice that a type's numbers point into (dtype_grids.h): n words; NULL, and n = 0, for types
+ * that have none. */
+const uint32_t *dtype_grid(enum dtype type, uint32_t *n);
+
 /* Bytes of n elements in a file; n must be a multiple of the block length. false on overflow. */
 bool dtype_bytes(enum dtype type, uint64_t n, uint64_t *bytes);
 

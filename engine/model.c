@@ -20,6 +20,8 @@ struct job {
     uint64_t offset, row0;
     uint32_t n_row, n_in;
     bool vector;
+    const struct gguf_tensor *scale;    /* a number for t, or one for each of its experts; NULL:
+                                           none */
 };
 
 struct binder {
@@ -35,6 +37,7 @@ struct binder {
     uint64_t open_row;
     linear last;                        /* the matrix bound before */
     bool beside;                        /* the next one belongs right behind it */
+    uint64_t grid[DTYPE_COUNT];         /* where a type's lattice lies; 0: nowhere yet */
     bool oom;
 };
 
@@ -155,6 +158,52 @@ bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer)
     return gguf_tensor(b->m->file, tensor_name(name_fmt, i_layer, name, sizeof name)) != NULL;
 }
 
+/* NVFP4 keeps numbers beside a matrix: `<name without .weight>.scale` multiplies the product, one
+ * value or one an expert; `.input_scale` would be for activations of the same type. NULL: there is
+ * none. */
+static const struct gguf_tensor *sidecar(const struct binder *b, const struct gguf_tensor *t,
+                                         const char *what)
+{
+    char name[128];
+    size_t n = strlen(t->name), cut = sizeof ".weight" - 1;
+    if (n <= cut || strcmp(t->name + n - cut, ".weight") != 0)
+        return NULL;
+    snprintf(name, sizeof name, "%.*s.%s", (int)(n - cut), t->name, what);
+    return gguf_tensor(b->m->file, name);
+}
+
+static float scale_value(const struct gguf_tensor *scale, uint64_t i)
+{
+    float v;
+    memcpy(&v, scale->data + 4 * (scale->n_elem == 1 ? 0 : i), 4);
+    return v;
+}
+
+/* Marks what stands beside t; false when it cannot be applied. */
+static bool find_sidecars(struct binder *b, const struct gguf_tensor *t)
+{
+    const struct gguf_tensor *scale = sidecar(b, t, "scale"), *input = sidecar(b, t, "input_scale");
+    uint64_t n_expert = t->n_dim > 2 ? t->dim[2] * t->dim[3] : 1;
+    if (input && t->type == NVFP4)
+        b->used[input->index] = true;
+    if (!scale)
+        return true;
+    b->used[scale->index] = true;
+    if (t->type != NVFP4)
+        return fail(b->err, "%s: %s is a scale for %s, which is %s; expected NVFP4",
+                    gguf_path(b->m->file), scale->name, t->name, dtype_info(t->type)->name);
+    if (scale->type != F32 || (scale->n_elem != 1 && scale->n_elem != n_expert))
+        return fail(b->err, "%s: %s is %s with %" PRIu64 " values, %s needs F32 with 1%s",
+                    gguf_path(b->m->file), scale->name, dtype_info(scale->type)->name,
+                    scale->n_elem, t->name, n_expert > 1 ? " or one an expert" : "");
+    for (uint64_t i = 0; i < scale->n_elem; i++)
+        if (!isfinite(scale_value(scale, i)))
+            return fail(b->err, "%s: %s[%" PRIu64 "] is %g, %s needs finite scales",
+                        gguf_path(b->m->file), scale->name, i, (double)scale_value(scale, i),
+                        t->name);
+    return true;
+}
+
 /* The tensor with this row length and number of rows, whatever dimensions the rows are
  * spread over. */
 const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer,
@@ -179,6 +228,8 @@ const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint
              gguf_path(g), name, info->name);
         return NULL;
     }
+    if (!find_sidecars(b, t))
+        return NULL;
     b->used[t->index] = true;
     return t;
 }
@@ -193,6 +244,8 @@ bool model_vector(struct binder *b, const char *name, uint32_t n, float *v)
 
 static void add_job(struct binder *b, struct job j)
 {
+    if (j.t && j.t->type == NVFP4)
+        j.scale = sidecar(b, j.t, "scale");
     if (b->n_job == b->cap_job) {
         uint64_t cap = b->cap_job ? 2 * b->cap_job : 256;
         struct job *grown = mem_grow(b->job, cap, sizeof *grown);
@@ -247,6 +300,18 @@ bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n)
     return true;
 }
 
+/* Where the lattice of a type lies, once in the arena for all matrices; 0 for types without. */
+static uint64_t grid_place(struct binder *b, enum dtype dtype)
+{
+    uint32_t n = 0;
+    const uint32_t *words = dtype_grid(dtype, &n);
+    if (words && !b->grid[dtype]) {
+        b->grid[dtype] = arena_tensor(b->m->weights, I32, n, 1).offset;
+        add_job(b, (struct job){ .words = words, .offset = b->grid[dtype], .n_in = n, .n_row = 1 });
+    }
+    return b->grid[dtype];
+}
+
 void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                 uint32_t n_expert)
 {
@@ -256,6 +321,7 @@ void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, ui
     b->beside = false;
     uint64_t bytes = (uint64_t)n_out * n_expert * w->row_q * 16;
     w->offset = arena_take(b->m->weights, bytes, joins ? 16 : 0);
+    w->grid = grid_place(b, dtype);     /* behind it: the arena's first byte is a matrix' */
     b->m->n_param += (uint64_t)n_in * n_out * n_expert;
     b->open = w;
     b->open_row = 0;
@@ -356,16 +422,24 @@ static void *write_rows(void *arg)
     const struct job *j = r->j;
     uint8_t *dst = r->dst;
     uint64_t src_row = 0;
-    if (j->t)
-        dtype_bytes(j->t->type, j->n_in, &src_row);
+    if (!j->t) {
+        memcpy(dst, (const uint8_t *)j->words + r->row * r->row_bytes, r->n * r->row_bytes);
+        return NULL;
+    }
+    dtype_bytes(j->t->type, j->n_in, &src_row);
     for (uint64_t i = 0; i < r->n; i++, dst += r->row_bytes) {
-        const uint8_t *src = j->t ? j->t->data + (j->row0 + r->row + i) * src_row : j->words;
-        if (!j->t)
-            memcpy(dst, src, r->row_bytes);
-        else if (j->vector)
-            dtype_to_f32(j->t->type, src, j->n_in, (float *)(void *)dst);
-        else
+        uint64_t row = j->row0 + r->row + i;
+        float scale = j->scale ? scale_value(j->scale, row / j->t->dim[1]) : 1;
+        const uint8_t *src = j->t->data + row * src_row;
+        if (!j->vector) {
             pack_row(j->t->type, src, j->n_in, dst);
+            pack_scale(j->t->type, j->n_in, scale, dst);
+            continue;
+        }
+        float *v = (float *)(void *)dst;
+        dtype_to_f32(j->t->type, src, j->n_in, v);
+        for (uint32_t k = 0; j->scale && k < j->n_in; k++)
+            v[k] *= scale;
     }
     return NULL;
 }

@@ -16,6 +16,8 @@ typedef struct linear {
     uint32_t n_in, n_out, n_expert;
     uint32_t row_q;                     /* 16-byte words of a packed row */
     tensor bias;                        /* [n_out] added to the product; arena NULL: none */
+    uint64_t grid;                      /* bytes from the arena's start to the type's lattice
+                                           (dtype_grid); of no meaning where it has none */
 } linear;
 
 /* What a feed-forward does between its matrices. */
@@ -74,6 +76,9 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
  * even one row fits). */
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n);
 uint32_t linear_piece(const struct gpu_caps *caps, const linear *w);
+/* The lattice of w's type as words, for the binding that weight.glsl calls GRID_BINDING; something
+ * that may be bound there where it has none. */
+tensor linear_grid(const linear *w);
 
 /* y = rms(x) * w, rows of x. */
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);

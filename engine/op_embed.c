@@ -14,7 +14,8 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
         struct push_embed p = { .n_embd = w->n_in, .row_q = w->row_q, .row0 = row, .n_vocab = n };
         cmd_work(c, (double)w->n_in * b->n_tok);
         cmd_dispatch(c, K_embed, GRID(b->n_tok, 1, 1), SPEC(wg_size(caps, 64), w->dtype), PUSH(p),
-                     USES(READ(linear_rows(w, row, n)), READ(b->ids), READ(b->step), WRITE(y)));
+                     USES(READ(linear_rows(w, row, n)), READ(b->ids), READ(b->step), WRITE(y),
+                          READ(linear_grid(w))));
     }
     return y;
 }

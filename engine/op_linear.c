@@ -61,6 +61,15 @@ tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
                      .n = w->row_q * 4, .n_row = n, .stride = w->row_q * 4 };
 }
 
+tensor linear_grid(const linear *w)
+{
+    uint32_t n = 0;
+    if (!dtype_grid(w->dtype, &n))
+        return linear_rows(w, 0, 1);
+    return (tensor){ .arena = w->arena, .offset = w->grid, .dtype = I32, .n = n, .n_row = 1,
+                     .stride = n };
+}
+
 uint32_t linear_piece(const struct gpu_caps *caps, const linear *w)
 {
     /* a piece is as many rows as bring the next one to where a binding may begin */
@@ -106,11 +115,11 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
         if (path->kernel == K_linear)
             cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks, in), PUSH(p),
                          USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
-                              READ(gate), READ(norm)));
+                              READ(gate), READ(norm), READ(linear_grid(w))));
         else
             cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks), PUSH(p),
                          USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
-                              READ(gate), READ(res), READ(res)));
+                              READ(gate), READ(res), READ(res), READ(linear_grid(w))));
     }
 }
 
@@ -251,7 +260,7 @@ void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, ten
         cmd_dispatch(c, path->kernel, grid,
                      SPEC(t.wg, w->dtype, EPI_STORE, t.rows, t.toks, by_entry ? 2 : 1), PUSH(p),
                      USES(READ(rows), READ(x), WRITE(y), READ(x), READ(x), READ(g->entries),
-                          READ(g->tiles)));
+                          READ(g->tiles), READ(linear_grid(w))));
     }
     if (!step)
         cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",

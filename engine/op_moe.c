@@ -38,7 +38,7 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
         cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), out ? 1 : m->n_used, n_tok),
                      SPEC(wg, w->dtype, how, rows), PUSH(p),
                      USES(READ(linear_rows(&all, e, n)), READ(x), BOTH(y), READ(id), READ(wt),
-                          READ(from)));
+                          READ(from), READ(linear_grid(w))));
     }
 }
 

@@ -13,3 +13,6 @@ bool pack_supported(enum dtype type);
 uint64_t pack_row_bytes(enum dtype type, uint32_t n_in);
 /* Packs one row of the file's n_in elements (n_in a multiple of the type's block length) to dst. */
 void pack_row(enum dtype type, const void *src, uint32_t n_in, void *dst);
+/* Multiplies a packed row by a number that stands beside the matrix in the file; scale must be 1
+ * unless the type is NVFP4, whose rows have room for it. */
+void pack_scale(enum dtype type, uint32_t n_in, float scale, void *row);

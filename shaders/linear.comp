@@ -9,6 +9,7 @@
 // SwiGLU x has 2 n_in columns, gates first.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#define GRID_BINDING 6
 #include "linear.glsl"
 #include "act.glsl"
 
@@ -39,9 +40,9 @@ void main()
 
     for (uint b = lane(); b < n_block; b += WG) {
         vec4 v[COLS * 8];
-        float v_sum[COLS];
+        vec2 v_sum[COLS];
         [[unroll]] for (uint c = 0; c < COLS; c++) {
-            v_sum[c] = 0.0;
+            v_sum[c] = vec2(0.0);
             [[unroll]] for (uint i = 0; i < 8; i++) {
                 uint k = 32 * b + 4 * i;
                 v[c * 8 + i] = load_x(min(tok0 + c, p.n_tok - 1), k);
@@ -54,7 +55,7 @@ void main()
                 if (IN == IN_RELU2)
                     v[c * 8 + i] = act_relu2(v[c * 8 + i]);
                 if (HAS_MIN)
-                    v_sum[c] += sum4(v[c * 8 + i]);
+                    v_sum[c] += i < 4 ? vec2(sum4(v[c * 8 + i]), 0) : vec2(0, sum4(v[c * 8 + i]));
             }
         }
         [[unroll]] for (uint r = 0; r < ROWS; r++) {

@@ -4,6 +4,7 @@
 // unpacked once for all lanes and tokens, and no lane talks to another.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#define GRID_BINDING 7
 #include "linear.glsl"
 #include "linear_many.glsl"
 
@@ -39,6 +40,9 @@ void main()
         // These stay loops: a block unrolled runs no faster and compiles eight times as long.
         [[dont_unroll]] for (uint upper = 0; upper < 2; upper++) {
             float part[ROWS * TOKS];
+            if (MIN_HALVES)
+                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                    v_sum[c] = 0.0;
             [[unroll]] for (uint i = 0; i < ROWS * TOKS; i++)
                 part[i] = 0.0;
             [[dont_unroll]] for (uint g = 4 * upper; g < 4 * upper + 4; g++) {
@@ -55,13 +59,16 @@ void main()
                 }
             }
             [[unroll]] for (uint r = 0; r < ROWS; r++)
-                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                [[unroll]] for (uint c = 0; c < TOKS; c++) {
                     acc[r * TOKS + c] += (upper == 0 ? sc[r].d.x : sc[r].d.y) * part[r * TOKS + c];
+                    if (MIN_HALVES)
+                        acc[r * TOKS + c] += (upper == 0 ? sc[r].m.x : sc[r].m.y) * v_sum[c];
+                }
         }
-        if (HAS_MIN)
+        if (HAS_MIN && !MIN_HALVES)
             [[unroll]] for (uint r = 0; r < ROWS; r++)
                 [[unroll]] for (uint c = 0; c < TOKS; c++)
-                    acc[r * TOKS + c] += sc[r].m * v_sum[c];
+                    acc[r * TOKS + c] += sc[r].m.x * v_sum[c];
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
         uint j = lane() + c * WG, to = y_row(o, min(j, o.n - 1));

@@ -3,16 +3,21 @@
 // engine/pack.c writes what this reads, type by type in the same order. n_in is rounded up to
 // blocks; padding is zero.
 //
-// Include after defining WEIGHT_BINDING. W_TYPE is GGUF's type id, folded when the
-// pipeline is made.
+// Include after defining WEIGHT_BINDING and GRID_BINDING: the lattice of the types that have one
+// (engine/dtype_grids.h; for the others anything may be bound). W_TYPE is GGUF's type id, folded
+// when the pipeline is made.
 
 layout(constant_id = 1) const uint W_TYPE = 0;
 
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight4 { uvec4 w_quad[]; };
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight1 { uint w_word[]; };
+layout(set = 0, binding = GRID_BINDING) readonly restrict buffer Grid { uint grid_word[]; };
 
 const uint T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8,
-           T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ4_NL = 20, T_BF16 = 30, T_MXFP4 = 39;
+           T_Q2_K = 10, T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ2_XXS = 16,
+           T_IQ2_XS = 17, T_IQ3_XXS = 18, T_IQ1_S = 19, T_IQ4_NL = 20, T_IQ3_S = 21, T_IQ2_S = 22,
+           T_IQ4_XS = 23, T_IQ1_M = 29, T_BF16 = 30, T_TQ1_0 = 34, T_TQ2_0 = 35, T_MXFP4 = 39,
+           T_NVFP4 = 40, T_Q1_0 = 41, T_Q2_0 = 42;
 
 // Sixteen signed bytes each: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and E2M1
 // doubled, 0 1 2 3 4 6 8 12 and their negatives. Bytes in words: a table of floats is memory.
@@ -44,6 +49,21 @@ float half_at(uint at, uint i)
     return (i & 1u) == 0u ? h.x : h.y;
 }
 uint byte_at(uint at, uint i) { return (w_word[at + (i >> 2)] >> (8u * (i & 3u))) & 255u; }
+uint nibble_at(uint at, uint i) { return (w_word[at + (i >> 3)] >> (4u * (i & 7u))) & 15u; }
+uint short_at(uint at, uint i) { return (w_word[at + (i >> 1)] >> (16u * (i & 1u))) & 0xffffu; }
+// the lowest byte's four numbers of 2 bits
+vec4 crumb4(uint v) { return vec4(v & 3u, (v >> 2) & 3u, (v >> 4) & 3u, (v >> 6) & 3u); }
+// two numbers of 4 bits, the lower one first
+vec2 nib2(uint v) { return vec2(v & 15u, (v >> 4) & 15u); }
+
+// Half an E4M3 without sign; 0x7f is 0 (models.md 8).
+float half_e4m3(uint v)
+{
+    uint e = (v >> 3) & 15u, m = v & 7u;
+    if (v == 0x7fu)
+        return 0.0;
+    return e == 0u ? float(m) * 0.0009765625 : uintBitsToFloat(((e + 119u) << 23) | (m << 20));
+}
 
 // Scale and minimum of sub-block g of a K-quant: 12 bytes of 6-bit numbers in three words
 // (models.md 8).
@@ -61,87 +81,233 @@ vec2 k_scale(uvec4 head, uint g)
 }
 
 // A weight is a quant times a scale, plus, in types that have one, a minimum: of a block's 32,
-// the lower half d.x q + m and the upper half d.y q + m. Products take both once a block.
-struct scales { vec2 d; float m; };
+// the lower half d.x q + m.x and the upper half d.y q + m.y. Products take both once a block, or
+// once a half where minima differ.
+struct scales { vec2 d, m; };
 
+const bool MIN_HALVES = W_TYPE == T_Q2_K;
 const bool HAS_MIN = W_TYPE == T_Q4_0 || W_TYPE == T_Q4_1 || W_TYPE == T_Q5_0 ||
-                     W_TYPE == T_Q5_1 || W_TYPE == T_Q4_K || W_TYPE == T_Q5_K;
+                     W_TYPE == T_Q5_1 || W_TYPE == T_Q4_K || W_TYPE == T_Q5_K || MIN_HALVES;
 
-// 32-bit words of quants in a block; in the types of four words, byte i of 16 holds element i
-// (low half) and element 16 + i (high half).
+// Numbers of points of eight coordinates, and of four.
+const bool GRID_8 = W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M || W_TYPE == T_IQ2_XXS ||
+                    W_TYPE == T_IQ2_XS || W_TYPE == T_IQ2_S;
+const bool GRID_4 = W_TYPE == T_IQ3_XXS || W_TYPE == T_IQ3_S;
+
+// 32-bit words of quants in a block. In the types of four words, byte i of 16 holds element i
+// (low half) and element 16 + i (high half). In those of two, codes of 2 bits one behind the
+// other, or what IQ types have of a point's number; in those of one, bits or the latter. TQ1_0
+// alone has 13 for eight blocks.
 const uint QUANT_WORDS = W_TYPE == T_F32 ? 32 : W_TYPE == T_F16 || W_TYPE == T_BF16 ? 16 :
-                         W_TYPE == T_Q8_0 ? 8 : 4;
+                         W_TYPE == T_Q8_0 ? 8 :
+                         W_TYPE == T_Q2_K || W_TYPE == T_Q3_K || W_TYPE == T_TQ2_0 ||
+                         W_TYPE == T_Q2_0 || W_TYPE == T_IQ2_XS || GRID_4 ? 2 :
+                         W_TYPE == T_Q1_0 || GRID_8 ? 1 : 4;
+
+// The word behind the row's quants.
+uint aux_of(uint row, uint n_block)
+{
+    return 4u * row + (W_TYPE == T_TQ1_0 ? 13u * (n_block / 8u) : QUANT_WORDS * n_block);
+}
 
 scales weight_scales(uint row, uint n_block, uint b)
 {
-    uint aux = 4u * row + QUANT_WORDS * n_block;    // the word behind the row's quants
+    uint aux = aux_of(row, n_block);
     scales s;
     s.d = vec2(1.0);
-    s.m = 0.0;
+    s.m = vec2(0.0);
     if (W_TYPE == T_Q8_0 || W_TYPE == T_IQ4_NL) {
         s.d = vec2(half_at(aux, b));
     } else if (W_TYPE == T_Q4_0) {
         s.d = vec2(half_at(aux, b));
-        s.m = -8.0 * s.d.x;
+        s.m = -8.0 * s.d;
     } else if (W_TYPE == T_Q5_0) {
         s.d = vec2(half_at(aux + n_block, b));
-        s.m = -16.0 * s.d.x;
+        s.m = -16.0 * s.d;
     } else if (W_TYPE == T_Q4_1 || W_TYPE == T_Q5_1) {
         vec2 dm = unpackHalf2x16(w_word[aux + (W_TYPE == T_Q5_1 ? n_block : 0u) + b]);
         s.d = dm.xx;
-        s.m = dm.y;
+        s.m = dm.yy;
     } else if (W_TYPE == T_MXFP4) {
         uint e = byte_at(aux, b);       // 2^(e - 128); the two smallest are denormal
         s.d = vec2(uintBitsToFloat(e < 2u ? 0x00200000u << e : (e - 1u) << 23));
     } else if (W_TYPE == T_Q4_K || W_TYPE == T_Q5_K) {
         vec2 dm = k_scale(w_quad[aux / 4u + b / 8u], b & 7u);
         s.d = dm.xx;
-        s.m = -dm.y;
+        s.m = -dm.yy;
     } else if (W_TYPE == T_Q6_K) {
         // behind two words of high bits a block: two 8-bit scales a block, a half of d for eight
         uint at = aux + 2u * n_block;
-        int sc = int((w_word[at + (b >> 1)] >> (16u * (b & 1u))) & 0xffffu);
+        int sc = int(short_at(at, b));
         s.d = half_at(at + n_block / 2u, b / 8u) * vec2((sc << 24) >> 24, (sc << 16) >> 24);
+    } else if (W_TYPE == T_Q2_K) {
+        uint sc = short_at(aux, b);
+        vec2 dm = unpackHalf2x16(w_word[aux + n_block / 2u + b / 8u]);
+        s.d = dm.x * vec2(sc & 15u, (sc >> 8) & 15u);
+        s.m = -dm.y * vec2((sc >> 4) & 15u, sc >> 12);
+    } else if (W_TYPE == T_Q3_K) {
+        uint at = aux + n_block, top = nibble_at(at + n_block / 4u, b);
+        vec2 sc = nib2(byte_at(at, b)) + 16.0 * vec2(top & 3u, top >> 2) - 32.0;
+        s.d = half_at(at + n_block / 4u + n_block / 8u, b / 8u) * sc;
+    } else if (W_TYPE == T_IQ4_XS) {
+        uint at = aux + 2u * (b / 8u), g = b & 7u, head = w_word[at];
+        uint sc = ((w_word[at + 1u] >> (4u * g)) & 15u) | (((head >> (16u + 2u * g)) & 3u) << 4);
+        s.d = vec2(unpackHalf2x16(head).x * float(int(sc) - 32));
+    } else if (W_TYPE == T_IQ2_XXS || W_TYPE == T_IQ3_XXS) {
+        float half_scale = 0.5 * float(w_word[aux + b] >> 28) + 0.25;
+        if (W_TYPE == T_IQ2_XXS)
+            half_scale *= 0.5;
+        s.d = vec2(half_at(aux + n_block, b / 8u) * half_scale);
+    } else if (W_TYPE == T_IQ2_XS || W_TYPE == T_IQ2_S) {
+        uint at = W_TYPE == T_IQ2_XS ? aux : aux + n_block + n_block / 4u;
+        s.d = half_at(at + n_block / 4u, b / 8u) * (0.25 * nib2(byte_at(at, b)) + 0.125);
+    } else if (W_TYPE == T_IQ3_S) {
+        uint at = aux + n_block + n_block / 4u;
+        s.d = vec2(half_at(at + n_block / 8u, b / 8u) * float(2u * nibble_at(at, b) + 1u));
+    } else if (W_TYPE == T_IQ1_S) {
+        uint sc = (short_at(aux, b) >> 12) & 7u;
+        s.d = vec2(half_at(aux + n_block / 2u, b / 8u) * float(2u * sc + 1u));
+    } else if (W_TYPE == T_IQ1_M) {
+        // of two words for eight blocks, the top nibble of each half is one of d
+        uint at = aux + n_block / 2u + 2u * (b / 8u), lo = w_word[at], hi = w_word[at + 1u];
+        uint d = ((lo >> 12) & 15u) | ((lo >> 24) & 0xf0u) | ((hi >> 4) & 0xf00u) |
+                 ((hi >> 16) & 0xf000u);
+        uint sc = ((b & 4u) == 0u ? lo : hi) >> (8u * (b & 2u) + 6u * (b & 1u));
+        s.d = unpackHalf2x16(d).x * vec2(2u * (sc & 7u) + 1u, 2u * ((sc >> 3) & 7u) + 1u);
+    } else if (W_TYPE == T_TQ1_0 || W_TYPE == T_TQ2_0) {
+        s.d = vec2(half_at(aux, b / 8u));
+    } else if (W_TYPE == T_NVFP4) {
+        uint sc = short_at(aux, b);     // behind them all the row's own scale
+        s.d = vec2(half_e4m3(sc & 255u), half_e4m3(sc >> 8)) *
+              uintBitsToFloat(w_word[aux + n_block / 2u]);
+    } else if (W_TYPE == T_Q1_0 || W_TYPE == T_Q2_0) {
+        s.d = vec2(half_at(aux, W_TYPE == T_Q1_0 ? b / 4u : b / 2u));
     }
     return s;
 }
 
-// High bits of a block's quants.
+// High bits of a block's quants, and signs.
 uvec2 weight_high(uint row, uint n_block, uint b)
 {
-    uint aux = 4u * row + QUANT_WORDS * n_block;
-    if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1)
+    uint aux = aux_of(row, n_block);
+    if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1 || W_TYPE == T_Q3_K || W_TYPE == T_IQ2_XXS ||
+        W_TYPE == T_IQ3_XXS)
         return uvec2(w_word[aux + b], 0u);
     if (W_TYPE == T_Q5_K)
         return uvec2(w_word[aux + n_block / 2u + b], 0u);
     if (W_TYPE == T_Q6_K)
         return uvec2(w_word[aux + 2u * b], w_word[aux + 2u * b + 1u]);
+    if (W_TYPE == T_IQ2_S || W_TYPE == T_IQ3_S)
+        return uvec2(w_word[aux + b], byte_at(aux + n_block, b));
+    if (W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M)
+        return uvec2(short_at(aux, b), 0u);
     return uvec2(0u);
 }
 
-// Quants 4g .. 4g+3 of a block from the words they lie in - `lo`, and for 16-bit types `hi` -
-// and the high bits.
+// Signs as factors: bit i of the eight for coordinates 4g .. 4g+3 of a block.
+vec4 sign4(uint eight, uint g) { return 1.0 - 2.0 * bit4(eight, g & 1u); }
+// Eight signs from a 7-bit code: the last makes the number of minus signs even.
+uint even_signs(uint code)
+{
+    code &= 127u;
+    return code | ((uint(bitCount(code)) & 1u) << 7);
+}
+
+// Quants 4g .. 4g+3 of the IQ types; code is the word that holds the number of their point.
+vec4 point_quad(uint code, uvec2 high, uint g)
+{
+    uint k = g >> 1, i, point;
+    if (GRID_4)
+        i = (code >> (8u * (g & 3u))) & 255u;
+    else if (W_TYPE == T_IQ2_XS)
+        i = (code >> (16u * (k & 1u))) & 511u;
+    else
+        i = (code >> (8u * k)) & 255u;
+    if (W_TYPE == T_IQ3_S)
+        i |= ((high.y >> g) & 1u) << 8;
+    if (W_TYPE == T_IQ2_S)
+        i |= ((high.y >> (2u * k)) & 3u) << 8;
+    if (W_TYPE == T_IQ1_S)
+        i |= ((high.x >> (3u * k)) & 7u) << 8;
+    if (W_TYPE == T_IQ1_M)
+        i |= ((high.x >> (4u * k)) & 7u) << 8;
+    point = grid_word[i >> 1] >> (16u * (i & 1u));
+    if (GRID_4) {
+        vec4 c = vec4(point & 7u, (point >> 3) & 7u, (point >> 6) & 7u, (point >> 9) & 7u);
+        if (W_TYPE == T_IQ3_S)
+            return (2.0 * c + 1.0) * sign4(high.x >> (8u * k), g);
+        c = 8.0 * c + 4.0 + 2.0 * max(c - 6.0, 0.0);    // 4 12 .. 52 62
+        return c * sign4(even_signs(high.x >> (7u * k)), g);
+    }
+    vec4 c = crumb4(point >> (8u * (g & 1u)));
+    if (W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M) {
+        uint minus = W_TYPE == T_IQ1_S ? high.x >> 15 : (high.x >> (4u * k + 3u)) & 1u;
+        return c - 0.875 - 0.25 * float(minus);
+    }
+    c = c * (0.5 * c + 16.5) + 8.0;                     // 8 25 43
+    if (W_TYPE == T_IQ2_S)
+        return c * sign4(high.x >> (8u * k), g);
+    if (W_TYPE == T_IQ2_XS)
+        return c * sign4(even_signs(code >> (16u * (k & 1u) + 9u)), g);
+    return c * sign4(even_signs(high.x >> (7u * k)), g);
+}
+
+// Digit k of four bytes, each a fraction in base 3; less 1.
+vec4 trit4(uint v, uint k)
+{
+    uint power = k < 4u ? (0x1b090301u >> (8u * k)) & 255u : 81u;
+    uint even = (v & 0xff00ffu) * power, odd = ((v >> 8) & 0xff00ffu) * power;
+    even = ((even & 0xff00ffu) * 3u) >> 8;
+    odd = ((odd & 0xff00ffu) * 3u) >> 8;
+    return vec4(even & 3u, odd & 3u, (even >> 16) & 3u, (odd >> 16) & 3u) - 1.0;
+}
+
+// The word of a row of TQ1_0 that holds quants 4g .. 4g+3 of block b, and which of its digits
+// they are: 8 words of 160 elements, 4 of 80, one of 16.
+uvec2 trit_place(uint b, uint g)
+{
+    uint i = b & 7u, n = 8u * i + g - 40u, at = 13u * (b / 8u);
+    if (i < 5u)
+        return uvec2(at + g, i);
+    return n < 20u ? uvec2(at + 8u + (n & 3u), n >> 2) : uvec2(at + 12u, n - 20u);
+}
+
+// Quants 4g .. 4g+3 of a block from the words they lie in - `lo`, and for 16-bit types `hi`; for
+// TQ1_0 that is the digit - and the high bits. Each call is a copy of it until the type is folded:
+// few calls start sooner.
 vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
 {
+    if (W_TYPE == T_TQ1_0)
+        return trit4(lo, hi);
     if (W_TYPE == T_F16)
         return vec4(unpackHalf2x16(lo), unpackHalf2x16(hi));
     if (W_TYPE == T_BF16)
         return uintBitsToFloat(uvec4(lo << 16, lo & 0xffff0000u, hi << 16, hi & 0xffff0000u));
     if (W_TYPE == T_Q8_0)
         return s8x4(lo);
+    if (GRID_8 || GRID_4)
+        return point_quad(lo, high, g);
+    if (W_TYPE == T_Q1_0)
+        return 2.0 * bit4(lo, g) - 1.0;
+    if (QUANT_WORDS == 2) {
+        vec4 c = crumb4(lo >> (8u * (g & 3u)));
+        if (W_TYPE == T_Q3_K)
+            return c + 4.0 * bit4(high.x, g) - 4.0;
+        if (W_TYPE == T_TQ2_0 || W_TYPE == T_Q2_0)
+            return c - 1.0;
+        return c;
+    }
     vec4 q = nib4(lo >> (g < 4u ? 0u : 4u));
     if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1 || W_TYPE == T_Q5_K)
         return q + 16.0 * bit4(high.x, g);
-    if (W_TYPE == T_Q6_K) {
-        uint h = (g < 4u ? high.x : high.y) >> (8u * (g & 3u));
-        return q + 16.0 * vec4(h & 3u, (h >> 2) & 3u, (h >> 4) & 3u, (h >> 6) & 3u) - 32.0;
-    }
+    if (W_TYPE == T_Q6_K)
+        return q + 16.0 * crumb4((g < 4u ? high.x : high.y) >> (8u * (g & 3u))) - 32.0;
     // two branches, not a choice between the tables: that would be a specialization-constant select
     // of a vector, which Mesa 22.3.6 gets wrong
     uvec4 i = uvec4(q);
-    if (W_TYPE == T_IQ4_NL)
+    if (W_TYPE == T_IQ4_NL || W_TYPE == T_IQ4_XS)
         return vec4(entry(NL, i.x), entry(NL, i.y), entry(NL, i.z), entry(NL, i.w));
-    if (W_TYPE == T_MXFP4)
+    if (W_TYPE == T_MXFP4 || W_TYPE == T_NVFP4)
         return vec4(entry(FP4, i.x), entry(FP4, i.y), entry(FP4, i.z), entry(FP4, i.w));
     return q;
 }
@@ -152,14 +318,23 @@ vec4 weight_quad(uint row, uvec2 high, uint b, uint g)
 {
     if (W_TYPE == T_F32)
         return uintBitsToFloat(w_quad[row + 8u * b + g]);
-    uint at = 4u * row + QUANT_WORDS * b;
-    if (QUANT_WORDS == 16)
-        return quad_of(w_word[at + 2u * g], w_word[at + 2u * g + 1u], high, g);
-    return quad_of(w_word[at + (QUANT_WORDS == 8 ? g : g & 3u)], 0u, high, g);
+    uint at = 4u * row + QUANT_WORDS * b, lo, hi = 0u;
+    if (W_TYPE == T_TQ1_0) {
+        uvec2 place = trit_place(b, g);
+        lo = w_word[4u * row + place.x];
+        hi = place.y;
+    } else if (QUANT_WORDS == 16) {
+        lo = w_word[at + 2u * g];
+        hi = w_word[at + 2u * g + 1u];
+    } else {
+        lo = w_word[at + (QUANT_WORDS == 8 ? g : QUANT_WORDS == 4 ? g & 3u :
+                          QUANT_WORDS == 2 ? g >> 2 : 0u)];
+    }
+    return quad_of(lo, hi, high, g);
 }
 
-// A whole block, read 16 bytes at a time.
-struct quants { vec4 q[8]; vec2 d; float m; };
+// A whole block, read as much of 16 bytes at a time as it has.
+struct quants { vec4 q[8]; vec2 d, m; };
 
 quants weight_quants(uint row, uint n_block, uint b)
 {
@@ -170,17 +345,31 @@ quants weight_quants(uint row, uint n_block, uint b)
     w.d = s.d;
     w.m = s.m;
     [[unroll]] for (uint g = 0; g < 8; g++) {
+        uint lo = 0u, hi = 0u;
         if (W_TYPE == T_F32) {
             w.q[g] = uintBitsToFloat(w_quad[row + 8u * b + g]);
+            continue;
+        }
+        if (W_TYPE == T_TQ1_0) {
+            uvec2 place = trit_place(b, g);
+            lo = w_word[4u * row + place.x];
+            hi = place.y;
         } else if (QUANT_WORDS == 16) {
             if (g % 2 == 0)
                 raw = w_quad[row + 4u * b + g / 2];
-            w.q[g] = g % 2 == 0 ? quad_of(raw.x, raw.y, high, g) : quad_of(raw.z, raw.w, high, g);
-        } else {
+            lo = g % 2 == 0 ? raw.x : raw.z;
+            hi = g % 2 == 0 ? raw.y : raw.w;
+        } else if (QUANT_WORDS >= 4) {
             if (g == 0 || (QUANT_WORDS == 8 && g == 4))
                 raw = w_quad[row + (QUANT_WORDS == 8 ? 2u * b + g / 4 : b)];
-            w.q[g] = quad_of(raw[g % 4], 0u, high, g);
+            lo = raw[g % 4];
+        } else if (g % 4 == 0 && (g == 0 || QUANT_WORDS == 2)) {
+            raw.x = w_word[4u * row + QUANT_WORDS * b + g / 4];
+            lo = raw.x;
+        } else {
+            lo = raw.x;
         }
+        w.q[g] = quad_of(lo, hi, high, g);
     }
     return w;
 }
@@ -189,15 +378,26 @@ quants weight_quants(uint row, uint n_block, uint b)
 void weight_block(uint row, uint n_block, uint b, out vec4 w[8])
 {
     quants u = weight_quants(row, n_block, b);
-    [[unroll]] for (uint i = 0; i < 8; i++)
-        w[i] = HAS_MIN ? u.q[i] * (i < 4 ? u.d.x : u.d.y) + u.m : u.q[i] * (i < 4 ? u.d.x : u.d.y);
+    [[unroll]] for (uint i = 0; i < 8; i++) {
+        w[i] = u.q[i] * (i < 4 ? u.d.x : u.d.y);
+        if (HAS_MIN)
+            w[i] += i < 4 ? u.m.x : u.m.y;
+    }
 }
 
-// Sum of 32 weights times v[at .. at + 7]; v_sum is the sum of those elements, needed
-// where HAS_MIN.
+// What a block's minima add to its product; v_sum: sums of v's halves.
+float min_dot(vec2 m, vec2 v_sum)
+{
+    if (MIN_HALVES)
+        return dot(m, v_sum);
+    return HAS_MIN ? m.x * (v_sum.x + v_sum.y) : 0.0;
+}
+
+// Sum of 32 weights times v[at .. at + 7]; v_sum: sums of the lower and upper half of those
+// elements, needed where HAS_MIN.
 #define WEIGHT_DOT(w, v, at, v_sum) \
     (w.d.x * (dot(w.q[0], v[at]) + dot(w.q[1], v[at + 1]) + \
               dot(w.q[2], v[at + 2]) + dot(w.q[3], v[at + 3])) + \
      w.d.y * (dot(w.q[4], v[at + 4]) + dot(w.q[5], v[at + 5]) + \
               dot(w.q[6], v[at + 6]) + dot(w.q[7], v[at + 7])) + \
-     (HAS_MIN ? w.m * v_sum : 0.0))
+     min_dot(w.m, v_sum))

@@ -9,8 +9,11 @@
 enum { BAND = 256 };            /* bytes at least on either side of a tensor */
 static const uint32_t GUARD = 0x7fc05a5a;       /* a NaN; its halves are a NaN and a large number */
 
-const enum dtype weight_types[13] = { F32,  F16,  BF16, Q8_0, Q4_0,   Q4_1, Q5_0,
-                                      Q5_1, Q4_K, Q5_K, Q6_K, IQ4_NL, MXFP4 };
+const enum dtype weight_types[N_WEIGHT_TYPE] = {
+    F32,  F16,  BF16,   Q8_0,  Q4_0,  Q4_1,    Q5_0,   Q5_1,  Q4_K,    Q5_K,  Q6_K,  IQ4_NL, MXFP4,
+    Q2_K, Q3_K, IQ4_XS, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0,  NVFP4,
+    Q1_0, Q2_0,
+};
 
 /* ---- opening and closing ----------------------------------------------------------------- */
 
@@ -221,6 +224,14 @@ static uint16_t random_half(struct rng *rng, double scale, bool extreme)
 
 /* Where a block has its halves, and what a code is about when the scale is 1. */
 static const struct layout { int d, min; double code, min_code; } layouts[DTYPE_COUNT] = {
+    [Q2_K] = { 80, 82, 1.3 * 8.8, 1.5 }, [Q3_K] = { 108, -1, 2.3 * 18, 0 },
+    [IQ4_XS] = { 0, -1, 67 * 18, 0 },    [IQ1_S] = { 0, -1, 0.8 * 9, 0 },
+    [IQ1_M] = { -1, -1, 0.8 * 9, 0 },    [IQ2_XXS] = { 0, -1, 24 * 2.3, 0 },
+    [IQ2_XS] = { 0, -1, 24 * 2.3, 0 },   [IQ2_S] = { 0, -1, 24 * 2.3, 0 },
+    [IQ3_XXS] = { 0, -1, 25 * 4.6, 0 },  [IQ3_S] = { 0, -1, 7 * 18, 0 },
+    [TQ1_0] = { 52, -1, 0.8, 0 },        [TQ2_0] = { 64, -1, 1.2, 0 },
+    [NVFP4] = { -1, -1, 6, 0 },          [Q1_0] = { 0, -1, 1, 0 },
+    [Q2_0] = { 0, -1, 1.2, 0 },
     [Q8_0] = { 0, -1, 74, 0 },          [Q4_0] = { 0, -1, 4.6, 0 },
     [Q4_1] = { 0, 2, 4.6, 7.5 },        [Q5_0] = { 0, -1, 9.2, 0 },
     [Q5_1] = { 0, 2, 9.2, 15.5 },       [IQ4_NL] = { 0, -1, 67, 0 },
@@ -259,11 +270,19 @@ void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme,
             block[0] %= 4;      /* the denormal ones */
         return;
     }
+    if (dtype == NVFP4) {       /* E4M3; any code, or what is about the scale */
+        for (int s = 0; s < 4 && !extreme; s++)
+            block[s] = (uint8_t)(8 * (7 + (int)lround(log2(2 * scale / l->code))) + block[s] % 8);
+        return;
+    }
     uint16_t d = random_half(rng, scale / l->code, extreme);
-    put16(block + l->d, d);
+    for (int i = 0; i < 4 && dtype == IQ1_M; i++)       /* a nibble atop each word of scales */
+        block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (d >> 4 * i & 15) << 4);
+    if (l->d >= 0)
+        put16(block + l->d, d);
     if (l->min >= 0) {          /* codes about zero; K-quants subtract it, the others add it */
         float min = f16_to_f32(d) * (float)l->min_code;
-        bool k = dtype == Q4_K || dtype == Q5_K;
+        bool k = dtype == Q4_K || dtype == Q5_K || dtype == Q2_K;
         put16(block + l->min, extreme ? random_half(rng, 1, true) : f32_to_f16(k ? min : -min));
     }
 }
@@ -278,6 +297,12 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
     w.w = (linear){ .arena = r->mem, .dtype = dtype, .n_in = n_in, .n_out = n_out,
                     .n_expert = n_expert, .row_q = (uint32_t)(bytes / 16) };
     w.w.offset = take(r, n_row * bytes, beside ? 16 : 0);
+    uint32_t n_grid = 0;
+    const uint32_t *grid = dtype_grid(dtype, &n_grid);
+    if (grid) {
+        w.w.grid = take(r, 4ull * n_grid, 0);
+        memcpy(r->image + w.w.grid, grid, 4ull * n_grid);
+    }
     for (uint64_t i = 0; i < n_row; i++) {
         const uint8_t *src = (const uint8_t *)rows + i * row_bytes;
         pack_row(dtype, src, n_in, r->image + w.w.offset + i * bytes);

@@ -65,7 +65,8 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
                          uint32_t n_expert, const void *rows, bool beside);
 /* One block of random codes; its scales are about `scale`, or any there are (extreme). */
 void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block);
-extern const enum dtype weight_types[13];
+enum { N_WEIGHT_TYPE = 28 };
+extern const enum dtype weight_types[N_WEIGHT_TYPE];
 
 /* A device of its own that binds no more than max_range at once: matrices come in pieces. Opens a
  * case, which is skipped or fails when there is none. The caller closes it. */

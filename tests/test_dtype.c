@@ -61,19 +61,25 @@ static double q5_1_value(const uint8_t *b, int j)
     return half_at(b, 0) * (nibble(b + 8, j) + 16 * bit(b + 4, j)) + half_at(b, 2);
 }
 
+static const int iq4_code[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+                                  1, 13, 25, 38, 53, 69, 89, 113 };
+
 static double iq4_nl_value(const uint8_t *b, int j)
 {
-    static const int nl[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
-                                1, 13, 25, 38, 53, 69, 89, 113 };
-    return half_at(b, 0) * nl[nibble(b + 2, j)];
+    return half_at(b, 0) * iq4_code[nibble(b + 2, j)];
 }
 
 /* From the meaning of E2M1 rather than from a table: sign, exponent of bias 1, one mantissa bit. */
+static double e2m1(int q)
+{
+    int exponent = q >> 1 & 3, mantissa = q & 1;
+    double v = exponent ? ldexp(1 + 0.5 * mantissa, exponent - 1) : 0.5 * mantissa;
+    return q & 8 ? -v : v;
+}
+
 static double mxfp4_value(const uint8_t *b, int j)
 {
-    int q = nibble(b + 1, j), exponent = q >> 1 & 3, mantissa = q & 1;
-    double v = exponent ? ldexp(1 + 0.5 * mantissa, exponent - 1) : 0.5 * mantissa;
-    return ldexp(q & 8 ? -v : v, b[0] - 127);
+    return ldexp(e2m1(nibble(b + 1, j)), b[0] - 127);
 }
 
 /* S (which = 0) or M (which = 4) of sub-block g. */
@@ -104,6 +110,154 @@ static double q6_k_value(const uint8_t *b, int j)
     return half_at(b, 208) * (int8_t)b[192 + j / 16] * ((a | t << 4) - 32);
 }
 
+/* Two bits of element j of 256, as Q2_K, Q3_K and TQ2_0 lay them. */
+static int two_bits(const uint8_t *qs, int j)
+{
+    int h = j / 128, s = j % 128 / 32, l = j % 32;
+    return bit(qs + 32 * h + l, 2 * s) + 2 * bit(qs + 32 * h + l, 2 * s + 1);
+}
+
+static double q2_k_value(const uint8_t *b, int j)
+{
+    int c = b[j / 16];
+    return half_at(b, 80) * lo(c) * two_bits(b + 16, j) - half_at(b, 82) * hi(c);
+}
+
+static double q3_k_value(const uint8_t *b, int j)
+{
+    const uint8_t *sc = b + 96;
+    int g = j / 16, low = g < 8 ? lo(sc[g]) : hi(sc[g - 8]);
+    int high = bit(sc + 8 + g % 4, g / 4 * 2) + 2 * bit(sc + 8 + g % 4, g / 4 * 2 + 1);
+    int q = two_bits(b + 32, j) - (bit(b + j % 32, j / 32) ? 0 : 4);
+    return half_at(b, 108) * (low + 16 * high - 32) * q;
+}
+
+static double iq4_xs_value(const uint8_t *b, int j)
+{
+    int g = j / 32, low = g % 2 ? hi(b[4 + g / 2]) : lo(b[4 + g / 2]);
+    int c = low + 16 * bit(b + 2, 2 * g) + 32 * bit(b + 2, 2 * g + 1);
+    return half_at(b, 0) * (c - 32) * iq4_code[nibble(b + 8 + 16 * g, j % 32)];
+}
+
+static double tq1_0_value(const uint8_t *b, int j)
+{
+    int k = j < 160 ? j / 32 : j < 240 ? (j - 160) / 16 : (j - 240) / 4;
+    int x = j < 160 ? b[j % 32] : j < 240 ? b[32 + (j - 160) % 16] : b[48 + (j - 240) % 4];
+    double t = x / 256.0; /* 0.t0 t1 t2 ... in base 3 */
+    while (k--)
+        t = 3 * t - floor(3 * t);
+    return half_at(b, 52) * (floor(3 * t) - 1);
+}
+
+static double tq2_0_value(const uint8_t *b, int j)
+{
+    return half_at(b, 64) * (two_bits(b, j) - 1);
+}
+
+static double q1_0_value(const uint8_t *b, int j)
+{
+    return half_at(b, 0) * (bit(b + 2, j) ? 1 : -1);
+}
+
+static double q2_0_value(const uint8_t *b, int j)
+{
+    return half_at(b, 0) * (bit(b + 2, 2 * j) + 2 * bit(b + 2, 2 * j + 1) - 1);
+}
+
+/* E4M3 from its meaning: exponent of bias 7, three mantissa bits. */
+static double nvfp4_value(const uint8_t *b, int j)
+{
+    int s = j / 16, i = j % 16, exponent = b[s] >> 3 & 15, mantissa = b[s] & 7;
+    double scale = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+    int v = b[4 + 8 * s + i % 8];
+    return (b[s] == 0x7f ? 0 : scale) * e2m1(i < 8 ? lo(v) : hi(v));
+}
+
+/* Coordinate e of point i, as the format means it. */
+static int coordinate(enum dtype type, uint32_t i, int e)
+{
+    static const int eight[3] = { 8, 25, 43 }, four[8] = { 4, 12, 20, 28, 36, 44, 52, 62 };
+    uint32_t n, bits = type == IQ3_XXS || type == IQ3_S ? 3 : 2;
+    const uint32_t *grid = dtype_grid(type, &n);
+    HLM_ASSERT(i < 2 * n);
+    uint32_t word = grid[i >> 1], at = 16 * (i & 1) + bits * (uint32_t)e;
+    uint32_t c = word >> at & ((1u << bits) - 1);
+    return type == IQ3_S       ? (int)(2 * c + 1)
+           : type == IQ3_XXS   ? four[c]
+           : type == IQ1_S     ? (int)c - 1
+           : c < 3             ? eight[c]
+                               : 0;
+}
+
+/* Sign e of a 7-bit code: the eighth makes the number of minus signs even. */
+static int even_sign(uint32_t code, int e)
+{
+    int n_minus = 0;
+    for (int k = 0; k < 7; k++)
+        n_minus += code >> k & 1;
+    return (e < 7 ? (int)(code >> e & 1) : n_minus % 2) ? -1 : 1;
+}
+
+static uint32_t le16(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
+static uint32_t le32(const uint8_t *p) { return le16(p) | le16(p + 2) << 16; }
+
+static double iq2_xxs_value(const uint8_t *b, int j)
+{
+    const uint8_t *q = b + 2 + 8 * (j / 32);
+    uint32_t sign = le32(q + 4), k = (uint32_t)j % 32 / 8;
+    return half_at(b, 0) * (0.5 + (sign >> 28)) / 4 * coordinate(IQ2_XXS, q[k], j % 8) *
+           even_sign(sign >> 7 * k & 127, j % 8);
+}
+
+static double iq2_xs_value(const uint8_t *b, int j)
+{
+    uint32_t q = le16(b + 2 + 2 * (j / 8));
+    int sc = b[66 + j / 32], c = j % 32 < 16 ? lo(sc) : hi(sc);
+    return half_at(b, 0) * (0.5 + c) / 4 * coordinate(IQ2_XS, q & 511, j % 8) *
+           even_sign(q >> 9, j % 8);
+}
+
+static double iq2_s_value(const uint8_t *b, int j)
+{
+    int k = j / 8, sc = b[74 + j / 32], c = j % 32 < 16 ? lo(sc) : hi(sc);
+    uint32_t i = b[2 + k] + 256u * (uint32_t)(b[66 + k / 4] >> k % 4 * 2 & 3);
+    return half_at(b, 0) * (0.5 + c) / 4 * coordinate(IQ2_S, i, j % 8) *
+           (bit(b + 34, j) ? -1 : 1);
+}
+
+static double iq3_xxs_value(const uint8_t *b, int j)
+{
+    uint32_t sign = le32(b + 66 + 4 * (j / 32)), k = (uint32_t)j % 32 / 8;
+    return half_at(b, 0) * (0.5 + (sign >> 28)) / 2 * coordinate(IQ3_XXS, b[2 + j / 4], j % 4) *
+           even_sign(sign >> 7 * k & 127, j % 8);
+}
+
+static double iq3_s_value(const uint8_t *b, int j)
+{
+    int sc = b[106 + j / 64], c = j % 64 < 32 ? lo(sc) : hi(sc);
+    uint32_t i = b[2 + j / 4] + 256u * (uint32_t)bit(b + 66, j / 4);
+    return half_at(b, 0) * (1 + 2 * c) * coordinate(IQ3_S, i, j % 4) * (bit(b + 74, j) ? -1 : 1);
+}
+
+static double iq1_s_value(const uint8_t *b, int j)
+{
+    uint32_t qh = le16(b + 34 + 2 * (j / 32)), k = (uint32_t)j / 8;
+    uint32_t i = b[2 + k] + 256 * (qh >> 3 * (k % 4) & 7);
+    return half_at(b, 0) * (2 * (qh >> 12 & 7) + 1) *
+           (coordinate(IQ1_S, i, j % 8) + (qh >> 15 ? -0.125 : 0.125));
+}
+
+/* Its scale stands in the top nibbles of bytes 49, 51, 53, 55, the lowest first. */
+static double iq1_m_value(const uint8_t *b, int j)
+{
+    uint32_t k = (uint32_t)j / 8, qh = b[32 + k / 2], g = (uint32_t)j / 16;
+    uint32_t d = hi(b[49]) + 16 * hi(b[51]) + 256 * hi(b[53]) + 4096 * (uint32_t)hi(b[55]);
+    qh = k % 2 ? hi(qh) : lo(qh);
+    uint32_t c = le16(b + 48 + g / 4 * 2) >> 3 * (g % 4) & 7;
+    return half_value(d) * (2 * c + 1) *
+           (coordinate(IQ1_S, b[k] + 256 * (qh & 7), j % 8) + (qh & 8 ? -0.125 : 0.125));
+}
+
 /* Where a format keeps its f16 numbers: random bits there would mostly be huge, infinite or nan. */
 static const struct format {
     enum dtype type;
@@ -116,7 +270,14 @@ static const struct format {
     { Q5_0, q5_0_value, { 0, -1 } },      { Q5_1, q5_1_value, { 0, 2 } },
     { IQ4_NL, iq4_nl_value, { 0, -1 } },  { MXFP4, mxfp4_value, { -1, -1 } },
     { Q4_K, q4_k_value, { 0, 2 } },       { Q5_K, q5_k_value, { 0, 2 } },
-    { Q6_K, q6_k_value, { 208, -1 } },
+    { Q6_K, q6_k_value, { 208, -1 } },    { Q2_K, q2_k_value, { 80, 82 } },
+    { Q3_K, q3_k_value, { 108, -1 } },    { IQ4_XS, iq4_xs_value, { 0, -1 } },
+    { IQ1_S, iq1_s_value, { 0, -1 } },    { IQ1_M, iq1_m_value, { 54, -1 } },
+    { IQ2_XXS, iq2_xxs_value, { 0, -1 } }, { IQ2_XS, iq2_xs_value, { 0, -1 } },
+    { IQ2_S, iq2_s_value, { 0, -1 } },    { IQ3_XXS, iq3_xxs_value, { 0, -1 } },
+    { IQ3_S, iq3_s_value, { 0, -1 } },    { TQ1_0, tq1_0_value, { 52, -1 } },
+    { TQ2_0, tq2_0_value, { 64, -1 } },   { NVFP4, nvfp4_value, { -1, -1 } },
+    { Q1_0, q1_0_value, { 0, -1 } },      { Q2_0, q2_0_value, { 0, -1 } },
 };
 
 static uint32_t bits_of(float f)
