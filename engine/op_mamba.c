@@ -23,6 +23,15 @@ static uint32_t scan_part(uint32_t d_state, uint32_t max)
     return n;
 }
 
+/* A lane goes n_part + 2 rounds for each of its elements of a group: see gpu_caps.loop_budget. */
+static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part)
+{
+    uint32_t wg = wg_size(caps, n > 256 ? 256 : 64);
+    while (wg * 2 <= caps->max_invocations && div_up(n, wg) * (n_part + 2) > 60000)
+        wg *= 2;
+    return wg;
+}
+
 static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
                    const struct batch *b, bool wide, struct push_mamba *push)
 {
@@ -89,7 +98,7 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
                                    : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
     cmd_work(c, 10.0 * d_inner * b->n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
-                 SPEC(wg_size(caps, d_inner / m->n_group > 256 ? 256 : 64)), PUSH(push),
+                 SPEC(norm_wg(caps, d_inner / m->n_group, push.n_part)), PUSH(push),
                  USES(READ(o), READ(p), READ(m->norm), BOTH(y)));
     return y;
 }

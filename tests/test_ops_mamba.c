@@ -132,10 +132,12 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     double *window = rig_doubles(&r, v.window, (uint64_t)n_window * v.d_conv);
     double *state = rig_doubles(&r, v.state, (uint64_t)v.d_inner * c->d_state);
     double *want = mamba_want(&r, c, &v, window, state);
+    /* A lane's sum of 18000 squares: 4.5e-11. Every other row is at most 4e-13 off. */
+    double tol = v.d_inner / c->n_group > 100000 ? 1e-10 : 0;
     bool good = rig_run(&r);
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
         good = rig_near(&r, c->piece[i] == 1 ? one[c->one] : "scan", y[i],
-                        want + (uint64_t)at * v.d_inner, 0);
+                        want + (uint64_t)at * v.d_inner, tol);
     good = good && rig_near(&r, "state", s.state, state, 0) &&
            rig_near(&r, "window", tensor_rows(s.window, end_flip * n_window, n_window), window, 0);
     if (good) {
@@ -168,6 +170,8 @@ void test_ops_mamba(void)
         { 16, 64, 2, 128, 4, 1, { 65, 1, 1 }, MAMBA_STEP, false }, /* groups as in Nano */
         { 16, 64, 2, 128, 4, 0, { 1, 3 }, MAMBA_PLAIN, false },
         { 16, 64, 2, 128, 4, 0, { 1, 1, 3 }, MAMBA_STEP_WIDE, false },
+        /* A group too wide for one subgroup's loops: gpu_caps.loop_budget. */
+        { 1152, 256, 1, 4, 2, 0, { 2 }, MAMBA_STEP, false },
         { 4, 16, 2, 16, 4, 0, { 200, 1, 130, 3 }, MAMBA_STEP, true },
         { 2, 64, 1, 128, 4, 1, { 310, 1, 1, 30 }, MAMBA_STEP_WIDE, true },
     };
