@@ -41,8 +41,9 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
 {
     /* A CPU device compiles every unrolled load at some cost: fewer rows of the types
      * that take many. */
-    bool cpu = caps->kind == GPU_CPU;
-    uint32_t cpu_rows = dtype == F32 || dtype == F16 || dtype == BF16 ? 4 : 8;
+    uint32_t n_grid;
+    bool cpu = caps->kind == GPU_CPU, plain = dtype == F32 || dtype == F16 || dtype == BF16;
+    uint32_t cpu_rows = plain || dtype_grid(dtype, &n_grid) ? 4 : 8;
     if (p->kernel == K_linear_tile) {
         uint32_t toks = n_tok >= 48 ? 8 : n_tok >= 24 ? 4 : 2;
         return (struct tile){ 128, 128, toks, 8 * toks };

@@ -353,6 +353,85 @@ static void test_format(const struct format *f)
     }
 }
 
+static uint64_t hash_bytes(const void *bytes, uint64_t n) /* FNV-1a */
+{
+    const uint8_t *p = bytes;
+    uint64_t h = 0xcbf29ce484222325u;
+    for (uint64_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* The same bits as ggml 0.27's to_float gives for 1024 random blocks, by hash: it had the formulas,
+ * and the figures of the lattices, from their author. Every point comes up. */
+static void test_same_as_ggml(void)
+{
+    enum { N_BLOCK = 1024 };
+    static const struct { enum dtype type; uint64_t hash; } rows[] = {
+        { Q4_0, 0x2ecc3a885803bc3fu },          { Q4_1, 0xbbfa79b9702847e1u },
+        { Q5_0, 0xe1b8be472c016f3cu },          { Q5_1, 0x710c2a1ce78e8560u },
+        { Q8_0, 0xb49be9dd8ea376feu },          { Q2_K, 0x7ae15d123fa81358u },
+        { Q3_K, 0xa65c19b6965fc5d7u },          { Q4_K, 0x5b48105f9f4ce18cu },
+        { Q5_K, 0x85c9db3073ca50a4u },          { Q6_K, 0x552a56f5bc831d4eu },
+        { IQ2_XXS, 0x237686bec28422b7u },       { IQ2_XS, 0xc136ba11b6599ce4u },
+        { IQ3_XXS, 0x8c85eaa55e052bddu },       { IQ1_S, 0xa25bf6bc87f89a03u },
+        { IQ4_NL, 0xe455e9853abb2242u },        { IQ3_S, 0x51c68ba58297b129u },
+        { IQ2_S, 0x3fe35056e840e918u },         { IQ4_XS, 0x7cb60d3b834f046eu },
+        { IQ1_M, 0x617274e4b0d2dd98u },         { TQ1_0, 0xc884fb3b5ed4a4c0u },
+        { TQ2_0, 0x65c98936d51ba10cu },         { MXFP4, 0x9d2341c0a579a3c4u },
+        { NVFP4, 0x2130f41bef9faba8u },         { Q1_0, 0x4b024e6aaabe4ea5u },
+        { Q2_0, 0xcc196fe648904dbfu },
+    };
+    static uint8_t raw[N_BLOCK * 256];
+    static float got[N_BLOCK * 256];
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct dtype_info *info = dtype_info(rows[i].type);
+        const struct format *f = formats;
+        struct rng rng = { 7 };
+        test_case("%s: the same bits as ggml", info->name);
+        while (f->type != rows[i].type)
+            f++;
+        for (uint32_t k = 0; k < N_BLOCK * info->block_bytes; k++)
+            raw[k] = (uint8_t)rng_u64(&rng);
+        for (uint32_t k = 0; k < N_BLOCK; k++) /* finite */
+            for (int h = 0; h < 2 && f->half[h] >= 0; h++)
+                raw[k * info->block_bytes + (uint32_t)f->half[h] + 1] &= 0xbf;
+        dtype_to_f32(rows[i].type, raw, N_BLOCK * info->block_len, got);
+        for (uint32_t k = 0; k < N_BLOCK * info->block_len; k++)
+            got[k] += 0.0f; /* -0 is 0 */
+        uint64_t hash = hash_bytes(got, N_BLOCK * info->block_len * sizeof *got);
+        CHECK_MSG(hash == rows[i].hash, "hash %016llx", (unsigned long long)hash);
+    }
+}
+
+/* The lattices' points: as many as numbers, no two alike, in order, of coordinates that there are.
+ * (That they are the right ones, ggml says above.) */
+static void test_grids(void)
+{
+    static const struct { enum dtype type; uint32_t n, bits, below; } rows[] = {
+        { IQ1_S, 2048, 2, 3 },  { IQ1_M, 2048, 2, 3 },   { IQ2_XXS, 256, 2, 3 },
+        { IQ2_XS, 512, 2, 3 },  { IQ2_S, 1024, 2, 3 },   { IQ3_XXS, 256, 3, 8 },
+        { IQ3_S, 512, 3, 8 },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        uint32_t n = 0, before = 0;
+        const uint32_t *grid = dtype_grid(rows[i].type, &n);
+        test_case("%s: the lattice", dtype_info(rows[i].type)->name);
+        if (!CHECK(grid != NULL) || !CHECK_EQ(2 * n, rows[i].n))
+            continue;
+        for (uint32_t k = 0; k < 2 * n; k++) {
+            uint32_t p = grid[k / 2] >> 16 * (k % 2) & 0xffff;
+            CHECK_MSG(k == 0 || p > before, "point %u is %04x, before it %04x", k, p, before);
+            for (uint32_t at = 0; at + rows[i].bits <= 16; at += rows[i].bits)
+                CHECK_MSG((p >> at & ((1u << rows[i].bits) - 1)) < rows[i].below, "point %u: %04x",
+                          k, p);
+            before = p;
+        }
+    }
+    uint32_t n = 1;
+    CHECK(!dtype_grid(Q8_0, &n) && n == 0);
+}
+
 /* By hand, so that formula and decoder cannot be wrong in the same way. Each row: bytes of a block
  * at given places, and one element that follows from them. */
 static void test_by_hand(void)
@@ -388,6 +467,18 @@ static void test_by_hand(void)
         /* j = 200: h 1, k 2, l 8: hi(ql[72]) = 6, t = qh[40] >> 4 & 3 = 3; sc[12] = -2; 54 - 32 */
         { Q6_K, { { 72, 0x60 }, { 128 + 40, 0x30 }, { 192 + 12, 0xfe }, { 209, 0x3c } }, 200, -44 },
         { Q6_K, { { 192, 0x80 }, { 209, 0x3c } }, 0, 4096 },                /* -128 * -32 */
+        /* j = 195: h 1, s 2, l 3: q = 3 of qs[35], sc[12] = 5 and 4: 5 * 3 - 0.5 * 4 */
+        { Q2_K, { { 12, 0x45 }, { 16 + 35, 0x30 }, { 81, 0x3c }, { 83, 0x38 } }, 195, 13 },
+        /* g = 9: c = hi(sc[1]) | (sc[9] >> 4 & 3) << 4 = 35; no third bit: q = 1 - 4 */
+        { Q3_K, { { 97, 0x30 }, { 105, 0x20 }, { 32 + 32 + 16, 1 }, { 109, 0x3c } }, 144, -9 },
+        /* g = 3: c = 1 + 48 - 32 */
+        { IQ4_XS, { { 1, 0x3c }, { 2, 0xc0 }, { 5, 0x10 }, { 8 + 48, 0x0f } }, 96, 17 * 113 },
+        { TQ1_0, { { 48 + 1, 0xff }, { 53, 0x3c } }, 241, 1 },              /* 255 / 256: 0.222 */
+        { TQ2_0, { { 32 + 5, 0xc0 }, { 65, 0x3c } }, 128 + 96 + 5, 2 },
+        { NVFP4, { { 1, 0x3c }, { 4 + 8 + 2, 0x50 } }, 26, 4.5f },          /* 1.5 * 3 */
+        { NVFP4, { { 3, 0x01 }, { 4 + 24, 0x0a } }, 48, -0x1p-9f },         /* 2^-9 * -1 */
+        { Q1_0, { { 1, 0x3c }, { 2 + 3, 0x80 } }, 31, 1 },
+        { Q2_0, { { 1, 0x3c }, { 2 + 3, 0xc0 } }, 15, 2 },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         uint8_t block[256] = { 0 };
@@ -492,6 +583,8 @@ void test_dtype(void)
     test_table();
     for (uint32_t i = 0; i < ARRAY_LEN(formats); i++)
         test_format(&formats[i]);
+    test_same_as_ggml();
+    test_grids();
     test_by_hand();
     test_files();
 }
