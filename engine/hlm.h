@@ -89,6 +89,7 @@ struct hlm_session_params {
     enum hlm_kv kv;
     bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden
                                            states */
+    bool keep_nll;              /* hlm_session_nll may be called */
     uint64_t snapshot_budget;           /* bytes for snapshots, allocated with the session; what is
                                            less than one takes is nothing. 0: none */
 };
@@ -136,6 +137,11 @@ struct hlm_found hlm_session_found(const hlm_session *s);
  * NULL - embeddings, the output of every layer, final norm. */
 bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
                       struct err *err);
+
+/* Reads id[0 .. n - 1) behind what is held and tells how well each next token was foreseen: nll[i],
+ * of n - 1, is the natural negative log likelihood of id[i + 1]. n >= 2; the last id is not read.
+ * Computed on the device: four numbers a token come back. No logits are at hand afterwards. */
+bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err);
 
 /* The next token. It is sampled on the device from the logits at hand; the token returned before,
  * if it is still unread, is read first, in the same submission. Fails when the context has no

@@ -85,6 +85,7 @@ enum plan_kind {
     PLAN_READ_LAST,     /* the same, and the logits of the last one */
     PLAN_EVAL,          /* the same, logits of all */
     PLAN_EVAL_HIDDEN,   /* the same, hidden states too */
+    PLAN_NLL,           /* n tokens, and what each one's likelihood of the next is made of */
     PLAN_NEXT,          /* one token (the last of ids), its logits, the token after it */
     PLAN_SAMPLE,        /* a token from the logits at hand */
 };
@@ -99,11 +100,11 @@ struct plan {
 
 struct hlm_session {
     hlm *m;
-    uint32_t n_ctx, n_batch, n_eval;
+    uint32_t n_ctx, n_batch, n_eval, n_nll;     /* n_nll: rows whose logits are there at once */
     enum hlm_kv kv_type;
     struct kv kv;
     struct arena *scratch, *io, *host;
-    tensor step, ids, logits, all_logits, hidden;
+    tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
     struct sampler sampler;
     struct hlm_sampling sampling;       /* what the step holds */
     bool sampling_set;

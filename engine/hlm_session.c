@@ -12,8 +12,23 @@
 #include <string.h>
 
 enum { MAX_TOK = 512, MAX_CTX = 1 << 24 };
+#define SLICE_BYTES (64u << 20)         /* of logits, where there are those of many tokens */
 
 /* ---- plans ----------------------------------------------------------------------------------- */
+
+/* Head and likelihoods for rows of x, a few at a time: all logits of a batch of a large vocabulary
+ * would be half a gigabyte. x is kept meanwhile, since every head begins the other half of the
+ * scratch. */
+static void record_nll(hlm_session *s, struct cmd *c, tensor x, const struct batch *b)
+{
+    cmd_copy(c, s->nll_rows, x, 4ull * x.n * b->n_tok);
+    for (uint32_t at = 0; at < b->n_tok; at += s->n_nll) {
+        uint32_t n = min_u32(s->n_nll, b->n_tok - at);
+        tensor some = cmd_scratch(c, F32, x.n, n);
+        cmd_copy(c, some, tensor_rows(s->nll_rows, at, n), 4ull * x.n * n);
+        op_nll(c, model_head(c, s->m->model, some, NULL), s->nll_parts, b, at);
+    }
+}
 
 static void record(hlm_session *s, struct plan *p)
 {
@@ -33,6 +48,8 @@ static void record(hlm_session *s, struct plan *p)
         tensor y = model_head(c, m, x, hidden ? &norm : NULL);
         cmd_copy(c, s->all_logits, y, 4ull * y.stride * p->n_tok);
         cmd_copy(c, s->logits, tensor_rows(y, p->n_tok - 1, 1), 4ull * m->n_vocab);
+    } else if (p->kind == PLAN_NLL) {
+        record_nll(s, c, x, &b);
     } else if (p->kind != PLAN_READ) {
         tensor last = x;
         if (p->n_tok > 1) { /* a binding may not begin at any row: bring the last one forward */
@@ -59,7 +76,8 @@ static struct plan *plan_find(hlm_session *s, enum plan_kind kind, uint32_t n_to
 static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
 {
     static const char *const names[] = { "read", "read, last logits", "eval",
-                                         "eval with hidden states", "next token", "sample" };
+                                         "eval with hidden states", "likelihoods", "next token",
+                                         "sample" };
     struct plan *p = &s->plan[s->n_plan];
     if (s->n_plan == MAX_PLAN) {
         p = s->plan;
@@ -121,6 +139,8 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
     s->hidden = arena_tensor(s->io, F32, m->n_embd,
                              p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
+    s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
+    s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
     s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
     s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
     s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
@@ -160,10 +180,12 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     s->n_ctx = params->n_ctx ? params->n_ctx : min_u32(mod->n_ctx_train, 8192);
     uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
     s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
-    if (params->keep_logits)        /* of every token of a piece: as many as 64 MB hold */
-        s->n_eval = max_u32(1, min_u32(s->n_batch, (64u << 20) / (4 * mod->n_vocab)));
+    if (params->keep_logits)        /* of every token of a piece: as many as fit */
+        s->n_eval = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
     else if (params->keep_hidden)
         s->n_eval = s->n_batch;
+    if (params->keep_nll)
+        s->n_nll = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
     for (uint32_t i = 0; i < mod->n_layer; i++)
         shape[i] = mod->arch->shape(mod, i);
     s->id = mem_alloc(s->n_ctx + 1u, sizeof *s->id);
@@ -179,7 +201,8 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
      * they are ended. */
     ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
          (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
-         (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) && commit(s, err);
+         (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) &&
+         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err)) && commit(s, err);
     ok = ok && plan_get(s, PLAN_NEXT, 1, err);
     if (ok)
         ok = gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(mod->n_vocab, 32),
@@ -337,7 +360,7 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
     s->n_past = s->n_known = end;
     s->n_row = max_u32(s->n_row, end);
     s->flip ^= 1;
-    s->has_logits = kind != PLAN_READ;
+    s->has_logits = kind != PLAN_READ && kind != PLAN_NLL;
     return true;
 }
 
@@ -433,6 +456,34 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     bool ok = gpu_wait(s->m->gpu, err);
     s->stats.read_s += now_s() - t0;
     return ok;
+}
+
+bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err)
+{
+    if (n < 2 || n - 1 > s->n_ctx - s->n_past)
+        return fail(err, "likelihoods of %u tokens: expected at least 2, and of %u positions %u are "
+                         "taken", n, s->n_ctx, s->n_past);
+    if (!check_ids(s, id, n, err))
+        return false;
+    HLM_ASSERT(s->n_nll);
+    double t0 = now_s();
+    for (uint32_t done = 0, take; done < n - 1; done += take) {
+        float parts[MAX_TOK * NLL_PARTS];
+        take = min_u32(s->n_batch, n - 1 - done);
+        uint64_t next = 4ull * (s->n_past + take);      /* the last row's token belongs to no piece */
+        if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
+            !read_piece(s, id + done, take, PLAN_NLL, err) ||
+            !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
+            return false;
+        for (uint32_t i = 0; i < take; i++) {
+            nll[done + i] = nll_from(parts + NLL_PARTS * i);
+            if (!isfinite(nll[done + i]))
+                return fail(err, "the logits before position %u are no finite numbers",
+                            s->n_past - take + i + 1);
+        }
+    }
+    s->stats.read_s += now_s() - t0;
+    return true;
 }
 
 bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,

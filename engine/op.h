@@ -129,6 +129,16 @@ struct sampler {
 void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
                uint32_t advance);
 
+/* ---- op_loss.c ---- */
+
+/* For rows of logits, the first of them of the batch's token row0: rows from row0 of parts
+ * [n_tok][NLL_PARTS] get what the negative log likelihood of the token that follows - the history
+ * holds it - is made of, over the whole vocabulary. */
+enum { NLL_PARTS = 4 };
+void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, uint32_t row0);
+/* It, in natural units: no finite number where the logits are not. */
+double nll_from(const float parts[NLL_PARTS]);
+
 /* ---- op_attention.c ---- */
 
 /* [n_kv_head][rows][head_dim]; F16, F32, or Q8_0 as tensor.h has it. A position has the row of its

@@ -131,5 +131,10 @@ struct push_sample {
     uint32_t advance;           /* 1: the submission has read one token more */
 };
 
+struct push_nll {
+    uint32_t n_vocab, stride, col;
+    uint32_t row0;              /* of the batch, for the first row of logits */
+};
+
 /* y += a x; only the tests of the GPU layer run it. */
 struct push_test_axpy { uint32_t n; float a; };

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <math.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -193,9 +194,14 @@ static void test_flags(void)
         { 1, "/nowhere/m", NULL, "hlm-chat -m /nowhere/m -p x" },
 
         { 2, "no model", NULL, "hlm-eval" },
-        { 2, "one of --ids, --tokenize and --chat", NULL, "hlm-eval -m " DEMO },
-        { 2, "one of --ids, --tokenize and --chat", NULL,
+        { 2, "one of --ids, --perplexity, --tokenize", NULL, "hlm-eval -m " DEMO },
+        { 2, "one of --ids, --perplexity, --tokenize", NULL,
           "hlm-eval -m " DEMO " --tokenize --chat x" },
+        { 2, "one of --ids, --perplexity", NULL,
+          "hlm-eval -m " DEMO " --perplexity x --ids x --greedy 1" },
+        { 2, "-c 1: a window", NULL, "hlm-eval -m " DEMO " --perplexity x -c 1" },
+        { 2, "go with --ids", NULL, "hlm-eval -m " DEMO " --perplexity x --split 3" },
+        { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --perplexity /nowhere/x" },
         { 2, "--ids needs", NULL, "hlm-eval -m " DEMO " --ids x" },
         { 2, "--greedy does not go with", NULL,
           "hlm-eval -m " DEMO " --ids x --greedy 1 --logits x" },
@@ -228,7 +234,7 @@ static void test_help(void)
     };
     static const char *const eval[] = {
         "--ids", "--logits", "--hidden", "--decode-from", "--split", "--greedy", "--tokenize",
-        "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json", "--help", "--version",
+        "--perplexity", "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json", "--help", "--version",
     };
     for (int p = 0; p < 2; p++) {
         const char *name = p ? "hlm-eval" : "hlm-chat";
@@ -744,6 +750,92 @@ static void test_results(void)
     ran_free(&r);
 }
 
+/* The likelihoods that --logits give, in windows of `window` tokens; for files of one short text. */
+static void logits_perplexity(const char *ids, uint32_t window, uint32_t n_vocab, double *sum,
+                              uint32_t *n)
+{
+    int32_t id[256];
+    uint32_t n_id = 0;
+    char text[2048], *end;
+    snprintf(text, sizeof text, "%s", ids);
+    for (char *at = text; n_id < ARRAY_LEN(id) && *at && *at != '\n'; at = end)
+        id[n_id++] = (int32_t)strtol(at, &end, 10);
+    *sum = *n = 0;
+    for (uint32_t from = 0; from + 2 <= n_id; from += window) {
+        uint32_t n_win = min_u32(window, n_id - from);
+        char line[2048];
+        for (uint32_t i = 0, w = 0; i < n_win; i++)
+            w += (uint32_t)snprintf(line + w, sizeof line - w, "%d\n", id[from + i]);
+        spill(scratch("ids"), line);
+        struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s", scratch("ids"),
+                           scratch("logits"));
+        CHECK_MSG(r.rc == 0, "%s", r.err);
+        ran_free(&r);
+        struct err err = { 0 };
+        uint64_t n_bytes;
+        char *bytes = file_read(scratch("logits"), 1u << 28, &n_bytes, &err);
+        if (!CHECK(bytes && n_bytes == 4ull * n_win * n_vocab))
+            return;
+        for (uint32_t i = 0; i + 1 < n_win; i++, ++*n) {
+            double e = 0, l = 0;
+            for (uint32_t k = 0; k < n_vocab; k++) {
+                float v;
+                memcpy(&v, bytes + 4ull * (i * n_vocab + k), 4);
+                e += exp((double)v);
+                l = k == (uint32_t)id[from + i + 1] ? (double)v : l;
+            }
+            *sum += log(e) - l;
+        }
+        free(bytes);
+    }
+}
+
+static void test_perplexity(void)
+{
+    static const char text[] = "Hello! What is two plus three? Two plus three is five.\n"
+                               "<|im_start|>user\nHi<|im_end|>\n";
+    static const uint32_t windows[] = { 0, 16 };
+    const char *file = scratch("text");
+    spill(scratch("json"), "\"Hello! What is two plus three? Two plus three is five.\\n"
+                           "<|im_start|>user\\nHi<|im_end|>\\n\"\n");
+    char *json = slurp(scratch("json"));
+    struct ran ids = run(json, "hlm-eval -m " DEMO " --tokenize");
+    free(json);
+    spill(file, text);
+    for (uint32_t i = 0; i < ARRAY_LEN(windows); i++) {
+        test_case("--perplexity in windows of %u: what --logits give", windows[i]);
+        double sum;
+        uint32_t n;
+        logits_perplexity(ids.out, windows[i] ? windows[i] : 512, 1024, &sum, &n);
+        struct ran r = run(NULL, "hlm-eval -m " DEMO " --perplexity %s -c %u", file, windows[i]);
+        CHECK_EQ(r.rc, 0);
+        CHECK_STR(r.err, "");
+        CHECK_EQ(n_lines(r.out), 1);
+        json_t *j = json_loads(r.out, 0, NULL);
+        double nll = json_real_value(json_object_get(j, "nll"));
+        CHECK_EQ(json_integer_value(json_object_get(j, "tokens")), n);
+        CHECK_MSG(n > 10 && fabs(nll * n / sum - 1) < 1e-6, "nll %.12g, expected %.12g", nll,
+                  sum / n);
+        CHECK(fabs(json_real_value(json_object_get(j, "perplexity")) / exp(nll) - 1) < 1e-9);
+        json_decref(j);
+        ran_free(&r);
+    }
+    ran_free(&ids);
+
+    static const struct { const char *text, *flags, *says; } bad[] = {
+        { "", "", "0 tokens: a perplexity needs at least 2" },
+        { "a", "", "1 token: a perplexity needs at least 2" },
+        { "Hello there!", "-c 5000", "was trained for 4096 tokens" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char command[512];
+        spill(file, bad[i].text);
+        snprintf(command, sizeof command, "hlm-eval -m " DEMO " --perplexity %s %s", file,
+                 bad[i].flags);
+        refuses(1, bad[i].says, NULL, command);
+    }
+}
+
 struct gpu;
 
 void test_talk(void)
@@ -763,4 +855,5 @@ void test_talk(void)
     test_commands();
     test_one_turn();
     test_results();
+    test_perplexity();
 }

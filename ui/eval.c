@@ -1,5 +1,5 @@
 /* hlm-eval: what a model computes, in files and lines - logits, hidden states, greedy ids, token
- * ids, prompts. The tool for tests and for judging. --tokenize and --chat open no device.
+ * ids, prompts, perplexity. The tool for tests and for judging. --tokenize and --chat open no device.
  *
  * Ids are read by one list of pieces (--split, --decode-from), whatever is asked for: so every
  * answer can be had over every way of reading. Results are streamed to a file beside their target
@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #include <unistd.h>
 
 static struct {
-    const char *model, *ids, *logits, *hidden, *split, *chat, *format;
+    const char *model, *ids, *logits, *hidden, *split, *chat, *format, *perplexity;
     int32_t decode_from, greedy, n_ctx;
     int kv;
     bool tokenize, no_think, fast;
@@ -36,11 +37,15 @@ static const struct flag flags[] = {
       "the first N ids by prefill, each later one by decode" },
     { FLAG_TEXT, "--split", "A,B,...", &o.split, 0, 0,
       "prefill in pieces of A, B, ... ids; the rest is one more" },
+    { FLAG_TEXT, "--perplexity", "FILE", &o.perplexity, 0, 0,
+      "of a text, in windows of -c tokens (512), each from zero\n"
+      "state, its first token not counted: one line of JSON with\n"
+      "the tokens counted, their mean nll and its exponential" },
     { FLAG_SWITCH, "--fast", NULL, &o.fast, 0, 0,
       "the paths that hlm-chat takes, not those in f32 only" },
     { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f32)" },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
-      "tokens of context; 0: what the ids need" },
+      "tokens of context; 0: what the ids need, 512 for a perplexity" },
 
     { FLAG_GROUP, "Text, without a device", 0, 0, 0, 0, 0 },
     { FLAG_SWITCH, "--tokenize", NULL, &o.tokenize, 0, 0,
@@ -55,9 +60,10 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-eval",
-    .usage = "-m MODEL.gguf (--ids FILE (--logits OUT | --hidden OUT | --greedy N) | --tokenize |"
-             " --chat FILE) [flags]; --help lists them",
-    .about = "What a model computes: logits, hidden states, greedy ids, token ids, prompts.",
+    .usage = "-m MODEL.gguf (--ids FILE (--logits OUT | --hidden OUT | --greedy N) |"
+             " --perplexity FILE | --tokenize | --chat FILE) [flags]; --help lists them",
+    .about = "What a model computes: logits, hidden states, greedy ids, perplexity, token ids,\n"
+             "prompts.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
@@ -309,6 +315,16 @@ static bool print_greedy(hlm_session *s, struct err *err)
     return true;
 }
 
+static void note_session(const hlm_session *s)
+{
+    struct hlm_stats t = hlm_session_stats(s);
+    ui_note("[read %llu tokens in %.2f s, made %llu in %.2f s]", (unsigned long long)t.n_read,
+            t.read_s, (unsigned long long)t.n_gen, t.gen_s);
+    ui_event("eval", "{s:I, s:f, s:I, s:f, s:I, s:I}", "read", (json_int_t)t.n_read, "read_s",
+             t.read_s, "generated", (json_int_t)t.n_gen, "gen_s", t.gen_s, "submissions",
+             (json_int_t)t.n_submit, "recordings", (json_int_t)t.n_record);
+}
+
 static int eval_ids(const struct id_list *l, const struct pieces *p, struct err *err)
 {
     uint64_t need = l->n + (o.greedy > 0 ? (uint64_t)o.greedy : 0);
@@ -334,14 +350,87 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
                   l->id[i], n_vocab);
     ok = ok && (s = hlm_session_create(m, &params, err)) && read_pieces(m, s, l, p, err) &&
          (o.greedy < 0 || print_greedy(s, err));
-    if (s) {
-        struct hlm_stats t = hlm_session_stats(s);
-        ui_note("[read %llu tokens in %.2f s, made %llu in %.2f s]", (unsigned long long)t.n_read,
-                t.read_s, (unsigned long long)t.n_gen, t.gen_s);
-        ui_event("eval", "{s:I, s:f, s:I, s:f, s:I, s:I}", "read", (json_int_t)t.n_read, "read_s",
-                 t.read_s, "generated", (json_int_t)t.n_gen, "gen_s", t.gen_s, "submissions",
-                 (json_int_t)t.n_submit, "recordings", (json_int_t)t.n_record);
+    if (s)
+        note_session(s);
+    hlm_session_destroy(s);
+    hlm_close(m);
+    return ok ? RC_OK : RC_FAILED;
+}
+
+/* ---- perplexity ------------------------------------------------------------------------------ */
+
+/* With -v and no bar to draw, a line now and then. */
+static bool tell(struct bar *bar, double *told_s, uint64_t done, uint64_t total, double sum,
+                 uint64_t n)
+{
+    if (!ui.color && ui.verbose && now_s() - *told_s > 5) {
+        *told_s = now_s();
+        ui_note("[%llu of %llu tokens, perplexity so far %.4f]", (unsigned long long)done,
+                (unsigned long long)total, exp(sum / (double)n));
     }
+    return bar_progress(bar, done, total);
+}
+
+static bool print_perplexity(hlm_session *s, const struct tok_ids *ids, uint32_t window,
+                             struct err *err)
+{
+    struct bar bar = { .what = "reading" };
+    double sum = 0, told_s = now_s(), *nll = mem_alloc(window, sizeof *nll);
+    uint64_t n = 0;
+    bool ok = nll || fail(err, "out of memory for a window of %u tokens", window);
+    for (uint32_t at = 0, take; ok && ids->n - at >= 2; at += take) {
+        take = min_u32(window, ids->n - at);
+        hlm_session_reset(s);
+        ok = hlm_session_nll(s, ids->id + at, take, nll, err);
+        for (uint32_t i = 0; ok && i + 1 < take; i++)
+            sum += nll[i];
+        n += ok ? take - 1 : 0;
+        ok = ok && tell(&bar, &told_s, at + take, ids->n, sum, n);
+    }
+    bar_clear();
+    free(nll);
+    if (!ok)
+        return false;
+    json_t *line = json_pack("{s:I, s:f, s:f}", "tokens", (json_int_t)n, "nll", sum / (double)n,
+                             "perplexity", exp(sum / (double)n));
+    ok = line && json_dumpf(line, stdout, JSON_REAL_PRECISION(12)) == 0 && putchar('\n') != EOF;
+    json_decref(line);
+    return ok || fail(err, "standard output: the result could not be written");
+}
+
+static bool encode_text(hlm *m, const char *text, uint64_t len, struct tok_ids *ids,
+                        struct err *err)
+{
+    if (!hlm_tok(m))
+        return fail(err, "%s", hlm_tok_err(m));
+    return tok_encode_text(hlm_tok(m), text, len, true, ids, err) &&
+           (ids->n >= 2 || fail(err, "%s: %u token%s: a perplexity needs at least 2", o.perplexity,
+                                ids->n, ids->n == 1 ? "" : "s"));
+}
+
+static int eval_text(const char *text, uint64_t len, struct err *err)
+{
+    int rc = RC_FAILED;
+    uint32_t window = o.n_ctx ? (uint32_t)o.n_ctx : 512;
+    struct tok_ids ids = { 0 };
+    hlm_session *s = NULL;
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast }, &rc);
+    if (!m)
+        return rc;
+    uint32_t trained = hlm_get_info(m).n_ctx_train;
+    bool ok = !o.n_ctx || window <= trained ||
+              fail(err, "-c %u: %s was trained for %u tokens of context", window, o.model, trained);
+    if (ok && window > trained)
+        log_msg(LOG_WARN, "%s was trained for %u tokens of context; windows have %u (-c)", o.model,
+                trained, window);
+    ok = ok && encode_text(m, text, len, &ids, err);
+    struct hlm_session_params params = { .n_ctx = min_u32(window, ids.n), .kv = (enum hlm_kv)o.kv,
+                                         .keep_nll = true };
+    ok = ok && (s = hlm_session_create(m, &params, err)) &&
+         print_perplexity(s, &ids, window, err);
+    if (s)
+        note_session(s);
+    tok_ids_free(&ids);
     hlm_session_destroy(s);
     hlm_close(m);
     return ok ? RC_OK : RC_FAILED;
@@ -366,6 +455,15 @@ static int run_ids(struct err *err)
     return rc;
 }
 
+static int run_perplexity(struct err *err)
+{
+    uint64_t len;
+    char *text = file_read(o.perplexity, 1u << 30, &len, err);
+    int rc = text ? eval_text(text, len, err) : RC_FAILED;
+    free(text);
+    return rc;
+}
+
 static int run_text(struct err *err)
 {
     struct gguf *g = gguf_open(o.model, err);
@@ -384,8 +482,11 @@ int main(int argc, char **argv)
     bool results = o.logits || o.hidden || o.greedy >= 0;
     if (!o.model)
         return usage_error(&program, "no model: -m FILE");
-    if ((o.ids != NULL) + o.tokenize + (o.chat != NULL) != 1)
-        return usage_error(&program, "one of --ids, --tokenize and --chat says what to do");
+    if ((o.ids != NULL) + (o.perplexity != NULL) + o.tokenize + (o.chat != NULL) != 1)
+        return usage_error(&program,
+                           "one of --ids, --perplexity, --tokenize and --chat says what to do");
+    if (o.perplexity && o.n_ctx == 1)
+        return usage_error(&program, "-c 1: a window of a perplexity has at least 2 tokens");
     if (o.ids && !results)
         return usage_error(&program, "--ids needs --logits, --hidden or --greedy");
     if (o.greedy >= 0 && (o.logits || o.hidden))
@@ -398,7 +499,7 @@ int main(int argc, char **argv)
     if (o.format && !chat_by_name(o.format, NULL, &format))
         return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
 
-    rc = o.ids ? run_ids(&err) : run_text(&err);
+    rc = o.ids ? run_ids(&err) : o.perplexity ? run_perplexity(&err) : run_text(&err);
     if (rc == RC_USAGE && err.set)
         usage_error(&program, "%s", err.msg);
     else if (err.set)
