@@ -80,13 +80,16 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
         m->name = model_name(m->file);
         m->tok = tok_create(m->file, &m->tok_err);
         m->gpu = m->path && m->name ? gpu_open(&gp, err) : NULL;
-        m->model = m->gpu ? model_load(m->gpu, m->file, params->progress, params->user, err) : NULL;
+        if (m->gpu)
+            count_open(m, params);
+        m->model = m->gpu ? model_load(m->gpu, m->file, count_load, m, err) : NULL;
         ok = m->model && mark_unused(m, err);
     }
     if (!ok) {
         hlm_close(m);
         return NULL;
     }
+    hlm_idle(m);
     return m;
 }
 

@@ -7,6 +7,7 @@
 #pragma once
 #include "base.h"
 #include "chat.h"
+#include "counters.h"
 #include "tok.h"
 
 typedef struct hlm hlm;                     /* a model on a device: immutable once open */
@@ -16,6 +17,9 @@ typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convo
 /* Told how far long work is; returning false stops it: the call then returns false
  * with err unset. */
 typedef bool (*hlm_progress)(void *user, uint64_t done, uint64_t total);
+/* Shown what goes on (counters.h), on the calling thread: at every change of state and, while there
+ * is work, four times a second as far as it comes up for air. c is good during the call. */
+typedef void (*hlm_watch)(void *user, const struct hlm_counters *c);
 
 /* ---- devices --------------------------------------------------------------------------------- */
 
@@ -40,6 +44,8 @@ struct hlm_params {
     bool validate, profile;     /* validation layer; time stamps per kernel */
     hlm_progress progress;      /* bytes of weights brought to the device */
     void *user;
+    hlm_watch watch;            /* NULL: nobody watches */
+    void *watch_user;
 };
 hlm *hlm_open(const struct hlm_params *params, struct err *err);
 void hlm_close(hlm *m);         /* takes NULL; sessions must be gone */
@@ -63,6 +69,12 @@ struct hlm_kernel { const char *name; uint64_t n, bytes; double us, flop; };
  * were filled. */
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max);
 void hlm_kernels_reset(hlm *m);
+
+/* The counters as they stand; with params.profile waits for what runs. */
+void hlm_get_counters(hlm *m, struct hlm_counters *out);
+/* An answer or a result is done, nothing is asked for now: until the next call the counters say
+ * idle. */
+void hlm_idle(hlm *m);
 
 /* ---- sampling -------------------------------------------------------------------------------- */
 

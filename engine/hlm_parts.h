@@ -18,7 +18,26 @@ struct hlm {
     uint64_t lora_hash[2];              /* of the adapters in use; zero without */
     uint64_t hash[2];                   /* of the file, once hashed */
     bool hashed;
+    /* hlm_counters.c */
+    struct hlm_counters count;
+    hlm_watch watch;
+    hlm_progress progress;              /* of params: bytes of weights */
+    void *watch_user, *progress_user;
+    bool profile;
+    double watched_s;                   /* when watch was called last */
+    double began_s, began_gen_s;        /* when what is read began; seconds and tokens made ... */
+    uint64_t began_gen;                 /* ... before the answer at hand */
+    hlm_session *counted;               /* the session at work, or last at work */
 };
+
+/* ---- counters (hlm_counters.c) --------------------------------------------------------------- */
+
+void count_open(hlm *m, const struct hlm_params *params);       /* before the weights are loaded */
+bool count_load(void *m, uint64_t done, uint64_t total);        /* an hlm_progress of weights */
+/* Of total tokens, done are read; one more is made. s->stats has it already. */
+void count_read(hlm_session *s, uint64_t done, uint64_t total);
+void count_gen(hlm_session *s);
+void count_end(hlm_session *s);         /* before it is destroyed */
 
 /* ---- snapshots in memory (hlm_snapshot.c) ---------------------------------------------------- */
 
@@ -122,7 +141,7 @@ struct hlm_session {
     bool has_logits;                    /* of id[n_past - 1] */
     struct snapshots snaps;
     struct hlm_found found;
-    struct hlm_stats stats;
+    struct hlm_stats stats, counted;    /* counted: of stats, what the model's counters have */
 };
 
 /* Forgets everything: zero state, empty caches (their contents do not matter, positions cut

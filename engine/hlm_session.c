@@ -225,6 +225,7 @@ void hlm_session_destroy(hlm_session *s)
 {
     if (!s)
         return;
+    count_end(s);
     for (uint32_t i = 0; i < s->n_plan; i++)
         cmd_destroy(s->plan[i].cmd);
     snapshots_finish(&s->snaps);
@@ -407,6 +408,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
     snapshots_aim(&s->snaps, s->n_past, n, snap, n_snap);
 
     uint32_t from = s->n_past;
+    count_read(s, 0, n - from);
     bool ok = keep_snapshot(s, err) && (!progress || from == n || progress(user, 0, n - from));
     while (ok && s->n_past < n) {
         uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
@@ -417,9 +419,11 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
         if (ok && progress)
             ok = gpu_wait(s->m->gpu, err) &&
                  (progress(user, s->n_past - from, n - from) || s->n_past == n);
+        count_read(s, s->n_past - from, n - from);
     }
     ok = gpu_wait(s->m->gpu, err) && ok;
     s->stats.read_s += now_s() - t0;
+    count_read(s, s->n_past - from, n - from);
     return ok;
 }
 
@@ -437,6 +441,7 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     HLM_ASSERT((!logits && !hidden) || s->n_eval);
     double t0 = now_s();
     uint32_t stride = s->all_logits.stride;
+    count_read(s, 0, n);
     for (uint32_t done = 0, take; done < n; done += take) {
         enum plan_kind kind = hidden ? PLAN_EVAL_HIDDEN : logits ? PLAN_EVAL :
                               n - done <= s->n_batch ? PLAN_READ_LAST : PLAN_READ;
@@ -452,25 +457,28 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
             if (!gpu_read(s->m->gpu, s->hidden, row * l * take,
                           hidden + ((uint64_t)l * n + done) * m->n_embd, row * take, err))
                 return false;
+        count_read(s, done + take, n);
     }
     bool ok = gpu_wait(s->m->gpu, err);
     s->stats.read_s += now_s() - t0;
+    count_read(s, n, n);
     return ok;
 }
 
 bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err)
 {
     if (n < 2 || n - 1 > s->n_ctx - s->n_past)
-        return fail(err, "likelihoods of %u tokens: expected at least 2, and of %u positions %u are "
-                         "taken", n, s->n_ctx, s->n_past);
+        return fail(err, "likelihoods of %u tokens: expected at least 2, and of %u positions %u "
+                         "are taken", n, s->n_ctx, s->n_past);
     if (!check_ids(s, id, n, err))
         return false;
     HLM_ASSERT(s->n_nll);
     double t0 = now_s();
+    count_read(s, 0, n - 1);
     for (uint32_t done = 0, take; done < n - 1; done += take) {
         float parts[MAX_TOK * NLL_PARTS];
         take = min_u32(s->n_batch, n - 1 - done);
-        uint64_t next = 4ull * (s->n_past + take);      /* the last row's token belongs to no piece */
+        uint64_t next = 4ull * (s->n_past + take);      /* the last row's is in no piece */
         if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
             !read_piece(s, id + done, take, PLAN_NLL, err) ||
             !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
@@ -481,8 +489,10 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
                 return fail(err, "the logits before position %u are no finite numbers",
                             s->n_past - take + i + 1);
         }
+        count_read(s, done + take, n - 1);
     }
     s->stats.read_s += now_s() - t0;
+    count_read(s, n - 1, n - 1);
     return true;
 }
 
@@ -510,5 +520,6 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     s->has_logits = true;
     s->stats.n_gen++;
     s->stats.gen_s += now_s() - t0;
+    count_gen(s);
     return true;
 }

@@ -234,7 +234,8 @@ static void test_help(void)
     };
     static const char *const eval[] = {
         "--ids", "--logits", "--hidden", "--decode-from", "--split", "--greedy", "--tokenize",
-        "--perplexity", "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json", "--help", "--version",
+        "--perplexity", "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json",
+        "--help", "--version",
     };
     for (int p = 0; p < 2; p++) {
         const char *name = p ? "hlm-eval" : "hlm-chat";
@@ -750,7 +751,7 @@ static void test_results(void)
     ran_free(&r);
 }
 
-/* The likelihoods that --logits give, in windows of `window` tokens; for files of one short text. */
+/* The likelihoods that --logits give, in windows of `window` tokens, of a short text. */
 static void logits_perplexity(const char *ids, uint32_t window, uint32_t n_vocab, double *sum,
                               uint32_t *n)
 {

@@ -428,6 +428,7 @@ static bool answer_turn(struct talk *t, struct talk_turn *turn, struct err *err)
     t->n_turn += ok;
 out:
     count(t, &before, turn);
+    hlm_idle(t->model);
     prompt_free(&p);
     answer_free(&a);
     return ok;

@@ -1,6 +1,7 @@
 /* common: see common.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "common.h"
+#include "common_counters.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -48,6 +49,7 @@ void ui_error(const char *fmt, ...)
     va_end(ap);
     before_message();
     fprintf(stderr, "%s: %s\n", ui.program, msg);
+    counters_error(msg);
     ui_event("error", "{s:s}", "message", msg);
 }
 
@@ -163,6 +165,7 @@ bool ui_start(const char *program)
 
 int ui_end(int rc)
 {
+    counters_end();
     bar_clear();
     if (fflush(stdout) != 0 || ferror(stdout)) {
         ui_error("standard output: %s", strerror(errno));
@@ -237,6 +240,7 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
     params.cache_dir = dir_cache();
     params.progress = bar_progress;
     params.user = &bar;
+    params.watch = counters_watch;
     double t0 = now_s();
     hlm *m = hlm_open(&params, &err);
     bar_clear();

@@ -1,5 +1,6 @@
 /* hlm-eval: what a model computes, in files and lines - logits, hidden states, greedy ids, token
- * ids, prompts, perplexity. The tool for tests and for judging. --tokenize and --chat open no device.
+ * ids, prompts, perplexity. The tool for tests and for judging. --tokenize and --chat open no
+ * device.
  *
  * Ids are read by one list of pieces (--split, --decode-from), whatever is asked for: so every
  * answer can be had over every way of reading. Results are streamed to a file beside their target

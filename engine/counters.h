@@ -1,0 +1,49 @@
+/* counters: what an engine at work can tell of itself, in one plain struct. The engine fills it, the
+ * programs publish it (ui/ring.h) and print it.
+ *
+ * It crosses the border between processes as it is: no pointers, no padding, members of fixed size.
+ * Whoever changes it raises HLM_COUNTERS_VERSION. Sums are since the model was opened; text that is
+ * too long is cut. What is not known is zero. */
+#pragma once
+#include <stdint.h>
+
+enum { HLM_COUNTERS_VERSION = 1, HLM_MAX_COUNTED = 64 };
+
+enum hlm_state {
+    HLM_IDLE,                   /* nothing is asked of it */
+    HLM_LOADING,                /* weights on their way to the device; done, total: bytes */
+    HLM_READING,                /* prompts and other tokens that are there; done, total: tokens */
+    HLM_GENERATING,
+};
+
+struct hlm_kernel_count {
+    char name[24];
+    uint64_t n, bytes;          /* dispatches; bytes that they may touch */
+    double us, flop;
+};
+
+struct hlm_counters {
+    char model[128], arch[32], device[128], driver[128];
+    char error[192];            /* the newest that was reported */
+    uint64_t n_error;
+    uint32_t state;             /* enum hlm_state */
+    uint32_t n_validation;      /* messages of the validation layer */
+    uint32_t n_ctx, n_used;     /* of the session at work: positions, those taken */
+    uint64_t done, total;       /* of the work under way; total 0: none that is measured */
+
+    uint64_t n_read;            /* tokens read for the first time */
+    uint64_t n_reused;          /* that need not be read, because their state was there */
+    uint64_t n_reread;          /* read before, and again */
+    uint64_t n_gen;             /* made */
+    double read_s, gen_s;       /* what that took */
+    double read_per_s;          /* tokens read a second, of the prompt at hand or the last one */
+    double gen_per_s;           /* tokens made a second, of the answer at hand or the last one */
+
+    uint64_t n_submit, n_record, n_pipeline;    /* queue submissions, plans recorded, pipelines */
+    /* Memory by what it is for; the session's is that of the one at work. */
+    uint64_t weight_bytes, adapter_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes,
+        other_bytes;
+
+    uint64_t n_kernel;          /* most time first; none unless they are timed */
+    struct hlm_kernel_count kernel[HLM_MAX_COUNTED];
+};

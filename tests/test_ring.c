@@ -1,0 +1,354 @@
+/* test_ring: counters in shared memory, between processes - that no torn sample is ever taken for a
+ * whole one, who may read, what is refused, and what becomes of rings whose process has died. */
+#define _GNU_SOURCE
+#include "../ui/ring.h"
+#include "test.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void nap(double s)
+{
+    nanosleep(&(struct timespec){ .tv_sec = (time_t)s,
+                                  .tv_nsec = (long)((s - (double)(time_t)s) * 1e9) }, NULL);
+}
+
+static void name_of(uint64_t pid, char *name, size_t size)
+{
+    snprintf(name, size, "/hlm-%lu-%llu", (unsigned long)geteuid(), (unsigned long long)pid);
+}
+
+static bool exists(uint64_t pid)
+{
+    char name[64];
+    name_of(pid, name, sizeof name);
+    int fd = shm_open(name, O_RDONLY, 0);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* All of a sample follows from i. */
+static void make_counters(struct hlm_counters *c, uint64_t i)
+{
+    *c = (struct hlm_counters){ .state = HLM_GENERATING, .n_read = i, .n_gen = 3 * i,
+                                .n_kernel = HLM_MAX_COUNTED };
+    snprintf(c->model, sizeof c->model, "%llu", (unsigned long long)i);
+    for (uint32_t k = 0; k < HLM_MAX_COUNTED; k++)
+        c->kernel[k] = (struct hlm_kernel_count){ .n = i + k, .us = (double)(i ^ k) };
+}
+
+static bool whole(const struct hlm_counters *c)
+{
+    struct hlm_counters want;
+    make_counters(&want, c->n_read);
+    return memcmp(c, &want, sizeof want) == 0;
+}
+
+/* A child that has a ring of n_slot slots and writes as fast as it can until it is killed or, with
+ * n above 0, has written n samples. Returns once the ring is there. */
+static pid_t writer(uint32_t n_slot, uint64_t n)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        static struct hlm_counters c;
+        struct err err = { 0 };
+        struct ring *r = ring_create("writer", n_slot, &err);
+        for (uint64_t i = 1; r && (n == 0 || i <= n); i++) {
+            make_counters(&c, i);
+            ring_publish(r, &c);
+        }
+        ring_destroy(r);
+        _exit(r ? 0 : 1);
+    }
+    for (double end_s = now_s() + 30; pid > 0 && now_s() < end_s; nap(0.001)) {
+        struct ring_reader *r = ring_attach((uint64_t)pid, NULL);
+        bool there = r && atomic_load(&ring_get_head(r)->n_written) > 0;
+        ring_detach(r);
+        int status;
+        if (there || (n && waitpid(pid, &status, WNOHANG) == pid))
+            break;
+    }
+    return pid;
+}
+
+static void end_child(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+/* With two slots the writer is all over the one that is being read: most copies are torn, and it is
+ * the sequence numbers alone that tell. */
+static void test_torn(uint32_t n_slot)
+{
+    test_case("a fast writer, %u slots: no torn sample", n_slot);
+    pid_t pid = writer(n_slot, 0);
+    struct err err = { 0 };
+    struct ring_reader *r = ring_attach((uint64_t)pid, &err);
+    static struct ring_sample s;
+    uint64_t n = 0, lost = 0, torn = 0, last = 0, backwards = 0;
+    CHECK_MSG(r, "%s", err.msg);
+    for (double end_s = now_s() + 0.7; r && now_s() < end_s;) {
+        if (ring_next(r, &s, &lost) != RING_SAMPLE)
+            continue;
+        backwards += n && s.number <= last;
+        last = s.number;
+        torn += !whole(&s.c);
+        n++;
+    }
+    CHECK_MSG(n > 100, "%llu samples were read", (unsigned long long)n);
+    CHECK_EQ(torn, 0);
+    CHECK_EQ(backwards, 0);
+    CHECK_MSG(n_slot > 2 || lost > 0, "the writer was not fast: the test shows nothing");
+    log_msg(LOG_INFO, "  %llu samples read, %llu lost", (unsigned long long)n,
+            (unsigned long long)lost);
+    ring_detach(r);
+    end_child(pid);
+}
+
+static void test_reading(void)
+{
+    struct err err = { 0 };
+    static struct hlm_counters c;
+    static struct ring_sample s;
+    struct stat st;
+    char name[64], path[96];
+    uint64_t lost = 0, pids[8];
+    test_case("one process: samples in order, those lost are counted");
+    struct ring *w = ring_create("hlm-test", 8, &err);
+    if (!CHECK_MSG(w, "%s", err.msg))
+        return;
+    struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
+    if (!CHECK_MSG(r, "%s", err.msg))
+        return;
+    CHECK_STR(ring_get_head(r)->program, "hlm-test");
+    CHECK_EQ(ring_next(r, &s, &lost), RING_NONE);
+    for (uint64_t i = 0; i < 5; i++) {
+        make_counters(&c, i);
+        c.state = HLM_IDLE;             /* nothing is written but what is published here */
+        ring_publish(w, &c);
+    }
+    for (uint64_t i = 0; i < 5; i++) {
+        CHECK_EQ(ring_next(r, &s, &lost), RING_SAMPLE);
+        CHECK_EQ(s.number, i);
+        CHECK_EQ(s.c.n_read, i);
+    }
+    CHECK_EQ(ring_next(r, &s, &lost), RING_NONE);
+    CHECK_EQ(lost, 0);
+    for (uint64_t i = 5; i < 25; i++) {
+        c.n_read = i;
+        ring_publish(w, &c);
+    }
+    uint64_t n = 0;
+    while (ring_next(r, &s, &lost) == RING_SAMPLE)
+        CHECK(++n + lost == s.number + 1 - 5 && s.c.n_read == s.number);
+    CHECK_EQ(n + lost, 20);
+    CHECK(n >= 4 && lost >= 12);
+
+    test_case("readable by its owner alone, and listed");
+    name_of((uint64_t)getpid(), name, sizeof name);
+    snprintf(path, sizeof path, "/dev/shm%s", name);
+    CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600 && st.st_uid == geteuid());
+    uint32_t n_list = ring_list(pids, ARRAY_LEN(pids)), mine = 0;
+    for (uint32_t i = 0; i < n_list && i < ARRAY_LEN(pids); i++)
+        mine += pids[i] == (uint64_t)getpid();
+    CHECK_MSG(mine == 1 || n_list > ARRAY_LEN(pids), "%u of %u", mine, n_list);
+
+    test_case("work under way is said to go on, idleness once");
+    nap(0.4);
+    CHECK_EQ(ring_next(r, &s, &lost), RING_NONE);
+    c.state = HLM_READING;
+    ring_publish(w, &c);
+    nap(1.1);
+    n = 0;
+    double was_s = 0;
+    for (; ring_next(r, &s, &lost) == RING_SAMPLE; n++, was_s = s.time_s)
+        CHECK_MSG(n == 0 || s.time_s - was_s < 0.5 || now_s() - was_s > 5, "%.2f s between two",
+                  s.time_s - was_s);
+    CHECK_MSG(n >= 3 && n <= 6, "%llu samples in 1.1 s", (unsigned long long)n);
+    CHECK_MSG(s.time_s - s.count_s > 0.4, "%.2f s", s.time_s - s.count_s);
+
+    test_case("the end: what was written last can still be read, and the name is gone");
+    c.state = HLM_IDLE;
+    c.n_read = 77;
+    ring_publish(w, &c);
+    ring_destroy(w);
+    CHECK_EQ(ring_next(r, &s, &lost), RING_SAMPLE);
+    CHECK_EQ(s.c.n_read, 77);
+    CHECK_EQ(ring_next(r, &s, &lost), RING_GONE);
+    ring_detach(r);
+    CHECK(!exists((uint64_t)getpid()));
+    CHECK(!ring_attach((uint64_t)getpid(), &err));
+    CHECK_MSG(strstr(err.msg, "/hlm-"), "%s", err.msg);
+}
+
+/* What a ring is not. Each is put in a whole one's head. */
+static void test_refused(void)
+{
+    static const struct { uint64_t at; uint32_t size; uint64_t value; const char *says; } bad[] = {
+        { offsetof(struct ring_head, magic), 8, 7, "no complete ring" },
+        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version 2.1, expected 1.1" },
+        { offsetof(struct ring_head, counters_version), 4, 9, "version 1.9, expected 1.1" },
+        { offsetof(struct ring_head, head_bytes), 4, 8, "head of 8" },
+        { offsetof(struct ring_head, sample_bytes), 4, 100, "samples of 100 bytes" },
+        { offsetof(struct ring_head, n_slot), 4, 0, "head of" },
+        { offsetof(struct ring_head, n_slot), 4, UINT32_MAX, "head of" },
+    };
+    char name[64];
+    struct err err = { 0 };
+    name_of((uint64_t)getpid(), name, sizeof name);
+    for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
+        test_case("refused: %s", bad[i].says);
+        struct ring *w = ring_create("hlm-test", 2, &err);
+        int fd = shm_open(name, O_RDWR, 0);
+        if (CHECK_MSG(w && fd >= 0, "%s", err.msg)) {
+            CHECK_EQ(pwrite(fd, &bad[i].value, bad[i].size, (off_t)bad[i].at), bad[i].size);
+            CHECK(!ring_attach((uint64_t)getpid(), &err));
+            CHECK_MSG(strstr(err.msg, bad[i].says), "%s", err.msg);
+            close(fd);
+        }
+        err = (struct err){ 0 };
+        ring_destroy(w);
+    }
+    test_case("refused: one that is cut short");
+    struct ring *w = ring_create("hlm-test", 4, &err);
+    int fd = shm_open(name, O_RDWR, 0);
+    if (CHECK_MSG(w && fd >= 0, "%s", err.msg)) {
+        for (off_t n = sizeof(struct ring_head) + 4 * sizeof(struct ring_slot) - 1; n >= 0;
+             n = n > 1000 ? n / 2 : n - 333) {
+            CHECK(ftruncate(fd, n) == 0);
+            CHECK(!ring_attach((uint64_t)getpid(), &err));
+            CHECK(err.set);
+            err = (struct err){ 0 };
+        }
+        close(fd);
+    }
+    ring_destroy(w);
+}
+
+/* What a killed process leaves goes when the next one starts; what a living one has stays. */
+static void test_stale(void)
+{
+    struct err err = { 0 };
+    static struct ring_sample s;
+    uint64_t pids[64];
+    char name[64];
+    test_case("a ring whose process was killed is known as dead, and removed");
+    pid_t dead = writer(4, 0), living = writer(4, 0);
+    struct ring_reader *r = ring_attach((uint64_t)dead, &err);
+    CHECK_MSG(r, "%s", err.msg);
+    end_child(dead);
+    enum ring_got got = RING_SAMPLE;
+    while (r && got == RING_SAMPLE)
+        got = ring_next(r, &s, NULL);
+    CHECK_EQ(got, RING_GONE);
+    ring_detach(r);
+    CHECK(exists((uint64_t)dead));
+    uint32_t n = ring_list(pids, ARRAY_LEN(pids)), n_dead = 0, n_living = 0;
+    for (uint32_t i = 0; i < n && i < ARRAY_LEN(pids); i++) {
+        n_dead += pids[i] == (uint64_t)dead;
+        n_living += pids[i] == (uint64_t)living;
+    }
+    CHECK_EQ(n_dead, 0);
+    CHECK(n_living == 1 || n > ARRAY_LEN(pids));
+    struct ring *w = ring_create("hlm-test", 0, &err);
+    CHECK_MSG(w, "%s", err.msg);
+    CHECK(!exists((uint64_t)dead));
+    CHECK(exists((uint64_t)living));
+    ring_destroy(w);
+    end_child(living);
+
+    test_case("a dead process's ring whose pid lives again as another process");
+    pid_t child = fork();
+    if (child == 0) {
+        for (;;)
+            pause();
+    }
+    name_of((uint64_t)child, name, sizeof name);
+    w = ring_create("hlm-test", 2, &err);
+    if (CHECK_MSG(w, "%s", err.msg)) {  /* ours under the child's name: it began at another time */
+        char mine[64], from[128], to[128];
+        name_of((uint64_t)getpid(), mine, sizeof mine);
+        snprintf(from, sizeof from, "/dev/shm%s", mine);
+        snprintf(to, sizeof to, "/dev/shm%s", name);
+        CHECK(rename(from, to) == 0);
+        int fd = shm_open(name, O_RDWR, 0);
+        uint64_t pid = (uint64_t)child;
+        CHECK(fd >= 0 && pwrite(fd, &pid, 8, offsetof(struct ring_head, pid)) == 8);
+        uint64_t tick = 1;
+        CHECK(pwrite(fd, &tick, 8, offsetof(struct ring_head, start_tick)) == 8);
+        close(fd);
+        struct ring *other = ring_create("hlm-test", 2, &err);
+        CHECK_MSG(other, "%s", err.msg);
+        CHECK(!exists((uint64_t)child));
+        ring_destroy(other);
+    }
+    ring_destroy(w);
+    end_child(child);
+
+    test_case("our own name, left by a dead one, is taken");
+    name_of((uint64_t)getpid(), name, sizeof name);
+    int fd = shm_open(name, O_RDWR | O_CREAT, 0644);
+    CHECK(fd >= 0 && pwrite(fd, "x", 1, 0) == 1);
+    close(fd);
+    w = ring_create("hlm-test", 2, &err);
+    CHECK_MSG(w, "%s", err.msg);
+    r = ring_attach((uint64_t)getpid(), &err);
+    CHECK_MSG(r, "%s", err.msg);
+    ring_detach(r);
+    ring_destroy(w);
+    CHECK(!exists((uint64_t)getpid()));
+
+    test_case("a writer that ends by itself takes its name along");
+    pid_t ended = writer(4, 100);
+    waitpid(ended, NULL, 0);
+    CHECK(!exists((uint64_t)ended));
+}
+
+/* What a token costs when a ring is there: far below what a token takes. */
+static void test_cost(void)
+{
+    static struct hlm_counters c;
+    struct err err = { 0 };
+    test_case("a sample costs next to nothing");
+    struct ring *w = ring_create("hlm-test", 0, &err);
+    if (!CHECK_MSG(w, "%s", err.msg))
+        return;
+    make_counters(&c, 1);
+    struct timespec a, b;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+    for (uint32_t i = 0; i < 2000; i++)
+        ring_publish(w, &c);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
+    double us = ((double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3) / 2e3;
+    log_msg(LOG_INFO, "  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
+    CHECK_MSG(us < 200, "%.2f us", us);         /* 4 of them a second */
+    ring_destroy(w);
+}
+
+void test_ring(void)
+{
+    struct err err = { 0 };
+    test_case("shared memory is there");
+    struct ring *w = ring_create("hlm-test", 0, &err);
+    if (!w) {
+        test_skip("%s", err.msg);
+        return;
+    }
+    ring_destroy(w);
+    test_torn(2);
+    test_torn(16);
+    test_reading();
+    test_refused();
+    test_stale();
+    test_cost();
+}

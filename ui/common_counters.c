@@ -1,0 +1,87 @@
+/* common_counters: see common_counters.h. */
+#include "common_counters.h"
+#include "common.h"
+#include "ring.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+static struct {
+    struct ring *ring;
+    bool tried, known;                  /* known: last holds something */
+    struct hlm_counters last;
+} w;
+
+static const char *const state_name[] = { "idle", "loading", "reading", "generating" };
+
+static json_t *to_json(const struct hlm_counters *c)
+{
+    json_t *o = json_pack(
+        "{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I,"
+        " s:I, s:i, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I}}",
+        "state", state_name[c->state], "model", c->model, "arch", c->arch, "device", c->device,
+        "n_ctx", (int)c->n_ctx, "used", (int)c->n_used, "read", (json_int_t)c->n_read, "reused",
+        (json_int_t)c->n_reused, "reread", (json_int_t)c->n_reread, "generated",
+        (json_int_t)c->n_gen, "read_s", c->read_s, "gen_s", c->gen_s, "read_per_s", c->read_per_s,
+        "gen_per_s", c->gen_per_s, "submissions", (json_int_t)c->n_submit, "recordings",
+        (json_int_t)c->n_record, "pipelines", (json_int_t)c->n_pipeline, "errors",
+        (json_int_t)c->n_error, "validation", (int)c->n_validation, "memory", "weights",
+        (json_int_t)c->weight_bytes, "adapters", (json_int_t)c->adapter_bytes, "kv",
+        (json_int_t)c->kv_bytes, "state", (json_int_t)c->state_bytes, "scratch",
+        (json_int_t)c->scratch_bytes, "snapshot", (json_int_t)c->snapshot_bytes, "other",
+        (json_int_t)c->other_bytes);
+    json_t *kernels = c->n_kernel ? json_array() : NULL;
+    for (uint64_t i = 0; kernels && i < c->n_kernel; i++) {
+        const struct hlm_kernel_count *k = &c->kernel[i];
+        json_array_append_new(kernels,
+                              json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name, "calls",
+                                        (json_int_t)k->n, "us", k->us, "bytes",
+                                        (json_int_t)k->bytes, "flop", k->flop));
+    }
+    if (o && kernels)
+        json_object_set_new(o, "kernels", kernels);
+    else
+        json_decref(kernels);
+    return o;
+}
+
+static void publish(void)
+{
+    struct err err = { 0 };
+    if (!w.tried && !(w.ring = ring_create(ui.program, 0, &err)))
+        log_msg(LOG_INFO, "%s: no monitor can watch this process", err.msg);
+    w.tried = true;
+    if (w.ring)
+        ring_publish(w.ring, &w.last);
+}
+
+void counters_watch(void *user, const struct hlm_counters *c)
+{
+    bool done = c->state == HLM_IDLE && (!w.known || w.last.state != HLM_IDLE);
+    uint64_t n_error = w.last.n_error;
+    char error[sizeof w.last.error];
+    (void)user;
+    snprintf(error, sizeof error, "%s", w.last.error);
+    w.last = *c;
+    w.last.n_error = n_error;           /* those are the program's, not the engine's */
+    snprintf(w.last.error, sizeof w.last.error, "%s", error);
+    w.known = true;
+    publish();
+    if (done)
+        ui_event("counters", "o", to_json(&w.last));
+}
+
+void counters_error(const char *message)
+{
+    w.last.n_error++;
+    snprintf(w.last.error, sizeof w.last.error, "%.*s", (int)sizeof w.last.error - 1, message);
+    if (w.known)
+        publish();
+}
+
+void counters_end(void)
+{
+    ring_destroy(w.ring);
+    w.ring = NULL;
+    w.known = false;
+}

@@ -1,0 +1,409 @@
+/* ring: see ring.h. */
+#define _GNU_SOURCE             /* 64-bit offsets and POSIX at once */
+#include "ring.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+_Static_assert(sizeof(struct ring_sample) % 8 == 0, "a sample is copied as whole words");
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "a lock in shared memory would not be one");
+
+enum { WORDS = sizeof(struct ring_sample) / 8, NAME = 64 };
+#define BEAT_S 0.25
+
+/* ---- names and processes --------------------------------------------------------------------- */
+
+static void name_of(uint64_t pid, char name[NAME])
+{
+    snprintf(name, NAME, "/hlm-%lu-%llu", (unsigned long)geteuid(), (unsigned long long)pid);
+}
+
+/* Containers may share memory and not processes: there the same pid is another process. */
+static uint64_t pid_space(void)
+{
+    struct stat st;
+    return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
+}
+
+/* When a process began: with the pid it names one process for good. 0 where it is not to be had. */
+static uint64_t start_tick(uint64_t pid)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
+    FILE *f = fopen(path, "r");
+    size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (f)
+        fclose(f);
+    text[n] = 0;
+    char *at = strrchr(text, ')');      /* a process may have any name, blanks too */
+    for (int field = 2; at && field < 22; field++)
+        at = strchr(at + 1, ' ');
+    return at ? strtoull(at, NULL, 10) : 0;
+}
+
+/* Is the process that made this ring still there? */
+static bool alive(const struct ring_head *h)
+{
+    if (h->pid_space != pid_space())
+        return true;                    /* not ours to tell */
+    if (kill((pid_t)h->pid, 0) != 0 && errno == ESRCH)
+        return false;
+    uint64_t tick = start_tick(h->pid);
+    return !tick || !h->start_tick || tick == h->start_tick;
+}
+
+static uint64_t ring_bytes(uint32_t n_slot)
+{
+    return sizeof(struct ring_head) + (uint64_t)n_slot * sizeof(struct ring_slot);
+}
+
+static struct ring_slot *slot_of(struct ring_head *h, uint64_t number)
+{
+    return (struct ring_slot *)(void *)(h + 1) + number % h->n_slot;
+}
+
+/* ---- attaching ------------------------------------------------------------------------------- */
+
+struct ring_reader {
+    struct ring_head *head;             /* mapped for reading */
+    uint64_t bytes, next;
+};
+
+static bool check_head(const struct ring_head *h, uint64_t bytes, const char *name,
+                       struct err *err)
+{
+    if (bytes < sizeof *h || atomic_load_explicit(&h->magic, memory_order_acquire) != RING_MAGIC)
+        return fail(err, "%s: no complete ring of an hlm program", name);
+    if (h->version != RING_VERSION || h->counters_version != HLM_COUNTERS_VERSION)
+        return fail(err, "%s: version %u.%u, expected %d.%d", name, h->version,
+                    h->counters_version, RING_VERSION, HLM_COUNTERS_VERSION);
+    if (h->head_bytes != sizeof *h || h->sample_bytes != sizeof(struct ring_sample) ||
+        h->n_slot == 0 || bytes < ring_bytes(h->n_slot))
+        return fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu", name,
+                    h->head_bytes, h->sample_bytes, (unsigned long long)bytes, sizeof *h,
+                    sizeof(struct ring_sample));
+    return true;
+}
+
+/* Maps an object of this user for reading, whatever is in it. */
+static struct ring_head *map_name(const char *name, uint64_t *bytes, struct err *err)
+{
+    struct stat st;
+    void *at = MAP_FAILED;
+    int fd = shm_open(name, O_RDONLY, 0);
+    if (fd < 0 || fstat(fd, &st) != 0)
+        fail(err, "%s: %s", name, strerror(errno));
+    else if (st.st_uid != geteuid())
+        fail(err, "%s: belongs to user %lu, not to you", name, (unsigned long)st.st_uid);
+    else if (st.st_size < (off_t)sizeof(struct ring_head))
+        fail(err, "%s: no complete ring of an hlm program", name);
+    else if ((at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
+        fail(err, "%s: %s", name, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    *bytes = at == MAP_FAILED ? 0 : (uint64_t)st.st_size;
+    return at == MAP_FAILED ? NULL : at;
+}
+
+struct ring_reader *ring_attach(uint64_t pid, struct err *err)
+{
+    char name[NAME];
+    name_of(pid, name);
+    struct ring_reader *r = mem_alloc(1, sizeof *r);
+    if (!r) {
+        fail(err, "%s: out of memory", name);
+        return NULL;
+    }
+    r->head = map_name(name, &r->bytes, err);
+    if (!r->head || !check_head(r->head, r->bytes, name, err)) {
+        ring_detach(r);
+        return NULL;
+    }
+    uint64_t n = atomic_load_explicit(&r->head->n_written, memory_order_acquire);
+    r->next = n > r->head->n_slot ? n - r->head->n_slot : 0;
+    return r;
+}
+
+void ring_detach(struct ring_reader *r)
+{
+    if (r && r->head)
+        munmap(r->head, (size_t)r->bytes);
+    free(r);
+}
+
+const struct ring_head *ring_get_head(const struct ring_reader *r) { return r->head; }
+
+enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t *lost)
+{
+    struct ring_head *h = r->head;
+    for (;;) {
+        bool ended = atomic_load_explicit(&h->ended, memory_order_acquire) != 0;
+        uint64_t n = atomic_load_explicit(&h->n_written, memory_order_acquire);
+        if (r->next >= n)
+            return ended || !alive(h) ? RING_GONE : RING_NONE;
+        struct ring_slot *s = slot_of(h, r->next);
+        uint64_t word[WORDS], seq = atomic_load_explicit(&s->seq, memory_order_acquire);
+        if (seq == 2 * r->next + 2) {
+            for (uint32_t i = 0; i < WORDS; i++)
+                word[i] = atomic_load_explicit(&s->word[i], memory_order_relaxed);
+            atomic_thread_fence(memory_order_acquire);
+            if (atomic_load_explicit(&s->seq, memory_order_relaxed) == seq) {
+                memcpy(out, word, sizeof *out);
+                r->next++;
+                return RING_SAMPLE;
+            }
+        }
+        /* It is gone. What is in the middle of the ring now will stay for a while. */
+        n = atomic_load_explicit(&h->n_written, memory_order_acquire);
+        uint64_t to = max_u64(r->next + 1, n - min_u64(n, h->n_slot / 2 + 1));
+        if (lost)
+            *lost += to - r->next;
+        r->next = to;
+    }
+}
+
+/* ---- all of a user --------------------------------------------------------------------------- */
+
+/* Calls fn for every ring of this user. POSIX has no list of shared memory objects; Linux has them
+ * in a folder. */
+static void walk(void (*fn)(void *user, uint64_t pid, const char *name), void *user)
+{
+    char prefix[NAME], name[NAME];
+    int n = snprintf(prefix, sizeof prefix, "hlm-%lu-", (unsigned long)geteuid());
+    DIR *dir = opendir("/dev/shm");
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        char *end = NULL;
+        if (strncmp(e->d_name, prefix, (size_t)n) != 0)
+            continue;
+        uint64_t pid = strtoull(e->d_name + n, &end, 10);
+        name_of(pid, name);
+        if (!*end && strcmp(name + 1, e->d_name) == 0)
+            fn(user, pid, name);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+static void sweep_one(void *user, uint64_t pid, const char *name)
+{
+    struct err err = { 0 };
+    uint64_t bytes;
+    struct ring_head *h = map_name(name, &bytes, &err);
+    bool is_ring = h && atomic_load_explicit(&h->magic, memory_order_acquire) == RING_MAGIC;
+    /* One that never got its head says nothing about its maker but the pid in the name. */
+    bool dead = is_ring && h->version == RING_VERSION && h->head_bytes == sizeof *h
+                    ? !alive(h) : kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+    (void)user;
+    if (h)
+        munmap(h, (size_t)bytes);
+    if (dead)
+        shm_unlink(name);
+}
+
+struct list { uint64_t *pid; uint32_t n, max; };
+
+static void list_one(void *user, uint64_t pid, const char *name)
+{
+    struct list *l = user;
+    struct err err = { 0 };
+    struct ring_reader *r = ring_attach(pid, &err);
+    (void)name;
+    if (r && alive(r->head)) {
+        if (l->n < l->max)
+            l->pid[l->n] = pid;
+        l->n++;
+    }
+    ring_detach(r);
+}
+
+uint32_t ring_list(uint64_t *pid, uint32_t max)
+{
+    struct list l = { .pid = pid, .max = max };
+    walk(list_one, &l);
+    return l.n;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+struct ring {
+    struct ring_head *head;
+    uint64_t bytes;
+    char name[NAME];
+    pthread_mutex_t lock;               /* between the program and the beat, for all below */
+    pthread_cond_t wake;
+    struct ring_sample last;            /* the next one to write */
+    bool started, stop;
+    pthread_t beat;
+};
+
+/* With the lock held. */
+static void write_sample(struct ring *r)
+{
+    struct ring_head *h = r->head;
+    uint64_t n = atomic_load_explicit(&h->n_written, memory_order_relaxed), word[WORDS];
+    struct ring_slot *s = slot_of(h, n);
+    r->last.number = n;
+    r->last.time_s = now_s();
+    memcpy(word, &r->last, sizeof word);
+    atomic_store_explicit(&s->seq, 2 * n + 1, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    for (uint32_t i = 0; i < WORDS; i++)
+        atomic_store_explicit(&s->word[i], word[i], memory_order_relaxed);
+    atomic_store_explicit(&s->seq, 2 * n + 2, memory_order_release);
+    atomic_store_explicit(&h->n_written, n + 1, memory_order_release);
+}
+
+/* Writes the last sample again while there is work and the program's thread has none to write. */
+static void *beat(void *user)
+{
+    struct ring *r = user;
+    pthread_mutex_lock(&r->lock);
+    while (!r->stop) {
+        if (r->last.c.state == HLM_IDLE) {
+            pthread_cond_wait(&r->wake, &r->lock);
+            continue;
+        }
+        double at = r->last.time_s + BEAT_S;
+        if (now_s() >= at) {
+            write_sample(r);
+            continue;
+        }
+        struct timespec t = { .tv_sec = (time_t)at };
+        t.tv_nsec = (long)((at - (double)t.tv_sec) * 1e9);
+        pthread_cond_timedwait(&r->wake, &r->lock, &t);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return NULL;
+}
+
+/* The beat takes no signals: a Ctrl-C must interrupt the read that the program waits in. */
+static bool start_beat(struct ring *r)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    r->started = pthread_create(&r->beat, NULL, beat, r) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return r->started;
+}
+
+/* What has our name was a dead process's that had our pid - unless it is of another space, where
+ * that process may well be alive. */
+static bool take_name(const char *name)
+{
+    uint64_t bytes;
+    struct ring_head *h = map_name(name, &bytes, NULL);
+    bool theirs = h && atomic_load_explicit(&h->magic, memory_order_acquire) == RING_MAGIC &&
+                  h->pid_space != pid_space();
+    if (h)
+        munmap(h, (size_t)bytes);
+    return !theirs && shm_unlink(name) == 0;
+}
+
+static bool make(struct ring *r, uint32_t n_slot, struct err *err)
+{
+    int flags = O_RDWR | O_CREAT | O_EXCL, fd = shm_open(r->name, flags, 0600);
+    if (fd < 0 && errno == EEXIST && take_name(r->name))
+        fd = shm_open(r->name, flags, 0600);
+    if (fd < 0)
+        return fail(err, "shared memory %s: %s", r->name, strerror(errno));
+    r->bytes = ring_bytes(n_slot);
+    /* Allocated now: memory that is short at the first write would be a SIGBUS. */
+    int e = fchmod(fd, 0600) == 0 ? posix_fallocate(fd, 0, (off_t)r->bytes) : errno;
+    void *at = MAP_FAILED;
+    if (e == 0) {
+        at = mmap(NULL, (size_t)r->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        e = at == MAP_FAILED ? errno : 0;
+    }
+    close(fd);
+    if (e != 0) {
+        shm_unlink(r->name);
+        return fail(err, "shared memory %s: %s", r->name, strerror(e));
+    }
+    r->head = at;
+    return true;
+}
+
+struct ring *ring_create(const char *program, uint32_t n_slot, struct err *err)
+{
+    struct ring *r = mem_alloc(1, sizeof *r);
+    if (!r) {
+        fail(err, "out of memory");
+        return NULL;
+    }
+    walk(sweep_one, NULL);
+    name_of((uint64_t)getpid(), r->name);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->wake, &attr);
+    pthread_condattr_destroy(&attr);
+    n_slot = n_slot ? n_slot : RING_SLOTS;
+    if (!make(r, n_slot, err)) {
+        ring_destroy(r);
+        return NULL;
+    }
+    struct ring_head *h = r->head;
+    h->version = RING_VERSION;
+    h->counters_version = HLM_COUNTERS_VERSION;
+    h->head_bytes = sizeof *h;
+    h->sample_bytes = sizeof(struct ring_sample);
+    h->n_slot = n_slot;
+    h->uid = (uint32_t)geteuid();
+    h->pid = (uint64_t)getpid();
+    h->pid_space = pid_space();
+    h->start_tick = start_tick(h->pid);
+    h->start_unix = (int64_t)time(NULL);
+    snprintf(h->program, sizeof h->program, "%s", program);
+    atomic_store_explicit(&h->magic, RING_MAGIC, memory_order_release);
+    if (!start_beat(r)) {
+        fail(err, "shared memory %s: no thread for it", r->name);
+        ring_destroy(r);
+        return NULL;
+    }
+    return r;
+}
+
+void ring_publish(struct ring *r, const struct hlm_counters *c)
+{
+    pthread_mutex_lock(&r->lock);
+    bool rested = r->last.c.state == HLM_IDLE;
+    r->last.c = *c;
+    r->last.count_s = now_s();
+    write_sample(r);
+    if (rested && c->state != HLM_IDLE)
+        pthread_cond_signal(&r->wake);
+    pthread_mutex_unlock(&r->lock);
+}
+
+void ring_destroy(struct ring *r)
+{
+    if (!r)
+        return;
+    if (r->started) {
+        pthread_mutex_lock(&r->lock);
+        r->stop = true;
+        pthread_cond_signal(&r->wake);
+        pthread_mutex_unlock(&r->lock);
+        pthread_join(r->beat, NULL);
+    }
+    if (r->head) {
+        atomic_store_explicit(&r->head->ended, 1, memory_order_release);
+        shm_unlink(r->name);
+        munmap(r->head, (size_t)r->bytes);
+    }
+    pthread_cond_destroy(&r->wake);
+    pthread_mutex_destroy(&r->lock);
+    free(r);
+}
