@@ -97,6 +97,7 @@ void hlm_close(hlm *m)
 {
     if (!m)
         return;
+    lora_set_destroy(m->lora);
     model_unload(m->model);
     gpu_close(m->gpu);
     tok_destroy(m->tok);
@@ -123,6 +124,61 @@ struct hlm_info hlm_get_info(const hlm *m)
 const struct gguf *hlm_file(const hlm *m) { return m->file; }
 struct tok *hlm_tok(hlm *m) { return m->tok; }
 const char *hlm_tok_err(const hlm *m) { return m->tok_err.msg; }
+
+/* The adapters, read and checked; NULL when one of them is refused. */
+static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
+                                    struct err *err)
+{
+    struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
+    if (!file) {
+        fail(err, "out of memory: a list of %u adapters", n);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        file[i] = lora_file_check(gguf_open(l[i].path, err), l[i].scale, &m->model->base, err);
+        if (file[i])
+            continue;
+        while (i > 0)
+            lora_file_close(file[--i]);
+        free(file);
+        return NULL;
+    }
+    return file;
+}
+
+bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
+{
+    struct lora_file **file = read_lora(m, l, n, err);
+    bool ok = file != NULL;
+    for (uint32_t i = 0; ok && i < n; i++)
+        lora_file_close(file[i]);
+    free(file);
+    return ok;
+}
+
+bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
+{
+    struct lora_base *base = &m->model->base;
+    if (m->n_session)
+        return fail(err, "adapters cannot change while a session is alive");
+    struct lora_file **file = read_lora(m, l, n, err);
+    struct lora_set *set = file && n ? lora_set_create(m->gpu, base, file, n, err) : NULL;
+    bool ok = file && (set || !n);
+    free(file);
+    if (!ok)
+        return false;
+    if (!lora_set_use(set, m->gpu, base, err)) {
+        lora_set_destroy(set);
+        set = NULL;
+        ok = false;
+    }
+    lora_set_destroy(m->lora);
+    m->lora = set;
+    struct lora_hash h = lora_set_hash(set);
+    m->lora_hash[0] = h.lo;
+    m->lora_hash[1] = h.hi;
+    return ok;
+}
 
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max)
 {

@@ -10,7 +10,8 @@
 #include "counters.h"
 #include "tok.h"
 
-typedef struct hlm hlm;                     /* a model on a device: immutable once open */
+typedef struct hlm hlm;                     /* a model on a device: immutable once open, but for
+                                               its adapters */
 typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convolution window,
                                                recurrent state */
 
@@ -63,6 +64,14 @@ const struct gguf *hlm_file(const hlm *m);
 /* NULL with a reason kept in hlm_tok_err when the file has no usable one */
 struct tok *hlm_tok(hlm *m);
 const char *hlm_tok_err(const hlm *m);
+
+struct hlm_lora { const char *path; float scale; };
+/* Makes these adapters the active ones, all together and unmerged, in place of those before; n 0:
+ * none. scale is a factor on the adapter's own. No session may be alive. On failure those before
+ * stay - unless the device is lost. */
+bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err);
+/* Would the files be taken? Reads and checks them, and may be called at any time. */
+bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err);
 
 struct hlm_kernel { const char *name; uint64_t n, bytes; double us, flop; };
 /* Time per kernel since the last reset; needs params.profile. Returns how many of max
@@ -188,6 +197,7 @@ struct hlm_stats {
     double read_s, gen_s;
     uint64_t n_submit, n_record, n_pipeline;        /* of the device, since it was opened */
     uint64_t n_snapshot, snapshot_max;              /* held now; room for */
-    uint64_t weight_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes, other_bytes;
+    uint64_t weight_bytes, adapter_bytes;
+    uint64_t kv_bytes, state_bytes, scratch_bytes, snapshot_bytes, other_bytes;
 };
 struct hlm_stats hlm_session_stats(const hlm_session *s);

@@ -12,10 +12,12 @@ struct hlm {
     struct model *model;
     struct tok *tok;
     struct err tok_err;
+    struct lora_set *lora;              /* in force; NULL: none */
+    uint32_t n_session;                 /* alive */
     char *path, *name;
     bool exact;
     uint32_t *unused;                   /* bit set of vocabulary entries that are no tokens */
-    uint64_t lora_hash[2];              /* of the adapters in use; zero without */
+    uint64_t lora_hash[2];              /* of the adapters in force; zero without */
     uint64_t hash[2];                   /* of the file, once hashed */
     bool hashed;
     /* hlm_counters.c */

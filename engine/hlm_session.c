@@ -177,6 +177,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     }
     s->m = m;
     s->kv_type = params->kv;
+    m->n_session++;
     s->n_ctx = params->n_ctx ? params->n_ctx : min_u32(mod->n_ctx_train, 8192);
     uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
     s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
@@ -213,6 +214,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         return NULL;
     }
     s->stats.weight_bytes = arena_bytes(mod->weights);
+    s->stats.adapter_bytes = lora_set_bytes(m->lora);
     s->stats.kv_bytes = arena_bytes(s->kv.kv);
     s->stats.state_bytes = arena_bytes(s->kv.state);
     s->stats.scratch_bytes = arena_bytes(s->scratch);
@@ -226,6 +228,7 @@ void hlm_session_destroy(hlm_session *s)
     if (!s)
         return;
     count_end(s);
+    s->m->n_session--;
     for (uint32_t i = 0; i < s->n_plan; i++)
         cmd_destroy(s->plan[i].cmd);
     snapshots_finish(&s->snaps);

@@ -280,6 +280,7 @@ bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_lay
     if (src->type != F32)
         log_msg(LOG_WARN, "%s: %s is stored as %s; gates belong in F32 and are converted",
                 gguf_path(b->m->file), src->name, dtype_info(src->type)->name);
+    b->oom |= !lora_base_gate(&b->m->base, *t, src);
     return true;
 }
 
@@ -317,6 +318,7 @@ void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, ui
 {
     *w = (linear){ .arena = b->m->weights, .dtype = dtype, .n_in = n_in, .n_out = n_out,
                    .n_expert = n_expert, .row_q = (uint32_t)(pack_row_bytes(dtype, n_in) / 16) };
+    b->oom |= !lora_base_matrix(&b->m->base, w, b->beside);
     bool joins = b->beside && b->last.n_in == n_in && b->last.dtype == dtype;
     b->beside = false;
     uint64_t bytes = (uint64_t)n_out * n_expert * w->row_q * 16;
@@ -334,6 +336,7 @@ void bind_rows(struct binder *b, const struct gguf_tensor *t, uint64_t row0, uin
     HLM_ASSERT(b->open && t->type == b->open->dtype && t->dim[0] == b->open->n_in);
     add_job(b, (struct job){ .t = t, .offset = b->open->offset + b->open_row * b->open->row_q * 16,
                              .row0 = row0, .n_row = n, .n_in = b->open->n_in });
+    b->oom |= b->oom || !lora_base_rows(&b->m->base, t, row0, n);
     b->open_row += n;
 }
 
@@ -537,6 +540,8 @@ static bool load_common(struct binder *b)
         return model_refuse(b, "%s.attention.layer_norm_rms_epsilon is %g, "
                             "expected a positive number", b->prefix, m->eps);
     m->n_layer = n_block - m->n_mtp;
+    m->base.n_layer = m->n_layer;
+    m->base.n_mtp = m->n_mtp;
 
     struct str scaling = { 0 };
     char key[256];
@@ -612,6 +617,8 @@ struct model *model_load(struct gpu *g, const struct gguf *file,
     m->file = file;
     m->gpu = g;
     b.prefix = arch->name;
+    m->base.file = file;
+    m->base.arch = arch->name;
     b.used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b.used);
     m->weights = arena_create(g, "weights", MEM_DEVICE, err);
     bool ok = b.used && m->weights && load_common(&b) && arch->load(m, &b, err);
@@ -638,6 +645,7 @@ void model_unload(struct model *m)
     if (!m)
         return;
     arena_destroy(m->weights);
+    lora_base_free(&m->base);
     m->arch->unload(m);
     free(m);
 }

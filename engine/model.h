@@ -7,6 +7,7 @@
 #pragma once
 #include "file.h"
 #include "kv.h"
+#include "lora.h"
 
 struct binder;
 
@@ -21,6 +22,7 @@ struct model {
     uint64_t n_param;                   /* weights bound */
     linear token_embd, output;
     tensor output_norm;
+    struct lora_base base;              /* what adapters may name; theirs to change */
     void *own;                          /* the architecture's part */
 };
 

@@ -18,7 +18,12 @@ typedef struct linear {
     tensor bias;                        /* [n_out] added to the product; arena NULL: none */
     uint64_t grid;                      /* bytes from the arena's start to the type's lattice
                                            (dtype_grid); of no meaning where it has none */
+    const struct lora *lora;            /* what adapters add to the product; NULL: nothing */
 } linear;
+
+/* Low-rank factors: y += B (A x). Both F32, with as many experts as the matrix; A has as many rows
+ * as B has columns, a multiple of 4. Matrices multiplied together may share A. */
+struct lora { linear a, b; };
 
 /* What a feed-forward does between its matrices. */
 struct act {

@@ -156,7 +156,49 @@ static void add_bias(struct cmd *c, tensor y, const linear *w)
                  USES(BOTH(y), READ(w->bias)));
 }
 
-/* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args. */
+/* Adds B (A x) of every matrix that has it to its product in y, where they stand side by side; gate
+ * as in struct linear_args. An A that several share is multiplied once, B that lie together are one
+ * dispatch. */
+static void add_lora(struct cmd *c, const struct linear_path *path, tensor x,
+                     const linear *const *w, uint32_t n_w, tensor y, const tensor *gate)
+{
+    const struct lora *had = NULL;
+    tensor t = x;
+    for (uint32_t i = 0, col = 0; i < n_w;) {
+        const struct lora *l = w[i]->lora;
+        if (!l) {
+            col += w[i++]->n_out;
+            continue;
+        }
+        if (!had || had->a.offset != l->a.offset) {
+            t = cmd_scratch(c, F32, l->a.n_out, x.n_row);
+            linear_by(c, path, &(struct linear_args){ .x = x, .w = &l->a, .y = t });
+        }
+        had = l;
+        linear run = l->b;
+        for (i++; i < n_w && w[i]->lora; i++) {
+            l = w[i]->lora;
+            if (l->a.offset != had->a.offset || !follows(&run, &l->b))
+                break;
+            run.n_out += l->b.n_out;
+        }
+        tensor to = tensor_cols(y, col, run.n_out);
+        linear_by(c, path, &(struct linear_args){ .x = t, .w = &run, .y = to, .res = &to,
+                                                  .gate = gate });
+        col += run.n_out;
+    }
+}
+
+static bool any_lora(const linear *const *w, uint32_t n_w)
+{
+    for (uint32_t i = 0; i < n_w; i++)
+        if (w[i]->lora)
+            return true;
+    return false;
+}
+
+/* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args, not
+ * where a matrix has an adapter. */
 static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
                            const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
 {
@@ -174,6 +216,7 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
         for (; first < i; col += w[first++]->n_out)
             add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
     }
+    add_lora(c, path, h, w, n_w, y, NULL);
     return y;
 }
 
@@ -181,7 +224,7 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
                       uint32_t n_w)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
-    if (path->fuses)
+    if (path->fuses && !any_lora(w, n_w))
         return side_by_side(c, path, x, &norm, eps, w, n_w);
     return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
 }
@@ -195,12 +238,14 @@ static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, c
                          const struct act *act)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
-    if (act && !path->fuses)
+    bool fused = act && path->fuses && !w->lora;
+    if (act && !fused)
         x = op_act(c, x, *act);
     tensor y = cmd_scratch(c, F32, w->n_out, x.n_row);
     linear_by(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
-                                              .act = path->fuses ? act : NULL });
+                                              .act = fused ? act : NULL });
     add_bias(c, y, w);
+    add_lora(c, path, x, &w, 1, y, gate);
     return y;
 }
 
@@ -238,8 +283,9 @@ uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
     return path->kernel == K_linear ? 0 : tile_of(path, caps, F32, n_row).toks_per_group;
 }
 
-void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
-                    const struct grouping *g)
+/* add: the product is added to what y holds. */
+static void grouped_product(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
+                            const struct grouping *g, bool add)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const struct linear_path *path = path_pick(caps, UINT32_MAX);
@@ -253,17 +299,30 @@ void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, ten
         struct push_linear p = {
             .n_in = w->n_in, .n_out = w->n_out, .n_tok = y.n_row, .row_q = w->row_q,
             .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .y_col = y.col,
-            .n_used = g->n_used, .expert0 = e, .n_expert = n,
+            .res_stride = y.stride, .res_col = y.col, .n_used = g->n_used, .expert0 = e,
+            .n_expert = n,
         };
         tensor rows = linear_rows(&all, e, n);
         struct grid grid = GRID(div_up(w->n_out, t.rows), g->max_tile, 1);
         cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * n / w->n_expert);
         cmd_dispatch(c, path->kernel, grid,
-                     SPEC(t.wg, w->dtype, EPI_STORE, t.rows, t.toks, by_entry ? 2 : 1), PUSH(p),
-                     USES(READ(rows), READ(x), WRITE(y), READ(x), READ(x), READ(g->entries),
-                          READ(g->tiles), READ(linear_grid(w))));
+                     SPEC(t.wg, w->dtype, add ? EPI_ADD : EPI_STORE, t.rows, t.toks,
+                          by_entry ? 2 : 1), PUSH(p),
+                     USES(READ(rows), READ(x), WRITE(y), READ(add ? y : x), READ(x),
+                          READ(g->entries), READ(g->tiles), READ(linear_grid(w))));
     }
     if (!step)
         cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
                  all.row_q * 16);
+}
+
+void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
+                    const struct grouping *g)
+{
+    grouped_product(c, w, x, by_entry, y, g, false);
+    if (!w->lora)
+        return;
+    tensor t = cmd_scratch(c, F32, w->lora->a.n_out, y.n_row);
+    grouped_product(c, &w->lora->a, x, by_entry, t, g, false);
+    grouped_product(c, &w->lora->b, t, true, y, g, true);
 }

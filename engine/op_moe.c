@@ -6,17 +6,18 @@
  * on the device, so that an expert's rows are read once a tile of tokens. */
 #include "op.h"
 
-enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD };       /* shaders/moe_linear.comp */
+enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD };    /* shaders/moe_linear.comp */
 
 /* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row
  * of x to the next, 0 when all slots read the token's own. OUT_SUM: the slots are weighted and
- * summed; OUT_SUM_ADD: onto res. */
-static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, tensor x,
-                          uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
-                          uint32_t out, tensor res)
+ * summed; OUT_SUM_ADD: onto res; OUT_SLOTS_ADD: added to y slot by slot. */
+static void expert_product(struct cmd *c, const struct moe *m, const linear *w, tensor x,
+                           uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
+                           uint32_t out, tensor res)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t rows = caps->kind == GPU_CPU ? 4 : 2, wg = wg_size(caps, 64), n_tok = x.n_row;
+    bool sum = out == OUT_SUM || out == OUT_SUM_ADD;
     linear all = *w;                    /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
@@ -29,17 +30,33 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
         struct push_expert p = {
             .n_in = w->n_in, .n_out = w->n_out, .n_used = m->n_used, .id_stride = id.stride,
             .expert0 = e, .n_expert = n, .row_q = w->row_q, .x_stride = x.stride, .x_slot = x_slot,
-            .y_stride = out ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
+            .y_stride = sum ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
         };
         /* what earlier experts left is added to */
-        uint32_t how = out && e ? OUT_SUM_ADD : out;
+        uint32_t how = sum && e ? OUT_SUM_ADD : out;
         tensor from = how != OUT_SUM_ADD ? x : e ? y : res;
         cmd_work(c, 2.0 * w->n_in * w->n_out * m->n_used * n_tok * n / w->n_expert);
-        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), out ? 1 : m->n_used, n_tok),
+        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : m->n_used, n_tok),
                      SPEC(wg, w->dtype, how, rows), PUSH(p),
                      USES(READ(linear_rows(&all, e, n)), READ(x), BOTH(y), READ(id), READ(wt),
                           READ(from), READ(linear_grid(w))));
     }
+}
+
+/* The same, with what adapters add. */
+static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, tensor x,
+                          uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
+                          uint32_t out, tensor res)
+{
+    expert_product(c, m, w, x, x_slot, y, y_slot, id, wt, out, res);
+    if (!w->lora)
+        return;
+    tensor t = cmd_scratch(c, F32, w->lora->a.n_out, x.n_row * m->n_used), t_tok = t;
+    t_tok.n = t_tok.stride = t.stride * m->n_used;
+    t_tok.n_row = x.n_row;
+    expert_product(c, m, &w->lora->a, x, x_slot, t, t.stride, id, wt, OUT_SLOTS, x);
+    expert_product(c, m, &w->lora->b, t_tok, t.stride, y, y_slot, id, wt,
+                   out == OUT_SLOTS ? OUT_SLOTS_ADD : OUT_SUM_ADD, y);
 }
 
 /* [n_tok][n_used]: the experts of each token and their weights. */

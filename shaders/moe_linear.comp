@@ -1,8 +1,8 @@
 #version 450
-// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token; with SUM
-// weighted and summed over the slots, with SUM_ADD also added to what y's row takes from res. A
-// workgroup owns ROWS rows. Experts that are not bound contribute nothing: a matrix wider than a
-// binding is several dispatches, one after the other.
+// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token, with
+// SLOTS_ADD added to what is there; with SUM weighted and summed over the slots, with SUM_ADD also
+// added to what y's row takes from res. A workgroup owns ROWS rows. Experts that are not bound
+// contribute nothing: a matrix wider than a binding is several dispatches, one after the other.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0
@@ -10,7 +10,8 @@
 #include "weight.glsl"
 
 layout(constant_id = 2) const uint OUT = 0;
-const uint SUM = 1, SUM_ADD = 2;
+const uint SUM = 1, SUM_ADD = 2, SLOTS_ADD = 3;
+const bool SUMS = OUT == SUM || OUT == SUM_ADD;
 layout(constant_id = 3) const uint ROWS = 1;
 layout(push_constant) uniform Push { push_expert p; };
 layout(set = 0, binding = 1) readonly buffer X { vec4 x[]; };
@@ -22,19 +23,19 @@ layout(set = 0, binding = 5) readonly buffer Res { float res[]; };      // [n_to
 void main()
 {
     uint row0 = gl_WorkGroupID.x * ROWS, t = gl_WorkGroupID.z, n_block = (p.n_in + 31) / 32;
-    uint slot0 = OUT != 0 ? 0 : gl_WorkGroupID.y, slot1 = OUT != 0 ? p.n_used : slot0 + 1;
+    uint slot0 = SUMS ? 0 : gl_WorkGroupID.y, slot1 = SUMS ? p.n_used : slot0 + 1;
     float acc[ROWS];
     [[unroll]] for (uint r = 0; r < ROWS; r++)
         acc[r] = 0.0;
     for (uint s = slot0; s < slot1; s++) {
         uint e = id[t * p.id_stride + s] - p.expert0;
         if (e >= p.n_expert) {
-            if (OUT == 0)
+            if (!SUMS)
                 return;
             continue;
         }
         uint first = e * p.n_out;
-        float part = OUT != 0 ? wt[t * p.id_stride + s] : 1.0;
+        float part = SUMS ? wt[t * p.id_stride + s] : 1.0;
         for (uint b = lane(); b < n_block; b += WG) {
             vec4 v[8];
             [[unroll]] for (uint i = 0; i < 8; i++) {
@@ -52,8 +53,9 @@ void main()
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
         float sum = wg_sum(acc[r]);
         uint row = row0 + r;
+        uint to = t * p.y_stride + slot0 * p.y_slot + p.y_col + row;
         if (lane() == 0 && row < p.n_out)
-            y[t * p.y_stride + slot0 * p.y_slot + p.y_col + row] =
-                OUT == SUM_ADD ? res[t * p.n_out + row] + sum : sum;
+            y[to] = OUT == SUM_ADD ? res[t * p.n_out + row] + sum :
+                    OUT == SLOTS_ADD ? y[to] + sum : sum;
     }
 }
