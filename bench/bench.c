@@ -6,6 +6,7 @@
  * empty session. Rows come out as they are measured; what --kernels tells comes at the end. */
 #include "../ui/common.h"
 #include "../ui/common_flags.h"
+#include "../ui/common_lora.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +24,7 @@ static struct {
     int32_t n_rep;
     int format, kv;
     bool exact, kernels, validate;
+    struct flag_list lora;
 } o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .n_rep = 5 };
 
 static const char *const kv_name[] = { "f16", "f32", "q8_0" };
@@ -30,6 +32,9 @@ static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 static const struct flag flags[] = {
     { FLAG_GROUP, "What to measure", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file; again for more" },
+    { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
+      "a LoRA adapter, a GGUF file; again for more, all active;\n"
+      "SCALE is a factor on its own (1)" },
     { FLAG_TEXT, "-p --n-prompt", "N,...", &o.pp, 0, 0, "prompts of N tokens, 0: none (512)" },
     { FLAG_TEXT, "-n --n-gen", "N,...", &o.tg, 0, 0, "N tokens made, 0: none (128)" },
     { FLAG_TEXT, "-d --n-depth", "N,...", &o.depth, 0, 0, "after N tokens that are not timed (0)" },
@@ -425,7 +430,7 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
     if (ui.verbose)
         ui_note("[%s: %s, %s, opened in %.2f s]", m.info.name, m.info.device, m.info.driver,
                 m.open_s);
-    bool ok = run_tests(&m, test, n, all, err);
+    bool ok = adapters_open(m.m, &o.lora, err) && run_tests(&m, test, n, all, err);
     uint32_t n_message = hlm_get_info(m.m).n_validation;
     if (ok && n_message)
         ok = fail(err, "%u validation messages", n_message);

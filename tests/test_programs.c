@@ -207,7 +207,9 @@ static void test_flags(void)
           "hlm-eval -m " DEMO " --ids x --greedy 1 --logits x" },
         { 2, "go with --ids", NULL, "hlm-eval -m " DEMO " --tokenize --greedy 3" },
         { 2, "go with --chat", NULL, "hlm-eval -m " DEMO " --tokenize --no-think" },
-        { 2, "unknown flag '--lora'", NULL, "hlm-eval -m " DEMO " --lora x" },
+        { 2, "unknown flag '--lola'", NULL, "hlm-eval -m " DEMO " --lola x" },
+        { 2, "--lora needs a value: FILE[:SCALE]", NULL, "hlm-eval -m " DEMO " --lora" },
+        { 2, "go with --ids", NULL, "hlm-eval -m " DEMO " --tokenize --lora x" },
         { 1, "/nowhere/m", NULL, "hlm-eval -m /nowhere/m --tokenize" },
         { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --ids /nowhere/x --greedy 1" },
         { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --chat /nowhere/x" },
@@ -837,6 +839,108 @@ static void test_perplexity(void)
     }
 }
 
+/* An adapter of the demo model that makes itself felt, at a path. */
+static const char *write_adapter(const char *path)
+{
+    struct err err = { 0 };
+    struct rng rng = { 5 };
+    struct gguf *g = gguf_open(DEMO, &err);
+    const struct gguf_tensor *x = g ? gguf_tensor(g, "blk.1.ffn_down.weight") : NULL;
+    struct gguf_build *b = gb_new();
+    if (CHECK_MSG(x, "%s", err.msg)) {
+        float *v = mem_alloc(4 * (x->dim[0] + x->dim[1]), sizeof *v);
+        HLM_ASSERT(v);
+        for (uint64_t i = 0; i < 4 * (x->dim[0] + x->dim[1]); i++)
+            v[i] = (float)(0.2 * rng_normal(&rng));
+        gb_str(b, "general.type", "adapter");
+        gb_str(b, "general.architecture", "qwen35");
+        gb_str(b, "adapter.type", "lora");
+        gb_f32(b, "adapter.lora.alpha", 4);
+        gb_tensor(b, "blk.1.ffn_down.weight.lora_a", F32, 2, (uint64_t[]){ x->dim[0], 4 }, v);
+        gb_tensor(b, "blk.1.ffn_down.weight.lora_b", F32, 2, (uint64_t[]){ 4, x->dim[1] },
+                  v + 4 * x->dim[0]);
+        CHECK_MSG(gb_write(b, path, &err), "%s", err.msg);
+        free(v);
+    }
+    gb_free(b);
+    gguf_close(g);
+    return path;
+}
+
+/* Bits of the logits of a few ids with these flags. */
+static char *logits_with(const char *flags)
+{
+    uint64_t n;
+    const char *out = scratch("logits");
+    spill(scratch("ids"), "1 2 3\n4 5\n");
+    struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s%s", scratch("ids"), out,
+                       flags);
+    CHECK_MSG(r.rc == 0, "%s: %s", flags, r.err);
+    ran_free(&r);
+    char *bits = file_read(out, 1u << 20, &n, NULL);
+    HLM_ASSERT(bits && n == 5 * 1024 * 4);
+    return bits;
+}
+
+static void test_adapters(void)
+{
+    static const struct {
+        const char *flags;      /* %s: the adapter */
+        int like;               /* which row gives the same */
+    } rows[] = {
+        { "", 0 },
+        { " --lora %s", 1 },
+        { " --lora=%s:0", 0 },
+        { " --lora %s:0.5", 3 },
+        { " --lora %s:0.25 --lora %s:0.75", 4 },
+        { " --lora %s:1", 1 },          /* beside a file called that */
+    };
+    const char *path = write_adapter(scratch("adapter"));
+    char flags[512], colon[160], *bits[ARRAY_LEN(rows)];
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("hlm-eval%s", rows[i].flags);
+        snprintf(colon, sizeof colon, "%s:1", path);
+        if (i + 1 == ARRAY_LEN(rows))
+            spill(colon, "no adapter");
+        const char *first = strstr(rows[i].flags, "%s"), *rest = first ? first + 2 : "";
+        const char *second = strstr(rest, "%s");
+        snprintf(flags, sizeof flags, "%.*s%s%.*s%s%s", first ? (int)(first - rows[i].flags) : 0,
+                 rows[i].flags, first ? path : "", second ? (int)(second - rest) : 64, rest,
+                 second ? path : "", second ? second + 2 : "");
+        bits[i] = logits_with(flags);
+        for (int k = 0; k <= (int)i; k++)
+            CHECK_MSG(!memcmp(bits[i], bits[k], 5 * 1024 * 4) == (k == (int)i || k == rows[i].like),
+                      "%s: %s bits of row %d", flags, k == rows[i].like ? "other" : "the", k);
+    }
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        free(bits[i]);
+    unlink(colon);
+
+    char a[256], b[256], lines[1024];
+    test_case("/lora: replaced, refused, dropped, shown");
+    snprintf(lines, sizeof lines, "Hello!\n/lora %s:0\n/regen\n/lora %s:0 %s:40\n/regen\n"
+             "/lora " DEMO "\n/regen\n/lora\n/lora off\n/regen\n/lora\n", path, path, path);
+    struct talked t = converse(1, lines, "--temp 0 -n 12 -m " DEMO);
+    if (CHECK_EQ(t.n_turn, 5)) {
+        CHECK_STR(answer(&t, 1, a, sizeof a), answer(&t, 0, b, sizeof b));
+        CHECK_EQ(num(&t, 1, "read"), num(&t, 1, "prompt"));
+        CHECK_MSG(strcmp(answer(&t, 2, a, sizeof a), b) != 0, "the adapter does nothing: %s", a);
+        CHECK_STR(answer(&t, 3, b, sizeof b), a);
+        CHECK_EQ(num(&t, 3, "reused"), num(&t, 3, "prompt"));   /* the session is the one before */
+        CHECK_STR(answer(&t, 4, a, sizeof a), answer(&t, 0, b, sizeof b));
+    }
+    const char *bad = strstr(t.r.err, "general.type is \"model\", expected \"adapter\"");
+    const char *shown = bad ? strstr(bad, ", factor 40\n") : NULL;
+    CHECK_MSG(shown && strstr(shown, "no adapter is active\n"), "%s", t.r.err);
+    talked_free(&t);
+
+    test_case("an adapter that is refused ends the program");
+    struct ran r = run(NULL, "hlm-chat -m " DEMO " -p Hello! --lora /nowhere/a.gguf:0.5");
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "/nowhere/a.gguf: ") && n_lines(r.err) == 1, "%s", r.err);
+    ran_free(&r);
+}
+
 struct gpu;
 
 void test_talk(void)
@@ -857,4 +961,5 @@ void test_talk(void)
     test_one_turn();
     test_results();
     test_perplexity();
+    test_adapters();
 }

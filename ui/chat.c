@@ -13,6 +13,9 @@
 #include <unistd.h>
 
 static struct talk talk;        /* static, so that flags can point into it; so does /set */
+static hlm_session *session;    /* /lora makes it anew */
+static struct hlm_session_params params;
+static struct adapters adapters;
 
 static struct {
     const char *model, *prompt, *file, *system, *format, *debug;
@@ -21,11 +24,15 @@ static struct {
     uint64_t snapshot_budget;
     bool lines;
     bool profile, validate;     /* of --debug */
+    struct flag_list lora;
 } o = { .think = -1, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "Model and message", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
+    { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
+      "a LoRA adapter, a GGUF file; again for more, all active;\n"
+      "SCALE is a factor on its own (1)" },
     { FLAG_TEXT, "-p --prompt", "TEXT", &o.prompt, 0, 0, "answer this and exit" },
     { FLAG_TEXT, "-f --file", "FILE", &o.file, 0, 0,
       "answer this file's text and exit (-: standard input);\n"
@@ -127,7 +134,8 @@ static int chat_lines(struct slash *s)
         } else if (line[0] == '/') {
             enum slash_got got = slash_run(s, line);
             ok = got != SLASH_FAILED;
-            bye = got == SLASH_BYE;
+            bye = got == SLASH_BYE || got == SLASH_LOST;
+            ok = ok && got != SLASH_LOST;
         } else if (n) {
             ok = turn(s, line);
         }
@@ -152,14 +160,14 @@ static int chat_terminal(struct slash *s, struct term *t)
         ui_interrupt_clear();
         if (term_read(t, &text, &quoted) == TERM_LEFT)
             return ui_interrupted() ? RC_INTERRUPTED : RC_OK;
-        bool bye = false;
+        enum slash_got got = SLASH_DONE;
         if (text[0] == '/' && !quoted)
-            bye = slash_run(s, text) == SLASH_BYE;
+            got = slash_run(s, text);
         else
             turn(s, text);
         free(text);
-        if (bye)
-            return RC_OK;
+        if (got == SLASH_BYE || got == SLASH_LOST)
+            return got == SLASH_BYE ? RC_OK : RC_FAILED;
     }
 }
 
@@ -212,13 +220,16 @@ static char *one_message(struct err *err)
 }
 
 /* The session and the talk, with the flags on top of the model's own defaults. */
-static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, struct err *err)
+static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
 {
-    struct hlm_session_params params = { .n_ctx = (uint32_t)o.n_ctx,
-                                         .n_batch = (uint32_t)o.n_batch,
-                                         .snapshot_budget = o.snapshot_budget,
-                                         .kv = (enum hlm_kv)o.kv };
-    if (!(*session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, *session, err))
+    params = (struct hlm_session_params){ .n_ctx = (uint32_t)o.n_ctx,
+                                          .n_batch = (uint32_t)o.n_batch,
+                                          .snapshot_budget = o.snapshot_budget,
+                                          .kv = (enum hlm_kv)o.kv };
+    if (!adapters_read(&adapters, o.lora.v, o.lora.n, err) ||
+        (adapters.n && !adapters_use(m, &adapters, err)))
+        return false;
+    if (!(session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, session, err))
         return false;
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
         if (flags[i].type == FLAG_SEED)         /* drawn anew unless given */
@@ -234,9 +245,8 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
     }
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
-    static const char *const kv_name[] = { "f16", "f32", "q8_0" };
-    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(*session),
-             "kv", kv_name[o.kv], "format", talk.format.name, "think", (int)talk.think,
+    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(session),
+             "kv", o.kv ? "f32" : "f16", "format", talk.format.name, "think", (int)talk.think,
              "seed", (long long)talk.sampling.seed);
     return talk_system(&talk, o.system, err);
 }
@@ -244,7 +254,8 @@ static bool open_talk(hlm *m, hlm_session **session, int argc, char **argv, stru
 /* The four ways to be fed. text: the one message, if it is to be that. */
 static int chat(struct show *show, const char *text)
 {
-    struct slash s = { .talk = &talk, .show = show, .flags = &program };
+    struct slash s = { .talk = &talk, .show = show, .flags = &program, .adapters = &adapters,
+                       .session = &session, .params = &params };
     struct err err = { 0 };
     if (text)
         return chat_once(&s, text);
@@ -281,16 +292,15 @@ int main(int argc, char **argv)
         return usage_error(&program, "%s", err.msg);
 
     hlm *m = NULL;
-    hlm_session *session = NULL;
     char *text = one_message(&err);
     rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
     if (err.set || ui_interrupted())
         goto out;
-    struct hlm_params params = { .model = o.model, .validate = o.validate, .profile = o.profile };
-    m = ui_open_model(params, &rc);
+    m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
+                                           .profile = o.profile }, &rc);
     if (!m)
         goto out;
-    if (open_talk(m, &session, argc, argv, &err)) {
+    if (open_talk(m, argc, argv, &err)) {
         talk.hooks = show_hooks(&show);
         rc = chat(&show, text);
     } else {
@@ -307,6 +317,7 @@ out:
         ui_error("%s", err.msg);
     free(text);
     talk_finish(&talk);
+    adapters_free(&adapters);
     hlm_session_destroy(session);
     hlm_close(m);
     return ui_end(rc);

@@ -1,7 +1,10 @@
 /* chat_slash: see chat_slash.h. */
 #include "chat_slash.h"
 
+#include "common.h"
+
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct command {
@@ -128,6 +131,65 @@ static enum slash_got do_set(struct slash *s, const char *arg)
     return SLASH_DONE;
 }
 
+static void say_adapters(const struct adapters *a)
+{
+    if (!a->n)
+        ui_say("no adapter is active");
+    for (uint32_t i = 0; i < a->n; i++)
+        ui_say("adapter %s, factor %g", a->l[i].path, (double)a->l[i].scale);
+}
+
+/* FILE[:SCALE] between blanks. */
+static bool read_adapters(const char *arg, struct adapters *a, struct err *err)
+{
+    const char *word[MAX_FLAG_LIST + 1];
+    uint32_t n = 0;
+    char *text = text_copy(arg, strlen(arg));
+    if (!text)
+        return fail(err, "out of memory");
+    for (char *w = strtok(text, " \t"); w && n < ARRAY_LEN(word); w = strtok(NULL, " \t"))
+        word[n++] = w;
+    bool ok = adapters_read(a, word, n, err);
+    free(text);
+    return ok;
+}
+
+/* Caches and states were computed with the adapters before: the session goes with them. */
+static enum slash_got do_lora(struct slash *s, const char *arg)
+{
+    struct err err = { 0 }, lost = { 0 };
+    struct adapters next = { 0 };
+    hlm *m = s->talk->model;
+    if (!*arg) {
+        say_adapters(s->adapters);
+        return SLASH_DONE;
+    }
+    if ((strcmp(arg, "off") != 0 && !read_adapters(arg, &next, &err)) ||
+        !hlm_check_lora(m, next.l, next.n, &err)) {
+        adapters_free(&next);
+        return complain(&err);
+    }
+    hlm_session_destroy(*s->session);
+    bool ok = adapters_use(m, &next, &err) &&
+              (*s->session = hlm_session_create(m, s->params, &err)) != NULL;
+    if (!ok && !(adapters_use(m, s->adapters, &lost) &&
+                 (*s->session = hlm_session_create(m, s->params, &lost))))
+        *s->session = NULL;
+    talk_renew(s->talk, *s->session);
+    if (ok) {
+        struct adapters old = *s->adapters;
+        *s->adapters = next;
+        next = old;
+        say_adapters(s->adapters);
+        ui_note("the next turn reads the conversation anew");
+    }
+    adapters_free(&next);
+    if (ok)
+        return SLASH_DONE;
+    complain(&err);
+    return *s->session ? SLASH_FAILED : SLASH_LOST;
+}
+
 static enum slash_got do_stats(struct slash *s, const char *arg)
 {
     (void)arg;
@@ -178,6 +240,7 @@ static const struct command commands[] = {
       do_think },
     { "/set", "[NAME VALUE]", "sampling and length, as in /set temp 0.2; alone: list them",
       do_set },
+    { "/lora", "[FILE[:SCALE] ...|off]", "show, replace or drop the adapters", do_lora },
     { "/stats", "", "tokens read, reused and read again, speed, memory", do_stats },
     { "/bye", "", "leave (Ctrl-D does too)", do_bye },
 };
@@ -195,7 +258,7 @@ static enum slash_got do_help(struct slash *s, const char *arg)
     (void)s;
     (void)arg;
     for (const struct command *c = commands; c < commands + ARRAY_LEN(commands); c++)
-        ui_say("%-8s %-20s %s", c->name, c->args, c->help);
+        ui_say("%-8s %-23s %s", c->name, c->args, c->help);
     ui_say("\nCtrl-C stops an answer, which stays in the history. At the prompt the first clears\n"
            "the line, the second leaves. \"\"\" opens and closes a message of several lines;\n"
            "a paste is one message. A space in front of a slash makes it text.");

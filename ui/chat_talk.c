@@ -79,6 +79,8 @@ bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct err *err
     return t->tok || fail(err, "%s", hlm_tok_err(model));
 }
 
+void talk_renew(struct talk *t, hlm_session *session) { t->session = session; }
+
 void talk_finish(struct talk *t)
 {
     forget(t, 0, t->n_msg);

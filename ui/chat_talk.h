@@ -61,6 +61,8 @@ struct talk {                   /* the fields down to the line may be changed be
 
 /* The session must be fresh; model and session stay the caller's. */
 bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct err *err);
+/* A fresh session in place of the one before: the next turn reads the conversation anew. */
+void talk_renew(struct talk *t, hlm_session *session);
 void talk_finish(struct talk *t);       /* takes a zeroed one */
 
 /* Adds a message and answers it. False with err: it failed; false without: stopped before the

@@ -139,6 +139,15 @@ static bool read_bytes(const struct flag *f, const char *who, const char *value,
     return true;
 }
 
+static bool add_to_list(const struct flag *f, const char *who, const char *value, struct err *err)
+{
+    struct flag_list *l = f->to;
+    if (l->n == ARRAY_LEN(l->v))
+        return fail(err, "%s: more than %u of them", who, (uint32_t)ARRAY_LEN(l->v));
+    l->v[l->n++] = value;
+    return true;
+}
+
 bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err)
 {
     switch (f->type) {
@@ -147,6 +156,7 @@ bool flag_value(const struct flag *f, const char *who, const char *value, struct
     case FLAG_FLOAT: return read_number(f, who, value, err);
     case FLAG_BYTES: return read_bytes(f, who, value, err);
     case FLAG_SEED: return read_seed(f, who, value, err);
+    case FLAG_LIST: return add_to_list(f, who, value, err);
     case FLAG_CHOICE: return read_choice(f, who, value, err);
     case FLAG_SWITCH: *(bool *)f->to = true; return true;
     case FLAG_GROUP: break;
@@ -171,6 +181,9 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
 
 static bool read_all(const struct program *p, int argc, char **argv, struct err *err)
 {
+    for (uint32_t i = 0; i < p->n_flag; i++)
+        if (p->flag[i].type == FLAG_LIST)       /* the line may be read again */
+            ((struct flag_list *)p->flag[i].to)->n = 0;
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
         size_t len = strncmp(arg, "--", 2) == 0 ? strcspn(arg, "=") : strlen(arg);

@@ -11,8 +11,12 @@ enum flag_type {
     FLAG_FLOAT,                 /* float, min..max */
     FLAG_BYTES,                 /* uint64_t; K, M and G behind the number are powers of 1024 */
     FLAG_SEED,                  /* uint64_t; -1 draws one */
+    FLAG_LIST,                  /* struct flag_list: every value of a flag that may come again */
     FLAG_CHOICE,                /* int: index of the word in arg, "f16|f32" */
 };
+
+enum { MAX_FLAG_LIST = 32 };
+struct flag_list { const char *v[MAX_FLAG_LIST]; uint32_t n; };        /* points into argv */
 
 struct flag {
     enum flag_type type;

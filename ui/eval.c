@@ -8,6 +8,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "common.h"
 #include "common_flags.h"
+#include "common_lora.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -23,11 +24,15 @@ static struct {
     int32_t decode_from, greedy, n_ctx;
     int kv;
     bool tokenize, no_think, fast;
+    struct flag_list lora;
 } o = { .decode_from = -1, .greedy = -1, .kv = 1 };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "Ids through the model", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
+    { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
+      "a LoRA adapter, a GGUF file; again for more, all active;\n"
+      "SCALE is a factor on its own (1)" },
     { FLAG_TEXT, "--ids", "FILE", &o.ids, 0, 0, "decimal token ids separated by white space" },
     { FLAG_TEXT, "--logits", "OUT", &o.logits, 0, 0, "float32 little-endian [n_tok][n_vocab]" },
     { FLAG_TEXT, "--hidden", "OUT", &o.hidden, 0, 0,
@@ -349,7 +354,8 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
         ok = (uint32_t)l->id[i] < n_vocab ||
              fail(err, "%s: line %u: id %d is outside of the vocabulary of %u", o.ids, l->line[i],
                   l->id[i], n_vocab);
-    ok = ok && (s = hlm_session_create(m, &params, err)) && read_pieces(m, s, l, p, err) &&
+    ok = ok && adapters_open(m, &o.lora, err) && (s = hlm_session_create(m, &params, err)) &&
+         read_pieces(m, s, l, p, err) &&
          (o.greedy < 0 || print_greedy(s, err));
     if (s)
         note_session(s);
@@ -492,9 +498,9 @@ int main(int argc, char **argv)
         return usage_error(&program, "--ids needs --logits, --hidden or --greedy");
     if (o.greedy >= 0 && (o.logits || o.hidden))
         return usage_error(&program, "--greedy does not go with --logits and --hidden");
-    if (!o.ids && (results || o.split || o.decode_from >= 0))
-        return usage_error(&program,
-                           "--logits, --hidden, --greedy, --split and --decode-from go with --ids");
+    if (!o.ids && (results || o.split || o.decode_from >= 0 || o.lora.n))
+        return usage_error(&program, "--logits, --hidden, --greedy, --split, --decode-from and "
+                                     "--lora go with --ids");
     if (!o.chat && (o.no_think || o.format))
         return usage_error(&program, "--no-think and --chat-format go with --chat");
     if (o.format && !chat_by_name(o.format, NULL, &format))

@@ -1,0 +1,19 @@
+/* common_lora: the adapters a person asks for, FILE[:SCALE] each, and making them active. */
+#pragma once
+#include "../engine/hlm.h"
+#include "common_flags.h"
+
+/* Adapters with the memory of their names; n 0: none. */
+struct adapters {
+    struct hlm_lora l[MAX_FLAG_LIST];
+    uint32_t n;
+};
+
+/* Reads the words. What follows a word's last colon is a factor where it is a number and the file
+ * is there without it, or is not there with it either. False with err: nothing is kept. */
+bool adapters_read(struct adapters *a, const char *const *word, uint32_t n, struct err *err);
+void adapters_free(struct adapters *a);         /* takes a zeroed one */
+/* hlm_set_lora with a word to the log; false: as before. */
+bool adapters_use(hlm *m, const struct adapters *a, struct err *err);
+/* Both for the values of --lora, on a model just opened. */
+bool adapters_open(hlm *m, const struct flag_list *list, struct err *err);
