@@ -323,6 +323,32 @@ struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
     return rig_blocks(r, dtype, n_in, n_out, n_expert, rows, beside);
 }
 
+struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const struct weight *share)
+{
+    uint64_t n_in = w.w.n_in, n_out = w.w.n_out, n_e = w.w.n_expert;
+    struct lora *l = rig_alloc(r, 1, sizeof *l);
+    float *v = rig_alloc(r, n_in * n_out * n_e, sizeof *v);
+    struct weight a;
+    if (share)
+        a = (struct weight){ .w = share->w.lora->a, .v = share->lora_a };
+    else
+        a = rig_weight(r, F32, w.w.n_in, rank, w.w.n_expert, 1, false);
+    struct weight b = rig_weight(r, F32, rank, w.w.n_out, w.w.n_expert, 1, share != NULL);
+    for (uint64_t i = 0; i < n_e * n_out; i++)
+        for (uint64_t j = 0; j < n_in; j++) {
+            double sum = (double)w.v[i * n_in + j];
+            for (uint64_t k = 0; k < rank; k++)
+                sum += (double)b.v[i * rank + k] *
+                       (double)a.v[(i / n_out * rank + k) * n_in + j];
+            v[i * n_in + j] = (float)sum;
+        }
+    *l = (struct lora){ a.w, b.w };
+    w.w.lora = l;
+    w.v = v;
+    w.lora_a = a.v;
+    return w;
+}
+
 /* ---- running ----------------------------------------------------------------------------- */
 
 static bool ok(struct rig *r, bool result)

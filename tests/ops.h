@@ -57,12 +57,15 @@ double *rig_doubles(struct rig *r, const float *v, uint64_t n);
 /* A matrix of random valid blocks; v: its values as dtype_to_f32 has them,
  * [n_expert * n_out][n_in]. Products with normal x are about gain * 1. beside: right behind the
  * matrix made before. */
-struct weight { linear w; const float *v; };
+struct weight { linear w; const float *v, *lora_a; };
 struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, double gain, bool beside);
 /* The same from blocks at hand: n_out * n_expert rows as in a file. */
 struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, const void *rows, bool beside);
+/* The same matrix with low-rank factors beside it, whose product is in v. share: a matrix whose A
+ * it has too, its B right behind that one's. */
+struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const struct weight *share);
 /* One block of random codes; its scales are about `scale`, or any there are (extreme). */
 void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block);
 enum { N_WEIGHT_TYPE = 28 };

@@ -18,19 +18,25 @@ struct ffn_row {
     enum dtype gate, up, down;
     uint32_t n_embd, n_ff, n_tok;
     struct act act;
+    uint32_t rank;              /* of adapters on all three, gate and up sharing A; 0: none */
 };
 
 static void ffn_case(struct gpu *g, const struct ffn_row *c)
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
     bool has_gate = c->act.kind == ACT_SWIGLU;
-    test_case("ffn %u x %u, %s %s %s, %u tokens, %s %g", c->n_embd, c->n_ff,
+    test_case("ffn %u x %u, %s %s %s, %u tokens, %s %g, rank %u", c->n_embd, c->n_ff,
               dtype_info(c->gate)->name, dtype_info(c->up)->name, dtype_info(c->down)->name,
-              c->n_tok, has_gate ? "SwiGLU" : "relu2", (double)c->act.limit);
+              c->n_tok, has_gate ? "SwiGLU" : "relu2", (double)c->act.limit, c->rank);
     struct rig r = rig_open(g, "ffn");
     struct weight gate = rig_weight(&r, c->gate, c->n_embd, c->n_ff, 1, 2, false);
     struct weight up = rig_weight(&r, c->up, c->n_embd, c->n_ff, 1, 1, c->up == c->gate);
     struct weight down = rig_weight(&r, c->down, c->n_ff, c->n_embd, 1, 1, false);
+    if (c->rank) {
+        gate = rig_lora(&r, gate, c->rank, NULL);
+        up = rig_lora(&r, up, c->rank, has_gate ? &gate : NULL);
+        down = rig_lora(&r, down, c->rank, NULL);
+    }
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
     tensor x = rig_strided(&r, x_v, c->n_embd, c->n_tok);
     tensor norm = rig_dense(&r, norm_v, c->n_embd, 1);
@@ -60,6 +66,7 @@ struct moe_row {
     bool raw;
     uint32_t n_group, n_group_used, n_latent;
     struct act act;             /* the shared expert's limit is twice this one */
+    uint32_t rank;              /* of adapters on the router and all experts; 0: none */
 };
 
 /* The router, with equal rows where there are ties, and the shared expert's gate behind it. */
@@ -92,11 +99,11 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
     bool joint = has_gate && c->gate == c->up;
     uint32_t n_in = c->n_latent ? c->n_latent : c->n_embd;
     test_case("moe%s %u of %u, %u x %u, %s %s %s, tie %u, %u tokens%s%s, %u of %u groups, latent "
-              "%u, limit %g", path == MOE_GROUPED ? " grouped" : "", c->n_used, c->n_expert,
-              c->n_embd, c->n_ff, dtype_info(c->gate)->name, dtype_info(c->up)->name,
+              "%u, limit %g, rank %u", path == MOE_GROUPED ? " grouped" : "", c->n_used,
+              c->n_expert, c->n_embd, c->n_ff, dtype_info(c->gate)->name, dtype_info(c->up)->name,
               dtype_info(c->down)->name, c->tie, c->n_tok, c->sigmoid ? ", sigmoid" : "",
               has_gate ? "" : ", relu2", c->n_group_used, c->n_group, c->n_latent,
-              (double)c->act.limit);
+              (double)c->act.limit, c->rank);
     struct rig r = rig_open(g, "moe");
     struct weight router = router_make(&r, c);
     struct weight sh_router = rig_weight(&r, c->shared, c->n_embd, 1, 1, 1, c->shared == F32);
@@ -112,6 +119,12 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
     if (c->n_latent) {
         latent[0] = rig_weight(&r, F32, c->n_embd, c->n_latent, 1, 1, false);
         latent[1] = rig_weight(&r, F32, c->n_latent, c->n_embd, 1, 1, false);
+    }
+    if (c->rank) {
+        struct weight *all[] = { &router, &gate, &down, &sh_gate, &sh_down };
+        for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
+            *all[i] = rig_lora(&r, *all[i], c->rank, NULL);
+        up = joint ? gate : rig_lora(&r, up, c->rank, NULL);
     }
     float *bias_v = rig_normal(&r, c->n_expert, 0.2);
     struct moe m = { .n_expert = c->n_expert, .n_used = c->n_used, .n_ff = c->n_ff,
@@ -160,12 +173,18 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
 void test_ops_ffn(void)
 {
     static const struct ffn_row ffn[] = {
-        { F32, F32, F32, 32, 4, 1, SWIGLU },         { F32, F32, F32, 36, 68, 7, SWIGLU },
-        { F32, Q8_0, F32, 64, 96, 1, SWIGLU },       { Q8_0, F32, Q8_0, 64, 96, 7, SWIGLU },
-        { Q8_0, Q8_0, Q8_0, 1024, 3584, 1, SWIGLU }, { F32, F32, F32, 256, 64, 65, SWIGLU },
-        { F32, F32, F32, 36, 68, 1, CUT },
-        { F32, F32, F32, 36, 68, 7, RELU2 },
-        { Q8_0, Q8_0, Q8_0, 64, 96, 1, RELU2 },
+        { F32, F32, F32, 32, 4, 1, .act = SWIGLU },
+        { F32, F32, F32, 36, 68, 7, .act = SWIGLU },
+        { F32, Q8_0, F32, 64, 96, 1, .act = SWIGLU },
+        { Q8_0, F32, Q8_0, 64, 96, 7, .act = SWIGLU },
+        { Q8_0, Q8_0, Q8_0, 1024, 3584, 1, .act = SWIGLU },
+        { F32, F32, F32, 256, 64, 65, .act = SWIGLU },
+        { F32, F32, F32, 36, 68, 1, .act = CUT },
+        { F32, F32, F32, 36, 68, 7, .act = RELU2 },
+        { Q8_0, Q8_0, Q8_0, 64, 96, 1, .act = RELU2 },
+        { F32, F32, F32, 36, 68, 1, .act = SWIGLU, .rank = 4 },
+        { F32, Q8_0, F32, 64, 96, 7, .act = SWIGLU, .rank = 36 },
+        { F32, F32, F32, 64, 96, 65, .act = RELU2, .rank = 20 },
     };
     static const struct moe_row moe[] = {
         { 4, 1, 32, 32, 32, 1, F32, F32, F32, F32, .tie = 0 },
@@ -190,6 +209,10 @@ void test_ops_ffn(void)
         { 9, 3, 64, 36, 32, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .n_latent = 20,
           .act = RELU2 },
         { 9, 3, 64, 36, 32, 1, Q8_0, Q8_0, F32, F32, .tie = 0, .n_latent = 32, .act = CUT },
+        { 5, 2, 64, 36, 64, 7, F32, F32, F32, Q8_0, .tie = 0, .rank = 4 },
+        { 9, 3, 64, 32, 64, 65, F32, Q8_0, F32, F32, .tie = 0, .rank = 36 },
+        { 6, 2, 64, 32, 96, 1, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .act = RELU2,
+          .rank = 8 },
     };
     struct gpu *g = test_gpu();
     if (!g)
@@ -208,6 +231,7 @@ void test_ops_moe(void)
     static const struct moe_row moe[] = {
         { 9, 4, 32, 32, 32, 7, F32, F32, F32, F32, .tie = 0 },
         { 9, 4, 32, 32, 32, 7, F32, Q8_0, F32, F32, .tie = 2 },
+        { 9, 4, 32, 32, 32, 7, F32, F32, F32, F32, .tie = 0, .rank = 36 },
         { 9, 4, 64, 32, 32, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .n_latent = 32,
           .act = RELU2 },
     };
