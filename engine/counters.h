@@ -1,5 +1,5 @@
-/* counters: what an engine at work can tell of itself, in one plain struct. The engine fills it, the
- * programs publish it (ui/ring.h) and print it.
+/* counters: what an engine at work can tell of itself, in one plain struct. The engine fills it,
+ * the programs publish it (ui/ring.h) and print it.
  *
  * It crosses the border between processes as it is: no pointers, no padding, members of fixed size.
  * Whoever changes it raises HLM_COUNTERS_VERSION. Sums are since the model was opened; text that is

@@ -1,8 +1,8 @@
 /* hlm_counters: fills struct hlm_counters as work goes on, and shows it to whoever watches.
  *
  * Between two calls of the watcher this is a handful of additions and a look at the clock a token,
- * so that it can always be on. What has to be asked for - the device's counts, times of kernels - is
- * asked for only when the watcher is called. */
+ * so that it can always be on. What has to be asked for - the device's counts, times of kernels -
+ * is asked for only when the watcher is called. */
 #include "hlm_parts.h"
 
 #include <stdio.h>
