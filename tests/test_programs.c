@@ -2,6 +2,7 @@
  * and what a conversation reads. The programs lie beside the test program. */
 #define _XOPEN_SOURCE 700
 #include "gguf_build.h"
+#include "../ui/ring.h"
 #include "json.h"
 
 #include <fcntl.h>
@@ -793,6 +794,93 @@ static void logits_perplexity(const char *ids, uint32_t window, uint32_t n_vocab
     }
 }
 
+/* A conversation with a reader at its shared memory, from loading to the end. */
+static void test_watched(void)
+{
+    static struct ring_sample s, was;
+    bool seen[HLM_GENERATING + 1] = { false };
+    struct ring_reader *r = NULL;
+    struct stat st;
+    char path[256];
+    test_case("a chat is watched: states, counts, memory");
+    const char *fifo = scratch("fifo_watched"), *log = scratch("log.json");
+    CHECK(mkfifo(fifo, 0600) == 0);
+    int hold = open(fifo, O_RDWR);
+    snprintf(path, sizeof path, "hlm-chat --lines --temp 0 -n 60 --log-json %s -m " DEMO, log);
+    pid_t pid = start(path, fifo, scratch("out"), scratch("err"));
+    snprintf(path, sizeof path, "/dev/shm/hlm-%lu-%ld", (unsigned long)geteuid(), (long)pid);
+    CHECK(write(hold, "Tell me a story.\nHello!\n/nope\n/bye\n", 36) == 36);
+    uint64_t n = 0, lost = 0, n_idle = 0, n_busy = 0;
+    double busy_s = 0;
+    enum ring_got got = RING_NONE;
+    for (double end_s = now_s() + TIMEOUT_S; now_s() < end_s && got != RING_GONE;) {
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+        if (!r && (r = ring_attach((uint64_t)pid, NULL)))
+            CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600);
+        while (r && (got = ring_next(r, &s, &lost)) == RING_SAMPLE) {
+            const struct hlm_counters *c = &s.c, *b = &was.c;
+            CHECK(c->state <= HLM_GENERATING);
+            seen[c->state <= HLM_GENERATING ? c->state : 0] = true;
+            n_idle += c->state == HLM_IDLE;
+            CHECK_MSG(n == 0 || (s.number == was.number + 1 && s.time_s >= was.time_s &&
+                                 c->n_read >= b->n_read && c->n_gen >= b->n_gen &&
+                                 c->n_submit >= b->n_submit && c->n_error >= b->n_error),
+                      "sample %llu goes back", (unsigned long long)s.number);
+            if (n && b->state != HLM_IDLE) {
+                busy_s += s.time_s - was.time_s;
+                n_busy++;
+            }
+            CHECK(c->done <= c->total && c->n_used <= c->n_ctx + 1);
+            was = s;
+            n++;
+        }
+    }
+    CHECK_EQ(finish(pid), 1);           /* for the command that is none */
+    close(hold);
+    CHECK_MSG(r && n >= 8 && lost == 0, "%llu samples, %llu lost", (unsigned long long)n,
+              (unsigned long long)lost);
+    CHECK_MSG((double)n_busy >= 2 * busy_s, "%llu samples in %.1f s of work",
+              (unsigned long long)n_busy, busy_s);
+    CHECK_EQ(n_idle, 4);                /* opened, two turns, an error */
+    for (enum hlm_state k = HLM_IDLE; k <= HLM_GENERATING; k++)
+        CHECK_MSG(seen[k], "state %d was never shown", (int)k);
+    CHECK_STR(was.c.model, "hlm-demo");
+    CHECK_STR(was.c.arch, "qwen35");
+    CHECK(was.c.device[0] && was.c.driver[0] && was.c.n_ctx == 4096);
+    CHECK_MSG(was.c.n_read > 10 && was.c.n_gen > 10 && was.c.n_reused > 10, "%llu %llu %llu",
+              (unsigned long long)was.c.n_read, (unsigned long long)was.c.n_gen,
+              (unsigned long long)was.c.n_reused);
+    CHECK(was.c.read_per_s > 0 && was.c.gen_per_s > 0 && was.c.read_s > 0 && was.c.gen_s > 0);
+    CHECK(was.c.weight_bytes > 3u << 20 && was.c.kv_bytes && was.c.state_bytes &&
+          was.c.scratch_bytes && was.c.other_bytes);
+    CHECK(was.c.n_submit > was.c.n_gen && was.c.n_record && was.c.n_pipeline);
+    CHECK_EQ(was.c.n_error, 1);
+    CHECK_MSG(strstr(was.c.error, "unknown command '/nope'"), "%s", was.c.error);
+    CHECK(access(path, F_OK) != 0);
+    ring_detach(r);
+
+    test_case("--log-json has the counters as they were shown");
+    char *text = slurp(log);
+    json_t *last = NULL;
+    uint32_t n_event = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *e = json_loads(line, 0, NULL);
+        const char *event = json_string_value(json_object_get(e, "event"));
+        bool is_it = event && strcmp(event, "counters") == 0;
+        json_decref(is_it ? last : e);
+        last = is_it ? e : last;
+        n_event += is_it;
+    }
+    CHECK_EQ(n_event, 3);
+    CHECK_STR(json_string_value(json_object_get(last, "state")), "idle");
+    CHECK_EQ(json_integer_value(json_object_get(last, "read")), was.c.n_read);
+    CHECK_EQ(json_integer_value(json_object_get(last, "generated")), was.c.n_gen);
+    CHECK_EQ(json_integer_value(json_object_get(json_object_get(last, "memory"), "weights")),
+             was.c.weight_bytes);
+    json_decref(last);
+    free(text);
+}
+
 static void test_perplexity(void)
 {
     static const char text[] = "Hello! What is two plus three? Two plus three is five.\n"
@@ -962,4 +1050,5 @@ void test_talk(void)
     test_results();
     test_perplexity();
     test_adapters();
+    test_watched();
 }

@@ -170,10 +170,8 @@ static void test_reading(void)
     ring_publish(w, &c);
     nap(1.1);
     n = 0;
-    double was_s = 0;
-    for (; ring_next(r, &s, &lost) == RING_SAMPLE; n++, was_s = s.time_s)
-        CHECK_MSG(n == 0 || s.time_s - was_s < 0.5 || now_s() - was_s > 5, "%.2f s between two",
-                  s.time_s - was_s);
+    while (ring_next(r, &s, &lost) == RING_SAMPLE)
+        n++;
     CHECK_MSG(n >= 3 && n <= 6, "%llu samples in 1.1 s", (unsigned long long)n);
     CHECK_MSG(s.time_s - s.count_s > 0.4, "%.2f s", s.time_s - s.count_s);
 
