@@ -94,7 +94,6 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     struct columns col = columns(a, p.col);
     HLM_ASSERT(p.col + p.n == col.end && p.n_row == n_tok);
     struct spec spec = SPEC(wg, kv->k.dtype == F32 ? KV_F32 : kv->k.dtype == F16 ? KV_F16 : KV_Q8);
-    spec.v[5] = a->gate;
     spec.v[6] = a->window != 0;
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     prepare(c, p, a, kv, b, spec, q);
@@ -115,6 +114,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     };
     /* both products, of a window or of half the causal square */
     cmd_work(c, (a->window ? 4.0 : 2.0) * a->n_head * hd * n_tok * n_key);
+    spec.v[5] = merge ? GATE_NONE : a->gate;    /* who divides, gates */
     if (cols) {
         uint32_t heads = cols_heads(a);
         spec.v[2] = hd / 4;
@@ -129,6 +129,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     }
     if (merge) {
         spec.v[1] = spec.v[2] = spec.v[3] = 0;
+        spec.v[5] = a->gate;
         cmd_dispatch(c, K_attn_merge, GRID(a->n_head, n_tok, 1), spec, PUSH(push),
                      USES(READ(part), READ(p), READ(b->step), WRITE(y)));
     }
