@@ -136,7 +136,8 @@ const int32_t *hlm_session_ids(const hlm_session *s);
  * taken again. Each costs a submission of its own in the middle of a prompt, none at the end. When
  * the budget is full, the one goes whose loss costs least to read again - the fewest tokens from
  * the one before it - but never the newest, and none goes for one that spares fewer than 8
- * tokens. Going back to a prefix of what is held keeps the state that is left as well.
+ * tokens. Going back to a prefix of what is held keeps the state that is left too, where there is
+ * room.
  *
  * Stopped by progress or failed: the caches hold what was read so far. */
 bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,

@@ -86,6 +86,7 @@ uint32_t snapshots_evicted(const struct snapshots *k, uint32_t n_past, uint32_t 
 void snapshots_aim(struct snapshots *k, uint32_t from, uint32_t to, const uint32_t *at, uint32_t n);
 /* The first chosen place behind n_past that is not held, `to` when there is none before it. */
 uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to);
+bool snapshots_free(const struct snapshots *k);         /* is there an empty slot? */
 bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits);
 /* Copies the live state, and logits when they are at hand, to a slot, or back. Do not wait. */
 bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,

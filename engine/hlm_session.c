@@ -377,7 +377,9 @@ static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err 
         same++;
     s->found = (struct hlm_found){ .n_held = s->n_row, .n_same = same };
     bool stays = here <= same && (here < n || s->has_logits);
-    if (same == n && here > n) {        /* nothing is overwritten yet: it may be gone back to */
+    /* Nothing is overwritten yet: this state may be gone back to. It mostly will not, and is void
+     * with the first other token, so it takes no other's place. */
+    if (same == n && here > n && snapshots_free(&s->snaps)) {
         snapshots_aim(&s->snaps, here, here, &here, 1);
         if (!keep_snapshot(s, err))
             return false;

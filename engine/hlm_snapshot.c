@@ -108,6 +108,14 @@ static uint32_t evict(struct snapshots *k)
     return slot;
 }
 
+bool snapshots_free(const struct snapshots *k)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < k->n; i++)
+        n += k->at[i].slot != NO_SLOT;
+    return n < k->n_slot;
+}
+
 static uint32_t free_slot(struct snapshots *k)
 {
     bool taken[MAX_SLOT] = { false };

@@ -387,6 +387,8 @@ void test_saved(void)
         { "qwen35/base/model-f32.gguf", HLM_KV_F32, 0 },
         { "qwen35moe/base/model-f32.gguf", HLM_KV_Q8_0, 5 },
         { "qwen3next/base/model-f32.gguf", HLM_KV_F16, 5 },
+        { "nemotron_h_moe/base/model-f32.gguf", HLM_KV_F16, 5 },
+        { "step35/base/model-f32.gguf", HLM_KV_F32, 40 },       /* past the turn of its rings */
     };
     struct rng r = { 12 };
     test_case("a device");

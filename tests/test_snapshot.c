@@ -78,7 +78,7 @@ static bool open_talk(struct talk *t, hlm *m, hlm_session *s, const char *format
     CHECK_OK(talk_system(t, "Be kind.", &err), err);
     t->think = false;
     t->sampling = greedy;
-    t->n_predict = 6;
+    t->n_predict = 4;
     t->hooks = (struct talk_hooks){ .text = on_text, .stopped = on_stopped };
     return true;
 }
@@ -408,6 +408,26 @@ static void test_places(void)
     CHECK_EQ(hlm_session_found(b.s).n_from, 50);
 }
 
+/* The state that is left when an answer is made anew takes no other's place. */
+static void test_regen(void)
+{
+    struct err err = { 0 };
+    int32_t id;
+    test_case("an answer made anew reads nothing, however small the budget");
+    for (uint32_t n_slot = 1; n_slot <= 3; n_slot++) {
+        if (!with_slots(n_slot, 0))
+            return;
+        read_to(60, N_ID, PLACES(20, 45, 60));
+        for (uint32_t round = 0; round < 3; round++) {
+            for (uint32_t i = 0; i < 12; i++)
+                CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
+            read_to(60, N_ID, PLACES(20, 45, 60));
+            CHECK_EQ(hlm_session_found(b.s).n_from, 60);
+        }
+        comes_back("after that", 59, n_slot == 1 ? 0 : 45, 0);
+    }
+}
+
 static void on_log(void *user, enum log_level level, const char *msg)
 {
     if (level == LOG_WARN)
@@ -432,6 +452,7 @@ static void test_budget(void)
         test_eviction();
         test_submissions();
         test_places();
+        test_regen();
 
         char warned[256] = "";
         test_case("budget: less than one snapshot is none, and is warned about");
