@@ -82,7 +82,7 @@ $(B)/hlm-chat: private LIBS += -ledit
 $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
 $(B)/hlm-bench: $(call obj,bench/bench.c $(common))
-$(B)/tests: $(call obj,$(tests) ui/chat_talk.c ui/chat_prompt.c ui/ring.c)
+$(B)/tests: $(call obj,$(tests) $(addprefix ui/,chat_talk.c chat_prompt.c chat_save.c ring.c))
 $(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-bench $(B)/tests: $(lib)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)

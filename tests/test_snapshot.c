@@ -205,6 +205,105 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
     free(was);
 }
 
+/* ---- a conversation in a file ----------------------------------------------------------- */
+
+static bool same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+static void check_same(const struct talk *a, const struct talk *b)
+{
+    CHECK(a->think == b->think && a->n_msg == b->n_msg);
+    for (uint32_t i = 0; i < a->n_msg && i < b->n_msg; i++) {
+        const struct chat_msg *x = &a->msg[i], *y = &b->msg[i];
+        CHECK(same_text(x->role, y->role) && same_text(x->content, y->content) &&
+              same_text(x->reasoning, y->reasoning) && x->n_ids == y->n_ids &&
+              (!x->ids || !memcmp(x->ids, y->ids, x->n_ids * sizeof *x->ids)));
+    }
+}
+
+/* Both say the same now, and read as much. */
+static void check_goes_on(struct talk *a, struct talk *b)
+{
+    struct err err = { 0 };
+    struct talk_turn ta = { 0 }, tb = { 0 };
+    if (CHECK_OK(talk_say(a, "And then?", &ta, &err), err) &&
+        CHECK_OK(talk_say(b, "And then?", &tb, &err), err)) {
+        CHECK(ta.n_prompt == tb.n_prompt && ta.n_reused == tb.n_reused && ta.n_reused > 0);
+        check_same(a, b);
+    }
+}
+
+static void test_notes(struct talk *t, const char *path)
+{
+    static const char *const notes[] = {
+        "", "{", "[]", "{}", "{\"messages\": []}", "{\"messages\": {}, \"think\": true}",
+        "{\"messages\": [], \"think\": 1}", "{\"messages\": [1], \"think\": true}",
+        "{\"messages\": [{\"role\": \"user\"}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content_hex\": \"4g\"}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content_hex\": \"00\"}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"\\u0000\"}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": 7}], \"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"x\", \"reasoning\": 7}], "
+        "\"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"x\", \"ids\": [640]}], "
+        "\"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"x\", \"ids\": [-1]}], "
+        "\"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"x\", \"ids\": [1.5]}], "
+        "\"think\": true}",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"x\", \"ids\": \"x\"}], "
+        "\"think\": true}",
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(notes); i++) {
+        struct err err = { 0 };
+        test_case("/load refuses the note %s", notes[i]);
+        uint32_t n_msg = t->n_msg, n_past = hlm_session_n_past(t->session);
+        CHECK_OK(hlm_session_save(t->session, path, notes[i], strlen(notes[i]), &err), err);
+        CHECK(!talk_load(t, path, &err));
+        CHECK_MSG(strstr(err.msg, path) && strstr(err.msg, "messages are not as"), "%s", err.msg);
+        CHECK(t->n_msg == n_msg && hlm_session_n_past(t->session) == n_past);
+    }
+}
+
+static void test_talk_file(const struct family *f)
+{
+    struct hlm_session_params params = {
+        .n_ctx = 256, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_DEFAULT
+    };
+    struct talk t, to;
+    struct talk_turn turn = { 0 };
+    struct err err = { 0 };
+    char path[300];
+    snprintf(path, sizeof path, "%.200s/talk.hlm", test_tmp());
+    test_case("%s: a conversation in a file, with text that is no UTF-8", f->model);
+    hlm *m = hlm_test_open(fixture("%s", f->model));
+    hlm_session *s = m ? hlm_test_session(m, params) : NULL;
+    hlm_session *other = s ? hlm_test_session(m, params) : NULL;
+    if (other && open_talk(&t, m, s, f->format) && open_talk(&to, m, other, f->format)) {
+        CHECK_OK(talk_think(&t, true, &err), err);
+        CHECK_OK(talk_say(&t, "Hello \xff there", &turn, &err), err);
+        CHECK_OK(talk_say(&t, "A \"quoted\" word, and \xc3\xa9", &turn, &err), err);
+        rewrite(nth_from_end(&t, "assistant", 1), "cut in a character: \xc3");
+        CHECK_OK(talk_save(&t, path, &err), err);
+        CHECK_OK(talk_say(&to, "Something else", &turn, &err), err);
+        CHECK_OK(talk_load(&to, path, &err), err);
+        check_same(&t, &to);
+        check_goes_on(&t, &to);
+        CHECK(talk_undo(&t) && talk_undo(&to));
+        check_goes_on(&t, &to);
+        test_notes(&to, path);
+        talk_finish(&t);
+        talk_finish(&to);
+    }
+    hlm_session_destroy(s);
+    hlm_session_destroy(other);
+    hlm_test_close(m);
+}
+
 static void test_family(const struct family *f)
 {
     struct hlm_session_params params = {
@@ -471,6 +570,7 @@ void test_snapshot(void)
     if (!test_gpu())
         return;
     test_budget();
+    test_talk_file(&families[0]);
     for (uint32_t i = 0; i < ARRAY_LEN(families); i++)
         test_family(&families[i]);
 }
