@@ -1,4 +1,4 @@
-/* fuzz_snapshot: libFuzzer harness of the reader of saved sessions. Part of no other program.
+/* fuzz_snapshot: libFuzzer harness of the reader of saved sessions.
  *
  *   make build/fuzz_snapshot && build/fuzz_snapshot -max_len=4096
  *
