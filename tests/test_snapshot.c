@@ -124,7 +124,7 @@ static bool take_step(struct talk *t, const struct step *k, struct talk_turn *tu
             free(t->msg[i].reasoning);
             t->msg[i].reasoning = NULL;
         }
-    if (k->act == THINK && t->format.thinking != CHAT_NEVER_THINKS)
+    if (k->act == THINK && t->format.thinking == CHAT_MAY_THINK)
         CHECK_OK(talk_think(t, k->n, &err), err);
     if (k->act == SYSTEM)
         CHECK_OK(talk_system(t, "Short.", &err), err);
