@@ -195,6 +195,8 @@ void test_ops_ffn(void)
         { 128, 8, 64, 64, 64, 1, Q8_0, Q8_0, Q8_0, Q8_0, .tie = 0 },
         { 128, 7, 256, 32, 64, 7, Q4_K, Q6_K, Q8_0, Q8_0, .tie = 0 },  /* gate, up apart */
         { 5, 2, 64, 64, 64, 1, Q8_0, Q8_0, MXFP4, F32, .tie = 0 },
+        { 4, 2, 256, 256, 32, 7, Q2_K, IQ3_S, IQ1_M, F32, .tie = 0 },
+        { 4, 2, 256, 256, 32, 7, TQ1_0, NVFP4, IQ2_XXS, F32, .tie = 0 },
         { 512, 10, 32, 32, 32, 7, F32, Q8_0, F32, F32, .tie = 0 },
         { 4, 2, 32, 32, 32, 65, F32, F32, F32, F32, .tie = 0 },    /* several tiles an expert */
         { 6, 2, 64, 32, 96, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .act = RELU2 },

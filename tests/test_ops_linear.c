@@ -230,7 +230,7 @@ static bool own_path(struct gpu *g, const struct linear_path *path)
 }
 
 /* The other types: shapes that end within a tile, rows of one block and of several. Of a path that
- * is another device's, three types. */
+ * is another device's, five types. */
 static void test_types(struct gpu *g)
 {
     const uint32_t lanes = gpu_caps(g)->subgroup;
@@ -239,7 +239,8 @@ static void test_types(struct gpu *g)
         for (uint32_t i = 1; i < ARRAY_LEN(weight_types); i++) {
             enum dtype dtype = weight_types[i];
             uint32_t block = dtype_info(dtype)->block_len;
-            if (!own_path(g, path) && dtype != Q8_0 && dtype != Q5_K && dtype != MXFP4)
+            if (!own_path(g, path) && dtype != Q8_0 && dtype != Q5_K && dtype != MXFP4 &&
+                dtype != Q2_K && dtype != IQ3_S)
                 continue;
             /* One pipeline a type and path: by lanes, by one token. */
             uint32_t n_tok = path->kernel == K_linear ? 1 : max_u32(lanes, 5) - 1;
