@@ -5,6 +5,7 @@
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -70,6 +71,19 @@ bool size_add(uint64_t a, uint64_t b, uint64_t *out)
     return true;
 }
 
+const char *bytes_text(char out[32], uint64_t bytes)
+{
+    if (bytes < 10240)
+        snprintf(out, 32, "%llu bytes", (unsigned long long)bytes);
+    else if (bytes < 10ull << 20)
+        snprintf(out, 32, "%.1f KiB", (double)bytes / 1024);
+    else if (bytes < 10ull << 30)
+        snprintf(out, 32, "%.1f MiB", (double)bytes / (1 << 20));
+    else
+        snprintf(out, 32, "%.1f GiB", (double)bytes / (1 << 30));
+    return out;
+}
+
 double now_s(void)
 {
     struct timespec t;
@@ -77,20 +91,59 @@ double now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
+/* ---- host memory ----------------------------------------------------------------------------- */
+
+static atomic_llong fail_in;            /* allocations until the one that a test makes fail */
+static atomic_bool fail_behind;         /* ... and all behind it */
+static atomic_ullong n_failed;
+
+uint64_t mem_n_failed(void) { return atomic_load(&n_failed); }
+
+static uint64_t fail_at(uint64_t n, bool behind)
+{
+    atomic_store(&fail_behind, behind);
+    long long left = atomic_exchange(&fail_in, (long long)n);
+    return left > 0 ? (uint64_t)left : 0;
+}
+
+uint64_t mem_test_fail(uint64_t n) { return fail_at(n, false); }
+uint64_t mem_test_fail_from(uint64_t n) { return fail_at(n, true); }
+
+static bool strikes(void)
+{
+    static const long long struck = -1;
+    long long at = atomic_load(&fail_in);
+    if (at > 0)
+        at = atomic_fetch_sub(&fail_in, 1);
+    if (at != 1)
+        return at == struck;
+    atomic_store(&fail_in, atomic_load(&fail_behind) ? struck : 0);
+    return true;
+}
+
+static void *checked(void *p)
+{
+    if (!p)
+        atomic_fetch_add(&n_failed, 1);
+    return p;
+}
+
+static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
+{
+    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX ||
+           strikes();
+}
+
 void *mem_alloc(uint64_t n, uint64_t size)
 {
     uint64_t bytes;
-    if (!size_mul(n, size, &bytes) || bytes > SIZE_MAX)
-        return NULL;
-    return calloc(1, bytes ? (size_t)bytes : 1);
+    return checked(refused(n, size, &bytes) ? NULL : calloc(1, bytes ? (size_t)bytes : 1));
 }
 
 void *mem_grow(void *old, uint64_t n, uint64_t size)
 {
     uint64_t bytes;
-    if (!size_mul(n, size, &bytes) || bytes > SIZE_MAX)
-        return NULL;
-    return realloc(old, bytes ? (size_t)bytes : 1);
+    return checked(refused(n, size, &bytes) ? NULL : realloc(old, bytes ? (size_t)bytes : 1));
 }
 
 uint64_t rng_u64(struct rng *r)

@@ -43,6 +43,8 @@ struct gpu_params {
     bool validate;          /* validation layer with core and synchronization checks; each message
                                is logged as an error and counted */
     bool profile;           /* time stamps around every dispatch */
+    uint64_t memory;        /* bytes of device memory that arenas may have in all; 0: what is free,
+                               less a twentieth for others and for the driver itself */
     bool test_staging;      /* for tests: not unified even where the device is */
     uint64_t test_max_alloc;    /* for tests: a smaller caps.max_alloc */
     uint64_t test_max_range;    /* for tests: a smaller caps.max_range */
@@ -82,9 +84,39 @@ bool arena_commit(struct arena *a, struct err *err);    /* contents are zero; ou
 void arena_destroy(struct arena *a);                    /* takes NULL; waits until its last use
                                                            is done */
 uint64_t arena_bytes(const struct arena *a);            /* taken so far */
+/* What that costs: bytes as the driver rounds them, asked for without allocating. */
+uint64_t arena_cost(const struct arena *a);
 const char *arena_purpose(const struct arena *a);
 void *arena_map(struct arena *a, uint64_t offset);      /* MEM_HOST only; valid until it is
                                                            destroyed */
+
+/* The plan: what the arenas that there are cost, committed or not, by purpose in the order in which
+ * they were made. Returns how many purposes there are (at most max filled). A gpu owns one arena
+ * itself: the staging ring, where memory has to be staged. */
+struct gpu_memory {
+    char purpose[64];
+    bool on_host;           /* not out of the device's own memory, so not of its budget */
+    uint64_t bytes;
+};
+uint32_t gpu_plan(const struct gpu *g, struct gpu_memory *out, uint32_t max);
+/* Bytes that the driver has given and not got back; purpose NULL: all. Once every arena is
+ * committed that is the plan. */
+uint64_t gpu_allocated(const struct gpu *g, const char *purpose);
+uint64_t gpu_budget(const struct gpu *g);   /* params.memory, or what stands for 0 */
+
+/* While a gpu is dry nothing is allocated, written or run: arena_commit says only whether there are
+ * buffers so large, cmd_end whether recording went well, and both leave things as they are. So the
+ * code that makes something also tells what it will cost. Returns what was set before. */
+bool gpu_dry(struct gpu *g, bool dry);
+bool gpu_is_dry(const struct gpu *g);
+
+/* For tests, of every gpu of this process, each happening once: the n-th thing from now that is
+ * asked of a driver is refused for want of memory; the n-th submission or wait from now finds the
+ * device lost. 1: the next, 0: none. They return how far away the one asked for before still was: 0
+ * when it has happened. */
+uint64_t gpu_test_fail(uint64_t n);
+uint64_t gpu_test_lose(uint64_t n);
+void gpu_test_staging(bool on);     /* gpus opened from now on have params.test_staging */
 
 /* Weights on their way in. gpu_stage returns memory for bytes (at most gpu_stage_max) that will
  * stand at offset in dst once gpu_stage_end has returned true; the memory is the caller's to fill
@@ -148,6 +180,8 @@ void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* Recording has failed or the device is lost: tensors are empty from here on, and ops
  * do nothing. */
 bool cmd_failed(const struct cmd *c);
+
+bool cmd_check(const struct cmd *c, struct err *err);      /* recording has gone well so far */
 
 /* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records
  * command buffers. The scratch arena must be committed by now. */

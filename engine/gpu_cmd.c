@@ -7,9 +7,12 @@
  * goes before the entry (drivers make the same flush of a global barrier and of one per buffer).
  *
  * The list becomes pieces, a command buffer each, no longer than a watchdog bears; pieces are
- * joined to as few submissions as the measured speed allows. A cmd starts with a full barrier and
- * ends with one for the host, so whole cmds follow each other like statements. Command buffers are
- * kept and run again as they are. */
+ * joined to as few submissions as the measured speed allows. What cuts is the work that ops declare
+ * (cmd_work) over that speed - a guess until gpu_prof.c has timed a cmd of some size, then half of
+ * the slowest seen - against LIMIT_S; nothing is cut inside a dispatch, which n_batch bounds.
+ *
+ * A cmd starts with a full barrier and ends with one for the host, so whole cmds follow each other
+ * like statements. Command buffers are kept and run again as they are. */
 #include "vk.h"
 
 #include <stdarg.h>
@@ -213,6 +216,8 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     struct entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
     for (uint32_t i = 0; i < n_use; i++)
         bytes[i] = whole_words(tensor_bytes(use[i].t));
+    if (c->g->dry)
+        return;
     e.push = c->n_push;
     e.n_push = (uint32_t)n_push;
     e.flop = c->pending_flop;
@@ -230,7 +235,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
 void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
 {
     struct entry e = { .op = OP_COPY, .bytes = bytes };
-    if (!recording(c) || !bytes)
+    if (!recording(c) || !bytes || c->g->dry)
         return;
     HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0 && src.offset % 4 == 0);
     if (add_uses(c, &e, (const struct use[]){ WRITE(dst), READ(src) }, 2,
@@ -241,7 +246,7 @@ void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
 void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word)
 {
     struct entry e = { .op = OP_FILL, .bytes = bytes, .word = word };
-    if (!recording(c) || !bytes)
+    if (!recording(c) || !bytes || c->g->dry)
         return;
     HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0);
     if (add_uses(c, &e, (const struct use[]){ WRITE(dst) }, 1, &bytes))
@@ -423,13 +428,18 @@ fail:
     return false;
 }
 
+bool cmd_check(const struct cmd *c, struct err *err)
+{
+    return c->err.set ? fail(err, "%s", c->err.msg) : gpu_ok(c->g, err);
+}
+
 bool cmd_end(struct cmd *c, struct err *err)
 {
     HLM_ASSERT(!c->ended);
-    if (c->err.set)
-        return fail(err, "%s", c->err.msg);
-    if (!gpu_ok(c->g, err))
+    if (!cmd_check(c, err))
         return false;
+    if (c->g->dry)
+        return true;
     c->flop_s = c->g->flop_s;
     pipes_make(c->g);
     for (uint32_t i = 0; i < c->n_entry; i++)
@@ -450,7 +460,7 @@ void cmd_destroy(struct cmd *c)
     if (!c)
         return;
     struct gpu *g = c->g;
-    gpu_wait_for(g, c->last_use, NULL);
+    gpu_done_with(g, c->last_use);
     prof_collect(c);
     for (struct cmd **at = &g->cmds; *at; at = &(*at)->next)
         if (*at == c) {
@@ -479,7 +489,8 @@ uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const c
         return 0;
     f->value = value;
     snprintf(f->what, sizeof f->what, "%s", what);
-    VKTRY(vkQueueSubmit(g->queue, 1, &(VkSubmitInfo){
+    VkResult r = fault_lost() ? VK_ERROR_DEVICE_LOST
+                              : GUARD(vkQueueSubmit(g->queue, 1, &(VkSubmitInfo){
         .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
         .pNext = &(VkTimelineSemaphoreSubmitInfo){
             .sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
@@ -491,11 +502,13 @@ uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const c
         .signalSemaphoreCount = 1,
         .pSignalSemaphores = &g->timeline,
     }, VK_NULL_HANDLE));
+    if (r < 0) {
+        gpu_refused(g, r, "vkQueueSubmit", err);
+        return 0;
+    }
     g->submitted = value;
     g->counts.n_submit++;
     return value;
-fail:
-    return 0;
 }
 
 bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err)
@@ -504,16 +517,24 @@ bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err)
         return true;
     if (!gpu_ok(g, err))
         return false;
-    VKTRY(vkWaitSemaphores(g->dev, &(VkSemaphoreWaitInfo){
+    VkResult r = GUARD(vkWaitSemaphores(g->dev, &(VkSemaphoreWaitInfo){
         .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
         .semaphoreCount = 1,
         .pSemaphores = &g->timeline,
         .pValues = &value,
     }, UINT64_MAX));
+    if (fault_lost())
+        r = VK_ERROR_DEVICE_LOST;
+    if (r < 0)
+        return gpu_refused(g, r, "vkWaitSemaphores", err);
     g->done = value;
     return true;
-fail:
-    return false;
+}
+
+void gpu_done_with(struct gpu *g, uint64_t value)
+{
+    if (!gpu_wait_for(g, value, NULL) && !g->lost)
+        vkDeviceWaitIdle(g->dev);
 }
 
 bool gpu_wait(struct gpu *g, struct err *err) { return gpu_wait_for(g, g->submitted, err); }
@@ -550,6 +571,8 @@ bool cmd_submit(struct cmd *c, struct err *err)
 {
     if (c->err.set)
         return fail(err, "%s", c->err.msg);
+    if (c->g->dry)
+        return fail(err, "%s: this is a dry run, nothing can be computed", c->name);
     HLM_ASSERT(c->ended);
     /* Time stamps are overwritten by the next run: with the profile on each run is waited for, else
      * the times of those that happen to be done by now are enough. */

@@ -22,6 +22,12 @@ bool copy_open(struct gpu *g, struct err *err)
             .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
             .commandBufferCount = 1,
         }, &g->slot[i].cb));
+    if (g->caps.unified)
+        return true;
+    if (!(g->stage = arena_create(g, "staging", MEM_HOST, err)))
+        return false;
+    for (uint32_t i = 0; i < N_SLOT; i++)
+        g->stage_at[i] = arena_take(g->stage, gpu_stage_max(g), 0);
     return true;
 fail:
     return false;
@@ -34,16 +40,6 @@ void copy_close(struct gpu *g)
     vkDestroyCommandPool(g->dev, g->pool, NULL);
 }
 
-static bool stage_memory(struct gpu *g, struct err *err)
-{
-    if (!g->stage) {
-        if (!(g->stage = arena_create(g, "staging", MEM_HOST, err)))
-            return false;
-        for (uint32_t i = 0; i < N_SLOT; i++)
-            g->stage_at[i] = arena_take(g->stage, min_u64(SLOT_BYTES, g->caps.max_alloc), 0);
-    }
-    return arena_commit(g->stage, err);
-}
 
 /* The next slot that the device has done with and that no gpu_stage is filling; NULL on failure. */
 static struct slot *slot_next(struct gpu *g, struct err *err)
@@ -57,6 +53,7 @@ static struct slot *slot_next(struct gpu *g, struct err *err)
 
 static bool slot_begin(struct gpu *g, struct slot *s, struct err *err)
 {
+    VKTRY(vkResetCommandBuffer(s->cb, 0));      /* recording may have stopped half-way */
     VKTRY(vkBeginCommandBuffer(s->cb, &(VkCommandBufferBeginInfo){
         .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
         .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
@@ -125,7 +122,7 @@ void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t byte
         return NULL;
     if (at.map)
         return gpu_wait_for(g, dst->last_use, err) ? at.map : NULL;
-    if (!stage_memory(g, err) || !(s = slot_next(g, err)))
+    if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)))
         return NULL;
     g->staged.slot = s;
     g->staged.dst = dst;
@@ -146,7 +143,7 @@ bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint
 {
     struct arena *a = dst.arena;
     HLM_ASSERT(a->g == g);
-    if (!bytes)
+    if (!bytes || g->dry)
         return gpu_ok(g, err);
     struct place at = arena_place(a, dst.offset + offset, bytes);
     if (at.map) {
@@ -158,7 +155,7 @@ bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint
     for (uint64_t done = 0, n; done < bytes; done += n) {
         struct slot *s;
         n = min_u64(bytes - done, gpu_stage_max(g));
-        if (!stage_memory(g, err) || !(s = slot_next(g, err)))
+        if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)))
             return false;
         memcpy(slot_place(g, s, n).map, (const uint8_t *)src + done, n);
         if (!slot_copy(g, s, a, dst.offset + offset + done, n, true, err))
@@ -184,7 +181,7 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
     for (uint64_t done = 0, n; done < bytes; done += n) {
         struct slot *s;
         n = min_u64(bytes - done, gpu_stage_max(g));
-        if (!stage_memory(g, err) || !(s = slot_next(g, err)) ||
+        if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)) ||
             !slot_copy(g, s, a, src.offset + offset + done, n, false, err) ||
             !gpu_wait_for(g, s->value, err))
             return false;

@@ -75,11 +75,12 @@ static const char *result_text(VkResult r)
     }
 }
 
-/* The submission that was running: the first whose value the timeline has not reached. */
+/* The submission that was running: the first whose value the timeline has not reached. What a lost
+ * device's timeline says is not to be relied on: a value behind the last one tells nothing. */
 static const char *running(struct gpu *g)
 {
     uint64_t done = g->done, now;
-    if (vkGetSemaphoreCounterValue(g->dev, g->timeline, &now) == VK_SUCCESS && now <= g->submitted)
+    if (vkGetSemaphoreCounterValue(g->dev, g->timeline, &now) == VK_SUCCESS && now < g->submitted)
         done = now;
     const struct flight *f = &g->flight[(done + 1) % N_FLIGHT];
     return f->value == done + 1 ? f->what : "nothing that hlm knows of";
@@ -94,7 +95,9 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err)
         g->lost = true;
         fail(&g->lost_err, "%s was lost (%.*s) while it ran %s", g->caps.name, n, call,
              g->timeline ? running(g) : "nothing");
-        log_msg(LOG_ERROR, "%s", g->lost_err.msg);
+        log_msg(LOG_DEBUG, "%s", g->lost_err.msg);
+        if (g->dev)     /* from here on nobody waits: what still runs must have ended */
+            vkDeviceWaitIdle(g->dev);
     }
     return fail(err, "%s", g->lost_err.msg);
 }
@@ -102,19 +105,6 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err)
 bool gpu_ok(const struct gpu *g, struct err *err)
 {
     return !g->lost || fail(err, "%s", g->lost_err.msg);
-}
-
-const char *bytes_text(char out[32], uint64_t bytes)
-{
-    if (bytes < 10240)
-        snprintf(out, 32, "%llu bytes", (unsigned long long)bytes);
-    else if (bytes < 10ull << 20)
-        snprintf(out, 32, "%.1f KiB", (double)bytes / 1024);
-    else if (bytes < 10ull << 30)
-        snprintf(out, 32, "%.1f MiB", (double)bytes / (1 << 20));
-    else
-        snprintf(out, 32, "%.1f GiB", (double)bytes / (1 << 30));
-    return out;
 }
 
 /* ---- instance -------------------------------------------------------------------------------- */
@@ -146,6 +136,8 @@ static VkDebugUtilsMessengerCreateInfoEXT messenger_info(atomic_uint *count)
 
 static bool instance_refused(VkResult r, bool validate, struct err *err)
 {
+    if (r == VK_ERROR_OUT_OF_HOST_MEMORY || r == VK_ERROR_OUT_OF_DEVICE_MEMORY)
+        return fail(err, "Vulkan cannot be started: %s", result_text(r));
     if (r == VK_ERROR_LAYER_NOT_PRESENT && validate)
         return fail(err, "the Vulkan validation layer is not installed "
                          "(Debian, Ubuntu: vulkan-validationlayers)");
@@ -174,7 +166,7 @@ static VkInstance instance_open(atomic_uint *count, struct err *err)
                 VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT },
     };
     VkInstance instance = NULL;
-    VkResult r = vkCreateInstance(&(VkInstanceCreateInfo){
+    VkResult r = GUARD(vkCreateInstance(&(VkInstanceCreateInfo){
         .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
         .pNext = count ? &features : NULL,
         .pApplicationInfo = &(VkApplicationInfo){
@@ -187,7 +179,7 @@ static VkInstance instance_open(atomic_uint *count, struct err *err)
         .ppEnabledLayerNames = &(const char *){ VALIDATION_LAYER },
         .enabledExtensionCount = count ? 1 : 0,
         .ppEnabledExtensionNames = &(const char *){ VK_EXT_DEBUG_UTILS_EXTENSION_NAME },
-    }, NULL, &instance);
+    }, NULL, &instance));
     if (r < 0) {
         instance_refused(r, count, err);
         return NULL;
@@ -200,9 +192,11 @@ static VkPhysicalDevice *devices(VkInstance instance, uint32_t *n, struct err *e
 {
     VkPhysicalDevice *list = NULL;
     VkResult r = vkEnumeratePhysicalDevices(instance, n, NULL);
-    if (r >= 0 && *n && (list = mem_alloc(*n, sizeof *list)))
+    if (r >= 0 && *n && !(list = mem_alloc(*n, sizeof *list)))
+        r = VK_ERROR_OUT_OF_HOST_MEMORY;
+    if (list)
         r = vkEnumeratePhysicalDevices(instance, n, list);
-    if (r < 0 || !*n || !list) {
+    if (r < 0 || !*n) {
         instance_refused(r, false, err);
         free(list);
         return NULL;
@@ -550,12 +544,13 @@ struct gpu *gpu_open(const struct gpu_params *params, struct err *err)
     g->driver_version = p->props.properties.driverVersion;
     g->tick_us = p->tick_bits ? (double)g->limits.timestampPeriod * 1e-3 : 0;
     memcpy(g->cache_uuid, p->props.properties.pipelineCacheUUID, VK_UUID_SIZE);
-    if (params->test_staging)
+    if (params->test_staging || fault_staging())
         g->caps.unified = false;
     if (params->test_max_alloc)
         g->caps.max_alloc = min_u64(g->caps.max_alloc, align_up(params->test_max_alloc, 65536));
     if (params->test_max_range)
         g->caps.max_range = min_u64(g->caps.max_range, params->test_max_range);
+    g->budget = params->memory ? params->memory : g->caps.free_bytes / 20 * 19;
     /* Before anything was timed: what the slowest machines with a watchdog manage, and a CPU. */
     g->flop_s = g->caps.kind == GPU_CPU ? 5e9 : g->caps.kind == GPU_DISCRETE ? 4e11 : 1e11;
     if (!device_open(g, p, err) || !pipes_open(g, params->cache_dir, err) || !copy_open(g, err))

@@ -21,6 +21,10 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
     a->g = g;
     a->mem = mem;
     snprintf(a->purpose, sizeof a->purpose, "%s", purpose);
+    struct arena **at = &g->arenas;
+    while (*at)
+        at = &(*at)->next;
+    *at = a;
     return a;
 }
 
@@ -93,6 +97,108 @@ uint64_t arena_bytes(const struct arena *a)
 }
 
 const char *arena_purpose(const struct arena *a) { return a->purpose; }
+
+bool arena_on_host(const struct arena *a) { return a->mem == MEM_HOST && !a->g->caps.unified; }
+
+/* ---- what it costs --------------------------------------------------------------------------- */
+
+static VkResult buffer_make(const struct gpu *g, uint64_t bytes, VkBuffer *buf,
+                            VkMemoryRequirements *need)
+{
+    VkResult r = GUARD(vkCreateBuffer(g->dev, &(VkBufferCreateInfo){
+        .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
+        .size = bytes,
+        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+                 VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT,
+    }, NULL, buf));
+    if (r >= 0)
+        vkGetBufferMemoryRequirements(g->dev, *buf, need);
+    return r;
+}
+
+/* A buffer without memory costs nothing and knows what it would need. */
+static uint64_t chunk_cost(const struct gpu *g, const struct chunk *k)
+{
+    VkBuffer buf = VK_NULL_HANDLE;
+    VkMemoryRequirements need = { .size = k->bytes };
+    if (k->given || !k->bytes || k->bytes > g->caps.max_alloc)  /* there; empty; never to be */
+        return k->given ? k->given : k->bytes;
+    buffer_make(g, k->bytes, &buf, &need);
+    vkDestroyBuffer(g->dev, buf, NULL);
+    return need.size;
+}
+
+uint64_t arena_cost(const struct arena *a)
+{
+    uint64_t sum = a->beyond;
+    for (uint32_t s = 0; s < N_SPAN; s++)
+        for (uint32_t i = 0; i < MAX_CHUNK; i++)
+            sum += chunk_cost(a->g, &a->chunk[s][i]);
+    return sum;
+}
+
+uint32_t gpu_plan(const struct gpu *g, struct gpu_memory *out, uint32_t max)
+{
+    uint32_t n = 0;
+    for (const struct arena *a = g->arenas; a; a = a->next) {
+        uint32_t i = 0;
+        while (i < n && i < max &&
+               (strcmp(out[i].purpose, a->purpose) || out[i].on_host != arena_on_host(a)))
+            i++;
+        if (i == n && n++ < max) {
+            out[i] = (struct gpu_memory){ .on_host = arena_on_host(a) };
+            memcpy(out[i].purpose, a->purpose, sizeof out[i].purpose);
+        }
+        if (i < max)
+            out[i].bytes += arena_cost(a);
+    }
+    return n;
+}
+
+uint64_t gpu_allocated(const struct gpu *g, const char *purpose)
+{
+    uint64_t sum = 0;
+    if (!purpose)
+        return g->given_device + g->given_host;
+    for (const struct arena *a = g->arenas; a; a = a->next)
+        for (uint32_t k = 0; k < N_SPAN * MAX_CHUNK && !strcmp(a->purpose, purpose); k++)
+            sum += a->chunk[k / MAX_CHUNK][k % MAX_CHUNK].given;
+    return sum;
+}
+
+uint64_t gpu_budget(const struct gpu *g) { return g->budget; }
+
+bool gpu_dry(struct gpu *g, bool dry)
+{
+    bool was = g->dry;
+    g->dry = dry;
+    return was;
+}
+
+bool gpu_is_dry(const struct gpu *g) { return g->dry; }
+
+/* ---- faults, for tests ----------------------------------------------------------------------- */
+
+static atomic_llong fail_in, lose_in;
+static atomic_bool staging;
+
+static uint64_t arm(atomic_llong *in, uint64_t n)
+{
+    long long left = atomic_exchange(in, (long long)n);
+    return left > 0 ? (uint64_t)left : 0;
+}
+
+static bool strikes(atomic_llong *in)
+{
+    return atomic_load(in) > 0 && atomic_fetch_sub(in, 1) == 1;
+}
+
+uint64_t gpu_test_fail(uint64_t n) { return arm(&fail_in, n); }
+uint64_t gpu_test_lose(uint64_t n) { return arm(&lose_in, n); }
+void gpu_test_staging(bool on) { atomic_store(&staging, on); }
+bool fault_memory(void) { return strikes(&fail_in); }
+bool fault_lost(void) { return strikes(&lose_in); }
+bool fault_staging(void) { return atomic_load(&staging); }
 
 /* ---- allocating ------------------------------------------------------------------------------ */
 
@@ -174,7 +280,7 @@ static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known
 {
     char want[32], left[32], has[32];
     return fail(err, "out of memory: %s needs %s, %s has %s free of %s", a->purpose,
-                bytes_text(want, arena_bytes(a)), a->g->caps.name,
+                bytes_text(want, arena_cost(a)), a->g->caps.name,
                 known ? bytes_text(left, free_bytes) : "not enough",
                 bytes_text(has, a->g->caps.heap_bytes));
 }
@@ -184,15 +290,21 @@ static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known
 static bool enough(const struct arena *a, struct err *err)
 {
     const struct gpu *g = a->g;
-    uint64_t want = arena_bytes(a), free_bytes = 0;
+    uint64_t want = arena_cost(a), free_bytes = 0;
     uint32_t type = arena_type(a, UINT32_MAX);
-    char big[32], cap[32];
+    char big[32], cap[32], had[32];
     if (type == UINT32_MAX)
         return fail(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
+    if (g->dry && !a->beyond && !a->too_big)
+        return true;
     bool known = heap_free(g->phys, g->caps.kind, g->caps.memory_budget,
                            g->memory.memoryTypes[type].heapIndex, &free_bytes);
     if ((known && want > free_bytes / 20 * 19) || a->beyond)
         return out_of_memory(a, free_bytes, known, err);
+    if (!arena_on_host(a) && want > g->budget - min_u64(g->budget, g->given_device))
+        return fail(err, "out of memory: %s needs %s, of %s %s may be used and %s are taken",
+                    a->purpose, bytes_text(big, want), g->caps.name, bytes_text(cap, g->budget),
+                    bytes_text(had, g->given_device));
     if (a->too_big)
         return fail(err, "%s: one tensor needs %s, the largest buffer of %s has %s", a->purpose,
                     bytes_text(big, a->too_big), g->caps.name, bytes_text(cap, g->caps.max_alloc));
@@ -205,21 +317,17 @@ static bool chunk_make(struct arena *a, struct chunk *k, struct err *err)
     VkMemoryRequirements need;
     uint32_t type;
     VkResult r;
-    VKTRY(vkCreateBuffer(g->dev, &(VkBufferCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
-        .size = k->bytes,
-        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
-                 VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT,
-    }, NULL, &k->buf));
-    vkGetBufferMemoryRequirements(g->dev, k->buf, &need);
+    r = buffer_make(g, k->bytes, &k->buf, &need);
+    if (r < 0)
+        return gpu_refused(g, r, "vkCreateBuffer", err);
     type = arena_type(a, need.memoryTypeBits);
     if (type == UINT32_MAX)
         return fail(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
-    r = vkAllocateMemory(g->dev, &(VkMemoryAllocateInfo){
+    r = GUARD(vkAllocateMemory(g->dev, &(VkMemoryAllocateInfo){
         .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
         .allocationSize = need.size,
         .memoryTypeIndex = type,
-    }, NULL, &k->mem);
+    }, NULL, &k->mem));
     if (r == VK_ERROR_OUT_OF_DEVICE_MEMORY || r == VK_ERROR_OUT_OF_HOST_MEMORY) {
         uint64_t left;
         bool known = heap_free(g->phys, g->caps.kind, g->caps.memory_budget,
@@ -228,6 +336,8 @@ static bool chunk_make(struct arena *a, struct chunk *k, struct err *err)
     }
     if (r < 0)
         return gpu_refused(g, r, "vkAllocateMemory", err);
+    k->given = need.size;
+    *(arena_on_host(a) ? &g->given_host : &g->given_device) += need.size;
     VKTRY(vkBindBufferMemory(g->dev, k->buf, k->mem, 0));
     if (a->mem == MEM_HOST || g->caps.unified)
         VKTRY(vkMapMemory(g->dev, k->mem, 0, VK_WHOLE_SIZE, 0, (void **)&k->map));
@@ -236,16 +346,36 @@ fail:
     return false;
 }
 
+static void chunk_free(struct arena *a, struct chunk *k)
+{
+    struct gpu *g = a->g;
+    vkDestroyBuffer(g->dev, k->buf, NULL);
+    vkFreeMemory(g->dev, k->mem, NULL);
+    *(arena_on_host(a) ? &g->given_host : &g->given_device) -= k->given;
+    *k = (struct chunk){ .bytes = k->bytes };
+}
+
+static void chunks_free(struct arena *a)
+{
+    for (uint32_t s = 0; s < N_SPAN; s++)
+        for (uint32_t i = 0; i < MAX_CHUNK; i++)
+            chunk_free(a, &a->chunk[s][i]);
+}
+
 bool arena_commit(struct arena *a, struct err *err)
 {
     if (a->committed)
         return true;
     if (!gpu_ok(a->g, err) || !enough(a, err))
         return false;
+    if (a->g->dry)
+        return true;
     for (uint32_t s = 0; s < N_SPAN; s++)
         for (uint32_t i = 0; i < MAX_CHUNK; i++)
-            if (a->chunk[s][i].bytes && !chunk_make(a, &a->chunk[s][i], err))
+            if (a->chunk[s][i].bytes && !chunk_make(a, &a->chunk[s][i], err)) {
+                chunks_free(a);
                 return false;
+            }
     a->committed = true;
     char text[32];
     log_msg(LOG_DEBUG, "%s: %s", a->purpose, bytes_text(text, arena_bytes(a)));
@@ -256,13 +386,14 @@ void arena_destroy(struct arena *a)
 {
     if (!a)
         return;
-    gpu_wait_for(a->g, a->last_use, NULL);
+    gpu_done_with(a->g, a->last_use);
     if (a->g->staged.dst == a)
         a->g->staged.slot = NULL;
-    for (uint32_t s = 0; s < N_SPAN; s++)
-        for (uint32_t i = 0; i < MAX_CHUNK; i++) {
-            vkDestroyBuffer(a->g->dev, a->chunk[s][i].buf, NULL);
-            vkFreeMemory(a->g->dev, a->chunk[s][i].mem, NULL);
+    chunks_free(a);
+    for (struct arena **at = &a->g->arenas; *at; at = &(*at)->next)
+        if (*at == a) {
+            *at = a->next;
+            break;
         }
     free(a);
 }

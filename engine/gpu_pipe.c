@@ -228,11 +228,11 @@ bool pipes_open(struct gpu *g, const char *cache_dir, struct err *err)
         if (g->cache_path[0])
             file = cache_load(g, &n_data, &data);
     }
-    r = vkCreatePipelineCache(g->dev, &(VkPipelineCacheCreateInfo){
+    r = GUARD(vkCreatePipelineCache(g->dev, &(VkPipelineCacheCreateInfo){
         .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO,
         .initialDataSize = n_data,
         .pInitialData = data,
-    }, NULL, &g->cache);
+    }, NULL, &g->cache));
     free(file);
     return r < 0 ? gpu_refused(g, r, "vkCreatePipelineCache", err) : layouts_make(g, err);
 }
@@ -277,13 +277,13 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
     VkShaderModule module = VK_NULL_HANDLE;
     for (uint32_t i = 0; i < MAX_SPEC; i++)     /* those the shader does not have are ignored */
         map[i] = (VkSpecializationMapEntry){ i, 4 * i, 4 };
-    VkResult r = vkCreateShaderModule(g->dev, &(VkShaderModuleCreateInfo){
+    VkResult r = GUARD(vkCreateShaderModule(g->dev, &(VkShaderModuleCreateInfo){
         .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
         .codeSize = g->blob[p->k]->n_bytes,
         .pCode = g->blob[p->k]->words,
-    }, NULL, &module);
+    }, NULL, &module));
     if (r >= 0)
-        r = vkCreateComputePipelines(g->dev, g->cache, 1, &(VkComputePipelineCreateInfo){
+        r = GUARD(vkCreateComputePipelines(g->dev, g->cache, 1, &(VkComputePipelineCreateInfo){
             .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
             .stage = {
                 .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
@@ -293,7 +293,7 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
                 .pSpecializationInfo = &constants,
             },
             .layout = g->layout[kernel_table[p->k].n_bind],
-        }, NULL, &p->handle);
+        }, NULL, &p->handle));
     vkDestroyShaderModule(g->dev, module, NULL);
     return r;
 }
@@ -327,6 +327,13 @@ static void run_workers(struct job *j)
         pthread_join(thread[--n], NULL);
 }
 
+/* What failed for want of memory may find some later; a shader that the driver refuses stays so. */
+static bool may_try(VkResult r)
+{
+    return r == VK_SUCCESS || r == VK_ERROR_OUT_OF_HOST_MEMORY ||
+           r == VK_ERROR_OUT_OF_DEVICE_MEMORY;
+}
+
 void pipes_make(struct gpu *g)
 {
     struct job j = { .g = g };
@@ -334,7 +341,7 @@ void pipes_make(struct gpu *g)
     if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
         return;
     for (uint32_t i = 0; i < g->n_pipe; i++)
-        if (!g->pipe[i].handle && !g->pipe[i].result && g->blob[g->pipe[i].k])
+        if (!g->pipe[i].handle && g->blob[g->pipe[i].k] && may_try(g->pipe[i].result))
             j.todo[j.n++] = i;
     if (j.n)
         run_workers(&j);

@@ -67,7 +67,8 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
 {
     hlm *m = mem_alloc(1, sizeof *m);
     struct gpu_params gp = { .device = params->device, .cache_dir = params->cache_dir,
-                             .validate = params->validate, .profile = params->profile };
+                             .validate = params->validate, .profile = params->profile,
+                             .memory = params->memory };
     if (!m) {
         fail(err, "out of memory");
         return NULL;
@@ -79,11 +80,16 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
         m->path = copy_str((struct str){ params->model, strlen(params->model) });
         m->name = model_name(m->file);
         m->tok = tok_create(m->file, &m->tok_err);
+        if (!m->path || !m->name)
+            fail(err, "out of memory");
         m->gpu = m->path && m->name ? gpu_open(&gp, err) : NULL;
-        if (m->gpu)
+        if (m->gpu) {
             count_open(m, params);
-        m->model = m->gpu ? model_load(m->gpu, m->file, count_load, m, err) : NULL;
-        ok = m->model && mark_unused(m, err);
+            gpu_dry(m->gpu, true);
+        }
+        m->model = m->gpu ? model_load(m->gpu, m->file, err) : NULL;
+        ok = m->model && mark_unused(m, err) &&
+             (params->dry || hlm_load(m, params->progress, params->user, err));
     }
     if (!ok) {
         hlm_close(m);
@@ -91,6 +97,20 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
     }
     hlm_idle(m);
     return m;
+}
+
+bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err)
+{
+    if (!gpu_is_dry(m->gpu))
+        return true;
+    gpu_dry(m->gpu, false);
+    m->progress = progress;
+    m->progress_user = user;
+    bool ok = model_upload(m->model, count_load, m, err) &&
+              (!m->lora || (lora_set_upload(m->lora, m->gpu, err) &&
+                            lora_set_use(m->lora, m->gpu, &m->model->base, err)));
+    hlm_idle(m);
+    return ok;
 }
 
 void hlm_close(hlm *m)
@@ -117,10 +137,14 @@ struct hlm_info hlm_get_info(const hlm *m)
         .n_layer = m->model->n_layer, .n_embd = m->model->n_embd, .n_vocab = m->model->n_vocab,
         .n_ctx_train = m->model->n_ctx_train, .n_param = m->model->n_param,
         .file_bytes = gguf_file_bytes(m->file), .weight_bytes = arena_bytes(m->model->weights),
+        .memory = gpu_budget(m->gpu),
         .has_mtp = m->model->n_mtp > 0, .n_validation = gpu_validation_count(m->gpu),
     };
 }
 
+bool hlm_ok(const hlm *m) { return gpu_ok(m->gpu, NULL); }
+void hlm_test_lose(uint64_t n) { gpu_test_lose(n); }
+uint64_t hlm_allocated(const hlm *m) { return gpu_allocated(m->gpu, NULL); }
 const struct gguf *hlm_file(const hlm *m) { return m->file; }
 struct tok *hlm_tok(hlm *m) { return m->tok; }
 const char *hlm_tok_err(const hlm *m) { return m->tok_err.msg; }

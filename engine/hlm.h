@@ -43,12 +43,19 @@ struct hlm_params {
     bool exact;                 /* only paths whose operands are f32; else whatever the path table
                                    ranks first - of which all are, so far */
     bool validate, profile;     /* validation layer; time stamps per kernel */
+    uint64_t memory;            /* bytes of device memory that may be used; 0: what is free, less a
+                                   twentieth */
+    bool dry;                   /* reads keys and shapes and leaves the device empty until hlm_load:
+                                   for plans */
     hlm_progress progress;      /* bytes of weights brought to the device */
     void *user;
     hlm_watch watch;            /* NULL: nobody watches */
     void *watch_user;
 };
 hlm *hlm_open(const struct hlm_params *params, struct err *err);
+/* Brings the weights of a dry model up, and its adapters: from here on it is as if it had never been
+ * dry. After a failure it can only be closed. */
+bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err);
 void hlm_close(hlm *m);         /* takes NULL; sessions must be gone */
 
 struct hlm_info {
@@ -56,10 +63,14 @@ struct hlm_info {
     const char *device, *driver;
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
     uint64_t n_param, file_bytes, weight_bytes;     /* weight_bytes: on the device */
+    uint64_t memory;                    /* bytes of device memory that may be used */
     bool has_mtp;                       /* draft tensors are in the file; hlm leaves them unused */
     uint32_t n_validation;              /* validation messages so far */
 };
 struct hlm_info hlm_get_info(const hlm *m);
+bool hlm_ok(const hlm *m);      /* false once the device is lost: nothing will work any more */
+/* For tests: the n-th submission or wait from now finds the device lost; 0: none. */
+void hlm_test_lose(uint64_t n);
 const struct gguf *hlm_file(const hlm *m);
 /* NULL with a reason kept in hlm_tok_err when the file has no usable one */
 struct tok *hlm_tok(hlm *m);
@@ -105,7 +116,9 @@ struct hlm_sampling hlm_sampling_default(const hlm *m);
 enum hlm_kv { HLM_KV_F16, HLM_KV_F32, HLM_KV_Q8_0 };
 
 struct hlm_session_params {
-    uint32_t n_ctx;             /* positions; 0: the smaller of the trained length and 8192 */
+    uint32_t n_ctx;             /* positions; 0: the most that fit, up to the trained length and
+                                   to 32768 (8192 on CPU devices: what a file calls trained
+                                   may be far more than anyone wants to pay for) */
     uint32_t n_batch;           /* tokens of one prefill piece at most; 0: chosen for the device */
     enum hlm_kv kv;
     bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden
@@ -114,10 +127,39 @@ struct hlm_session_params {
     uint64_t snapshot_budget;           /* bytes for snapshots, allocated with the session; what is
                                            less than one takes is nothing. 0: none */
 };
-/* For snapshot_budget: 512 MiB, or what two snapshots take where that is more. */
+/* For snapshot_budget: 512 MiB, or what two snapshots take where that is more; a sixteenth of the
+ * device's memory at most where they lie in that. */
 #define HLM_SNAPSHOT_DEFAULT UINT64_MAX
+/* All that it takes is allocated here, or nothing: what does not fit is refused with the numbers,
+ * and with the context that would. */
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err);
 void hlm_session_destroy(hlm_session *s);       /* takes NULL */
+
+/* What a session costs before there is one, the model included. The engine's own dry run: the
+ * session is laid out and recorded as always, and nothing is allocated. */
+struct hlm_memory {
+    char purpose[32];           /* "weights" "kv" "state" "scratch" ... */
+    bool on_host;               /* mapped memory of a card's host: not of the device's budget */
+    uint64_t bytes;             /* as the driver rounds them */
+};
+struct hlm_plan {
+    uint32_t n_ctx, n_batch;
+    struct hlm_memory row[16];
+    uint32_t n_row;
+    uint64_t device_bytes, host_bytes, memory;      /* sums; what the device may give */
+    bool fits;
+};
+/* With n_ctx 0 the plan has the context that hlm_session_create would take, or one token where
+ * nothing fits. False: something else than memory is in the way. */
+bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hlm_plan *plan,
+                      struct err *err);
+uint32_t hlm_default_ctx(const hlm *m);     /* what n_ctx 0 takes where memory is plenty */
+/* The longest context that fits, up to params->n_ctx (0: up to what n_ctx 0 allows); 0 when not
+ * even one token does. False as above. */
+bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
+                     struct err *err);
+/* Bytes that the driver has given for all that is alive: with one session, its plan's sums. */
+uint64_t hlm_allocated(const hlm *m);
 
 uint32_t hlm_session_n_ctx(const hlm_session *s);
 /* Tokens that the caches hold, and their ids. A token that hlm_session_next has returned is held

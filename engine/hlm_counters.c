@@ -74,7 +74,7 @@ bool count_load(void *user, uint64_t done, uint64_t total)
 void hlm_idle(hlm *m)
 {
     if (m->model)
-        m->count.weight_bytes = arena_bytes(m->model->weights);
+        m->count.weight_bytes = arena_cost(m->model->weights);
     now_at(m, HLM_IDLE, 0, 0);
 }
 

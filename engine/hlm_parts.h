@@ -1,5 +1,5 @@
-/* hlm_parts: what hlm.c, hlm_session.c, hlm_snapshot.c and hlm_saved.c share. The public calls are
- * in hlm.h; this header is what they need to make them. */
+/* hlm_parts: what hlm.c, hlm_plan.c, hlm_session.c, hlm_snapshot.c and hlm_saved.c share. The
+ * public calls are in hlm.h; this header is what they need to make them. */
 #pragma once
 #include "hlm.h"
 #include "model.h"
@@ -142,6 +142,8 @@ struct hlm_session {
                                            the state was set back, more; read below it, a token is
                                            read again */
     bool has_logits;                    /* of id[n_past - 1] */
+    bool unclear;                       /* a call failed on the way: what the recurrent state is of
+                                           nobody knows */
     struct snapshots snaps;
     struct hlm_found found;
     struct hlm_stats stats, counted;    /* counted: of stats, what the model's counters have */
@@ -152,6 +154,24 @@ struct hlm_session {
 bool session_clear(hlm_session *s, struct err *err);
 /* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
 bool session_place(hlm_session *s, struct err *err);
+
+/* ---- plans of memory (hlm_plan.c) ------------------------------------------------------------ */
+
+/* Everything of a session but its memory: its arenas have their sizes, for the largest plans are
+ * recorded and have told how much scratch they need. Then all of it is allocated. */
+hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+                             struct err *err);
+bool session_commit(hlm_session *s, struct err *err);
+uint32_t session_n_batch(const hlm_session *s);
+
+/* What all arenas that there are cost. */
+struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch);
+/* The context that a session with these params has: what fits where they leave it open, but one
+ * token at least. 0 on failure. */
+uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct err *err);
+/* Says what is too much, and what would fit. */
+void plan_refuse(hlm *m, const struct hlm_session_params *params, const struct hlm_plan *plan,
+                 struct err *err);
 
 /* ---- a session in a file (hlm_saved.c) ------------------------------------------------------- */
 

@@ -359,6 +359,9 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
     if (n_note > MAX_NOTE)
         return fail(err, "%.200s: a note of %llu bytes, expected at most %d", path,
                     (unsigned long long)n_note, MAX_NOTE);
+    if (s->unclear)
+        return fail(err, "%.200s: a call before has failed half-way, nothing sound is there to save",
+                    path);
     if (!want(s, &own, err) || !gpu_wait(s->m->gpu, err))
         return false;
     struct saved_head h = {
@@ -471,6 +474,7 @@ static bool load_all(hlm_session *s, const struct file_in *in, const struct save
         s->has_logits = h->has_logits;
         s->found = (struct hlm_found){ 0 };
         ok = session_place(s, err);
+        s->unclear = !ok;
     }
     if (!ok)
         hlm_session_reset(s);

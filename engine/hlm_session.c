@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TOK = 512, MAX_CTX = 1 << 24 };
+enum { MAX_TOK = 512 };
 #define SLICE_BYTES (64u << 20)         /* of logits, where there are those of many tokens */
 
 /* ---- plans ----------------------------------------------------------------------------------- */
@@ -95,7 +95,7 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
         return NULL;
     s->n_plan++;
     record(s, p);
-    return p;
+    return cmd_check(p->cmd, err) ? p : NULL;
 }
 
 static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
@@ -148,7 +148,7 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     return snapshots_init(&s->snaps, g, s->kv.state, s->logits, p->snapshot_budget, err);
 }
 
-static bool commit(hlm_session *s, struct err *err)
+bool session_commit(hlm_session *s, struct err *err)
 {
     const char *shorter = "a shorter context (-c) needs less";
     const char *smaller = "a smaller batch (-b) or context (-c) needs less";
@@ -158,7 +158,8 @@ static bool commit(hlm_session *s, struct err *err)
            model_commit(s->snaps.arena, "a smaller --snapshot-budget needs less", err);
 }
 
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
+hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+                             struct err *err)
 {
     const struct model *mod = m->model;
     hlm_session *s = mem_alloc(1, sizeof *s);
@@ -169,16 +170,10 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         fail(err, "out of memory");
         return NULL;
     }
-    if (params->n_ctx > MAX_CTX) {
-        fail(err, "a context of %u tokens, expected at most %u (-c)", params->n_ctx, MAX_CTX);
-        free(s);
-        free(shape);
-        return NULL;
-    }
     s->m = m;
     s->kv_type = params->kv;
     m->n_session++;
-    s->n_ctx = params->n_ctx ? params->n_ctx : min_u32(mod->n_ctx_train, 8192);
+    s->n_ctx = n_ctx;
     uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
     s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
     if (params->keep_logits)        /* of every token of a piece: as many as fit */
@@ -198,28 +193,44 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
                       kv_type[params->kv], err) &&
               take_io(s, params, err);
     free(shape);
-    /* Recording tells how much scratch the largest plans need; then everything is allocated, then
-     * they are ended. */
     ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
          (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
          (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) &&
-         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err)) && commit(s, err);
-    ok = ok && plan_get(s, PLAN_NEXT, 1, err);
-    if (ok)
-        ok = gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(mod->n_vocab, 32),
-                       err);
+         (!params->keep_hidden || plan_make(s, PLAN_EVAL_HIDDEN, s->n_eval, err)) &&
+         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err));
     if (!ok) {
         fail(err, "out of memory: %u token ids", s->n_ctx);
         hlm_session_destroy(s);
         return NULL;
     }
-    s->stats.weight_bytes = arena_bytes(mod->weights);
+    return s;
+}
+
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
+{
+    uint32_t n_ctx = plan_ctx(m, params, err);
+    hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
+    if (!s)
+        return NULL;
+    struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
+    if (!plan.fits) {
+        hlm_session_destroy(s);
+        plan_refuse(m, params, &plan, err);
+        return NULL;
+    }
+    if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
+        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused,
+                   4ull * div_up(m->model->n_vocab, 32), err)) {
+        hlm_session_destroy(s);
+        return NULL;
+    }
+    s->stats.weight_bytes = arena_cost(m->model->weights);
     s->stats.adapter_bytes = lora_set_bytes(m->lora);
-    s->stats.kv_bytes = arena_bytes(s->kv.kv);
-    s->stats.state_bytes = arena_bytes(s->kv.state);
-    s->stats.scratch_bytes = arena_bytes(s->scratch);
-    s->stats.snapshot_bytes = arena_bytes(s->snaps.arena);
-    s->stats.other_bytes = arena_bytes(s->io) + arena_bytes(s->host);
+    s->stats.kv_bytes = arena_cost(s->kv.kv);
+    s->stats.state_bytes = arena_cost(s->kv.state);
+    s->stats.scratch_bytes = arena_cost(s->scratch);
+    s->stats.snapshot_bytes = arena_cost(s->snaps.arena);
+    s->stats.other_bytes = arena_cost(s->io) + arena_cost(s->host);
     return s;
 }
 
@@ -241,6 +252,7 @@ void hlm_session_destroy(hlm_session *s)
 }
 
 uint32_t hlm_session_n_ctx(const hlm_session *s) { return s->n_ctx; }
+uint32_t session_n_batch(const hlm_session *s) { return s->n_batch; }
 uint32_t hlm_session_n_past(const hlm_session *s) { return s->n_past; }
 const int32_t *hlm_session_ids(const hlm_session *s) { return s->id; }
 
@@ -279,6 +291,7 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
         .last_n = p->repeat_last_n < 0 ? s->n_ctx : (uint32_t)p->repeat_last_n,
         .allow_unused = p->allow_unused,
     };
+    s->sampling_set = false;
     if (!gpu_write(s->m->gpu, s->step, 0, &st, sizeof st, err))
         return false;
     s->sampling = *p;
@@ -297,7 +310,8 @@ bool session_clear(hlm_session *s, struct err *err)
     cmd_destroy(c);
     s->n_past = s->n_known = s->flip = 0;
     s->has_logits = false;
-    return ok && session_place(s, err);
+    s->unclear = !ok || !session_place(s, err);
+    return !s->unclear;
 }
 
 void hlm_session_reset(hlm_session *s)
@@ -320,6 +334,18 @@ static void set_id(hlm_session *s, uint32_t at, int32_t id)
     s->id[at] = id;
 }
 
+/* After a failure: a part of a submission may have run, or all of it without telling its token. The
+ * next sync goes back to a snapshot or to the start. Always false. */
+static bool lose_place(hlm_session *s)
+{
+    s->unclear = true;
+    s->has_logits = false;
+    s->n_known = s->n_past;
+    s->n_row = min_u32(s->n_row, s->n_past);
+    snapshots_cut(&s->snaps, s->n_past);
+    return false;
+}
+
 static bool keep_snapshot(hlm_session *s, struct err *err)
 {
     return !snapshots_wanted(&s->snaps, s->n_past, s->has_logits) ||
@@ -328,12 +354,15 @@ static bool keep_snapshot(hlm_session *s, struct err *err)
 
 static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct err *err)
 {
+    s->unclear = true;
+    s->has_logits = false;
     if (!snapshots_restore(&s->snaps, from, s->scratch, err))
         return false;
     s->n_past = s->n_known = from->n_past;
     s->flip = from->flip;
     s->has_logits = from->has_logits;
-    return session_place(s, err);
+    s->unclear = !session_place(s, err);
+    return !s->unclear;
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -351,10 +380,14 @@ static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struc
 static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_kind kind,
                        struct err *err)
 {
+    if (s->unclear)
+        return fail(err, "a call before has failed half-way: only a new sync can go on from here");
     struct plan *p = plan_get(s, kind, n, err);
-    if (!p || !gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) ||
-        !cmd_submit(p->cmd, err))
+    if (!p)
         return false;
+    if (!gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) ||
+        !cmd_submit(p->cmd, err))
+        return lose_place(s);
     for (uint32_t i = 0; i < n; i++)
         set_id(s, s->n_past + i, id[i]);
     uint32_t end = s->n_past + n;
@@ -376,10 +409,10 @@ static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err 
     while (same < n && same < s->n_row && id[same] == s->id[same])
         same++;
     s->found = (struct hlm_found){ .n_held = s->n_row, .n_same = same };
-    bool stays = here <= same && (here < n || s->has_logits);
+    bool stays = here <= same && (here < n || s->has_logits) && !s->unclear;
     /* Nothing is overwritten yet: this state may be gone back to. It mostly will not, and is void
      * with the first other token, so it takes no other's place. */
-    if (same == n && here > n && snapshots_free(&s->snaps)) {
+    if (same == n && here > n && !s->unclear && snapshots_free(&s->snaps)) {
         snapshots_aim(&s->snaps, here, here, &here, 1);
         if (!keep_snapshot(s, err))
             return false;
@@ -409,6 +442,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
     double t0 = now_s();
     if (!step_back(s, id, n, err))
         return false;
+    s->n_known = s->n_past;         /* a token that nobody has read is none of id's */
     s->stats.n_reused += s->n_past;
     snapshots_aim(&s->snaps, s->n_past, n, snap, n_snap);
 
@@ -511,9 +545,10 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
         return fail(err, "the context of %u positions is full", s->n_ctx);
     double t0 = now_s();
     struct plan *p = plan_get(s, unread ? PLAN_NEXT : PLAN_SAMPLE, 1, err);
-    if (!p || !write_sampling(s, sampling, err) || !cmd_submit(p->cmd, err) ||
-        !gpu_wait(s->m->gpu, err))
+    if (!p || !write_sampling(s, sampling, err))
         return false;
+    if (!cmd_submit(p->cmd, err) || !gpu_wait(s->m->gpu, err))
+        return lose_place(s);
     if (unread) {
         s->n_past++;
         s->flip ^= 1;

@@ -21,12 +21,14 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
     k->slot_bytes = align_up(k->state_bytes, LOGITS_ALIGN) + k->logits_bytes;
     if (!(k->arena = arena_create(g, "snapshots", MEM_HOST, err)))
         return false;
-    uint64_t n = budget == HLM_SNAPSHOT_DEFAULT ? max_u64(2, (512ull << 20) / k->slot_bytes)
+    /* where the slots are device memory too, the context is worth more than they are */
+    uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
+    uint64_t n = budget == HLM_SNAPSHOT_DEFAULT ? max_u64(2, some / k->slot_bytes)
                                                 : budget / k->slot_bytes;
     k->n_slot = (uint32_t)min_u64(n, MAX_SLOT);
     for (uint32_t i = 0; i < k->n_slot; i++)
         k->slot_at[i] = arena_take(k->arena, k->slot_bytes, 0);
-    if (budget && !k->n_slot)
+    if (budget && !k->n_slot && !gpu_is_dry(g))
         log_msg(LOG_WARN, "a snapshot of this model takes %llu bytes, the budget for snapshots has "
                           "%llu: none are kept", (unsigned long long)k->slot_bytes,
                 (unsigned long long)budget);

@@ -57,6 +57,9 @@ struct lora_set;
  * Nothing of the base is changed. NULL with a reason. */
 struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struct lora_file **file,
                                  uint32_t n, struct err *err);
+/* For a set that was made while its gpu was dry (lora_set_create does it elsewhere): allocates and
+ * brings it up. It is to be put in force again. */
+bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err);
 /* Makes the set the one in force, or none with NULL: the matrices of the base point to it, gates
  * are written. Nothing may be recorded that uses the base. On failure (the device is lost) nothing
  * is in force. */

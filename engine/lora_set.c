@@ -225,11 +225,13 @@ static bool bring(struct lora_set *s, struct gpu *g, uint64_t i, const linear *w
     return true;
 }
 
-static bool upload(struct lora_set *s, struct gpu *g, struct err *err)
+bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err)
 {
     struct err why = { 0 };
     if (!arena_commit(s->arena, &why))
         return fail(err, "%s: fewer or smaller adapters need less", why.msg);
+    if (gpu_is_dry(g))
+        return true;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
         const struct stack *k = &s->stack[i];
         if (k->first == i && k->n_all)
@@ -277,7 +279,7 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
         ok = s->arena != NULL;
         if (ok)
             place(s);
-        ok = ok && upload(s, g, err);
+        ok = ok && lora_set_upload(s, g, err);
     }
     s->hash = hash_set(s);
     if (!ok) {
@@ -355,7 +357,7 @@ void lora_set_destroy(struct lora_set *s)
 
 uint64_t lora_set_bytes(const struct lora_set *s)
 {
-    return s && s->arena ? arena_bytes(s->arena) : 0;
+    return s && s->arena ? arena_cost(s->arena) : 0;
 }
 
 struct lora_hash lora_set_hash(const struct lora_set *s)

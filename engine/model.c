@@ -604,46 +604,66 @@ const struct arch *model_arch(const struct gguf *g, struct err *err)
     return NULL;
 }
 
-struct model *model_load(struct gpu *g, const struct gguf *file,
-                         bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                         struct err *err)
+static void binder_free(struct model *m)
+{
+    struct binder *b = m->binder;
+    for (uint32_t i = 0; b && i < b->n_owned; i++)
+        free(b->owned[i]);
+    if (b) {
+        free(b->owned);
+        free(b->used);
+        free(b->job);
+    }
+    free(b);
+    m->binder = NULL;
+}
+
+struct model *model_load(struct gpu *g, const struct gguf *file, struct err *err)
 {
     const struct arch *arch = model_arch(file, err);
     struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
-    struct binder b = { .m = m, .err = err };
-    if (!m)
-        return NULL;
-    m->arch = arch;
-    m->file = file;
-    m->gpu = g;
-    b.prefix = arch->name;
-    m->base.file = file;
-    m->base.arch = arch->name;
-    b.used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b.used);
-    m->weights = arena_create(g, "weights", MEM_DEVICE, err);
-    bool ok = b.used && m->weights && load_common(&b) && arch->load(m, &b, err);
-    if (ok && b.oom)
-        ok = fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
-    ok = ok && model_commit(m->weights, "a smaller quantisation of the model needs less", err) &&
-         upload(&b, progress, user);
-    if (ok)
-        warn_unused(&b);
-    for (uint32_t i = 0; i < b.n_owned; i++)
-        free(b.owned[i]);
-    free(b.owned);
-    free(b.used);
-    free(b.job);
+    struct binder *b = mem_alloc(1, sizeof *b);
+    bool ok = m && b;
+    if (ok) {
+        m->arch = arch;
+        m->file = file;
+        m->gpu = g;
+        m->binder = b;
+        m->base.file = file;
+        m->base.arch = arch->name;
+        *b = (struct binder){ .m = m, .err = err, .prefix = arch->name };
+        b->used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b->used);
+        m->weights = arena_create(g, "weights", MEM_DEVICE, err);
+        ok = b->used && m->weights && load_common(b) && arch->load(m, b, err) && !b->oom;
+    }
     if (!ok) {
-        model_unload(m);
+        fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
+        if (m && m->arch)
+            model_unload(m);
+        else
+            free(m), free(b);
         return NULL;
     }
     return m;
+}
+
+bool model_upload(struct model *m, bool (*progress)(void *, uint64_t, uint64_t), void *user,
+                  struct err *err)
+{
+    m->binder->err = err;
+    bool ok = model_commit(m->weights, "a smaller quantisation of the model needs less", err) &&
+              upload(m->binder, progress, user);
+    if (ok)
+        warn_unused(m->binder);
+    binder_free(m);
+    return ok;
 }
 
 void model_unload(struct model *m)
 {
     if (!m)
         return;
+    binder_free(m);
     arena_destroy(m->weights);
     lora_base_free(&m->base);
     m->arch->unload(m);

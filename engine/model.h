@@ -16,6 +16,7 @@ struct model {
     const struct gguf *file;            /* the caller's; outlives the model */
     struct gpu *gpu;
     struct arena *weights;
+    struct binder *binder;              /* what model_upload has to bring; NULL behind it */
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
     uint32_t n_mtp;                     /* draft blocks behind the main ones; left out */
     float eps;
@@ -43,9 +44,12 @@ struct arch {
 
 /* The row of models.def for a file, NULL with a reason. Needs no device, so it is asked first. */
 const struct arch *model_arch(const struct gguf *file, struct err *err);
-struct model *model_load(struct gpu *g, const struct gguf *file,
-                         bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                         struct err *err);
+/* Reads keys and shapes: the model's size on the device and its layers are known, nothing is
+ * there yet. */
+struct model *model_load(struct gpu *g, const struct gguf *file, struct err *err);
+/* Allocates the weights and brings them up; false without err: progress wanted it to end. Once. */
+bool model_upload(struct model *m, bool (*progress)(void *user, uint64_t done, uint64_t total),
+                  void *user, struct err *err);
 void model_unload(struct model *m);     /* takes NULL */
 
 /* arena_commit that says, where memory is short, what makes the arena smaller. */

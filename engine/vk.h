@@ -10,11 +10,14 @@
 
 #include "gpu.h"
 
+/* A call that a driver may refuse for want of memory; tests make it so (gpu_test_fail). */
+#define GUARD(call) (fault_memory() ? VK_ERROR_OUT_OF_DEVICE_MEMORY : (call))
+
 /* In a function with g, err and a label `fail`: what Vulkan refuses is told, a lost device sticks
  * to g. */
 #define VKTRY(call) \
     do { \
-        VkResult result_ = (call); \
+        VkResult result_ = GUARD(call); \
         if (result_ < 0) { \
             gpu_refused(g, result_, #call, err); \
             goto fail; \
@@ -39,7 +42,8 @@ struct chunk {
     VkBuffer buf;
     VkDeviceMemory mem;
     uint8_t *map;           /* NULL where the host cannot see it */
-    uint64_t bytes;
+    uint64_t bytes;         /* of the buffer; until it is made, taken so far */
+    uint64_t given;         /* of mem */
 };
 
 struct arena {
@@ -47,6 +51,7 @@ struct arena {
     char purpose[64];
     enum gpu_mem mem;
     bool committed;
+    struct arena *next;
     uint64_t end;           /* of what was taken from span 0 */
     uint64_t too_big;       /* the largest range taken that no chunk can hold */
     uint64_t beyond;        /* bytes taken past the last chunk */
@@ -65,6 +70,12 @@ bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes,
 bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t heap,
                uint64_t *bytes);
 uint64_t host_bytes(void);  /* of the machine */
+bool arena_on_host(const struct arena *a);
+
+/* For tests: whether this call is the one to fail (gpu_test_fail, gpu_test_lose). */
+bool fault_memory(void);
+bool fault_lost(void);
+bool fault_staging(void);
 
 /* ---- device ---------------------------------------------------------------------------------- */
 
@@ -87,7 +98,7 @@ struct slot {
 
 struct gpu {
     struct gpu_caps caps;
-    bool validate, profile, lost;
+    bool validate, profile, lost, dry;
     struct err lost_err;    /* why, once lost */
     atomic_uint n_message;  /* of the validation layer */
 
@@ -122,7 +133,8 @@ struct gpu {
     VkCommandPool pool;     /* of the slots */
     struct slot slot[N_SLOT];
     uint32_t i_slot;
-    struct arena *stage;    /* N_SLOT x SLOT_BYTES; NULL until first needed */
+    struct arena *stage;    /* N_SLOT x SLOT_BYTES, committed when first needed; NULL where all
+                               memory is mapped */
     uint64_t stage_at[N_SLOT];
     struct {                /* what gpu_stage has handed out; slot NULL: nothing */
         struct slot *slot;
@@ -130,6 +142,9 @@ struct gpu {
         uint64_t offset, bytes;
     } staged;
 
+    uint64_t budget;        /* device memory that arenas may have */
+    uint64_t given_device, given_host;  /* what the driver has given for them */
+    struct arena *arenas;   /* all, linked, in order of creation */
     struct cmd *cmds;       /* all, linked */
     struct gpu_counts counts;
     struct gpu_kernel_time time[KERNEL_COUNT + 2];      /* kernels, copy, fill */
@@ -137,7 +152,6 @@ struct gpu {
 
 /* Puts what Vulkan refused into err; a lost device is remembered. Always false. */
 bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err);
-const char *bytes_text(char out[32], uint64_t bytes);   /* "1.5 GiB" */
 
 /* ---- pipelines ------------------------------------------------------------------------------- */
 
@@ -218,6 +232,7 @@ void barrier_host(VkCommandBuffer cb);          /* the host will see what was wr
 uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const char *what,
                    struct err *err);
 bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err);
+void gpu_done_with(struct gpu *g, uint64_t value);      /* before destroying: waits at any price */
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 

@@ -189,6 +189,8 @@ static void test_flags(void)
         { 2, "--lines does not go with", NULL, "hlm-chat -m " DEMO " --lines -p x" },
         { 2, "--chat-format: 'x' is none of", NULL, "hlm-chat -m " DEMO " --chat-format x" },
         { 2, "--debug: 'nope' is none of", NULL, "hlm-chat -m " DEMO " --debug prof,nope" },
+        { 2, "--debug: 'lose=x' is none of", NULL, "hlm-chat -m " DEMO " --debug lose=x" },
+        { 2, "--memory: '4Q' is no size", NULL, "hlm-chat -m " DEMO " --memory 4Q" },
         { 1, "standard input is empty", NULL, "hlm-chat -m " DEMO },
         { 1, "/nowhere/x", NULL, "hlm-chat -m " DEMO " -f /nowhere/x" },
         { 1, "/nowhere/log", NULL, "hlm-chat -m " DEMO " -p x --log-json /nowhere/log" },
@@ -233,7 +235,8 @@ static void test_help(void)
     static const char *const chat[] = {
         "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
         "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
-        "--lines", "--chat-format", "--log-json", "--list-devices", "--help", "--version", "-v,",
+        "--lines", "--plan", "--fit", "--memory BYTES", "--chat-format", "--log-json",
+        "--list-devices", "--help", "--version", "-v,",
     };
     static const char *const eval[] = {
         "--ids", "--logits", "--hidden", "--decode-from", "--split", "--greedy", "--tokenize",
@@ -1029,6 +1032,84 @@ static void test_adapters(void)
     ran_free(&r);
 }
 
+/* ---- memory and a lost device ---------------------------------------------------------------- */
+
+/* The number behind a word at the start of a line; 0 when there is no such line. */
+static unsigned long long number_at(const char *text, const char *word)
+{
+    char begin[64];
+    snprintf(begin, sizeof begin, "\n  %s ", word);
+    const char *at = strstr(text, begin);
+    return at ? strtoull(at + strlen(begin), NULL, 10) : 0;
+}
+
+static void test_plan_output(void)
+{
+    static const char *const parts[] = { "weights", "kv", "state", "scratch", "io", "host",
+                                         "snapshots" };
+    test_case("--plan: every byte by purpose, and that is what runs");
+    struct ran r = run(NULL, "hlm-chat --plan -c 300 -b 16 --snapshot-budget 1M -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    CHECK_MSG(strstr(r.out, "context 300, batch 16, cache f16"), "%s", r.out);
+    unsigned long long sum = 0, all = number_at(r.out, "all");
+    bool unified = !strstr(r.out, "of the host");   /* elsewhere some stands in a second table */
+    for (uint32_t i = 0; i < ARRAY_LEN(parts); i++)
+        sum += number_at(r.out, parts[i]);
+    CHECK_MSG(all > 0 && (sum == all || !unified), "%llu are not %llu in %s", sum, all, r.out);
+    ran_free(&r);
+    r = run(NULL, "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m "
+            DEMO, all);
+    CHECK_MSG(r.rc == 0 && !*r.err, "%d, %s", r.rc, r.err);
+    ran_free(&r);
+
+    test_case("--memory: a byte less is refused with the context that fits");
+    r = run(NULL, "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m "
+            DEMO, all - 1);
+    CHECK_EQ(r.rc, 1);
+    CHECK_STR(r.out, "");
+    CHECK_MSG(n_lines(r.err) == 1 && strstr(r.err, "a context of 300 needs") &&
+              strstr(r.err, "(-c) would fit"), "%s", r.err);
+    ran_free(&r);
+    r = run(NULL, "hlm-chat --plan -c 300 -b 16 --snapshot-budget 1M --memory %llu -m " DEMO,
+            all - 1);
+    CHECK_EQ(r.rc, 1);
+    CHECK_EQ(number_at(r.out, "all"), all);
+    CHECK_EQ(n_lines(r.err), 1);
+    ran_free(&r);
+
+    test_case("--fit: what would take less, and whether it fits");
+    r = run(NULL, "hlm-chat --fit -c 4096 --memory 12M -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    const char *asked = strstr(r.out, "as asked"), *less = strstr(r.out, "all of these");
+    CHECK_MSG(asked && strstr(asked, "no; -c ") && less && strstr(less, "yes\n") &&
+              strstr(r.out, "-c 1024"), "%s", r.out);
+    ran_free(&r);
+}
+
+static void test_lost(void)
+{
+    static const int at[] = { 1, 6, 9, 14 };
+    for (uint32_t i = 0; i < ARRAY_LEN(at); i++) {
+        test_case("a device lost at submission or wait %d: one line, 1", at[i]);
+        struct ran r = run("Hello!\nAnd you?\n", "hlm-chat --lines --temp 0 --debug lose=%d -m "
+                           DEMO, at[i]);
+        CHECK_EQ(r.rc, 1);
+        CHECK_MSG(n_lines(r.err) == 1 && strstr(r.err, "was lost") && strstr(r.err, "while it ran"),
+                  "%s", r.err);
+        ran_free(&r);
+    }
+    for (int n = 1; n < 60; n += 11) {
+        test_case("no memory at allocation %d: one line and 1, or nothing of it is seen", n);
+        struct ran r = run("Hello!\n", "hlm-chat --lines --temp 0 -n 8 --debug fail=%d -m " DEMO,
+                           n);
+        CHECK_MSG((r.rc == 0 && !*r.err) || (r.rc == 1 && n_lines(r.err) == 1), "%d, %s", r.rc,
+                  r.err);
+        ran_free(&r);
+    }
+}
+
 struct gpu;
 
 void test_talk(void)
@@ -1051,4 +1132,6 @@ void test_talk(void)
     test_perplexity();
     test_adapters();
     test_watched();
+    test_plan_output();
+    test_lost();
 }

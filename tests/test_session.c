@@ -370,6 +370,22 @@ static void test_sampling(void)
     CHECK(n_unused > 0);
 }
 
+/* Guards against a token of before the sync being read after it. */
+static void test_unread(void)
+{
+    int32_t a[2], b[2];
+    test_case("sync: a token that was sampled and not read is forgotten");
+    start();
+    sync_to(t.id, 12, 0);
+    generate(&greedy, a, 2);
+    start();
+    sync_to(t.id, 12, 0);
+    generate(&greedy, b, 1);
+    sync_to(t.id, 12, 0);
+    generate(&greedy, b, 2);
+    CHECK(!memcmp(a, b, sizeof a));
+}
+
 static void test_greedy(void)
 {
     struct err err = { 0 };
@@ -444,6 +460,7 @@ void test_session(void)
         test_limits();
         test_progress();
         test_sampling();
+        test_unread();
         test_greedy();
         test_submissions();
     }

@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "chat_slash.h"
 #include "chat_term.h"
+#include "common_plan.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -21,8 +22,9 @@ static struct {
     const char *model, *prompt, *file, *system, *format, *debug;
     int32_t n_ctx, n_batch;
     int kv, think, on_full;
-    uint64_t snapshot_budget;
-    bool lines;
+    uint64_t snapshot_budget, memory;
+    bool lines, plan, fit;
+    int32_t fail, lose;         /* of --debug */
     bool profile, validate;     /* of --debug */
     struct flag_list lora;
 } o = { .think = -1, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
@@ -47,7 +49,8 @@ static const struct flag flags[] = {
 
     { FLAG_GROUP, "Context", 0, 0, 0, 0, 0 },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
-      "tokens of context; 0: the smaller of 8192 and\nwhat the model was trained for" },
+      "tokens of context; 0: as many as fit, up to what the model was\n"
+      "trained for and to 32768 (8192 where the device is the CPU)" },
     { FLAG_INT, "-n --predict --n-predict", "N", &talk.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
     { FLAG_INT, "-b --batch-size", "N", &o.n_batch, 0, INT32_MAX,
@@ -59,6 +62,14 @@ static const struct flag flags[] = {
       "for states to go back to, so that edited and repeated turns\n"
       "read only what differs; K, M, G; 0: none (512M, two at least)" },
     { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f16)" },
+
+    { FLAG_BYTES, "--memory", "BYTES", &o.memory, 0, 0x1p60,
+      "device memory that may be used; K, M, G; 0: what is free but\nfor a twentieth (0)" },
+    { FLAG_SWITCH, "--plan", NULL, &o.plan, 0, 0,
+      "print what all this takes of the device's memory, to the byte,\n"
+      "and exit; nothing is allocated" },
+    { FLAG_SWITCH, "--fit", NULL, &o.fit, 0, 0,
+      "print what would take less, and what of it would fit, and exit" },
 
     { FLAG_GROUP, "Sampling (llama.cpp's defaults; the file's own before those)", 0, 0, 0, 0, 0 },
     { FLAG_SEED, "-s --seed", "N", &talk.sampling.seed, 0, 0,
@@ -82,7 +93,9 @@ static const struct flag flags[] = {
 
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
-      "prof: time per kernel at the end; check: validation layer" },
+      "prof: time per kernel at the end; check: validation layer;\n"
+      "lose=N: the device is lost at the N-th submission or wait once\n"
+      "the model is loaded; fail=N: so is the N-th piece of memory" },
 };
 
 static const struct program program = {
@@ -96,6 +109,9 @@ static const struct program program = {
 };
 
 /* ---- messages -------------------------------------------------------------------------------- */
+
+/* A lost device was told of once; there is nothing to go on with. */
+static bool gone(void) { return !hlm_ok(talk.model); }
 
 /* One turn. The answer is on standard output; false: it failed, or was stopped before it began. */
 static bool turn(struct slash *s, const char *text)
@@ -121,7 +137,7 @@ static int chat_lines(struct slash *s)
     size_t cap = 0;
     int rc = RC_OK;
     bool bye = false;
-    while (!bye && !ui_interrupted()) {
+    while (!bye && !ui_interrupted() && !gone()) {
         ssize_t n = getline(&line, &cap, stdin);
         if (n < 0)
             break;
@@ -166,12 +182,21 @@ static int chat_terminal(struct slash *s, struct term *t)
         else
             turn(s, text);
         free(text);
-        if (got == SLASH_BYE || got == SLASH_LOST)
+        if (got == SLASH_BYE || got == SLASH_LOST || gone())
             return got == SLASH_BYE ? RC_OK : RC_FAILED;
     }
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
+
+static bool debug_number(const char *p, size_t n, const char *name, int32_t *to)
+{
+    size_t k = strlen(name), digits = n > k ? strspn(p + k, "0123456789") : 0;
+    if (n <= k || memcmp(p, name, k) != 0 || digits != n - k || digits > 9)
+        return false;
+    *to = (int32_t)strtol(p + k, NULL, 10);
+    return true;
+}
 
 static bool read_debug(struct err *err)
 {
@@ -181,8 +206,8 @@ static bool read_debug(struct err *err)
             o.profile = true;
         else if (n == 5 && memcmp(p, "check", 5) == 0)
             o.validate = true;
-        else
-            return fail(err, "--debug: '%.*s' is none of prof, check", (int)n, p);
+        else if (!debug_number(p, n, "lose=", &o.lose) && !debug_number(p, n, "fail=", &o.fail))
+            return fail(err, "--debug: '%.*s' is none of prof, check, lose=N, fail=N", (int)n, p);
         p += n;
     }
     return true;
@@ -219,16 +244,33 @@ static char *one_message(struct err *err)
     return both;
 }
 
-/* The session and the talk, with the flags on top of the model's own defaults. */
-static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
+static struct hlm_session_params session_params(void)
 {
-    params = (struct hlm_session_params){ .n_ctx = (uint32_t)o.n_ctx,
-                                          .n_batch = (uint32_t)o.n_batch,
-                                          .snapshot_budget = o.snapshot_budget,
-                                          .kv = (enum hlm_kv)o.kv };
+    return (struct hlm_session_params){ .n_ctx = (uint32_t)o.n_ctx,
+                                        .n_batch = (uint32_t)o.n_batch,
+                                        .snapshot_budget = o.snapshot_budget,
+                                        .kv = (enum hlm_kv)o.kv };
+}
+
+/* The adapters, and a session, of a model that is dry: what does not fit is refused before anything
+ * is loaded. Leaves the context that was chosen in o.n_ctx. */
+static bool check_size(hlm *m, struct err *err)
+{
+    params = session_params();
     if (!adapters_read(&adapters, o.lora.v, o.lora.n, err) ||
         (adapters.n && !adapters_use(m, &adapters, err)))
         return false;
+    hlm_session *s = hlm_session_create(m, &params, err);
+    if (s)
+        o.n_ctx = (int32_t)hlm_session_n_ctx(s);
+    hlm_session_destroy(s);
+    return s != NULL;
+}
+
+/* The session and the talk, with the flags on top of the model's own defaults. */
+static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
+{
+    params = session_params();
     if (!(session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, session, err))
         return false;
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
@@ -246,7 +288,7 @@ static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
     ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(session),
-             "kv", o.kv ? "f32" : "f16", "format", talk.format.name, "think", (int)talk.think,
+             "kv", kv_name((enum hlm_kv)o.kv), "format", talk.format.name, "think", (int)talk.think,
              "seed", (long long)talk.sampling.seed);
     return talk_system(&talk, o.system, err);
 }
@@ -274,6 +316,22 @@ static int chat(struct show *show, const char *text)
     return rc;
 }
 
+/* --plan and --fit: exit code. */
+static int print_plan(void)
+{
+    struct err err = { 0 };
+    int rc = RC_FAILED;
+    params = session_params();
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
+                                                .memory = o.memory, .dry = true }, &rc);
+    if (m && adapters_open(m, &o.lora, &err) && (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
+        rc = RC_OK;
+    if (err.set)
+        ui_error("%s", err.msg);
+    hlm_close(m);
+    return rc;
+}
+
 int main(int argc, char **argv)
 {
     struct err err = { 0 };
@@ -290,6 +348,8 @@ int main(int argc, char **argv)
         return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
     if (!read_debug(&err))
         return usage_error(&program, "%s", err.msg);
+    if (o.plan || o.fit)
+        return ui_end(print_plan());
 
     hlm *m = NULL;
     char *text = one_message(&err);
@@ -297,9 +357,12 @@ int main(int argc, char **argv)
     if (err.set || ui_interrupted())
         goto out;
     m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
-                                           .profile = o.profile }, &rc);
-    if (!m)
+                                           .profile = o.profile, .memory = o.memory,
+                                           .dry = true }, &rc);
+    if (!m || !check_size(m, &err) || !ui_load_model(m, &rc))
         goto out;
+    hlm_test_lose((uint64_t)o.lose);
+    mem_test_fail((uint64_t)o.fail);
     if (open_talk(m, argc, argv, &err)) {
         talk.hooks = show_hooks(&show);
         rc = chat(&show, text);

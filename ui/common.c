@@ -232,6 +232,13 @@ void bar_clear(void)
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
+static int not_opened(const struct err *err)
+{
+    if (err->set)
+        ui_error("%s", err->msg);
+    return err->set ? RC_FAILED : RC_INTERRUPTED;
+}
+
 hlm *ui_open_model(struct hlm_params params, int *rc)
 {
     struct bar bar = { .what = "loading", .bytes = true };
@@ -245,9 +252,7 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
     hlm *m = hlm_open(&params, &err);
     bar_clear();
     if (!m) {
-        if (err.set)
-            ui_error("%s", err.msg);
-        *rc = err.set ? RC_FAILED : RC_INTERRUPTED;
+        *rc = not_opened(&err);
         return NULL;
     }
     struct hlm_info i = hlm_get_info(m);
@@ -256,6 +261,19 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
              (json_int_t)i.n_param, "file_bytes", (json_int_t)i.file_bytes, "weight_bytes",
              (json_int_t)i.weight_bytes, "open_s", now_s() - t0);
     return m;
+}
+
+bool ui_load_model(hlm *m, int *rc)
+{
+    struct bar bar = { .what = "loading", .bytes = true };
+    struct err err = { 0 };
+    double t0 = now_s();
+    bool ok = hlm_load(m, bar_progress, &bar, &err);
+    bar_clear();
+    if (!ok)
+        *rc = not_opened(&err);
+    ui_event("loaded", "{s:f}", "load_s", now_s() - t0);
+    return ok;
 }
 
 int ui_list_devices(void)

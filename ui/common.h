@@ -69,6 +69,8 @@ void bar_clear(void);              /* takes a bar off the screen, if there is on
 
 /* hlm_open with --device, the cache folder and a bar; NULL with *rc set and the reason shown. */
 hlm *ui_open_model(struct hlm_params params, int *rc);
+/* hlm_load of one that was opened dry; the same on failure. */
+bool ui_load_model(hlm *m, int *rc);
 int ui_list_devices(void);      /* --list-devices: a table on standard output; the exit code */
 
 /* ---- numbers, text, folders ------------------------------------------------------------------ */

@@ -9,6 +9,7 @@
 #include "common.h"
 #include "common_flags.h"
 #include "common_lora.h"
+#include "common_plan.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -23,7 +24,8 @@ static struct {
     const char *model, *ids, *logits, *hidden, *split, *chat, *format, *perplexity;
     int32_t decode_from, greedy, n_ctx;
     int kv;
-    bool tokenize, no_think, fast;
+    bool tokenize, no_think, fast, plan;
+    uint64_t memory;
     struct flag_list lora;
 } o = { .decode_from = -1, .greedy = -1, .kv = 1 };
 
@@ -52,6 +54,10 @@ static const struct flag flags[] = {
     { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f32)" },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
       "tokens of context; 0: what the ids need, 512 for a perplexity" },
+    { FLAG_BYTES, "--memory", "BYTES", &o.memory, 0, 0x1p60,
+      "device memory that may be used; K, M, G; 0: what is free but\nfor a twentieth (0)" },
+    { FLAG_SWITCH, "--plan", NULL, &o.plan, 0, 0,
+      "print what --ids would take of the device's memory, and exit" },
 
     { FLAG_GROUP, "Text, without a device", 0, 0, 0, 0, 0 },
     { FLAG_SWITCH, "--tokenize", NULL, &o.tokenize, 0, 0,
@@ -338,7 +344,8 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
         return usage_error(&program, "-c %d: these ids need %llu", o.n_ctx,
                            (unsigned long long)need);
     int rc = RC_FAILED;
-    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast }, &rc);
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast,
+                                                .memory = o.memory, .dry = o.plan }, &rc);
     if (!m)
         return rc;
     struct hlm_session_params params = {
@@ -347,6 +354,11 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
         .keep_logits = o.logits != NULL,
         .keep_hidden = o.hidden != NULL,
     };
+    if (o.plan) {
+        bool fits = adapters_open(m, &o.lora, err) && plan_print(m, &params, err);
+        hlm_close(m);
+        return fits ? RC_OK : RC_FAILED;
+    }
     hlm_session *s = NULL;
     uint32_t n_vocab = hlm_get_info(m).n_vocab;
     bool ok = true;
@@ -421,7 +433,8 @@ static int eval_text(const char *text, uint64_t len, struct err *err)
     uint32_t window = o.n_ctx ? (uint32_t)o.n_ctx : 512;
     struct tok_ids ids = { 0 };
     hlm_session *s = NULL;
-    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast }, &rc);
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast,
+                                                .memory = o.memory }, &rc);
     if (!m)
         return rc;
     uint32_t trained = hlm_get_info(m).n_ctx_train;
