@@ -75,6 +75,7 @@ void hlm_idle(hlm *m)
 {
     if (m->model)
         m->count.weight_bytes = arena_cost(m->model->weights);
+    m->count.adapter_bytes = lora_set_bytes(m->lora);
     now_at(m, HLM_IDLE, 0, 0);
 }
 
@@ -92,6 +93,7 @@ static void take_sums(hlm_session *s)
     c->n_ctx = s->n_ctx;
     c->n_used = s->n_past;
     c->weight_bytes = now->weight_bytes;
+    c->adapter_bytes = now->adapter_bytes;
     c->kv_bytes = now->kv_bytes;
     c->state_bytes = now->state_bytes;
     c->scratch_bytes = now->scratch_bytes;

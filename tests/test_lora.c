@@ -285,20 +285,17 @@ static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
  * may be NULL. */
 static double document_loss(hlm *m, const int32_t *id, uint32_t n, const json_t *mask)
 {
-    double sum = 0;
-    uint64_t n_vocab = hlm_get_info(m).n_vocab;
-    float *logits = read_logits(m, id, n, NULL, 0);
-    for (uint32_t i = 1; i < n; i++) {
-        const float *row = logits + (i - 1) * n_vocab;
-        double top = -INFINITY, z = 0;
-        for (uint64_t j = 0; j < n_vocab; j++)
-            top = fmax(top, (double)row[j]);
-        for (uint64_t j = 0; j < n_vocab; j++)
-            z += exp((double)row[j] - top);
+    struct err err = { 0 };
+    double sum = 0, *nll = room(n, sizeof *nll);
+    hlm_session *s = hlm_test_session(
+        m, (struct hlm_session_params){ .n_ctx = n, .kv = HLM_KV_F32, .keep_nll = true });
+    if (s)
+        CHECK_OK(hlm_session_nll(s, id, n, nll, &err), err);
+    for (uint32_t i = 1; i < n; i++)
         if (!mask || json_integer_value(json_array_get(mask, i)))
-            sum += top + log(z) - (double)row[id[i]];
-    }
-    free(logits);
+            sum += nll[i - 1];
+    hlm_session_destroy(s);
+    free(nll);
     return sum;
 }
 

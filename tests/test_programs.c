@@ -212,7 +212,7 @@ static void test_flags(void)
         { 2, "go with --chat", NULL, "hlm-eval -m " DEMO " --tokenize --no-think" },
         { 2, "unknown flag '--lola'", NULL, "hlm-eval -m " DEMO " --lola x" },
         { 2, "--lora needs a value: FILE[:SCALE]", NULL, "hlm-eval -m " DEMO " --lora" },
-        { 2, "go with --ids", NULL, "hlm-eval -m " DEMO " --tokenize --lora x" },
+        { 2, "--lora goes with --ids and", NULL, "hlm-eval -m " DEMO " --tokenize --lora x" },
         { 1, "/nowhere/m", NULL, "hlm-eval -m /nowhere/m --tokenize" },
         { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --ids /nowhere/x --greedy 1" },
         { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --chat /nowhere/x" },
@@ -667,7 +667,8 @@ static void test_commands(void)
     CHECK_EQ(r.rc, 0);
     CHECK_EQ(n_lines(r.out), 1);
     static const char *const says[] = { "temp               0.25\n", "repeat_last_n",
-                                        "system message: Be kind.", "reused" };
+                                        "system message: Be kind.", "reused", "adapters 0 B",
+                                        "/s made; 0 errors so far" };
     for (uint32_t i = 0; i < ARRAY_LEN(says); i++)
         CHECK_MSG(strstr(r.err, says[i]), "no \"%s\" in \"%s\"", says[i], r.err);
     ran_free(&r);

@@ -327,8 +327,8 @@ static void test_cost(void)
     for (uint32_t i = 0; i < 2000; i++)
         ring_publish(w, &c);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
-    double us =
-        ((double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3) / 2e3;
+    double us = (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
+    us /= 2000;
     log_msg(LOG_INFO, "  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
     CHECK_MSG(us < 200, "%.2f us", us);         /* 4 of them a second */
     ring_destroy(w);

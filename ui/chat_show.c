@@ -1,6 +1,8 @@
 /* chat_show: see chat_show.h. */
 #include "chat_show.h"
 
+#include "common_counters.h"
+
 #include <jansson.h>
 #include <stdio.h>
 
@@ -170,9 +172,10 @@ void show_stats(const struct talk *t)
            per_s(u->n_gen, u->gen_s), (unsigned long long)u->n_reasoning);
     if (u->n_dropped_turns)
         ui_say("dropped   %u turns of %u tokens, to make room", u->n_dropped_turns, u->n_dropped);
-    ui_say("memory    weights %s, KV %s, state %s, scratch %s, snapshots %s, other %s",
-           num_bytes(s.weight_bytes).s, num_bytes(s.kv_bytes).s, num_bytes(s.state_bytes).s,
-           num_bytes(s.scratch_bytes).s, num_bytes(s.snapshot_bytes).s, num_bytes(s.other_bytes).s);
+    ui_say("memory    weights %s, adapters %s, KV %s, state %s, scratch %s, snapshots %s, other %s",
+           num_bytes(s.weight_bytes).s, num_bytes(s.adapter_bytes).s, num_bytes(s.kv_bytes).s,
+           num_bytes(s.state_bytes).s, num_bytes(s.scratch_bytes).s,
+           num_bytes(s.snapshot_bytes).s, num_bytes(s.other_bytes).s);
     ui_say("device    %llu submissions, %llu recordings, %llu pipelines",
            (unsigned long long)s.n_submit, (unsigned long long)s.n_record,
            (unsigned long long)s.n_pipeline);
@@ -182,6 +185,12 @@ void show_stats(const struct talk *t)
              "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
              "submissions", (json_int_t)s.n_submit, "recordings", (json_int_t)s.n_record,
              "pipelines", (json_int_t)s.n_pipeline);
+    struct hlm_counters c;
+    counters_get(t->model, &c);
+    ui_say("now       %.1f/s read, %.1f/s made; %llu errors so far", c.read_per_s, c.gen_per_s,
+           (unsigned long long)c.n_error);
+    if (c.n_kernel)
+        show_kernels(t->model);
 }
 
 void show_kernels(hlm *m)

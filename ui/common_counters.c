@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 static struct {
     struct ring *ring;
@@ -55,20 +56,31 @@ static void publish(void)
         ring_publish(w.ring, &w.last);
 }
 
+/* Errors are the program's, not the engine's. */
+static void with_errors(struct hlm_counters *c)
+{
+    c->n_error = w.last.n_error;
+    memcpy(c->error, w.last.error, sizeof c->error);
+}
+
 void counters_watch(void *user, const struct hlm_counters *c)
 {
-    bool done = c->state == HLM_IDLE && (!w.known || w.last.state != HLM_IDLE);
-    uint64_t n_error = w.last.n_error;
-    char error[sizeof w.last.error];
+    static struct hlm_counters now;
+    bool done = c->state == HLM_IDLE && w.known && w.last.state != HLM_IDLE;
     (void)user;
-    snprintf(error, sizeof error, "%s", w.last.error);
-    w.last = *c;
-    w.last.n_error = n_error;           /* those are the program's, not the engine's */
-    snprintf(w.last.error, sizeof w.last.error, "%s", error);
+    now = *c;
+    with_errors(&now);
+    w.last = now;
     w.known = true;
     publish();
     if (done)
         ui_event("counters", "o", to_json(&w.last));
+}
+
+void counters_get(hlm *m, struct hlm_counters *out)
+{
+    hlm_get_counters(m, out);
+    with_errors(out);
 }
 
 void counters_error(const char *message)

@@ -7,4 +7,6 @@
  * for is a note with -v, and nothing else. */
 void counters_watch(void *user, const struct hlm_counters *c);
 void counters_error(const char *message);       /* one more, and this is the newest */
+/* As they stand, errors included. */
+void counters_get(hlm *m, struct hlm_counters *out);
 void counters_end(void);                        /* the ring goes */

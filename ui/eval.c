@@ -443,7 +443,7 @@ static int eval_text(const char *text, uint64_t len, struct err *err)
     if (ok && window > trained)
         log_msg(LOG_WARN, "%s was trained for %u tokens of context; windows have %u (-c)", o.model,
                 trained, window);
-    ok = ok && encode_text(m, text, len, &ids, err);
+    ok = ok && encode_text(m, text, len, &ids, err) && adapters_open(m, &o.lora, err);
     struct hlm_session_params params = { .n_ctx = min_u32(window, ids.n), .kv = (enum hlm_kv)o.kv,
                                          .keep_nll = true };
     ok = ok && (s = hlm_session_create(m, &params, err)) &&
@@ -511,9 +511,11 @@ int main(int argc, char **argv)
         return usage_error(&program, "--ids needs --logits, --hidden or --greedy");
     if (o.greedy >= 0 && (o.logits || o.hidden))
         return usage_error(&program, "--greedy does not go with --logits and --hidden");
-    if (!o.ids && (results || o.split || o.decode_from >= 0 || o.lora.n))
-        return usage_error(&program, "--logits, --hidden, --greedy, --split, --decode-from and "
-                                     "--lora go with --ids");
+    if (!o.ids && (results || o.split || o.decode_from >= 0))
+        return usage_error(&program, "--logits, --hidden, --greedy, --split and --decode-from go "
+                                     "with --ids");
+    if (!o.ids && !o.perplexity && o.lora.n)
+        return usage_error(&program, "--lora goes with --ids and --perplexity");
     if (!o.chat && (o.no_think || o.format))
         return usage_error(&program, "--no-think and --chat-format go with --chat");
     if (o.format && !chat_by_name(o.format, NULL, &format))
