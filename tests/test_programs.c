@@ -38,7 +38,7 @@ static void ran_free(struct ran *r)
 /* A file of the scratch folder. The path stays. */
 static const char *scratch(const char *name)
 {
-    static char paths[16][128];
+    static char paths[32][128];
     uint32_t i = 0;
     char path[128];
     snprintf(path, sizeof path, "%s/%s", test_tmp(), name);
