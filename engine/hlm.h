@@ -53,8 +53,8 @@ struct hlm_params {
     void *watch_user;
 };
 hlm *hlm_open(const struct hlm_params *params, struct err *err);
-/* Brings the weights of a dry model up, and its adapters: from here on it is as if it had never been
- * dry. After a failure it can only be closed. */
+/* Brings the weights of a dry model up, and its adapters: from here on it is as if it had never
+ * been dry. After a failure it can only be closed. */
 bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err);
 void hlm_close(hlm *m);         /* takes NULL; sessions must be gone */
 

@@ -324,7 +324,8 @@ static int print_plan(void)
     params = session_params();
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
                                                 .memory = o.memory, .dry = true }, &rc);
-    if (m && adapters_open(m, &o.lora, &err) && (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
+    if (m && adapters_open(m, &o.lora, &err) &&
+        (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
         rc = RC_OK;
     if (err.set)
         ui_error("%s", err.msg);
