@@ -360,8 +360,7 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
         return fail(err, "%.200s: a note of %llu bytes, expected at most %d", path,
                     (unsigned long long)n_note, MAX_NOTE);
     if (s->unclear)
-        return fail(err,
-                    "%.200s: a call before has failed half-way, nothing sound is there to save",
+        return fail(err, "%.200s: a call before has failed half-way, no sound state is left",
                     path);
     if (!want(s, &own, err) || !gpu_wait(s->m->gpu, err))
         return false;

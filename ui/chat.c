@@ -288,8 +288,8 @@ static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
     ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(session),
-             "kv", kv_name((enum hlm_kv)o.kv), "format", talk.format.name, "think", (int)talk.think,
-             "seed", (long long)talk.sampling.seed);
+             "kv", kv_name((enum hlm_kv)o.kv), "format", talk.format.name, "think",
+             (int)talk.think, "seed", (long long)talk.sampling.seed);
     return talk_system(&talk, o.system, err);
 }
 
