@@ -97,7 +97,8 @@ static void test_torn(uint32_t n_slot)
     static struct ring_sample s;
     uint64_t n = 0, lost = 0, torn = 0, last = 0, backwards = 0;
     CHECK_MSG(r, "%s", err.msg);
-    for (double end_s = now_s() + 0.7; r && now_s() < end_s;) {
+    double begin_s = now_s();           /* a busy machine lets the two run side by side rarely */
+    while (r && now_s() < begin_s + (n < 200 || (n_slot == 2 && !lost) ? 20 : 0.5)) {
         if (ring_next(r, &s, &lost) != RING_SAMPLE)
             continue;
         backwards += n && s.number <= last;
@@ -105,7 +106,7 @@ static void test_torn(uint32_t n_slot)
         torn += !whole(&s.c);
         n++;
     }
-    CHECK_MSG(n > 100, "%llu samples were read", (unsigned long long)n);
+    CHECK_MSG(n >= 200, "%llu samples were read", (unsigned long long)n);
     CHECK_EQ(torn, 0);
     CHECK_EQ(backwards, 0);
     CHECK_MSG(n_slot > 2 || lost > 0, "the writer was not fast: the test shows nothing");
@@ -172,7 +173,9 @@ static void test_reading(void)
     n = 0;
     while (ring_next(r, &s, &lost) == RING_SAMPLE)
         n++;
-    CHECK_MSG(n >= 3 && n <= 6, "%llu samples in 1.1 s", (unsigned long long)n);
+    CHECK_MSG(n >= 3, "%llu samples in 1.1 s", (unsigned long long)n);
+    CHECK_MSG(n <= 2 + (uint64_t)(4 * (s.time_s - s.count_s)), "%llu samples in %.2f s",
+              (unsigned long long)n, s.time_s - s.count_s);
     CHECK_MSG(s.time_s - s.count_s > 0.4, "%.2f s", s.time_s - s.count_s);
 
     test_case("the end: what was written last can still be read, and the name is gone");
