@@ -1,6 +1,7 @@
 /* main: runs the tests of tests.def and counts their cases.
  *
- *     build/tests [--fixtures DIR] [--only GROUP[,GROUP]] [--host] [--list] [-v]
+ *     build/tests [--fixtures DIR] [--only GROUP[,GROUP]] [--skip GROUP[,GROUP]] [--host] [--list]
+ *                 [-v]
  *
  * Run it from the root of the tree. The last line of output is "N passed, N failed[, N skipped]";
  * the exit status is 0, 1 when a case failed, 2 for a bad flag, 77 when every case was skipped. */
@@ -40,7 +41,7 @@ struct count { uint32_t passed, failed, skipped; };
 enum outcome { NONE, OPEN, FAILED, SKIPPED };
 
 static struct {
-    const char *fixtures, *only;
+    const char *fixtures, *only, *skip;
     bool host, verbose;
     const struct test *test;    /* that runs */
     struct count count;         /* of it */
@@ -265,17 +266,20 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 
 /* ---- the run --------------------------------------------------------------------------------- */
 
+static bool named(const char *list, const char *group)
+{
+    size_t len = strlen(group);
+    for (const char *p = list; *p; p += strcspn(p, ","), p += *p == ',')
+        if (strcspn(p, ",") == len && memcmp(p, group, len) == 0)
+            return true;
+    return false;
+}
+
 static bool picked(const struct test *test)
 {
     if (t.host && test->needs != HOST)
         return false;
-    if (!t.only)
-        return true;
-    size_t len = strlen(test->group);
-    for (const char *p = t.only; *p; p += strcspn(p, ","), p += *p == ',')
-        if (strcspn(p, ",") == len && memcmp(p, test->group, len) == 0)
-            return true;
-    return false;
+    return (!t.only || named(t.only, test->group)) && !(t.skip && named(t.skip, test->group));
 }
 
 static struct count run_one(const struct test *test)
@@ -319,8 +323,8 @@ void test_log(log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NU
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] [--host] [--list] "
-                    "[-v]\n");
+    fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] "
+                    "[--skip GROUP[,GROUP]] [--host] [--list] [-v]\n");
     return 2;
 }
 
@@ -333,6 +337,8 @@ int main(int argc, char **argv)
             t.fixtures = argv[++i];
         else if (strcmp(a, "--only") == 0 && i + 1 < argc)
             t.only = argv[++i];
+        else if (strcmp(a, "--skip") == 0 && i + 1 < argc)
+            t.skip = argv[++i];
         else if (strcmp(a, "--host") == 0)
             t.host = true;
         else if (strcmp(a, "--list") == 0)
