@@ -45,7 +45,9 @@ count() {
 kernels() {
     for bits in 256 128 512; do
         echo "kernels on subgroups of $((bits / 32)) (LP_NATIVE_VECTOR_WIDTH=$bits):"
-        LP_NATIVE_VECTOR_WIDTH=$bits run $bits --only ops
+        LP_NATIVE_VECTOR_WIDTH=$bits
+        export LP_NATIVE_VECTOR_WIDTH
+        run $bits --only ops
     done
 }
 
