@@ -477,6 +477,58 @@ static void test_everything(const char *file)
     hlm_test_close(m);
 }
 
+/* What n more tokens give to a session. */
+static bool decide(hlm_session *s, int32_t *id, uint32_t n)
+{
+    struct hlm_sampling greedy = { .repeat_penalty = 1, .allow_unused = true };
+    struct err err = { 0 };
+    for (uint32_t i = 0; i < n; i++)
+        if (!CHECK_OK(hlm_session_next(s, &greedy, &id[i], &err), err))
+            return false;
+    return true;
+}
+
+/* State belongs to the adapters it was made with: a saved session goes on under the same ones, in
+ * the same measure, and is refused under any others. */
+static void test_saved_session(void)
+{
+    static const struct made how = { "saved.gguf", 4, F32, 8, 6, true, NULL };
+    struct err err = { 0 };
+    int32_t id[N_TOK], want[12], got[12];
+    const char *path = scratch("session");
+    test_case("a saved session belongs to its adapters");
+    hlm *m = hlm_test_open(fixture("train/qwen35/model.gguf"));
+    if (!m)
+        return;
+    made_up(id, hlm_get_info(m).n_vocab);
+    struct hlm_lora l = { write_adapter(hlm_file(m), &how), 0.5f };
+    const struct hlm_lora other = { l.path, 0.25f };
+    const struct { const struct hlm_lora *l; uint32_t n; const char *says; } rows[] = {
+        { &l, 1, NULL }, { NULL, 0, "saved with adapters, in use are none" },
+        { &other, 1, "saved with adapters, in use are others" }, { &l, 1, NULL },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        err = (struct err){ 0 };
+        if (!CHECK_OK(hlm_set_lora(m, rows[i].l, rows[i].n, &err), err))
+            break;
+        hlm_session *s = hlm_test_session(m, (struct hlm_session_params){ .n_ctx = 2 * N_TOK });
+        if (!s)
+            break;
+        if (i == 0 && CHECK_OK(hlm_session_sync(s, id, N_TOK, NULL, 0, NULL, NULL, &err), err) &&
+            CHECK_OK(hlm_session_save(s, path, NULL, 0, &err), err)) {
+            decide(s, want, ARRAY_LEN(want));
+        } else if (i > 0) {
+            bool ok = hlm_session_load(s, path, NULL, NULL, &err);
+            CHECK_MSG(ok == !rows[i].says, "row %u: %s", i, err.msg);
+            CHECK_MSG(ok || strstr(err.msg, rows[i].says), "row %u: %s", i, err.msg);
+            if (ok && decide(s, got, ARRAY_LEN(got)))
+                CHECK(!memcmp(got, want, sizeof got));
+        }
+        hlm_session_destroy(s);
+    }
+    hlm_test_close(m);
+}
+
 /* ---- what is refused -------------------------------------------------------------------- */
 
 enum edit {
@@ -738,6 +790,7 @@ void test_lora(void)
     test_everything("train/nemotron_h_moe/model.gguf");
     test_everything("train/step35/model.gguf");
     test_interleaved();
+    test_saved_session();
     test_refused();
     test_left_out();
 }
