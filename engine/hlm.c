@@ -95,7 +95,6 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
         hlm_close(m);
         return NULL;
     }
-    hlm_idle(m);
     return m;
 }
 
@@ -109,7 +108,8 @@ bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err)
     bool ok = model_upload(m->model, count_load, m, err) &&
               (!m->lora || (lora_set_upload(m->lora, m->gpu, err) &&
                             lora_set_use(m->lora, m->gpu, &m->model->base, err)));
-    hlm_idle(m);
+    if (ok)
+        hlm_idle(m);
     return ok;
 }
 
