@@ -1,0 +1,146 @@
+/* run: see run.h. */
+#define _XOPEN_SOURCE 700
+#include "run.h"
+
+#include "../engine/file.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+void ran_free(struct ran *r)
+{
+    free(r->out);
+    free(r->err);
+    *r = (struct ran){ 0 };
+}
+
+const char *scratch(const char *name)
+{
+    static char paths[32][128];
+    uint32_t i = 0;
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", test_tmp(), name);
+    while (i < ARRAY_LEN(paths) && paths[i][0] && strcmp(paths[i], path) != 0)
+        i++;
+    HLM_ASSERT(i < ARRAY_LEN(paths));
+    memcpy(paths[i], path, sizeof path);
+    return paths[i];
+}
+
+/* The folder of this executable; the pipeline caches of the programs go beside them too. */
+static const char *bin(void)
+{
+    static char dir[PATH_MAX];
+    if (!dir[0]) {
+        ssize_t n = readlink("/proc/self/exe", dir, sizeof dir - 1);
+        HLM_ASSERT(n > 0);
+        *strrchr(dir, '/') = 0;
+        char cache[PATH_MAX + 8];
+        snprintf(cache, sizeof cache, "%s/cache", dir);
+        setenv("XDG_CACHE_HOME", cache, 1);
+        setenv("XDG_STATE_HOME", cache, 1);
+    }
+    return dir;
+}
+
+char *slurp(const char *path)
+{
+    uint64_t n;
+    struct err err = { 0 };
+    char *text = file_read(path, 1u << 28, &n, &err);
+    CHECK_MSG(text, "%s", err.msg);
+    return text ? text : mem_alloc(1, 1);
+}
+
+void spill(const char *path, const char *text)
+{
+    struct err err = { 0 };
+    CHECK_MSG(file_write_atomic(path, text, strlen(text), &err), "%s", err.msg);
+}
+
+pid_t start(const char *command, const char *in, const char *out, const char *err)
+{
+    char words[2048], program[PATH_MAX + 16], *argv[64];
+    uint32_t argc = 0;
+    snprintf(words, sizeof words, "%s", command);
+    for (char *w = strtok(words, " "); w && argc + 1 < ARRAY_LEN(argv); w = strtok(NULL, " "))
+        argv[argc++] = w;
+    argv[argc] = NULL;
+    snprintf(program, sizeof program, "%s/%s", bin(), argv[0]);
+
+    pid_t pid = -1;
+    posix_spawn_file_actions_t a;
+    posix_spawn_file_actions_init(&a);
+    posix_spawn_file_actions_addopen(&a, 0, in, O_RDONLY, 0);
+    posix_spawn_file_actions_addopen(&a, 1, out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    posix_spawn_file_actions_addopen(&a, 2, err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int e = posix_spawn(&pid, program, &a, NULL, argv, environ);
+    posix_spawn_file_actions_destroy(&a);
+    CHECK_MSG(e == 0, "%s: %s", program, strerror(e));
+    return e == 0 ? pid : -1;
+}
+
+int finish(pid_t pid)
+{
+    int status = 0;
+    double end_s = now_s() + TIMEOUT_S;
+    while (pid > 0 && waitpid(pid, &status, WNOHANG) == 0) {
+        if (now_s() > end_s) {
+            FAIL("still running after %d s", TIMEOUT_S);
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+            break;
+        }
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+    }
+    return pid < 0 ? -1 : WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+struct ran run(const char *input, const char *fmt, ...)
+{
+    char command[2048];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(command, sizeof command, fmt, ap);
+    va_end(ap);
+    HLM_ASSERT(n > 0 && (size_t)n < sizeof command);
+    const char *in = input ? scratch("in") : "/dev/null";
+    const char *out = scratch("out"), *err = scratch("err");
+    if (input)
+        spill(in, input);
+    struct ran r = { .rc = finish(start(command, in, out, err)) };
+    r.out = slurp(out);
+    r.err = slurp(err);
+    return r;
+}
+
+uint32_t n_lines(const char *s)
+{
+    uint32_t n = 0;
+    for (; *s; s++)
+        n += *s == '\n';
+    return n;
+}
+
+void refuses(int rc, const char *says, const char *input, const char *command)
+{
+    test_case("%d: %s", rc, command);
+    struct ran r = run(input, "%s", command);
+    CHECK_EQ(r.rc, rc);
+    CHECK_MSG(strstr(r.err, says), "standard error is \"%s\", expected \"%s\" in it", r.err, says);
+    CHECK_STR(r.out, "");
+    CHECK_EQ(n_lines(r.err), rc == 2 ? 2 : 1);
+    CHECK_MSG(rc != 2 || strstr(r.err, "\nusage: hlm-"), "no usage line: %s", r.err);
+    ran_free(&r);
+}

@@ -1,0 +1,30 @@
+/* run: hlm-chat and its like run from outside, with what they print and how they end. The programs
+ * lie beside the test program. */
+#pragma once
+#include "json.h"
+
+#include <sys/types.h>
+
+#define DEMO "models/demo/hlm-demo-q8_0.gguf"
+#define TIMEOUT_S 300           /* of one program: a hang must not be the run's */
+
+struct ran {
+    int rc;                     /* 128 + signal when one ended it */
+    char *out, *err;            /* terminated */
+};
+void ran_free(struct ran *r);
+
+/* Runs "hlm-chat -m x ..." - words separated by blanks, so no word may hold one. input: text for
+ * standard input, NULL for none. */
+struct ran run(const char *input, const char *fmt, ...) HLM_PRINTF(2, 3);
+/* The same in two steps, with what is in the files as its streams. */
+pid_t start(const char *command, const char *in, const char *out, const char *err);
+int finish(pid_t pid);
+/* It ends with rc, says `says` on standard error, and nothing on standard output. Opens a case. */
+void refuses(int rc, const char *says, const char *input, const char *command);
+
+/* A file of the scratch folder. The path stays. */
+const char *scratch(const char *name);
+char *slurp(const char *path);  /* the caller frees */
+void spill(const char *path, const char *text);
+uint32_t n_lines(const char *s);

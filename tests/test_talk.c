@@ -1,0 +1,766 @@
+/* test_talk: hlm-chat and hlm-eval from outside, on a device - what a conversation reads and says,
+ * slash commands, saved conversations, adapters, plans, results in files, being watched. */
+#define _XOPEN_SOURCE 700
+#include "../ui/ring.h"
+#include "gguf_build.h"
+#include "run.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- conversations --------------------------------------------------------------------------- */
+
+/* A conversation over --lines: its answers and the events of its log. */
+struct talked {
+    struct ran r;
+    json_t *turn[16];
+    uint32_t n_turn;
+};
+
+static struct talked converse(int rc, const char *lines, const char *flags)
+{
+    struct talked t = { 0 };
+    const char *log = scratch("log.json");
+    t.r = run(lines, "hlm-chat --lines --log-json %s %s", log, flags);
+    CHECK_MSG(t.r.rc == rc, "exit code %d, expected %d: %s", t.r.rc, rc, t.r.err);
+    char *text = slurp(log);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *e = json_loads(line, 0, NULL);
+        CHECK_MSG(e, "not JSON: %s", line);
+        const char *event = json_string_value(json_object_get(e, "event"));
+        if (event && strcmp(event, "turn") == 0 && t.n_turn < ARRAY_LEN(t.turn))
+            t.turn[t.n_turn++] = e;
+        else
+            json_decref(e);
+    }
+    free(text);
+    return t;
+}
+
+static void talked_free(struct talked *t)
+{
+    for (uint32_t i = 0; i < t->n_turn; i++)
+        json_decref(t->turn[i]);
+    ran_free(&t->r);
+    *t = (struct talked){ 0 };
+}
+
+static long long num(const struct talked *t, uint32_t i, const char *key)
+{
+    return i < t->n_turn ? json_integer_value(json_object_get(t->turn[i], key)) : -1;
+}
+
+/* The i-th line of the answers, as long as each is one. */
+static const char *answer(const struct talked *t, uint32_t i, char *out, size_t size)
+{
+    const char *s = t->r.out;
+    for (; i && *s; i--)
+        s += strcspn(s, "\n") + (s[strcspn(s, "\n")] == '\n');
+    snprintf(out, size, "%.*s", (int)strcspn(s, "\n"), s);
+    return out;
+}
+
+static void test_second_turn(void)
+{
+    char a[256], b[256];
+    test_case("ChatML: the second turn goes on where the first ended");
+    struct talked t = converse(0, "Hello!\nWhat is two plus three?\n/regen\n", "--temp 0 -m " DEMO);
+    CHECK_EQ(t.n_turn, 3);
+    CHECK_STR(t.r.err, "");
+    CHECK_EQ(n_lines(t.r.out), 3);
+    CHECK_EQ(num(&t, 0, "read"), num(&t, 0, "prompt"));
+    CHECK_EQ(num(&t, 1, "reused"), num(&t, 0, "used"));
+    CHECK_EQ(num(&t, 1, "read"), num(&t, 1, "prompt") - num(&t, 0, "used"));
+    CHECK_EQ(num(&t, 1, "reread"), 0);
+    CHECK_EQ(num(&t, 2, "reused"), num(&t, 1, "prompt"));
+    CHECK_EQ(num(&t, 2, "read") + num(&t, 2, "reread"), 0);
+    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&t, 1, b, sizeof b));      /* greedy */
+    talked_free(&t);
+
+    test_case("/undo: what follows is as if the turn had not been");
+    t = converse(0, "My name is Anna.\nWhat is my name?\n/undo\nWhat is my name?\n",
+                 "--temp 0 -m " DEMO);
+    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&t, 1, b, sizeof b));
+    CHECK_MSG(strstr(a, "name is"), "the answer is \"%s\"", a);
+    CHECK_EQ(num(&t, 2, "prompt"), num(&t, 1, "prompt"));
+    CHECK_EQ(num(&t, 2, "read") + num(&t, 2, "reused") + num(&t, 2, "reread"),
+             num(&t, 2, "prompt"));
+    talked_free(&t);
+
+    test_case("/undo: an earlier state is gone back to, and without a budget it is read again");
+    for (int budget = 0; budget < 2; budget++) {
+        t = converse(0, "My name is Anna.\nHello!\n/undo\nWhat is two plus three?\n",
+                     budget ? "--temp 0 -m " DEMO : "--snapshot-budget 0 --temp 0 -m " DEMO);
+        const char *why = json_string_value(json_object_get(t.turn[2], "why"));
+        CHECK_MSG(why && strstr(why, "differs from token") && strstr(why, "(message 3)"),
+                  "why: %s", why);
+        CHECK_EQ(num(&t, 2, "reused"), budget ? num(&t, 2, "same") : 0);
+        CHECK_EQ(num(&t, 2, "reread"), budget ? 0 : num(&t, 2, "same"));
+        talked_free(&t);
+    }
+
+    test_case("/clear: nothing is left");
+    t = converse(0, "My name is Anna.\n/clear\nMy name is Anna.\n/bye\nnever read\n",
+                 "--temp 0 -m " DEMO);
+    CHECK_EQ(t.n_turn, 2);
+    CHECK_EQ(num(&t, 1, "prompt"), num(&t, 0, "prompt"));
+    CHECK_STR(answer(&t, 1, a, sizeof a), answer(&t, 0, b, sizeof b));
+    talked_free(&t);
+}
+
+/* A conversation left and taken up again: nothing is read anew, and what follows is what would have
+ * followed. */
+static void test_save(void)
+{
+    static const char first[] = "My name is Anna.\nWhat is two plus three?\n";
+    char a[256], b[256], lines[512];
+    const char *file = scratch("talk.hlm"), *other = scratch("other.hlm");
+    test_case("/save and /load: as if the program had not been left");
+    struct talked t = converse(0, "My name is Anna.\nWhat is two plus three?\nWhat is my name?\n",
+                               "--temp 0 -sys Be_kind. -m " DEMO);
+    answer(&t, 2, a, sizeof a);
+    long long used = num(&t, 1, "used"), prompt = num(&t, 2, "prompt");
+    talked_free(&t);
+    snprintf(lines, sizeof lines, "%s/save %s\n", first, file);
+    t = converse(0, lines, "--temp 0 -sys Be_kind. -m " DEMO);
+    CHECK_STR(t.r.err, "");
+    talked_free(&t);
+    snprintf(lines, sizeof lines, "Hello!\n/load %s\nWhat is my name?\n/undo\n/undo\nBye.\n", file);
+    t = converse(0, lines, "--temp 0 -c 777 -m " DEMO);
+    CHECK_EQ(t.n_turn, 3);
+    CHECK_STR(answer(&t, 1, b, sizeof b), a);
+    CHECK_EQ(num(&t, 1, "prompt"), prompt);
+    CHECK_EQ(num(&t, 1, "reused"), used);
+    CHECK_EQ(num(&t, 1, "read"), prompt - used);
+    CHECK_EQ(num(&t, 1, "reread"), 0);
+    CHECK_EQ(num(&t, 2, "reused"), num(&t, 2, "same"));    /* a snapshot of the file */
+    CHECK_MSG(num(&t, 2, "reused") > 0, "nothing was reused");
+    talked_free(&t);
+
+    test_case("/load: a file that does not fit leaves the conversation as it was");
+    uint64_t n = 0;
+    char *bytes = file_read(file, 1 << 28, &n, NULL);
+    if (!CHECK(bytes && n > 1000))
+        return;
+    bytes[n / 2] ^= 1;
+    CHECK(file_write_atomic(other, bytes, n, NULL));
+    free(bytes);
+    snprintf(lines, sizeof lines, "My name is Anna.\n/load %s\nWhat is my name?\n", other);
+    t = converse(1, lines, "--temp 0 -m " DEMO);
+    CHECK_MSG(n_lines(t.r.err) == 1 && strstr(t.r.err, "its checksum does not match"), "%s",
+              t.r.err);
+    CHECK_EQ(num(&t, 1, "reused"), num(&t, 0, "used"));
+    talked_free(&t);
+    snprintf(lines, sizeof lines, "/load %s\n", file);
+    t = converse(1, lines, "-c 32 -m " DEMO);
+    CHECK_MSG(n_lines(t.r.err) == 1 && strstr(t.r.err, "the context has room for 32 (-c)"), "%s",
+              t.r.err);
+    talked_free(&t);
+}
+
+/* Templates that drop reasoning from history, and write a block into the prompt themselves: the
+ * snapshot stands where a later prompt parts from this one, and the rewritten answer is read
+ * behind. lost: of the tokens of a prompt, those that are no part of the next one. */
+static const struct thinking {
+    const char *name, *template;
+    bool think;
+    long long lost;
+} thinkings[] = {
+    { "qwen35", "{{ '<function=' }} enable_thinking", true, 2 },
+    { "qwen35", "{{ '<function=' }} enable_thinking", false, 6 },
+    { "nemotron", "truncate_history_thinking enable_thinking <think></think> \\n</think>\\n", true,
+      1 },
+    { "nemotron", "truncate_history_thinking enable_thinking <think></think> \\n</think>\\n", false,
+      0 },
+    { "step", "{{- bos_token }}<|im_start|>tool_response <think>\\n", true, 2 },
+};
+
+static void test_thinking(void)
+{
+    const char *model = scratch("thinking.gguf");
+    for (uint32_t k = 0; k < ARRAY_LEN(thinkings); k++) {
+        const struct thinking *th = &thinkings[k];
+        struct err err = { 0 };
+        char flags[512];
+        test_case("the template of %s, thinking %s", th->name, th->think ? "on" : "off");
+        struct gguf_build *b = gb_from(DEMO, &err);
+        if (!CHECK_MSG(b, "%s", err.msg))
+            return;
+        gb_str(b, "tokenizer.chat_template", th->template);
+        CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
+        gb_free(b);
+        snprintf(flags, sizeof flags, "--temp 0 -n 24 -c 512 --think %s -m %s",
+                 th->think ? "on" : "off", model);
+        struct talked t =
+            converse(0, "Hello!\nWhat is two plus three?\nAnd one plus one?\n/regen\n", flags);
+        CHECK_EQ(t.n_turn, 4);
+        CHECK_STR(t.r.err, "");
+        for (uint32_t i = 0; i < t.n_turn; i++)
+            CHECK_EQ(json_is_true(json_object_get(t.turn[i], "think")), th->think);
+        CHECK_EQ(num(&t, 0, "read"), num(&t, 0, "prompt"));
+        for (uint32_t i = 1; i < 3; i++) {
+            CHECK_EQ(num(&t, i, "reread"), 0);
+            CHECK_EQ(num(&t, i, "read") + num(&t, i, "reused"), num(&t, i, "prompt"));
+            CHECK_EQ(num(&t, i, "reused"), num(&t, i, "same"));
+            const char *why = json_string_value(json_object_get(t.turn[i], "why"));
+            if (th->lost) { /* all of the earlier prompt but its thinking part */
+                CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "prompt") - th->lost);
+                CHECK_MSG(why && strstr(why, "differs from token"), "why: %s", why);
+            } else { /* and the answer too */
+                CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "used"));
+            }
+        }
+        CHECK_EQ(num(&t, 3, "prompt"), num(&t, 2, "prompt"));
+        CHECK_EQ(num(&t, 3, "read") + num(&t, 3, "reread"), 0);
+        talked_free(&t);
+    }
+
+    test_case("a format that always thinks has no switch");
+    struct talked t = converse(1, "Hello!\n", "--chat-format step --think off -m " DEMO);
+    CHECK_MSG(strstr(t.r.err, "(step) always thinks"), "%s", t.r.err);
+    talked_free(&t);
+}
+
+static void test_full(void)
+{
+    static const char lines[] =
+        "Tell me a story.\nTell me a story.\nTell me a story.\nTell me a story.\nHello!\n";
+    test_case("a full context drops the oldest turns until half is free");
+    struct talked t = converse(0, lines, "--temp 0 -c 128 -sys Be_kind. -m " DEMO);
+    long long dropped = 0;
+    for (uint32_t i = 0; i < t.n_turn; i++) {
+        dropped += num(&t, i, "dropped_turns");
+        CHECK_MSG(num(&t, i, "prompt") < 128, "turn %u: a prompt of %lld", i, num(&t, i, "prompt"));
+        CHECK_MSG(num(&t, i, "dropped_turns") == 0 || num(&t, i, "prompt") <= 64,
+                  "turn %u: a prompt of %lld after dropping", i, num(&t, i, "prompt"));
+    }
+    CHECK_EQ(t.n_turn, 5);
+    CHECK_MSG(dropped > 0, "no turn was dropped");
+    CHECK_MSG(strstr(t.r.err, "dropped the oldest"), "%s", t.r.err);
+    talked_free(&t);
+
+    test_case("--on-full stop refuses");
+    t = converse(1, lines, "--temp 0 -c 128 --on-full stop -m " DEMO);
+    CHECK_MSG(t.n_turn < 5 && strstr(t.r.err, "the context is full"), "%s", t.r.err);
+    talked_free(&t);
+
+    test_case("a message longer than the context");
+    t = converse(1, "one two three four five six seven eight nine ten eleven twelve\nHi\n",
+                 "-c 24 -m " DEMO);
+    CHECK_MSG(strstr(t.r.err, "a larger -c"), "%s", t.r.err);
+    CHECK_EQ(t.n_turn, 1);
+    talked_free(&t);
+}
+
+static void test_commands(void)
+{
+    static const struct {
+        const char *line, *says;
+    } rows[] = {
+        { "/nope x", "unknown command '/nope'; there are /help /clear" },
+        { "/save", "/save: to which file?" },
+        { "/save /nowhere/x", "/nowhere/x: cannot write: No such file" },
+        { "/load", "/load: which file?" },
+        { "/load /nowhere/x", "/nowhere/x: No such file" },
+        { "/load " DEMO, "is no saved conversation: it does not begin with hlmstate" },
+        { "/undo", "there is no turn to undo" },
+        { "/regen", "there is no answer to make again" },
+        { "/think on", "has no thinking" },
+        { "/think x", "/think takes on, off, show or hide" },
+        { "/set nope 1", "/set: there is no 'nope'" },
+        { "/set temp", "/set temp: which value?" },
+        { "/set top_k x", "top_k: 'x' is no whole number" },
+        { "/clear x", "/clear takes nothing behind it" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("%s", rows[i].line);
+        struct ran r = run(rows[i].line, "hlm-chat --lines -m " DEMO);
+        CHECK_EQ(r.rc, 1);
+        CHECK_STR(r.out, "");
+        CHECK_MSG(strstr(r.err, rows[i].says), "standard error is \"%s\", expected \"%s\"", r.err,
+                  rows[i].says);
+        ran_free(&r);
+    }
+    test_case("/set, /system and /stats");
+    struct ran r = run("/set temp 0.25\n/set\n/system Be kind.\n/system\nHello!\n/stats\n",
+                       "hlm-chat --lines -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_EQ(n_lines(r.out), 1);
+    static const char *const says[] = { "temp               0.25\n", "repeat_last_n",
+                                        "system message: Be kind.", "reused", "adapters 0 B",
+                                        "/s made; 0 errors so far" };
+    for (uint32_t i = 0; i < ARRAY_LEN(says); i++)
+        CHECK_MSG(strstr(r.err, says[i]), "no \"%s\" in \"%s\"", says[i], r.err);
+    ran_free(&r);
+}
+
+static void test_one_turn(void)
+{
+    test_case("the same seed gives the same text, by -p, by -f and by a pipe");
+    spill(scratch("question"), "Hello!\n");
+    struct ran a = run(NULL, "hlm-chat -s 7 --temp 1.5 -p Hello! -m " DEMO);
+    struct ran b = run(NULL, "hlm-chat -s 7 --temp 1.5 -f %s -m " DEMO, scratch("question"));
+    struct ran c = run("Hello!\n", "hlm-chat -s 7 --temp 1.5 -m " DEMO);
+    CHECK_EQ(a.rc + b.rc + c.rc, 0);
+    CHECK_STR(a.err, "");
+    CHECK_STR(b.out, a.out);
+    CHECK_STR(c.out, a.out);
+    CHECK(n_lines(a.out) >= 1);
+    ran_free(&a);
+    ran_free(&b);
+    ran_free(&c);
+
+    test_case("--debug=prof,check: a table, and nothing from the validation layer");
+    a = run(NULL, "hlm-chat --temp 0 -n 8 -p Hello! --debug=prof,check -m " DEMO);
+    if (a.rc == 1 && strstr(a.err, "not installed"))
+        test_skip("%s", a.err);
+    else
+        CHECK_MSG(a.rc == 0 && strstr(a.err, "GFLOP/s"), "%d, %s", a.rc, a.err);
+    ran_free(&a);
+
+    test_case("SIGINT while the program waits for a line: 130");
+    const char *fifo = scratch("fifo");
+    CHECK(mkfifo(fifo, 0600) == 0);
+    int hold = open(fifo, O_RDWR);      /* a writer that writes one question and never closes */
+    pid_t pid = start("hlm-chat --lines --temp 0 -m " DEMO, fifo, scratch("out"), scratch("err"));
+    CHECK(write(hold, "Hello!\n", 7) == 7);
+    for (double end_s = now_s() + TIMEOUT_S; now_s() < end_s;) {
+        struct stat st;
+        if (stat(scratch("out"), &st) == 0 && st.st_size > 0)
+            break;
+        nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    }
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid), 130);
+    close(hold);
+}
+
+/* Files that hlm-eval writes: the whole new one, or the old one. */
+static void test_results(void)
+{
+    struct stat st;
+    const char *ids = scratch("ids"), *out = scratch("logits");
+    spill(ids, "1 2 3\n4 5\n");
+    spill(out, "old");
+    test_case("an id outside of the vocabulary, and what stood there before");
+    spill(scratch("bad"), "1\n2\n1000000\n");
+    struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s", scratch("bad"), out);
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "line 3: id 1000000 is outside of the vocabulary of 1024"), "%s",
+              r.err);
+    CHECK(stat(out, &st) == 0 && st.st_size == 3);
+    ran_free(&r);
+
+    test_case("logits and hidden states have their size, in pieces too");
+    r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s --hidden %s --split 2 --decode-from 4",
+            ids, out, scratch("hidden"));
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    CHECK(stat(out, &st) == 0 && st.st_size == 5 * 1024 * 4);
+    CHECK(stat(scratch("hidden"), &st) == 0 && st.st_size == (6 + 2) * 5 * 256 * 4);
+    CHECK_STR(r.out, "");
+    CHECK_STR(r.err, "");
+    ran_free(&r);
+
+    test_case("greedy ids are the same however the first ones were read");
+    struct ran a = run(NULL, "hlm-eval -m " DEMO " --ids %s --greedy 8", ids);
+    struct ran b =
+        run(NULL, "hlm-eval -m " DEMO " --ids %s --greedy 8 --split 1,3 --decode-from 4", ids);
+    CHECK_EQ(a.rc + b.rc, 0);
+    CHECK_STR(b.out, a.out);
+    CHECK_EQ(n_lines(a.out), 1);
+    ran_free(&a);
+    ran_free(&b);
+
+    test_case("a device that is full");
+    r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits /dev/full", ids);
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "/dev/full: "), "%s", r.err);
+    ran_free(&r);
+}
+
+/* The likelihoods that --logits give, in windows of `window` tokens, of a short text. */
+static void logits_perplexity(const char *ids, uint32_t window, uint32_t n_vocab, double *sum,
+                              uint32_t *n)
+{
+    int32_t id[256];
+    uint32_t n_id = 0;
+    char text[2048], *end;
+    snprintf(text, sizeof text, "%s", ids);
+    for (char *at = text; n_id < ARRAY_LEN(id) && *at && *at != '\n'; at = end)
+        id[n_id++] = (int32_t)strtol(at, &end, 10);
+    *sum = *n = 0;
+    for (uint32_t from = 0; from + 2 <= n_id; from += window) {
+        uint32_t n_win = min_u32(window, n_id - from);
+        char line[2048];
+        for (uint32_t i = 0, w = 0; i < n_win; i++)
+            w += (uint32_t)snprintf(line + w, sizeof line - w, "%d\n", id[from + i]);
+        spill(scratch("ids"), line);
+        struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s", scratch("ids"),
+                           scratch("logits"));
+        CHECK_MSG(r.rc == 0, "%s", r.err);
+        ran_free(&r);
+        struct err err = { 0 };
+        uint64_t n_bytes;
+        char *bytes = file_read(scratch("logits"), 1u << 28, &n_bytes, &err);
+        if (!CHECK(bytes && n_bytes == 4ull * n_win * n_vocab))
+            return;
+        for (uint32_t i = 0; i + 1 < n_win; i++, ++*n) {
+            double e = 0, l = 0;
+            for (uint32_t k = 0; k < n_vocab; k++) {
+                float v;
+                memcpy(&v, bytes + 4ull * (i * n_vocab + k), 4);
+                e += exp((double)v);
+                l = k == (uint32_t)id[from + i + 1] ? (double)v : l;
+            }
+            *sum += log(e) - l;
+        }
+        free(bytes);
+    }
+}
+
+/* A conversation with a reader at its shared memory, from loading to the end. */
+static void test_watched(void)
+{
+    static struct ring_sample s, was;
+    bool seen[HLM_GENERATING + 1] = { false };
+    struct ring_reader *r = NULL;
+    struct stat st;
+    char path[256];
+    test_case("a chat is watched: states, counts, memory");
+    const char *fifo = scratch("fifo_watched"), *log = scratch("log.json");
+    CHECK(mkfifo(fifo, 0600) == 0);
+    int hold = open(fifo, O_RDWR);
+    snprintf(path, sizeof path, "hlm-chat --lines --temp 0 -n 60 --log-json %s -m " DEMO, log);
+    pid_t pid = start(path, fifo, scratch("out"), scratch("err"));
+    snprintf(path, sizeof path, "/dev/shm/hlm-%lu-%ld", (unsigned long)geteuid(), (long)pid);
+    CHECK(write(hold, "Tell me a story.\nHello!\n/nope\n/bye\n", 36) == 36);
+    uint64_t n = 0, lost = 0, n_idle = 0, n_busy = 0;
+    double busy_s = 0;
+    enum ring_got got = RING_NONE;
+    for (double end_s = now_s() + TIMEOUT_S; now_s() < end_s && got != RING_GONE;) {
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+        if (!r && (r = ring_attach((uint64_t)pid, NULL)))
+            CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600);
+        while (r && (got = ring_next(r, &s, &lost)) == RING_SAMPLE) {
+            const struct hlm_counters *c = &s.c, *b = &was.c;
+            CHECK(c->state <= HLM_GENERATING);
+            seen[c->state <= HLM_GENERATING ? c->state : 0] = true;
+            n_idle += c->state == HLM_IDLE;
+            CHECK_MSG(n == 0 || (s.number == was.number + 1 && s.time_s >= was.time_s &&
+                                 c->n_read >= b->n_read && c->n_gen >= b->n_gen &&
+                                 c->n_submit >= b->n_submit && c->n_error >= b->n_error),
+                      "sample %llu goes back", (unsigned long long)s.number);
+            if (n && b->state != HLM_IDLE) {
+                busy_s += s.time_s - was.time_s;
+                n_busy++;
+            }
+            CHECK(c->done <= c->total && c->n_used <= c->n_ctx + 1);
+            was = s;
+            n++;
+        }
+    }
+    CHECK_EQ(finish(pid), 1);           /* for the command that is none */
+    close(hold);
+    CHECK_MSG(r && n >= 8 && lost == 0, "%llu samples, %llu lost", (unsigned long long)n,
+              (unsigned long long)lost);
+    CHECK_MSG((double)n_busy >= 2 * busy_s, "%llu samples in %.1f s of work",
+              (unsigned long long)n_busy, busy_s);
+    CHECK_EQ(n_idle, 4);                /* opened, two turns, an error */
+    for (enum hlm_state k = HLM_IDLE; k <= HLM_GENERATING; k++)
+        CHECK_MSG(seen[k], "state %d was never shown", (int)k);
+    CHECK_STR(was.c.model, "hlm-demo");
+    CHECK_STR(was.c.arch, "qwen35");
+    CHECK(was.c.device[0] && was.c.driver[0] && was.c.n_ctx == 4096);
+    CHECK_MSG(was.c.n_read > 10 && was.c.n_gen > 10 && was.c.n_reused > 10, "%llu %llu %llu",
+              (unsigned long long)was.c.n_read, (unsigned long long)was.c.n_gen,
+              (unsigned long long)was.c.n_reused);
+    CHECK(was.c.read_per_s > 0 && was.c.gen_per_s > 0 && was.c.read_s > 0 && was.c.gen_s > 0);
+    CHECK(was.c.weight_bytes > 3u << 20 && was.c.kv_bytes && was.c.state_bytes &&
+          was.c.scratch_bytes && was.c.other_bytes);
+    CHECK(was.c.n_submit > was.c.n_gen && was.c.n_record && was.c.n_pipeline);
+    CHECK_EQ(was.c.n_error, 1);
+    CHECK_MSG(strstr(was.c.error, "unknown command '/nope'"), "%s", was.c.error);
+    CHECK(access(path, F_OK) != 0);
+    ring_detach(r);
+
+    test_case("--log-json has the counters as they were shown");
+    char *text = slurp(log);
+    json_t *last = NULL;
+    uint32_t n_event = 0;
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *e = json_loads(line, 0, NULL);
+        const char *event = json_string_value(json_object_get(e, "event"));
+        bool is_it = event && strcmp(event, "counters") == 0;
+        json_decref(is_it ? last : e);
+        last = is_it ? e : last;
+        n_event += is_it;
+    }
+    CHECK_EQ(n_event, 3);
+    CHECK_STR(json_string_value(json_object_get(last, "state")), "idle");
+    CHECK_EQ(json_integer_value(json_object_get(last, "read")), was.c.n_read);
+    CHECK_EQ(json_integer_value(json_object_get(last, "generated")), was.c.n_gen);
+    CHECK_EQ(json_integer_value(json_object_get(json_object_get(last, "memory"), "weights")),
+             was.c.weight_bytes);
+    json_decref(last);
+    free(text);
+}
+
+static void test_perplexity(void)
+{
+    static const char text[] = "Hello! What is two plus three? Two plus three is five.\n"
+                               "<|im_start|>user\nHi<|im_end|>\n";
+    static const uint32_t windows[] = { 0, 16 };
+    const char *file = scratch("text");
+    spill(scratch("json"), "\"Hello! What is two plus three? Two plus three is five.\\n"
+                           "<|im_start|>user\\nHi<|im_end|>\\n\"\n");
+    char *json = slurp(scratch("json"));
+    struct ran ids = run(json, "hlm-eval -m " DEMO " --tokenize");
+    free(json);
+    spill(file, text);
+    for (uint32_t i = 0; i < ARRAY_LEN(windows); i++) {
+        test_case("--perplexity in windows of %u: what --logits give", windows[i]);
+        double sum;
+        uint32_t n;
+        logits_perplexity(ids.out, windows[i] ? windows[i] : 512, 1024, &sum, &n);
+        struct ran r = run(NULL, "hlm-eval -m " DEMO " --perplexity %s -c %u", file, windows[i]);
+        CHECK_EQ(r.rc, 0);
+        CHECK_STR(r.err, "");
+        CHECK_EQ(n_lines(r.out), 1);
+        json_t *j = json_loads(r.out, 0, NULL);
+        double nll = json_real_value(json_object_get(j, "nll"));
+        CHECK_EQ(json_integer_value(json_object_get(j, "tokens")), n);
+        CHECK_MSG(n > 10 && fabs(nll * n / sum - 1) < 1e-6, "nll %.12g, expected %.12g", nll,
+                  sum / n);
+        CHECK(fabs(json_real_value(json_object_get(j, "perplexity")) / exp(nll) - 1) < 1e-9);
+        json_decref(j);
+        ran_free(&r);
+    }
+    ran_free(&ids);
+
+    static const struct { const char *text, *flags, *says; } bad[] = {
+        { "", "", "0 tokens: a perplexity needs at least 2" },
+        { "a", "", "1 token: a perplexity needs at least 2" },
+        { "Hello there!", "-c 5000", "was trained for 4096 tokens" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char command[512];
+        spill(file, bad[i].text);
+        snprintf(command, sizeof command, "hlm-eval -m " DEMO " --perplexity %s %s", file,
+                 bad[i].flags);
+        refuses(1, bad[i].says, NULL, command);
+    }
+}
+
+/* An adapter of the demo model that makes itself felt, at a path. */
+static const char *write_adapter(const char *path)
+{
+    struct err err = { 0 };
+    struct rng rng = { 5 };
+    struct gguf *g = gguf_open(DEMO, &err);
+    const struct gguf_tensor *x = g ? gguf_tensor(g, "blk.1.ffn_down.weight") : NULL;
+    struct gguf_build *b = gb_new();
+    if (CHECK_MSG(x, "%s", err.msg)) {
+        float *v = mem_alloc(4 * (x->dim[0] + x->dim[1]), sizeof *v);
+        HLM_ASSERT(v);
+        for (uint64_t i = 0; i < 4 * (x->dim[0] + x->dim[1]); i++)
+            v[i] = (float)(0.2 * rng_normal(&rng));
+        gb_str(b, "general.type", "adapter");
+        gb_str(b, "general.architecture", "qwen35");
+        gb_str(b, "adapter.type", "lora");
+        gb_f32(b, "adapter.lora.alpha", 4);
+        gb_tensor(b, "blk.1.ffn_down.weight.lora_a", F32, 2, (uint64_t[]){ x->dim[0], 4 }, v);
+        gb_tensor(b, "blk.1.ffn_down.weight.lora_b", F32, 2, (uint64_t[]){ 4, x->dim[1] },
+                  v + 4 * x->dim[0]);
+        CHECK_MSG(gb_write(b, path, &err), "%s", err.msg);
+        free(v);
+    }
+    gb_free(b);
+    gguf_close(g);
+    return path;
+}
+
+/* Bits of the logits of a few ids with these flags. */
+static char *logits_with(const char *flags)
+{
+    uint64_t n;
+    const char *out = scratch("logits");
+    spill(scratch("ids"), "1 2 3\n4 5\n");
+    struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s%s", scratch("ids"), out,
+                       flags);
+    CHECK_MSG(r.rc == 0, "%s: %s", flags, r.err);
+    ran_free(&r);
+    char *bits = file_read(out, 1u << 20, &n, NULL);
+    HLM_ASSERT(bits && n == 5 * 1024 * 4);
+    return bits;
+}
+
+static void test_adapters(void)
+{
+    static const struct {
+        const char *flags;      /* %s: the adapter */
+        int like;               /* which row gives the same */
+    } rows[] = {
+        { "", 0 },
+        { " --lora %s", 1 },
+        { " --lora=%s:0", 0 },
+        { " --lora %s:0.5", 3 },
+        { " --lora %s:0.25 --lora %s:0.75", 4 },
+        { " --lora %s:1", 1 },          /* beside a file called that */
+    };
+    const char *path = write_adapter(scratch("adapter"));
+    char flags[512], colon[160], *bits[ARRAY_LEN(rows)];
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("hlm-eval%s", rows[i].flags);
+        snprintf(colon, sizeof colon, "%s:1", path);
+        if (i + 1 == ARRAY_LEN(rows))
+            spill(colon, "no adapter");
+        const char *first = strstr(rows[i].flags, "%s"), *rest = first ? first + 2 : "";
+        const char *second = strstr(rest, "%s");
+        snprintf(flags, sizeof flags, "%.*s%s%.*s%s%s", first ? (int)(first - rows[i].flags) : 0,
+                 rows[i].flags, first ? path : "", second ? (int)(second - rest) : 64, rest,
+                 second ? path : "", second ? second + 2 : "");
+        bits[i] = logits_with(flags);
+        for (int k = 0; k <= (int)i; k++)
+            CHECK_MSG(!memcmp(bits[i], bits[k], 5 * 1024 * 4) == (k == (int)i || k == rows[i].like),
+                      "%s: %s bits of row %d", flags, k == rows[i].like ? "other" : "the", k);
+    }
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        free(bits[i]);
+    unlink(colon);
+
+    char a[256], b[256], lines[1024];
+    test_case("/lora: replaced, refused, dropped, shown");
+    snprintf(lines, sizeof lines, "Hello!\n/lora %s:0\n/regen\n/lora %s:0 %s:40\n/regen\n"
+             "/lora " DEMO "\n/regen\n/lora\n/lora off\n/regen\n/lora\n", path, path, path);
+    struct talked t = converse(1, lines, "--temp 0 -n 12 -m " DEMO);
+    if (CHECK_EQ(t.n_turn, 5)) {
+        CHECK_STR(answer(&t, 1, a, sizeof a), answer(&t, 0, b, sizeof b));
+        CHECK_EQ(num(&t, 1, "read"), num(&t, 1, "prompt"));
+        CHECK_MSG(strcmp(answer(&t, 2, a, sizeof a), b) != 0, "the adapter does nothing: %s", a);
+        CHECK_STR(answer(&t, 3, b, sizeof b), a);
+        CHECK_EQ(num(&t, 3, "reused"), num(&t, 3, "prompt"));   /* the session is the one before */
+        CHECK_STR(answer(&t, 4, a, sizeof a), answer(&t, 0, b, sizeof b));
+    }
+    const char *bad = strstr(t.r.err, "general.type is \"model\", expected \"adapter\"");
+    const char *shown = bad ? strstr(bad, ", factor 40\n") : NULL;
+    CHECK_MSG(shown && strstr(shown, "no adapter is active\n"), "%s", t.r.err);
+    talked_free(&t);
+
+    test_case("an adapter that is refused ends the program");
+    struct ran r = run(NULL, "hlm-chat -m " DEMO " -p Hello! --lora /nowhere/a.gguf:0.5");
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "/nowhere/a.gguf: ") && n_lines(r.err) == 1, "%s", r.err);
+    ran_free(&r);
+}
+
+/* ---- memory and a lost device ---------------------------------------------------------------- */
+
+/* The number behind a word at the start of a line; 0 when there is no such line. */
+static unsigned long long number_at(const char *text, const char *word)
+{
+    char begin[64];
+    snprintf(begin, sizeof begin, "\n  %s ", word);
+    const char *at = strstr(text, begin);
+    return at ? strtoull(at + strlen(begin), NULL, 10) : 0;
+}
+
+static void test_plan_output(void)
+{
+    static const char *const parts[] = { "weights", "kv", "state", "scratch", "io", "host",
+                                         "snapshots" };
+    test_case("--plan: every byte by purpose, and that is what runs");
+    struct ran r = run(NULL, "hlm-chat --plan -c 300 -b 16 --snapshot-budget 1M -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    CHECK_MSG(strstr(r.out, "context 300, batch 16, cache f16"), "%s", r.out);
+    unsigned long long sum = 0, all = number_at(r.out, "all");
+    bool unified = !strstr(r.out, "of the host");   /* elsewhere some stands in a second table */
+    for (uint32_t i = 0; i < ARRAY_LEN(parts); i++)
+        sum += number_at(r.out, parts[i]);
+    CHECK_MSG(all > 0 && (sum == all || !unified), "%llu are not %llu in %s", sum, all, r.out);
+    ran_free(&r);
+    r = run(NULL, "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m "
+            DEMO, all);
+    CHECK_MSG(r.rc == 0 && !*r.err, "%d, %s", r.rc, r.err);
+    ran_free(&r);
+
+    test_case("--memory: a byte less is refused with the context that fits");
+    r = run(NULL, "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m "
+            DEMO, all - 1);
+    CHECK_EQ(r.rc, 1);
+    CHECK_STR(r.out, "");
+    CHECK_MSG(n_lines(r.err) == 1 && strstr(r.err, "a context of 300 needs") &&
+              strstr(r.err, "(-c) would fit"), "%s", r.err);
+    ran_free(&r);
+    r = run(NULL, "hlm-chat --plan -c 300 -b 16 --snapshot-budget 1M --memory %llu -m " DEMO,
+            all - 1);
+    CHECK_EQ(r.rc, 1);
+    CHECK_EQ(number_at(r.out, "all"), all);
+    CHECK_EQ(n_lines(r.err), 1);
+    ran_free(&r);
+
+    test_case("--fit: what would take less, and whether it fits");
+    r = run(NULL, "hlm-chat --fit -c 4096 --memory 12M -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    const char *asked = strstr(r.out, "as asked"), *less = strstr(r.out, "all of these");
+    CHECK_MSG(asked && strstr(asked, "no; -c ") && less && strstr(less, "yes\n") &&
+              strstr(r.out, "-c 1024"), "%s", r.out);
+    ran_free(&r);
+}
+
+static void test_lost(void)
+{
+    static const int at[] = { 1, 6, 9, 14 };
+    for (uint32_t i = 0; i < ARRAY_LEN(at); i++) {
+        test_case("a device lost at submission or wait %d: one line, 1", at[i]);
+        struct ran r = run("Hello!\nAnd you?\n", "hlm-chat --lines --temp 0 --debug lose=%d -m "
+                           DEMO, at[i]);
+        CHECK_EQ(r.rc, 1);
+        CHECK_MSG(n_lines(r.err) == 1 && strstr(r.err, "was lost") && strstr(r.err, "while it ran"),
+                  "%s", r.err);
+        ran_free(&r);
+    }
+    for (int n = 1; n < 60; n += 11) {
+        test_case("no memory at allocation %d: one line and 1, or nothing of it is seen", n);
+        struct ran r = run("Hello!\n", "hlm-chat --lines --temp 0 -n 8 --debug fail=%d -m " DEMO,
+                           n);
+        CHECK_MSG((r.rc == 0 && !*r.err) || (r.rc == 1 && n_lines(r.err) == 1), "%d, %s", r.rc,
+                  r.err);
+        ran_free(&r);
+    }
+}
+
+struct gpu;
+
+void test_talk(void)
+{
+    test_case("a device is there");
+    if (!test_gpu())
+        return;
+    test_case("--list-devices");
+    struct ran r = run(NULL, "hlm-chat --list-devices");
+    CHECK_EQ(r.rc, 0);
+    CHECK_MSG(strncmp(r.out, "0: ", 3) == 0, "%s", r.out);
+    ran_free(&r);
+    test_second_turn();
+    test_save();
+    test_thinking();
+    test_full();
+    test_commands();
+    test_one_turn();
+    test_results();
+    test_perplexity();
+    test_adapters();
+    test_watched();
+    test_plan_output();
+    test_lost();
+}
