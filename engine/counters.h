@@ -44,6 +44,7 @@ struct hlm_counters {
     uint64_t weight_bytes, adapter_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes,
         other_bytes;
 
-    uint64_t n_kernel;          /* most time first; none unless they are timed */
+    /* Since hlm_kernels_reset, most time first; none unless they are timed. */
+    uint64_t n_kernel;
     struct hlm_kernel_count kernel[HLM_MAX_COUNTED];
 };
