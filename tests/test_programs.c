@@ -57,6 +57,7 @@ static void test_flags(void)
         { 2, "go with --chat", NULL, "hlm-eval -m " DEMO " --tokenize --no-think" },
         { 2, "unknown flag '--lola'", NULL, "hlm-eval -m " DEMO " --lola x" },
         { 2, "--lora needs a value: FILE[:SCALE]", NULL, "hlm-eval -m " DEMO " --lora" },
+        { 2, "--plan goes with --ids", NULL, "hlm-eval -m " DEMO " --perplexity x --plan" },
         { 2, "--lora goes with --ids and", NULL, "hlm-eval -m " DEMO " --tokenize --lora x" },
         { 1, "/nowhere/m", NULL, "hlm-eval -m /nowhere/m --tokenize" },
         { 1, "/nowhere/x", NULL, "hlm-eval -m " DEMO " --ids /nowhere/x --greedy 1" },

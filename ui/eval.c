@@ -514,6 +514,8 @@ int main(int argc, char **argv)
     if (!o.ids && (results || o.split || o.decode_from >= 0))
         return usage_error(&program, "--logits, --hidden, --greedy, --split and --decode-from go "
                                      "with --ids");
+    if (!o.ids && o.plan)
+        return usage_error(&program, "--plan goes with --ids");
     if (!o.ids && !o.perplexity && o.lora.n)
         return usage_error(&program, "--lora goes with --ids and --perplexity");
     if (!o.chat && (o.no_think || o.format))
