@@ -106,10 +106,12 @@ void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
 
 /* ---- hazards --------------------------------------------------------------------------------- */
 
-/* Two views of the same rows that have no column in common, as the parts of a joint projection. */
+/* Two writes to the same rows that have no column in common, as the parts of a joint projection. A
+ * mere read beside a write gets its barrier all the same: the validation layer sees whole bindings,
+ * and what could stay unordered is little. */
 static bool columns_apart(const struct range *a, const struct range *b)
 {
-    return a->offset == b->offset && a->stride == b->stride &&
+    return a->write && b->write && a->offset == b->offset && a->stride == b->stride &&
            (a->col1 <= b->col0 || b->col1 <= a->col0);
 }
 
