@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define HARNESSES(X) X(gguf) X(chat) X(snapshot) X(adapter)
+#define HARNESSES(X) X(gguf) X(chat) X(snapshot) X(adapter) X(data)
 
 enum { MIN_FILES = 5, MAX_BYTES = 200 << 10, N_ROUND = 40 };
 
