@@ -1,6 +1,6 @@
 /* fuzz_data: libFuzzer harness of training data: two letters that choose options and chat format,
- * behind them JSONL, which is also read as a file of rows. `make fuzz` runs it for long, test_fuzz.c
- * over what is in tests/corpus/data. */
+ * behind them JSONL, which is also read as a file of rows. `make fuzz` runs it for long,
+ * test_fuzz.c over what is in tests/corpus/data. */
 #include "../engine/data.h"
 #include "gguf_build.h"
 
