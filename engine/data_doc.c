@@ -97,6 +97,13 @@ static bool add_eos(struct data_line *l, struct err *err)
     return l->p->no_eos || l->p->eos < 0 || add(l, &l->p->eos, 1, true, err);
 }
 
+/* One document less than there could be: it would teach nothing. */
+static void drop(struct data_line *l)
+{
+    if (!l->set->told.n_dropped++)
+        l->set->told.dropped_line = l->line + 1;
+}
+
 /* The document is whole: its length, what counts, whether it stays. A short one, a text of a single
  * token, stays without a target, unless it was cut to that. */
 static void end_doc(struct data_line *l, bool stays_short)
@@ -121,8 +128,7 @@ static void end_doc(struct data_line *l, bool stays_short)
     }
     s->n_counted += d->n_counted;
     if (!d->n || (!d->n_counted && (cut || !stays_short))) {
-        if (!s->told.n_dropped++)
-            s->told.dropped_line = l->line + 1;
+        drop(l);
         s->n_id = d->at;
         s->n_doc--;
     }
@@ -370,17 +376,26 @@ static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n
 
 static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t n, struct err *err)
 {
-    bool ok = true;
+    struct chat_prompt text = { 0 };
     uint32_t n_answer = 0;
     if (!l->p->turns_each)
         return chat_doc(l, msg, n, err);
-    for (uint32_t i = 0; ok && i < n; i++)
-        if (!strcmp(msg[i].role, "assistant")) {
+    bool ok = render(l, msg, n, false, false, &text, err);
+    for (uint32_t i = 0; ok && i < n; i++) {
+        if (strcmp(msg[i].role, "assistant"))
+            continue;
+        n_answer++;
+        chat_prompt_free(&text);
+        if (render(l, msg, i + 1, false, false, &text, NULL))
             ok = chat_doc(l, msg, i + 1, err);
-            n_answer++;
-        }
-    if (ok && !n_answer && !l->set->told.n_dropped++)
-        l->set->told.dropped_line = l->line + 1;
+        else if (l->fatal)
+            ok = no_memory(l, err);
+        else /* the format has no such talk: one that begins with an answer, say */
+            drop(l);
+    }
+    if (ok && !n_answer)
+        drop(l);
+    chat_prompt_free(&text);
     return ok;
 }
 

@@ -257,6 +257,11 @@ static const struct mask_row { const char *format; int flags; const char *line, 
     { "qwen35", 0, ROW(USER("a") "," THINKS("why", "b") "," THINKS("how", "c")),
       ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n" S("assistant")
       "<think>\n[[how\n</think>\n\nc" E "]]\n" },
+    /* A greeting nobody asked for: no prompt of this format asks for it. */
+    { "qwen35", 0, ROW(SAYS("x") "," USER("a") "," SAYS("b")),
+      S("assistant") "x" E "\n" ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" },
+    { "qwen35", EACH, ROW(SAYS("x") "," USER("a") "," SAYS("b")),
+      S("assistant") "x" E "\n" ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" },
     /* Where a row thinks, an answer without a thought is one too. */
     { "qwen35", 0, ROW(USER("a") "," THINKS("why", "b") "," USER("c") "," SAYS("d")),
       ASKED("a") "b" E "\n" ASKED("c") "<think>\n[[\n</think>\n\nd" E "]]\n" },
