@@ -26,10 +26,10 @@ spvs     := $(comps:shaders/%.comp=$(B)/shaders/%.spv)
 blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
 
 engine   := $(sort $(wildcard engine/*.c models/*.c))
-common   := $(filter-out ui/chat% ui/eval%,$(sort $(wildcard ui/*.c)))
+common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
 tests    := $(sort $(wildcard tests/*.c))
 lib      := $(B)/libhlm.a
-progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c bench/bench.c bench/gen.c)))
+progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c bench/gen.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
 .PHONY: all chat test bench fuzz lint asan spv deps clean help check FORCE
@@ -81,9 +81,10 @@ help: ; @sed -n 's/^#: //p' Makefile
 $(B)/hlm-chat: private LIBS += -ledit
 $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
+$(B)/hlm-tune: $(call obj,$(sort $(wildcard ui/tune*.c)) $(common))
 $(B)/hlm-bench: $(call obj,bench/bench.c $(common))
 $(B)/tests: $(call obj,$(tests) $(addprefix ui/,chat_talk.c chat_prompt.c chat_save.c ring.c))
-$(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-bench $(B)/tests: $(lib)
+$(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-tune $(B)/hlm-bench $(B)/tests: $(lib)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)
 $(B)/hlm-gen: bench/gen.c $(B)/flags                    # needs libc only

@@ -137,10 +137,10 @@ static void from_q5_1(const void *src, uint64_t n, float *dst)
     }
 }
 
-static const float iq4_value[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+const float iq4_value[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
                                      1, 13, 25, 38, 53, 69, 89, 113 };
 /* E2M1 doubled, to be whole; hence scales are halved. */
-static const float fp4_value[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
+const float fp4_value[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
 
 static void from_iq4_nl(const void *src, uint64_t n, float *dst)
 {

@@ -34,6 +34,10 @@ void dtype_to_f32(enum dtype type, const void *src, uint64_t n, float *dst);
  * that have none. */
 const uint32_t *dtype_grid(enum dtype type, uint32_t *n);
 
+/* What the 16 codes of IQ4_NL and IQ4_XS mean, sorted; those of MXFP4 and NVFP4, doubled, the
+ * negative ones behind. */
+extern const float iq4_value[16], fp4_value[16];
+
 /* Bytes of n elements in a file; n must be a multiple of the block length. false on overflow. */
 bool dtype_bytes(enum dtype type, uint64_t n, uint64_t *bytes);
 

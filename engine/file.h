@@ -96,6 +96,8 @@ struct file_out;
 struct file_out *file_out_begin(const char *path, struct err *err);
 /* The first failure sticks. */
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err);
+/* Where what was put so far can be read, until the end; NULL with a reason. */
+const char *file_out_flush(struct file_out *f, struct err *err);
 bool file_out_end(struct file_out *f, struct err *err);     /* f is gone, either way */
 void file_out_drop(struct file_out *f);                     /* as if never begun; takes NULL */
 /* The same at once. */

@@ -146,6 +146,13 @@ bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err 
     return !out_failed(f, err);
 }
 
+const char *file_out_flush(struct file_out *f, struct err *err)
+{
+    out_write(f, f->buf, f->n);
+    f->n = 0;
+    return out_failed(f, err) ? NULL : f->tmp;
+}
+
 bool file_out_end(struct file_out *f, struct err *err)
 {
     out_write(f, f->buf, f->n);

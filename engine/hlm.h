@@ -1,6 +1,6 @@
 /* hlm: the public API - a loaded model, and timelines over it. The only engine header that
- * programs include; it brings base.h (errors, log), tok.h (text and ids) and chat.h (messages to
- * prompts) with it.
+ * programs include; it brings base.h (errors, log), tok.h (text and ids), chat.h (messages to
+ * prompts) and merge.h (adapters into files) with it.
  *
  * One thread per hlm. Nothing here prints, exits or reads the environment. Every call that can fail
  * takes a struct err, returns false or NULL, and leaves the object usable or safe to destroy. */
@@ -8,6 +8,7 @@
 #include "base.h"
 #include "chat.h"
 #include "counters.h"
+#include "merge.h"
 #include "tok.h"
 
 typedef struct hlm hlm;                     /* a model on a device: immutable once open, but for

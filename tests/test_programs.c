@@ -1,5 +1,5 @@
-/* test_programs: hlm-chat and hlm-eval from outside, without a device - flags, exit codes, what
- * goes to which stream, tokens and prompts. */
+/* test_programs: hlm-chat, hlm-eval and hlm-tune from outside, without a device - flags, exit
+ * codes, what goes to which stream, tokens and prompts. */
 #define _XOPEN_SOURCE 700
 #include "gguf_build.h"
 #include "run.h"
@@ -40,6 +40,18 @@ static void test_flags(void)
         { 1, "/nowhere/x", NULL, "hlm-chat -m " DEMO " -f /nowhere/x" },
         { 1, "/nowhere/log", NULL, "hlm-chat -m " DEMO " -p x --log-json /nowhere/log" },
         { 1, "/nowhere/m", NULL, "hlm-chat -m /nowhere/m -p x" },
+
+        { 2, "does not train", NULL, "hlm-tune" },
+        { 2, "'train' is no subcommand", NULL, "hlm-tune train" },
+        { 2, "no adapter", NULL, "hlm-tune info" },
+        { 2, "no model", NULL, "hlm-tune merge" },
+        { 2, "no adapter", NULL, "hlm-tune merge -m " DEMO },
+        { 2, "nowhere to write", NULL, "hlm-tune merge -m " DEMO " --lora a" },
+        { 2, "--gates-only takes", NULL,
+          "hlm-tune merge -m " DEMO " --lora a --lora b -o c --gates-only d" },
+        { 1, "general.type", NULL, "hlm-tune info " DEMO },
+        { 1, "/nowhere/a", NULL, "hlm-tune merge -m " DEMO " --lora /nowhere/a -o /nowhere/o" },
+        { 1, "general.type", NULL, "hlm-tune merge -m " DEMO " --lora " DEMO " -o /nowhere/o" },
 
         { 2, "no model", NULL, "hlm-eval" },
         { 2, "one of --ids, --perplexity, --tokenize", NULL, "hlm-eval -m " DEMO },
@@ -89,15 +101,24 @@ static void test_help(void)
         "--perplexity", "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json",
         "--help", "--version",
     };
-    for (int p = 0; p < 2; p++) {
-        const char *name = p ? "hlm-eval" : "hlm-chat";
-        test_case("%s --help and --version", name);
-        struct ran r = run(NULL, "%s --help", name);
+    static const char *const tune[] = { "info ", "merge ", "--log-json", "--version" };
+    static const char *const merge[] = {
+        "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
+    };
+    static const struct { const char *name, *flags, *const *say; uint32_t n; } help[] = {
+        { "hlm-chat", "--help", chat, ARRAY_LEN(chat) },
+        { "hlm-eval", "--help", eval, ARRAY_LEN(eval) },
+        { "hlm-tune", "--help", tune, ARRAY_LEN(tune) },
+        { "hlm-tune", "merge --help", merge, ARRAY_LEN(merge) },
+    };
+    for (uint32_t p = 0; p < ARRAY_LEN(help); p++) {
+        const char *name = help[p].name;
+        test_case("%s %s and --version", name, help[p].flags);
+        struct ran r = run(NULL, "%s %s", name, help[p].flags);
         CHECK_EQ(r.rc, 0);
         CHECK_STR(r.err, "");
-        for (uint32_t i = 0; i < (p ? ARRAY_LEN(eval) : ARRAY_LEN(chat)); i++)
-            CHECK_MSG(strstr(r.out, p ? eval[i] : chat[i]), "%s is not in it",
-                      p ? eval[i] : chat[i]);
+        for (uint32_t i = 0; i < help[p].n; i++)
+            CHECK_MSG(strstr(r.out, help[p].say[i]), "%s is not in it", help[p].say[i]);
         ran_free(&r);
         r = run(NULL, "%s --version", name);
         CHECK_EQ(r.rc, 0);

@@ -1,0 +1,618 @@
+/* test_merge: adapters put into files - against sums in double precision, that all else stays, what
+ * is refused, and that nothing is left where it stops. Adapters are those of the training fixtures
+ * and some made here. */
+#define _POSIX_C_SOURCE 200809L
+#include "gguf_build.h"
+#include "hlm_test.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+/* Of logits of a merged F32 file against base and adapter. Measured: 2e-13. */
+#define LOGITS 1e-9
+
+enum { MAX_TOLD = 256, N_TOK = 24 };
+
+static void *room(uint64_t n, uint64_t size)
+{
+    void *p = mem_alloc(n ? n : 1, size);
+    HLM_ASSERT(p != NULL);
+    return p;
+}
+
+static float *floats(const struct gguf_tensor *t)
+{
+    float *v = room(t->n_elem, sizeof *v);
+    dtype_to_f32(t->type, t->data, t->n_elem, v);
+    return v;
+}
+
+static const char *scratch(const char *name)
+{
+    static char path[16][160];
+    static uint32_t i;
+    i = (i + 1) % ARRAY_LEN(path);
+    snprintf(path[i], sizeof path[i], "%s/%s", test_tmp(), name);
+    return path[i];
+}
+
+static bool has_tail(const char *s, const char *tail)
+{
+    size_t n = strlen(s), m = strlen(tail);
+    return n > m && !strcmp(s + n - m, tail);
+}
+
+static struct gguf *open_file(const char *path)
+{
+    struct err err = { 0 };
+    struct gguf *g = gguf_open(path, &err);
+    CHECK_OK(g != NULL, err);
+    return g;
+}
+
+/* ---- adapters made here ---------------------------------------------------------------------- */
+
+struct made {
+    uint32_t rank;
+    enum dtype type;
+    float alpha;
+    double size;
+    bool deltas;
+    uint32_t multiple;          /* only matrices whose rows are such */
+};
+
+/* On every matrix of the file, draft blocks and experts too. */
+static void make_adapter(const char *base, const struct made *how, const char *to)
+{
+    static const char *const not[] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight" };
+    struct err err = { 0 };
+    struct gguf *g = open_file(base);
+    struct gguf_build *b = gb_new();
+    struct rng rng = { 5 };
+    struct str arch = { 0 };
+    char text[96];
+    if (!g)
+        return;
+    gguf_str(g, "general.architecture", REQUIRED, &arch, NULL);
+    snprintf(text, sizeof text, "%.*s", (int)arch.n, arch.p);
+    gb_str(b, "general.type", "adapter");
+    gb_str(b, "general.architecture", text);
+    gb_str(b, "adapter.type", "lora");
+    gb_f32(b, "adapter.lora.alpha", how->alpha);
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *x = gguf_tensor_at(g, i);
+        bool takes = has_tail(x->name, ".weight") && x->n_dim > 1, gate = false;
+        takes = takes && (!how->multiple || x->dim[0] % how->multiple == 0);
+        for (uint32_t k = 0; k < ARRAY_LEN(not); k++)
+            takes = takes && !has_tail(x->name, not[k]) && strcmp(x->name, not[k]) != 0;
+        gate = has_tail(x->name, ".ssm_a") || has_tail(x->name, ".ssm_dt.bias") ||
+               has_tail(x->name, ".ssm_d");
+        for (int k = 0; takes && k < 2; k++) {
+            uint64_t dim[3] = { k ? how->rank : x->dim[0], k ? x->dim[1] : how->rank, x->dim[2] };
+            uint64_t n = dim[0] * dim[1] * dim[2];
+            float *v = room(n, sizeof *v);
+            uint16_t *h = room(n, sizeof *h);
+            for (uint64_t j = 0; j < n; j++) {
+                v[j] = (float)((k ? how->size : 1) * rng_normal(&rng));
+                h[j] = f32_to_f16(v[j]);
+            }
+            snprintf(text, sizeof text, "%s.lora_%c", x->name, k ? 'b' : 'a');
+            gb_tensor(b, text, how->type, dim[2] > 1 ? 3 : 2, dim,
+                      how->type == F16 ? (void *)h : (void *)v);
+            free(v);
+            free(h);
+        }
+        if (gate && how->deltas) {
+            float *v = room(x->n_elem, sizeof *v);
+            for (uint64_t j = 0; j < x->n_elem; j++)
+                v[j] = (float)(0.3 * rng_normal(&rng));
+            snprintf(text, sizeof text, "%s.delta", x->name);
+            gb_tensor(b, text, F32, 1, &x->n_elem, v);
+            free(v);
+        }
+    }
+    CHECK_OK(gb_write(b, to, &err), err);
+    gb_free(b);
+    gguf_close(g);
+}
+
+/* ---- merging --------------------------------------------------------------------------------- */
+
+static struct {
+    char name[MAX_TOLD][64];
+    struct hlm_merged t[MAX_TOLD];
+    uint32_t n;
+    uint64_t stop_at;           /* of the progress; 0: never */
+} told;
+
+static void on_told(void *user, const struct hlm_merged *t)
+{
+    (void)user;
+    if (told.n < MAX_TOLD) {
+        told.t[told.n] = *t;
+        snprintf(told.name[told.n++], 64, "%s", t->name);
+    }
+}
+
+static bool on_progress(void *user, uint64_t done, uint64_t total)
+{
+    (void)user;
+    CHECK_MSG(done <= total, "%llu of %llu", (unsigned long long)done, (unsigned long long)total);
+    return !told.stop_at || done < told.stop_at;
+}
+
+static bool merge_n(const char *model, const struct hlm_merge_adapter *a, uint32_t n,
+                    const char *out, const char *type, const char *gates, struct err *err)
+{
+    struct hlm_merge_sum sum;
+    told.n = 0;
+    return hlm_merge(&(struct hlm_merge_params){ .model = model, .out = out, .adapter = a,
+                                                 .n_adapter = n, .type = type,
+                                                 .gates_only = gates, .progress = on_progress,
+                                                 .told = on_told }, &sum, err);
+}
+
+static bool merge(const char *model, const char *adapter, float scale, const char *out,
+                  const char *type, struct err *err)
+{
+    return merge_n(model, &(struct hlm_merge_adapter){ adapter, scale }, 1, out, type, NULL, err);
+}
+
+/* ---- in double ------------------------------------------------------------------------------- */
+
+/* W + sum of scale B A, gates with their deltas; false: no adapter reaches the tensor. */
+static bool in_double(const struct gguf_tensor *x, struct gguf *const *g, const float *scale,
+                      uint32_t n, double *w)
+{
+    char name[96];
+    bool any = false;
+    double *sum = room(x->n_elem, sizeof *sum);
+    float *v = floats(x);
+    for (uint64_t i = 0; i < x->n_elem; i++)
+        w[i] = (double)v[i];
+    free(v);
+    for (uint32_t l = 0; l < n; l++) {
+        float alpha = 0;
+        gguf_f32(g[l], "adapter.lora.alpha", REQUIRED, &alpha, NULL);
+        snprintf(name, sizeof name, "%s.lora_a", x->name);
+        const struct gguf_tensor *a = gguf_tensor(g[l], name);
+        snprintf(name, sizeof name, "%s.lora_b", x->name);
+        const struct gguf_tensor *b = gguf_tensor(g[l], name);
+        snprintf(name, sizeof name, "%s.delta", x->name);
+        const struct gguf_tensor *d = gguf_tensor(g[l], name);
+        float *va = a ? floats(a) : NULL, *vb = b ? floats(b) : NULL, *vd = d ? floats(d) : NULL;
+        uint64_t r = b ? b->dim[0] : 0;
+        double s = (alpha != 0 && r ? (double)alpha / (double)r : 1) * (double)scale[l];
+        any = any || a || d;
+        for (uint64_t o = 0; a && b && o < x->dim[1] * x->dim[2]; o++)
+            for (uint64_t k = 0; k < r; k++)
+                for (uint64_t i = 0; i < x->dim[0]; i++)
+                    w[o * x->dim[0] + i] += s * (double)vb[o * r + k] *
+                        (double)va[(o / x->dim[1] * r + k) * x->dim[0] + i];
+        for (uint64_t i = 0; d && i < x->n_elem; i++)
+            sum[i] += (double)scale[l] * (double)vd[i];
+        free(va);
+        free(vb);
+        free(vd);
+    }
+    for (uint64_t i = 0; i < x->n_elem; i++)
+        w[i] = has_tail(x->name, ".ssm_a") ? w[i] * exp(sum[i]) : w[i] + sum[i];
+    free(sum);
+    return any;
+}
+
+static void same_keys(const struct gguf *a, const struct gguf *b)
+{
+    CHECK_EQ(gguf_n_kv(a), gguf_n_kv(b));
+    for (uint64_t i = 0; i < min_u64(gguf_n_kv(a), gguf_n_kv(b)); i++) {
+        const struct gguf_kv *x = gguf_kv_at(a, i), *y = gguf_kv_at(b, i);
+        CHECK_STR(y->key, x->key);
+        if (!CHECK_MSG(x->type == y->type && x->elem == y->elem && x->n == y->n, "key %s", x->key))
+            continue;
+        if (x->type == GGUF_STRING)
+            CHECK_MSG(!memcmp(x->data, y->data, x->n), "key %s", x->key);
+        if (x->type != GGUF_ARRAY || x->elem != GGUF_STRING)
+            continue;
+        struct gguf_str_iter p = { x->data, x->n }, q = { y->data, y->n };
+        struct str s, t;
+        while (gguf_next_str(&p, &s) && CHECK(gguf_next_str(&q, &t)))
+            if (!CHECK_MSG(s.n == t.n && !memcmp(s.p, t.p, s.n), "key %s", x->key))
+                break;
+    }
+}
+
+/* out is base with the adapters in it; where it is F32, to one rounding. */
+static void check_out(const char *base, const char *out, const struct hlm_merge_adapter *l,
+                      uint32_t n)
+{
+    struct gguf *a = open_file(base), *b = open_file(out), *g[4] = { 0 };
+    float scale[4];
+    uint32_t n_touched = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        g[i] = open_file(l[i].path);
+        scale[i] = l[i].scale;
+    }
+    if (!a || !b || !g[n - 1])
+        return;
+    same_keys(a, b);
+    CHECK_EQ(gguf_n_tensor(a), gguf_n_tensor(b));
+    for (uint64_t i = 0; i < gguf_n_tensor(a); i++) {
+        const struct gguf_tensor *x = gguf_tensor_at(a, i), *y = gguf_tensor_at(b, i);
+        double *w = room(x->n_elem, sizeof *w);
+        CHECK_STR(y->name, x->name);
+        CHECK(!memcmp(x->dim, y->dim, sizeof x->dim) && x->n_dim == y->n_dim);
+        if (!in_double(x, g, scale, n, w)) {
+            CHECK_MSG(x->type == y->type && !memcmp(x->data, y->data, x->n_bytes), "%s changed",
+                      x->name);
+        } else {
+            float *v = floats(y);
+            n_touched++;
+            for (uint64_t k = 0; y->type == F32 && k < x->n_elem; k++)
+                if (!CHECK_MSG(fabs((double)v[k] - w[k]) <= fabs(w[k]) * 0x1p-24 * 1.000001 + 1e-40,
+                               "%s: %.9g at %llu, expected %.9g", x->name, (double)v[k],
+                               (unsigned long long)k, w[k]))
+                    break;
+            free(v);
+        }
+        free(w);
+    }
+    CHECK_EQ(n_touched, told.n);
+    for (uint32_t i = 0; i < n; i++)
+        gguf_close(g[i]);
+    gguf_close(a);
+    gguf_close(b);
+}
+
+/* ---- cases ----------------------------------------------------------------------------------- */
+
+static void test_fixture(const char *dir)
+{
+    struct err err = { 0 };
+    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    const char *base = fixture("train/%s/model.gguf", dir);
+    struct hlm_merge_adapter l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 },
+                                      { made, 0.5f } };
+    test_case("train/%s in F32", dir);
+    CHECK_OK(merge_n(base, l, 1, out, NULL, NULL, &err), err);
+    check_out(base, out, l, 1);
+    test_case("train/%s with another adapter on everything, gates too", dir);
+    make_adapter(base, &(struct made){ 5, F16, 8, 0.02, true, 0 }, made);
+    CHECK_OK(merge_n(base, l, 2, out, NULL, NULL, &err), err);
+    check_out(base, out, l, 2);
+    for (uint32_t i = 0; i < told.n; i++)
+        CHECK_MSG(fabs(told.t[i].kept - 1) < 1e-4 && told.t[i].noise < 1e-4, "%s: kept %g noise %g",
+                  told.name[i], told.t[i].kept, told.t[i].noise);
+}
+
+/* Quantised bases: what is told, and that as much arrives as can. */
+static void test_quantised(const char *base, double size, double noise_lo, double noise_hi)
+{
+    struct err err = { 0 };
+    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    struct hlm_merge_adapter l = { made, 1 };
+    uint32_t n = 0;
+    double kept = 0, noise = 0;
+    test_case("%s, an adapter of size %g", base, size);
+    make_adapter(base, &(struct made){ 4, F32, 4, size, false, 0 }, made);
+    CHECK_OK(merge_n(base, &l, 1, out, NULL, NULL, &err), err);
+    check_out(base, out, &l, 1);
+    for (uint32_t i = 0; i < told.n; i++) {
+        CHECK(told.t[i].from == told.t[i].to);
+        if (!strcmp(told.t[i].from, "F32"))
+            continue;
+        n++;
+        kept += told.t[i].kept;
+        noise += told.t[i].noise;
+        log_msg(LOG_INFO, "  %s %s: size %.3g kept %.4f noise %.3g", told.name[i], told.t[i].from,
+                told.t[i].size, told.t[i].kept, told.t[i].noise);
+    }
+    if (!CHECK(n > 0))
+        return;
+    CHECK_MSG(noise / n >= noise_lo && noise / n <= noise_hi, "noise %.3g, expected %g to %g",
+              noise / n, noise_lo, noise_hi);
+    /* One too small for any number to move is lost, and there is no more noise than that. */
+    CHECK_MSG(fabs(kept / n - (noise_lo > 0.9 ? 0 : 1)) < 0.02, "kept %.4f", kept / n);
+}
+
+/* The same numbers in two files, byte for byte, but for layout. */
+static void same_tensors(const char *p, const char *q)
+{
+    struct gguf *a = open_file(p), *b = open_file(q);
+    for (uint64_t i = 0; a && b && i < gguf_n_tensor(a); i++) {
+        const struct gguf_tensor *x = gguf_tensor_at(a, i), *y = gguf_tensor(b, x->name);
+        CHECK_MSG(y && x->type == y->type && x->n_bytes == y->n_bytes &&
+                  !memcmp(x->data, y->data, x->n_bytes), "%s differs", x->name);
+    }
+    CHECK_EQ(a ? gguf_n_tensor(a) : 0, b ? gguf_n_tensor(b) : 0);
+    gguf_close(a);
+    gguf_close(b);
+}
+
+static void test_nothing(const char *base)
+{
+    struct err err = { 0 };
+    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    test_case("%s: B of zeros changes no byte", base);
+    make_adapter(base, &(struct made){ 4, F32, 4, 0, false, 0 }, made);
+    CHECK_OK(merge(base, made, 1, out, NULL, &err), err);
+    same_tensors(base, out);
+}
+
+static void test_types(void)
+{
+    static const struct { const char *type; double most; } types[] = {
+        { "f16", 2.5e-4 }, { "bf16", 2e-3 }, { "Q8_0", 0.006 }, { "q4_0", 0.09 }, { "Q4_1", 0.08 },
+        { "Q5_0", 0.045 }, { "Q5_1", 0.04 }, { "Q2_K", 0.3 }, { "Q3_K", 0.155 }, { "Q4_K", 0.074 },
+        { "Q5_K", 0.038 }, { "Q6_K", 0.019 }, { "IQ4_NL", 0.078 }, { "IQ4_XS", 0.079 },
+        { "MXFP4", 0.117 }, { "F32", 1e-7 },
+    };
+    struct err err = { 0 };
+    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    const char *base = fixture("qwen3next/k256/model-q4_k_m.gguf");
+    make_adapter(base, &(struct made){ 2, F32, 2, 0.05, false, 256 }, made);
+    for (uint32_t i = 0; i < ARRAY_LEN(types); i++) {
+        test_case("--merge-type %s: one matrix in that type, error against the sum",
+                  types[i].type);
+        CHECK_OK(merge(base, made, 1, out, types[i].type, &err), err);
+        for (uint32_t k = 0; k < told.n; k++) {
+            double off = told.t[k].noise * told.t[k].size / sqrt(1 + told.t[k].size *
+                                                                       told.t[k].size);
+            if (!CHECK_MSG(!strcasecmp(told.t[k].to, types[i].type) && off <= types[i].most,
+                           "%s: %s, %.4f off", told.name[k], told.t[k].to, off))
+                break;
+        }
+        struct gguf *g = open_file(out);
+        for (uint32_t k = 0; g && k < told.n; k++)
+            CHECK_STR(dtype_info(gguf_tensor(g, told.name[k])->type)->name, told.t[k].to);
+        gguf_close(g);
+    }
+}
+
+static void test_gates_only(void)
+{
+    struct err err = { 0 };
+    const char *base = fixture("train/nemotron_h_moe/model.gguf");
+    const char *all = scratch("made.gguf"), *out = scratch("gates.gguf");
+    const char *rest = scratch("rest.gguf"), *both = scratch("both.gguf");
+    const char *plain = scratch("plain.gguf");
+    struct hlm_merge_adapter l = { all, 1 };
+    test_case("gates only, and the adapter without them");
+    make_adapter(base, &(struct made){ 3, F32, 6, 0.02, true, 0 }, all);
+    CHECK_OK(merge_n(base, &l, 1, out, NULL, rest, &err), err);
+    for (uint32_t i = 0; i < told.n; i++)
+        CHECK_MSG(told.t[i].gate, "%s is no gate", told.name[i]);
+    struct gguf *a = open_file(base), *b = open_file(out), *g = open_file(all),
+                *r = open_file(rest);
+    uint64_t n_same = 0, n_delta = 0;
+    for (uint64_t i = 0; a && b && i < gguf_n_tensor(a); i++)
+        n_same += !memcmp(gguf_tensor_at(a, i)->data, gguf_tensor_at(b, i)->data,
+                          gguf_tensor_at(a, i)->n_bytes);
+    for (uint64_t i = 0; g && r && i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *x = gguf_tensor_at(g, i), *y = gguf_tensor(r, x->name);
+        bool delta = has_tail(x->name, ".delta");
+        n_delta += delta;
+        CHECK_MSG(delta ? !y : y && !memcmp(x->data, y->data, x->n_bytes), "%s", x->name);
+    }
+    CHECK(n_delta > 0 && n_same + n_delta == gguf_n_tensor(a));
+    same_keys(g, r);
+    same_keys(a, b);
+    gguf_close(a);
+    gguf_close(b);
+    gguf_close(g);
+    gguf_close(r);
+    test_case("... which merged into it is the whole");
+    CHECK_OK(merge(out, rest, 1, both, NULL, &err), err);
+    CHECK_OK(merge(base, all, 1, plain, NULL, &err), err);
+    same_tensors(both, plain);
+    test_case("gates only of an adapter without gates, or with nothing else");
+    l.path = rest;
+    CHECK(!merge_n(base, &l, 1, out, NULL, scratch("x.gguf"), &err) &&
+          strstr(err.msg, "no gate delta"));
+    err = (struct err){ 0 };
+    struct gguf_build *only = gb_from(all, &err);
+    g = open_file(all);
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
+        if (!has_tail(gguf_tensor_at(g, i)->name, ".delta"))
+            gb_drop_tensor(only, gguf_tensor_at(g, i)->name);
+    CHECK_OK(gb_write(only, rest, &err), err);
+    gb_free(only);
+    gguf_close(g);
+    CHECK(!merge_n(base, &l, 1, out, NULL, scratch("x.gguf"), &err) &&
+          strstr(err.msg, "nothing but gate"));
+}
+
+static void test_parts(void)
+{
+    struct err err = { 0 };
+    const char *base = fixture("train/step35/model.gguf"), *out = scratch("out.gguf");
+    const char *lora = fixture("train/step35/init-lora.gguf"), *whole = scratch("whole.gguf");
+    const char *name[2] = { scratch("p-00001-of-00002.gguf"), scratch("p-00002-of-00002.gguf") };
+    test_case("a model in two files becomes one");
+    struct gguf_build *b = gb_from(base, &err);
+    for (uint32_t i = 0; b && i < 2; i++) {
+        struct gguf_build *part = gb_part(b, i, 2);
+        CHECK_OK(gb_write(part, name[i], &err), err);
+        gb_free(part);
+    }
+    gb_free(b);
+    CHECK_OK(merge(name[0], lora, 1, out, NULL, &err), err);
+    CHECK_OK(merge(base, lora, 1, whole, NULL, &err), err);
+    same_tensors(whole, out);
+}
+
+static uint32_t n_files(void)
+{
+    uint32_t n = 0;
+    DIR *d = opendir(test_tmp());
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* Refused in one line that says these; nothing is written, the old file stands. */
+static void refused(const char *model, const char *adapter, const char *out, const char *type,
+                    const char *a, const char *b)
+{
+    struct err err = { 0 };
+    uint32_t before = n_files();
+    CHECK_MSG(!merge(model, adapter, 1, out, type, &err), "it was merged");
+    CHECK_MSG(strstr(err.msg, a) && strstr(err.msg, b) && !strchr(err.msg, '\n'),
+              "\"%s\", expected \"%s\" and \"%s\" in it", err.msg, a, b);
+    CHECK_EQ(n_files(), before);
+}
+
+static void test_refused(void)
+{
+    struct err err = { 0 };
+    const char *base = fixture("train/qwen35/model.gguf"), *out = scratch("none.gguf");
+    const char *lora = fixture("train/qwen35/init-lora.gguf"), *bad = scratch("bad.gguf");
+    test_case("refused: adapters and types");
+    refused(base, fixture("train/step35/init-lora.gguf"), out, NULL, "step35", "qwen35");
+    refused(fixture("qwen35/base/model-f32.gguf"), lora, out, NULL, "init-lora.gguf", "expected");
+    refused(base, "/nowhere/a.gguf", out, NULL, "/nowhere/a.gguf", "");
+    refused("/nowhere/m.gguf", lora, out, NULL, "/nowhere/m.gguf", "");
+    refused(base, lora, out, "IQ1_S", "IQ1_S", "does not write");
+    refused(base, lora, out, "Q9", "'Q9'", "none of that name");
+    refused(base, lora, out, "Q4_K", "blk.0.", "multiple of 256");
+    refused(base, lora, base, NULL, base, "file of its own");
+    refused(base, lora, lora, NULL, lora, "file of its own");
+    refused(base, lora, "/dev/null", NULL, "/dev/null", "no ordinary file");
+    refused(base, lora, "/nowhere/out.gguf", NULL, "/nowhere/out.gguf", "cannot write");
+
+    test_case("refused: a shape, and a type that is not written, unless --merge-type");
+    struct gguf_build *b = gb_from(lora, &err);
+    CHECK(gb_reshape(b, "blk.0.ffn_up.weight.lora_b", 2, (uint64_t[]){ 4, 95 }));
+    CHECK_OK(gb_write(b, bad, &err), err);
+    gb_free(b);
+    refused(base, bad, out, NULL, "blk.0.ffn_up.weight.lora_b", "4 x 95");
+    const char *big = fixture("qwen3next/k256/model-q4_k_m.gguf"), *iq = scratch("iq.gguf");
+    make_adapter(big, &(struct made){ 2, F32, 2, 0.05, false, 256 }, bad);
+    b = gb_from(big, &err);
+    CHECK(gb_retype(b, "blk.1.attn_q.weight", IQ2_S));
+    CHECK_OK(gb_write(b, iq, &err), err);
+    gb_free(b);
+    refused(iq, bad, out, NULL, "blk.1.attn_q.weight is IQ2_S", "--merge-type");
+
+    test_case("numbers that do not fit the type");
+    make_adapter(big, &(struct made){ 2, F32, 2, 1e8, false, 0 }, bad);
+    refused(big, bad, out, "Q8_0", "too large for Q8_0", "row 0");
+}
+
+static void test_left(void)
+{
+    struct err err = { 0 };
+    const char *base = fixture("train/qwen35/model.gguf"), *out = scratch("stand.gguf");
+    const char *lora = fixture("train/qwen35/init-lora.gguf");
+    CHECK_OK(file_write_atomic(out, "old", 3, &err), err);
+    uint32_t before = n_files();
+    test_case("stopped: nothing is left, the old file stands");
+    for (uint64_t at = 1; at < 2000000; at += 450000) {
+        told.stop_at = at;
+        bool ok = merge(base, lora, 1, out, NULL, &err);
+        CHECK_MSG(!ok && !err.set, "stopped at %llu: %s", (unsigned long long)at, err.msg);
+        CHECK_EQ(n_files(), before);
+    }
+    told.stop_at = 0;
+    test_case("the disk is full: one line, nothing is left");
+    uint32_t i = 1;
+    for (bool done = false; !done && i < 40; i++) {
+        file_test_fault(i, i % 2);
+        err = (struct err){ 0 };
+        done = merge(base, lora, 1, out, NULL, &err);
+        CHECK_MSG(done == (file_test_left() > 0) &&
+                  (done || (strstr(err.msg, out) && strstr(err.msg, "No space"))),
+                  "call %u: %s", i, err.msg);
+        CHECK_EQ(n_files(), before);
+        uint64_t n = 0;
+        char *text = file_read(out, 1 << 24, &n, NULL);
+        CHECK(text && (done ? n > 900000 : n == 3));
+        free(text);
+    }
+    file_test_fault(0, false);
+    CHECK_MSG(i > 6, "%u calls", i);
+    test_case("out of memory, allocation by allocation");
+    const char *small = fixture("train/qwen35/model-q8_0.gguf");
+    uint64_t n = 1;
+    for (bool done = false; !done && n < 4000; n += n < 60 ? 1 : 37) {
+        mem_test_fail(n);
+        err = (struct err){ 0 };
+        done = merge(small, lora, 1, out, NULL, &err);
+        bool reached = mem_test_fail(0) == 0;
+        CHECK_MSG(done == !reached && (done || err.set), "allocation %llu: %s",
+                  (unsigned long long)n, err.msg);
+        CHECK_EQ(n_files(), before);
+    }
+    CHECK(n < 4000);
+}
+
+void test_merge(void)
+{
+    static const char *const dirs[] = { "qwen35", "qwen3next", "nemotron_h_moe", "step35" };
+    for (uint32_t i = 0; i < ARRAY_LEN(dirs); i++)
+        test_fixture(dirs[i]);
+    test_quantised(fixture("train/qwen35/model-q8_0.gguf"), 0.02, 0.001, 0.2);
+    test_quantised(fixture("train/nemotron_h_moe/model-q8_0.gguf"), 0.02, 0.001, 0.2);
+    test_quantised(fixture("train/qwen35/model-q8_0.gguf"), 1e-6, 0.999, 1.001);
+    test_quantised(fixture("qwen3next/k256/model-q4_k_m.gguf"), 0.2, 0.001, 0.3);
+    test_nothing(fixture("train/qwen35/model-q8_0.gguf"));
+    test_nothing(fixture("qwen3next/k256/model-q4_k_m.gguf"));
+    test_types();
+    test_gates_only();
+    test_parts();
+    test_refused();
+    test_left();
+}
+
+/* ---- on a device ----------------------------------------------------------------------------- */
+
+static float *logits_of(const char *model, const char *adapter)
+{
+    struct err err = { 0 };
+    int32_t id[N_TOK];
+    hlm *m = hlm_test_open(model);
+    if (!m)
+        return NULL;
+    uint32_t n_vocab = hlm_get_info(m).n_vocab;
+    float *logits = room((uint64_t)N_TOK * n_vocab, sizeof *logits);
+    for (uint32_t i = 0; i < N_TOK; i++)
+        id[i] = (int32_t)((i * 37 + 11) % n_vocab);
+    if (adapter)
+        CHECK_OK(hlm_set_lora(m, &(struct hlm_lora){ adapter, 1 }, 1, &err), err);
+    hlm_session *s = hlm_test_session(
+        m, (struct hlm_session_params){ .n_ctx = N_TOK, .kv = HLM_KV_F32, .keep_logits = true });
+    CHECK_OK(s && hlm_session_eval(s, id, N_TOK, logits, NULL, &err), err);
+    hlm_session_destroy(s);
+    hlm_test_close(m);
+    return logits;
+}
+
+void test_merged_model(void)
+{
+    struct err err = { 0 };
+    const char *base = fixture("train/nemotron_h_moe/model.gguf");
+    const char *made = scratch("made.gguf"), *out = scratch("merged.gguf");
+    test_case("train/nemotron_h_moe: logits merged and beside");
+    if (!test_gpu())
+        return;
+    make_adapter(base, &(struct made){ 4, F32, 8, 0.02, true, 0 }, made);
+    struct hlm_merge_adapter l = { made, 1 };
+    CHECK_OK(merge_n(base, &l, 1, out, NULL, NULL, &err), err);
+    float *want = logits_of(base, made), *got = logits_of(out, NULL), *bare = logits_of(base, NULL);
+    struct gguf *g = open_file(base);
+    uint64_t n = g ? gguf_tensor(g, "token_embd.weight")->dim[1] * N_TOK : 0;
+    gguf_close(g);
+    if (want && got && bare) {
+        double off = diff_f32(got, want, n).nmse, change = diff_f32(bare, want, n).nmse;
+        log_msg(LOG_INFO, "  nmse %.3g, without the adapter %.3g", off, change);
+        CHECK_MSG(off <= LOGITS, "nmse %.3g (at most %.3g)", off, LOGITS);
+        CHECK_MSG(change > 1e-3, "the adapter changes nothing: %.3g", change);
+    }
+    free(want);
+    free(got);
+    free(bare);
+}

@@ -1,0 +1,126 @@
+/* tune_merge: hlm-tune merge. Standard output has a line for every tensor that is changed. */
+#include "common.h"
+#include "common_flags.h"
+#include "common_lora.h"
+#include "tune.h"
+
+#include <stdio.h>
+
+static struct {
+    const char *model, *out, *type, *gates_only;
+    struct flag_list lora;
+} o;
+
+static const struct flag flags[] = {
+    { FLAG_GROUP, "Merging", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
+      "the model, a GGUF file; of several the first" },
+    { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
+      "a LoRA adapter, a GGUF file; again for more, summed;\n"
+      "SCALE is a factor on its own (1)" },
+    { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the model to write, one file" },
+    { FLAG_TEXT, "--merge-type", "TYPE", &o.type, 0, 0,
+      "type of the matrices that adapters reach: F32 F16 BF16\n"
+      "Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL\n"
+      "IQ4_XS MXFP4 (each its own)" },
+    { FLAG_TEXT, "--gates-only", "FILE", &o.gates_only, 0, 0,
+      "write the model with just its gates changed, and here the\n"
+      "adapter without them: a pair that llama.cpp loads" },
+};
+
+static const struct program program = {
+    .name = "hlm-tune",
+    .usage = "merge -m MODEL.gguf --lora ADAPTER.gguf[:SCALE] -o OUT.gguf [flags];"
+             " --help lists them",
+    .about = "Puts adapters into a model's weights: W' = W + scale B A, quantised again to its\n"
+             "own type. Keys and all other tensors stay as they are. Told of every matrix, with D\n"
+             "what the adapters add: |D|/|W|; kept, how much of D arrived, <W'-W, D>/<D, D>; and\n"
+             "noise, what came along, |W'-W-D|/|D|, which should stay below 1.",
+    .flag = flags,
+    .n_flag = ARRAY_LEN(flags),
+};
+
+struct telling {
+    struct bar bar;
+    uint32_t n_loud, n_matrix;
+};
+
+static bool on_progress(void *user, uint64_t done, uint64_t total)
+{
+    struct telling *t = user;
+    return bar_progress(&t->bar, done, total);
+}
+
+static void on_tensor(void *user, const struct hlm_merged *m)
+{
+    struct telling *t = user;
+    bar_clear();
+    if (m->gate) {
+        printf("%-36s gate, changed by %.3g of itself\n", m->name, m->size);
+    } else {
+        bool loud = m->noise > 1, lost = m->kept < 0.5;
+        t->n_matrix++;
+        t->n_loud += loud || lost;
+        printf("%-36s %s%s%s: |D|/|W| %.3g  kept %.4f  noise %.3g%s\n", m->name, m->from,
+               m->from == m->to ? "" : " -> ", m->from == m->to ? "" : m->to, m->size, m->kept,
+               m->noise, loud   ? "  warning: more noise than adapter"
+                         : lost ? "  warning: mostly lost"
+                                : "");
+    }
+    ui_event("merged", "{s:s, s:s, s:s, s:b, s:f, s:f, s:f}", "tensor", m->name, "from", m->from,
+             "to", m->to, "gate", m->gate, "size", m->size, "kept", m->kept, "noise", m->noise);
+}
+
+static bool merge(struct err *err)
+{
+    struct adapters a;
+    struct hlm_merge_adapter list[MAX_FLAG_LIST];
+    struct telling t = { .bar = { .what = "merging", .bytes = true } };
+    struct hlm_merge_sum sum;
+    if (!adapters_read(&a, o.lora.v, o.lora.n, err))
+        return false;
+    for (uint32_t i = 0; i < a.n; i++)
+        list[i] = (struct hlm_merge_adapter){ a.l[i].path, a.l[i].scale };
+    struct hlm_merge_params p = { .model = o.model, .out = o.out, .adapter = list,
+                                  .n_adapter = a.n, .type = o.type, .gates_only = o.gates_only,
+                                  .progress = on_progress, .told = on_tensor, .user = &t };
+    bool ok = o.gates_only && list[0].scale != 1
+                  ? fail(err, "%s: a factor of %g does not go with --gates-only: the adapter that "
+                              "is left over would not have it", list[0].path,
+                         (double)list[0].scale)
+                  : hlm_merge(&p, &sum, err);
+    bar_clear();
+    if (ok && t.n_loud)
+        log_msg(LOG_WARN, "in %u of %u matrices rounding drowns the adapter (noise above 1, or "
+                          "less than half of it kept): a finer --merge-type keeps more",
+                t.n_loud, t.n_matrix);
+    if (ok)
+        ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s; read back and as "
+                "written", o.out, (unsigned long long)sum.n_matrix,
+                (unsigned long long)sum.n_gate, (unsigned long long)sum.n_tensor,
+                num_bytes(sum.bytes).s);
+    if (ok && o.gates_only)
+        ui_note("%s: the adapter without its gates", o.gates_only);
+    adapters_free(&a);
+    return ok;
+}
+
+int tune_merge(int argc, char **argv)
+{
+    struct err err = { 0 };
+    int rc;
+    if (!flags_read(&program, argc, argv, &rc))
+        return rc;
+    if (!o.model)
+        return usage_error(&program, "no model: -m FILE");
+    if (!o.lora.n)
+        return usage_error(&program, "no adapter: --lora FILE");
+    if (!o.out)
+        return usage_error(&program, "nowhere to write: -o FILE");
+    if (o.gates_only && (o.lora.n != 1 || o.type))
+        return usage_error(&program, "--gates-only takes one --lora and no --merge-type");
+    bool ok = merge(&err);
+    if (err.set)
+        ui_error("%s", err.msg);
+    return ui_end(ok ? RC_OK : !err.set && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
+}
