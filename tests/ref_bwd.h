@@ -153,19 +153,25 @@ struct ref_param {
 };
 struct ref_tune {
     const struct ref_model *m; /* must outlive it */
-    double alpha;
+    double alpha, mtp_factor; /* the latter is the caller's to set; 0: no MTP loss */
     uint32_t chunk; /* of the recurrences' backward; 0: serial */
     struct ref_param *param;
     uint32_t n_param;
 };
 /* Takes A and B of every pair in the adapter, and with gates one zero delta for each ssm_a,
  * ssm_dt.bias and ssm_d of the model (trainfx README). False, with a reason, where the adapter is
- * not one for the trunk of such a model; ref_tune_close() all the same. */
+ * not one for such a model; ref_tune_close() all the same. */
 bool ref_tune_open(struct ref_tune *t, const struct ref_model *m, const struct gguf *adapter,
                    bool gates, struct err *err);
 void ref_tune_close(struct ref_tune *t);
-/* One document from zero state: the sum of nll over targets with mask[i] != 0 (i >= 1, predicted
- * from i - 1), nll [n_tok] by target index or NULL; then, unless weight is 0, the gradient of
- * weight times that sum into every param. Deltas are rounded to float with what they change. */
-double ref_tune_document(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
-                         uint32_t n_tok, double weight, double *nll);
+struct ref_sums {
+    double main, mtp; /* of nll over the targets that count */
+};
+/* One document from zero state. nll [n_tok] by target index, or NULL: token i >= 1 with mask[i] not
+ * 0 counts, predicted from i - 1; nll_mtp likewise, i >= 2, predicted by the MTP block from the
+ * hidden state of i - 2 and token i - 1 (models.md 6; where mtp_factor is not 0). Then, unless
+ * weight is 0, the gradient of weight * (main + mtp_factor * mtp) into every param. Deltas are
+ * rounded to float with what they change. */
+struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
+                                  const uint8_t *mask, uint32_t n_tok, double weight, double *nll,
+                                  double *nll_mtp);

@@ -1,7 +1,7 @@
 /* ref_load: what the families have in common when a model is read - the table of architectures,
  * keys that are scalars or arrays, tensors as floats (models.md 1.1, 2).
  *
- * MTP blocks are not read, extended-context scaling is refused. Read ref_model.h first. */
+ * Extended-context scaling is refused. Read ref_model.h first. */
 #include "ref_model.h"
 
 #include <stdio.h>
@@ -139,7 +139,7 @@ bool ref_read_experts(struct ref_loader *ld)
     if (!n_ff ||
         !ref_key_u32(ld, "expert_shared_feed_forward_length", OPTIONAL, &c->n_ff_shared))
         return false;
-    for (uint32_t i = 0; i < c->n_layer; i++) {
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         ld->m->layer[i].n_used = n_used[i];
         ld->m->layer[i].n_ff_expert = n_ff[i];
         if (n_used[i] > c->n_expert)
@@ -283,7 +283,7 @@ static bool read_common(struct ref_loader *ld)
         return fail(ld->err, "%s: no usable token_embd.weight", gguf_path(ld->g));
     c->n_vocab = (uint32_t)embd->dim[1];
     c->n_layer = ld->n_block - n_mtp;
-    ld->m->layer = mem_alloc(c->n_layer, sizeof *ld->m->layer);
+    ld->m->layer = mem_alloc(ld->n_block, sizeof *ld->m->layer);
     HLM_ASSERT(ld->m->layer != NULL);
     return true;
 }
@@ -299,7 +299,7 @@ static bool load_all(struct ref_loader *ld, const struct ref_family *family)
     m->output = m->token_embd; /* tied (trap 28) */
     if (!ref_load(ld, "output.weight", OPTIONAL, c->n_embd, c->n_vocab, 1, &m->output))
         return false;
-    for (uint32_t i = 0; i < c->n_layer; i++)
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++)
         if (!family->layer(ld, i))
             return false;
     return true;

@@ -99,9 +99,20 @@ struct ref_layer {
 };
 // clang-format on
 
+/* What an MTP block has besides its layer (2.4). */
+#define WEIGHTS_MTP(W)                                                                          \
+    W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
+    W(enorm,         "nextn.enorm.weight",        c->n_embd, 1, 1)                              \
+    W(hnorm,         "nextn.hnorm.weight",        c->n_embd, 1, 1)
+
+struct ref_mtp {
+    float *eh_proj, *enorm, *hnorm, *head_norm;
+};
+
 struct ref_model {
     struct ref_config c;
-    struct ref_layer *layer; /* [n_layer] */
+    struct ref_layer *layer; /* [n_layer + n_mtp] */
+    struct ref_mtp mtp;
     float *token_embd, *output_norm, *output;
     void **owned; /* every float array above, once */
     uint64_t n_owned;

@@ -3,7 +3,7 @@
  *
  * Kept are the residuals between layers; a layer's turn comes with its forward done again. A mixer
  * is one function of two halves: without dy it gives y, with dy it adds to dx and to the params'
- * gradients. Read ref_bwd.h and ref_model.c first. MTP losses are not its business. */
+ * gradients. Read ref_bwd.h and ref_model.c first. */
 #include "ref_bwd.h"
 #include "ref_model.h"
 
@@ -618,33 +618,99 @@ static void backward(const struct ref_tune *t, uint32_t n_tok, const double *h, 
     }
 }
 
-double ref_tune_document(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
-                         uint32_t n_tok, double weight, double *nll)
+static void embed(const struct ref_tune *t, const int32_t *ids, uint32_t n_tok, double *h)
 {
-    const struct ref_config *c = &t->m->c;
-    uint32_t dim = c->n_embd;
-    uint64_t n = (uint64_t)n_tok * dim;
-    struct turn p = { .n_tok = n_tok };
-    double *h = take(&p, (c->n_layer + 1) * n), *last = h + c->n_layer * n, *x = take(&p, n);
-    double *logits = rows(&p, c->n_vocab), *dlogits = rows(&p, c->n_vocab), *row = rows(&p, 1);
-    double *dx = take(&p, n), *dh = take(&p, n);
-    int32_t *target = keep(&p, n_tok, sizeof *target);
-
+    uint64_t dim = t->m->c.n_embd;
     for (uint64_t i = 0; i < n_tok; i++) {
-        HLM_ASSERT(ids[i] >= 0 && (uint32_t)ids[i] < c->n_vocab);
-        target[i] = i + 1 < n_tok && mask[i + 1] ? ids[i + 1] : -1;
+        HLM_ASSERT(ids[i] >= 0 && (uint32_t)ids[i] < t->m->c.n_vocab);
         for (uint64_t k = 0; k < dim; k++)
             h[i * dim + k] = (double)t->m->token_embd[(uint64_t)ids[i] * dim + k];
     }
-    forward(t, n_tok, h);
-    ref_rmsnorm(last, t->m->output_norm, dim, n_tok, (double)c->eps, x);
-    ref_linear(t->m->output, dim, c->n_vocab, x, n_tok, logits);
-    double sum = ref_nll(logits, target, n_tok, c->n_vocab, weight, row, dlogits);
-    for (uint32_t i = 0; nll && i < n_tok; i++)
-        nll[i] = i ? row[i - 1] : 0;
+}
+
+/* From rows before the norm to the sum of nll over the rows whose target, the token `ahead` behind,
+ * counts; nll by that token's index. x: room for the normed rows, left there. dx, or NULL: their
+ * gradient times weight, added. */
+static double head_loss(struct turn *p, const float *norm, const double *h, const int32_t *ids,
+                        const uint8_t *mask, uint32_t ahead, double weight, double *nll, double *x,
+                        double *dx)
+{
+    const struct ref_model *m = p->t->m;
+    uint32_t dim = m->c.n_embd, n_vocab = m->c.n_vocab;
+    double *logits = rows(p, n_vocab), *dlogits = rows(p, n_vocab);
+    int32_t *target = keep(p, p->n_tok, sizeof *target);
+
+    for (uint32_t i = 0; i < p->n_tok; i++)
+        target[i] = mask[i + ahead] ? ids[i + ahead] : -1;
+    ref_rmsnorm(h, norm, dim, p->n_tok, (double)m->c.eps, x);
+    ref_linear(m->output, dim, n_vocab, x, p->n_tok, logits);
+    double sum = ref_nll(logits, target, p->n_tok, n_vocab, weight, nll ? nll + ahead : NULL,
+                         dlogits);
+    if (dx)
+        ref_linear_bwd(m->output, dim, n_vocab, NULL, x, p->n_tok, dlogits, dx);
+    return sum;
+}
+
+/* The MTP block at slots 0 .. n_tok - 3: of token t + 1 and x_t, the trunk's row after its norm,
+ * for target t + 2 (6.1, 6.2). Adds to dx. */
+static double mtp_loss(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
+                       uint32_t n_tok, double weight, double *nll, const double *x, double *dx)
+{
+    const struct ref_mtp *mtp = &t->m->mtp;
+    struct turn p = turn(t, t->m->c.n_layer, n_tok - 2);
+    uint32_t dim = p.c->n_embd;
+    double eps = (double)p.c->eps;
+    struct matrix proj = { "nextn.eh_proj.weight", mtp->eh_proj, NULL, 2 * dim, dim };
+    double *e = rows(&p, dim), *hn = rows(&p, dim), *cat = rows(&p, 2 * dim);
+    double *v = rows(&p, dim), *dv = rows(&p, dim), *du = rows(&p, dim);
+
+    embed(t, ids + 1, p.n_tok, e);
+    ref_rmsnorm(e, mtp->enorm, dim, p.n_tok, eps, e);
+    ref_rmsnorm(x, mtp->hnorm, dim, p.n_tok, eps, hn);
+    part_bwd(&p, e, 1, 2 * dim, 0, dim, cat);
+    part_bwd(&p, hn, 1, 2 * dim, dim, dim, cat);
+    double *u = linear(&p, &proj, cat);
+    double *mid = residual(&p, mixers[p.l->mixer], p.l->attn_norm, u);
+    double *out = residual(&p, ffns[p.l->ffn], p.l->ffn_norm, mid);
+    double sum = head_loss(&p, mtp->head_norm, out, ids, mask, 2, weight, nll, v, dv);
     if (weight != 0) {
-        ref_linear_bwd(t->m->output, dim, c->n_vocab, NULL, x, n_tok, dlogits, dx);
-        ref_rmsnorm_bwd(last, t->m->output_norm, dim, n_tok, (double)c->eps, dx, dh);
+        double *dcat = rows(&p, 2 * dim);
+        ref_rmsnorm_bwd(out, mtp->head_norm, dim, p.n_tok, eps, dv, du);
+        residual_bwd(&p, ffns[p.l->ffn], p.l->ffn_norm, mid, du);
+        residual_bwd(&p, mixers[p.l->mixer], p.l->attn_norm, u, du);
+        linear_bwd(&p, &proj, cat, du, dcat);
+        ref_rmsnorm_bwd(x, mtp->hnorm, dim, p.n_tok, eps, part(&p, dcat, 1, 2 * dim, dim, dim),
+                        dx);
+    }
+    release(&p);
+    return sum;
+}
+
+struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
+                                  const uint8_t *mask, uint32_t n_tok, double weight, double *nll,
+                                  double *nll_mtp)
+{
+    const struct ref_config *c = &t->m->c;
+    uint64_t n = (uint64_t)n_tok * c->n_embd;
+    struct ref_sums sum = { 0 };
+    struct turn p = { .t = t, .n_tok = n_tok };
+    double *h = take(&p, (c->n_layer + 1) * n), *last = h + c->n_layer * n, *x = take(&p, n);
+    double *dx = take(&p, n), *dh = take(&p, n);
+
+    embed(t, ids, n_tok, h);
+    if (nll)
+        memset(nll, 0, n_tok * sizeof *nll);
+    if (nll_mtp)
+        memset(nll_mtp, 0, n_tok * sizeof *nll_mtp);
+    forward(t, n_tok, h);
+    p.n_tok = n_tok ? n_tok - 1 : 0; /* the last row has no target */
+    sum.main = head_loss(&p, t->m->output_norm, last, ids, mask, 1, weight, nll, x, dx);
+    if (t->mtp_factor != 0 && n_tok > 2) {
+        HLM_ASSERT(c->n_mtp == 1);
+        sum.mtp = mtp_loss(t, ids, mask, n_tok, weight * t->mtp_factor, nll_mtp, x, dx);
+    }
+    if (weight != 0) {
+        ref_rmsnorm_bwd(last, t->m->output_norm, c->n_embd, p.n_tok, (double)c->eps, dx, dh);
         backward(t, n_tok, h, dh);
     }
     release(&p);
