@@ -252,11 +252,11 @@ static void test_full(void)
     CHECK_MSG(t.n_turn < 5 && strstr(t.r.err, "the context is full"), "%s", t.r.err);
     talked_free(&t);
 
-    test_case("a message longer than the context");
-    t = converse(1, "one two three four five six seven eight nine ten eleven twelve\nHi\n",
-                 "-c 24 -m " DEMO);
-    CHECK_MSG(strstr(t.r.err, "a larger -c"), "%s", t.r.err);
-    CHECK_EQ(t.n_turn, 1);
+    test_case("a message longer than the context leaves the conversation as it was");
+    t = converse(1, "Hi\none two three four five six seven eight nine ten eleven twelve\n/regen\n",
+                 "-n 3 -c 24 -m " DEMO);
+    CHECK_MSG(strstr(t.r.err, "a larger -c") && !strstr(t.r.err, "dropped"), "%s", t.r.err);
+    CHECK_EQ(t.n_turn, 2);
     talked_free(&t);
 }
 

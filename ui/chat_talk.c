@@ -144,6 +144,16 @@ static bool make_prompt(struct talk *t, struct prompt *p, struct err *err)
     return prompt_make(p, t->tok, &t->format, t->msg, t->n_msg, t->think, err);
 }
 
+/* The same of what never goes: the system message and the last one. */
+static bool make_least(struct talk *t, struct prompt *p, struct err *err)
+{
+    struct chat_msg least[2];
+    uint32_t n = n_system(t);
+    least[0] = t->msg[0];
+    least[n] = t->msg[t->n_msg - 1];
+    return prompt_make(p, t->tok, &t->format, least, n + 1, t->think, err);
+}
+
 /* Makes the prompt fit. When the context is full - the last answer ended so, or this prompt leaves
  * no room for one - the oldest turns go until half of it is free. */
 static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn, struct err *err)
@@ -159,6 +169,15 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
                     "the context is full: this prompt has %u tokens of %u; /undo, /clear or a "
                     "larger -c make room",
                     n_before, n_ctx);
+    if (!make_least(t, p, err))
+        return false;
+    if (p->ids.n >= n_ctx)      /* nothing that could go would help: all of it stays */
+        return fail(err,
+                    "this message and the system message have %u tokens, the context %u: a larger "
+                    "-c makes room",
+                    p->ids.n, n_ctx);
+    if (!make_prompt(t, p, err))
+        return false;
     while (t->drop && p->ids.n > n_ctx / 2 && oldest_end(t) < t->n_msg) {
         forget(t, n_system(t), oldest_end(t));
         turn->n_dropped_turns++;
@@ -166,11 +185,6 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
             return false;
     }
     turn->n_dropped = n_before - p->ids.n;
-    if (p->ids.n >= n_ctx)
-        return fail(err,
-                    "this message and the system message have %u tokens, the context %u: a larger "
-                    "-c makes room",
-                    p->ids.n, n_ctx);
     return true;
 }
 
