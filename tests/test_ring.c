@@ -220,6 +220,21 @@ static void test_refused(void)
         err = (struct err){ 0 };
         ring_destroy(w);
     }
+    test_case("the number of slots is the one that was checked, whatever the head says later");
+    static const struct hlm_counters rest = { .n_read = 5 };
+    static struct ring_sample s;
+    struct ring *own = ring_create("hlm-test", 2, &err);
+    struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
+    int head = shm_open(name, O_RDWR, 0);
+    if (CHECK_MSG(own && r && head >= 0, "%s", err.msg)) {
+        ring_publish(own, &rest);
+        CHECK_EQ(pwrite(head, &(uint32_t){ 0 }, 4, offsetof(struct ring_head, n_slot)), 4);
+        CHECK_EQ(ring_next(r, &s, NULL), RING_SAMPLE);
+        CHECK_EQ(s.c.n_read, 5);
+    }
+    close(head);
+    ring_detach(r);
+    ring_destroy(own);
     test_case("refused: one that is cut short");
     struct ring *w = ring_create("hlm-test", 4, &err);
     int fd = shm_open(name, O_RDWR, 0);
@@ -313,6 +328,20 @@ static void test_stale(void)
     pid_t ended = writer(4, 100);
     waitpid(ended, NULL, 0);
     CHECK(!exists((uint64_t)ended));
+
+    test_case("a FIFO by a ring's name holds nobody up");
+    char fifo[96];
+    name_of((uint64_t)ended, name, sizeof name);
+    snprintf(fifo, sizeof fifo, "/dev/shm%s", name);
+    if (CHECK(mkfifo(fifo, 0600) == 0)) {
+        CHECK(!ring_attach((uint64_t)ended, &err));
+        err = (struct err){ 0 };
+        w = ring_create("hlm-test", 2, &err);
+        CHECK_MSG(w, "%s", err.msg);
+        CHECK(!exists((uint64_t)ended));
+        ring_destroy(w);
+        unlink(fifo);
+    }
 }
 
 /* What a token costs when a ring is there: far below what a token takes. */

@@ -67,9 +67,9 @@ static uint64_t ring_bytes(uint32_t n_slot)
     return sizeof(struct ring_head) + (uint64_t)n_slot * sizeof(struct ring_slot);
 }
 
-static struct ring_slot *slot_of(struct ring_head *h, uint64_t number)
+static struct ring_slot *slot_of(struct ring_head *h, uint32_t n_slot, uint64_t number)
 {
-    return (struct ring_slot *)(void *)(h + 1) + number % h->n_slot;
+    return (struct ring_slot *)(void *)(h + 1) + number % n_slot;
 }
 
 /* ---- attaching ------------------------------------------------------------------------------- */
@@ -77,30 +77,34 @@ static struct ring_slot *slot_of(struct ring_head *h, uint64_t number)
 struct ring_reader {
     struct ring_head *head;             /* mapped for reading */
     uint64_t bytes, next;
+    uint32_t n_slot;                    /* as it was checked: the other side can write it */
 };
 
-static bool check_head(const struct ring_head *h, uint64_t bytes, const char *name,
-                       struct err *err)
+static bool check_head(struct ring_reader *r, const char *name, struct err *err)
 {
+    const struct ring_head *h = r->head;
+    uint64_t bytes = r->bytes;
     if (bytes < sizeof *h || atomic_load_explicit(&h->magic, memory_order_acquire) != RING_MAGIC)
         return fail(err, "%s: no complete ring of an hlm program", name);
+    r->n_slot = *(const volatile uint32_t *)&h->n_slot;
     if (h->version != RING_VERSION || h->counters_version != HLM_COUNTERS_VERSION)
         return fail(err, "%s: version %u.%u, expected %d.%d", name, h->version,
                     h->counters_version, RING_VERSION, HLM_COUNTERS_VERSION);
     if (h->head_bytes != sizeof *h || h->sample_bytes != sizeof(struct ring_sample) ||
-        h->n_slot == 0 || bytes < ring_bytes(h->n_slot))
+        r->n_slot == 0 || bytes < ring_bytes(r->n_slot))
         return fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu", name,
                     h->head_bytes, h->sample_bytes, (unsigned long long)bytes, sizeof *h,
                     sizeof(struct ring_sample));
     return true;
 }
 
-/* Maps an object of this user for reading, whatever is in it. */
+/* Maps an object of this user for reading, whatever is in it. Anybody can put a FIFO by that name
+ * there, and opening one must not wait. */
 static struct ring_head *map_name(const char *name, uint64_t *bytes, struct err *err)
 {
     struct stat st;
     void *at = MAP_FAILED;
-    int fd = shm_open(name, O_RDONLY, 0);
+    int fd = shm_open(name, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) != 0)
         fail(err, "%s: %s", name, strerror(errno));
     else if (st.st_uid != geteuid())
@@ -125,12 +129,12 @@ struct ring_reader *ring_attach(uint64_t pid, struct err *err)
         return NULL;
     }
     r->head = map_name(name, &r->bytes, err);
-    if (!r->head || !check_head(r->head, r->bytes, name, err)) {
+    if (!r->head || !check_head(r, name, err)) {
         ring_detach(r);
         return NULL;
     }
     uint64_t n = atomic_load_explicit(&r->head->n_written, memory_order_acquire);
-    r->next = n > r->head->n_slot ? n - r->head->n_slot : 0;
+    r->next = n > r->n_slot ? n - r->n_slot : 0;
     return r;
 }
 
@@ -151,7 +155,7 @@ enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t
         uint64_t n = atomic_load_explicit(&h->n_written, memory_order_acquire);
         if (r->next >= n)
             return ended || !alive(h) ? RING_GONE : RING_NONE;
-        struct ring_slot *s = slot_of(h, r->next);
+        struct ring_slot *s = slot_of(h, r->n_slot, r->next);
         uint64_t word[WORDS], seq = atomic_load_explicit(&s->seq, memory_order_acquire);
         if (seq == 2 * r->next + 2) {
             for (uint32_t i = 0; i < WORDS; i++)
@@ -165,7 +169,7 @@ enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t
         }
         /* It is gone. What is in the middle of the ring now will stay for a while. */
         n = atomic_load_explicit(&h->n_written, memory_order_acquire);
-        uint64_t to = max_u64(r->next + 1, n - min_u64(n, h->n_slot / 2 + 1));
+        uint64_t to = max_u64(r->next + 1, n - min_u64(n, r->n_slot / 2 + 1));
         if (lost)
             *lost += to - r->next;
         r->next = to;
@@ -251,7 +255,7 @@ static void write_sample(struct ring *r)
 {
     struct ring_head *h = r->head;
     uint64_t n = atomic_load_explicit(&h->n_written, memory_order_relaxed), word[WORDS];
-    struct ring_slot *s = slot_of(h, n);
+    struct ring_slot *s = slot_of(h, h->n_slot, n);
     r->last.number = n;
     r->last.time_s = now_s();
     memcpy(word, &r->last, sizeof word);
