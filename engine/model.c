@@ -204,10 +204,9 @@ static bool find_sidecars(struct binder *b, const struct gguf_tensor *t)
     return true;
 }
 
-/* The tensor with this row length and number of rows, whatever dimensions the rows are
- * spread over. */
-const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer,
-                                    uint32_t n_in, uint64_t n_row)
+/* A vector may also stand in its file as a column. */
+static const struct gguf_tensor *find(struct binder *b, const char *name_fmt, uint32_t i_layer,
+                                      uint32_t n_in, uint64_t n_row, bool vector)
 {
     const struct gguf *g = b->m->file;
     char name[128];
@@ -216,7 +215,7 @@ const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint
         fail(b->err, "%s: tensor %s is missing", gguf_path(g), name);
         return NULL;
     }
-    bool column = n_row == 1 && t->dim[0] == 1 && t->n_elem == n_in;   /* a vector all the same */
+    bool column = vector && n_row == 1 && t->dim[0] == 1 && t->n_elem == n_in;
     if (!column && (t->dim[0] != n_in || t->n_elem / t->dim[0] != n_row)) {
         fail(b->err, "%s: %s is %" PRIu64 " x %" PRIu64 ", %s needs %u x %" PRIu64, gguf_path(g),
              name, t->dim[0], t->n_elem / t->dim[0], b->prefix, n_in, n_row);
@@ -234,9 +233,17 @@ const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint
     return t;
 }
 
+/* The tensor with this row length and number of rows, whatever dimensions the rows are
+ * spread over. */
+const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer,
+                                    uint32_t n_in, uint64_t n_row)
+{
+    return find(b, name_fmt, i_layer, n_in, n_row, false);
+}
+
 bool model_vector(struct binder *b, const char *name, uint32_t n, float *v)
 {
-    const struct gguf_tensor *t = bind_find(b, name, 0, n, 1);
+    const struct gguf_tensor *t = find(b, name, 0, n, 1, true);
     if (t)
         dtype_to_f32(t->type, t->data, n, v);
     return t != NULL;
@@ -262,7 +269,7 @@ static void add_job(struct binder *b, struct job j)
 bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n,
                  uint32_t n_row)
 {
-    const struct gguf_tensor *src = bind_find(b, name_fmt, i_layer, n, n_row);
+    const struct gguf_tensor *src = find(b, name_fmt, i_layer, n, n_row, true);
     if (!src)
         return false;
     *t = arena_tensor(b->m->weights, F32, n, n_row);

@@ -317,6 +317,32 @@ static bool one_line(const char *path, const struct err *err)
                      err->msg);
 }
 
+static void check_refused(const char *path, const char *const *say, uint32_t n_say)
+{
+    struct err err = { 0 };
+    hlm *m = hlm_test_try(path, &err);
+    if (CHECK_MSG(!m, "it opened") && one_line(path, &err))
+        for (uint32_t i = 0; i < n_say && say[i]; i++)
+            CHECK_MSG(strstr(err.msg, say[i]), "\"%s\" does not say \"%s\"", err.msg, say[i]);
+    hlm_close(m);
+}
+
+/* A matrix of one row is no vector, of which columns will do: its rows are multiplied by. */
+static void test_column(const char *path)
+{
+    static const char *const say[] = { "token_embd.weight is 1 x 64", "needs 64 x 1" };
+    struct err err = { 0 };
+    struct gguf_build *b = gb_from(fixture("%s", base_file[DENSE]), &err);
+    test_case("a matrix of one row that stands as a column");
+    if (!CHECK_OK(b != NULL, err))
+        return;
+    gb_u32(b, "qwen35.vocab_size", 1);
+    if (CHECK(gb_reshape(b, "token_embd.weight", 2, (uint64_t[]){ 1, 64 })) &&
+        CHECK_OK(gb_write(b, path, &err), err))
+        check_refused(path, say, ARRAY_LEN(say));
+    gb_free(b);
+}
+
 static void test_row(const struct row *r, const char *path)
 {
     static const char *const arch[] = { "qwen35",     "qwen35moe",      "qwen3next",
@@ -325,14 +351,8 @@ static void test_row(const struct row *r, const char *path)
     struct gguf_build *b = gb_from(fixture("%s", base_file[r->base]), &err);
     if (CHECK_OK(b != NULL, err) &&
         CHECK_MSG(apply(b, r, arch[r->base]), "the edit found nothing to edit") &&
-        CHECK_OK(gb_write(b, path, &err), err)) {
-        hlm *m = hlm_test_try(path, &err);
-        if (CHECK_MSG(!m, "it opened") && one_line(path, &err))
-            for (uint32_t i = 0; i < ARRAY_LEN(r->say) && r->say[i]; i++)
-                CHECK_MSG(strstr(err.msg, r->say[i]), "\"%s\" does not say \"%s\"", err.msg,
-                          r->say[i]);
-        hlm_close(m);
-    }
+        CHECK_OK(gb_write(b, path, &err), err))
+        check_refused(path, r->say, ARRAY_LEN(r->say));
     gb_free(b);
 }
 
@@ -449,6 +469,7 @@ void test_model_bad(void)
         test_case("row %u: %s", i, rows[i].name);
         test_row(&rows[i], path);
     }
+    test_column(path);
     test_flips("qwen35/base/model-f16.gguf", 140, 1, path);
     test_flips("qwen35moe/k256/model-q4_k_m.gguf", 60, 2, path);
     test_flips("nemotron_h_moe/base/model-q8_0.gguf", 60, 3, path);
