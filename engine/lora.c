@@ -267,6 +267,10 @@ static bool read_pair(struct reader *r, const struct gguf_tensor *a)
     }
     p.rank = (uint32_t)a->dim[1];
     p.scale = r->alpha != 0 ? r->alpha / (float)p.rank * f->scale : f->scale;
+    if (!isfinite(p.scale))
+        return refuse(f->g, r->err, "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
+                      "%g, expected a finite number", a->name, (double)r->alpha, p.rank,
+                      (double)f->scale, (double)p.scale);
     f->pair[f->n_pair++] = p;
     return true;
 }

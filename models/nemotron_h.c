@@ -55,8 +55,8 @@ static bool block_keys(struct model *m, struct binder *b, struct nemotron *q)
         return false;
     /* the draft block tells itself where nextn_predict_layers is missing */
     if (m->n_mtp == 0 && m->n_layer > 1 && kind_of(m, q, m->n_layer - 1) == DRAFT) {
-        m->n_layer--;
-        m->n_mtp = 1;
+        m->base.n_layer = --m->n_layer;
+        m->base.n_mtp = m->n_mtp = 1;
     }
     for (uint32_t i = 0; i < m->n_layer; i++) {
         enum kind k = kind_of(m, q, i);

@@ -599,6 +599,8 @@ static const struct bad {
     ROW(ADD, "blk.3.ssm_a.delta", .dim = { 6 }, SAY("no blk.3.ssm_a in")),
     ROW(FACTOR, NULL, .value = NAN, SAY("a factor of nan")),
     ROW(FACTOR, NULL, .value = -INFINITY, SAY("a factor of -inf")),
+    ROW(FACTOR, NULL, .value = 3e38,
+        SAY("alpha 8, rank 4 and a factor of 3e+38", "inf", "finite number")),
 #undef QA
 #undef QB
 #undef ROW
@@ -724,15 +726,15 @@ static void hear(void *user, enum log_level level, const char *msg)
 }
 
 /* Draft blocks and norms are left out with a word each, and change nothing. */
-static void test_left_out(void)
+static void test_left_out(const char *model)
 {
     struct err err = { 0 };
     struct heard h = { 0 };
     char draft[32];
     int32_t id[N_TOK];
     const char *path = scratch("left_out.gguf");
-    test_case("draft blocks and norms are left out");
-    hlm *m = hlm_test_open(fixture("qwen35/base/model-f32.gguf"));
+    test_case("%s: draft blocks and norms are left out", model);
+    hlm *m = hlm_test_open(model);
     if (!m)
         return;
     uint64_t n_logit = (uint64_t)N_TOK * hlm_get_info(m).n_vocab;
@@ -760,6 +762,20 @@ static void test_left_out(void)
     free(before);
     free(after);
     hlm_test_close(m);
+}
+
+/* Of a Nemotron-H file too that does not count its draft block. */
+static void test_left_out_uncounted(void)
+{
+    struct err err = { 0 };
+    char path[256];
+    struct gguf_build *b = gb_from(fixture("nemotron_h_moe/base/model-f32.gguf"), &err);
+    snprintf(path, sizeof path, "%s", scratch("uncounted.gguf"));
+    if (CHECK_OK(b != NULL, err) &&
+        CHECK(gb_drop_key(b, "nemotron_h_moe.nextn_predict_layers")) &&
+        CHECK_OK(gb_write(b, path, &err), err))
+        test_left_out(path);
+    gb_free(b);
 }
 
 /* The old layout of qwen3next: q, k, v and z in one tensor, interleaved by K head; on a quantised
@@ -792,5 +808,6 @@ void test_lora(void)
     test_interleaved();
     test_saved_session();
     test_refused();
-    test_left_out();
+    test_left_out(fixture("qwen35/base/model-f32.gguf"));
+    test_left_out_uncounted();
 }
