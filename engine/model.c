@@ -105,6 +105,18 @@ bool model_groups(struct binder *b, uint32_t n_expert, uint32_t n_used, uint32_t
                         n_expert, *n_group_used, *n_group);
 }
 
+bool model_expert_scale(struct binder *b, float *scale)
+{
+    *scale = 0;
+    if (!model_f32(b, "expert_weights_scale", OPTIONAL, scale))
+        return false;
+    if (!isfinite(*scale))
+        return model_refuse(b, "%s.expert_weights_scale is %g, expected a finite number", b->prefix,
+                            (double)*scale);
+    *scale = *scale == 0 ? 1 : *scale;
+    return true;
+}
+
 bool model_bool(struct binder *b, const char *key, enum gguf_need need, bool *v)
 {
     char k[256];

@@ -80,6 +80,8 @@ bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, ui
 /* Groups of experts: none is 1 of 1. n_used: experts that a token takes at most. */
 bool model_groups(struct binder *b, uint32_t n_expert, uint32_t n_used, uint32_t *n_group,
                   uint32_t *n_group_used);
+/* The factor on the weights of routed experts: none, as 0, is 1. */
+bool model_expert_scale(struct binder *b, float *scale);
 /* Values of a vector that the host needs, not the device. */
 bool model_vector(struct binder *b, const char *name, uint32_t n, float *v);
 /* A width that kernels take four at a time. */

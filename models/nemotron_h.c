@@ -128,11 +128,10 @@ static bool moe_keys(struct model *m, struct binder *b, struct nemotron *q)
         !model_u32(b, "expert_group_count", OPTIONAL, &q->n_expert_group) ||
         !model_u32(b, "expert_group_used_count", OPTIONAL, &q->n_group_used) ||
         !model_bool(b, "expert_weights_norm", OPTIONAL, &q->renorm) ||
-        !model_f32(b, "expert_weights_scale", OPTIONAL, &q->scale) ||
+        !model_expert_scale(b, &q->scale) ||
         !model_u32(b, "expert_gating_func", OPTIONAL, &gating) ||
         !model_range(b, "expert_gating_func", gating, 2, 2))
         return false;
-    q->scale = q->scale == 0 ? 1 : q->scale;
     uint32_t most = 0;
     for (uint32_t i = 0; i < m->n_layer; i++) {
         if (kind_of(m, q, i) != MOE)

@@ -101,7 +101,7 @@ static bool ffn_keys(struct model *m, struct binder *b, struct step35 *q)
            model_u32(b, "expert_group_used_count", OPTIONAL, &q->n_group_used) &&
            model_groups(b, q->n_expert, q->n_used, &q->n_group, &q->n_group_used) &&
            model_bool(b, "expert_weights_norm", OPTIONAL, &q->renorm) &&
-           model_f32(b, "expert_weights_scale", OPTIONAL, &q->scale) &&
+           model_expert_scale(b, &q->scale) &&
            model_u32(b, "expert_gating_func", OPTIONAL, &gating) &&
            model_range(b, "expert_gating_func", gating, 2, 2);
 }
@@ -159,7 +159,7 @@ static bool bind_moe(struct model *m, struct binder *b, struct step35 *q, struct
     *e = (struct moe){ .n_expert = n, .n_used = q->n_used, .n_ff = q->n_ff_exp,
                        .route = ROUTE_SIGMOID, .n_group = q->n_group,
                        .n_group_used = q->n_group_used, .renorm = q->renorm,
-                       .scale = q->scale == 0 ? 1 : q->scale,
+                       .scale = q->scale,
                        .act = { ACT_SWIGLU, q->limit[i] },
                        .sh_act = { ACT_SWIGLU, q->limit_shared[i] } };
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
