@@ -19,6 +19,11 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
     k->state_bytes = arena_bytes(state);
     k->logits_bytes = tensor_bytes(logits);
     k->slot_bytes = align_up(k->state_bytes, LOGITS_ALIGN) + k->logits_bytes;
+    char all[32], cap[32];
+    if (k->state_bytes > gpu_caps(g)->max_alloc)    /* it is cleared and copied as one range */
+        return fail(err, "state: the layers keep %s, the largest buffer of %s has %s",
+                    bytes_text(all, k->state_bytes), gpu_caps(g)->name,
+                    bytes_text(cap, gpu_caps(g)->max_alloc));
     if (!(k->arena = arena_create(g, "snapshots", MEM_HOST, err)))
         return false;
     /* where the slots are device memory too, the context is worth more than they are */

@@ -381,6 +381,25 @@ static void test_faults(void)
     memcpy(t.path, good, sizeof good);
 }
 
+/* Clearing and copying take the state as one range: one that lies in two buffers is no such. */
+static void test_wide_state(void)
+{
+    struct err err = { 0 };
+    struct snapshots k = { 0 };
+    test_case("a state of more than one buffer is refused");
+    struct gpu *g = gpu_open(&(struct gpu_params){ .test_max_alloc = 65536 }, &err);
+    struct arena *state = g ? arena_create(g, "state", MEM_DEVICE, &err) : NULL;
+    if (CHECK_OK(state, err)) {
+        tensor logits = arena_tensor(state, F32, 1024, 10);
+        arena_tensor(state, F32, 1024, 10);
+        CHECK(!snapshots_init(&k, g, state, logits, 0, &err));
+        CHECK_MSG(strstr(err.msg, "the largest buffer of"), "%s", err.msg);
+        snapshots_finish(&k);
+    }
+    arena_destroy(state);
+    gpu_close(g);
+}
+
 void test_saved(void)
 {
     static const struct { const char *model; enum hlm_kv kv; uint32_t made; } rows[] = {
@@ -394,6 +413,7 @@ void test_saved(void)
     test_case("a device");
     if (!test_gpu())
         return;
+    test_wide_state();
     snprintf(t.dir, sizeof t.dir, "%.200s/saved", test_tmp());
     snprintf(t.path, sizeof t.path, "%s/x.hlm", t.dir);
     mkdir(t.dir, 0700);
