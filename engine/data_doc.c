@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Each turn is rendered anew with all before it: the square of this many is still no time. */
-enum { MAX_MSG = 4096 };
+/* Each turn is rendered anew with all before it: the square of this many is still a second. */
+enum { MAX_MSG = 1024 };
 
 /* ---- documents in a set ---------------------------------------------------------------------- */
 

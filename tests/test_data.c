@@ -417,7 +417,7 @@ static void test_malformed(void)
         { "{\"completion\":\"a\"}", "must both be strings" },
         { "{\"prompt\":[],\"completion\":\"a\"}", "must both be strings" },
         { "{\"messages\":{}}", "\"messages\" must be a list" },
-        { "{\"messages\":[]}", "0 messages, 1 to 4096 are possible" },
+        { "{\"messages\":[]}", "0 messages, 1 to 1024 are possible" },
         { "{\"messages\":[1]}", "message 1 is not an object" },
         { "{\"messages\":[{\"role\":\"user\"}]}", "\"content\" must be a string" },
         { ROW("{\"role\":\"tool\",\"content\":\"x\"}"), "role \"tool\", known are" },
@@ -484,11 +484,11 @@ static void test_hostile(void)
     CHECK_MSG(strstr(err.msg, "deep.jsonl:1: ") && strstr(err.msg, "depth"), "%s", err.msg);
     err = (struct err){ 0 };
     uint64_t at = (uint64_t)sprintf(line, "{\"messages\":[");
-    for (int i = 0; i < 4097; i++)
+    for (int i = 0; i < 1025; i++)
         at += (uint64_t)sprintf(line + at, "%s{}", i ? "," : "");
     at += (uint64_t)sprintf(line + at, "]}");
     CHECK(!data_parse(&s, line, at, "many.jsonl", &p, &err));
-    CHECK_MSG(strstr(err.msg, "4097 messages, 1 to 4096 are possible"), "%s", err.msg);
+    CHECK_MSG(strstr(err.msg, "1025 messages, 1 to 1024 are possible"), "%s", err.msg);
     err = (struct err){ 0 };
     memset(line, 'a', n);
     memcpy(line, "{\"text\":\"", 9);
