@@ -19,7 +19,7 @@ enum { PIECE = 1 << 20, MAX_NOTE = 1 << 28 };
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static const char magic[8] = "hlmstate";
+static const char magic[] = "hlmstate";
 static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 
 /* Text from a file in a message: nothing in it that moves a terminal. */
@@ -167,8 +167,8 @@ bool saved_open(struct saved *s, const struct file_in *f, const struct saved_wan
                     f->path, (unsigned long long)f->bytes, sizeof *h + sizeof s->sum);
     if (!file_in_read(f, 0, &s->head, sizeof *h, err))
         return false;
-    if (memcmp(h->magic, magic, sizeof magic) != 0)
-        return fail(err, "%.200s: is no saved conversation: it does not begin with %.8s", f->path,
+    if (memcmp(h->magic, magic, sizeof h->magic) != 0)
+        return fail(err, "%.200s: is no saved conversation: it does not begin with %s", f->path,
                     magic);
     if (h->version != SAVED_VERSION)
         return fail(err, "%.200s: was saved in version %u of the format, expected %d", f->path,
@@ -369,7 +369,7 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
         .n_vocab = own.n_vocab, .n_past = s->n_past, .n_known = s->n_known, .flip = s->flip,
         .has_logits = s->has_logits, .n_note = n_note,
     };
-    memcpy(h.magic, magic, sizeof magic);
+    memcpy(h.magic, magic, sizeof h.magic);
     memcpy(h.model_hash, own.model_hash, sizeof h.model_hash);
     memcpy(h.lora_hash, own.lora_hash, sizeof h.lora_hash);
     name_into(h.arch, sizeof h.arch, own.arch);

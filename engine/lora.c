@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 enum { MAX_RANK = 4096 };
 
@@ -305,24 +304,24 @@ static bool read_tensors(struct reader *r)
 }
 
 /* Of what the adapter computes, not of how the file keeps it. */
-static struct lora_hash hash_file(const struct lora_file *f, float alpha)
+static bool hash_file(struct lora_file *f, float alpha, struct err *err)
 {
-    XXH3_state_t *x = XXH3_createState();
-    if (!x)
-        return (struct lora_hash){ 0 };
-    XXH3_128bits_reset(x);
-    XXH3_128bits_update(x, &alpha, sizeof alpha);
+    struct sum *s = sum_begin(err);
+    if (!s)
+        return false;
+    sum_add(s, &alpha, sizeof alpha);
     for (uint64_t i = 0; i < gguf_n_tensor(f->g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(f->g, i);
         uint32_t type = (uint32_t)t->type;
-        XXH3_128bits_update(x, t->name, strlen(t->name) + 1);
-        XXH3_128bits_update(x, &type, sizeof type);
-        XXH3_128bits_update(x, t->dim, sizeof t->dim);
-        XXH3_128bits_update(x, t->data, (size_t)t->n_bytes);
+        sum_add(s, t->name, strlen(t->name) + 1);
+        sum_add(s, &type, sizeof type);
+        sum_add(s, t->dim, sizeof t->dim);
+        sum_add(s, t->data, t->n_bytes);
     }
-    XXH128_hash_t h = XXH3_128bits_digest(x);
-    XXH3_freeState(x);
-    return (struct lora_hash){ h.low64, h.high64 };
+    uint64_t hash[2];
+    sum_end(s, hash);
+    f->hash = (struct lora_hash){ hash[0], hash[1] };
+    return true;
 }
 
 struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora_base *b,
@@ -345,13 +344,12 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     ok = ok && (isfinite(scale) ||
                 refuse(g, err, "a factor of %g, expected a finite number",
                      (double)scale));
-    ok = ok && check_keys(g, b, &r.alpha, err) && read_tensors(&r);
+    ok = ok && check_keys(g, b, &r.alpha, err) && read_tensors(&r) && hash_file(f, r.alpha, err);
     free(use);
     if (!ok) {
         lora_file_close(f);
         return NULL;
     }
-    f->hash = hash_file(f, r.alpha);
     return f;
 }
 
