@@ -252,10 +252,11 @@ static const struct form forms[DTYPE_COUNT] = {
 /* Below that no scale of 16 bits says anything, and 1/x may be infinite. */
 #define TINY 1e-20f
 
-/* Rounded to the nearest whole number within; v may be infinite, not nan. */
+/* Rounded to the nearest whole number within; of infinity less infinity it makes the lowest. */
 static inline int whole(float v, int lo, int hi)
 {
-    v = v < (float)lo ? (float)lo : v > (float)hi ? (float)hi : v;
+    v = v > (float)lo ? v : (float)lo;
+    v = v < (float)hi ? v : (float)hi;
     return (int)((v + 12582912.0f) - 12582912.0f);      /* 1.5 * 2^23: an ulp of one */
 }
 
@@ -278,14 +279,36 @@ static inline float value(const struct form *f, int c) { return f->table ? f->ta
 /* Sums over a group for the line x = a c + b. */
 struct sums { double c, cc, x, xc; };
 
-static struct sums add_up(const struct form *f, const float *x, float inverse, float b)
+/* Most of the time goes into this: four sums side by side, and no choice inside. */
+static struct sums add_whole(const struct form *f, const float *x, float inverse, float b)
+{
+    float lo = (float)f->lo, hi = (float)f->hi;
+    double part[4] = { 0 };
+    int32_t c[MAX_LEN], sum = 0, squares = 0;
+    for (int i = 0; i < f->group; i++) {
+        float v = (x[i] - b) * inverse;
+        v = v > lo ? v : lo; /* as in whole() */
+        v = v < hi ? v : hi;
+        c[i] = (int32_t)((v + 12582912.0f) - 12582912.0f);
+    }
+    for (int i = 0; i < f->group; i++) {
+        sum += c[i];
+        squares += c[i] * c[i];
+    }
+    for (int i = 0; i < f->group; i += 4)
+        for (int k = 0; k < 4; k++)
+            part[k] += (double)x[i + k] * (double)c[i + k];
+    return (struct sums){ .c = sum, .cc = squares,
+                          .xc = (part[0] + part[1]) + (part[2] + part[3]) };
+}
+
+static struct sums add_table(const struct form *f, const float *x, float inverse)
 {
     struct sums s = { 0 };
     for (int i = 0; i < f->group; i++) {
-        double c = (double)value(f, code(f, (x[i] - b) * inverse));
+        double c = (double)f->table[nearest(f->table, x[i] * inverse)];
         s.c += c;
         s.cc += c * c;
-        s.x += (double)x[i];
         s.xc += (double)x[i] * c;
     }
     return s;
@@ -312,16 +335,18 @@ static struct line best_line(const struct form *f, const struct sums *s)
     return l;
 }
 
-/* all: the sum of x^2. */
-static void try_line(const struct form *f, const float *x, float inverse, float b, double all,
-                     struct line *best)
+struct all { double x, xx; };           /* sums of x and x^2 */
+
+static void try_line(const struct form *f, const float *x, float inverse, float b,
+                     const struct all *all, struct line *best)
 {
     for (int again = 0; again < 2; again++) { /* codes of the line found give a better one */
-        struct sums s = add_up(f, x, inverse, b);
+        struct sums s = f->table ? add_table(f, x, inverse) : add_whole(f, x, inverse, b);
+        s.x = all->x;
         struct line l = best_line(f, &s);
         if (l.gain > best->gain)
             *best = l;
-        if (fabs(l.a) < (double)TINY || all - l.gain > 1.25 * (all - best->gain))
+        if (fabs(l.a) < (double)TINY || all->xx - l.gain > 1.25 * (all->xx - best->gain))
             return;             /* too far off to get there */
         inverse = (float)(1 / l.a);
         b = (float)l.b;
@@ -332,11 +357,12 @@ static struct line fit_group(const struct form *f, const float *x)
 {
     struct line best = { 0 };
     float lo = x[0], hi = x[0];
-    double all = 0;
+    struct all all = { 0 };
     for (int i = 0; i < f->group; i++) {
         lo = x[i] < lo ? x[i] : lo;
         hi = x[i] > hi ? x[i] : hi;
-        all += (double)x[i] * (double)x[i];
+        all.x += (double)x[i];
+        all.xx += (double)x[i] * (double)x[i];
     }
     if (f->has_min) {
         lo = f->sc_hi && lo > 0 ? 0 : lo;
@@ -344,7 +370,7 @@ static struct line fit_group(const struct form *f, const float *x)
         if (hi - lo < TINY)
             return best;
         for (int k = -f->n_try; k <= f->n_try / 2; k++)
-            try_line(f, x, ((float)f->hi - (float)k * f->step) / (hi - lo), lo, all,
+            try_line(f, x, ((float)f->hi - (float)k * f->step) / (hi - lo), lo, &all,
                      &best);
         return best;
     }
@@ -356,7 +382,7 @@ static struct line fit_group(const struct form *f, const float *x)
                                                                         (float)f->hi };
     for (int e = 0; e < (f->hi < 16 ? 2 : 1); e++)
         for (int k = -f->n_try; k <= f->n_try; k++)
-            try_line(f, x, (ends[e] + (float)k * f->step) / most, 0, all, &best);
+            try_line(f, x, (ends[e] + (float)k * f->step) / most, 0, &all, &best);
     return best;
 }
 

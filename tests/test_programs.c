@@ -244,11 +244,46 @@ static void test_ids_file(void)
     }
 }
 
+/* hlm-tune on a training fixture: a line for each of its 31 matrices, and the file is there. */
+static void test_tune(void)
+{
+    const char *lora = fixture("train/qwen35/init-lora.gguf"), *out = scratch("merged.gguf");
+    test_case("hlm-tune info");
+    struct ran r = run(NULL, "hlm-tune info %s", lora);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    CHECK_MSG(strstr(r.out, "alpha        8, rank 4, factor 2\n") &&
+              strstr(r.out, "31 matrices, 0 gates\n") &&
+              strstr(r.out, "  3  blk.N.attn_qkv.weight"), "%s", r.out);
+    ran_free(&r);
+    test_case("hlm-tune merge");
+    r = run(NULL, "hlm-tune merge -m %s --lora %s:0.5 -o %s",
+            fixture("train/qwen35/model-q8_0.gguf"), lora, out);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    CHECK_EQ(n_lines(r.out), 31);
+    CHECK_MSG(strstr(r.out, "blk.0.attn_qkv.weight                Q8_0: |D|/|W| 0.0"), "%s",
+              r.out);
+    ran_free(&r);
+    struct err err = { 0 };
+    struct gguf *g = gguf_open(out, &err);
+    CHECK_MSG(g && gguf_n_tensor(g) == 56, "%s", err.msg);
+    gguf_close(g);
+    test_case("hlm-tune merge, a type that loses the adapter");
+    r = run(NULL, "hlm-tune merge -m %s --lora %s:0.01 -o %s --merge-type q4_0",
+            fixture("train/qwen35/model.gguf"), lora, out);
+    CHECK_EQ(r.rc, 0);
+    CHECK_MSG(strstr(r.err, "in 31 of 31 matrices rounding drowns") && n_lines(r.err) == 1, "%s",
+              r.err);
+    ran_free(&r);
+}
+
 void test_programs(void)
 {
     static const char *const vocab[] = { "qwen2", "qwen35", "llama3", "tekken", "deepseek-v3" };
     test_flags();
     test_help();
+    test_tune();
     for (uint32_t i = 0; i < ARRAY_LEN(vocab); i++)
         test_tokenize(vocab[i]);
     test_chat_prompts();

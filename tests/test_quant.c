@@ -156,11 +156,12 @@ static void test_edges(const struct row *r)
                 return;
     }
     bool wide = r->type == F32 || r->type == BF16 || r->type == MXFP4;
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         normals(12, 1);
-        x[300] = k == 0 ? 1e38f : k == 1 ? NAN : k == 2 ? INFINITY : -INFINITY;
+        x[300] = k == 0 ? 1e38f : k == 1 ? NAN : k == 2 ? INFINITY : k == 3 ? -INFINITY : 3e38f;
+        x[301] = k == 4 ? -3e38f : x[301];
         bool taken = quant_from_f32(r->type, x, 512, NULL, one);
-        CHECK_MSG(taken == (k == 0 && wide), "%g was %s", (double)x[300],
+        CHECK_MSG(taken == (k % 4 == 0 && wide), "%g was %s", (double)x[300],
                   taken ? "taken" : "refused");
     }
 }
