@@ -40,7 +40,7 @@ static void on_text(void *user, enum talk_part part, const char *text, uint64_t 
     bar_clear();
     s->at = SHOW_CONTENT;
     s->line_open = text[n - 1] != '\n';
-    fwrite(text, 1, (size_t)n, stdout);
+    ui_text(stdout, text, n);
     fflush(stdout);
 }
 

@@ -83,7 +83,29 @@ void ui_dim(const char *s, uint64_t n)
     before_message();
     if (ui.color)
         fputs("\033[2m", stderr);
-    fwrite(s, 1, (size_t)n, stderr);
+    ui_text(stderr, s, n);
+}
+
+/* Bytes of the control character that s begins with - C0, DEL, or C1 as UTF-8 has it; 0: it is
+ * none, or a line end or tab. */
+static uint64_t control_bytes(const char *s, uint64_t n)
+{
+    unsigned char c = (unsigned char)s[0], next = n > 1 ? (unsigned char)s[1] : 0;
+    if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
+        return 1;
+    return c == 0xc2 && next >= 0x80 && next < 0xa0 ? 2 : 0;
+}
+
+void ui_text(FILE *to, const char *s, uint64_t n)
+{
+    bool terminal = to == stderr ? ui.tty : ui.out_tty;
+    for (uint64_t i = 0, from = 0, skip; i <= n; i += skip ? skip : 1) {
+        skip = i < n && terminal ? control_bytes(s + i, n - i) : 0;
+        if (skip || i == n) {
+            fwrite(s + from, 1, (size_t)(i - from), to);
+            from = i + skip;
+        }
+    }
 }
 
 void ui_undim(void)
@@ -144,6 +166,7 @@ bool ui_start(const char *program)
     start_s = now_s();
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     ui.tty = isatty(STDERR_FILENO);
+    ui.out_tty = isatty(STDOUT_FILENO);
     ui.color = ui.tty && term && *term && strcmp(term, "dumb") != 0 && !(no_color && *no_color);
     log_sink(log_to_ui, NULL);
 

@@ -7,6 +7,8 @@
 #pragma once
 #include "../engine/hlm.h"
 
+#include <stdio.h>
+
 #ifndef HLM_VERSION
 #define HLM_VERSION "0.1"
 #endif
@@ -20,6 +22,7 @@ struct ui {
     const char *device;         /* --device */
     const char *log_json;       /* --log-json */
     bool tty;                   /* standard error is a terminal */
+    bool out_tty;               /* standard output is */
     bool color;                 /* ... that takes escapes, and NO_COLOR is not set */
 };
 extern struct ui ui;
@@ -37,7 +40,10 @@ void ui_error(const char *fmt, ...) HLM_PRINTF(1, 2);   /* "hlm-chat: ..." and a
 void ui_note(const char *fmt, ...) HLM_PRINTF(1, 2);    /* dim; on a terminal or with -v */
 void ui_say(const char *fmt, ...) HLM_PRINTF(1, 2);     /* what a person asked for: always shown */
 bool ui_notes(void);                                    /* would ui_note show anything? */
-/* Text as a stream on standard error, dim where possible; ui_undim ends the colour. */
+/* A model's text, whole UTF-8 characters of it, as it stands; on a terminal without the control
+ * characters that would move it: what a model says may come from anywhere. */
+void ui_text(FILE *to, const char *s, uint64_t n);
+/* Such text as a stream on standard error, dim where possible; ui_undim ends the colour. */
 void ui_dim(const char *s, uint64_t n);
 void ui_undim(void);
 
