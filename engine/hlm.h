@@ -128,8 +128,8 @@ struct hlm_session_params {
     uint64_t snapshot_budget;           /* bytes for snapshots, allocated with the session; what is
                                            less than one takes is nothing. 0: none */
 };
-/* For snapshot_budget: 512 MiB, or what two snapshots take where that is more; a sixteenth of the
- * device's memory at most where they lie in that. */
+/* For snapshot_budget: 512 MiB - where snapshots lie in the device's memory at most a sixteenth of
+ * it - or what two snapshots take where that is more. */
 #define HLM_SNAPSHOT_DEFAULT UINT64_MAX
 /* All that it takes is allocated here, or nothing: what does not fit is refused with the numbers,
  * and with the context that would. */
