@@ -150,6 +150,7 @@ struct ref_param {
     uint64_t n;
     uint32_t rank;        /* of the pair; 0: a gate */
     double *value, *grad; /* [n], as GGUF has them; grad is added to */
+    double *m, *v;        /* [n], of AdamW */
 };
 struct ref_tune {
     const struct ref_model *m; /* must outlive it */
@@ -175,3 +176,12 @@ struct ref_sums {
 struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
                                   const uint8_t *mask, uint32_t n_tok, double weight, double *nll,
                                   double *nll_mtp);
+
+struct ref_adamw {
+    double lr, beta1, beta2, eps;
+    double decay, decay_gates; /* of adapters, of gates */
+    double clip_norm;          /* 0: none */
+};
+/* One update of every param from its gradient, then the gradients are zeroed; step counts from 1.
+ * Returns the gradient's norm before clipping. */
+double ref_tune_update(struct ref_tune *t, const struct ref_adamw *o, uint32_t step);

@@ -24,7 +24,9 @@ static struct ref_param *add_param(struct ref_tune *t, const char *name, uint64_
     snprintf(p->name, sizeof p->name, "%s", name);
     p->value = mem_alloc(n, sizeof *p->value);
     p->grad = mem_alloc(n, sizeof *p->grad);
-    HLM_ASSERT(p->value && p->grad);
+    p->m = mem_alloc(n, sizeof *p->m);
+    p->v = mem_alloc(n, sizeof *p->v);
+    HLM_ASSERT(p->value && p->grad && p->m && p->v);
     return p;
 }
 
@@ -93,6 +95,8 @@ void ref_tune_close(struct ref_tune *t)
     for (uint32_t i = 0; i < t->n_param; i++) {
         free(t->param[i].value);
         free(t->param[i].grad);
+        free(t->param[i].m);
+        free(t->param[i].v);
     }
     free(t->param);
     *t = (struct ref_tune){ 0 };
@@ -715,4 +719,32 @@ struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
     }
     release(&p);
     return sum;
+}
+
+/* ---- the update ------------------------------------------------------------------------- */
+
+/* As PyTorch's AdamW after clip_grad_norm_ (trainfx README). */
+double ref_tune_update(struct ref_tune *t, const struct ref_adamw *o, uint32_t step)
+{
+    double norm = 0, clip = 1;
+    double fix1 = 1 - pow(o->beta1, step), fix2 = 1 - pow(o->beta2, step);
+
+    for (uint32_t i = 0; i < t->n_param; i++)
+        for (uint64_t k = 0; k < t->param[i].n; k++)
+            norm += t->param[i].grad[k] * t->param[i].grad[k];
+    norm = sqrt(norm);
+    if (o->clip_norm > 0)
+        clip = fmin(1, o->clip_norm / (norm + 1e-6));
+    for (uint32_t i = 0; i < t->n_param; i++) {
+        struct ref_param *p = &t->param[i];
+        for (uint64_t k = 0; k < p->n; k++) {
+            double g = clip * p->grad[k];
+            p->m[k] = o->beta1 * p->m[k] + (1 - o->beta1) * g;
+            p->v[k] = o->beta2 * p->v[k] + (1 - o->beta2) * g * g;
+            p->value[k] *= 1 - o->lr * (p->rank ? o->decay : o->decay_gates);
+            p->value[k] -= o->lr * (p->m[k] / fix1) / (sqrt(p->v[k] / fix2) + o->eps);
+            p->grad[k] = 0;
+        }
+    }
+    return norm;
 }
