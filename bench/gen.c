@@ -1,9 +1,9 @@
 /* hlm-gen: a model file of real size with random weights, to measure where no real one can be had.
  *
- * Shapes are the published ones of the Qwen3.5 and Qwen3-Next families. Weights have the spread of
- * a freshly initialised network, so that nothing overflows and every expert gets its share; what
- * such a model says is noise. The vocabulary is a working byte-level one: bytes, then letters
- * merged to two, three and four, then the special tokens. Needs libc only. */
+ * Shapes are the published ones of Qwen3.5, Qwen3-Next, Nemotron 3 and Step-3.5. Weights have the
+ * spread of a freshly initialised network, so that nothing overflows and every expert gets its
+ * share; what such a model says is noise. The vocabulary is a working byte-level one: bytes, then
+ * letters merged to two, three and four, then the special tokens. Needs libc only. */
 #define _FILE_OFFSET_BITS 64
 #include <inttypes.h>
 #include <math.h>
@@ -19,27 +19,46 @@ struct shape {
     uint32_t n_layer, d, n_head, n_kv, head_dim, n_k, n_v, d_state, ff;
     uint32_t n_expert, n_used, ff_exp, ff_shared, n_vocab;
     bool tied;
+    const char *pattern;                /* nemotron_h_moe: M Mamba2, * attention, E experts; n_v
+                                           heads of m_head in n_k groups */
+    uint32_t m_head;
+    uint32_t n_head_sliding, window, n_dense;   /* step35: full attention first of four layers */
 };
 
-/* Every fourth layer is attention, a quarter of each head is rotated. */
+/* qwen: every fourth layer is attention, a quarter of each head is rotated. */
 static const struct shape shapes[] = {
-    { "tiny", "qwen35", 4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, true },
-    { "tiny-moe", "qwen35moe", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, false },
-    { "tiny-next", "qwen3next", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, false },
-    { "0.8b", "qwen35", 24, 1024, 8, 2, 256, 16, 16, 128, 3584, 0, 0, 0, 0, 248320, true },
-    { "2b", "qwen35", 24, 2048, 8, 2, 256, 16, 16, 128, 6144, 0, 0, 0, 0, 248320, true },
-    { "4b", "qwen35", 32, 2560, 16, 4, 256, 16, 32, 128, 9216, 0, 0, 0, 0, 248320, true },
-    { "9b", "qwen35", 32, 4096, 16, 4, 256, 16, 32, 128, 12288, 0, 0, 0, 0, 248320, false },
-    { "27b", "qwen35", 64, 5120, 24, 4, 256, 16, 48, 128, 17408, 0, 0, 0, 0, 248320, false },
-    { "35b-a3b", "qwen35moe", 40, 2048, 16, 2, 256, 16, 32, 128, 0, 256, 8, 512, 512, 248320, 0 },
-    { "80b-a3b", "qwen3next", 48, 2048, 16, 2, 256, 16, 32, 128, 0, 512, 10, 512, 512, 151936, 0 },
+    { "tiny", "qwen35", 4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, .tied = true },
+    { "tiny-moe", "qwen35moe", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, .tied = 0 },
+    { "tiny-next", "qwen3next", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, .tied = 0 },
+    { "0.8b", "qwen35", 24, 1024, 8, 2, 256, 16, 16, 128, 3584, 0, 0, 0, 0, 248320, .tied = true },
+    { "2b", "qwen35", 24, 2048, 8, 2, 256, 16, 16, 128, 6144, 0, 0, 0, 0, 248320, .tied = true },
+    { "4b", "qwen35", 32, 2560, 16, 4, 256, 16, 32, 128, 9216, 0, 0, 0, 0, 248320, .tied = true },
+    { "9b", "qwen35", 32, 4096, 16, 4, 256, 16, 32, 128, 12288, 0, 0, 0, 0, 248320, .tied = 0 },
+    { "27b", "qwen35", 64, 5120, 24, 4, 256, 16, 48, 128, 17408, 0, 0, 0, 0, 248320, .tied = 0 },
+    { "35b-a3b", "qwen35moe", 40, 2048, 16, 2, 256, 16, 32, 128, 0, 256, 8, 512, 512, 248320,
+      .tied = 0 },
+    { "80b-a3b", "qwen3next", 48, 2048, 16, 2, 256, 16, 32, 128, 0, 512, 10, 512, 512, 151936,
+      .tied = 0 },
+    { "tiny-nano", "nemotron_h_moe", 6, 256, 4, 2, 64, 2, 8, 64, 0, 16, 4, 256, 256, 4096, false,
+      .pattern = "MEM*ME", .m_head = 64 },
+    { "nano-30b", "nemotron_h_moe", 52, 2688, 32, 2, 128, 8, 64, 128, 0, 128, 6, 1856, 3712, 131072,
+      false, .pattern = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME", .m_head = 64 },
+    { "tiny-step", "step35", 6, 256, 4, 2, 64, 0, 0, 0, 512, 16, 4, 256, 256, 4096, false,
+      .n_head_sliding = 6, .window = 128, .n_dense = 2 },
+    { "step-flash", "step35", 45, 4096, 64, 8, 128, 0, 0, 0, 11264, 288, 8, 1280, 1280, 128896,
+      false, .n_head_sliding = 96, .window = 512, .n_dense = 3 },
 };
+
+static bool is_nemotron(const struct shape *s) { return s->pattern != NULL; }
+static bool is_step(const struct shape *s) { return s->window != 0; }
+static bool slides(uint32_t i) { return i % 4 != 0; }
 
 /* GGUF's ids; blocks of n elements in n_bytes. */
-enum type { F32 = 0, F16 = 1, Q8_0 = 8, Q4_K = 12, Q6_K = 14 };
+enum type { F32 = 0, F16 = 1, Q5_0 = 6, Q8_0 = 8, Q4_K = 12, Q6_K = 14 };
 static const struct { uint32_t n, n_bytes; } block_of[] = {
     [F32] = { 1, 4 },
     [F16] = { 1, 2 },
+    [Q5_0] = { 32, 22 },
     [Q8_0] = { 32, 34 },
     [Q4_K] = { 256, 144 },
     [Q6_K] = { 256, 210 },
@@ -251,26 +270,13 @@ static void put_tokenizer(void)
             "{{ '<|im_start|>assistant\n' }}{% endif %}");
 }
 
-static void put_keys(void)
+static void put_qwen_keys(void)
 {
     const struct shape *s = g.shape;
-    char name[64];
-    snprintf(name, sizeof name, "random %s %s", s->arch, s->name);
-    key_str("general.architecture", s->arch);
-    key_str("general.type", "model");
-    key_str("general.name", name);
-    key_u32("general.file_type", g.type == Q8_0 ? 7 : g.type == F16 ? 1 : 15);
-    key_u32("general.quantization_version", 2);
-    key_u32(".block_count", s->n_layer);
-    key_u32(".context_length", 262144);
-    key_u32(".embedding_length", s->d);
     if (s->ff)
         key_u32(".feed_forward_length", s->ff);
     key_u32(".attention.head_count", s->n_head);
     key_u32(".attention.head_count_kv", s->n_kv);
-    key_u32(".attention.key_length", s->head_dim);
-    key_u32(".attention.value_length", s->head_dim);
-    key_f32(".attention.layer_norm_rms_epsilon", 1e-6f);
     key_f32(".rope.freq_base", 1e7f);
     key_u32(".rope.dimension_count", s->head_dim / 4);
     if (strcmp(s->arch, "qwen3next")) {
@@ -287,12 +293,83 @@ static void put_keys(void)
     key_u32(".ssm.time_step_rank", s->n_v);
     key_u32(".ssm.inner_size", s->n_v * s->d_state);
     key_u32(".full_attention_interval", 4);
+}
+
+/* One number a block: what it is where the block is of that kind, else 0. */
+static void key_by_block(const char *name, char kind, uint32_t v)
+{
+    key_array(name, KEY_I32, g.shape->n_layer);
+    for (uint32_t i = 0; i < g.shape->n_layer; i++)
+        put_u32(g.shape->pattern[i] == kind ? v : 0);
+}
+
+static void put_nemotron_keys(void)
+{
+    const struct shape *s = g.shape;
+    key_by_block(".feed_forward_length", 'E', s->ff_exp);
+    key_u32(".attention.head_count", s->n_head);
+    key_by_block(".attention.head_count_kv", '*', s->n_kv);
+    key_u32(".ssm.conv_kernel", 4);
+    key_u32(".ssm.state_size", s->d_state);
+    key_u32(".ssm.group_count", s->n_k);
+    key_u32(".ssm.time_step_rank", s->n_v);
+    key_u32(".ssm.inner_size", s->n_v * s->m_head);
+    key_f32(".expert_weights_scale", 2.5f);
+    put_key(".expert_weights_norm", KEY_BOOL);
+    put("\1", 1);
+}
+
+static void put_step_keys(void)
+{
+    const struct shape *s = g.shape;
+    key_u32(".feed_forward_length", s->ff);
+    key_array(".attention.head_count", KEY_I32, s->n_layer);
+    for (uint32_t i = 0; i < s->n_layer; i++)
+        put_u32(slides(i) ? s->n_head_sliding : s->n_head);
+    key_array(".attention.head_count_kv", KEY_I32, s->n_layer);
+    for (uint32_t i = 0; i < s->n_layer; i++)
+        put_u32(s->n_kv);
+    key_u32(".attention.sliding_window", s->window);
+    key_array(".attention.sliding_window_pattern", KEY_BOOL, s->n_layer);
+    for (uint32_t i = 0; i < s->n_layer; i++)
+        put(slides(i) ? "\1" : "", 1);
+    key_f32(".rope.freq_base", 5e6f);
+    key_f32(".rope.freq_base_swa", 1e4f);
+    key_u32(".leading_dense_block_count", s->n_dense);
+    key_u32(".expert_gating_func", 2);
+    key_f32(".expert_weights_scale", 3.0f);
+    put_key(".expert_weights_norm", KEY_BOOL);
+    put("\1", 1);
+}
+
+static void put_keys(void)
+{
+    const struct shape *s = g.shape;
+    char name[64];
+    snprintf(name, sizeof name, "random %s %s", s->arch, s->name);
+    key_str("general.architecture", s->arch);
+    key_str("general.type", "model");
+    key_str("general.name", name);
+    key_u32("general.file_type", g.type == Q8_0 ? 7 : g.type == F16 ? 1 : 15);
+    key_u32("general.quantization_version", 2);
+    key_u32(".block_count", s->n_layer);
+    key_u32(".context_length", 262144);
+    key_u32(".embedding_length", s->d);
+    key_u32(".attention.key_length", s->head_dim);
+    key_u32(".attention.value_length", s->head_dim);
+    key_f32(".attention.layer_norm_rms_epsilon", is_nemotron(s) || is_step(s) ? 1e-5f : 1e-6f);
     if (s->n_expert) {
         key_u32(".expert_count", s->n_expert);
         key_u32(".expert_used_count", s->n_used);
         key_u32(".expert_feed_forward_length", s->ff_exp);
         key_u32(".expert_shared_feed_forward_length", s->ff_shared);
     }
+    if (is_nemotron(s))
+        put_nemotron_keys();
+    else if (is_step(s))
+        put_step_keys();
+    else
+        put_qwen_keys();
     put_tokenizer();
 }
 
@@ -318,8 +395,8 @@ static struct tensor *add(enum type type, uint64_t n_in, uint64_t n_out, uint64_
     va_end(ap);
     if (type != F32 && g.type)
         type = (enum type)g.type;
-    if (n_in % block_of[type].n)
-        type = n_in % 32 ? F16 : Q8_0;
+    if (n_in % block_of[type].n)        /* as llama.cpp's quantiser falls back */
+        type = n_in % 32 ? F16 : type == Q4_K ? Q5_0 : Q8_0;
     t->type = type;
     t->n_bytes = n_in / block_of[type].n * block_of[type].n_bytes * t->dim[1] * t->dim[2];
     return t;
@@ -380,6 +457,93 @@ static void add_moe(uint32_t i)
     add(more_bits(i), s->ff_shared, s->d, 0, "blk.%u.ffn_down_shexp.weight", i);
 }
 
+static void add_mamba(uint32_t i)
+{
+    const struct shape *s = g.shape;
+    uint64_t inner = (uint64_t)s->n_v * s->m_head, conv = inner + 2 * s->n_k * s->d_state;
+    add(Q4_K, s->d, inner + conv + s->n_v, 0, "blk.%u.ssm_in.weight", i);
+    add(F32, 4, conv, 0, "blk.%u.ssm_conv1d.weight", i);
+    add(F32, conv, 0, 0, "blk.%u.ssm_conv1d.bias", i);
+    add(F32, s->n_v, 0, 0, "blk.%u.ssm_dt.bias", i)->fill = GATE_DT;
+    add(F32, 1, s->n_v, 0, "blk.%u.ssm_a", i)->fill = GATE_A;
+    add(F32, 1, s->n_v, 0, "blk.%u.ssm_d", i)->fill = ONES;
+    add(F32, inner / s->n_k, s->n_k, 0, "blk.%u.ssm_norm.weight", i)->fill = ONES;
+    add(Q4_K, inner, s->d, 0, "blk.%u.ssm_out.weight", i);
+}
+
+/* Attention of Nemotron and Step: no gate in the queries. */
+static void add_plain_attention(uint32_t i, uint32_t n_head)
+{
+    const struct shape *s = g.shape;
+    add(Q4_K, s->d, s->head_dim * n_head, 0, "blk.%u.attn_q.weight", i);
+    add(Q4_K, s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_k.weight", i);
+    add(more_bits(i), s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_v.weight", i);
+    add(Q4_K, s->head_dim * n_head, s->d, 0, "blk.%u.attn_output.weight", i);
+}
+
+/* Experts behind a sigmoid router; gates only where the activation has them. */
+static void add_biased_moe(uint32_t i, bool gates)
+{
+    const struct shape *s = g.shape;
+    add(F32, s->d, s->n_expert, 0, "blk.%u.ffn_gate_inp.weight", i);
+    add(F32, s->n_expert, 0, 0, "blk.%u.exp_probs_b.bias", i)->spread = 0.01;
+    if (gates) {
+        add(Q4_K, s->d, s->ff_exp, s->n_expert, "blk.%u.ffn_gate_exps.weight", i);
+        add(Q4_K, s->d, s->ff_shared, 0, "blk.%u.ffn_gate_shexp.weight", i);
+    }
+    add(Q4_K, s->d, s->ff_exp, s->n_expert, "blk.%u.ffn_up_exps.weight", i);
+    add(more_bits(i), s->ff_exp, s->d, s->n_expert, "blk.%u.ffn_down_exps.weight", i);
+    add(Q4_K, s->d, s->ff_shared, 0, "blk.%u.ffn_up_shexp.weight", i);
+    add(more_bits(i), s->ff_shared, s->d, 0, "blk.%u.ffn_down_shexp.weight", i);
+}
+
+static void add_dense(uint32_t i)
+{
+    const struct shape *s = g.shape;
+    add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_gate.weight", i);
+    add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_up.weight", i);
+    add(more_bits(i), s->ff, s->d, 0, "blk.%u.ffn_down.weight", i);
+}
+
+static void add_qwen_layer(uint32_t i)
+{
+    if ((i + 1) % 4)
+        add_delta(i);
+    else
+        add_attention(i);
+    add_norm(g.shape->d, "blk.%u.post_attention_norm.weight", i);
+    if (g.shape->n_expert)
+        add_moe(i);
+    else
+        add_dense(i);
+}
+
+static void add_nemotron_layer(uint32_t i)
+{
+    char kind = g.shape->pattern[i];
+    if (kind == 'M')
+        add_mamba(i);
+    else if (kind == '*')
+        add_plain_attention(i, g.shape->n_head);
+    else
+        add_biased_moe(i, false);
+}
+
+static void add_step_layer(uint32_t i)
+{
+    const struct shape *s = g.shape;
+    uint32_t n_head = slides(i) ? s->n_head_sliding : s->n_head;
+    add_plain_attention(i, n_head);
+    add_norm(s->head_dim, "blk.%u.attn_q_norm.weight", i);
+    add_norm(s->head_dim, "blk.%u.attn_k_norm.weight", i);
+    add(Q4_K, s->d, n_head, 0, "blk.%u.attn_gate.weight", i);
+    add_norm(s->d, "blk.%u.ffn_norm.weight", i);
+    if (i < s->n_dense)
+        add_dense(i);
+    else
+        add_biased_moe(i, true);
+}
+
 static void add_tensors(void)
 {
     const struct shape *s = g.shape;
@@ -389,18 +553,12 @@ static void add_tensors(void)
         add(Q6_K, s->d, s->n_vocab, 0, "output.weight");
     for (uint32_t i = 0; i < s->n_layer; i++) {
         add_norm(s->d, "blk.%u.attn_norm.weight", i);
-        if ((i + 1) % 4)
-            add_delta(i);
+        if (is_nemotron(s))
+            add_nemotron_layer(i);
+        else if (is_step(s))
+            add_step_layer(i);
         else
-            add_attention(i);
-        add_norm(s->d, "blk.%u.post_attention_norm.weight", i);
-        if (s->n_expert) {
-            add_moe(i);
-        } else {
-            add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_gate.weight", i);
-            add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_up.weight", i);
-            add(more_bits(i), s->ff, s->d, 0, "blk.%u.ffn_down.weight", i);
-        }
+            add_qwen_layer(i);
     }
 }
 
@@ -440,6 +598,11 @@ static void make_block(const struct tensor *t, uint8_t *b)
     case F16:
         d = to_f16((double)value(t));
         memcpy(b, &d, 2);
+        break;
+    case Q5_0:                          /* uniform over 32: 9.23 */
+        d = to_f16(t->spread / 9.23);
+        memcpy(b, &d, 2);
+        rng_bytes(b + 2, 20);
         break;
     case Q8_0:                          /* uniform over 256: 73.9 */
         d = to_f16(t->spread / 73.9);
@@ -518,7 +681,7 @@ static int usage(FILE *to)
     fputs("usage: hlm-gen SHAPE OUT.gguf [q4_k_m|q8_0|f16] [SEED]\n"
           "Writes a model with random weights, for measuring speed. Shapes:\n", to);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        fprintf(to, "  %-10s %-10s %2u layers, width %u\n", shapes[i].name, shapes[i].arch,
+        fprintf(to, "  %-10s %-14s %2u layers, width %u\n", shapes[i].name, shapes[i].arch,
                 shapes[i].n_layer, shapes[i].d);
     return to == stdout ? 0 : 2;
 }

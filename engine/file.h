@@ -94,6 +94,9 @@ void sum_end(struct sum *s, uint64_t hash[2]);  /* s is gone */
  * disk: whatever fails, the target is the old file, and nothing is left beside it. */
 struct file_out;
 struct file_out *file_out_begin(const char *path, struct err *err);
+/* False where file_out_begin would refuse the path: a device or a folder stands there, and renaming
+ * onto it would take it away. */
+bool file_may_write(const char *path, struct err *err);
 /* The first failure sticks. */
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err);
 /* Where what was put so far can be read, until the end; NULL with a reason. */

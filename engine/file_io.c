@@ -96,8 +96,17 @@ static void out_free(struct file_out *f)
     free(f);
 }
 
+bool file_may_write(const char *path, struct err *err)
+{
+    struct stat st;
+    return stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
+           fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none", path);
+}
+
 struct file_out *file_out_begin(const char *path, struct err *err)
 {
+    if (!file_may_write(path, err))
+        return NULL;
     struct file_out *f = mem_alloc(1, sizeof *f);
     size_t n = strlen(path) + 1, size = n + 48;
     if (f) {

@@ -588,13 +588,6 @@ static bool same_file(const char *a, const char *b)
            (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
-/* A device or a folder: renaming onto it would take it away. */
-static bool is_special(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && !S_ISREG(st.st_mode);
-}
-
 /* An output in the place of an input would leave nothing to go back to. */
 static bool check_paths(const struct hlm_merge_params *p, struct err *err)
 {
@@ -606,8 +599,8 @@ static bool check_paths(const struct hlm_merge_params *p, struct err *err)
         if (clash || (i && same_file(out[0], out[1])))
             return fail(err, "%.300s: is also %s, expected a file of its own", out[i],
                         clash ? "read" : "the other output");
-        if (is_special(out[i]))
-            return fail(err, "%.300s: is no ordinary file, expected one or none", out[i]);
+        if (!file_may_write(out[i], err))
+            return false;
     }
     return true;
 }
