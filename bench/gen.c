@@ -306,6 +306,7 @@ static void key_by_block(const char *name, char kind, uint32_t v)
 static void put_nemotron_keys(void)
 {
     const struct shape *s = g.shape;
+    key_f32(".attention.layer_norm_epsilon", 1e-5f);   /* llama.cpp reads this one */
     key_by_block(".feed_forward_length", 'E', s->ff_exp);
     key_u32(".attention.head_count", s->n_head);
     key_by_block(".attention.head_count_kv", '*', s->n_kv);
