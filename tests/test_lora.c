@@ -402,23 +402,20 @@ static void test_final(hlm *m, const char *dir, json_t *data, const char *run)
 
 static const struct train {
     const char *dir, *model, *kind, *run;
-    bool optional; /* not in tests/fixtures */
 } trains[] = {
-    { "qwen35", "model.gguf", "", "gates", false },
-    { "qwen35", "model-q8_0.gguf", "-q8_0", NULL, false },
-    { "qwen3next", "model.gguf", "", "gates", false },
-    { "nemotron_h_moe", "model.gguf", "", "gates", false },
-    { "nemotron_h_moe", "model-q8_0.gguf", "-q8_0", NULL, false },
-    { "step35", "model.gguf", "", "lora", false },
-    { "qwen35moe-mtp", "model.gguf", "", "gates", true },
+    { "qwen35", "model.gguf", "", "gates" },
+    { "qwen35", "model-q8_0.gguf", "-q8_0", NULL },
+    { "qwen3next", "model.gguf", "", "gates" },
+    { "nemotron_h_moe", "model.gguf", "", "gates" },
+    { "nemotron_h_moe", "model-q8_0.gguf", "-q8_0", NULL },
+    { "step35", "model.gguf", "", "lora" },
+    { "qwen35moe-mtp", "model.gguf", "", "gates" },
 };
 
 static void test_train(const struct train *c)
 {
     struct err err = { 0 };
     char path[96];
-    if (c->optional && !fixture_has("train/%s/%s", c->dir, c->model))
-        return;
     test_case("%s/%s: losses with the initial adapter", c->dir, c->model);
     snprintf(path, sizeof path, "train/%s/init-lora.gguf", c->dir);
     struct hlm_lora l = { fixture("%s", path), 1 };
