@@ -117,9 +117,7 @@ struct hlm_sampling hlm_sampling_default(const hlm *m);
 enum hlm_kv { HLM_KV_F16, HLM_KV_F32, HLM_KV_Q8_0 };
 
 struct hlm_session_params {
-    uint32_t n_ctx;             /* positions; 0: the most that fit, up to the trained length and
-                                   to 32768 (8192 on CPU devices: what a file calls trained
-                                   may be far more than anyone wants to pay for) */
+    uint32_t n_ctx;             /* positions; 0: the most that fit, up to hlm_default_ctx */
     uint32_t n_batch;           /* tokens of one prefill piece at most; 0: chosen for the device */
     enum hlm_kv kv;
     bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden
@@ -154,7 +152,9 @@ struct hlm_plan {
  * nothing fits. False: something else than memory is in the way. */
 bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hlm_plan *plan,
                       struct err *err);
-uint32_t hlm_default_ctx(const hlm *m);     /* what n_ctx 0 takes where memory is plenty */
+/* What n_ctx 0 takes where memory is plenty: the trained length, 262144 at most, 8192 on CPU
+ * devices. */
+uint32_t hlm_default_ctx(const hlm *m);
 /* The longest context that fits, up to params->n_ctx (0: up to what n_ctx 0 allows); 0 when not
  * even one token does. False as above. */
 bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,

@@ -46,7 +46,9 @@ static bool dry_run(hlm *m, const struct hlm_session_params *params, uint32_t n_
 
 uint32_t hlm_default_ctx(const hlm *m)
 {
-    return min_u32(m->model->n_ctx_train, gpu_caps(m->gpu)->kind == GPU_CPU ? 8192 : 32768);
+    /* No family was trained for more than 262144, whatever its files say: Nemotron's all claim
+     * 1048576. A CPU device's memory is the machine's own, and every byte of a cache is touched. */
+    return min_u32(m->model->n_ctx_train, gpu_caps(m->gpu)->kind == GPU_CPU ? 8192 : 262144);
 }
 
 bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,

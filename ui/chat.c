@@ -50,7 +50,7 @@ static const struct flag flags[] = {
     { FLAG_GROUP, "Context", 0, 0, 0, 0, 0 },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
       "tokens of context; 0: as many as fit, up to what the model was\n"
-      "trained for and to 32768 (8192 where the device is the CPU)" },
+      "trained for (to 8192 where the device is the CPU)" },
     { FLAG_INT, "-n --predict --n-predict", "N", &talk.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
     { FLAG_INT, "-b --batch-size", "N", &o.n_batch, 0, INT32_MAX,
