@@ -215,8 +215,8 @@ struct mamba {
     float eps;
 };
 /* three dispatches for any n_tok; two, for one token: a lane has whole rows of a head's state, or
- * many lanes share each row (GPUs) */
-enum mamba_path { MAMBA_PLAIN, MAMBA_STEP, MAMBA_STEP_WIDE };
+ * many lanes share each row (GPUs); chunks of tokens side by side, for any n_tok (GPUs) */
+enum mamba_path { MAMBA_PLAIN, MAMBA_STEP, MAMBA_STEP_WIDE, MAMBA_CHUNK };
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
                 const struct mamba_layer *s, const struct batch *b);
 /* Mamba2 (Dao and Gu, arXiv 2405.21060); p: [n_tok] rows of z, x B C, dt. Convolution, gates,

@@ -93,6 +93,7 @@ struct push_mamba {
     uint32_t n_part;            /* the state's columns are cut in n_part runs, whose outputs
                                    mamba_norm adds up */
     float eps;
+    uint32_t tok0, n_chunk;     /* a run of chunks, from a token on */
 };
 
 struct push_route {

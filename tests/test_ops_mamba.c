@@ -1,6 +1,7 @@
 /* test_ops_mamba: Mamba2, whole mixers in batches of any size.
  *
- * Kernels: mamba_conv, mamba_scan, mamba_norm, mamba_step. */
+ * Kernels: mamba_conv, mamba_scan, mamba_norm, mamba_step, mamba_chunk_gram, mamba_chunk_state,
+ * mamba_chunk_pass, mamba_chunk_out. */
 #include "ops.h"
 
 #include <math.h>
@@ -93,7 +94,7 @@ static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct
 /* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
 static void mamba_case(struct gpu *g, const struct mamba_row *c)
 {
-    static const char *const one[] = { "plain", "step", "wide step" };
+    static const char *const one[] = { "plain", "step", "wide step", "chunks" };
     test_case("mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, flip %u, %s%s",
               c->n_head, c->head_dim, c->n_group, c->d_state, c->conv_k, c->piece[0], c->piece[1],
               c->piece[2], c->piece[3], c->flip, one[c->one], c->slow ? ", slow" : "");
@@ -126,7 +127,9 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
         tensor p = rig_strided(&r, v.p + (uint64_t)at * v.n_p, v.n_p, c->piece[i]);
         b.n_tok = c->piece[i];
-        y[i] = b.n_tok == 1 ? mamba_by(r.c, c->one, p, &m, &s, &b) : op_mamba(r.c, p, &m, &s, &b);
+        bool any = c->one != MAMBA_STEP && c->one != MAMBA_STEP_WIDE;
+        y[i] = any || b.n_tok == 1 ? mamba_by(r.c, c->one, p, &m, &s, &b)
+                                   : op_mamba(r.c, p, &m, &s, &b);
         op_advance(r.c, &b);
     }
     double *window = rig_doubles(&r, v.window, (uint64_t)n_window * v.d_conv);
@@ -148,6 +151,44 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
                   "the step is not what op_advance should make of it");
     }
     rig_close(&r);
+}
+
+/* Scratch that a batch takes. */
+static uint64_t scratch_bytes(struct gpu *g, enum mamba_path path, uint32_t d_state, uint32_t n_tok)
+{
+    struct rig r = rig_open(g, "mamba");
+    uint32_t d_inner = 64, d_conv = d_inner + 2 * d_state;
+    struct mamba m = { .n_head = 2, .head_dim = 32, .n_group = 1, .d_state = d_state, .conv_k = 4,
+                       .eps = EPS };
+    m.conv = rig_view(&r, F32, m.conv_k, d_conv, m.conv_k, 0);
+    m.conv_bias = rig_view(&r, F32, d_conv, 1, d_conv, 0);
+    m.ssm_a = m.dt_bias = m.d = rig_view(&r, F32, m.n_head, 1, m.n_head, 0);
+    m.norm = rig_view(&r, F32, d_inner, 1, d_inner, 0);
+    struct mamba_layer s = {
+        .state = rig_view(&r, F32, m.head_dim, m.n_head * d_state, m.head_dim, 0),
+        .window = rig_view(&r, F32, d_conv, 2 * (m.conv_k - 1), d_conv, 0),
+    };
+    struct batch b = rig_batch(&r, n_tok, &(struct step){ 0 }, NULL, 0, true);
+    uint32_t n_p = d_inner + d_conv + m.n_head, stride = (uint32_t)align_up(n_p, 4);
+    mamba_by(r.c, path, rig_view(&r, F32, n_p, n_tok, stride, 0), &m, &s, &b);
+    uint64_t bytes = arena_bytes(r.scratch);
+    rig_close(&r);
+    return bytes;
+}
+
+/* A session's scratch is sized by its largest batch: fewer tokens must not take more, also where
+ * they go another path. */
+static void scratch_case(struct gpu *g, uint32_t d_state)
+{
+    static const uint32_t n_tok[] = { 64, 65, 128, 129, 1024, 1025, 1100 };
+    test_case("scratch of chunks, state of %u", d_state);
+    uint64_t last = scratch_bytes(g, MAMBA_PLAIN, d_state, 63);
+    for (uint32_t i = 0; i < ARRAY_LEN(n_tok); i++) {
+        uint64_t now = scratch_bytes(g, MAMBA_CHUNK, d_state, n_tok[i]);
+        CHECK_MSG(now >= last, "%u tokens take %llu bytes, fewer take %llu", n_tok[i],
+                  (unsigned long long)now, (unsigned long long)last);
+        last = now;
+    }
 }
 
 void test_ops_mamba(void)
@@ -174,11 +215,24 @@ void test_ops_mamba(void)
         { 1152, 256, 1, 4, 2, 0, { 2 }, MAMBA_STEP, false },
         { 4, 16, 2, 16, 4, 0, { 200, 1, 130, 3 }, MAMBA_STEP, true },
         { 2, 64, 1, 128, 4, 1, { 310, 1, 1, 30 }, MAMBA_STEP_WIDE, true },
+        { 1, 4, 1, 4, 4, 0, { 1, 2 }, MAMBA_CHUNK, false },
+        { 4, 6, 2, 12, 4, 1, { 3, 1, 67 }, MAMBA_CHUNK, false },
+        { 6, 10, 3, 20, 3, 1, { 1, 63, 64, 65 }, MAMBA_CHUNK, false },
+        { 8, 24, 2, 32, 4, 0, { 197, 1, 2, 60 }, MAMBA_CHUNK, false },
+        { 3, 36, 3, 36, 2, 0, { 65, 1 }, MAMBA_CHUNK, false },
+        { 12, 40, 1, 64, 4, 1, { 1, 66 }, MAMBA_CHUNK, false },
+        { 2, 136, 1, 68, 4, 0, { 70, 1 }, MAMBA_CHUNK, false },
+        { 2, 256, 2, 256, 4, 0, { 65, 1 }, MAMBA_CHUNK, false },
+        { 16, 64, 2, 128, 4, 1, { 66, 1 }, MAMBA_CHUNK, false },
+        { 4, 16, 2, 16, 4, 0, { 1030, 1, 130, 3 }, MAMBA_CHUNK, true },     /* two runs */
+        { 2, 64, 1, 128, 4, 1, { 300, 1, 1, 30 }, MAMBA_CHUNK, true },
     };
     struct gpu *g = test_gpu();
     if (!g)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         mamba_case(g, &rows[i]);
+    scratch_case(g, 16);
+    scratch_case(g, 256);
     ops_report(g);
 }
