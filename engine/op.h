@@ -191,8 +191,9 @@ struct delta {
     tensor conv, ssm_a, dt_bias, norm;  /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
     float eps;
 };
-/* three dispatches for any n_tok; one, for one token */
-enum delta_path { DELTA_PLAIN, DELTA_STEP };
+/* three dispatches for any n_tok, token by token; one, for one token; four for any n_tok, in chunks
+ * of 32 tokens or of 64, the latter with workgroups of several subgroups on CPU devices too */
+enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_CHUNK, DELTA_CHUNK_WIDE };
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
                 const struct delta_layer *s, const struct batch *b);
 /* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a.

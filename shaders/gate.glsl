@@ -2,9 +2,13 @@
 // is -exp(A_log) as the file stores it.
 
 // Gated DeltaNet; a and b are the raw projections of one V head.
+float delta_log_decay(float ssm_a, float dt_bias, float a)
+{
+    return ssm_a * softplus(a + dt_bias);
+}
 float delta_decay(float ssm_a, float dt_bias, float a)
 {
-    return exp1(ssm_a * softplus(a + dt_bias));
+    return exp1(delta_log_decay(ssm_a, dt_bias, a));
 }
 float delta_beta(float b) { return sigmoid(b); }
 

@@ -85,6 +85,14 @@ struct push_delta {
     float eps;
 };
 
+struct push_delta_chunk {
+    uint32_t n_k_head, n_v_head;
+    uint32_t n_tok;
+    uint32_t p_stride, b_col, a_col;
+    uint32_t tiled;
+    uint32_t chunk0, n_chunk;   /* that one dispatch walks over */
+};
+
 struct push_mamba {
     uint32_t n_head, head_dim, n_group, d_state;
     uint32_t n_tok;

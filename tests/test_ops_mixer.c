@@ -1,6 +1,7 @@
 /* test_ops_mixer: Gated DeltaNet.
  *
- * Kernels: delta_conv, delta_scan, delta_norm, delta_step, advance. */
+ * Kernels: delta_conv, delta_scan, delta_chunk, delta_chunk_scan, delta_norm, delta_step,
+ * advance. */
 #include "ops.h"
 
 #include <math.h>
@@ -16,8 +17,12 @@ struct delta_row {
     bool tiled;
     uint32_t flip;
     uint32_t piece[4];          /* tokens of the batches, 0 after the last */
-    bool plain;                 /* never by delta_step */
+    enum { BEST, PLAIN, CHUNKS, WIDE } how;     /* as op_delta chooses, or all of them by a path */
+    bool slow;                  /* what was written decays to no less than a tenth within 300
+                                   tokens */
 };
+
+static const char *const hows[] = { "best path", "scan", "chunks", "wide chunks" };
 
 /* What a mixer is given, as values; p is [n_tok][d_conv + d_out + 2 n_v_head]. */
 struct delta_case {
@@ -38,7 +43,7 @@ static struct delta_case delta_values(struct rig *r, const struct delta_row *c)
     d.norm = rig_normal(r, c->d_state, 1);
     d.ssm_a = rig_normal(r, c->n_v_head, 1.5);
     for (uint32_t i = 0; i < c->n_v_head; i++)
-        d.ssm_a[i] = -expf(d.ssm_a[i] - 1);
+        d.ssm_a[i] = c->slow ? -2e-3f * (float)(i + 1) : -expf(d.ssm_a[i] - 1);
     d.window = rig_normal(r, (uint64_t)(c->conv_k - 1) * d.d_conv, 1.5);
     d.state = rig_normal(r, (uint64_t)d.d_out * c->d_state, 0.5);
     return d;
@@ -85,10 +90,13 @@ static uint32_t n_pieces(const struct delta_row *c)
 /* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
 static void delta_case(struct gpu *g, const struct delta_row *c)
 {
-    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, flip %u%s", c->n_k_head,
-              c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k, c->piece[0],
-              c->piece[1], c->piece[2], c->piece[3], c->flip, c->plain ? ", plain" : "");
-    struct rig r = rig_open(g, "delta");
+    static const enum delta_path path[] = { [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK,
+                                            [WIDE] = DELTA_CHUNK_WIDE };
+    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, flip %u, %s%s",
+              c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
+              c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->flip, hows[c->how],
+              c->slow ? ", slow decay" : "");
+    struct rig r = rig_open(g, c->how >= CHUNKS ? "delta in chunks" : "delta");
     struct delta_case d = delta_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);
     uint32_t end_flip = (c->flip + n_piece) % 2;
@@ -111,7 +119,8 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
         tensor p = rig_strided(&r, d.p + (uint64_t)at * d.n_p, d.n_p, c->piece[i]);
         b.n_tok = c->piece[i];
-        y[i] = c->plain ? delta_by(r.c, DELTA_PLAIN, p, &m, &s, &b) : op_delta(r.c, p, &m, &s, &b);
+        y[i] = c->how == BEST ? op_delta(r.c, p, &m, &s, &b)
+                              : delta_by(r.c, path[c->how], p, &m, &s, &b);
         op_advance(r.c, &b);
     }
     double *window = rig_doubles(&r, d.window, (uint64_t)n_window * d.d_conv);
@@ -119,7 +128,7 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     double *want = delta_want(&r, c, &d, window, state);
     bool good = rig_run(&r);
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
-        good = rig_near(&r, c->piece[i] == 1 && !c->plain ? "step" : "scan", y[i],
+        good = rig_near(&r, c->piece[i] == 1 && c->how == BEST ? "step" : hows[c->how], y[i],
                         want + (uint64_t)at * d.d_out, 0);
     good = good && rig_near(&r, "state", s.state, state, 0) &&
            rig_near(&r, "window", tensor_rows(s.window, end_flip * n_window, n_window), window, 0);
@@ -136,20 +145,46 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
 static void test_delta(struct gpu *g)
 {
     static const struct delta_row rows[] = {
-        { 1, 1, 16, 4, true, 0, { 1 }, false },
-        { 2, 4, 16, 4, true, 1, { 5 }, false },
-        { 2, 4, 16, 4, false, 0, { 1, 1, 2, 3 }, false },
-        { 2, 6, 32, 4, true, 0, { 2, 1, 4 }, false },
-        { 2, 6, 32, 4, false, 1, { 7 }, false },
-        { 2, 2, 64, 4, true, 1, { 2, 66, 3 }, false },
-        { 1, 3, 64, 4, false, 0, { 1, 2 }, true },
-        { 2, 4, 128, 4, true, 0, { 1, 9 }, false },
-        { 1, 2, 128, 4, false, 1, { 3, 1 }, false },
-        { 2, 4, 16, 2, false, 0, { 2, 3 }, false },
-        { 2, 4, 16, 4, true, 0, { 200, 57 }, false },
+        { 1, 1, 16, 4, true, 0, { 1 }, BEST, false },
+        { 2, 4, 16, 4, true, 1, { 5 }, BEST, false },
+        { 2, 4, 16, 4, false, 0, { 1, 1, 2, 3 }, BEST, false },
+        { 2, 6, 32, 4, true, 0, { 2, 1, 4 }, BEST, false },
+        { 2, 6, 32, 4, false, 1, { 7 }, BEST, false },
+        { 2, 2, 64, 4, true, 1, { 2, 66, 3 }, BEST, false },
+        { 1, 3, 64, 4, false, 0, { 1, 2 }, PLAIN, false },
+        { 2, 4, 128, 4, true, 0, { 1, 9 }, BEST, false },
+        { 1, 2, 128, 4, false, 1, { 3, 1 }, BEST, false },
+        { 2, 4, 16, 2, false, 0, { 2, 3 }, BEST, false },
+        { 2, 4, 16, 4, true, 0, { 200, 57 }, BEST, false },
+        { 2, 4, 16, 4, false, 0, { 300, 20 }, PLAIN, true },
+    };
+    /* The chunks' lengths, one less and one more, and several with a rest; widths that the
+     * workgroups' columns do not divide; 128 over more tokens than one dispatch may walk
+     * (loop_budget). */
+    static const struct delta_row chunks[] = {
+        { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, CHUNKS, false },
+        { 2, 4, 16, 4, false, 1, { 63, 64, 65, 197 }, CHUNKS, false },
+        { 1, 3, 12, 4, true, 1, { 130, 5 }, CHUNKS, false },
+        { 2, 4, 32, 4, false, 0, { 300, 20 }, CHUNKS, true },
+        { 1, 2, 128, 4, false, 0, { 300 }, CHUNKS, false },
+        { 1, 2, 128, 4, true, 0, { 97, 2100 }, CHUNKS, true },
+        { 1, 1, 256, 4, true, 0, { 70 }, CHUNKS, false },
+        { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, WIDE, false },
+        { 2, 4, 16, 4, false, 1, { 63, 64, 65, 197 }, WIDE, false },
+        { 2, 4, 16, 4, false, 0, { 300, 20 }, WIDE, true },
+        { 1, 2, 36, 4, true, 0, { 70, 1 }, WIDE, false },
+        { 1, 2, 128, 4, false, 0, { 300 }, WIDE, false },
+        { 1, 2, 128, 4, true, 0, { 97, 200 }, WIDE, true },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         delta_case(g, &rows[i]);
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct delta_row c = rows[i];
+        c.how = CHUNKS;
+        delta_case(g, &c);
+    }
+    for (uint32_t i = 0; i < ARRAY_LEN(chunks); i++)
+        delta_case(g, &chunks[i]);
 }
 
 void test_ops_mixer(void)

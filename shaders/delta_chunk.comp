@@ -1,0 +1,130 @@
+#version 450
+// delta_chunk: what the chunked Gated DeltaNet needs of a chunk of CHUNK tokens beside the state
+// (names as in Yang et al., arXiv 2412.06464). G is the sum of log decays up to a token, its own
+// among them, D_ij = exp(G_i - G_j) for j <= i:
+//   A = strictly lower (b K K') . D    T = (I + A)^-1    U = T (b V)    W = T (b exp(G) K)
+//   P = lower (Q K') . D
+// One workgroup for (V head; chunk). Tokens that the last chunk lacks have b = 0 and decay 1; where
+// vectors of theirs are read, the last token's stand for them.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "gate.glsl"
+
+layout(constant_id = 1) const uint D_STATE = 4;
+layout(constant_id = 2) const uint CHUNK = 4;
+layout(push_constant) uniform Push { push_delta_chunk p; };
+layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
+layout(binding = 1) readonly buffer P { float proj[]; };
+layout(binding = 2) readonly buffer A { float ssm_a[]; };
+layout(binding = 3) readonly buffer Dt { float dt_bias[]; };
+layout(binding = 4) writeonly buffer Uw { vec4 uw4[]; };    // [chunk][head][U, W][CHUNK][D_STATE]
+layout(binding = 5) writeonly buffer Pm { vec4 pm4[]; };    // [chunk][head][CHUNK][CHUNK]
+layout(binding = 6) writeonly buffer G { float gates[]; };  // [chunk][head][exp G, exp(G_end - G)]
+
+const uint LD = CHUNK + 1;          // keeps lanes that walk down a column out of one memory bank
+shared float tri[CHUNK * LD];       // below the diagonal A; on it and above the transpose of T
+shared float g_hi[CHUNK], g_lo[CHUNK], g_exp[CHUNK], beta[CHUNK];
+
+// exp(G_i - G_j). The sums are pairs of floats: after strong decays a float's last place would be
+// an error of its own size in the weak decays that follow.
+float decay_between(uint i, uint j)
+{
+    precise float hi = g_hi[i] - g_hi[j], lo = g_lo[i] - g_lo[j];
+    return exp1(hi + lo);
+}
+
+void main()
+{
+    uint head = gl_WorkGroupID.x, chunk = gl_WorkGroupID.y, t0 = chunk * CHUNK;
+    uint slot = chunk * p.n_v_head + head, last = min(CHUNK, p.n_tok - t0) - 1;
+    uint k_head = p.tiled != 0 ? head % p.n_k_head : head / (p.n_v_head / p.n_k_head);
+    uint d4 = D_STATE / 4, row4 = (2 * p.n_k_head + p.n_v_head) * d4, first4 = t0 * row4;
+    uint q4 = first4 + k_head * d4, k4 = q4 + p.n_k_head * d4;
+    uint v4 = first4 + (2 * p.n_k_head + head) * d4;
+
+    for (uint i = lane(); i < CHUNK; i += WG) {
+        uint at = (t0 + min(i, last)) * p.p_stride + head;
+        float g = delta_log_decay(ssm_a[head], dt_bias[head], proj[at + p.a_col]);
+        tri[i] = i <= last ? g : 0.0;
+        beta[i] = i <= last ? delta_beta(proj[at + p.b_col]) : 0.0;
+    }
+    barrier();
+    for (uint i = lane(); i < CHUNK; i += WG) {
+        precise float hi = 0.0, lo = 0.0;
+        for (uint j = 0; j <= i; j++) {
+            precise float sum = hi + tri[j], back = sum - hi;
+            lo += (hi - (sum - back)) + (tri[j] - back);
+            hi = sum;
+        }
+        g_hi[i] = hi;
+        g_lo[i] = lo;
+        g_exp[i] = exp1(hi + lo);
+    }
+    barrier();
+    for (uint i = lane(); i < CHUNK; i += WG) {
+        gates[(slot * 2 + 0) * CHUNK + i] = g_exp[i];
+        gates[(slot * 2 + 1) * CHUNK + i] = decay_between(CHUNK - 1, i);
+    }
+
+    // Tiles of four rows and four columns.
+    for (uint tile = lane(); tile < CHUNK * CHUNK / 16; tile += WG) {
+        uint i0 = tile / (CHUNK / 4) * 4, j0 = tile % (CHUNK / 4) * 4;
+        if (j0 > i0)
+            continue;
+        vec4 kk[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), qk[4] = kk;
+        [[dont_unroll]] for (uint x = 0; x < d4; x++) {
+            vec4 k[4];
+            [[unroll]] for (uint c = 0; c < 4; c++)
+                k[c] = u4[k4 + min(j0 + c, last) * row4 + x];
+            [[unroll]] for (uint r = 0; r < 4; r++) {
+                uint at = min(i0 + r, last) * row4 + x;
+                vec4 ki = u4[k4 + at], qi = u4[q4 + at];
+                [[unroll]] for (uint c = 0; c < 4; c++) {
+                    kk[r][c] += dot(ki, k[c]);
+                    qk[r][c] += dot(qi, k[c]);
+                }
+            }
+        }
+        [[unroll]] for (uint r = 0; r < 4; r++) {
+            vec4 out4 = vec4(0);
+            [[unroll]] for (uint c = 0; c < 4; c++)
+                if (j0 + c <= i0 + r) {
+                    float d = decay_between(i0 + r, j0 + c);
+                    out4[c] = qk[r][c] * d;
+                    if (j0 + c < i0 + r)
+                        tri[(i0 + r) * LD + j0 + c] = beta[i0 + r] * kk[r][c] * d;
+                }
+            pm4[((slot * CHUNK + i0 + r) * CHUNK + j0) / 4] = out4;
+        }
+    }
+    barrier();
+    // T's columns one by one: a lane reads what is below the diagonal and the row that it writes.
+    for (uint c = lane(); c < CHUNK; c += WG) {
+        tri[c * LD + c] = 1.0;
+        for (uint i = c + 1; i < CHUNK; i++) {
+            float sum = 0.0;
+            for (uint j = c; j < i; j++)
+                sum += tri[i * LD + j] * tri[c * LD + j];
+            tri[c * LD + i] = -sum;
+        }
+    }
+    barrier();
+    // Four rows of U and of W, four columns each.
+    for (uint tile = lane(); tile < CHUNK / 4 * d4; tile += WG) {
+        uint i0 = tile / d4 * 4, x = tile % d4;
+        vec4 su[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), sw[4] = su;
+        [[dont_unroll]] for (uint j = 0; j < i0 + 4; j++) {
+            uint at = min(j, last) * row4 + x;
+            vec4 v = u4[v4 + at] * beta[j], k = u4[k4 + at] * (beta[j] * g_exp[j]);
+            [[unroll]] for (uint r = 0; r < 4; r++) {
+                float t = j <= i0 + r ? tri[j * LD + i0 + r] : 0.0;
+                su[r] += t * v;
+                sw[r] += t * k;
+            }
+        }
+        [[unroll]] for (uint r = 0; r < 4; r++) {
+            uw4[(slot * 2 * CHUNK + i0 + r) * d4 + x] = su[r];
+            uw4[((slot * 2 + 1) * CHUNK + i0 + r) * d4 + x] = sw[r];
+        }
+    }
+}
