@@ -9,6 +9,8 @@
 #include <string.h>
 
 #define EPS 1e-6f
+#define SLOW 2e-3f              /* what was written lasts for hundreds of tokens */
+#define STRONG 20.0f            /* for a few, and most of it for one */
 
 /* ---- Gated DeltaNet ---------------------------------------------------------------------- */
 
@@ -18,8 +20,8 @@ struct delta_row {
     uint32_t flip;
     uint32_t piece[4];          /* tokens of the batches, 0 after the last */
     enum { BEST, PLAIN, CHUNKS, WIDE } how;     /* as op_delta chooses, or all of them by a path */
-    bool slow;                  /* what was written decays to no less than a tenth within 300
-                                   tokens */
+    float rate;                 /* of decay, of the first V head, the i-th's i times that;
+                                   0: random ones */
 };
 
 static const char *const hows[] = { "best path", "scan", "chunks", "wide chunks" };
@@ -43,7 +45,7 @@ static struct delta_case delta_values(struct rig *r, const struct delta_row *c)
     d.norm = rig_normal(r, c->d_state, 1);
     d.ssm_a = rig_normal(r, c->n_v_head, 1.5);
     for (uint32_t i = 0; i < c->n_v_head; i++)
-        d.ssm_a[i] = c->slow ? -2e-3f * (float)(i + 1) : -expf(d.ssm_a[i] - 1);
+        d.ssm_a[i] = c->rate > 0 ? -c->rate * (float)(i + 1) : -expf(d.ssm_a[i] - 1);
     d.window = rig_normal(r, (uint64_t)(c->conv_k - 1) * d.d_conv, 1.5);
     d.state = rig_normal(r, (uint64_t)d.d_out * c->d_state, 0.5);
     return d;
@@ -92,10 +94,10 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
 {
     static const enum delta_path path[] = { [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK,
                                             [WIDE] = DELTA_CHUNK_WIDE };
-    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, flip %u, %s%s",
+    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, flip %u, %s, rate %g",
               c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
               c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->flip, hows[c->how],
-              c->slow ? ", slow decay" : "");
+              (double)c->rate);
     struct rig r = rig_open(g, c->how >= CHUNKS ? "delta in chunks" : "delta");
     struct delta_case d = delta_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);
@@ -145,36 +147,38 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
 static void test_delta(struct gpu *g)
 {
     static const struct delta_row rows[] = {
-        { 1, 1, 16, 4, true, 0, { 1 }, BEST, false },
-        { 2, 4, 16, 4, true, 1, { 5 }, BEST, false },
-        { 2, 4, 16, 4, false, 0, { 1, 1, 2, 3 }, BEST, false },
-        { 2, 6, 32, 4, true, 0, { 2, 1, 4 }, BEST, false },
-        { 2, 6, 32, 4, false, 1, { 7 }, BEST, false },
-        { 2, 2, 64, 4, true, 1, { 2, 66, 3 }, BEST, false },
-        { 1, 3, 64, 4, false, 0, { 1, 2 }, PLAIN, false },
-        { 2, 4, 128, 4, true, 0, { 1, 9 }, BEST, false },
-        { 1, 2, 128, 4, false, 1, { 3, 1 }, BEST, false },
-        { 2, 4, 16, 2, false, 0, { 2, 3 }, BEST, false },
-        { 2, 4, 16, 4, true, 0, { 200, 57 }, BEST, false },
-        { 2, 4, 16, 4, false, 0, { 300, 20 }, PLAIN, true },
+        { 1, 1, 16, 4, true, 0, { 1 }, BEST, 0 },
+        { 2, 4, 16, 4, true, 1, { 5 }, BEST, 0 },
+        { 2, 4, 16, 4, false, 0, { 1, 1, 2, 3 }, BEST, 0 },
+        { 2, 6, 32, 4, true, 0, { 2, 1, 4 }, BEST, 0 },
+        { 2, 6, 32, 4, false, 1, { 7 }, BEST, 0 },
+        { 2, 2, 64, 4, true, 1, { 2, 66, 3 }, BEST, 0 },
+        { 1, 3, 64, 4, false, 0, { 1, 2 }, PLAIN, 0 },
+        { 2, 4, 128, 4, true, 0, { 1, 9 }, BEST, 0 },
+        { 1, 2, 128, 4, false, 1, { 3, 1 }, BEST, 0 },
+        { 2, 4, 16, 2, false, 0, { 2, 3 }, BEST, 0 },
+        { 2, 4, 16, 4, true, 0, { 200, 57 }, BEST, 0 },
+        { 2, 4, 16, 4, false, 0, { 300, 20 }, PLAIN, SLOW },
     };
     /* The chunks' lengths, one less and one more, and several with a rest; widths that the
      * workgroups' columns do not divide; 128 over more tokens than one dispatch may walk
      * (loop_budget). */
     static const struct delta_row chunks[] = {
-        { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, CHUNKS, false },
-        { 2, 4, 16, 4, false, 1, { 63, 64, 65, 197 }, CHUNKS, false },
-        { 1, 3, 12, 4, true, 1, { 130, 5 }, CHUNKS, false },
-        { 2, 4, 32, 4, false, 0, { 300, 20 }, CHUNKS, true },
-        { 1, 2, 128, 4, false, 0, { 300 }, CHUNKS, false },
-        { 1, 2, 128, 4, true, 0, { 97, 2100 }, CHUNKS, true },
-        { 1, 1, 256, 4, true, 0, { 70 }, CHUNKS, false },
-        { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, WIDE, false },
-        { 2, 4, 16, 4, false, 1, { 63, 64, 65, 197 }, WIDE, false },
-        { 2, 4, 16, 4, false, 0, { 300, 20 }, WIDE, true },
-        { 1, 2, 36, 4, true, 0, { 70, 1 }, WIDE, false },
-        { 1, 2, 128, 4, false, 0, { 300 }, WIDE, false },
-        { 1, 2, 128, 4, true, 0, { 97, 200 }, WIDE, true },
+        { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, CHUNKS, 0 },
+        { 2, 4, 16, 4, false, 1, { 63, 64, 65, 197 }, CHUNKS, 0 },
+        { 1, 3, 12, 4, true, 1, { 130, 5 }, CHUNKS, 0 },
+        { 2, 4, 32, 4, false, 0, { 300, 20 }, CHUNKS, SLOW },
+        { 1, 2, 128, 4, false, 0, { 300 }, CHUNKS, 0 },
+        { 1, 2, 128, 4, true, 0, { 97, 2100 }, CHUNKS, SLOW },
+        { 1, 1, 256, 4, true, 0, { 70 }, CHUNKS, 0 },
+        { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, WIDE, 0 },
+        { 2, 4, 16, 4, false, 1, { 63, 64, 65, 197 }, WIDE, 0 },
+        { 2, 4, 16, 4, false, 0, { 300, 20 }, WIDE, SLOW },
+        { 1, 2, 36, 4, true, 0, { 70, 1 }, WIDE, 0 },
+        { 1, 2, 128, 4, false, 0, { 300 }, WIDE, 0 },
+        { 1, 2, 128, 4, true, 0, { 97, 200 }, WIDE, SLOW },
+        { 2, 4, 16, 4, true, 0, { 200 }, CHUNKS, STRONG },
+        { 2, 4, 16, 4, false, 0, { 200 }, WIDE, STRONG },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         delta_case(g, &rows[i]);
