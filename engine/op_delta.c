@@ -11,8 +11,8 @@
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                 const struct batch *b)
 {
-    /* On a CPU device the products of a chunk save nothing: a lane has a column of the state in
-     * registers either way, and what delta_chunk does comes on top. */
+    /* On a CPU device, whose shared memory is memory like any other, chunks take a fifth more time
+     * than tokens for 16 heads of 128, nearly twice as much for 8 of 32. */
     bool chunks = b->n_tok >= CHUNK_MIN && gpu_caps(cmd_gpu(c))->kind != GPU_CPU;
     enum delta_path path = b->n_tok == 1 ? DELTA_STEP : chunks ? DELTA_CHUNK : DELTA_PLAIN;
     return delta_by(c, path, p, d, s, b);
