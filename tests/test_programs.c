@@ -36,6 +36,8 @@ static void test_flags(void)
         { 2, "--debug: 'nope' is none of", NULL, "hlm-chat -m " DEMO " --debug prof,nope" },
         { 2, "--debug: 'lose=x' is none of", NULL, "hlm-chat -m " DEMO " --debug lose=x" },
         { 2, "--memory: '4Q' is no size", NULL, "hlm-chat -m " DEMO " --memory 4Q" },
+        { 2, "--memory: '1e3' is no size", NULL, "hlm-chat -m " DEMO " --memory 1e3" },
+        { 2, "--memory: '0x10' is no size", NULL, "hlm-chat -m " DEMO " --memory 0x10" },
         { 1, "standard input is empty", NULL, "hlm-chat -m " DEMO },
         { 1, "/nowhere/x", NULL, "hlm-chat -m " DEMO " -f /nowhere/x" },
         { 1, "/nowhere/log", NULL, "hlm-chat -m " DEMO " -p x --log-json /nowhere/log" },

@@ -344,6 +344,31 @@ static void test_stale(void)
     }
 }
 
+/* What a monitor reads may have been written by anybody who can be this user. */
+static void test_sound(void)
+{
+    static struct hlm_counters c;
+    static struct ring_sample got;
+    struct err err = { 0 };
+    test_case("a sample of nonsense is read as texts that end and indices in range");
+    memset(&c, 0xff, sizeof c);
+    struct ring *w = ring_create("hlm-test", 2, &err);
+    CHECK_MSG(w, "%s", err.msg);
+    struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
+    CHECK_MSG(r, "%s", err.msg);
+    if (w && r) {
+        ring_publish(w, &c);
+        CHECK_EQ(ring_next(r, &got, NULL), RING_SAMPLE);
+        CHECK_EQ(strlen(got.c.model), sizeof c.model - 1);
+        CHECK_EQ(strlen(got.c.error), sizeof c.error - 1);
+        CHECK_EQ(strlen(got.c.kernel[HLM_MAX_COUNTED - 1].name), sizeof c.kernel[0].name - 1);
+        CHECK_EQ(got.c.state, HLM_IDLE);
+        CHECK_EQ(got.c.n_kernel, HLM_MAX_COUNTED);
+    }
+    ring_detach(r);
+    ring_destroy(w);
+}
+
 /* What a token costs when a ring is there: far below what a token takes. */
 static void test_cost(void)
 {
@@ -381,5 +406,6 @@ void test_ring(void)
     test_reading();
     test_refused();
     test_stale();
+    test_sound();
     test_cost();
 }

@@ -123,8 +123,9 @@ static bool read_bytes(const struct flag *f, const char *who, const char *value,
     static const char units[] = "KMG";
     char *end = NULL;
     errno = 0;
-    double v = strtod(value, &end);
-    bool is = end != value && isfinite(v) && v >= 0 && strspn(value, "0123456789.") > 0;
+    double v = strtod(value, &end);         /* which knows more numbers than a person means here */
+    bool is = *value >= '0' && *value <= '9' && isfinite(v) &&
+              end == value + strspn(value, "0123456789.");
     for (const char *u = units; is && *u; u++)
         if (*end && (*end & ~0x20) == *u) {
             v = ldexp(v, 10 * (int)(u - units + 1));

@@ -147,6 +147,21 @@ void ring_detach(struct ring_reader *r)
 
 const struct ring_head *ring_get_head(const struct ring_reader *r) { return r->head; }
 
+/* What another process wrote may be anything: texts end, and numbers index what there is. */
+static void make_sound(struct hlm_counters *c)
+{
+    char *const text[] = { c->model, c->arch, c->device, c->driver, c->error };
+    const size_t size[] = { sizeof c->model, sizeof c->arch, sizeof c->device, sizeof c->driver,
+                            sizeof c->error };
+    for (size_t i = 0; i < ARRAY_LEN(text); i++)
+        text[i][size[i] - 1] = 0;
+    if (c->state > HLM_GENERATING)
+        c->state = HLM_IDLE;
+    c->n_kernel = min_u64(c->n_kernel, HLM_MAX_COUNTED);
+    for (uint32_t i = 0; i < HLM_MAX_COUNTED; i++)
+        c->kernel[i].name[sizeof c->kernel[i].name - 1] = 0;
+}
+
 enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t *lost)
 {
     struct ring_head *h = r->head;
@@ -163,6 +178,7 @@ enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t
             atomic_thread_fence(memory_order_acquire);
             if (atomic_load_explicit(&s->seq, memory_order_relaxed) == seq) {
                 memcpy(out, word, sizeof *out);
+                make_sound(&out->c);
                 r->next++;
                 return RING_SAMPLE;
             }

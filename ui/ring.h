@@ -72,6 +72,7 @@ const struct ring_head *ring_get_head(const struct ring_reader *r);
 
 /* RING_NONE: nothing newer yet; RING_GONE: nor will there be, the program has ended or died. */
 enum ring_got { RING_SAMPLE, RING_NONE, RING_GONE };
-/* The next sample, beginning with the oldest that is there. lost, where it is not NULL, grows by
+/* The next sample, beginning with the oldest that is there; its texts end and its indices are in
+ * range, whoever wrote it. lost, where it is not NULL, grows by
  * those that were overwritten before they could be read. Never blocks. */
 enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t *lost);
