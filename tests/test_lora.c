@@ -16,9 +16,10 @@
 
 enum { N_TOK = 72, MAX_ADAPTER = 3 };
 
-/* Of a document, relative, and NMSE. Worst measured: 4.1e-8, 7.4e-13. */
+/* Of a document, relative, and NMSE. Worst measured on Mesa 22.3.6: 4.1e-8, 7.4e-13; on 26.2.6 one
+ * case of Qwen3-Next with adapters on everything has 2.9e-12. */
 #define LOSS_REL 2e-7
-#define LOGITS   2e-12
+#define LOGITS   3.5e-12
 
 /* ---- helpers ---------------------------------------------------------------------------- */
 
