@@ -93,7 +93,7 @@ void hlm_kernels_reset(hlm *m);
 
 /* The counters as they stand; with params.profile waits for what runs. */
 void hlm_get_counters(hlm *m, struct hlm_counters *out);
-/* An answer or a result is done, nothing is asked for now: until the next call the counters say
+/* An answer or a result is done and no other is under way: until the next call the counters say
  * idle. */
 void hlm_idle(hlm *m);
 

@@ -4,6 +4,7 @@
 #include "../engine/hlm.h"
 #include "test.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* As the tests open; without the validation layer where this machine has none (test_validation
@@ -48,3 +49,35 @@ static inline hlm_session *hlm_test_session(hlm *m, struct hlm_session_params pa
 
 /* CHECK of a call that fills err. */
 #define CHECK_OK(call, err) CHECK_MSG((call), "%s: %s", #call, (err).msg)
+
+/* Memory that tests cannot do without. */
+static inline void *test_room(uint64_t n, uint64_t size)
+{
+    void *p = mem_alloc(n ? n : 1, size);
+    HLM_ASSERT(p != NULL);
+    return p;
+}
+
+/* The values of a tensor; the caller frees. */
+static inline float *test_floats(const struct gguf_tensor *t)
+{
+    float *v = test_room(t->n_elem, sizeof *v);
+    dtype_to_f32(t->type, t->data, t->n_elem, v);
+    return v;
+}
+
+static inline bool test_has_tail(const char *s, const char *tail)
+{
+    size_t n = strlen(s), m = strlen(tail);
+    return n > m && !strcmp(s + n - m, tail);
+}
+
+/* A file of the scratch folder; the path lives until the sixteenth call from here. */
+static inline const char *test_scratch(const char *name)
+{
+    static char path[16][160];
+    static uint32_t i;
+    i = (i + 1) % ARRAY_LEN(path);
+    snprintf(path[i], sizeof path[i], "%s/%s", test_tmp(), name);
+    return path[i];
+}

@@ -16,35 +16,6 @@
 
 enum { MAX_TOLD = 256, N_TOK = 24 };
 
-static void *room(uint64_t n, uint64_t size)
-{
-    void *p = mem_alloc(n ? n : 1, size);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
-
-static float *floats(const struct gguf_tensor *t)
-{
-    float *v = room(t->n_elem, sizeof *v);
-    dtype_to_f32(t->type, t->data, t->n_elem, v);
-    return v;
-}
-
-static const char *scratch(const char *name)
-{
-    static char path[16][160];
-    static uint32_t i;
-    i = (i + 1) % ARRAY_LEN(path);
-    snprintf(path[i], sizeof path[i], "%s/%s", test_tmp(), name);
-    return path[i];
-}
-
-static bool has_tail(const char *s, const char *tail)
-{
-    size_t n = strlen(s), m = strlen(tail);
-    return n > m && !strcmp(s + n - m, tail);
-}
-
 static struct gguf *open_file(const char *path)
 {
     struct err err = { 0 };
@@ -84,17 +55,17 @@ static void make_adapter(const char *base, const struct made *how, const char *t
     gb_f32(b, "adapter.lora.alpha", how->alpha);
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *x = gguf_tensor_at(g, i);
-        bool takes = has_tail(x->name, ".weight") && x->n_dim > 1, gate = false;
+        bool takes = test_has_tail(x->name, ".weight") && x->n_dim > 1, gate = false;
         takes = takes && (!how->multiple || x->dim[0] % how->multiple == 0);
         for (uint32_t k = 0; k < ARRAY_LEN(not); k++)
-            takes = takes && !has_tail(x->name, not[k]) && strcmp(x->name, not[k]) != 0;
-        gate = has_tail(x->name, ".ssm_a") || has_tail(x->name, ".ssm_dt.bias") ||
-               has_tail(x->name, ".ssm_d");
+            takes = takes && !test_has_tail(x->name, not[k]) && strcmp(x->name, not[k]) != 0;
+        gate = test_has_tail(x->name, ".ssm_a") || test_has_tail(x->name, ".ssm_dt.bias") ||
+               test_has_tail(x->name, ".ssm_d");
         for (int k = 0; takes && k < 2; k++) {
             uint64_t dim[3] = { k ? how->rank : x->dim[0], k ? x->dim[1] : how->rank, x->dim[2] };
             uint64_t n = dim[0] * dim[1] * dim[2];
-            float *v = room(n, sizeof *v);
-            uint16_t *h = room(n, sizeof *h);
+            float *v = test_room(n, sizeof *v);
+            uint16_t *h = test_room(n, sizeof *h);
             for (uint64_t j = 0; j < n; j++) {
                 v[j] = (float)((k ? how->size : 1) * rng_normal(&rng));
                 h[j] = f32_to_f16(v[j]);
@@ -106,7 +77,7 @@ static void make_adapter(const char *base, const struct made *how, const char *t
             free(h);
         }
         if (gate && how->deltas) {
-            float *v = room(x->n_elem, sizeof *v);
+            float *v = test_room(x->n_elem, sizeof *v);
             for (uint64_t j = 0; j < x->n_elem; j++)
                 v[j] = (float)(0.3 * rng_normal(&rng));
             snprintf(text, sizeof text, "%s.delta", x->name);
@@ -169,8 +140,8 @@ static bool in_double(const struct gguf_tensor *x, struct gguf *const *g, const 
 {
     char name[96];
     bool any = false;
-    double *sum = room(x->n_elem, sizeof *sum);
-    float *v = floats(x);
+    double *sum = test_room(x->n_elem, sizeof *sum);
+    float *v = test_floats(x);
     for (uint64_t i = 0; i < x->n_elem; i++)
         w[i] = (double)v[i];
     free(v);
@@ -183,7 +154,8 @@ static bool in_double(const struct gguf_tensor *x, struct gguf *const *g, const 
         const struct gguf_tensor *b = gguf_tensor(g[l], name);
         snprintf(name, sizeof name, "%s.delta", x->name);
         const struct gguf_tensor *d = gguf_tensor(g[l], name);
-        float *va = a ? floats(a) : NULL, *vb = b ? floats(b) : NULL, *vd = d ? floats(d) : NULL;
+        float *va = a ? test_floats(a) : NULL, *vb = b ? test_floats(b) : NULL;
+        float *vd = d ? test_floats(d) : NULL;
         uint64_t r = b ? b->dim[0] : 0;
         double s = (alpha != 0 && r ? (double)alpha / (double)r : 1) * (double)scale[l];
         any = any || a || d;
@@ -199,7 +171,7 @@ static bool in_double(const struct gguf_tensor *x, struct gguf *const *g, const 
         free(vd);
     }
     for (uint64_t i = 0; i < x->n_elem; i++)
-        w[i] = has_tail(x->name, ".ssm_a") ? w[i] * exp(sum[i]) : w[i] + sum[i];
+        w[i] = test_has_tail(x->name, ".ssm_a") ? w[i] * exp(sum[i]) : w[i] + sum[i];
     free(sum);
     return any;
 }
@@ -241,14 +213,14 @@ static void check_out(const char *base, const char *out, const struct hlm_merge_
     CHECK_EQ(gguf_n_tensor(a), gguf_n_tensor(b));
     for (uint64_t i = 0; i < gguf_n_tensor(a); i++) {
         const struct gguf_tensor *x = gguf_tensor_at(a, i), *y = gguf_tensor_at(b, i);
-        double *w = room(x->n_elem, sizeof *w);
+        double *w = test_room(x->n_elem, sizeof *w);
         CHECK_STR(y->name, x->name);
         CHECK(!memcmp(x->dim, y->dim, sizeof x->dim) && x->n_dim == y->n_dim);
         if (!in_double(x, g, scale, n, w)) {
             CHECK_MSG(x->type == y->type && !memcmp(x->data, y->data, x->n_bytes), "%s changed",
                       x->name);
         } else {
-            float *v = floats(y);
+            float *v = test_floats(y);
             n_touched++;
             for (uint64_t k = 0; y->type == F32 && k < x->n_elem; k++)
                 if (!CHECK_MSG(fabs((double)v[k] - w[k]) <= fabs(w[k]) * 0x1p-24 * 1.000001 + 1e-40,
@@ -271,7 +243,7 @@ static void check_out(const char *base, const char *out, const struct hlm_merge_
 static void test_fixture(const char *dir)
 {
     struct err err = { 0 };
-    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("train/%s/model.gguf", dir);
     struct hlm_merge_adapter l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 },
                                       { made, 0.5f } };
@@ -291,7 +263,7 @@ static void test_fixture(const char *dir)
 static void test_quantised(const char *base, double size, double noise_lo, double noise_hi)
 {
     struct err err = { 0 };
-    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     struct hlm_merge_adapter l = { made, 1 };
     uint32_t n = 0;
     double kept = 0, noise = 0;
@@ -334,7 +306,7 @@ static void same_tensors(const char *p, const char *q)
 static void test_nothing(const char *base)
 {
     struct err err = { 0 };
-    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     test_case("%s: B of zeros changes no byte", base);
     make_adapter(base, &(struct made){ 4, F32, 4, 0, false, 0 }, made);
     CHECK_OK(merge(base, made, 1, out, NULL, &err), err);
@@ -350,7 +322,7 @@ static void test_types(void)
         { "MXFP4", 0.117 }, { "F32", 1e-7 },
     };
     struct err err = { 0 };
-    const char *out = scratch("out.gguf"), *made = scratch("made.gguf");
+    const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("qwen3next/k256/model-q4_k_m.gguf");
     make_adapter(base, &(struct made){ 2, F32, 2, 0.05, false, 256 }, made);
     for (uint32_t i = 0; i < ARRAY_LEN(types); i++) {
@@ -375,9 +347,9 @@ static void test_gates_only(void)
 {
     struct err err = { 0 };
     const char *base = fixture("train/nemotron_h_moe/model.gguf");
-    const char *all = scratch("made.gguf"), *out = scratch("gates.gguf");
-    const char *rest = scratch("rest.gguf"), *both = scratch("both.gguf");
-    const char *plain = scratch("plain.gguf");
+    const char *all = test_scratch("made.gguf"), *out = test_scratch("gates.gguf");
+    const char *rest = test_scratch("rest.gguf"), *both = test_scratch("both.gguf");
+    const char *plain = test_scratch("plain.gguf");
     struct hlm_merge_adapter l = { all, 1 };
     test_case("gates only, and the adapter without them");
     make_adapter(base, &(struct made){ 3, F32, 6, 0.02, true, 0 }, all);
@@ -392,7 +364,7 @@ static void test_gates_only(void)
                           gguf_tensor_at(a, i)->n_bytes);
     for (uint64_t i = 0; g && r && i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *x = gguf_tensor_at(g, i), *y = gguf_tensor(r, x->name);
-        bool delta = has_tail(x->name, ".delta");
+        bool delta = test_has_tail(x->name, ".delta");
         n_delta += delta;
         CHECK_MSG(delta ? !y : y && !memcmp(x->data, y->data, x->n_bytes), "%s", x->name);
     }
@@ -409,27 +381,28 @@ static void test_gates_only(void)
     same_tensors(both, plain);
     test_case("gates only of an adapter without gates, or with nothing else");
     l.path = rest;
-    CHECK(!merge_n(base, &l, 1, out, NULL, scratch("x.gguf"), &err) &&
+    CHECK(!merge_n(base, &l, 1, out, NULL, test_scratch("x.gguf"), &err) &&
           strstr(err.msg, "no gate delta"));
     err = (struct err){ 0 };
     struct gguf_build *only = gb_from(all, &err);
     g = open_file(all);
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
-        if (!has_tail(gguf_tensor_at(g, i)->name, ".delta"))
+        if (!test_has_tail(gguf_tensor_at(g, i)->name, ".delta"))
             gb_drop_tensor(only, gguf_tensor_at(g, i)->name);
     CHECK_OK(gb_write(only, rest, &err), err);
     gb_free(only);
     gguf_close(g);
-    CHECK(!merge_n(base, &l, 1, out, NULL, scratch("x.gguf"), &err) &&
+    CHECK(!merge_n(base, &l, 1, out, NULL, test_scratch("x.gguf"), &err) &&
           strstr(err.msg, "nothing but gate"));
 }
 
 static void test_parts(void)
 {
     struct err err = { 0 };
-    const char *base = fixture("train/step35/model.gguf"), *out = scratch("out.gguf");
-    const char *lora = fixture("train/step35/init-lora.gguf"), *whole = scratch("whole.gguf");
-    const char *name[2] = { scratch("p-00001-of-00002.gguf"), scratch("p-00002-of-00002.gguf") };
+    const char *base = fixture("train/step35/model.gguf"), *out = test_scratch("out.gguf");
+    const char *lora = fixture("train/step35/init-lora.gguf"), *whole = test_scratch("whole.gguf");
+    const char *name[2] = { test_scratch("p-00001-of-00002.gguf"),
+                            test_scratch("p-00002-of-00002.gguf") };
     test_case("a model in two files becomes one");
     struct gguf_build *b = gb_from(base, &err);
     for (uint32_t i = 0; b && i < 2; i++) {
@@ -469,8 +442,8 @@ static void refused(const char *model, const char *adapter, const char *out, con
 static void test_refused(void)
 {
     struct err err = { 0 };
-    const char *base = fixture("train/qwen35/model.gguf"), *out = scratch("none.gguf");
-    const char *lora = fixture("train/qwen35/init-lora.gguf"), *bad = scratch("bad.gguf");
+    const char *base = fixture("train/qwen35/model.gguf"), *out = test_scratch("none.gguf");
+    const char *lora = fixture("train/qwen35/init-lora.gguf"), *bad = test_scratch("bad.gguf");
     test_case("refused: adapters and types");
     refused(base, fixture("train/step35/init-lora.gguf"), out, NULL, "step35", "qwen35");
     refused(fixture("qwen35/base/model-f32.gguf"), lora, out, NULL, "init-lora.gguf", "expected");
@@ -490,7 +463,7 @@ static void test_refused(void)
     CHECK_OK(gb_write(b, bad, &err), err);
     gb_free(b);
     refused(base, bad, out, NULL, "blk.0.ffn_up.weight.lora_b", "4 x 95");
-    const char *big = fixture("qwen3next/k256/model-q4_k_m.gguf"), *iq = scratch("iq.gguf");
+    const char *big = fixture("qwen3next/k256/model-q4_k_m.gguf"), *iq = test_scratch("iq.gguf");
     make_adapter(big, &(struct made){ 2, F32, 2, 0.05, false, 256 }, bad);
     b = gb_from(big, &err);
     CHECK(gb_retype(b, "blk.1.attn_q.weight", IQ2_S));
@@ -506,7 +479,7 @@ static void test_refused(void)
 static void test_left(void)
 {
     struct err err = { 0 };
-    const char *base = fixture("train/qwen35/model.gguf"), *out = scratch("stand.gguf");
+    const char *base = fixture("train/qwen35/model.gguf"), *out = test_scratch("stand.gguf");
     const char *lora = fixture("train/qwen35/init-lora.gguf");
     CHECK_OK(file_write_atomic(out, "old", 3, &err), err);
     uint32_t before = n_files();
@@ -578,7 +551,7 @@ static float *logits_of(const char *model, const char *adapter)
     if (!m)
         return NULL;
     uint32_t n_vocab = hlm_get_info(m).n_vocab;
-    float *logits = room((uint64_t)N_TOK * n_vocab, sizeof *logits);
+    float *logits = test_room((uint64_t)N_TOK * n_vocab, sizeof *logits);
     for (uint32_t i = 0; i < N_TOK; i++)
         id[i] = (int32_t)((i * 37 + 11) % n_vocab);
     if (adapter)
@@ -595,7 +568,7 @@ void test_merged_model(void)
 {
     struct err err = { 0 };
     const char *base = fixture("train/nemotron_h_moe/model.gguf");
-    const char *made = scratch("made.gguf"), *out = scratch("merged.gguf");
+    const char *made = test_scratch("made.gguf"), *out = test_scratch("merged.gguf");
     test_case("train/nemotron_h_moe: logits merged and beside");
     if (!test_gpu())
         return;
