@@ -157,6 +157,11 @@ struct use { tensor t; bool write, read; };
 struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct err *err);
 void cmd_destroy(struct cmd *c);                        /* takes NULL; waits until it has run */
 struct gpu *cmd_gpu(const struct cmd *c);
+struct arena *cmd_scratch_arena(const struct cmd *c);
+/* What training hangs on a cmd (tape.h); NULL: nothing. */
+struct tape;
+void cmd_set_tape(struct cmd *c, struct tape *t);
+struct tape *cmd_tape(const struct cmd *c);
 
 /* Scratch lives in two halves, each from its own start: a tensor taken in one half stays until that
  * half is begun again. A block of a model begins the other half, reads its input from the half

@@ -45,6 +45,9 @@ struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, s
 }
 
 struct gpu *cmd_gpu(const struct cmd *c) { return c->g; }
+struct arena *cmd_scratch_arena(const struct cmd *c) { return c->scratch; }
+void cmd_set_tape(struct cmd *c, struct tape *t) { c->tape = t; }
+struct tape *cmd_tape(const struct cmd *c) { return c->tape; }
 uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
 uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
 

@@ -6,7 +6,7 @@
  * An op returns its output, which lives in the cmd's scratch until the half it was made in begins
  * again. Activations are f32. Errors stick to the cmd. */
 #pragma once
-#include "gpu.h"
+#include "tape.h"
 
 /* Packed rows of one weight matrix (pack.h), or of n_expert of them one behind the other. */
 typedef struct linear {
@@ -23,7 +23,11 @@ typedef struct linear {
 
 /* Low-rank factors: y += B (A x). Both F32, with as many experts as the matrix; A has as many rows
  * as B has columns, a multiple of 4. Matrices multiplied together may share A. */
-struct lora { linear a, b; };
+struct lora {
+    linear a, b;
+    uint32_t id;                        /* of A, among all of the set: which units are left out of
+                                           what goes into it (tape.h) */
+};
 
 /* What a feed-forward does between its matrices. */
 struct act {
@@ -37,11 +41,24 @@ struct act {
 /* Columns of what goes in for one that comes out. */
 static inline uint32_t act_width(struct act a) { return a.kind == ACT_SWIGLU ? 2 : 1; }
 
+/* A row of documents, for training: none sees another, and each begins with nothing before it -
+ * neither keys nor window nor state. Padding is a document of its own. */
+struct docs {
+    tensor first;                       /* I32 [1][n_tok]: of a token, its document's first; so t -
+                                           first[t] is its position */
+    uint32_t chunk, n_chunk;            /* recurrences work in chunks of at most so many tokens, a
+                                           multiple of 16 up to 64; there are n_chunk at most */
+    tensor chunks;                      /* I32 [n_chunk][4]: first token; tokens, 0: not in use; 1:
+                                           begins a document; 1: ends one */
+};
+
 /* What every op of one submission shares. */
 struct batch {
     uint32_t n_tok;
     tensor step;                        /* struct step of push.h */
     tensor ids;                         /* I32 [1, n_ctx + 1]: the history by position */
+    const struct docs *docs;            /* NULL: tokens follow what the caches hold. Else there are
+                                           no caches, and the batch is a row of its own */
 };
 
 /* Lanes of a workgroup: a CPU device runs a workgroup's subgroups one after the other, so one is
@@ -111,6 +128,11 @@ struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile; };
  * y: [entries][n_out] */
 void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
                     const struct grouping *g);
+/* The backward of that: the gradient of y makes one of every entry's x, dx [entries][n_in] (arena
+ * NULL: not wanted), which is added to; and those of the experts' factors, where they are
+ * trained. */
+void linear_grouped_bwd(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
+                        tensor dx, const struct grouping *g);
 /* Entries that a tile may have; 0 where no kernel of this device takes tiles. */
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);
 

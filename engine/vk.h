@@ -203,6 +203,7 @@ struct cmd {
     struct arena *scratch;
     uint32_t half;
     uint64_t half_at[2];
+    struct tape *tape;      /* NULL: it does not train */
 
     struct entry *entry;
     struct range *use;

@@ -10,7 +10,7 @@ set -u
 
 # The module map. A module is a header with its .c files; gpu_*.c may use vk, x_*.c is x, models/*.c is model.
 order="base dtype quant file pack tok chat shaders kernels tensor gpu vk tape op lora merge kv model session sample
-       train data counters hlm"
+       data train counters hlm"
 
 found=$(mktemp)
 trap 'rm -f "$found" "$found.c"' EXIT
