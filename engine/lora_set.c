@@ -198,7 +198,7 @@ static void place(struct lora_set *s)
             bool behind = j > i && s->stack[j - 1].n_part;
             if (s->stack[j].n_part)
                 s->stack[j].lora = (struct lora){
-                    a, take(s, k->rank, w->n_out, w->n_expert, behind),
+                    .a = a, .b = take(s, k->rank, w->n_out, w->n_expert, behind),
                 };
         }
     }
