@@ -82,14 +82,11 @@ $(B)/hlm-chat: private LIBS += -ledit
 $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
 $(B)/hlm-tune: $(call obj,$(sort $(wildcard ui/tune*.c)) $(common))
-$(B)/hlm-bench: $(call obj,bench/bench.c $(common))
+$(B)/hlm-bench: $(call obj,bench/bench.c bench/make.c $(common))
 $(B)/tests: $(call obj,$(tests) $(addprefix ui/,chat_talk.c chat_prompt.c chat_save.c ring.c))
 $(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-tune $(B)/hlm-bench $(B)/tests: $(lib)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)
-$(B)/hlm-gen: bench/gen.c $(B)/flags                    # needs libc only
-	$(call say,LD,$@)
-	$(Q)$(CC) $(STD) $(WARN) $(CFLAGS) $(LDFLAGS) -o $@ $< -lm
 $(B)/fuzz_%: tests/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
 	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer -I. -o $@ $^ $(LIBS)
 

@@ -7,6 +7,7 @@
 #include "../ui/common.h"
 #include "../ui/common_flags.h"
 #include "../ui/common_lora.h"
+#include "make.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -57,7 +58,8 @@ static const struct flag flags[] = {
 static const struct program program = {
     .name = "hlm-bench",
     .usage = "-m MODEL.gguf [-m ...] [-p N,...] [-n N,...] [-d N,...] [-o md|json|csv] [flags]",
-    .about = "How fast a model is: prompts read (pp), tokens made (tg), in tokens a second.",
+    .about = "How fast a model is: prompts read (pp), tokens made (tg), in tokens a second.\n"
+             "`hlm-bench make` writes a model with random weights and true dimensions.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
@@ -440,6 +442,8 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
 
 int main(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "make"))
+        return bench_make(argc - 1, argv + 1);
     struct err err = { 0 };
     const char *path[MAX_LIST];
     uint32_t n_test = 0, n_path = find_models(argc, argv, path, MAX_LIST);

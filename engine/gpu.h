@@ -77,6 +77,8 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
 /* Bytes from the arena's start; a multiple of align (at least 16; 0: the device's
  * binding alignment). */
 uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
+/* Takes what `like` has taken: an offset there has as much room here. */
+void arena_take_like(struct arena *a, const struct arena *like);
 /* rows lie dense */
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);
 bool arena_commit(struct arena *a, struct err *err);    /* contents are zero; out of memory:

@@ -61,6 +61,16 @@ uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align)
     return at;
 }
 
+void arena_take_like(struct arena *a, const struct arena *like)
+{
+    HLM_ASSERT(!a->committed && a->end == 0 && a->g == like->g);
+    a->end = like->end;
+    a->too_big = like->too_big;
+    a->beyond = like->beyond;
+    for (uint32_t i = 0; i < MAX_CHUNK; i++)
+        a->chunk[0][i] = (struct chunk){ .bytes = like->chunk[0][i].bytes };
+}
+
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row)
 {
     tensor t = { .arena = a, .dtype = dtype, .n = n, .n_row = n_row, .stride = n };

@@ -15,7 +15,7 @@ struct tape {
     struct arena *keeps, *of, *to;
     struct dropout dropout;
     uint32_t i_layer;
-    bool held, runs;
+    bool held, runs, keep_all;          /* keep_all: no dropout */
 };
 
 static bool room(void *list, uint64_t n, uint64_t *cap, size_t size)
@@ -75,8 +75,10 @@ bool tape_trains(const struct cmd *c) { return cmd_tape(c) != NULL; }
 const struct dropout *tape_dropout(const struct cmd *c)
 {
     const struct tape *t = cmd_tape(c);
-    return t && t->dropout.p > 0 ? &t->dropout : NULL;
+    return t && t->dropout.p > 0 && !t->keep_all ? &t->dropout : NULL;
 }
+
+void tape_drops(struct cmd *c, bool on) { cmd_tape(c)->keep_all = !on; }
 
 bool tape_runs(const struct cmd *c)
 {

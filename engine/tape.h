@@ -40,6 +40,8 @@ bool tape_train_vector(struct tape *t, tensor at, tensor to, struct err *err);
 void tape_attach(struct cmd *c, struct tape *t);
 /* Does the cmd train? Also where nothing is undone, as in a first pass or a validation. */
 bool tape_trains(const struct cmd *c);
+/* Are units left out in what is recorded from here on? At first they are. */
+void tape_drops(struct cmd *c, bool on);
 /* NULL: no units are left out. */
 const struct dropout *tape_dropout(const struct cmd *c);
 

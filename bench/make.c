@@ -1,10 +1,13 @@
-/* hlm-gen: a model file of real size with random weights, to measure where no real one can be had.
+/* make: hlm-bench make - a model file of real size with random weights, to measure where no real
+ * one can be had.
  *
  * Shapes are the published ones of Qwen3.5, Qwen3-Next, Nemotron 3 and Step-3.5. Weights have the
  * spread of a freshly initialised network, so that nothing overflows and every expert gets its
  * share; what such a model says is noise. The vocabulary is a working byte-level one: bytes, then
  * letters merged to two, three and four, then the special tokens. Needs libc only. */
 #define _FILE_OFFSET_BITS 64
+#include "make.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
@@ -27,25 +30,39 @@ struct shape {
 
 /* qwen: every fourth layer is attention, a quarter of each head is rotated. */
 static const struct shape shapes[] = {
-    { "tiny", "qwen35", 4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, .tied = true },
-    { "tiny-moe", "qwen35moe", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, .tied = 0 },
-    { "tiny-next", "qwen3next", 4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, .tied = 0 },
-    { "0.8b", "qwen35", 24, 1024, 8, 2, 256, 16, 16, 128, 3584, 0, 0, 0, 0, 248320, .tied = true },
-    { "2b", "qwen35", 24, 2048, 8, 2, 256, 16, 16, 128, 6144, 0, 0, 0, 0, 248320, .tied = true },
-    { "4b", "qwen35", 32, 2560, 16, 4, 256, 16, 32, 128, 9216, 0, 0, 0, 0, 248320, .tied = true },
-    { "9b", "qwen35", 32, 4096, 16, 4, 256, 16, 32, 128, 12288, 0, 0, 0, 0, 248320, .tied = 0 },
-    { "27b", "qwen35", 64, 5120, 24, 4, 256, 16, 48, 128, 17408, 0, 0, 0, 0, 248320, .tied = 0 },
-    { "35b-a3b", "qwen35moe", 40, 2048, 16, 2, 256, 16, 32, 128, 0, 256, 8, 512, 512, 248320,
+    { "qwen35-tiny", "qwen35",
+      4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, .tied = true },
+    { "qwen35moe-tiny", "qwen35moe",
+      4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, .tied = 0 },
+    { "qwen3next-tiny", "qwen3next",
+      4, 256, 4, 2, 64, 2, 4, 32, 0, 16, 4, 256, 256, 4096, .tied = 0 },
+    { "qwen35-0.8b", "qwen35",
+      24, 1024, 8, 2, 256, 16, 16, 128, 3584, 0, 0, 0, 0, 248320, .tied = true },
+    { "qwen35-2b", "qwen35",
+      24, 2048, 8, 2, 256, 16, 16, 128, 6144, 0, 0, 0, 0, 248320, .tied = true },
+    { "qwen35-4b", "qwen35",
+      32, 2560, 16, 4, 256, 16, 32, 128, 9216, 0, 0, 0, 0, 248320, .tied = true },
+    { "qwen35-9b", "qwen35",
+      32, 4096, 16, 4, 256, 16, 32, 128, 12288, 0, 0, 0, 0, 248320, .tied = 0 },
+    { "qwen35-27b", "qwen35",
+      64, 5120, 24, 4, 256, 16, 48, 128, 17408, 0, 0, 0, 0, 248320, .tied = 0 },
+    { "qwen35moe-35b-a3b", "qwen35moe",
+      40, 2048, 16, 2, 256, 16, 32, 128, 0, 256, 8, 512, 512, 248320,
       .tied = 0 },
-    { "80b-a3b", "qwen3next", 48, 2048, 16, 2, 256, 16, 32, 128, 0, 512, 10, 512, 512, 151936,
+    { "qwen3next-80b-a3b", "qwen3next",
+      48, 2048, 16, 2, 256, 16, 32, 128, 0, 512, 10, 512, 512, 151936,
       .tied = 0 },
-    { "tiny-nano", "nemotron_h_moe", 6, 256, 4, 2, 64, 2, 8, 64, 0, 16, 4, 256, 256, 4096, false,
+    { "nemotron_h_moe-tiny", "nemotron_h_moe",
+      6, 256, 4, 2, 64, 2, 8, 64, 0, 16, 4, 256, 256, 4096, false,
       .pattern = "MEM*ME", .m_head = 64 },
-    { "nano-30b", "nemotron_h_moe", 52, 2688, 32, 2, 128, 8, 64, 128, 0, 128, 6, 1856, 3712, 131072,
+    { "nemotron_h_moe-30b-a3b", "nemotron_h_moe",
+      52, 2688, 32, 2, 128, 8, 64, 128, 0, 128, 6, 1856, 3712, 131072,
       false, .pattern = "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME", .m_head = 64 },
-    { "tiny-step", "step35", 6, 256, 4, 2, 64, 0, 0, 0, 512, 16, 4, 256, 256, 4096, false,
+    { "step35-tiny", "step35",
+      6, 256, 4, 2, 64, 0, 0, 0, 512, 16, 4, 256, 256, 4096, false,
       .n_head_sliding = 6, .window = 128, .n_dense = 2 },
-    { "step-flash", "step35", 45, 4096, 64, 8, 128, 0, 0, 0, 11264, 288, 8, 1280, 1280, 128896,
+    { "step35-flash", "step35",
+      45, 4096, 64, 8, 128, 0, 0, 0, 11264, 288, 8, 1280, 1280, 128896,
       false, .n_head_sliding = 96, .window = 512, .n_dense = 3 },
 };
 
@@ -92,7 +109,7 @@ static _Noreturn void die(const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    fputs("hlm-gen: ", stderr);
+    fputs("hlm-bench make: ", stderr);
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
@@ -679,27 +696,27 @@ static void put_file(void)
 
 static int usage(FILE *to)
 {
-    fputs("usage: hlm-gen SHAPE OUT.gguf [q4_k_m|q8_0|f16] [SEED]\n"
-          "Writes a model with random weights, for measuring speed. Shapes:\n", to);
+    fputs("usage: hlm-bench make ARCH-SIZE TYPE OUT.gguf [SEED]\n"
+          "Writes a model with random weights and true dimensions, for measuring speed.\n"
+          "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n", to);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        fprintf(to, "  %-10s %-14s %2u layers, width %u\n", shapes[i].name, shapes[i].arch,
-                shapes[i].n_layer, shapes[i].d);
+        fprintf(to, "  %-22s  %2u layers, width %u\n", shapes[i].name, shapes[i].n_layer,
+                shapes[i].d);
     return to == stdout ? 0 : 2;
 }
 
-int main(int argc, char **argv)
+int bench_make(int argc, char **argv)
 {
     if (argc == 2 && !strcmp(argv[1], "--help"))
         return usage(stdout);
-    if (argc < 3 || argc > 5)
+    if (argc < 4 || argc > 5)
         return usage(stderr);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         if (!strcmp(argv[1], shapes[i].name))
             g.shape = &shapes[i];
-    const char *type = argc > 3 ? argv[3] : "q4_k_m";
-    g.type = !strcmp(type, "q4_k_m") ? 0 : !strcmp(type, "q8_0") ? Q8_0 :
-             !strcmp(type, "f16") ? F16 : -1;
-    g.path = argv[2];
+    g.type = !strcmp(argv[2], "q4_k_m") ? 0 : !strcmp(argv[2], "q8_0") ? Q8_0 :
+             !strcmp(argv[2], "f16") ? F16 : -1;
+    g.path = argv[3];
     g.rng = argc > 4 ? strtoull(argv[4], NULL, 10) : 1;
     if (!g.shape || g.type < 0)
         return usage(stderr);
