@@ -186,7 +186,7 @@ bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
     if (m->n_session)
         return fail(err, "adapters cannot change while a session is alive");
     struct lora_file **file = read_lora(m, l, n, err);
-    struct lora_set *set = file && n ? lora_set_create(m->gpu, base, file, n, err) : NULL;
+    struct lora_set *set = file && n ? lora_set_create(m->gpu, base, file, n, false, err) : NULL;
     bool ok = file && (set || !n);
     free(file);
     if (!ok)

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_RANK = 4096 };
-
 /* ---- base ------------------------------------------------------------------------------------ */
 
 bool lora_base_matrix(struct lora_base *b, linear *w, bool beside)
@@ -146,10 +144,7 @@ static bool same_experts(const struct linear *w, const struct base_rows *r)
     return r->row0 / per == e && (r->row0 + last) / per == e && (r->at + last) / w->n_out == e;
 }
 
-/* By tensor of the base: what an adapter on it would meet. */
-enum meets { NOT_A_MATRIX, IN_A_MATRIX, ODD_EXPERTS, A_GATE };
-
-static uint8_t *base_uses(const struct lora_base *b)
+uint8_t *lora_base_uses(const struct lora_base *b)
 {
     static const char *const gates[] = { DECAY, ".ssm_dt.bias", ".ssm_d" };
     uint8_t *use = mem_alloc(gguf_n_tensor(b->file) + 1, 1);
@@ -202,7 +197,7 @@ struct reader {
     struct lora_file *f;
     const struct lora_base *b;
     struct err *err;
-    const uint8_t *use;                 /* base_uses */
+    const uint8_t *use;                 /* lora_base_uses */
     float alpha;
     uint64_t n_norm, n_draft;           /* left out */
 };
@@ -260,7 +255,7 @@ static bool read_pair(struct reader *r, const struct gguf_tensor *a)
                     ", which is no matrix that activations are multiplied by");
     if (!check_pair(f->g, r->b, &p, r->err))
         return false;
-    if (is_draft(r->b, x)) {
+    if (r->use[x->index] != IN_A_MATRIX) {
         r->n_draft++;
         return true;
     }
@@ -338,7 +333,7 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     f->scale = scale;
     f->pair = mem_alloc(gguf_n_tensor(g) / 2 + 1, sizeof *f->pair);
     f->shift = mem_alloc(gguf_n_tensor(g) + 1, sizeof *f->shift);
-    uint8_t *use = base_uses(b);
+    uint8_t *use = lora_base_uses(b);
     struct reader r = { .f = f, .b = b, .err = err, .use = use };
     bool ok = (f->pair && f->shift && use) || refuse(g, err, "out of memory");
     ok = ok && (isfinite(scale) ||

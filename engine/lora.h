@@ -54,15 +54,16 @@ void lora_file_close(struct lora_file *f);      /* takes NULL */
 
 struct lora_set;
 /* Puts the adapters together and, where g is not NULL, brings them to the device; takes the files.
- * Nothing of the base is changed. NULL with a reason. */
+ * Nothing of the base is changed. train: of one adapter, its factor 1; see below. NULL with a
+ * reason. */
 struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struct lora_file **file,
-                                 uint32_t n, struct err *err);
+                                 uint32_t n, bool train, struct err *err);
 /* For a set that was made while its gpu was dry (lora_set_create does it elsewhere): allocates and
  * brings it up. It is to be put in force again. */
 bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err);
 /* Makes the set the one in force, or none with NULL: the matrices of the base point to it, gates
- * are written. Nothing may be recorded that uses the base. On failure (the device is lost) nothing
- * is in force. */
+ * are written, which of a set for training are those of the base. Nothing may be recorded that
+ * uses the base. On failure (the device is lost) nothing is in force. */
 bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err);
 void lora_set_destroy(struct lora_set *s);      /* takes NULL; must not be in force */
 uint64_t lora_set_bytes(const struct lora_set *s);      /* on the device; NULL: 0 */
@@ -74,3 +75,26 @@ struct lora_hash lora_set_hash(const struct lora_set *s);
 uint32_t lora_rank(const struct lora_set *s, uint64_t i);       /* 0: nothing reaches the matrix */
 void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out);
 void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out);
+
+/* ---- a set for training ---------------------------------------------------------------------- */
+
+/* Every number of the adapter stands in exactly one place on the device, and a stack of A is shared
+ * only where one pair reaches several matrices. What stands between (columns of B that belong to
+ * another pair of the stack, filled up rows and columns) is zero and has to stay so. */
+struct lora_param {
+    const char *name;                   /* X.lora_a or X.lora_b */
+    uint32_t n;                         /* numbers of a row */
+    uint64_t n_row;                     /* of all experts */
+    float scale;                        /* the device has scale times what the file has */
+    uint32_t dim[3], n_dim;             /* fastest first */
+};
+/* In the file's order, A before its B. */
+uint64_t lora_n_param(const struct lora_set *s);
+struct lora_param lora_param(const struct lora_set *s, uint64_t i);
+/* Bytes from the start of the arena to a row's first number, a multiple of 16; the others follow
+ * it. Rows of A of one expert follow each other at equal distances. */
+uint64_t lora_param_at(const struct lora_set *s, uint64_t i, uint64_t row);
+struct arena *lora_arena(const struct lora_set *s);
+/* What the adapter's file adds to a gate, into delta[n_elem]; zeros, and false, where it has
+ * none. */
+bool lora_gate_delta(const struct lora_set *s, const struct gguf_tensor *gate, float *delta);

@@ -14,112 +14,108 @@ enum { MAX_SHARED = 64 };
 
 /* ---- stacks ---------------------------------------------------------------------------------- */
 
-/* A pair in a stack: from this column of B, row of A. */
-struct part { const struct pair *p; uint32_t col; };
-
-/* The parts of a matrix. Matrices that share a stack of A stand one after the other, and so do
- * their parts. */
-struct stack {
-    uint64_t part, n_part;
-    uint64_t first, n;                  /* the matrices that share, and their parts */
-    uint64_t all, n_all;
-    uint32_t rank;                      /* of the stack; 0: nothing reaches the matrix */
-    struct lora lora;
-};
-
-struct lora_set {
-    const struct lora_base *b;
-    struct lora_file **file;
-    uint32_t n_file;
-    struct part *part;
-    uint64_t n_part, cap_part;
-    struct stack *stack;                /* by matrix */
-    struct arena *arena;
-    struct lora_hash hash;
-};
-
 uint32_t lora_rank(const struct lora_set *s, uint64_t i)
 {
-    return s->stack[i].n_part ? s->stack[i].rank : 0;
+    return s->stack[i].reached ? s->stack[i].rank : 0;
 }
 
-/* The pairs on one tensor, as parts of the stack that is being made. */
-static bool add_parts(struct lora_set *s, const struct gguf_tensor *x, uint32_t *col)
+/* By tensor of the base. */
+struct mark {
+    uint64_t stack;                     /* 1 + the first matrix of the stack that has its pairs */
+    bool paired;                        /* there are any */
+};
+
+static bool add_part(struct lora_set *s, const struct pair *p, uint32_t *col)
 {
-    for (uint32_t k = 0; k < s->n_file; k++)
-        for (uint64_t i = 0; i < s->file[k]->n_pair; i++) {
-            const struct pair *p = &s->file[k]->pair[i];
-            if (p->x != x)
-                continue;
-            if (!room(&s->part, s->n_part, &s->cap_part, sizeof *s->part))
-                return false;
-            s->part[s->n_part++] = (struct part){ p, *col };
-            *col += p->rank;
-        }
+    if (!room(&s->part, s->n_part, &s->cap_part, sizeof *s->part))
+        return false;
+    s->part[s->n_part++] = (struct part){ p, *col };
+    *col += (uint32_t)align_up(p->rank, 4);
     return true;
 }
 
-/* Parts of matrix i, from column *col on: those of every tensor that it has rows of. */
-static bool stack_matrix(struct lora_set *s, uint64_t i, uint8_t *seen, uint32_t *col)
+/* Pairs of matrix i, from column *col on, into the stack that begins with matrix `first`: those of
+ * every tensor that it has rows of and that have none there yet. */
+static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct mark *mark,
+                         uint32_t *col)
 {
     const struct base_matrix *m = &s->b->matrix[i];
-    struct stack *k = &s->stack[i];
     bool ok = true;
-    k->part = s->n_part;
     for (uint64_t r = m->rows; ok && r < m->rows + m->n_rows; r++) {
         const struct gguf_tensor *x = s->b->rows[r].t;
-        if (!seen[x->index])
-            ok = add_parts(s, x, col);
-        seen[x->index] = 1;
+        struct mark *k = &mark[x->index];
+        if (!k->paired)
+            continue;
+        s->stack[i].reached = true;
+        if (k->stack == first + 1)
+            continue;
+        HLM_ASSERT(!s->train || !k->stack);     /* else its A stood in two places */
+        k->stack = first + 1;
+        for (uint32_t f = 0; f < s->n_file; f++)
+            for (uint64_t u = 0; ok && u < s->file[f]->n_pair; u++)
+                if (s->file[f]->pair[u].x == x)
+                    ok = add_part(s, &s->file[f]->pair[u], col);
     }
-    for (uint64_t r = m->rows; r < m->rows + m->n_rows; r++)
-        seen[s->b->rows[r].t->index] = 0;       /* another matrix may have the others of its rows */
-    k->n_part = s->n_part - k->part;
-    *col = (uint32_t)align_up(*col, 4);
     return ok;
 }
 
-/* Matrices [i, end) share a stack of A. */
-static void share(struct lora_set *s, uint64_t i, uint64_t end, uint32_t rank)
+/* Does a pair of the stack that begins with matrix `first` reach matrix i as well? */
+static bool reaches(const struct lora_set *s, uint64_t first, uint64_t i, const struct mark *mark)
 {
-    uint64_t all = s->stack[i].part, n_all = 0;
-    for (uint64_t k = i; k < end; k++)
-        n_all += s->stack[k].n_part;
-    for (uint64_t k = i; k < end; k++) {
-        s->stack[k].first = i;
-        s->stack[k].n = end - i;
-        s->stack[k].all = all;
-        s->stack[k].n_all = n_all;
-        s->stack[k].rank = rank;
+    const struct base_matrix *m = &s->b->matrix[i];
+    for (uint64_t r = m->rows; r < m->rows + m->n_rows; r++) {
+        const struct mark *k = &mark[s->b->rows[r].t->index];
+        if (k->paired && k->stack == first + 1)
+            return true;
     }
+    return false;
+}
+
+/* May matrix `end` share the stack that begins with matrix i? In a set for training only what must:
+ * columns of B that belong to other pairs are zeros, and would get gradients. */
+static bool may_share(const struct lora_set *s, uint64_t i, uint64_t end, const struct mark *mark)
+{
+    const linear *w = s->b->matrix[i].w, *v = s->b->matrix[end].w;
+    if (s->train)
+        return reaches(s, i, end, mark);
+    return s->b->matrix[end].beside && w->n_in == v->n_in && w->n_expert <= 1 && v->n_expert <= 1;
+}
+
+/* The stack that begins with matrix i; *end: the matrix behind it. */
+static bool make_stack(struct lora_set *s, uint64_t i, struct mark *mark, uint64_t *end)
+{
+    uint64_t part = s->n_part;
+    uint32_t rank = 0;
+    bool ok = stack_matrix(s, i, i, mark, &rank);
+    for (*end = i + 1; ok && *end < s->b->n_matrix && may_share(s, i, *end, mark); ++*end) {
+        uint32_t with = rank;
+        uint64_t n_part = s->n_part;
+        ok = stack_matrix(s, i, *end, mark, &with);
+        if (!s->train && with > MAX_SHARED) {   /* it begins a stack of its own */
+            s->n_part = n_part;
+            break;
+        }
+        rank = with;
+    }
+    for (uint64_t k = i; k < *end; k++)
+        s->stack[k] = (struct stack){ .first = i, .n = *end - i, .part = part,
+                                      .n_part = s->n_part - part, .rank = rank,
+                                      .reached = s->stack[k].reached };
+    return ok;
 }
 
 static bool stack_all(struct lora_set *s)
 {
     const struct lora_base *b = s->b;
-    uint8_t *seen = mem_alloc(gguf_n_tensor(b->file) + 1, 1);
+    struct mark *mark = mem_alloc(gguf_n_tensor(b->file) + 1, sizeof *mark);
     s->stack = mem_alloc(b->n_matrix + 1, sizeof *s->stack);
-    bool ok = seen && s->stack;
-    for (uint64_t i = 0, end; ok && i < b->n_matrix; i = end) {
-        uint32_t rank = 0, with = 0;
-        ok = stack_matrix(s, i, seen, &rank);
-        for (end = i + 1; ok && end < b->n_matrix && b->matrix[end].beside; end++) {
-            const linear *w = b->matrix[i].w, *v = b->matrix[end].w;
-            uint64_t n_part = s->n_part;
-            with = rank;
-            if (w->n_in != v->n_in || w->n_expert > 1 || v->n_expert > 1)
-                break;
-            ok = stack_matrix(s, end, seen, &with);
-            if (with > MAX_SHARED) {    /* it begins a stack of its own */
-                s->n_part = n_part;
-                break;
-            }
-            rank = with;
-        }
-        if (ok)
-            share(s, i, end, rank);
-    }
-    free(seen);
+    bool ok = mark && s->stack;
+    for (uint32_t f = 0; ok && f < s->n_file; f++)
+        for (uint64_t u = 0; u < s->file[f]->n_pair; u++)
+            mark[s->file[f]->pair[u].x->index].paired = true;
+    for (uint64_t i = 0, end; ok && i < b->n_matrix; i = end)
+        ok = make_stack(s, i, mark, &end);
+    free(mark);
     return ok;
 }
 
@@ -129,7 +125,7 @@ void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
     const linear *w = s->b->matrix[i].w;
     uint64_t e = r / k->rank, row = r % k->rank, row_bytes = 0;
     memset(out, 0, w->n_in * sizeof *out);
-    for (uint64_t u = k->all; u < k->all + k->n_all; u++) {
+    for (uint64_t u = k->part; u < k->part + k->n_part; u++) {
         const struct pair *p = s->part[u].p;
         if (row < s->part[u].col || row - s->part[u].col >= p->rank)
             continue;
@@ -179,26 +175,29 @@ static linear take(struct lora_set *s, uint32_t n_in, uint32_t n_out, uint32_t n
 {
     linear w = { .arena = s->arena, .dtype = F32, .n_in = n_in, .n_out = n_out,
                  .n_expert = n_expert, .row_q = (uint32_t)(pack_row_bytes(F32, n_in) / 16) };
-    w.offset = arena_take(s->arena, 16ull * w.row_q * n_out * n_expert, behind ? 16 : 0);
+    uint64_t bytes = 16ull * w.row_q * n_out * n_expert;
+    w.offset = s->arena ? arena_take(s->arena, bytes, behind ? 16 : 0) : s->taken;
+    s->taken += bytes;
     return w;
 }
 
 /* Matrices that share A and stand together have their B one behind the other, so that these are one
- * dispatch as well. Elsewhere a B begins where a binding may. */
+ * dispatch as well. Elsewhere a B begins where a binding may, and in a set for training all do. */
 static void place(struct lora_set *s)
 {
     const struct base_matrix *m = s->b->matrix;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
         struct stack *k = &s->stack[i];
-        if (k->first != i || !k->n_all)
+        if (k->first != i || !k->n_part)
             continue;
         linear a = take(s, m[i].w->n_in, k->rank, m[i].w->n_expert, false);
         for (uint64_t j = i; j < i + k->n; j++) {
             const linear *w = m[j].w;
-            bool behind = j > i && s->stack[j - 1].n_part;
-            if (s->stack[j].n_part)
+            bool behind = j > i && s->stack[j - 1].reached && !s->train;
+            if (s->stack[j].reached)
                 s->stack[j].lora = (struct lora){
                     .a = a, .b = take(s, k->rank, w->n_out, w->n_expert, behind),
+                    .id = (uint32_t)i,
                 };
         }
     }
@@ -234,9 +233,9 @@ bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err)
         return true;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
         const struct stack *k = &s->stack[i];
-        if (k->first == i && k->n_all)
+        if (k->first == i && k->n_part)
             for (uint64_t j = i, done = 0; j < i + k->n; j++)
-                if (s->stack[j].n_part &&
+                if (s->stack[j].reached &&
                     ((!done++ && !bring(s, g, i, &s->stack[j].lora.a, lora_row_a, err)) ||
                      !bring(s, g, j, &s->stack[j].lora.b, lora_row_b, err)))
                     return false;
@@ -257,13 +256,25 @@ static struct lora_hash hash_set(const struct lora_set *s)
     return h;
 }
 
+/* A set for training is one adapter as it stands in its file. */
+static bool check_train(const struct lora_set *s, struct err *err)
+{
+    if (!s->train)
+        return true;
+    if (s->n_file != 1)
+        return fail(err, "%u adapters to train, expected one", s->n_file);
+    return s->file[0]->scale == 1 ||
+           fail(err, "%.300s: a factor of %g, expected none on an adapter that is trained",
+                gguf_path(s->file[0]->g), (double)s->file[0]->scale);
+}
+
 struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struct lora_file **file,
-                                 uint32_t n, struct err *err)
+                                 uint32_t n, bool train, struct err *err)
 {
     struct lora_set *s = mem_alloc(1, sizeof *s);
     struct lora_file **own = mem_alloc(n + 1u, sizeof *own);
     if (s && own) {
-        *s = (struct lora_set){ .b = b, .file = own, .n_file = n };
+        *s = (struct lora_set){ .b = b, .file = own, .n_file = n, .train = train };
         memcpy(own, file, n * sizeof *own);
     } else {
         for (uint32_t i = 0; i < n; i++)
@@ -273,14 +284,13 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
         fail(err, "out of memory: %u adapters", n);
         return NULL;
     }
-    bool ok = stack_all(s) || fail(err, "out of memory: %u adapters", n);
-    if (ok && g) {
-        s->arena = arena_create(g, "adapters", MEM_DEVICE, err);
-        ok = s->arena != NULL;
-        if (ok)
-            place(s);
-        ok = ok && lora_set_upload(s, g, err);
-    }
+    bool ok = check_train(s, err) &&
+              (stack_all(s) || fail(err, "out of memory: %u adapters", n));
+    if (ok && g)
+        ok = (s->arena = arena_create(g, "adapters", MEM_DEVICE, err)) != NULL;
+    if (ok)
+        place(s);
+    ok = ok && (!train || lora_train_index(s, err)) && (!g || lora_set_upload(s, g, err));
     s->hash = hash_set(s);
     if (!ok) {
         lora_set_destroy(s);
@@ -336,9 +346,9 @@ static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base 
 
 bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err)
 {
-    bool ok = use_gates(s, g, b, err);
+    bool ok = use_gates(s && !s->train ? s : NULL, g, b, err);
     for (uint64_t i = 0; i < b->n_matrix; i++)
-        b->matrix[i].w->lora = ok && s && s->stack[i].n_part ? &s->stack[i].lora : NULL;
+        b->matrix[i].w->lora = ok && s && s->stack[i].reached ? &s->stack[i].lora : NULL;
     return ok;
 }
 
@@ -352,6 +362,9 @@ void lora_set_destroy(struct lora_set *s)
     free(s->file);
     free(s->part);
     free(s->stack);
+    free(s->col);
+    free(s->first);
+    free(s->piece);
     free(s);
 }
 

@@ -83,6 +83,21 @@ static void read_rows(const struct lora_set *s)
     }
 }
 
+/* Every number of an adapter that is to be trained stands where the stacks have it. */
+static void check_params(const struct lora_set *s)
+{
+    for (uint64_t i = 0; i < lora_n_param(s); i++) {
+        struct lora_param p = lora_param(s, i);
+        HLM_ASSERT(p.n == p.dim[0] && p.n_row == (uint64_t)p.dim[1] * p.dim[2]);
+        for (uint64_t row = 0; row < p.n_row; row++)
+            HLM_ASSERT(lora_param_at(s, i, row) % 16 == 0);
+    }
+    float delta[2];
+    lora_gate_delta(s, gguf_tensor(base.file, "blk.0.ssm_a"), delta);
+    HLM_ASSERT(isfinite(delta[0]) && isfinite(delta[1]));
+    HLM_ASSERT(lora_rank(s, 1) == lora_rank(s, 2)); /* one pair, both matrices */
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     struct err err = { 0 };
@@ -98,9 +113,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         HLM_ASSERT(err.set && !strncmp(err.msg, "fuzz.gguf: ", 11) && !strchr(err.msg, '\n'));
         return 0;
     }
-    struct lora_set *s = lora_set_create(NULL, &base, f, 2, &err);
+    struct lora_set *s = lora_set_create(NULL, &base, f, 2, false, &err);
     HLM_ASSERT(s);
     read_rows(s);
+    lora_set_destroy(s);
+    f[0] = lora_file_check(gguf_parse(bytes, n, "fuzz.gguf", &err), 1, &base, &err);
+    HLM_ASSERT(f[0]);
+    s = lora_set_create(NULL, &base, f, 1, true, &err);
+    HLM_ASSERT(s);
+    read_rows(s);
+    check_params(s);
     lora_set_destroy(s);
     return 0;
 }

@@ -342,7 +342,7 @@ struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const stru
                        (double)a.v[(i / n_out * rank + k) * n_in + j];
             v[i * n_in + j] = (float)sum;
         }
-    *l = (struct lora){ a.w, b.w };
+    *l = (struct lora){ .a = a.w, .b = b.w };
     w.w.lora = l;
     w.v = v;
     w.lora_a = a.v;
