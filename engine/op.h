@@ -102,6 +102,17 @@ uint32_t linear_piece(const struct gpu_caps *caps, const linear *w);
  * that may be bound there where it has none. */
 tensor linear_grid(const linear *w);
 
+/* Ways to compute dx += W^T dy, [n_tok][n_in] from [n_tok][n_out]; both may be views by columns. */
+extern const struct linear_path linear_bwd_paths[];
+extern const uint32_t n_linear_bwd_path;
+void linear_bwd_by(struct cmd *c, const struct linear_path *path, const linear *w, tensor dy,
+                   tensor dx);
+void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx);
+/* The gradient of weights in F32, dw[o][k] += sum_t dy[t][o] x[t][k]; dw lies as linear_rows. */
+void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw);
+/* y += x, of the same size; for the gradient of what goes on beside an op. */
+void op_accumulate(struct cmd *c, tensor y, tensor x);
+
 /* y = rms(x) * w, rows of x. */
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
 /* All of W_i rms(x), side by side: [n_tok][sum of n_out], the stride rounded up to 4. Matrices of

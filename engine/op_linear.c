@@ -14,22 +14,34 @@ const struct linear_path linear_paths[] = {
 };
 const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
 
+const struct linear_path linear_bwd_paths[] = {
+    { "tile", K_linear_tile_bwd, NOT_CPU, 9, UINT32_MAX, false },
+    { "cols", K_linear_cols_bwd, ANY_DEVICE, 1, UINT32_MAX, false },
+};
+const uint32_t n_linear_bwd_path = ARRAY_LEN(linear_bwd_paths);
+
 enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
 enum { IN_PLAIN, IN_NORM, IN_ACT };             /* shaders/linear.comp; the kind is added */
 
 enum { TILE_SHARED = 32 << 10 };            /* workgroup memory that linear_tile asks for */
 
-static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t n_tok)
+static const struct linear_path *path_of(const struct linear_path *paths, uint32_t n,
+                                         const struct gpu_caps *caps, uint32_t n_tok)
 {
-    for (uint32_t i = 0; i < n_linear_path; i++) {
-        const struct linear_path *p = &linear_paths[i];
+    for (const struct linear_path *p = paths; p < paths + n; p++) {
         bool fits = p->device == ANY_DEVICE || (p->device == CPU_ONLY) == (caps->kind == GPU_CPU);
-        if (p->kernel == K_linear_tile && caps->max_shared < TILE_SHARED)
+        bool tile = p->kernel == K_linear_tile || p->kernel == K_linear_tile_bwd;
+        if (tile && caps->max_shared < TILE_SHARED)
             continue;
         if (fits && n_tok >= p->min_tok && n_tok <= p->max_tok)
             return p;
     }
-    return &linear_paths[n_linear_path - 1];     /* no tokens: recording has failed */
+    return &paths[n - 1];               /* no tokens: recording has failed */
+}
+
+static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t n_tok)
+{
+    return path_of(linear_paths, n_linear_path, caps, n_tok);
 }
 
 /* Workgroup; rows that it owns; tokens that a lane (K_linear: the workgroup) and the
@@ -124,6 +136,190 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     }
 }
 
+/* ---- backward of a product ------------------------------------------------------------------- */
+
+enum { BWD_ROWS = 16384 };      /* of W in one dispatch: an invocation walks over all of them, and
+                                   gpu_caps.loop_budget is not far */
+
+static struct tile bwd_tile_of(const struct linear_path *p, const struct gpu_caps *caps,
+                               uint32_t n_tok)
+{
+    uint32_t wg = wg_size(caps, 64);
+    if (p->kernel == K_linear_tile_bwd) {
+        uint32_t toks = n_tok >= 48 ? 8 : n_tok >= 24 ? 4 : 2;
+        return (struct tile){ 128, 128, toks, 8 * toks };
+    }
+    uint32_t toks = n_tok > 2 * wg ? 4 : n_tok > wg ? 2 : 1;
+    return (struct tile){ wg, 0, toks, toks * wg };
+}
+
+/* May four numbers of a row be loaded at once? */
+static bool in_quads(tensor t) { return t.stride % 4 == 0 && t.col % 4 == 0; }
+
+/* dX of the rows of W that are bound, which are a matrix or, with g, experts of it. */
+static void bwd_dispatch(struct cmd *c, const struct linear_path *path, struct tile t,
+                         const linear *w, tensor rows, tensor dy, tensor dx,
+                         struct push_linear_bwd p, const struct grouping *g)
+{
+    /* of factors that have no more, fewer columns */
+    uint32_t quads = w->dtype != F32 || w->n_in > 16 ? 8 : w->n_in > 8 ? 4 : 2;
+    uint32_t cols = path->kernel == K_linear_tile_bwd ? t.rows : 4 * quads;
+    uint32_t n_y = g ? g->max_tile : div_up(p.n_tok, t.toks_per_group);
+    p.n_in = w->n_in;
+    p.row_q = w->row_q;
+    p.dy_stride = dy.stride;
+    p.dy_col = dy.col;
+    p.dx_stride = dx.stride;
+    p.dx_col = dx.col;
+    cmd_dispatch(c, path->kernel, GRID(div_up(w->n_in, cols), n_y, 1),
+                 SPEC(t.wg, w->dtype, in_quads(dy), quads, t.toks, g ? 2 : 0), PUSH(p),
+                 USES(READ(rows), READ(dy), BOTH(dx), READ(linear_grid(w)),
+                      READ(g ? g->entries : dy), READ(g ? g->tiles : dy)));
+}
+
+void linear_bwd_by(struct cmd *c, const struct linear_path *path, const linear *w, tensor dy,
+                   tensor dx)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    if (cmd_failed(c))
+        return;
+    HLM_ASSERT(dy.n == w->n_out && dx.n == w->n_in && dy.n_row == dx.n_row && in_quads(dx));
+    uint32_t step = min_u32(linear_piece(caps, w), BWD_ROWS);
+    if (step == 0)
+        cmd_fail(c, "a weight row of %u bytes is longer than a binding of this device",
+                 w->row_q * 16);
+    for (uint32_t row = 0; step && row < w->n_out; row += step) {
+        uint32_t n = min_u32(step, w->n_out - row);
+        cmd_work(c, 2.0 * n * w->n_in * dy.n_row);
+        bwd_dispatch(c, path, bwd_tile_of(path, caps, dy.n_row), w, linear_rows(w, row, n),
+                     tensor_cols(dy, row, n), dx,
+                     (struct push_linear_bwd){ .n_out = n, .n_tok = dy.n_row }, NULL);
+    }
+}
+
+void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx)
+{
+    linear_bwd_by(c, path_of(linear_bwd_paths, n_linear_bwd_path, gpu_caps(cmd_gpu(c)), dy.n_row),
+                  w, dy, dx);
+}
+
+/* The parts of a sum over tokens that run side by side: by size alone. */
+static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_tok)
+{
+    return caps->kind == GPU_CPU ? 1 : min_u32(16, div_up(n_tok, 256));
+}
+
+/* dw: rows of w, of all experts that are bound where g is not NULL. x by token or by entry. */
+static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
+                           tensor dw, const struct grouping *g, uint32_t expert0,
+                           uint32_t n_expert)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    bool turned = w->n_out > w->n_in && !(g && !by_entry);  /* dy is the long side */
+    tensor l = turned ? dy : x, s = turned ? x : dy, to = dw;
+    uint32_t n_short = turned ? w->n_in : w->n_out, n_long = turned ? w->n_out : w->n_in;
+    uint32_t rows = min_u32(16, (uint32_t)align_up(n_short, 4)), wg = wg_size(caps, 64);
+    uint32_t n_split = g ? n_expert : outer_splits(caps, dy.n_row);
+    bool split = !g && n_split > 1;
+    struct push_outer p = {
+        .n_long = n_long, .n_short = n_short, .n_tok = dy.n_row,
+        .per_split = div_up(dy.n_row, n_split), .long_stride = l.stride, .long_col = l.col,
+        .short_stride = s.stride, .short_col = s.col, .n_row = w->n_out,
+        .n_used = g ? g->n_used : 1, .expert0 = expert0,
+    };
+    if (split)
+        to = cmd_scratch(c, F32, w->n_in, w->n_out * n_split);
+    p.out_stride = to.stride;
+    cmd_work(c, 2.0 * w->n_in * w->n_out * dy.n_row);
+    cmd_dispatch(c, K_outer, GRID(div_up(n_long, 4 * wg), div_up(n_short, rows), n_split),
+                 SPEC(wg, rows, turned, in_quads(l) | in_quads(s) << 1, split,
+                      g ? by_entry ? 2 : 1 : 0), PUSH(p),
+                 USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s),
+                      READ(g ? g->tiles : s)));
+    if (!split)
+        return;
+    struct push_outer_sum sum = { .n = w->n_in, .n_row = w->n_out, .n_split = n_split,
+                                  .part_stride = to.stride, .out_stride = dw.stride };
+    cmd_dispatch(c, K_outer_sum, GRID(div_up(w->n_in * w->n_out, wg), 1, 1), SPEC(wg), PUSH(sum),
+                 USES(READ(to), BOTH(dw)));
+}
+
+void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw)
+{
+    if (cmd_failed(c))
+        return;
+    HLM_ASSERT(x.n == w->n_in && dy.n == w->n_out && x.n_row == dy.n_row);
+    linear part = *w;
+    uint32_t step = linear_piece(gpu_caps(cmd_gpu(c)), w);
+    if (step == 0)
+        cmd_fail(c, "a weight row of %u bytes is longer than a binding of this device",
+                 w->row_q * 16);
+    for (uint32_t row = 0; step && row < w->n_out; row += step) {
+        part.n_out = min_u32(step, w->n_out - row);
+        outer_dispatch(c, &part, x, false, tensor_cols(dy, row, part.n_out),
+                       tensor_rows(dw, row, part.n_out), NULL, 0, 1);
+    }
+}
+
+/* t[0]: x, t[1]: y, p[0]: the first matrix of a run whose rows are u[0] */
+static void product_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    linear w = *(const linear *)r->p[0];
+    w.n_out = r->u[0];
+    tensor dy = grad(c, r->t[1]), dx = grad(c, r->t[0]), dw = grad(c, linear_rows(&w, 0, w.n_out));
+    if (dx.arena)
+        linear_bwd(c, &w, dy, dx);
+    if (dw.arena)
+        linear_outer(c, &w, r->t[0], dy, dw);
+}
+
+/* linear_by, on the tape; `first` is where the matrices stand that a->w is made of. */
+static void product(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
+                    const linear *first)
+{
+    linear_by(c, path, a);
+    tape_push(c, (struct tape_rec){ product_bwd, .t = { a->x, a->y }, .p = { first },
+                                    .u = { a->w->n_out } });
+}
+
+void op_accumulate(struct cmd *c, tensor y, tensor x)
+{
+    if (cmd_failed(c))
+        return;
+    HLM_ASSERT(x.n == y.n && x.n_row == y.n_row);
+    uint32_t quads = in_quads(x) && in_quads(y) && x.n % 4 == 0;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    struct push_add p = { .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
+                          .y_stride = y.stride, .y_col = y.col };
+    cmd_dispatch(c, K_add, GRID(div_up(x.n / (quads ? 4 : 1) * x.n_row, wg), 1, 1),
+                 SPEC(wg, quads), PUSH(p), USES(READ(x), BOTH(y)));
+}
+
+/* y = t[0] + something: t[1] */
+static void residual_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor d = grad(c, r->t[0]);
+    if (d.arena)
+        op_accumulate(c, d, grad(c, r->t[1]));
+}
+
+/* ---- norm ------------------------------------------------------------------------------------ */
+
+/* t: x, w, y; f[0]: eps */
+static void norm_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor x = r->t[0], dy = grad(c, r->t[2]), dx = grad(c, x);
+    if (!dx.arena)
+        return;
+    struct push_norm_bwd p = {
+        .n = x.n, .x_stride = x.stride, .x_col = x.col, .dy_stride = dy.stride, .dy_col = dy.col,
+        .dx_stride = dx.stride, .dx_col = dx.col, .eps = r->f[0],
+    };
+    cmd_work(c, 10.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_norm_bwd, GRID(x.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
+                 PUSH(p), USES(READ(x), READ(r->t[1]), READ(dy), BOTH(dx)));
+}
+
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -135,8 +331,49 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
     cmd_work(c, 4.0 * x.n * x.n_row);
     cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(wg), PUSH(p),
                  USES(READ(x), READ(w), WRITE(y)));
+    tape_push(c, (struct tape_rec){ norm_bwd, .t = { x, w, y }, .f = { eps } });
     return y;
 }
+
+/* ---- low-rank factors ------------------------------------------------------------------------ */
+
+/* y = x with units left out, as the counter generator says for `id`; add: is added to y. Row r of y
+ * is of row r / n_used of x. */
+static void dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tensor y, bool add)
+{
+    const struct dropout *d = tape_dropout(c);
+    if (cmd_failed(c))
+        return;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    struct push_dropout p = {
+        .n = x.n, .n_row = y.n_row, .id = id, .below = (uint32_t)((double)d->p * 0x1p32),
+        .scale = 1 / (1 - d->p), .n_used = n_used, .x_stride = x.stride, .x_col = x.col,
+        .y_stride = y.stride, .y_col = y.col,
+    };
+    cmd_work(c, 30.0 * x.n * y.n_row);
+    cmd_dispatch(c, K_dropout, GRID(div_up(x.n / 4 * y.n_row, wg), 1, 1), SPEC(wg, add), PUSH(p),
+                 USES(READ(x), BOTH(y), READ(d->key)));
+}
+
+/* t: x, y; u[0]: id */
+static void dropout_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor dx = grad(c, r->t[0]);
+    if (dx.arena)
+        dropout(c, grad(c, r->t[1]), r->u[0], 1, dx, true);
+}
+
+/* What goes into A of l instead of x; by entry with n_used. */
+static tensor dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_used)
+{
+    if (!tape_dropout(c))
+        return x;
+    tensor y = cmd_scratch(c, F32, x.n, x.n_row * n_used);
+    dropout(c, x, l->id, n_used, y, false);
+    return y;
+}
+
+/* ---- products -------------------------------------------------------------------------------- */
 
 /* Does b begin where a ends, as rows of one matrix? */
 static bool follows(const linear *a, const linear *b)
@@ -171,11 +408,15 @@ static void add_lora(struct cmd *c, const struct linear_path *path, tensor x,
             continue;
         }
         if (!had || had->a.offset != l->a.offset) {
+            tensor in = dropped(c, x, l, 1);
+            if (tape_dropout(c))
+                tape_push(c, (struct tape_rec){ dropout_bwd, .t = { x, in }, .u = { l->id } });
             t = cmd_scratch(c, F32, l->a.n_out, x.n_row);
-            linear_by(c, path, &(struct linear_args){ .x = x, .w = &l->a, .y = t });
+            product(c, path, &(struct linear_args){ .x = in, .w = &l->a, .y = t }, &l->a);
         }
-        had = l;
+        const linear *first = &l->b;
         linear run = l->b;
+        had = l;
         for (i++; i < n_w && w[i]->lora; i++) {
             l = w[i]->lora;
             if (l->a.offset != had->a.offset || !follows(&run, &l->b))
@@ -183,8 +424,8 @@ static void add_lora(struct cmd *c, const struct linear_path *path, tensor x,
             run.n_out += l->b.n_out;
         }
         tensor to = tensor_cols(y, col, run.n_out);
-        linear_by(c, path, &(struct linear_args){ .x = t, .w = &run, .y = to, .res = &to,
-                                                  .gate = gate });
+        product(c, path, &(struct linear_args){ .x = t, .w = &run, .y = to, .res = &to,
+                                                .gate = gate }, first);
         col += run.n_out;
     }
 }
@@ -211,8 +452,8 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
         uint32_t first = i++;
         while (i < n_w && follows(&run, w[i]))
             run.n_out += w[i++]->n_out;
-        linear_by(c, path, &(struct linear_args){ .x = h, .w = &run, .norm = norm, .eps = eps,
-                                                  .y = tensor_cols(y, col, run.n_out) });
+        product(c, path, &(struct linear_args){ .x = h, .w = &run, .norm = norm, .eps = eps,
+                                                .y = tensor_cols(y, col, run.n_out) }, w[first]);
         for (; first < i; col += w[first++]->n_out)
             add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
     }
@@ -224,7 +465,7 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
                       uint32_t n_w)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
-    if (path->fuses && !any_lora(w, n_w))
+    if (path->fuses && !any_lora(w, n_w) && !tape_trains(c))
         return side_by_side(c, path, x, &norm, eps, w, n_w);
     return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
 }
@@ -234,18 +475,61 @@ tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
     return side_by_side(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row), x, NULL, 0, w, n_w);
 }
 
+/* t: x, gate, y, whose gradient goes to both */
+static void gate_add_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor x = r->t[0], gate = r->t[1], dy = grad(c, r->t[2]), dx = grad(c, x);
+    tensor dgate = grad(c, gate);
+    if (cmd_failed(c))
+        return;
+    struct push_gate p = {
+        .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
+        .gate_stride = gate.stride, .gate_col = gate.col, .y_stride = dy.stride, .y_col = dy.col,
+        .dx_stride = dx.stride, .dx_col = dx.col, .dgate_stride = dgate.stride,
+        .dgate_col = dgate.col,
+    };
+    cmd_work(c, 4.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_gate_add_bwd, GRID(x.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
+                 PUSH(p), USES(READ(x), READ(gate), READ(dy), BOTH(dx), BOTH(dgate)));
+}
+
+/* res + sigmoid(gate[t]) * x[t]: a product's epilogue where it is to be undone, which needs x. */
+static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
+{
+    tensor y = cmd_scratch(c, F32, x.n, x.n_row);
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    if (cmd_failed(c))
+        return y;
+    struct push_gate p = {
+        .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
+        .gate_stride = gate.stride, .gate_col = gate.col, .y_stride = y.stride,
+        .res_stride = res.stride, .res_col = res.col,
+    };
+    cmd_work(c, 2.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_gate_add, GRID(div_up(x.n * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p),
+                 USES(READ(x), READ(gate), READ(res), WRITE(y)));
+    tape_push(c, (struct tape_rec){ gate_add_bwd, .t = { x, gate, y } });
+    return y;
+}
+
 static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate,
                          const struct act *act)
 {
     const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
-    bool fused = act && path->fuses && !w->lora;
+    bool fused = act && path->fuses && !w->lora && !tape_trains(c);
     if (act && !fused)
         x = op_act(c, x, *act);
-    tensor y = cmd_scratch(c, F32, w->n_out, x.n_row);
-    linear_by(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
-                                              .act = fused ? act : NULL });
-    add_bias(c, y, w);
-    add_lora(c, path, x, &w, 1, y, gate);
+    tensor y;
+    if (gate && tape_trains(c)) {
+        y = gate_add(c, side_by_side(c, path, x, NULL, 0, &w, 1), *gate, res);
+    } else {
+        y = cmd_scratch(c, F32, w->n_out, x.n_row);
+        product(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
+                                                .act = fused ? act : NULL }, w);
+        add_bias(c, y, w);
+        add_lora(c, path, x, &w, 1, y, gate);
+    }
+    tape_push(c, (struct tape_rec){ residual_bwd, .t = { res, y } });
     return y;
 }
 
@@ -260,6 +544,23 @@ tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *
     return linear_add(c, x, w, res, gate, &act);
 }
 
+/* t: x, y; u[0]: kind, f[0]: limit */
+static void act_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor x = r->t[0], dy = grad(c, r->t[1]), dx = grad(c, x);
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    if (!dx.arena)
+        return;
+    struct push_act_bwd p = {
+        .n_ff = dy.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
+        .dy_stride = dy.stride, .dy_col = dy.col, .dx_stride = dx.stride, .dx_col = dx.col,
+        .limit = r->f[0],
+    };
+    cmd_work(c, 20.0 * dy.n * x.n_row);
+    cmd_dispatch(c, K_act_bwd, GRID(div_up(dy.n / 4 * x.n_row, wg), 1, 1), SPEC(wg, r->u[0]),
+                 PUSH(p), USES(READ(x), READ(dy), BOTH(dx)));
+}
+
 tensor op_act(struct cmd *c, tensor x, struct act act)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -272,6 +573,8 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
     cmd_work(c, 8.0 * n_ff * x.n_row);
     cmd_dispatch(c, K_act, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg, act.kind), PUSH(p),
                  USES(READ(x), WRITE(y)));
+    tape_push(c, (struct tape_rec){ act_bwd, .t = { x, y }, .u = { (uint32_t)act.kind },
+                                    .f = { act.limit } });
     return y;
 }
 
@@ -323,6 +626,71 @@ void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, ten
     if (!w->lora)
         return;
     tensor t = cmd_scratch(c, F32, w->lora->a.n_out, y.n_row);
-    grouped_product(c, &w->lora->a, x, by_entry, t, g, false);
+    tensor in = dropped(c, x, w->lora, by_entry ? 1 : g->n_used);
+    grouped_product(c, &w->lora->a, in, by_entry || tape_dropout(c), t, g, false);
     grouped_product(c, &w->lora->b, t, true, y, g, true);
+}
+
+/* dX by entry, added to dx. */
+static void grouped_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx,
+                        const struct grouping *g)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const struct linear_path *path = path_of(linear_bwd_paths, n_linear_bwd_path, caps, UINT32_MAX);
+    struct tile t = bwd_tile_of(path, caps, g->n_row);
+    linear all = *w;                    /* an expert is the unit of a piece */
+    all.n_out = w->n_expert;
+    all.row_q = w->row_q * w->n_out;
+    uint32_t step = linear_piece(caps, &all);
+    for (uint32_t e = 0; step && e < w->n_expert; e += step) {
+        uint32_t n = min_u32(step, w->n_expert - e);
+        cmd_work(c, 2.0 * w->n_in * w->n_out * dy.n_row * n / w->n_expert);
+        bwd_dispatch(c, path, t, w, linear_rows(&all, e, n), dy, dx,
+                     (struct push_linear_bwd){ .n_out = w->n_out, .n_tok = dy.n_row,
+                                               .n_used = g->n_used, .expert0 = e, .n_expert = n },
+                     g);
+    }
+    if (!step)
+        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
+                 all.row_q * 16);
+}
+
+static void grouped_outer(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
+                          const struct grouping *g)
+{
+    tensor dw = grad(c, linear_rows(w, 0, w->n_out * w->n_expert));
+    linear all = *w;
+    all.n_out = w->n_expert;
+    all.row_q = w->row_q * w->n_out;
+    uint32_t step = linear_piece(gpu_caps(cmd_gpu(c)), &all);
+    for (uint32_t e = 0; dw.arena && step && e < w->n_expert; e += step) {
+        uint32_t n = min_u32(step, w->n_expert - e);
+        outer_dispatch(c, w, x, by_entry, dy, tensor_rows(dw, e * w->n_out, n * w->n_out), g, e, n);
+    }
+}
+
+void linear_grouped_bwd(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
+                        tensor dx, const struct grouping *g)
+{
+    const struct lora *l = w->lora;
+    if (cmd_failed(c))
+        return;
+    if (dx.arena)
+        grouped_bwd(c, w, dy, dx, g);
+    if (!l)
+        return;
+    tensor t = cmd_scratch(c, F32, l->a.n_out, dy.n_row), dt = grad(c, t), into = dx;
+    tensor in = dropped(c, x, l, by_entry ? 1 : g->n_used);
+    bool in_by_entry = by_entry || tape_dropout(c);
+    grouped_product(c, &l->a, in, in_by_entry, t, g, false);
+    grouped_bwd(c, &l->b, dy, dt, g);
+    grouped_outer(c, &l->b, t, true, dy, g);
+    grouped_outer(c, &l->a, in, in_by_entry, dt, g);
+    if (!dx.arena || cmd_failed(c))
+        return;
+    if (tape_dropout(c))
+        into = grad(c, in);
+    grouped_bwd(c, &l->a, dt, into, g);
+    if (tape_dropout(c))
+        dropout(c, into, l->id, 1, dx, true);
 }

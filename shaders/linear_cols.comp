@@ -4,6 +4,7 @@
 // unpacked once for all lanes and tokens, and no lane talks to another.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#define ENTRIES_BINDING 5
 #define GRID_BINDING 7
 #include "linear.glsl"
 #include "linear_many.glsl"

@@ -1,12 +1,13 @@
 // linear_many: which tokens a workgroup of the many-token kernels owns. Without GROUPED: a run of
 // the batch. With it: a tile of one expert's entries (moe_sort.comp); entry e of a batch is slot e
 // % n_used of token e / n_used, its product goes to row e of y, and x is read from the token's row
-// (GROUPED_TOKEN) or from row e (GROUPED_ENTRY).
+// (GROUPED_TOKEN) or from row e (GROUPED_ENTRY). Include after defining ENTRIES_BINDING; the tiles
+// are bound behind it.
 layout(constant_id = 5) const uint GROUPED = 0;
 const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
-layout(set = 0, binding = 5) readonly buffer Entries { uint entries[]; };   // by expert
-layout(set = 0, binding = 6) readonly buffer Tiles { uint tiles[]; };       // count; expert, first
-                                                                            // entry, entries
+// by expert; count and of each expert, first entry, entries
+layout(set = 0, binding = ENTRIES_BINDING) readonly buffer Entries { uint entries[]; };
+layout(set = 0, binding = ENTRIES_BINDING + 1) readonly buffer Tiles { uint tiles[]; };
 
 struct owned {
     uint w_row;         // first row of W

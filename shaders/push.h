@@ -29,6 +29,12 @@ struct push_norm {
     float eps;
 };
 
+struct push_norm_bwd {
+    uint32_t n;
+    uint32_t x_stride, x_col, dy_stride, dy_col, dx_stride, dx_col;
+    float eps;
+};
+
 /* y[t][r] = sum_k W[r][k] x[t][k], and what follows from it; see linear.glsl. */
 struct push_linear {
     uint32_t n_in, n_out;       /* n_out: rows of W bound */
@@ -44,9 +50,58 @@ struct push_linear {
     uint32_t expert0, n_expert; /* GROUPED: experts that are bound */
 };
 
+/* dx[t][k] += sum_o W[o][k] dy[t][o]; see linear_bwd.glsl. */
+struct push_linear_bwd {
+    uint32_t n_in, n_out;       /* n_out: rows of W bound */
+    uint32_t n_tok;
+    uint32_t row_q;
+    uint32_t dy_stride, dy_col;
+    uint32_t dx_stride, dx_col;
+    uint32_t n_used;            /* GROUPED */
+    uint32_t expert0, n_expert; /* GROUPED: experts that are bound */
+};
+
+/* out[s][l] += sum_t S[t][s] L[t][l]; see outer.comp. */
+struct push_outer {
+    uint32_t n_long, n_short;
+    uint32_t n_tok, per_split;  /* tokens; of them those of one split */
+    uint32_t long_stride, long_col;
+    uint32_t short_stride, short_col;
+    uint32_t out_stride, n_row; /* n_row: rows of out, of one split or expert */
+    uint32_t n_used, expert0;   /* GROUPED */
+};
+
+struct push_outer_sum { uint32_t n, n_row, n_split, part_stride, out_stride; };
+
 struct push_act {
     uint32_t n_ff, n_row, x_stride, x_col, y_stride;
     float limit;
+};
+
+struct push_act_bwd {
+    uint32_t n_ff, n_row, x_stride, x_col, dy_stride, dy_col, dx_stride, dx_col;
+    float limit;
+};
+
+/* y += x, row by row. */
+struct push_add { uint32_t n, n_row, x_stride, x_col, y_stride, y_col; };
+
+/* y = res + sigmoid(gate[t]) * x; the backward's y is the gradient of y. */
+struct push_gate {
+    uint32_t n, n_row;
+    uint32_t x_stride, x_col, gate_stride, gate_col;
+    uint32_t y_stride, y_col, res_stride, res_col;
+    uint32_t dx_stride, dx_col, dgate_stride, dgate_col;
+};
+
+/* Units left out of x: tape.h. */
+struct push_dropout {
+    uint32_t n, n_row;
+    uint32_t id;
+    uint32_t below;             /* of 2^32: words below it leave a unit out */
+    float scale;                /* of the others */
+    uint32_t n_used;            /* x's row is row / n_used of y */
+    uint32_t x_stride, x_col, y_stride, y_col;
 };
 
 struct push_bias { uint32_t n, n_row, y_stride, y_col; };

@@ -32,6 +32,8 @@ struct rig rig_open(struct gpu *g, const char *op)
 void rig_close(struct rig *r)
 {
     cmd_destroy(r->c);
+    tape_destroy(r->tape);
+    arena_destroy(r->kept);
     arena_destroy(r->mem);
     arena_destroy(r->scratch);
     for (uint32_t i = 0; i < r->n_own; i++)
@@ -342,10 +344,13 @@ struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const stru
                        (double)a.v[(i / n_out * rank + k) * n_in + j];
             v[i * n_in + j] = (float)sum;
         }
-    *l = (struct lora){ .a = a.w, .b = b.w };
+    *l = (struct lora){ .a = a.w, .b = b.w,
+                        .id = share ? share->w.lora->id : (uint32_t)b.w.offset };
     w.w.lora = l;
+    w.base = w.v;
     w.v = v;
     w.lora_a = a.v;
+    w.lora_b = b.v;
     return w;
 }
 
@@ -403,6 +408,7 @@ bool rig_run(struct rig *r)
     r->back = mem_alloc(r->n_image + 1, 1);
     HLM_ASSERT(r->back);
     return ok(r, arena_commit(r->mem, err) && arena_commit(r->scratch, err) &&
+                     (!r->kept || arena_commit(r->kept, err)) &&
                      gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
                      fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
                      gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&

@@ -20,6 +20,8 @@ struct rig {
     uint8_t *image, *free, *back;   /* of mem: what it holds, 1 where the op writes, what came */
     uint64_t n_image;
     tensor head, tail;          /* of scratch */
+    struct tape *tape;          /* of a cmd that trains: ops_train.h */
+    struct arena *kept;
     void **own;                 /* host memory that goes with the rig */
     uint32_t n_own;
     struct rng rng;
@@ -57,14 +59,14 @@ double *rig_doubles(struct rig *r, const float *v, uint64_t n);
 /* A matrix of random valid blocks; v: its values as dtype_to_f32 has them,
  * [n_expert * n_out][n_in]. Products with normal x are about gain * 1. beside: right behind the
  * matrix made before. */
-struct weight { linear w; const float *v, *lora_a; };
+struct weight { linear w; const float *v, *base, *lora_a, *lora_b; };
 struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, double gain, bool beside);
 /* The same from blocks at hand: n_out * n_expert rows as in a file. */
 struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, const void *rows, bool beside);
-/* The same matrix with low-rank factors beside it, whose product is in v. share: a matrix whose A
- * it has too, its B right behind that one's. */
+/* The same matrix with low-rank factors beside it, whose product is in v; base: without it. share:
+ * a matrix whose A it has too, its B right behind that one's. */
 struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const struct weight *share);
 /* One block of random codes; its scales are about `scale`, or any there are (extreme). */
 void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block);

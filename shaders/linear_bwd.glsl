@@ -1,0 +1,26 @@
+// linear_bwd: what the kernels of dX share. dx[t][k] += sum_o W[o][k] dy[t][o]: the contraction is
+// over W's rows, so that a row's blocks, which lie along k, are unpacked as in the forward. Include
+// after defining ENTRIES_BINDING and GRID_BINDING.
+#define WEIGHT_BINDING 0
+#include "weight.glsl"
+
+layout(constant_id = 2) const uint DY_QUADS = 0;    // rows and column of dy begin at multiples of 4
+
+layout(push_constant) uniform Push { push_linear_bwd p; };
+layout(set = 0, binding = 1) readonly restrict buffer Dy4 { vec4 dy4[]; };
+layout(set = 0, binding = 1) readonly restrict buffer Dy1 { float dy1[]; };
+layout(set = 0, binding = 2) restrict buffer Dx4 { vec4 dx4[]; };
+layout(set = 0, binding = 2) restrict buffer Dx1 { float dx1[]; };
+
+// dy[t][r .. r+3], r < n_out a multiple of 4; zero past the end.
+vec4 load_dy(uint t, uint r)
+{
+    uint at = t * p.dy_stride + p.dy_col + r, n = p.n_out - r;
+    vec4 v;
+    if (DY_QUADS != 0)
+        v = dy4[at / 4];
+    else
+        v = vec4(dy1[at], dy1[at + min(1u, n - 1)], dy1[at + min(2u, n - 1)],
+                 dy1[at + min(3u, n - 1)]);
+    return vec4(v.x, n > 1 ? v.y : 0.0, n > 2 ? v.z : 0.0, n > 3 ? v.w : 0.0);
+}

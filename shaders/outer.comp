@@ -1,0 +1,94 @@
+#version 450
+// outer: what products add to the gradient of their weights - out[s][l] += sum_t S[t][s] L[t][l],
+// or with TURNED the same to out[l][s]. A workgroup owns ROWS of the short side and a lane four of
+// the long one; tokens come in their order. On a GPU the tokens are split: every split stores its
+// sums, in a layout as out's, and outer_sum adds them up.
+//
+// GROUPED: gl_WorkGroupID.z is an expert and t its entries as moe_sort has them; S has a row an
+// entry, L (GROUPED_TOKEN) one a token or (GROUPED_ENTRY) also one an entry.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(constant_id = 1) const uint ROWS = 4;        // a multiple of 4
+layout(constant_id = 2) const uint TURNED = 0;
+layout(constant_id = 3) const uint QUADS = 0;       // whose rows begin at multiples of 4: 1 L, 2 S
+layout(constant_id = 4) const uint SPLIT = 0;
+layout(constant_id = 5) const uint GROUPED = 0;
+const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
+
+layout(push_constant) uniform Push { push_outer p; };
+layout(set = 0, binding = 0) readonly restrict buffer Long4 { vec4 long4[]; };
+layout(set = 0, binding = 0) readonly restrict buffer Long1 { float long1[]; };
+layout(set = 0, binding = 1) readonly restrict buffer Short4 { vec4 short4[]; };
+layout(set = 0, binding = 1) readonly restrict buffer Short1 { float short1[]; };
+layout(set = 0, binding = 2) restrict buffer Sums { float sums[]; };
+layout(set = 0, binding = 3) readonly buffer Entries { uint entries[]; };
+layout(set = 0, binding = 4) readonly buffer Tiles { uint tiles[]; };   // linear_many.glsl
+
+// Four of a row with n; what is past its end is never stored.
+vec4 load_long(uint t, uint l)
+{
+    uint at = t * p.long_stride + p.long_col, top = p.n_long - 1;
+    if ((QUADS & 1u) != 0u)
+        return long4[(at + min(l, top)) / 4];
+    return vec4(long1[at + min(l, top)], long1[at + min(l + 1, top)],
+                long1[at + min(l + 2, top)], long1[at + min(l + 3, top)]);
+}
+vec4 load_short(uint t, uint s)
+{
+    uint at = t * p.short_stride + p.short_col, top = p.n_short - 1;
+    if ((QUADS & 2u) != 0u)
+        return short4[(at + min(s, top)) / 4];
+    return vec4(short1[at + min(s, top)], short1[at + min(s + 1, top)],
+                short1[at + min(s + 2, top)], short1[at + min(s + 3, top)]);
+}
+
+// The first tile of expert e, or of the next one that has any.
+uint tile_of(uint e)
+{
+    uint lo = 0, hi = tiles[0];
+    while (lo < hi) {
+        uint mid = (lo + hi) / 2;
+        if (tiles[1 + 3 * mid] < e)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+void main()
+{
+    uint l = (gl_WorkGroupID.x * WG + lane()) * 4, s0 = gl_WorkGroupID.y * ROWS;
+    uint part = gl_WorkGroupID.z, first = part * p.per_split;
+    uint end = min(first + p.per_split, p.n_tok);
+    if (GROUPED != 0) {
+        uint i = tile_of(p.expert0 + part), past = tile_of(p.expert0 + part + 1);
+        if (i == past)
+            return;
+        first = tiles[2 + 3 * i];
+        end = tiles[2 + 3 * (past - 1)] + tiles[3 + 3 * (past - 1)];
+    }
+    vec4 acc[ROWS];
+    [[unroll]] for (uint s = 0; s < ROWS; s++)
+        acc[s] = vec4(0);
+    [[dont_unroll]] for (uint i = first; i < end; i++) {
+        uint t = GROUPED == 0 ? i : entries[i];
+        vec4 v = load_long(GROUPED == GROUPED_TOKEN ? t / p.n_used : t, l);
+        [[unroll]] for (uint s = 0; s < ROWS; s += 4) {
+            vec4 q = load_short(t, s0 + s);
+            acc[s] += q.x * v;
+            acc[s + 1] += q.y * v;
+            acc[s + 2] += q.z * v;
+            acc[s + 3] += q.w * v;
+        }
+    }
+    uint to = part * p.n_row * p.out_stride;
+    [[unroll]] for (uint s = 0; s < ROWS; s++)
+        [[unroll]] for (uint e = 0; e < 4; e++)
+            if (s0 + s < p.n_short && l + e < p.n_long) {
+                uint at = to + (TURNED != 0 ? (l + e) * p.out_stride + s0 + s
+                                            : (s0 + s) * p.out_stride + l + e);
+                sums[at] = SPLIT != 0 ? acc[s][e] : sums[at] + acc[s][e];
+            }
+}

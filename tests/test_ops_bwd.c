@@ -1,0 +1,309 @@
+/* test_ops_bwd: the backward of products - matrices of all kinds, alone and side by side, with
+ * low-rank factors, dropout and gates -, of norms and of activations.
+ *
+ * Kernels: linear_cols_bwd, linear_tile_bwd, outer, outer_sum, norm_bwd, act_bwd, add, gate_add,
+ * gate_add_bwd, dropout. */
+#include "ops_train.h"
+#include "ref_bwd.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define EPS 1e-6f
+
+/* ---- dX and outer products, as the ops call them --------------------------------------------- */
+
+struct shape { enum dtype dtype; uint32_t n_in, n_out, n_tok; };
+
+static const char *shape_text(char text[64], struct shape s)
+{
+    snprintf(text, 64, "%s %u x %u, %u tokens", dtype_info(s.dtype)->name, s.n_in, s.n_out,
+             s.n_tok);
+    return text;
+}
+
+struct pending { struct grads dx; struct shape s; };
+
+/* Records dX of the shape, dy in rows and from a column that allow no wide loads where odd. */
+static struct pending record(struct rig *r, const struct linear_path *path, struct shape s,
+                             bool odd)
+{
+    struct weight w = rig_weight(r, s.dtype, s.n_in, s.n_out, 1, 1, false);
+    const float *v = rig_normal(r, (uint64_t)s.n_out * s.n_tok, 1);
+    tensor dy = rig_view(r, F32, s.n_out, s.n_tok,
+                         (uint32_t)align_up(s.n_out, 4) + (odd ? 7 : 4), odd ? 3 : 4);
+    tensor x = rig_view(r, F32, s.n_in, s.n_tok, s.n_in + 12, 8);
+    struct pending p = { rig_grad(r, x), s };
+    rig_put(r, dy, v);
+    linear_bwd_by(r->c, path, &w.w, dy, p.dx.t);
+    ref_linear_bwd(w.v, s.n_in, s.n_out, NULL, NULL, s.n_tok,
+                   rig_doubles(r, v, (uint64_t)s.n_out * s.n_tok), p.dx.want);
+    return p;
+}
+
+/* Tiles are 1, 2 or 4 subgroups, or 16, 32 or 64 tokens, by 8, 16, 32 or 128 columns. */
+static void bwd_shapes(struct gpu *g, const struct linear_path *path)
+{
+    static const uint32_t toks[] = { 1, 7, 9, 33, 65 }, outs[] = { 1, 4, 5, 33 };
+    static const uint32_t ins[] = { 4, 12, 36, 132 };
+    struct pending p[ARRAY_LEN(toks) * ARRAY_LEN(outs) * ARRAY_LEN(ins)];
+    uint32_t n = 0;
+    test_case("dX by %s, F32, %zu shapes", path->name, ARRAY_LEN(p));
+    struct rig r = rig_open_train(g, "linear_bwd", NULL);
+    for (uint32_t t = 0; t < ARRAY_LEN(toks); t++)
+        for (uint32_t o = 0; o < ARRAY_LEN(outs); o++)
+            for (uint32_t i = 0; i < ARRAY_LEN(ins); i++, n++)
+                p[n] = record(&r, path, (struct shape){ F32, ins[i], outs[o], toks[t] }, t == 2);
+    bool good = rig_run(&r);
+    char text[64];
+    for (uint32_t i = 0; good && i < n; i++)
+        good = rig_near_grad(&r, path->name, &p[i].dx, 1e-13) ||
+               FAIL("that was %s", shape_text(text, p[i].s));
+    rig_close(&r);
+}
+
+static void bwd_types(struct gpu *g, const struct linear_path *path)
+{
+    static const enum dtype types[] = { F16, Q8_0, Q4_K, Q2_K, Q6_K, IQ3_S };
+    for (uint32_t i = 0; i < ARRAY_LEN(types); i++) {
+        uint32_t n_in = max_u32(dtype_info(types[i])->block_len, 32);
+        test_case("dX by %s, %s", path->name, dtype_info(types[i])->name);
+        struct rig r = rig_open_train(g, "linear_bwd", NULL);
+        struct pending p = record(&r, path, (struct shape){ types[i], 2 * n_in, 13, 5 }, false);
+        char what[64];
+        snprintf(what, sizeof what, "%s, %s", path->name, dtype_info(types[i])->name);
+        if (rig_run(&r))
+            rig_near_grad(&r, what, &p.dx, 1e-13);
+        rig_close(&r);
+    }
+}
+
+/* The matrix's own gradient; either side may be the long one. */
+static void outer_shapes(struct gpu *g)
+{
+    static const struct shape shapes[] = {
+        { F32, 4, 1, 1 },   { F32, 36, 4, 7 },   { F32, 8, 33, 300 }, { F32, 132, 20, 65 },
+        { F32, 20, 129, 9 }, { F32, 12, 12, 33 },
+    };
+    struct grads dw[ARRAY_LEN(shapes)];
+    test_case("outer products, %zu shapes", ARRAY_LEN(shapes));
+    struct rig r = rig_open_train(g, "outer", NULL);
+    for (uint32_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        struct shape s = shapes[i];
+        struct weight w = rig_weight(&r, F32, s.n_in, s.n_out, 1, 1, false);
+        const float *x = rig_normal(&r, (uint64_t)s.n_in * s.n_tok, 1);
+        const float *dy = rig_normal(&r, (uint64_t)s.n_out * s.n_tok, 1);
+        tensor dy_t = rig_view(&r, F32, s.n_out, s.n_tok, s.n_out + 3, i % 3);
+        rig_put(&r, dy_t, dy);
+        dw[i] = rig_grad_factor(&r, &w.w);
+        linear_outer(r.c, &w.w, rig_strided(&r, x, s.n_in, s.n_tok), dy_t, dw[i].t);
+        for (uint64_t t = 0; t < s.n_tok; t++)
+            for (uint64_t o = 0; o < s.n_out; o++)
+                for (uint64_t k = 0; k < s.n_in; k++)
+                    dw[i].want[o * s.n_in + k] += (double)dy[t * s.n_out + o] *
+                                                  (double)x[t * s.n_in + k];
+    }
+    bool good = rig_run(&r);
+    char text[64];
+    for (uint32_t i = 0; good && i < ARRAY_LEN(shapes); i++)
+        good = rig_near_grad(&r, "outer", &dw[i], 1e-13) ||
+               FAIL("that was %s", shape_text(text, shapes[i]));
+    rig_close(&r);
+}
+
+/* ---- ops ------------------------------------------------------------------------------------- */
+
+static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
+{
+    test_case("norm back, %u x %u", n, n_row);
+    struct rig r = rig_open_train(g, "norm_bwd", NULL);
+    float *x_v = rig_normal(&r, (uint64_t)n * n_row, 1), *w_v = rig_normal(&r, n, 1);
+    for (uint32_t i = 0; i < n && n_row > 1; i++)
+        x_v[n + i] *= 1e-3f;
+    tensor x = rig_strided(&r, x_v, n, n_row);
+    struct grads dx = rig_grad(&r, x);
+    double *dy = rig_back(&r, op_norm(r.c, x, rig_dense(&r, w_v, n, 1), EPS));
+    ref_rmsnorm_bwd(rig_doubles(&r, x_v, (uint64_t)n * n_row), w_v, n, n_row, (double)EPS, dy,
+                    dx.want);
+    if (rig_run(&r))
+        rig_near_grad(&r, "norm", &dx, 1e-12);
+    rig_close(&r);
+}
+
+static void act_case(struct gpu *g, struct act act, const char *what)
+{
+    enum { N = 36, TOK = 7 };
+    uint32_t width = act_width(act);
+    test_case("%s back", what);
+    struct rig r = rig_open_train(g, "act_bwd", NULL);
+    float *v = rig_normal(&r, width * N * TOK, 2);
+    tensor x = rig_view(&r, F32, width * N, TOK, width * N + 8, 4);
+    rig_put(&r, x, v);
+    struct grads dx = rig_grad(&r, x);
+    double *dy = rig_back(&r, op_act(r.c, x, act)), *in = rig_doubles(&r, v, width * N * TOK);
+    for (uint32_t t = 0; t < TOK; t++) {
+        uint32_t at = t * width * N;
+        if (act.kind == ACT_SWIGLU)
+            ref_swiglu_limit_bwd(in + at, in + at + N, N, (double)act.limit, dy + t * N,
+                                 dx.want + at, dx.want + at + N);
+        else
+            ref_relu2_bwd(in + at, N, dy + t * N, dx.want + at);
+    }
+    if (rig_run(&r))
+        rig_near_grad(&r, what, &dx, 1e-13);
+    rig_close(&r);
+}
+
+/* ---- test program's own generator ------------------------------------------------------------ */
+
+/* Philox4x32-10: Salmon et al., 2011. */
+static void philox(uint32_t v[4], uint32_t k0, uint32_t k1)
+{
+    for (int i = 0; i < 10; i++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+        uint64_t a = 0xD2511F53ull * v[0], b = 0xCD9E8D57ull * v[2];
+        uint32_t next[4] = { (uint32_t)(b >> 32) ^ v[1] ^ k0, (uint32_t)b,
+                             (uint32_t)(a >> 32) ^ v[3] ^ k1, (uint32_t)a };
+        memcpy(v, next, sizeof next);
+    }
+}
+
+/* What a unit is multiplied by. */
+static double unit(const struct rig_dropout *d, uint32_t id, uint64_t i)
+{
+    uint32_t v[4] = { (uint32_t)(i / 4), id, d->key[2], d->key[3] };
+    if (d->p == 0)
+        return 1;
+    philox(v, d->key[0], d->key[1]);
+    return v[i % 4] < (uint32_t)((double)d->p * 0x1p32) ? 0 : (double)(1 / (1 - d->p));
+}
+
+static void philox_known(void)
+{
+    static const uint32_t want[2][4] = {        /* Random123's own answers: zeros, and all ones */
+        { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 },
+        { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd },
+    };
+    test_case("the counter generator's known answers");
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t c = 0 - i, v[4] = { c, c, c, c };
+        philox(v, c, c);
+        CHECK(memcmp(v, want[i], sizeof v) == 0);
+    }
+}
+
+/* ---- products with all that belongs to them -------------------------------------------------- */
+
+/* y += (W + B A D) x of one matrix and back, D what dropout leaves of x. dy, y: rows of n_y,
+ * from column col. */
+struct beside {
+    const struct weight *w;
+    uint32_t col, n_y, n_tok;
+    const struct rig_dropout *d;
+};
+
+static void reference(struct rig *r, const struct beside *b, const double *x, double *y,
+                      const double *dy, double *dx, double *da, double *db)
+{
+    const struct weight *w = b->w;
+    const linear *l = &w->w;
+    uint32_t n_in = l->n_in, n_out = l->n_out, rank = l->lora ? l->lora->a.n_out : 0;
+    double *in = rig_doubles(r, NULL, n_in), *din = rig_doubles(r, NULL, n_in);
+    struct ref_lora f = { .rank = rank, .scale = 1, .da = da, .db = db,
+                          .a = rig_doubles(r, w->lora_a, (uint64_t)rank * n_in),
+                          .b = rig_doubles(r, w->lora_b, (uint64_t)n_out * rank) };
+    double *sum = rig_doubles(r, NULL, n_out);
+    float *none = rig_alloc(r, (uint64_t)n_in * n_out, sizeof *none);
+    for (uint32_t t = 0; t < b->n_tok; t++) {
+        const double *xt = x + (uint64_t)t * n_in, *dyt = dy + (uint64_t)t * b->n_y + b->col;
+        double *dxt = dx + (uint64_t)t * n_in, *yt = y + (uint64_t)t * b->n_y + b->col;
+        ref_linear(rank ? w->base : w->v, n_in, n_out, xt, 1, sum);
+        for (uint32_t o = 0; o < n_out; o++)
+            yt[o] += sum[o];
+        ref_linear_bwd(rank ? w->base : w->v, n_in, n_out, NULL, xt, 1, dyt, dxt);
+        if (!rank)
+            continue;
+        for (uint32_t k = 0; k < n_in; k++) {
+            in[k] = xt[k] * unit(b->d, l->lora->id, (uint64_t)t * n_in + k);
+            din[k] = 0;
+        }
+        ref_linear_lora(none, n_in, n_out, &f, in, 1, sum);
+        for (uint32_t o = 0; o < n_out; o++)
+            yt[o] += sum[o];
+        ref_linear_bwd(none, n_in, n_out, &f, in, 1, dyt, din);
+        for (uint32_t k = 0; k < n_in; k++)
+            dxt[k] += din[k] * unit(b->d, l->lora->id, (uint64_t)t * n_in + k);
+    }
+}
+
+/* Four matrices behind a norm: two of a type that lie together and have a pair each, one with a
+ * bias that shares the second's A, one with nothing. frozen: x's gradient is not wanted. */
+static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool frozen)
+{
+    enum { N_IN = 64, N_W = 4, N_Y = 5 + 8 + 7 + 3 };
+    static const uint32_t n_out[N_W] = { 5, 8, 7, 3 };
+    const struct rig_dropout d = { p, { 7, 9, 3, 1 } };
+    test_case("products side by side and back, %u tokens, dropout %g%s", n_tok, (double)p,
+              frozen ? ", input frozen" : "");
+    struct rig r = rig_open_train(g, "op_linear_bwd", &d);
+    struct weight w[N_W] = {
+        rig_weight(&r, Q8_0, N_IN, n_out[0], 1, 1, false),
+        rig_weight(&r, Q8_0, N_IN, n_out[1], 1, 1, true),
+        rig_weight(&r, F16, N_IN, n_out[2], 1, 1, false),
+        rig_weight(&r, F32, N_IN, n_out[3], 1, 1, false),
+    };
+    w[0] = rig_lora(&r, w[0], 4, NULL);
+    w[1] = rig_lora(&r, w[1], 8, NULL);
+    w[2] = rig_lora(&r, w[2], 8, &w[1]);
+    float *x_v = rig_normal(&r, n_tok * N_IN, 1), *norm_v = rig_normal(&r, N_IN, 1);
+    tensor x = rig_strided(&r, x_v, N_IN, n_tok), norm = rig_dense(&r, norm_v, N_IN, 1);
+    struct grads dx = { .want = rig_doubles(&r, NULL, n_tok * N_IN) };
+    if (!frozen)
+        dx = rig_grad(&r, x);
+    linear both = w[1].w.lora->b;       /* one run of rows */
+    both.n_out += w[2].w.lora->b.n_out;
+    struct grads da[2] = { rig_grad_factor(&r, &w[0].w.lora->a),
+                           rig_grad_factor(&r, &w[1].w.lora->a) };
+    struct grads db[2] = { rig_grad_factor(&r, &w[0].w.lora->b), rig_grad_factor(&r, &both) };
+    tensor y = op_norm_linear(r.c, x, norm, EPS, LINEARS(&w[0].w, &w[1].w, &w[2].w, &w[3].w));
+    double *dy = rig_back(&r, y), *want = rig_doubles(&r, NULL, (uint64_t)n_tok * N_Y);
+    double *h = rig_doubles(&r, x_v, n_tok * N_IN), *dh = rig_doubles(&r, NULL, n_tok * N_IN);
+    ref_rmsnorm(h, norm_v, N_IN, n_tok, (double)EPS, h);
+    for (uint32_t i = 0, col = 0; i < N_W; col += n_out[i++]) {
+        struct beside b = { &w[i], col, N_Y, n_tok, &d };
+        reference(&r, &b, h, want, dy, dh, i < 2 ? da[i].want : da[1].want,
+                  i == 0 ? db[0].want : db[1].want + (i == 2 ? 8 * n_out[1] : 0));
+    }
+    ref_rmsnorm_bwd(rig_doubles(&r, x_v, n_tok * N_IN), norm_v, N_IN, n_tok, (double)EPS, dh,
+                    dx.want);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12)) {
+        if (!frozen)
+            rig_near_grad(&r, "dx", &dx, 1e-12);
+        for (uint32_t i = 0; i < 2; i++) {
+            rig_near_grad(&r, "dA", &da[i], 1e-12);
+            rig_near_grad(&r, "dB", &db[i], 1e-12);
+        }
+    }
+    rig_close(&r);
+}
+
+void test_ops_bwd(void)
+{
+    struct gpu *g = test_gpu();
+    if (!g)
+        return;
+    philox_known();
+    for (uint32_t i = 0; i < n_linear_bwd_path; i++) {
+        bwd_shapes(g, &linear_bwd_paths[i]);
+        bwd_types(g, &linear_bwd_paths[i]);
+    }
+    outer_shapes(g);
+    norm_case(g, 4, 1);
+    norm_case(g, 516, 5);
+    act_case(g, (struct act){ ACT_SWIGLU, 0 }, "swiglu");
+    act_case(g, (struct act){ ACT_SWIGLU, 0.4f }, "swiglu with a limit");
+    act_case(g, (struct act){ ACT_RELU2, 0 }, "relu2");
+    side_by_side_case(g, 7, 0, false);
+    side_by_side_case(g, 9, 0.25f, false);
+    side_by_side_case(g, 9, 0.25f, true);
+    ops_report(g);
+}
