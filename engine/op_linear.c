@@ -203,10 +203,12 @@ void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx)
                   w, dy, dx);
 }
 
-/* The parts of a sum over tokens that run side by side: by size alone. */
-static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_tok)
+/* Parts of a sum over tokens that run side by side, where there are not workgroups enough without;
+ * by sizes alone. */
+static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_group, uint32_t n_tok)
 {
-    return caps->kind == GPU_CPU ? 1 : min_u32(16, div_up(n_tok, 256));
+    uint32_t want = caps->kind == GPU_CPU ? 8 : 512;
+    return min_u32(div_up(want, n_group), div_up(n_tok, 128));
 }
 
 /* dw: rows of w, of all experts that are bound where g is not NULL. x by token or by entry. */
@@ -219,7 +221,8 @@ static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
     tensor l = turned ? dy : x, s = turned ? x : dy, to = dw;
     uint32_t n_short = turned ? w->n_in : w->n_out, n_long = turned ? w->n_out : w->n_in;
     uint32_t rows = min_u32(16, (uint32_t)align_up(n_short, 4)), wg = wg_size(caps, 64);
-    uint32_t n_split = g ? n_expert : outer_splits(caps, dy.n_row);
+    struct grid grid = GRID(div_up(n_long, 4 * wg), div_up(n_short, rows), 1);
+    uint32_t n_split = g ? n_expert : outer_splits(caps, grid.x * grid.y, dy.n_row);
     bool split = !g && n_split > 1;
     struct push_outer p = {
         .n_long = n_long, .n_short = n_short, .n_tok = dy.n_row,
@@ -227,11 +230,14 @@ static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
         .short_stride = s.stride, .short_col = s.col, .n_row = w->n_out,
         .n_used = g ? g->n_used : 1, .expert0 = expert0,
     };
+    grid.z = n_split;
     if (split)
         to = cmd_scratch(c, F32, w->n_in, w->n_out * n_split);
+    if (cmd_failed(c))
+        return;
     p.out_stride = to.stride;
     cmd_work(c, 2.0 * w->n_in * w->n_out * dy.n_row);
-    cmd_dispatch(c, K_outer, GRID(div_up(n_long, 4 * wg), div_up(n_short, rows), n_split),
+    cmd_dispatch(c, K_outer, grid,
                  SPEC(wg, rows, turned, in_quads(l) | in_quads(s) << 1, split,
                       g ? by_entry ? 2 : 1 : 0), PUSH(p),
                  USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s),

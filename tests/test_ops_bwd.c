@@ -194,10 +194,10 @@ static void philox_known(void)
 /* ---- products with all that belongs to them -------------------------------------------------- */
 
 /* y += (W + B A D) x of one matrix and back, D what dropout leaves of x. dy, y: rows of n_y,
- * from column col. */
+ * from column col; the first of them is row0 of those that dropout tells apart. */
 struct beside {
     const struct weight *w;
-    uint32_t col, n_y, n_tok;
+    uint32_t col, n_y, n_tok, row0;
     const struct rig_dropout *d;
 };
 
@@ -223,7 +223,7 @@ static void reference(struct rig *r, const struct beside *b, const double *x, do
         if (!rank)
             continue;
         for (uint32_t k = 0; k < n_in; k++) {
-            in[k] = xt[k] * unit(b->d, l->lora->id, (uint64_t)t * n_in + k);
+            in[k] = xt[k] * unit(b->d, l->lora->id, (uint64_t)(b->row0 + t) * n_in + k);
             din[k] = 0;
         }
         ref_linear_lora(none, n_in, n_out, &f, in, 1, sum);
@@ -231,7 +231,7 @@ static void reference(struct rig *r, const struct beside *b, const double *x, do
             yt[o] += sum[o];
         ref_linear_bwd(none, n_in, n_out, &f, in, 1, dyt, din);
         for (uint32_t k = 0; k < n_in; k++)
-            dxt[k] += din[k] * unit(b->d, l->lora->id, (uint64_t)t * n_in + k);
+            dxt[k] += din[k] * unit(b->d, l->lora->id, (uint64_t)(b->row0 + t) * n_in + k);
     }
 }
 
@@ -269,7 +269,7 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
     double *h = rig_doubles(&r, x_v, n_tok * N_IN), *dh = rig_doubles(&r, NULL, n_tok * N_IN);
     ref_rmsnorm(h, norm_v, N_IN, n_tok, (double)EPS, h);
     for (uint32_t i = 0, col = 0; i < N_W; col += n_out[i++]) {
-        struct beside b = { &w[i], col, N_Y, n_tok, &d };
+        struct beside b = { &w[i], col, N_Y, n_tok, 0, &d };
         reference(&r, &b, h, want, dy, dh, i < 2 ? da[i].want : da[1].want,
                   i == 0 ? db[0].want : db[1].want + (i == 2 ? 8 * n_out[1] : 0));
     }
@@ -282,6 +282,140 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
             rig_near_grad(&r, "dA", &da[i], 1e-12);
             rig_near_grad(&r, "dB", &db[i], 1e-12);
         }
+    }
+    rig_close(&r);
+}
+
+/* res + W act(x) with factors, from and to views by columns; gated: times the sigmoid of a column. */
+static void add_case(struct gpu *g, bool gated)
+{
+    enum { N_IN = 36, N_OUT = 20, N_TOK = 7 };
+    const struct rig_dropout d = { 0.5f, { 1, 2, 3, 4 } };
+    test_case("linear_add back, %s", gated ? "gated" : "plain");
+    struct rig r = rig_open_train(g, gated ? "gated_add_bwd" : "linear_add_bwd", &d);
+    struct weight w = rig_lora(&r, rig_weight(&r, F32, N_IN, N_OUT, 1, 1, false), 4, NULL);
+    float *x_v = rig_normal(&r, N_IN * N_TOK, 1), *res_v = rig_normal(&r, N_OUT * N_TOK, 1);
+    float *gate_v = rig_normal(&r, N_TOK, 1);
+    tensor x = rig_strided(&r, x_v, N_IN, N_TOK), res = rig_strided(&r, res_v, N_OUT, N_TOK);
+    tensor gate = rig_view(&r, F32, 1, N_TOK, 13, 5);
+    rig_put(&r, gate, gate_v);
+    struct grads dx = rig_grad(&r, x), dres = rig_grad(&r, res), dgate = rig_grad(&r, gate);
+    struct grads da = rig_grad_factor(&r, &w.w.lora->a), db = rig_grad_factor(&r, &w.w.lora->b);
+    tensor y = gated ? op_act_linear_add(r.c, x, (struct act){ ACT_RELU2, 0 }, &w.w, res, &gate)
+                     : op_linear_add(r.c, x, &w.w, res);
+    double *dy = rig_back(&r, y), *in = rig_doubles(&r, x_v, N_IN * N_TOK);
+    double *x_d = rig_doubles(&r, x_v, N_IN * N_TOK), *din = rig_doubles(&r, NULL, N_IN * N_TOK);
+    double *z = rig_doubles(&r, NULL, N_OUT * N_TOK), *dz = rig_doubles(&r, NULL, N_OUT * N_TOK);
+    double *want = rig_doubles(&r, res_v, N_OUT * N_TOK);
+    for (uint32_t i = 0; gated && i < N_IN * N_TOK; i++)
+        in[i] = ref_relu2(in[i]);
+    const struct beside b = { &w, 0, N_OUT, N_TOK, 0, &d };
+    for (uint32_t i = 0; i < N_OUT * N_TOK; i++) {
+        double s = gated ? ref_sigmoid((double)gate_v[i / N_OUT]) : 1;
+        dz[i] = s * dy[i];
+        dres.want[i] += dy[i];
+    }
+    reference(&r, &b, in, z, dz, gated ? din : dx.want, da.want, db.want);
+    for (uint32_t i = 0; i < N_OUT * N_TOK; i++) {
+        double s = gated ? ref_sigmoid((double)gate_v[i / N_OUT]) : 1;
+        want[i] += s * z[i];
+        dgate.want[i / N_OUT] += s * (1 - s) * dy[i] * z[i];
+    }
+    if (gated)
+        ref_relu2_bwd(x_d, N_IN * N_TOK, din, dx.want);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-13)) {
+        rig_near_grad(&r, "dx", &dx, 1e-13);
+        rig_near_grad(&r, "dres", &dres, 1e-14);
+        rig_near_grad(&r, "dgate", &dgate, 1e-13);
+        rig_near_grad(&r, "dA", &da, 1e-12);
+        rig_near_grad(&r, "dB", &db, 1e-12);
+    }
+    rig_close(&r);
+}
+
+/* ---- experts --------------------------------------------------------------------------------- */
+
+enum { N_EXPERT = 5, N_USED = 2 };
+
+/* Entries by expert and tiles of them, as moe_sort has them. Expert 2 has none. */
+static struct grouping group(struct rig *r, uint32_t n_tok, uint32_t *expert)
+{
+    uint32_t n = n_tok * N_USED, at = 0, n_tile = 0;
+    uint32_t tile = linear_group_tile(gpu_caps(r->g), n / N_EXPERT);
+    uint32_t *entries = rig_alloc(r, n, 4), *tiles = rig_alloc(r, 1 + 3 * (n + 1), 4);
+    for (uint32_t e = 0; e < n; e++) {
+        expert[e] = e * e % 7 % N_EXPERT;
+        if (expert[e] == 2)
+            expert[e] = 3;
+    }
+    for (uint32_t x = 0; x < N_EXPERT; x++)
+        for (uint32_t e = 0, in_tile = tile; e < n; e++) {
+            if (expert[e] != x)
+                continue;
+            if (in_tile == tile) {
+                in_tile = 0;
+                tiles[1 + 3 * n_tile] = x;
+                tiles[2 + 3 * n_tile++] = at;
+            }
+            tiles[3 * n_tile] = ++in_tile;
+            entries[at++] = e;
+        }
+    tiles[0] = n_tile;
+    return (struct grouping){ .entries = rig_words(r, entries, n),
+                              .tiles = rig_words(r, tiles, 1 + 3 * (n + 1)), .n_used = N_USED,
+                              .n_row = n / N_EXPERT, .max_tile = n / tile + N_EXPERT };
+}
+
+/* One expert's matrix and factors out of all of them. */
+static struct weight of_expert(struct rig *r, const struct weight *w, uint32_t e)
+{
+    struct weight one = *w;
+    struct lora *l = rig_alloc(r, 1, sizeof *l);
+    uint64_t rank = w->w.lora->a.n_out;
+    *l = *w->w.lora;
+    one.w.lora = l;
+    one.base += (uint64_t)e * w->w.n_out * w->w.n_in;
+    one.lora_a += e * rank * w->w.n_in;
+    one.lora_b += e * rank * w->w.n_out;
+    return one;
+}
+
+static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool by_entry, float p)
+{
+    enum { N_IN = 64, N_OUT = 20, RANK = 8 };
+    const struct rig_dropout d = { p, { 5, 6, 7, 8 } };
+    test_case("experts back, %s, %u tokens, x by %s, dropout %g", dtype_info(dtype)->name, n_tok,
+              by_entry ? "entry" : "token", (double)p);
+    struct rig r = rig_open_train(g, "linear_grouped_bwd", &d);
+    uint32_t n = n_tok * N_USED, n_x = by_entry ? n : n_tok, *expert = rig_alloc(&r, n, 4);
+    struct weight w = rig_weight(&r, dtype, N_IN, N_OUT, N_EXPERT, 1, false);
+    w = rig_lora(&r, w, RANK, NULL);
+    struct grouping gr = group(&r, n_tok, expert);
+    float *x_v = rig_normal(&r, (uint64_t)N_IN * n_x, 1);
+    float *dy_v = rig_normal(&r, (uint64_t)N_OUT * n, 1);
+    tensor x = rig_strided(&r, x_v, N_IN, n_x);
+    tensor dy = rig_view(&r, F32, N_OUT, n, N_OUT + 9, 2);
+    tensor y = rig_view(&r, F32, N_OUT, n, N_OUT + 9, 2);
+    rig_put(&r, dy, dy_v);
+    rig_writes(&r, y);
+    struct grads dx = rig_grad(&r, rig_view(&r, F32, N_IN, n, N_IN + 4, 4));
+    struct grads da = rig_grad_factor(&r, &w.w.lora->a), db = rig_grad_factor(&r, &w.w.lora->b);
+    linear_grouped(r.c, &w.w, x, by_entry, y, &gr);
+    linear_grouped_bwd(r.c, &w.w, x, by_entry, dy, dx.t, &gr);
+    double *x_d = rig_doubles(&r, x_v, (uint64_t)N_IN * n_x);
+    double *dy_d = rig_doubles(&r, dy_v, (uint64_t)N_OUT * n);
+    double *want = rig_doubles(&r, NULL, (uint64_t)N_OUT * n);
+    for (uint32_t e = 0; e < n; e++) {
+        struct weight one = of_expert(&r, &w, expert[e]);
+        const struct beside b = { &one, 0, N_OUT, 1, e, &d };
+        reference(&r, &b, x_d + (by_entry ? e : e / N_USED) * N_IN, want + e * N_OUT,
+                  dy_d + e * N_OUT, dx.want + e * N_IN, da.want + expert[e] * RANK * N_IN,
+                  db.want + expert[e] * N_OUT * RANK);
+    }
+    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12)) {
+        rig_near_grad(&r, "dx", &dx, 1e-12);
+        rig_near_grad(&r, "dA", &da, 1e-12);
+        rig_near_grad(&r, "dB", &db, 1e-12);
     }
     rig_close(&r);
 }
@@ -305,5 +439,10 @@ void test_ops_bwd(void)
     side_by_side_case(g, 7, 0, false);
     side_by_side_case(g, 9, 0.25f, false);
     side_by_side_case(g, 9, 0.25f, true);
+    add_case(g, false);
+    add_case(g, true);
+    grouped_case(g, F32, 33, false, 0);
+    grouped_case(g, Q8_0, 33, true, 0.5f);
+    grouped_case(g, Q8_0, 5, false, 0.5f);
     ops_report(g);
 }
