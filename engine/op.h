@@ -177,6 +177,57 @@ void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, u
 /* It, in natural units: no finite number where the logits are not. */
 double nll_from(const float parts[NLL_PARTS]);
 
+/* Only tokens that count have logits, and not all of them at once: a cmd that is submitted over and
+ * over does `n` of them each time. piece: I32 [4], whose word 0 says which; lists of all pieces
+ * are I32 [1][N], where NO_ROW (push.h) stands for none, as does everything behind N. */
+/* y[i] = x[rows[i]], zeros where there is none. No row stands twice in the list. While the tape
+ * runs x has a gradient by grad_is, or none. */
+tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor piece);
+/* As op_nll, for the piece's rows of logits and targets of their own; parts [N][NLL_PARTS] is left
+ * alone where there is none. While the tape runs logits become their own gradient, times weight
+ * (F32, one number). */
+void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor piece, tensor parts,
+                    tensor weight);
+/* Last of such a cmd: the next submission does the next piece. */
+void op_next_piece(struct cmd *c, tensor piece);
+
+/* ---- op_adam.c ---- */
+
+/* Rows of what is trained, in any order: as many as bindings reach are one dispatch. rows, scale:
+ * I32 [n_row][4] and F32 [1][n_row] on the device; row: the former on the host, while it is
+ * recorded. What stands on the device, in rows of arena values, is scale times what is saved;
+ * gradients stand in arena grads and are with respect to what stands on the device, norm and
+ * moments with respect to what is saved. m, v: F32 [1][numbers of all rows], zero at first. */
+struct adam_part {
+    const struct adam_row *row;         /* push.h */
+    uint32_t n_row;
+    tensor rows, scale;
+    struct arena *values, *grads;
+    tensor m, v;
+};
+/* norm: F32 [4]: the gradient's norm before clipping, what clipping multiplied it by, 1 where the
+ * norm is finite. hyper: struct adam_hyper of push.h as F32 words. */
+struct adam {
+    const struct adam_part *part;
+    uint32_t n_part;
+    tensor norm, hyper;
+};
+struct adam_update {
+    double lr, beta1, beta2, eps;
+    double decay, decay_gates;
+    double clip_norm;                   /* 0: none */
+    bool bias_correction;
+    uint64_t step;                      /* from 1 */
+};
+void adam_hyper(const struct adam_update *u, struct adam_hyper *h);
+/* The norm of everything, in norm. */
+void op_grad_norm(struct cmd *c, const struct adam *a);
+/* Behind that: one update, after which gradients are zero. A norm that is not finite changes
+ * nothing. */
+void op_adam(struct cmd *c, const struct adam *a);
+/* to = base with delta added: to its logarithm where the gate is a decay. One row each. */
+void op_gate_delta(struct cmd *c, tensor base, tensor delta, bool decay, tensor to);
+
 /* ---- op_attention.c ---- */
 
 /* [n_kv_head][rows][head_dim]; F16, F32, or Q8_0 as tensor.h has it. A position has the row of its

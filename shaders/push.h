@@ -200,5 +200,55 @@ struct push_nll {
     uint32_t row0;              /* of the batch, for the first row of logits */
 };
 
+/* A row that is none, in a list of rows or of ids. */
+#define NO_ROW 0xffffffffu
+
+struct push_nll_targets {
+    uint32_t n_vocab, stride, col;
+    uint32_t n_row;             /* of a piece */
+    uint32_t n_target;          /* of all pieces */
+};
+
+struct push_gather {
+    uint32_t n;
+    uint32_t n_row;             /* of a piece */
+    uint32_t n_list, n_x;       /* rows of all pieces; that x has */
+    uint32_t x_stride, x_col, y_stride, y_col;
+};
+
+struct push_next_piece { uint32_t by; };
+
+/* A row of what is trained: n numbers of an arena of values, from `at` words of 16 bytes behind its
+ * start on. Its gradient stands at the same place of another arena, its moments lie dense among
+ * those of the other rows. */
+struct adam_row {
+    uint32_t at, n;
+    uint32_t moment;            /* the first one's place */
+    uint32_t gate;              /* 1: a delta of a gate */
+};
+
+/* AdamW's numbers for one update, made in double precision (adam_hyper). */
+struct adam_hyper {
+    float beta1, beta2, rest1, rest2;   /* rest: 1 - beta */
+    float step;                 /* lr / (1 - beta1^t) */
+    float root;                 /* 1 / sqrt(1 - beta2^t) */
+    float eps;
+    float keep, keep_gates;     /* 1 - lr * decay */
+    float clip_norm;            /* 0: none */
+};
+
+/* Rows [row0, row0 + n_row) of the table that is bound; what is bound of the arenas begins `base`
+ * words of 16 bytes behind their starts, of the moments with number moment0. */
+struct push_adam {
+    uint32_t row0, n_row;
+    uint32_t per_group;         /* rows of a workgroup */
+    uint32_t base, moment0;
+    uint32_t to;                /* grad_norm: of the first workgroup's sum */
+};
+
+struct push_norm_sum { uint32_t n, from, to, per_group; };
+
+struct push_gate_delta { uint32_t n; };
+
 /* y += a x; only the tests of the GPU layer run it. */
 struct push_test_axpy { uint32_t n; float a; };

@@ -1,0 +1,31 @@
+// sum: long sums in single precision that keep their last digits.
+
+shared float sum_part[WG];
+
+// Adds v to a sum whose rounding errors are carried along in lost (Kahan).
+void add(inout float sum, inout float lost, float v)
+{
+    precise float w = v - lost;
+    precise float t = sum + w;
+    precise float gone = t - sum;
+    precise float rest = gone - w;
+    lost = rest;
+    sum = t;
+}
+
+// Sum over the workgroup of positive numbers, to a few roundings: subgroups add as trees, and
+// their sums are added with what each addition loses. The same in every lane.
+float exact_sum(float v)
+{
+    v = subgroupAdd(v);
+    if (ONE_SUBGROUP != 0)
+        return v;
+    if (subgroupElect())
+        sum_part[gl_SubgroupID] = v;
+    barrier();
+    float sum = 0.0, lost = 0.0;
+    for (uint i = 0; i < gl_NumSubgroups; i++)
+        add(sum, lost, sum_part[i]);
+    barrier();
+    return sum;
+}
