@@ -66,10 +66,12 @@ struct train_param {
 };
 uint64_t train_n_param(const struct trainer *t);
 struct train_param train_param(const struct trainer *t, uint64_t i);
-enum train_what { TRAIN_VALUE, TRAIN_GRAD, TRAIN_M, TRAIN_V };
-/* As the file has them: without the scale that the device's B stand under. Gradients of B too are
- * with respect to what the file holds. Reading waits. */
+/* Values and gradients as the adapter's file has them, without the scale that B stand under on the
+ * device; values as they stand there, for going on bit by bit (a quotient by the scale need not
+ * come back as what it was); moments. What is not trained has no gradient and no moments: zeros. */
+enum train_what { TRAIN_VALUE, TRAIN_GRAD, TRAIN_M, TRAIN_V, TRAIN_DEVICE };
+/* Waits. */
 bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct err *err);
-/* Values and moments: bit-equal to what was got. */
+/* What TRAIN_DEVICE, TRAIN_M and TRAIN_V have got comes back in the same bits. */
 bool train_put(struct trainer *t, enum train_what what, uint64_t i, const float *from,
                struct err *err);
