@@ -110,6 +110,31 @@ bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct e
 void file_test_fault(uint32_t nth, bool torn);
 uint32_t file_test_left(void);
 
+/* A GGUF file in the writing, front to back. What a call is given goes out at once; the first
+ * failure sticks. */
+struct gguf_out {
+    bool (*put)(void *user, const void *bytes, uint64_t n, struct err *err);
+    void *user;
+    struct err *err;
+    uint64_t alignment;         /* 32 unless general.alignment says another */
+    bool failed;
+    uint64_t at;                /* bytes out */
+    uint64_t offset;            /* of the next tensor of the directory, from the first one's */
+};
+/* a put; user is a struct file_out */
+bool gguf_out_to_file(void *user, const void *bytes, uint64_t n, struct err *err);
+void gguf_out_begin(struct gguf_out *o, uint64_t n_tensor, uint64_t n_kv);
+void gguf_out_kv(struct gguf_out *o, const struct gguf_kv *kv);
+void gguf_out_str(struct gguf_out *o, const char *key, const char *value);
+void gguf_out_f32(struct gguf_out *o, const char *key, float value);
+/* The directory; then, in its order, the tensors' bytes, filled up behind the directory and behind
+ * each. */
+void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype type, uint32_t n_dim,
+                     const uint64_t *dim);
+bool gguf_out_bytes(struct gguf_out *o, const void *p, uint64_t n);
+bool gguf_out_pad(struct gguf_out *o);
+uint64_t gguf_kv_bytes(const struct gguf_kv *kv);       /* of data */
+
 /* A file read in pieces. With mem set (tests), those bytes are the file. */
 struct file_in { const char *path; int fd; const uint8_t *mem; uint64_t bytes; };
 /* Keeps path. An ordinary file; its length is checked once more when it is read. */

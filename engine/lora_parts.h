@@ -1,5 +1,5 @@
-/* lora_parts: what lora.c (reads adapters), lora_set.c (puts them together), lora_train.c (tells their
- * numbers one by one) and lora_make.c (makes them) share. */
+/* lora_parts: what lora.c (reads adapters), lora_set.c (puts them together), lora_train.c (tells
+ * where their numbers stand) and lora_make.c (makes them) share. */
 #pragma once
 #include "lora.h"
 

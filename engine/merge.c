@@ -21,7 +21,7 @@ struct hash { uint64_t lo, hi; };
 struct fate {
     bool drop, gate, touched;
     enum dtype type;
-    uint64_t n_bytes, offset;
+    uint64_t n_bytes;
     struct hash sum;            /* of the bytes that were written */
 };
 
@@ -372,112 +372,46 @@ static bool put_tensor(struct merge *m, struct file_out *out, const struct gguf_
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static uint64_t value_bytes(const struct gguf_kv *kv)
+static void put_keys(struct gguf_out *o, const struct gguf *g)
 {
-    static const uint8_t bytes[GGUF_TYPE_COUNT] = { [GGUF_U8] = 1, [GGUF_I8] = 1, [GGUF_BOOL] = 1,
-        [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4,
-        [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8 };
-    if (kv->elem != GGUF_STRING)
-        return kv->n * bytes[kv->elem];
-    if (kv->type == GGUF_STRING)
-        return kv->n;
-    struct gguf_str_iter it = { kv->data, kv->n };
-    struct str s;
-    while (gguf_next_str(&it, &s))
-        ;
-    return (uint64_t)(it.p - kv->data);
-}
-
-/* What is written is counted, for the padding. */
-struct writer { struct file_out *out; uint64_t at; struct err *err; bool ok; };
-
-static void w_bytes(struct writer *w, const void *p, uint64_t n)
-{
-    w->ok = w->ok && file_out_put(w->out, p, n, w->err);
-    w->at += n;
-}
-
-static void w_u32(struct writer *w, uint32_t v) { w_bytes(w, &v, sizeof v); }
-
-static void w_u64(struct writer *w, uint64_t v) { w_bytes(w, &v, sizeof v); }
-
-static void w_name(struct writer *w, const char *s)
-{
-    w_u64(w, strlen(s));
-    w_bytes(w, s, strlen(s));
-}
-
-static void w_pad(struct writer *w, uint64_t alignment)
-{
-    static const uint8_t zero[64];
-    for (uint64_t n = align_up(w->at, alignment) - w->at; n;) {
-        uint64_t k = min_u64(n, sizeof zero);
-        w_bytes(w, zero, k);
-        n -= k;
-    }
-}
-
-static void w_keys(struct writer *w, const struct gguf *g)
-{
+    uint64_t none = 0;
     for (uint64_t i = 0; i < gguf_n_kv(g); i++) {
-        const struct gguf_kv *kv = gguf_kv_at(g, i);
-        uint64_t n = value_bytes(kv), none = 0;
-        w_name(w, kv->key);
-        w_u32(w, (uint32_t)kv->type);
-        if (kv->type == GGUF_ARRAY)
-            w_u32(w, (uint32_t)kv->elem);
-        if (kv->type == GGUF_ARRAY || kv->type == GGUF_STRING)
-            w_u64(w, kv->n);
+        struct gguf_kv kv = *gguf_kv_at(g, i);
         /* Of several files one is made; by 0 parts readers know that it is whole. */
-        bool count = !strcmp(kv->key, "split.count") && kv->type != GGUF_ARRAY && n <= sizeof none;
-        w_bytes(w, count ? (const void *)&none : kv->data, n);
-    }
-}
-
-static void w_directory(struct writer *w, const struct gguf *g, struct fate *fate,
-                        uint64_t alignment)
-{
-    uint64_t at = 0;
-    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        if (fate[i].drop)
-            continue;
-        fate[i].offset = at;
-        w_name(w, t->name);
-        w_u32(w, t->n_dim);
-        for (uint32_t k = 0; k < t->n_dim; k++)
-            w_u64(w, t->dim[k]);
-        w_u32(w, (uint32_t)fate[i].type);
-        w_u64(w, at);
-        at = align_up(at + fate[i].n_bytes, alignment);
+        if (!strcmp(kv.key, "split.count") && kv.type != GGUF_ARRAY &&
+            gguf_kv_bytes(&kv) <= sizeof none)
+            kv.data = (const uint8_t *)&none;
+        gguf_out_kv(o, &kv);
     }
 }
 
 static bool write_file(struct merge *m, struct file_out *out, const struct gguf *g,
                        struct fate *fate)
 {
-    struct writer w = { .out = out, .err = m->err, .ok = true };
     uint32_t alignment = 32;
     uint64_t n = 0;
     if (!gguf_u32(g, "general.alignment", OPTIONAL, &alignment, m->err))
         return false;
+    struct gguf_out o = { .put = gguf_out_to_file, .user = out, .err = m->err,
+                          .alignment = alignment };
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
         n += !fate[i].drop;
-    w_bytes(&w, "GGUF", 4);
-    w_u32(&w, 3);
-    w_u64(&w, n);
-    w_u64(&w, gguf_n_kv(g));
-    w_keys(&w, g);
-    w_directory(&w, g, fate, alignment);
-    w_pad(&w, alignment);
-    for (uint64_t i = 0; w.ok && i < gguf_n_tensor(g); i++) {
+    gguf_out_begin(&o, n, gguf_n_kv(g));
+    put_keys(&o, g);
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        if (!fate[i].drop)
+            gguf_out_tensor(&o, t->name, fate[i].type, t->n_dim, t->dim);
+    }
+    bool ok = gguf_out_pad(&o);
+    for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
         if (fate[i].drop)
             continue;
-        w.ok = put_tensor(m, out, gguf_tensor_at(g, i), &fate[i]);
-        w.at += fate[i].n_bytes;
-        w_pad(&w, alignment);
+        ok = put_tensor(m, out, gguf_tensor_at(g, i), &fate[i]);
+        o.at += fate[i].n_bytes;
+        ok = ok && gguf_out_pad(&o);
     }
-    return w.ok;
+    return ok;
 }
 
 /* ---- reading back ---------------------------------------------------------------------------- */
@@ -510,7 +444,7 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
     for (uint64_t i = 0; ok && i < gguf_n_kv(g); i++) {
         const struct gguf_kv *a = gguf_kv_at(g, i), *b = gguf_kv(got, a->key);
         if (!b || a->type != b->type || a->elem != b->elem || a->n != b->n ||
-            (memcmp(a->data, b->data, (size_t)value_bytes(a)) && strcmp(a->key, "split.count")))
+            (memcmp(a->data, b->data, (size_t)gguf_kv_bytes(a)) && strcmp(a->key, "split.count")))
             ok = fail(m->err, "%.200s: read back, key %.60s is not what was written", path, a->key);
     }
     for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
