@@ -255,7 +255,8 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
                     const struct kv_layer *kv, const struct batch *b);
 /* Causal attention; appends to the cache. Rows of p: q, k, v, and for GATE_HEAD one gate a head
  * behind them; for GATE_ELEM q and gate are interleaved by head, as Qwen's projections give them.
- * Returns [n_tok][n_head * head_dim]. */
+ * Over a row of documents kv is not used, and there is a backward. Returns
+ * [n_tok][n_head * head_dim]. */
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b);
 /* Fills turn (n_rot/2 pairs of words) for theta: fractions of a turn per position in units of

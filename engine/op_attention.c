@@ -4,7 +4,11 @@
  * RMSNorm on every query and key head, rotary on the first n_rot elements, softmax in f32, and a
  * sigmoid gate per element or per head, each where the layer has it. A layer with a window keeps
  * its keys in a ring. Keys are cut in runs that bound a shader's loops and give a GPU enough
- * workgroups at decode; the runs are merged in a second dispatch. */
+ * workgroups at decode; the runs are merged in a second dispatch.
+ *
+ * A row of documents (batch.docs) has kernels of its own: keys and values go to scratch, and
+ * nothing is cut, so that what a token gets depends on its document alone. Their backward keeps no
+ * weights: it makes them again from scores, maximum and sum. */
 #include "op.h"
 
 #include <math.h>
@@ -43,9 +47,14 @@ static uint32_t cols_heads(const struct attention *a)
     return 0;
 }
 
+static tensor attention_docs(struct cmd *c, tensor p, const struct attention *a,
+                             const struct batch *b);
+
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b)
 {
+    if (b->docs)
+        return attention_docs(c, p, a, b);
     bool cols = gpu_caps(cmd_gpu(c))->kind == GPU_CPU && b->n_tok >= 4 && cols_heads(a);
     return attention_by(c, cols ? ATTENTION_COLS : ATTENTION_PLAIN, p, a, kv, b);
 }
@@ -64,7 +73,8 @@ static struct columns columns(const struct attention *a, uint32_t col)
     return p;
 }
 
-/* Queries normed and rotated into q; keys, the same, and values into the cache. */
+/* Queries normed and rotated into q; keys, the same, and values into the cache, or for documents
+ * into what stands in its place. */
 static void prepare(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b, struct spec spec, tensor q)
 {
@@ -74,13 +84,15 @@ static void prepare(struct cmd *c, tensor p, const struct attention *a, const st
         .n_row = kv->k.n_row / a->n_kv_head, .p_stride = p.stride, .q_col = col.q, .k_col = col.k,
         .v_col = col.v, .q_step = col.q_step, .eps = a->eps,
     };
+    tensor where = b->docs ? b->docs->first : b->step;
     spec.v[2] = a->norm;
-    /* a binding that is not read is the step */
+    spec.v[7] = b->docs != NULL;
+    /* a binding that is not read is the one that says where tokens are */
     cmd_work(c, 16.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * b->n_tok);
     cmd_dispatch(c, K_attn_prep, GRID(a->n_head + 2 * a->n_kv_head, b->n_tok, 1), spec, PUSH(push),
-                 USES(READ(p), READ(a->norm ? a->q_norm : b->step),
-                      READ(a->norm ? a->k_norm : b->step), READ(a->n_rot ? a->turn : b->step),
-                      READ(b->step), WRITE(q), WRITE(kv->k), WRITE(kv->v)));
+                 USES(READ(p), READ(a->norm ? a->q_norm : where),
+                      READ(a->norm ? a->k_norm : where), READ(a->n_rot ? a->turn : where),
+                      READ(where), WRITE(q), WRITE(kv->k), WRITE(kv->v)));
 }
 
 tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
@@ -134,4 +146,168 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
                      USES(READ(part), READ(p), READ(b->step), WRITE(y)));
     }
     return y;
+}
+
+/* ---- a row of documents ---------------------------------------------------------------------- */
+
+/* How attn_docs and its backward cut a head. Slices are as narrow as keeps loops and what lanes
+ * hold short (measured on lavapipe: two heads of 64 take 0.45 of the time in two slices, heads of
+ * 256 in eight slices 0.35), and heads of a lane share the loads of keys. */
+struct cut { uint32_t wg, quads, slices, heads, round; };
+
+static struct cut cut_heads(const struct gpu_caps *caps, const struct attention *a)
+{
+    struct cut f = { .wg = wg_size(caps, 128), .quads = a->head_dim / 4, .slices = 1, .heads = 1 };
+    uint32_t shared = a->n_head / a->n_kv_head;
+    for (; f.quads % 2 == 0 && f.quads >= 16 && f.slices < f.wg; f.quads /= 2)
+        f.slices *= 2;
+    for (uint32_t n = 2; n <= 4 && n * f.quads <= 16; n++)
+        if (shared % n == 0)
+            f.heads = n;
+    f.round = caps->kind == GPU_CPU || f.slices == 1 ? 1 : 4;
+    return f;
+}
+
+static struct spec cut_spec(const struct cut *f, const struct attention *a)
+{
+    return SPEC(f->wg, 0, f->quads, f->slices, f->heads, f->round, a->window != 0, a->gate);
+}
+
+static struct push_attn_docs push_docs(const struct attention *a, tensor p, tensor dp)
+{
+    return (struct push_attn_docs){
+        .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = a->head_dim, .n_tok = p.n_row,
+        .window = a->window, .p_stride = p.stride, .gate_col = columns(a, p.col).gate,
+        .d_stride = dp.stride, .d_gate_col = columns(a, dp.col).gate,
+        .scale = (float)(1.0 / sqrt(a->head_dim)),
+    };
+}
+
+/* Rounds of loops that an invocation may have; a row takes one a token. */
+static uint32_t max_rounds(const struct gpu_caps *caps)
+{
+    return caps->loop_budget ? 59000 : UINT32_MAX;
+}
+
+/* Multiplications of all queries with all their keys, as if documents were rows. */
+static double docs_work(const struct attention *a, uint32_t n_tok)
+{
+    double n_key = a->window ? min_u32(a->window, n_tok) : 0.5 * n_tok;
+    return 2.0 * a->n_head * a->head_dim * n_tok * n_key;
+}
+
+enum { T_P, T_Q, T_K, T_V, T_FIRST, T_STAT, T_Y };
+
+static void attention_bwd(struct cmd *c, const struct tape_rec *r);
+
+static tensor attention_docs(struct cmd *c, tensor p, const struct attention *a,
+                             const struct batch *b)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t hd = a->head_dim, n_tok = b->n_tok;
+    struct cut f = cut_heads(caps, a);
+    tensor first = b->docs->first;
+    if (n_tok > max_rounds(caps))
+        cmd_fail(c, "attention over a row of %u tokens, %s can do %u", n_tok, caps->driver,
+                 max_rounds(caps));
+    if (cmd_failed(c))
+        return p;
+    HLM_ASSERT(p.n == columns(a, 0).end && p.n_row == n_tok);
+    tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
+    struct kv_layer kv = { .k = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok),
+                           .v = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok) };
+    tensor stat = cmd_scratch(c, F32, 4, a->n_head * n_tok);
+    tensor y = cmd_scratch(c, F32, a->n_head * hd, n_tok);
+    prepare(c, p, a, &kv, b, SPEC(f.wg, KV_F32), q);
+
+    struct push_attn_docs push = push_docs(a, p, p);
+    cmd_work(c, 2 * docs_work(a, n_tok));
+    cmd_dispatch(c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
+                 cut_spec(&f, a), PUSH(push),
+                 USES(READ(q), READ(kv.k), READ(kv.v), READ(first), READ(p), WRITE(y),
+                      WRITE(stat)));
+    tape_push(c, (struct tape_rec){ attention_bwd, .p = { a },
+                                    .t = { [T_P] = p, [T_Q] = q, [T_K] = kv.k, [T_V] = kv.v,
+                                           [T_FIRST] = first, [T_STAT] = stat, [T_Y] = y } });
+    return y;
+}
+
+/* Gradients of keys and values, as many query heads at a time as the loops bear. */
+static void bwd_kv(struct cmd *c, const struct attention *a, const tensor *t, tensor d_o, tensor dk,
+                   tensor dv)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t n_tok = t[T_P].n_row, shared = a->n_head / a->n_kv_head;
+    uint32_t n_heads = max_u32(max_rounds(caps) / (n_tok + 1), 1);
+    struct cut f = cut_heads(caps, a);
+    struct push_attn_docs push = push_docs(a, t[T_P], t[T_P]);
+    struct spec spec = cut_spec(&f, a);
+    spec.v[4] = 1;
+    spec.v[7] = 0;
+    for (uint32_t h = 0; h < shared; h += n_heads) {
+        push.head0 = h;
+        push.n_heads = min_u32(n_heads, shared - h);
+        push.more = h > 0;
+        cmd_work(c, 4 * docs_work(a, n_tok) * push.n_heads / shared);
+        cmd_dispatch(c, K_attn_docs_bwd_kv,
+                     GRID(div_up(n_tok, f.wg / f.slices), a->n_kv_head, 1), spec, PUSH(push),
+                     USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
+                          BOTH(dk), BOTH(dv)));
+    }
+}
+
+/* Into the projection's gradient. */
+static void prepare_bwd(struct cmd *c, const struct attention *a, const tensor *t, tensor dq,
+                        tensor dk, tensor dv, tensor dp)
+{
+    struct columns col = columns(a, 0);
+    tensor p = t[T_P], first = t[T_FIRST];
+    struct push_attn_prep_bwd push = {
+        .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = a->head_dim, .n_rot = a->n_rot,
+        .n_tok = p.n_row, .p_stride = p.stride, .p_col = p.col, .d_stride = dp.stride,
+        .d_col = dp.col, .k_col = col.k, .v_col = col.v, .q_step = col.q_step, .eps = a->eps,
+    };
+    struct spec spec = SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), 0, a->norm);
+    cmd_work(c, 30.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * p.n_row);
+    cmd_dispatch(c, K_attn_prep_bwd, GRID(a->n_head + 2 * a->n_kv_head, p.n_row, 1), spec,
+                 PUSH(push),
+                 USES(READ(p), READ(a->norm ? a->q_norm : first),
+                      READ(a->norm ? a->k_norm : first), READ(a->n_rot ? a->turn : first),
+                      READ(first), READ(dq), READ(dk), READ(dv), BOTH(dp)));
+}
+
+static void attention_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const struct attention *a = r->p[0];
+    const tensor *t = r->t;
+    tensor p = t[T_P], dp = grad(c, p), dy = grad(c, t[T_Y]);
+    uint32_t hd = a->head_dim, n_tok = p.n_row;
+    struct cut f = cut_heads(caps, a);
+    if (cmd_failed(c) || !dp.arena)
+        return;
+    HLM_ASSERT(dy.col == 0 && dy.stride == a->n_head * hd);
+    struct push_attn_docs push = push_docs(a, p, dp);
+    tensor dq = cmd_scratch(c, F32, a->n_head * hd, n_tok), d_o = dy;
+    tensor dk = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok);
+    tensor dv = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok);
+    if (a->gate != GATE_NONE)
+        d_o = cmd_scratch(c, F32, a->n_head * hd, n_tok);
+    if (cmd_failed(c))
+        return;
+    cmd_work(c, 10.0 * a->n_head * hd * n_tok);
+    /* without a gate nothing is added to dp, and d_o, not written, is dq */
+    cmd_dispatch(c, K_attn_docs_bwd, GRID(a->n_head, n_tok, 1),
+                 SPEC(wg_size(caps, 64), 0, 0, 0, 0, 0, 0, a->gate), PUSH(push),
+                 USES(READ(dy), READ(t[T_Y]), READ(p), READ(t[T_FIRST]), BOTH(dp), BOTH(t[T_STAT]),
+                      WRITE(a->gate == GATE_NONE ? dq : d_o)));
+    struct spec spec = cut_spec(&f, a);
+    spec.v[7] = 0;
+    cmd_work(c, 3 * docs_work(a, n_tok));
+    cmd_dispatch(c, K_attn_docs_bwd_q,
+                 GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1), spec, PUSH(push),
+                 USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
+                      WRITE(dq)));
+    bwd_kv(c, a, t, d_o, dk, dv);
+    prepare_bwd(c, a, t, dq, dk, dv, dp);
 }

@@ -13,12 +13,14 @@
 
 layout(constant_id = 2) const uint NORM = 0;
 layout(constant_id = 6) const uint RING = 0;    // 1: position pos lies in row pos % n_row
+layout(constant_id = 7) const uint DOCS = 0;    // 1: a row of documents; token t lies in row t
 layout(push_constant) uniform Push { push_attn_prep p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
 layout(binding = 2) readonly buffer Kn { vec4 k_norm[]; };
 layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };   // n_rot/2 frequencies, see rope.glsl
 layout(binding = 4) readonly buffer Step { step st; };
+layout(binding = 4) readonly buffer First { uint first[]; };  // DOCS, in its place
 layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };     // [n_tok][n_head][head_dim]
 
 shared float row[MAX_HEAD];
@@ -39,15 +41,22 @@ vec4 rotated4(uint i, uint pos)
                 rotated(4 * i + 3, pos));
 }
 
+uint row_of(uint t, uint pos) { return DOCS != 0 ? t : RING != 0 ? pos % p.n_row : pos; }
+
 void main()
 {
-    uint slot = gl_WorkGroupID.x, t = gl_WorkGroupID.y, pos = st.n_past + t, quads = p.head_dim / 4;
+    uint slot = gl_WorkGroupID.x, t = gl_WorkGroupID.y, quads = p.head_dim / 4;
+    uint pos = t;
+    if (DOCS != 0)
+        pos -= first[t];
+    else
+        pos += st.n_past;
     bool is_q = slot < p.n_head, is_v = slot >= p.n_head + p.n_kv_head;
     uint kv_head = is_v ? slot - p.n_head - p.n_kv_head : slot - p.n_head;
     uint col = is_q ? p.q_col + slot * p.q_step
                     : (is_v ? p.v_col : p.k_col) + kv_head * p.head_dim;
     uint at = (t * p.p_stride + col) / 4;
-    uint cache = kv_at(kv_head * p.n_row + (RING != 0 ? pos % p.n_row : pos), quads);
+    uint cache = kv_at(kv_head * p.n_row + row_of(t, pos), quads);
 
     if (is_v) {
         for (uint i = lane(); i < quads; i += WG)

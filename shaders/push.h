@@ -131,6 +131,26 @@ struct push_attn {
     float scale;
 };
 
+/* Attention over a row of documents, forward and backward. */
+struct push_attn_docs {
+    uint32_t n_head, n_kv_head, head_dim;
+    uint32_t n_tok;
+    uint32_t window;                /* WINDOW: keys that a token sees at most */
+    uint32_t p_stride, gate_col;    /* of the first head's gate */
+    uint32_t d_stride, d_gate_col;  /* of its gradient */
+    uint32_t head0, n_heads, more;  /* of the query heads that share a key head, those whose turn it
+                                       is; 1: some have been before */
+    float scale;
+};
+
+struct push_attn_prep_bwd {
+    uint32_t n_head, n_kv_head, head_dim, n_rot;
+    uint32_t n_tok;
+    uint32_t p_stride, p_col, d_stride, d_col;  /* of the projection and of its gradient */
+    uint32_t k_col, v_col, q_step;              /* behind that column */
+    float eps;
+};
+
 struct push_delta {
     uint32_t n_k_head, n_v_head, d_state;
     uint32_t n_tok;
