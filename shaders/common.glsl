@@ -69,6 +69,7 @@ float exp1(float x)
 
 float sigmoid(float x) { return 1.0 / (1.0 + exp1(-x)); }
 float silu(float x) { return x / (1.0 + exp1(-x)); }
+float silu_bwd(float x) { float s = sigmoid(x); return s + x * s * sigmoid(-x); }
 
 // log(1 + e^x). With u = e^-|x| in (0, 1]: log1p(u) = 2 atanh(u / (2 + u)), argument at most 1/3.
 float softplus(float x)

@@ -1,8 +1,8 @@
-// delta: what the kernels of Gated DeltaNet share; see conv.glsl for what stands before it.
+// delta: what the kernels of Gated DeltaNet share. Before it stand the push constants p; conv.glsl
+// or conv_docs.glsl may follow.
 uint d_conv() { return (2 * p.n_k_head + p.n_v_head) * p.d_state; }
 uint conv_col() { return p.qkv_col; }
 float conv_bias(uint ch) { return 0.0; }
-#include "conv.glsl"
 
 uint k_head_of(uint v_head)
 {

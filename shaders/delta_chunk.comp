@@ -4,29 +4,34 @@
 // among them, D_ij = exp(G_i - G_j) for j <= i:
 //   A = strictly lower (b K K') . D    T = (I + A)^-1    U = T (b V)    W = T (b exp(G) K)
 //   P = lower (Q K') . D
-// One workgroup for (V head; chunk). Tokens that the last chunk lacks have b = 0 and decay 1; where
-// vectors of theirs are read, the last token's stand for them.
+// One workgroup for (V head; chunk). Tokens that a chunk lacks have b = 0 and decay 1; where
+// vectors of theirs are read, the last token's stand for them. Of the matrices there are as many
+// rows as there are tokens, rounded up to 4; what lies above the tiles on the diagonal is never
+// written.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
 
 layout(constant_id = 1) const uint D_STATE = 4;
 layout(constant_id = 2) const uint CHUNK = 4;
+layout(constant_id = 3) const uint DOCS = 0;                // chunks of documents; T and A are kept
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
 layout(binding = 1) readonly buffer P { float proj[]; };
 layout(binding = 2) readonly buffer A { float ssm_a[]; };
 layout(binding = 3) readonly buffer Dt { float dt_bias[]; };
-layout(binding = 4) writeonly buffer Uw { vec4 uw4[]; };    // [chunk][head][U, W][CHUNK][D_STATE]
-layout(binding = 5) writeonly buffer Pm { vec4 pm4[]; };    // [chunk][head][CHUNK][CHUNK]
-layout(binding = 6) writeonly buffer G { float gates[]; };  // [chunk][head][exp G, exp(G_end - G)]
+layout(binding = 4) readonly buffer Chunks { ivec4 chunks[]; };
+layout(binding = 5) writeonly buffer Uw { vec4 uw4[]; };    // [slot][U, W][CHUNK][D_STATE]
+layout(binding = 6) writeonly buffer Pm { vec4 pm4[]; };    // [slot][CHUNK][CHUNK]
+layout(binding = 7) writeonly buffer G { float gates[]; };  // [slot][GATE_ROWS][CHUNK]
+layout(binding = 8) writeonly buffer Ta { vec4 ta4[]; };    // [slot][T, A][CHUNK][CHUNK]
+#include "delta_chunk.glsl"
 
 const uint LD = CHUNK + 1;          // keeps lanes that walk down a column out of one memory bank
 shared float tri[CHUNK * LD];       // below the diagonal A; on it and above the transpose of T
 shared float g_hi[CHUNK], g_lo[CHUNK], g_exp[CHUNK], beta[CHUNK];
 
-// exp(G_i - G_j). The sums are pairs of floats: after strong decays a float's last place would be
-// an error of its own size in the weak decays that follow.
+// exp(G_i - G_j)
 float decay_between(uint i, uint j)
 {
     precise float hi = g_hi[i] - g_hi[j], lo = g_lo[i] - g_lo[j];
@@ -35,12 +40,16 @@ float decay_between(uint i, uint j)
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, chunk = gl_WorkGroupID.y, t0 = chunk * CHUNK;
-    uint slot = chunk * p.n_v_head + head, last = min(CHUNK, p.n_tok - t0) - 1;
-    uint k_head = p.tiled != 0 ? head % p.n_k_head : head / (p.n_v_head / p.n_k_head);
-    uint d4 = D_STATE / 4, row4 = (2 * p.n_k_head + p.n_v_head) * d4, first4 = t0 * row4;
-    uint q4 = first4 + k_head * d4, k4 = q4 + p.n_k_head * d4;
-    uint v4 = first4 + (2 * p.n_k_head + head) * d4;
+    uint v = gl_WorkGroupID.x, chunk = gl_WorkGroupID.y, head = v_head_of(v);
+    uint slot = slot_of(v, chunk), t0 = chunk * CHUNK, n = min(CHUNK, p.n_tok - t0);
+    if (DOCS != 0) {
+        t0 = chunks[chunk].x;
+        n = chunks[chunk].y;
+        if (n == 0)
+            return;
+    }
+    uint last = n - 1, n4 = (n + 3) / 4 * 4, d4 = D_STATE / 4, row4 = u_row4(), first4 = t0 * row4;
+    uint q4 = first4 + q4_of(v), k4 = first4 + k4_of(v), v4 = first4 + v4_of(v);
 
     for (uint i = lane(); i < CHUNK; i += WG) {
         uint at = (t0 + min(i, last)) * p.p_stride + head;
@@ -62,14 +71,18 @@ void main()
     }
     barrier();
     for (uint i = lane(); i < CHUNK; i += WG) {
-        gates[(slot * 2 + 0) * CHUNK + i] = g_exp[i];
-        gates[(slot * 2 + 1) * CHUNK + i] = decay_between(CHUNK - 1, i);
+        uint at = gates_of(slot) + i;
+        gates[at + EXP_G * CHUNK] = g_exp[i];
+        gates[at + EXP_REST * CHUNK] = decay_between(CHUNK - 1, i);
+        gates[at + BETA * CHUNK] = beta[i];
+        gates[at + G_HI * CHUNK] = g_hi[i];
+        gates[at + G_LO * CHUNK] = g_lo[i];
     }
 
     // Tiles of four rows and four columns.
     for (uint tile = lane(); tile < CHUNK * CHUNK / 16; tile += WG) {
         uint i0 = tile / (CHUNK / 4) * 4, j0 = tile % (CHUNK / 4) * 4;
-        if (j0 > i0)
+        if (j0 > i0 || i0 >= n)
             continue;
         vec4 kk[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), qk[4] = kk;
         [[dont_unroll]] for (uint x = 0; x < d4; x++) {
@@ -99,9 +112,9 @@ void main()
     }
     barrier();
     // T's columns one by one: a lane reads what is below the diagonal and the row that it writes.
-    for (uint c = lane(); c < CHUNK; c += WG) {
+    for (uint c = lane(); c < n4; c += WG) {
         tri[c * LD + c] = 1.0;
-        for (uint i = c + 1; i < CHUNK; i++) {
+        for (uint i = c + 1; i < n4; i++) {
             float sum = 0.0;
             for (uint j = c; j < i; j++)
                 sum += tri[i * LD + j] * tri[c * LD + j];
@@ -109,8 +122,23 @@ void main()
         }
     }
     barrier();
+    for (uint at = lane(); DOCS != 0 && at < CHUNK * CHUNK / 4; at += WG) {
+        uint i = at / (CHUNK / 4), j0 = at % (CHUNK / 4) * 4;
+        vec4 t = vec4(0), a = vec4(0);
+        [[unroll]] for (uint e = 0; e < 4; e++) {
+            uint j = j0 + e;
+            if (j <= i)
+                t[e] = tri[j * LD + i];
+            if (j < i)
+                a[e] = tri[i * LD + j];
+        }
+        if (j0 <= i && i < n4) {
+            ta4[slot * 2 * CHUNK * (CHUNK / 4) + at] = t;
+            ta4[(slot * 2 + 1) * CHUNK * (CHUNK / 4) + at] = a;
+        }
+    }
     // Four rows of U and of W, four columns each.
-    for (uint tile = lane(); tile < CHUNK / 4 * d4; tile += WG) {
+    for (uint tile = lane(); tile < n4 / 4 * d4; tile += WG) {
         uint i0 = tile / d4 * 4, x = tile % d4;
         vec4 su[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), sw[4] = su;
         [[dont_unroll]] for (uint j = 0; j < i0 + 4; j++) {

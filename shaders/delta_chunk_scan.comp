@@ -9,22 +9,27 @@
 layout(constant_id = 1) const uint D_STATE = 4;
 layout(constant_id = 2) const uint CHUNK = 4;
 layout(constant_id = 3) const uint COLS = 4;                // a quarter of it divides WG
+layout(constant_id = 4) const uint ROWS = 1;                // of a chunk that a lane makes at once
+layout(constant_id = 5) const uint DOCS = 0;                // chunks of documents; V' replaces U
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
-layout(binding = 1) readonly buffer Uw { vec4 uw4[]; };     // [chunk][head][U, W][CHUNK][D_STATE]
-layout(binding = 2) readonly buffer Pm { vec4 pm4[]; };     // [chunk][head][CHUNK][CHUNK]
-layout(binding = 3) readonly buffer G { float gates[]; };   // [chunk][head][exp G, exp(G_end - G)]
-layout(binding = 4) buffer State { vec4 state4[]; };        // [n_v_head][d_state k][d_state v]
-layout(binding = 5) writeonly buffer O { vec4 o4[]; };      // [n_tok][n_v_head * d_state]
+layout(binding = 1) buffer Uw { vec4 uw4[]; };              // [slot][U, W][CHUNK][D_STATE]
+layout(binding = 2) readonly buffer Pm { vec4 pm4[]; };     // [slot][CHUNK][CHUNK]
+layout(binding = 3) readonly buffer G { float gates[]; };   // [slot][GATE_ROWS][CHUNK]
+layout(binding = 4) readonly buffer Chunks { ivec4 chunks[]; };
+layout(binding = 5) buffer State { vec4 state4[]; };        // [n_v_head][d_state k][d_state v]
+layout(binding = 6) writeonly buffer O { vec4 o4[]; };      // [n_tok][n_v_head * d_state]
+layout(binding = 7) writeonly buffer M { vec4 m4[]; };      // [slot][d_state k][d_state v]
+#include "delta_chunk.glsl"
 
 const uint NC = COLS / 4, D4 = D_STATE / 4;
 shared vec4 m[D_STATE * NC], vn[CHUNK * NC], qm[CHUNK * NC];
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, c = lane() % NC, row0 = lane() / NC, n_row = WG / NC;
-    uint k_head = p.tiled != 0 ? head % p.n_k_head : head / (p.n_v_head / p.n_k_head);
-    uint row4 = (2 * p.n_k_head + p.n_v_head) * D4, col = gl_WorkGroupID.y * NC + c;
+    uint v_head = gl_WorkGroupID.x, head = v_head_of(v_head);
+    uint c = lane() % NC, row0 = lane() / NC, n_row = WG / NC;
+    uint row4 = u_row4(), col = gl_WorkGroupID.y * NC + c;
     bool live = col < D4;
     col = min(col, D4 - 1);
     uint state_at = head * D_STATE * D4 + col;
@@ -35,46 +40,79 @@ void main()
             m[(4 * i + e) * NC + c] = state4[state_at + (4 * i + e) * D4];
 
     for (uint chunk = p.chunk0; chunk < p.chunk0 + p.n_chunk; chunk++) {
-        uint slot = chunk * p.n_v_head + head, t0 = chunk * CHUNK;
-        uint last = min(CHUNK, p.n_tok - t0) - 1;
-        uint q4 = t0 * row4 + k_head * D4, k4 = q4 + p.n_k_head * D4;
-        uint u_at = slot * 2 * CHUNK * D4, w_at = u_at + CHUNK * D4, g_at = slot * 2 * CHUNK;
+        uint slot = slot_of(v_head, chunk), t0 = chunk * CHUNK, n = min(CHUNK, p.n_tok - t0);
+        if (DOCS != 0) {
+            t0 = chunks[chunk].x;
+            n = chunks[chunk].y;
+            if (n == 0)
+                break;              // so are all that follow
+            for (uint i = row0; i < D4 && chunks[chunk].z != 0; i += n_row)
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    m[(4 * i + e) * NC + c] = vec4(0);
+            for (uint i = row0; i < D4 && live && p.keep != 0; i += n_row)
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    m4[(slot * D_STATE + 4 * i + e) * D4 + col] = m[(4 * i + e) * NC + c];
+        }
+        uint last = n - 1, n4 = (n + 3) / 4 * 4;
+        uint q4 = t0 * row4 + q4_of(v_head), k4 = t0 * row4 + k4_of(v_head);
+        uint u_at = slot * 2 * CHUNK * D4, w_at = u_at + CHUNK * D4, g_at = gates_of(slot);
         barrier();
 
-        for (uint r = row0; r < CHUNK; r += n_row) {
-            vec4 wm = vec4(0), acc = vec4(0);
-            uint q_row = q4 + min(r, last) * row4, w_row = w_at + r * D4;
+        for (uint r = row0 * ROWS; r < n4; r += n_row * ROWS) {
+            vec4 wm[ROWS], acc[ROWS];
+            [[unroll]] for (uint k = 0; k < ROWS; k++)
+                wm[k] = acc[k] = vec4(0);
             [[dont_unroll]] for (uint i = 0; i < D4; i++) {
-                vec4 w = uw4[w_row + i], q = u4[q_row + i];
-                [[unroll]] for (uint e = 0; e < 4; e++) {
-                    vec4 mi = m[(4 * i + e) * NC + c];
-                    wm += w[e] * mi;
-                    acc += q[e] * mi;
+                vec4 mi[4];
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    mi[e] = m[(4 * i + e) * NC + c];
+                [[unroll]] for (uint k = 0; k < ROWS; k++) {
+                    vec4 w = uw4[w_at + (r + k) * D4 + i];
+                    vec4 q = u4[q4 + min(r + k, last) * row4 + i];
+                    [[unroll]] for (uint e = 0; e < 4; e++) {
+                        wm[k] += w[e] * mi[e];
+                        acc[k] += q[e] * mi[e];
+                    }
                 }
             }
-            vn[r * NC + c] = uw4[u_at + r * D4 + col] - wm;
-            qm[r * NC + c] = acc * gates[g_at + r];
+            [[unroll]] for (uint k = 0; k < ROWS; k++) {
+                uint at = u_at + (r + k) * D4 + col;
+                vec4 v = uw4[at] - wm[k];
+                if (DOCS != 0 && live)
+                    uw4[at] = v;
+                vn[(r + k) * NC + c] = v;
+                qm[(r + k) * NC + c] = acc[k] * gates[g_at + EXP_G * CHUNK + r + k];
+            }
         }
         barrier();
 
-        for (uint r = row0; r <= last; r += n_row) {
-            vec4 acc = qm[r * NC + c];
+        for (uint r = row0 * ROWS; r <= last; r += n_row * ROWS) {
+            vec4 acc[ROWS];
+            [[unroll]] for (uint k = 0; k < ROWS; k++)
+                acc[k] = qm[(r + k) * NC + c];
             [[dont_unroll]] for (uint j = 0; j <= r / 4; j++) {
-                vec4 pr = pm4[(slot * CHUNK + r) * (CHUNK / 4) + j];
+                vec4 vj[4];
                 [[unroll]] for (uint e = 0; e < 4; e++)
-                    acc += pr[e] * vn[(4 * j + e) * NC + c];
+                    vj[e] = vn[(4 * j + e) * NC + c];
+                [[unroll]] for (uint k = 0; k < ROWS; k++) {
+                    vec4 pr = pm4[(slot * CHUNK + r + k) * (CHUNK / 4) + j];
+                    [[unroll]] for (uint e = 0; e < 4; e++)
+                        acc[k] += pr[e] * vj[e];
+                }
             }
-            if (live)
-                o4[((t0 + r) * p.n_v_head + head) * D4 + col] = acc;
+            [[unroll]] for (uint k = 0; k < ROWS; k++)
+                if (live && r + k <= last)
+                    o4[((t0 + r + k) * p.n_v_head + head) * D4 + col] = acc[k];
         }
 
-        float decay = gates[g_at + CHUNK - 1];
+        float decay = gates[g_at + EXP_G * CHUNK + CHUNK - 1];
         for (uint i = row0; i < D4; i += n_row) {
             vec4 acc[4];
             [[unroll]] for (uint e = 0; e < 4; e++)
                 acc[e] = decay * m[(4 * i + e) * NC + c];
             [[dont_unroll]] for (uint j = 0; j <= last; j++) {
-                vec4 k = u4[k4 + j * row4 + i], v = vn[j * NC + c] * gates[g_at + CHUNK + j];
+                vec4 k = u4[k4 + j * row4 + i];
+                vec4 v = vn[j * NC + c] * gates[g_at + EXP_REST * CHUNK + j];
                 [[unroll]] for (uint e = 0; e < 4; e++)
                     acc[e] += k[e] * v;
             }

@@ -19,6 +19,7 @@ layout(binding = 6) buffer State { float state[]; };            // [n_v_head][d_
 layout(binding = 7) readonly buffer Nw { float norm_w[]; };
 layout(binding = 8) writeonly buffer Y { float y[]; };          // [n_v_head * d_state]
 #include "delta.glsl"
+#include "conv.glsl"
 
 shared float q_row[D_STATE], k_row[D_STATE], o[D_STATE];
 

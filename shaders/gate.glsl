@@ -11,6 +11,12 @@ float delta_decay(float ssm_a, float dt_bias, float a)
     return exp1(delta_log_decay(ssm_a, dt_bias, a));
 }
 float delta_beta(float b) { return sigmoid(b); }
+// The gradient of a from that of the log decay; of b, from that of the strength times the strength.
+float delta_log_decay_bwd(float ssm_a, float dt_bias, float a, float dg)
+{
+    return dg * (ssm_a * sigmoid(a + dt_bias));
+}
+float delta_beta_bwd(float b, float dbeta_beta) { return dbeta_beta * sigmoid(-b); }
 
 // Mamba2; dt is the raw projection of one head. It is not clamped: models.md 3.3.
 struct mamba_gates { float dt, decay; };

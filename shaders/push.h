@@ -158,15 +158,27 @@ struct push_delta {
     uint32_t tiled;             /* V head j reads K head j % n_k_head; else
                                    j / (n_v_head / n_k_head) */
     float eps;
+    uint32_t d_stride, d_col;   /* of the projection's gradient, from its first column on */
 };
 
+/* Numbers kept of a token of a chunk: delta_chunk.glsl. */
+#define GATE_ROWS 8
+
 struct push_delta_chunk {
-    uint32_t n_k_head, n_v_head;
+    uint32_t n_k_head, n_v_head, d_state;
     uint32_t n_tok;
     uint32_t p_stride, b_col, a_col;
     uint32_t tiled;
+    uint32_t chunk;             /* tokens of a chunk at most */
+    uint32_t n_slot;            /* chunks that a head has room for */
+    uint32_t k_head0;           /* first K head of those that are bound */
     uint32_t chunk0, n_chunk;   /* that one dispatch walks over */
+    uint32_t keep;              /* the state that each chunk begins with */
+    uint32_t by_slot;           /* delta_chunk_lower_bwd: T, else P */
+    uint32_t d_stride, db_col, da_col;      /* of the projection's gradient */
 };
+
+struct push_delta_gate_sum { uint32_t n_tok, n_v_head, a_log_col, dt_col, a_log, dt; };
 
 struct push_mamba {
     uint32_t n_head, head_dim, n_group, d_state;
