@@ -62,8 +62,9 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
 /* [n_tok][n_used]: the experts of each token and their weights. */
 struct chosen { tensor id, wt; };
 
-/* moe_sort's lanes walk all entries for each expert of their own: one for each of the 512 a model
- * may have, so that 64 slots of 512 tokens stay below the rounds of gpu_caps.loop_budget. */
+/* moe_sort's lanes walk a chunk of entries for each expert of their own: one for each of the 512 a
+ * model may have. A chunk is long beside what every workgroup does again for itself. */
+enum { SORT_CHUNK = 1024 };
 static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
 
 /* The routed experts' sum for rows h, plus res where it is not NULL: [n_tok][width of down]. */
@@ -103,8 +104,8 @@ static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chose
     /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
     g.tiles = cmd_scratch(c, I32, 1 + 3 * (n / 4 + min_u32(n, m->n_expert)), 1);
     struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = h.n_row,
-                                  .id_stride = ch.id.stride, .tile = tile };
-    cmd_dispatch(c, K_moe_sort, GRID(1, 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
+                                  .id_stride = ch.id.stride, .tile = tile, .chunk = SORT_CHUNK };
+    cmd_dispatch(c, K_moe_sort, GRID(div_up(n, SORT_CHUNK), 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
                  USES(READ(ch.id), WRITE(g.entries), WRITE(g.tiles)));
 
     tensor in = cmd_scratch(c, F32, width * m->n_ff, n);

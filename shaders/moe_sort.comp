@@ -1,8 +1,8 @@
 #version 450
 // moe_sort: the (token, slot) entries of a batch ordered by expert, and the list of tiles that
-// cover them, so that each expert's weights are read once a tile instead of once a token. One
-// workgroup. The order within an expert is that of the batch, whatever the device does: each lane
-// walks all entries for the experts that are its own.
+// cover them, so that each expert's weights are read once a tile instead of once a token. The order
+// within an expert is that of the batch, whatever the device does: a workgroup counts them all and
+// then places a chunk of them, each lane those of the experts that are its own.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -13,36 +13,43 @@ layout(binding = 2) writeonly buffer Tiles { uint tiles[]; };      // count; exp
                                                                    // entries
 
 const uint MAX_EXPERT = 512;
-shared uint count[MAX_EXPERT], first[MAX_EXPERT];
+shared uint count[MAX_EXPERT], before[MAX_EXPERT];     // of all entries; before the chunk, then
+                                                        // the place of the chunk's next
+uint expert(uint i) { return id[i / p.n_used * p.id_stride + i % p.n_used]; }
 
 void main()
 {
-    uint n = p.n_tok * p.n_used;
+    uint n = p.n_tok * p.n_used, chunk = gl_WorkGroupID.x * p.chunk;
     for (uint e = lane(); e < p.n_expert; e += WG)
-        count[e] = 0;
+        count[e] = before[e] = 0;
     barrier();
-    for (uint i = lane(); i < n; i += WG)
-        atomicAdd(count[id[i / p.n_used * p.id_stride + i % p.n_used]], 1u);
+    for (uint i = lane(); i < n; i += WG) {
+        uint e = expert(i);
+        atomicAdd(count[e], 1u);
+        if (i < chunk)
+            atomicAdd(before[e], 1u);
+    }
     barrier();
     if (lane() == 0) {
         uint at = 0, n_tile = 0;
         for (uint e = 0; e < p.n_expert; e++) {
-            first[e] = at;
-            for (uint done = 0; done < count[e]; done += p.tile) {
+            for (uint done = 0; chunk == 0 && done < count[e]; done += p.tile) {
                 tiles[1 + 3 * n_tile] = e;
                 tiles[2 + 3 * n_tile] = at + done;
                 tiles[3 + 3 * n_tile] = min(p.tile, count[e] - done);
                 n_tile++;
             }
+            before[e] += at;
             at += count[e];
         }
-        tiles[0] = n_tile;
+        if (chunk == 0)
+            tiles[0] = n_tile;
     }
     barrier();
     for (uint e = lane(); e < p.n_expert; e += WG) {
-        uint at = first[e];
-        for (uint i = 0; i < n && at < first[e] + count[e]; i++)
-            if (id[i / p.n_used * p.id_stride + i % p.n_used] == e)
+        uint at = before[e];
+        for (uint i = chunk; i < min(n, chunk + p.chunk); i++)
+            if (expert(i) == e)
                 entries[at++] = i;
     }
 }

@@ -202,6 +202,7 @@ struct push_moe_sort {
     uint32_t n_expert, n_used, n_tok;
     uint32_t id_stride;
     uint32_t tile;              /* entries of a tile at most */
+    uint32_t chunk;             /* entries that a workgroup places */
 };
 
 struct push_moe_sum {

@@ -2,15 +2,11 @@
  *
  * Kernels: act, moe_route, moe_linear, moe_sort, moe_sum; and norm and the linear ones in their
  * company. */
-#include "ops.h"
+#include "ops_moe.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define EPS 1e-6f
-#define SWIGLU { ACT_SWIGLU, 0 }
-#define RELU2 { ACT_RELU2, 0 }
-#define CUT { ACT_SWIGLU, 0.3f }
 
 /* ---- dense ------------------------------------------------------------------------------- */
 
@@ -57,116 +53,65 @@ static void ffn_case(struct gpu *g, const struct ffn_row *c)
 
 /* ---- experts ----------------------------------------------------------------------------- */
 
-struct moe_row {
-    uint32_t n_expert, n_used, n_embd, n_ff, n_ff_shared, n_tok;
-    enum dtype gate, up, down;  /* of the experts; gate and up are one matrix when of one type */
-    enum dtype shared;          /* of the shared expert and its gate */
-    uint32_t tie;               /* expert e has the router's row of expert e % tie; 0: its own */
-    bool sigmoid;               /* with a bias, renormalised unless raw; without a shared gate */
-    bool raw;
-    uint32_t n_group, n_group_used, n_latent;
-    struct act act;             /* the shared expert's limit is twice this one */
-    uint32_t rank;              /* of adapters on the router and all experts; 0: none */
-};
-
-/* The router, with equal rows where there are ties, and the shared expert's gate behind it. */
-static struct weight router_make(struct rig *r, const struct moe_row *c)
-{
-    uint64_t n = (uint64_t)c->n_expert * c->n_embd;
-    float *rows = rig_normal(r, n, 1);
-    for (uint32_t e = 0; c->tie && e < c->n_expert; e++)
-        memcpy(rows + (uint64_t)e * c->n_embd, rows + (uint64_t)(e % c->tie) * c->n_embd,
-               4ull * c->n_embd);
-    for (uint64_t i = 0; i < n; i++)
-        rows[i] *= 0.2f;
-    return rig_blocks(r, F32, c->n_embd, c->n_expert, 1, rows, false);
-}
-
-/* Rows [first, first + n) of every expert of w, behind each other. */
-static const float *expert_rows(struct rig *r, const struct weight *w, uint32_t first, uint32_t n)
-{
-    uint64_t all = (uint64_t)w->w.n_out * w->w.n_in, part = (uint64_t)n * w->w.n_in;
-    float *v = rig_alloc(r, part * w->w.n_expert, sizeof *v);
-    for (uint32_t e = 0; e < w->w.n_expert; e++)
-        memcpy(v + e * part, w->v + e * all + (uint64_t)first * w->w.n_in, part * sizeof *v);
-    return v;
-}
-
 static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
-    bool has_gate = c->act.kind == ACT_SWIGLU;
-    bool joint = has_gate && c->gate == c->up;
-    uint32_t n_in = c->n_latent ? c->n_latent : c->n_embd;
-    test_case("moe%s %u of %u, %u x %u, %s %s %s, tie %u, %u tokens%s%s, %u of %u groups, latent "
-              "%u, limit %g, rank %u", path == MOE_GROUPED ? " grouped" : "", c->n_used,
-              c->n_expert, c->n_embd, c->n_ff, dtype_info(c->gate)->name, dtype_info(c->up)->name,
-              dtype_info(c->down)->name, c->tie, c->n_tok, c->sigmoid ? ", sigmoid" : "",
-              has_gate ? "" : ", relu2", c->n_group_used, c->n_group, c->n_latent,
-              (double)c->act.limit, c->rank);
+    char text[200];
+    test_case("moe%s %s", path == MOE_GROUPED ? " grouped" : "", moe_text(c, text));
     struct rig r = rig_open(g, "moe");
-    struct weight router = router_make(&r, c);
-    struct weight sh_router = rig_weight(&r, c->shared, c->n_embd, 1, 1, 1, c->shared == F32);
-    struct weight gate = rig_weight(&r, c->gate, n_in, joint ? 2 * c->n_ff : c->n_ff,
-                                    c->n_expert, 2, false);
-    struct weight up = joint ? gate : rig_weight(&r, c->up, n_in, c->n_ff, c->n_expert, 2,
-                                                 false);
-    struct weight down = rig_weight(&r, c->down, c->n_ff, n_in, c->n_expert, 2, false);
-    struct weight sh_gate = rig_weight(&r, c->shared, c->n_embd, c->n_ff_shared, 1, 2, false);
-    struct weight sh_up = rig_weight(&r, c->shared, c->n_embd, c->n_ff_shared, 1, 1, true);
-    struct weight sh_down = rig_weight(&r, c->shared, c->n_ff_shared, c->n_embd, 1, 1, false);
-    struct weight latent[2] = { 0 };
-    if (c->n_latent) {
-        latent[0] = rig_weight(&r, F32, c->n_embd, c->n_latent, 1, 1, false);
-        latent[1] = rig_weight(&r, F32, c->n_latent, c->n_embd, 1, 1, false);
-    }
-    if (c->rank) {
-        struct weight *all[] = { &router, &gate, &down, &sh_gate, &sh_down };
-        for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
-            *all[i] = rig_lora(&r, *all[i], c->rank, NULL);
-        up = joint ? gate : rig_lora(&r, up, c->rank, NULL);
-    }
-    float *bias_v = rig_normal(&r, c->n_expert, 0.2);
-    struct moe m = { .n_expert = c->n_expert, .n_used = c->n_used, .n_ff = c->n_ff,
-                     .route = c->sigmoid ? ROUTE_SIGMOID : ROUTE_SOFTMAX,
-                     .bias = rig_dense(&r, bias_v, c->n_expert, 1), .n_group = c->n_group,
-                     .n_group_used = c->n_group_used, .renorm = !c->raw, .scale = 2.5f,
-                     .act = c->act, .sh_act = { c->act.kind, 2 * c->act.limit },
-                     .latent_down = latent[0].w, .latent_up = latent[1].w,
-                     .router = router.w, .down = down.w, .sh_up = sh_up.w, .sh_down = sh_down.w };
-    if (!c->sigmoid)
-        m.shared_gate = sh_router.w;
-    if (has_gate)
-        m.sh_gate = sh_gate.w;
-    if (joint)
-        m.gate_up = gate.w;
-    else
-        m.gate = has_gate ? gate.w : m.gate, m.up = up.w;
-
+    struct moe_pair pair = moe_make(&r, c, true);
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
     tensor x = rig_dense(&r, x_v, c->n_embd, c->n_tok), norm = rig_dense(&r, norm_v, c->n_embd, 1);
-    tensor y = moe_by(r.c, path, x, norm, EPS, &m);
+    tensor y = moe_by(r.c, path, x, norm, MOE_EPS, &pair.m);
 
     double *h = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, NULL, n);
-    ref_rmsnorm(h, norm_v, c->n_embd, c->n_tok, (double)EPS, h);
-    struct ref_moe ref = {
-        .n_embd = c->n_embd, .n_expert = c->n_expert, .n_used = c->n_used, .n_ff = c->n_ff,
-        .n_ff_shared = c->n_ff_shared, .router = router.v,
-        .gate = has_gate ? expert_rows(&r, &gate, 0, c->n_ff) : NULL,
-        .up = expert_rows(&r, &up, joint ? c->n_ff : 0, c->n_ff), .down = down.v,
-        .shared_router = c->sigmoid ? NULL : sh_router.v,
-        .shared_gate = has_gate ? sh_gate.v : NULL, .shared_up = sh_up.v,
-        .shared_down = sh_down.v, .limit = (double)c->act.limit,
-        .shared_limit = 2 * (double)c->act.limit, .n_latent = c->n_latent,
-        .latent_down = latent[0].v, .latent_up = latent[1].v, .sigmoid = c->sigmoid,
-        .router_bias = bias_v, .n_group = c->n_group, .n_group_used = c->n_group_used,
-        .norm = !c->raw, .scale = 2.5,
-    };
-    ref_moe(&ref, h, c->n_tok, want);
+    ref_rmsnorm(h, norm_v, c->n_embd, c->n_tok, (double)MOE_EPS, h);
+    ref_moe(&pair.ref, h, c->n_tok, want);
     for (uint64_t i = 0; i < n; i++)
         want[i] += (double)x_v[i];
     if (rig_run(&r))
         rig_near(&r, path == MOE_GROUPED ? "grouped" : "plain", y, want, 0);
+    rig_close(&r);
+}
+
+/* ---- entries by expert ----------------------------------------------------------------------- */
+
+/* Guards: one walk over all entries of a long row is more than what Mesa before 23 lets an
+ * invocation do, and what was left was left out. */
+static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_t n_tok)
+{
+    test_case("sort %u of %u experts, %u tokens", n_used, n_expert, n_tok);
+    enum { TILE = 16, CHUNK = 1024 };
+    struct rig r = rig_open(g, "moe_sort");
+    uint32_t stride = (uint32_t)align_up(n_used, 4), n = n_tok * n_used, at = 0, n_tile = 0;
+    uint32_t *id = rig_alloc(&r, (uint64_t)stride * n_tok, sizeof *id);
+    for (uint32_t i = 0; i < stride * n_tok; i++)
+        id[i] = (uint32_t)(rng_u64(&r.rng) % n_expert) / 2 * 2;     /* every other one has none */
+    tensor ids = rig_words(&r, id, stride * n_tok), entries = cmd_scratch(r.c, I32, n, 1);
+    tensor tiles = cmd_scratch(r.c, I32, 1 + 3 * (n / TILE + n_expert), 1);
+    struct push_moe_sort p = { .n_expert = n_expert, .n_used = n_used, .n_tok = n_tok,
+                               .id_stride = stride, .tile = TILE, .chunk = CHUNK };
+    cmd_dispatch(r.c, K_moe_sort, GRID(div_up(n, CHUNK), 1, 1),
+                 SPEC(min_u32(512, gpu_caps(g)->max_invocations)), PUSH(p),
+                 USES(READ(ids), WRITE(entries), WRITE(tiles)));
+    if (rig_run(&r)) {
+        const float *got_f = rig_get(&r, entries), *tile_f = rig_get(&r, tiles);
+        uint32_t *got = rig_alloc(&r, n, 4), *tile = rig_alloc(&r, tiles.n, 4);
+        memcpy(got, got_f, 4ull * n);
+        memcpy(tile, tile_f, 4ull * tiles.n);
+        for (uint32_t e = 0; e < n_expert; e++) {
+            uint32_t first = at;
+            for (uint32_t i = 0; i < n; i++)
+                if (id[i / n_used * stride + i % n_used] == e && !CHECK_EQ(got[at++], i))
+                    break;
+            for (uint32_t from = first; from < at; from += TILE, n_tile++) {
+                CHECK_EQ(tile[1 + 3 * n_tile], e);
+                CHECK_EQ(tile[2 + 3 * n_tile], from);
+                CHECK_EQ(tile[3 + 3 * n_tile], min_u32(TILE, at - from));
+            }
+        }
+        CHECK_EQ(tile[0], n_tile);
+    }
     rig_close(&r);
 }
 
@@ -224,6 +169,8 @@ void test_ops_ffn(void)
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
         for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
             moe_case(g, &moe[i], path);
+    sort_case(g, 5, 3, 11);
+    sort_case(g, 128, 8, 8200);
     ops_report(g);
 }
 
