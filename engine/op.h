@@ -338,7 +338,7 @@ struct moe {
                                            first), else both; up alone where act has no gate */
     linear sh_gate, sh_up, sh_down;     /* shared expert; n_in 0: none, or no gate */
 };
-/* weights read once a token; once a tile of tokens */
+/* weights read once a token; once a tile of tokens, and this one has a backward */
 enum moe_path { MOE_PLAIN, MOE_GROUPED };
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
               const struct moe *m);

@@ -3,7 +3,11 @@
  * experts work between two more matrices (Nemotron 3 Super); the shared one sees all of x.
  *
  * Two ways to multiply: few tokens read their experts' rows themselves; many are sorted by expert
- * on the device, so that an expert's rows are read once a tile of tokens. */
+ * on the device, so that an expert's rows are read once a tile of tokens. Only the latter has a
+ * backward, so it is what training runs.
+ *
+ * Records of a tape: the router's choice, and the routed experts before and behind their
+ * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
 #include "op.h"
 
 enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD };    /* shaders/moe_linear.comp */
@@ -91,11 +95,11 @@ static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen 
     return out;
 }
 
-static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
-                      const tensor *res)
+/* The entries of a batch by expert. */
+static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    uint32_t n = h.n_row * m->n_used, n_row = n / m->n_expert, width = act_width(m->act);
+    uint32_t n = id.n_row * m->n_used, n_row = n / m->n_expert;
     uint32_t tile = linear_group_tile(caps, n_row);
     struct grouping g = {
         .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert),
@@ -103,48 +107,169 @@ static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chose
     g.entries = cmd_scratch(c, I32, n, 1);
     /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
     g.tiles = cmd_scratch(c, I32, 1 + 3 * (n / 4 + min_u32(n, m->n_expert)), 1);
-    struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = h.n_row,
-                                  .id_stride = ch.id.stride, .tile = tile, .chunk = SORT_CHUNK };
+    struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = id.n_row,
+                                  .id_stride = id.stride, .tile = tile, .chunk = SORT_CHUNK };
     cmd_dispatch(c, K_moe_sort, GRID(div_up(n, SORT_CHUNK), 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
-                 USES(READ(ch.id), WRITE(g.entries), WRITE(g.tiles)));
+                 USES(READ(id), WRITE(g.entries), WRITE(g.tiles)));
+    return g;
+}
 
-    tensor in = cmd_scratch(c, F32, width * m->n_ff, n);
-    if (m->gate_up.n_in) {
-        linear_grouped(c, &m->gate_up, h, false, in, &g);
-    } else {
-        if (width == 2)
-            linear_grouped(c, &m->gate, h, false, tensor_cols(in, 0, m->n_ff), &g);
-        linear_grouped(c, &m->up, h, false, tensor_cols(in, (width - 1) * m->n_ff, m->n_ff), &g);
-    }
-    uint32_t n_out = m->down.n_out;
-    tensor each = cmd_scratch(c, F32, n_out, n), out = cmd_scratch(c, F32, n_out, h.n_row);
-    linear_grouped(c, &m->down, op_act(c, in, m->act), true, each, &g);
-    tensor from = res ? *res : each;
-    struct push_moe_sum sum = {
-        .n = n_out, .n_tok = h.n_row, .n_used = m->n_used, .wt_stride = ch.wt.stride,
-        .x_stride = each.stride, .res_stride = from.stride, .y_stride = out.stride,
+/* ---- grouped, by parts: what a record of each holds ------------------------------------------ */
+
+/* Entries [n_tok * n_used] of a batch: the rows that their experts read, and what they make of
+ * them. */
+struct routed {
+    tensor h;                   /* [n_tok] */
+    tensor in, a, each;         /* [entries]: before and behind the activation, outputs */
+    struct chosen ch;
+    tensor out, res;            /* [n_tok]: each weighted and summed, onto res if there is one */
+    struct grouping g;
+};
+
+static struct tape_rec routed_rec(const struct moe *m, const struct routed *r,
+                                  void (*bwd)(struct cmd *, const struct tape_rec *))
+{
+    return (struct tape_rec){
+        bwd, .t = { r->h, r->in, r->a, r->each, r->ch.id, r->ch.wt, r->out, r->res, r->g.entries,
+                    r->g.tiles },
+        .p = { m }, .u = { r->g.n_used, r->g.n_row, r->g.max_tile },
     };
-    uint32_t wg = wg_size(caps, 128);
-    cmd_work(c, 2.0 * n * n_out);
-    cmd_dispatch(c, K_moe_sum, GRID(div_up(n_out / 4 * h.n_row, wg), 1, 1), SPEC(wg, res != NULL),
-                 PUSH(sum), USES(READ(each), READ(ch.wt), READ(from), WRITE(out)));
-    return out;
+}
+
+static struct routed routed_of(const struct tape_rec *r)
+{
+    const tensor *t = r->t;
+    return (struct routed){
+        t[0], t[1], t[2], t[3], { t[4], t[5] }, t[6], t[7],
+        { t[8], t[9], r->u[0], r->u[1], r->u[2] },
+    };
+}
+
+/* y[t] = the sum of rows t * n_used and on of x, with wt of as many weights; res NULL: no more. */
+static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt, tensor y,
+                      const tensor *res)
+{
+    tensor from = res ? *res : x, by = wt ? *wt : x;
+    struct push_moe_sum p = {
+        .n = y.n, .n_tok = y.n_row, .n_used = n_used, .wt_stride = by.stride,
+        .x_stride = x.stride, .res_stride = from.stride, .y_stride = y.stride,
+    };
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    cmd_work(c, 2.0 * x.n_row * x.n);
+    cmd_dispatch(c, K_moe_sum, GRID(div_up(y.n / 4 * y.n_row, wg), 1, 1),
+                 SPEC(wg, res != NULL, wt == NULL), PUSH(p),
+                 USES(READ(x), READ(by), READ(from), WRITE(y)));
+}
+
+/* h to in: the products before the activation. */
+static void experts_in(struct cmd *c, const struct moe *m, const struct routed *r)
+{
+    uint32_t first = (act_width(m->act) - 1) * m->n_ff;
+    tensor up = tensor_cols(r->in, first, m->n_ff);
+    if (m->gate_up.n_in) {
+        linear_grouped(c, &m->gate_up, r->h, false, r->in, &r->g);
+        return;
+    }
+    if (first)
+        linear_grouped(c, &m->gate, r->h, false, tensor_cols(r->in, 0, m->n_ff), &r->g);
+    linear_grouped(c, &m->up, r->h, false, up, &r->g);
+}
+
+/* Runs after experts_out_bwd, which is done with `each`: it holds the entries' gradients of h. */
+static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
+{
+    const struct moe *m = rec->p[0];
+    struct routed r = routed_of(rec);
+    uint32_t first = (act_width(m->act) - 1) * m->n_ff;
+    tensor din = grad(c, r.in), dh = grad(c, r.h), up = tensor_cols(din, first, m->n_ff);
+    cmd_fill(c, r.each, tensor_bytes(r.each), 0);
+    if (m->gate_up.n_in) {
+        linear_grouped_bwd(c, &m->gate_up, r.h, false, din, r.each, &r.g);
+    } else {
+        linear_grouped_bwd(c, &m->up, r.h, false, up, r.each, &r.g);
+        if (first)
+            linear_grouped_bwd(c, &m->gate, r.h, false, tensor_cols(din, 0, m->n_ff), r.each,
+                               &r.g);
+    }
+    sum_slots(c, m->n_used, r.each, NULL, dh, &dh);
+}
+
+/* a to each and out: the products behind the activation, weighted and summed. */
+static void experts_out(struct cmd *c, const struct moe *m, const struct routed *r)
+{
+    linear_grouped(c, &m->down, r->a, true, r->each, &r->g);
+    sum_slots(c, m->n_used, r->each, &r->ch.wt, r->out, r->res.arena ? &r->res : NULL);
+}
+
+static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
+{
+    const struct moe *m = rec->p[0];
+    struct routed r = routed_of(rec);
+    tensor dout = grad(c, r.out), dwt = grad(c, r.ch.wt), dres = grad(c, r.res);
+    bool add = dres.arena;
+    if (!add)
+        dres = dwt;
+    struct push_moe_sum p = {
+        .n = dout.n, .n_tok = dout.n_row, .n_used = m->n_used, .wt_stride = r.ch.wt.stride,
+        .x_stride = r.each.stride, .res_stride = dres.stride, .y_stride = dout.stride,
+        .dwt_stride = dwt.stride,
+    };
+    cmd_work(c, 4.0 * r.each.n_row * r.each.n);
+    cmd_dispatch(c, K_moe_sum_bwd, GRID(dout.n_row, m->n_used, 1),
+                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128), add), PUSH(p),
+                 USES(BOTH(r.each), READ(r.ch.wt), READ(dout), BOTH(dwt), BOTH(dres)));
+    linear_grouped_bwd(c, &m->down, r.a, true, r.each, grad(c, r.a), &r.g);
+}
+
+static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                      const tensor *res)
+{
+    uint32_t n = h.n_row * m->n_used;
+    struct routed r = { .h = h, .ch = ch, .g = group(c, m, ch.id) };
+    r.in = cmd_scratch(c, F32, act_width(m->act) * m->n_ff, n);
+    r.each = cmd_scratch(c, F32, m->down.n_out, n);
+    r.out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
+    if (res)
+        r.res = *res;
+    experts_in(c, m, &r);
+    tape_push(c, routed_rec(m, &r, experts_in_bwd));
+    r.a = op_act(c, r.in, m->act);
+    experts_out(c, m, &r);
+    tape_push(c, routed_rec(m, &r, experts_out_bwd));
+    return r.out;
+}
+
+/* ---- the router, the whole ------------------------------------------------------------------- */
+
+static void choose_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    const struct moe *m = r->p[0];
+    tensor logits = r->t[0], id = r->t[1], wt = r->t[2], dwt = grad(c, wt), dx = grad(c, logits);
+    struct push_route_bwd p = {
+        .n_tok = logits.n_row, .n_used = m->n_used, .id_stride = id.stride,
+        .dwt_stride = dwt.stride, .x_stride = logits.stride, .x_col = logits.col,
+        .dx_stride = dx.stride, .dx_col = dx.col, .renorm = m->renorm, .scale = m->scale,
+    };
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
+    cmd_dispatch(c, K_moe_route_bwd, GRID(div_up(logits.n_row, wg), 1, 1), SPEC(wg, m->route),
+                 PUSH(p), USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 }
 
 static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits)
 {
-    struct chosen ch = {
-        cmd_scratch(c, I32, m->n_used, logits.n_row), cmd_scratch(c, F32, m->n_used, logits.n_row),
-    };
+    struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
+    bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
     struct push_route p = {
         .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = ch.id.stride,
         .x_stride = logits.stride, .x_col = logits.col, .n_group = m->n_group,
         .n_group_used = m->n_group_used, .renorm = m->renorm, .scale = m->scale,
     };
+    HLM_ASSERT(cmd_failed(c) || ch.id.stride == ch.wt.stride);
     tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
     cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
-                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route), PUSH(p),
-                 USES(READ(logits), WRITE(ch.id), WRITE(ch.wt), READ(bias)));
+                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route, held), PUSH(p),
+                 USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias)));
+    tape_push(c, (struct tape_rec){ choose_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
     return ch;
 }
 
@@ -162,6 +287,7 @@ static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
               const struct moe *m)
 {
+    HLM_ASSERT(path == MOE_GROUPED || !tape_trains(c));
     tensor h = op_norm(c, x, norm, eps);
     tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
                                    : op_linear(c, h, LINEARS(&m->router));
@@ -180,6 +306,11 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     /* By size alone, not by cost: a shorter batch must not need more scratch than a longer one. */
-    bool group = x.n_row > 8 && linear_group_tile(caps, 1);
+    bool can = linear_group_tile(caps, 1), group = (x.n_row > 8 && can) || tape_trains(c);
+    if (tape_trains(c) && !can) {
+        cmd_fail(c, "training experts takes a kernel that %s has not the workgroup memory for (%u "
+                 "bytes)", caps->name, caps->max_shared);
+        return (tensor){ 0 };
+    }
     return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m);
 }

@@ -2,14 +2,16 @@
 // moe_route: the n_used best experts of each token (the lower index on a tie) and their weights.
 // Softmax: by logit, weights divided by their sum - which is the softmax over the chosen logits
 // alone. SIGMOID: by sigmoid plus bias, within the best groups of experts where there are groups (a
-// group counts as much as its two best); the weights are without the bias. One workgroup a token.
+// group counts as much as its two best); the weights are without the bias. HELD: the experts stand
+// there already, whatever the logits say, and get their weights. One workgroup a token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(constant_id = 1) const uint SIGMOID = 0;
+layout(constant_id = 2) const uint HELD = 0;
 layout(push_constant) uniform Push { push_route p; };
 layout(binding = 0) readonly buffer X { float x[]; };
-layout(binding = 1) writeonly buffer Id { uint id[]; };         // [n_tok][id_stride]
+layout(binding = 1) buffer Id { uint id[]; };                   // [n_tok][id_stride]
 layout(binding = 2) writeonly buffer Wt { float wt[]; };        // [n_tok][id_stride]
 layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], SIGMOID alone
 
@@ -44,9 +46,8 @@ void keep_best_groups()
     barrier();
 }
 
-void main()
+void choose(uint at)
 {
-    uint t = gl_WorkGroupID.x, at = t * p.x_stride + p.x_col;
     for (uint e = lane(); e < p.n_expert; e += WG)
         left[e] = SIGMOID != 0 ? sigmoid(x[at + e]) + bias[e] : x[at + e];
     barrier();
@@ -70,14 +71,30 @@ void main()
         }
         barrier();
     }
-    float sum = 0.0, by = 1.0;
+}
+
+void main()
+{
+    uint t = gl_WorkGroupID.x, at = t * p.x_stride + p.x_col, to = t * p.id_stride;
+    if (HELD != 0) {
+        for (uint s = lane(); s < p.n_used; s += WG) {
+            float v = x[at + id[to + s]];
+            weight[s] = SIGMOID != 0 ? sigmoid(v) : v;
+        }
+        barrier();
+    } else {
+        choose(at);
+    }
+    float sum = 0.0, by = 1.0, top = weight[0];
+    for (uint s = 1; s < p.n_used; s++)
+        top = max(top, weight[s]);      // not the first one's where they are held
     for (uint s = 0; s < p.n_used; s++)
-        sum += SIGMOID != 0 ? weight[s] : exp1(weight[s] - weight[0]);
+        sum += SIGMOID != 0 ? weight[s] : exp1(weight[s] - top);
     if (SIGMOID != 0)
         by = p.renorm != 0 ? p.scale / (sum + 1e-20) : p.scale;
     for (uint s = lane(); s < p.n_used; s += WG) {
-        id[t * p.id_stride + s] = chosen[s];
-        wt[t * p.id_stride + s] =
-            SIGMOID != 0 ? weight[s] * by : exp1(weight[s] - weight[0]) / sum;
+        if (HELD == 0)
+            id[to + s] = chosen[s];
+        wt[to + s] = SIGMOID != 0 ? weight[s] * by : exp1(weight[s] - top) / sum;
     }
 }

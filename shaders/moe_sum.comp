@@ -1,10 +1,11 @@
 #version 450
-// moe_sum: y[t] = sum over slots, in their order, of weight[t][slot] * x[t * n_used + slot], with
-// ADD plus res[t].
+// moe_sum: y[t] = sum over slots, in their order, of weight[t][slot] * x[t * n_used + slot], where
+// EVEN without the weights, with ADD plus res[t].
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(constant_id = 1) const uint ADD = 0;
+layout(constant_id = 2) const uint EVEN = 0;
 layout(push_constant) uniform Push { push_moe_sum p; };
 layout(binding = 0) readonly buffer X { vec4 x[]; };
 layout(binding = 1) readonly buffer Wt { float wt[]; };
@@ -17,8 +18,10 @@ void main()
     if (t >= p.n_tok)
         return;
     vec4 sum = vec4(0);
-    for (uint s = 0; s < p.n_used; s++)
-        sum += wt[t * p.wt_stride + s] * x[(t * p.n_used + s) * p.x_stride / 4 + i];
+    for (uint s = 0; s < p.n_used; s++) {
+        float by = EVEN != 0 ? 1.0 : wt[t * p.wt_stride + s];
+        sum += by * x[(t * p.n_used + s) * p.x_stride / 4 + i];
+    }
     if (ADD != 0)
         sum += res[t * p.res_stride / 4 + i];
     y[t * p.y_stride / 4 + i] = sum;

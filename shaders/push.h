@@ -198,6 +198,12 @@ struct push_route {
     float scale;
 };
 
+struct push_route_bwd {
+    uint32_t n_tok, n_used, id_stride, dwt_stride, x_stride, x_col, dx_stride, dx_col;
+    uint32_t renorm;                    /* SIGMOID, as the rest */
+    float scale;
+};
+
 struct push_moe_sort {
     uint32_t n_expert, n_used, n_tok;
     uint32_t id_stride;
@@ -208,6 +214,7 @@ struct push_moe_sort {
 struct push_moe_sum {
     uint32_t n, n_tok, n_used;
     uint32_t wt_stride, x_stride, res_stride, y_stride;
+    uint32_t dwt_stride;        /* moe_sum_bwd */
 };
 
 struct push_expert {
