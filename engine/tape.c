@@ -130,9 +130,9 @@ static tensor as_viewed(tensor base, tensor t)
 void grad_is(struct cmd *c, tensor t, tensor dt)
 {
     struct tape *tape = cmd_tape(c);
-    HLM_ASSERT(t.col == 0 && t.n == dt.n && t.n_row == dt.n_row);
-    if (cmd_failed(c))
+    if (cmd_failed(c))                  /* an op's output is empty then */
         return;
+    HLM_ASSERT(t.col == 0 && t.n == dt.n && t.n_row == dt.n_row);
     if (room(&tape->live, tape->n_live, &tape->cap_live, sizeof *tape->live))
         tape->live[tape->n_live++] = (struct gradient){ t, dt };
     else
