@@ -191,6 +191,45 @@ struct push_mamba {
     uint32_t tok0, n_chunk;     /* a run of chunks, from a token on */
 };
 
+/* Rows of documents. u: what the convolution makes of each token - x, B, C - and behind it the
+ * gradient of the recurrence's output. */
+struct push_mamba_docs {
+    uint32_t n_head, head_dim, n_group, d_state;
+    uint32_t n_tok, q;          /* q: tokens that a chunk has at most */
+    uint32_t chunk0, n_chunk;   /* a run of chunks */
+    uint32_t p_stride, p_col;   /* of the projections, and of their gradient */
+    uint32_t dp_stride, dp_col;
+    uint32_t u_stride;
+    uint32_t own_col, other_col, v_col;     /* of u, see the kernels */
+    uint32_t y_stride, y_col;
+    uint32_t weight;            /* which of a token's sums weighs what the state says */
+    uint32_t back;              /* 1: a token takes from those after it, not before it */
+    float eps;
+};
+
+/* A token's sums, [chunk][n_head][MAMBA_SUMS][q]: c, the running sum of dt A inside its chunk, as
+ * high and low words - their differences lose nothing, however far the sum has come - then dt,
+ * exp(c), r = exp(c_last - c), and r dt. */
+#define MAMBA_HIGH 0
+#define MAMBA_LOW 1
+#define MAMBA_DT 2
+#define MAMBA_E 3
+#define MAMBA_R 4
+#define MAMBA_R_DT 5
+#define MAMBA_SUMS 6
+
+/* What the backward says of a token, [chunk][n_head][MAMBA_TELLS][q]: dy . x; what its x brings
+ * through the state behind the chunk, and in all; what it adds to the gradients of A_log and
+ * dt_bias; and of the chunk, in the first place of its row, what comes through from the state
+ * before it to the one behind it. */
+#define MAMBA_DY_X 0
+#define MAMBA_LEAVES 1
+#define MAMBA_X_DX 2
+#define MAMBA_D_A 3
+#define MAMBA_D_DT 4
+#define MAMBA_THROUGH 5
+#define MAMBA_TELLS 6
+
 struct push_route {
     uint32_t n_expert, n_used, id_stride, x_stride, x_col;
     uint32_t n_group, n_group_used;     /* SIGMOID, as the rest */

@@ -1,0 +1,37 @@
+#version 450
+// mamba_docs_cross_bwd: M_ij, what passes from token j to i, becomes what passes from j to tokens
+// from i on and out of the chunk, all that a decay at i bears on; the state that the chunk begins
+// with is one more j. Sums over pairs that do cross i: differences of sums over all would lose what
+// a head keeps when it forgets fast. A lane has a j of a head.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(push_constant) uniform Push { push_mamba_docs p; };
+layout(binding = 0) readonly buffer Chunks { uvec4 chunks[]; };
+layout(binding = 1) readonly buffer Sums { float sums[]; };
+layout(binding = 2) buffer M { vec4 m4[]; };                    // [chunk][n_head][q + 1][q]
+layout(binding = 3) buffer Tells { float tells[]; };
+
+void main()
+{
+    uint id = gl_WorkGroupID.x * WG + lane(), head = id / (p.q + 1), j = id % (p.q + 1);
+    uint chunk = gl_WorkGroupID.y, of = chunk * p.n_head + head;
+    uvec4 c = chunks[p.chunk0 + chunk];
+    if (head >= p.n_head || (j >= c.y && j != p.q) || c.y == 0)
+        return;
+    bool state = j == p.q;
+    uint tell = of * MAMBA_TELLS * p.q, row = (of * (p.q + 1) + j) * p.q / 4;
+    float run = 0.0, out_of = tells[tell + (state ? MAMBA_THROUGH * p.q : MAMBA_LEAVES * p.q + j)];
+    float dt = state ? 1.0 : sums[(of * MAMBA_SUMS + MAMBA_DT) * p.q + min(j, p.q - 1)];
+    [[dont_unroll]] for (uint i = (c.y + 3) / 4; i-- > (state ? 0 : j / 4);) {
+        vec4 v = m4[row + i];
+        v.w += run;
+        v.z += v.w;
+        v.y += v.z;
+        v.x += v.y;
+        run = v.x;
+        m4[row + i] = (v + out_of) * dt;
+    }
+    if (!state)
+        tells[tell + MAMBA_X_DX * p.q + j] = run + out_of;
+}
