@@ -7,13 +7,15 @@
 #pragma once
 #include <stdint.h>
 
-enum { HLM_COUNTERS_VERSION = 1, HLM_MAX_COUNTED = 64 };
+enum { HLM_COUNTERS_VERSION = 2, HLM_MAX_COUNTED = 64 };
 
 enum hlm_state {
     HLM_IDLE,                   /* nothing is asked of it */
     HLM_LOADING,                /* weights on their way to the device; done, total: bytes */
     HLM_READING,                /* prompts and other tokens that are there; done, total: tokens */
     HLM_GENERATING,
+    HLM_TRAINING,               /* a step; done, total: rows of it */
+    HLM_VALIDATING,             /* done, total: rows */
 };
 
 struct hlm_kernel_count {
@@ -39,10 +41,16 @@ struct hlm_counters {
     double read_per_s;          /* tokens read a second, of the prompt at hand or the last one */
     double gen_per_s;           /* tokens made a second, of the answer at hand or the last one */
 
+    uint64_t n_step, step;      /* of training: steps there will be, those done */
+    uint64_t n_counted;         /* tokens that were learnt from */
+    double loss, loss_mtp, valid_loss, lr, grad_norm;   /* of the newest step, validation */
+    double train_per_s;         /* tokens of rows a second, padding not counted */
+
     uint64_t n_submit, n_record, n_pipeline;    /* queue submissions, plans recorded, pipelines */
     /* Memory by what it is for; the session's is that of the one at work. */
     uint64_t weight_bytes, adapter_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes,
         other_bytes;
+    uint64_t train_bytes;       /* of a training: all but weights and adapters */
 
     /* Since hlm_kernels_reset, most time first; none unless they are timed. */
     uint64_t n_kernel;

@@ -109,6 +109,26 @@ bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct e
  * nth from now finds the disk full; torn: having written half. 0: none. What is left of nth. */
 void file_test_fault(uint32_t nth, bool torn);
 uint32_t file_test_left(void);
+/* The same, and syncs and removals of folders count too: the process is killed at the nth, having
+ * written half. */
+void file_test_kill(uint32_t nth);
+
+/* A folder in the making: ordinary files are written into `tmp`, and it takes its place when they
+ * all are on disk. There must be nothing at path yet. */
+struct folder_out { char *tmp, *path; };
+bool folder_begin(struct folder_out *f, const char *path, struct err *err);
+bool folder_end(struct folder_out *f, struct err *err);     /* f is gone, either way */
+void folder_drop(struct folder_out *f);         /* with all that is in it; takes a zeroed one */
+/* A path in a folder; fresh memory, NULL without. */
+char *folder_path(const char *folder, const char *name);
+bool folder_make(const char *path, struct err *err);        /* unless it is there */
+bool folder_is(const char *path);
+/* Calls fn with the name of everything in it, in no order. False: it cannot be read. */
+bool folder_each(const char *path, void (*fn)(void *user, const char *name), void *user,
+                 struct err *err);
+/* A folder of ordinary files, so that it is gone or whole under its name whenever that is cut off;
+ * what is left then ends in ".tmp". False: it could not be. */
+bool folder_remove(const char *path);
 
 /* A GGUF file in the writing, front to back. What a call is given goes out at once; the first
  * failure sticks. */

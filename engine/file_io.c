@@ -2,11 +2,12 @@
  * whole or in pieces. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
-#include "file.h"
+#include "file_parts.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,28 +25,39 @@ struct file_out {
     uint8_t buf[OUT_BYTES];
 };
 
-/* For tests: the call at which the disk is full. */
-static struct { uint32_t nth; bool torn; } fault;
+/* For tests: the call at which the disk is full, or the process ends. */
+static struct { uint32_t nth; bool torn, kill; } fault;
 
 void file_test_fault(uint32_t nth, bool torn)
 {
     fault.nth = nth;
     fault.torn = torn;
+    fault.kill = false;
+}
+
+void file_test_kill(uint32_t nth)
+{
+    fault.nth = nth;
+    fault.torn = fault.kill = true;
 }
 
 uint32_t file_test_left(void) { return fault.nth; }
 
-static bool is_faulty(void)
+static bool is_due(void) { return fault.nth && !--fault.nth; }
+
+bool file_is_faulty(void)
 {
-    if (!fault.nth || --fault.nth)
+    if (!is_due())
         return false;
+    if (fault.kill)
+        raise(SIGKILL);
     errno = ENOSPC;
     return true;
 }
 
 static bool write_all(int fd, const uint8_t *p, uint64_t n)
 {
-    bool faulty = is_faulty();
+    bool faulty = is_due();
     if (faulty)
         n = fault.torn ? n / 2 : 0;
     while (n) {
@@ -57,6 +69,8 @@ static bool write_all(int fd, const uint8_t *p, uint64_t n)
             n -= (uint64_t)k;
         }
     }
+    if (faulty && fault.kill)
+        raise(SIGKILL);
     if (faulty)
         errno = ENOSPC;
     return !faulty;
@@ -66,7 +80,7 @@ static bool write_all(int fd, const uint8_t *p, uint64_t n)
 static int open_beside(const char *path, char *tmp, size_t size)
 {
     int fd = -1;
-    if (is_faulty())
+    if (file_is_faulty())
         return -1;
     errno = EEXIST;
     for (int i = 0; fd < 0 && errno == EEXIST && i < 100; i++) { /* a killed run leaves one */
@@ -76,17 +90,23 @@ static int open_beside(const char *path, char *tmp, size_t size)
     return fd;
 }
 
-/* A rename is on disk once its folder is. Some file systems cannot sync a folder: not an error. */
-static void sync_folder_of(char *path)
+void file_sync_folder(const char *path)
 {
-    char *slash = strrchr(path, '/');
-    if (slash)
-        slash[slash == path] = 0;
-    int fd = open(slash ? path : ".", O_RDONLY | O_CLOEXEC);
+    if (fault.kill)
+        file_is_faulty();
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         fsync(fd);
         close(fd);
     }
+}
+
+void file_sync_folder_of(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (slash)
+        slash[slash == path] = 0;
+    file_sync_folder(slash ? path : ".");
 }
 
 static void out_free(struct file_out *f)
@@ -165,15 +185,15 @@ const char *file_out_flush(struct file_out *f, struct err *err)
 bool file_out_end(struct file_out *f, struct err *err)
 {
     out_write(f, f->buf, f->n);
-    if (!f->why && (is_faulty() || fsync(f->fd)))
+    if (!f->why && (file_is_faulty() || fsync(f->fd)))
         f->why = errno;
-    bool faulty = !f->why && is_faulty();
+    bool faulty = !f->why && file_is_faulty();
     if ((close(f->fd) || faulty) && !f->why)
         f->why = faulty ? ENOSPC : errno;
-    if (!f->why && (is_faulty() || rename(f->tmp, f->path)))
+    if (!f->why && (file_is_faulty() || rename(f->tmp, f->path)))
         f->why = errno;
     if (!f->why)
-        sync_folder_of(f->tmp);
+        file_sync_folder_of(f->tmp);
     else
         unlink(f->tmp);
     bool ok = !out_failed(f, err);

@@ -1,5 +1,6 @@
 /* file_parts: what file.c, which reads one file, and file_split.c, which joins several, tell each
- * other. Nobody else includes it but tests, which join parts that lie in memory. */
+ * other, and file_io.c and file_folder.c. Nobody else includes it but tests, which join parts that
+ * lie in memory. */
 #pragma once
 #include "file.h"
 
@@ -16,3 +17,10 @@ bool gguf_refuse(const struct gguf *g, const char *key, struct err *err, const c
  * is no part of anything stays as it is. Takes over g, also when it fails: NULL with a reason. */
 typedef struct gguf *(*gguf_opener)(void *user, const char *path, struct err *err);
 struct gguf *gguf_join(struct gguf *g, gguf_opener opener, void *user, struct err *err);
+
+/* A call to the system that writes: is it the one that a test wants to fail? Then errno says so. */
+bool file_is_faulty(void);
+/* What happened to names is on disk once their folder is. Some file systems cannot sync a folder:
+ * not an error. The second cuts path to its folder. */
+void file_sync_folder(const char *path);
+void file_sync_folder_of(char *path);

@@ -183,8 +183,8 @@ bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct e
 bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
 {
     struct lora_base *base = &m->model->base;
-    if (m->n_session)
-        return fail(err, "adapters cannot change while a session is alive");
+    if (m->n_session || m->tune)
+        return fail(err, "adapters cannot change while a session or a training is alive");
     struct lora_file **file = read_lora(m, l, n, err);
     struct lora_set *set = file && n ? lora_set_create(m->gpu, base, file, n, false, err) : NULL;
     bool ok = file && (set || !n);

@@ -130,6 +130,27 @@ void count_gen(hlm_session *s)
     now_at(m, HLM_GENERATING, 0, 0);
 }
 
+void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
+{
+    now_at(m, state, done, total);
+}
+
+void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step)
+{
+    struct hlm_counters *c = &m->count;
+    c->n_step = n_step;
+    c->step = s->step;
+    c->n_counted += s->n;
+    c->loss = s->loss;
+    c->loss_mtp = s->loss_mtp;
+    c->lr = s->lr;
+    c->grad_norm = s->grad_norm;
+    c->train_per_s = s->took_s > 0 ? (double)s->n_tok / s->took_s : 0;
+    now_at(m, HLM_TRAINING, 0, 0);
+}
+
+void count_valid(hlm *m, double loss) { m->count.valid_loss = loss; }
+
 void count_end(hlm_session *s)
 {
     hlm *m = s->m;

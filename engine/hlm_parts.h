@@ -14,6 +14,7 @@ struct hlm {
     struct err tok_err;
     struct lora_set *lora;              /* in force; NULL: none */
     uint32_t n_session;                 /* alive */
+    struct hlm_tune *tune;              /* a training; NULL: none */
     char *path, *name;
     bool exact;
     uint32_t *unused;                   /* bit set of vocabulary entries that are no tokens */
@@ -40,6 +41,10 @@ bool count_load(void *m, uint64_t done, uint64_t total);        /* an hlm_progre
 void count_read(hlm_session *s, uint64_t done, uint64_t total);
 void count_gen(hlm_session *s);
 void count_end(hlm_session *s);         /* before it is destroyed */
+/* Of total rows of a step or a set, done have been run; a step of n_step is done; a validation. */
+void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total);
+void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);
+void count_valid(hlm *m, double loss);
 
 /* ---- snapshots in memory (hlm_snapshot.c) ---------------------------------------------------- */
 

@@ -13,7 +13,8 @@ static struct {
     struct hlm_counters last;
 } w;
 
-static const char *const state_name[] = { "idle", "loading", "reading", "generating" };
+static const char *const state_name[] = { "idle", "loading", "reading", "generating", "training",
+                                          "validating" };
 
 static json_t *to_json(const struct hlm_counters *c)
 {

@@ -155,7 +155,7 @@ static void make_sound(struct hlm_counters *c)
                             sizeof c->error };
     for (size_t i = 0; i < ARRAY_LEN(text); i++)
         text[i][size[i] - 1] = 0;
-    if (c->state > HLM_GENERATING)
+    if (c->state > HLM_VALIDATING)
         c->state = HLM_IDLE;
     c->n_kernel = min_u64(c->n_kernel, HLM_MAX_COUNTED);
     for (uint32_t i = 0; i < HLM_MAX_COUNTED; i++)
