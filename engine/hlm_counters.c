@@ -130,6 +130,13 @@ void count_gen(hlm_session *s)
     now_at(m, HLM_GENERATING, 0, 0);
 }
 
+void count_begin(hlm *m, const struct hlm_plan *plan)
+{
+    struct hlm_counters *c = &m->count;
+    hlm_idle(m);
+    c->train_bytes = plan->device_bytes + plan->host_bytes - c->weight_bytes - c->adapter_bytes;
+}
+
 void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
 {
     now_at(m, state, done, total);

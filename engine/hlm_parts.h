@@ -41,6 +41,8 @@ bool count_load(void *m, uint64_t done, uint64_t total);        /* an hlm_progre
 void count_read(hlm_session *s, uint64_t done, uint64_t total);
 void count_gen(hlm_session *s);
 void count_end(hlm_session *s);         /* before it is destroyed */
+/* A training of this plan begins. */
+void count_begin(hlm *m, const struct hlm_plan *plan);
 /* Of total rows of a step or a set, done have been run; a step of n_step is done; a validation. */
 void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total);
 void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);

@@ -140,8 +140,8 @@ static bool check_gates(const struct gguf *g, const struct data_options *o, stru
     for (uint64_t i = 0; g && !o->train_gates && i < gguf_n_tensor(g); i++) {
         const char *name = gguf_tensor_at(g, i)->name, *tail = strrchr(name, '.');
         if (tail && !strcmp(tail, ".delta"))
-            return fail(err, "%.300s: tensor %s: the adapter has trained gates, which --train-gates "
-                             "goes on with", gguf_path(g), name);
+            return fail(err, "%.300s: tensor %s: the adapter has trained gates: --train-gates goes "
+                        "on with them", gguf_path(g), name);
     }
     return true;
 }

@@ -13,7 +13,9 @@ bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct err *err)
     t->trainer = train_create(m->gpu, m->model, m->lora, &p, err);
     if (resumed)
         *resumed = t->from;
-    return t->trainer && train_commit(t->trainer, err) && (!t->from || tune_resume(t, err));
+    bool ok = t->trainer && train_commit(t->trainer, err) && (!t->from || tune_resume(t, err));
+    count_begin(t->m, &t->plan);
+    return ok;
 }
 
 void hlm_tune_dump_grads(hlm_tune *t, const char *path) { t->grads = path; }
@@ -47,6 +49,8 @@ static bool find_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint6
                       uint64_t *n_tok, struct err *err)
 {
     for (*n = 0; !*n; *from = *to) {
+        if (!stream_row(&t->stream, from, err))
+            return false;
         *to = *from;
         if (!survey(t, to, n, n_tok, err))
             return false;
