@@ -43,8 +43,33 @@ static void test_flags(void)
         { 1, "/nowhere/log", NULL, "hlm-chat -m " DEMO " -p x --log-json /nowhere/log" },
         { 1, "/nowhere/m", NULL, "hlm-chat -m /nowhere/m -p x" },
 
-        { 2, "does not train", NULL, "hlm-tune" },
-        { 2, "'train' is no subcommand", NULL, "hlm-tune train" },
+        { 2, "no model: -m", NULL, "hlm-tune" },
+        { 2, "unexpected argument 'train'", NULL, "hlm-tune train" },
+        { 2, "nothing to learn from", NULL, "hlm-tune -m " DEMO " -o x" },
+        { 2, "do not go together", NULL, "hlm-tune -m " DEMO " -d x --ids-json y -o z" },
+        { 2, "nowhere to write: -o", NULL, "hlm-tune -m " DEMO " -d x" },
+        { 2, "--precision f16: this version", NULL,
+          "hlm-tune -m " DEMO " -d x -o y --precision f16" },
+        { 2, "--precision: 'bf16' is none of f32|f16", NULL,
+          "hlm-tune -m " DEMO " -d x -o y --precision bf16" },
+        { 2, "--no-lora goes with --train-gates", NULL,
+          "hlm-tune -m " DEMO " -d x -o y --no-lora" },
+        { 2, "do not go with --init-lora", NULL,
+          "hlm-tune -m " DEMO " -d x -o y --init-lora z --target attn" },
+        { 2, "--dump-rows goes with -d", NULL,
+          "hlm-tune -m " DEMO " --ids-json x --dump-rows y" },
+        { 2, "--lr: '2e' is no number", NULL, "hlm-tune -m " DEMO " -d x -o y --lr 2e" },
+        { 2, "--rank: 0 is not from 1", NULL, "hlm-tune -m " DEMO " -d x -o y --rank 0" },
+        { 2, "--max-seq: 1 is not from 2", NULL, "hlm-tune -m " DEMO " -d x -o y --max-seq 1" },
+        { 2, "--schedule: 'flat' is none of", NULL,
+          "hlm-tune -m " DEMO " -d x -o y --schedule flat" },
+        { 2, "--chat-format: 'x' is none of", NULL,
+          "hlm-tune -m " DEMO " -d x -o y --chat-format x" },
+        { 2, "none of prof, check", NULL, "hlm-tune -m " DEMO " -d x -o y --debug x" },
+        { 1, "/nowhere/d", NULL, "hlm-tune -m " DEMO " -d /nowhere/d --dump-rows x" },
+        { 1, "/nowhere/i", NULL, "hlm-tune -m " DEMO " --ids-json /nowhere/i -o x" },
+        { 1, "is no ordinary file", NULL, "hlm-tune -m " DEMO " -d x -o /dev" },
+        { 1, "/nowhere/m", NULL, "hlm-tune -m /nowhere/m -d x -o y" },
         { 2, "no adapter", NULL, "hlm-tune info" },
         { 2, "no model", NULL, "hlm-tune merge" },
         { 2, "no adapter", NULL, "hlm-tune merge -m " DEMO },
@@ -103,7 +128,17 @@ static void test_help(void)
         "--perplexity", "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json",
         "--help", "--version",
     };
-    static const char *const tune[] = { "info ", "merge ", "--log-json", "--version" };
+    static const char *const tune[] = {
+        "info ", "merge ", "-m,", "-d,", "-o,", "--init-lora", "--resume DIR", "--ids-json FILE",
+        "--max-seq N", "--loss-on answers|all", "--turns all|each", "--raw-completion", "--no-eos",
+        "--skip-bad", "--no-pack", "--no-shuffle", "--valid", "--dump-rows FILE", "--target",
+        "--rank N", "--alpha", "--rslora", "--dropout", "--train-gates", "--mtp-loss",
+        "--train-mtp", "--epochs", "--steps", "--batch-rows", "--accumulation", "--lr", "--lr-min",
+        "--schedule constant|cosine|linear", "--warmup", "--weight-decay", "--clip", "--seed",
+        "--precision f32|f16", "--valid-every", "--patience", "--sample TEXT", "--save-every",
+        "--keep N", "--dry-run", "--plan", "--memory BYTES", "--dump-grads", "--log-json",
+        "--version",
+    };
     static const char *const merge[] = {
         "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
     };
@@ -246,6 +281,42 @@ static void test_ids_file(void)
     }
 }
 
+/* --dump-rows of the reference's documents gives the reference's rows. */
+static void test_dump_rows(void)
+{
+    static const struct { const char *name, *model, *flags; } rows[] = {
+        { "qwen35", "qwen35", "--no-pack" },
+        { "step35", "step35", "--no-pack" },
+        { "qwen35-packed", "qwen35", "--max-seq 192" },
+        { "nemotron_h_moe-packed", "nemotron_h_moe", "--max-seq 640" },
+    };
+    static const char *const keys[] = { "ids", "target_mask", "doc_starts", "doc_lengths",
+                                        "doc_index", "positions", "padding", "documents" };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char path[64];
+        const char *out = scratch("rows.json");
+        test_case("--dump-rows: %s", rows[i].name);
+        struct ran r = run(NULL, "hlm-tune -m %s -d %s --no-eos --valid 0 %s --dump-rows %s",
+                           fixture("train/%s/model.gguf", rows[i].model),
+                           fixture("train/%s/data.jsonl", rows[i].name), rows[i].flags, out);
+        CHECK_EQ(r.rc, 0);
+        CHECK_STR(r.out, "");
+        CHECK_STR(r.err, "");
+        ran_free(&r);
+        snprintf(path, sizeof path, "train/%s/data.json", rows[i].name);
+        json_t *want = fixture_json(path), *got = json_load_file(out, 0, NULL);
+        const json_t *w = json_object_get(want, "rows"), *g = json_object_get(got, "rows");
+        CHECK(json_array_size(w) > 0 && json_array_size(w) == json_array_size(g));
+        for (size_t k = 0; k < json_array_size(w); k++)
+            for (uint32_t j = 0; j < ARRAY_LEN(keys); j++)
+                CHECK_MSG(json_equal(json_object_get(json_array_get(w, k), keys[j]),
+                                     json_object_get(json_array_get(g, k), keys[j])),
+                          "row %zu: %s differs", k, keys[j]);
+        json_decref(want);
+        json_decref(got);
+    }
+}
+
 /* hlm-tune on a training fixture: a line for each of its 31 matrices, and the file is there. */
 static void test_tune(void)
 {
@@ -286,6 +357,7 @@ void test_programs(void)
     test_flags();
     test_help();
     test_tune();
+    test_dump_rows();
     for (uint32_t i = 0; i < ARRAY_LEN(vocab); i++)
         test_tokenize(vocab[i]);
     test_chat_prompts();

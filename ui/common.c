@@ -138,19 +138,20 @@ void ui_event(const char *event, const char *fmt, ...)
 
 /* ---- signals --------------------------------------------------------------------------------- */
 
-static volatile sig_atomic_t n_interrupt, terminated;
+static volatile sig_atomic_t n_interrupt, terminated, patience = 2;
 
 static void on_signal(int sig)
 {
     if (sig != SIGINT)
         terminated = 1;
     n_interrupt = n_interrupt + 1;
-    if (n_interrupt > 2)
+    if (n_interrupt > patience)
         _exit(RC_INTERRUPTED);
 }
 
 bool ui_interrupted(void) { return n_interrupt > 0; }
 bool ui_terminated(void) { return terminated != 0; }
+void ui_interrupt_twice(void) { patience = 1; }
 
 void ui_interrupt_clear(void)
 {
@@ -244,6 +245,22 @@ bool bar_progress(void *user, uint64_t done, uint64_t total)
         bar_shown = true;
     }
     return !ui_interrupted();
+}
+
+void ui_status(const char *fmt, ...)
+{
+    char line[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    if (!ui.color) {
+        ui_note("%s", line);
+        return;
+    }
+    fflush(stdout);
+    fprintf(stderr, "\r\033[2m%.*s\033[0m\033[K", screen_width() - 1, line);
+    bar_shown = true;
 }
 
 void bar_clear(void)

@@ -58,6 +58,8 @@ void ui_event(const char *event, const char *fmt, ...);
 bool ui_interrupted(void);
 void ui_interrupt_clear(void);
 bool ui_terminated(void);
+/* From now on the second Ctrl-C ends the process: for work that takes a while to stop well. */
+void ui_interrupt_twice(void);
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
@@ -70,6 +72,9 @@ struct bar {
 bool bar_progress(void *bar, uint64_t done,
                   uint64_t total); /* an hlm_progress; false once interrupted */
 void bar_clear(void);              /* takes a bar off the screen, if there is one */
+/* A line of its own kind in the bar's place: what stood there before is overwritten, what comes
+ * next takes it off. Off such a terminal an ordinary note. */
+void ui_status(const char *fmt, ...) HLM_PRINTF(1, 2);
 
 /* ---- models ---------------------------------------------------------------------------------- */
 

@@ -32,6 +32,14 @@ static json_t *to_json(const struct hlm_counters *c)
         (json_int_t)c->kv_bytes, "state", (json_int_t)c->state_bytes, "scratch",
         (json_int_t)c->scratch_bytes, "snapshot", (json_int_t)c->snapshot_bytes, "other",
         (json_int_t)c->other_bytes);
+    if (o && c->n_step)
+        json_object_set_new(o, "training",
+                            json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "step",
+                                      (json_int_t)c->step, "n_step", (json_int_t)c->n_step,
+                                      "counted", (json_int_t)c->n_counted, "loss", c->loss,
+                                      "loss_mtp", c->loss_mtp, "valid_loss", c->valid_loss, "lr",
+                                      c->lr, "grad_norm", c->grad_norm, "tokens_per_s",
+                                      c->train_per_s, "bytes", (json_int_t)c->train_bytes));
     json_t *kernels = c->n_kernel ? json_array() : NULL;
     for (uint64_t i = 0; kernels && i < c->n_kernel; i++) {
         const struct hlm_kernel_count *k = &c->kernel[i];

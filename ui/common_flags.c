@@ -93,6 +93,8 @@ static bool read_number(const struct flag *f, const char *who, const char *value
         return fail(err, "%s: %s is not from %.10g to %.10g", who, value, f->min, f->max);
     if (whole)
         *(int32_t *)f->to = (int32_t)v;
+    else if (f->type == FLAG_REAL)
+        *(double *)f->to = v;
     else
         *(float *)f->to = (float)v;
     return true;
@@ -154,7 +156,8 @@ bool flag_value(const struct flag *f, const char *who, const char *value, struct
     switch (f->type) {
     case FLAG_TEXT: *(const char **)f->to = value; return true;
     case FLAG_INT:
-    case FLAG_FLOAT: return read_number(f, who, value, err);
+    case FLAG_FLOAT:
+    case FLAG_REAL: return read_number(f, who, value, err);
     case FLAG_BYTES: return read_bytes(f, who, value, err);
     case FLAG_SEED: return read_seed(f, who, value, err);
     case FLAG_LIST: return add_to_list(f, who, value, err);
@@ -169,6 +172,7 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
 {
     switch (f->type) {
     case FLAG_INT: snprintf(out, (size_t)size, "%d", *(int32_t *)f->to); break;
+    case FLAG_REAL: snprintf(out, (size_t)size, "%g", *(double *)f->to); break;
     case FLAG_FLOAT: snprintf(out, (size_t)size, "%g", (double)*(float *)f->to); break;
     case FLAG_BYTES:
     case FLAG_SEED:

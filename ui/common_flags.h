@@ -9,6 +9,7 @@ enum flag_type {
     FLAG_TEXT,                  /* const char *: points into argv */
     FLAG_INT,                   /* int32_t, min..max */
     FLAG_FLOAT,                 /* float, min..max */
+    FLAG_REAL,                  /* double, min..max */
     FLAG_BYTES,                 /* uint64_t; K, M and G behind the number are powers of 1024 */
     FLAG_SEED,                  /* uint64_t; -1 draws one */
     FLAG_LIST,                  /* struct flag_list: every value of a flag that may come again */

@@ -1,0 +1,268 @@
+/* tune_doctor: what can be said before the first step - of the data, of what is trained, of what it
+ * takes. See tune_run.h. */
+#include "tune_run.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned long long ull;
+
+struct span span_text(double s)
+{
+    struct span out;
+    uint64_t n = s > 0 ? (uint64_t)(s + 0.5) : 0;
+    if (s < 1)
+        snprintf(out.s, sizeof out.s, "%.0f ms", 1000 * s);
+    else if (n < 120)
+        snprintf(out.s, sizeof out.s, n < 10 ? "%.1f s" : "%.0f s", s);
+    else if (n < 7200)
+        snprintf(out.s, sizeof out.s, "%llu min", (ull)((n + 30) / 60));
+    else
+        snprintf(out.s, sizeof out.s, "%llu h %llu min", (ull)(n / 3600), (ull)(n % 3600 / 60));
+    return out;
+}
+
+/* ---- what is trained ------------------------------------------------------------------------- */
+
+struct kind { char name[64]; struct hlm_tune_target t; uint64_t n; };
+
+/* The name with its layer's number as N. */
+static void kind_name(char out[64], const char *name)
+{
+    size_t at = strncmp(name, "blk.", 4) ? 0 : 4 + strspn(name + 4, "0123456789");
+    snprintf(out, 64, "%s%s", at ? "blk.N" : "", name + at);
+}
+
+static uint32_t count_kinds(const struct hlm_tune_info *i, struct kind *kind)
+{
+    uint32_t n = 0, k;
+    for (uint64_t j = 0; j < i->n_target; j++) {
+        const struct hlm_tune_target *t = &i->target[j];
+        char name[64];
+        kind_name(name, t->name);
+        for (k = 0; k < n; k++)
+            if (!strcmp(kind[k].name, name) && kind[k].t.n_in == t->n_in &&
+                kind[k].t.n_out == t->n_out && kind[k].t.rank == t->rank)
+                break;
+        if (k == n) {
+            kind[n++] = (struct kind){ .t = *t };
+            memcpy(kind[k].name, name, sizeof name);
+        }
+        kind[k].n++;
+    }
+    return n;
+}
+
+void doctor_targets(struct tune *u, FILE *to)
+{
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    struct kind *kind = mem_alloc(i.n_target + 1, sizeof *kind);
+    json_t *list = json_array();
+    uint32_t n = kind ? count_kinds(&i, kind) : 0;
+    fprintf(to, "trained: %llu matrices, %llu gates, %s numbers\n", (ull)(i.n_target - i.n_gate),
+            (ull)i.n_gate, num_short(i.n_number).s);
+    for (uint32_t k = 0; k < n; k++) {
+        const struct hlm_tune_target *t = &kind[k].t;
+        fprintf(to, "  %4llu  %-36s %llu", (ull)kind[k].n, kind[k].name, (ull)t->n_in);
+        if (t->rank)
+            fprintf(to, " x %llu", (ull)t->n_out);
+        if (t->rank && t->n_expert > 1)
+            fprintf(to, " x %llu", (ull)t->n_expert);
+        fprintf(to, t->rank ? ", rank %u\n" : "\n", t->rank);
+        json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:i}", "name",
+                                              kind[k].name, "count", (json_int_t)kind[k].n, "in",
+                                              (json_int_t)t->n_in, "out", (json_int_t)t->n_out,
+                                              "experts", (json_int_t)t->n_expert, "rank",
+                                              (int)t->rank));
+    }
+    free(kind);
+    ui_event("targets", "{s:I, s:I, s:I, s:o}", "matrices", (json_int_t)(i.n_target - i.n_gate),
+             "gates", (json_int_t)i.n_gate, "numbers", (json_int_t)i.n_number, "kinds", list);
+}
+
+/* ---- the data -------------------------------------------------------------------------------- */
+
+static void print_set(FILE *to, const char *name, const struct data_set *s,
+                      const struct data_rows *r)
+{
+    if (!s->n_doc)
+        return;
+    fprintf(to, "%-10s %u documents, %s tokens, %s of them count (%.0f %%), in %u rows\n", name,
+            s->n_doc, num_short(s->n_id).s, num_short(s->n_counted).s,
+            100.0 * (double)s->n_counted / (double)s->n_id, r->n_row);
+    ui_event("data", "{s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I}", "set", name, "documents",
+             (int)s->n_doc, "tokens", (json_int_t)s->n_id, "counted", (json_int_t)s->n_counted,
+             "rows", (int)r->n_row, "cut", (json_int_t)s->told.n_cut, "dropped",
+             (json_int_t)s->told.n_dropped, "malformed", (json_int_t)s->told.n_bad);
+}
+
+/* Lengths in classes of powers of two. */
+static void print_lengths(FILE *to, const struct data_set *s)
+{
+    uint32_t count[33] = { 0 }, most = 1, longest[3] = { 0 };
+    for (uint32_t i = 0; i < s->n_doc; i++) {
+        uint32_t n = s->doc[i].n, c = 0;
+        while (c < 32 && n >> c > 1)
+            c++;
+        most = max_u32(most, ++count[c]);
+        for (uint32_t k = 0, v = n, w; k < ARRAY_LEN(longest); k++)
+            if (v > longest[k]) {
+                w = longest[k];
+                longest[k] = v;
+                v = w;
+            }
+    }
+    fprintf(to, "lengths    the longest %u, %u, %u tokens\n", longest[0], longest[1], longest[2]);
+    for (uint32_t c = 0; c < 33; c++)
+        if (count[c])
+            fprintf(to, "%9llu to %-9llu %8u  %.*s\n", 1ull << c, (2ull << c) - 1, count[c],
+                    (int)(count[c] * 40ull / most), "########################################");
+    if (s->told.n_cut)
+        fprintf(to, "cut        %llu documents, %llu tokens lost; the longest had %llu\n",
+                (ull)s->told.n_cut, (ull)s->told.n_ids_cut, (ull)s->told.longest);
+    if (s->told.n_dropped)
+        fprintf(to, "dropped    %llu documents without a token that counts\n",
+                (ull)s->told.n_dropped);
+    if (s->told.n_bad)
+        fprintf(to, "skipped    %llu malformed lines\n", (ull)s->told.n_bad);
+}
+
+/* The first row, what counts in brackets - or, on a terminal, in another colour. */
+static void print_row(FILE *to, const struct tok *tok, const struct data_row *r)
+{
+    bool color = ui.color && (to == stderr ? ui.tty : ui.out_tty);
+    const char *on = color ? "\033[32m" : "[[", *off = color ? "\033[0m" : "]]";
+    uint32_t n = min_u32(r->n - r->padding, 400);
+    bool is = false;
+    fprintf(to, "the first row, what counts %s:\n", color ? "in colour" : "in [[ ]]");
+    for (uint32_t i = 0; i < n; i++) {
+        struct str s = tok ? tok_bytes(tok, r->ids[i]) : (struct str){ "", 0 };
+        if (i && r->doc[i] != r->doc[i - 1])
+            fprintf(to, "%s\n----\n", is ? off : "");
+        if ((i && r->doc[i] != r->doc[i - 1]) || !i)
+            is = false;
+        if (is != (r->mask[i] != 0))
+            fputs(is ? off : on, to);
+        is = r->mask[i];
+        if (tok)
+            ui_text(to, s.p, s.n);
+        else
+            fprintf(to, "%s%d", i ? " " : "", r->ids[i]);
+    }
+    fprintf(to, "%s%s\n", is ? off : "", n < r->n - r->padding ? " ..." : "");
+}
+
+static uint64_t padding(const struct data_rows *r)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < r->n_row; i++)
+        n += r->row[i].padding;
+    return n;
+}
+
+void doctor_data(struct tune *u, FILE *to)
+{
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    const struct data_options *o = i.o;
+    if (i.data) {
+        print_set(to, "train", &i.data->train, i.rows);
+        print_set(to, "validation", &i.data->valid, i.valid);
+        print_set(to, "test", &i.data->test, i.test);
+        print_lengths(to, &i.data->train);
+    } else {
+        fprintf(to, "train      %u rows of ids, %llu tokens count\n", i.rows->n_row,
+                (ull)i.rows->n_counted);
+    }
+    if (i.rows->packed)
+        fprintf(to, "packed     into rows of %u, %llu slots of them empty\n", i.rows->row_length,
+                (ull)padding(i.rows));
+    print_row(to, hlm_tok(u->m), &i.rows->row[0]);
+    fprintf(to, "steps      %u of %u row%s, %.3g times through the data; rate %g to %g, %u of "
+                "warm-up\n", o->steps, o->batch_rows * o->accumulation,
+            o->batch_rows * o->accumulation == 1 ? "" : "s",
+            (double)i.n_run_row / i.rows->n_row, o->peak,
+            o->schedule == DATA_CONSTANT ? o->peak : o->final, o->warmup_steps);
+}
+
+/* ---- the plan and the time ------------------------------------------------------------------- */
+
+static void print_memory(FILE *to, const char *what, uint64_t bytes)
+{
+    fprintf(to, "  %-16s %18llu  %10s\n", what, (ull)bytes, num_bytes(bytes).s);
+}
+
+void doctor_plan(struct tune *u, FILE *to)
+{
+    struct hlm_plan plan = hlm_tune_plan(u->t);
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    json_t *by = json_object();
+    fprintf(to, "memory     rows of %u tokens, %u documents; on %s, bytes\n", i.max_tok, i.max_doc,
+            hlm_get_info(u->m).device);
+    for (uint32_t k = 0; k < plan.n_row; k++) {
+        if (plan.row[k].bytes && !plan.row[k].on_host)
+            print_memory(to, plan.row[k].purpose, plan.row[k].bytes);
+        json_object_set_new(by, plan.row[k].purpose, json_integer((json_int_t)plan.row[k].bytes));
+    }
+    print_memory(to, "all", plan.device_bytes);
+    print_memory(to, "may be used", plan.memory);
+    if (plan.host_bytes)
+        print_memory(to, "of the host", plan.host_bytes);
+    ui_event("plan", "{s:o, s:I, s:I, s:I, s:i, s:i}", "bytes_by", by, "device_bytes",
+             (json_int_t)plan.device_bytes, "host_bytes", (json_int_t)plan.host_bytes,
+             "may_be_used", (json_int_t)plan.memory, "max_tok", (int)i.max_tok, "max_doc",
+             (int)i.max_doc);
+}
+
+void doctor_time(struct tune *u, double row_s, FILE *to)
+{
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    double all = row_s * (double)i.n_run_row;
+    fprintf(to, "time       a row took %s: %u steps take about %s\n", span_text(row_s).s,
+            i.o->steps, span_text(all).s);
+    ui_event("estimate", "{s:f, s:f}", "row_s", row_s, "all_s", all);
+}
+
+/* ---- rows as a file -------------------------------------------------------------------------- */
+
+/* The file's name without folder and tail. */
+static void case_name(char out[64], const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    snprintf(out, 64, "%.*s", (int)strcspn(name, "."), name);
+}
+
+bool dump_rows(struct tune *u, struct err *err)
+{
+    struct data_params *p = &u->p.read;
+    struct data d = { 0 };
+    struct data_rows rows = { 0 };
+    bool exact = true;
+    char name[64];
+    struct gguf *g = gguf_open(u->model, err);
+    struct tok *tok = g ? tok_create(g, err) : NULL;
+    bool ok = tok != NULL;
+    if (ok && (!u->format || !chat_by_name(u->format, g, &p->format)))
+        p->format = chat_detect(g, &exact);
+    if (ok) {
+        p->tok = tok;
+        p->eos = data_eos(g, tok);
+        p->seed = u->p.seed;
+        ok = data_load(&d, u->p.data, p, err) &&
+             data_pack(&rows, &d.train, NULL, u->p.no_pack ? 0 : p->max_seq, data_pad(g, tok), err);
+    }
+    if (ok) {
+        u->p.o.shuffle = false;
+        hlm_tune_schedule(&u->p.o, u->p.epochs, u->p.warmup, rows.n_row);
+        case_name(name, u->p.data);
+        ok = data_dump(u->dump_rows, &rows, &u->p.o, name, "jsonl", err);
+    }
+    if (ok)
+        ui_note("%s: %u rows, %u documents, %llu tokens count", u->dump_rows, rows.n_row,
+                d.train.n_doc, (ull)rows.n_counted);
+    data_rows_free(&rows);
+    data_free(&d);
+    tok_destroy(tok);
+    gguf_close(g);
+    return ok;
+}

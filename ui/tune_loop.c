@@ -1,0 +1,256 @@
+/* tune_loop: a run from its first step to the adapter on disk. See tune_run.h.
+ *
+ * At a step that is due for it: validation, samples, a checkpoint, in this order, so that a
+ * checkpoint knows what validation gave; a run that goes on does what was due and not yet done. */
+#include "tune_run.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef unsigned long long ull;
+
+struct loop {
+    struct tune *u;
+    uint64_t n_step, valid_every, save_every;
+    struct hlm_tune_step last;
+    bool has_last, valid_known, stopped;        /* stopped: by --patience */
+    double valid, step_s;               /* step_s: of a step, lately */
+    uint64_t sampled;                   /* 1 + the step that samples were printed at */
+};
+
+/* ---- telling --------------------------------------------------------------------------------- */
+
+static void tell_step(struct loop *l)
+{
+    const struct hlm_tune_step *s = &l->last;
+    char valid[32] = "";
+    double per_s = s->took_s > 0 ? (double)s->n_tok / s->took_s : 0;
+    double left = l->step_s * (double)(l->n_step - s->step);
+    if (l->valid_known)
+        snprintf(valid, sizeof valid, "  valid %.4f", l->valid);
+    ui_status("step %llu/%llu  loss %.4f%s  lr %.2e  norm %.3g  %.0f tok/s  %s  %s left",
+              (ull)s->step, (ull)l->n_step, s->loss, valid, s->lr, s->grad_norm, per_s,
+              num_bytes(hlm_tune_plan(l->u->t).device_bytes).s, span_text(left).s);
+    ui_event("step", "{s:I, s:f, s:f, s:o, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f}", "step",
+             (json_int_t)s->step, "loss", s->loss, "loss_main", s->loss_main, "loss_mtp",
+             s->has_mtp ? json_real(s->loss_mtp) : json_null(), "grad_norm", s->grad_norm, "lr",
+             s->lr, "n", (json_int_t)s->n, "tokens", (json_int_t)s->n_tok, "epoch",
+             (json_int_t)s->epoch, "step_s", s->took_s, "tokens_per_s", per_s, "left_s", left);
+}
+
+static void tell_valid(struct loop *l, const struct hlm_tune_loss *v)
+{
+    struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
+    ui_note("step %llu  validation loss %.4f over %llu tokens%s", (ull)i.step, v->main,
+            (ull)v->n, !i.step ? ", before training" : i.best_step == i.step ? ", the best" : "");
+    ui_event("valid", "{s:I, s:f, s:f, s:I, s:b}", "step", (json_int_t)i.step, "valid_loss",
+             v->main, "valid_loss_mtp", v->mtp, "n", (json_int_t)v->n, "best",
+             (int)(i.best_step == i.step));
+}
+
+/* ---- what is due ----------------------------------------------------------------------------- */
+
+static bool due(uint64_t step, uint64_t every, uint64_t n_step)
+{
+    return every && (step % every == 0 || step == n_step);
+}
+
+/* False with err unset: interrupted. */
+static bool validate(struct loop *l, struct err *err)
+{
+    struct tune *u = l->u;
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    struct bar bar = { .what = "validating" };
+    struct hlm_tune_loss v;
+    bool done = i.best_loss < INFINITY && i.valid_step == i.step;
+    if (!i.valid->n_row || done || !due(i.step, l->valid_every, l->n_step))
+        return true;
+    bool ok = hlm_tune_validate(u->t, HLM_TUNE_VALID, &v, bar_progress, &bar, err);
+    bar_clear();
+    if (!ok)
+        return false;
+    l->valid = v.main;
+    l->valid_known = true;
+    tell_valid(l, &v);
+    i = hlm_tune_get_info(u->t);
+    l->stopped = u->patience && i.n_worse >= (uint64_t)u->patience;
+    if (l->stopped)
+        ui_note("no better validation in %d: the run ends here (--patience)", u->patience);
+    return true;
+}
+
+static bool sample(struct loop *l, struct err *err)
+{
+    uint64_t step = hlm_tune_get_info(l->u->t).step;
+    if (!l->u->samples.n || l->sampled == step + 1 || !due(step, l->valid_every, l->n_step))
+        return true;
+    l->sampled = step + 1;
+    return print_samples(l->u, step, err);
+}
+
+static bool save(struct loop *l, struct err *err)
+{
+    struct tune *u = l->u;
+    double t0 = now_s();
+    if (hlm_tune_is_saved(u->t))
+        return true;
+    if (!hlm_tune_save(u->t, u->folder, (uint32_t)u->keep, err))
+        return false;
+    uint64_t step = hlm_tune_get_info(u->t).step;
+    ui_event("saved", "{s:I, s:s, s:f}", "step", (json_int_t)step, "folder", u->folder, "took_s",
+             now_s() - t0);
+    return true;
+}
+
+/* A checkpoint that cannot be written is told, and the run goes on: those before stand. */
+static void save_due(struct loop *l)
+{
+    struct err err = { 0 };
+    struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
+    bool best = i.step && i.best_loss < INFINITY && i.best_step == i.step;
+    if (l->u->saves && i.step && (best || due(i.step, l->save_every, l->n_step)) &&
+        !save(l, &err))
+        ui_error("%s; checkpoints before this one stand", err.msg);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+/* OUT-best.gguf; fresh memory. */
+static char *best_path(const char *out)
+{
+    size_t n = strlen(out), size = n + 12;
+    char *path = mem_alloc(size, 1);
+    bool gguf = n > 5 && !strcmp(out + n - 5, ".gguf");
+    if (path)
+        snprintf(path, size, "%.*s-best.gguf", (int)(gguf ? n - 5 : n), out);
+    return path;
+}
+
+static bool test(struct loop *l, const char *what, struct err *err)
+{
+    struct hlm_tune_loss v;
+    struct bar bar = { .what = "testing" };
+    if (!hlm_tune_get_info(l->u->t).test->n_row)
+        return true;
+    if (!hlm_tune_validate(l->u->t, HLM_TUNE_TEST, &v, bar_progress, &bar, err))
+        return false;
+    bar_clear();
+    printf("test loss %.4f over %llu tokens, %s\n", v.main, (ull)v.n, what);
+    ui_event("test", "{s:f, s:f, s:I}", "test_loss", v.main, "test_loss_mtp", v.mtp, "n",
+             (json_int_t)v.n);
+    return true;
+}
+
+/* The adapter as it is now and, where there was validation, the best one beside it. */
+static bool finish(struct loop *l, struct err *err)
+{
+    struct tune *u = l->u;
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    bool is = false;
+    if (!hlm_tune_write(u->t, u->out, err))
+        return false;
+    printf("%s: %llu steps", u->out, (ull)i.step);
+    if (l->has_last)
+        printf(", loss %.4f", l->last.loss);
+    if (l->valid_known)
+        printf(", validation loss %.4f", l->valid);
+    putchar('\n');
+    ui_event("written", "{s:s, s:I}", "path", u->out, "step", (json_int_t)i.step);
+    if (!(i.best_loss < INFINITY))
+        return test(l, "with the last adapter", err);
+    if (!i.best_step) {
+        printf("no validation was better than the one before training: %.4f\n", i.best_loss);
+        return test(l, "with the last adapter", err);
+    }
+    if (!hlm_tune_take_best(u->t, u->folder, &is, err))
+        return false;
+    char *path = is ? best_path(u->out) : NULL;
+    bool ok = !path || hlm_tune_write(u->t, path, err);
+    if (ok && path) {
+        printf("%s: step %llu, validation loss %.4f, the best\n", path, (ull)i.best_step,
+               i.best_loss);
+        ui_event("written", "{s:s, s:I, s:b}", "path", path, "step", (json_int_t)i.best_step,
+                 "best", 1);
+    }
+    free(path);
+    return ok && test(l, is ? "with the best adapter" : "with the last adapter", err);
+}
+
+/* ---- the loop -------------------------------------------------------------------------------- */
+
+static int interrupted(struct loop *l, struct err *err)
+{
+    struct tune *u = l->u;
+    bool any = hlm_tune_get_info(u->t).step > 0;
+    if (any && !save(l, err))
+        return RC_FAILED;
+    if (any)
+        ui_say("hlm-tune: stopped at step %llu; --resume %s goes on from there",
+               (ull)hlm_tune_get_info(u->t).step, u->folder);
+    return RC_INTERRUPTED;
+}
+
+static bool step(struct loop *l, struct err *err)
+{
+    if (!hlm_tune_do_step(l->u->t, &l->last, err))
+        return false;
+    /* The first step makes pipelines and says nothing of the others. */
+    double took = l->last.took_s;
+    l->step_s = !l->has_last || l->step_s <= 0 ? took : 0.8 * l->step_s + 0.2 * took;
+    if (l->last.step <= 2)
+        l->step_s = took;
+    l->has_last = true;
+    tell_step(l);
+    return true;
+}
+
+static bool prepare(struct loop *l, struct err *err)
+{
+    struct tune *u = l->u;
+    const char *from = NULL;
+    if (u->dump_grads)
+        hlm_tune_dump_grads(u->t, u->dump_grads);
+    struct hlm_tune_info i = hlm_tune_get_info(u->t);
+    uint64_t tenth = max_u64(i.o->steps / 10, 1);
+    bool valid = i.valid->n_row > 0;
+    l->n_step = i.o->steps;
+    l->valid_every = u->valid_every ? (uint64_t)u->valid_every : tenth;
+    l->save_every = u->save_every ? (uint64_t)u->save_every : valid ? l->valid_every
+                    : i.data ? tenth : 0;
+    if (!hlm_tune_begin(u->t, &from, err))
+        return false;
+    if (from)
+        ui_note("going on from %s, step %llu of %llu", from,
+                (ull)hlm_tune_get_info(u->t).step, (ull)l->n_step);
+    if (u->samples.n && !(u->session = hlm_session_create(u->m, &u->session_params, err)))
+        return false;
+    return true;
+}
+
+int tune_loop(struct tune *u, struct err *err)
+{
+    struct loop l = { .u = u };
+    if (!prepare(&l, err))
+        return RC_FAILED;
+    ui_interrupt_twice();
+    for (;;) {
+        if (!ui_interrupted() && (!validate(&l, err) || !sample(&l, err)) && err->set)
+            return RC_FAILED;
+        if (ui_interrupted())
+            return interrupted(&l, err);
+        save_due(&l);
+        if (l.stopped || hlm_tune_get_info(u->t).step >= l.n_step)
+            break;
+        if (!step(&l, err))
+            return RC_FAILED;
+    }
+    if (u->saves && !save(&l, err))
+        return RC_FAILED;
+    bool ok = finish(&l, err);
+    hlm_idle(u->m);
+    if (!ok && !err->set)
+        return RC_INTERRUPTED;
+    return ok ? RC_OK : RC_FAILED;
+}

@@ -1,0 +1,47 @@
+/* tune_run: what the files of hlm-tune's training share - the flags, the doctor, the run. */
+#pragma once
+#include "common.h"
+#include "common_flags.h"
+
+struct tune {
+    struct hlm_tune_params p;
+    const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *format, *debug;
+    struct flag_list samples;
+    int32_t n_sample;                   /* tokens */
+    int32_t valid_every, save_every, keep, patience;    /* 0: chosen; none */
+    uint64_t memory;
+    double lr_min;                      /* below 0: a tenth of the rate */
+    double mtp;                         /* --mtp-loss; below 0: not given */
+    int loss_on, turns, precision;
+    bool no_shuffle, no_lora, train_mtp, dry_run, plan, profile, validate;
+
+    hlm *m;
+    hlm_tune *t;
+    hlm_session *session;               /* for samples; NULL: none are wanted */
+    struct chat_format chat;
+    char *folder;                       /* of checkpoints */
+    bool saves;                         /* on the way; else when it is interrupted alone */
+    struct hlm_session_params session_params;
+};
+
+/* ---- the doctor (tune_doctor.c) -------------------------------------------------------------- */
+
+/* Matrices and gates by kind. */
+void doctor_targets(struct tune *u, FILE *to);
+/* Everything else that can be said before the first step; as an event too. */
+void doctor_data(struct tune *u, FILE *to);
+void doctor_plan(struct tune *u, FILE *to);
+/* What it will take, from a measured row. */
+void doctor_time(struct tune *u, double row_s, FILE *to);
+/* Rows in the order of the file as JSON; needs no device. */
+bool dump_rows(struct tune *u, struct err *err);
+
+/* ---- the run (tune_loop.c) ------------------------------------------------------------------- */
+
+/* From the model's weights to the adapter on disk: the exit code. */
+int tune_loop(struct tune *u, struct err *err);
+/* Text behind a prompt as the model is now, on standard output (tune_sample.c). */
+bool print_samples(struct tune *u, uint64_t step, struct err *err);
+
+struct span { char s[48]; };
+struct span span_text(double s);        /* "3 h 20 min" */

@@ -1,0 +1,74 @@
+/* tune_sample: what the model says as it is now, to the prompts of --sample. Always its likeliest
+ * words, so that two looks differ only by what was learnt. */
+#include "tune_run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* As hlm-chat would send it without thinking; with --raw-completion as it stands. */
+static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct err *err)
+{
+    struct chat_msg msg = { .role = "user", .content = (char *)(uintptr_t)text };
+    struct chat_prompt prompt;
+    bool exact;
+    if (u->p.read.raw_completion)
+        return tok_encode_text(hlm_tok(u->m), text, strlen(text), true, ids, err);
+    if (!u->chat.name && !chat_by_name(u->format ? u->format : "", hlm_file(u->m), &u->chat))
+        u->chat = chat_detect(hlm_file(u->m), &exact);
+    if (!chat_render(&u->chat, &msg, 1, true, false, &prompt, err))
+        return false;
+    bool ok = tok_encode(hlm_tok(u->m), prompt.span, prompt.n_span, ids, err);
+    chat_prompt_free(&prompt);
+    return ok;
+}
+
+/* The answer's text into *out, fresh memory. */
+static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct err *err)
+{
+    struct hlm_sampling greedy = { .temp = 0, .repeat_penalty = 1 };
+    struct tok *tok = hlm_tok(u->m);
+    uint64_t n = 0, room = 64;
+    *out = mem_alloc(room, 1);
+    bool ok = *out != NULL;
+    hlm_session_reset(u->session);      /* what it held was said by another adapter */
+    ok = ok && hlm_session_sync(u->session, ids->id, ids->n, NULL, 0, NULL, NULL, err);
+    for (int32_t i = 0, id; ok && i < u->n_sample && !ui_interrupted(); i++) {
+        ok = hlm_session_next(u->session, &greedy, &id, err);
+        if (!ok || tok_is_eog(tok, id))
+            break;
+        struct str s = tok_bytes(tok, id);
+        if (n + s.n + 1 > room) {
+            room = 2 * (n + s.n + 1);
+            char *more = mem_grow(*out, room, 1);
+            if (!more)
+                return fail(err, "out of memory for a sample");
+            *out = more;
+        }
+        memcpy(*out + n, s.p, s.n);
+        n += s.n;
+        (*out)[n] = 0;
+    }
+    return ok || fail(err, "out of memory for a sample");
+}
+
+bool print_samples(struct tune *u, uint64_t step, struct err *err)
+{
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < u->samples.n && !ui_interrupted(); i++) {
+        struct tok_ids ids = { 0 };
+        char *text = NULL;
+        ok = encode(u, u->samples.v[i], &ids, err) && answer(u, &ids, &text, err);
+        if (ok) {
+            bar_clear();
+            printf("step %llu, %s\n  ", (unsigned long long)step, u->samples.v[i]);
+            ui_text(stdout, text, strlen(text));
+            putchar('\n');
+            fflush(stdout);
+            ui_event("sample", "{s:I, s:s, s:s%}", "step", (long long)step, "prompt",
+                     u->samples.v[i], "text", text, strlen(text));
+        }
+        free(text);
+        tok_ids_free(&ids);
+    }
+    return ok;
+}

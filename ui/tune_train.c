@@ -1,0 +1,312 @@
+/* tune_train: hlm-tune without a subcommand - flags, and what they mean together. The run itself is
+ * in tune_loop.c. */
+#include "tune.h"
+#include "tune_run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct tune o;
+
+#define INTS(names, arg, to, least, help) { FLAG_INT, names, arg, to, least, INT32_MAX, help }
+
+static const struct flag flags[] = {
+    { FLAG_GROUP, "What is read and written", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
+      "the model, a GGUF file; it stays as it is" },
+    { FLAG_TEXT, "-d --data", "FILE|DIR", &o.p.data, 0, 0,
+      "what is learnt: lines of JSON with messages, with prompt and\n"
+      "completion, or with text; of a folder train.jsonl, and\n"
+      "valid.jsonl and test.jsonl if they are there" },
+    { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the adapter to write, a GGUF file" },
+    { FLAG_TEXT, "--init-lora", "FILE", &o.p.init_lora, 0, 0,
+      "go on from this adapter, with all that it trains, as a new\nrun" },
+    { FLAG_TEXT, "--resume", "DIR", &o.p.resume, 0, 0,
+      "go on with a run, from a checkpoint or from the newest in a\n"
+      "folder of them; the other flags are to be as they were" },
+    { FLAG_TEXT, "--ids-json", "FILE", &o.p.ids_json, 0, 0,
+      "instead of -d: rows of ids with masks and options, which\n"
+      "stand wherever no flag says otherwise" },
+
+    { FLAG_GROUP, "How the data is read", 0, 0, 0, 0, 0 },
+    INTS("--max-seq", "N", &o.p.read.max_seq, 2,
+         "tokens of a document, and of a packed row; what is longer is\ncut (2048)"),
+    { FLAG_CHOICE, "--loss-on", "answers|all", &o.loss_on, 0, 0,
+      "what counts: answers, or all but a document's first token\n"
+      "(answers; of plain text all)" },
+    { FLAG_CHOICE, "--turns", "all|each", &o.turns, 0, 0,
+      "each: every answer of a conversation is a document of its own\nwith what stands before it "
+      "(all)" },
+    { FLAG_SWITCH, "--raw-completion", NULL, &o.p.read.raw_completion, 0, 0,
+      "prompt and completion are two texts, not two turns of a chat" },
+    { FLAG_SWITCH, "--no-eos", NULL, &o.p.read.no_eos, 0, 0, "no end of text behind texts" },
+    { FLAG_SWITCH, "--skip-bad", NULL, &o.p.read.skip_bad, 0, 0,
+      "leave out malformed lines, and say so" },
+    { FLAG_SWITCH, "--no-pack", NULL, &o.p.no_pack, 0, 0,
+      "every document is a row of its own; else they share rows of\n--max-seq tokens, and see "
+      "nothing of each other" },
+    { FLAG_SWITCH, "--no-shuffle", NULL, &o.no_shuffle, 0, 0, "documents in the file's order" },
+    { FLAG_REAL, "--valid --val-split -val-split", "X", &o.p.read.valid, 0, 0.99,
+      "share of a single file that is kept for validation (0.05)" },
+    { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
+      CHAT_NAMES ":\nagainst the file's own template" },
+    { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
+      "write the rows that would be trained on, in the file's order,\n"
+      "as JSON that --ids-json takes, and exit; needs no device" },
+
+    { FLAG_GROUP, "What is trained", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "--target --targets", "LIST", &o.p.targets, 0, 0,
+      "with commas between: attn, linear, ffn, shared, experts,\n"
+      "router, mtp; names as ffn_down; patterns as blk.1?.attn_*\n"
+      "(attn,linear,ffn,shared, as far as there are any)" },
+    INTS("-r --rank", "N", &o.p.o.rank, 1, "rank of the adapter (16)"),
+    { FLAG_REAL, "--alpha", "X", &o.p.o.alpha, 1e-9, 1e9, "its factor is alpha / rank (32)" },
+    { FLAG_SWITCH, "--rslora", NULL, &o.p.o.rslora, 0, 0, "... or alpha / sqrt(rank)" },
+    { FLAG_REAL, "--dropout", "X", &o.p.o.lora_dropout, 0, 0.99,
+      "of what goes into the adapter (0)" },
+    { FLAG_SWITCH, "--train-gates", NULL, &o.p.o.train_gates, 0, 0,
+      "train A_log, dt_bias and D too, as fp32 deltas in the adapter" },
+    { FLAG_SWITCH, "--no-lora", NULL, &o.no_lora, 0, 0, "... and nothing else" },
+    { FLAG_REAL, "--mtp-loss", "X", &o.mtp, 0, 100,
+      "add X times the loss of the draft (MTP) blocks (0)" },
+    { FLAG_SWITCH, "--train-mtp", NULL, &o.train_mtp, 0, 0,
+      "--mtp-loss 0.1, and mtp among the targets" },
+
+    { FLAG_GROUP, "How it is trained", 0, 0, 0, 0, 0 },
+    { FLAG_REAL, "--epochs -epochs", "X", &o.p.epochs, 1e-6, 1e6, "times through the data (3)" },
+    INTS("--steps --iters", "N", &o.p.o.steps, 0, "steps in all; 0: what --epochs makes (0)"),
+    INTS("-b --batch-rows", "N", &o.p.o.batch_rows, 1, "rows of a step (1)"),
+    INTS("--accumulation", "N", &o.p.o.accumulation, 1, "... times this (1)"),
+    { FLAG_REAL, "--lr --learning-rate -lr", "X", &o.p.o.lr, 0, 100, "rate (2e-4)" },
+    { FLAG_REAL, "--lr-min --learning-rate-min -lr-min", "X", &o.lr_min, 0, 100,
+      "the rate at the end (a tenth)" },
+    { FLAG_CHOICE, "--schedule", "constant|cosine|linear", &o.p.o.schedule, 0, 0,
+      "how it gets there (cosine)" },
+    { FLAG_REAL, "--warmup", "X", &o.p.warmup, 0, 1, "share of the steps that it rises in (0.03)" },
+    { FLAG_REAL, "--weight-decay --wd -wd", "X", &o.p.o.weight_decay, 0, 100,
+      "of the adapter (0)" },
+    { FLAG_REAL, "--weight-decay-gates", "X", &o.p.o.weight_decay_gates, 0, 100, "of gates (0)" },
+    { FLAG_REAL, "--beta1", "X", &o.p.o.beta1, 0, 0.999999, "of AdamW (0.9)" },
+    { FLAG_REAL, "--beta2", "X", &o.p.o.beta2, 0, 0.999999999, "(0.999)" },
+    { FLAG_REAL, "--eps", "X", &o.p.o.eps, 1e-30, 1, "(1e-8)" },
+    { FLAG_REAL, "--clip", "X", &o.p.o.clip_norm, 0, 1e30,
+      "largest norm of a step's gradients; 0: any (1)" },
+    { FLAG_SEED, "-s --seed", "N", &o.p.seed, 0, 0,
+      "of the adapter's first numbers, of order, of dropout (0)" },
+    { FLAG_CHOICE, "--precision", "f32|f16", &o.precision, 0, 0,
+      "of products; there is f32 alone so far" },
+
+    { FLAG_GROUP, "While it goes on", 0, 0, 0, 0, 0 },
+    INTS("--valid-every", "N", &o.valid_every, 0, "steps between validations; 0: ten a run (0)"),
+    INTS("--patience", "N", &o.patience, 0,
+         "end after this many validations without a better one; 0: never\n(0)"),
+    { FLAG_LIST, "--sample", "TEXT", &o.samples, 0, 0,
+      "have this answered at each validation; again for more" },
+    INTS("--sample-tokens", "N", &o.n_sample, 1, "tokens of an answer at most (64)"),
+    INTS("--save-every", "N", &o.save_every, 0,
+         "steps between checkpoints; 0: at validations, ten a run where\n"
+         "there are none, with --ids-json never (0)"),
+    INTS("--keep", "N", &o.keep, 1, "checkpoints that stay, besides the best (2)"),
+    { FLAG_TEXT, "--checkpoints", "DIR", &o.checkpoints, 0, 0,
+      "where they go (the adapter's name and .ckpt)" },
+    { FLAG_SWITCH, "--dry-run", NULL, &o.dry_run, 0, 0,
+      "look at the data, the plan and one row's time, and exit" },
+    { FLAG_SWITCH, "--plan", NULL, &o.plan, 0, 0,
+      "print what it takes of the device's memory, to the byte, and\nexit; nothing is allocated" },
+    { FLAG_BYTES, "--memory", "BYTES", &o.memory, 0, 0x1p60,
+      "device memory that may be used; K, M, G; 0: what is free but\nfor a twentieth (0)" },
+
+    { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "--dump-grads", "FILE", &o.dump_grads, 0, 0,
+      "write the first step's gradients, before clipping" },
+    { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
+      "prof: time per kernel; check: validation layer" },
+};
+
+static const struct program program = {
+    .name = "hlm-tune",
+    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; info ADAPTER.gguf | merge ...; each"
+             " has --help",
+    .about = "Trains a LoRA adapter of a model, straight on its quantised weights.\n\n"
+             "  hlm-tune -m M -d DATA -o OUT   trains; OUT is the adapter\n"
+             "  hlm-tune info ADAPTER          what an adapter file holds\n"
+             "  hlm-tune merge -m M ...        writes a model file with adapters in it\n\n"
+             "Ctrl-C finishes the step, saves and exits; a second one leaves at once.",
+    .flag = flags,
+    .n_flag = ARRAY_LEN(flags),
+};
+
+/* ---- what the flags mean together ------------------------------------------------------------ */
+
+/* The options of the file of rows, and over them what the line says. */
+static bool take_file_options(int argc, char **argv, struct err *err)
+{
+    struct data_options *p = &o.p.o;
+    if (!hlm_tune_options(o.p.ids_json, p, err))
+        return false;
+    double lr = p->lr, final = p->final;
+    flags_again(&program, argc, argv);
+    if (p->lr < lr || p->lr > lr)
+        p->peak = p->lr;
+    p->final = o.lr_min >= 0 ? o.lr_min : final;
+    return true;
+}
+
+static bool settle(int argc, char **argv, struct err *err)
+{
+    struct data_options *p = &o.p.o;
+    if (o.p.ids_json && !take_file_options(argc, argv, err))
+        return false;
+    if (!o.p.ids_json || !p->total_steps) {
+        p->peak = p->lr;
+        p->final = o.lr_min >= 0 ? o.lr_min : p->lr / 10;
+    }
+    if (o.mtp >= 0)
+        p->mtp_factor = o.mtp;
+    else if (o.train_mtp && !(p->mtp_factor > 0))
+        p->mtp_factor = 0.1;
+    if (o.no_shuffle)
+        p->shuffle = false;
+    if (o.no_lora)
+        p->train_lora = false;
+    o.p.read.loss_all = o.loss_on == 1;
+    o.p.read.turns_each = o.turns == 1;
+    o.p.target_mtp = o.train_mtp;
+    return true;
+}
+
+/* NULL: they go together. */
+static const char *misfit(void)
+{
+    static char why[160];
+    struct chat_format f;
+    if (!o.model)
+        return "no model: -m FILE";
+    if (!o.p.data && !o.p.ids_json)
+        return "nothing to learn from: -d FILE or a folder";
+    if (o.p.data && o.p.ids_json)
+        return "-d and --ids-json do not go together";
+    if (o.dump_rows && !o.p.data)
+        return "--dump-rows goes with -d";
+    if (!o.out && !o.dump_rows && !o.dry_run && !o.plan)
+        return "nowhere to write: -o FILE";
+    if (o.precision == 1)
+        return "--precision f16: this version computes in f32 alone";
+    if (o.no_lora && !o.p.o.train_gates)
+        return "--no-lora goes with --train-gates: else nothing is trained";
+    if (o.no_lora && (o.p.init_lora || o.train_mtp))
+        return "--no-lora does not go with --init-lora and --train-mtp";
+    if (o.p.init_lora && (o.train_mtp || o.p.targets))
+        return "--target and --train-mtp do not go with --init-lora, which says what is trained";
+    if (o.format && !chat_by_name(o.format, NULL, &f)) {
+        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " CHAT_NAMES, o.format);
+        return why;
+    }
+    for (const char *p = o.debug ? o.debug : ""; *p; p += *p == ',') {
+        size_t n = strcspn(p, ",");
+        if (n == 4 && !memcmp(p, "prof", 4))
+            o.profile = true;
+        else if (n == 5 && !memcmp(p, "check", 5))
+            o.validate = true;
+        else
+            return "--debug: a word that is none of prof, check";
+        p += n;
+    }
+    return NULL;
+}
+
+/* Where checkpoints go, and that it is not another run's place. */
+static bool find_folder(struct err *err)
+{
+    size_t n = o.out ? strlen(o.out) + 6 : 0;
+    o.saves = o.p.data || o.save_every || o.checkpoints;
+    if (!o.out)
+        return true;
+    if (!(o.folder = mem_alloc(o.checkpoints ? strlen(o.checkpoints) + 1 : n, 1)))
+        return fail(err, "out of memory for the name of a folder");
+    if (o.checkpoints)
+        strcpy(o.folder, o.checkpoints);
+    else
+        snprintf(o.folder, n, "%s.ckpt", o.out);
+    if (o.saves && !o.p.resume && hlm_tune_has_saved(o.folder))
+        return fail(err, "%.200s: there are checkpoints of another run: go on with it (--resume "
+                         "%.200s), remove them, or choose another folder (--checkpoints)",
+                    o.folder, o.folder);
+    return true;
+}
+
+/* ---- start ----------------------------------------------------------------------------------- */
+
+/* Everything that can be known before the model's weights are there. */
+static bool look(struct err *err)
+{
+    FILE *to = o.dry_run || o.plan ? stdout : stderr;
+    if (!(o.t = hlm_tune_open(o.m, &o.p, err)))
+        return false;
+    doctor_targets(&o, stdout);
+    if (!o.plan && (o.dry_run || ui_notes()))
+        doctor_data(&o, to);
+    if (o.plan || o.dry_run || ui_notes())
+        doctor_plan(&o, to);
+    fflush(stdout);
+    return true;
+}
+
+static bool measure(struct err *err)
+{
+    double row_s;
+    if (!hlm_tune_begin(o.t, NULL, err) || !hlm_tune_measure(o.t, &row_s, err))
+        return false;
+    doctor_time(&o, row_s, stdout);
+    return true;
+}
+
+static int train(struct err *err)
+{
+    int rc = RC_FAILED;
+    if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
+                                                   .profile = o.profile, .memory = o.memory,
+                                                   .exact = true, .dry = true }, &rc)))
+        return rc;
+    if (o.format)
+        chat_by_name(o.format, hlm_file(o.m), &o.p.read.format);    /* misfit has seen it */
+    if (o.samples.n) {
+        o.session_params = (struct hlm_session_params){ .n_ctx = 512 + (uint32_t)o.n_sample,
+                                                        .n_batch = 128, .kv = HLM_KV_F32 };
+        o.p.sample = &o.session_params;
+    }
+    bool ok = look(err);
+    if (ok && o.plan)
+        return RC_OK;
+    if (!ok || !ui_load_model(o.m, &rc))
+        return ok ? rc : RC_FAILED;
+    return !o.dry_run ? tune_loop(&o, err) : measure(err) ? RC_OK : RC_FAILED;
+}
+
+int tune_train(int argc, char **argv)
+{
+    struct err err = { 0 };
+    int rc;
+    o = (struct tune){ .p = hlm_tune_defaults(), .n_sample = 64, .keep = 2, .lr_min = -1,
+                       .mtp = -1 };
+    if (!flags_read(&program, argc, argv, &rc))
+        return rc;
+    const char *why = misfit();
+    if (why)
+        return ui_end(usage_error(&program, "%s", why));
+    if (!settle(argc, argv, &err) || (o.out && !file_may_write(o.out, &err)) || !find_folder(&err))
+        rc = RC_FAILED;
+    else if (o.dump_rows)
+        rc = dump_rows(&o, &err) ? RC_OK : RC_FAILED;
+    else
+        rc = train(&err);
+    if (err.set)
+        ui_error("%s", err.msg);
+    if (rc == RC_FAILED && !err.set && ui_interrupted())
+        rc = RC_INTERRUPTED;
+    hlm_session_destroy(o.session);
+    hlm_tune_close(o.t);
+    hlm_close(o.m);
+    free(o.folder);
+    return ui_end(rc);
+}
