@@ -134,18 +134,6 @@ static bool plan_steps(hlm_tune *t, struct err *err)
 
 /* ---- what is trained ------------------------------------------------------------------------- */
 
-/* An adapter that goes on must lose nothing: what it adds to gates is kept by training them. */
-static bool check_gates(const struct gguf *g, const struct data_options *o, struct err *err)
-{
-    for (uint64_t i = 0; g && !o->train_gates && i < gguf_n_tensor(g); i++) {
-        const char *name = gguf_tensor_at(g, i)->name, *tail = strrchr(name, '.');
-        if (tail && !strcmp(tail, ".delta"))
-            return fail(err, "%.300s: tensor %s: the adapter has trained gates: --train-gates goes "
-                        "on with them", gguf_path(g), name);
-    }
-    return true;
-}
-
 /* Those of b that a has not come behind it. */
 static bool join(struct lora_targets *a, const struct lora_targets *b, struct err *err)
 {
@@ -187,8 +175,7 @@ static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *t
 {
     struct gguf *g = t->p.init_lora ? gguf_open(t->p.init_lora, err)
                                     : make_adapter(t, rank, targets, err);
-    if (g && (!check_gates(g, &t->o, err) ||
-              !gguf_f32(g, "adapter.lora.alpha", REQUIRED, &t->alpha, err))) {
+    if (g && !gguf_f32(g, "adapter.lora.alpha", REQUIRED, &t->alpha, err)) {
         gguf_close(g);
         g = NULL;
     }
@@ -212,7 +199,7 @@ static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct 
     struct lora_base *base = &m->model->base;
     if (!no_adapter(t, err))
         return false;
-    if (!t->o.train_lora)
+    if (!t->o.train_lora && !t->p.init_lora)
         return true;
     struct lora_file *file = first_adapter(t, rank, targets, err);
     m->lora = file ? lora_set_create(m->gpu, base, &file, 1, true, err) : NULL;
@@ -260,6 +247,8 @@ static bool list_params(hlm_tune *t, const struct trainer *trainer, struct err *
         const struct gguf_tensor *x = base_of(t, p.name);
         snprintf(t->param[i].name, sizeof t->param[i].name, "%s", p.name);
         t->param[i].n = p.n;
+        if (p.is_gate ? !t->o.train_gates : !t->o.train_lora)
+            continue;                   /* the adapter has moved it, and it stays so */
         t->n_number += p.n;
         t->n_gate += p.is_gate;
         if (p.is_gate || !strcmp(strrchr(p.name, '.'), ".lora_a"))
@@ -364,9 +353,6 @@ static bool check_options(const hlm_tune *t, struct err *err)
         return fail(err, "one of data and rows of ids is needed to learn from");
     if (!o->train_lora && !o->train_gates)
         return fail(err, "nothing is to be trained: neither an adapter nor gates");
-    if (!o->train_lora && t->p.init_lora)
-        return fail(err, "%.300s: an adapter that is not trained cannot be what training begins "
-                         "with", t->p.init_lora);
     if (o->mtp_factor != 0 && !t->m->model->n_mtp)
         return fail(err, "%.300s: has no draft (MTP) block: --mtp-loss and --train-mtp do not go "
                          "with it", t->m->path);
@@ -386,7 +372,8 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err
     m->tune = t;
     t->p = *p;
     t->o = p->o;
-    t->place.best_loss = INFINITY;
+    t->alpha = (float)p->o.alpha;
+    t->place.best_loss = t->place.valid_loss = INFINITY;
     bool ok = check_options(t, err) && (p->data ? read_jsonl(t, err) : read_ids(t, err)) &&
               hash_data(t, err) && plan_steps(t, err);
     bool was = gpu_dry(m->gpu, true);
@@ -411,8 +398,6 @@ void hlm_tune_close(hlm_tune *t)
         return;
     hlm *m = t->m;
     train_destroy(t->trainer);
-    for (uint64_t i = 0; t->o.train_gates && i < m->model->base.n_gate; i++)
-        m->model->base.gate[i].moved = true;    /* so that those of the file come back */
     if (!no_adapter(t, &err))
         log_msg(LOG_ERROR, "%s", err.msg);
     stream_finish(&t->stream);
@@ -438,7 +423,7 @@ struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
         .n_run_row = t->extent.n_row, .target = t->target, .n_target = t->n_target,
         .n_number = t->n_number, .n_gate = t->n_gate, .step = t->place.step,
         .best_loss = t->place.best_loss, .best_step = t->place.best_step,
-        .valid_step = t->place.valid_step, .n_worse = t->place.n_worse,
+        .valid_step = t->place.valid_step, .valid_loss = t->place.valid_loss, .n_worse = t->place.n_worse,
         .n_tok = t->place.n_tok, .took_s = t->place.took_s,
     };
 }

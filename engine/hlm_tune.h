@@ -78,7 +78,7 @@ struct hlm_tune_info {
     const struct hlm_tune_target *target;
     uint64_t n_target, n_number, n_gate;        /* numbers that are trained; gates among targets */
     uint64_t step;              /* done */
-    double best_loss;           /* of validation; infinity: none yet */
+    double best_loss, valid_loss;       /* of validation, the latter the last; infinity: none yet */
     uint64_t best_step, valid_step, n_worse;    /* n_worse: validations since the best one */
     uint64_t n_tok;             /* tokens of all steps, and the time they took */
     double took_s;

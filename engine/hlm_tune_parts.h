@@ -65,14 +65,14 @@ struct tune_place {
     double took_s;
 };
 
-/* The file's first bytes. Then the rows of struct state_param, then of each parameter m and v as
- * F32, then the checksum of all before it. Texts are cut to fit and need not be terminated. */
+/* The file's first bytes. Then the rows of struct state_param, then of each parameter its values as
+ * the device has them, m and v, all F32, then the checksum of all before it. Texts are cut to fit
+ * and need not be terminated. */
 struct state_head {
     char magic[8];
     uint32_t version, n_param;
     uint64_t file_bytes;
     uint64_t model_hash[2], data_hash[2];
-    uint64_t value_sum[2];              /* of the adapter's numbers, in this order */
     struct tune_options options;
     struct tune_place place;
     char arch[32], name[64], device[128];
@@ -83,7 +83,7 @@ struct state_param { char name[64]; uint64_t n; };
 struct state_want {
     struct state_head head;             /* as it would be written now */
     const struct state_param *param;
-    /* Moments and values; to and from hold n numbers. */
+    /* What the device has, and moments; to and from hold n numbers. */
     bool (*get)(void *user, enum train_what what, uint64_t i, float *to, struct err *err);
     bool (*put)(void *user, enum train_what what, uint64_t i, const float *from, struct err *err);
     void *user;
@@ -92,9 +92,8 @@ bool state_write(const char *path, struct state_want *w, struct err *err);
 /* Head and parameters must be those of w, the file whole; *head is the file's. Nothing is put. */
 bool state_check(const struct file_in *f, const struct state_want *w, struct state_head *head,
                  struct err *err);
-/* Puts moments from the file and values from the adapter beside it. */
-bool state_read(const struct file_in *f, const struct gguf *adapter, const struct state_want *w,
-                struct err *err);
+/* Puts all of it, or the values alone; of a file that was checked. */
+bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct err *err);
 
 /* ---- a run ----------------------------------------------------------------------------------- */
 

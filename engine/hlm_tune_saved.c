@@ -128,57 +128,45 @@ static char *find(const char *path, struct err *err)
     return (found = folder_path(path, name)) ? found : no_memory(path, err);
 }
 
-/* Opens both files of a checkpoint and checks the state. */
-static bool open_both(const hlm_tune *t, const char *folder, struct state_want *w, char **path,
-                      struct file_in *in, struct gguf **adapter, struct state_head *head,
-                      struct err *err)
-{
-    char *file = folder_path(folder, ADAPTER);
-    *path = folder_path(folder, STATE);
-    *in = (struct file_in){ .fd = -1 };
-    *adapter = NULL;
-    (void)t;
-    bool ok = (file && *path) || no_memory(folder, err);
-    ok = ok && file_in_open(in, *path, err) && state_check(in, w, head, err) &&
-         (*adapter = gguf_open(file, err));
-    free(file);
-    return ok;
-}
+/* The state in a checkpoint, checked; and then put where it is of, all or the values alone. */
+enum take { TAKE_NOTHING, TAKE_VALUES, TAKE_ALL };
 
-static void close_both(char *path, struct file_in *in, struct gguf *adapter)
-{
-    file_in_close(in);
-    gguf_close(adapter);
-    free(path);
-}
-
-static bool open_from(hlm_tune *t, bool read, struct err *err)
+static bool take(hlm_tune *t, const char *folder, enum take what, struct state_head *head,
+                 struct err *err)
 {
     struct state_want w;
-    struct state_head head;
+    char *path = folder_path(folder, STATE);
     struct file_in in = { .fd = -1 };
-    struct gguf *adapter = NULL;
-    char *path = NULL;
-    bool ok = want(t, &w, err) && open_both(t, t->from, &w, &path, &in, &adapter, &head, err) &&
-              (!read || state_read(&in, adapter, &w, err));
-    close_both(path, &in, adapter);
-    if (ok && !read && strncmp(head.device, w.head.device, sizeof head.device))
-        log_msg(LOG_WARN, "%s: was trained on %.*s, this is %s: the numbers will not be the same "
-                          "bits", t->from, (int)sizeof head.device, head.device, w.head.device);
-    if (ok && read) {
-        t->place = head.place;
-        t->saved_step = head.place.step + 1;
-    }
+    bool ok = path ? want(t, &w, err) && file_in_open(&in, path, err) &&
+                         state_check(&in, &w, head, err)
+                   : no_memory(folder, err) != NULL;
+    ok = ok && (what == TAKE_NOTHING || state_read(&in, &w, what == TAKE_ALL, err));
+    file_in_close(&in);
+    free(path);
     return ok;
 }
 
 bool tune_find(hlm_tune *t, struct err *err)
 {
-    t->from = find(t->p.resume, err);
-    return t->from && open_from(t, false, err);
+    const char *device = gpu_caps(t->m->gpu)->name;
+    struct state_head h;
+    if (!(t->from = find(t->p.resume, err)) || !take(t, t->from, TAKE_NOTHING, &h, err))
+        return false;
+    if (strncmp(h.device, device, sizeof h.device - 1))
+        log_msg(LOG_WARN, "%s: was trained on %.*s, this is %s: the numbers will not be the same "
+                          "bits", t->from, (int)sizeof h.device, h.device, device);
+    return true;
 }
 
-bool tune_resume(hlm_tune *t, struct err *err) { return open_from(t, true, err); }
+bool tune_resume(hlm_tune *t, struct err *err)
+{
+    struct state_head h;
+    if (!take(t, t->from, TAKE_ALL, &h, err))
+        return false;
+    t->place = h.place;
+    t->saved_step = h.place.step + 1;
+    return true;
+}
 
 /* ---- the adapter ----------------------------------------------------------------------------- */
 
@@ -319,31 +307,18 @@ bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->place.ste
 
 bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct err *err)
 {
-    char name[MAX_STEP_NAME], *path = NULL, *file = NULL;
-    *is = false;
-    if (t->place.best_step == t->place.step)
-        return *is = true;
+    char name[MAX_STEP_NAME], *path;
+    struct state_head h;
+    if ((*is = t->place.best_step == t->place.step))
+        return true;
     step_name(name, t->place.best_step);
-    bool ok = ((path = folder_path(folder, name)) && (file = folder_path(path, ADAPTER))) ||
-              no_memory(folder, err);
-    if (ok && folder_is(path)) {
-        struct gguf *g = gguf_open(file, err);
-        ok = g != NULL;
+    if (!(path = folder_path(folder, name)))
+        return no_memory(folder, err) != NULL;
+    bool ok = true;
+    if (folder_is(path)) {
         t->unclear = true;              /* for steps: the moments are another's */
-        for (uint32_t i = 0; ok && i < t->n_param; i++) {
-            const struct gguf_tensor *x = gguf_tensor(g, t->param[i].name);
-            float *v = x && x->type == F32 && x->n_elem == t->param[i].n
-                           ? mem_alloc(x->n_elem, sizeof *v) : NULL;
-            if (v)
-                memcpy(v, x->data, x->n_bytes);
-            ok = v ? train_put(t->trainer, TRAIN_VALUE, i, v, err)
-                   : fail(err, "%.300s: tensor %s is not as it was saved", file, t->param[i].name);
-            free(v);
-        }
-        gguf_close(g);
-        *is = ok;
+        ok = *is = take(t, path, TAKE_VALUES, &h, err);
     }
     free(path);
-    free(file);
     return ok;
 }

@@ -1,6 +1,6 @@
-/* hlm_tune_state: a run's state in a file - what it was begun with, where it stands, the moments of
- * everything that is trained. Needs no device. The values themselves are in the adapter beside it,
- * whose numbers are held to a checksum here. See hlm_tune_parts.h. */
+/* hlm_tune_state: a run's state in a file - what it was begun with, where it stands, and everything
+ * that is trained with its moments. The values are the device's, for what an adapter file has of
+ * them may not come back to the last bit. Needs no device. See hlm_tune_parts.h. */
 #include "hlm_tune_parts.h"
 
 #include <inttypes.h>
@@ -12,8 +12,11 @@
 static const char magic[] = "hlmtrain";
 
 static_assert(sizeof(struct tune_options) == 29 * 8, "as in the files that there are");
-static_assert(sizeof(struct state_head) == 16 + 7 * 8 + 29 * 8 + 11 * 8 + 224,
+static_assert(sizeof(struct state_head) == 16 + 5 * 8 + 29 * 8 + 11 * 8 + 224,
               "as in the files that there are");
+
+static const enum train_what kinds[] = { TRAIN_DEVICE, TRAIN_M, TRAIN_V };
+enum { N_KIND = ARRAY_LEN(kinds) };
 
 static uint64_t most_numbers(const struct state_want *w)
 {
@@ -27,25 +30,11 @@ static uint64_t file_bytes(const struct state_want *w)
 {
     uint64_t n = sizeof w->head + w->head.n_param * sizeof *w->param + 16;
     for (uint32_t i = 0; i < w->head.n_param; i++)
-        n += 2 * sizeof(float) * w->param[i].n;
+        n += N_KIND * sizeof(float) * w->param[i].n;
     return n;
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
-
-static bool sum_values(const struct state_want *w, float *buf, uint64_t sum[2], struct err *err)
-{
-    struct sum *s = sum_begin(err);
-    bool ok = s != NULL;
-    for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
-        ok = w->get(w->user, TRAIN_VALUE, i, buf, err);
-        if (ok)
-            sum_add(s, buf, w->param[i].n * sizeof *buf);
-    }
-    if (s)
-        sum_end(s, sum);
-    return ok;
-}
 
 static bool put(struct file_out *f, struct sum *s, const void *p, uint64_t n, struct err *err)
 {
@@ -59,8 +48,8 @@ static bool put_all(struct file_out *f, struct sum *s, const struct state_want *
     bool ok = put(f, s, &w->head, sizeof w->head, err) &&
               put(f, s, w->param, w->head.n_param * sizeof *w->param, err);
     for (uint32_t i = 0; ok && i < w->head.n_param; i++)
-        for (uint32_t k = 0; ok && k < 2; k++)
-            ok = w->get(w->user, k ? TRAIN_V : TRAIN_M, i, buf, err) &&
+        for (uint32_t k = 0; ok && k < N_KIND; k++)
+            ok = w->get(w->user, kinds[k], i, buf, err) &&
                  put(f, s, buf, w->param[i].n * sizeof *buf, err);
     return ok;
 }
@@ -75,8 +64,7 @@ bool state_write(const char *path, struct state_want *w, struct err *err)
     w->head.version = STATE_VERSION;
     w->head.file_bytes = file_bytes(w);
     bool ok = (buf && s) || fail(err, "%.300s: no memory to write it", path);
-    ok = ok && sum_values(w, buf, w->head.value_sum, err) && (f = file_out_begin(path, err)) &&
-         put_all(f, s, w, buf, err);
+    ok = ok && (f = file_out_begin(path, err)) && put_all(f, s, w, buf, err);
     if (s)
         sum_end(s, sum);
     ok = ok && file_out_put(f, sum, sizeof sum, err);
@@ -200,44 +188,16 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Every value is a tensor of the adapter, and all of them together are those that were saved. */
-static bool check_values(const struct gguf *g, const struct state_want *w,
-                         const struct state_head *head, struct err *err)
+bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct err *err)
 {
-    struct sum *s = sum_begin(err);
-    uint64_t have[2] = { 0 };
-    bool ok = s != NULL;
-    for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
-        const struct state_param *p = &w->param[i];
-        const struct gguf_tensor *t = gguf_tensor(g, p->name);
-        ok = (t && t->type == F32 && t->n_elem == p->n) ||
-             fail(err, "%.300s: tensor %s: expected %" PRIu64 " F32 numbers, %s", gguf_path(g),
-                  p->name, p->n, t ? "it is of another kind" : "there is none");
-        if (ok)
-            sum_add(s, t->data, t->n_bytes);
-    }
-    if (s)
-        sum_end(s, have);
-    return ok && (!memcmp(have, head->value_sum, sizeof have) ||
-                  fail(err, "%.300s: its numbers are not those that were saved: damaged, or of "
-                       "another checkpoint", gguf_path(g)));
-}
-
-bool state_read(const struct file_in *f, const struct gguf *adapter, const struct state_want *w,
-                struct err *err)
-{
-    struct state_head head;
-    uint64_t at = sizeof head + w->head.n_param * sizeof *w->param;
+    uint64_t at = sizeof w->head + w->head.n_param * sizeof *w->param;
     float *buf = mem_alloc(most_numbers(w), sizeof *buf);
-    bool ok = (buf || fail(err, "%.300s: no memory to read it", f->path)) &&
-              file_in_read(f, 0, &head, sizeof head, err) && check_values(adapter, w, &head, err);
+    bool ok = buf || fail(err, "%.300s: no memory to read it", f->path);
     for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
         uint64_t bytes = w->param[i].n * sizeof *buf;
-        memcpy(buf, gguf_tensor(adapter, w->param[i].name)->data, bytes);
-        ok = w->put(w->user, TRAIN_VALUE, i, buf, err);
-        for (uint32_t k = 0; ok && k < 2; k++, at += bytes)
-            ok = file_in_read(f, at, buf, bytes, err) &&
-                 w->put(w->user, k ? TRAIN_V : TRAIN_M, i, buf, err);
+        for (uint32_t k = 0; ok && k < N_KIND; k++, at += bytes)
+            ok = (k && !all) || (file_in_read(f, at, buf, bytes, err) &&
+                                 w->put(w->user, kinds[k], i, buf, err));
     }
     free(buf);
     return ok;

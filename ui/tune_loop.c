@@ -221,9 +221,12 @@ static bool prepare(struct loop *l, struct err *err)
                     : i.data ? tenth : 0;
     if (!hlm_tune_begin(u->t, &from, err))
         return false;
+    i = hlm_tune_get_info(u->t);
+    l->valid = i.valid_loss;
+    l->valid_known = i.valid_loss < INFINITY;
     if (from)
-        ui_note("going on from %s, step %llu of %llu", from,
-                (ull)hlm_tune_get_info(u->t).step, (ull)l->n_step);
+        ui_note("going on from %s, step %llu of %llu", from, (ull)i.step,
+                (ull)l->n_step);
     if (u->samples.n && !(u->session = hlm_session_create(u->m, &u->session_params, err)))
         return false;
     return true;

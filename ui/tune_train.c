@@ -66,7 +66,7 @@ static const struct flag flags[] = {
       "of what goes into the adapter (0)" },
     { FLAG_SWITCH, "--train-gates", NULL, &o.p.o.train_gates, 0, 0,
       "train A_log, dt_bias and D too, as fp32 deltas in the adapter" },
-    { FLAG_SWITCH, "--no-lora", NULL, &o.no_lora, 0, 0, "... and nothing else" },
+    { FLAG_SWITCH, "--no-lora", NULL, &o.no_lora, 0, 0, "... and nothing else; what --init-lora has of matrices stays" },
     { FLAG_REAL, "--mtp-loss", "X", &o.mtp, 0, 100,
       "add X times the loss of the draft (MTP) blocks (0)" },
     { FLAG_SWITCH, "--train-mtp", NULL, &o.train_mtp, 0, 0,
@@ -194,8 +194,8 @@ static const char *misfit(void)
         return "--precision f16: this version computes in f32 alone";
     if (o.no_lora && !o.p.o.train_gates)
         return "--no-lora goes with --train-gates: else nothing is trained";
-    if (o.no_lora && (o.p.init_lora || o.train_mtp))
-        return "--no-lora does not go with --init-lora and --train-mtp";
+    if (o.no_lora && o.train_mtp)
+        return "--no-lora and --train-mtp do not go together";
     if (o.p.init_lora && (o.train_mtp || o.p.targets))
         return "--target and --train-mtp do not go with --init-lora, which says what is trained";
     if (o.format && !chat_by_name(o.format, NULL, &f)) {
