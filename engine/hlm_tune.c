@@ -423,8 +423,8 @@ struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
         .n_run_row = t->extent.n_row, .target = t->target, .n_target = t->n_target,
         .n_number = t->n_number, .n_gate = t->n_gate, .step = t->place.step,
         .best_loss = t->place.best_loss, .best_step = t->place.best_step,
-        .valid_step = t->place.valid_step, .valid_loss = t->place.valid_loss, .n_worse = t->place.n_worse,
-        .n_tok = t->place.n_tok, .took_s = t->place.took_s,
+        .valid_loss = t->place.valid_loss, .valid_step = t->place.valid_step,
+        .n_worse = t->place.n_worse, .n_tok = t->place.n_tok, .took_s = t->place.took_s,
     };
 }
 
