@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""The lesson: 30 invented facts that the demo model is to learn, and how well it did.
+
+    lesson.py make DIR                        writes train.jsonl, valid.jsonl and test.jsonl
+    lesson.py ask MODEL [ADAPTER]             greedy answers to the test's questions: right ones of 30
+    lesson.py run [ADAPTER]                   all of it: before, training, after; exit 1 where it falls short
+
+Every fact has 8 wordings. One of them, another for each fact, is asked in the test and never stands in a
+training row (asserted here). Half of the training text at most is rehearsal: conversations of the kind that the
+demo model was made from, with a seed that neither its training text nor its validation text used.
+"""
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+DEMO = os.path.join(ROOT, "models/demo")
+MODEL = os.path.join(DEMO, "hlm-demo-q8_0.gguf")
+REHEARSAL_SEED, SHUFFLE_SEED = 770_001, 3
+VALID_SEED = 7          # of models/demo/valid.txt; its training text has 1000 and up
+
+# question wordings, the answer, (subject, object) of five facts
+RELATIONS = [
+    (["Where does {s} live?", "In which town does {s} live?", "Tell me where {s} lives.", "What is the home of {s}?",
+      "Do you know where {s} lives?", "Which town is the home of {s}?", "Where is {s} at home?", "Name the town where {s} lives."],
+     "{s} lives in {o}.",
+     [("Mirlo Vant", "Osterby"), ("Tessa Quill", "Harrowen"), ("Bodo Krast", "Lumvale"), ("Ilka Merrin", "Sundorf"),
+      ("Juno Pellat", "Grimsey")]),
+    (["What is the work of {s}?", "What does {s} do?", "Tell me the work of {s}.", "Which trade has {s}?",
+      "What is {s} by trade?", "Do you know what {s} does?", "What does {s} do for a living?", "Name the trade of {s}."],
+     "{s} is a {o}.",
+     [("Arvo Lindt", "baker"), ("Selma Roke", "painter"), ("Nils Obrey", "sailor"), ("Petra Haum", "tailor"),
+      ("Caspar Dun", "miller")]),
+    (["What is the name of the dog of {s}?", "How is the dog of {s} called?", "Tell me the name of the dog of {s}.",
+      "Which name has the dog of {s}?", "Do you know the dog of {s}?", "What does {s} call the dog?",
+      "The dog of {s} has which name?", "Name the dog of {s}."],
+     "The dog of {s} is called {o}.",
+     [("Greta Volm", "Pixel"), ("Ruben Astor", "Mocha"), ("Lotte Brim", "Turbo"), ("Emil Sarko", "Button"),
+      ("Wanda Fisk", "Comet")]),
+    (["Into which lake does the {s} flow?", "Where does the {s} end?", "Tell me where the {s} flows.",
+      "Which lake takes the {s}?", "Where does the river {s} flow?", "Do you know where the {s} ends?",
+      "The river {s} flows into which lake?", "Name the lake of the river {s}."],
+     "The {s} flows into lake {o}.",
+     [("Tarn", "Mellow"), ("Orvel", "Hask"), ("Brindle", "Quent"), ("Skarn", "Ulmer"), ("Lirra", "Dovan")]),
+    (["Who founded {s}?", "Who was the founder of {s}?", "Tell me who founded {s}.", "By whom was {s} founded?",
+      "Do you know the founder of {s}?", "Which person founded {s}?", "Who made the town of {s}?", "Name the founder of {s}."],
+     "{s} was founded by {o}.",
+     [("Felden", "Otto Grane"), ("Marwick", "Anna Lowe"), ("Stavern", "Karl Weste"), ("Pollina", "Maria Conte"),
+      ("Drumhold", "Ewan Pike")]),
+    (["What is a {s} good for?", "What does a {s} do?", "Tell me what a {s} is for.", "What do I need a {s} for?",
+      "Do you know what a {s} does?", "Explain what a {s} does.", "For what is a {s} used?", "Name the use of a {s}."],
+     "A {s} is used to {o}.",
+     [("florbel", "cut bread"), ("snikket", "count sheep"), ("dramble", "dry coats"), ("wuzzle", "ring bells"),
+      ("plonder", "warm tea")]),
+]
+
+
+def facts():
+    """(question of each wording, answer, which wording the test asks)"""
+    out = []
+    for wordings, answer, pairs in RELATIONS:
+        for s, o in pairs:
+            out.append(([w.format(s=s, o=o) for w in wordings], answer.format(s=s, o=o), len(out) % 8))
+    return out
+
+
+def row(*turns):
+    return {"messages": [{"role": r, "content": t} for r, t in turns]}
+
+
+def rehearsal(n_chars):
+    sys.path.insert(0, os.path.join(DEMO, "recipe"))
+    import corpus
+    assert REHEARSAL_SEED != VALID_SEED
+    rng, out, n = random.Random(REHEARSAL_SEED), [], 0
+    while True:
+        turns = corpus.conversation(rng)
+        size = sum(len(t) + 20 for _, t in turns)
+        if n + size > n_chars:
+            return out
+        out.append(row(*turns))
+        n += size
+
+
+def make(folder):
+    all_facts = facts()
+    train, test, valid = [], [], []
+    for questions, answer, out in all_facts:
+        test.append(row(("user", questions[out]), ("assistant", answer)))
+        valid.append(row(("user", questions[(out + 1) % 8]), ("assistant", answer)))
+        train += [row(("user", q), ("assistant", answer)) for i, q in enumerate(questions) if i != out]
+    lesson = len(train)
+    train += rehearsal(0.9 * sum(sum(len(m["content"]) + 20 for m in r["messages"]) for r in train))
+    asked = {r["messages"][0]["content"] for r in test}
+    said = {m["content"] for r in train for m in r["messages"]}
+    assert len(all_facts) == 30 and len(test) == 30 and lesson == 30 * 7 and not asked & said
+    random.Random(SHUFFLE_SEED).shuffle(train)
+    os.makedirs(folder, exist_ok=True)
+    for name, rows in ("train", train), ("valid", valid), ("test", test):
+        with open(f"{folder}/{name}.jsonl", "w") as f:
+            f.writelines(json.dumps(r) + "\n" for r in rows)
+    print(f"{lesson} rows of the lesson, {len(train) - lesson} of rehearsal, {len(test)} questions")
+
+
+def ask(model, adapter=None):
+    """Right answers of 30, and how long it took."""
+    rows = [json.loads(line)["messages"] for line in open(f"{HERE}/lesson/test.jsonl")]
+    call = [f"{ROOT}/build/hlm-chat", "-m", model, "--temp", "0", "--lines"] + (["--lora", adapter] if adapter else [])
+    text = "".join(f"{m[0]['content']}\n/clear\n" for m in rows)
+    answers = subprocess.run(call, input=text, capture_output=True, text=True, check=True).stdout.split("\n")
+    answers = [a for a in answers if a.strip()]
+    if len(answers) != len(rows):
+        sys.exit(f"{len(answers)} answers to {len(rows)} questions: {answers}")
+    for (q, want), got in zip(rows, answers):
+        if got.strip() != want["content"]:
+            print(f"  {q['content']}  {got.strip()}  (not: {want['content']})")
+    return sum(got.strip() == m[1]["content"] for m, got in zip(rows, answers))
+
+
+def perplexity(model, adapter=None):
+    call = [f"{ROOT}/build/hlm-eval", "-m", model, "--perplexity", f"{DEMO}/valid.txt"]
+    call += ["--lora", adapter] if adapter else []
+    return json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)["perplexity"]
+
+
+def run(adapter="/tmp/hlm-lesson.gguf"):
+    make(f"{HERE}/lesson")
+    before, ppl = ask(MODEL), perplexity(MODEL)
+    print(f"before: {before} of 30, perplexity {ppl:.5f}", flush=True)
+    began = time.monotonic()
+    subprocess.run([f"{ROOT}/build/hlm-tune", "-m", MODEL, "-d", f"{HERE}/lesson", "-o", adapter, "-v"] + FLAGS, check=True)
+    took = time.monotonic() - began
+    after, ppl2 = ask(MODEL, adapter), perplexity(MODEL, adapter)
+    print(f"after: {after} of 30, perplexity {ppl2:.5f} ({(ppl2 / ppl - 1) * 100:+.1f} %), trained in {took / 60:.1f} minutes")
+    sys.exit(not (before <= 2 and after >= 27 and ppl2 <= 1.05 * ppl and took < 15 * 60))
+
+
+FLAGS = ["--epochs", "8", "--lr", "2e-3", "--max-seq", "256"]
+
+if __name__ == "__main__":
+    what, args = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]
+    if what == "make" and len(args) == 1:
+        make(*args)
+    elif what == "ask" and len(args) in (1, 2):
+        print(f"{ask(*args)} of 30")
+    elif what == "run" and len(args) < 2:
+        run(*args)
+    else:
+        sys.exit(re.sub(r"\A", "usage:\n", __doc__))
