@@ -38,9 +38,11 @@ uint tells_at(uint head, uint which)
 uint pair_at(uint head) { return (i_chunk() * p.n_head + head) * p.q * p.q; }
 uint state_at(uint head) { return (i_chunk() * p.n_head + head) * p.d_state * p.head_dim; }
 
+// Drivers load once what they see is the same in all lanes.
+uint lane_row() { return LANES == WG ? 0 : lane() / LANES * ROWS; }
 uint tile_row(uint n_row)
 {
-    return gl_WorkGroupID.z % ((n_row + TILE - 1) / TILE) * TILE + lane() / LANES * ROWS;
+    return gl_WorkGroupID.z % ((n_row + TILE - 1) / TILE) * TILE + lane_row();
 }
 uint tile_col(uint n_row)
 {

@@ -6,7 +6,7 @@
 #include "common.glsl"
 
 layout(push_constant) uniform Push { push_mamba_docs p; };
-layout(binding = 2) readonly buffer Sums { float sums[]; };
+layout(binding = 2) readonly buffer Sums { vec4 sums4[]; };
 layout(binding = 3) writeonly buffer States { vec4 states4[]; };    // [chunk][n_head][d_state]
 #include "mamba_docs.glsl"                                          //   [head_dim]
 
@@ -17,19 +17,22 @@ void main()
     uint row0 = tile_row(ds), col0 = tile_col(ds), own[ROWS / 4];
     if (c.n == 0 || row0 >= ds || col0 >= hd)
         return;
-    uint v = (p.v_col + head * hd + col0) / 4, weight = sums_at(head, p.weight);
+    uint v = (p.v_col + head * hd + col0) / 4, weight = sums_at(head, p.weight) / 4;
     vec4 acc[ROWS];
     [[unroll]] for (uint i = 0; i < ROWS / 4; i++)
         own[i] = (p.own_col + head / per_group() * ds + min(row0 + 4 * i, ds - 4)) / 4;
     [[unroll]] for (uint i = 0; i < ROWS; i++)
         acc[i] = vec4(0.0);
-    [[dont_unroll]] for (uint k = 0; k < c.n; k++) {
-        uint t = token(c, k);
-        vec4 vk = u4[t + v] * sums[weight + k];
-        [[unroll]] for (uint i = 0; i < ROWS / 4; i++) {
-            vec4 o = u4[t + own[i]];
-            [[unroll]] for (uint e = 0; e < 4; e++)
-                acc[4 * i + e] += o[e] * vk;
+    [[dont_unroll]] for (uint k = 0; k < c.n; k += 4) {
+        vec4 w = sums4[weight + k / 4];
+        [[unroll]] for (uint e = 0; e < 4; e++) {
+            uint t = token(c, k + e);
+            vec4 vk = u4[t + v] * (k + e < c.n ? w[e] : 0.0);
+            [[unroll]] for (uint i = 0; i < ROWS; i += 4) {
+                vec4 o = u4[t + own[i / 4]];
+                [[unroll]] for (uint j = 0; j < 4; j++)
+                    acc[i + j] += o[j] * vk;
+            }
         }
     }
     [[unroll]] for (uint i = 0; i < ROWS; i++)

@@ -300,6 +300,20 @@ static void places_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
     rig_close(&r[1]);
 }
 
+/* Files may have heads that training's kernels cannot load four at a time. */
+static void odd_case(struct gpu *g)
+{
+    test_case("mamba documents, heads of 6");
+    struct rig r = rig_open(g, "mamba documents");
+    struct mamba m = { .n_head = 2, .head_dim = 6, .n_group = 1, .d_state = 4, .conv_k = 4 };
+    struct docs docs = { .chunk = 16, .n_chunk = 1 };
+    struct batch b = { .n_tok = 1, .docs = &docs };
+    op_mamba(r.c, rig_view(&r, F32, 34, 1, 36, 0), &m, &(struct mamba_layer){ 0 }, &b);
+    CHECK_MSG(!cmd_check(r.c, &r.err) && strstr(r.err.msg, "heads of 6, expected a multiple of 4"),
+              "recorded, or another reason: %s", r.err.msg);
+    rig_close(&r);
+}
+
 void test_ops_mamba_bwd(void)
 {
     static const struct docs_row rows[] = {
@@ -318,5 +332,6 @@ void test_ops_mamba_bwd(void)
         docs_case(g, &others[i], 32);
     places_case(g, &rows[USUAL], 16);
     places_case(g, &rows[SLOW], 64);
+    odd_case(g);
     ops_report(g);
 }
