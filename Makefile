@@ -32,7 +32,7 @@ lib      := $(B)/libhlm.a
 progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c bench/gen.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-.PHONY: all chat test bench fuzz lint asan spv deps clean help check FORCE
+.PHONY: all chat test crash bench fuzz lint asan spv deps clean help check FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -61,6 +61,11 @@ fuzz: $(patsubst tests/%.c,$(B)/%,$(wildcard tests/fuzz_*.c))
 	@for f in $^; do d=corpus/$${f##*/fuzz_}; echo $$f; mkdir -p $(B)/$$d; $$f -max_total_time=$(or $(T),1200) -max_len=16384 \
 	    -print_final_stats=1 -artifact_prefix=$(B)/ $(B)/$$d `ls -d tests/$$d 2>/dev/null` || exit 1; done
 
+crash:
+	@sh tools/deps.sh test
+	@+$(again) $(B)/tests
+	@MESA_SHADER_CACHE_DIR=$(B)/cache/mesa $(B)/tests --only crash --all
+
 lint: ; @sh tools/lint.sh
 spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
 deps: ; @sh tools/deps.sh $(if $(TESTS),test)
@@ -69,6 +74,7 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make            the library and the programs, into build/
 #: make chat       installs what is missing (Debian, Ubuntu), builds hlm-chat, starts it; M=model.gguf
 #: make test       builds, validates the shaders, runs all tests; ARGS="--only tok,chat"
+#: make crash      kills a training run at every write, sync and rename of a save, and goes on with it
 #: make asan       the tests that need no GPU, under the address and undefined-behaviour sanitizers
 #: make bench      times a model with hlm-bench; M=model.gguf
 #: make fuzz       every tests/fuzz_*.c for T=1200 seconds; needs clang, what it finds goes to build/

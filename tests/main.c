@@ -1,12 +1,12 @@
 /* main: runs the tests of tests.def and counts their cases.
  *
  *     build/tests [--fixtures DIR] [--only GROUP[,GROUP]] [--skip GROUP[,GROUP]] [--host] [--list]
- *                 [-v]
+ *                 [--all] [-v]
  *
  * Run it from the root of the tree. The last line of output is "N passed, N failed[, N skipped]";
  * the exit status is 0, 1 when a case failed, 2 for a bad flag, 77 when every case was skipped. */
 #define _XOPEN_SOURCE 700
-#include "test.h"
+#include "crash.h"
 
 #include <ftw.h>
 #include <limits.h>
@@ -42,7 +42,7 @@ enum outcome { NONE, OPEN, FAILED, SKIPPED };
 
 static struct {
     const char *fixtures, *only, *skip;
-    bool host, verbose;
+    bool host, all, verbose;
     const struct test *test;    /* that runs */
     struct count count;         /* of it */
     enum outcome outcome;       /* of the open case */
@@ -243,6 +243,8 @@ void *fixture_read(uint64_t *n_bytes, const char *fmt, ...)
     return bytes;
 }
 
+bool test_all(void) { return t.all; }
+
 const char *test_tmp(void)
 {
     if (!t.tmp[0]) {
@@ -324,13 +326,15 @@ void test_log(log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NU
 static int usage(void)
 {
     fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] "
-                    "[--skip GROUP[,GROUP]] [--host] [--list] [-v]\n");
+                    "[--skip GROUP[,GROUP]] [--host] [--list] [--all] [-v]\n");
     return 2;
 }
 
 int main(int argc, char **argv)
 {
     bool list = false;
+    if (argc > 1 && strcmp(argv[1], "--crash-child") == 0)
+        return crash_child(argc, argv);
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         if (strcmp(a, "--fixtures") == 0 && i + 1 < argc)
@@ -343,6 +347,8 @@ int main(int argc, char **argv)
             t.host = true;
         else if (strcmp(a, "--list") == 0)
             list = true;
+        else if (strcmp(a, "--all") == 0)
+            t.all = true;
         else if (strcmp(a, "-v") == 0)
             t.verbose = true;
         else

@@ -33,6 +33,9 @@ void *fixture_read(uint64_t *n_bytes, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* A scratch folder for this run under build/, made on first use. */
 const char *test_tmp(void);
 
+/* --all: where a test usually takes a few of many cases, take them all. */
+bool test_all(void);
+
 /* Sends the engine's messages to fn until the next call; NULL: as before, to the output. */
 void test_log(log_fn fn, void *user);
 
