@@ -27,7 +27,8 @@ struct gpu_caps {
     uint32_t max_shared;            /* bytes of workgroup memory */
     uint32_t max_invocations;       /* of a workgroup */
     uint32_t subgroup;              /* size */
-    bool subgroup_arith;            /* subgroupAdd and the like in compute shaders; required */
+    bool subgroup_arith;            /* subgroupAdd, subgroupShuffle and the like in compute
+                                       shaders; required */
     bool unified;                   /* all device memory is host-visible: no staging copy needed */
     bool loop_budget;               /* driver stops a shader invocation's loops after 65535 rounds
                                        in all, silently (Mesa's llvmpipe before 23): keep

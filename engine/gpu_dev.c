@@ -389,9 +389,11 @@ static void probe(VkPhysicalDevice phys, struct probe *p)
     c->max_shared = l->maxComputeSharedMemorySize;
     c->max_invocations = min_u32(l->maxComputeWorkGroupInvocations, l->maxComputeWorkGroupSize[0]);
     c->subgroup = p->props11.subgroupSize;
+    const VkSubgroupFeatureFlags subgroup_ops = VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
+                                                VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
     c->subgroup_arith =
         (p->props11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
-        (p->props11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT);
+        (p->props11.subgroupSupportedOperations & subgroup_ops) == subgroup_ops;
     c->loop_budget = has_loop_budget(&p->props12);
     c->f16 = p->f12.shaderFloat16;
     c->bf16_store = p->bf16.shaderBFloat16Type;
@@ -401,7 +403,7 @@ static void probe(VkPhysicalDevice phys, struct probe *p)
     if (!p->f11.storageBuffer16BitAccess)
         snprintf(p->missing, sizeof p->missing, "it has no 16-bit storage buffers");
     if (!c->subgroup_arith)
-        snprintf(p->missing, sizeof p->missing, "its shaders have no subgroup arithmetic");
+        snprintf(p->missing, sizeof p->missing, "its shaders have no subgroup arithmetic and shuffles");
     for (uint32_t k = 0; k < KERNEL_COUNT; k++)
         if (kernel_table[k].n_bind > l->maxPerStageDescriptorStorageBuffers && !p->missing[0])
             snprintf(p->missing, sizeof p->missing, "it binds %u buffers at a time, %s needs %u",

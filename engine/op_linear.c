@@ -49,7 +49,7 @@ static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t
 struct tile { uint32_t wg, rows, toks, toks_per_group; };
 
 static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps,
-                           enum dtype dtype, uint32_t n_tok)
+                           enum dtype dtype, uint32_t n_out, uint32_t n_tok)
 {
     /* A CPU device compiles every unrolled load at some cost: fewer rows of the types
      * that take many. */
@@ -62,7 +62,11 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
     }
     if (p->kernel == K_linear_cols) {
         uint32_t toks = n_tok > 2 * caps->subgroup ? 4 : n_tok > caps->subgroup ? 2 : 1;
-        return (struct tile){ caps->subgroup, cpu_rows, toks, toks * caps->subgroup };
+        /* 32 rows; of factors that have no more, fewer */
+        uint32_t wg = caps->subgroup, rows = wg < 8 ? 4 * wg : max_u32(32, wg);
+        while (dtype == F32 && rows > wg && rows / 2 >= n_out)
+            rows /= 2;
+        return (struct tile){ wg, rows, toks, toks * wg };
     }
     uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
     return (struct tile){ wg_size(caps, 64), cpu ? cpu_rows : 2, cols, cols };
@@ -101,7 +105,7 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     HLM_ASSERT(a->x.n == (a->act ? act_width(*a->act) : 1) * w->n_in && a->y.n == w->n_out &&
                a->y.n_row == n_tok);
     HLM_ASSERT(path->fuses || (!a->norm && !a->act));
-    struct tile t = tile_of(path, caps, w->dtype, n_tok);
+    struct tile t = tile_of(path, caps, w->dtype, w->n_out, n_tok);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
     uint32_t in = a->norm ? IN_NORM : a->act ? IN_ACT + (uint32_t)a->act->kind : IN_PLAIN;
@@ -589,7 +593,7 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
 {
     const struct linear_path *path = path_pick(caps, UINT32_MAX);
-    return path->kernel == K_linear ? 0 : tile_of(path, caps, F32, n_row).toks_per_group;
+    return path->kernel == K_linear ? 0 : tile_of(path, caps, F32, 32, n_row).toks_per_group;
 }
 
 /* add: the product is added to what y holds. */
@@ -598,7 +602,7 @@ static void grouped_product(struct cmd *c, const linear *w, tensor x, bool by_en
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const struct linear_path *path = path_pick(caps, UINT32_MAX);
-    struct tile t = tile_of(path, caps, w->dtype, g->n_row);
+    struct tile t = tile_of(path, caps, w->dtype, w->n_out, g->n_row);
     linear all = *w;                    /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;

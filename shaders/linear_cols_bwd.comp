@@ -1,8 +1,9 @@
 #version 450
 // linear_cols_bwd: dX without workgroup memory, the backward of linear_cols and the plain one. A
-// lane owns TOKS tokens and the workgroup QUADS times 4 columns of x, within one block of W's rows:
-// weights are uniform loads, unpacked once for all lanes and tokens, and no lane talks to another.
+// lane owns TOKS tokens and the workgroup QUADS times 4 columns of x, within one block of W's rows;
+// of every row each lane unpacks a quad and hands it to all others.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 #define GRID_BINDING 3
 #define ENTRIES_BINDING 4
@@ -11,6 +12,7 @@
 
 layout(constant_id = 3) const uint QUADS = 8;       // 8, or fewer of F32
 layout(constant_id = 4) const uint TOKS = 1;
+const uint OWN = WG < 8 ? 8 / WG : 1;
 
 void main()
 {
@@ -25,22 +27,23 @@ void main()
     [[unroll]] for (uint i = 0; i < TOKS * QUADS; i++)
         acc[i] = vec4(0);
 
+    // Four rows unrolled: what is carried around a loop costs a blend each time.
     [[dont_unroll]] for (uint r = 0; r < p.n_out; r += 4) {
         vec4 d[TOKS];
         [[unroll]] for (uint c = 0; c < TOKS; c++)
             d[c] = load_dy(row[c], r);
-        [[dont_unroll]] for (uint e = 0; e < 4; e++) {
+        [[unroll]] for (uint e = 0; e < 4; e++) {
             uint w_row = (o.w_row + min(r + e, p.n_out - 1)) * p.row_q;
-            vec4 w[8];
-            if (W_TYPE == T_F32)
-                [[unroll]] for (uint g = 0; g < QUADS; g++)
-                    w[g] = uintBitsToFloat(w_quad[w_row + first + g]);
-            else
-                weight_block(w_row, n_block, b, w);
-            [[unroll]] for (uint c = 0; c < TOKS; c++) {
-                float v = d[c][e];
-                [[unroll]] for (uint g = 0; g < QUADS; g++)
-                    acc[c * QUADS + g] += w[g] * v;
+            vec4 own[OWN], w;
+            [[unroll]] for (uint k = 0; k < OWN; k++)
+                own[k] = weight4(w_row, n_block, b, (first + lane() + k * WG) % 8);
+            [[unroll]] for (uint g = 0; g < QUADS; g++) {
+                if (ONE_SUBGROUP == 0)
+                    w = weight4(w_row, n_block, b, (first + g) % 8);
+                else
+                    w = subgroupShuffle(own[WG < 8 ? g / WG : 0], WG < 8 ? g % WG : g);
+                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                    acc[c * QUADS + g] += w * d[c][e];
             }
         }
     }

@@ -1,12 +1,14 @@
 #version 450
 // outer: what products add to the gradient of their weights - out[s][l] += sum_t S[t][s] L[t][l],
 // or with TURNED the same to out[l][s]. A workgroup owns ROWS of the short side and a lane four of
-// the long one; tokens come in their order. On a GPU the tokens are split: every split stores its
-// sums, in a layout as out's, and outer_sum adds them up.
+// the long one; tokens come in their order, four at a time, of whose short rows each lane of a CPU
+// device loads a quad and hands it to all others. With SPLIT the tokens are split, each part stores
+// its sums in a layout as out's, and outer_sum adds them up.
 //
 // GROUPED: gl_WorkGroupID.z is an expert and t its entries as moe_sort has them; S has a row an
 // entry, L (GROUPED_TOKEN) one a token or (GROUPED_ENTRY) also one an entry.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 
 layout(constant_id = 1) const uint ROWS = 4;        // a multiple of 4
@@ -15,6 +17,7 @@ layout(constant_id = 3) const uint QUADS = 0;       // whose rows begin at multi
 layout(constant_id = 4) const uint SPLIT = 0;
 layout(constant_id = 5) const uint GROUPED = 0;
 const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
+const uint OWN = (ROWS + WG - 1) / WG;      // quads of four tokens' short rows, by lanes
 
 layout(push_constant) uniform Push { push_outer p; };
 layout(set = 0, binding = 0) readonly restrict buffer Long4 { vec4 long4[]; };
@@ -57,6 +60,8 @@ uint tile_of(uint e)
     return lo;
 }
 
+uint row_of(uint i) { return GROUPED == 0 ? i : entries[i]; }
+
 void main()
 {
     uint l = (gl_WorkGroupID.x * WG + lane()) * 4, s0 = gl_WorkGroupID.y * ROWS;
@@ -72,15 +77,26 @@ void main()
     vec4 acc[ROWS];
     [[unroll]] for (uint s = 0; s < ROWS; s++)
         acc[s] = vec4(0);
-    [[dont_unroll]] for (uint i = first; i < end; i++) {
-        uint t = GROUPED == 0 ? i : entries[i];
-        vec4 v = load_long(GROUPED == GROUPED_TOKEN ? t / p.n_used : t, l);
-        [[unroll]] for (uint s = 0; s < ROWS; s += 4) {
-            vec4 q = load_short(t, s0 + s);
-            acc[s] += q.x * v;
-            acc[s + 1] += q.y * v;
-            acc[s + 2] += q.z * v;
-            acc[s + 3] += q.w * v;
+    [[dont_unroll]] for (uint i = first; i < end; i += 4) {
+        vec4 own[OWN];
+        [[unroll]] for (uint k = 0; k < OWN; k++) {
+            uint slot = (lane() + k * WG) % ROWS;
+            own[k] = load_short(row_of(min(i + slot / (ROWS / 4), end - 1)),
+                                s0 + slot % (ROWS / 4) * 4);
+        }
+        [[unroll]] for (uint u = 0; u < 4; u++) {
+            uint t = row_of(min(i + u, end - 1));
+            vec4 v = load_long(GROUPED == GROUPED_TOKEN ? t / p.n_used : t, l), q;
+            v = i + u < end ? v : vec4(0);
+            [[unroll]] for (uint s = 0; s < ROWS / 4; s++) {
+                uint slot = u * ROWS / 4 + s;
+                if (ONE_SUBGROUP != 0)
+                    q = subgroupShuffle(own[slot / WG], slot % WG);
+                else
+                    q = load_short(t, s0 + 4 * s);
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    acc[4 * s + e] += q[e] * v;
+            }
         }
     }
     uint to = part * p.n_row * p.out_stride;

@@ -333,6 +333,14 @@ vec4 weight_quad(uint row, uvec2 high, uint b, uint g)
     return quad_of(lo, hi, high, g);
 }
 
+// Weights 4g .. 4g+3 of a block, exactly the values of the file's format.
+vec4 weight4(uint row, uint n_block, uint b, uint g)
+{
+    scales s = weight_scales(row, n_block, b);
+    vec4 q = weight_quad(row, weight_high(row, n_block, b), b, g) * (g < 4u ? s.d.x : s.d.y);
+    return HAS_MIN ? q + (g < 4u ? s.m.x : s.m.y) : q;
+}
+
 // A whole block, read as much of 16 bytes at a time as it has.
 struct quants { vec4 q[8]; vec2 d, m; };
 

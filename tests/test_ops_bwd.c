@@ -286,7 +286,7 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
     rig_close(&r);
 }
 
-/* res + W act(x) with factors, from and to views by columns; gated: times the sigmoid of a column. */
+/* res + W act(x) with factors, from and to views by columns; gated: times the sigmoid of one. */
 static void add_case(struct gpu *g, bool gated)
 {
     enum { N_IN = 36, N_OUT = 20, N_TOK = 7 };
