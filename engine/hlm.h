@@ -10,6 +10,7 @@
 #include "counters.h"
 #include "hlm_tune.h"
 #include "merge.h"
+#include "peft.h"
 #include "tok.h"
 
 typedef struct hlm hlm;                     /* a model on a device: immutable once open, but for

@@ -46,6 +46,49 @@ void lora_base_free(struct lora_base *b)
     *b = (struct lora_base){ 0 };
 }
 
+/* What activations are multiplied by, from its name and shape alone. */
+static bool is_matrix(const struct gguf_tensor *t)
+{
+    static const char *const other[] = { "_norm.weight", ".ssm_conv1d.weight", "rope_freqs.weight",
+                                         "token_embd.weight" };
+    for (uint32_t i = 0; i < ARRAY_LEN(other); i++)
+        if (ends_with(t->name, other[i]) || !strcmp(t->name, other[i]))
+            return false;
+    return ends_with(t->name, ".weight") && t->dim[3] == 1 && t->dim[1] * t->dim[2] <= UINT32_MAX &&
+           (t->n_dim > 1 || ends_with(t->name, ".ffn_gate_inp_shexp.weight"));
+}
+
+bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct err *err)
+{
+    struct str arch = { 0 };
+    uint64_t n = gguf_n_tensor(file);
+    if (!gguf_str(file, "general.architecture", REQUIRED, &arch, err))
+        return false;
+    *b = (struct lora_file_base){ .base = { .file = file, .n_layer = UINT32_MAX },
+                                  .matrix = mem_alloc(n + 1, sizeof *b->matrix) };
+    snprintf(b->arch, sizeof b->arch, "%.*s", (int)min_u64(arch.n, sizeof b->arch - 1), arch.p);
+    b->base.arch = b->arch;
+    bool ok = b->matrix != NULL;
+    for (uint64_t i = 0; ok && i < n; i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
+        if (is_matrix(t)) {
+            b->matrix[i].n_out = (uint32_t)t->dim[1];
+            ok = lora_base_matrix(&b->base, &b->matrix[i], false) &&
+                 lora_base_rows(&b->base, t, 0, (uint32_t)(t->dim[1] * t->dim[2]));
+        } else if (!ends_with(t->name, ".weight")) {    /* lora_base_uses knows which are gates */
+            ok = lora_base_gate(&b->base, (tensor){ 0 }, t);
+        }
+    }
+    return ok || fail(err, "%.300s: out of memory", gguf_path(file));
+}
+
+void lora_file_base_free(struct lora_file_base *b)
+{
+    lora_base_free(&b->base);
+    free(b->matrix);
+    *b = (struct lora_file_base){ 0 };
+}
+
 /* ---- reading and checking -------------------------------------------------------------------- */
 
 struct shape { char s[96]; };

@@ -40,6 +40,16 @@ bool lora_base_rows(struct lora_base *b, const struct gguf_tensor *t, uint64_t r
 bool lora_base_gate(struct lora_base *b, tensor at, const struct gguf_tensor *t);
 void lora_base_free(struct lora_base *b);
 
+/* The base as its file alone shows it: each of its matrices in one piece, draft blocks included.
+ * For work on files; there is no device. */
+struct lora_file_base {
+    struct lora_base base;
+    char arch[64];
+    linear *matrix;                     /* one for each tensor, most unused */
+};
+bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct err *err);
+void lora_file_base_free(struct lora_file_base *b);     /* takes a zeroed one */
+
 /* ---- one adapter ----------------------------------------------------------------------------- */
 
 struct lora_file;

@@ -29,9 +29,7 @@ struct merge {
     const struct hlm_merge_params *p;
     struct err *err;
     struct gguf *base;
-    char arch[64];
-    struct lora_base lb;
-    linear *matrix;             /* one for each tensor, most unused */
+    struct lora_file_base fb;
     struct lora_file *file[MAX_ADAPTERS];
     enum dtype type;            /* --merge-type, where p->type is set */
     struct fate *fate;
@@ -58,41 +56,17 @@ static bool go_on(struct merge *m, uint64_t n)
 
 /* ---- the base, as adapters see it ------------------------------------------------------------ */
 
-/* What activations are multiplied by, from its name and shape alone. */
-static bool is_matrix(const struct gguf_tensor *t)
-{
-    static const char *const other[] = { "_norm.weight", ".ssm_conv1d.weight", "rope_freqs.weight",
-                                         "token_embd.weight" };
-    for (uint32_t i = 0; i < ARRAY_LEN(other); i++)
-        if (ends_with(t->name, other[i]) || !strcmp(t->name, other[i]))
-            return false;
-    return ends_with(t->name, ".weight") && t->dim[3] == 1 && t->dim[1] * t->dim[2] <= UINT32_MAX &&
-           (t->n_dim > 1 || ends_with(t->name, ".ffn_gate_inp_shexp.weight"));
-}
-
 static bool see_base(struct merge *m)
 {
-    struct str arch = { 0 };
     uint64_t n = gguf_n_tensor(m->base);
-    if (!gguf_str(m->base, "general.architecture", REQUIRED, &arch, m->err))
-        return false;
-    snprintf(m->arch, sizeof m->arch, "%.*s", (int)min_u64(arch.n, sizeof m->arch - 1), arch.p);
-    m->lb = (struct lora_base){ .file = m->base, .arch = m->arch, .n_layer = UINT32_MAX };
-    m->matrix = mem_alloc(n + 1, sizeof *m->matrix);
     m->fate = mem_alloc(n + 1, sizeof *m->fate);
-    bool ok = m->matrix && m->fate;
-    for (uint64_t i = 0; ok && i < n; i++) {
+    if (!m->fate)
+        return no_memory(m);
+    for (uint64_t i = 0; i < n; i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->base, i);
         m->fate[i] = (struct fate){ .type = t->type, .n_bytes = t->n_bytes };
-        if (is_matrix(t)) {
-            m->matrix[i].n_out = (uint32_t)t->dim[1];
-            ok = lora_base_matrix(&m->lb, &m->matrix[i], false) &&
-                 lora_base_rows(&m->lb, t, 0, (uint32_t)(t->dim[1] * t->dim[2]));
-        } else if (!ends_with(t->name, ".weight")) {
-            ok = lora_base_gate(&m->lb, (tensor){ 0 }, t); /* lora.c knows which are */
-        }
     }
-    return ok || no_memory(m);
+    return lora_file_base(&m->fb, m->base, m->err);
 }
 
 /* ---- what is touched ------------------------------------------------------------------------- */
@@ -151,7 +125,7 @@ static bool open_adapters(struct merge *m)
     for (uint32_t i = 0; i < m->p->n_adapter; i++) {
         const struct hlm_merge_adapter *a = &m->p->adapter[i];
         struct gguf *g = gguf_open(a->path, m->err);
-        m->file[i] = lora_file_check(g, a->scale, &m->lb, m->err);
+        m->file[i] = lora_file_check(g, a->scale, &m->fb.base, m->err);
         if (!m->file[i] || !touch(m, m->file[i]))
             return false;
     }
@@ -582,8 +556,7 @@ bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, stru
     }
     for (uint32_t i = 0; i < p->n_adapter; i++)
         lora_file_close(m.file[i]);
-    lora_base_free(&m.lb);
-    free(m.matrix);
+    lora_file_base_free(&m.fb);
     free(m.fate);
     free(m.w);
     free(m.after);

@@ -9,7 +9,7 @@
 set -u
 
 # The module map. A module is a header with its .c files; gpu_*.c may use vk, x_*.c is x, models/*.c is model.
-order="base dtype quant file pack tok chat shaders kernels tensor gpu vk tape op lora merge kv model session sample
+order="base dtype quant file pack tok chat shaders kernels tensor gpu vk tape op lora merge peft kv model session sample
        data train counters hlm"
 
 found=$(mktemp)

@@ -11,5 +11,7 @@ int main(int argc, char **argv)
         return tune_info(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "merge"))
         return tune_merge(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "export"))
+        return tune_export(argc - 1, argv + 1);
     return tune_train(argc, argv);
 }

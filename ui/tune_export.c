@@ -1,0 +1,67 @@
+/* tune_export: hlm-tune export. */
+#include "common.h"
+#include "common_flags.h"
+#include "tune.h"
+
+static struct {
+    const char *model, *lora, *out;
+} o;
+
+static const struct flag flags[] = {
+    { FLAG_GROUP, "Exporting", 0, 0, 0, 0, 0 },
+    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
+      "the model it was trained on, a GGUF file; of several the\n"
+      "first" },
+    { FLAG_TEXT, "--lora", "FILE", &o.lora, 0, 0, "the adapter, a GGUF file" },
+    { FLAG_TEXT, "-o --out", "FOLDER", &o.out, 0, 0, "the folder to make" },
+};
+
+static const struct program program = {
+    .name = "hlm-tune",
+    .usage = "export -m MODEL.gguf --lora ADAPTER.gguf -o FOLDER [flags]; --help lists them",
+    .about = "Writes an adapter as Hugging Face's PEFT has them: adapter_config.json and\n"
+             "adapter_model.safetensors, names and heads as in the model's checkpoint. What PEFT\n"
+             "has no place for, trained gates and draft blocks, goes to hlm_extra.safetensors.",
+    .flag = flags,
+    .n_flag = ARRAY_LEN(flags),
+};
+
+static bool export(struct err *err)
+{
+    struct bar bar = { .what = "exporting", .bytes = true };
+    struct hlm_peft_params p = { .model = o.model, .adapter = o.lora, .out = o.out,
+                                 .progress = bar_progress, .user = &bar };
+    struct hlm_peft_sum sum;
+    bool ok = hlm_peft_export(&p, &sum, err);
+    bar_clear();
+    if (!ok)
+        return false;
+    ui_note("%s: adapters of %llu modules, %s; read back and as written", o.out,
+            (unsigned long long)sum.n_module, num_bytes(sum.bytes).s);
+    if (sum.n_gate || sum.n_draft)
+        ui_note("hlm_extra.safetensors has what PEFT does not load: %llu gates as they are now, "
+                "adapters of %llu modules of draft blocks", (unsigned long long)sum.n_gate,
+                (unsigned long long)sum.n_draft);
+    ui_event("exported", "{s:s, s:I, s:I, s:I, s:I}", "path", o.out, "modules",
+             (long long)sum.n_module, "draft_modules", (long long)sum.n_draft, "gates",
+             (long long)sum.n_gate, "bytes", (long long)sum.bytes);
+    return true;
+}
+
+int tune_export(int argc, char **argv)
+{
+    struct err err = { 0 };
+    int rc;
+    if (!flags_read(&program, argc, argv, &rc))
+        return rc;
+    if (!o.model)
+        return usage_error(&program, "no model: -m FILE");
+    if (!o.lora)
+        return usage_error(&program, "no adapter: --lora FILE");
+    if (!o.out)
+        return usage_error(&program, "nowhere to write: -o FOLDER");
+    bool ok = export(&err);
+    if (err.set)
+        ui_error("%s", err.msg);
+    return ui_end(ok ? RC_OK : !err.set && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
+}
