@@ -28,7 +28,8 @@ struct base_gate {
 struct lora_base {
     const struct gguf *file;
     const char *arch;                   /* general.architecture */
-    uint32_t n_layer, n_mtp;            /* draft blocks stand behind the main ones; left out */
+    uint32_t n_layer, n_mtp;            /* of main blocks; of draft blocks behind them that are
+                                           left out */
     struct base_rows *rows;
     struct base_matrix *matrix;
     struct base_gate *gate;

@@ -37,6 +37,7 @@ struct binder {
     uint64_t open_row;
     linear last;                        /* the matrix bound before */
     bool beside;                        /* the next one belongs right behind it */
+    bool draft;                         /* draft blocks are wanted */
     uint64_t grid[DTYPE_COUNT];         /* where a type's lattice lies; 0: nowhere yet */
     bool oom;
 };
@@ -559,8 +560,7 @@ static bool load_common(struct binder *b)
         return model_refuse(b, "%s.attention.layer_norm_rms_epsilon is %g, "
                             "expected a positive number", b->prefix, m->eps);
     m->n_layer = n_block - m->n_mtp;
-    m->base.n_layer = m->n_layer;
-    m->base.n_mtp = m->n_mtp;
+    model_mtp(b, m->n_mtp);
 
     struct str scaling = { 0 };
     char key[256];
@@ -578,6 +578,56 @@ static bool load_common(struct binder *b)
         return true;
     }
     return bind_linear(b, &m->output, "output.weight", 0, m->n_embd, m->n_vocab);
+}
+
+/* A file may count draft blocks and not have them. */
+void model_mtp(struct binder *b, uint32_t n)
+{
+    struct model *m = b->m;
+    m->n_layer = m->n_layer + m->n_mtp - n;
+    m->n_mtp = n;
+    bool here = n && b->draft && model_has(b, "blk.%u.nextn.eh_proj.weight", m->n_layer);
+    m->n_draft = here ? n : 0;
+    m->base.n_layer = m->n_layer;
+    m->base.n_mtp = n - m->n_draft;
+}
+
+static bool bind_draft(struct binder *b, struct draft *d, uint32_t i)
+{
+    struct model *m = b->m;
+    d->token_embd = &m->token_embd;
+    d->output = &m->output;
+    d->norm = m->output_norm;
+    if (!bind_linear(b, &d->eh_proj, "blk.%u.nextn.eh_proj.weight", i, 2 * m->n_embd, m->n_embd) ||
+        !bind_vector(b, &d->enorm, "blk.%u.nextn.enorm.weight", i, m->n_embd, 1) ||
+        !bind_vector(b, &d->hnorm, "blk.%u.nextn.hnorm.weight", i, m->n_embd, 1))
+        return false;
+    if (model_has(b, "blk.%u.nextn.shared_head_norm.weight", i) &&
+        !bind_vector(b, &d->norm, "blk.%u.nextn.shared_head_norm.weight", i, m->n_embd, 1))
+        return false;
+    if (model_has(b, "blk.%u.nextn.embed_tokens.weight", i)) {
+        d->token_embd = &d->own_embd;
+        if (!bind_linear(b, &d->own_embd, "blk.%u.nextn.embed_tokens.weight", i, m->n_embd,
+                         m->n_vocab))
+            return false;
+    }
+    if (!model_has(b, "blk.%u.nextn.shared_head_head.weight", i))
+        return true;
+    d->output = &d->own_output;
+    return bind_linear(b, &d->own_output, "blk.%u.nextn.shared_head_head.weight", i, m->n_embd,
+                       m->n_vocab);
+}
+
+static bool bind_drafts(struct binder *b)
+{
+    struct model *m = b->m;
+    m->draft = m->n_draft ? mem_alloc(m->n_draft, sizeof *m->draft) : NULL;
+    if (m->n_draft && !m->draft)
+        return fail(b->err, "out of memory: %u draft blocks", m->n_draft);
+    for (uint32_t i = 0; i < m->n_draft; i++)
+        if (!bind_draft(b, &m->draft[i], m->n_layer + i))
+            return false;
+    return true;
 }
 
 /* Draft blocks and the vision tower are known and left out; anything else unused
@@ -637,7 +687,7 @@ static void binder_free(struct model *m)
     m->binder = NULL;
 }
 
-struct model *model_load(struct gpu *g, const struct gguf *file, struct err *err)
+struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct err *err)
 {
     const struct arch *arch = model_arch(file, err);
     struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
@@ -650,10 +700,11 @@ struct model *model_load(struct gpu *g, const struct gguf *file, struct err *err
         m->binder = b;
         m->base.file = file;
         m->base.arch = arch->name;
-        *b = (struct binder){ .m = m, .err = err, .prefix = arch->name };
+        *b = (struct binder){ .m = m, .err = err, .prefix = arch->name, .draft = draft };
         b->used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b->used);
         m->weights = arena_create(g, "weights", MEM_DEVICE, err);
-        ok = b->used && m->weights && load_common(b) && arch->load(m, b, err) && !b->oom;
+        ok = b->used && m->weights && load_common(b) && arch->load(m, b, err) &&
+             bind_drafts(b) && !b->oom;
     }
     if (!ok) {
         fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
@@ -686,6 +737,7 @@ void model_unload(struct model *m)
     arena_destroy(m->weights);
     lora_base_free(&m->base);
     m->arch->unload(m);
+    free(m->draft);
     free(m);
 }
 
@@ -719,4 +771,14 @@ tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *
     tensor h = op_norm(c, x, m->output_norm, m->eps);
     keep_rows(c, norm, 0, h);
     return op_linear(c, h, LINEARS(&m->output));
+}
+
+tensor model_draft(struct cmd *c, const struct model *m, uint32_t i, struct layer_cache *cache,
+                   const struct batch *b, tensor h, tensor e)
+{
+    const struct draft *d = &m->draft[i];
+    tensor en = op_norm(c, e, d->enorm, m->eps);
+    tensor hn = op_norm(c, h, d->hnorm, m->eps);
+    tensor x = op_linear(c, op_beside(c, en, hn), LINEARS(&d->eh_proj));
+    return m->arch->block(c, m, m->n_layer + i, cache, b, x);
 }

@@ -11,6 +11,17 @@
 
 struct binder;
 
+/* A draft block (multi-token prediction; "nextn" in files): of the hidden state of a token and the
+ * embedding of the one behind it, it foresees the one behind that. Its transformer block is layer
+ * n_layer + i of the architecture; this is what stands around it. */
+struct draft {
+    tensor enorm, hnorm;                /* of the embedding, of the hidden state */
+    linear eh_proj;                     /* columns for the embedding, then for the hidden state */
+    tensor norm;                        /* before the head */
+    const linear *token_embd, *output;  /* the model's, or its own */
+    linear own_embd, own_output;
+};
+
 struct model {
     const struct arch *arch;
     const struct gguf *file;            /* the caller's; outlives the model */
@@ -18,7 +29,9 @@ struct model {
     struct arena *weights;
     struct binder *binder;              /* what model_upload has to bring; NULL behind it */
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
-    uint32_t n_mtp;                     /* draft blocks behind the main ones; left out */
+    uint32_t n_mtp;                     /* draft blocks behind the main ones of the file */
+    uint32_t n_draft;                   /* of them are here: all or none */
+    struct draft *draft;                /* [n_draft] */
     float eps;
     uint64_t n_param;                   /* weights bound */
     linear token_embd, output;
@@ -37,6 +50,9 @@ struct arch {
      * x: [n_tok][n_embd]. */
     tensor (*block)(struct cmd *c, const struct model *m, uint32_t i_layer,
                     struct layer_cache *cache, const struct batch *b, tensor x);
+    /* The first draft block reads the hidden state before the final norm, a further one what the
+     * one before it gives before its norm; else both behind it. */
+    bool draft_raw;
 };
 #define ARCH(name) extern const struct arch arch_##name;
 #include "../models/models.def"
@@ -45,8 +61,8 @@ struct arch {
 /* The row of models.def for a file, NULL with a reason. Needs no device, so it is asked first. */
 const struct arch *model_arch(const struct gguf *file, struct err *err);
 /* Reads keys and shapes: the model's size on the device and its layers are known, nothing is
- * there yet. */
-struct model *model_load(struct gpu *g, const struct gguf *file, struct err *err);
+ * there yet. draft: with the draft blocks, where the file has any; else they are left out. */
+struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct err *err);
 /* Allocates the weights and brings them up; false without err: progress wanted it to end. Once. */
 bool model_upload(struct model *m, bool (*progress)(void *user, uint64_t done, uint64_t total),
                   void *user, struct err *err);
@@ -63,6 +79,10 @@ tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const 
 /* Final norm and head for rows of x: [n_row][n_vocab]. norm, where it is not NULL, receives the
  * normed rows. */
 tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *norm);
+/* Draft block i for a batch: of the hidden states h (arch->draft_raw) and the embeddings e of the
+ * tokens behind theirs. What it gives is for draft[i].norm and draft[i].output. */
+tensor model_draft(struct cmd *c, const struct model *m, uint32_t i, struct layer_cache *cache,
+                   const struct batch *b, tensor h, tensor e);
 
 /* ---- for models/<arch>.c ---- */
 
@@ -88,6 +108,8 @@ bool model_vector(struct binder *b, const char *name, uint32_t n, float *v);
 bool model_width(struct binder *b, const char *key, uint32_t v);
 bool model_refuse(struct binder *b, const char *fmt, ...) HLM_PRINTF(2, 3);
 bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer);
+/* The last n blocks of the file are draft blocks. Layers to be bound: n_layer + n_draft. */
+void model_mtp(struct binder *b, uint32_t n);
 
 /* Weights; name_fmt may hold one %u, the layer. Each checks the shape and marks the
  * tensor as used. */

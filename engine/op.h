@@ -151,6 +151,8 @@ uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);
 
 /* Rows of w for the batch's ids: [n_tok][n_in]. */
 tensor op_embed(struct cmd *c, const linear *w, const struct batch *b);
+/* Rows of x and y in one. */
+tensor op_beside(struct cmd *c, tensor x, tensor y);
 /* The batch has been read: moves the step on. Last of a submission that does not sample. */
 void op_advance(struct cmd *c, const struct batch *b);
 

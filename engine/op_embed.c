@@ -1,4 +1,5 @@
-/* op_embed: the way into a model - ids to rows of the embedding - and on to the next batch. */
+/* op_embed: the way into a model - ids to rows of the embedding, two kinds of rows to one - and on
+ * to the next batch. */
 #include "op.h"
 
 tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
@@ -18,6 +19,27 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
                           READ(linear_grid(w))));
     }
     return y;
+}
+
+/* t[0], t[1]: x, y; t[2]: both */
+static void beside_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor d = grad(c, r->t[2]);
+    for (uint32_t k = 0, col = 0; k < 2; col += r->t[k++].n) {
+        tensor to = grad(c, r->t[k]);
+        if (to.arena)
+            op_accumulate(c, to, tensor_cols(d, col, to.n));
+    }
+}
+
+tensor op_beside(struct cmd *c, tensor x, tensor y)
+{
+    tensor both = cmd_scratch(c, F32, x.n + y.n, x.n_row);
+    cmd_fill(c, both, tensor_bytes(both), 0);
+    op_accumulate(c, tensor_cols(both, 0, x.n), x);
+    op_accumulate(c, tensor_cols(both, x.n, y.n), y);
+    tape_push(c, (struct tape_rec){ beside_bwd, .t = { x, y, both } });
+    return both;
 }
 
 void op_advance(struct cmd *c, const struct batch *b)

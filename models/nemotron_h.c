@@ -7,7 +7,8 @@
  *   - Mamba2 gates before it normalises, and normalises in groups.
  *   - The router is a sigmoid with a bias that only chooses; the shared expert has no gate. With a
  *     latent width (Super) the routed experts work between two more matrices.
- *   - A block with both arrays non-zero is the folded draft block, the last one of the file.
+ *   - A block with both arrays non-zero is the folded draft block, the last one of the file:
+ *     attention, then experts, each on a norm of its own.
  * Mamba2: Dao and Gu, arXiv 2405.21060. Storage: model cards of Nemotron-H and Nemotron 3. */
 #include "../engine/model.h"
 
@@ -17,7 +18,7 @@ enum kind { MAMBA, ATTENTION, MLP, MOE, DRAFT };
 
 struct layer {
     enum kind kind;
-    tensor norm;
+    tensor norm, ffn_norm;              /* ffn_norm: of a draft block */
     struct mamba mamba;
     linear in, out;                     /* in: rows of z, x, B, C, dt */
     struct attention attn;
@@ -54,17 +55,19 @@ static bool block_keys(struct model *m, struct binder *b, struct nemotron *q)
         !model_u32s(b, "feed_forward_length", REQUIRED, q->n_ff))
         return false;
     /* the draft block tells itself where nextn_predict_layers is missing */
-    if (m->n_mtp == 0 && m->n_layer > 1 && kind_of(m, q, m->n_layer - 1) == DRAFT) {
-        m->base.n_layer = --m->n_layer;
-        m->base.n_mtp = m->n_mtp = 1;
-    }
-    for (uint32_t i = 0; i < m->n_layer; i++) {
+    if (m->n_mtp == 0 && m->n_layer > 1 && kind_of(m, q, m->n_layer - 1) == DRAFT)
+        model_mtp(b, 1);
+    for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
         enum kind k = kind_of(m, q, i);
-        if (k == DRAFT)
+        if (i >= m->n_layer && k != DRAFT)
+            return model_refuse(b, "block %u, a draft block, has %u key heads and a feed-forward "
+                                "width of %u, expected both", i, q->n_kv_head[i], q->n_ff[i]);
+        if (i < m->n_layer && k == DRAFT)
             return model_refuse(b, "block %u has key heads and a feed-forward width, which only "
                                 "the draft block behind the last one may have", i);
-        if (k == ATTENTION && (!model_range(b, "attention.head_count_kv", q->n_kv_head[i], 1,
-                                            q->n_head) || q->n_head % q->n_kv_head[i]))
+        if ((k == ATTENTION || k == DRAFT) &&
+            (!model_range(b, "attention.head_count_kv", q->n_kv_head[i], 1, q->n_head) ||
+             q->n_head % q->n_kv_head[i]))
             return model_refuse(b, "block %u has %u query heads for %u key heads, expected a "
                                 "multiple", i, q->n_head, q->n_kv_head[i]);
         if (k == MLP && !model_width(b, "feed_forward_length", q->n_ff[i]))
@@ -133,8 +136,8 @@ static bool moe_keys(struct model *m, struct binder *b, struct nemotron *q)
         !model_range(b, "expert_gating_func", gating, 2, 2))
         return false;
     uint32_t most = 0;
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        if (kind_of(m, q, i) != MOE)
+    for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
+        if (kind_of(m, q, i) != MOE && kind_of(m, q, i) != DRAFT)
             continue;
         if (!model_range(b, "expert_used_count", q->n_used[i], 1, min_u32(q->n_expert, 64)) ||
             !model_width(b, "expert_feed_forward_length", q->n_ff_exp[i]))
@@ -216,20 +219,32 @@ static bool bind_moe(struct model *m, struct binder *b, struct nemotron *q, stru
                      bind_linear(b, &e->sh_down, "blk.%u.ffn_down_shexp.weight", i, ffs, d)));
 }
 
+static bool bind_draft(struct model *m, struct binder *b, struct nemotron *q, struct layer *l,
+                       uint32_t i)
+{
+    if (m->arch != &arch_nemotron_h_moe)
+        return model_refuse(b, "block %u is a draft block, of which only nemotron_h_moe has known "
+                            "ones", i);
+    return bind_vector(b, &l->ffn_norm, "blk.%u.post_attention_norm.weight", i, m->n_embd, 1) &&
+           bind_attention(m, b, q, l, i) && bind_moe(m, b, q, l, i);
+}
+
 static bool load(struct model *m, struct binder *b, struct err *err)
 {
     static bool (*const bind[])(struct model *, struct binder *, struct nemotron *, struct layer *,
-                                uint32_t) = { bind_mamba, bind_attention, bind_mlp, bind_moe };
+                                uint32_t) = { bind_mamba, bind_attention, bind_mlp, bind_moe,
+                                              bind_draft };
     struct nemotron *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)
         return fail(err, "out of memory");
     if (!attention_keys(m, b, q) || !block_keys(m, b, q) || !mamba_keys(b, q) ||
         !moe_keys(m, b, q))
         return false;
-    q->layer = mem_alloc(m->n_layer, sizeof *q->layer);
+    uint32_t n = m->n_layer + m->n_draft;
+    q->layer = mem_alloc(n, sizeof *q->layer);
     if (!q->layer)
-        return fail(err, "out of memory: %u layers", m->n_layer);
-    for (uint32_t i = 0; i < m->n_layer; i++) {
+        return fail(err, "out of memory: %u layers", n);
+    for (uint32_t i = 0; i < n; i++) {
         struct layer *l = &q->layer[i];
         l->kind = kind_of(m, q, i);
         if (!bind_vector(b, &l->norm, "blk.%u.attn_norm.weight", i, m->n_embd, 1) ||
@@ -262,14 +277,15 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
         return op_linear_add(c, op_mamba(c, p, &l->mamba, &cache->mamba, b), &l->out, x);
     }
     tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
-    return op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
+    x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
+    return l->kind == DRAFT ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe) : x;
 }
 
 static struct layer_shape shape(const struct model *m, uint32_t i_layer)
 {
     const struct nemotron *q = m->own;
     enum kind k = q->layer[i_layer].kind;
-    if (k == ATTENTION)
+    if (k == ATTENTION || k == DRAFT)
         return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer], .head_dim = q->head_dim };
     if (k != MAMBA)
         return (struct layer_shape){ 0 };
@@ -279,5 +295,5 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
                                            2 * q->n_group * q->d_state };
 }
 
-const struct arch arch_nemotron_h = { "nemotron_h", load, unload, shape, block };
-const struct arch arch_nemotron_h_moe = { "nemotron_h_moe", load, unload, shape, block };
+const struct arch arch_nemotron_h = { "nemotron_h", load, unload, shape, block, false };
+const struct arch arch_nemotron_h_moe = { "nemotron_h_moe", load, unload, shape, block, false };

@@ -243,14 +243,15 @@ static bool load(struct model *m, struct binder *b, struct err *err)
         return false;
     uint32_t turn[512], d = m->n_embd;
     rope_turns(q->theta, q->n_rot, NULL, turn);
-    q->layer = mem_alloc(m->n_layer, sizeof *q->layer);
+    uint32_t n = m->n_layer + m->n_draft;
+    q->layer = mem_alloc(n, sizeof *q->layer);
     if (!q->layer)
-        return fail(err, "out of memory: %u layers", m->n_layer);
+        return fail(err, "out of memory: %u layers", n);
     if (!bind_words(b, &q->turn, turn, q->n_rot))
         return false;
-    for (uint32_t i = 0; i < m->n_layer; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         struct layer *l = &q->layer[i];
-        l->is_delta = q->delta_at[i];
+        l->is_delta = i < m->n_layer && q->delta_at[i];     /* draft blocks are attention */
         l->is_moe = model_has(b, "blk.%u.ffn_gate_inp.weight", i);
         if (l->is_moe && q->n_expert == 0)
             return model_refuse(b, "blk.%u has a router but %s.expert_count is 0 or missing", i,
@@ -301,13 +302,13 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
 static struct layer_shape shape(const struct model *m, uint32_t i_layer)
 {
     const struct qwen *q = m->own;
-    if (!q->delta_at[i_layer])
+    if (!q->layer[i_layer].is_delta)
         return (struct layer_shape){ .n_kv_head = q->n_kv_head, .head_dim = q->head_dim };
     return (struct layer_shape){ .n_v_head = q->n_v_head, .d_state = q->d_state,
                                  .conv_k = q->conv_k,
                                  .d_conv = (2 * q->n_k_head + q->n_v_head) * q->d_state };
 }
 
-const struct arch arch_qwen3next = { "qwen3next", load, unload, shape, block };
-const struct arch arch_qwen35 = { "qwen35", load, unload, shape, block };
-const struct arch arch_qwen35moe = { "qwen35moe", load, unload, shape, block };
+const struct arch arch_qwen3next = { "qwen3next", load, unload, shape, block, false };
+const struct arch arch_qwen35 = { "qwen35", load, unload, shape, block, false };
+const struct arch arch_qwen35moe = { "qwen35moe", load, unload, shape, block, false };

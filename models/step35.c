@@ -61,7 +61,7 @@ static bool attention_keys(struct model *m, struct binder *b, struct step35 *q)
         !isfinite(q->theta_sliding))
         return model_refuse(b, "step35.rope.freq_base is %g, freq_base_swa %g, expected numbers "
                             "above 1", q->theta, q->theta_sliding);
-    for (uint32_t i = 0; i < m->n_layer; i++)
+    for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++)
         if (!model_range(b, "attention.head_count", q->n_head[i], 1, 1024) ||
             !model_range(b, "attention.head_count_kv", q->n_kv_head[i], 1, q->n_head[i]) ||
             q->n_head[i] % q->n_kv_head[i])
@@ -80,7 +80,7 @@ static bool ffn_keys(struct model *m, struct binder *b, struct step35 *q)
         !model_f32s(b, "swiglu_clamp_shexp", OPTIONAL, q->limit_shared) ||
         !model_u32(b, "expert_count", OPTIONAL, &q->n_expert))
         return false;
-    for (uint32_t i = 0; i < m->n_layer; i++)
+    for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++)
         if (q->limit[i] < 0 || q->limit_shared[i] < 0)
             return model_refuse(b, "the SwiGLU limits of block %u are %g and %g, expected none "
                                 "below 0", i, q->limit[i], q->limit_shared[i]);
@@ -185,7 +185,7 @@ static bool bind_layer(struct model *m, struct binder *b, struct step35 *q, uint
     l->is_moe = model_has(b, "blk.%u.ffn_gate_inp.weight", i);
     if (l->is_moe && !q->n_expert)
         return model_refuse(b, "blk.%u has a router but step35.expert_count is 0 or missing", i);
-    if (!l->is_moe && q->n_expert && i >= q->n_dense)
+    if (!l->is_moe && q->n_expert && i >= q->n_dense && i < m->n_layer)
         return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, expected behind the "
                             "%u leading dense blocks", i, q->n_dense);
     l->ffn.act = (struct act){ ACT_SWIGLU, q->limit_shared[i] };
@@ -200,10 +200,11 @@ static bool load(struct model *m, struct binder *b, struct err *err)
         return fail(err, "out of memory");
     if (!attention_keys(m, b, q) || !ffn_keys(m, b, q) || !bind_turns(b, q))
         return false;
-    q->layer = mem_alloc(m->n_layer, sizeof *q->layer);
+    uint32_t n = m->n_layer + m->n_draft;
+    q->layer = mem_alloc(n, sizeof *q->layer);
     if (!q->layer)
-        return fail(err, "out of memory: %u layers", m->n_layer);
-    for (uint32_t i = 0; i < m->n_layer; i++)
+        return fail(err, "out of memory: %u layers", n);
+    for (uint32_t i = 0; i < n; i++)
         if (!bind_layer(m, b, q, i))
             return false;
     return true;
@@ -237,4 +238,4 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
                                  .window = q->slides[i_layer] ? q->window : 0 };
 }
 
-const struct arch arch_step35 = { "step35", load, unload, shape, block };
+const struct arch arch_step35 = { "step35", load, unload, shape, block, true };

@@ -171,7 +171,7 @@ bool ref_read_sigmoid_router(struct ref_loader *ld)
         c->router_group_used > c->router_group)
         return fail(ld->err, "%s: %u experts in %u of %u groups, gating function %u",
                     gguf_path(ld->g), c->n_expert, c->router_group_used, c->router_group, gating);
-    for (uint32_t i = 0; i < c->n_layer; i++)
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++)
         if (ld->m->layer[i].n_used > c->n_expert / c->router_group * c->router_group_used)
             return fail(ld->err, "%s: layer %u uses more experts than its groups have",
                         gguf_path(ld->g), i);
@@ -283,9 +283,37 @@ static bool read_common(struct ref_loader *ld)
         return fail(ld->err, "%s: no usable token_embd.weight", gguf_path(ld->g));
     c->n_vocab = (uint32_t)embd->dim[1];
     c->n_layer = ld->n_block - n_mtp;
+    ref_find_mtp(ld);
     ld->m->layer = mem_alloc(ld->n_block, sizeof *ld->m->layer);
     HLM_ASSERT(ld->m->layer != NULL);
     return true;
+}
+
+void ref_find_mtp(struct ref_loader *ld)
+{
+    struct ref_config *c = &ld->m->c;
+    c->n_mtp = c->n_layer < ld->n_block && ref_has(ld, c->n_layer, "nextn.eh_proj.weight");
+}
+
+/* An embedding of its own would be another model (6.1). */
+static bool load_mtp(struct ref_loader *ld, uint32_t i_layer)
+{
+    const struct ref_config *c = &ld->m->c;
+    struct ref_mtp *mtp = &ld->m->mtp;
+
+    if (ref_has(ld, i_layer, "nextn.embed_tokens.weight"))
+        return fail(ld->err, "%s: the MTP block has an embedding of its own", gguf_path(ld->g));
+#define W(field, name, d0, d1, d2)                                                                 \
+    if (!ref_load(ld, ref_in_block(ld, i_layer, name), REQUIRED, d0, d1, d2, &mtp->field))         \
+        return false;
+    WEIGHTS_MTP(W)
+#undef W
+    mtp->head_norm = ld->m->output_norm;
+    mtp->output = ld->m->output;
+    return ref_load(ld, ref_in_block(ld, i_layer, "nextn.shared_head_norm.weight"), OPTIONAL,
+                    c->n_embd, 1, 1, &mtp->head_norm) &&
+           ref_load(ld, ref_in_block(ld, i_layer, "nextn.shared_head_head.weight"), OPTIONAL,
+                    c->n_embd, c->n_vocab, 1, &mtp->output);
 }
 
 static bool load_all(struct ref_loader *ld, const struct ref_family *family)
@@ -300,7 +328,7 @@ static bool load_all(struct ref_loader *ld, const struct ref_family *family)
     if (!ref_load(ld, "output.weight", OPTIONAL, c->n_embd, c->n_vocab, 1, &m->output))
         return false;
     for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++)
-        if (!family->layer(ld, i))
+        if (!family->layer(ld, i) || (i >= c->n_layer && !load_mtp(ld, i)))
             return false;
     return true;
 }

@@ -1,7 +1,8 @@
 /* ref_load_nemotron: keys and tensors of nemotron_h and nemotron_h_moe (models.md 1.3, 2.5).
  *
- * A block has one norm and one mixer - Mamba2, attention, MLP or MoE - and there is no rotation,
- * whatever the file says of one (trap 22). Read ref_model.h first. */
+ * A block has one norm and one mixer - Mamba2, attention, MLP or MoE -, an MTP block attention and
+ * MoE, and there is no rotation, whatever the file says of one (trap 22). Read ref_model.h
+ * first. */
 #include "ref_model.h"
 
 /* ---- keys ------------------------------------------------------------------------------- */
@@ -27,11 +28,13 @@ static bool read_kinds(struct ref_loader *ld)
     if (!n_ff || !ref_key_u32(ld, "attention.head_count", REQUIRED, &n_head) ||
         !ref_read_head_dim(ld, n_head))
         return false;
-    if (last > 0 && c->n_layer == ld->n_block && n_kv[last] && n_ff[last])
+    if (last > 0 && c->n_layer == ld->n_block && n_kv[last] && n_ff[last]) {
         c->n_layer--;
-    for (uint32_t i = 0; i < c->n_layer; i++) {
+        ref_find_mtp(ld);
+    }
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         struct ref_layer *l = &ld->m->layer[i];
-        if (n_kv[i] && n_ff[i])
+        if ((n_kv[i] && n_ff[i]) != (i >= c->n_layer))
             return fail(ld->err, "%s: block %u has attention and MLP", gguf_path(ld->g), i);
         l->n_head = n_head;
         l->n_kv_head = n_kv[i];
@@ -60,9 +63,13 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer)
     const struct ref_config *c = &ld->m->c;
     struct ref_layer *l = &ld->m->layer[i_layer];
     float **norm = l->mixer == MIXER_NONE ? &l->ffn_norm : &l->attn_norm;
+    bool mtp = i_layer >= c->n_layer;
 
     if (!ref_load(ld, ref_in_block(ld, i_layer, "attn_norm.weight"), REQUIRED, c->n_embd, 1, 1,
                   norm))
+        return false;
+    if (mtp && !ref_load(ld, ref_in_block(ld, i_layer, "post_attention_norm.weight"), REQUIRED,
+                         c->n_embd, 1, 1, &l->ffn_norm))
         return false;
 /* The lists of ref_model.h become loads, one statement each. */
 #define LOAD(field, name, need, d0, d1, d2)                                                        \
@@ -74,7 +81,10 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer)
         WEIGHTS_SSM(W) WEIGHTS_MAMBA(W) BIASES_MAMBA(B)
     } else if (l->mixer == MIXER_ATTENTION) {
         WEIGHTS_QUERY(W) WEIGHTS_ATTENTION(W) BIASES_ATTENTION(B)
-    } else if (ref_has(ld, i_layer, "ffn_gate_inp.weight")) {
+    }
+    if (l->mixer != MIXER_NONE && !mtp)
+        return true;
+    if (ref_has(ld, i_layer, "ffn_gate_inp.weight")) {
         l->ffn = FFN_MOE;
         WEIGHTS_MOE(W) BIASES_MOE(B)
         if (c->n_latent) {

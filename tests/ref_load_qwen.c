@@ -66,7 +66,6 @@ bool ref_qwen_keys(struct ref_loader *ld)
     bool moe = strcmp(c->arch, "qwen35") != 0;
     uint32_t n_ff = 0;
 
-    c->n_mtp = c->n_layer < ld->n_block && ref_has(ld, c->n_layer, "nextn.eh_proj.weight");
     if (!ref_key_f32(ld, "attention.layer_norm_rms_epsilon", REQUIRED, &c->eps) ||
         !read_mixers(ld) || !read_delta(ld) || !ref_read_experts(ld) ||
         !ref_key_u32(ld, "feed_forward_length", moe ? OPTIONAL : REQUIRED, &n_ff))
@@ -124,26 +123,6 @@ static bool load_ssm_in(struct ref_loader *ld, uint32_t i_layer)
     return true;
 }
 
-/* Embedding and head of its own would be another model (6.1). */
-static bool load_mtp(struct ref_loader *ld, uint32_t i_layer)
-{
-    const struct ref_config *c = &ld->m->c;
-    struct ref_mtp *mtp = &ld->m->mtp;
-
-    if (ref_has(ld, i_layer, "nextn.embed_tokens.weight") ||
-        ref_has(ld, i_layer, "nextn.shared_head_head.weight"))
-        return fail(ld->err, "%s: the MTP block has an embedding or a head of its own",
-                    gguf_path(ld->g));
-#define W(field, name, d0, d1, d2)                                                                 \
-    if (!ref_load(ld, ref_in_block(ld, i_layer, name), REQUIRED, d0, d1, d2, &mtp->field))         \
-        return false;
-    WEIGHTS_MTP(W)
-#undef W
-    mtp->head_norm = ld->m->output_norm;
-    return ref_load(ld, ref_in_block(ld, i_layer, "nextn.shared_head_norm.weight"), OPTIONAL,
-                    c->n_embd, 1, 1, &mtp->head_norm);
-}
-
 bool ref_qwen_layer(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;
@@ -181,5 +160,5 @@ bool ref_qwen_layer(struct ref_loader *ld, uint32_t i_layer)
         WEIGHTS_DENSE(W) WEIGHTS_DENSE_GATE(W)
     }
 #undef W
-    return i_layer < c->n_layer || load_mtp(ld, i_layer);
+    return true;
 }

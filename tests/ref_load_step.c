@@ -15,7 +15,7 @@ static bool read_heads(struct ref_loader *ld)
 
     if (!n_kv || !ref_read_head_dim(ld, n_head[0]))
         return false;
-    for (uint32_t i = 0; i < c->n_layer; i++) {
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         ld->m->layer[i].mixer = MIXER_ATTENTION;
         ld->m->layer[i].n_head = n_head[i];
         ld->m->layer[i].n_kv_head = n_kv[i];
@@ -40,7 +40,7 @@ static bool read_windows(struct ref_loader *ld)
         return false;
     if (!window)
         return fail(ld->err, "%s: the sliding window is 0", gguf_path(ld->g));
-    for (uint32_t i = 0; i < c->n_layer; i++) {
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         if (sliding[i])
             ld->m->layer[i].window = window;
         if (!(sliding[i] ? ref_set_rope(ld, i, c->head_dim, theta_sliding, NULL)
@@ -59,7 +59,7 @@ static bool read_ffn(struct ref_loader *ld)
 
     if (!shared_limit)
         return false;
-    for (uint32_t i = 0; i < c->n_layer; i++) {
+    for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         ld->m->layer[i].n_ff = n_ff[i];
         ld->m->layer[i].limit = limit[i];
         ld->m->layer[i].shared_limit = shared_limit[i];
@@ -72,6 +72,7 @@ static bool read_ffn(struct ref_loader *ld)
 
 bool ref_step_keys(struct ref_loader *ld)
 {
+    ld->m->mtp.raw = true;
     return ref_key_f32(ld, "attention.layer_norm_rms_epsilon", REQUIRED, &ld->m->c.eps) &&
            read_heads(ld) && read_windows(ld) && read_ffn(ld);
 }

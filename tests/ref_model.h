@@ -107,6 +107,8 @@ struct ref_layer {
 
 struct ref_mtp {
     float *eh_proj, *enorm, *hnorm, *head_norm;
+    float *output;           /* the model's, or its own */
+    bool raw;                /* it reads the trunk's rows before the norm (6.1) */
 };
 
 struct ref_model {
@@ -160,6 +162,8 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer);
 bool ref_step_keys(struct ref_loader *ld);
 bool ref_step_layer(struct ref_loader *ld, uint32_t i_layer);
 
+/* Is there a first MTP block behind the trunk? Sets n_mtp. */
+void ref_find_mtp(struct ref_loader *ld);
 /* The key of this architecture, in ld->key. */
 const char *ref_key(struct ref_loader *ld, const char *name);
 bool ref_key_u32(struct ref_loader *ld, const char *name, enum gguf_need need, uint32_t *v);

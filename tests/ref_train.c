@@ -635,9 +635,9 @@ static void embed(const struct ref_tune *t, const int32_t *ids, uint32_t n_tok, 
 /* From rows before the norm to the sum of nll over the rows whose target, the token `ahead` behind,
  * counts; nll by that token's index. x: room for the normed rows, left there. dx, or NULL: their
  * gradient times weight, added. */
-static double head_loss(struct turn *p, const float *norm, const double *h, const int32_t *ids,
-                        const uint8_t *mask, uint32_t ahead, double weight, double *nll, double *x,
-                        double *dx)
+static double head_loss(struct turn *p, const float *norm, const float *output, const double *h,
+                        const int32_t *ids, const uint8_t *mask, uint32_t ahead, double weight,
+                        double *nll, double *x, double *dx)
 {
     const struct ref_model *m = p->t->m;
     uint32_t dim = m->c.n_embd, n_vocab = m->c.n_vocab;
@@ -647,16 +647,16 @@ static double head_loss(struct turn *p, const float *norm, const double *h, cons
     for (uint32_t i = 0; i < p->n_tok; i++)
         target[i] = mask[i + ahead] ? ids[i + ahead] : -1;
     ref_rmsnorm(h, norm, dim, p->n_tok, (double)m->c.eps, x);
-    ref_linear(m->output, dim, n_vocab, x, p->n_tok, logits);
+    ref_linear(output, dim, n_vocab, x, p->n_tok, logits);
     double sum = ref_nll(logits, target, p->n_tok, n_vocab, weight, nll ? nll + ahead : NULL,
                          dlogits);
     if (dx)
-        ref_linear_bwd(m->output, dim, n_vocab, NULL, x, p->n_tok, dlogits, dx);
+        ref_linear_bwd(output, dim, n_vocab, NULL, x, p->n_tok, dlogits, dx);
     return sum;
 }
 
-/* The MTP block at slots 0 .. n_tok - 3: of token t + 1 and x_t, the trunk's row after its norm,
- * for target t + 2 (6.1, 6.2). Adds to dx. */
+/* The MTP block at slots 0 .. n_tok - 3: of token t + 1 and x_t, the trunk's row after its norm
+ * or, raw, before, for target t + 2 (6.1, 6.2). Adds to dx. */
 static double mtp_loss(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
                        uint32_t n_tok, double weight, double *nll, const double *x, double *dx)
 {
@@ -676,7 +676,7 @@ static double mtp_loss(const struct ref_tune *t, const int32_t *ids, const uint8
     double *u = linear(&p, &proj, cat);
     double *mid = residual(&p, mixers[p.l->mixer], p.l->attn_norm, u);
     double *out = residual(&p, ffns[p.l->ffn], p.l->ffn_norm, mid);
-    double sum = head_loss(&p, mtp->head_norm, out, ids, mask, 2, weight, nll, v, dv);
+    double sum = head_loss(&p, mtp->head_norm, mtp->output, out, ids, mask, 2, weight, nll, v, dv);
     if (weight != 0) {
         double *dcat = rows(&p, 2 * dim);
         ref_rmsnorm_bwd(out, mtp->head_norm, dim, p.n_tok, eps, dv, du);
@@ -708,10 +708,13 @@ struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
         memset(nll_mtp, 0, n_tok * sizeof *nll_mtp);
     forward(t, n_tok, h);
     p.n_tok = n_tok ? n_tok - 1 : 0; /* the last row has no target */
-    sum.main = head_loss(&p, t->m->output_norm, last, ids, mask, 1, weight, nll, x, dx);
+    sum.main = head_loss(&p, t->m->output_norm, t->m->output, last, ids, mask, 1, weight, nll, x,
+                         dx);
     if (t->mtp_factor != 0 && n_tok > 2) {
+        bool raw = t->m->mtp.raw;
         HLM_ASSERT(c->n_mtp == 1);
-        sum.mtp = mtp_loss(t, ids, mask, n_tok, weight * t->mtp_factor, nll_mtp, x, dx);
+        sum.mtp = mtp_loss(t, ids, mask, n_tok, weight * t->mtp_factor, nll_mtp, raw ? last : x,
+                           raw ? dh : dx);
     }
     if (weight != 0) {
         ref_rmsnorm_bwd(last, t->m->output_norm, c->n_embd, p.n_tok, (double)c->eps, dx, dh);

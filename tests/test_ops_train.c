@@ -1,11 +1,12 @@
 /* test_ops_train: what training adds around the layers - rows picked for the head, likelihoods that
- * leave their gradient, the norm of all gradients, AdamW, gates from their deltas.
+ * leave their gradient, the norm of all gradients, AdamW, gates from their deltas - and what draft
+ * blocks need.
  *
  * Likelihoods against sums in long double, row by row; updates against the reference's own
  * (ref_bwd.h), from gradients at hand, in arenas of which no other byte may change.
  *
  * Kernels: gather, gather_bwd, nll_targets, next_piece, grad_norm, norm_sum, adam, gate_delta. */
-#include "ops.h"
+#include "ops_train.h"
 #include "ref_bwd.h"
 
 #include <math.h>
@@ -477,6 +478,35 @@ static void gate_case(struct gpu *g, uint32_t n, bool decay)
     rig_close(&r);
 }
 
+/* ---- beside ------------------------------------------------------------------------------ */
+
+static void beside_case(struct gpu *g, uint32_t n_x, uint32_t n_y, uint32_t n_row)
+{
+    test_case("%u and %u columns beside each other, %u rows", n_x, n_y, n_row);
+    struct rig r = rig_open_train(g, "beside", NULL);
+    uint32_t n = n_x + n_y;
+    const float *x = rig_normal(&r, (uint64_t)n_x * n_row, 1);
+    const float *y = rig_normal(&r, (uint64_t)n_y * n_row, 1);
+    double *want = rig_alloc(&r, (uint64_t)n * n_row, sizeof *want);
+    tensor x_t = rig_dense(&r, x, n_x, n_row), y_t = rig_dense(&r, y, n_y, n_row);
+    struct grads dx = rig_grad(&r, x_t), dy = rig_grad(&r, y_t);
+    tensor both = op_beside(r.c, x_t, y_t);
+    const double *d = rig_back(&r, both);
+    for (uint32_t t = 0; t < n_row; t++)
+        for (uint32_t i = 0; i < n; i++) {
+            bool in_x = i < n_x;
+            uint32_t at = in_x ? t * n_x + i : t * n_y + i - n_x;
+            want[t * n + i] = (double)(in_x ? x : y)[at];
+            (in_x ? dx : dy).want[at] += d[t * n + i];
+        }
+    if (rig_run(&r)) {
+        rig_near(&r, "both", both, want, 1e-30);
+        rig_near_grad(&r, "dx", &dx, 0);
+        rig_near_grad(&r, "dy", &dy, 0);
+    }
+    rig_close(&r);
+}
+
 /* ---- rows -------------------------------------------------------------------------------- */
 
 static const struct adam_update plain = { .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
@@ -530,5 +560,7 @@ void test_ops_train(void)
     gate_case(g, 1, true);
     gate_case(g, 48, true);
     gate_case(g, 67, false);
+    beside_case(g, 4, 4, 3);
+    beside_case(g, 64, 68, 9);
     ops_report(g);
 }
