@@ -87,7 +87,7 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
             count_open(m, params);
             gpu_dry(m->gpu, true);
         }
-        m->model = m->gpu ? model_load(m->gpu, m->file, false, err) : NULL;
+        m->model = m->gpu ? model_load(m->gpu, m->file, params->draft, err) : NULL;
         ok = m->model && mark_unused(m, err) &&
              (params->dry || hlm_load(m, params->progress, params->user, err));
     }

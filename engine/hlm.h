@@ -48,6 +48,7 @@ struct hlm_params {
     bool validate, profile;     /* validation layer; time stamps per kernel */
     uint64_t memory;            /* bytes of device memory that may be used; 0: what is free, less a
                                    twentieth */
+    bool draft;                 /* with the file's draft blocks; only training has a use for them */
     bool dry;                   /* reads keys and shapes and leaves the device empty until hlm_load:
                                    for plans */
     hlm_progress progress;      /* bytes of weights brought to the device */

@@ -31,13 +31,13 @@ static bool take_tables(struct trainer *t, struct err *err)
     t->tables = arena_create(t->gpu, "rows", MEM_DEVICE, err);
     if (!t->tables)
         return false;
-    t->step = table(t, sizeof(struct step) / 4, 1);
-    t->ids = table(t, n + 1, 1);
+    t->ids = table(t, n + t->n_loss, 1);
     t->docs = (struct docs){ .first = table(t, n, 1), .chunk = t->chunk, .n_chunk = n_chunk,
                              .chunks = table(t, 4, n_chunk) };
     t->dropout.key = table(t, 4, 1);
     for (uint32_t i = 0; i < t->n_loss; i++) {
         struct loss *l = &t->loss[i];
+        l->step = table(t, sizeof(struct step) / 4, 1);
         l->rows = table(t, n_row, 1);
         l->targets = table(t, n_row, 1);
         l->piece = table(t, 4, 1);
@@ -52,18 +52,24 @@ static bool take_tables(struct trainer *t, struct err *err)
     return (t->host && t->parts) || fail(err, "out of memory: rows of %u tokens", n);
 }
 
-/* Inputs of layers, and where their gradients go by turns. */
+/* Inputs of layers, and where their gradients go by turns; what losses begin with, likewise. */
 static bool take_inputs(struct trainer *t, struct err *err)
 {
-    uint32_t d = t->m->n_embd, n = t->max_tok;
+    uint32_t d = t->m->n_embd, n = t->max_tok, n_layer = t->m->n_layer;
     t->inputs = arena_create(t->gpu, "layer inputs", MEM_DEVICE, err);
-    t->input = mem_alloc(t->m->n_layer + 1u, sizeof *t->input);
+    t->input = mem_alloc(n_layer + 1u, sizeof *t->input);
     if (!t->inputs || !t->input)
-        return fail(err, "out of memory: %u layers", t->m->n_layer);
-    for (uint32_t i = 0; i <= t->m->n_layer; i++)
+        return fail(err, "out of memory: %u layers", n_layer);
+    for (uint32_t i = 0; i <= n_layer; i++)
         t->input[i] = arena_tensor(t->inputs, F32, d, n);
     for (uint32_t i = 0; i < 2; i++)
         t->d_input[i] = arena_tensor(t->inputs, F32, d, n);
+    t->loss[0].x = t->input[n_layer];
+    t->loss[0].dx = t->d_input[n_layer % 2];
+    for (uint32_t i = 1; i < t->n_loss; i++) {
+        t->loss[i].x = arena_tensor(t->inputs, F32, d, n);
+        t->loss[i].dx = arena_tensor(t->inputs, F32, d, n);
+    }
     return true;
 }
 
@@ -74,7 +80,8 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
     uint32_t *chunk = words(t, t->docs.chunks), n_chunk = 0;
     for (uint32_t i = 0; i < n_tok; i++)
         ids[i] = i < row->n ? (uint32_t)row->ids[i] : 0;
-    ids[n_tok] = 0;
+    for (uint32_t i = 0; i < t->n_loss; i++)
+        ids[n_tok + i] = 0;
     for (uint32_t i = 0, end; i < n_tok; i = end) {
         int32_t doc = i < row->n ? row->doc[i] : -1;
         for (end = i + 1; end < n_tok && (end < row->n ? row->doc[end] : -1) == doc; end++) {}
@@ -110,6 +117,7 @@ static void write_targets(struct trainer *t, const struct data_row *row, struct 
         }
     for (uint32_t i = l->n; i < l->rows.n; i++)
         rows[i] = targets[i] = NO_ROW;
+    words(t, l->step)[0] = l->ahead - 1;        /* struct step: n_past, the rest is zero */
     memset(words(t, l->piece), 0, 16);
     memcpy(words(t, l->weight), &w, 4);
 }
@@ -131,6 +139,20 @@ static tensor block(struct cmd *c, struct trainer *t, const struct pass *p, uint
     return t->m->arch->block(c, t->m, i, &none, &p->batch, first_rows(t->input[i], p->n_tok));
 }
 
+/* What loss i > 0 begins with: a draft block behind what the one before it began with. */
+static tensor draft(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
+{
+    const struct model *m = t->m;
+    struct layer_cache none = { 0 };
+    struct batch ahead = p->batch;
+    ahead.step = t->loss[i].step;
+    tensor h = first_rows(t->loss[i - 1].x, p->n_tok);
+    if (!m->arch->draft_raw)
+        h = op_norm(c, h, i > 1 ? m->draft[i - 2].norm : m->output_norm, m->eps);
+    tensor e = op_embed(c, m->draft[i - 1].token_embd, &ahead);
+    return model_draft(c, m, i - 1, &none, &p->batch, h, e);
+}
+
 static void record_first(struct cmd *c, struct trainer *t, const struct pass *p, bool held)
 {
     const struct model *m = t->m;
@@ -143,12 +165,27 @@ static void record_first(struct cmd *c, struct trainer *t, const struct pass *p,
         tape_layer(c, i, held);
         x = block(c, t, p, i);
     }
-    cmd_fill(c, t->d_input[m->n_layer % 2], tensor_bytes(t->d_input[0]), 0);
+    for (uint32_t i = 0; i < t->n_loss; i++) {
+        if (i) {
+            again(c);
+            tape_layer(c, m->n_layer + i - 1, held);
+            x = draft(c, t, p, i);
+            cmd_copy(c, t->loss[i].x, x, tensor_bytes(x));
+        }
+        cmd_fill(c, t->loss[i].dx, tensor_bytes(t->loss[i].dx), 0);
+    }
 }
 
-/* Down to the lowest layer with something to train. */
+/* Down to the lowest layer with something to train; draft blocks stand on top. */
 static void record_back(struct cmd *c, struct trainer *t, const struct pass *p)
 {
+    for (uint32_t i = t->n_loss; i-- > 1 && !cmd_failed(c);) {
+        again(c);
+        tape_layer(c, t->m->n_layer + i - 1, true);
+        tape_begin(c, first_rows(t->loss[i - 1].x, p->n_tok),
+                   first_rows(t->loss[i - 1].dx, p->n_tok));
+        tape_back(c, draft(c, t, p, i), first_rows(t->loss[i].dx, p->n_tok));
+    }
     for (uint32_t i = t->m->n_layer; i-- > t->lowest && !cmd_failed(c);) {
         tensor dy = first_rows(t->d_input[(i + 1) % 2], p->n_tok), dx = { 0 };
         if (i > t->lowest) {
@@ -162,16 +199,16 @@ static void record_back(struct cmd *c, struct trainer *t, const struct pass *p)
     }
 }
 
-/* A piece of the tokens that count, from the last layer's output. */
-static void record_head(struct cmd *c, struct trainer *t, const struct loss *l, bool back)
+/* A piece of the tokens that count in loss i. */
+static void record_head(struct cmd *c, struct trainer *t, uint32_t i, bool back)
 {
     const struct model *m = t->m;
-    tensor x = t->input[m->n_layer];
+    const struct loss *l = &t->loss[i];
     if (back)
-        tape_begin(c, x, t->d_input[m->n_layer % 2]);
-    tensor h = op_gather(c, x, l->rows, t->piece_rows, l->piece);
-    h = op_norm(c, h, m->output_norm, m->eps);
-    tensor logits = op_linear(c, h, LINEARS(&m->output));
+        tape_begin(c, l->x, l->dx);
+    tensor h = op_gather(c, l->x, l->rows, t->piece_rows, l->piece);
+    h = op_norm(c, h, i ? m->draft[i - 1].norm : m->output_norm, m->eps);
+    tensor logits = op_linear(c, h, LINEARS(i ? m->draft[i - 1].output : &m->output));
     op_nll_targets(c, logits, l->targets, l->piece, l->parts, l->weight);
     if (back)
         tape_back(c, logits, grad(c, logits));
@@ -192,7 +229,7 @@ static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
         [PASS_EVAL] = "validation pass", [PASS_BACK] = "backward pass", [PASS_HEAD] = "loss",
         [PASS_HEAD_EVAL] = "validation loss",
     };
-    p->batch = (struct batch){ .n_tok = p->n_tok, .step = t->step, .ids = t->ids,
+    p->batch = (struct batch){ .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids,
                                .docs = &p->docs };
     p->docs = t->docs;
     p->docs.first.n = p->n_tok;
@@ -208,7 +245,7 @@ static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
     if (p->kind == PASS_BACK)
         record_back(c, t, p);
     else if (p->kind == PASS_HEAD || p->kind == PASS_HEAD_EVAL)
-        record_head(c, t, &t->loss[p->loss], p->kind == PASS_HEAD);
+        record_head(c, t, p->loss, p->kind == PASS_HEAD);
     else
         record_first(c, t, p, p->kind == PASS_HELD);
     return cmd_check(c, err);
@@ -266,17 +303,17 @@ static bool run(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t
 }
 
 /* Losses of all pieces come back as parts: their sum is made in double, in order. */
-static bool read_loss(struct trainer *t, const struct loss *l, double *sum, double *nll,
-                      struct err *err)
+static bool read_loss(struct trainer *t, const struct loss *l, double share, double *sum,
+                      double *nll, struct err *err)
 {
     const uint32_t *rows = words(t, l->rows);
     if (l->n && !gpu_read(t->gpu, l->parts, 0, t->parts, 4ull * NLL_PARTS * l->n, err))
         return false;
     for (uint32_t k = 0; k < l->n; k++) {
         double v = nll_from(t->parts + (size_t)NLL_PARTS * k);
-        *sum += v;
+        *sum += share * v;
         if (nll)
-            nll[rows[k] + l->ahead] = v;
+            nll[rows[k] + l->ahead] += share * v;
     }
     return true;
 }
@@ -313,7 +350,8 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, do
     if (back && !run(t, PASS_BACK, n_tok, 0, err))
         return false;
     for (uint32_t i = 0; i < t->n_loss; i++)
-        if (!read_loss(t, &t->loss[i], i ? &sums->mtp : &sums->main, i ? nll_mtp : nll, err))
+        if (!read_loss(t, &t->loss[i], i ? 1.0 / (t->n_loss - 1) : 1, i ? &sums->mtp : &sums->main,
+                       i ? nll_mtp : nll, err))
             return false;
     sums->n += t->loss[0].n;
     return gpu_wait(t->gpu, err);
@@ -344,6 +382,7 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
         fail(err, "out of memory: a trainer");
         return NULL;
     }
+    HLM_ASSERT(p->chunk % 16 == 0 && p->chunk <= 64);
     t->gpu = g;
     t->m = m;
     t->set = set;
@@ -351,9 +390,14 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     t->chunk = p->chunk ? p->chunk : 64;
     t->max_tok = max_u32(p->max_tok, 1);
     t->piece_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(LOGIT_BYTES / (4 * m->n_vocab))));
-    t->loss[0].ahead = t->n_loss = 1;
+    t->n_loss = 1 + (p->mtp_factor != 0 ? m->n_draft : 0);
+    for (uint32_t i = 0; i < MAX_LOSS; i++)
+        t->loss[i].ahead = i + 1;
     t->dropout.p = (float)p->dropout;
-    bool ok = take_tables(t, err) && take_inputs(t, err) && updates_init(t, err);
+    bool ok = t->n_loss <= MAX_LOSS || fail(err, "%s: %u draft blocks, at most %u can be trained",
+                                            gguf_path(m->file), m->n_draft, MAX_LOSS - 1);
+    t->n_loss = min_u32(t->n_loss, MAX_LOSS);
+    ok = ok && take_tables(t, err) && take_inputs(t, err) && updates_init(t, err);
     if (ok)
         t->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
     ok = ok && t->scratch && (t->tape = tape_create(t->inputs, &t->dropout, err)) &&

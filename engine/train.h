@@ -18,7 +18,8 @@ struct train_params {
     uint32_t max_tok;           /* slots of the longest row */
     uint32_t max_doc;           /* documents of a row at most, padding not counted */
     bool train_lora, train_gates;
-    double mtp_factor;          /* of the loss of the draft blocks; 0: none */
+    double mtp_factor;          /* of the mean of the draft blocks' losses; 0: none. The model must
+                                   have been loaded with them */
     double dropout;             /* on what goes into A, while gradients are made; 0: none */
     uint64_t seed;              /* of the dropout */
     uint32_t chunk;             /* of the recurrences; 0: chosen */
@@ -33,7 +34,8 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
 bool train_commit(struct trainer *t, struct err *err);
 void train_destroy(struct trainer *t);          /* takes NULL; gates stay as trained */
 
-/* Sums over the counted targets of what was run: n is that of the main loss. */
+/* Sums over the counted targets of what was run: n is that of the main loss; mtp is a mean over the
+ * draft blocks. */
 struct train_sums { double main, mtp; uint64_t n; };
 /* Adds weight * (main + mtp_factor * mtp) of the row's gradient to the gradients, and to *sums.
  * step and i_row key the dropout. nll, nll_mtp: NULL, or [row->n] of each target that counts, else

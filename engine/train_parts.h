@@ -16,10 +16,11 @@ struct pass {
     bool ended;
 };
 
-/* Targets `ahead` tokens on, compacted: [k] the slot and what it must foresee. */
+/* Targets `ahead` tokens on, compacted: [k] the slot and what it must foresee. x: the hidden states
+ * before its norm and head. step: where in the ids the embeddings behind its slots begin. */
 struct loss {
     uint32_t ahead, n;
-    tensor rows, targets, piece, weight, parts;
+    tensor x, dx, step, rows, targets, piece, weight, parts;
 };
 
 struct trainer {
@@ -31,7 +32,7 @@ struct trainer {
     uint32_t lowest;                    /* layer with something to train */
 
     struct arena *tables, *inputs, *scratch;
-    tensor step, ids;
+    tensor ids;
     struct docs docs;
     struct dropout dropout;
     struct loss loss[MAX_LOSS];         /* the main one, then one a draft depth */

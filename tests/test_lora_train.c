@@ -24,7 +24,7 @@ static bool rig_open(struct rig *r, const char *path)
     struct err err = { 0 };
     struct gpu *g = test_gpu();
     *r = (struct rig){ .file = g ? gguf_open(path, &err) : NULL };
-    r->model = r->file ? model_load(g, r->file, &err) : NULL;
+    r->model = r->file ? model_load(g, r->file, false, &err) : NULL;
     return CHECK_OK(r->model != NULL, err);
 }
 

@@ -35,7 +35,14 @@ static const struct train_case {
     CASE("nemotron_h_moe-packed", "", "data-separate", 1e-7, 2e-10, 5e-7, 5e-4, 4e-6),
     CASE("step35-packed", "", "data", 1e-7, 2e-10, 5e-7, 5e-4, 2e-5),
     CASE("step35-packed", "", "data-separate", 1e-7, 2e-10, 5e-7, 5e-4, 2e-5),
+    /* 1e-8 4e-11 4e-7 4e-6 3e-6 */
+    CASE("qwen35moe-mtp", "", "data", 1e-7, 2e-10, 1e-6, 4e-5, 1e-5),
+    /* 3e-9 3e-11 9e-9 2e-7 4e-8 */
+    CASE("qwen35moe-mtp-packed", "", "data", 1e-7, 2e-10, 1e-7, 4e-5, 2e-7),
+    CASE("qwen35moe-mtp-packed", "", "data-separate", 1e-7, 2e-10, 1e-7, 4e-5, 2e-7),
 #undef CASE
+    { "qwen35moe-mtp", "model.gguf", "data", "expected-mtp-adapter", "init-lora-mtp.gguf",
+      { 1e-7, 2e-10, 3e-7, 2e-5, 4e-10 } },             /* 1e-8 3e-11 6e-8 1e-6 6e-11 */
 };
 
 /* An open case: the trainer, its rows and what must come out. */
@@ -59,7 +66,7 @@ static bool open_run(struct run *r, struct gpu *g, const struct train_case *c)
     r->want = fixture_json(path);
     r->bin = fixture_read(&r->n_bin, "train/%s/%s.bin", c->name, c->expected);
     if (!r->want || !r->bin ||
-        !train_run_model(&r->r, g, fixture("train/%s/%s", c->name, c->model)) ||
+        !train_run_model(&r->r, g, fixture("train/%s/%s", c->name, c->model), true) ||
         !train_run_adapter(&r->r, fixture("train/%s/%s", c->name, c->adapter)))
         return false;
     if (!data_read(fixture("train/%s/%s.json", c->name, c->data), r->r.m->n_vocab, &r->rows, &r->o,

@@ -16,7 +16,7 @@
 
 static const struct family { const char *path; bool gates; double mtp; } families[] = {
     { "qwen35/base/model-f32.gguf", true, 0 },
-    { "qwen35moe/base/model-f32.gguf", true, 0 },
+    { "train/qwen35moe-mtp/model.gguf", true, 0.3 },
     { "qwen3next/base/model-f32.gguf", true, 0 },
     { "nemotron_h/base/model-f32.gguf", true, 0 },
     { "nemotron_h_moe/base/model-f32.gguf", true, 0 },
@@ -25,7 +25,7 @@ static const struct family { const char *path; bool gates; double mtp; } familie
 
 static bool open_family(struct train_run *r, struct gpu *g, const struct family *f)
 {
-    return train_run_model(r, g, fixture("%s", f->path)) &&
+    return train_run_model(r, g, fixture("%s", f->path), f->mtp != 0) &&
            train_run_fresh(r, "blk.*.weight");
 }
 
@@ -158,8 +158,8 @@ static bool in_group(const char *name, uint32_t group)
 }
 
 /* The loss with every value moved by h * v. */
-static double loss_at(struct train_run *r, const struct data_row *row, const float *value,
-                      const float *v, double h)
+static double loss_at(struct train_run *r, const struct data_row *row, double mtp,
+                      const float *value, const float *v, double h)
 {
     struct train_sums sums = { 0 };
     uint64_t at = 0;
@@ -175,12 +175,13 @@ static double loss_at(struct train_run *r, const struct data_row *row, const flo
         at += n;
     }
     ok = ok && train_eval(r->t, row, &sums, NULL, NULL, &r->err);
-    return CHECK_MSG(ok, "%s", r->err.msg) ? sums.main : NAN;
+    return CHECK_MSG(ok, "%s", r->err.msg) ? sums.main + mtp * sums.mtp : NAN;
 }
 
 /* One direction u*g/|g| of a group, u uniform in 0..2: the best step's relative difference. */
-static double slope_off(struct train_run *r, const struct data_row *row, uint32_t group,
-                        const float *value, const float *grad, uint64_t n, struct rng *rng)
+static double slope_off(struct train_run *r, const struct data_row *row, double mtp,
+                        uint32_t group, const float *value, const float *grad, uint64_t n,
+                        struct rng *rng)
 {
     float *v = mem_alloc(n, sizeof *v);
     double norm = 0, want = 0, best = INFINITY;
@@ -197,7 +198,7 @@ static double slope_off(struct train_run *r, const struct data_row *row, uint32_
         want += (double)v[k] * (double)grad[k];
     }
     for (double h = 1e-1; norm > 0 && h > 5e-4; h /= 10) {
-        double up = loss_at(r, row, value, v, h), down = loss_at(r, row, value, v, -h);
+        double up = loss_at(r, row, mtp, value, v, h), down = loss_at(r, row, mtp, value, v, -h);
         best = fmin(best, fabs((up - down) / (2 * h * want) - 1));
     }
     free(v);
@@ -213,7 +214,8 @@ static void test_slope(struct gpu *g, const struct family *f)
     test_case("%s: slopes of the loss along the gradient", f->path);
     if (open_family(&r, g, f)) {
         made_up(&s, len, ARRAY_LEN(len), r.m->n_vocab);
-        struct train_params p = { .train_lora = true, .train_gates = f->gates, .hold = true };
+        struct train_params p = { .train_lora = true, .train_gates = f->gates, .hold = true,
+                                  .mtp_factor = f->mtp };
         bool ok = CHECK(data_pack(&rows, &s, NULL, 96, 0, &r.err));
         train_run_room(&p, &rows);
         ok = ok && train_run_trainer(&r, &p);
@@ -229,7 +231,8 @@ static void test_slope(struct gpu *g, const struct family *f)
             float *grad = train_run_all(&r, TRAIN_GRAD, &m);
             for (uint32_t k = 0; k < ARRAY_LEN(groups); k++)
                 for (uint32_t i = 0; i < 5; i++) {
-                    double off = slope_off(&r, &rows.row[0], k, value, grad, n, &rng);
+                    double off = slope_off(&r, &rows.row[0], f->mtp, k, value, grad, n,
+                                           &rng);
                     CHECK_MSG(off <= SLOPE, "%s: slope and gradient differ by %.3g", groups[k],
                               off);
                     most = fmax(most, off);

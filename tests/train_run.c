@@ -6,12 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool train_run_model(struct train_run *r, struct gpu *g, const char *path)
+bool train_run_model(struct train_run *r, struct gpu *g, const char *path, bool draft)
 {
     struct err *err = &r->err;
     *r = (struct train_run){ 0 };
     r->file = gguf_open(path, err);
-    r->m = r->file ? model_load(g, r->file, err) : NULL;
+    r->m = r->file ? model_load(g, r->file, draft, err) : NULL;
     return CHECK_MSG(r->m && model_upload(r->m, NULL, NULL, err), "%s", err->msg);
 }
 

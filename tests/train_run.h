@@ -12,8 +12,8 @@ struct train_run {
     struct err err;
 };
 
-/* A model on the device. False, and the open case failed. r is zeroed before. */
-bool train_run_model(struct train_run *r, struct gpu *g, const char *path);
+/* A model on the device, with its draft blocks or without. False, and the open case failed. */
+bool train_run_model(struct train_run *r, struct gpu *g, const char *path, bool draft);
 /* Its adapter: a file, or one made for targets (lora_make.h) of rank 4. */
 bool train_run_adapter(struct train_run *r, const char *path);
 bool train_run_fresh(struct train_run *r, const char *targets);
