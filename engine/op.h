@@ -251,8 +251,9 @@ struct attention {
     tensor turn;                        /* I32 [n_rot]: rope.glsl */
     float eps;
 };
-/* lanes are keys; lanes are tokens (head_dim up to 128) */
-enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS };
+/* Over a cache: lanes are keys; lanes are tokens (head_dim up to 128). Over a row of documents: a
+ * workgroup is one subgroup, whose lanes hold much; it has many lanes, which hold little (GPUs). */
+enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS, ATTENTION_DOCS, ATTENTION_DOCS_WIDE };
 tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
                     const struct kv_layer *kv, const struct batch *b);
 /* Causal attention; appends to the cache. Rows of p: q, k, v, and for GATE_HEAD one gate a head

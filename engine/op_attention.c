@@ -47,15 +47,16 @@ static uint32_t cols_heads(const struct attention *a)
     return 0;
 }
 
-static tensor attention_docs(struct cmd *c, tensor p, const struct attention *a,
+static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct attention *a,
                              const struct batch *b);
 
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b)
 {
+    bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
     if (b->docs)
-        return attention_docs(c, p, a, b);
-    bool cols = gpu_caps(cmd_gpu(c))->kind == GPU_CPU && b->n_tok >= 4 && cols_heads(a);
+        return attention_by(c, cpu ? ATTENTION_DOCS : ATTENTION_DOCS_WIDE, p, a, kv, b);
+    bool cols = cpu && b->n_tok >= 4 && cols_heads(a);
     return attention_by(c, cols ? ATTENTION_COLS : ATTENTION_PLAIN, p, a, kv, b);
 }
 
@@ -103,6 +104,8 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     bool cols = path == ATTENTION_COLS;
     if (cmd_failed(c))
         return p;
+    if (b->docs)
+        return attention_docs(c, path == ATTENTION_DOCS_WIDE, p, a, b);
     struct columns col = columns(a, p.col);
     HLM_ASSERT(p.col + p.n == col.end && p.n_row == n_tok);
     struct spec spec = SPEC(wg, kv->k.dtype == F32 ? KV_F32 : kv->k.dtype == F16 ? KV_F16 : KV_Q8);
@@ -150,27 +153,31 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 
 /* ---- a row of documents ---------------------------------------------------------------------- */
 
-/* How attn_docs and its backward cut a head. Slices are as narrow as keeps loops and what lanes
- * hold short (measured on lavapipe: two heads of 64 take 0.45 of the time in two slices, heads of
- * 256 in eight slices 0.35), and heads of a lane share the loads of keys. */
-struct cut { uint32_t wg, quads, slices, heads, round; };
+/* How attn_docs and its backward cut a head: slices so narrow that loops, and what a lane holds,
+ * stay short, several query heads or keys a lane so that they share what is loaded. Measured on
+ * lavapipe: two heads of 64 take 0.45 of the time in two slices, heads of 256 in eight slices 0.35;
+ * the gradients of keys of 64 two to a lane 0.45. */
+struct cut { uint32_t wg, quads, slices, heads, keys, round; };
 
-static struct cut cut_heads(const struct gpu_caps *caps, const struct attention *a)
+static struct cut cut_heads(const struct gpu_caps *caps, const struct attention *a, bool wide,
+                            bool bwd)
 {
-    struct cut f = { .wg = wg_size(caps, 128), .quads = a->head_dim / 4, .slices = 1, .heads = 1 };
-    uint32_t shared = a->n_head / a->n_kv_head;
+    struct cut f = { .wg = wide ? 128 : caps->subgroup, .quads = a->head_dim / 4, .slices = 1,
+                     .heads = 1 };
+    uint32_t shared = a->n_head / a->n_kv_head, most = bwd && wide ? 8 : 16;
     for (; f.quads % 2 == 0 && f.quads >= 16 && f.slices < f.wg; f.quads /= 2)
         f.slices *= 2;
-    for (uint32_t n = 2; n <= 4 && n * f.quads <= 16; n++)
+    for (uint32_t n = 2; n <= 4 && n * f.quads <= most; n++)
         if (shared % n == 0)
             f.heads = n;
-    f.round = caps->kind == GPU_CPU || f.slices == 1 ? 1 : 4;
+    f.keys = min_u32(max_u32(most / f.quads, 1), 4);
+    f.round = wide && f.slices > 1 ? 4 : 1;
     return f;
 }
 
-static struct spec cut_spec(const struct cut *f, const struct attention *a)
+static struct spec cut_spec(const struct cut *f, const struct attention *a, uint32_t last)
 {
-    return SPEC(f->wg, 0, f->quads, f->slices, f->heads, f->round, a->window != 0, a->gate);
+    return SPEC(f->wg, 0, f->quads, f->slices, f->heads, f->round, a->window != 0, last);
 }
 
 static struct push_attn_docs push_docs(const struct attention *a, tensor p, tensor dp)
@@ -200,18 +207,16 @@ enum { T_P, T_Q, T_K, T_V, T_FIRST, T_STAT, T_Y };
 
 static void attention_bwd(struct cmd *c, const struct tape_rec *r);
 
-static tensor attention_docs(struct cmd *c, tensor p, const struct attention *a,
+static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct attention *a,
                              const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t hd = a->head_dim, n_tok = b->n_tok;
-    struct cut f = cut_heads(caps, a);
+    struct cut f = cut_heads(caps, a, wide, false);
     tensor first = b->docs->first;
     if (n_tok > max_rounds(caps))
         cmd_fail(c, "attention over a row of %u tokens, %s can do %u", n_tok, caps->driver,
                  max_rounds(caps));
-    if (cmd_failed(c))
-        return p;
     HLM_ASSERT(p.n == columns(a, 0).end && p.n_row == n_tok);
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     struct kv_layer kv = { .k = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok),
@@ -223,34 +228,36 @@ static tensor attention_docs(struct cmd *c, tensor p, const struct attention *a,
     struct push_attn_docs push = push_docs(a, p, p);
     cmd_work(c, 2 * docs_work(a, n_tok));
     cmd_dispatch(c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
-                 cut_spec(&f, a), PUSH(push),
+                 cut_spec(&f, a, a->gate), PUSH(push),
                  USES(READ(q), READ(kv.k), READ(kv.v), READ(first), READ(p), WRITE(y),
                       WRITE(stat)));
-    tape_push(c, (struct tape_rec){ attention_bwd, .p = { a },
+    tape_push(c, (struct tape_rec){ attention_bwd, .p = { a }, .u = { wide },
                                     .t = { [T_P] = p, [T_Q] = q, [T_K] = kv.k, [T_V] = kv.v,
                                            [T_FIRST] = first, [T_STAT] = stat, [T_Y] = y } });
     return y;
 }
 
 /* Gradients of keys and values, as many query heads at a time as the loops bear. */
-static void bwd_kv(struct cmd *c, const struct attention *a, const tensor *t, tensor d_o, tensor dk,
-                   tensor dv)
+static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor dk, tensor dv)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const struct attention *a = r->p[0];
+    const tensor *t = r->t;
+    bool wide = r->u[0];
     uint32_t n_tok = t[T_P].n_row, shared = a->n_head / a->n_kv_head;
     uint32_t n_heads = max_u32(max_rounds(caps) / (n_tok + 1), 1);
-    struct cut f = cut_heads(caps, a);
+    struct cut f = cut_heads(caps, a, wide, true);
     struct push_attn_docs push = push_docs(a, t[T_P], t[T_P]);
-    struct spec spec = cut_spec(&f, a);
-    spec.v[4] = 1;
-    spec.v[7] = 0;
+    uint32_t tile = f.wg / f.slices * f.keys;
+    f.heads = 1;
     for (uint32_t h = 0; h < shared; h += n_heads) {
         push.head0 = h;
         push.n_heads = min_u32(n_heads, shared - h);
         push.more = h > 0;
         cmd_work(c, 4 * docs_work(a, n_tok) * push.n_heads / shared);
         cmd_dispatch(c, K_attn_docs_bwd_kv,
-                     GRID(div_up(n_tok, f.wg / f.slices), a->n_kv_head, 1), spec, PUSH(push),
+                     GRID(div_up(n_tok, tile), a->n_kv_head, 1), cut_spec(&f, a, f.keys),
+                     PUSH(push),
                      USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
                           BOTH(dk), BOTH(dv)));
     }
@@ -281,9 +288,10 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const struct attention *a = r->p[0];
     const tensor *t = r->t;
+    bool wide = r->u[0];
     tensor p = t[T_P], dp = grad(c, p), dy = grad(c, t[T_Y]);
     uint32_t hd = a->head_dim, n_tok = p.n_row;
-    struct cut f = cut_heads(caps, a);
+    struct cut f = cut_heads(caps, a, wide, true);
     if (cmd_failed(c) || !dp.arena)
         return;
     HLM_ASSERT(dy.col == 0 && dy.stride == a->n_head * hd);
@@ -301,13 +309,12 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
                  SPEC(wg_size(caps, 64), 0, 0, 0, 0, 0, 0, a->gate), PUSH(push),
                  USES(READ(dy), READ(t[T_Y]), READ(p), READ(t[T_FIRST]), BOTH(dp), BOTH(t[T_STAT]),
                       WRITE(a->gate == GATE_NONE ? dq : d_o)));
-    struct spec spec = cut_spec(&f, a);
-    spec.v[7] = 0;
     cmd_work(c, 3 * docs_work(a, n_tok));
     cmd_dispatch(c, K_attn_docs_bwd_q,
-                 GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1), spec, PUSH(push),
+                 GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
+                 cut_spec(&f, a, 0), PUSH(push),
                  USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
                       WRITE(dq)));
-    bwd_kv(c, a, t, d_o, dk, dv);
+    bwd_kv(c, r, d_o, dk, dv);
     prepare_bwd(c, a, t, dq, dk, dv, dp);
 }

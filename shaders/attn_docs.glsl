@@ -13,6 +13,9 @@ layout(constant_id = 5) const uint ROUND = 1;   // rows of a round
 layout(constant_id = 6) const uint WINDOW = 0;  // 1: a token sees the newest p.window keys alone
 const uint ROWS = WG / SLICES;                  // that a workgroup owns, a lane a slice of one
 
+// Where a round is one row the backward keeps it from the products on: a load costs more.
+const uint HELD = ROUND == 1 ? QUADS : 1;
+
 uint slice() { return lane() % SLICES; }
 uint owned() { return lane() / SLICES; }
 uint quad(uint i) { return i * SLICES + slice(); }

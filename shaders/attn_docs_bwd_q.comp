@@ -39,12 +39,15 @@ void main()
     uint j0 = first_key(tok0, uint(stat[head0 * p.n_tok + tok0].w));
     for (; j0 < end; j0 += ROUND) {
         float s[2 * N];         // scores, then dw
+        vec4 held[HELD];
         [[unroll]] for (uint b = 0; b < ROUND; b++) {
             uint at = (kv + min(j0 + b, end - 1)) * quads;
             [[unroll]] for (uint h = 0; h < HEADS; h++)
                 s[b * HEADS + h] = s[N + b * HEADS + h] = 0.0;
             [[unroll]] for (uint i = 0; i < QUADS; i++) {
                 vec4 kr = k[at + quad(i)], vr = v[at + quad(i)];
+                if (ROUND == 1)
+                    held[i] = kr;
                 [[unroll]] for (uint h = 0; h < HEADS; h++) {
                     s[b * HEADS + h] += dot(qr[h * QUADS + i], kr);
                     s[N + b * HEADS + h] += dot(dr[h * QUADS + i], vr);
@@ -61,7 +64,11 @@ void main()
                 ds[h] = seen ? w * (s[N + b * HEADS + h] - st[h].z) : 0.0;
             }
             [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                vec4 kr = k[at + quad(i)];
+                vec4 kr;
+                if (ROUND == 1)
+                    kr = held[i];
+                else
+                    kr = k[at + quad(i)];
                 [[unroll]] for (uint h = 0; h < HEADS; h++)
                     sum[h * QUADS + i] += ds[h] * kr;
             }

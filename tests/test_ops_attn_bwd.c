@@ -108,17 +108,18 @@ static struct row row_make(struct rig *r, const struct docs_row *c)
 }
 
 /* Records the row's forward and backward; without a tape the forward alone. */
-static void row_record(struct rig *r, const struct layer *l, struct row *w, struct batch b,
-                       bool train)
+static void row_record(struct rig *r, const struct layer *l, struct row *w,
+                       enum attention_path path, bool train)
 {
+    struct batch b = { .n_tok = w->at_p.n_row, .docs = &w->docs };
     tensor dp = w->at_dp;
     dp.n = w->at_p.stride;
     dp.col = 0;
-    b.docs = &w->docs;
-    b.n_tok = w->at_p.n_row;
     if (train)
         tape_begin(r->c, whole(w->at_p), dp);
-    w->y = op_attention(r->c, w->at_p, &l->a, &(struct kv_layer){ 0 }, &b);
+    const struct kv_layer none = { 0 };
+    w->y = train ? attention_by(r->c, path, w->at_p, &l->a, &none, &b)
+                 : op_attention(r->c, w->at_p, &l->a, &none, &b);
     if (train)
         tape_back(r->c, w->y, w->at_dy);
 }
@@ -262,17 +263,18 @@ static struct tape *tape_of(struct rig *r)
     return t;
 }
 
-static void docs_case(struct gpu *g, const struct docs_row *c, bool train)
+static void docs_case(struct gpu *g, const struct docs_row *c, enum attention_path path, bool train)
 {
     static const char *const gates[] = { "no gate", "gates", "gate a head" };
-    test_case("documents%s, %u/%u heads of %u, %u rotated, window %u, %s%s, peak %g",
+    test_case("documents%s%s, %u/%u heads of %u, %u rotated, window %u, %s%s, peak %g",
+              path == ATTENTION_DOCS_WIDE ? ", wide" : "",
               train ? "" : ", forward alone", c->n_head, c->n_kv_head, c->head_dim, c->n_rot,
               c->window, gates[c->gate], c->norm ? "" : ", no norm", (double)c->peak);
     struct rig r = rig_open(g, "documents");
     struct tape *tape = train ? tape_of(&r) : NULL;
     struct layer l = layer_make(&r, c);
     struct row w = row_make(&r, c);
-    row_record(&r, &l, &w, rig_batch(&r, 0, &(struct step){ 0 }, NULL, 0, false), train);
+    row_record(&r, &l, &w, path, train);
     if (rig_run(&r))
         row_check(&r, c, &l, &w, train);
     rig_close(&r);
@@ -283,11 +285,11 @@ static const struct docs_row rows[] = {
     { 32, 4, 2, 8, QWEN, 0, 1, { 1, 2, 17, 9, 33, 5 } },
     { 32, 4, 2, 32, STEP, 20, 1, { 50, 7, 19, 20, 21, 1, 3 } },
     { 64, 2, 1, 16, QWEN, 0, 1, { 65, 1, 13, 2 } },
+    { 80, 2, 2, 40, GATE_NONE, true, 5, 1, { 4, 5, 6, 17 } },
     { 32, 4, 2, 32, STEP, 1, 1, { 9, 2 } },
     { 32, 4, 2, 8, QWEN, 0, 6, { 40 } },
     { 16, 3, 1, 0, NEMOTRON, 0, 1, { 3, 1, 1, 29, 16 } },
     { 20, 4, 1, 6, STEP, 0, 1, { 5, 30, 8 } },
-    { 80, 2, 2, 40, GATE_NONE, true, 5, 1, { 4, 5, 6, 17 } },
     { 256, 2, 1, 64, QWEN, 0, 1, { 2, 19, 1 } },
     /* what no model has together */
     { 16, 3, 1, 16, GATE_ELEM, false, 0, 1, { 11, 4 } },
@@ -326,19 +328,19 @@ static void check_same(struct rig *r, const char *what, tensor a, uint32_t at, t
         }
 }
 
-static void places_case(struct gpu *g, const struct docs_row *shape)
+static void places_case(struct gpu *g, const struct docs_row *shape, enum attention_path path)
 {
     enum { N = 37 };
     static const uint32_t alone[] = { N, 0 }, second[] = { 1, N, 5, 0 },
                           late[] = { 9, 2, 30, 3, N, 0 };
     static const struct { const uint32_t *len; uint32_t at; } in[] = { { alone, 0 }, { second, 1 },
                                                                       { late, 44 } };
-    test_case("a document's place, %u/%u heads of %u, window %u", shape->n_head, shape->n_kv_head,
+    test_case("a document's place%s, %u/%u heads of %u, window %u",
+              path == ATTENTION_DOCS_WIDE ? ", wide" : "", shape->n_head, shape->n_kv_head,
               shape->head_dim, shape->window);
     struct rig r = rig_open(g, "places");
     struct tape *tape = tape_of(&r);
     struct layer l = layer_make(&r, shape);
-    struct batch b = rig_batch(&r, 0, &(struct step){ 0 }, NULL, 0, false);
     struct row w[ARRAY_LEN(in)];
     for (uint32_t i = 0; i < ARRAY_LEN(in); i++) {
         struct docs_row c = *shape;
@@ -348,7 +350,7 @@ static void places_case(struct gpu *g, const struct docs_row *shape)
         w[i] = row_make(&r, &c);
         if (i > 0)
             give(&r, &c, &w[0], 0, &w[i], in[i].at, N);
-        row_record(&r, &l, &w[i], b, true);
+        row_record(&r, &l, &w[i], path, true);
     }
     if (rig_run(&r))
         for (uint32_t i = 1; i < ARRAY_LEN(in); i++) {
@@ -379,7 +381,7 @@ static void again_case(struct gpu *g, const struct docs_row *shape)
     struct tape *tape = tape_of(&r);
     struct layer l = layer_make(&r, &c);
     struct row w = row_make(&r, &c);
-    row_record(&r, &l, &w, rig_batch(&r, 0, &(struct step){ 0 }, NULL, 0, false), true);
+    row_record(&r, &l, &w, ATTENTION_DOCS, true);
     bool good = rig_run(&r) && row_check(&r, &c, &l, &w, true);
     for (uint32_t i = 0; good && i < ARRAY_LEN(other); i++) {
         memcpy(c.len, other[i], sizeof c.len);
@@ -398,10 +400,14 @@ void test_ops_attn_bwd(void)
     if (!g)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
-        docs_case(g, &rows[i], true);
-    docs_case(g, &rows[0], false);
+        docs_case(g, &rows[i], ATTENTION_DOCS, true);
+    docs_case(g, &rows[0], ATTENTION_DOCS, false);
     for (uint32_t i = 0; i < 3; i++)
-        places_case(g, &rows[i]);
+        places_case(g, &rows[i], ATTENTION_DOCS);
+    for (uint32_t i = 2; i < 4; i++) {
+        docs_case(g, &rows[i], ATTENTION_DOCS_WIDE, true);
+        places_case(g, &rows[i], ATTENTION_DOCS_WIDE);
+    }
     again_case(g, &rows[0]);
     ops_report(g);
 }
