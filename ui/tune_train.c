@@ -262,21 +262,12 @@ static bool measure(struct err *err)
     return true;
 }
 
-/* Draft blocks take room, so they are there only where something may be said of them. */
-static bool may_draft(void)
-{
-    const char *t = o.p.targets;
-    return o.mtp > 0 || o.train_mtp || o.p.ids_json || o.p.init_lora || o.p.resume ||
-           (t && (strstr(t, "mtp") || strstr(t, "nextn") || strchr(t, '*')));
-}
-
 static int train(struct err *err)
 {
     int rc = RC_FAILED;
     if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
                                                    .profile = o.profile, .memory = o.memory,
-                                                   .exact = true, .dry = true,
-                                                   .draft = may_draft() }, &rc)))
+                                                   .exact = true, .dry = true }, &rc)))
         return rc;
     if (o.format)
         chat_by_name(o.format, hlm_file(o.m), &o.p.read.format);    /* misfit has seen it */
