@@ -204,7 +204,8 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
     struct { const char *says; struct state_want w; } rows[] = {
         { "another model", w }, { "another model: a model (qwen35), this one is b (qwen35)", w },
         { "--seed 7, it is 8 now", w }, { "--lr 0.0002, it is 0.0003 now", w },
-        { "--steps 9, it is 10 now", w }, { "other data", w }, { "trains 3 tensors, expected 2", w },
+        { "--steps 9, it is 10 now", w }, { "other data", w },
+        { "trains 3 tensors, expected 2", w },
         { "trains blk.0.ssm_a.delta of 5 numbers, expected blk.0.ssm_a.delta of 6", w },
     };
     struct state_param other[N_PARAM];

@@ -1,0 +1,392 @@
+/* test_tune_run: training runs on the device as a program makes them - that the plan is what the
+ * driver gives, that a run taken up again ends with the same bits, that a full disk costs nothing,
+ * and hlm-tune itself: the call that checks it from outside, Ctrl-C, and an early end. */
+#define _POSIX_C_SOURCE 200809L
+#include "hlm_test.h"
+#include "run.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define TINY "tests/fixtures/train/qwen35/"
+
+/* Whole documents of the fixture, one of four for validation. */
+static struct hlm_tune_params tiny(void)
+{
+    struct hlm_tune_params p = hlm_tune_defaults();
+    p.data = TINY "data.jsonl";
+    p.targets = "attn,ffn_down";
+    p.read.max_seq = 96;
+    p.read.valid = 0.25;
+    p.no_pack = true;
+    p.o.rank = 3;
+    p.o.steps = 4;
+    p.o.train_gates = true;
+    p.o.lora_dropout = 0.1;
+    return p;
+}
+
+static hlm *open_model(bool dry, uint64_t memory, struct err *err)
+{
+    struct hlm_params params = { .model = TINY "model.gguf", .cache_dir = "build/cache",
+                                 .exact = true, .validate = true, .dry = dry, .memory = memory };
+    hlm *m = hlm_open(&params, err);
+    if (!m && strstr(err->msg, "validation layer")) {   /* test_validation says so */
+        *err = (struct err){ 0 };
+        params.validate = false;
+        m = hlm_open(&params, err);
+    }
+    return m;
+}
+
+static bool steps(hlm_tune *t, uint32_t n, double *loss)
+{
+    struct err err = { 0 };
+    struct hlm_tune_step s = { 0 };
+    for (uint32_t i = 0; i < n; i++)
+        if (!CHECK_OK(hlm_tune_do_step(t, &s, &err), err))
+            return false;
+    *loss = s.loss;
+    return true;
+}
+
+static double validate(hlm_tune *t)
+{
+    struct hlm_tune_loss v = { 0 };
+    struct err err = { 0 };
+    CHECK_OK(hlm_tune_validate(t, HLM_TUNE_VALID, &v, NULL, NULL, &err), err);
+    return v.main;
+}
+
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* What a run and a session for samples take; the plan's sum. */
+static uint64_t test_plan(void)
+{
+    struct err err = { 0 };
+    struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
+    struct hlm_tune_params p = tiny();
+    hlm_session *s = NULL;
+    double loss;
+    uint64_t all = 0;
+    p.sample = &sp;
+    test_case("a run's plan is what the driver gives");
+    hlm *m = open_model(true, 0, &err);
+    hlm_tune *t = m ? hlm_tune_open(m, &p, &err) : NULL;
+    if (CHECK_MSG(t, "%s", err.msg)) {
+        struct hlm_plan plan = hlm_tune_plan(t);
+        all = plan.device_bytes;
+        CHECK_EQ(hlm_allocated(m), 0);
+        CHECK(!hlm_set_lora(m, NULL, 0, NULL) && !hlm_tune_open(m, &p, NULL));
+        if (CHECK_OK(hlm_load(m, NULL, NULL, &err) && hlm_tune_begin(t, NULL, &err), err) &&
+            CHECK_MSG((s = hlm_session_create(m, &sp, &err)), "%s", err.msg)) {
+            uint64_t sum = plan.device_bytes + plan.host_bytes;
+            CHECK_EQ(hlm_allocated(m), sum);
+            int32_t ids[9] = { 5, 6, 7, 8, 9, 10, 11, 12, 13 };
+            CHECK(steps(t, 1, &loss) && validate(t) > 0);
+            CHECK_OK(hlm_session_sync(s, ids, 9, NULL, 0, NULL, NULL, &err), err);
+            CHECK_EQ(hlm_allocated(m), sum);
+        }
+    }
+    hlm_session_destroy(s);
+    hlm_tune_close(t);
+    hlm_test_close(m);
+    return all;
+}
+
+static bool fits(uint64_t memory, uint32_t max_seq, struct err *err)
+{
+    struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
+    struct hlm_tune_params p = tiny();
+    *err = (struct err){ 0 };
+    p.sample = &sp;
+    p.read.max_seq = max_seq;
+    hlm *m = open_model(true, memory, err);
+    hlm_tune *t = m ? hlm_tune_open(m, &p, err) : NULL;
+    bool ok = t != NULL;
+    hlm_tune_close(t);
+    hlm_test_close(m);
+    return ok;
+}
+
+static void test_budget(uint64_t all)
+{
+    struct err err;
+    test_case("a budget of exactly that will do, a byte less is refused with what would fit");
+    CHECK_MSG(fits(all, 96, &err), "%s", err.msg);
+    CHECK(!fits(all - 1, 96, &err));
+    const char *flag = strstr(err.msg, "--max-seq ");
+    CHECK_MSG(flag && strstr(err.msg, "out of memory") && strstr(err.msg, "optimizer"), "%s",
+              err.msg);
+    uint32_t n = flag ? (uint32_t)strtoul(flag + 10, NULL, 10) : 0;
+    CHECK_MSG(n >= 32 && n < 96 && fits(all - 1, n, &err), "%u: %s", n, err.msg);
+    CHECK(!fits(all / 4, 96, &err));
+    CHECK_MSG(strstr(err.msg, "a smaller model would"), "%s", err.msg);
+}
+
+/* ---- going on -------------------------------------------------------------------------------- */
+
+/* A run from the start, or from a checkpoint: validations at 0 and 2, saves at 2 and 4. */
+static char *run_to_end(hlm *m, const char *folder, const char *from, uint64_t *n, double best[2])
+{
+    struct err err = { 0 };
+    struct hlm_tune_params p = tiny();
+    const char *resumed = NULL;
+    double loss;
+    char *bytes = NULL;
+    p.resume = from;
+    hlm_tune *t = hlm_tune_open(m, &p, &err);
+    bool ok = CHECK_MSG(t, "%s", err.msg) &&
+              CHECK_OK(hlm_tune_begin(t, &resumed, &err), err) &&
+              CHECK((resumed != NULL) == (from != NULL));
+    if (ok && !from) {
+        validate(t);
+        ok = steps(t, 2, &loss) && validate(t) > 0 &&
+             CHECK_OK(hlm_tune_save(t, folder, 9, &err), err) && CHECK(hlm_tune_is_saved(t));
+    }
+    ok = ok && CHECK_EQ(hlm_tune_get_info(t).step, 2) && steps(t, 2, &loss);
+    if (ok) {
+        const char *out = test_scratch("tune-out.gguf");
+        struct hlm_tune_info i = hlm_tune_get_info(t);
+        best[0] = i.best_loss;
+        best[1] = (double)i.best_step;
+        CHECK(!hlm_tune_is_saved(t));
+        if (CHECK_OK(hlm_tune_write(t, out, &err), err))
+            bytes = file_read(out, 1 << 26, n, &err);
+        if (!from)
+            CHECK_OK(hlm_tune_save(t, folder, 9, &err), err);
+    }
+    hlm_tune_close(t);
+    return bytes;
+}
+
+static void test_resume(hlm *m, const char *folder)
+{
+    char two[256];
+    uint64_t n_a = 0, n_b = 0;
+    double best_a[2], best_b[2];
+    test_case("a run that is taken up again ends with the same bits");
+    snprintf(two, sizeof two, "%s/step-000002", folder);
+    char *a = run_to_end(m, folder, NULL, &n_a, best_a);
+    char *b = a ? run_to_end(m, folder, two, &n_b, best_b) : NULL;
+    if (CHECK(a && b)) {
+        CHECK(n_a == n_b && !memcmp(a, b, n_a));
+        CHECK(!memcmp(best_a, best_b, sizeof best_a));
+    }
+    free(a);
+    free(b);
+}
+
+static void test_refused(hlm *m, const char *folder)
+{
+    struct err err;
+    char five[256];
+    snprintf(five, sizeof five, "%s/nope", folder);
+    for (uint32_t i = 0; i < 6; i++) {
+        static const char *const says[] = {
+            "was begun with --rank 3, it is 4 now", "was begun with --seed 0, it is 1 now",
+            "was begun with other data", "trains", "No such file", "was begun with --dropout 0.1",
+        };
+        struct hlm_tune_params p = tiny();
+        test_case("a run that is not the checkpoint's: %s", says[i]);
+        p.resume = i == 4 ? five : folder;
+        p.o.rank += i == 0;
+        p.seed += i == 1;
+        p.read.loss_all = i == 2;
+        p.targets = i == 3 ? "attn" : p.targets;
+        p.o.lora_dropout = i == 5 ? 0 : p.o.lora_dropout;
+        err = (struct err){ 0 };
+        hlm_tune *t = hlm_tune_open(m, &p, &err);
+        CHECK(!t);
+        CHECK_MSG(strstr(err.msg, says[i]) && strstr(err.msg, folder) && !strchr(err.msg, '\n'),
+                  "%s", err.msg);
+        hlm_tune_close(t);
+    }
+}
+
+/* ---- a full disk ----------------------------------------------------------------------------- */
+
+static void test_full(hlm *m)
+{
+    struct err err = { 0 };
+    struct hlm_tune_params p = tiny();
+    const char *folder = test_scratch("tune-full");
+    double loss;
+    bool done = false;
+    uint32_t nth = 0;
+    test_case("a full disk at every call of a save: what was saved before stands");
+    hlm_tune *t = hlm_tune_open(m, &p, &err);
+    bool ok = CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, NULL, &err), err) &&
+              steps(t, 1, &loss) && CHECK_OK(hlm_tune_save(t, folder, 1, &err), err) &&
+              steps(t, 1, &loss);
+    while (ok && !done && nth++ < 100) {
+        err = (struct err){ 0 };
+        file_test_fault(nth, nth % 2);
+        done = hlm_tune_save(t, folder, 1, &err);
+        file_test_fault(0, false);
+        CHECK_MSG(done || (strstr(err.msg, "tune-full/step-000002") &&
+                           strstr(err.msg, "No space left")), "%s", err.msg);
+    }
+    CHECK_MSG(done && nth > 10 && nth < 60, "%u calls", nth);
+    hlm_tune_close(t);
+    /* The newest is whole; so is the one before, until the newest is there. */
+    p.resume = folder;
+    err = (struct err){ 0 };
+    t = hlm_tune_open(m, &p, &err);
+    CHECK_MSG(t, "%s", err.msg);
+    hlm_tune_close(t);
+}
+
+/* ---- hlm-tune -------------------------------------------------------------------------------- */
+
+/* The lines of an event; the caller drops the list. */
+static json_t *events(const char *path, const char *event)
+{
+    json_t *list = json_array();
+    char *text = slurp(path);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *j = json_loads(line, 0, NULL);
+        CHECK_MSG(j, "no JSON: %s", line);
+        if (j && !strcmp(json_str(j, "event"), event))
+            json_array_append(list, j);
+        json_decref(j);
+    }
+    free(text);
+    return list;
+}
+
+static double number(const json_t *list, size_t i, const char *key)
+{
+    return json_number_value(json_object_get(json_array_get(list, i), key));
+}
+
+/* The call that checks from outside, on a run with all that a step can have. */
+static void test_ids_json(void)
+{
+    test_case("--ids-json: log, gradients, adapter");
+    const char *log = scratch("tune.json"), *grads = scratch("grads.gguf"),
+               *out = scratch("tuned.gguf");
+    struct ran r = run(NULL, "hlm-tune -m " TINY "model.gguf --ids-json " TINY "data-sched.json "
+                             "--init-lora " TINY "init-lora.gguf --no-shuffle --steps 4 "
+                             "--log-json %s --dump-grads %s -o %s", log, grads, out);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    CHECK_MSG(strstr(r.out, "trained: 31 matrices, 6 gates") && strstr(r.out, ": 4 steps, loss "),
+              "%s", r.out);
+    ran_free(&r);
+    json_t *want = fixture_json("train/qwen35/expected.json"), *got = events(log, "step");
+    const json_t *w = json_object_get(
+        json_object_get(json_object_get(want, "runs"), "sched"), "steps");
+    CHECK_EQ(json_array_size(got), 4);
+    for (size_t i = 0; i < 4; i++) {
+        static const char *const keys[] = { "loss", "loss_main", "grad_norm", "lr", "step", "n" };
+        for (uint32_t k = 0; k < ARRAY_LEN(keys); k++)
+            CHECK_MSG(fabs(number(got, i, keys[k]) / number(w, i, keys[k]) - 1) < 1e-5,
+                      "step %zu: %s is %.9g, expected %.9g", i + 1, keys[k],
+                      number(got, i, keys[k]), number(w, i, keys[k]));
+        CHECK(json_is_null(json_object_get(json_array_get(got, i), "loss_mtp")));
+    }
+    json_decref(want);
+    json_decref(got);
+    struct err err = { 0 };
+    struct gguf *g = gguf_open(grads, &err), *o = gguf_open(out, &err);
+    if (CHECK_MSG(g && o, "%s", err.msg)) {
+        CHECK_EQ(gguf_n_tensor(o), 68);
+        CHECK_EQ(gguf_n_tensor(g), 68);
+        for (uint64_t i = 0; i < gguf_n_tensor(o); i++) {
+            const struct gguf_tensor *t = gguf_tensor_at(o, i), *d = gguf_tensor(g, t->name);
+            CHECK_MSG(d && !memcmp(t->dim, d->dim, sizeof t->dim), "%s", t->name);
+        }
+        float alpha = 0;
+        CHECK_OK(gguf_f32(o, "adapter.lora.alpha", REQUIRED, &alpha, &err), err);
+        CHECK(alpha == 8);
+    }
+    gguf_close(g);
+    gguf_close(o);
+}
+
+#define SMALL "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25" \
+              " --target attn --rank 2"
+
+static void test_patience(void)
+{
+    test_case("--patience: no validation is better where nothing is learnt");
+    const char *out = scratch("early.gguf"), *log = scratch("early.json");
+    struct ran r = run(NULL, SMALL " --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
+                             "--log-json %s", out, log);
+    CHECK_EQ(r.rc, 0);
+    CHECK_MSG(strstr(r.out, "early.gguf: 2 steps") && strstr(r.out, "no validation was better"),
+              "%s", r.out);
+    CHECK_MSG(strstr(r.err, "(--patience)") && strstr(r.err, "step 0  validation loss") &&
+              strstr(r.err, "what counts in [[ ]]") && strstr(r.err, "optimizer"), "%s", r.err);
+    ran_free(&r);
+    json_t *valid = events(log, "valid");
+    CHECK_EQ(json_array_size(valid), 3);
+    for (size_t i = 0; i < 3; i++)      /* the same bits, whatever was run between */
+        CHECK(number(valid, i, "valid_loss") == number(valid, 0, "valid_loss"));
+    json_decref(valid);
+}
+
+/* Interrupted once its first step is in the log, gone on with, and as one that never was. */
+static void test_interrupt(void)
+{
+    test_case("Ctrl-C finishes the step, saves, and the run goes on from there");
+    char command[1024], ckpt[256];
+    const char *log = scratch("int.json"), *a = scratch("int-a.gguf"), *b = scratch("int-b.gguf");
+    snprintf(command, sizeof command, SMALL " --steps 16 --log-json %s -o %s", log, a);
+    pid_t pid = start(command, "/dev/null", scratch("out"), scratch("err"));
+    bool begun = false;
+    for (double end_s = now_s() + TIMEOUT_S; !begun && now_s() < end_s;) {
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+        char *text = fixture_has("../../%s", log) ? slurp(log) : NULL;
+        begun = text && strstr(text, "\"event\":\"step\"");
+        free(text);
+    }
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid), 130);
+    char *err = slurp(scratch("err"));
+    CHECK_MSG(strstr(err, "stopped at step ") && strstr(err, "--resume ") && n_lines(err) == 1,
+              "%s", err);
+    free(err);
+    snprintf(ckpt, sizeof ckpt, "%s.ckpt", a);
+    struct ran r = run(NULL, SMALL " --steps 16 -o %s", a);
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "there are checkpoints of another run"), "%s", r.err);
+    ran_free(&r);
+    r = run(NULL, SMALL " --steps 16 -o %s --resume %s", a, ckpt);
+    CHECK_EQ(r.rc, 0);
+    ran_free(&r);
+    r = run(NULL, SMALL " --steps 16 -o %s", b);
+    CHECK_EQ(r.rc, 0);
+    ran_free(&r);
+    uint64_t n_a = 0, n_b = 0;
+    struct err why = { 0 };
+    char *x = file_read(a, 1 << 26, &n_a, &why), *y = file_read(b, 1 << 26, &n_b, &why);
+    CHECK_MSG(x && y && n_a == n_b && !memcmp(x, y, n_a), "%s", why.msg);
+    free(x);
+    free(y);
+}
+
+void test_tune_run(void)
+{
+    struct err err = { 0 };
+    if (!test_gpu())
+        return;
+    uint64_t all = test_plan();
+    if (all)
+        test_budget(all);
+    test_case("a model to train");
+    hlm *m = open_model(false, 0, &err);
+    if (CHECK_MSG(m, "%s", err.msg)) {
+        const char *folder = scratch("tune-saved");
+        test_resume(m, folder);
+        test_refused(m, folder);
+        test_full(m);
+    }
+    hlm_test_close(m);
+    test_ids_json();
+    test_patience();
+    test_interrupt();
+}
