@@ -353,9 +353,10 @@ static bool check_options(const hlm_tune *t, struct err *err)
         return fail(err, "one of data and rows of ids is needed to learn from");
     if (!o->train_lora && !o->train_gates)
         return fail(err, "nothing is to be trained: neither an adapter nor gates");
-    if (o->mtp_factor != 0 && !t->m->model->n_mtp)
-        return fail(err, "%.300s: has no draft (MTP) block: --mtp-loss and --train-mtp do not go "
-                         "with it", t->m->path);
+    if (o->mtp_factor != 0 && !t->m->model->n_draft)
+        return fail(err, "%.300s: %s: --mtp-loss and --train-mtp do not go with it", t->m->path,
+                    t->m->model->n_mtp ? "its draft (MTP) blocks were left out"
+                                       : "it has no draft (MTP) block");
     return true;
 }
 

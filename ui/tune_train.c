@@ -153,6 +153,18 @@ static bool take_file_options(int argc, char **argv, struct err *err)
     return true;
 }
 
+static bool has_word(const char *list, const char *word)
+{
+    size_t len = strlen(word);
+    for (const char *p = list; *p; p += *p == ',') {
+        size_t n = strcspn(p, ",");
+        if (n == len && !memcmp(p, word, n))
+            return true;
+        p += n;
+    }
+    return false;
+}
+
 static bool settle(int argc, char **argv, struct err *err)
 {
     struct data_options *p = &o.p.o;
@@ -166,6 +178,9 @@ static bool settle(int argc, char **argv, struct err *err)
         p->mtp_factor = o.mtp;
     else if (o.train_mtp && !(p->mtp_factor > 0))
         p->mtp_factor = 0.1;
+    if (o.p.targets && !(p->mtp_factor > 0) && has_word(o.p.targets, "mtp"))
+        return fail(err, "--target mtp: nothing is learnt there without --mtp-loss (--train-mtp is "
+                         "both)");
     if (o.no_shuffle)
         p->shuffle = false;
     if (o.no_lora)
@@ -267,7 +282,8 @@ static int train(struct err *err)
     int rc = RC_FAILED;
     if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
                                                    .profile = o.profile, .memory = o.memory,
-                                                   .exact = true, .dry = true }, &rc)))
+                                                   .exact = true, .dry = true,
+                                                   .draft = o.p.o.mtp_factor > 0 }, &rc)))
         return rc;
     if (o.format)
         chat_by_name(o.format, hlm_file(o.m), &o.p.read.format);    /* misfit has seen it */
