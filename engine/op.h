@@ -309,8 +309,8 @@ enum mamba_path { MAMBA_PLAIN, MAMBA_STEP, MAMBA_STEP_WIDE, MAMBA_CHUNK };
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
                 const struct mamba_layer *s, const struct batch *b);
 /* Mamba2 (Dao and Gu, arXiv 2405.21060); p: [n_tok] rows of z, x B C, dt. Convolution, gates,
- * recurrence, gate and then grouped norm; moves window and state on.
- * Returns [n_tok][n_head * head_dim]. */
+ * recurrence, gate and then grouped norm; moves window and state on. A row of documents has its
+ * backward, and wants heads of a multiple of 4. Returns [n_tok][n_head * head_dim]. */
 tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
                 const struct batch *b);
 
