@@ -387,7 +387,8 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     t->m = m;
     t->set = set;
     t->p = *p;
-    t->chunk = p->chunk ? p->chunk : 64;
+    /* on CPU devices the squares of a chunk cost more than its states save */
+    t->chunk = p->chunk ? p->chunk : gpu_caps(g)->kind == GPU_CPU ? 32 : 64;
     t->max_tok = max_u32(p->max_tok, 1);
     t->piece_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(LOGIT_BYTES / (4 * m->n_vocab))));
     t->n_loss = 1 + (p->mtp_factor != 0 ? m->n_draft : 0);
