@@ -8,6 +8,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define TINY "tests/fixtures/train/qwen35/"
@@ -310,20 +311,38 @@ static void test_ids_json(void)
 #define SMALL "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25" \
               " --target attn --rank 2"
 
+/* A folder of all three; what is tested with is what is validated with. */
+static void make_folder(const char *path)
+{
+    static const char *const names[] = { "train", "valid", "test" };
+    char *text = slurp(TINY "data.jsonl"), file[256];
+    CHECK(mkdir(path, 0700) == 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        snprintf(file, sizeof file, "%s/%s.jsonl", path, names[i]);
+        spill(file, text);
+    }
+    free(text);
+}
+
 static void test_patience(void)
 {
-    test_case("--patience: no validation is better where nothing is learnt");
-    const char *out = scratch("early.gguf"), *log = scratch("early.json");
-    struct ran r = run(NULL, SMALL " --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
-                             "--log-json %s", out, log);
+    test_case("--patience: no validation is better where nothing is learnt; --sample; test.jsonl");
+    const char *out = scratch("early.gguf"), *log = scratch("early.json"), *dir = scratch("three");
+    make_folder(dir);
+    struct ran r = run(NULL, SMALL " -d %s --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
+                             "--sample Birds? --sample-tokens 3 --log-json %s", dir, out, log);
     CHECK_EQ(r.rc, 0);
-    CHECK_MSG(strstr(r.out, "early.gguf: 2 steps") && strstr(r.out, "no validation was better"),
-              "%s", r.out);
+    CHECK_MSG(strstr(r.out, "early.gguf: 2 steps") && strstr(r.out, "no validation was better") &&
+              strstr(r.out, "step 0, Birds?\n") && strstr(r.out, "step 2, Birds?\n") &&
+              strstr(r.out, "\ntest loss "), "%s", r.out);
     CHECK_MSG(strstr(r.err, "(--patience)") && strstr(r.err, "step 0  validation loss") &&
               strstr(r.err, "what counts in [[ ]]") && strstr(r.err, "optimizer"), "%s", r.err);
     ran_free(&r);
     json_t *valid = events(log, "valid");
     CHECK_EQ(json_array_size(valid), 3);
+    json_t *tested = events(log, "test");
+    CHECK(number(tested, 0, "test_loss") == number(valid, 0, "valid_loss"));
+    json_decref(tested);
     for (size_t i = 0; i < 3; i++)      /* the same bits, whatever was run between */
         CHECK(number(valid, i, "valid_loss") == number(valid, 0, "valid_loss"));
     json_decref(valid);

@@ -371,7 +371,7 @@ int main(int argc, char **argv)
         rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
     }
     if (o.profile)
-        show_kernels(m);
+        ui_kernels(m);
     if (o.validate && hlm_get_info(m).n_validation) {
         ui_error("%u messages of the validation layer", hlm_get_info(m).n_validation);
         rc = rc == RC_OK ? RC_FAILED : rc;

@@ -190,20 +190,5 @@ void show_stats(const struct talk *t)
     ui_say("now       %.1f/s read, %.1f/s made; %llu errors so far", c.read_per_s, c.gen_per_s,
            (unsigned long long)c.n_error);
     if (c.n_kernel)
-        show_kernels(t->model);
-}
-
-void show_kernels(hlm *m)
-{
-    struct hlm_kernel k[256];
-    uint32_t n = hlm_kernels(m, k, (uint32_t)ARRAY_LEN(k));
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += k[i].us;
-    ui_say("%-28s %8s %11s %6s %9s %9s", "kernel", "times", "ms", "share", "GB/s", "GFLOP/s");
-    for (uint32_t i = 0; i < n; i++)
-        ui_say("%-28s %8llu %11.3f %5.1f%% %9.2f %9.2f", k[i].name, (unsigned long long)k[i].n,
-               k[i].us * 1e-3, sum > 0 ? 100 * k[i].us / sum : 0,
-               k[i].us > 0 ? (double)k[i].bytes / k[i].us * 1e-3 : 0,
-               k[i].us > 0 ? k[i].flop / k[i].us * 1e-3 : 0);
+        ui_kernels(t->model);
 }

@@ -18,4 +18,3 @@ void show_begin(struct show *s);
 void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
               const struct err *err);
 void show_stats(const struct talk *t);          /* /stats */
-void show_kernels(hlm *m);                      /* --debug=prof */

@@ -339,6 +339,21 @@ int ui_list_devices(void)
     return RC_OK;
 }
 
+void ui_kernels(hlm *m)
+{
+    struct hlm_kernel k[256];
+    uint32_t n = hlm_kernels(m, k, (uint32_t)ARRAY_LEN(k));
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += k[i].us;
+    ui_say("%-28s %8s %11s %6s %9s %9s", "kernel", "times", "ms", "share", "GB/s", "GFLOP/s");
+    for (uint32_t i = 0; i < n; i++)
+        ui_say("%-28s %8llu %11.3f %5.1f%% %9.2f %9.2f", k[i].name, (unsigned long long)k[i].n,
+               k[i].us * 1e-3, sum > 0 ? 100 * k[i].us / sum : 0,
+               k[i].us > 0 ? (double)k[i].bytes / k[i].us * 1e-3 : 0,
+               k[i].us > 0 ? k[i].flop / k[i].us * 1e-3 : 0);
+}
+
 /* ---- numbers, text, folders ------------------------------------------------------------------ */
 
 static struct num scaled(uint64_t n, double step, const char *const *unit, int n_unit)

@@ -82,6 +82,7 @@ void ui_status(const char *fmt, ...) HLM_PRINTF(1, 2);
 hlm *ui_open_model(struct hlm_params params, int *rc);
 /* hlm_load of one that was opened dry; the same on failure. */
 bool ui_load_model(hlm *m, int *rc);
+void ui_kernels(hlm *m);        /* time per kernel, where it is taken; always shown */
 int ui_list_devices(void);      /* --list-devices: a table on standard output; the exit code */
 
 /* ---- numbers, text, folders ------------------------------------------------------------------ */

@@ -158,6 +158,9 @@ static bool finish(struct loop *l, struct err *err)
         printf(", validation loss %.4f", l->valid);
     putchar('\n');
     ui_event("written", "{s:s, s:I}", "path", u->out, "step", (json_int_t)i.step);
+    if (i.n_gate)
+        puts("It holds gate deltas, which llama.cpp refuses: hlm-tune merge --gates-only makes a "
+             "pair\nof model and adapter that it loads.");
     if (!(i.best_loss < INFINITY))
         return test(l, "with the last adapter", err);
     if (!i.best_step) {
@@ -251,6 +254,8 @@ int tune_loop(struct tune *u, struct err *err)
     }
     if (u->saves && !save(&l, err))
         return RC_FAILED;
+    if (u->profile)
+        ui_kernels(u->m);
     bool ok = finish(&l, err);
     hlm_idle(u->m);
     if (!ok && !err->set)

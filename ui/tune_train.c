@@ -126,12 +126,13 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-tune",
-    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; info ADAPTER.gguf | merge ...; each"
-             " has --help",
+    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; or info, merge, export; each has"
+             " --help",
     .about = "Trains a LoRA adapter of a model, straight on its quantised weights.\n\n"
              "  hlm-tune -m M -d DATA -o OUT   trains; OUT is the adapter\n"
              "  hlm-tune info ADAPTER          what an adapter file holds\n"
-             "  hlm-tune merge -m M ...        writes a model file with adapters in it\n\n"
+             "  hlm-tune merge -m M ...        writes a model file with adapters in it\n"
+             "  hlm-tune export -m M ...       writes an adapter as PEFT has it\n\n"
              "Ctrl-C finishes the step, saves and exits; a second one leaves at once.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
