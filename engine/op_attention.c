@@ -154,24 +154,30 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 /* ---- a row of documents ---------------------------------------------------------------------- */
 
 /* How attn_docs and its backward cut a head: slices so narrow that loops, and what a lane holds,
- * stay short, several query heads or keys a lane so that they share what is loaded. Measured on
- * lavapipe: two heads of 64 take 0.45 of the time in two slices, heads of 256 in eight slices 0.35;
- * the gradients of keys of 64 two to a lane 0.45. */
+ * stay short; several query heads or keys a lane, so that they share what is loaded. Measured on
+ * lavapipe in GFLOP/s of a core, forward and both backwards: heads of 32 13, 16, 18; of 64 11, 11,
+ * 13; of 128 8, 9, 7; of 256 5, 6, 4. More in a lane is faster yet, and takes seconds to compile. */
 struct cut { uint32_t wg, quads, slices, heads, keys, round; };
+enum cut_of { CUT_FORWARD, CUT_BWD_Q, CUT_BWD_KV };
 
 static struct cut cut_heads(const struct gpu_caps *caps, const struct attention *a, bool wide,
-                            bool bwd)
+                            enum cut_of of)
 {
     struct cut f = { .wg = wide ? 128 : caps->subgroup, .quads = a->head_dim / 4, .slices = 1,
-                     .heads = 1 };
-    uint32_t shared = a->n_head / a->n_kv_head, most = bwd && wide ? 8 : 16;
-    for (; f.quads % 2 == 0 && f.quads >= 16 && f.slices < f.wg; f.quads /= 2)
+                     .heads = 1, .keys = 1, .round = 1 };
+    uint32_t shared = a->n_head / a->n_kv_head;
+    uint32_t most = wide ? (of == CUT_FORWARD ? 16 : 8) : of == CUT_BWD_KV ? 16 : 32;
+    for (; f.quads % 2 == 0 && f.quads >= (wide ? 16 : 18) && f.slices < f.wg; f.quads /= 2)
         f.slices *= 2;
-    for (uint32_t n = 2; n <= 4 && n * f.quads <= most; n++)
+    for (uint32_t n = 2; of != CUT_BWD_KV && n <= 4 && n * f.quads <= most; n++)
         if (shared % n == 0)
             f.heads = n;
-    f.keys = min_u32(max_u32(most / f.quads, 1), 4);
-    f.round = wide && f.slices > 1 ? 4 : 1;
+    if (of == CUT_BWD_KV)
+        f.keys = min_u32(max_u32(most / f.quads, 1), 4);
+    if (wide && f.slices > 1)
+        f.round = 4;
+    else if (of == CUT_BWD_KV)
+        f.round = 2;
     return f;
 }
 
@@ -212,7 +218,7 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t hd = a->head_dim, n_tok = b->n_tok;
-    struct cut f = cut_heads(caps, a, wide, false);
+    struct cut f = cut_heads(caps, a, wide, CUT_FORWARD);
     tensor first = b->docs->first;
     if (n_tok > max_rounds(caps))
         cmd_fail(c, "attention over a row of %u tokens, %s can do %u", n_tok, caps->driver,
@@ -246,10 +252,9 @@ static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor d
     bool wide = r->u[0];
     uint32_t n_tok = t[T_P].n_row, shared = a->n_head / a->n_kv_head;
     uint32_t n_heads = max_u32(max_rounds(caps) / (n_tok + 1), 1);
-    struct cut f = cut_heads(caps, a, wide, true);
+    struct cut f = cut_heads(caps, a, wide, CUT_BWD_KV);
     struct push_attn_docs push = push_docs(a, t[T_P], t[T_P]);
     uint32_t tile = f.wg / f.slices * f.keys;
-    f.heads = 1;
     for (uint32_t h = 0; h < shared; h += n_heads) {
         push.head0 = h;
         push.n_heads = min_u32(n_heads, shared - h);
@@ -291,7 +296,7 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
     bool wide = r->u[0];
     tensor p = t[T_P], dp = grad(c, p), dy = grad(c, t[T_Y]);
     uint32_t hd = a->head_dim, n_tok = p.n_row;
-    struct cut f = cut_heads(caps, a, wide, true);
+    struct cut f = cut_heads(caps, a, wide, CUT_BWD_Q);
     if (cmd_failed(c) || !dp.arena)
         return;
     HLM_ASSERT(dy.col == 0 && dy.stride == a->n_head * hd);

@@ -4,6 +4,7 @@
 // again. A lane owns a slice of a token's rows of HEADS query heads; the softmax runs along, key by
 // key (online, f32).
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 layout(push_constant) uniform Push { push_attn_docs p; };
 #include "attn_docs.glsl"
@@ -43,10 +44,11 @@ void main()
         float s[ROUND * HEADS];
         [[unroll]] for (uint b = 0; b < ROUND; b++) {
             uint at = (kv + min(j0 + b, end - 1)) * quads;
+            ROW(row, k, at);
             [[unroll]] for (uint h = 0; h < HEADS; h++)
                 s[b * HEADS + h] = 0.0;
             [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                vec4 kr = k[at + quad(i)];
+                QUAD(kr, row, k, at, i);
                 [[unroll]] for (uint h = 0; h < HEADS; h++)
                     s[b * HEADS + h] += dot(qr[h * QUADS + i], kr);
             }
@@ -56,6 +58,7 @@ void main()
             uint j = j0 + b, at = (kv + min(j, end - 1)) * quads;
             bool seen = j <= t && j >= low;
             float old[HEADS], e[HEADS];
+            ROW(row, v, at);
             [[unroll]] for (uint h = 0; h < HEADS; h++) {
                 float m_new = seen ? max(m[h], s[b * HEADS + h]) : m[h];
                 old[h] = exp1(m[h] - m_new);
@@ -64,7 +67,7 @@ void main()
                 m[h] = m_new;
             }
             [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                vec4 vr = v[at + quad(i)];
+                QUAD(vr, row, v, at, i);
                 [[unroll]] for (uint h = 0; h < HEADS; h++)
                     o[h * QUADS + i] = o[h * QUADS + i] * old[h] + vr * e[h];
             }

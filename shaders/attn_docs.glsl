@@ -13,12 +13,24 @@ layout(constant_id = 5) const uint ROUND = 1;   // rows of a round
 layout(constant_id = 6) const uint WINDOW = 0;  // 1: a token sees the newest p.window keys alone
 const uint ROWS = WG / SLICES;                  // that a workgroup owns, a lane a slice of one
 
-// Where a round is one row the backward keeps it from the products on: a load costs more.
-const uint HELD = ROUND == 1 ? QUADS : 1;
-
 uint slice() { return lane() % SLICES; }
 uint owned() { return lane() / SLICES; }
 uint quad(uint i) { return i * SLICES + slice(); }
+
+// A row that all lanes read. Where a load costs more than a shuffle (CPU devices: one loads eight
+// quads as fast as one quad) it comes spread over the lanes.
+const uint LOADS = (QUADS * SLICES + WG - 1) / WG;
+#define ROW(row, from, at) \
+    vec4 row[LOADS]; \
+    if (ONE_SUBGROUP != 0) \
+        [[unroll]] for (uint of_ = 0; of_ < LOADS; of_++) \
+            row[of_] = from[(at) + min(of_ * WG + lane(), QUADS * SLICES - 1)]
+#define QUAD(to, row, from, at, i) \
+    vec4 to; \
+    if (ONE_SUBGROUP != 0) \
+        to = subgroupShuffle(row[i * SLICES / WG], i * SLICES % WG + slice()); \
+    else \
+        to = from[(at) + quad(i)]
 
 // The first key that token t sees, whose document begins at `first`.
 uint first_key(uint t, uint first)

@@ -5,6 +5,7 @@
 // query heads that share them p.n_heads from p.head0 on come one after the other, tokens one by
 // one. Further heads, p.more, are added to what stands there.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 layout(push_constant) uniform Push { push_attn_docs p; };
 #include "attn_docs.glsl"
@@ -45,21 +46,21 @@ void main()
     [[dont_unroll]] for (uint head = head0; head < head0 + p.n_heads; head++) {
         for (uint t0 = key0; t0 < p.n_tok; t0 += ROUND) {
             float s[2 * N];             // scores, then dw
-            vec4 st[ROUND], held_q[HELD], held_d[HELD];
+            vec4 st[ROUND];
             [[unroll]] for (uint b = 0; b < ROUND; b++) {
                 uint t = min(t0 + b, p.n_tok - 1), q_at = (t * p.n_head + head) * quads;
                 st[b] = stat[head * p.n_tok + t];
+                ROW(q_row, q, q_at);
+                ROW(d_row, d_o, q_at);
                 [[unroll]] for (uint o = 0; o < KEYS; o++)
                     s[b * KEYS + o] = s[N + b * KEYS + o] = 0.0;
                 [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                    vec4 qr = q[q_at + quad(i)] * p.scale, dr = d_o[q_at + quad(i)];
+                    QUAD(qr, q_row, q, q_at, i);
+                    QUAD(dr, d_row, d_o, q_at, i);
+                    qr *= p.scale;
                     [[unroll]] for (uint o = 0; o < KEYS; o++) {
                         s[b * KEYS + o] += dot(qr, kr[o * QUADS + i]);
                         s[N + b * KEYS + o] += dot(dr, vr[o * QUADS + i]);
-                    }
-                    if (ROUND == 1) {
-                        held_q[i] = qr;
-                        held_d[i] = dr;
                     }
                 }
             }
@@ -75,17 +76,13 @@ void main()
                     uint j = key0 + o * ROWS + owned();
                     bool seen = t < p.n_tok && j <= t && j >= low;
                     w[o] = seen ? weight_of(s[b * KEYS + o], st[b]) : 0.0;
-                    ds[o] = w[o] * (s[N + b * KEYS + o] - st[b].z);
+                    ds[o] = w[o] * (s[N + b * KEYS + o] - st[b].z) * p.scale;
                 }
+                ROW(q_row, q, q_at);
+                ROW(d_row, d_o, q_at);
                 [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                    vec4 qr, dr;
-                    if (ROUND == 1) {
-                        qr = held_q[i];
-                        dr = held_d[i];
-                    } else {
-                        qr = q[q_at + quad(i)] * p.scale;
-                        dr = d_o[q_at + quad(i)];
-                    }
+                    QUAD(qr, q_row, q, q_at, i);
+                    QUAD(dr, d_row, d_o, q_at, i);
                     [[unroll]] for (uint o = 0; o < KEYS; o++) {
                         k_sum[o * QUADS + i] += ds[o] * qr;
                         v_sum[o * QUADS + i] += w[o] * dr;

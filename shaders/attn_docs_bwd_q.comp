@@ -4,6 +4,7 @@
 //   ds = w (dw - delta),   dq = sum over keys of ds k / sqrt(head_dim)
 // A lane owns a slice of a token's rows of HEADS query heads; keys come one by one.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 layout(push_constant) uniform Push { push_attn_docs p; };
 #include "attn_docs.glsl"
@@ -39,15 +40,15 @@ void main()
     uint j0 = first_key(tok0, uint(stat[head0 * p.n_tok + tok0].w));
     for (; j0 < end; j0 += ROUND) {
         float s[2 * N];         // scores, then dw
-        vec4 held[HELD];
         [[unroll]] for (uint b = 0; b < ROUND; b++) {
             uint at = (kv + min(j0 + b, end - 1)) * quads;
+            ROW(k_row, k, at);
+            ROW(v_row, v, at);
             [[unroll]] for (uint h = 0; h < HEADS; h++)
                 s[b * HEADS + h] = s[N + b * HEADS + h] = 0.0;
             [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                vec4 kr = k[at + quad(i)], vr = v[at + quad(i)];
-                if (ROUND == 1)
-                    held[i] = kr;
+                QUAD(kr, k_row, k, at, i);
+                QUAD(vr, v_row, v, at, i);
                 [[unroll]] for (uint h = 0; h < HEADS; h++) {
                     s[b * HEADS + h] += dot(qr[h * QUADS + i], kr);
                     s[N + b * HEADS + h] += dot(dr[h * QUADS + i], vr);
@@ -59,16 +60,13 @@ void main()
             uint j = j0 + b, at = (kv + min(j, end - 1)) * quads;
             bool seen = j <= t && j >= low;
             float ds[HEADS];
+            ROW(row, k, at);
             [[unroll]] for (uint h = 0; h < HEADS; h++) {
                 float w = weight_of(s[b * HEADS + h], st[h]);
                 ds[h] = seen ? w * (s[N + b * HEADS + h] - st[h].z) : 0.0;
             }
             [[unroll]] for (uint i = 0; i < QUADS; i++) {
-                vec4 kr;
-                if (ROUND == 1)
-                    kr = held[i];
-                else
-                    kr = k[at + quad(i)];
+                QUAD(kr, row, k, at, i);
                 [[unroll]] for (uint h = 0; h < HEADS; h++)
                     sum[h * QUADS + i] += ds[h] * kr;
             }

@@ -402,7 +402,7 @@ void test_ops_attn_bwd(void)
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         docs_case(g, &rows[i], ATTENTION_DOCS, true);
     docs_case(g, &rows[0], ATTENTION_DOCS, false);
-    for (uint32_t i = 0; i < 3; i++)
+    for (uint32_t i = 0; i < 4; i++)
         places_case(g, &rows[i], ATTENTION_DOCS);
     for (uint32_t i = 2; i < 4; i++) {
         docs_case(g, &rows[i], ATTENTION_DOCS_WIDE, true);
