@@ -285,7 +285,9 @@ enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_CHUNK, DELTA_CHUNK_WIDE };
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
                 const struct delta_layer *s, const struct batch *b);
 /* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a.
- * Convolution, l2 norms, gates, recurrence and gated norm; moves window and state on.
+ * Convolution, l2 norms, gates, recurrence and gated norm; moves window and state on. Documents
+ * always go in their chunks and have a backward: gradients of p, and of ssm_a (that of A_log) and
+ * dt_bias where these are trained.
  * Returns [n_tok][n_v_head * d_state]. */
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                 const struct batch *b);

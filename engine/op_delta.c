@@ -57,7 +57,7 @@ static uint32_t chunks_at_once(const struct gpu_caps *caps, uint32_t chunk, uint
     if (!caps->loop_budget)
         return UINT32_MAX;
     uint32_t rounds = div_up(chunk, n_row) * (n / 4 + chunk / 4 + 4) +
-                      div_up(n / 4, n_row) * (chunk + 3) + 2;
+                      div_up(n / 4, n_row) * (chunk + 4) + 3;
     return max_u32(1, 50000 / rounds);
 }
 
@@ -67,9 +67,10 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
                                    const struct docs *docs)
 {
     uint32_t n = d->d_state, cols = CHUNK_COLS, n_chunk = div_up(from->n_tok, chunk);
-    uint32_t rows = caps->kind == GPU_CPU ? 4 : 1;      /* loads are what costs there */
     while (cols > n || cols / 4 > wg)
         cols /= 2;
+    bool cpu = caps->kind == GPU_CPU;   /* loads are what costs there */
+    uint32_t rows = cpu ? 4 : 1, fours = cpu && n / 4 % 2 == 0 ? 2 : 1;
     if (docs)
         n_chunk = docs->n_chunk;
     struct chunked k = {
@@ -77,7 +78,7 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
                   .n_tok = from->n_tok, .p_stride = from->p_stride, .b_col = from->b_col,
                   .a_col = from->a_col, .tiled = from->tiled, .chunk = chunk, .n_slot = n_chunk },
         .make = SPEC(wg, n, chunk, docs != NULL),
-        .walk = SPEC(wg, n, chunk, cols, rows, docs != NULL),
+        .walk = SPEC(wg, n, chunk, cols, rows, fours, docs != NULL),
         .once = chunks_at_once(caps, chunk, wg / (cols / 4), n),
         .n_k_head = d->n_k_head,
         .n_row = n_chunk * d->n_v_head,
@@ -160,17 +161,20 @@ static uint32_t head_wg(struct cmd *c, const struct delta *d)
     return wg_size(gpu_caps(cmd_gpu(c)), min_u32(d->d_state, 64));
 }
 
-/* u: q, k and v heads. s NULL: over documents. */
+/* u: q, k and v heads. */
 static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                    const struct batch *b, const struct push_delta *push)
 {
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, d_conv = n_head * d->d_state;
-    tensor u = cmd_scratch(c, F32, d_conv, b->n_tok), none = cmd_scratch(c, F32, 4, 1);
+    struct spec spec = SPEC(head_wg(c, d), d->conv_k);
+    tensor u = cmd_scratch(c, F32, d_conv, b->n_tok);
     cmd_work(c, 2.0 * d_conv * (d->conv_k + 8) * b->n_tok);
-    cmd_dispatch(c, K_delta_conv, GRID(n_head, b->n_tok, 1),
-                 SPEC(head_wg(c, d), d->conv_k, s == NULL), PUSH(*push),
-                 USES(READ(p), READ(d->conv), BOTH(s ? s->window : none), READ(b->step), WRITE(u),
-                      READ(b->docs ? b->docs->first : none)));
+    if (b->docs)
+        cmd_dispatch(c, K_delta_conv_docs, GRID(n_head, div_up(b->n_tok, CONV_TOKENS), 1), spec,
+                     PUSH(*push), USES(READ(p), READ(d->conv), READ(b->docs->first), BOTH(u)));
+    else
+        cmd_dispatch(c, K_delta_conv, GRID(n_head, b->n_tok, 1), spec, PUSH(*push),
+                     USES(READ(p), READ(d->conv), BOTH(s->window), READ(b->step), WRITE(u)));
     return u;
 }
 
@@ -280,7 +284,7 @@ static void walk_bwd(struct cmd *c, struct chunked *k, uint32_t n_head, tensor u
 {
     uint32_t n = k->push.d_state, chunk = k->push.chunk;
     struct spec spec = k->walk;
-    spec.v[5] = 0;
+    spec.v[6] = 0;
     for (uint32_t left = k->push.n_slot; left > 0; left -= k->push.n_chunk) {
         k->push.n_chunk = min_u32(k->once, left);
         k->push.chunk0 = left - k->push.n_chunk;
@@ -372,6 +376,7 @@ static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
         return;
 
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, wg = head_wg(c, d);
+    uint32_t n_run = div_up(u.n_row, CONV_TOKENS);
     cmd_work(c, 30.0 * o.n * o.n_row);
     cmd_dispatch(c, K_delta_norm_bwd, GRID(d->n_v_head, o.n_row, 1), SPEC(wg), PUSH(push),
                  USES(READ(o), READ(p), READ(d->norm), READ(dy), WRITE(g.d_o), BOTH(dp)));
@@ -381,10 +386,10 @@ static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
         chunked_run_bwd(c, &k, u, p, d, &g);
     }
     cmd_work(c, 2.0 * u.n * (d->conv_k + 16) * u.n_row);
-    cmd_dispatch(c, K_delta_conv_bwd, GRID(n_head, u.n_row, 1), SPEC(wg, d->conv_k), PUSH(push),
+    cmd_dispatch(c, K_delta_conv_bwd, GRID(n_head, n_run, 1), SPEC(wg, d->conv_k), PUSH(push),
                  USES(READ(p), READ(d->conv), READ(docs.first), BOTH(g.du)));
     cmd_work(c, 2.0 * u.n * d->conv_k * u.n_row);
-    cmd_dispatch(c, K_delta_tap_bwd, GRID(div_up(u.n, 64), u.n_row, 1), SPEC(wg, d->conv_k),
+    cmd_dispatch(c, K_delta_tap_bwd, GRID(div_up(u.n, 64), n_run, 1), SPEC(wg, d->conv_k),
                  PUSH(push), USES(READ(g.du), READ(d->conv), READ(docs.first), BOTH(dp)));
     gate_sums(c, d, &g);
 }

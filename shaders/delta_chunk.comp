@@ -5,15 +5,14 @@
 //   A = strictly lower (b K K') . D    T = (I + A)^-1    U = T (b V)    W = T (b exp(G) K)
 //   P = lower (Q K') . D
 // One workgroup for (V head; chunk). Tokens that a chunk lacks have b = 0 and decay 1; where
-// vectors of theirs are read, the last token's stand for them. Of the matrices there are as many
-// rows as there are tokens, rounded up to 4; what lies above the tiles on the diagonal is never
-// written.
+// vectors of theirs are read, the last token's stand for them. The matrices have as many rows as
+// there are tokens, rounded up to 4; what lies above the tiles on the diagonal is never written.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
 
 layout(constant_id = 1) const uint D_STATE = 4;
-layout(constant_id = 2) const uint CHUNK = 4;
+layout(constant_id = 2) const uint CHUNK = 8;           // a multiple of 8
 layout(constant_id = 3) const uint DOCS = 0;                // chunks of documents; T and A are kept
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
@@ -80,18 +79,17 @@ void main()
     }
 
     // Tiles of four rows and four columns.
-    for (uint tile = lane(); tile < CHUNK * CHUNK / 16; tile += WG) {
-        uint i0 = tile / (CHUNK / 4) * 4, j0 = tile % (CHUNK / 4) * 4;
-        if (j0 > i0 || i0 >= n)
-            continue;
+    for (uint tile = lane(); tile < n4 / 4 * (n4 / 4 + 1) / 2; tile += WG) {
+        uvec2 at = lower_tile(tile);
+        uint i0 = at.x * 4, j0 = at.y * 4;
         vec4 kk[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), qk[4] = kk;
         [[dont_unroll]] for (uint x = 0; x < d4; x++) {
             vec4 k[4];
             [[unroll]] for (uint c = 0; c < 4; c++)
                 k[c] = u4[k4 + min(j0 + c, last) * row4 + x];
             [[unroll]] for (uint r = 0; r < 4; r++) {
-                uint at = min(i0 + r, last) * row4 + x;
-                vec4 ki = u4[k4 + at], qi = u4[q4 + at];
+                uint row = min(i0 + r, last) * row4 + x;
+                vec4 ki = u4[k4 + row], qi = u4[q4 + row];
                 [[unroll]] for (uint c = 0; c < 4; c++) {
                     kk[r][c] += dot(ki, k[c]);
                     qk[r][c] += dot(qi, k[c]);
@@ -111,16 +109,29 @@ void main()
         }
     }
     barrier();
-    // T's columns one by one: a lane reads what is below the diagonal and the row that it writes.
-    for (uint c = lane(); c < n4; c += WG) {
-        tri[c * LD + c] = 1.0;
-        for (uint i = c + 1; i < n4; i++) {
-            float sum = 0.0;
-            for (uint j = c; j < i; j++)
-                sum += tri[i * LD + j] * tri[c * LD + j];
-            tri[c * LD + i] = -sum;
+    // T by substitution, four of its columns a lane and four rows at once. A lane reads what is
+    // below the diagonal and the rows that it writes.
+    for (uint c0 = 4 * lane(); c0 < n4; c0 += 4 * WG)
+        for (uint i0 = c0; i0 < n4; i0 += 4) {
+            vec4 t[4];
+            [[unroll]] for (uint r = 0; r < 4; r++)
+                t[r] = i0 > c0 ? vec4(0) : vec4(r == 0, r == 1, r == 2, r == 3);
+            [[dont_unroll]] for (uint j = c0; j < i0; j++) {
+                vec4 above = vec4(0);
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    if (c0 + e <= j)
+                        above[e] = tri[(c0 + e) * LD + j];
+                [[unroll]] for (uint r = 0; r < 4; r++)
+                    t[r] -= tri[(i0 + r) * LD + j] * above;
+            }
+            [[unroll]] for (uint r = 0; r < 4; r++) {
+                [[unroll]] for (uint s = 0; s < r; s++)
+                    t[r] -= tri[(i0 + r) * LD + i0 + s] * t[s];
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    if (c0 + e <= i0 + r)
+                        tri[(c0 + e) * LD + i0 + r] = t[r][e];
+            }
         }
-    }
     barrier();
     for (uint at = lane(); DOCS != 0 && at < CHUNK * CHUNK / 4; at += WG) {
         uint i = at / (CHUNK / 4), j0 = at % (CHUNK / 4) * 4;
@@ -137,20 +148,22 @@ void main()
             ta4[(slot * 2 + 1) * CHUNK * (CHUNK / 4) + at] = a;
         }
     }
-    // Four rows of U and of W, four columns each.
-    for (uint tile = lane(); tile < n4 / 4 * d4; tile += WG) {
-        uint i0 = tile / d4 * 4, x = tile % d4;
-        vec4 su[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), sw[4] = su;
-        [[dont_unroll]] for (uint j = 0; j < i0 + 4; j++) {
-            uint at = min(j, last) * row4 + x;
+    // Eight rows of U and of W, four columns each; there may be rows behind the last.
+    for (uint tile = lane(); tile < (n + 7) / 8 * d4; tile += WG) {
+        uint i0 = tile / d4 * 8, x = tile % d4;
+        vec4 su[8], sw[8];
+        [[unroll]] for (uint r = 0; r < 8; r++)
+            su[r] = sw[r] = vec4(0);
+        [[dont_unroll]] for (uint j = 0; j < min(i0 + 8, n); j++) {
+            uint at = j * row4 + x;
             vec4 v = u4[v4 + at] * beta[j], k = u4[k4 + at] * (beta[j] * g_exp[j]);
-            [[unroll]] for (uint r = 0; r < 4; r++) {
+            [[unroll]] for (uint r = 0; r < 8; r++) {
                 float t = j <= i0 + r ? tri[j * LD + i0 + r] : 0.0;
                 su[r] += t * v;
                 sw[r] += t * k;
             }
         }
-        [[unroll]] for (uint r = 0; r < 4; r++) {
+        [[unroll]] for (uint r = 0; r < 8; r++) {
             uw4[(slot * 2 * CHUNK + i0 + r) * d4 + x] = su[r];
             uw4[((slot * 2 + 1) * CHUNK + i0 + r) * d4 + x] = sw[r];
         }

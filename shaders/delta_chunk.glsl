@@ -24,5 +24,16 @@ uint v4_of(uint v) { return (2 * p.n_k_head + v_head_of(v)) * (p.d_state / 4); }
 const uint EXP_G = 0, EXP_REST = 1, BETA = 2, G_HI = 3, G_LO = 4;   // rest: G of the end less it
 uint gates_of(uint slot) { return slot * GATE_ROWS * p.chunk; }
 
+// Tile number t of those on and below the diagonal: its row and column.
+uvec2 lower_tile(uint t)
+{
+    uint i = uint((sqrt(8.0 * float(t) + 1.0) - 1.0) / 2.0);
+    if (i * (i + 1) / 2 > t)
+        i--;
+    if ((i + 1) * (i + 2) / 2 <= t)
+        i++;
+    return uvec2(i, t - i * (i + 1) / 2);
+}
+
 struct doc_chunk { uint t0, n; bool begins, ends; };        // n 0: not in use
 doc_chunk doc_chunk_from(ivec4 v) { return doc_chunk(v.x, v.y, v.z != 0, v.w != 0); }

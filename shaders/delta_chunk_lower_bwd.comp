@@ -26,18 +26,27 @@ void main()
     uint x_row = p.by_slot != 0 ? d4 : p.n_v_head * d4;
     uint s_at = (p.by_slot != 0 ? 2 : 1) * slot * p.chunk * c4;
 
-    for (uint tile = lane(); tile < (dc.n + 3) / 4 * d4; tile += WG) {
-        uint j0 = tile / d4 * 4, x = tile % d4;
-        vec4 sum[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0));
+    for (uint tile = lane(); tile < (dc.n + 7) / 8 * d4; tile += WG) {
+        uint j0 = tile / d4 * 8, x = tile % d4;
+        vec4 sum[8];
+        [[unroll]] for (uint e = 0; e < 8; e++)
+            sum[e] = vec4(0);
         [[dont_unroll]] for (uint i = j0; i < dc.n; i++) {
-            vec4 s = s4[s_at + i * c4 + j0 / 4], row = x4[x_at + i * x_row + x];
+            vec4 row = x4[x_at + i * x_row + x], s = s4[s_at + i * c4 + j0 / 4];
             [[unroll]] for (uint e = 0; e < 4; e++)
                 sum[e] += s[e] * row;
+            if (i < j0 + 4)
+                continue;
+            s = s4[s_at + i * c4 + j0 / 4 + 1];
+            [[unroll]] for (uint e = 0; e < 4; e++)
+                sum[4 + e] += s[e] * row;
         }
-        [[unroll]] for (uint e = 0; e < 4; e++) {
+        [[unroll]] for (uint e = 0; e < 8; e++) {
             uint j = j0 + e;
+            if (j >= dc.n)
+                break;
             y4[(slot * p.chunk + j) * d4 + x] = sum[e];
-            if (p.by_slot != 0 && j < dc.n) {
+            if (p.by_slot != 0) {
                 uint at = (dc.t0 + j) * u_row4() + v4_of(v) + x;
                 vec4 d_v = gates[gates_of(slot) + BETA * p.chunk + j] * sum[e];
                 du4[at] = d_v;

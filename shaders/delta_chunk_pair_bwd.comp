@@ -26,10 +26,9 @@ void main()
     uint v0 = gl_WorkGroupID.x * n_shared();
     uint pair_at = slot_of(gl_WorkGroupID.x, gl_WorkGroupID.y) * 2 * p.chunk * c4;
 
-    for (uint tile = lane(); tile < n4 * n4; tile += WG) {
-        uint i0 = tile / n4 * 4, j0 = tile % n4 * 4;
-        if (j0 > i0)
-            continue;
+    for (uint tile = lane(); tile < n4 * (n4 + 1) / 2; tile += WG) {
+        uvec2 at = lower_tile(tile);
+        uint i0 = at.x * 4, j0 = at.y * 4;
         vec4 pd[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), ad[4] = pd;
         [[dont_unroll]] for (uint v = v0; v < v0 + n_shared(); v++) {
             uint slot = slot_of(v, gl_WorkGroupID.y), g_at = gates_of(slot);
@@ -74,9 +73,9 @@ void main()
             }
         }
         [[unroll]] for (uint r = 0; r < 4; r++) {
-            uint at = pair_at + (i0 + r) * c4 + j0 / 4;
-            pair4[at] = pd[r];
-            pair4[at + p.chunk * c4] = ad[r];
+            uint to = pair_at + (i0 + r) * c4 + j0 / 4;
+            pair4[to] = pd[r];
+            pair4[to + p.chunk * c4] = ad[r];
         }
     }
 }

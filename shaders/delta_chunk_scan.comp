@@ -9,8 +9,10 @@
 layout(constant_id = 1) const uint D_STATE = 4;
 layout(constant_id = 2) const uint CHUNK = 4;
 layout(constant_id = 3) const uint COLS = 4;                // a quarter of it divides WG
-layout(constant_id = 4) const uint ROWS = 1;                // of a chunk that a lane makes at once
-layout(constant_id = 5) const uint DOCS = 0;                // chunks of documents; V' replaces U
+layout(constant_id = 4) const uint ROWS = 1;                // of a chunk that a lane makes at once,
+                                                            // 4 at most: of P, whole fours
+layout(constant_id = 5) const uint FOURS = 1;               // of rows of M, likewise
+layout(constant_id = 6) const uint DOCS = 0;                // chunks of documents; V' replaces U
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
 layout(binding = 1) buffer Uw { vec4 uw4[]; };              // [slot][U, W][CHUNK][D_STATE]
@@ -34,9 +36,10 @@ void main()
     col = min(col, D4 - 1);
     uint state_at = head * D_STATE * D4 + col;
 
-    // Every lane keeps to rows 4 i .. 4 i + 3 of M here, below where it moves on, and at the end.
-    for (uint i = row0; i < D4; i += n_row)
-        [[unroll]] for (uint e = 0; e < 4; e++)
+    // Every lane keeps to rows 4 i .. 4 (i + FOURS) - 1 of M here, below where it moves on, and at
+    // the end.
+    for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
+        [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
             m[(4 * i + e) * NC + c] = state4[state_at + (4 * i + e) * D4];
 
     for (uint chunk = p.chunk0; chunk < p.chunk0 + p.n_chunk; chunk++) {
@@ -46,11 +49,11 @@ void main()
             n = chunks[chunk].y;
             if (n == 0)
                 break;              // so are all that follow
-            for (uint i = row0; i < D4 && chunks[chunk].z != 0; i += n_row)
-                [[unroll]] for (uint e = 0; e < 4; e++)
+            for (uint i = row0 * FOURS; i < D4 && chunks[chunk].z != 0; i += n_row * FOURS)
+                [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                     m[(4 * i + e) * NC + c] = vec4(0);
-            for (uint i = row0; i < D4 && live && p.keep != 0; i += n_row)
-                [[unroll]] for (uint e = 0; e < 4; e++)
+            for (uint i = row0 * FOURS; i < D4 && live && p.keep != 0; i += n_row * FOURS)
+                [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                     m4[(slot * D_STATE + 4 * i + e) * D4 + col] = m[(4 * i + e) * NC + c];
         }
         uint last = n - 1, n4 = (n + 3) / 4 * 4;
@@ -100,29 +103,35 @@ void main()
                         acc[k] += pr[e] * vj[e];
                 }
             }
-            [[unroll]] for (uint k = 0; k < ROWS; k++)
+            [[unroll]] for (uint k = 0; k < ROWS; k++) {
                 if (live && r + k <= last)
                     o4[((t0 + r + k) * p.n_v_head + head) * D4 + col] = acc[k];
+                qm[(r + k) * NC + c] = vn[(r + k) * NC + c] *
+                                       gates[g_at + EXP_REST * CHUNK + r + k];
+            }
         }
+        barrier();
 
         float decay = gates[g_at + EXP_G * CHUNK + CHUNK - 1];
-        for (uint i = row0; i < D4; i += n_row) {
-            vec4 acc[4];
-            [[unroll]] for (uint e = 0; e < 4; e++)
+        for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS) {
+            vec4 acc[4 * FOURS];
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                 acc[e] = decay * m[(4 * i + e) * NC + c];
             [[dont_unroll]] for (uint j = 0; j <= last; j++) {
-                vec4 k = u4[k4 + j * row4 + i];
-                vec4 v = vn[j * NC + c] * gates[g_at + EXP_REST * CHUNK + j];
-                [[unroll]] for (uint e = 0; e < 4; e++)
-                    acc[e] += k[e] * v;
+                vec4 v = qm[j * NC + c];
+                [[unroll]] for (uint f = 0; f < FOURS; f++) {
+                    vec4 k = u4[k4 + j * row4 + i + f];
+                    [[unroll]] for (uint e = 0; e < 4; e++)
+                        acc[4 * f + e] += k[e] * v;
+                }
             }
-            [[unroll]] for (uint e = 0; e < 4; e++)
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                 m[(4 * i + e) * NC + c] = acc[e];
         }
     }
 
     if (live)
-        for (uint i = row0; i < D4; i += n_row)
-            [[unroll]] for (uint e = 0; e < 4; e++)
+        for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                 state4[state_at + (4 * i + e) * D4] = m[(4 * i + e) * NC + c];
 }

@@ -11,6 +11,7 @@ layout(constant_id = 1) const uint D_STATE = 4;
 layout(constant_id = 2) const uint CHUNK = 4;
 layout(constant_id = 3) const uint COLS = 4;
 layout(constant_id = 4) const uint ROWS = 1;
+layout(constant_id = 5) const uint FOURS = 1;
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
 layout(binding = 1) readonly buffer Uw { vec4 uw4[]; };     // [slot][V', W][CHUNK][D_STATE]
@@ -34,8 +35,8 @@ void main()
     col = min(col, D4 - 1);
     uint state_at = head * D_STATE * D4 + col;
 
-    for (uint i = row0; i < D4; i += n_row)
-        [[unroll]] for (uint e = 0; e < 4; e++)
+    for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
+        [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
             m[(4 * i + e) * NC + c] = state4[state_at + (4 * i + e) * D4];
 
     for (uint chunk = p.chunk0 + p.n_chunk; chunk-- > p.chunk0;) {
@@ -43,8 +44,8 @@ void main()
         if (dc.n == 0)
             continue;
         uint slot = slot_of(v, chunk), last = dc.n - 1, g_at = gates_of(slot);
-        for (uint i = row0; i < D4; i += n_row)
-            [[unroll]] for (uint e = 0; e < 4; e++) {
+        for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++) {
                 uint at = (4 * i + e) * NC + c;
                 if (dc.ends)
                     m[at] = vec4(0);
@@ -84,23 +85,25 @@ void main()
         barrier();
 
         float decay = gates[g_at + EXP_G * CHUNK + CHUNK - 1];
-        for (uint i = row0; i < D4; i += n_row) {
-            vec4 acc[4];
-            [[unroll]] for (uint e = 0; e < 4; e++)
+        for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS) {
+            vec4 acc[4 * FOURS];
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                 acc[e] = decay * m[(4 * i + e) * NC + c];
             [[dont_unroll]] for (uint j = 0; j <= last; j++) {
-                vec4 q = u4[q4 + j * row4 + i], w = uw4[w_at + j * D4 + i];
                 vec4 d_o = qd[j * NC + c], d_v = dv[j * NC + c];
-                [[unroll]] for (uint e = 0; e < 4; e++)
-                    acc[e] += q[e] * d_o - w[e] * d_v;
+                [[unroll]] for (uint f = 0; f < FOURS; f++) {
+                    vec4 q = u4[q4 + j * row4 + i + f], w = uw4[w_at + j * D4 + i + f];
+                    [[unroll]] for (uint e = 0; e < 4; e++)
+                        acc[4 * f + e] += q[e] * d_o - w[e] * d_v;
+                }
             }
-            [[unroll]] for (uint e = 0; e < 4; e++)
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                 m[(4 * i + e) * NC + c] = acc[e];
         }
     }
 
     if (live)
-        for (uint i = row0; i < D4; i += n_row)
-            [[unroll]] for (uint e = 0; e < 4; e++)
+        for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
+            [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                 state4[state_at + (4 * i + e) * D4] = m[(4 * i + e) * NC + c];
 }

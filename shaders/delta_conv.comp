@@ -5,32 +5,24 @@
 #include "common.glsl"
 
 layout(constant_id = 1) const uint CONV_K = 4;
-layout(constant_id = 2) const uint DOCS = 0;                    // a row of documents
 layout(push_constant) uniform Push { push_delta p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };
 layout(binding = 2) buffer Window { float window[]; };
 layout(binding = 3) readonly buffer Step { step st; };
 layout(binding = 4) writeonly buffer U { float u[]; };          // [n_tok][d_conv]
-layout(binding = 5) readonly buffer First { int first[]; };
 #include "delta.glsl"
 #include "conv.glsl"
-#include "conv_docs.glsl"
 
 const uint MAX_STATE = 256;
 shared float row[MAX_STATE];
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state;
-    uint flip = DOCS != 0 ? 0 : st.flip;
+    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state, flip = st.flip;
     float ss = 0.0;
     for (uint i = lane(); i < n; i += WG) {
-        float v;
-        if (DOCS != 0)
-            v = silu(conv_docs(t, head * n + i));
-        else
-            v = conv_silu(flip, t, head * n + i);
+        float v = conv_silu(flip, t, head * n + i);
         ss += v * v;
         row[i] = v;
     }
@@ -42,7 +34,7 @@ void main()
         scale /= sqrt(float(n));
     for (uint i = lane(); i < n; i += WG)
         u[t * d_conv() + head * n + i] = row[i] * scale;
-    if (DOCS == 0 && t + 1 == p.n_tok)
+    if (t + 1 == p.n_tok)
         for (uint i = lane(); i < n; i += WG)
             keep_window(flip, head * n + i);
 }

@@ -1,6 +1,6 @@
 #version 450
-// delta_conv_bwd: the backward of delta_conv over documents up to the convolution: through the l2
-// norm of q and k heads and the SiLU, in place. One workgroup for (head of q, k or v; token).
+// delta_conv_bwd: the backward of delta_conv_docs up to the convolution: through the l2 norm of q
+// and k heads and the SiLU, in place. One workgroup for (head of q, k or v; CONV_TOKENS tokens).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -12,30 +12,43 @@ layout(binding = 2) readonly buffer First { int first[]; };
 layout(binding = 3) buffer Du { float du[]; };                  // [n_tok][d_conv]
 #include "delta.glsl"
 #include "conv_docs.glsl"
+#include "delta_conv_docs.glsl"
 
 const uint MAX_STATE = 256;
-shared float row[MAX_STATE];
+shared float row[CONV_TOKENS * MAX_STATE];
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state;
-    uint at = t * d_conv() + head * n;
-    float xx = 0.0, xg = 0.0;
+    uint head = gl_WorkGroupID.x, n = p.d_state, n_row = d_conv();
+    bool normed = head < 2 * p.n_k_head;
+    conv_run r = conv_run_at(gl_WorkGroupID.y * CONV_TOKENS);
+    uint at = r.t0 * n_row + head * n;
+    float xx[CONV_TOKENS], xg[CONV_TOKENS];
+    [[unroll]] for (uint t = 0; t < CONV_TOKENS; t++)
+        xx[t] = xg[t] = 0.0;
     for (uint i = lane(); i < n; i += WG) {
-        float c = conv_docs(t, head * n + i), x = silu(c);
-        xx += x * x;
-        xg += x * du[at + i];
-        row[i] = c;
+        float sum[CONV_TOKENS];
+        conv_sums(r, head * n + i, sum);
+        [[unroll]] for (uint t = 0; t < CONV_TOKENS; t++) {
+            if (t >= r.n)
+                break;
+            float x = silu(sum[t]), g = du[at + t * n_row + i];
+            xx[t] += x * x;
+            xg[t] += x * g;
+            row[t * MAX_STATE + i] = sum[t];
+            if (!normed)
+                du[at + t * n_row + i] = g * silu_bwd(sum[t]);
+        }
     }
-    xx = wg_sum(xx) + 1e-6;
-    xg = wg_sum(xg) / xx;
-    float scale = 1.0 / sqrt(xx);
-    if (head < p.n_k_head)
-        scale /= sqrt(float(n));
-    if (head >= 2 * p.n_k_head) {
-        scale = 1.0;
-        xg = 0.0;
+    if (!normed)
+        return;
+    [[unroll]] for (uint t = 0; t < CONV_TOKENS; t++) {
+        float all = wg_sum(xx[t]) + 1e-6, along = wg_sum(xg[t]) / all;
+        float scale = l2_scale(head, all);
+        for (uint i = lane(); i < n && t < r.n; i += WG) {      // each lane its own
+            float c = row[t * MAX_STATE + i];
+            float g = du[at + t * n_row + i];
+            du[at + t * n_row + i] = scale * (g - silu(c) * along) * silu_bwd(c);
+        }
     }
-    for (uint i = lane(); i < n; i += WG)
-        du[at + i] = scale * (du[at + i] - silu(row[i]) * xg) * silu_bwd(row[i]);
 }

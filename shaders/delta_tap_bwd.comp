@@ -1,6 +1,7 @@
 #version 450
 // delta_tap_bwd: the backward of the convolution itself over documents: a token's input has reached
-// the CONV_K - 1 tokens behind it, by the taps from the last on. A lane has a channel of a token.
+// the CONV_K - 1 tokens behind it, by the taps from the last on. A lane has a channel of
+// CONV_TOKENS tokens.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -10,17 +11,22 @@ layout(binding = 0) readonly buffer Du { float du[]; };         // [n_tok][d_con
 layout(binding = 1) readonly buffer W { float conv_w[]; };
 layout(binding = 2) readonly buffer First { int first[]; };
 layout(binding = 3) buffer Dp { float dproj[]; };
+#include "delta.glsl"
+#include "conv_docs.glsl"
 
 void main()
 {
-    uint n = (2 * p.n_k_head + p.n_v_head) * p.d_state, t = gl_WorkGroupID.y;
-    uint n_lane = gl_NumWorkGroups.x * WG, n_tap = 1;
-    while (n_tap < CONV_K && t + n_tap < p.n_tok && first[t + n_tap] <= int(t))
-        n_tap++;
+    uint n = d_conv(), n_lane = gl_NumWorkGroups.x * WG;
+    conv_run r = conv_run_at(gl_WorkGroupID.y * CONV_TOKENS);
     for (uint ch = gl_WorkGroupID.x * WG + lane(); ch < n; ch += n_lane) {
-        float sum = 0.0;
-        for (uint j = 0; j < n_tap; j++)
-            sum += conv_w[ch * CONV_K + CONV_K - 1 - j] * du[(t + j) * n + ch];
-        dproj[t * p.d_stride + p.d_col + ch] += sum;
+        float w[MAX_CONV_K], v[CONV_TOKENS + MAX_CONV_K - 1], sum[CONV_TOKENS];
+        [[unroll]] for (uint j = 0; j < CONV_K; j++)
+            w[j] = conv_w[ch * CONV_K + j];
+        [[unroll]] for (uint i = 0; i < CONV_TOKENS + CONV_K - 1; i++)
+            v[i] = du[min(r.t0 + i, p.n_tok - 1) * n + ch];
+        conv_docs_bwd(r, w, v, sum);
+        [[unroll]] for (uint i = 0; i < CONV_TOKENS; i++)
+            if (i < r.n)
+                dproj[(r.t0 + i) * p.d_stride + p.d_col + ch] += sum[i];
     }
 }
