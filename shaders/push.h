@@ -131,7 +131,6 @@ struct push_attn {
     float scale;
 };
 
-<<<<<<< HEAD
 /* Attention over a row of documents, forward and backward. */
 struct push_attn_docs {
     uint32_t n_head, n_kv_head, head_dim;
@@ -151,10 +150,9 @@ struct push_attn_prep_bwd {
     uint32_t k_col, v_col, q_step;              /* behind that column */
     float eps;
 };
-=======
+
 /* Tokens that a lane walks over in the convolution of documents. */
 #define CONV_TOKENS 8
->>>>>>> 7b1e59b (Gated DeltaNet over documents: fewer loads)
 
 struct push_delta {
     uint32_t n_k_head, n_v_head, d_state;
