@@ -156,7 +156,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 /* How attn_docs and its backward cut a head: slices so narrow that loops, and what a lane holds,
  * stay short; several query heads or keys a lane, so that they share what is loaded. Measured on
  * lavapipe in GFLOP/s of a core, forward and both backwards: heads of 32 13, 16, 18; of 64 11, 11,
- * 13; of 128 8, 9, 7; of 256 5, 6, 4. More in a lane is faster yet, and takes seconds to compile. */
+ * 13; of 128 8, 9, 6. More in a lane is faster yet, and takes long to compile. */
 struct cut { uint32_t wg, quads, slices, heads, keys, round; };
 enum cut_of { CUT_FORWARD, CUT_BWD_Q, CUT_BWD_KV };
 
@@ -167,7 +167,8 @@ static struct cut cut_heads(const struct gpu_caps *caps, const struct attention 
                      .heads = 1, .keys = 1, .round = 1 };
     uint32_t shared = a->n_head / a->n_kv_head;
     uint32_t most = wide ? (of == CUT_FORWARD ? 16 : 8) : of == CUT_BWD_KV ? 16 : 32;
-    for (; f.quads % 2 == 0 && f.quads >= (wide ? 16 : 18) && f.slices < f.wg; f.quads /= 2)
+    uint32_t least = wide ? 16 : 18;
+    for (; f.quads % 2 == 0 && f.quads >= least && f.slices < f.wg; f.quads /= 2)
         f.slices *= 2;
     for (uint32_t n = 2; of != CUT_BWD_KV && n <= 4 && n * f.quads <= most; n++)
         if (shared % n == 0)
