@@ -108,6 +108,21 @@ static bool hash_data(hlm_tune *t, struct err *err)
     return first != NULL;
 }
 
+/* Documents may be longer than any that the model has seen; that is told. */
+static void look_at_lengths(const hlm_tune *t)
+{
+    uint32_t longest = 0, known = t->m->model->n_ctx_train;
+    const struct data_rows *first = t->p.data ? NULL : &t->fixed;
+    for (uint32_t i = 0; t->p.data && i < t->data.train.n_doc; i++)
+        longest = max_u32(longest, t->data.train.doc[i].n);
+    for (uint32_t i = 0; first && i < first->n_row; i++)
+        for (uint32_t k = 0; k < first->row[i].n_doc; k++)
+            longest = max_u32(longest, first->row[i].doc_len[k]);
+    if (longest > known)
+        log_msg(LOG_WARN, "the longest document has %u tokens, the model was trained for %u",
+                longest, known);
+}
+
 /* Steps, rates, and how large rows become. */
 static bool plan_steps(hlm_tune *t, struct err *err)
 {
@@ -123,6 +138,7 @@ static bool plan_steps(hlm_tune *t, struct err *err)
     uint64_t n_row = (uint64_t)o->batch_rows * o->accumulation * o->steps;
     if (!stream_extent(&t->stream, n_row, &t->extent, err))
         return false;
+    look_at_lengths(t);
     const struct data_rows *more[] = { &t->valid, &t->test };
     for (uint32_t k = 0; k < ARRAY_LEN(more); k++)
         for (uint32_t i = 0; i < more[k]->n_row; i++) {
@@ -353,6 +369,9 @@ static bool check_options(const hlm_tune *t, struct err *err)
         return fail(err, "one of data and rows of ids is needed to learn from");
     if (!o->train_lora && !o->train_gates)
         return fail(err, "nothing is to be trained: neither an adapter nor gates");
+    if (o->train_gates && !t->m->model->base.n_gate)
+        return fail(err, "%.300s: has no recurrent gates: --train-gates does not go with it",
+                    t->m->path);
     if (o->mtp_factor != 0 && !t->m->model->n_draft)
         return fail(err, "%.300s: %s: --mtp-loss and --train-mtp do not go with it", t->m->path,
                     t->m->model->n_mtp ? "its draft (MTP) blocks were left out"

@@ -57,6 +57,11 @@ static bool due(uint64_t step, uint64_t every, uint64_t n_step)
     return every && (step % every == 0 || step == n_step);
 }
 
+static bool is_stopped(struct tune *u)
+{
+    return u->patience && hlm_tune_get_info(u->t).n_worse >= (uint64_t)u->patience;
+}
+
 /* False with err unset: interrupted. */
 static bool validate(struct loop *l, struct err *err)
 {
@@ -74,9 +79,7 @@ static bool validate(struct loop *l, struct err *err)
     l->valid = v.main;
     l->valid_known = true;
     tell_valid(l, &v);
-    i = hlm_tune_get_info(u->t);
-    l->stopped = u->patience && i.n_worse >= (uint64_t)u->patience;
-    if (l->stopped)
+    if ((l->stopped = is_stopped(u)))
         ui_note("no better validation in %d: the run ends here (--patience)", u->patience);
     return true;
 }
@@ -227,6 +230,7 @@ static bool prepare(struct loop *l, struct err *err)
     i = hlm_tune_get_info(u->t);
     l->valid = i.valid_loss;
     l->valid_known = i.valid_loss < INFINITY;
+    l->stopped = is_stopped(u);
     if (from)
         ui_note("going on from %s, step %llu of %llu", from, (ull)i.step,
                 (ull)l->n_step);

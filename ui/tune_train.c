@@ -232,6 +232,14 @@ static const char *misfit(void)
     return NULL;
 }
 
+/* A run of hours must not end with a folder that is not there. */
+static bool may_write(const char *path, struct err *err)
+{
+    struct file_out *f = path ? file_out_begin(path, err) : NULL;
+    file_out_drop(f);
+    return !path || f;
+}
+
 /* Where checkpoints go, and that it is not another run's place. */
 static bool find_folder(struct err *err)
 {
@@ -288,6 +296,10 @@ static int train(struct err *err)
         return rc;
     if (o.format)
         chat_by_name(o.format, hlm_file(o.m), &o.p.read.format);    /* misfit has seen it */
+    if (o.samples.n && !hlm_tok(o.m)) {
+        fail(err, "%s", hlm_tok_err(o.m));
+        return RC_FAILED;
+    }
     if (o.samples.n) {
         o.session_params = (struct hlm_session_params){ .n_ctx = 512 + (uint32_t)o.n_sample,
                                                         .n_batch = 128, .kv = HLM_KV_F32 };
@@ -312,7 +324,7 @@ int tune_train(int argc, char **argv)
     const char *why = misfit();
     if (why)
         return ui_end(usage_error(&program, "%s", why));
-    if (!settle(argc, argv, &err) || (o.out && !file_may_write(o.out, &err)) || !find_folder(&err))
+    if (!settle(argc, argv, &err) || !may_write(o.out, &err) || !find_folder(&err))
         rc = RC_FAILED;
     else if (o.dump_rows)
         rc = dump_rows(&o, &err) ? RC_OK : RC_FAILED;
