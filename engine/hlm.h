@@ -1,6 +1,6 @@
 /* hlm: the public API - a loaded model, and timelines over it. The only engine header that
  * programs include; it brings base.h (errors, log), tok.h (text and ids), chat.h (messages to
- * prompts), merge.h (adapters into files) and hlm_tune.h (training) with it.
+ * prompts), merge.h and peft.h (adapters into files) and hlm_tune.h (training) with it.
  *
  * One thread per hlm. Nothing here prints, exits or reads the environment. Every call that can fail
  * takes a struct err, returns false or NULL, and leaves the object usable or safe to destroy. */

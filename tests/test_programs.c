@@ -146,11 +146,13 @@ static void test_help(void)
     static const char *const merge[] = {
         "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
     };
+    static const char *const export[] = { "-m,", "--lora FILE ", "-o, --out FOLDER" };
     static const struct { const char *name, *flags, *const *say; uint32_t n; } help[] = {
         { "hlm-chat", "--help", chat, ARRAY_LEN(chat) },
         { "hlm-eval", "--help", eval, ARRAY_LEN(eval) },
         { "hlm-tune", "--help", tune, ARRAY_LEN(tune) },
         { "hlm-tune", "merge --help", merge, ARRAY_LEN(merge) },
+        { "hlm-tune", "export --help", export, ARRAY_LEN(export) },
     };
     for (uint32_t p = 0; p < ARRAY_LEN(help); p++) {
         const char *name = help[p].name;
