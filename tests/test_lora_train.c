@@ -19,12 +19,12 @@ struct rig {
     uint64_t n_bytes;
 };
 
-static bool rig_open(struct rig *r, const char *path)
+static bool rig_open(struct rig *r, const char *path, bool draft)
 {
     struct err err = { 0 };
     struct gpu *g = test_gpu();
     *r = (struct rig){ .file = g ? gguf_open(path, &err) : NULL };
-    r->model = r->file ? model_load(g, r->file, false, &err) : NULL;
+    r->model = r->file ? model_load(g, r->file, draft, &err) : NULL;
     return CHECK_OK(r->model != NULL, err);
 }
 
@@ -179,12 +179,12 @@ static void check_ids(const struct lora_base *b)
         }
 }
 
-static void test_places(const char *path, const char *words, uint32_t rank)
+static void test_places(const char *path, const char *words, uint32_t rank, bool draft)
 {
     struct rig r;
     struct err err = { 0 };
     test_case("%s: every number in one place, rank %u", path, rank);
-    if (!rig_open(&r, path) || !rig_make(&r, words, rank)) {
+    if (!rig_open(&r, path, draft) || !rig_make(&r, words, rank)) {
         rig_close(&r);
         return;
     }
@@ -224,17 +224,20 @@ static void test_all_places(void)
 {
     const char *in = test_scratch("places_ssm_in.gguf");
     struct err err = { 0 };
-    test_places(fixture("train/qwen35/model.gguf"), "*", 5);
-    test_places(fixture("train/qwen35moe-mtp/model.gguf"), "*", 4);
-    test_places(fixture("train/qwen3next/model.gguf"), "*", 3);
-    test_places(fixture("train/qwen3next/model.gguf"), "blk.*.ssm_ba.weight", 70);
-    test_places(fixture("train/nemotron_h_moe/model.gguf"), "*", 6);
-    test_places(fixture("train/step35/model.gguf"), "*", 1);
-    test_places(fixture("train/step35/model.gguf"), "blk.?.ffn_up_exps.weight,attn_v", 16);
+    test_places(fixture("train/qwen35/model.gguf"), "*", 5, false);
+    test_places(fixture("train/qwen35moe-mtp/model.gguf"), "*", 4, false);
+    test_places(fixture("train/qwen35moe-mtp/model.gguf"), "attn,mtp", 4, true);
+    test_places(fixture("nemotron_h_moe/base/model-f32.gguf"), "*", 2, true);
+    test_places(fixture("step35/base/model-f32.gguf"), "mtp,ffn", 3, true);
+    test_places(fixture("train/qwen3next/model.gguf"), "*", 3, false);
+    test_places(fixture("train/qwen3next/model.gguf"), "blk.*.ssm_ba.weight", 70, false);
+    test_places(fixture("train/nemotron_h_moe/model.gguf"), "*", 6, false);
+    test_places(fixture("train/step35/model.gguf"), "*", 1, false);
+    test_places(fixture("train/step35/model.gguf"), "blk.?.ffn_up_exps.weight,attn_v", 16, false);
     struct gguf_build *b = ssm_in_build(fixture("qwen3next/k256/model-q4_k_m.gguf"), &err);
     test_case("qwen3next with ssm_in");
     if (CHECK_OK(b && gb_write(b, in, &err), err))
-        test_places(in, "linear,experts", 2);
+        test_places(in, "linear,experts", 2, false);
     gb_free(b);
 }
 
@@ -345,7 +348,7 @@ static void test_refused(void)
     struct err err = { 0 };
     struct rig r;
     test_case("sets for training: one adapter, no factor");
-    if (!rig_open(&r, fixture("train/qwen35/model.gguf")) || !rig_make(&r, "attn", 4)) {
+    if (!rig_open(&r, fixture("train/qwen35/model.gguf"), false) || !rig_make(&r, "attn", 4)) {
         rig_close(&r);
         return;
     }
@@ -368,35 +371,40 @@ static const struct words {
     const char *model, *words;
     uint64_t n;             /* matrices; 0: refused, and says */
     const char *say[3];
+    bool draft;             /* draft blocks are there */
 } words[] = {
     /* 4 layers, 3 of them linear */
-    { "qwen35", "attn", 4, { 0 } },
-    { "qwen35", "linear", 15, { 0 } },
-    { "qwen35", "ffn", 12, { 0 } },
-    { "qwen35", NULL, 31, { 0 } },
-    { "qwen35", "attn,linear,ffn", 31, { 0 } },
-    { "qwen35", "attn_q,attn,attn_gate", 7, { 0 } },
-    { "qwen35", "blk.?.ffn_*.weight", 12, { 0 } },
-    { "qwen35", "output.weight", 1, { 0 } },
-    { "qwen35", "*", 32, { 0 } },
+    { "qwen35", "attn", 4, { 0 }, false },
+    { "qwen35", "linear", 15, { 0 }, false },
+    { "qwen35", "ffn", 12, { 0 }, false },
+    { "qwen35", NULL, 31, { 0 }, false },
+    { "qwen35", "attn,linear,ffn", 31, { 0 }, false },
+    { "qwen35", "attn_q,attn,attn_gate", 7, { 0 }, false },
+    { "qwen35", "blk.?.ffn_*.weight", 12, { 0 }, false },
+    { "qwen35", "output.weight", 1, { 0 }, false },
+    { "qwen35", "*", 32, { 0 }, false },
     { "qwen35", "experts", 0,
       { "target 'experts': no matrix of ", "attn (attn_q attn_k attn_v attn_output)",
-        "linear (attn_qkv attn_gate ssm_alpha ssm_beta ssm_out), ffn (ffn_gate ffn_up" } },
-    { "qwen35", "attn,blk.9.*", 0, { "target 'blk.9.*'" } },
-    { "qwen35", "token_embd.weight", 0, { "target 'token_embd.weight'" } },
-    { "qwen35", "blk.0.attn_norm.weight", 0, { "no matrix" } },
-    { "qwen35", "attn,,ffn", 0, { "'attn,,ffn'", "empty" } },
-    { "qwen35", "", 0, { "empty" } },
-    { "qwen3next", "linear", 8, { 0 } },
-    { "qwen3next", "ssm_ba", 2, { 0 } },
-    { "qwen3next", "experts,router,shared", 32, { 0 } },
-    { "nemotron_h_moe", "linear", 4, { 0 } },
-    { "nemotron_h_moe", "attn,shared", 8, { 0 } },
-    { "nemotron_h_moe", NULL, 12, { 0 } },
-    { "step35", "attn", 20, { 0 } },
+        "linear (attn_qkv attn_gate ssm_alpha ssm_beta ssm_out), ffn (ffn_gate ffn_up" }, false },
+    { "qwen35", "attn,blk.9.*", 0, { "target 'blk.9.*'" }, false },
+    { "qwen35", "token_embd.weight", 0, { "target 'token_embd.weight'" }, false },
+    { "qwen35", "blk.0.attn_norm.weight", 0, { "no matrix" }, false },
+    { "qwen35", "attn,,ffn", 0, { "'attn,,ffn'", "empty" }, false },
+    { "qwen35", "", 0, { "empty" }, false },
+    { "qwen3next", "linear", 8, { 0 }, false },
+    { "qwen3next", "ssm_ba", 2, { 0 }, false },
+    { "qwen3next", "experts,router,shared", 32, { 0 }, false },
+    { "nemotron_h_moe", "linear", 4, { 0 }, false },
+    { "nemotron_h_moe", "attn,shared", 8, { 0 }, false },
+    { "nemotron_h_moe", NULL, 12, { 0 }, false },
+    { "step35", "attn", 20, { 0 }, false },
     { "step35", "linear", 0,
-      { "target 'linear'", "attn (attn_q attn_k attn_v attn_output attn_gate)" } },
-    { "step35", "ffn", 6, { 0 } },
+      { "target 'linear'", "attn (attn_q attn_k attn_v attn_output attn_gate)" }, false },
+    { "step35", "ffn", 6, { 0 }, false },
+    { "qwen35moe-mtp", "attn", 4, { 0 }, true },
+    { "qwen35moe-mtp", "mtp", 11, { 0 }, true },
+    { "qwen35moe-mtp", "router,mtp", 19, { 0 }, true },
+    { "qwen35moe-mtp", "mtp", 0, { "target 'mtp'", "router (ffn_gate_inp" }, false },
 };
 
 static void test_words(void)
@@ -409,7 +417,7 @@ static void test_words(void)
         char path[96];
         test_case("%s: targets %s", w->model, w->words ? w->words : "(usual)");
         snprintf(path, sizeof path, "train/%s/model.gguf", w->model);
-        if (rig_open(&r, fixture("%s", path))) {
+        if (rig_open(&r, fixture("%s", path), w->draft)) {
             bool ok = lora_find_targets(&r.model->base, w->words, &t, &err);
             CHECK_MSG(ok == (w->n > 0) && (!ok || t.n == w->n), "%llu, expected %llu: %s",
                       ok ? (unsigned long long)t.n : 0ull, (unsigned long long)w->n, err.msg);
@@ -475,7 +483,7 @@ static void test_fresh(void)
     uint8_t *bytes[4];
     float alpha = 0;
     test_case("fresh adapters");
-    if (!rig_open(&r, fixture("train/qwen35moe-mtp/model.gguf"))) {
+    if (!rig_open(&r, fixture("train/qwen35moe-mtp/model.gguf"), false)) {
         rig_close(&r);
         return;
     }
