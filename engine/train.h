@@ -24,7 +24,7 @@ struct train_params {
     uint64_t seed;              /* of the dropout */
     uint32_t chunk;             /* of the recurrences; 0: chosen */
     bool hold;                  /* experts are chosen by the first pass over a row and held from
-                                   then on: for central differences in tests */
+                                   then on, one row without dropout: for central differences */
 };
 
 /* set: in force (lora_set_use), made for training; NULL only with gates alone. Nothing is allocated
