@@ -156,9 +156,11 @@ static struct push_delta push_of(tensor p, const struct delta *d, uint32_t n_tok
     };
 }
 
+/* Whole subgroups of 32: drivers have been seen to sum wrongly over workgroups that end in a part
+ * of one (Mesa 22.3.6, subgroups of 8, workgroups of 12). */
 static uint32_t head_wg(struct cmd *c, const struct delta *d)
 {
-    return wg_size(gpu_caps(cmd_gpu(c)), min_u32(d->d_state, 64));
+    return wg_size(gpu_caps(cmd_gpu(c)), d->d_state > 32 ? 64 : 32);
 }
 
 /* u: q, k and v heads. */
