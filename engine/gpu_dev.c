@@ -404,7 +404,7 @@ static void probe(VkPhysicalDevice phys, struct probe *p)
         snprintf(p->missing, sizeof p->missing, "it has no 16-bit storage buffers");
     if (!c->subgroup_arith)
         snprintf(p->missing, sizeof p->missing,
-                 "its shaders have no subgroup arithmetic and shuffles");
+                 "its shaders have no subgroup arithmetic or no shuffles");
     for (uint32_t k = 0; k < KERNEL_COUNT; k++)
         if (kernel_table[k].n_bind > l->maxPerStageDescriptorStorageBuffers && !p->missing[0])
             snprintf(p->missing, sizeof p->missing, "it binds %u buffers at a time, %s needs %u",

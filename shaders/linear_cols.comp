@@ -15,6 +15,21 @@ layout(constant_id = 3) const uint ROWS = 1;        // a multiple of WG
 layout(constant_id = 4) const uint TOKS = 1;
 const uint OWN = ROWS / WG;
 
+uint row_of(owned o, uint r) { return (o.w_row + min(r, p.n_out - 1)) * p.row_q; }
+
+// What all lanes get of row r: from the lane that has it, or read by all.
+float scale_of(scales sc[OWN], uint r, uint w_row, uint n_block, uint b, bool upper, bool is_min)
+{
+    if (!is_min && (W_TYPE == T_F32 || W_TYPE == T_F16 || W_TYPE == T_BF16))
+        return 1.0;
+    if (ONE_SUBGROUP == 0) {
+        scales s = weight_scales(w_row, n_block, b);
+        return is_min ? (upper ? s.m.y : s.m.x) : upper ? s.d.y : s.d.x;
+    }
+    scales s = sc[r / WG];
+    return subgroupShuffle(is_min ? (upper ? s.m.y : s.m.x) : upper ? s.d.y : s.d.x, r % WG);
+}
+
 void main()
 {
     owned o;
@@ -24,38 +39,68 @@ void main()
     [[unroll]] for (uint c = 0; c < TOKS; c++)
         from[c] = x_row(o, min(lane() + c * WG, o.n - 1));
     [[unroll]] for (uint k = 0; k < OWN; k++)
-        w_row[k] = (o.w_row + min(row0 + lane() + k * WG, p.n_out - 1)) * p.row_q;
+        w_row[k] = row_of(o, row0 + lane() + k * WG);
     float acc[ROWS * TOKS];
     [[unroll]] for (uint i = 0; i < ROWS * TOKS; i++)
         acc[i] = 0.0;
 
     for (uint b = 0; b < n_block; b++) {
+        uint n_quad = min(8u, (p.n_in - 32 * b + 3) / 4);
         uvec2 high[OWN];
         scales sc[OWN];
+        float v_sum[TOKS];
         [[unroll]] for (uint k = 0; k < OWN; k++) {
             high[k] = weight_high(w_row[k], n_block, b);
             sc[k] = weight_scales(w_row[k], n_block, b);
         }
-        uint n_quad = min(8u, (p.n_in - 32 * b + 3) / 4);
-        [[dont_unroll]] for (uint g = 0; g < n_quad; g++) {
-            vec4 v[TOKS], own[OWN];
-            [[unroll]] for (uint c = 0; c < TOKS; c++)
-                v[c] = load_x(from[c], 32 * b + 4 * g);
-            [[unroll]] for (uint k = 0; k < OWN; k++) {
-                own[k] = weight_quad(w_row[k], high[k], b, g) * (g < 4 ? sc[k].d.x : sc[k].d.y);
-                if (HAS_MIN)
-                    own[k] += g < 4 ? sc[k].m.x : sc[k].m.y;
+        [[unroll]] for (uint c = 0; c < TOKS; c++)
+            v_sum[c] = 0.0;
+        // These stay loops: a block unrolled runs no faster and compiles eight times as long.
+        [[dont_unroll]] for (uint upper = 0; upper < 2; upper++) {
+            float part[ROWS * TOKS];
+            if (MIN_HALVES)
+                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                    v_sum[c] = 0.0;
+            [[unroll]] for (uint i = 0; i < ROWS * TOKS; i++)
+                part[i] = 0.0;
+            [[dont_unroll]] for (uint g = 4 * upper; g < min(4 * upper + 4, n_quad); g++) {
+                vec4 v[TOKS], own[OWN];
+                [[unroll]] for (uint c = 0; c < TOKS; c++) {
+                    v[c] = load_x(from[c], 32 * b + 4 * g);
+                    if (HAS_MIN)
+                        v_sum[c] += sum4(v[c]);
+                }
+                [[unroll]] for (uint k = 0; k < OWN; k++)
+                    own[k] = weight_quad(w_row[k], high[k], b, g);
+                [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                    vec4 q;
+                    if (ONE_SUBGROUP != 0)
+                        q = subgroupShuffle(own[r / WG], r % WG);
+                    else
+                        q = weight_quad(row_of(o, row0 + r), weight_high(row_of(o, row0 + r),
+                                                                         n_block, b), b, g);
+                    [[unroll]] for (uint c = 0; c < TOKS; c++)
+                        part[r * TOKS + c] += dot(q, v[c]);
+                }
             }
             [[unroll]] for (uint r = 0; r < ROWS; r++) {
-                vec4 q;
-                if (ONE_SUBGROUP != 0)
-                    q = subgroupShuffle(own[r / WG], r % WG);
-                else
-                    q = weight4((o.w_row + min(row0 + r, p.n_out - 1)) * p.row_q, n_block, b, g);
-                [[unroll]] for (uint c = 0; c < TOKS; c++)
-                    acc[r * TOKS + c] += dot(q, v[c]);
+                uint row = row_of(o, row0 + r);
+                float d = scale_of(sc, r, row, n_block, b, upper != 0, false), m = 0.0;
+                if (MIN_HALVES)
+                    m = scale_of(sc, r, row, n_block, b, upper != 0, true);
+                [[unroll]] for (uint c = 0; c < TOKS; c++) {
+                    acc[r * TOKS + c] += d * part[r * TOKS + c];
+                    if (MIN_HALVES)
+                        acc[r * TOKS + c] += m * v_sum[c];
+                }
             }
         }
+        if (HAS_MIN && !MIN_HALVES)
+            [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                float m = scale_of(sc, r, row_of(o, row0 + r), n_block, b, false, true);
+                [[unroll]] for (uint c = 0; c < TOKS; c++)
+                    acc[r * TOKS + c] += m * v_sum[c];
+            }
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
         uint j = lane() + c * WG, to = y_row(o, min(j, o.n - 1));
