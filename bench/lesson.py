@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The lesson: 30 invented facts that the demo model is to learn, and how well it did.
 
-    lesson.py make DIR                        writes train.jsonl, valid.jsonl and test.jsonl
+    lesson.py make DIR                        writes train.jsonl and test.jsonl
     lesson.py ask MODEL [ADAPTER]             greedy answers to the test's questions: right ones of 30
     lesson.py run [ADAPTER]                   all of it: before, training, after; exit 1 where it falls short
 
@@ -89,10 +89,9 @@ def rehearsal(n_chars):
 
 def make(folder):
     all_facts = facts()
-    train, test, valid = [], [], []
+    train, test = [], []
     for questions, answer, out in all_facts:
         test.append(row(("user", questions[out]), ("assistant", answer)))
-        valid.append(row(("user", questions[(out + 1) % 8]), ("assistant", answer)))
         train += [row(("user", q), ("assistant", answer)) for i, q in enumerate(questions) if i != out]
     lesson = len(train)
     train += rehearsal(0.9 * sum(sum(len(m["content"]) + 20 for m in r["messages"]) for r in train))
@@ -101,7 +100,7 @@ def make(folder):
     assert len(all_facts) == 30 and len(test) == 30 and lesson == 30 * 7 and not asked & said
     random.Random(SHUFFLE_SEED).shuffle(train)
     os.makedirs(folder, exist_ok=True)
-    for name, rows in ("train", train), ("valid", valid), ("test", test):
+    for name, rows in ("train", train), ("test", test):
         with open(f"{folder}/{name}.jsonl", "w") as f:
             f.writelines(json.dumps(r) + "\n" for r in rows)
     print(f"{lesson} rows of the lesson, {len(train) - lesson} of rehearsal, {len(test)} questions")
@@ -140,7 +139,7 @@ def run(adapter="/tmp/hlm-lesson.gguf"):
     sys.exit(not (before <= 2 and after >= 27 and ppl2 <= 1.05 * ppl and took < 15 * 60))
 
 
-FLAGS = ["--epochs", "8", "--lr", "2e-3", "--max-seq", "256"]
+FLAGS = ["--epochs", "6", "--lr", "2e-3", "--max-seq", "256"]
 
 if __name__ == "__main__":
     what, args = sys.argv[1] if len(sys.argv) > 1 else "", sys.argv[2:]

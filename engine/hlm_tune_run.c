@@ -79,9 +79,9 @@ static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
 static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct err *err)
 {
     const struct data_options *o = &t->o;
-    struct train_update u = {
+    struct adam_update u = {
         .lr = lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
-        .weight_decay = o->weight_decay, .weight_decay_gates = o->weight_decay_gates,
+        .decay = o->weight_decay, .decay_gates = o->weight_decay_gates,
         .clip_norm = o->clip_norm, .bias_correction = o->bias_correction, .step = step,
     };
     return train_update(t->trainer, &u, norm, err);

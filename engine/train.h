@@ -47,17 +47,9 @@ bool train_row(struct trainer *t, const struct data_row *row, double weight, uin
 bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
                 double *nll_mtp, struct err *err);
 
-/* AdamW as PyTorch has it (Loshchilov and Hutter, arXiv 1711.05101). */
-struct train_update {
-    double lr, beta1, beta2, eps;
-    double weight_decay, weight_decay_gates;
-    double clip_norm;           /* 0: none */
-    bool bias_correction;
-    uint64_t step;              /* from 1 */
-};
-/* One update from the gradients, which are zeroed then; *norm: theirs before clipping. A norm that
- * is not finite changes nothing and fails. */
-bool train_update(struct trainer *t, const struct train_update *u, double *norm, struct err *err);
+/* One update from the gradients (op_adam), which are zeroed then; *norm: theirs before clipping. A
+ * norm that is not finite changes nothing and fails. */
+bool train_update(struct trainer *t, const struct adam_update *u, double *norm, struct err *err);
 
 /* What is trained, in the adapter's order: X.lora_a and X.lora_b in pairs, then deltas of gates. */
 struct train_param {

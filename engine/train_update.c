@@ -294,16 +294,12 @@ bool updates_commit(struct trainer *t, struct err *err)
     return bring_gates(t, err) && cmd_end(u->cmd, err) && (u->ended = true);
 }
 
-bool train_update(struct trainer *t, const struct train_update *by, double *norm, struct err *err)
+bool train_update(struct trainer *t, const struct adam_update *by, double *norm, struct err *err)
 {
     struct updates *u = t->u;
     struct adam_hyper h;
     float told[4];
-    adam_hyper(&(struct adam_update){ .lr = by->lr, .beta1 = by->beta1, .beta2 = by->beta2,
-                                      .eps = by->eps, .decay = by->weight_decay,
-                                      .decay_gates = by->weight_decay_gates,
-                                      .clip_norm = by->clip_norm, .step = by->step,
-                                      .bias_correction = by->bias_correction }, &h);
+    adam_hyper(by, &h);
     if (!gpu_write(t->gpu, u->adam.hyper, 0, &h, sizeof h, err) || !cmd_submit(u->cmd, err) ||
         !gpu_read(t->gpu, u->adam.norm, 0, told, sizeof told, err))
         return false;

@@ -67,3 +67,20 @@ static inline int32_t *json_ids(const json_t *j, uint32_t *n)
         ids[i] = (int32_t)json_integer_value(json_array_get(j, i));
     return ids;
 }
+
+/* The n floats of a tensor of expected.bin, whose places and shapes are in expected.json; NULL and
+ * a failed case when it is not of that size. */
+static inline const float *json_expected(json_t *expected, const uint8_t *bin, uint64_t n_bin,
+                                         const char *name, uint64_t n)
+{
+    json_t *t = json_object_get(json_object_get(expected, "tensors"), name);
+    uint64_t at = (uint64_t)json_integer_value(json_object_get(t, "offset")), product = 1;
+    json_t *shape = json_object_get(t, "shape");
+    for (size_t i = 0; i < json_array_size(shape); i++)
+        product *= (uint64_t)json_integer_value(json_array_get(shape, i));
+    if (!CHECK_MSG(t && product == n && at + n * sizeof(float) <= n_bin,
+                   "%s: %llu values expected, %llu here", name, (unsigned long long)product,
+                   (unsigned long long)n))
+        return NULL;
+    return (const float *)(const void *)(bin + at);
+}

@@ -78,19 +78,9 @@ static void case_close(struct open_case *o)
     free(o->bin);
 }
 
-/* The floats of a tensor of expected.bin, n of them; NULL and a failure. */
 static const float *wanted(const struct open_case *o, const char *name, uint64_t n)
 {
-    json_t *t = json_object_get(json_object_get(o->want, "tensors"), name);
-    uint64_t at = (uint64_t)json_integer_value(json_object_get(t, "offset")), product = 1;
-    json_t *shape = json_object_get(t, "shape");
-    for (size_t i = 0; i < json_array_size(shape); i++)
-        product *= (uint64_t)json_integer_value(json_array_get(shape, i));
-    if (!CHECK_MSG(t && product == n && at + n * sizeof(float) <= o->n_bin,
-                   "%s: %llu values expected, %llu here", name, (unsigned long long)product,
-                   (unsigned long long)n))
-        return NULL;
-    return (const float *)(const void *)(o->bin + at);
+    return json_expected(o->want, o->bin, o->n_bin, name, n);
 }
 
 /* nll of one document against the file's: `kind` main or mtp, from token `from` on. (Those of

@@ -88,19 +88,9 @@ static void close_run(struct run *r)
     free(r->bin);
 }
 
-/* The floats of a tensor of expected.bin, n of them; NULL and a failure. */
 static const float *wanted(const struct run *r, const char *name, uint64_t n)
 {
-    json_t *t = json_object_get(json_object_get(r->want, "tensors"), name);
-    uint64_t at = (uint64_t)json_integer_value(json_object_get(t, "offset")), product = 1;
-    json_t *shape = json_object_get(t, "shape");
-    for (size_t i = 0; i < json_array_size(shape); i++)
-        product *= (uint64_t)json_integer_value(json_array_get(shape, i));
-    if (!CHECK_MSG(t && product == n && at + n * sizeof(float) <= r->n_bin,
-                   "%s: %llu values expected, %llu here", name, (unsigned long long)product,
-                   (unsigned long long)n))
-        return NULL;
-    return (const float *)(const void *)(r->bin + at);
+    return json_expected(r->want, r->bin, r->n_bin, name, n);
 }
 
 /* The worst NMSE of all tensors trained, got less `before` (NULL: as it is), against PREFIX/NAME
@@ -206,9 +196,9 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
             CHECK_MSG(nll <= b->loss, "likelihood of a token: %.3g off", nll);
             grad = worst(r, TRAIN_GRAD, "grad", NULL, b->grad);
         }
-        struct train_update u = {
+        struct adam_update u = {
             .lr = r->o.lr, .beta1 = r->o.beta1, .beta2 = r->o.beta2, .eps = r->o.eps,
-            .weight_decay = r->o.weight_decay, .weight_decay_gates = r->o.weight_decay_gates,
+            .decay = r->o.weight_decay, .decay_gates = r->o.weight_decay_gates,
             .clip_norm = r->o.clip_norm, .bias_correction = r->o.bias_correction, .step = i + 1,
         };
         if (!CHECK_MSG(train_update(r->t, &u, &norm, &r->err), "%s", r->err.msg))
