@@ -64,8 +64,9 @@ static void bwd_shapes(struct gpu *g, const struct linear_path *path)
 
 static void bwd_types(struct gpu *g, const struct linear_path *path)
 {
-    static const enum dtype types[] = { F16, Q8_0, Q4_K, Q2_K, Q6_K, IQ3_S };
-    for (uint32_t i = 0; i < ARRAY_LEN(types); i++) {
+    static const enum dtype types[] = { Q4_K, IQ3_S, F16, Q8_0, Q2_K };
+    uint32_t n = path->kernel == K_linear_tile_bwd ? 2 : ARRAY_LEN(types);     /* the same loader */
+    for (uint32_t i = 0; i < n; i++) {
         uint32_t n_in = max_u32(dtype_info(types[i])->block_len, 32);
         test_case("dX by %s, %s", path->name, dtype_info(types[i])->name);
         struct rig r = rig_open_train(g, "linear_bwd", NULL);
@@ -109,6 +110,63 @@ static void outer_shapes(struct gpu *g)
         good = rig_near_grad(&r, "outer", &dw[i], 1e-13) ||
                FAIL("that was %s", shape_text(text, shapes[i]));
     rig_close(&r);
+}
+
+/* Rows that are equal come out equal, to the last bit, wherever they stand in a batch. */
+static void places(struct gpu *g, enum dtype dtype)
+{
+    enum { N_IN = 64, N_OUT = 37, N_TOK = 45 };
+    test_case("a row's place in the batch, %s", dtype_info(dtype)->name);
+    struct rig r = rig_open(g, "linear_bwd");
+    struct weight w = rig_weight(&r, dtype, N_IN, N_OUT, 1, 1, false);
+    float *v[3] = { rig_normal(&r, N_IN * N_TOK, 1), rig_normal(&r, N_OUT * N_TOK, 1),
+                    rig_normal(&r, N_IN * N_TOK, 1) };
+    const uint32_t n[3] = { N_IN, N_OUT, N_IN };
+    for (uint32_t i = 0; i < 3; i++)            /* the last row is the first, and so on */
+        for (uint32_t t = 0; t < N_TOK / 2; t++)
+            memcpy(v[i] + (N_TOK - 1 - t) * n[i], v[i] + t * n[i], 4 * n[i]);
+    tensor x = rig_strided(&r, v[0], N_IN, N_TOK), dy = rig_strided(&r, v[1], N_OUT, N_TOK);
+    tensor dx = rig_strided(&r, v[2], N_IN, N_TOK);
+    rig_writes(&r, dx);
+    tensor y = op_linear(r.c, x, LINEARS(&w.w));
+    linear_bwd(r.c, &w.w, dy, dx);
+    if (rig_run(&r)) {
+        const float *got[2] = { rig_get(&r, y), rig_get(&r, dx) };
+        for (uint32_t i = 0; i < 2; i++)
+            for (uint32_t t = 0, k = n[1 + i]; t < N_TOK / 2; t++)
+                CHECK_MSG(memcmp(got[i] + t * k, got[i] + (N_TOK - 1 - t) * k, 4 * k) == 0,
+                          "%s: rows %u and %u differ", i ? "dx" : "y", t, N_TOK - 1 - t);
+    }
+    rig_close(&r);
+}
+
+/* 129 rows of 256 f32 where a binding spans 16 of them. */
+static void pieces(void)
+{
+    struct gpu *g = ops_open_small(16384);
+    if (!g)
+        return;
+    test_case("back in pieces");
+    struct rig r = rig_open_train(g, "back in pieces", NULL);
+    struct pending p[2];
+    for (uint32_t i = 0; i < 2; i++)
+        p[i] = record(&r, &linear_bwd_paths[i], (struct shape){ F32, 256, 129, 5 }, false);
+    struct weight w = rig_weight(&r, F32, 256, 129, 1, 1, false);
+    const float *x = rig_normal(&r, 256 * 5, 1), *dy = rig_normal(&r, 129 * 5, 1);
+    struct grads dw = rig_grad_factor(&r, &w.w);
+    CHECK(linear_piece(gpu_caps(g), &w.w) < 129);
+    linear_outer(r.c, &w.w, rig_strided(&r, x, 256, 5), rig_strided(&r, dy, 129, 5), dw.t);
+    for (uint32_t i = 0; i < 5 * 129 * 256; i++)
+        dw.want[i % (129 * 256)] += (double)dy[i / 256] *
+                                    (double)x[i / (129 * 256) * 256 + i % 256];
+    if (rig_run(&r)) {
+        rig_near_grad(&r, linear_bwd_paths[0].name, &p[0].dx, 1e-13);
+        rig_near_grad(&r, linear_bwd_paths[1].name, &p[1].dx, 1e-13);
+        rig_near_grad(&r, "outer", &dw, 1e-13);
+    }
+    rig_close(&r);
+    ops_report(g);
+    gpu_close(g);
 }
 
 /* ---- ops ------------------------------------------------------------------------------------- */
@@ -431,6 +489,8 @@ void test_ops_bwd(void)
         bwd_types(g, &linear_bwd_paths[i]);
     }
     outer_shapes(g);
+    places(g, F32);
+    places(g, Q8_0);
     norm_case(g, 4, 1);
     norm_case(g, 516, 5);
     act_case(g, (struct act){ ACT_SWIGLU, 0 }, "swiglu");
@@ -445,4 +505,5 @@ void test_ops_bwd(void)
     grouped_case(g, Q8_0, 33, true, 0.5f);
     grouped_case(g, Q8_0, 5, false, 0.5f);
     ops_report(g);
+    pieces();
 }
