@@ -68,6 +68,13 @@ static inline uint32_t wg_size(const struct gpu_caps *caps, uint32_t on_gpu)
     return caps->kind == GPU_CPU ? caps->subgroup : on_gpu;
 }
 
+/* n invocations for each of n_row rows. A dimension may have no more than 65535 workgroups, so rows
+ * have one of their own, and kernels go on to row + gl_NumWorkGroups.y. */
+static inline struct grid row_grid(uint32_t n, uint32_t n_row, uint32_t wg)
+{
+    return GRID(div_up(n, wg), min_u32(n_row, 32768), 1);
+}
+
 /* ---- op_linear.c ---- */
 
 /* A way to compute y = W x; tests visit every row that the device can run. */

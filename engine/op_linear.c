@@ -250,7 +250,7 @@ static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
         return;
     struct push_outer_sum sum = { .n = w->n_in, .n_row = w->n_out, .n_split = n_split,
                                   .part_stride = to.stride, .out_stride = dw.stride };
-    cmd_dispatch(c, K_outer_sum, GRID(div_up(w->n_in * w->n_out, wg), 1, 1), SPEC(wg), PUSH(sum),
+    cmd_dispatch(c, K_outer_sum, row_grid(w->n_in, w->n_out, wg), SPEC(wg), PUSH(sum),
                  USES(READ(to), BOTH(dw)));
 }
 
@@ -301,7 +301,7 @@ void op_accumulate(struct cmd *c, tensor y, tensor x)
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     struct push_add p = { .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
                           .y_stride = y.stride, .y_col = y.col };
-    cmd_dispatch(c, K_add, GRID(div_up(x.n / (quads ? 4 : 1) * x.n_row, wg), 1, 1),
+    cmd_dispatch(c, K_add, row_grid(x.n / (quads ? 4 : 1), x.n_row, wg),
                  SPEC(wg, quads), PUSH(p), USES(READ(x), BOTH(y)));
 }
 
@@ -361,7 +361,7 @@ static void dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tenso
         .y_stride = y.stride, .y_col = y.col,
     };
     cmd_work(c, 30.0 * x.n * y.n_row);
-    cmd_dispatch(c, K_dropout, GRID(div_up(x.n / 4 * y.n_row, wg), 1, 1), SPEC(wg, add), PUSH(p),
+    cmd_dispatch(c, K_dropout, row_grid(x.n / 4, y.n_row, wg), SPEC(wg, add), PUSH(p),
                  USES(READ(x), BOTH(y), READ(d->key)));
 }
 
@@ -399,7 +399,7 @@ static void add_bias(struct cmd *c, tensor y, const linear *w)
         return;
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     struct push_bias p = { .n = y.n, .n_row = y.n_row, .y_stride = y.stride, .y_col = y.col };
-    cmd_dispatch(c, K_bias, GRID(div_up(y.n * y.n_row, wg), 1, 1), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_bias, row_grid(y.n, y.n_row, wg), SPEC(wg), PUSH(p),
                  USES(BOTH(y), READ(w->bias)));
 }
 
@@ -516,7 +516,7 @@ static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
         .res_stride = res.stride, .res_col = res.col,
     };
     cmd_work(c, 2.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_gate_add, GRID(div_up(x.n * x.n_row, wg), 1, 1), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_gate_add, row_grid(x.n, x.n_row, wg), SPEC(wg), PUSH(p),
                  USES(READ(x), READ(gate), READ(res), WRITE(y)));
     tape_push(c, (struct tape_rec){ gate_add_bwd, .t = { x, gate, y } });
     return y;
@@ -567,7 +567,7 @@ static void act_bwd(struct cmd *c, const struct tape_rec *r)
         .limit = r->f[0],
     };
     cmd_work(c, 20.0 * dy.n * x.n_row);
-    cmd_dispatch(c, K_act_bwd, GRID(div_up(dy.n / 4 * x.n_row, wg), 1, 1), SPEC(wg, r->u[0]),
+    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(wg, r->u[0]),
                  PUSH(p), USES(READ(x), READ(dy), BOTH(dx)));
 }
 
@@ -581,7 +581,7 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
         .y_stride = y.stride, .limit = act.limit,
     };
     cmd_work(c, 8.0 * n_ff * x.n_row);
-    cmd_dispatch(c, K_act, GRID(div_up(n_ff / 4 * x.n_row, wg), 1, 1), SPEC(wg, act.kind), PUSH(p),
+    cmd_dispatch(c, K_act, row_grid(n_ff / 4, x.n_row, wg), SPEC(wg, act.kind), PUSH(p),
                  USES(READ(x), WRITE(y)));
     tape_push(c, (struct tape_rec){ act_bwd, .t = { x, y }, .u = { (uint32_t)act.kind },
                                     .f = { act.limit } });

@@ -156,7 +156,7 @@ static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt
     };
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     cmd_work(c, 2.0 * x.n_row * x.n);
-    cmd_dispatch(c, K_moe_sum, GRID(div_up(y.n / 4 * y.n_row, wg), 1, 1),
+    cmd_dispatch(c, K_moe_sum, row_grid(y.n / 4, y.n_row, wg),
                  SPEC(wg, res != NULL, wt == NULL), PUSH(p),
                  USES(READ(x), READ(by), READ(from), WRITE(y)));
 }

@@ -12,14 +12,16 @@ layout(binding = 1) writeonly buffer Y { vec4 y[]; };
 
 void main()
 {
-    uint quads = p.n_ff / 4, at = gl_GlobalInvocationID.x;
-    if (at >= quads * p.n_row)
+    uint quads = p.n_ff / 4, i = gl_GlobalInvocationID.x;
+    if (i >= quads)
         return;
-    uint t = at / quads, i = at % quads, from = (t * p.x_stride + p.x_col) / 4 + i;
-    vec4 v = x[from];
-    if (ACT == ACT_SWIGLU)
-        v = act_swiglu(v, x[from + quads], p.limit);
-    else
-        v = act_relu2(v);
-    y[t * p.y_stride / 4 + i] = v;
+    for (uint t = gl_WorkGroupID.y; t < p.n_row; t += gl_NumWorkGroups.y) {
+        uint from = (t * p.x_stride + p.x_col) / 4 + i;
+        vec4 v = x[from];
+        if (ACT == ACT_SWIGLU)
+            v = act_swiglu(v, x[from + quads], p.limit);
+        else
+            v = act_relu2(v);
+        y[t * p.y_stride / 4 + i] = v;
+    }
 }

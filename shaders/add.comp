@@ -12,12 +12,14 @@ layout(binding = 1) buffer Y1 { float y1[]; };
 
 void main()
 {
-    uint n = QUADS != 0 ? p.n / 4 : p.n, at = gl_GlobalInvocationID.x, t = at / n, i = at % n;
-    if (t >= p.n_row)
+    uint i = gl_GlobalInvocationID.x;
+    if (i >= (QUADS != 0 ? p.n / 4 : p.n))
         return;
-    uint from = t * p.x_stride + p.x_col, to = t * p.y_stride + p.y_col;
-    if (QUADS != 0)
-        y4[to / 4 + i] += x4[from / 4 + i];
-    else
-        y1[to + i] += x1[from + i];
+    for (uint t = gl_WorkGroupID.y; t < p.n_row; t += gl_NumWorkGroups.y) {
+        uint from = t * p.x_stride + p.x_col, to = t * p.y_stride + p.y_col;
+        if (QUADS != 0)
+            y4[to / 4 + i] += x4[from / 4 + i];
+        else
+            y1[to + i] += x1[from + i];
+    }
 }

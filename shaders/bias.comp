@@ -9,7 +9,9 @@ layout(binding = 1) readonly buffer B { float b[]; };
 
 void main()
 {
-    uint at = gl_GlobalInvocationID.x;
-    if (at < p.n * p.n_row)
-        y[at / p.n * p.y_stride + p.y_col + at % p.n] += b[at % p.n];
+    uint i = gl_GlobalInvocationID.x;
+    if (i >= p.n)
+        return;
+    for (uint t = gl_WorkGroupID.y; t < p.n_row; t += gl_NumWorkGroups.y)
+        y[t * p.y_stride + p.y_col + i] += b[i];
 }

@@ -28,15 +28,17 @@ uvec4 philox(uvec4 v, uvec2 k)
 
 void main()
 {
-    uint quads = p.n / 4, at = gl_GlobalInvocationID.x, r = at / quads, i = at % quads;
-    if (r >= p.n_row)
+    uint quads = p.n / 4, i = gl_GlobalInvocationID.x;
+    if (i >= quads)
         return;
-    uvec4 u = philox(uvec4(at, p.id, key[2], key[3]), uvec2(key[0], key[1]));
-    vec4 v = x[(r / p.n_used * p.x_stride + p.x_col) / 4 + i] * p.scale;
-    uint to = (r * p.y_stride + p.y_col) / 4 + i;
-    v = vec4(u.x < p.below ? 0.0 : v.x, u.y < p.below ? 0.0 : v.y, u.z < p.below ? 0.0 : v.z,
-             u.w < p.below ? 0.0 : v.w);
-    if (ADD != 0)
-        v += y[to];
-    y[to] = v;
+    for (uint r = gl_WorkGroupID.y; r < p.n_row; r += gl_NumWorkGroups.y) {
+        uvec4 u = philox(uvec4(r * quads + i, p.id, key[2], key[3]), uvec2(key[0], key[1]));
+        vec4 v = x[(r / p.n_used * p.x_stride + p.x_col) / 4 + i] * p.scale;
+        uint to = (r * p.y_stride + p.y_col) / 4 + i;
+        v = vec4(u.x < p.below ? 0.0 : v.x, u.y < p.below ? 0.0 : v.y, u.z < p.below ? 0.0 : v.z,
+                 u.w < p.below ? 0.0 : v.w);
+        if (ADD != 0)
+            v += y[to];
+        y[to] = v;
+    }
 }

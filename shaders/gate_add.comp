@@ -11,9 +11,10 @@ layout(binding = 3) writeonly buffer Y { float y[]; };
 
 void main()
 {
-    uint at = gl_GlobalInvocationID.x, t = at / p.n, i = at % p.n;
-    if (t >= p.n_row)
+    uint i = gl_GlobalInvocationID.x;
+    if (i >= p.n)
         return;
-    y[t * p.y_stride + p.y_col + i] = res[t * p.res_stride + p.res_col + i] +
-        sigmoid(gate[t * p.gate_stride + p.gate_col]) * x[t * p.x_stride + p.x_col + i];
+    for (uint t = gl_WorkGroupID.y; t < p.n_row; t += gl_NumWorkGroups.y)
+        y[t * p.y_stride + p.y_col + i] = res[t * p.res_stride + p.res_col + i] +
+            sigmoid(gate[t * p.gate_stride + p.gate_col]) * x[t * p.x_stride + p.x_col + i];
 }

@@ -14,15 +14,17 @@ layout(binding = 3) writeonly buffer Y { vec4 y[]; };
 
 void main()
 {
-    uint quads = p.n / 4, at = gl_GlobalInvocationID.x, t = at / quads, i = at % quads;
-    if (t >= p.n_tok)
+    uint i = gl_GlobalInvocationID.x;
+    if (i >= p.n / 4)
         return;
-    vec4 sum = vec4(0);
-    for (uint s = 0; s < p.n_used; s++) {
-        float by = EVEN != 0 ? 1.0 : wt[t * p.wt_stride + s];
-        sum += by * x[(t * p.n_used + s) * p.x_stride / 4 + i];
+    for (uint t = gl_WorkGroupID.y; t < p.n_tok; t += gl_NumWorkGroups.y) {
+        vec4 sum = vec4(0);
+        for (uint s = 0; s < p.n_used; s++) {
+            float by = EVEN != 0 ? 1.0 : wt[t * p.wt_stride + s];
+            sum += by * x[(t * p.n_used + s) * p.x_stride / 4 + i];
+        }
+        if (ADD != 0)
+            sum += res[t * p.res_stride / 4 + i];
+        y[t * p.y_stride / 4 + i] = sum;
     }
-    if (ADD != 0)
-        sum += res[t * p.res_stride / 4 + i];
-    y[t * p.y_stride / 4 + i] = sum;
 }

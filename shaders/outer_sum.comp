@@ -9,11 +9,13 @@ layout(binding = 1) buffer Sums { float sums[]; };
 
 void main()
 {
-    uint at = gl_GlobalInvocationID.x, r = at / p.n, i = at % p.n;
-    if (r >= p.n_row)
+    uint i = gl_GlobalInvocationID.x;
+    if (i >= p.n)
         return;
-    float sum = 0.0;
-    for (uint s = 0; s < p.n_split; s++)
-        sum += part[(s * p.n_row + r) * p.part_stride + i];
-    sums[r * p.out_stride + i] += sum;
+    for (uint r = gl_WorkGroupID.y; r < p.n_row; r += gl_NumWorkGroups.y) {
+        float sum = 0.0;
+        for (uint s = 0; s < p.n_split; s++)
+            sum += part[(s * p.n_row + r) * p.part_stride + i];
+        sums[r * p.out_stride + i] += sum;
+    }
 }
