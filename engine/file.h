@@ -97,6 +97,8 @@ struct file_out *file_out_begin(const char *path, struct err *err);
 /* False where file_out_begin would refuse the path: a device or a folder stands there, and renaming
  * onto it would take it away. */
 bool file_may_write(const char *path, struct err *err);
+/* Are both the same path, or the same file by two of its names? */
+bool file_same(const char *a, const char *b);
 /* The first failure sticks. */
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err);
 /* Where what was put so far can be read, until the end; NULL with a reason. */

@@ -123,6 +123,13 @@ bool file_may_write(const char *path, struct err *err)
            fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none", path);
 }
 
+bool file_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !strcmp(a, b) ||
+           (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
 struct file_out *file_out_begin(const char *path, struct err *err)
 {
     if (!file_may_write(path, err))

@@ -489,22 +489,15 @@ static bool write_all(struct merge *m)
     return file_out_end(out, m->err);
 }
 
-static bool same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return !strcmp(a, b) ||
-           (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
-}
-
 /* An output in the place of an input would leave nothing to go back to. */
 static bool check_paths(const struct hlm_merge_params *p, struct err *err)
 {
     const char *out[2] = { p->out, p->gates_only };
     for (uint32_t i = 0; i < 2 && out[i]; i++) {
-        bool clash = same_file(out[i], p->model);
+        bool clash = file_same(out[i], p->model);
         for (uint32_t k = 0; k < p->n_adapter; k++)
-            clash = clash || same_file(out[i], p->adapter[k].path);
-        if (clash || (i && same_file(out[0], out[1])))
+            clash = clash || file_same(out[i], p->adapter[k].path);
+        if (clash || (i && file_same(out[0], out[1])))
             return fail(err, "%.300s: is also %s, expected a file of its own", out[i],
                         clash ? "read" : "the other output");
         if (!file_may_write(out[i], err))

@@ -108,20 +108,22 @@ static bool save(struct loop *l, struct err *err)
 }
 
 /* A checkpoint that cannot be written is told, and the run goes on: those before stand. */
-static void save_due(struct loop *l)
+static bool save_due(struct loop *l)
 {
     struct err err = { 0 };
     struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
     bool best = i.step && i.best_loss < INFINITY && i.best_step == i.step;
-    if (l->u->saves && i.step && (best || due(i.step, l->save_every, l->n_step)) &&
-        !save(l, &err))
-        ui_error("%s; checkpoints before this one stand", err.msg);
+    bool last = l->stopped || i.step >= l->n_step;
+    bool wanted = i.step && (best || last || due(i.step, l->save_every, l->n_step));
+    if (!l->u->saves || !wanted || save(l, &err))
+        return true;
+    ui_error("%s; checkpoints before this one stand", err.msg);
+    return false;
 }
 
 /* ---- the end --------------------------------------------------------------------------------- */
 
-/* OUT-best.gguf; fresh memory. */
-static char *best_path(const char *out)
+char *best_path(const char *out)
 {
     size_t n = strlen(out), size = n + 12;
     char *path = mem_alloc(size, 1);
@@ -225,7 +227,7 @@ static bool prepare(struct loop *l, struct err *err)
     l->valid_every = u->valid_every ? (uint64_t)u->valid_every : tenth;
     l->save_every = u->save_every ? (uint64_t)u->save_every : valid ? l->valid_every
                     : i.data ? tenth : 0;
-    if (!hlm_tune_begin(u->t, &from, err))
+    if ((u->saves && !folder_make(u->folder, err)) || !hlm_tune_begin(u->t, &from, err))
         return false;
     i = hlm_tune_get_info(u->t);
     l->valid = i.valid_loss;
@@ -242,6 +244,7 @@ static bool prepare(struct loop *l, struct err *err)
 int tune_loop(struct tune *u, struct err *err)
 {
     struct loop l = { .u = u };
+    bool saved = true;
     if (!prepare(&l, err))
         return RC_FAILED;
     ui_interrupt_twice();
@@ -250,19 +253,17 @@ int tune_loop(struct tune *u, struct err *err)
             return RC_FAILED;
         if (ui_interrupted())
             return interrupted(&l, err);
-        save_due(&l);
+        saved = save_due(&l);
         if (l.stopped || hlm_tune_get_info(u->t).step >= l.n_step)
             break;
         if (!step(&l, err))
             return RC_FAILED;
     }
-    if (u->saves && !save(&l, err))
-        return RC_FAILED;
     if (u->profile)
         ui_kernels(u->m);
-    bool ok = finish(&l, err);
+    bool ok = finish(&l, err);          /* also where the last checkpoint could not be written */
     hlm_idle(u->m);
     if (!ok && !err->set)
         return RC_INTERRUPTED;
-    return ok ? RC_OK : RC_FAILED;
+    return ok && saved ? RC_OK : RC_FAILED;
 }

@@ -40,6 +40,8 @@ bool dump_rows(struct tune *u, struct err *err);
 
 /* From the model's weights to the adapter on disk: the exit code. */
 int tune_loop(struct tune *u, struct err *err);
+/* Where the best adapter goes, beside the last: OUT-best.gguf. Fresh memory, or NULL. */
+char *best_path(const char *out);
 /* Text behind a prompt as the model is now, on standard output (tune_sample.c). */
 bool print_samples(struct tune *u, uint64_t step, struct err *err);
 

@@ -240,6 +240,21 @@ static bool may_write(const char *path, struct err *err)
     return !path || f;
 }
 
+/* What is written must not take the place of what is read: a model is not learnt again. */
+static bool check_outputs(struct err *err)
+{
+    const char *in[] = { o.model, o.p.data, o.p.ids_json, o.p.init_lora };
+    char *best = o.out ? best_path(o.out) : NULL;
+    const char *out[] = { o.out, best, o.dump_rows, o.dump_grads };
+    bool ok = !o.out || best || fail(err, "out of memory for the name of a file");
+    for (uint32_t i = 0; ok && i < ARRAY_LEN(out); i++)
+        for (uint32_t k = 0; ok && out[i] && k < ARRAY_LEN(in); k++)
+            ok = !in[k] || !file_same(out[i], in[k]) ||
+                 fail(err, "%.300s: is also read, expected a file of its own", out[i]);
+    free(best);
+    return ok;
+}
+
 /* Where checkpoints go, and that it is not another run's place. */
 static bool find_folder(struct err *err)
 {
@@ -324,7 +339,8 @@ int tune_train(int argc, char **argv)
     const char *why = misfit();
     if (why)
         return ui_end(usage_error(&program, "%s", why));
-    if (!settle(argc, argv, &err) || !may_write(o.out, &err) || !find_folder(&err))
+    if (!check_outputs(&err) || !settle(argc, argv, &err) || !may_write(o.out, &err) ||
+        !find_folder(&err))
         rc = RC_FAILED;
     else if (o.dump_rows)
         rc = dump_rows(&o, &err) ? RC_OK : RC_FAILED;
