@@ -222,10 +222,21 @@ static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct 
     return m->lora && lora_set_use(m->lora, m->gpu, base, err);
 }
 
+/* Documents that a row of max_tok slots can have; it cuts those that are longer. */
+static uint32_t most_documents(const hlm_tune *t, uint32_t max_tok)
+{
+    const struct data_set *set[] = { &t->data.train, &t->data.valid, &t->data.test };
+    uint32_t shortest = t->p.data ? max_tok : 1;
+    for (uint32_t k = 0; k < ARRAY_LEN(set); k++)
+        for (uint32_t i = 0; i < set[k]->n_doc; i++)
+            shortest = min_u32(shortest, set[k]->doc[i].n);
+    return min_u32(t->extent.max_doc, max_tok / max_u32(shortest, 1));
+}
+
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
 {
     return (struct train_params){
-        .max_tok = max_tok, .max_doc = min_u32(t->extent.max_doc, max_tok),
+        .max_tok = max_tok, .max_doc = most_documents(t, max_tok),
         .train_lora = t->o.train_lora, .train_gates = t->o.train_gates,
         .mtp_factor = t->o.mtp_factor, .dropout = t->o.lora_dropout, .seed = t->p.seed,
     };

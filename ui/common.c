@@ -176,6 +176,7 @@ bool ui_start(const char *program)
     sigemptyset(&act.sa_mask);
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
+    signal(SIGXFSZ, SIG_IGN);           /* a file at the limit is to fail like a full disk */
     struct sigaction old;
     if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN)        /* nohup */
         sigaction(SIGHUP, &act, NULL);

@@ -39,9 +39,9 @@ static bool export(struct err *err)
     ui_note("%s: adapters of %llu modules, %s; read back and as written", o.out,
             (unsigned long long)sum.n_module, num_bytes(sum.bytes).s);
     if (sum.n_gate || sum.n_draft)
-        ui_note("hlm_extra.safetensors has what PEFT does not load: %llu gates as they are now, "
-                "adapters of %llu modules of draft blocks", (unsigned long long)sum.n_gate,
-                (unsigned long long)sum.n_draft);
+        ui_say("hlm-tune: hlm_extra.safetensors has what PEFT does not load: %llu gates as they "
+               "are now, adapters of %llu modules of draft blocks", (unsigned long long)sum.n_gate,
+               (unsigned long long)sum.n_draft);
     ui_event("exported", "{s:s, s:I, s:I, s:I, s:I}", "path", o.out, "modules",
              (long long)sum.n_module, "draft_modules", (long long)sum.n_draft, "gates",
              (long long)sum.n_gate, "bytes", (long long)sum.bytes);
