@@ -97,6 +97,28 @@ static uint64_t test_plan(void)
     return all;
 }
 
+/* Short rows have fewer documents too, or else none would seem to fit. */
+static void test_packed_budget(void)
+{
+    struct err err = { 0 };
+    struct hlm_tune_params p = tiny();
+    uint64_t need = 0;
+    test_case("a refusal knows how many documents shorter rows have");
+    p.data = "bench/lesson/train.jsonl";
+    p.no_pack = false;
+    p.read.max_seq = 128;
+    for (uint32_t i = 0; i < 2; i++, p.read.max_seq = 1024) {
+        hlm *m = open_model(true, need, &err);
+        hlm_tune *t = m ? hlm_tune_open(m, &p, &err) : NULL;
+        if (i)
+            CHECK_MSG(!t && strstr(err.msg, "--max-seq "), "%s", err.msg);
+        else if (CHECK_MSG(t, "%s", err.msg))
+            need = hlm_tune_plan(t).device_bytes;
+        hlm_tune_close(t);
+        hlm_test_close(m);
+    }
+}
+
 static bool fits(uint64_t memory, uint32_t max_seq, struct err *err)
 {
     struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
@@ -396,6 +418,7 @@ void test_tune_run(void)
     uint64_t all = test_plan();
     if (all)
         test_budget(all);
+    test_packed_budget();
     test_case("a model to train");
     hlm *m = open_model(false, 0, &err);
     if (CHECK_MSG(m, "%s", err.msg)) {
