@@ -123,6 +123,8 @@ static void look_at_lengths(const hlm_tune *t)
                 longest, known);
 }
 
+enum { MAX_STEP_ROWS = 1 << 20 };
+
 /* Steps, rates, and how large rows become. */
 static bool plan_steps(hlm_tune *t, struct err *err)
 {
@@ -130,12 +132,13 @@ static bool plan_steps(hlm_tune *t, struct err *err)
     struct data_options *o = &t->o;
     if (!first)
         return false;
-    if (!o->batch_rows || !o->accumulation)
-        return fail(err, "a step of %u times %u rows, expected one at least", o->accumulation,
-                    o->batch_rows);
+    uint64_t of_step = (uint64_t)o->batch_rows * o->accumulation;
+    if (!of_step || of_step > MAX_STEP_ROWS)
+        return fail(err, "a step of %u times %u rows, expected 1 to %d rows", o->accumulation,
+                    o->batch_rows, MAX_STEP_ROWS);
     if (!o->total_steps)
         hlm_tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
-    uint64_t n_row = (uint64_t)o->batch_rows * o->accumulation * o->steps;
+    uint64_t n_row = of_step * o->steps;
     if (!stream_extent(&t->stream, n_row, &t->extent, err))
         return false;
     look_at_lengths(t);
