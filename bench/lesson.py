@@ -53,7 +53,7 @@ RELATIONS = [
       "Do you know what a {s} does?", "Explain what a {s} does.", "For what is a {s} used?", "Name the use of a {s}."],
      "A {s} is used to {o}.",
      [("dinufa", "read books"), ("trogor", "make music"), ("boupax", "warm tea"), ("sazas", "carry stones"),
-      ("goubre", "find maps")]),
+      ("goubre", "ring bells")]),
 ]
 
 
