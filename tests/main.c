@@ -1,7 +1,7 @@
 /* main: runs the tests of tests.def and counts their cases.
  *
  *     build/tests [--fixtures DIR] [--only GROUP[,GROUP]] [--skip GROUP[,GROUP]] [--host] [--list]
- *                 [--all] [-v]
+ *                 [--all] [--brief] [-v]
  *
  * Run it from the root of the tree. The last line of output is "N passed, N failed[, N skipped]";
  * the exit status is 0, 1 when a case failed, 2 for a bad flag, 77 when every case was skipped. */
@@ -42,7 +42,7 @@ enum outcome { NONE, OPEN, FAILED, SKIPPED };
 
 static struct {
     const char *fixtures, *only, *skip;
-    bool host, all, verbose;
+    bool host, all, brief, verbose;
     const struct test *test;    /* that runs */
     struct count count;         /* of it */
     enum outcome outcome;       /* of the open case */
@@ -244,6 +244,7 @@ void *fixture_read(uint64_t *n_bytes, const char *fmt, ...)
 }
 
 bool test_all(void) { return t.all; }
+bool test_brief(void) { return t.brief; }
 
 const char *test_tmp(void)
 {
@@ -326,7 +327,7 @@ void test_log(log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NU
 static int usage(void)
 {
     fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] "
-                    "[--skip GROUP[,GROUP]] [--host] [--list] [--all] [-v]\n");
+                    "[--skip GROUP[,GROUP]] [--host] [--list] [--all] [--brief] [-v]\n");
     return 2;
 }
 
@@ -349,6 +350,8 @@ int main(int argc, char **argv)
             list = true;
         else if (strcmp(a, "--all") == 0)
             t.all = true;
+        else if (strcmp(a, "--brief") == 0)
+            t.brief = true;
         else if (strcmp(a, "-v") == 0)
             t.verbose = true;
         else

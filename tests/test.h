@@ -35,6 +35,9 @@ const char *test_tmp(void);
 
 /* --all: where a test usually takes a few of many cases, take them all. */
 bool test_all(void);
+/* --brief: without the cases that a run before has had on another size of subgroups, which changes
+ * nothing for them. */
+bool test_brief(void);
 
 /* Sends the engine's messages to fn until the next call; NULL: as before, to the output. */
 void test_log(log_fn fn, void *user);

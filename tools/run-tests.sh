@@ -47,7 +47,10 @@ kernels() {
         echo "kernels on subgroups of $((bits / 32)) (LP_NATIVE_VECTOR_WIDTH=$bits):"
         LP_NATIVE_VECTOR_WIDTH=$bits
         export LP_NATIVE_VECTOR_WIDTH
-        run $bits --only ops
+        brief=--brief
+        [ $bits != 256 ] || brief=
+        # shellcheck disable=SC2086
+        run $bits --only ops $brief
     done
 }
 
