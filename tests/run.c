@@ -27,7 +27,7 @@ void ran_free(struct ran *r)
 
 const char *scratch(const char *name)
 {
-    static char paths[32][128];
+    static char paths[256][128];
     uint32_t i = 0;
     char path[128];
     snprintf(path, sizeof path, "%s/%s", test_tmp(), name);
