@@ -35,6 +35,9 @@ struct gpu_caps {
                                        below 60000 */
     /* what is there; shown by --list-devices */
     bool f16, bf16_store, int_dot, coopmat, timeline, memory_budget;
+    /* f16 matrices that a subgroup of so many lanes multiplies with f32 sums: [m][k] by [k][n]. m
+     * 0: none of a size that kernels take */
+    struct { uint32_t m, n, k, subgroup; } coop;
 };
 
 struct gpu_params {
@@ -139,8 +142,10 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
 
 struct cmd;
 
-/* specialization constants; 0 is the workgroup size, 9 belongs to cmd_dispatch */
-#define MAX_SPEC 10
+/* specialization constants; 0 is the workgroup size; 10: of how many full subgroups it is made, 0:
+ * of any; 11 belongs to cmd_dispatch */
+#define MAX_SPEC 12
+enum { SPEC_SUBGROUPS = 10 };
 struct spec { uint32_t v[MAX_SPEC]; };
 struct grid { uint32_t x, y, z; };      /* workgroups; the large dimension belongs in x */
 struct use { tensor t; bool write, read; };
@@ -171,6 +176,11 @@ struct tape *cmd_tape(const struct cmd *c);
  * before, and leaves its output in its own. */
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row);
 void cmd_half(struct cmd *c);
+
+/* May products take f16 operands in what is recorded from here on? At first they may not. Sums are
+ * f32 in any case. */
+void cmd_set_f16(struct cmd *c, bool on);
+bool cmd_f16(const struct cmd *c);
 
 /* Appends a dispatch. Bindings are the uses, in order, at set 0; their number must be the kernel's.
  * The range bound is the tensor's rows from its offset (tensor.col is not applied: kernels get it

@@ -48,6 +48,8 @@ struct gpu *cmd_gpu(const struct cmd *c) { return c->g; }
 struct arena *cmd_scratch_arena(const struct cmd *c) { return c->scratch; }
 void cmd_set_tape(struct cmd *c, struct tape *t) { c->tape = t; }
 struct tape *cmd_tape(const struct cmd *c) { return c->tape; }
+void cmd_set_f16(struct cmd *c, bool on) { c->f16 = on; }
+bool cmd_f16(const struct cmd *c) { return c->f16; }
 uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
 uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
 

@@ -22,6 +22,21 @@ typedef struct {
     void *pNext;
     VkBool32 cooperativeMatrix, cooperativeMatrixRobustBufferAccess;
 } VkPhysicalDeviceCooperativeMatrixFeaturesKHR;
+#define VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR ((VkStructureType)1000506001)
+#define VK_COMPONENT_TYPE_FLOAT16_KHR 0
+#define VK_COMPONENT_TYPE_FLOAT32_KHR 1
+#define VK_SCOPE_SUBGROUP_KHR 3
+typedef struct {
+    VkStructureType sType;
+    void *pNext;
+    uint32_t MSize, NSize, KSize;
+    int32_t AType, BType, CType, ResultType;
+    VkBool32 saturatingAccumulation;
+    int32_t scope;
+} VkCooperativeMatrixPropertiesKHR;
+typedef VkResult (VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(
+    VkPhysicalDevice physicalDevice, uint32_t *pPropertyCount,
+    VkCooperativeMatrixPropertiesKHR *pProperties);
 #endif
 #ifndef VK_KHR_shader_bfloat16
 #define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_BFLOAT16_FEATURES_KHR ((VkStructureType)1000141000)
@@ -338,6 +353,45 @@ static bool has_loop_budget(const VkPhysicalDeviceVulkan12Properties *p)
            (sscanf(p->driverInfo, "Mesa %d.", &major) != 1 || major < 25);
 }
 
+/* The largest product of f16 matrices with f32 sums that the device lists and coop.glsl can cut
+ * its tiles into. Its kernels say what each subgroup of a workgroup does, so their number must be
+ * known. */
+static void coop_caps(VkInstance instance, struct probe *p)
+{
+    enum { INTEL = 0x8086 };
+    PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR query =
+        (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)vkGetInstanceProcAddr(
+            instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+    struct gpu_caps *c = &p->caps;
+    VkCooperativeMatrixPropertiesKHR list[64];
+    uint32_t n = ARRAY_LEN(list);
+    if (!c->coopmat || !query || !c->f16 || !p->f12.vulkanMemoryModel ||
+        !p->f13.subgroupSizeControl || !p->f13.computeFullSubgroups ||
+        !(p->props13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        list[i] = (VkCooperativeMatrixPropertiesKHR){
+            .sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR };
+    if (query(p->phys, &n, list) < 0)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        const VkCooperativeMatrixPropertiesKHR *m = &list[i];
+        bool sizes = (m->MSize == 8 || m->MSize == 16) && (m->NSize == 8 || m->NSize == 16) &&
+                     (m->KSize == 8 || m->KSize == 16 || m->KSize == 32);
+        bool types = m->AType == VK_COMPONENT_TYPE_FLOAT16_KHR && m->BType == m->AType &&
+                     m->CType == VK_COMPONENT_TYPE_FLOAT32_KHR && m->ResultType == m->CType;
+        if (!sizes || !types || m->scope != VK_SCOPE_SUBGROUP_KHR || m->saturatingAccumulation ||
+            m->MSize * m->NSize * m->KSize <= c->coop.m * c->coop.n * c->coop.k)
+            continue;
+        c->coop.m = m->MSize;
+        c->coop.n = m->NSize;
+        c->coop.k = m->KSize;
+        /* Intel's matrix units work with the narrowest subgroups alone. */
+        c->coop.subgroup = p->props.properties.vendorID == INTEL ? p->props13.minSubgroupSize
+                                                                 : c->subgroup;
+    }
+}
+
 static void find_family(struct probe *p)
 {
     VkQueueFamilyProperties family[32];
@@ -351,7 +405,7 @@ static void find_family(struct probe *p)
     snprintf(p->missing, sizeof p->missing, "it has no compute queue");
 }
 
-static void probe(VkPhysicalDevice phys, struct probe *p)
+static void probe(VkInstance instance, VkPhysicalDevice phys, struct probe *p)
 {
     *p = (struct probe){ .phys = phys };
     struct gpu_caps *c = &p->caps;
@@ -400,6 +454,7 @@ static void probe(VkPhysicalDevice phys, struct probe *p)
     c->int_dot = p->f13.shaderIntegerDotProduct;
     c->coopmat = p->coopmat.cooperativeMatrix;
     c->timeline = p->f12.timelineSemaphore;
+    coop_caps(instance, p);
     if (!p->f11.storageBuffer16BitAccess)
         snprintf(p->missing, sizeof p->missing, "it has no 16-bit storage buffers");
     if (!c->subgroup_arith)
@@ -423,7 +478,7 @@ int gpu_list(struct gpu_caps *out, int max, struct err *err)
     VkInstance instance = instance_open(NULL, err);
     if (instance && (list = devices(instance, &n, err)) && (p = mem_alloc(1, sizeof *p))) {
         for (uint32_t i = 0; i < n && (int)i < max; i++) {
-            probe(list[i], p);
+            probe(instance, list[i], p);
             out[i] = p->caps;
             size_t len = strlen(out[i].driver);
             if (p->missing[0])
@@ -466,7 +521,7 @@ static bool choose(VkInstance instance, const char *want, struct probe *p, struc
     if (!list)
         return false;
     for (uint32_t i = 0; i < n; i++) {
-        probe(list[i], p);
+        probe(instance, list[i], p);
         size_t len = strlen(names);
         snprintf(names + len, sizeof names - len, "%s%u: %s", i ? "; " : "", i, p->caps.name);
         if (!(any || (numbered ? strtoul(want, NULL, 10) == i : name_has(p->caps.name, want))))
@@ -477,7 +532,7 @@ static bool choose(VkInstance instance, const char *want, struct probe *p, struc
             best_rank = rank[p->caps.kind], best = (int)i;
     }
     if (best >= 0)
-        probe(list[best], p);
+        probe(instance, list[best], p);
     free(list);
     if (best < 0 && why[0])
         return fail(err, "%s", why);

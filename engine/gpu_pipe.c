@@ -275,6 +275,11 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
     VkSpecializationMapEntry map[MAX_SPEC];
     const VkSpecializationInfo constants = { MAX_SPEC, map, sizeof p->spec, &p->spec };
     VkShaderModule module = VK_NULL_HANDLE;
+    uint32_t n_subgroup = p->spec.v[SPEC_SUBGROUPS];
+    const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
+        .requiredSubgroupSize = n_subgroup ? p->spec.v[0] / n_subgroup : 0,
+    };
     for (uint32_t i = 0; i < MAX_SPEC; i++)     /* those the shader does not have are ignored */
         map[i] = (VkSpecializationMapEntry){ i, 4 * i, 4 };
     VkResult r = GUARD(vkCreateShaderModule(g->dev, &(VkShaderModuleCreateInfo){
@@ -287,6 +292,9 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
             .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
             .stage = {
                 .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                .pNext = n_subgroup ? &size : NULL,
+                .flags = n_subgroup ? VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT
+                                    : 0,
                 .stage = VK_SHADER_STAGE_COMPUTE_BIT,
                 .module = module,
                 .pName = "main",

@@ -84,9 +84,14 @@ struct linear_path {
     enum { ANY_DEVICE, CPU_ONLY, NOT_CPU } device;
     uint32_t min_tok, max_tok;
     bool fuses;                         /* can normalise or activate x on the way in */
+    bool f16;                           /* operands are f16, each row of x or dy scaled for that;
+                                           sums are f32. Taken only where the cmd allows it
+                                           (cmd_set_f16) */
 };
 extern const struct linear_path linear_paths[];
 extern const uint32_t n_linear_path;
+/* Can the device run it? */
+bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path);
 
 struct linear_args {
     tensor x;                           /* [n_tok][n_in]; with act act_width times as wide */
@@ -98,6 +103,8 @@ struct linear_args {
     const tensor *res;                  /* [n_tok][n_out] is added */
     const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid
                                            before that */
+    const tensor *halves;               /* of x, where several products share them; NULL: made for
+                                           a path that takes them */
 };
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a);
 /* Rows [row0, row0 + n) of w as plain words, for binding; and how many rows a piece may
@@ -126,8 +133,10 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
  * one type that lie one behind the other in memory are one dispatch. */
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
                       uint32_t n_w);
-/* The same without a norm. */
+/* The same without a norm; and in f32 whatever the cmd allows, for a router, whose choice is not to
+ * hang on rounding. */
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
+tensor op_linear_exact(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
 /* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
 /* The activation of x - for SwiGLU gates in the left half, [n_tok][x.n / 2] comes out; and res + W
@@ -140,8 +149,8 @@ tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *
                                 sizeof(const linear *))
 
 /* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has
- * on average. */
-struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile; };
+ * on average; tile: entries of a tile at most. */
+struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile, tile; };
 /* y[e] = W_expert(e) x for all entries e = token * n_used + slot; x by token, or by entry.
  * y: [entries][n_out] */
 void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,

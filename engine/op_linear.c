@@ -1,52 +1,118 @@
 /* op_linear: y = W x on packed weights, alone or with the norm before and the residual behind it.
  *
  * Owns the table of matrix kernels and the cutting of a matrix into pieces that a binding may span.
+ *
+ * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded, and each row
+ * of what they are multiplied with times a power of two that brings it into f16's range. Sums are
+ * f32, and so is everything of adapters: their factors' products, their gradients, and the router.
+ * On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is there for
+ * comparison.
+ *
  * Formulas: RMSNorm (Zhang and Sennrich, arXiv 1910.07467). */
 #include "op.h"
 
 /* First fit wins. CPU devices have no faster memory than a load, so they take lanes as
  * tokens early. */
 const struct linear_path linear_paths[] = {
-    { "cols", K_linear_cols, CPU_ONLY, 5, UINT32_MAX, false },
-    { "tile", K_linear_tile, NOT_CPU, 9, UINT32_MAX, false },
-    { "rows", K_linear, CPU_ONLY, 1, UINT32_MAX, false },
-    { "rows, fused", K_linear, NOT_CPU, 1, UINT32_MAX, true },
+    { "coop", K_linear_coop, ANY_DEVICE, 9, UINT32_MAX, false, true },
+    { "tile, f16", K_linear_tile, ANY_DEVICE, 9, UINT32_MAX, false, true },
+    { "cols", K_linear_cols, CPU_ONLY, 5, UINT32_MAX, false, false },
+    { "tile", K_linear_tile, NOT_CPU, 9, UINT32_MAX, false, false },
+    { "rows", K_linear, CPU_ONLY, 1, UINT32_MAX, false, false },
+    { "rows, fused", K_linear, NOT_CPU, 1, UINT32_MAX, true, false },
 };
 const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
 
 const struct linear_path linear_bwd_paths[] = {
-    { "tile", K_linear_tile_bwd, NOT_CPU, 9, UINT32_MAX, false },
-    { "cols", K_linear_cols_bwd, ANY_DEVICE, 1, UINT32_MAX, false },
+    { "coop", K_linear_coop_bwd, ANY_DEVICE, 9, UINT32_MAX, false, true },
+    { "tile, f16", K_linear_tile_bwd, ANY_DEVICE, 9, UINT32_MAX, false, true },
+    { "tile", K_linear_tile_bwd, NOT_CPU, 9, UINT32_MAX, false, false },
+    { "cols", K_linear_cols_bwd, ANY_DEVICE, 1, UINT32_MAX, false, false },
 };
 const uint32_t n_linear_bwd_path = ARRAY_LEN(linear_bwd_paths);
 
 enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
 enum { IN_PLAIN, IN_NORM, IN_ACT };             /* shaders/linear.comp; the kind is added */
 
-enum { TILE_SHARED = 32 << 10 };            /* workgroup memory that linear_tile asks for */
+/* Workgroup memory: what linear_tile and linear_coop ask for, the latter's widest tile. */
+enum { TILE_SHARED = 32 << 10, COOP_WIDE_SHARED = 40 << 10 };
+
+static bool is_tile(enum kernel k) { return k == K_linear_tile || k == K_linear_tile_bwd; }
+static bool is_coop(enum kernel k) { return k == K_linear_coop || k == K_linear_coop_bwd; }
+
+bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path)
+{
+    bool many = is_tile(path->kernel) || is_coop(path->kernel);
+    return (!many || caps->max_shared >= TILE_SHARED) &&
+           (!is_coop(path->kernel) || caps->coop.m);
+}
 
 static const struct linear_path *path_of(const struct linear_path *paths, uint32_t n,
-                                         const struct gpu_caps *caps, uint32_t n_tok)
+                                         const struct gpu_caps *caps, uint32_t n_tok, bool f16)
 {
     for (const struct linear_path *p = paths; p < paths + n; p++) {
         bool fits = p->device == ANY_DEVICE || (p->device == CPU_ONLY) == (caps->kind == GPU_CPU);
-        bool tile = p->kernel == K_linear_tile || p->kernel == K_linear_tile_bwd;
-        if (tile && caps->max_shared < TILE_SHARED)
-            continue;
-        if (fits && n_tok >= p->min_tok && n_tok <= p->max_tok)
+        if (fits && n_tok >= p->min_tok && n_tok <= p->max_tok && (f16 || !p->f16) &&
+            linear_path_runs(caps, p))
             return p;
     }
     return &paths[n - 1];               /* no tokens: recording has failed */
 }
 
-static const struct linear_path *path_pick(const struct gpu_caps *caps, uint32_t n_tok)
+static const struct linear_path *path_pick(struct cmd *c, uint32_t n_tok, bool f16)
 {
-    return path_of(linear_paths, n_linear_path, caps, n_tok);
+    return path_of(linear_paths, n_linear_path, gpu_caps(cmd_gpu(c)), n_tok, f16);
 }
 
-/* Workgroup; rows that it owns; tokens that a lane (K_linear: the workgroup) and the
+static const struct linear_path *bwd_pick(struct cmd *c, uint32_t n_tok, bool f16)
+{
+    return path_of(linear_bwd_paths, n_linear_bwd_path, gpu_caps(cmd_gpu(c)), n_tok, f16);
+}
+
+/* Workgroup; rows that it owns; tokens that a lane (K_linear and coop.glsl: the workgroup) and the
  * workgroup own. */
 struct tile { uint32_t wg, rows, toks, toks_per_group; };
+
+/* Of the kernels that take tiles through workgroup memory, forward and backward. */
+static struct tile shared_tile(const struct linear_path *p, const struct gpu_caps *caps,
+                               uint32_t n_tok)
+{
+    uint32_t toks = n_tok >= 48 ? 64 : n_tok >= 24 ? 32 : 16;
+    if (!is_coop(p->kernel))
+        return (struct tile){ 128, 128, toks / 8, toks };
+    if (n_tok >= 96 && caps->max_shared >= COOP_WIDE_SHARED)
+        toks = 128;
+    return (struct tile){ min_u32(256, 8 * caps->coop.subgroup), 128, toks, toks };
+}
+
+/* What the kernels of many tokens share: constants 3 and 4 are rows and tokens of a tile, 5 is
+ * linear_many.glsl's. */
+static struct spec many_spec(const struct linear_path *p, const struct gpu_caps *caps,
+                             struct tile t, enum dtype dtype, uint32_t how, uint32_t grouped)
+{
+    struct spec s = SPEC(t.wg, dtype, how, t.rows, t.toks, grouped, p->f16);
+    if (is_coop(p->kernel)) {
+        s.v[7] = caps->coop.m;
+        s.v[8] = caps->coop.n;
+        s.v[9] = caps->coop.k;
+        s.v[SPEC_SUBGROUPS] = t.wg / caps->coop.subgroup;
+    }
+    return s;
+}
+
+/* Rows of x as halves.comp makes them; of a path that takes f32 x itself. */
+static tensor operand(struct cmd *c, const struct linear_path *p, tensor x)
+{
+    if (!p->f16 || cmd_failed(c))
+        return x;
+    tensor h = cmd_scratch(c, I32, (uint32_t)align_up(x.n, 64) / 2 + 4, x.n_row);
+    struct push_halves push = { .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
+                                .h_stride = h.stride };
+    cmd_work(c, 4.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_halves, row_grid(1, x.n_row, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
+                 PUSH(push), USES(READ(x), WRITE(h)));
+    return h;
+}
 
 static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *caps,
                            enum dtype dtype, uint32_t n_out, uint32_t n_tok)
@@ -56,10 +122,8 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
     uint32_t n_grid;
     bool cpu = caps->kind == GPU_CPU, plain = dtype == F32 || dtype == F16 || dtype == BF16;
     uint32_t cpu_rows = plain || dtype_grid(dtype, &n_grid) ? 4 : 8;
-    if (p->kernel == K_linear_tile) {
-        uint32_t toks = n_tok >= 48 ? 8 : n_tok >= 24 ? 4 : 2;
-        return (struct tile){ 128, 128, toks, 8 * toks };
-    }
+    if (p->kernel != K_linear && p->kernel != K_linear_cols)
+        return shared_tile(p, caps, n_tok);
     if (p->kernel == K_linear_cols) {
         uint32_t toks = n_tok > 2 * caps->subgroup ? 4 : n_tok > caps->subgroup ? 2 : 1;
         /* 32 rows; of factors that have no more, fewer */
@@ -106,6 +170,7 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
                a->y.n_row == n_tok);
     HLM_ASSERT(path->fuses || (!a->norm && !a->act));
     struct tile t = tile_of(path, caps, w->dtype, w->n_out, n_tok);
+    tensor x = a->halves ? *a->halves : operand(c, path, a->x);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
     uint32_t in = a->norm ? IN_NORM : a->act ? IN_ACT + (uint32_t)a->act->kind : IN_PLAIN;
@@ -121,7 +186,7 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
         uint32_t n = min_u32(step, w->n_out - row);
         struct push_linear p = {
             .n_in = w->n_in, .n_out = n, .n_tok = n_tok, .row_q = w->row_q,
-            .x_stride = a->x.stride, .x_col = a->x.col,
+            .x_stride = x.stride, .x_col = x.col,
             .y_stride = a->y.stride, .y_col = a->y.col + row,
             .res_stride = res.stride, .res_col = res.col + row,
             .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
@@ -134,8 +199,8 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
                          USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
                               READ(gate), READ(norm), READ(linear_grid(w))));
         else
-            cmd_dispatch(c, path->kernel, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks), PUSH(p),
-                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
+            cmd_dispatch(c, path->kernel, g, many_spec(path, caps, t, w->dtype, epi, 0), PUSH(p),
+                         USES(READ(linear_rows(w, row, n)), READ(x), WRITE(a->y), READ(res),
                               READ(gate), READ(res), READ(res), READ(linear_grid(w))));
     }
 }
@@ -149,10 +214,8 @@ static struct tile bwd_tile_of(const struct linear_path *p, const struct gpu_cap
                                uint32_t n_tok)
 {
     uint32_t wg = wg_size(caps, 64);
-    if (p->kernel == K_linear_tile_bwd) {
-        uint32_t toks = n_tok >= 48 ? 8 : n_tok >= 24 ? 4 : 2;
-        return (struct tile){ 128, 128, toks, 8 * toks };
-    }
+    if (p->kernel != K_linear_cols_bwd)
+        return shared_tile(p, caps, n_tok);
     uint32_t toks = n_tok > 2 * wg ? 4 : n_tok > wg ? 2 : 1;
     return (struct tile){ wg, 0, toks, toks * wg };
 }
@@ -167,7 +230,10 @@ static void bwd_dispatch(struct cmd *c, const struct linear_path *path, struct t
 {
     /* of factors that have no more, fewer columns */
     uint32_t quads = w->dtype != F32 || w->n_in > 16 ? 8 : w->n_in > 8 ? 4 : 2;
-    uint32_t cols = path->kernel == K_linear_tile_bwd ? t.rows : 4 * quads;
+    uint32_t cols = t.rows ? t.rows : 4 * quads, grouped = g ? 2 : 0;
+    struct spec spec = t.rows ? many_spec(path, gpu_caps(cmd_gpu(c)), t, w->dtype, in_quads(dy),
+                                          grouped)
+                              : SPEC(t.wg, w->dtype, in_quads(dy), quads, t.toks, grouped);
     uint32_t n_y = g ? g->max_tile : div_up(p.n_tok, t.toks_per_group);
     p.n_in = w->n_in;
     p.row_q = w->row_q;
@@ -175,8 +241,7 @@ static void bwd_dispatch(struct cmd *c, const struct linear_path *path, struct t
     p.dy_col = dy.col;
     p.dx_stride = dx.stride;
     p.dx_col = dx.col;
-    cmd_dispatch(c, path->kernel, GRID(div_up(w->n_in, cols), n_y, 1),
-                 SPEC(t.wg, w->dtype, in_quads(dy), quads, t.toks, g ? 2 : 0), PUSH(p),
+    cmd_dispatch(c, path->kernel, GRID(div_up(w->n_in, cols), n_y, 1), spec, PUSH(p),
                  USES(READ(rows), READ(dy), BOTH(dx), READ(linear_grid(w)),
                       READ(g ? g->entries : dy), READ(g ? g->tiles : dy)));
 }
@@ -195,16 +260,15 @@ void linear_bwd_by(struct cmd *c, const struct linear_path *path, const linear *
     for (uint32_t row = 0; step && row < w->n_out; row += step) {
         uint32_t n = min_u32(step, w->n_out - row);
         cmd_work(c, 2.0 * n * w->n_in * dy.n_row);
-        bwd_dispatch(c, path, bwd_tile_of(path, caps, dy.n_row), w, linear_rows(w, row, n),
-                     tensor_cols(dy, row, n), dx,
-                     (struct push_linear_bwd){ .n_out = n, .n_tok = dy.n_row }, NULL);
+        tensor part = operand(c, path, tensor_cols(dy, row, n));
+        bwd_dispatch(c, path, bwd_tile_of(path, caps, dy.n_row), w, linear_rows(w, row, n), part,
+                     dx, (struct push_linear_bwd){ .n_out = n, .n_tok = dy.n_row }, NULL);
     }
 }
 
 void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx)
 {
-    linear_bwd_by(c, path_of(linear_bwd_paths, n_linear_bwd_path, gpu_caps(cmd_gpu(c)), dy.n_row),
-                  w, dy, dx);
+    linear_bwd_by(c, bwd_pick(c, dy.n_row, cmd_f16(c)), w, dy, dx);
 }
 
 /* Parts of a sum over tokens that run side by side, where there are not workgroups enough without;
@@ -271,14 +335,14 @@ void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw
     }
 }
 
-/* t[0]: x, t[1]: y, p[0]: the first matrix of a run whose rows are u[0] */
+/* t[0]: x, t[1]: y, p[0]: the first matrix of a run whose rows are u[0]; u[1]: operands were f16 */
 static void product_bwd(struct cmd *c, const struct tape_rec *r)
 {
     linear w = *(const linear *)r->p[0];
     w.n_out = r->u[0];
     tensor dy = grad(c, r->t[1]), dx = grad(c, r->t[0]), dw = grad(c, linear_rows(&w, 0, w.n_out));
     if (dx.arena)
-        linear_bwd(c, &w, dy, dx);
+        linear_bwd_by(c, bwd_pick(c, dy.n_row, r->u[1]), &w, dy, dx);
     if (dw.arena)
         linear_outer(c, &w, r->t[0], dy, dw);
 }
@@ -289,7 +353,7 @@ static void product(struct cmd *c, const struct linear_path *path, const struct 
 {
     linear_by(c, path, a);
     tape_push(c, (struct tape_rec){ product_bwd, .t = { a->x, a->y }, .p = { first },
-                                    .u = { a->w->n_out } });
+                                    .u = { a->w->n_out, path->f16 } });
 }
 
 void op_accumulate(struct cmd *c, tensor y, tensor x)
@@ -406,9 +470,10 @@ static void add_bias(struct cmd *c, tensor y, const linear *w)
 /* Adds B (A x) of every matrix that has it to its product in y, where they stand side by side; gate
  * as in struct linear_args. An A that several share is multiplied once, B that lie together are one
  * dispatch. */
-static void add_lora(struct cmd *c, const struct linear_path *path, tensor x,
-                     const linear *const *w, uint32_t n_w, tensor y, const tensor *gate)
+static void add_lora(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w, tensor y,
+                     const tensor *gate)
 {
+    const struct linear_path *path = path_pick(c, x.n_row, false);
     const struct lora *had = NULL;
     tensor t = x;
     for (uint32_t i = 0, col = 0; i < n_w;) {
@@ -456,25 +521,26 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < n_w; i++)
         n_out += w[i]->n_out;
-    tensor y = cmd_scratch(c, F32, n_out, h.n_row);
+    tensor y = cmd_scratch(c, F32, n_out, h.n_row), halves = operand(c, path, h);
     for (uint32_t i = 0, col = 0; i < n_w;) {
         linear run = *w[i];
         uint32_t first = i++;
         while (i < n_w && follows(&run, w[i]))
             run.n_out += w[i++]->n_out;
-        product(c, path, &(struct linear_args){ .x = h, .w = &run, .norm = norm, .eps = eps,
+        product(c, path, &(struct linear_args){ .x = h, .halves = path->f16 ? &halves : NULL,
+                                                .w = &run, .norm = norm, .eps = eps,
                                                 .y = tensor_cols(y, col, run.n_out) }, w[first]);
         for (; first < i; col += w[first++]->n_out)
             add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
     }
-    add_lora(c, path, h, w, n_w, y, NULL);
+    add_lora(c, h, w, n_w, y, NULL);
     return y;
 }
 
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
                       uint32_t n_w)
 {
-    const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
+    const struct linear_path *path = path_pick(c, x.n_row, cmd_f16(c));
     if (path->fuses && !any_lora(w, n_w) && !tape_trains(c))
         return side_by_side(c, path, x, &norm, eps, w, n_w);
     return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
@@ -482,7 +548,12 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
 
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
 {
-    return side_by_side(c, path_pick(gpu_caps(cmd_gpu(c)), x.n_row), x, NULL, 0, w, n_w);
+    return side_by_side(c, path_pick(c, x.n_row, cmd_f16(c)), x, NULL, 0, w, n_w);
+}
+
+tensor op_linear_exact(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
+{
+    return side_by_side(c, path_pick(c, x.n_row, false), x, NULL, 0, w, n_w);
 }
 
 /* t: x, gate, y, whose gradient goes to both */
@@ -525,7 +596,7 @@ static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
 static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate,
                          const struct act *act)
 {
-    const struct linear_path *path = path_pick(gpu_caps(cmd_gpu(c)), x.n_row);
+    const struct linear_path *path = path_pick(c, x.n_row, cmd_f16(c));
     bool fused = act && path->fuses && !w->lora && !tape_trains(c);
     if (act && !fused)
         x = op_act(c, x, *act);
@@ -537,7 +608,7 @@ static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, c
         product(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
                                                 .act = fused ? act : NULL }, w);
         add_bias(c, y, w);
-        add_lora(c, path, x, &w, 1, y, gate);
+        add_lora(c, x, &w, 1, y, gate);
     }
     tape_push(c, (struct tape_rec){ residual_bwd, .t = { res, y } });
     return y;
@@ -592,17 +663,26 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
 
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
 {
-    const struct linear_path *path = path_pick(caps, UINT32_MAX);
+    const struct linear_path *path = path_of(linear_paths, n_linear_path, caps, UINT32_MAX, false);
     return path->kernel == K_linear ? 0 : tile_of(path, caps, F32, 32, n_row).toks_per_group;
+}
+
+/* Of a path that takes f16: of the tile that holds what the f32 paths, for which the entries were
+ * grouped, take at once. */
+static struct tile grouped_tile(const struct linear_path *p, const struct gpu_caps *caps,
+                                struct tile t, const struct grouping *g)
+{
+    return p->f16 ? shared_tile(p, caps, g->tile > 32 ? 48 : g->tile > 16 ? 24 : 9) : t;
 }
 
 /* add: the product is added to what y holds. */
 static void grouped_product(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
-                            const struct grouping *g, bool add)
+                            const struct grouping *g, bool add, bool f16)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    const struct linear_path *path = path_pick(caps, UINT32_MAX);
-    struct tile t = tile_of(path, caps, w->dtype, w->n_out, g->n_row);
+    const struct linear_path *path = path_pick(c, UINT32_MAX, f16);
+    struct tile t = grouped_tile(path, caps, tile_of(path, caps, w->dtype, w->n_out, g->n_row), g);
+    x = operand(c, path, x);
     linear all = *w;                    /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
@@ -619,8 +699,8 @@ static void grouped_product(struct cmd *c, const linear *w, tensor x, bool by_en
         struct grid grid = GRID(div_up(w->n_out, t.rows), g->max_tile, 1);
         cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * n / w->n_expert);
         cmd_dispatch(c, path->kernel, grid,
-                     SPEC(t.wg, w->dtype, add ? EPI_ADD : EPI_STORE, t.rows, t.toks,
-                          by_entry ? 2 : 1), PUSH(p),
+                     many_spec(path, caps, t, w->dtype, add ? EPI_ADD : EPI_STORE,
+                               by_entry ? 2 : 1), PUSH(p),
                      USES(READ(rows), READ(x), WRITE(y), READ(add ? y : x), READ(x),
                           READ(g->entries), READ(g->tiles), READ(linear_grid(w))));
     }
@@ -632,22 +712,23 @@ static void grouped_product(struct cmd *c, const linear *w, tensor x, bool by_en
 void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
                     const struct grouping *g)
 {
-    grouped_product(c, w, x, by_entry, y, g, false);
+    grouped_product(c, w, x, by_entry, y, g, false, cmd_f16(c));
     if (!w->lora)
         return;
     tensor t = cmd_scratch(c, F32, w->lora->a.n_out, y.n_row);
     tensor in = dropped(c, x, w->lora, by_entry ? 1 : g->n_used);
-    grouped_product(c, &w->lora->a, in, by_entry || tape_dropout(c), t, g, false);
-    grouped_product(c, &w->lora->b, t, true, y, g, true);
+    grouped_product(c, &w->lora->a, in, by_entry || tape_dropout(c), t, g, false, false);
+    grouped_product(c, &w->lora->b, t, true, y, g, true, false);
 }
 
 /* dX by entry, added to dx. */
 static void grouped_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx,
-                        const struct grouping *g)
+                        const struct grouping *g, bool f16)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    const struct linear_path *path = path_of(linear_bwd_paths, n_linear_bwd_path, caps, UINT32_MAX);
-    struct tile t = bwd_tile_of(path, caps, g->n_row);
+    const struct linear_path *path = bwd_pick(c, UINT32_MAX, f16);
+    struct tile t = grouped_tile(path, caps, bwd_tile_of(path, caps, g->n_row), g);
+    dy = operand(c, path, dy);
     linear all = *w;                    /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
@@ -686,21 +767,21 @@ void linear_grouped_bwd(struct cmd *c, const linear *w, tensor x, bool by_entry,
     if (cmd_failed(c))
         return;
     if (dx.arena)
-        grouped_bwd(c, w, dy, dx, g);
+        grouped_bwd(c, w, dy, dx, g, cmd_f16(c));
     if (!l)
         return;
     tensor t = cmd_scratch(c, F32, l->a.n_out, dy.n_row), dt = grad(c, t), into = dx;
     tensor in = dropped(c, x, l, by_entry ? 1 : g->n_used);
     bool in_by_entry = by_entry || tape_dropout(c);
-    grouped_product(c, &l->a, in, in_by_entry, t, g, false);
-    grouped_bwd(c, &l->b, dy, dt, g);
+    grouped_product(c, &l->a, in, in_by_entry, t, g, false, false);
+    grouped_bwd(c, &l->b, dy, dt, g, false);
     grouped_outer(c, &l->b, t, true, dy, g);
     grouped_outer(c, &l->a, in, in_by_entry, dt, g);
     if (!dx.arena || cmd_failed(c))
         return;
     if (tape_dropout(c))
         into = grad(c, in);
-    grouped_bwd(c, &l->a, dt, into, g);
+    grouped_bwd(c, &l->a, dt, into, g, false);
     if (tape_dropout(c))
         dropout(c, into, l->id, 1, dx, true);
 }

@@ -103,6 +103,7 @@ static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
     uint32_t tile = linear_group_tile(caps, n_row);
     struct grouping g = {
         .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert),
+        .tile = tile,
     };
     g.entries = cmd_scratch(c, I32, n, 1);
     /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
@@ -132,7 +133,7 @@ static struct tape_rec routed_rec(const struct moe *m, const struct routed *r,
     return (struct tape_rec){
         bwd, .t = { r->h, r->in, r->a, r->each, r->ch.id, r->ch.wt, r->out, r->res, r->g.entries,
                     r->g.tiles },
-        .p = { m }, .u = { r->g.n_used, r->g.n_row, r->g.max_tile },
+        .p = { m }, .u = { r->g.n_used, r->g.n_row, r->g.max_tile, r->g.tile },
     };
 }
 
@@ -141,7 +142,7 @@ static struct routed routed_of(const struct tape_rec *r)
     const tensor *t = r->t;
     return (struct routed){
         t[0], t[1], t[2], t[3], { t[4], t[5] }, t[6], t[7],
-        { t[8], t[9], r->u[0], r->u[1], r->u[2] },
+        { t[8], t[9], r->u[0], r->u[1], r->u[2], r->u[3] },
     };
 }
 
@@ -289,8 +290,8 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
 {
     HLM_ASSERT(path == MOE_GROUPED || !tape_trains(c));
     tensor h = op_norm(c, x, norm, eps);
-    tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
-                                   : op_linear(c, h, LINEARS(&m->router));
+    tensor r = m->shared_gate.n_in ? op_linear_exact(c, h, LINEARS(&m->router, &m->shared_gate))
+                                   : op_linear_exact(c, h, LINEARS(&m->router));
     struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert));
     /* the shared expert first: its output is what the routed ones are added to */
     tensor y = shared_expert(c, m, x, h, r);

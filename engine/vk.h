@@ -204,6 +204,7 @@ struct cmd {
     uint32_t half;
     uint64_t half_at[2];
     struct tape *tape;      /* NULL: it does not train */
+    bool f16;
 
     struct entry *entry;
     struct range *use;

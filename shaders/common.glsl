@@ -10,7 +10,7 @@ layout(local_size_x_id = 0) in;
 
 // 1: the workgroup is known to be one subgroup; set by cmd_dispatch. A shader without a barrier in
 // its reductions starts several times faster on a CPU device.
-layout(constant_id = 9) const uint ONE_SUBGROUP = 0;
+layout(constant_id = 11) const uint ONE_SUBGROUP = 0;
 
 #include "push.h"
 

@@ -65,7 +65,8 @@ void main()
         }
     }
     [[unroll]] for (uint c = 0; c < COLS; c++) {
-        float by = y_scale(min(tok0 + c, p.n_tok - 1));
+        uint t = min(tok0 + c, p.n_tok - 1);
+        float by = y_scale(t, t);
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             float sum = wg_sum(acc[r * COLS + c]) * by;
             if (lane() == 0 && row0 + r < p.n_out && tok0 + c < p.n_tok)

@@ -1,12 +1,17 @@
-// linear: what the three matrix kernels share - bindings, loads of x, and what happens to a product
+// linear: what the matrix kernels share - bindings, loads of x, and what happens to a product
 // before it is stored. y[t][r] = sum_k W[r][k] x[t][k]. Include after defining GRID_BINDING.
 #define WEIGHT_BINDING 0
+#define HALVES_BINDING 1
 #include "weight.glsl"
+#include "halves.glsl"
 
 layout(constant_id = 2) const uint EPI = 0;
 const uint EPI_STORE = 0;       // y = product
 const uint EPI_ADD = 1;         // y = res + product
 const uint EPI_ADD_GATED = 2;   // y = res + product * sigmoid(gate[t])
+
+// 1: operands are f16, rows of x lie as halves.glsl says.
+layout(constant_id = 6) const uint HALVES = 0;
 
 layout(push_constant) uniform Push { push_linear p; };
 layout(set = 0, binding = 1) readonly restrict buffer X { vec4 x[]; };
@@ -15,12 +20,23 @@ layout(set = 0, binding = 3) readonly buffer Res { float res[]; };
 layout(set = 0, binding = 4) readonly buffer Gate { float gate[]; };
 
 // x[t][k .. k+3]; zero past the end of the row, which packed weights pad.
-vec4 load_x(uint t, uint k) { return k < p.n_in ? x[(t * p.x_stride + p.x_col + k) / 4] : vec4(0); }
-
-// What token t's products are multiplied by: once a token, not once an element.
-float y_scale(uint t)
+vec4 load_x(uint t, uint k)
 {
-    return EPI == EPI_ADD_GATED ? sigmoid(gate[t * p.gate_stride + p.gate_col]) : 1.0;
+    if (HALVES != 0)
+        return half4(t * p.x_stride, k);
+    return k < p.n_in ? x[(t * p.x_stride + p.x_col + k) / 4] : vec4(0);
+}
+
+// What the products of row `from` of x, which go to row t of y, are multiplied by: once a token,
+// not once an element.
+float y_scale(uint from, uint t)
+{
+    float by = 1.0;
+    if (EPI == EPI_ADD_GATED)
+        by = sigmoid(gate[t * p.gate_stride + p.gate_col]);
+    if (HALVES != 0)
+        by *= half_scale(from * p.x_stride, p.n_in);
+    return by;
 }
 
 void store_y(uint t, uint r, float v)

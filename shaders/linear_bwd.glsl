@@ -2,9 +2,14 @@
 // over W's rows, so that a row's blocks, which lie along k, are unpacked as in the forward. Include
 // after defining ENTRIES_BINDING and GRID_BINDING.
 #define WEIGHT_BINDING 0
+#define HALVES_BINDING 1
 #include "weight.glsl"
+#include "halves.glsl"
 
 layout(constant_id = 2) const uint DY_QUADS = 0;    // rows and column of dy begin at multiples of 4
+
+// 1: operands are f16, rows of dy lie as halves.glsl says.
+layout(constant_id = 6) const uint HALVES = 0;
 
 layout(push_constant) uniform Push { push_linear_bwd p; };
 layout(set = 0, binding = 1) readonly restrict buffer Dy4 { vec4 dy4[]; };
@@ -15,6 +20,8 @@ layout(set = 0, binding = 2) restrict buffer Dx1 { float dx1[]; };
 // dy[t][r .. r+3], r < n_out a multiple of 4; zero past the end.
 vec4 load_dy(uint t, uint r)
 {
+    if (HALVES != 0)
+        return half4(t * p.dy_stride, r);
     uint at = t * p.dy_stride + p.dy_col + r, n = p.n_out - r;
     vec4 v;
     if (DY_QUADS != 0)
@@ -24,3 +31,6 @@ vec4 load_dy(uint t, uint r)
                  dy1[at + min(3u, n - 1)]);
     return vec4(v.x, n > 1 ? v.y : 0.0, n > 2 ? v.z : 0.0, n > 3 ? v.w : 0.0);
 }
+
+// What the products of row t of dy are multiplied by.
+float dx_scale(uint t) { return HALVES != 0 ? half_scale(t * p.dy_stride, p.n_out) : 1.0; }

@@ -104,7 +104,7 @@ void main()
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
         uint j = lane() + c * WG, to = y_row(o, min(j, o.n - 1));
-        float by = y_scale(to);
+        float by = y_scale(from[c], to);
         [[unroll]] for (uint r = 0; r < ROWS; r++)
             if (row0 + r < p.n_out && j < o.n)
                 store_y(to, row0 + r, acc[r * TOKS + c] * by);

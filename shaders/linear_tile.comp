@@ -29,6 +29,9 @@ void main()
     for (uint b = 0; b < n_block; b++) {
         vec4 w[8];
         weight_block((o.w_row + min(row0 + lane(), p.n_out - 1)) * p.row_q, n_block, b, w);
+        if (HALVES != 0)
+            [[unroll]] for (uint g = 0; g < 8; g++)
+                w[g] = half_rounded(w[g]);
         [[unroll]] for (uint g = 0; g < 8; g++)
             [[unroll]] for (uint e = 0; e < 4; e++)
                 tile_w[4 * g + e][lane()] = w[g][e];
@@ -52,8 +55,8 @@ void main()
         barrier();
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
-        uint t = j + 8 * c, to = y_row(o, min(t, o.n - 1));
-        float by = y_scale(to);
+        uint t = j + 8 * c, own = min(t, o.n - 1), to = y_row(o, own);
+        float by = y_scale(x_row(o, own), to);
         [[unroll]] for (uint a = 0; a < 8; a++)
             if (row0 + i + 16 * a < p.n_out && t < o.n)
                 store_y(to, row0 + i + 16 * a, acc[a * TOKS + c] * by);

@@ -29,6 +29,9 @@ void main()
         vec4 w[8];
         weight_block((o.w_row + min(r + own_r, p.n_out - 1)) * p.row_q, n_block,
                      min(col0 / 32 + own_b, n_block - 1), w);
+        if (HALVES != 0)
+            [[unroll]] for (uint g = 0; g < 8; g++)
+                w[g] = half_rounded(w[g]);
         [[unroll]] for (uint g = 0; g < 8; g++)
             [[unroll]] for (uint e = 0; e < 4; e++)
                 tile_w[own_r][32 * own_b + 4 * g + e] = w[g][e];
@@ -54,9 +57,11 @@ void main()
         barrier();
     }
     [[unroll]] for (uint c = 0; c < TOKS; c++) {
-        uint t = j + 8 * c, to = y_row(o, min(t, o.n - 1)) * p.dx_stride + p.dx_col + col0 + i;
+        uint t = j + 8 * c, row = y_row(o, min(t, o.n - 1));
+        uint to = row * p.dx_stride + p.dx_col + col0 + i;
+        float by = dx_scale(row);
         [[unroll]] for (uint a = 0; a < 8; a++)
             if (col0 + i + 16 * a < p.n_in && t < o.n)
-                dx1[to + 16 * a] += acc[a * TOKS + c];
+                dx1[to + 16 * a] += acc[a * TOKS + c] * by;
     }
 }

@@ -50,6 +50,13 @@ struct push_linear {
     uint32_t expert0, n_expert; /* GROUPED: experts that are bound */
 };
 
+/* Rows of x as f16 operands; see halves.glsl. */
+struct push_halves {
+    uint32_t n, n_row;
+    uint32_t x_stride, x_col;
+    uint32_t h_stride;          /* words */
+};
+
 /* dx[t][k] += sum_o W[o][k] dy[t][o]; see linear_bwd.glsl. */
 struct push_linear_bwd {
     uint32_t n_in, n_out;       /* n_out: rows of W bound */

@@ -341,6 +341,14 @@ vec4 weight4(uint row, uint n_block, uint b, uint g)
     return HAS_MIN ? q + (g < 4u ? s.m.x : s.m.y) : q;
 }
 
+// Weights as f16 operands, and as numbers again.
+uvec2 half_words(vec4 w) { return uvec2(packHalf2x16(w.xy), packHalf2x16(w.zw)); }
+vec4 half_rounded(vec4 w)
+{
+    uvec2 h = half_words(w);
+    return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
+}
+
 // A whole block, read as much of 16 bytes at a time as it has.
 struct quants { vec4 q[8]; vec2 d, m; };
 

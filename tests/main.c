@@ -1,6 +1,6 @@
 /* main: runs the tests of tests.def and counts their cases.
  *
- *     build/tests [--fixtures DIR] [--only GROUP[,GROUP]] [--skip GROUP[,GROUP]] [--host] [--list]
+ *     build/tests [--fixtures DIR] [--only NAME[,NAME]] [--skip NAME[,NAME]] [--host] [--list]
  *                 [--all] [--brief] [-v]
  *
  * Run it from the root of the tree. The last line of output is "N passed, N failed[, N skipped]";
@@ -282,7 +282,8 @@ static bool picked(const struct test *test)
 {
     if (t.host && test->needs != HOST)
         return false;
-    return (!t.only || named(t.only, test->group)) && !(t.skip && named(t.skip, test->group));
+    return (!t.only || named(t.only, test->group) || named(t.only, test->name)) &&
+           !(t.skip && (named(t.skip, test->group) || named(t.skip, test->name)));
 }
 
 static struct count run_one(const struct test *test)

@@ -325,6 +325,33 @@ struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
     return rig_blocks(r, dtype, n_in, n_out, n_expert, rows, beside);
 }
 
+struct weight rig_f16_weight(struct rig *r, struct weight w)
+{
+    uint64_t n = (uint64_t)w.w.n_expert * w.w.n_out * w.w.n_in;
+    float *v = rig_alloc(r, n, sizeof *v);
+    for (uint64_t i = 0; i < n; i++)
+        v[i] = f16_to_f32(f32_to_f16(w.v[i]));
+    w.v = v;
+    return w;
+}
+
+float *rig_f16_rows(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
+{
+    float *out = rig_alloc(r, (uint64_t)n * n_row, sizeof *out);
+    for (uint32_t row = 0; row < n_row; row++) {
+        const float *from = v + (uint64_t)row * n;
+        float top = 0;
+        int e;
+        for (uint32_t i = 0; i < n; i++)
+            top = fmaxf(top, fabsf(from[i]));
+        frexpf(top, &e);                /* top is in [2^(e-1), 2^e) */
+        for (uint32_t i = 0; i < n; i++)
+            out[(uint64_t)row * n + i] =
+                ldexpf(f16_to_f32(f32_to_f16(ldexpf(from[i], 15 - e))), e - 15);
+    }
+    return out;
+}
+
 struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const struct weight *share)
 {
     uint64_t n_in = w.w.n_in, n_out = w.w.n_out, n_e = w.w.n_expert;

@@ -1,7 +1,7 @@
 /* test_ops_bwd: the backward of products - matrices of all kinds, alone and side by side, with
  * low-rank factors, dropout and gates -, of norms and of activations.
  *
- * Kernels: linear_cols_bwd, linear_tile_bwd, outer, outer_sum, norm_bwd, act_bwd, add, gate_add,
+ * Kernels: linear_cols_bwd, linear_tile_bwd, linear_coop_bwd, outer, outer_sum, norm_bwd, act_bwd, add, gate_add,
  * gate_add_bwd, dropout. */
 #include "ops_train.h"
 #include "ref_bwd.h"
@@ -36,6 +36,10 @@ static struct pending record(struct rig *r, const struct linear_path *path, stru
     struct pending p = { rig_grad(r, x), s };
     rig_put(r, dy, v);
     linear_bwd_by(r->c, path, &w.w, dy, p.dx.t);
+    if (path->f16) {
+        w = rig_f16_weight(r, w);
+        v = rig_f16_rows(r, v, s.n_out, s.n_tok);
+    }
     ref_linear_bwd(w.v, s.n_in, s.n_out, NULL, NULL, s.n_tok,
                    rig_doubles(r, v, (uint64_t)s.n_out * s.n_tok), p.dx.want);
     return p;
@@ -148,9 +152,11 @@ static void pieces(void)
         return;
     test_case("back in pieces");
     struct rig r = rig_open_train(g, "back in pieces", NULL);
-    struct pending p[2];
-    for (uint32_t i = 0; i < 2; i++)
-        p[i] = record(&r, &linear_bwd_paths[i], (struct shape){ F32, 256, 129, 5 }, false);
+    struct pending p[8];
+    HLM_ASSERT(n_linear_bwd_path <= ARRAY_LEN(p));
+    for (uint32_t i = 0; i < n_linear_bwd_path; i++)
+        if (linear_path_runs(gpu_caps(g), &linear_bwd_paths[i]))
+            p[i] = record(&r, &linear_bwd_paths[i], (struct shape){ F32, 256, 129, 5 }, false);
     struct weight w = rig_weight(&r, F32, 256, 129, 1, 1, false);
     const float *x = rig_normal(&r, 256 * 5, 1), *dy = rig_normal(&r, 129 * 5, 1);
     struct grads dw = rig_grad_factor(&r, &w.w);
@@ -160,8 +166,9 @@ static void pieces(void)
         dw.want[i % (129 * 256)] += (double)dy[i / 256] *
                                     (double)x[i / (129 * 256) * 256 + i % 256];
     if (rig_run(&r)) {
-        rig_near_grad(&r, linear_bwd_paths[0].name, &p[0].dx, 1e-13);
-        rig_near_grad(&r, linear_bwd_paths[1].name, &p[1].dx, 1e-13);
+        for (uint32_t i = 0; i < n_linear_bwd_path; i++)
+            if (linear_path_runs(gpu_caps(g), &linear_bwd_paths[i]))
+                rig_near_grad(&r, linear_bwd_paths[i].name, &p[i].dx, 1e-13);
         rig_near_grad(&r, "outer", &dw, 1e-13);
     }
     rig_close(&r);
@@ -421,7 +428,8 @@ static struct grouping group(struct rig *r, uint32_t n_tok, uint32_t *expert)
     tiles[0] = n_tile;
     return (struct grouping){ .entries = rig_words(r, entries, n),
                               .tiles = rig_words(r, tiles, 1 + 3 * (n + 1)), .n_used = N_USED,
-                              .n_row = n / N_EXPERT, .max_tile = n / tile + N_EXPERT };
+                              .n_row = n / N_EXPERT, .max_tile = n / tile + N_EXPERT,
+                              .tile = tile };
 }
 
 /* One expert's matrix and factors out of all of them. */
@@ -478,6 +486,40 @@ static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool b
     rig_close(&r);
 }
 
+/* By f16 operands, without factors: those are f32. */
+static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
+{
+    enum { N_IN = 96, N_OUT = 84 };
+    test_case("experts in f16, %u tokens, x by %s", n_tok, by_entry ? "entry" : "token");
+    struct rig r = rig_open_train(g, "linear_grouped f16", NULL);
+    uint32_t n = n_tok * N_USED, n_x = by_entry ? n : n_tok, *expert = rig_alloc(&r, n, 4);
+    struct weight w = rig_weight(&r, Q8_0, N_IN, N_OUT, N_EXPERT, 1, false);
+    struct grouping gr = group(&r, n_tok, expert);
+    float *x_v = rig_normal(&r, (uint64_t)N_IN * n_x, 1e-9);    /* f16 has nothing below 6e-8 */
+    float *dy_v = rig_normal(&r, (uint64_t)N_OUT * n, 1e6);     /* or above 65504 */
+    tensor x = rig_strided(&r, x_v, N_IN, n_x), dy = rig_strided(&r, dy_v, N_OUT, n);
+    tensor y = rig_view(&r, F32, N_OUT, n, N_OUT + 9, 2);
+    rig_writes(&r, y);
+    struct grads dx = rig_grad(&r, rig_view(&r, F32, N_IN, n, N_IN + 4, 4));
+    cmd_set_f16(r.c, true);
+    linear_grouped(r.c, &w.w, x, by_entry, y, &gr);
+    linear_grouped_bwd(r.c, &w.w, x, by_entry, dy, dx.t, &gr);
+    w = rig_f16_weight(&r, w);
+    double *x_d = rig_doubles(&r, rig_f16_rows(&r, x_v, N_IN, n_x), (uint64_t)N_IN * n_x);
+    double *dy_d = rig_doubles(&r, rig_f16_rows(&r, dy_v, N_OUT, n), (uint64_t)N_OUT * n);
+    double *want = rig_doubles(&r, NULL, (uint64_t)N_OUT * n);
+    for (uint32_t e = 0; e < n; e++) {
+        const float *of = w.v + (uint64_t)expert[e] * N_OUT * N_IN;
+        const double *from = x_d + (uint64_t)(by_entry ? e : e / N_USED) * N_IN;
+        ref_linear(of, N_IN, N_OUT, from, 1, want + (uint64_t)e * N_OUT);
+        ref_linear_bwd(of, N_IN, N_OUT, NULL, NULL, 1, dy_d + (uint64_t)e * N_OUT,
+                       dx.want + (uint64_t)e * N_IN);
+    }
+    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12))
+        rig_near_grad(&r, "dx", &dx, 1e-12);
+    rig_close(&r);
+}
+
 void test_ops_bwd(void)
 {
     struct gpu *g = test_gpu();
@@ -485,6 +527,8 @@ void test_ops_bwd(void)
         return;
     philox_known();
     for (uint32_t i = 0; i < n_linear_bwd_path; i++) {
+        if (!linear_path_runs(gpu_caps(g), &linear_bwd_paths[i]))
+            continue;
         bwd_shapes(g, &linear_bwd_paths[i]);
         bwd_types(g, &linear_bwd_paths[i]);
     }
@@ -505,6 +549,9 @@ void test_ops_bwd(void)
     grouped_case(g, F32, 33, false, 0);
     grouped_case(g, Q8_0, 33, true, 0.5f);
     grouped_case(g, Q8_0, 5, false, 0.5f);
+    grouped_f16_case(g, 5, false);
+    grouped_f16_case(g, 33, true);
+    grouped_f16_case(g, 170, false);
     ops_report(g);
     pieces();
 }

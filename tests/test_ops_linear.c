@@ -1,7 +1,7 @@
 /* test_ops_linear: weights of every type as shaders read them, every way to multiply by them, and
  * matrices that a binding does not span.
  *
- * Kernels: embed, linear, linear_cols, linear_tile, norm, act, bias. (test_axpy is the GPU layer's
+ * Kernels: embed, linear, linear_cols, linear_tile, linear_coop, halves, norm, act, bias. (test_axpy is the GPU layer's
  * own: test_gpu.c.) */
 #include "ops.h"
 
@@ -96,19 +96,32 @@ struct product {
     uint32_t max_tok, max_out;
 };
 
-static struct product product_make(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t max_out,
-                                   uint32_t max_tok, bool fused)
+static struct product product_make(struct rig *r, const struct linear_path *path, enum dtype dtype,
+                                   uint32_t n_in, uint32_t max_out, uint32_t max_tok, bool fused)
 {
     struct product p = { .max_tok = max_tok, .max_out = max_out };
     p.w = rig_weight(r, dtype, n_in, max_out, 1, 1, false);
+    if (path->f16)
+        p.w = rig_f16_weight(r, p.w);
     p.x = rig_normal(r, (uint64_t)max_tok * 2 * n_in, 1.5);
     p.norm_w = rig_normal(r, n_in, 1);
     double *x = rig_doubles(r, NULL, (uint64_t)max_tok * n_in);
+    const float *x_v = p.x;
+    if (path->f16) {                /* the left halves are rows of their own */
+        float *left = rig_alloc(r, (uint64_t)max_tok * n_in, sizeof *left);
+        for (uint32_t t = 0; t < max_tok; t++)
+            memcpy(left + (uint64_t)t * n_in, p.x + (uint64_t)t * 2 * n_in, 4ull * n_in);
+        left = rig_f16_rows(r, left, n_in, max_tok);
+        float *both = rig_alloc(r, (uint64_t)max_tok * 2 * n_in, sizeof *both);
+        for (uint32_t t = 0; t < max_tok; t++)
+            memcpy(both + (uint64_t)t * 2 * n_in, left + (uint64_t)t * n_in, 4ull * n_in);
+        x_v = both;
+    }
     for (uint32_t in = 0; in < (fused ? N_INPUT : 1); in++) {
         p.y[in] = rig_doubles(r, NULL, (uint64_t)max_tok * max_out);
         for (uint32_t t = 0; t < max_tok; t++)
             for (uint32_t i = 0; i < n_in; i++) {
-                const float *row = p.x + (uint64_t)t * 2 * n_in;
+                const float *row = x_v + (uint64_t)t * 2 * n_in;
                 double v = (double)row[i];
                 if (in == SWIGLU || in == SWIGLU_CUT)
                     ref_swiglu_limit(&v, &(double){ (double)row[n_in + i] }, 1,
@@ -215,13 +228,16 @@ static void test_shapes(struct gpu *g)
 {
     for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
         const struct linear_path *path = &linear_paths[i_path];
+        if (!linear_path_runs(gpu_caps(g), path))
+            continue;
         for (uint32_t i_in = 0; i_in < ARRAY_LEN(some_in); i_in++) {
             struct pending p[ARRAY_LEN(some_tok) * ARRAY_LEN(some_out)];
             uint32_t n = 0;
             test_case("linear by %s, F32, n_in %u, %zu shapes", path->name, some_in[i_in],
                       ARRAY_LEN(p));
             struct rig r = rig_open(g, "linear");
-            struct product prod = product_make(&r, F32, some_in[i_in], 129, 65, path->fuses);
+            struct product prod = product_make(&r, path, F32, some_in[i_in], 129, 65,
+                                               path->fuses);
             for (uint32_t t = 0; t < ARRAY_LEN(some_tok); t++)
                 for (uint32_t o = 0; o < ARRAY_LEN(some_out); o++, n++)
                     p[n] = record(&r, path, &prod,
@@ -245,10 +261,12 @@ static void test_types(struct gpu *g)
     const uint32_t lanes = gpu_caps(g)->subgroup;
     for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
         const struct linear_path *path = &linear_paths[i_path];
+        if (!linear_path_runs(gpu_caps(g), path))
+            continue;
         for (uint32_t i = 1; i < ARRAY_LEN(weight_types); i++) {
             enum dtype dtype = weight_types[i];
             uint32_t block = dtype_info(dtype)->block_len;
-            if ((test_brief() || !own_path(g, path)) && !stands_for_all(dtype))
+            if ((test_brief() || path->f16 || !own_path(g, path)) && !stands_for_all(dtype))
                 continue;
             /* One pipeline a type and path: by lanes, by one token. */
             uint32_t n_tok = path->kernel == K_linear ? 1 : max_u32(lanes, 5) - 1;
@@ -258,7 +276,7 @@ static void test_types(struct gpu *g)
             struct rig r = rig_open(g, "linear");
             const uint32_t n_in[3] = { max_u32(block, 32), block == 1 ? 68 : 2 * block, 1024 };
             for (uint32_t k = 0; k < 3; k++) {
-                struct product prod = product_make(&r, dtype, n_in[k], 11, n_tok, false);
+                struct product prod = product_make(&r, path, dtype, n_in[k], 11, n_tok, false);
                 p[k] = record(&r, path, &prod, row);
             }
             check_pending(&r, path, dtype, p, 3);
@@ -276,12 +294,15 @@ static void test_real(struct gpu *g)
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
             const struct linear_path *path = &linear_paths[i_path];
+            if (!linear_path_runs(gpu_caps(g), path))
+                continue;
             uint32_t n_tok = path->kernel == K_linear && rows[i].dtype != F32 ? 1 : rows[i].n_tok;
             test_case("linear by %s, %s, 1024 x 3584, %u tokens", path->name,
                       dtype_info(rows[i].dtype)->name, n_tok);
             struct rig r = rig_open(g, "linear");
             bool fused = path->fuses && rows[i].dtype == Q4_K;
-            struct product prod = product_make(&r, rows[i].dtype, 1024, 3584, n_tok, fused);
+            struct product prod = product_make(&r, path, rows[i].dtype, 1024, 3584, n_tok,
+                                               fused);
             struct pending p = record(&r, path, &prod, (struct linear_row){
                 3584, n_tok, path->kernel == K_linear ? ADD : rows[i].epilogue,
                 fused ? SWIGLU : PLAIN });
@@ -391,12 +412,14 @@ static void pieces_linear(struct gpu *g)
 {
     for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
         const struct linear_path *path = &linear_paths[i_path];
+        if (!linear_path_runs(gpu_caps(g), path))
+            continue;
         struct pending p[2];
         test_case("linear by %s in pieces", path->name);
         struct rig r = rig_open(g, "linear in pieces");
-        struct product prod = product_make(&r, F32, 256, 129, 2, false);
+        struct product prod = product_make(&r, path, F32, 256, 129, 2, false);
         p[0] = record(&r, path, &prod, (struct linear_row){ 129, 2, ADD, PLAIN });
-        prod = product_make(&r, Q8_0, 288, 129, 1, false);
+        prod = product_make(&r, path, Q8_0, 288, 129, 1, false);
         p[1] = record(&r, path, &prod, (struct linear_row){ 129, 1, STORE, PLAIN });
         CHECK(linear_piece(gpu_caps(g), &prod.w.w) < 129);
         check_pending(&r, path, F32, p, 2);
@@ -408,7 +431,7 @@ static void pieces_refused(struct gpu *g)
 {
     test_case("a row that no binding spans is refused");
     struct rig r = rig_open(g, "linear");
-    struct product p = product_make(&r, F32, 8192, 1, 1, false);
+    struct product p = product_make(&r, &linear_paths[n_linear_path - 1], F32, 8192, 1, 1, false);
     tensor x = rig_view(&r, F32, 8192, 1, 8192, 0), y = rig_view(&r, F32, 1, 1, 4, 0);
     linear_by(r.c, &linear_paths[n_linear_path - 1], &(struct linear_args){ .x = x, .w = &p.w.w,
                                                                            .y = y });
