@@ -242,6 +242,7 @@ struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
         .max_tok = max_tok, .max_doc = most_documents(t, max_tok),
         .train_lora = t->o.train_lora, .train_gates = t->o.train_gates,
         .mtp_factor = t->o.mtp_factor, .dropout = t->o.lora_dropout, .seed = t->p.seed,
+        .f16 = t->f16,
     };
 }
 
@@ -393,6 +394,12 @@ static bool check_options(const hlm_tune *t, struct err *err)
     return true;
 }
 
+/* A software device's are slower than its f32. */
+static bool matrix_units(const struct gpu_caps *caps)
+{
+    return caps->coop.m && caps->kind != GPU_CPU;
+}
+
 hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err)
 {
     hlm_tune *t = mem_alloc(1, sizeof *t);
@@ -406,6 +413,8 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err
     m->tune = t;
     t->p = *p;
     t->o = p->o;
+    t->f16 = p->precision == HLM_TUNE_F16 ||
+             (p->precision == HLM_TUNE_DEFAULT && !p->ids_json && matrix_units(gpu_caps(m->gpu)));
     t->alpha = (float)p->o.alpha;
     t->place.best_loss = t->place.valid_loss = INFINITY;
     bool ok = check_options(t, err) && (p->data ? read_jsonl(t, err) : read_ids(t, err)) &&
@@ -453,7 +462,7 @@ struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
     const struct data_rows *first = t->trainer ? NULL : stream_first(&t->stream, &err);
     return (struct hlm_tune_info){
         .data = t->p.data ? &t->data : NULL, .rows = first, .valid = &t->valid, .test = &t->test,
-        .o = &t->o, .max_tok = t->extent.max_tok, .max_doc = t->extent.max_doc,
+        .o = &t->o, .f16 = t->f16, .max_tok = t->extent.max_tok, .max_doc = t->extent.max_doc,
         .n_run_row = t->extent.n_row, .target = t->target, .n_target = t->n_target,
         .n_number = t->n_number, .n_gate = t->n_gate, .step = t->place.step,
         .best_loss = t->place.best_loss, .best_step = t->place.best_step,

@@ -39,6 +39,10 @@ struct hlm_tune_params {
      * warmup, and warmup_from. */
     struct data_options o;
     double epochs, warmup;      /* warmup: share of the steps */
+    /* Operands of the model's products; sums, activations between ops and all that is trained are
+     * f32 in any case. By default f16 where the device has matrix units that take it, but for
+     * ids_json. */
+    enum hlm_tune_precision { HLM_TUNE_DEFAULT, HLM_TUNE_F32, HLM_TUNE_F16 } precision;
     uint64_t seed;              /* of everything */
 
     const struct hlm_session_params *sample;    /* a session that will live beside it; NULL: none */
@@ -73,6 +77,7 @@ struct hlm_tune_info {
     const struct data_rows *rows;       /* of the first pass, in its order; NULL once it began */
     const struct data_rows *valid, *test;       /* n_row 0: there are none */
     const struct data_options *o;       /* as used, all worked out */
+    bool f16;                   /* precision, likewise */
     uint32_t max_tok, max_doc;  /* of a row */
     uint64_t n_run_row;         /* rows that all steps take, going round */
     const struct hlm_tune_target *target;

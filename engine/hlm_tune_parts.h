@@ -101,6 +101,7 @@ struct hlm_tune {
     hlm *m;                             /* its adapters in force are those that are trained */
     struct hlm_tune_params p;
     struct data_options o;              /* worked out */
+    bool f16;                           /* likewise */
     struct data data;
     struct data_rows fixed, valid, test;
     struct stream stream;

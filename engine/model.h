@@ -123,6 +123,12 @@ bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_l
  * it, and where their types agree the two are one dispatch. */
 bool bind_beside(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in,
                  uint32_t n_out);
+/* Its last rows make gates or choose experts: their product is f32 always. True. */
+static inline bool bind_exact(linear *w, uint32_t n_row)
+{
+    w->n_exact = n_row;
+    return true;
+}
 bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer,
                   uint32_t n_in, uint32_t n_out, uint32_t n_expert);
 /* Gate and up rows of m's experts, in one matrix where their type is one. */

@@ -15,6 +15,8 @@ typedef struct linear {
     enum dtype dtype;
     uint32_t n_in, n_out, n_expert;
     uint32_t row_q;                     /* 16-byte words of a packed row */
+    uint32_t n_exact;                   /* so many of the last rows are multiplied in f32 whatever
+                                           the cmd allows: they make gates, or choose experts */
     tensor bias;                        /* [n_out] added to the product; arena NULL: none */
     uint64_t grid;                      /* bytes from the arena's start to the type's lattice
                                            (dtype_grid); of no meaning where it has none */
@@ -133,10 +135,8 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
  * one type that lie one behind the other in memory are one dispatch. */
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
                       uint32_t n_w);
-/* The same without a norm; and in f32 whatever the cmd allows, for a router, whose choice is not to
- * hang on rounding. */
+/* The same without a norm. */
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
-tensor op_linear_exact(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
 /* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
 /* The activation of x - for SwiGLU gates in the left half, [n_tok][x.n / 2] comes out; and res + W

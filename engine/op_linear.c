@@ -2,10 +2,10 @@
  *
  * Owns the table of matrix kernels and the cutting of a matrix into pieces that a binding may span.
  *
- * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded, and each row
- * of what they are multiplied with times a power of two that brings it into f16's range. Sums are
- * f32, and so is everything of adapters: their factors' products, their gradients, and the router.
- * On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is there for
+ * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded (those of F32
+ * matrices to the sum of two), and each row of what they are multiplied with times a power of two that brings it into f16's range. Sums are
+ * f32, and so is all of the products that make gates or choose experts (linear.n_exact), and of
+ * adapters: their factors' products, their gradients. On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is there for
  * comparison.
  *
  * Formulas: RMSNorm (Zhang and Sennrich, arXiv 1910.07467). */
@@ -151,11 +151,16 @@ tensor linear_grid(const linear *w)
                      .stride = n };
 }
 
+/* So many rows lead from where a binding may begin to where the next one may. */
+static uint32_t row_unit(const struct gpu_caps *caps, const linear *w)
+{
+    uint32_t row = w->row_q * 16, even = row & (0 - row);
+    return caps->align > even ? caps->align / even : 1;
+}
+
 uint32_t linear_piece(const struct gpu_caps *caps, const linear *w)
 {
-    /* a piece is as many rows as bring the next one to where a binding may begin */
-    uint64_t row = w->row_q * 16ull, even = row & (0 - row), fit = caps->max_range / row;
-    uint64_t unit = caps->align > even ? caps->align / even : 1;
+    uint64_t fit = caps->max_range / (w->row_q * 16ull), unit = row_unit(caps, w);
     return fit >= w->n_out ? w->n_out : (uint32_t)(fit / unit * unit);
 }
 
@@ -335,11 +340,19 @@ void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw
     }
 }
 
-/* t[0]: x, t[1]: y, p[0]: the first matrix of a run whose rows are u[0]; u[1]: operands were f16 */
+/* Rows [row0, row0 + n) as a matrix; a binding may begin at row0. */
+static linear rows_of(linear w, uint32_t row0, uint32_t n)
+{
+    w.offset += (uint64_t)row0 * w.row_q * 16;
+    w.n_out = n;
+    return w;
+}
+
+/* t[0]: x, t[1]: y, p[0]: the first matrix of a run; u: its rows that were multiplied, whether by
+ * f16 operands, the first of them */
 static void product_bwd(struct cmd *c, const struct tape_rec *r)
 {
-    linear w = *(const linear *)r->p[0];
-    w.n_out = r->u[0];
+    linear w = rows_of(*(const linear *)r->p[0], r->u[2], r->u[0]);
     tensor dy = grad(c, r->t[1]), dx = grad(c, r->t[0]), dw = grad(c, linear_rows(&w, 0, w.n_out));
     if (dx.arena)
         linear_bwd_by(c, bwd_pick(c, dy.n_row, r->u[1]), &w, dy, dx);
@@ -347,13 +360,20 @@ static void product_bwd(struct cmd *c, const struct tape_rec *r)
         linear_outer(c, &w, r->t[0], dy, dw);
 }
 
-/* linear_by, on the tape; `first` is where the matrices stand that a->w is made of. */
-static void product(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
-                    const linear *first)
+/* linear_by of rows from row0 on, on the tape; `first` is where the matrices stand that they are
+ * of. */
+static void product_rows(struct cmd *c, const struct linear_path *path,
+                         const struct linear_args *a, const linear *first, uint32_t row0)
 {
     linear_by(c, path, a);
     tape_push(c, (struct tape_rec){ product_bwd, .t = { a->x, a->y }, .p = { first },
-                                    .u = { a->w->n_out, path->f16 } });
+                                    .u = { a->w->n_out, path->f16, row0 } });
+}
+
+static void product(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
+                    const linear *first)
+{
+    product_rows(c, path, a, first, 0);
 }
 
 void op_accumulate(struct cmd *c, tensor y, tensor x)
@@ -513,23 +533,46 @@ static bool any_lora(const linear *const *w, uint32_t n_w)
     return false;
 }
 
+/* Whether w goes into a run whose last n_exact rows are multiplied in f32, which are the last then
+ * as well; moves n_exact on. */
+static bool joins(const linear *run, uint32_t *n_exact, const linear *w)
+{
+    bool all = w->n_exact == w->n_out;
+    if (!follows(run, w) || (*n_exact && !all))
+        return false;
+    *n_exact = all ? *n_exact + w->n_out : w->n_exact;
+    return true;
+}
+
 /* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args, not
  * where a matrix has an adapter. */
 static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
                            const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
 {
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < n_w; i++)
         n_out += w[i]->n_out;
     tensor y = cmd_scratch(c, F32, n_out, h.n_row), halves = operand(c, path, h);
     for (uint32_t i = 0, col = 0; i < n_w;) {
         linear run = *w[i];
-        uint32_t first = i++;
-        while (i < n_w && follows(&run, w[i]))
+        uint32_t first = i++, n_exact = run.n_exact;
+        while (i < n_w && (path->f16 ? joins(&run, &n_exact, w[i]) : follows(&run, w[i])))
             run.n_out += w[i++]->n_out;
-        product(c, path, &(struct linear_args){ .x = h, .halves = path->f16 ? &halves : NULL,
-                                                .w = &run, .norm = norm, .eps = eps,
-                                                .y = tensor_cols(y, col, run.n_out) }, w[first]);
+        if (path->f16 && n_exact) {     /* and what must go with them for the binding's sake */
+            uint32_t unit = row_unit(caps, &run), all = (run.n_out - n_exact) / unit * unit;
+            linear tail = rows_of(run, all, run.n_out - all);
+            product_rows(c, path_pick(c, h.n_row, false),
+                         &(struct linear_args){ .x = h, .w = &tail,
+                                                .y = tensor_cols(y, col + all, tail.n_out) },
+                         w[first], all);
+            run.n_out = all;
+        }
+        if (run.n_out)
+            product(c, path, &(struct linear_args){ .x = h, .halves = path->f16 ? &halves : NULL,
+                                                    .w = &run, .norm = norm, .eps = eps,
+                                                    .y = tensor_cols(y, col, run.n_out) },
+                    w[first]);
         for (; first < i; col += w[first++]->n_out)
             add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
     }
@@ -549,11 +592,6 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
 {
     return side_by_side(c, path_pick(c, x.n_row, cmd_f16(c)), x, NULL, 0, w, n_w);
-}
-
-tensor op_linear_exact(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
-{
-    return side_by_side(c, path_pick(c, x.n_row, false), x, NULL, 0, w, n_w);
 }
 
 /* t: x, gate, y, whose gradient goes to both */

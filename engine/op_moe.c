@@ -290,8 +290,8 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
 {
     HLM_ASSERT(path == MOE_GROUPED || !tape_trains(c));
     tensor h = op_norm(c, x, norm, eps);
-    tensor r = m->shared_gate.n_in ? op_linear_exact(c, h, LINEARS(&m->router, &m->shared_gate))
-                                   : op_linear_exact(c, h, LINEARS(&m->router));
+    tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
+                                   : op_linear(c, h, LINEARS(&m->router));
     struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert));
     /* the shared expert first: its output is what the routed ones are added to */
     tensor y = shared_expert(c, m, x, h, r);

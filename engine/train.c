@@ -240,6 +240,7 @@ static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
     if (!c)
         return false;
     tape_attach(c, t->tape);
+    cmd_set_f16(c, t->p.f16);
     tape_drops(c, p->kind != PASS_EVAL && p->kind != PASS_HEAD_EVAL);
     again(c);
     if (p->kind == PASS_BACK)

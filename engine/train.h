@@ -23,6 +23,8 @@ struct train_params {
     double dropout;             /* on what goes into A, while gradients are made; 0: none */
     uint64_t seed;              /* of the dropout */
     uint32_t chunk;             /* of the recurrences; 0: chosen */
+    bool f16;                   /* the model's products take f16 operands (op_linear.c); what is
+                                   trained is f32 in any case */
     bool hold;                  /* experts are chosen by the first pass over a row and held from
                                    then on, one row without dropout: for central differences */
 };

@@ -160,6 +160,7 @@ static bool bind_mamba(struct model *m, struct binder *b, struct nemotron *q, st
     l->mamba = (struct mamba){ .n_head = h, .head_dim = q->m_head_dim, .n_group = q->n_group,
                                .d_state = q->d_state, .conv_k = q->conv_k, .eps = m->eps };
     return bind_linear(b, &l->in, "blk.%u.ssm_in.weight", i, d, inner + d_conv + h) &&
+           bind_exact(&l->in, h) &&         /* dt */
            bind_bias(b, &l->in, "blk.%u.ssm_in.bias", i) &&
            bind_vector(b, &l->mamba.conv, "blk.%u.ssm_conv1d.weight", i, q->conv_k, d_conv) &&
            bind_vector(b, &l->mamba.conv_bias, "blk.%u.ssm_conv1d.bias", i, d_conv, 1) &&
@@ -209,6 +210,7 @@ static bool bind_moe(struct model *m, struct binder *b, struct nemotron *q, stru
                        .renorm = q->renorm, .scale = q->scale,
                        .act = { ACT_RELU2, 0 }, .sh_act = { ACT_RELU2, 0 } };
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
+           bind_exact(&e->router, n) &&
            bind_vector(b, &e->bias, "blk.%u.exp_probs_b.bias", i, n, 1) &&
            bind_experts(b, &e->up, "blk.%u.ffn_up_exps.weight", i, in, ff, n) &&
            bind_experts(b, &e->down, "blk.%u.ffn_down_exps.weight", i, ff, in, n) &&

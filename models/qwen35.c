@@ -221,7 +221,8 @@ static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct
                !bind_beside(b, &l->a, "blk.%u.ssm_alpha.weight", i, d, nv)) {
         return false;
     }
-    return bind_gate(b, &l->delta.ssm_a, "blk.%u.ssm_a", i, nv) &&
+    return bind_exact(&l->b, nv) && bind_exact(&l->a, nv) &&
+           bind_gate(b, &l->delta.ssm_a, "blk.%u.ssm_a", i, nv) &&
            bind_gate(b, &l->delta.dt_bias, "blk.%u.ssm_dt.bias", i, nv) DELTA(BIND);
 }
 
@@ -231,7 +232,8 @@ static bool bind_moe(struct model *m, struct binder *b, struct qwen *q, struct l
     l->moe = (struct moe){ .n_expert = q->n_expert, .n_used = q->n_used, .n_ff = q->n_ff_exp };
     return bind_gate_up(b, &l->moe, i, d) &&
            bind_experts(b, &l->moe.down, "blk.%u.ffn_down_exps.weight", i, q->n_ff_exp, d,
-                        q->n_expert) MOE(BIND);
+                        q->n_expert) MOE(BIND) &&
+           bind_exact(&l->moe.router, q->n_expert) && bind_exact(&l->moe.shared_gate, 1);
 }
 
 static bool load(struct model *m, struct binder *b, struct err *err)

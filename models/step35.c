@@ -163,6 +163,7 @@ static bool bind_moe(struct model *m, struct binder *b, struct step35 *q, struct
                        .act = { ACT_SWIGLU, q->limit[i] },
                        .sh_act = { ACT_SWIGLU, q->limit_shared[i] } };
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
+           bind_exact(&e->router, n) &&
            bind_vector(b, &e->bias, "blk.%u.exp_probs_b.bias", i, n, 1) &&
            bind_gate_up(b, e, i, d) &&
            bind_experts(b, &e->down, "blk.%u.ffn_down_exps.weight", i, q->n_ff_exp, d, n) &&

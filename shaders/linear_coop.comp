@@ -26,7 +26,8 @@ void main()
         return;
     uint row0 = gl_WorkGroupID.x * ROWS, n_block = (p.n_in + 31) / 32;
     coop_clear();
-    for (uint b = 0; b < n_block; b += 2) {
+    for (uint step = 0; step < (n_block + 1) / 2 * HALF_PARTS; step++) {
+        uint b = step / HALF_PARTS * 2, part = step % HALF_PARTS;
         for (uint i = lane(); i < 2 * ROWS; i += WG) {
             uint row = o.w_row + min(row0 + i / 2, p.n_out - 1);
             vec4 w[8];
@@ -35,9 +36,9 @@ void main()
             else
                 [[unroll]] for (uint g = 0; g < 8; g++)
                     w[g] = vec4(0);
-            stage_block(i / 2 * A_STRIDE + i % 2 * 4, w);
+            stage_block(i / 2 * A_STRIDE + i % 2 * 4, w, part);
         }
-        for (uint i = lane(); i < TOKS * (DEPTH / 8); i += WG) {
+        for (uint i = lane(); part == 0 && i < TOKS * (DEPTH / 8); i += WG) {
             uint t = i / (DEPTH / 8), q = i % (DEPTH / 8);
             b_tile[t * B_STRIDE + q] = half8(x_row(o, min(t, o.n - 1)) * p.x_stride,
                                              32 * b + 8 * q);

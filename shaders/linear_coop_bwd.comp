@@ -28,14 +28,15 @@ void main()
     const uint BLOCKS = ROWS / 32;
     uint block0 = gl_WorkGroupID.x * BLOCKS, n_block = (p.n_in + 31) / 32;
     coop_clear();
-    for (uint r = 0; r < p.n_out; r += DEPTH) {
+    for (uint step = 0; step < (p.n_out + DEPTH - 1) / DEPTH * HALF_PARTS; step++) {
+        uint r = step / HALF_PARTS * DEPTH, part = step % HALF_PARTS;
         for (uint i = lane(); i < DEPTH * BLOCKS; i += WG) {
             uint row = o.w_row + min(r + i / BLOCKS, p.n_out - 1);
             vec4 w[8];
             weight_block(row * p.row_q, n_block, min(block0 + i % BLOCKS, n_block - 1), w);
-            stage_block(i / BLOCKS * A_STRIDE + i % BLOCKS * 4, w);
+            stage_block(i / BLOCKS * A_STRIDE + i % BLOCKS * 4, w, part);
         }
-        for (uint i = lane(); i < TOKS * (DEPTH / 8); i += WG) {
+        for (uint i = lane(); part == 0 && i < TOKS * (DEPTH / 8); i += WG) {
             uint t = i / (DEPTH / 8), q = i % (DEPTH / 8);
             b_tile[t * B_STRIDE + q] = half8(y_row(o, min(t, o.n - 1)) * p.dy_stride, r + 8 * q);
         }

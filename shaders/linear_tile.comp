@@ -31,7 +31,7 @@ void main()
         weight_block((o.w_row + min(row0 + lane(), p.n_out - 1)) * p.row_q, n_block, b, w);
         if (HALVES != 0)
             [[unroll]] for (uint g = 0; g < 8; g++)
-                w[g] = half_rounded(w[g]);
+                w[g] = half_sum(w[g]);
         [[unroll]] for (uint g = 0; g < 8; g++)
             [[unroll]] for (uint e = 0; e < 4; e++)
                 tile_w[4 * g + e][lane()] = w[g][e];

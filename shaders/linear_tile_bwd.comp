@@ -31,7 +31,7 @@ void main()
                      min(col0 / 32 + own_b, n_block - 1), w);
         if (HALVES != 0)
             [[unroll]] for (uint g = 0; g < 8; g++)
-                w[g] = half_rounded(w[g]);
+                w[g] = half_sum(w[g]);
         [[unroll]] for (uint g = 0; g < 8; g++)
             [[unroll]] for (uint e = 0; e < 4; e++)
                 tile_w[own_r][32 * own_b + 4 * g + e] = w[g][e];

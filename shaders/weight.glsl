@@ -341,12 +341,19 @@ vec4 weight4(uint row, uint n_block, uint b, uint g)
     return HAS_MIN ? q + (g < 4u ? s.m.x : s.m.y) : q;
 }
 
-// Weights as f16 operands, and as numbers again.
+// Weights as f16 operands. Who keeps a matrix in F32 wants its bits: it is the sum of two.
+const uint HALF_PARTS = W_TYPE == T_F32 ? 2 : 1;
 uvec2 half_words(vec4 w) { return uvec2(packHalf2x16(w.xy), packHalf2x16(w.zw)); }
-vec4 half_rounded(vec4 w)
+vec4 half_first(vec4 w)
 {
     uvec2 h = half_words(w);
     return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
+}
+// The sum of all parts.
+vec4 half_sum(vec4 w)
+{
+    vec4 first = half_first(w);
+    return HALF_PARTS == 1 ? first : first + half_first(w - first);
 }
 
 // A whole block, read as much of 16 bytes at a time as it has.

@@ -68,8 +68,8 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
 /* The same matrix with low-rank factors beside it, whose product is in v; base: without it. share:
  * a matrix whose A it has too, its B right behind that one's. */
 struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const struct weight *share);
-/* The same matrix, and rows of x or dy, rounded to f16 as paths have them whose operands that is
- * (halves.comp). */
+/* The same matrix, and rows of x or dy, rounded as paths have them whose operands are f16
+ * (weight.glsl, halves.comp). */
 struct weight rig_f16_weight(struct rig *r, struct weight w);
 float *rig_f16_rows(struct rig *r, const float *v, uint32_t n, uint32_t n_row);
 /* One block of random codes; its scales are about `scale`, or any there are (extreme). */

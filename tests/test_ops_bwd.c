@@ -1,8 +1,8 @@
 /* test_ops_bwd: the backward of products - matrices of all kinds, alone and side by side, with
  * low-rank factors, dropout and gates -, of norms and of activations.
  *
- * Kernels: linear_cols_bwd, linear_tile_bwd, linear_coop_bwd, outer, outer_sum, norm_bwd, act_bwd, add, gate_add,
- * gate_add_bwd, dropout. */
+ * Kernels: linear_cols_bwd, linear_tile_bwd, linear_coop_bwd, outer, outer_sum, norm_bwd, act_bwd,
+ * add, gate_add, gate_add_bwd, dropout. */
 #include "ops_train.h"
 #include "ref_bwd.h"
 

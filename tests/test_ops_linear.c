@@ -1,8 +1,8 @@
 /* test_ops_linear: weights of every type as shaders read them, every way to multiply by them, and
  * matrices that a binding does not span.
  *
- * Kernels: embed, linear, linear_cols, linear_tile, linear_coop, halves, norm, act, bias. (test_axpy is the GPU layer's
- * own: test_gpu.c.) */
+ * Kernels: embed, linear, linear_cols, linear_tile, linear_coop, halves, norm, act, bias.
+ * (test_axpy is the GPU layer's own: test_gpu.c.) */
 #include "ops.h"
 
 #include <float.h>

@@ -11,17 +11,22 @@
 #include <stdio.h>
 
 /* At most: first loss, relative; NMSE of any gradient; a step's loss and norm, relative; NMSE of
- * what any tensor of the adapter has changed by. */
-struct bounds { double loss, grad, curve, norm, final; };
-/* A token's likelihood, relative to its document's largest: at most. Measured: 1.1e-6. */
+ * what any tensor of the adapter has changed by; a token's likelihood, relative to its document's
+ * largest. */
+struct bounds { double loss, grad, curve, norm, final, nll; };
+/* Of f32. Measured: 1.1e-6. */
 #define NLL 3e-6
 
 static const struct train_case {
     const char *name, *model, *data, *expected, *adapter;
     struct bounds at_most;
+    bool f16;
 } cases[] = {
 #define CASE(name, quant, data, ...) \
-    { name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", { __VA_ARGS__ } }
+    { name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", \
+      { __VA_ARGS__, NLL }, false }
+#define CASE_F16(name, quant, data, ...) \
+    { name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", { __VA_ARGS__ }, true }
     CASE("qwen35", "", "data", 1e-7, 2e-10, 3e-7, 2e-5, 1e-10),     /* 2e-8 3e-11 8e-8 8e-7 7e-12 */
     /* 3e-9 2e-11 8e-8 3e-6 3e-11 */
     CASE("qwen35", "-q8_0", "data", 1e-7, 2e-10, 3e-7, 5e-5, 3e-10),
@@ -42,9 +47,21 @@ static const struct train_case {
     /* 3e-9 3e-11 9e-9 2e-7 4e-8 */
     CASE("qwen35moe-mtp-packed", "", "data", 1e-7, 2e-10, 1e-7, 4e-5, 2e-7),
     CASE("qwen35moe-mtp-packed", "", "data-separate", 1e-7, 2e-10, 1e-7, 4e-5, 2e-7),
-#undef CASE
     { "qwen35moe-mtp", "model.gguf", "data", "expected-mtp-adapter", "init-lora-mtp.gguf",
-      { 1e-7, 2e-10, 3e-7, 2e-5, 2e-9 } },              /* 2e-8 4e-11 7e-8 1e-6 6e-10 */
+      { 1e-7, 2e-10, 3e-7, 2e-5, 2e-9, NLL }, false },  /* 2e-8 4e-11 7e-8 1e-6 6e-10 */
+    /* By f16 operands: three times what rounded weights alone cost (trainfx/README.md) of the files
+     * it has that for; norms and tokens as measured. Experts chosen otherwise than in double
+     * precision make the curves of the later two. */
+    /* 1e-5 4e-5 8e-5 1e-3 1e-4 5e-4 */
+    CASE_F16("qwen35", "", "data", 1.2e-4, 6e-5, 3e-4, 5e-3, 6e-4, 3e-3),
+    /* 2e-5 7e-5 8e-5 2e-3 3e-4 7e-4 */
+    CASE_F16("qwen35", "-q8_0", "data", 1e-4, 2e-4, 3e-4, 8e-3, 1e-3, 3e-3),
+    /* 9e-6 5e-6 2e-3 1e-2 1e-3 3e-4 */
+    CASE_F16("nemotron_h_moe", "", "data", 3e-5, 6e-5, 6e-3, 5e-2, 2.1e-3, 2e-3),
+    /* 3e-5 6e-5 6e-3 5e-2 2e-3 9e-4 */
+    CASE_F16("qwen35moe-mtp", "", "data", 1e-4, 2e-4, 2e-2, 0.2, 6e-3, 3e-3),
+#undef CASE_F16
+#undef CASE
 };
 
 /* An open case: the trainer, its rows and what must come out. */
@@ -75,7 +92,7 @@ static bool open_run(struct run *r, struct gpu *g, const struct train_case *c)
                    &has, &r->err))
         return FAIL("%s", r->err.msg);
     struct train_params p = { .train_lora = r->o.train_lora, .train_gates = r->o.train_gates,
-                              .mtp_factor = r->o.mtp_factor };
+                              .mtp_factor = r->o.mtp_factor, .f16 = c->f16 };
     train_run_room(&p, &r->rows);
     bool ok = train_run_trainer(&r->r, &p);
     r->t = r->r.t;
@@ -195,7 +212,7 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
         if (i == 0) {
             loss_off = off;
             CHECK_MSG(off <= b->loss, "loss %.12g, expected %.12g", loss_of(r, &sum), want_loss);
-            CHECK_MSG(nll <= NLL, "likelihood of a token: %.3g off, at most %.3g", nll, NLL);
+            CHECK_MSG(nll <= b->nll, "likelihood of a token: %.3g off, at most %.3g", nll, b->nll);
             grad = worst(r, TRAIN_GRAD, "grad", NULL, b->grad);
         }
         struct adam_update u = {
@@ -221,7 +238,7 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
 static void test_case_of(struct gpu *g, const struct train_case *c)
 {
     struct run r;
-    test_case("train/%s/%s, %s", c->name, c->model, c->data);
+    test_case("train/%s/%s, %s%s", c->name, c->model, c->data, c->f16 ? ", f16" : "");
     if (open_run(&r, g, c)) {
         uint64_t n = train_n_param(r.t);
         float **before = mem_alloc(n, sizeof *before);

@@ -183,6 +183,8 @@ void doctor_data(struct tune *u, FILE *to)
             o->batch_rows * o->accumulation == 1 ? "" : "s",
             (double)i.n_run_row / i.rows->n_row, o->peak,
             o->schedule == DATA_CONSTANT ? o->peak : o->final, o->warmup_steps);
+    fprintf(to, "precision  %s\n", i.f16 ? "f16 products with f32 sums; what is trained is f32"
+                                        : "f32");
 }
 
 /* ---- the plan and the time ------------------------------------------------------------------- */

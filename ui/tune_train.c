@@ -94,8 +94,10 @@ static const struct flag flags[] = {
       "largest norm of a step's gradients; 0: any (1)" },
     { FLAG_SEED, "-s --seed", "N", &o.p.seed, 0, 0,
       "of the adapter's first numbers, of order, of dropout (0)" },
-    { FLAG_CHOICE, "--precision", "f32|f16", &o.precision, 0, 0,
-      "of products; there is f32 alone so far" },
+    { FLAG_CHOICE, "--precision", "auto|f32|f16", &o.precision, 0, 0,
+      "what the model's matrices are multiplied in, with f32 sums; what is\n"
+      "trained is f32 in any case. auto: f16 on matrix units, but f32 for\n"
+      "--ids-json (auto)" },
 
     { FLAG_GROUP, "While it goes on", 0, 0, 0, 0, 0 },
     INTS("--valid-every", "N", &o.valid_every, 0, "steps between validations; 0: ten a run (0)"),
@@ -189,6 +191,9 @@ static bool settle(int argc, char **argv, struct err *err)
     o.p.read.loss_all = o.loss_on == 1;
     o.p.read.turns_each = o.turns == 1;
     o.p.target_mtp = o.train_mtp;
+    static const enum hlm_tune_precision precision[] = { HLM_TUNE_DEFAULT, HLM_TUNE_F32,
+                                                         HLM_TUNE_F16 };
+    o.p.precision = precision[o.precision];
     return true;
 }
 
@@ -207,8 +212,6 @@ static const char *misfit(void)
         return "--dump-rows goes with -d";
     if (!o.out && !o.dump_rows && !o.dry_run && !o.plan)
         return "nowhere to write: -o FILE";
-    if (o.precision == 1)
-        return "--precision f16: this version computes in f32 alone";
     if (o.no_lora && !o.p.o.train_gates)
         return "--no-lora goes with --train-gates: else nothing is trained";
     if (o.no_lora && o.train_mtp)
