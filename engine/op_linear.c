@@ -3,9 +3,10 @@
  * Owns the table of matrix kernels and the cutting of a matrix into pieces that a binding may span.
  *
  * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded (those of F32
- * matrices to the sum of two), and each row of what they are multiplied with times a power of two that brings it into f16's range. Sums are
- * f32, and so is all of the products that make gates or choose experts (linear.n_exact), and of
- * adapters: their factors' products, their gradients. On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is there for
+ * matrices to the sum of two), and each row of what they are multiplied with times a power of two
+ * that brings it into f16's range. Sums are f32, and so is all of the products that make gates or
+ * choose experts (linear.n_exact), and of adapters: their factors' products, their gradients. On
+ * matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is there for
  * comparison.
  *
  * Formulas: RMSNorm (Zhang and Sennrich, arXiv 1910.07467). */
