@@ -50,7 +50,8 @@ static struct tune_options options_of(const hlm_tune *t)
 {
     const struct data_options *o = &t->o;
     return (struct tune_options){
-        .seed = t->p.seed, .precision = t->f16 ? 16 : 32, .no_pack = t->p.no_pack, .max_seq = t->p.data ? t->p.read.max_seq : 0,
+        .seed = t->p.seed, .precision = t->f16 ? 16 : 32, .no_pack = t->p.no_pack,
+        .max_seq = t->p.data ? t->p.read.max_seq : 0,
         .no_shuffle = !o->shuffle, .steps = o->steps, .batch_rows = o->batch_rows,
         .accumulation = o->accumulation, .rank = t->p.init_lora ? 0 : o->rank,
         .rslora = o->rslora, .train_gates = o->train_gates, .train_lora = o->train_lora,

@@ -22,7 +22,9 @@ struct train_params {
                                    have been loaded with them */
     double dropout;             /* on what goes into A, while gradients are made; 0: none */
     uint64_t seed;              /* of the dropout */
-    uint32_t chunk;             /* of the recurrences; 0: chosen */
+    uint32_t chunk;             /* tokens of the recurrences' chunks, 64 at most; 0: chosen. 1: a
+                                   token meets those before it in the state alone, which is the
+                                   serial form */
     bool f16;                   /* the model's products take f16 operands (op_linear.c); what is
                                    trained is f32 in any case */
     bool hold;                  /* experts are chosen by the first pass over a row and held from

@@ -28,7 +28,7 @@ struct trainer {
     struct model *m;
     struct lora_set *set;
     struct train_params p;
-    uint32_t max_tok, chunk, piece_rows;
+    uint32_t max_tok, chunk, piece_rows;    /* docs.chunk is the room that kernels have for one */
     uint32_t lowest;                    /* layer with something to train */
 
     struct arena *tables, *inputs, *scratch;

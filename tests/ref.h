@@ -164,7 +164,7 @@ void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y
 struct ref_config {
     char arch[16];    /* qwen35, qwen35moe, qwen3next, nemotron_h, nemotron_h_moe, step35 */
     uint32_t n_layer; /* without MTP blocks */
-    uint32_t n_mtp;   /* blocks behind them that are read: 1 at most */
+    uint32_t n_mtp;   /* MTP blocks behind them, one a depth; 0 where the file has none of them */
     uint32_t n_embd, n_vocab, head_dim;
     /* Delta net: groups are K heads, the others V heads. Mamba2: groups of B and C, Mamba heads. */
     uint32_t conv_k, d_state, n_group, n_ssm_head, ssm_dim;
@@ -178,7 +178,7 @@ struct ref_config {
 struct ref_model; /* weights as floats; immutable, copied out of the file */
 struct ref_state; /* one sequence: position, keys, values, convolution windows, recurrent states */
 
-/* Loads the trunk, and for ref_bwd.h the first MTP block. NULL with a reason when a
+/* Loads the trunk, and for ref_bwd.h the MTP blocks. NULL with a reason when a
  * key or tensor is missing, has another shape or a type that dtype.h cannot compute. g may be
  * closed afterwards. */
 struct ref_model *ref_model_open(const struct gguf *g, struct err *err);

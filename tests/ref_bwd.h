@@ -135,7 +135,7 @@ void ref_moe_route_sigmoid_bwd(const double *logits, const uint32_t *id, uint32_
 /* experts: stacked, [n_expert, ...] in each array. */
 struct ref_moe_lora {
     struct ref_ffn_lora experts, shared;
-    struct ref_lora latent_down, latent_up;
+    struct ref_lora latent_down, latent_up, router, shared_router;
 };
 void ref_moe_lora(const struct ref_moe *m, const struct ref_moe_lora *lora, const double *x,
                   uint32_t n_tok, double *y);
@@ -166,13 +166,14 @@ bool ref_tune_open(struct ref_tune *t, const struct ref_model *m, const struct g
                    bool gates, struct err *err);
 void ref_tune_close(struct ref_tune *t);
 struct ref_sums {
-    double main, mtp; /* of nll over the targets that count */
+    double main, mtp; /* of nll over the targets that count; mtp: the mean of the depths' sums */
 };
 /* One document from zero state. nll [n_tok] by target index, or NULL: token i >= 1 with mask[i] not
- * 0 counts, predicted from i - 1; nll_mtp likewise, i >= 2, predicted by the MTP block from the
- * hidden state of i - 2 and token i - 1 (models.md 6; where mtp_factor is not 0). Then, unless
- * weight is 0, the gradient of weight * (main + mtp_factor * mtp) into every param. Deltas are
- * rounded to float with what they change. */
+ * 0 counts, predicted from i - 1; nll_mtp [n_mtp, n_tok] likewise, depth k from i >= k + 2 on,
+ * predicted by MTP block k from what the one before it, or the trunk, has made of i - k - 2 and
+ * from token i - 1 (models.md 6; where mtp_factor is not 0). Then, unless weight is 0, the gradient
+ * of weight * (main + mtp_factor * mtp) into every param. Deltas are rounded to float with what
+ * they change. */
 struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
                                   const uint8_t *mask, uint32_t n_tok, double weight, double *nll,
                                   double *nll_mtp);

@@ -189,7 +189,7 @@ static void token_route(struct token *k, const double *x)
 {
     const struct ref_moe *m = k->m;
 
-    ref_linear(m->router, m->n_embd, m->n_expert, x, 1, k->logits);
+    ref_linear_lora(m->router, m->n_embd, m->n_expert, &k->lora->router, x, 1, k->logits);
     if (m->sigmoid)
         ref_moe_route_sigmoid(k->logits, m->router_bias, m->n_expert, m->n_used, m->n_group,
                               m->n_group_used, m->norm, m->scale, k->id, k->weight);
@@ -202,7 +202,7 @@ static void token_route(struct token *k, const double *x)
         memcpy(k->low, x, m->n_embd * sizeof *x);
     k->share = 1;
     if (m->shared_router) {
-        ref_linear(m->shared_router, m->n_embd, 1, x, 1, &k->share);
+        ref_linear_lora(m->shared_router, m->n_embd, 1, &k->lora->shared_router, x, 1, &k->share);
         k->share = ref_sigmoid(k->share);
     }
 }
@@ -290,7 +290,7 @@ static void experts_bwd(struct token *k, const double *x, const double *dsum, do
         ref_moe_route_sigmoid_bwd(k->logits, k->id, m->n_used, m->norm, m->scale, dweight, dlogits);
     else
         ref_moe_route_bwd(k->weight, k->id, m->n_used, dweight, dlogits);
-    ref_linear_bwd(m->router, m->n_embd, m->n_expert, NULL, x, 1, dlogits, dx);
+    ref_linear_bwd(m->router, m->n_embd, m->n_expert, &k->lora->router, x, 1, dlogits, dx);
     free(dweight);
     free(dlogits);
     free(dy);
@@ -311,7 +311,7 @@ static void shared_bwd(struct token *k, const double *x, const double *dy, doubl
     ref_ffn_bwd(&f, &k->lora->shared, x, 1, dout, dx);
     dshare *= k->share * (1 - k->share);
     if (m->shared_router)
-        ref_linear_bwd(m->shared_router, m->n_embd, 1, NULL, x, 1, &dshare, dx);
+        ref_linear_bwd(m->shared_router, m->n_embd, 1, &k->lora->shared_router, x, 1, &dshare, dx);
     free(dout);
 }
 

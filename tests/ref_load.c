@@ -292,14 +292,15 @@ static bool read_common(struct ref_loader *ld)
 void ref_find_mtp(struct ref_loader *ld)
 {
     struct ref_config *c = &ld->m->c;
-    c->n_mtp = c->n_layer < ld->n_block && ref_has(ld, c->n_layer, "nextn.eh_proj.weight");
+    bool there = c->n_layer < ld->n_block && ref_has(ld, c->n_layer, "nextn.eh_proj.weight");
+    c->n_mtp = there ? ld->n_block - c->n_layer : 0;
 }
 
 /* An embedding of its own would be another model (6.1). */
 static bool load_mtp(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;
-    struct ref_mtp *mtp = &ld->m->mtp;
+    struct ref_mtp *mtp = &ld->m->mtp[i_layer - c->n_layer];
 
     if (ref_has(ld, i_layer, "nextn.embed_tokens.weight"))
         return fail(ld->err, "%s: the MTP block has an embedding of its own", gguf_path(ld->g));
@@ -327,6 +328,8 @@ static bool load_all(struct ref_loader *ld, const struct ref_family *family)
     m->output = m->token_embd; /* tied (trap 28) */
     if (!ref_load(ld, "output.weight", OPTIONAL, c->n_embd, c->n_vocab, 1, &m->output))
         return false;
+    m->mtp = mem_alloc(c->n_mtp + 1u, sizeof *m->mtp);
+    HLM_ASSERT(m->mtp != NULL);
     for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++)
         if (!family->layer(ld, i) || (i >= c->n_layer && !load_mtp(ld, i)))
             return false;
@@ -354,6 +357,7 @@ void ref_model_close(struct ref_model *m)
         free(m->owned[i]);
     free(m->owned);
     free(m->layer);
+    free(m->mtp);
     free(m);
 }
 

@@ -72,7 +72,7 @@ static bool read_ffn(struct ref_loader *ld)
 
 bool ref_step_keys(struct ref_loader *ld)
 {
-    ld->m->mtp.raw = true;
+    ld->m->mtp_raw = true;
     return ref_key_f32(ld, "attention.layer_norm_rms_epsilon", REQUIRED, &ld->m->c.eps) &&
            read_heads(ld) && read_windows(ld) && read_ffn(ld);
 }

@@ -99,22 +99,22 @@ struct ref_layer {
 };
 // clang-format on
 
-/* What an MTP block has besides its layer (2.4). */
+/* What an MTP block has besides its layer (2.4, 2.6). */
 #define WEIGHTS_MTP(W)                                                                          \
     W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
     W(enorm,         "nextn.enorm.weight",        c->n_embd, 1, 1)                              \
     W(hnorm,         "nextn.hnorm.weight",        c->n_embd, 1, 1)
 
 struct ref_mtp {
-    float *eh_proj, *enorm, *hnorm, *head_norm;
-    float *output;           /* the model's, or its own */
-    bool raw;                /* it reads the trunk's rows before the norm (6.1) */
+    float *eh_proj, *enorm, *hnorm;
+    float *head_norm, *output;  /* the model's, or its own */
 };
 
 struct ref_model {
     struct ref_config c;
     struct ref_layer *layer; /* [n_layer + n_mtp] */
-    struct ref_mtp mtp;
+    struct ref_mtp *mtp;     /* [n_mtp] */
+    bool mtp_raw;            /* a depth reads rows before the norm of who made them (6.1) */
     float *token_embd, *output_norm, *output;
     void **owned; /* every float array above, once */
     uint64_t n_owned;
@@ -162,7 +162,7 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer);
 bool ref_step_keys(struct ref_loader *ld);
 bool ref_step_layer(struct ref_loader *ld, uint32_t i_layer);
 
-/* Is there a first MTP block behind the trunk? Sets n_mtp. */
+/* Are there MTP blocks behind the trunk, or are they only counted? Sets n_mtp. */
 void ref_find_mtp(struct ref_loader *ld);
 /* The key of this architecture, in ld->key. */
 const char *ref_key(struct ref_loader *ld, const char *name);

@@ -1,5 +1,5 @@
 /* ref_train: a training step of whole models in double - one document from zero state, forward
- * with adapters and gate deltas, then backward (trainfx README, models.md 3.2-3.4).
+ * with adapters and gate deltas, then backward (trainfx README, models.md 3.2-3.4, 6).
  *
  * Kept are the residuals between layers; a layer's turn comes with its forward done again. A mixer
  * is one function of two halves: without dy it gives y, with dy it adds to dx and to the params'
@@ -542,6 +542,8 @@ static double *moe(struct turn *p, const double *x, const double *dy, double *dx
                     adapter(p, "ffn_down_shexp.weight", ns, dim, 1) },
         .latent_down = adapter(p, "ffn_latent_down.weight", dim, c->n_latent, 1),
         .latent_up = adapter(p, "ffn_latent_up.weight", c->n_latent, dim, 1),
+        .router = adapter(p, "ffn_gate_inp.weight", dim, c->n_expert, 1),
+        .shared_router = adapter(p, "ffn_gate_inp_shexp.weight", dim, 1, 1),
     };
     double *y = dy ? NULL : rows(p, dim);
     if (dy)
@@ -635,59 +637,107 @@ static void embed(const struct ref_tune *t, const int32_t *ids, uint32_t n_tok, 
 /* From rows before the norm to the sum of nll over the rows whose target, the token `ahead` behind,
  * counts; nll by that token's index. x: room for the normed rows, left there. dx, or NULL: their
  * gradient times weight, added. */
-static double head_loss(struct turn *p, const float *norm, const float *output, const double *h,
-                        const int32_t *ids, const uint8_t *mask, uint32_t ahead, double weight,
-                        double *nll, double *x, double *dx)
+static double head_loss(struct turn *p, const float *norm, const struct matrix *output,
+                        const double *h, const int32_t *ids, const uint8_t *mask, uint32_t ahead,
+                        double weight, double *nll, double *x, double *dx)
 {
-    const struct ref_model *m = p->t->m;
-    uint32_t dim = m->c.n_embd, n_vocab = m->c.n_vocab;
-    double *logits = rows(p, n_vocab), *dlogits = rows(p, n_vocab);
+    uint32_t dim = output->n_in, n_vocab = output->n_out;
+    double *dlogits = rows(p, n_vocab);
     int32_t *target = keep(p, p->n_tok, sizeof *target);
 
     for (uint32_t i = 0; i < p->n_tok; i++)
         target[i] = mask[i + ahead] ? ids[i + ahead] : -1;
-    ref_rmsnorm(h, norm, dim, p->n_tok, (double)m->c.eps, x);
-    ref_linear(output, dim, n_vocab, x, p->n_tok, logits);
-    double sum = ref_nll(logits, target, p->n_tok, n_vocab, weight, nll ? nll + ahead : NULL,
-                         dlogits);
+    ref_rmsnorm(h, norm, dim, p->n_tok, (double)p->t->m->c.eps, x);
+    double sum = ref_nll(linear(p, output, x), target, p->n_tok, n_vocab, weight,
+                         nll ? nll + ahead : NULL, dlogits);
     if (dx)
-        ref_linear_bwd(output, dim, n_vocab, NULL, x, p->n_tok, dlogits, dx);
+        linear_bwd(p, output, x, dlogits, dx);
     return sum;
 }
 
-/* The MTP block at slots 0 .. n_tok - 3: of token t + 1 and x_t, the trunk's row after its norm
- * or, raw, before, for target t + 2 (6.1, 6.2). Adds to dx. */
+/* ---- MTP -------------------------------------------------------------------------------- */
+
+/* Depth k at slots 0 .. n_tok - 3 - k of a document: of token t + k + 1 and x_t, for target
+ * t + k + 2 (6.1, 6.2). x: rows of the trunk or of the depth before, after the norm of who made
+ * them or, raw, before; dx is where their gradient goes. */
+struct depth {
+    struct turn p;
+    const struct ref_mtp *mtp;
+    struct matrix proj, output;
+    const double *x;
+    double *dx, *cat, *u, *mid, *out, *dout, *v, *dv; /* v: out after its norm */
+};
+
+static void depth_forward(struct depth *d, const struct ref_tune *t, const int32_t *ids,
+                          uint32_t n_tok, uint32_t k, const double *x, double *dx)
+{
+    const struct ref_model *m = t->m;
+    uint32_t dim = m->c.n_embd;
+    double eps = (double)m->c.eps;
+
+    *d = (struct depth){ .p = turn(t, m->c.n_layer + k, n_tok - 2 - k),
+                         .mtp = &m->mtp[k],
+                         .x = x,
+                         .dx = dx };
+    struct turn *p = &d->p;
+    d->proj = (struct matrix){ "nextn.eh_proj.weight", d->mtp->eh_proj, NULL, 2 * dim, dim };
+    d->output = (struct matrix){ "nextn.shared_head_head.weight", d->mtp->output, NULL, dim,
+                                 m->c.n_vocab };
+    double *e = rows(p, dim), *hn = rows(p, dim);
+    d->cat = rows(p, 2 * dim);
+    d->dout = rows(p, dim);
+    d->v = rows(p, dim);
+    d->dv = rows(p, dim);
+    embed(t, ids + k + 1, p->n_tok, e);
+    ref_rmsnorm(e, d->mtp->enorm, dim, p->n_tok, eps, e);
+    ref_rmsnorm(x, d->mtp->hnorm, dim, p->n_tok, eps, hn);
+    part_bwd(p, e, 1, 2 * dim, 0, dim, d->cat);
+    part_bwd(p, hn, 1, 2 * dim, dim, dim, d->cat);
+    d->u = linear(p, &d->proj, d->cat);
+    d->mid = residual(p, mixers[p->l->mixer], p->l->attn_norm, d->u);
+    d->out = residual(p, ffns[p->l->ffn], p->l->ffn_norm, d->mid);
+}
+
+/* What the depth behind has added to dout or dv is there. */
+static void depth_backward(struct depth *d)
+{
+    struct turn *p = &d->p;
+    uint32_t dim = p->c->n_embd;
+    double *dcat = rows(p, 2 * dim);
+
+    ref_rmsnorm_bwd(d->out, d->mtp->head_norm, dim, p->n_tok, (double)p->c->eps, d->dv, d->dout);
+    residual_bwd(p, ffns[p->l->ffn], p->l->ffn_norm, d->mid, d->dout);
+    residual_bwd(p, mixers[p->l->mixer], p->l->attn_norm, d->u, d->dout);
+    linear_bwd(p, &d->proj, d->cat, d->dout, dcat);
+    ref_rmsnorm_bwd(d->x, d->mtp->hnorm, dim, p->n_tok, (double)p->c->eps,
+                    part(p, dcat, 1, 2 * dim, dim, dim), d->dx);
+}
+
+/* The mean of the depths' losses; a document of n tokens has room for n - 2 of them. Adds to dx. */
 static double mtp_loss(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
                        uint32_t n_tok, double weight, double *nll, const double *x, double *dx)
 {
-    const struct ref_mtp *mtp = &t->m->mtp;
-    struct turn p = turn(t, t->m->c.n_layer, n_tok - 2);
-    uint32_t dim = p.c->n_embd;
-    double eps = (double)p.c->eps;
-    struct matrix proj = { "nextn.eh_proj.weight", mtp->eh_proj, NULL, 2 * dim, dim };
-    double *e = rows(&p, dim), *hn = rows(&p, dim), *cat = rows(&p, 2 * dim);
-    double *v = rows(&p, dim), *dv = rows(&p, dim), *du = rows(&p, dim);
+    uint32_t n_mtp = t->m->c.n_mtp, n = n_tok - 2 < n_mtp ? n_tok - 2 : n_mtp;
+    bool raw = t->m->mtp_raw;
+    struct depth *d = mem_alloc(n, sizeof *d);
+    double sum = 0;
 
-    embed(t, ids + 1, p.n_tok, e);
-    ref_rmsnorm(e, mtp->enorm, dim, p.n_tok, eps, e);
-    ref_rmsnorm(x, mtp->hnorm, dim, p.n_tok, eps, hn);
-    part_bwd(&p, e, 1, 2 * dim, 0, dim, cat);
-    part_bwd(&p, hn, 1, 2 * dim, dim, dim, cat);
-    double *u = linear(&p, &proj, cat);
-    double *mid = residual(&p, mixers[p.l->mixer], p.l->attn_norm, u);
-    double *out = residual(&p, ffns[p.l->ffn], p.l->ffn_norm, mid);
-    double sum = head_loss(&p, mtp->head_norm, mtp->output, out, ids, mask, 2, weight, nll, v, dv);
-    if (weight != 0) {
-        double *dcat = rows(&p, 2 * dim);
-        ref_rmsnorm_bwd(out, mtp->head_norm, dim, p.n_tok, eps, dv, du);
-        residual_bwd(&p, ffns[p.l->ffn], p.l->ffn_norm, mid, du);
-        residual_bwd(&p, mixers[p.l->mixer], p.l->attn_norm, u, du);
-        linear_bwd(&p, &proj, cat, du, dcat);
-        ref_rmsnorm_bwd(x, mtp->hnorm, dim, p.n_tok, eps, part(&p, dcat, 1, 2 * dim, dim, dim),
-                        dx);
+    HLM_ASSERT(d != NULL);
+    for (uint32_t k = 0; k < n; k++) {
+        depth_forward(&d[k], t, ids, n_tok, k, x, dx);
+        sum += head_loss(&d[k].p, d[k].mtp->head_norm, &d[k].output, d[k].out, ids, mask, k + 2,
+                         weight / n_mtp, nll ? nll + (uint64_t)k * n_tok : NULL, d[k].v,
+                         weight != 0 ? d[k].dv : NULL);
+        x = raw ? d[k].out : d[k].v;
+        dx = raw ? d[k].dout : d[k].dv;
     }
-    release(&p);
-    return sum;
+    for (uint32_t k = n; k-- > 0;) {
+        if (weight != 0)
+            depth_backward(&d[k]);
+        release(&d[k].p);
+    }
+    free(d);
+    return sum / n_mtp;
 }
 
 struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
@@ -700,19 +750,19 @@ struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
     struct turn p = { .t = t, .n_tok = n_tok };
     double *h = take(&p, (c->n_layer + 1) * n), *last = h + c->n_layer * n, *x = take(&p, n);
     double *dx = take(&p, n), *dh = take(&p, n);
+    struct matrix output = { "output.weight", t->m->output, NULL, c->n_embd, c->n_vocab };
 
     embed(t, ids, n_tok, h);
     if (nll)
         memset(nll, 0, n_tok * sizeof *nll);
     if (nll_mtp)
-        memset(nll_mtp, 0, n_tok * sizeof *nll_mtp);
+        memset(nll_mtp, 0, (uint64_t)c->n_mtp * n_tok * sizeof *nll_mtp);
     forward(t, n_tok, h);
     p.n_tok = n_tok ? n_tok - 1 : 0; /* the last row has no target */
-    sum.main = head_loss(&p, t->m->output_norm, t->m->output, last, ids, mask, 1, weight, nll, x,
-                         dx);
+    sum.main = head_loss(&p, t->m->output_norm, &output, last, ids, mask, 1, weight, nll, x, dx);
     if (t->mtp_factor != 0 && n_tok > 2) {
-        bool raw = t->m->mtp.raw;
-        HLM_ASSERT(c->n_mtp == 1);
+        bool raw = t->m->mtp_raw;
+        HLM_ASSERT(c->n_mtp > 0);
         sum.mtp = mtp_loss(t, ids, mask, n_tok, weight * t->mtp_factor, nll_mtp, raw ? last : x,
                            raw ? dh : dx);
     }

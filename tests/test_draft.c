@@ -6,6 +6,7 @@
 #include "hlm_test.h"
 #include "json.h"
 #include "ref_bwd.h"
+#include "serial.h"
 
 #include <math.h>
 
@@ -33,71 +34,26 @@ static void close_model(struct open *o)
     gguf_close(o->file);
 }
 
-/* ---- the device ---------------------------------------------------------------------------- */
+/* Likelihoods of the next token and of the one behind it, by target. */
+struct nlls { double trunk[MAX_TOK], mtp[MAX_TOK]; };
 
-/* Likelihoods of the next token and of the one behind it, by slot. */
-struct parts { float trunk[MAX_TOK][NLL_PARTS], mtp[MAX_TOK][NLL_PARTS]; };
-
-static void record(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b,
-                   const struct batch *next, tensor trunk, tensor mtp)
-{
-    const struct draft *d = &m->draft[0];
-    tensor x = model_forward(c, m, kv, b, NULL), h = x;
-    cmd_half(c);
-    tensor normed = op_norm(c, x, m->output_norm, m->eps);
-    op_nll(c, op_linear(c, normed, LINEARS(&m->output)), trunk, b, 0);
-    if (!m->arch->draft_raw)
-        h = normed;
-    tensor e = op_embed(c, d->token_embd, next);
-    tensor y = model_draft(c, m, 0, &kv->layer[m->n_layer], next, h, e);
-    op_nll(c, op_linear(c, op_norm(c, y, d->norm, m->eps), LINEARS(d->output)), mtp, next, 0);
-}
-
-/* ids [n + 2]: what stands behind the document counts for nothing. */
-static bool on_device(struct gpu *g, const struct model *m, const int32_t *ids, uint32_t n,
-                      struct parts *out)
+static bool on_device(const struct open *o, const int32_t *ids, uint32_t n, struct nlls *out)
 {
     struct err err = { 0 };
-    struct kv kv = { 0 };
-    struct layer_shape shape[16];
-    uint32_t n_layer = m->n_layer + m->n_draft;
-    HLM_ASSERT(n_layer <= ARRAY_LEN(shape) && n <= MAX_TOK);
-    for (uint32_t i = 0; i < n_layer; i++)
-        shape[i] = m->arch->shape(m, i);
-    struct arena *mem = arena_create(g, "draft", MEM_DEVICE, &err);
-    struct arena *scratch = arena_create(g, "scratch", MEM_DEVICE, &err);
-    struct cmd *c = scratch ? cmd_create(g, "draft", scratch, &err) : NULL;
-    bool ok = mem && c && kv_init(&kv, g, n_layer, shape, n, n, F32, &err);
-    if (ok) {
-        struct batch b = { .n_tok = n }, next;
-        tensor trunk = arena_tensor(mem, F32, NLL_PARTS, n), mtp = arena_tensor(mem, F32, 4, n);
-        b.step = arena_tensor(mem, I32, sizeof(struct step) / 4, 1);
-        b.ids = arena_tensor(mem, I32, n + 1, 1);
-        next = b;
-        next.ids = arena_tensor(mem, I32, n + 1, 1);
-        record(c, m, &kv, &b, &next, trunk, mtp);
-        ok = arena_commit(kv.kv, &err) && arena_commit(kv.state, &err) &&
-             arena_commit(mem, &err) && arena_commit(scratch, &err) &&
-             gpu_write(g, b.ids, 0, ids, 4ull * (n + 1), &err) &&
-             gpu_write(g, next.ids, 0, ids + 1, 4ull * (n + 1), &err) && cmd_end(c, &err) &&
-             cmd_submit(c, &err) && gpu_wait(g, &err) &&
-             gpu_read(g, trunk, 0, out->trunk, 16ull * n, &err) &&
-             gpu_read(g, mtp, 0, out->mtp, 16ull * n, &err);
-    }
-    cmd_destroy(c);
-    arena_destroy(scratch);
-    arena_destroy(mem);
-    kv_finish(&kv);
-    return CHECK_MSG(ok, "%s", err.msg);
+    struct serial s;
+    bool ok = serial_open(&s, o->m, &err) &&
+              serial_document(&s, ids, NULL, n, out->trunk, out->mtp, &err);
+    serial_close(&s);
+    return CHECK_OK(ok, err);
 }
 
 /* The largest difference over the largest there is. */
-static double distance(float got[][NLL_PARTS], const double *want, uint32_t n, uint32_t ahead)
+static double distance(const double *got, const double *want, uint32_t n, uint32_t ahead)
 {
     double top = 0, off = 0;
     for (uint32_t t = ahead; t < n; t++) {
         top = fmax(top, fabs(want[t]));
-        off = fmax(off, fabs(nll_from(got[t - ahead]) - want[t]));
+        off = fmax(off, fabs(got[t] - want[t]));
     }
     return off / top;
 }
@@ -180,25 +136,25 @@ static void against_reference(struct gpu *g, const char *arch)
         return;
     const char *adapter = make_adapter(file, m);
     model_unload(m);
-    int32_t ids[N + 2];
-    uint8_t mask[N + 2];
+    int32_t ids[N];
+    uint8_t mask[N];
     double nll[N], nll_mtp[N];
     struct rng rng = { 3 };
     if (open_model(g, path, adapter, &o)) {
-        struct parts parts;
+        struct nlls got;
         struct ref_tune t = { 0 };
         struct ref_model *ref = ref_model_open(file, &err);
         struct gguf *a = gguf_open(adapter, &err);
-        for (uint32_t i = 0; i < N + 2; i++) {
+        for (uint32_t i = 0; i < N; i++) {
             ids[i] = (int32_t)(rng_u64(&rng) % o.m->n_vocab);
             mask[i] = 1;
         }
         if (CHECK_OK(ref && a && ref_tune_open(&t, ref, a, false, &err), err) &&
-            on_device(g, o.m, ids, N, &parts)) {
+            on_device(&o, ids, N, &got)) {
             t.mtp_factor = 1;
             ref_tune_document(&t, ids, mask, N, 0, nll, nll_mtp);
-            double trunk = distance(parts.trunk, nll, N, 1);
-            double mtp = distance(parts.mtp, nll_mtp, N, 2);
+            double trunk = distance(got.trunk, nll, N, 1);
+            double mtp = distance(got.mtp, nll_mtp, N, 2);
             log_msg(LOG_INFO, "  main %.2g, mtp %.2g", trunk, mtp);
             CHECK_MSG(trunk <= 1e-6 && mtp <= 1e-6, "main off by %g, mtp by %g", trunk, mtp);
             check_slope(&t, ids, mask, N);
@@ -222,24 +178,22 @@ static const float *wanted(json_t *want, const uint8_t *bin, const char *kind, s
     return CHECK(t) ? (const float *)(const void *)(bin + at) : NULL;
 }
 
-static void check_document(struct gpu *g, const struct open *o, json_t *want, const uint8_t *bin,
-                           size_t i_doc, const json_t *row)
+static void check_document(const struct open *o, json_t *want, const uint8_t *bin, size_t i_doc,
+                           const json_t *row)
 {
-    int32_t ids[MAX_TOK + 2] = { 0 };
     double trunk[MAX_TOK], mtp[MAX_TOK];
     uint32_t n = 0;
-    struct parts parts;
+    struct nlls got;
     int32_t *of = json_ids(json_object_get(row, "ids"), &n);
     const float *w[2] = { wanted(want, bin, "main", i_doc), wanted(want, bin, "mtp", i_doc) };
     if (!CHECK(of && n > 2 && n <= MAX_TOK && w[0] && w[1]))
         return;
-    memcpy(ids, of, n * sizeof *ids);
     for (uint32_t t = 0; t < n; t++) {
         trunk[t] = (double)w[0][t];
         mtp[t] = (double)w[1][t];
     }
-    if (on_device(g, o->m, ids, n, &parts)) {
-        double a = distance(parts.trunk, trunk, n, 1), b = distance(parts.mtp, mtp, n, 2);
+    if (on_device(o, of, n, &got)) {
+        double a = distance(got.trunk, trunk, n, 1), b = distance(got.mtp, mtp, n, 2);
         log_msg(LOG_INFO, "  document %zu: main %.2g, mtp %.2g", i_doc, a, b);
         CHECK_MSG(a <= 1e-6 && b <= 1e-6, "document %zu: main off by %g, mtp by %g", i_doc, a, b);
     }
@@ -260,7 +214,7 @@ static void against_trainfx(struct gpu *g, const char *adapter, const char *expe
     if (bin && data && want && open_model(g, path[0], path[1], &o)) {
         json_t *rows = json_object_get(data, "rows");
         for (size_t i = 0; i < json_array_size(rows); i++)      /* a document each */
-            check_document(g, &o, want, bin, i, json_array_get(rows, i));
+            check_document(&o, want, bin, i, json_array_get(rows, i));
     }
     close_model(&o);
     json_decref(data);

@@ -1,60 +1,48 @@
 /* test_train_rows: what must hold for training whatever a reference says - a row of many documents
- * is those documents alone, whatever stands beside them and however long a chunk is; and the
- * gradient is the loss's slope. One model of each family. */
-#include "json.h"
+ * is those documents alone, whatever stands beside them and however long a chunk is; the chunked
+ * recurrences are the serial ones; and the gradient is the loss's slope. One model of each family,
+ * with its draft blocks. */
+#include "drafts.h"
+#include "hlm_test.h"
+#include "serial.h"
 #include "train_run.h"
 
 #include <math.h>
-#include <stdio.h>
+#include <stdlib.h>
 
-/* NMSE between a packed row and its documents apart, of all gradients together: at most, measured
- * up to 1.5e-13; between chunks of 64 and others, up to 9.8e-12. Relative difference between slope
- * and gradient, up to 1.4e-3. */
-#define APART  1e-12
-#define CHUNKS 5e-11
-#define SLOPE  1e-2
+/* At most: NMSE of any parameter's gradient between a packed row and its documents apart, and
+ * between the serial form and chunks of any length; of all tokens' likelihoods between that form,
+ * chunks and the serial kernels; relative difference between slope and gradient. The serial form of
+ * the backward is that of chunks of one token. */
+#define APART  4e-12            /* 3.9e-13 */
+#define CHUNKS 2e-10            /* 5.2e-11 */
+#define NLLS   1e-12            /* 8.7e-14 */
+#define SLOPE  1e-2             /* 5.5e-4 */
 
-static const struct family { const char *path; bool gates; double mtp; } families[] = {
-    { "qwen35/base/model-f32.gguf", true, 0 },
-    { "train/qwen35moe-mtp/model.gguf", true, 0.3 },
-    { "qwen3next/base/model-f32.gguf", true, 0 },
-    { "nemotron_h/base/model-f32.gguf", true, 0 },
-    { "nemotron_h_moe/base/model-f32.gguf", true, 0 },
-    { "step35/base/model-f32.gguf", false, 0 },
+static const struct family {
+    const char *path;
+    bool recurrent;             /* it has chunks, and gates to train */
+    double mtp;
+    uint32_t n_draft;           /* draft blocks: made of its one where there are more */
+} families[] = {
+    { "qwen35/base/model-f32.gguf", true, 0.3, 1 },
+    { "train/qwen35moe-mtp/model.gguf", true, 0.3, 1 },
+    { "qwen3next/base/model-f32.gguf", true, 0, 0 },
+    { "nemotron_h/base/model-f32.gguf", true, 0, 0 },
+    { "nemotron_h_moe/base/model-f32.gguf", true, 0.3, 1 },
+    { "step35/base/model-f32.gguf", false, 0.3, 3 },
 };
 
 static bool open_family(struct train_run *r, struct gpu *g, const struct family *f)
 {
-    return train_run_model(r, g, fixture("%s", f->path), f->mtp != 0) &&
-           train_run_fresh(r, "blk.*.weight");
+    const char *path = drafts_file(f->path, f->n_draft);
+    return path && train_run_model(r, g, path, f->mtp != 0) && train_run_fresh(r, "blk.*.weight");
 }
 
-/* Documents of these lengths, with ids of their own that do not depend on what is beside them. */
-static void made_up(struct data_set *s, const uint32_t *len, uint32_t n, uint32_t n_vocab)
-{
-    *s = (struct data_set){ 0 };
-    for (uint32_t i = 0; i < n; i++)
-        s->n_id += len[i];
-    s->ids = mem_alloc(s->n_id, sizeof *s->ids);
-    s->mask = mem_alloc(s->n_id, 1);
-    s->doc = mem_alloc(n, sizeof *s->doc);
-    HLM_ASSERT(s->ids && s->mask && s->doc);
-    s->n_doc = n;
-    for (uint32_t i = 0, at = 0; i < n; at += len[i++]) {
-        struct rng rng = { 100 + i };
-        s->doc[i] = (struct data_doc){ .at = at, .n = len[i], .line = i };
-        for (uint32_t k = 0; k < len[i]; k++) {
-            s->ids[at + k] = (int32_t)(rng_u64(&rng) % n_vocab);
-            s->mask[at + k] = k > 0 && rng_u64(&rng) % 4 != 0;
-            s->doc[i].n_counted += s->mask[at + k];
-        }
-        s->n_counted += s->doc[i].n_counted;
-    }
-}
-
+/* Of all documents, by document and token: likelihoods, and those of the draft blocks. */
 struct rows_run {
     struct data_rows rows;
-    double *nll;                        /* of all documents, by document and token */
+    double *nll, *mtp;
     float *grad;
     uint64_t n_grad;
     struct train_sums sums;
@@ -64,6 +52,7 @@ static void rows_run_free(struct rows_run *o)
 {
     data_rows_free(&o->rows);
     free(o->nll);
+    free(o->mtp);
     free(o->grad);
 }
 
@@ -72,10 +61,11 @@ static bool run_rows(struct train_run *r, const struct family *f, const struct d
                      const uint32_t *order, uint32_t row_length, uint32_t chunk,
                      struct rows_run *o)
 {
-    struct train_params p = { .train_lora = true, .train_gates = f->gates, .mtp_factor = f->mtp,
-                              .chunk = chunk };
-    *o = (struct rows_run){ .nll = mem_alloc(s->n_id, sizeof *o->nll) };
-    if (!CHECK_MSG(data_pack(&o->rows, s, order, row_length, 0, &r->err), "%s", r->err.msg))
+    struct train_params p = { .train_lora = true, .train_gates = f->recurrent,
+                              .mtp_factor = f->mtp, .chunk = chunk };
+    *o = (struct rows_run){ .nll = test_room(s->n_id, sizeof *o->nll),
+                            .mtp = test_room(s->n_id, sizeof *o->mtp) };
+    if (!CHECK_OK(data_pack(&o->rows, s, order, row_length, 0, &r->err), r->err))
         return false;
     train_run_room(&p, &o->rows);
     if (!train_run_trainer(r, &p))
@@ -84,61 +74,140 @@ static bool run_rows(struct train_run *r, const struct family *f, const struct d
     bool ok = true;
     for (uint32_t i = 0; ok && i < o->rows.n_row; i++) {
         const struct data_row *row = &o->rows.row[i];
-        double *nll = mem_alloc(row->n, sizeof *nll), *mtp = mem_alloc(row->n, sizeof *mtp);
-        HLM_ASSERT(nll && mtp && o->nll);
-        ok = CHECK_MSG(train_row(r->t, row, 0.01, 1, i, &o->sums, nll, mtp, &r->err), "%s",
-                       r->err.msg);
-        for (uint32_t d = 0; d < row->n_doc; d++)
-            memcpy(o->nll + s->doc[row->document[d]].at, nll + row->doc_start[d],
-                   row->doc_len[d] * sizeof *nll);
+        double *nll = test_room(row->n, sizeof *nll), *mtp = test_room(row->n, sizeof *mtp);
+        ok = CHECK_OK(train_row(r->t, row, 0.01, 1, i, &o->sums, nll, mtp, &r->err), r->err);
+        for (uint32_t d = 0; d < row->n_doc; d++) {
+            uint64_t at = s->doc[row->document[d]].at, n = row->doc_len[d] * sizeof *nll;
+            memcpy(o->nll + at, nll + row->doc_start[d], n);
+            memcpy(o->mtp + at, mtp + row->doc_start[d], n);
+        }
         free(nll);
         free(mtp);
     }
     o->grad = train_run_all(r, TRAIN_GRAD, &o->n_grad);
-    train_destroy(r->t);
-    r->t = NULL;
     return ok;
 }
 
-/* The worst NMSE of a parameter's gradient. */
-static double apart(const struct rows_run *a, const struct rows_run *b)
+static double nmse(const double *got, const double *want, uint64_t n)
 {
-    struct diff d = diff_f32(a->grad, b->grad, a->n_grad);
-    return d.nmse;
+    double off = 0, all = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        off += pow(got[i] - want[i], 2);
+        all += pow(want[i], 2);
+    }
+    return off == 0 ? 0 : off / all;
+}
+
+/* Likelihoods of one run against those of another, the draft blocks' too. */
+static double nlls_off(const struct rows_run *a, const struct rows_run *b, uint64_t n)
+{
+    return fmax(nmse(a->nll, b->nll, n), nmse(a->mtp, b->mtp, n));
+}
+
+static bool same_nlls(const struct rows_run *a, const struct rows_run *b, uint64_t n)
+{
+    return !memcmp(a->nll, b->nll, n * sizeof *a->nll) &&
+           !memcmp(a->mtp, b->mtp, n * sizeof *a->mtp);
+}
+
+/* ---- rows ------------------------------------------------------------------------------------ */
+
+/* All documents with the kernels that decode, under the adapter and gates that are in force. */
+static bool run_serial(struct train_run *r, const struct data_set *s, struct rows_run *o)
+{
+    struct serial run;
+    bool ok = serial_open(&run, r->m, &r->err);
+    *o = (struct rows_run){ .nll = test_room(s->n_id, sizeof *o->nll),
+                            .mtp = test_room(s->n_id, sizeof *o->mtp) };
+    for (uint32_t i = 0; ok && i < s->n_doc; i++) {
+        uint64_t at = s->doc[i].at;
+        ok = serial_document(&run, s->ids + at, s->mask + at, s->doc[i].n, o->nll + at,
+                             o->mtp + at, &r->err);
+    }
+    serial_close(&run);
+    return CHECK_OK(ok, r->err);
+}
+
+/* Gradients of one run against those of another, parameter by parameter. */
+static double grads_off(struct train_run *r, const struct rows_run *a, const struct rows_run *b,
+                        const char *what, double at_most)
+{
+    const char *name;
+    double off = train_run_worst(r, a->grad, b->grad, &name);
+    CHECK_MSG(off <= at_most, "%s: gradient of %s: nmse %.3g, at most %.3g", what, name, off,
+              at_most);
+    return off;
+}
+
+/* What the serial form and chunks of one length differ by at most. */
+struct offs { double chunks, apart, nlls; };
+
+/* A packed row with chunks of so many tokens: against the serial form and, where training takes
+ * such chunks, against the documents apart and among other neighbours. */
+static bool test_chunk(struct train_run *r, const struct family *f, const struct data_set *s,
+                       uint32_t row_length, uint32_t chunk, const struct rows_run *serial,
+                       struct offs *off)
+{
+    struct rows_run packed, other;
+    uint32_t order[32];
+    char what[48];
+    HLM_ASSERT(s->n_doc <= ARRAY_LEN(order));
+    bool ok = run_rows(r, f, s, NULL, row_length, chunk, &packed);
+    if (ok) {
+        CHECK((packed.sums.mtp > 0) == (f->mtp > 0));
+        snprintf(what, sizeof what, "chunks of %u, serial form", chunk);
+        off->chunks = fmax(off->chunks, grads_off(r, &packed, serial, what, CHUNKS));
+        off->nlls = fmax(off->nlls, nlls_off(&packed, serial, s->n_id));
+    }
+    if (ok && chunk % 32 == 0 && chunk != 48) {
+        snprintf(what, sizeof what, "chunks of %u, documents apart", chunk);
+        ok = run_rows(r, f, s, NULL, 0, chunk, &other);
+        if (ok)
+            off->apart = fmax(off->apart, grads_off(r, &other, &packed, what, APART));
+        CHECK_MSG(ok && same_nlls(&packed, &other, s->n_id), "%s: some loss has other bits", what);
+        rows_run_free(&other);
+    }
+    if (ok && chunk == 64) {
+        for (uint32_t i = 0; i < s->n_doc; i++)
+            order[i] = (7 * i + 5) % s->n_doc;
+        ok = run_rows(r, f, s, order, row_length, chunk, &other);
+        CHECK_MSG(ok && same_nlls(&packed, &other, s->n_id),
+                  "among other neighbours, some token's loss has other bits");
+        rows_run_free(&other);
+    }
+    rows_run_free(&packed);
+    return ok;
 }
 
 static void test_packed(struct gpu *g, const struct family *f)
 {
-    /* a chunk is 64; and then some, to be packed in 653 slots */
-    static const uint32_t len[] = { 1, 2, 63, 64, 65, 197, 129, 3, 128 };
-    static const uint32_t other[] = { 5, 8, 1, 7, 0, 4, 3, 6, 2 };
-    enum { ROW = 660 };
+    /* 1, 2, C - 1, C, C + 1 and 3 C + 5 tokens for each length C of a chunk that is built */
+    static const uint32_t chunks[] = { 64, 48, 32, 16 };
+    static const uint32_t len[] = { 1, 2, 15, 16, 17, 53, 31, 32, 33, 101, 47, 48, 49, 149, 63, 64,
+                                    65, 197 };
+    enum { ROW = 990 };         /* 983 tokens, and padding */
     struct train_run r;
     struct data_set s;
-    test_case("%s: a row of documents, and the documents apart", f->path);
-    bool ok = open_family(&r, g, f);
-    if (ok) {
-        struct rows_run packed, alone, moved, chunked;
-        made_up(&s, len, ARRAY_LEN(len), r.m->n_vocab);
-        ok = run_rows(&r, f, &s, NULL, ROW, 64, &packed);
-        ok = run_rows(&r, f, &s, NULL, 0, 64, &alone) && ok;
-        ok = run_rows(&r, f, &s, other, ROW, 64, &moved) && ok;
-        double off = ok ? apart(&alone, &packed) : 1, chunk_off = 0;
-        CHECK_MSG(off <= APART, "gradients: nmse %.3g", off);
-        CHECK_MSG(ok && !memcmp(packed.nll, alone.nll, s.n_id * sizeof *packed.nll),
-                  "apart, some token's loss has other bits");
-        CHECK_MSG(ok && !memcmp(packed.nll, moved.nll, s.n_id * sizeof *packed.nll),
-                  "among other neighbours, some token's loss has other bits");
-        for (uint32_t chunk = 16; ok && chunk < 64; chunk *= 2) {
-            if (run_rows(&r, f, &s, NULL, ROW, chunk, &chunked))
-                chunk_off = fmax(chunk_off, apart(&chunked, &packed));
-            rows_run_free(&chunked);
+    test_case("%s: a row of documents, the documents apart, chunks of any length", f->path);
+    if (open_family(&r, g, f)) {
+        struct rows_run serial, kernels;
+        struct offs off = { 0 };
+        double kernels_off = 1;
+        train_run_documents(&s, len, ARRAY_LEN(len), r.m->n_vocab);
+        bool ok = run_rows(&r, f, &s, NULL, ROW, 1, &serial);
+        if (ok && run_serial(&r, &s, &kernels)) {
+            kernels_off = nmse(kernels.nll, serial.nll, s.n_id);
+            if (r.m->n_draft == 1)      /* of more the trainer has told the mean */
+                kernels_off = fmax(kernels_off, nmse(kernels.mtp, serial.mtp, s.n_id));
+            rows_run_free(&kernels);
         }
-        CHECK_MSG(chunk_off <= CHUNKS, "chunks of another length: nmse %.3g", chunk_off);
-        log_msg(LOG_INFO, "  apart %.2g, other chunks %.2g", off, chunk_off);
-        rows_run_free(&packed);
-        rows_run_free(&alone);
-        rows_run_free(&moved);
+        CHECK_MSG(kernels_off <= NLLS, "serial kernels: nmse %.3g of likelihoods", kernels_off);
+        for (uint32_t i = 0; ok && i < (f->recurrent ? ARRAY_LEN(chunks) : 1); i++)
+            ok = test_chunk(&r, f, &s, ROW, chunks[i], &serial, &off);
+        CHECK_MSG(off.nlls <= NLLS, "chunks and serial form: nmse %.3g of likelihoods", off.nlls);
+        log_msg(LOG_INFO, "  apart %.2g, serial form %.2g, likelihoods %.2g, serial kernels %.2g",
+                off.apart, off.chunks, off.nlls, kernels_off);
+        rows_run_free(&serial);
         data_set_free(&s);
     }
     train_run_close(&r);
@@ -147,7 +216,7 @@ static void test_packed(struct gpu *g, const struct family *f)
 /* ---- slopes ---------------------------------------------------------------------------------- */
 
 /* Parameters by what they are part of. */
-static const char *const groups[] = { "attn_", "ssm_", "ffn_", "_exps", ".delta" };
+static const char *const groups[] = { "attn_", "ssm_", "ffn_", "_exps", ".delta", "nextn." };
 static bool in_group(const char *name, uint32_t group)
 {
     if (group == 2 && strstr(name, "_exps"))
@@ -213,8 +282,8 @@ static void test_slope(struct gpu *g, const struct family *f)
     struct data_rows rows = { 0 };
     test_case("%s: slopes of the loss along the gradient", f->path);
     if (open_family(&r, g, f)) {
-        made_up(&s, len, ARRAY_LEN(len), r.m->n_vocab);
-        struct train_params p = { .train_lora = true, .train_gates = f->gates, .hold = true,
+        train_run_documents(&s, len, ARRAY_LEN(len), r.m->n_vocab);
+        struct train_params p = { .train_lora = true, .train_gates = f->recurrent, .hold = true,
                                   .mtp_factor = f->mtp };
         bool ok = CHECK(data_pack(&rows, &s, NULL, 96, 0, &r.err));
         train_run_room(&p, &rows);

@@ -3,6 +3,7 @@
 
 #include "../engine/lora_make.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,16 +35,16 @@ bool train_run_fresh(struct train_run *r, const char *targets)
     struct err *err = &r->err;
     struct lora_targets t = { 0 };
     struct lora_fresh how = { .rank = 4, .alpha = 8, .seed = 5 };
-    uint64_t n = 0;
     if (lora_find_targets(&r->m->base, targets, &t, err))
-        r->fresh = lora_make(&r->m->base, &t, &how, &n, err);
+        r->fresh = lora_make(&r->m->base, &t, &how, &r->n_fresh, err);
     free(t.t);
     return CHECK_MSG(r->fresh != NULL, "%s", err->msg) &&
-           use(r, gguf_parse(r->fresh, n, "fresh adapter", err));
+           use(r, gguf_parse(r->fresh, r->n_fresh, "fresh adapter", err));
 }
 
 bool train_run_trainer(struct train_run *r, const struct train_params *p)
 {
+    train_destroy(r->t);
     r->t = train_create(r->m->gpu, r->m, r->set, p, &r->err);
     return CHECK_MSG(r->t && train_commit(r->t, &r->err), "%s", r->err.msg);
 }
@@ -77,6 +78,28 @@ void train_run_stir(struct train_run *r, uint64_t seed, float most)
     }
 }
 
+void train_run_documents(struct data_set *s, const uint32_t *len, uint32_t n, uint32_t n_vocab)
+{
+    *s = (struct data_set){ 0 };
+    for (uint32_t i = 0; i < n; i++)
+        s->n_id += len[i];
+    s->ids = mem_alloc(s->n_id, sizeof *s->ids);
+    s->mask = mem_alloc(s->n_id, 1);
+    s->doc = mem_alloc(n, sizeof *s->doc);
+    HLM_ASSERT(s->ids && s->mask && s->doc);
+    s->n_doc = n;
+    for (uint32_t i = 0, at = 0; i < n; at += len[i++]) {
+        struct rng rng = { 100 + i };
+        s->doc[i] = (struct data_doc){ .at = at, .n = len[i], .line = i };
+        for (uint32_t k = 0; k < len[i]; k++) {
+            s->ids[at + k] = (int32_t)(rng_u64(&rng) % n_vocab);
+            s->mask[at + k] = k > 0 && rng_u64(&rng) % 4 != 0;
+            s->doc[i].n_counted += s->mask[at + k];
+        }
+        s->n_counted += s->doc[i].n_counted;
+    }
+}
+
 void train_run_room(struct train_params *p, const struct data_rows *rows)
 {
     for (uint32_t i = 0; i < rows->n_row; i++) {
@@ -96,4 +119,19 @@ float *train_run_all(struct train_run *r, enum train_what what, uint64_t *n)
     for (uint64_t i = 0; i < train_n_param(r->t); at += train_param(r->t, i++).n)
         CHECK_MSG(train_get(r->t, what, i, v + at, &r->err), "%s", r->err.msg);
     return v;
+}
+
+double train_run_worst(struct train_run *r, const float *got, const float *want, const char **name)
+{
+    double worst = 0;
+    *name = "none";
+    for (uint64_t i = 0, at = 0; i < train_n_param(r->t); at += train_param(r->t, i++).n) {
+        struct train_param p = train_param(r->t, i);
+        double nmse = diff_f32(got + at, want + at, p.n).nmse;
+        if (nmse > worst || isnan(nmse)) {
+            worst = isnan(nmse) ? INFINITY : nmse;
+            *name = p.name;
+        }
+    }
+    return worst;
 }
