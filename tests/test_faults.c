@@ -52,7 +52,7 @@ static bool read_and_write(const char *path, struct err *err)
     struct tok *t = g ? tok_create(g, err) : NULL;
     bool ok = t && tok_encode_text(t, text, sizeof text - 1, true, &ids, err);
     chat_by_name("qwen3", g, &format);
-    ok = ok && chat_render(&format, msg, 1, true, true, &prompt, err);
+    ok = ok && chat_render(&format, &(struct chat_input){ msg, 1, NULL }, true, true, &prompt, err);
     chat_prompt_free(&prompt);
     tok_ids_free(&ids);
     tok_destroy(t);
