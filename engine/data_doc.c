@@ -202,10 +202,18 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
     return fail(err, "%s: %s", l->where, why.msg);
 }
 
+/* What stands behind the header of message i. */
+static struct str text_from(const struct chat_prompt *p, uint32_t i)
+{
+    uint64_t at = bytes_before(p, p->cut[i].text);
+    return (struct str){ p->text + at, p->len - at };
+}
+
 /* How the n-th message, an answer, is asked for and said. With thinking where the row has any, but
  * an answer that its template tells without the block which that prompt opens can only have come
  * from the other prompt; so can one that the template tells without the empty block which the
- * prompt has: the prompt is what hlm-chat sends, the answer its text. */
+ * prompt has, or behind a history that it tells otherwise than the prompt: the prompt is what
+ * hlm-chat sends, the answer its text. */
 static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool think,
                       struct turn *t, struct err *err)
 {
@@ -221,7 +229,9 @@ static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t 
                     !memcmp(t->said.text, t->prompt.text, (size_t)t->prompt.len);
     }
     if (!t->stands && !t->prompt.in_think) {
-        t->from = bytes_before(&t->said, t->said.cut[n - 1].text);
+        struct str asks = text_from(&t->prompt, n - 1), says = text_from(&t->said, n - 1);
+        bool both = says.n >= asks.n && !memcmp(says.p, asks.p, (size_t)asks.n);
+        t->from = t->said.len - says.n + (both ? asks.n : 0);
         t->stands = t->from < t->said.len;
     }
     return true;

@@ -255,6 +255,11 @@ static const struct mask_row { const char *format; int flags; const char *line, 
     { "qwen3", 0, ROW(USER("a") "," SAYS("<think>\\n\\n</think>\\n\\nb")),
       ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" },
 
+    /* The first of two answers in a row has the block as long as it is the last: the prompt's. */
+    { "qwen3", 0, ROW(USER("a") "," SAYS("b") "," SAYS("c")),
+      ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" S("assistant")
+      "<think>\n\n</think>\n\n[[c" E "]]\n" },
+
     { "qwen35", 0, talk2,
       ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
     { "qwen35", 0, thought, ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n" },
