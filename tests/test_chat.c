@@ -323,6 +323,39 @@ static void test_tool_errors(void)
             "\"content\" must be a string");
 }
 
+/* What Python prints of them; the first three are powers of two, whose shortest form is not the
+ * nearest number of so many digits. */
+static void test_numbers(void)
+{
+    static const char *const row[][2] = {
+        { "6.4836180763765518e+178", "6.483618076376552e+178" },
+        { "5.3169119831396635E36", "5.316911983139664e+36" },
+        { "8.209073602596753e-289", "8.209073602596753e-289" },
+        { "4e-324", "5e-324" }, { "1.7976931348623157e308", "1.7976931348623157e+308" },
+        { "2.2250738585072014e-308", "2.2250738585072014e-308" },
+        { "1e22", "1e+22" }, { "1.0e+23", "1e+23" }, { "1.5e16", "1.5e+16" }, { "1e16", "1e+16" },
+        { "1e15", "1000000000000000.0" }, { "9999999999999998.0", "9999999999999998.0" },
+        { "9007199254740993.0", "9007199254740992.0" },
+        { "123456789012345.60", "123456789012345.6" },
+        { "100.0", "100.0" }, { "1.0", "1.0" }, { "0.1", "0.1" }, { "1e-4", "0.0001" },
+        { "0.00012345", "0.00012345" }, { "0.00001", "1e-05" }, { "-1.25e-7", "-1.25e-07" },
+        { "0.0", "0.0" }, { "-0.0", "-0.0" }, { "0e5", "0.0" }, { "-2.5", "-2.5" },
+        { "-0", "0" }, { "7", "7" }, { "-9223372036854775808", "-9223372036854775808" },
+        { "9223372036854775807", "9223372036854775807" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        char json[300], want[300];
+        test_case("a number of a call: %s", row[i][0]);
+        snprintf(json, sizeof json, "[" U("x") "," CALLS("assistant", "[{\"name\":\"f\","
+                 "\"arguments\":{\"a\":[%s],\"b\":%s}}]") "," U("y") "]", row[i][0], row[i][0]);
+        snprintf(want, sizeof want, TURN("user", "x") TURN("assistant", "<tool_call>\n"
+                 "<function=f>\n<parameter=a>\n[%s]\n</parameter>\n<parameter=b>\n%s\n"
+                 "</parameter>\n</function>\n</tool_call>") TURN("user", "y") GO "<think>\n",
+                 row[i][1], row[i][1]);
+        renders("qwen35", true, json, want);
+    }
+}
+
 /* Lists in lists as deep as a reader of JSON goes, in every place where a value may stand. */
 static void test_tool_depth(void)
 {
@@ -641,6 +674,7 @@ void test_chat(void)
     test_errors();
     test_tools();
     test_tool_errors();
+    test_numbers();
     test_tool_depth();
     test_tool_spans();
     test_spans();
