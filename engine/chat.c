@@ -1,10 +1,9 @@
-/* chat: what the published templates render, without tools. See chat.h.
+/* chat: what the published templates render. See chat.h.
  *
  * The rules follow the templates' own text; where they use Python's string methods, white space
- * means Python's. Tool texts are not here. */
-#include "chat.h"
+ * means Python's. What they say of tools is in chat_tools.c. */
+#include "chat_parts.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,28 +14,28 @@ static const struct chat_format chatml = {
 };
 static const struct chat_format qwen3 = {
     .name = "qwen3", .answer = CHAT_QWEN, .empty = CHAT_EMPTY_LAST,
-    .thinking = CHAT_MAY_THINK, .think = true,
+    .tools = &chat_tools_qwen3, .thinking = CHAT_MAY_THINK, .think = true,
     .on = "", .off = no_think, .past = "", /* the model opens <think> by itself */
 };
 static const struct chat_format qwen35 = {
     .name = "qwen35", .answer = CHAT_QWEN, .trim = true, .strict = true, .empty = CHAT_EMPTY_ALL,
-    .thinking = CHAT_MAY_THINK, .think = true,
+    .tools = &chat_tools_qwen35, .thinking = CHAT_MAY_THINK, .think = true,
     .on = "<think>\n", .off = no_think, .past = "",
 };
 static const struct chat_format nemotron = {
     .name = "nemotron", .answer = CHAT_NEMOTRON, .trim_end = true, .system = true,
-    .thinking = CHAT_MAY_THINK, .think = true,
+    .tools = &chat_tools_nemotron, .thinking = CHAT_MAY_THINK, .think = true,
     .on = "<think>\n", .off = empty_think, .past = empty_think,
 };
 static const struct chat_format step = {
     .name = "step", .answer = CHAT_STEP, .prints_bos = true,
-    .thinking = CHAT_ALWAYS_THINKS, .think = true,
+    .tools = &chat_tools_step, .thinking = CHAT_ALWAYS_THINKS, .think = true,
     .on = "<think>\n", .off = "<think>\n", .past = "",
 };
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-static struct str str_of(const char *s) { return (struct str){ s, strlen(s) }; }
+struct str chat_str(const char *s) { return (struct str){ s, strlen(s) }; }
 
 static bool begins(struct str s, const char *with)
 {
@@ -111,16 +110,15 @@ static struct str strip_space(struct str s, int side)
     return strip(s, side, set, ARRAY_LEN(set));
 }
 
-/* Text from outside for a message: cut to fit, no byte that breaks a line or moves a terminal. */
-struct shown { char s[JSON_ERROR_TEXT_LENGTH]; };
-
-static struct shown show(const char *text, uint32_t max)
+struct shown chat_show(const char *text, uint32_t max)
 {
     struct shown v = { "" };
     for (uint32_t i = 0; text[i] && i < max && i < sizeof v.s - 1; i++)
         v.s[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
     return v;
 }
+
+struct str chat_trim(struct str s) { return strip_space(s, BOTH); }
 
 /* ---- detection ------------------------------------------------------------------------------- */
 
@@ -176,8 +174,11 @@ static struct chat_format detect(struct str text, bool *exact)
     if (has(text, "enable_thinking") && has(text, "<function=")) {
         f = qwen35;
         f.think = !has(text, "enable_thinking is true"); /* the small ones think only when asked */
-        if (has(text, "last_query_index and reasoning_content"))
+        if (has(text, "last_query_index and reasoning_content") ||
+            has(text, "last_query_index  and reasoning_content"))
             f.empty = CHAT_EMPTY_NONE;
+        if (has(text, "args_value is string else args_value | tojson"))
+            f.tools = &chat_tools_qwen36;
         return f;
     }
     /* Qwen2.5 has Qwen3's markers, and a system text of its own. */
@@ -218,16 +219,14 @@ bool chat_by_name(const char *name, const struct gguf *g, struct chat_format *fm
 
 /* ---- rendering ------------------------------------------------------------------------------- */
 
-/* A prompt in the making. Spans lie end to end in the text, so that only their lengths are known
- * until it stands still. Running out of memory sticks. */
-struct draft {
-    struct chat_prompt *p;
-    uint64_t text_cap;
-    uint32_t span_cap;
-    bool full;
-};
+/* Someone's texts side by side are one span. */
+static bool joins(const struct chat_prompt *p, struct tok_span s)
+{
+    const struct tok_span *last = p->n_span ? &p->span[p->n_span - 1] : NULL;
+    return last && !last->special && !last->ids && !s.special && !s.ids;
+}
 
-static void put_span(struct draft *d, struct tok_span s)
+void draft_span(struct draft *d, struct tok_span s)
 {
     struct chat_prompt *p = d->p;
     if ((!s.len && !s.ids) || d->full)
@@ -252,33 +251,34 @@ static void put_span(struct draft *d, struct tok_span s)
         memcpy(p->text + p->len, s.text, s.len);
     p->len += s.len;
     p->text[p->len] = 0;
-    p->span[p->n_span++] = s;
+    if (joins(p, s))
+        p->span[p->n_span - 1].len += s.len;
+    else
+        p->span[p->n_span++] = s;
 }
 
 /* A message begins here; its header has ended here, and its text begins. */
 static void begin_message(struct draft *d) { d->p->cut[d->p->n_cut++].begin = d->p->n_span; }
 static void begin_text(struct draft *d) { d->p->cut[d->p->n_cut - 1].text = d->p->n_span; }
 
-/* Template text: control tokens in it are meant. */
-static void put(struct draft *d, const char *text)
+void draft_put(struct draft *d, const char *text)
 {
-    put_span(d, (struct tok_span){ .text = text, .len = strlen(text), .special = true });
+    draft_span(d, (struct tok_span){ .text = text, .len = strlen(text), .special = true });
 }
 
-/* A person's or a model's text: never a control token, whatever it says. */
-static void put_text(struct draft *d, struct str s)
+void draft_text(struct draft *d, struct str s)
 {
-    put_span(d, (struct tok_span){ .text = s.p, .len = s.n });
+    draft_span(d, (struct tok_span){ .text = s.p, .len = s.n });
 }
 
 /* A message's content as the template leaves it; untouched, its sampled ids stand for it. */
 static void put_content(struct draft *d, const struct chat_msg *m, struct str content)
 {
     bool whole = m->ids && content.p == m->content && content.n == strlen(m->content);
-    put_span(d, (struct tok_span){ .text = content.p,
-                                   .len = content.n,
-                                   .ids = whole ? m->ids : NULL,
-                                   .n_ids = whole ? m->n_ids : 0 });
+    draft_span(d, (struct tok_span){ .text = content.p,
+                                     .len = content.n,
+                                     .ids = whole ? m->ids : NULL,
+                                     .n_ids = whole ? m->n_ids : 0 });
 }
 
 /* Reasoning from a model's raw text: what stands before the first </think>, after the last <think>;
@@ -299,35 +299,39 @@ static void put_qwen(struct draft *d, const struct chat_format *f, const struct 
 {
     struct str reasoning = { "", 0 };
     if (m->reasoning)
-        reasoning = str_of(m->reasoning);
+        reasoning = chat_str(m->reasoning);
     else
         part_reasoning(&content, &reasoning);
     if (f->trim)
         reasoning = strip_space(reasoning, BOTH);
+    bool told = f->trim ? strip_space(content, BOTH).n : content.n;
 
     bool empty_too = f->empty == CHAT_EMPTY_ALL || (f->empty == CHAT_EMPTY_LAST && last);
     if (kept && (reasoning.n || empty_too)) {
-        put(d, "<think>\n");
-        put_text(d, f->trim ? reasoning : strip_newlines(reasoning, BOTH));
-        put(d, "\n</think>\n\n");
+        draft_put(d, "<think>\n");
+        draft_text(d, f->trim ? reasoning : strip_newlines(reasoning, BOTH));
+        draft_put(d, "\n</think>\n\n");
         content = f->trim ? content : strip_newlines(content, LEFT);
     }
     put_content(d, m, content);
+    draft_calls(d, f->tools, m, told);
 }
 
-static void put_step(struct draft *d, const struct chat_msg *m, struct str content, bool kept)
+static void put_step(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
+                     struct str content, bool kept)
 {
     struct str reasoning = { "", 0 };
     if (m->reasoning)
-        reasoning = str_of(m->reasoning);
+        reasoning = chat_str(m->reasoning);
     else
         part_reasoning(&content, &reasoning);
     if (kept) {
-        put(d, "<think>\n");
-        put_text(d, reasoning);
-        put(d, "\n</think>\n");
+        draft_put(d, "<think>\n");
+        draft_text(d, reasoning);
+        draft_put(d, "\n</think>\n");
     }
     put_content(d, m, content);
+    draft_calls(d, f->tools, m, true);
 }
 
 /* An answer that has the tags in its text, as some clients send it back: told as it is, or, where
@@ -338,8 +342,8 @@ static void put_tagged(struct draft *d, struct str content, bool kept)
     struct str before, after, none, inside;
     bool closed = around(content, "</think>", &before, &after), opened = has(content, "<think>");
     if (opened && closed && !kept) {
-        put(d, empty_think);
-        put_text(d, after);
+        draft_put(d, empty_think);
+        draft_text(d, after);
         return;
     }
     content = strip_space(content, LEFT);
@@ -347,37 +351,49 @@ static void put_tagged(struct draft *d, struct str content, bool kept)
     around(before, "<think>", &none, &inside);
     if (closed && begins(content, "<think>") && inside.p == content.p + strlen("<think>") &&
         after.p == before.p + before.n + strlen("</think>")) {
-        put(d, "<think>");
-        put_text(d, inside);
-        put(d, "</think>");
-        put_text(d, after);
+        draft_put(d, "<think>");
+        draft_text(d, inside);
+        draft_put(d, "</think>");
+        draft_text(d, after);
     } else {
-        put_text(d, content);
+        draft_text(d, content);
     }
+}
+
+/* Before calls reasoning is cut off whatever tags tell it, and white space at both ends with it. */
+static void put_cut_off(struct draft *d, const struct chat_msg *m, struct str content)
+{
+    struct str before, after, cut = content;
+    if (around(content, "</think>", &before, &after))
+        cut = after;
+    else if (!m->reasoning || !chat_trim(chat_str(m->reasoning)).n)
+        around(content, "<think>", &cut, &after);
+    draft_put(d, empty_think);
+    put_content(d, m, chat_trim(cut));
 }
 
 /* The line end after </think> is cut with the white space at the end when nothing follows it. */
 static void put_nemotron(struct draft *d, const struct chat_msg *m, struct str content, bool kept)
 {
     struct str none, after;
-    if (m->reasoning && strip_space(str_of(m->reasoning), BOTH).n) {
+    if (m->reasoning && strip_space(chat_str(m->reasoning), BOTH).n) {
         if (kept) {
-            put(d, "<think>\n");
-            put_text(d, str_of(m->reasoning));
-            put(d, "\n</think>");
+            draft_put(d, "<think>\n");
+            draft_text(d, chat_str(m->reasoning));
+            draft_put(d, "\n</think>");
         } else {
-            put(d, empty_think);
+            draft_put(d, empty_think);
         }
         if (!kept && around(content, "</think>", &none, &after)) {
-            put_text(d, after);
+            draft_text(d, after);
         } else if (content.n) {
-            put(d, "\n");
+            draft_put(d, "\n");
             put_content(d, m, content);
         }
     } else if (has(content, "<think>") || has(content, "</think>")) {
         put_tagged(d, content, kept);
     } else {
-        put(d, empty_think);
+        draft_put(d, empty_think);
         put_content(d, m, content);
     }
 }
@@ -385,8 +401,8 @@ static void put_nemotron(struct draft *d, const struct chat_msg *m, struct str c
 static struct str content_of(const struct chat_format *f, const struct chat_msg *m)
 {
     bool end = f->trim_end && !strcmp(m->role, "assistant");
-    return f->trim || end ? strip_space(str_of(m->content), f->trim ? BOTH : RIGHT)
-                          : str_of(m->content);
+    return f->trim || end ? strip_space(chat_str(m->content), f->trim ? BOTH : RIGHT)
+                          : chat_str(m->content);
 }
 
 static void put_answer(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
@@ -394,10 +410,19 @@ static void put_answer(struct draft *d, const struct chat_format *f, const struc
 {
     struct str content = content_of(f, m);
     switch (f->answer) {
-    case CHAT_PLAIN: put_content(d, m, content); break;
+    case CHAT_PLAIN:
+        put_content(d, m, content);
+        draft_calls(d, f->tools, m, content.n);
+        break;
     case CHAT_QWEN: put_qwen(d, f, m, content, kept, last); break;
-    case CHAT_NEMOTRON: put_nemotron(d, m, content, kept); break;
-    case CHAT_STEP: put_step(d, m, content, kept); break;
+    case CHAT_NEMOTRON:
+        if (m->n_call && !kept)
+            put_cut_off(d, m, content);
+        else
+            put_nemotron(d, m, content, kept);
+        draft_calls(d, f->tools, m, true);
+        break;
+    case CHAT_STEP: put_step(d, f, m, content, kept); break;
     }
 }
 
@@ -417,21 +442,106 @@ static uint32_t first_kept(const struct chat_format *f, const struct chat_msg *m
     return f->answer == CHAT_NEMOTRON ? 0 : n;
 }
 
-static bool check(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
-                  bool question, struct err *err)
+static bool is_role(const struct chat_input *in, uint32_t i, const char *role)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        const char *role = msg[i].role;
-        if (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant"))
-            return fail(err, "message %u: role \"%s\", known are system, user and assistant",
-                        i + 1, show(role, 40).s);
-        if (f->strict && i && !strcmp(role, "system"))
-            return fail(err, "message %u: with chat format %s a system message must be the first",
-                        i + 1, f->name);
-    }
+    return i < in->n && !strcmp(in->msg[i].role, role);
+}
+
+static bool check_msg(const struct chat_format *f, const struct chat_input *in, uint32_t i,
+                      struct err *err)
+{
+    const char *role = in->msg[i].role;
+    bool tool = is_role(in, i, "tool"), answer = is_role(in, i, "assistant");
+    if (!tool && !answer && !is_role(in, i, "system") && !is_role(in, i, "user"))
+        return fail(err, "message %u: role \"%s\", known are system, user, assistant and tool",
+                    i + 1, chat_show(role, 40).s);
+    if (!f->tools && (tool || in->msg[i].n_call))
+        return fail(err, "message %u: %s, which chat format %s has no form for", i + 1,
+                    tool ? "role \"tool\"" : "tool calls", f->name);
+    if (in->msg[i].n_call && !answer)
+        return fail(err, "message %u: tool calls are for an assistant, not for role \"%s\"", i + 1,
+                    role);
+    if (tool && f->tools->not_first &&
+        (i == 0 || (f->system && i == 1 && is_role(in, 0, "system"))))
+        return fail(err, "message %u: with chat format %s a tool cannot speak first", i + 1,
+                    f->name);
+    if (f->strict && i && is_role(in, i, "system"))
+        return fail(err, "message %u: with chat format %s a system message must be the first",
+                    i + 1, f->name);
+    return true;
+}
+
+static bool check(const struct chat_format *f, const struct chat_input *in, bool question,
+                  struct err *err)
+{
+    if (in->tools && !f->tools)
+        return fail(err, "tools, which chat format %s has no form for", f->name);
+    for (uint32_t i = 0; i < in->n; i++)
+        if (!check_msg(f, in, i, err))
+            return false;
     if (f->strict && !question)
         return fail(err, "chat format %s needs a message of the user", f->name);
     return true;
+}
+
+/* The text of the first turn, a system's: m is its message, or NULL where there is none. */
+static void put_system(struct draft *d, const struct chat_format *f, const struct chat_input *in,
+                       const struct chat_msg *m)
+{
+    struct str content = m ? content_of(f, m) : (struct str){ "", 0 };
+    bool last = in->tools && f->tools->system == SYSTEM_LAST;
+    bool any = content.n || (m && in->tools && f->tools->system == SYSTEM_FIRST);
+    if (m && !last)
+        put_content(d, m, content);
+    if (in->tools && !last && any)
+        draft_put(d, "\n\n");
+    if (in->tools)
+        draft_tools(d, f->tools, in->tools);
+    if (last && content.n) {
+        draft_put(d, "\n\n");
+        put_content(d, m, content);
+    }
+}
+
+/* Answers of tools side by side are one turn. */
+static void put_tool(struct draft *d, const struct chat_format *f, const struct chat_input *in,
+                     uint32_t i)
+{
+    const struct chat_tools *t = f->tools;
+    begin_message(d);
+    if (i && is_role(in, i - 1, "tool")) {
+        draft_put(d, t->between);
+    } else {
+        draft_put(d, "<|im_start|>");
+        draft_put(d, t->role);
+        draft_put(d, "\n");
+    }
+    begin_text(d);
+    draft_put(d, t->open);
+    put_content(d, &in->msg[i], content_of(f, &in->msg[i]));
+    draft_put(d, t->close);
+    if (!is_role(in, i + 1, "tool"))
+        draft_put(d, "<|im_end|>\n");
+}
+
+static void put_turn(struct draft *d, const struct chat_format *f, const struct chat_input *in,
+                     uint32_t i, bool kept)
+{
+    const struct chat_msg *m = &in->msg[i];
+    bool system = is_role(in, i, "system");
+    bool seen = f->answer == CHAT_STEP && system && i && m->name && !strcmp(m->name, "observation");
+    begin_message(d);
+    draft_put(d, "<|im_start|>");
+    draft_put(d, seen ? m->name : m->role);
+    draft_put(d, "\n");
+    begin_text(d);
+    if (is_role(in, i, "assistant"))
+        put_answer(d, f, m, kept, i + 1 == in->n);
+    else if (system && !i)
+        put_system(d, f, in, m);
+    else
+        put_content(d, m, content_of(f, m));
+    draft_put(d, "<|im_end|>\n");
 }
 
 /* What a later turn has at the place where this one thinks: both begin alike, or not at all. */
@@ -441,43 +551,39 @@ static void put_thinking(struct draft *d, const struct chat_format *f, bool thin
     uint64_t n = 0;
     while (end[n] && end[n] == f->past[n])
         n++;
-    put_span(d, (struct tok_span){ .text = end, .len = n, .special = true });
+    draft_span(d, (struct tok_span){ .text = end, .len = n, .special = true });
     d->p->n_head = d->p->n_span;
-    put(d, end + n);
-    d->p->in_think = ends(str_of(end), "<think>\n");
+    draft_put(d, end + n);
+    d->p->in_think = ends(chat_str(end), "<think>\n");
 }
 
-bool chat_render(const struct chat_format *fmt, const struct chat_msg *msg, uint32_t n,
-                 bool generate, bool think, struct chat_prompt *out, struct err *err)
+bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
+                 bool think, struct chat_prompt *out, struct err *err)
 {
     struct draft d = { .p = out };
     bool question;
-    uint32_t i_kept = first_kept(fmt, msg, n, &question);
+    uint32_t i_kept = first_kept(fmt, in->msg, in->n, &question);
     *out = (struct chat_prompt){ 0 };
-    if (!check(fmt, msg, n, question, err))
+    if (!check(fmt, in, question, err))
         return false;
-    if (!(out->cut = mem_alloc(n + 1ull, sizeof *out->cut)))
-        return fail(err, "out of memory: a prompt of %u messages", n);
+    if (!(out->cut = mem_alloc(in->n + 1ull, sizeof *out->cut)))
+        return fail(err, "out of memory: a prompt of %u messages", in->n);
 
-    put_span(&d, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
-    if (fmt->system && (!n || strcmp(msg[0].role, "system")))
-        put(&d, "<|im_start|>system\n<|im_end|>\n");
-    for (uint32_t i = 0; i < n; i++) {
-        begin_message(&d);
-        put(&d, "<|im_start|>");
-        put(&d, msg[i].role);
-        put(&d, "\n");
-        begin_text(&d);
-        if (!strcmp(msg[i].role, "assistant"))
-            put_answer(&d, fmt, &msg[i], i >= i_kept, i + 1 == n);
-        else
-            put_content(&d, &msg[i], content_of(fmt, &msg[i]));
-        put(&d, "<|im_end|>\n");
+    draft_span(&d, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
+    if ((fmt->system || in->tools) && !is_role(in, 0, "system")) {
+        draft_put(&d, "<|im_start|>system\n");
+        put_system(&d, fmt, in, NULL);
+        draft_put(&d, "<|im_end|>\n");
     }
+    for (uint32_t i = 0; i < in->n; i++)
+        if (is_role(in, i, "tool"))
+            put_tool(&d, fmt, in, i);
+        else
+            put_turn(&d, fmt, in, i, i >= i_kept);
     out->n_head = out->n_span;
     if (generate) {
         begin_message(&d);
-        put(&d, "<|im_start|>assistant\n");
+        draft_put(&d, "<|im_start|>assistant\n");
         begin_text(&d);
         put_thinking(&d, fmt, think);
     }
@@ -485,7 +591,7 @@ bool chat_render(const struct chat_format *fmt, const struct chat_msg *msg, uint
         d.full = !(out->text = mem_alloc(1, 1));
     if (d.full) {
         chat_prompt_free(out);
-        return fail(err, "no memory for a prompt of %u messages", n);
+        return fail(err, "no memory for a prompt of %u messages", in->n);
     }
     uint64_t at = 0;
     for (uint32_t i = 0; i < out->n_span; at += out->span[i++].len)
@@ -499,70 +605,4 @@ void chat_prompt_free(struct chat_prompt *p)
     free(p->span);
     free(p->cut);
     *p = (struct chat_prompt){ 0 };
-}
-
-/* ---- JSON ------------------------------------------------------------------------------------ */
-
-void chat_msg_free(struct chat_msg *m)
-{
-    free(m->role);
-    free(m->content);
-    free(m->reasoning);
-    free(m->ids);
-    *m = (struct chat_msg){ 0 };
-}
-
-/* A copy of the string under key. NULL without a reason: not there, or null, and not needed. */
-static char *take_string(const json_t *j, const char *key, enum gguf_need need, const char *name,
-                         uint64_t i, struct err *err)
-{
-    const json_t *v = json_object_get(j, key);
-    if (need == OPTIONAL && (!v || json_is_null(v)))
-        return NULL;
-    char *copy = json_is_string(v) ? mem_alloc(json_string_length(v) + 1, 1) : NULL;
-    if (!json_is_string(v))
-        fail(err, "%s: message %llu: \"%s\" must be a string", name, (unsigned long long)i + 1,
-             key);
-    else if (!copy)
-        fail(err, "%s: no memory for message %llu", name, (unsigned long long)i + 1);
-    else
-        memcpy(copy, json_string_value(v), json_string_length(v));
-    return copy;
-}
-
-struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
-                                struct err *err)
-{
-    struct err own = { 0 };
-    json_error_t e;
-    json_t *list = json_loadb(json, len, 0, &e); /* refuses U+0000, which content cannot hold */
-    uint64_t count = json_array_size(list);
-    struct chat_msg *msg = NULL;
-    if (!list)
-        fail(&own, "%s: line %d: %s", name, e.line, show(e.text, sizeof e.text).s);
-    else if (!json_is_array(list) || count > UINT32_MAX)
-        fail(&own, "%s: a JSON array of messages is expected", name);
-    else if (!(msg = mem_alloc(count, sizeof *msg)))
-        fail(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
-    for (uint64_t i = 0; !own.set && i < count; i++) {
-        const json_t *j = json_array_get(list, i);
-        if (!json_is_object(j))
-            fail(&own, "%s: message %llu is not an object", name, (unsigned long long)i + 1);
-        else if (json_array_size(json_object_get(j, "tool_calls")))
-            fail(&own, "%s: message %llu has tool calls, which hlm does not render yet", name,
-                 (unsigned long long)i + 1);
-        msg[i].role = take_string(j, "role", REQUIRED, name, i, &own);
-        msg[i].content = take_string(j, "content", REQUIRED, name, i, &own);
-        msg[i].reasoning = take_string(j, "reasoning_content", OPTIONAL, name, i, &own);
-    }
-    json_decref(list);
-    if (own.set) {
-        fail(err, "%s", own.msg);
-        for (uint64_t i = 0; msg && i < count; i++)
-            chat_msg_free(&msg[i]);
-        free(msg);
-        return NULL;
-    }
-    *n = (uint32_t)count;
-    return msg;
 }

@@ -1,14 +1,16 @@
 /* data: what is trained on - JSONL documents as ids with a loss mask, and rows of them.
  *
- * A document is one line: {"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": ...},
- * told apart by these keys; others are ignored. The files are untrusted. No GPU, no threads.
+ * A document is one line: {"messages": [...]}, with "tools" beside them if there are any (chat.h
+ * has both), {"prompt": ..., "completion": ...} or {"text": ...}, told apart by these keys; others
+ * are ignored. The files are untrusted. No GPU, no threads.
  *
  * What counts is told token by token. An answer counts from where hlm-chat's prompt for it ends to
  * the token that closes it: the prompt with thinking if an answer of the document has reasoning (of
  * those that may count), else the one without. An earlier answer counts only if it stands in the
- * document as the model would have said it, which templates that drop reasoning mostly prevent. Of
- * a text, and a raw completion, all counts but a document's first token; control tokens in their
- * text are meant, as hlm-eval takes texts, while a message never says one. */
+ * document as the model would have said it, which templates that drop reasoning mostly prevent.
+ * Calls of tools are part of an answer; what tools say is not the model's and does not count. Of a
+ * text, and a raw completion, all counts but a document's first token; control tokens in their text
+ * are meant, as hlm-eval takes texts, while a message never says one. */
 #pragma once
 #include "chat.h"
 

@@ -195,16 +195,25 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
 {
     uint64_t before = mem_n_failed();
     struct err why = { 0 };
-    if (chat_render(&l->p->format, msg, n, generate, think, out, &why))
+    struct chat_input in = { msg, n, l->tools };
+    if (chat_render(&l->p->format, &in, generate, think, out, &why))
         return true;
     l->fatal = l->fatal || mem_n_failed() != before;
     return fail(err, "%s: %s", l->where, why.msg);
 }
 
+/* What stands behind the header of message i. */
+static struct str text_from(const struct chat_prompt *p, uint32_t i)
+{
+    uint64_t at = bytes_before(p, p->cut[i].text);
+    return (struct str){ p->text + at, p->len - at };
+}
+
 /* How the n-th message, an answer, is asked for and said. With thinking where the row has any, but
  * an answer that its template tells without the block which that prompt opens can only have come
  * from the other prompt; so can one that the template tells without the empty block which the
- * prompt has: the prompt is what hlm-chat sends, the answer its text. */
+ * prompt has, or behind a history that it tells otherwise than the prompt: the prompt is what
+ * hlm-chat sends, the answer its text. */
 static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool think,
                       struct turn *t, struct err *err)
 {
@@ -220,7 +229,9 @@ static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t 
                     !memcmp(t->said.text, t->prompt.text, (size_t)t->prompt.len);
     }
     if (!t->stands && !t->prompt.in_think) {
-        t->from = bytes_before(&t->said, t->said.cut[n - 1].text);
+        struct str asks = text_from(&t->prompt, n - 1), says = text_from(&t->said, n - 1);
+        bool both = says.n >= asks.n && !memcmp(says.p, asks.p, (size_t)asks.n);
+        t->from = t->said.len - says.n + (both ? asks.n : 0);
         t->stands = t->from < t->said.len;
     }
     return true;
@@ -399,7 +410,7 @@ static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t 
     return ok;
 }
 
-static bool messages(struct data_line *l, const json_t *list, struct err *err)
+static bool messages(struct data_line *l, json_t *list, json_t *tools, struct err *err)
 {
     uint32_t n = 0;
     if (!json_is_array(list))
@@ -407,17 +418,14 @@ static bool messages(struct data_line *l, const json_t *list, struct err *err)
     if (!json_array_size(list) || json_array_size(list) > MAX_MSG)
         return fail(err, "%s: %llu messages, 1 to %u are possible", l->where,
                     (unsigned long long)json_array_size(list), MAX_MSG);
-    char *text = json_dumps(list, JSON_COMPACT);
-    if (!text)
-        return no_memory(l, err);
+    if (!chat_tools_check(tools, l->where, &l->tools, err))
+        return false;
     uint64_t before = mem_n_failed();
-    struct chat_msg *msg = chat_from_json(text, strlen(text), l->where, &n, err);
-    free(text);
+    struct chat_msg *msg = chat_from_list(list, l->where, &n, err);
     l->fatal = l->fatal || mem_n_failed() != before;
     bool ok = msg && chat_docs(l, msg, n, err);
-    for (uint32_t i = 0; i < n; i++)
-        chat_msg_free(&msg[i]);
-    free(msg);
+    chat_free(msg, n, NULL);
+    l->tools = NULL;
     return ok;
 }
 
@@ -455,18 +463,17 @@ static void one_line(char *s)
 
 static bool object(struct data_line *l, const json_t *j, struct err *err)
 {
-    const json_t *list = json_object_get(j, "messages"), *text = json_object_get(j, "text"),
-                 *prompt = json_object_get(j, "prompt"),
-                 *completion = json_object_get(j, "completion"),
-                 *tools = json_object_get(j, "tools");
+    json_t *list = json_object_get(j, "messages"), *text = json_object_get(j, "text"),
+           *prompt = json_object_get(j, "prompt"), *completion = json_object_get(j, "completion"),
+           *tools = json_object_get(j, "tools");
     if (!list + !text + !(prompt || completion) != 2)
         return bad(l, err, list || text || prompt || completion
                                ? "more than one of \"messages\", \"prompt\" and \"text\""
                                : "none of \"messages\", \"prompt\" and \"text\"");
-    if (tools && !json_is_null(tools) && !(json_is_array(tools) && !json_array_size(tools)))
-        return bad(l, err, "\"tools\", which hlm does not render yet");
     if (list)
-        return messages(l, list, err);
+        return messages(l, list, tools, err);
+    if (tools && !json_is_null(tools) && !(json_is_array(tools) && !json_array_size(tools)))
+        return bad(l, err, "\"tools\" without \"messages\"");
     if (text)
         return json_is_string(text) ? text_doc(l, str_of(text), err)
                                     : bad(l, err, "\"text\" must be a string");

@@ -8,6 +8,7 @@ struct data_line {
     struct data_set *set;
     uint64_t line;              /* from 0 */
     const char *where;          /* file:line, for messages */
+    struct json_t *tools;       /* of its messages, or NULL */
     struct tok_ids scratch;
     bool fatal;
 };

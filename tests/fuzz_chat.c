@@ -19,13 +19,19 @@ static uint32_t count_starts(const struct chat_prompt *p)
     return n;
 }
 
-/* One prompt: spans that are the text end to end, and a turn for each message. */
-static void render(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
-                   bool generate, bool think)
+static bool is_role(const struct chat_input *in, uint32_t i, const char *role)
+{
+    return i < in->n && !strcmp(in->msg[i].role, role);
+}
+
+/* One prompt: spans that are the text end to end, and a turn for each message but those of tools
+ * that follow another. */
+static void render(const struct chat_format *f, const struct chat_input *in, bool generate,
+                   bool think)
 {
     struct err err = { 0 };
     struct chat_prompt p;
-    if (!chat_render(f, msg, n, generate, think, &p, &err)) {
+    if (!chat_render(f, in, generate, think, &p, &err)) {
         HLM_ASSERT(err.set && *err.msg && !strchr(err.msg, '\n') && !p.text && !p.span);
         return;
     }
@@ -34,20 +40,26 @@ static void render(const struct chat_format *f, const struct chat_msg *msg, uint
         HLM_ASSERT(p.span[i].text == p.text + at && p.span[i].len);
     HLM_ASSERT(at == p.len && strlen(p.text) == p.len && p.n_head <= p.n_span);
     HLM_ASSERT(!p.in_think || (generate && !strcmp(p.text + p.len - 8, "<think>\n")));
-    bool system = f->system && (!n || strcmp(msg[0].role, "system"));
+    uint32_t n = in->n + generate + ((f->system || in->tools) && !is_role(in, 0, "system"));
+    for (uint32_t i = 1; i < in->n; i++)
+        n -= is_role(in, i, "tool") && is_role(in, i - 1, "tool");
     bool bos = f->bos.n >= 12 && !memcmp(f->bos.p, "<|im_start|>", 12);
-    HLM_ASSERT(count_starts(&p) == n + system + generate + bos);
+    HLM_ASSERT(count_starts(&p) == n + bos);
+    HLM_ASSERT(p.n_cut == in->n + generate);
+    for (uint32_t i = 0; i < p.n_cut; i++)
+        HLM_ASSERT(p.cut[i].begin <= p.cut[i].text && p.cut[i].text <= p.n_span &&
+                   (!i || p.cut[i - 1].text <= p.cut[i].begin));
     chat_prompt_free(&p);
 }
 
-static void render_all(const struct chat_format *f, const struct chat_msg *msg, uint32_t n)
+static void render_all(const struct chat_format *f, const struct chat_input *in)
 {
     for (uint32_t k = 0; k < 4; k++)
-        render(f, msg, n, k & 1, k & 2);
+        render(f, in, k & 1, k & 2);
 }
 
 /* The format of a file with this template, and the prompts it makes. */
-static void with_template(const char *template, const struct chat_msg *msg, uint32_t n)
+static void with_template(const char *template, const struct chat_input *in)
 {
     static const struct str tokens[] = { { "<|im_start|>", 12 }, { "<s>", 3 } };
     struct gguf_build *b = gb_new();
@@ -61,7 +73,7 @@ static void with_template(const char *template, const struct chat_msg *msg, uint
     bool exact;
     struct chat_format f = chat_detect(g, &exact), same;
     HLM_ASSERT(chat_by_name(f.name, g, &same));
-    render_all(&f, msg, n);
+    render_all(&f, in);
     gguf_close(g);
     free(bytes);
     gb_free(b);
@@ -77,17 +89,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         memcpy(text, bytes, n);
     size_t n_json = strlen(text);
     uint32_t n_msg = 0;
-    struct chat_msg *msg = chat_from_json(text, n_json, "fuzz.json", &n_msg, &err);
+    struct json_t *tools = NULL;
+    struct chat_msg *msg = chat_from_json(text, n_json, "fuzz.json", &n_msg, &tools, &err);
+    struct chat_input in = { msg, n_msg, tools };
+    HLM_ASSERT(msg || !tools);
     HLM_ASSERT(msg || (err.set && !strncmp(err.msg, "fuzz.json: ", 11) && !strchr(err.msg, '\n')));
     for (uint32_t i = 0; i < ARRAY_LEN(names); i++) {
         struct chat_format f;
         HLM_ASSERT(chat_by_name(names[i], NULL, &f));
-        render_all(&f, msg, n_msg);
+        render_all(&f, &in);
     }
-    with_template(text + (n_json < n ? n_json + 1 : 0), msg, n_msg);
-    for (uint32_t i = 0; i < n_msg; i++)
-        chat_msg_free(&msg[i]);
-    free(msg);
+    with_template(text + (n_json < n ? n_json + 1 : 0), &in);
+    chat_free(msg, n_msg, tools);
     free(text);
     return 0;
 }

@@ -4,17 +4,22 @@
 #include "gguf_build.h"
 #include "json.h"
 
+#include <stdio.h>
+
 /* ---- helpers --------------------------------------------------------------------------------- */
 
-/* Renders a JSON array of messages into fresh memory; NULL when it is refused, and why. */
+/* Renders messages, with tools or not, from JSON into fresh memory; NULL when it is refused, and
+ * why. */
 static char *render(const struct chat_format *f, const char *json, bool generate, bool think,
                     struct err *why)
 {
     struct chat_prompt p;
     uint32_t n = 0;
-    struct chat_msg *msg = chat_from_json(json, strlen(json), "chat.json", &n, why);
+    struct json_t *tools = NULL;
+    struct chat_msg *msg = chat_from_json(json, strlen(json), "chat.json", &n, &tools, why);
+    struct chat_input in = { msg, n, tools };
     char *text = NULL;
-    if (msg && chat_render(f, msg, n, generate, think, &p, why)) {
+    if (msg && chat_render(f, &in, generate, think, &p, why)) {
         uint64_t at = 0;
         for (uint32_t i = 0; i < p.n_span; at += p.span[i++].len)
             CHECK(p.span[i].text == p.text + at);
@@ -23,9 +28,7 @@ static char *render(const struct chat_format *f, const char *json, bool generate
         p.text = NULL;
         chat_prompt_free(&p);
     }
-    for (uint32_t i = 0; i < n; i++)
-        chat_msg_free(&msg[i]);
-    free(msg);
+    chat_free(msg, n, tools);
     return text;
 }
 
@@ -216,7 +219,8 @@ static void test_step(void)
 
 static void test_errors(void)
 {
-    refuses("chatml", "[{\"role\":\"tool\",\"content\":\"x\"}]", "message 1: role \"tool\"");
+    refuses("chatml", "[{\"role\":\"function\",\"content\":\"x\"}]",
+            "message 1: role \"function\"");
     refuses("qwen3", "[" U("x") ",{\"role\":\"\",\"content\":\"x\"}]", "message 2: role \"\"");
     refuses("chatml", "[{\"role\":\"a\\nb\\u001b[2J\",\"content\":\"x\"}]",
             "message 1: role \"a?b?[2J\", known");
@@ -226,8 +230,6 @@ static void test_errors(void)
             "chat.json: message 2: \"content\" must be a string");
     refuses("chatml", "[{\"role\":7,\"content\":\"x\"}]",
             "chat.json: message 1: \"role\" must be a string");
-    refuses("chatml", "[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[1]}]",
-            "message 1 has tool calls");
     refuses("chatml", "[{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":[]}]",
             "\"reasoning_content\" must be");
     refuses("chatml", "[" U("a\\u0000b") "]", "chat.json: line 1");
@@ -235,6 +237,193 @@ static void test_errors(void)
     refuses("chatml", "[\n" U("x"), "chat.json: line 2");
     refuses("chatml", "[\"a\\\n\"]", "near '\"a\\?'");
     refuses("chatml", "", "chat.json: line");
+    refuses("chatml", "{\"messages\":{}}", "chat.json: a JSON array");
+}
+
+/* ---- tools ----------------------------------------------------------------------------------- */
+
+static void test_tools(void)
+{
+    static const char path[] = "chat/tools.json";
+    if (!fixture_has(path)) {
+        test_case("tools: the texts of the models' own templates");
+        test_skip("no %s", path);
+        return;
+    }
+    json_t *j = fixture_json(path);
+    json_t *cases = json_object_get(j, "cases");
+    CHECK(json_array_size(cases) >= 90);
+    for (size_t i = 0; i < json_array_size(cases); i++) {
+        json_t *c = json_array_get(cases, i);
+        struct err err = { 0 };
+        struct chat_format f = named(json_str(c, "format"));
+        char *input = json_dumps(json_object_get(c, "input"), 0);
+        test_case("tools, %s: %s", f.name, json_str(c, "what"));
+        char *got = render(&f, input, true, json_is_true(json_object_get(c, "think")), &err);
+        if (CHECK_MSG(got, "%s", err.msg))
+            CHECK_STR(got, json_string_value(json_object_get(c, "rendered")));
+        free(got);
+        free(input);
+    }
+    json_decref(j);
+}
+
+#define TOOL    "{\"name\":\"f\"}"
+#define CALLS(role, calls) "{\"role\":\"" role "\",\"content\":\"\",\"tool_calls\":" calls "}"
+#define SAID(text) "{\"role\":\"tool\",\"content\":\"" text "\"}"
+
+static void test_tool_errors(void)
+{
+    static const char *const no_tools[] = { "{\"messages\":[" U("x") "],\"tools\":null}",
+                                            "{\"messages\":[" U("x") "],\"tools\":[]}",
+                                            "[" U("x") "]" };
+    for (uint32_t i = 0; i < ARRAY_LEN(no_tools); i++) {
+        test_case("no tools, form %u", i);
+        renders("chatml", true, no_tools[i], TURN("user", "x") GO);
+    }
+    refuses("chatml", "{\"messages\":[" U("x") "],\"tools\":[" TOOL "]}",
+            "tools, which chat format chatml has no form for");
+    refuses("chatml", "[" SAID("x") "]",
+            "message 1: role \"tool\", which chat format chatml has no form for");
+    refuses("chatml", "[" U("x") "," CALLS("assistant", "[" TOOL "]") "]",
+            "message 2: tool calls, which chat format chatml has no form for");
+    refuses("qwen35", "[" SAID("x") "," U("y") "]",
+            "message 1: with chat format qwen35 a tool cannot speak first");
+    refuses("nemotron", "[" S("x") "," SAID("y") "]",
+            "message 2: with chat format nemotron a tool cannot speak first");
+
+    refuses("qwen3", "{\"messages\":[],\"tools\":{}}", "chat.json: \"tools\" must be a list");
+    refuses("qwen3", "{\"messages\":[],\"tools\":[" TOOL ",{\"function\":" TOOL "},1]}",
+            "chat.json: tool 3 must be an object with a \"name\", or with a \"function\" that has");
+    refuses("qwen3", "{\"messages\":[],\"tools\":[{\"function\":null,\"name\":\"f\"}]}",
+            "tool 1 must");
+    refuses("qwen3", "{\"messages\":[],\"tools\":[{\"name\":7}]}", "tool 1 must");
+    refuses("qwen3", "{\"tools\":[]}", "or an object with \"messages\"");
+    refuses("qwen3", "[" CALLS("user", "[" TOOL "]") "]",
+            "chat.json: message 1: \"tool_calls\" are for an assistant");
+    refuses("qwen3", "[" CALLS("assistant", "{}") "]", "\"tool_calls\" must be a list");
+    refuses("qwen3", "[" CALLS("assistant", "[1]") "]",
+            "chat.json: message 1: call 1 is not an object with a function's");
+    refuses("qwen3", "[" CALLS("assistant", "[" TOOL ",{\"function\":[]}]") "]", "call 2 is not");
+    refuses("qwen3", "[" CALLS("assistant", "[{\"function\":{}}]") "]",
+            "message 1: call 1: \"name\" must be a string");
+    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":[]}]") "]",
+            "call 1: \"arguments\" must be an object, or the text of one");
+    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"[]\"}]") "]",
+            "call 1: \"arguments\" must be an object, or the text of one");
+    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"{\\n\"}]") "]",
+            "call 1: the text of \"arguments\" is no JSON: ");
+    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":1e999}}]") "]",
+            "real number overflow");
+    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":"
+                     "9223372036854775808}}]") "]", "too big integer");
+    refuses("qwen3", "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
+            "\"content\" must be a string");
+    refuses("qwen3", "[{\"role\":\"assistant\",\"content\":1,\"tool_calls\":[" TOOL "]}]",
+            "\"content\" must be a string");
+}
+
+/* What Python prints of them; the first three are powers of two, whose shortest form is not the
+ * nearest number of so many digits. */
+static void test_numbers(void)
+{
+    static const char *const row[][2] = {
+        { "6.4836180763765518e+178", "6.483618076376552e+178" },
+        { "5.3169119831396635E36", "5.316911983139664e+36" },
+        { "8.209073602596753e-289", "8.209073602596753e-289" },
+        { "4e-324", "5e-324" }, { "1.7976931348623157e308", "1.7976931348623157e+308" },
+        { "2.2250738585072014e-308", "2.2250738585072014e-308" },
+        { "1e22", "1e+22" }, { "1.0e+23", "1e+23" }, { "1.5e16", "1.5e+16" }, { "1e16", "1e+16" },
+        { "1e15", "1000000000000000.0" }, { "9999999999999998.0", "9999999999999998.0" },
+        { "9007199254740993.0", "9007199254740992.0" },
+        { "123456789012345.60", "123456789012345.6" },
+        { "100.0", "100.0" }, { "1.0", "1.0" }, { "0.1", "0.1" }, { "1e-4", "0.0001" },
+        { "0.00012345", "0.00012345" }, { "0.00001", "1e-05" }, { "-1.25e-7", "-1.25e-07" },
+        { "0.0", "0.0" }, { "-0.0", "-0.0" }, { "0e5", "0.0" }, { "-2.5", "-2.5" },
+        { "-0", "0" }, { "7", "7" }, { "-9223372036854775808", "-9223372036854775808" },
+        { "9223372036854775807", "9223372036854775807" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        char json[300], want[300];
+        test_case("a number of a call: %s", row[i][0]);
+        snprintf(json, sizeof json, "[" U("x") "," CALLS("assistant", "[{\"name\":\"f\","
+                 "\"arguments\":{\"a\":[%s],\"b\":%s}}]") "," U("y") "]", row[i][0], row[i][0]);
+        snprintf(want, sizeof want, TURN("user", "x") TURN("assistant", "<tool_call>\n"
+                 "<function=f>\n<parameter=a>\n[%s]\n</parameter>\n<parameter=b>\n%s\n"
+                 "</parameter>\n</function>\n</tool_call>") TURN("user", "y") GO "<think>\n",
+                 row[i][1], row[i][1]);
+        renders("qwen35", true, json, want);
+    }
+}
+
+/* Lists in lists as deep as a reader of JSON goes, in every place where a value may stand. */
+static void test_tool_depth(void)
+{
+    static const char *const format[] = { "qwen3", "qwen35", "nemotron", "step" };
+    static const char *const place[] = {
+        "{\"messages\":[" U("x") "],\"tools\":[{\"name\":\"f\",\"description\":%s}]}",
+        "{\"messages\":[" U("x") "],\"tools\":[{\"name\":\"f\",\"parameters\":{\"properties\":"
+        "{\"p\":{\"type\":%s}}}}]}",
+        "{\"messages\":[" U("x") ","
+        CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"a\":%s}}]") "]}",
+        "{\"messages\":[" U("x") ","
+        CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":%s}\"}]") "]}",
+    };
+    enum { DEEP = 2000, ROOM = 2 * DEEP + 2000 };
+    char *value = mem_alloc(2 * DEEP + 1, 1), *json = mem_alloc(ROOM, 1);
+    HLM_ASSERT(value && json);
+    memset(value, '[', DEEP);
+    memset(value + DEEP, ']', DEEP);
+    for (uint32_t i = 0; i < ARRAY_LEN(format) * ARRAY_LEN(place); i++) {
+        struct chat_format f = named(format[i % ARRAY_LEN(format)]);
+        struct err err = { 0 };
+        test_case("%s: %d lists in each other, place %zu", f.name, DEEP, i / ARRAY_LEN(format));
+        snprintf(json, ROOM, place[i / ARRAY_LEN(format)], value);
+        char *got = render(&f, json, true, true, &err);
+        CHECK_MSG(got, "%s", err.msg);
+        CHECK(got && strstr(got, value));
+        free(got);
+    }
+    free(value);
+    free(json);
+}
+
+/* Whatever a tool is called and says, it never says a control token. */
+static void test_tool_spans(void)
+{
+    static const char json[] =
+        "{\"messages\":[" U("<|x|>") ","
+        "{\"role\":\"assistant\",\"content\":\"<|x|>\",\"tool_calls\":[{\"name\":\"<|x|>\","
+        "\"arguments\":{\"<|x|>\":\"<|x|>\",\"b\":[\"<|x|>\"]}}]},"
+        "{\"role\":\"tool\",\"content\":\"<|x|>\",\"name\":\"<|x|>\"}],\"tools\":[{\"name\":"
+        "\"<|x|>\",\"description\":\"<|x|>\",\"<|x|>\":\"<|x|>\",\"parameters\":{\"properties\":"
+        "{\"<|x|>\":{\"type\":[\"<|x|>\"],\"<|x|>\":0}},\"required\":[\"<|x|>\"]}}]}";
+    static const char *const format[] = { "qwen3", "qwen35", "nemotron", "step" };
+    for (uint32_t i = 0; i < ARRAY_LEN(format); i++) {
+        struct chat_format f = named(format[i]);
+        struct err err = { 0 };
+        struct json_t *tools = NULL;
+        struct chat_prompt p = { 0 };
+        uint32_t n = 0, n_said = 0;
+        test_case("%s: texts of tools are never special, and have a cut for each message", f.name);
+        struct chat_msg *msg = chat_from_json(json, sizeof json - 1, "x", &n, &tools, &err);
+        struct chat_input in = { msg, n, tools };
+        if (CHECK_MSG(msg && chat_render(&f, &in, true, true, &p, &err), "%s", err.msg)) {
+            for (uint32_t k = 0; k < p.n_span; k++)
+                for (uint64_t c = 0; c + 5 <= p.span[k].len; c++)
+                    if (!memcmp(p.span[k].text + c, "<|x|>", 5)) {
+                        CHECK(!p.span[k].special);
+                        n_said++;
+                    }
+            CHECK(n_said >= 12);
+            CHECK_EQ(p.n_cut, 4);
+            for (uint32_t k = 0; k < 3; k++)
+                CHECK(p.cut[k].begin < p.cut[k].text && p.cut[k].text < p.cut[k + 1].begin);
+            CHECK(p.cut[0].begin > 0); /* behind the tools */
+        }
+        chat_prompt_free(&p);
+        chat_free(msg, n, tools);
+    }
 }
 
 /* ---- spans ----------------------------------------------------------------------------------- */
@@ -250,9 +439,10 @@ static void test_spans(void)
         { .role = "assistant", .content = "A2\n", .ids = ids, .n_ids = 3 },
         { .role = "user", .content = "U3" },
     };
+    struct chat_input all = { msg, ARRAY_LEN(msg), NULL }, one = { msg, 1, NULL };
     struct chat_prompt p;
     test_case("spans: contents are never special, sampled ids stand for what is unchanged");
-    if (!CHECK(chat_render(&f, msg, ARRAY_LEN(msg), true, true, &p, NULL)))
+    if (!CHECK(chat_render(&f, &all, true, true, &p, NULL)))
         return;
     uint32_t n_content = 0, n_ids = 0;
     for (uint32_t i = 0; i < p.n_span; i++) {
@@ -269,28 +459,29 @@ static void test_spans(void)
     chat_prompt_free(&p);
 
     test_case("spans: the end of the prompt");
-    CHECK(chat_render(&f, msg, 1, true, false, &p, NULL) && !p.in_think &&
+    CHECK(chat_render(&f, &one, true, false, &p, NULL) && !p.in_think &&
           p.n_head + 1 == p.n_span);
     chat_prompt_free(&p);
-    CHECK(chat_render(&f, msg, 1, false, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
+    CHECK(chat_render(&f, &one, false, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
     chat_prompt_free(&p);
     for (int think = 0; think < 2; think++) { /* a later turn has <think></think> there */
         f = named("nemotron");
-        CHECK(chat_render(&f, msg, 1, true, think, &p, NULL) && p.in_think == think &&
+        CHECK(chat_render(&f, &one, true, think, &p, NULL) && p.in_think == think &&
               p.n_head + think == p.n_span);
         CHECK_STR(p.span[p.n_head - 1].text, think ? "<think>\n" : "<think></think>");
         CHECK_STR(p.text + p.len - (think ? 1 : 8), think ? "\n" : "</think>");
         chat_prompt_free(&p);
     }
     f = named("step");
-    CHECK(chat_render(&f, msg, 1, true, false, &p, NULL) && p.in_think &&
+    CHECK(chat_render(&f, &one, true, false, &p, NULL) && p.in_think &&
           p.n_head + 1 == p.n_span);
     CHECK_STR(p.span[p.n_head].text, "<think>\n");
     chat_prompt_free(&p);
     f = named("chatml");
-    CHECK(chat_render(&f, msg, 1, true, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
+    CHECK(chat_render(&f, &one, true, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
     chat_prompt_free(&p);
-    CHECK(chat_render(&f, msg, 0, false, true, &p, NULL) && p.len == 0 && p.text && p.n_span == 0);
+    CHECK(chat_render(&f, &(struct chat_input){ 0 }, false, true, &p, NULL) && p.len == 0 &&
+          p.text && p.n_span == 0);
     chat_prompt_free(&p);
     CHECK(!chat_by_name("llama2", NULL, &f) && !chat_by_name("", NULL, &f));
 }
@@ -334,6 +525,46 @@ static struct gguf *template_file(const char *template, bool has_bos, uint8_t **
     CHECK_MSG(g, "%s", err.msg);
     gb_free(b);
     return g;
+}
+
+/* Templates of one family that tell arguments or empty thoughts otherwise. */
+static void test_variants(void)
+{
+    static const char start[] = "<function=f>reasoning_content" LOOP GENERATE "' }}" NO_THINK
+                                "{%- else %}{{- '<think>\\n' }}{%- endif %}";
+    static const struct { const char *what, *marks, *value; bool empty; } row[] = {
+        { "Python's words", "", "True", true },
+        { "JSON's words", "args_value | string if args_value is string else args_value | tojson",
+          "true", true },
+        { "no empty thoughts", "loop.index0 > ns.last_query_index and reasoning_content", "True",
+          false },
+        { "no empty thoughts, patched", "loop.index0 > ns.last_query_index  and reasoning_content",
+          "True", false },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        char template[2000], want[400];
+        uint8_t *bytes;
+        bool exact;
+        struct err err = { 0 };
+        test_case("Qwen3.5's template with %s", row[i].what);
+        snprintf(template, sizeof template, "%s%s", start, row[i].marks);
+        struct gguf *g = template_file(template, true, &bytes);
+        if (g) {
+            struct chat_format f = chat_detect(g, &exact);
+            char *got = render(&f, "[" U("x") "," CALLS("assistant", "[{\"name\":\"f\","
+                               "\"arguments\":{\"a\":true,\"b\":\"true\"}}]") "]",
+                               false, true, &err);
+            snprintf(want, sizeof want, TURN("user", "x") "<|im_start|>assistant\n%s<tool_call>\n"
+                     "<function=f>\n<parameter=a>\n%s\n</parameter>\n<parameter=b>\ntrue\n"
+                     "</parameter>\n</function>\n</tool_call><|im_end|>\n",
+                     row[i].empty ? "<think>\n\n</think>\n\n" : "", row[i].value);
+            if (CHECK_MSG(got, "%s", err.msg))
+                CHECK_STR(got, want);
+            free(got);
+        }
+        gguf_close(g);
+        free(bytes);
+    }
 }
 
 static void test_bos(void)
@@ -441,7 +672,13 @@ void test_chat(void)
     test_nemotron();
     test_step();
     test_errors();
+    test_tools();
+    test_tool_errors();
+    test_numbers();
+    test_tool_depth();
+    test_tool_spans();
     test_spans();
     test_detect();
+    test_variants();
     test_bos();
 }

@@ -197,6 +197,14 @@ static void test_reference(void)
 #define THINKS(why, text)                                                                          \
     "{\"role\":\"assistant\",\"reasoning_content\":\"" why "\",\"content\":\"" text "\"}"
 #define ROW(...) "{\"messages\":[" __VA_ARGS__ "]}"
+#define TOOL_ROW(...) "{\"tools\":[{\"name\":\"f\"}],\"messages\":[" __VA_ARGS__ "]}"
+#define CALL(name, args) "{\"function\":{\"name\":\"" name "\",\"arguments\":" args "}}"
+#define CALLS(name, args)                                                                          \
+    "{\"role\":\"assistant\",\"tool_calls\":[" CALL(name, args) "]}"
+#define THINKS_CALLS(why, text, name, args)                                                        \
+    "{\"role\":\"assistant\",\"reasoning_content\":\"" why "\",\"content\":\"" text "\","          \
+    "\"tool_calls\":[" CALL(name, args) "]}"
+#define GAVE(text) "{\"role\":\"tool\",\"content\":\"" text "\"}"
 #define ASKED(text) S("user") text E "\n" S("assistant")
 
 enum { ALL = 1, EACH = 2, RAW = 4, NO_EOS = 8 };
@@ -247,6 +255,11 @@ static const struct mask_row { const char *format; int flags; const char *line, 
     { "qwen3", 0, ROW(USER("a") "," SAYS("<think>\\n\\n</think>\\n\\nb")),
       ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" },
 
+    /* The first of two answers in a row has the block as long as it is the last: the prompt's. */
+    { "qwen3", 0, ROW(USER("a") "," SAYS("b") "," SAYS("c")),
+      ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" S("assistant")
+      "<think>\n\n</think>\n\n[[c" E "]]\n" },
+
     { "qwen35", 0, talk2,
       ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
     { "qwen35", 0, thought, ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n" },
@@ -289,10 +302,155 @@ static const struct mask_row { const char *format; int flags; const char *line, 
       ASKED("a") "b" E "\n" ASKED("c") "<think>\n[[how\n</think>\nd" E "]]\n" },
 };
 
-static void test_masks(void)
+/* The same with tools: what a model calls counts, what it is given does not. */
+#define XML(name, args) "<tool_call>\n<function=" name ">\n" args "</function>\n</tool_call>"
+#define ARG(name, value) "<parameter=" name ">\n" value "\n</parameter>\n"
+#define GIVEN(text) S("user") "<tool_response>\n" text "\n</tool_response>" E "\n" S("assistant")
+
+static const char asks[] = ROW(USER("a") "," CALLS("f", "{\"x\":1}") "," GAVE("7") "," SAYS("b"));
+static const char asks_twice[] =
+    ROW(USER("a") "," THINKS_CALLS("why", "t", "f", "{\"x\":true}") "," GAVE("7") ","
+        THINKS("how", "b") "," USER("c") "," CALLS("g", "{}") "," GAVE("8") "," GAVE("9") ","
+        SAYS("d"));
+
+static const struct mask_row tool_masks[] = {
+    /* Without thinking the second answer stands behind the empty block of its prompt; the first has
+     * none in the history. */
+    { "qwen3", 0, asks,
+      ASKED("a") "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>" E "\n"
+      GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
+    { "qwen3", EACH, asks,
+      ASKED("a") "<think>\n\n</think>\n\n[[<tool_call>\n{\"name\": \"f\", \"arguments\": "
+      "{\"x\": 1}}\n</tool_call>" E "]]\n----\n"
+      ASKED("a") "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>" E "\n"
+      GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
+    /* Between a question and its answer reasoning stays: both turns are what was said. */
+    { "qwen3", 0, ROW(USER("a") "," THINKS_CALLS("why", "t", "f", "\"{ }\"") "," GAVE("7") ","
+                      THINKS("how", "b")),
+      ASKED("a") "[[<think>\nwhy\n</think>\n\nt\n<tool_call>\n{\"name\": \"f\", \"arguments\": { }}"
+      "\n</tool_call>" E "]]\n" GIVEN("7") "[[<think>\nhow\n</think>\n\nb" E "]]\n" },
+
+    { "qwen35", 0, asks,
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", "1")) E "]]\n" GIVEN("7")
+      "<think>\n\n</think>\n\n[[b" E "]]\n" },
+    { "qwen35", EACH, asks,
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", "1")) E "]]\n----\n"
+      ASKED("a") "<think>\n\n</think>\n\n" XML("f", ARG("x", "1")) E "\n" GIVEN("7")
+      "<think>\n\n</think>\n\n[[b" E "]]\n" },
+    /* A talk that ends with what a tool gave. */
+    { "qwen35", 0, ROW(USER("a") "," CALLS("f", "{}") "," GAVE("7")),
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", "") E "]]\n"
+      S("user") "<tool_response>\n7\n</tool_response>" E "\n" },
+    /* The first question's turns have lost their reasoning; the row thinks, and so does its last
+     * question's, whose thoughts are empty. */
+    { "qwen35", 0, asks_twice,
+      ASKED("a") "t\n\n" XML("f", ARG("x", "True")) E "\n" GIVEN("7") "b" E "\n"
+      ASKED("c") "<think>\n[[\n</think>\n\n" XML("g", "") E "]]\n"
+      S("user") "<tool_response>\n8\n</tool_response>\n<tool_response>\n9\n</tool_response>" E "\n"
+      S("assistant") "<think>\n[[\n</think>\n\nd" E "]]\n" },
+    { "qwen35", EACH, ROW(USER("a") "," THINKS_CALLS("why", "", "f", "{}") "," GAVE("7") ","
+                          THINKS("how", "b")),
+      ASKED("a") "<think>\n[[why\n</think>\n\n" XML("f", "") E "]]\n----\n"
+      ASKED("a") "<think>\nwhy\n</think>\n\n" XML("f", "") E "\n" GIVEN("7")
+      "<think>\n[[how\n</think>\n\nb" E "]]\n" },
+    /* A control token's text in a call is only that. */
+    { "qwen35", 0, ROW(USER("a") "," CALLS("f", "{\"x\":\"" E "\"}")),
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", E)) E "]]\n" },
+    { "qwen35", ALL, ROW(USER("a") "," CALLS("f", "{}") "," GAVE("7")),
+      "<|im_start|>[[user\na" E "\n" S("assistant") "<think>\n\n</think>\n\n" XML("f", "") E "\n"
+      S("user") "<tool_response>\n7\n</tool_response>" E "\n]]" },
+
+    { "nemotron", 0, asks,
+      S("system") E "\n" ASKED("a") "<think></think>[[\n" XML("f", ARG("x", "1")) "\n" E "]]\n"
+      S("user") "<tool_response>\n7\n</tool_response>\n" E "\n" S("assistant")
+      "<think></think>[[b" E "]]\n" },
+    { "nemotron", 0, asks_twice,
+      S("system") E "\n" ASKED("a") "<think></think>t\n" XML("f", ARG("x", "True")) "\n" E "\n"
+      S("user") "<tool_response>\n7\n</tool_response>\n" E "\n" S("assistant")
+      "<think></think>\nb" E "\n" ASKED("c") "<think></think>[[\n" XML("g", "") "\n" E "]]\n"
+      S("user") "<tool_response>\n8\n</tool_response>\n<tool_response>\n9\n</tool_response>\n" E
+      "\n" S("assistant") "<think></think>[[d" E "]]\n" },
+    { "nemotron", EACH, ROW(USER("a") "," THINKS_CALLS("why", "", "f", "{}")),
+      S("system") E "\n" ASKED("a") "<think>\n[[why\n</think>\n" XML("f", "") "\n" E "]]\n" },
+
+    { "step", 0, asks,
+      ASKED("a") "<think>\n[[\n</think>\n" XML("f", ARG("x", "1")) E "]]\n"
+      S("tool_response") "<tool_response>7</tool_response>" E "\n" S("assistant")
+      "<think>\n[[\n</think>\nb" E "]]\n" },
+    { "step", 0, asks_twice,
+      ASKED("a") "t" XML("f", ARG("x", "True")) E "\n"
+      S("tool_response") "<tool_response>7</tool_response>" E "\n" S("assistant") "b" E "\n"
+      ASKED("c") "<think>\n[[\n</think>\n" XML("g", "") E "]]\n"
+      S("tool_response") "<tool_response>8</tool_response><tool_response>9</tool_response>" E "\n"
+      S("assistant") "<think>\n[[\n</think>\nd" E "]]\n" },
+};
+
+/* With a list of tools in front, which never counts and is in every prompt. */
+static void test_tool_list(void)
 {
-    for (uint32_t i = 0; i < ARRAY_LEN(masks); i++) {
-        const struct mask_row *r = &masks[i];
+    static const char *const format[] = { "qwen3", "qwen35", "nemotron", "step" };
+    for (uint32_t i = 0; i < 2 * ARRAY_LEN(format); i++) {
+        bool each = i & 1;
+        struct data_params p = params(format[i / 2]);
+        struct data_set with = { 0 }, without = { 0 };
+        struct err err = { 0 };
+        p.turns_each = each;
+        test_case("%s: tools in front change neither what counts nor what it is%s", format[i / 2],
+                  each ? ", each turn" : "");
+        CHECK_MSG(parse(&with, TOOL_ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") ","
+                                        THINKS_CALLS("why", "t", "f", "{\"x\":[1, 2]}") ","
+                                        GAVE("7") "," THINKS("how", "b")), &p, &err),
+                  "%s", err.msg);
+        CHECK_MSG(parse(&without, ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") ","
+                                      THINKS_CALLS("why", "t", "f", "{\"x\":[1, 2]}") ","
+                                      GAVE("7") "," THINKS("how", "b")), &p, &err), "%s", err.msg);
+        check_set(&with, 0);
+        CHECK_EQ(with.n_doc, 1u + each);
+        CHECK_EQ(without.n_doc, with.n_doc);
+        CHECK(with.n_counted > 0);
+        for (uint32_t k = 0; k < with.n_doc && k < without.n_doc; k++) {
+            struct data_doc *a = &with.doc[k], *b = &without.doc[k];
+            uint32_t i_a = 0, i_b = 0;
+            CHECK(a->n > b->n + 30);
+            CHECK_EQ(a->n_counted, b->n_counted);
+            while (!with.mask[a->at + i_a])
+                i_a++;
+            while (!without.mask[b->at + i_b])
+                i_b++;
+            CHECK_EQ(a->n - i_a, b->n - i_b);
+            CHECK(SAME(with.ids + a->at + i_a, without.ids + b->at + i_b, a->n - i_a));
+            CHECK(SAME(with.mask + a->at + i_a, without.mask + b->at + i_b, a->n - i_a));
+        }
+        data_set_free(&with);
+        data_set_free(&without);
+    }
+}
+
+/* The format that has no form for tools says so, with file and line. */
+static void test_no_tools(void)
+{
+    static const char *const line[][2] = {
+        { TOOL_ROW(USER("a") "," SAYS("b")), "some.jsonl:2: tools, which chat format chatml has" },
+        { ROW(USER("a") "," CALLS("f", "{}")), "some.jsonl:2: message 2: tool calls, which chat" },
+        { ROW(USER("a") "," SAYS("b") "," GAVE("c")), "some.jsonl:2: message 3: role \"tool\"," },
+    };
+    for (uint32_t i = 0; i < 2 * ARRAY_LEN(line); i++) {
+        struct data_params p = params("chatml");
+        struct data_set s = { 0 };
+        struct err err = { 0 };
+        char lines[600];
+        p.turns_each = i & 1;
+        test_case("ChatML refuses tools, form %u", i);
+        snprintf(lines, sizeof lines, "{\"text\":\"abc\"}\n%s\n", line[i / 2][0]);
+        CHECK(!parse(&s, lines, &p, &err));
+        CHECK_MSG(!strncmp(err.msg, line[i / 2][1], strlen(line[i / 2][1])), "%s", err.msg);
+    }
+}
+
+static void test_masks(const struct mask_row *rows, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const struct mask_row *r = &rows[i];
         struct data_params p = params(r->format);
         struct data_set s = { 0 };
         struct err err = { 0 };
@@ -342,12 +500,13 @@ static void test_exact_prompt(void)
         struct err err = { 0 };
         char line[300], role[] = "user", question[] = "the water";
         struct chat_msg msg = { .role = role, .content = question };
+        struct chat_input in = { &msg, 1, NULL };
         test_case("%s: the prompt's ids stand before an answer that begins with %s%s", f, a,
                   think ? ", thinking" : "");
         snprintf(line, sizeof line, think ? ROW(USER("the water") "," THINKS("%s", "x"))
                                           : ROW(USER("the water") "," SAYS("%s")), a);
         CHECK_MSG(parse(&s, line, &p, &err), "%s", err.msg);
-        CHECK(chat_render(&p.format, &msg, 1, true, think, &prompt, &err));
+        CHECK(chat_render(&p.format, &in, true, think, &prompt, &err));
         CHECK(tok_encode(tok, prompt.span, prompt.n_span, &ids, &err));
         uint32_t at = 0;
         while (at < s.n_id && !s.mask[at])
@@ -420,10 +579,19 @@ static void test_malformed(void)
         { "{\"messages\":[]}", "0 messages, 1 to 1024 are possible" },
         { "{\"messages\":[1]}", "message 1 is not an object" },
         { "{\"messages\":[{\"role\":\"user\"}]}", "\"content\" must be a string" },
-        { ROW("{\"role\":\"tool\",\"content\":\"x\"}"), "role \"tool\", known are" },
+        { ROW("{\"role\":\"function\",\"content\":\"x\"}"), "role \"function\", known are" },
+        { ROW(GAVE("x") "," USER("a")), "message 1: with chat format qwen35 a tool cannot speak" },
         { "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{}]}",
-          "\"tools\", which hlm does not render yet" },
-        { ROW("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}"), "tool calls" },
+          "tool 1 must be an object with a \"name\"" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":{}}",
+          "\"tools\" must be a list" },
+        { "{\"prompt\":\"a\",\"completion\":\"b\",\"tools\":[{\"name\":\"f\"}]}",
+          "\"tools\" without \"messages\"" },
+        { ROW("{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{}]}"),
+          "message 1: call 1: \"name\" must be a string" },
+        { ROW("{\"role\":\"assistant\",\"content\":null}"), "\"content\" must be a string" },
+        { ROW(USER("a") "," CALLS("1", "\"{'x': 1}\"")), "message 2: call 1: the text of \"argum" },
+        { ROW(USER("a") "," CALLS("1", "\"{\\\"x\\\":1,\\\"x\\\":2}\"")), "no JSON: duplicate" },
     };
     static const char good[] = "{\"text\":\"abc\"}\n";
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
@@ -875,7 +1043,10 @@ void test_data(void)
         return;
     }
     test_reference();
-    test_masks();
+    test_masks(masks, ARRAY_LEN(masks));
+    test_masks(tool_masks, ARRAY_LEN(tool_masks));
+    test_tool_list();
+    test_no_tools();
     test_prompt_wins();
     test_exact_prompt();
     test_bos();

@@ -43,9 +43,7 @@ static struct chat_msg *messages(json_t *row, uint32_t *n, struct err *err)
     json_t *list = json_object_get(row, "messages");
     list = list ? json_incref(list)
                 : json_pack("[{s:s, s:s}]", "role", "user", "content", json_str(row, "question"));
-    char *text = json_dumps(list, JSON_COMPACT);
-    struct chat_msg *msg = chat_from_json(text, strlen(text), "eval.jsonl", n, err);
-    free(text);
+    struct chat_msg *msg = chat_from_list(list, "eval.jsonl", n, err);
     json_decref(list);
     return msg;
 }
@@ -55,12 +53,11 @@ static bool prompt(json_t *row, struct tok_ids *ids, struct err *err)
     struct chat_prompt p = { 0 };
     uint32_t n = 0;
     struct chat_msg *msg = messages(row, &n, err);
-    bool ok = msg && chat_render(&t.fmt, msg, n, true, false, &p, err) &&
+    struct chat_input in = { msg, n, NULL };
+    bool ok = msg && chat_render(&t.fmt, &in, true, false, &p, err) &&
               tok_encode(hlm_tok(t.m), p.span, p.n_span, ids, err);
     chat_prompt_free(&p);
-    for (uint32_t i = 0; i < n; i++)
-        chat_msg_free(&msg[i]);
-    free(msg);
+    chat_free(msg, n, NULL);
     return ok;
 }
 

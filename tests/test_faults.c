@@ -40,11 +40,16 @@ static uint64_t next_step(uint64_t n, uint64_t each) { return n < each ? n + 1 :
 
 /* ---- without a device ------------------------------------------------------------------------ */
 
-/* A file, its tokenizer, a text, a chat prompt. */
+/* A file, its tokenizer, a text, a chat prompt with tools. */
 static bool read_and_write(const char *path, struct err *err)
 {
     static const char text[] = "Hello, W\xc3\xb6rld 123\n\n<|im_end|>";
-    struct chat_msg msg[] = { { .role = (char *)"user", .content = (char *)"Hi" } };
+    static const char talk[] =
+        "{\"tools\":[{\"name\":\"f\"}],\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"},"
+        "{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"name\":\"f\",\"arguments\":"
+        "\"{}\"},{\"name\":\"g\"}]},{\"role\":\"tool\",\"content\":\"x\",\"name\":\"f\"}]}";
+    struct json_t *tools = NULL;
+    uint32_t n = 0;
     struct chat_format format;
     struct chat_prompt prompt = { 0 };
     struct tok_ids ids = { 0 };
@@ -52,8 +57,12 @@ static bool read_and_write(const char *path, struct err *err)
     struct tok *t = g ? tok_create(g, err) : NULL;
     bool ok = t && tok_encode_text(t, text, sizeof text - 1, true, &ids, err);
     chat_by_name("qwen3", g, &format);
-    ok = ok && chat_render(&format, msg, 1, true, true, &prompt, err);
+    struct chat_msg *msg =
+        ok ? chat_from_json(talk, sizeof talk - 1, "talk", &n, &tools, err) : NULL;
+    struct chat_input in = { msg, n, tools };
+    ok = msg && chat_render(&format, &in, true, true, &prompt, err);
     chat_prompt_free(&prompt);
+    chat_free(msg, n, tools);
     tok_ids_free(&ids);
     tok_destroy(t);
     gguf_close(g);

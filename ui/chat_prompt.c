@@ -95,7 +95,8 @@ static bool part_later(const struct prompt *p, struct tok *tok, const struct cha
     all[n_msg] = (struct chat_msg){ .role = assistant, .content = some,
                                     .reasoning = p->in_think ? some : NULL };
     all[n_msg + 1] = (struct chat_msg){ .role = user, .content = some };
-    bool ok = chat_render(format, all, n_msg + 2, false, false, &later, err);
+    struct chat_input in = { all, n_msg + 2, NULL };
+    bool ok = chat_render(format, &in, false, false, &later, err);
     if (ok) {
         struct chat_cut was = now->cut[n_msg], is = later.cut[n_msg];
         uint64_t n_was = bytes_before(now, was.begin), n_is = bytes_before(&later, is.begin);
@@ -150,7 +151,8 @@ bool prompt_make(struct prompt *p, struct tok *tok, const struct chat_format *fo
 {
     struct chat_prompt text = { 0 };
     prompt_free(p);
-    bool ok = chat_render(format, msg, n_msg, true, think, &text, err) &&
+    struct chat_input in = { msg, n_msg, NULL };
+    bool ok = chat_render(format, &in, true, think, &text, err) &&
               encode(tok, text.span, text.n_span, &p->ids, err);
     uint32_t n_raw = p->ids.n;
     p->in_think = text.in_think;

@@ -64,7 +64,8 @@ static const struct flag flags[] = {
       "for each JSON string, one a line of standard input,\n"
       "a line of its ids; special tokens are parsed" },
     { FLAG_TEXT, "--chat", "FILE", &o.chat, 0, 0,
-      "print the prompt of a JSON array of {role, content},\nwith the generation prompt" },
+      "print the prompt of a JSON array of {role, content}, as a\nrow of training data has them "
+      "(reasoning_content, tool_calls),\nor of {messages, tools}, with the generation prompt" },
     { FLAG_SWITCH, "--no-think", NULL, &o.no_think, 0, 0, "... that asks for no reasoning" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
       CHAT_NAMES ":\nagainst the file's own template" },
@@ -118,6 +119,7 @@ static bool print_prompt(const struct gguf *g, struct err *err)
     uint64_t len;
     uint32_t n = 0;
     bool exact = true;
+    struct json_t *tools = NULL;
     struct chat_prompt p = { 0 };
     struct chat_format format = chat_detect(g, &exact);
     if (o.format)
@@ -126,14 +128,13 @@ static bool print_prompt(const struct gguf *g, struct err *err)
         log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
                           "(--chat-format chooses)", gguf_path(g), format.name);
     char *json = file_read(o.chat, 1u << 28, &len, err);
-    struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, err) : NULL;
-    bool ok = msg && chat_render(&format, msg, n, true, !o.no_think, &p, err);
+    struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, &tools, err) : NULL;
+    struct chat_input in = { msg, n, tools };
+    bool ok = msg && chat_render(&format, &in, true, !o.no_think, &p, err);
     if (ok)
         fwrite(p.text, 1, (size_t)p.len, stdout);
     chat_prompt_free(&p);
-    for (uint32_t i = 0; i < n; i++)
-        chat_msg_free(&msg[i]);
-    free(msg);
+    chat_free(msg, n, tools);
     free(json);
     return ok;
 }
