@@ -28,10 +28,10 @@ struct hlm_kernel_count {
 };
 
 /* What a layer tells of itself, where params.layers asked for it. Experts are counted since the
- * model was opened, by each token that goes through them: padding does not, nor does what is only
- * run again or validated. Gates are those of the newest batch that was looked at - a piece of a
- * prompt, a token a few times a second, a row of training; states those behind it, of a row of
- * training those that its chunks went on from. */
+ * model was opened, by every token that goes through them: padding does not count, nor what
+ * training runs a second time, nor validation. Gates are those of the newest batch that was looked
+ * at - a piece of a prompt, a token a few times a second, a row of training; states those behind
+ * it, of a row of training those that its chunks went on from. */
 struct hlm_layer_count {
     uint64_t n_chosen;          /* choices: tokens times the experts that each takes */
     uint32_t n_expert, bar_at;  /* 0: has none; of its first expert in bar[] */
