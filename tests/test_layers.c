@@ -280,7 +280,7 @@ static void check_row(struct train_run *t, const struct ref_run *r, uint32_t tim
             peak = fmax(peak, (double)v[2]);
         }
         CHECK_EQ(n, want->n);
-        if (!n)
+        if (n == 0)
             continue;
         const struct ref_config *c = ref_model_config(r->m);
         CHECK_EQ(seen_n * c->d_state * c->ssm_dim, want->n_state);
