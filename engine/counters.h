@@ -7,7 +7,10 @@
 #pragma once
 #include <stdint.h>
 
-enum { HLM_COUNTERS_VERSION = 2, HLM_MAX_COUNTED = 64 };
+enum {
+    HLM_COUNTERS_VERSION = 3, HLM_MAX_COUNTED = 64,
+    HLM_MAX_LAYER = 128, HLM_MAX_BAR = 32768,   /* what is beyond is not shown */
+};
 
 enum hlm_state {
     HLM_IDLE,                   /* nothing is asked of it */
@@ -22,6 +25,27 @@ struct hlm_kernel_count {
     char name[24];
     uint64_t n, bytes;          /* dispatches; bytes that they may touch */
     double us, flop;
+};
+
+/* What a layer tells of itself, where params.layers asked for it. Experts are counted since the
+ * model was opened, by every token that goes through them: padding does not count, nor what
+ * training runs a second time, nor validation. Gates are those of the newest batch that was looked
+ * at - a piece of a prompt, a token a few times a second, a row of training; states those behind
+ * it, of a row of training those that its chunks went on from. */
+struct hlm_layer_count {
+    uint64_t n_chosen;          /* choices: tokens times the experts that each takes */
+    uint32_t n_expert, bar_at;  /* 0: has none; of its first expert in bar[] */
+    float load_max;             /* share of the choices that the busiest expert has */
+    float load_unused;          /* share of the experts that were never chosen */
+    float load_even;            /* entropy of the choices over its largest: 1 when all have alike */
+    uint32_t n_head, n_tok;     /* recurrent heads, 0: has none; tokens that its gates are of */
+    float decay, decay_min, decay_max;  /* what the state is multiplied by at a token; mean, least,
+                                           most over tokens and heads */
+    float write;                /* mean of what new is written by: beta, of Mamba2 dt */
+    float state_rms, state_max; /* root of the mean square, largest magnitude; infinite when one is
+                                   no finite number */
+    float delta_max;            /* magnitude of the largest delta that training gave its gates */
+    uint32_t n_state, spare;    /* states that this is of, heads times chunks; 0: none yet */
 };
 
 struct hlm_counters {
@@ -55,4 +79,9 @@ struct hlm_counters {
     /* Since hlm_kernels_reset, most time first; none unless they are timed. */
     uint64_t n_kernel;
     struct hlm_kernel_count kernel[HLM_MAX_COUNTED];
+
+    uint64_t n_layer;           /* that tell, draft blocks behind the others; 0: nobody asked */
+    struct hlm_layer_count layer[HLM_MAX_LAYER];
+    uint8_t bar[HLM_MAX_BAR];   /* for drawing: an expert's choices in 255ths of the busiest one's
+                                   of its layer; hlm_expert_loads has all their digits */
 };

@@ -117,6 +117,7 @@ void hlm_close(hlm *m)
 {
     if (!m)
         return;
+    count_close(m);
     lora_set_destroy(m->lora);
     model_unload(m->model);
     gpu_close(m->gpu);

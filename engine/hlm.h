@@ -22,8 +22,9 @@ typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convo
  * with err unset. */
 typedef bool (*hlm_progress)(void *user, uint64_t done, uint64_t total);
 /* Shown what goes on (counters.h), on the calling thread: at every change of state and, while there
- * is work, four times a second as far as it comes up for air. c is good during the call. */
-typedef void (*hlm_watch)(void *user, const struct hlm_counters *c);
+ * is work, four times a second as far as it comes up for air. c is good during the call; of m only
+ * hlm_expert_loads may be asked. */
+typedef void (*hlm_watch)(void *user, const hlm *m, const struct hlm_counters *c);
 
 /* ---- devices --------------------------------------------------------------------------------- */
 
@@ -55,6 +56,8 @@ struct hlm_params {
     void *user;
     hlm_watch watch;            /* NULL: nobody watches */
     void *watch_user;
+    bool layers;                /* the counters tell of layers too. Looked at as often as watch is
+                                   called, which waits for what runs */
 };
 hlm *hlm_open(const struct hlm_params *params, struct err *err);
 /* Brings the weights of a dry model up, and its adapters: from here on it is as if it had never
@@ -94,8 +97,11 @@ struct hlm_kernel { const char *name; uint64_t n, bytes; double us, flop; };
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max);
 void hlm_kernels_reset(hlm *m);
 
-/* The counters as they stand; with params.profile waits for what runs. */
+/* The counters as they stand; with params.profile or params.layers waits for what runs. */
 void hlm_get_counters(hlm *m, struct hlm_counters *out);
+/* How often each of layer i_layer's *n experts was chosen, as the counters said it last; NULL: it
+ * has none, or nobody asked. Good until the counters change. */
+const uint64_t *hlm_expert_loads(const hlm *m, uint32_t i_layer, uint32_t *n);
 /* An answer or a result is done and no other is under way: until the next call the counters say
  * idle. */
 void hlm_idle(hlm *m);

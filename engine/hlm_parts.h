@@ -2,6 +2,7 @@
  * public calls are in hlm.h; this header is what they need to make them. */
 #pragma once
 #include "hlm.h"
+#include "kv_stats.h"
 #include "model.h"
 
 #include <assert.h>
@@ -31,6 +32,10 @@ struct hlm {
     double began_s, began_gen_s;        /* when what is read began; seconds and tokens made ... */
     uint64_t began_gen;                 /* ... before the answer at hand */
     hlm_session *counted;               /* the session at work, or last at work */
+    bool layers;
+    struct kv_stats *telling;           /* of whom was at work last: the session, the training */
+    uint64_t *load;                     /* [layers][load_stride]: choices of experts */
+    uint32_t n_load, load_stride;       /* n_load: layers */
 };
 
 /* ---- counters (hlm_counters.c) --------------------------------------------------------------- */
@@ -47,6 +52,9 @@ void count_begin(hlm *m, const struct hlm_plan *plan);
 void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total);
 void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);
 void count_valid(hlm *m, double loss);
+/* A look at the layers is due: the batch at hand is to tell of its gates. */
+bool count_due(const hlm *m);
+void count_close(hlm *m);
 
 /* ---- snapshots in memory (hlm_snapshot.c) ---------------------------------------------------- */
 
@@ -116,6 +124,7 @@ enum plan_kind {
     PLAN_EVAL_HIDDEN,   /* the same, hidden states too */
     PLAN_NLL,           /* n tokens, and what each one's likelihood of the next is made of */
     PLAN_NEXT,          /* one token (the last of ids), its logits, the token after it */
+    PLAN_NEXT_TELLS,    /* the same, and layers tell of their gates */
     PLAN_SAMPLE,        /* a token from the logits at hand */
 };
 
@@ -134,6 +143,7 @@ struct hlm_session {
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
+    struct kv_stats layers;             /* zeros: nobody asks */
     struct sampler sampler;
     struct hlm_sampling sampling;       /* what the step holds */
     bool sampling_set;

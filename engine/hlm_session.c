@@ -34,7 +34,9 @@ static void record(hlm_session *s, struct plan *p)
 {
     const struct model *m = s->m->model;
     struct cmd *c = p->cmd;
-    struct batch b = { .n_tok = p->n_tok, .step = s->step, .ids = s->ids };
+    bool next = p->kind == PLAN_NEXT || p->kind == PLAN_NEXT_TELLS;
+    struct batch b = { .n_tok = p->n_tok, .step = s->step, .ids = s->ids,
+                       .tells = p->kind != PLAN_NEXT };
     if (p->kind == PLAN_SAMPLE) {
         op_sample(c, s->logits, &s->sampler, &b, 0);
         return;
@@ -58,7 +60,7 @@ static void record(hlm_session *s, struct plan *p)
         }
         cmd_copy(c, s->logits, model_head(c, m, last, NULL), 4ull * m->n_vocab);
     }
-    if (p->kind == PLAN_NEXT)
+    if (next)
         op_sample(c, s->logits, &s->sampler, &b, 1);
     else
         op_advance(c, &b);
@@ -77,7 +79,7 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
 {
     static const char *const names[] = { "read", "read, last logits", "eval",
                                          "eval with hidden states", "likelihoods", "next token",
-                                         "sample" };
+                                         "next token, gates told", "sample" };
     struct plan *p = &s->plan[s->n_plan];
     if (s->n_plan == MAX_PLAN) {
         p = s->plan;
@@ -192,6 +194,9 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
               kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, s->n_batch,
                       kv_type[params->kv], err) &&
               take_io(s, params, err);
+    if (ok && m->layers)
+        ok = kv_stats_init(&s->layers, m->gpu, s->io, mod->n_layer, shape, s->kv.layer, err) &&
+             kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
     free(shape);
     ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
          (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
@@ -219,6 +224,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         return NULL;
     }
     if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
+        (s->layers.states && !cmd_end(s->layers.states, err)) ||
         !gpu_write(m->gpu, s->sampler.unused, 0, m->unused,
                    4ull * div_up(m->model->n_vocab, 32), err)) {
         hlm_session_destroy(s);
@@ -243,6 +249,7 @@ void hlm_session_destroy(hlm_session *s)
     for (uint32_t i = 0; i < s->n_plan; i++)
         cmd_destroy(s->plan[i].cmd);
     snapshots_finish(&s->snaps);
+    kv_stats_finish(&s->layers);
     kv_finish(&s->kv);
     arena_destroy(s->scratch);
     arena_destroy(s->io);
@@ -544,7 +551,9 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     if (unread && s->n_past == s->n_ctx)
         return fail(err, "the context of %u positions is full", s->n_ctx);
     double t0 = now_s();
-    struct plan *p = plan_get(s, unread ? PLAN_NEXT : PLAN_SAMPLE, 1, err);
+    bool tells = s->layers.has_gates && count_due(s->m);
+    struct plan *p = plan_get(s, !unread ? PLAN_SAMPLE : tells ? PLAN_NEXT_TELLS : PLAN_NEXT, 1,
+                              err);
     if (!p || !write_sampling(s, sampling, err))
         return false;
     if (!cmd_submit(p->cmd, err) || !gpu_wait(s->m->gpu, err))

@@ -242,7 +242,7 @@ struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
         .max_tok = max_tok, .max_doc = most_documents(t, max_tok),
         .train_lora = t->o.train_lora, .train_gates = t->o.train_gates,
         .mtp_factor = t->o.mtp_factor, .dropout = t->o.lora_dropout, .seed = t->p.seed,
-        .f16 = t->f16,
+        .f16 = t->f16, .layers = t->m->layers,
     };
 }
 
@@ -440,6 +440,8 @@ void hlm_tune_close(hlm_tune *t)
     if (!t)
         return;
     hlm *m = t->m;
+    if (t->trainer && m->telling == train_layers(t->trainer))
+        m->telling = NULL;
     train_destroy(t->trainer);
     if (!no_adapter(t, &err))
         log_msg(LOG_ERROR, "%s", err.msg);

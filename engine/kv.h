@@ -8,12 +8,14 @@ struct layer_shape {                    /* what one layer keeps; zeros where it 
     uint32_t window;                    /* keys that a token sees; 0: all */
     uint32_t n_v_head, d_state, d_conv, conv_k;
     uint32_t n_m_head, m_head_dim;      /* Mamba2, with d_state, d_conv and conv_k */
+    uint32_t n_expert;                  /* of which nothing is kept but how often they are chosen */
 };
 
 struct layer_cache {
     struct kv_layer kv;
     struct delta_layer delta;
     struct mamba_layer mamba;
+    struct moe_layer moe;
 };
 
 struct kv {

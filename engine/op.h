@@ -52,6 +52,8 @@ struct docs {
                                            multiple of 16 up to 64; there are n_chunk at most */
     tensor chunks;                      /* I32 [n_chunk][4]: first token; tokens, 0: not in use; 1:
                                            begins a document; 1: ends one */
+    tensor real;                        /* I32 [1][n_tok]: 0 for padding, which statistics leave
+                                           out; arena NULL: nobody asks for any */
 };
 
 /* What every op of one submission shares. */
@@ -61,6 +63,8 @@ struct batch {
     tensor ids;                         /* I32 [1, n_ctx + 1]: the history by position */
     const struct docs *docs;            /* NULL: tokens follow what the caches hold. Else there are
                                            no caches, and the batch is a row of its own */
+    bool tells;                         /* recurrent layers that have a place for it tell of their
+                                           gates and, of documents, of their states */
 };
 
 /* Lanes of a workgroup: a CPU device runs a workgroup's subgroups one after the other, so one is
@@ -76,6 +80,31 @@ static inline struct grid row_grid(uint32_t n, uint32_t n_row, uint32_t wg)
 {
     return GRID(div_up(n, wg), min_u32(n_row, 32768), 1);
 }
+
+/* ---- op_stats.c ---- */
+
+/* Where a recurrent layer's heads tell of themselves (push.h); arenas NULL: nobody asks. */
+struct gate_stats {
+    tensor gates;                       /* F32 [n_head][GATE_STATS] */
+    tensor state;                       /* F32 [n_head][STATE_STATS] */
+};
+/* Of the batch's gates, from the joint projection p: of Gated DeltaNet the columns of a and of b
+ * from these on, of Mamba2 (beta_col NO_BETA) that of dt. */
+#define NO_BETA UINT32_MAX
+void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_col, tensor ssm_a,
+                   tensor dt_bias, const struct batch *b, tensor to);
+/* Of states of n numbers, a multiple of 4: one for each of n_head heads; of documents (docs not
+ * NULL) those that chunks [chunk0, chunk0 + n_chunk) begin with where they are no document's first,
+ * as push_state_stats says where they stand. add: to what is there of these heads. */
+struct state_stats {
+    tensor states;
+    uint32_t n, n_head;
+    const struct docs *docs;
+    uint32_t by_head, by_chunk, from, chunk0, n_chunk, head0;
+    bool add;
+    tensor to;                          /* of all heads */
+};
+void op_state_stats(struct cmd *c, const struct state_stats *s);
 
 /* ---- op_linear.c ---- */
 
@@ -286,7 +315,7 @@ void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *tur
 /* ---- op_delta.c ---- */
 
 /* [2][conv_k - 1][d_conv], [n_v_head][d_state][d_state], F32 */
-struct delta_layer { tensor window, state; };
+struct delta_layer { tensor window, state; struct gate_stats stats; };
 
 struct delta {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
@@ -311,7 +340,7 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct del
 /* ---- op_mamba.c ---- */
 
 /* [2][conv_k - 1][d_conv], [n_head][d_state][head_dim], F32 */
-struct mamba_layer { tensor window, state; };
+struct mamba_layer { tensor window, state; struct gate_stats stats; };
 
 struct mamba {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;    /* d_state and n_head * head_dim are
@@ -359,10 +388,14 @@ struct moe {
                                            first), else both; up alone where act has no gate */
     linear sh_gate, sh_up, sh_down;     /* shared expert; n_in 0: none, or no gate */
 };
+/* load: I32 [1][n_expert], how often each was chosen so far: counted where it is there (arena not
+ * NULL) and the choice is made, not where it is held. */
+struct moe_layer { tensor load; };
 /* weights read once a token; once a tile of tokens, and this one has a backward */
 enum moe_path { MOE_PLAIN, MOE_GROUPED };
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
-              const struct moe *m);
+              const struct moe *m, const struct moe_layer *s, const struct batch *b);
 /* x + sum over the chosen experts + [sigmoid(shared_gate h)] shared(h), h = rms(x). Routers:
  * softmax (Qwen3), or sigmoid with a bias for the choice (DeepSeek-V3, arXiv 2412.19437). */
-tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m);
+tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m,
+              const struct moe_layer *s, const struct batch *b);

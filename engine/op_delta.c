@@ -12,13 +12,14 @@
 #define CHUNK_COLS 16       /* of the state in a workgroup, at most */
 #define MAX_CHUNK_BYTES (128u << 20)    /* of each kind of what is kept of documents' chunks */
 
-static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const struct batch *b);
+static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d,
+                         const struct delta_layer *s, const struct batch *b);
 
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
                 const struct batch *b)
 {
     if (b->docs)
-        return delta_docs(c, p, d, b);
+        return delta_docs(c, p, d, s, b);
     /* On a CPU device, whose shared memory is memory like any other, chunks take a fifth more time
      * than tokens for 16 heads of 128, nearly twice as much for 8 of 32. */
     bool chunks = b->n_tok >= CHUNK_MIN && gpu_caps(cmd_gpu(c))->kind != GPU_CPU;
@@ -93,7 +94,8 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
     return k;
 }
 
-static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *docs)
+/* states: what chunks of documents begin with is wanted. */
+static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *docs, bool states)
 {
     uint32_t n = k->push.d_state, chunk = k->push.chunk;
     tensor none = cmd_scratch(c, F32, 4, 1);
@@ -102,7 +104,7 @@ static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *do
     k->gates = cmd_scratch(c, F32, GATE_ROWS * chunk, k->n_row);
     k->chunks = docs ? docs->chunks : none;
     k->solve = docs ? cmd_scratch(c, F32, 2 * chunk * chunk, k->n_row) : none;
-    k->states = docs && tape_runs(c) ? cmd_scratch(c, F32, n * n, k->n_row) : none;
+    k->states = states ? cmd_scratch(c, F32, n * n, k->n_row) : none;
     if (docs)
         k->state = cmd_scratch(c, F32, n * n, k->push.n_v_head);
 }
@@ -137,7 +139,7 @@ static void scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
     uint32_t chunk = wide ? 64 : 32, lanes = min_u32(4 * chunk, caps->max_invocations);
     struct chunked k = chunked_plan(caps, chunk, wide ? lanes : wg_size(caps, lanes), d, push,
                                     NULL);
-    chunked_take(c, &k, NULL);
+    chunked_take(c, &k, NULL, false);
     k.state = s->state;
     chunked_run(c, &k, 0, u, p, o, d);
 }
@@ -180,6 +182,13 @@ static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct 
     return u;
 }
 
+static void tell_gates(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
+                       const struct batch *b, const struct push_delta *push)
+{
+    if (b->tells && s->stats.gates.arena)
+        op_gate_stats(c, p, push->a_col, push->b_col, d->ssm_a, d->dt_bias, b, s->stats.gates);
+}
+
 static void norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta *d,
                  const struct push_delta *push)
 {
@@ -196,6 +205,7 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
         return p;
     struct push_delta push = push_of(p, d, b->n_tok);
     tensor y = cmd_scratch(c, F32, d_out, b->n_tok);
+    tell_gates(c, p, d, s, b, &push);
     if (path == DELTA_STEP) {
         uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(max_u32(n, 32), 128));
         HLM_ASSERT(b->n_tok == 1);
@@ -230,8 +240,24 @@ static struct chunked docs_plan(struct cmd *c, const struct delta *d, const stru
 
 static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r);
 
-static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const struct batch *b)
+/* Of the states that the chunks of some K heads begin with. */
+static void tell_states(struct cmd *c, const struct chunked *k, uint32_t k_head0,
+                        const struct delta_layer *s, const struct docs *docs)
 {
+    uint32_t n_shared = k->push.n_v_head / k->push.n_k_head, n_slot = k->push.n_slot;
+    struct state_stats told = {
+        .states = k->states, .n = k->push.d_state * k->push.d_state,
+        .n_head = min_u32(k->n_k_head, k->push.n_k_head - k_head0) * n_shared, .docs = docs,
+        .by_head = n_slot, .by_chunk = 1, .n_chunk = n_slot, .head0 = k_head0 * n_shared,
+        .to = s->stats.state,
+    };
+    op_state_stats(c, &told);
+}
+
+static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d,
+                         const struct delta_layer *s, const struct batch *b)
+{
+    bool tells = b->tells && s->stats.state.arena;
     uint32_t d_out = d->n_v_head * d->d_state;
     if (cmd_failed(c))
         return p;
@@ -239,13 +265,17 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
     struct chunked k = docs_plan(c, d, &push, b->docs);
     tensor y = cmd_scratch(c, F32, d_out, b->n_tok), u = conv(c, p, d, NULL, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
-    chunked_take(c, &k, b->docs);
+    tell_gates(c, p, d, s, b, &push);
+    chunked_take(c, &k, b->docs, tells || tape_runs(c));
     if (cmd_failed(c))
         return p;
-    /* States of some heads alone are not kept: the backward makes them again. */
-    k.push.keep = tape_runs(c) && k.n_k_head == d->n_k_head;
-    for (uint32_t k_head = 0; k_head < d->n_k_head; k_head += k.n_k_head)
+    /* States of some heads alone are not kept for the backward: it makes them again. */
+    k.push.keep = tells || (tape_runs(c) && k.n_k_head == d->n_k_head);
+    for (uint32_t k_head = 0; k_head < d->n_k_head; k_head += k.n_k_head) {
         chunked_run(c, &k, k_head, u, p, o, d);
+        if (tells)
+            tell_states(c, &k, k_head, s, b->docs);
+    }
     norm(c, o, p, y, d, &push);
     tape_push(c, (struct tape_rec){
         delta_docs_bwd,
@@ -358,7 +388,8 @@ static void gate_sums(struct cmd *c, const struct delta *d, const struct chunked
 static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
 {
     const struct delta *d = r->p[0];
-    const struct docs docs = { r->t[FIRST], r->u[0], r->u[1], r->t[CHUNKS] };
+    const struct docs docs = { .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1],
+                               .chunks = r->t[CHUNKS] };
     tensor p = r->t[P], u = r->t[U], o = r->t[O], dp = grad(c, p), dy = grad(c, r->t[Y]);
     if (cmd_failed(c) || !dp.arena)
         return;

@@ -20,14 +20,15 @@
  * the walk over tokens, and small models' heads 3 times. */
 enum { MAMBA_CHUNK_MIN = 64 };
 
-static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct batch *b);
+static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b);
 
 tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
                 const struct batch *b)
 {
     bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
     if (b->docs)
-        return docs(c, p, m, b);
+        return docs(c, p, m, s, b);
     enum mamba_path path = b->n_tok == 1 ? cpu ? MAMBA_STEP : MAMBA_STEP_WIDE
                            : cpu || b->n_tok < MAMBA_CHUNK_MIN ? MAMBA_PLAIN : MAMBA_CHUNK;
     return mamba_by(c, path, p, m, s, b);
@@ -144,6 +145,14 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
     return o;
 }
 
+static void tell_gates(struct cmd *c, tensor p, const struct mamba *m,
+                       const struct mamba_layer *s, const struct batch *b)
+{
+    if (b->tells && s->stats.gates.arena)
+        op_gate_stats(c, p, p.col + p.n - m->n_head, NO_BETA, m->ssm_a, m->dt_bias, b,
+                      s->stats.gates);
+}
+
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
                 const struct mamba_layer *s, const struct batch *b)
 {
@@ -162,6 +171,7 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
         .n_part = path == MAMBA_PLAIN ? m->d_state / part : 1, .eps = m->eps,
     };
 
+    tell_gates(c, p, m, s, b);
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
     tensor o = path == MAMBA_PLAIN ? scan(c, p, m, s, b, part, &push)
                : path == MAMBA_CHUNK ? chunks(c, p, m, s, b, m->d_state / part, &push)
@@ -450,7 +460,21 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
     docs_out(c, d, run_states(d), d->t[O], false);
 }
 
-static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct batch *b)
+/* Of the states that the run's chunks begin with. */
+static void tell_states(struct cmd *c, const struct docs_pass *d, const struct mamba_layer *s,
+                        const struct docs *docs)
+{
+    const struct mamba *m = d->m;
+    struct state_stats told = {
+        .states = run_states(d), .n = m->d_state * m->head_dim, .n_head = m->n_head, .docs = docs,
+        .by_head = 1, .by_chunk = m->n_head, .chunk0 = d->push.chunk0, .n_chunk = d->push.n_chunk,
+        .add = d->push.chunk0 > 0, .to = s->stats.state,
+    };
+    op_state_stats(c, &told);
+}
+
+static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     if (cmd_failed(c) || !docs_fit(c, m))
@@ -467,6 +491,7 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     d.t[PAIRS] = cmd_scratch(c, F32, q * q, d.run * m->n_head);
     d.t[CARRY] = cmd_scratch(c, F32, m->head_dim, m->n_head * m->d_state);
 
+    tell_gates(c, p, m, s, b);
     struct grid grid;
     struct spec spec = conv_spec(c, m, &grid, &d);
     cmd_work(c, 2.0 * d.d_conv * (m->conv_k + 8) * n_tok);
@@ -476,6 +501,8 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     for (d.push.chunk0 = 0; d.push.chunk0 < d.n_chunk; d.push.chunk0 += d.run) {
         d.push.n_chunk = min_u32(d.run, d.n_chunk - d.push.chunk0);
         docs_run_fwd(c, &d);
+        if (b->tells && s->stats.state.arena)
+            tell_states(c, &d, s, b->docs);
     }
     struct push_mamba push = { .n_head = m->n_head, .head_dim = m->head_dim,
                                .n_group = m->n_group, .n_tok = n_tok, .p_stride = p.stride,

@@ -256,7 +256,8 @@ static void choose_bwd(struct cmd *c, const struct tape_rec *r)
                  PUSH(p), USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 }
 
-static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits)
+static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
+                            const struct moe_layer *s, const struct batch *b)
 {
     struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
     bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
@@ -267,9 +268,11 @@ static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits)
     };
     HLM_ASSERT(cmd_failed(c) || ch.id.stride == ch.wt.stride);
     tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
+    bool count = s->load.arena && !held, row = count && b->docs;
     cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
-                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route, held), PUSH(p),
-                 USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias)));
+                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route, held, count, row), PUSH(p),
+                 USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
+                      BOTH(count ? s->load : ch.id), READ(row ? b->docs->real : logits)));
     tape_push(c, (struct tape_rec){ choose_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
     return ch;
 }
@@ -286,13 +289,13 @@ static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor
 }
 
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
-              const struct moe *m)
+              const struct moe *m, const struct moe_layer *s, const struct batch *b)
 {
     HLM_ASSERT(path == MOE_GROUPED || !tape_trains(c));
     tensor h = op_norm(c, x, norm, eps);
     tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
                                    : op_linear(c, h, LINEARS(&m->router));
-    struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert));
+    struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert), s, b);
     /* the shared expert first: its output is what the routed ones are added to */
     tensor y = shared_expert(c, m, x, h, r);
     tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
@@ -303,7 +306,8 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
     return op_linear_add(c, routed(c, m, low, ch, NULL), &m->latent_up, y);
 }
 
-tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m)
+tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m,
+              const struct moe_layer *s, const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     /* By size alone, not by cost: a shorter batch must not need more scratch than a longer one. */
@@ -313,5 +317,5 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
                  "bytes)", caps->name, caps->max_shared);
         return (tensor){ 0 };
     }
-    return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m);
+    return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m, s, b);
 }

@@ -24,6 +24,19 @@ static uint32_t *words(struct trainer *t, tensor of)
     return (uint32_t *)(t->host + of.offset);
 }
 
+static bool take_layers(struct trainer *t, struct err *err)
+{
+    uint32_t n = t->m->n_layer + t->n_loss - 1;
+    struct layer_shape *shape = mem_alloc(n, sizeof *shape);
+    t->tells = mem_alloc(n, sizeof *t->tells);
+    for (uint32_t i = 0; shape && i < n; i++)
+        shape[i] = t->m->arch->shape(t->m, i);
+    bool ok = shape && t->tells &&
+              kv_stats_init(&t->layers, t->gpu, t->tables, n, shape, t->tells, err);
+    free(shape);
+    return ok || fail(err, "out of memory: %u layers", n);
+}
+
 static bool take_tables(struct trainer *t, struct err *err)
 {
     uint32_t n = t->max_tok, n_row = (uint32_t)align_up(n, t->piece_rows);
@@ -34,6 +47,8 @@ static bool take_tables(struct trainer *t, struct err *err)
     t->ids = table(t, n + t->n_loss, 1);
     t->docs = (struct docs){ .first = table(t, n, 1), .chunk = (uint32_t)align_up(t->chunk, 16),
                              .n_chunk = n_chunk, .chunks = table(t, 4, n_chunk) };
+    if (t->p.layers)
+        t->docs.real = table(t, n, 1);
     t->dropout.key = table(t, 4, 1);
     for (uint32_t i = 0; i < t->n_loss; i++) {
         struct loss *l = &t->loss[i];
@@ -49,7 +64,9 @@ static bool take_tables(struct trainer *t, struct err *err)
         t->loss[i].parts = arena_tensor(t->tables, F32, NLL_PARTS, n_row);
     t->parts = mem_alloc((uint64_t)NLL_PARTS * n_row, sizeof *t->parts);
     t->host = mem_alloc(t->host_bytes, 1);
-    return (t->host && t->parts) || fail(err, "out of memory: rows of %u tokens", n);
+    if (!t->host || !t->parts)
+        return fail(err, "out of memory: rows of %u tokens", n);
+    return !t->p.layers || take_layers(t, err);
 }
 
 /* Inputs of layers, and where their gradients go by turns; what losses begin with, likewise. */
@@ -78,6 +95,7 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
 {
     uint32_t *ids = words(t, t->ids), *first = words(t, t->docs.first);
     uint32_t *chunk = words(t, t->docs.chunks), n_chunk = 0;
+    uint32_t *real = t->docs.real.arena ? words(t, t->docs.real) : NULL;
     for (uint32_t i = 0; i < n_tok; i++)
         ids[i] = i < row->n ? (uint32_t)row->ids[i] : 0;
     for (uint32_t i = 0; i < t->n_loss; i++)
@@ -91,6 +109,8 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
         }
         for (uint32_t k = i; k < end; k++)
             first[k] = i;
+        for (uint32_t k = i; real && k < end; k++)
+            real[k] = doc >= 0;
     }
     HLM_ASSERT(n_chunk <= t->docs.n_chunk);
     memset(chunk + 4 * n_chunk, 0, 16 * (size_t)(t->docs.n_chunk - n_chunk));
@@ -133,24 +153,30 @@ static void again(struct cmd *c)
     cmd_half(c);
 }
 
+/* There is no cache, but a place where layer i tells of itself, once a row. */
+static struct layer_cache cache(const struct trainer *t, const struct pass *p, uint32_t i)
+{
+    return t->tells && p->kind == PASS_FIRST ? t->tells[i] : (struct layer_cache){ 0 };
+}
+
 static tensor block(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
 {
-    struct layer_cache none = { 0 };
-    return t->m->arch->block(c, t->m, i, &none, &p->batch, first_rows(t->input[i], p->n_tok));
+    struct layer_cache tells = cache(t, p, i);
+    return t->m->arch->block(c, t->m, i, &tells, &p->batch, first_rows(t->input[i], p->n_tok));
 }
 
 /* What loss i > 0 begins with: a draft block behind what the one before it began with. */
 static tensor draft(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
 {
     const struct model *m = t->m;
-    struct layer_cache none = { 0 };
+    struct layer_cache tells = cache(t, p, m->n_layer + i - 1);
     struct batch ahead = p->batch;
     ahead.step = t->loss[i].step;
     tensor h = first_rows(t->loss[i - 1].x, p->n_tok);
     if (!m->arch->draft_raw)
         h = op_norm(c, h, i > 1 ? m->draft[i - 2].norm : m->output_norm, m->eps);
     tensor e = op_embed(c, m->draft[i - 1].token_embd, &ahead);
-    return model_draft(c, m, i - 1, &none, &p->batch, h, e);
+    return model_draft(c, m, i - 1, &tells, &p->batch, h, e);
 }
 
 static void record_first(struct cmd *c, struct trainer *t, const struct pass *p, bool held)
@@ -230,9 +256,9 @@ static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
         [PASS_HEAD_EVAL] = "validation loss",
     };
     p->batch = (struct batch){ .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids,
-                               .docs = &p->docs };
+                               .docs = &p->docs, .tells = true };
     p->docs = t->docs;
-    p->docs.first.n = p->n_tok;
+    p->docs.first.n = p->docs.real.n = p->n_tok;
     p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
     p->docs.n_chunk = min_u32(p->docs.n_chunk, t->docs.n_chunk);
     p->docs.chunks.n_row = p->docs.n_chunk;
@@ -373,6 +399,8 @@ bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums
     return run_row(t, row, false, 0, sums, nll, nll_mtp, err);
 }
 
+struct kv_stats *train_layers(struct trainer *t) { return &t->layers; }
+
 /* ---- life ------------------------------------------------------------------------------------ */
 
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
@@ -427,6 +455,7 @@ void train_destroy(struct trainer *t)
     for (uint32_t i = 0; i < MAX_PASS; i++)
         pass_drop(&t->pass[i]);
     updates_finish(t);
+    kv_stats_finish(&t->layers);
     tape_destroy(t->tape);
     arena_destroy(t->tables);
     arena_destroy(t->inputs);
@@ -434,5 +463,6 @@ void train_destroy(struct trainer *t)
     free(t->input);
     free(t->host);
     free(t->parts);
+    free(t->tells);
     free(t);
 }

@@ -10,6 +10,7 @@
  * Same rows, same device: the same bits, whatever the cutting by time. */
 #pragma once
 #include "data.h"
+#include "kv_stats.h"
 #include "model.h"
 
 struct trainer;
@@ -29,6 +30,7 @@ struct train_params {
                                    trained is f32 in any case */
     bool hold;                  /* experts are chosen by the first pass over a row and held from
                                    then on, one row without dropout: for central differences */
+    bool layers;                /* first passes of train_row tell of experts, gates and states */
 };
 
 /* set: in force (lora_set_use), made for training; NULL only with gates alone. Nothing is allocated
@@ -50,6 +52,11 @@ bool train_row(struct trainer *t, const struct data_row *row, double weight, uin
 /* The same without gradients and without dropout. */
 bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
                 double *nll_mtp, struct err *err);
+
+/* What they told; its all.arena is NULL where nobody asked. */
+struct kv_stats *train_layers(struct trainer *t);
+/* The largest magnitude of the deltas that the gates of each of n layers have; 0 without. Waits. */
+bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct err *err);
 
 /* One update from the gradients (op_adam), which are zeroed then; *norm: theirs before clipping. A
  * norm that is not finite changes nothing and fails. */

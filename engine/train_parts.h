@@ -40,6 +40,8 @@ struct trainer {
     uint8_t *host;                      /* the tables, by offset */
     uint64_t host_bytes;
     float *parts;
+    struct kv_stats layers;
+    struct layer_cache *tells;          /* where layers and draft blocks tell; NULL: nobody asks */
     tensor *input;                      /* [n_layer + 1] of layers, then what the last one gave */
     tensor d_input[2];                  /* of layer i: [i % 2] */
 

@@ -308,6 +308,30 @@ bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
                                 "changed (a smaller --lr, or --clip, may help)", by->step);
 }
 
+bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct err *err)
+{
+    struct updates *u = t->u;
+    uint32_t words = (uint32_t)(arena_bytes(u->gates) / 4);
+    tensor all = { .arena = u->gates, .dtype = F32, .n = words, .n_row = 1, .stride = words };
+    memset(most, 0, n * sizeof *most);
+    if (!u->n_gate)
+        return true;
+    float *v = mem_alloc(words, sizeof *v);
+    bool ok = v ? gpu_read(t->gpu, all, 0, v, 4ull * words, err)
+                : fail(err, "out of memory: %u deltas of gates", words);
+    for (uint64_t i = 0; ok && i < u->n_gate; i++) {
+        const struct gate *g = &u->gate[i];
+        const float *delta = v + g->delta.offset / 4;
+        unsigned layer = 0;
+        if (sscanf(g->name, "blk.%u.", &layer) != 1 || layer >= n)
+            continue;
+        for (uint32_t k = 0; k < g->n; k++)
+            most[layer] = fmaxf(most[layer], fabsf(delta[k]));
+    }
+    free(v);
+    return ok;
+}
+
 void updates_finish(struct trainer *t)
 {
     struct updates *u = t->u;

@@ -273,14 +273,14 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
     if (l->kind == MLP)
         return op_ffn(c, x, l->norm, m->eps, &l->ffn);
     if (l->kind == MOE)
-        return op_moe(c, x, l->norm, m->eps, &l->moe);
+        return op_moe(c, x, l->norm, m->eps, &l->moe, &cache->moe, b);
     if (l->kind == MAMBA) {
         tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->in));
         return op_linear_add(c, op_mamba(c, p, &l->mamba, &cache->mamba, b), &l->out, x);
     }
     tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
     x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
-    return l->kind == DRAFT ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe) : x;
+    return l->kind == DRAFT ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b) : x;
 }
 
 static struct layer_shape shape(const struct model *m, uint32_t i_layer)
@@ -288,9 +288,10 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
     const struct nemotron *q = m->own;
     enum kind k = q->layer[i_layer].kind;
     if (k == ATTENTION || k == DRAFT)
-        return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer], .head_dim = q->head_dim };
+        return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer], .head_dim = q->head_dim,
+                                     .n_expert = k == DRAFT ? q->n_expert : 0 };
     if (k != MAMBA)
-        return (struct layer_shape){ 0 };
+        return (struct layer_shape){ .n_expert = k == MOE ? q->n_expert : 0 };
     return (struct layer_shape){ .n_m_head = q->n_m_head, .m_head_dim = q->m_head_dim,
                                  .d_state = q->d_state, .conv_k = q->conv_k,
                                  .d_conv = q->n_m_head * q->m_head_dim +

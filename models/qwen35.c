@@ -297,17 +297,19 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
         tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
         x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
     }
-    return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe)
+    return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b)
                      : op_ffn(c, x, l->ffn_norm, m->eps, &l->ffn);
 }
 
 static struct layer_shape shape(const struct model *m, uint32_t i_layer)
 {
     const struct qwen *q = m->own;
+    uint32_t n_expert = q->layer[i_layer].is_moe ? q->n_expert : 0;
     if (!q->layer[i_layer].is_delta)
-        return (struct layer_shape){ .n_kv_head = q->n_kv_head, .head_dim = q->head_dim };
+        return (struct layer_shape){ .n_kv_head = q->n_kv_head, .head_dim = q->head_dim,
+                                     .n_expert = n_expert };
     return (struct layer_shape){ .n_v_head = q->n_v_head, .d_state = q->d_state,
-                                 .conv_k = q->conv_k,
+                                 .conv_k = q->conv_k, .n_expert = n_expert,
                                  .d_conv = (2 * q->n_k_head + q->n_v_head) * q->d_state };
 }
 

@@ -228,7 +228,7 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
     tensor p = op_norm_linear(c, x, l->attn_norm, m->eps,
                               LINEARS(&l->wq, &l->wk, &l->wv, &l->wg));
     x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
-    return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe)
+    return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b)
                      : op_ffn(c, x, l->ffn_norm, m->eps, &l->ffn);
 }
 
@@ -236,7 +236,8 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
 {
     const struct step35 *q = m->own;
     return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer], .head_dim = q->head_dim,
-                                 .window = q->slides[i_layer] ? q->window : 0 };
+                                 .window = q->slides[i_layer] ? q->window : 0,
+                                 .n_expert = q->layer[i_layer].is_moe ? q->n_expert : 0 };
 }
 
 const struct arch arch_step35 = { "step35", load, unload, shape, block, true };

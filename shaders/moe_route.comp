@@ -3,17 +3,22 @@
 // Softmax: by logit, weights divided by their sum - which is the softmax over the chosen logits
 // alone. SIGMOID: by sigmoid plus bias, within the best groups of experts where there are groups (a
 // group counts as much as its two best); the weights are without the bias. HELD: the experts stand
-// there already, whatever the logits say, and get their weights. One workgroup a token.
+// there already, whatever the logits say, and get their weights. COUNT: the choices are counted, of
+// a row of documents (ROW) those of tokens that are no padding. One workgroup a token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(constant_id = 1) const uint SIGMOID = 0;
 layout(constant_id = 2) const uint HELD = 0;
+layout(constant_id = 3) const uint COUNT = 0;
+layout(constant_id = 4) const uint ROW = 0;
 layout(push_constant) uniform Push { push_route p; };
 layout(binding = 0) readonly buffer X { float x[]; };
 layout(binding = 1) buffer Id { uint id[]; };                   // [n_tok][id_stride]
 layout(binding = 2) writeonly buffer Wt { float wt[]; };        // [n_tok][id_stride]
 layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], SIGMOID alone
+layout(binding = 4) buffer Load { uint load[]; };               // [n_expert], COUNT alone
+layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
 
 const uint MAX_EXPERT = 512, MAX_USED = 64, MAX_GROUP = 64;
 #define NEVER uintBitsToFloat(0xff800000u)      // minus infinity
@@ -92,9 +97,12 @@ void main()
         sum += SIGMOID != 0 ? weight[s] : exp1(weight[s] - top);
     if (SIGMOID != 0)
         by = p.renorm != 0 ? p.scale / (sum + 1e-20) : p.scale;
+    bool counts = COUNT != 0 && (ROW == 0 || real[t] != 0);
     for (uint s = lane(); s < p.n_used; s += WG) {
         if (HELD == 0)
             id[to + s] = chosen[s];
+        if (counts)
+            atomicAdd(load[chosen[s]], 1u);
         wt[to + s] = SIGMOID != 0 ? weight[s] * by : exp1(weight[s] - top) / sum;
     }
 }

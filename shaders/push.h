@@ -253,6 +253,18 @@ struct push_route_bwd {
     float scale;
 };
 
+/* What is told of a recurrent head: tokens; their decays' sum, least and most; the sum of what they
+ * write by (beta, of Mamba2 dt). And of its states: how many; the sum of their squares, the largest
+ * magnitude. */
+#define GATE_STATS 5
+#define STATE_STATS 3
+
+struct push_gate_stats { uint32_t n_tok, p_stride, decay_col, beta_col; };
+
+/* States of n numbers: of head h and chunk from + i the number h * by_head + (from + i) * by_chunk;
+ * chunk0: of the first one in the documents' table. */
+struct push_state_stats { uint32_t n, by_head, by_chunk, from, chunk0, n_chunk, head0; };
+
 struct push_moe_sort {
     uint32_t n_expert, n_used, n_tok;
     uint32_t id_stride;

@@ -9,10 +9,11 @@
 
 /* As the tests open; without the validation layer where this machine has none (test_validation
  * says so). NULL with the reason of hlm_open. */
-static inline hlm *hlm_test_try(const char *path, struct err *err)
+static inline hlm *hlm_test_try_as(struct hlm_params params, struct err *err)
 {
     static bool bare;
-    struct hlm_params params = { .model = path, .cache_dir = "build/cache", .exact = true };
+    params.cache_dir = "build/cache";
+    params.exact = true;
     params.validate = !bare;
     hlm *m = hlm_open(&params, err);
     if (!m && params.validate && strstr(err->msg, "validation layer")) {
@@ -22,6 +23,11 @@ static inline hlm *hlm_test_try(const char *path, struct err *err)
         m = hlm_open(&params, err);
     }
     return m;
+}
+
+static inline hlm *hlm_test_try(const char *path, struct err *err)
+{
+    return hlm_test_try_as((struct hlm_params){ .model = path }, err);
 }
 
 static inline hlm *hlm_test_open(const char *path)

@@ -156,6 +156,7 @@ struct ref_moe {
     uint32_t n_group, n_group_used;
     bool norm;
     double scale;
+    uint64_t *load; /* [n_expert]: how often each is chosen is added; NULL: not wanted */
 };
 void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y);
 
@@ -189,6 +190,14 @@ const struct ref_config *ref_model_config(const struct ref_model *m);
 struct ref_state *ref_state_create(const struct ref_model *m);
 void ref_state_destroy(struct ref_state *s);       /* takes NULL */
 uint32_t ref_state_pos(const struct ref_state *s); /* tokens read so far */
+
+/* What a layer tells of itself: added to by every ref_forward() of a state that it was given to. */
+struct ref_told {
+    uint64_t *load;                             /* [n_expert]; NULL: not wanted */
+    double n, decays, writes, least, most;      /* gates by token and head; of Mamba2 dt writes */
+    double n_state, squares, peak;              /* numbers of the states that were left */
+};
+void ref_state_tell(struct ref_state *s, struct ref_told *told /* [n_layer], or NULL */);
 
 /* Reads n_tok more tokens. logits [n_tok, n_vocab] and hidden [n_layer + 2, n_tok, n_embd]
  * (embeddings, the residual after every layer, after the closing norm) may be NULL. False, and

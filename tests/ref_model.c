@@ -5,6 +5,7 @@
  * architecture. MTP blocks and images are not its business. */
 #include "ref_model.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@ struct layer_state {
 struct ref_state {
     uint32_t n_layer, pos;
     struct layer_state *layer;
+    struct ref_told *told;
 };
 
 static double *doubles(uint64_t n)
@@ -60,6 +62,11 @@ void ref_state_destroy(struct ref_state *s)
     free(s);
 }
 
+void ref_state_tell(struct ref_state *s, struct ref_told *told)
+{
+    s->told = told;
+}
+
 uint32_t ref_state_pos(const struct ref_state *s)
 {
     return s->pos;
@@ -72,6 +79,7 @@ struct pass {
     const struct ref_config *c;
     const struct ref_layer *l;
     struct layer_state *past;
+    struct ref_told *told;
     uint32_t n_tok, pos;
 };
 
@@ -185,6 +193,47 @@ static double *convolved(const struct pass *p, const double *x)
     return u;
 }
 
+static void tell_gate(const struct pass *p, double decay, double write)
+{
+    struct ref_told *t = p->told;
+    t->least = t->n > 0 ? fmin(t->least, decay) : decay;
+    t->most = t->n > 0 ? fmax(t->most, decay) : decay;
+    t->decays += decay;
+    t->writes += write;
+    t->n++;
+}
+
+static void tell_delta(const struct pass *p, const struct ref_delta *d)
+{
+    uint64_t n = (uint64_t)d->n_tok * d->n_v_head;
+    double *beta = doubles(2 * n), *g = beta + n;
+    ref_delta_gates(d, beta, g);
+    for (uint64_t i = 0; i < n; i++)
+        tell_gate(p, exp(g[i]), beta[i]);
+    free(beta);
+}
+
+static void tell_mamba(const struct pass *p, const double *dt)
+{
+    uint64_t n_head = p->c->n_ssm_head, n = p->n_tok * n_head;
+    for (uint64_t i = 0; i < n; i++) {
+        double step = ref_softplus(dt[i] + (double)p->l->dt_bias[i % n_head]);
+        tell_gate(p, exp(step * (double)p->l->ssm_a[i % n_head]), step);
+    }
+}
+
+static void tell_state(const struct pass *p)
+{
+    uint64_t n = (uint64_t)ref_inner(p->c) * p->c->d_state;
+    if (!p->past->ssm)
+        return;
+    p->told->n_state += (double)n;
+    for (uint64_t i = 0; i < n; i++) {
+        p->told->squares += p->past->ssm[i] * p->past->ssm[i];
+        p->told->peak = fmax(p->told->peak, fabs(p->past->ssm[i]));
+    }
+}
+
 static double *delta_mixer(const struct pass *p, const double *x)
 {
     const struct ref_config *c = p->c;
@@ -195,18 +244,20 @@ static double *delta_mixer(const struct pass *p, const double *x)
     double *a = linear(p, l->wa, NULL, c->n_embd, c->n_ssm_head, x);
     double *u = convolved(p, qkv), *o = doubles((uint64_t)p->n_tok * ref_inner(c));
 
-    ref_delta(&(struct ref_delta){ .n_tok = p->n_tok,
-                                   .n_k_head = c->n_group,
-                                   .n_v_head = c->n_ssm_head,
-                                   .d_state = c->d_state,
-                                   .tiled = c->tiled,
-                                   .qkv = u,
-                                   .b = b,
-                                   .a = a,
-                                   .ssm_a = l->ssm_a,
-                                   .dt_bias = l->dt_bias,
-                                   .state = p->past->ssm },
-              o);
+    struct ref_delta d = { .n_tok = p->n_tok,
+                           .n_k_head = c->n_group,
+                           .n_v_head = c->n_ssm_head,
+                           .d_state = c->d_state,
+                           .tiled = c->tiled,
+                           .qkv = u,
+                           .b = b,
+                           .a = a,
+                           .ssm_a = l->ssm_a,
+                           .dt_bias = l->dt_bias,
+                           .state = p->past->ssm };
+    ref_delta(&d, o);
+    if (p->told)
+        tell_delta(p, &d);
     ref_gated_norm(o, z, l->delta_norm, c->d_state, p->n_tok * c->n_ssm_head, (double)c->eps);
     double *y = linear(p, l->ssm_out, NULL, ref_inner(c), c->n_embd, o);
     free(qkv);
@@ -241,6 +292,8 @@ static double *mamba_mixer(const struct pass *p, const double *x)
                                    .d = l->ssm_d,
                                    .state = p->past->ssm },
               o);
+    if (p->told)
+        tell_mamba(p, dt);
     ref_mamba_norm(o, z, l->group_norm, p->n_tok, c->n_group, inner / c->n_group, (double)c->eps);
     double *y = linear(p, l->ssm_out, l->out_bias, inner, c->n_embd, o);
     free(in);
@@ -300,7 +353,8 @@ static double *moe_ffn(const struct pass *p, const double *x)
                                .n_group = c->router_group,
                                .n_group_used = c->router_group_used,
                                .norm = c->norm,
-                               .scale = (double)c->scale },
+                               .scale = (double)c->scale,
+                               .load = p->told ? p->told->load : NULL },
             x, p->n_tok, y);
     return y;
 }
@@ -358,9 +412,12 @@ bool ref_forward(const struct ref_model *m, struct ref_state *s, const int32_t *
 
     for (uint32_t i = 0; i < c->n_layer; i++) {
         struct pass p = {
-            .c = c, .l = &m->layer[i], .past = &s->layer[i], .n_tok = n_tok, .pos = s->pos
+            .c = c, .l = &m->layer[i], .past = &s->layer[i], .n_tok = n_tok, .pos = s->pos,
+            .told = s->told ? &s->told[i] : NULL
         };
         block(&p, h);
+        if (p.told)
+            tell_state(&p);
         if (hidden)
             memcpy(hidden + (i + 1) * n, h, n * sizeof *h);
     }

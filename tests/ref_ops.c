@@ -620,6 +620,8 @@ void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y
                                   m->n_group_used, m->norm, m->scale, id, weight);
         else
             ref_moe_route(logits, m->n_expert, m->n_used, id, weight);
+        for (uint32_t i = 0; m->load && i < m->n_used; i++)
+            m->load[id[i]]++;
         if (m->n_latent) {
             ref_linear(m->latent_down, m->n_embd, m->n_latent, in, 1, low);
             experts(m, m->n_latent, id, weight, low, low_sum);

@@ -53,7 +53,8 @@ static void ffn_case(struct gpu *g, const struct ffn_row *c)
 
 /* ---- experts ----------------------------------------------------------------------------- */
 
-static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
+/* row: some tokens are padding, which is not counted. */
+static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path, bool row)
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
     char text[200];
@@ -62,15 +63,34 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path)
     struct moe_pair pair = moe_make(&r, c, true);
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
     tensor x = rig_dense(&r, x_v, c->n_embd, c->n_tok), norm = rig_dense(&r, norm_v, c->n_embd, 1);
-    tensor y = moe_by(r.c, path, x, norm, MOE_EPS, &pair.m);
+    uint64_t *load = rig_alloc(&r, c->n_expert, sizeof *load);
+    uint32_t *had = rig_alloc(&r, c->n_expert, sizeof *had);
+    uint32_t *real = rig_alloc(&r, c->n_tok, sizeof *real);
+    for (uint32_t e = 0; e < c->n_expert; e++)
+        had[e] = 3 * e;
+    for (uint32_t t = 0; t < c->n_tok; t++)
+        real[t] = t % 3 != 1;
+    struct moe_layer s = { rig_words(&r, had, c->n_expert) };
+    struct docs docs = { .real = rig_words(&r, real, c->n_tok) };
+    struct batch b = { .docs = row ? &docs : NULL };
+    rig_writes(&r, s.load);
+    tensor y = moe_by(r.c, path, x, norm, MOE_EPS, &pair.m, &s, &b);
 
     double *h = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, NULL, n);
     ref_rmsnorm(h, norm_v, c->n_embd, c->n_tok, (double)MOE_EPS, h);
-    ref_moe(&pair.ref, h, c->n_tok, want);
+    for (uint32_t t = 0; t < c->n_tok; t++) {
+        pair.ref.load = row && !real[t] ? NULL : load;
+        ref_moe(&pair.ref, h + (uint64_t)t * c->n_embd, 1, want + (uint64_t)t * c->n_embd);
+    }
     for (uint64_t i = 0; i < n; i++)
         want[i] += (double)x_v[i];
-    if (rig_run(&r))
+    if (rig_run(&r)) {
         rig_near(&r, path == MOE_GROUPED ? "grouped" : "plain", y, want, 0);
+        uint32_t *got = (uint32_t *)(void *)rig_get(&r, s.load);
+        for (uint32_t e = 0; e < c->n_expert; e++)
+            if (!CHECK_EQ(got[e], had[e] + load[e]))
+                break;
+    }
     rig_close(&r);
 }
 
@@ -168,7 +188,7 @@ void test_ops_ffn(void)
         ffn_case(g, &ffn[i]);
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
         for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
-            moe_case(g, &moe[i], path);
+            moe_case(g, &moe[i], path, (i + path) % 2);
     sort_case(g, 5, 3, 11);
     sort_case(g, 128, 8, 8200);
     ops_report(g);
@@ -189,7 +209,7 @@ void test_ops_moe(void)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
         for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
-            moe_case(g, &moe[i], path);
+            moe_case(g, &moe[i], path, false);
     ops_report(g);
     gpu_close(g);
 }

@@ -60,7 +60,7 @@ static void route_case(struct gpu *g, const struct route_row *c)
                             .n_group_used = 1, .renorm = !c->raw, .scale = 2.5f };
     uint32_t wg = wg_size(gpu_caps(g), 64);
     cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1), SPEC(wg, c->sigmoid, 1), PUSH(p),
-                 USES(READ(x), BOTH(id), WRITE(wt), READ(x)));
+                 USES(READ(x), BOTH(id), WRITE(wt), READ(x), BOTH(id), READ(x)));
     struct push_route_bwd b = {
         .n_tok = c->n_tok, .n_used = c->n_used, .id_stride = stride, .dwt_stride = dwt.stride,
         .x_stride = x.stride, .x_col = x.col, .dx_stride = dx.stride, .dx_col = dx.col,
@@ -235,7 +235,7 @@ static tensor first_pass(struct rig *r, tensor x, tensor norm, const struct moe 
     if (tape_runs(r->c))
         tape_back(r->c, x, x);          /* of no op */
     tape_layer(r->c, 0, false);
-    tensor y = op_moe(r->c, x, norm, MOE_EPS, m);
+    tensor y = op_moe(r->c, x, norm, MOE_EPS, m, &(struct moe_layer){ 0 }, NULL);
     tape_layer(r->c, 0, true);
     tape_begin(r->c, (tensor){ 0 }, (tensor){ 0 });
     return y;
@@ -258,7 +258,7 @@ static void whole_case(struct gpu *g, const struct moe_row *c)
     if (!c->frozen)
         dx = rig_grad(&r, x);
     struct adapted a = adapted(&r, &pair);
-    tensor y = op_moe(r.c, x, norm, MOE_EPS, &pair.m);
+    tensor y = op_moe(r.c, x, norm, MOE_EPS, &pair.m, &(struct moe_layer){ 0 }, NULL);
     double *dy = rig_back(&r, y);
 
     double *xd = rig_doubles(&r, x_v, n), *h = rig_doubles(&r, x_v, n);
@@ -291,7 +291,7 @@ static tensor run_among(struct rig *r, const struct moe *m, tensor norm, const f
     rig_writes(r, *dx);
     first_pass(r, x, norm, m);
     grad_is(r->c, x, *dx);
-    tensor y = op_moe(r->c, x, norm, MOE_EPS, m);
+    tensor y = op_moe(r->c, x, norm, MOE_EPS, m, &(struct moe_layer){ 0 }, NULL);
     tape_back(r->c, y, dy);
     return y;
 }
@@ -339,7 +339,8 @@ static void refused_case(void)
     tensor x = rig_dense(&r, v, 32, 1);
     caps->kind = GPU_OTHER;
     caps->max_shared = 16 << 10;
-    tensor y = op_moe(r.c, x, x, MOE_EPS, &(struct moe){ .n_expert = 4, .n_used = 2, .n_ff = 32 });
+    tensor y = op_moe(r.c, x, x, MOE_EPS, &(struct moe){ .n_expert = 4, .n_used = 2, .n_ff = 32 },
+                      &(struct moe_layer){ 0 }, NULL);
     tape_back(r.c, y, x);               /* which finds nothing to undo, and no shape of y */
     CHECK(!cmd_check(r.c, &r.err));
     CHECK_MSG(strstr(r.err.msg, "training experts"), "%s", r.err.msg);

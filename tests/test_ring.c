@@ -197,8 +197,8 @@ static void test_refused(void)
 {
     static const struct { uint64_t at; uint32_t size; uint64_t value; const char *says; } bad[] = {
         { offsetof(struct ring_head, magic), 8, 7, "no complete ring" },
-        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version 2.2, expected 1.2" },
-        { offsetof(struct ring_head, counters_version), 4, 9, "version 1.9, expected 1.2" },
+        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version 2.3, expected 1.3" },
+        { offsetof(struct ring_head, counters_version), 4, 9, "version 1.9, expected 1.3" },
         { offsetof(struct ring_head, head_bytes), 4, 8, "head of 8" },
         { offsetof(struct ring_head, sample_bytes), 4, 100, "samples of 100 bytes" },
         { offsetof(struct ring_head, n_slot), 4, 0, "head of" },
@@ -364,6 +364,8 @@ static void test_sound(void)
         CHECK_EQ(strlen(got.c.kernel[HLM_MAX_COUNTED - 1].name), sizeof c.kernel[0].name - 1);
         CHECK_EQ(got.c.state, HLM_IDLE);
         CHECK_EQ(got.c.n_kernel, HLM_MAX_COUNTED);
+        CHECK_EQ(got.c.n_layer, HLM_MAX_LAYER);
+        CHECK(!got.c.layer[0].n_expert && !got.c.layer[HLM_MAX_LAYER - 1].bar_at);
     }
     ring_detach(r);
     ring_destroy(w);

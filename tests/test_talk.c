@@ -509,6 +509,21 @@ static void test_watched(void)
     CHECK_EQ(json_integer_value(json_object_get(last, "generated")), was.c.n_gen);
     CHECK_EQ(json_integer_value(json_object_get(json_object_get(last, "memory"), "weights")),
              was.c.weight_bytes);
+    json_t *layers = json_object_get(last, "layers"), *layer;
+    size_t i;
+    CHECK_MSG(was.c.n_layer && json_array_size(layers), "%llu layers",
+              (unsigned long long)was.c.n_layer);
+    json_array_foreach(layers, i, layer) {
+        json_int_t at = json_integer_value(json_object_get(layer, "layer"));
+        const struct hlm_layer_count *l = &was.c.layer[at];
+        json_t *gates = json_object_get(layer, "gates"), *state = json_object_get(layer, "state");
+        double decay = json_real_value(json_object_get(gates, "decay"));
+        double rms = json_real_value(json_object_get(state, "rms"));
+        CHECK_EQ(json_integer_value(json_object_get(gates, "heads")), l->n_head);
+        CHECK_MSG(decay > 0 && fabs(decay / (double)l->decay - 1) < 1e-6 && rms > 0 &&
+                      fabs(rms / (double)l->state_rms - 1) < 1e-6,
+                  "layer %zu: decay %g, state %g", i, decay, rms);
+    }
     json_decref(last);
     free(text);
 }

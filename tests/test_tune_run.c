@@ -32,7 +32,8 @@ static struct hlm_tune_params tiny(void)
 static hlm *open_model(bool dry, uint64_t memory, struct err *err)
 {
     struct hlm_params params = { .model = TINY "model.gguf", .cache_dir = "build/cache",
-                                 .exact = true, .validate = true, .dry = dry, .memory = memory };
+                                 .exact = true, .validate = true, .dry = dry, .memory = memory,
+                                 .layers = true };
     hlm *m = hlm_open(&params, err);
     if (!m && strstr(err->msg, "validation layer")) {   /* test_validation says so */
         *err = (struct err){ 0 };
@@ -370,6 +371,46 @@ static void test_patience(void)
     json_decref(valid);
 }
 
+/* At every validation the log tells of layers: experts with all their choices, gates with what
+ * training made of them. */
+static void test_layer_log(void)
+{
+    test_case("the log tells of layers");
+    const char *log = scratch("layers.json"), *out = scratch("layers.gguf");
+    struct ran r = run(NULL, "hlm-tune -m tests/fixtures/train/qwen35moe-mtp/model.gguf -d "
+                             "tests/fixtures/train/qwen35moe-mtp/data.jsonl --no-pack --valid 0.25 "
+                             "--target attn --rank 2 --train-gates --steps 2 --valid-every 1 "
+                             "--log-json %s -o %s", log, out);
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    ran_free(&r);
+    json_t *all = events(log, "counters");
+    json_t *last = json_array_get(all, json_array_size(all) - 1), *layer;
+    json_t *layers = json_object_get(last, "layers"), *load;
+    size_t i, k;
+    uint32_t n_moe = 0, n_gate = 0;
+    CHECK_EQ(json_array_size(all), 5);  /* loaded, before the first step, behind both, the end */
+    json_array_foreach(layers, i, layer) {
+        json_t *experts = json_object_get(layer, "experts"), *gates;
+        json_int_t sum = 0;
+        json_array_foreach(json_object_get(experts, "load"), k, load)
+            sum += json_integer_value(load);
+        CHECK_EQ(json_integer_value(json_object_get(experts, "chosen")), sum);
+        n_moe += sum > 0;
+        if (!(gates = json_object_get(layer, "gates")))
+            continue;
+        double decay = json_number_value(json_object_get(gates, "decay"));
+        CHECK(decay > 0 && decay <= json_number_value(json_object_get(gates, "decay_max")) &&
+              decay >= json_number_value(json_object_get(gates, "decay_min")));
+        CHECK(json_number_value(json_object_get(gates, "write")) > 0);
+        CHECK(json_number_value(json_object_get(gates, "delta_max")) > 0);
+        CHECK(json_is_true(json_object_get(json_object_get(layer, "state"), "finite")));
+        n_gate++;
+    }
+    CHECK_MSG(n_moe == json_array_size(layers) && n_gate > 0,
+              "%zu layers, %u with experts, %u with gates", json_array_size(layers), n_moe, n_gate);
+    json_decref(all);
+}
+
 /* Interrupted once its first step is in the log, gone on with, and as one that never was. */
 static void test_interrupt(void)
 {
@@ -429,6 +470,7 @@ void test_tune_run(void)
     }
     hlm_test_close(m);
     test_ids_json();
+    test_layer_log();
     test_patience();
     test_interrupt();
 }

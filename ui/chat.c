@@ -323,7 +323,8 @@ static int print_plan(void)
     int rc = RC_FAILED;
     params = session_params();
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
-                                                .memory = o.memory, .dry = true }, &rc);
+                                                .memory = o.memory, .layers = true,
+                                                .dry = true }, &rc);
     if (m && adapters_open(m, &o.lora, &err) &&
         (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
         rc = RC_OK;
@@ -359,7 +360,7 @@ int main(int argc, char **argv)
         goto out;
     m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
                                            .profile = o.profile, .memory = o.memory,
-                                           .dry = true }, &rc);
+                                           .layers = true, .dry = true }, &rc);
     if (!m || !check_size(m, &err) || !ui_load_model(m, &rc))
         goto out;
     hlm_test_lose((uint64_t)o.lose);

@@ -4,6 +4,7 @@
 #include "ring.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,7 +17,58 @@ static struct {
 static const char *const state_name[] = { "idle", "loading", "reading", "generating", "training",
                                           "validating" };
 
-static json_t *to_json(const struct hlm_counters *c)
+/* A number that may be none: not looked at yet, or no finite one. */
+static json_t *real_or_null(bool known, float v)
+{
+    return known && isfinite(v) ? json_real((double)v) : json_null();
+}
+
+static json_t *experts_json(const hlm *m, uint32_t i_layer, const struct hlm_layer_count *l)
+{
+    uint32_t n;
+    const uint64_t *load = hlm_expert_loads(m, i_layer, &n);
+    json_t *loads = json_array();
+    for (uint32_t e = 0; load && e < n; e++)
+        json_array_append_new(loads, json_integer((json_int_t)load[e]));
+    return json_pack("{s:I, s:f, s:f, s:f, s:o}", "chosen", (json_int_t)l->n_chosen, "max",
+                     (double)l->load_max, "unused", (double)l->load_unused, "even",
+                     (double)l->load_even, "load", loads);
+}
+
+/* Layers that have something to tell. */
+static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
+{
+    json_t *layers = json_array();
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        const struct hlm_layer_count *l = &c->layer[i];
+        json_t *o = json_pack("{s:i}", "layer", (int)i);
+        bool known = l->n_tok > 0, seen = l->n_state > 0;
+        if (l->n_expert)
+            json_object_set_new(o, "experts", experts_json(m, i, l));
+        if (l->n_head) {
+            json_object_set_new(o, "gates",
+                                json_pack("{s:i, s:i, s:o, s:o, s:o, s:o, s:f}", "heads",
+                                          (int)l->n_head, "tokens", (int)l->n_tok, "decay",
+                                          real_or_null(known, l->decay), "decay_min",
+                                          real_or_null(known, l->decay_min), "decay_max",
+                                          real_or_null(known, l->decay_max), "write",
+                                          real_or_null(known, l->write), "delta_max",
+                                          (double)l->delta_max));
+            json_object_set_new(o, "state",
+                                json_pack("{s:o, s:o, s:b}", "rms",
+                                          real_or_null(seen, l->state_rms), "max",
+                                          real_or_null(seen, l->state_max), "finite",
+                                          (int)isfinite(l->state_max)));
+        }
+        if (l->n_expert || l->n_head)
+            json_array_append_new(layers, o);
+        else
+            json_decref(o);
+    }
+    return layers;
+}
+
+static json_t *to_json(const hlm *m, const struct hlm_counters *c)
 {
     json_t *o = json_pack(
         "{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I,"
@@ -52,6 +104,8 @@ static json_t *to_json(const struct hlm_counters *c)
         json_object_set_new(o, "kernels", kernels);
     else
         json_decref(kernels);
+    if (o && c->n_layer)
+        json_object_set_new(o, "layers", layers_json(m, c));
     return o;
 }
 
@@ -72,7 +126,7 @@ static void with_errors(struct hlm_counters *c)
     memcpy(c->error, w.last.error, sizeof c->error);
 }
 
-void counters_watch(void *user, const struct hlm_counters *c)
+void counters_watch(void *user, const hlm *m, const struct hlm_counters *c)
 {
     static struct hlm_counters now;
     bool done = c->state == HLM_IDLE && w.known && w.last.state != HLM_IDLE;
@@ -83,13 +137,20 @@ void counters_watch(void *user, const struct hlm_counters *c)
     w.known = true;
     publish();
     if (done)
-        ui_event("counters", "o", to_json(&w.last));
+        ui_event("counters", "o", to_json(m, &w.last));
 }
 
 void counters_get(hlm *m, struct hlm_counters *out)
 {
     hlm_get_counters(m, out);
     with_errors(out);
+}
+
+void counters_log(hlm *m)
+{
+    static struct hlm_counters now;
+    counters_get(m, &now);
+    ui_event("counters", "o", to_json(m, &now));
 }
 
 void counters_error(const char *message)

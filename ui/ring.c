@@ -160,6 +160,12 @@ static void make_sound(struct hlm_counters *c)
     c->n_kernel = min_u64(c->n_kernel, HLM_MAX_COUNTED);
     for (uint32_t i = 0; i < HLM_MAX_COUNTED; i++)
         c->kernel[i].name[sizeof c->kernel[i].name - 1] = 0;
+    c->n_layer = min_u64(c->n_layer, HLM_MAX_LAYER);
+    for (uint32_t i = 0; i < HLM_MAX_LAYER; i++) {
+        struct hlm_layer_count *l = &c->layer[i];
+        if (l->bar_at > HLM_MAX_BAR || l->n_expert > HLM_MAX_BAR - l->bar_at)
+            l->n_expert = l->bar_at = 0;
+    }
 }
 
 enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t *lost)

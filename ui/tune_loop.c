@@ -2,6 +2,7 @@
  *
  * At a step that is due for it: validation, samples, a checkpoint, in this order, so that a
  * checkpoint knows what validation gave; a run that goes on does what was due and not yet done. */
+#include "common_counters.h"
 #include "tune_run.h"
 
 #include <jansson.h>
@@ -79,6 +80,7 @@ static bool validate(struct loop *l, struct err *err)
     l->valid = v.main;
     l->valid_known = true;
     tell_valid(l, &v);
+    counters_log(u->m);
     if ((l->stopped = is_stopped(u)))
         ui_note("no better validation in %d: the run ends here (--patience)", u->patience);
     return true;

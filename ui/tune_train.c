@@ -309,7 +309,7 @@ static int train(struct err *err)
     int rc = RC_FAILED;
     if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
                                                    .profile = o.profile, .memory = o.memory,
-                                                   .exact = true, .dry = true,
+                                                   .exact = true, .layers = true, .dry = true,
                                                    .draft = o.p.o.mtp_factor > 0 }, &rc)))
         return rc;
     if (o.format)

@@ -1,0 +1,41 @@
+#version 450
+// state_stats: STATE_STATS of push.h for the states of a recurrent head, a head a workgroup. ROW:
+// those that chunks of documents begin with, but not the zeros at a document's start, nor what
+// padding leaves. ADD: to what stands there.
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(constant_id = 1) const uint ROW = 0;
+layout(constant_id = 2) const uint ADD = 0;
+layout(push_constant) uniform Push { push_state_stats p; };
+layout(binding = 0) readonly buffer State { vec4 state4[]; };
+layout(binding = 1) readonly buffer Chunks { uvec4 chunks[]; }; // ROW alone
+layout(binding = 2) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
+layout(binding = 3) buffer Out { float told[]; };               // [n_head][STATE_STATS]
+
+void main()
+{
+    uint head = gl_WorkGroupID.x, to = (p.head0 + head) * STATE_STATS, n4 = p.n / 4;
+    float n = 0.0, squares = 0.0, most = 0.0;
+    [[dont_unroll]] for (uint i = 0; i < p.n_chunk; i++) {
+        if (ROW != 0) {
+            uvec4 c = chunks[p.chunk0 + i];
+            if (c.y == 0 || c.z != 0 || real[c.x] == 0)
+                continue;
+        }
+        uint at = (head * p.by_head + (p.from + i) * p.by_chunk) * n4;
+        [[dont_unroll]] for (uint k = lane(); k < n4; k += WG) {
+            vec4 v = abs(state4[at + k]);
+            squares += dot(v, v);
+            most = max(most, max(max(v.x, v.y), max(v.z, v.w)));
+        }
+        n += 1.0;
+    }
+    squares = wg_sum(squares);
+    most = wg_max(most);
+    if (lane() != 0)
+        return;
+    told[to] = (ADD != 0 ? told[to] : 0.0) + n;
+    told[to + 1] = (ADD != 0 ? told[to + 1] : 0.0) + squares;
+    told[to + 2] = max(ADD != 0 ? told[to + 2] : 0.0, most);
+}
