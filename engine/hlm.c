@@ -73,7 +73,6 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
         fail(err, "out of memory");
         return NULL;
     }
-    m->exact = params->exact;
     m->file = gguf_open(params->model, err);
     bool ok = m->file && model_arch(m->file, err);
     if (ok) {
@@ -84,6 +83,7 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
             fail(err, "out of memory");
         m->gpu = m->path && m->name ? gpu_open(&gp, err) : NULL;
         if (m->gpu) {
+            m->f16 = params->f16 || (!params->exact && linear_f16_pays(gpu_caps(m->gpu)));
             count_open(m, params);
             gpu_dry(m->gpu, true);
         }

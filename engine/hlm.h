@@ -44,8 +44,9 @@ struct hlm_params {
     const char *model;          /* path of a GGUF */
     const char *device;         /* NULL: best; a number; part of a name */
     const char *cache_dir;      /* pipeline cache folder; NULL: none kept */
-    bool exact;                 /* only paths whose operands are f32; else whatever the path table
-                                   ranks first - of which all are, so far */
+    bool exact;                 /* only paths whose operands are f32; else f16 where that is faster,
+                                   for many tokens at once on matrix units */
+    bool f16;                   /* f16 there in any case, for comparison */
     bool validate, profile;     /* validation layer; time stamps per kernel */
     uint64_t memory;            /* bytes of device memory that may be used; 0: what is free, less a
                                    twentieth */

@@ -17,7 +17,7 @@ struct hlm {
     uint32_t n_session;                 /* alive */
     struct hlm_tune *tune;              /* a training; NULL: none */
     char *path, *name;
-    bool exact;
+    bool f16;                           /* prompts may be read with f16 operands */
     uint32_t *unused;                   /* bit set of vocabulary entries that are no tokens */
     uint64_t lora_hash[2];              /* of the adapters in force; zero without */
     uint64_t hash[2];                   /* of the file, once hashed */

@@ -95,6 +95,7 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
                         .cmd = cmd_create(s->m->gpu, names[kind], s->scratch, err) };
     if (!p->cmd)
         return NULL;
+    cmd_set_f16(p->cmd, s->m->f16);
     s->n_plan++;
     record(s, p);
     return cmd_check(p->cmd, err) ? p : NULL;

@@ -394,12 +394,6 @@ static bool check_options(const hlm_tune *t, struct err *err)
     return true;
 }
 
-/* A software device's are slower than its f32. */
-static bool matrix_units(const struct gpu_caps *caps)
-{
-    return caps->coop.m && caps->kind != GPU_CPU;
-}
-
 hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err)
 {
     hlm_tune *t = mem_alloc(1, sizeof *t);
@@ -414,7 +408,7 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err
     t->p = *p;
     t->o = p->o;
     t->f16 = p->precision == HLM_TUNE_F16 ||
-             (p->precision == HLM_TUNE_DEFAULT && !p->ids_json && matrix_units(gpu_caps(m->gpu)));
+             (p->precision == HLM_TUNE_DEFAULT && !p->ids_json && linear_f16_pays(gpu_caps(m->gpu)));
     t->alpha = (float)p->o.alpha;
     t->place.best_loss = t->place.valid_loss = INFINITY;
     bool ok = check_options(t, err) && (p->data ? read_jsonl(t, err) : read_ids(t, err)) &&

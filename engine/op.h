@@ -121,6 +121,8 @@ struct linear_path {
 };
 extern const struct linear_path linear_paths[];
 extern const uint32_t n_linear_path;
+/* Do f16 operands make many tokens' products faster? On matrix units, but a software device's. */
+bool linear_f16_pays(const struct gpu_caps *caps);
 /* Can the device run it? */
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path);
 

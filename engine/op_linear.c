@@ -41,6 +41,11 @@ enum { TILE_SHARED = 32 << 10, COOP_WIDE_SHARED = 40 << 10 };
 static bool is_tile(enum kernel k) { return k == K_linear_tile || k == K_linear_tile_bwd; }
 static bool is_coop(enum kernel k) { return k == K_linear_coop || k == K_linear_coop_bwd; }
 
+bool linear_f16_pays(const struct gpu_caps *caps)
+{
+    return caps->coop.m && caps->kind != GPU_CPU;
+}
+
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path)
 {
     bool many = is_tile(path->kernel) || is_coop(path->kernel);
@@ -265,8 +270,8 @@ void linear_bwd_by(struct cmd *c, const struct linear_path *path, const linear *
                  w->row_q * 16);
     for (uint32_t row = 0; step && row < w->n_out; row += step) {
         uint32_t n = min_u32(step, w->n_out - row);
-        cmd_work(c, 2.0 * n * w->n_in * dy.n_row);
         tensor part = operand(c, path, tensor_cols(dy, row, n));
+        cmd_work(c, 2.0 * n * w->n_in * dy.n_row);
         bwd_dispatch(c, path, bwd_tile_of(path, caps, dy.n_row), w, linear_rows(w, row, n), part,
                      dx, (struct push_linear_bwd){ .n_out = n, .n_tok = dy.n_row }, NULL);
     }
@@ -554,7 +559,7 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < n_w; i++)
         n_out += w[i]->n_out;
-    tensor y = cmd_scratch(c, F32, n_out, h.n_row), halves = operand(c, path, h);
+    tensor y = cmd_scratch(c, F32, n_out, h.n_row), halves = { 0 };
     for (uint32_t i = 0, col = 0; i < n_w;) {
         linear run = *w[i];
         uint32_t first = i++, n_exact = run.n_exact;
@@ -569,6 +574,8 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
                          w[first], all);
             run.n_out = all;
         }
+        if (run.n_out && path->f16 && !halves.arena)
+            halves = operand(c, path, h);
         if (run.n_out)
             product(c, path, &(struct linear_args){ .x = h, .halves = path->f16 ? &halves : NULL,
                                                     .w = &run, .norm = norm, .eps = eps,

@@ -16,27 +16,28 @@
 enum { N_CTX = 320, N_SPLIT = 3 };
 
 /* NMSE in units of 1e-12: against Hugging Face, below twice llama.cpp's (the fixtures' README) -
- * with a cache in halves and in 8 bits, too - and against ref.h, of f32 files and of quantised.
+ * with a cache in halves and in 8 bits, too - and against ref.h, of f32 files and of quantised, and
+ * of the latter with f16 operands against the former's authority.
  * Measured on lavapipe, the worst of its row:
- *     qwen35          1.02  0.83  5.5   4.6   1.7   2.8   840   5.0e5  0.89  1.3
- *     qwen35moe       0.27  0.14  0.48  0.59  0.33  0.37  470   2.9e5  0.18  0.22
- *     qwen3next       0.23  0.13  0.64  0.56  0.29  0.29  840   5.6e5  0.25  0.19
- *     nemotron_h      0.19  0.10  0.30  0.28  0.16  0.25  1500  9.6e5  0.08  0.21
- *     nemotron_h_moe  0.16  0.09  0.19  0.22  0.12  0.13  910   5.2e5  0.09  0.07
- *     step35          0.11  0.04  0.18  0.22  0.10  0.26  7400  5.3e6  0.06  0.22 */
+ *     qwen35          1.02  0.83  5.5   4.6   1.7   2.8   840   5.0e5  0.89  1.3   8.9e6
+ *     qwen35moe       0.27  0.14  0.48  0.59  0.33  0.37  470   2.9e5  0.18  0.22  9.7e5
+ *     qwen3next       0.23  0.13  0.64  0.56  0.29  0.29  840   5.6e5  0.25  0.19  2.1e6
+ *     nemotron_h      0.19  0.10  0.30  0.28  0.16  0.25  1500  9.6e5  0.08  0.21  6.9e5
+ *     nemotron_h_moe  0.16  0.09  0.19  0.22  0.12  0.13  910   5.2e5  0.09  0.07  4.1e5
+ *     step35          0.11  0.04  0.18  0.22  0.10  0.26  7400  5.3e6  0.06  0.22  3.3e5 */
 // clang-format off
 static const struct family {
     const char *arch, *half;
     double p7, hidden, p65, p300, decode, quant, kv16, kv8;
-    double ref, ref_quant;
+    double ref, ref_quant, f16;
     uint32_t min_k256;          /* files of superblocks that must be there */
 } families[] = {
-    { "qwen35",         "f16",  1.6, 1.3,  8.0, 7.5, 2.7,  5.0, 1200, 7e5, 1.0,  2.0, 2 },
-    { "qwen35moe",      "bf16", 0.5, 0.24, 0.8, 0.9, 0.5,  0.6,  700, 4e5, 0.35, 0.4, 2 },
-    { "qwen3next",      "bf16", 0.4, 0.24, 1.0, 0.9, 0.45, 0.5, 1200, 8e5, 0.38, 0.4, 2 },
-    { "nemotron_h",     "f16",  0.3, 0.2,  0.5, 0.5, 0.3,  0.4, 2000, 13e5, 0.15, 0.4, 1 },
-    { "nemotron_h_moe", "bf16", 0.3, 0.2,  0.3, 0.4, 0.2,  0.3, 1500, 7e5, 0.15, 0.2, 1 },
-    { "step35",         "f16",  0.2, 0.1,  0.3, 0.4, 0.2,  0.4, 9000, 7e6, 0.12, 0.4, 1 },
+    { "qwen35",         "f16",  1.6, 1.3,  8.0, 7.5, 2.7,  5.0, 1200, 7e5, 1.0,  2.0, 15e6, 2 },
+    { "qwen35moe",      "bf16", 0.5, 0.24, 0.8, 0.9, 0.5,  0.6,  700, 4e5, 0.35, 0.4, 2e6, 2 },
+    { "qwen3next",      "bf16", 0.4, 0.24, 1.0, 0.9, 0.45, 0.5, 1200, 8e5, 0.38, 0.4, 4e6, 2 },
+    { "nemotron_h",     "f16",  0.3, 0.2,  0.5, 0.5, 0.3,  0.4, 2000, 13e5, 0.15, 0.4, 15e5, 1 },
+    { "nemotron_h_moe", "bf16", 0.3, 0.2,  0.3, 0.4, 0.2,  0.3, 1500, 7e5, 0.15, 0.2, 1e6, 1 },
+    { "step35",         "f16",  0.2, 0.1,  0.3, 0.4, 0.2,  0.4, 9000, 7e6, 0.12, 0.4, 8e5, 1 },
 };
 // clang-format on
 #define MAX_ABS  1e-3
@@ -50,6 +51,7 @@ struct subject {
     hlm_session *s;
     struct ref_model *ref;
     uint32_t n_vocab, n_embd, n_layer;
+    bool f16;                   /* by f16 operands */
 };
 
 /* ---- helpers ---------------------------------------------------------------------------- */
@@ -79,8 +81,8 @@ static void check_diff(const char *what, struct diff d, double bound)
 static bool subject_open(struct subject *t, const char *path)
 {
     struct err err = { 0 };
-    t->m = hlm_test_open(path);
-    if (!t->m)
+    t->m = hlm_test_try_as((struct hlm_params){ .model = path, .f16 = t->f16 }, &err);
+    if (!CHECK_OK(t->m != NULL, err))
         return false;
     struct hlm_info info = hlm_get_info(t->m);
     t->n_vocab = info.n_vocab;
@@ -303,7 +305,6 @@ static void test_greedy(const struct subject *t)
     }
 }
 
-/* The default cache, half precision: noise of its own, llama.cpp's has 5e-10 to 8e-10. */
 /* A batch of 8 leaves a sliding layer room for its window and little more: 300 tokens go round such
  * a ring many times, in pieces and one by one. */
 static void test_small_batch(const struct subject *t)
@@ -334,7 +335,8 @@ static void test_small_batch(const struct subject *t)
     free(id);
 }
 
-/* What a shorter cache type costs; single logits may be further off than f32 noise takes them. */
+/* What a shorter cache type costs (of an f16 cache llama.cpp says 5e-10 to 8e-10); single logits may
+ * be further off than f32 noise takes them. */
 static void test_kv(const struct subject *t, enum hlm_kv kv, const char *name, double bound)
 {
     uint32_t n;
@@ -395,6 +397,32 @@ static void test_q8_0(struct subject *t)
     subject_close(t);
 }
 
+/* What f16 operands cost. */
+static void test_f16(struct subject *t)
+{
+    uint32_t n;
+    uint64_t n_bytes;
+    test_case("%s/model-q8_0.gguf: f16 operands", t->dir);
+    int32_t *id = prompt(t, "p24", &n);
+    float *want = fixture_read(&n_bytes, "%s/%s", t->dir,
+                               json_str(t->manifest, "tests/q8_0_p24/dequant_logits/file"));
+    t->f16 = true;
+    if (id && want && subject_open(t, fixture("%s/model-q8_0.gguf", t->dir)) &&
+        CHECK_EQ(n_bytes, (uint64_t)n * t->n_vocab * sizeof *want)) {
+        float *got = read_split(t, t->s, id, n, NULL, 0, NULL);
+        struct diff d = diff_f32(got, want, (uint64_t)n * t->n_vocab);
+        measured("f16 operands", d);
+        CHECK_MSG(d.nmse <= t->f->f16 * 1e-12, "nmse %.3g (at most %.3g)", d.nmse,
+                  t->f->f16 * 1e-12);
+        CHECK_MSG(d.nmse > t->f->quant * 1e-12, "nmse %.3g: operands are f32", d.nmse);
+        free(got);
+    }
+    subject_close(t);
+    t->f16 = false;
+    free(want);
+    free(id);
+}
+
 static void test_base(const struct family *f)
 {
     struct subject t = { .f = f };
@@ -418,6 +446,7 @@ static void test_base(const struct family *f)
     if (t.manifest) {
         test_half(&t);
         test_q8_0(&t);
+        test_f16(&t);
     }
     json_decref(t.manifest);
 }
