@@ -365,7 +365,8 @@ static void coop_caps(VkInstance instance, struct probe *p)
     struct gpu_caps *c = &p->caps;
     VkCooperativeMatrixPropertiesKHR list[64];
     uint32_t n = ARRAY_LEN(list);
-    if (!c->coopmat || !query || !c->f16 || !p->f12.vulkanMemoryModel ||
+    if (!c->coopmat || !query || !c->f16 || c->max_invocations < 256 ||
+        p->props13.maxComputeWorkgroupSubgroups < 8 || !p->f12.vulkanMemoryModel ||
         !p->f13.subgroupSizeControl || !p->f13.computeFullSubgroups ||
         !(p->props13.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT))
         return;

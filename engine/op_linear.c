@@ -4,10 +4,10 @@
  *
  * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded (those of F32
  * matrices to the sum of two), and each row of what they are multiplied with times a power of two
- * that brings it into f16's range. Sums are f32, and so is all of the products that make gates or
- * choose experts (linear.n_exact), and of adapters: their factors' products, their gradients. On
- * matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is there for
- * comparison.
+ * that brings it into f16's range. Sums are f32, and so is all of the products that make recurrent
+ * gates or choose experts (linear.n_exact), and of adapters: their factors' products, their
+ * gradients. On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is
+ * there for comparison.
  *
  * Formulas: RMSNorm (Zhang and Sennrich, arXiv 1910.07467). */
 #include "op.h"
@@ -79,6 +79,13 @@ static const struct linear_path *bwd_pick(struct cmd *c, uint32_t n_tok, bool f1
  * workgroup own. */
 struct tile { uint32_t wg, rows, toks, toks_per_group; };
 
+/* Of coop.glsl: lanes of a workgroup, and tokens that leave each of them 64 sums at most. */
+static uint32_t coop_wg(const struct gpu_caps *caps)
+{
+    return min_u32(256, 8 * caps->coop.subgroup);
+}
+static uint32_t coop_toks(const struct gpu_caps *caps) { return max_u32(16, coop_wg(caps) / 2); }
+
 /* Of the kernels that take tiles through workgroup memory, forward and backward. */
 static struct tile shared_tile(const struct linear_path *p, const struct gpu_caps *caps,
                                uint32_t n_tok)
@@ -88,7 +95,8 @@ static struct tile shared_tile(const struct linear_path *p, const struct gpu_cap
         return (struct tile){ 128, 128, toks / 8, toks };
     if (n_tok >= 96 && caps->max_shared >= COOP_WIDE_SHARED)
         toks = 128;
-    return (struct tile){ min_u32(256, 8 * caps->coop.subgroup), 128, toks, toks };
+    toks = min_u32(toks, coop_toks(caps));
+    return (struct tile){ coop_wg(caps), 128, toks, toks };
 }
 
 /* What the kernels of many tokens share: constants 3 and 4 are rows and tokens of a tile, 5 is
@@ -710,7 +718,10 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
 {
     const struct linear_path *path = path_of(linear_paths, n_linear_path, caps, UINT32_MAX, false);
-    return path->kernel == K_linear ? 0 : tile_of(path, caps, F32, 32, n_row).toks_per_group;
+    uint32_t toks = 0;
+    if (path->kernel != K_linear)
+        toks = tile_of(path, caps, F32, 32, n_row).toks_per_group;
+    return caps->coop.m ? min_u32(toks, coop_toks(caps)) : toks;
 }
 
 /* Of a path that takes f16: of the tile that holds what the f32 paths, for which the entries were

@@ -45,9 +45,11 @@ void coop_clear()
 // One block of 32 weights into a_tile from unit `at` on; of weights in two parts, one of them.
 void stage_block(uint at, vec4 w[8], uint part)
 {
-    if (part > 0)
-        [[unroll]] for (uint g = 0; g < 8; g++)
+    [[unroll]] for (uint g = 0; g < 8; g++) {
+        w[g] = half_operand(w[g]);
+        if (part > 0)
             w[g] -= half_first(w[g]);
+    }
     [[unroll]] for (uint q = 0; q < 4; q++)
         a_tile[at + q] = uvec4(half_words(w[2 * q]), half_words(w[2 * q + 1]));
 }

@@ -35,7 +35,7 @@ float y_scale(uint from, uint t)
     if (EPI == EPI_ADD_GATED)
         by = sigmoid(gate[t * p.gate_stride + p.gate_col]);
     if (HALVES != 0)
-        by *= half_scale(from * p.x_stride, p.n_in);
+        by *= half_scale(from * p.x_stride, p.n_in) / HALF_FACTOR;
     return by;
 }
 

@@ -33,4 +33,7 @@ vec4 load_dy(uint t, uint r)
 }
 
 // What the products of row t of dy are multiplied by.
-float dx_scale(uint t) { return HALVES != 0 ? half_scale(t * p.dy_stride, p.n_out) : 1.0; }
+float dx_scale(uint t)
+{
+    return HALVES != 0 ? half_scale(t * p.dy_stride, p.n_out) / HALF_FACTOR : 1.0;
+}

@@ -341,17 +341,25 @@ vec4 weight4(uint row, uint n_block, uint b, uint g)
     return HAS_MIN ? q + (g < 4u ? s.m.x : s.m.y) : q;
 }
 
-// Weights as f16 operands. Who keeps a matrix in F32 wants its bits: it is the sum of two.
+// Weights as f16 operands. Who keeps a matrix in F32 wants its bits: it is the sum of two operands,
+// and larger by a factor, so that the second need not be one of the numbers below 2^-14 that a
+// device may take for zero.
 const uint HALF_PARTS = W_TYPE == T_F32 ? 2 : 1;
+const float HALF_FACTOR = W_TYPE == T_F32 ? 64.0 : 1.0;
 uvec2 half_words(vec4 w) { return uvec2(packHalf2x16(w.xy), packHalf2x16(w.zw)); }
 vec4 half_first(vec4 w)
 {
     uvec2 h = half_words(w);
     return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y));
 }
+vec4 half_operand(vec4 w)
+{
+    return HALF_PARTS == 1 ? w : clamp(HALF_FACTOR * w, vec4(-65504.0), vec4(65504.0));
+}
 // The sum of all parts.
 vec4 half_sum(vec4 w)
 {
+    w = half_operand(w);
     vec4 first = half_first(w);
     return HALF_PARTS == 1 ? first : first + half_first(w - first);
 }

@@ -330,9 +330,9 @@ struct weight rig_f16_weight(struct rig *r, struct weight w)
     uint64_t n = (uint64_t)w.w.n_expert * w.w.n_out * w.w.n_in;
     float *v = rig_alloc(r, n, sizeof *v);
     for (uint64_t i = 0; i < n; i++) {
-        float first = f16_to_f32(f32_to_f16(w.v[i]));
-        float rest = w.w.dtype == F32 ? w.v[i] - first : 0;
-        v[i] = first + f16_to_f32(f32_to_f16(rest));
+        float by = w.w.dtype == F32 ? 64 : 1, first = f16_to_f32(f32_to_f16(by * w.v[i]));
+        float rest = w.w.dtype == F32 ? by * w.v[i] - first : 0;
+        v[i] = (first + f16_to_f32(f32_to_f16(rest))) / by;
     }
     w.v = v;
     return w;

@@ -285,6 +285,25 @@ static void test_types(struct gpu *g)
     }
 }
 
+/* The widest tile that matrix units have. */
+static void test_wide(struct gpu *g)
+{
+    for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
+        const struct linear_path *path = &linear_paths[i_path];
+        if (!path->f16 || !linear_path_runs(gpu_caps(g), path))
+            continue;
+        test_case("linear by %s, Q8_0, 96 to 129 tokens", path->name);
+        struct rig r = rig_open(g, "linear");
+        struct product prod = product_make(&r, path, Q8_0, 96, 129, 129, false);
+        const struct pending p[2] = {
+            record(&r, path, &prod, (struct linear_row){ 129, 129, ADD, PLAIN }),
+            record(&r, path, &prod, (struct linear_row){ 5, 96, ADD, PLAIN }),
+        };
+        check_pending(&r, path, Q8_0, p, 2);
+        rig_close(&r);
+    }
+}
+
 /* A matrix of a real model. */
 static void test_real(struct gpu *g)
 {
@@ -448,6 +467,7 @@ void test_ops_linear(void)
     test_embed(g);
     test_shapes(g);
     test_types(g);
+    test_wide(g);
     test_real(g);
     op_case(g, 1);
     op_case(g, 7);
