@@ -408,7 +408,8 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err
     t->p = *p;
     t->o = p->o;
     t->f16 = p->precision == HLM_TUNE_F16 ||
-             (p->precision == HLM_TUNE_DEFAULT && !p->ids_json && linear_f16_pays(gpu_caps(m->gpu)));
+             (p->precision == HLM_TUNE_DEFAULT && !p->ids_json &&
+              linear_f16_pays(gpu_caps(m->gpu)));
     t->alpha = (float)p->o.alpha;
     t->place.best_loss = t->place.valid_loss = INFINITY;
     bool ok = check_options(t, err) && (p->data ? read_jsonl(t, err) : read_ids(t, err)) &&

@@ -335,8 +335,8 @@ static void test_small_batch(const struct subject *t)
     free(id);
 }
 
-/* What a shorter cache type costs (of an f16 cache llama.cpp says 5e-10 to 8e-10); single logits may
- * be further off than f32 noise takes them. */
+/* What a shorter cache type costs (of an f16 cache llama.cpp says 5e-10 to 8e-10); single logits
+ * may be further off than f32 noise takes them. */
 static void test_kv(const struct subject *t, enum hlm_kv kv, const char *name, double bound)
 {
     uint32_t n;
