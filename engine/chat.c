@@ -114,7 +114,8 @@ struct shown chat_show(const char *text, uint32_t max)
 {
     struct shown v = { "" };
     for (uint32_t i = 0; text[i] && i < max && i < sizeof v.s - 1; i++)
-        v.s[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
+        v.s[i] = text[i];
+    one_line(v.s);
     return v;
 }
 

@@ -474,14 +474,6 @@ static bool two_turns(struct data_line *l, struct str prompt, struct str complet
 
 /* ---- lines ----------------------------------------------------------------------------------- */
 
-/* A library's message and a bit of the input, fit for one line. */
-static void one_line(char *s)
-{
-    for (; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            *s = '?';
-}
-
 static bool object(struct data_line *l, const json_t *j, struct err *err)
 {
     json_t *list = json_object_get(j, "messages"), *text = json_object_get(j, "text"),
