@@ -71,6 +71,13 @@ bool size_add(uint64_t a, uint64_t b, uint64_t *out)
     return true;
 }
 
+void one_line(char *s)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            *s = '?';
+}
+
 const char *bytes_text(char out[32], uint64_t bytes)
 {
     if (bytes < 10240)

@@ -46,6 +46,9 @@ static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+/* Makes a library's or a file's text fit for one line: what would break it or move a terminal
+ * becomes '?'. */
+void one_line(char *s);
 const char *bytes_text(char out[32], uint64_t bytes);  /* "1.5 GiB"; small ones to the byte */
 
 /* Monotonic seconds. */

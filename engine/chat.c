@@ -114,7 +114,8 @@ struct shown chat_show(const char *text, uint32_t max)
 {
     struct shown v = { "" };
     for (uint32_t i = 0; text[i] && i < max && i < sizeof v.s - 1; i++)
-        v.s[i] = (unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i];
+        v.s[i] = text[i];
+    one_line(v.s);
     return v;
 }
 
@@ -495,7 +496,9 @@ static void put_system(struct draft *d, const struct chat_format *f, const struc
         put_content(d, m, content);
     if (in->tools && !last && any)
         draft_put(d, "\n\n");
-    if (in->tools)
+    for (uint32_t i = 0; in->told && i < in->told->n_span; i++)
+        draft_span(d, in->told->span[i]);
+    if (in->tools && !in->told)
         draft_tools(d, f->tools, in->tools);
     if (last && content.n) {
         draft_put(d, "\n\n");
@@ -557,6 +560,33 @@ static void put_thinking(struct draft *d, const struct chat_format *f, bool thin
     d->p->in_think = ends(chat_str(end), "<think>\n");
 }
 
+/* The text stands still: spans find theirs. False when memory ran out on the way. */
+static bool finish(struct draft *d)
+{
+    struct chat_prompt *p = d->p;
+    if (!p->text && !d->full) /* nothing to say is a text too */
+        d->full = !(p->text = mem_alloc(1, 1));
+    if (d->full) {
+        chat_prompt_free(p);
+        return false;
+    }
+    uint64_t at = 0;
+    for (uint32_t i = 0; i < p->n_span; at += p->span[i++].len)
+        p->span[i].text = p->text + at;
+    return true;
+}
+
+bool chat_tell_tools(const struct chat_format *fmt, json_t *tools, struct chat_prompt *out,
+                     struct err *err)
+{
+    struct draft d = { .p = out };
+    *out = (struct chat_prompt){ 0 };
+    if (fmt->tools)
+        draft_tools(&d, fmt->tools, tools);
+    return finish(&d) || fail(err, "no memory for a list of %llu tools",
+                              (unsigned long long)json_array_size(tools));
+}
+
 bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
                  bool think, struct chat_prompt *out, struct err *err)
 {
@@ -587,16 +617,7 @@ bool chat_render(const struct chat_format *fmt, const struct chat_input *in, boo
         begin_text(&d);
         put_thinking(&d, fmt, think);
     }
-    if (!out->text && !d.full) /* nothing to say is a text too */
-        d.full = !(out->text = mem_alloc(1, 1));
-    if (d.full) {
-        chat_prompt_free(out);
-        return fail(err, "no memory for a prompt of %u messages", in->n);
-    }
-    uint64_t at = 0;
-    for (uint32_t i = 0; i < out->n_span; at += out->span[i++].len)
-        out->span[i].text = out->text + at;
-    return true;
+    return finish(&d) || fail(err, "no memory for a prompt of %u messages", in->n);
 }
 
 void chat_prompt_free(struct chat_prompt *p)

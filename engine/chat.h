@@ -61,6 +61,7 @@ struct chat_input {
     const struct chat_msg *msg;
     uint32_t n;
     struct json_t *tools;   /* NULL or a list that chat_tools_check() has found good */
+    const struct chat_prompt *told; /* NULL or what chat_tell_tools() made of that list */
 };
 
 /* Where a message stands in a prompt: spans [begin, text) are its header, its text follows. What
@@ -81,6 +82,10 @@ struct chat_prompt {
 };
 void chat_prompt_free(struct chat_prompt *p);
 
+/* The tools with the words around them as the format tells them, for those who render many prompts
+ * with one list; nothing where it has no form for them. False: no memory. */
+bool chat_tell_tools(const struct chat_format *fmt, struct json_t *tools, struct chat_prompt *out,
+                     struct err *err);
 /* The prompt for these messages. generate: end with the generation prompt, thinking or not, as far
  * as the format has the choice. An unknown role is an error, as are tools and calls where the
  * format has none; a misplaced system message, no message, or none of a user is one where the

@@ -155,12 +155,14 @@ static void put_whole(struct draft *d, json_int_t v)
 static const char *escape(char c, char room[8])
 {
     static const char from[] = "\\\"\b\f\n\r\t", to[] = "\\\"bfnrt";
+    if ((unsigned char)c >= 0x20 && c != '"' && c != '\\')
+        return NULL;
     const char *p = c ? strchr(from, c) : NULL;
-    if (p)
-        snprintf(room, 8, "\\%c", to[p - from]);
-    else if ((unsigned char)c < 0x20)
+    if (p)      /* no printf: a text may be full of them */
+        memcpy(room, (char[]){ '\\', to[p - from], 0 }, 3);
+    else
         snprintf(room, 8, "\\u%04x", (unsigned)c);
-    return p || (unsigned char)c < 0x20 ? room : NULL;
+    return room;
 }
 
 static void put_quoted(struct draft *d, struct str s)

@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Each turn is rendered anew with all before it: the square of this many is still a second. */
+/* For each answer what stands before it is rendered anew, a few times over. Of so many bytes that
+ * is a second of copying, ten where they are arguments of calls, full of quotes to escape. */
 enum { MAX_MSG = 1024 };
+#define MAX_RENDERED (1ull << 30)       /* answers times the bytes of the whole conversation */
 
 /* ---- documents in a set ---------------------------------------------------------------------- */
 
@@ -195,11 +197,27 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
 {
     uint64_t before = mem_n_failed();
     struct err why = { 0 };
-    struct chat_input in = { msg, n, l->tools };
+    struct chat_input in = { .msg = msg, .n = n, .tools = l->tools,
+                             .told = l->tools ? &l->told : NULL };
     if (chat_render(&l->p->format, &in, generate, think, out, &why))
         return true;
     l->fatal = l->fatal || mem_n_failed() != before;
     return fail(err, "%s: %s", l->where, why.msg);
+}
+
+/* All of it, unless rendering every answer's part would take too long. */
+static bool render_all(struct data_line *l, const struct chat_msg *msg, uint32_t n,
+                       struct chat_prompt *out, struct err *err)
+{
+    uint64_t n_answer = 0;
+    for (uint32_t i = 0; i < n; i++)
+        n_answer += !strcmp(msg[i].role, "assistant");
+    if (!render(l, msg, n, false, false, out, err))
+        return false;
+    return n_answer * out->len <= MAX_RENDERED ||
+           fail(err, "%s: %llu answers in a conversation of %llu bytes: their product may be %llu "
+                "at most", l->where, (unsigned long long)n_answer, (unsigned long long)out->len,
+                (unsigned long long)MAX_RENDERED);
 }
 
 /* What stands behind the header of message i. */
@@ -372,7 +390,7 @@ static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n
     bool think = false, answer = n && !strcmp(msg[n - 1].role, "assistant");
     for (uint32_t i = l->p->turns_each && n ? n - 1 : 0; i < n; i++)
         think = think || has_reasoning(&l->p->format, &msg[i]);
-    bool ok = render(l, msg, n, false, false, &history, err) &&
+    bool ok = render_all(l, msg, n, &history, err) &&
               (!answer || turn_make(l, msg, n, think, &last, err)) &&
               whole_make(l, &history, &last, &w, err) && begin_doc(l, err) &&
               put_whole(l, &w, msg, n, think, &last, err);
@@ -391,7 +409,7 @@ static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t 
     uint32_t n_answer = 0;
     if (!l->p->turns_each)
         return chat_doc(l, msg, n, err);
-    bool ok = render(l, msg, n, false, false, &text, err);
+    bool ok = render_all(l, msg, n, &text, err);
     for (uint32_t i = 0; ok && i < n; i++) {
         if (strcmp(msg[i].role, "assistant"))
             continue;
@@ -420,11 +438,14 @@ static bool messages(struct data_line *l, json_t *list, json_t *tools, struct er
                     (unsigned long long)json_array_size(list), MAX_MSG);
     if (!chat_tools_check(tools, l->where, &l->tools, err))
         return false;
+    if (l->tools && !chat_tell_tools(&l->p->format, l->tools, &l->told, NULL))
+        return no_memory(l, err);
     uint64_t before = mem_n_failed();
     struct chat_msg *msg = chat_from_list(list, l->where, &n, err);
     l->fatal = l->fatal || mem_n_failed() != before;
     bool ok = msg && chat_docs(l, msg, n, err);
     chat_free(msg, n, NULL);
+    chat_prompt_free(&l->told);
     l->tools = NULL;
     return ok;
 }
@@ -452,14 +473,6 @@ static bool two_turns(struct data_line *l, struct str prompt, struct str complet
 }
 
 /* ---- lines ----------------------------------------------------------------------------------- */
-
-/* A library's message and a bit of the input, fit for one line. */
-static void one_line(char *s)
-{
-    for (; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            *s = '?';
-}
 
 static bool object(struct data_line *l, const json_t *j, struct err *err)
 {

@@ -112,9 +112,7 @@ static bool refuse(const struct gguf *g, struct err *err, const char *fmt, ...)
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
     snprintf(all, sizeof all, "%s: %s", gguf_path(g), what);
-    for (char *c = all; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
+    one_line(all);
     return fail(err, "%s", all);
 }
 

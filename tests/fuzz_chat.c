@@ -91,7 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     uint32_t n_msg = 0;
     struct json_t *tools = NULL;
     struct chat_msg *msg = chat_from_json(text, n_json, "fuzz.json", &n_msg, &tools, &err);
-    struct chat_input in = { msg, n_msg, tools };
+    struct chat_input in = { .msg = msg, .n = n_msg, .tools = tools };
     HLM_ASSERT(msg || !tools);
     HLM_ASSERT(msg || (err.set && !strncmp(err.msg, "fuzz.json: ", 11) && !strchr(err.msg, '\n')));
     for (uint32_t i = 0; i < ARRAY_LEN(names); i++) {

@@ -70,7 +70,7 @@ static void check_set(const struct data_set *s, uint32_t max_seq)
     HLM_ASSERT(at == s->n_id && counted == s->n_counted);
 }
 
-static bool one_line(const struct err *err, const char *name)
+static bool is_one_line(const struct err *err, const char *name)
 {
     return err->set && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n');
 }
@@ -128,7 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         rows_of(&s, 0);
         rows_of(&s, p.max_seq ? p.max_seq : 500);
     } else {
-        HLM_ASSERT(one_line(&err, "fuzz.jsonl:") && !s.ids && !s.doc);
+        HLM_ASSERT(is_one_line(&err, "fuzz.jsonl:") && !s.ids && !s.doc);
     }
     data_set_free(&s);
 
@@ -139,7 +139,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     if (data_read_text((const char *)bytes + 2, n - 2, "rows.json", N_VOCAB, &r, &o, &has, &err))
         round_trip(&r);
     else
-        HLM_ASSERT(one_line(&err, "rows.json: ") && !r.row);
+        HLM_ASSERT(is_one_line(&err, "rows.json: ") && !r.row);
     data_rows_free(&r);
     return 0;
 }

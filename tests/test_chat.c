@@ -17,7 +17,7 @@ static char *render(const struct chat_format *f, const char *json, bool generate
     uint32_t n = 0;
     struct json_t *tools = NULL;
     struct chat_msg *msg = chat_from_json(json, strlen(json), "chat.json", &n, &tools, why);
-    struct chat_input in = { msg, n, tools };
+    struct chat_input in = { .msg = msg, .n = n, .tools = tools };
     char *text = NULL;
     if (msg && chat_render(f, &in, generate, think, &p, why)) {
         uint64_t at = 0;
@@ -407,7 +407,7 @@ static void test_tool_spans(void)
         uint32_t n = 0, n_said = 0;
         test_case("%s: texts of tools are never special, and have a cut for each message", f.name);
         struct chat_msg *msg = chat_from_json(json, sizeof json - 1, "x", &n, &tools, &err);
-        struct chat_input in = { msg, n, tools };
+        struct chat_input in = { .msg = msg, .n = n, .tools = tools };
         if (CHECK_MSG(msg && chat_render(&f, &in, true, true, &p, &err), "%s", err.msg)) {
             for (uint32_t k = 0; k < p.n_span; k++)
                 for (uint64_t c = 0; c + 5 <= p.span[k].len; c++)
@@ -439,7 +439,7 @@ static void test_spans(void)
         { .role = "assistant", .content = "A2\n", .ids = ids, .n_ids = 3 },
         { .role = "user", .content = "U3" },
     };
-    struct chat_input all = { msg, ARRAY_LEN(msg), NULL }, one = { msg, 1, NULL };
+    struct chat_input all = { .msg = msg, .n = ARRAY_LEN(msg) }, one = { .msg = msg, .n = 1 };
     struct chat_prompt p;
     test_case("spans: contents are never special, sampled ids stand for what is unchanged");
     if (!CHECK(chat_render(&f, &all, true, true, &p, NULL)))

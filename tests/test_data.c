@@ -7,6 +7,9 @@
 
 #include <stdio.h>
 #include <sys/stat.h>
+#include <time.h>
+
+#define LONG_S 3.0      /* for one line (test_long_tools) */
 
 /* ---- helpers --------------------------------------------------------------------------------- */
 
@@ -500,7 +503,7 @@ static void test_exact_prompt(void)
         struct err err = { 0 };
         char line[300], role[] = "user", question[] = "the water";
         struct chat_msg msg = { .role = role, .content = question };
-        struct chat_input in = { &msg, 1, NULL };
+        struct chat_input in = { .msg = &msg, .n = 1 };
         test_case("%s: the prompt's ids stand before an answer that begins with %s%s", f, a,
                   think ? ", thinking" : "");
         snprintf(line, sizeof line, think ? ROW(USER("the water") "," THINKS("%s", "x"))
@@ -667,6 +670,50 @@ static void test_hostile(void)
     CHECK(s.n_doc == 1 && s.doc[0].n == 100 && s.doc[0].n_counted == 99);
     CHECK(s.told.n_cut == 1 && s.told.longest == 100 + s.told.n_ids_cut);
     data_set_free(&s);
+    free(line);
+}
+
+/* A conversation of n_pair questions and answers; its one tool's description is text n times. */
+static char *long_line(uint32_t n_pair, const char *text, uint32_t n)
+{
+    size_t n_text = strlen(text);
+    char *line = mem_alloc(n_pair * 100ull + n * n_text + 100, 1);
+    HLM_ASSERT(line);
+    char *at = line + sprintf(line, "{\"messages\":[");
+    for (uint32_t i = 0; i < n_pair; i++)
+        at += sprintf(at, "%s" USER("a") "," SAYS("b"), i ? "," : "");
+    at += sprintf(at, "],\"tools\":[{\"name\":\"f\",\"description\":\"");
+    for (uint32_t i = 0; i < n; i++, at += n_text)
+        memcpy(at, text, n_text);
+    strcpy(at, "\"}]}");
+    return line;
+}
+
+/* Every answer has the tools in its prompt: they are written once, and what goes on being copied is
+ * bounded. Of the processor's time, so that what else the machine does is not in it; with a list
+ * written for every prompt this line takes five times as long as it may. */
+static void test_long_tools(void)
+{
+    struct data_params p = params("qwen3");
+    struct data_set s = { 0 };
+    struct err err = { 0 };
+    test_case("512 answers behind a tool of half a megabyte, behind one of four");
+    char *line = long_line(512, "\\\"x", 180000);
+    clock_t began = clock();
+    CHECK_MSG(parse(&s, line, &p, &err), "%s", err.msg);
+    double took = (double)(clock() - began) / CLOCKS_PER_SEC;
+    CHECK_MSG(took < LONG_S, "a line took %.3g s, expected less than %g", took, LONG_S);
+    CHECK_EQ(s.n_doc, 1);
+    data_set_free(&s);
+    free(line);
+    line = long_line(512, "\\\"x", 1440000);
+    for (uint32_t i = 0; i < 2; i++) {
+        p.turns_each = i;
+        err = (struct err){ 0 };
+        CHECK(!parse(&s, line, &p, &err));
+        CHECK_MSG(!strncmp(err.msg, "some.jsonl:1: 512 answers in a conversation of 4", 48) &&
+                      strstr(err.msg, "their product may be 1073741824 at most"), "%s", err.msg);
+    }
     free(line);
 }
 
@@ -1052,6 +1099,7 @@ void test_data(void)
     test_bos();
     test_malformed();
     test_hostile();
+    test_long_tools();
     test_cut();
     test_pack();
     test_shuffle();

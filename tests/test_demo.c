@@ -53,7 +53,7 @@ static bool prompt(json_t *row, struct tok_ids *ids, struct err *err)
     struct chat_prompt p = { 0 };
     uint32_t n = 0;
     struct chat_msg *msg = messages(row, &n, err);
-    struct chat_input in = { msg, n, NULL };
+    struct chat_input in = { .msg = msg, .n = n };
     bool ok = msg && chat_render(&t.fmt, &in, true, false, &p, err) &&
               tok_encode(hlm_tok(t.m), p.span, p.n_span, ids, err);
     chat_prompt_free(&p);

@@ -59,7 +59,7 @@ static bool read_and_write(const char *path, struct err *err)
     chat_by_name("qwen3", g, &format);
     struct chat_msg *msg =
         ok ? chat_from_json(talk, sizeof talk - 1, "talk", &n, &tools, err) : NULL;
-    struct chat_input in = { msg, n, tools };
+    struct chat_input in = { .msg = msg, .n = n, .tools = tools };
     ok = msg && chat_render(&format, &in, true, true, &prompt, err);
     chat_prompt_free(&prompt);
     chat_free(msg, n, tools);

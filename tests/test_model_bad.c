@@ -313,7 +313,7 @@ static bool apply(struct gguf_build *b, const struct row *r, const char *arch)
     return false;
 }
 
-static bool one_line(const char *path, const struct err *err)
+static bool is_one_line(const char *path, const struct err *err)
 {
     return CHECK(err->set) &&
            CHECK_MSG(!strchr(err->msg, '\n'), "more than a line: %s", err->msg) &&
@@ -325,7 +325,7 @@ static void check_refused(const char *path, const char *const *say, uint32_t n_s
 {
     struct err err = { 0 };
     hlm *m = hlm_test_try(path, &err);
-    if (CHECK_MSG(!m, "it opened") && one_line(path, &err))
+    if (CHECK_MSG(!m, "it opened") && is_one_line(path, &err))
         for (uint32_t i = 0; i < n_say && say[i]; i++)
             CHECK_MSG(strstr(err.msg, say[i]), "\"%s\" does not say \"%s\"", err.msg, say[i]);
     hlm_close(m);
@@ -451,7 +451,7 @@ static void test_flips(const char *file, uint32_t n_flip, uint64_t seed, const c
             CHECK_MSG(hlm_get_info(m).n_validation == 0,
                       "file %u: messages of the validation layer", i);
         } else {
-            one_line(path, &err);
+            is_one_line(path, &err);
         }
         hlm_close(m);
     }

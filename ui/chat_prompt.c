@@ -95,7 +95,7 @@ static bool part_later(const struct prompt *p, struct tok *tok, const struct cha
     all[n_msg] = (struct chat_msg){ .role = assistant, .content = some,
                                     .reasoning = p->in_think ? some : NULL };
     all[n_msg + 1] = (struct chat_msg){ .role = user, .content = some };
-    struct chat_input in = { all, n_msg + 2, NULL };
+    struct chat_input in = { .msg = all, .n = n_msg + 2 };
     bool ok = chat_render(format, &in, false, false, &later, err);
     if (ok) {
         struct chat_cut was = now->cut[n_msg], is = later.cut[n_msg];
@@ -151,7 +151,7 @@ bool prompt_make(struct prompt *p, struct tok *tok, const struct chat_format *fo
 {
     struct chat_prompt text = { 0 };
     prompt_free(p);
-    struct chat_input in = { msg, n_msg, NULL };
+    struct chat_input in = { .msg = msg, .n = n_msg };
     bool ok = chat_render(format, &in, true, think, &text, err) &&
               encode(tok, text.span, text.n_span, &p->ids, err);
     uint32_t n_raw = p->ids.n;

@@ -18,9 +18,9 @@ static const char *const state_name[] = { "idle", "loading", "reading", "generat
                                           "validating" };
 
 /* A number that may be none: not looked at yet, or no finite one. */
-static json_t *real_or_null(bool known, float v)
+static json_t *real_or_null(bool known, double v)
 {
-    return known && isfinite(v) ? json_real((double)v) : json_null();
+    return known && isfinite(v) ? json_real(v) : json_null();
 }
 
 static json_t *experts_json(const hlm *m, uint32_t i_layer, const struct hlm_layer_count *l)
@@ -47,17 +47,17 @@ static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
             json_object_set_new(o, "experts", experts_json(m, i, l));
         if (l->n_head) {
             json_object_set_new(o, "gates",
-                                json_pack("{s:i, s:i, s:o, s:o, s:o, s:o, s:f}", "heads",
+                                json_pack("{s:i, s:i, s:o, s:o, s:o, s:o, s:o}", "heads",
                                           (int)l->n_head, "tokens", (int)l->n_tok, "decay",
-                                          real_or_null(known, l->decay), "decay_min",
-                                          real_or_null(known, l->decay_min), "decay_max",
-                                          real_or_null(known, l->decay_max), "write",
-                                          real_or_null(known, l->write), "delta_max",
-                                          (double)l->delta_max));
+                                          real_or_null(known, (double)l->decay), "decay_min",
+                                          real_or_null(known, (double)l->decay_min), "decay_max",
+                                          real_or_null(known, (double)l->decay_max), "write",
+                                          real_or_null(known, (double)l->write), "delta_max",
+                                          real_or_null(true, (double)l->delta_max)));
             json_object_set_new(o, "state",
                                 json_pack("{s:o, s:o, s:b}", "rms",
-                                          real_or_null(seen, l->state_rms), "max",
-                                          real_or_null(seen, l->state_max), "finite",
+                                          real_or_null(seen, (double)l->state_rms), "max",
+                                          real_or_null(seen, (double)l->state_max), "finite",
                                           (int)isfinite(l->state_max)));
         }
         if (l->n_expert || l->n_head)
@@ -86,11 +86,13 @@ static json_t *to_json(const hlm *m, const struct hlm_counters *c)
         (json_int_t)c->other_bytes);
     if (o && c->n_step)
         json_object_set_new(o, "training",
-                            json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:I}", "step",
+                            json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:o, s:f, s:I}", "step",
                                       (json_int_t)c->step, "n_step", (json_int_t)c->n_step,
-                                      "counted", (json_int_t)c->n_counted, "loss", c->loss,
-                                      "loss_mtp", c->loss_mtp, "valid_loss", c->valid_loss, "lr",
-                                      c->lr, "grad_norm", c->grad_norm, "tokens_per_s",
+                                      "counted", (json_int_t)c->n_counted, "loss",
+                                      real_or_null(true, c->loss), "loss_mtp",
+                                      real_or_null(true, c->loss_mtp), "valid_loss",
+                                      real_or_null(true, c->valid_loss), "lr", c->lr, "grad_norm",
+                                      real_or_null(true, c->grad_norm), "tokens_per_s",
                                       c->train_per_s, "bytes", (json_int_t)c->train_bytes));
     json_t *kernels = c->n_kernel ? json_array() : NULL;
     for (uint64_t i = 0; kernels && i < c->n_kernel; i++) {

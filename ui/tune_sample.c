@@ -15,7 +15,8 @@ static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct
         return tok_encode_text(hlm_tok(u->m), text, strlen(text), true, ids, err);
     if (!u->chat.name && !chat_by_name(u->format ? u->format : "", hlm_file(u->m), &u->chat))
         u->chat = chat_detect(hlm_file(u->m), &exact);
-    if (!chat_render(&u->chat, &(struct chat_input){ &msg, 1, NULL }, true, false, &prompt, err))
+    struct chat_input in = { .msg = &msg, .n = 1 };
+    if (!chat_render(&u->chat, &in, true, false, &prompt, err))
         return false;
     bool ok = tok_encode(hlm_tok(u->m), prompt.span, prompt.n_span, ids, err);
     chat_prompt_free(&prompt);
