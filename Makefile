@@ -122,4 +122,5 @@ $(B)/flags $(B)/list: FORCE     # newer than what was made from them once flags 
 # An include that is gone is no error: what needed it is made anew.
 shaders/%.glsl shaders/%.h: ;
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+# Not those of builds within, which another make may be at: B=build/asan.
+-include $(shell find $(B)/obj $(B)/shaders -name '*.d' 2>/dev/null)

@@ -401,7 +401,7 @@ static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float
                       const float *from, struct err *err)
 {
     struct where w = where_is(t, what, i);
-    uint8_t *buf = mem_alloc(RUN_BYTES + 4ull * w.n, 1);
+    uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1);   /* unlike mem_alloc: not zeroed */
     bool ok = buf || fail(err, "out of memory: a parameter of %" PRIu64 " rows", w.n_row);
     for (uint64_t r = 0, end; ok && r < w.n_row; r = end) {
         uint64_t lo = row_at(t, &w, i, r), hi = lo + 4ull * w.n;

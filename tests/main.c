@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum needs { HOST, GPU };
@@ -47,6 +48,7 @@ static struct {
     struct count count;         /* of it */
     enum outcome outcome;       /* of the open case */
     char name[200];             /* of the open case */
+    clock_t start;              /* of the open case: processor time of all threads */
     uint32_t n_fail;            /* messages of the open case */
     bool mid_line;              /* the test's own line has been begun and not ended */
     char skip_reason[200];      /* of the first case that was skipped */
@@ -64,8 +66,12 @@ static void end_line(void)
     t.mid_line = false;
 }
 
+static double cpu_s(clock_t since) { return (double)(clock() - since) / CLOCKS_PER_SEC; }
+
 static void close_case(void)
 {
+    if (t.verbose && t.outcome != NONE)
+        printf("  %s: %.1f CPU s\n", t.test->name, cpu_s(t.start));
     if (t.n_fail > MAX_FAIL_SHOWN)
         printf("  %s: %s: %u more\n", t.test->name, t.name, t.n_fail - MAX_FAIL_SHOWN);
     t.count.passed += t.outcome == OPEN;
@@ -83,6 +89,7 @@ void test_case(const char *fmt, ...)
     vsnprintf(t.name, sizeof t.name, fmt, ap);
     va_end(ap);
     t.outcome = OPEN;
+    t.start = clock();
     if (t.verbose) {
         end_line();
         printf("  %s: %s\n", t.test->name, t.name);
@@ -294,6 +301,7 @@ static struct count run_one(const struct test *test)
     fflush(stdout);
     t.mid_line = true;
     double start = now_s();
+    clock_t start_cpu = clock();
     test->run();
     close_case();
     if (t.count.passed + t.count.failed + t.count.skipped == 0) {
@@ -305,7 +313,7 @@ static struct count run_one(const struct test *test)
         printf(", %u FAILED", t.count.failed);
     if (t.count.skipped)
         printf(", %u SKIPPED", t.count.skipped);
-    printf(", %.1f s\n", now_s() - start);
+    printf(", %.1f s (CPU %.1f)\n", now_s() - start, cpu_s(start_cpu));
     fflush(stdout);
     t.mid_line = false;
     return t.count;

@@ -1,6 +1,8 @@
 /* ops: see ops.h. */
 #include "ops.h"
 
+#include "../engine/shaders.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -66,6 +68,23 @@ struct gpu *ops_open_small(uint64_t max_range)
         g = gpu_open(&params, &(struct err){ 0 });
     CHECK_MSG(g, "%s", err.msg);
     return g;
+}
+
+bool ops_brief_skips(enum kernel k)
+{
+    enum { HEADER = 5, OP_CAPABILITY = 17, GROUP_NON_UNIFORM = 61 };
+    for (uint32_t i = 0; test_brief() && i < hlm_n_shaders; i++) {
+        const struct shader_blob *b = &hlm_shaders[i];
+        bool has = false;
+        if (strcmp(b->name, kernel_table[k].name) != 0)
+            continue;
+        /* capabilities come first; an instruction's length is in the upper half of its word */
+        for (uint32_t at = HEADER; (b->words[at] & 0xffff) == OP_CAPABILITY;
+             at += b->words[at] >> 16)
+            has = has || b->words[at + 1] == GROUP_NON_UNIFORM;
+        return !has;
+    }
+    return false;
 }
 
 /* ---- what the op is given ---------------------------------------------------------------- */

@@ -81,6 +81,10 @@ extern const enum dtype weight_types[N_WEIGHT_TYPE];
  * case, which is skipped or fails when there is none. The caller closes it. */
 struct gpu *ops_open_small(uint64_t max_range);
 
+/* Whether --brief leaves the kernel out: its module has no instruction of subgroups, so where its
+ * constants do not follow their size either it is the same program on any. */
+bool ops_brief_skips(enum kernel k);
+
 /* Commits, uploads, runs the cmd, reads back, checks the bands and all that may not change. */
 bool rig_run(struct rig *r);
 /* Rows of t as floats, [n_row][n], in memory of the rig; of mem as it came back, or of scratch. */
