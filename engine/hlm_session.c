@@ -270,6 +270,7 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     struct gpu_counts n = gpu_counts(s->m->gpu);
     st.n_submit = n.n_submit;
     st.n_record = n.n_record;
+    count_leave(s->m, &s->layers);
     st.n_pipeline = n.n_pipeline;
     st.snapshot_max = s->snaps.n_slot;
     for (uint32_t i = 0; i < s->snaps.n; i++)
