@@ -146,6 +146,7 @@ struct hlm_session {
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
     struct kv_stats layers;             /* zeros: nobody asks */
+    bool mute;                          /* no answer tells of its gates: its plan cannot be had */
     struct sampler sampler;
     struct hlm_sampling sampling;       /* what the step holds */
     bool sampling_set;
