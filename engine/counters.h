@@ -29,9 +29,10 @@ struct hlm_kernel_count {
 
 /* What a layer tells of itself, where params.layers asked for it. Experts are counted since the
  * model was opened, by every token that goes through them: padding does not count, nor what
- * training runs a second time, nor validation. Gates are those of the newest batch that was looked
- * at - a piece of a prompt, a token a few times a second, a row of training; states those behind
- * it, of a row of training those that its chunks went on from. */
+ * training runs a second time, nor validation; those of a session that is not at work are counted
+ * when it is again, or ends. Gates are those of the newest batch that was looked at - a piece of a
+ * prompt, a token a few times a second, a row of training; states those behind it, of a row of
+ * training those that its chunks went on from. */
 struct hlm_layer_count {
     uint64_t n_chosen;          /* choices: tokens times the experts that each takes */
     uint32_t n_expert, bar_at;  /* 0: has none; of its first expert in bar[] */

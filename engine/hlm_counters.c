@@ -2,7 +2,12 @@
  *
  * Between two calls of the watcher this is a handful of additions and a look at the clock a token,
  * so that it can always be on. What has to be asked for - the device's counts, times of kernels,
- * what layers tell - is asked for only when the watcher is called. */
+ * what layers tell - is asked for only when the watcher is called.
+ *
+ * Layers that tell (params.layers) cost more, and are not on by themselves: with every batch the
+ * device counts the choices of experts and, but for the single tokens between two looks, runs a
+ * kernel for the gates of each recurrent layer; every look waits for it, runs one for the states of
+ * each and reads all of that, and so does the end of a session or a training. */
 #include "hlm_tune_parts.h"
 
 #include <math.h>
@@ -81,7 +86,7 @@ static void sum_gates(const float *gates, const float *state, uint32_t n_head, u
     }
 }
 
-static bool take_loads(hlm *m)
+static bool room_for_loads(hlm *m)
 {
     const struct model *mod = m->model;
     uint32_t n = mod->n_layer + mod->n_draft;
@@ -94,21 +99,17 @@ static bool take_loads(hlm *m)
     return m->load != NULL;
 }
 
-static void fill_layers(hlm *m)
+/* Reads what s has, and adds what was chosen since that was done last. A device that is lost is the
+ * next call's to report. */
+static bool take_loads(hlm *m, struct kv_stats *s)
 {
     struct hlm_counters *c = &m->count;
-    struct kv_stats *s = m->telling;
     struct err err = { 0 };
     uint32_t bar_at = 0;
-    float delta[HLM_MAX_LAYER] = { 0 };
-    struct trainer *t = m->tune ? m->tune->trainer : NULL;
-    /* A device that is lost is the next call's to report. */
-    if (!s->all.arena || !take_loads(m) || !kv_stats_read(s, &err) ||
-        (t && s == train_layers(t) && !train_gate_deltas(t, delta, HLM_MAX_LAYER, &err)))
-        return;
+    if (!s->all.arena || !room_for_loads(m) || !kv_stats_read(s, &err))
+        return false;
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const struct stats_place *p = &s->place[i];
-        struct layer_shape shape = m->model->arch->shape(m->model, i);
         uint64_t *load = m->load + (uint64_t)i * m->load_stride;
         for (uint32_t e = 0; e < p->n_expert; e++)      /* the device's count may go round */
             load[e] += s->now[p->load + e] - s->was[p->load + e];
@@ -118,18 +119,35 @@ static void fill_layers(hlm *m)
         bool shown = p->n_expert <= HLM_MAX_BAR - bar_at;
         to->n_expert = shown ? p->n_expert : 0;
         to->bar_at = bar_at;
-        to->n_head = p->n_head;
-        to->delta_max = delta[i];
         if (p->n_expert && shown)
             sum_loads(load, p->n_expert, to, c->bar + bar_at);
         bar_at += to->n_expert;
+    }
+    c->n_layer = max_u64(c->n_layer, min_u32(s->n_layer, HLM_MAX_LAYER));
+    return true;
+}
+
+static void fill_layers(hlm *m)
+{
+    struct kv_stats *s = m->telling;
+    struct err err = { 0 };
+    float delta[HLM_MAX_LAYER] = { 0 };
+    struct trainer *t = m->tune ? m->tune->trainer : NULL;
+    if (!take_loads(m, s) ||
+        (t && s == train_layers(t) && !train_gate_deltas(t, delta, HLM_MAX_LAYER, &err)))
+        return;
+    for (uint32_t i = 0; i < s->n_layer && i < HLM_MAX_LAYER; i++) {
+        const struct stats_place *p = &s->place[i];
+        struct layer_shape shape = m->model->arch->shape(m->model, i);
+        struct hlm_layer_count *to = &m->count.layer[i];
+        to->n_head = p->n_head;
+        to->delta_max = delta[i];
         if (p->n_head)
             sum_gates((const float *)(const void *)(s->now + p->gates),
                       (const float *)(const void *)(s->now + p->state), p->n_head,
                       (uint64_t)shape.d_state * (shape.n_m_head ? shape.m_head_dim : shape.d_state),
                       to);
     }
-    c->n_layer = max_u64(c->n_layer, min_u32(s->n_layer, HLM_MAX_LAYER));
 }
 
 const uint64_t *hlm_expert_loads(const hlm *m, uint32_t i_layer, uint32_t *n)
@@ -139,6 +157,21 @@ const uint64_t *hlm_expert_loads(const hlm *m, uint32_t i_layer, uint32_t *n)
         shape = m->model->arch->shape(m->model, i_layer);
     *n = shape.n_expert;
     return *n ? m->load + (uint64_t)i_layer * m->load_stride : NULL;
+}
+
+/* At work from here on. */
+static void tells(hlm *m, struct kv_stats *s)
+{
+    m->telling = s;
+    s->ran = true;
+}
+
+void count_leave(hlm *m, struct kv_stats *s)
+{
+    if (s->ran && gpu_ok(m->gpu, NULL))
+        take_loads(m, s);
+    if (m->telling == s)
+        m->telling = NULL;
 }
 
 bool count_due(const hlm *m) { return m->watch && now_s() - m->watched_s >= EVERY_S; }
@@ -240,7 +273,7 @@ void count_read(hlm_session *s, uint64_t done, uint64_t total)
     hlm *m = s->m;
     struct hlm_counters *c = &m->count;
     take_sums(s);
-    m->telling = &s->layers;
+    tells(m, &s->layers);
     if (done == 0)
         m->began_s = now_s();
     double took = now_s() - m->began_s;
@@ -258,7 +291,7 @@ void count_gen(hlm_session *s)
         m->began_gen_s = c->gen_s;
     }
     take_sums(s);
-    m->telling = &s->layers;
+    tells(m, &s->layers);
     if (c->gen_s > m->began_gen_s)
         c->gen_per_s = (double)(c->n_gen - m->began_gen) / (c->gen_s - m->began_gen_s);
     now_at(m, HLM_GENERATING, 0, 0);
@@ -273,7 +306,7 @@ void count_begin(hlm *m, const struct hlm_plan *plan)
 
 void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
 {
-    m->telling = train_layers(m->tune->trainer);
+    tells(m, train_layers(m->tune->trainer));
     now_at(m, state, done, total);
 }
 
@@ -301,8 +334,6 @@ void count_end(hlm_session *s)
         return;
     take_sums(s);
     hlm_idle(m);
-    if (m->telling == &s->layers)
-        m->telling = NULL;
     m->counted = NULL;
     c->n_ctx = c->n_used = 0;
     c->kv_bytes = c->state_bytes = c->scratch_bytes = c->snapshot_bytes = c->other_bytes = 0;

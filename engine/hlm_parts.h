@@ -54,6 +54,8 @@ void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);
 void count_valid(hlm *m, double loss);
 /* A look at the layers is due: the batch at hand is to tell of its gates. */
 bool count_due(const hlm *m);
+/* A session's, a training's, before it goes: the choices of experts that it counted stay. */
+void count_leave(hlm *m, struct kv_stats *s);
 void count_close(hlm *m);
 
 /* ---- snapshots in memory (hlm_snapshot.c) ---------------------------------------------------- */
@@ -144,6 +146,7 @@ struct hlm_session {
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
     struct kv_stats layers;             /* zeros: nobody asks */
+    bool mute;                          /* no answer tells of its gates: its plan cannot be had */
     struct sampler sampler;
     struct hlm_sampling sampling;       /* what the step holds */
     bool sampling_set;

@@ -98,7 +98,11 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
     cmd_set_f16(p->cmd, s->m->f16);
     s->n_plan++;
     record(s, p);
-    return cmd_check(p->cmd, err) ? p : NULL;
+    if (cmd_check(p->cmd, err))
+        return p;
+    cmd_destroy(p->cmd);
+    s->n_plan--;
+    return NULL;
 }
 
 static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
@@ -114,6 +118,24 @@ static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok
     p->ended = true;
     p->used = ++s->tick;
     return p;
+}
+
+/* Where somebody looks on, an answer's tokens may tell of their gates. */
+static bool may_tell(const hlm_session *s) { return s->layers.has_gates && s->m->watch; }
+
+/* One token and the one after it. No answer ends for the sake of what layers tell: where that plan
+ * had to make room for another and cannot be made again, they tell no more. */
+static struct plan *plan_next(hlm_session *s, struct err *err)
+{
+    struct err why = { 0 };
+    if (may_tell(s) && !s->mute && count_due(s->m)) {
+        struct plan *p = plan_get(s, PLAN_NEXT_TELLS, 1, &why);
+        if (p)
+            return p;
+        s->mute = true;
+        log_msg(LOG_WARN, "gates of answers are told no more: %s", why.msg);
+    }
+    return plan_get(s, PLAN_NEXT, 1, err);
 }
 
 /* ---- making and ending ----------------------------------------------------------------------- */
@@ -203,7 +225,8 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
          (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
          (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) &&
          (!params->keep_hidden || plan_make(s, PLAN_EVAL_HIDDEN, s->n_eval, err)) &&
-         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err));
+         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err)) &&
+         (!may_tell(s) || plan_make(s, PLAN_NEXT_TELLS, 1, err));
     if (!ok) {
         fail(err, "out of memory: %u token ids", s->n_ctx);
         hlm_session_destroy(s);
@@ -225,6 +248,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         return NULL;
     }
     if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
+        (may_tell(s) && !plan_get(s, PLAN_NEXT_TELLS, 1, err)) ||
         (s->layers.states && !cmd_end(s->layers.states, err)) ||
         !gpu_write(m->gpu, s->sampler.unused, 0, m->unused,
                    4ull * div_up(m->model->n_vocab, 32), err)) {
@@ -246,6 +270,7 @@ void hlm_session_destroy(hlm_session *s)
     if (!s)
         return;
     count_end(s);
+    count_leave(s->m, &s->layers);
     s->m->n_session--;
     for (uint32_t i = 0; i < s->n_plan; i++)
         cmd_destroy(s->plan[i].cmd);
@@ -552,9 +577,7 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     if (unread && s->n_past == s->n_ctx)
         return fail(err, "the context of %u positions is full", s->n_ctx);
     double t0 = now_s();
-    bool tells = s->layers.has_gates && count_due(s->m);
-    struct plan *p = plan_get(s, !unread ? PLAN_SAMPLE : tells ? PLAN_NEXT_TELLS : PLAN_NEXT, 1,
-                              err);
+    struct plan *p = unread ? plan_next(s, err) : plan_get(s, PLAN_SAMPLE, 1, err);
     if (!p || !write_sampling(s, sampling, err))
         return false;
     if (!cmd_submit(p->cmd, err) || !gpu_wait(s->m->gpu, err))

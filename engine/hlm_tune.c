@@ -435,8 +435,8 @@ void hlm_tune_close(hlm_tune *t)
     if (!t)
         return;
     hlm *m = t->m;
-    if (t->trainer && m->telling == train_layers(t->trainer))
-        m->telling = NULL;
+    if (t->trainer)
+        count_leave(m, train_layers(t->trainer));
     train_destroy(t->trainer);
     if (!no_adapter(t, &err))
         log_msg(LOG_ERROR, "%s", err.msg);

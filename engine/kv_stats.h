@@ -17,6 +17,7 @@ struct kv_stats {
     struct stats_place *place;
     tensor all;                         /* I32; arena NULL: no layer has anything to tell */
     bool has_gates;
+    bool ran;                           /* something may have been counted */
     uint32_t *now, *was;                /* as they were read last, and the time before that */
     struct cmd *states;                 /* looks at the states of caches; NULL: none is needed */
 };

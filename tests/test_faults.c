@@ -6,12 +6,14 @@
  * A walk makes the 1st, 2nd, 3rd ... allocation fail until one round has fewer than that. On a
  * model of one layer, so that a round is short. test_fault_host needs no device and runs under the
  * sanitizers, which see what is leaked. */
+#define _POSIX_C_SOURCE 200809L
 #include "../engine/gpu.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
@@ -105,6 +107,7 @@ static struct {
 } t;
 
 static const int32_t prompt[4] = { 5, 250, 17, 3 };
+enum { MAX_LENGTHS = 14 };      /* more than the plans that a session keeps */
 static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 
 /* The first layer of a fixture, and its vocabulary. */
@@ -281,6 +284,56 @@ static void walk_lost(void)
     CHECK_OK(all(&err), err);
 }
 
+static void look_on(void *user, const hlm *m, const struct hlm_counters *c)
+{
+    (void)user;
+    (void)m;
+    (void)c;
+}
+
+/* Of an answer that is watched, three tokens. The plan that tells of gates has made room for those
+ * of many lengths and is due again with the last token, where the first thing asked of arm
+ * fails. */
+static void answer_watched(const char *what, uint64_t (*arm)(uint64_t), int32_t *got)
+{
+    const struct hlm_session_params params = { .n_ctx = 24, .n_batch = 20 };
+    const struct hlm_params with = { .model = t.path, .layers = true, .watch = look_on };
+    int32_t ids[20];
+    struct err err = { 0 };
+    test_case("a watched answer, %s", what);
+    for (uint32_t i = 0; i < ARRAY_LEN(ids); i++)
+        ids[i] = prompt[i % ARRAY_LEN(prompt)];
+    t.m = hlm_test_try_as(with, &err);
+    t.s = CHECK_MSG(t.m, "%s", err.msg) ? hlm_test_session(t.m, params) : NULL;
+    for (uint32_t n = MAX_LENGTHS; t.s && n > 0; n--) {
+        hlm_session_reset(t.s);
+        CHECK_OK(hlm_session_sync(t.s, ids, n + 2, NULL, 0, NULL, NULL, &err), err);
+    }
+    for (uint32_t i = 0; t.s && i < 3; i++) {
+        hlm_idle(t.m);          /* looks: none is due for a while */
+        if (i == 2) {
+            nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
+            if (arm)
+                arm(1);
+        }
+        CHECK_OK(hlm_session_next(t.s, &greedy, &got[i], &err), err);
+        CHECK(i < 2 || !arm || arm(0) == 0);
+    }
+    close_all();
+}
+
+static void test_watched(void)
+{
+    int32_t want[3] = { -1, -1, -1 }, got[3];
+    answer_watched("nothing failing", NULL, want);
+    answer_watched("a host allocation failing", mem_test_fail, got);
+    CHECK(!memcmp(got, want, sizeof got));
+    answer_watched("all host allocations failing", mem_test_fail_from, got);
+    CHECK(!memcmp(got, want, sizeof got));
+    answer_watched("a call of the driver failing", gpu_test_fail, got);
+    CHECK(!memcmp(got, want, sizeof got));
+}
+
 void test_faults(void)
 {
     struct err err = { 0 };
@@ -292,6 +345,7 @@ void test_faults(void)
     }
     close_all();
     test_log(on_message, NULL);
+    test_watched();
     for (enum phase p = OPEN; p <= SAVE; p++)
         walk(p, "host allocation", mem_test_fail, p == OPEN ? 100 : 300, "memory");
     for (enum phase p = OPEN; p <= SAVE; p++)

@@ -227,6 +227,42 @@ static void test_session_of(const char *path)
     ref_run_close(&r);
 }
 
+/* Choices are the model's whoever was at work last: none are lost with a session that another one
+ * came after, nor with one that nobody looked at. */
+static void test_two_sessions(const char *path)
+{
+    struct hlm_session_params params = { .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32,
+                                         .keep_logits = true };
+    static struct hlm_counters c;
+    struct err err = { 0 };
+    struct ref_run r;
+    struct rng rng = { 12 };
+    int32_t ids[N_ID];
+    test_case("%s: layers of sessions that end", path);
+    bool ok = ref_run_open(&r, fixture("%s", path));
+    hlm *m = ok ? hlm_test_try_as((struct hlm_params){ .model = fixture("%s", path),
+                                                       .layers = true }, &err) : NULL;
+    for (uint32_t i = 0; m && i < N_ID; i++)
+        ids[i] = (int32_t)(rng_u64(&rng) % ref_model_config(r.m)->n_vocab);
+    for (uint32_t k = 0; k < 2 && CHECK_MSG(m, "%s", err.msg); k++) {
+        hlm_session *first = hlm_test_session(m, params), *second = hlm_test_session(m, params);
+        ok = first && second && read_all(first, ids, NULL, false) &&
+             read_all(second, ids, NULL, false);
+        hlm_session_destroy(k ? second : first);
+        hlm_session_destroy(k ? first : second);
+        for (uint32_t i = 0; ok && i < 2; i++) {
+            ref_begin(&r);
+            read_ref(&r, ids, N_ID - 1);
+        }
+        hlm_get_counters(m, &c);
+        CHECK_EQ(c.n_layer, r.n_layer);
+        for (uint32_t i = 0; ok && i < r.n_layer; i++)
+            check_experts(m, &c, i, &r.told[i]);
+    }
+    ref_run_close(&r);
+    hlm_test_close(m);
+}
+
 /* ---- training -------------------------------------------------------------------------------- */
 
 enum { CHUNK = 32 };
@@ -388,6 +424,7 @@ void test_layers(void)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(models); i++)
         test_session_of(models[i]);
+    test_two_sessions("qwen35moe/base/model-f32.gguf");
     test_training_of(g, "train/qwen35moe-mtp/model.gguf", true);
     test_training_of(g, "qwen3next/base/model-f32.gguf", false);
     test_training_of(g, "nemotron_h_moe/base/model-f32.gguf", false);
