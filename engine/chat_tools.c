@@ -179,41 +179,6 @@ static void put_quoted(struct draft *d, struct str s)
     }
 }
 
-/* How deep a value nests is bounded by jansson, which has read it. */
-static void put_json(struct draft *d, json_t *j)
-{
-    const char *key, *sep = "";
-    json_t *v;
-    size_t i;
-    switch (json_typeof(j)) {
-    case JSON_OBJECT:
-        words(d, "{");
-        json_object_foreach(j, key, v) {
-            words(d, sep);
-            put_quoted(d, chat_str(key));
-            words(d, ": ");
-            put_json(d, v);
-            sep = ", ";
-        }
-        words(d, "}");
-        break;
-    case JSON_ARRAY:
-        words(d, "[");
-        json_array_foreach(j, i, v) {
-            words(d, i ? ", " : "");
-            put_json(d, v);
-        }
-        words(d, "]");
-        break;
-    case JSON_STRING: put_quoted(d, text_of(j)); break;
-    case JSON_INTEGER: put_whole(d, json_integer_value(j)); break;
-    case JSON_REAL: put_real(d, json_real_value(j)); break;
-    case JSON_TRUE: words(d, "true"); break;
-    case JSON_FALSE: words(d, "false"); break;
-    case JSON_NULL: words(d, "null"); break;
-    }
-}
-
 /* As str.isprintable() has it: no control, format, private or unassigned character, and of the
  * spaces only the plain one. */
 static bool printable(utf8proc_int32_t cp)
@@ -257,7 +222,16 @@ static void put_repr_text(struct draft *d, struct str s)
     words(d, quote);
 }
 
-static void put_repr(struct draft *d, json_t *j)
+/* JSON, and Python's repr(): they differ in texts and in three words. */
+struct dialect {
+    void (*text)(struct draft *d, struct str s);
+    const char *yes, *no, *none;
+};
+static const struct dialect as_json = { put_quoted, "true", "false", "null" },
+                            as_repr = { put_repr_text, "True", "False", "None" };
+
+/* How deep a value nests is bounded by jansson, which has read it. */
+static void put(struct draft *d, const struct dialect *in, json_t *j)
 {
     const char *key, *sep = "";
     json_t *v;
@@ -267,9 +241,9 @@ static void put_repr(struct draft *d, json_t *j)
         words(d, "{");
         json_object_foreach(j, key, v) {
             words(d, sep);
-            put_repr_text(d, chat_str(key));
+            in->text(d, chat_str(key));
             words(d, ": ");
-            put_repr(d, v);
+            put(d, in, v);
             sep = ", ";
         }
         words(d, "}");
@@ -278,18 +252,20 @@ static void put_repr(struct draft *d, json_t *j)
         words(d, "[");
         json_array_foreach(j, i, v) {
             words(d, i ? ", " : "");
-            put_repr(d, v);
+            put(d, in, v);
         }
         words(d, "]");
         break;
-    case JSON_STRING: put_repr_text(d, text_of(j)); break;
+    case JSON_STRING: in->text(d, text_of(j)); break;
     case JSON_INTEGER: put_whole(d, json_integer_value(j)); break;
     case JSON_REAL: put_real(d, json_real_value(j)); break;
-    case JSON_TRUE: words(d, "True"); break;
-    case JSON_FALSE: words(d, "False"); break;
-    case JSON_NULL: words(d, "None"); break;
+    case JSON_TRUE: words(d, in->yes); break;
+    case JSON_FALSE: words(d, in->no); break;
+    case JSON_NULL: words(d, in->none); break;
     }
 }
+
+static void put_json(struct draft *d, json_t *j) { put(d, &as_json, j); }
 
 /* str(): a text as it is. */
 static void put_str(struct draft *d, json_t *j)
@@ -297,7 +273,7 @@ static void put_str(struct draft *d, json_t *j)
     if (json_is_string(j))
         draft_text(d, text_of(j));
     else
-        put_repr(d, j);
+        put(d, &as_repr, j);
 }
 
 /* What templates do with a value of any kind: JSON of lists and objects, str() of the rest. */
@@ -350,7 +326,7 @@ static void put_description(struct draft *d, json_t *j)
     if (json_is_string(v))
         draft_text(d, chat_trim(text_of(v)));
     else
-        put_repr(d, v);
+        put(d, &as_repr, v);
     draft_put(d, "</description>");
 }
 
