@@ -487,7 +487,7 @@ static void test_k256(const struct family *f)
 
 /* ---- files written here ----------------------------------------------------------------- */
 
-/* Logits of a prompt of n made-up tokens, at most 65: the first so many, one, one, what is left.
+/* Logits of a prompt of n made-up tokens, at most 65: the first so many, one, one, and the others.
  * NULL when the file does not open. */
 static float *logits_of(const char *path, uint32_t n, uint32_t first, uint32_t *n_vocab)
 {
