@@ -260,6 +260,14 @@ static void test_chat_prompts(void)
     CHECK_MSG(strstr(r.err, "warning") && n_lines(r.err) == 1, "%s", r.err);
     ran_free(&r);
     gb_free(b);
+
+    test_case("--chat: what a format has no form for is refused with the file's name");
+    spill(file, "[{\"role\": \"tool\", \"content\": \"5\"}]");
+    r = run(NULL, "hlm-eval -m " DEMO " --chat %s", file);
+    CHECK_EQ(r.rc, 1);
+    CHECK_MSG(strstr(r.err, "messages.json: message 1: ") && n_lines(r.err) == 1, "%s", r.err);
+    CHECK_STR(r.out, "");
+    ran_free(&r);
 }
 
 static void test_ids_file(void)

@@ -130,7 +130,9 @@ static bool print_prompt(const struct gguf *g, struct err *err)
     char *json = file_read(o.chat, 1u << 28, &len, err);
     struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, &tools, err) : NULL;
     struct chat_input in = { .msg = msg, .n = n, .tools = tools };
-    bool ok = msg && chat_render(&format, &in, true, !o.no_think, &p, err);
+    struct err why = { 0 };
+    bool ok = msg && (chat_render(&format, &in, true, !o.no_think, &p, &why) ||
+                      fail(err, "%.160s: %s", o.chat, why.msg));
     if (ok)
         fwrite(p.text, 1, (size_t)p.len, stdout);
     chat_prompt_free(&p);
