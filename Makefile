@@ -11,6 +11,7 @@ ARGS      =#                        more flags for `make chat`, `make bench` and
 STD       = -std=c17 -pthread
 WARN      = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wvla $(if $(WERROR),-Werror)
 GLSLFLAGS = -V --target-env vulkan1.2 -Ishaders
+INCLUDE   = -Iengine -I.
 LIBS      = -lvulkan -lpcre2-8 -lutf8proc -ljansson -lxxhash -lm -lpthread
 # Warnings are the ordinary builds' business: under sanitizers gcc sees ghosts.
 SANITIZE  = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -25,11 +26,11 @@ comps    := $(filter-out $(optional),$(sort $(wildcard shaders/*.comp)))
 spvs     := $(comps:shaders/%.comp=$(B)/shaders/%.spv)
 blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
 
-engine   := $(sort $(wildcard engine/*.c models/*.c))
+engine   := $(sort $(wildcard engine/*/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
-tests    := $(sort $(wildcard tests/*.c))
+tests    := $(sort $(wildcard tests/*.c tests/*/*.c))
 lib      := $(B)/libhlm.a
-progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c bench/gen.c)))
+progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
 .PHONY: all chat test crash bench fuzz lint asan spv deps clean help check FORCE
@@ -57,7 +58,7 @@ asan:
 
 bench: $(B)/hlm-bench
 	@$(B)/hlm-bench -m $(M) $(ARGS)
-fuzz: $(patsubst tests/%.c,$(B)/%,$(wildcard tests/fuzz_*.c))
+fuzz: $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/*.c))
 	@for f in $^; do d=corpus/$${f##*/fuzz_}; echo $$f; mkdir -p $(B)/$$d; $$f -max_total_time=$(or $(T),1200) -max_len=16384 \
 	    -print_final_stats=1 -artifact_prefix=$(B)/ $(B)/$$d `ls -d tests/$$d 2>/dev/null` || exit 1; done
 
@@ -77,7 +78,7 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make crash      kills a training run at every write, sync and rename of a save, and goes on with it
 #: make asan       the tests that need no GPU, under the address and undefined-behaviour sanitizers
 #: make bench      times a model with hlm-bench; M=model.gguf
-#: make fuzz       every tests/fuzz_*.c for T=1200 seconds; needs clang, what it finds goes to build/
+#: make fuzz       every tests/fuzz/*.c for T=1200 seconds; needs clang, what it finds goes to build/
 #: make lint       checks the rules of the house
 #: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
 #: make deps       installs the packages, or names them; TESTS=1: also those of the tests
@@ -93,18 +94,19 @@ $(B)/tests: $(call obj,$(tests) $(addprefix ui/,chat_talk.c chat_prompt.c chat_s
 $(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-tune $(B)/hlm-bench $(B)/tests: $(lib)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)
-$(B)/fuzz_%: tests/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
-	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer -I. -o $@ $^ $(LIBS)
+$(B)/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
+	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer $(INCLUDE) -Itests -o $@ $^ $(LIBS)
 
 $(lib): $(call obj,$(engine)) $(B)/obj/shaders.o $(B)/list
 	$(call say,AR,$@)
 	$(Q)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
 $(B)/obj/%.o: %.c $(B)/flags
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(DEFS) -MMD -MP -c -o $@ $<
-$(B)/obj/tests/fuzz_%.o: DEFS = -DLLVMFuzzerTestOneInput=$(*F)      # all of them in one program: test_fuzz.c
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) $(DEFS) -MMD -MP -c -o $@ $<
+$(B)/obj/tests/%.o: private INCLUDE += -Itests
+$(B)/obj/tests/fuzz/fuzz_%.o: private DEFS = -DLLVMFuzzerTestOneInput=$(*F)      # all of them in one program: test_fuzz.c
 $(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) -I. -c -o $@ $<
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) -c -o $@ $<
 $(B)/shaders.c: $(B)/embed $(blobs) $(B)/list
 	$(Q)$(B)/embed $@ $(blobs)
 $(B)/embed: tools/embed.c

@@ -1,17 +1,17 @@
 /* hlm: the public API - a loaded model, and timelines over it. The only engine header that
  * programs include; it brings base.h (errors, log), tok.h (text and ids), chat.h (messages to
- * prompts), merge.h and peft.h (adapters into files) and hlm_tune.h (training) with it.
+ * prompts), merge.h and peft.h (adapters into files) and hlm_train.h (training) with it.
  *
  * One thread per hlm. Nothing here prints, exits or reads the environment. Every call that can fail
  * takes a struct err, returns false or NULL, and leaves the object usable or safe to destroy. */
 #pragma once
-#include "base.h"
-#include "chat.h"
-#include "counters.h"
-#include "hlm_tune.h"
-#include "merge.h"
-#include "peft.h"
-#include "tok.h"
+#include "base/base.h"
+#include "text/chat.h"
+#include "hlm_counters.h"
+#include "hlm_train.h"
+#include "lora/merge.h"
+#include "lora/peft.h"
+#include "text/tok.h"
 
 typedef struct hlm hlm;                     /* a model on a device: immutable once open, but for
                                                its adapters */
@@ -21,9 +21,8 @@ typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convo
 /* Told how far long work is; returning false stops it: the call then returns false
  * with err unset. */
 typedef bool (*hlm_progress)(void *user, uint64_t done, uint64_t total);
-/* Shown what goes on (counters.h), on the calling thread: at every change of state and, while there
- * is work, four times a second as far as it comes up for air. c is good during the call; of m only
- * hlm_expert_loads may be asked. */
+/* Called on the API thread at every change of state and, during work, up to four times a second
+ * (between submissions). c is valid during the call; of m only hlm_expert_loads may be called. */
 typedef void (*hlm_watch)(void *user, const hlm *m, const struct hlm_counters *c);
 
 /* ---- devices --------------------------------------------------------------------------------- */

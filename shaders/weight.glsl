@@ -1,11 +1,11 @@
 // weight: the only place that knows how packed weights lie. A matrix is rows of 16-byte words; a
 // row is its 32-element blocks' quants, then what belongs to them (scales, minima, high bits);
-// engine/pack.c writes what this reads, type by type in the same order. n_in is rounded up to
+// engine/ops/pack.c writes what this reads, type by type in the same order. n_in is rounded up to
 // blocks; padding is zero.
 //
 // Include after defining WEIGHT_BINDING and GRID_BINDING: the lattice of the types that have one
-// (engine/dtype_grids.h; for the others anything may be bound). W_TYPE is GGUF's type id, folded
-// when the pipeline is made.
+// (engine/base/dtype_grids.h; for the others anything may be bound). W_TYPE is GGUF's type id,
+// folded when the pipeline is made.
 
 layout(constant_id = 1) const uint W_TYPE = 0;
 

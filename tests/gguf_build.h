@@ -4,7 +4,7 @@
  * what a model needs may be missing or misshapen in them, but a container that lies about itself is
  * made by patching the bytes (test_gguf.c). Nothing here fails: out of memory aborts. */
 #pragma once
-#include "../engine/file.h"
+#include "file/file.h"
 
 struct gguf_build;
 

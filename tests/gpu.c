@@ -3,7 +3,7 @@
  *
  * Its pipelines are kept in build/cache, so that a second run starts faster. test_validation is the
  * last test: it closes the device, which is when the layer reports what was not freed. */
-#include "../engine/gpu.h"
+#include "gpu/gpu.h"
 #include "test.h"
 
 #include <stdio.h>

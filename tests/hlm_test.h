@@ -1,7 +1,7 @@
 /* hlm_test: opening whole models in tests - validation on, pipelines kept in build/cache - and
  * closing them with the count of validation messages checked. */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 #include "test.h"
 
 #include <stdio.h>

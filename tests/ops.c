@@ -1,7 +1,7 @@
 /* ops: see ops.h. */
 #include "ops.h"
 
-#include "../engine/shaders.h"
+#include "gpu/shaders.h"
 
 #include <math.h>
 #include <stdio.h>

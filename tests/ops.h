@@ -5,9 +5,9 @@
  * there, and after the run every byte that was not declared as written must be what it was - bands,
  * columns beside a view, inputs. Scratch starts as the same NaN, with a band at either end. */
 #pragma once
-#include "../engine/op.h"
-#include "../engine/pack.h"
-#include "ref.h"
+#include "ops/op.h"
+#include "ops/pack.h"
+#include "ref/ref.h"
 #include "test.h"
 
 #define OPS_SEED 20240611u      /* of every rig, so that a case can be run alone */

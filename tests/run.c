@@ -2,7 +2,7 @@
 #define _XOPEN_SOURCE 700
 #include "run.h"
 
-#include "../engine/file.h"
+#include "file/file.h"
 
 #include <fcntl.h>
 #include <limits.h>

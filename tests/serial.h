@@ -2,7 +2,7 @@
  * few tokens that no device takes the chunked recurrences - of the next token and, by the model's
  * first draft block behind its trunk, of the one behind that. */
 #pragma once
-#include "../engine/model.h"
+#include "model/model.h"
 #include "test.h"
 
 enum { SERIAL_PIECE = 32, SERIAL_LONGEST = 224 };

@@ -1,7 +1,7 @@
 /* test: the frame all tests run in. A test file defines functions `void test_x(void)`; tests.def
  * names them; each opens cases, and a case passes unless something in it failed. See main.c. */
 #pragma once
-#include "../engine/base.h"
+#include "base/base.h"
 
 /* Opens the next case; the one before is closed and counted. */
 void test_case(const char *fmt, ...) HLM_PRINTF(1, 2);

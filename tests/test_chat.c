@@ -1,6 +1,6 @@
 /* test_chat: prompt texts against what Hugging Face renders from the published templates, which
  * format a template is taken for, and what the spans say about who wrote what. */
-#include "../engine/chat.h"
+#include "text/chat.h"
 #include "gguf_build.h"
 #include "json.h"
 

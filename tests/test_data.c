@@ -1,7 +1,7 @@
 /* test_data: documents, masks and rows of training data against the reference's own, against texts
  * with the counted parts marked, and against what malformed files do. */
 #define _POSIX_C_SOURCE 200809L
-#include "../engine/data.h"
+#include "train/data.h"
 #include "gguf_build.h"
 #include "json.h"
 

@@ -1,11 +1,11 @@
 /* test_draft: draft blocks (multi-token prediction) of every family that has one, behind the trunk
  * in one cmd, against the double-precision run of ref_bwd.h on the same files and adapters, and
  * against trainfx's likelihoods. */
-#include "../engine/model.h"
+#include "model/model.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "json.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 #include "serial.h"
 
 #include <math.h>

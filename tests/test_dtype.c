@@ -5,7 +5,7 @@
  * share nothing with dtype.c. All of their sums and products are exact in double, so the decoders
  * have to match them to the last bit once rounded. */
 #include "test.h"
-#include "../engine/file.h"
+#include "file/file.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -7,7 +7,7 @@
  * model of one layer, so that a round is short. test_fault_host needs no device and runs under the
  * sanitizers, which see what is leaked. */
 #define _POSIX_C_SOURCE 200809L
-#include "../engine/gpu.h"
+#include "gpu/gpu.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 

@@ -5,7 +5,7 @@
  * its function renamed to fuzz_NAME by the Makefile. A new one is its file, a few small inputs in
  * tests/corpus/NAME, and a word in the list below. */
 #define _POSIX_C_SOURCE 200809L
-#include "../engine/file.h"
+#include "file/file.h"
 #include "test.h"
 
 #include <dirent.h>

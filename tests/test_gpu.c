@@ -1,8 +1,8 @@
 /* test_gpu: the GPU layer on its own - arenas, transfers, hazards, replay, limits, the pipeline
  * cache. One small kernel (test_axpy: y = a x + y + constant 1) shows order and ranges in its
  * results. */
-#include "../engine/file.h"
-#include "../engine/gpu.h"
+#include "file/file.h"
+#include "gpu/gpu.h"
 #include "test.h"
 
 #include <dirent.h>

@@ -3,7 +3,7 @@
  * result, and padding is none of it. */
 #define _POSIX_C_SOURCE 200809L
 #include "hlm_test.h"
-#include "ref.h"
+#include "ref/ref.h"
 #include "train_run.h"
 
 #include <math.h>

@@ -8,7 +8,7 @@
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "json.h"
-#include "ref.h"
+#include "ref/ref.h"
 #include "ssm_in.h"
 
 #include <math.h>

@@ -2,8 +2,8 @@
  * the stacks that are brought up; which matrices words mean; fresh adapters; adapters written.
  *
  * Models are loaded as far as their names and shapes, of every family. */
-#include "../engine/hlm_parts.h"
-#include "../engine/lora_make.h"
+#include "session/session.h"
+#include "lora/lora_make.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "ssm_in.h"

@@ -7,7 +7,7 @@
  * tested when they are there. -v prints what was measured. */
 #include "hlm_test.h"
 #include "json.h"
-#include "ref.h"
+#include "ref/ref.h"
 #include "ssm_in.h"
 
 #include <math.h>

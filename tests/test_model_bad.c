@@ -2,7 +2,7 @@
  * which file, which key or tensor, what was found and what was expected; and real files with bytes
  * flipped, which open or do not, and never end the process.
  *
- * Guards the binder (engine/model.c) and the keys of models/<arch>.c; what is wrong with containers
+ * Guards the binder (model/model.c) and the keys of models/<arch>.c; what is wrong with containers
  * is test_gguf.c's. */
 #include "gguf_build.h"
 #include "hlm_test.h"

@@ -2,7 +2,7 @@
  * in pieces and behind what is held, and with a vocabulary whose logits do not fit at once. */
 #include "gguf_build.h"
 #include "hlm_test.h"
-#include "ref.h"
+#include "ref/ref.h"
 
 #include <math.h>
 #include <stdio.h>

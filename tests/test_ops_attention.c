@@ -3,7 +3,7 @@
  * embedding alone.
  *
  * Kernels: attn_prep, attn, attn_cols, attn_merge. */
-#include "../engine/kv.h"
+#include "model/kv.h"
 #include "ops.h"
 
 #include <math.h>

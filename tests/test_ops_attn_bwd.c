@@ -5,7 +5,7 @@
  * Kernels: attn_prep, attn_docs, attn_docs_bwd, attn_docs_bwd_q, attn_docs_bwd_kv,
  * attn_prep_bwd. */
 #include "ops.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <string.h>
 

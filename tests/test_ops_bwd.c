@@ -4,7 +4,7 @@
  * Kernels: linear_cols_bwd, linear_tile_bwd, linear_coop_bwd, outer, outer_sum, norm_bwd, act_bwd,
  * add, gate_add, gate_add_bwd, dropout. */
 #include "ops_train.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <stdio.h>
 #include <string.h>

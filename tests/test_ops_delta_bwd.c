@@ -5,7 +5,7 @@
  * delta_chunk_lower_bwd, delta_chunk_scan_bwd, delta_chunk_state_bwd, delta_chunk_pair_bwd,
  * delta_chunk_key_bwd, delta_chunk_gate_bwd, delta_gate_sum_bwd, delta_norm, delta_norm_bwd. */
 #include "ops.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * mamba_docs_out, mamba_norm_bwd, mamba_docs_pairs_bwd, mamba_docs_bc_bwd, mamba_docs_tell_bwd,
  * mamba_docs_cross_bwd, mamba_docs_dt_bwd, mamba_docs_gates_bwd, mamba_docs_conv_bwd. */
 #include "ops.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <math.h>
 #include <stdlib.h>

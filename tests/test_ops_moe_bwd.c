@@ -5,7 +5,7 @@
  * op, moe_sort and those of linear layers. */
 #include "ops_moe.h"
 #include "ops_train.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <math.h>
 #include <stdio.h>

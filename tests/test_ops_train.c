@@ -7,7 +7,7 @@
  *
  * Kernels: gather, gather_bwd, nll_targets, next_piece, grad_norm, norm_sum, adam, gate_delta. */
 #include "ops_train.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <math.h>
 #include <stdlib.h>

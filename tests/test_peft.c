@@ -3,7 +3,7 @@
  * way round; gates; ranks and scales as PEFT looks them up; that a failure leaves nothing behind.
  *
  * bench/peft.sh puts exports into transformers' own modules. */
-#include "../engine/file.h"
+#include "file/file.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "json.h"

@@ -1,7 +1,7 @@
 /* test_plan: what a plan says is what the driver then gives, to the byte, in every family; a budget
  * of exactly that runs, one byte less is refused before anything is allocated; the context that is
  * chosen is the longest that fits. */
-#include "../engine/gpu.h"
+#include "gpu/gpu.h"
 #include "hlm_test.h"
 
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* test_quant: numbers into blocks - how far off, that what is there comes back, and the edges. All
  * is judged by dtype.c's decoders, which test_dtype.c holds to the formulas. */
-#include "../engine/quant.h"
+#include "base/quant.h"
 #include "test.h"
 
 #include <math.h>

@@ -10,7 +10,7 @@
  * models at least. Files that are only in the full set (--fixtures) are tested when they are
  * there. */
 #include "json.h"
-#include "ref.h"
+#include "ref/ref.h"
 #include "ssm_in.h"
 #include "variant.h"
 

@@ -5,7 +5,7 @@
  * (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h with h = 2^-13: truncation and rounding both lie
  * near 1e-11. Gradients start at START, so overwriting instead of adding is caught. Packed rows
  * are held to the forward of each document on its own. Recurrences: test_ref_bwd_ssm.c. */
-#include "ref_check.h"
+#include "ref/ref_check.h"
 
 #include <math.h>
 

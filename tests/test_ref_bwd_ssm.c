@@ -3,7 +3,7 @@
  *
  * Either one sequence between two states - then the loss also weighs the state left - or a packed
  * row of documents from zero states. Read test_ref_bwd.c first. */
-#include "ref_check.h"
+#include "ref/ref_check.h"
 
 #include <math.h>
 

@@ -3,7 +3,7 @@
  *
  * The serial recurrences equal their chunked forms, and what no fixture shows - groups of experts,
  * a latent, ties - has its case here. */
-#include "ref.h"
+#include "ref/ref.h"
 #include "test.h"
 
 #include <math.h>

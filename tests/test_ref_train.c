@@ -5,7 +5,7 @@
  * tests/fixtures/train are held to the bounds below; with --fixtures a folder whose train/ has more
  * of them (or of ../shared/trainfx, linked as train/), all that are there are run. */
 #include "json.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* test_ring: counters in shared memory, between processes - that no torn sample is ever taken for a
  * whole one, who may read, what is refused, and what becomes of rings whose process has died. */
 #define _GNU_SOURCE
-#include "../ui/ring.h"
+#include "ui/ring.h"
 #include "test.h"
 
 #include <fcntl.h>

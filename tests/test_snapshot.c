@@ -1,6 +1,6 @@
 /* test_snapshot: what a conversation reads again, in a script of twenty turns over one small model
  * of each family, and which snapshots a budget keeps. */
-#include "../ui/chat_talk.h"
+#include "ui/chat_talk.h"
 #include "hlm_test.h"
 
 #include <stdio.h>

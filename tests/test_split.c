@@ -2,7 +2,7 @@
  * and keys as the whole model has, the same logits, and every way in which parts do not belong
  * together refused by the name of the part and the reason. */
 #define _POSIX_C_SOURCE 200809L
-#include "../engine/file_parts.h"
+#include "file/file_parts.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 

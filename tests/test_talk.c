@@ -1,7 +1,7 @@
 /* test_talk: hlm-chat and hlm-eval from outside, on a device - what a conversation reads and says,
  * slash commands, saved conversations, adapters, plans, results in files, being watched. */
 #define _XOPEN_SOURCE 700
-#include "../ui/ring.h"
+#include "ui/ring.h"
 #include "gguf_build.h"
 #include "run.h"
 

@@ -1,6 +1,6 @@
 /* test_tok: the tokenizer against what Hugging Face makes of the same text, and against
  * files and texts that mean harm. */
-#include "../engine/tok.h"
+#include "text/tok.h"
 #include "gguf_build.h"
 #include "json.h"
 

@@ -5,10 +5,10 @@
  *
  * Documents of a few tokens stand side by side in one row: where the targets of a depth end, and
  * where they end too soon. */
-#include "../engine/train_parts.h"
+#include "train/train_parts.h"
 #include "drafts.h"
 #include "hlm_test.h"
-#include "ref_bwd.h"
+#include "ref/ref_bwd.h"
 #include "train_run.h"
 
 #include <math.h>

@@ -2,7 +2,7 @@
  * against all that can be wrong with it, folders that are whole or not there whenever the process
  * is killed and the disk is full. */
 #define _POSIX_C_SOURCE 200809L
-#include "../engine/hlm_tune_parts.h"
+#include "train/tune.h"
 #include "hlm_test.h"
 #include "json.h"
 

@@ -2,7 +2,7 @@
  * experts, groups of experts, keys that are missing or are lists (variant.h), and the like of
  * Step-3.5 - against the double-precision run of ref.h on the same file. */
 #include "hlm_test.h"
-#include "ref.h"
+#include "ref/ref.h"
 #include "variant.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* train_run: see train_run.h. */
 #include "train_run.h"
 
-#include "../engine/lora_make.h"
+#include "lora/lora_make.h"
 
 #include <math.h>
 #include <stdlib.h>

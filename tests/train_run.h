@@ -1,6 +1,6 @@
 /* train_run: a trainer with its model, its adapter and rows of documents, for tests. */
 #pragma once
-#include "../engine/train.h"
+#include "train/train.h"
 #include "test.h"
 
 struct train_run {

@@ -1,4 +1,4 @@
-/* embed: writes SPIR-V modules as one C file with the table of engine/shaders.h.
+/* embed: writes SPIR-V modules as one C file with the table of gpu/shaders.h.
  *
  *     embed OUT.c A.spv B.spv ...
  *
@@ -76,7 +76,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < n && ok; i++)
         ok = set_name(&m[i], argv[i + 2]);
     qsort(m, (size_t)n, sizeof *m, by_name);
-    fprintf(out, "/* written by tools/embed.c */\n#include \"engine/shaders.h\"\n\n");
+    fprintf(out, "/* written by tools/embed.c */\n#include \"gpu/shaders.h\"\n\n");
     for (int i = 0; i < n && ok; i++)
         if (i > 0 && strcmp(m[i].name, m[i - 1].name) == 0)
             ok = bad(m[i].path, "a second module of this name");

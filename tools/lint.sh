@@ -1,16 +1,15 @@
 #!/bin/sh
 # lint: the rules of the house that a machine can check; prints file:line and the rule, fails on any.
-#   Vulkan      Vk and vk names only in engine/gpu_*.c and engine/vk.h; barriers only in gpu_cmd.c
-#   includes    a file includes only what stands before it in the order below
+#   Vulkan      Vk and vk names only in engine/gpu/; barriers only in gpu_cmd.c
+#   rooms       a file includes only its own room and those before it
 #   engine      no getenv, no exit, no printing in engine/ and models/
 #   kernels     every row of kernels.def has its .comp and is named in tests/test_ops*.c; every .comp has a row
 #   spv         prebuilt shaders were made from their sources as they are
 #   text        no tabs, no trailing blanks, at most 100 columns (prose 120)
 set -u
 
-# The module map. A module is a header with its .c files; gpu_*.c may use vk, x_*.c is x, models/*.c is model.
-order="base dtype quant file pack tok chat shaders kernels tensor gpu vk tape op lora merge peft kv model session sample
-       data train counters hlm"
+# The rooms of engine/, in order: a file includes its own room and those before it. models/*.c is model's.
+rooms="base file text gpu ops lora model session train"
 
 found=$(mktemp)
 trap 'rm -f "$found" "$found.c"' EXIT
@@ -61,68 +60,60 @@ code $sources >"$found.c"
 
 # Vulkan
 grep -E '(^|[^A-Za-z0-9_])(Vk[A-Z]|vk[A-Z])|# *include *<vulkan' "$found.c" |
-    grep -vE '^engine/(gpu_[a-z0-9_]*\.c|vk\.h):' | say 'Vulkan outside engine/gpu_*.c and vk.h'
-grep -E 'vkCmdPipelineBarrier' "$found.c" | grep -v '^engine/gpu_cmd\.c:' |
+    grep -vE '^engine/gpu/' | say 'Vulkan outside engine/gpu/'
+grep -E 'vkCmdPipelineBarrier' "$found.c" | grep -v '^engine/gpu/gpu_cmd\.c:' |
     say 'a barrier outside gpu_cmd.c'
 
 # engine
 grep -E '^(engine|models)/' "$found.c" |
     grep -E '(^|[^A-Za-z0-9_])(getenv|secure_getenv|_?exit|v?printf|puts|putchar|perror) *\(|(stdout|stderr)' |
-    grep -vE '^engine/base\.c:[0-9]+: *fprintf\(stderr, "", ' | # hlm_assert_failed
+    grep -vE '^engine/base/base\.c:[0-9]+: *fprintf\(stderr, "", ' | # hlm_assert_failed
     say 'the engine reads no environment, prints nothing and never exits'
 
-# includes
-rank() { # of a module name
-    n=0
-    for m in $order; do
+# rooms
+rank() { # of a path's room: 1 to 9; 0: none
+    room=${1#engine/}
+    room=${room%%/*} n=0
+    case $1 in models/*) room=model ;; esac
+    for r in $rooms; do
         n=$((n + 1))
-        [ "$m" != "$1" ] || { echo $n; return; }
+        [ "$r" != "$room" ] || { echo $n; return; }
     done
     echo 0
-}
-module() { # of a path
-    m=$(basename "$1" | sed 's/\..*//')
-    case $1 in
-    models/*) m=model ;;
-    *engine/gpu_*) m=vk ;;
-    esac
-    [ "$(rank "$m")" != 0 ] || m=${m%%_*} # op_norm is op, tok_bpe is tok
-    echo "$m"
 }
 # shellcheck disable=SC2086
 grep -nE '^ *# *include *"' $sources $tables /dev/null | sed 's/: *# *include *"\([^"]*\)".*/ \1/; s/:/ /' |
 while read -r file line inc; do
-    from=${file%/*}
-    target=$(echo "$from/$inc" | sed -e ':a' -e 's,[^/]*/\.\./,,;ta' -e 's,/\./,/,g')
     at="$file:$line: $inc"
-    [ -f "$target" ] || { echo "$at" | say 'no such file'; continue; }
-    case $from:$target in
-    engine:engine/* | models:engine/* | engine:models/*)
-        a=$(rank "$(module "$file")") b=$(rank "$(module "$target")")
-        if [ "$a" = 0 ] || [ "$b" = 0 ]; then
-            echo "$at" | say 'a module that the order in tools/lint.sh does not know'
-        elif [ "$b" -gt "$a" ]; then
-            echo "$at" | say "$(module "$file") stands above $(module "$target") in the module map"
-        fi ;;
-    engine:shaders/push.h | models:models/* | tests:* | ui:ui/* | bench:ui/* | bench:bench/* | bench:tests/*) ;;
-    ui:engine/hlm.h | bench:engine/hlm.h | ui:engine/base.h | bench:engine/base.h) ;;
-    ui:* | bench:*) echo "$at" | say 'programs include engine/hlm.h and nothing else of the engine' ;;
-    *) echo "$at" | say 'an include against the module map' ;;
+    target=
+    for dir in "${file%/*}/" engine/ tests/ ''; do
+        [ ! -f "$dir$inc" ] || { target=$dir$inc; break; }
+    done
+    [ "$target" ] || { echo "$at" | say 'no such file'; continue; }
+    case $file:$target in
+    engine/*.h:engine/hlm*.h | engine/*:shaders/push.h | engine/*:models/models.def | tests/*) ;;
+    engine/*/*:engine/hlm*.h | engine/*:engine/*/* | models/*:engine/*/*)
+        b=$(rank "$target")
+        [ "$(rank "$file")" -ge "$b" ] || echo "$at" | say 'a room that comes later' ;;
+    ui/*:ui/* | bench/*:ui/* | bench/*:bench/* | ui/*:engine/hlm*.h | bench/*:engine/hlm*.h) ;;
+    ui/*:engine/base/base.h | bench/*:engine/base/base.h) ;;
+    ui/* | bench/*) echo "$at" | say 'programs include the public headers engine/hlm*.h and nothing else' ;;
+    *) echo "$at" | say 'an include against the order of the rooms' ;;
     esac
 done
 
 # kernels
-if [ -f engine/kernels.def ]; then
-    rows=$(sed -n 's/^KERNEL(\([A-Za-z0-9_]*\).*/\1/p' engine/kernels.def)
+if [ -f engine/gpu/kernels.def ]; then
+    rows=$(sed -n 's/^KERNEL(\([A-Za-z0-9_]*\).*/\1/p' engine/gpu/kernels.def)
     ops=$(files 'tests/test_ops*.c')
     for k in $rows; do
-        [ -f "shaders/$k.comp" ] || echo "engine/kernels.def: $k" | say "no shaders/$k.comp"
+        [ -f "shaders/$k.comp" ] || echo "engine/gpu/kernels.def: $k" | say "no shaders/$k.comp"
         # shellcheck disable=SC2086
         grep -qE "(^|[^A-Za-z0-9_])(K_)?$k([^A-Za-z0-9_]|\$)" $ops /dev/null ||
-            echo "engine/kernels.def: $k" | say 'no test row: tests/test_ops*.c does not name it'
+            echo "engine/gpu/kernels.def: $k" | say 'no test row: tests/test_ops*.c does not name it'
     done
     for f in $(files 'shaders/*.comp'); do
-        echo "$rows" | grep -qx "$(basename "$f" .comp)" || echo "$f" | say 'no row in engine/kernels.def'
+        echo "$rows" | grep -qx "$(basename "$f" .comp)" || echo "$f" | say 'no row in engine/gpu/kernels.def'
     done
 fi
 

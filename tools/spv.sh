@@ -1,7 +1,7 @@
 #!/bin/sh
 # spv: optional shaders, which need a newer glslang than the oldest that hlm builds with, are compiled
 # beforehand and committed. shaders/spv/list names them, one a line, # for comments;
-# shaders/spv/hashes holds for each the SHA-256 of its source with all that it includes.
+# shaders/spv/hashes holds for each the SHA-256 of its source with all that it includes, comments left out.
 #
 #     spv.sh build GLSLANG FLAGS...   compiles all of the list into shaders/spv/
 #     spv.sh check                    fails, naming them, when modules and sources do not fit
@@ -24,7 +24,11 @@ sources() {
     done
     echo $seen
 }
-hash_of() { cat $(sources "shaders/$1.comp") | sha256sum | cut -d' ' -f1; }
+# Of what the compiler sees: comments and blank lines do not count.
+hash_of() {
+    cat $(sources "shaders/$1.comp") | sed -e 's,//.*,,' -e 's,/\*[^*]*\*/,,g' -e '/\/\*/,/\*\//d' -e 's,[ \t]*$,,' \
+        -e '/^$/d' | sha256sum | cut -d' ' -f1
+}
 
 case ${1:-} in
 build)

@@ -1,7 +1,7 @@
 /* chat_prompt: a history as token ids with a generation prompt behind it, and the places in them
  * that a later prompt may part at - where snapshots belong. */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 
 struct prompt {
     struct tok_ids ids;

@@ -6,7 +6,7 @@
  * lack. Snapshots stand where the text of each message begins, where the prompt will part from its
  * later self if the template drops reasoning from history, and at its end (chat_prompt.h). */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 
 enum talk_part { TALK_REASONING, TALK_CONTENT };
 

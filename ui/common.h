@@ -5,7 +5,7 @@
  * the calls below: errors and warnings always; notes (progress, statistics) only on a terminal or
  * with -v. The environment is read here and in no other file. Flags are in common_flags.h. */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 
 #include <stdio.h>
 

@@ -1,7 +1,7 @@
 /* common_counters: what an engine tells of itself, as the event "counters" of --log-json and in the
  * shared memory that a monitor reads (ring.h). */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 
 /* An hlm_watch, without a user: makes the ring at the first call. What there is no shared memory
  * for is a note with -v, and nothing else. */

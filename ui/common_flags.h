@@ -1,7 +1,7 @@
 /* common_flags: a program's command line from one table, which also is its --help and the list
  * behind /set. */
 #pragma once
-#include "../engine/base.h"
+#include "base/base.h"
 
 enum flag_type {
     FLAG_GROUP,                 /* no flag: a heading of --help; its title is in names */

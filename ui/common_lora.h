@@ -1,6 +1,6 @@
 /* common_lora: the adapters a person asks for, FILE[:SCALE] each, and making them active. */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 #include "common_flags.h"
 
 /* Adapters with the memory of their names; n 0: none. */

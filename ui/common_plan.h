@@ -1,7 +1,7 @@
 /* common_plan: --plan and --fit - what a session costs, by purpose, and what would have to go. Both
  * print to standard output; the model may be dry. */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 
 /* The plan, to the byte. False with the reason when it does not fit, after printing it. */
 bool plan_print(hlm *m, const struct hlm_session_params *params, struct err *err);

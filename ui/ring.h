@@ -16,7 +16,7 @@
  *          quarter of a second - by a thread of its own when the engine does not come up for air
  *          that long, so that a slow device is not taken for a dead one. */
 #pragma once
-#include "../engine/hlm.h"
+#include "hlm.h"
 
 #include <stdatomic.h>
 

@@ -1,0 +1,170 @@
+/* base: see base.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "base/base.h"
+
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+bool fail(struct err *err, const char *fmt, ...)
+{
+    if (err && !err->set) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+        va_end(ap);
+        err->set = true;
+    }
+    return false;
+}
+
+_Noreturn void hlm_assert_failed(const char *cond, const char *file, int line)
+{
+    fprintf(stderr, "hlm: %s:%d: assertion failed: %s (this is a bug in hlm)\n", file, line, cond);
+    abort();
+}
+
+static struct {
+    pthread_mutex_t lock;
+    log_fn fn;
+    void *user;
+} sink = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+void log_sink(log_fn fn, void *user)
+{
+    pthread_mutex_lock(&sink.lock);
+    sink.fn = fn;
+    sink.user = user;
+    pthread_mutex_unlock(&sink.lock);
+}
+
+void log_msg(enum log_level level, const char *fmt, ...)
+{
+    char msg[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    pthread_mutex_lock(&sink.lock);
+    if (sink.fn)
+        sink.fn(sink.user, level, msg);
+    pthread_mutex_unlock(&sink.lock);
+}
+
+bool size_mul(uint64_t a, uint64_t b, uint64_t *out)
+{
+    if (a && b > UINT64_MAX / a)
+        return false;
+    *out = a * b;
+    return true;
+}
+
+bool size_add(uint64_t a, uint64_t b, uint64_t *out)
+{
+    if (b > UINT64_MAX - a)
+        return false;
+    *out = a + b;
+    return true;
+}
+
+void one_line(char *s)
+{
+    for (; *s; s++)
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            *s = '?';
+}
+
+const char *bytes_text(char out[32], uint64_t bytes)
+{
+    if (bytes < 10240)
+        snprintf(out, 32, "%llu bytes", (unsigned long long)bytes);
+    else if (bytes < 10ull << 20)
+        snprintf(out, 32, "%.1f KiB", (double)bytes / 1024);
+    else if (bytes < 10ull << 30)
+        snprintf(out, 32, "%.1f MiB", (double)bytes / (1 << 20));
+    else
+        snprintf(out, 32, "%.1f GiB", (double)bytes / (1 << 30));
+    return out;
+}
+
+double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- host memory ----------------------------------------------------------------------------- */
+
+static atomic_llong fail_in;            /* allocations until the one that a test makes fail */
+static atomic_bool fail_behind;         /* ... and all behind it */
+static atomic_ullong n_failed;
+
+uint64_t mem_n_failed(void) { return atomic_load(&n_failed); }
+
+static uint64_t fail_at(uint64_t n, bool behind)
+{
+    atomic_store(&fail_behind, behind);
+    long long left = atomic_exchange(&fail_in, (long long)n);
+    return left > 0 ? (uint64_t)left : 0;
+}
+
+uint64_t mem_test_fail(uint64_t n) { return fail_at(n, false); }
+uint64_t mem_test_fail_from(uint64_t n) { return fail_at(n, true); }
+
+static bool strikes(void)
+{
+    static const long long struck = -1;
+    long long at = atomic_load(&fail_in);
+    if (at > 0)
+        at = atomic_fetch_sub(&fail_in, 1);
+    if (at != 1)
+        return at == struck;
+    atomic_store(&fail_in, atomic_load(&fail_behind) ? struck : 0);
+    return true;
+}
+
+static void *checked(void *p)
+{
+    if (!p)
+        atomic_fetch_add(&n_failed, 1);
+    return p;
+}
+
+static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
+{
+    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX ||
+           strikes();
+}
+
+void *mem_alloc(uint64_t n, uint64_t size)
+{
+    uint64_t bytes;
+    return checked(refused(n, size, &bytes) ? NULL : calloc(1, bytes ? (size_t)bytes : 1));
+}
+
+void *mem_grow(void *old, uint64_t n, uint64_t size)
+{
+    uint64_t bytes;
+    return checked(refused(n, size, &bytes) ? NULL : realloc(old, bytes ? (size_t)bytes : 1));
+}
+
+uint64_t rng_u64(struct rng *r)
+{
+    uint64_t z = (r->s += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+double rng_unit(struct rng *r) { return (double)(rng_u64(r) >> 11) * 0x1p-53; }
+
+double rng_normal(struct rng *r)
+{
+    double u = 1.0 - rng_unit(r), v = rng_unit(r);
+    return sqrt(-2.0 * log(u)) * cos(6.283185307179586 * v);
+}

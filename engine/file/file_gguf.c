@@ -1,0 +1,102 @@
+/* file_gguf: GGUF files in the writing; see file.h. */
+#include "file/file.h"
+
+#include <string.h>
+
+uint64_t gguf_kv_bytes(const struct gguf_kv *kv)
+{
+    static const uint8_t bytes[GGUF_TYPE_COUNT] = {
+        [GGUF_U8] = 1, [GGUF_I8] = 1, [GGUF_U16] = 2, [GGUF_I16] = 2, [GGUF_U32] = 4,
+        [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_U64] = 8, [GGUF_I64] = 8,
+        [GGUF_F64] = 8,
+    };
+    if (kv->elem != GGUF_STRING)
+        return kv->n * bytes[kv->elem];
+    if (kv->type == GGUF_STRING)
+        return kv->n;
+    struct gguf_str_iter it = { kv->data, kv->n };
+    struct str s;
+    while (gguf_next_str(&it, &s))
+        ;
+    return (uint64_t)(it.p - kv->data);
+}
+
+bool gguf_out_bytes(struct gguf_out *o, const void *p, uint64_t n)
+{
+    o->failed = o->failed || !o->put(o->user, p, n, o->err);
+    o->at += n;
+    return !o->failed;
+}
+
+static void put_u32(struct gguf_out *o, uint32_t v) { gguf_out_bytes(o, &v, sizeof v); }
+
+static void put_u64(struct gguf_out *o, uint64_t v) { gguf_out_bytes(o, &v, sizeof v); }
+
+static void put_str(struct gguf_out *o, const char *s)
+{
+    put_u64(o, strlen(s));
+    gguf_out_bytes(o, s, strlen(s));
+}
+
+void gguf_out_begin(struct gguf_out *o, uint64_t n_tensor, uint64_t n_kv)
+{
+    gguf_out_bytes(o, "GGUF", 4);
+    put_u32(o, 3);
+    put_u64(o, n_tensor);
+    put_u64(o, n_kv);
+}
+
+void gguf_out_kv(struct gguf_out *o, const struct gguf_kv *kv)
+{
+    put_str(o, kv->key);
+    put_u32(o, (uint32_t)kv->type);
+    if (kv->type == GGUF_ARRAY)
+        put_u32(o, (uint32_t)kv->elem);
+    if (kv->type == GGUF_ARRAY || kv->type == GGUF_STRING)
+        put_u64(o, kv->n);
+    gguf_out_bytes(o, kv->data, gguf_kv_bytes(kv));
+}
+
+void gguf_out_str(struct gguf_out *o, const char *key, const char *value)
+{
+    gguf_out_kv(o, &(struct gguf_kv){ key, GGUF_STRING, GGUF_STRING, strlen(value),
+                                      (const uint8_t *)value });
+}
+
+void gguf_out_f32(struct gguf_out *o, const char *key, float value)
+{
+    gguf_out_kv(o, &(struct gguf_kv){ key, GGUF_F32, GGUF_F32, 1, (const uint8_t *)&value });
+}
+
+void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype type, uint32_t n_dim,
+                     const uint64_t *dim)
+{
+    uint64_t n_elem = 1, n_bytes = 0;
+    put_str(o, name);
+    put_u32(o, n_dim);
+    for (uint32_t k = 0; k < n_dim; k++) {
+        put_u64(o, dim[k]);
+        n_elem *= dim[k];
+    }
+    bool fits = dtype_bytes(type, n_elem, &n_bytes);
+    HLM_ASSERT(fits);
+    put_u32(o, (uint32_t)type);
+    put_u64(o, o->offset);
+    o->offset = align_up(o->offset + n_bytes, o->alignment);
+}
+
+bool gguf_out_pad(struct gguf_out *o)
+{
+    static const uint8_t zero[64];
+    for (uint64_t n = align_up(o->at, o->alignment) - o->at; n;) {
+        uint64_t k = min_u64(n, sizeof zero);
+        gguf_out_bytes(o, zero, k);
+        n -= k;
+    }
+    return !o->failed;
+}
+
+bool gguf_out_to_file(void *user, const void *bytes, uint64_t n, struct err *err)
+{
+    return file_out_put(user, bytes, n, err);
+}

@@ -1,0 +1,600 @@
+/* gpu_cmd: recording a list of dispatches, finding its hazards, turning it into command buffers,
+ * running them.
+ *
+ * Recording only fills a list: nothing of Vulkan is touched before cmd_end, so that a list can be
+ * made, and its scratch measured, before memory is committed. A use conflicts with an earlier one
+ * since the last barrier if their bytes overlap and one of them writes; then one global barrier
+ * goes before the entry (drivers make the same flush of a global barrier and of one per buffer).
+ *
+ * The list becomes pieces, a command buffer each, no longer than a watchdog bears; pieces are
+ * joined to as few submissions as the measured speed allows. What cuts is the work that ops declare
+ * (cmd_work) over that speed - a guess until gpu_prof.c has timed a cmd of some size, then half of
+ * the slowest seen - against LIMIT_S; nothing is cut inside a dispatch, which n_batch bounds.
+ *
+ * A cmd starts with a full barrier and ends with one for the host, so whole cmds follow each other
+ * like statements. Command buffers are kept and run again as they are. */
+#include "gpu/vk.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Time that a submission may take. Watchdogs of GPUs bite at 2 s, some drivers' sooner. A CPU has
+ * none: there it is only how long an interrupt waits, and a token's work is never cut. */
+#define LIMIT_S 0.1
+#define LIMIT_CPU_S 2.0
+#define LIMIT_CPU_FLOP 5e10
+#define MAX_JOINED 16       /* pieces of one submission */
+
+/* ---- recording ------------------------------------------------------------------------------- */
+
+struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct err *err)
+{
+    struct cmd *c = mem_alloc(1, sizeof *c);
+    if (!c) {
+        fail(err, "%s: out of host memory", name);
+        return NULL;
+    }
+    HLM_ASSERT(!scratch || (scratch->g == g && scratch->mem == MEM_DEVICE));
+    c->g = g;
+    c->scratch = scratch;
+    c->next = g->cmds;
+    g->cmds = c;
+    snprintf(c->name, sizeof c->name, "%s", name);
+    return c;
+}
+
+struct gpu *cmd_gpu(const struct cmd *c) { return c->g; }
+struct arena *cmd_scratch_arena(const struct cmd *c) { return c->scratch; }
+void cmd_set_tape(struct cmd *c, struct tape *t) { c->tape = t; }
+struct tape *cmd_tape(const struct cmd *c) { return c->tape; }
+void cmd_set_f16(struct cmd *c, bool on) { c->f16 = on; }
+bool cmd_f16(const struct cmd *c) { return c->f16; }
+uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
+uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
+
+void cmd_fail(struct cmd *c, const char *fmt, ...)
+{
+    char msg[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    fail(&c->err, "%s: %s", c->name, msg);
+}
+
+bool cmd_failed(const struct cmd *c) { return c->err.set || c->g->lost; }
+
+static bool recording(const struct cmd *c)
+{
+    HLM_ASSERT(!c->ended);
+    return !cmd_failed(c);
+}
+
+/* Room for n more in one of the cmd's lists; false sticks to the cmd. */
+static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint32_t *cap, size_t size)
+{
+    void **at = list;
+    if ((uint64_t)have + n <= *cap)
+        return true;
+    uint64_t want = 2ull * *cap + n + 64;
+    void *more = want <= UINT32_MAX ? mem_grow(*at, want, size) : NULL;
+    if (!more) {
+        cmd_fail(c, "out of host memory");
+        return false;
+    }
+    *at = more;
+    *cap = (uint32_t)want;
+    return true;
+}
+
+tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)
+{
+    tensor t = { .arena = c->scratch, .dtype = dtype, .n = n, .n_row = n_row,
+                 .stride = (uint32_t)align_up(n, 4) };     /* kernels load four at a time */
+    if (!recording(c))
+        return (tensor){ 0 };
+    HLM_ASSERT(c->scratch);
+    if (arena_scratch(c->scratch, c->half, &c->half_at[c->half], tensor_bytes(t), &t.offset,
+                      &c->err))
+        return t;
+    return (tensor){ 0 };
+}
+
+void cmd_half(struct cmd *c)
+{
+    c->half ^= 1;
+    c->half_at[c->half] = 0;
+}
+
+void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
+
+/* ---- hazards --------------------------------------------------------------------------------- */
+
+/* Two writes to the same rows that have no column in common, as the parts of a joint projection. A
+ * mere read beside a write gets its barrier all the same: the validation layer sees whole bindings,
+ * and what could stay unordered is little. */
+static bool columns_apart(const struct range *a, const struct range *b)
+{
+    return a->write && b->write && a->offset == b->offset && a->stride == b->stride &&
+           (a->col1 <= b->col0 || b->col1 <= a->col0);
+}
+
+static bool conflict(const struct range *a, const struct range *b)
+{
+    return a->arena == b->arena && (a->write || b->write) && a->offset < b->offset + b->bytes &&
+           b->offset < a->offset + a->bytes && !columns_apart(a, b);
+}
+
+/* Each arena once: a submission tells them all when it will be done. */
+static bool note_arena(struct cmd *c, struct arena *a)
+{
+    for (uint32_t i = 0; i < c->n_arena; i++)
+        if (c->arena[i] == a)
+            return true;
+    if (!grow(c, &c->arena, c->n_arena, 1, &c->cap_arena, sizeof *c->arena))
+        return false;
+    c->arena[c->n_arena++] = a;
+    return true;
+}
+
+/* Adds the uses of the entry that is about to be appended; it needs a barrier if one of them
+ * conflicts with a use since the last barrier. */
+static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint32_t n,
+                     const uint64_t *bytes)
+{
+    if (!grow(c, &c->use, c->n_use, n, &c->cap_use, sizeof *c->use))
+        return false;
+    e->use = c->n_use;
+    e->n_use = n;
+    for (uint32_t i = 0; i < n; i++) {
+        tensor t = use[i].t;
+        uint64_t elem = tensor_elem_bytes(t);
+        struct range r = { .arena = t.arena, .offset = t.offset, .bytes = bytes[i],
+                           .write = use[i].write, .read = use[i].read,
+                           .stride = tensor_row_bytes(t), .col0 = t.col * elem,
+                           .col1 = ((uint64_t)t.col + t.n) * elem };
+        if (e->op != OP_DISPATCH)       /* copies and fills know no columns */
+            r.col0 = 0, r.col1 = UINT64_MAX;
+        HLM_ASSERT(r.arena && r.arena->g == c->g && (r.write || r.read));
+        for (uint32_t k = c->fresh; k < c->n_use && !e->barrier; k++)
+            e->barrier = conflict(&c->use[k], &r);
+        c->use[c->n_use + i] = r;
+        if (!note_arena(c, r.arena))
+            return false;
+    }
+    if (e->barrier) {
+        c->n_barrier++;
+        c->fresh = c->n_use;
+    }
+    c->n_use += n;
+    return true;
+}
+
+static void append(struct cmd *c, struct entry e)
+{
+    if (!grow(c, &c->entry, c->n_entry, 1, &c->cap_entry, sizeof *c->entry))
+        return;
+    c->flop += e.flop;
+    c->n_dispatch += e.op == OP_DISPATCH;
+    c->transfers |= e.op != OP_DISPATCH;
+    c->entry[c->n_entry++] = e;
+}
+
+/* Shaders read whole words, and every range taken from an arena has whole ones. */
+static uint64_t whole_words(uint64_t bytes) { return align_up(bytes, 16); }
+
+/* What a shader, a device or a size makes impossible; our own mistakes assert. */
+static bool dispatch_fits(struct cmd *c, const struct kernel_info *k, struct grid grid,
+                          const struct spec *spec, const struct use *use, uint32_t n_use)
+{
+    const struct gpu *g = c->g;
+    const uint32_t *max = g->limits.maxComputeWorkGroupCount;
+    char a[32], b[32];
+    HLM_ASSERT(n_use == k->n_bind && n_use <= MAX_BIND && spec->v[0] > 0);
+    if (spec->v[0] > g->caps.max_invocations)
+        cmd_fail(c, "%s: workgroups of %u, %s has up to %u", k->name, spec->v[0], g->caps.name,
+                 g->caps.max_invocations);
+    if (grid.x > max[0] || grid.y > max[1] || grid.z > max[2])
+        cmd_fail(c, "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", k->name,
+                 grid.x, grid.y, grid.z, g->caps.name, max[0], max[1], max[2]);
+    for (uint32_t i = 0; i < n_use; i++) {
+        uint64_t bytes = whole_words(tensor_bytes(use[i].t));
+        HLM_ASSERT(bytes && use[i].t.offset % g->caps.align == 0);
+        if (bytes > g->caps.max_range)
+            cmd_fail(c, "%s: binding %u spans %s, %s binds up to %s", k->name, i,
+                     bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
+    }
+    return !c->err.set;
+}
+
+void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec spec,
+                  const void *push, size_t n_push, const struct use *use, uint32_t n_use)
+{
+    uint64_t bytes[MAX_BIND];
+    if (!recording(c) || !grid.x || !grid.y || !grid.z)
+        return;
+    HLM_ASSERT(n_push == kernel_table[k].push_bytes);
+    if (!dispatch_fits(c, &kernel_table[k], grid, &spec, use, n_use) ||
+        !grow(c, &c->push, c->n_push, (uint32_t)n_push, &c->cap_push, 1))
+        return;
+    /* Elsewhere a driver may split a workgroup into subgroups smaller than it reports. */
+    spec.v[MAX_SPEC - 1] = c->g->caps.kind == GPU_CPU && spec.v[0] <= c->g->caps.subgroup;
+    struct entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
+    for (uint32_t i = 0; i < n_use; i++)
+        bytes[i] = whole_words(tensor_bytes(use[i].t));
+    if (c->g->dry)
+        return;
+    e.push = c->n_push;
+    e.n_push = (uint32_t)n_push;
+    e.flop = c->pending_flop;
+    e.pipe = pipe_find(c->g, k, &spec);
+    if (e.pipe == UINT32_MAX)
+        cmd_fail(c, "out of host memory");
+    else if (add_uses(c, &e, use, n_use, bytes)) {
+        memcpy(c->push + c->n_push, push, n_push);
+        c->n_push += (uint32_t)n_push;
+        c->pending_flop = 0;
+        append(c, e);
+    }
+}
+
+void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
+{
+    struct entry e = { .op = OP_COPY, .bytes = bytes };
+    if (!recording(c) || !bytes || c->g->dry)
+        return;
+    HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0 && src.offset % 4 == 0);
+    if (add_uses(c, &e, (const struct use[]){ WRITE(dst), READ(src) }, 2,
+                 (const uint64_t[]){ bytes, bytes }))
+        append(c, e);
+}
+
+void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word)
+{
+    struct entry e = { .op = OP_FILL, .bytes = bytes, .word = word };
+    if (!recording(c) || !bytes || c->g->dry)
+        return;
+    HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0);
+    if (add_uses(c, &e, (const struct use[]){ WRITE(dst) }, 1, &bytes))
+        append(c, e);
+}
+
+/* ---- command buffers ------------------------------------------------------------------------- */
+
+static void barrier(VkCommandBuffer cb, VkPipelineStageFlags src, VkAccessFlags src_access,
+                    VkPipelineStageFlags dst, VkAccessFlags dst_access)
+{
+    const VkMemoryBarrier memory = { VK_STRUCTURE_TYPE_MEMORY_BARRIER, NULL, src_access,
+                                     dst_access };
+    vkCmdPipelineBarrier(cb, src, dst, 0, 1, &memory, 0, NULL, 0, NULL);
+}
+
+#define ALL_STAGES (VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT)
+#define ALL_WRITES (VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT)
+#define ALL_READS (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT)
+
+void barrier_full(VkCommandBuffer cb)
+{
+    barrier(cb, ALL_STAGES, ALL_WRITES, ALL_STAGES, ALL_WRITES | ALL_READS);
+}
+
+void barrier_host(VkCommandBuffer cb)
+{
+    barrier(cb, ALL_STAGES, ALL_WRITES, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+}
+
+static void barrier_between(const struct cmd *c, VkCommandBuffer cb)
+{
+    const VkPipelineStageFlags compute = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
+    if (c->transfers)
+        barrier_full(cb);
+    else    /* the usual one: naming transfers would make some drivers flush more */
+        barrier(cb, compute, VK_ACCESS_SHADER_WRITE_BIT, compute,
+                VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
+}
+
+/* One pool with as many sets as there are dispatches, written once. */
+static bool sets_make(struct cmd *c, struct err *err)
+{
+    struct gpu *g = c->g;
+    VkDescriptorBufferInfo info[MAX_BIND];
+    VkWriteDescriptorSet write[MAX_BIND];
+    uint32_t n_buf = 0;
+    for (uint32_t i = 0; i < c->n_entry; i++)
+        n_buf += c->entry[i].op == OP_DISPATCH ? c->entry[i].n_use : 0;
+    if (!n_buf)
+        return true;
+    VKTRY(vkCreateDescriptorPool(g->dev, &(VkDescriptorPoolCreateInfo){
+        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO,
+        .maxSets = c->n_dispatch,
+        .poolSizeCount = 1,
+        .pPoolSizes = &(VkDescriptorPoolSize){ VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, n_buf },
+    }, NULL, &c->sets));
+    for (struct entry *e = c->entry; e < c->entry + c->n_entry; e++) {
+        if (e->op != OP_DISPATCH)
+            continue;
+        VKTRY(vkAllocateDescriptorSets(g->dev, &(VkDescriptorSetAllocateInfo){
+            .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO,
+            .descriptorPool = c->sets,
+            .descriptorSetCount = 1,
+            .pSetLayouts = &g->set_layout[e->n_use],
+        }, &e->set));
+        for (uint32_t b = 0; b < e->n_use; b++) {
+            const struct range *r = &c->use[e->use + b];
+            struct place at = arena_place(r->arena, r->offset, r->bytes);
+            info[b] = (VkDescriptorBufferInfo){ at.buf, at.offset, r->bytes };
+            write[b] = (VkWriteDescriptorSet){
+                .sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
+                .dstSet = e->set,
+                .dstBinding = b,
+                .descriptorCount = 1,
+                .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+                .pBufferInfo = &info[b],
+            };
+        }
+        vkUpdateDescriptorSets(g->dev, e->n_use, write, 0, NULL);
+    }
+    return true;
+fail:
+    return false;
+}
+
+static void record_entry(const struct cmd *c, const struct entry *e, VkCommandBuffer cb,
+                         VkPipeline *bound)
+{
+    const struct gpu *g = c->g;
+    const struct range *use = &c->use[e->use];
+    struct place dst = arena_place(use[0].arena, use[0].offset, use[0].bytes), src;
+    switch (e->op) {
+    case OP_DISPATCH:
+        if (*bound != g->pipe[e->pipe].handle)
+            vkCmdBindPipeline(cb, VK_PIPELINE_BIND_POINT_COMPUTE, *bound = g->pipe[e->pipe].handle);
+        vkCmdBindDescriptorSets(cb, VK_PIPELINE_BIND_POINT_COMPUTE, g->layout[e->n_use], 0, 1,
+                                &e->set, 0, NULL);
+        vkCmdPushConstants(cb, g->layout[e->n_use], VK_SHADER_STAGE_COMPUTE_BIT, 0, e->n_push,
+                           c->push + e->push);
+        vkCmdDispatch(cb, e->grid.x, e->grid.y, e->grid.z);
+        break;
+    case OP_COPY:
+        src = arena_place(use[1].arena, use[1].offset, use[1].bytes);
+        vkCmdCopyBuffer(cb, src.buf, dst.buf, 1,
+                        &(VkBufferCopy){ src.offset, dst.offset, e->bytes });
+        break;
+    case OP_FILL:
+        vkCmdFillBuffer(cb, dst.buf, dst.offset, e->bytes, e->word);
+        break;
+    }
+}
+
+static bool record_piece(struct cmd *c, uint32_t i_piece, struct err *err)
+{
+    struct gpu *g = c->g;
+    struct piece *p = &c->piece[i_piece];
+    VkPipeline bound = VK_NULL_HANDLE;
+    VKTRY(vkBeginCommandBuffer(p->cb, &(VkCommandBufferBeginInfo){
+        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+        .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT,
+    }));
+    if (i_piece == 0)
+        barrier_full(p->cb);
+    for (uint32_t i = p->first; i < p->end; i++) {
+        if (c->entry[i].barrier)
+            barrier_between(c, p->cb);
+        prof_stamp(c, p->cb, i);
+        record_entry(c, &c->entry[i], p->cb, &bound);
+    }
+    if (i_piece == c->n_piece - 1) {
+        prof_stamp_end(c, p->cb);
+        barrier_host(p->cb);
+    }
+    VKTRY(vkEndCommandBuffer(p->cb));
+    return true;
+fail:
+    return false;
+}
+
+/* Work that one submission may have, at the speed this cmd is known or thought to run at. */
+static double limit_flop(const struct cmd *c)
+{
+    if (c->g->caps.kind != GPU_CPU)
+        return c->flop_s * LIMIT_S;
+    return c->flop_s * LIMIT_CPU_S > LIMIT_CPU_FLOP ? c->flop_s * LIMIT_CPU_S : LIMIT_CPU_FLOP;
+}
+
+/* Cuts the list where its work would exceed what a submission may take. */
+static bool cut(struct cmd *c, struct err *err)
+{
+    struct gpu *g = c->g;
+    double limit = limit_flop(c);
+    if (!(c->piece = mem_alloc((uint64_t)c->n_entry + 1, sizeof *c->piece)))
+        return fail(err, "%s: out of host memory", c->name);
+    c->n_piece = 1;
+    for (uint32_t i = 0; i < c->n_entry; i++) {
+        struct piece *p = &c->piece[c->n_piece - 1];
+        if (p->flop > 0 && p->flop + c->entry[i].flop > limit) {
+            p = &c->piece[c->n_piece++];
+            p->first = i;
+        }
+        p->flop += c->entry[i].flop;
+        p->end = i + 1;
+    }
+    VKTRY(vkCreateCommandPool(g->dev, &(VkCommandPoolCreateInfo){
+        .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+        .queueFamilyIndex = g->family,
+    }, NULL, &c->pool));
+    for (uint32_t i = 0; i < c->n_piece; i++)
+        VKTRY(vkAllocateCommandBuffers(g->dev, &(VkCommandBufferAllocateInfo){
+            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+            .commandPool = c->pool,
+            .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+            .commandBufferCount = 1,
+        }, &c->piece[i].cb));
+    return true;
+fail:
+    return false;
+}
+
+bool cmd_check(const struct cmd *c, struct err *err)
+{
+    return c->err.set ? fail(err, "%s", c->err.msg) : gpu_ok(c->g, err);
+}
+
+bool cmd_end(struct cmd *c, struct err *err)
+{
+    HLM_ASSERT(!c->ended);
+    if (!cmd_check(c, err))
+        return false;
+    if (c->g->dry)
+        return true;
+    c->flop_s = c->g->flop_s;
+    pipes_make(c->g);
+    for (uint32_t i = 0; i < c->n_entry; i++)
+        if (c->entry[i].op == OP_DISPATCH && !pipe_ready(c->g, c->entry[i].pipe, err))
+            return false;
+    if (!sets_make(c, err) || !cut(c, err) || !prof_begin(c, err))
+        return false;
+    for (uint32_t i = 0; i < c->n_piece; i++)
+        if (!record_piece(c, i, err))
+            return false;
+    c->ended = true;
+    c->g->counts.n_record++;
+    return true;
+}
+
+void cmd_destroy(struct cmd *c)
+{
+    if (!c)
+        return;
+    struct gpu *g = c->g;
+    gpu_done_with(g, c->last_use);
+    prof_collect(c);
+    for (struct cmd **at = &g->cmds; *at; at = &(*at)->next)
+        if (*at == c) {
+            *at = c->next;
+            break;
+        }
+    vkDestroyDescriptorPool(g->dev, c->sets, NULL);
+    vkDestroyCommandPool(g->dev, c->pool, NULL);
+    vkDestroyQueryPool(g->dev, c->query, NULL);
+    free(c->entry);
+    free(c->use);
+    free(c->push);
+    free(c->arena);
+    free(c->piece);
+    free(c);
+}
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const char *what,
+                   struct err *err)
+{
+    uint64_t value = g->submitted + 1;
+    struct flight *f = &g->flight[value % N_FLIGHT];
+    if (!gpu_ok(g, err))
+        return 0;
+    f->value = value;
+    snprintf(f->what, sizeof f->what, "%s", what);
+    VkResult r = fault_lost() ? VK_ERROR_DEVICE_LOST
+                              : GUARD(vkQueueSubmit(g->queue, 1, &(VkSubmitInfo){
+        .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+        .pNext = &(VkTimelineSemaphoreSubmitInfo){
+            .sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+            .signalSemaphoreValueCount = 1,
+            .pSignalSemaphoreValues = &value,
+        },
+        .commandBufferCount = n,
+        .pCommandBuffers = cb,
+        .signalSemaphoreCount = 1,
+        .pSignalSemaphores = &g->timeline,
+    }, VK_NULL_HANDLE));
+    if (r < 0) {
+        gpu_refused(g, r, "vkQueueSubmit", err);
+        return 0;
+    }
+    g->submitted = value;
+    g->counts.n_submit++;
+    return value;
+}
+
+bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err)
+{
+    if (value <= g->done)
+        return true;
+    if (!gpu_ok(g, err))
+        return false;
+    VkResult r = GUARD(vkWaitSemaphores(g->dev, &(VkSemaphoreWaitInfo){
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+        .semaphoreCount = 1,
+        .pSemaphores = &g->timeline,
+        .pValues = &value,
+    }, UINT64_MAX));
+    if (fault_lost())
+        r = VK_ERROR_DEVICE_LOST;
+    if (r < 0)
+        return gpu_refused(g, r, "vkWaitSemaphores", err);
+    g->done = value;
+    return true;
+}
+
+void gpu_done_with(struct gpu *g, uint64_t value)
+{
+    if (!gpu_wait_for(g, value, NULL) && !g->lost)
+        vkDeviceWaitIdle(g->dev);
+}
+
+bool gpu_wait(struct gpu *g, struct err *err) { return gpu_wait_for(g, g->submitted, err); }
+
+static const char *entry_name(const struct entry *e)
+{
+    return e->op == OP_COPY ? "copy" : e->op == OP_FILL ? "fill" : kernel_table[e->k].name;
+}
+
+/* Submits pieces [first, end) at once. */
+static bool submit_pieces(struct cmd *c, uint32_t first, uint32_t end, struct err *err)
+{
+    VkCommandBuffer cb[MAX_JOINED];
+    char what[160];
+    uint32_t a = c->piece[first].first, z = c->piece[end - 1].end;
+    HLM_ASSERT(end - first <= MAX_JOINED);
+    for (uint32_t i = first; i < end; i++)
+        cb[i - first] = c->piece[i].cb;
+    if (z > a)
+        snprintf(what, sizeof what, "%s, entries %u (%s) to %u (%s) of %u", c->name, a,
+                 entry_name(&c->entry[a]), z - 1, entry_name(&c->entry[z - 1]), c->n_entry);
+    else
+        snprintf(what, sizeof what, "%s, which is empty", c->name);
+    uint64_t value = gpu_queue(c->g, cb, end - first, what, err);
+    if (!value)
+        return false;
+    c->last_use = value;
+    for (uint32_t i = 0; i < c->n_arena; i++)
+        c->arena[i]->last_use = value;
+    return true;
+}
+
+bool cmd_submit(struct cmd *c, struct err *err)
+{
+    if (c->err.set)
+        return fail(err, "%s", c->err.msg);
+    if (c->g->dry)
+        return fail(err, "%s: this is a dry run, nothing can be computed", c->name);
+    HLM_ASSERT(c->ended);
+    /* Time stamps are overwritten by the next run: with the profile on each run is waited for, else
+     * the times of those that happen to be done by now are enough. */
+    if (c->g->profile && !gpu_wait_for(c->g, c->last_use, err))
+        return false;
+    prof_collect(c);
+    double limit = limit_flop(c);
+    for (uint32_t first = 0, end; first < c->n_piece; first = end) {
+        double flop = c->piece[first].flop;
+        end = first + 1;
+        while (end < c->n_piece && end - first < MAX_JOINED && flop + c->piece[end].flop <= limit)
+            flop += c->piece[end++].flop;
+        if (!submit_pieces(c, first, end, err))
+            return false;
+    }
+    c->timed = c->query != VK_NULL_HANDLE;
+    return true;
+}

@@ -1,0 +1,211 @@
+/* gpu_copy: bytes between host and device - the staging ring, upload, readback, zeroing.
+ *
+ * The ring has a few slots, each a piece of mapped memory and a command buffer; a slot is free
+ * again when the timeline has reached its last submission. So the host fills one slot while the
+ * device empties others. Where all memory is mapped nothing is staged: callers get the arena's own
+ * bytes once its last use is over. */
+#include "gpu/vk.h"
+
+#include <string.h>
+
+bool copy_open(struct gpu *g, struct err *err)
+{
+    VKTRY(vkCreateCommandPool(g->dev, &(VkCommandPoolCreateInfo){
+        .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+        .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+        .queueFamilyIndex = g->family,
+    }, NULL, &g->pool));
+    for (uint32_t i = 0; i < N_SLOT; i++)
+        VKTRY(vkAllocateCommandBuffers(g->dev, &(VkCommandBufferAllocateInfo){
+            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+            .commandPool = g->pool,
+            .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+            .commandBufferCount = 1,
+        }, &g->slot[i].cb));
+    if (g->caps.unified)
+        return true;
+    if (!(g->stage = arena_create(g, "staging", MEM_HOST, err)))
+        return false;
+    for (uint32_t i = 0; i < N_SLOT; i++)
+        g->stage_at[i] = arena_take(g->stage, gpu_stage_max(g), 0);
+    return true;
+fail:
+    return false;
+}
+
+void copy_close(struct gpu *g)
+{
+    arena_destroy(g->stage);
+    g->stage = NULL;
+    vkDestroyCommandPool(g->dev, g->pool, NULL);
+}
+
+
+/* The next slot that the device has done with and that no gpu_stage is filling; NULL on failure. */
+static struct slot *slot_next(struct gpu *g, struct err *err)
+{
+    do
+        g->i_slot = (g->i_slot + 1) % N_SLOT;
+    while (g->staged.slot == &g->slot[g->i_slot]);
+    struct slot *s = &g->slot[g->i_slot];
+    return gpu_wait_for(g, s->value, err) ? s : NULL;
+}
+
+static bool slot_begin(struct gpu *g, struct slot *s, struct err *err)
+{
+    VKTRY(vkResetCommandBuffer(s->cb, 0));      /* recording may have stopped half-way */
+    VKTRY(vkBeginCommandBuffer(s->cb, &(VkCommandBufferBeginInfo){
+        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+        .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
+    }));
+    barrier_full(s->cb);
+    return true;
+fail:
+    return false;
+}
+
+static bool slot_submit(struct gpu *g, struct slot *s, const char *what, struct arena *a,
+                        struct err *err)
+{
+    uint64_t value;
+    barrier_host(s->cb);
+    VKTRY(vkEndCommandBuffer(s->cb));
+    if (!(value = gpu_queue(g, &s->cb, 1, what, err)))
+        return false;
+    s->value = a->last_use = value;
+    return true;
+fail:
+    return false;
+}
+
+static struct place slot_place(struct gpu *g, const struct slot *s, uint64_t bytes)
+{
+    return arena_place(g->stage, g->stage_at[s - g->slot], bytes);
+}
+
+/* Copies between a slot's memory and an arena. */
+static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t offset,
+                      uint64_t bytes, bool up, struct err *err)
+{
+    char what[128];
+    struct place dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
+    snprintf(what, sizeof what, "a copy %s %s", up ? "to" : "from", a->purpose);
+    if (!slot_begin(g, s, err))
+        return false;
+    if (up)
+        vkCmdCopyBuffer(s->cb, host.buf, dev.buf, 1,
+                        &(VkBufferCopy){ host.offset, dev.offset, bytes });
+    else
+        vkCmdCopyBuffer(s->cb, dev.buf, host.buf, 1,
+                        &(VkBufferCopy){ dev.offset, host.offset, bytes });
+    return slot_submit(g, s, what, a, err);
+}
+
+/* ---- staging --------------------------------------------------------------------------------- */
+
+uint64_t gpu_stage_max(const struct gpu *g) { return min_u64(SLOT_BYTES, g->caps.max_alloc); }
+
+/* Sends what the caller has filled. */
+static bool stage_flush(struct gpu *g, struct err *err)
+{
+    struct slot *s = g->staged.slot;
+    g->staged.slot = NULL;
+    return !s || slot_copy(g, s, g->staged.dst, g->staged.offset, g->staged.bytes, true, err);
+}
+
+void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes, struct err *err)
+{
+    struct slot *s;
+    HLM_ASSERT(dst->g == g && bytes && bytes <= gpu_stage_max(g));
+    struct place at = arena_place(dst, offset, bytes);
+    if (!stage_flush(g, err))
+        return NULL;
+    if (at.map)
+        return gpu_wait_for(g, dst->last_use, err) ? at.map : NULL;
+    if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)))
+        return NULL;
+    g->staged.slot = s;
+    g->staged.dst = dst;
+    g->staged.offset = offset;
+    g->staged.bytes = bytes;
+    return slot_place(g, s, bytes).map;
+}
+
+bool gpu_stage_end(struct gpu *g, struct err *err)
+{
+    return stage_flush(g, err) && gpu_wait(g, err);
+}
+
+/* ---- small transfers ------------------------------------------------------------------------- */
+
+bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes,
+               struct err *err)
+{
+    struct arena *a = dst.arena;
+    HLM_ASSERT(a->g == g);
+    if (!bytes || g->dry)
+        return gpu_ok(g, err);
+    struct place at = arena_place(a, dst.offset + offset, bytes);
+    if (at.map) {
+        if (!gpu_wait_for(g, a->last_use, err))
+            return false;
+        memcpy(at.map, src, bytes);
+        return true;
+    }
+    for (uint64_t done = 0, n; done < bytes; done += n) {
+        struct slot *s;
+        n = min_u64(bytes - done, gpu_stage_max(g));
+        if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)))
+            return false;
+        memcpy(slot_place(g, s, n).map, (const uint8_t *)src + done, n);
+        if (!slot_copy(g, s, a, dst.offset + offset + done, n, true, err))
+            return false;
+    }
+    return gpu_wait_for(g, a->last_use, err);
+}
+
+bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes,
+              struct err *err)
+{
+    struct arena *a = src.arena;
+    HLM_ASSERT(a->g == g);
+    if (!bytes)
+        return gpu_ok(g, err);
+    struct place at = arena_place(a, src.offset + offset, bytes);
+    if (at.map) {
+        if (!gpu_wait_for(g, a->last_use, err))
+            return false;
+        memcpy(dst, at.map, bytes);
+        return true;
+    }
+    for (uint64_t done = 0, n; done < bytes; done += n) {
+        struct slot *s;
+        n = min_u64(bytes - done, gpu_stage_max(g));
+        if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)) ||
+            !slot_copy(g, s, a, src.offset + offset + done, n, false, err) ||
+            !gpu_wait_for(g, s->value, err))
+            return false;
+        memcpy((uint8_t *)dst + done, slot_place(g, s, n).map, n);
+    }
+    return true;
+}
+
+/* What the host can see it clears itself; a large arena is quicker for the device. */
+bool copy_zero(struct gpu *g, struct arena *a, struct err *err)
+{
+    struct slot *s = NULL;
+    for (uint32_t span = 0; span < N_SPAN; span++)
+        for (uint32_t i = 0; i < MAX_CHUNK; i++) {
+            struct chunk *k = &a->chunk[span][i];
+            if (!k->bytes)
+                continue;
+            if (a->mem == MEM_HOST) {
+                memset(k->map, 0, k->bytes);
+                continue;
+            }
+            if (!s && (!(s = slot_next(g, err)) || !slot_begin(g, s, err)))
+                return false;
+            vkCmdFillBuffer(s->cb, k->buf, 0, VK_WHOLE_SIZE, 0);
+        }
+    return !s || slot_submit(g, s, "the clearing of memory", a, err);
+}

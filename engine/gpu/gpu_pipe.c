@@ -1,0 +1,376 @@
+/* gpu_pipe: kernels and their constants become pipelines, on several threads, kept in a file
+ * between runs.
+ *
+ * The file is ours around the driver's: a header that says for which driver and which shaders it
+ * was made, the hashes of the pipelines it has, then the driver's own bytes. A driver need not
+ * check what it is handed, so the header has a length and a checksum, and a file that does not fit
+ * in every respect is ignored. */
+#define _POSIX_C_SOURCE 200809L
+#include "gpu/vk.h"
+
+#include "file/file.h"
+#include "gpu/shaders.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAX_CACHE_BYTES (256ull << 20)
+#define MAX_THREAD 64
+
+struct cache_header {
+    char magic[8];
+    uint8_t uuid[VK_UUID_SIZE];
+    uint32_t driver_version, pad;
+    uint64_t shader_hash;
+    uint64_t n_known, n_data;   /* hashes and bytes behind the header */
+    uint64_t checksum;          /* of both */
+};
+static const char cache_magic[8] = "hlm-pc1";
+
+/* FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/ */
+static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t n)
+{
+    const uint8_t *p = bytes;
+    for (uint64_t i = 0; i < n; i++)
+        h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+#define HASH_START 0xcbf29ce484222325u
+
+/* Its kernel by name: the number of a kernel changes with the table. */
+static uint64_t pipe_hash(const struct pipe *p)
+{
+    const char *name = kernel_table[p->k].name;
+    return hash_bytes(hash_bytes(HASH_START, name, strlen(name)), &p->spec, sizeof p->spec);
+}
+
+static bool is_known(const struct gpu *g, uint64_t hash)
+{
+    for (uint64_t i = 0; i < g->n_known; i++)
+        if (g->known[i] == hash)
+            return true;
+    return false;
+}
+
+/* ---- the file -------------------------------------------------------------------------------- */
+
+static bool make_dirs(const char *dir)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s", dir);
+    for (char *p = path + 1; *p; p++)
+        if (*p == '/') {
+            *p = 0;
+            mkdir(path, 0777);
+            *p = '/';
+        }
+    return mkdir(path, 0777) == 0 || errno == EEXIST;
+}
+
+static const char *header_misfit(const struct gpu *g, const char *bytes, uint64_t n)
+{
+    struct cache_header h;
+    if (n < sizeof h)
+        return "it is too short";
+    memcpy(&h, bytes, sizeof h);
+    if (memcmp(h.magic, cache_magic, sizeof h.magic))
+        return "it is not one";
+    if (memcmp(h.uuid, g->cache_uuid, sizeof h.uuid) || h.driver_version != g->driver_version)
+        return "it is another driver's";
+    if (h.shader_hash != g->shader_hash)
+        return "it is for other shaders";
+    uint64_t rest = n - sizeof h;
+    if (h.n_known > rest / 8 || h.n_data != rest - 8 * h.n_known)
+        return "its length is wrong";
+    if (h.checksum != hash_bytes(HASH_START, bytes + sizeof h, rest))
+        return "its checksum is wrong";
+    return NULL;
+}
+
+/* Leaves the driver's bytes in *data, the hashes in g->known. NULL when there is no file that
+ * fits. */
+static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
+{
+    struct cache_header h;
+    struct err why = { 0 };
+    uint64_t n = 0;
+    char *file = file_read(g->cache_path, MAX_CACHE_BYTES, &n, &why);
+    const char *misfit = file ? header_misfit(g, file, n) : why.msg;
+    if (misfit) {
+        log_msg(LOG_DEBUG, "%s: not used: %s", g->cache_path, misfit);
+        free(file);
+        return NULL;
+    }
+    memcpy(&h, file, sizeof h);
+    if (!(g->known = mem_alloc(h.n_known, 8))) {
+        free(file);
+        return NULL;
+    }
+    g->n_known = h.n_known;
+    memcpy(g->known, file + sizeof h, 8 * h.n_known);
+    *data = file + sizeof h + 8 * h.n_known;
+    *n_data = h.n_data;
+    log_msg(LOG_DEBUG, "%s: %llu pipelines", g->cache_path, (unsigned long long)h.n_known);
+    return file;
+}
+
+/* Writes the file if a pipeline was made that it did not have. What goes wrong only costs the next
+ * start time. */
+static void cache_save(struct gpu *g)
+{
+    size_t n_data = 0;
+    uint64_t n_known = g->n_known, n;
+    struct err why = { 0 };
+    char *file = NULL;
+    for (uint32_t i = 0; i < g->n_pipe; i++)
+        n_known += g->pipe[i].handle && !is_known(g, pipe_hash(&g->pipe[i]));
+    if (n_known == g->n_known || g->lost ||
+        vkGetPipelineCacheData(g->dev, g->cache, &n_data, NULL) < 0)
+        return;
+    n = sizeof(struct cache_header) + 8 * n_known + n_data;
+    if (n > MAX_CACHE_BYTES || !(file = mem_alloc(n, 1)))
+        return;
+    struct cache_header h = { .driver_version = g->driver_version, .shader_hash = g->shader_hash };
+    memcpy(h.magic, cache_magic, sizeof h.magic);
+    memcpy(h.uuid, g->cache_uuid, sizeof h.uuid);
+    uint64_t *known = mem_alloc(n_known, 8);
+    char *data = file + sizeof h + 8 * n_known;
+    if (known && vkGetPipelineCacheData(g->dev, g->cache, &n_data, data) == VK_SUCCESS) {
+        if (g->n_known)
+            memcpy(known, g->known, 8 * g->n_known);
+        h.n_known = g->n_known;
+        for (uint32_t i = 0; i < g->n_pipe; i++)
+            if (g->pipe[i].handle && !is_known(g, pipe_hash(&g->pipe[i])))
+                known[h.n_known++] = pipe_hash(&g->pipe[i]);
+        memcpy(file + sizeof h, known, 8 * n_known);
+        h.n_data = n_data;
+        n = sizeof h + 8 * n_known + n_data;
+        h.checksum = hash_bytes(HASH_START, file + sizeof h, n - sizeof h);
+        memcpy(file, &h, sizeof h);
+        if (!file_write_atomic(g->cache_path, file, n, &why))
+            log_msg(LOG_DEBUG, "%s", why.msg);
+    }
+    free(known);
+    free(file);
+}
+
+static void cache_name(struct gpu *g, const char *dir)
+{
+    char hex[2 * VK_UUID_SIZE + 1];
+    for (uint32_t i = 0; i < VK_UUID_SIZE; i++)
+        snprintf(hex + 2 * i, 3, "%02x", g->cache_uuid[i]);
+    if (strlen(dir) + sizeof "/pipelines-.bin" + sizeof hex > sizeof g->cache_path ||
+        !make_dirs(dir)) {
+        log_msg(LOG_DEBUG, "%s: no pipeline cache can be kept there", dir);
+        return;
+    }
+    snprintf(g->cache_path, sizeof g->cache_path, "%s/pipelines-%s.bin", dir, hex);
+}
+
+/* ---- open and close -------------------------------------------------------------------------- */
+
+static bool layouts_make(struct gpu *g, struct err *err)
+{
+    VkDescriptorSetLayoutBinding bind[MAX_BIND];
+    bool used[MAX_BIND + 1] = { false };
+    for (uint32_t k = 0; k < KERNEL_COUNT; k++) {
+        HLM_ASSERT(kernel_table[k].n_bind > 0 && kernel_table[k].n_bind <= MAX_BIND);
+        used[kernel_table[k].n_bind] = true;
+    }
+    for (uint32_t i = 0; i < MAX_BIND; i++)
+        bind[i] = (VkDescriptorSetLayoutBinding){
+            .binding = i,
+            .descriptorType = VK_DESCRIPTOR_TYPE_STORAGE_BUFFER,
+            .descriptorCount = 1,
+            .stageFlags = VK_SHADER_STAGE_COMPUTE_BIT,
+        };
+    for (uint32_t n = 1; n <= MAX_BIND; n++) {
+        if (!used[n])
+            continue;
+        VKTRY(vkCreateDescriptorSetLayout(g->dev, &(VkDescriptorSetLayoutCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
+            .bindingCount = n,
+            .pBindings = bind,
+        }, NULL, &g->set_layout[n]));
+        VKTRY(vkCreatePipelineLayout(g->dev, &(VkPipelineLayoutCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+            .setLayoutCount = 1,
+            .pSetLayouts = &g->set_layout[n],
+            .pushConstantRangeCount = 1,
+            .pPushConstantRanges = &(VkPushConstantRange){ VK_SHADER_STAGE_COMPUTE_BIT, 0, 128 },
+        }, NULL, &g->layout[n]));
+    }
+    return true;
+fail:
+    return false;
+}
+
+bool pipes_open(struct gpu *g, const char *cache_dir, struct err *err)
+{
+    const char *data = NULL;
+    char *file = NULL;
+    uint64_t n_data = 0;
+    VkResult r;
+    for (uint32_t k = 0; k < KERNEL_COUNT; k++)
+        for (uint32_t i = 0; i < hlm_n_shaders; i++)
+            if (!strcmp(hlm_shaders[i].name, kernel_table[k].name))
+                g->blob[k] = &hlm_shaders[i];
+    if (cache_dir) {
+        g->shader_hash = HASH_START;
+        for (uint32_t i = 0; i < hlm_n_shaders; i++)
+            g->shader_hash =
+                hash_bytes(g->shader_hash, hlm_shaders[i].words, hlm_shaders[i].n_bytes);
+        cache_name(g, cache_dir);
+        if (g->cache_path[0])
+            file = cache_load(g, &n_data, &data);
+    }
+    r = GUARD(vkCreatePipelineCache(g->dev, &(VkPipelineCacheCreateInfo){
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO,
+        .initialDataSize = n_data,
+        .pInitialData = data,
+    }, NULL, &g->cache));
+    free(file);
+    return r < 0 ? gpu_refused(g, r, "vkCreatePipelineCache", err) : layouts_make(g, err);
+}
+
+void pipes_close(struct gpu *g)
+{
+    if (g->cache && g->cache_path[0])
+        cache_save(g);
+    for (uint32_t i = 0; i < g->n_pipe; i++)
+        vkDestroyPipeline(g->dev, g->pipe[i].handle, NULL);
+    for (uint32_t i = 0; i <= MAX_BIND; i++) {
+        vkDestroyPipelineLayout(g->dev, g->layout[i], NULL);
+        vkDestroyDescriptorSetLayout(g->dev, g->set_layout[i], NULL);
+    }
+    vkDestroyPipelineCache(g->dev, g->cache, NULL);
+    free(g->pipe);
+    free(g->known);
+}
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec)
+{
+    for (uint32_t i = 0; i < g->n_pipe; i++)
+        if (g->pipe[i].k == k && !memcmp(&g->pipe[i].spec, spec, sizeof *spec))
+            return i;
+    if (g->n_pipe == g->cap_pipe) {
+        struct pipe *more = mem_grow(g->pipe, 2 * g->cap_pipe + 64, sizeof *more);
+        if (!more)
+            return UINT32_MAX;
+        g->pipe = more;
+        g->cap_pipe = 2 * g->cap_pipe + 64;
+    }
+    g->pipe[g->n_pipe] = (struct pipe){ .k = k, .spec = *spec };
+    return g->n_pipe++;
+}
+
+static VkResult pipe_make(struct gpu *g, struct pipe *p)
+{
+    VkSpecializationMapEntry map[MAX_SPEC];
+    const VkSpecializationInfo constants = { MAX_SPEC, map, sizeof p->spec, &p->spec };
+    VkShaderModule module = VK_NULL_HANDLE;
+    uint32_t n_subgroup = p->spec.v[SPEC_SUBGROUPS];
+    const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
+        .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
+        .requiredSubgroupSize = n_subgroup ? p->spec.v[0] / n_subgroup : 0,
+    };
+    for (uint32_t i = 0; i < MAX_SPEC; i++)     /* those the shader does not have are ignored */
+        map[i] = (VkSpecializationMapEntry){ i, 4 * i, 4 };
+    VkResult r = GUARD(vkCreateShaderModule(g->dev, &(VkShaderModuleCreateInfo){
+        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
+        .codeSize = g->blob[p->k]->n_bytes,
+        .pCode = g->blob[p->k]->words,
+    }, NULL, &module));
+    if (r >= 0)
+        r = GUARD(vkCreateComputePipelines(g->dev, g->cache, 1, &(VkComputePipelineCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+            .stage = {
+                .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                .pNext = n_subgroup ? &size : NULL,
+                .flags = n_subgroup ? VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT
+                                    : 0,
+                .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                .module = module,
+                .pName = "main",
+                .pSpecializationInfo = &constants,
+            },
+            .layout = g->layout[kernel_table[p->k].n_bind],
+        }, NULL, &p->handle));
+    vkDestroyShaderModule(g->dev, module, NULL);
+    return r;
+}
+
+/* Threads take pipelines from one list until it is empty. */
+struct job {
+    struct gpu *g;
+    uint32_t *todo, n;
+    atomic_uint next;
+};
+
+static void *worker(void *arg)
+{
+    struct job *j = arg;
+    for (uint32_t i; (i = atomic_fetch_add(&j->next, 1)) < j->n;) {
+        struct pipe *p = &j->g->pipe[j->todo[i]];
+        p->result = pipe_make(j->g, p);
+    }
+    return NULL;
+}
+
+static void run_workers(struct job *j)
+{
+    pthread_t thread[MAX_THREAD];
+    long n_cpu = sysconf(_SC_NPROCESSORS_ONLN);
+    uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
+    while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
+        n++;
+    worker(j);      /* this thread is one of them, and the only one if no other could be had */
+    while (n)
+        pthread_join(thread[--n], NULL);
+}
+
+/* What failed for want of memory may find some later; a shader that the driver refuses stays so. */
+static bool may_try(VkResult r)
+{
+    return r == VK_SUCCESS || r == VK_ERROR_OUT_OF_HOST_MEMORY ||
+           r == VK_ERROR_OUT_OF_DEVICE_MEMORY;
+}
+
+void pipes_make(struct gpu *g)
+{
+    struct job j = { .g = g };
+    double t0 = now_s();
+    if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
+        return;
+    for (uint32_t i = 0; i < g->n_pipe; i++)
+        if (!g->pipe[i].handle && g->blob[g->pipe[i].k] && may_try(g->pipe[i].result))
+            j.todo[j.n++] = i;
+    if (j.n)
+        run_workers(&j);
+    for (uint32_t i = 0; i < j.n; i++)
+        if (g->pipe[j.todo[i]].handle) {
+            g->counts.n_pipeline++;
+            g->counts.n_pipeline_cached += is_known(g, pipe_hash(&g->pipe[j.todo[i]]));
+        }
+    g->counts.pipeline_s += j.n ? now_s() - t0 : 0;
+    free(j.todo);
+}
+
+bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct err *err)
+{
+    const struct pipe *p = &g->pipe[i_pipe];
+    const char *name = kernel_table[p->k].name;
+    char call[96];
+    if (p->handle)
+        return true;
+    if (!g->blob[p->k])
+        return fail(err, "this build has no shader for kernel %s", name);
+    snprintf(call, sizeof call, "the pipeline of %s", name);
+    return gpu_refused(g, p->result ? p->result : VK_ERROR_OUT_OF_HOST_MEMORY, call, err);
+}

@@ -1,0 +1,121 @@
+/* gpu_prof: time stamps - per dispatch when the gpu was opened to profile, else one pair around a
+ * cmd that is large enough to learn the device's speed from, by which gpu_cmd.c cuts work to
+ * measure. */
+#include "gpu/vk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MIN_TIMED_S 0.002   /* shorter runs measure the submission more than the device */
+
+static const char *time_name(uint32_t i)
+{
+    return i < KERNEL_COUNT ? kernel_table[i].name : i == KERNEL_COUNT ? "copy" : "fill";
+}
+
+bool prof_begin(struct cmd *c, struct err *err)
+{
+    struct gpu *g = c->g;
+    bool large = c->flop > g->flop_s * MIN_TIMED_S;
+    c->n_query = g->tick_us <= 0 || !c->n_entry ? 0 : g->profile ? c->n_entry + 1 : large ? 2 : 0;
+    if (c->n_query)
+        VKTRY(vkCreateQueryPool(g->dev, &(VkQueryPoolCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+            .queryType = VK_QUERY_TYPE_TIMESTAMP,
+            .queryCount = c->n_query,
+        }, NULL, &c->query));
+    return true;
+fail:
+    return false;
+}
+
+/* A stamp before entry i is also the end of entry i - 1: overlapping dispatches share their time
+ * out, and the sum is the time of the whole. */
+void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry)
+{
+    if (!c->query || (i_entry && !c->g->profile))
+        return;
+    if (i_entry == 0)
+        vkCmdResetQueryPool(cb, c->query, 0, c->n_query);
+    vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->query, i_entry);
+}
+
+void prof_stamp_end(struct cmd *c, VkCommandBuffer cb)
+{
+    if (c->query)
+        vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->query, c->n_query - 1);
+}
+
+static void add_time(struct cmd *c, const struct entry *e, double us)
+{
+    struct gpu_kernel_time *t = &c->g->time[e->op == OP_DISPATCH ? (uint32_t)e->k
+                                          : e->op == OP_COPY     ? KERNEL_COUNT : KERNEL_COUNT + 1];
+    t->n++;
+    t->us += us;
+    t->flop += e->flop;
+    for (uint32_t i = 0; i < e->n_use; i++)
+        t->bytes += c->use[e->use + i].bytes;
+}
+
+/* New cmds are cut by half of the slowest speed seen; a cmd that has run is cut by its own. */
+static void learn_speed(struct cmd *c, double us)
+{
+    struct gpu *g = c->g;
+    if (us < MIN_TIMED_S * 1e6 || c->flop <= 0)
+        return;
+    c->flop_s = c->flop / (us * 1e-6);
+    g->slowest = g->slowest > 0 && g->slowest < c->flop_s ? g->slowest : c->flop_s;
+    g->flop_s = g->slowest / 2;
+}
+
+void prof_collect(struct cmd *c)
+{
+    struct gpu *g = c->g;
+    if (!c->timed || g->lost)
+        return;
+    uint64_t *tick = mem_alloc(c->n_query, sizeof *tick);
+    if (tick && vkGetQueryPoolResults(g->dev, c->query, 0, c->n_query, c->n_query * sizeof *tick,
+                                      tick, sizeof *tick, VK_QUERY_RESULT_64_BIT) == VK_SUCCESS) {
+        c->timed = false;
+        if (tick[c->n_query - 1] > tick[0])
+            learn_speed(c, (double)(tick[c->n_query - 1] - tick[0]) * g->tick_us);
+        for (uint32_t i = 0; g->profile && i < c->n_entry; i++)
+            add_time(c, &c->entry[i], (double)(tick[i + 1] - tick[i]) * g->tick_us);
+    }
+    free(tick);
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const struct gpu_kernel_time *)a)->us, y = ((const struct gpu_kernel_time *)b)->us;
+    return (x < y) - (x > y);
+}
+
+static void collect_all(struct gpu *g)
+{
+    if (gpu_wait(g, NULL))
+        for (struct cmd *c = g->cmds; c; c = c->next)
+            prof_collect(c);
+}
+
+uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max)
+{
+    struct gpu_kernel_time all[KERNEL_COUNT + 2];
+    uint32_t n = 0;
+    collect_all(g);
+    for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
+        if (g->time[i].n) {
+            all[n] = g->time[i];
+            all[n++].name = time_name(i);
+        }
+    qsort(all, n, sizeof *all, by_time);
+    n = min_u32(n, max);
+    memcpy(out, all, n * sizeof *all);
+    return n;
+}
+
+void gpu_times_reset(struct gpu *g)
+{
+    collect_all(g);
+    memset(g->time, 0, sizeof g->time);
+}

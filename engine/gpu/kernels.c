@@ -1,0 +1,8 @@
+/* kernels: the table of kernels.def. */
+#include "gpu/kernels.h"
+
+const struct kernel_info kernel_table[KERNEL_COUNT] = {
+#define KERNEL(name, push, n_bind) [K_##name] = { #name, sizeof(struct push), n_bind },
+#include "gpu/kernels.def"
+#undef KERNEL
+};

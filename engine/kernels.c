@@ -1,8 +1,0 @@
-/* kernels: the table of kernels.def. */
-#include "kernels.h"
-
-const struct kernel_info kernel_table[KERNEL_COUNT] = {
-#define KERNEL(name, push, n_bind) [K_##name] = { #name, sizeof(struct push), n_bind },
-#include "kernels.def"
-#undef KERNEL
-};

@@ -1,0 +1,400 @@
+/* lora: reading and checking adapters; see lora.h. What is done with them is in lora_set.c. */
+#include "lora/lora_parts.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- base ------------------------------------------------------------------------------------ */
+
+bool lora_base_matrix(struct lora_base *b, linear *w, bool beside)
+{
+    if (!room(&b->matrix, b->n_matrix, &b->cap_matrix, sizeof *b->matrix))
+        return false;
+    b->matrix[b->n_matrix++] = (struct base_matrix){ .w = w, .rows = b->n_rows, .beside = beside };
+    return true;
+}
+
+bool lora_base_rows(struct lora_base *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n)
+{
+    if (!room(&b->rows, b->n_rows, &b->cap_rows, sizeof *b->rows))
+        return false;
+    struct base_matrix *m = &b->matrix[b->n_matrix - 1];
+    const struct base_rows *last = m->n_rows ? &b->rows[b->n_rows - 1] : NULL;
+    b->rows[b->n_rows++] = (struct base_rows){ .t = t, .row0 = row0, .n = n,
+                                               .at = last ? last->at + last->n : 0 };
+    m->n_rows++;
+    return true;
+}
+
+bool lora_base_gate(struct lora_base *b, tensor at, const struct gguf_tensor *t)
+{
+    if (!room(&b->gate, b->n_gate, &b->cap_gate, sizeof *b->gate))
+        return false;
+    b->gate[b->n_gate++] = (struct base_gate){ .at = at, .t = t };
+    return true;
+}
+
+void lora_base_free(struct lora_base *b)
+{
+    free(b->rows);
+    free(b->matrix);
+    free(b->gate);
+    *b = (struct lora_base){ 0 };
+}
+
+/* What activations are multiplied by, from its name and shape alone. */
+static bool is_matrix(const struct gguf_tensor *t)
+{
+    static const char *const other[] = { "_norm.weight", ".ssm_conv1d.weight", "rope_freqs.weight",
+                                         "token_embd.weight" };
+    for (uint32_t i = 0; i < ARRAY_LEN(other); i++)
+        if (ends_with(t->name, other[i]) || !strcmp(t->name, other[i]))
+            return false;
+    return ends_with(t->name, ".weight") && t->dim[3] == 1 && t->dim[1] * t->dim[2] <= UINT32_MAX &&
+           (t->n_dim > 1 || ends_with(t->name, ".ffn_gate_inp_shexp.weight"));
+}
+
+bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct err *err)
+{
+    struct str arch = { 0 };
+    uint64_t n = gguf_n_tensor(file);
+    if (!gguf_str(file, "general.architecture", REQUIRED, &arch, err))
+        return false;
+    *b = (struct lora_file_base){ .base = { .file = file, .n_layer = UINT32_MAX },
+                                  .matrix = mem_alloc(n + 1, sizeof *b->matrix) };
+    snprintf(b->arch, sizeof b->arch, "%.*s", (int)min_u64(arch.n, sizeof b->arch - 1), arch.p);
+    b->base.arch = b->arch;
+    bool ok = b->matrix != NULL;
+    for (uint64_t i = 0; ok && i < n; i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(file, i);
+        if (is_matrix(t)) {
+            b->matrix[i].n_out = (uint32_t)t->dim[1];
+            ok = lora_base_matrix(&b->base, &b->matrix[i], false) &&
+                 lora_base_rows(&b->base, t, 0, (uint32_t)(t->dim[1] * t->dim[2]));
+        } else if (!ends_with(t->name, ".weight")) {    /* lora_base_uses knows which are gates */
+            ok = lora_base_gate(&b->base, (tensor){ 0 }, t);
+        }
+    }
+    return ok || fail(err, "%.300s: out of memory", gguf_path(file));
+}
+
+void lora_file_base_free(struct lora_file_base *b)
+{
+    lora_base_free(&b->base);
+    free(b->matrix);
+    *b = (struct lora_file_base){ 0 };
+}
+
+/* ---- reading and checking -------------------------------------------------------------------- */
+
+struct shape { char s[96]; };
+
+static struct shape shape_of(const struct gguf_tensor *t)
+{
+    struct shape out;
+    int n = snprintf(out.s, sizeof out.s, "%" PRIu64, t->dim[0]);
+    for (uint32_t i = 1; i < t->n_dim && n > 0 && (size_t)n < sizeof out.s; i++)
+        n += snprintf(out.s + n, sizeof out.s - (size_t)n, " x %" PRIu64, t->dim[i]);
+    return out;
+}
+
+/* The reason, in one line whatever the names of a file hold. */
+static bool refuse(const struct gguf *g, struct err *err, const char *fmt, ...) HLM_PRINTF(3, 4);
+static bool refuse(const struct gguf *g, struct err *err, const char *fmt, ...)
+{
+    char what[400], all[sizeof err->msg];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    snprintf(all, sizeof all, "%s: %s", gguf_path(g), what);
+    one_line(all);
+    return fail(err, "%s", all);
+}
+
+static bool key_is(const struct gguf *g, const char *key, const char *want, struct err *err)
+{
+    struct str s = { 0 };
+    if (!gguf_str(g, key, REQUIRED, &s, err))
+        return false;
+    if (s.n == strlen(want) && !memcmp(s.p, want, s.n))
+        return true;
+    return refuse(g, err, "%s is \"%.*s\", expected \"%s\"", key,
+                (int)min_u64(s.n, 60), s.p, want);
+}
+
+static bool check_keys(const struct gguf *g, const struct lora_base *b, float *alpha,
+                       struct err *err)
+{
+    if (!key_is(g, "general.type", "adapter", err) ||
+        !key_is(g, "general.architecture", b->arch, err) ||
+        !key_is(g, "adapter.type", "lora", err) ||
+        !gguf_f32(g, "adapter.lora.alpha", REQUIRED, alpha, err))
+        return false;
+    if (!isfinite(*alpha))
+        return refuse(g, err, "adapter.lora.alpha is %g, expected a finite number",
+                    (double)*alpha);
+    if (gguf_kv(g, "adapter.alora.invocation_tokens"))
+        return refuse(g, err, "adapter.alora.invocation_tokens is set: adapters that wait for a "
+                    "token sequence are not supported");
+    return true;
+}
+
+/* All values are numbers. */
+static bool check_values(const struct gguf *g, const struct gguf_tensor *t, struct err *err)
+{
+    const struct dtype_info *info = dtype_info(t->type);
+    float v[1024];
+    if (!info->to_f32)
+        return refuse(g, err, "%s has type %s, which this version of hlm cannot compute with",
+                      t->name, info->name);
+    uint64_t step = ARRAY_LEN(v) / info->block_len * info->block_len, bytes = 0;
+    for (uint64_t at = 0; at < t->n_elem; at += step) {
+        uint64_t n = min_u64(step, t->n_elem - at);
+        dtype_bytes(t->type, at, &bytes);
+        dtype_to_f32(t->type, t->data + bytes, n, v);
+        for (uint64_t i = 0; i < n; i++)
+            if (!isfinite(v[i]))
+                return refuse(g, err, "%s: value %" PRIu64 " is %g, expected a finite number",
+                              t->name, at + i, (double)v[i]);
+    }
+    return true;
+}
+
+/* Is the tensor one of a draft block, which hlm leaves out? */
+static bool is_draft(const struct lora_base *b, const struct gguf_tensor *t)
+{
+    unsigned layer = 0;
+    return sscanf(t->name, "blk.%u.", &layer) == 1 && layer >= b->n_layer &&
+           layer - b->n_layer < b->n_mtp;
+}
+
+/* Rows of one tensor in one matrix: those of expert e must be the matrix's rows of expert e. */
+static bool same_experts(const struct linear *w, const struct base_rows *r)
+{
+    uint64_t per = r->t->dim[1], last = r->n - 1;
+    if (r->t->dim[3] != 1)
+        return false;
+    if (r->t->dim[2] == 1 || (per == w->n_out && r->row0 == r->at))
+        return true;
+    uint64_t e = r->at / w->n_out;
+    return r->row0 / per == e && (r->row0 + last) / per == e && (r->at + last) / w->n_out == e;
+}
+
+uint8_t *lora_base_uses(const struct lora_base *b)
+{
+    static const char *const gates[] = { DECAY, ".ssm_dt.bias", ".ssm_d" };
+    uint8_t *use = mem_alloc(gguf_n_tensor(b->file) + 1, 1);
+    for (uint64_t i = 0; use && i < b->n_matrix; i++) {
+        const struct base_matrix *m = &b->matrix[i];
+        for (uint64_t k = m->rows; k < m->rows + m->n_rows; k++) {
+            uint8_t *u = &use[b->rows[k].t->index];
+            if (*u != ODD_EXPERTS)
+                *u = same_experts(m->w, &b->rows[k]) ? IN_A_MATRIX : ODD_EXPERTS;
+        }
+    }
+    for (uint64_t i = 0; use && i < b->n_gate; i++)
+        for (uint32_t k = 0; k < ARRAY_LEN(gates); k++)
+            if (ends_with(b->gate[i].t->name, gates[k]))
+                use[b->gate[i].t->index] = A_GATE;
+    return use;
+}
+
+static bool check_pair(const struct gguf *g, const struct lora_base *b, const struct pair *p,
+                       struct err *err)
+{
+    const struct gguf_tensor *x = p->x, *bad = NULL;
+    uint64_t rank = p->a->dim[1];
+    if (p->a->dim[0] != x->dim[0] || p->a->dim[2] != x->dim[2] || p->a->dim[3] != 1)
+        bad = p->a;
+    else if (p->b->dim[1] != x->dim[1] || p->b->dim[2] != x->dim[2] || p->b->dim[3] != 1)
+        bad = p->b;
+    if (bad) {
+        char experts[32] = "", want[64];
+        if (x->dim[2] != 1)
+            snprintf(experts, sizeof experts, " x %" PRIu64, x->dim[2]);
+        if (bad == p->a)
+            snprintf(want, sizeof want, "%" PRIu64 " x RANK%s", x->dim[0], experts);
+        else
+            snprintf(want, sizeof want, "RANK x %" PRIu64 "%s", x->dim[1], experts);
+        return refuse(g, err, "%s is %s, expected %s, as %s is %s in %s", bad->name,
+                    shape_of(bad).s, want, x->name, shape_of(x).s, gguf_path(b->file));
+    }
+    if (p->b->dim[0] != rank)
+        return refuse(g, err, "%s has rank %" PRIu64 ", %s rank %" PRIu64, p->a->name, rank,
+                      p->b->name, p->b->dim[0]);
+    if (rank > MAX_RANK)
+        return refuse(g, err, "%s has rank %" PRIu64 ", expected 1 to %d", p->a->name,
+                    rank, MAX_RANK);
+    return check_values(g, p->a, err) && check_values(g, p->b, err);
+}
+
+/* What the reading of one file's tensors goes through. */
+struct reader {
+    struct lora_file *f;
+    const struct lora_base *b;
+    struct err *err;
+    const uint8_t *use;                 /* lora_base_uses */
+    float alpha;
+    uint64_t n_norm, n_draft;           /* left out */
+};
+
+/* The tensor of the base that a name with a tail of n_tail bytes is about. */
+static const struct gguf_tensor *base_tensor(struct reader *r, const char *name, size_t n_tail)
+{
+    char x[128];
+    snprintf(x, sizeof x, "%.*s", (int)(strlen(name) - n_tail), name);
+    const struct gguf_tensor *t = gguf_tensor(r->b->file, x);
+    if (!t)
+        refuse(r->f->g, r->err, "tensor %s: there is no %s in %s", name, x,
+             gguf_path(r->b->file));
+    return t;
+}
+
+static bool read_shift(struct reader *r, const struct gguf_tensor *d)
+{
+    const struct gguf *g = r->f->g;
+    const struct gguf_tensor *x = base_tensor(r, d->name, strlen(".delta"));
+    if (!x)
+        return false;
+    if (r->use[x->index] != A_GATE)
+        return refuse(g, r->err, "tensor %s: %s is no gate of %s, which alone take deltas",
+                      d->name, x->name, r->b->arch);
+    if (d->n_elem != x->n_elem || (d->n_dim > 1 && memcmp(d->dim, x->dim, sizeof d->dim) != 0))
+        return refuse(g, r->err, "%s is %s, expected %" PRIu64 ", as %s is %s in %s",
+                    d->name, shape_of(d).s, x->n_elem, x->name, shape_of(x).s,
+                    gguf_path(r->b->file));
+    r->f->shift[r->f->n_shift++] = (struct shift){ x, d, r->f->scale };
+    return check_values(g, d, r->err);
+}
+
+static bool read_pair(struct reader *r, const struct gguf_tensor *a)
+{
+    struct lora_file *f = r->f;
+    char name[128];
+    size_t tail = strlen(".lora_a"), n = strlen(a->name) - tail;
+    bool is_a = ends_with(a->name, ".lora_a");
+    snprintf(name, sizeof name, "%.*s%s", (int)n, a->name, is_a ? ".lora_b" : ".lora_a");
+    const struct gguf_tensor *other = gguf_tensor(f->g, name), *x = base_tensor(r, a->name, tail);
+    if (!x)
+        return false;
+    if (!other)
+        return refuse(f->g, r->err, "tensor %s has no %s beside it", a->name, name);
+    if (!is_a)
+        return true;                    /* its other half sees to it */
+    struct pair p = { .x = x, .a = a, .b = other };
+    bool embed = !strcmp(x->name, "token_embd.weight");
+    if (embed || (r->use[x->index] != IN_A_MATRIX && !is_draft(r->b, x)))
+        return refuse(f->g, r->err, "tensor %s: hlm takes no adapter on %s%s",
+                    a->name, x->name,
+                    embed ? ", the embedding" :
+                    r->use[x->index] == ODD_EXPERTS ? ", whose experts are laid out oddly" :
+                    ", which is no matrix that activations are multiplied by");
+    if (!check_pair(f->g, r->b, &p, r->err))
+        return false;
+    if (r->use[x->index] != IN_A_MATRIX) {
+        r->n_draft++;
+        return true;
+    }
+    p.rank = (uint32_t)a->dim[1];
+    p.scale = r->alpha != 0 ? r->alpha / (float)p.rank * f->scale : f->scale;
+    if (!isfinite(p.scale))
+        return refuse(f->g, r->err, "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
+                      "%g, expected a finite number", a->name, (double)r->alpha, p.rank,
+                      (double)f->scale, (double)p.scale);
+    f->pair[f->n_pair++] = p;
+    return true;
+}
+
+static bool read_tensors(struct reader *r)
+{
+    const struct gguf *g = r->f->g;
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        bool ok = true;
+        if (ends_with(t->name, ".lora_a") || ends_with(t->name, ".lora_b"))
+            ok = read_pair(r, t);
+        else if (ends_with(t->name, ".delta"))
+            ok = read_shift(r, t);
+        else if (ends_with(t->name, "_norm.weight"))
+            r->n_norm++;
+        else
+            ok = refuse(g, r->err, "tensor %s: expected the name of a tensor with .lora_a or "
+                        ".lora_b behind it, or of a gate with .delta", t->name);
+        if (!ok)
+            return false;
+    }
+    if (gguf_n_tensor(g) == 0)
+        return refuse(g, r->err, "there is no tensor in it");
+    if (r->n_norm)
+        log_msg(LOG_WARN, "%s: %" PRIu64 " norm vectors are left out: only matrices and gates are "
+                "adapted", gguf_path(g), r->n_norm);
+    if (r->n_draft)
+        log_msg(LOG_WARN, "%s: %" PRIu64 " adapted matrices are of draft blocks, which hlm leaves "
+                "out", gguf_path(g), r->n_draft);
+    return true;
+}
+
+/* Of what the adapter computes, not of how the file keeps it. */
+static bool hash_file(struct lora_file *f, float alpha, struct err *err)
+{
+    struct sum *s = sum_begin(err);
+    if (!s)
+        return false;
+    sum_add(s, &alpha, sizeof alpha);
+    for (uint64_t i = 0; i < gguf_n_tensor(f->g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(f->g, i);
+        uint32_t type = (uint32_t)t->type;
+        sum_add(s, t->name, strlen(t->name) + 1);
+        sum_add(s, &type, sizeof type);
+        sum_add(s, t->dim, sizeof t->dim);
+        sum_add(s, t->data, t->n_bytes);
+    }
+    uint64_t hash[2];
+    sum_end(s, hash);
+    f->hash = (struct lora_hash){ hash[0], hash[1] };
+    return true;
+}
+
+struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora_base *b,
+                                  struct err *err)
+{
+    struct lora_file *f = g ? mem_alloc(1, sizeof *f) : NULL;
+    if (!f) {
+        if (g)
+            refuse(g, err, "out of memory");
+        gguf_close(g);
+        return NULL;
+    }
+    f->g = g;
+    f->scale = scale;
+    f->pair = mem_alloc(gguf_n_tensor(g) / 2 + 1, sizeof *f->pair);
+    f->shift = mem_alloc(gguf_n_tensor(g) + 1, sizeof *f->shift);
+    uint8_t *use = lora_base_uses(b);
+    struct reader r = { .f = f, .b = b, .err = err, .use = use };
+    bool ok = (f->pair && f->shift && use) || refuse(g, err, "out of memory");
+    ok = ok && (isfinite(scale) ||
+                refuse(g, err, "a factor of %g, expected a finite number",
+                     (double)scale));
+    ok = ok && check_keys(g, b, &r.alpha, err) && read_tensors(&r) && hash_file(f, r.alpha, err);
+    free(use);
+    if (!ok) {
+        lora_file_close(f);
+        return NULL;
+    }
+    return f;
+}
+
+void lora_file_close(struct lora_file *f)
+{
+    if (!f)
+        return;
+    gguf_close(f->g);
+    free(f->pair);
+    free(f->shift);
+    free(f);
+}

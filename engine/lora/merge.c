@@ -1,0 +1,560 @@
+/* merge: see merge.h. Adapters are read and checked by lora.c, as for running beside the weights;
+ * here the base is the file itself, each of its matrices in one piece, draft blocks included. */
+#define _POSIX_C_SOURCE 200809L
+#define _FILE_OFFSET_BITS 64
+#include "lora/merge.h"
+#include "lora/lora_parts.h"
+#include "base/quant.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <sys/stat.h>
+
+enum { MAX_ADAPTERS = 32, COPY = 1 << 20 };
+
+struct hash { uint64_t lo, hi; };
+
+/* What is to become of a tensor of the file that is written anew. */
+struct fate {
+    bool drop, gate, touched;
+    enum dtype type;
+    uint64_t n_bytes;
+    struct hash sum;            /* of the bytes that were written */
+};
+
+struct merge {
+    const struct hlm_merge_params *p;
+    struct err *err;
+    struct gguf *base;
+    struct lora_file_base fb;
+    struct lora_file *file[MAX_ADAPTERS];
+    enum dtype type;            /* --merge-type, where p->type is set */
+    struct fate *fate;
+    uint64_t done, total;
+    bool stopped;
+    /* one row */
+    float *w, *after;
+    double *d;
+    uint8_t *bytes;
+};
+
+static bool no_memory(struct merge *m)
+{
+    return fail(m->err, "%.300s: out of memory", m->p->model);
+}
+
+static bool go_on(struct merge *m, uint64_t n)
+{
+    m->done += n;
+    if (m->p->progress && !m->p->progress(m->p->user, m->done, m->total))
+        m->stopped = true;
+    return !m->stopped;
+}
+
+/* ---- the base, as adapters see it ------------------------------------------------------------ */
+
+static bool see_base(struct merge *m)
+{
+    uint64_t n = gguf_n_tensor(m->base);
+    m->fate = mem_alloc(n + 1, sizeof *m->fate);
+    if (!m->fate)
+        return no_memory(m);
+    for (uint64_t i = 0; i < n; i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(m->base, i);
+        m->fate[i] = (struct fate){ .type = t->type, .n_bytes = t->n_bytes };
+    }
+    return lora_file_base(&m->fb, m->base, m->err);
+}
+
+/* ---- what is touched ------------------------------------------------------------------------- */
+
+static bool refuse(struct merge *m, const struct gguf_tensor *t, const char *why)
+{
+    return fail(m->err, "%.200s: %s is %s, %s", gguf_path(m->base), t->name,
+                dtype_info(t->type)->name, why);
+}
+
+static bool touch_matrix(struct merge *m, const struct gguf_tensor *t)
+{
+    char scale[96], why[160];
+    struct fate *f = &m->fate[t->index];
+    f->touched = true;
+    if (m->p->type && t->n_dim > 1)
+        f->type = m->type;
+    const struct dtype_info *from = dtype_info(t->type), *to = dtype_info(f->type);
+    if (!from->to_f32)
+        return refuse(m, t, "which this version of hlm cannot compute with");
+    snprintf(scale, sizeof scale, "%.*s.scale", (int)(strlen(t->name) - strlen(".weight")),
+             t->name);
+    if (t->type == NVFP4 && gguf_tensor(m->base, scale))
+        return refuse(m, t, "with scales of its own beside it: hlm cannot merge into those");
+    if (!quant_has(f->type))
+        return refuse(m, t, "which hlm does not write: --merge-type chooses another type");
+    if (t->dim[0] % to->block_len) {
+        snprintf(why, sizeof why, "with rows of %" PRIu64 ": %s wants a multiple of %" PRIu32,
+                 t->dim[0], to->name, to->block_len);
+        return refuse(m, t, why);
+    }
+    bool fits = dtype_bytes(f->type, t->n_elem, &f->n_bytes);
+    HLM_ASSERT(fits);
+    return true;
+}
+
+static bool touch_gate(struct merge *m, const struct gguf_tensor *t)
+{
+    struct fate *f = &m->fate[t->index];
+    f->touched = f->gate = true;
+    return t->type == F32 || refuse(m, t, "a gate, which hlm changes in F32 only");
+}
+
+static bool touch(struct merge *m, const struct lora_file *l)
+{
+    bool ok = true;
+    for (uint64_t i = 0; ok && !m->p->gates_only && i < l->n_pair; i++)
+        ok = touch_matrix(m, l->pair[i].x);
+    for (uint64_t i = 0; ok && i < l->n_shift; i++)
+        ok = touch_gate(m, l->shift[i].x);
+    return ok;
+}
+
+static bool open_adapters(struct merge *m)
+{
+    for (uint32_t i = 0; i < m->p->n_adapter; i++) {
+        const struct hlm_merge_adapter *a = &m->p->adapter[i];
+        struct gguf *g = gguf_open(a->path, m->err);
+        m->file[i] = lora_file_check(g, a->scale, &m->fb.base, m->err);
+        if (!m->file[i] || !touch(m, m->file[i]))
+            return false;
+    }
+    if (!m->p->gates_only)
+        return true;
+    const struct lora_file *l = m->file[0];
+    if (!l->n_shift)
+        return fail(m->err, "%.200s: there is no gate delta in it, so nothing to take out of it",
+                    gguf_path(l->g));
+    return l->n_pair || fail(m->err, "%.200s: there is nothing but gate deltas in it: merged "
+                                     "plainly it leaves no adapter over", gguf_path(l->g));
+}
+
+/* ---- one row --------------------------------------------------------------------------------- */
+
+/* The factors of one adapter beside the tensor at hand; those of A for one expert. */
+struct factor {
+    const struct pair *p;
+    double scale;               /* the same as p's, not yet rounded */
+    float *a, *b;
+    uint64_t expert;            /* whose A is in a; UINT64_MAX: none yet */
+};
+
+struct touched {
+    struct merge *m;
+    const struct gguf_tensor *t;
+    struct fate *f;
+    struct factor factor[MAX_ADAPTERS];
+    uint32_t n;
+    double dd, wd, ww, ee;      /* <D,D>, <W'-W,D>, <W,W>, |W'-W-D|^2 */
+};
+
+static void read_at(const struct gguf_tensor *t, uint64_t at, uint64_t n, float *to)
+{
+    uint64_t bytes = 0;
+    dtype_bytes(t->type, at, &bytes);
+    dtype_to_f32(t->type, t->data + bytes, n, to);
+}
+
+/* D of a row (of all experts), in double. False: all zero. */
+static bool row_delta(struct touched *x, uint64_t row)
+{
+    uint64_t n = x->t->dim[0], expert = row / x->t->dim[1];
+    double *d = x->m->d;
+    bool any = false;
+    memset(d, 0, (size_t)n * sizeof *d);
+    for (struct factor *f = x->factor; f < x->factor + x->n; f++) {
+        uint64_t r = f->p->rank;
+        if (f->expert != expert)
+            read_at(f->p->a, expert * r * n, r * n, f->a);
+        f->expert = expert;
+        read_at(f->p->b, row * r, r, f->b);
+        for (uint64_t k = 0; k < r; k++) {
+            double s = f->scale * (double)f->b[k];
+            const float *a = f->a + k * n;
+            if (s == 0)
+                continue;
+            any = true;
+            for (uint64_t i = 0; i < n; i++)
+                d[i] += s * (double)a[i];
+        }
+    }
+    return any;
+}
+
+static void measure(struct touched *x)
+{
+    const struct merge *m = x->m;
+    for (uint64_t i = 0; i < x->t->dim[0]; i++) {
+        double d = m->d[i], moved = (double)m->after[i] - (double)m->w[i];
+        x->dd += d * d;
+        x->wd += moved * d;
+        x->ww += (double)m->w[i] * (double)m->w[i];
+        x->ee += (moved - d) * (moved - d);
+    }
+}
+
+/* The row as it is to be in the file, into m->bytes. */
+static bool merge_row(struct touched *x, uint64_t row, uint64_t old_bytes)
+{
+    struct merge *m = x->m;
+    const struct gguf_tensor *t = x->t;
+    uint64_t n = t->dim[0];
+    const uint8_t *old = t->data + row * old_bytes;
+    dtype_to_f32(t->type, old, n, m->w);
+    bool any = row_delta(x, row), same = x->f->type == t->type;
+    if (!any && same) {
+        memcpy(m->bytes, old, (size_t)old_bytes);
+        memcpy(m->after, m->w, (size_t)n * sizeof *m->w);
+    } else {
+        for (uint64_t i = 0; i < n; i++)
+            m->after[i] = (float)((double)m->w[i] + m->d[i]);
+        if (!quant_from_f32(x->f->type, m->after, n, same ? old : NULL, m->bytes))
+            return fail(m->err, "%.200s: %s: row %" PRIu64 " of the merged tensor has a number "
+                        "that is not finite or too large for %s", gguf_path(m->base), t->name, row,
+                        dtype_info(x->f->type)->name);
+        dtype_to_f32(x->f->type, m->bytes, n, m->after);
+    }
+    measure(x);
+    return true;
+}
+
+/* ---- one tensor ------------------------------------------------------------------------------ */
+
+static void tell(const struct touched *x)
+{
+    const struct merge *m = x->m;
+    struct hlm_merged t = { .name = x->t->name, .gate = x->f->gate,
+                            .from = dtype_info(x->t->type)->name,
+                            .to = dtype_info(x->f->type)->name };
+    t.size = x->ww > 0 ? sqrt(x->dd / x->ww) : x->dd > 0 ? (double)INFINITY : 0;
+    t.kept = x->dd > 0 ? x->wd / x->dd : 1;
+    t.noise = x->dd > 0 ? sqrt(x->ee / x->dd) : x->ee > 0 ? (double)INFINITY : 0;
+    if (m->p->told)
+        m->p->told(m->p->user, &t);
+}
+
+/* False with err unset when it was stopped, here and below. */
+static bool put(struct merge *m, struct file_out *out, struct sum *sum, const void *bytes,
+                uint64_t n)
+{
+    sum_add(sum, bytes, n);
+    return file_out_put(out, bytes, n, m->err) && go_on(m, n);
+}
+
+static double scale_of(const struct lora_file *l, const struct pair *p)
+{
+    float alpha = 0;
+    gguf_f32(l->g, "adapter.lora.alpha", REQUIRED, &alpha, NULL); /* lora.c has seen to it */
+    return (alpha != 0 ? (double)alpha / p->rank : 1) * (double)l->scale;
+}
+
+static bool put_matrix(struct touched *x, struct file_out *out, struct sum *sum)
+{
+    struct merge *m = x->m;
+    uint64_t n_row = x->t->dim[1] * x->t->dim[2], old_bytes = 0, new_bytes = 0;
+    bool ok = true;
+    dtype_bytes(x->t->type, x->t->dim[0], &old_bytes);
+    dtype_bytes(x->f->type, x->t->dim[0], &new_bytes);
+    for (uint32_t i = 0; ok && i < m->p->n_adapter; i++)
+        for (uint64_t k = 0; ok && k < m->file[i]->n_pair; k++) {
+            const struct pair *p = &m->file[i]->pair[k];
+            if (p->x != x->t)
+                continue;
+            struct factor *f = &x->factor[x->n++];
+            *f = (struct factor){ p, scale_of(m->file[i], p),
+                                  mem_alloc(p->rank * x->t->dim[0], sizeof(float)),
+                                  mem_alloc(p->rank, sizeof(float)), UINT64_MAX };
+            ok = (f->a && f->b) || no_memory(m);
+        }
+    for (uint64_t row = 0; ok && row < n_row; row++)
+        ok = merge_row(x, row, old_bytes) && put(m, out, sum, m->bytes, new_bytes);
+    for (uint32_t i = 0; i < x->n; i++) {
+        free(x->factor[i].a);
+        free(x->factor[i].b);
+    }
+    if (ok)
+        tell(x);
+    return ok;
+}
+
+/* The same numbers as lora_set_use gives the device. */
+static bool put_gate(struct touched *x, struct file_out *out, struct sum *sum)
+{
+    struct merge *m = x->m;
+    bool decay = ends_with(x->t->name, DECAY);
+    uint64_t n = x->t->n_elem;
+    double *add = mem_alloc(n, sizeof *add);
+    float *v = mem_alloc(n, sizeof *v), *d = mem_alloc(n, sizeof *d);
+    bool ok = (add && v && d) || no_memory(m);
+    for (uint32_t i = 0; ok && i < m->p->n_adapter; i++)
+        for (uint64_t k = 0; k < m->file[i]->n_shift; k++) {
+            const struct shift *s = &m->file[i]->shift[k];
+            if (s->x != x->t)
+                continue;
+            dtype_to_f32(s->d->type, s->d->data, n, d);
+            for (uint64_t j = 0; j < n; j++)
+                add[j] += (double)s->scale * (double)d[j];
+        }
+    if (ok)
+        dtype_to_f32(F32, x->t->data, n, v);
+    for (uint64_t j = 0; ok && j < n; j++) {
+        double w = (double)v[j];
+        v[j] = (float)(decay ? w * exp(add[j]) : w + add[j]);
+        x->ww += w * w;
+        x->dd += ((double)v[j] - w) * ((double)v[j] - w);
+        if (!isfinite(v[j]))
+            ok = fail(m->err, "%.200s: %s: value %" PRIu64 " becomes %g, expected a finite number",
+                      gguf_path(m->base), x->t->name, j, (double)v[j]);
+    }
+    x->wd = x->dd;
+    ok = ok && put(m, out, sum, v, n * sizeof *v);
+    if (ok)
+        tell(x);
+    free(add);
+    free(v);
+    free(d);
+    return ok;
+}
+
+static bool put_tensor(struct merge *m, struct file_out *out, const struct gguf_tensor *t,
+                       struct fate *f)
+{
+    struct touched x = { .m = m, .t = t, .f = f };
+    struct sum *sum = sum_begin(m->err);
+    uint64_t hash[2];
+    bool ok = sum != NULL;
+    if (ok && f->touched)
+        ok = f->gate ? put_gate(&x, out, sum) : put_matrix(&x, out, sum);
+    for (uint64_t at = 0; ok && !f->touched && at < t->n_bytes; at += COPY)
+        ok = put(m, out, sum, t->data + at, min_u64(COPY, t->n_bytes - at));
+    if (sum)
+        sum_end(sum, hash);
+    if (ok)
+        f->sum = (struct hash){ hash[0], hash[1] };
+    return ok;
+}
+
+/* ---- the file -------------------------------------------------------------------------------- */
+
+static void put_keys(struct gguf_out *o, const struct gguf *g)
+{
+    uint64_t none = 0;
+    for (uint64_t i = 0; i < gguf_n_kv(g); i++) {
+        struct gguf_kv kv = *gguf_kv_at(g, i);
+        /* Of several files one is made; by 0 parts readers know that it is whole. */
+        if (!strcmp(kv.key, "split.count") && kv.type != GGUF_ARRAY &&
+            gguf_kv_bytes(&kv) <= sizeof none)
+            kv.data = (const uint8_t *)&none;
+        gguf_out_kv(o, &kv);
+    }
+}
+
+static bool write_file(struct merge *m, struct file_out *out, const struct gguf *g,
+                       struct fate *fate)
+{
+    uint32_t alignment = 32;
+    uint64_t n = 0;
+    if (!gguf_u32(g, "general.alignment", OPTIONAL, &alignment, m->err))
+        return false;
+    struct gguf_out o = { .put = gguf_out_to_file, .user = out, .err = m->err,
+                          .alignment = alignment };
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
+        n += !fate[i].drop;
+    gguf_out_begin(&o, n, gguf_n_kv(g));
+    put_keys(&o, g);
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        if (!fate[i].drop)
+            gguf_out_tensor(&o, t->name, fate[i].type, t->n_dim, t->dim);
+    }
+    bool ok = gguf_out_pad(&o);
+    for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
+        if (fate[i].drop)
+            continue;
+        ok = put_tensor(m, out, gguf_tensor_at(g, i), &fate[i]);
+        o.at += fate[i].n_bytes;
+        ok = ok && gguf_out_pad(&o);
+    }
+    return ok;
+}
+
+/* ---- reading back ---------------------------------------------------------------------------- */
+
+static bool sum_of(struct merge *m, const struct gguf_tensor *t, struct hash *out)
+{
+    struct sum *s = sum_begin(m->err);
+    uint64_t hash[2];
+    bool ok = s != NULL;
+    for (uint64_t at = 0; ok && at < t->n_bytes; at += COPY) {
+        sum_add(s, t->data + at, min_u64(COPY, t->n_bytes - at));
+        ok = go_on(m, min_u64(COPY, t->n_bytes - at));
+    }
+    if (s)
+        sum_end(s, hash);
+    if (ok)
+        *out = (struct hash){ hash[0], hash[1] };
+    return ok;
+}
+
+/* The file that was written, against what it was to be: its directory, the sum of every tensor's
+ * bytes, and the keys. */
+static bool check_file(struct merge *m, struct file_out *out, const char *path,
+                       const struct gguf *g, const struct fate *fate)
+{
+    const char *tmp = file_out_flush(out, m->err);
+    struct gguf *got = tmp ? gguf_open(tmp, m->err) : NULL;
+    bool ok = got != NULL;
+    uint64_t n = 0;
+    for (uint64_t i = 0; ok && i < gguf_n_kv(g); i++) {
+        const struct gguf_kv *a = gguf_kv_at(g, i), *b = gguf_kv(got, a->key);
+        if (!b || a->type != b->type || a->elem != b->elem || a->n != b->n ||
+            (memcmp(a->data, b->data, (size_t)gguf_kv_bytes(a)) && strcmp(a->key, "split.count")))
+            ok = fail(m->err, "%.200s: read back, key %.60s is not what was written", path, a->key);
+    }
+    for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i), *b = gguf_tensor(got, t->name);
+        struct hash h = { 0 };
+        if (fate[i].drop)
+            continue;
+        n++;
+        ok = b && b->type == fate[i].type && b->n_dim == t->n_dim &&
+             !memcmp(b->dim, t->dim, sizeof t->dim);
+        ok = ok && sum_of(m, b, &h);
+        if (!m->stopped && (!ok || h.lo != fate[i].sum.lo || h.hi != fate[i].sum.hi))
+            ok = fail(m->err, "%.200s: read back, tensor %s is not what was written", path,
+                      t->name);
+    }
+    if (ok && n != gguf_n_tensor(got))
+        ok = fail(m->err, "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
+                  path, gguf_n_tensor(got), n);
+    gguf_close(got);
+    return ok;
+}
+
+static struct file_out *make_file(struct merge *m, const char *path, const struct gguf *g,
+                                  struct fate *fate)
+{
+    struct file_out *out = file_out_begin(path, m->err);
+    if (out && write_file(m, out, g, fate) && check_file(m, out, path, g, fate))
+        return out;
+    file_out_drop(out);
+    return NULL;
+}
+
+/* ---- all ------------------------------------------------------------------------------------- */
+
+/* The adapter as it is, its gates gone. */
+static struct fate *adapter_fate(struct merge *m)
+{
+    const struct gguf *g = m->file[0]->g;
+    struct fate *fate = mem_alloc(gguf_n_tensor(g) + 1, sizeof *fate);
+    for (uint64_t i = 0; fate && i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        fate[i] = (struct fate){ .type = t->type, .n_bytes = t->n_bytes,
+                                 .drop = ends_with(t->name, ".delta") };
+        m->total += fate[i].drop ? 0 : 2 * t->n_bytes;
+    }
+    if (!fate)
+        no_memory(m);
+    return fate;
+}
+
+static bool write_all(struct merge *m)
+{
+    struct fate *rest = m->p->gates_only ? adapter_fate(m) : NULL;
+    bool ok = rest || !m->p->gates_only;
+    struct file_out *out = ok ? make_file(m, m->p->out, m->base, m->fate) : NULL, *pair = NULL;
+    ok = out != NULL;
+    if (ok && m->p->gates_only)
+        ok = (pair = make_file(m, m->p->gates_only, m->file[0]->g, rest)) != NULL;
+    free(rest);
+    if (!ok) {
+        file_out_drop(out);
+        return false;
+    }
+    if (pair && !file_out_end(pair, m->err)) {
+        file_out_drop(out);
+        return false;
+    }
+    return file_out_end(out, m->err);
+}
+
+/* An output in the place of an input would leave nothing to go back to. */
+static bool check_paths(const struct hlm_merge_params *p, struct err *err)
+{
+    const char *out[2] = { p->out, p->gates_only };
+    for (uint32_t i = 0; i < 2 && out[i]; i++) {
+        bool clash = file_same(out[i], p->model);
+        for (uint32_t k = 0; k < p->n_adapter; k++)
+            clash = clash || file_same(out[i], p->adapter[k].path);
+        if (clash || (i && file_same(out[0], out[1])))
+            return fail(err, "%.300s: is also %s, expected a file of its own", out[i],
+                        clash ? "read" : "the other output");
+        if (!file_may_write(out[i], err))
+            return false;
+    }
+    return true;
+}
+
+static bool find_type(struct merge *m)
+{
+    for (uint32_t i = 0; m->p->type && i < DTYPE_COUNT; i++)
+        if (dtype_info(i) && !strcasecmp(dtype_info(i)->name, m->p->type)) {
+            m->type = (enum dtype)i;
+            return quant_has(m->type) ||
+                   fail(m->err, "type %s: hlm does not write it", dtype_info(i)->name);
+        }
+    return !m->p->type || fail(m->err, "type '%.40s': there is none of that name", m->p->type);
+}
+
+static bool make_room(struct merge *m)
+{
+    uint64_t n = 1;
+    for (uint64_t i = 0; i < gguf_n_tensor(m->base); i++) {
+        m->total += 2 * m->fate[i].n_bytes;
+        if (m->fate[i].touched)
+            n = max_u64(n, gguf_tensor_at(m->base, i)->dim[0]);
+    }
+    m->w = mem_alloc(n, sizeof *m->w);
+    m->after = mem_alloc(n, sizeof *m->after);
+    m->d = mem_alloc(n, sizeof *m->d);
+    m->bytes = mem_alloc(n, sizeof(float)); /* no block takes more than its numbers in F32 */
+    return (m->w && m->after && m->d && m->bytes) || no_memory(m);
+}
+
+bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct err *err)
+{
+    struct merge m = { .p = p, .err = err };
+    *sum = (struct hlm_merge_sum){ 0 };
+    HLM_ASSERT(p->n_adapter >= 1 && (!p->gates_only || p->n_adapter == 1));
+    if (p->n_adapter > MAX_ADAPTERS)
+        return fail(err, "%" PRIu32 " adapters, expected at most %d", p->n_adapter, MAX_ADAPTERS);
+    bool ok = check_paths(p, err) && find_type(&m) && (m.base = gguf_open(p->model, err)) &&
+              see_base(&m) && open_adapters(&m) && make_room(&m) && write_all(&m);
+    for (uint64_t i = 0; ok && i < gguf_n_tensor(m.base); i++) {
+        sum->n_tensor++;
+        sum->n_gate += m.fate[i].gate;
+        sum->n_matrix += m.fate[i].touched && !m.fate[i].gate;
+        sum->bytes += m.fate[i].n_bytes;
+    }
+    for (uint32_t i = 0; i < p->n_adapter; i++)
+        lora_file_close(m.file[i]);
+    lora_file_base_free(&m.fb);
+    free(m.fate);
+    free(m.w);
+    free(m.after);
+    free(m.d);
+    free(m.bytes);
+    gguf_close(m.base);
+    return ok;
+}

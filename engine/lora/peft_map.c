@@ -1,0 +1,413 @@
+/* peft_map: names of tensors in GGUF and in Hugging Face's checkpoints, and the order of their
+ * heads; see peft.h. Facts: models.md 2. */
+#include "lora/peft_parts.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+enum family { QWEN35 = 1, QWEN3NEXT = 2, NEMOTRON = 4, STEP = 8, QWEN = QWEN35 | QWEN3NEXT };
+
+/* A matrix: its name in a GGUF block, in HF's layer (* is the expert), and where two of GGUF's are
+ * one of HF's the other one; that is listed as the second where it has the first for its other. */
+static const struct entry {
+    int family;
+    const char *stem, *hf;
+    enum order order;
+    const char *other;
+    bool second;
+} entries[] = {
+/* clang-format off */
+    { QWEN | STEP, "attn_q", "self_attn.q_proj", AS_IS, NULL, false },
+    { QWEN | STEP, "attn_k", "self_attn.k_proj", AS_IS, NULL, false },
+    { QWEN | STEP, "attn_v", "self_attn.v_proj", AS_IS, NULL, false },
+    { QWEN | STEP, "attn_output", "self_attn.o_proj", AS_IS, NULL, false },
+    { STEP, "attn_gate", "self_attn.g_proj", AS_IS, NULL, false },
+
+    { QWEN35, "attn_qkv", "linear_attn.in_proj_qkv", QKV_ROWS, NULL, false },
+    { QWEN35, "attn_gate", "linear_attn.in_proj_z", V_ROWS, NULL, false },
+    { QWEN35, "ssm_alpha", "linear_attn.in_proj_a", V_ROWS, NULL, false },
+    { QWEN35, "ssm_beta", "linear_attn.in_proj_b", V_ROWS, NULL, false },
+    { QWEN3NEXT, "attn_qkv", "linear_attn.in_proj_qkvz", QKVZ_ROWS, "attn_gate", false },
+    { QWEN3NEXT, "attn_gate", "linear_attn.in_proj_qkvz", QKVZ_ROWS, "attn_qkv", true },
+    { QWEN3NEXT, "ssm_in", "linear_attn.in_proj_qkvz", AS_IS, NULL, false },
+    { QWEN3NEXT, "ssm_beta", "linear_attn.in_proj_ba", BA_ROWS, "ssm_alpha", false },
+    { QWEN3NEXT, "ssm_alpha", "linear_attn.in_proj_ba", BA_ROWS, "ssm_beta", true },
+    { QWEN3NEXT, "ssm_ba", "linear_attn.in_proj_ba", AS_IS, NULL, false },
+    { QWEN, "ssm_out", "linear_attn.out_proj", V_COLS, NULL, false },
+
+    { QWEN | STEP, "ffn_gate", "mlp.gate_proj", AS_IS, NULL, false },
+    { QWEN | STEP, "ffn_up", "mlp.up_proj", AS_IS, NULL, false },
+    { QWEN | STEP, "ffn_down", "mlp.down_proj", AS_IS, NULL, false },
+
+    { QWEN, "ffn_gate_inp", "mlp.gate", AS_IS, NULL, false },
+    { QWEN, "ffn_gate_inp_shexp", "mlp.shared_expert_gate", AS_IS, NULL, false },
+    { QWEN, "ffn_gate_shexp", "mlp.shared_expert.gate_proj", AS_IS, NULL, false },
+    { QWEN, "ffn_up_shexp", "mlp.shared_expert.up_proj", AS_IS, NULL, false },
+    { QWEN, "ffn_down_shexp", "mlp.shared_expert.down_proj", AS_IS, NULL, false },
+    { QWEN35, "ffn_gate_exps", "mlp.experts.*.gate_up_proj", BEHIND, "ffn_up_exps", false },
+    { QWEN35, "ffn_up_exps", "mlp.experts.*.gate_up_proj", BEHIND, "ffn_gate_exps", true },
+    { QWEN35, "ffn_gate_up_exps", "mlp.experts.*.gate_up_proj", AS_IS, NULL, false },
+    { QWEN3NEXT, "ffn_gate_exps", "mlp.experts.*.gate_proj", AS_IS, NULL, false },
+    { QWEN3NEXT, "ffn_up_exps", "mlp.experts.*.up_proj", AS_IS, NULL, false },
+    { QWEN3NEXT, "ffn_gate_up_exps", "mlp.experts.*.gate_proj", UPPER_HALF, NULL, false },
+    { QWEN3NEXT, "ffn_gate_up_exps", "mlp.experts.*.up_proj", LOWER_HALF, NULL, false },
+    { QWEN, "ffn_down_exps", "mlp.experts.*.down_proj", AS_IS, NULL, false },
+
+    { NEMOTRON, "ssm_in", "mixer.in_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ssm_out", "mixer.out_proj", AS_IS, NULL, false },
+    { NEMOTRON, "attn_q", "mixer.q_proj", AS_IS, NULL, false },
+    { NEMOTRON, "attn_k", "mixer.k_proj", AS_IS, NULL, false },
+    { NEMOTRON, "attn_v", "mixer.v_proj", AS_IS, NULL, false },
+    { NEMOTRON, "attn_output", "mixer.o_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_up", "mixer.up_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_down", "mixer.down_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_gate_inp", "mixer.gate", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_up_exps", "mixer.experts.*.up_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_down_exps", "mixer.experts.*.down_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_latent_down", "mixer.fc1_latent_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_latent_up", "mixer.fc2_latent_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_up_shexp", "mixer.shared_experts.up_proj", AS_IS, NULL, false },
+    { NEMOTRON, "ffn_down_shexp", "mixer.shared_experts.down_proj", AS_IS, NULL, false },
+
+    { STEP, "ffn_gate_inp", "moe.gate", AS_IS, NULL, false },
+    { STEP, "ffn_gate_exps", "moe.*.gate_proj", AS_IS, NULL, false },
+    { STEP, "ffn_up_exps", "moe.*.up_proj", AS_IS, NULL, false },
+    { STEP, "ffn_gate_up_exps", "moe.*.gate_proj", UPPER_HALF, NULL, false },
+    { STEP, "ffn_gate_up_exps", "moe.*.up_proj", LOWER_HALF, NULL, false },
+    { STEP, "ffn_down_exps", "moe.*.down_proj", AS_IS, NULL, false },
+    { STEP, "ffn_gate_shexp", "share_expert.gate_proj", AS_IS, NULL, false },
+    { STEP, "ffn_up_shexp", "share_expert.up_proj", AS_IS, NULL, false },
+    { STEP, "ffn_down_shexp", "share_expert.down_proj", AS_IS, NULL, false },
+
+    { QWEN, "nextn.eh_proj", "fc", AS_IS, NULL, false },        /* of mtp itself */
+    { NEMOTRON | STEP, "nextn.eh_proj", "eh_proj", AS_IS, NULL, false },
+    { STEP, "nextn.shared_head_head", "transformer.shared_head.output", AS_IS, NULL, false },
+/* clang-format on */
+};
+
+static const struct arch_name {
+    const char *arch;
+    enum family family;
+    const char *layers, *mixer;         /* mixer: what has the gates */
+} archs[] = {
+    { "qwen35", QWEN35, "model.language_model.layers.", "linear_attn" },
+    { "qwen35moe", QWEN35, "model.language_model.layers.", "linear_attn" },
+    { "qwen3next", QWEN3NEXT, "model.layers.", "linear_attn" },
+    { "nemotron_h", NEMOTRON, "backbone.layers.", "mixer" },
+    { "nemotron_h_moe", NEMOTRON, "backbone.layers.", "mixer" },
+    { "step35", STEP, "model.layers.", "" },
+};
+
+static const struct arch_name *arch_of(const struct peft *p)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(archs); i++)
+        if (!strcmp(p->fb.arch, archs[i].arch))
+            return &archs[i];
+    return NULL;
+}
+
+/* "model.layers.3." and the like: what a block is called. Nemotron's draft block is two layers,
+ * attention and experts. */
+static void layer_name(const struct peft *p, uint32_t layer, const struct entry *e, char *name,
+                       size_t size)
+{
+    const struct arch_name *a = arch_of(p);
+    uint32_t draft = layer - p->n_layer;
+    bool attn = e && (!strncmp(e->stem, "attn_", 5) || !strcmp(e->stem, "nextn.eh_proj"));
+    if (layer < p->n_layer || a->family == STEP)
+        snprintf(name, size, "%s%u.", a->layers, layer);
+    else if (a->family == NEMOTRON)
+        snprintf(name, size, "mtp.layers.%u.", 2 * draft + !attn);
+    else if (e && !strcmp(e->stem, "nextn.eh_proj"))
+        snprintf(name, size, "mtp.");
+    else
+        snprintf(name, size, "mtp.layers.%u.", draft);
+}
+
+/* The block a tensor stands in, and its name there; false: in none. */
+static bool split_name(const char *name, uint32_t *layer, char stem[64])
+{
+    int at = 0;
+    if (sscanf(name, "blk.%u.%n", layer, &at) != 1 || !at)
+        return false;
+    size_t n = strlen(name + at), tail = ends_with(name, ".weight") ? strlen(".weight") : 0;
+    snprintf(stem, 64, "%.*s", (int)(n - tail), name + at);
+    return true;
+}
+
+/* ---- modules --------------------------------------------------------------------------------- */
+
+static double scale_of(const struct peft *p, const struct pair *a)
+{
+    return p->alpha != 0 ? p->alpha / a->rank : 1;
+}
+
+static const struct pair *pair_of(const struct peft *p, const struct gguf_tensor *x)
+{
+    for (uint64_t i = 0; x && i < p->lora->n_pair; i++)
+        if (p->lora->pair[i].x == x)
+            return &p->lora->pair[i];
+    return NULL;
+}
+
+/* Do the sizes that the order counts with fit the tensor? */
+static bool check_order(const struct peft *p, const struct module *m)
+{
+    const struct heads *h = &p->heads;
+    uint64_t v = (uint64_t)h->nv * h->s, k = (uint64_t)h->nk * h->s, rows = m->x[0]->dim[1];
+    bool ok = true;
+    switch (m->order) {
+    case AS_IS: case BEHIND: break;
+    case V_ROWS: ok = h->nv && rows % h->nv == 0; break;
+    case V_COLS: ok = h->nv && m->n_in == v; break;
+    case QKV_ROWS: ok = h->nv && rows == 2 * k + v; break;
+    case QKVZ_ROWS: ok = h->nv && rows == 2 * k + v && m->x[1] && m->x[1]->dim[1] == v; break;
+    case BA_ROWS: ok = h->nv && rows == h->nv && m->x[1] && m->x[1]->dim[1] == h->nv; break;
+    case UPPER_HALF: case LOWER_HALF: ok = rows % 2 == 0; break;
+    }
+    return ok || fail(p->err, "%.300s: %s has %" PRIu64 " rows and %" PRIu64 " columns, which do "
+                      "not fit %u K heads and %u V heads of %u", gguf_path(p->file),
+                      m->x[0]->name, rows, m->n_in, h->nk, h->nv, h->s);
+}
+
+/* The module of one expert: ranks, sizes, scale. */
+static bool add_module(struct peft *p, struct module m, const char *layer, const char *hf)
+{
+    const char *star = strchr(hf, '*');
+    int n = star ? snprintf(m.name, sizeof m.name, "%s%.*s%u%s", layer, (int)(star - hf), hf,
+                            m.expert, star + 1)
+                 : snprintf(m.name, sizeof m.name, "%s%s", layer, hf);
+    HLM_ASSERT(n > 0 && (size_t)n < sizeof m.name);
+    m.n_in = m.x[0]->dim[0];
+    m.n_out = m.x[0]->dim[1] + (m.x[1] ? m.x[1]->dim[1] : 0);
+    if (m.order == UPPER_HALF || m.order == LOWER_HALF)
+        m.n_out /= 2;
+    for (uint32_t k = 0; k < 2; k++)
+        m.rank += m.p[k] ? m.p[k]->rank : 0;
+    m.scale = scale_of(p, m.p[0] ? m.p[0] : m.p[1]);
+    if (!check_order(p, &m))
+        return false;
+    if (!room(&p->module, p->n_module, &p->cap_module, sizeof *p->module))
+        return fail(p->err, "%.300s: out of memory", p->params->out);
+    p->module[p->n_module++] = m;
+    return true;
+}
+
+static bool add_entry(struct peft *p, const struct pair *a, const struct entry *e, uint32_t layer)
+{
+    struct module m = { .order = e->order, .draft = layer >= p->n_layer };
+    char other[80], name[64];
+    m.x[e->second] = a->x;
+    m.p[e->second] = a;
+    if (e->other) {
+        snprintf(other, sizeof other, "blk.%u.%s.weight", layer, e->other);
+        const struct gguf_tensor *y = gguf_tensor(p->file, other);
+        m.x[!e->second] = y;
+        m.p[!e->second] = pair_of(p, y);
+        if (e->second && m.p[0])
+            return true;                /* the first one has seen to it */
+        if (!y || y->dim[0] != a->x->dim[0] || y->dim[2] != a->x->dim[2])
+            return fail(p->err, "%.300s: %s does not go together with %s, which a checkpoint has "
+                        "in one matrix", gguf_path(p->file), a->x->name, other);
+    }
+    layer_name(p, layer, e, name, sizeof name);
+    for (m.expert = 0; m.expert < a->x->dim[2]; m.expert++)
+        if (!add_module(p, m, name, e->hf))
+            return false;
+    return true;
+}
+
+static bool add_pair(struct peft *p, const struct pair *a)
+{
+    char stem[64];
+    uint32_t layer = 0, n = 0;
+    if (!strcmp(a->x->name, "output.weight"))
+        return add_module(p, (struct module){ .x = { a->x }, .p = { a } }, "", "lm_head");
+    bool in_block = split_name(a->x->name, &layer, stem);
+    for (uint32_t i = 0; in_block && i < ARRAY_LEN(entries); i++) {
+        const struct entry *e = &entries[i];
+        if (!(e->family & (int)arch_of(p)->family) || strcmp(e->stem, stem) != 0 ||
+            (a->x->dim[2] > 1 && !strchr(e->hf, '*')))
+            continue;
+        n++;
+        if (!add_entry(p, a, e, layer))
+            return false;
+    }
+    return n > 0 || fail(p->err, "%.200s: %s: no place is known for %s in checkpoints of %s",
+                         gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
+}
+
+static bool read_heads(struct peft *p)
+{
+    struct heads *h = &p->heads;
+    char key[3][96];
+    static const char *const keys[] = { "ssm.group_count", "ssm.time_step_rank", "ssm.state_size" };
+    enum family f = arch_of(p)->family;
+    if (!(f & QWEN))
+        return true;
+    for (uint32_t i = 0; i < 3; i++)
+        snprintf(key[i], sizeof key[i], "%s.%s", p->fb.arch, keys[i]);
+    h->tiled = f == QWEN35;
+    return gguf_u32(p->file, key[0], REQUIRED, &h->nk, p->err) &&
+           gguf_u32(p->file, key[1], REQUIRED, &h->nv, p->err) &&
+           gguf_u32(p->file, key[2], REQUIRED, &h->s, p->err) &&
+           gguf_bool(p->file, "ssm.v_head_reordered", OPTIONAL, &h->tiled, p->err) &&
+           ((h->nk && h->nv && h->s && h->nv % h->nk == 0) ||
+            fail(p->err, "%.300s: %u V heads for %u K heads, expected a multiple",
+                 gguf_path(p->file), h->nv, h->nk));
+}
+
+bool peft_map(struct peft *p)
+{
+    char name[64];
+    if (!arch_of(p))
+        return fail(p->err, "%.300s: checkpoints of %s are not known", gguf_path(p->file),
+                    p->fb.arch);
+    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) {     /* draft blocks stand last */
+        uint32_t layer = 0;
+        if (split_name(gguf_tensor_at(p->file, i)->name, &layer, name) && layer < 1u << 16)
+            p->n_layer = max_u32(p->n_layer, layer + 1);
+    }
+    for (uint32_t i = p->n_layer; i-- > 0;) {
+        snprintf(name, sizeof name, "blk.%u.nextn.eh_proj.weight", i);
+        if (!gguf_tensor(p->file, name))
+            break;
+        p->n_layer = i;
+    }
+    bool ok = read_heads(p);
+    for (uint64_t i = 0; ok && i < p->lora->n_pair; i++)
+        ok = add_pair(p, &p->lora->pair[i]);
+    return ok;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------- */
+
+/* HF's V heads stand by K head; the tiled order has the first of every K head first. */
+static uint64_t v_head(const struct heads *h, uint64_t i)
+{
+    uint64_t r = h->nv / h->nk;
+    return h->tiled ? i % r * h->nk + i / r : i;
+}
+
+/* Item i of HF among V heads of `each` items. */
+static uint64_t v_item(const struct heads *h, uint64_t i, uint64_t each)
+{
+    return v_head(h, i / each) * each + i % each;
+}
+
+/* Row o of a module: of which of its tensors, and which one there. */
+static uint32_t find_row(const struct heads *h, const struct module *m, uint64_t o, uint64_t *row)
+{
+    uint64_t s = h->s, kd = h->nk * s, r = h->nv ? h->nv / h->nk : 0, first = m->x[0]->dim[1];
+    uint64_t per = 2 * s + 2 * r * s, at;
+    *row = o;
+    switch (m->order) {
+    case AS_IS: case V_COLS: case UPPER_HALF: return 0;
+    case LOWER_HALF: *row = o + m->n_out; return 0;
+    case V_ROWS: *row = v_item(h, o, m->n_out / h->nv); return 0;
+    case QKV_ROWS: *row = o < 2 * kd ? o : 2 * kd + v_item(h, o - 2 * kd, s); return 0;
+    case QKVZ_ROWS:
+        at = o % per;
+        if (at < 2 * s) {
+            *row = (at < s ? 0 : kd) + o / per * s + at % s;
+            return 0;
+        }
+        at -= 2 * s;
+        *row = v_item(h, o / per * r * s + at % (r * s), s) + (at < r * s ? 2 * kd : 0);
+        return at >= r * s;
+    case BA_ROWS:
+        at = o % (2 * r);
+        *row = v_head(h, o / (2 * r) * r + at % r);
+        return at >= r;
+    case BEHIND: *row = o < first ? o : o - first; return o >= first;
+    }
+    return 0;
+}
+
+static void read_row(const struct gguf_tensor *t, uint64_t row, float *to)
+{
+    uint64_t bytes = 0;
+    dtype_bytes(t->type, t->dim[0], &bytes);
+    dtype_to_f32(t->type, t->data + row * bytes, t->dim[0], to);
+}
+
+void peft_row_a(const struct peft *p, const struct module *m, uint64_t r, float *to)
+{
+    uint32_t first = m->p[0] ? m->p[0]->rank : 0, k = r >= first;
+    const struct pair *a = m->p[k];
+    uint64_t row = m->expert * (uint64_t)a->rank + r - (k ? first : 0);
+    if (m->order != V_COLS) {
+        read_row(a->a, row, to);
+        return;
+    }
+    read_row(a->a, row, p->row);
+    for (uint64_t c = 0; c < m->n_in; c++)
+        to[c] = p->row[v_item(&p->heads, c, p->heads.s)];
+}
+
+void peft_row_b(const struct peft *p, const struct module *m, uint64_t r, float *to)
+{
+    uint64_t row = 0;
+    uint32_t k = find_row(&p->heads, m, r, &row), first = m->p[0] ? m->p[0]->rank : 0;
+    const struct pair *a = m->p[k];
+    memset(to, 0, m->rank * sizeof *to);
+    if (!a)
+        return;
+    to += k ? first : 0;
+    read_row(a->b, m->expert * m->x[k]->dim[1] + row, to);
+    double fold = scale_of(p, a) / m->scale;    /* 1 unless ranks of what is joined differ */
+    for (uint32_t j = 0; j < a->rank; j++)
+        to[j] = (float)((double)to[j] * fold);
+}
+
+/* ---- gates ----------------------------------------------------------------------------------- */
+
+bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *name, size_t size)
+{
+    static const struct { const char *stem, *hf; } names[] = {
+        { "ssm_a", "A_log" }, { "ssm_dt.bias", "dt_bias" }, { "ssm_d", "D" },
+    };
+    char stem[64], layer_is[64];
+    uint32_t layer = 0;
+    bool in_block = split_name(x->name, &layer, stem);
+    for (uint32_t i = 0; in_block && i < ARRAY_LEN(names); i++)
+        if (!strcmp(stem, names[i].stem)) {
+            layer_name(p, layer, NULL, layer_is, sizeof layer_is);
+            snprintf(name, size, "%s%s.%s", layer_is, arch_of(p)->mixer, names[i].hf);
+            return true;
+        }
+    return fail(p->err, "%.300s: no place is known for %s in checkpoints of %s",
+                gguf_path(p->file), x->name, p->fb.arch);
+}
+
+bool peft_gate(const struct peft *p, const struct shift *d, float *to)
+{
+    const struct heads *h = &p->heads;
+    uint64_t n = d->x->n_elem;
+    bool decay = ends_with(d->x->name, DECAY);
+    float *w = mem_alloc(n, sizeof *w), *add = mem_alloc(n, sizeof *add);
+    bool ok = (w && add) || fail(p->err, "%.300s: out of memory", p->params->out);
+    if (ok && h->nv && n != h->nv)
+        ok = fail(p->err, "%.300s: %s has %" PRIu64 " values, expected one for each of %u V heads",
+                  gguf_path(p->file), d->x->name, n, h->nv);
+    if (ok) {
+        dtype_to_f32(d->x->type, d->x->data, n, w);
+        dtype_to_f32(d->d->type, d->d->data, n, add);
+    }
+    for (uint64_t i = 0; ok && i < n; i++) {
+        uint64_t from = h->nv ? v_head(h, i) : i;
+        double was = (double)w[from];
+        to[i] = (float)((decay ? log(-was) : was) + (double)add[from]);
+        if (!isfinite(to[i]))
+            ok = fail(p->err, "%.300s: %s: value %" PRIu64 " is %g, expected %s",
+                      gguf_path(p->file), d->x->name, from, was,
+                      decay ? "a negative number" : "a finite number");
+    }
+    free(w);
+    free(add);
+    return ok;
+}

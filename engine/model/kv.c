@@ -1,0 +1,46 @@
+/* kv: see kv.h. */
+#include "model/kv.h"
+
+#include <stdlib.h>
+
+bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
+             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct err *err)
+{
+    *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
+    kv->layer = mem_alloc(n_layer, sizeof *kv->layer);
+    if (!kv->layer)
+        return fail(err, "out of memory: %u layers of cache", n_layer);
+    kv->kv = arena_create(g, "kv", MEM_DEVICE, err);
+    kv->state = arena_create(g, "state", MEM_DEVICE, err);
+    if (!kv->kv || !kv->state)
+        return false;
+    for (uint32_t i = 0; i < n_layer; i++) {
+        const struct layer_shape *s = &shape[i];
+        struct layer_cache *l = &kv->layer[i];
+        if (s->n_kv_head) {
+            /* A batch writes all its keys before its first token looks back. */
+            uint64_t ring = min_u64(n_ctx, (uint64_t)s->window + n_batch);
+            uint32_t n_row = s->n_kv_head * (s->window ? (uint32_t)ring : n_ctx);
+            struct arena *at = s->window ? kv->state : kv->kv;
+            l->kv.k = arena_tensor(at, type, s->head_dim, n_row);
+            l->kv.v = arena_tensor(at, type, s->head_dim, n_row);
+        }
+        if (s->n_v_head) {
+            l->delta.state = arena_tensor(kv->state, F32, s->d_state, s->n_v_head * s->d_state);
+            l->delta.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
+        }
+        if (s->n_m_head) {
+            l->mamba.state = arena_tensor(kv->state, F32, s->m_head_dim, s->n_m_head * s->d_state);
+            l->mamba.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
+        }
+    }
+    return true;
+}
+
+void kv_finish(struct kv *kv)
+{
+    arena_destroy(kv->kv);
+    arena_destroy(kv->state);
+    free(kv->layer);
+    *kv = (struct kv){ 0 };
+}

@@ -1,0 +1,50 @@
+/* op_embed: the way into a model - ids to rows of the embedding, two kinds of rows to one - and on
+ * to the next batch. */
+#include "ops/op.h"
+
+tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    tensor y = cmd_scratch(c, F32, w->n_in, b->n_tok);
+    uint32_t step = linear_piece(caps, w);
+    if (!step)
+        cmd_fail(c, "an embedding of %u bytes is longer than a binding of this device",
+                 w->row_q * 16);
+    for (uint32_t row = 0; step && row < w->n_out; row += step) {
+        uint32_t n = min_u32(step, w->n_out - row);
+        struct push_embed p = { .n_embd = w->n_in, .row_q = w->row_q, .row0 = row, .n_vocab = n };
+        cmd_work(c, (double)w->n_in * b->n_tok);
+        cmd_dispatch(c, K_embed, GRID(b->n_tok, 1, 1), SPEC(wg_size(caps, 64), w->dtype), PUSH(p),
+                     USES(READ(linear_rows(w, row, n)), READ(b->ids), READ(b->step), WRITE(y),
+                          READ(linear_grid(w))));
+    }
+    return y;
+}
+
+/* t[0], t[1]: x, y; t[2]: both */
+static void beside_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor d = grad(c, r->t[2]);
+    for (uint32_t k = 0, col = 0; k < 2; col += r->t[k++].n) {
+        tensor to = grad(c, r->t[k]);
+        if (to.arena)
+            op_accumulate(c, to, tensor_cols(d, col, to.n));
+    }
+}
+
+tensor op_beside(struct cmd *c, tensor x, tensor y)
+{
+    tensor both = cmd_scratch(c, F32, x.n + y.n, x.n_row);
+    cmd_fill(c, both, tensor_bytes(both), 0);
+    op_accumulate(c, tensor_cols(both, 0, x.n), x);
+    op_accumulate(c, tensor_cols(both, x.n, y.n), y);
+    tape_push(c, (struct tape_rec){ beside_bwd, .t = { x, y, both } });
+    return both;
+}
+
+void op_advance(struct cmd *c, const struct batch *b)
+{
+    struct push_advance p = { .n_tok = b->n_tok };
+    cmd_dispatch(c, K_advance, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
+                 USES(BOTH(b->step)));
+}

@@ -1,0 +1,87 @@
+/* op_loss: how well a token was foreseen - rows of logits to negative log likelihoods. Four numbers
+ * a token leave the device, whatever the vocabulary. For training, logits are of the tokens that
+ * count alone, some at a time, and become their gradient where they stand. */
+#include "ops/op.h"
+
+#include <math.h>
+
+/* A CPU device gets one subgroup a row while its loops stay short (gpu_caps.loop_budget). */
+static uint32_t row_wg(const struct gpu_caps *caps, uint32_t n_vocab)
+{
+    uint32_t wg = wg_size(caps, 256);
+    return n_vocab / wg > 8192 ? min_u32(1024, caps->max_invocations) : wg;
+}
+
+void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, uint32_t row0)
+{
+    uint32_t wg = row_wg(gpu_caps(cmd_gpu(c)), logits.n);
+    struct push_nll p = { .n_vocab = logits.n, .stride = logits.stride,
+                          .col = logits.col, .row0 = row0 };
+    cmd_work(c, 16.0 * logits.n * logits.n_row);
+    cmd_dispatch(c, K_nll, GRID(logits.n_row, 1, 1), SPEC(wg), PUSH(p),
+                 USES(READ(logits), READ(b->step), READ(b->ids), WRITE(parts)));
+}
+
+double nll_from(const float parts[NLL_PARTS])
+{
+    double top = (double)parts[0], n_top = (double)parts[1], rest = (double)parts[2];
+    return log1p(rest + (n_top - 1)) + (top - (double)parts[3]);
+}
+
+/* ---- tokens that count ----------------------------------------------------------------------- */
+
+static struct push_gather gather_push(tensor x, tensor y, tensor rows)
+{
+    HLM_ASSERT(x.n % 4 == 0 && x.stride % 4 == 0 && x.col % 4 == 0 && y.n == x.n);
+    HLM_ASSERT(y.stride % 4 == 0 && y.col % 4 == 0);
+    return (struct push_gather){
+        .n = x.n, .n_row = y.n_row, .n_list = rows.n, .n_x = x.n_row,
+        .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .y_col = y.col,
+    };
+}
+
+static void bwd_gather(struct cmd *c, const struct tape_rec *r)
+{
+    tensor dx = grad(c, r->t[1]), dy = grad(c, r->t[0]), rows = r->t[2], piece = r->t[3];
+    if (cmd_failed(c) || !dx.arena)
+        return;
+    struct push_gather p = gather_push(dx, dy, rows);
+    cmd_work(c, (double)dy.n * dy.n_row);
+    cmd_dispatch(c, K_gather_bwd, GRID(dy.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64)),
+                 PUSH(p), USES(BOTH(dx), READ(rows), READ(piece), READ(dy)));
+}
+
+tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor piece)
+{
+    tensor y = cmd_scratch(c, F32, x.n, n);
+    if (cmd_failed(c))
+        return y;
+    struct push_gather p = gather_push(x, y, rows);
+    cmd_work(c, (double)x.n * n);
+    cmd_dispatch(c, K_gather, GRID(n, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
+                 USES(READ(x), READ(rows), READ(piece), WRITE(y)));
+    tape_push(c, (struct tape_rec){ bwd_gather, .t = { y, x, rows, piece } });
+    return y;
+}
+
+/* There is nothing to undo: the gradient is there, and who made the logits finds it. */
+void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor piece, tensor parts,
+                    tensor weight)
+{
+    bool gradient = tape_runs(c);
+    uint32_t wg = row_wg(gpu_caps(cmd_gpu(c)), logits.n);
+    struct push_nll_targets p = { .n_vocab = logits.n, .stride = logits.stride, .col = logits.col,
+                                  .n_row = logits.n_row, .n_target = targets.n };
+    cmd_work(c, (gradient ? 32.0 : 16.0) * logits.n * logits.n_row);
+    cmd_dispatch(c, K_nll_targets, GRID(logits.n_row, 1, 1), SPEC(wg, gradient), PUSH(p),
+                 USES(BOTH(logits), READ(targets), READ(piece), WRITE(parts), READ(weight)));
+    if (gradient)
+        grad_is(c, logits, logits);
+}
+
+void op_next_piece(struct cmd *c, tensor piece)
+{
+    struct push_next_piece p = { .by = 1 };
+    cmd_dispatch(c, K_next_piece, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
+                 USES(BOTH(piece)));
+}

@@ -1,0 +1,518 @@
+/* op_mamba: the Mamba2 mixer, from the joint projection to the gated, normed heads.
+ *
+ * Recurrence: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), in its serial form and, for
+ * many tokens on a GPU, in chunks. The state, the step and the decay are f32; shaders/gate.glsl is
+ * the one place that computes them. The norm is over groups of heads, so even a single token takes
+ * a dispatch of its own for it: a workgroup for each group would leave most of a GPU idle while the
+ * states are read and written.
+ *
+ * A row of documents has kernels of its own, mamba_docs_*, in chunks on every device: what a chunk
+ * begins with is all that its backward needs of the tokens before it. The backward is derived in
+ * mamba_docs_pairs_bwd, mamba_docs_bc_bwd and mamba_docs_cross_bwd; it is the forward's matrices
+ * with the parts of B and C, of x and dy, and of the two directions exchanged, so that most of
+ * it is the forward's kernels. */
+#include "ops/op.h"
+
+#include <string.h>
+
+/* Tokens from which chunks are worth it on a GPU. On a CPU device they never are, as loads cost as
+ * much as sums there: 512 tokens of 64 heads of 64, 8 groups of 128, take 1.5 times as long as in
+ * the walk over tokens, and small models' heads 3 times. */
+enum { MAMBA_CHUNK_MIN = 64 };
+
+static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b);
+
+tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                const struct batch *b)
+{
+    bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
+    if (b->docs)
+        return docs(c, p, m, s, b);
+    enum mamba_path path = b->n_tok == 1 ? cpu ? MAMBA_STEP : MAMBA_STEP_WIDE
+                           : cpu || b->n_tok < MAMBA_CHUNK_MIN ? MAMBA_PLAIN : MAMBA_CHUNK;
+    return mamba_by(c, path, p, m, s, b);
+}
+
+/* Columns that a lane of mamba_scan keeps: the largest multiple of 4 up to max that divides
+ * d_state. */
+static uint32_t scan_part(uint32_t d_state, uint32_t max)
+{
+    uint32_t n = min_u32(d_state, max) / 4 * 4;
+    while (d_state % n)
+        n -= 4;
+    return n;
+}
+
+/* A lane goes n_part + 2 rounds for each of its elements of a group: see gpu_caps.loop_budget. */
+static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part)
+{
+    uint32_t wg = wg_size(caps, n > 256 ? 256 : 64);
+    while (wg * 2 <= caps->max_invocations && div_up(n, wg) * (n_part + 2) > 60000)
+        wg *= 2;
+    return wg;
+}
+
+static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b, bool wide, struct push_mamba *push)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim;
+    uint32_t lanes = wide ? 32 : wg_size(caps, 64);     /* for a row each, of a workgroup's */
+    uint32_t wg = wide ? min_u32(256, caps->max_invocations / lanes * lanes) : lanes;
+    HLM_ASSERT(b->n_tok == 1);
+    tensor o = cmd_scratch(c, F32, d_inner, 1);
+    cmd_work(c, 5.0 * d_inner * m->d_state);
+    cmd_dispatch(c, K_mamba_step, GRID(m->n_head, wide ? div_up(m->head_dim, lanes) : 1, 1),
+                 SPEC(wg, m->conv_k, lanes), PUSH(*push),
+                 USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
+                      READ(m->ssm_a), READ(m->dt_bias), READ(m->d), BOTH(s->state), WRITE(o)));
+    return o;
+}
+
+/* u: what mamba_conv makes of each token. */
+static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b, struct push_mamba *push)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
+    uint32_t wg = wg_size(caps, 128), n_ch = caps->kind == GPU_CPU ? 256 : wg;
+    tensor u = cmd_scratch(c, F32, d_conv + 2 * m->n_head, b->n_tok);
+    push->u_stride = u.stride;
+    cmd_work(c, 2.0 * d_conv * (m->conv_k + 8) * b->n_tok);
+    cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv + m->n_head, n_ch), div_up(b->n_tok, 16), 1),
+                 SPEC(wg, m->conv_k, n_ch, 16), PUSH(*push),
+                 USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
+                      READ(m->ssm_a), READ(m->dt_bias), WRITE(u)));
+    return u;
+}
+
+static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b, uint32_t part, struct push_mamba *push)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim;
+    tensor u = conv(c, p, m, s, b, push);
+
+    /* On a CPU device the loads of B and C are what costs: two rows share them. More of them would
+     * make the kernel take seconds to compile. */
+    uint32_t wg = wg_size(caps, m->head_dim > 32 ? 64 : 32);
+    uint32_t rows = caps->kind == GPU_CPU ? min_u32(2, div_up(m->head_dim, wg)) : 1;
+    tensor o = cmd_scratch(c, F32, d_inner, push->n_part * b->n_tok);
+    cmd_work(c, 5.0 * d_inner * m->d_state * b->n_tok);
+    cmd_dispatch(c, K_mamba_scan, GRID(m->n_head, div_up(m->head_dim, wg * rows), push->n_part),
+                 SPEC(wg, part, rows), PUSH(*push),
+                 USES(READ(u), READ(m->d), BOTH(s->state), WRITE(o)));
+    return o;
+}
+
+/* The chunked form (models.md 3.3): matrices over chunks of Q tokens instead of a walk over tokens.
+ * A run of chunks at a time, so that the states between them take a bounded part of the scratch. */
+static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                     const struct batch *b, uint32_t plain_part, struct push_mamba *push)
+{
+    enum { Q = 64, MAX_RUN = 16, WG = 128, LANES = 32, ROWS = 8, TILE = WG / LANES * ROWS };
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t hd = m->head_dim, ds = m->d_state, d_inner = m->n_head * hd;
+    uint64_t state_bytes = (uint64_t)d_inner * ds * 4;
+    uint32_t run = (uint32_t)max_u64(1, min_u64(MAX_RUN, caps->max_range / state_bytes));
+    uint32_t cols = hd > LANES ? 2 : 1, wide = LANES * cols, n_wide = div_up(hd, wide);
+    struct spec spec = SPEC(WG, Q, LANES, ROWS, cols);
+    tensor u = conv(c, p, m, s, b, push);
+    run = min_u32(run, div_up(b->n_tok, Q));
+    tensor gram = cmd_scratch(c, F32, Q * Q, run * m->n_group);
+    tensor sums = cmd_scratch(c, F32, 3 * Q, run * m->n_head);
+    tensor states = cmd_scratch(c, F32, hd * ds, run * m->n_head);
+    /* Scratch is sized for the largest batch: no fewer tokens may need more, on whichever path. */
+    tensor o = cmd_scratch(c, F32, d_inner, max_u32(b->n_tok, MAMBA_CHUNK_MIN * plain_part));
+    for (push->tok0 = 0; push->tok0 < b->n_tok; push->tok0 += run * Q) {
+        uint32_t n = min_u32(run, div_up(b->n_tok - push->tok0, Q));
+        push->n_chunk = n;
+        cmd_work(c, 2.0 * n * Q * Q * m->n_group * ds);
+        cmd_dispatch(c, K_mamba_chunk_gram, GRID(m->n_group, n, Q / TILE * div_up(Q, wide)),
+                     spec, PUSH(*push), USES(READ(u), READ(m->ssm_a), WRITE(gram), WRITE(sums)));
+        cmd_work(c, 2.0 * n * Q * d_inner * ds);
+        cmd_dispatch(c, K_mamba_chunk_state, GRID(m->n_head, n, div_up(ds, TILE) * n_wide),
+                     spec, PUSH(*push), USES(READ(u), READ(sums), WRITE(states)));
+        cmd_work(c, 2.0 * n * d_inner * ds);
+        cmd_dispatch(c, K_mamba_chunk_pass, GRID(div_up(hd * ds, WG), m->n_head, 1), SPEC(WG, Q),
+                     PUSH(*push), USES(READ(sums), BOTH(states), BOTH(s->state)));
+        cmd_work(c, 2.0 * n * Q * d_inner * (ds + Q / 2));
+        cmd_dispatch(c, K_mamba_chunk_out, GRID(m->n_head, n, Q / TILE * n_wide),
+                     spec, PUSH(*push), USES(READ(u), READ(gram), READ(sums), READ(states),
+                                             READ(m->d), WRITE(o)));
+    }
+    return o;
+}
+
+static void tell_gates(struct cmd *c, tensor p, const struct mamba *m,
+                       const struct mamba_layer *s, const struct batch *b)
+{
+    if (b->tells && s->stats.gates.arena)
+        op_gate_stats(c, p, p.col + p.n - m->n_head, NO_BETA, m->ssm_a, m->dt_bias, b,
+                      s->stats.gates);
+}
+
+tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
+                const struct mamba_layer *s, const struct batch *b)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
+    if (cmd_failed(c))
+        return p;
+    HLM_ASSERT(p.n == d_inner + d_conv + m->n_head && p.n_row == b->n_tok);
+    HLM_ASSERT(d_inner % 4 == 0 && m->d_state % 4 == 0 && m->n_head % m->n_group == 0 &&
+               m->d_state <= 256 && m->head_dim <= 256);
+    uint32_t part = scan_part(m->d_state, 32);
+    struct push_mamba push = {
+        .n_head = m->n_head, .head_dim = m->head_dim, .n_group = m->n_group,
+        .d_state = m->d_state, .n_tok = b->n_tok, .p_stride = p.stride, .z_col = p.col,
+        .conv_col = p.col + d_inner, .dt_col = p.col + d_inner + d_conv,
+        .n_part = path == MAMBA_PLAIN ? m->d_state / part : 1, .eps = m->eps,
+    };
+
+    tell_gates(c, p, m, s, b);
+    tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
+    tensor o = path == MAMBA_PLAIN ? scan(c, p, m, s, b, part, &push)
+               : path == MAMBA_CHUNK ? chunks(c, p, m, s, b, m->d_state / part, &push)
+                                     : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
+    cmd_work(c, 10.0 * d_inner * b->n_tok);
+    cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
+                 SPEC(norm_wg(caps, d_inner / m->n_group, push.n_part)), PUSH(push),
+                 USES(READ(o), READ(p), READ(m->norm), BOTH(y)));
+    return y;
+}
+
+/* ---- rows of documents ----------------------------------------------------------------------- */
+
+/* What the forward makes and its backward takes. */
+enum docs_tensor { P, Y, U, O, SUMS, STATES, PAIRS, CARRY, FIRST, CHUNKS, N_DOCS_TENSOR };
+struct docs_pass {
+    const struct mamba *m;
+    tensor t[N_DOCS_TENSOR];
+    uint32_t d_inner, d_conv, b_col, c_col, do_col;     /* columns of u */
+    uint32_t n_chunk;
+    uint32_t run;                   /* chunks that are worked on at once */
+    struct push_mamba_docs push;
+};
+
+/* A multiple of 4, so that what belongs to a run begins where a binding may. */
+static uint32_t docs_run(const struct gpu_caps *caps, const struct mamba *m, const struct docs *d)
+{
+    enum { MAX_RUN = 16 };
+    uint64_t pairs = (uint64_t)d->chunk * (d->chunk + 1);
+    uint64_t chunk = 4 * m->n_head * max_u64(pairs, (uint64_t)m->head_dim * m->d_state);
+    uint64_t run = max_u64(4, min_u64(MAX_RUN, caps->max_range / chunk / 4 * 4));
+    return min_u32((uint32_t)run, d->n_chunk);
+}
+
+static struct docs_pass docs_pass(struct cmd *c, const struct mamba *m, tensor p, uint32_t n_tok,
+                                  const struct docs *docs)
+{
+    struct docs_pass d = { .m = m, .d_inner = m->n_head * m->head_dim, .n_chunk = docs->n_chunk };
+    d.b_col = d.d_inner;
+    d.c_col = d.b_col + m->n_group * m->d_state;
+    d.do_col = d.d_conv = d.c_col + m->n_group * m->d_state;
+    d.run = docs_run(gpu_caps(cmd_gpu(c)), m, docs);
+    d.t[P] = p;
+    d.t[FIRST] = docs->first;
+    d.t[CHUNKS] = docs->chunks;
+    d.push = (struct push_mamba_docs){
+        .n_head = m->n_head, .head_dim = m->head_dim, .n_group = m->n_group,
+        .d_state = m->d_state, .n_tok = n_tok, .q = docs->chunk, .p_stride = p.stride,
+        .p_col = p.col, .u_stride = d.do_col + d.d_inner, .eps = m->eps,
+    };
+    return d;
+}
+
+/* Rows of t that belong to the run, of `per` a chunk. */
+static tensor of_run(const struct docs_pass *d, tensor t, uint32_t per)
+{
+    return tensor_rows(t, d->push.chunk0 * per, d->push.n_chunk * per);
+}
+static tensor run_sums(const struct docs_pass *d) { return of_run(d, d->t[SUMS], d->m->n_head); }
+static tensor run_states(const struct docs_pass *d)
+{
+    return of_run(d, d->t[STATES], d->m->n_head * d->m->d_state);
+}
+
+/* Tiles of a matrix of so many rows and columns, as mamba_docs.glsl has them. */
+struct tiling { struct spec spec; uint32_t n; };
+static struct tiling tiling(struct cmd *c, uint32_t n_row, uint32_t n_col)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    bool cpu = caps->kind == GPU_CPU;
+    uint32_t max = cpu ? caps->subgroup : 16, rows = cpu ? 8 : 4, lanes = 1;
+    while (lanes < max && lanes * 4 < n_col)
+        lanes *= 2;
+    uint32_t wg = cpu ? max : lanes * min_u32(8, div_up(n_row, rows));
+    return (struct tiling){ SPEC(wg, lanes, rows),
+                            div_up(n_row, wg / lanes * rows) * div_up(n_col, lanes * 4) };
+}
+
+/* states become those that the run's chunks begin with, from what each adds; back: the gradients of
+ * those that they end with. */
+static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool back)
+{
+    const struct mamba *m = d->m;
+    uint32_t n = m->d_state * m->head_dim, wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
+    struct tiling t = tiling(c, m->d_state, m->head_dim);
+    struct push_mamba_docs *push = &d->push;
+    push->back = back;
+    push->own_col = back ? d->c_col : d->b_col;
+    push->v_col = back ? d->do_col : 0;
+    push->weight = back ? MAMBA_E : MAMBA_R_DT;
+    cmd_work(c, 2.0 * push->n_chunk * push->q * m->n_head * n);
+    cmd_dispatch(c, K_mamba_docs_state, GRID(m->n_head, push->n_chunk, t.n), t.spec, PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), WRITE(states)));
+    cmd_work(c, 2.0 * push->n_chunk * m->n_head * n);
+    cmd_dispatch(c, K_mamba_docs_pass, GRID(div_up(n / 4, wg), m->n_head, 1), SPEC(wg),
+                 PUSH(*push), USES(READ(d->t[CHUNKS]), READ(run_sums(d)), BOTH(states),
+                                   BOTH(d->t[CARRY])));
+}
+
+/* y: o of x, from the states that chunks begin with; back: dx of dy, from the gradients of those
+ * that they end with. */
+static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y, bool back)
+{
+    const struct mamba *m = d->m;
+    struct tiling t = tiling(c, d->push.q, m->head_dim);
+    struct push_mamba_docs *push = &d->push;
+    push->back = back;
+    push->own_col = back ? d->b_col : d->c_col;
+    push->v_col = back ? d->do_col : 0;
+    push->weight = back ? MAMBA_R_DT : MAMBA_E;
+    push->y_stride = y.stride;
+    push->y_col = y.col;
+    cmd_work(c, 2.0 * push->n_chunk * push->q * d->d_inner * (m->d_state + push->q / 2));
+    cmd_dispatch(c, K_mamba_docs_out, GRID(m->n_head, push->n_chunk, t.n), t.spec, PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(d->t[PAIRS]),
+                      READ(states), WRITE(y)));
+}
+
+/* ---- their backward */
+
+/* What one run of the backward makes on its way. */
+struct docs_grads { tensor dp, du, dstates, m, g, tells, part_c, part_b, d_a, d_dt, d_d; };
+
+/* dC from the states that chunks begin with, of dy; back: dB, from the gradients of those that they
+ * end with, of x. */
+static void docs_bc_bwd(struct cmd *c, struct docs_pass *d, const struct docs_grads *g, bool back)
+{
+    const struct mamba *m = d->m;
+    struct tiling t = tiling(c, d->push.q, m->d_state);
+    struct push_mamba_docs *push = &d->push;
+    push->back = back;
+    push->own_col = back ? d->b_col : d->c_col;
+    push->other_col = back ? d->c_col : d->b_col;
+    push->v_col = back ? 0 : d->do_col;
+    push->weight = back ? MAMBA_R_DT : MAMBA_E;
+    push->y_stride = g->du.stride;
+    push->y_col = g->du.col + push->own_col;
+    tensor du = tensor_cols(g->du, push->own_col, m->n_group * m->d_state);
+    cmd_work(c, 2.0 * push->n_chunk * push->q * m->d_state * (d->d_inner + m->n_group * push->q));
+    cmd_dispatch(c, K_mamba_docs_bc_bwd, GRID(m->n_group, push->n_chunk, t.n), t.spec, PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)),
+                      READ(back ? g->dstates : run_states(d)), READ(g->g),
+                      WRITE(back ? g->part_b : g->part_c), WRITE(du)));
+}
+
+/* dt, and the gates. */
+static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_grads *g)
+{
+    const struct mamba *m = d->m;
+    struct push_mamba_docs *push = &d->push;
+    tensor sums = run_sums(d), chunks = d->t[CHUNKS];
+    uint32_t n = push->n_chunk, q = push->q, wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
+    struct spec spec = SPEC(wg);
+    cmd_work(c, 2.0 * n * m->n_head * m->d_state * (m->head_dim + q / 2));
+    cmd_dispatch(c, K_mamba_docs_tell_bwd, GRID(m->n_head, n, 1), spec, PUSH(*push),
+                 USES(READ(chunks), READ(sums), READ(run_states(d)), READ(g->dstates),
+                      READ(g->part_c), READ(g->part_b), WRITE(g->m), WRITE(g->tells)));
+    cmd_work(c, 2.0 * n * m->n_head * q * q);
+    cmd_dispatch(c, K_mamba_docs_cross_bwd, GRID(div_up(m->n_head * (q + 1), wg), n, 1), spec,
+                 PUSH(*push), USES(READ(chunks), READ(sums), BOTH(g->m), BOTH(g->tells)));
+    cmd_work(c, 1.0 * n * m->n_head * q * q);
+    tensor dp = tensor_cols(g->dp, d->d_inner + d->d_conv, m->n_head);
+    cmd_dispatch(c, K_mamba_docs_dt_bwd, GRID(div_up(m->n_head * q / 4, wg), n, 1), spec,
+                 PUSH(*push), USES(READ(chunks), READ(sums), READ(g->m), READ(d->t[P]),
+                                   READ(m->ssm_a), READ(m->dt_bias), BOTH(g->tells), BOTH(dp)));
+    if (!g->d_a.arena && !g->d_dt.arena && !g->d_d.arena)
+        return;
+    tensor none = cmd_scratch(c, F32, m->n_head, 1);    /* for what is not trained */
+    cmd_work(c, 3.0 * n * m->n_head * q);
+    cmd_dispatch(c, K_mamba_docs_gates_bwd, GRID(m->n_head, 1, 1), spec, PUSH(*push),
+                 USES(READ(chunks), READ(g->tells), BOTH(g->d_a.arena ? g->d_a : none),
+                      BOTH(g->d_dt.arena ? g->d_dt : none), BOTH(g->d_d.arena ? g->d_d : none)));
+}
+
+static void docs_run_bwd(struct cmd *c, struct docs_pass *d, const struct docs_grads *g)
+{
+    const struct mamba *m = d->m;
+    struct push_mamba_docs *push = &d->push;
+    struct tiling t = tiling(c, push->q, push->q);
+    push->v_col = d->do_col;
+    cmd_work(c, 1.0 * push->n_chunk * push->q * push->q *
+                    (d->d_inner + m->n_group * m->d_state));
+    cmd_dispatch(c, K_mamba_docs_pairs_bwd, GRID(m->n_group, push->n_chunk, t.n), t.spec,
+                 PUSH(*push), USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)),
+                                   READ(m->d), WRITE(d->t[PAIRS]), WRITE(g->m), WRITE(g->g),
+                                   WRITE(g->tells)));
+    docs_states(c, d, g->dstates, true);
+    docs_out(c, d, g->dstates, tensor_cols(g->du, 0, d->d_inner), true);
+    docs_bc_bwd(c, d, g, false);
+    docs_bc_bwd(c, d, g, true);
+    docs_dt_bwd(c, d, g);
+}
+
+static void docs_norm_bwd(struct cmd *c, struct docs_pass *d, tensor dy, tensor dp)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const struct mamba *m = d->m;
+    struct push_mamba_docs *push = &d->push;
+    push->v_col = d->do_col;
+    push->y_stride = dy.stride;
+    push->y_col = dy.col;
+    cmd_work(c, 30.0 * d->d_inner * push->n_tok);
+    cmd_dispatch(c, K_mamba_norm_bwd, GRID(m->n_group, push->n_tok, 1),
+                 SPEC(norm_wg(caps, d->d_inner / m->n_group / 4, 0)), PUSH(*push),
+                 USES(READ(d->t[O]), READ(d->t[P]), READ(m->norm), READ(dy), WRITE(d->t[U]),
+                      BOTH(tensor_cols(dp, 0, d->d_inner))));
+}
+
+/* Whether a lane's rounds over all heads of a group stay below what some drivers stop at. */
+static bool docs_fit(struct cmd *c, const struct mamba *m)
+{
+    uint32_t n = m->n_head / m->n_group * (m->head_dim / 4 + 2);
+    if (m->head_dim % 4 != 0)
+        cmd_fail(c, "training: Mamba2 heads of %u, expected a multiple of 4", m->head_dim);
+    else if (gpu_caps(cmd_gpu(c))->loop_budget && n > 59000)
+        cmd_fail(c, "training: groups of %u Mamba2 heads of %u are too large for this driver",
+                 m->n_head / m->n_group, m->head_dim);
+    return !cmd_failed(c);
+}
+
+static struct spec conv_spec(struct cmd *c, const struct mamba *m, struct grid *grid,
+                             const struct docs_pass *d)
+{
+    enum { CHANNELS = 256, TOKS = 16 };
+    *grid = GRID(div_up(d->d_conv, CHANNELS), div_up(d->push.n_tok, TOKS), 1);
+    return SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->conv_k, CHANNELS, TOKS);
+}
+
+static void docs_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    const struct mamba *m = r->p[0];
+    struct docs docs = { .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1],
+                         .chunks = r->t[CHUNKS] };
+    tensor dp = grad(c, r->t[P]), dy = grad(c, r->t[Y]);
+    if (cmd_failed(c) || !dp.arena)
+        return;
+    HLM_ASSERT(dp.stride % 4 == 0 && dp.col % 4 == 0 && dy.stride % 4 == 0 && dy.col % 4 == 0);
+    struct docs_pass d = docs_pass(c, m, r->t[P], r->t[P].n_row, &docs);
+    memcpy(d.t, r->t, sizeof d.t);
+    d.push.dp_stride = dp.stride;
+    d.push.dp_col = dp.col;
+    docs_norm_bwd(c, &d, dy, dp);
+
+    uint32_t q = docs.chunk, n = d.run * m->n_head, n_tok = d.push.n_tok;
+    struct docs_grads g = { .dp = dp, .d_a = grad(c, m->ssm_a), .d_dt = grad(c, m->dt_bias),
+                            .d_d = grad(c, m->d) };
+    g.du = cmd_scratch(c, F32, d.d_conv, n_tok);
+    g.dstates = cmd_scratch(c, F32, m->head_dim, n * m->d_state);
+    g.m = cmd_scratch(c, F32, q * (q + 1), n);
+    g.g = cmd_scratch(c, F32, 2 * q * q, d.run * m->n_group);
+    g.tells = cmd_scratch(c, F32, MAMBA_TELLS * q, n);
+    g.part_c = cmd_scratch(c, F32, q * m->d_state / 4, n);
+    g.part_b = cmd_scratch(c, F32, q * m->d_state / 4, n);
+    for (uint32_t i = div_up(d.n_chunk, d.run); i-- > 0;) {
+        d.push.chunk0 = i * d.run;
+        d.push.n_chunk = min_u32(d.run, d.n_chunk - d.push.chunk0);
+        docs_run_bwd(c, &d, &g);
+    }
+    struct grid grid;
+    struct spec spec = conv_spec(c, m, &grid, &d);
+    d.push.y_stride = g.du.stride;
+    cmd_work(c, 4.0 * d.d_conv * (m->conv_k + 8) * n_tok);
+    cmd_dispatch(c, K_mamba_docs_conv_bwd, grid, spec, PUSH(d.push),
+                 USES(READ(d.t[FIRST]), READ(d.t[P]), READ(m->conv), READ(m->conv_bias),
+                      READ(g.du), BOTH(tensor_cols(dp, d.d_inner, d.d_conv))));
+}
+
+/* ---- forward */
+
+static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
+{
+    const struct mamba *m = d->m;
+    struct push_mamba_docs *push = &d->push;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 32);
+    struct tiling t = tiling(c, push->q, push->q);
+    cmd_work(c, 60.0 * push->n_chunk * push->q * m->n_head);
+    cmd_dispatch(c, K_mamba_docs_sums, GRID(div_up(m->n_head, wg), push->n_chunk, 1), SPEC(wg),
+                 PUSH(*push), USES(READ(d->t[CHUNKS]), READ(d->t[P]), READ(m->ssm_a),
+                                   READ(m->dt_bias), WRITE(run_sums(d))));
+    cmd_work(c, 1.0 * push->n_chunk * push->q * push->q *
+                    (m->n_group * m->d_state + 20 * m->n_head));
+    cmd_dispatch(c, K_mamba_docs_pairs, GRID(m->n_group, push->n_chunk, t.n), t.spec, PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d),
+                      WRITE(d->t[PAIRS])));
+    docs_states(c, d, run_states(d), false);
+    docs_out(c, d, run_states(d), d->t[O], false);
+}
+
+/* Of the states that the run's chunks begin with. */
+static void tell_states(struct cmd *c, const struct docs_pass *d, const struct mamba_layer *s,
+                        const struct docs *docs)
+{
+    const struct mamba *m = d->m;
+    struct state_stats told = {
+        .states = run_states(d), .n = m->d_state * m->head_dim, .n_head = m->n_head, .docs = docs,
+        .by_head = 1, .by_chunk = m->n_head, .chunk0 = d->push.chunk0, .n_chunk = d->push.n_chunk,
+        .add = d->push.chunk0 > 0, .to = s->stats.state,
+    };
+    op_state_stats(c, &told);
+}
+
+static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                   const struct batch *b)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    if (cmd_failed(c) || !docs_fit(c, m))
+        return p;
+    struct docs_pass d = docs_pass(c, m, p, b->n_tok, b->docs);
+    uint32_t q = b->docs->chunk, n_tok = b->n_tok;
+    HLM_ASSERT(p.n == d.d_inner + d.d_conv + m->n_head && p.n_row == n_tok);
+    HLM_ASSERT(p.col % 4 == 0 && p.stride % 4 == 0 && m->d_state % 4 == 0 && q % 16 == 0);
+    d.t[Y] = cmd_scratch(c, F32, d.d_inner, n_tok);
+    d.t[O] = cmd_scratch(c, F32, d.d_inner, n_tok);
+    d.t[U] = cmd_scratch(c, F32, d.push.u_stride, n_tok);
+    d.t[SUMS] = cmd_scratch(c, F32, MAMBA_SUMS * q, d.n_chunk * m->n_head);
+    d.t[STATES] = cmd_scratch(c, F32, m->head_dim, d.n_chunk * m->n_head * m->d_state);
+    d.t[PAIRS] = cmd_scratch(c, F32, q * q, d.run * m->n_head);
+    d.t[CARRY] = cmd_scratch(c, F32, m->head_dim, m->n_head * m->d_state);
+
+    tell_gates(c, p, m, s, b);
+    struct grid grid;
+    struct spec spec = conv_spec(c, m, &grid, &d);
+    cmd_work(c, 2.0 * d.d_conv * (m->conv_k + 8) * n_tok);
+    cmd_dispatch(c, K_mamba_docs_conv, grid, spec, PUSH(d.push),
+                 USES(READ(d.t[FIRST]), READ(p), READ(m->conv), READ(m->conv_bias),
+                      WRITE(d.t[U])));
+    for (d.push.chunk0 = 0; d.push.chunk0 < d.n_chunk; d.push.chunk0 += d.run) {
+        d.push.n_chunk = min_u32(d.run, d.n_chunk - d.push.chunk0);
+        docs_run_fwd(c, &d);
+        if (b->tells && s->stats.state.arena)
+            tell_states(c, &d, s, b->docs);
+    }
+    struct push_mamba push = { .n_head = m->n_head, .head_dim = m->head_dim,
+                               .n_group = m->n_group, .n_tok = n_tok, .p_stride = p.stride,
+                               .z_col = p.col, .n_part = 1, .eps = m->eps };
+    cmd_work(c, 10.0 * d.d_inner * n_tok);
+    cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, n_tok, 1),
+                 SPEC(norm_wg(caps, d.d_inner / m->n_group, 1)), PUSH(push),
+                 USES(READ(d.t[O]), READ(p), READ(m->norm), BOTH(d.t[Y])));
+    struct tape_rec r = { docs_bwd, .p = { m }, .u = { q, d.n_chunk } };
+    memcpy(r.t, d.t, sizeof d.t);
+    tape_push(c, r);
+    return d.t[Y];
+}

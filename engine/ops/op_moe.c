@@ -1,0 +1,321 @@
+/* op_moe: the feed-forward half of a layer as a mixture of experts - a router, the chosen experts
+ * weighted and summed, and a shared expert, behind a gate or not. With a latent width the routed
+ * experts work between two more matrices (Nemotron 3 Super); the shared one sees all of x.
+ *
+ * Two ways to multiply: few tokens read their experts' rows themselves; many are sorted by expert
+ * on the device, so that an expert's rows are read once a tile of tokens. Only the latter has a
+ * backward, so it is what training runs.
+ *
+ * Records of a tape: the router's choice, and the routed experts before and behind their
+ * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
+#include "ops/op.h"
+
+enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD };    /* shaders/moe_linear.comp */
+
+/* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row
+ * of x to the next, 0 when all slots read the token's own. OUT_SUM: the slots are weighted and
+ * summed; OUT_SUM_ADD: onto res; OUT_SLOTS_ADD: added to y slot by slot. */
+static void expert_product(struct cmd *c, const struct moe *m, const linear *w, tensor x,
+                           uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
+                           uint32_t out, tensor res)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t rows = caps->kind == GPU_CPU ? 4 : 2, wg = wg_size(caps, 64), n_tok = x.n_row;
+    bool sum = out == OUT_SUM || out == OUT_SUM_ADD;
+    linear all = *w;                    /* an expert is the unit of a piece */
+    all.n_out = w->n_expert;
+    all.row_q = w->row_q * w->n_out;
+    uint32_t step = linear_piece(caps, &all);
+    if (!step)
+        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
+                 all.row_q * 16);
+    for (uint32_t e = 0; step && e < w->n_expert; e += step) {
+        uint32_t n = min_u32(step, w->n_expert - e);
+        struct push_expert p = {
+            .n_in = w->n_in, .n_out = w->n_out, .n_used = m->n_used, .id_stride = id.stride,
+            .expert0 = e, .n_expert = n, .row_q = w->row_q, .x_stride = x.stride, .x_slot = x_slot,
+            .y_stride = sum ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
+        };
+        /* what earlier experts left is added to */
+        uint32_t how = sum && e ? OUT_SUM_ADD : out;
+        tensor from = how != OUT_SUM_ADD ? x : e ? y : res;
+        cmd_work(c, 2.0 * w->n_in * w->n_out * m->n_used * n_tok * n / w->n_expert);
+        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : m->n_used, n_tok),
+                     SPEC(wg, w->dtype, how, rows), PUSH(p),
+                     USES(READ(linear_rows(&all, e, n)), READ(x), BOTH(y), READ(id), READ(wt),
+                          READ(from), READ(linear_grid(w))));
+    }
+}
+
+/* The same, with what adapters add. */
+static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, tensor x,
+                          uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
+                          uint32_t out, tensor res)
+{
+    expert_product(c, m, w, x, x_slot, y, y_slot, id, wt, out, res);
+    if (!w->lora)
+        return;
+    tensor t = cmd_scratch(c, F32, w->lora->a.n_out, x.n_row * m->n_used), t_tok = t;
+    t_tok.n = t_tok.stride = t.stride * m->n_used;
+    t_tok.n_row = x.n_row;
+    expert_product(c, m, &w->lora->a, x, x_slot, t, t.stride, id, wt, OUT_SLOTS, x);
+    expert_product(c, m, &w->lora->b, t_tok, t.stride, y, y_slot, id, wt,
+                   out == OUT_SLOTS ? OUT_SLOTS_ADD : OUT_SUM_ADD, y);
+}
+
+/* [n_tok][n_used]: the experts of each token and their weights. */
+struct chosen { tensor id, wt; };
+
+/* moe_sort's lanes walk a chunk of entries for each expert of their own: one for each of the 512 a
+ * model may have. A chunk is long beside what every workgroup does again for itself. */
+enum { SORT_CHUNK = 1024 };
+static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
+
+/* The routed experts' sum for rows h, plus res where it is not NULL: [n_tok][width of down]. */
+static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                    const tensor *res)
+{
+    uint32_t width = act_width(m->act);
+    tensor in = cmd_scratch(c, F32, width * m->n_ff, h.n_row * m->n_used);
+    if (m->gate_up.n_in) {
+        expert_linear(c, m, &m->gate_up, h, 0, in, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
+    } else {
+        tensor up = tensor_cols(in, (width - 1) * m->n_ff, m->n_ff);
+        if (width == 2)
+            expert_linear(c, m, &m->gate, h, 0, tensor_cols(in, 0, m->n_ff), in.stride, ch.id,
+                          ch.wt, OUT_SLOTS, h);
+        expert_linear(c, m, &m->up, h, 0, up, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
+    }
+    tensor a = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
+    tensor a_tok = a;                   /* a row a token, its slots side by side */
+    a_tok.n = a_tok.stride = a.stride * m->n_used;
+    a_tok.n_row = h.n_row;
+    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, ch.id, ch.wt,
+                  res ? OUT_SUM_ADD : OUT_SUM, res ? *res : h);
+    return out;
+}
+
+/* The entries of a batch by expert. */
+static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t n = id.n_row * m->n_used, n_row = n / m->n_expert;
+    uint32_t tile = linear_group_tile(caps, n_row);
+    struct grouping g = {
+        .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert),
+        .tile = tile,
+    };
+    g.entries = cmd_scratch(c, I32, n, 1);
+    /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
+    g.tiles = cmd_scratch(c, I32, 1 + 3 * (n / 4 + min_u32(n, m->n_expert)), 1);
+    struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = id.n_row,
+                                  .id_stride = id.stride, .tile = tile, .chunk = SORT_CHUNK };
+    cmd_dispatch(c, K_moe_sort, GRID(div_up(n, SORT_CHUNK), 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
+                 USES(READ(id), WRITE(g.entries), WRITE(g.tiles)));
+    return g;
+}
+
+/* ---- grouped, by parts: what a record of each holds ------------------------------------------ */
+
+/* Entries [n_tok * n_used] of a batch: the rows that their experts read, and what they make of
+ * them. */
+struct routed {
+    tensor h;                   /* [n_tok] */
+    tensor in, a, each;         /* [entries]: before and behind the activation, outputs */
+    struct chosen ch;
+    tensor out, res;            /* [n_tok]: each weighted and summed, onto res if there is one */
+    struct grouping g;
+};
+
+static struct tape_rec routed_rec(const struct moe *m, const struct routed *r,
+                                  void (*bwd)(struct cmd *, const struct tape_rec *))
+{
+    return (struct tape_rec){
+        bwd, .t = { r->h, r->in, r->a, r->each, r->ch.id, r->ch.wt, r->out, r->res, r->g.entries,
+                    r->g.tiles },
+        .p = { m }, .u = { r->g.n_used, r->g.n_row, r->g.max_tile, r->g.tile },
+    };
+}
+
+static struct routed routed_of(const struct tape_rec *r)
+{
+    const tensor *t = r->t;
+    return (struct routed){
+        t[0], t[1], t[2], t[3], { t[4], t[5] }, t[6], t[7],
+        { t[8], t[9], r->u[0], r->u[1], r->u[2], r->u[3] },
+    };
+}
+
+/* y[t] = the sum of rows t * n_used and on of x, with wt of as many weights; res NULL: no more. */
+static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt, tensor y,
+                      const tensor *res)
+{
+    tensor from = res ? *res : x, by = wt ? *wt : x;
+    struct push_moe_sum p = {
+        .n = y.n, .n_tok = y.n_row, .n_used = n_used, .wt_stride = by.stride,
+        .x_stride = x.stride, .res_stride = from.stride, .y_stride = y.stride,
+    };
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    cmd_work(c, 2.0 * x.n_row * x.n);
+    cmd_dispatch(c, K_moe_sum, row_grid(y.n / 4, y.n_row, wg),
+                 SPEC(wg, res != NULL, wt == NULL), PUSH(p),
+                 USES(READ(x), READ(by), READ(from), WRITE(y)));
+}
+
+/* h to in: the products before the activation. */
+static void experts_in(struct cmd *c, const struct moe *m, const struct routed *r)
+{
+    uint32_t first = (act_width(m->act) - 1) * m->n_ff;
+    tensor up = tensor_cols(r->in, first, m->n_ff);
+    if (m->gate_up.n_in) {
+        linear_grouped(c, &m->gate_up, r->h, false, r->in, &r->g);
+        return;
+    }
+    if (first)
+        linear_grouped(c, &m->gate, r->h, false, tensor_cols(r->in, 0, m->n_ff), &r->g);
+    linear_grouped(c, &m->up, r->h, false, up, &r->g);
+}
+
+/* Runs after experts_out_bwd, which is done with `each`: it holds the entries' gradients of h. */
+static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
+{
+    const struct moe *m = rec->p[0];
+    struct routed r = routed_of(rec);
+    uint32_t first = (act_width(m->act) - 1) * m->n_ff;
+    tensor din = grad(c, r.in), dh = grad(c, r.h), up = tensor_cols(din, first, m->n_ff);
+    cmd_fill(c, r.each, tensor_bytes(r.each), 0);
+    if (m->gate_up.n_in) {
+        linear_grouped_bwd(c, &m->gate_up, r.h, false, din, r.each, &r.g);
+    } else {
+        linear_grouped_bwd(c, &m->up, r.h, false, up, r.each, &r.g);
+        if (first)
+            linear_grouped_bwd(c, &m->gate, r.h, false, tensor_cols(din, 0, m->n_ff), r.each,
+                               &r.g);
+    }
+    sum_slots(c, m->n_used, r.each, NULL, dh, &dh);
+}
+
+/* a to each and out: the products behind the activation, weighted and summed. */
+static void experts_out(struct cmd *c, const struct moe *m, const struct routed *r)
+{
+    linear_grouped(c, &m->down, r->a, true, r->each, &r->g);
+    sum_slots(c, m->n_used, r->each, &r->ch.wt, r->out, r->res.arena ? &r->res : NULL);
+}
+
+static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
+{
+    const struct moe *m = rec->p[0];
+    struct routed r = routed_of(rec);
+    tensor dout = grad(c, r.out), dwt = grad(c, r.ch.wt), dres = grad(c, r.res);
+    bool add = dres.arena;
+    if (!add)
+        dres = dwt;
+    struct push_moe_sum p = {
+        .n = dout.n, .n_tok = dout.n_row, .n_used = m->n_used, .wt_stride = r.ch.wt.stride,
+        .x_stride = r.each.stride, .res_stride = dres.stride, .y_stride = dout.stride,
+        .dwt_stride = dwt.stride,
+    };
+    cmd_work(c, 4.0 * r.each.n_row * r.each.n);
+    cmd_dispatch(c, K_moe_sum_bwd, GRID(dout.n_row, m->n_used, 1),
+                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128), add), PUSH(p),
+                 USES(BOTH(r.each), READ(r.ch.wt), READ(dout), BOTH(dwt), BOTH(dres)));
+    linear_grouped_bwd(c, &m->down, r.a, true, r.each, grad(c, r.a), &r.g);
+}
+
+static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                      const tensor *res)
+{
+    uint32_t n = h.n_row * m->n_used;
+    struct routed r = { .h = h, .ch = ch, .g = group(c, m, ch.id) };
+    r.in = cmd_scratch(c, F32, act_width(m->act) * m->n_ff, n);
+    r.each = cmd_scratch(c, F32, m->down.n_out, n);
+    r.out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
+    if (res)
+        r.res = *res;
+    experts_in(c, m, &r);
+    tape_push(c, routed_rec(m, &r, experts_in_bwd));
+    r.a = op_act(c, r.in, m->act);
+    experts_out(c, m, &r);
+    tape_push(c, routed_rec(m, &r, experts_out_bwd));
+    return r.out;
+}
+
+/* ---- the router, the whole ------------------------------------------------------------------- */
+
+static void choose_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    const struct moe *m = r->p[0];
+    tensor logits = r->t[0], id = r->t[1], wt = r->t[2], dwt = grad(c, wt), dx = grad(c, logits);
+    struct push_route_bwd p = {
+        .n_tok = logits.n_row, .n_used = m->n_used, .id_stride = id.stride,
+        .dwt_stride = dwt.stride, .x_stride = logits.stride, .x_col = logits.col,
+        .dx_stride = dx.stride, .dx_col = dx.col, .renorm = m->renorm, .scale = m->scale,
+    };
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
+    cmd_dispatch(c, K_moe_route_bwd, GRID(div_up(logits.n_row, wg), 1, 1), SPEC(wg, m->route),
+                 PUSH(p), USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
+}
+
+static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
+                            const struct moe_layer *s, const struct batch *b)
+{
+    struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
+    bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
+    struct push_route p = {
+        .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = ch.id.stride,
+        .x_stride = logits.stride, .x_col = logits.col, .n_group = m->n_group,
+        .n_group_used = m->n_group_used, .renorm = m->renorm, .scale = m->scale,
+    };
+    HLM_ASSERT(cmd_failed(c) || ch.id.stride == ch.wt.stride);
+    tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
+    bool count = s->load.arena && !held, row = count && b->docs;
+    cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
+                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route, held, count, row), PUSH(p),
+                 USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
+                      BOTH(count ? s->load : ch.id), READ(row ? b->docs->real : logits)));
+    tape_push(c, (struct tape_rec){ choose_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
+    return ch;
+}
+
+/* x + the shared expert's part; x where there is none. r: the router's rows, gate behind them. */
+static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor h, tensor r)
+{
+    if (!m->sh_up.n_in)
+        return x;
+    tensor in = m->sh_gate.n_in ? op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up))
+                                : op_linear(c, h, LINEARS(&m->sh_up));
+    tensor gate = tensor_cols(r, m->n_expert, 1);
+    return op_act_linear_add(c, in, m->sh_act, &m->sh_down, x, m->shared_gate.n_in ? &gate : NULL);
+}
+
+tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
+              const struct moe *m, const struct moe_layer *s, const struct batch *b)
+{
+    HLM_ASSERT(path == MOE_GROUPED || !tape_trains(c));
+    tensor h = op_norm(c, x, norm, eps);
+    tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
+                                   : op_linear(c, h, LINEARS(&m->router));
+    struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert), s, b);
+    /* the shared expert first: its output is what the routed ones are added to */
+    tensor y = shared_expert(c, m, x, h, r);
+    tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
+        path == MOE_GROUPED ? grouped : plain;
+    if (!m->latent_down.n_in)
+        return routed(c, m, h, ch, &y);
+    tensor low = op_linear(c, h, LINEARS(&m->latent_down));
+    return op_linear_add(c, routed(c, m, low, ch, NULL), &m->latent_up, y);
+}
+
+tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m,
+              const struct moe_layer *s, const struct batch *b)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    /* By size alone, not by cost: a shorter batch must not need more scratch than a longer one. */
+    bool can = linear_group_tile(caps, 1), group = (x.n_row > 8 && can) || tape_trains(c);
+    if (tape_trains(c) && !can) {
+        cmd_fail(c, "training experts takes a kernel that %s has not the workgroup memory for (%u "
+                 "bytes)", caps->name, caps->max_shared);
+        return (tensor){ 0 };
+    }
+    return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m, s, b);
+}

@@ -1,0 +1,17 @@
+/* op_sample: the way out of a model - logits to the next id, on the device. The rules of sampling
+ * are in shaders/sample.comp. */
+#include "ops/op.h"
+
+void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
+               uint32_t advance)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    /* Every cut is found in up to 32 walks over the vocabulary; a big one takes all the lanes there
+     * are (which also keeps a lane's loops short, see gpu_caps.loop_budget). */
+    uint32_t wg = logits.n <= 4096 ? 64 : min_u32(1024, caps->max_invocations);
+    struct push_sample p = { .n_vocab = logits.n, .n_ids = b->ids.n_row, .advance = advance };
+    cmd_work(c, 64.0 * logits.n);
+    cmd_dispatch(c, K_sample, GRID(1, 1, 1), SPEC(wg), PUSH(p),
+                 USES(READ(logits), READ(s->unused), BOTH(b->step), BOTH(b->ids), BOTH(s->work),
+                      BOTH(s->count), WRITE(s->chosen)));
+}

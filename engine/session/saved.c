@@ -1,0 +1,513 @@
+/* hlm_saved: a timeline in a file - what hlm_session_save writes and hlm_session_load reads.
+ *
+ * A file is the head, the ids, the caller's note, a table of the snapshots, the logits, the state,
+ * the keys and values of every position, each snapshot's state and logits, and a checksum of all
+ * that. State and keys go in an order of their own, layer by layer and position by position, so
+ * that neither the length of the context nor the size of a ring is in the file. Numbers are
+ * little-endian.
+ *
+ * A file is untrusted. saved_open checks every size and count against each other and against what
+ * the session expects, then the checksum, and only then is anything in the session touched. It
+ * needs no device: the fuzzer calls it. */
+#include "session/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PIECE = 1 << 20, MAX_NOTE = 1 << 28 };
+
+/* ---- the file -------------------------------------------------------------------------------- */
+
+static const char magic[] = "hlmstate";
+static const char *const kv_name[] = { "f16", "f32", "q8_0" };
+
+/* Text from a file in a message: nothing in it that moves a terminal. */
+struct shown { char text[64]; };
+static struct shown show(const char *s, size_t size)
+{
+    struct shown v = { "" };
+    for (size_t i = 0; i < size && i + 1 < sizeof v.text && s[i]; i++)
+        v.text[i] = (unsigned char)s[i] < 0x20 || s[i] == 0x7f ? '?' : s[i];
+    return v;
+}
+
+static bool no_model(const char *path, const struct saved_head *h, const struct saved_want *w,
+                     struct err *err)
+{
+    struct shown arch = show(h->arch, sizeof h->arch), name = show(h->name, sizeof h->name);
+    if (strcmp(arch.text, w->arch) == 0 && strcmp(name.text, show(w->name, 64).text) == 0)
+        return fail(err, "%.200s: was saved with another file of the model %s (%s)", path,
+                    name.text, arch.text);
+    return fail(err, "%.200s: was saved with the model %s (%s), this one is %s (%s)", path,
+                name.text, arch.text, show(w->name, 64).text, w->arch);
+}
+
+/* Whether the head is one of this session's. */
+static bool fits(const char *path, const struct saved_head *h, const struct saved_want *w,
+                 struct err *err)
+{
+    static const uint64_t none[2];
+    if (memcmp(h->model_hash, w->model_hash, sizeof h->model_hash) != 0)
+        return no_model(path, h, w, err);
+    if (memcmp(h->lora_hash, w->lora_hash, sizeof h->lora_hash) != 0)
+        return fail(err, "%.200s: was saved with %s, in use are %s", path,
+                    memcmp(h->lora_hash, none, sizeof none) ? "adapters" : "no adapters",
+                    !memcmp(w->lora_hash, none, sizeof none) ? "none" :
+                    memcmp(h->lora_hash, none, sizeof none) ? "others" : "some");
+    if (h->kv_type != w->kv_type)
+        return fail(err, "%.200s: its keys and values are %s, this session's are %s (--kv)", path,
+                    h->kv_type < ARRAY_LEN(kv_name) ? kv_name[h->kv_type] : "of an unknown type",
+                    kv_name[w->kv_type]);
+    if (h->n_vocab != w->n_vocab || h->n_layer != w->n_layer)
+        return fail(err, "%.200s: has %u layers and %u vocabulary entries, expected %u and %u",
+                    path, h->n_layer, h->n_vocab, w->n_layer, w->n_vocab);
+    if (h->n_past > w->n_ctx)
+        return fail(err, "%.200s: holds %u tokens, the context has room for %u (-c)", path,
+                    h->n_past, w->n_ctx);
+    return true;
+}
+
+/* The counts of a head, and that they make up the file. */
+static bool check_head(const char *path, const struct saved_head *h, uint64_t bytes,
+                       struct err *err)
+{
+    if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->flip > 1 || h->has_logits > 1 ||
+        h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
+        (h->has_logits && !h->n_past))
+        return fail(err, "%.200s: is damaged: %u tokens read of %u, %u snapshots, a note of %llu",
+                    path, h->n_past, h->n_known, h->n_snap, (unsigned long long)h->n_note);
+    if (h->file_bytes != bytes)
+        return fail(err, "%.200s: has %llu bytes, expected %llu: it was cut short or damaged", path,
+                    (unsigned long long)bytes, (unsigned long long)h->file_bytes);
+    return true;
+}
+
+/* That the parts end where the file does is the check of all their sizes. */
+static bool check_size(const char *path, struct saved *s, const struct saved_want *w,
+                       struct err *err)
+{
+    const struct saved_head *h = &s->head;
+    uint64_t logits = 4ull * h->n_vocab, at = sizeof *h + 4ull * h->n_known + h->n_note;
+    s->logits_at = at += sizeof(struct saved_snap) * h->n_snap;
+    at += (h->has_logits ? logits : 0) + w->state_bytes(w->user, h->n_past) +
+          w->kv_bytes(w->user, h->n_past);
+    for (uint32_t i = 0; i < h->n_snap; i++)
+        at += w->state_bytes(w->user, s->snap[i].n_past) + (s->snap[i].has_logits ? logits : 0);
+    if (at + sizeof s->sum != h->file_bytes)
+        return fail(err, "%.200s: has %llu bytes, expected %llu for %u tokens of this model: "
+                    "it was made by another version of hlm", path,
+                    (unsigned long long)h->file_bytes,
+                    (unsigned long long)(at + sizeof s->sum), h->n_past);
+    return true;
+}
+
+static bool read_tables(const struct file_in *f, struct saved *s, struct err *err)
+{
+    const struct saved_head *h = &s->head;
+    uint64_t at = sizeof *h + 4ull * h->n_known, table = at + h->n_note;
+    s->id = mem_alloc(h->n_known, sizeof *s->id);
+    s->note = mem_alloc(h->n_note + 1, 1);
+    if (!s->id || !s->note)
+        return fail(err, "%.200s: no memory for its %u tokens and %llu bytes of text", f->path,
+                    h->n_known, (unsigned long long)h->n_note);
+    if (!file_in_read(f, sizeof *h, s->id, 4ull * h->n_known, err) ||
+        !file_in_read(f, at, s->note, h->n_note, err) ||
+        !file_in_read(f, table, s->snap, sizeof *s->snap * h->n_snap, err))
+        return false;
+    for (uint32_t i = 0; i < h->n_known; i++)
+        if (s->id[i] < 0 || (uint32_t)s->id[i] >= h->n_vocab)
+            return fail(err, "%.200s: is damaged: token %u is %d, expected 0 to %u", f->path, i,
+                        s->id[i], h->n_vocab - 1);
+    for (uint32_t i = 0, before = 0; i < h->n_snap; before = s->snap[i++].n_past)
+        if (s->snap[i].n_past <= before || s->snap[i].n_past > h->n_past || s->snap[i].flip > 1 ||
+            s->snap[i].has_logits > 1)
+            return fail(err, "%.200s: is damaged: snapshot %u is of %u tokens, expected %u to %u",
+                        f->path, i, s->snap[i].n_past, before + 1, h->n_past);
+    return true;
+}
+
+/* The checksum of all before it. */
+static bool check_sum(const struct file_in *f, struct saved *s, struct err *err)
+{
+    uint64_t end = s->head.file_bytes - sizeof s->sum, have[2];
+    uint8_t *buf = mem_alloc(PIECE, 1);
+    struct sum *sum = sum_begin(err);
+    bool ok = buf && sum;
+    if (!buf)
+        fail(err, "%.200s: no memory to read it", f->path);
+    for (uint64_t at = 0, n; ok && at < end; at += n) {
+        n = min_u64(PIECE, end - at);
+        ok = file_in_read(f, at, buf, n, err);
+        if (ok)
+            sum_add(sum, buf, n);
+    }
+    if (sum)
+        sum_end(sum, have);
+    free(buf);
+    ok = ok && file_in_read(f, end, s->sum, sizeof s->sum, err);
+    return ok && (memcmp(have, s->sum, sizeof have) == 0 ||
+                  fail(err, "%.200s: is damaged: its checksum does not match", f->path));
+}
+
+void saved_finish(struct saved *s)
+{
+    free(s->id);
+    free(s->note);
+    *s = (struct saved){ 0 };
+}
+
+bool saved_open(struct saved *s, const struct file_in *f, const struct saved_want *w,
+                struct err *err)
+{
+    const struct saved_head *h = &s->head;
+    *s = (struct saved){ 0 };
+    if (f->bytes < sizeof *h + sizeof s->sum)
+        return fail(err, "%.200s: is no saved conversation: %llu bytes, expected at least %zu",
+                    f->path, (unsigned long long)f->bytes, sizeof *h + sizeof s->sum);
+    if (!file_in_read(f, 0, &s->head, sizeof *h, err))
+        return false;
+    if (memcmp(h->magic, magic, sizeof h->magic) != 0)
+        return fail(err, "%.200s: is no saved conversation: it does not begin with %s", f->path,
+                    magic);
+    if (h->version != SAVED_VERSION)
+        return fail(err, "%.200s: was saved in version %u of the format, expected %d", f->path,
+                    h->version, SAVED_VERSION);
+    bool ok = check_head(f->path, h, f->bytes, err) && fits(f->path, h, w, err) &&
+              read_tables(f, s, err) && check_size(f->path, s, w, err) && check_sum(f, s, err);
+    if (!ok)
+        saved_finish(s);
+    return ok;
+}
+
+/* ---- state and keys in order ----------------------------------------------------------------- */
+
+/* Told the ranges of a part in the order of the file. */
+typedef bool (*range_fn)(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err);
+
+/* Positions [from, to) of a cache, head by head; a ring's turn may cut them in two. */
+static bool walk_rows(tensor t, uint32_t n_head, uint32_t from, uint32_t to, range_fn fn,
+                      void *user, struct err *err)
+{
+    uint64_t row = tensor_row_bytes(t), n_row = t.n_row / n_head;
+    for (uint32_t h = 0; h < n_head; h++)
+        for (uint64_t p = from, n; p < to; p += n) {
+            uint64_t r = p % n_row;
+            n = min_u64(to - p, n_row - r);
+            if (!fn(user, t, row * (h * n_row + r), row * n, err))
+                return false;
+        }
+    return true;
+}
+
+/* All that a snapshot of n_past tokens holds; of a ring, what a later token may see. at: where it
+ * lies, the live state or a slot. */
+static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_fn fn, void *user,
+                       struct err *err)
+{
+    const struct model *m = s->m->model;
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        const struct layer_cache *l = &s->kv.layer[i];
+        struct layer_shape shape = m->arch->shape(m, i);
+        tensor rings[] = { l->kv.k, l->kv.v };
+        tensor whole[] = { l->delta.state, l->delta.window, l->mamba.state, l->mamba.window };
+        for (uint32_t k = 0; shape.n_kv_head && shape.window && k < ARRAY_LEN(rings); k++) {
+            tensor t = rings[k];
+            t.arena = at.arena;
+            t.offset += at.offset;
+            uint32_t from = n_past - min_u32(n_past, shape.window);
+            if (!walk_rows(t, shape.n_kv_head, from, n_past, fn, user, err))
+                return false;
+        }
+        for (uint32_t k = 0; k < ARRAY_LEN(whole); k++) {
+            tensor t = whole[k];
+            t.arena = at.arena;
+            t.offset += at.offset;
+            if (t.n_row && !fn(user, t, 0, tensor_bytes(whole[k]), err))
+                return false;
+        }
+    }
+    return true;
+}
+
+static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *user,
+                    struct err *err)
+{
+    const struct model *m = s->m->model;
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        struct layer_shape shape = m->arch->shape(m, i);
+        tensor rows[] = { s->kv.layer[i].kv.k, s->kv.layer[i].kv.v };
+        for (uint32_t k = 0; shape.n_kv_head && !shape.window && k < ARRAY_LEN(rows); k++)
+            if (!walk_rows(rows[k], shape.n_kv_head, 0, n_past, fn, user, err))
+                return false;
+    }
+    return true;
+}
+
+static bool on_count(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err)
+{
+    (void)t, (void)offset, (void)err;
+    *(uint64_t *)user += bytes;
+    return true;
+}
+
+static uint64_t state_bytes(const void *user, uint32_t n_past)
+{
+    const hlm_session *s = user;
+    uint64_t n = 0;
+    walk_state(s, s->snaps.state, n_past, on_count, &n, NULL);
+    return n;
+}
+
+static uint64_t kv_bytes(const void *user, uint32_t n_past)
+{
+    uint64_t n = 0;
+    walk_kv(user, n_past, on_count, &n, NULL);
+    return n;
+}
+
+static bool want(hlm_session *s, struct saved_want *w, struct err *err)
+{
+    hlm *m = s->m;
+    if (!m->hashed && !gguf_hash(m->file, m->hash, err))
+        return false;
+    m->hashed = true;
+    *w = (struct saved_want){
+        .arch = m->model->arch->name, .name = m->name, .n_layer = m->model->n_layer,
+        .n_vocab = m->model->n_vocab, .n_ctx = s->n_ctx, .kv_type = s->kv_type,
+        .state_bytes = state_bytes, .kv_bytes = kv_bytes, .user = s,
+    };
+    memcpy(w->model_hash, m->hash, sizeof w->model_hash);
+    memcpy(w->lora_hash, m->lora_hash, sizeof w->lora_hash);
+    return true;
+}
+
+static tensor logits_of(const struct snapshots *k, const struct snapshot *s)
+{
+    tensor t = snapshots_slot(k, s);
+    t.offset += k->slot_bytes - k->logits_bytes;
+    return t;
+}
+
+/* ---- saving ---------------------------------------------------------------------------------- */
+
+struct save {
+    struct gpu *gpu;
+    struct file_out *out;
+    struct sum *sum;
+    uint8_t *buf;               /* [PIECE] */
+    uint64_t done;
+};
+
+static bool put(struct save *w, const void *p, uint64_t n, struct err *err)
+{
+    sum_add(w->sum, p, n);
+    w->done += n;
+    return file_out_put(w->out, p, n, err);
+}
+
+static bool on_put(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err)
+{
+    struct save *w = user;
+    for (uint64_t done = 0, n; done < bytes; done += n) {
+        n = min_u64(PIECE, bytes - done);
+        if (!gpu_read(w->gpu, t, offset + done, w->buf, n, err) || !put(w, w->buf, n, err))
+            return false;
+    }
+    return true;
+}
+
+static void name_into(char *to, size_t size, const char *from)
+{
+    size_t n = strlen(from) < size ? strlen(from) : size;
+    memcpy(to, from, n);
+}
+
+static bool save_parts(hlm_session *s, struct save *w, struct saved_head *h, const void *note,
+                       uint64_t n_note, struct err *err)
+{
+    const struct snapshots *k = &s->snaps;
+    uint64_t logits = 4ull * h->n_vocab;
+    const struct snapshot *held[MAX_SNAPSHOT];
+    h->file_bytes = sizeof *h + 4ull * h->n_known + n_note + (h->has_logits ? logits : 0) +
+                    state_bytes(s, h->n_past) + kv_bytes(s, h->n_past) + 16;
+    for (uint32_t i = 0; i < k->n; i++)
+        if (k->at[i].slot != NO_SLOT && k->at[i].n_past <= h->n_past) {
+            held[h->n_snap++] = &k->at[i];
+            h->file_bytes += sizeof(struct saved_snap) + state_bytes(s, k->at[i].n_past) +
+                             (k->at[i].has_logits ? logits : 0);
+        }
+    bool ok = put(w, h, sizeof *h, err) && put(w, s->id, 4ull * h->n_known, err) &&
+              put(w, note, n_note, err);
+    for (uint32_t i = 0; ok && i < h->n_snap; i++) {
+        struct saved_snap row = { held[i]->n_past, held[i]->flip, held[i]->has_logits, 0 };
+        ok = put(w, &row, sizeof row, err);
+    }
+    ok = ok && (!h->has_logits || on_put(w, s->logits, 0, logits, err)) &&
+         walk_state(s, k->state, h->n_past, on_put, w, err) &&
+         walk_kv(s, h->n_past, on_put, w, err);
+    for (uint32_t i = 0; ok && i < h->n_snap; i++)
+        ok = walk_state(s, snapshots_slot(k, held[i]), held[i]->n_past, on_put, w, err) &&
+             (!held[i]->has_logits || on_put(w, logits_of(k, held[i]), 0, logits, err));
+    return ok;
+}
+
+bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64_t n_note,
+                      struct err *err)
+{
+    struct saved_want own;
+    if (n_note > MAX_NOTE)
+        return fail(err, "%.200s: a note of %llu bytes, expected at most %d", path,
+                    (unsigned long long)n_note, MAX_NOTE);
+    if (s->unclear)
+        return fail(err, "%.200s: a call before has failed half-way, no sound state is left",
+                    path);
+    if (!want(s, &own, err) || !gpu_wait(s->m->gpu, err))
+        return false;
+    struct saved_head h = {
+        .version = SAVED_VERSION, .kv_type = s->kv_type, .n_layer = own.n_layer,
+        .n_vocab = own.n_vocab, .n_past = s->n_past, .n_known = s->n_known, .flip = s->flip,
+        .has_logits = s->has_logits, .n_note = n_note,
+    };
+    memcpy(h.magic, magic, sizeof h.magic);
+    memcpy(h.model_hash, own.model_hash, sizeof h.model_hash);
+    memcpy(h.lora_hash, own.lora_hash, sizeof h.lora_hash);
+    name_into(h.arch, sizeof h.arch, own.arch);
+    name_into(h.name, sizeof h.name, own.name);
+
+    struct save w = { .gpu = s->m->gpu, .buf = mem_alloc(PIECE, 1), .sum = sum_begin(err) };
+    uint64_t sum[2] = { 0 };
+    if (!w.buf)
+        fail(err, "%.200s: no memory to write it", path);
+    bool ok = w.buf && w.sum && (w.out = file_out_begin(path, err)) &&
+              save_parts(s, &w, &h, note, n_note, err);
+    if (w.sum)
+        sum_end(w.sum, sum);
+    HLM_ASSERT(!ok || w.done + sizeof sum == h.file_bytes);
+    ok = ok && file_out_put(w.out, sum, sizeof sum, err);
+    if (ok)
+        ok = file_out_end(w.out, err);
+    else
+        file_out_drop(w.out);
+    free(w.buf);
+    return ok;
+}
+
+/* ---- loading --------------------------------------------------------------------------------- */
+
+struct load {
+    struct gpu *gpu;
+    const struct file_in *in;
+    struct sum *sum;
+    uint8_t *buf;               /* [PIECE] */
+    uint64_t at;
+};
+
+static bool on_take(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err)
+{
+    struct load *r = user;
+    for (uint64_t done = 0, n; done < bytes; done += n) {
+        n = min_u64(PIECE, bytes - done);
+        if (!file_in_read(r->in, r->at, r->buf, n, err))
+            return false;
+        sum_add(r->sum, r->buf, n);
+        r->at += n;
+        if (t.arena && !gpu_write(r->gpu, t, offset + done, r->buf, n, err))
+            return false;
+    }
+    return true;
+}
+
+/* Everything from the file's start into the session; what it has no slot for goes nowhere. */
+static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, struct err *err)
+{
+    const struct saved_head *h = &f->head;
+    uint64_t logits = 4ull * h->n_vocab;
+    struct snapshots *k = &s->snaps;
+    uint32_t place[MAX_SNAPSHOT];
+    for (uint32_t i = 0; i < h->n_snap; i++)
+        place[i] = f->snap[i].n_past;
+    snapshots_aim(k, 0, h->n_past, place, h->n_snap);
+    bool ok = on_take(r, (tensor){ 0 }, 0, f->logits_at, err) &&
+              (!h->has_logits || on_take(r, s->logits, 0, logits, err)) &&
+              walk_state(s, k->state, h->n_past, on_take, r, err) &&
+              walk_kv(s, h->n_past, on_take, r, err);
+    for (uint32_t i = 0; ok && i < h->n_snap; i++) {
+        const struct saved_snap *from = &f->snap[i];
+        bool keeps = snapshots_wanted(k, from->n_past, false);
+        struct snapshot *to = keeps ? snapshots_add(k, from->n_past) : NULL;
+        if (to) {
+            to->flip = from->flip;
+            to->has_logits = from->has_logits;
+            ok = walk_state(s, snapshots_slot(k, to), from->n_past, on_take, r, err) &&
+                 (!to->has_logits || on_take(r, logits_of(k, to), 0, logits, err));
+        } else {
+            ok = on_take(r, (tensor){ 0 }, 0, state_bytes(s, from->n_past) +
+                         (from->has_logits ? logits : 0), err);
+        }
+    }
+    return ok;
+}
+
+static bool load_all(hlm_session *s, const struct file_in *in, const struct saved *f,
+                     struct err *err)
+{
+    const struct saved_head *h = &f->head;
+    struct load r = { .gpu = s->m->gpu, .in = in, .buf = mem_alloc(PIECE, 1) };
+    uint64_t sum[2] = { 0 };
+    if (!r.buf || !(r.sum = sum_begin(err))) {
+        free(r.buf);
+        return fail(err, "%.200s: no memory to read it", in->path);
+    }
+    hlm_session_reset(s);
+    bool ok = load_parts(s, &r, f, err) &&
+              (!h->n_known || gpu_write(r.gpu, s->ids, 0, f->id, 4ull * h->n_known, err));
+    sum_end(r.sum, sum);
+    free(r.buf);
+    if (ok && memcmp(sum, f->sum, sizeof sum) != 0)
+        ok = fail(err, "%.200s: has changed while it was read", in->path);
+    if (ok) {
+        memcpy(s->id, f->id, h->n_known * sizeof *s->id);
+        s->n_past = s->n_row = h->n_past;
+        s->n_known = h->n_known;
+        s->flip = h->flip;
+        s->has_logits = h->has_logits;
+        s->found = (struct hlm_found){ 0 };
+        ok = session_place(s, err);
+        s->unclear = !ok;
+    }
+    if (!ok)
+        hlm_session_reset(s);
+    return ok;
+}
+
+static bool open_saved(hlm_session *s, const char *path, bool load, void **note, uint64_t *n_note,
+                       struct err *err)
+{
+    struct file_in in;
+    struct saved f = { 0 };
+    struct saved_want own;
+    if (!want(s, &own, err) || !file_in_open(&in, path, err))
+        return false;
+    bool ok = saved_open(&f, &in, &own, err) && (!load || load_all(s, &in, &f, err));
+    file_in_close(&in);
+    if (ok && note) {
+        *note = f.note;
+        *n_note = f.head.n_note;
+        f.note = NULL;
+    }
+    saved_finish(&f);
+    return ok;
+}
+
+bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n_note,
+                      struct err *err)
+{
+    return open_saved(s, path, true, note, n_note, err);
+}
+
+bool hlm_session_peek(hlm_session *s, const char *path, void **note, uint64_t *n_note,
+                      struct err *err)
+{
+    return open_saved(s, path, false, note, n_note, err);
+}

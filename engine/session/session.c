@@ -1,0 +1,598 @@
+/* hlm_session: reading tokens into the caches and taking tokens out of the model.
+ *
+ * A plan is a recorded list of dispatches for one way of using the model: n tokens with or without
+ * logits, one token with sampling, sampling alone. Plans are recorded when first wanted and then
+ * submitted as they are; what differs between submissions (position, ids, sampling parameters) lies
+ * in device memory, and the last kernel of each moves it on, so that between two tokens the host
+ * writes nothing. */
+#include "session/session.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_TOK = 512 };
+#define SLICE_BYTES (64u << 20)         /* of logits, where there are those of many tokens */
+
+/* ---- plans ----------------------------------------------------------------------------------- */
+
+/* Head and likelihoods for rows of x, a few at a time: all logits of a batch of a large vocabulary
+ * would be half a gigabyte. x is kept meanwhile, since every head begins the other half of the
+ * scratch. */
+static void record_nll(hlm_session *s, struct cmd *c, tensor x, const struct batch *b)
+{
+    cmd_copy(c, s->nll_rows, x, 4ull * x.n * b->n_tok);
+    for (uint32_t at = 0; at < b->n_tok; at += s->n_nll) {
+        uint32_t n = min_u32(s->n_nll, b->n_tok - at);
+        tensor some = cmd_scratch(c, F32, x.n, n);
+        cmd_copy(c, some, tensor_rows(s->nll_rows, at, n), 4ull * x.n * n);
+        op_nll(c, model_head(c, s->m->model, some, NULL), s->nll_parts, b, at);
+    }
+}
+
+static void record(hlm_session *s, struct plan *p)
+{
+    const struct model *m = s->m->model;
+    struct cmd *c = p->cmd;
+    bool next = p->kind == PLAN_NEXT || p->kind == PLAN_NEXT_TELLS;
+    struct batch b = { .n_tok = p->n_tok, .step = s->step, .ids = s->ids,
+                       .tells = p->kind != PLAN_NEXT };
+    if (p->kind == PLAN_SAMPLE) {
+        op_sample(c, s->logits, &s->sampler, &b, 0);
+        return;
+    }
+    bool hidden = p->kind == PLAN_EVAL_HIDDEN, all = p->kind == PLAN_EVAL || hidden;
+    tensor rows = tensor_rows(s->hidden, 0, hidden ? p->n_tok * (m->n_layer + 1) : 0);
+    tensor norm = hidden ? tensor_rows(s->hidden, p->n_tok * (m->n_layer + 1), p->n_tok)
+                         : s->hidden;
+    tensor x = model_forward(c, m, &s->kv, &b, hidden ? &rows : NULL);
+    if (all) {
+        tensor y = model_head(c, m, x, hidden ? &norm : NULL);
+        cmd_copy(c, s->all_logits, y, 4ull * y.stride * p->n_tok);
+        cmd_copy(c, s->logits, tensor_rows(y, p->n_tok - 1, 1), 4ull * m->n_vocab);
+    } else if (p->kind == PLAN_NLL) {
+        record_nll(s, c, x, &b);
+    } else if (p->kind != PLAN_READ) {
+        tensor last = x;
+        if (p->n_tok > 1) { /* a binding may not begin at any row: bring the last one forward */
+            last = cmd_scratch(c, F32, x.n, 1);
+            cmd_copy(c, last, tensor_rows(x, p->n_tok - 1, 1), 4ull * x.n);
+        }
+        cmd_copy(c, s->logits, model_head(c, m, last, NULL), 4ull * m->n_vocab);
+    }
+    if (next)
+        op_sample(c, s->logits, &s->sampler, &b, 1);
+    else
+        op_advance(c, &b);
+}
+
+static struct plan *plan_find(hlm_session *s, enum plan_kind kind, uint32_t n_tok)
+{
+    for (uint32_t i = 0; i < s->n_plan; i++)
+        if (s->plan[i].kind == kind && s->plan[i].n_tok == n_tok)
+            return &s->plan[i];
+    return NULL;
+}
+
+/* The plan, recorded but not ended. The oldest makes room when there are too many. */
+static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
+{
+    static const char *const names[] = { "read", "read, last logits", "eval",
+                                         "eval with hidden states", "likelihoods", "next token",
+                                         "next token, gates told", "sample" };
+    struct plan *p = &s->plan[s->n_plan];
+    if (s->n_plan == MAX_PLAN) {
+        p = s->plan;
+        for (uint32_t i = 1; i < MAX_PLAN; i++)
+            if (s->plan[i].used < p->used)
+                p = &s->plan[i];
+        cmd_destroy(p->cmd);
+        s->n_plan--;
+        *p = s->plan[s->n_plan];
+        p = &s->plan[s->n_plan];
+    }
+    *p = (struct plan){ .kind = kind, .n_tok = n_tok,
+                        .cmd = cmd_create(s->m->gpu, names[kind], s->scratch, err) };
+    if (!p->cmd)
+        return NULL;
+    cmd_set_f16(p->cmd, s->m->f16);
+    s->n_plan++;
+    record(s, p);
+    if (cmd_check(p->cmd, err))
+        return p;
+    cmd_destroy(p->cmd);
+    s->n_plan--;
+    return NULL;
+}
+
+static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
+{
+    struct plan *p = plan_find(s, kind, n_tok);
+    if (!p && !(p = plan_make(s, kind, n_tok, err)))
+        return NULL;
+    if (!p->ended && !cmd_end(p->cmd, err)) {
+        cmd_destroy(p->cmd);
+        *p = s->plan[--s->n_plan];
+        return NULL;
+    }
+    p->ended = true;
+    p->used = ++s->tick;
+    return p;
+}
+
+/* Where somebody looks on, an answer's tokens may tell of their gates. */
+static bool may_tell(const hlm_session *s) { return s->layers.has_gates && s->m->watch; }
+
+/* One token and the one after it. No answer ends for the sake of what layers tell: where that plan
+ * had to make room for another and cannot be made again, they tell no more. */
+static struct plan *plan_next(hlm_session *s, struct err *err)
+{
+    struct err why = { 0 };
+    if (may_tell(s) && !s->mute && count_due(s->m)) {
+        struct plan *p = plan_get(s, PLAN_NEXT_TELLS, 1, &why);
+        if (p)
+            return p;
+        s->mute = true;
+        log_msg(LOG_WARN, "gates of answers are told no more: %s", why.msg);
+    }
+    return plan_get(s, PLAN_NEXT, 1, err);
+}
+
+/* ---- making and ending ----------------------------------------------------------------------- */
+
+/* Tokens of a piece: as many as keep every shader's loops short (delta_scan walks them one by one)
+ * and the scratch small beside the weights. */
+static uint32_t default_batch(const struct gpu_caps *caps)
+{
+    return caps->kind == GPU_CPU ? 256 : MAX_TOK;
+}
+
+static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct err *err)
+{
+    const struct model *m = s->m->model;
+    struct gpu *g = s->m->gpu;
+    s->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
+    s->io = arena_create(g, "io", MEM_DEVICE, err);
+    s->host = arena_create(g, "host", MEM_HOST, err);
+    if (!s->scratch || !s->io || !s->host)
+        return false;
+    uint32_t stride = (uint32_t)align_up(m->n_vocab, 4);
+    s->step = arena_tensor(s->io, I32, sizeof(struct step) / 4, 1);
+    s->ids = arena_tensor(s->io, I32, 1, s->n_ctx + 1);
+    s->logits = arena_tensor(s->io, F32, stride, 1);
+    s->logits.n = m->n_vocab;
+    s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
+    s->hidden = arena_tensor(s->io, F32, m->n_embd,
+                             p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
+    s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
+    s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
+    s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
+    s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
+    s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
+    s->sampler.chosen = arena_tensor(s->host, I32, 1, 1);
+    return snapshots_init(&s->snaps, g, s->kv.state, s->logits, p->snapshot_budget, err);
+}
+
+bool session_commit(hlm_session *s, struct err *err)
+{
+    const char *shorter = "a shorter context (-c) needs less";
+    const char *smaller = "a smaller batch (-b) or context (-c) needs less";
+    return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
+           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
+           arena_commit(s->host, err) &&
+           model_commit(s->snaps.arena, "a smaller --snapshot-budget needs less", err);
+}
+
+hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+                             struct err *err)
+{
+    const struct model *mod = m->model;
+    hlm_session *s = mem_alloc(1, sizeof *s);
+    struct layer_shape *shape = mem_alloc(mod->n_layer, sizeof *shape);
+    if (!s || !shape) {
+        free(s);
+        free(shape);
+        fail(err, "out of memory");
+        return NULL;
+    }
+    s->m = m;
+    s->kv_type = params->kv;
+    m->n_session++;
+    s->n_ctx = n_ctx;
+    uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
+    s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
+    if (params->keep_logits)        /* of every token of a piece: as many as fit */
+        s->n_eval = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
+    else if (params->keep_hidden)
+        s->n_eval = s->n_batch;
+    if (params->keep_nll)
+        s->n_nll = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
+    for (uint32_t i = 0; i < mod->n_layer; i++)
+        shape[i] = mod->arch->shape(mod, i);
+    s->id = mem_alloc(s->n_ctx + 1u, sizeof *s->id);
+    static const enum dtype kv_type[] = {
+        [HLM_KV_F16] = F16, [HLM_KV_F32] = F32, [HLM_KV_Q8_0] = Q8_0
+    };
+    bool ok = s->id &&
+              kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, s->n_batch,
+                      kv_type[params->kv], err) &&
+              take_io(s, params, err);
+    if (ok && m->layers)
+        ok = kv_stats_init(&s->layers, m->gpu, s->io, mod->n_layer, shape, s->kv.layer, err) &&
+             kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
+    free(shape);
+    ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
+         (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
+         (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) &&
+         (!params->keep_hidden || plan_make(s, PLAN_EVAL_HIDDEN, s->n_eval, err)) &&
+         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err)) &&
+         (!may_tell(s) || plan_make(s, PLAN_NEXT_TELLS, 1, err));
+    if (!ok) {
+        fail(err, "out of memory: %u token ids", s->n_ctx);
+        hlm_session_destroy(s);
+        return NULL;
+    }
+    return s;
+}
+
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
+{
+    uint32_t n_ctx = plan_ctx(m, params, err);
+    hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
+    if (!s)
+        return NULL;
+    struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
+    if (!plan.fits) {
+        hlm_session_destroy(s);
+        plan_refuse(m, params, &plan, err);
+        return NULL;
+    }
+    if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
+        (may_tell(s) && !plan_get(s, PLAN_NEXT_TELLS, 1, err)) ||
+        (s->layers.states && !cmd_end(s->layers.states, err)) ||
+        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused,
+                   4ull * div_up(m->model->n_vocab, 32), err)) {
+        hlm_session_destroy(s);
+        return NULL;
+    }
+    s->stats.weight_bytes = arena_cost(m->model->weights);
+    s->stats.adapter_bytes = lora_set_bytes(m->lora);
+    s->stats.kv_bytes = arena_cost(s->kv.kv);
+    s->stats.state_bytes = arena_cost(s->kv.state);
+    s->stats.scratch_bytes = arena_cost(s->scratch);
+    s->stats.snapshot_bytes = arena_cost(s->snaps.arena);
+    s->stats.other_bytes = arena_cost(s->io) + arena_cost(s->host);
+    return s;
+}
+
+void hlm_session_destroy(hlm_session *s)
+{
+    if (!s)
+        return;
+    count_end(s);
+    count_leave(s->m, &s->layers);
+    s->m->n_session--;
+    for (uint32_t i = 0; i < s->n_plan; i++)
+        cmd_destroy(s->plan[i].cmd);
+    snapshots_finish(&s->snaps);
+    kv_stats_finish(&s->layers);
+    kv_finish(&s->kv);
+    arena_destroy(s->scratch);
+    arena_destroy(s->io);
+    arena_destroy(s->host);
+    free(s->id);
+    free(s);
+}
+
+uint32_t hlm_session_n_ctx(const hlm_session *s) { return s->n_ctx; }
+uint32_t session_n_batch(const hlm_session *s) { return s->n_batch; }
+uint32_t hlm_session_n_past(const hlm_session *s) { return s->n_past; }
+const int32_t *hlm_session_ids(const hlm_session *s) { return s->id; }
+
+struct hlm_stats hlm_session_stats(const hlm_session *s)
+{
+    struct hlm_stats st = s->stats;
+    struct gpu_counts n = gpu_counts(s->m->gpu);
+    st.n_submit = n.n_submit;
+    st.n_record = n.n_record;
+    st.n_pipeline = n.n_pipeline;
+    st.snapshot_max = s->snaps.n_slot;
+    for (uint32_t i = 0; i < s->snaps.n; i++)
+        st.n_snapshot += s->snaps.at[i].slot != NO_SLOT;
+    return st;
+}
+
+/* ---- where the timeline stands --------------------------------------------------------------- */
+
+bool session_place(hlm_session *s, struct err *err)
+{
+    uint32_t at[2] = { s->n_past, s->flip };
+    return gpu_write(s->m->gpu, s->step, 0, at, sizeof at, err);
+}
+
+static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct err *err)
+{
+    if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
+        return true;
+    struct step st = {
+        .n_past = s->n_past, .flip = s->flip,
+        .seed_lo = (uint32_t)p->seed, .seed_hi = (uint32_t)(p->seed >> 32),
+        .temp = p->temp < 1e-5f || isnan(p->temp) ? 0.0f : p->temp,
+        .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0,
+        .repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1.0f,
+        .presence = p->presence_penalty, .frequency = p->frequency_penalty,
+        .last_n = p->repeat_last_n < 0 ? s->n_ctx : (uint32_t)p->repeat_last_n,
+        .allow_unused = p->allow_unused,
+    };
+    s->sampling_set = false;
+    if (!gpu_write(s->m->gpu, s->step, 0, &st, sizeof st, err))
+        return false;
+    s->sampling = *p;
+    s->sampling_set = true;
+    return true;
+}
+
+bool session_clear(hlm_session *s, struct err *err)
+{
+    struct cmd *c = cmd_create(s->m->gpu, "clear", s->scratch, err);
+    bool ok = c != NULL;
+    if (ok && s->snaps.state_bytes) {
+        cmd_fill(c, s->snaps.state, s->snaps.state_bytes, 0);
+        ok = cmd_end(c, err) && cmd_submit(c, err);
+    }
+    cmd_destroy(c);
+    s->n_past = s->n_known = s->flip = 0;
+    s->has_logits = false;
+    s->unclear = !ok || !session_place(s, err);
+    return !s->unclear;
+}
+
+void hlm_session_reset(hlm_session *s)
+{
+    struct err err = { 0 };
+    snapshots_cut(&s->snaps, 0);
+    s->n_row = 0;
+    if (!session_clear(s, &err))
+        log_msg(LOG_ERROR, "%s", err.msg);  /* the device is lost: the next call says so again */
+}
+
+/* The id at a position is to be this one: where it is not, the keys and values from there on are of
+ * another text, and so are the snapshots that were taken behind them. */
+static void set_id(hlm_session *s, uint32_t at, int32_t id)
+{
+    if (at < s->n_row && s->id[at] != id) {
+        s->n_row = at;
+        snapshots_cut(&s->snaps, at);
+    }
+    s->id[at] = id;
+}
+
+/* After a failure: a part of a submission may have run, or all of it without telling its token. The
+ * next sync goes back to a snapshot or to the start. Always false. */
+static bool lose_place(hlm_session *s)
+{
+    s->unclear = true;
+    s->has_logits = false;
+    s->n_known = s->n_past;
+    s->n_row = min_u32(s->n_row, s->n_past);
+    snapshots_cut(&s->snaps, s->n_past);
+    return false;
+}
+
+static bool keep_snapshot(hlm_session *s, struct err *err)
+{
+    return !snapshots_wanted(&s->snaps, s->n_past, s->has_logits) ||
+           snapshots_keep(&s->snaps, s->n_past, s->flip, s->has_logits, s->scratch, err);
+}
+
+static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct err *err)
+{
+    s->unclear = true;
+    s->has_logits = false;
+    if (!snapshots_restore(&s->snaps, from, s->scratch, err))
+        return false;
+    s->n_past = s->n_known = from->n_past;
+    s->flip = from->flip;
+    s->has_logits = from->has_logits;
+    s->unclear = !session_place(s, err);
+    return !s->unclear;
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struct err *err)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (id[i] < 0 || (uint32_t)id[i] >= s->m->model->n_vocab)
+            return fail(err, "token %u is %d, expected 0 to %u", i, id[i],
+                        s->m->model->n_vocab - 1);
+    return true;
+}
+
+/* One piece: n tokens behind what is held. */
+static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_kind kind,
+                       struct err *err)
+{
+    if (s->unclear)
+        return fail(err, "a call before has failed half-way: only a new sync can go on from here");
+    struct plan *p = plan_get(s, kind, n, err);
+    if (!p)
+        return false;
+    if (!gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) ||
+        !cmd_submit(p->cmd, err))
+        return lose_place(s);
+    for (uint32_t i = 0; i < n; i++)
+        set_id(s, s->n_past + i, id[i]);
+    uint32_t end = s->n_past + n;
+    uint32_t old = s->n_past < s->n_row ? min_u32(s->n_row, end) - s->n_past : 0;
+    s->stats.n_reread += old;
+    s->stats.n_read += n - old;
+    s->n_past = s->n_known = end;
+    s->n_row = max_u32(s->n_row, end);
+    s->flip ^= 1;
+    s->has_logits = kind != PLAN_READ && kind != PLAN_NLL;
+    return true;
+}
+
+/* Takes the timeline to the longest state that id[0 .. n) goes on from: where it stands, or a
+ * snapshot, or the start. */
+static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err *err)
+{
+    uint32_t same = 0, here = s->n_past;
+    while (same < n && same < s->n_row && id[same] == s->id[same])
+        same++;
+    s->found = (struct hlm_found){ .n_held = s->n_row, .n_same = same };
+    bool stays = here <= same && (here < n || s->has_logits) && !s->unclear;
+    /* Nothing is overwritten yet: this state may be gone back to. It mostly will not, and is void
+     * with the first other token, so it takes no other's place. */
+    if (same == n && here > n && !s->unclear && snapshots_free(&s->snaps)) {
+        snapshots_aim(&s->snaps, here, here, &here, 1);
+        if (!keep_snapshot(s, err))
+            return false;
+    }
+    if (same < n && same < s->n_row) {  /* what lies behind will be overwritten */
+        s->n_row = same;
+        snapshots_cut(&s->snaps, same);
+    }
+    const struct snapshot *best = snapshots_best(&s->snaps, same, n);
+    bool ok = true;
+    if (best && (!stays || best->n_past > here))
+        ok = restore_snapshot(s, best, err);
+    else if (!stays)
+        ok = session_clear(s, err);
+    s->found.n_from = s->n_past;
+    s->found.n_evicted = snapshots_evicted(&s->snaps, s->n_past, same);
+    return ok;
+}
+
+bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
+                      uint32_t n_snap, hlm_progress progress, void *user, struct err *err)
+{
+    if (n == 0 || n > s->n_ctx)
+        return fail(err, "%u tokens do not fit a context of %u", n, s->n_ctx);
+    if (!check_ids(s, id, n, err))
+        return false;
+    double t0 = now_s();
+    if (!step_back(s, id, n, err))
+        return false;
+    s->n_known = s->n_past;         /* a token that nobody has read is none of id's */
+    s->stats.n_reused += s->n_past;
+    snapshots_aim(&s->snaps, s->n_past, n, snap, n_snap);
+
+    uint32_t from = s->n_past;
+    count_read(s, 0, n - from);
+    bool ok = keep_snapshot(s, err) && (!progress || from == n || progress(user, 0, n - from));
+    while (ok && s->n_past < n) {
+        uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
+        uint32_t take = min_u32(s->n_batch, stop - s->n_past);
+        bool last = s->n_past + take == n;
+        ok = read_piece(s, id + s->n_past, take, last ? PLAN_READ_LAST : PLAN_READ, err) &&
+             keep_snapshot(s, err);
+        if (ok && progress)
+            ok = gpu_wait(s->m->gpu, err) &&
+                 (progress(user, s->n_past - from, n - from) || s->n_past == n);
+        count_read(s, s->n_past - from, n - from);
+    }
+    ok = gpu_wait(s->m->gpu, err) && ok;
+    s->stats.read_s += now_s() - t0;
+    count_read(s, s->n_past - from, n - from);
+    return ok;
+}
+
+struct hlm_found hlm_session_found(const hlm_session *s) { return s->found; }
+
+bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
+                      struct err *err)
+{
+    const struct model *m = s->m->model;
+    if (n > s->n_ctx - s->n_past)
+        return fail(err, "%u more tokens do not fit: %u of %u positions are taken", n, s->n_past,
+                    s->n_ctx);
+    if (!check_ids(s, id, n, err))
+        return false;
+    HLM_ASSERT((!logits && !hidden) || s->n_eval);
+    double t0 = now_s();
+    uint32_t stride = s->all_logits.stride;
+    count_read(s, 0, n);
+    for (uint32_t done = 0, take; done < n; done += take) {
+        enum plan_kind kind = hidden ? PLAN_EVAL_HIDDEN : logits ? PLAN_EVAL :
+                              n - done <= s->n_batch ? PLAN_READ_LAST : PLAN_READ;
+        take = min_u32(hidden || logits ? s->n_eval : s->n_batch, n - done);
+        if (!read_piece(s, id + done, take, kind, err))
+            return false;
+        for (uint32_t t = 0; logits && t < take; t++)
+            if (!gpu_read(s->m->gpu, s->all_logits, 4ull * t * stride,
+                          logits + (uint64_t)(done + t) * m->n_vocab, 4ull * m->n_vocab, err))
+                return false;
+        uint64_t row = 4ull * m->n_embd;
+        for (uint32_t l = 0; hidden && l < m->n_layer + 2; l++)
+            if (!gpu_read(s->m->gpu, s->hidden, row * l * take,
+                          hidden + ((uint64_t)l * n + done) * m->n_embd, row * take, err))
+                return false;
+        count_read(s, done + take, n);
+    }
+    bool ok = gpu_wait(s->m->gpu, err);
+    s->stats.read_s += now_s() - t0;
+    count_read(s, n, n);
+    return ok;
+}
+
+bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err)
+{
+    if (n < 2 || n - 1 > s->n_ctx - s->n_past)
+        return fail(err, "likelihoods of %u tokens: expected at least 2, and of %u positions %u "
+                         "are taken", n, s->n_ctx, s->n_past);
+    if (!check_ids(s, id, n, err))
+        return false;
+    HLM_ASSERT(s->n_nll);
+    double t0 = now_s();
+    count_read(s, 0, n - 1);
+    for (uint32_t done = 0, take; done < n - 1; done += take) {
+        float parts[MAX_TOK * NLL_PARTS];
+        take = min_u32(s->n_batch, n - 1 - done);
+        uint64_t next = 4ull * (s->n_past + take);      /* the last row's is in no piece */
+        if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
+            !read_piece(s, id + done, take, PLAN_NLL, err) ||
+            !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
+            return false;
+        for (uint32_t i = 0; i < take; i++) {
+            nll[done + i] = nll_from(parts + NLL_PARTS * i);
+            if (!isfinite(nll[done + i]))
+                return fail(err, "the logits before position %u are no finite numbers",
+                            s->n_past - take + i + 1);
+        }
+        count_read(s, done + take, n - 1);
+    }
+    s->stats.read_s += now_s() - t0;
+    count_read(s, n - 1, n - 1);
+    return true;
+}
+
+bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
+                      struct err *err)
+{
+    bool unread = s->n_known > s->n_past;
+    if (!unread && !s->has_logits)
+        return fail(err, "there are no logits to sample from: nothing has been read");
+    if (unread && s->n_past == s->n_ctx)
+        return fail(err, "the context of %u positions is full", s->n_ctx);
+    double t0 = now_s();
+    struct plan *p = unread ? plan_next(s, err) : plan_get(s, PLAN_SAMPLE, 1, err);
+    if (!p || !write_sampling(s, sampling, err))
+        return false;
+    if (!cmd_submit(p->cmd, err) || !gpu_wait(s->m->gpu, err))
+        return lose_place(s);
+    if (unread) {
+        s->n_past++;
+        s->flip ^= 1;
+        s->n_row = max_u32(s->n_row, s->n_past);
+    }
+    *id = *(const int32_t *)arena_map(s->host, s->sampler.chosen.offset);
+    set_id(s, s->n_past, *id);
+    s->n_known = s->n_past + 1;
+    s->has_logits = true;
+    s->stats.n_gen++;
+    s->stats.gen_s += now_s() - t0;
+    count_gen(s);
+    return true;
+}

@@ -1,0 +1,258 @@
+/* hlm_snapshot: copies of the recurrent state that a timeline can go back to - which are kept,
+ * which one makes room, and the copying. When a snapshot may be used is hlm_session's business.
+ *
+ * On a card the slots lie in host memory: there is plenty of it, and a copy over the bus takes
+ * milliseconds where reading the tokens again takes seconds. */
+#include "session/session.h"
+
+#include <string.h>
+
+enum { LOGITS_ALIGN = 256 };
+
+/* ---- making and ending ----------------------------------------------------------------------- */
+
+bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, tensor logits,
+                    uint64_t budget, struct err *err)
+{
+    *k = (struct snapshots){ .gpu = g, .logits = logits };
+    k->state = (tensor){ .arena = state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
+    k->state_bytes = arena_bytes(state);
+    k->logits_bytes = tensor_bytes(logits);
+    k->slot_bytes = align_up(k->state_bytes, LOGITS_ALIGN) + k->logits_bytes;
+    char all[32], cap[32];
+    if (k->state_bytes > gpu_caps(g)->max_alloc)    /* it is cleared and copied as one range */
+        return fail(err, "state: the layers keep %s, the largest buffer of %s has %s",
+                    bytes_text(all, k->state_bytes), gpu_caps(g)->name,
+                    bytes_text(cap, gpu_caps(g)->max_alloc));
+    if (!(k->arena = arena_create(g, "snapshots", MEM_HOST, err)))
+        return false;
+    /* where the slots are device memory too, the context is worth more than they are */
+    uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
+    uint64_t n = budget == HLM_SNAPSHOT_DEFAULT ? max_u64(2, some / k->slot_bytes)
+                                                : budget / k->slot_bytes;
+    k->n_slot = (uint32_t)min_u64(n, MAX_SLOT);
+    for (uint32_t i = 0; i < k->n_slot; i++)
+        k->slot_at[i] = arena_take(k->arena, k->slot_bytes, 0);
+    if (budget && !k->n_slot && !gpu_is_dry(g))
+        log_msg(LOG_WARN, "a snapshot of this model takes %llu bytes, the budget for snapshots has "
+                          "%llu: none are kept", (unsigned long long)k->slot_bytes,
+                (unsigned long long)budget);
+    return true;
+}
+
+void snapshots_finish(struct snapshots *k)
+{
+    cmd_destroy(k->cmd);
+    arena_destroy(k->arena);
+    *k = (struct snapshots){ 0 };
+}
+
+/* ---- the list -------------------------------------------------------------------------------- */
+
+static void drop(struct snapshots *k, uint32_t i)
+{
+    memmove(&k->at[i], &k->at[i + 1], (--k->n - i) * sizeof *k->at);
+}
+
+void snapshots_cut(struct snapshots *k, uint32_t n_past)
+{
+    while (k->n && k->at[k->n - 1].n_past > n_past)
+        k->n--;
+}
+
+static struct snapshot *find(struct snapshots *k, uint32_t n_past)
+{
+    for (uint32_t i = 0; i < k->n; i++)
+        if (k->at[i].n_past == n_past)
+            return &k->at[i];
+    return NULL;
+}
+
+const struct snapshot *snapshots_best(const struct snapshots *k, uint32_t most, uint32_t n)
+{
+    for (uint32_t i = k->n; i-- > 0;) {
+        const struct snapshot *s = &k->at[i];
+        if (s->n_past <= most && s->slot != NO_SLOT && (s->n_past < n || s->has_logits))
+            return s;
+    }
+    return NULL;
+}
+
+uint32_t snapshots_evicted(const struct snapshots *k, uint32_t n_past, uint32_t most)
+{
+    for (uint32_t i = k->n; i-- > 0;)
+        if (k->at[i].n_past <= most && k->at[i].n_past > n_past && k->at[i].slot == NO_SLOT)
+            return k->at[i].n_past;
+    return 0;
+}
+
+static bool is_wanted(const struct snapshots *k, uint32_t n_past)
+{
+    for (uint32_t i = 0; i < k->n_want; i++)
+        if (k->want[i] == n_past)
+            return true;
+    return false;
+}
+
+/* The slot of one that is not wanted any more, or that costs least to read again. */
+static uint32_t evict(struct snapshots *k)
+{
+    struct snapshot *least = NULL;
+    uint64_t cost = UINT64_MAX;
+    for (uint32_t i = 0, before = 0; i < k->n; i++) {
+        struct snapshot *s = &k->at[i];
+        if (s->slot == NO_SLOT)
+            continue;
+        uint64_t c = s->n_past - before + (is_wanted(k, s->n_past) ? 1ull << 32 : 0);
+        if (c < cost) {
+            cost = c;
+            least = s;
+        }
+        before = s->n_past;
+    }
+    uint32_t slot = least->slot;
+    least->slot = NO_SLOT;
+    return slot;
+}
+
+bool snapshots_free(const struct snapshots *k)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < k->n; i++)
+        n += k->at[i].slot != NO_SLOT;
+    return n < k->n_slot;
+}
+
+static uint32_t free_slot(struct snapshots *k)
+{
+    bool taken[MAX_SLOT] = { false };
+    for (uint32_t i = 0; i < k->n; i++)
+        if (k->at[i].slot != NO_SLOT)
+            taken[k->at[i].slot] = true;
+    for (uint32_t i = 0; i < k->n_slot; i++)
+        if (!taken[i])
+            return i;
+    return evict(k);
+}
+
+struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past)
+{
+    if (!k->n_slot)
+        return NULL;
+    struct snapshot *s = find(k, n_past);
+    if (!s) {
+        uint32_t i = 0;
+        if (k->n == MAX_SNAPSHOT) {     /* slots are fewer: forget the first of the evicted */
+            while (k->at[i].slot != NO_SLOT)
+                i++;
+            drop(k, i);
+        }
+        for (i = k->n++; i > 0 && k->at[i - 1].n_past > n_past; i--)
+            k->at[i] = k->at[i - 1];
+        s = &k->at[i];
+        *s = (struct snapshot){ .n_past = n_past, .slot = NO_SLOT };
+    }
+    if (s->slot == NO_SLOT)
+        s->slot = free_slot(k);
+    return s;
+}
+
+/* ---- choosing -------------------------------------------------------------------------------- */
+
+/* Puts a place among the wanted ones; where they are more than there are slots, the one whose loss
+ * costs least goes, but never this one: it is the newest. */
+static void want(struct snapshots *k, uint32_t n_past)
+{
+    uint32_t i = k->n_want, least = 0;
+    if (is_wanted(k, n_past))
+        return;
+    while (i > 0 && k->want[i - 1] > n_past)
+        i--;
+    if (k->n_want == k->n_slot && n_past - (i ? k->want[i - 1] : 0) < WORTH)
+        return;
+    memmove(&k->want[i + 1], &k->want[i], (k->n_want - i) * sizeof *k->want);
+    k->want[i] = n_past;
+    if (k->n_want++ < k->n_slot)
+        return;
+    for (uint32_t j = 0, before = 0, cost = UINT32_MAX; j < k->n_want; before = k->want[j++])
+        if (j != i && k->want[j] - before < cost) {
+            cost = k->want[j] - before;
+            least = j;
+        }
+    memmove(&k->want[least], &k->want[least + 1], (--k->n_want - least) * sizeof *k->want);
+}
+
+void snapshots_aim(struct snapshots *k, uint32_t from, uint32_t to, const uint32_t *at, uint32_t n)
+{
+    k->n_want = 0;
+    for (uint32_t i = 0; i < k->n; i++)
+        if (k->at[i].slot != NO_SLOT)
+            k->want[k->n_want++] = k->at[i].n_past;
+    for (uint32_t i = 0; k->n_slot && i < n; i++)
+        if (at[i] >= from && at[i] <= to && at[i] > 0)
+            want(k, at[i]);
+}
+
+static bool is_held(const struct snapshots *k, uint32_t n_past, bool has_logits)
+{
+    const struct snapshot *s = snapshots_best(k, n_past, UINT32_MAX);
+    return s && s->n_past == n_past && (s->has_logits || !has_logits);
+}
+
+uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to)
+{
+    for (uint32_t i = 0; i < k->n_want && k->want[i] < to; i++)
+        if (k->want[i] > n_past && !is_held(k, k->want[i], false))
+            return k->want[i];
+    return to;
+}
+
+bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits)
+{
+    return is_wanted(k, n_past) && !is_held(k, n_past, has_logits);
+}
+
+/* ---- copying --------------------------------------------------------------------------------- */
+
+tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s)
+{
+    tensor t = k->state;
+    t.arena = k->arena;
+    t.offset = k->slot_at[s->slot];
+    return t;
+}
+
+static bool copy(struct snapshots *k, const struct snapshot *s, bool keep, struct arena *scratch,
+                 struct err *err)
+{
+    tensor state = snapshots_slot(k, s), logits = state;
+    logits.offset += align_up(k->state_bytes, LOGITS_ALIGN);
+    cmd_destroy(k->cmd);
+    k->cmd = cmd_create(k->gpu, keep ? "keep snapshot" : "restore snapshot", scratch, err);
+    if (!k->cmd)
+        return false;
+    cmd_copy(k->cmd, keep ? state : k->state, keep ? k->state : state, k->state_bytes);
+    if (s->has_logits)
+        cmd_copy(k->cmd, keep ? logits : k->logits, keep ? k->logits : logits, k->logits_bytes);
+    return (!k->state_bytes && !s->has_logits) || (cmd_end(k->cmd, err) && cmd_submit(k->cmd, err));
+}
+
+bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
+                    struct arena *scratch, struct err *err)
+{
+    struct snapshot *s = snapshots_add(k, n_past);
+    if (!s)
+        return true;
+    s->flip = flip;
+    s->has_logits = has_logits;
+    if (copy(k, s, true, scratch, err))
+        return true;
+    drop(k, (uint32_t)(s - k->at));
+    return false;
+}
+
+bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
+                       struct err *err)
+{
+    return copy(k, from, false, scratch, err);
+}

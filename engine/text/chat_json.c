@@ -1,0 +1,178 @@
+/* chat_json: messages out of JSON, as files and rows of training data have them. See chat.h. */
+#include "text/chat_parts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void chat_msg_free(struct chat_msg *m)
+{
+    for (uint32_t i = 0; i < m->n_call; i++) {
+        free(m->call[i].name);
+        free(m->call[i].args_text);
+        json_decref(m->call[i].args);
+    }
+    free(m->call);
+    free(m->role);
+    free(m->content);
+    free(m->reasoning);
+    free(m->name);
+    free(m->ids);
+    *m = (struct chat_msg){ 0 };
+}
+
+void chat_free(struct chat_msg *msg, uint32_t n, json_t *tools)
+{
+    for (uint32_t i = 0; msg && i < n; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+    json_decref(tools);
+}
+
+/* Where in the file: message i, and of it call k (0: the message itself), from 1. */
+struct place { const char *name; unsigned long long i, k; struct err *err; };
+
+static bool wrong(const struct place *at, const char *key, const char *what)
+{
+    if (at->k)
+        return fail(at->err, "%s: message %llu: call %llu: \"%s\" %s", at->name, at->i, at->k, key,
+                    what);
+    return fail(at->err, "%s: message %llu: \"%s\" %s", at->name, at->i, key, what);
+}
+
+static bool no_memory(const struct place *at)
+{
+    return fail(at->err, "%s: no memory for message %llu", at->name, at->i);
+}
+
+static bool copy(const struct place *at, const json_t *j, char **to)
+{
+    size_t n = json_string_length(j);
+    *to = mem_alloc(n + 1, 1);
+    if (!*to)
+        return no_memory(at);
+    memcpy(*to, json_string_value(j), n);
+    return true;
+}
+
+static bool take_string(const struct place *at, const json_t *j, const char *key, char **to)
+{
+    const json_t *v = json_object_get(j, key);
+    return json_is_string(v) ? copy(at, v, to) : wrong(at, key, "must be a string");
+}
+
+/* The text of a call's arguments, which some APIs have instead of the object. */
+static bool parse_args(const struct place *at, const json_t *text, struct chat_call *c)
+{
+    json_error_t e;
+    c->args = json_loadb(json_string_value(text), json_string_length(text), JSON_REJECT_DUPLICATES,
+                         &e);
+    if (!c->args && json_error_code(&e) == json_error_out_of_memory)
+        return no_memory(at);
+    if (!c->args)
+        return fail(at->err, "%s: message %llu: call %llu: the text of \"arguments\" is no JSON: "
+                    "%s", at->name, at->i, at->k, chat_show(e.text, sizeof e.text).s);
+    if (!json_is_object(c->args))
+        return wrong(at, "arguments", "must be an object, or the text of one");
+    return copy(at, text, &c->args_text);
+}
+
+static bool take_call(const struct place *at, json_t *j, struct chat_call *c)
+{
+    json_t *function = json_object_get(j, "function"), *f = function ? function : j;
+    json_t *args = json_object_get(f, "arguments");
+    if (!json_is_object(f))
+        return fail(at->err, "%s: message %llu: call %llu is not an object with a function's "
+                    "\"name\" and \"arguments\"", at->name, at->i, at->k);
+    if (!take_string(at, f, "name", &c->name))
+        return false;
+    if (json_is_string(args))
+        return parse_args(at, args, c);
+    if (args && !json_is_object(args))
+        return wrong(at, "arguments", "must be an object, or the text of one");
+    c->args = args ? json_incref(args) : json_object();
+    return c->args || no_memory(at);
+}
+
+static bool take_calls(struct place *at, json_t *list, struct chat_msg *m)
+{
+    size_t i, n = json_array_size(list);
+    json_t *call;
+    if (list && !json_is_null(list) && !json_is_array(list))
+        return wrong(at, "tool_calls", "must be a list");
+    if (!n)
+        return true;
+    if (strcmp(m->role, "assistant"))
+        return wrong(at, "tool_calls", "are for an assistant");
+    if (n > UINT32_MAX || !(m->call = mem_alloc(n, sizeof *m->call)))
+        return no_memory(at);
+    m->n_call = (uint32_t)n;
+    json_array_foreach(list, i, call) {
+        at->k = i + 1;
+        if (!take_call(at, call, &m->call[i]))
+            return false;
+    }
+    at->k = 0;
+    return true;
+}
+
+static bool take(struct place *at, json_t *j, struct chat_msg *m)
+{
+    json_t *reasoning = json_object_get(j, "reasoning_content"), *name = json_object_get(j, "name"),
+           *content = json_object_get(j, "content");
+    if (!json_is_object(j))
+        return fail(at->err, "%s: message %llu is not an object", at->name, at->i);
+    if (!take_string(at, j, "role", &m->role) ||
+        !take_calls(at, json_object_get(j, "tool_calls"), m))
+        return false;
+    bool said = !m->n_call || (content && !json_is_null(content));
+    if (said && !take_string(at, j, "content", &m->content))
+        return false;
+    if (!said && !(m->content = mem_alloc(1, 1)))
+        return no_memory(at);
+    if (reasoning && !json_is_null(reasoning) &&
+        !take_string(at, j, "reasoning_content", &m->reasoning))
+        return false;
+    return !json_is_string(name) || copy(at, name, &m->name);
+}
+
+struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, struct err *err)
+{
+    struct err own = { 0 };
+    uint64_t count = json_array_size(list);
+    struct chat_msg *msg = NULL;
+    *n = 0;
+    if (!json_is_array(list) || count > UINT32_MAX)
+        fail(&own, "%s: a JSON array of messages is expected", name);
+    else if (!(msg = mem_alloc(count, sizeof *msg)))
+        fail(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
+    for (uint64_t i = 0; !own.set && i < count; i++)
+        take(&(struct place){ name, i + 1, 0, &own }, json_array_get(list, i), &msg[i]);
+    if (own.set) {
+        fail(err, "%s", own.msg);
+        chat_free(msg, (uint32_t)count, NULL);
+        return NULL;
+    }
+    *n = (uint32_t)count;
+    return msg;
+}
+
+struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
+                                json_t **tools, struct err *err)
+{
+    json_error_t e;
+    json_t *j = json_loadb(json, len, 0, &e); /* refuses U+0000, which content cannot hold */
+    json_t *list = json_is_object(j) ? json_object_get(j, "messages") : j;
+    struct chat_msg *msg = NULL;
+    *tools = NULL;
+    *n = 0;
+    if (!j)
+        fail(err, "%s: line %d: %s", name, e.line, chat_show(e.text, sizeof e.text).s);
+    else if (!list)
+        fail(err, "%s: a JSON array of messages is expected, or an object with \"messages\"",
+             name);
+    else if (chat_tools_check(json_object_get(j, "tools"), name, tools, err))
+        msg = chat_from_list(list, name, n, err);
+    *tools = msg && *tools ? json_incref(*tools) : NULL;
+    json_decref(j);
+    return msg;
+}

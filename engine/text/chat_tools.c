@@ -1,0 +1,444 @@
+/* chat_tools: tools and calls as the published templates tell them. See chat_parts.h.
+ *
+ * Their JSON is that of Python's json.dumps with ensure_ascii off, and what they print of a value
+ * is Python's str(): True and None, lists with quotes of its choosing. Numbers: whole ones as they
+ * are, others as the shortest text that reads back the same, in Python's form. */
+#include "text/chat_parts.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#define XML_CALL                                                                                   \
+    "\n\nIf you choose to call a function ONLY reply in the following format with NO suffix:\n\n"  \
+    "<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>\nvalue_1\n"    \
+    "</parameter>\n<parameter=example_parameter_2>\nThis is the value for the second parameter\n"  \
+    "that can span\nmultiple lines\n</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\n"      \
+    "Reminder:\n- Function calls MUST follow the specified format: an inner "
+#define XML_END                                                                                    \
+    "\n</tools>" XML_CALL                                                                          \
+    "<function=...></function> block must be nested within <tool_call></tool_call> XML tags\n"     \
+    "- Required parameters MUST be specified\n"                                                    \
+    "- You may provide optional reasoning for your function call in natural language BEFORE the "  \
+    "function call, but NOT after\n"                                                               \
+    "- If there is no function call available, answer the question like normal with your current " \
+    "knowledge and do not tell the user about function calls\n</IMPORTANT>"
+
+#define QWEN35                                                                                     \
+    .list = "# Tools\n\nYou have access to the following functions:\n\n<tools>",                   \
+    .list_end = XML_END, .system = SYSTEM_LAST, .call_xml = true, .first = "\n\n", .next = "\n",   \
+    .end = "", .role = "user", .open = "<tool_response>\n", .close = "\n</tool_response>",         \
+    .between = "\n", .not_first = true
+
+const struct chat_tools chat_tools_qwen3 = {
+    .list = "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou "
+            "are provided with function signatures within <tools></tools> XML tags:\n<tools>",
+    .list_end = "\n</tools>\n\nFor each function call, return a json object with function name and "
+                "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": "
+                "<function-name>, \"arguments\": <args-json-object>}\n</tool_call>",
+    .first = "\n", .next = "\n", .end = "",
+    .role = "user", .open = "<tool_response>\n", .close = "\n</tool_response>", .between = "\n",
+};
+const struct chat_tools chat_tools_qwen35 = { QWEN35 }, chat_tools_qwen36 = { QWEN35,
+                                                                              .value_json = true };
+const struct chat_tools chat_tools_nemotron = {
+    .list = "# Tools\n\nYou have access to the following functions:\n\n<tools>",
+    .list_end = XML_END, .list_xml = true, .system = SYSTEM_FIRST_IF_ANY, .call_xml = true,
+    .first = "\n", .next = "", .end = "\n",
+    .role = "user", .open = "<tool_response>\n", .close = "\n</tool_response>\n", .between = "",
+    .not_first = true,
+};
+const struct chat_tools chat_tools_step = {
+    .list = "# Tools\n\nYou have access to the following functions in JSONSchema format:\n\n"
+            "<tools>",
+    .list_end = "\n</tools>" XML_CALL "<function=...>\n...\n</function> block must be nested "
+                "within <tool_call>\n...\n</tool_call> XML tags\n"
+                "- Required parameters MUST be specified\n</IMPORTANT>",
+    .call_xml = true, .first = "", .next = "", .end = "",
+    .role = "tool_response", .open = "<tool_response>", .close = "</tool_response>", .between = "",
+};
+
+/* ---- values as Python writes them ------------------------------------------------------------ */
+
+static void words(struct draft *d, const char *s) { draft_text(d, chat_str(s)); }
+
+static struct str text_of(const json_t *j)
+{
+    return (struct str){ json_string_value(j), json_string_length(j) };
+}
+
+/* A number above 0 in decimal: 0.DDD times 10^exp. No point in it, which a locale could replace. */
+struct decimal { char digits[24]; int n, exp; };
+
+static struct decimal decimal_of(double v, int n)
+{
+    struct decimal x = { .n = n };
+    char s[48];
+    snprintf(s, sizeof s, "%.*e", n - 1, v);
+    const char *e = strchr(s, 'e');
+    for (int k = 0, i = 0; k < n && s[i] && s[i] != 'e'; i++)
+        if (s[i] >= '0' && s[i] <= '9')
+            x.digits[k++] = s[i];
+    x.exp = e ? atoi(e + 1) + 1 : 1;
+    return x;
+}
+
+static bool reads_as(const struct decimal *x, double v)
+{
+    char s[48];
+    snprintf(s, sizeof s, "%se%d", x->digits, x->exp - x->n);
+    return strtod(s, NULL) == v;
+}
+
+/* One more in the last place. */
+static void bump(struct decimal *x)
+{
+    int i = x->n;
+    while (i > 0 && x->digits[i - 1] == '9')
+        x->digits[--i] = '0';
+    if (i > 0) {
+        x->digits[i - 1]++;
+    } else {
+        x->digits[0] = '1';
+        x->exp++;
+    }
+}
+
+/* v > 0 in as few digits as read back as v: the nearest that has so many or, below a power of two,
+ * where floats stand closer than above it, the one after. */
+static struct decimal shortest(double v)
+{
+    struct decimal x = decimal_of(v, 17);
+    for (int n = 1; n < 17; n++) {
+        struct decimal less = decimal_of(v, n), next = less;
+        bump(&next);
+        if (reads_as(&less, v) || reads_as(&next, v)) {
+            x = reads_as(&less, v) ? less : next;
+            break;
+        }
+    }
+    return x;
+}
+
+/* Python's repr(): a point or an exponent in it, the latter below 1e-4 and from 1e16 on. */
+static void put_real(struct draft *d, double v)
+{
+    static const char zeros[] = "0000000000000000";
+    char s[64];
+    if (v == 0 ? 1 / v < 0 : v < 0)
+        words(d, "-");
+    if (v == 0) {
+        words(d, "0.0");
+        return;
+    }
+    struct decimal x = shortest(v < 0 ? -v : v);
+    if (x.exp > -4 && x.exp <= 0)
+        snprintf(s, sizeof s, "0.%.*s%s", -x.exp, zeros, x.digits);
+    else if (x.exp > 0 && x.exp <= 16)
+        snprintf(s, sizeof s, "%.*s%.*s.%s", x.exp, x.digits, x.exp > x.n ? x.exp - x.n : 0, zeros,
+                 x.n > x.exp ? x.digits + x.exp : "0");
+    else
+        snprintf(s, sizeof s, "%c%s%se%c%02d", x.digits[0], x.n > 1 ? "." : "", x.digits + 1,
+                 x.exp > 0 ? '+' : '-', x.exp > 0 ? x.exp - 1 : 1 - x.exp);
+    words(d, s);
+}
+
+static void put_whole(struct draft *d, json_int_t v)
+{
+    char s[32];
+    snprintf(s, sizeof s, "%lld", (long long)v);
+    words(d, s);
+}
+
+/* What stands for a character in quotes: NULL, itself. */
+static const char *escape(char c, char room[8])
+{
+    static const char from[] = "\\\"\b\f\n\r\t", to[] = "\\\"bfnrt";
+    if ((unsigned char)c >= 0x20 && c != '"' && c != '\\')
+        return NULL;
+    const char *p = c ? strchr(from, c) : NULL;
+    if (p)      /* no printf: a text may be full of them */
+        memcpy(room, (char[]){ '\\', to[p - from], 0 }, 3);
+    else
+        snprintf(room, 8, "\\u%04x", (unsigned)c);
+    return room;
+}
+
+static void put_quoted(struct draft *d, struct str s)
+{
+    words(d, "\"");
+    for (uint64_t i = 0, from = 0; i <= s.n; i++) {
+        char room[8];
+        const char *e = i < s.n ? escape(s.p[i], room) : "\"";
+        if (!e)
+            continue;
+        draft_text(d, (struct str){ s.p + from, i - from });
+        words(d, e);
+        from = i + 1;
+    }
+}
+
+/* As str.isprintable() has it: no control, format, private or unassigned character, and of the
+ * spaces only the plain one. */
+static bool printable(utf8proc_int32_t cp)
+{
+    switch (utf8proc_category(cp)) {
+    case UTF8PROC_CATEGORY_CC:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_CS:
+    case UTF8PROC_CATEGORY_CO:
+    case UTF8PROC_CATEGORY_CN:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP: return false;
+    case UTF8PROC_CATEGORY_ZS: return cp == ' ';
+    default: return true;
+    }
+}
+
+static void put_repr_text(struct draft *d, struct str s)
+{
+    const char *quote = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n) ? "\"" : "'";
+    words(d, quote);
+    for (uint64_t i = 0; i < s.n;) {
+        utf8proc_int32_t cp = -1;
+        utf8proc_ssize_t n = utf8proc_iterate((const uint8_t *)s.p + i,
+                                              (utf8proc_ssize_t)(s.n - i), &cp);
+        char room[16] = "";
+        n = n < 1 ? 1 : n; /* jansson lets no other text through */
+        unsigned c = (unsigned)cp;
+        if (c == '\n' || c == '\r' || c == '\t' || c == '\\' || c == (unsigned)*quote)
+            snprintf(room, sizeof room, "\\%c",
+                     c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : (char)c);
+        else if (!printable(cp))
+            snprintf(room, sizeof room, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x",
+                     c);
+        if (*room)
+            words(d, room);
+        else
+            draft_text(d, (struct str){ s.p + i, (uint64_t)n });
+        i += (uint64_t)n;
+    }
+    words(d, quote);
+}
+
+/* JSON, and Python's repr(): they differ in texts and in three words. */
+struct dialect {
+    void (*text)(struct draft *d, struct str s);
+    const char *yes, *no, *none;
+};
+static const struct dialect as_json = { put_quoted, "true", "false", "null" },
+                            as_repr = { put_repr_text, "True", "False", "None" };
+
+/* How deep a value nests is bounded by jansson, which has read it. */
+static void put(struct draft *d, const struct dialect *in, json_t *j)
+{
+    const char *key, *sep = "";
+    json_t *v;
+    size_t i;
+    switch (json_typeof(j)) {
+    case JSON_OBJECT:
+        words(d, "{");
+        json_object_foreach(j, key, v) {
+            words(d, sep);
+            in->text(d, chat_str(key));
+            words(d, ": ");
+            put(d, in, v);
+            sep = ", ";
+        }
+        words(d, "}");
+        break;
+    case JSON_ARRAY:
+        words(d, "[");
+        json_array_foreach(j, i, v) {
+            words(d, i ? ", " : "");
+            put(d, in, v);
+        }
+        words(d, "]");
+        break;
+    case JSON_STRING: in->text(d, text_of(j)); break;
+    case JSON_INTEGER: put_whole(d, json_integer_value(j)); break;
+    case JSON_REAL: put_real(d, json_real_value(j)); break;
+    case JSON_TRUE: words(d, in->yes); break;
+    case JSON_FALSE: words(d, in->no); break;
+    case JSON_NULL: words(d, in->none); break;
+    }
+}
+
+static void put_json(struct draft *d, json_t *j) { put(d, &as_json, j); }
+
+/* str(): a text as it is. */
+static void put_str(struct draft *d, json_t *j)
+{
+    if (json_is_string(j))
+        draft_text(d, text_of(j));
+    else
+        put(d, &as_repr, j);
+}
+
+/* What templates do with a value of any kind: JSON of lists and objects, str() of the rest. */
+static void put_value(struct draft *d, json_t *j, bool json)
+{
+    if (json_is_object(j) || json_is_array(j) || (json && !json_is_string(j)))
+        put_json(d, j);
+    else
+        put_str(d, j);
+}
+
+/* ---- the list -------------------------------------------------------------------------------- */
+
+static json_t *function_of(json_t *j)
+{
+    json_t *f = json_object_get(j, "function");
+    return f ? f : j;
+}
+
+static void put_tag(struct draft *d, const char *before, const char *name, const char *after)
+{
+    draft_put(d, before);
+    words(d, name);
+    draft_put(d, after);
+}
+
+/* The keys that have no tag of their own before. */
+static void put_others(struct draft *d, json_t *j, const char *const *known, uint32_t n)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach(j, key, v) {
+        uint32_t i = 0;
+        while (i < n && strcmp(key, known[i]))
+            i++;
+        if (i < n)
+            continue;
+        put_tag(d, "\n<", key, ">");
+        put_value(d, v, false);
+        put_tag(d, "</", key, ">");
+    }
+}
+
+static void put_description(struct draft *d, json_t *j)
+{
+    json_t *v = json_object_get(j, "description");
+    if (!v)
+        return;
+    draft_put(d, "\n<description>");
+    if (json_is_string(v))
+        draft_text(d, chat_trim(text_of(v)));
+    else
+        put(d, &as_repr, v);
+    draft_put(d, "</description>");
+}
+
+static void put_parameter(struct draft *d, const char *name, json_t *j)
+{
+    static const char *const known[] = { "name", "type", "description", "enum" };
+    json_t *type = json_object_get(j, "type"), *list = json_object_get(j, "enum");
+    put_tag(d, "\n<parameter>\n<name>", name, "</name>");
+    if (type) {
+        draft_put(d, "\n<type>");
+        put_str(d, type);
+        draft_put(d, "</type>");
+    }
+    put_description(d, j);
+    if (list) {
+        draft_put(d, "\n<enum>");
+        put_json(d, list);
+        draft_put(d, "</enum>");
+    }
+    put_others(d, j, known, ARRAY_LEN(known));
+    draft_put(d, "\n</parameter>");
+}
+
+static void put_function(struct draft *d, json_t *f)
+{
+    static const char *const of_all[] = { "type", "properties", "required" },
+                      *const of_it[] = { "type", "name", "description", "parameters" };
+    json_t *all = json_object_get(f, "parameters"), *v;
+    json_t *required = json_object_get(all, "required");
+    const char *key;
+    put_tag(d, "\n<function>\n<name>", json_string_value(json_object_get(f, "name")), "</name>");
+    put_description(d, f);
+    draft_put(d, "\n<parameters>");
+    json_object_foreach(json_object_get(all, "properties"), key, v)
+        put_parameter(d, key, v);
+    put_others(d, all, of_all, ARRAY_LEN(of_all));
+    if (required) {
+        draft_put(d, "\n<required>");
+        put_json(d, required);
+        draft_put(d, "</required>");
+    }
+    draft_put(d, "\n</parameters>");
+    put_others(d, f, of_it, ARRAY_LEN(of_it));
+    draft_put(d, "\n</function>");
+}
+
+void draft_tools(struct draft *d, const struct chat_tools *t, json_t *list)
+{
+    size_t i;
+    json_t *tool;
+    draft_put(d, t->list);
+    json_array_foreach(list, i, tool) {
+        if (t->list_xml) {
+            put_function(d, function_of(tool));
+        } else {
+            draft_put(d, "\n");
+            put_json(d, tool);
+        }
+    }
+    draft_put(d, t->list_end);
+}
+
+/* ---- calls ----------------------------------------------------------------------------------- */
+
+static void put_call_xml(struct draft *d, const struct chat_tools *t, const struct chat_call *c)
+{
+    const char *key;
+    json_t *v;
+    put_tag(d, "<tool_call>\n<function=", c->name, ">\n");
+    json_object_foreach(c->args, key, v) {
+        put_tag(d, "<parameter=", key, ">\n");
+        put_value(d, v, t->value_json);
+        draft_put(d, "\n</parameter>\n");
+    }
+    draft_put(d, "</function>\n</tool_call>");
+}
+
+static void put_call_json(struct draft *d, const struct chat_call *c)
+{
+    put_tag(d, "<tool_call>\n{\"name\": \"", c->name, "\", \"arguments\": ");
+    if (c->args_text)
+        words(d, c->args_text);
+    else
+        put_json(d, c->args);
+    draft_put(d, "}\n</tool_call>");
+}
+
+void draft_calls(struct draft *d, const struct chat_tools *t, const struct chat_msg *m, bool told)
+{
+    for (uint32_t i = 0; i < m->n_call; i++) {
+        draft_put(d, i ? t->next : told ? t->first : "");
+        if (t->call_xml)
+            put_call_xml(d, t, &m->call[i]);
+        else
+            put_call_json(d, &m->call[i]);
+        draft_put(d, t->end);
+    }
+}
+
+bool chat_tools_check(json_t *j, const char *name, json_t **tools, struct err *err)
+{
+    size_t i;
+    json_t *tool;
+    *tools = NULL;
+    if (!j || json_is_null(j))
+        return true;
+    if (!json_is_array(j))
+        return fail(err, "%s: \"tools\" must be a list", name);
+    json_array_foreach(j, i, tool)
+        if (!json_is_string(json_object_get(function_of(tool), "name")))
+            return fail(err, "%s: tool %llu must be an object with a \"name\", or with a "
+                        "\"function\" that has one", name, (unsigned long long)i + 1);
+    *tools = json_array_size(j) ? j : NULL;
+    return true;
+}

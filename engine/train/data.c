@@ -1,0 +1,271 @@
+/* data: files of training data to sets of documents. See data.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "train/data_parts.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { MAX_TOLD = 5 };          /* skipped lines that are named one by one */
+
+/* ---- ids that a file names ------------------------------------------------------------------- */
+
+static int32_t id_of(const struct gguf *g, const struct tok *t, const char *key)
+{
+    uint32_t id = UINT32_MAX;
+    gguf_u32(g, key, OPTIONAL, &id, NULL);
+    return id < tok_n_vocab(t) ? (int32_t)id : -1;
+}
+
+/* A chat model's eos key means the end of a turn; its vocabulary still has the end of text. */
+int32_t data_eos(const struct gguf *g, const struct tok *t)
+{
+    static const char *const text[] = { "<|endoftext|>", "<|end_of_text|>", "</s>",
+                                        "<｜end▁of▁sentence｜>" };
+    for (uint32_t i = 0; i < ARRAY_LEN(text); i++) {
+        int32_t id = tok_find(t, text[i]);
+        if (id >= 0 && tok_is_special(t, id) && tok_is_eog(t, id))
+            return id;
+    }
+    return id_of(g, t, "tokenizer.ggml.eos_token_id");
+}
+
+int32_t data_pad(const struct gguf *g, const struct tok *t)
+{
+    int32_t id = id_of(g, t, "tokenizer.ggml.padding_token_id");
+    if (id < 0)
+        id = data_eos(g, t);
+    return id < 0 ? 0 : id;
+}
+
+/* ---- one file -------------------------------------------------------------------------------- */
+
+void data_set_free(struct data_set *s)
+{
+    free(s->ids);
+    free(s->mask);
+    free(s->doc);
+    *s = (struct data_set){ 0 };
+}
+
+static bool blank(const char *s, uint64_t n)
+{
+    uint64_t i = 0;
+    while (i < n && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r'))
+        i++;
+    return i == n;
+}
+
+/* One line, or none of it. False: it ends here. */
+static bool take_line(struct data_line *l, const char *text, uint64_t n, struct err *err)
+{
+    struct data_set *s = l->set, was = *s;
+    struct err why = { 0 };
+    s->told.n_line++;
+    if (data_line(l, text, n, &why))
+        return true;
+    if (l->fatal || !l->p->skip_bad)
+        return fail(err, "%s", why.msg);
+    s->n_id = was.n_id;
+    s->n_counted = was.n_counted;
+    s->n_doc = was.n_doc;
+    s->told = was.told;
+    if (!s->told.n_bad)
+        s->told.bad_line = l->line + 1;
+    if (s->told.n_bad++ < MAX_TOLD)
+        log_msg(LOG_WARN, "%s; skipped", why.msg);
+    return true;
+}
+
+static void tell(const struct data_set *s, const char *name, const struct data_params *p)
+{
+    const struct data_told *t = &s->told;
+    if (t->n_bad > MAX_TOLD)
+        log_msg(LOG_WARN, "%s: %" PRIu64 " malformed lines skipped", name, t->n_bad);
+    if (t->n_cut)
+        log_msg(LOG_WARN,
+                "%s: %" PRIu64 " documents cut to %u tokens, which lost %" PRIu64
+                " tokens; the longest had %" PRIu64 ", the first is line %" PRIu64,
+                name, t->n_cut, p->max_seq, t->n_ids_cut, t->longest, t->cut_line);
+    if (t->n_dropped)
+        log_msg(LOG_WARN,
+                "%s: %" PRIu64 " documents dropped, they had no token that counts; the first is "
+                "line %" PRIu64,
+                name, t->n_dropped, t->dropped_line);
+}
+
+bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *name,
+                const struct data_params *p, struct err *err)
+{
+    char where[400];
+    struct data_line l = { .p = p, .set = s, .where = where };
+    const char *at = bytes, *end = bytes + n;
+    bool ok = true;
+    *s = (struct data_set){ 0 };
+    if (n >= 3 && !memcmp(bytes, "\xef\xbb\xbf", 3)) /* what some editors put in front */
+        at += 3;
+    for (; ok && at < end; l.line++) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        uint64_t len = (uint64_t)((stop ? stop : end) - at);
+        snprintf(where, sizeof where, "%.300s:%" PRIu64, name, l.line + 1);
+        ok = blank(at, len) || take_line(&l, at, len, err);
+        at += len + (stop != NULL);
+    }
+    tok_ids_free(&l.scratch);
+    if (ok && !s->n_doc)
+        ok = fail(err, "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
+                  " malformed, %" PRIu64 " without a token that counts",
+                  name, s->told.n_line + s->told.n_bad, s->told.n_bad, s->told.n_dropped);
+    if (ok)
+        tell(s, name, p);
+    else
+        data_set_free(s);
+    return ok;
+}
+
+static bool load(struct data_set *s, const char *path, const struct data_params *p,
+                 struct err *err)
+{
+    uint64_t n = 0;
+    char *bytes = file_read(path, UINT64_MAX / 4, &n, err);
+    bool ok = bytes && data_parse(s, bytes, n, path, p, err);
+    free(bytes);
+    return ok;
+}
+
+/* ---- validation ------------------------------------------------------------------------------ */
+
+/* Random, but never with a preference: an unbiased number below n. */
+static uint32_t below(struct rng *r, uint32_t n)
+{
+    uint64_t top = UINT64_MAX - UINT64_MAX % n, v;
+    do
+        v = rng_u64(r);
+    while (v >= top);
+    return (uint32_t)(v % n);
+}
+
+void data_shuffle(uint32_t *order, uint32_t n, uint64_t seed, uint64_t epoch)
+{
+    struct rng r = { seed };
+    r.s = rng_u64(&r) + epoch;
+    r.s = rng_u64(&r);
+    for (uint32_t i = 0; i < n; i++)
+        order[i] = i;
+    for (uint32_t i = n; i > 1; i--) {
+        uint32_t k = below(&r, i), v = order[i - 1];
+        order[i - 1] = order[k];
+        order[k] = v;
+    }
+}
+
+/* How many lines documents have come of. */
+static uint32_t count_lines(const struct data_set *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_doc; i++)
+        n += !i || s->doc[i].line != s->doc[i - 1].line;
+    return n;
+}
+
+/* The documents whose line is, or is not, chosen; chosen is by number of the line with documents.
+ */
+static bool part(const struct data_set *all, const uint8_t *chosen, bool want, struct data_set *s)
+{
+    uint32_t line = 0;
+    *s = (struct data_set){ .told = all->told };
+    s->doc = mem_alloc(all->n_doc, sizeof *s->doc);
+    s->ids = mem_alloc(all->n_id, sizeof *s->ids);
+    s->mask = mem_alloc(all->n_id, 1);
+    if (!s->doc || !s->ids || !s->mask)
+        return false;
+    s->cap_doc = all->n_doc;
+    s->cap_id = all->n_id;
+    for (uint32_t i = 0; i < all->n_doc; i++) {
+        struct data_doc d = all->doc[i];
+        line += i && d.line != all->doc[i - 1].line;
+        if ((chosen[line] != 0) != want)
+            continue;
+        memcpy(s->ids + s->n_id, all->ids + d.at, d.n * sizeof *s->ids);
+        memcpy(s->mask + s->n_id, all->mask + d.at, d.n);
+        d.at = s->n_id;
+        s->n_id += d.n;
+        s->n_counted += d.n_counted;
+        s->doc[s->n_doc++] = d;
+    }
+    return true;
+}
+
+static bool split(struct data *d, const char *path, const struct data_params *p, struct err *err)
+{
+    uint32_t n = count_lines(&d->train);
+    if (p->valid <= 0 || n < 2)
+        return true;
+    uint32_t k = (uint32_t)(p->valid * n + 0.5);
+    k = max_u32(1, min_u32(k, n - 1));
+    struct data_set all = d->train;
+    uint32_t *order = mem_alloc(n, sizeof *order);
+    uint8_t *chosen = mem_alloc(n, 1);
+    d->train = (struct data_set){ 0 };
+    bool ok = order && chosen;
+    if (ok) {
+        data_shuffle(order, n, p->seed, UINT64_MAX); /* no pass over the data has this number */
+        for (uint32_t i = 0; i < k; i++)
+            chosen[order[i]] = 1;
+        ok = part(&all, chosen, false, &d->train) && part(&all, chosen, true, &d->valid);
+        d->valid.told = (struct data_told){ 0 };
+    }
+    free(order);
+    free(chosen);
+    data_set_free(&all);
+    return ok || fail(err, "%.300s: no memory for a part of it as validation", path);
+}
+
+/* ---- all of it ------------------------------------------------------------------------------- */
+
+void data_free(struct data *d)
+{
+    data_set_free(&d->train);
+    data_set_free(&d->valid);
+    data_set_free(&d->test);
+}
+
+static bool load_folder(struct data *d, const char *path, const struct data_params *p,
+                        struct err *err)
+{
+    const struct { struct data_set *set; const char *file; bool must; } row[] = {
+        { &d->train, "train.jsonl", true },
+        { &d->valid, "valid.jsonl", false },
+        { &d->test, "test.jsonl", false },
+    };
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < ARRAY_LEN(row); i++) {
+        uint64_t n = strlen(path) + 16;
+        char *file = mem_alloc(n, 1);
+        struct stat st;
+        if (!file)
+            return fail(err, "%.300s: no memory to read it", path);
+        snprintf(file, (size_t)n, "%s/%s", path, row[i].file);
+        if (row[i].must || stat(file, &st) == 0)
+            ok = load(row[i].set, file, p, err);
+        free(file);
+    }
+    return ok;
+}
+
+bool data_load(struct data *d, const char *path, const struct data_params *p, struct err *err)
+{
+    struct stat st;
+    *d = (struct data){ 0 };
+    if (!(p->valid >= 0 && p->valid < 1))
+        return fail(err, "%.300s: a share of %g for validation, from 0 to below 1 is possible",
+                    path, p->valid);
+    bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+    bool ok = folder ? load_folder(d, path, p, err)
+                     : load(&d->train, path, p, err) && split(d, path, p, err);
+    if (!ok)
+        data_free(d);
+    return ok;
+}

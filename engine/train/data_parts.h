@@ -1,0 +1,24 @@
+/* data_parts: what the files of data share. See data.h. */
+#pragma once
+#include "train/data.h"
+
+/* One line on its way into a set. A failure is the line's own (it can be skipped) unless fatal. */
+struct data_line {
+    const struct data_params *p;
+    struct data_set *set;
+    uint64_t line;              /* from 0 */
+    const char *where;          /* file:line, for messages */
+    struct json_t *tools;       /* of its messages, or NULL */
+    struct chat_prompt told;    /* they as the format tells them */
+    struct tok_ids scratch;
+    bool fatal;
+};
+
+/* Appends the documents of a line that holds more than white space. After a failure the set may
+ * hold a part of them. */
+bool data_line(struct data_line *l, const char *json, uint64_t n, struct err *err);
+
+/* A row with room for n slots and n_doc documents, zeroed; NULL: no memory. */
+struct data_row *data_rows_add(struct data_rows *r, uint32_t n, uint32_t n_doc);
+/* Fills doc, pos from the starts and lengths, which must be right, and counts. */
+void data_row_finish(struct data_rows *rows, struct data_row *r);

@@ -1,0 +1,468 @@
+/* train: rows of documents to gradients. See train.h; updates are train_update.c's.
+ *
+ * A pass is recorded once for each row length (in steps of 32 slots); what a row is - ids,
+ * documents, chunks, targets - stands in one block of tables that the host writes before it. The
+ * head is a pass of its own, submitted as often as the tokens that count need pieces of logits. */
+#include "train/train_parts.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { STEP = 32 };                         /* slots by which row lengths are rounded up */
+static const uint64_t LOGIT_BYTES = 256u << 20;     /* of one piece, at most */
+
+/* ---- what passes read ------------------------------------------------------------------------ */
+
+/* A table of the block: its tensor, and its words on the host. */
+static tensor table(struct trainer *t, uint32_t n, uint32_t n_row)
+{
+    return arena_tensor(t->tables, I32, n, n_row);
+}
+
+static uint32_t *words(struct trainer *t, tensor of)
+{
+    return (uint32_t *)(t->host + of.offset);
+}
+
+static bool take_layers(struct trainer *t, struct err *err)
+{
+    uint32_t n = t->m->n_layer + t->n_loss - 1;
+    struct layer_shape *shape = mem_alloc(n, sizeof *shape);
+    t->tells = mem_alloc(n, sizeof *t->tells);
+    for (uint32_t i = 0; shape && i < n; i++)
+        shape[i] = t->m->arch->shape(t->m, i);
+    bool ok = shape && t->tells &&
+              kv_stats_init(&t->layers, t->gpu, t->tables, n, shape, t->tells, err);
+    free(shape);
+    return ok || fail(err, "out of memory: %u layers", n);
+}
+
+static bool take_tables(struct trainer *t, struct err *err)
+{
+    uint32_t n = t->max_tok, n_row = (uint32_t)align_up(n, t->piece_rows);
+    uint32_t n_chunk = div_up(n, t->chunk) + t->p.max_doc + 1;
+    t->tables = arena_create(t->gpu, "rows", MEM_DEVICE, err);
+    if (!t->tables)
+        return false;
+    t->ids = table(t, n + t->n_loss, 1);
+    t->docs = (struct docs){ .first = table(t, n, 1), .chunk = (uint32_t)align_up(t->chunk, 16),
+                             .n_chunk = n_chunk, .chunks = table(t, 4, n_chunk) };
+    if (t->p.layers)
+        t->docs.real = table(t, n, 1);
+    t->dropout.key = table(t, 4, 1);
+    for (uint32_t i = 0; i < t->n_loss; i++) {
+        struct loss *l = &t->loss[i];
+        l->step = table(t, sizeof(struct step) / 4, 1);
+        l->rows = table(t, n_row, 1);
+        l->targets = table(t, n_row, 1);
+        l->piece = table(t, 4, 1);
+        l->weight = table(t, 4, 1);
+        l->weight.dtype = F32;
+    }
+    t->host_bytes = arena_bytes(t->tables);
+    for (uint32_t i = 0; i < t->n_loss; i++)
+        t->loss[i].parts = arena_tensor(t->tables, F32, NLL_PARTS, n_row);
+    t->parts = mem_alloc((uint64_t)NLL_PARTS * n_row, sizeof *t->parts);
+    t->host = mem_alloc(t->host_bytes, 1);
+    if (!t->host || !t->parts)
+        return fail(err, "out of memory: rows of %u tokens", n);
+    return !t->p.layers || take_layers(t, err);
+}
+
+/* Inputs of layers, and where their gradients go by turns; what losses begin with, likewise. */
+static bool take_inputs(struct trainer *t, struct err *err)
+{
+    uint32_t d = t->m->n_embd, n = t->max_tok, n_layer = t->m->n_layer;
+    t->inputs = arena_create(t->gpu, "layer inputs", MEM_DEVICE, err);
+    t->input = mem_alloc(n_layer + 1u, sizeof *t->input);
+    if (!t->inputs || !t->input)
+        return fail(err, "out of memory: %u layers", n_layer);
+    for (uint32_t i = 0; i <= n_layer; i++)
+        t->input[i] = arena_tensor(t->inputs, F32, d, n);
+    for (uint32_t i = 0; i < 2; i++)
+        t->d_input[i] = arena_tensor(t->inputs, F32, d, n);
+    t->loss[0].x = t->input[n_layer];
+    t->loss[0].dx = t->d_input[n_layer % 2];
+    for (uint32_t i = 1; i < t->n_loss; i++) {
+        t->loss[i].x = arena_tensor(t->inputs, F32, d, n);
+        t->loss[i].dx = arena_tensor(t->inputs, F32, d, n);
+    }
+    return true;
+}
+
+/* Slots [n, n_tok) belong to nobody: they join the padding, which is a document of its own. */
+static void write_documents(struct trainer *t, const struct data_row *row, uint32_t n_tok)
+{
+    uint32_t *ids = words(t, t->ids), *first = words(t, t->docs.first);
+    uint32_t *chunk = words(t, t->docs.chunks), n_chunk = 0;
+    uint32_t *real = t->docs.real.arena ? words(t, t->docs.real) : NULL;
+    for (uint32_t i = 0; i < n_tok; i++)
+        ids[i] = i < row->n ? (uint32_t)row->ids[i] : 0;
+    for (uint32_t i = 0; i < t->n_loss; i++)
+        ids[n_tok + i] = 0;
+    for (uint32_t i = 0, end; i < n_tok; i = end) {
+        int32_t doc = i < row->n ? row->doc[i] : -1;
+        for (end = i + 1; end < n_tok && (end < row->n ? row->doc[end] : -1) == doc; end++) {}
+        for (uint32_t at = i; at < end; at += t->chunk, n_chunk++) {
+            uint32_t n = min_u32(t->chunk, end - at);
+            memcpy(chunk + 4 * n_chunk, (uint32_t[]){ at, n, at == i, at + n == end }, 16);
+        }
+        for (uint32_t k = i; k < end; k++)
+            first[k] = i;
+        for (uint32_t k = i; real && k < end; k++)
+            real[k] = doc >= 0;
+    }
+    HLM_ASSERT(n_chunk <= t->docs.n_chunk);
+    memset(chunk + 4 * n_chunk, 0, 16 * (size_t)(t->docs.n_chunk - n_chunk));
+}
+
+/* What slot i of a row must foresee, `ahead` tokens on: -1 where that does not count. */
+static int32_t target(const struct data_row *row, uint32_t i, uint32_t ahead)
+{
+    uint32_t at = i + ahead;
+    bool counts = at < row->n && row->mask[at] && row->doc[at] >= 0 && row->doc[at] == row->doc[i];
+    return counts ? row->ids[at] : -1;
+}
+
+static void write_targets(struct trainer *t, const struct data_row *row, struct loss *l,
+                          double weight)
+{
+    uint32_t *rows = words(t, l->rows), *targets = words(t, l->targets);
+    float w = (float)weight;
+    l->n = 0;
+    for (uint32_t i = 0; i < row->n; i++)
+        if (target(row, i, l->ahead) >= 0) {
+            rows[l->n] = i;
+            targets[l->n++] = (uint32_t)target(row, i, l->ahead);
+        }
+    for (uint32_t i = l->n; i < l->rows.n; i++)
+        rows[i] = targets[i] = NO_ROW;
+    words(t, l->step)[0] = l->ahead - 1;        /* struct step: n_past, the rest is zero */
+    memset(words(t, l->piece), 0, 16);
+    memcpy(words(t, l->weight), &w, 4);
+}
+
+/* ---- passes ---------------------------------------------------------------------------------- */
+
+static tensor first_rows(tensor t, uint32_t n) { return tensor_rows(t, 0, n); }
+
+/* A layer's scratch is done with where the next begins: the half begins again. */
+static void again(struct cmd *c)
+{
+    cmd_half(c);
+    cmd_half(c);
+}
+
+/* There is no cache, but a place where layer i tells of itself, once a row. */
+static struct layer_cache cache(const struct trainer *t, const struct pass *p, uint32_t i)
+{
+    return t->tells && p->kind == PASS_FIRST ? t->tells[i] : (struct layer_cache){ 0 };
+}
+
+static tensor block(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
+{
+    struct layer_cache tells = cache(t, p, i);
+    return t->m->arch->block(c, t->m, i, &tells, &p->batch, first_rows(t->input[i], p->n_tok));
+}
+
+/* What loss i > 0 begins with: a draft block behind what the one before it began with. */
+static tensor draft(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
+{
+    const struct model *m = t->m;
+    struct layer_cache tells = cache(t, p, m->n_layer + i - 1);
+    struct batch ahead = p->batch;
+    ahead.step = t->loss[i].step;
+    tensor h = first_rows(t->loss[i - 1].x, p->n_tok);
+    if (!m->arch->draft_raw)
+        h = op_norm(c, h, i > 1 ? m->draft[i - 2].norm : m->output_norm, m->eps);
+    tensor e = op_embed(c, m->draft[i - 1].token_embd, &ahead);
+    return model_draft(c, m, i - 1, &tells, &p->batch, h, e);
+}
+
+static void record_first(struct cmd *c, struct trainer *t, const struct pass *p, bool held)
+{
+    const struct model *m = t->m;
+    tensor x = op_embed(c, &m->token_embd, &p->batch);
+    for (uint32_t i = 0; i <= m->n_layer && !cmd_failed(c); i++) {
+        cmd_copy(c, t->input[i], x, tensor_bytes(x));
+        if (i == m->n_layer)
+            break;
+        again(c);
+        tape_layer(c, i, held);
+        x = block(c, t, p, i);
+    }
+    for (uint32_t i = 0; i < t->n_loss; i++) {
+        if (i) {
+            again(c);
+            tape_layer(c, m->n_layer + i - 1, held);
+            x = draft(c, t, p, i);
+            cmd_copy(c, t->loss[i].x, x, tensor_bytes(x));
+        }
+        cmd_fill(c, t->loss[i].dx, tensor_bytes(t->loss[i].dx), 0);
+    }
+}
+
+/* Down to the lowest layer with something to train; draft blocks stand on top. */
+static void record_back(struct cmd *c, struct trainer *t, const struct pass *p)
+{
+    for (uint32_t i = t->n_loss; i-- > 1 && !cmd_failed(c);) {
+        again(c);
+        tape_layer(c, t->m->n_layer + i - 1, true);
+        tape_begin(c, first_rows(t->loss[i - 1].x, p->n_tok),
+                   first_rows(t->loss[i - 1].dx, p->n_tok));
+        tape_back(c, draft(c, t, p, i), first_rows(t->loss[i].dx, p->n_tok));
+    }
+    for (uint32_t i = t->m->n_layer; i-- > t->lowest && !cmd_failed(c);) {
+        tensor dy = first_rows(t->d_input[(i + 1) % 2], p->n_tok), dx = { 0 };
+        if (i > t->lowest) {
+            dx = first_rows(t->d_input[i % 2], p->n_tok);
+            cmd_fill(c, dx, tensor_bytes(dx), 0);
+        }
+        again(c);
+        tape_layer(c, i, true);
+        tape_begin(c, first_rows(t->input[i], p->n_tok), dx);
+        tape_back(c, block(c, t, p, i), dy);
+    }
+}
+
+/* A piece of the tokens that count in loss i. */
+static void record_head(struct cmd *c, struct trainer *t, uint32_t i, bool back)
+{
+    const struct model *m = t->m;
+    const struct loss *l = &t->loss[i];
+    if (back)
+        tape_begin(c, l->x, l->dx);
+    tensor h = op_gather(c, l->x, l->rows, t->piece_rows, l->piece);
+    h = op_norm(c, h, i ? m->draft[i - 1].norm : m->output_norm, m->eps);
+    tensor logits = op_linear(c, h, LINEARS(i ? m->draft[i - 1].output : &m->output));
+    op_nll_targets(c, logits, l->targets, l->piece, l->parts, l->weight);
+    if (back)
+        tape_back(c, logits, grad(c, logits));
+    op_next_piece(c, l->piece);
+}
+
+static void pass_drop(struct pass *p)
+{
+    cmd_destroy(p->cmd);
+    *p = (struct pass){ 0 };
+}
+
+/* Records; it is ended, and so ready, once memory is there. */
+static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
+{
+    static const char *const name[] = {
+        [PASS_FIRST] = "first pass", [PASS_HELD] = "first pass, experts held",
+        [PASS_EVAL] = "validation pass", [PASS_BACK] = "backward pass", [PASS_HEAD] = "loss",
+        [PASS_HEAD_EVAL] = "validation loss",
+    };
+    p->batch = (struct batch){ .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids,
+                               .docs = &p->docs, .tells = true };
+    p->docs = t->docs;
+    p->docs.first.n = p->docs.real.n = p->n_tok;
+    p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
+    p->docs.n_chunk = min_u32(p->docs.n_chunk, t->docs.n_chunk);
+    p->docs.chunks.n_row = p->docs.n_chunk;
+    struct cmd *c = p->cmd = cmd_create(t->gpu, name[p->kind], t->scratch, err);
+    if (!c)
+        return false;
+    tape_attach(c, t->tape);
+    cmd_set_f16(c, t->p.f16);
+    tape_drops(c, p->kind != PASS_EVAL && p->kind != PASS_HEAD_EVAL);
+    again(c);
+    if (p->kind == PASS_BACK)
+        record_back(c, t, p);
+    else if (p->kind == PASS_HEAD || p->kind == PASS_HEAD_EVAL)
+        record_head(c, t, p->loss, p->kind == PASS_HEAD);
+    else
+        record_first(c, t, p, p->kind == PASS_HELD);
+    return cmd_check(c, err);
+}
+
+/* The pass of a kind for rows of n_tok, found or recorded; the one not used for longest goes. */
+static struct pass *pass_get(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
+                             bool end, struct err *err)
+{
+    struct pass *old = t->pass, *p = NULL;
+    for (uint32_t i = 0; i < MAX_PASS && !p; i++) {
+        struct pass *q = &t->pass[i];
+        if (q->cmd && q->kind == kind && q->n_tok == n_tok && q->loss == loss)
+            p = q;
+        else if (!q->cmd || (old->cmd && q->used < old->used))
+            old = q;
+    }
+    if (!p) {
+        p = old;
+        pass_drop(p);
+        p->kind = kind;
+        p->n_tok = n_tok;
+        p->loss = loss;
+        if (!pass_record(t, p, err)) {
+            pass_drop(p);
+            return NULL;
+        }
+    }
+    p->used = ++t->tick;
+    if (!end || p->ended)
+        return p;
+    p->ended = cmd_end(p->cmd, err);
+    if (!p->ended)
+        pass_drop(p);
+    return p->ended ? p : NULL;
+}
+
+/* The longest row tells how much memory all of them take. */
+static bool measure(struct trainer *t, struct err *err)
+{
+    bool ok = pass_get(t, PASS_FIRST, t->max_tok, 0, false, err) &&
+              pass_get(t, PASS_BACK, t->max_tok, 0, false, err);
+    for (uint32_t i = 0; ok && i < t->n_loss; i++)
+        ok = pass_get(t, PASS_HEAD, 0, i, false, err) != NULL;
+    return ok && updates_record(t, err);
+}
+
+/* ---- a row ----------------------------------------------------------------------------------- */
+
+static bool run(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
+                struct err *err)
+{
+    struct pass *p = pass_get(t, kind, n_tok, loss, true, err);
+    return p && cmd_submit(p->cmd, err);
+}
+
+/* Losses of all pieces come back as parts: their sum is made in double, in order. */
+static bool read_loss(struct trainer *t, const struct loss *l, double share, double *sum,
+                      double *nll, struct err *err)
+{
+    const uint32_t *rows = words(t, l->rows);
+    if (l->n && !gpu_read(t->gpu, l->parts, 0, t->parts, 4ull * NLL_PARTS * l->n, err))
+        return false;
+    for (uint32_t k = 0; k < l->n; k++) {
+        double v = nll_from(t->parts + (size_t)NLL_PARTS * k);
+        *sum += share * v;
+        if (nll)
+            nll[rows[k] + l->ahead] += share * v;
+    }
+    return true;
+}
+
+static bool run_row(struct trainer *t, const struct data_row *row, bool back, double weight,
+                    struct train_sums *sums, double *nll, double *nll_mtp, struct err *err)
+{
+    uint32_t n_tok = min_u32((uint32_t)align_up(max_u32(row->n, 1), STEP), t->max_tok), n_any = 0;
+    HLM_ASSERT(row->n <= t->max_tok && row->n_doc <= t->p.max_doc);
+    write_documents(t, row, n_tok);
+    for (uint32_t i = 0; i < t->n_loss; i++) {
+        struct loss *l = &t->loss[i];
+        write_targets(t, row, l, i ? weight * t->p.mtp_factor / (t->n_loss - 1) : weight);
+        n_any += l->n;
+    }
+    if (nll)
+        memset(nll, 0, row->n * sizeof *nll);
+    if (nll_mtp)
+        memset(nll_mtp, 0, row->n * sizeof *nll_mtp);
+    if (!n_any)
+        return true;
+    tensor all = { .arena = t->tables, .dtype = I32, .n = (uint32_t)(t->host_bytes / 4), .n_row = 1,
+                   .stride = (uint32_t)(t->host_bytes / 4) };
+    enum pass_kind first = !back ? PASS_EVAL : PASS_FIRST;
+    if (t->p.hold && t->chosen)
+        first = PASS_HELD;
+    if (!gpu_write(t->gpu, all, 0, t->host, t->host_bytes, err) || !run(t, first, n_tok, 0, err))
+        return false;
+    t->chosen = true;
+    for (uint32_t i = 0; i < t->n_loss; i++)
+        for (uint32_t k = 0; k < t->loss[i].n; k += t->piece_rows)
+            if (!run(t, back ? PASS_HEAD : PASS_HEAD_EVAL, 0, i, err))
+                return false;
+    if (back && !run(t, PASS_BACK, n_tok, 0, err))
+        return false;
+    for (uint32_t i = 0; i < t->n_loss; i++)
+        if (!read_loss(t, &t->loss[i], i ? 1.0 / (t->n_loss - 1) : 1, i ? &sums->mtp : &sums->main,
+                       i ? nll_mtp : nll, err))
+            return false;
+    sums->n += t->loss[0].n;
+    return gpu_wait(t->gpu, err);
+}
+
+bool train_row(struct trainer *t, const struct data_row *row, double weight, uint64_t step,
+               uint32_t i_row, struct train_sums *sums, double *nll, double *nll_mtp,
+               struct err *err)
+{
+    uint32_t key[4] = { (uint32_t)t->p.seed, (uint32_t)(t->p.seed >> 32), (uint32_t)step, i_row };
+    memcpy(words(t, t->dropout.key), key, sizeof key);
+    return run_row(t, row, true, weight, sums, nll, nll_mtp, err);
+}
+
+bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
+                double *nll_mtp, struct err *err)
+{
+    return run_row(t, row, false, 0, sums, nll, nll_mtp, err);
+}
+
+struct kv_stats *train_layers(struct trainer *t) { return &t->layers; }
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
+                             const struct train_params *p, struct err *err)
+{
+    struct trainer *t = mem_alloc(1, sizeof *t);
+    if (!t) {
+        fail(err, "out of memory: a trainer");
+        return NULL;
+    }
+    HLM_ASSERT(p->chunk <= 64);
+    t->gpu = g;
+    t->m = m;
+    t->set = set;
+    t->p = *p;
+    /* on CPU devices the squares of a chunk cost more than its states save */
+    t->chunk = p->chunk ? p->chunk : gpu_caps(g)->kind == GPU_CPU ? 32 : 64;
+    t->max_tok = max_u32(p->max_tok, 1);
+    t->piece_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(LOGIT_BYTES / (4 * m->n_vocab))));
+    t->n_loss = 1 + (p->mtp_factor != 0 ? m->n_draft : 0);
+    for (uint32_t i = 0; i < MAX_LOSS; i++)
+        t->loss[i].ahead = i + 1;
+    t->dropout.p = (float)p->dropout;
+    bool ok = t->n_loss <= MAX_LOSS || fail(err, "%s: %u draft blocks, at most %u can be trained",
+                                            gguf_path(m->file), m->n_draft, MAX_LOSS - 1);
+    t->n_loss = min_u32(t->n_loss, MAX_LOSS);
+    ok = ok && take_tables(t, err) && take_inputs(t, err) && updates_init(t, err);
+    if (ok)
+        t->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
+    ok = ok && t->scratch && (t->tape = tape_create(t->inputs, &t->dropout, err)) &&
+         updates_tape(t, err) && measure(t, err);
+    if (!ok) {
+        fail(err, "out of memory: a trainer");
+        train_destroy(t);
+        return NULL;
+    }
+    return t;
+}
+
+bool train_commit(struct trainer *t, struct err *err)
+{
+    return model_commit(t->tables, "a smaller --max-seq needs less", err) &&
+           model_commit(t->inputs, "a smaller --max-seq needs less", err) &&
+           model_commit(t->scratch, "a smaller --max-seq needs less", err) &&
+           updates_commit(t, err);
+}
+
+void train_destroy(struct trainer *t)
+{
+    if (!t)
+        return;
+    for (uint32_t i = 0; i < MAX_PASS; i++)
+        pass_drop(&t->pass[i]);
+    updates_finish(t);
+    kv_stats_finish(&t->layers);
+    tape_destroy(t->tape);
+    arena_destroy(t->tables);
+    arena_destroy(t->inputs);
+    arena_destroy(t->scratch);
+    free(t->input);
+    free(t->host);
+    free(t->parts);
+    free(t->tells);
+    free(t);
+}

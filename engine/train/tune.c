@@ -1,0 +1,471 @@
+/* tune: a training run - what is learnt from, what is trained, and steps. See hlm_train.h; rows
+ * and rates are in tune_rows.c, checkpoints in tune_saved.c, the device's part in train.h.
+ */
+#include "train/tune.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct hlm_tune_params hlm_tune_defaults(void)
+{
+    struct hlm_tune_params p = {
+        .read = { .max_seq = 2048, .valid = DATA_VALID }, .o = data_options_default(),
+        .epochs = 3, .warmup = 0.03,
+    };
+    p.o.steps = 0;
+    p.o.shuffle = true;
+    p.o.lr = p.o.peak = 2e-4;
+    p.o.final = p.o.lr / 10;
+    p.o.schedule = DATA_COSINE;
+    p.o.clip_norm = 1;
+    return p;
+}
+
+bool hlm_tune_options(const char *ids_json, struct data_options *o, struct err *err)
+{
+    struct data_rows rows;
+    struct data_options own;
+    bool has;
+    if (!data_read(ids_json, UINT32_MAX / 2, &rows, &own, &has, err))
+        return false;
+    data_rows_free(&rows);
+    if (has) {
+        *o = own;
+        o->total_steps = o->total_steps ? o->total_steps : o->steps;
+    }
+    return true;
+}
+
+/* ---- what is learnt from --------------------------------------------------------------------- */
+
+static bool read_jsonl(hlm_tune *t, struct err *err)
+{
+    struct data_params *p = &t->p.read;
+    hlm *m = t->m;
+    bool exact = true;
+    if (!m->tok)
+        return fail(err, "%s", m->tok_err.msg);
+    p->tok = m->tok;
+    p->eos = data_eos(m->file, m->tok);
+    p->seed = t->p.seed;
+    if (!p->format.name)
+        p->format = chat_detect(m->file, &exact);
+    if (!exact)
+        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
+                          "(--chat-format chooses)", m->path, p->format.name);
+    if (!data_load(&t->data, t->p.data, p, err))
+        return false;
+    if (!t->data.train.n_counted)
+        return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.data);
+    uint32_t length = t->p.no_pack ? 0 : p->max_seq;
+    int32_t pad = data_pad(m->file, m->tok);
+    t->stream = (struct stream){ .set = &t->data.train, .row_length = length, .pad_id = pad,
+                                 .seed = t->p.seed, .shuffle = t->o.shuffle };
+    return (!t->data.valid.n_doc ||
+            data_pack(&t->valid, &t->data.valid, NULL, length, pad, err)) &&
+           (!t->data.test.n_doc || data_pack(&t->test, &t->data.test, NULL, length, pad, err));
+}
+
+static bool read_ids(hlm_tune *t, struct err *err)
+{
+    struct data_options own;
+    bool has;
+    if (!data_read(t->p.ids_json, t->m->model->n_vocab, &t->fixed, &own, &has, err))
+        return false;
+    if (!t->fixed.n_counted)
+        return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.ids_json);
+    t->stream = (struct stream){ .fixed = &t->fixed, .row_length = t->fixed.row_length,
+                                 .seed = t->p.seed, .shuffle = t->o.shuffle };
+    return true;
+}
+
+static void sum_rows(struct sum *s, const struct data_rows *r)
+{
+    sum_add(s, &r->n_row, sizeof r->n_row);
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        const struct data_row *row = &r->row[i];
+        sum_add(s, &row->n, sizeof row->n);
+        sum_add(s, row->ids, row->n * sizeof *row->ids);
+        sum_add(s, row->mask, row->n);
+        sum_add(s, row->doc, row->n * sizeof *row->doc);
+    }
+}
+
+/* Of the first pass and of what validates: what makes another run's numbers, and its early end. */
+static bool hash_data(hlm_tune *t, struct err *err)
+{
+    struct sum *s = sum_begin(err);
+    const struct data_rows *first = s ? stream_first(&t->stream, err) : NULL;
+    if (first) {
+        sum_rows(s, first);
+        sum_rows(s, &t->valid);
+    }
+    if (s)
+        sum_end(s, t->data_hash);
+    return first != NULL;
+}
+
+/* Documents may be longer than any that the model has seen; that is told. */
+static void look_at_lengths(const hlm_tune *t)
+{
+    uint32_t longest = 0, known = t->m->model->n_ctx_train;
+    const struct data_rows *first = t->p.data ? NULL : &t->fixed;
+    for (uint32_t i = 0; t->p.data && i < t->data.train.n_doc; i++)
+        longest = max_u32(longest, t->data.train.doc[i].n);
+    for (uint32_t i = 0; first && i < first->n_row; i++)
+        for (uint32_t k = 0; k < first->row[i].n_doc; k++)
+            longest = max_u32(longest, first->row[i].doc_len[k]);
+    if (longest > known)
+        log_msg(LOG_WARN, "the longest document has %u tokens, the model was trained for %u",
+                longest, known);
+}
+
+enum { MAX_STEP_ROWS = 1 << 20 };
+
+/* Steps, rates, and how large rows become. */
+static bool plan_steps(hlm_tune *t, struct err *err)
+{
+    const struct data_rows *first = stream_first(&t->stream, err);
+    struct data_options *o = &t->o;
+    if (!first)
+        return false;
+    uint64_t of_step = (uint64_t)o->batch_rows * o->accumulation;
+    if (!of_step || of_step > MAX_STEP_ROWS)
+        return fail(err, "a step of %u times %u rows, expected 1 to %d rows", o->accumulation,
+                    o->batch_rows, MAX_STEP_ROWS);
+    if (!o->total_steps)
+        hlm_tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
+    uint64_t n_row = of_step * o->steps;
+    if (!stream_extent(&t->stream, n_row, &t->extent, err))
+        return false;
+    look_at_lengths(t);
+    const struct data_rows *more[] = { &t->valid, &t->test };
+    for (uint32_t k = 0; k < ARRAY_LEN(more); k++)
+        for (uint32_t i = 0; i < more[k]->n_row; i++) {
+            t->extent.max_tok = max_u32(t->extent.max_tok, more[k]->row[i].n);
+            t->extent.max_doc = max_u32(t->extent.max_doc, more[k]->row[i].n_doc);
+        }
+    return true;
+}
+
+/* ---- what is trained ------------------------------------------------------------------------- */
+
+/* Those of b that a has not come behind it. */
+static bool join(struct lora_targets *a, const struct lora_targets *b, struct err *err)
+{
+    const struct gguf_tensor **more = mem_grow(a->t, a->n + b->n + 1, sizeof *more);
+    if (!more)
+        return fail(err, "out of memory: a list of %" PRIu64 " targets", a->n + b->n);
+    a->t = more;
+    for (uint64_t i = 0, k; i < b->n; i++) {
+        for (k = 0; k < a->n && a->t[k] != b->t[i]; k++)
+            ;
+        if (k == a->n)
+            a->t[a->n++] = b->t[i];
+    }
+    return true;
+}
+
+/* A fresh adapter, in memory that t->fresh holds. */
+static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct err *err)
+{
+    const struct lora_base *base = &t->m->model->base;
+    struct lora_fresh how = { .rank = rank, .alpha = (float)t->o.alpha, .rslora = t->o.rslora,
+                              .seed = t->p.seed };
+    struct lora_targets list = { 0 }, more = { 0 };
+    uint64_t n = 0;
+    free(t->fresh);
+    t->fresh = NULL;
+    if (lora_find_targets(base, targets, &list, err) &&
+        (!t->p.target_mtp || lora_find_targets(base, "mtp", &more, err)) &&
+        join(&list, &more, err))
+        t->fresh = lora_make(base, &list, &how, &n, err);
+    free(list.t);
+    free(more.t);
+    return t->fresh ? gguf_parse(t->fresh, n, "the new adapter", err) : NULL;
+}
+
+/* What the adapter that is trained begins with; NULL with a reason. */
+static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *targets,
+                                       struct err *err)
+{
+    struct gguf *g = t->p.init_lora ? gguf_open(t->p.init_lora, err)
+                                    : make_adapter(t, rank, targets, err);
+    if (g && !gguf_f32(g, "adapter.lora.alpha", REQUIRED, &t->alpha, err)) {
+        gguf_close(g);
+        g = NULL;
+    }
+    return lora_file_check(g, 1, &t->m->model->base, err);
+}
+
+static bool no_adapter(hlm_tune *t, struct err *err)
+{
+    hlm *m = t->m;
+    bool ok = lora_set_use(NULL, m->gpu, &m->model->base, err);
+    lora_set_destroy(m->lora);
+    m->lora = NULL;
+    m->lora_hash[0] = m->lora_hash[1] = 0;
+    return ok;
+}
+
+/* Puts the adapter in force; on a gpu that is dry nothing is brought anywhere. */
+static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct err *err)
+{
+    hlm *m = t->m;
+    struct lora_base *base = &m->model->base;
+    if (!no_adapter(t, err))
+        return false;
+    if (!t->o.train_lora && !t->p.init_lora)
+        return true;
+    struct lora_file *file = first_adapter(t, rank, targets, err);
+    m->lora = file ? lora_set_create(m->gpu, base, &file, 1, true, err) : NULL;
+    return m->lora && lora_set_use(m->lora, m->gpu, base, err);
+}
+
+/* Documents that a row of max_tok slots can have; it cuts those that are longer. */
+static uint32_t most_documents(const hlm_tune *t, uint32_t max_tok)
+{
+    const struct data_set *set[] = { &t->data.train, &t->data.valid, &t->data.test };
+    uint32_t shortest = t->p.data ? max_tok : 1;
+    for (uint32_t k = 0; k < ARRAY_LEN(set); k++)
+        for (uint32_t i = 0; i < set[k]->n_doc; i++)
+            shortest = min_u32(shortest, set[k]->doc[i].n);
+    return min_u32(t->extent.max_doc, max_tok / max_u32(shortest, 1));
+}
+
+struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
+{
+    return (struct train_params){
+        .max_tok = max_tok, .max_doc = most_documents(t, max_tok),
+        .train_lora = t->o.train_lora, .train_gates = t->o.train_gates,
+        .mtp_factor = t->o.mtp_factor, .dropout = t->o.lora_dropout, .seed = t->p.seed,
+        .f16 = t->f16, .layers = t->m->layers,
+    };
+}
+
+static struct trainer *make_trainer(hlm_tune *t, uint32_t max_tok, struct err *err)
+{
+    struct train_params p = tune_train_params(t, max_tok);
+    return train_create(t->m->gpu, t->m->model, t->m->lora, &p, err);
+}
+
+/* X of X.lora_a, X.lora_b, X.delta. */
+static const struct gguf_tensor *base_of(const hlm_tune *t, const char *param)
+{
+    char name[64];
+    const char *tail = strrchr(param, '.');
+    snprintf(name, sizeof name, "%.*s", (int)(tail - param), param);
+    return gguf_tensor(t->m->file, name);
+}
+
+/* What the trainer trains, kept for as long as the run. */
+static bool list_params(hlm_tune *t, const struct trainer *trainer, struct err *err)
+{
+    uint64_t n = train_n_param(trainer);
+    free(t->param);
+    free(t->target);
+    t->n_target = t->n_gate = t->n_number = 0;
+    t->n_param = (uint32_t)n;
+    t->param = mem_alloc(n, sizeof *t->param);
+    t->target = mem_alloc(n, sizeof *t->target);
+    if (!t->param || !t->target)
+        return fail(err, "out of memory: %" PRIu64 " trained tensors", n);
+    for (uint64_t i = 0; i < n; i++) {
+        struct train_param p = train_param(trainer, i);
+        const struct gguf_tensor *x = base_of(t, p.name);
+        snprintf(t->param[i].name, sizeof t->param[i].name, "%s", p.name);
+        t->param[i].n = p.n;
+        if (p.is_gate ? !t->o.train_gates : !t->o.train_lora)
+            continue;                   /* the adapter has moved it, and it stays so */
+        t->n_number += p.n;
+        t->n_gate += p.is_gate;
+        if (p.is_gate || !strcmp(strrchr(p.name, '.'), ".lora_a"))
+            t->target[t->n_target++] = (struct hlm_tune_target){
+                .name = x ? x->name : t->param[i].name, .n_in = p.dim[0],
+                .n_out = x && !p.is_gate ? x->dim[1] : 1,
+                .n_expert = x && !p.is_gate ? x->dim[2] : 1, .rank = p.is_gate ? 0 : p.dim[1],
+            };
+    }
+    return true;
+}
+
+/* ---- what it costs --------------------------------------------------------------------------- */
+
+/* Lays everything out on a gpu that is dry, for rows of max_tok slots. */
+static bool dry_run(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_plan *plan,
+                    struct err *err)
+{
+    const struct hlm_session_params *sp = t->p.sample;
+    struct trainer *trainer = make_trainer(t, max_tok, err);
+    bool ok = trainer && (!list || list_params(t, trainer, err)) && train_commit(trainer, err);
+    uint32_t n_ctx = ok && sp ? plan_ctx(t->m, sp, err) : 0;
+    hlm_session *s = n_ctx ? session_lay_out(t->m, sp, n_ctx, err) : NULL;
+    ok = ok && (!sp || (s && session_commit(s, err)));
+    if (ok)
+        *plan = plan_of(t->m, max_tok, 0);
+    hlm_session_destroy(s);
+    train_destroy(trainer);
+    return ok;
+}
+
+static bool would_fit(hlm_tune *t, uint32_t max_tok, uint32_t rank, const char *targets)
+{
+    struct hlm_plan plan;
+    struct err why = { 0 };
+    bool same = rank == t->o.rank && targets == t->p.targets;
+    return (same || set_adapter(t, rank, targets, &why)) &&
+           dry_run(t, max_tok, false, &plan, &why) && plan.fits;
+}
+
+/* The longest rows that fit with this adapter, in steps of 64; 0: none do. */
+static uint32_t longest(hlm_tune *t, uint32_t rank, const char *targets)
+{
+    uint32_t fits = 0, not = div_up(t->extent.max_tok, 64);
+    if (!would_fit(t, 64, rank, targets))
+        return 0;
+    for (fits = 1; not - fits > 1;) {
+        uint32_t n = fits + (not - fits) / 2;
+        *(would_fit(t, 64 * n, rank, targets) ? &fits : &not) = n;
+    }
+    return 64 * fits;
+}
+
+/* What would fit, cheapest sacrifice first: shorter rows, a smaller rank, fewer targets. */
+static void what_fits(hlm_tune *t, char out[128])
+{
+    bool may_cut = t->p.data && t->extent.max_tok > 64, fresh = !t->p.init_lora && t->o.train_lora;
+    uint32_t n = may_cut ? longest(t, t->o.rank, t->p.targets) : 0;
+    snprintf(out, 128, "a smaller model would");
+    if (n) {
+        snprintf(out, 128, "--max-seq %u would fit", n);
+        return;
+    }
+    for (uint32_t rank = t->o.rank / 2; fresh && rank; rank /= 2)
+        if (would_fit(t, t->extent.max_tok, rank, t->p.targets)) {
+            snprintf(out, 128, "--rank %u would fit", rank);
+            return;
+        }
+    if (!fresh || (t->p.targets && !strcmp(t->p.targets, "attn")))
+        return;
+    uint32_t rank = t->o.rank, tok = t->extent.max_tok;
+    if (would_fit(t, tok, rank, "attn"))
+        snprintf(out, 128, "fewer targets (--target attn) would fit");
+    else if (may_cut && (n = longest(t, rank, "attn")))
+        snprintf(out, 128, "--target attn with --max-seq %u would fit", n);
+    else if (would_fit(t, may_cut ? 64 : tok, 1, "attn"))
+        snprintf(out, 128, "--target attn --rank 1%s would fit", may_cut ? " --max-seq 64" : "");
+}
+
+static bool refuse(hlm_tune *t, struct err *err)
+{
+    char all[32], may[32], one[32], parts[256] = "", would[128];
+    struct hlm_plan plan = t->plan;
+    for (uint32_t i = 0; i < plan.n_row; i++)
+        if (!plan.row[i].on_host && plan.row[i].bytes) {
+            size_t n = strlen(parts);
+            snprintf(parts + n, sizeof parts - n, "%s%s %s", n ? ", " : "", plan.row[i].purpose,
+                     bytes_text(one, plan.row[i].bytes));
+        }
+    what_fits(t, would);
+    return fail(err, "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
+                     "used: %s", t->extent.max_tok, bytes_text(all, plan.device_bytes), parts,
+                gpu_caps(t->m->gpu)->name, bytes_text(may, plan.memory), would);
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+static bool check_options(const hlm_tune *t, struct err *err)
+{
+    const struct data_options *o = &t->o;
+    if (!t->p.data == !t->p.ids_json)
+        return fail(err, "one of data and rows of ids is needed to learn from");
+    if (!o->train_lora && !o->train_gates)
+        return fail(err, "nothing is to be trained: neither an adapter nor gates");
+    if (o->train_gates && !t->m->model->base.n_gate)
+        return fail(err, "%.300s: has no recurrent gates: --train-gates does not go with it",
+                    t->m->path);
+    if (o->mtp_factor != 0 && !t->m->model->n_draft)
+        return fail(err, "%.300s: %s: --mtp-loss and --train-mtp do not go with it", t->m->path,
+                    t->m->model->n_mtp ? "its draft (MTP) blocks were left out"
+                                       : "it has no draft (MTP) block");
+    return true;
+}
+
+hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err)
+{
+    hlm_tune *t = mem_alloc(1, sizeof *t);
+    if (!t || m->n_session || m->tune) {
+        fail(err, t ? "training cannot begin while a session or another training is alive"
+                    : "out of memory");
+        free(t);
+        return NULL;
+    }
+    t->m = m;
+    m->tune = t;
+    t->p = *p;
+    t->o = p->o;
+    t->f16 = p->precision == HLM_TUNE_F16;
+    if (p->precision == HLM_TUNE_DEFAULT)
+        t->f16 = !p->ids_json && linear_f16_pays(gpu_caps(m->gpu));
+    t->alpha = (float)p->o.alpha;
+    t->place.best_loss = t->place.valid_loss = INFINITY;
+    bool ok = check_options(t, err) && (p->data ? read_jsonl(t, err) : read_ids(t, err)) &&
+              hash_data(t, err) && plan_steps(t, err);
+    bool was = gpu_dry(m->gpu, true);
+    ok = ok && set_adapter(t, t->o.rank, p->targets, err) &&
+         dry_run(t, t->extent.max_tok, true, &t->plan, err) && (t->plan.fits || refuse(t, err));
+    gpu_dry(m->gpu, was);
+    ok = ok && (was || !m->lora ||
+                (lora_set_upload(m->lora, m->gpu, err) &&
+                 lora_set_use(m->lora, m->gpu, &m->model->base, err)));
+    ok = ok && (!p->resume || tune_find(t, err));
+    if (!ok) {
+        hlm_tune_close(t);
+        return NULL;
+    }
+    return t;
+}
+
+void hlm_tune_close(hlm_tune *t)
+{
+    struct err err = { 0 };
+    if (!t)
+        return;
+    hlm *m = t->m;
+    if (t->trainer)
+        count_leave(m, train_layers(t->trainer));
+    train_destroy(t->trainer);
+    if (!no_adapter(t, &err))
+        log_msg(LOG_ERROR, "%s", err.msg);
+    stream_finish(&t->stream);
+    data_rows_free(&t->fixed);
+    data_rows_free(&t->valid);
+    data_rows_free(&t->test);
+    data_free(&t->data);
+    free(t->param);
+    free(t->target);
+    free(t->from);
+    free(t->fresh);
+    m->tune = NULL;
+    free(t);
+}
+
+struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
+{
+    struct err err = { 0 };
+    const struct data_rows *first = t->trainer ? NULL : stream_first(&t->stream, &err);
+    return (struct hlm_tune_info){
+        .data = t->p.data ? &t->data : NULL, .rows = first, .valid = &t->valid, .test = &t->test,
+        .o = &t->o, .f16 = t->f16, .max_tok = t->extent.max_tok, .max_doc = t->extent.max_doc,
+        .n_run_row = t->extent.n_row, .target = t->target, .n_target = t->n_target,
+        .n_number = t->n_number, .n_gate = t->n_gate, .step = t->place.step,
+        .best_loss = t->place.best_loss, .best_step = t->place.best_step,
+        .valid_loss = t->place.valid_loss, .valid_step = t->place.valid_step,
+        .n_worse = t->place.n_worse, .n_tok = t->place.n_tok, .took_s = t->place.took_s,
+    };
+}
+
+struct hlm_plan hlm_tune_plan(const hlm_tune *t) { return t->plan; }

@@ -1,0 +1,179 @@
+/* tune_run: a run under way - steps and validations. See hlm_train.h. */
+#include "train/tune.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct err *err)
+{
+    hlm *m = t->m;
+    struct train_params p = tune_train_params(t, t->extent.max_tok);
+    HLM_ASSERT(!t->trainer && !gpu_is_dry(m->gpu));
+    t->trainer = train_create(m->gpu, m->model, m->lora, &p, err);
+    if (resumed)
+        *resumed = t->from;
+    bool ok = t->trainer && train_commit(t->trainer, err) && (!t->from || tune_resume(t, err));
+    count_begin(t->m, &t->plan);
+    return ok;
+}
+
+void hlm_tune_dump_grads(hlm_tune *t, const char *path) { t->grads = path; }
+
+/* ---- a step ---------------------------------------------------------------------------------- */
+
+static uint32_t rows_of_step(const hlm_tune *t) { return t->o.batch_rows * t->o.accumulation; }
+
+static bool is_sound(const hlm_tune *t, struct err *err)
+{
+    return !t->unclear || fail(err, "a step before has failed half-way: only what was saved is "
+                                    "good");
+}
+
+/* Counted targets and tokens of the rows of a step from c on, which moves behind them. */
+static bool survey(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok, struct err *err)
+{
+    *n = *n_tok = 0;
+    for (uint32_t i = 0; i < rows_of_step(t); i++, c->i_row++) {
+        const struct data_row *row = stream_row(&t->stream, c, err);
+        if (!row)
+            return false;
+        *n += row->n_counted;
+        *n_tok += row->n - row->padding;
+    }
+    return true;
+}
+
+/* Where the next step begins: rows without any counted token make none. */
+static bool find_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint64_t *n,
+                      uint64_t *n_tok, struct err *err)
+{
+    for (*n = 0; !*n; *from = *to) {
+        if (!stream_row(&t->stream, from, err))
+            return false;
+        *to = *from;
+        if (!survey(t, to, n, n_tok, err))
+            return false;
+        if (*n)
+            return true;
+    }
+    return true;
+}
+
+static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
+                     struct train_sums *sums, struct err *err)
+{
+    for (uint32_t i = 0; i < rows_of_step(t); i++, c.i_row++) {
+        const struct data_row *row = stream_row(&t->stream, &c, err);
+        if (!row || (row->n_counted && !train_row(t->trainer, row, 1.0 / (double)n, step, i, sums,
+                                                  NULL, NULL, err)))
+            return false;
+        count_train(t->m, HLM_TRAINING, i + 1, rows_of_step(t));
+    }
+    HLM_ASSERT(sums->n == n);
+    return (isfinite(sums->main) && isfinite(sums->mtp)) ||
+           fail(err, "step %" PRIu64 ": the loss is no finite number: training has come apart, a "
+                     "smaller --lr may hold", step);
+}
+
+static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct err *err)
+{
+    const struct data_options *o = &t->o;
+    struct adam_update u = {
+        .lr = lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
+        .decay = o->weight_decay, .decay_gates = o->weight_decay_gates,
+        .clip_norm = o->clip_norm, .bias_correction = o->bias_correction, .step = step,
+    };
+    return train_update(t->trainer, &u, norm, err);
+}
+
+bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct err *err)
+{
+    struct tune_place *p = &t->place;
+    struct cursor from = { p->epoch, (uint32_t)p->i_row }, to = from;
+    struct train_sums sums = { 0 };
+    uint64_t n, n_tok, step = p->step + 1;
+    double t0 = now_s(), lr = hlm_tune_rate(&t->o, step), norm = 0;
+    if (!is_sound(t, err) || !find_rows(t, &from, &to, &n, &n_tok, err))
+        return false;
+    t->unclear = true;
+    if (!run_rows(t, from, n, step, &sums, err) ||
+        (step == 1 && t->grads && !tune_write(t, TRAIN_GRAD, t->grads, err)) ||
+        !update(t, step, lr, &norm, err))
+        return false;
+    t->unclear = false;
+    p->step = step;
+    p->epoch = to.epoch;
+    p->i_row = to.i_row;
+    p->n_counted += n;
+    p->n_tok += n_tok;
+    double took = now_s() - t0;
+    p->took_s += took;
+    *out = (struct hlm_tune_step){
+        .step = step, .loss_main = sums.main / (double)n, .loss_mtp = sums.mtp / (double)n,
+        .lr = lr, .grad_norm = norm, .has_mtp = t->o.mtp_factor != 0, .n = n, .n_tok = n_tok,
+        .epoch = from.epoch, .took_s = took,
+    };
+    out->loss = out->loss_main + t->o.mtp_factor * out->loss_mtp;
+    count_step(t->m, out, t->o.steps);
+    return true;
+}
+
+bool hlm_tune_measure(hlm_tune *t, double *row_s, struct err *err)
+{
+    struct cursor c = { 0 };
+    const struct data_row *row = NULL;
+    struct train_sums sums = { 0 };
+    for (row = stream_row(&t->stream, &c, err); row && !row->n_counted; c.i_row++)
+        row = stream_row(&t->stream, &c, err);
+    t->unclear = true;
+    for (uint32_t i = 0; i < 2; i++) {
+        double t0 = now_s();
+        if (!row || !train_row(t->trainer, row, 1, 0, 0, &sums, NULL, NULL, err))
+            return false;
+        *row_s = now_s() - t0;
+    }
+    return true;
+}
+
+/* ---- validation ------------------------------------------------------------------------------ */
+
+static void remember(struct tune_place *p, double loss)
+{
+    p->valid_step = p->step;
+    p->valid_loss = loss;
+    if (loss < p->best_loss) {
+        p->best_loss = loss;
+        p->best_step = p->step;
+        p->n_worse = 0;
+    } else {
+        p->n_worse++;
+    }
+}
+
+bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
+                       bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
+                       struct err *err)
+{
+    const struct data_rows *rows = set == HLM_TUNE_VALID ? &t->valid : &t->test;
+    struct train_sums sums = { 0 };
+    if (!is_sound(t, err))
+        return false;
+    for (uint32_t i = 0; i < rows->n_row; i++) {
+        if (progress && !progress(user, i, rows->n_row))
+            return false;
+        if (rows->row[i].n_counted &&
+            !train_eval(t->trainer, &rows->row[i], &sums, NULL, NULL, err))
+            return false;
+        count_train(t->m, HLM_VALIDATING, i + 1, rows->n_row);
+    }
+    if (!sums.n)
+        return fail(err, "there is nothing to validate with: no token counts");
+    *out = (struct hlm_tune_loss){ .main = sums.main / (double)sums.n,
+                                   .mtp = sums.mtp / (double)sums.n, .n = sums.n };
+    if (set == HLM_TUNE_VALID) {
+        remember(&t->place, out->main);
+        count_valid(t->m, out->main);
+    }
+    return true;
+}

@@ -1,0 +1,325 @@
+/* tune_saved: checkpoints of a run, one folder each, and the adapter as a file.
+ *
+ * FOLDER/step-000123/ holds adapter.gguf, which is an adapter as any other, and state.bin, which is
+ * tune_state.c's. It is written under another name, every file of it brought to disk, and then
+ * renamed: what has the name is whole. */
+#include "train/tune.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ADAPTER "adapter.gguf"
+#define STATE "state.bin"
+
+enum { MAX_STEP_NAME = 32 };
+
+static void step_name(char out[MAX_STEP_NAME], uint64_t step)
+{
+    snprintf(out, MAX_STEP_NAME, "step-%06" PRIu64, step);
+}
+
+/* step-000123 and nothing behind it. */
+static bool is_step(const char *name, uint64_t *step)
+{
+    char *end, same[MAX_STEP_NAME];
+    if (strncmp(name, "step-", 5) || name[5] < '0' || name[5] > '9')
+        return false;
+    *step = strtoull(name + 5, &end, 10);
+    step_name(same, *step);
+    return !strcmp(name, same);
+}
+
+/* ---- what a checkpoint holds ----------------------------------------------------------------- */
+
+static bool on_get(void *user, enum train_what what, uint64_t i, float *to, struct err *err)
+{
+    hlm_tune *t = user;
+    return train_get(t->trainer, what, i, to, err);
+}
+
+static bool on_put(void *user, enum train_what what, uint64_t i, const float *from,
+                   struct err *err)
+{
+    hlm_tune *t = user;
+    return train_put(t->trainer, what, i, from, err);
+}
+
+static struct tune_options options_of(const hlm_tune *t)
+{
+    const struct data_options *o = &t->o;
+    return (struct tune_options){
+        .seed = t->p.seed, .precision = t->f16 ? 16 : 32, .no_pack = t->p.no_pack,
+        .max_seq = t->p.data ? t->p.read.max_seq : 0,
+        .no_shuffle = !o->shuffle, .steps = o->steps, .batch_rows = o->batch_rows,
+        .accumulation = o->accumulation, .rank = t->p.init_lora ? 0 : o->rank,
+        .rslora = o->rslora, .train_gates = o->train_gates, .train_lora = o->train_lora,
+        .bias_correction = o->bias_correction, .schedule = o->schedule,
+        .warmup_steps = o->warmup_steps, .total_steps = o->total_steps,
+        .alpha = t->p.init_lora ? 0 : o->alpha, .lr = o->lr, .peak = o->peak,
+        .warmup_from = o->warmup_from, .final = o->final, .beta1 = o->beta1, .beta2 = o->beta2,
+        .eps = o->eps, .weight_decay = o->weight_decay,
+        .weight_decay_gates = o->weight_decay_gates, .clip_norm = o->clip_norm,
+        .dropout = o->lora_dropout, .mtp_factor = o->mtp_factor,
+    };
+}
+
+static bool want(hlm_tune *t, struct state_want *w, struct err *err)
+{
+    hlm *m = t->m;
+    if (!m->hashed && !gguf_hash(m->file, m->hash, err))
+        return false;
+    m->hashed = true;
+    *w = (struct state_want){ .param = t->param, .get = on_get, .put = on_put, .user = t };
+    struct state_head *h = &w->head;
+    h->n_param = t->n_param;
+    h->options = options_of(t);
+    h->place = t->place;
+    memcpy(h->model_hash, m->hash, sizeof h->model_hash);
+    memcpy(h->data_hash, t->data_hash, sizeof h->data_hash);
+    snprintf(h->arch, sizeof h->arch, "%s", m->model->arch->name);
+    snprintf(h->name, sizeof h->name, "%.*s", (int)sizeof h->name - 1, m->name);
+    snprintf(h->device, sizeof h->device, "%.*s", (int)sizeof h->device - 1,
+             gpu_caps(m->gpu)->name);
+    return true;
+}
+
+/* ---- going on -------------------------------------------------------------------------------- */
+
+static void newest(void *user, const char *name)
+{
+    uint64_t step, *best = user;
+    if (is_step(name, &step) && step + 1 > *best)
+        *best = step + 1;
+}
+
+bool hlm_tune_has_saved(const char *folder)
+{
+    uint64_t best = 0;
+    return folder_is(folder) && folder_each(folder, newest, &best, NULL) && best;
+}
+
+static char *no_memory(const char *path, struct err *err)
+{
+    fail(err, "%.300s: out of memory", path);
+    return NULL;
+}
+
+/* The checkpoint that a path means: itself, or the newest in it. */
+static char *find(const char *path, struct err *err)
+{
+    char *state = folder_path(path, STATE), *found = NULL, name[MAX_STEP_NAME];
+    struct file_in f;
+    uint64_t step = 0;
+    if (!state)
+        return no_memory(path, err);
+    bool is = file_in_open(&f, state, NULL);
+    file_in_close(&f);
+    free(state);
+    if (is)
+        return (found = folder_path(path, "")) ? found : no_memory(path, err);
+    if (!folder_each(path, newest, &step, err))
+        return NULL;
+    if (!step) {
+        fail(err, "%.300s: there is no checkpoint in it", path);
+        return NULL;
+    }
+    step_name(name, step - 1);
+    return (found = folder_path(path, name)) ? found : no_memory(path, err);
+}
+
+/* The state in a checkpoint, checked; and then put where it is of, all or the values alone. */
+enum take { TAKE_NOTHING, TAKE_VALUES, TAKE_ALL };
+
+static bool take(hlm_tune *t, const char *folder, enum take what, struct state_head *head,
+                 struct err *err)
+{
+    struct state_want w;
+    char *path = folder_path(folder, STATE);
+    struct file_in in = { .fd = -1 };
+    bool ok = path ? want(t, &w, err) && file_in_open(&in, path, err) &&
+                         state_check(&in, &w, head, err)
+                   : no_memory(folder, err) != NULL;
+    ok = ok && (what == TAKE_NOTHING || state_read(&in, &w, what == TAKE_ALL, err));
+    file_in_close(&in);
+    free(path);
+    return ok;
+}
+
+bool tune_find(hlm_tune *t, struct err *err)
+{
+    const char *device = gpu_caps(t->m->gpu)->name;
+    struct state_head h;
+    if (!(t->from = find(t->p.resume, err)) || !take(t, t->from, TAKE_NOTHING, &h, err))
+        return false;
+    if (strncmp(h.device, device, sizeof h.device - 1))
+        log_msg(LOG_WARN, "%s: was trained on %.*s, this is %s: the numbers will not be the same "
+                          "bits", t->from, (int)sizeof h.device, h.device, device);
+    return true;
+}
+
+bool tune_resume(hlm_tune *t, struct err *err)
+{
+    struct state_head h;
+    if (!take(t, t->from, TAKE_ALL, &h, err))
+        return false;
+    t->place = h.place;
+    t->saved_step = h.place.step + 1;
+    return true;
+}
+
+/* ---- the adapter ----------------------------------------------------------------------------- */
+
+struct written { hlm_tune *t; enum train_what what; };
+
+static bool on_values(void *user, uint64_t i, float *to, struct err *err)
+{
+    const struct written *w = user;
+    return train_get(w->t->trainer, w->what, i, to, err);
+}
+
+bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct err *err)
+{
+    struct lora_tensor *list = mem_alloc(t->n_param + 1ull, sizeof *list);
+    struct written user = { t, what };
+    struct lora_write w = { .arch = t->m->model->arch->name, .alpha = t->alpha, .tensor = list,
+                            .n_tensor = t->n_param, .values = on_values, .user = &user };
+    if (!list)
+        return no_memory(path, err) != NULL;
+    for (uint32_t i = 0; i < t->n_param; i++) {
+        struct train_param p = train_param(t->trainer, i);
+        list[i] = (struct lora_tensor){ .name = t->param[i].name, .n_dim = p.n_dim };
+        for (uint32_t k = 0; k < 3; k++)
+            list[i].dim[k] = k < p.n_dim ? p.dim[k] : 1;
+    }
+    bool ok = lora_write(path, &w, err);
+    free(list);
+    return ok;
+}
+
+bool hlm_tune_write(hlm_tune *t, const char *path, struct err *err)
+{
+    return tune_write(t, TRAIN_VALUE, path, err);
+}
+
+/* ---- saving ---------------------------------------------------------------------------------- */
+
+/* The steps that are in a folder, and what killed runs have left there. */
+struct listing {
+    const char *folder;
+    uint64_t *step, n, cap;
+    bool full;
+};
+
+static void list(void *user, const char *name)
+{
+    struct listing *l = user;
+    uint64_t step;
+    size_t n = strlen(name);
+    if (n > 4 && !strncmp(name, "step-", 5) && !strcmp(name + n - 4, ".tmp")) {
+        char *path = folder_path(l->folder, name);
+        if (path)
+            folder_remove(path);
+        free(path);
+        return;
+    }
+    if (!is_step(name, &step))
+        return;
+    if (l->n == l->cap) {
+        uint64_t *more = mem_grow(l->step, 2 * l->cap + 16, sizeof *more);
+        if (!more) {
+            l->full = true;
+            return;
+        }
+        l->step = more;
+        l->cap = 2 * l->cap + 16;
+    }
+    l->step[l->n++] = step;
+}
+
+static int by_age(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x < y) - (x > y);
+}
+
+/* All but the newest `keep` up to this step, and the best. Those of later steps are of a run that
+ * this one was set back from; they will come again. */
+static void prune(const hlm_tune *t, const char *folder, uint32_t keep)
+{
+    struct listing l = { .folder = folder };
+    uint32_t n = 0;
+    if (!folder_each(folder, list, &l, NULL) || l.full)
+        l.n = 0;
+    qsort(l.step, l.n, sizeof *l.step, by_age);
+    for (uint64_t i = 0; i < l.n; i++) {
+        char name[MAX_STEP_NAME], *path;
+        if (l.step[i] > t->place.step || n++ < max_u32(keep, 1) ||
+            (t->place.best_step && l.step[i] == t->place.best_step))
+            continue;
+        step_name(name, l.step[i]);
+        if ((path = folder_path(folder, name)))
+            folder_remove(path);
+        free(path);
+    }
+    free(l.step);
+}
+
+static bool save_into(hlm_tune *t, const char *folder, struct err *err)
+{
+    char *adapter = folder_path(folder, ADAPTER), *state = folder_path(folder, STATE);
+    struct state_want w;
+    bool ok = (adapter && state) || no_memory(folder, err);
+    ok = ok && tune_write(t, TRAIN_VALUE, adapter, err) && want(t, &w, err) &&
+         state_write(state, &w, err);
+    free(adapter);
+    free(state);
+    return ok;
+}
+
+bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct err *err)
+{
+    char name[MAX_STEP_NAME], *path;
+    struct folder_out f = { 0 };
+    if (t->unclear)
+        return fail(err, "%.300s: a step has failed half-way, nothing sound is left to save",
+                    folder);
+    step_name(name, t->place.step);
+    if (!(path = folder_path(folder, name)))
+        return no_memory(folder, err) != NULL;
+    bool ok = folder_make(folder, err) && folder_begin(&f, path, err) &&
+              save_into(t, f.tmp, err);
+    if (ok && folder_is(path))
+        folder_remove(path);            /* the same step of a run that was set back */
+    if (ok)
+        ok = folder_end(&f, err);
+    else
+        folder_drop(&f);
+    free(path);
+    if (!ok)
+        return false;
+    t->saved_step = t->place.step + 1;
+    prune(t, folder, keep);
+    return true;
+}
+
+bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->place.step + 1; }
+
+bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct err *err)
+{
+    char name[MAX_STEP_NAME], *path;
+    struct state_head h;
+    if ((*is = t->place.best_step == t->place.step))
+        return true;
+    step_name(name, t->place.best_step);
+    if (!(path = folder_path(folder, name)))
+        return no_memory(folder, err) != NULL;
+    bool ok = true;
+    if (folder_is(path)) {
+        t->unclear = true;              /* for steps: the moments are another's */
+        ok = *is = take(t, path, TAKE_VALUES, &h, err);
+    }
+    free(path);
+    return ok;
+}

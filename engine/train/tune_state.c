@@ -1,0 +1,204 @@
+/* tune_state: a run's state in a file - what it was begun with, where it stands, and everything
+ * that is trained with its moments. The values are the device's, for what an adapter file has of
+ * them may not come back to the last bit. Needs no device. See tune.h. */
+#include "train/tune.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char magic[] = "hlmtrain";
+
+static_assert(sizeof(struct tune_options) == 29 * 8, "as in the files that there are");
+static_assert(sizeof(struct state_head) == 16 + 5 * 8 + 29 * 8 + 11 * 8 + 224,
+              "as in the files that there are");
+
+static const enum train_what kinds[] = { TRAIN_DEVICE, TRAIN_M, TRAIN_V };
+enum { N_KIND = ARRAY_LEN(kinds) };
+
+static uint64_t most_numbers(const struct state_want *w)
+{
+    uint64_t most = 1;
+    for (uint32_t i = 0; i < w->head.n_param; i++)
+        most = max_u64(most, w->param[i].n);
+    return most;
+}
+
+static uint64_t file_bytes(const struct state_want *w)
+{
+    uint64_t n = sizeof w->head + w->head.n_param * sizeof *w->param + 16;
+    for (uint32_t i = 0; i < w->head.n_param; i++)
+        n += N_KIND * sizeof(float) * w->param[i].n;
+    return n;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+static bool put(struct file_out *f, struct sum *s, const void *p, uint64_t n, struct err *err)
+{
+    sum_add(s, p, n);
+    return file_out_put(f, p, n, err);
+}
+
+static bool put_all(struct file_out *f, struct sum *s, const struct state_want *w, float *buf,
+                    struct err *err)
+{
+    bool ok = put(f, s, &w->head, sizeof w->head, err) &&
+              put(f, s, w->param, w->head.n_param * sizeof *w->param, err);
+    for (uint32_t i = 0; ok && i < w->head.n_param; i++)
+        for (uint32_t k = 0; ok && k < N_KIND; k++)
+            ok = w->get(w->user, kinds[k], i, buf, err) &&
+                 put(f, s, buf, w->param[i].n * sizeof *buf, err);
+    return ok;
+}
+
+bool state_write(const char *path, struct state_want *w, struct err *err)
+{
+    float *buf = mem_alloc(most_numbers(w), sizeof *buf);
+    struct sum *s = sum_begin(err);
+    struct file_out *f = NULL;
+    uint64_t sum[2] = { 0 };
+    memcpy(w->head.magic, magic, sizeof w->head.magic);
+    w->head.version = STATE_VERSION;
+    w->head.file_bytes = file_bytes(w);
+    bool ok = (buf && s) || fail(err, "%.300s: no memory to write it", path);
+    ok = ok && (f = file_out_begin(path, err)) && put_all(f, s, w, buf, err);
+    if (s)
+        sum_end(s, sum);
+    ok = ok && file_out_put(f, sum, sizeof sum, err);
+    if (ok)
+        ok = file_out_end(f, err);
+    else
+        file_out_drop(f);
+    free(buf);
+    return ok;
+}
+
+/* ---- checking -------------------------------------------------------------------------------- */
+
+static bool damaged(const char *path, struct err *err)
+{
+    return fail(err, "%.300s: is damaged: its checksum does not match", path);
+}
+
+static bool same_text(const char *a, const char *b, size_t n) { return !strncmp(a, b, n); }
+
+/* What the run was begun with is what it would be begun with now; else the first difference. */
+static bool same_run(const char *path, const struct state_head *f, const struct state_head *w,
+                     struct err *err)
+{
+    if (!same_text(f->arch, w->arch, sizeof f->arch) ||
+        memcmp(f->model_hash, w->model_hash, sizeof f->model_hash))
+        return fail(err, "%.200s: was trained on another model: %.64s (%.32s), this one is %.64s "
+                    "(%.32s)%s", path, f->name, f->arch, w->name, w->arch,
+                    same_text(f->name, w->name, sizeof f->name) ? ", another file" : "");
+#define U(flag, key)                                                                           \
+    if (f->options.key != w->options.key)                                                      \
+        return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path, \
+                    flag, f->options.key, w->options.key);
+#define F(flag, key)                                                                           \
+    if (memcmp(&f->options.key, &w->options.key, sizeof(double)))                              \
+        return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, flag,         \
+                    f->options.key, w->options.key);
+    TUNE_OPTIONS(U, F)
+#undef F
+#undef U
+    return !memcmp(f->data_hash, w->data_hash, sizeof f->data_hash) ||
+           fail(err, "%.200s: was begun with other data: its tokens, what counts of them, or what "
+                "validates (-d, --ids-json and what says how they are read)", path);
+}
+
+static bool same_params(const struct file_in *f, const struct state_want *w,
+                        const struct state_head *head, struct err *err)
+{
+    if (head->n_param != w->head.n_param)
+        return fail(err, "%.200s: trains %u tensors, expected %u (--target, --init-lora)", f->path,
+                    head->n_param, w->head.n_param);
+    for (uint32_t i = 0; i < head->n_param; i++) {
+        const struct state_param *p = &w->param[i];
+        struct state_param have;
+        if (!file_in_read(f, sizeof *head + i * sizeof have, &have, sizeof have, err))
+            return false;
+        if (!same_text(have.name, p->name, sizeof have.name) || have.n != p->n)
+            return fail(err, "%.200s: trains %.64s of %" PRIu64 " numbers, expected %.64s of %"
+                        PRIu64 " (--target, --init-lora)", f->path, have.name, have.n, p->name,
+                        p->n);
+    }
+    return true;
+}
+
+static bool place_ok(const char *path, const struct state_head *h, struct err *err)
+{
+    const struct tune_place *p = &h->place;
+    if (p->step <= h->options.steps && p->i_row <= UINT32_MAX && p->best_step <= p->step &&
+        p->valid_step <= p->step && !isnan(p->best_loss) && isfinite(p->took_s))
+        return true;
+    return fail(err, "%.300s: is damaged: it stands at step %" PRIu64 " of %" PRIu64, path, p->step,
+                h->options.steps);
+}
+
+static bool check_sum(const struct file_in *f, uint64_t end, struct err *err)
+{
+    enum { PIECE = 1 << 20 };
+    uint8_t *buf = mem_alloc(PIECE, 1);
+    struct sum *s = sum_begin(err);
+    uint64_t have[2] = { 0 }, want[2];
+    bool ok = (buf && s) || fail(err, "%.300s: no memory to read it", f->path);
+    for (uint64_t at = 0, n; ok && at < end; at += n) {
+        n = min_u64(PIECE, end - at);
+        ok = file_in_read(f, at, buf, n, err);
+        if (ok)
+            sum_add(s, buf, n);
+    }
+    if (s)
+        sum_end(s, have);
+    free(buf);
+    return ok && file_in_read(f, end, want, sizeof want, err) &&
+           (!memcmp(have, want, sizeof have) || damaged(f->path, err));
+}
+
+bool state_check(const struct file_in *f, const struct state_want *w, struct state_head *head,
+                 struct err *err)
+{
+    if (f->bytes < sizeof *head + 16)
+        return fail(err, "%.300s: is no checkpoint: %" PRIu64 " bytes, expected at least %zu",
+                    f->path, f->bytes, sizeof *head + 16);
+    if (!file_in_read(f, 0, head, sizeof *head, err))
+        return false;
+    if (memcmp(head->magic, magic, sizeof head->magic))
+        return fail(err, "%.300s: is no checkpoint: it does not begin with %s", f->path, magic);
+    if (head->version != STATE_VERSION)
+        return fail(err, "%.300s: is of version %u of the format, expected %d", f->path,
+                    head->version, STATE_VERSION);
+    if (head->file_bytes != f->bytes)
+        return fail(err, "%.300s: has %" PRIu64 " bytes, expected %" PRIu64
+                    ": it was cut short or damaged", f->path, f->bytes, head->file_bytes);
+    if (!check_sum(f, f->bytes - 16, err) || !same_run(f->path, head, &w->head, err) ||
+        !place_ok(f->path, head, err))
+        return false;
+    if (f->bytes < sizeof *head + head->n_param * sizeof *w->param + 16)
+        return fail(err, "%.300s: is damaged: %u tensors are not in it", f->path, head->n_param);
+    return same_params(f, w, head, err) &&
+           (f->bytes == file_bytes(w) ||
+            fail(err, "%.300s: is damaged: it has %" PRIu64 " bytes, expected %" PRIu64, f->path,
+                 f->bytes, file_bytes(w)));
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct err *err)
+{
+    uint64_t at = sizeof w->head + w->head.n_param * sizeof *w->param;
+    float *buf = mem_alloc(most_numbers(w), sizeof *buf);
+    bool ok = buf || fail(err, "%.300s: no memory to read it", f->path);
+    for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
+        uint64_t bytes = w->param[i].n * sizeof *buf;
+        for (uint32_t k = 0; ok && k < N_KIND; k++, at += bytes)
+            ok = (k && !all) || (file_in_read(f, at, buf, bytes, err) &&
+                                 w->put(w->user, kinds[k], i, buf, err));
+    }
+    free(buf);
+    return ok;
+}
