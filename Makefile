@@ -33,7 +33,7 @@ lib      := $(B)/libhlm.a
 progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-.PHONY: all chat test crash bench fuzz lint asan spv deps clean help check FORCE
+.PHONY: all chat test crash bench fuzz lint format asan spv deps clean help check FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -68,6 +68,7 @@ crash:
 	@MESA_SHADER_CACHE_DIR=$(B)/cache/mesa $(B)/tests --only crash --all
 
 lint: ; @sh tools/lint.sh
+format: ; @sh tools/format.sh
 spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
 deps: ; @sh tools/deps.sh $(if $(TESTS),test)
 clean: ; rm -rf $(B)
@@ -80,6 +81,7 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make bench      times a model with hlm-bench; M=model.gguf
 #: make fuzz       every tests/fuzz/*.c for T=1200 seconds; needs clang, what it finds goes to build/
 #: make lint       checks the rules of the house
+#: make format     lays out all C as .clang-format says (clang-format 14)
 #: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
 #: make deps       installs the packages, or names them; TESTS=1: also those of the tests
 #: make clean      removes build/

@@ -69,23 +69,23 @@ struct list {
 };
 
 struct test {
-    uint32_t n_prompt, n_gen, n_depth, n_batch;     /* one of the first two is 0 */
+    uint32_t n_prompt, n_gen, n_depth, n_batch; /* one of the first two is 0 */
 };
 
 struct result {
     struct test test;
-    double s[MAX_REP];          /* of each repetition */
+    double s[MAX_REP]; /* of each repetition */
     uint32_t n_rep;
-    uint64_t n_submit, n_record;        /* during the timed part of all of them */
-    struct hlm_kernel kernel[MAX_KERNEL];       /* summed over them; most time first */
+    uint64_t n_submit, n_record;          /* during the timed part of all of them */
+    struct hlm_kernel kernel[MAX_KERNEL]; /* summed over them; most time first */
     uint32_t n_kernel;
 };
 
 struct model {
     hlm *m;
     struct hlm_info info;
-    char type[64];              /* "qwen35 Q8_0" */
-    uint64_t n_bytes;           /* of tensors in the file */
+    char type[64];    /* "qwen35 Q8_0" */
+    uint64_t n_bytes; /* of tensors in the file */
     double open_s;
 };
 
@@ -161,8 +161,9 @@ static void random_ids(struct rng *r, int32_t *id, uint32_t n, uint32_t n_vocab)
 /* n tokens, each what the model likes best; nothing ends them. */
 static bool make_tokens(hlm_session *s, uint32_t n, struct err *err)
 {
-    const struct hlm_sampling greedy = { .temp = 0, .top_p = 1, .repeat_penalty = 1,
-                                         .allow_unused = true };
+    const struct hlm_sampling greedy = {
+        .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
+    };
     int32_t id;
     for (uint32_t i = 0; i < n; i++)
         if (ui_interrupted() || !hlm_session_next(s, &greedy, &id, err))
@@ -238,7 +239,8 @@ static bool run_test(hlm *m, struct result *r, struct err *err)
 {
     const struct test *t = &r->test;
     uint32_t n_ctx = t->n_gen ? max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
-    struct hlm_session_params p = { .n_ctx = n_ctx, .n_batch = t->n_batch,
+    struct hlm_session_params p = { .n_ctx = n_ctx,
+                                    .n_batch = t->n_batch,
                                     .kv = (enum hlm_kv)o.kv };
     struct bar bar = { .what = t->n_gen ? "tokens" : "prompts" };
     struct rng rng = { 1 };
@@ -256,7 +258,9 @@ static bool run_test(hlm *m, struct result *r, struct err *err)
 
 /* ---- results -------------------------------------------------------------------------------- */
 
-struct text { char s[96]; };
+struct text {
+    char s[96];
+};
 
 static struct text test_name(const struct test *t)
 {
@@ -270,7 +274,9 @@ static struct text test_name(const struct test *t)
     return out;
 }
 
-struct speed { double mean, sd; };      /* tokens a second over the repetitions; s as well */
+struct speed {
+    double mean, sd;
+}; /* tokens a second over the repetitions; s as well */
 
 static struct speed speed_of(const struct result *r, bool seconds)
 {
@@ -353,17 +359,17 @@ static json_t *result_json(const struct model *m, const struct result *r)
 {
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
     const struct test *t = &r->test;
-    json_t *row = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f}", "model_filename", m->info.path, "model_name",
-        m->info.name, "model_type", m->type, "model_size", (json_int_t)m->n_bytes,
-        "model_n_params", (json_int_t)m->info.n_param, "device", m->info.device, "driver",
-        m->info.driver, "open_s", m->open_s);
-    json_t *more = json_pack(
-        "{s:i, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "n_batch", (int)t->n_batch,
-        "type_kv", kv_name[o.kv], "n_prompt", (int)t->n_prompt, "n_gen", (int)t->n_gen, "n_depth",
-        (int)t->n_depth, "avg_ns", s.mean * 1e9, "stddev_ns", s.sd * 1e9, "avg_ts", ts.mean,
-        "stddev_ts", ts.sd, "submissions", (json_int_t)r->n_submit, "recordings",
-        (json_int_t)r->n_record);
+    json_t *row =
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f}", "model_filename", m->info.path,
+                  "model_name", m->info.name, "model_type", m->type, "model_size",
+                  (json_int_t)m->n_bytes, "model_n_params", (json_int_t)m->info.n_param, "device",
+                  m->info.device, "driver", m->info.driver, "open_s", m->open_s);
+    json_t *more =
+        json_pack("{s:i, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "n_batch",
+                  (int)t->n_batch, "type_kv", kv_name[o.kv], "n_prompt", (int)t->n_prompt, "n_gen",
+                  (int)t->n_gen, "n_depth", (int)t->n_depth, "avg_ns", s.mean * 1e9, "stddev_ns",
+                  s.sd * 1e9, "avg_ts", ts.mean, "stddev_ts", ts.sd, "submissions",
+                  (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
     json_t *samples = json_array(), *kernels = json_array();
     for (uint32_t i = 0; i < r->n_rep; i++)
         json_array_append_new(samples, json_real(r->s[i] * 1e9));
@@ -421,8 +427,9 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
 {
     int rc = RC_FAILED;
     double t0 = now_s();
-    struct hlm_params p = { .model = path, .exact = o.exact, .profile = o.kernels,
-                            .validate = o.validate };
+    struct hlm_params p = {
+        .model = path, .exact = o.exact, .profile = o.kernels, .validate = o.validate
+    };
     struct model m = { .m = ui_open_model(p, &rc) };
     if (!m.m)
         return rc;

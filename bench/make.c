@@ -22,13 +22,14 @@ struct shape {
     uint32_t n_layer, d, n_head, n_kv, head_dim, n_k, n_v, d_state, ff;
     uint32_t n_expert, n_used, ff_exp, ff_shared, n_vocab;
     bool tied;
-    const char *pattern;                /* nemotron_h_moe: M Mamba2, * attention, E experts; n_v
-                                           heads of m_head in n_k groups */
+    const char *pattern; /* nemotron_h_moe: M Mamba2, * attention, E experts; n_v
+                            heads of m_head in n_k groups */
     uint32_t m_head;
-    uint32_t n_head_sliding, window, n_dense;   /* step35: full attention first of four layers */
+    uint32_t n_head_sliding, window, n_dense; /* step35: full attention first of four layers */
 };
 
 /* qwen: every fourth layer is attention, a quarter of each head is rotated. */
+/* clang-format off */
 static const struct shape shapes[] = {
     { "qwen35-tiny", "qwen35",
       4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, .tied = true },
@@ -65,6 +66,7 @@ static const struct shape shapes[] = {
       45, 4096, 64, 8, 128, 0, 0, 0, 11264, 288, 8, 1280, 1280, 128896,
       false, .n_head_sliding = 96, .window = 512, .n_dense = 3 },
 };
+/* clang-format on */
 
 static bool is_nemotron(const struct shape *s) { return s->pattern != NULL; }
 static bool is_step(const struct shape *s) { return s->window != 0; }
@@ -72,13 +74,11 @@ static bool slides(uint32_t i) { return i % 4 != 0; }
 
 /* GGUF's ids; blocks of n elements in n_bytes. */
 enum type { F32 = 0, F16 = 1, Q5_0 = 6, Q8_0 = 8, Q4_K = 12, Q6_K = 14 };
-static const struct { uint32_t n, n_bytes; } block_of[] = {
-    [F32] = { 1, 4 },
-    [F16] = { 1, 2 },
-    [Q5_0] = { 32, 22 },
-    [Q8_0] = { 32, 34 },
-    [Q4_K] = { 256, 144 },
-    [Q6_K] = { 256, 210 },
+static const struct {
+    uint32_t n, n_bytes;
+} block_of[] = {
+    [F32] = { 1, 4 },    [F16] = { 1, 2 },      [Q5_0] = { 32, 22 },
+    [Q8_0] = { 32, 34 }, [Q4_K] = { 256, 144 }, [Q6_K] = { 256, 210 },
 };
 
 /* Normal with a spread; near 1; -A of the decay; bias of the step. */
@@ -98,10 +98,10 @@ static struct {
     const char *path;
     char part[4096];
     const struct shape *shape;
-    int type;                   /* 0: Q4_K and Q6_K as in Q4_K_M files; Q8_0; F16 */
+    int type; /* 0: Q4_K and Q6_K as in Q4_K_M files; Q8_0; F16 */
     struct tensor *tensor;
     uint64_t n_tensor, n_key, n_byte;
-    bool counting;              /* keys are counted, not written */
+    bool counting; /* keys are counted, not written */
     uint64_t rng;
 } g = { .rng = 1 };
 
@@ -141,7 +141,7 @@ static void put_str(const char *s)
     put(s, strlen(s));
 }
 
-static uint64_t rng_u64(void)           /* splitmix64 */
+static uint64_t rng_u64(void) /* splitmix64 */
 {
     uint64_t z = g.rng += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
@@ -151,7 +151,7 @@ static uint64_t rng_u64(void)           /* splitmix64 */
 
 static double rng_unit(void) { return (double)(rng_u64() >> 11) * 0x1p-53; }
 
-static double rng_normal(void)          /* near enough: no tail past 3.5 */
+static double rng_normal(void) /* near enough: no tail past 3.5 */
 {
     double sum = -6;
     for (int i = 0; i < 12; i++)
@@ -167,14 +167,14 @@ static void rng_bytes(uint8_t *p, uint32_t n)
     }
 }
 
-static uint16_t to_f16(double v)        /* finite, in range */
+static uint16_t to_f16(double v) /* finite, in range */
 {
     uint16_t sign = v < 0 ? 0x8000 : 0;
     int e;
-    double m = frexp(fabs(v), &e);      /* m in [0.5, 1) */
+    double m = frexp(fabs(v), &e); /* m in [0.5, 1) */
     if (m == 0)
         return sign;
-    if (e < -13)                        /* subnormal */
+    if (e < -13) /* subnormal */
         return (uint16_t)(sign | (uint16_t)lrint(ldexp(m, e + 24)));
     return (uint16_t)(sign + (uint16_t)((e + 13) << 10) + (uint16_t)lrint(ldexp(m, 11)));
 }
@@ -269,7 +269,7 @@ static void put_tokenizer(void)
     }
     key_array("tokenizer.ggml.token_type", KEY_I32, n);
     for (uint32_t i = 0; i < n; i++)
-        put_u32(i < n - N_SPECIAL ? 1 : 3);     /* normal, control */
+        put_u32(i < n - N_SPECIAL ? 1 : 3); /* normal, control */
     key_array("tokenizer.ggml.merges", KEY_STRING, n_merge);
     for (uint32_t i = 0; !g.counting && i < n_merge; i++) {
         merge_text(i, a, b);
@@ -323,7 +323,7 @@ static void key_by_block(const char *name, char kind, uint32_t v)
 static void put_nemotron_keys(void)
 {
     const struct shape *s = g.shape;
-    key_f32(".attention.layer_norm_epsilon", 1e-5f);   /* llama.cpp reads this one */
+    key_f32(".attention.layer_norm_epsilon", 1e-5f); /* llama.cpp reads this one */
     key_by_block(".feed_forward_length", 'E', s->ff_exp);
     key_u32(".attention.head_count", s->n_head);
     key_by_block(".attention.head_count_kv", '*', s->n_kv);
@@ -405,7 +405,9 @@ static struct tensor *add(enum type type, uint64_t n_in, uint64_t n_out, uint64_
     va_list ap;
     va_start(ap, fmt);
     *t = (struct tensor){
-        .n_dim = n_expert ? 3 : n_out ? 2 : 1,
+        .n_dim = n_expert ? 3
+                 : n_out  ? 2
+                          : 1,
         .dim = { n_in, n_out ? n_out : 1, n_expert ? n_expert : 1 },
         .spread = 1 / sqrt((double)n_in),
     };
@@ -413,7 +415,7 @@ static struct tensor *add(enum type type, uint64_t n_in, uint64_t n_out, uint64_
     va_end(ap);
     if (type != F32 && g.type)
         type = (enum type)g.type;
-    if (n_in % block_of[type].n)        /* as llama.cpp's quantiser falls back */
+    if (n_in % block_of[type].n) /* as llama.cpp's quantiser falls back */
         type = n_in % 32 ? F16 : type == Q4_K ? Q5_0 : Q8_0;
     t->type = type;
     t->n_bytes = n_in / block_of[type].n * block_of[type].n_bytes * t->dim[1] * t->dim[2];
@@ -594,7 +596,7 @@ static float value(const struct tensor *t)
     return (float)(t->spread * rng_normal());
 }
 
-static void pack_scales(const uint8_t s[8], uint8_t sc[12])     /* of Q4_K; minima like scales */
+static void pack_scales(const uint8_t s[8], uint8_t sc[12]) /* of Q4_K; minima like scales */
 {
     for (int i = 0; i < 4; i++) {
         sc[i] = sc[i + 4] = (uint8_t)(s[i] | (s[i + 4] >> 4) << 6);
@@ -617,17 +619,17 @@ static void make_block(const struct tensor *t, uint8_t *b)
         d = to_f16((double)value(t));
         memcpy(b, &d, 2);
         break;
-    case Q5_0:                          /* uniform over 32: 9.23 */
+    case Q5_0: /* uniform over 32: 9.23 */
         d = to_f16(t->spread / 9.23);
         memcpy(b, &d, 2);
         rng_bytes(b + 2, 20);
         break;
-    case Q8_0:                          /* uniform over 256: 73.9 */
+    case Q8_0: /* uniform over 256: 73.9 */
         d = to_f16(t->spread / 73.9);
         memcpy(b, &d, 2);
         rng_bytes(b + 2, 32);
         break;
-    case Q4_K:                          /* uniform over 16: 4.61; minimum 7.5 times scale: mean 0 */
+    case Q4_K: /* uniform over 16: 4.61; minimum 7.5 times scale: mean 0 */
         d = to_f16(t->spread / (4.61 * 48));
         m = to_f16(t->spread / (4.61 * 48) * 7.5);
         memcpy(b, &d, 2);
@@ -638,10 +640,10 @@ static void make_block(const struct tensor *t, uint8_t *b)
         pack_scales(scale, b + 4);
         rng_bytes(b + 16, 128);
         break;
-    case Q6_K:                          /* uniform over 64: 18.5 */
+    case Q6_K: /* uniform over 64: 18.5 */
         d = to_f16(t->spread / (18.5 * 80));
         rng_bytes(b, 208);
-        for (int i = 0; i < 16; i++)    /* scales of 64 to 95, both signs */
+        for (int i = 0; i < 16; i++) /* scales of 64 to 95, both signs */
             b[192 + i] = (uint8_t)((b[192 + i] & 128 ? -1 : 1) * (64 | (b[192 + i] & 31)));
         memcpy(b + 208, &d, 2);
         break;
@@ -698,7 +700,8 @@ static int usage(FILE *to)
 {
     fputs("usage: hlm-bench make ARCH-SIZE TYPE OUT.gguf [SEED]\n"
           "Writes a model with random weights and true dimensions, for measuring speed.\n"
-          "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n", to);
+          "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n",
+          to);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         fprintf(to, "  %-22s  %2u layers, width %u\n", shapes[i].name, shapes[i].n_layer,
                 shapes[i].d);
@@ -714,8 +717,10 @@ int bench_make(int argc, char **argv)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         if (!strcmp(argv[1], shapes[i].name))
             g.shape = &shapes[i];
-    g.type = !strcmp(argv[2], "q4_k_m") ? 0 : !strcmp(argv[2], "q8_0") ? Q8_0 :
-             !strcmp(argv[2], "f16") ? F16 : -1;
+    g.type = !strcmp(argv[2], "q4_k_m") ? 0
+             : !strcmp(argv[2], "q8_0") ? Q8_0
+             : !strcmp(argv[2], "f16")  ? F16
+                                        : -1;
     g.path = argv[3];
     g.rng = argc > 4 ? strtoull(argv[4], NULL, 10) : 1;
     if (!g.shape || g.type < 0)

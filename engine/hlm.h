@@ -13,10 +13,10 @@
 #include "lora/peft.h"
 #include "text/tok.h"
 
-typedef struct hlm hlm;                     /* a model on a device: immutable once open, but for
-                                               its adapters */
-typedef struct hlm_session hlm_session;     /* one conversation: KV cache, convolution window,
-                                               recurrent state */
+typedef struct hlm hlm;                 /* a model on a device: immutable once open, but for
+                                           its adapters */
+typedef struct hlm_session hlm_session; /* one conversation: KV cache, convolution window,
+                                           recurrent state */
 
 /* Told how far long work is; returning false stops it: the call then returns false
  * with err unset. */
@@ -29,9 +29,9 @@ typedef void (*hlm_watch)(void *user, const hlm *m, const struct hlm_counters *c
 
 struct hlm_device {
     char name[256], driver[256];
-    const char *kind;           /* "discrete" "integrated" "cpu" "other" */
+    const char *kind; /* "discrete" "integrated" "cpu" "other" */
     uint64_t heap_bytes, free_bytes;
-    char features[256];         /* "subgroup 32, f16, int8 dot, coopmat" */
+    char features[256]; /* "subgroup 32, f16, int8 dot, coopmat" */
 };
 /* The numbers of --device are the indices. Returns how many there are (at most max filled), -1
  * on failure. */
@@ -40,42 +40,42 @@ int hlm_devices(struct hlm_device *out, int max, struct err *err);
 /* ---- model ----------------------------------------------------------------------------------- */
 
 struct hlm_params {
-    const char *model;          /* path of a GGUF */
-    const char *device;         /* NULL: best; a number; part of a name */
-    const char *cache_dir;      /* pipeline cache folder; NULL: none kept */
-    bool exact;                 /* only paths whose operands are f32; else f16 where that is faster,
-                                   for many tokens at once on matrix units */
-    bool f16;                   /* f16 there in any case, for comparison */
-    bool validate, profile;     /* validation layer; time stamps per kernel */
-    uint64_t memory;            /* bytes of device memory that may be used; 0: what is free, less a
-                                   twentieth */
-    bool draft;                 /* with the file's draft blocks; only training has a use for them */
-    bool dry;                   /* reads keys and shapes and leaves the device empty until hlm_load:
-                                   for plans */
-    hlm_progress progress;      /* bytes of weights brought to the device */
+    const char *model;      /* path of a GGUF */
+    const char *device;     /* NULL: best; a number; part of a name */
+    const char *cache_dir;  /* pipeline cache folder; NULL: none kept */
+    bool exact;             /* only paths whose operands are f32; else f16 where that is faster,
+                               for many tokens at once on matrix units */
+    bool f16;               /* f16 there in any case, for comparison */
+    bool validate, profile; /* validation layer; time stamps per kernel */
+    uint64_t memory;        /* bytes of device memory that may be used; 0: what is free, less a
+                               twentieth */
+    bool draft;             /* with the file's draft blocks; only training has a use for them */
+    bool dry;               /* reads keys and shapes and leaves the device empty until hlm_load:
+                               for plans */
+    hlm_progress progress;  /* bytes of weights brought to the device */
     void *user;
-    hlm_watch watch;            /* NULL: nobody watches */
+    hlm_watch watch; /* NULL: nobody watches */
     void *watch_user;
-    bool layers;                /* the counters tell of layers too. Looked at as often as watch is
-                                   called, which waits for what runs */
+    bool layers; /* the counters tell of layers too. Looked at as often as watch is
+                    called, which waits for what runs */
 };
 hlm *hlm_open(const struct hlm_params *params, struct err *err);
 /* Brings the weights of a dry model up, and its adapters: from here on it is as if it had never
  * been dry. After a failure it can only be closed. */
 bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err);
-void hlm_close(hlm *m);         /* takes NULL; sessions must be gone */
+void hlm_close(hlm *m); /* takes NULL; sessions must be gone */
 
 struct hlm_info {
-    const char *path, *arch, *name;     /* general.name or the file's own */
+    const char *path, *arch, *name; /* general.name or the file's own */
     const char *device, *driver;
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
-    uint64_t n_param, file_bytes, weight_bytes;     /* weight_bytes: on the device */
-    uint64_t memory;                    /* bytes of device memory that may be used */
-    bool has_mtp;                       /* draft tensors are in the file; hlm leaves them unused */
-    uint32_t n_validation;              /* validation messages so far */
+    uint64_t n_param, file_bytes, weight_bytes; /* weight_bytes: on the device */
+    uint64_t memory;                            /* bytes of device memory that may be used */
+    bool has_mtp;          /* draft tensors are in the file; hlm leaves them unused */
+    uint32_t n_validation; /* validation messages so far */
 };
 struct hlm_info hlm_get_info(const hlm *m);
-bool hlm_ok(const hlm *m);      /* false once the device is lost: nothing will work any more */
+bool hlm_ok(const hlm *m); /* false once the device is lost: nothing will work any more */
 /* For tests: the n-th submission or wait from now finds the device lost; 0: none. */
 void hlm_test_lose(uint64_t n);
 const struct gguf *hlm_file(const hlm *m);
@@ -83,7 +83,10 @@ const struct gguf *hlm_file(const hlm *m);
 struct tok *hlm_tok(hlm *m);
 const char *hlm_tok_err(const hlm *m);
 
-struct hlm_lora { const char *path; float scale; };
+struct hlm_lora {
+    const char *path;
+    float scale;
+};
 /* Makes these adapters the active ones, all together and unmerged, in place of those before; n 0:
  * none. scale is a factor on the adapter's own. No session may be alive. On failure those before
  * stay - unless the device is lost. */
@@ -91,7 +94,11 @@ bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
 /* Would the files be taken? Reads and checks them, and may be called at any time. */
 bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err);
 
-struct hlm_kernel { const char *name; uint64_t n, bytes; double us, flop; };
+struct hlm_kernel {
+    const char *name;
+    uint64_t n, bytes;
+    double us, flop;
+};
 /* Time per kernel since the last reset; needs params.profile. Returns how many of max
  * were filled. */
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max);
@@ -110,13 +117,13 @@ void hlm_idle(hlm *m);
 
 /* In llama.cpp's order: penalties, top-k, top-p, min-p, temperature. */
 struct hlm_sampling {
-    float temp;                 /* <= 0: greedy */
-    int32_t top_k;              /* <= 0: off */
-    float top_p, min_p;         /* >= 1, <= 0: off */
-    float repeat_penalty, presence_penalty, frequency_penalty;      /* 1, 0, 0: off */
-    int32_t repeat_last_n;      /* tokens the penalties look back on; -1: all, 0: off */
-    uint64_t seed;              /* same seed, same history, same device: same token */
-    bool allow_unused;          /* unused vocabulary entries may be chosen too (tests) */
+    float temp;                                                /* <= 0: greedy */
+    int32_t top_k;                                             /* <= 0: off */
+    float top_p, min_p;                                        /* >= 1, <= 0: off */
+    float repeat_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0: off */
+    int32_t repeat_last_n; /* tokens the penalties look back on; -1: all, 0: off */
+    uint64_t seed;         /* same seed, same history, same device: same token */
+    bool allow_unused;     /* unused vocabulary entries may be chosen too (tests) */
 };
 /* llama.cpp's defaults, then the file's general.sampling.* keys. */
 struct hlm_sampling hlm_sampling_default(const hlm *m);
@@ -126,14 +133,14 @@ struct hlm_sampling hlm_sampling_default(const hlm *m);
 enum hlm_kv { HLM_KV_F16, HLM_KV_F32, HLM_KV_Q8_0 };
 
 struct hlm_session_params {
-    uint32_t n_ctx;             /* positions; 0: the most that fit, up to hlm_default_ctx */
-    uint32_t n_batch;           /* tokens of one prefill piece at most; 0: chosen for the device */
+    uint32_t n_ctx;   /* positions; 0: the most that fit, up to hlm_default_ctx */
+    uint32_t n_batch; /* tokens of one prefill piece at most; 0: chosen for the device */
     enum hlm_kv kv;
-    bool keep_logits, keep_hidden;      /* hlm_session_eval may be asked for logits, for hidden
-                                           states */
-    bool keep_nll;              /* hlm_session_nll may be called */
-    uint64_t snapshot_budget;           /* bytes for snapshots, allocated with the session; what is
-                                           less than one takes is nothing. 0: none */
+    bool keep_logits, keep_hidden; /* hlm_session_eval may be asked for logits, for hidden
+                                      states */
+    bool keep_nll;                 /* hlm_session_nll may be called */
+    uint64_t snapshot_budget;      /* bytes for snapshots, allocated with the session; what is
+                                      less than one takes is nothing. 0: none */
 };
 /* For snapshot_budget: 512 MiB - where snapshots lie in the device's memory at most a sixteenth of
  * it - or what two snapshots take where that is more. */
@@ -141,20 +148,20 @@ struct hlm_session_params {
 /* All that it takes is allocated here, or nothing: what does not fit is refused with the numbers,
  * and with the context that would. */
 hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err);
-void hlm_session_destroy(hlm_session *s);       /* takes NULL */
+void hlm_session_destroy(hlm_session *s); /* takes NULL */
 
 /* What a session costs before there is one, the model included. The engine's own dry run: the
  * session is laid out and recorded as always, and nothing is allocated. */
 struct hlm_memory {
-    char purpose[32];           /* "weights" "kv" "state" "scratch" ... */
-    bool on_host;               /* mapped memory of a card's host: not of the device's budget */
-    uint64_t bytes;             /* as the driver rounds them */
+    char purpose[32]; /* "weights" "kv" "state" "scratch" ... */
+    bool on_host;     /* mapped memory of a card's host: not of the device's budget */
+    uint64_t bytes;   /* as the driver rounds them */
 };
 struct hlm_plan {
     uint32_t n_ctx, n_batch;
     struct hlm_memory row[16];
     uint32_t n_row;
-    uint64_t device_bytes, host_bytes, memory;      /* sums; what the device may give */
+    uint64_t device_bytes, host_bytes, memory; /* sums; what the device may give */
     bool fits;
 };
 /* With n_ctx 0 the plan has the context that hlm_session_create would take, or one token where
@@ -198,11 +205,11 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
 /* What the last sync found; counts of tokens. Those from n_from to n_same were held as keys and
  * values, but their state was not: they were read again. */
 struct hlm_found {
-    uint32_t n_held;            /* of which there were keys and values */
-    uint32_t n_same;            /* first ones of those that are the ids asked for */
-    uint32_t n_from;            /* where reading began */
-    uint32_t n_evicted;         /* where, between n_from and n_same, a snapshot had stood that the
-                                   budget had no room for; 0: nowhere */
+    uint32_t n_held;    /* of which there were keys and values */
+    uint32_t n_same;    /* first ones of those that are the ids asked for */
+    uint32_t n_from;    /* where reading began */
+    uint32_t n_evicted; /* where, between n_from and n_same, a snapshot had stood that the
+                           budget had no room for; 0: nowhere */
 };
 struct hlm_found hlm_session_found(const hlm_session *s);
 
@@ -240,16 +247,16 @@ bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n
 bool hlm_session_peek(hlm_session *s, const char *path, void **note, uint64_t *n_note,
                       struct err *err);
 
-void hlm_session_reset(hlm_session *s);         /* holds nothing; no snapshots either */
+void hlm_session_reset(hlm_session *s); /* holds nothing; no snapshots either */
 
 struct hlm_stats {
-    uint64_t n_read;            /* tokens read for the first time, by sync and eval */
-    uint64_t n_reused;          /* tokens that a sync found in the caches */
-    uint64_t n_reread;          /* tokens that had been read before and were read again */
-    uint64_t n_gen;             /* tokens returned by hlm_session_next */
+    uint64_t n_read;   /* tokens read for the first time, by sync and eval */
+    uint64_t n_reused; /* tokens that a sync found in the caches */
+    uint64_t n_reread; /* tokens that had been read before and were read again */
+    uint64_t n_gen;    /* tokens returned by hlm_session_next */
     double read_s, gen_s;
-    uint64_t n_submit, n_record, n_pipeline;        /* of the device, since it was opened */
-    uint64_t n_snapshot, snapshot_max;              /* held now; room for */
+    uint64_t n_submit, n_record, n_pipeline; /* of the device, since it was opened */
+    uint64_t n_snapshot, snapshot_max;       /* held now; room for */
     uint64_t weight_bytes, adapter_bytes;
     uint64_t kv_bytes, state_bytes, scratch_bytes, snapshot_bytes, other_bytes;
 };

@@ -8,22 +8,24 @@
 #include <stdint.h>
 
 enum {
-    HLM_COUNTERS_VERSION = 3, HLM_MAX_COUNTED = 64,
-    HLM_MAX_LAYER = 128, HLM_MAX_BAR = 32768,   /* what is beyond is not shown */
+    HLM_COUNTERS_VERSION = 3,
+    HLM_MAX_COUNTED = 64,
+    HLM_MAX_LAYER = 128,
+    HLM_MAX_BAR = 32768, /* what is beyond is not shown */
 };
 
 enum hlm_state {
-    HLM_IDLE,                   /* nothing is asked of it */
-    HLM_LOADING,                /* weights on their way to the device; done, total: bytes */
-    HLM_READING,                /* prompts and other tokens that are there; done, total: tokens */
+    HLM_IDLE,    /* nothing is asked of it */
+    HLM_LOADING, /* weights on their way to the device; done, total: bytes */
+    HLM_READING, /* prompts and other tokens that are there; done, total: tokens */
     HLM_GENERATING,
-    HLM_TRAINING,               /* a step; done, total: rows of it */
-    HLM_VALIDATING,             /* done, total: rows */
+    HLM_TRAINING,   /* a step; done, total: rows of it */
+    HLM_VALIDATING, /* done, total: rows */
 };
 
 struct hlm_kernel_count {
     char name[24];
-    uint64_t n, bytes;          /* dispatches; bytes that they may touch */
+    uint64_t n, bytes; /* dispatches; bytes that they may touch */
     double us, flop;
 };
 
@@ -34,15 +36,15 @@ struct hlm_kernel_count {
  * prompt, a token a few times a second, a row of training; states those behind it, of a row of
  * training those that its chunks went on from. */
 struct hlm_layer_count {
-    uint64_t n_chosen;          /* choices: tokens times the experts that each takes */
-    uint32_t n_expert, bar_at;  /* 0: has none; of its first expert in bar[] */
-    float load_max;             /* share of the choices that the busiest expert has */
-    float load_unused;          /* share of the experts that were never chosen */
-    float load_even;            /* entropy of the choices over its largest: 1 when all have alike */
-    uint32_t n_head, n_tok;     /* recurrent heads, 0: has none; tokens that its gates are of */
-    float decay, decay_min, decay_max;  /* what the state is multiplied by at a token; mean, least,
-                                           most over tokens and heads */
-    float write;                /* mean of what new is written by: beta, of Mamba2 dt */
+    uint64_t n_chosen;         /* choices: tokens times the experts that each takes */
+    uint32_t n_expert, bar_at; /* 0: has none; of its first expert in bar[] */
+    float load_max;            /* share of the choices that the busiest expert has */
+    float load_unused;         /* share of the experts that were never chosen */
+    float load_even;           /* entropy of the choices over its largest: 1 when all have alike */
+    uint32_t n_head, n_tok;    /* recurrent heads, 0: has none; tokens that its gates are of */
+    float decay, decay_min, decay_max; /* what the state is multiplied by at a token; mean, least,
+                                          most over tokens and heads */
+    float write;                       /* mean of what new is written by: beta, of Mamba2 dt */
     float state_rms, state_max; /* root of the mean square, largest magnitude; infinite when one is
                                    no finite number */
     float delta_max;            /* magnitude of the largest delta that training gave its gates */
@@ -51,38 +53,38 @@ struct hlm_layer_count {
 
 struct hlm_counters {
     char model[128], arch[32], device[128], driver[128];
-    char error[192];            /* the newest that was reported */
+    char error[192]; /* the newest that was reported */
     uint64_t n_error;
-    uint32_t state;             /* enum hlm_state */
-    uint32_t n_validation;      /* messages of the validation layer */
-    uint32_t n_ctx, n_used;     /* of the session at work: positions, those taken */
-    uint64_t done, total;       /* of the work under way; total 0: none that is measured */
+    uint32_t state;         /* enum hlm_state */
+    uint32_t n_validation;  /* messages of the validation layer */
+    uint32_t n_ctx, n_used; /* of the session at work: positions, those taken */
+    uint64_t done, total;   /* of the work under way; total 0: none that is measured */
 
-    uint64_t n_read;            /* tokens read for the first time */
-    uint64_t n_reused;          /* that need not be read, because their state was there */
-    uint64_t n_reread;          /* read before, and again */
-    uint64_t n_gen;             /* made */
-    double read_s, gen_s;       /* what that took */
-    double read_per_s;          /* tokens read a second, of the prompt at hand or the last one */
-    double gen_per_s;           /* tokens made a second, of the answer at hand or the last one */
+    uint64_t n_read;      /* tokens read for the first time */
+    uint64_t n_reused;    /* that need not be read, because their state was there */
+    uint64_t n_reread;    /* read before, and again */
+    uint64_t n_gen;       /* made */
+    double read_s, gen_s; /* what that took */
+    double read_per_s;    /* tokens read a second, of the prompt at hand or the last one */
+    double gen_per_s;     /* tokens made a second, of the answer at hand or the last one */
 
-    uint64_t n_step, step;      /* of training: steps there will be, those done */
-    uint64_t n_counted;         /* tokens that were learnt from */
-    double loss, loss_mtp, valid_loss, lr, grad_norm;   /* of the newest step, validation */
-    double train_per_s;         /* tokens of rows a second, padding not counted */
+    uint64_t n_step, step; /* of training: steps there will be, those done */
+    uint64_t n_counted;    /* tokens that were learnt from */
+    double loss, loss_mtp, valid_loss, lr, grad_norm; /* of the newest step, validation */
+    double train_per_s; /* tokens of rows a second, padding not counted */
 
-    uint64_t n_submit, n_record, n_pipeline;    /* queue submissions, plans recorded, pipelines */
+    uint64_t n_submit, n_record, n_pipeline; /* queue submissions, plans recorded, pipelines */
     /* Memory by what it is for; the session's is that of the one at work. */
     uint64_t weight_bytes, adapter_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes,
         other_bytes;
-    uint64_t train_bytes;       /* of a training: all but weights and adapters */
+    uint64_t train_bytes; /* of a training: all but weights and adapters */
 
     /* Since hlm_kernels_reset, most time first; none unless they are timed. */
     uint64_t n_kernel;
     struct hlm_kernel_count kernel[HLM_MAX_COUNTED];
 
-    uint64_t n_layer;           /* that tell, draft blocks behind the others; 0: nobody asked */
+    uint64_t n_layer; /* that tell, draft blocks behind the others; 0: nobody asked */
     struct hlm_layer_count layer[HLM_MAX_LAYER];
-    uint8_t bar[HLM_MAX_BAR];   /* for drawing: an expert's choices in 255ths of the busiest one's
-                                   of its layer; hlm_expert_loads has all their digits */
+    uint8_t bar[HLM_MAX_BAR]; /* for drawing: an expert's choices in 255ths of the busiest one's
+                                 of its layer; hlm_expert_loads has all their digits */
 };

@@ -22,31 +22,31 @@ struct hlm_session_params;
 /* Strings must live as long as the run. */
 struct hlm_tune_params {
     /* What is learnt from. One of these two is set. */
-    const char *data;           /* JSONL: a file or a folder, as data_load takes them */
-    const char *ids_json;       /* rows of ids, as data_read takes them; its options do not count
-                                   here, see hlm_tune_options */
-    struct data_params read;    /* of data; tok and eos are filled in, so is a format without name.
-                                   max_seq is the length of packed rows too */
-    bool no_pack;               /* every document is a row of its own */
+    const char *data;        /* JSONL: a file or a folder, as data_load takes them */
+    const char *ids_json;    /* rows of ids, as data_read takes them; its options do not count
+                                here, see hlm_tune_options */
+    struct data_params read; /* of data; tok and eos are filled in, so is a format without name.
+                                max_seq is the length of packed rows too */
+    bool no_pack;            /* every document is a row of its own */
 
     /* What is trained. */
-    const char *init_lora;      /* goes on from this adapter, with all that it trains; NULL: a fresh
-                                   one, by o.rank, o.alpha, o.rslora and o's seed on ... */
-    const char *targets;        /* ... these matrices: words and patterns with commas between; NULL:
-                                   attn, linear, ffn and shared, as far as there are any */
-    bool target_mtp;            /* and those of the draft blocks */
+    const char *init_lora; /* goes on from this adapter, with all that it trains; NULL: a fresh
+                              one, by o.rank, o.alpha, o.rslora and o's seed on ... */
+    const char *targets;   /* ... these matrices: words and patterns with commas between; NULL:
+                              attn, linear, ffn and shared, as far as there are any */
+    bool target_mtp;       /* and those of the draft blocks */
     /* How. steps 0 means epochs; total_steps 0: it is worked out, and with it warmup_steps, by
      * warmup, and warmup_from. */
     struct data_options o;
-    double epochs, warmup;      /* warmup: share of the steps */
+    double epochs, warmup; /* warmup: share of the steps */
     /* Operands of the model's products; sums, activations between ops and all that is trained are
      * f32 in any case. By default f16 where the device has matrix units that take it, but for
      * ids_json. */
     enum hlm_tune_precision { HLM_TUNE_DEFAULT, HLM_TUNE_F32, HLM_TUNE_F16 } precision;
-    uint64_t seed;              /* of everything */
+    uint64_t seed; /* of everything */
 
-    const struct hlm_session_params *sample;    /* a session that will live beside it; NULL: none */
-    const char *resume;         /* a checkpoint, or a folder of them: the newest; NULL: none */
+    const struct hlm_session_params *sample; /* a session that will live beside it; NULL: none */
+    const char *resume; /* a checkpoint, or a folder of them: the newest; NULL: none */
 };
 /* rank 16, alpha 32, 3 epochs, 2e-4 after 3 % of warm-up, cosine to a tenth of it, clipping at 1,
  * documents of 2048 tokens, a row a step. */
@@ -68,24 +68,24 @@ void hlm_tune_close(hlm_tune *t);
 
 /* What is trained: a pair of factors beside one tensor, or what is added to a gate. */
 struct hlm_tune_target {
-    const char *name;           /* of the model's tensor */
+    const char *name; /* of the model's tensor */
     uint64_t n_in, n_out, n_expert;
-    uint32_t rank;              /* 0: a gate of n_in values */
+    uint32_t rank; /* 0: a gate of n_in values */
 };
 struct hlm_tune_info {
-    const struct data *data;    /* the documents; NULL with ids_json */
-    const struct data_rows *rows;       /* of the first pass, in its order; NULL once it began */
-    const struct data_rows *valid, *test;       /* n_row 0: there are none */
-    const struct data_options *o;       /* as used, all worked out */
-    bool f16;                   /* precision, likewise */
-    uint32_t max_tok, max_doc;  /* of a row */
-    uint64_t n_run_row;         /* rows that all steps take, going round */
+    const struct data *data;              /* the documents; NULL with ids_json */
+    const struct data_rows *rows;         /* of the first pass, in its order; NULL once it began */
+    const struct data_rows *valid, *test; /* n_row 0: there are none */
+    const struct data_options *o;         /* as used, all worked out */
+    bool f16;                             /* precision, likewise */
+    uint32_t max_tok, max_doc;            /* of a row */
+    uint64_t n_run_row;                   /* rows that all steps take, going round */
     const struct hlm_tune_target *target;
-    uint64_t n_target, n_number, n_gate;        /* numbers that are trained; gates among targets */
-    uint64_t step;              /* done */
-    double best_loss, valid_loss;       /* of validation, the latter the last; infinity: none yet */
-    uint64_t best_step, valid_step, n_worse;    /* n_worse: validations since the best one */
-    uint64_t n_tok;             /* tokens of all steps, and the time they took */
+    uint64_t n_target, n_number, n_gate; /* numbers that are trained; gates among targets */
+    uint64_t step;                       /* done */
+    double best_loss, valid_loss; /* of validation, the latter the last; infinity: none yet */
+    uint64_t best_step, valid_step, n_worse; /* n_worse: validations since the best one */
+    uint64_t n_tok;                          /* tokens of all steps, and the time they took */
     double took_s;
 };
 /* Good until the next call. */
@@ -98,12 +98,12 @@ struct hlm_plan hlm_tune_plan(const hlm_tune *t);
 bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct err *err);
 
 struct hlm_tune_step {
-    uint64_t step;              /* from 1 */
+    uint64_t step; /* from 1 */
     double loss, loss_main, loss_mtp, lr;
-    double grad_norm;           /* before clipping */
+    double grad_norm; /* before clipping */
     bool has_mtp;
-    uint64_t n, n_tok;          /* counted targets; tokens, padding not counted */
-    uint64_t epoch;             /* whole passes done */
+    uint64_t n, n_tok; /* counted targets; tokens, padding not counted */
+    uint64_t epoch;    /* whole passes done */
     double took_s;
 };
 /* One more. False: nothing has changed but, where the device is lost or a loss is not finite, the
@@ -114,7 +114,10 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct err *err);
 bool hlm_tune_measure(hlm_tune *t, double *row_s, struct err *err);
 
 enum hlm_tune_set { HLM_TUNE_VALID, HLM_TUNE_TEST };
-struct hlm_tune_loss { double main, mtp; uint64_t n; };         /* means over n counted targets */
+struct hlm_tune_loss {
+    double main, mtp;
+    uint64_t n;
+}; /* means over n counted targets */
 /* The whole set. What the set for validation gives is remembered: info's best_loss. False with err
  * unset: stopped by progress, which is told rows. */
 bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,

@@ -18,9 +18,9 @@ enum kind { MAMBA, ATTENTION, MLP, MOE, DRAFT };
 
 struct layer {
     enum kind kind;
-    tensor norm, ffn_norm;              /* ffn_norm: of a draft block */
+    tensor norm, ffn_norm; /* ffn_norm: of a draft block */
     struct mamba mamba;
-    linear in, out;                     /* in: rows of z, x, B, C, dt */
+    linear in, out; /* in: rows of z, x, B, C, dt */
     struct attention attn;
     linear wq, wk, wv, wo;
     struct ffn ffn;
@@ -29,7 +29,7 @@ struct layer {
 
 struct nemotron {
     uint32_t n_head, head_dim;
-    uint32_t n_kv_head[512], n_ff[512];         /* by block; 0: it has none */
+    uint32_t n_kv_head[512], n_ff[512]; /* by block; 0: it has none */
     uint32_t n_m_head, n_group, d_state, m_head_dim, conv_k;
     uint32_t n_expert, n_used[512], n_ff_exp[512], n_ff_shared, n_latent;
     uint32_t n_expert_group, n_group_used;
@@ -60,16 +60,22 @@ static bool block_keys(struct model *m, struct binder *b, struct nemotron *q)
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
         enum kind k = kind_of(m, q, i);
         if (i >= m->n_layer && k != DRAFT)
-            return model_refuse(b, "block %u, a draft block, has %u key heads and a feed-forward "
-                                "width of %u, expected both", i, q->n_kv_head[i], q->n_ff[i]);
+            return model_refuse(b,
+                                "block %u, a draft block, has %u key heads and a feed-forward "
+                                "width of %u, expected both",
+                                i, q->n_kv_head[i], q->n_ff[i]);
         if (i < m->n_layer && k == DRAFT)
-            return model_refuse(b, "block %u has key heads and a feed-forward width, which only "
-                                "the draft block behind the last one may have", i);
+            return model_refuse(b,
+                                "block %u has key heads and a feed-forward width, which only "
+                                "the draft block behind the last one may have",
+                                i);
         if ((k == ATTENTION || k == DRAFT) &&
             (!model_range(b, "attention.head_count_kv", q->n_kv_head[i], 1, q->n_head) ||
              q->n_head % q->n_kv_head[i]))
-            return model_refuse(b, "block %u has %u query heads for %u key heads, expected a "
-                                "multiple", i, q->n_head, q->n_kv_head[i]);
+            return model_refuse(b,
+                                "block %u has %u query heads for %u key heads, expected a "
+                                "multiple",
+                                i, q->n_head, q->n_kv_head[i]);
         if (k == MLP && !model_width(b, "feed_forward_length", q->n_ff[i]))
             return false;
     }
@@ -110,8 +116,10 @@ static bool mamba_keys(struct binder *b, struct nemotron *q)
     q->m_head_dim = inner / q->n_m_head;
     if (q->d_state % 4 || q->m_head_dim % 4 || q->m_head_dim > 256 || q->n_m_head % q->n_group ||
         q->m_head_dim * q->n_m_head != inner)
-        return model_refuse(b, "%u Mamba heads in %u groups, a state of %u and an inner size of %u "
-                            "do not fit together", q->n_m_head, q->n_group, q->d_state, inner);
+        return model_refuse(b,
+                            "%u Mamba heads in %u groups, a state of %u and an inner size of %u "
+                            "do not fit together",
+                            q->n_m_head, q->n_group, q->d_state, inner);
     return true;
 }
 
@@ -157,10 +165,14 @@ static bool bind_mamba(struct model *m, struct binder *b, struct nemotron *q, st
 {
     uint32_t d = m->n_embd, h = q->n_m_head, inner = h * q->m_head_dim;
     uint32_t d_conv = inner + 2 * q->n_group * q->d_state;
-    l->mamba = (struct mamba){ .n_head = h, .head_dim = q->m_head_dim, .n_group = q->n_group,
-                               .d_state = q->d_state, .conv_k = q->conv_k, .eps = m->eps };
+    l->mamba = (struct mamba){ .n_head = h,
+                               .head_dim = q->m_head_dim,
+                               .n_group = q->n_group,
+                               .d_state = q->d_state,
+                               .conv_k = q->conv_k,
+                               .eps = m->eps };
     return bind_linear(b, &l->in, "blk.%u.ssm_in.weight", i, d, inner + d_conv + h) &&
-           bind_exact(&l->in, h) &&         /* dt */
+           bind_exact(&l->in, h) && /* dt */
            bind_bias(b, &l->in, "blk.%u.ssm_in.bias", i) &&
            bind_vector(b, &l->mamba.conv, "blk.%u.ssm_conv1d.weight", i, q->conv_k, d_conv) &&
            bind_vector(b, &l->mamba.conv_bias, "blk.%u.ssm_conv1d.bias", i, d_conv, 1) &&
@@ -177,8 +189,9 @@ static bool bind_attention(struct model *m, struct binder *b, struct nemotron *q
                            uint32_t i)
 {
     uint32_t d = m->n_embd, hd = q->head_dim, n_kv = q->n_kv_head[i];
-    l->attn = (struct attention){ .n_head = q->n_head, .n_kv_head = n_kv, .head_dim = hd,
-                                  .gate = GATE_NONE, .eps = m->eps };
+    l->attn = (struct attention){
+        .n_head = q->n_head, .n_kv_head = n_kv, .head_dim = hd, .gate = GATE_NONE, .eps = m->eps
+    };
     return bind_linear(b, &l->wq, "blk.%u.attn_q.weight", i, d, hd * q->n_head) &&
            bind_beside(b, &l->wk, "blk.%u.attn_k.weight", i, d, hd * n_kv) &&
            bind_beside(b, &l->wv, "blk.%u.attn_v.weight", i, d, hd * n_kv) &&
@@ -205,10 +218,16 @@ static bool bind_moe(struct model *m, struct binder *b, struct nemotron *q, stru
     uint32_t d = m->n_embd, ff = q->n_ff_exp[i], n = q->n_expert, ffs = q->n_ff_shared;
     uint32_t in = q->n_latent ? q->n_latent : d;
     struct moe *e = &l->moe;
-    *e = (struct moe){ .n_expert = n, .n_used = q->n_used[i], .n_ff = ff, .route = ROUTE_SIGMOID,
-                       .n_group = q->n_expert_group, .n_group_used = q->n_group_used,
-                       .renorm = q->renorm, .scale = q->scale,
-                       .act = { ACT_RELU2, 0 }, .sh_act = { ACT_RELU2, 0 } };
+    *e = (struct moe){ .n_expert = n,
+                       .n_used = q->n_used[i],
+                       .n_ff = ff,
+                       .route = ROUTE_SIGMOID,
+                       .n_group = q->n_expert_group,
+                       .n_group_used = q->n_group_used,
+                       .renorm = q->renorm,
+                       .scale = q->scale,
+                       .act = { ACT_RELU2, 0 },
+                       .sh_act = { ACT_RELU2, 0 } };
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
            bind_exact(&e->router, n) &&
            bind_vector(b, &e->bias, "blk.%u.exp_probs_b.bias", i, n, 1) &&
@@ -225,8 +244,10 @@ static bool bind_draft(struct model *m, struct binder *b, struct nemotron *q, st
                        uint32_t i)
 {
     if (m->arch != &arch_nemotron_h_moe)
-        return model_refuse(b, "block %u is a draft block, of which only nemotron_h_moe has known "
-                            "ones", i);
+        return model_refuse(b,
+                            "block %u is a draft block, of which only nemotron_h_moe has known "
+                            "ones",
+                            i);
     return bind_vector(b, &l->ffn_norm, "blk.%u.post_attention_norm.weight", i, m->n_embd, 1) &&
            bind_attention(m, b, q, l, i) && bind_moe(m, b, q, l, i);
 }
@@ -239,8 +260,7 @@ static bool load(struct model *m, struct binder *b, struct err *err)
     struct nemotron *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)
         return fail(err, "out of memory");
-    if (!attention_keys(m, b, q) || !block_keys(m, b, q) || !mamba_keys(b, q) ||
-        !moe_keys(m, b, q))
+    if (!attention_keys(m, b, q) || !block_keys(m, b, q) || !mamba_keys(b, q) || !moe_keys(m, b, q))
         return false;
     uint32_t n = m->n_layer + m->n_draft;
     q->layer = mem_alloc(n, sizeof *q->layer);
@@ -288,14 +308,17 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
     const struct nemotron *q = m->own;
     enum kind k = q->layer[i_layer].kind;
     if (k == ATTENTION || k == DRAFT)
-        return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer], .head_dim = q->head_dim,
+        return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer],
+                                     .head_dim = q->head_dim,
                                      .n_expert = k == DRAFT ? q->n_expert : 0 };
     if (k != MAMBA)
         return (struct layer_shape){ .n_expert = k == MOE ? q->n_expert : 0 };
-    return (struct layer_shape){ .n_m_head = q->n_m_head, .m_head_dim = q->m_head_dim,
-                                 .d_state = q->d_state, .conv_k = q->conv_k,
-                                 .d_conv = q->n_m_head * q->m_head_dim +
-                                           2 * q->n_group * q->d_state };
+    return (struct layer_shape){ .n_m_head = q->n_m_head,
+                                 .m_head_dim = q->m_head_dim,
+                                 .d_state = q->d_state,
+                                 .conv_k = q->conv_k,
+                                 .d_conv =
+                                     q->n_m_head * q->m_head_dim + 2 * q->n_group * q->d_state };
 }
 
 const struct arch arch_nemotron_h = { "nemotron_h", load, unload, shape, block, false };

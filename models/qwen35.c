@@ -21,7 +21,7 @@ struct layer {
     bool is_delta, is_moe;
     tensor attn_norm, ffn_norm;
     struct attention attn;
-    linear wq, wk, wv, wo;              /* wq: rows of query and gate, interleaved by head */
+    linear wq, wk, wv, wo; /* wq: rows of query and gate, interleaved by head */
     struct delta delta;
     linear qkv, z, b, a, out;
     struct ffn ffn;
@@ -77,9 +77,10 @@ static bool attention_keys(struct model *m, struct binder *b, struct qwen *q)
         !model_f32(b, "rope.freq_base", OPTIONAL, &q->theta))
         return false;
     if (q->n_head % q->n_kv_head || q->head_dim % 4 || q->n_rot % 2)
-        return model_refuse(b, "%u query heads of %u for %u key heads, %u rotated: expected a "
-                            "multiple, of a multiple of 4, and an even number", q->n_head,
-                            q->head_dim, q->n_kv_head, q->n_rot);
+        return model_refuse(b,
+                            "%u query heads of %u for %u key heads, %u rotated: expected a "
+                            "multiple, of a multiple of 4, and an even number",
+                            q->n_head, q->head_dim, q->n_kv_head, q->n_rot);
     if (!(q->theta > 1) || !isfinite(q->theta))
         return model_refuse(b, "%s.rope.freq_base is %g, expected a number above 1", m->arch->name,
                             q->theta);
@@ -100,8 +101,10 @@ static bool delta_keys(struct model *m, struct binder *b, struct qwen *q)
         !model_u32(b, "ssm.inner_size", REQUIRED, &inner))
         return false;
     if (q->d_state % 4 || q->n_v_head % q->n_k_head || (uint64_t)q->n_v_head * q->d_state != inner)
-        return model_refuse(b, "%u value heads of %u for %u key heads and an inner size of %u "
-                            "do not fit together", q->n_v_head, q->d_state, q->n_k_head, inner);
+        return model_refuse(b,
+                            "%u value heads of %u for %u key heads and an inner size of %u "
+                            "do not fit together",
+                            q->n_v_head, q->d_state, q->n_k_head, inner);
 
     q->tiled = m->arch != &arch_qwen3next;
     if (!gguf_bool(m->file, "ssm.v_head_reordered", OPTIONAL, &q->tiled, NULL))
@@ -136,40 +139,45 @@ static bool ffn_keys(struct binder *b, struct qwen *q)
 
 /* W(kind, field, name, shape...): the weights of each half of a layer, in the order in which they
  * are brought up; matrices that one op multiplies stand together. */
-#define ATTENTION(W)                                                              \
-    W(linear, wq, "blk.%u.attn_q.weight", d, 2 * hd * q->n_head)                  \
-    W(beside, wk, "blk.%u.attn_k.weight", d, hd * q->n_kv_head)                   \
-    W(beside, wv, "blk.%u.attn_v.weight", d, hd * q->n_kv_head)                   \
-    W(linear, wo, "blk.%u.attn_output.weight", hd * q->n_head, d)                 \
-    W(vector, attn.q_norm, "blk.%u.attn_q_norm.weight", hd, 1)                    \
+#define ATTENTION(W)                                                                               \
+    W(linear, wq, "blk.%u.attn_q.weight", d, 2 * hd * q->n_head)                                   \
+    W(beside, wk, "blk.%u.attn_k.weight", d, hd * q->n_kv_head)                                    \
+    W(beside, wv, "blk.%u.attn_v.weight", d, hd * q->n_kv_head)                                    \
+    W(linear, wo, "blk.%u.attn_output.weight", hd * q->n_head, d)                                  \
+    W(vector, attn.q_norm, "blk.%u.attn_q_norm.weight", hd, 1)                                     \
     W(vector, attn.k_norm, "blk.%u.attn_k_norm.weight", hd, 1)
 
-#define DELTA(W)                                                                  \
-    W(linear, out, "blk.%u.ssm_out.weight", vd, d)                                \
-    W(vector, delta.conv, "blk.%u.ssm_conv1d.weight", q->conv_k, 2 * kd + vd)     \
+#define DELTA(W)                                                                                   \
+    W(linear, out, "blk.%u.ssm_out.weight", vd, d)                                                 \
+    W(vector, delta.conv, "blk.%u.ssm_conv1d.weight", q->conv_k, 2 * kd + vd)                      \
     W(vector, delta.norm, "blk.%u.ssm_norm.weight", q->d_state, 1)
 
-#define DENSE(W)                                                                  \
-    W(linear, ffn.gate, "blk.%u.ffn_gate.weight", d, q->n_ff)                     \
-    W(beside, ffn.up, "blk.%u.ffn_up.weight", d, q->n_ff)                         \
+#define DENSE(W)                                                                                   \
+    W(linear, ffn.gate, "blk.%u.ffn_gate.weight", d, q->n_ff)                                      \
+    W(beside, ffn.up, "blk.%u.ffn_up.weight", d, q->n_ff)                                          \
     W(linear, ffn.down, "blk.%u.ffn_down.weight", q->n_ff, d)
 
-#define MOE(W)                                                                    \
-    W(linear, moe.router, "blk.%u.ffn_gate_inp.weight", d, q->n_expert)           \
-    W(beside, moe.shared_gate, "blk.%u.ffn_gate_inp_shexp.weight", d, 1)          \
-    W(linear, moe.sh_gate, "blk.%u.ffn_gate_shexp.weight", d, q->n_ff_shared)     \
-    W(beside, moe.sh_up, "blk.%u.ffn_up_shexp.weight", d, q->n_ff_shared)         \
+#define MOE(W)                                                                                     \
+    W(linear, moe.router, "blk.%u.ffn_gate_inp.weight", d, q->n_expert)                            \
+    W(beside, moe.shared_gate, "blk.%u.ffn_gate_inp_shexp.weight", d, 1)                           \
+    W(linear, moe.sh_gate, "blk.%u.ffn_gate_shexp.weight", d, q->n_ff_shared)                      \
+    W(beside, moe.sh_up, "blk.%u.ffn_up_shexp.weight", d, q->n_ff_shared)                          \
     W(linear, moe.sh_down, "blk.%u.ffn_down_shexp.weight", q->n_ff_shared, d)
 
-#define BIND(kind, field, name, n_in, n_out) && bind_##kind(b, &l->field, name, i, n_in, n_out)
+#define BIND(kind, field, name, n_in, n_out) &&bind_##kind(b, &l->field, name, i, n_in, n_out)
 
 static bool bind_attention(struct model *m, struct binder *b, struct qwen *q, struct layer *l,
                            uint32_t i)
 {
     uint32_t d = m->n_embd, hd = q->head_dim;
-    l->attn = (struct attention){ .n_head = q->n_head, .n_kv_head = q->n_kv_head, .head_dim = hd,
-                                  .n_rot = q->n_rot, .gate = GATE_ELEM, .norm = true,
-                                  .turn = q->turn, .eps = m->eps };
+    l->attn = (struct attention){ .n_head = q->n_head,
+                                  .n_kv_head = q->n_kv_head,
+                                  .head_dim = hd,
+                                  .n_rot = q->n_rot,
+                                  .gate = GATE_ELEM,
+                                  .norm = true,
+                                  .turn = q->turn,
+                                  .eps = m->eps };
     return true ATTENTION(BIND);
 }
 
@@ -197,13 +205,17 @@ static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct
 {
     uint32_t d = m->n_embd, nk = q->n_k_head, nv = q->n_v_head, s = q->d_state;
     uint32_t kd = nk * s, vd = nv * s, r = nv / nk;
-    l->delta = (struct delta){ .n_k_head = nk, .n_v_head = nv, .d_state = s, .conv_k = q->conv_k,
-                               .tiled = q->tiled, .eps = m->eps };
+    l->delta = (struct delta){ .n_k_head = nk,
+                               .n_v_head = nv,
+                               .d_state = s,
+                               .conv_k = q->conv_k,
+                               .tiled = q->tiled,
+                               .eps = m->eps };
     if (model_has(b, "blk.%u.ssm_in.weight", i)) {
         const struct gguf_tensor *in = bind_find(b, "blk.%u.ssm_in.weight", i, d, 2 * kd + 2 * vd);
         if (!in)
             return false;
-        const uint32_t of[] = { s, s, r * s, r * s };   /* q, k, v, z */
+        const uint32_t of[] = { s, s, r * s, r * s }; /* q, k, v, z */
         bind_deinterleaved(b, &l->qkv, in, nk, of, 4, 0, 3);
         bind_deinterleaved(b, &l->z, in, nk, of, 4, 3, 4);
     } else if (!bind_linear(b, &l->qkv, "blk.%u.attn_qkv.weight", i, d, 2 * kd + vd) ||
@@ -214,7 +226,7 @@ static bool bind_delta(struct model *m, struct binder *b, struct qwen *q, struct
         const struct gguf_tensor *ba = bind_find(b, "blk.%u.ssm_ba.weight", i, d, 2 * nv);
         if (!ba)
             return false;
-        const uint32_t of[] = { r, r };                 /* b, a */
+        const uint32_t of[] = { r, r }; /* b, a */
         bind_deinterleaved(b, &l->b, ba, nk, of, 2, 0, 1);
         bind_deinterleaved(b, &l->a, ba, nk, of, 2, 1, 2);
     } else if (!bind_beside(b, &l->b, "blk.%u.ssm_beta.weight", i, d, nv) ||
@@ -253,15 +265,16 @@ static bool load(struct model *m, struct binder *b, struct err *err)
         return false;
     for (uint32_t i = 0; i < n; i++) {
         struct layer *l = &q->layer[i];
-        l->is_delta = i < m->n_layer && q->delta_at[i];     /* draft blocks are attention */
+        l->is_delta = i < m->n_layer && q->delta_at[i]; /* draft blocks are attention */
         l->is_moe = model_has(b, "blk.%u.ffn_gate_inp.weight", i);
         if (l->is_moe && q->n_expert == 0)
             return model_refuse(b, "blk.%u has a router but %s.expert_count is 0 or missing", i,
                                 m->arch->name);
         if (!l->is_moe && q->n_expert && !q->n_ff)
-            return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is "
-                                "not dense either: %s.feed_forward_length is 0 or missing", i,
-                                m->arch->name);
+            return model_refuse(b,
+                                "tensor blk.%u.ffn_gate_inp.weight is missing, and the layer is "
+                                "not dense either: %s.feed_forward_length is 0 or missing",
+                                i, m->arch->name);
         if (!l->is_moe && !model_width(b, "feed_forward_length", q->n_ff))
             return false;
         if (!bind_vector(b, &l->attn_norm, "blk.%u.attn_norm.weight", i, d, 1) ||
@@ -290,8 +303,8 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
 {
     const struct layer *l = &((const struct qwen *)m->own)->layer[i_layer];
     if (l->is_delta) {
-        tensor p = op_norm_linear(c, x, l->attn_norm, m->eps,
-                                  LINEARS(&l->qkv, &l->z, &l->b, &l->a));
+        tensor p =
+            op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->qkv, &l->z, &l->b, &l->a));
         x = op_linear_add(c, op_delta(c, p, &l->delta, &cache->delta, b), &l->out, x);
     } else {
         tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
@@ -306,10 +319,13 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
     const struct qwen *q = m->own;
     uint32_t n_expert = q->layer[i_layer].is_moe ? q->n_expert : 0;
     if (!q->layer[i_layer].is_delta)
-        return (struct layer_shape){ .n_kv_head = q->n_kv_head, .head_dim = q->head_dim,
+        return (struct layer_shape){ .n_kv_head = q->n_kv_head,
+                                     .head_dim = q->head_dim,
                                      .n_expert = n_expert };
-    return (struct layer_shape){ .n_v_head = q->n_v_head, .d_state = q->d_state,
-                                 .conv_k = q->conv_k, .n_expert = n_expert,
+    return (struct layer_shape){ .n_v_head = q->n_v_head,
+                                 .d_state = q->d_state,
+                                 .conv_k = q->conv_k,
+                                 .n_expert = n_expert,
                                  .d_conv = (2 * q->n_k_head + q->n_v_head) * q->d_state };
 }
 

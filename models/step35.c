@@ -17,7 +17,7 @@
 struct layer {
     tensor attn_norm, ffn_norm;
     struct attention attn;
-    linear wq, wk, wv, wg, wo;          /* wg: a gate for each head */
+    linear wq, wk, wv, wg, wo; /* wg: a gate for each head */
     bool is_moe;
     struct ffn ffn;
     struct moe moe;
@@ -59,14 +59,18 @@ static bool attention_keys(struct model *m, struct binder *b, struct step35 *q)
         return model_refuse(b, "heads of %u, expected a multiple of 4", q->head_dim);
     if (!(q->theta > 1) || !isfinite(q->theta) || !(q->theta_sliding > 1) ||
         !isfinite(q->theta_sliding))
-        return model_refuse(b, "step35.rope.freq_base is %g, freq_base_swa %g, expected numbers "
-                            "above 1", q->theta, q->theta_sliding);
+        return model_refuse(b,
+                            "step35.rope.freq_base is %g, freq_base_swa %g, expected numbers "
+                            "above 1",
+                            q->theta, q->theta_sliding);
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++)
         if (!model_range(b, "attention.head_count", q->n_head[i], 1, 1024) ||
             !model_range(b, "attention.head_count_kv", q->n_kv_head[i], 1, q->n_head[i]) ||
             q->n_head[i] % q->n_kv_head[i])
-            return model_refuse(b, "block %u has %u query heads for %u key heads, expected a "
-                                "multiple", i, q->n_head[i], q->n_kv_head[i]);
+            return model_refuse(b,
+                                "block %u has %u query heads for %u key heads, expected a "
+                                "multiple",
+                                i, q->n_head[i], q->n_kv_head[i]);
     return true;
 }
 
@@ -82,8 +86,10 @@ static bool ffn_keys(struct model *m, struct binder *b, struct step35 *q)
         return false;
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++)
         if (q->limit[i] < 0 || q->limit_shared[i] < 0)
-            return model_refuse(b, "the SwiGLU limits of block %u are %g and %g, expected none "
-                                "below 0", i, q->limit[i], q->limit_shared[i]);
+            return model_refuse(b,
+                                "the SwiGLU limits of block %u are %g and %g, expected none "
+                                "below 0",
+                                i, q->limit[i], q->limit_shared[i]);
     if (!q->n_expert)
         return true;
     return model_range(b, "expert_count", q->n_expert, 1, 512) &&
@@ -108,28 +114,28 @@ static bool ffn_keys(struct model *m, struct binder *b, struct step35 *q)
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-#define LAYER(W)                                                                  \
-    W(linear, wq, "blk.%u.attn_q.weight", d, hd * h)                              \
-    W(beside, wk, "blk.%u.attn_k.weight", d, hd * h_kv)                           \
-    W(beside, wv, "blk.%u.attn_v.weight", d, hd * h_kv)                           \
-    W(beside, wg, "blk.%u.attn_gate.weight", d, h)                                \
-    W(linear, wo, "blk.%u.attn_output.weight", hd * h, d)                         \
-    W(vector, attn.q_norm, "blk.%u.attn_q_norm.weight", hd, 1)                    \
-    W(vector, attn.k_norm, "blk.%u.attn_k_norm.weight", hd, 1)                    \
-    W(vector, attn_norm, "blk.%u.attn_norm.weight", d, 1)                         \
+#define LAYER(W)                                                                                   \
+    W(linear, wq, "blk.%u.attn_q.weight", d, hd *h)                                                \
+    W(beside, wk, "blk.%u.attn_k.weight", d, hd *h_kv)                                             \
+    W(beside, wv, "blk.%u.attn_v.weight", d, hd *h_kv)                                             \
+    W(beside, wg, "blk.%u.attn_gate.weight", d, h)                                                 \
+    W(linear, wo, "blk.%u.attn_output.weight", hd *h, d)                                           \
+    W(vector, attn.q_norm, "blk.%u.attn_q_norm.weight", hd, 1)                                     \
+    W(vector, attn.k_norm, "blk.%u.attn_k_norm.weight", hd, 1)                                     \
+    W(vector, attn_norm, "blk.%u.attn_norm.weight", d, 1)                                          \
     W(vector, ffn_norm, "blk.%u.ffn_norm.weight", d, 1)
 
-#define DENSE(W)                                                                  \
-    W(linear, ffn.gate, "blk.%u.ffn_gate.weight", d, ff)                          \
-    W(beside, ffn.up, "blk.%u.ffn_up.weight", d, ff)                              \
+#define DENSE(W)                                                                                   \
+    W(linear, ffn.gate, "blk.%u.ffn_gate.weight", d, ff)                                           \
+    W(beside, ffn.up, "blk.%u.ffn_up.weight", d, ff)                                               \
     W(linear, ffn.down, "blk.%u.ffn_down.weight", ff, d)
 
-#define SHARED(W)                                                                 \
-    W(linear, moe.sh_gate, "blk.%u.ffn_gate_shexp.weight", d, ffs)                \
-    W(beside, moe.sh_up, "blk.%u.ffn_up_shexp.weight", d, ffs)                    \
+#define SHARED(W)                                                                                  \
+    W(linear, moe.sh_gate, "blk.%u.ffn_gate_shexp.weight", d, ffs)                                 \
+    W(beside, moe.sh_up, "blk.%u.ffn_up_shexp.weight", d, ffs)                                     \
     W(linear, moe.sh_down, "blk.%u.ffn_down_shexp.weight", ffs, d)
 
-#define BIND(kind, field, name, n_in, n_out) && bind_##kind(b, &l->field, name, i, n_in, n_out)
+#define BIND(kind, field, name, n_in, n_out) &&bind_##kind(b, &l->field, name, i, n_in, n_out)
 
 /* The rotary tables of both kinds of layers. */
 static bool bind_turns(struct binder *b, struct step35 *q)
@@ -156,9 +162,13 @@ static bool bind_moe(struct model *m, struct binder *b, struct step35 *q, struct
 {
     uint32_t d = m->n_embd, n = q->n_expert, ffs = q->n_ff_shared;
     struct moe *e = &l->moe;
-    *e = (struct moe){ .n_expert = n, .n_used = q->n_used, .n_ff = q->n_ff_exp,
-                       .route = ROUTE_SIGMOID, .n_group = q->n_group,
-                       .n_group_used = q->n_group_used, .renorm = q->renorm,
+    *e = (struct moe){ .n_expert = n,
+                       .n_used = q->n_used,
+                       .n_ff = q->n_ff_exp,
+                       .route = ROUTE_SIGMOID,
+                       .n_group = q->n_group,
+                       .n_group_used = q->n_group_used,
+                       .renorm = q->renorm,
                        .scale = q->scale,
                        .act = { ACT_SWIGLU, q->limit[i] },
                        .sh_act = { ACT_SWIGLU, q->limit_shared[i] } };
@@ -176,19 +186,25 @@ static bool bind_layer(struct model *m, struct binder *b, struct step35 *q, uint
     uint32_t d = m->n_embd, hd = q->head_dim, h = q->n_head[i], h_kv = q->n_kv_head[i];
     uint32_t ff = q->n_ff[i];
     bool slides = q->slides[i];
-    l->attn = (struct attention){ .n_head = h, .n_kv_head = h_kv, .head_dim = hd,
+    l->attn = (struct attention){ .n_head = h,
+                                  .n_kv_head = h_kv,
+                                  .head_dim = hd,
                                   .n_rot = slides ? hd : hd / 2,
                                   .turn = slides ? q->turn_sliding : q->turn,
-                                  .window = slides ? q->window : 0, .gate = GATE_HEAD,
-                                  .norm = true, .eps = m->eps };
+                                  .window = slides ? q->window : 0,
+                                  .gate = GATE_HEAD,
+                                  .norm = true,
+                                  .eps = m->eps };
     if (!(true LAYER(BIND)))
         return false;
     l->is_moe = model_has(b, "blk.%u.ffn_gate_inp.weight", i);
     if (l->is_moe && !q->n_expert)
         return model_refuse(b, "blk.%u has a router but step35.expert_count is 0 or missing", i);
     if (!l->is_moe && q->n_expert && i >= q->n_dense && i < m->n_layer)
-        return model_refuse(b, "tensor blk.%u.ffn_gate_inp.weight is missing, expected behind the "
-                            "%u leading dense blocks", i, q->n_dense);
+        return model_refuse(b,
+                            "tensor blk.%u.ffn_gate_inp.weight is missing, expected behind the "
+                            "%u leading dense blocks",
+                            i, q->n_dense);
     l->ffn.act = (struct act){ ACT_SWIGLU, q->limit_shared[i] };
     return l->is_moe ? bind_moe(m, b, q, l, i)
                      : model_width(b, "feed_forward_length", ff) DENSE(BIND);
@@ -225,8 +241,7 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
                     struct layer_cache *cache, const struct batch *b, tensor x)
 {
     const struct layer *l = &((const struct step35 *)m->own)->layer[i_layer];
-    tensor p = op_norm_linear(c, x, l->attn_norm, m->eps,
-                              LINEARS(&l->wq, &l->wk, &l->wv, &l->wg));
+    tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv, &l->wg));
     x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
     return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b)
                      : op_ffn(c, x, l->ffn_norm, m->eps, &l->ffn);
@@ -235,7 +250,8 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
 static struct layer_shape shape(const struct model *m, uint32_t i_layer)
 {
     const struct step35 *q = m->own;
-    return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer], .head_dim = q->head_dim,
+    return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer],
+                                 .head_dim = q->head_dim,
                                  .window = q->slides[i_layer] ? q->window : 0,
                                  .n_expert = q->layer[i_layer].is_moe ? q->n_expert : 0 };
 }

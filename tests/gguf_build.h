@@ -9,20 +9,20 @@
 struct gguf_build;
 
 struct gguf_build *gb_new(void);
-struct gguf_build *gb_from(const char *path, struct err *err);  /* NULL: gguf_open refused it */
-void gb_free(struct gguf_build *b);                             /* takes NULL */
-void gb_version(struct gguf_build *b, uint32_t version);        /* 3 unless told */
+struct gguf_build *gb_from(const char *path, struct err *err); /* NULL: gguf_open refused it */
+void gb_free(struct gguf_build *b);                            /* takes NULL */
+void gb_version(struct gguf_build *b, uint32_t version);       /* 3 unless told */
 
 /* Keys: sets one that is there in its place, else appends. general.alignment is obeyed. */
 void gb_scalar(struct gguf_build *b, const char *key, enum gguf_type type, const void *value);
 void gb_array(struct gguf_build *b, const char *key, enum gguf_type elem, uint64_t n,
-              const void *values);                              /* of scalars, packed */
+              const void *values); /* of scalars, packed */
 void gb_str(struct gguf_build *b, const char *key, const char *value);
 void gb_strs(struct gguf_build *b, const char *key, uint64_t n, const struct str *values);
 void gb_u32(struct gguf_build *b, const char *key, uint32_t value);
 void gb_f32(struct gguf_build *b, const char *key, float value);
 void gb_bool(struct gguf_build *b, const char *key, bool value);
-bool gb_drop_key(struct gguf_build *b, const char *key);        /* false: not there */
+bool gb_drop_key(struct gguf_build *b, const char *key); /* false: not there */
 
 /* Tensors: the same. dim is fastest first, data may be NULL for zeros. A reshaped or retyped tensor
  * keeps its bytes as far as they go, with zeros behind. */
@@ -33,7 +33,7 @@ bool gb_retype(struct gguf_build *b, const char *name, enum dtype type);
 bool gb_rename_tensor(struct gguf_build *b, const char *name, const char *to);
 bool gb_drop_tensor(struct gguf_build *b, const char *name);
 
-uint8_t *gb_bytes(const struct gguf_build *b, uint64_t *n);     /* caller frees */
+uint8_t *gb_bytes(const struct gguf_build *b, uint64_t *n); /* caller frees */
 bool gb_write(const struct gguf_build *b, const char *path, struct err *err);
 /* Part i of n of a model in several files: the keys (in the first only), the three of splitting,
  * and its share of the tensors. The caller frees it. */

@@ -11,8 +11,8 @@
 
 static struct {
     struct gpu *gpu;
-    bool tried, bare;           /* bare: this machine has no validation layer */
-    uint32_t n_closing;         /* errors while closing */
+    bool tried, bare;   /* bare: this machine has no validation layer */
+    uint32_t n_closing; /* errors while closing */
     struct err err;
 } t;
 

@@ -38,26 +38,28 @@ static const struct test table[] = {
 #undef TEST
 };
 
-struct count { uint32_t passed, failed, skipped; };
+struct count {
+    uint32_t passed, failed, skipped;
+};
 enum outcome { NONE, OPEN, FAILED, SKIPPED };
 
 static struct {
     const char *fixtures, *only, *skip;
     bool host, all, brief, verbose;
-    const struct test *test;    /* that runs */
-    struct count count;         /* of it */
-    enum outcome outcome;       /* of the open case */
-    char name[200];             /* of the open case */
-    clock_t start;              /* of the open case: processor time of all threads */
-    uint32_t n_fail;            /* messages of the open case */
-    bool mid_line;              /* the test's own line has been begun and not ended */
-    char skip_reason[200];      /* of the first case that was skipped */
+    const struct test *test; /* that runs */
+    struct count count;      /* of it */
+    enum outcome outcome;    /* of the open case */
+    char name[200];          /* of the open case */
+    clock_t start;           /* of the open case: processor time of all threads */
+    uint32_t n_fail;         /* messages of the open case */
+    bool mid_line;           /* the test's own line has been begun and not ended */
+    char skip_reason[200];   /* of the first case that was skipped */
     char tmp[64];
 } t = { .fixtures = "tests/fixtures" };
 
 /* ---- cases ----------------------------------------------------------------------------------- */
 
-#define MAX_FAIL_SHOWN 5        /* messages a case: a broken kernel would print a million */
+#define MAX_FAIL_SHOWN 5 /* messages a case: a broken kernel would print a million */
 
 static void end_line(void)
 {
@@ -124,7 +126,7 @@ void test_skip(const char *fmt, ...)
 {
     need_case();
     if (t.outcome != OPEN)
-        return;                 /* what has failed stays failed */
+        return; /* what has failed stays failed */
     t.outcome = SKIPPED;
     char why[200];
     va_list ap;
@@ -156,7 +158,7 @@ static void diff_one(struct diff *d, double *sum_want, double got, double want, 
 {
     double e = fabs(got - want);
     if (!isfinite(e))
-        e = INFINITY;           /* a NaN or an infinity on either side is the largest difference */
+        e = INFINITY; /* a NaN or an infinity on either side is the largest difference */
     if (e > d->max_abs) {
         d->max_abs = e;
         d->at = i;
@@ -238,7 +240,7 @@ void *fixture_read(uint64_t *n_bytes, const char *fmt, ...)
         return NULL;
     }
     uint64_t n = (uint64_t)st.st_size;
-    char *bytes = mem_alloc(n + 1, 1);      /* a NUL behind it, for text */
+    char *bytes = mem_alloc(n + 1, 1); /* a NUL behind it, for text */
     if (!bytes || fread(bytes, 1, n, f) != n) {
         FAIL("%s: %llu bytes cannot be read", path, (unsigned long long)n);
         free(bytes);

@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BAND = 256 };            /* bytes at least on either side of a tensor */
-static const uint32_t GUARD = 0x7fc05a5a;       /* a NaN; its halves are a NaN and a large number */
+enum { BAND = 256 };                      /* bytes at least on either side of a tensor */
+static const uint32_t GUARD = 0x7fc05a5a; /* a NaN; its halves are a NaN and a large number */
 
 const enum dtype weight_types[N_WEIGHT_TYPE] = {
-    F32,  F16,  BF16,   Q8_0,  Q4_0,  Q4_1,    Q5_0,   Q5_1,  Q4_K,    Q5_K,  Q6_K,  IQ4_NL, MXFP4,
-    Q2_K, Q3_K, IQ4_XS, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0,  NVFP4,
-    Q1_0, Q2_0,
+    F32,   F16,     BF16,  Q8_0,  Q4_0,  Q4_1,   Q5_0,  Q5_1,  Q4_K,    Q5_K,
+    Q6_K,  IQ4_NL,  MXFP4, Q2_K,  Q3_K,  IQ4_XS, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS,
+    IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0, NVFP4,  Q1_0,  Q2_0,
 };
 
 /* ---- opening and closing ----------------------------------------------------------------- */
@@ -59,7 +59,8 @@ struct gpu *ops_open_small(uint64_t max_range)
     test_case("a device that binds %llu KiB", (unsigned long long)(max_range >> 10));
     if (!test_gpu())
         return NULL;
-    struct gpu_params params = { .cache_dir = "build/cache", .validate = true,
+    struct gpu_params params = { .cache_dir = "build/cache",
+                                 .validate = true,
                                  .test_max_range = max_range };
     struct err err = { 0 };
     struct gpu *g = gpu_open(&params, &err);
@@ -108,8 +109,9 @@ static uint64_t take(struct rig *r, uint64_t bytes, uint64_t align)
 tensor rig_view(struct rig *r, enum dtype dtype, uint32_t n, uint32_t n_row, uint32_t stride,
                 uint32_t col)
 {
-    tensor t = { .arena = r->mem, .dtype = dtype, .n = n, .n_row = n_row, .stride = stride,
-                 .col = col };
+    tensor t = {
+        .arena = r->mem, .dtype = dtype, .n = n, .n_row = n_row, .stride = stride, .col = col
+    };
     HLM_ASSERT(col + n <= stride);
     t.offset = take(r, tensor_bytes(t), 0);
     return t;
@@ -133,7 +135,7 @@ static void q8_put(uint8_t *row, const float *v, uint32_t n)
         for (uint32_t i = b; i < n && i < b + 32; i++)
             row[i] = (uint8_t)(int8_t)(d > 0 ? fmaxf(-127, fminf(rintf(v[i] / d), 127)) : 0);
     }
-    if (n % 64 - 1 < 32)        /* an odd number of scales: the last half is zero */
+    if (n % 64 - 1 < 32) /* an odd number of scales: the last half is zero */
         memset(row + n + (n + 31) / 32 * 2, 0, 2);
 }
 
@@ -231,8 +233,9 @@ static void put16(uint8_t *at, uint16_t v) { memcpy(at, &v, 2); }
 /* A scale: about `scale` with either sign; or zeros, denormals and the largest there are. */
 static uint16_t random_half(struct rng *rng, double scale, bool extreme)
 {
-    static const uint16_t edge[] = { 0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0x7bff,
-                                     0xfbff };
+    static const uint16_t edge[] = {
+        0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0x7bff, 0xfbff
+    };
     uint16_t any = (uint16_t)rng_u64(rng);
     if (!extreme) {
         double v = scale * (0.5 + rng_unit(rng));
@@ -240,11 +243,14 @@ static uint16_t random_half(struct rng *rng, double scale, bool extreme)
     }
     if (any % 3 == 0)
         return edge[rng_u64(rng) % ARRAY_LEN(edge)];
-    return (any & 0x7c00) == 0x7c00 ? any & 0x87ff : any;       /* finite */
+    return (any & 0x7c00) == 0x7c00 ? any & 0x87ff : any; /* finite */
 }
 
 /* Where a block has its halves, and what a code is about when the scale is 1. */
-static const struct layout { int d, min; double code, min_code; } layouts[DTYPE_COUNT] = {
+static const struct layout {
+    int d, min;
+    double code, min_code;
+} layouts[DTYPE_COUNT] = {
     [Q2_K] = { 80, 82, 1.3 * 8.8, 1.5 }, [Q3_K] = { 108, -1, 2.3 * 18, 0 },
     [IQ4_XS] = { 0, -1, 67 * 18, 0 },    [IQ1_S] = { 0, -1, 0.8 * 9, 0 },
     [IQ1_M] = { -1, -1, 0.8 * 9, 0 },    [IQ2_XXS] = { 0, -1, 24 * 2.3, 0 },
@@ -252,12 +258,11 @@ static const struct layout { int d, min; double code, min_code; } layouts[DTYPE_
     [IQ3_XXS] = { 0, -1, 25 * 4.6, 0 },  [IQ3_S] = { 0, -1, 7 * 18, 0 },
     [TQ1_0] = { 52, -1, 0.8, 0 },        [TQ2_0] = { 64, -1, 1.2, 0 },
     [NVFP4] = { -1, -1, 6, 0 },          [Q1_0] = { 0, -1, 1, 0 },
-    [Q2_0] = { 0, -1, 1.2, 0 },
-    [Q8_0] = { 0, -1, 74, 0 },          [Q4_0] = { 0, -1, 4.6, 0 },
-    [Q4_1] = { 0, 2, 4.6, 7.5 },        [Q5_0] = { 0, -1, 9.2, 0 },
-    [Q5_1] = { 0, 2, 9.2, 15.5 },       [IQ4_NL] = { 0, -1, 67, 0 },
-    [Q4_K] = { 0, 2, 4.6 * 36, 7.5 },   [Q5_K] = { 0, 2, 9.2 * 36, 15.5 },
-    [Q6_K] = { 208, -1, 18.5 * 74, 0 },
+    [Q2_0] = { 0, -1, 1.2, 0 },          [Q8_0] = { 0, -1, 74, 0 },
+    [Q4_0] = { 0, -1, 4.6, 0 },          [Q4_1] = { 0, 2, 4.6, 7.5 },
+    [Q5_0] = { 0, -1, 9.2, 0 },          [Q5_1] = { 0, 2, 9.2, 15.5 },
+    [IQ4_NL] = { 0, -1, 67, 0 },         [Q4_K] = { 0, 2, 4.6 * 36, 7.5 },
+    [Q5_K] = { 0, 2, 9.2 * 36, 15.5 },   [Q6_K] = { 208, -1, 18.5 * 74, 0 },
 };
 
 static uint32_t random_bits(struct rng *rng, enum dtype dtype, double scale, bool extreme)
@@ -269,7 +274,7 @@ static uint32_t random_bits(struct rng *rng, enum dtype dtype, double scale, boo
     if (!extreme)
         memcpy(&u, &f, 4);
     else if ((u & 0x7f800000) == 0x7f800000)
-        u &= ~0x40000000u;      /* finite */
+        u &= ~0x40000000u; /* finite */
     return dtype == BF16 ? u >> 16 : u;
 }
 
@@ -288,20 +293,20 @@ void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme,
         int e = 127 + (int)lround(log2(scale / 3)) + block[0] % 2;
         block[0] = (uint8_t)(extreme ? block[0] % 253 : e);
         if (extreme && rng_u64(rng) % 4 == 0)
-            block[0] %= 4;      /* the denormal ones */
+            block[0] %= 4; /* the denormal ones */
         return;
     }
-    if (dtype == NVFP4) {       /* E4M3; any code, or what is about the scale */
+    if (dtype == NVFP4) { /* E4M3; any code, or what is about the scale */
         for (int s = 0; s < 4 && !extreme; s++)
             block[s] = (uint8_t)(8 * (7 + (int)lround(log2(2 * scale / l->code))) + block[s] % 8);
         return;
     }
     uint16_t d = random_half(rng, scale / l->code, extreme);
-    for (int i = 0; i < 4 && dtype == IQ1_M; i++)       /* a nibble atop each word of scales */
+    for (int i = 0; i < 4 && dtype == IQ1_M; i++) /* a nibble atop each word of scales */
         block[49 + 2 * i] = (uint8_t)((block[49 + 2 * i] & 15) | (d >> 4 * i & 15) << 4);
     if (l->d >= 0)
         put16(block + l->d, d);
-    if (l->min >= 0) {          /* codes about zero; K-quants subtract it, the others add it */
+    if (l->min >= 0) { /* codes about zero; K-quants subtract it, the others add it */
         float min = f16_to_f32(d) * (float)l->min_code;
         bool k = dtype == Q4_K || dtype == Q5_K || dtype == Q2_K;
         put16(block + l->min, extreme ? random_half(rng, 1, true) : f32_to_f16(k ? min : -min));
@@ -315,8 +320,12 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
     float *v = rig_alloc(r, n_row * n_in, sizeof *v);
     HLM_ASSERT(dtype_bytes(dtype, n_in, &row_bytes));
     struct weight w = { .v = v };
-    w.w = (linear){ .arena = r->mem, .dtype = dtype, .n_in = n_in, .n_out = n_out,
-                    .n_expert = n_expert, .row_q = (uint32_t)(bytes / 16) };
+    w.w = (linear){ .arena = r->mem,
+                    .dtype = dtype,
+                    .n_in = n_in,
+                    .n_out = n_out,
+                    .n_expert = n_expert,
+                    .row_q = (uint32_t)(bytes / 16) };
     w.w.offset = take(r, n_row * bytes, beside ? 16 : 0);
     uint32_t n_grid = 0;
     const uint32_t *grid = dtype_grid(dtype, &n_grid);
@@ -366,7 +375,7 @@ float *rig_f16_rows(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
         int e;
         for (uint32_t i = 0; i < n; i++)
             top = fmaxf(top, fabsf(from[i]));
-        frexpf(top, &e);                /* top is in [2^(e-1), 2^e) */
+        frexpf(top, &e); /* top is in [2^(e-1), 2^e) */
         for (uint32_t i = 0; i < n; i++)
             out[(uint64_t)row * n + i] =
                 ldexpf(f16_to_f32(f32_to_f16(ldexpf(from[i], 15 - e))), e - 15);
@@ -389,12 +398,11 @@ struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const stru
         for (uint64_t j = 0; j < n_in; j++) {
             double sum = (double)w.v[i * n_in + j];
             for (uint64_t k = 0; k < rank; k++)
-                sum += (double)b.v[i * rank + k] *
-                       (double)a.v[(i / n_out * rank + k) * n_in + j];
+                sum += (double)b.v[i * rank + k] * (double)a.v[(i / n_out * rank + k) * n_in + j];
             v[i * n_in + j] = (float)sum;
         }
-    *l = (struct lora){ .a = a.w, .b = b.w,
-                        .id = share ? share->w.lora->id : (uint32_t)b.w.offset };
+    *l =
+        (struct lora){ .a = a.w, .b = b.w, .id = share ? share->w.lora->id : (uint32_t)b.w.offset };
     w.w.lora = l;
     w.base = w.v;
     w.v = v;
@@ -410,10 +418,7 @@ static bool ok(struct rig *r, bool result)
     return result || FAIL("%s", r->err.set ? r->err.msg : "no reason given");
 }
 
-static bool is_guard(const void *at)
-{
-    return memcmp(at, &GUARD, 4) == 0;
-}
+static bool is_guard(const void *at) { return memcmp(at, &GUARD, 4) == 0; }
 
 static bool band_whole(struct rig *r, const char *which, tensor t)
 {
@@ -444,7 +449,8 @@ static bool unchanged(struct rig *r)
     for (uint64_t i = 0; i < r->n_image; i++)
         if (r->back[i] != r->image[i] && !r->free[i])
             return FAIL("%s: byte %llu of the inputs and bands, which nothing may write, was "
-                        "%02x and is %02x", r->op, (unsigned long long)i, r->image[i], r->back[i]);
+                        "%02x and is %02x",
+                        r->op, (unsigned long long)i, r->image[i], r->back[i]);
     return true;
 }
 
@@ -502,7 +508,10 @@ float *rig_get(struct rig *r, tensor t)
 }
 
 /* Worst so far by op, for the log. */
-static struct worst { const char *op; double nmse, max_abs; } worst[64];
+static struct worst {
+    const char *op;
+    double nmse, max_abs;
+} worst[64];
 
 static void note(const char *op, const char *what, struct diff d)
 {

@@ -10,19 +10,19 @@
 #include "ref/ref.h"
 #include "test.h"
 
-#define OPS_SEED 20240611u      /* of every rig, so that a case can be run alone */
+#define OPS_SEED 20240611u /* of every rig, so that a case can be run alone */
 
 struct rig {
     struct gpu *g;
-    const char *op;             /* under which the worst error is noted */
+    const char *op; /* under which the worst error is noted */
     struct arena *mem, *scratch;
     struct cmd *c;
-    uint8_t *image, *free, *back;   /* of mem: what it holds, 1 where the op writes, what came */
+    uint8_t *image, *free, *back; /* of mem: what it holds, 1 where the op writes, what came */
     uint64_t n_image;
-    tensor head, tail;          /* of scratch */
-    struct tape *tape;          /* of a cmd that trains: ops_train.h */
+    tensor head, tail; /* of scratch */
+    struct tape *tape; /* of a cmd that trains: ops_train.h */
     struct arena *kept;
-    void **own;                 /* host memory that goes with the rig */
+    void **own; /* host memory that goes with the rig */
     uint32_t n_own;
     struct rng rng;
     struct err err;
@@ -39,7 +39,7 @@ tensor rig_view(struct rig *r, enum dtype dtype, uint32_t n, uint32_t n_row, uin
                 uint32_t col);
 /* Gives t's elements (F32, F16; Q8_0, dense) the values v [n_row][n]. */
 void rig_put(struct rig *r, tensor t, const float *v);
-void rig_put_words(struct rig *r, tensor t, const void *words);    /* I32 */
+void rig_put_words(struct rig *r, tensor t, const void *words); /* I32 */
 /* The op may write t's elements, or those of rows [row, row + n). */
 void rig_writes(struct rig *r, tensor t);
 void rig_writes_rows(struct rig *r, tensor t, uint32_t row, uint32_t n);
@@ -59,7 +59,10 @@ double *rig_doubles(struct rig *r, const float *v, uint64_t n);
 /* A matrix of random valid blocks; v: its values as dtype_to_f32 has them,
  * [n_expert * n_out][n_in]. Products with normal x are about gain * 1. beside: right behind the
  * matrix made before. */
-struct weight { linear w; const float *v, *base, *lora_a, *lora_b; };
+struct weight {
+    linear w;
+    const float *v, *base, *lora_a, *lora_b;
+};
 struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, double gain, bool beside);
 /* The same from blocks at hand: n_out * n_expert rows as in a file. */

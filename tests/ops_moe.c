@@ -35,14 +35,14 @@ struct moe_pair moe_make(struct rig *r, const struct moe_row *c, bool merged)
     uint32_t n_in = c->n_latent ? c->n_latent : c->n_embd, n_sh = has_shared ? c->n_ff_shared : 4;
     struct weight router = router_make(r, c);
     struct weight sh_router = rig_weight(r, c->shared, c->n_embd, 1, 1, 1, c->shared == F32);
-    struct weight gate = rig_weight(r, c->gate, n_in, joint ? 2 * c->n_ff : c->n_ff,
-                                    c->n_expert, 2, false);
+    struct weight gate =
+        rig_weight(r, c->gate, n_in, joint ? 2 * c->n_ff : c->n_ff, c->n_expert, 2, false);
     struct weight up = joint ? gate : rig_weight(r, c->up, n_in, c->n_ff, c->n_expert, 2, false);
     struct weight down = rig_weight(r, c->down, c->n_ff, n_in, c->n_expert, 2, false);
     struct weight sh_gate = rig_weight(r, c->shared, c->n_embd, n_sh, 1, 2, false);
     struct weight sh_up = rig_weight(r, c->shared, c->n_embd, n_sh, 1, 1, true);
-    struct weight sh_down = rig_weight(r, has_shared ? c->shared : F32, n_sh, c->n_embd, 1, 1,
-                                       false);
+    struct weight sh_down =
+        rig_weight(r, has_shared ? c->shared : F32, n_sh, c->n_embd, 1, 1, false);
     struct weight latent[2] = { 0 };
     if (c->n_latent) {
         latent[0] = rig_weight(r, F32, c->n_embd, c->n_latent, 1, 1, false);
@@ -61,22 +61,44 @@ struct moe_pair moe_make(struct rig *r, const struct moe_row *c, bool merged)
     if (c->rank && !merged)
         gate_v = gate.base, up_v = up.base, down_v = down.base;
     struct moe_pair pair = {
-        .gate = gate, .up = up, .down = down,
-        .m = { .n_expert = c->n_expert, .n_used = c->n_used, .n_ff = c->n_ff,
+        .gate = gate,
+        .up = up,
+        .down = down,
+        .m = { .n_expert = c->n_expert,
+               .n_used = c->n_used,
+               .n_ff = c->n_ff,
                .route = c->sigmoid ? ROUTE_SIGMOID : ROUTE_SOFTMAX,
-               .bias = rig_dense(r, bias_v, c->n_expert, 1), .n_group = c->n_group,
-               .n_group_used = c->n_group_used, .renorm = !c->raw, .scale = 2.5f,
-               .act = c->act, .sh_act = { c->act.kind, 2 * c->act.limit },
-               .latent_down = latent[0].w, .latent_up = latent[1].w,
-               .router = router.w, .down = down.w },
-        .ref = { .n_embd = c->n_embd, .n_expert = c->n_expert, .n_used = c->n_used,
-                 .n_ff = c->n_ff, .n_ff_shared = c->n_ff_shared, .router = router.v,
+               .bias = rig_dense(r, bias_v, c->n_expert, 1),
+               .n_group = c->n_group,
+               .n_group_used = c->n_group_used,
+               .renorm = !c->raw,
+               .scale = 2.5f,
+               .act = c->act,
+               .sh_act = { c->act.kind, 2 * c->act.limit },
+               .latent_down = latent[0].w,
+               .latent_up = latent[1].w,
+               .router = router.w,
+               .down = down.w },
+        .ref = { .n_embd = c->n_embd,
+                 .n_expert = c->n_expert,
+                 .n_used = c->n_used,
+                 .n_ff = c->n_ff,
+                 .n_ff_shared = c->n_ff_shared,
+                 .router = router.v,
                  .gate = has_gate ? expert_rows(r, &gate, gate_v, 0, c->n_ff) : NULL,
-                 .up = expert_rows(r, &up, up_v, joint ? c->n_ff : 0, c->n_ff), .down = down_v,
-                 .limit = (double)c->act.limit, .shared_limit = 2 * (double)c->act.limit,
-                 .n_latent = c->n_latent, .latent_down = latent[0].v, .latent_up = latent[1].v,
-                 .sigmoid = c->sigmoid, .router_bias = bias_v, .n_group = c->n_group,
-                 .n_group_used = c->n_group_used, .norm = !c->raw, .scale = 2.5 },
+                 .up = expert_rows(r, &up, up_v, joint ? c->n_ff : 0, c->n_ff),
+                 .down = down_v,
+                 .limit = (double)c->act.limit,
+                 .shared_limit = 2 * (double)c->act.limit,
+                 .n_latent = c->n_latent,
+                 .latent_down = latent[0].v,
+                 .latent_up = latent[1].v,
+                 .sigmoid = c->sigmoid,
+                 .router_bias = bias_v,
+                 .n_group = c->n_group,
+                 .n_group_used = c->n_group_used,
+                 .norm = !c->raw,
+                 .scale = 2.5 },
     };
     struct moe *m = &pair.m;
     if (joint)
@@ -96,11 +118,13 @@ struct moe_pair moe_make(struct rig *r, const struct moe_row *c, bool merged)
 
 const char *moe_text(const struct moe_row *c, char text[200])
 {
-    snprintf(text, 200, "%u of %u, %u x %u, shared %u, %s %s %s, tie %u, %u tokens%s%s%s, %u of "
-             "%u groups, latent %u, limit %g, rank %u", c->n_used, c->n_expert, c->n_embd, c->n_ff,
-             c->n_ff_shared, dtype_info(c->gate)->name, dtype_info(c->up)->name,
-             dtype_info(c->down)->name, c->tie, c->n_tok, c->sigmoid ? ", sigmoid" : "",
-             c->raw ? ", raw" : "", c->act.kind == ACT_SWIGLU ? "" : ", relu2", c->n_group_used,
-             c->n_group, c->n_latent, (double)c->act.limit, c->rank);
+    snprintf(text, 200,
+             "%u of %u, %u x %u, shared %u, %s %s %s, tie %u, %u tokens%s%s%s, %u of "
+             "%u groups, latent %u, limit %g, rank %u",
+             c->n_used, c->n_expert, c->n_embd, c->n_ff, c->n_ff_shared, dtype_info(c->gate)->name,
+             dtype_info(c->up)->name, dtype_info(c->down)->name, c->tie, c->n_tok,
+             c->sigmoid ? ", sigmoid" : "", c->raw ? ", raw" : "",
+             c->act.kind == ACT_SWIGLU ? "" : ", relu2", c->n_group_used, c->n_group, c->n_latent,
+             (double)c->act.limit, c->rank);
     return text;
 }

@@ -11,7 +11,7 @@ struct rig rig_open_train(struct gpu *g, const char *op, const struct rig_dropou
     }
     r.kept = arena_create(g, "kept", MEM_DEVICE, &r.err);
     HLM_ASSERT(r.kept);
-    arena_take(r.kept, 16, 16);         /* an empty one cannot be committed */
+    arena_take(r.kept, 16, 16); /* an empty one cannot be committed */
     r.tape = tape_create(r.kept, &dropout, &r.err);
     HLM_ASSERT(r.tape);
     tape_attach(r.c, r.tape);

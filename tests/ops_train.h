@@ -16,11 +16,17 @@
 #include "ops.h"
 
 /* A gradient: where it stands on the device, and what is to come of it, [n_row][n]. */
-struct grads { tensor t; double *want; };
+struct grads {
+    tensor t;
+    double *want;
+};
 
 /* rig_open with a tape that runs. d: NULL, or the probability of dropout and its key, four words in
  * memory of the caller. */
-struct rig_dropout { float p; uint32_t key[4]; };
+struct rig_dropout {
+    float p;
+    uint32_t key[4];
+};
 struct rig rig_open_train(struct gpu *g, const char *op, const struct rig_dropout *d);
 
 /* The gradient of an input x is wanted. Without it x is frozen. */

@@ -6,11 +6,11 @@
 #include <sys/types.h>
 
 #define DEMO "models/demo/hlm-demo-q8_0.gguf"
-#define TIMEOUT_S 300           /* of one program: a hang must not be the run's */
+#define TIMEOUT_S 300 /* of one program: a hang must not be the run's */
 
 struct ran {
-    int rc;                     /* 128 + signal when one ended it */
-    char *out, *err;            /* terminated */
+    int rc;          /* 128 + signal when one ended it */
+    char *out, *err; /* terminated */
 };
 void ran_free(struct ran *r);
 
@@ -25,6 +25,6 @@ void refuses(int rc, const char *says, const char *input, const char *command);
 
 /* A file of the scratch folder. The path stays. */
 const char *scratch(const char *name);
-char *slurp(const char *path);  /* the caller frees */
+char *slurp(const char *path); /* the caller frees */
 void spill(const char *path, const char *text);
 uint32_t n_lines(const char *s);

@@ -18,11 +18,21 @@ static inline uint64_t tiny_kv(const void *user, uint32_t n_past)
 }
 
 static const struct saved_want tiny_want = {
-    .arch = "tiny", .name = "tiny model", .model_hash = { 1, 2 }, .n_layer = 2, .n_vocab = 16,
-    .n_ctx = 64, .kv_type = HLM_KV_F16, .state_bytes = tiny_state, .kv_bytes = tiny_kv,
+    .arch = "tiny",
+    .name = "tiny model",
+    .model_hash = { 1, 2 },
+    .n_layer = 2,
+    .n_vocab = 16,
+    .n_ctx = 64,
+    .kv_type = HLM_KV_F16,
+    .state_bytes = tiny_state,
+    .kv_bytes = tiny_kv,
 };
 
-struct bytes { uint8_t p[4096]; uint64_t n; };
+struct bytes {
+    uint8_t p[4096];
+    uint64_t n;
+};
 
 static inline void tiny_put(struct bytes *b, const void *p, uint64_t n)
 {
@@ -53,10 +63,17 @@ static inline void tiny_seal(struct bytes *b)
 static inline struct bytes tiny_file(uint32_t n_past, const char *note)
 {
     struct bytes b = { .n = 0 };
-    struct saved_head h = { .version = SAVED_VERSION, .model_hash = { 1, 2 }, .n_layer = 2,
-                            .n_vocab = 16, .n_past = n_past, .n_known = n_past + 1,
-                            .has_logits = n_past > 0, .n_snap = n_past / 5,
-                            .n_note = strlen(note), .arch = "tiny", .name = "tiny model" };
+    struct saved_head h = { .version = SAVED_VERSION,
+                            .model_hash = { 1, 2 },
+                            .n_layer = 2,
+                            .n_vocab = 16,
+                            .n_past = n_past,
+                            .n_known = n_past + 1,
+                            .has_logits = n_past > 0,
+                            .n_snap = n_past / 5,
+                            .n_note = strlen(note),
+                            .arch = "tiny",
+                            .name = "tiny model" };
     memcpy(h.magic, "hlmstate", sizeof h.magic);
     tiny_put(&b, &h, sizeof h);
     for (uint32_t i = 0; i <= n_past; i++)
@@ -64,7 +81,7 @@ static inline struct bytes tiny_file(uint32_t n_past, const char *note)
     tiny_put(&b, note, strlen(note));
     for (uint32_t i = 1; i <= n_past / 5; i++)
         tiny_put(&b, &(struct saved_snap){ .n_past = 5 * i, .has_logits = i & 1 },
-            sizeof(struct saved_snap));
+                 sizeof(struct saved_snap));
     tiny_any(&b, n_past ? 64 : 0);
     tiny_any(&b, tiny_state(NULL, n_past) + tiny_kv(NULL, n_past));
     for (uint32_t i = 1; i <= n_past / 5; i++)

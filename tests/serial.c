@@ -62,8 +62,9 @@ static bool zero(struct gpu *g, struct arena *a, struct err *err)
 {
     uint64_t n = arena_bytes(a);
     uint8_t *v = test_room(n, 1);
-    tensor all = { .arena = a, .dtype = I32, .n = (uint32_t)(n / 4), .n_row = 1,
-                   .stride = (uint32_t)(n / 4) };
+    tensor all = {
+        .arena = a, .dtype = I32, .n = (uint32_t)(n / 4), .n_row = 1, .stride = (uint32_t)(n / 4)
+    };
     bool ok = !n || gpu_write(g, all, 0, v, n / 4 * 4, err);
     free(v);
     return ok;

@@ -12,7 +12,7 @@ void test_skip(const char *fmt, ...) HLM_PRINTF(1, 2);
 #define FAIL(...) test_fail_at(__FILE__, __LINE__, __VA_ARGS__)
 #define CHECK(cond) ((cond) ? true : FAIL("%s", #cond))
 #define CHECK_MSG(cond, ...) ((cond) ? true : FAIL(__VA_ARGS__))
-#define CHECK_EQ(got, want) \
+#define CHECK_EQ(got, want)                                                                        \
     test_eq_at(__FILE__, __LINE__, #got, (long long)(got), (long long)(want))
 #define CHECK_STR(got, want) test_str_at(__FILE__, __LINE__, #got, (got), (want))
 bool test_eq_at(const char *file, int line, const char *what, long long got, long long want);
@@ -20,7 +20,10 @@ bool test_str_at(const char *file, int line, const char *what, const char *got, 
 
 /* Normalised mean squared error: sum (got-want)^2 / sum want^2, and the largest difference with
  * its index. */
-struct diff { double nmse, max_abs; uint64_t at; };
+struct diff {
+    double nmse, max_abs;
+    uint64_t at;
+};
 struct diff diff_f32(const float *got, const float *want, uint64_t n);
 struct diff diff_f64(const float *got, const double *want, uint64_t n);
 
@@ -43,5 +46,5 @@ bool test_brief(void);
 void test_log(log_fn fn, void *user);
 
 struct gpu;
-struct gpu *test_gpu(void);      /* the device under test, opened once; NULL, and the case skipped,
-                                  * without one */
+struct gpu *test_gpu(void); /* the device under test, opened once; NULL, and the case skipped,
+                             * without one */

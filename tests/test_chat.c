@@ -89,7 +89,7 @@ static void test_fixture(void)
 #define AR(reasoning, text)                                                                        \
     "{\"role\":\"assistant\",\"reasoning_content\":\"" reasoning "\",\"content\":\"" text "\"}"
 #define TURN(role, text) "<|im_start|>" role "\n" text "<|im_end|>\n"
-#define GO               "<|im_start|>assistant\n"
+#define GO "<|im_start|>assistant\n"
 
 static void test_qwen35(void)
 {
@@ -100,8 +100,8 @@ static void test_qwen35(void)
 
     test_case("Qwen3.5: contents are trimmed as Python does");
     renders("qwen35", true,
-            "[" S(" \\n") "," U("\\t U1\\u3000\\u0085\\u001c\\n") ","
-            A("\\u2028A1 ") "," U("U2\\u200b") "]",
+            "[" S(" \\n") "," U("\\t U1\\u3000\\u0085\\u001c\\n") "," A("\\u2028A1 ") "," U(
+                "U2\\u200b") "]",
             TURN("system", "") TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2\u200b")
                 GO "<think>\n");
 
@@ -110,8 +110,8 @@ static void test_qwen35(void)
             TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
                 TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO "<think>\n");
     renders("qwen35", true,
-            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1") ","
-            U("U2") "," A("R2\\n</think>A2") "]",
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1") "," U("U2") "," A(
+                "R2\\n</think>A2") "]",
             TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
                 TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO "<think>\n");
 
@@ -138,8 +138,8 @@ static void test_qwen3(void)
 
     test_case("Qwen3: reasoning stays only after the last question");
     renders("qwen3", true,
-            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1") ","
-            U("U2") "," AR("\\nR2\\n", "\\nA2") "]",
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1") "," U("U2") "," AR("\\nR2\\n",
+                                                                                    "\\nA2") "]",
             TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
                 TURN("assistant", "<think>\nR2\n</think>\n\nA2") GO);
 }
@@ -162,11 +162,11 @@ static void test_nemotron(void)
 
     test_case("Nemotron 3: reasoning stays only after the last message of the user");
     renders("nemotron", false,
-            "[" S("SYS") "," U("U1") "," AR("R1", "A1") "," U("U2") "," AR("R2", "A2\\n") ","
-            AR("R3", " ") "]",
+            "[" S("SYS") "," U("U1") "," AR("R1", "A1") "," U("U2") "," AR("R2", "A2\\n") "," AR(
+                "R3", " ") "]",
             TURN("system", "SYS") TURN("user", "U1") TURN("assistant", "<think></think>\nA1")
                 TURN("user", "U2") TURN("assistant", "<think>\nR2\n</think>\nA2")
-                TURN("assistant", "<think>\nR3\n</think>") GO "<think></think>");
+                    TURN("assistant", "<think>\nR3\n</think>") GO "<think></think>");
     renders("nemotron", true,
             "[" U("U1") "," AR("R1", "") "," U("<tool_response>x</tool_response>") "]",
             TURN("system", "") TURN("user", "U1") TURN("assistant", "<think></think>")
@@ -176,8 +176,8 @@ static void test_nemotron(void)
 
     test_case("Nemotron 3: tags in an answer's text");
     renders("nemotron", true,
-            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1 ") "," U("U2") ","
-            A(" <think>R2</think> A2 ") "]",
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\n\\nA1 ") "," U("U2") "," A(
+                " <think>R2</think> A2 ") "]",
             TURN("system", "") TURN("user", "U1") TURN("assistant", "<think></think>\n\nA1")
                 TURN("user", "U2") TURN("assistant", "<think>R2</think> A2") GO "<think>\n");
     renders("nemotron", true,
@@ -201,10 +201,10 @@ static void test_step(void)
             "[" U("U1") "," AR("R1", "A1") "," U("U2") "," AR(" R2 ", "\\nA2") "," A("A3") "]",
             TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
                 TURN("assistant", "<think>\n R2 \n</think>\n\nA2")
-                TURN("assistant", "<think>\n\n</think>\nA3") GO "<think>\n");
+                    TURN("assistant", "<think>\n\n</think>\nA3") GO "<think>\n");
     renders("step", true,
-            "[" U("U1") "," A("<think>\\nR1\\n</think>\\nA1") "," U("U2") ","
-            A("<think>\\nR2\\n</think>\\nA2") "]",
+            "[" U("U1") "," A("<think>\\nR1\\n</think>\\nA1") "," U("U2") "," A(
+                "<think>\\nR2\\n</think>\\nA2") "]",
             TURN("user", "U1") TURN("assistant", "A1") TURN("user", "U2")
                 TURN("assistant", "<think>\nR2\n</think>\nA2") GO "<think>\n");
 
@@ -268,7 +268,7 @@ static void test_tools(void)
     json_decref(j);
 }
 
-#define TOOL    "{\"name\":\"f\"}"
+#define TOOL "{\"name\":\"f\"}"
 #define CALLS(role, calls) "{\"role\":\"" role "\",\"content\":\"\",\"tool_calls\":" calls "}"
 #define SAID(text) "{\"role\":\"tool\",\"content\":\"" text "\"}"
 
@@ -315,8 +315,10 @@ static void test_tool_errors(void)
             "call 1: the text of \"arguments\" is no JSON: ");
     refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":1e999}}]") "]",
             "real number overflow");
-    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":"
-                     "9223372036854775808}}]") "]", "too big integer");
+    refuses("qwen3",
+            "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":"
+                                   "9223372036854775808}}]") "]",
+            "too big integer");
     refuses("qwen3", "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
             "\"content\" must be a string");
     refuses("qwen3", "[{\"role\":\"assistant\",\"content\":1,\"tool_calls\":[" TOOL "]}]",
@@ -327,6 +329,7 @@ static void test_tool_errors(void)
  * nearest number of so many digits. */
 static void test_numbers(void)
 {
+    /* clang-format off */
     static const char *const row[][2] = {
         { "6.4836180763765518e+178", "6.483618076376552e+178" },
         { "5.3169119831396635E36", "5.316911983139664e+36" },
@@ -343,14 +346,22 @@ static void test_numbers(void)
         { "-0", "0" }, { "7", "7" }, { "-9223372036854775808", "-9223372036854775808" },
         { "9223372036854775807", "9223372036854775807" },
     };
+    /* clang-format on */
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         char json[300], want[300];
         test_case("a number of a call: %s", row[i][0]);
-        snprintf(json, sizeof json, "[" U("x") "," CALLS("assistant", "[{\"name\":\"f\","
-                 "\"arguments\":{\"a\":[%s],\"b\":%s}}]") "," U("y") "]", row[i][0], row[i][0]);
-        snprintf(want, sizeof want, TURN("user", "x") TURN("assistant", "<tool_call>\n"
-                 "<function=f>\n<parameter=a>\n[%s]\n</parameter>\n<parameter=b>\n%s\n"
-                 "</parameter>\n</function>\n</tool_call>") TURN("user", "y") GO "<think>\n",
+        snprintf(json, sizeof json,
+                 "[" U("x") "," CALLS("assistant",
+                                      "[{\"name\":\"f\","
+                                      "\"arguments\":{\"a\":[%s],\"b\":%s}}]") "," U("y") "]",
+                 row[i][0], row[i][0]);
+        snprintf(want, sizeof want,
+                 TURN("user", "x")
+                     TURN("assistant",
+                          "<tool_call>\n"
+                          "<function=f>\n<parameter=a>\n[%s]\n</parameter>\n<parameter=b>\n%s\n"
+                          "</parameter>\n</function>\n</tool_call>") TURN("user", "y") GO
+                 "<think>\n",
                  row[i][1], row[i][1]);
         renders("qwen35", true, json, want);
     }
@@ -363,11 +374,11 @@ static void test_tool_depth(void)
     static const char *const place[] = {
         "{\"messages\":[" U("x") "],\"tools\":[{\"name\":\"f\",\"description\":%s}]}",
         "{\"messages\":[" U("x") "],\"tools\":[{\"name\":\"f\",\"parameters\":{\"properties\":"
-        "{\"p\":{\"type\":%s}}}}]}",
-        "{\"messages\":[" U("x") ","
-        CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"a\":%s}}]") "]}",
-        "{\"messages\":[" U("x") ","
-        CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":%s}\"}]") "]}",
+                                 "{\"p\":{\"type\":%s}}}}]}",
+        "{\"messages\":[" U("x") "," CALLS("assistant",
+                                           "[{\"name\":\"f\",\"arguments\":{\"a\":%s}}]") "]}",
+        "{\"messages\":[" U("x") "," CALLS(
+            "assistant", "[{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":%s}\"}]") "]}",
     };
     enum { DEEP = 2000, ROOM = 2 * DEEP + 2000 };
     char *value = mem_alloc(2 * DEEP + 1, 1), *json = mem_alloc(ROOM, 1);
@@ -391,13 +402,16 @@ static void test_tool_depth(void)
 /* Whatever a tool is called and says, it never says a control token. */
 static void test_tool_spans(void)
 {
-    static const char json[] =
-        "{\"messages\":[" U("<|x|>") ","
-        "{\"role\":\"assistant\",\"content\":\"<|x|>\",\"tool_calls\":[{\"name\":\"<|x|>\","
-        "\"arguments\":{\"<|x|>\":\"<|x|>\",\"b\":[\"<|x|>\"]}}]},"
-        "{\"role\":\"tool\",\"content\":\"<|x|>\",\"name\":\"<|x|>\"}],\"tools\":[{\"name\":"
-        "\"<|x|>\",\"description\":\"<|x|>\",\"<|x|>\":\"<|x|>\",\"parameters\":{\"properties\":"
-        "{\"<|x|>\":{\"type\":[\"<|x|>\"],\"<|x|>\":0}},\"required\":[\"<|x|>\"]}}]}";
+    static const char json[] = "{\"messages\":[" U(
+        "<|x|>") ","
+                 "{\"role\":\"assistant\",\"content\":\"<|x|>\",\"tool_calls\":[{\"name\":\"<|x|>"
+                 "\","
+                 "\"arguments\":{\"<|x|>\":\"<|x|>\",\"b\":[\"<|x|>\"]}}]},"
+                 "{\"role\":\"tool\",\"content\":\"<|x|>\",\"name\":\"<|x|>\"}],\"tools\":[{"
+                 "\"name\":"
+                 "\"<|x|>\",\"description\":\"<|x|>\",\"<|x|>\":\"<|x|>\",\"parameters\":{"
+                 "\"properties\":"
+                 "{\"<|x|>\":{\"type\":[\"<|x|>\"],\"<|x|>\":0}},\"required\":[\"<|x|>\"]}}]}";
     static const char *const format[] = { "qwen3", "qwen35", "nemotron", "step" };
     for (uint32_t i = 0; i < ARRAY_LEN(format); i++) {
         struct chat_format f = named(format[i]);
@@ -459,8 +473,7 @@ static void test_spans(void)
     chat_prompt_free(&p);
 
     test_case("spans: the end of the prompt");
-    CHECK(chat_render(&f, &one, true, false, &p, NULL) && !p.in_think &&
-          p.n_head + 1 == p.n_span);
+    CHECK(chat_render(&f, &one, true, false, &p, NULL) && !p.in_think && p.n_head + 1 == p.n_span);
     chat_prompt_free(&p);
     CHECK(chat_render(&f, &one, false, true, &p, NULL) && !p.in_think && p.n_head == p.n_span);
     chat_prompt_free(&p);
@@ -473,8 +486,7 @@ static void test_spans(void)
         chat_prompt_free(&p);
     }
     f = named("step");
-    CHECK(chat_render(&f, &one, true, false, &p, NULL) && p.in_think &&
-          p.n_head + 1 == p.n_span);
+    CHECK(chat_render(&f, &one, true, false, &p, NULL) && p.in_think && p.n_head + 1 == p.n_span);
     CHECK_STR(p.span[p.n_head].text, "<think>\n");
     chat_prompt_free(&p);
     f = named("chatml");
@@ -492,7 +504,7 @@ static void test_spans(void)
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' "   \
     "}}{%- endfor %}"
 #define GENERATE "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n"
-#define TOOLS3   "<tool_call>\\n{\\\"name\\\": <function-name>"
+#define TOOLS3 "<tool_call>\\n{\\\"name\\\": <function-name>"
 #define NO_THINK                                                                                   \
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- "                        \
     "'<think>\\n\\n</think>\\n\\n' }}"
@@ -532,7 +544,10 @@ static void test_variants(void)
 {
     static const char start[] = "<function=f>reasoning_content" LOOP GENERATE "' }}" NO_THINK
                                 "{%- else %}{{- '<think>\\n' }}{%- endif %}";
-    static const struct { const char *what, *marks, *value; bool empty; } row[] = {
+    static const struct {
+        const char *what, *marks, *value;
+        bool empty;
+    } row[] = {
         { "Python's words", "", "True", true },
         { "JSON's words", "args_value | string if args_value is string else args_value | tojson",
           "true", true },
@@ -551,13 +566,18 @@ static void test_variants(void)
         struct gguf *g = template_file(template, true, &bytes);
         if (g) {
             struct chat_format f = chat_detect(g, &exact);
-            char *got = render(&f, "[" U("x") "," CALLS("assistant", "[{\"name\":\"f\","
-                               "\"arguments\":{\"a\":true,\"b\":\"true\"}}]") "]",
+            char *got = render(&f,
+                               "[" U("x") "," CALLS(
+                                   "assistant", "[{\"name\":\"f\","
+                                                "\"arguments\":{\"a\":true,\"b\":\"true\"}}]") "]",
                                false, true, &err);
-            snprintf(want, sizeof want, TURN("user", "x") "<|im_start|>assistant\n%s<tool_call>\n"
-                     "<function=f>\n<parameter=a>\n%s\n</parameter>\n<parameter=b>\ntrue\n"
-                     "</parameter>\n</function>\n</tool_call><|im_end|>\n",
-                     row[i].empty ? "<think>\n\n</think>\n\n" : "", row[i].value);
+            snprintf(
+                want, sizeof want,
+                TURN("user",
+                     "x") "<|im_start|>assistant\n%s<tool_call>\n"
+                          "<function=f>\n<parameter=a>\n%s\n</parameter>\n<parameter=b>\ntrue\n"
+                          "</parameter>\n</function>\n</tool_call><|im_end|>\n",
+                row[i].empty ? "<think>\n\n</think>\n\n" : "", row[i].value);
             if (CHECK_MSG(got, "%s", err.msg))
                 CHECK_STR(got, want);
             free(got);
@@ -635,7 +655,8 @@ static void test_detect(void)
         { "Nemotron 3", NEMOTRON, "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
         { "a Nemotron 3 that thinks only when asked",
           NEMOTRON "{%- set enable_thinking = enable_thinking if enable_thinking is defined else "
-          "False %}", "nemotron", true, true, false, CHAT_MAY_THINK, "<think>\n" },
+                   "False %}",
+          "nemotron", true, true, false, CHAT_MAY_THINK, "<think>\n" },
         { "a later Nemotron", NEMOTRON "{%- if '/no_think' in content %}", "nemotron", false, true,
           true, CHAT_MAY_THINK, "<think>\n" },
         { "Step 3.5", "{{- bos_token }}" STEP, "step", true, true, true, CHAT_ALWAYS_THINKS,

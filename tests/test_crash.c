@@ -18,15 +18,17 @@ bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct
 {
     char out[256];
     struct hlm_tune_params p = hlm_tune_defaults();
-    struct hlm_params open = { .model = "tests/fixtures/train/qwen35/model.gguf", .dry = true,
-                               .cache_dir = "build/cache", .exact = true };
+    struct hlm_params open = { .model = "tests/fixtures/train/qwen35/model.gguf",
+                               .dry = true,
+                               .cache_dir = "build/cache",
+                               .exact = true };
     snprintf(out, sizeof out, "%s.gguf", folder);
     p.data = "tests/fixtures/train/qwen35/data.jsonl";
     p.targets = "attn,ffn_down";
     p.read.max_seq = 96;
     p.read.valid = 0.25;
     p.no_pack = true;
-    p.o.rank = 3;                       /* alpha / rank is no power of two */
+    p.o.rank = 3; /* alpha / rank is no power of two */
     p.o.steps = N_STEP;
     p.o.lora_dropout = 0.1;
     p.o.train_gates = true;
@@ -42,7 +44,7 @@ bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct
     }
     ok = ok && hlm_tune_write(t, out, err);
     uint32_t left = file_test_left();
-    file_test_fault(0, false);          /* what a device keeps of its shaders is no part of it */
+    file_test_fault(0, false); /* what a device keeps of its shaders is no part of it */
     hlm_tune_close(t);
     hlm_close(m);
     file_test_fault(left, false);
@@ -91,7 +93,12 @@ static char *read_out(const char *folder, uint64_t *n)
     return bytes;
 }
 
-struct whole { char *out; uint64_t n; uint32_t n_call; double took_s; };
+struct whole {
+    char *out;
+    uint64_t n;
+    uint32_t n_call;
+    double took_s;
+};
 
 /* A run that nobody disturbs. */
 static bool undisturbed(struct whole *w)

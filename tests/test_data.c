@@ -9,11 +9,11 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#define LONG_S 3.0      /* for one line (test_long_tools) */
+#define LONG_S 3.0 /* for one line (test_long_tools) */
 
 /* ---- helpers --------------------------------------------------------------------------------- */
 
-static struct gguf *vocab;      /* 256 bytes, some merges, ChatML's and Qwen's control tokens */
+static struct gguf *vocab; /* 256 bytes, some merges, ChatML's and Qwen's control tokens */
 static struct tok *tok;
 
 static struct data_params params(const char *format)
@@ -121,8 +121,9 @@ static void same_dump(const char *path, const struct data_rows *rows, const stru
     json_t *got = json_load_file(file, 0, &e);
     CHECK_MSG(got, "%s", e.text);
     json_object_del(json_object_get(want, "options"), "loss");
-    static const char *const key[] = { "version", "case", "kind", "packed", "row_length", "pad_id",
-                                       "counted_targets", "options", "rows" };
+    static const char *const key[] = { "version",         "case",       "kind",
+                                       "packed",          "row_length", "pad_id",
+                                       "counted_targets", "options",    "rows" };
     for (uint32_t i = 0; i < ARRAY_LEN(key); i++)
         same_json(got, want, key[i]);
     CHECK_EQ(json_object_size(got), json_object_size(want));
@@ -151,8 +152,11 @@ static void reference(const char *name, const char *model, const char *rows)
     if (CHECK_MSG(t, "%s", err.msg) &&
         CHECK_MSG(data_read(fixture("%s", path), tok_n_vocab(t), &want, &o, &has, &err), "%s",
                   err.msg)) {
-        struct data_params p = { .tok = t, .format = chat_detect(g, &exact), .no_eos = true,
-                                 .eos = data_eos(g, t), .max_seq = want.row_length };
+        struct data_params p = { .tok = t,
+                                 .format = chat_detect(g, &exact),
+                                 .no_eos = true,
+                                 .eos = data_eos(g, t),
+                                 .max_seq = want.row_length };
         CHECK(exact && has);
         CHECK_MSG(data_parse(&s, lines, n, name, &p, &err), "%s", err.msg);
         check_set(&s, 0);
@@ -202,8 +206,7 @@ static void test_reference(void)
 #define ROW(...) "{\"messages\":[" __VA_ARGS__ "]}"
 #define TOOL_ROW(...) "{\"tools\":[{\"name\":\"f\"}],\"messages\":[" __VA_ARGS__ "]}"
 #define CALL(name, args) "{\"function\":{\"name\":\"" name "\",\"arguments\":" args "}}"
-#define CALLS(name, args)                                                                          \
-    "{\"role\":\"assistant\",\"tool_calls\":[" CALL(name, args) "]}"
+#define CALLS(name, args) "{\"role\":\"assistant\",\"tool_calls\":[" CALL(name, args) "]}"
 #define THINKS_CALLS(why, text, name, args)                                                        \
     "{\"role\":\"assistant\",\"reasoning_content\":\"" why "\",\"content\":\"" text "\","          \
     "\"tool_calls\":[" CALL(name, args) "]}"
@@ -214,10 +217,14 @@ enum { ALL = 1, EACH = 2, RAW = 4, NO_EOS = 8 };
 
 static const char talk2[] = ROW(USER("a") "," SAYS("b") "," USER("c") "," SAYS("d"));
 static const char thought[] = ROW(USER("a") "," THINKS("why", "b"));
-static const char thought2[] = ROW(USER("a") "," THINKS("why", "b") "," USER("c") ","
-                                   THINKS("how", "d"));
+static const char thought2[] =
+    ROW(USER("a") "," THINKS("why", "b") "," USER("c") "," THINKS("how", "d"));
 
-static const struct mask_row { const char *format; int flags; const char *line, *want; } masks[] = {
+static const struct mask_row {
+    const char *format;
+    int flags;
+    const char *line, *want;
+} masks[] = {
     { "chatml", 0, ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") "," SAYS("b")),
       S("system") "s" E "\n" ASKED("a") "[[b" E "]]\n" },
     { "chatml", 0, talk2, ASKED("a") "[[b" E "]]\n" ASKED("c") "[[d" E "]]\n" },
@@ -244,11 +251,10 @@ static const struct mask_row { const char *format; int flags; const char *line, 
 
     /* Qwen3 opens <think> by itself; without thinking its prompt has an empty block, which is gone
      * from the history: the first answer there is none that it would have given. */
-    { "qwen3", 0, talk2,
-      ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
+    { "qwen3", 0, talk2, ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
     { "qwen3", EACH, talk2,
-      ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n----\n"
-      ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
+      ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n----\n" ASKED("a") "b" E "\n" ASKED(
+          "c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
     { "qwen3", 0, thought, ASKED("a") "[[<think>\nwhy\n</think>\n\nb" E "]]\n" },
     { "qwen3", 0, thought2,
       ASKED("a") "b" E "\n" ASKED("c") "[[<think>\nhow\n</think>\n\nd" E "]]\n" },
@@ -260,19 +266,18 @@ static const struct mask_row { const char *format; int flags; const char *line, 
 
     /* The first of two answers in a row has the block as long as it is the last: the prompt's. */
     { "qwen3", 0, ROW(USER("a") "," SAYS("b") "," SAYS("c")),
-      ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" S("assistant")
-      "<think>\n\n</think>\n\n[[c" E "]]\n" },
+      ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" S("assistant") "<think>\n\n</think>\n\n[[c" E
+                                                                      "]]\n" },
 
-    { "qwen35", 0, talk2,
-      ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
+    { "qwen35", 0, talk2, ASKED("a") "b" E "\n" ASKED("c") "<think>\n\n</think>\n\n[[d" E "]]\n" },
     { "qwen35", 0, thought, ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n" },
     { "qwen35", EACH, thought2,
-      ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n----\n"
-      ASKED("a") "b" E "\n" ASKED("c") "<think>\n[[how\n</think>\n\nd" E "]]\n" },
+      ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n----\n" ASKED("a") "b" E "\n" ASKED(
+          "c") "<think>\n[[how\n</think>\n\nd" E "]]\n" },
     /* Two answers to one question: both keep their reasoning, both count. */
     { "qwen35", 0, ROW(USER("a") "," THINKS("why", "b") "," THINKS("how", "c")),
-      ASKED("a") "<think>\n[[why\n</think>\n\nb" E "]]\n" S("assistant")
-      "<think>\n[[how\n</think>\n\nc" E "]]\n" },
+      ASKED("a") "<think>\n[[why\n</think>\n\nb" E
+                 "]]\n" S("assistant") "<think>\n[[how\n</think>\n\nc" E "]]\n" },
     /* A greeting nobody asked for: no prompt of this format asks for it. */
     { "qwen35", 0, ROW(SAYS("x") "," USER("a") "," SAYS("b")),
       S("assistant") "x" E "\n" ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" },
@@ -286,23 +291,23 @@ static const struct mask_row { const char *format; int flags; const char *line, 
       ASKED("a") "<think>\n\n</think>\n\n[[b" E "]]\n" },
 
     { "nemotron", 0, talk2,
-      S("system") E "\n" ASKED("a") "<think></think>[[b" E "]]\n" ASKED("c")
-      "<think></think>[[d" E "]]\n" },
+      S("system") E "\n" ASKED("a") "<think></think>[[b" E "]]\n" ASKED("c") "<think></think>[[d" E
+                                                                             "]]\n" },
     { "nemotron", 0, thought,
       S("system") E "\n" ASKED("a") "<think>\n[[why\n</think>\nb" E "]]\n" },
     { "nemotron", 0, thought2,
-      S("system") E "\n" ASKED("a") "<think></think>\nb" E "\n" ASKED("c")
-      "<think>\n[[how\n</think>\nd" E "]]\n" },
+      S("system") E "\n" ASKED("a") "<think></think>\nb" E
+                                    "\n" ASKED("c") "<think>\n[[how\n</think>\nd" E "]]\n" },
     /* Its template tells an answer without reasoning as one to the other prompt. */
     { "nemotron", 0, ROW(USER("a") "," THINKS("why", "b") "," USER("c") "," SAYS("d")),
-      S("system") E "\n" ASKED("a") "<think></think>\nb" E "\n" ASKED("c")
-      "<think></think>[[d" E "]]\n" },
+      S("system") E "\n" ASKED("a") "<think></think>\nb" E "\n" ASKED("c") "<think></think>[[d" E
+                                                                           "]]\n" },
 
     { "step", 0, talk2, ASKED("a") "b" E "\n" ASKED("c") "<think>\n[[\n</think>\nd" E "]]\n" },
     { "step", 0, thought, ASKED("a") "<think>\n[[why\n</think>\nb" E "]]\n" },
     { "step", EACH, thought2,
-      ASKED("a") "<think>\n[[why\n</think>\nb" E "]]\n----\n"
-      ASKED("a") "b" E "\n" ASKED("c") "<think>\n[[how\n</think>\nd" E "]]\n" },
+      ASKED("a") "<think>\n[[why\n</think>\nb" E "]]\n----\n" ASKED("a") "b" E "\n" ASKED(
+          "c") "<think>\n[[how\n</think>\nd" E "]]\n" },
 };
 
 /* The same with tools: what a model calls counts, what it is given does not. */
@@ -312,80 +317,88 @@ static const struct mask_row { const char *format; int flags; const char *line, 
 
 static const char asks[] = ROW(USER("a") "," CALLS("f", "{\"x\":1}") "," GAVE("7") "," SAYS("b"));
 static const char asks_twice[] =
-    ROW(USER("a") "," THINKS_CALLS("why", "t", "f", "{\"x\":true}") "," GAVE("7") ","
-        THINKS("how", "b") "," USER("c") "," CALLS("g", "{}") "," GAVE("8") "," GAVE("9") ","
-        SAYS("d"));
+    ROW(USER("a") "," THINKS_CALLS("why", "t", "f", "{\"x\":true}") "," GAVE("7") "," THINKS(
+        "how", "b") "," USER("c") "," CALLS("g", "{}") "," GAVE("8") "," GAVE("9") "," SAYS("d"));
 
 static const struct mask_row tool_masks[] = {
     /* Without thinking the second answer stands behind the empty block of its prompt; the first has
      * none in the history. */
     { "qwen3", 0, asks,
-      ASKED("a") "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>" E "\n"
-      GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
+      ASKED("a") "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>" E
+                 "\n" GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
     { "qwen3", EACH, asks,
-      ASKED("a") "<think>\n\n</think>\n\n[[<tool_call>\n{\"name\": \"f\", \"arguments\": "
-      "{\"x\": 1}}\n</tool_call>" E "]]\n----\n"
-      ASKED("a") "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>" E "\n"
-      GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
+      ASKED(
+          "a") "<think>\n\n</think>\n\n[[<tool_call>\n{\"name\": \"f\", \"arguments\": "
+               "{\"x\": 1}}\n</tool_call>" E "]]\n----\n" ASKED(
+                   "a") "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>" E
+                        "\n" GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
     /* Between a question and its answer reasoning stays: both turns are what was said. */
-    { "qwen3", 0, ROW(USER("a") "," THINKS_CALLS("why", "t", "f", "\"{ }\"") "," GAVE("7") ","
-                      THINKS("how", "b")),
+    { "qwen3", 0,
+      ROW(USER("a") "," THINKS_CALLS("why", "t", "f", "\"{ }\"") "," GAVE("7") "," THINKS("how",
+                                                                                          "b")),
       ASKED("a") "[[<think>\nwhy\n</think>\n\nt\n<tool_call>\n{\"name\": \"f\", \"arguments\": { }}"
-      "\n</tool_call>" E "]]\n" GIVEN("7") "[[<think>\nhow\n</think>\n\nb" E "]]\n" },
+                 "\n</tool_call>" E "]]\n" GIVEN("7") "[[<think>\nhow\n</think>\n\nb" E "]]\n" },
 
     { "qwen35", 0, asks,
-      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", "1")) E "]]\n" GIVEN("7")
-      "<think>\n\n</think>\n\n[[b" E "]]\n" },
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", "1")) E
+      "]]\n" GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
     { "qwen35", EACH, asks,
-      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", "1")) E "]]\n----\n"
-      ASKED("a") "<think>\n\n</think>\n\n" XML("f", ARG("x", "1")) E "\n" GIVEN("7")
-      "<think>\n\n</think>\n\n[[b" E "]]\n" },
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", "1")) E
+      "]]\n----\n" ASKED("a") "<think>\n\n</think>\n\n" XML("f", ARG("x", "1")) E
+      "\n" GIVEN("7") "<think>\n\n</think>\n\n[[b" E "]]\n" },
     /* A talk that ends with what a tool gave. */
     { "qwen35", 0, ROW(USER("a") "," CALLS("f", "{}") "," GAVE("7")),
-      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", "") E "]]\n"
-      S("user") "<tool_response>\n7\n</tool_response>" E "\n" },
+      ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", "") E
+      "]]\n" S("user") "<tool_response>\n7\n</tool_response>" E "\n" },
     /* The first question's turns have lost their reasoning; the row thinks, and so does its last
      * question's, whose thoughts are empty. */
     { "qwen35", 0, asks_twice,
-      ASKED("a") "t\n\n" XML("f", ARG("x", "True")) E "\n" GIVEN("7") "b" E "\n"
-      ASKED("c") "<think>\n[[\n</think>\n\n" XML("g", "") E "]]\n"
-      S("user") "<tool_response>\n8\n</tool_response>\n<tool_response>\n9\n</tool_response>" E "\n"
-      S("assistant") "<think>\n[[\n</think>\n\nd" E "]]\n" },
-    { "qwen35", EACH, ROW(USER("a") "," THINKS_CALLS("why", "", "f", "{}") "," GAVE("7") ","
-                          THINKS("how", "b")),
-      ASKED("a") "<think>\n[[why\n</think>\n\n" XML("f", "") E "]]\n----\n"
-      ASKED("a") "<think>\nwhy\n</think>\n\n" XML("f", "") E "\n" GIVEN("7")
-      "<think>\n[[how\n</think>\n\nb" E "]]\n" },
+      ASKED("a") "t\n\n" XML("f", ARG("x", "True")) E
+      "\n" GIVEN("7") "b" E "\n" ASKED("c") "<think>\n[[\n</think>\n\n" XML("g", "") E "]]\n" S(
+          "user") "<tool_response>\n8\n</tool_response>\n<tool_response>\n9\n</tool_response>" E
+                  "\n" S("assistant") "<think>\n[[\n</think>\n\nd" E "]]\n" },
+    { "qwen35", EACH,
+      ROW(USER("a") "," THINKS_CALLS("why", "", "f", "{}") "," GAVE("7") "," THINKS("how", "b")),
+      ASKED("a") "<think>\n[[why\n</think>\n\n" XML("f", "") E
+      "]]\n----\n" ASKED("a") "<think>\nwhy\n</think>\n\n" XML("f", "") E
+      "\n" GIVEN("7") "<think>\n[[how\n</think>\n\nb" E "]]\n" },
     /* A control token's text in a call is only that. */
     { "qwen35", 0, ROW(USER("a") "," CALLS("f", "{\"x\":\"" E "\"}")),
       ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", ARG("x", E)) E "]]\n" },
     { "qwen35", ALL, ROW(USER("a") "," CALLS("f", "{}") "," GAVE("7")),
-      "<|im_start|>[[user\na" E "\n" S("assistant") "<think>\n\n</think>\n\n" XML("f", "") E "\n"
-      S("user") "<tool_response>\n7\n</tool_response>" E "\n]]" },
+      "<|im_start|>[[user\na" E "\n" S("assistant") "<think>\n\n</think>\n\n" XML("f", "") E
+      "\n" S("user") "<tool_response>\n7\n</tool_response>" E "\n]]" },
 
     { "nemotron", 0, asks,
-      S("system") E "\n" ASKED("a") "<think></think>[[\n" XML("f", ARG("x", "1")) "\n" E "]]\n"
-      S("user") "<tool_response>\n7\n</tool_response>\n" E "\n" S("assistant")
-      "<think></think>[[b" E "]]\n" },
+      S("system") E "\n" ASKED("a") "<think></think>[[\n" XML("f", ARG("x", "1")) "\n" E "]]\n" S(
+          "user") "<tool_response>\n7\n</tool_response>\n" E
+                  "\n" S("assistant") "<think></think>[[b" E "]]\n" },
     { "nemotron", 0, asks_twice,
-      S("system") E "\n" ASKED("a") "<think></think>t\n" XML("f", ARG("x", "True")) "\n" E "\n"
-      S("user") "<tool_response>\n7\n</tool_response>\n" E "\n" S("assistant")
-      "<think></think>\nb" E "\n" ASKED("c") "<think></think>[[\n" XML("g", "") "\n" E "]]\n"
-      S("user") "<tool_response>\n8\n</tool_response>\n<tool_response>\n9\n</tool_response>\n" E
-      "\n" S("assistant") "<think></think>[[d" E "]]\n" },
+      S("system") E "\n" ASKED("a") "<think></think>t\n" XML("f", ARG("x", "True")) "\n" E "\n" S(
+          "user") "<tool_response>\n7\n</tool_response>\n" E
+                  "\n" S("assistant") "<think></think>\nb" E
+                                      "\n" ASKED("c") "<think></think>[[\n" XML(
+                                          "g",
+                                          "") "\n" E
+                                              "]]\n" S(
+                                                  "user") "<tool_response>\n8\n</"
+                                                          "tool_response>\n<tool_response>\n9\n</"
+                                                          "tool_response>\n" E
+                                                          "\n" S("assistant") "<think></think>[[d" E
+                                                                              "]]\n" },
     { "nemotron", EACH, ROW(USER("a") "," THINKS_CALLS("why", "", "f", "{}")),
       S("system") E "\n" ASKED("a") "<think>\n[[why\n</think>\n" XML("f", "") "\n" E "]]\n" },
 
     { "step", 0, asks,
-      ASKED("a") "<think>\n[[\n</think>\n" XML("f", ARG("x", "1")) E "]]\n"
-      S("tool_response") "<tool_response>7</tool_response>" E "\n" S("assistant")
-      "<think>\n[[\n</think>\nb" E "]]\n" },
+      ASKED("a") "<think>\n[[\n</think>\n" XML("f", ARG("x", "1")) E
+      "]]\n" S("tool_response") "<tool_response>7</tool_response>" E
+                                "\n" S("assistant") "<think>\n[[\n</think>\nb" E "]]\n" },
     { "step", 0, asks_twice,
-      ASKED("a") "t" XML("f", ARG("x", "True")) E "\n"
-      S("tool_response") "<tool_response>7</tool_response>" E "\n" S("assistant") "b" E "\n"
-      ASKED("c") "<think>\n[[\n</think>\n" XML("g", "") E "]]\n"
-      S("tool_response") "<tool_response>8</tool_response><tool_response>9</tool_response>" E "\n"
-      S("assistant") "<think>\n[[\n</think>\nd" E "]]\n" },
+      ASKED("a") "t" XML("f", ARG("x", "True")) E
+      "\n" S("tool_response") "<tool_response>7</tool_response>" E "\n" S(
+          "assistant") "b" E "\n" ASKED("c") "<think>\n[[\n</think>\n" XML("g", "") E
+      "]]\n" S("tool_response") "<tool_response>8</tool_response><tool_response>9</tool_response>" E
+                                "\n" S("assistant") "<think>\n[[\n</think>\nd" E "]]\n" },
 };
 
 /* With a list of tools in front, which never counts and is in every prompt. */
@@ -400,13 +413,18 @@ static void test_tool_list(void)
         p.turns_each = each;
         test_case("%s: tools in front change neither what counts nor what it is%s", format[i / 2],
                   each ? ", each turn" : "");
-        CHECK_MSG(parse(&with, TOOL_ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") ","
-                                        THINKS_CALLS("why", "t", "f", "{\"x\":[1, 2]}") ","
-                                        GAVE("7") "," THINKS("how", "b")), &p, &err),
-                  "%s", err.msg);
-        CHECK_MSG(parse(&without, ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") ","
-                                      THINKS_CALLS("why", "t", "f", "{\"x\":[1, 2]}") ","
-                                      GAVE("7") "," THINKS("how", "b")), &p, &err), "%s", err.msg);
+        CHECK_MSG(
+            parse(&with,
+                  TOOL_ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") "," THINKS_CALLS(
+                      "why", "t", "f", "{\"x\":[1, 2]}") "," GAVE("7") "," THINKS("how", "b")),
+                  &p, &err),
+            "%s", err.msg);
+        CHECK_MSG(
+            parse(&without,
+                  ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") "," THINKS_CALLS(
+                      "why", "t", "f", "{\"x\":[1, 2]}") "," GAVE("7") "," THINKS("how", "b")),
+                  &p, &err),
+            "%s", err.msg);
         check_set(&with, 0);
         CHECK_EQ(with.n_doc, 1u + each);
         CHECK_EQ(without.n_doc, with.n_doc);
@@ -506,8 +524,10 @@ static void test_exact_prompt(void)
         struct chat_input in = { .msg = &msg, .n = 1 };
         test_case("%s: the prompt's ids stand before an answer that begins with %s%s", f, a,
                   think ? ", thinking" : "");
-        snprintf(line, sizeof line, think ? ROW(USER("the water") "," THINKS("%s", "x"))
-                                          : ROW(USER("the water") "," SAYS("%s")), a);
+        snprintf(line, sizeof line,
+                 think ? ROW(USER("the water") "," THINKS("%s", "x"))
+                       : ROW(USER("the water") "," SAYS("%s")),
+                 a);
         CHECK_MSG(parse(&s, line, &p, &err), "%s", err.msg);
         CHECK(chat_render(&p.format, &in, true, think, &prompt, &err));
         CHECK(tok_encode(tok, prompt.span, prompt.n_span, &ids, &err));
@@ -544,8 +564,8 @@ static void test_bos(void)
         p.tok = t;
         CHECK(parse(&s, "{\"text\":\"ab\"}\n{\"prompt\":\"a\",\"completion\":\"b\"}", &p, &err));
         marked(&s, got, sizeof got);
-        CHECK_STR(got, "<|endoftext|>[[ab<|endoftext|>]]----\n<|endoftext|>" ASKED("a") "[[b" E
-                       "]]\n");
+        CHECK_STR(got,
+                  "<|endoftext|>[[ab<|endoftext|>]]----\n<|endoftext|>" ASKED("a") "[[b" E "]]\n");
         data_set_free(&s);
     }
     tok_destroy(t);
@@ -558,7 +578,9 @@ static void test_bos(void)
 
 static void test_malformed(void)
 {
-    static const struct { const char *line, *why; } row[] = {
+    static const struct {
+        const char *line, *why;
+    } row[] = {
         { "{", "some.jsonl:2: column " },
         { "{\"text\":\"a\"} x", "end of file expected" },
         { "[1]", "a JSON object is expected" },
@@ -606,7 +628,8 @@ static void test_malformed(void)
         snprintf(lines, sizeof lines, "%s%s\n%s", good, row[i].line, good);
         CHECK(!parse(&s, lines, &p, &err));
         CHECK_MSG(!strncmp(err.msg, "some.jsonl:2: ", 14) && strstr(err.msg, row[i].why) &&
-                  !strchr(err.msg, '\n'), "message: %s", err.msg);
+                      !strchr(err.msg, '\n'),
+                  "message: %s", err.msg);
         CHECK(!s.ids && !s.doc && !s.n_doc);
         p.skip_bad = true;
         err = (struct err){ 0 };
@@ -712,7 +735,8 @@ static void test_long_tools(void)
         err = (struct err){ 0 };
         CHECK(!parse(&s, line, &p, &err));
         CHECK_MSG(!strncmp(err.msg, "some.jsonl:1: 512 answers in a conversation of 4", 48) &&
-                      strstr(err.msg, "their product may be 1073741824 at most"), "%s", err.msg);
+                      strstr(err.msg, "their product may be 1073741824 at most"),
+                  "%s", err.msg);
     }
     free(line);
 }
@@ -758,8 +782,11 @@ static void test_cut(void)
     char got[400];
     test_case("a talk whose answer is cut off is dropped, and one that nobody answers");
     p.max_seq = 40;
-    CHECK(parse(&s, ROW(USER("a") "," SAYS("b")) "\n" ROW(USER("0123456789012345678901234567890"
-                "123456789") "," SAYS("b")) "\n" ROW(USER("a")) "\n{\"text\":\"\"}", &p, &err));
+    CHECK(parse(&s,
+                ROW(USER("a") "," SAYS("b")) "\n" ROW(
+                    USER("0123456789012345678901234567890"
+                         "123456789") "," SAYS("b")) "\n" ROW(USER("a")) "\n{\"text\":\"\"}",
+                &p, &err));
     marked(&s, got, sizeof got);
     CHECK_EQ(s.n_doc, 1);
     CHECK_EQ(s.told.n_dropped, 3);
@@ -779,8 +806,9 @@ static void make_set(struct data_set *s, const uint32_t *len, uint32_t n)
     s->mask = mem_alloc(1000, 1);
     HLM_ASSERT(s->doc && s->ids && s->mask);
     for (uint32_t i = 0; i < n; i++) {
-        s->doc[i] = (struct data_doc){ .at = s->n_id, .n = len[i], .n_counted = len[i] - 1,
-                                       .line = 10 + i };
+        s->doc[i] = (struct data_doc){
+            .at = s->n_id, .n = len[i], .n_counted = len[i] - 1, .line = 10 + i
+        };
         for (uint32_t k = 0; k < len[i]; k++, s->n_id++) {
             HLM_ASSERT(s->n_id < 1000);
             s->ids[s->n_id] = (int32_t)(100 * i + k);
@@ -791,7 +819,10 @@ static void make_set(struct data_set *s, const uint32_t *len, uint32_t n)
 
 static void test_pack(void)
 {
-    static const struct { uint32_t row_length, len[8]; const char *want; } row[] = {
+    static const struct {
+        uint32_t row_length, len[8];
+        const char *want;
+    } row[] = {
         { 0, { 3, 1, 2 }, "3 | 1 | 2" },
         { 8, { 8 }, "8" },
         { 8, { 1 }, "1 +7" },
@@ -893,9 +924,13 @@ static void put_file(const char *path, const char *text)
 
 static void test_split(void)
 {
-    static const struct { uint32_t n; double share; uint32_t want; } row[] = {
-        { 1, 0.05, 0 }, { 2, 0.05, 1 }, { 4, 0.05, 1 }, { 29, 0.05, 1 }, { 30, 0.05, 2 },
-        { 100, 0.05, 5 }, { 100, 0, 0 }, { 3, 0.99, 2 },
+    static const struct {
+        uint32_t n;
+        double share;
+        uint32_t want;
+    } row[] = {
+        { 1, 0.05, 0 },  { 2, 0.05, 1 },   { 4, 0.05, 1 }, { 29, 0.05, 1 },
+        { 30, 0.05, 2 }, { 100, 0.05, 5 }, { 100, 0, 0 },  { 3, 0.99, 2 },
     };
     char path[400], text[8000];
     snprintf(path, sizeof path, "%s/split.jsonl", test_tmp());
@@ -990,7 +1025,9 @@ static void test_read_bad(void)
         "\"target_mask\": [0, 1, 0, 1, 0], \"doc_index\": [0, 0, 1, 1, -1], "
         "\"positions\": [0, 1, 0, 1, 0], \"doc_starts\": [0, 2], \"doc_lengths\": [2, 2], "
         "\"padding\": 1}]}";
-    static const struct { const char *from, *to, *why; } row[] = {
+    static const struct {
+        const char *from, *to, *why;
+    } row[] = {
         { "\"version\": 2", "\"version\": 3", "\"version\" must be 2" },
         { "\"row_length\": 5", "\"row_length\": 0", "\"row_length\" must be null" },
         { "\"row_length\": 5", "\"row_length\": 6", "row 1: \"ids\" must be a list as long as" },

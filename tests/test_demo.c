@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-#define DIR       "models/demo/"
+#define DIR "models/demo/"
 #define MIN_EQUAL 0.98 /* measured: 1 */
 
 enum { STRIDE = 6, MAX_NEW = 160, MAX_SKILL = 16, MAX_TEXT = 4096 };
@@ -77,8 +77,8 @@ static bool answer(json_t *row, char *text, struct err *err)
     struct tok_ids ids = { 0 };
     uint32_t n = 0;
     int32_t id;
-    bool ok = prompt(row, &ids, err) &&
-              hlm_session_sync(t.s, ids.id, ids.n, NULL, 0, NULL, NULL, err);
+    bool ok =
+        prompt(row, &ids, err) && hlm_session_sync(t.s, ids.id, ids.n, NULL, 0, NULL, NULL, err);
     for (uint32_t i = 0; ok && i < MAX_NEW; i++) {
         ok = hlm_session_next(t.s, &greedy, &id, err);
         t.n_tok++;

@@ -12,7 +12,11 @@
 
 enum { MAX_TOK = 128 };
 
-struct open { struct gguf *file; struct model *m; struct lora_set *set; };
+struct open {
+    struct gguf *file;
+    struct model *m;
+    struct lora_set *set;
+};
 
 static bool open_model(struct gpu *g, const char *path, const char *adapter, struct open *o)
 {
@@ -24,7 +28,8 @@ static bool open_model(struct gpu *g, const char *path, const char *adapter, str
         o->set = f ? lora_set_create(g, &o->m->base, &f, 1, false, &err) : NULL;
     }
     return CHECK_MSG(o->m && (o->set || !adapter) && model_upload(o->m, NULL, NULL, &err) &&
-                     lora_set_use(o->set, g, &o->m->base, &err), "%s", err.msg);
+                         lora_set_use(o->set, g, &o->m->base, &err),
+                     "%s", err.msg);
 }
 
 static void close_model(struct open *o)
@@ -35,7 +40,9 @@ static void close_model(struct open *o)
 }
 
 /* Likelihoods of the next token and of the one behind it, by target. */
-struct nlls { double trunk[MAX_TOK], mtp[MAX_TOK]; };
+struct nlls {
+    double trunk[MAX_TOK], mtp[MAX_TOK];
+};
 
 static bool on_device(const struct open *o, const int32_t *ids, uint32_t n, struct nlls *out)
 {
@@ -65,9 +72,9 @@ static double distance(const double *got, const double *want, uint32_t n, uint32
 static const char *make_adapter(const struct gguf *base, const struct model *m)
 {
     static const char *const part[] = {
-        "nextn.eh_proj", "attn_q", "attn_k", "attn_v", "attn_output", "attn_gate", "ffn_gate",
-        "ffn_up", "ffn_down", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_shexp",
-        "ffn_up_shexp", "ffn_down_shexp",
+        "nextn.eh_proj", "attn_q",        "attn_k",         "attn_v",       "attn_output",
+        "attn_gate",     "ffn_gate",      "ffn_up",         "ffn_down",     "ffn_gate_exps",
+        "ffn_up_exps",   "ffn_down_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp",
     };
     enum { RANK = 4 };
     struct err err = { 0 };
@@ -213,7 +220,7 @@ static void against_trainfx(struct gpu *g, const char *adapter, const char *expe
     struct open o = { 0 };
     if (bin && data && want && open_model(g, path[0], path[1], &o)) {
         json_t *rows = json_object_get(data, "rows");
-        for (size_t i = 0; i < json_array_size(rows); i++)      /* a document each */
+        for (size_t i = 0; i < json_array_size(rows); i++) /* a document each */
             check_document(&o, want, bin, i, json_array_get(rows, i));
     }
     close_model(&o);

@@ -62,7 +62,7 @@ static double q5_1_value(const uint8_t *b, int j)
 }
 
 static const int iq4_code[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
-                                  1, 13, 25, 38, 53, 69, 89, 113 };
+                                  1,    13,   25,  38,  53,  69,  89,  113 };
 
 static double iq4_nl_value(const uint8_t *b, int j)
 {
@@ -149,10 +149,7 @@ static double tq1_0_value(const uint8_t *b, int j)
     return half_at(b, 52) * (floor(3 * t) - 1);
 }
 
-static double tq2_0_value(const uint8_t *b, int j)
-{
-    return half_at(b, 64) * (two_bits(b, j) - 1);
-}
+static double tq2_0_value(const uint8_t *b, int j) { return half_at(b, 64) * (two_bits(b, j) - 1); }
 
 static double q1_0_value(const uint8_t *b, int j)
 {
@@ -182,11 +179,11 @@ static int coordinate(enum dtype type, uint32_t i, int e)
     HLM_ASSERT(i < 2 * n);
     uint32_t word = grid[i >> 1], at = 16 * (i & 1) + bits * (uint32_t)e;
     uint32_t c = word >> at & ((1u << bits) - 1);
-    return type == IQ3_S       ? (int)(2 * c + 1)
-           : type == IQ3_XXS   ? four[c]
-           : type == IQ1_S     ? (int)c - 1
-           : c < 3             ? eight[c]
-                               : 0;
+    return type == IQ3_S     ? (int)(2 * c + 1)
+           : type == IQ3_XXS ? four[c]
+           : type == IQ1_S   ? (int)c - 1
+           : c < 3           ? eight[c]
+                             : 0;
 }
 
 /* Sign e of a 7-bit code: the eighth makes the number of minus signs even. */
@@ -221,8 +218,7 @@ static double iq2_s_value(const uint8_t *b, int j)
 {
     int k = j / 8, sc = b[74 + j / 32], c = j % 32 < 16 ? lo(sc) : hi(sc);
     uint32_t i = b[2 + k] + 256u * (uint32_t)(b[66 + k / 4] >> k % 4 * 2 & 3);
-    return half_at(b, 0) * (0.5 + c) / 4 * coordinate(IQ2_S, i, j % 8) *
-           (bit(b + 34, j) ? -1 : 1);
+    return half_at(b, 0) * (0.5 + c) / 4 * coordinate(IQ2_S, i, j % 8) * (bit(b + 34, j) ? -1 : 1);
 }
 
 static double iq3_xxs_value(const uint8_t *b, int j)
@@ -264,20 +260,20 @@ static const struct format {
     double (*value)(const uint8_t *block, int j);
     int half[2]; /* -1: none */
 } formats[] = {
-    { F32, f32_value, { -1, -1 } },       { F16, f16_value, { -1, -1 } },
-    { BF16, bf16_value, { -1, -1 } },     { Q8_0, q8_0_value, { 0, -1 } },
-    { Q4_0, q4_0_value, { 0, -1 } },      { Q4_1, q4_1_value, { 0, 2 } },
-    { Q5_0, q5_0_value, { 0, -1 } },      { Q5_1, q5_1_value, { 0, 2 } },
-    { IQ4_NL, iq4_nl_value, { 0, -1 } },  { MXFP4, mxfp4_value, { -1, -1 } },
-    { Q4_K, q4_k_value, { 0, 2 } },       { Q5_K, q5_k_value, { 0, 2 } },
-    { Q6_K, q6_k_value, { 208, -1 } },    { Q2_K, q2_k_value, { 80, 82 } },
-    { Q3_K, q3_k_value, { 108, -1 } },    { IQ4_XS, iq4_xs_value, { 0, -1 } },
-    { IQ1_S, iq1_s_value, { 0, -1 } },    { IQ1_M, iq1_m_value, { 54, -1 } },
+    { F32, f32_value, { -1, -1 } },        { F16, f16_value, { -1, -1 } },
+    { BF16, bf16_value, { -1, -1 } },      { Q8_0, q8_0_value, { 0, -1 } },
+    { Q4_0, q4_0_value, { 0, -1 } },       { Q4_1, q4_1_value, { 0, 2 } },
+    { Q5_0, q5_0_value, { 0, -1 } },       { Q5_1, q5_1_value, { 0, 2 } },
+    { IQ4_NL, iq4_nl_value, { 0, -1 } },   { MXFP4, mxfp4_value, { -1, -1 } },
+    { Q4_K, q4_k_value, { 0, 2 } },        { Q5_K, q5_k_value, { 0, 2 } },
+    { Q6_K, q6_k_value, { 208, -1 } },     { Q2_K, q2_k_value, { 80, 82 } },
+    { Q3_K, q3_k_value, { 108, -1 } },     { IQ4_XS, iq4_xs_value, { 0, -1 } },
+    { IQ1_S, iq1_s_value, { 0, -1 } },     { IQ1_M, iq1_m_value, { 54, -1 } },
     { IQ2_XXS, iq2_xxs_value, { 0, -1 } }, { IQ2_XS, iq2_xs_value, { 0, -1 } },
-    { IQ2_S, iq2_s_value, { 0, -1 } },    { IQ3_XXS, iq3_xxs_value, { 0, -1 } },
-    { IQ3_S, iq3_s_value, { 0, -1 } },    { TQ1_0, tq1_0_value, { 52, -1 } },
-    { TQ2_0, tq2_0_value, { 64, -1 } },   { NVFP4, nvfp4_value, { -1, -1 } },
-    { Q1_0, q1_0_value, { 0, -1 } },      { Q2_0, q2_0_value, { 0, -1 } },
+    { IQ2_S, iq2_s_value, { 0, -1 } },     { IQ3_XXS, iq3_xxs_value, { 0, -1 } },
+    { IQ3_S, iq3_s_value, { 0, -1 } },     { TQ1_0, tq1_0_value, { 52, -1 } },
+    { TQ2_0, tq2_0_value, { 64, -1 } },    { NVFP4, nvfp4_value, { -1, -1 } },
+    { Q1_0, q1_0_value, { 0, -1 } },       { Q2_0, q2_0_value, { 0, -1 } },
 };
 
 static uint32_t bits_of(float f)
@@ -367,19 +363,22 @@ static uint64_t hash_bytes(const void *bytes, uint64_t n) /* FNV-1a */
 static void test_same_as_ggml(void)
 {
     enum { N_BLOCK = 1024 };
-    static const struct { enum dtype type; uint64_t hash; } rows[] = {
-        { Q4_0, 0x2ecc3a885803bc3fu },          { Q4_1, 0xbbfa79b9702847e1u },
-        { Q5_0, 0xe1b8be472c016f3cu },          { Q5_1, 0x710c2a1ce78e8560u },
-        { Q8_0, 0xb49be9dd8ea376feu },          { Q2_K, 0x7ae15d123fa81358u },
-        { Q3_K, 0xa65c19b6965fc5d7u },          { Q4_K, 0x5b48105f9f4ce18cu },
-        { Q5_K, 0x85c9db3073ca50a4u },          { Q6_K, 0x552a56f5bc831d4eu },
-        { IQ2_XXS, 0x237686bec28422b7u },       { IQ2_XS, 0xc136ba11b6599ce4u },
-        { IQ3_XXS, 0x8c85eaa55e052bddu },       { IQ1_S, 0xa25bf6bc87f89a03u },
-        { IQ4_NL, 0xe455e9853abb2242u },        { IQ3_S, 0x51c68ba58297b129u },
-        { IQ2_S, 0x3fe35056e840e918u },         { IQ4_XS, 0x7cb60d3b834f046eu },
-        { IQ1_M, 0x617274e4b0d2dd98u },         { TQ1_0, 0xc884fb3b5ed4a4c0u },
-        { TQ2_0, 0x65c98936d51ba10cu },         { MXFP4, 0x9d2341c0a579a3c4u },
-        { NVFP4, 0x2130f41bef9faba8u },         { Q1_0, 0x4b024e6aaabe4ea5u },
+    static const struct {
+        enum dtype type;
+        uint64_t hash;
+    } rows[] = {
+        { Q4_0, 0x2ecc3a885803bc3fu },    { Q4_1, 0xbbfa79b9702847e1u },
+        { Q5_0, 0xe1b8be472c016f3cu },    { Q5_1, 0x710c2a1ce78e8560u },
+        { Q8_0, 0xb49be9dd8ea376feu },    { Q2_K, 0x7ae15d123fa81358u },
+        { Q3_K, 0xa65c19b6965fc5d7u },    { Q4_K, 0x5b48105f9f4ce18cu },
+        { Q5_K, 0x85c9db3073ca50a4u },    { Q6_K, 0x552a56f5bc831d4eu },
+        { IQ2_XXS, 0x237686bec28422b7u }, { IQ2_XS, 0xc136ba11b6599ce4u },
+        { IQ3_XXS, 0x8c85eaa55e052bddu }, { IQ1_S, 0xa25bf6bc87f89a03u },
+        { IQ4_NL, 0xe455e9853abb2242u },  { IQ3_S, 0x51c68ba58297b129u },
+        { IQ2_S, 0x3fe35056e840e918u },   { IQ4_XS, 0x7cb60d3b834f046eu },
+        { IQ1_M, 0x617274e4b0d2dd98u },   { TQ1_0, 0xc884fb3b5ed4a4c0u },
+        { TQ2_0, 0x65c98936d51ba10cu },   { MXFP4, 0x9d2341c0a579a3c4u },
+        { NVFP4, 0x2130f41bef9faba8u },   { Q1_0, 0x4b024e6aaabe4ea5u },
         { Q2_0, 0xcc196fe648904dbfu },
     };
     static uint8_t raw[N_BLOCK * 256];
@@ -408,9 +407,12 @@ static void test_same_as_ggml(void)
  * (That they are the right ones, ggml says above.) */
 static void test_grids(void)
 {
-    static const struct { enum dtype type; uint32_t n, bits, below; } rows[] = {
-        { IQ1_S, 2048, 2, 3 },  { IQ1_M, 2048, 2, 3 },   { IQ2_XXS, 256, 2, 3 },
-        { IQ2_XS, 512, 2, 3 },  { IQ2_S, 1024, 2, 3 },   { IQ3_XXS, 256, 3, 8 },
+    static const struct {
+        enum dtype type;
+        uint32_t n, bits, below;
+    } rows[] = {
+        { IQ1_S, 2048, 2, 3 }, { IQ1_M, 2048, 2, 3 }, { IQ2_XXS, 256, 2, 3 },
+        { IQ2_XS, 512, 2, 3 }, { IQ2_S, 1024, 2, 3 }, { IQ3_XXS, 256, 3, 8 },
         { IQ3_S, 512, 3, 8 },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -438,18 +440,20 @@ static void test_by_hand(void)
 {
     static const struct {
         enum dtype type;
-        struct { uint8_t at, v; } byte[6];
+        struct {
+            uint8_t at, v;
+        } byte[6];
         uint32_t j;
         float want;
     } rows[] = {
-        { Q8_0, { { 1, 0x3c }, { 2 + 31, 0x80 } }, 31, -128 },              /* 1 * -128 */
-        { Q8_0, { { 0, 0x01 }, { 2 + 5, 3 } }, 5, 3 * 0x1p-24f },           /* subnormal scale */
-        { Q4_0, { { 1, 0x38 }, { 2, 0xf1 } }, 0, -3.5f },                   /* 0.5 * (1 - 8) */
-        { Q4_0, { { 1, 0x38 }, { 2, 0xf1 } }, 16, 3.5f },                   /* 0.5 * (15 - 8) */
-        { Q4_1, { { 1, 0x40 }, { 3, 0xbc }, { 4 + 3, 0x90 } }, 19, 17 },    /* 2 * 9 - 1 */
+        { Q8_0, { { 1, 0x3c }, { 2 + 31, 0x80 } }, 31, -128 },               /* 1 * -128 */
+        { Q8_0, { { 0, 0x01 }, { 2 + 5, 3 } }, 5, 3 * 0x1p-24f },            /* subnormal scale */
+        { Q4_0, { { 1, 0x38 }, { 2, 0xf1 } }, 0, -3.5f },                    /* 0.5 * (1 - 8) */
+        { Q4_0, { { 1, 0x38 }, { 2, 0xf1 } }, 16, 3.5f },                    /* 0.5 * (15 - 8) */
+        { Q4_1, { { 1, 0x40 }, { 3, 0xbc }, { 4 + 3, 0x90 } }, 19, 17 },     /* 2 * 9 - 1 */
         { Q5_0, { { 1, 0x3c }, { 2 + 3, 0x80 }, { 6 + 15, 0x70 } }, 31, 7 }, /* 7 + 16 - 16 */
-        { Q5_0, { { 1, 0x3c }, { 6 + 15, 0x70 } }, 31, -9 },                /* 7 - 16 */
-        { Q5_1, { { 1, 0x3c }, { 3, 0x3c }, { 4, 1 }, { 8, 2 } }, 0, 19 },  /* (2 + 16) + 1 */
+        { Q5_0, { { 1, 0x3c }, { 6 + 15, 0x70 } }, 31, -9 },                 /* 7 - 16 */
+        { Q5_1, { { 1, 0x3c }, { 3, 0x3c }, { 4, 1 }, { 8, 2 } }, 0, 19 },   /* (2 + 16) + 1 */
         { IQ4_NL, { { 1, 0x3c }, { 2 + 7, 0x0f } }, 7, 113 },
         { IQ4_NL, { { 1, 0x3c }, { 2 + 7, 0x0f } }, 23, -127 },
         { MXFP4, { { 0, 127 }, { 1 + 2, 0xf1 } }, 2, 0.5f },
@@ -466,17 +470,17 @@ static void test_by_hand(void)
         { Q5_K, { { 1, 0x3c }, { 4 + 2, 2 }, { 16 + 9, 4 }, { 48 + 41, 1 } }, 73, 34 },
         /* j = 200: h 1, k 2, l 8: hi(ql[72]) = 6, t = qh[40] >> 4 & 3 = 3; sc[12] = -2; 54 - 32 */
         { Q6_K, { { 72, 0x60 }, { 128 + 40, 0x30 }, { 192 + 12, 0xfe }, { 209, 0x3c } }, 200, -44 },
-        { Q6_K, { { 192, 0x80 }, { 209, 0x3c } }, 0, 4096 },                /* -128 * -32 */
+        { Q6_K, { { 192, 0x80 }, { 209, 0x3c } }, 0, 4096 }, /* -128 * -32 */
         /* j = 195: h 1, s 2, l 3: q = 3 of qs[35], sc[12] = 5 and 4: 5 * 3 - 0.5 * 4 */
         { Q2_K, { { 12, 0x45 }, { 16 + 35, 0x30 }, { 81, 0x3c }, { 83, 0x38 } }, 195, 13 },
         /* g = 9: c = hi(sc[1]) | (sc[9] >> 4 & 3) << 4 = 35; no third bit: q = 1 - 4 */
         { Q3_K, { { 97, 0x30 }, { 105, 0x20 }, { 32 + 32 + 16, 1 }, { 109, 0x3c } }, 144, -9 },
         /* g = 3: c = 1 + 48 - 32 */
         { IQ4_XS, { { 1, 0x3c }, { 2, 0xc0 }, { 5, 0x10 }, { 8 + 48, 0x0f } }, 96, 17 * 113 },
-        { TQ1_0, { { 48 + 1, 0xff }, { 53, 0x3c } }, 241, 1 },              /* 255 / 256: 0.222 */
+        { TQ1_0, { { 48 + 1, 0xff }, { 53, 0x3c } }, 241, 1 }, /* 255 / 256: 0.222 */
         { TQ2_0, { { 32 + 5, 0xc0 }, { 65, 0x3c } }, 128 + 96 + 5, 2 },
-        { NVFP4, { { 1, 0x3c }, { 4 + 8 + 2, 0x50 } }, 26, 4.5f },          /* 1.5 * 3 */
-        { NVFP4, { { 3, 0x01 }, { 4 + 24, 0x0a } }, 48, -0x1p-9f },         /* 2^-9 * -1 */
+        { NVFP4, { { 1, 0x3c }, { 4 + 8 + 2, 0x50 } }, 26, 4.5f },  /* 1.5 * 3 */
+        { NVFP4, { { 3, 0x01 }, { 4 + 24, 0x0a } }, 48, -0x1p-9f }, /* 2^-9 * -1 */
         { Q1_0, { { 1, 0x3c }, { 2 + 3, 0x80 } }, 31, 1 },
         { Q2_0, { { 1, 0x3c }, { 2 + 3, 0xc0 } }, 15, 2 },
     };
@@ -554,7 +558,10 @@ static void compare_files(const char *fine, const char *coarse, double max_nmse)
 /* Quantised by llama.cpp from one set of weights: the formats must agree with each other. */
 static void test_files(void)
 {
-    static const struct { const char *fine, *coarse; double max_nmse; } rows[] = {
+    static const struct {
+        const char *fine, *coarse;
+        double max_nmse;
+    } rows[] = {
         { "base/model-f32.gguf", "base/model-f16.gguf", 1e-15 }, /* f16 rounds below 2^-14 */
         { "base/model-f32.gguf", "base/model-bf16.gguf", 0 },
         { "base/model-f32.gguf", "base/model-q8_0.gguf", 1e-4 },
@@ -565,8 +572,8 @@ static void test_files(void)
         { "k256/model-q4_k_m.gguf", "k256/model-iq4_nl.gguf", 3e-2 },
         { "k256/model-q4_k_m.gguf", "k256/model-mxfp4_moe.gguf", 3e-2 },
     };
-    static const char *const families[] = { "qwen35", "qwen35moe", "qwen3next", "nemotron_h",
-                                            "nemotron_h_moe", "step35" };
+    static const char *const families[] = { "qwen35",     "qwen35moe",      "qwen3next",
+                                            "nemotron_h", "nemotron_h_moe", "step35" };
     for (uint32_t f = 0; f < ARRAY_LEN(families); f++)
         for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
             char fine[100], coarse[100];

@@ -103,11 +103,11 @@ static struct {
     char path[128];
     hlm *m;
     hlm_session *s;
-    int32_t want[2];            /* tokens that come */
+    int32_t want[2]; /* tokens that come */
 } t;
 
 static const int32_t prompt[4] = { 5, 250, 17, 3 };
-enum { MAX_LENGTHS = 14 };      /* more than the plans that a session keeps */
+enum { MAX_LENGTHS = 14 }; /* more than the plans that a session keeps */
 static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 
 /* The first layer of a fixture, and its vocabulary. */
@@ -134,7 +134,8 @@ static bool open_model(struct err *err)
 
 static bool open_session(struct err *err)
 {
-    static const struct hlm_session_params params = { .n_ctx = 16, .n_batch = 1,
+    static const struct hlm_session_params params = { .n_ctx = 16,
+                                                      .n_batch = 1,
                                                       .snapshot_budget = 1 << 20 };
     t.s = hlm_session_create(t.m, &params, err);
     return t.s != NULL;
@@ -211,7 +212,7 @@ static void after(enum phase phase, bool ok, uint64_t base)
         hlm_session_destroy(t.s);
         t.s = NULL;
         CHECK_EQ(hlm_allocated(t.m), base);
-    } else if (CHECK_OK(talk(got, &err), err)) {      /* the same session goes on */
+    } else if (CHECK_OK(talk(got, &err), err)) { /* the same session goes on */
         CHECK(!memcmp(got, t.want, sizeof got));
     }
 }
@@ -251,8 +252,8 @@ out:
 
 static void walk_lost(void)
 {
-    static const char *const plans[] = { "read", "next token", "clear", "copy", "snapshot",
-                                         "sample", "clearing" };
+    static const char *const plans[] = { "read",     "next token", "clear",   "copy",
+                                         "snapshot", "sample",     "clearing" };
     uint64_t n = 1;
     test_case("a device lost at every submission and wait");
     for (bool more = true; more; n++) {
@@ -310,7 +311,7 @@ static void answer_watched(const char *what, uint64_t (*arm)(uint64_t), int32_t 
         CHECK_OK(hlm_session_sync(t.s, ids, n + 2, NULL, 0, NULL, NULL, &err), err);
     }
     for (uint32_t i = 0; t.s && i < 3; i++) {
-        hlm_idle(t.m);          /* looks: none is due for a while */
+        hlm_idle(t.m); /* looks: none is due for a while */
         if (i == 2) {
             nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
             if (arm)

@@ -49,8 +49,7 @@ static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n)
         switch (rng_u64(r) % 8) {
         case 0: n = at; break;
         case 1:
-            memmove(bytes + at, bytes + from,
-                    min_u64(1 + rng_u64(r) % 16, n - max_u64(at, from)));
+            memmove(bytes + at, bytes + from, min_u64(1 + rng_u64(r) % 16, n - max_u64(at, from)));
             break;
         case 2:
         case 3: bytes[at] ^= (uint8_t)(1 << rng_u64(r) % 8); break;

@@ -84,7 +84,8 @@ static void check_sample(const struct gguf *g)
                   "%s", s->key);
         CHECK_MSG(two->type == GGUF_ARRAY && two->elem == s->type && two->n == 2 &&
                       !memcmp(two->data, s->bytes, s->n_bytes) &&
-                      !memcmp(two->data + s->n_bytes, s->bytes, s->n_bytes), "%s", s->array);
+                      !memcmp(two->data + s->n_bytes, s->bytes, s->n_bytes),
+                  "%s", s->array);
     }
     const struct gguf_kv *kv = gguf_kv(g, "a.string");
     if (CHECK(kv && kv->type == GGUF_ARRAY && kv->elem == GGUF_STRING && kv->n == 3)) {
@@ -285,6 +286,7 @@ static const struct broken {
     uint64_t value;
     const char *text;
     const char *word[2]; /* in the message */
+    /* clang-format off */
 } broken[] = {
     { "magic", HEAD, 0, 0, 4, 0, "GGML", { "header", "47 47 4d 4c" } },
     { "version 0", HEAD, 0, 4, 4, 0, 0, { "version 0", "2 or 3" } },
@@ -367,6 +369,7 @@ static const struct broken {
     { "cut before the data", CUT, "t.iq", 24, 0, 0, 0, { "'t.f32'", "past the end" } },
     { "cut by a byte", CUT, 0, -1, 0, 0, 0, { "'t.iq'", "past the end" } },
 };
+/* clang-format on */
 
 /* Where a name stands: behind its length, as the text alone might occur in a value as well. */
 static uint64_t find_name(const uint8_t *bytes, uint64_t n, const char *name)
@@ -465,7 +468,8 @@ static void parse_anything(const uint8_t *bytes, uint64_t n)
 /* One to four changes, nearly all of them before the data, where the reader looks. */
 static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n, uint64_t n_head)
 {
-    static const uint64_t telling[] = { 0, 1, 8, 9, 13, 63, 64, 255, 1u << 31, UINT32_MAX,
+    static const uint64_t telling[] = { 0,          1,          8,         9,        13,
+                                        63,         64,         255,       1u << 31, UINT32_MAX,
                                         1ull << 62, 1ull << 63, UINT64_MAX };
     for (uint64_t k = 1 + rng_u64(r) % 4; k; k--) {
         uint64_t most = rng_u64(r) % 16 ? min_u64(n_head, n) : n;
@@ -474,9 +478,10 @@ static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n, uint64_t n_hea
         uint64_t at = rng_u64(r) % (most - 40), from = rng_u64(r) % (most - 40);
         uint64_t len = 1 + rng_u64(r) % 32;
         switch (rng_u64(r) % 8) {
-        case 0: n = rng_u64(r) % 4 ? n : at; break;                 /* cut */
-        case 1: memmove(bytes + at, bytes + from, len); break;      /* splice over */
-        case 2: memmove(bytes + at, bytes + at + len, n - at - len); /* take out */
+        case 0: n = rng_u64(r) % 4 ? n : at; break;            /* cut */
+        case 1: memmove(bytes + at, bytes + from, len); break; /* splice over */
+        case 2:
+            memmove(bytes + at, bytes + at + len, n - at - len); /* take out */
             n -= len;
             break;
         case 3: memmove(bytes + at + len, bytes + at, n - at - len); break; /* push apart */

@@ -48,7 +48,10 @@ static void axpy(struct cmd *c, tensor y, tensor x, float a)
 
 static void fill(struct cmd *c, tensor t, float v)
 {
-    union { float f; uint32_t u; } word = { v };
+    union {
+        float f;
+        uint32_t u;
+    } word = { v };
     cmd_fill(c, t, tensor_bytes(t), word.u);
 }
 
@@ -309,11 +312,11 @@ static void test_hazards(struct gpu *g)
     test_case("a write after a read, and one after a write");
     r = rig_open(g);
     fill(r.c, r.t[0], 5);
-    axpy(r.c, r.t[1], r.t[0], 1);       /* barrier: reads the fill */
-    fill(r.c, r.t[0], 7);               /* barrier: the read comes first */
-    axpy(r.c, r.t[2], r.t[0], 1);       /* barrier */
-    fill(r.c, r.t[1], 9);               /* none: the write of t[1] lies behind one */
-    fill(r.c, r.t[1], 10);              /* barrier */
+    axpy(r.c, r.t[1], r.t[0], 1); /* barrier: reads the fill */
+    fill(r.c, r.t[0], 7);         /* barrier: the read comes first */
+    axpy(r.c, r.t[2], r.t[0], 1); /* barrier */
+    fill(r.c, r.t[1], 9);         /* none: the write of t[1] lies behind one */
+    fill(r.c, r.t[1], 10);        /* barrier */
     CHECK_EQ(cmd_n_barrier(r.c), 4);
     rig_run(&r);
     holds(g, r.t[1], 10);
@@ -345,7 +348,7 @@ static void test_ranges(struct gpu *g)
     test_case("columns of the same rows are apart, unless their bytes are not");
     c = cmd_create(g, "columns", NULL, &err);
     tensor left = tensor_cols(t, 0, 32), right = tensor_cols(t, 32, 32), half = right;
-    half.dtype = F16;                   /* of the same stride in elements: lies under left */
+    half.dtype = F16; /* of the same stride in elements: lies under left */
     axpy(c, left, x, 1);
     axpy(c, right, x, 1);
     CHECK_EQ(cmd_n_barrier(c), 0);
@@ -353,7 +356,7 @@ static void test_ranges(struct gpu *g)
     CHECK_EQ(cmd_n_barrier(c), 1);
     axpy(c, tensor_cols(t, 31, 2), x, 1);
     CHECK_EQ(cmd_n_barrier(c), 2);
-    cmd_fill(c, tensor_cols(t, 0, 1), 4 * 64 * 16, 0);      /* fills know no columns */
+    cmd_fill(c, tensor_cols(t, 0, 1), 4 * 64 * 16, 0); /* fills know no columns */
     axpy(c, right, x, 1);
     CHECK_EQ(cmd_n_barrier(c), 4);
     cmd_destroy(c);
@@ -366,7 +369,7 @@ static void test_copies(struct gpu *g)
     struct rig r = rig_open(g);
     fill(r.c, r.t[0], 2);
     cmd_copy(r.c, r.t[1], r.t[0], 4 * N);
-    axpy(r.c, r.t[1], r.t[1], 0);       /* in place: one dispatch may see its own operands */
+    axpy(r.c, r.t[1], r.t[1], 0); /* in place: one dispatch may see its own operands */
     axpy(r.c, r.t[1], r.t[0], 1);
     cmd_copy(r.c, r.t[2], r.t[1], 4 * N);
     cmd_copy(r.c, r.t[3], r.t[1], 0);
@@ -426,7 +429,7 @@ static void test_scratch(struct gpu *g)
     test_case("scratch halves take turns");
     tensor x = cmd_scratch(c, F32, N, 1), first = x;
     fill(c, x, 1);
-    for (uint32_t i = 0; i < 5; i++) {      /* y = x + (x + x): work and result in the other half */
+    for (uint32_t i = 0; i < 5; i++) { /* y = x + (x + x): work and result in the other half */
         cmd_half(c);
         tensor w = cmd_scratch(c, F32, N, 1), y = cmd_scratch(c, F32, N, 1);
         CHECK(w.offset != x.offset && y.offset != x.offset && w.offset != y.offset);
@@ -479,7 +482,7 @@ static void test_cut(struct gpu *g)
     uint64_t cut = gpu_counts(g).n_submit - before;
     CHECK_MSG(cut > 2, "%llu submissions", (unsigned long long)cut);
     holds(g, r.t[MAX_T - 1], 1);
-    before = gpu_counts(g).n_submit;        /* by now it is known to take microseconds */
+    before = gpu_counts(g).n_submit; /* by now it is known to take microseconds */
     ok(cmd_submit(r.c, &r.err), &r.err);
     CHECK(gpu_counts(g).n_submit - before <= cut);
     holds(g, r.t[MAX_T - 1], MAX_T);

@@ -14,9 +14,9 @@
 #define NEAR 2e-5
 
 static const char *const models[] = {
-    "qwen35/base/model-f32.gguf", "qwen35moe/base/model-f32.gguf", "qwen3next/base/model-f32.gguf",
-    "nemotron_h/base/model-f32.gguf", "nemotron_h_moe/base/model-f32.gguf",
-    "step35/base/model-f32.gguf",
+    "qwen35/base/model-f32.gguf",         "qwen35moe/base/model-f32.gguf",
+    "qwen3next/base/model-f32.gguf",      "nemotron_h/base/model-f32.gguf",
+    "nemotron_h_moe/base/model-f32.gguf", "step35/base/model-f32.gguf",
 };
 
 static bool is_near(double got, double want) { return fabs(got - want) <= NEAR * fabs(want); }
@@ -81,7 +81,10 @@ static void read_ref(struct ref_run *r, const int32_t *ids, uint32_t n)
 
 /* ---- sessions -------------------------------------------------------------------------------- */
 
-static struct { struct hlm_counters c; uint32_t n_call; } seen;
+static struct {
+    struct hlm_counters c;
+    uint32_t n_call;
+} seen;
 
 static void look(void *user, const hlm *m, const struct hlm_counters *c)
 {
@@ -135,12 +138,13 @@ static void check_layers(hlm *m, const struct ref_run *r, uint32_t n_tok)
                       is_near((double)l->decay_max, t->most) &&
                       is_near((double)l->write, t->writes / t->n),
                   "layer %u: decay %.7g in %.7g to %.7g, write %.7g; expected %.7g, %.7g, %.7g, "
-                  "%.7g", i, (double)l->decay, (double)l->decay_min, (double)l->decay_max,
-                  (double)l->write, t->decays / t->n, t->least, t->most, t->writes / t->n);
+                  "%.7g",
+                  i, (double)l->decay, (double)l->decay_min, (double)l->decay_max, (double)l->write,
+                  t->decays / t->n, t->least, t->most, t->writes / t->n);
         double rms = sqrt(t->squares / t->n_state);
         CHECK_MSG(is_near((double)l->state_rms, rms) && is_near((double)l->state_max, t->peak),
-                  "layer %u: state %.7g, up to %.7g; expected %.7g, %.7g", i,
-                  (double)l->state_rms, (double)l->state_max, rms, t->peak);
+                  "layer %u: state %.7g, up to %.7g; expected %.7g, %.7g", i, (double)l->state_rms,
+                  (double)l->state_max, rms, t->peak);
     }
 }
 
@@ -159,7 +163,7 @@ static void decode(hlm *m, hlm_session *s, struct ref_run *r)
     struct err err = { 0 };
     int32_t id = -1, got;
     for (uint32_t i = 0; i < 4; i++) {
-        if (i == 3)         /* a look is due: the batch tells */
+        if (i == 3) /* a look is due: the batch tells */
             nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
         if (!CHECK_OK(hlm_session_next(s, &greedy, &got, &err), err))
             return;
@@ -174,8 +178,9 @@ static void decode(hlm *m, hlm_session *s, struct ref_run *r)
 
 static void test_session_of(const char *path)
 {
-    struct hlm_session_params params = { .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32,
-                                         .keep_logits = true };
+    struct hlm_session_params params = {
+        .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32, .keep_logits = true
+    };
     struct err err = { 0 };
     struct hlm_plan plan = { 0 };
     struct ref_run r;
@@ -191,8 +196,10 @@ static void test_session_of(const char *path)
     for (uint32_t i = 0; i < N_ID; i++)
         ids[i] = (int32_t)(rng_u64(&rng) % n_vocab);
     for (uint32_t k = 0; k < 2; k++) {
-        hlm *m = hlm_test_try_as((struct hlm_params){ .model = fixture("%s", path), .layers = k,
-                                                      .watch = k ? look : NULL }, &err);
+        hlm *m = hlm_test_try_as((struct hlm_params){ .model = fixture("%s", path),
+                                                      .layers = k,
+                                                      .watch = k ? look : NULL },
+                                 &err);
         hlm_session *s = CHECK_MSG(m, "%s", err.msg) ? hlm_test_session(m, params) : NULL;
         logits[k] = test_room(n_vocab, sizeof(float));
         bool ok = s && read_all(s, ids, NULL, false);
@@ -231,8 +238,9 @@ static void test_session_of(const char *path)
  * came after, nor with one that nobody looked at. */
 static void test_two_sessions(const char *path)
 {
-    struct hlm_session_params params = { .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32,
-                                         .keep_logits = true };
+    struct hlm_session_params params = {
+        .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32, .keep_logits = true
+    };
     static struct hlm_counters c;
     struct err err = { 0 };
     struct ref_run r;
@@ -240,8 +248,9 @@ static void test_two_sessions(const char *path)
     int32_t ids[N_ID];
     test_case("%s: layers of sessions that end", path);
     bool ok = ref_run_open(&r, fixture("%s", path));
-    hlm *m = ok ? hlm_test_try_as((struct hlm_params){ .model = fixture("%s", path),
-                                                       .layers = true }, &err) : NULL;
+    hlm *m = ok ? hlm_test_try_as(
+                      (struct hlm_params){ .model = fixture("%s", path), .layers = true }, &err)
+                : NULL;
     for (uint32_t i = 0; m && i < N_ID; i++)
         ids[i] = (int32_t)(rng_u64(&rng) % ref_model_config(r.m)->n_vocab);
     for (uint32_t k = 0; k < 2 && CHECK_MSG(m, "%s", err.msg); k++) {
@@ -323,13 +332,14 @@ static void check_row(struct train_run *t, const struct ref_run *r, uint32_t tim
         CHECK_MSG(is_near(decays, want->decays) && is_near(writes, want->writes) &&
                       is_near(least, want->least) && is_near(most, want->most),
                   "layer %u: decay %.7g in %.7g to %.7g, write %.7g; expected %.7g, %.7g, %.7g, "
-                  "%.7g", i, decays, least, most, writes, want->decays, want->least, want->most,
+                  "%.7g",
+                  i, decays, least, most, writes, want->decays, want->least, want->most,
                   want->writes);
         CHECK_MSG(is_near(squares, want->squares) && is_near(peak, want->peak),
                   "layer %u: state %.7g, up to %.7g; expected %.7g, %.7g", i, squares, peak,
                   want->squares, want->peak);
     }
-    uint32_t n_all = 0, n_own = 0;      /* a draft block's: as many tokens as the last layer's */
+    uint32_t n_all = 0, n_own = 0; /* a draft block's: as many tokens as the last layer's */
     for (uint32_t i = r->n_layer; i < s->n_layer; i++)
         for (uint32_t e = 0; e < s->place[i].n_expert; e++) {
             n_own += s->now[s->place[i].load + e];
@@ -374,8 +384,8 @@ static void test_training_of(struct gpu *g, const char *path, bool draft)
     bool ok = train_run_model(&t, g, fixture("%s", path), draft) &&
               train_run_fresh(&t, "blk.*.weight") && ref_run_open(&r, fixture("%s", path));
     for (uint32_t i = 0; ok && i < ARRAY_LEN(len); set.n_id += len[i++]) {
-        doc[i] = (struct data_doc){ .at = set.n_id, .n = len[i], .line = i,
-                                    .n_counted = len[i] - 1 };
+        doc[i] =
+            (struct data_doc){ .at = set.n_id, .n = len[i], .line = i, .n_counted = len[i] - 1 };
         for (uint32_t k = 0; k < len[i]; k++) {
             ids[set.n_id + k] = (int32_t)(rng_u64(&rng) % t.m->n_vocab);
             mask[set.n_id + k] = k > 0;
@@ -387,14 +397,16 @@ static void test_training_of(struct gpu *g, const char *path, bool draft)
     ok = ok && CHECK_MSG(data_pack(&rows, &set, NULL, 330, 0, &t.err), "%s", t.err.msg) &&
          CHECK(rows.n_row == 1 && rows.row[0].padding == 28);
     for (uint32_t k = 0; ok && k < 2; k++) {
-        struct train_params p = { .train_lora = true, .train_gates = true, .chunk = CHUNK,
-                                  .mtp_factor = draft ? 0.3 : 0, .layers = k };
+        struct train_params p = { .train_lora = true,
+                                  .train_gates = true,
+                                  .chunk = CHUNK,
+                                  .mtp_factor = draft ? 0.3 : 0,
+                                  .layers = k };
         struct train_sums sums = { 0 };
         const struct data_row *row = &rows.row[0];
         train_run_room(&p, &rows);
         ok = train_run_trainer(&t, &p) &&
-             CHECK_MSG(train_row(t.t, row, 0.01, 1, 0, &sums, NULL, NULL, &t.err), "%s",
-                       t.err.msg);
+             CHECK_MSG(train_row(t.t, row, 0.01, 1, 0, &sums, NULL, NULL, &t.err), "%s", t.err.msg);
         grad[k] = ok ? train_run_all(&t, TRAIN_GRAD, &n_grad) : NULL;
         if (ok && k) {
             read_row(&r, row);

@@ -18,7 +18,7 @@ enum { N_TOK = 72, MAX_ADAPTER = 3 };
 
 /* Of a document, relative, and NMSE. Worst measured: 4.1e-8, 7.4e-13. */
 #define LOSS_REL 2e-7
-#define LOGITS   2e-12
+#define LOGITS 2e-12
 
 /* ---- helpers ---------------------------------------------------------------------------- */
 
@@ -94,8 +94,8 @@ static void add_factors(struct gguf_build *b, const struct gguf_tensor *x, const
 /* An adapter on everything that takes one. */
 static struct gguf_build *make_adapter(const struct gguf *base, const struct made *how)
 {
-    static const char *const not[] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight",
-                                       "rope_freqs.weight" };
+    static const char *const not [] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight",
+                                        "rope_freqs.weight" };
     static const char *const gate[] = { ".ssm_a", ".ssm_dt.bias", ".ssm_d" };
     struct gguf_build *b = gb_new();
     struct rng rng = { how->seed };
@@ -110,8 +110,8 @@ static struct gguf_build *make_adapter(const struct gguf *base, const struct mad
     for (uint64_t i = 0; i < gguf_n_tensor(base); i++) {
         const struct gguf_tensor *x = gguf_tensor_at(base, i);
         bool takes = test_has_tail(x->name, ".weight") && !strstr(x->name, ".nextn.");
-        for (uint32_t k = 0; k < ARRAY_LEN(not); k++)
-            takes = takes && !test_has_tail(x->name, not[k]) && strcmp(x->name, not[k]) != 0;
+        for (uint32_t k = 0; k < ARRAY_LEN(not ); k++)
+            takes = takes && !test_has_tail(x->name, not [k]) && strcmp(x->name, not [k]) != 0;
         if (how->only && !strstr(x->name, how->only))
             continue;
         if (takes)
@@ -471,10 +471,12 @@ static void test_saved_session(void)
     made_up(id, hlm_get_info(m).n_vocab);
     struct hlm_lora l = { write_adapter(hlm_file(m), &how), 0.5f };
     const struct hlm_lora other = { l.path, 0.25f };
+    /* clang-format off */
     const struct { const struct hlm_lora *l; uint32_t n; const char *says; } rows[] = {
         { &l, 1, NULL }, { NULL, 0, "saved with adapters, in use are none" },
         { &other, 1, "saved with adapters, in use are others" }, { &l, 1, NULL },
     };
+    /* clang-format on */
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         err = (struct err){ 0 };
         if (!CHECK_OK(hlm_set_lora(m, rows[i].l, rows[i].n, &err), err))
@@ -503,14 +505,14 @@ enum edit {
     SET_STR, /* key, text */
     SET_F32, /* key, value */
     DROP_KEY,
-    TOKENS,  /* adapter.alora.invocation_tokens */
-    DROP,    /* tensor */
-    RENAME,  /* tensor, text */
-    SHAPE,   /* tensor, dim */
-    TYPE,    /* tensor, value */
-    VALUE,   /* tensor: its third value */
-    ADD,     /* a pair of rank dim[1] beside tensor, or a vector of dim[0] where that is 0 */
-    FACTOR,  /* the file as it is */
+    TOKENS, /* adapter.alora.invocation_tokens */
+    DROP,   /* tensor */
+    RENAME, /* tensor, text */
+    SHAPE,  /* tensor, dim */
+    TYPE,   /* tensor, value */
+    VALUE,  /* tensor: its third value */
+    ADD,    /* a pair of rank dim[1] beside tensor, or a vector of dim[0] where that is 0 */
+    FACTOR, /* the file as it is */
 };
 
 /* One edit of a sound adapter, or of its factor, and what the refusal must say besides the file. */
@@ -573,7 +575,7 @@ static const struct bad {
 #undef QB
 #undef ROW
 #undef SAY
-/* clang-format on */
+    /* clang-format on */
 };
 
 static void edit(struct gguf_build *b, const struct gguf *g, const struct gguf *base,
@@ -739,8 +741,7 @@ static void test_left_out_uncounted(void)
     char path[256];
     struct gguf_build *b = gb_from(fixture("nemotron_h_moe/base/model-f32.gguf"), &err);
     snprintf(path, sizeof path, "%s", test_scratch("uncounted.gguf"));
-    if (CHECK_OK(b != NULL, err) &&
-        CHECK(gb_drop_key(b, "nemotron_h_moe.nextn_predict_layers")) &&
+    if (CHECK_OK(b != NULL, err) && CHECK(gb_drop_key(b, "nemotron_h_moe.nextn_predict_layers")) &&
         CHECK_OK(gb_write(b, path, &err), err))
         test_left_out(path);
     gb_free(b);

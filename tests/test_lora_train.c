@@ -64,8 +64,7 @@ static struct lora_set *rig_set(struct rig *r, bool train)
     struct err err = { 0 };
     struct gguf *g = gguf_parse(r->bytes, r->n_bytes, "made.gguf", &err);
     struct lora_file *f = lora_file_check(g, 1, &r->model->base, &err);
-    struct lora_set *s =
-        f ? lora_set_create(NULL, &r->model->base, &f, 1, train, &err) : NULL;
+    struct lora_set *s = f ? lora_set_create(NULL, &r->model->base, &f, 1, train, &err) : NULL;
     CHECK_OK(s != NULL, err);
     return s;
 }
@@ -73,7 +72,11 @@ static struct lora_set *rig_set(struct rig *r, bool train)
 /* ---- where numbers stand ---------------------------------------------------------------- */
 
 /* All of a device's arena, as it is made from the stacks, and as it is from the parameters. */
-struct mirror { float *v; uint8_t *seen; uint64_t n; };
+struct mirror {
+    float *v;
+    uint8_t *seen;
+    uint64_t n;
+};
 
 static struct mirror mirror_new(uint64_t n)
 {
@@ -137,7 +140,7 @@ static void same_product(const struct lora_set *x, const struct lora_set *y,
     for (uint64_t i = 0; i < b->n_matrix; i++) {
         const linear *w = b->matrix[i].w;
         uint64_t n_row = (uint64_t)w->n_out * w->n_expert;
-        double all = 0;                 /* rows of a stack may have no adapter */
+        double all = 0; /* rows of a stack may have no adapter */
         if (!CHECK(!lora_rank(x, i) == !lora_rank(y, i)) || !lora_rank(x, i))
             continue;
         for (uint64_t r = 0; r < n_row; r += 1 + n_row / 7) {
@@ -192,7 +195,7 @@ static void test_places(const char *path, const char *words, uint32_t rank, bool
     struct lora_set *train = rig_set(&r, true), *plain = rig_set(&r, false);
     struct gguf *g = gguf_parse(r.bytes, r.n_bytes, "made.gguf", &err);
     if (train && plain && g) {
-        struct lora_base bare = *b;     /* gates are left alone */
+        struct lora_base bare = *b; /* gates are left alone */
         bare.n_gate = 0;
         CHECK_OK(lora_set_use(train, test_gpu(), &bare, &err), err);
         uint64_t n = 0;
@@ -325,8 +328,12 @@ static void test_in_force(const char *dir)
             struct lora_param p = lora_param(s, i);
             float *v = test_floats(gguf_tensor(file, p.name)), on[512];
             uint64_t row = p.n_row - 1;
-            tensor at = { .arena = lora_arena(s), .offset = lora_param_at(s, i, row), .dtype = F32,
-                          .n = p.n, .n_row = 1, .stride = p.n };
+            tensor at = { .arena = lora_arena(s),
+                          .offset = lora_param_at(s, i, row),
+                          .dtype = F32,
+                          .n = p.n,
+                          .n_row = 1,
+                          .stride = p.n };
             CHECK(p.n <= 512 && gpu_read(m->gpu, at, 0, on, p.n * sizeof *on, &err));
             for (uint32_t k = 0; k < p.n; k++)
                 CHECK(on[k] == p.scale * v[row * p.n + k]);
@@ -369,9 +376,9 @@ static void test_refused(void)
 
 static const struct words {
     const char *model, *words;
-    uint64_t n;             /* matrices; 0: refused, and says */
+    uint64_t n; /* matrices; 0: refused, and says */
     const char *say[3];
-    bool draft;             /* draft blocks are there */
+    bool draft; /* draft blocks are there */
 } words[] = {
     /* 4 layers, 3 of them linear */
     { "qwen35", "attn", 4, { 0 }, false },
@@ -383,9 +390,12 @@ static const struct words {
     { "qwen35", "blk.?.ffn_*.weight", 12, { 0 }, false },
     { "qwen35", "output.weight", 1, { 0 }, false },
     { "qwen35", "*", 32, { 0 }, false },
-    { "qwen35", "experts", 0,
+    { "qwen35",
+      "experts",
+      0,
       { "target 'experts': no matrix of ", "attn (attn_q attn_k attn_v attn_output)",
-        "linear (attn_qkv attn_gate ssm_alpha ssm_beta ssm_out), ffn (ffn_gate ffn_up" }, false },
+        "linear (attn_qkv attn_gate ssm_alpha ssm_beta ssm_out), ffn (ffn_gate ffn_up" },
+      false },
     { "qwen35", "attn,blk.9.*", 0, { "target 'blk.9.*'" }, false },
     { "qwen35", "token_embd.weight", 0, { "target 'token_embd.weight'" }, false },
     { "qwen35", "blk.0.attn_norm.weight", 0, { "no matrix" }, false },
@@ -398,8 +408,11 @@ static const struct words {
     { "nemotron_h_moe", "attn,shared", 8, { 0 }, false },
     { "nemotron_h_moe", NULL, 12, { 0 }, false },
     { "step35", "attn", 20, { 0 }, false },
-    { "step35", "linear", 0,
-      { "target 'linear'", "attn (attn_q attn_k attn_v attn_output attn_gate)" }, false },
+    { "step35",
+      "linear",
+      0,
+      { "target 'linear'", "attn (attn_q attn_k attn_v attn_output attn_gate)" },
+      false },
     { "step35", "ffn", 6, { 0 }, false },
     { "qwen35moe-mtp", "attn", 4, { 0 }, true },
     { "qwen35moe-mtp", "mtp", 11, { 0 }, true },
@@ -470,7 +483,7 @@ static void check_start(const struct gguf *g)
             CHECK(most == 0);
         else
             CHECK_MSG(most <= 1 && most > 0.97 && fabs(sum / n) < 4 * sqrt(1 / (3 * n)) &&
-                      fabs(sq / n - 1 / 3.0) < 4 * sqrt(4 / (45 * n)),
+                          fabs(sq / n - 1 / 3.0) < 4 * sqrt(4 / (45 * n)),
                       "%s: mean %g, mean square %g, largest %g", t->name, sum / n, sq / n, most);
     }
 }
@@ -490,8 +503,7 @@ static void test_fresh(void)
     rs.rslora = true;
     other.seed = 4;
     struct gguf *g[] = { fresh(&r, "attn,experts", &how, &bytes[0]),
-                         fresh(&r, "attn", &rs, &bytes[1]),
-                         fresh(&r, "attn", &other, &bytes[2]) };
+                         fresh(&r, "attn", &rs, &bytes[1]), fresh(&r, "attn", &other, &bytes[2]) };
     if (g[0] && g[1] && g[2]) {
         check_start(g[0]);
         gguf_f32(g[0], "adapter.lora.alpha", REQUIRED, &alpha, &err);
@@ -502,7 +514,7 @@ static void test_fresh(void)
         const struct gguf_tensor *x = gguf_tensor(g[0], name), *y = gguf_tensor(g[1], name),
                                  *z = gguf_tensor(g[2], name);
         if (CHECK(x && y && z)) {
-            CHECK(!memcmp(x->data, y->data, x->n_bytes));   /* whatever the others are */
+            CHECK(!memcmp(x->data, y->data, x->n_bytes)); /* whatever the others are */
             CHECK(memcmp(x->data, z->data, x->n_bytes) != 0);
             y = gguf_tensor(g[0], "blk.3.attn_v.weight.lora_a");
             CHECK(y && memcmp(x->data, y->data, x->n_bytes) != 0);
@@ -516,7 +528,10 @@ static void test_fresh(void)
     for (uint32_t i = 0; i < 3; i++)
         free(bytes[i]);
 
-    static const struct { struct lora_fresh how; const char *say; } bads[] = {
+    static const struct {
+        struct lora_fresh how;
+        const char *say;
+    } bads[] = {
         { { .rank = 0, .alpha = 1 }, "rank 0, expected 1 to 4096" },
         { { .rank = 4097, .alpha = 1 }, "rank 4097" },
         { { .rank = 4, .alpha = 0 }, "alpha 0" },
@@ -534,7 +549,10 @@ static void test_fresh(void)
 
 /* ---- written ---------------------------------------------------------------------------- */
 
-struct source { const struct gguf *g; bool fails; };
+struct source {
+    const struct gguf *g;
+    bool fails;
+};
 
 static bool values_of(void *user, uint64_t i, float *to, struct err *err)
 {
@@ -555,12 +573,17 @@ static void test_write(void)
     if (!CHECK_OK(g && gguf_n_tensor(g) <= ARRAY_LEN(list), err))
         return;
     struct source source = { g, false };
-    struct lora_write w = { .arch = "qwen35moe", .alpha = 8, .tensor = list,
-                            .n_tensor = gguf_n_tensor(g), .values = values_of, .user = &source };
+    struct lora_write w = { .arch = "qwen35moe",
+                            .alpha = 8,
+                            .tensor = list,
+                            .n_tensor = gguf_n_tensor(g),
+                            .values = values_of,
+                            .user = &source };
     for (uint64_t i = 0; i < w.n_tensor; i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        list[i] = (struct lora_tensor){ t->name, { (uint32_t)t->dim[0], (uint32_t)t->dim[1],
-                                                     (uint32_t)t->dim[2] }, t->n_dim };
+        list[i] = (struct lora_tensor){
+            t->name, { (uint32_t)t->dim[0], (uint32_t)t->dim[1], (uint32_t)t->dim[2] }, t->n_dim
+        };
     }
     CHECK_OK(lora_write(path, &w, &err), err);
     if (CHECK_OK((got = gguf_open(path, &err)) != NULL, err)) {

@@ -32,13 +32,13 @@ struct made {
     float alpha;
     double size;
     bool deltas;
-    uint32_t multiple;          /* only matrices whose rows are such */
+    uint32_t multiple; /* only matrices whose rows are such */
 };
 
 /* On every matrix of the file, draft blocks and experts too. */
 static void make_adapter(const char *base, const struct made *how, const char *to)
 {
-    static const char *const not[] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight" };
+    static const char *const not [] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight" };
     struct err err = { 0 };
     struct gguf *g = open_file(base);
     struct gguf_build *b = gb_new();
@@ -57,8 +57,8 @@ static void make_adapter(const char *base, const struct made *how, const char *t
         const struct gguf_tensor *x = gguf_tensor_at(g, i);
         bool takes = test_has_tail(x->name, ".weight") && x->n_dim > 1, gate = false;
         takes = takes && (!how->multiple || x->dim[0] % how->multiple == 0);
-        for (uint32_t k = 0; k < ARRAY_LEN(not); k++)
-            takes = takes && !test_has_tail(x->name, not[k]) && strcmp(x->name, not[k]) != 0;
+        for (uint32_t k = 0; k < ARRAY_LEN(not ); k++)
+            takes = takes && !test_has_tail(x->name, not [k]) && strcmp(x->name, not [k]) != 0;
         gate = test_has_tail(x->name, ".ssm_a") || test_has_tail(x->name, ".ssm_dt.bias") ||
                test_has_tail(x->name, ".ssm_d");
         for (int k = 0; takes && k < 2; k++) {
@@ -96,7 +96,7 @@ static struct {
     char name[MAX_TOLD][64];
     struct hlm_merged t[MAX_TOLD];
     uint32_t n;
-    uint64_t stop_at;           /* of the progress; 0: never */
+    uint64_t stop_at; /* of the progress; 0: never */
 } told;
 
 static void on_told(void *user, const struct hlm_merged *t)
@@ -120,10 +120,15 @@ static bool merge_n(const char *model, const struct hlm_merge_adapter *a, uint32
 {
     struct hlm_merge_sum sum;
     told.n = 0;
-    return hlm_merge(&(struct hlm_merge_params){ .model = model, .out = out, .adapter = a,
-                                                 .n_adapter = n, .type = type,
-                                                 .gates_only = gates, .progress = on_progress,
-                                                 .told = on_told }, &sum, err);
+    return hlm_merge(&(struct hlm_merge_params){ .model = model,
+                                                 .out = out,
+                                                 .adapter = a,
+                                                 .n_adapter = n,
+                                                 .type = type,
+                                                 .gates_only = gates,
+                                                 .progress = on_progress,
+                                                 .told = on_told },
+                     &sum, err);
 }
 
 static bool merge(const char *model, const char *adapter, float scale, const char *out,
@@ -163,7 +168,7 @@ static bool in_double(const struct gguf_tensor *x, struct gguf *const *g, const 
             for (uint64_t k = 0; k < r; k++)
                 for (uint64_t i = 0; i < x->dim[0]; i++)
                     w[o * x->dim[0] + i] += s * (double)vb[o * r + k] *
-                        (double)va[(o / x->dim[1] * r + k) * x->dim[0] + i];
+                                            (double)va[(o / x->dim[1] * r + k) * x->dim[0] + i];
         for (uint64_t i = 0; d && i < x->n_elem; i++)
             sum[i] += (double)scale[l] * (double)vd[i];
         free(va);
@@ -296,7 +301,8 @@ static void same_tensors(const char *p, const char *q)
     for (uint64_t i = 0; a && b && i < gguf_n_tensor(a); i++) {
         const struct gguf_tensor *x = gguf_tensor_at(a, i), *y = gguf_tensor(b, x->name);
         CHECK_MSG(y && x->type == y->type && x->n_bytes == y->n_bytes &&
-                  !memcmp(x->data, y->data, x->n_bytes), "%s differs", x->name);
+                      !memcmp(x->data, y->data, x->n_bytes),
+                  "%s differs", x->name);
     }
     CHECK_EQ(a ? gguf_n_tensor(a) : 0, b ? gguf_n_tensor(b) : 0);
     gguf_close(a);
@@ -315,23 +321,25 @@ static void test_nothing(const char *base)
 
 static void test_types(void)
 {
-    static const struct { const char *type; double most; } types[] = {
-        { "f16", 2.5e-4 }, { "bf16", 2e-3 }, { "Q8_0", 0.006 }, { "q4_0", 0.09 }, { "Q4_1", 0.08 },
-        { "Q5_0", 0.045 }, { "Q5_1", 0.04 }, { "Q2_K", 0.3 }, { "Q3_K", 0.155 }, { "Q4_K", 0.074 },
-        { "Q5_K", 0.038 }, { "Q6_K", 0.019 }, { "IQ4_NL", 0.078 }, { "IQ4_XS", 0.079 },
-        { "MXFP4", 0.117 }, { "F32", 1e-7 },
+    static const struct {
+        const char *type;
+        double most;
+    } types[] = {
+        { "f16", 2.5e-4 },   { "bf16", 2e-3 },    { "Q8_0", 0.006 },  { "q4_0", 0.09 },
+        { "Q4_1", 0.08 },    { "Q5_0", 0.045 },   { "Q5_1", 0.04 },   { "Q2_K", 0.3 },
+        { "Q3_K", 0.155 },   { "Q4_K", 0.074 },   { "Q5_K", 0.038 },  { "Q6_K", 0.019 },
+        { "IQ4_NL", 0.078 }, { "IQ4_XS", 0.079 }, { "MXFP4", 0.117 }, { "F32", 1e-7 },
     };
     struct err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("qwen3next/k256/model-q4_k_m.gguf");
     make_adapter(base, &(struct made){ 2, F32, 2, 0.05, false, 256 }, made);
     for (uint32_t i = 0; i < ARRAY_LEN(types); i++) {
-        test_case("--merge-type %s: one matrix in that type, error against the sum",
-                  types[i].type);
+        test_case("--merge-type %s: one matrix in that type, error against the sum", types[i].type);
         CHECK_OK(merge(base, made, 1, out, types[i].type, &err), err);
         for (uint32_t k = 0; k < told.n; k++) {
-            double off = told.t[k].noise * told.t[k].size / sqrt(1 + told.t[k].size *
-                                                                       told.t[k].size);
+            double off =
+                told.t[k].noise * told.t[k].size / sqrt(1 + told.t[k].size * told.t[k].size);
             if (!CHECK_MSG(!strcasecmp(told.t[k].to, types[i].type) && off <= types[i].most,
                            "%s: %s, %.4f off", told.name[k], told.t[k].to, off))
                 break;
@@ -498,7 +506,7 @@ static void test_left(void)
         err = (struct err){ 0 };
         done = merge(base, lora, 1, out, NULL, &err);
         CHECK_MSG(done == (file_test_left() > 0) &&
-                  (done || (strstr(err.msg, out) && strstr(err.msg, "No space"))),
+                      (done || (strstr(err.msg, out) && strstr(err.msg, "No space"))),
                   "call %u: %s", i, err.msg);
         CHECK_EQ(n_files(), before);
         uint64_t n = 0;

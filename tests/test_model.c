@@ -40,7 +40,7 @@ static const struct family {
     { "step35",         "f16",  0.2, 0.1,  0.3, 0.4, 0.2,  0.4, 9000, 7e6, 0.12, 0.4, 8e5, 1 },
 };
 // clang-format on
-#define MAX_ABS  1e-3
+#define MAX_ABS 1e-3
 
 /* A file under test, with what the engine and the reference made of it. */
 struct subject {
@@ -51,7 +51,7 @@ struct subject {
     hlm_session *s;
     struct ref_model *ref;
     uint32_t n_vocab, n_embd, n_layer;
-    bool f16;                   /* by f16 operands */
+    bool f16; /* by f16 operands */
 };
 
 /* ---- helpers ---------------------------------------------------------------------------- */
@@ -318,13 +318,13 @@ static void test_small_batch(const struct subject *t)
     if (id && s) {
         float *got = room((uint64_t)n * t->n_vocab, sizeof *got);
         for (uint32_t i = 0; i < ARRAY_LEN(piece); i++)
-            piece[i] = 1 + 4 * i % 11;  /* 1 to 11: more than a batch, too */
+            piece[i] = 1 + 4 * i % 11; /* 1 to 11: more than a batch, too */
         struct err err = { 0 };
         for (uint32_t at = 0, i = 0, take; at < n; at += take, i++) {
             take = at < n / 2 ? min_u32(piece[i % ARRAY_LEN(piece)], n - at) : 1;
-            if (!CHECK_OK(hlm_session_eval(s, id + at, take, got + (uint64_t)at * t->n_vocab, NULL,
-                                           &err),
-                          err))
+            if (!CHECK_OK(
+                    hlm_session_eval(s, id + at, take, got + (uint64_t)at * t->n_vocab, NULL, &err),
+                    err))
                 break;
         }
         check_file(t, got, (uint64_t)n * t->n_vocab, t->f->p300,
@@ -500,8 +500,7 @@ static float *logits_of(const char *path, uint32_t n, uint32_t first, uint32_t *
         *n_vocab = t.n_vocab = hlm_get_info(t.m).n_vocab;
         for (uint32_t i = 0; i < n; i++)
             id[i] = (int32_t)((i * 37 + 11) % t.n_vocab);
-        t.s =
-            hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = n, .keep_logits = true });
+        t.s = hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = n, .keep_logits = true });
         if (t.s)
             logits = read_split(&t, t.s, id, n, (uint32_t[]){ first, 1, 1 }, 3, NULL);
     }
@@ -605,6 +604,6 @@ void test_model(void)
         test_k256(&families[i]);
     }
     test_ssm_in("base/model-f32.gguf", 65, 60);
-    test_ssm_in("k256/model-q4_k_m.gguf", 24, 22);      /* shapes that are compiled by now */
+    test_ssm_in("k256/model-q4_k_m.gguf", 24, 22); /* shapes that are compiled by now */
     test_gates();
 }

@@ -282,33 +282,20 @@ static bool apply(struct gguf_build *b, const struct row *r, const char *arch)
     while (n_dim < 3 && r->dim[n_dim])
         n_dim++;
     switch (r->edit) {
-    case DROP_KEY:
-        return gb_drop_key(b, key);
-    case SET_U32:
-        gb_u32(b, key, (uint32_t)r->value);
-        return true;
-    case SET_F32:
-        gb_f32(b, key, (float)r->value);
-        return true;
-    case SET_STR:
-        gb_str(b, key, r->text);
-        return true;
-    case SET_BOOL:
-        gb_bool(b, key, r->value != 0);
-        return true;
+    case DROP_KEY: return gb_drop_key(b, key);
+    case SET_U32: gb_u32(b, key, (uint32_t)r->value); return true;
+    case SET_F32: gb_f32(b, key, (float)r->value); return true;
+    case SET_STR: gb_str(b, key, r->text); return true;
+    case SET_BOOL: gb_bool(b, key, r->value != 0); return true;
     case SET_U32S:
         for (uint32_t i = 0; i < r->dim[0]; i++)
             many[i] = (uint32_t)r->value;
         gb_array(b, key, GGUF_U32, r->dim[0], many);
         return true;
-    case DROP_TENSOR:
-        return gb_drop_tensor(b, key);
-    case SHAPE:
-        return gb_reshape(b, key, n_dim, r->dim);
-    case RETYPE:
-        return gb_retype(b, key, (enum dtype)r->value);
-    case RENAME:
-        return gb_rename_tensor(b, key, r->text);
+    case DROP_TENSOR: return gb_drop_tensor(b, key);
+    case SHAPE: return gb_reshape(b, key, n_dim, r->dim);
+    case RETYPE: return gb_retype(b, key, (enum dtype)r->value);
+    case RENAME: return gb_rename_tensor(b, key, r->text);
     }
     return false;
 }

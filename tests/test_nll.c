@@ -72,8 +72,9 @@ static void test_model(const char *arch)
     if (!m)
         return;
     uint32_t n_vocab = hlm_get_info(m).n_vocab;
-    struct hlm_session_params params = { .n_ctx = N_CTX, .n_batch = 64, .kv = HLM_KV_F32,
-                                         .keep_nll = true };
+    struct hlm_session_params params = {
+        .n_ctx = N_CTX, .n_batch = 64, .kv = HLM_KV_F32, .keep_nll = true
+    };
     hlm_session *s = hlm_test_session(m, params);
     struct ref_model *ref = ref_model_open(hlm_file(m), &err);
     struct ref_state *state = CHECK_OK(ref != NULL, err) ? ref_state_create(ref) : NULL;
@@ -106,8 +107,13 @@ static void test_limits(void)
     struct hlm_session_params params = { .n_ctx = 20, .kv = HLM_KV_F32, .keep_nll = true };
     hlm_session *s = m ? hlm_test_session(m, params) : NULL;
     random_ids(id, N_ID, 600);
-    static const struct { uint32_t n; const char *says; } bad[] = {
-        { 0, "at least 2" }, { 1, "at least 2" }, { 22, "of 20 positions 0 are taken" },
+    static const struct {
+        uint32_t n;
+        const char *says;
+    } bad[] = {
+        { 0, "at least 2" },
+        { 1, "at least 2" },
+        { 22, "of 20 positions 0 are taken" },
     };
     for (uint32_t i = 0; s && i < ARRAY_LEN(bad); i++) {
         CHECK(!hlm_session_nll(s, id, bad[i].n, nll, &err));
@@ -155,8 +161,9 @@ static void test_slices(void)
     snprintf(path, sizeof path, "%s/wide.gguf", test_tmp());
     bool written = CHECK_OK(gb_write(b, path, &err), err);
     m = written ? hlm_test_open(path) : NULL;
-    struct hlm_session_params params = { .n_ctx = N_CTX, .kv = HLM_KV_F32, .keep_nll = true,
-                                         .keep_logits = true };
+    struct hlm_session_params params = {
+        .n_ctx = N_CTX, .kv = HLM_KV_F32, .keep_nll = true, .keep_logits = true
+    };
     hlm_session *s = m ? hlm_test_session(m, params) : NULL;
     float *logits = room((uint64_t)N_ID * BIG, sizeof *logits);
     random_ids(id, N_ID, BIG);

@@ -15,9 +15,9 @@ enum { MAX_HEAD = 512, MAX_PIECE = 256 };
 
 struct attn_row {
     uint32_t head_dim, n_head, n_kv_head, n_rot;
-    uint32_t n_row, n_past, n_tok;      /* n_row: of the cache, a head */
+    uint32_t n_row, n_past, n_tok; /* n_row: of the cache, a head */
     enum dtype cache;
-    float peak;                 /* size of the queries: above 1 a few keys take it all */
+    float peak; /* size of the queries: above 1 a few keys take it all */
     enum attention_gate gate;
     bool norm;
     uint32_t window;
@@ -27,7 +27,7 @@ struct attn_row {
 
 /* The op's inputs as values; p is [n_tok][n_p]. */
 struct inputs {
-    uint32_t n_p, step, gate;   /* from one query to the next; where the gates begin */
+    uint32_t n_p, step, gate; /* from one query to the next; where the gates begin */
     float *p, *q_norm, *k_norm, freq[MAX_HEAD / 2];
     struct attention a;
 };
@@ -44,9 +44,14 @@ static struct inputs inputs_make(struct rig *r, const struct attn_row *c, uint32
     in.k_norm = rig_normal(r, hd, 1);
     rope_turns(1e7, c->n_rot, NULL, turn);
     ref_rope_freq(1e7, c->n_rot, NULL, in.freq);
-    in.a = (struct attention){ .n_head = c->n_head, .n_kv_head = c->n_kv_head, .head_dim = hd,
-                               .n_rot = c->n_rot, .window = c->window, .gate = c->gate,
-                               .norm = c->norm, .eps = EPS };
+    in.a = (struct attention){ .n_head = c->n_head,
+                               .n_kv_head = c->n_kv_head,
+                               .head_dim = hd,
+                               .n_rot = c->n_rot,
+                               .window = c->window,
+                               .gate = c->gate,
+                               .norm = c->norm,
+                               .eps = EPS };
     if (c->norm) {
         in.a.q_norm = rig_dense(r, in.q_norm, hd, 1);
         in.a.k_norm = rig_dense(r, in.k_norm, hd, 1);
@@ -71,7 +76,9 @@ static void heads_ref(const struct attn_row *c, const float *p, uint32_t step, u
 }
 
 /* Queries, keys, values and gates of every token, in double. */
-struct heads { double *q, *k, *v, *gate; };
+struct heads {
+    double *q, *k, *v, *gate;
+};
 
 static struct heads heads_make(struct rig *r, const struct attn_row *c, const struct inputs *in,
                                uint32_t n_past, uint32_t n_tok)
@@ -85,8 +92,7 @@ static struct heads heads_make(struct rig *r, const struct attn_row *c, const st
         const float *row = in->p + (uint64_t)t * in->n_p, *k = row + c->n_head * in->step;
         double *gate = h.gate + (uint64_t)t * (c->gate == GATE_HEAD ? c->n_head : n_q);
         uint32_t pos = n_past + t;
-        heads_ref(c, row, in->step, c->n_head, in->q_norm, in->freq, pos,
-                  h.q + (uint64_t)t * n_q);
+        heads_ref(c, row, in->step, c->n_head, in->q_norm, in->freq, pos, h.q + (uint64_t)t * n_q);
         heads_ref(c, k, hd, c->n_kv_head, in->k_norm, in->freq, pos, h.k + (uint64_t)t * n_kv);
         heads_ref(c, k + n_kv, hd, c->n_kv_head, NULL, NULL, pos, h.v + (uint64_t)t * n_kv);
         if (c->gate == GATE_ELEM)
@@ -110,8 +116,7 @@ static tensor cache_make(struct rig *r, const struct attn_row *c)
     for (uint32_t h = 0; h < c->n_kv_head; h++) {
         float *v = rig_normal(r, (uint64_t)n * c->head_dim, 1);
         for (uint32_t i = 0; i < n; i++)
-            rig_put(r, tensor_rows(t, cache_row(c, h, from + i), 1),
-                    v + (uint64_t)i * c->head_dim);
+            rig_put(r, tensor_rows(t, cache_row(c, h, from + i), 1), v + (uint64_t)i * c->head_dim);
         for (uint32_t i = 0; i < c->n_tok; i++)
             rig_writes_rows(r, t, cache_row(c, h, c->n_past + i), 1);
     }
@@ -177,9 +182,14 @@ static bool check_cache(struct rig *r, const struct attn_row *c, const struct he
 static struct ref_attention ref_of(const struct attn_row *c, const struct heads *h, const double *k,
                                    const double *v)
 {
-    return (struct ref_attention){ .n_head = c->n_head, .n_kv_head = c->n_kv_head,
-                                   .head_dim = c->head_dim, .window = c->window, .q = h->q, .k = k,
-                                   .v = v, .gate = c->gate == GATE_ELEM ? h->gate : NULL,
+    return (struct ref_attention){ .n_head = c->n_head,
+                                   .n_kv_head = c->n_kv_head,
+                                   .head_dim = c->head_dim,
+                                   .window = c->window,
+                                   .q = h->q,
+                                   .k = k,
+                                   .v = v,
+                                   .gate = c->gate == GATE_ELEM ? h->gate : NULL,
                                    .head_gate = c->gate == GATE_HEAD ? h->gate : NULL };
 }
 
@@ -322,11 +332,14 @@ static void test_q8(struct gpu *g)
  * as kv_init makes it. A second cache that keeps everything says what keys and values were, and
  * gives attention without the window. */
 struct ring_row {
-    struct attn_row a;          /* n_row is found, n_past is 0 */
+    struct attn_row a; /* n_row is found, n_past is 0 */
     uint32_t n_batch;
 };
 
-struct piece { uint32_t at, n; tensor ring, all; };
+struct piece {
+    uint32_t at, n;
+    tensor ring, all;
+};
 
 static uint32_t cut(struct rig *r, const struct ring_row *c, struct piece *piece)
 {
@@ -412,8 +425,12 @@ static void test_rings(struct gpu *g)
 static void test_room(struct gpu *g)
 {
     enum { N_CTX = 1000, N_BATCH = 24 };
-    static const struct { struct layer_shape shape; enum dtype type; uint32_t n_row, bytes; }
-    rows[] = {      /* bytes of a row */
+    static const struct {
+        struct layer_shape shape;
+        enum dtype type;
+        uint32_t n_row, bytes;
+    } rows[] = {
+        /* bytes of a row */
         { { .n_kv_head = 2, .head_dim = 64 }, F16, N_CTX, 128 },
         { { .n_kv_head = 2, .head_dim = 64 }, Q8_0, N_CTX, 64 + 4 },
         { { .n_kv_head = 2, .head_dim = 128, .window = 1 }, Q8_0, 1 + N_BATCH, 128 + 8 },
@@ -457,7 +474,7 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, bool factors,
     float p_v[N_HEAD * 2 * HD] = { 0 }, one[HD], freq[HD / 2], factor[HD / 2];
     double want[N_HEAD * HD] = { 0 };
     uint32_t turn[HD], half = n_rot / 2;
-    float norm = 0.70710678f;   /* half of all elements are 1 */
+    float norm = 0.70710678f; /* half of all elements are 1 */
     for (uint32_t i = 0; i < HD; i++) {
         p_v[i] = i < half || i >= n_rot + (HD - n_rot) / 2;
         p_v[2 * HD + i] = (i >= half && i < n_rot) || i >= n_rot + (HD - n_rot) / 2;
@@ -479,8 +496,13 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, bool factors,
     rig_writes(&r, q);
     struct step step = { .n_past = pos };
     struct batch b = rig_batch(&r, 1, &step, NULL, 0, false);
-    struct push_attn_prep push = { .n_head = N_HEAD, .head_dim = HD, .n_rot = n_rot, .n_row = 1,
-                                   .p_stride = p.stride, .q_step = 2 * HD, .eps = EPS };
+    struct push_attn_prep push = { .n_head = N_HEAD,
+                                   .head_dim = HD,
+                                   .n_rot = n_rot,
+                                   .n_row = 1,
+                                   .p_stride = p.stride,
+                                   .q_step = 2 * HD,
+                                   .eps = EPS };
     const struct gpu_caps *caps = gpu_caps(g);
     cmd_dispatch(r.c, K_attn_prep, GRID(N_HEAD, 1, 1), SPEC(wg_size(caps, 64), KV_F32, true),
                  PUSH(push),

@@ -17,8 +17,8 @@ struct docs_row {
     enum attention_gate gate;
     bool norm;
     uint32_t window;
-    float peak;                 /* size of the queries: above 1 a few keys take it all */
-    uint32_t len[MAX_DOC];      /* of the documents; ends with 0 */
+    float peak;            /* size of the queries: above 1 a few keys take it all */
+    uint32_t len[MAX_DOC]; /* of the documents; ends with 0 */
 };
 
 #define QWEN GATE_ELEM, true
@@ -28,7 +28,9 @@ struct docs_row {
 /* ---- what goes in ------------------------------------------------------------------------- */
 
 /* Columns of the projection as op.h has them. */
-struct shape { uint32_t n_tok, n_p, step, k, v, gate, n_q, n_kv; };
+struct shape {
+    uint32_t n_tok, n_p, step, k, v, gate, n_q, n_kv;
+};
 
 static struct shape shape_of(const struct docs_row *c)
 {
@@ -46,10 +48,13 @@ static struct shape shape_of(const struct docs_row *c)
 }
 
 /* An op with its weights, and one row of documents that it works on. */
-struct layer { struct attention a; float *q_norm, *k_norm, freq[MAX_HEAD / 2]; };
+struct layer {
+    struct attention a;
+    float *q_norm, *k_norm, freq[MAX_HEAD / 2];
+};
 struct row {
     uint32_t *first;
-    float *p, *dy, *dp;         /* dp: what the gradient starts as */
+    float *p, *dy, *dp; /* dp: what the gradient starts as */
     tensor at_first, at_p, at_dy, at_dp, y;
     struct docs docs;
 };
@@ -61,9 +66,14 @@ static struct layer layer_make(struct rig *r, const struct docs_row *c)
                        .k_norm = rig_normal(r, hd, 1) };
     rope_turns(1e7, c->n_rot, NULL, turn);
     ref_rope_freq(1e7, c->n_rot, NULL, l.freq);
-    l.a = (struct attention){ .n_head = c->n_head, .n_kv_head = c->n_kv_head, .head_dim = hd,
-                              .n_rot = c->n_rot, .window = c->window, .gate = c->gate,
-                              .norm = c->norm, .eps = EPS };
+    l.a = (struct attention){ .n_head = c->n_head,
+                              .n_kv_head = c->n_kv_head,
+                              .head_dim = hd,
+                              .n_rot = c->n_rot,
+                              .window = c->window,
+                              .gate = c->gate,
+                              .norm = c->norm,
+                              .eps = EPS };
     if (c->norm) {
         l.a.q_norm = rig_dense(r, l.q_norm, hd, 1);
         l.a.k_norm = rig_dense(r, l.k_norm, hd, 1);
@@ -93,7 +103,8 @@ static struct row row_make(struct rig *r, const struct docs_row *c)
 {
     struct shape s = shape_of(c);
     uint64_t n = (uint64_t)s.n_tok * s.n_p;
-    struct row w = { .first = rig_alloc(r, s.n_tok, sizeof *w.first), .p = rig_normal(r, n, 1.5),
+    struct row w = { .first = rig_alloc(r, s.n_tok, sizeof *w.first),
+                     .p = rig_normal(r, n, 1.5),
                      .dy = rig_normal(r, (uint64_t)s.n_tok * s.n_q, 1),
                      .dp = rig_normal(r, n, 1) };
     firsts(c, w.first);
@@ -127,7 +138,9 @@ static void row_record(struct rig *r, const struct layer *l, struct row *w,
 /* ---- the reference ------------------------------------------------------------------------ */
 
 /* A row's heads in double, by token; gradients of them beside. */
-struct heads { double *q, *k, *v, *gate; };
+struct heads {
+    double *q, *k, *v, *gate;
+};
 
 static struct heads heads_make(struct rig *r, const struct shape *s)
 {
@@ -163,8 +176,7 @@ static void heads_fill(const struct docs_row *c, const struct layer *l, const st
         uint32_t pos = t - w->first[t];
         copy_heads(p, s.step, c->n_head, c->head_dim, q);
         copy_heads(p + s.k, c->head_dim, c->n_kv_head, c->head_dim, k);
-        copy_heads(p + s.v, c->head_dim, c->n_kv_head, c->head_dim,
-                   h->v + (uint64_t)t * s.n_kv);
+        copy_heads(p + s.v, c->head_dim, c->n_kv_head, c->head_dim, h->v + (uint64_t)t * s.n_kv);
         if (c->gate == GATE_ELEM)
             copy_heads(p + s.gate, s.step, c->n_head, c->head_dim, gate);
         for (uint32_t i = 0; c->gate == GATE_HEAD && i < c->n_head; i++)
@@ -179,9 +191,15 @@ static struct ref_attention ref_of(const struct docs_row *c, const struct heads 
 {
     struct shape s = shape_of(c);
     return (struct ref_attention){
-        .n_tok = n_tok, .n_head = c->n_head, .n_kv_head = c->n_kv_head, .head_dim = c->head_dim,
-        .window = c->window, .q = h->q + at * s.n_q, .k = h->k + at * s.n_kv,
-        .v = h->v + at * s.n_kv, .gate = c->gate == GATE_ELEM ? h->gate + at * s.n_q : NULL,
+        .n_tok = n_tok,
+        .n_head = c->n_head,
+        .n_kv_head = c->n_kv_head,
+        .head_dim = c->head_dim,
+        .window = c->window,
+        .q = h->q + at * s.n_q,
+        .k = h->k + at * s.n_kv,
+        .v = h->v + at * s.n_kv,
+        .gate = c->gate == GATE_ELEM ? h->gate + at * s.n_q : NULL,
         .head_gate = c->gate == GATE_HEAD ? h->gate + at * c->n_head : NULL,
     };
 }
@@ -244,11 +262,10 @@ static bool row_check(struct rig *r, const struct docs_row *c, const struct laye
     if (!rig_near(r, many ? "output, many" : "output", w->y, y, many ? 1e-12 : 1e-13) || !train)
         return false;
     struct ref_attention ref = ref_of(c, &h, 0, s.n_tok);
-    ref_attention_bwd(&ref, w->first,
-                      rig_doubles(r, w->dy, (uint64_t)s.n_tok * s.n_q),
-                      &(struct ref_attention_grad){
-                          d.q, d.k, d.v, c->gate == GATE_ELEM ? d.gate : NULL,
-                          c->gate == GATE_HEAD ? d.gate : NULL });
+    ref_attention_bwd(&ref, w->first, rig_doubles(r, w->dy, (uint64_t)s.n_tok * s.n_q),
+                      &(struct ref_attention_grad){ d.q, d.k, d.v,
+                                                    c->gate == GATE_ELEM ? d.gate : NULL,
+                                                    c->gate == GATE_HEAD ? d.gate : NULL });
     heads_bwd(c, l, w, &d, dp);
     return rig_near(r, many ? "gradient, many" : "gradient", w->at_dp, dp, many ? 1e-11 : 1e-13);
 }
@@ -267,9 +284,9 @@ static void docs_case(struct gpu *g, const struct docs_row *c, enum attention_pa
 {
     static const char *const gates[] = { "no gate", "gates", "gate a head" };
     test_case("documents%s%s, %u/%u heads of %u, %u rotated, window %u, %s%s, peak %g",
-              path == ATTENTION_DOCS_WIDE ? ", wide" : "",
-              train ? "" : ", forward alone", c->n_head, c->n_kv_head, c->head_dim, c->n_rot,
-              c->window, gates[c->gate], c->norm ? "" : ", no norm", (double)c->peak);
+              path == ATTENTION_DOCS_WIDE ? ", wide" : "", train ? "" : ", forward alone",
+              c->n_head, c->n_kv_head, c->head_dim, c->n_rot, c->window, gates[c->gate],
+              c->norm ? "" : ", no norm", (double)c->peak);
     struct rig r = rig_open(g, "documents");
     struct tape *tape = train ? tape_of(&r) : NULL;
     struct layer l = layer_make(&r, c);
@@ -333,8 +350,10 @@ static void places_case(struct gpu *g, const struct docs_row *shape, enum attent
     enum { N = 37 };
     static const uint32_t alone[] = { N, 0 }, second[] = { 1, N, 5, 0 },
                           late[] = { 9, 2, 30, 3, N, 0 };
-    static const struct { const uint32_t *len; uint32_t at; } in[] = { { alone, 0 }, { second, 1 },
-                                                                      { late, 44 } };
+    static const struct {
+        const uint32_t *len;
+        uint32_t at;
+    } in[] = { { alone, 0 }, { second, 1 }, { late, 44 } };
     test_case("a document's place%s, %u/%u heads of %u, window %u",
               path == ATTENTION_DOCS_WIDE ? ", wide" : "", shape->n_head, shape->n_kv_head,
               shape->head_dim, shape->window);

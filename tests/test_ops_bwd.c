@@ -13,7 +13,10 @@
 
 /* ---- dX and outer products, as the ops call them --------------------------------------------- */
 
-struct shape { enum dtype dtype; uint32_t n_in, n_out, n_tok; };
+struct shape {
+    enum dtype dtype;
+    uint32_t n_in, n_out, n_tok;
+};
 
 static const char *shape_text(char text[64], struct shape s)
 {
@@ -22,7 +25,10 @@ static const char *shape_text(char text[64], struct shape s)
     return text;
 }
 
-struct pending { struct grads dx; struct shape s; };
+struct pending {
+    struct grads dx;
+    struct shape s;
+};
 
 /* Records dX of the shape, dy in rows and from a column that allow no wide loads where odd. */
 static struct pending record(struct rig *r, const struct linear_path *path, struct shape s,
@@ -30,8 +36,8 @@ static struct pending record(struct rig *r, const struct linear_path *path, stru
 {
     struct weight w = rig_weight(r, s.dtype, s.n_in, s.n_out, 1, 1, false);
     const float *v = rig_normal(r, (uint64_t)s.n_out * s.n_tok, 1);
-    tensor dy = rig_view(r, F32, s.n_out, s.n_tok,
-                         (uint32_t)align_up(s.n_out, 4) + (odd ? 7 : 4), odd ? 3 : 4);
+    tensor dy = rig_view(r, F32, s.n_out, s.n_tok, (uint32_t)align_up(s.n_out, 4) + (odd ? 7 : 4),
+                         odd ? 3 : 4);
     tensor x = rig_view(r, F32, s.n_in, s.n_tok, s.n_in + 12, 8);
     struct pending p = { rig_grad(r, x), s };
     rig_put(r, dy, v);
@@ -77,7 +83,7 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
 {
     static const enum dtype types[] = { Q4_K, IQ3_S, F16, Q8_0, Q2_K };
     bool few = test_brief() || path->kernel == K_linear_tile_bwd;
-    uint32_t n = few ? 2 : ARRAY_LEN(types);    /* the same loader */
+    uint32_t n = few ? 2 : ARRAY_LEN(types); /* the same loader */
     for (uint32_t i = 0; i < n; i++) {
         uint32_t n_in = max_u32(dtype_info(types[i])->block_len, 32);
         test_case("dX by %s, %s", path->name, dtype_info(types[i])->name);
@@ -95,8 +101,8 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
 static void outer_shapes(struct gpu *g)
 {
     static const struct shape shapes[] = {
-        { F32, 4, 1, 1 },   { F32, 36, 4, 7 },   { F32, 8, 33, 300 }, { F32, 132, 20, 65 },
-        { F32, 20, 129, 9 }, { F32, 12, 12, 33 },
+        { F32, 4, 1, 1 },     { F32, 36, 4, 7 },   { F32, 8, 33, 300 },
+        { F32, 132, 20, 65 }, { F32, 20, 129, 9 }, { F32, 12, 12, 33 },
     };
     struct grads dw[ARRAY_LEN(shapes)];
     test_case("outer products, %zu shapes", ARRAY_LEN(shapes));
@@ -113,8 +119,8 @@ static void outer_shapes(struct gpu *g)
         for (uint64_t t = 0; t < s.n_tok; t++)
             for (uint64_t o = 0; o < s.n_out; o++)
                 for (uint64_t k = 0; k < s.n_in; k++)
-                    dw[i].want[o * s.n_in + k] += (double)dy[t * s.n_out + o] *
-                                                  (double)x[t * s.n_in + k];
+                    dw[i].want[o * s.n_in + k] +=
+                        (double)dy[t * s.n_out + o] * (double)x[t * s.n_in + k];
     }
     bool good = rig_run(&r);
     char text[64];
@@ -134,7 +140,7 @@ static void places(struct gpu *g, enum dtype dtype)
     float *v[3] = { rig_normal(&r, N_IN * N_TOK, 1), rig_normal(&r, N_OUT * N_TOK, 1),
                     rig_normal(&r, N_IN * N_TOK, 1) };
     const uint32_t n[3] = { N_IN, N_OUT, N_IN };
-    for (uint32_t i = 0; i < 3; i++)            /* the last row is the first, and so on */
+    for (uint32_t i = 0; i < 3; i++) /* the last row is the first, and so on */
         for (uint32_t t = 0; t < N_TOK / 2; t++)
             memcpy(v[i] + (N_TOK - 1 - t) * n[i], v[i] + t * n[i], 4 * n[i]);
     tensor x = rig_strided(&r, v[0], N_IN, N_TOK), dy = rig_strided(&r, v[1], N_OUT, N_TOK);
@@ -171,8 +177,8 @@ static void pieces(void)
     CHECK(linear_piece(gpu_caps(g), &w.w) < 129);
     linear_outer(r.c, &w.w, rig_strided(&r, x, 256, 5), rig_strided(&r, dy, 129, 5), dw.t);
     for (uint32_t i = 0; i < 5 * 129 * 256; i++)
-        dw.want[i % (129 * 256)] += (double)dy[i / 256] *
-                                    (double)x[i / (129 * 256) * 256 + i % 256];
+        dw.want[i % (129 * 256)] +=
+            (double)dy[i / 256] * (double)x[i / (129 * 256) * 256 + i % 256];
     if (rig_run(&r)) {
         for (uint32_t i = 0; i < n_linear_bwd_path; i++)
             if (takes(g, &linear_bwd_paths[i]))
@@ -252,7 +258,8 @@ static double unit(const struct rig_dropout *d, uint32_t id, uint64_t i)
 
 static void philox_known(void)
 {
-    static const uint32_t want[2][4] = {        /* Random123's own answers: zeros, and all ones */
+    static const uint32_t want[2][4] = {
+        /* Random123's own answers: zeros, and all ones */
         { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 },
         { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd },
     };
@@ -281,7 +288,10 @@ static void reference(struct rig *r, const struct beside *b, const double *x, do
     const linear *l = &w->w;
     uint32_t n_in = l->n_in, n_out = l->n_out, rank = l->lora ? l->lora->a.n_out : 0;
     double *in = rig_doubles(r, NULL, n_in), *din = rig_doubles(r, NULL, n_in);
-    struct ref_lora f = { .rank = rank, .scale = 1, .da = da, .db = db,
+    struct ref_lora f = { .rank = rank,
+                          .scale = 1,
+                          .da = da,
+                          .db = db,
                           .a = rig_doubles(r, w->lora_a, (uint64_t)rank * n_in),
                           .b = rig_doubles(r, w->lora_b, (uint64_t)n_out * rank) };
     double *sum = rig_doubles(r, NULL, n_out);
@@ -332,7 +342,7 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
     struct grads dx = { .want = rig_doubles(&r, NULL, n_tok * N_IN) };
     if (!frozen)
         dx = rig_grad(&r, x);
-    linear both = w[1].w.lora->b;       /* one run of rows */
+    linear both = w[1].w.lora->b; /* one run of rows */
     both.n_out += w[2].w.lora->b.n_out;
     struct grads da[2] = { rig_grad_factor(&r, &w[0].w.lora->a),
                            rig_grad_factor(&r, &w[1].w.lora->a) };
@@ -435,8 +445,10 @@ static struct grouping group(struct rig *r, uint32_t n_tok, uint32_t *expert)
         }
     tiles[0] = n_tile;
     return (struct grouping){ .entries = rig_words(r, entries, n),
-                              .tiles = rig_words(r, tiles, 1 + 3 * (n + 1)), .n_used = N_USED,
-                              .n_row = n / N_EXPERT, .max_tile = n / tile + N_EXPERT,
+                              .tiles = rig_words(r, tiles, 1 + 3 * (n + 1)),
+                              .n_used = N_USED,
+                              .n_row = n / N_EXPERT,
+                              .max_tile = n / tile + N_EXPERT,
                               .tile = tile };
 }
 
@@ -503,8 +515,8 @@ static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
     uint32_t n = n_tok * N_USED, n_x = by_entry ? n : n_tok, *expert = rig_alloc(&r, n, 4);
     struct weight w = rig_weight(&r, Q8_0, N_IN, N_OUT, N_EXPERT, 1, false);
     struct grouping gr = group(&r, n_tok, expert);
-    float *x_v = rig_normal(&r, (uint64_t)N_IN * n_x, 1e-9);    /* f16 has nothing below 6e-8 */
-    float *dy_v = rig_normal(&r, (uint64_t)N_OUT * n, 1e6);     /* or above 65504 */
+    float *x_v = rig_normal(&r, (uint64_t)N_IN * n_x, 1e-9); /* f16 has nothing below 6e-8 */
+    float *dy_v = rig_normal(&r, (uint64_t)N_OUT * n, 1e6);  /* or above 65504 */
     tensor x = rig_strided(&r, x_v, N_IN, n_x), dy = rig_strided(&r, dy_v, N_OUT, n);
     tensor y = rig_view(&r, F32, N_OUT, n, N_OUT + 9, 2);
     rig_writes(&r, y);
@@ -548,7 +560,7 @@ void test_ops_bwd(void)
     act_case(g, (struct act){ ACT_SWIGLU, 0 }, "swiglu", 36, 7);
     act_case(g, (struct act){ ACT_SWIGLU, 0.4f }, "swiglu with a limit", 36, 7);
     act_case(g, (struct act){ ACT_RELU2, 0 }, "relu2", 36, 7);
-    act_case(g, (struct act){ ACT_RELU2, 0 }, "relu2", 4, 32771);      /* row_grid goes round */
+    act_case(g, (struct act){ ACT_RELU2, 0 }, "relu2", 4, 32771); /* row_grid goes round */
     side_by_side_case(g, 7, 0, false);
     side_by_side_case(g, 9, 0.25f, false);
     side_by_side_case(g, 9, 0.25f, true);

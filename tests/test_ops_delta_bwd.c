@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define EPS 1e-6f
-#define SLOW 2e-3f              /* as in test_ops_mixer.c */
+#define SLOW 2e-3f /* as in test_ops_mixer.c */
 #define STRONG 20.0f
 
 enum { MAX_DOC = 16 };
@@ -21,22 +21,24 @@ struct docs_row {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
     uint32_t chunk;
-    float rate;                 /* of decay; 0: random ones */
-    uint32_t length[MAX_DOC];   /* of the documents, padding among them */
-    bool turned;                /* they stand in the row from the last to the first */
-    bool frozen;                /* the gates are not trained */
+    float rate;               /* of decay; 0: random ones */
+    uint32_t length[MAX_DOC]; /* of the documents, padding among them */
+    bool turned;              /* they stand in the row from the last to the first */
+    bool frozen;              /* the gates are not trained */
 };
 
 /* Values by document as listed, wherever they stand. */
 struct docs_values {
     uint32_t n_doc, n_tok, d_conv, d_out, n_p;
-    uint32_t at[MAX_DOC], place[MAX_DOC];   /* first token: of the values, in the row */
-    uint32_t *first;                        /* of the row */
+    uint32_t at[MAX_DOC], place[MAX_DOC]; /* first token: of the values, in the row */
+    uint32_t *first;                      /* of the row */
     float *p, *dp, *dy, *conv, *ssm_a, *dt_bias, *norm, *da_log, *ddt_bias;
 };
 
 /* What came out, by document as listed: [n_tok][d_out], [n_tok][n_p], [n_v_head] twice. */
-struct docs_result { float *y, *dp, *da_log, *ddt_bias; };
+struct docs_result {
+    float *y, *dp, *da_log, *ddt_bias;
+};
 
 static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
 {
@@ -80,7 +82,9 @@ static float *moved(struct rig *r, const struct docs_row *c, const struct docs_v
 
 /* ---- the reference --------------------------------------------------------------------------- */
 
-struct docs_want { double *y, *dp, *da_log, *ddt_bias; };
+struct docs_want {
+    double *y, *dp, *da_log, *ddt_bias;
+};
 
 /* Columns [col, col + n) of rows of n_p; back: are added to. */
 static double *columns(struct rig *r, const struct docs_values *d, uint32_t col, uint32_t n)
@@ -110,11 +114,19 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
     double *b = columns(r, d, b_col, n_v), *a = columns(r, d, b_col + n_v, n_v);
     double *u = rig_doubles(r, NULL, n_u), *o = rig_doubles(r, NULL, n_o);
     uint32_t *first = rig_alloc(r, d->n_tok, sizeof *first);
-    struct ref_conv conv = { .n_tok = d->n_tok, .n_ch = d->d_conv, .conv_k = c->conv_k,
-                             .w = d->conv, .x = x };
-    struct ref_delta delta = { .n_tok = d->n_tok, .n_k_head = c->n_k_head, .n_v_head = n_v,
-                               .d_state = c->d_state, .tiled = c->tiled, .qkv = u, .b = b,
-                               .a = a, .ssm_a = d->ssm_a, .dt_bias = d->dt_bias };
+    struct ref_conv conv = {
+        .n_tok = d->n_tok, .n_ch = d->d_conv, .conv_k = c->conv_k, .w = d->conv, .x = x
+    };
+    struct ref_delta delta = { .n_tok = d->n_tok,
+                               .n_k_head = c->n_k_head,
+                               .n_v_head = n_v,
+                               .d_state = c->d_state,
+                               .tiled = c->tiled,
+                               .qkv = u,
+                               .b = b,
+                               .a = a,
+                               .ssm_a = d->ssm_a,
+                               .dt_bias = d->dt_bias };
     for (uint32_t i = 0; i < d->n_doc; i++) {
         uint64_t at = d->at[i];
         struct ref_conv doc_conv = conv;
@@ -139,7 +151,8 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
     struct ref_delta_grad g = { .dqkv = rig_doubles(r, NULL, n_u),
                                 .db = rig_doubles(r, NULL, n_gate),
                                 .da = rig_doubles(r, NULL, n_gate),
-                                .da_log = w.da_log, .ddt_bias = w.ddt_bias };
+                                .da_log = w.da_log,
+                                .ddt_bias = w.ddt_bias };
     ref_gated_norm_bwd(o, z, d->norm, c->d_state, d->n_tok * n_v, (double)EPS,
                        rig_doubles(r, d->dy, n_o), d_o, dz);
     ref_delta_bwd(&delta, first, d_o, &g);
@@ -158,7 +171,7 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
 /* first and the chunk table; two entries are not in use. */
 static struct docs docs_tables(struct rig *r, const struct docs_row *c, const struct docs_values *d)
 {
-    uint32_t (*table)[4] = rig_alloc(r, d->n_tok + 2, sizeof *table), n = 0;
+    uint32_t(*table)[4] = rig_alloc(r, d->n_tok + 2, sizeof *table), n = 0;
     for (uint32_t t = 0; t < d->n_tok; t += table[n++][1]) {
         uint32_t len = 1;
         while (len < c->chunk && t + len < d->n_tok && d->first[t + len] == d->first[t])
@@ -166,7 +179,8 @@ static struct docs docs_tables(struct rig *r, const struct docs_row *c, const st
         bool ends = t + len == d->n_tok || d->first[t + len] == t + len;
         memcpy(table[n], (uint32_t[]){ t, len, d->first[t] == t, ends }, sizeof table[n]);
     }
-    struct docs docs = { .first = rig_words(r, d->first, d->n_tok), .chunk = c->chunk,
+    struct docs docs = { .first = rig_words(r, d->first, d->n_tok),
+                         .chunk = c->chunk,
                          .n_chunk = n + 2 };
     docs.chunks = rig_view(r, I32, 4, n + 2, 4, 0);
     rig_put_words(r, docs.chunks, table);
@@ -215,7 +229,11 @@ static void check_docs(struct rig *r, const struct docs_row *c, const struct doc
 {
     struct docs_want w = docs_want(r, c, d);
     uint32_t n = d->n_tok, n_v = c->n_v_head;
-    const struct { const char *name; uint32_t col, n; double tol; } part[] = {
+    const struct {
+        const char *name;
+        uint32_t col, n;
+        double tol;
+    } part[] = {
         { "dq, dk, dv", 0, d->d_conv, 1e-11 },
         { "dz", d->d_conv, d->d_out, 1e-12 },
         { "db", d->d_conv + d->d_out, n_v, 1e-11 },
@@ -245,8 +263,12 @@ static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, boo
     test_case("delta of documents: %u/%u heads of %u, %s, conv %u, chunk %u, rate %g, %u tokens%s",
               c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
               c->chunk, (double)c->rate, d.n_tok, c->turned ? ", turned" : "");
-    struct delta m = { .n_k_head = c->n_k_head, .n_v_head = c->n_v_head, .d_state = c->d_state,
-                       .conv_k = c->conv_k, .tiled = c->tiled, .eps = EPS };
+    struct delta m = { .n_k_head = c->n_k_head,
+                       .n_v_head = c->n_v_head,
+                       .d_state = c->d_state,
+                       .conv_k = c->conv_k,
+                       .tiled = c->tiled,
+                       .eps = EPS };
     m.conv = rig_dense(&r, d.conv, c->conv_k, d.d_conv);
     m.ssm_a = rig_dense(&r, d.ssm_a, c->n_v_head, 1);
     m.dt_bias = rig_dense(&r, d.dt_bias, c->n_v_head, 1);
@@ -286,7 +308,10 @@ static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, boo
 /* ---- cases ----------------------------------------------------------------------------------- */
 
 /* Of every length about the chunks' lengths; padding is one more. */
-#define LENGTHS { 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 197, 7 }
+#define LENGTHS                                                                                    \
+    {                                                                                              \
+        1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 197, 7                                           \
+    }
 
 static const struct docs_row rows[] = {
     { 1, 3, 12, 2, true, 16, 0, { 1, 2, 15, 16, 17, 53, 7 }, false, true },
@@ -299,8 +324,9 @@ static void check_agree(const struct docs_row *c, const struct docs_result *a,
                         const struct docs_result *b, uint64_t n_y, uint64_t n_dp)
 {
     double worst = 0;
-    const float *const pair[][2] = { { a->y, b->y }, { a->dp, b->dp }, { a->da_log, b->da_log },
-                                     { a->ddt_bias, b->ddt_bias } };
+    const float *const pair[][2] = {
+        { a->y, b->y }, { a->dp, b->dp }, { a->da_log, b->da_log }, { a->ddt_bias, b->ddt_bias }
+    };
     const uint64_t n[] = { n_y, n_dp, c->n_v_head, c->n_v_head };
     for (uint32_t i = 0; i < ARRAY_LEN(pair); i++) {
         double off = 0, all = 0;

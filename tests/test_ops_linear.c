@@ -45,7 +45,7 @@ static void embed_case(struct gpu *g, enum dtype dtype, uint32_t n_in, uint32_t 
 
     int32_t *ids = rig_alloc(&r, n_past + n_tok, sizeof *ids);
     float *want = rig_alloc(&r, (uint64_t)n_tok * n_in, sizeof *want);
-    for (uint32_t t = 0; t < n_past + n_tok; t++)       /* all over the matrix, in no order */
+    for (uint32_t t = 0; t < n_past + n_tok; t++) /* all over the matrix, in no order */
         ids[t] = t < n_past ? -1 : (int32_t)(((t - n_past) * 37 + 5) % n_vocab);
     for (uint32_t t = 0; t < n_tok; t++)
         memcpy(want + (uint64_t)t * n_in, w.v + (uint64_t)ids[n_past + t] * n_in, 4ull * n_in);
@@ -92,7 +92,7 @@ enum { PLAIN, NORM, SWIGLU, SWIGLU_CUT, RELU2, N_INPUT };
 struct product {
     struct weight w;
     const float *x, *norm_w;
-    double *y[N_INPUT];         /* [max_tok][max_out] */
+    double *y[N_INPUT]; /* [max_tok][max_out] */
     uint32_t max_tok, max_out;
 };
 
@@ -107,7 +107,7 @@ static struct product product_make(struct rig *r, const struct linear_path *path
     p.norm_w = rig_normal(r, n_in, 1);
     double *x = rig_doubles(r, NULL, (uint64_t)max_tok * n_in);
     const float *x_v = p.x;
-    if (path->f16) {                /* the left halves are rows of their own */
+    if (path->f16) { /* the left halves are rows of their own */
         float *left = rig_alloc(r, (uint64_t)max_tok * n_in, sizeof *left);
         for (uint32_t t = 0; t < max_tok; t++)
             memcpy(left + (uint64_t)t * n_in, p.x + (uint64_t)t * 2 * n_in, 4ull * n_in);
@@ -137,20 +137,25 @@ static struct product product_make(struct rig *r, const struct linear_path *path
     return p;
 }
 
-struct linear_row {             /* a product to take: the first n_out rows and n_tok tokens */
+struct linear_row { /* a product to take: the first n_out rows and n_tok tokens */
     uint32_t n_out, n_tok, epilogue, input;
 };
 
-struct pending { tensor y; double *want; struct linear_row row; };
+struct pending {
+    tensor y;
+    double *want;
+    struct linear_row row;
+};
 
 /* Records one product with views of odd strides everywhere, and what it should give. */
 static struct pending record(struct rig *r, const struct linear_path *path, const struct product *p,
                              struct linear_row row)
 {
     uint32_t n_in = p->w.w.n_in, n_out = row.n_out, n_tok = row.n_tok;
-    const struct act *act = row.input == SWIGLU     ? &(struct act){ ACT_SWIGLU, 0 } :
-                            row.input == SWIGLU_CUT ? &(struct act){ ACT_SWIGLU, LIMIT } :
-                            row.input == RELU2      ? &(struct act){ ACT_RELU2, 0 } : NULL;
+    const struct act *act = row.input == SWIGLU       ? &(struct act){ ACT_SWIGLU, 0 }
+                            : row.input == SWIGLU_CUT ? &(struct act){ ACT_SWIGLU, LIMIT }
+                            : row.input == RELU2      ? &(struct act){ ACT_RELU2, 0 }
+                                                      : NULL;
     uint32_t n_x = act ? act_width(*act) * n_in : n_in;
     uint64_t n = (uint64_t)n_out * n_tok;
     linear w = p->w.w;
@@ -166,11 +171,17 @@ static struct pending record(struct rig *r, const struct linear_path *path, cons
     struct pending out = { .row = row, .want = rig_doubles(r, NULL, n) };
     out.y = rig_view(r, F32, n_out, n_tok, n_out + 5, 3);
     rig_writes(r, out.y);
-    linear_by(r->c, path, &(struct linear_args){
-        .x = x, .w = &w, .y = out.y, .norm = row.input == NORM ? &norm : NULL, .eps = EPS,
-        .act = act, .res = row.epilogue != STORE ? &res : NULL,
-        .gate = row.epilogue == ADD_GATED ? &gate : NULL,
-    });
+    linear_by(r->c, path,
+              &(struct linear_args){
+                  .x = x,
+                  .w = &w,
+                  .y = out.y,
+                  .norm = row.input == NORM ? &norm : NULL,
+                  .eps = EPS,
+                  .act = act,
+                  .res = row.epilogue != STORE ? &res : NULL,
+                  .gate = row.epilogue == ADD_GATED ? &gate : NULL,
+              });
     for (uint32_t t = 0; t < n_tok; t++)
         for (uint32_t o = 0; o < n_out; o++) {
             double *y = &out.want[(uint64_t)t * n_out + o];
@@ -208,8 +219,9 @@ static const uint32_t some_in[] = { 4, 32, 36, 64, 256 };
 static struct linear_row shape(const struct linear_path *path, uint32_t lanes, uint32_t i,
                                uint32_t n_tok, uint32_t n_out)
 {
-    static const uint32_t fused[5][2] = { { STORE, NORM }, { ADD, SWIGLU }, { ADD_GATED, SWIGLU },
-                                          { ADD, SWIGLU_CUT }, { ADD, RELU2 } };
+    static const uint32_t fused[5][2] = {
+        { STORE, NORM }, { ADD, SWIGLU }, { ADD_GATED, SWIGLU }, { ADD, SWIGLU_CUT }, { ADD, RELU2 }
+    };
     struct linear_row row = { n_out, n_tok, i % 2 ? ADD_GATED : STORE, PLAIN };
     if (path->kernel == K_linear)
         row.epilogue = n_tok == 1 ? i % N_EPILOGUE : ADD;
@@ -243,8 +255,7 @@ static void test_shapes(struct gpu *g)
             test_case("linear by %s, F32, n_in %u, %zu shapes", path->name, some_in[i_in],
                       ARRAY_LEN(p));
             struct rig r = rig_open(g, "linear");
-            struct product prod = product_make(&r, path, F32, some_in[i_in], 129, 65,
-                                               path->fuses);
+            struct product prod = product_make(&r, path, F32, some_in[i_in], 129, 65, path->fuses);
             for (uint32_t t = 0; t < ARRAY_LEN(some_tok); t++)
                 for (uint32_t o = 0; o < ARRAY_LEN(some_out); o++, n++)
                     p[n] = record(&r, path, &prod,
@@ -314,8 +325,13 @@ static void test_wide(struct gpu *g)
 /* A matrix of a real model. */
 static void test_real(struct gpu *g)
 {
-    static const struct { enum dtype dtype; uint32_t n_tok, epilogue; } rows[] = {
-        { Q4_K, 1, ADD }, { Q8_0, 7, ADD }, { F32, 7, STORE },
+    static const struct {
+        enum dtype dtype;
+        uint32_t n_tok, epilogue;
+    } rows[] = {
+        { Q4_K, 1, ADD },
+        { Q8_0, 7, ADD },
+        { F32, 7, STORE },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
@@ -327,11 +343,11 @@ static void test_real(struct gpu *g)
                       dtype_info(rows[i].dtype)->name, n_tok);
             struct rig r = rig_open(g, "linear");
             bool fused = path->fuses && rows[i].dtype == Q4_K;
-            struct product prod = product_make(&r, path, rows[i].dtype, 1024, 3584, n_tok,
-                                               fused);
-            struct pending p = record(&r, path, &prod, (struct linear_row){
-                3584, n_tok, path->kernel == K_linear ? ADD : rows[i].epilogue,
-                fused ? SWIGLU : PLAIN });
+            struct product prod = product_make(&r, path, rows[i].dtype, 1024, 3584, n_tok, fused);
+            struct pending p = record(
+                &r, path, &prod,
+                (struct linear_row){ 3584, n_tok, path->kernel == K_linear ? ADD : rows[i].epilogue,
+                                     fused ? SWIGLU : PLAIN });
             check_pending(&r, path, rows[i].dtype, &p, 1);
             rig_close(&r);
         }
@@ -402,14 +418,16 @@ static void op_case(struct gpu *g, uint32_t n_tok)
             for (uint32_t i = 0; i < B; i++)
                 want[1 + k][t * N + A + i] += (double)bias_v[1][i];
         }
+    /* clang-format off */
     static const char *const what[N_Y] = { "norm",   "linear", "norm_linear", "linear_add",
                                            "swiglu", "swiglu_linear_add",
                                            "swiglu_linear_add gated", "swiglu with a limit",
                                            "relu2", "relu2_linear_add with a bias" };
+    /* clang-format on */
     bool good = rig_run(&r);
     for (uint32_t i = 0; good && i < N_Y; i++)
         good = rig_near(&r, what[i], y[i], want[i],
-                        i == 0 || i == 4 || i == 7 || i == 8 ? 1e-13 : 0);      /* no sums */
+                        i == 0 || i == 4 || i == 7 || i == 8 ? 1e-13 : 0); /* no sums */
     rig_close(&r);
 }
 
@@ -459,8 +477,8 @@ static void pieces_refused(struct gpu *g)
     struct rig r = rig_open(g, "linear");
     struct product p = product_make(&r, &linear_paths[n_linear_path - 1], F32, 8192, 1, 1, false);
     tensor x = rig_view(&r, F32, 8192, 1, 8192, 0), y = rig_view(&r, F32, 1, 1, 4, 0);
-    linear_by(r.c, &linear_paths[n_linear_path - 1], &(struct linear_args){ .x = x, .w = &p.w.w,
-                                                                           .y = y });
+    linear_by(r.c, &linear_paths[n_linear_path - 1],
+              &(struct linear_args){ .x = x, .w = &p.w.w, .y = y });
     struct err err = { 0 };
     CHECK(!cmd_end(r.c, &err) && strstr(err.msg, "longer than a binding"));
     rig_close(&r);
@@ -478,9 +496,9 @@ void test_ops_linear(void)
     test_real(g);
     op_case(g, 1);
     op_case(g, 7);
-    static const uint32_t norm[][2] = { { 4, 1 },   { 4, 5 },    { 32, 3 },   { 36, 5 },
-                                        { 252, 2 }, { 512, 1 },  { 516, 5 },  { 1024, 17 },
-                                        { 5120, 3 } };
+    static const uint32_t norm[][2] = { { 4, 1 },   { 4, 5 },     { 32, 3 },
+                                        { 36, 5 },  { 252, 2 },   { 512, 1 },
+                                        { 516, 5 }, { 1024, 17 }, { 5120, 3 } };
     for (uint32_t i = 0; i < ARRAY_LEN(norm); i++)
         norm_case(g, norm[i][0], norm[i][1]);
     ops_report(g);

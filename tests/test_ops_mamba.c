@@ -12,10 +12,10 @@
 struct mamba_row {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
     uint32_t flip;
-    uint32_t piece[4];          /* tokens of the batches, 0 after the last */
-    enum mamba_path one;        /* for batches of one token */
-    bool slow;                  /* steps of e^-4 and below, as models have them, and decays of
-                                   about 0.999: the state reaches over all tokens */
+    uint32_t piece[4];   /* tokens of the batches, 0 after the last */
+    enum mamba_path one; /* for batches of one token */
+    bool slow;           /* steps of e^-4 and below, as models have them, and decays of
+                            about 0.999: the state reaches over all tokens */
 };
 
 /* What a mixer is given, as values; p is [n_tok][d_inner + d_conv + n_head]. */
@@ -78,12 +78,25 @@ static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct
     double *u = rig_doubles(r, NULL, (uint64_t)m->n_tok * m->d_conv);
     double *y = rig_doubles(r, NULL, (uint64_t)m->n_tok * m->d_inner);
     double *s = turned(r, state, c->n_head, c->head_dim, c->d_state);
-    struct ref_conv conv = { .n_tok = m->n_tok, .n_ch = m->d_conv, .conv_k = c->conv_k,
-                             .w = m->conv, .bias = m->bias, .x = x, .window = window };
+    struct ref_conv conv = { .n_tok = m->n_tok,
+                             .n_ch = m->d_conv,
+                             .conv_k = c->conv_k,
+                             .w = m->conv,
+                             .bias = m->bias,
+                             .x = x,
+                             .window = window };
     ref_conv_silu(&conv, u);
-    struct ref_mamba ref = { .n_tok = m->n_tok, .n_head = c->n_head, .head_dim = c->head_dim,
-                             .n_group = c->n_group, .d_state = c->d_state, .xbc = u, .dt = dt,
-                             .ssm_a = m->ssm_a, .dt_bias = m->dt_bias, .d = m->d, .state = s };
+    struct ref_mamba ref = { .n_tok = m->n_tok,
+                             .n_head = c->n_head,
+                             .head_dim = c->head_dim,
+                             .n_group = c->n_group,
+                             .d_state = c->d_state,
+                             .xbc = u,
+                             .dt = dt,
+                             .ssm_a = m->ssm_a,
+                             .dt_bias = m->dt_bias,
+                             .d = m->d,
+                             .state = s };
     ref_mamba(&ref, y);
     ref_mamba_norm(y, z, m->norm, m->n_tok, c->n_group, m->d_inner / c->n_group, (double)EPS);
     s = turned(r, s, c->n_head, c->d_state, c->head_dim);
@@ -104,8 +117,12 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     while (n_piece < ARRAY_LEN(c->piece) && c->piece[n_piece])
         n_piece++;
     uint32_t end_flip = (c->flip + n_piece) % 2;
-    struct mamba m = { .n_head = c->n_head, .head_dim = c->head_dim, .n_group = c->n_group,
-                       .d_state = c->d_state, .conv_k = c->conv_k, .eps = EPS };
+    struct mamba m = { .n_head = c->n_head,
+                       .head_dim = c->head_dim,
+                       .n_group = c->n_group,
+                       .d_state = c->d_state,
+                       .conv_k = c->conv_k,
+                       .eps = EPS };
     m.conv = rig_dense(&r, v.conv, c->conv_k, v.d_conv);
     m.conv_bias = rig_dense(&r, v.bias, v.d_conv, 1);
     m.ssm_a = rig_dense(&r, v.ssm_a, c->n_head, 1);
@@ -158,8 +175,9 @@ static uint64_t scratch_bytes(struct gpu *g, enum mamba_path path, uint32_t d_st
 {
     struct rig r = rig_open(g, "mamba");
     uint32_t d_inner = 64, d_conv = d_inner + 2 * d_state;
-    struct mamba m = { .n_head = 2, .head_dim = 32, .n_group = 1, .d_state = d_state, .conv_k = 4,
-                       .eps = EPS };
+    struct mamba m = {
+        .n_head = 2, .head_dim = 32, .n_group = 1, .d_state = d_state, .conv_k = 4, .eps = EPS
+    };
     m.conv = rig_view(&r, F32, m.conv_k, d_conv, m.conv_k, 0);
     m.conv_bias = rig_view(&r, F32, d_conv, 1, d_conv, 0);
     m.ssm_a = m.dt_bias = m.d = rig_view(&r, F32, m.n_head, 1, m.n_head, 0);
@@ -202,7 +220,7 @@ void test_ops_mamba(void)
         { 6, 10, 3, 20, 3, 1, { 1, 1, 2, 7 }, MAMBA_STEP, false },
         { 8, 24, 2, 32, 4, 0, { 7, 1 }, MAMBA_STEP, false }, /* the fixtures' shape */
         { 8, 24, 2, 32, 4, 1, { 1, 65, 2, 1 }, MAMBA_STEP_WIDE, false },
-        { 3, 36, 3, 36, 2, 0, { 2, 1 }, MAMBA_STEP, false }, /* a group for each head */
+        { 3, 36, 3, 36, 2, 0, { 2, 1 }, MAMBA_STEP, false },  /* a group for each head */
         { 12, 40, 1, 64, 4, 1, { 1, 5 }, MAMBA_STEP, false }, /* one for all */
         { 12, 40, 1, 64, 4, 1, { 1, 5 }, MAMBA_STEP_WIDE, false },
         { 2, 136, 1, 68, 4, 0, { 3, 1 }, MAMBA_STEP_WIDE, false },
@@ -224,7 +242,7 @@ void test_ops_mamba(void)
         { 2, 136, 1, 68, 4, 0, { 70, 1 }, MAMBA_CHUNK, false },
         { 2, 256, 2, 256, 4, 0, { 65, 1 }, MAMBA_CHUNK, false },
         { 16, 64, 2, 128, 4, 1, { 66, 1 }, MAMBA_CHUNK, false },
-        { 4, 16, 2, 16, 4, 0, { 1030, 1, 130, 3 }, MAMBA_CHUNK, true },     /* two runs */
+        { 4, 16, 2, 16, 4, 0, { 1030, 1, 130, 3 }, MAMBA_CHUNK, true }, /* two runs */
         { 2, 64, 1, 128, 4, 1, { 300, 1, 1, 30 }, MAMBA_CHUNK, true },
     };
     struct gpu *g = test_gpu();

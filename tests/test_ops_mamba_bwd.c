@@ -14,10 +14,14 @@
 
 struct docs_row {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
-    enum { USUAL, SLOW, FAST } decay;   /* SLOW as in test_ops_mamba.c: states reach over whole
-                                           documents; FAST: little is left of them after a token,
-                                           and the gradient of A_log is that */
-    uint32_t gates;             /* bits: A_log, dt_bias, D are trained */
+    enum {
+        USUAL,
+        SLOW,
+        FAST
+    } decay;        /* SLOW as in test_ops_mamba.c: states reach over whole
+                       documents; FAST: little is left of them after a token,
+                       and the gradient of A_log is that */
+    uint32_t gates; /* bits: A_log, dt_bias, D are trained */
 };
 
 /* Lengths about every length of a chunk; the last is padding. */
@@ -31,7 +35,9 @@ struct docs_values {
     float *p, *dp, *dy, *conv, *bias, *gate[N_GATE], *dgate[N_GATE], *norm;
 };
 /* What comes of it, in the same order. */
-struct docs_got { float *y, *dp, *dgate[N_GATE]; };
+struct docs_got {
+    float *y, *dp, *dgate[N_GATE];
+};
 
 static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
 {
@@ -54,8 +60,9 @@ static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
     }
     for (uint32_t i = 0; i < c->n_head; i++) {
         float a = v.gate[0][i];
-        v.gate[0][i] = -expf(c->decay == SLOW ? a * 0.5f - 3 : c->decay == FAST ? a * 0.5f + 2.5f
-                                                                                : a * 1.5f - 1);
+        v.gate[0][i] = -expf(c->decay == SLOW   ? a * 0.5f - 3
+                             : c->decay == FAST ? a * 0.5f + 2.5f
+                                                : a * 1.5f - 1);
         v.gate[1][i] -= c->decay == SLOW ? 4 : 0;
     }
     return v;
@@ -80,7 +87,9 @@ static void columns_add(const struct docs_values *v, uint32_t col, uint32_t n, c
             rows[t * v->n_p + col + i] += from[t * n + i];
 }
 
-struct docs_want { double *y, *dp, *dgate[N_GATE]; };
+struct docs_want {
+    double *y, *dp, *dgate[N_GATE];
+};
 
 static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
                                   const struct docs_values *v)
@@ -92,11 +101,23 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
     double *u = rig_doubles(r, NULL, n * v->d_conv), *o = rig_doubles(r, NULL, n * v->d_inner);
     double *window = rig_doubles(r, NULL, (uint64_t)c->conv_k * v->d_conv);
     double *state = rig_doubles(r, NULL, (uint64_t)v->d_inner * c->d_state);
-    struct ref_conv conv = { .n_tok = v->n_tok, .n_ch = v->d_conv, .conv_k = c->conv_k,
-                             .w = v->conv, .bias = v->bias, .x = x, .window = window };
-    struct ref_mamba ref = { .n_tok = v->n_tok, .n_head = c->n_head, .head_dim = c->head_dim,
-                             .n_group = c->n_group, .d_state = c->d_state, .xbc = u, .dt = dt,
-                             .ssm_a = v->gate[0], .dt_bias = v->gate[1], .d = v->gate[2],
+    struct ref_conv conv = { .n_tok = v->n_tok,
+                             .n_ch = v->d_conv,
+                             .conv_k = c->conv_k,
+                             .w = v->conv,
+                             .bias = v->bias,
+                             .x = x,
+                             .window = window };
+    struct ref_mamba ref = { .n_tok = v->n_tok,
+                             .n_head = c->n_head,
+                             .head_dim = c->head_dim,
+                             .n_group = c->n_group,
+                             .d_state = c->d_state,
+                             .xbc = u,
+                             .dt = dt,
+                             .ssm_a = v->gate[0],
+                             .dt_bias = v->gate[1],
+                             .d = v->gate[2],
                              .state = state };
     for (uint32_t i = 0; i < N_DOC; i++) {
         struct ref_conv conv_i = conv;
@@ -126,8 +147,9 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
         w.dgate[i] = rig_doubles(r, v->dgate[i], c->n_head);
     ref_mamba_norm_bwd(o, z, v->norm, v->n_tok, c->n_group, width, (double)EPS,
                        rig_doubles(r, v->dy, n * v->d_inner), d_o, dz);
-    struct ref_mamba_grad g = { .dxbc = du, .ddt = ddt, .da_log = w.dgate[0],
-                                .ddt_bias = w.dgate[1], .dd = w.dgate[2] };
+    struct ref_mamba_grad g = {
+        .dxbc = du, .ddt = ddt, .da_log = w.dgate[0], .ddt_bias = w.dgate[1], .dd = w.dgate[2]
+    };
     ref_mamba_bwd(&ref, first, d_o, &g);
     ref_conv_silu_bwd(&conv, first, du, dx, NULL);
     columns_add(v, 0, v->d_inner, dz, w.dp);
@@ -158,7 +180,7 @@ static struct docs docs_tables(struct rig *r, const struct docs_values *v, const
 {
     uint32_t n_chunk = v->n_tok / chunk + N_DOC + 3, n = 0, at = 0;
     int32_t *first = rig_alloc(r, v->n_tok, sizeof *first);
-    int32_t (*table)[4] = rig_alloc(r, n_chunk, sizeof *table);
+    int32_t(*table)[4] = rig_alloc(r, n_chunk, sizeof *table);
     for (uint32_t i = 0; i < N_DOC; at += lengths[order[i++]]) {
         uint32_t len = lengths[order[i]];
         for (uint32_t k = 0; k < len; k++)
@@ -181,8 +203,12 @@ static struct docs docs_tables(struct rig *r, const struct docs_values *v, const
 static bool docs_run(struct rig *r, const struct docs_row *c, const struct docs_values *v,
                      const uint32_t *order, uint32_t chunk, struct docs_got *got)
 {
-    struct mamba m = { .n_head = c->n_head, .head_dim = c->head_dim, .n_group = c->n_group,
-                       .d_state = c->d_state, .conv_k = c->conv_k, .eps = EPS };
+    struct mamba m = { .n_head = c->n_head,
+                       .head_dim = c->head_dim,
+                       .n_group = c->n_group,
+                       .d_state = c->d_state,
+                       .conv_k = c->conv_k,
+                       .eps = EPS };
     m.conv = rig_dense(r, v->conv, c->conv_k, v->d_conv);
     m.conv_bias = rig_dense(r, v->bias, v->d_conv, 1);
     m.norm = rig_dense(r, v->norm, v->d_inner, 1);
@@ -202,8 +228,8 @@ static bool docs_run(struct rig *r, const struct docs_row *c, const struct docs_
     b.docs = &docs;
     tensor p = rig_strided(r, reordered(r, v, order, v->p, v->n_p, false), v->n_p, v->n_tok);
     tensor dp = rig_strided(r, reordered(r, v, order, v->dp, v->n_p, false), v->n_p, v->n_tok);
-    tensor dy = rig_strided(r, reordered(r, v, order, v->dy, v->d_inner, false), v->d_inner,
-                            v->n_tok);
+    tensor dy =
+        rig_strided(r, reordered(r, v, order, v->dy, v->d_inner, false), v->d_inner, v->n_tok);
     rig_writes(r, dp);
     tensor base = p, dbase = dp;
     base.col = dbase.col = 0;
@@ -317,10 +343,13 @@ static void odd_case(struct gpu *g)
 void test_ops_mamba_bwd(void)
 {
     static const struct docs_row rows[] = {
-        { 4, 36, 2, 20, 4, USUAL, 7 }, { 4, 36, 2, 20, 4, SLOW, 7 }, { 4, 36, 2, 20, 4, FAST, 7 },
+        { 4, 36, 2, 20, 4, USUAL, 7 },
+        { 4, 36, 2, 20, 4, SLOW, 7 },
+        { 4, 36, 2, 20, 4, FAST, 7 },
     };
     static const struct docs_row others[] = {
-        { 9, 12, 3, 4, 3, USUAL, 5 }, { 8, 24, 1, 44, 2, SLOW, 0 },
+        { 9, 12, 3, 4, 3, USUAL, 5 },
+        { 8, 24, 1, 44, 2, SLOW, 0 },
     };
     struct gpu *g = test_gpu();
     if (!g)

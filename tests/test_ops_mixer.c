@@ -9,8 +9,8 @@
 #include <string.h>
 
 #define EPS 1e-6f
-#define SLOW 2e-3f              /* what was written lasts for hundreds of tokens */
-#define STRONG 20.0f            /* for a few, and most of it for one */
+#define SLOW 2e-3f   /* what was written lasts for hundreds of tokens */
+#define STRONG 20.0f /* for a few, and most of it for one */
 
 /* ---- Gated DeltaNet ---------------------------------------------------------------------- */
 
@@ -18,10 +18,10 @@ struct delta_row {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
     uint32_t flip;
-    uint32_t piece[4];          /* tokens of the batches, 0 after the last */
-    enum { BEST, PLAIN, CHUNKS, WIDE } how;     /* as op_delta chooses, or all of them by a path */
-    float rate;                 /* of decay, of the first V head, the i-th's i times that;
-                                   0: random ones */
+    uint32_t piece[4];                      /* tokens of the batches, 0 after the last */
+    enum { BEST, PLAIN, CHUNKS, WIDE } how; /* as op_delta chooses, or all of them by a path */
+    float rate; /* of decay, of the first V head, the i-th's i times that;
+                   0: random ones */
 };
 
 static const char *const hows[] = { "best path", "scan", "chunks", "wide chunks" };
@@ -70,12 +70,24 @@ static double *delta_want(struct rig *r, const struct delta_row *c, const struct
     double *a = columns(r, d, d->d_conv + d->d_out + c->n_v_head, c->n_v_head);
     double *u = rig_doubles(r, NULL, (uint64_t)d->n_tok * d->d_conv);
     double *o = rig_doubles(r, NULL, (uint64_t)d->n_tok * d->d_out);
-    struct ref_conv conv = { .n_tok = d->n_tok, .n_ch = d->d_conv, .conv_k = c->conv_k,
-                             .w = d->conv, .x = x, .window = window };
+    struct ref_conv conv = { .n_tok = d->n_tok,
+                             .n_ch = d->d_conv,
+                             .conv_k = c->conv_k,
+                             .w = d->conv,
+                             .x = x,
+                             .window = window };
     ref_conv_silu(&conv, u);
-    struct ref_delta ref = { .n_tok = d->n_tok, .n_k_head = c->n_k_head, .n_v_head = c->n_v_head,
-                             .d_state = c->d_state, .tiled = c->tiled, .qkv = u, .b = b, .a = a,
-                             .ssm_a = d->ssm_a, .dt_bias = d->dt_bias, .state = state };
+    struct ref_delta ref = { .n_tok = d->n_tok,
+                             .n_k_head = c->n_k_head,
+                             .n_v_head = c->n_v_head,
+                             .d_state = c->d_state,
+                             .tiled = c->tiled,
+                             .qkv = u,
+                             .b = b,
+                             .a = a,
+                             .ssm_a = d->ssm_a,
+                             .dt_bias = d->dt_bias,
+                             .state = state };
     ref_delta(&ref, o);
     ref_gated_norm(o, z, d->norm, c->d_state, d->n_tok * c->n_v_head, (double)EPS);
     return o;
@@ -92,8 +104,9 @@ static uint32_t n_pieces(const struct delta_row *c)
 /* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
 static void delta_case(struct gpu *g, const struct delta_row *c)
 {
-    static const enum delta_path path[] = { [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK,
-                                            [WIDE] = DELTA_CHUNK_WIDE };
+    static const enum delta_path path[] = {
+        [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK, [WIDE] = DELTA_CHUNK_WIDE
+    };
     test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, flip %u, %s, rate %g",
               c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
               c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->flip, hows[c->how],
@@ -102,8 +115,12 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     struct delta_case d = delta_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);
     uint32_t end_flip = (c->flip + n_piece) % 2;
-    struct delta m = { .n_k_head = c->n_k_head, .n_v_head = c->n_v_head, .d_state = c->d_state,
-                       .conv_k = c->conv_k, .tiled = c->tiled, .eps = EPS };
+    struct delta m = { .n_k_head = c->n_k_head,
+                       .n_v_head = c->n_v_head,
+                       .d_state = c->d_state,
+                       .conv_k = c->conv_k,
+                       .tiled = c->tiled,
+                       .eps = EPS };
     m.conv = rig_dense(&r, d.conv, c->conv_k, d.d_conv);
     m.ssm_a = rig_dense(&r, d.ssm_a, c->n_v_head, 1);
     m.dt_bias = rig_dense(&r, d.dt_bias, c->n_v_head, 1);

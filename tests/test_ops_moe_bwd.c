@@ -13,7 +13,10 @@
 
 /* ---- the router's kernels -------------------------------------------------------------------- */
 
-struct route_row { uint32_t n_expert, n_used, n_tok; bool sigmoid, raw; };
+struct route_row {
+    uint32_t n_expert, n_used, n_tok;
+    bool sigmoid, raw;
+};
 
 /* Distinct experts for every token, in no order of their logits. */
 static uint32_t *held_ids(struct rig *r, uint32_t n_expert, uint32_t n_used, uint32_t n_tok,
@@ -26,8 +29,7 @@ static uint32_t *held_ids(struct rig *r, uint32_t n_expert, uint32_t n_used, uin
     return id;
 }
 
-static void ref_weights(const struct route_row *c, const double *x, const uint32_t *id,
-                        double *wt)
+static void ref_weights(const struct route_row *c, const double *x, const uint32_t *id, double *wt)
 {
     double sum = c->sigmoid ? 1e-20 : 0;
     for (uint32_t s = 0; s < c->n_used; s++)
@@ -55,16 +57,29 @@ static void route_case(struct gpu *g, const struct route_row *c)
     rig_put(&r, dx, dx_v);
     rig_put(&r, dwt, dwt_v);
     rig_writes(&r, dx);
-    struct push_route p = { .n_expert = c->n_expert, .n_used = c->n_used, .id_stride = stride,
-                            .x_stride = x.stride, .x_col = x.col, .n_group = 1,
-                            .n_group_used = 1, .renorm = !c->raw, .scale = 2.5f };
+    struct push_route p = { .n_expert = c->n_expert,
+                            .n_used = c->n_used,
+                            .id_stride = stride,
+                            .x_stride = x.stride,
+                            .x_col = x.col,
+                            .n_group = 1,
+                            .n_group_used = 1,
+                            .renorm = !c->raw,
+                            .scale = 2.5f };
     uint32_t wg = wg_size(gpu_caps(g), 64);
     cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1), SPEC(wg, c->sigmoid, 1), PUSH(p),
                  USES(READ(x), BOTH(id), WRITE(wt), READ(x), BOTH(id), READ(x)));
     struct push_route_bwd b = {
-        .n_tok = c->n_tok, .n_used = c->n_used, .id_stride = stride, .dwt_stride = dwt.stride,
-        .x_stride = x.stride, .x_col = x.col, .dx_stride = dx.stride, .dx_col = dx.col,
-        .renorm = !c->raw, .scale = 2.5f,
+        .n_tok = c->n_tok,
+        .n_used = c->n_used,
+        .id_stride = stride,
+        .dwt_stride = dwt.stride,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
+        .renorm = !c->raw,
+        .scale = 2.5f,
     };
     cmd_dispatch(r.c, K_moe_route_bwd, GRID(div_up(c->n_tok, wg), 1, 1), SPEC(wg, c->sigmoid),
                  PUSH(b), USES(READ(x), READ(id), READ(wt), READ(dwt), BOTH(dx)));
@@ -90,7 +105,10 @@ static void route_case(struct gpu *g, const struct route_row *c)
 
 /* ---- sums over slots ------------------------------------------------------------------------- */
 
-struct sum_row { uint32_t n, n_used, n_tok; bool add; };
+struct sum_row {
+    uint32_t n, n_used, n_tok;
+    bool add;
+};
 
 /* Rows of one stride, as ops have them. */
 static tensor rows(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
@@ -119,9 +137,13 @@ static void sum_bwd_case(struct gpu *g, const struct sum_row *c)
     if (c->add)
         rig_writes(&r, dres);
     uint32_t wg = wg_size(gpu_caps(g), 128);
-    struct push_moe_sum p = { .n = c->n, .n_tok = c->n_tok, .n_used = c->n_used,
-                              .wt_stride = wt.stride, .x_stride = x.stride,
-                              .res_stride = dres.stride, .y_stride = dy.stride,
+    struct push_moe_sum p = { .n = c->n,
+                              .n_tok = c->n_tok,
+                              .n_used = c->n_used,
+                              .wt_stride = wt.stride,
+                              .x_stride = x.stride,
+                              .res_stride = dres.stride,
+                              .y_stride = dy.stride,
                               .dwt_stride = dwt.stride };
     cmd_dispatch(r.c, K_moe_sum_bwd, GRID(c->n_tok, c->n_used, 1), SPEC(wg, c->add), PUSH(p),
                  USES(BOTH(x), READ(wt), READ(dy), BOTH(dwt), BOTH(dres)));
@@ -183,8 +205,12 @@ static struct ref_lora ref_part(struct rig *r, const struct weight *w, struct gr
     double *v = rig_doubles(r, NULL, n_part), *d = rig_doubles(r, NULL, n_part);
     move_rows(rig_doubles(r, w->lora_b, n_b), v, lb, first, n, false);
     move_rows(b->want, d, lb, first, n, false);
-    return (struct ref_lora){ .rank = lb->n_in, .scale = 1, .a = rig_doubles(r, w->lora_a, n_a),
-                              .b = v, .da = a->want, .db = d };
+    return (struct ref_lora){ .rank = lb->n_in,
+                              .scale = 1,
+                              .a = rig_doubles(r, w->lora_a, n_a),
+                              .b = v,
+                              .da = a->want,
+                              .db = d };
 }
 
 static struct adapted adapted(struct rig *r, const struct moe_pair *p)
@@ -233,7 +259,7 @@ static void near_adapted(struct rig *r, const struct moe_pair *p, struct adapted
 static tensor first_pass(struct rig *r, tensor x, tensor norm, const struct moe *m)
 {
     if (tape_runs(r->c))
-        tape_back(r->c, x, x);          /* of no op */
+        tape_back(r->c, x, x); /* of no op */
     tape_layer(r->c, 0, false);
     tensor y = op_moe(r->c, x, norm, MOE_EPS, m, &(struct moe_layer){ 0 }, NULL);
     tape_layer(r->c, 0, true);
@@ -307,7 +333,7 @@ static void neighbours_case(struct gpu *g, const struct moe_row *c, uint32_t n_m
     float *x = rig_normal(&r, (uint64_t)n_tok * w, 1), *dy = rig_normal(&r, (uint64_t)n_tok * w, 1);
     float *far_x = rig_alloc(&r, (uint64_t)n_tok * w, 4);
     float *far_dy = rig_alloc(&r, (uint64_t)n_tok * w, 4);
-    for (uint32_t i = 0; i < n_tok; i++) {      /* in reverse: the others come first */
+    for (uint32_t i = 0; i < n_tok; i++) { /* in reverse: the others come first */
         memcpy(far_x + i * w, x + (n_tok - 1 - i) * w, 4ull * w);
         memcpy(far_dy + i * w, dy + (n_tok - 1 - i) * w, 4ull * w);
     }
@@ -341,7 +367,7 @@ static void refused_case(void)
     caps->max_shared = 16 << 10;
     tensor y = op_moe(r.c, x, x, MOE_EPS, &(struct moe){ .n_expert = 4, .n_used = 2, .n_ff = 32 },
                       &(struct moe_layer){ 0 }, NULL);
-    tape_back(r.c, y, x);               /* which finds nothing to undo, and no shape of y */
+    tape_back(r.c, y, x); /* which finds nothing to undo, and no shape of y */
     CHECK(!cmd_check(r.c, &r.err));
     CHECK_MSG(strstr(r.err.msg, "training experts"), "%s", r.err.msg);
     rig_close(&r);
@@ -351,25 +377,28 @@ static void refused_case(void)
 void test_ops_moe_bwd(void)
 {
     static const struct route_row route[] = {
-        { 5, 2, 1, false, false }, { 128, 8, 17, false, false }, { 5, 3, 7, true, false },
-        { 128, 6, 17, true, false }, { 9, 3, 7, true, true }, { 7, 1, 3, false, false },
+        { 5, 2, 1, false, false },   { 128, 8, 17, false, false }, { 5, 3, 7, true, false },
+        { 128, 6, 17, true, false }, { 9, 3, 7, true, true },      { 7, 1, 3, false, false },
     };
     static const struct sum_row sum[] = {
-        { 4, 1, 1, true }, { 68, 3, 7, false }, { 260, 8, 5, true }, { 32, 10, 17, true },
+        { 4, 1, 1, true },
+        { 68, 3, 7, false },
+        { 260, 8, 5, true },
+        { 32, 10, 17, true },
     };
     static const struct moe_row moe[] = {
         { 5, 2, 64, 36, 64, 7, F32, F32, F32, F32, .rank = 4 },
         { 5, 2, 64, 36, 64, 1, F32, F32, F32, F32, .rank = 4 },
-        { 4, 2, 64, 32, 32, 9, Q8_0, F32, Q8_0, F32, .rank = 4 },   /* gate, up apart */
+        { 4, 2, 64, 32, 32, 9, Q8_0, F32, Q8_0, F32, .rank = 4 }, /* gate, up apart */
         { 4, 2, 36, 32, 0, 9, F32, F32, F32, F32, .rank = 0 },
         { 6, 2, 64, 32, 96, 7, F32, F32, F32, F32, .sigmoid = true, .act = RELU2, .rank = 4 },
         { 6, 3, 36, 32, 64, 5, F32, F32, F32, F32, .sigmoid = true, .raw = true, .act = CUT,
           .rank = 4, .frozen = true },
         { 24, 6, 64, 32, 64, 7, F32, F32, F32, F32, .sigmoid = true, .n_group = 6,
           .n_group_used = 2, .act = CUT, .rank = 4 },
-        { 9, 3, 64, 36, 32, 7, F32, F32, F32, F32, .sigmoid = true, .n_latent = 20,
-          .act = RELU2, .rank = 4 },
-        { 4, 2, 32, 32, 32, 65, F32, F32, F32, F32, .rank = 4 },    /* several tiles */
+        { 9, 3, 64, 36, 32, 7, F32, F32, F32, F32, .sigmoid = true, .n_latent = 20, .act = RELU2,
+          .rank = 4 },
+        { 4, 2, 32, 32, 32, 65, F32, F32, F32, F32, .rank = 4 }, /* several tiles */
     };
     struct gpu *g = test_gpu();
     if (!g)
@@ -383,9 +412,8 @@ void test_ops_moe_bwd(void)
     /* every token goes to the first expert, none to the last, around what a tile holds */
     uint32_t tile = linear_group_tile(gpu_caps(g), 1);
     for (uint32_t n_tok = tile - 1; tile && n_tok <= tile + 1; n_tok++)
-        whole_case(g, &(struct moe_row){
-            4, 2, 32, 32, 32, n_tok, F32, F32, F32, F32, .sigmoid = true, .act = RELU2,
-            .rank = 4, .pull = 9 });
+        whole_case(g, &(struct moe_row){ 4, 2, 32, 32, 32, n_tok, F32, F32, F32, F32,
+                                         .sigmoid = true, .act = RELU2, .rank = 4, .pull = 9 });
     neighbours_case(g, &(struct moe_row){ 5, 2, 64, 36, 64, 7, F32, F32, F32, F32, .rank = 4 }, 90);
     refused_case();
     ops_report(g);

@@ -13,12 +13,12 @@
 enum { N_PAST = 3 };
 
 enum kind {
-    PLAIN,                      /* normal numbers */
-    LARGE,                      /* around 3e4: the largest must be taken off first */
-    SURE,                       /* one logit far above the others */
-    TIES,                       /* few different values, so that the largest one comes often */
-    HOLES,                      /* half of the vocabulary at -1e30 or -inf */
-    EQUAL,                      /* all the same */
+    PLAIN, /* normal numbers */
+    LARGE, /* around 3e4: the largest must be taken off first */
+    SURE,  /* one logit far above the others */
+    TIES,  /* few different values, so that the largest one comes often */
+    HOLES, /* half of the vocabulary at -1e30 or -inf */
+    EQUAL, /* all the same */
 };
 
 static float value(struct rig *r, enum kind kind, uint32_t i)
@@ -82,8 +82,7 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum kin
             double v = nll_from(got + (uint64_t)NLL_PARTS * t);
             double want = want_nll(l + (uint64_t)t * n_vocab, n_vocab, ids[N_PAST + 1 + t]);
             double off = fabs(v - want) / (want + 1e-30);
-            if (!CHECK_MSG(off <= 2e-7, "row %u: %.17g, expected %.17g, %.3g off", t, v, want,
-                           off))
+            if (!CHECK_MSG(off <= 2e-7, "row %u: %.17g, expected %.17g, %.3g off", t, v, want, off))
                 break;
             worst = fmax(worst, off);
         }
@@ -97,7 +96,7 @@ static void test_no_number(struct gpu *g)
 {
     static const float odd[] = { NAN, INFINITY, -INFINITY };
     for (uint32_t k = 0; k < ARRAY_LEN(odd) + 1; k++) {
-        bool whole = k == ARRAY_LEN(odd);       /* a row of nothing but -inf */
+        bool whole = k == ARRAY_LEN(odd); /* a row of nothing but -inf */
         float x = whole ? -INFINITY : odd[k];
         test_case("nll: %s of %g", whole ? "a row" : "a logit", (double)x);
         struct rig r = rig_open(g, "nll");
@@ -123,10 +122,12 @@ static void test_no_number(struct gpu *g)
 
 void test_ops_nll(void)
 {
-    static const struct { uint32_t n_vocab, n_tok; } rows[] = {
-        { 1, 2 }, { 2, 3 }, { 7, 5 }, { 31, 4 }, { 32, 4 }, { 33, 9 }, { 255, 4 }, { 257, 4 },
-        { 1024, 66 }, { 4097, 5 }, { 32000, 3 }, { 65537, 3 }, { 151936, 3 }, { 248320, 4 },
-        { 300001, 3 },
+    static const struct {
+        uint32_t n_vocab, n_tok;
+    } rows[] = {
+        { 1, 2 },     { 2, 3 },     { 7, 5 },      { 31, 4 },     { 32, 4 },
+        { 33, 9 },    { 255, 4 },   { 257, 4 },    { 1024, 66 },  { 4097, 5 },
+        { 32000, 3 }, { 65537, 3 }, { 151936, 3 }, { 248320, 4 }, { 300001, 3 },
     };
     struct gpu *g = test_gpu();
     if (!g)

@@ -16,10 +16,10 @@ struct sample_row {
     const char *name;
     uint32_t n_vocab, n_draw;
     struct step s;
-    float spread, mean;         /* of the logits */
-    uint32_t n_unused;          /* every so-manieth entry is unused; 0: none */
-    uint32_t n_odd;             /* of the largest logits, that become NaN, -inf or a tie, in turn */
-    bool count;                 /* the draws are alike: their numbers against the probabilities */
+    float spread, mean; /* of the logits */
+    uint32_t n_unused;  /* every so-manieth entry is unused; 0: none */
+    uint32_t n_odd;     /* of the largest logits, that become NaN, -inf or a tie, in turn */
+    bool count;         /* the draws are alike: their numbers against the probabilities */
 };
 
 /* ---- the reference ----------------------------------------------------------------------- */
@@ -35,7 +35,10 @@ static double uniform01(const struct step *s, uint32_t pos)
     return ldexp(pcg(pcg(pcg(s->seed_lo) ^ s->seed_hi) ^ pos) >> 8, -24);
 }
 
-struct candidate { double logit, p; uint32_t id; };
+struct candidate {
+    double logit, p;
+    uint32_t id;
+};
 
 static int larger_first(const void *a, const void *b)
 {
@@ -95,7 +98,7 @@ static uint32_t distribution(const float *logits, uint32_t n_vocab, const uint32
     if (s->top_k > 0 && s->top_k < n)
         n = with_equals(c, n, s->top_k - 1);
     softmax(c, n, 1);
-    double sum = c[0].p;        /* of the first keep */
+    double sum = c[0].p; /* of the first keep */
     while (keep < n && (s->top_p >= 1 || sum < (double)s->top_p))
         sum += c[keep++].p;
     n = with_equals(c, n, keep - 1);
@@ -135,7 +138,7 @@ static void make_odd(float *logits, uint32_t n_vocab, uint32_t n_odd)
         for (uint32_t i = 0; i < n_vocab; i++)
             if (isnan(logits[top]) || logits[i] > logits[top])
                 top = i;
-        if (k % 3 == 2)         /* a tie, at the other end of the vocabulary */
+        if (k % 3 == 2) /* a tie, at the other end of the vocabulary */
             logits[(top + n_vocab / 2) % n_vocab] = logits[top];
         else
             logits[top] = k % 3 ? -INFINITY : NAN;
@@ -216,7 +219,7 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
     make_odd(logits, c->n_vocab, c->n_odd);
     for (uint32_t i = 0; c->n_unused && i < c->n_vocab; i += c->n_unused)
         unused[i / 32] |= 1u << i % 32;
-    for (uint32_t i = 0; i < N_PROMPT; i++)     /* some ids often, one of them outside */
+    for (uint32_t i = 0; i < N_PROMPT; i++) /* some ids often, one of them outside */
         ids[i] = i == 3 ? INT32_MAX : (int32_t)(i * i % 7 * (c->n_vocab / 7) % c->n_vocab);
     bool good = draw(&r, c, logits, unused, ids);
     for (uint32_t i = N_PROMPT, n = 0; good && i < N_PROMPT + c->n_draw; i++) {
@@ -232,8 +235,9 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
     rig_close(&r);
 }
 
-#define OFF .top_p = 1, .repeat = 1     /* no cut, no penalty */
+#define OFF .top_p = 1, .repeat = 1 /* no cut, no penalty */
 
+/* clang-format off */
 static const struct sample_row rows[] = {
     { "greedy", 1, 2, { OFF }, 1, 0, 0, 0, false },
     { "greedy", 77, 2, { OFF }, 3, 0, 0, 0, false },
@@ -274,6 +278,7 @@ static const struct sample_row rows[] = {
       .last_n = 64 }, 3, 0, 0, 0, false },
     { "greedy", 248320, 2, { OFF }, 3, 0, 0, 2, false },
 };
+/* clang-format on */
 
 /* The same seed draws the same, another one does not; a draw alone leaves flip. */
 static void test_same(struct gpu *g)
@@ -299,8 +304,10 @@ static void test_same(struct gpu *g)
     float logits[8] = { 0, 1, 2, 5, 4, 5, 3, 1 };
     struct step step = { .n_past = 2, .flip = 1, OFF }, after = step;
     struct batch b = rig_batch(&r, 5, &step, history, 4, true);
-    struct sampler s = { .unused = rig_words(&r, zero, 1), .work = rig_view(&r, F32, 8, 1, 8, 0),
-                         .count = rig_words(&r, zero, 8), .chosen = rig_view(&r, I32, 1, 1, 1, 0) };
+    struct sampler s = { .unused = rig_words(&r, zero, 1),
+                         .work = rig_view(&r, F32, 8, 1, 8, 0),
+                         .count = rig_words(&r, zero, 8),
+                         .chosen = rig_view(&r, I32, 1, 1, 1, 0) };
     rig_writes(&r, s.work);
     rig_writes(&r, s.count);
     rig_writes(&r, s.chosen);
@@ -311,7 +318,7 @@ static void test_same(struct gpu *g)
         int32_t got[2];
         memcpy(&got[0], r.back + s.chosen.offset, 4);
         memcpy(&got[1], r.back + b.ids.offset + 8, 4);
-        CHECK_EQ(got[0], 3);    /* of the two largest the first */
+        CHECK_EQ(got[0], 3); /* of the two largest the first */
         CHECK_EQ(got[1], 3);
         after.n_past = 7;
         after.flip = 0;

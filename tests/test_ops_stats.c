@@ -14,7 +14,10 @@ static void near_told(const char *what, uint32_t head, uint32_t i, float got, do
               what, head, i, (double)got, want);
 }
 
-struct gate_row { uint32_t n_head, n_tok; bool mamba, row; };
+struct gate_row {
+    uint32_t n_head, n_tok;
+    bool mamba, row;
+};
 
 static void gate_case(struct gpu *g, const struct gate_row *c)
 {
@@ -57,7 +60,11 @@ static void gate_case(struct gpu *g, const struct gate_row *c)
 }
 
 /* n_chunk 0: a state a head, no documents. by_chunk: heads lie by chunk, else chunks by head. */
-struct state_row { uint32_t n, n_head, n_chunk; bool by_chunk; uint32_t begun; };
+struct state_row {
+    uint32_t n, n_head, n_chunk;
+    bool by_chunk;
+    uint32_t begun;
+};
 
 /* Chunks of a row of documents, three of each: some begin one, some are padding's, the last are not
  * in use. The first `begun` have been told of before. */
@@ -85,10 +92,18 @@ static void state_case(struct gpu *g, const struct state_row *c)
     rig_put(&r, to, had);
     rig_writes_rows(&r, to, 1, c->n_head);
     struct state_stats s = {
-        .states = rig_dense(&r, v, c->n, n_row), .n = c->n, .n_head = c->n_head,
-        .docs = c->n_chunk ? &docs : NULL, .by_head = c->by_chunk ? 1 : n_chunk,
-        .by_chunk = c->by_chunk ? c->n_head : 1, .from = c->begun, .chunk0 = c->begun,
-        .n_chunk = n_chunk - c->begun, .head0 = 1, .add = c->begun > 0, .to = to,
+        .states = rig_dense(&r, v, c->n, n_row),
+        .n = c->n,
+        .n_head = c->n_head,
+        .docs = c->n_chunk ? &docs : NULL,
+        .by_head = c->by_chunk ? 1 : n_chunk,
+        .by_chunk = c->by_chunk ? c->n_head : 1,
+        .from = c->begun,
+        .chunk0 = c->begun,
+        .n_chunk = n_chunk - c->begun,
+        .head0 = 1,
+        .add = c->begun > 0,
+        .to = to,
     };
     op_state_stats(r.c, &s);
     const float *got = rig_run(&r) ? rig_get(&r, to) : NULL;
@@ -121,7 +136,9 @@ static void broken_case(struct gpu *g)
         struct rig r = rig_open(g, "state_stats");
         float *v = rig_normal(&r, 2 * 64, 1);
         v[64 + 37] = bad[i];
-        struct state_stats s = { .states = rig_dense(&r, v, 64, 2), .n = 64, .n_head = 2,
+        struct state_stats s = { .states = rig_dense(&r, v, 64, 2),
+                                 .n = 64,
+                                 .n_head = 2,
                                  .to = rig_view(&r, F32, STATE_STATS, 2, STATE_STATS, 0) };
         rig_writes(&r, s.to);
         op_state_stats(r.c, &s);
@@ -134,13 +151,13 @@ static void broken_case(struct gpu *g)
 void test_ops_stats(void)
 {
     static const struct gate_row gates[] = {
-        { 1, 1, false, false }, { 4, 1, true, false }, { 6, 7, false, false },
+        { 1, 1, false, false },  { 4, 1, true, false },   { 6, 7, false, false },
         { 32, 65, true, false }, { 3, 300, false, true }, { 5, 129, true, true },
     };
     static const struct state_row states[] = {
-        { 4, 1, 0, false, 0 }, { 256, 3, 0, false, 0 }, { 128 * 128, 4, 0, false, 0 },
-        { 36, 2, 11, false, 0 }, { 64, 3, 20, true, 0 }, { 64, 3, 20, true, 8 },
-        { 128 * 128, 1, 203, false, 0 },        /* more than one dispatch (loop_budget) */
+        { 4, 1, 0, false, 0 },           { 256, 3, 0, false, 0 }, { 128 * 128, 4, 0, false, 0 },
+        { 36, 2, 11, false, 0 },         { 64, 3, 20, true, 0 },  { 64, 3, 20, true, 8 },
+        { 128 * 128, 1, 203, false, 0 }, /* more than one dispatch (loop_budget) */
     };
     struct gpu *g = test_gpu();
     if (!g)

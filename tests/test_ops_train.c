@@ -39,13 +39,13 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
     double *want = rig_alloc(&r, (uint64_t)n_piece * n_row * n, sizeof *want);
     double *dwant = rig_doubles(&r, dx, (uint64_t)n_x * n);
     for (uint32_t i = 0; i < n_list; i++)
-        list[i] = i % 5 == 3 ? NONE : (int32_t)((i * 7 + 2) % n_x);     /* n_x is no multiple */
+        list[i] = i % 5 == 3 ? NONE : (int32_t)((i * 7 + 2) % n_x); /* n_x is no multiple */
     tensor at = rig_strided(&r, x, n, n_x), rows = rig_words(&r, list, n_list);
     tensor grad_at = rig_strided(&r, dx, n, n_x), piece = rig_words(&r, word, 4);
     rig_writes(&r, grad_at);
     rig_writes(&r, tensor_cols(piece, 0, 1));
     tensor x0 = at, dx0 = grad_at, y[64];
-    x0.col = dx0.col = 0;               /* gradients are asked for as bases */
+    x0.col = dx0.col = 0; /* gradients are asked for as bases */
     x0.n = dx0.n = at.stride;
     HLM_ASSERT(n_piece <= ARRAY_LEN(y));
     for (uint32_t k = 0; k < n_piece; k++) {
@@ -77,7 +77,7 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
 
 /* ---- likelihoods ------------------------------------------------------------------------- */
 
-enum kind { PLAIN, SURE, TIES, HOLES };     /* as in test_ops_nll.c */
+enum kind { PLAIN, SURE, TIES, HOLES }; /* as in test_ops_nll.c */
 
 static float value(struct rig *r, enum kind kind, uint32_t i)
 {
@@ -115,7 +115,7 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
               back ? ", gradient" : "");
     struct rig r = rig_open(g, "nll targets");
     struct tape *tape = tape_for(&r);
-    uint32_t n_target = 2 * n_row - 1, first = n_row;       /* the last row is behind the end */
+    uint32_t n_target = 2 * n_row - 1, first = n_row; /* the last row is behind the end */
     float *l = rig_alloc(&r, (uint64_t)n_row * n_vocab, sizeof *l), weight = 0.37f;
     int32_t *target = rig_alloc(&r, n_target, sizeof *target), word[4] = { 1, 0, 0, 0 };
     for (uint32_t t = 0; t < n_row; t++) {
@@ -207,7 +207,7 @@ static void test_no_number(struct gpu *g)
 struct part {
     struct arena *values, *grads;
     struct adam_row *row;
-    float *scale, *value, *grad;        /* images of the arenas */
+    float *scale, *value, *grad; /* images of the arenas */
     uint32_t n_row, n_word, n_moment;
     tensor rows, scales, m, v;
 };
@@ -223,8 +223,8 @@ static struct part part_make(struct rig *r, uint32_t n_row, uint32_t longest, bo
     HLM_ASSERT(p.values && p.grads);
     for (uint32_t i = 0; i < n_row; i++) {
         uint32_t n = i % 7 == 0 ? longest : 1 + (uint32_t)(rng_u64(&r->rng) % 9);
-        p.row[i] = (struct adam_row){ .at = p.n_word / 4, .n = n, .moment = p.n_moment,
-                                      .gate = gates };
+        p.row[i] =
+            (struct adam_row){ .at = p.n_word / 4, .n = n, .moment = p.n_moment, .gate = gates };
         p.scale[i] = gates ? 1 : i % 3 == 1 ? 0.75f : 2;
         p.n_word = (uint32_t)align_up(p.n_word + n + i % 8, 4);
         p.n_moment += n;
@@ -350,7 +350,7 @@ static bool run_again(struct rig *r)
 /* The cmd and what it works on. */
 struct adam_rig {
     struct rig r;
-    struct part part[2];                /* factors; gates, in arenas of their own */
+    struct part part[2]; /* factors; gates, in arenas of their own */
     struct adam_part of[2];
     struct adam adam;
     struct ref_tune ref;
@@ -373,9 +373,14 @@ static bool adam_open(struct gpu *g, struct adam_rig *a, uint32_t n_row, uint32_
     for (uint32_t k = 0; ok && k < 2; k++) {
         struct part *p = &a->part[k];
         part_params(r, p, &a->ref);
-        a->of[k] = (struct adam_part){ .row = p->row, .n_row = p->n_row, .rows = p->rows,
-                                       .scale = p->scales, .values = p->values,
-                                       .grads = p->grads, .m = p->m, .v = p->v };
+        a->of[k] = (struct adam_part){ .row = p->row,
+                                       .n_row = p->n_row,
+                                       .rows = p->rows,
+                                       .scale = p->scales,
+                                       .values = p->values,
+                                       .grads = p->grads,
+                                       .m = p->m,
+                                       .v = p->v };
         ok = arena_commit(p->values, &r->err) && arena_commit(p->grads, &r->err) &&
              gpu_write(g, all_of(p->values, p->n_word), 0, p->value, 4ull * p->n_word, &r->err);
     }
@@ -412,18 +417,19 @@ static void adam_run(struct gpu *g, const struct adam_case *of)
     struct adam_update u = of->u;
     bool ok = adam_open(g, &a, of->n_row, of->longest);
     for (u.step = 1; ok && u.step <= 3; u.step++) {
-        struct ref_adamw want = { u.lr, u.beta1, u.beta2, u.eps, u.decay, u.decay_gates,
-                                  u.clip_norm };
-        for (uint32_t k = 0; k < 2; k++)        /* the second step's are clipped for sure */
+        struct ref_adamw want = {
+            u.lr, u.beta1, u.beta2, u.eps, u.decay, u.decay_gates, u.clip_norm
+        };
+        for (uint32_t k = 0; k < 2; k++) /* the second step's are clipped for sure */
             ok = ok && part_gradients(&a.r, &a.part[k], a.ref.param + k * of->n_row,
                                       u.step == 2 ? 40 : 1);
         ok = ok && adam_step(&a, &u);
         /* far from the start nothing is left to correct */
-        double norm = ref_tune_update(&a.ref, &want,
-                                      u.bias_correction ? (uint32_t)u.step : 1000000);
+        double norm =
+            ref_tune_update(&a.ref, &want, u.bias_correction ? (uint32_t)u.step : 1000000);
         const float *got = ok ? rig_get(&a.r, tensor_cols(a.adam.norm, 0, 3)) : NULL;
-        if (got && CHECK_MSG(fabs((double)got[0] - norm) <= 3e-7 * norm,
-                             "norm %.9g, expected %.9g", (double)got[0], norm))
+        if (got && CHECK_MSG(fabs((double)got[0] - norm) <= 3e-7 * norm, "norm %.9g, expected %.9g",
+                             (double)got[0], norm))
             CHECK(got[2] == 1);
     }
     for (uint32_t k = 0; ok && k < 2; k++)
@@ -436,8 +442,13 @@ static void adam_refuses(struct gpu *g, float bad)
 {
     test_case("adam: a gradient of %g", (double)bad);
     struct adam_rig a;
-    struct adam_update u = { .lr = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.1,
-                             .bias_correction = true, .step = 1 };
+    struct adam_update u = { .lr = 0.1,
+                             .beta1 = 0.9,
+                             .beta2 = 0.99,
+                             .eps = 1e-8,
+                             .decay = 0.1,
+                             .bias_correction = true,
+                             .step = 1 };
     bool ok = adam_open(g, &a, 20, 40);
     for (uint32_t k = 0; ok && k < 2; k++) {
         struct part *p = &a.part[k];
@@ -468,8 +479,8 @@ static void gate_case(struct gpu *g, uint32_t n, bool decay)
     float *base = rig_normal(&r, n, 1), *delta = rig_normal(&r, n, 1.5);
     double *want = rig_alloc(&r, n, sizeof *want);
     for (uint32_t i = 0; i < n; i++)
-        want[i] = decay ? (double)base[i] * exp((double)delta[i])
-                        : (double)base[i] + (double)delta[i];
+        want[i] =
+            decay ? (double)base[i] * exp((double)delta[i]) : (double)base[i] + (double)delta[i];
     tensor to = rig_view(&r, F32, n, 1, n, 0);
     rig_writes(&r, to);
     op_gate_delta(r.c, rig_dense(&r, base, n, 1), rig_dense(&r, delta, n, 1), decay, to);
@@ -509,13 +520,20 @@ static void beside_case(struct gpu *g, uint32_t n_x, uint32_t n_y, uint32_t n_ro
 
 /* ---- rows -------------------------------------------------------------------------------- */
 
-static const struct adam_update plain = { .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8,
-                                          .bias_correction = true };
-static const struct adam_update all = { .lr = 3e-3, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6,
-                                        .decay = 0.1, .decay_gates = 0.3, .clip_norm = 15,
+static const struct adam_update plain = {
+    .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .bias_correction = true
+};
+static const struct adam_update all = { .lr = 3e-3,
+                                        .beta1 = 0.8,
+                                        .beta2 = 0.95,
+                                        .eps = 1e-6,
+                                        .decay = 0.1,
+                                        .decay_gates = 0.3,
+                                        .clip_norm = 15,
                                         .bias_correction = true };
-static const struct adam_update bare = { .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-3,
-                                         .decay = 0.1 };
+static const struct adam_update bare = {
+    .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-3, .decay = 0.1
+};
 
 static void test_adam(struct gpu *g)
 {
@@ -530,7 +548,7 @@ static void test_adam(struct gpu *g)
         adam_run(g, &cases[i]);
     adam_refuses(g, NAN);
     adam_refuses(g, INFINITY);
-    adam_refuses(g, 3e30f);             /* whose square is none */
+    adam_refuses(g, 3e30f); /* whose square is none */
     struct gpu *small = ops_open_small(16384);
     if (small)
         adam_run(small, &(struct adam_case){ "pieces", all, 3000, 150 });
@@ -541,9 +559,11 @@ static void test_adam(struct gpu *g)
 
 void test_ops_train(void)
 {
-    static const struct { uint32_t n_vocab, n_row; } rows[] = {
-        { 1, 2 }, { 2, 3 }, { 33, 9 }, { 408, 20 }, { 1024, 5 }, { 32000, 3 }, { 151936, 3 },
-        { 262144, 2 },
+    static const struct {
+        uint32_t n_vocab, n_row;
+    } rows[] = {
+        { 1, 2 },    { 2, 3 },     { 33, 9 },     { 408, 20 },
+        { 1024, 5 }, { 32000, 3 }, { 151936, 3 }, { 262144, 2 },
     };
     struct gpu *g = test_gpu();
     if (!g)

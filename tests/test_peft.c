@@ -22,8 +22,8 @@ enum { MAX_MODULE = 256, MAX_GATE = 32 };
 /* On everything that takes one, of a rank of its own for every tensor of a layer, and gates. */
 static struct gguf_build *make_adapter(const struct gguf *base, const char *arch, float alpha)
 {
-    static const char *const not[] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight",
-                                       "rope_freqs.weight" };
+    static const char *const not [] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight",
+                                        "rope_freqs.weight" };
     static const char *const gates[] = { ".ssm_a", ".ssm_dt.bias", ".ssm_d" };
     struct gguf_build *b = gb_new();
     struct rng rng = { 11 };
@@ -36,8 +36,8 @@ static struct gguf_build *make_adapter(const struct gguf *base, const char *arch
         const struct gguf_tensor *x = gguf_tensor_at(base, i);
         bool takes = test_has_tail(x->name, ".weight"), gate = false;
         uint64_t r = 1 + i % 5;
-        for (uint32_t k = 0; k < ARRAY_LEN(not); k++)
-            takes = takes && !test_has_tail(x->name, not[k]) && strcmp(x->name, not[k]) != 0;
+        for (uint32_t k = 0; k < ARRAY_LEN(not ); k++)
+            takes = takes && !test_has_tail(x->name, not [k]) && strcmp(x->name, not [k]) != 0;
         takes = takes && !test_has_tail(x->name, "enorm.weight") &&
                 !test_has_tail(x->name, "hnorm.weight");
         for (uint32_t k = 0; k < ARRAY_LEN(gates); k++)
@@ -48,8 +48,7 @@ static struct gguf_build *make_adapter(const struct gguf *base, const char *arch
             float *v = test_room(n, sizeof *v);
             for (uint64_t j = 0; j < n; j++)
                 v[j] = (float)rng_normal(&rng);
-            snprintf(name, sizeof name, "%s.%s", x->name,
-                     gate ? "delta" : k ? "lora_b" : "lora_a");
+            snprintf(name, sizeof name, "%s.%s", x->name, gate ? "delta" : k ? "lora_b" : "lora_a");
             gb_tensor(b, name, F32, gate ? 1 : x->dim[2] > 1 ? 3 : 2, gate ? &n : dim, v);
             free(v);
             if (gate)
@@ -61,7 +60,11 @@ static struct gguf_build *make_adapter(const struct gguf *base, const char *arch
 
 /* ---- the export, read ----------------------------------------------------------------------- */
 
-struct safe { json_t *head; uint8_t *bytes; uint64_t data, n; };
+struct safe {
+    json_t *head;
+    uint8_t *bytes;
+    uint64_t data, n;
+};
 
 static struct safe safe_open(const char *dir, const char *file)
 {
@@ -106,7 +109,12 @@ static const float *safe_get(const struct safe *s, const char *name, uint64_t sh
 
 /* ---- the product, put into the checkpoint's order ------------------------------------------- */
 
-struct want { char name[128]; uint64_t n_in, n_out; double *d; bool seen; };
+struct want {
+    char name[128];
+    uint64_t n_in, n_out;
+    double *d;
+    bool seen;
+};
 
 struct rig {
     struct gguf *base, *lora;
@@ -128,11 +136,15 @@ static uint64_t to_item(const struct rig *g, uint64_t i, uint64_t each)
 }
 
 /* Row o of a tensor: the module (without its layer) and the row there, of n_out. */
-struct place { const char *module; uint64_t row, n_out; };
+struct place {
+    const char *module;
+    uint64_t row, n_out;
+};
 
 static struct place place_of(const struct rig *g, const char *stem, const struct gguf_tensor *x,
                              uint64_t o)
 {
+    /* clang-format off */
     static const struct { const char *arch, *stem, *module; } plain[] = {
         { "q", "attn_q", "self_attn.q_proj" }, { "q", "attn_k", "self_attn.k_proj" },
         { "q", "attn_v", "self_attn.v_proj" }, { "q", "attn_output", "self_attn.o_proj" },
@@ -168,6 +180,7 @@ static struct place place_of(const struct rig *g, const char *stem, const struct
         { "s", "nextn.eh_proj", "eh_proj" },
         { "s", "nextn.shared_head_head", "transformer.shared_head.output" },
     };
+    /* clang-format on */
     uint64_t kd = (uint64_t)g->nk * g->s, vd = (uint64_t)g->nv * g->s, n = x->dim[1];
     uint64_t r = g->nv ? g->nv / g->nk : 0, rs = r * g->s, per = 2 * g->s + 2 * rs, v;
     bool next = !strcmp(g->arch, "qwen3next"), qwen = g->arch[0] == 'q';
@@ -179,7 +192,8 @@ static struct place place_of(const struct rig *g, const char *stem, const struct
         return (struct place){ "linear_attn.in_proj_qkvz",
                                o < kd       ? o / g->s * per + o % g->s
                                : o < 2 * kd ? (o - kd) / g->s * per + g->s + o % g->s
-                                            : v / rs * per + 2 * g->s + v % rs, 2 * kd + 2 * vd };
+                                            : v / rs * per + 2 * g->s + v % rs,
+                               2 * kd + 2 * vd };
     }
     if (qwen && !strcmp(stem, "attn_gate")) {
         v = to_item(g, o, g->s);
@@ -203,8 +217,7 @@ static struct place place_of(const struct rig *g, const char *stem, const struct
         return (struct place){ qwen ? "mlp.experts.%u.up_proj" : "moe.%u.up_proj", o - n / 2,
                                n / 2 };
     for (uint32_t i = 0; i < ARRAY_LEN(plain); i++)
-        if (!strncmp(g->arch, plain[i].arch, strlen(plain[i].arch)) &&
-            !strcmp(plain[i].stem, stem))
+        if (!strncmp(g->arch, plain[i].arch, strlen(plain[i].arch)) && !strcmp(plain[i].stem, stem))
             return (struct place){ plain[i].module, o, n };
     return (struct place){ 0 };
 }
@@ -358,7 +371,9 @@ static void compare_gates(const struct rig *g, const struct safe *s, uint32_t *n
         layer_of(g, at_layer, stem, layer, sizeof layer);
         bool decay = !strcmp(stem, "ssm_a");
         snprintf(name, sizeof name, "%s%s.%s", layer, g->nv ? "linear_attn" : "mixer",
-                 decay ? "A_log" : !strcmp(stem, "ssm_d") ? "D" : "dt_bias");
+                 decay                    ? "A_log"
+                 : !strcmp(stem, "ssm_d") ? "D"
+                                          : "dt_bias");
         uint64_t shape[2];
         const float *got = safe_get(s, name, shape);
         float *w = test_floats(x), *add = test_floats(d);
@@ -405,8 +420,8 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
             g->nv = key_of(g->base, arch, "ssm.time_step_rank");
             g->s = key_of(g->base, arch, "ssm.state_size");
         }
-        g->n_layer = key_of(g->base, arch, "block_count") -
-                     key_of(g->base, arch, "nextn_predict_layers");
+        g->n_layer =
+            key_of(g->base, arch, "block_count") - key_of(g->base, arch, "nextn_predict_layers");
         for (uint64_t i = 0; i < gguf_n_tensor(g->lora); i++)
             if (test_has_tail(gguf_tensor_at(g->lora, i)->name, ".lora_a"))
                 add_product(g, gguf_tensor_at(g->lora, i), alpha);
@@ -421,8 +436,8 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
             double worst = compare(g, &main, config, "base_model.model.");
             if (rest.head && mtp) {
                 const json_t *meta = json_object_get(rest.head, "__metadata__");
-                json_t *c = json_pack("{s:o, s:o, s:o, s:o}", "r", text_of(meta, "r"),
-                                      "lora_alpha", text_of(meta, "lora_alpha"), "rank_pattern",
+                json_t *c = json_pack("{s:o, s:o, s:o, s:o}", "r", text_of(meta, "r"), "lora_alpha",
+                                      text_of(meta, "lora_alpha"), "rank_pattern",
                                       text_of(meta, "rank_pattern"), "alpha_pattern",
                                       text_of(meta, "alpha_pattern"));
                 worst = fmax(worst, compare(g, &rest, c, ""));
@@ -477,10 +492,7 @@ static bool fuse(const char *from, const char *to)
 
 /* ---- nothing left behind -------------------------------------------------------------------- */
 
-static void count(void *user, const char *name)
-{
-    *(uint32_t *)user += !strncmp(name, "none", 4);
-}
+static void count(void *user, const char *name) { *(uint32_t *)user += !strncmp(name, "none", 4); }
 
 static void test_faults(void)
 {
@@ -489,7 +501,8 @@ static void test_faults(void)
     const char *out = test_scratch("none");
     test_case("a full disk leaves nothing behind");
     struct hlm_peft_params p = { .model = fixture("train/qwen35/model.gguf"),
-                                 .adapter = fixture("train/qwen35/init-lora.gguf"), .out = out };
+                                 .adapter = fixture("train/qwen35/init-lora.gguf"),
+                                 .out = out };
     for (uint32_t nth = 1, left = 0; !left && nth < 100; nth++) {
         uint32_t n = 0;
         err = (struct err){ 0 };
@@ -519,7 +532,7 @@ static void test_faults(void)
 
 void test_peft(void)
 {
-    char path[160];                     /* outlives others */
+    char path[160]; /* outlives others */
     struct err err = { 0 };
     snprintf(path, sizeof path, "%s", test_scratch("peft_model.gguf"));
     test_export(fixture("train/qwen35/model.gguf"), "qwen35", 8, false);

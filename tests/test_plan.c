@@ -18,10 +18,14 @@ static const char *const models[] = {
 
 static hlm *open_with(const char *path, uint64_t memory, bool dry, struct err *err)
 {
-    struct hlm_params params = { .model = path, .cache_dir = "build/cache", .exact = true,
-                                 .validate = true, .memory = memory, .dry = dry };
+    struct hlm_params params = { .model = path,
+                                 .cache_dir = "build/cache",
+                                 .exact = true,
+                                 .validate = true,
+                                 .memory = memory,
+                                 .dry = dry };
     hlm *m = hlm_open(&params, err);
-    if (!m && strstr(err->msg, "validation layer")) {   /* test_validation says so */
+    if (!m && strstr(err->msg, "validation layer")) { /* test_validation says so */
         *err = (struct err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
@@ -134,8 +138,9 @@ static void test_eval(const char *model)
     hlm *m = open_dry(fixture("%s", model), 0);
     if (m && CHECK_OK(hlm_load(m, NULL, NULL, &err), err)) {
         static float logits[9 * 2048], hidden[9 * 64 * 512];
-        struct hlm_session_params params = { .n_ctx = 20, .n_batch = 9, .keep_logits = true,
-                                             .keep_hidden = true };
+        struct hlm_session_params params = {
+            .n_ctx = 20, .n_batch = 9, .keep_logits = true, .keep_hidden = true
+        };
         struct hlm_info info = hlm_get_info(m);
         struct hlm_plan plan = plan_for(m, params);
         int32_t id[9] = { 5, 4, 3, 2, 1, 2, 3, 4, 5 };
@@ -157,7 +162,7 @@ static bool runs(const char *path, uint64_t memory, struct hlm_session_params pa
                  uint32_t *n_ctx, struct err *err)
 {
     hlm *m = open_dry(path, memory);
-    hlm_session *s = m ? hlm_session_create(m, &params, err) : NULL;        /* as programs do */
+    hlm_session *s = m ? hlm_session_create(m, &params, err) : NULL; /* as programs do */
     hlm_session_destroy(s);
     if (s && CHECK_EQ(hlm_allocated(m), 0) && CHECK_OK(hlm_load(m, NULL, NULL, err), *err)) {
         s = hlm_session_create(m, &params, err);
@@ -187,7 +192,8 @@ static void test_budget(const char *model)
     CHECK(!runs(path, plan.device_bytes - 1, params, &n_ctx, &err));
     const char *would = strstr(err.msg, "a context of 1");
     CHECK_MSG(strstr(err.msg, "needs") && strstr(err.msg, "weights") && strstr(err.msg, "kv") &&
-              would && strstr(err.msg, "(-c) would fit"), "%s", err.msg);
+                  would && strstr(err.msg, "(-c) would fit"),
+              "%s", err.msg);
 
     test_case("%s: the refusal names the context that fits, and it is the longest", model);
     would = strstr(err.msg, "be used: a context of ");
@@ -237,11 +243,12 @@ static void test_too_small(const char *model)
     test_case("a dry model computes nothing");
     err = (struct err){ 0 };
     m = open_dry(path, 0);
-    hlm_session *s = m ? hlm_session_create(m, &(struct hlm_session_params){ .n_ctx = 9 }, &err)
-                       : NULL;
+    hlm_session *s =
+        m ? hlm_session_create(m, &(struct hlm_session_params){ .n_ctx = 9 }, &err) : NULL;
     int32_t id = 1;
     CHECK_MSG(s && !hlm_session_sync(s, &id, 1, NULL, 0, NULL, NULL, &err) &&
-              strstr(err.msg, "dry run"), "%s", err.msg);
+                  strstr(err.msg, "dry run"),
+              "%s", err.msg);
     hlm_session_destroy(s);
     hlm_test_close(m);
 }
@@ -269,7 +276,7 @@ static void test_default(void)
     double t0 = now_s();
     plan = plan_for(m, params);
     double took = now_s() - t0;
-    CHECK_MSG(took < 0.5, "the search took %.0f ms", took * 1e3);     /* 10 ms on an idle core */
+    CHECK_MSG(took < 0.5, "the search took %.0f ms", took * 1e3); /* 10 ms on an idle core */
     CHECK(plan.fits && plan.n_ctx >= trained / 2 && plan.n_ctx < trained);
     params.n_ctx = plan.n_ctx + 1;
     CHECK(!plan_for(m, params).fits);
@@ -322,7 +329,7 @@ void test_plan(void)
     test_purposes();
     for (uint32_t i = 0; i < ARRAY_LEN(models); i++)
         test_exact(models[i]);
-    gpu_test_staging(true);     /* as on a card, where memory is staged */
+    gpu_test_staging(true); /* as on a card, where memory is staged */
     test_exact(models[0]);
     test_budget(models[1]);
     gpu_test_staging(false);

@@ -54,8 +54,7 @@ static void test_flags(void)
           "hlm-tune -m " DEMO " -d x -o y --no-lora" },
         { 2, "do not go with --init-lora", NULL,
           "hlm-tune -m " DEMO " -d x -o y --init-lora z --target attn" },
-        { 2, "--dump-rows goes with -d", NULL,
-          "hlm-tune -m " DEMO " --ids-json x --dump-rows y" },
+        { 2, "--dump-rows goes with -d", NULL, "hlm-tune -m " DEMO " --ids-json x --dump-rows y" },
         { 2, "--lr: '2e' is no number", NULL, "hlm-tune -m " DEMO " -d x -o y --lr 2e" },
         { 2, "--rank: 0 is not from 1", NULL, "hlm-tune -m " DEMO " -d x -o y --rank 0" },
         { 2, "--max-seq: 1 is not from 2", NULL, "hlm-tune -m " DEMO " -d x -o y --max-seq 1" },
@@ -124,17 +123,20 @@ static void test_flags(void)
 
 static void test_help(void)
 {
+    /* clang-format off */
     static const char *const chat[] = {
         "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
         "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
         "--lines", "--plan", "--fit", "--memory BYTES", "--chat-format", "--log-json",
         "--list-devices", "--help", "--version", "-v,",
     };
+    /* clang-format on */
     static const char *const eval[] = {
-        "--ids", "--logits", "--hidden", "--decode-from", "--split", "--greedy", "--tokenize",
-        "--perplexity", "--chat", "--no-think", "--fast", "--kv", "--device", "--log-json",
-        "--help", "--version",
+        "--ids",      "--logits",     "--hidden", "--decode-from", "--split", "--greedy",
+        "--tokenize", "--perplexity", "--chat",   "--no-think",    "--fast",  "--kv",
+        "--device",   "--log-json",   "--help",   "--version",
     };
+    /* clang-format off */
     static const char *const tune[] = {
         "info ", "merge ", "-m,", "-d,", "-o,", "--init-lora", "--resume DIR", "--ids-json FILE",
         "--max-seq N", "--loss-on answers|all", "--turns all|each", "--raw-completion", "--no-eos",
@@ -146,11 +148,15 @@ static void test_help(void)
         "--keep N", "--dry-run", "--plan", "--memory BYTES", "--dump-grads", "--log-json",
         "--version",
     };
+    /* clang-format on */
     static const char *const merge[] = {
         "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
     };
     static const char *const export[] = { "-m,", "--lora FILE ", "-o, --out FOLDER" };
-    static const struct { const char *name, *flags, *const *say; uint32_t n; } help[] = {
+    static const struct {
+        const char *name, *flags, *const *say;
+        uint32_t n;
+    } help[] = {
         { "hlm-chat", "--help", chat, ARRAY_LEN(chat) },
         { "hlm-eval", "--help", eval, ARRAY_LEN(eval) },
         { "hlm-tune", "--help", tune, ARRAY_LEN(tune) },
@@ -185,7 +191,8 @@ static void test_tokenize(const char *name)
     size_t i, k;
     FILE *in = fopen(scratch("texts"), "w");
     HLM_ASSERT(in);
-    json_array_foreach(cases, i, c) {
+    json_array_foreach(cases, i, c)
+    {
         json_dumpf(json_object_get(c, "text"), in, JSON_ENCODE_ANY);
         fputc('\n', in);
     }
@@ -197,11 +204,13 @@ static void test_tokenize(const char *name)
     CHECK_EQ(r.rc, 0);
     CHECK_STR(r.err, "");
     const char *line = r.out;
-    json_array_foreach(cases, i, c) {
+    json_array_foreach(cases, i, c)
+    {
         size_t n = strcspn(line, "\n"), w = 0;
         const json_t *id;
         char *want = mem_alloc(json_array_size(json_object_get(c, "ids")) * 12 + 1, 1);
-        json_array_foreach(json_object_get(c, "ids"), k, id) {
+        json_array_foreach(json_object_get(c, "ids"), k, id)
+        {
             int m = snprintf(ids, sizeof ids, "%s%lld", k ? " " : "",
                              (long long)json_integer_value(id));
             memcpy(want + w, ids, (size_t)m);
@@ -231,9 +240,10 @@ static void test_chat_prompts(void)
     gb_str(b, "general.architecture", "none");
     gb_str(b, "tokenizer.chat_template", json_str(j, "template"));
     CHECK_MSG(gb_write(b, model, &err), "%s", err.msg);
-    json_array_foreach(json_object_get(j, "chats"), i, c) {
+    json_array_foreach(json_object_get(j, "chats"), i, c)
+    {
         if (!json_is_true(json_object_get(c, "add_generation_prompt")))
-            continue;           /* the program always asks for an answer */
+            continue; /* the program always asks for an answer */
         json_dump_file(json_object_get(c, "messages"), file, 0);
         struct ran r = run(NULL, "hlm-eval -m %s --chat %s", model, file);
         CHECK_EQ(r.rc, 0);
@@ -301,14 +311,16 @@ static void test_ids_file(void)
 /* --dump-rows of the reference's documents gives the reference's rows. */
 static void test_dump_rows(void)
 {
-    static const struct { const char *name, *model, *flags; } rows[] = {
+    static const struct {
+        const char *name, *model, *flags;
+    } rows[] = {
         { "qwen35", "qwen35", "--no-pack" },
         { "step35", "step35", "--no-pack" },
         { "qwen35-packed", "qwen35", "--max-seq 192" },
         { "nemotron_h_moe-packed", "nemotron_h_moe", "--max-seq 640" },
     };
-    static const char *const keys[] = { "ids", "target_mask", "doc_starts", "doc_lengths",
-                                        "doc_index", "positions", "padding", "documents" };
+    static const char *const keys[] = { "ids",       "target_mask", "doc_starts", "doc_lengths",
+                                        "doc_index", "positions",   "padding",    "documents" };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         char path[64];
         const char *out = scratch("rows.json");
@@ -343,8 +355,9 @@ static void test_tune(void)
     CHECK_EQ(r.rc, 0);
     CHECK_STR(r.err, "");
     CHECK_MSG(strstr(r.out, "alpha        8, rank 4, factor 2\n") &&
-              strstr(r.out, "31 matrices, 0 gates\n") &&
-              strstr(r.out, "  3  blk.N.attn_qkv.weight"), "%s", r.out);
+                  strstr(r.out, "31 matrices, 0 gates\n") &&
+                  strstr(r.out, "  3  blk.N.attn_qkv.weight"),
+              "%s", r.out);
     ran_free(&r);
     test_case("hlm-tune merge");
     r = run(NULL, "hlm-tune merge -m %s --lora %s:0.5 -o %s",
@@ -352,8 +365,7 @@ static void test_tune(void)
     CHECK_EQ(r.rc, 0);
     CHECK_STR(r.err, "");
     CHECK_EQ(n_lines(r.out), 31);
-    CHECK_MSG(strstr(r.out, "blk.0.attn_qkv.weight                Q8_0: |D|/|W| 0.0"), "%s",
-              r.out);
+    CHECK_MSG(strstr(r.out, "blk.0.attn_qkv.weight                Q8_0: |D|/|W| 0.0"), "%s", r.out);
     ran_free(&r);
     struct err err = { 0 };
     struct gguf *g = gguf_open(out, &err);

@@ -13,11 +13,14 @@ enum { N_ROW = 24, N_COL = 512, MAX_BYTES = 4 * N_COL };
  * llama.cpp's quantisers leave on the same kind of rows, measured with its library. Measured here,
  * from Q8_0 on: 0.0052 0.0808 0.0694 0.0400 0.0336 0.261 0.144 0.0700 0.0346 0.0173 0.0732 0.0739
  * 0.112. */
-static const struct row { enum dtype type; double bound; } rows[] = {
-    { F32, 0 }, { F16, 2.2e-4 }, { BF16, 1.8e-3 }, { Q8_0, 0.0053 }, { Q4_0, 0.0859 },
-    { Q4_1, 0.0783 }, { Q5_0, 0.0427 }, { Q5_1, 0.0378 }, { Q2_K, 0.2965 }, { Q3_K, 0.1510 },
-    { Q4_K, 0.0713 }, { Q5_K, 0.0362 }, { Q6_K, 0.0178 }, { IQ4_NL, 0.0762 }, { IQ4_XS, 0.0767 },
-    { MXFP4, 0.1145 },
+static const struct row {
+    enum dtype type;
+    double bound;
+} rows[] = {
+    { F32, 0 },       { F16, 2.2e-4 },    { BF16, 1.8e-3 },   { Q8_0, 0.0053 },
+    { Q4_0, 0.0859 }, { Q4_1, 0.0783 },   { Q5_0, 0.0427 },   { Q5_1, 0.0378 },
+    { Q2_K, 0.2965 }, { Q3_K, 0.1510 },   { Q4_K, 0.0713 },   { Q5_K, 0.0362 },
+    { Q6_K, 0.0178 }, { IQ4_NL, 0.0762 }, { IQ4_XS, 0.0767 }, { MXFP4, 0.1145 },
 };
 
 static float x[N_ROW * N_COL], y[N_ROW * N_COL], z[N_ROW * N_COL];

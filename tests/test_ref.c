@@ -42,7 +42,7 @@ static const struct family {
     { "step35",         "f16",  0.8, 0.26, 1.6, 2.0, 0.7,  0.66, 0.6,  1e-3, 1 },
 };
 // clang-format on
-#define UNIT    1e-13
+#define UNIT 1e-13
 #define MAX_ABS 1.2e-4
 
 /* ---- helpers ---------------------------------------------------------------------------- */
@@ -427,8 +427,8 @@ static void test_each_bias(void)
         const char *without = i ? part[i - 1] : NULL;
         struct err err = { 0 };
         uint64_t n_bytes = 0;
-        struct gguf_build *b = variant_build(fixture("nemotron_h/base/model-f32.gguf"),
-                                             VARIANT_BIASES, &err);
+        struct gguf_build *b =
+            variant_build(fixture("nemotron_h/base/model-f32.gguf"), VARIANT_BIASES, &err);
         bool found = !without;
         for (uint32_t k = 0; b && without && k < 6; k++) {
             snprintf(name, sizeof name, "blk.%u.%s.bias", k, without);

@@ -212,17 +212,29 @@ static void test_attention_parts(void)
     double *q = normals(&r, N_TOK * N_HEAD * HD), *k = normals(&r, N_KEY * N_KV * HD);
     double *v = normals(&r, N_KEY * N_KV * HD), *gate = normals(&r, N_TOK * N_HEAD);
     double *got = doubles(N_TOK * N_HEAD * HD), *want = doubles(N_HEAD * HD);
-    struct ref_attention a = { .n_tok = N_TOK, .n_past = N_PAST, .n_head = N_HEAD,
-                               .n_kv_head = N_KV, .head_dim = HD, .q = q, .k = k, .v = v,
-                               .window = WINDOW, .head_gate = gate };
+    struct ref_attention a = { .n_tok = N_TOK,
+                               .n_past = N_PAST,
+                               .n_head = N_HEAD,
+                               .n_kv_head = N_KV,
+                               .head_dim = HD,
+                               .q = q,
+                               .k = k,
+                               .v = v,
+                               .window = WINDOW,
+                               .head_gate = gate };
 
     test_case("attention: a window of %u is attention over %u keys (seed 9)", WINDOW, WINDOW);
     ref_attention(&a, got);
     for (uint32_t t = 0; t < N_TOK; t++) {
         uint32_t first = N_PAST + t + 1 - WINDOW;
-        struct ref_attention one = { .n_tok = 1, .n_past = WINDOW - 1, .n_head = N_HEAD,
-                                     .n_kv_head = N_KV, .head_dim = HD, .q = q + t * N_HEAD * HD,
-                                     .k = k + first * N_KV * HD, .v = v + first * N_KV * HD };
+        struct ref_attention one = { .n_tok = 1,
+                                     .n_past = WINDOW - 1,
+                                     .n_head = N_HEAD,
+                                     .n_kv_head = N_KV,
+                                     .head_dim = HD,
+                                     .q = q + t * N_HEAD * HD,
+                                     .k = k + first * N_KV * HD,
+                                     .v = v + first * N_KV * HD };
         ref_attention(&one, want);
         for (uint32_t i = 0; i < N_HEAD * HD; i++)
             near(got[t * N_HEAD * HD + i], want[i] * ref_sigmoid(gate[t * N_HEAD + i / HD]));
@@ -315,9 +327,18 @@ static void test_latent(void)
             w[i][j] = (float)rng_normal(&r);
     for (uint32_t i = 0; i < DIM; i++)
         in[i * DIM + i] = 2, out[i * DIM + i] = 3;
-    struct ref_moe m = { .n_embd = DIM, .n_expert = N_EXPERT, .n_used = 2, .n_ff = FF,
-                         .n_ff_shared = FF, .router = w[2], .up = w[0], .down = w[1],
-                         .shared_up = w[1], .shared_down = w[0], .sigmoid = true, .scale = 2 };
+    struct ref_moe m = { .n_embd = DIM,
+                         .n_expert = N_EXPERT,
+                         .n_used = 2,
+                         .n_ff = FF,
+                         .n_ff_shared = FF,
+                         .router = w[2],
+                         .up = w[0],
+                         .down = w[1],
+                         .shared_up = w[1],
+                         .shared_down = w[0],
+                         .sigmoid = true,
+                         .scale = 2 };
     struct ref_ffn f = { .n_embd = DIM, .n_ff = FF, .up = w[1], .down = w[0] };
     ref_moe(&m, x, 1, plain);
     ref_ffn(&f, x, 1, shared);

@@ -17,27 +17,29 @@
 static const struct train_case {
     const char *name, *model, *expected, *adapter;
     double loss;
-    bool small;         /* in tests/fixtures: must be there */
+    bool small; /* in tests/fixtures: must be there */
 } cases[] = {
-#define CASE(name, quant, loss, small) \
-    { name, "model" quant ".gguf", "expected" quant, "init-lora.gguf", loss, small }
-    CASE("qwen35", "", 4e-12, true),                    /* 1.75e-12 */
-    CASE("qwen35", "-q8_0", 4e-12, true),               /* 1.74e-12 */
-    CASE("qwen3next", "", 1.2e-11, true),               /* 6.22e-12 */
-    CASE("nemotron_h_moe", "", 1e-14, true),            /* 1.1e-16 */
-    CASE("nemotron_h_moe", "-q8_0", 1e-14, true),       /* 2.2e-16 */
-    CASE("step35", "", 6e-10, true),                    /* 3.34e-10 */
-    CASE("qwen35-packed", "", 8e-12, false),            /* 3.93e-12 */
-    CASE("qwen35moe-mtp", "", 6e-12, false),            /* 2.67e-12 */
-    CASE("qwen35moe-mtp-packed", "", 8e-12, false),     /* 3.71e-12 */
-    CASE("nemotron_h_moe-packed", "", 1e-14, false),    /* 2.2e-16 */
-    CASE("step35-packed", "", 4e-10, false),            /* 1.96e-10 */
+#define CASE(name, quant, loss, small)                                                             \
+    {                                                                                              \
+        name, "model" quant ".gguf", "expected" quant, "init-lora.gguf", loss, small               \
+    }
+    CASE("qwen35", "", 4e-12, true),                 /* 1.75e-12 */
+    CASE("qwen35", "-q8_0", 4e-12, true),            /* 1.74e-12 */
+    CASE("qwen3next", "", 1.2e-11, true),            /* 6.22e-12 */
+    CASE("nemotron_h_moe", "", 1e-14, true),         /* 1.1e-16 */
+    CASE("nemotron_h_moe", "-q8_0", 1e-14, true),    /* 2.2e-16 */
+    CASE("step35", "", 6e-10, true),                 /* 3.34e-10 */
+    CASE("qwen35-packed", "", 8e-12, false),         /* 3.93e-12 */
+    CASE("qwen35moe-mtp", "", 6e-12, false),         /* 2.67e-12 */
+    CASE("qwen35moe-mtp-packed", "", 8e-12, false),  /* 3.71e-12 */
+    CASE("nemotron_h_moe-packed", "", 1e-14, false), /* 2.2e-16 */
+    CASE("step35-packed", "", 4e-10, false),         /* 1.96e-10 */
 #undef CASE
     /* 1.51e-12 */
     { "qwen35moe-mtp", "model.gguf", "expected-mtp-adapter", "init-lora-mtp.gguf", 4e-12, true },
 };
 #define GRAD 1e-14
-#define NLL  1e-7
+#define NLL 1e-7
 
 /* An open case: the model, what is trained, the rows and what must come out. */
 struct open_case {
@@ -133,8 +135,7 @@ static void run_document(const struct open_case *o, json_t *row, size_t i_doc, d
 }
 
 /* All rows; worst NULL: nll is not looked at. */
-static void run_rows(const struct open_case *o, double weight, struct ref_sums *sum,
-                     double *worst)
+static void run_rows(const struct open_case *o, double weight, struct ref_sums *sum, double *worst)
 {
     json_t *rows = json_object_get(o->data, "rows");
     for (size_t r = 0; r < json_array_size(rows); r++) {
@@ -167,8 +168,8 @@ static void check_count(const struct open_case *o)
     uint32_t n = 0;
     const char *name;
     json_t *value;
-    json_object_foreach(json_object_get(o->want, "tensors"), name, value)
-        n += strncmp(name, "grad/", 5) == 0;
+    json_object_foreach(json_object_get(o->want, "tensors"), name, value) n +=
+        strncmp(name, "grad/", 5) == 0;
     CHECK_EQ(o->t.n_param, n);
 }
 
@@ -190,8 +191,8 @@ static void test_step(const struct train_case *c, uint32_t chunk)
         double worst = check_gradients(&o);
         check_count(&o);
         if (getenv("REF_TRAIN_FIGURES"))
-            fprintf(stderr, "%s %s chunk %u: loss %.3g nll %.3g grad %.3g\n", c->name,
-                    c->expected, chunk, off, worst_nll, worst);
+            fprintf(stderr, "%s %s chunk %u: loss %.3g nll %.3g grad %.3g\n", c->name, c->expected,
+                    chunk, off, worst_nll, worst);
     }
     case_close(&o);
 }
@@ -232,8 +233,8 @@ static void test_curve(const struct train_case *c, uint32_t n_step)
             double loss = (sum.main + o.t.mtp_factor * sum.mtp) / n;
             double norm = ref_tune_update(&o.t, &adam, i + 1);
             double off = fmax(fabs(loss / want_loss - 1), fabs(norm / want_norm - 1));
-            CHECK_MSG(off <= CURVE, "step %u: loss %.12g, norm %.12g, expected %.12g, %.12g",
-                      i + 1, loss, norm, want_loss, want_norm);
+            CHECK_MSG(off <= CURVE, "step %u: loss %.12g, norm %.12g, expected %.12g, %.12g", i + 1,
+                      loss, norm, want_loss, want_norm);
             worst = fmax(worst, off);
         }
         if (getenv("REF_TRAIN_FIGURES"))

@@ -17,8 +17,9 @@
 
 static void nap(double s)
 {
-    nanosleep(&(struct timespec){ .tv_sec = (time_t)s,
-                                  .tv_nsec = (long)((s - (double)(time_t)s) * 1e9) }, NULL);
+    nanosleep(
+        &(struct timespec){ .tv_sec = (time_t)s, .tv_nsec = (long)((s - (double)(time_t)s) * 1e9) },
+        NULL);
 }
 
 static void name_of(uint64_t pid, char *name, size_t size)
@@ -39,8 +40,9 @@ static bool exists(uint64_t pid)
 /* All of a sample follows from i. */
 static void make_counters(struct hlm_counters *c, uint64_t i)
 {
-    *c = (struct hlm_counters){ .state = HLM_GENERATING, .n_read = i, .n_gen = 3 * i,
-                                .n_kernel = HLM_MAX_COUNTED };
+    *c = (struct hlm_counters){
+        .state = HLM_GENERATING, .n_read = i, .n_gen = 3 * i, .n_kernel = HLM_MAX_COUNTED
+    };
     snprintf(c->model, sizeof c->model, "%llu", (unsigned long long)i);
     for (uint32_t k = 0; k < HLM_MAX_COUNTED; k++)
         c->kernel[k] = (struct hlm_kernel_count){ .n = i + k, .us = (double)(i ^ k) };
@@ -97,7 +99,7 @@ static void test_torn(uint32_t n_slot)
     static struct ring_sample s;
     uint64_t n = 0, lost = 0, torn = 0, last = 0, backwards = 0;
     CHECK_MSG(r, "%s", err.msg);
-    double begin_s = now_s();           /* a busy machine lets the two run side by side rarely */
+    double begin_s = now_s(); /* a busy machine lets the two run side by side rarely */
     while (r && now_s() < begin_s + (n < 200 || (n_slot == 2 && !lost) ? 20 : 0.5)) {
         if (ring_next(r, &s, &lost) != RING_SAMPLE)
             continue;
@@ -135,7 +137,7 @@ static void test_reading(void)
     CHECK_EQ(ring_next(r, &s, &lost), RING_NONE);
     for (uint64_t i = 0; i < 5; i++) {
         make_counters(&c, i);
-        c.state = HLM_IDLE;             /* nothing is written but what is published here */
+        c.state = HLM_IDLE; /* nothing is written but what is published here */
         ring_publish(w, &c);
     }
     for (uint64_t i = 0; i < 5; i++) {
@@ -195,7 +197,12 @@ static void test_reading(void)
 /* What a ring is not. Each is put in a whole one's head. */
 static void test_refused(void)
 {
-    static const struct { uint64_t at; uint32_t size; uint64_t value; const char *says; } bad[] = {
+    static const struct {
+        uint64_t at;
+        uint32_t size;
+        uint64_t value;
+        const char *says;
+    } bad[] = {
         { offsetof(struct ring_head, magic), 8, 7, "no complete ring" },
         { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version 2.3, expected 1.3" },
         { offsetof(struct ring_head, counters_version), 4, 9, "version 1.9, expected 1.3" },
@@ -291,7 +298,7 @@ static void test_stale(void)
     }
     name_of((uint64_t)child, name, sizeof name);
     w = ring_create("hlm-test", 2, &err);
-    if (CHECK_MSG(w, "%s", err.msg)) {  /* ours under the child's name: it began at another time */
+    if (CHECK_MSG(w, "%s", err.msg)) { /* ours under the child's name: it began at another time */
         char mine[64], from[128], to[128];
         name_of((uint64_t)getpid(), mine, sizeof mine);
         snprintf(from, sizeof from, "/dev/shm%s", mine);
@@ -389,7 +396,7 @@ static void test_cost(void)
     double us = (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
     us /= 2000;
     log_msg(LOG_INFO, "  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
-    CHECK_MSG(us < 200, "%.2f us", us);         /* 4 of them a second */
+    CHECK_MSG(us < 200, "%.2f us", us); /* 4 of them a second */
     ring_destroy(w);
 }
 

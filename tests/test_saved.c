@@ -21,8 +21,8 @@ static bool opens(const struct bytes *b, const struct saved_want *w, struct err 
 {
     struct saved s;
     *err = (struct err){ 0 };
-    bool ok = saved_open(&s, &(struct file_in){ .path = "x.hlm", .mem = b->p, .bytes = b->n }, w,
-                         err);
+    bool ok =
+        saved_open(&s, &(struct file_in){ .path = "x.hlm", .mem = b->p, .bytes = b->n }, w, err);
     if (ok) {
         CHECK(s.head.n_past <= w->n_ctx && s.head.n_known <= s.head.n_past + 1);
         for (uint32_t i = 0; i < s.head.n_known; i++)
@@ -145,7 +145,10 @@ static struct {
 } t;
 
 static const struct hlm_session_params usual = {
-    .n_ctx = N_CTX, .n_batch = 32, .kv = HLM_KV_F32, .keep_logits = true,
+    .n_ctx = N_CTX,
+    .n_batch = 32,
+    .kv = HLM_KV_F32,
+    .keep_logits = true,
     .snapshot_budget = 1 << 20,
 };
 
@@ -175,8 +178,9 @@ static bool fill(hlm_session *s, uint32_t made)
 
 static void test_round_trip(const char *model, enum hlm_kv kv, uint32_t made)
 {
-    const struct hlm_sampling warm = { .temp = 1, .repeat_penalty = 1.1f, .repeat_last_n = 64,
-                                       .seed = 4 };
+    const struct hlm_sampling warm = {
+        .temp = 1, .repeat_penalty = 1.1f, .repeat_last_n = 64, .seed = 4
+    };
     struct hlm_session_params params = usual;
     struct err err = { 0 };
     params.kv = kv;
@@ -240,8 +244,9 @@ out:
 static bool is_as_before(const char *what)
 {
     return CHECK_MSG(hlm_session_n_past(t.s) == 40 &&
-                     !memcmp(hlm_session_ids(t.s), t.id, 40 * sizeof *t.id) &&
-                     hlm_session_stats(t.s).n_snapshot == 4, "%s: the session has changed", what);
+                         !memcmp(hlm_session_ids(t.s), t.id, 40 * sizeof *t.id) &&
+                         hlm_session_stats(t.s).n_snapshot == 4,
+                     "%s: the session has changed", what);
 }
 
 static void refuses(hlm_session *s, const char *what, const char *says)
@@ -402,12 +407,16 @@ static void test_wide_state(void)
 
 void test_saved(void)
 {
-    static const struct { const char *model; enum hlm_kv kv; uint32_t made; } rows[] = {
+    static const struct {
+        const char *model;
+        enum hlm_kv kv;
+        uint32_t made;
+    } rows[] = {
         { "qwen35/base/model-f32.gguf", HLM_KV_F32, 0 },
         { "qwen35moe/base/model-f32.gguf", HLM_KV_Q8_0, 5 },
         { "qwen3next/base/model-f32.gguf", HLM_KV_F16, 5 },
         { "nemotron_h_moe/base/model-f32.gguf", HLM_KV_F16, 5 },
-        { "step35/base/model-f32.gguf", HLM_KV_F32, 40 },       /* past the turn of its rings */
+        { "step35/base/model-f32.gguf", HLM_KV_F32, 40 }, /* past the turn of its rings */
     };
     struct rng r = { 12 };
     test_case("a device");

@@ -446,7 +446,10 @@ void test_session(void)
     for (uint32_t i = 0; i < N_ID; i++)
         t.id[i] = (int32_t)(rng_u64(&r) % 600);
     struct hlm_session_params params = {
-        .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32, .keep_logits = true,
+        .n_ctx = N_CTX,
+        .n_batch = N_BATCH,
+        .kv = HLM_KV_F32,
+        .keep_logits = true,
         .snapshot_budget = HLM_SNAPSHOT_DEFAULT,
     };
     t.s = hlm_test_session(t.m, params);

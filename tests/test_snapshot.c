@@ -11,7 +11,9 @@ static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 /* ---- a conversation --------------------------------------------------------------------- */
 
 /* One model of each family, and the format it talks in. */
-static const struct family { const char *model, *format; } families[] = {
+static const struct family {
+    const char *model, *format;
+} families[] = {
     { "qwen35/base/model-f32.gguf", "qwen35" },
     { "qwen35moe/base/model-f32.gguf", "qwen35" },
     { "qwen3next/base/model-f32.gguf", "chatml" },
@@ -21,40 +23,26 @@ static const struct family { const char *model, *format; } families[] = {
 };
 
 enum act {
-    SAY,            /* a message and its answer */
-    REGEN,          /* the last answer anew */
-    EDIT,           /* the n-th message from the end is another; what followed is forgotten */
-    REWRITE,        /* a client changes the n-th answer from the end, keeps the rest, says text */
-    STRIP,          /* a client leaves out all reasoning and what was sampled, says text */
-    THINK,          /* on where n is set */
-    SYSTEM,         /* another system message, then a message */
+    SAY,     /* a message and its answer */
+    REGEN,   /* the last answer anew */
+    EDIT,    /* the n-th message from the end is another; what followed is forgotten */
+    REWRITE, /* a client changes the n-th answer from the end, keeps the rest, says text */
+    STRIP,   /* a client leaves out all reasoning and what was sampled, says text */
+    THINK,   /* on where n is set */
+    SYSTEM,  /* another system message, then a message */
 };
 
-static const struct step { enum act act; uint32_t n; const char *text; } script[] = {
-    { SAY, 0, "Hello" },
-    { SAY, 0, "2+3?" },
-    { REGEN, 0, "" },
-    { SAY, 0, "4*5?" },
-    { EDIT, 1, "A colour" },
-    { REGEN, 0, "" },
-    { REGEN, 0, "" },
-    { THINK, 1, "" },
-    { SAY, 0, "Others" },
-    { SAY, 0, "More" },
-    { EDIT, 2, "Zoo" },
-    { REWRITE, 1, "Why?" },
-    { SAY, 0, "Hm" },
-    { REWRITE, 3, "On" },
-    { STRIP, 0, "Tell" },
-    { SAY, 0, "Ta" },
-    { THINK, 0, "" },
-    { SAY, 0, "Count" },
-    { EDIT, 5, "Back" },
-    { REGEN, 0, "" },
-    { SYSTEM, 0, "You?" },
-    { SAY, 0, "Live?" },
-    { EDIT, 8, "Quite" },
-    { SAY, 0, "End" },
+static const struct step {
+    enum act act;
+    uint32_t n;
+    const char *text;
+} script[] = {
+    { SAY, 0, "Hello" },     { SAY, 0, "2+3?" },   { REGEN, 0, "" },     { SAY, 0, "4*5?" },
+    { EDIT, 1, "A colour" }, { REGEN, 0, "" },     { REGEN, 0, "" },     { THINK, 1, "" },
+    { SAY, 0, "Others" },    { SAY, 0, "More" },   { EDIT, 2, "Zoo" },   { REWRITE, 1, "Why?" },
+    { SAY, 0, "Hm" },        { REWRITE, 3, "On" }, { STRIP, 0, "Tell" }, { SAY, 0, "Ta" },
+    { THINK, 0, "" },        { SAY, 0, "Count" },  { EDIT, 5, "Back" },  { REGEN, 0, "" },
+    { SYSTEM, 0, "You?" },   { SAY, 0, "Live?" },  { EDIT, 8, "Quite" }, { SAY, 0, "End" },
     { REGEN, 0, "" },
 };
 
@@ -148,7 +136,8 @@ static void check_fresh(struct talk *fresh, const struct talk *t)
     for (uint32_t i = 0; i < t->n_msg; i++) {
         const struct chat_msg *m = &t->msg[i];
         struct chat_msg *c = &fresh->msg[fresh->n_msg++];
-        *c = (struct chat_msg){ .role = text_of(m->role), .content = text_of(m->content),
+        *c = (struct chat_msg){ .role = text_of(m->role),
+                                .content = text_of(m->content),
                                 .reasoning = m->reasoning ? text_of(m->reasoning) : NULL };
         if (m->ids && (c->ids = mem_alloc(m->n_ids, sizeof *c->ids)))
             memcpy(c->ids, m->ids, (c->n_ids = m->n_ids) * sizeof *c->ids);
@@ -207,10 +196,7 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
 
 /* ---- a conversation in a file ----------------------------------------------------------- */
 
-static bool same_text(const char *a, const char *b)
-{
-    return a && b ? strcmp(a, b) == 0 : a == b;
-}
+static bool same_text(const char *a, const char *b) { return a && b ? strcmp(a, b) == 0 : a == b; }
 
 static void check_same(const struct talk *a, const struct talk *b)
 {
@@ -238,8 +224,14 @@ static void check_goes_on(struct talk *a, struct talk *b)
 static void test_notes(struct talk *t, const char *path)
 {
     static const char *const notes[] = {
-        "", "{", "[]", "{}", "{\"messages\": []}", "{\"messages\": {}, \"think\": true}",
-        "{\"messages\": [], \"think\": 1}", "{\"messages\": [1], \"think\": true}",
+        "",
+        "{",
+        "[]",
+        "{}",
+        "{\"messages\": []}",
+        "{\"messages\": {}, \"think\": true}",
+        "{\"messages\": [], \"think\": 1}",
+        "{\"messages\": [1], \"think\": true}",
         "{\"messages\": [{\"role\": \"user\"}], \"think\": true}",
         "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"think\": true}",
         "{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}], \"think\": true}",
@@ -271,9 +263,9 @@ static void test_notes(struct talk *t, const char *path)
 
 static void test_talk_file(const struct family *f)
 {
-    struct hlm_session_params params = {
-        .n_ctx = 256, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_DEFAULT
-    };
+    struct hlm_session_params params = { .n_ctx = 256,
+                                         .kv = HLM_KV_F32,
+                                         .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
     struct talk t, to;
     struct talk_turn turn = { 0 };
     struct err err = { 0 };
@@ -306,9 +298,10 @@ static void test_talk_file(const struct family *f)
 
 static void test_family(const struct family *f)
 {
-    struct hlm_session_params params = {
-        .n_ctx = 384, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_DEFAULT
-    }, bare = params;
+    struct hlm_session_params params = { .n_ctx = 384,
+                                         .kv = HLM_KV_F32,
+                                         .snapshot_budget = HLM_SNAPSHOT_DEFAULT },
+                              bare = params;
     test_case("%s: opens", f->model);
     bare.snapshot_budget = 0;
     hlm *m = hlm_test_open(fixture("%s", f->model));
@@ -357,7 +350,9 @@ static void comes_back(const char *what, uint32_t at, uint32_t from, uint32_t ev
 
 static bool with_slots(uint64_t n, uint64_t more)
 {
-    struct hlm_session_params params = { .n_ctx = N_CTX, .n_batch = N_BATCH, .kv = HLM_KV_F32,
+    struct hlm_session_params params = { .n_ctx = N_CTX,
+                                         .n_batch = N_BATCH,
+                                         .kv = HLM_KV_F32,
                                          .snapshot_budget = n * b.slot_bytes + more };
     hlm_session_destroy(b.s);
     b.s = hlm_test_session(b.m, params);
@@ -365,8 +360,8 @@ static bool with_slots(uint64_t n, uint64_t more)
     return b.s && CHECK_EQ(st.snapshot_max, n) && CHECK_EQ(st.snapshot_bytes, n * b.slot_bytes);
 }
 
-#define PLACES(...) (const uint32_t[]){ __VA_ARGS__ }, \
-                    (uint32_t)(sizeof((const uint32_t[]){ __VA_ARGS__ }) / 4)
+#define PLACES(...)                                                                                \
+    (const uint32_t[]){ __VA_ARGS__ }, (uint32_t)(sizeof((const uint32_t[]){ __VA_ARGS__ }) / 4)
 
 static void test_eviction(void)
 {
@@ -427,11 +422,11 @@ static void test_submissions(void)
     for (uint32_t round = 0; round < 3; round++) {
         hlm_session_reset(b.s);
         was = hlm_session_stats(b.s);
-        if (round == 0)         /* 64 and 36 */
+        if (round == 0) /* 64 and 36 */
             read_to(100, N_ID, NULL, 0);
-        else if (round == 1)    /* 30, 64, 6 and two copies */
+        else if (round == 1) /* 30, 64, 6 and two copies */
             read_to(100, N_ID, PLACES(10, 20, 30, 100));
-        else                    /* 64 and 36, and a copy */
+        else /* 64 and 36, and a copy */
             read_to(100, N_ID, PLACES(100));
         now = hlm_session_stats(b.s);
         CHECK_EQ(now.n_submit - was.n_submit, round == 0 ? 2 : round == 1 ? 5 : 3);
@@ -541,8 +536,7 @@ static void test_budget(void)
         return;
     for (uint32_t i = 0; i < N_ID; i++)
         b.id[i] = (int32_t)(rng_u64(&r) % 600);
-    struct hlm_session_params params = { .n_ctx = N_CTX,
-                                         .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
+    struct hlm_session_params params = { .n_ctx = N_CTX, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
     if ((b.s = hlm_test_session(b.m, params))) {
         struct hlm_stats st = hlm_session_stats(b.s);
         CHECK(st.snapshot_max >= 2 && st.snapshot_bytes <= 512 << 20);

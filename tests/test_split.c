@@ -194,6 +194,7 @@ static const struct broken {
     enum gguf_type type; /* GGUF_TYPE_COUNT: the key is missing */
     uint64_t value;
     const char *word[2]; /* in the message, which names the part */
+    /* clang-format off */
 } broken[] = {
     { "no number in the first", 0, "split.no", GGUF_TYPE_COUNT, 0, { "'split.no'", "missing" } },
     { "no total in the first", 0, "split.tensors.count", GGUF_TYPE_COUNT, 0,
@@ -218,6 +219,7 @@ static const struct broken {
     { "a part of another total", 2, "split.tensors.count", GGUF_I32, 5, { "is 5", "expected 4" } },
     { "a tensor twice", 2, NULL, GGUF_TYPE_COUNT, 0, { "tensor 't0'", "earlier part" } },
 };
+/* clang-format on */
 
 /* The three parts of the small model, one of them changed. */
 static void write_broken(const struct broken *c)

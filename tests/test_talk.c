@@ -82,7 +82,7 @@ static void test_second_turn(void)
     CHECK_EQ(num(&t, 1, "reread"), 0);
     CHECK_EQ(num(&t, 2, "reused"), num(&t, 1, "prompt"));
     CHECK_EQ(num(&t, 2, "read") + num(&t, 2, "reread"), 0);
-    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&t, 1, b, sizeof b));      /* greedy */
+    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&t, 1, b, sizeof b)); /* greedy */
     talked_free(&t);
 
     test_case("/undo: what follows is as if the turn had not been");
@@ -100,8 +100,8 @@ static void test_second_turn(void)
         t = converse(0, "My name is Anna.\nHello!\n/undo\nWhat is two plus three?\n",
                      budget ? "--temp 0 -m " DEMO : "--snapshot-budget 0 --temp 0 -m " DEMO);
         const char *why = json_string_value(json_object_get(t.turn[2], "why"));
-        CHECK_MSG(why && strstr(why, "differs from token") && strstr(why, "(message 3)"),
-                  "why: %s", why);
+        CHECK_MSG(why && strstr(why, "differs from token") && strstr(why, "(message 3)"), "why: %s",
+                  why);
         CHECK_EQ(num(&t, 2, "reused"), budget ? num(&t, 2, "same") : 0);
         CHECK_EQ(num(&t, 2, "reread"), budget ? 0 : num(&t, 2, "same"));
         talked_free(&t);
@@ -141,7 +141,7 @@ static void test_save(void)
     CHECK_EQ(num(&t, 1, "reused"), used);
     CHECK_EQ(num(&t, 1, "read"), prompt - used);
     CHECK_EQ(num(&t, 1, "reread"), 0);
-    CHECK_EQ(num(&t, 2, "reused"), num(&t, 2, "same"));    /* a snapshot of the file */
+    CHECK_EQ(num(&t, 2, "reused"), num(&t, 2, "same")); /* a snapshot of the file */
     CHECK_MSG(num(&t, 2, "reused") > 0, "nothing was reused");
     talked_free(&t);
 
@@ -294,8 +294,11 @@ static void test_commands(void)
                        "hlm-chat --lines -m " DEMO);
     CHECK_EQ(r.rc, 0);
     CHECK_EQ(n_lines(r.out), 1);
-    static const char *const says[] = { "temp               0.25\n", "repeat_last_n",
-                                        "system message: Be kind.", "reused", "adapters 0 B",
+    static const char *const says[] = { "temp               0.25\n",
+                                        "repeat_last_n",
+                                        "system message: Be kind.",
+                                        "reused",
+                                        "adapters 0 B",
                                         "/s made; 0 errors so far" };
     for (uint32_t i = 0; i < ARRAY_LEN(says); i++)
         CHECK_MSG(strstr(r.err, says[i]), "no \"%s\" in \"%s\"", says[i], r.err);
@@ -329,7 +332,7 @@ static void test_one_turn(void)
     test_case("SIGINT while the program waits for a line: 130");
     const char *fifo = scratch("fifo");
     CHECK(mkfifo(fifo, 0600) == 0);
-    int hold = open(fifo, O_RDWR);      /* a writer that writes one question and never closes */
+    int hold = open(fifo, O_RDWR); /* a writer that writes one question and never closes */
     pid_t pid = start("hlm-chat --lines --temp 0 -m " DEMO, fifo, scratch("out"), scratch("err"));
     CHECK(write(hold, "Hello!\n", 7) == 7);
     for (double end_s = now_s() + TIMEOUT_S; now_s() < end_s;) {
@@ -467,13 +470,13 @@ static void test_watched(void)
             n++;
         }
     }
-    CHECK_EQ(finish(pid), 1);           /* for the command that is none */
+    CHECK_EQ(finish(pid), 1); /* for the command that is none */
     close(hold);
     CHECK_MSG(r && n >= 8 && lost == 0, "%llu samples, %llu lost", (unsigned long long)n,
               (unsigned long long)lost);
     CHECK_MSG((double)n_busy >= 2 * busy_s, "%llu samples in %.1f s of work",
               (unsigned long long)n_busy, busy_s);
-    CHECK_EQ(n_idle, 4);                /* opened, two turns, an error */
+    CHECK_EQ(n_idle, 4); /* opened, two turns, an error */
     for (enum hlm_state k = HLM_IDLE; k <= HLM_GENERATING; k++)
         CHECK_MSG(seen[k], "state %d was never shown", (int)k);
     CHECK_STR(was.c.model, "hlm-demo");
@@ -513,7 +516,8 @@ static void test_watched(void)
     size_t i;
     CHECK_MSG(was.c.n_layer && json_array_size(layers), "%llu layers",
               (unsigned long long)was.c.n_layer);
-    json_array_foreach(layers, i, layer) {
+    json_array_foreach(layers, i, layer)
+    {
         json_int_t at = json_integer_value(json_object_get(layer, "layer"));
         const struct hlm_layer_count *l = &was.c.layer[at];
         json_t *gates = json_object_get(layer, "gates"), *state = json_object_get(layer, "state");
@@ -560,7 +564,9 @@ static void test_perplexity(void)
     }
     ran_free(&ids);
 
-    static const struct { const char *text, *flags, *says; } bad[] = {
+    static const struct {
+        const char *text, *flags, *says;
+    } bad[] = {
         { "", "", "0 tokens: a perplexity needs at least 2" },
         { "a", "", "1 token: a perplexity needs at least 2" },
         { "Hello there!", "-c 5000", "was trained for 4096 tokens" },
@@ -608,8 +614,8 @@ static char *logits_with(const char *flags)
     uint64_t n;
     const char *out = scratch("logits");
     spill(scratch("ids"), "1 2 3\n4 5\n");
-    struct ran r = run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s%s", scratch("ids"), out,
-                       flags);
+    struct ran r =
+        run(NULL, "hlm-eval -m " DEMO " --ids %s --logits %s%s", scratch("ids"), out, flags);
     CHECK_MSG(r.rc == 0, "%s: %s", flags, r.err);
     ran_free(&r);
     char *bits = file_read(out, 1u << 20, &n, NULL);
@@ -620,15 +626,15 @@ static char *logits_with(const char *flags)
 static void test_adapters(void)
 {
     static const struct {
-        const char *flags;      /* %s: the adapter */
-        int like;               /* which row gives the same */
+        const char *flags; /* %s: the adapter */
+        int like;          /* which row gives the same */
     } rows[] = {
         { "", 0 },
         { " --lora %s", 1 },
         { " --lora=%s:0", 0 },
         { " --lora %s:0.5", 3 },
         { " --lora %s:0.25 --lora %s:0.75", 4 },
-        { " --lora %s:1", 1 },          /* beside a file called that */
+        { " --lora %s:1", 1 }, /* beside a file called that */
     };
     const char *path = write_adapter(scratch("adapter"));
     char flags[512], colon[160], *bits[ARRAY_LEN(rows)];
@@ -653,15 +659,17 @@ static void test_adapters(void)
 
     char a[256], b[256], lines[1024];
     test_case("/lora: replaced, refused, dropped, shown");
-    snprintf(lines, sizeof lines, "Hello!\n/lora %s:0\n/regen\n/lora %s:0 %s:40\n/regen\n"
-             "/lora " DEMO "\n/regen\n/lora\n/lora off\n/regen\n/lora\n", path, path, path);
+    snprintf(lines, sizeof lines,
+             "Hello!\n/lora %s:0\n/regen\n/lora %s:0 %s:40\n/regen\n"
+             "/lora " DEMO "\n/regen\n/lora\n/lora off\n/regen\n/lora\n",
+             path, path, path);
     struct talked t = converse(1, lines, "--temp 0 -n 12 -m " DEMO);
     if (CHECK_EQ(t.n_turn, 5)) {
         CHECK_STR(answer(&t, 1, a, sizeof a), answer(&t, 0, b, sizeof b));
         CHECK_EQ(num(&t, 1, "read"), num(&t, 1, "prompt"));
         CHECK_MSG(strcmp(answer(&t, 2, a, sizeof a), b) != 0, "the adapter does nothing: %s", a);
         CHECK_STR(answer(&t, 3, b, sizeof b), a);
-        CHECK_EQ(num(&t, 3, "reused"), num(&t, 3, "prompt"));   /* the session is the one before */
+        CHECK_EQ(num(&t, 3, "reused"), num(&t, 3, "prompt")); /* the session is the one before */
         CHECK_STR(answer(&t, 4, a, sizeof a), answer(&t, 0, b, sizeof b));
     }
     const char *bad = strstr(t.r.err, "general.type is \"model\", expected \"adapter\"");
@@ -689,31 +697,34 @@ static unsigned long long number_at(const char *text, const char *word)
 
 static void test_plan_output(void)
 {
-    static const char *const parts[] = { "weights", "kv", "state", "scratch", "io", "host",
-                                         "snapshots" };
+    static const char *const parts[] = { "weights", "kv",   "state",    "scratch",
+                                         "io",      "host", "snapshots" };
     test_case("--plan: every byte by purpose, and that is what runs");
     struct ran r = run(NULL, "hlm-chat --plan -c 300 -b 16 --snapshot-budget 1M -m " DEMO);
     CHECK_EQ(r.rc, 0);
     CHECK_STR(r.err, "");
     CHECK_MSG(strstr(r.out, "context 300, batch 16, cache f16"), "%s", r.out);
     unsigned long long sum = 0, all = number_at(r.out, "all");
-    bool unified = !strstr(r.out, "of the host");   /* elsewhere some stands in a second table */
+    bool unified = !strstr(r.out, "of the host"); /* elsewhere some stands in a second table */
     for (uint32_t i = 0; i < ARRAY_LEN(parts); i++)
         sum += number_at(r.out, parts[i]);
     CHECK_MSG(all > 0 && (sum == all || !unified), "%llu are not %llu in %s", sum, all, r.out);
     ran_free(&r);
-    r = run(NULL, "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m "
-            DEMO, all);
+    r = run(NULL,
+            "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m " DEMO,
+            all);
     CHECK_MSG(r.rc == 0 && !*r.err, "%d, %s", r.rc, r.err);
     ran_free(&r);
 
     test_case("--memory: a byte less is refused with the context that fits");
-    r = run(NULL, "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m "
-            DEMO, all - 1);
+    r = run(NULL,
+            "hlm-chat -p Hello! -n 1 -c 300 -b 16 --snapshot-budget 1M --memory %llu -m " DEMO,
+            all - 1);
     CHECK_EQ(r.rc, 1);
     CHECK_STR(r.out, "");
     CHECK_MSG(n_lines(r.err) == 1 && strstr(r.err, "a context of 300 needs") &&
-              strstr(r.err, "(-c) would fit"), "%s", r.err);
+                  strstr(r.err, "(-c) would fit"),
+              "%s", r.err);
     ran_free(&r);
     r = run(NULL, "hlm-chat --plan -c 300 -b 16 --snapshot-budget 1M --memory %llu -m " DEMO,
             all - 1);
@@ -728,7 +739,8 @@ static void test_plan_output(void)
     CHECK_STR(r.err, "");
     const char *asked = strstr(r.out, "as asked"), *less = strstr(r.out, "all of these");
     CHECK_MSG(asked && strstr(asked, "no; -c ") && less && strstr(less, "yes\n") &&
-              strstr(r.out, "-c 1024"), "%s", r.out);
+                  strstr(r.out, "-c 1024"),
+              "%s", r.out);
     ran_free(&r);
 }
 
@@ -737,8 +749,8 @@ static void test_lost(void)
     static const int at[] = { 1, 6, 9, 14 };
     for (uint32_t i = 0; i < ARRAY_LEN(at); i++) {
         test_case("a device lost at submission or wait %d: one line, 1", at[i]);
-        struct ran r = run("Hello!\nAnd you?\n", "hlm-chat --lines --temp 0 --debug lose=%d -m "
-                           DEMO, at[i]);
+        struct ran r =
+            run("Hello!\nAnd you?\n", "hlm-chat --lines --temp 0 --debug lose=%d -m " DEMO, at[i]);
         CHECK_EQ(r.rc, 1);
         CHECK_MSG(n_lines(r.err) == 1 && strstr(r.err, "was lost") && strstr(r.err, "while it ran"),
                   "%s", r.err);
@@ -746,8 +758,8 @@ static void test_lost(void)
     }
     for (int n = 1; n < 60; n += 11) {
         test_case("no memory at allocation %d: one line and 1, or nothing of it is seen", n);
-        struct ran r = run("Hello!\n", "hlm-chat --lines --temp 0 -n 8 --debug fail=%d -m " DEMO,
-                           n);
+        struct ran r =
+            run("Hello!\n", "hlm-chat --lines --temp 0 -n 8 --debug fail=%d -m " DEMO, n);
         CHECK_MSG((r.rc == 0 && !*r.err) || (r.rc == 1 && n_lines(r.err) == 1), "%d, %s", r.rc,
                   r.err);
         ran_free(&r);

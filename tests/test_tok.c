@@ -123,8 +123,10 @@ static void test_families(void)
         bool adds_bos;
     } row[] = {
         { "Nemotron 3", "pixtral", { "<|im_end|>", "</s>" }, true },
-        { "Step 3.5", "deepseek-v3",
-          { "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<|im_end|>" }, false },
+        { "Step 3.5",
+          "deepseek-v3",
+          { "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<|im_end|>" },
+          false },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         struct str token[260] = { { "<s>", 3 } };
@@ -149,7 +151,9 @@ static void test_families(void)
             struct err err = { 0 };
             uint64_t n_bytes;
             test_case("%s: ends of a turn; add_bos_token %s", row[i].what,
-                      key < 0 ? "absent" : key ? "true" : "false");
+                      key < 0 ? "absent"
+                      : key   ? "true"
+                              : "false");
             if (key >= 0)
                 gb_bool(b, add_bos, key);
             uint8_t *file = gb_bytes(b, &n_bytes);
@@ -262,7 +266,10 @@ static void refused(struct gguf_build *b, const char *why)
     gb_free(b);
 }
 
-#define STR(s) { (s), sizeof(s) - 1 }
+#define STR(s)                                                                                     \
+    {                                                                                              \
+        (s), sizeof(s) - 1                                                                         \
+    }
 
 static struct gguf_build *vocab(void)
 {

@@ -14,7 +14,9 @@
 /* At most: first loss, relative; NMSE of any gradient; a step's loss and norm, relative; NMSE of
  * what any tensor of the adapter has changed by; a token's likelihood, relative to its document's
  * largest. */
-struct bounds { double loss, grad, curve, norm, final, nll; };
+struct bounds {
+    double loss, grad, curve, norm, final, nll;
+};
 /* Of f32. Measured: 1.1e-6. */
 #define NLL 3e-6
 
@@ -23,20 +25,25 @@ static const struct train_case {
     struct bounds at_most;
     bool f16;
 } cases[] = {
-#define CASE(name, quant, data, ...) \
-    { name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", \
-      { __VA_ARGS__, NLL }, false }
-#define CASE_F16(name, quant, data, ...) \
-    { name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", { __VA_ARGS__ }, true }
-    CASE("qwen35", "", "data", 1e-7, 2e-10, 3e-7, 2e-5, 1e-10),     /* 2e-8 3e-11 8e-8 8e-7 7e-12 */
+#define CASE(name, quant, data, ...)                                                               \
+    {                                                                                              \
+        name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf",                     \
+            { __VA_ARGS__, NLL }, false                                                            \
+    }
+#define CASE_F16(name, quant, data, ...)                                                           \
+    {                                                                                              \
+        name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", { __VA_ARGS__ },    \
+            true                                                                                   \
+    }
+    CASE("qwen35", "", "data", 1e-7, 2e-10, 3e-7, 2e-5, 1e-10), /* 2e-8 3e-11 8e-8 8e-7 7e-12 */
     /* 3e-9 2e-11 8e-8 3e-6 3e-11 */
     CASE("qwen35", "-q8_0", "data", 1e-7, 2e-10, 3e-7, 5e-5, 3e-10),
-    CASE("qwen3next", "", "data", 1e-7, 2e-10, 3e-7, 5e-4, 4e-10),  /* 1e-9 2e-11 8e-8 4e-5 4e-11 */
+    CASE("qwen3next", "", "data", 1e-7, 2e-10, 3e-7, 5e-4, 4e-10), /* 1e-9 2e-11 8e-8 4e-5 4e-11 */
     /* 3e-9 2e-12 4e-8 2e-7 2e-12 */
     CASE("nemotron_h_moe", "", "data", 1e-7, 2e-11, 3e-7, 2e-5, 3e-11),
     /* 8e-9 2e-12 2e-8 3e-7 1e-11 */
     CASE("nemotron_h_moe", "-q8_0", "data", 1e-7, 2e-11, 3e-7, 2e-5, 1e-10),
-    CASE("step35", "", "data", 1e-7, 2e-11, 5e-7, 2e-5, 4e-6),      /* 9e-9 2e-12 2e-7 1e-6 4e-7 */
+    CASE("step35", "", "data", 1e-7, 2e-11, 5e-7, 2e-5, 4e-6), /* 9e-9 2e-12 2e-7 1e-6 4e-7 */
     CASE("qwen35-packed", "", "data", 1e-7, 2e-10, 5e-7, 5e-4, 4e-6),
     CASE("qwen35-packed", "", "data-separate", 1e-7, 2e-10, 5e-7, 5e-4, 4e-6),
     CASE("nemotron_h_moe-packed", "", "data", 1e-7, 2e-10, 5e-7, 5e-4, 4e-6),
@@ -48,8 +55,13 @@ static const struct train_case {
     /* 3e-9 3e-11 9e-9 2e-7 4e-8 */
     CASE("qwen35moe-mtp-packed", "", "data", 1e-7, 2e-10, 1e-7, 4e-5, 2e-7),
     CASE("qwen35moe-mtp-packed", "", "data-separate", 1e-7, 2e-10, 1e-7, 4e-5, 2e-7),
-    { "qwen35moe-mtp", "model.gguf", "data", "expected-mtp-adapter", "init-lora-mtp.gguf",
-      { 1e-7, 2e-10, 3e-7, 2e-5, 2e-9, NLL }, false },  /* 2e-8 4e-11 7e-8 1e-6 6e-10 */
+    { "qwen35moe-mtp",
+      "model.gguf",
+      "data",
+      "expected-mtp-adapter",
+      "init-lora-mtp.gguf",
+      { 1e-7, 2e-10, 3e-7, 2e-5, 2e-9, NLL },
+      false }, /* 2e-8 4e-11 7e-8 1e-6 6e-10 */
     /* By f16 operands: three times what rounded weights alone cost (trainfx/README.md) of the files
      * it has that for; norms and tokens as measured. Experts chosen otherwise than in double
      * precision make the curves of the later two. */
@@ -92,8 +104,10 @@ static bool open_run(struct run *r, struct gpu *g, const struct train_case *c)
     if (!data_read(fixture("train/%s/%s.json", c->name, c->data), r->r.m->n_vocab, &r->rows, &r->o,
                    &has, &r->err))
         return FAIL("%s", r->err.msg);
-    struct train_params p = { .train_lora = r->o.train_lora, .train_gates = r->o.train_gates,
-                              .mtp_factor = r->o.mtp_factor, .f16 = c->f16 };
+    struct train_params p = { .train_lora = r->o.train_lora,
+                              .train_gates = r->o.train_gates,
+                              .mtp_factor = r->o.mtp_factor,
+                              .f16 = c->f16 };
     train_run_room(&p, &r->rows);
     bool ok = train_run_trainer(&r->r, &p);
     r->t = r->r.t;
@@ -126,8 +140,8 @@ static double worst(struct run *r, enum train_what what, const char *prefix, flo
         const float *want = wanted(r, name, p.n);
         float *got = mem_alloc(p.n, sizeof *got);
         double *change = mem_alloc(p.n, sizeof *change);
-        if (want && got && change && CHECK_MSG(train_get(r->t, what, i, got, &r->err), "%s",
-                                               r->err.msg)) {
+        if (want && got && change &&
+            CHECK_MSG(train_get(r->t, what, i, got, &r->err), "%s", r->err.msg)) {
             double off = 0, all = 0;
             for (uint64_t k = 0; k < p.n; k++) {
                 double from = before ? (double)before[i][k] : 0;
@@ -217,9 +231,15 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
             grad = worst(r, TRAIN_GRAD, "grad", NULL, b->grad);
         }
         struct adam_update u = {
-            .lr = r->o.lr, .beta1 = r->o.beta1, .beta2 = r->o.beta2, .eps = r->o.eps,
-            .decay = r->o.weight_decay, .decay_gates = r->o.weight_decay_gates,
-            .clip_norm = r->o.clip_norm, .bias_correction = r->o.bias_correction, .step = i + 1,
+            .lr = r->o.lr,
+            .beta1 = r->o.beta1,
+            .beta2 = r->o.beta2,
+            .eps = r->o.eps,
+            .decay = r->o.weight_decay,
+            .decay_gates = r->o.weight_decay_gates,
+            .clip_norm = r->o.clip_norm,
+            .bias_correction = r->o.bias_correction,
+            .step = i + 1,
         };
         if (!CHECK_MSG(train_update(r->t, &u, &norm, &r->err), "%s", r->err.msg))
             return;
@@ -227,8 +247,8 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
         norm_off = fmax(norm_off, fabs(norm / want_norm - 1));
         CHECK_MSG(off <= b->curve, "step %u: loss %.12g, expected %.12g", i + 1, loss_of(r, &sum),
                   want_loss);
-        CHECK_MSG(fabs(norm / want_norm - 1) <= b->norm, "step %u: norm %.9g, expected %.9g",
-                  i + 1, norm, want_norm);
+        CHECK_MSG(fabs(norm / want_norm - 1) <= b->norm, "step %u: norm %.9g, expected %.9g", i + 1,
+                  norm, want_norm);
     }
     snprintf(path, sizeof path, "%s/final", r->o.run);
     double final = worst(r, TRAIN_VALUE, path, before, b->final);
@@ -248,8 +268,8 @@ static void test_case_of(struct gpu *g, const struct train_case *c)
         for (uint64_t i = 0; i < n; i++) {
             before[i] = mem_alloc(train_param(r.t, i).n, sizeof **before);
             HLM_ASSERT(before[i]);
-            ok = ok && CHECK_MSG(train_get(r.t, TRAIN_VALUE, i, before[i], &r.err), "%s",
-                                 r.err.msg);
+            ok =
+                ok && CHECK_MSG(train_get(r.t, TRAIN_VALUE, i, before[i], &r.err), "%s", r.err.msg);
         }
         if (ok)
             run_steps(&r, &c->at_most, before);

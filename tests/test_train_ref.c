@@ -16,18 +16,18 @@
 
 /* At most: NMSE of any parameter's gradient, of all likelihoods of a depth, and relative difference
  * between a sum of losses and the reference's. */
-#define GRAD 2e-10              /* 3.8e-11 */
-#define NLLS 1e-12              /* 8.8e-14 */
-#define LOSS 2e-7               /* 4.4e-8 */
+#define GRAD 2e-10 /* 3.8e-11 */
+#define NLLS 1e-12 /* 8.8e-14 */
+#define LOSS 2e-7  /* 4.4e-8 */
 /* Relative difference between the reference's gradient and its loss's slope along it. */
-#define SLOPE 2e-7              /* 2.7e-8 */
+#define SLOPE 2e-7 /* 2.7e-8 */
 
 enum { MAX_DEPTH = 3 };
 
 static const struct family {
     const char *path;
     bool gates;
-    uint32_t n_draft;           /* draft blocks: made of its one where there are more */
+    uint32_t n_draft; /* draft blocks: made of its one where there are more */
 } families[] = {
     { "qwen35/base/model-f32.gguf", true, 1 },
     { "train/qwen35moe-mtp/model.gguf", true, 2 },
@@ -60,14 +60,12 @@ static bool pair_open(struct pair *p, struct gpu *g, const struct family *f)
     const char *path = drafts_file(f->path, f->n_draft);
     *p = (struct pair){ 0 };
     if (!path || !train_run_model(&p->r, g, path, true) ||
-        !train_run_fresh(&p->r, "blk.*.weight") ||
-        !CHECK_EQ(p->r.m->n_draft, f->n_draft))
+        !train_run_fresh(&p->r, "blk.*.weight") || !CHECK_EQ(p->r.m->n_draft, f->n_draft))
         return false;
     train_run_documents(&p->docs, len, ARRAY_LEN(len), p->r.m->n_vocab);
     p->model = ref_model_open(p->r.file, err);
     return CHECK_OK(p->model && data_pack(&p->rows, &p->docs, NULL, ROW, 0, err), *err) &&
-           CHECK_EQ(p->rows.n_row, 1) &&
-           CHECK_EQ(ref_model_config(p->model)->n_mtp, f->n_draft);
+           CHECK_EQ(p->rows.n_row, 1) && CHECK_EQ(ref_model_config(p->model)->n_mtp, f->n_draft);
 }
 
 static void pair_close(struct pair *p)
@@ -83,7 +81,9 @@ static void pair_close(struct pair *p)
 
 static bool pair_trainer(struct pair *p, const struct family *f, uint32_t chunk)
 {
-    struct train_params how = { .train_lora = true, .train_gates = f->gates, .chunk = chunk,
+    struct train_params how = { .train_lora = true,
+                                .train_gates = f->gates,
+                                .chunk = chunk,
                                 .mtp_factor = f->n_draft ? factor : 0 };
     train_run_room(&how, &p->rows);
     if (!train_run_trainer(&p->r, &how))
@@ -124,8 +124,8 @@ static bool open_reference(struct pair *p, const struct family *f)
 {
     struct err *err = &p->r.err;
     struct gguf *a = gguf_parse(p->r.fresh, p->r.n_fresh, "fresh adapter", err);
-    bool ok = CHECK_OK(a && ref_tune_open(&p->ref, p->model, a, f->gates, err), *err) &&
-              take_values(p);
+    bool ok =
+        CHECK_OK(a && ref_tune_open(&p->ref, p->model, a, f->gates, err), *err) && take_values(p);
     gguf_close(a);
     p->ref.mtp_factor = f->n_draft ? factor : 0;
     return ok;
@@ -148,7 +148,7 @@ static double slope_off(struct ref_tune *t, const struct data_set *s, uint32_t i
         for (uint64_t k = 0; in_block(&t->param[i], i_block) && k < t->param[i].n; k++)
             norm += t->param[i].grad[k] * t->param[i].grad[k];
     norm = sqrt(norm);
-    for (uint32_t side = 0; side < 3; side++) {         /* there, to the other side, back */
+    for (uint32_t side = 0; side < 3; side++) { /* there, to the other side, back */
         for (uint32_t i = 0; i < t->n_param; i++)
             for (uint64_t k = 0; in_block(&t->param[i], i_block) && k < t->param[i].n; k++)
                 t->param[i].value[k] += (side == 1 ? -2 : 1) * h * t->param[i].grad[k] / norm;
@@ -165,7 +165,7 @@ static double slope_off(struct ref_tune *t, const struct data_set *s, uint32_t i
  * their deltas, so those stay out of this. */
 static void check_slopes(struct pair *p)
 {
-    enum { DOC = 5 };                                   /* of 15 tokens */
+    enum { DOC = 5 }; /* of 15 tokens */
     const struct ref_config *c = ref_model_config(p->model);
     const struct data_doc *d = &p->docs.doc[DOC];
     struct ref_tune t = p->ref;
@@ -205,8 +205,10 @@ static void run_reference(struct pair *p, const struct family *f)
                 mean += v / f->n_draft;
             }
         }
-        CHECK_MSG(fabs(sum.mtp - mean) <= 1e-12 * fabs(mean), "document %u: %.15g, of its depths "
-                  "%.15g", i, sum.mtp, mean);
+        CHECK_MSG(fabs(sum.mtp - mean) <= 1e-12 * fabs(mean),
+                  "document %u: %.15g, of its depths "
+                  "%.15g",
+                  i, sum.mtp, mean);
         free(mtp);
     }
 }
@@ -221,8 +223,9 @@ static bool loss_nll(struct pair *p, uint32_t i, double *nll)
     const uint32_t *rows = (const uint32_t *)(const void *)(t->host + l->rows.offset);
     float *parts = test_room((uint64_t)NLL_PARTS * l->n, sizeof *parts);
     const struct data_row *row = &p->rows.row[0];
-    bool ok = !l->n || CHECK_OK(gpu_read(t->gpu, l->parts, 0, parts, 4ull * NLL_PARTS * l->n,
-                                         &p->r.err), p->r.err);
+    bool ok =
+        !l->n || CHECK_OK(gpu_read(t->gpu, l->parts, 0, parts, 4ull * NLL_PARTS * l->n, &p->r.err),
+                          p->r.err);
     for (uint32_t k = 0; ok && k < l->n; k++) {
         uint32_t d = (uint32_t)row->doc[rows[k]], at = rows[k] + l->ahead - row->doc_start[d];
         ok = CHECK(at < row->doc_len[d]);
@@ -239,7 +242,8 @@ static void check_device(struct pair *p, const struct family *f, uint32_t chunk)
     double nll_most = 0, loss_most = 0, grad_most = 0, mtp = 0;
     uint64_t n_id = p->docs.n_id;
     if (!CHECK_OK(train_row(p->r.t, &p->rows.row[0], weight, 1, 0, &sums, NULL, NULL, &p->r.err),
-                  p->r.err) || !CHECK_EQ(sums.n, p->docs.n_counted))
+                  p->r.err) ||
+        !CHECK_EQ(sums.n, p->docs.n_counted))
         return;
     for (uint32_t k = 0; k <= f->n_draft; k++) {
         double *nll = test_room(n_id, sizeof *nll), off = 0, all = 0, sum = 0;

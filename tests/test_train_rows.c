@@ -14,16 +14,16 @@
  * between the serial form and chunks of any length; of all tokens' likelihoods between that form,
  * chunks and the serial kernels; relative difference between slope and gradient. The serial form of
  * the backward is that of chunks of one token. */
-#define APART  4e-12            /* 3.9e-13 */
-#define CHUNKS 2e-10            /* 5.2e-11 */
-#define NLLS   1e-12            /* 8.7e-14 */
-#define SLOPE  1e-2             /* 5.5e-4 */
+#define APART 4e-12  /* 3.9e-13 */
+#define CHUNKS 2e-10 /* 5.2e-11 */
+#define NLLS 1e-12   /* 8.7e-14 */
+#define SLOPE 1e-2   /* 5.5e-4 */
 
 static const struct family {
     const char *path;
-    bool recurrent;             /* it has chunks, and gates to train */
+    bool recurrent; /* it has chunks, and gates to train */
     double mtp;
-    uint32_t n_draft;           /* draft blocks: made of its one where there are more */
+    uint32_t n_draft; /* draft blocks: made of its one where there are more */
 } families[] = {
     { "qwen35/base/model-f32.gguf", true, 0.3, 1 },
     { "train/qwen35moe-mtp/model.gguf", true, 0.3, 1 },
@@ -58,11 +58,11 @@ static void rows_run_free(struct rows_run *o)
 
 /* All rows, forward and back, with chunks of so many tokens. */
 static bool run_rows(struct train_run *r, const struct family *f, const struct data_set *s,
-                     const uint32_t *order, uint32_t row_length, uint32_t chunk,
-                     struct rows_run *o)
+                     const uint32_t *order, uint32_t row_length, uint32_t chunk, struct rows_run *o)
 {
-    struct train_params p = { .train_lora = true, .train_gates = f->recurrent,
-                              .mtp_factor = f->mtp, .chunk = chunk };
+    struct train_params p = {
+        .train_lora = true, .train_gates = f->recurrent, .mtp_factor = f->mtp, .chunk = chunk
+    };
     *o = (struct rows_run){ .nll = test_room(s->n_id, sizeof *o->nll),
                             .mtp = test_room(s->n_id, sizeof *o->mtp) };
     if (!CHECK_OK(data_pack(&o->rows, s, order, row_length, 0, &r->err), r->err))
@@ -121,8 +121,8 @@ static bool run_serial(struct train_run *r, const struct data_set *s, struct row
                             .mtp = test_room(s->n_id, sizeof *o->mtp) };
     for (uint32_t i = 0; ok && i < s->n_doc; i++) {
         uint64_t at = s->doc[i].at;
-        ok = serial_document(&run, s->ids + at, s->mask + at, s->doc[i].n, o->nll + at,
-                             o->mtp + at, &r->err);
+        ok = serial_document(&run, s->ids + at, s->mask + at, s->doc[i].n, o->nll + at, o->mtp + at,
+                             &r->err);
     }
     serial_close(&run);
     return CHECK_OK(ok, r->err);
@@ -140,7 +140,9 @@ static double grads_off(struct train_run *r, const struct rows_run *a, const str
 }
 
 /* What the serial form and chunks of one length differ by at most. */
-struct offs { double chunks, apart, nlls; };
+struct offs {
+    double chunks, apart, nlls;
+};
 
 /* A packed row with chunks of so many tokens: against the serial form and, where training takes
  * such chunks, against the documents apart and among other neighbours. */
@@ -183,9 +185,9 @@ static void test_packed(struct gpu *g, const struct family *f)
 {
     /* 1, 2, C - 1, C, C + 1 and 3 C + 5 tokens for each length C of a chunk that is built */
     static const uint32_t chunks[] = { 64, 48, 32, 16 };
-    static const uint32_t len[] = { 1, 2, 15, 16, 17, 53, 31, 32, 33, 101, 47, 48, 49, 149, 63, 64,
-                                    65, 197 };
-    enum { ROW = 990 };         /* 983 tokens, and padding */
+    static const uint32_t len[] = { 1,   2,  15, 16, 17,  53, 31, 32, 33,
+                                    101, 47, 48, 49, 149, 63, 64, 65, 197 };
+    enum { ROW = 990 }; /* 983 tokens, and padding */
     struct train_run r;
     struct data_set s;
     test_case("%s: a row of documents, the documents apart, chunks of any length", f->path);
@@ -197,7 +199,7 @@ static void test_packed(struct gpu *g, const struct family *f)
         bool ok = run_rows(&r, f, &s, NULL, ROW, 1, &serial);
         if (ok && run_serial(&r, &s, &kernels)) {
             kernels_off = nmse(kernels.nll, serial.nll, s.n_id);
-            if (r.m->n_draft == 1)      /* of more the trainer has told the mean */
+            if (r.m->n_draft == 1) /* of more the trainer has told the mean */
                 kernels_off = fmax(kernels_off, nmse(kernels.mtp, serial.mtp, s.n_id));
             rows_run_free(&kernels);
         }
@@ -248,9 +250,8 @@ static double loss_at(struct train_run *r, const struct data_row *row, double mt
 }
 
 /* One direction u*g/|g| of a group, u uniform in 0..2: the best step's relative difference. */
-static double slope_off(struct train_run *r, const struct data_row *row, double mtp,
-                        uint32_t group, const float *value, const float *grad, uint64_t n,
-                        struct rng *rng)
+static double slope_off(struct train_run *r, const struct data_row *row, double mtp, uint32_t group,
+                        const float *value, const float *grad, uint64_t n, struct rng *rng)
 {
     float *v = mem_alloc(n, sizeof *v);
     double norm = 0, want = 0, best = INFINITY;
@@ -283,8 +284,9 @@ static void test_slope(struct gpu *g, const struct family *f)
     test_case("%s: slopes of the loss along the gradient", f->path);
     if (open_family(&r, g, f)) {
         train_run_documents(&s, len, ARRAY_LEN(len), r.m->n_vocab);
-        struct train_params p = { .train_lora = true, .train_gates = f->recurrent, .hold = true,
-                                  .mtp_factor = f->mtp };
+        struct train_params p = {
+            .train_lora = true, .train_gates = f->recurrent, .hold = true, .mtp_factor = f->mtp
+        };
         bool ok = CHECK(data_pack(&rows, &s, NULL, 96, 0, &r.err));
         train_run_room(&p, &rows);
         ok = ok && train_run_trainer(&r, &p);
@@ -300,8 +302,7 @@ static void test_slope(struct gpu *g, const struct family *f)
             float *grad = train_run_all(&r, TRAIN_GRAD, &m);
             for (uint32_t k = 0; k < ARRAY_LEN(groups); k++)
                 for (uint32_t i = 0; i < 5; i++) {
-                    double off = slope_off(&r, &rows.row[0], f->mtp, k, value, grad, n,
-                                           &rng);
+                    double off = slope_off(&r, &rows.row[0], f->mtp, k, value, grad, n, &rng);
                     CHECK_MSG(off <= SLOPE, "%s: slope and gradient differ by %.3g", groups[k],
                               off);
                     most = fmax(most, off);

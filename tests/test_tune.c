@@ -20,15 +20,16 @@ static void test_rates(void)
     struct err err = { 0 };
     test_case("rates of the reference's schedule");
     json_t *want = fixture_json("train/qwen35/expected.json");
-    const json_t *steps = json_object_get(
-        json_object_get(json_object_get(want, "runs"), "sched"), "steps"), *s;
+    const json_t *steps = json_object_get(json_object_get(json_object_get(want, "runs"), "sched"),
+                                          "steps"),
+                 *s;
     CHECK_OK(hlm_tune_options(fixture("train/qwen35/data-sched.json"), &o, &err), err);
     CHECK_EQ(o.total_steps, 20);
     CHECK_EQ(json_array_size(steps), 20);
     size_t i;
-    json_array_foreach(steps, i, s)
-        CHECK_MSG(fabs(hlm_tune_rate(&o, i + 1) / json_number_value(json_object_get(s, "lr")) - 1) <
-                      1e-12, "step %zu: %.17g", i + 1, hlm_tune_rate(&o, i + 1));
+    json_array_foreach(steps, i, s) CHECK_MSG(
+        fabs(hlm_tune_rate(&o, i + 1) / json_number_value(json_object_get(s, "lr")) - 1) < 1e-12,
+        "step %zu: %.17g", i + 1, hlm_tune_rate(&o, i + 1));
     json_decref(want);
 
     test_case("rates of a run that is worked out");
@@ -50,7 +51,7 @@ static void test_rates(void)
     o.batch_rows = 3;
     o.accumulation = 2;
     hlm_tune_schedule(&o, 0.5, 0, 100);
-    CHECK_EQ(o.steps, 9);               /* 50 rows by 6 */
+    CHECK_EQ(o.steps, 9); /* 50 rows by 6 */
     CHECK_EQ(o.warmup_steps, 0);
     o = hlm_tune_defaults().o;
     hlm_tune_schedule(&o, 1e-6, 1, 1);
@@ -95,11 +96,11 @@ static void test_rows(void)
             for (uint32_t k = 0; k < r->n_doc; k++)
                 seen[c.epoch][r->document[k]]++;
             CHECK(r->n == 16 && r->n_doc > 0);
-            at = c;                     /* any place can be gone to at once */
+            at = c; /* any place can be gone to at once */
             const struct data_row *same = stream_row(&b, &at, &err);
             CHECK(same && at.i_row == c.i_row && at.epoch == c.epoch &&
                   !memcmp(same->ids, r->ids, r->n * sizeof *r->ids));
-            if (n_row++ % 3 == 0) {     /* ... also from another pass */
+            if (n_row++ % 3 == 0) { /* ... also from another pass */
                 stream_finish(&b);
                 b = (struct stream){ .set = &set, .row_length = 16, .seed = 5, .shuffle = shuffle };
             }
@@ -132,10 +133,13 @@ static void test_rows(void)
 
 enum { N_PARAM = 3 };
 static const struct state_param params[N_PARAM] = {
-    { "blk.0.ffn_up.weight.lora_a", 12 }, { "blk.0.ffn_up.weight.lora_b", 20 },
+    { "blk.0.ffn_up.weight.lora_a", 12 },
+    { "blk.0.ffn_up.weight.lora_b", 20 },
     { "blk.0.ssm_a.delta", 5 },
 };
-struct numbers { float v[5][N_PARAM][20]; };    /* by enum train_what */
+struct numbers {
+    float v[5][N_PARAM][20];
+}; /* by enum train_what */
 
 static bool get(void *user, enum train_what what, uint64_t i, float *to, struct err *err)
 {
@@ -164,10 +168,14 @@ static struct state_want want_of(struct numbers *x, uint64_t step)
 {
     struct state_want w = { .param = params, .get = get, .put = put, .user = x };
     w.head = (struct state_head){
-        .n_param = N_PARAM, .model_hash = { 1, 2 }, .data_hash = { 3, 4 },
+        .n_param = N_PARAM,
+        .model_hash = { 1, 2 },
+        .data_hash = { 3, 4 },
         .options = { .seed = 7, .steps = 9, .batch_rows = 1, .lr = 2e-4, .clip_norm = 1 },
         .place = { .step = step, .epoch = 1, .i_row = 3, .best_loss = 2.5 },
-        .arch = "qwen35", .name = "a model", .device = "a device",
+        .arch = "qwen35",
+        .name = "a model",
+        .device = "a device",
     };
     return w;
 }
@@ -201,6 +209,7 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
     struct numbers x;
     const struct state_want w = want_of(&x, 0);
     struct err err;
+    /* clang-format off */
     struct { const char *says; struct state_want w; } rows[] = {
         { "another model", w }, { "another model: a model (qwen35), this one is b (qwen35)", w },
         { "--seed 7, it is 8 now", w }, { "--lr 0.0002, it is 0.0003 now", w },
@@ -208,6 +217,7 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
         { "trains 3 tensors, expected 2", w },
         { "trains blk.0.ssm_a.delta of 5 numbers, expected blk.0.ssm_a.delta of 6", w },
     };
+    /* clang-format on */
     struct state_param other[N_PARAM];
     memcpy(other, params, sizeof other);
     other[2].n = 6;
@@ -308,7 +318,9 @@ static bool good(const char *folder, uint64_t step)
     return ok;
 }
 
-struct rest { uint32_t n_tmp, n_step; };
+struct rest {
+    uint32_t n_tmp, n_step;
+};
 static void count(void *user, const char *name)
 {
     struct rest *r = user;
@@ -354,7 +366,7 @@ static void test_kill(void)
         struct rest r = { 0 };
         CHECK_OK(folder_each(folder, count, &r, &err), err);
         CHECK_MSG(one || two, "killed at call %u: neither", nth);
-        CHECK_EQ(r.n_step, one + two);  /* nothing else has such a name */
+        CHECK_EQ(r.n_step, one + two); /* nothing else has such a name */
         CHECK_MSG(!done || (two && !one && !r.n_tmp), "not as it should be at the end");
         n_first += one && !two;
         n_both += one && two;

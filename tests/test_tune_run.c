@@ -31,11 +31,15 @@ static struct hlm_tune_params tiny(void)
 
 static hlm *open_model(bool dry, uint64_t memory, struct err *err)
 {
-    struct hlm_params params = { .model = TINY "model.gguf", .cache_dir = "build/cache",
-                                 .exact = true, .validate = true, .dry = dry, .memory = memory,
+    struct hlm_params params = { .model = TINY "model.gguf",
+                                 .cache_dir = "build/cache",
+                                 .exact = true,
+                                 .validate = true,
+                                 .dry = dry,
+                                 .memory = memory,
                                  .layers = true };
     hlm *m = hlm_open(&params, err);
-    if (!m && strstr(err->msg, "validation layer")) {   /* test_validation says so */
+    if (!m && strstr(err->msg, "validation layer")) { /* test_validation says so */
         *err = (struct err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
@@ -162,8 +166,7 @@ static char *run_to_end(hlm *m, const char *folder, const char *from, uint64_t *
     char *bytes = NULL;
     p.resume = from;
     hlm_tune *t = hlm_tune_open(m, &p, &err);
-    bool ok = CHECK_MSG(t, "%s", err.msg) &&
-              CHECK_OK(hlm_tune_begin(t, &resumed, &err), err) &&
+    bool ok = CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, &resumed, &err), err) &&
               CHECK((resumed != NULL) == (from != NULL));
     if (ok && !from) {
         validate(t);
@@ -210,8 +213,12 @@ static void test_refused(hlm *m, const char *folder)
     snprintf(five, sizeof five, "%s/nope", folder);
     for (uint32_t i = 0; i < 6; i++) {
         static const char *const says[] = {
-            "was begun with --rank 3, it is 4 now", "was begun with --seed 0, it is 1 now",
-            "was begun with other data", "trains", "No such file", "was begun with --dropout 0.1",
+            "was begun with --rank 3, it is 4 now",
+            "was begun with --seed 0, it is 1 now",
+            "was begun with other data",
+            "trains",
+            "No such file",
+            "was begun with --dropout 0.1",
         };
         struct hlm_tune_params p = tiny();
         test_case("a run that is not the checkpoint's: %s", says[i]);
@@ -250,8 +257,9 @@ static void test_full(hlm *m)
         file_test_fault(nth, nth % 2);
         done = hlm_tune_save(t, folder, 1, &err);
         file_test_fault(0, false);
-        CHECK_MSG(done || (strstr(err.msg, "tune-full/step-000002") &&
-                           strstr(err.msg, "No space left")), "%s", err.msg);
+        CHECK_MSG(
+            done || (strstr(err.msg, "tune-full/step-000002") && strstr(err.msg, "No space left")),
+            "%s", err.msg);
     }
     CHECK_MSG(done && nth > 10 && nth < 60, "%u calls", nth);
     hlm_tune_close(t);
@@ -292,17 +300,19 @@ static void test_ids_json(void)
     test_case("--ids-json: log, gradients, adapter");
     const char *log = scratch("tune.json"), *grads = scratch("grads.gguf"),
                *out = scratch("tuned.gguf");
-    struct ran r = run(NULL, "hlm-tune -m " TINY "model.gguf --ids-json " TINY "data-sched.json "
-                             "--init-lora " TINY "init-lora.gguf --no-shuffle --steps 4 "
-                             "--log-json %s --dump-grads %s -o %s", log, grads, out);
+    struct ran r = run(NULL,
+                       "hlm-tune -m " TINY "model.gguf --ids-json " TINY "data-sched.json "
+                       "--init-lora " TINY "init-lora.gguf --no-shuffle --steps 4 "
+                       "--log-json %s --dump-grads %s -o %s",
+                       log, grads, out);
     CHECK_EQ(r.rc, 0);
     CHECK_STR(r.err, "");
     CHECK_MSG(strstr(r.out, "trained: 31 matrices, 6 gates") && strstr(r.out, ": 4 steps, loss "),
               "%s", r.out);
     ran_free(&r);
     json_t *want = fixture_json("train/qwen35/expected.json"), *got = events(log, "step");
-    const json_t *w = json_object_get(
-        json_object_get(json_object_get(want, "runs"), "sched"), "steps");
+    const json_t *w =
+        json_object_get(json_object_get(json_object_get(want, "runs"), "sched"), "steps");
     CHECK_EQ(json_array_size(got), 4);
     for (size_t i = 0; i < 4; i++) {
         static const char *const keys[] = { "loss", "loss_main", "grad_norm", "lr", "step", "n" };
@@ -331,8 +341,9 @@ static void test_ids_json(void)
     gguf_close(o);
 }
 
-#define SMALL "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25" \
-              " --target attn --rank 2"
+#define SMALL                                                                                      \
+    "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25"                  \
+    " --target attn --rank 2"
 
 /* A folder of all three; what is tested with is what is validated with. */
 static void make_folder(const char *path)
@@ -352,21 +363,25 @@ static void test_patience(void)
     test_case("--patience: no validation is better where nothing is learnt; --sample; test.jsonl");
     const char *out = scratch("early.gguf"), *log = scratch("early.json"), *dir = scratch("three");
     make_folder(dir);
-    struct ran r = run(NULL, SMALL " -d %s --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
-                             "--sample Birds? --sample-tokens 3 --log-json %s", dir, out, log);
+    struct ran r = run(NULL,
+                       SMALL " -d %s --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
+                             "--sample Birds? --sample-tokens 3 --log-json %s",
+                       dir, out, log);
     CHECK_EQ(r.rc, 0);
     CHECK_MSG(strstr(r.out, "early.gguf: 2 steps") && strstr(r.out, "no validation was better") &&
-              strstr(r.out, "step 0, Birds?\n") && strstr(r.out, "step 2, Birds?\n") &&
-              strstr(r.out, "\ntest loss "), "%s", r.out);
+                  strstr(r.out, "step 0, Birds?\n") && strstr(r.out, "step 2, Birds?\n") &&
+                  strstr(r.out, "\ntest loss "),
+              "%s", r.out);
     CHECK_MSG(strstr(r.err, "(--patience)") && strstr(r.err, "step 0  validation loss") &&
-              strstr(r.err, "what counts in [[ ]]") && strstr(r.err, "optimizer"), "%s", r.err);
+                  strstr(r.err, "what counts in [[ ]]") && strstr(r.err, "optimizer"),
+              "%s", r.err);
     ran_free(&r);
     json_t *valid = events(log, "valid");
     CHECK_EQ(json_array_size(valid), 3);
     json_t *tested = events(log, "test");
     CHECK(number(tested, 0, "test_loss") == number(valid, 0, "valid_loss"));
     json_decref(tested);
-    for (size_t i = 0; i < 3; i++)      /* the same bits, whatever was run between */
+    for (size_t i = 0; i < 3; i++) /* the same bits, whatever was run between */
         CHECK(number(valid, i, "valid_loss") == number(valid, 0, "valid_loss"));
     json_decref(valid);
 }
@@ -377,10 +392,12 @@ static void test_layer_log(void)
 {
     test_case("the log tells of layers");
     const char *log = scratch("layers.json"), *out = scratch("layers.gguf");
-    struct ran r = run(NULL, "hlm-tune -m tests/fixtures/train/qwen35moe-mtp/model.gguf -d "
-                             "tests/fixtures/train/qwen35moe-mtp/data.jsonl --no-pack --valid 0.25 "
-                             "--target attn --rank 2 --train-gates --steps 2 --valid-every 1 "
-                             "--log-json %s -o %s", log, out);
+    struct ran r = run(NULL,
+                       "hlm-tune -m tests/fixtures/train/qwen35moe-mtp/model.gguf -d "
+                       "tests/fixtures/train/qwen35moe-mtp/data.jsonl --no-pack --valid 0.25 "
+                       "--target attn --rank 2 --train-gates --steps 2 --valid-every 1 "
+                       "--log-json %s -o %s",
+                       log, out);
     CHECK_MSG(r.rc == 0, "%s", r.err);
     ran_free(&r);
     json_t *all = events(log, "counters");
@@ -388,12 +405,13 @@ static void test_layer_log(void)
     json_t *layers = json_object_get(last, "layers"), *load;
     size_t i, k;
     uint32_t n_moe = 0, n_gate = 0;
-    CHECK_EQ(json_array_size(all), 5);  /* loaded, before the first step, behind both, the end */
-    json_array_foreach(layers, i, layer) {
+    CHECK_EQ(json_array_size(all), 5); /* loaded, before the first step, behind both, the end */
+    json_array_foreach(layers, i, layer)
+    {
         json_t *experts = json_object_get(layer, "experts"), *gates;
         json_int_t sum = 0;
-        json_array_foreach(json_object_get(experts, "load"), k, load)
-            sum += json_integer_value(load);
+        json_array_foreach(json_object_get(experts, "load"), k, load) sum +=
+            json_integer_value(load);
         CHECK_EQ(json_integer_value(json_object_get(experts, "chosen")), sum);
         n_moe += sum > 0;
         if (!(gates = json_object_get(layer, "gates")))

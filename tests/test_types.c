@@ -19,11 +19,15 @@ enum { N_TOK = 10, N_FIRST = 9 };
 /* NMSE allowed; the worst measured on lavapipe is beside it. */
 #define BOUND 3e-12 /* 1.7e-12 (IQ2_XS) */
 
-static const enum dtype types[] = { Q2_K,  Q3_K,    IQ4_XS, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S,
+static const enum dtype types[] = { Q2_K,    Q3_K,  IQ4_XS, IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S,
                                     IQ3_XXS, IQ3_S, TQ1_0,  TQ2_0, NVFP4, Q1_0,    Q2_0 };
 
 /* Numbers beside matrices of NVFP4; per expert where there are four. */
-static const struct sidecar { const char *of; uint32_t n; float v[4]; } sidecars[] = {
+static const struct sidecar {
+    const char *of;
+    uint32_t n;
+    float v[4];
+} sidecars[] = {
     { "output", 1, { 1.7f } },
     { "blk.0.attn_qkv", 1, { 0.3f } },
     { "blk.0.ffn_gate_exps", 4, { 0.5f, -1.3f, 2, 0.9f } },
@@ -108,12 +112,14 @@ static void run_engine(const char *path, const int32_t *id, float *logits, uint3
     CHECK_MSG(!warning[0], "a warning: %s", warning);
     if (!m)
         return;
-    hlm_session *s = hlm_test_session(m, (struct hlm_session_params){
-        .n_ctx = N_TOK, .n_batch = N_FIRST, .kv = HLM_KV_F32, .keep_logits = true });
+    hlm_session *s = hlm_test_session(
+        m, (struct hlm_session_params){
+               .n_ctx = N_TOK, .n_batch = N_FIRST, .kv = HLM_KV_F32, .keep_logits = true });
     if (s) {
         CHECK_OK(hlm_session_eval(s, id, N_FIRST, logits, NULL, &err), err);
         CHECK_OK(hlm_session_eval(s, id + N_FIRST, N_TOK - N_FIRST, logits + N_FIRST * n_vocab,
-                                  NULL, &err), err);
+                                  NULL, &err),
+                 err);
     }
     hlm_session_destroy(s);
     hlm_test_close(m);

@@ -8,7 +8,7 @@ struct train_run {
     struct model *m;
     struct lora_set *set;
     struct trainer *t;
-    uint8_t *fresh;             /* an adapter in memory; NULL: it came from a file */
+    uint8_t *fresh; /* an adapter in memory; NULL: it came from a file */
     uint64_t n_fresh;
     struct err err;
 };
@@ -20,7 +20,7 @@ bool train_run_adapter(struct train_run *r, const char *path);
 bool train_run_fresh(struct train_run *r, const char *targets);
 /* In place of the one before. */
 bool train_run_trainer(struct train_run *r, const struct train_params *p);
-void train_run_close(struct train_run *r);      /* takes one half opened */
+void train_run_close(struct train_run *r); /* takes one half opened */
 
 /* Values that make every gradient one: B and deltas uniform within `most`. */
 void train_run_stir(struct train_run *r, uint64_t seed, float most);

@@ -46,7 +46,10 @@ static float *values(struct work *w, uint64_t n, uint64_t n_in)
 static void set_tensor(struct work *w, uint32_t i_block, const char *name, uint64_t d0, uint64_t d1,
                        uint64_t d2, float *v)
 {
-    gb_tensor(w->b, in_block(w, i_block, name), F32, d2 > 1 ? 3 : d1 > 1 ? 2 : 1,
+    gb_tensor(w->b, in_block(w, i_block, name), F32,
+              d2 > 1   ? 3
+              : d1 > 1 ? 2
+                       : 1,
               (uint64_t[3]){ d0, d1, d2 }, v);
     free(v);
 }
@@ -177,10 +180,8 @@ bool variant_fits(enum variant v, const char *arch)
     case VARIANT_ARRAYS:
     case VARIANT_UNIT_LATENT:
     case VARIANT_LATENT:
-    case VARIANT_GROUPS:
-        return moe;
-    default:
-        return moe || strcmp(arch, "nemotron_h") == 0;
+    case VARIANT_GROUPS: return moe;
+    default: return moe || strcmp(arch, "nemotron_h") == 0;
     }
 }
 
@@ -194,19 +195,14 @@ static bool apply(struct work *w, enum variant v, struct err *err)
     case VARIANT_UNCOUNTED:
         return gb_drop_key(w->b, key(w, "nextn_predict_layers")) ||
                fail(err, "%s: no %s", gguf_path(w->g), w->name);
-    case VARIANT_ARRAYS:
-        return set_arrays(w, err);
+    case VARIANT_ARRAYS: return set_arrays(w, err);
     case VARIANT_GROUPS:
         gb_u32(w->b, key(w, "expert_group_count"), 3);
         gb_u32(w->b, key(w, "expert_group_used_count"), 2);
         return true;
     case VARIANT_LATENT:
-    case VARIANT_UNIT_LATENT:
-        set_latent(w, v == VARIANT_UNIT_LATENT);
-        return true;
-    default:
-        add_biases(w, v == VARIANT_ZERO_BIASES);
-        return true;
+    case VARIANT_UNIT_LATENT: set_latent(w, v == VARIANT_UNIT_LATENT); return true;
+    default: add_biases(w, v == VARIANT_ZERO_BIASES); return true;
     }
 }
 
@@ -218,8 +214,9 @@ struct gguf_build *variant_build(const char *path, enum variant v, struct err *e
 
     if (ok)
         snprintf(w.arch, sizeof w.arch, "%.*s", (int)arch.n, arch.p);
-    ok = ok && (variant_fits(v, w.arch) || fail(err, "%s: %s has no variant of %s", path, w.arch,
-                                                variant_name(v))) &&
+    ok = ok &&
+         (variant_fits(v, w.arch) ||
+          fail(err, "%s: %s has no variant of %s", path, w.arch, variant_name(v))) &&
          gguf_u32(w.g, key(&w, "block_count"), REQUIRED, &w.n_block, err) &&
          gguf_u32(w.g, key(&w, "embedding_length"), REQUIRED, &w.n_embd, err);
     const struct gguf_tensor *embd = ok ? gguf_tensor(w.g, "token_embd.weight") : NULL;

@@ -12,9 +12,9 @@ enum variant {
     VARIANT_UNIT_LATENT, /* a latent as wide as the model between unit matrices */
     VARIANT_ZERO_BIASES, /* of attention, MLP and ssm_in; all zero */
     /* Others: */
-    VARIANT_BIASES,      /* the same biases, not zero */
-    VARIANT_LATENT,      /* experts on a latent half as wide as the model */
-    VARIANT_GROUPS,      /* experts in three groups, the best two of them used */
+    VARIANT_BIASES, /* the same biases, not zero */
+    VARIANT_LATENT, /* experts on a latent half as wide as the model */
+    VARIANT_GROUPS, /* experts in three groups, the best two of them used */
     VARIANT_COUNT
 };
 

@@ -9,7 +9,7 @@ need="gcc libc6-dev make glslang-tools libvulkan-dev mesa-vulkan-drivers libpcre
 for list in "$@"; do
     case $list in
     test) need="$need vulkan-validationlayers spirv-tools" ;;
-    ci) need="$need clang" ;;
+    ci) need="$need clang clang-format" ;;
     *) echo "usage: deps.sh [test] [ci]" >&2; exit 2 ;;
     esac
 done
@@ -19,7 +19,7 @@ have_header() { echo "#include <$1>" | "${CC:-cc}" -E - >/dev/null 2>&1; }
 have() {
     case $1 in
     gcc) command -v "${CC:-cc}" ;;
-    make | clang) command -v "$1" ;;
+    make | clang | clang-format) command -v "$1" ;;
     libc6-dev) have_header stdio.h ;;
     glslang-tools) command -v glslangValidator ;;
     spirv-tools) command -v spirv-val ;;

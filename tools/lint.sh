@@ -5,6 +5,7 @@
 #   engine      no getenv, no exit, no printing in engine/ and models/
 #   kernels     every row of kernels.def has its .comp and is named in tests/test_ops*.c; every .comp has a row
 #   spv         prebuilt shaders were made from their sources as they are
+#   format      C is laid out as `make format` does it
 #   text        no tabs, no trailing blanks, at most 100 columns (prose 120)
 set -u
 
@@ -117,8 +118,9 @@ if [ -f engine/gpu/kernels.def ]; then
     done
 fi
 
-# spv
+# spv, format
 sh tools/spv.sh check 2>&1 | say 'a stale prebuilt shader'
+sh tools/format.sh check 2>&1 | say 'the layout of C is clang-format'\''s'
 
 # text
 columns=100

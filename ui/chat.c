@@ -13,8 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct talk talk;        /* static, so that flags can point into it; so does /set */
-static hlm_session *session;    /* /lora makes it anew */
+static struct talk talk;     /* static, so that flags can point into it; so does /set */
+static hlm_session *session; /* /lora makes it anew */
 static struct hlm_session_params params;
 static struct adapters adapters;
 
@@ -24,8 +24,8 @@ static struct {
     int kv, think, on_full;
     uint64_t snapshot_budget, memory;
     bool lines, plan, fit;
-    int32_t fail, lose;         /* of --debug */
-    bool profile, validate;     /* of --debug */
+    int32_t fail, lose;     /* of --debug */
+    bool profile, validate; /* of --debug */
     struct flag_list lora;
 } o = { .think = -1, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
 
@@ -274,30 +274,36 @@ static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
     if (!(session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, session, err))
         return false;
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
-        if (flags[i].type == FLAG_SEED)         /* drawn anew unless given */
+        if (flags[i].type == FLAG_SEED) /* drawn anew unless given */
             flag_value(&flags[i], "", "-1", NULL);
     flags_again(&program, argc, argv);
     talk.drop = o.on_full == 0;
     if (o.format) {
-        chat_by_name(o.format, hlm_file(m), &talk.format);   /* main has seen that there is one */
+        chat_by_name(o.format, hlm_file(m), &talk.format); /* main has seen that there is one */
         talk.think = talk.format.think;
     } else if (!talk.known) {
-        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
-                          "(--chat-format chooses)", o.model, talk.format.name);
+        log_msg(LOG_WARN,
+                "%s: its chat template is of a kind that hlm does not know: using %s "
+                "(--chat-format chooses)",
+                o.model, talk.format.name);
     }
     if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
         return false;
-    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(session),
-             "kv", kv_name((enum hlm_kv)o.kv), "format", talk.format.name, "think",
-             (int)talk.think, "seed", (long long)talk.sampling.seed);
+    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(session), "kv",
+             kv_name((enum hlm_kv)o.kv), "format", talk.format.name, "think", (int)talk.think,
+             "seed", (long long)talk.sampling.seed);
     return talk_system(&talk, o.system, err);
 }
 
 /* The four ways to be fed. text: the one message, if it is to be that. */
 static int chat(struct show *show, const char *text)
 {
-    struct slash s = { .talk = &talk, .show = show, .flags = &program, .adapters = &adapters,
-                       .session = &session, .params = &params };
+    struct slash s = { .talk = &talk,
+                       .show = show,
+                       .flags = &program,
+                       .adapters = &adapters,
+                       .session = &session,
+                       .params = &params };
     struct err err = { 0 };
     if (text)
         return chat_once(&s, text);
@@ -322,9 +328,12 @@ static int print_plan(void)
     struct err err = { 0 };
     int rc = RC_FAILED;
     params = session_params();
-    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
-                                                .memory = o.memory, .layers = true,
-                                                .dry = true }, &rc);
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model,
+                                                .validate = o.validate,
+                                                .memory = o.memory,
+                                                .layers = true,
+                                                .dry = true },
+                           &rc);
     if (m && adapters_open(m, &o.lora, &err) &&
         (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
         rc = RC_OK;
@@ -358,9 +367,13 @@ int main(int argc, char **argv)
     rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
     if (err.set || ui_interrupted())
         goto out;
-    m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
-                                           .profile = o.profile, .memory = o.memory,
-                                           .layers = true, .dry = true }, &rc);
+    m = ui_open_model((struct hlm_params){ .model = o.model,
+                                           .validate = o.validate,
+                                           .profile = o.profile,
+                                           .memory = o.memory,
+                                           .layers = true,
+                                           .dry = true },
+                      &rc);
     if (!m || !check_size(m, &err) || !ui_load_model(m, &rc))
         goto out;
     hlm_test_lose((uint64_t)o.lose);

@@ -56,8 +56,8 @@ static bool add_bos(struct tok *tok, struct tok_ids *ids, struct err *err)
  * [0, from) make at_from. A part of a text may tokenise otherwise than inside the whole; what they
  * share is safe. Control tokens cut a text, so that mostly the part behind `from` alone tells. */
 static bool place(const struct prompt *p, struct tok *tok, const struct chat_prompt *text,
-                  uint32_t from, uint32_t at_from, uint32_t end, struct tok_ids *part,
-                  uint32_t *at, struct err *err)
+                  uint32_t from, uint32_t at_from, uint32_t end, struct tok_ids *part, uint32_t *at,
+                  struct err *err)
 {
     if (!encode(tok, text->span + from, end - from, part, err))
         return false;
@@ -92,7 +92,8 @@ static bool part_later(const struct prompt *p, struct tok *tok, const struct cha
         return fail(err, "out of memory for the prompt");
     if (n_msg)
         memcpy(all, msg, n_msg * sizeof *msg);
-    all[n_msg] = (struct chat_msg){ .role = assistant, .content = some,
+    all[n_msg] = (struct chat_msg){ .role = assistant,
+                                    .content = some,
                                     .reasoning = p->in_think ? some : NULL };
     all[n_msg + 1] = (struct chat_msg){ .role = user, .content = some };
     struct chat_input in = { .msg = all, .n = n_msg + 2 };

@@ -5,11 +5,11 @@
 
 struct prompt {
     struct tok_ids ids;
-    uint32_t *begin, n_msg;     /* ids before each message; the generation prompt is the last one */
-    uint32_t *snap, n_snap;     /* for hlm_session_sync: ascending */
-    bool in_think;              /* the generation prompt has opened the reasoning itself */
+    uint32_t *begin, n_msg; /* ids before each message; the generation prompt is the last one */
+    uint32_t *snap, n_snap; /* for hlm_session_sync: ascending */
+    bool in_think;          /* the generation prompt has opened the reasoning itself */
 };
-void prompt_free(struct prompt *p);     /* takes a zeroed one */
+void prompt_free(struct prompt *p); /* takes a zeroed one */
 
 bool prompt_make(struct prompt *p, struct tok *tok, const struct chat_format *format,
                  const struct chat_msg *msg, uint32_t n_msg, bool think, struct err *err);

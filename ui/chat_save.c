@@ -17,7 +17,7 @@ static bool set_text(json_t *to, const char *key, const char *text)
     static const char digits[] = "0123456789abcdef";
     size_t n = strlen(text);
     char name[24], *hex;
-    json_t *v = json_stringn(text, n);          /* NULL when it is no UTF-8 */
+    json_t *v = json_stringn(text, n); /* NULL when it is no UTF-8 */
     if (v)
         return json_object_set_new(to, key, v) == 0;
     if (!(hex = mem_alloc(2 * n + 1, 1)))

@@ -21,7 +21,7 @@ static void on_text(void *user, enum talk_part part, const char *text, uint64_t 
 {
     struct show *s = user;
     if (part == TALK_REASONING) {
-        while (n && s->at != SHOW_REASONING && *text == '\n') {     /* what follows the tag */
+        while (n && s->at != SHOW_REASONING && *text == '\n') { /* what follows the tag */
             text++;
             n--;
         }
@@ -67,7 +67,7 @@ struct talk_hooks show_hooks(struct show *s)
 void show_begin(struct show *s)
 {
     s->at = SHOW_NOTHING;
-    s->line_open = true;        /* an empty answer is a line too */
+    s->line_open = true; /* an empty answer is a line too */
     s->bar = (struct bar){ .what = "reading" };
 }
 
@@ -85,20 +85,18 @@ static void log_turn(const struct talk *t, const struct talk_turn *u)
              "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:s, s:I, s:I, s:I,"
              " s:I, s:I, s:i, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f,"
              " s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
-             "turn", (int)t->n_turn, "end", end[u->end], "think", (int)t->think,
-             "prompt", (int)u->n_prompt, "read", (json_int_t)u->n_read,
-             "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread,
-             "why", why, "held", (json_int_t)u->found.n_held, "same", (json_int_t)u->found.n_same,
-             "snapshots", (json_int_t)m.n_snapshot,
+             "turn", (int)t->n_turn, "end", end[u->end], "think", (int)t->think, "prompt",
+             (int)u->n_prompt, "read", (json_int_t)u->n_read, "reused", (json_int_t)u->n_reused,
+             "reread", (json_int_t)u->n_reread, "why", why, "held", (json_int_t)u->found.n_held,
+             "same", (json_int_t)u->found.n_same, "snapshots", (json_int_t)m.n_snapshot,
              "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
-             "dropped_turns", (int)u->n_dropped_turns, "dropped", (int)u->n_dropped,
-             "used", (int)u->n_used, "n_ctx", (int)u->n_ctx, "seed", (json_int_t)u->seed,
-             "read_s", u->read_s, "gen_s", u->gen_s, "first_s", u->first_s,
-             "read_per_s", per_s(u->n_read + u->n_reread, u->read_s),
-             "gen_per_s", per_s(u->n_gen, u->gen_s),
-             "memory", "weights", (json_int_t)m.weight_bytes, "kv", (json_int_t)m.kv_bytes,
-             "state", (json_int_t)m.state_bytes, "scratch", (json_int_t)m.scratch_bytes,
-             "snapshot", (json_int_t)m.snapshot_bytes, "other", (json_int_t)m.other_bytes);
+             "dropped_turns", (int)u->n_dropped_turns, "dropped", (int)u->n_dropped, "used",
+             (int)u->n_used, "n_ctx", (int)u->n_ctx, "seed", (json_int_t)u->seed, "read_s",
+             u->read_s, "gen_s", u->gen_s, "first_s", u->first_s, "read_per_s",
+             per_s(u->n_read + u->n_reread, u->read_s), "gen_per_s", per_s(u->n_gen, u->gen_s),
+             "memory", "weights", (json_int_t)m.weight_bytes, "kv", (json_int_t)m.kv_bytes, "state",
+             (json_int_t)m.state_bytes, "scratch", (json_int_t)m.scratch_bytes, "snapshot",
+             (json_int_t)m.snapshot_bytes, "other", (json_int_t)m.other_bytes);
 }
 
 static void note_turn(const struct talk_turn *u)
@@ -174,17 +172,16 @@ void show_stats(const struct talk *t)
         ui_say("dropped   %u turns of %u tokens, to make room", u->n_dropped_turns, u->n_dropped);
     ui_say("memory    weights %s, adapters %s, KV %s, state %s, scratch %s, snapshots %s, other %s",
            num_bytes(s.weight_bytes).s, num_bytes(s.adapter_bytes).s, num_bytes(s.kv_bytes).s,
-           num_bytes(s.state_bytes).s, num_bytes(s.scratch_bytes).s,
-           num_bytes(s.snapshot_bytes).s, num_bytes(s.other_bytes).s);
+           num_bytes(s.state_bytes).s, num_bytes(s.scratch_bytes).s, num_bytes(s.snapshot_bytes).s,
+           num_bytes(s.other_bytes).s);
     ui_say("device    %llu submissions, %llu recordings, %llu pipelines",
            (unsigned long long)s.n_submit, (unsigned long long)s.n_record,
            (unsigned long long)s.n_pipeline);
-    ui_event("stats", "{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
-             "turns", (int)t->n_turn, "used", (int)used, "read", (json_int_t)u->n_read,
-             "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread,
-             "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
-             "submissions", (json_int_t)s.n_submit, "recordings", (json_int_t)s.n_record,
-             "pipelines", (json_int_t)s.n_pipeline);
+    ui_event("stats", "{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "turns", (int)t->n_turn,
+             "used", (int)used, "read", (json_int_t)u->n_read, "reused", (json_int_t)u->n_reused,
+             "reread", (json_int_t)u->n_reread, "generated", (json_int_t)u->n_gen, "reasoning",
+             (json_int_t)u->n_reasoning, "submissions", (json_int_t)s.n_submit, "recordings",
+             (json_int_t)s.n_record, "pipelines", (json_int_t)s.n_pipeline);
     struct hlm_counters c;
     counters_get(t->model, &c);
     ui_say("now       %.1f/s read, %.1f/s made; %llu errors so far", c.read_per_s, c.gen_per_s,

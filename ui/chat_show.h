@@ -4,10 +4,10 @@
 #include "common.h"
 
 struct show {
-    bool reasoning;             /* show it, dimmed; else only that there is some */
+    bool reasoning; /* show it, dimmed; else only that there is some */
     /* Of the turn that runs: */
     enum { SHOW_NOTHING, SHOW_REASONING, SHOW_CONTENT } at;
-    bool line_open;             /* the answer's last line has not ended */
+    bool line_open; /* the answer's last line has not ended */
     struct bar bar;
 };
 
@@ -17,4 +17,4 @@ void show_begin(struct show *s);
  */
 void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
               const struct err *err);
-void show_stats(const struct talk *t);          /* /stats */
+void show_stats(const struct talk *t); /* /stats */

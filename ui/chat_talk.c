@@ -110,8 +110,8 @@ bool talk_system(struct talk *t, const char *text, struct err *err)
 {
     if (text && *text && !add(t, 0, "system", text, err))
         return false;
-    uint32_t new = text && *text;
-    if (t->n_msg > new && is_role(&t->msg[new], "system"))
+    uint32_t new = text &&*text;
+    if (t->n_msg > new &&is_role(&t->msg[new], "system"))
         forget(t, new, new + 1);
     return true;
 }
@@ -171,7 +171,7 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
                     n_before, n_ctx);
     if (!make_least(t, p, err))
         return false;
-    if (p->ids.n >= n_ctx)      /* nothing that could go would help: all of it stays */
+    if (p->ids.n >= n_ctx) /* nothing that could go would help: all of it stays */
         return fail(err,
                     "this message and the system message have %u tokens, the context %u: a larger "
                     "-c makes room",
@@ -195,13 +195,13 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
  * until it is clear. */
 struct answer {
     struct tok_ids ids;
-    uint64_t *end, end_cap;     /* bytes of the text up to and with each id */
+    uint64_t *end, end_cap; /* bytes of the text up to and with each id */
     char *text;
     uint64_t n, cap;
     enum { OPENING, REASONING, BETWEEN, CONTENT } at;
-    uint64_t pos;               /* bytes shown or skipped */
+    uint64_t pos; /* bytes shown or skipped */
     uint64_t reasoning, reasoning_end, content;
-    uint32_t n_reasoning;       /* ids up to the end of the reasoning */
+    uint32_t n_reasoning; /* ids up to the end of the reasoning */
     struct utf8_out utf8;
 };
 
@@ -485,7 +485,7 @@ bool talk_regen(struct talk *t, struct talk_turn *turn, struct err *err)
     t->n_msg--;
     t->n_again++;
     bool full = t->full;
-    t->full = false;            /* the same prompt had room before */
+    t->full = false; /* the same prompt had room before */
     if (answer_turn(t, turn, err)) {
         chat_msg_free(&old);
         return true;

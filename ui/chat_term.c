@@ -23,7 +23,7 @@ struct term {
     FILE *out;
     const char *prompt;
     struct winsize size;
-    char *text;                 /* the message so far */
+    char *text; /* the message so far */
     uint64_t n, cap;
 };
 
@@ -110,7 +110,7 @@ static unsigned char on_paste(EditLine *el, wint_t key)
         if ((unsigned char)c >= ' ' || c == '\n' || c == '\t') /* no other control characters */
             text[w++] = c;
     }
-    while (w && text[w - 1] == '\n')        /* Enter is the person's to press */
+    while (w && text[w - 1] == '\n') /* Enter is the person's to press */
         w--;
     bool ok = w == 0;
     if (w) {
@@ -185,7 +185,7 @@ struct term *term_open(const char *history_path, const char *const *words, struc
     el_set(t->el, EL_ADDFN, "hlm-paste", "a paste", on_paste);
     el_set(t->el, EL_ADDFN, "hlm-newline", "a line end inside the message", on_newline);
     el_set(t->el, EL_ADDFN, "hlm-tab", "complete a command", on_tab);
-    el_source(t->el, NULL);     /* the person's ~/.editrc */
+    el_source(t->el, NULL); /* the person's ~/.editrc */
     el_set(t->el, EL_BIND, "\033[200~", "hlm-paste", NULL);
     el_set(t->el, EL_BIND, "\033\r", "hlm-newline", NULL);
     el_set(t->el, EL_BIND, "\t", "hlm-tab", NULL);
@@ -193,7 +193,7 @@ struct term *term_open(const char *history_path, const char *const *words, struc
     history(t->history, &ev, H_SETSIZE, 1000);
     history(t->history, &ev, H_SETUNIQUE, 1);
     if (history_path)
-        history(t->history, &ev, H_LOAD, history_path);     /* the first time there is none */
+        history(t->history, &ev, H_LOAD, history_path); /* the first time there is none */
     t->history_path = history_path;
     return t;
 fail:
@@ -298,7 +298,7 @@ static bool add_line(struct term *t, const char *s, size_t n, bool *open, bool *
         *open = false;
         return true;
     }
-    if ((t->n || end) && append(t, s, n))       /* no empty line after the opening quotes */
+    if ((t->n || end) && append(t, s, n)) /* no empty line after the opening quotes */
         append(t, "\n", 1);
     return false;
 }

@@ -176,9 +176,9 @@ bool ui_start(const char *program)
     sigemptyset(&act.sa_mask);
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
-    signal(SIGXFSZ, SIG_IGN);           /* a file at the limit is to fail like a full disk */
+    signal(SIGXFSZ, SIG_IGN); /* a file at the limit is to fail like a full disk */
     struct sigaction old;
-    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN)        /* nohup */
+    if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* nohup */
         sigaction(SIGHUP, &act, NULL);
 
     if (ui.log_json && !(json_file = fopen(ui.log_json, "w"))) {
@@ -442,7 +442,7 @@ static const char *dir_of(const char *env, const char *under_home, char *out, si
 {
     const char *base = getenv(env), *home = getenv("HOME");
     int n;
-    if (base && base[0] == '/')         /* the XDG rule: a relative one counts as unset */
+    if (base && base[0] == '/') /* the XDG rule: a relative one counts as unset */
         n = snprintf(out, size, "%s/hlm", base);
     else if (home && home[0] == '/')
         n = snprintf(out, size, "%s/%s/hlm", home, under_home);

@@ -18,12 +18,12 @@ enum { RC_OK = 0, RC_FAILED = 1, RC_USAGE = 2, RC_INTERRUPTED = 130 };
 /* One process, one terminal, one log: the only global of the programs. Filled by flags_read. */
 struct ui {
     const char *program;
-    bool verbose;               /* -v */
-    const char *device;         /* --device */
-    const char *log_json;       /* --log-json */
-    bool tty;                   /* standard error is a terminal */
-    bool out_tty;               /* standard output is */
-    bool color;                 /* ... that takes escapes, and NO_COLOR is not set */
+    bool verbose;         /* -v */
+    const char *device;   /* --device */
+    const char *log_json; /* --log-json */
+    bool tty;             /* standard error is a terminal */
+    bool out_tty;         /* standard output is */
+    bool color;           /* ... that takes escapes, and NO_COLOR is not set */
 };
 extern struct ui ui;
 
@@ -36,10 +36,10 @@ int ui_end(int rc);
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-void ui_error(const char *fmt, ...) HLM_PRINTF(1, 2);   /* "hlm-chat: ..." and an event */
-void ui_note(const char *fmt, ...) HLM_PRINTF(1, 2);    /* dim; on a terminal or with -v */
-void ui_say(const char *fmt, ...) HLM_PRINTF(1, 2);     /* what a person asked for: always shown */
-bool ui_notes(void);                                    /* would ui_note show anything? */
+void ui_error(const char *fmt, ...) HLM_PRINTF(1, 2); /* "hlm-chat: ..." and an event */
+void ui_note(const char *fmt, ...) HLM_PRINTF(1, 2);  /* dim; on a terminal or with -v */
+void ui_say(const char *fmt, ...) HLM_PRINTF(1, 2);   /* what a person asked for: always shown */
+bool ui_notes(void);                                  /* would ui_note show anything? */
 /* A model's text, whole UTF-8 characters of it, as it stands; on a terminal without the control
  * characters that would move it: what a model says may come from anywhere. */
 void ui_text(FILE *to, const char *s, uint64_t n);
@@ -65,9 +65,9 @@ void ui_interrupt_twice(void);
 
 /* A bar on the last line of the terminal, drawn once work has taken longer than half a second. */
 struct bar {
-    const char *what;           /* "loading" */
-    bool bytes;                 /* show sizes, not counts */
-    double start_s, drawn_s;    /* zero both to begin */
+    const char *what;        /* "loading" */
+    bool bytes;              /* show sizes, not counts */
+    double start_s, drawn_s; /* zero both to begin */
 };
 bool bar_progress(void *bar, uint64_t done,
                   uint64_t total); /* an hlm_progress; false once interrupted */
@@ -82,14 +82,16 @@ void ui_status(const char *fmt, ...) HLM_PRINTF(1, 2);
 hlm *ui_open_model(struct hlm_params params, int *rc);
 /* hlm_load of one that was opened dry; the same on failure. */
 bool ui_load_model(hlm *m, int *rc);
-void ui_kernels(hlm *m);        /* time per kernel, where it is taken; always shown */
-int ui_list_devices(void);      /* --list-devices: a table on standard output; the exit code */
+void ui_kernels(hlm *m);   /* time per kernel, where it is taken; always shown */
+int ui_list_devices(void); /* --list-devices: a table on standard output; the exit code */
 
 /* ---- numbers, text, folders ------------------------------------------------------------------ */
 
-struct num { char s[24]; };
-struct num num_bytes(uint64_t n);       /* "4.6 MiB" */
-struct num num_short(uint64_t n);       /* "4.2 M" */
+struct num {
+    char s[24];
+};
+struct num num_bytes(uint64_t n); /* "4.6 MiB" */
+struct num num_short(uint64_t n); /* "4.2 M" */
 
 char *text_copy(const char *s, uint64_t n); /* terminated; aborts nothing: NULL without memory */
 /* All of standard input, terminated. NULL with a reason. */

@@ -10,12 +10,12 @@
 
 static struct {
     struct ring *ring;
-    bool tried, known;                  /* known: last holds something */
+    bool tried, known; /* known: last holds something */
     struct hlm_counters last;
 } w;
 
-static const char *const state_name[] = { "idle", "loading", "reading", "generating", "training",
-                                          "validating" };
+static const char *const state_name[] = { "idle",       "loading",  "reading",
+                                          "generating", "training", "validating" };
 
 /* A number that may be none: not looked at yet, or no finite one. */
 static json_t *real_or_null(bool known, double v)
@@ -97,10 +97,9 @@ static json_t *to_json(const hlm *m, const struct hlm_counters *c)
     json_t *kernels = c->n_kernel ? json_array() : NULL;
     for (uint64_t i = 0; kernels && i < c->n_kernel; i++) {
         const struct hlm_kernel_count *k = &c->kernel[i];
-        json_array_append_new(kernels,
-                              json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name, "calls",
-                                        (json_int_t)k->n, "us", k->us, "bytes",
-                                        (json_int_t)k->bytes, "flop", k->flop));
+        json_array_append_new(kernels, json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name,
+                                                 "calls", (json_int_t)k->n, "us", k->us, "bytes",
+                                                 (json_int_t)k->bytes, "flop", k->flop));
     }
     if (o && kernels)
         json_object_set_new(o, "kernels", kernels);

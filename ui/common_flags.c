@@ -108,7 +108,7 @@ static bool read_seed(const struct flag *f, const char *who, const char *value, 
         clock_gettime(CLOCK_REALTIME, &t);
         struct rng r = { (uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^
                          (uint64_t)getpid() << 48 };
-        *to = rng_u64(&r) >> 32;        /* short enough to type again */
+        *to = rng_u64(&r) >> 32; /* short enough to type again */
         return true;
     }
     char *end = NULL;
@@ -125,7 +125,7 @@ static bool read_bytes(const struct flag *f, const char *who, const char *value,
     static const char units[] = "KMG";
     char *end = NULL;
     errno = 0;
-    double v = strtod(value, &end);         /* which knows more numbers than a person means here */
+    double v = strtod(value, &end); /* which knows more numbers than a person means here */
     bool is = *value >= '0' && *value <= '9' && isfinite(v) &&
               end == value + strspn(value, "0123456789.");
     for (const char *u = units; is && *u; u++)
@@ -187,7 +187,7 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
 static bool read_all(const struct program *p, int argc, char **argv, struct err *err)
 {
     for (uint32_t i = 0; i < p->n_flag; i++)
-        if (p->flag[i].type == FLAG_LIST)       /* the line may be read again */
+        if (p->flag[i].type == FLAG_LIST) /* the line may be read again */
             ((struct flag_list *)p->flag[i].to)->n = 0;
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
@@ -274,7 +274,7 @@ void flags_again(const struct program *p, int argc, char **argv)
 {
     struct err err = { 0 };
     bool ok = read_all(p, argc, argv, &err);
-    HLM_ASSERT(ok);             /* the same words were read before */
+    HLM_ASSERT(ok); /* the same words were read before */
 }
 
 int usage_error(const struct program *p, const char *fmt, ...)

@@ -4,34 +4,37 @@
 #include "base/base.h"
 
 enum flag_type {
-    FLAG_GROUP,                 /* no flag: a heading of --help; its title is in names */
-    FLAG_SWITCH,                /* bool: set to true */
-    FLAG_TEXT,                  /* const char *: points into argv */
-    FLAG_INT,                   /* int32_t, min..max */
-    FLAG_FLOAT,                 /* float, min..max */
-    FLAG_REAL,                  /* double, min..max */
-    FLAG_BYTES,                 /* uint64_t; K, M and G behind the number are powers of 1024 */
-    FLAG_SEED,                  /* uint64_t; -1 draws one */
-    FLAG_LIST,                  /* struct flag_list: every value of a flag that may come again */
-    FLAG_CHOICE,                /* int: index of the word in arg, "f16|f32" */
+    FLAG_GROUP,  /* no flag: a heading of --help; its title is in names */
+    FLAG_SWITCH, /* bool: set to true */
+    FLAG_TEXT,   /* const char *: points into argv */
+    FLAG_INT,    /* int32_t, min..max */
+    FLAG_FLOAT,  /* float, min..max */
+    FLAG_REAL,   /* double, min..max */
+    FLAG_BYTES,  /* uint64_t; K, M and G behind the number are powers of 1024 */
+    FLAG_SEED,   /* uint64_t; -1 draws one */
+    FLAG_LIST,   /* struct flag_list: every value of a flag that may come again */
+    FLAG_CHOICE, /* int: index of the word in arg, "f16|f32" */
 };
 
 enum { MAX_FLAG_LIST = 32 };
-struct flag_list { const char *v[MAX_FLAG_LIST]; uint32_t n; };        /* points into argv */
+struct flag_list {
+    const char *v[MAX_FLAG_LIST];
+    uint32_t n;
+}; /* points into argv */
 
 struct flag {
     enum flag_type type;
-    const char *names;          /* separated by spaces, all with their dashes: "-n --predict" */
-    const char *arg;            /* how --help calls the value */
+    const char *names; /* separated by spaces, all with their dashes: "-n --predict" */
+    const char *arg;   /* how --help calls the value */
     void *to;
     double min, max;
-    const char *help;           /* further lines after a newline */
+    const char *help; /* further lines after a newline */
 };
 
 struct program {
     const char *name;
-    const char *usage;          /* what follows the name in the usage line */
-    const char *about;          /* a few lines for --help */
+    const char *usage; /* what follows the name in the usage line */
+    const char *about; /* a few lines for --help */
     const struct flag *flag;
     uint32_t n_flag;
 };
@@ -48,7 +51,7 @@ const struct flag *flag_named(const struct program *p, const char *name);
 /* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on
  * failure. */
 bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err);
-void flag_print(const struct flag *f, char *out, uint64_t size);        /* its present value */
+void flag_print(const struct flag *f, char *out, uint64_t size); /* its present value */
 
 /* "hlm-chat: what is wrong" and the usage line on standard error. Returns RC_USAGE. */
 int usage_error(const struct program *p, const char *fmt, ...) HLM_PRINTF(2, 3);

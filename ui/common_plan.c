@@ -72,7 +72,7 @@ static bool print_option(hlm *m, const char *what, const struct hlm_session_para
     struct hlm_plan plan;
     struct err why = { 0 };
     uint32_t longest = 0;
-    if (!hlm_session_plan(m, p, &plan, &why)) {         /* a limit of the device, mostly */
+    if (!hlm_session_plan(m, p, &plan, &why)) { /* a limit of the device, mostly */
         printf("%-22s %8u  %-5s %s\n", what, p->n_ctx, kv_name(p->kv), why.msg);
         return true;
     }
@@ -101,8 +101,8 @@ bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct err 
         base.n_ctx = hlm_default_ctx(m);
     all = base;
     printf("%s on %s: %s may be used\n", i.name, i.device, num_bytes(i.memory).s);
-    printf("%-22s %8s  %-5s %6s %10s %10s %10s  %s\n", "", "context", "cache", "batch",
-           "snapshots", "device", "host", "fits");
+    printf("%-22s %8s  %-5s %6s %10s %10s %10s  %s\n", "", "context", "cache", "batch", "snapshots",
+           "device", "host", "fits");
     bool ok = print_option(m, params->n_ctx ? "as asked" : "as it would be", &base, err);
     if (ok && base.kv == HLM_KV_F32) {
         all.kv = HLM_KV_F16;

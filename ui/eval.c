@@ -123,10 +123,12 @@ static bool print_prompt(const struct gguf *g, struct err *err)
     struct chat_prompt p = { 0 };
     struct chat_format format = chat_detect(g, &exact);
     if (o.format)
-        chat_by_name(o.format, g, &format);     /* main has seen that there is one */
+        chat_by_name(o.format, g, &format); /* main has seen that there is one */
     else if (!exact)
-        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
-                          "(--chat-format chooses)", gguf_path(g), format.name);
+        log_msg(LOG_WARN,
+                "%s: its chat template is of a kind that hlm does not know: using %s "
+                "(--chat-format chooses)",
+                gguf_path(g), format.name);
     char *json = file_read(o.chat, 1u << 28, &len, err);
     struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, &tools, err) : NULL;
     struct chat_input in = { .msg = msg, .n = n, .tools = tools };
@@ -146,7 +148,7 @@ static bool print_prompt(const struct gguf *g, struct err *err)
 /* Written beside its target and renamed at the end; in place where that is no plain file. */
 struct out {
     const char *path;
-    char *beside;               /* NULL: in place */
+    char *beside; /* NULL: in place */
     FILE *f;
 };
 
@@ -192,7 +194,7 @@ static bool out_close(struct out *f, bool keep, struct err *err)
 
 struct id_list {
     int32_t *id;
-    uint32_t *line;             /* where it stands, for messages */
+    uint32_t *line; /* where it stands, for messages */
     uint32_t n;
 };
 
@@ -239,7 +241,9 @@ static bool read_ids(struct id_list *l, struct err *err)
 }
 
 /* Where the pieces end. The decoded ids are pieces of one. */
-struct pieces { uint32_t *end, n; };
+struct pieces {
+    uint32_t *end, n;
+};
 
 static bool make_pieces(struct pieces *p, uint32_t n_ids, struct err *err)
 {
@@ -278,8 +282,8 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
     struct hlm_info info = hlm_get_info(m);
     struct out logits = { 0 }, hidden = { 0 };
     uint64_t n_row = info.n_vocab, n_embd = info.n_embd, n_hidden = info.n_layer + 2;
-    uint64_t per_tok = sizeof(float) *
-                       ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0));
+    uint64_t per_tok =
+        sizeof(float) * ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0));
     uint32_t most = per_tok ? (uint32_t)max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
     uint32_t longest = 1;
     struct bar bar = { .what = "reading" };
@@ -347,8 +351,10 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
         return usage_error(&program, "-c %d: these ids need %llu", o.n_ctx,
                            (unsigned long long)need);
     int rc = RC_FAILED;
-    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast,
-                                                .memory = o.memory, .dry = o.plan }, &rc);
+    hlm *m = ui_open_model(
+        (struct hlm_params){
+            .model = o.model, .exact = !o.fast, .memory = o.memory, .dry = o.plan },
+        &rc);
     if (!m)
         return rc;
     struct hlm_session_params params = {
@@ -370,8 +376,7 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct err 
              fail(err, "%s: line %u: id %d is outside of the vocabulary of %u", o.ids, l->line[i],
                   l->id[i], n_vocab);
     ok = ok && adapters_open(m, &o.lora, err) && (s = hlm_session_create(m, &params, err)) &&
-         read_pieces(m, s, l, p, err) &&
-         (o.greedy < 0 || print_greedy(s, err));
+         read_pieces(m, s, l, p, err) && (o.greedy < 0 || print_greedy(s, err));
     if (s)
         note_session(s);
     hlm_session_destroy(s);
@@ -436,8 +441,8 @@ static int eval_text(const char *text, uint64_t len, struct err *err)
     uint32_t window = o.n_ctx ? (uint32_t)o.n_ctx : 512;
     struct tok_ids ids = { 0 };
     hlm_session *s = NULL;
-    hlm *m = ui_open_model((struct hlm_params){ .model = o.model, .exact = !o.fast,
-                                                .memory = o.memory }, &rc);
+    hlm *m = ui_open_model(
+        (struct hlm_params){ .model = o.model, .exact = !o.fast, .memory = o.memory }, &rc);
     if (!m)
         return rc;
     uint32_t trained = hlm_get_info(m).n_ctx_train;
@@ -447,10 +452,10 @@ static int eval_text(const char *text, uint64_t len, struct err *err)
         log_msg(LOG_WARN, "%s was trained for %u tokens of context; windows have %u (-c)", o.model,
                 trained, window);
     ok = ok && encode_text(m, text, len, &ids, err) && adapters_open(m, &o.lora, err);
-    struct hlm_session_params params = { .n_ctx = min_u32(window, ids.n), .kv = (enum hlm_kv)o.kv,
+    struct hlm_session_params params = { .n_ctx = min_u32(window, ids.n),
+                                         .kv = (enum hlm_kv)o.kv,
                                          .keep_nll = true };
-    ok = ok && (s = hlm_session_create(m, &params, err)) &&
-         print_perplexity(s, &ids, window, err);
+    ok = ok && (s = hlm_session_create(m, &params, err)) && print_perplexity(s, &ids, window, err);
     if (s)
         note_session(s);
     tok_ids_free(&ids);

@@ -1,5 +1,5 @@
 /* ring: see ring.h. */
-#define _GNU_SOURCE             /* 64-bit offsets and POSIX at once */
+#define _GNU_SOURCE /* 64-bit offsets and POSIX at once */
 #include "ring.h"
 
 #include <dirent.h>
@@ -45,7 +45,7 @@ static uint64_t start_tick(uint64_t pid)
     if (f)
         fclose(f);
     text[n] = 0;
-    char *at = strrchr(text, ')');      /* a process may have any name, blanks too */
+    char *at = strrchr(text, ')'); /* a process may have any name, blanks too */
     for (int field = 2; at && field < 22; field++)
         at = strchr(at + 1, ' ');
     return at ? strtoull(at, NULL, 10) : 0;
@@ -55,7 +55,7 @@ static uint64_t start_tick(uint64_t pid)
 static bool alive(const struct ring_head *h)
 {
     if (h->pid_space != pid_space())
-        return true;                    /* not ours to tell */
+        return true; /* not ours to tell */
     if (kill((pid_t)h->pid, 0) != 0 && errno == ESRCH)
         return false;
     uint64_t tick = start_tick(h->pid);
@@ -75,9 +75,9 @@ static struct ring_slot *slot_of(struct ring_head *h, uint32_t n_slot, uint64_t 
 /* ---- attaching ------------------------------------------------------------------------------- */
 
 struct ring_reader {
-    struct ring_head *head;             /* mapped for reading */
+    struct ring_head *head; /* mapped for reading */
     uint64_t bytes, next;
-    uint32_t n_slot;                    /* as it was checked: the other side can write it */
+    uint32_t n_slot; /* as it was checked: the other side can write it */
 };
 
 static bool check_head(struct ring_reader *r, const char *name, struct err *err)
@@ -88,8 +88,8 @@ static bool check_head(struct ring_reader *r, const char *name, struct err *err)
         return fail(err, "%s: no complete ring of an hlm program", name);
     r->n_slot = *(const volatile uint32_t *)&h->n_slot;
     if (h->version != RING_VERSION || h->counters_version != HLM_COUNTERS_VERSION)
-        return fail(err, "%s: version %u.%u, expected %d.%d", name, h->version,
-                    h->counters_version, RING_VERSION, HLM_COUNTERS_VERSION);
+        return fail(err, "%s: version %u.%u, expected %d.%d", name, h->version, h->counters_version,
+                    RING_VERSION, HLM_COUNTERS_VERSION);
     if (h->head_bytes != sizeof *h || h->sample_bytes != sizeof(struct ring_sample) ||
         r->n_slot == 0 || bytes < ring_bytes(r->n_slot))
         return fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu", name,
@@ -228,7 +228,8 @@ static void sweep_one(void *user, uint64_t pid, const char *name)
     bool is_ring = h && atomic_load_explicit(&h->magic, memory_order_acquire) == RING_MAGIC;
     /* One that never got its head says nothing about its maker but the pid in the name. */
     bool dead = is_ring && h->version == RING_VERSION && h->head_bytes == sizeof *h
-                    ? !alive(h) : kill((pid_t)pid, 0) != 0 && errno == ESRCH;
+                    ? !alive(h)
+                    : kill((pid_t)pid, 0) != 0 && errno == ESRCH;
     (void)user;
     if (h)
         munmap(h, (size_t)bytes);
@@ -236,7 +237,10 @@ static void sweep_one(void *user, uint64_t pid, const char *name)
         shm_unlink(name);
 }
 
-struct list { uint64_t *pid; uint32_t n, max; };
+struct list {
+    uint64_t *pid;
+    uint32_t n, max;
+};
 
 static void list_one(void *user, uint64_t pid, const char *name)
 {
@@ -265,9 +269,9 @@ struct ring {
     struct ring_head *head;
     uint64_t bytes;
     char name[NAME];
-    pthread_mutex_t lock;               /* between the program and the beat, for all below */
+    pthread_mutex_t lock; /* between the program and the beat, for all below */
     pthread_cond_t wake;
-    struct ring_sample last;            /* the next one to write */
+    struct ring_sample last; /* the next one to write */
     bool started, stop;
     pthread_t beat;
 };

@@ -21,13 +21,13 @@
 #include <stdatomic.h>
 
 enum { RING_VERSION = 1, RING_SLOTS = 64 };
-#define RING_MAGIC 0x31676e69726d6c68u          /* "hlmring1" */
+#define RING_MAGIC 0x31676e69726d6c68u /* "hlmring1" */
 
 struct ring_sample {
-    uint64_t number;                    /* 0, 1, 2, ... */
-    double time_s;                      /* CLOCK_MONOTONIC when it was written */
-    double count_s;                     /* when the engine last had something to say; far behind
-                                           time_s: it is busy with one long submission */
+    uint64_t number; /* 0, 1, 2, ... */
+    double time_s;   /* CLOCK_MONOTONIC when it was written */
+    double count_s;  /* when the engine last had something to say; far behind
+                        time_s: it is busy with one long submission */
     struct hlm_counters c;
 };
 
@@ -35,12 +35,12 @@ struct ring_head {
     _Atomic uint64_t magic;
     uint32_t version, counters_version;
     uint32_t head_bytes, sample_bytes, n_slot, uid;
-    uint64_t pid, pid_space;            /* pid_space: which processes the pid is one of */
-    uint64_t start_tick;                /* of the process: field 22 of its /proc stat; 0: unknown */
-    int64_t start_unix;                 /* seconds, when the ring was made */
+    uint64_t pid, pid_space; /* pid_space: which processes the pid is one of */
+    uint64_t start_tick;     /* of the process: field 22 of its /proc stat; 0: unknown */
+    int64_t start_unix;      /* seconds, when the ring was made */
     char program[32];
-    _Atomic uint64_t n_written;         /* samples so far */
-    _Atomic uint64_t ended;             /* 1: there will be no more */
+    _Atomic uint64_t n_written; /* samples so far */
+    _Atomic uint64_t ended;     /* 1: there will be no more */
 };
 
 struct ring_slot {
@@ -57,7 +57,7 @@ struct ring;
 struct ring *ring_create(const char *program, uint32_t n_slot, struct err *err);
 /* One more sample. */
 void ring_publish(struct ring *r, const struct hlm_counters *c);
-void ring_destroy(struct ring *r);      /* takes NULL */
+void ring_destroy(struct ring *r); /* takes NULL */
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
@@ -67,7 +67,7 @@ struct ring_reader;
 uint32_t ring_list(uint64_t *pid, uint32_t max);
 /* NULL with a reason: there is none, it is another user's, another version's, not complete. */
 struct ring_reader *ring_attach(uint64_t pid, struct err *err);
-void ring_detach(struct ring_reader *r);        /* takes NULL */
+void ring_detach(struct ring_reader *r); /* takes NULL */
 const struct ring_head *ring_get_head(const struct ring_reader *r);
 
 /* RING_NONE: nothing newer yet; RING_GONE: nor will there be, the program has ended or died. */

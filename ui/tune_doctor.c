@@ -25,7 +25,11 @@ struct span span_text(double s)
 
 /* ---- what is trained ------------------------------------------------------------------------- */
 
-struct kind { char name[64]; struct hlm_tune_target t; uint64_t n; };
+struct kind {
+    char name[64];
+    struct hlm_tune_target t;
+    uint64_t n;
+};
 
 /* The name with its layer's number as N. */
 static void kind_name(char out[64], const char *name)
@@ -70,11 +74,11 @@ void doctor_targets(struct tune *u, FILE *to)
         if (t->rank && t->n_expert > 1)
             fprintf(to, " x %llu", (ull)t->n_expert);
         fprintf(to, t->rank ? ", rank %u\n" : "\n", t->rank);
-        json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:I, s:I, s:i}", "name",
-                                              kind[k].name, "count", (json_int_t)kind[k].n, "in",
-                                              (json_int_t)t->n_in, "out", (json_int_t)t->n_out,
-                                              "experts", (json_int_t)t->n_expert, "rank",
-                                              (int)t->rank));
+        json_array_append_new(list,
+                              json_pack("{s:s, s:I, s:I, s:I, s:I, s:i}", "name", kind[k].name,
+                                        "count", (json_int_t)kind[k].n, "in", (json_int_t)t->n_in,
+                                        "out", (json_int_t)t->n_out, "experts",
+                                        (json_int_t)t->n_expert, "rank", (int)t->rank));
     }
     free(kind);
     ui_event("targets", "{s:I, s:I, s:I, s:o}", "matrices", (json_int_t)(i.n_target - i.n_gate),
@@ -178,13 +182,14 @@ void doctor_data(struct tune *u, FILE *to)
         fprintf(to, "packed     into rows of %u, %llu slots of them empty\n", i.rows->row_length,
                 (ull)padding(i.rows));
     print_row(to, hlm_tok(u->m), &i.rows->row[0]);
-    fprintf(to, "steps      %u of %u row%s, %.3g times through the data; rate %g to %g, %u of "
-                "warm-up\n", o->steps, o->batch_rows * o->accumulation,
-            o->batch_rows * o->accumulation == 1 ? "" : "s",
-            (double)i.n_run_row / i.rows->n_row, o->peak,
-            o->schedule == DATA_CONSTANT ? o->peak : o->final, o->warmup_steps);
-    fprintf(to, "precision  %s\n", i.f16 ? "f16 products with f32 sums; what is trained is f32"
-                                        : "f32");
+    fprintf(to,
+            "steps      %u of %u row%s, %.3g times through the data; rate %g to %g, %u of "
+            "warm-up\n",
+            o->steps, o->batch_rows * o->accumulation,
+            o->batch_rows * o->accumulation == 1 ? "" : "s", (double)i.n_run_row / i.rows->n_row,
+            o->peak, o->schedule == DATA_CONSTANT ? o->peak : o->final, o->warmup_steps);
+    fprintf(to, "precision  %s\n",
+            i.f16 ? "f16 products with f32 sums; what is trained is f32" : "f32");
 }
 
 /* ---- the plan and the time ------------------------------------------------------------------- */

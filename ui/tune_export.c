@@ -29,8 +29,9 @@ static const struct program program = {
 static bool export(struct err *err)
 {
     struct bar bar = { .what = "exporting", .bytes = true };
-    struct hlm_peft_params p = { .model = o.model, .adapter = o.lora, .out = o.out,
-                                 .progress = bar_progress, .user = &bar };
+    struct hlm_peft_params p = {
+        .model = o.model, .adapter = o.lora, .out = o.out, .progress = bar_progress, .user = &bar
+    };
     struct hlm_peft_sum sum;
     bool ok = hlm_peft_export(&p, &sum, err);
     bar_clear();
@@ -40,8 +41,8 @@ static bool export(struct err *err)
             (unsigned long long)sum.n_module, num_bytes(sum.bytes).s);
     if (sum.n_gate || sum.n_draft)
         ui_say("hlm-tune: hlm_extra.safetensors has what PEFT does not load: %llu gates as they "
-               "are now, adapters of %llu modules of draft blocks", (unsigned long long)sum.n_gate,
-               (unsigned long long)sum.n_draft);
+               "are now, adapters of %llu modules of draft blocks",
+               (unsigned long long)sum.n_gate, (unsigned long long)sum.n_draft);
     ui_event("exported", "{s:s, s:I, s:I, s:I, s:I}", "path", o.out, "modules",
              (long long)sum.n_module, "draft_modules", (long long)sum.n_draft, "gates",
              (long long)sum.n_gate, "bytes", (long long)sum.bytes);

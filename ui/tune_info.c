@@ -17,8 +17,8 @@ static const struct program program = {
 };
 
 struct kind {
-    char name[64];              /* "blk.N.attn_q.weight" */
-    const struct gguf_tensor *a, *b;    /* of the first; b NULL: what is added to a gate */
+    char name[64];                   /* "blk.N.attn_q.weight" */
+    const struct gguf_tensor *a, *b; /* of the first; b NULL: what is added to a gate */
     uint32_t n;
     uint64_t bytes;
 };
@@ -26,7 +26,7 @@ struct kind {
 struct adapter {
     struct gguf *g;
     float alpha;
-    struct kind *kind;          /* [as many as tensors] */
+    struct kind *kind; /* [as many as tensors] */
     uint32_t n_kind;
     uint64_t n_matrix, n_gate, n_norm, n_param, bytes, rank_min, rank_max;
 };
@@ -111,8 +111,10 @@ static bool read_tensors(struct adapter *d, struct err *err)
             d->n_norm++;
             count(d, t, NULL, 0);
         } else {
-            return fail(err, "%s: tensor %s: expected a name that ends in .lora_a, .lora_b or "
-                             ".delta", gguf_path(d->g), t->name);
+            return fail(err,
+                        "%s: tensor %s: expected a name that ends in .lora_a, .lora_b or "
+                        ".delta",
+                        gguf_path(d->g), t->name);
         }
     }
     return n > 0 || fail(err, "%s: there is no tensor in it", gguf_path(d->g));
@@ -192,8 +194,7 @@ static bool info(const char *path, struct err *err)
     if (ok) {
         print_all(&d);
         ui_event("adapter", "{s:s, s:f, s:i, s:i, s:I}", "path", path, "alpha", (double)d.alpha,
-                 "n_matrix", (int)d.n_matrix, "n_gate", (int)d.n_gate, "bytes",
-                 (long long)d.bytes);
+                 "n_matrix", (int)d.n_matrix, "n_gate", (int)d.n_gate, "bytes", (long long)d.bytes);
     }
     free(d.kind);
     gguf_close(d.g);

@@ -16,9 +16,9 @@ struct loop {
     struct tune *u;
     uint64_t n_step, valid_every, save_every;
     struct hlm_tune_step last;
-    bool has_last, valid_known, stopped;        /* stopped: by --patience */
-    double valid, step_s;               /* step_s: of a step, lately */
-    uint64_t sampled;                   /* 1 + the step that samples were printed at */
+    bool has_last, valid_known, stopped; /* stopped: by --patience */
+    double valid, step_s;                /* step_s: of a step, lately */
+    uint64_t sampled;                    /* 1 + the step that samples were printed at */
 };
 
 /* ---- telling --------------------------------------------------------------------------------- */
@@ -44,8 +44,10 @@ static void tell_step(struct loop *l)
 static void tell_valid(struct loop *l, const struct hlm_tune_loss *v)
 {
     struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
-    ui_note("step %llu  validation loss %.4f over %llu tokens%s", (ull)i.step, v->main,
-            (ull)v->n, !i.step ? ", before training" : i.best_step == i.step ? ", the best" : "");
+    ui_note("step %llu  validation loss %.4f over %llu tokens%s", (ull)i.step, v->main, (ull)v->n,
+            !i.step                 ? ", before training"
+            : i.best_step == i.step ? ", the best"
+                                    : "");
     ui_event("valid", "{s:I, s:f, s:f, s:I, s:b}", "step", (json_int_t)i.step, "valid_loss",
              v->main, "valid_loss_mtp", v->mtp, "n", (json_int_t)v->n, "best",
              (int)(i.best_step == i.step));
@@ -227,8 +229,10 @@ static bool prepare(struct loop *l, struct err *err)
     bool valid = i.valid->n_row > 0;
     l->n_step = i.o->steps;
     l->valid_every = u->valid_every ? (uint64_t)u->valid_every : tenth;
-    l->save_every = u->save_every ? (uint64_t)u->save_every : valid ? l->valid_every
-                    : i.data ? tenth : 0;
+    l->save_every = u->save_every ? (uint64_t)u->save_every
+                    : valid       ? l->valid_every
+                    : i.data      ? tenth
+                                  : 0;
     if ((u->saves && !folder_make(u->folder, err)) || !hlm_tune_begin(u->t, &from, err))
         return false;
     i = hlm_tune_get_info(u->t);
@@ -236,8 +240,7 @@ static bool prepare(struct loop *l, struct err *err)
     l->valid_known = i.valid_loss < INFINITY;
     l->stopped = is_stopped(u);
     if (from)
-        ui_note("going on from %s, step %llu of %llu", from, (ull)i.step,
-                (ull)l->n_step);
+        ui_note("going on from %s, step %llu of %llu", from, (ull)i.step, (ull)l->n_step);
     if (u->samples.n && !(u->session = hlm_session_create(u->m, &u->session_params, err)))
         return false;
     return true;
@@ -263,7 +266,7 @@ int tune_loop(struct tune *u, struct err *err)
     }
     if (u->profile)
         ui_kernels(u->m);
-    bool ok = finish(&l, err);          /* also where the last checkpoint could not be written */
+    bool ok = finish(&l, err); /* also where the last checkpoint could not be written */
     hlm_idle(u->m);
     if (!ok && !err->set)
         return RC_INTERRUPTED;

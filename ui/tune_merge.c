@@ -63,9 +63,10 @@ static void on_tensor(void *user, const struct hlm_merged *m)
         t->n_loud += loud || lost;
         printf("%-36s %s%s%s: |D|/|W| %.3g  kept %.4f  noise %.3g%s\n", m->name, m->from,
                m->from == m->to ? "" : " -> ", m->from == m->to ? "" : m->to, m->size, m->kept,
-               m->noise, loud   ? "  warning: more noise than adapter"
-                         : lost ? "  warning: mostly lost"
-                                : "");
+               m->noise,
+               loud   ? "  warning: more noise than adapter"
+               : lost ? "  warning: mostly lost"
+                      : "");
     }
     ui_event("merged", "{s:s, s:s, s:s, s:b, s:f, s:f, s:f}", "tensor", m->name, "from", m->from,
              "to", m->to, "gate", m->gate, "size", m->size, "kept", m->kept, "noise", m->noise);
@@ -81,24 +82,32 @@ static bool merge(struct err *err)
         return false;
     for (uint32_t i = 0; i < a.n; i++)
         list[i] = (struct hlm_merge_adapter){ a.l[i].path, a.l[i].scale };
-    struct hlm_merge_params p = { .model = o.model, .out = o.out, .adapter = list,
-                                  .n_adapter = a.n, .type = o.type, .gates_only = o.gates_only,
-                                  .progress = on_progress, .told = on_tensor, .user = &t };
+    struct hlm_merge_params p = { .model = o.model,
+                                  .out = o.out,
+                                  .adapter = list,
+                                  .n_adapter = a.n,
+                                  .type = o.type,
+                                  .gates_only = o.gates_only,
+                                  .progress = on_progress,
+                                  .told = on_tensor,
+                                  .user = &t };
     bool ok = o.gates_only && list[0].scale != 1
-                  ? fail(err, "%s: a factor of %g does not go with --gates-only: the adapter that "
-                              "is left over would not have it", list[0].path,
-                         (double)list[0].scale)
+                  ? fail(err,
+                         "%s: a factor of %g does not go with --gates-only: the adapter that "
+                         "is left over would not have it",
+                         list[0].path, (double)list[0].scale)
                   : hlm_merge(&p, &sum, err);
     bar_clear();
     if (ok && t.n_loud)
-        log_msg(LOG_WARN, "in %u of %u matrices rounding drowns the adapter (noise above 1, or "
-                          "less than half of it kept): a finer --merge-type keeps more",
+        log_msg(LOG_WARN,
+                "in %u of %u matrices rounding drowns the adapter (noise above 1, or "
+                "less than half of it kept): a finer --merge-type keeps more",
                 t.n_loud, t.n_matrix);
     if (ok)
         ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s; read back and as "
-                "written", o.out, (unsigned long long)sum.n_matrix,
-                (unsigned long long)sum.n_gate, (unsigned long long)sum.n_tensor,
-                num_bytes(sum.bytes).s);
+                "written",
+                o.out, (unsigned long long)sum.n_matrix, (unsigned long long)sum.n_gate,
+                (unsigned long long)sum.n_tensor, num_bytes(sum.bytes).s);
     if (ok && o.gates_only)
         ui_note("%s: the adapter without its gates", o.gates_only);
     adapters_free(&a);

@@ -7,20 +7,20 @@ struct tune {
     struct hlm_tune_params p;
     const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *format, *debug;
     struct flag_list samples;
-    int32_t n_sample;                   /* tokens */
-    int32_t valid_every, save_every, keep, patience;    /* 0: chosen; none */
+    int32_t n_sample;                                /* tokens */
+    int32_t valid_every, save_every, keep, patience; /* 0: chosen; none */
     uint64_t memory;
-    double lr_min;                      /* below 0: a tenth of the rate */
-    double mtp;                         /* --mtp-loss; below 0: not given */
+    double lr_min; /* below 0: a tenth of the rate */
+    double mtp;    /* --mtp-loss; below 0: not given */
     int loss_on, turns, precision;
     bool no_shuffle, no_lora, train_mtp, dry_run, plan, profile, validate;
 
     hlm *m;
     hlm_tune *t;
-    hlm_session *session;               /* for samples; NULL: none are wanted */
+    hlm_session *session; /* for samples; NULL: none are wanted */
     struct chat_format chat;
-    char *folder;                       /* of checkpoints */
-    bool saves;                         /* on the way; else when it is interrupted alone */
+    char *folder; /* of checkpoints */
+    bool saves;   /* on the way; else when it is interrupted alone */
     struct hlm_session_params session_params;
 };
 
@@ -45,5 +45,7 @@ char *best_path(const char *out);
 /* Text behind a prompt as the model is now, on standard output (tune_sample.c). */
 bool print_samples(struct tune *u, uint64_t step, struct err *err);
 
-struct span { char s[48]; };
-struct span span_text(double s);        /* "3 h 20 min" */
+struct span {
+    char s[48];
+};
+struct span span_text(double s); /* "3 h 20 min" */

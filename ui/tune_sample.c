@@ -31,7 +31,7 @@ static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct
     uint64_t n = 0, room = 64;
     *out = mem_alloc(room, 1);
     bool ok = *out != NULL;
-    hlm_session_reset(u->session);      /* what it held was said by another adapter */
+    hlm_session_reset(u->session); /* what it held was said by another adapter */
     ok = ok && hlm_session_sync(u->session, ids->id, ids->n, NULL, 0, NULL, NULL, err);
     for (int32_t i = 0, id; ok && i < u->n_sample && !ui_interrupted(); i++) {
         ok = hlm_session_next(u->session, &greedy, &id, err);

@@ -8,7 +8,10 @@
 
 static struct tune o;
 
-#define INTS(names, arg, to, least, help) { FLAG_INT, names, arg, to, least, INT32_MAX, help }
+#define INTS(names, arg, to, least, help)                                                          \
+    {                                                                                              \
+        FLAG_INT, names, arg, to, least, INT32_MAX, help                                           \
+    }
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "What is read and written", 0, 0, 0, 0, 0 },
@@ -272,8 +275,9 @@ static bool find_folder(struct err *err)
     else
         snprintf(o.folder, n, "%s.ckpt", o.out);
     if (o.saves && !o.p.resume && hlm_tune_has_saved(o.folder))
-        return fail(err, "%.200s: there are checkpoints of another run: go on with it (--resume "
-                         "%.200s), remove them, or choose another folder (--checkpoints)",
+        return fail(err,
+                    "%.200s: there are checkpoints of another run: go on with it (--resume "
+                    "%.200s), remove them, or choose another folder (--checkpoints)",
                     o.folder, o.folder);
     return true;
 }
@@ -307,20 +311,26 @@ static bool measure(struct err *err)
 static int train(struct err *err)
 {
     int rc = RC_FAILED;
-    if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model, .validate = o.validate,
-                                                   .profile = o.profile, .memory = o.memory,
-                                                   .exact = true, .layers = true, .dry = true,
-                                                   .draft = o.p.o.mtp_factor > 0 }, &rc)))
+    if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model,
+                                                   .validate = o.validate,
+                                                   .profile = o.profile,
+                                                   .memory = o.memory,
+                                                   .exact = true,
+                                                   .layers = true,
+                                                   .dry = true,
+                                                   .draft = o.p.o.mtp_factor > 0 },
+                              &rc)))
         return rc;
     if (o.format)
-        chat_by_name(o.format, hlm_file(o.m), &o.p.read.format);    /* misfit has seen it */
+        chat_by_name(o.format, hlm_file(o.m), &o.p.read.format); /* misfit has seen it */
     if (o.samples.n && !hlm_tok(o.m)) {
         fail(err, "%s", hlm_tok_err(o.m));
         return RC_FAILED;
     }
     if (o.samples.n) {
         o.session_params = (struct hlm_session_params){ .n_ctx = 512 + (uint32_t)o.n_sample,
-                                                        .n_batch = 128, .kv = HLM_KV_F32 };
+                                                        .n_batch = 128,
+                                                        .kv = HLM_KV_F32 };
         o.p.sample = &o.session_params;
     }
     bool ok = look(err);
@@ -335,8 +345,9 @@ int tune_train(int argc, char **argv)
 {
     struct err err = { 0 };
     int rc;
-    o = (struct tune){ .p = hlm_tune_defaults(), .n_sample = 64, .keep = 2, .lr_min = -1,
-                       .mtp = -1 };
+    o = (struct tune){
+        .p = hlm_tune_defaults(), .n_sample = 64, .keep = 2, .lr_min = -1, .mtp = -1
+    };
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
     const char *why = misfit();

@@ -100,8 +100,8 @@ double now_s(void)
 
 /* ---- host memory ----------------------------------------------------------------------------- */
 
-static atomic_llong fail_in;            /* allocations until the one that a test makes fail */
-static atomic_bool fail_behind;         /* ... and all behind it */
+static atomic_llong fail_in;    /* allocations until the one that a test makes fail */
+static atomic_bool fail_behind; /* ... and all behind it */
 static atomic_ullong n_failed;
 
 uint64_t mem_n_failed(void) { return atomic_load(&n_failed); }
@@ -137,8 +137,7 @@ static void *checked(void *p)
 
 static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
 {
-    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX ||
-           strikes();
+    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX || strikes();
 }
 
 void *mem_alloc(uint64_t n, uint64_t size)

@@ -49,15 +49,15 @@ static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 /* Makes a library's or a file's text fit for one line: what would break it or move a terminal
  * becomes '?'. */
 void one_line(char *s);
-const char *bytes_text(char out[32], uint64_t bytes);  /* "1.5 GiB"; small ones to the byte */
+const char *bytes_text(char out[32], uint64_t bytes); /* "1.5 GiB"; small ones to the byte */
 
 /* Monotonic seconds. */
 double now_s(void);
 
 /* Host memory. NULL when there is none: callers report it with fail(). n * size is checked. */
-void *mem_alloc(uint64_t n, uint64_t size);          /* zeroed */
+void *mem_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *mem_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
-uint64_t mem_n_failed(void);            /* allocations that could not be had, in this process */
+uint64_t mem_n_failed(void); /* allocations that could not be had, in this process */
 /* For tests: the n-th allocation from now fails, 1 being the next; 0: none does. Returns how far
  * away the one asked for before still was: 0 when it has happened. The second lets all behind it
  * fail too. */
@@ -65,7 +65,9 @@ uint64_t mem_test_fail(uint64_t n);
 uint64_t mem_test_fail_from(uint64_t n);
 
 /* A counter-less generator for tests and host-side choices (splitmix64). */
-struct rng { uint64_t s; };
+struct rng {
+    uint64_t s;
+};
 uint64_t rng_u64(struct rng *r);
-double rng_unit(struct rng *r);                       /* [0, 1) */
+double rng_unit(struct rng *r); /* [0, 1) */
 double rng_normal(struct rng *r);

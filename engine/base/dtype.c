@@ -138,7 +138,7 @@ static void from_q5_1(const void *src, uint64_t n, float *dst)
 }
 
 const float iq4_value[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
-                                     1, 13, 25, 38, 53, 69, 89, 113 };
+                              1,    13,   25,  38,  53,  69,  89,  113 };
 /* E2M1 doubled, to be whole; hence scales are halved. */
 const float fp4_value[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
 
@@ -535,7 +535,10 @@ const struct dtype_info *dtype_info(uint32_t id)
 
 const uint32_t *dtype_grid(enum dtype type, uint32_t *n)
 {
-    static const struct { const uint32_t *grid; uint32_t n; } grids[DTYPE_COUNT] = {
+    static const struct {
+        const uint32_t *grid;
+        uint32_t n;
+    } grids[DTYPE_COUNT] = {
         [IQ1_S] = { grid_iq1, ARRAY_LEN(grid_iq1) },
         [IQ1_M] = { grid_iq1, ARRAY_LEN(grid_iq1) },
         [IQ2_XXS] = { grid_iq2_xxs, ARRAY_LEN(grid_iq2_xxs) },

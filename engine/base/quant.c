@@ -14,18 +14,18 @@ enum { MAX_LEN = 256, MAX_GROUP = 16 };
 struct block { /* what a block says, laid out plainly */
     float d, m;
     int sc[MAX_GROUP], mn[MAX_GROUP];
-    uint8_t q[MAX_LEN];         /* codes, the lowest being 0 */
+    uint8_t q[MAX_LEN]; /* codes, the lowest being 0 */
 };
 
 struct form {
-    int len, group;             /* elements of a block, of a group */
-    int lo, hi;                 /* codes; of a table: 0 and 15 */
-    const float *table;         /* what codes mean; NULL: themselves */
+    int len, group;     /* elements of a block, of a group */
+    int lo, hi;         /* codes; of a table: 0 and 15 */
+    const float *table; /* what codes mean; NULL: themselves */
     bool has_min;
-    int sc_lo, sc_hi, mn_hi;    /* of a group; sc_hi 0: the block's d and m as they are */
-    int n_try;                  /* scales tried on either side of the plain one */
-    float step;                 /* ... that far apart, in codes */
-    void (*get)(const uint8_t *p, struct block *b);     /* the scales */
+    int sc_lo, sc_hi, mn_hi; /* of a group; sc_hi 0: the block's d and m as they are */
+    int n_try;               /* scales tried on either side of the plain one */
+    float step;              /* ... that far apart, in codes */
+    void (*get)(const uint8_t *p, struct block *b); /* the scales */
     void (*put)(const struct block *b, uint8_t *p);
 };
 
@@ -126,8 +126,8 @@ static void get_q3_k(const uint8_t *p, struct block *b)
 {
     b->d = get_f16(p + 108);
     for (int g = 0; g < 16; g++)
-        b->sc[g] = ((p[96 + g % 8] >> 4 * (g / 8) & 15) |
-                    (p[104 + g % 4] >> 2 * (g / 4) & 3) << 4) - 32;
+        b->sc[g] =
+            ((p[96 + g % 8] >> 4 * (g / 8) & 15) | (p[104 + g % 4] >> 2 * (g / 4) & 3) << 4) - 32;
 }
 
 static void put_q3_k(const struct block *b, uint8_t *p)
@@ -216,8 +216,8 @@ static void get_iq4_xs(const uint8_t *p, struct block *b)
 {
     b->d = get_f16(p);
     for (int g = 0; g < 8; g++)
-        b->sc[g] = ((p[4 + g / 2] >> 4 * (g % 2) & 15) |
-                    ((p[2 + g / 4] >> 2 * (g % 4)) & 3) << 4) - 32;
+        b->sc[g] =
+            ((p[4 + g / 2] >> 4 * (g % 2) & 15) | ((p[2 + g / 4] >> 2 * (g % 4)) & 3) << 4) - 32;
 }
 
 static void put_iq4_xs(const struct block *b, uint8_t *p)
@@ -257,7 +257,7 @@ static inline int whole(float v, int lo, int hi)
 {
     v = v > (float)lo ? v : (float)lo;
     v = v < (float)hi ? v : (float)hi;
-    return (int)((v + 12582912.0f) - 12582912.0f);      /* 1.5 * 2^23: an ulp of one */
+    return (int)((v + 12582912.0f) - 12582912.0f); /* 1.5 * 2^23: an ulp of one */
 }
 
 /* Place in a sorted table of 16 of the value nearest to v. */
@@ -277,7 +277,9 @@ static inline int code(const struct form *f, float v)
 static inline float value(const struct form *f, int c) { return f->table ? f->table[c] : (float)c; }
 
 /* Sums over a group for the line x = a c + b. */
-struct sums { double c, cc, x, xc; };
+struct sums {
+    double c, cc, x, xc;
+};
 
 /* Most of the time goes into this: four sums side by side, and no choice inside. */
 static struct sums add_whole(const struct form *f, const float *x, float inverse, float b)
@@ -298,8 +300,8 @@ static struct sums add_whole(const struct form *f, const float *x, float inverse
     for (int i = 0; i < f->group; i += 4)
         for (int k = 0; k < 4; k++)
             part[k] += (double)x[i + k] * (double)c[i + k];
-    return (struct sums){ .c = sum, .cc = squares,
-                          .xc = (part[0] + part[1]) + (part[2] + part[3]) };
+    return (
+        struct sums){ .c = sum, .cc = squares, .xc = (part[0] + part[1]) + (part[2] + part[3]) };
 }
 
 static struct sums add_table(const struct form *f, const float *x, float inverse)
@@ -314,7 +316,9 @@ static struct sums add_table(const struct form *f, const float *x, float inverse
     return s;
 }
 
-struct line { double a, b, gain; };     /* gain: what of sum x^2 it explains */
+struct line {
+    double a, b, gain;
+}; /* gain: what of sum x^2 it explains */
 
 /* The best line through these points; where offsets of a block share a sign, b is at most 0. */
 static struct line best_line(const struct form *f, const struct sums *s)
@@ -335,7 +339,9 @@ static struct line best_line(const struct form *f, const struct sums *s)
     return l;
 }
 
-struct all { double x, xx; };           /* sums of x and x^2 */
+struct all {
+    double x, xx;
+}; /* sums of x and x^2 */
 
 static void try_line(const struct form *f, const float *x, float inverse, float b,
                      const struct all *all, struct line *best)
@@ -347,7 +353,7 @@ static void try_line(const struct form *f, const float *x, float inverse, float 
         if (l.gain > best->gain)
             *best = l;
         if (fabs(l.a) < (double)TINY || all->xx - l.gain > 1.25 * (all->xx - best->gain))
-            return;             /* too far off to get there */
+            return; /* too far off to get there */
         inverse = (float)(1 / l.a);
         b = (float)l.b;
     }
@@ -370,16 +376,15 @@ static struct line fit_group(const struct form *f, const float *x)
         if (hi - lo < TINY)
             return best;
         for (int k = -f->n_try; k <= f->n_try / 2; k++)
-            try_line(f, x, ((float)f->hi - (float)k * f->step) / (hi - lo), lo, &all,
-                     &best);
+            try_line(f, x, ((float)f->hi - (float)k * f->step) / (hi - lo), lo, &all, &best);
         return best;
     }
     float most = hi > -lo ? hi : lo;
     if (fabsf(most) < TINY)
         return best;
     /* The end that reaches further takes the largest number, unless the other way fits better. */
-    float ends[2] = { f->table ? f->table[0] : (float)f->lo, f->table ? f->table[15] :
-                                                                        (float)f->hi };
+    float ends[2] = { f->table ? f->table[0] : (float)f->lo,
+                      f->table ? f->table[15] : (float)f->hi };
     for (int e = 0; e < (f->hi < 16 ? 2 : 1); e++)
         for (int k = -f->n_try; k <= f->n_try; k++)
             try_line(f, x, (ends[e] + (float)k * f->step) / most, 0, &all, &best);
@@ -546,7 +551,7 @@ static bool put_mxfp4(const float *x, uint8_t *dst)
     for (int i = 0; i < 32; i++)
         most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
     frexp((double)most, &e);
-    e = most == 0 ? 1 : e + 124;        /* the largest lies in [8, 16) units, or else in [4, 8) */
+    e = most == 0 ? 1 : e + 124; /* the largest lies in [8, 16) units, or else in [4, 8) */
     for (int k = e - 1; k <= e + 1; k++) {
         double error = k < 0 || k > 254 ? INFINITY : mxfp4_codes(x, k, q);
         if (error < least) {
@@ -613,7 +618,7 @@ bool quant_from_f32(enum dtype type, const float *src, uint64_t n, const void *o
     for (uint64_t i = 0; i < n; i += len, to += bytes, from = from ? from + bytes : NULL) {
         if (from && len > 1 && says(type, from, src + i, len))
             memcpy(to, from, bytes);
-        else if (!(len == 1         ? put_plain(type, src + i, to)
+        else if (!(len == 1        ? put_plain(type, src + i, to)
                    : type == MXFP4 ? put_mxfp4(src + i, to)
                                    : put_block(&forms[type], src + i, from, to)))
             return false;

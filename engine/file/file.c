@@ -62,13 +62,11 @@ static const struct {
     const char *name;
     uint8_t bytes; /* of one value; 0: not of fixed size */
 } types[GGUF_TYPE_COUNT] = {
-    [GGUF_U8] = { "u8", 1 },          [GGUF_I8] = { "i8", 1 },
-    [GGUF_U16] = { "u16", 2 },        [GGUF_I16] = { "i16", 2 },
-    [GGUF_U32] = { "u32", 4 },        [GGUF_I32] = { "i32", 4 },
-    [GGUF_U64] = { "u64", 8 },        [GGUF_I64] = { "i64", 8 },
-    [GGUF_F32] = { "f32", 4 },        [GGUF_F64] = { "f64", 8 },
-    [GGUF_BOOL] = { "bool", 1 },
-    [GGUF_STRING] = { "string", 0 },  [GGUF_ARRAY] = { "array", 0 },
+    [GGUF_U8] = { "u8", 1 },       [GGUF_I8] = { "i8", 1 },     [GGUF_U16] = { "u16", 2 },
+    [GGUF_I16] = { "i16", 2 },     [GGUF_U32] = { "u32", 4 },   [GGUF_I32] = { "i32", 4 },
+    [GGUF_U64] = { "u64", 8 },     [GGUF_I64] = { "i64", 8 },   [GGUF_F32] = { "f32", 4 },
+    [GGUF_F64] = { "f64", 8 },     [GGUF_BOOL] = { "bool", 1 }, [GGUF_STRING] = { "string", 0 },
+    [GGUF_ARRAY] = { "array", 0 },
 };
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "numbers are copied as they are");
@@ -202,8 +200,10 @@ static const uint8_t *take(struct reader *r, uint64_t n)
 {
     uint64_t left = r->g->n_bytes - r->pos;
     if (n > left) {
-        bad(&r->at, "the file ends early: byte %" PRIu64 " is followed by %" PRIu64
-            ", expected at least %" PRIu64, r->pos, left, n);
+        bad(&r->at,
+            "the file ends early: byte %" PRIu64 " is followed by %" PRIu64
+            ", expected at least %" PRIu64,
+            r->pos, left, n);
         return NULL;
     }
     const uint8_t *p = r->g->bytes + r->pos;
@@ -234,8 +234,9 @@ static bool take_str(struct reader *r, const char *what, uint64_t max, struct st
         return false;
     uint64_t left = r->g->n_bytes - r->pos;
     if (s->n > max || s->n > left)
-        return bad(&r->at, "%s at byte %" PRIu64 " has length %" PRIu64 ", expected at most %"
-                   PRIu64, what, start, s->n, min_u64(max, left));
+        return bad(&r->at,
+                   "%s at byte %" PRIu64 " has length %" PRIu64 ", expected at most %" PRIu64, what,
+                   start, s->n, min_u64(max, left));
     s->p = (const char *)r->g->bytes + r->pos;
     r->pos += s->n;
     return true;
@@ -263,8 +264,9 @@ static bool take_count(struct reader *r, const char *what, uint64_t record_bytes
         return false;
     uint64_t most = min_u64(max, r->g->n_bytes / record_bytes);
     if (*n > most)
-        return bad(&r->at, "%s count %" PRId64 ", expected 0 to %" PRIu64 " in a file of %" PRIu64
-                   " bytes", what, (int64_t)*n, most, r->g->n_bytes);
+        return bad(&r->at,
+                   "%s count %" PRId64 ", expected 0 to %" PRIu64 " in a file of %" PRIu64 " bytes",
+                   what, (int64_t)*n, most, r->g->n_bytes);
     return true;
 }
 
@@ -310,8 +312,10 @@ static bool read_array(struct reader *r, struct gguf_kv *kv)
     uint64_t bytes = types[elem].bytes, left = r->g->n_bytes - r->pos;
     uint64_t most = min_u64(MAX_ELEMENTS, left / (bytes ? bytes : 8));
     if (kv->n > most)
-        return bad(&r->at, "array of %" PRIu64 " elements, expected at most %" PRIu64
-                   " with %" PRIu64 " bytes left", kv->n, most, left);
+        return bad(&r->at,
+                   "array of %" PRIu64 " elements, expected at most %" PRIu64 " with %" PRIu64
+                   " bytes left",
+                   kv->n, most, left);
     kv->data = r->g->bytes + r->pos;
     if (elem != GGUF_STRING)
         return take(r, kv->n * bytes) && (elem != GGUF_BOOL || check_bools(r, kv->data, kv->n));
@@ -415,8 +419,10 @@ static bool read_tensor(struct reader *r, struct entry *e)
         return bad(&r->at, "type %" PRIu32 " is unknown or retired, expected one of GGUF's", type);
     t->type = (enum dtype)type;
     if (t->dim[0] % info->block_len)
-        return bad(&r->at, "row of %" PRIu64 " elements, expected a multiple of %" PRIu32
-                   " (a block of %s)", t->dim[0], info->block_len, info->name);
+        return bad(&r->at,
+                   "row of %" PRIu64 " elements, expected a multiple of %" PRIu32
+                   " (a block of %s)",
+                   t->dim[0], info->block_len, info->name);
     if (!dtype_bytes(t->type, t->n_elem, &t->n_bytes))
         return bad(&r->at, "its bytes overflow 64 bits, expected less");
     if (e->offset & (r->g->alignment - 1))
@@ -464,9 +470,11 @@ static bool place_tensors(struct reader *r)
         struct entry *e = order[i] = &g->tensor[i];
         r->at.name = (struct str){ e->name, strlen(e->name) };
         if (e->offset > n_data || e->t.n_bytes > n_data - e->offset)
-            ok = bad(&r->at, "%" PRIu64 " bytes at offset %" PRIu64
+            ok = bad(&r->at,
+                     "%" PRIu64 " bytes at offset %" PRIu64
                      " reach past the end of the file, expected them within %" PRIu64
-                     " bytes of data", e->t.n_bytes, e->offset, n_data);
+                     " bytes of data",
+                     e->t.n_bytes, e->offset, n_data);
         else
             e->t.data = g->bytes + start + e->offset;
     }
@@ -476,8 +484,9 @@ static bool place_tensors(struct reader *r)
         const struct entry *e = order[i], *before = order[i - 1];
         r->at.name = (struct str){ e->name, strlen(e->name) };
         if (e->offset < before->offset + before->t.n_bytes)
-            ok = bad(&r->at, "overlaps tensor '%s': starts at offset %" PRIu64
-                     ", expected %" PRIu64 " or later",
+            ok = bad(&r->at,
+                     "overlaps tensor '%s': starts at offset %" PRIu64 ", expected %" PRIu64
+                     " or later",
                      show_name((struct str){ before->name, strlen(before->name) }).s, e->offset,
                      before->offset + before->t.n_bytes);
     }
@@ -686,7 +695,8 @@ struct wanted {
 static struct wanted want(const struct gguf *g, const char *key, enum gguf_need need,
                           uint64_t array_len, struct err *err)
 {
-    struct wanted w = { gguf_kv(g, key), true,
+    struct wanted w = { gguf_kv(g, key),
+                        true,
                         { .g = g, .err = err, .kind = "key", .name = { key, strlen(key) } } };
     if (!w.kv && need == REQUIRED)
         w.ok = bad(&w.at, "is missing, expected in this file");
@@ -770,15 +780,14 @@ bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, u
     return w.ok;
 }
 
-bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
-               struct err *err)
+bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v, struct err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
     return w.kv ? bool_at(&w, 0, v) : w.ok;
 }
 
-bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
-                    uint64_t n, struct err *err)
+bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v, uint64_t n,
+                    struct err *err)
 {
     struct wanted w = want(g, key, need, n, err);
     for (uint64_t i = 0; w.kv && w.ok && i < n; i++)
@@ -786,15 +795,14 @@ bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, 
     return w.ok;
 }
 
-bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float *v,
-              struct err *err)
+bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float *v, struct err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
     return w.kv ? f32_at(&w, 0, v) : w.ok;
 }
 
-bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v,
-                   uint64_t n, struct err *err)
+bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v, uint64_t n,
+                   struct err *err)
 {
     struct wanted w = want(g, key, need, n, err);
     for (uint64_t i = 0; w.kv && w.ok && i < n; i++)

@@ -7,32 +7,47 @@
 #pragma once
 #include "base/dtype.h"
 
-struct gguf;                    /* one open file; immutable, may be read from several threads */
+struct gguf; /* one open file; immutable, may be read from several threads */
 
 enum gguf_type { /* metadata value types, GGUF's own numbers */
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING,
-    GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPE_COUNT
+                 GGUF_U8,
+                 GGUF_I8,
+                 GGUF_U16,
+                 GGUF_I16,
+                 GGUF_U32,
+                 GGUF_I32,
+                 GGUF_F32,
+                 GGUF_BOOL,
+                 GGUF_STRING,
+                 GGUF_ARRAY,
+                 GGUF_U64,
+                 GGUF_I64,
+                 GGUF_F64,
+                 GGUF_TYPE_COUNT
 };
 
 struct gguf_tensor {
-    const char *name;           /* terminated, below 64 bytes */
+    const char *name; /* terminated, below 64 bytes */
     uint32_t n_dim;
-    uint64_t dim[4];            /* fastest first; unused ones are 1 */
+    uint64_t dim[4]; /* fastest first; unused ones are 1 */
     enum dtype type;
     uint64_t n_elem, n_bytes;
-    uint64_t index;             /* gguf_tensor_at(index) is this one */
-    const uint8_t *data;        /* n_bytes inside the mapping of the file that holds it */
+    uint64_t index;      /* gguf_tensor_at(index) is this one */
+    const uint8_t *data; /* n_bytes inside the mapping of the file that holds it */
 };
 
 struct gguf_kv {
-    const char *key;            /* terminated; may not contain NUL */
-    enum gguf_type type;        /* of the value, or GGUF_ARRAY */
-    enum gguf_type elem;        /* of an array's elements; else the same as type */
-    uint64_t n;                 /* array elements; string bytes; 1 for scalars */
-    const uint8_t *data;        /* scalar or array bytes, unaligned; string bytes, not terminated */
+    const char *key;     /* terminated; may not contain NUL */
+    enum gguf_type type; /* of the value, or GGUF_ARRAY */
+    enum gguf_type elem; /* of an array's elements; else the same as type */
+    uint64_t n;          /* array elements; string bytes; 1 for scalars */
+    const uint8_t *data; /* scalar or array bytes, unaligned; string bytes, not terminated */
 };
 
-struct str { const char *p; uint64_t n; };      /* bytes inside the mapping, not terminated */
+struct str {
+    const char *p;
+    uint64_t n;
+}; /* bytes inside the mapping, not terminated */
 
 /* Opens, maps and checks a whole file, and with the first of several (its key split.count says so)
  * the others beside it, PREFIX-00002-of-0000N.gguf and up: their tensors follow its own, its keys
@@ -42,7 +57,7 @@ struct gguf *gguf_open(const char *path, struct err *err);
 /* The same over bytes in memory that outlive the result, one file whatever its keys say; name is
  * for messages. */
 struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, struct err *err);
-void gguf_close(struct gguf *g);                /* takes NULL */
+void gguf_close(struct gguf *g); /* takes NULL */
 
 /* Lookups by name are O(1); NULL: there is none. */
 const char *gguf_path(const struct gguf *g);
@@ -71,13 +86,16 @@ bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct
  * failure v may be half filled. */
 bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
                    uint64_t n, struct err *err);
-bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v,
-                   uint64_t n, struct err *err);
-bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
-                    uint64_t n, struct err *err);
+bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v, uint64_t n,
+                   struct err *err);
+bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v, uint64_t n,
+                    struct err *err);
 
 /* Strings of a string array, in order: start with { kv->data, kv->n }. False at the end. */
-struct gguf_str_iter { const uint8_t *p; uint64_t left; };
+struct gguf_str_iter {
+    const uint8_t *p;
+    uint64_t left;
+};
 bool gguf_next_str(struct gguf_str_iter *it, struct str *s);
 
 /* Fingerprint of a file's contents for telling models apart: all metadata, the tensor directory,
@@ -86,9 +104,9 @@ bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct err *err);
 
 /* The checksum of a stream (XXH3, 128 bits): against damage, not against malice. */
 struct sum;
-struct sum *sum_begin(struct err *err);         /* NULL without memory */
+struct sum *sum_begin(struct err *err); /* NULL without memory */
 void sum_add(struct sum *s, const void *p, uint64_t n);
-void sum_end(struct sum *s, uint64_t hash[2]);  /* s is gone */
+void sum_end(struct sum *s, uint64_t hash[2]); /* s is gone */
 
 /* A file in the making. It grows beside its target and takes its place when it is whole and on
  * disk: whatever fails, the target is the old file, and nothing is left beside it. */
@@ -103,8 +121,8 @@ bool file_same(const char *a, const char *b);
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err);
 /* Where what was put so far can be read, until the end; NULL with a reason. */
 const char *file_out_flush(struct file_out *f, struct err *err);
-bool file_out_end(struct file_out *f, struct err *err);     /* f is gone, either way */
-void file_out_drop(struct file_out *f);                     /* as if never begun; takes NULL */
+bool file_out_end(struct file_out *f, struct err *err); /* f is gone, either way */
+void file_out_drop(struct file_out *f);                 /* as if never begun; takes NULL */
 /* The same at once. */
 bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct err *err);
 /* For tests: of the calls to the system that write a file (open, write, sync, close, rename), the
@@ -117,13 +135,15 @@ void file_test_kill(uint32_t nth);
 
 /* A folder in the making: ordinary files are written into `tmp`, and it takes its place when they
  * all are on disk. There must be nothing at path yet. */
-struct folder_out { char *tmp, *path; };
+struct folder_out {
+    char *tmp, *path;
+};
 bool folder_begin(struct folder_out *f, const char *path, struct err *err);
-bool folder_end(struct folder_out *f, struct err *err);     /* f is gone, either way */
-void folder_drop(struct folder_out *f);         /* with all that is in it; takes a zeroed one */
+bool folder_end(struct folder_out *f, struct err *err); /* f is gone, either way */
+void folder_drop(struct folder_out *f); /* with all that is in it; takes a zeroed one */
 /* A path in a folder; fresh memory, NULL without. */
 char *folder_path(const char *folder, const char *name);
-bool folder_make(const char *path, struct err *err);        /* unless it is there */
+bool folder_make(const char *path, struct err *err); /* unless it is there */
 bool folder_is(const char *path);
 /* Calls fn with the name of everything in it, in no order. False: it cannot be read. */
 bool folder_each(const char *path, void (*fn)(void *user, const char *name), void *user,
@@ -138,10 +158,10 @@ struct gguf_out {
     bool (*put)(void *user, const void *bytes, uint64_t n, struct err *err);
     void *user;
     struct err *err;
-    uint64_t alignment;         /* 32 unless general.alignment says another */
+    uint64_t alignment; /* 32 unless general.alignment says another */
     bool failed;
-    uint64_t at;                /* bytes out */
-    uint64_t offset;            /* of the next tensor of the directory, from the first one's */
+    uint64_t at;     /* bytes out */
+    uint64_t offset; /* of the next tensor of the directory, from the first one's */
 };
 /* a put; user is a struct file_out */
 bool gguf_out_to_file(void *user, const void *bytes, uint64_t n, struct err *err);
@@ -155,14 +175,19 @@ void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype type, uint
                      const uint64_t *dim);
 bool gguf_out_bytes(struct gguf_out *o, const void *p, uint64_t n);
 bool gguf_out_pad(struct gguf_out *o);
-uint64_t gguf_kv_bytes(const struct gguf_kv *kv);       /* of data */
+uint64_t gguf_kv_bytes(const struct gguf_kv *kv); /* of data */
 
 /* A file read in pieces. With mem set (tests), those bytes are the file. */
-struct file_in { const char *path; int fd; const uint8_t *mem; uint64_t bytes; };
+struct file_in {
+    const char *path;
+    int fd;
+    const uint8_t *mem;
+    uint64_t bytes;
+};
 /* Keeps path. An ordinary file; its length is checked once more when it is read. */
 bool file_in_open(struct file_in *f, const char *path, struct err *err);
 bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, struct err *err);
-void file_in_close(struct file_in *f);          /* takes one that did not open */
+void file_in_close(struct file_in *f); /* takes one that did not open */
 
 /* Reads a whole file (at most max bytes) into fresh memory, a NUL behind it; NULL with a reason. */
 char *file_read(const char *path, uint64_t max, uint64_t *n, struct err *err);

@@ -31,7 +31,7 @@ bool folder_make(const char *path, struct err *err)
         return true;
     if (file_is_faulty() || mkdir(path, 0777))
         return fail(err, "%.300s: cannot make the folder: %s", path, strerror(errno));
-    char *copy = folder_path(path, "..");       /* the name is on disk once what it stands in is */
+    char *copy = folder_path(path, ".."); /* the name is on disk once what it stands in is */
     if (copy)
         file_sync_folder(copy);
     free(copy);
@@ -103,7 +103,7 @@ bool folder_begin(struct folder_out *f, const char *path, struct err *err)
     memcpy(f->path, path, n);
     bool ok = !file_is_faulty();
     int e = ok ? EEXIST : errno;
-    for (int i = 0; ok && e == EEXIST && i < 100; i++) {        /* a killed run leaves one */
+    for (int i = 0; ok && e == EEXIST && i < 100; i++) { /* a killed run leaves one */
         snprintf(f->tmp, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
         e = mkdir(f->tmp, 0777) ? errno : 0;
     }

@@ -20,13 +20,16 @@ enum { OUT_BYTES = 1 << 18 };
 
 struct file_out {
     char *path, *tmp;
-    int fd, why;                /* why: errno of the first failure; it sticks */
+    int fd, why; /* why: errno of the first failure; it sticks */
     uint32_t n;
     uint8_t buf[OUT_BYTES];
 };
 
 /* For tests: the call at which the disk is full, or the process ends. */
-static struct { uint32_t nth; bool torn, kill; } fault;
+static struct {
+    uint32_t nth;
+    bool torn, kill;
+} fault;
 
 void file_test_fault(uint32_t nth, bool torn)
 {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define KEY_NO    "split.no"
+#define KEY_NO "split.no"
 #define KEY_COUNT "split.count"
 #define KEY_TOTAL "split.tensors.count"
 #define MAX_PARTS 65535u /* the keys are u16 */
@@ -68,7 +68,9 @@ static bool refuse_later(const struct gguf *g, const struct part *own, struct er
     gguf_refuse(g, KEY_NO, err,
                 "this is part %" PRIu32 " of %" PRIu32 ", expected the first, %s%.200s",
                 own->no + 1, own->count, first ? "" : "a file *",
-                slash ? slash + 1 : first ? first : ending_of(0, own->count).s);
+                slash   ? slash + 1
+                : first ? first
+                        : ending_of(0, own->count).s);
     free(first);
     return false;
 }
@@ -87,7 +89,8 @@ static bool check_first(const struct gguf *g, const struct part *own, struct err
         return refuse_later(g, own, err);
     free(path_of(g, own, 0, &named));
     return named || own->count == 1 ||
-           gguf_refuse(g, KEY_COUNT, err, "is %" PRIu32
+           gguf_refuse(g, KEY_COUNT, err,
+                       "is %" PRIu32
                        ", expected a name that ends in %s, by which the other parts are found",
                        own->count, ending_of(0, own->count).s);
 }
@@ -101,11 +104,13 @@ static bool check_part(const struct gguf *g, const struct part *first, uint32_t 
     if (p.no != i_part)
         return gguf_refuse(g, KEY_NO, err, "is %" PRIu32 ", expected %" PRIu32, p.no, i_part);
     if (p.count != first->count)
-        return gguf_refuse(g, KEY_COUNT, err, "is %" PRIu32 ", expected %" PRIu32
-                           " as in the first part", p.count, first->count);
+        return gguf_refuse(g, KEY_COUNT, err,
+                           "is %" PRIu32 ", expected %" PRIu32 " as in the first part", p.count,
+                           first->count);
     return p.total == first->total ||
-           gguf_refuse(g, KEY_TOTAL, err, "is %" PRIu32 ", expected %" PRIu32
-                       " as in the first part", p.total, first->total);
+           gguf_refuse(g, KEY_TOTAL, err,
+                       "is %" PRIu32 ", expected %" PRIu32 " as in the first part", p.total,
+                       first->total);
 }
 
 /* Part i_part, opened and checked; NULL with a reason. */
@@ -139,8 +144,9 @@ static bool join(struct gguf *g, const struct part *first, gguf_opener opener, v
     if (!gguf_adopt(g, part, n_open, err) || n_open < n)
         return false;
     return gguf_n_tensor(g) == first->total ||
-           gguf_refuse(g, KEY_TOTAL, err, "is %" PRIu32 ", expected %" PRIu64
-                       ", as many as there are in all parts", first->total, gguf_n_tensor(g));
+           gguf_refuse(g, KEY_TOTAL, err,
+                       "is %" PRIu32 ", expected %" PRIu64 ", as many as there are in all parts",
+                       first->total, gguf_n_tensor(g));
 }
 
 struct gguf *gguf_join(struct gguf *g, gguf_opener opener, void *user, struct err *err)

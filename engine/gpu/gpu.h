@@ -14,44 +14,46 @@
 enum gpu_kind { GPU_DISCRETE, GPU_INTEGRATED, GPU_CPU, GPU_OTHER };
 
 struct gpu_caps {
-    char name[256], driver[256];    /* driver: name and version text */
-    char uuid[33];                  /* hexadecimal; equal on copies of a software driver */
+    char name[256], driver[256]; /* driver: name and version text */
+    char uuid[33];               /* hexadecimal; equal on copies of a software driver */
     enum gpu_kind kind;
-    uint32_t api_version;           /* as in VK_API_VERSION, 0 in the variant */
-    uint64_t heap_bytes;            /* of the largest device-local heap */
-    uint64_t free_bytes;            /* driver's budget less use; heap_bytes where the driver does
-                                       not tell */
-    uint64_t max_range;             /* bytes a binding may span */
-    uint64_t max_alloc;             /* bytes of one allocation or buffer */
-    uint32_t align;                 /* of a binding's offset */
-    uint32_t max_shared;            /* bytes of workgroup memory */
-    uint32_t max_invocations;       /* of a workgroup */
-    uint32_t subgroup;              /* size */
-    bool subgroup_arith;            /* subgroupAdd, subgroupShuffle and the like in compute
-                                       shaders; required */
-    bool unified;                   /* all device memory is host-visible: no staging copy needed */
-    bool loop_budget;               /* driver stops a shader invocation's loops after 65535 rounds
-                                       in all, silently (Mesa's llvmpipe before 23): keep
-                                       below 60000 */
+    uint32_t api_version;     /* as in VK_API_VERSION, 0 in the variant */
+    uint64_t heap_bytes;      /* of the largest device-local heap */
+    uint64_t free_bytes;      /* driver's budget less use; heap_bytes where the driver does
+                                 not tell */
+    uint64_t max_range;       /* bytes a binding may span */
+    uint64_t max_alloc;       /* bytes of one allocation or buffer */
+    uint32_t align;           /* of a binding's offset */
+    uint32_t max_shared;      /* bytes of workgroup memory */
+    uint32_t max_invocations; /* of a workgroup */
+    uint32_t subgroup;        /* size */
+    bool subgroup_arith;      /* subgroupAdd, subgroupShuffle and the like in compute
+                                 shaders; required */
+    bool unified;             /* all device memory is host-visible: no staging copy needed */
+    bool loop_budget;         /* driver stops a shader invocation's loops after 65535 rounds
+                                 in all, silently (Mesa's llvmpipe before 23): keep
+                                 below 60000 */
     /* what is there; shown by --list-devices */
     bool f16, bf16_store, int_dot, coopmat, timeline, memory_budget;
     /* f16 matrices that a subgroup of so many lanes multiplies with f32 sums: [m][k] by [k][n]. m
      * 0: none of a size that kernels take */
-    struct { uint32_t m, n, k, subgroup; } coop;
+    struct {
+        uint32_t m, n, k, subgroup;
+    } coop;
 };
 
 struct gpu_params {
-    const char *device;     /* NULL: discrete before integrated before CPU; "1": by number; else
-                               part of a name */
-    const char *cache_dir;  /* where the pipeline cache file lives; NULL: none is kept */
-    bool validate;          /* validation layer with core and synchronization checks; each message
-                               is logged as an error and counted */
-    bool profile;           /* time stamps around every dispatch */
-    uint64_t memory;        /* bytes of device memory that arenas may have in all; 0: what is free,
-                               less a twentieth for others and for the driver itself */
-    bool test_staging;      /* for tests: not unified even where the device is */
-    uint64_t test_max_alloc;    /* for tests: a smaller caps.max_alloc */
-    uint64_t test_max_range;    /* for tests: a smaller caps.max_range */
+    const char *device;      /* NULL: discrete before integrated before CPU; "1": by number; else
+                                part of a name */
+    const char *cache_dir;   /* where the pipeline cache file lives; NULL: none is kept */
+    bool validate;           /* validation layer with core and synchronization checks; each message
+                                is logged as an error and counted */
+    bool profile;            /* time stamps around every dispatch */
+    uint64_t memory;         /* bytes of device memory that arenas may have in all; 0: what is free,
+                                less a twentieth for others and for the driver itself */
+    bool test_staging;       /* for tests: not unified even where the device is */
+    uint64_t test_max_alloc; /* for tests: a smaller caps.max_alloc */
+    uint64_t test_max_range; /* for tests: a smaller caps.max_range */
 };
 
 struct gpu;
@@ -59,7 +61,7 @@ struct gpu;
 /* NULL with a reason: no loader, no device (the reason names packages that bring one), no
  * such device. */
 struct gpu *gpu_open(const struct gpu_params *params, struct err *err);
-void gpu_close(struct gpu *g);                          /* takes NULL; waits for the device */
+void gpu_close(struct gpu *g); /* takes NULL; waits for the device */
 const struct gpu_caps *gpu_caps(const struct gpu *g);
 /* Fills out[0..max) in enumeration order (the numbers of --device); returns how many there are, -1
  * on failure. */
@@ -85,30 +87,30 @@ uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
 void arena_take_like(struct arena *a, const struct arena *like);
 /* rows lie dense */
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);
-bool arena_commit(struct arena *a, struct err *err);    /* contents are zero; out of memory:
-                                                           asked, free */
-void arena_destroy(struct arena *a);                    /* takes NULL; waits until its last use
-                                                           is done */
-uint64_t arena_bytes(const struct arena *a);            /* taken so far */
+bool arena_commit(struct arena *a, struct err *err); /* contents are zero; out of memory:
+                                                        asked, free */
+void arena_destroy(struct arena *a);                 /* takes NULL; waits until its last use
+                                                        is done */
+uint64_t arena_bytes(const struct arena *a);         /* taken so far */
 /* What that costs: bytes as the driver rounds them, asked for without allocating. */
 uint64_t arena_cost(const struct arena *a);
 const char *arena_purpose(const struct arena *a);
-void *arena_map(struct arena *a, uint64_t offset);      /* MEM_HOST only; valid until it is
-                                                           destroyed */
+void *arena_map(struct arena *a, uint64_t offset); /* MEM_HOST only; valid until it is
+                                                      destroyed */
 
 /* The plan: what the arenas that there are cost, committed or not, by purpose in the order in which
  * they were made. Returns how many purposes there are (at most max filled). A gpu owns one arena
  * itself: the staging ring, where memory has to be staged. */
 struct gpu_memory {
     char purpose[64];
-    bool on_host;           /* not out of the device's own memory, so not of its budget */
+    bool on_host; /* not out of the device's own memory, so not of its budget */
     uint64_t bytes;
 };
 uint32_t gpu_plan(const struct gpu *g, struct gpu_memory *out, uint32_t max);
 /* Bytes that the driver has given and not got back; purpose NULL: all. Once every arena is
  * committed that is the plan. */
 uint64_t gpu_allocated(const struct gpu *g, const char *purpose);
-uint64_t gpu_budget(const struct gpu *g);   /* params.memory, or what stands for 0 */
+uint64_t gpu_budget(const struct gpu *g); /* params.memory, or what stands for 0 */
 
 /* While a gpu is dry nothing is allocated, written or run: arena_commit says only whether there are
  * buffers so large, cmd_end whether recording went well, and both leave things as they are. So the
@@ -122,7 +124,7 @@ bool gpu_is_dry(const struct gpu *g);
  * when it has happened. */
 uint64_t gpu_test_fail(uint64_t n);
 uint64_t gpu_test_lose(uint64_t n);
-void gpu_test_staging(bool on);     /* gpus opened from now on have params.test_staging */
+void gpu_test_staging(bool on); /* gpus opened from now on have params.test_staging */
 
 /* Weights on their way in. gpu_stage returns memory for bytes (at most gpu_stage_max) that will
  * stand at offset in dst once gpu_stage_end has returned true; the memory is the caller's to fill
@@ -146,24 +148,41 @@ struct cmd;
  * of any; 11 belongs to cmd_dispatch */
 #define MAX_SPEC 12
 enum { SPEC_SUBGROUPS = 10 };
-struct spec { uint32_t v[MAX_SPEC]; };
-struct grid { uint32_t x, y, z; };      /* workgroups; the large dimension belongs in x */
-struct use { tensor t; bool write, read; };
+struct spec {
+    uint32_t v[MAX_SPEC];
+};
+struct grid {
+    uint32_t x, y, z;
+}; /* workgroups; the large dimension belongs in x */
+struct use {
+    tensor t;
+    bool write, read;
+};
 
 #define SPEC(...) ((struct spec){ { __VA_ARGS__ } })
 #define GRID(x, y, z) ((struct grid){ (x), (y), (z) })
 #define PUSH(...) &(__VA_ARGS__), sizeof(__VA_ARGS__)
-#define READ(tensor_) { .t = (tensor_), .read = true }
-#define WRITE(tensor_) { .t = (tensor_), .write = true }
-#define BOTH(tensor_) { .t = (tensor_), .read = true, .write = true }
-#define USES(...) (const struct use[]){ __VA_ARGS__ }, \
-                  (uint32_t)(sizeof((const struct use[]){ __VA_ARGS__ }) / sizeof(struct use))
+#define READ(tensor_)                                                                              \
+    {                                                                                              \
+        .t = (tensor_), .read = true                                                               \
+    }
+#define WRITE(tensor_)                                                                             \
+    {                                                                                              \
+        .t = (tensor_), .write = true                                                              \
+    }
+#define BOTH(tensor_)                                                                              \
+    {                                                                                              \
+        .t = (tensor_), .read = true, .write = true                                                \
+    }
+#define USES(...)                                                                                  \
+    (const struct use[]){ __VA_ARGS__ },                                                           \
+        (uint32_t)(sizeof((const struct use[]){ __VA_ARGS__ }) / sizeof(struct use))
 
 /* scratch: an uncommitted or committed MEM_DEVICE arena for intermediate tensors; several cmds
  * that never run at once may share it. It grows while uncommitted; afterwards a cmd that needs
  * more fails. */
 struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct err *err);
-void cmd_destroy(struct cmd *c);                        /* takes NULL; waits until it has run */
+void cmd_destroy(struct cmd *c); /* takes NULL; waits until it has run */
 struct gpu *cmd_gpu(const struct cmd *c);
 struct arena *cmd_scratch_arena(const struct cmd *c);
 /* What training hangs on a cmd (tape.h); NULL: nothing. */
@@ -199,7 +218,7 @@ void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
  * do nothing. */
 bool cmd_failed(const struct cmd *c);
 
-bool cmd_check(const struct cmd *c, struct err *err);      /* recording has gone well so far */
+bool cmd_check(const struct cmd *c, struct err *err); /* recording has gone well so far */
 
 /* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records
  * command buffers. The scratch arena must be committed by now. */
@@ -207,14 +226,20 @@ bool cmd_end(struct cmd *c, struct err *err);
 /* Runs the whole list after everything submitted before it: one queue submission unless its work is
  * more than a watchdog would bear, then several. Does not wait. */
 bool cmd_submit(struct cmd *c, struct err *err);
-bool gpu_wait(struct gpu *g, struct err *err);          /* until everything submitted has run */
+bool gpu_wait(struct gpu *g, struct err *err); /* until everything submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
 uint32_t cmd_n_barrier(const struct cmd *c);
 
 /* ---- counters -------------------------------------------------------------------------------- */
 
-struct gpu_kernel_time { const char *name; uint64_t n; double us; uint64_t bytes; double flop; };
+struct gpu_kernel_time {
+    const char *name;
+    uint64_t n;
+    double us;
+    uint64_t bytes;
+    double flop;
+};
 /* Summed since gpu_open or the last reset, kernels that ran, most time first; needs
  * params.profile. */
 uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max);

@@ -24,7 +24,7 @@
 #define LIMIT_S 0.1
 #define LIMIT_CPU_S 2.0
 #define LIMIT_CPU_FLOP 5e10
-#define MAX_JOINED 16       /* pieces of one submission */
+#define MAX_JOINED 16 /* pieces of one submission */
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
@@ -90,8 +90,11 @@ static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint32_t 
 
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)
 {
-    tensor t = { .arena = c->scratch, .dtype = dtype, .n = n, .n_row = n_row,
-                 .stride = (uint32_t)align_up(n, 4) };     /* kernels load four at a time */
+    tensor t = { .arena = c->scratch,
+                 .dtype = dtype,
+                 .n = n,
+                 .n_row = n_row,
+                 .stride = (uint32_t)align_up(n, 4) }; /* kernels load four at a time */
     if (!recording(c))
         return (tensor){ 0 };
     HLM_ASSERT(c->scratch);
@@ -150,11 +153,15 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
     for (uint32_t i = 0; i < n; i++) {
         tensor t = use[i].t;
         uint64_t elem = tensor_elem_bytes(t);
-        struct range r = { .arena = t.arena, .offset = t.offset, .bytes = bytes[i],
-                           .write = use[i].write, .read = use[i].read,
-                           .stride = tensor_row_bytes(t), .col0 = t.col * elem,
+        struct range r = { .arena = t.arena,
+                           .offset = t.offset,
+                           .bytes = bytes[i],
+                           .write = use[i].write,
+                           .read = use[i].read,
+                           .stride = tensor_row_bytes(t),
+                           .col0 = t.col * elem,
                            .col1 = ((uint64_t)t.col + t.n) * elem };
-        if (e->op != OP_DISPATCH)       /* copies and fills know no columns */
+        if (e->op != OP_DISPATCH) /* copies and fills know no columns */
             r.col0 = 0, r.col1 = UINT64_MAX;
         HLM_ASSERT(r.arena && r.arena->g == c->g && (r.write || r.read));
         for (uint32_t k = c->fresh; k < c->n_use && !e->barrier; k++)
@@ -289,7 +296,7 @@ static void barrier_between(const struct cmd *c, VkCommandBuffer cb)
     const VkPipelineStageFlags compute = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
     if (c->transfers)
         barrier_full(cb);
-    else    /* the usual one: naming transfers would make some drivers flush more */
+    else /* the usual one: naming transfers would make some drivers flush more */
         barrier(cb, compute, VK_ACCESS_SHADER_WRITE_BIT, compute,
                 VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
 }
@@ -305,21 +312,26 @@ static bool sets_make(struct cmd *c, struct err *err)
         n_buf += c->entry[i].op == OP_DISPATCH ? c->entry[i].n_use : 0;
     if (!n_buf)
         return true;
-    VKTRY(vkCreateDescriptorPool(g->dev, &(VkDescriptorPoolCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO,
-        .maxSets = c->n_dispatch,
-        .poolSizeCount = 1,
-        .pPoolSizes = &(VkDescriptorPoolSize){ VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, n_buf },
-    }, NULL, &c->sets));
+    VKTRY(vkCreateDescriptorPool(
+        g->dev,
+        &(VkDescriptorPoolCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_POOL_CREATE_INFO,
+            .maxSets = c->n_dispatch,
+            .poolSizeCount = 1,
+            .pPoolSizes = &(VkDescriptorPoolSize){ VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, n_buf },
+        },
+        NULL, &c->sets));
     for (struct entry *e = c->entry; e < c->entry + c->n_entry; e++) {
         if (e->op != OP_DISPATCH)
             continue;
-        VKTRY(vkAllocateDescriptorSets(g->dev, &(VkDescriptorSetAllocateInfo){
-            .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO,
-            .descriptorPool = c->sets,
-            .descriptorSetCount = 1,
-            .pSetLayouts = &g->set_layout[e->n_use],
-        }, &e->set));
+        VKTRY(vkAllocateDescriptorSets(g->dev,
+                                       &(VkDescriptorSetAllocateInfo){
+                                           .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_ALLOCATE_INFO,
+                                           .descriptorPool = c->sets,
+                                           .descriptorSetCount = 1,
+                                           .pSetLayouts = &g->set_layout[e->n_use],
+                                       },
+                                       &e->set));
         for (uint32_t b = 0; b < e->n_use; b++) {
             const struct range *r = &c->use[e->use + b];
             struct place at = arena_place(r->arena, r->offset, r->bytes);
@@ -361,9 +373,7 @@ static void record_entry(const struct cmd *c, const struct entry *e, VkCommandBu
         vkCmdCopyBuffer(cb, src.buf, dst.buf, 1,
                         &(VkBufferCopy){ src.offset, dst.offset, e->bytes });
         break;
-    case OP_FILL:
-        vkCmdFillBuffer(cb, dst.buf, dst.offset, e->bytes, e->word);
-        break;
+    case OP_FILL: vkCmdFillBuffer(cb, dst.buf, dst.offset, e->bytes, e->word); break;
     }
 }
 
@@ -373,9 +383,9 @@ static bool record_piece(struct cmd *c, uint32_t i_piece, struct err *err)
     struct piece *p = &c->piece[i_piece];
     VkPipeline bound = VK_NULL_HANDLE;
     VKTRY(vkBeginCommandBuffer(p->cb, &(VkCommandBufferBeginInfo){
-        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-        .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT,
-    }));
+                                          .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                          .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT,
+                                      }));
     if (i_piece == 0)
         barrier_full(p->cb);
     for (uint32_t i = p->first; i < p->end; i++) {
@@ -419,17 +429,21 @@ static bool cut(struct cmd *c, struct err *err)
         p->flop += c->entry[i].flop;
         p->end = i + 1;
     }
-    VKTRY(vkCreateCommandPool(g->dev, &(VkCommandPoolCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-        .queueFamilyIndex = g->family,
-    }, NULL, &c->pool));
+    VKTRY(vkCreateCommandPool(g->dev,
+                              &(VkCommandPoolCreateInfo){
+                                  .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                  .queueFamilyIndex = g->family,
+                              },
+                              NULL, &c->pool));
     for (uint32_t i = 0; i < c->n_piece; i++)
-        VKTRY(vkAllocateCommandBuffers(g->dev, &(VkCommandBufferAllocateInfo){
-            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-            .commandPool = c->pool,
-            .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-            .commandBufferCount = 1,
-        }, &c->piece[i].cb));
+        VKTRY(vkAllocateCommandBuffers(g->dev,
+                                       &(VkCommandBufferAllocateInfo){
+                                           .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                           .commandPool = c->pool,
+                                           .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                           .commandBufferCount = 1,
+                                       },
+                                       &c->piece[i].cb));
     return true;
 fail:
     return false;
@@ -496,19 +510,24 @@ uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const c
         return 0;
     f->value = value;
     snprintf(f->what, sizeof f->what, "%s", what);
-    VkResult r = fault_lost() ? VK_ERROR_DEVICE_LOST
-                              : GUARD(vkQueueSubmit(g->queue, 1, &(VkSubmitInfo){
-        .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
-        .pNext = &(VkTimelineSemaphoreSubmitInfo){
-            .sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-            .signalSemaphoreValueCount = 1,
-            .pSignalSemaphoreValues = &value,
-        },
-        .commandBufferCount = n,
-        .pCommandBuffers = cb,
-        .signalSemaphoreCount = 1,
-        .pSignalSemaphores = &g->timeline,
-    }, VK_NULL_HANDLE));
+    VkResult r = fault_lost()
+                     ? VK_ERROR_DEVICE_LOST
+                     : GUARD(vkQueueSubmit(
+                           g->queue, 1,
+                           &(VkSubmitInfo){
+                               .sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                               .pNext =
+                                   &(VkTimelineSemaphoreSubmitInfo){
+                                       .sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                       .signalSemaphoreValueCount = 1,
+                                       .pSignalSemaphoreValues = &value,
+                                   },
+                               .commandBufferCount = n,
+                               .pCommandBuffers = cb,
+                               .signalSemaphoreCount = 1,
+                               .pSignalSemaphores = &g->timeline,
+                           },
+                           VK_NULL_HANDLE));
     if (r < 0) {
         gpu_refused(g, r, "vkQueueSubmit", err);
         return 0;
@@ -524,12 +543,14 @@ bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err)
         return true;
     if (!gpu_ok(g, err))
         return false;
-    VkResult r = GUARD(vkWaitSemaphores(g->dev, &(VkSemaphoreWaitInfo){
-        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
-        .semaphoreCount = 1,
-        .pSemaphores = &g->timeline,
-        .pValues = &value,
-    }, UINT64_MAX));
+    VkResult r = GUARD(vkWaitSemaphores(g->dev,
+                                        &(VkSemaphoreWaitInfo){
+                                            .sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                            .semaphoreCount = 1,
+                                            .pSemaphores = &g->timeline,
+                                            .pValues = &value,
+                                        },
+                                        UINT64_MAX));
     if (fault_lost())
         r = VK_ERROR_DEVICE_LOST;
     if (r < 0)

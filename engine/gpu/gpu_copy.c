@@ -10,18 +10,22 @@
 
 bool copy_open(struct gpu *g, struct err *err)
 {
-    VKTRY(vkCreateCommandPool(g->dev, &(VkCommandPoolCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-        .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
-        .queueFamilyIndex = g->family,
-    }, NULL, &g->pool));
+    VKTRY(vkCreateCommandPool(g->dev,
+                              &(VkCommandPoolCreateInfo){
+                                  .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                  .flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT,
+                                  .queueFamilyIndex = g->family,
+                              },
+                              NULL, &g->pool));
     for (uint32_t i = 0; i < N_SLOT; i++)
-        VKTRY(vkAllocateCommandBuffers(g->dev, &(VkCommandBufferAllocateInfo){
-            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-            .commandPool = g->pool,
-            .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-            .commandBufferCount = 1,
-        }, &g->slot[i].cb));
+        VKTRY(vkAllocateCommandBuffers(g->dev,
+                                       &(VkCommandBufferAllocateInfo){
+                                           .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                           .commandPool = g->pool,
+                                           .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                           .commandBufferCount = 1,
+                                       },
+                                       &g->slot[i].cb));
     if (g->caps.unified)
         return true;
     if (!(g->stage = arena_create(g, "staging", MEM_HOST, err)))
@@ -40,7 +44,6 @@ void copy_close(struct gpu *g)
     vkDestroyCommandPool(g->dev, g->pool, NULL);
 }
 
-
 /* The next slot that the device has done with and that no gpu_stage is filling; NULL on failure. */
 static struct slot *slot_next(struct gpu *g, struct err *err)
 {
@@ -53,11 +56,11 @@ static struct slot *slot_next(struct gpu *g, struct err *err)
 
 static bool slot_begin(struct gpu *g, struct slot *s, struct err *err)
 {
-    VKTRY(vkResetCommandBuffer(s->cb, 0));      /* recording may have stopped half-way */
+    VKTRY(vkResetCommandBuffer(s->cb, 0)); /* recording may have stopped half-way */
     VKTRY(vkBeginCommandBuffer(s->cb, &(VkCommandBufferBeginInfo){
-        .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-        .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
-    }));
+                                          .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                          .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
+                                      }));
     barrier_full(s->cb);
     return true;
 fail:

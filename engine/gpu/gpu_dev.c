@@ -15,7 +15,7 @@
 /* Debian 12's headers end at 1.3.239: newer features are declared here, as the registry has
  * them. */
 #ifndef VK_KHR_cooperative_matrix
-#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR \
+#define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR                          \
     ((VkStructureType)1000506000)
 typedef struct {
     VkStructureType sType;
@@ -34,7 +34,7 @@ typedef struct {
     VkBool32 saturatingAccumulation;
     int32_t scope;
 } VkCooperativeMatrixPropertiesKHR;
-typedef VkResult (VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(
+typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)(
     VkPhysicalDevice physicalDevice, uint32_t *pPropertyCount,
     VkCooperativeMatrixPropertiesKHR *pProperties);
 #endif
@@ -52,9 +52,9 @@ typedef struct {
 struct probe {
     VkPhysicalDevice phys;
     struct gpu_caps caps;
-    char missing[96];           /* why hlm cannot use it; empty if it can */
+    char missing[96]; /* why hlm cannot use it; empty if it can */
     uint32_t family, tick_bits;
-    const char *ext[4];         /* to switch on */
+    const char *ext[4]; /* to switch on */
     uint32_t n_ext;
     VkPhysicalDeviceProperties2 props;
     VkPhysicalDeviceVulkan11Properties props11;
@@ -111,7 +111,7 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err)
         fail(&g->lost_err, "%s was lost (%.*s) while it ran %s", g->caps.name, n, call,
              g->timeline ? running(g) : "nothing");
         log_msg(LOG_DEBUG, "%s", g->lost_err.msg);
-        if (g->dev)     /* from here on nobody waits: what still runs must have ended */
+        if (g->dev) /* from here on nobody waits: what still runs must have ended */
             vkDeviceWaitIdle(g->dev);
     }
     return fail(err, "%s", g->lost_err.msg);
@@ -156,9 +156,10 @@ static bool instance_refused(VkResult r, bool validate, struct err *err)
     if (r == VK_ERROR_LAYER_NOT_PRESENT && validate)
         return fail(err, "the Vulkan validation layer is not installed "
                          "(Debian, Ubuntu: vulkan-validationlayers)");
-    return fail(err, "no Vulkan driver was found (%s). Debian and Ubuntu have them in the package "
-                     "mesa-vulkan-drivers, for AMD, Intel and for computing on the CPU; "
-                     "NVIDIA's is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
+    return fail(err,
+                "no Vulkan driver was found (%s). Debian and Ubuntu have them in the package "
+                "mesa-vulkan-drivers, for AMD, Intel and for computing on the CPU; "
+                "NVIDIA's is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
                 r < 0 ? result_text(r) : "none has a device");
 }
 
@@ -181,20 +182,24 @@ static VkInstance instance_open(atomic_uint *count, struct err *err)
                 VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT },
     };
     VkInstance instance = NULL;
-    VkResult r = GUARD(vkCreateInstance(&(VkInstanceCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
-        .pNext = count ? &features : NULL,
-        .pApplicationInfo = &(VkApplicationInfo){
-            .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
-            .pApplicationName = "hlm",
-            .pEngineName = "hlm",
-            .apiVersion = version < VK_API_VERSION_1_3 ? VK_API_VERSION_1_2 : VK_API_VERSION_1_3,
+    VkResult r = GUARD(vkCreateInstance(
+        &(VkInstanceCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
+            .pNext = count ? &features : NULL,
+            .pApplicationInfo =
+                &(VkApplicationInfo){
+                    .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
+                    .pApplicationName = "hlm",
+                    .pEngineName = "hlm",
+                    .apiVersion =
+                        version < VK_API_VERSION_1_3 ? VK_API_VERSION_1_2 : VK_API_VERSION_1_3,
+                },
+            .enabledLayerCount = count ? 1 : 0,
+            .ppEnabledLayerNames = &(const char *){ VALIDATION_LAYER },
+            .enabledExtensionCount = count ? 1 : 0,
+            .ppEnabledExtensionNames = &(const char *){ VK_EXT_DEBUG_UTILS_EXTENSION_NAME },
         },
-        .enabledLayerCount = count ? 1 : 0,
-        .ppEnabledLayerNames = &(const char *){ VALIDATION_LAYER },
-        .enabledExtensionCount = count ? 1 : 0,
-        .ppEnabledExtensionNames = &(const char *){ VK_EXT_DEBUG_UTILS_EXTENSION_NAME },
-    }, NULL, &instance));
+        NULL, &instance));
     if (r < 0) {
         instance_refused(r, count, err);
         return NULL;
@@ -275,11 +280,13 @@ static void keep_features(struct probe *p)
         .shaderInt16 = p->f.features.shaderInt16,
     };
     p->f11 = (VkPhysicalDeviceVulkan11Features){
-        .sType = f11.sType, .pNext = f11.pNext,
+        .sType = f11.sType,
+        .pNext = f11.pNext,
         .storageBuffer16BitAccess = f11.storageBuffer16BitAccess,
     };
     p->f12 = (VkPhysicalDeviceVulkan12Features){
-        .sType = f12.sType, .pNext = f12.pNext,
+        .sType = f12.sType,
+        .pNext = f12.pNext,
         .timelineSemaphore = f12.timelineSemaphore,
         .storageBuffer8BitAccess = f12.storageBuffer8BitAccess,
         .shaderFloat16 = f12.shaderFloat16,
@@ -288,11 +295,12 @@ static void keep_features(struct probe *p)
         .shaderSubgroupExtendedTypes = f12.shaderSubgroupExtendedTypes,
         .vulkanMemoryModel = f12.vulkanMemoryModel, /* cooperative matrices need it */
         .vulkanMemoryModelDeviceScope =             /* and then atomics this */
-            f12.vulkanMemoryModelDeviceScope,
+        f12.vulkanMemoryModelDeviceScope,
     };
     p->f13 = (VkPhysicalDeviceVulkan13Features){
-        .sType = f13.sType, .pNext = f13.pNext,
-        .maintenance4 = f13.maintenance4,       /* local_size_x_id in shaders built for 1.3 */
+        .sType = f13.sType,
+        .pNext = f13.pNext,
+        .maintenance4 = f13.maintenance4, /* local_size_x_id in shaders built for 1.3 */
         .shaderIntegerDotProduct = f13.shaderIntegerDotProduct,
         .subgroupSizeControl = f13.subgroupSizeControl,
         .computeFullSubgroups = f13.computeFullSubgroups,
@@ -331,7 +339,7 @@ static void memory_caps(struct probe *p)
             c->heap_bytes = p->memory.memoryHeaps[h].size;
             heap = h;
         }
-    if (c->kind == GPU_CPU)     /* Mesa's llvmpipe before 23 says 2 GiB whatever the machine has */
+    if (c->kind == GPU_CPU) /* Mesa's llvmpipe before 23 says 2 GiB whatever the machine has */
         c->heap_bytes = max_u64(c->heap_bytes, host_bytes());
     if (!heap_free(p->phys, c->kind, c->memory_budget, heap, &c->free_bytes))
         c->free_bytes = c->heap_bytes;
@@ -372,7 +380,8 @@ static void coop_caps(VkInstance instance, struct probe *p)
         return;
     for (uint32_t i = 0; i < n; i++)
         list[i] = (VkCooperativeMatrixPropertiesKHR){
-            .sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR };
+            .sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR
+        };
     if (query(p->phys, &n, list) < 0)
         return;
     for (uint32_t i = 0; i < n; i++) {
@@ -388,8 +397,8 @@ static void coop_caps(VkInstance instance, struct probe *p)
         c->coop.n = m->NSize;
         c->coop.k = m->KSize;
         /* Intel's matrix units work with the narrowest subgroups alone. */
-        c->coop.subgroup = p->props.properties.vendorID == INTEL ? p->props13.minSubgroupSize
-                                                                 : c->subgroup;
+        c->coop.subgroup =
+            p->props.properties.vendorID == INTEL ? p->props13.minSubgroupSize : c->subgroup;
     }
 }
 
@@ -414,10 +423,10 @@ static void probe(VkInstance instance, VkPhysicalDevice phys, struct probe *p)
     vkGetPhysicalDeviceProperties(phys, &basic);
     snprintf(c->name, sizeof c->name, "%s", basic.deviceName);
     c->api_version = basic.apiVersion;
-    c->kind = basic.deviceType == VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU   ? GPU_DISCRETE
-            : basic.deviceType == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU ? GPU_INTEGRATED
-            : basic.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU            ? GPU_CPU
-                                                                         : GPU_OTHER;
+    c->kind = basic.deviceType == VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU     ? GPU_DISCRETE
+              : basic.deviceType == VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU ? GPU_INTEGRATED
+              : basic.deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU            ? GPU_CPU
+                                                                           : GPU_OTHER;
     if (basic.apiVersion < VK_API_VERSION_1_2) {
         snprintf(p->missing, sizeof p->missing, "its driver has Vulkan %u.%u, hlm needs 1.2",
                  VK_API_VERSION_MAJOR(basic.apiVersion), VK_API_VERSION_MINOR(basic.apiVersion));
@@ -444,11 +453,10 @@ static void probe(VkInstance instance, VkPhysicalDevice phys, struct probe *p)
     c->max_shared = l->maxComputeSharedMemorySize;
     c->max_invocations = min_u32(l->maxComputeWorkGroupInvocations, l->maxComputeWorkGroupSize[0]);
     c->subgroup = p->props11.subgroupSize;
-    const VkSubgroupFeatureFlags subgroup_ops = VK_SUBGROUP_FEATURE_ARITHMETIC_BIT |
-                                                VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
-    c->subgroup_arith =
-        (p->props11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
-        (p->props11.subgroupSupportedOperations & subgroup_ops) == subgroup_ops;
+    const VkSubgroupFeatureFlags subgroup_ops =
+        VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+    c->subgroup_arith = (p->props11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) &&
+                        (p->props11.subgroupSupportedOperations & subgroup_ops) == subgroup_ops;
     c->loop_budget = has_loop_budget(&p->props12);
     c->f16 = p->f12.shaderFloat16;
     c->bf16_store = p->bf16.shaderBFloat16Type;
@@ -545,27 +553,33 @@ static bool choose(VkInstance instance, const char *want, struct probe *p, struc
 static bool device_open(struct gpu *g, struct probe *p, struct err *err)
 {
     keep_features(p);
-    VKTRY(vkCreateDevice(p->phys, &(VkDeviceCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
-        .pNext = &p->f,
-        .queueCreateInfoCount = 1,
-        .pQueueCreateInfos = &(VkDeviceQueueCreateInfo){
-            .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
-            .queueFamilyIndex = p->family,
-            .queueCount = 1,
-            .pQueuePriorities = &(float){ 1.0f },
-        },
-        .enabledExtensionCount = p->n_ext,
-        .ppEnabledExtensionNames = p->ext,
-    }, NULL, &g->dev));
+    VKTRY(vkCreateDevice(p->phys,
+                         &(VkDeviceCreateInfo){
+                             .sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
+                             .pNext = &p->f,
+                             .queueCreateInfoCount = 1,
+                             .pQueueCreateInfos =
+                                 &(VkDeviceQueueCreateInfo){
+                                     .sType = VK_STRUCTURE_TYPE_DEVICE_QUEUE_CREATE_INFO,
+                                     .queueFamilyIndex = p->family,
+                                     .queueCount = 1,
+                                     .pQueuePriorities = &(float){ 1.0f },
+                                 },
+                             .enabledExtensionCount = p->n_ext,
+                             .ppEnabledExtensionNames = p->ext,
+                         },
+                         NULL, &g->dev));
     vkGetDeviceQueue(g->dev, p->family, 0, &g->queue);
-    VKTRY(vkCreateSemaphore(g->dev, &(VkSemaphoreCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO,
-        .pNext = &(VkSemaphoreTypeCreateInfo){
-            .sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
-            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE,
-        },
-    }, NULL, &g->timeline));
+    VKTRY(vkCreateSemaphore(g->dev,
+                            &(VkSemaphoreCreateInfo){
+                                .sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO,
+                                .pNext =
+                                    &(VkSemaphoreTypeCreateInfo){
+                                        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                        .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE,
+                                    },
+                            },
+                            NULL, &g->timeline));
     return true;
 fail:
     return false;
@@ -574,8 +588,8 @@ fail:
 static bool messenger_open(struct gpu *g, struct err *err)
 {
     PFN_vkCreateDebugUtilsMessengerEXT create =
-        (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(
-            g->instance, "vkCreateDebugUtilsMessengerEXT");
+        (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(g->instance,
+                                                                  "vkCreateDebugUtilsMessengerEXT");
     VkDebugUtilsMessengerCreateInfoEXT info = messenger_info(&g->n_message);
     VkResult r =
         create ? create(g->instance, &info, NULL, &g->messenger) : VK_ERROR_EXTENSION_NOT_PRESENT;
@@ -635,8 +649,9 @@ void gpu_close(struct gpu *g)
         vkDestroyDevice(g->dev, NULL);
     }
     if (g->messenger) {
-        PFN_vkDestroyDebugUtilsMessengerEXT destroy = (PFN_vkDestroyDebugUtilsMessengerEXT)
-            vkGetInstanceProcAddr(g->instance, "vkDestroyDebugUtilsMessengerEXT");
+        PFN_vkDestroyDebugUtilsMessengerEXT destroy =
+            (PFN_vkDestroyDebugUtilsMessengerEXT)vkGetInstanceProcAddr(
+                g->instance, "vkDestroyDebugUtilsMessengerEXT");
         destroy(g->instance, g->messenger, NULL);
     }
     if (g->instance)

@@ -115,12 +115,15 @@ bool arena_on_host(const struct arena *a) { return a->mem == MEM_HOST && !a->g->
 static VkResult buffer_make(const struct gpu *g, uint64_t bytes, VkBuffer *buf,
                             VkMemoryRequirements *need)
 {
-    VkResult r = GUARD(vkCreateBuffer(g->dev, &(VkBufferCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
-        .size = bytes,
-        .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
-                 VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT,
-    }, NULL, buf));
+    VkResult r = GUARD(vkCreateBuffer(
+        g->dev,
+        &(VkBufferCreateInfo){
+            .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO,
+            .size = bytes,
+            .usage = VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | VK_BUFFER_USAGE_TRANSFER_SRC_BIT |
+                     VK_BUFFER_USAGE_TRANSFER_DST_BIT | VK_BUFFER_USAGE_INDIRECT_BUFFER_BIT,
+        },
+        NULL, buf));
     if (r >= 0)
         vkGetBufferMemoryRequirements(g->dev, *buf, need);
     return r;
@@ -131,7 +134,7 @@ static uint64_t chunk_cost(const struct gpu *g, const struct chunk *k)
 {
     VkBuffer buf = VK_NULL_HANDLE;
     VkMemoryRequirements need = { .size = k->bytes };
-    if (k->given || !k->bytes || k->bytes > g->caps.max_alloc)  /* there; empty; never to be */
+    if (k->given || !k->bytes || k->bytes > g->caps.max_alloc) /* there; empty; never to be */
         return k->given ? k->given : k->bytes;
     buffer_make(g, k->bytes, &buf, &need);
     vkDestroyBuffer(g->dev, buf, NULL);
@@ -241,9 +244,11 @@ bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t 
         VkPhysicalDeviceMemoryBudgetPropertiesEXT b = {
             .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT,
         };
-        vkGetPhysicalDeviceMemoryProperties2(phys, &(VkPhysicalDeviceMemoryProperties2){
-            .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2, .pNext = &b,
-        });
+        vkGetPhysicalDeviceMemoryProperties2(
+            phys, &(VkPhysicalDeviceMemoryProperties2){
+                      .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+                      .pNext = &b,
+                  });
         uint64_t left =
             b.heapBudget[heap] > b.heapUsage[heap] ? b.heapBudget[heap] - b.heapUsage[heap] : 0;
         *bytes = min_u64(*bytes, left);
@@ -277,8 +282,9 @@ static uint32_t memory_type(const struct gpu *g, uint32_t allowed, VkMemoryPrope
 static uint32_t arena_type(const struct arena *a, uint32_t allowed)
 {
     const VkMemoryPropertyFlags local = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT,
-        seen = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT,
-        cached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
+                                seen = VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+                                       VK_MEMORY_PROPERTY_HOST_COHERENT_BIT,
+                                cached = VK_MEMORY_PROPERTY_HOST_CACHED_BIT;
     if (a->g->caps.unified)
         return memory_type(a->g, allowed, seen, local | cached, 0);
     if (a->mem == MEM_HOST)
@@ -333,11 +339,13 @@ static bool chunk_make(struct arena *a, struct chunk *k, struct err *err)
     type = arena_type(a, need.memoryTypeBits);
     if (type == UINT32_MAX)
         return fail(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
-    r = GUARD(vkAllocateMemory(g->dev, &(VkMemoryAllocateInfo){
-        .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
-        .allocationSize = need.size,
-        .memoryTypeIndex = type,
-    }, NULL, &k->mem));
+    r = GUARD(vkAllocateMemory(g->dev,
+                               &(VkMemoryAllocateInfo){
+                                   .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,
+                                   .allocationSize = need.size,
+                                   .memoryTypeIndex = type,
+                               },
+                               NULL, &k->mem));
     if (r == VK_ERROR_OUT_OF_DEVICE_MEMORY || r == VK_ERROR_OUT_OF_HOST_MEMORY) {
         uint64_t left;
         bool known = heap_free(g->phys, g->caps.kind, g->caps.memory_budget,

@@ -26,8 +26,8 @@ struct cache_header {
     uint8_t uuid[VK_UUID_SIZE];
     uint32_t driver_version, pad;
     uint64_t shader_hash;
-    uint64_t n_known, n_data;   /* hashes and bytes behind the header */
-    uint64_t checksum;          /* of both */
+    uint64_t n_known, n_data; /* hashes and bytes behind the header */
+    uint64_t checksum;        /* of both */
 };
 static const char cache_magic[8] = "hlm-pc1";
 
@@ -191,18 +191,25 @@ static bool layouts_make(struct gpu *g, struct err *err)
     for (uint32_t n = 1; n <= MAX_BIND; n++) {
         if (!used[n])
             continue;
-        VKTRY(vkCreateDescriptorSetLayout(g->dev, &(VkDescriptorSetLayoutCreateInfo){
-            .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
-            .bindingCount = n,
-            .pBindings = bind,
-        }, NULL, &g->set_layout[n]));
-        VKTRY(vkCreatePipelineLayout(g->dev, &(VkPipelineLayoutCreateInfo){
-            .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
-            .setLayoutCount = 1,
-            .pSetLayouts = &g->set_layout[n],
-            .pushConstantRangeCount = 1,
-            .pPushConstantRanges = &(VkPushConstantRange){ VK_SHADER_STAGE_COMPUTE_BIT, 0, 128 },
-        }, NULL, &g->layout[n]));
+        VKTRY(vkCreateDescriptorSetLayout(
+            g->dev,
+            &(VkDescriptorSetLayoutCreateInfo){
+                .sType = VK_STRUCTURE_TYPE_DESCRIPTOR_SET_LAYOUT_CREATE_INFO,
+                .bindingCount = n,
+                .pBindings = bind,
+            },
+            NULL, &g->set_layout[n]));
+        VKTRY(vkCreatePipelineLayout(
+            g->dev,
+            &(VkPipelineLayoutCreateInfo){
+                .sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+                .setLayoutCount = 1,
+                .pSetLayouts = &g->set_layout[n],
+                .pushConstantRangeCount = 1,
+                .pPushConstantRanges =
+                    &(VkPushConstantRange){ VK_SHADER_STAGE_COMPUTE_BIT, 0, 128 },
+            },
+            NULL, &g->layout[n]));
     }
     return true;
 fail:
@@ -228,11 +235,13 @@ bool pipes_open(struct gpu *g, const char *cache_dir, struct err *err)
         if (g->cache_path[0])
             file = cache_load(g, &n_data, &data);
     }
-    r = GUARD(vkCreatePipelineCache(g->dev, &(VkPipelineCacheCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO,
-        .initialDataSize = n_data,
-        .pInitialData = data,
-    }, NULL, &g->cache));
+    r = GUARD(vkCreatePipelineCache(g->dev,
+                                    &(VkPipelineCacheCreateInfo){
+                                        .sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO,
+                                        .initialDataSize = n_data,
+                                        .pInitialData = data,
+                                    },
+                                    NULL, &g->cache));
     free(file);
     return r < 0 ? gpu_refused(g, r, "vkCreatePipelineCache", err) : layouts_make(g, err);
 }
@@ -280,13 +289,16 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
         .requiredSubgroupSize = n_subgroup ? p->spec.v[0] / n_subgroup : 0,
     };
-    for (uint32_t i = 0; i < MAX_SPEC; i++)     /* those the shader does not have are ignored */
+    for (uint32_t i = 0; i < MAX_SPEC; i++) /* those the shader does not have are ignored */
         map[i] = (VkSpecializationMapEntry){ i, 4 * i, 4 };
-    VkResult r = GUARD(vkCreateShaderModule(g->dev, &(VkShaderModuleCreateInfo){
-        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-        .codeSize = g->blob[p->k]->n_bytes,
-        .pCode = g->blob[p->k]->words,
-    }, NULL, &module));
+    VkResult r =
+        GUARD(vkCreateShaderModule(g->dev,
+                                   &(VkShaderModuleCreateInfo){
+                                       .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
+                                       .codeSize = g->blob[p->k]->n_bytes,
+                                       .pCode = g->blob[p->k]->words,
+                                   },
+                                   NULL, &module));
     if (r >= 0)
         r = GUARD(vkCreateComputePipelines(g->dev, g->cache, 1, &(VkComputePipelineCreateInfo){
             .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
@@ -330,7 +342,7 @@ static void run_workers(struct job *j)
     uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
     while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
         n++;
-    worker(j);      /* this thread is one of them, and the only one if no other could be had */
+    worker(j); /* this thread is one of them, and the only one if no other could be had */
     while (n)
         pthread_join(thread[--n], NULL);
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MIN_TIMED_S 0.002   /* shorter runs measure the submission more than the device */
+#define MIN_TIMED_S 0.002 /* shorter runs measure the submission more than the device */
 
 static const char *time_name(uint32_t i)
 {
@@ -19,11 +19,13 @@ bool prof_begin(struct cmd *c, struct err *err)
     bool large = c->flop > g->flop_s * MIN_TIMED_S;
     c->n_query = g->tick_us <= 0 || !c->n_entry ? 0 : g->profile ? c->n_entry + 1 : large ? 2 : 0;
     if (c->n_query)
-        VKTRY(vkCreateQueryPool(g->dev, &(VkQueryPoolCreateInfo){
-            .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
-            .queryType = VK_QUERY_TYPE_TIMESTAMP,
-            .queryCount = c->n_query,
-        }, NULL, &c->query));
+        VKTRY(vkCreateQueryPool(g->dev,
+                                &(VkQueryPoolCreateInfo){
+                                    .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+                                    .queryType = VK_QUERY_TYPE_TIMESTAMP,
+                                    .queryCount = c->n_query,
+                                },
+                                NULL, &c->query));
     return true;
 fail:
     return false;
@@ -49,7 +51,8 @@ void prof_stamp_end(struct cmd *c, VkCommandBuffer cb)
 static void add_time(struct cmd *c, const struct entry *e, double us)
 {
     struct gpu_kernel_time *t = &c->g->time[e->op == OP_DISPATCH ? (uint32_t)e->k
-                                          : e->op == OP_COPY     ? KERNEL_COUNT : KERNEL_COUNT + 1];
+                                            : e->op == OP_COPY   ? KERNEL_COUNT
+                                                                 : KERNEL_COUNT + 1];
     t->n++;
     t->us += us;
     t->flop += e->flop;

@@ -12,14 +12,14 @@ enum kernel {
 };
 
 struct kernel_info {
-    const char *name;       /* shaders/<name>.comp */
+    const char *name; /* shaders/<name>.comp */
     uint32_t push_bytes;
     uint32_t n_bind;
 };
 extern const struct kernel_info kernel_table[KERNEL_COUNT];
 
-#define KERNEL(name, push, n_bind) \
-    _Static_assert(sizeof(struct push) <= 128, \
+#define KERNEL(name, push, n_bind)                                                                 \
+    _Static_assert(sizeof(struct push) <= 128,                                                     \
                    #name ": Vulkan promises 128 bytes of push constants");
 #include "gpu/kernels.def"
 #undef KERNEL

@@ -15,12 +15,12 @@ struct arena;
 
 typedef struct tensor {
     struct arena *arena;
-    uint64_t offset;        /* bytes from the arena's start to row 0, column 0 of the rows viewed */
-    enum dtype dtype;       /* F32, F16 or I32; Q8_0 where a cache says so; packed weights have
-                               their own struct (op.h: linear) */
-    uint32_t n, n_row;      /* elements of a row that are viewed, rows */
-    uint32_t stride;        /* elements from one row to the next */
-    uint32_t col;           /* first element viewed in each row; kernels get it as a number */
+    uint64_t offset;   /* bytes from the arena's start to row 0, column 0 of the rows viewed */
+    enum dtype dtype;  /* F32, F16 or I32; Q8_0 where a cache says so; packed weights have
+                          their own struct (op.h: linear) */
+    uint32_t n, n_row; /* elements of a row that are viewed, rows */
+    uint32_t stride;   /* elements from one row to the next */
+    uint32_t col;      /* first element viewed in each row; kernels get it as a number */
 } tensor;
 
 /* Of Q8_0, the quants alone. */

@@ -15,19 +15,19 @@
 
 /* In a function with g, err and a label `fail`: what Vulkan refuses is told, a lost device sticks
  * to g. */
-#define VKTRY(call) \
-    do { \
-        VkResult result_ = GUARD(call); \
-        if (result_ < 0) { \
-            gpu_refused(g, result_, #call, err); \
-            goto fail; \
-        } \
+#define VKTRY(call)                                                                                \
+    do {                                                                                           \
+        VkResult result_ = GUARD(call);                                                            \
+        if (result_ < 0) {                                                                         \
+            gpu_refused(g, result_, #call, err);                                                   \
+            goto fail;                                                                             \
+        }                                                                                          \
     } while (0)
 
-#define MAX_BIND 16         /* storage buffers of one kernel */
-#define N_SLOT 4            /* of the staging ring */
+#define MAX_BIND 16 /* storage buffers of one kernel */
+#define N_SLOT 4    /* of the staging ring */
 #define SLOT_BYTES (16ull << 20)
-#define N_FLIGHT 256        /* submissions whose names are kept for the report of a lost device */
+#define N_FLIGHT 256 /* submissions whose names are kept for the report of a lost device */
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
@@ -36,14 +36,14 @@
  * of its own as long as what was taken from it needs. */
 #define N_SPAN 3
 #define SPAN_SHIFT 60
-#define MAX_CHUNK 128       /* of a span: 256 GiB at the least cap we know of */
+#define MAX_CHUNK 128 /* of a span: 256 GiB at the least cap we know of */
 
 struct chunk {
     VkBuffer buf;
     VkDeviceMemory mem;
-    uint8_t *map;           /* NULL where the host cannot see it */
-    uint64_t bytes;         /* of the buffer; until it is made, taken so far */
-    uint64_t given;         /* of mem */
+    uint8_t *map;   /* NULL where the host cannot see it */
+    uint64_t bytes; /* of the buffer; until it is made, taken so far */
+    uint64_t given; /* of mem */
 };
 
 struct arena {
@@ -52,16 +52,20 @@ struct arena {
     enum gpu_mem mem;
     bool committed;
     struct arena *next;
-    uint64_t end;           /* of what was taken from span 0 */
-    uint64_t too_big;       /* the largest range taken that no chunk can hold */
-    uint64_t beyond;        /* bytes taken past the last chunk */
-    uint64_t last_use;      /* timeline */
+    uint64_t end;      /* of what was taken from span 0 */
+    uint64_t too_big;  /* the largest range taken that no chunk can hold */
+    uint64_t beyond;   /* bytes taken past the last chunk */
+    uint64_t last_use; /* timeline */
     struct chunk chunk[N_SPAN][MAX_CHUNK];
 };
 
 /* A range inside the one buffer that holds it. Asserts that the arena is committed and the range
  * taken. */
-struct place { VkBuffer buf; uint64_t offset; uint8_t *map; };
+struct place {
+    VkBuffer buf;
+    uint64_t offset;
+    uint8_t *map;
+};
 struct place arena_place(const struct arena *a, uint64_t offset, uint64_t bytes);
 /* Where bytes fit in a half of a scratch arena, at or behind *at; moves *at to their end. */
 bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes, uint64_t *offset,
@@ -69,7 +73,7 @@ bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes,
 /* Bytes that may still be allocated from a heap; false when nobody tells. */
 bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t heap,
                uint64_t *bytes);
-uint64_t host_bytes(void);  /* of the machine */
+uint64_t host_bytes(void); /* of the machine */
 bool arena_on_host(const struct arena *a);
 
 /* For tests: whether this call is the one to fail (gpu_test_fail, gpu_test_lose). */
@@ -82,11 +86,11 @@ bool fault_staging(void);
 struct pipe {
     enum kernel k;
     struct spec spec;
-    VkPipeline handle;      /* NULL until pipes_make, and if result tells why not */
+    VkPipeline handle; /* NULL until pipes_make, and if result tells why not */
     VkResult result;
 };
 
-struct flight {             /* one submission, as the report of a lost device tells it */
+struct flight { /* one submission, as the report of a lost device tells it */
     uint64_t value;
     char what[160];
 };
@@ -99,8 +103,8 @@ struct slot {
 struct gpu {
     struct gpu_caps caps;
     bool validate, profile, lost, dry;
-    struct err lost_err;    /* why, once lost */
-    atomic_uint n_message;  /* of the validation layer */
+    struct err lost_err;   /* why, once lost */
+    atomic_uint n_message; /* of the validation layer */
 
     VkInstance instance;
     VkDebugUtilsMessengerEXT messenger;
@@ -110,11 +114,11 @@ struct gpu {
     VkDevice dev;
     uint32_t family;
     VkQueue queue;
-    double tick_us;         /* of a time stamp; 0: the queue has none */
+    double tick_us; /* of a time stamp; 0: the queue has none */
 
     VkSemaphore timeline;
-    uint64_t submitted, done;           /* timeline values: last given out, last known reached */
-    struct flight flight[N_FLIGHT];     /* by value % N_FLIGHT */
+    uint64_t submitted, done;       /* timeline values: last given out, last known reached */
+    struct flight flight[N_FLIGHT]; /* by value % N_FLIGHT */
     double flop_s, slowest; /* speed by which new cmds are cut; the least measured, 0: none yet */
 
     VkDescriptorSetLayout set_layout[MAX_BIND + 1];
@@ -123,31 +127,31 @@ struct gpu {
     struct pipe *pipe;
     uint32_t n_pipe, cap_pipe;
     VkPipelineCache cache;
-    char cache_path[512];   /* empty: none is kept */
+    char cache_path[512]; /* empty: none is kept */
     uint64_t shader_hash;
     uint8_t cache_uuid[VK_UUID_SIZE];
     uint32_t driver_version;
-    uint64_t *known;        /* hashes of the pipelines in the file's cache */
+    uint64_t *known; /* hashes of the pipelines in the file's cache */
     uint64_t n_known;
 
-    VkCommandPool pool;     /* of the slots */
+    VkCommandPool pool; /* of the slots */
     struct slot slot[N_SLOT];
     uint32_t i_slot;
-    struct arena *stage;    /* N_SLOT x SLOT_BYTES, committed when first needed; NULL where all
-                               memory is mapped */
+    struct arena *stage; /* N_SLOT x SLOT_BYTES, committed when first needed; NULL where all
+                            memory is mapped */
     uint64_t stage_at[N_SLOT];
-    struct {                /* what gpu_stage has handed out; slot NULL: nothing */
+    struct { /* what gpu_stage has handed out; slot NULL: nothing */
         struct slot *slot;
         struct arena *dst;
         uint64_t offset, bytes;
     } staged;
 
-    uint64_t budget;        /* device memory that arenas may have */
-    uint64_t given_device, given_host;  /* what the driver has given for them */
-    struct arena *arenas;   /* all, linked, in order of creation */
-    struct cmd *cmds;       /* all, linked */
+    uint64_t budget;                   /* device memory that arenas may have */
+    uint64_t given_device, given_host; /* what the driver has given for them */
+    struct arena *arenas;              /* all, linked, in order of creation */
+    struct cmd *cmds;                  /* all, linked */
     struct gpu_counts counts;
-    struct gpu_kernel_time time[KERNEL_COUNT + 2];      /* kernels, copy, fill */
+    struct gpu_kernel_time time[KERNEL_COUNT + 2]; /* kernels, copy, fill */
 };
 
 /* Puts what Vulkan refused into err; a lost device is remembered. Always false. */
@@ -159,14 +163,14 @@ bool pipes_open(struct gpu *g, const char *cache_dir, struct err *err);
 void pipes_close(struct gpu *g);
 /* Index of the pipeline, made or not; UINT32_MAX without memory. */
 uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec);
-void pipes_make(struct gpu *g);     /* all that were found and have not been tried yet */
+void pipes_make(struct gpu *g); /* all that were found and have not been tried yet */
 bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct err *err);
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
 enum entry_op { OP_DISPATCH, OP_COPY, OP_FILL };
 
-struct range {              /* what an entry reads or writes: columns of rows, all in bytes */
+struct range { /* what an entry reads or writes: columns of rows, all in bytes */
     struct arena *arena;
     uint64_t offset, bytes;
     uint64_t stride, col0, col1;
@@ -176,18 +180,18 @@ struct range {              /* what an entry reads or writes: columns of rows, a
 struct entry {
     enum entry_op op;
     enum kernel k;
-    bool barrier;           /* one stands before it */
+    bool barrier; /* one stands before it */
     uint32_t pipe;
     struct grid grid;
-    uint32_t use, n_use;    /* in cmd.use; a copy has dst, src; a fill has dst */
-    uint32_t push, n_push;  /* in cmd.push */
-    uint64_t bytes;         /* of a copy or fill */
-    uint32_t word;          /* of a fill */
+    uint32_t use, n_use;   /* in cmd.use; a copy has dst, src; a fill has dst */
+    uint32_t push, n_push; /* in cmd.push */
+    uint64_t bytes;        /* of a copy or fill */
+    uint32_t word;         /* of a fill */
     double flop;
     VkDescriptorSet set;
 };
 
-struct piece {              /* entries [first, end) in one command buffer */
+struct piece { /* entries [first, end) in one command buffer */
     VkCommandBuffer cb;
     uint32_t first, end;
     double flop;
@@ -197,22 +201,22 @@ struct cmd {
     struct gpu *g;
     struct cmd *next;
     char name[64];
-    struct err err;         /* the first failure of recording */
+    struct err err; /* the first failure of recording */
     bool ended, transfers;
 
     struct arena *scratch;
     uint32_t half;
     uint64_t half_at[2];
-    struct tape *tape;      /* NULL: it does not train */
+    struct tape *tape; /* NULL: it does not train */
     bool f16;
 
     struct entry *entry;
     struct range *use;
     uint8_t *push;
-    struct arena **arena;   /* those it touches, each once */
+    struct arena **arena; /* those it touches, each once */
     uint32_t n_entry, n_use, n_push, n_arena;
     uint32_t cap_entry, cap_use, cap_push, cap_arena;
-    uint32_t fresh;         /* uses from here on are not behind a barrier yet */
+    uint32_t fresh; /* uses from here on are not behind a barrier yet */
     uint32_t n_barrier, n_dispatch;
     double pending_flop, flop;
 
@@ -220,21 +224,21 @@ struct cmd {
     VkCommandPool pool;
     struct piece *piece;
     uint32_t n_piece;
-    VkQueryPool query;      /* NULL: no times are taken */
+    VkQueryPool query; /* NULL: no times are taken */
     uint32_t n_query;
-    bool timed;             /* a submission's times have not been collected yet */
-    double flop_s;          /* speed by which its pieces are joined */
+    bool timed;    /* a submission's times have not been collected yet */
+    double flop_s; /* speed by which its pieces are joined */
     uint64_t last_use;
 };
 
-void barrier_full(VkCommandBuffer cb);          /* all that was written before is seen behind it */
-void barrier_host(VkCommandBuffer cb);          /* the host will see what was written */
+void barrier_full(VkCommandBuffer cb); /* all that was written before is seen behind it */
+void barrier_host(VkCommandBuffer cb); /* the host will see what was written */
 /* Submits; the timeline value it will reach, 0 on failure. what: for the report of a lost
  * device. */
 uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const char *what,
                    struct err *err);
 bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err);
-void gpu_done_with(struct gpu *g, uint64_t value);      /* before destroying: waits at any price */
+void gpu_done_with(struct gpu *g, uint64_t value); /* before destroying: waits at any price */
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
@@ -246,6 +250,6 @@ bool copy_zero(struct gpu *g, struct arena *a, struct err *err);
 
 /* Makes the query pool, if times are wanted. */
 bool prof_begin(struct cmd *c, struct err *err);
-void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry);      /* before an entry */
+void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry); /* before an entry */
 void prof_stamp_end(struct cmd *c, VkCommandBuffer cb);
-void prof_collect(struct cmd *c);       /* takes what is there, without waiting */
+void prof_collect(struct cmd *c); /* takes what is there, without waiting */

@@ -24,8 +24,8 @@ bool lora_base_rows(struct lora_base *b, const struct gguf_tensor *t, uint64_t r
         return false;
     struct base_matrix *m = &b->matrix[b->n_matrix - 1];
     const struct base_rows *last = m->n_rows ? &b->rows[b->n_rows - 1] : NULL;
-    b->rows[b->n_rows++] = (struct base_rows){ .t = t, .row0 = row0, .n = n,
-                                               .at = last ? last->at + last->n : 0 };
+    b->rows[b->n_rows++] =
+        (struct base_rows){ .t = t, .row0 = row0, .n = n, .at = last ? last->at + last->n : 0 };
     m->n_rows++;
     return true;
 }
@@ -75,7 +75,7 @@ bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct er
             b->matrix[i].n_out = (uint32_t)t->dim[1];
             ok = lora_base_matrix(&b->base, &b->matrix[i], false) &&
                  lora_base_rows(&b->base, t, 0, (uint32_t)(t->dim[1] * t->dim[2]));
-        } else if (!ends_with(t->name, ".weight")) {    /* lora_base_uses knows which are gates */
+        } else if (!ends_with(t->name, ".weight")) { /* lora_base_uses knows which are gates */
             ok = lora_base_gate(&b->base, (tensor){ 0 }, t);
         }
     }
@@ -91,7 +91,9 @@ void lora_file_base_free(struct lora_file_base *b)
 
 /* ---- reading and checking -------------------------------------------------------------------- */
 
-struct shape { char s[96]; };
+struct shape {
+    char s[96];
+};
 
 static struct shape shape_of(const struct gguf_tensor *t)
 {
@@ -123,8 +125,7 @@ static bool key_is(const struct gguf *g, const char *key, const char *want, stru
         return false;
     if (s.n == strlen(want) && !memcmp(s.p, want, s.n))
         return true;
-    return refuse(g, err, "%s is \"%.*s\", expected \"%s\"", key,
-                (int)min_u64(s.n, 60), s.p, want);
+    return refuse(g, err, "%s is \"%.*s\", expected \"%s\"", key, (int)min_u64(s.n, 60), s.p, want);
 }
 
 static bool check_keys(const struct gguf *g, const struct lora_base *b, float *alpha,
@@ -136,11 +137,11 @@ static bool check_keys(const struct gguf *g, const struct lora_base *b, float *a
         !gguf_f32(g, "adapter.lora.alpha", REQUIRED, alpha, err))
         return false;
     if (!isfinite(*alpha))
-        return refuse(g, err, "adapter.lora.alpha is %g, expected a finite number",
-                    (double)*alpha);
+        return refuse(g, err, "adapter.lora.alpha is %g, expected a finite number", (double)*alpha);
     if (gguf_kv(g, "adapter.alora.invocation_tokens"))
-        return refuse(g, err, "adapter.alora.invocation_tokens is set: adapters that wait for a "
-                    "token sequence are not supported");
+        return refuse(g, err,
+                      "adapter.alora.invocation_tokens is set: adapters that wait for a "
+                      "token sequence are not supported");
     return true;
 }
 
@@ -222,14 +223,14 @@ static bool check_pair(const struct gguf *g, const struct lora_base *b, const st
         else
             snprintf(want, sizeof want, "RANK x %" PRIu64 "%s", x->dim[1], experts);
         return refuse(g, err, "%s is %s, expected %s, as %s is %s in %s", bad->name,
-                    shape_of(bad).s, want, x->name, shape_of(x).s, gguf_path(b->file));
+                      shape_of(bad).s, want, x->name, shape_of(x).s, gguf_path(b->file));
     }
     if (p->b->dim[0] != rank)
         return refuse(g, err, "%s has rank %" PRIu64 ", %s rank %" PRIu64, p->a->name, rank,
                       p->b->name, p->b->dim[0]);
     if (rank > MAX_RANK)
-        return refuse(g, err, "%s has rank %" PRIu64 ", expected 1 to %d", p->a->name,
-                    rank, MAX_RANK);
+        return refuse(g, err, "%s has rank %" PRIu64 ", expected 1 to %d", p->a->name, rank,
+                      MAX_RANK);
     return check_values(g, p->a, err) && check_values(g, p->b, err);
 }
 
@@ -238,9 +239,9 @@ struct reader {
     struct lora_file *f;
     const struct lora_base *b;
     struct err *err;
-    const uint8_t *use;                 /* lora_base_uses */
+    const uint8_t *use; /* lora_base_uses */
     float alpha;
-    uint64_t n_norm, n_draft;           /* left out */
+    uint64_t n_norm, n_draft; /* left out */
 };
 
 /* The tensor of the base that a name with a tail of n_tail bytes is about. */
@@ -250,8 +251,7 @@ static const struct gguf_tensor *base_tensor(struct reader *r, const char *name,
     snprintf(x, sizeof x, "%.*s", (int)(strlen(name) - n_tail), name);
     const struct gguf_tensor *t = gguf_tensor(r->b->file, x);
     if (!t)
-        refuse(r->f->g, r->err, "tensor %s: there is no %s in %s", name, x,
-             gguf_path(r->b->file));
+        refuse(r->f->g, r->err, "tensor %s: there is no %s in %s", name, x, gguf_path(r->b->file));
     return t;
 }
 
@@ -262,12 +262,11 @@ static bool read_shift(struct reader *r, const struct gguf_tensor *d)
     if (!x)
         return false;
     if (r->use[x->index] != A_GATE)
-        return refuse(g, r->err, "tensor %s: %s is no gate of %s, which alone take deltas",
-                      d->name, x->name, r->b->arch);
+        return refuse(g, r->err, "tensor %s: %s is no gate of %s, which alone take deltas", d->name,
+                      x->name, r->b->arch);
     if (d->n_elem != x->n_elem || (d->n_dim > 1 && memcmp(d->dim, x->dim, sizeof d->dim) != 0))
-        return refuse(g, r->err, "%s is %s, expected %" PRIu64 ", as %s is %s in %s",
-                    d->name, shape_of(d).s, x->n_elem, x->name, shape_of(x).s,
-                    gguf_path(r->b->file));
+        return refuse(g, r->err, "%s is %s, expected %" PRIu64 ", as %s is %s in %s", d->name,
+                      shape_of(d).s, x->n_elem, x->name, shape_of(x).s, gguf_path(r->b->file));
     r->f->shift[r->f->n_shift++] = (struct shift){ x, d, r->f->scale };
     return check_values(g, d, r->err);
 }
@@ -285,15 +284,15 @@ static bool read_pair(struct reader *r, const struct gguf_tensor *a)
     if (!other)
         return refuse(f->g, r->err, "tensor %s has no %s beside it", a->name, name);
     if (!is_a)
-        return true;                    /* its other half sees to it */
+        return true; /* its other half sees to it */
     struct pair p = { .x = x, .a = a, .b = other };
     bool embed = !strcmp(x->name, "token_embd.weight");
     if (embed || (r->use[x->index] != IN_A_MATRIX && !is_draft(r->b, x)))
-        return refuse(f->g, r->err, "tensor %s: hlm takes no adapter on %s%s",
-                    a->name, x->name,
-                    embed ? ", the embedding" :
-                    r->use[x->index] == ODD_EXPERTS ? ", whose experts are laid out oddly" :
-                    ", which is no matrix that activations are multiplied by");
+        return refuse(f->g, r->err, "tensor %s: hlm takes no adapter on %s%s", a->name, x->name,
+                      embed ? ", the embedding"
+                      : r->use[x->index] == ODD_EXPERTS
+                          ? ", whose experts are laid out oddly"
+                          : ", which is no matrix that activations are multiplied by");
     if (!check_pair(f->g, r->b, &p, r->err))
         return false;
     if (r->use[x->index] != IN_A_MATRIX) {
@@ -303,9 +302,10 @@ static bool read_pair(struct reader *r, const struct gguf_tensor *a)
     p.rank = (uint32_t)a->dim[1];
     p.scale = r->alpha != 0 ? r->alpha / (float)p.rank * f->scale : f->scale;
     if (!isfinite(p.scale))
-        return refuse(f->g, r->err, "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
-                      "%g, expected a finite number", a->name, (double)r->alpha, p.rank,
-                      (double)f->scale, (double)p.scale);
+        return refuse(f->g, r->err,
+                      "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
+                      "%g, expected a finite number",
+                      a->name, (double)r->alpha, p.rank, (double)f->scale, (double)p.scale);
     f->pair[f->n_pair++] = p;
     return true;
 }
@@ -323,19 +323,25 @@ static bool read_tensors(struct reader *r)
         else if (ends_with(t->name, "_norm.weight"))
             r->n_norm++;
         else
-            ok = refuse(g, r->err, "tensor %s: expected the name of a tensor with .lora_a or "
-                        ".lora_b behind it, or of a gate with .delta", t->name);
+            ok = refuse(g, r->err,
+                        "tensor %s: expected the name of a tensor with .lora_a or "
+                        ".lora_b behind it, or of a gate with .delta",
+                        t->name);
         if (!ok)
             return false;
     }
     if (gguf_n_tensor(g) == 0)
         return refuse(g, r->err, "there is no tensor in it");
     if (r->n_norm)
-        log_msg(LOG_WARN, "%s: %" PRIu64 " norm vectors are left out: only matrices and gates are "
-                "adapted", gguf_path(g), r->n_norm);
+        log_msg(LOG_WARN,
+                "%s: %" PRIu64 " norm vectors are left out: only matrices and gates are "
+                "adapted",
+                gguf_path(g), r->n_norm);
     if (r->n_draft)
-        log_msg(LOG_WARN, "%s: %" PRIu64 " adapted matrices are of draft blocks, which hlm leaves "
-                "out", gguf_path(g), r->n_draft);
+        log_msg(LOG_WARN,
+                "%s: %" PRIu64 " adapted matrices are of draft blocks, which hlm leaves "
+                "out",
+                gguf_path(g), r->n_draft);
     return true;
 }
 
@@ -378,8 +384,7 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     struct reader r = { .f = f, .b = b, .err = err, .use = use };
     bool ok = (f->pair && f->shift && use) || refuse(g, err, "out of memory");
     ok = ok && (isfinite(scale) ||
-                refuse(g, err, "a factor of %g, expected a finite number",
-                     (double)scale));
+                refuse(g, err, "a factor of %g, expected a finite number", (double)scale));
     ok = ok && check_keys(g, b, &r.alpha, err) && read_tensors(&r) && hash_file(f, r.alpha, err);
     free(use);
     if (!ok) {

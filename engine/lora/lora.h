@@ -12,24 +12,28 @@
 
 /* Rows [row0, row0 + n) of a tensor of the file; a matrix's rows (of all experts) are such pieces,
  * one behind the other, this one from row `at` on. */
-struct base_rows { const struct gguf_tensor *t; uint64_t row0, at; uint32_t n; };
+struct base_rows {
+    const struct gguf_tensor *t;
+    uint64_t row0, at;
+    uint32_t n;
+};
 struct base_matrix {
     linear *w;
-    uint64_t rows, n_rows;              /* base.rows[rows ..] */
-    bool beside;                        /* some op multiplies it together with the one before */
+    uint64_t rows, n_rows; /* base.rows[rows ..] */
+    bool beside;           /* some op multiplies it together with the one before */
 };
 struct base_gate {
-    tensor at;                          /* on the device */
-    const struct gguf_tensor *t;        /* what it holds without adapters */
-    bool moved;                         /* an adapter has changed it */
+    tensor at;                   /* on the device */
+    const struct gguf_tensor *t; /* what it holds without adapters */
+    bool moved;                  /* an adapter has changed it */
 };
 
 /* What an adapter may name. */
 struct lora_base {
     const struct gguf *file;
-    const char *arch;                   /* general.architecture */
-    uint32_t n_layer, n_mtp;            /* of main blocks; of draft blocks behind them that are
-                                           left out */
+    const char *arch;        /* general.architecture */
+    uint32_t n_layer, n_mtp; /* of main blocks; of draft blocks behind them that are
+                                left out */
     struct base_rows *rows;
     struct base_matrix *matrix;
     struct base_gate *gate;
@@ -46,10 +50,10 @@ void lora_base_free(struct lora_base *b);
 struct lora_file_base {
     struct lora_base base;
     char arch[64];
-    linear *matrix;                     /* one for each tensor, most unused */
+    linear *matrix; /* one for each tensor, most unused */
 };
 bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct err *err);
-void lora_file_base_free(struct lora_file_base *b);     /* takes a zeroed one */
+void lora_file_base_free(struct lora_file_base *b); /* takes a zeroed one */
 
 /* ---- one adapter ----------------------------------------------------------------------------- */
 
@@ -59,7 +63,7 @@ struct lora_file;
  * g is closed; takes NULL. */
 struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora_base *b,
                                   struct err *err);
-void lora_file_close(struct lora_file *f);      /* takes NULL */
+void lora_file_close(struct lora_file *f); /* takes NULL */
 
 /* ---- the active set -------------------------------------------------------------------------- */
 
@@ -76,14 +80,16 @@ bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err);
  * are written, which of a set for training are those of the base. Nothing may be recorded that
  * uses the base. On failure (the device is lost) nothing is in force. */
 bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err);
-void lora_set_destroy(struct lora_set *s);      /* takes NULL; must not be in force */
-uint64_t lora_set_bytes(const struct lora_set *s);      /* on the device; NULL: 0 */
+void lora_set_destroy(struct lora_set *s);         /* takes NULL; must not be in force */
+uint64_t lora_set_bytes(const struct lora_set *s); /* on the device; NULL: 0 */
 /* Of the adapters' contents and factors, in their order; zero for none. */
-struct lora_hash { uint64_t lo, hi; };
+struct lora_hash {
+    uint64_t lo, hi;
+};
 struct lora_hash lora_set_hash(const struct lora_set *s);
 /* Row r of the stacked A of matrix i (w->n_in numbers), or of its B (lora_rank numbers); rows of
  * all experts count on. For the upload, and for tests without a device. */
-uint32_t lora_rank(const struct lora_set *s, uint64_t i);       /* 0: nothing reaches the matrix */
+uint32_t lora_rank(const struct lora_set *s, uint64_t i); /* 0: nothing reaches the matrix */
 void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out);
 void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out);
 
@@ -93,11 +99,11 @@ void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out);
  * only where one pair reaches several matrices. What stands between (columns of B that belong to
  * another pair of the stack, filled up rows and columns) is zero and has to stay so. */
 struct lora_param {
-    const char *name;                   /* X.lora_a or X.lora_b */
-    uint32_t n;                         /* numbers of a row */
-    uint64_t n_row;                     /* of all experts */
-    float scale;                        /* the device has scale times what the file has */
-    uint32_t dim[3], n_dim;             /* fastest first */
+    const char *name;       /* X.lora_a or X.lora_b */
+    uint32_t n;             /* numbers of a row */
+    uint64_t n_row;         /* of all experts */
+    float scale;            /* the device has scale times what the file has */
+    uint32_t dim[3], n_dim; /* fastest first */
 };
 /* In the file's order, A before its B. */
 uint64_t lora_n_param(const struct lora_set *s);

@@ -27,6 +27,7 @@ const struct lora_group lora_groups[] = {
 };
 const uint32_t n_lora_group = ARRAY_LEN(lora_groups);
 
+/* clang-format off */
 static const struct stem { const char *name; enum group group; } stems[] = {
     { "attn_q", ATTN }, { "attn_k", ATTN }, { "attn_v", ATTN }, { "attn_output", ATTN },
     { "attn_qkv", ATTN }, { "attn_gate", ATTN },        /* LINEAR in a block that has a state */
@@ -38,9 +39,14 @@ static const struct stem { const char *name; enum group group; } stems[] = {
     { "ffn_down_exps", EXPERTS }, { "ffn_latent_down", EXPERTS }, { "ffn_latent_up", EXPERTS },
     { "ffn_gate_inp", ROUTER }, { "ffn_gate_inp_shexp", ROUTER }, { "nextn.eh_proj", MTP },
 };
+/* clang-format on */
 
 /* What a tensor is called in its block; n 0: it stands in none. */
-struct in_block { unsigned layer; const char *name; int n; };
+struct in_block {
+    unsigned layer;
+    const char *name;
+    int n;
+};
 
 static struct in_block in_block(const struct gguf_tensor *t)
 {
@@ -171,8 +177,8 @@ bool lora_find_targets(const struct lora_base *b, const char *words, struct lora
     uint64_t n = gguf_n_tensor(b->file), n_chosen = 0;
     uint8_t *use = lora_base_uses(b), *chosen = mem_alloc(n + 1, 1);
     *out = (struct lora_targets){ .t = mem_alloc(n + 1, sizeof *out->t) };
-    bool ok = (use && chosen && out->t) || fail(err, "out of memory: targets of %" PRIu64
-                                                " tensors", n);
+    bool ok =
+        (use && chosen && out->t) || fail(err, "out of memory: targets of %" PRIu64 " tensors", n);
     if (ok && words)
         ok = choose_all(b, use, words, chosen, err);
     for (uint32_t i = 0; ok && !words && i < ARRAY_LEN(usual); i++)
@@ -209,7 +215,10 @@ static void begin(struct gguf_out *o, const char *arch, float alpha, uint64_t n_
 
 /* ---- fresh adapters -------------------------------------------------------------------------- */
 
-struct memory { uint8_t *p; uint64_t n, cap; };
+struct memory {
+    uint8_t *p;
+    uint64_t n, cap;
+};
 
 static bool put_memory(void *user, const void *bytes, uint64_t n, struct err *err)
 {
@@ -243,7 +252,8 @@ static bool check_fresh(const struct lora_base *b, const struct lora_targets *t,
             small = n_small++ ? small : x;
     }
     if (small)
-        log_msg(LOG_WARN, "rank %u is more than %" PRIu64 " of %" PRIu64 " matrices can have "
+        log_msg(LOG_WARN,
+                "rank %u is more than %" PRIu64 " of %" PRIu64 " matrices can have "
                 "(%s is %" PRIu64 " x %" PRIu64 "): no harm, but nothing gained there either",
                 how->rank, n_small, t->n, small->name, small->dim[0], small->dim[1]);
     return true;
@@ -309,7 +319,9 @@ static uint64_t n_number(const struct lora_tensor *t)
     return (uint64_t)t->dim[0] * t->dim[1] * t->dim[2];
 }
 
-struct hash { uint64_t h[2]; };
+struct hash {
+    uint64_t h[2];
+};
 
 static bool hash_of(const void *p, uint64_t n, struct hash *out, struct err *err)
 {

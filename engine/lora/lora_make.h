@@ -6,12 +6,17 @@
 /* ---- targets --------------------------------------------------------------------------------- */
 
 /* Names for sets of matrices. */
-struct lora_group { const char *name, *about; };
+struct lora_group {
+    const char *name, *about;
+};
 extern const struct lora_group lora_groups[];
 extern const uint32_t n_lora_group;
 
 /* In the order of the base's file; t is freed by whoever asked. */
-struct lora_targets { const struct gguf_tensor **t; uint64_t n; };
+struct lora_targets {
+    const struct gguf_tensor **t;
+    uint64_t n;
+};
 /* Words with commas between, each a group; or what stands between block and ".weight" in names of
  * tensors (attn_q, ssm_ba); or a pattern for whole names, in which * is any text and ? any one
  * character (blk.1?.ffn_*.weight). Groups and short names mean the main blocks' matrices, the group
@@ -25,8 +30,8 @@ bool lora_find_targets(const struct lora_base *b, const char *words, struct lora
 struct lora_fresh {
     uint32_t rank;
     float alpha;
-    bool rslora;                        /* scale alpha / sqrt(rank), arXiv 2312.03732, else alpha /
-                                           rank; the file's alpha says it */
+    bool rslora; /* scale alpha / sqrt(rank), arXiv 2312.03732, else alpha /
+                    rank; the file's alpha says it */
     uint64_t seed;
 };
 /* A GGUF file in memory that gguf_parse and lora_file_check take; the caller frees it when they are
@@ -39,7 +44,10 @@ uint8_t *lora_make(const struct lora_base *b, const struct lora_targets *t,
 /* ---- files ----------------------------------------------------------------------------------- */
 
 /* X.lora_a, X.lora_b or X.delta; dim fastest first, an unused one 1. */
-struct lora_tensor { const char *name; uint32_t dim[3], n_dim; };
+struct lora_tensor {
+    const char *name;
+    uint32_t dim[3], n_dim;
+};
 struct lora_write {
     const char *arch;
     float alpha;

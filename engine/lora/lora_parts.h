@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define DECAY ".ssm_a"                  /* -exp(A_log): what is added goes to A_log */
+#define DECAY ".ssm_a" /* -exp(A_log): what is added goes to A_log */
 
 /* Of one adapter: factors beside one tensor, or what is added to a gate. */
 struct pair {
@@ -28,20 +28,25 @@ struct lora_file {
 };
 
 /* A pair in a stack: from this column of B, row of A; a multiple of 4. */
-struct part { const struct pair *p; uint32_t col; };
+struct part {
+    const struct pair *p;
+    uint32_t col;
+};
 
 /* What reaches a matrix. Matrices that share a stack of A stand one after the other; a pair that
  * reaches several of them stands in it once. */
 struct stack {
-    uint64_t first, n;                  /* the matrices that share */
-    uint64_t part, n_part;              /* and the parts of them all */
-    uint32_t rank;                      /* of the stack */
+    uint64_t first, n;     /* the matrices that share */
+    uint64_t part, n_part; /* and the parts of them all */
+    uint32_t rank;         /* of the stack */
     bool reached;
     struct lora lora;
 };
 
 /* Rows of a pair's B: [row0, row0 + n) are rows [at, at + n) of a matrix. */
-struct piece { uint64_t row0, n, at, matrix; };
+struct piece {
+    uint64_t row0, n, at, matrix;
+};
 
 struct lora_set {
     const struct lora_base *b;
@@ -50,9 +55,9 @@ struct lora_set {
     bool train;
     struct part *part;
     uint64_t n_part, cap_part;
-    struct stack *stack;                /* by matrix */
-    struct arena *arena;                /* NULL: there is no device */
-    uint64_t taken;                     /* then: bytes that would be */
+    struct stack *stack; /* by matrix */
+    struct arena *arena; /* NULL: there is no device */
+    uint64_t taken;      /* then: bytes that would be */
     struct lora_hash hash;
     /* for training: of pair k the column, and pieces [first[k], first[k + 1]) by row0 */
     uint32_t *col;

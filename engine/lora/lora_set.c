@@ -21,8 +21,8 @@ uint32_t lora_rank(const struct lora_set *s, uint64_t i)
 
 /* By tensor of the base. */
 struct mark {
-    uint64_t stack;                     /* 1 + the first matrix of the stack that has its pairs */
-    bool paired;                        /* there are any */
+    uint64_t stack; /* 1 + the first matrix of the stack that has its pairs */
+    bool paired;    /* there are any */
 };
 
 static bool add_part(struct lora_set *s, const struct pair *p, uint32_t *col)
@@ -49,7 +49,7 @@ static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct 
         s->stack[i].reached = true;
         if (k->stack == first + 1)
             continue;
-        HLM_ASSERT(!s->train || !k->stack);     /* else its A stood in two places */
+        HLM_ASSERT(!s->train || !k->stack); /* else its A stood in two places */
         k->stack = first + 1;
         for (uint32_t f = 0; f < s->n_file; f++)
             for (uint64_t u = 0; ok && u < s->file[f]->n_pair; u++)
@@ -91,15 +91,18 @@ static bool make_stack(struct lora_set *s, uint64_t i, struct mark *mark, uint64
         uint32_t with = rank;
         uint64_t n_part = s->n_part;
         ok = stack_matrix(s, i, *end, mark, &with);
-        if (!s->train && with > MAX_SHARED) {   /* it begins a stack of its own */
+        if (!s->train && with > MAX_SHARED) { /* it begins a stack of its own */
             s->n_part = n_part;
             break;
         }
         rank = with;
     }
     for (uint64_t k = i; k < *end; k++)
-        s->stack[k] = (struct stack){ .first = i, .n = *end - i, .part = part,
-                                      .n_part = s->n_part - part, .rank = rank,
+        s->stack[k] = (struct stack){ .first = i,
+                                      .n = *end - i,
+                                      .part = part,
+                                      .n_part = s->n_part - part,
+                                      .rank = rank,
                                       .reached = s->stack[k].reached };
     return ok;
 }
@@ -173,8 +176,12 @@ void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
 static linear take(struct lora_set *s, uint32_t n_in, uint32_t n_out, uint32_t n_expert,
                    bool behind)
 {
-    linear w = { .arena = s->arena, .dtype = F32, .n_in = n_in, .n_out = n_out,
-                 .n_expert = n_expert, .row_q = (uint32_t)(pack_row_bytes(F32, n_in) / 16) };
+    linear w = { .arena = s->arena,
+                 .dtype = F32,
+                 .n_in = n_in,
+                 .n_out = n_out,
+                 .n_expert = n_expert,
+                 .row_q = (uint32_t)(pack_row_bytes(F32, n_in) / 16) };
     uint64_t bytes = 16ull * w.row_q * n_out * n_expert;
     w.offset = s->arena ? arena_take(s->arena, bytes, behind ? 16 : 0) : s->taken;
     s->taken += bytes;
@@ -196,7 +203,8 @@ static void place(struct lora_set *s)
             bool behind = j > i && s->stack[j - 1].reached && !s->train;
             if (s->stack[j].reached)
                 s->stack[j].lora = (struct lora){
-                    .a = a, .b = take(s, k->rank, w->n_out, w->n_expert, behind),
+                    .a = a,
+                    .b = take(s, k->rank, w->n_out, w->n_expert, behind),
                     .id = (uint32_t)i,
                 };
         }
@@ -284,8 +292,7 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
         fail(err, "out of memory: %u adapters", n);
         return NULL;
     }
-    bool ok = check_train(s, err) &&
-              (stack_all(s) || fail(err, "out of memory: %u adapters", n));
+    bool ok = check_train(s, err) && (stack_all(s) || fail(err, "out of memory: %u adapters", n));
     if (ok && g)
         ok = (s->arena = arena_create(g, "adapters", MEM_DEVICE, err)) != NULL;
     if (ok)
@@ -323,8 +330,7 @@ static bool gate_values(const struct lora_set *s, const struct base_gate *gate, 
     return any;
 }
 
-static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base *b,
-                      struct err *err)
+static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err)
 {
     for (uint64_t i = 0; i < b->n_gate; i++) {
         struct base_gate *gate = &b->gate[i];

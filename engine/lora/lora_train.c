@@ -19,8 +19,7 @@ static bool check_pieces(const struct lora_set *s, const struct pair *p, const s
     uint64_t row = 0;
     bool ok = n > 0;
     for (uint64_t k = 0; ok && k < n; row += c[k++].n)
-        ok = c[k].row0 == row &&
-             (p->x->dim[2] > 1 || s->b->matrix[c[k].matrix].w->n_expert <= 1);
+        ok = c[k].row0 == row && (p->x->dim[2] > 1 || s->b->matrix[c[k].matrix].w->n_expert <= 1);
     return (ok && row == p->x->dim[1] * p->x->dim[2]) ||
            fail(err, "%.300s: %s cannot be trained: the rows of %s do not stand in one matrix each",
                 gguf_path(s->file[0]->g), p->a->name, p->x->name);
@@ -38,8 +37,7 @@ static void gather(struct lora_set *s, const uint64_t *pair_of, bool count)
             if (k && count)
                 s->first[k]++;
             else if (k)
-                s->piece[s->first[k - 1]++] =
-                    (struct piece){ from->row0, from->n, from->at, i };
+                s->piece[s->first[k - 1]++] = (struct piece){ from->row0, from->n, from->at, i };
         }
     }
 }
@@ -62,7 +60,7 @@ bool lora_train_index(struct lora_set *s, struct err *err)
         ok = (s->piece = mem_alloc(s->first[n] + 1, sizeof *s->piece)) != NULL;
     }
     if (ok) {
-        gather(s, pair_of, false);      /* each first is then the next one's */
+        gather(s, pair_of, false); /* each first is then the next one's */
         memmove(s->first + 1, s->first, n * sizeof *s->first);
         s->first[0] = 0;
     }
@@ -79,17 +77,16 @@ bool lora_train_index(struct lora_set *s, struct err *err)
 
 /* ---- asking ---------------------------------------------------------------------------------- */
 
-uint64_t lora_n_param(const struct lora_set *s)
-{
-    return 2 * s->file[0]->n_pair;
-}
+uint64_t lora_n_param(const struct lora_set *s) { return 2 * s->file[0]->n_pair; }
 
 struct lora_param lora_param(const struct lora_set *s, uint64_t i)
 {
     const struct pair *p = &s->file[0]->pair[i / 2];
     const struct gguf_tensor *t = i % 2 ? p->b : p->a;
-    struct lora_param out = { .name = t->name, .n = (uint32_t)t->dim[0],
-                              .n_row = t->dim[1] * t->dim[2], .scale = i % 2 ? p->scale : 1,
+    struct lora_param out = { .name = t->name,
+                              .n = (uint32_t)t->dim[0],
+                              .n_row = t->dim[1] * t->dim[2],
+                              .scale = i % 2 ? p->scale : 1,
                               .n_dim = t->dim[2] > 1 ? 3 : 2 };
     for (uint32_t k = 0; k < 3; k++)
         out.dim[k] = (uint32_t)t->dim[k];
@@ -123,10 +120,7 @@ uint64_t lora_param_at(const struct lora_set *s, uint64_t i, uint64_t row)
     return w->offset + 16ull * w->row_q * (row / p->rank * k->rank + col + row % p->rank);
 }
 
-struct arena *lora_arena(const struct lora_set *s)
-{
-    return s->arena;
-}
+struct arena *lora_arena(const struct lora_set *s) { return s->arena; }
 
 bool lora_gate_delta(const struct lora_set *s, const struct gguf_tensor *gate, float *delta)
 {

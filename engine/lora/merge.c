@@ -15,14 +15,16 @@
 
 enum { MAX_ADAPTERS = 32, COPY = 1 << 20 };
 
-struct hash { uint64_t lo, hi; };
+struct hash {
+    uint64_t lo, hi;
+};
 
 /* What is to become of a tensor of the file that is written anew. */
 struct fate {
     bool drop, gate, touched;
     enum dtype type;
     uint64_t n_bytes;
-    struct hash sum;            /* of the bytes that were written */
+    struct hash sum; /* of the bytes that were written */
 };
 
 struct merge {
@@ -31,7 +33,7 @@ struct merge {
     struct gguf *base;
     struct lora_file_base fb;
     struct lora_file *file[MAX_ADAPTERS];
-    enum dtype type;            /* --merge-type, where p->type is set */
+    enum dtype type; /* --merge-type, where p->type is set */
     struct fate *fate;
     uint64_t done, total;
     bool stopped;
@@ -135,8 +137,10 @@ static bool open_adapters(struct merge *m)
     if (!l->n_shift)
         return fail(m->err, "%.200s: there is no gate delta in it, so nothing to take out of it",
                     gguf_path(l->g));
-    return l->n_pair || fail(m->err, "%.200s: there is nothing but gate deltas in it: merged "
-                                     "plainly it leaves no adapter over", gguf_path(l->g));
+    return l->n_pair || fail(m->err,
+                             "%.200s: there is nothing but gate deltas in it: merged "
+                             "plainly it leaves no adapter over",
+                             gguf_path(l->g));
 }
 
 /* ---- one row --------------------------------------------------------------------------------- */
@@ -144,9 +148,9 @@ static bool open_adapters(struct merge *m)
 /* The factors of one adapter beside the tensor at hand; those of A for one expert. */
 struct factor {
     const struct pair *p;
-    double scale;               /* the same as p's, not yet rounded */
+    double scale; /* the same as p's, not yet rounded */
     float *a, *b;
-    uint64_t expert;            /* whose A is in a; UINT64_MAX: none yet */
+    uint64_t expert; /* whose A is in a; UINT64_MAX: none yet */
 };
 
 struct touched {
@@ -155,7 +159,7 @@ struct touched {
     struct fate *f;
     struct factor factor[MAX_ADAPTERS];
     uint32_t n;
-    double dd, wd, ww, ee;      /* <D,D>, <W'-W,D>, <W,W>, |W'-W-D|^2 */
+    double dd, wd, ww, ee; /* <D,D>, <W'-W,D>, <W,W>, |W'-W-D|^2 */
 };
 
 static void read_at(const struct gguf_tensor *t, uint64_t at, uint64_t n, float *to)
@@ -219,9 +223,10 @@ static bool merge_row(struct touched *x, uint64_t row, uint64_t old_bytes)
         for (uint64_t i = 0; i < n; i++)
             m->after[i] = (float)((double)m->w[i] + m->d[i]);
         if (!quant_from_f32(x->f->type, m->after, n, same ? old : NULL, m->bytes))
-            return fail(m->err, "%.200s: %s: row %" PRIu64 " of the merged tensor has a number "
-                        "that is not finite or too large for %s", gguf_path(m->base), t->name, row,
-                        dtype_info(x->f->type)->name);
+            return fail(m->err,
+                        "%.200s: %s: row %" PRIu64 " of the merged tensor has a number "
+                        "that is not finite or too large for %s",
+                        gguf_path(m->base), t->name, row, dtype_info(x->f->type)->name);
         dtype_to_f32(x->f->type, m->bytes, n, m->after);
     }
     measure(x);
@@ -233,7 +238,8 @@ static bool merge_row(struct touched *x, uint64_t row, uint64_t old_bytes)
 static void tell(const struct touched *x)
 {
     const struct merge *m = x->m;
-    struct hlm_merged t = { .name = x->t->name, .gate = x->f->gate,
+    struct hlm_merged t = { .name = x->t->name,
+                            .gate = x->f->gate,
                             .from = dtype_info(x->t->type)->name,
                             .to = dtype_info(x->f->type)->name };
     t.size = x->ww > 0 ? sqrt(x->dd / x->ww) : x->dd > 0 ? (double)INFINITY : 0;
@@ -366,8 +372,9 @@ static bool write_file(struct merge *m, struct file_out *out, const struct gguf 
     uint64_t n = 0;
     if (!gguf_u32(g, "general.alignment", OPTIONAL, &alignment, m->err))
         return false;
-    struct gguf_out o = { .put = gguf_out_to_file, .user = out, .err = m->err,
-                          .alignment = alignment };
+    struct gguf_out o = {
+        .put = gguf_out_to_file, .user = out, .err = m->err, .alignment = alignment
+    };
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
         n += !fate[i].drop;
     gguf_out_begin(&o, n, gguf_n_kv(g));
@@ -431,8 +438,8 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
              !memcmp(b->dim, t->dim, sizeof t->dim);
         ok = ok && sum_of(m, b, &h);
         if (!m->stopped && (!ok || h.lo != fate[i].sum.lo || h.hi != fate[i].sum.hi))
-            ok = fail(m->err, "%.200s: read back, tensor %s is not what was written", path,
-                      t->name);
+            ok =
+                fail(m->err, "%.200s: read back, tensor %s is not what was written", path, t->name);
     }
     if (ok && n != gguf_n_tensor(got))
         ok = fail(m->err, "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
@@ -460,7 +467,8 @@ static struct fate *adapter_fate(struct merge *m)
     struct fate *fate = mem_alloc(gguf_n_tensor(g) + 1, sizeof *fate);
     for (uint64_t i = 0; fate && i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        fate[i] = (struct fate){ .type = t->type, .n_bytes = t->n_bytes,
+        fate[i] = (struct fate){ .type = t->type,
+                                 .n_bytes = t->n_bytes,
                                  .drop = ends_with(t->name, ".delta") };
         m->total += fate[i].drop ? 0 : 2 * t->n_bytes;
     }

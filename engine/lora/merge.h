@@ -6,30 +6,35 @@
 #pragma once
 #include "base/base.h"
 
-struct hlm_merged { /* what became of one tensor; good during the call */
-    const char *name, *from, *to;       /* types */
-    bool gate;                          /* a gate: of the rest only size says something */
+struct hlm_merged {               /* what became of one tensor; good during the call */
+    const char *name, *from, *to; /* types */
+    bool gate;                    /* a gate: of the rest only size says something */
     /* With D what the adapters add, W the tensor before and W' after, both dequantised: */
-    double size;                        /* |D| / |W| */
-    double kept;                        /* <W' - W, D> / <D, D>: how much of D arrived */
-    double noise;                       /* |W' - W - D| / |D|: what came along, 1 being as much */
+    double size;  /* |D| / |W| */
+    double kept;  /* <W' - W, D> / <D, D>: how much of D arrived */
+    double noise; /* |W' - W - D| / |D|: what came along, 1 being as much */
 };
 
-struct hlm_merge_adapter { const char *path; float scale; };
+struct hlm_merge_adapter {
+    const char *path;
+    float scale;
+};
 
 struct hlm_merge_params {
     const char *model, *out;
     const struct hlm_merge_adapter *adapter;
     uint32_t n_adapter;
-    const char *type;           /* of the matrices that are reached: "Q8_0"; NULL: their own */
+    const char *type; /* of the matrices that are reached: "Q8_0"; NULL: their own */
     /* Not NULL: out is the model with its gates changed and nothing else, and here is written the
      * one adapter without them. */
     const char *gates_only;
-    bool (*progress)(void *user, uint64_t done, uint64_t total);    /* bytes; false stops it */
+    bool (*progress)(void *user, uint64_t done, uint64_t total); /* bytes; false stops it */
     void (*told)(void *user, const struct hlm_merged *t);
     void *user;
 };
-struct hlm_merge_sum { uint64_t n_matrix, n_gate, n_tensor, bytes; };
+struct hlm_merge_sum {
+    uint64_t n_matrix, n_gate, n_tensor, bytes;
+};
 
 /* Writes p->out beside its place, reads it back, and only then puts it there. False: nothing is
  * left behind, and what stood there stands; err unset: it was stopped. */

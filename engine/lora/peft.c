@@ -19,11 +19,14 @@ static bool no_memory(struct peft *p)
 struct leaf {
     const char *name;
     uint32_t rank;
-    double alpha;               /* scale * rank */
+    double alpha; /* scale * rank */
     uint64_t n;
-    bool same;                  /* all of them have these */
+    bool same; /* all of them have these */
 };
-struct leaves { struct leaf l[MAX_LEAF]; uint32_t n; };
+struct leaves {
+    struct leaf l[MAX_LEAF];
+    uint32_t n;
+};
 
 static const char *leaf_name(const struct module *m)
 {
@@ -43,7 +46,7 @@ static void find_leaves(const struct peft *p, bool draft, struct leaves *out)
         while (l < out->l + out->n && strcmp(l->name, leaf_name(m)) != 0)
             l++;
         if (l == out->l + out->n) {
-            HLM_ASSERT(out->n < MAX_LEAF);      /* peft_map.c has fewer names */
+            HLM_ASSERT(out->n < MAX_LEAF); /* peft_map.c has fewer names */
             out->n++;
             *l = (struct leaf){ leaf_name(m), m->rank, m->scale * m->rank, 0, true };
         }
@@ -163,7 +166,7 @@ static void tensor_of(void *user, uint64_t i, struct st_tensor *t)
     *t = (struct st_tensor){ .n_dim = 2 };
     if (i >= 2 * l->n_module) {
         const struct gguf_tensor *x = l->p->lora->shift[i - 2 * l->n_module].x;
-        peft_gate_name(l->p, x, t->name, sizeof t->name);       /* has gone well before */
+        peft_gate_name(l->p, x, t->name, sizeof t->name); /* has gone well before */
         t->n_dim = 1;
         t->shape[0] = x->n_elem;
         return;
@@ -191,8 +194,7 @@ static bool row_of(void *user, uint64_t i, uint64_t r, float *to)
         (i % 2 ? peft_row_b : peft_row_a)(p, m, r, to);
     }
     p->done += n * sizeof *to;
-    p->stopped = p->params->progress &&
-                 !p->params->progress(p->params->user, p->done, p->total);
+    p->stopped = p->params->progress && !p->params->progress(p->params->user, p->done, p->total);
     return !p->stopped;
 }
 
@@ -206,10 +208,14 @@ static void put_text(json_t *to, const char *key, const json_t *v)
 
 static bool write_tensors(struct peft *p, const char *path, bool draft, float *room)
 {
-    struct list l = { .p = p, .draft = draft, .n_gate = draft ? p->lora->n_shift : 0,
+    struct list l = { .p = p,
+                      .draft = draft,
+                      .n_gate = draft ? p->lora->n_shift : 0,
                       .module = mem_alloc(p->n_module + 1, sizeof *l.module) };
-    struct st s = { .metadata = json_pack("{s:s}", "format", "pt"), .tensor = tensor_of,
-                    .row = row_of, .user = &l };
+    struct st s = { .metadata = json_pack("{s:s}", "format", "pt"),
+                    .tensor = tensor_of,
+                    .row = row_of,
+                    .user = &l };
     bool ok = (l.module && s.metadata) || no_memory(p);
     for (uint64_t i = 0; ok && i < p->n_module; i++)
         if (p->module[i].draft == draft)
@@ -218,8 +224,7 @@ static bool write_tensors(struct peft *p, const char *path, bool draft, float *r
         const char *key;
         json_t *ranks = json_object(), *v;
         put_ranks(p, true, ranks);
-        json_object_foreach(ranks, key, v)
-            put_text(s.metadata, key, v);
+        json_object_foreach(ranks, key, v) put_text(s.metadata, key, v);
         json_decref(ranks);
     }
     s.n = 2 * l.n_module + l.n_gate;
@@ -272,8 +277,8 @@ static bool write_all(struct peft *p, struct hlm_peft_sum *sum)
     p->total = sum->bytes;
     float *room = mem_alloc(widest, sizeof *room);
     p->row = mem_alloc(widest, sizeof *p->row);
-    bool ok = ((room && p->row) || no_memory(p)) &&
-              write_folder(p, room, sum->n_draft || sum->n_gate);
+    bool ok =
+        ((room && p->row) || no_memory(p)) && write_folder(p, room, sum->n_draft || sum->n_gate);
     free(room);
     free(p->row);
     return ok;

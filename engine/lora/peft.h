@@ -16,13 +16,15 @@
 #include "base/base.h"
 
 struct hlm_peft_params {
-    const char *model, *adapter;        /* GGUF files */
-    const char *out;                    /* the folder; nothing may be there yet */
-    bool (*progress)(void *user, uint64_t done, uint64_t total);    /* bytes; false stops it */
+    const char *model, *adapter; /* GGUF files */
+    const char *out;             /* the folder; nothing may be there yet */
+    bool (*progress)(void *user, uint64_t done, uint64_t total); /* bytes; false stops it */
     void *user;
 };
 /* Modules in the adapter, those of draft blocks, gates; bytes of all tensors. */
-struct hlm_peft_sum { uint64_t n_module, n_draft, n_gate, bytes; };
+struct hlm_peft_sum {
+    uint64_t n_module, n_draft, n_gate, bytes;
+};
 
 /* Writes a folder beside p->out, reads it back, and only then puts it there. False: nothing is left
  * behind; err unset: it was stopped. */

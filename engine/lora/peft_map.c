@@ -20,7 +20,7 @@ static const struct entry {
     const char *other;
     bool second;
 } entries[] = {
-/* clang-format off */
+    /* clang-format off */
     { QWEN | STEP, "attn_q", "self_attn.q_proj", AS_IS, NULL, false },
     { QWEN | STEP, "attn_k", "self_attn.k_proj", AS_IS, NULL, false },
     { QWEN | STEP, "attn_v", "self_attn.v_proj", AS_IS, NULL, false },
@@ -86,13 +86,13 @@ static const struct entry {
     { QWEN, "nextn.eh_proj", "fc", AS_IS, NULL, false },        /* of mtp itself */
     { NEMOTRON | STEP, "nextn.eh_proj", "eh_proj", AS_IS, NULL, false },
     { STEP, "nextn.shared_head_head", "transformer.shared_head.output", AS_IS, NULL, false },
-/* clang-format on */
+    /* clang-format on */
 };
 
 static const struct arch_name {
     const char *arch;
     enum family family;
-    const char *layers, *mixer;         /* mixer: what has the gates */
+    const char *layers, *mixer; /* mixer: what has the gates */
 } archs[] = {
     { "qwen35", QWEN35, "model.language_model.layers.", "linear_attn" },
     { "qwen35moe", QWEN35, "model.language_model.layers.", "linear_attn" },
@@ -161,17 +161,20 @@ static bool check_order(const struct peft *p, const struct module *m)
     uint64_t v = (uint64_t)h->nv * h->s, k = (uint64_t)h->nk * h->s, rows = m->x[0]->dim[1];
     bool ok = true;
     switch (m->order) {
-    case AS_IS: case BEHIND: break;
+    case AS_IS:
+    case BEHIND: break;
     case V_ROWS: ok = h->nv && rows % h->nv == 0; break;
     case V_COLS: ok = h->nv && m->n_in == v; break;
     case QKV_ROWS: ok = h->nv && rows == 2 * k + v; break;
     case QKVZ_ROWS: ok = h->nv && rows == 2 * k + v && m->x[1] && m->x[1]->dim[1] == v; break;
     case BA_ROWS: ok = h->nv && rows == h->nv && m->x[1] && m->x[1]->dim[1] == h->nv; break;
-    case UPPER_HALF: case LOWER_HALF: ok = rows % 2 == 0; break;
+    case UPPER_HALF:
+    case LOWER_HALF: ok = rows % 2 == 0; break;
     }
-    return ok || fail(p->err, "%.300s: %s has %" PRIu64 " rows and %" PRIu64 " columns, which do "
-                      "not fit %u K heads and %u V heads of %u", gguf_path(p->file),
-                      m->x[0]->name, rows, m->n_in, h->nk, h->nv, h->s);
+    return ok || fail(p->err,
+                      "%.300s: %s has %" PRIu64 " rows and %" PRIu64 " columns, which do "
+                      "not fit %u K heads and %u V heads of %u",
+                      gguf_path(p->file), m->x[0]->name, rows, m->n_in, h->nk, h->nv, h->s);
 }
 
 /* The module of one expert: ranks, sizes, scale. */
@@ -209,10 +212,12 @@ static bool add_entry(struct peft *p, const struct pair *a, const struct entry *
         m.x[!e->second] = y;
         m.p[!e->second] = pair_of(p, y);
         if (e->second && m.p[0])
-            return true;                /* the first one has seen to it */
+            return true; /* the first one has seen to it */
         if (!y || y->dim[0] != a->x->dim[0] || y->dim[2] != a->x->dim[2])
-            return fail(p->err, "%.300s: %s does not go together with %s, which a checkpoint has "
-                        "in one matrix", gguf_path(p->file), a->x->name, other);
+            return fail(p->err,
+                        "%.300s: %s does not go together with %s, which a checkpoint has "
+                        "in one matrix",
+                        gguf_path(p->file), a->x->name, other);
     }
     layer_name(p, layer, e, name, sizeof name);
     for (m.expert = 0; m.expert < a->x->dim[2]; m.expert++)
@@ -267,7 +272,7 @@ bool peft_map(struct peft *p)
     if (!arch_of(p))
         return fail(p->err, "%.300s: checkpoints of %s are not known", gguf_path(p->file),
                     p->fb.arch);
-    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) {     /* draft blocks stand last */
+    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks stand last */
         uint32_t layer = 0;
         if (split_name(gguf_tensor_at(p->file, i)->name, &layer, name) && layer < 1u << 16)
             p->n_layer = max_u32(p->n_layer, layer + 1);
@@ -306,7 +311,9 @@ static uint32_t find_row(const struct heads *h, const struct module *m, uint64_t
     uint64_t per = 2 * s + 2 * r * s, at;
     *row = o;
     switch (m->order) {
-    case AS_IS: case V_COLS: case UPPER_HALF: return 0;
+    case AS_IS:
+    case V_COLS:
+    case UPPER_HALF: return 0;
     case LOWER_HALF: *row = o + m->n_out; return 0;
     case V_ROWS: *row = v_item(h, o, m->n_out / h->nv); return 0;
     case QKV_ROWS: *row = o < 2 * kd ? o : 2 * kd + v_item(h, o - 2 * kd, s); return 0;
@@ -359,7 +366,7 @@ void peft_row_b(const struct peft *p, const struct module *m, uint64_t r, float 
         return;
     to += k ? first : 0;
     read_row(a->b, m->expert * m->x[k]->dim[1] + row, to);
-    double fold = scale_of(p, a) / m->scale;    /* 1 unless ranks of what is joined differ */
+    double fold = scale_of(p, a) / m->scale; /* 1 unless ranks of what is joined differ */
     for (uint32_t j = 0; j < a->rank; j++)
         to[j] = (float)((double)to[j] * fold);
 }
@@ -368,8 +375,12 @@ void peft_row_b(const struct peft *p, const struct module *m, uint64_t r, float 
 
 bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *name, size_t size)
 {
-    static const struct { const char *stem, *hf; } names[] = {
-        { "ssm_a", "A_log" }, { "ssm_dt.bias", "dt_bias" }, { "ssm_d", "D" },
+    static const struct {
+        const char *stem, *hf;
+    } names[] = {
+        { "ssm_a", "A_log" },
+        { "ssm_dt.bias", "dt_bias" },
+        { "ssm_d", "D" },
     };
     char stem[64], layer_is[64];
     uint32_t layer = 0;
@@ -380,8 +391,8 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
             snprintf(name, size, "%s%s.%s", layer_is, arch_of(p)->mixer, names[i].hf);
             return true;
         }
-    return fail(p->err, "%.300s: no place is known for %s in checkpoints of %s",
-                gguf_path(p->file), x->name, p->fb.arch);
+    return fail(p->err, "%.300s: no place is known for %s in checkpoints of %s", gguf_path(p->file),
+                x->name, p->fb.arch);
 }
 
 bool peft_gate(const struct peft *p, const struct shift *d, float *to)
@@ -403,9 +414,9 @@ bool peft_gate(const struct peft *p, const struct shift *d, float *to)
         double was = (double)w[from];
         to[i] = (float)((decay ? log(-was) : was) + (double)add[from]);
         if (!isfinite(to[i]))
-            ok = fail(p->err, "%.300s: %s: value %" PRIu64 " is %g, expected %s",
-                      gguf_path(p->file), d->x->name, from, was,
-                      decay ? "a negative number" : "a finite number");
+            ok =
+                fail(p->err, "%.300s: %s: value %" PRIu64 " is %g, expected %s", gguf_path(p->file),
+                     d->x->name, from, was, decay ? "a negative number" : "a finite number");
     }
     free(w);
     free(add);

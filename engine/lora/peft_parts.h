@@ -11,28 +11,32 @@
 /* How HF's rows (or columns) are found among GGUF's. */
 enum order {
     AS_IS,
-    V_ROWS,                     /* V heads, of as many rows as come to one */
-    V_COLS,                     /* columns of A */
-    QKV_ROWS,                   /* q, k, then V heads */
-    QKVZ_ROWS,                  /* by K head: q, k, v, z; z is another tensor's */
-    BA_ROWS,                    /* by K head: b, a; a is another tensor's */
-    BEHIND,                     /* the other tensor's behind the one's */
-    UPPER_HALF, LOWER_HALF,     /* of GGUF's */
+    V_ROWS,    /* V heads, of as many rows as come to one */
+    V_COLS,    /* columns of A */
+    QKV_ROWS,  /* q, k, then V heads */
+    QKVZ_ROWS, /* by K head: q, k, v, z; z is another tensor's */
+    BA_ROWS,   /* by K head: b, a; a is another tensor's */
+    BEHIND,    /* the other tensor's behind the one's */
+    UPPER_HALF,
+    LOWER_HALF, /* of GGUF's */
 };
 
-struct heads { uint32_t nk, nv, s; bool tiled; };       /* nv 0: a family without */
+struct heads {
+    uint32_t nk, nv, s;
+    bool tiled;
+}; /* nv 0: a family without */
 
 /* A matrix of the checkpoint that has an adapter. */
 struct module {
     char name[112];
     enum order order;
     bool draft;
-    const struct gguf_tensor *x[2];     /* of the base; [1] NULL: there is one alone */
-    const struct pair *p[2];            /* NULL: none on that one */
+    const struct gguf_tensor *x[2]; /* of the base; [1] NULL: there is one alone */
+    const struct pair *p[2];        /* NULL: none on that one */
     uint32_t expert;
     uint64_t n_in, n_out;
-    uint32_t rank;                      /* of both together */
-    double scale;                       /* alpha / rank, as HF is to have it */
+    uint32_t rank; /* of both together */
+    double scale;  /* alpha / rank, as HF is to have it */
 };
 
 struct peft {
@@ -41,12 +45,12 @@ struct peft {
     struct gguf *file;
     struct lora_file_base fb;
     struct lora_file *lora;
-    double alpha;                       /* of the adapter's file */
+    double alpha; /* of the adapter's file */
     struct heads heads;
-    uint32_t n_layer;                   /* main blocks */
-    struct module *module;              /* draft ones among them */
+    uint32_t n_layer;      /* main blocks */
+    struct module *module; /* draft ones among them */
     uint64_t n_module, cap_module;
-    float *row;                         /* room for one */
+    float *row; /* room for one */
     uint64_t done, total;
     bool stopped;
 };
@@ -61,7 +65,11 @@ bool peft_gate(const struct peft *p, const struct shift *d, float *to);
 
 /* ---- safetensors (peft_st.c) ----------------------------------------------------------------- */
 
-struct st_tensor { char name[160]; uint64_t shape[2]; uint32_t n_dim; };
+struct st_tensor {
+    char name[160];
+    uint64_t shape[2];
+    uint32_t n_dim;
+};
 struct st {
     uint64_t n;
     json_t *metadata;

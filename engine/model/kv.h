@@ -3,12 +3,12 @@
 #pragma once
 #include "ops/op.h"
 
-struct layer_shape {                    /* what one layer keeps; zeros where it keeps nothing */
+struct layer_shape { /* what one layer keeps; zeros where it keeps nothing */
     uint32_t n_kv_head, head_dim;
-    uint32_t window;                    /* keys that a token sees; 0: all */
+    uint32_t window; /* keys that a token sees; 0: all */
     uint32_t n_v_head, d_state, d_conv, conv_k;
-    uint32_t n_m_head, m_head_dim;      /* Mamba2, with d_state, d_conv and conv_k */
-    uint32_t n_expert;                  /* of which nothing is kept but how often they are chosen */
+    uint32_t n_m_head, m_head_dim; /* Mamba2, with d_state, d_conv and conv_k */
+    uint32_t n_expert;             /* of which nothing is kept but how often they are chosen */
 };
 
 struct layer_cache {
@@ -31,4 +31,4 @@ struct kv {
  * the plan's. n_batch: tokens of a batch at most. type: F16, F32 or Q8_0, of keys and values. */
 bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
              uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct err *err);
-void kv_finish(struct kv *kv);          /* takes a zeroed one */
+void kv_finish(struct kv *kv); /* takes a zeroed one */

@@ -16,8 +16,12 @@ static uint32_t take(uint64_t *n_word, uint32_t n, uint32_t align)
 static tensor part(const struct kv_stats *s, enum dtype dtype, uint32_t at, uint32_t n,
                    uint32_t n_row)
 {
-    return (tensor){ .arena = s->all.arena, .offset = s->all.offset + 4ull * at, .dtype = dtype,
-                     .n = n, .n_row = n_row, .stride = n };
+    return (tensor){ .arena = s->all.arena,
+                     .offset = s->all.offset + 4ull * at,
+                     .dtype = dtype,
+                     .n = n,
+                     .n_row = n_row,
+                     .stride = n };
 }
 
 bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t n_layer,

@@ -6,7 +6,7 @@
 #pragma once
 #include "model/kv.h"
 
-struct stats_place {                    /* of a layer; words from the range's start */
+struct stats_place { /* of a layer; words from the range's start */
     uint32_t n_expert, n_head;
     uint32_t load, gates, state;
 };
@@ -15,11 +15,11 @@ struct kv_stats {
     struct gpu *gpu;
     uint32_t n_layer;
     struct stats_place *place;
-    tensor all;                         /* I32; arena NULL: no layer has anything to tell */
+    tensor all; /* I32; arena NULL: no layer has anything to tell */
     bool has_gates;
-    bool ran;                           /* something may have been counted */
-    uint32_t *now, *was;                /* as they were read last, and the time before that */
-    struct cmd *states;                 /* looks at the states of caches; NULL: none is needed */
+    bool ran;            /* something may have been counted */
+    uint32_t *now, *was; /* as they were read last, and the time before that */
+    struct cmd *states;  /* looks at the states of caches; NULL: none is needed */
 };
 
 /* Takes room in an uncommitted arena, and lets layer[] point there. */
@@ -31,4 +31,4 @@ bool kv_stats_states(struct kv_stats *s, const struct layer_shape *shape,
                      const struct layer_cache *layer, struct arena *scratch, struct err *err);
 /* Of a committed arena. Waits. */
 bool kv_stats_read(struct kv_stats *s, struct err *err);
-void kv_stats_finish(struct kv_stats *s);       /* takes a zeroed one */
+void kv_stats_finish(struct kv_stats *s); /* takes a zeroed one */

@@ -16,29 +16,29 @@
 /* One piece of upload: rows of a tensor to packed rows, or values to f32, or words as they are. */
 struct job {
     const struct gguf_tensor *t;
-    const void *words;                  /* t == NULL: bytes to copy */
+    const void *words; /* t == NULL: bytes to copy */
     uint64_t offset, row0;
     uint32_t n_row, n_in;
     bool vector;
-    const struct gguf_tensor *scale;    /* a number for t, or one for each of its experts; NULL:
-                                           none */
+    const struct gguf_tensor *scale; /* a number for t, or one for each of its experts; NULL:
+                                        none */
 };
 
 struct binder {
     struct model *m;
     struct err *err;
-    const char *prefix;                 /* general.architecture */
+    const char *prefix; /* general.architecture */
     struct job *job;
     uint64_t n_job, cap_job;
-    bool *used;                         /* by tensor index */
-    void **owned;                       /* copies of words that jobs point to */
+    bool *used;   /* by tensor index */
+    void **owned; /* copies of words that jobs point to */
     uint32_t n_owned;
-    linear *open;                       /* between bind_begin and bind_end */
+    linear *open; /* between bind_begin and bind_end */
     uint64_t open_row;
-    linear last;                        /* the matrix bound before */
-    bool beside;                        /* the next one belongs right behind it */
-    bool draft;                         /* draft blocks are wanted */
-    uint64_t grid[DTYPE_COUNT];         /* where a type's lattice lies; 0: nowhere yet */
+    linear last;                /* the matrix bound before */
+    bool beside;                /* the next one belongs right behind it */
+    bool draft;                 /* draft blocks are wanted */
+    uint64_t grid[DTYPE_COUNT]; /* where a type's lattice lies; 0: nowhere yet */
     bool oom;
 };
 
@@ -287,8 +287,8 @@ bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_l
         return false;
     *t = arena_tensor(b->m->weights, F32, n, n_row);
     b->m->n_param += src->n_elem;
-    add_job(b, (struct job){ .t = src, .offset = t->offset, .n_in = n, .n_row = n_row,
-                             .vector = true });
+    add_job(b, (struct job){
+                   .t = src, .offset = t->offset, .n_in = n, .n_row = n_row, .vector = true });
     return true;
 }
 
@@ -336,14 +336,18 @@ static uint64_t grid_place(struct binder *b, enum dtype dtype)
 void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                 uint32_t n_expert)
 {
-    *w = (linear){ .arena = b->m->weights, .dtype = dtype, .n_in = n_in, .n_out = n_out,
-                   .n_expert = n_expert, .row_q = (uint32_t)(pack_row_bytes(dtype, n_in) / 16) };
+    *w = (linear){ .arena = b->m->weights,
+                   .dtype = dtype,
+                   .n_in = n_in,
+                   .n_out = n_out,
+                   .n_expert = n_expert,
+                   .row_q = (uint32_t)(pack_row_bytes(dtype, n_in) / 16) };
     b->oom |= !lora_base_matrix(&b->m->base, w, b->beside);
     bool joins = b->beside && b->last.n_in == n_in && b->last.dtype == dtype;
     b->beside = false;
     uint64_t bytes = (uint64_t)n_out * n_expert * w->row_q * 16;
     w->offset = arena_take(b->m->weights, bytes, joins ? 16 : 0);
-    w->grid = grid_place(b, dtype);     /* behind it: the arena's first byte is a matrix' */
+    w->grid = grid_place(b, dtype); /* behind it: the arena's first byte is a matrix' */
     b->m->n_param += (uint64_t)n_in * n_out * n_expert;
     b->open = w;
     b->open_row = 0;
@@ -354,8 +358,11 @@ void bind_beside_last(struct binder *b) { b->beside = true; }
 void bind_rows(struct binder *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n)
 {
     HLM_ASSERT(b->open && t->type == b->open->dtype && t->dim[0] == b->open->n_in);
-    add_job(b, (struct job){ .t = t, .offset = b->open->offset + b->open_row * b->open->row_q * 16,
-                             .row0 = row0, .n_row = n, .n_in = b->open->n_in });
+    add_job(b, (struct job){ .t = t,
+                             .offset = b->open->offset + b->open_row * b->open->row_q * 16,
+                             .row0 = row0,
+                             .n_row = n,
+                             .n_in = b->open->n_in });
     b->oom |= b->oom || !lora_base_rows(&b->m->base, t, row0, n);
     b->open_row += n;
 }
@@ -501,8 +508,9 @@ static bool run_job(struct binder *b, const struct job *j)
         return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer",
                     gguf_path(b->m->file), j->t ? j->t->name : "a table", row_bytes);
     for (uint64_t row = 0; row < j->n_row; row += fit) {
-        struct rows r = { .j = j, .row = row, .n = min_u64(fit, j->n_row - row),
-                          .row_bytes = row_bytes };
+        struct rows r = {
+            .j = j, .row = row, .n = min_u64(fit, j->n_row - row), .row_bytes = row_bytes
+        };
         r.dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, r.n * row_bytes, b->err);
         if (!r.dst)
             return false;
@@ -557,8 +565,10 @@ static bool load_common(struct binder *b)
         return model_refuse(b, "%s.embedding_length is %u, expected a multiple of 4", b->prefix,
                             m->n_embd);
     if (!(m->eps > 0) || !isfinite(m->eps))
-        return model_refuse(b, "%s.attention.layer_norm_rms_epsilon is %g, "
-                            "expected a positive number", b->prefix, m->eps);
+        return model_refuse(b,
+                            "%s.attention.layer_norm_rms_epsilon is %g, "
+                            "expected a positive number",
+                            b->prefix, m->eps);
     m->n_layer = n_block - m->n_mtp;
     model_mtp(b, m->n_mtp);
 
@@ -574,7 +584,7 @@ static bool load_common(struct binder *b)
         !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
         return false;
     if (!model_has(b, "output.weight", 0)) {
-        m->output = m->token_embd;      /* tied */
+        m->output = m->token_embd; /* tied */
         return true;
     }
     return bind_linear(b, &m->output, "output.weight", 0, m->n_embd, m->n_vocab);
@@ -703,8 +713,8 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, str
         *b = (struct binder){ .m = m, .err = err, .prefix = arch->name, .draft = draft };
         b->used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b->used);
         m->weights = arena_create(g, "weights", MEM_DEVICE, err);
-        ok = b->used && m->weights && load_common(b) && arch->load(m, b, err) &&
-             bind_drafts(b) && !b->oom;
+        ok = b->used && m->weights && load_common(b) && arch->load(m, b, err) && bind_drafts(b) &&
+             !b->oom;
     }
     if (!ok) {
         fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));

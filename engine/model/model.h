@@ -15,36 +15,36 @@ struct binder;
  * embedding of the one behind it, it foresees the one behind that. Its transformer block is layer
  * n_layer + i of the architecture; this is what stands around it. */
 struct draft {
-    tensor enorm, hnorm;                /* of the embedding, of the hidden state */
-    linear eh_proj;                     /* columns for the embedding, then for the hidden state */
-    tensor norm;                        /* before the head */
-    const linear *token_embd, *output;  /* the model's, or its own */
+    tensor enorm, hnorm;               /* of the embedding, of the hidden state */
+    linear eh_proj;                    /* columns for the embedding, then for the hidden state */
+    tensor norm;                       /* before the head */
+    const linear *token_embd, *output; /* the model's, or its own */
     linear own_embd, own_output;
 };
 
 struct model {
     const struct arch *arch;
-    const struct gguf *file;            /* the caller's; outlives the model */
+    const struct gguf *file; /* the caller's; outlives the model */
     struct gpu *gpu;
     struct arena *weights;
-    struct binder *binder;              /* what model_upload has to bring; NULL behind it */
+    struct binder *binder; /* what model_upload has to bring; NULL behind it */
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
-    uint32_t n_mtp;                     /* draft blocks behind the main ones of the file */
-    uint32_t n_draft;                   /* of them are here: all or none */
-    struct draft *draft;                /* [n_draft] */
+    uint32_t n_mtp;      /* draft blocks behind the main ones of the file */
+    uint32_t n_draft;    /* of them are here: all or none */
+    struct draft *draft; /* [n_draft] */
     float eps;
-    uint64_t n_param;                   /* weights bound */
+    uint64_t n_param; /* weights bound */
     linear token_embd, output;
     tensor output_norm;
-    struct lora_base base;              /* what adapters may name; theirs to change */
-    void *own;                          /* the architecture's part */
+    struct lora_base base; /* what adapters may name; theirs to change */
+    void *own;             /* the architecture's part */
 };
 
 struct arch {
-    const char *name;                   /* general.architecture */
+    const char *name; /* general.architecture */
     /* Reads keys and binds weights: fills m->own and the common fields. */
     bool (*load)(struct model *m, struct binder *b, struct err *err);
-    void (*unload)(struct model *m);    /* frees m->own; takes a half-loaded model */
+    void (*unload)(struct model *m); /* frees m->own; takes a half-loaded model */
     struct layer_shape (*shape)(const struct model *m, uint32_t i_layer);
     /* The only description of the layer: prefill, decode and training run it.
      * x: [n_tok][n_embd]. */
@@ -66,7 +66,7 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, str
 /* Allocates the weights and brings them up; false without err: progress wanted it to end. Once. */
 bool model_upload(struct model *m, bool (*progress)(void *user, uint64_t done, uint64_t total),
                   void *user, struct err *err);
-void model_unload(struct model *m);     /* takes NULL */
+void model_unload(struct model *m); /* takes NULL */
 
 /* arena_commit that says, where memory is short, what makes the arena smaller. */
 bool model_commit(struct arena *a, const char *hint, struct err *err);
@@ -147,4 +147,4 @@ void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, ui
                 uint32_t n_expert);
 void bind_rows(struct binder *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n);
 void bind_end(struct binder *b);
-void bind_beside_last(struct binder *b);    /* before bind_begin: as bind_beside */
+void bind_beside_last(struct binder *b); /* before bind_begin: as bind_beside */

@@ -14,32 +14,32 @@ typedef struct linear {
     uint64_t offset;
     enum dtype dtype;
     uint32_t n_in, n_out, n_expert;
-    uint32_t row_q;                     /* 16-byte words of a packed row */
-    uint32_t n_exact;                   /* so many of the last rows are multiplied in f32 whatever
-                                           the cmd allows: they make recurrent gates, or choose
-                                           experts. Side by side with others they come last */
-    tensor bias;                        /* [n_out] added to the product; arena NULL: none */
-    uint64_t grid;                      /* bytes from the arena's start to the type's lattice
-                                           (dtype_grid); of no meaning where it has none */
-    const struct lora *lora;            /* what adapters add to the product; NULL: nothing */
+    uint32_t row_q;          /* 16-byte words of a packed row */
+    uint32_t n_exact;        /* so many of the last rows are multiplied in f32 whatever
+                                the cmd allows: they make recurrent gates, or choose
+                                experts. Side by side with others they come last */
+    tensor bias;             /* [n_out] added to the product; arena NULL: none */
+    uint64_t grid;           /* bytes from the arena's start to the type's lattice
+                                (dtype_grid); of no meaning where it has none */
+    const struct lora *lora; /* what adapters add to the product; NULL: nothing */
 } linear;
 
 /* Low-rank factors: y += B (A x). Both F32, with as many experts as the matrix; A has as many rows
  * as B has columns, a multiple of 4. Matrices multiplied together may share A. */
 struct lora {
     linear a, b;
-    uint32_t id;                        /* of A, among all of the set: which units are left out of
-                                           what goes into it (tape.h) */
+    uint32_t id; /* of A, among all of the set: which units are left out of
+                    what goes into it (tape.h) */
 };
 
 /* What a feed-forward does between its matrices. */
 struct act {
     enum act_kind {
-        ACT_SWIGLU,                     /* silu(gate) * up, arXiv 2002.05202; with a limit L
-                                           min(silu(gate), L) * clamp(up, -L, L) */
-        ACT_RELU2,                      /* max(up, 0)^2, arXiv 2109.08668: there is no gate */
+        ACT_SWIGLU, /* silu(gate) * up, arXiv 2002.05202; with a limit L
+                       min(silu(gate), L) * clamp(up, -L, L) */
+        ACT_RELU2,  /* max(up, 0)^2, arXiv 2109.08668: there is no gate */
     } kind;
-    float limit;                        /* 0: none */
+    float limit; /* 0: none */
 };
 /* Columns of what goes in for one that comes out. */
 static inline uint32_t act_width(struct act a) { return a.kind == ACT_SWIGLU ? 2 : 1; }
@@ -47,25 +47,25 @@ static inline uint32_t act_width(struct act a) { return a.kind == ACT_SWIGLU ? 2
 /* A row of documents, for training: none sees another, and each begins with nothing before it -
  * neither keys nor window nor state. Padding is a document of its own. */
 struct docs {
-    tensor first;                       /* I32 [1][n_tok]: of a token, its document's first; so t -
-                                           first[t] is its position */
-    uint32_t chunk, n_chunk;            /* recurrences work in chunks of at most so many tokens, a
-                                           multiple of 16 up to 64; there are n_chunk at most */
-    tensor chunks;                      /* I32 [n_chunk][4]: first token; tokens, 0: not in use; 1:
-                                           begins a document; 1: ends one */
-    tensor real;                        /* I32 [1][n_tok]: 0 for padding, which statistics leave
-                                           out; arena NULL: nobody asks for any */
+    tensor first;            /* I32 [1][n_tok]: of a token, its document's first; so t -
+                                first[t] is its position */
+    uint32_t chunk, n_chunk; /* recurrences work in chunks of at most so many tokens, a
+                                multiple of 16 up to 64; there are n_chunk at most */
+    tensor chunks;           /* I32 [n_chunk][4]: first token; tokens, 0: not in use; 1:
+                                begins a document; 1: ends one */
+    tensor real;             /* I32 [1][n_tok]: 0 for padding, which statistics leave
+                                out; arena NULL: nobody asks for any */
 };
 
 /* What every op of one submission shares. */
 struct batch {
     uint32_t n_tok;
-    tensor step;                        /* struct step of push.h */
-    tensor ids;                         /* I32 [1, n_ctx + 1]: the history by position */
-    const struct docs *docs;            /* NULL: tokens follow what the caches hold. Else there are
-                                           no caches, and the batch is a row of its own */
-    bool tells;                         /* recurrent layers that have a place for it tell of their
-                                           gates and, of documents, of their states */
+    tensor step;             /* struct step of push.h */
+    tensor ids;              /* I32 [1, n_ctx + 1]: the history by position */
+    const struct docs *docs; /* NULL: tokens follow what the caches hold. Else there are
+                                no caches, and the batch is a row of its own */
+    bool tells;              /* recurrent layers that have a place for it tell of their
+                                gates and, of documents, of their states */
 };
 
 /* Lanes of a workgroup: a CPU device runs a workgroup's subgroups one after the other, so one is
@@ -86,8 +86,8 @@ static inline struct grid row_grid(uint32_t n, uint32_t n_row, uint32_t wg)
 
 /* Where a recurrent layer's heads tell of themselves (push.h); arenas NULL: nobody asks. */
 struct gate_stats {
-    tensor gates;                       /* F32 [n_head][GATE_STATS] */
-    tensor state;                       /* F32 [n_head][STATE_STATS] */
+    tensor gates; /* F32 [n_head][GATE_STATS] */
+    tensor state; /* F32 [n_head][STATE_STATS] */
 };
 /* Of the batch's gates, from the joint projection p: of Gated DeltaNet the columns of a and of b
  * from these on, of Mamba2 (beta_col NO_BETA) that of dt. */
@@ -103,7 +103,7 @@ struct state_stats {
     const struct docs *docs;
     uint32_t by_head, by_chunk, from, chunk0, n_chunk, head0;
     bool add;
-    tensor to;                          /* of all heads */
+    tensor to; /* of all heads */
 };
 void op_state_stats(struct cmd *c, const struct state_stats *s);
 
@@ -115,10 +115,10 @@ struct linear_path {
     enum kernel kernel;
     enum { ANY_DEVICE, CPU_ONLY, NOT_CPU } device;
     uint32_t min_tok, max_tok;
-    bool fuses;                         /* can normalise or activate x on the way in */
-    bool f16;                           /* operands are f16, each row of x or dy scaled for that;
-                                           sums are f32. Taken only where the cmd allows it
-                                           (cmd_set_f16) */
+    bool fuses; /* can normalise or activate x on the way in */
+    bool f16;   /* operands are f16, each row of x or dy scaled for that;
+                   sums are f32. Taken only where the cmd allows it
+                   (cmd_set_f16) */
 };
 extern const struct linear_path linear_paths[];
 extern const uint32_t n_linear_path;
@@ -128,17 +128,17 @@ bool linear_f16_pays(const struct gpu_caps *caps);
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path);
 
 struct linear_args {
-    tensor x;                           /* [n_tok][n_in]; with act act_width times as wide */
+    tensor x; /* [n_tok][n_in]; with act act_width times as wide */
     const linear *w;
-    tensor y;                           /* [n_tok][n_out]; col and stride apply */
-    const tensor *norm;                 /* [n_in]: x is normalised first; only on a path that can */
+    tensor y;           /* [n_tok][n_out]; col and stride apply */
+    const tensor *norm; /* [n_in]: x is normalised first; only on a path that can */
     float eps;
-    const struct act *act;              /* x goes through it first; only on a path that can */
-    const tensor *res;                  /* [n_tok][n_out] is added */
-    const tensor *gate;                 /* [n_tok][1]: the product is multiplied by its sigmoid
-                                           before that */
-    const tensor *halves;               /* of x, where several products share them; NULL: made for
-                                           a path that takes them */
+    const struct act *act; /* x goes through it first; only on a path that can */
+    const tensor *res;     /* [n_tok][n_out] is added */
+    const tensor *gate;    /* [n_tok][1]: the product is multiplied by its sigmoid
+                              before that */
+    const tensor *halves;  /* of x, where several products share them; NULL: made for
+                              a path that takes them */
 };
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a);
 /* Rows [row0, row0 + n) of w as plain words, for binding; and how many rows a piece may
@@ -176,13 +176,16 @@ tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
 tensor op_act(struct cmd *c, tensor x, struct act act);
 tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
                          const tensor *gate);
-#define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
-                     (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / \
-                                sizeof(const linear *))
+#define LINEARS(...)                                                                               \
+    (const linear *const[]){ __VA_ARGS__ },                                                        \
+        (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / sizeof(const linear *))
 
 /* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has
  * on average; tile: entries of a tile at most. */
-struct grouping { tensor entries, tiles; uint32_t n_used, n_row, max_tile, tile; };
+struct grouping {
+    tensor entries, tiles;
+    uint32_t n_used, n_row, max_tile, tile;
+};
 /* y[e] = W_expert(e) x for all entries e = token * n_used + slot; x by token, or by entry.
  * y: [entries][n_out] */
 void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
@@ -207,10 +210,10 @@ void op_advance(struct cmd *c, const struct batch *b);
 /* ---- op_sample.c ---- */
 
 struct sampler {
-    tensor unused;                      /* I32 bit set, one bit a vocabulary entry */
-    tensor work, count;                 /* [n_vocab] scratch that outlives the cmd; count starts as
-                                           zeros */
-    tensor chosen;                      /* I32 [1], host memory: the id */
+    tensor unused;      /* I32 bit set, one bit a vocabulary entry */
+    tensor work, count; /* [n_vocab] scratch that outlives the cmd; count starts as
+                           zeros */
+    tensor chosen;      /* I32 [1], host memory: the id */
 };
 /* Samples from logits [1][n_vocab] as the step says, appends to ids, moves the step on by
  * `advance` tokens. */
@@ -249,7 +252,7 @@ void op_next_piece(struct cmd *c, tensor piece);
  * gradients stand in arena grads and are with respect to what stands on the device, norm and
  * moments with respect to what is saved. m, v: F32 [1][numbers of all rows], zero at first. */
 struct adam_part {
-    const struct adam_row *row;         /* push.h */
+    const struct adam_row *row; /* push.h */
     uint32_t n_row;
     tensor rows, scale;
     struct arena *values, *grads;
@@ -265,9 +268,9 @@ struct adam {
 struct adam_update {
     double lr, beta1, beta2, eps;
     double decay, decay_gates;
-    double clip_norm;                   /* 0: none */
+    double clip_norm; /* 0: none */
     bool bias_correction;
-    uint64_t step;                      /* from 1 */
+    uint64_t step; /* from 1 */
 };
 void adam_hyper(const struct adam_update *u, struct adam_hyper *h);
 /* The norm of everything, in norm. */
@@ -283,20 +286,22 @@ void op_gate_delta(struct cmd *c, tensor base, tensor delta, bool decay, tensor 
 /* [n_kv_head][rows][head_dim]; F16, F32, or Q8_0 as tensor.h has it. A position has the row of its
  * number; with a window, of its number modulo the rows, which are enough for the window of a
  * batch's first token and the batch behind it, or for the context. */
-struct kv_layer { tensor k, v; };
+struct kv_layer {
+    tensor k, v;
+};
 
 /* The output is multiplied by a sigmoid: of as many numbers, or of one a head. */
 enum attention_gate { GATE_NONE, GATE_ELEM, GATE_HEAD };
 
 struct attention {
     uint32_t n_head, n_kv_head, head_dim;
-    uint32_t n_rot;                     /* 0: no rotary, and no turn */
-    uint32_t window;                    /* 0: a token sees every key; else the newest `window`, its
-                                           own among them */
+    uint32_t n_rot;  /* 0: no rotary, and no turn */
+    uint32_t window; /* 0: a token sees every key; else the newest `window`, its
+                        own among them */
     enum attention_gate gate;
-    bool norm;                          /* queries and keys are normed; else no q_norm, k_norm */
-    tensor q_norm, k_norm;              /* [head_dim] */
-    tensor turn;                        /* I32 [n_rot]: rope.glsl */
+    bool norm;             /* queries and keys are normed; else no q_norm, k_norm */
+    tensor q_norm, k_norm; /* [head_dim] */
+    tensor turn;           /* I32 [n_rot]: rope.glsl */
     float eps;
 };
 /* Over a cache: lanes are keys; lanes are tokens (head_dim up to 128). Over a row of documents: a
@@ -318,13 +323,16 @@ void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *tur
 /* ---- op_delta.c ---- */
 
 /* [2][conv_k - 1][d_conv], [n_v_head][d_state][d_state], F32 */
-struct delta_layer { tensor window, state; struct gate_stats stats; };
+struct delta_layer {
+    tensor window, state;
+    struct gate_stats stats;
+};
 
 struct delta {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
-    bool tiled;                         /* V head j belongs to K head j % n_k_head, else
-                                           j / (n_v_head / n_k_head) */
-    tensor conv, ssm_a, dt_bias, norm;  /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
+    bool tiled;                        /* V head j belongs to K head j % n_k_head, else
+                                          j / (n_v_head / n_k_head) */
+    tensor conv, ssm_a, dt_bias, norm; /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
     float eps;
 };
 /* three dispatches for any n_tok, token by token; one, for one token; four for any n_tok, in chunks
@@ -343,14 +351,17 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct del
 /* ---- op_mamba.c ---- */
 
 /* [2][conv_k - 1][d_conv], [n_head][d_state][head_dim], F32 */
-struct mamba_layer { tensor window, state; struct gate_stats stats; };
+struct mamba_layer {
+    tensor window, state;
+    struct gate_stats stats;
+};
 
 struct mamba {
-    uint32_t n_head, head_dim, n_group, d_state, conv_k;    /* d_state and n_head * head_dim are
-                                                               multiples of 4 */
-    tensor conv, conv_bias;             /* [d_conv][conv_k] [d_conv], d_conv = n_head * head_dim +
-                                           2 n_group * d_state */
-    tensor ssm_a, dt_bias, d, norm;     /* [n_head] [n_head] [n_head] [n_head * head_dim] */
+    uint32_t n_head, head_dim, n_group, d_state, conv_k; /* d_state and n_head * head_dim are
+                                                            multiples of 4 */
+    tensor conv, conv_bias;         /* [d_conv][conv_k] [d_conv], d_conv = n_head * head_dim +
+                                       2 n_group * d_state */
+    tensor ssm_a, dt_bias, d, norm; /* [n_head] [n_head] [n_head] [n_head * head_dim] */
     float eps;
 };
 /* three dispatches for any n_tok; two, for one token: a lane has whole rows of a head's state, or
@@ -368,7 +379,7 @@ tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mam
 
 struct ffn {
     struct act act;
-    linear gate, up, down;              /* gate: only with SwiGLU, and right before up */
+    linear gate, up, down; /* gate: only with SwiGLU, and right before up */
 };
 /* x + down(act(gate h, up h)), h = rms(x) */
 tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn *f);
@@ -377,23 +388,25 @@ struct moe {
     uint32_t n_expert, n_used, n_ff;
     enum route { ROUTE_SOFTMAX, ROUTE_SIGMOID } route;
     /* the rest of the router is for ROUTE_SIGMOID alone; softmax weights always sum to 1 */
-    tensor bias;                        /* [n_expert] added for the choice, not to the weights */
-    uint32_t n_group, n_group_used;     /* experts are chosen from the best groups; 1: no groups */
-    bool renorm;                        /* weights are divided by their sum */
-    float scale;                        /* and then multiplied by this */
-    linear router;                      /* [n_expert] rows; the shared expert's gate is the row
-                                           behind it */
-    linear shared_gate;                 /* n_in 0: the shared expert has none */
-    linear latent_down, latent_up;      /* the routed experts work in this width; n_in 0: in
-                                           that of x */
+    tensor bias;                    /* [n_expert] added for the choice, not to the weights */
+    uint32_t n_group, n_group_used; /* experts are chosen from the best groups; 1: no groups */
+    bool renorm;                    /* weights are divided by their sum */
+    float scale;                    /* and then multiplied by this */
+    linear router;                  /* [n_expert] rows; the shared expert's gate is the row
+                                       behind it */
+    linear shared_gate;             /* n_in 0: the shared expert has none */
+    linear latent_down, latent_up;  /* the routed experts work in this width; n_in 0: in
+                                       that of x */
     struct act act, sh_act;
-    linear gate_up, gate, up, down;     /* routed: gate_up when gate and up have one type (gate rows
-                                           first), else both; up alone where act has no gate */
-    linear sh_gate, sh_up, sh_down;     /* shared expert; n_in 0: none, or no gate */
+    linear gate_up, gate, up, down; /* routed: gate_up when gate and up have one type (gate rows
+                                       first), else both; up alone where act has no gate */
+    linear sh_gate, sh_up, sh_down; /* shared expert; n_in 0: none, or no gate */
 };
 /* load: I32 [1][n_expert], how often each was chosen so far: counted where it is there (arena not
  * NULL) and the choice is made, not where it is held. */
-struct moe_layer { tensor load; };
+struct moe_layer {
+    tensor load;
+};
 /* weights read once a token; once a tile of tokens, and this one has a backward */
 enum moe_path { MOE_PLAIN, MOE_GROUPED };
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,

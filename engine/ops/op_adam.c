@@ -16,10 +16,15 @@ void adam_hyper(const struct adam_update *u, struct adam_hyper *h)
     double fix1 = u->bias_correction ? 1 - pow(u->beta1, t) : 1;
     double fix2 = u->bias_correction ? 1 - pow(u->beta2, t) : 1;
     *h = (struct adam_hyper){
-        .beta1 = (float)u->beta1, .beta2 = (float)u->beta2,
-        .rest1 = (float)(1 - u->beta1), .rest2 = (float)(1 - u->beta2),
-        .step = (float)(u->lr / fix1), .root = (float)(1 / sqrt(fix2)), .eps = (float)u->eps,
-        .keep = (float)(1 - u->lr * u->decay), .keep_gates = (float)(1 - u->lr * u->decay_gates),
+        .beta1 = (float)u->beta1,
+        .beta2 = (float)u->beta2,
+        .rest1 = (float)(1 - u->beta1),
+        .rest2 = (float)(1 - u->beta2),
+        .step = (float)(u->lr / fix1),
+        .root = (float)(1 / sqrt(fix2)),
+        .eps = (float)u->eps,
+        .keep = (float)(1 - u->lr * u->decay),
+        .keep_gates = (float)(1 - u->lr * u->decay_gates),
         .clip_norm = (float)u->clip_norm,
     };
 }
@@ -27,7 +32,9 @@ void adam_hyper(const struct adam_update *u, struct adam_hyper *h)
 /* ---- runs of rows ---------------------------------------------------------------------------- */
 
 /* Bytes [first, end) of something, to be bound. */
-struct span { uint64_t first, end; };
+struct span {
+    uint64_t first, end;
+};
 
 /* Makes a reach over b too, where that can be bound at once. */
 static bool join(const struct gpu_caps *caps, struct span *a, struct span b)
@@ -44,8 +51,12 @@ static tensor bind_span(const struct gpu_caps *caps, tensor all, struct span s)
 {
     uint64_t first = s.first / caps->align * caps->align;
     uint32_t n = (uint32_t)((s.end - first) / 4);
-    return (tensor){ .arena = all.arena, .offset = all.offset + first, .dtype = F32, .n = n,
-                     .n_row = 1, .stride = n };
+    return (tensor){ .arena = all.arena,
+                     .offset = all.offset + first,
+                     .dtype = F32,
+                     .n = n,
+                     .n_row = 1,
+                     .stride = n };
 }
 
 /* Rows of a part that one dispatch reaches; values counts from the arena's start, table and moments
@@ -68,9 +79,12 @@ static struct span moment_span(const struct adam_row *r)
 static struct run run_from(const struct gpu_caps *caps, const struct adam_part *part, uint32_t row0)
 {
     const struct adam_row *row = part->row;
-    uint64_t fit = caps->max_range / sizeof *row - caps->align / 4;     /* of the table */
-    struct run r = { .row0 = row0, .n_row = 1, .longest = row[row0].n,
-                     .values = value_span(&row[row0]), .moments = moment_span(&row[row0]) };
+    uint64_t fit = caps->max_range / sizeof *row - caps->align / 4; /* of the table */
+    struct run r = { .row0 = row0,
+                     .n_row = 1,
+                     .longest = row[row0].n,
+                     .values = value_span(&row[row0]),
+                     .moments = moment_span(&row[row0]) };
     for (uint32_t i = row0 + 1; i < part->n_row && r.n_row < fit; i++) {
         struct run more = r;
         if (!join(caps, &more.values, value_span(&row[i])) ||
@@ -106,10 +120,13 @@ static struct reach reach(const struct gpu_caps *caps, const struct adam_part *p
     uint32_t end = r->row0 + r->n_row, each = per_group(caps, r, wg);
     uint32_t n = div_up(r->n_row, each);
     return (struct reach){
-        .p = { .row0 = r->row0 - first, .n_row = r->n_row, .per_group = each,
+        .p = { .row0 = r->row0 - first,
+               .n_row = r->n_row,
+               .per_group = each,
                .base = (uint32_t)(r->values.first / caps->align * caps->align / 16),
                .moment0 = (uint32_t)(r->moments.first / caps->align * caps->align / 4) },
-        .grid = GRID(min_u32(n, GRID_X), div_up(n, GRID_X), 1), .n_group = n,
+        .grid = GRID(min_u32(n, GRID_X), div_up(n, GRID_X), 1),
+        .n_group = n,
         .rows = bind_span(caps, part->rows, (struct span){ 16ull * first, 16ull * end }),
         .scale = bind_span(caps, part->scale, (struct span){ 4ull * first, 4ull * end }),
     };

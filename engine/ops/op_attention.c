@@ -61,7 +61,9 @@ tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const st
 }
 
 /* Where the parts of a row of p begin; gate: that of the first head. */
-struct columns { uint32_t q, q_step, k, v, gate, end; };
+struct columns {
+    uint32_t q, q_step, k, v, gate, end;
+};
 
 static struct columns columns(const struct attention *a, uint32_t col)
 {
@@ -81,9 +83,17 @@ static void prepare(struct cmd *c, tensor p, const struct attention *a, const st
 {
     struct columns col = columns(a, p.col);
     struct push_attn_prep push = {
-        .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = a->head_dim, .n_rot = a->n_rot,
-        .n_row = kv->k.n_row / a->n_kv_head, .p_stride = p.stride, .q_col = col.q, .k_col = col.k,
-        .v_col = col.v, .q_step = col.q_step, .eps = a->eps,
+        .n_head = a->n_head,
+        .n_kv_head = a->n_kv_head,
+        .head_dim = a->head_dim,
+        .n_rot = a->n_rot,
+        .n_row = kv->k.n_row / a->n_kv_head,
+        .p_stride = p.stride,
+        .q_col = col.q,
+        .k_col = col.k,
+        .v_col = col.v,
+        .q_step = col.q_step,
+        .eps = a->eps,
     };
     tensor where = b->docs ? b->docs->first : b->step;
     spec.v[2] = a->norm;
@@ -91,9 +101,9 @@ static void prepare(struct cmd *c, tensor p, const struct attention *a, const st
     /* a binding that is not read is the one that says where tokens are */
     cmd_work(c, 16.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * b->n_tok);
     cmd_dispatch(c, K_attn_prep, GRID(a->n_head + 2 * a->n_kv_head, b->n_tok, 1), spec, PUSH(push),
-                 USES(READ(p), READ(a->norm ? a->q_norm : where),
-                      READ(a->norm ? a->k_norm : where), READ(a->n_rot ? a->turn : where),
-                      READ(where), WRITE(q), WRITE(kv->k), WRITE(kv->v)));
+                 USES(READ(p), READ(a->norm ? a->q_norm : where), READ(a->norm ? a->k_norm : where),
+                      READ(a->n_rot ? a->turn : where), READ(where), WRITE(q), WRITE(kv->k),
+                      WRITE(kv->v)));
 }
 
 tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
@@ -122,21 +132,30 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     bool merge = n_split > 1 || cols;
     tensor part = merge ? cmd_scratch(c, F32, a->n_head * n_split * (hd + 4), n_tok) : y;
     struct push_attn push = {
-        .n_tok = n_tok, .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = hd,
-        .n_row = n_row, .window = a->window, .n_split = n_split, .split_len = len, .tile = tile,
-        .merge = merge, .p_stride = p.stride, .gate_col = col.gate,
+        .n_tok = n_tok,
+        .n_head = a->n_head,
+        .n_kv_head = a->n_kv_head,
+        .head_dim = hd,
+        .n_row = n_row,
+        .window = a->window,
+        .n_split = n_split,
+        .split_len = len,
+        .tile = tile,
+        .merge = merge,
+        .p_stride = p.stride,
+        .gate_col = col.gate,
         .scale = (float)(1.0 / sqrt(hd)),
     };
     /* both products, of a window or of half the causal square */
     cmd_work(c, (a->window ? 4.0 : 2.0) * a->n_head * hd * n_tok * n_key);
-    spec.v[5] = merge ? GATE_NONE : a->gate;    /* who divides, gates */
+    spec.v[5] = merge ? GATE_NONE : a->gate; /* who divides, gates */
     if (cols) {
         uint32_t heads = cols_heads(a);
         spec.v[2] = hd / 4;
         spec.v[3] = heads;
         cmd_dispatch(c, K_attn_cols, GRID(a->n_head / heads, div_up(n_tok, wg), n_split), spec,
-                     PUSH(push), USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p),
-                                      WRITE(part)));
+                     PUSH(push),
+                     USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
     } else {
         spec.v[2] = div_up(hd / 4, wg);
         cmd_dispatch(c, K_attn, GRID(a->n_head, n_tok, n_split), spec, PUSH(push),
@@ -157,14 +176,20 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
  * stay short; several query heads or keys a lane, so that they share what is loaded. Measured on
  * lavapipe in GFLOP/s of a core, forward and both backwards: heads of 32 13, 16, 18; of 64 11, 11,
  * 13; of 128 8, 9, 6. More in a lane is faster yet, and takes long to compile. */
-struct cut { uint32_t wg, quads, slices, heads, keys, round; };
+struct cut {
+    uint32_t wg, quads, slices, heads, keys, round;
+};
 enum cut_of { CUT_FORWARD, CUT_BWD_Q, CUT_BWD_KV };
 
 static struct cut cut_heads(const struct gpu_caps *caps, const struct attention *a, bool wide,
                             enum cut_of of)
 {
-    struct cut f = { .wg = wide ? 128 : caps->subgroup, .quads = a->head_dim / 4, .slices = 1,
-                     .heads = 1, .keys = 1, .round = 1 };
+    struct cut f = { .wg = wide ? 128 : caps->subgroup,
+                     .quads = a->head_dim / 4,
+                     .slices = 1,
+                     .heads = 1,
+                     .keys = 1,
+                     .round = 1 };
     uint32_t shared = a->n_head / a->n_kv_head;
     uint32_t most = wide ? (of == CUT_FORWARD ? 16 : 8) : of == CUT_BWD_KV ? 16 : 32;
     uint32_t least = wide ? 16 : 18;
@@ -190,9 +215,15 @@ static struct spec cut_spec(const struct cut *f, const struct attention *a, uint
 static struct push_attn_docs push_docs(const struct attention *a, tensor p, tensor dp)
 {
     return (struct push_attn_docs){
-        .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = a->head_dim, .n_tok = p.n_row,
-        .window = a->window, .p_stride = p.stride, .gate_col = columns(a, p.col).gate,
-        .d_stride = dp.stride, .d_gate_col = columns(a, dp.col).gate,
+        .n_head = a->n_head,
+        .n_kv_head = a->n_kv_head,
+        .head_dim = a->head_dim,
+        .n_tok = p.n_row,
+        .window = a->window,
+        .p_stride = p.stride,
+        .gate_col = columns(a, p.col).gate,
+        .d_stride = dp.stride,
+        .d_gate_col = columns(a, dp.col).gate,
         .scale = (float)(1.0 / sqrt(a->head_dim)),
     };
 }
@@ -234,13 +265,18 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
 
     struct push_attn_docs push = push_docs(a, p, p);
     cmd_work(c, 2 * docs_work(a, n_tok));
-    cmd_dispatch(c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
-                 cut_spec(&f, a, a->gate), PUSH(push),
-                 USES(READ(q), READ(kv.k), READ(kv.v), READ(first), READ(p), WRITE(y),
-                      WRITE(stat)));
+    cmd_dispatch(
+        c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
+        cut_spec(&f, a, a->gate), PUSH(push),
+        USES(READ(q), READ(kv.k), READ(kv.v), READ(first), READ(p), WRITE(y), WRITE(stat)));
     tape_push(c, (struct tape_rec){ attention_bwd, .p = { a }, .u = { wide },
-                                    .t = { [T_P] = p, [T_Q] = q, [T_K] = kv.k, [T_V] = kv.v,
-                                           [T_FIRST] = first, [T_STAT] = stat, [T_Y] = y } });
+                                    .t = { [T_P] = p,
+                                           [T_Q] = q,
+                                           [T_K] = kv.k,
+                                           [T_V] = kv.v,
+                                           [T_FIRST] = first,
+                                           [T_STAT] = stat,
+                                           [T_Y] = y } });
     return y;
 }
 
@@ -261,9 +297,8 @@ static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor d
         push.n_heads = min_u32(n_heads, shared - h);
         push.more = h > 0;
         cmd_work(c, 4 * docs_work(a, n_tok) * push.n_heads / shared);
-        cmd_dispatch(c, K_attn_docs_bwd_kv,
-                     GRID(div_up(n_tok, tile), a->n_kv_head, 1), cut_spec(&f, a, f.keys),
-                     PUSH(push),
+        cmd_dispatch(c, K_attn_docs_bwd_kv, GRID(div_up(n_tok, tile), a->n_kv_head, 1),
+                     cut_spec(&f, a, f.keys), PUSH(push),
                      USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
                           BOTH(dk), BOTH(dv)));
     }
@@ -276,17 +311,27 @@ static void prepare_bwd(struct cmd *c, const struct attention *a, const tensor *
     struct columns col = columns(a, 0);
     tensor p = t[T_P], first = t[T_FIRST];
     struct push_attn_prep_bwd push = {
-        .n_head = a->n_head, .n_kv_head = a->n_kv_head, .head_dim = a->head_dim, .n_rot = a->n_rot,
-        .n_tok = p.n_row, .p_stride = p.stride, .p_col = p.col, .d_stride = dp.stride,
-        .d_col = dp.col, .k_col = col.k, .v_col = col.v, .q_step = col.q_step, .eps = a->eps,
+        .n_head = a->n_head,
+        .n_kv_head = a->n_kv_head,
+        .head_dim = a->head_dim,
+        .n_rot = a->n_rot,
+        .n_tok = p.n_row,
+        .p_stride = p.stride,
+        .p_col = p.col,
+        .d_stride = dp.stride,
+        .d_col = dp.col,
+        .k_col = col.k,
+        .v_col = col.v,
+        .q_step = col.q_step,
+        .eps = a->eps,
     };
     struct spec spec = SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), 0, a->norm);
     cmd_work(c, 30.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * p.n_row);
     cmd_dispatch(c, K_attn_prep_bwd, GRID(a->n_head + 2 * a->n_kv_head, p.n_row, 1), spec,
                  PUSH(push),
-                 USES(READ(p), READ(a->norm ? a->q_norm : first),
-                      READ(a->norm ? a->k_norm : first), READ(a->n_rot ? a->turn : first),
-                      READ(first), READ(dq), READ(dk), READ(dv), BOTH(dp)));
+                 USES(READ(p), READ(a->norm ? a->q_norm : first), READ(a->norm ? a->k_norm : first),
+                      READ(a->n_rot ? a->turn : first), READ(first), READ(dq), READ(dk), READ(dv),
+                      BOTH(dp)));
 }
 
 static void attention_bwd(struct cmd *c, const struct tape_rec *r)
@@ -316,11 +361,10 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
                  USES(READ(dy), READ(t[T_Y]), READ(p), READ(t[T_FIRST]), BOTH(dp), BOTH(t[T_STAT]),
                       WRITE(a->gate == GATE_NONE ? dq : d_o)));
     cmd_work(c, 3 * docs_work(a, n_tok));
-    cmd_dispatch(c, K_attn_docs_bwd_q,
-                 GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
-                 cut_spec(&f, a, 0), PUSH(push),
-                 USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
-                      WRITE(dq)));
+    cmd_dispatch(
+        c, K_attn_docs_bwd_q, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
+        cut_spec(&f, a, 0), PUSH(push),
+        USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o), WRITE(dq)));
     bwd_kv(c, r, d_o, dk, dv);
     prepare_bwd(c, a, t, dq, dk, dv, dp);
 }

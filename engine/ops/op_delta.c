@@ -8,9 +8,9 @@
  * a backward (models.md 3.2, "Backward"). */
 #include "ops/op.h"
 
-#define CHUNK_MIN 64        /* tokens from which chunks are worth it */
-#define CHUNK_COLS 16       /* of the state in a workgroup, at most */
-#define MAX_CHUNK_BYTES (128u << 20)    /* of each kind of what is kept of documents' chunks */
+#define CHUNK_MIN 64                 /* tokens from which chunks are worth it */
+#define CHUNK_COLS 16                /* of the state in a workgroup, at most */
+#define MAX_CHUNK_BYTES (128u << 20) /* of each kind of what is kept of documents' chunks */
 
 static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d,
                          const struct delta_layer *s, const struct batch *b);
@@ -33,9 +33,9 @@ static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta
 {
     uint32_t n = d->d_state, wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(n, 64));
     cmd_work(c, 8.0 * o.n * n * push->n_tok);
-    cmd_dispatch(c, K_delta_scan, GRID(d->n_v_head, div_up(n, wg), 1), SPEC(wg, n), PUSH(*push),
-                 USES(READ(u), READ(p), READ(d->ssm_a), READ(d->dt_bias), BOTH(s->state),
-                      WRITE(o)));
+    cmd_dispatch(
+        c, K_delta_scan, GRID(d->n_v_head, div_up(n, wg), 1), SPEC(wg, n), PUSH(*push),
+        USES(READ(u), READ(p), READ(d->ssm_a), READ(d->dt_bias), BOTH(s->state), WRITE(o)));
 }
 
 /* ---- in chunks ------------------------------------------------------------------------------- */
@@ -45,10 +45,10 @@ static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta
 struct chunked {
     struct push_delta_chunk push;
     struct spec make, walk;
-    uint32_t once;                      /* chunks that one dispatch may walk over */
-    uint32_t n_k_head, n_row;           /* K heads that there is room for at once; slots */
+    uint32_t once;            /* chunks that one dispatch may walk over */
+    uint32_t n_k_head, n_row; /* K heads that there is room for at once; slots */
     tensor uw, within, gates, state;
-    tensor chunks, solve, states;       /* of documents, states where there is a backward; else 0 */
+    tensor chunks, solve, states; /* of documents, states where there is a backward; else 0 */
 };
 
 /* Chunks that one dispatch may walk over: loop_budget. */
@@ -57,8 +57,8 @@ static uint32_t chunks_at_once(const struct gpu_caps *caps, uint32_t chunk, uint
 {
     if (!caps->loop_budget)
         return UINT32_MAX;
-    uint32_t rounds = div_up(chunk, n_row) * (n / 4 + chunk / 4 + 4) +
-                      div_up(n / 4, n_row) * (chunk + 4) + 3;
+    uint32_t rounds =
+        div_up(chunk, n_row) * (n / 4 + chunk / 4 + 4) + div_up(n / 4, n_row) * (chunk + 4) + 3;
     return max_u32(1, 50000 / rounds);
 }
 
@@ -70,21 +70,28 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
     uint32_t n = d->d_state, cols = CHUNK_COLS, n_chunk = div_up(from->n_tok, chunk);
     while (cols > n || cols / 4 > wg)
         cols /= 2;
-    bool cpu = caps->kind == GPU_CPU;   /* loads are what costs there */
+    bool cpu = caps->kind == GPU_CPU; /* loads are what costs there */
     uint32_t rows = cpu ? 4 : 1, fours = cpu && n / 4 % 2 == 0 ? 2 : 1;
     if (docs)
         n_chunk = docs->n_chunk;
     struct chunked k = {
-        .push = { .n_k_head = d->n_k_head, .n_v_head = d->n_v_head, .d_state = n,
-                  .n_tok = from->n_tok, .p_stride = from->p_stride, .b_col = from->b_col,
-                  .a_col = from->a_col, .tiled = from->tiled, .chunk = chunk, .n_slot = n_chunk },
+        .push = { .n_k_head = d->n_k_head,
+                  .n_v_head = d->n_v_head,
+                  .d_state = n,
+                  .n_tok = from->n_tok,
+                  .p_stride = from->p_stride,
+                  .b_col = from->b_col,
+                  .a_col = from->a_col,
+                  .tiled = from->tiled,
+                  .chunk = chunk,
+                  .n_slot = n_chunk },
         .make = SPEC(wg, n, chunk, docs != NULL),
         .walk = SPEC(wg, n, chunk, cols, rows, fours, docs != NULL),
         .once = chunks_at_once(caps, chunk, wg / (cols / 4), n),
         .n_k_head = d->n_k_head,
         .n_row = n_chunk * d->n_v_head,
     };
-    if (docs) {         /* no fewer rows for more tokens */
+    if (docs) { /* no fewer rows for more tokens */
         uint64_t most = min_u64(MAX_CHUNK_BYTES, caps->max_range);
         uint64_t widest = 4ull * max_u32(n * n, 2 * chunk * max_u32(n, chunk));
         uint32_t of_k_head = k.n_row / d->n_k_head;
@@ -137,8 +144,8 @@ static void scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t chunk = wide ? 64 : 32, lanes = min_u32(4 * chunk, caps->max_invocations);
-    struct chunked k = chunked_plan(caps, chunk, wide ? lanes : wg_size(caps, lanes), d, push,
-                                    NULL);
+    struct chunked k =
+        chunked_plan(caps, chunk, wide ? lanes : wg_size(caps, lanes), d, push, NULL);
     chunked_take(c, &k, NULL, false);
     k.state = s->state;
     chunked_run(c, &k, 0, u, p, o, d);
@@ -151,10 +158,17 @@ static struct push_delta push_of(tensor p, const struct delta *d, uint32_t n_tok
     uint32_t n = d->d_state, d_conv = (2 * d->n_k_head + d->n_v_head) * n, d_out = d->n_v_head * n;
     HLM_ASSERT(p.n == d_conv + d_out + 2 * d->n_v_head && p.n_row == n_tok);
     return (struct push_delta){
-        .n_k_head = d->n_k_head, .n_v_head = d->n_v_head, .d_state = n, .n_tok = n_tok,
-        .p_stride = p.stride, .qkv_col = p.col, .z_col = p.col + d_conv,
-        .b_col = p.col + d_conv + d_out, .a_col = p.col + d_conv + d_out + d->n_v_head,
-        .tiled = d->tiled, .eps = d->eps,
+        .n_k_head = d->n_k_head,
+        .n_v_head = d->n_v_head,
+        .d_state = n,
+        .n_tok = n_tok,
+        .p_stride = p.stride,
+        .qkv_col = p.col,
+        .z_col = p.col + d_conv,
+        .b_col = p.col + d_conv + d_out,
+        .a_col = p.col + d_conv + d_out + d->n_v_head,
+        .tiled = d->tiled,
+        .eps = d->eps,
     };
 }
 
@@ -246,9 +260,14 @@ static void tell_states(struct cmd *c, const struct chunked *k, uint32_t k_head0
 {
     uint32_t n_shared = k->push.n_v_head / k->push.n_k_head, n_slot = k->push.n_slot;
     struct state_stats told = {
-        .states = k->states, .n = k->push.d_state * k->push.d_state,
-        .n_head = min_u32(k->n_k_head, k->push.n_k_head - k_head0) * n_shared, .docs = docs,
-        .by_head = n_slot, .by_chunk = 1, .n_chunk = n_slot, .head0 = k_head0 * n_shared,
+        .states = k->states,
+        .n = k->push.d_state * k->push.d_state,
+        .n_head = min_u32(k->n_k_head, k->push.n_k_head - k_head0) * n_shared,
+        .docs = docs,
+        .by_head = n_slot,
+        .by_chunk = 1,
+        .n_chunk = n_slot,
+        .head0 = k_head0 * n_shared,
         .to = s->stats.state,
     };
     op_state_stats(c, &told);
@@ -278,19 +297,28 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d,
     }
     norm(c, o, p, y, d, &push);
     tape_push(c, (struct tape_rec){
-        delta_docs_bwd,
-        .t = { [P] = p, [U] = u, [O] = o, [Y] = y, [UW] = k.uw, [WITHIN] = k.within,
-               [GATES] = k.gates, [SOLVE] = k.solve, [STATES] = k.states, [STATE] = k.state,
-               [FIRST] = b->docs->first, [CHUNKS] = b->docs->chunks },
-        .p = { d },
-        .u = { b->docs->chunk, b->docs->n_chunk },
-    });
+                     delta_docs_bwd,
+                     .t = { [P] = p,
+                            [U] = u,
+                            [O] = o,
+                            [Y] = y,
+                            [UW] = k.uw,
+                            [WITHIN] = k.within,
+                            [GATES] = k.gates,
+                            [SOLVE] = k.solve,
+                            [STATES] = k.states,
+                            [STATE] = k.state,
+                            [FIRST] = b->docs->first,
+                            [CHUNKS] = b->docs->chunks },
+                     .p = { d },
+                     .u = { b->docs->chunk, b->docs->n_chunk },
+                 });
     return y;
 }
 
 /* What the backward makes of the chunks of some K heads; rows as in struct chunked. */
 struct chunked_bwd {
-    tensor d_o, du, dp, sums;           /* of all heads */
+    tensor d_o, du, dp, sums; /* of all heads */
     tensor dv, dr, dm, parts, pair;
 };
 
@@ -359,14 +387,14 @@ static void chunked_run_bwd(struct cmd *c, struct chunked *k, tensor u, tensor p
                       READ(g->dr), READ(k->states), READ(g->dm), WRITE(g->du), WRITE(g->parts)));
     cmd_work(c, 2.0 * n * chunk * tokens);
     cmd_dispatch(c, K_delta_chunk_pair_bwd, GRID(n_k, n_slot, 1), spec, PUSH(k->push),
-                 USES(READ(k->uw), BOTH(k->within), BOTH(k->solve), READ(k->gates),
-                      READ(k->chunks), READ(g->d_o), READ(g->dr), WRITE(g->pair)));
+                 USES(READ(k->uw), BOTH(k->within), BOTH(k->solve), READ(k->gates), READ(k->chunks),
+                      READ(g->d_o), READ(g->dr), WRITE(g->pair)));
     cmd_work(c, 4.0 * n * chunk * chunk * n_slot * n_k);
     cmd_dispatch(c, K_delta_chunk_key_bwd, GRID(n_k, n_slot, 1), spec, PUSH(k->push),
                  USES(READ(u), READ(g->pair), READ(k->chunks), BOTH(g->du)));
     cmd_work(c, 2.0 * (n + chunk) * tokens);
-    cmd_dispatch(c, K_delta_chunk_gate_bwd, GRID(n_head, n_slot, 1),
-                 SPEC(wg_size(caps, 64), chunk), PUSH(k->push),
+    cmd_dispatch(c, K_delta_chunk_gate_bwd, GRID(n_head, n_slot, 1), SPEC(wg_size(caps, 64), chunk),
+                 PUSH(k->push),
                  USES(READ(g->parts), READ(k->within), READ(k->solve), READ(k->gates),
                       READ(k->chunks), READ(k->states), READ(g->dm), READ(p), READ(d->ssm_a),
                       READ(d->dt_bias), BOTH(g->dp), WRITE(g->sums)));
@@ -376,9 +404,12 @@ static void chunked_run_bwd(struct cmd *c, struct chunked *k, tensor u, tensor p
 static void gate_sums(struct cmd *c, const struct delta *d, const struct chunked_bwd *g)
 {
     tensor da = grad(c, d->ssm_a), dt = grad(c, d->dt_bias), none = cmd_scratch(c, F32, 4, 1);
-    struct push_delta_gate_sum push = { .n_tok = g->d_o.n_row, .n_v_head = d->n_v_head,
-                                        .a_log_col = da.col, .dt_col = dt.col,
-                                        .a_log = da.arena != NULL, .dt = dt.arena != NULL };
+    struct push_delta_gate_sum push = { .n_tok = g->d_o.n_row,
+                                        .n_v_head = d->n_v_head,
+                                        .a_log_col = da.col,
+                                        .dt_col = dt.col,
+                                        .a_log = da.arena != NULL,
+                                        .dt = dt.arena != NULL };
     if (push.a_log || push.dt)
         cmd_dispatch(c, K_delta_gate_sum_bwd, GRID(d->n_v_head, 1, 1),
                      SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(push),
@@ -388,8 +419,9 @@ static void gate_sums(struct cmd *c, const struct delta *d, const struct chunked
 static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
 {
     const struct delta *d = r->p[0];
-    const struct docs docs = { .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1],
-                               .chunks = r->t[CHUNKS] };
+    const struct docs docs = {
+        .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1], .chunks = r->t[CHUNKS]
+    };
     tensor p = r->t[P], u = r->t[U], o = r->t[O], dp = grad(c, p), dy = grad(c, r->t[Y]);
     if (cmd_failed(c) || !dp.arena)
         return;

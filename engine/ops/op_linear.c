@@ -32,8 +32,8 @@ const struct linear_path linear_bwd_paths[] = {
 };
 const uint32_t n_linear_bwd_path = ARRAY_LEN(linear_bwd_paths);
 
-enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED };     /* shaders/linear.glsl */
-enum { IN_PLAIN, IN_NORM, IN_ACT };             /* shaders/linear.comp; the kind is added */
+enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED }; /* shaders/linear.glsl */
+enum { IN_PLAIN, IN_NORM, IN_ACT };         /* shaders/linear.comp; the kind is added */
 
 /* Workgroup memory: what linear_tile and linear_coop ask for, the latter's widest tile. */
 enum { TILE_SHARED = 32 << 10, COOP_WIDE_SHARED = 40 << 10 };
@@ -41,16 +41,12 @@ enum { TILE_SHARED = 32 << 10, COOP_WIDE_SHARED = 40 << 10 };
 static bool is_tile(enum kernel k) { return k == K_linear_tile || k == K_linear_tile_bwd; }
 static bool is_coop(enum kernel k) { return k == K_linear_coop || k == K_linear_coop_bwd; }
 
-bool linear_f16_pays(const struct gpu_caps *caps)
-{
-    return caps->coop.m && caps->kind != GPU_CPU;
-}
+bool linear_f16_pays(const struct gpu_caps *caps) { return caps->coop.m && caps->kind != GPU_CPU; }
 
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path)
 {
     bool many = is_tile(path->kernel) || is_coop(path->kernel);
-    return (!many || caps->max_shared >= TILE_SHARED) &&
-           (!is_coop(path->kernel) || caps->coop.m);
+    return (!many || caps->max_shared >= TILE_SHARED) && (!is_coop(path->kernel) || caps->coop.m);
 }
 
 static const struct linear_path *path_of(const struct linear_path *paths, uint32_t n,
@@ -62,7 +58,7 @@ static const struct linear_path *path_of(const struct linear_path *paths, uint32
             linear_path_runs(caps, p))
             return p;
     }
-    return &paths[n - 1];               /* no tokens: recording has failed */
+    return &paths[n - 1]; /* no tokens: recording has failed */
 }
 
 static const struct linear_path *path_pick(struct cmd *c, uint32_t n_tok, bool f16)
@@ -77,7 +73,9 @@ static const struct linear_path *bwd_pick(struct cmd *c, uint32_t n_tok, bool f1
 
 /* Workgroup; rows that it owns; tokens that a lane (K_linear and coop.glsl: the workgroup) and the
  * workgroup own. */
-struct tile { uint32_t wg, rows, toks, toks_per_group; };
+struct tile {
+    uint32_t wg, rows, toks, toks_per_group;
+};
 
 /* Of coop.glsl: lanes of a workgroup, and tokens that leave each of them 64 sums at most. */
 static uint32_t coop_wg(const struct gpu_caps *caps)
@@ -120,8 +118,9 @@ static tensor operand(struct cmd *c, const struct linear_path *p, tensor x)
     if (!p->f16 || cmd_failed(c))
         return x;
     tensor h = cmd_scratch(c, I32, (uint32_t)align_up(x.n, 64) / 2 + 4, x.n_row);
-    struct push_halves push = { .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
-                                .h_stride = h.stride };
+    struct push_halves push = {
+        .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col, .h_stride = h.stride
+    };
     cmd_work(c, 4.0 * x.n * x.n_row);
     cmd_dispatch(c, K_halves, row_grid(1, x.n_row, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
                  PUSH(push), USES(READ(x), WRITE(h)));
@@ -152,8 +151,12 @@ static struct tile tile_of(const struct linear_path *p, const struct gpu_caps *c
 
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
 {
-    return (tensor){ .arena = w->arena, .offset = w->offset + row0 * w->row_q * 16, .dtype = I32,
-                     .n = w->row_q * 4, .n_row = n, .stride = w->row_q * 4 };
+    return (tensor){ .arena = w->arena,
+                     .offset = w->offset + row0 * w->row_q * 16,
+                     .dtype = I32,
+                     .n = w->row_q * 4,
+                     .n_row = n,
+                     .stride = w->row_q * 4 };
 }
 
 tensor linear_grid(const linear *w)
@@ -161,8 +164,9 @@ tensor linear_grid(const linear *w)
     uint32_t n = 0;
     if (!dtype_grid(w->dtype, &n))
         return linear_rows(w, 0, 1);
-    return (tensor){ .arena = w->arena, .offset = w->grid, .dtype = I32, .n = n, .n_row = 1,
-                     .stride = n };
+    return (tensor){
+        .arena = w->arena, .offset = w->grid, .dtype = I32, .n = n, .n_row = 1, .stride = n
+    };
 }
 
 /* So many rows lead from where a binding may begin to where the next one may. */
@@ -204,11 +208,19 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     for (uint32_t row = 0; row < w->n_out; row += step) {
         uint32_t n = min_u32(step, w->n_out - row);
         struct push_linear p = {
-            .n_in = w->n_in, .n_out = n, .n_tok = n_tok, .row_q = w->row_q,
-            .x_stride = x.stride, .x_col = x.col,
-            .y_stride = a->y.stride, .y_col = a->y.col + row,
-            .res_stride = res.stride, .res_col = res.col + row,
-            .gate_stride = gate.stride, .gate_col = gate.col, .eps = a->eps,
+            .n_in = w->n_in,
+            .n_out = n,
+            .n_tok = n_tok,
+            .row_q = w->row_q,
+            .x_stride = x.stride,
+            .x_col = x.col,
+            .y_stride = a->y.stride,
+            .y_col = a->y.col + row,
+            .res_stride = res.stride,
+            .res_col = res.col + row,
+            .gate_stride = gate.stride,
+            .gate_col = gate.col,
+            .eps = a->eps,
             .limit = a->act ? a->act->limit : 0,
         };
         struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.toks_per_group), 1);
@@ -226,8 +238,10 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
 
 /* ---- backward of a product ------------------------------------------------------------------- */
 
-enum { BWD_ROWS = 16384 };      /* of W in one dispatch: an invocation walks over all of them, and
-                                   gpu_caps.loop_budget is not far */
+enum {
+    BWD_ROWS = 16384
+}; /* of W in one dispatch: an invocation walks over all of them, and
+      gpu_caps.loop_budget is not far */
 
 static struct tile bwd_tile_of(const struct linear_path *p, const struct gpu_caps *caps,
                                uint32_t n_tok)
@@ -250,9 +264,9 @@ static void bwd_dispatch(struct cmd *c, const struct linear_path *path, struct t
     /* of factors that have no more, fewer columns */
     uint32_t quads = w->dtype != F32 || w->n_in > 16 ? 8 : w->n_in > 8 ? 4 : 2;
     uint32_t cols = t.rows ? t.rows : 4 * quads, grouped = g ? 2 : 0;
-    struct spec spec = t.rows ? many_spec(path, gpu_caps(cmd_gpu(c)), t, w->dtype, in_quads(dy),
-                                          grouped)
-                              : SPEC(t.wg, w->dtype, in_quads(dy), quads, t.toks, grouped);
+    struct spec spec =
+        t.rows ? many_spec(path, gpu_caps(cmd_gpu(c)), t, w->dtype, in_quads(dy), grouped)
+               : SPEC(t.wg, w->dtype, in_quads(dy), quads, t.toks, grouped);
     uint32_t n_y = g ? g->max_tile : div_up(p.n_tok, t.toks_per_group);
     p.n_in = w->n_in;
     p.row_q = w->row_q;
@@ -300,11 +314,10 @@ static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_group, uint
 
 /* dw: rows of w, of all experts that are bound where g is not NULL. x by token or by entry. */
 static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
-                           tensor dw, const struct grouping *g, uint32_t expert0,
-                           uint32_t n_expert)
+                           tensor dw, const struct grouping *g, uint32_t expert0, uint32_t n_expert)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    bool turned = w->n_out > w->n_in && !(g && !by_entry);  /* dy is the long side */
+    bool turned = w->n_out > w->n_in && !(g && !by_entry); /* dy is the long side */
     tensor l = turned ? dy : x, s = turned ? x : dy, to = dw;
     uint32_t n_short = turned ? w->n_in : w->n_out, n_long = turned ? w->n_out : w->n_in;
     uint32_t rows = min_u32(16, (uint32_t)align_up(n_short, 4)), wg = wg_size(caps, 64);
@@ -312,10 +325,17 @@ static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
     uint32_t n_split = g ? n_expert : outer_splits(caps, grid.x * grid.y, dy.n_row);
     bool split = !g && n_split > 1;
     struct push_outer p = {
-        .n_long = n_long, .n_short = n_short, .n_tok = dy.n_row,
-        .per_split = div_up(dy.n_row, n_split), .long_stride = l.stride, .long_col = l.col,
-        .short_stride = s.stride, .short_col = s.col, .n_row = w->n_out,
-        .n_used = g ? g->n_used : 1, .expert0 = expert0,
+        .n_long = n_long,
+        .n_short = n_short,
+        .n_tok = dy.n_row,
+        .per_split = div_up(dy.n_row, n_split),
+        .long_stride = l.stride,
+        .long_col = l.col,
+        .short_stride = s.stride,
+        .short_col = s.col,
+        .n_row = w->n_out,
+        .n_used = g ? g->n_used : 1,
+        .expert0 = expert0,
     };
     grid.z = n_split;
     if (split)
@@ -324,15 +344,18 @@ static void outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
         return;
     p.out_stride = to.stride;
     cmd_work(c, 2.0 * w->n_in * w->n_out * dy.n_row);
-    cmd_dispatch(c, K_outer, grid,
-                 SPEC(wg, rows, turned, in_quads(l) | in_quads(s) << 1, split,
-                      g ? by_entry ? 2 : 1 : 0), PUSH(p),
-                 USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s),
-                      READ(g ? g->tiles : s)));
+    cmd_dispatch(
+        c, K_outer, grid,
+        SPEC(wg, rows, turned, in_quads(l) | in_quads(s) << 1, split, g ? by_entry ? 2 : 1 : 0),
+        PUSH(p),
+        USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s), READ(g ? g->tiles : s)));
     if (!split)
         return;
-    struct push_outer_sum sum = { .n = w->n_in, .n_row = w->n_out, .n_split = n_split,
-                                  .part_stride = to.stride, .out_stride = dw.stride };
+    struct push_outer_sum sum = { .n = w->n_in,
+                                  .n_row = w->n_out,
+                                  .n_split = n_split,
+                                  .part_stride = to.stride,
+                                  .out_stride = dw.stride };
     cmd_dispatch(c, K_outer_sum, row_grid(w->n_in, w->n_out, wg), SPEC(wg), PUSH(sum),
                  USES(READ(to), BOTH(dw)));
 }
@@ -376,8 +399,8 @@ static void product_bwd(struct cmd *c, const struct tape_rec *r)
 
 /* linear_by of rows from row0 on, on the tape; `first` is where the matrices stand that they are
  * of. */
-static void product_rows(struct cmd *c, const struct linear_path *path,
-                         const struct linear_args *a, const linear *first, uint32_t row0)
+static void product_rows(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
+                         const linear *first, uint32_t row0)
 {
     linear_by(c, path, a);
     tape_push(c, (struct tape_rec){ product_bwd, .t = { a->x, a->y }, .p = { first },
@@ -397,10 +420,14 @@ void op_accumulate(struct cmd *c, tensor y, tensor x)
     HLM_ASSERT(x.n == y.n && x.n_row == y.n_row);
     uint32_t quads = in_quads(x) && in_quads(y) && x.n % 4 == 0;
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
-    struct push_add p = { .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
-                          .y_stride = y.stride, .y_col = y.col };
-    cmd_dispatch(c, K_add, row_grid(x.n / (quads ? 4 : 1), x.n_row, wg),
-                 SPEC(wg, quads), PUSH(p), USES(READ(x), BOTH(y)));
+    struct push_add p = { .n = x.n,
+                          .n_row = x.n_row,
+                          .x_stride = x.stride,
+                          .x_col = x.col,
+                          .y_stride = y.stride,
+                          .y_col = y.col };
+    cmd_dispatch(c, K_add, row_grid(x.n / (quads ? 4 : 1), x.n_row, wg), SPEC(wg, quads), PUSH(p),
+                 USES(READ(x), BOTH(y)));
 }
 
 /* y = t[0] + something: t[1] */
@@ -420,8 +447,14 @@ static void norm_bwd(struct cmd *c, const struct tape_rec *r)
     if (!dx.arena)
         return;
     struct push_norm_bwd p = {
-        .n = x.n, .x_stride = x.stride, .x_col = x.col, .dy_stride = dy.stride, .dy_col = dy.col,
-        .dx_stride = dx.stride, .dx_col = dx.col, .eps = r->f[0],
+        .n = x.n,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .dy_stride = dy.stride,
+        .dy_col = dy.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
+        .eps = r->f[0],
     };
     cmd_work(c, 10.0 * x.n * x.n_row);
     cmd_dispatch(c, K_norm_bwd, GRID(x.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
@@ -433,7 +466,11 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     tensor y = cmd_scratch(c, F32, x.n, x.n_row);
     struct push_norm p = {
-        .n = x.n, .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .eps = eps,
+        .n = x.n,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .y_stride = y.stride,
+        .eps = eps,
     };
     uint32_t wg = wg_size(caps, 128);
     cmd_work(c, 4.0 * x.n * x.n_row);
@@ -454,9 +491,16 @@ static void dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tenso
         return;
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     struct push_dropout p = {
-        .n = x.n, .n_row = y.n_row, .id = id, .below = (uint32_t)((double)d->p * 0x1p32),
-        .scale = 1 / (1 - d->p), .n_used = n_used, .x_stride = x.stride, .x_col = x.col,
-        .y_stride = y.stride, .y_col = y.col,
+        .n = x.n,
+        .n_row = y.n_row,
+        .id = id,
+        .below = (uint32_t)((double)d->p * 0x1p32),
+        .scale = 1 / (1 - d->p),
+        .n_used = n_used,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .y_stride = y.stride,
+        .y_col = y.col,
     };
     cmd_work(c, 30.0 * x.n * y.n_row);
     cmd_dispatch(c, K_dropout, row_grid(x.n / 4, y.n_row, wg), SPEC(wg, add), PUSH(p),
@@ -533,8 +577,9 @@ static void add_lora(struct cmd *c, tensor x, const linear *const *w, uint32_t n
             run.n_out += l->b.n_out;
         }
         tensor to = tensor_cols(y, col, run.n_out);
-        product(c, path, &(struct linear_args){ .x = t, .w = &run, .y = to, .res = &to,
-                                                .gate = gate }, first);
+        product(c, path,
+                &(struct linear_args){ .x = t, .w = &run, .y = to, .res = &to, .gate = gate },
+                first);
         col += run.n_out;
     }
 }
@@ -573,21 +618,25 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
         uint32_t first = i++, n_exact = run.n_exact;
         while (i < n_w && (path->f16 ? joins(&run, &n_exact, w[i]) : follows(&run, w[i])))
             run.n_out += w[i++]->n_out;
-        if (path->f16 && n_exact) {     /* and what must go with them for the binding's sake */
+        if (path->f16 && n_exact) { /* and what must go with them for the binding's sake */
             uint32_t unit = row_unit(caps, &run), all = (run.n_out - n_exact) / unit * unit;
             linear tail = rows_of(run, all, run.n_out - all);
             product_rows(c, path_pick(c, h.n_row, false),
-                         &(struct linear_args){ .x = h, .w = &tail,
-                                                .y = tensor_cols(y, col + all, tail.n_out) },
+                         &(struct linear_args){
+                             .x = h, .w = &tail, .y = tensor_cols(y, col + all, tail.n_out) },
                          w[first], all);
             run.n_out = all;
         }
         if (run.n_out && path->f16 && !halves.arena)
             halves = operand(c, path, h);
         if (run.n_out)
-            product(c, path, &(struct linear_args){ .x = h, .halves = path->f16 ? &halves : NULL,
-                                                    .w = &run, .norm = norm, .eps = eps,
-                                                    .y = tensor_cols(y, col, run.n_out) },
+            product(c, path,
+                    &(struct linear_args){ .x = h,
+                                           .halves = path->f16 ? &halves : NULL,
+                                           .w = &run,
+                                           .norm = norm,
+                                           .eps = eps,
+                                           .y = tensor_cols(y, col, run.n_out) },
                     w[first]);
         for (; first < i; col += w[first++]->n_out)
             add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
@@ -618,9 +667,17 @@ static void gate_add_bwd(struct cmd *c, const struct tape_rec *r)
     if (cmd_failed(c))
         return;
     struct push_gate p = {
-        .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
-        .gate_stride = gate.stride, .gate_col = gate.col, .y_stride = dy.stride, .y_col = dy.col,
-        .dx_stride = dx.stride, .dx_col = dx.col, .dgate_stride = dgate.stride,
+        .n = x.n,
+        .n_row = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .gate_stride = gate.stride,
+        .gate_col = gate.col,
+        .y_stride = dy.stride,
+        .y_col = dy.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
+        .dgate_stride = dgate.stride,
         .dgate_col = dgate.col,
     };
     cmd_work(c, 4.0 * x.n * x.n_row);
@@ -636,9 +693,15 @@ static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
     if (cmd_failed(c))
         return y;
     struct push_gate p = {
-        .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
-        .gate_stride = gate.stride, .gate_col = gate.col, .y_stride = y.stride,
-        .res_stride = res.stride, .res_col = res.col,
+        .n = x.n,
+        .n_row = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .gate_stride = gate.stride,
+        .gate_col = gate.col,
+        .y_stride = y.stride,
+        .res_stride = res.stride,
+        .res_col = res.col,
     };
     cmd_work(c, 2.0 * x.n * x.n_row);
     cmd_dispatch(c, K_gate_add, row_grid(x.n, x.n_row, wg), SPEC(wg), PUSH(p),
@@ -659,8 +722,10 @@ static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, c
         y = gate_add(c, side_by_side(c, path, x, NULL, 0, &w, 1), *gate, res);
     } else {
         y = cmd_scratch(c, F32, w->n_out, x.n_row);
-        product(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate,
-                                                .act = fused ? act : NULL }, w);
+        product(c, path,
+                &(struct linear_args){
+                    .x = x, .w = w, .y = y, .res = &res, .gate = gate, .act = fused ? act : NULL },
+                w);
         add_bias(c, y, w);
         add_lora(c, x, &w, 1, y, gate);
     }
@@ -687,13 +752,19 @@ static void act_bwd(struct cmd *c, const struct tape_rec *r)
     if (!dx.arena)
         return;
     struct push_act_bwd p = {
-        .n_ff = dy.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
-        .dy_stride = dy.stride, .dy_col = dy.col, .dx_stride = dx.stride, .dx_col = dx.col,
+        .n_ff = dy.n,
+        .n_row = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .dy_stride = dy.stride,
+        .dy_col = dy.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
         .limit = r->f[0],
     };
     cmd_work(c, 20.0 * dy.n * x.n_row);
-    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(wg, r->u[0]),
-                 PUSH(p), USES(READ(x), READ(dy), BOTH(dx)));
+    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(wg, r->u[0]), PUSH(p),
+                 USES(READ(x), READ(dy), BOTH(dx)));
 }
 
 tensor op_act(struct cmd *c, tensor x, struct act act)
@@ -702,8 +773,12 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
     uint32_t n_ff = x.n / act_width(act), wg = wg_size(caps, 128);
     tensor y = cmd_scratch(c, F32, n_ff, x.n_row);
     struct push_act p = {
-        .n_ff = n_ff, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col,
-        .y_stride = y.stride, .limit = act.limit,
+        .n_ff = n_ff,
+        .n_row = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .y_stride = y.stride,
+        .limit = act.limit,
     };
     cmd_work(c, 8.0 * n_ff * x.n_row);
     cmd_dispatch(c, K_act, row_grid(n_ff / 4, x.n_row, wg), SPEC(wg, act.kind), PUSH(p),
@@ -740,26 +815,36 @@ static void grouped_product(struct cmd *c, const linear *w, tensor x, bool by_en
     const struct linear_path *path = path_pick(c, UINT32_MAX, f16);
     struct tile t = grouped_tile(path, caps, tile_of(path, caps, w->dtype, w->n_out, g->n_row), g);
     x = operand(c, path, x);
-    linear all = *w;                    /* an expert is the unit of a piece */
+    linear all = *w; /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
     uint32_t step = linear_piece(caps, &all);
     for (uint32_t e = 0; step && e < w->n_expert; e += step) {
         uint32_t n = min_u32(step, w->n_expert - e);
         struct push_linear p = {
-            .n_in = w->n_in, .n_out = w->n_out, .n_tok = y.n_row, .row_q = w->row_q,
-            .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .y_col = y.col,
-            .res_stride = y.stride, .res_col = y.col, .n_used = g->n_used, .expert0 = e,
+            .n_in = w->n_in,
+            .n_out = w->n_out,
+            .n_tok = y.n_row,
+            .row_q = w->row_q,
+            .x_stride = x.stride,
+            .x_col = x.col,
+            .y_stride = y.stride,
+            .y_col = y.col,
+            .res_stride = y.stride,
+            .res_col = y.col,
+            .n_used = g->n_used,
+            .expert0 = e,
             .n_expert = n,
         };
         tensor rows = linear_rows(&all, e, n);
         struct grid grid = GRID(div_up(w->n_out, t.rows), g->max_tile, 1);
         cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * n / w->n_expert);
-        cmd_dispatch(c, path->kernel, grid,
-                     many_spec(path, caps, t, w->dtype, add ? EPI_ADD : EPI_STORE,
-                               by_entry ? 2 : 1), PUSH(p),
-                     USES(READ(rows), READ(x), WRITE(y), READ(add ? y : x), READ(x),
-                          READ(g->entries), READ(g->tiles), READ(linear_grid(w))));
+        cmd_dispatch(
+            c, path->kernel, grid,
+            many_spec(path, caps, t, w->dtype, add ? EPI_ADD : EPI_STORE, by_entry ? 2 : 1),
+            PUSH(p),
+            USES(READ(rows), READ(x), WRITE(y), READ(add ? y : x), READ(x), READ(g->entries),
+                 READ(g->tiles), READ(linear_grid(w))));
     }
     if (!step)
         cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
@@ -786,7 +871,7 @@ static void grouped_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx,
     const struct linear_path *path = bwd_pick(c, UINT32_MAX, f16);
     struct tile t = grouped_tile(path, caps, bwd_tile_of(path, caps, g->n_row), g);
     dy = operand(c, path, dy);
-    linear all = *w;                    /* an expert is the unit of a piece */
+    linear all = *w; /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
     uint32_t step = linear_piece(caps, &all);
@@ -794,8 +879,11 @@ static void grouped_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx,
         uint32_t n = min_u32(step, w->n_expert - e);
         cmd_work(c, 2.0 * w->n_in * w->n_out * dy.n_row * n / w->n_expert);
         bwd_dispatch(c, path, t, w, linear_rows(&all, e, n), dy, dx,
-                     (struct push_linear_bwd){ .n_out = w->n_out, .n_tok = dy.n_row,
-                                               .n_used = g->n_used, .expert0 = e, .n_expert = n },
+                     (struct push_linear_bwd){ .n_out = w->n_out,
+                                               .n_tok = dy.n_row,
+                                               .n_used = g->n_used,
+                                               .expert0 = e,
+                                               .n_expert = n },
                      g);
     }
     if (!step)

@@ -15,8 +15,9 @@ static uint32_t row_wg(const struct gpu_caps *caps, uint32_t n_vocab)
 void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, uint32_t row0)
 {
     uint32_t wg = row_wg(gpu_caps(cmd_gpu(c)), logits.n);
-    struct push_nll p = { .n_vocab = logits.n, .stride = logits.stride,
-                          .col = logits.col, .row0 = row0 };
+    struct push_nll p = {
+        .n_vocab = logits.n, .stride = logits.stride, .col = logits.col, .row0 = row0
+    };
     cmd_work(c, 16.0 * logits.n * logits.n_row);
     cmd_dispatch(c, K_nll, GRID(logits.n_row, 1, 1), SPEC(wg), PUSH(p),
                  USES(READ(logits), READ(b->step), READ(b->ids), WRITE(parts)));
@@ -35,8 +36,14 @@ static struct push_gather gather_push(tensor x, tensor y, tensor rows)
     HLM_ASSERT(x.n % 4 == 0 && x.stride % 4 == 0 && x.col % 4 == 0 && y.n == x.n);
     HLM_ASSERT(y.stride % 4 == 0 && y.col % 4 == 0);
     return (struct push_gather){
-        .n = x.n, .n_row = y.n_row, .n_list = rows.n, .n_x = x.n_row,
-        .x_stride = x.stride, .x_col = x.col, .y_stride = y.stride, .y_col = y.col,
+        .n = x.n,
+        .n_row = y.n_row,
+        .n_list = rows.n,
+        .n_x = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .y_stride = y.stride,
+        .y_col = y.col,
     };
 }
 
@@ -70,8 +77,11 @@ void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor piece, 
 {
     bool gradient = tape_runs(c);
     uint32_t wg = row_wg(gpu_caps(cmd_gpu(c)), logits.n);
-    struct push_nll_targets p = { .n_vocab = logits.n, .stride = logits.stride, .col = logits.col,
-                                  .n_row = logits.n_row, .n_target = targets.n };
+    struct push_nll_targets p = { .n_vocab = logits.n,
+                                  .stride = logits.stride,
+                                  .col = logits.col,
+                                  .n_row = logits.n_row,
+                                  .n_target = targets.n };
     cmd_work(c, (gradient ? 32.0 : 16.0) * logits.n * logits.n_row);
     cmd_dispatch(c, K_nll_targets, GRID(logits.n_row, 1, 1), SPEC(wg, gradient), PUSH(p),
                  USES(BOTH(logits), READ(targets), READ(piece), WRITE(parts), READ(weight)));

@@ -29,8 +29,9 @@ tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mam
     bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
     if (b->docs)
         return docs(c, p, m, s, b);
-    enum mamba_path path = b->n_tok == 1 ? cpu ? MAMBA_STEP : MAMBA_STEP_WIDE
-                           : cpu || b->n_tok < MAMBA_CHUNK_MIN ? MAMBA_PLAIN : MAMBA_CHUNK;
+    enum mamba_path path = b->n_tok == 1                       ? cpu ? MAMBA_STEP : MAMBA_STEP_WIDE
+                           : cpu || b->n_tok < MAMBA_CHUNK_MIN ? MAMBA_PLAIN
+                                                               : MAMBA_CHUNK;
     return mamba_by(c, path, p, m, s, b);
 }
 
@@ -58,7 +59,7 @@ static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct 
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim;
-    uint32_t lanes = wide ? 32 : wg_size(caps, 64);     /* for a row each, of a workgroup's */
+    uint32_t lanes = wide ? 32 : wg_size(caps, 64); /* for a row each, of a workgroup's */
     uint32_t wg = wide ? min_u32(256, caps->max_invocations / lanes * lanes) : lanes;
     HLM_ASSERT(b->n_tok == 1);
     tensor o = cmd_scratch(c, F32, d_inner, 1);
@@ -129,24 +130,23 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
         uint32_t n = min_u32(run, div_up(b->n_tok - push->tok0, Q));
         push->n_chunk = n;
         cmd_work(c, 2.0 * n * Q * Q * m->n_group * ds);
-        cmd_dispatch(c, K_mamba_chunk_gram, GRID(m->n_group, n, Q / TILE * div_up(Q, wide)),
-                     spec, PUSH(*push), USES(READ(u), READ(m->ssm_a), WRITE(gram), WRITE(sums)));
+        cmd_dispatch(c, K_mamba_chunk_gram, GRID(m->n_group, n, Q / TILE * div_up(Q, wide)), spec,
+                     PUSH(*push), USES(READ(u), READ(m->ssm_a), WRITE(gram), WRITE(sums)));
         cmd_work(c, 2.0 * n * Q * d_inner * ds);
-        cmd_dispatch(c, K_mamba_chunk_state, GRID(m->n_head, n, div_up(ds, TILE) * n_wide),
-                     spec, PUSH(*push), USES(READ(u), READ(sums), WRITE(states)));
+        cmd_dispatch(c, K_mamba_chunk_state, GRID(m->n_head, n, div_up(ds, TILE) * n_wide), spec,
+                     PUSH(*push), USES(READ(u), READ(sums), WRITE(states)));
         cmd_work(c, 2.0 * n * d_inner * ds);
         cmd_dispatch(c, K_mamba_chunk_pass, GRID(div_up(hd * ds, WG), m->n_head, 1), SPEC(WG, Q),
                      PUSH(*push), USES(READ(sums), BOTH(states), BOTH(s->state)));
         cmd_work(c, 2.0 * n * Q * d_inner * (ds + Q / 2));
-        cmd_dispatch(c, K_mamba_chunk_out, GRID(m->n_head, n, Q / TILE * n_wide),
-                     spec, PUSH(*push), USES(READ(u), READ(gram), READ(sums), READ(states),
-                                             READ(m->d), WRITE(o)));
+        cmd_dispatch(c, K_mamba_chunk_out, GRID(m->n_head, n, Q / TILE * n_wide), spec, PUSH(*push),
+                     USES(READ(u), READ(gram), READ(sums), READ(states), READ(m->d), WRITE(o)));
     }
     return o;
 }
 
-static void tell_gates(struct cmd *c, tensor p, const struct mamba *m,
-                       const struct mamba_layer *s, const struct batch *b)
+static void tell_gates(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+                       const struct batch *b)
 {
     if (b->tells && s->stats.gates.arena)
         op_gate_stats(c, p, p.col + p.n - m->n_head, NO_BETA, m->ssm_a, m->dt_bias, b,
@@ -165,15 +165,22 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
                m->d_state <= 256 && m->head_dim <= 256);
     uint32_t part = scan_part(m->d_state, 32);
     struct push_mamba push = {
-        .n_head = m->n_head, .head_dim = m->head_dim, .n_group = m->n_group,
-        .d_state = m->d_state, .n_tok = b->n_tok, .p_stride = p.stride, .z_col = p.col,
-        .conv_col = p.col + d_inner, .dt_col = p.col + d_inner + d_conv,
-        .n_part = path == MAMBA_PLAIN ? m->d_state / part : 1, .eps = m->eps,
+        .n_head = m->n_head,
+        .head_dim = m->head_dim,
+        .n_group = m->n_group,
+        .d_state = m->d_state,
+        .n_tok = b->n_tok,
+        .p_stride = p.stride,
+        .z_col = p.col,
+        .conv_col = p.col + d_inner,
+        .dt_col = p.col + d_inner + d_conv,
+        .n_part = path == MAMBA_PLAIN ? m->d_state / part : 1,
+        .eps = m->eps,
     };
 
     tell_gates(c, p, m, s, b);
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
-    tensor o = path == MAMBA_PLAIN ? scan(c, p, m, s, b, part, &push)
+    tensor o = path == MAMBA_PLAIN   ? scan(c, p, m, s, b, part, &push)
                : path == MAMBA_CHUNK ? chunks(c, p, m, s, b, m->d_state / part, &push)
                                      : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
     cmd_work(c, 10.0 * d_inner * b->n_tok);
@@ -190,9 +197,9 @@ enum docs_tensor { P, Y, U, O, SUMS, STATES, PAIRS, CARRY, FIRST, CHUNKS, N_DOCS
 struct docs_pass {
     const struct mamba *m;
     tensor t[N_DOCS_TENSOR];
-    uint32_t d_inner, d_conv, b_col, c_col, do_col;     /* columns of u */
+    uint32_t d_inner, d_conv, b_col, c_col, do_col; /* columns of u */
     uint32_t n_chunk;
-    uint32_t run;                   /* chunks that are worked on at once */
+    uint32_t run; /* chunks that are worked on at once */
     struct push_mamba_docs push;
 };
 
@@ -218,9 +225,16 @@ static struct docs_pass docs_pass(struct cmd *c, const struct mamba *m, tensor p
     d.t[FIRST] = docs->first;
     d.t[CHUNKS] = docs->chunks;
     d.push = (struct push_mamba_docs){
-        .n_head = m->n_head, .head_dim = m->head_dim, .n_group = m->n_group,
-        .d_state = m->d_state, .n_tok = n_tok, .q = docs->chunk, .p_stride = p.stride,
-        .p_col = p.col, .u_stride = d.do_col + d.d_inner, .eps = m->eps,
+        .n_head = m->n_head,
+        .head_dim = m->head_dim,
+        .n_group = m->n_group,
+        .d_state = m->d_state,
+        .n_tok = n_tok,
+        .q = docs->chunk,
+        .p_stride = p.stride,
+        .p_col = p.col,
+        .u_stride = d.do_col + d.d_inner,
+        .eps = m->eps,
     };
     return d;
 }
@@ -237,7 +251,10 @@ static tensor run_states(const struct docs_pass *d)
 }
 
 /* Tiles of a matrix of so many rows and columns, as mamba_docs.glsl has them. */
-struct tiling { struct spec spec; uint32_t n; };
+struct tiling {
+    struct spec spec;
+    uint32_t n;
+};
 static struct tiling tiling(struct cmd *c, uint32_t n_row, uint32_t n_col)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -266,9 +283,8 @@ static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool 
     cmd_dispatch(c, K_mamba_docs_state, GRID(m->n_head, push->n_chunk, t.n), t.spec, PUSH(*push),
                  USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), WRITE(states)));
     cmd_work(c, 2.0 * push->n_chunk * m->n_head * n);
-    cmd_dispatch(c, K_mamba_docs_pass, GRID(div_up(n / 4, wg), m->n_head, 1), SPEC(wg),
-                 PUSH(*push), USES(READ(d->t[CHUNKS]), READ(run_sums(d)), BOTH(states),
-                                   BOTH(d->t[CARRY])));
+    cmd_dispatch(c, K_mamba_docs_pass, GRID(div_up(n / 4, wg), m->n_head, 1), SPEC(wg), PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(run_sums(d)), BOTH(states), BOTH(d->t[CARRY])));
 }
 
 /* y: o of x, from the states that chunks begin with; back: dx of dy, from the gradients of those
@@ -293,7 +309,9 @@ static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y
 /* ---- their backward */
 
 /* What one run of the backward makes on its way. */
-struct docs_grads { tensor dp, du, dstates, m, g, tells, part_c, part_b, d_a, d_dt, d_d; };
+struct docs_grads {
+    tensor dp, du, dstates, m, g, tells, part_c, part_b, d_a, d_dt, d_d;
+};
 
 /* dC from the states that chunks begin with, of dy; back: dB, from the gradients of those that they
  * end with, of x. */
@@ -335,11 +353,12 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
     cmd_work(c, 1.0 * n * m->n_head * q * q);
     tensor dp = tensor_cols(g->dp, d->d_inner + d->d_conv, m->n_head);
     cmd_dispatch(c, K_mamba_docs_dt_bwd, GRID(div_up(m->n_head * q / 4, wg), n, 1), spec,
-                 PUSH(*push), USES(READ(chunks), READ(sums), READ(g->m), READ(d->t[P]),
-                                   READ(m->ssm_a), READ(m->dt_bias), BOTH(g->tells), BOTH(dp)));
+                 PUSH(*push),
+                 USES(READ(chunks), READ(sums), READ(g->m), READ(d->t[P]), READ(m->ssm_a),
+                      READ(m->dt_bias), BOTH(g->tells), BOTH(dp)));
     if (!g->d_a.arena && !g->d_dt.arena && !g->d_d.arena)
         return;
-    tensor none = cmd_scratch(c, F32, m->n_head, 1);    /* for what is not trained */
+    tensor none = cmd_scratch(c, F32, m->n_head, 1); /* for what is not trained */
     cmd_work(c, 3.0 * n * m->n_head * q);
     cmd_dispatch(c, K_mamba_docs_gates_bwd, GRID(m->n_head, 1, 1), spec, PUSH(*push),
                  USES(READ(chunks), READ(g->tells), BOTH(g->d_a.arena ? g->d_a : none),
@@ -352,12 +371,11 @@ static void docs_run_bwd(struct cmd *c, struct docs_pass *d, const struct docs_g
     struct push_mamba_docs *push = &d->push;
     struct tiling t = tiling(c, push->q, push->q);
     push->v_col = d->do_col;
-    cmd_work(c, 1.0 * push->n_chunk * push->q * push->q *
-                    (d->d_inner + m->n_group * m->d_state));
+    cmd_work(c, 1.0 * push->n_chunk * push->q * push->q * (d->d_inner + m->n_group * m->d_state));
     cmd_dispatch(c, K_mamba_docs_pairs_bwd, GRID(m->n_group, push->n_chunk, t.n), t.spec,
-                 PUSH(*push), USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)),
-                                   READ(m->d), WRITE(d->t[PAIRS]), WRITE(g->m), WRITE(g->g),
-                                   WRITE(g->tells)));
+                 PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d),
+                      WRITE(d->t[PAIRS]), WRITE(g->m), WRITE(g->g), WRITE(g->tells)));
     docs_states(c, d, g->dstates, true);
     docs_out(c, d, g->dstates, tensor_cols(g->du, 0, d->d_inner), true);
     docs_bc_bwd(c, d, g, false);
@@ -403,8 +421,9 @@ static struct spec conv_spec(struct cmd *c, const struct mamba *m, struct grid *
 static void docs_bwd(struct cmd *c, const struct tape_rec *r)
 {
     const struct mamba *m = r->p[0];
-    struct docs docs = { .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1],
-                         .chunks = r->t[CHUNKS] };
+    struct docs docs = {
+        .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1], .chunks = r->t[CHUNKS]
+    };
     tensor dp = grad(c, r->t[P]), dy = grad(c, r->t[Y]);
     if (cmd_failed(c) || !dp.arena)
         return;
@@ -416,8 +435,9 @@ static void docs_bwd(struct cmd *c, const struct tape_rec *r)
     docs_norm_bwd(c, &d, dy, dp);
 
     uint32_t q = docs.chunk, n = d.run * m->n_head, n_tok = d.push.n_tok;
-    struct docs_grads g = { .dp = dp, .d_a = grad(c, m->ssm_a), .d_dt = grad(c, m->dt_bias),
-                            .d_d = grad(c, m->d) };
+    struct docs_grads g = {
+        .dp = dp, .d_a = grad(c, m->ssm_a), .d_dt = grad(c, m->dt_bias), .d_d = grad(c, m->d)
+    };
     g.du = cmd_scratch(c, F32, d.d_conv, n_tok);
     g.dstates = cmd_scratch(c, F32, m->head_dim, n * m->d_state);
     g.m = cmd_scratch(c, F32, q * (q + 1), n);
@@ -435,8 +455,8 @@ static void docs_bwd(struct cmd *c, const struct tape_rec *r)
     d.push.y_stride = g.du.stride;
     cmd_work(c, 4.0 * d.d_conv * (m->conv_k + 8) * n_tok);
     cmd_dispatch(c, K_mamba_docs_conv_bwd, grid, spec, PUSH(d.push),
-                 USES(READ(d.t[FIRST]), READ(d.t[P]), READ(m->conv), READ(m->conv_bias),
-                      READ(g.du), BOTH(tensor_cols(dp, d.d_inner, d.d_conv))));
+                 USES(READ(d.t[FIRST]), READ(d.t[P]), READ(m->conv), READ(m->conv_bias), READ(g.du),
+                      BOTH(tensor_cols(dp, d.d_inner, d.d_conv))));
 }
 
 /* ---- forward */
@@ -449,13 +469,14 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
     struct tiling t = tiling(c, push->q, push->q);
     cmd_work(c, 60.0 * push->n_chunk * push->q * m->n_head);
     cmd_dispatch(c, K_mamba_docs_sums, GRID(div_up(m->n_head, wg), push->n_chunk, 1), SPEC(wg),
-                 PUSH(*push), USES(READ(d->t[CHUNKS]), READ(d->t[P]), READ(m->ssm_a),
-                                   READ(m->dt_bias), WRITE(run_sums(d))));
-    cmd_work(c, 1.0 * push->n_chunk * push->q * push->q *
-                    (m->n_group * m->d_state + 20 * m->n_head));
-    cmd_dispatch(c, K_mamba_docs_pairs, GRID(m->n_group, push->n_chunk, t.n), t.spec, PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d),
-                      WRITE(d->t[PAIRS])));
+                 PUSH(*push),
+                 USES(READ(d->t[CHUNKS]), READ(d->t[P]), READ(m->ssm_a), READ(m->dt_bias),
+                      WRITE(run_sums(d))));
+    cmd_work(c,
+             1.0 * push->n_chunk * push->q * push->q * (m->n_group * m->d_state + 20 * m->n_head));
+    cmd_dispatch(
+        c, K_mamba_docs_pairs, GRID(m->n_group, push->n_chunk, t.n), t.spec, PUSH(*push),
+        USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d), WRITE(d->t[PAIRS])));
     docs_states(c, d, run_states(d), false);
     docs_out(c, d, run_states(d), d->t[O], false);
 }
@@ -466,9 +487,16 @@ static void tell_states(struct cmd *c, const struct docs_pass *d, const struct m
 {
     const struct mamba *m = d->m;
     struct state_stats told = {
-        .states = run_states(d), .n = m->d_state * m->head_dim, .n_head = m->n_head, .docs = docs,
-        .by_head = 1, .by_chunk = m->n_head, .chunk0 = d->push.chunk0, .n_chunk = d->push.n_chunk,
-        .add = d->push.chunk0 > 0, .to = s->stats.state,
+        .states = run_states(d),
+        .n = m->d_state * m->head_dim,
+        .n_head = m->n_head,
+        .docs = docs,
+        .by_head = 1,
+        .by_chunk = m->n_head,
+        .chunk0 = d->push.chunk0,
+        .n_chunk = d->push.n_chunk,
+        .add = d->push.chunk0 > 0,
+        .to = s->stats.state,
     };
     op_state_stats(c, &told);
 }
@@ -496,17 +524,21 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     struct spec spec = conv_spec(c, m, &grid, &d);
     cmd_work(c, 2.0 * d.d_conv * (m->conv_k + 8) * n_tok);
     cmd_dispatch(c, K_mamba_docs_conv, grid, spec, PUSH(d.push),
-                 USES(READ(d.t[FIRST]), READ(p), READ(m->conv), READ(m->conv_bias),
-                      WRITE(d.t[U])));
+                 USES(READ(d.t[FIRST]), READ(p), READ(m->conv), READ(m->conv_bias), WRITE(d.t[U])));
     for (d.push.chunk0 = 0; d.push.chunk0 < d.n_chunk; d.push.chunk0 += d.run) {
         d.push.n_chunk = min_u32(d.run, d.n_chunk - d.push.chunk0);
         docs_run_fwd(c, &d);
         if (b->tells && s->stats.state.arena)
             tell_states(c, &d, s, b->docs);
     }
-    struct push_mamba push = { .n_head = m->n_head, .head_dim = m->head_dim,
-                               .n_group = m->n_group, .n_tok = n_tok, .p_stride = p.stride,
-                               .z_col = p.col, .n_part = 1, .eps = m->eps };
+    struct push_mamba push = { .n_head = m->n_head,
+                               .head_dim = m->head_dim,
+                               .n_group = m->n_group,
+                               .n_tok = n_tok,
+                               .p_stride = p.stride,
+                               .z_col = p.col,
+                               .n_part = 1,
+                               .eps = m->eps };
     cmd_work(c, 10.0 * d.d_inner * n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, n_tok, 1),
                  SPEC(norm_wg(caps, d.d_inner / m->n_group, 1)), PUSH(push),

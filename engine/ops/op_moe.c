@@ -10,7 +10,7 @@
  * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
 #include "ops/op.h"
 
-enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD };    /* shaders/moe_linear.comp */
+enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD }; /* shaders/moe_linear.comp */
 
 /* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row
  * of x to the next, 0 when all slots read the token's own. OUT_SUM: the slots are weighted and
@@ -22,7 +22,7 @@ static void expert_product(struct cmd *c, const struct moe *m, const linear *w, 
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t rows = caps->kind == GPU_CPU ? 4 : 2, wg = wg_size(caps, 64), n_tok = x.n_row;
     bool sum = out == OUT_SUM || out == OUT_SUM_ADD;
-    linear all = *w;                    /* an expert is the unit of a piece */
+    linear all = *w; /* an expert is the unit of a piece */
     all.n_out = w->n_expert;
     all.row_q = w->row_q * w->n_out;
     uint32_t step = linear_piece(caps, &all);
@@ -32,9 +32,18 @@ static void expert_product(struct cmd *c, const struct moe *m, const linear *w, 
     for (uint32_t e = 0; step && e < w->n_expert; e += step) {
         uint32_t n = min_u32(step, w->n_expert - e);
         struct push_expert p = {
-            .n_in = w->n_in, .n_out = w->n_out, .n_used = m->n_used, .id_stride = id.stride,
-            .expert0 = e, .n_expert = n, .row_q = w->row_q, .x_stride = x.stride, .x_slot = x_slot,
-            .y_stride = sum ? y.stride : y_slot * m->n_used, .y_slot = y_slot, .y_col = y.col,
+            .n_in = w->n_in,
+            .n_out = w->n_out,
+            .n_used = m->n_used,
+            .id_stride = id.stride,
+            .expert0 = e,
+            .n_expert = n,
+            .row_q = w->row_q,
+            .x_stride = x.stride,
+            .x_slot = x_slot,
+            .y_stride = sum ? y.stride : y_slot * m->n_used,
+            .y_slot = y_slot,
+            .y_col = y.col,
         };
         /* what earlier experts left is added to */
         uint32_t how = sum && e ? OUT_SUM_ADD : out;
@@ -64,7 +73,9 @@ static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, t
 }
 
 /* [n_tok][n_used]: the experts of each token and their weights. */
-struct chosen { tensor id, wt; };
+struct chosen {
+    tensor id, wt;
+};
 
 /* moe_sort's lanes walk a chunk of entries for each expert of their own: one for each of the 512 a
  * model may have. A chunk is long beside what every workgroup does again for itself. */
@@ -87,7 +98,7 @@ static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen 
         expert_linear(c, m, &m->up, h, 0, up, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
     }
     tensor a = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
-    tensor a_tok = a;                   /* a row a token, its slots side by side */
+    tensor a_tok = a; /* a row a token, its slots side by side */
     a_tok.n = a_tok.stride = a.stride * m->n_used;
     a_tok.n_row = h.n_row;
     expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, ch.id, ch.wt,
@@ -102,14 +113,20 @@ static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
     uint32_t n = id.n_row * m->n_used, n_row = n / m->n_expert;
     uint32_t tile = linear_group_tile(caps, n_row);
     struct grouping g = {
-        .n_used = m->n_used, .n_row = n_row, .max_tile = n / tile + min_u32(n, m->n_expert),
+        .n_used = m->n_used,
+        .n_row = n_row,
+        .max_tile = n / tile + min_u32(n, m->n_expert),
         .tile = tile,
     };
     g.entries = cmd_scratch(c, I32, n, 1);
     /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
     g.tiles = cmd_scratch(c, I32, 1 + 3 * (n / 4 + min_u32(n, m->n_expert)), 1);
-    struct push_moe_sort sort = { .n_expert = m->n_expert, .n_used = m->n_used, .n_tok = id.n_row,
-                                  .id_stride = id.stride, .tile = tile, .chunk = SORT_CHUNK };
+    struct push_moe_sort sort = { .n_expert = m->n_expert,
+                                  .n_used = m->n_used,
+                                  .n_tok = id.n_row,
+                                  .id_stride = id.stride,
+                                  .tile = tile,
+                                  .chunk = SORT_CHUNK };
     cmd_dispatch(c, K_moe_sort, GRID(div_up(n, SORT_CHUNK), 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
                  USES(READ(id), WRITE(g.entries), WRITE(g.tiles)));
     return g;
@@ -120,10 +137,10 @@ static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
 /* Entries [n_tok * n_used] of a batch: the rows that their experts read, and what they make of
  * them. */
 struct routed {
-    tensor h;                   /* [n_tok] */
-    tensor in, a, each;         /* [entries]: before and behind the activation, outputs */
+    tensor h;           /* [n_tok] */
+    tensor in, a, each; /* [entries]: before and behind the activation, outputs */
     struct chosen ch;
-    tensor out, res;            /* [n_tok]: each weighted and summed, onto res if there is one */
+    tensor out, res; /* [n_tok]: each weighted and summed, onto res if there is one */
     struct grouping g;
 };
 
@@ -131,9 +148,11 @@ static struct tape_rec routed_rec(const struct moe *m, const struct routed *r,
                                   void (*bwd)(struct cmd *, const struct tape_rec *))
 {
     return (struct tape_rec){
-        bwd, .t = { r->h, r->in, r->a, r->each, r->ch.id, r->ch.wt, r->out, r->res, r->g.entries,
-                    r->g.tiles },
-        .p = { m }, .u = { r->g.n_used, r->g.n_row, r->g.max_tile, r->g.tile },
+        bwd,
+        .t = { r->h, r->in, r->a, r->each, r->ch.id, r->ch.wt, r->out, r->res, r->g.entries,
+               r->g.tiles },
+        .p = { m },
+        .u = { r->g.n_used, r->g.n_row, r->g.max_tile, r->g.tile },
     };
 }
 
@@ -141,8 +160,8 @@ static struct routed routed_of(const struct tape_rec *r)
 {
     const tensor *t = r->t;
     return (struct routed){
-        t[0], t[1], t[2], t[3], { t[4], t[5] }, t[6], t[7],
-        { t[8], t[9], r->u[0], r->u[1], r->u[2], r->u[3] },
+        t[0],           t[1], t[2], t[3],
+        { t[4], t[5] }, t[6], t[7], { t[8], t[9], r->u[0], r->u[1], r->u[2], r->u[3] },
     };
 }
 
@@ -152,14 +171,18 @@ static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt
 {
     tensor from = res ? *res : x, by = wt ? *wt : x;
     struct push_moe_sum p = {
-        .n = y.n, .n_tok = y.n_row, .n_used = n_used, .wt_stride = by.stride,
-        .x_stride = x.stride, .res_stride = from.stride, .y_stride = y.stride,
+        .n = y.n,
+        .n_tok = y.n_row,
+        .n_used = n_used,
+        .wt_stride = by.stride,
+        .x_stride = x.stride,
+        .res_stride = from.stride,
+        .y_stride = y.stride,
     };
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     cmd_work(c, 2.0 * x.n_row * x.n);
-    cmd_dispatch(c, K_moe_sum, row_grid(y.n / 4, y.n_row, wg),
-                 SPEC(wg, res != NULL, wt == NULL), PUSH(p),
-                 USES(READ(x), READ(by), READ(from), WRITE(y)));
+    cmd_dispatch(c, K_moe_sum, row_grid(y.n / 4, y.n_row, wg), SPEC(wg, res != NULL, wt == NULL),
+                 PUSH(p), USES(READ(x), READ(by), READ(from), WRITE(y)));
 }
 
 /* h to in: the products before the activation. */
@@ -189,8 +212,7 @@ static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
     } else {
         linear_grouped_bwd(c, &m->up, r.h, false, up, r.each, &r.g);
         if (first)
-            linear_grouped_bwd(c, &m->gate, r.h, false, tensor_cols(din, 0, m->n_ff), r.each,
-                               &r.g);
+            linear_grouped_bwd(c, &m->gate, r.h, false, tensor_cols(din, 0, m->n_ff), r.each, &r.g);
     }
     sum_slots(c, m->n_used, r.each, NULL, dh, &dh);
 }
@@ -211,8 +233,13 @@ static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
     if (!add)
         dres = dwt;
     struct push_moe_sum p = {
-        .n = dout.n, .n_tok = dout.n_row, .n_used = m->n_used, .wt_stride = r.ch.wt.stride,
-        .x_stride = r.each.stride, .res_stride = dres.stride, .y_stride = dout.stride,
+        .n = dout.n,
+        .n_tok = dout.n_row,
+        .n_used = m->n_used,
+        .wt_stride = r.ch.wt.stride,
+        .x_stride = r.each.stride,
+        .res_stride = dres.stride,
+        .y_stride = dout.stride,
         .dwt_stride = dwt.stride,
     };
     cmd_work(c, 4.0 * r.each.n_row * r.each.n);
@@ -247,9 +274,16 @@ static void choose_bwd(struct cmd *c, const struct tape_rec *r)
     const struct moe *m = r->p[0];
     tensor logits = r->t[0], id = r->t[1], wt = r->t[2], dwt = grad(c, wt), dx = grad(c, logits);
     struct push_route_bwd p = {
-        .n_tok = logits.n_row, .n_used = m->n_used, .id_stride = id.stride,
-        .dwt_stride = dwt.stride, .x_stride = logits.stride, .x_col = logits.col,
-        .dx_stride = dx.stride, .dx_col = dx.col, .renorm = m->renorm, .scale = m->scale,
+        .n_tok = logits.n_row,
+        .n_used = m->n_used,
+        .id_stride = id.stride,
+        .dwt_stride = dwt.stride,
+        .x_stride = logits.stride,
+        .x_col = logits.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
+        .renorm = m->renorm,
+        .scale = m->scale,
     };
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
     cmd_dispatch(c, K_moe_route_bwd, GRID(div_up(logits.n_row, wg), 1, 1), SPEC(wg, m->route),
@@ -262,9 +296,15 @@ static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
     struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
     bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
     struct push_route p = {
-        .n_expert = m->n_expert, .n_used = m->n_used, .id_stride = ch.id.stride,
-        .x_stride = logits.stride, .x_col = logits.col, .n_group = m->n_group,
-        .n_group_used = m->n_group_used, .renorm = m->renorm, .scale = m->scale,
+        .n_expert = m->n_expert,
+        .n_used = m->n_used,
+        .id_stride = ch.id.stride,
+        .x_stride = logits.stride,
+        .x_col = logits.col,
+        .n_group = m->n_group,
+        .n_group_used = m->n_group_used,
+        .renorm = m->renorm,
+        .scale = m->scale,
     };
     HLM_ASSERT(cmd_failed(c) || ch.id.stride == ch.wt.stride);
     tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
@@ -313,8 +353,10 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
     /* By size alone, not by cost: a shorter batch must not need more scratch than a longer one. */
     bool can = linear_group_tile(caps, 1), group = (x.n_row > 8 && can) || tape_trains(c);
     if (tape_trains(c) && !can) {
-        cmd_fail(c, "training experts takes a kernel that %s has not the workgroup memory for (%u "
-                 "bytes)", caps->name, caps->max_shared);
+        cmd_fail(c,
+                 "training experts takes a kernel that %s has not the workgroup memory for (%u "
+                 "bytes)",
+                 caps->name, caps->max_shared);
         return (tensor){ 0 };
     }
     return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m, s, b);

@@ -7,13 +7,15 @@ void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_co
                    tensor dt_bias, const struct batch *b, tensor to)
 {
     bool mamba = beta_col == NO_BETA, row = b->docs != NULL;
-    struct push_gate_stats push = { .n_tok = b->n_tok, .p_stride = p.stride,
-                                    .decay_col = decay_col, .beta_col = mamba ? 0 : beta_col };
+    struct push_gate_stats push = { .n_tok = b->n_tok,
+                                    .p_stride = p.stride,
+                                    .decay_col = decay_col,
+                                    .beta_col = mamba ? 0 : beta_col };
     cmd_work(c, 60.0 * b->n_tok * to.n_row);
-    cmd_dispatch(c, K_gate_stats, GRID(to.n_row, 1, 1),
-                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), b->n_tok > 32 ? 128 : 32), mamba, row),
-                 PUSH(push), USES(READ(p), READ(ssm_a), READ(dt_bias),
-                                  READ(row ? b->docs->real : p), WRITE(to)));
+    cmd_dispatch(
+        c, K_gate_stats, GRID(to.n_row, 1, 1),
+        SPEC(wg_size(gpu_caps(cmd_gpu(c)), b->n_tok > 32 ? 128 : 32), mamba, row), PUSH(push),
+        USES(READ(p), READ(ssm_a), READ(dt_bias), READ(row ? b->docs->real : p), WRITE(to)));
 }
 
 void op_state_stats(struct cmd *c, const struct state_stats *s)
@@ -25,8 +27,13 @@ void op_state_stats(struct cmd *c, const struct state_stats *s)
     for (uint32_t at = 0, n; at < n_chunk; at += n) {
         n = min_u32(once, n_chunk - at);
         struct push_state_stats push = {
-            .n = s->n, .by_head = s->docs ? s->by_head : 1, .by_chunk = s->by_chunk,
-            .from = s->from + at, .chunk0 = s->chunk0 + at, .n_chunk = n, .head0 = s->head0,
+            .n = s->n,
+            .by_head = s->docs ? s->by_head : 1,
+            .by_chunk = s->by_chunk,
+            .from = s->from + at,
+            .chunk0 = s->chunk0 + at,
+            .n_chunk = n,
+            .head0 = s->head0,
         };
         cmd_work(c, 3.0 * s->n * n * s->n_head);
         cmd_dispatch(c, K_state_stats, GRID(s->n_head, 1, 1),

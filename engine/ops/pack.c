@@ -81,7 +81,7 @@ static void row_q4_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     for (uint32_t b = 0; b < n_block; b++) {
         const uint8_t *s = src + b / 8 * 144;
         if (b % 8 == 0)
-            memcpy(aux + 2 * b, s, 16);                         /* d, dmin, 12 bytes of scales */
+            memcpy(aux + 2 * b, s, 16); /* d, dmin, 12 bytes of scales */
         split_nibbles(s + 16 + b % 8 / 2 * 32, b % 2, quant + 16 * b);
     }
 }
@@ -93,7 +93,7 @@ static void row_q5_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
         if (b % 8 == 0)
             memcpy(aux + 2 * b, s, 16);
         split_nibbles(s + 48 + b % 8 / 2 * 32, b % 2, quant + 16 * b);
-        uint8_t *high = aux + 2 * n_block + 4 * b;  /* bit g of qh[l], gathered: 32 bits a block */
+        uint8_t *high = aux + 2 * n_block + 4 * b; /* bit g of qh[l], gathered: 32 bits a block */
         for (uint32_t l = 0; l < QK; l++)
             high[l / 8] |= (uint8_t)((s[16 + l] >> b % 8 & 1) << l % 8);
     }
@@ -267,8 +267,8 @@ static void row_nvfp4(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     for (uint32_t b = 0; b < n_block; b++) {
         const uint8_t *s = src + b / 2 * 36, *q = s + 4 + b % 2 * 16;
         for (uint32_t i = 0; i < 16; i++)
-            quant[16 * b + i] = (uint8_t)((q[i % 8] >> 4 * (i / 8) & 15) |
-                                          (q[8 + i % 8] >> 4 * (i / 8) & 15) << 4);
+            quant[16 * b + i] =
+                (uint8_t)((q[i % 8] >> 4 * (i / 8) & 15) | (q[8 + i % 8] >> 4 * (i / 8) & 15) << 4);
         memcpy(aux + 2 * b, s + b % 2 * 2, 2);
     }
 }
@@ -294,20 +294,20 @@ static void row_q2_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
 static const struct pack_kind *kind_of(enum dtype type)
 {
     static const struct pack_kind kinds[DTYPE_COUNT] = {
-        [F32] = { 1024, 0, NULL },        [F16] = { 512, 0, NULL },
-        [BF16] = { 512, 0, NULL },        [Q8_0] = { 256, 16, row_q8_0 },
-        [Q4_0] = { 128, 16, row_q4_0 },   [Q4_1] = { 128, 32, row_q4_1 },
-        [Q5_0] = { 128, 48, row_q5_0 },   [Q5_1] = { 128, 64, row_q5_1 },
-        [IQ4_NL] = { 128, 16, row_q4_0 }, [MXFP4] = { 128, 8, row_mxfp4 },
-        [Q4_K] = { 128, 16, row_q4_k },   [Q5_K] = { 128, 48, row_q5_k },
-        [Q6_K] = { 128, 82, row_q6_k },   [Q2_K] = { 64, 20, row_q2_k },
-        [Q3_K] = { 64, 46, row_q3_k },    [IQ4_XS] = { 128, 8, row_iq4_xs },
-        [IQ1_S] = { 32, 18, row_iq1_s },  [IQ1_M] = { 32, 24, row_iq1_m },
+        [F32] = { 1024, 0, NULL },           [F16] = { 512, 0, NULL },
+        [BF16] = { 512, 0, NULL },           [Q8_0] = { 256, 16, row_q8_0 },
+        [Q4_0] = { 128, 16, row_q4_0 },      [Q4_1] = { 128, 32, row_q4_1 },
+        [Q5_0] = { 128, 48, row_q5_0 },      [Q5_1] = { 128, 64, row_q5_1 },
+        [IQ4_NL] = { 128, 16, row_q4_0 },    [MXFP4] = { 128, 8, row_mxfp4 },
+        [Q4_K] = { 128, 16, row_q4_k },      [Q5_K] = { 128, 48, row_q5_k },
+        [Q6_K] = { 128, 82, row_q6_k },      [Q2_K] = { 64, 20, row_q2_k },
+        [Q3_K] = { 64, 46, row_q3_k },       [IQ4_XS] = { 128, 8, row_iq4_xs },
+        [IQ1_S] = { 32, 18, row_iq1_s },     [IQ1_M] = { 32, 24, row_iq1_m },
         [IQ2_XXS] = { 32, 34, row_iq2_xxs }, [IQ2_XS] = { 64, 10, row_iq2_xs },
-        [IQ2_S] = { 32, 50, row_iq2_s },  [IQ3_XXS] = { 64, 34, row_iq3_xxs },
-        [IQ3_S] = { 64, 46, row_iq3_s },  [TQ1_0] = { 52, 2, row_tq1_0 },
-        [TQ2_0] = { 64, 2, row_tq2_0 },   [NVFP4] = { 128, 16, row_nvfp4 },
-        [Q1_0] = { 32, 4, row_q1_0 },     [Q2_0] = { 64, 8, row_q2_0 },
+        [IQ2_S] = { 32, 50, row_iq2_s },     [IQ3_XXS] = { 64, 34, row_iq3_xxs },
+        [IQ3_S] = { 64, 46, row_iq3_s },     [TQ1_0] = { 52, 2, row_tq1_0 },
+        [TQ2_0] = { 64, 2, row_tq2_0 },      [NVFP4] = { 128, 16, row_nvfp4 },
+        [Q1_0] = { 32, 4, row_q1_0 },        [Q2_0] = { 64, 8, row_q2_0 },
     };
     return (uint32_t)type < DTYPE_COUNT && kinds[type].quant_bits ? &kinds[type] : NULL;
 }
@@ -337,7 +337,7 @@ void pack_row(enum dtype type, const void *src, uint32_t n_in, void *dst)
 
 void pack_scale(enum dtype type, uint32_t n_in, float scale, void *row)
 {
-    if (type == NVFP4)          /* behind 16 bytes of quants and two scales a block */
+    if (type == NVFP4) /* behind 16 bytes of quants and two scales a block */
         memcpy((uint8_t *)row + 18ull * div_up(n_in, QK), &scale, sizeof scale);
     else
         HLM_ASSERT(scale == 1);

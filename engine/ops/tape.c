@@ -4,18 +4,23 @@
 
 #include <stdlib.h>
 
-struct gradient { tensor of, at; };     /* bases: columns are not theirs */
-struct kept { tensor t; bool taken; };
+struct gradient {
+    tensor of, at;
+}; /* bases: columns are not theirs */
+struct kept {
+    tensor t;
+    bool taken;
+};
 
 struct tape {
     struct tape_rec *rec;
-    struct gradient *live, *vector;     /* of what the block made; of vectors that are trained */
-    struct kept *kept;                  /* by layer */
+    struct gradient *live, *vector; /* of what the block made; of vectors that are trained */
+    struct kept *kept;              /* by layer */
     uint64_t n_rec, cap_rec, n_live, cap_live, n_vector, cap_vector, n_kept, cap_kept;
     struct arena *keeps, *of, *to;
     struct dropout dropout;
     uint32_t i_layer;
-    bool held, runs, keep_all;          /* keep_all: no dropout */
+    bool held, runs, keep_all; /* keep_all: no dropout */
 };
 
 static bool room(void *list, uint64_t n, uint64_t *cap, size_t size)
@@ -80,10 +85,7 @@ const struct dropout *tape_dropout(const struct cmd *c)
 
 void tape_drops(struct cmd *c, bool on) { cmd_tape(c)->keep_all = !on; }
 
-bool tape_runs(const struct cmd *c)
-{
-    return cmd_tape(c) && cmd_tape(c)->runs && !cmd_failed(c);
-}
+bool tape_runs(const struct cmd *c) { return cmd_tape(c) && cmd_tape(c)->runs && !cmd_failed(c); }
 
 void tape_begin(struct cmd *c, tensor x, tensor dx)
 {
@@ -130,7 +132,7 @@ static tensor as_viewed(tensor base, tensor t)
 void grad_is(struct cmd *c, tensor t, tensor dt)
 {
     struct tape *tape = cmd_tape(c);
-    if (cmd_failed(c))                  /* an op's output is empty then */
+    if (cmd_failed(c)) /* an op's output is empty then */
         return;
     HLM_ASSERT(t.col == 0 && t.n == dt.n && t.n_row == dt.n_row);
     if (room(&tape->live, tape->n_live, &tape->cap_live, sizeof *tape->live))
@@ -190,7 +192,7 @@ bool tape_keep(struct cmd *c, uint32_t n, uint32_t n_row, tensor *to)
         return false;
     }
     struct kept *k = &t->kept[t->i_layer];
-    if (!k->taken) {                    /* the longest row comes first: it has room for all */
+    if (!k->taken) { /* the longest row comes first: it has room for all */
         k->t = arena_tensor(t->keeps, I32, (uint32_t)align_up(n, 4), n_row);
         k->taken = true;
     }

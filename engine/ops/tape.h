@@ -14,7 +14,7 @@
 struct tape_rec {
     void (*bwd)(struct cmd *c, const struct tape_rec *r);
     tensor t[12];
-    const void *p[4];               /* what outlives the recording: an op's part of the model */
+    const void *p[4]; /* what outlives the recording: an op's part of the model */
     uint32_t u[8];
     float f[4];
 };
@@ -22,15 +22,15 @@ struct tape_rec {
 /* Units are left out of what goes into a low-rank pair (not out of the base's product) with
  * probability p, the others are multiplied by 1 / (1 - p). Which, says a counter generator. */
 struct dropout {
-    float p;                        /* 0: none, and no key */
-    tensor key;                     /* I32 [4]: seed low, high, step, row */
+    float p;    /* 0: none, and no key */
+    tensor key; /* I32 [4]: seed low, high, step, row */
 };
 
 struct tape;
 /* kept: an arena for what a recompute must not decide again (tape_keep); may be uncommitted, and is
  * taken from while something is recorded that asks for more. */
 struct tape *tape_create(struct arena *kept, const struct dropout *d, struct err *err);
-void tape_destroy(struct tape *t);  /* takes NULL */
+void tape_destroy(struct tape *t); /* takes NULL */
 /* Everything in arena `of` is trained: the gradient of what stands at an offset there stands at the
  * same one in arena `to`. Those of single vectors elsewhere: at, to. */
 void tape_train(struct tape *t, struct arena *of, struct arena *to);

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define EVERY_S 0.25            /* between two looks at work that goes on */
+#define EVERY_S 0.25 /* between two looks at work that goes on */
 
 static void fill_kernels(hlm *m, struct hlm_counters *c)
 {
@@ -23,8 +23,9 @@ static void fill_kernels(hlm *m, struct hlm_counters *c)
     c->n_kernel = hlm_kernels(m, k, ARRAY_LEN(k));
     for (uint32_t i = 0; i < c->n_kernel; i++) {
         struct hlm_kernel_count *to = &c->kernel[i];
-        *to = (struct hlm_kernel_count){ .n = k[i].n, .bytes = k[i].bytes, .us = k[i].us,
-                                         .flop = k[i].flop };
+        *to = (struct hlm_kernel_count){
+            .n = k[i].n, .bytes = k[i].bytes, .us = k[i].us, .flop = k[i].flop
+        };
         snprintf(to->name, sizeof to->name, "%s", k[i].name);
     }
 }
@@ -45,7 +46,7 @@ static void sum_loads(const uint64_t *load, uint32_t n, struct hlm_layer_count *
     for (uint32_t e = 0; e < n; e++) {
         double share = sum ? (double)load[e] / (double)sum : 0;
         entropy -= share > 0 ? share * log(share) : 0;
-        if (bar)        /* what was chosen at all can be seen */
+        if (bar) /* what was chosen at all can be seen */
             bar[e] = most ? (uint8_t)ceil(255 * (double)load[e] / (double)most) : 0;
     }
     to->n_chosen = sum;
@@ -111,7 +112,7 @@ static bool take_loads(hlm *m, struct kv_stats *s)
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const struct stats_place *p = &s->place[i];
         uint64_t *load = m->load + (uint64_t)i * m->load_stride;
-        for (uint32_t e = 0; e < p->n_expert; e++)      /* the device's count may go round */
+        for (uint32_t e = 0; e < p->n_expert; e++) /* the device's count may go round */
             load[e] += s->now[p->load + e] - s->was[p->load + e];
         if (i >= HLM_MAX_LAYER)
             continue;
@@ -286,7 +287,7 @@ void count_gen(hlm_session *s)
 {
     hlm *m = s->m;
     struct hlm_counters *c = &m->count;
-    if (c->state != HLM_GENERATING) {   /* an answer begins */
+    if (c->state != HLM_GENERATING) { /* an answer begins */
         m->began_gen = c->n_gen;
         m->began_gen_s = c->gen_s;
     }

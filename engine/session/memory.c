@@ -55,14 +55,14 @@ bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *
                      struct err *err)
 {
     uint32_t most = params->n_ctx ? min_u32(params->n_ctx, MAX_CTX) : hlm_default_ctx(m);
-    uint32_t fits = 0, not = most + 1;      /* bisection; the whole is tried first */
-    for (uint32_t n = most; not - fits > 1; n = fits + (not - fits) / 2) {
+    uint32_t fits = 0, not = most + 1; /* bisection; the whole is tried first */
+    for (uint32_t n = most; not -fits > 1; n = fits + (not -fits) / 2) {
         struct hlm_plan plan;
         struct err why = { 0 };
         bool broken, ok = dry_run(m, params, n, &plan, &broken, &why);
         if (broken)
             return fail(err, "%s", why.msg);
-        *(ok && plan.fits ? &fits : &not) = n;
+        *(ok && plan.fits ? &fits : &not ) = n;
     }
     *n_ctx = fits;
     return true;

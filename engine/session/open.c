@@ -8,8 +8,10 @@
 
 static const char *kind_name(enum gpu_kind k)
 {
-    return k == GPU_DISCRETE ? "discrete" : k == GPU_INTEGRATED ? "integrated" :
-           k == GPU_CPU ? "cpu" : "other";
+    return k == GPU_DISCRETE     ? "discrete"
+           : k == GPU_INTEGRATED ? "integrated"
+           : k == GPU_CPU        ? "cpu"
+                                 : "other";
 }
 
 int hlm_devices(struct hlm_device *out, int max, struct err *err)
@@ -19,16 +21,16 @@ int hlm_devices(struct hlm_device *out, int max, struct err *err)
     for (int i = 0; i < n && i < max && i < (int)ARRAY_LEN(caps); i++) {
         const struct gpu_caps *c = &caps[i];
         struct hlm_device *d = &out[i];
-        *d = (struct hlm_device){ .kind = kind_name(c->kind), .heap_bytes = c->heap_bytes,
+        *d = (struct hlm_device){ .kind = kind_name(c->kind),
+                                  .heap_bytes = c->heap_bytes,
                                   .free_bytes = c->free_bytes };
         snprintf(d->name, sizeof d->name, "%.255s", c->name);
         snprintf(d->driver, sizeof d->driver, "%.255s", c->driver);
-        snprintf(d->features, sizeof d->features,
-                 "Vulkan %u.%u, subgroup %u, shared %u KiB%s%s%s%s%s", c->api_version >> 22,
-                 c->api_version >> 12 & 0x3ff, c->subgroup, c->max_shared / 1024,
-                 c->f16 ? ", f16" : "", c->bf16_store ? ", bf16" : "",
-                 c->int_dot ? ", int8 dot" : "", c->coopmat ? ", coopmat" : "",
-                 c->unified ? ", unified memory" : "");
+        snprintf(
+            d->features, sizeof d->features, "Vulkan %u.%u, subgroup %u, shared %u KiB%s%s%s%s%s",
+            c->api_version >> 22, c->api_version >> 12 & 0x3ff, c->subgroup, c->max_shared / 1024,
+            c->f16 ? ", f16" : "", c->bf16_store ? ", bf16" : "", c->int_dot ? ", int8 dot" : "",
+            c->coopmat ? ", coopmat" : "", c->unified ? ", unified memory" : "");
     }
     return n;
 }
@@ -66,8 +68,10 @@ static bool mark_unused(hlm *m, struct err *err)
 hlm *hlm_open(const struct hlm_params *params, struct err *err)
 {
     hlm *m = mem_alloc(1, sizeof *m);
-    struct gpu_params gp = { .device = params->device, .cache_dir = params->cache_dir,
-                             .validate = params->validate, .profile = params->profile,
+    struct gpu_params gp = { .device = params->device,
+                             .cache_dir = params->cache_dir,
+                             .validate = params->validate,
+                             .profile = params->profile,
                              .memory = params->memory };
     if (!m) {
         fail(err, "out of memory");
@@ -133,13 +137,21 @@ struct hlm_info hlm_get_info(const hlm *m)
 {
     const struct gpu_caps *caps = gpu_caps(m->gpu);
     return (struct hlm_info){
-        .path = m->path, .arch = m->model->arch->name, .name = m->name,
-        .device = caps->name, .driver = caps->driver,
-        .n_layer = m->model->n_layer, .n_embd = m->model->n_embd, .n_vocab = m->model->n_vocab,
-        .n_ctx_train = m->model->n_ctx_train, .n_param = m->model->n_param,
-        .file_bytes = gguf_file_bytes(m->file), .weight_bytes = arena_bytes(m->model->weights),
+        .path = m->path,
+        .arch = m->model->arch->name,
+        .name = m->name,
+        .device = caps->name,
+        .driver = caps->driver,
+        .n_layer = m->model->n_layer,
+        .n_embd = m->model->n_embd,
+        .n_vocab = m->model->n_vocab,
+        .n_ctx_train = m->model->n_ctx_train,
+        .n_param = m->model->n_param,
+        .file_bytes = gguf_file_bytes(m->file),
+        .weight_bytes = arena_bytes(m->model->weights),
         .memory = gpu_budget(m->gpu),
-        .has_mtp = m->model->n_mtp > 0, .n_validation = gpu_validation_count(m->gpu),
+        .has_mtp = m->model->n_mtp > 0,
+        .n_validation = gpu_validation_count(m->gpu),
     };
 }
 
@@ -207,11 +219,12 @@ bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
 
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max)
 {
-    struct gpu_kernel_time t[KERNEL_COUNT + 2];     /* copies and fills too */
+    struct gpu_kernel_time t[KERNEL_COUNT + 2]; /* copies and fills too */
     uint32_t n = gpu_times(m->gpu, t, ARRAY_LEN(t));
     for (uint32_t i = 0; i < n && i < max; i++)
-        out[i] = (struct hlm_kernel){ .name = t[i].name, .n = t[i].n, .bytes = t[i].bytes,
-                                      .us = t[i].us, .flop = t[i].flop };
+        out[i] = (struct hlm_kernel){
+            .name = t[i].name, .n = t[i].n, .bytes = t[i].bytes, .us = t[i].us, .flop = t[i].flop
+        };
     return min_u32(n, max);
 }
 
@@ -219,8 +232,12 @@ void hlm_kernels_reset(hlm *m) { gpu_times_reset(m->gpu); }
 
 struct hlm_sampling hlm_sampling_default(const hlm *m)
 {
-    struct hlm_sampling s = { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-                              .repeat_penalty = 1.0f, .repeat_last_n = 64 };
+    struct hlm_sampling s = { .temp = 0.8f,
+                              .top_k = 40,
+                              .top_p = 0.95f,
+                              .min_p = 0.05f,
+                              .repeat_penalty = 1.0f,
+                              .repeat_last_n = 64 };
     const struct gguf *g = m->file;
     uint32_t top_k = (uint32_t)s.top_k, last_n = (uint32_t)s.repeat_last_n;
     gguf_f32(g, "general.sampling.temp", OPTIONAL, &s.temp, NULL);

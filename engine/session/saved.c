@@ -23,7 +23,9 @@ static const char magic[] = "hlmstate";
 static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 
 /* Text from a file in a message: nothing in it that moves a terminal. */
-struct shown { char text[64]; };
+struct shown {
+    char text[64];
+};
 static struct shown show(const char *s, size_t size)
 {
     struct shown v = { "" };
@@ -53,8 +55,9 @@ static bool fits(const char *path, const struct saved_head *h, const struct save
     if (memcmp(h->lora_hash, w->lora_hash, sizeof h->lora_hash) != 0)
         return fail(err, "%.200s: was saved with %s, in use are %s", path,
                     memcmp(h->lora_hash, none, sizeof none) ? "adapters" : "no adapters",
-                    !memcmp(w->lora_hash, none, sizeof none) ? "none" :
-                    memcmp(h->lora_hash, none, sizeof none) ? "others" : "some");
+                    !memcmp(w->lora_hash, none, sizeof none)  ? "none"
+                    : memcmp(h->lora_hash, none, sizeof none) ? "others"
+                                                              : "some");
     if (h->kv_type != w->kv_type)
         return fail(err, "%.200s: its keys and values are %s, this session's are %s (--kv)", path,
                     h->kv_type < ARRAY_LEN(kv_name) ? kv_name[h->kv_type] : "of an unknown type",
@@ -95,9 +98,10 @@ static bool check_size(const char *path, struct saved *s, const struct saved_wan
     for (uint32_t i = 0; i < h->n_snap; i++)
         at += w->state_bytes(w->user, s->snap[i].n_past) + (s->snap[i].has_logits ? logits : 0);
     if (at + sizeof s->sum != h->file_bytes)
-        return fail(err, "%.200s: has %llu bytes, expected %llu for %u tokens of this model: "
-                    "it was made by another version of hlm", path,
-                    (unsigned long long)h->file_bytes,
+        return fail(err,
+                    "%.200s: has %llu bytes, expected %llu for %u tokens of this model: "
+                    "it was made by another version of hlm",
+                    path, (unsigned long long)h->file_bytes,
                     (unsigned long long)(at + sizeof s->sum), h->n_past);
     return true;
 }
@@ -230,8 +234,7 @@ static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_f
     return true;
 }
 
-static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *user,
-                    struct err *err)
+static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *user, struct err *err)
 {
     const struct model *m = s->m->model;
     for (uint32_t i = 0; i < m->n_layer; i++) {
@@ -273,9 +276,15 @@ static bool want(hlm_session *s, struct saved_want *w, struct err *err)
         return false;
     m->hashed = true;
     *w = (struct saved_want){
-        .arch = m->model->arch->name, .name = m->name, .n_layer = m->model->n_layer,
-        .n_vocab = m->model->n_vocab, .n_ctx = s->n_ctx, .kv_type = s->kv_type,
-        .state_bytes = state_bytes, .kv_bytes = kv_bytes, .user = s,
+        .arch = m->model->arch->name,
+        .name = m->name,
+        .n_layer = m->model->n_layer,
+        .n_vocab = m->model->n_vocab,
+        .n_ctx = s->n_ctx,
+        .kv_type = s->kv_type,
+        .state_bytes = state_bytes,
+        .kv_bytes = kv_bytes,
+        .user = s,
     };
     memcpy(w->model_hash, m->hash, sizeof w->model_hash);
     memcpy(w->lora_hash, m->lora_hash, sizeof w->lora_hash);
@@ -295,7 +304,7 @@ struct save {
     struct gpu *gpu;
     struct file_out *out;
     struct sum *sum;
-    uint8_t *buf;               /* [PIECE] */
+    uint8_t *buf; /* [PIECE] */
     uint64_t done;
 };
 
@@ -360,14 +369,19 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
         return fail(err, "%.200s: a note of %llu bytes, expected at most %d", path,
                     (unsigned long long)n_note, MAX_NOTE);
     if (s->unclear)
-        return fail(err, "%.200s: a call before has failed half-way, no sound state is left",
-                    path);
+        return fail(err, "%.200s: a call before has failed half-way, no sound state is left", path);
     if (!want(s, &own, err) || !gpu_wait(s->m->gpu, err))
         return false;
     struct saved_head h = {
-        .version = SAVED_VERSION, .kv_type = s->kv_type, .n_layer = own.n_layer,
-        .n_vocab = own.n_vocab, .n_past = s->n_past, .n_known = s->n_known, .flip = s->flip,
-        .has_logits = s->has_logits, .n_note = n_note,
+        .version = SAVED_VERSION,
+        .kv_type = s->kv_type,
+        .n_layer = own.n_layer,
+        .n_vocab = own.n_vocab,
+        .n_past = s->n_past,
+        .n_known = s->n_known,
+        .flip = s->flip,
+        .has_logits = s->has_logits,
+        .n_note = n_note,
     };
     memcpy(h.magic, magic, sizeof h.magic);
     memcpy(h.model_hash, own.model_hash, sizeof h.model_hash);
@@ -399,7 +413,7 @@ struct load {
     struct gpu *gpu;
     const struct file_in *in;
     struct sum *sum;
-    uint8_t *buf;               /* [PIECE] */
+    uint8_t *buf; /* [PIECE] */
     uint64_t at;
 };
 
@@ -442,8 +456,8 @@ static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, st
             ok = walk_state(s, snapshots_slot(k, to), from->n_past, on_take, r, err) &&
                  (!to->has_logits || on_take(r, logits_of(k, to), 0, logits, err));
         } else {
-            ok = on_take(r, (tensor){ 0 }, 0, state_bytes(s, from->n_past) +
-                         (from->has_logits ? logits : 0), err);
+            ok = on_take(r, (tensor){ 0 }, 0,
+                         state_bytes(s, from->n_past) + (from->has_logits ? logits : 0), err);
         }
     }
     return ok;

@@ -12,7 +12,7 @@
 #include <string.h>
 
 enum { MAX_TOK = 512 };
-#define SLICE_BYTES (64u << 20)         /* of logits, where there are those of many tokens */
+#define SLICE_BYTES (64u << 20) /* of logits, where there are those of many tokens */
 
 /* ---- plans ----------------------------------------------------------------------------------- */
 
@@ -35,16 +35,17 @@ static void record(hlm_session *s, struct plan *p)
     const struct model *m = s->m->model;
     struct cmd *c = p->cmd;
     bool next = p->kind == PLAN_NEXT || p->kind == PLAN_NEXT_TELLS;
-    struct batch b = { .n_tok = p->n_tok, .step = s->step, .ids = s->ids,
-                       .tells = p->kind != PLAN_NEXT };
+    struct batch b = {
+        .n_tok = p->n_tok, .step = s->step, .ids = s->ids, .tells = p->kind != PLAN_NEXT
+    };
     if (p->kind == PLAN_SAMPLE) {
         op_sample(c, s->logits, &s->sampler, &b, 0);
         return;
     }
     bool hidden = p->kind == PLAN_EVAL_HIDDEN, all = p->kind == PLAN_EVAL || hidden;
     tensor rows = tensor_rows(s->hidden, 0, hidden ? p->n_tok * (m->n_layer + 1) : 0);
-    tensor norm = hidden ? tensor_rows(s->hidden, p->n_tok * (m->n_layer + 1), p->n_tok)
-                         : s->hidden;
+    tensor norm =
+        hidden ? tensor_rows(s->hidden, p->n_tok * (m->n_layer + 1), p->n_tok) : s->hidden;
     tensor x = model_forward(c, m, &s->kv, &b, hidden ? &rows : NULL);
     if (all) {
         tensor y = model_head(c, m, x, hidden ? &norm : NULL);
@@ -77,9 +78,10 @@ static struct plan *plan_find(hlm_session *s, enum plan_kind kind, uint32_t n_to
 /* The plan, recorded but not ended. The oldest makes room when there are too many. */
 static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
 {
-    static const char *const names[] = { "read", "read, last logits", "eval",
-                                         "eval with hidden states", "likelihoods", "next token",
-                                         "next token, gates told", "sample" };
+    static const char *const names[] = {
+        "read",       "read, last logits",      "eval",  "eval with hidden states", "likelihoods",
+        "next token", "next token, gates told", "sample"
+    };
     struct plan *p = &s->plan[s->n_plan];
     if (s->n_plan == MAX_PLAN) {
         p = s->plan;
@@ -91,7 +93,8 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
         *p = s->plan[s->n_plan];
         p = &s->plan[s->n_plan];
     }
-    *p = (struct plan){ .kind = kind, .n_tok = n_tok,
+    *p = (struct plan){ .kind = kind,
+                        .n_tok = n_tok,
                         .cmd = cmd_create(s->m->gpu, names[kind], s->scratch, err) };
     if (!p->cmd)
         return NULL;
@@ -162,8 +165,8 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     s->logits = arena_tensor(s->io, F32, stride, 1);
     s->logits.n = m->n_vocab;
     s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
-    s->hidden = arena_tensor(s->io, F32, m->n_embd,
-                             p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
+    s->hidden =
+        arena_tensor(s->io, F32, m->n_embd, p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
     s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
     s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
     s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
@@ -201,7 +204,7 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
     s->n_ctx = n_ctx;
     uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
     s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
-    if (params->keep_logits)        /* of every token of a piece: as many as fit */
+    if (params->keep_logits) /* of every token of a piece: as many as fit */
         s->n_eval = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
     else if (params->keep_hidden)
         s->n_eval = s->n_batch;
@@ -250,8 +253,8 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
         (may_tell(s) && !plan_get(s, PLAN_NEXT_TELLS, 1, err)) ||
         (s->layers.states && !cmd_end(s->layers.states, err)) ||
-        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused,
-                   4ull * div_up(m->model->n_vocab, 32), err)) {
+        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(m->model->n_vocab, 32),
+                   err)) {
         hlm_session_destroy(s);
         return NULL;
     }
@@ -315,12 +318,17 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
     if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
         return true;
     struct step st = {
-        .n_past = s->n_past, .flip = s->flip,
-        .seed_lo = (uint32_t)p->seed, .seed_hi = (uint32_t)(p->seed >> 32),
+        .n_past = s->n_past,
+        .flip = s->flip,
+        .seed_lo = (uint32_t)p->seed,
+        .seed_hi = (uint32_t)(p->seed >> 32),
         .temp = p->temp < 1e-5f || isnan(p->temp) ? 0.0f : p->temp,
-        .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0,
+        .top_p = p->top_p,
+        .min_p = p->min_p,
+        .top_k = p->top_k > 0 ? (uint32_t)p->top_k : 0,
         .repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1.0f,
-        .presence = p->presence_penalty, .frequency = p->frequency_penalty,
+        .presence = p->presence_penalty,
+        .frequency = p->frequency_penalty,
         .last_n = p->repeat_last_n < 0 ? s->n_ctx : (uint32_t)p->repeat_last_n,
         .allow_unused = p->allow_unused,
     };
@@ -353,7 +361,7 @@ void hlm_session_reset(hlm_session *s)
     snapshots_cut(&s->snaps, 0);
     s->n_row = 0;
     if (!session_clear(s, &err))
-        log_msg(LOG_ERROR, "%s", err.msg);  /* the device is lost: the next call says so again */
+        log_msg(LOG_ERROR, "%s", err.msg); /* the device is lost: the next call says so again */
 }
 
 /* The id at a position is to be this one: where it is not, the keys and values from there on are of
@@ -450,7 +458,7 @@ static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err 
         if (!keep_snapshot(s, err))
             return false;
     }
-    if (same < n && same < s->n_row) {  /* what lies behind will be overwritten */
+    if (same < n && same < s->n_row) { /* what lies behind will be overwritten */
         s->n_row = same;
         snapshots_cut(&s->snaps, same);
     }
@@ -475,7 +483,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
     double t0 = now_s();
     if (!step_back(s, id, n, err))
         return false;
-    s->n_known = s->n_past;         /* a token that nobody has read is none of id's */
+    s->n_known = s->n_past; /* a token that nobody has read is none of id's */
     s->stats.n_reused += s->n_past;
     snapshots_aim(&s->snaps, s->n_past, n, snap, n_snap);
 
@@ -515,8 +523,10 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     uint32_t stride = s->all_logits.stride;
     count_read(s, 0, n);
     for (uint32_t done = 0, take; done < n; done += take) {
-        enum plan_kind kind = hidden ? PLAN_EVAL_HIDDEN : logits ? PLAN_EVAL :
-                              n - done <= s->n_batch ? PLAN_READ_LAST : PLAN_READ;
+        enum plan_kind kind = hidden                   ? PLAN_EVAL_HIDDEN
+                              : logits                 ? PLAN_EVAL
+                              : n - done <= s->n_batch ? PLAN_READ_LAST
+                                                       : PLAN_READ;
         take = min_u32(hidden || logits ? s->n_eval : s->n_batch, n - done);
         if (!read_piece(s, id + done, take, kind, err))
             return false;
@@ -540,8 +550,10 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
 bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err)
 {
     if (n < 2 || n - 1 > s->n_ctx - s->n_past)
-        return fail(err, "likelihoods of %u tokens: expected at least 2, and of %u positions %u "
-                         "are taken", n, s->n_ctx, s->n_past);
+        return fail(err,
+                    "likelihoods of %u tokens: expected at least 2, and of %u positions %u "
+                    "are taken",
+                    n, s->n_ctx, s->n_past);
     if (!check_ids(s, id, n, err))
         return false;
     HLM_ASSERT(s->n_nll);
@@ -550,7 +562,7 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
     for (uint32_t done = 0, take; done < n - 1; done += take) {
         float parts[MAX_TOK * NLL_PARTS];
         take = min_u32(s->n_batch, n - 1 - done);
-        uint64_t next = 4ull * (s->n_past + take);      /* the last row's is in no piece */
+        uint64_t next = 4ull * (s->n_past + take); /* the last row's is in no piece */
         if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
             !read_piece(s, id + done, take, PLAN_NLL, err) ||
             !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))

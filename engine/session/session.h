@@ -13,39 +13,39 @@ struct hlm {
     struct model *model;
     struct tok *tok;
     struct err tok_err;
-    struct lora_set *lora;              /* in force; NULL: none */
-    uint32_t n_session;                 /* alive */
-    struct hlm_tune *tune;              /* a training; NULL: none */
+    struct lora_set *lora; /* in force; NULL: none */
+    uint32_t n_session;    /* alive */
+    struct hlm_tune *tune; /* a training; NULL: none */
     char *path, *name;
-    bool f16;                           /* prompts may be read with f16 operands */
-    uint32_t *unused;                   /* bit set of vocabulary entries that are no tokens */
-    uint64_t lora_hash[2];              /* of the adapters in force; zero without */
-    uint64_t hash[2];                   /* of the file, once hashed */
+    bool f16;              /* prompts may be read with f16 operands */
+    uint32_t *unused;      /* bit set of vocabulary entries that are no tokens */
+    uint64_t lora_hash[2]; /* of the adapters in force; zero without */
+    uint64_t hash[2];      /* of the file, once hashed */
     bool hashed;
     /* counters.c */
     struct hlm_counters count;
     hlm_watch watch;
-    hlm_progress progress;              /* of params: bytes of weights */
+    hlm_progress progress; /* of params: bytes of weights */
     void *watch_user, *progress_user;
     bool profile;
-    double watched_s;                   /* when watch was called last */
-    double began_s, began_gen_s;        /* when what is read began; seconds and tokens made ... */
-    uint64_t began_gen;                 /* ... before the answer at hand */
-    hlm_session *counted;               /* the session at work, or last at work */
+    double watched_s;            /* when watch was called last */
+    double began_s, began_gen_s; /* when what is read began; seconds and tokens made ... */
+    uint64_t began_gen;          /* ... before the answer at hand */
+    hlm_session *counted;        /* the session at work, or last at work */
     bool layers;
-    struct kv_stats *telling;           /* of whom was at work last: the session, the training */
-    uint64_t *load;                     /* [layers][load_stride]: choices of experts */
-    uint32_t n_load, load_stride;       /* n_load: layers */
+    struct kv_stats *telling;     /* of whom was at work last: the session, the training */
+    uint64_t *load;               /* [layers][load_stride]: choices of experts */
+    uint32_t n_load, load_stride; /* n_load: layers */
 };
 
 /* ---- counters (counters.c) --------------------------------------------------------------- */
 
-void count_open(hlm *m, const struct hlm_params *params);       /* before the weights are loaded */
-bool count_load(void *m, uint64_t done, uint64_t total);        /* an hlm_progress of weights */
+void count_open(hlm *m, const struct hlm_params *params); /* before the weights are loaded */
+bool count_load(void *m, uint64_t done, uint64_t total);  /* an hlm_progress of weights */
 /* Of total tokens, done are read; one more is made. s->stats has it already. */
 void count_read(hlm_session *s, uint64_t done, uint64_t total);
 void count_gen(hlm_session *s);
-void count_end(hlm_session *s);         /* before it is destroyed */
+void count_end(hlm_session *s); /* before it is destroyed */
 /* A training of this plan begins. */
 void count_begin(hlm *m, const struct hlm_plan *plan);
 /* Of total rows of a step or a set, done have been run; a step of n_step is done; a validation. */
@@ -77,19 +77,19 @@ struct snapshot {
 struct snapshots {
     struct gpu *gpu;
     struct arena *arena;
-    tensor state, logits;               /* the live ones, each as one range */
+    tensor state, logits; /* the live ones, each as one range */
     uint64_t state_bytes, logits_bytes, slot_bytes;
     uint64_t slot_at[MAX_SLOT];
     uint32_t n_slot, n;
     struct snapshot at[MAX_SNAPSHOT];
-    uint32_t want[MAX_SLOT + 1], n_want;        /* where there are to be some: snapshots_aim */
-    struct cmd *cmd;                    /* the newest copy; may still run */
+    uint32_t want[MAX_SLOT + 1], n_want; /* where there are to be some: snapshots_aim */
+    struct cmd *cmd;                     /* the newest copy; may still run */
 };
 
 /* Takes the slots that fit budget in an uncommitted arena. */
 bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, tensor logits,
                     uint64_t budget, struct err *err);
-void snapshots_finish(struct snapshots *k);             /* takes a zeroed one */
+void snapshots_finish(struct snapshots *k); /* takes a zeroed one */
 /* Those of more than n_past tokens are void. */
 void snapshots_cut(struct snapshots *k, uint32_t n_past);
 /* The longest of at most `most` tokens from which n tokens can be reached: one of exactly n needs
@@ -103,7 +103,7 @@ uint32_t snapshots_evicted(const struct snapshots *k, uint32_t n_past, uint32_t 
 void snapshots_aim(struct snapshots *k, uint32_t from, uint32_t to, const uint32_t *at, uint32_t n);
 /* The first chosen place behind n_past that is not held, `to` when there is none before it. */
 uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to);
-bool snapshots_free(const struct snapshots *k);         /* is there an empty slot? */
+bool snapshots_free(const struct snapshots *k); /* is there an empty slot? */
 bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits);
 /* Copies the live state, and logits when they are at hand, to a slot, or back. Do not wait. */
 bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
@@ -120,53 +120,53 @@ tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s);
 enum { MAX_PLAN = 12 };
 
 enum plan_kind {
-    PLAN_READ,          /* n tokens into the caches */
-    PLAN_READ_LAST,     /* the same, and the logits of the last one */
-    PLAN_EVAL,          /* the same, logits of all */
-    PLAN_EVAL_HIDDEN,   /* the same, hidden states too */
-    PLAN_NLL,           /* n tokens, and what each one's likelihood of the next is made of */
-    PLAN_NEXT,          /* one token (the last of ids), its logits, the token after it */
-    PLAN_NEXT_TELLS,    /* the same, and layers tell of their gates */
-    PLAN_SAMPLE,        /* a token from the logits at hand */
+    PLAN_READ,        /* n tokens into the caches */
+    PLAN_READ_LAST,   /* the same, and the logits of the last one */
+    PLAN_EVAL,        /* the same, logits of all */
+    PLAN_EVAL_HIDDEN, /* the same, hidden states too */
+    PLAN_NLL,         /* n tokens, and what each one's likelihood of the next is made of */
+    PLAN_NEXT,        /* one token (the last of ids), its logits, the token after it */
+    PLAN_NEXT_TELLS,  /* the same, and layers tell of their gates */
+    PLAN_SAMPLE,      /* a token from the logits at hand */
 };
 
 struct plan {
     struct cmd *cmd;
     enum plan_kind kind;
     uint32_t n_tok;
-    bool ended;         /* ready to be submitted; before, it only told how much scratch it needs */
-    uint64_t used;      /* when, for finding the oldest */
+    bool ended;    /* ready to be submitted; before, it only told how much scratch it needs */
+    uint64_t used; /* when, for finding the oldest */
 };
 
 struct hlm_session {
     hlm *m;
-    uint32_t n_ctx, n_batch, n_eval, n_nll;     /* n_nll: rows whose logits are there at once */
+    uint32_t n_ctx, n_batch, n_eval, n_nll; /* n_nll: rows whose logits are there at once */
     enum hlm_kv kv_type;
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
-    struct kv_stats layers;             /* zeros: nobody asks */
-    bool mute;                          /* no answer tells of its gates: its plan cannot be had */
+    struct kv_stats layers; /* zeros: nobody asks */
+    bool mute;              /* no answer tells of its gates: its plan cannot be had */
     struct sampler sampler;
-    struct hlm_sampling sampling;       /* what the step holds */
+    struct hlm_sampling sampling; /* what the step holds */
     bool sampling_set;
 
     struct plan plan[MAX_PLAN];
     uint32_t n_plan;
     uint64_t tick;
 
-    int32_t *id;                        /* [n_ctx + 1]: what the rows of the caches are of, then at
-                                           most one that is not read yet */
-    uint32_t n_past, n_known, flip;     /* where the recurrent state stands */
-    uint32_t n_row;                     /* rows of keys and values that are of id[]: n_past or, once
-                                           the state was set back, more; read below it, a token is
-                                           read again */
-    bool has_logits;                    /* of id[n_past - 1] */
-    bool unclear;                       /* a call failed on the way: what the recurrent state is of
-                                           nobody knows */
+    int32_t *id;                    /* [n_ctx + 1]: what the rows of the caches are of, then at
+                                       most one that is not read yet */
+    uint32_t n_past, n_known, flip; /* where the recurrent state stands */
+    uint32_t n_row;                 /* rows of keys and values that are of id[]: n_past or, once
+                                       the state was set back, more; read below it, a token is
+                                       read again */
+    bool has_logits;                /* of id[n_past - 1] */
+    bool unclear;                   /* a call failed on the way: what the recurrent state is of
+                                       nobody knows */
     struct snapshots snaps;
     struct hlm_found found;
-    struct hlm_stats stats, counted;    /* counted: of stats, what the model's counters have */
+    struct hlm_stats stats, counted; /* counted: of stats, what the model's counters have */
 };
 
 /* Forgets everything: zero state, empty caches (their contents do not matter, positions cut
@@ -209,7 +209,9 @@ struct saved_head {
 };
 static_assert(sizeof(struct saved_head) == 192, "as in the files that there are");
 
-struct saved_snap { uint32_t n_past, flip, has_logits, spare; };
+struct saved_snap {
+    uint32_t n_past, flip, has_logits, spare;
+};
 
 /* What a file must be to fit a session. */
 struct saved_want {
@@ -227,12 +229,12 @@ struct saved_want {
 struct saved {
     struct saved_head head;
     struct saved_snap snap[MAX_SNAPSHOT];
-    int32_t *id;                        /* [n_known] */
-    char *note;                         /* terminated */
+    int32_t *id; /* [n_known] */
+    char *note;  /* terminated */
     uint64_t logits_at;
     uint64_t sum[2];
 };
 /* False: s holds nothing. Needs no device. */
 bool saved_open(struct saved *s, const struct file_in *f, const struct saved_want *w,
                 struct err *err);
-void saved_finish(struct saved *s);     /* takes a zeroed one */
+void saved_finish(struct saved *s); /* takes a zeroed one */

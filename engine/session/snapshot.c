@@ -20,7 +20,7 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
     k->logits_bytes = tensor_bytes(logits);
     k->slot_bytes = align_up(k->state_bytes, LOGITS_ALIGN) + k->logits_bytes;
     char all[32], cap[32];
-    if (k->state_bytes > gpu_caps(g)->max_alloc)    /* it is cleared and copied as one range */
+    if (k->state_bytes > gpu_caps(g)->max_alloc) /* it is cleared and copied as one range */
         return fail(err, "state: the layers keep %s, the largest buffer of %s has %s",
                     bytes_text(all, k->state_bytes), gpu_caps(g)->name,
                     bytes_text(cap, gpu_caps(g)->max_alloc));
@@ -28,15 +28,16 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
         return false;
     /* where the slots are device memory too, the context is worth more than they are */
     uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
-    uint64_t n = budget == HLM_SNAPSHOT_DEFAULT ? max_u64(2, some / k->slot_bytes)
-                                                : budget / k->slot_bytes;
+    uint64_t n =
+        budget == HLM_SNAPSHOT_DEFAULT ? max_u64(2, some / k->slot_bytes) : budget / k->slot_bytes;
     k->n_slot = (uint32_t)min_u64(n, MAX_SLOT);
     for (uint32_t i = 0; i < k->n_slot; i++)
         k->slot_at[i] = arena_take(k->arena, k->slot_bytes, 0);
     if (budget && !k->n_slot && !gpu_is_dry(g))
-        log_msg(LOG_WARN, "a snapshot of this model takes %llu bytes, the budget for snapshots has "
-                          "%llu: none are kept", (unsigned long long)k->slot_bytes,
-                (unsigned long long)budget);
+        log_msg(LOG_WARN,
+                "a snapshot of this model takes %llu bytes, the budget for snapshots has "
+                "%llu: none are kept",
+                (unsigned long long)k->slot_bytes, (unsigned long long)budget);
     return true;
 }
 
@@ -142,7 +143,7 @@ struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past)
     struct snapshot *s = find(k, n_past);
     if (!s) {
         uint32_t i = 0;
-        if (k->n == MAX_SNAPSHOT) {     /* slots are fewer: forget the first of the evicted */
+        if (k->n == MAX_SNAPSHOT) { /* slots are fewer: forget the first of the evicted */
             while (k->at[i].slot != NO_SLOT)
                 i++;
             drop(k, i);

@@ -10,27 +10,57 @@
 static const char no_think[] = "<think>\n\n</think>\n\n", empty_think[] = "<think></think>";
 
 static const struct chat_format chatml = {
-    .name = "chatml", .on = "", .off = "", .past = "",
+    .name = "chatml",
+    .on = "",
+    .off = "",
+    .past = "",
 };
 static const struct chat_format qwen3 = {
-    .name = "qwen3", .answer = CHAT_QWEN, .empty = CHAT_EMPTY_LAST,
-    .tools = &chat_tools_qwen3, .thinking = CHAT_MAY_THINK, .think = true,
-    .on = "", .off = no_think, .past = "", /* the model opens <think> by itself */
+    .name = "qwen3",
+    .answer = CHAT_QWEN,
+    .empty = CHAT_EMPTY_LAST,
+    .tools = &chat_tools_qwen3,
+    .thinking = CHAT_MAY_THINK,
+    .think = true,
+    .on = "",
+    .off = no_think,
+    .past = "", /* the model opens <think> by itself */
 };
 static const struct chat_format qwen35 = {
-    .name = "qwen35", .answer = CHAT_QWEN, .trim = true, .strict = true, .empty = CHAT_EMPTY_ALL,
-    .tools = &chat_tools_qwen35, .thinking = CHAT_MAY_THINK, .think = true,
-    .on = "<think>\n", .off = no_think, .past = "",
+    .name = "qwen35",
+    .answer = CHAT_QWEN,
+    .trim = true,
+    .strict = true,
+    .empty = CHAT_EMPTY_ALL,
+    .tools = &chat_tools_qwen35,
+    .thinking = CHAT_MAY_THINK,
+    .think = true,
+    .on = "<think>\n",
+    .off = no_think,
+    .past = "",
 };
 static const struct chat_format nemotron = {
-    .name = "nemotron", .answer = CHAT_NEMOTRON, .trim_end = true, .system = true,
-    .tools = &chat_tools_nemotron, .thinking = CHAT_MAY_THINK, .think = true,
-    .on = "<think>\n", .off = empty_think, .past = empty_think,
+    .name = "nemotron",
+    .answer = CHAT_NEMOTRON,
+    .trim_end = true,
+    .system = true,
+    .tools = &chat_tools_nemotron,
+    .thinking = CHAT_MAY_THINK,
+    .think = true,
+    .on = "<think>\n",
+    .off = empty_think,
+    .past = empty_think,
 };
 static const struct chat_format step = {
-    .name = "step", .answer = CHAT_STEP, .prints_bos = true,
-    .tools = &chat_tools_step, .thinking = CHAT_ALWAYS_THINKS, .think = true,
-    .on = "<think>\n", .off = "<think>\n", .past = "",
+    .name = "step",
+    .answer = CHAT_STEP,
+    .prints_bos = true,
+    .tools = &chat_tools_step,
+    .thinking = CHAT_ALWAYS_THINKS,
+    .think = true,
+    .on = "<think>\n",
+    .off = "<think>\n",
+    .past = "",
 };
 
 /* ---- text ------------------------------------------------------------------------------------ */

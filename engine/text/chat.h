@@ -3,7 +3,7 @@
 #pragma once
 #include "text/tok.h"
 
-struct json_t;                  /* jansson's */
+struct json_t; /* jansson's */
 
 enum chat_thinking { CHAT_NEVER_THINKS, CHAT_MAY_THINK, CHAT_ALWAYS_THINKS };
 /* After the last question: which turns without reasoning still get an empty <think> block. */
@@ -14,19 +14,19 @@ enum chat_answer { CHAT_PLAIN, CHAT_QWEN, CHAT_NEMOTRON, CHAT_STEP };
 
 /* A family of templates and where its members differ. A value: copy it, compare names. */
 struct chat_format {
-    const char *name;       /* one of CHAT_NAMES */
+    const char *name;        /* one of CHAT_NAMES */
     enum chat_answer answer; /* all but CHAT_PLAIN tell reasoning from content */
-    bool trim, trim_end;    /* contents lose white space at both ends; answers do, at the end */
-    bool strict;            /* a system message must be first, a user's message must be there */
-    bool system;            /* a system turn comes first, an empty one if need be */
+    bool trim, trim_end;     /* contents lose white space at both ends; answers do, at the end */
+    bool strict;             /* a system message must be first, a user's message must be there */
+    bool system;             /* a system turn comes first, an empty one if need be */
     enum chat_empty empty;
     const struct chat_tools *tools; /* how tools, calls and what they give are told; NULL: never */
     enum chat_thinking thinking;
-    bool think;             /* what the template does when nobody asks */
-    const char *on, *off;   /* what ends the generation prompt, thinking and not */
-    const char *past;       /* what stands there once the reasoning has been dropped */
+    bool think;           /* what the template does when nobody asks */
+    const char *on, *off; /* what ends the generation prompt, thinking and not */
+    const char *past;     /* what stands there once the reasoning has been dropped */
     bool prints_bos;
-    struct str bos;         /* the file's text of it, which must outlive the format; may be empty */
+    struct str bos; /* the file's text of it, which must outlive the format; may be empty */
 };
 #define CHAT_NAMES "chatml, qwen3, qwen35, nemotron, step"
 
@@ -40,19 +40,19 @@ bool chat_by_name(const char *name, const struct gguf *g, struct chat_format *fm
 /* A function that an answer calls. */
 struct chat_call {
     char *name;
-    struct json_t *args;        /* an object, in the order of the file; a reference */
-    char *args_text;            /* the file's own text of it, if it came as text, else NULL */
+    struct json_t *args; /* an object, in the order of the file; a reference */
+    char *args_text;     /* the file's own text of it, if it came as text, else NULL */
 };
 
 struct chat_msg {
-    char *role;             /* "system" "user" "assistant" "tool" */
+    char *role; /* "system" "user" "assistant" "tool" */
     char *content;
     char *reasoning;        /* NULL or text between <think> and </think> */
     char *name;             /* NULL or its author's: Step 3.5 has a role for "observation" */
     struct chat_call *call; /* of an assistant */
     uint32_t n_call;
-    int32_t *ids;           /* what was sampled for content, NULL when not from this session */
-    uint32_t n_ids;         /* closing token not included */
+    int32_t *ids;   /* what was sampled for content, NULL when not from this session */
+    uint32_t n_ids; /* closing token not included */
 };
 void chat_msg_free(struct chat_msg *m); /* what it points to, not m itself */
 
@@ -60,25 +60,27 @@ void chat_msg_free(struct chat_msg *m); /* what it points to, not m itself */
 struct chat_input {
     const struct chat_msg *msg;
     uint32_t n;
-    struct json_t *tools;   /* NULL or a list that chat_tools_check() has found good */
+    struct json_t *tools;           /* NULL or a list that chat_tools_check() has found good */
     const struct chat_prompt *told; /* NULL or what chat_tell_tools() made of that list */
 };
 
 /* Where a message stands in a prompt: spans [begin, text) are its header, its text follows. What
  * several tools say in a row shares a turn, whose header is the first one's. */
-struct chat_cut { uint32_t begin, text; };
+struct chat_cut {
+    uint32_t begin, text;
+};
 
 /* A rendered prompt: spans point into text and into the messages' ids, which must outlive it. */
 struct chat_prompt {
-    char *text;             /* the whole, terminated */
+    char *text; /* the whole, terminated */
     uint64_t len;
     struct tok_span *span;
     uint32_t n_span;
-    uint32_t n_head;        /* spans before that part of the generation prompt's thinking which a
-                               later turn, in which reasoning is dropped, has no more */
-    struct chat_cut *cut;   /* one for each message, then the generation prompt's if there is one */
+    uint32_t n_head;      /* spans before that part of the generation prompt's thinking which a
+                             later turn, in which reasoning is dropped, has no more */
+    struct chat_cut *cut; /* one for each message, then the generation prompt's if there is one */
     uint32_t n_cut;
-    bool in_think;          /* the prompt ends inside <think>: what comes first is reasoning */
+    bool in_think; /* the prompt ends inside <think>: what comes first is reasoning */
 };
 void chat_prompt_free(struct chat_prompt *p);
 

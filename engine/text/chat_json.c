@@ -29,7 +29,11 @@ void chat_free(struct chat_msg *msg, uint32_t n, json_t *tools)
 }
 
 /* Where in the file: message i, and of it call k (0: the message itself), from 1. */
-struct place { const char *name; unsigned long long i, k; struct err *err; };
+struct place {
+    const char *name;
+    unsigned long long i, k;
+    struct err *err;
+};
 
 static bool wrong(const struct place *at, const char *key, const char *what)
 {
@@ -64,13 +68,15 @@ static bool take_string(const struct place *at, const json_t *j, const char *key
 static bool parse_args(const struct place *at, const json_t *text, struct chat_call *c)
 {
     json_error_t e;
-    c->args = json_loadb(json_string_value(text), json_string_length(text), JSON_REJECT_DUPLICATES,
-                         &e);
+    c->args =
+        json_loadb(json_string_value(text), json_string_length(text), JSON_REJECT_DUPLICATES, &e);
     if (!c->args && json_error_code(&e) == json_error_out_of_memory)
         return no_memory(at);
     if (!c->args)
-        return fail(at->err, "%s: message %llu: call %llu: the text of \"arguments\" is no JSON: "
-                    "%s", at->name, at->i, at->k, chat_show(e.text, sizeof e.text).s);
+        return fail(at->err,
+                    "%s: message %llu: call %llu: the text of \"arguments\" is no JSON: "
+                    "%s",
+                    at->name, at->i, at->k, chat_show(e.text, sizeof e.text).s);
     if (!json_is_object(c->args))
         return wrong(at, "arguments", "must be an object, or the text of one");
     return copy(at, text, &c->args_text);
@@ -81,8 +87,10 @@ static bool take_call(const struct place *at, json_t *j, struct chat_call *c)
     json_t *function = json_object_get(j, "function"), *f = function ? function : j;
     json_t *args = json_object_get(f, "arguments");
     if (!json_is_object(f))
-        return fail(at->err, "%s: message %llu: call %llu is not an object with a function's "
-                    "\"name\" and \"arguments\"", at->name, at->i, at->k);
+        return fail(at->err,
+                    "%s: message %llu: call %llu is not an object with a function's "
+                    "\"name\" and \"arguments\"",
+                    at->name, at->i, at->k);
     if (!take_string(at, f, "name", &c->name))
         return false;
     if (json_is_string(args))
@@ -106,7 +114,8 @@ static bool take_calls(struct place *at, json_t *list, struct chat_msg *m)
     if (n > UINT32_MAX || !(m->call = mem_alloc(n, sizeof *m->call)))
         return no_memory(at);
     m->n_call = (uint32_t)n;
-    json_array_foreach(list, i, call) {
+    json_array_foreach(list, i, call)
+    {
         at->k = i + 1;
         if (!take_call(at, call, &m->call[i]))
             return false;
@@ -168,8 +177,7 @@ struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name
     if (!j)
         fail(err, "%s: line %d: %s", name, e.line, chat_show(e.text, sizeof e.text).s);
     else if (!list)
-        fail(err, "%s: a JSON array of messages is expected, or an object with \"messages\"",
-             name);
+        fail(err, "%s: a JSON array of messages is expected, or an object with \"messages\"", name);
     else if (chat_tools_check(json_object_get(j, "tools"), name, tools, err))
         msg = chat_from_list(list, name, n, err);
     *tools = msg && *tools ? json_incref(*tools) : NULL;

@@ -24,20 +24,22 @@ struct str chat_str(const char *s);
 struct str chat_trim(struct str s);
 
 /* Text from outside for a message: cut to fit, no byte that breaks a line or moves a terminal. */
-struct shown { char s[JSON_ERROR_TEXT_LENGTH]; };
+struct shown {
+    char s[JSON_ERROR_TEXT_LENGTH];
+};
 struct shown chat_show(const char *text, uint32_t max);
 
 /* How a family of templates tells of tools. */
 struct chat_tools {
-    const char *list, *list_end;    /* around the tools in the system turn */
-    bool list_xml;                  /* each as tags, its schema taken apart; else as JSON */
+    const char *list, *list_end; /* around the tools in the system turn */
+    bool list_xml;               /* each as tags, its schema taken apart; else as JSON */
     enum { SYSTEM_FIRST, SYSTEM_FIRST_IF_ANY, SYSTEM_LAST } system; /* and that turn's own text */
     bool call_xml;                  /* as tags with a tag for each argument; else as JSON */
     bool value_json;                /* an argument that is no text is told as JSON, else Python's */
     const char *first, *next, *end; /* before a call behind text, behind a call; behind each call */
     const char *role;               /* whose turn it is when tools answer */
     const char *open, *close, *between; /* around an answer, and between two */
-    bool not_first;                 /* that turn would have no header if it were the first */
+    bool not_first;                     /* that turn would have no header if it were the first */
 };
 extern const struct chat_tools chat_tools_qwen3, chat_tools_qwen35, chat_tools_qwen36,
     chat_tools_nemotron, chat_tools_step;

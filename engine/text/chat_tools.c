@@ -37,16 +37,29 @@ const struct chat_tools chat_tools_qwen3 = {
     .list_end = "\n</tools>\n\nFor each function call, return a json object with function name and "
                 "arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n{\"name\": "
                 "<function-name>, \"arguments\": <args-json-object>}\n</tool_call>",
-    .first = "\n", .next = "\n", .end = "",
-    .role = "user", .open = "<tool_response>\n", .close = "\n</tool_response>", .between = "\n",
+    .first = "\n",
+    .next = "\n",
+    .end = "",
+    .role = "user",
+    .open = "<tool_response>\n",
+    .close = "\n</tool_response>",
+    .between = "\n",
 };
-const struct chat_tools chat_tools_qwen35 = { QWEN35 }, chat_tools_qwen36 = { QWEN35,
-                                                                              .value_json = true };
+const struct chat_tools chat_tools_qwen35 = { QWEN35 },
+                        chat_tools_qwen36 = { QWEN35, .value_json = true };
 const struct chat_tools chat_tools_nemotron = {
     .list = "# Tools\n\nYou have access to the following functions:\n\n<tools>",
-    .list_end = XML_END, .list_xml = true, .system = SYSTEM_FIRST_IF_ANY, .call_xml = true,
-    .first = "\n", .next = "", .end = "\n",
-    .role = "user", .open = "<tool_response>\n", .close = "\n</tool_response>\n", .between = "",
+    .list_end = XML_END,
+    .list_xml = true,
+    .system = SYSTEM_FIRST_IF_ANY,
+    .call_xml = true,
+    .first = "\n",
+    .next = "",
+    .end = "\n",
+    .role = "user",
+    .open = "<tool_response>\n",
+    .close = "\n</tool_response>\n",
+    .between = "",
     .not_first = true,
 };
 const struct chat_tools chat_tools_step = {
@@ -55,8 +68,14 @@ const struct chat_tools chat_tools_step = {
     .list_end = "\n</tools>" XML_CALL "<function=...>\n...\n</function> block must be nested "
                 "within <tool_call>\n...\n</tool_call> XML tags\n"
                 "- Required parameters MUST be specified\n</IMPORTANT>",
-    .call_xml = true, .first = "", .next = "", .end = "",
-    .role = "tool_response", .open = "<tool_response>", .close = "</tool_response>", .between = "",
+    .call_xml = true,
+    .first = "",
+    .next = "",
+    .end = "",
+    .role = "tool_response",
+    .open = "<tool_response>",
+    .close = "</tool_response>",
+    .between = "",
 };
 
 /* ---- values as Python writes them ------------------------------------------------------------ */
@@ -69,7 +88,10 @@ static struct str text_of(const json_t *j)
 }
 
 /* A number above 0 in decimal: 0.DDD times 10^exp. No point in it, which a locale could replace. */
-struct decimal { char digits[24]; int n, exp; };
+struct decimal {
+    char digits[24];
+    int n, exp;
+};
 
 static struct decimal decimal_of(double v, int n)
 {
@@ -158,7 +180,7 @@ static const char *escape(char c, char room[8])
     if ((unsigned char)c >= 0x20 && c != '"' && c != '\\')
         return NULL;
     const char *p = c ? strchr(from, c) : NULL;
-    if (p)      /* no printf: a text may be full of them */
+    if (p) /* no printf: a text may be full of them */
         memcpy(room, (char[]){ '\\', to[p - from], 0 }, 3);
     else
         snprintf(room, 8, "\\u%04x", (unsigned)c);
@@ -202,16 +224,22 @@ static void put_repr_text(struct draft *d, struct str s)
     words(d, quote);
     for (uint64_t i = 0; i < s.n;) {
         utf8proc_int32_t cp = -1;
-        utf8proc_ssize_t n = utf8proc_iterate((const uint8_t *)s.p + i,
-                                              (utf8proc_ssize_t)(s.n - i), &cp);
+        utf8proc_ssize_t n =
+            utf8proc_iterate((const uint8_t *)s.p + i, (utf8proc_ssize_t)(s.n - i), &cp);
         char room[16] = "";
         n = n < 1 ? 1 : n; /* jansson lets no other text through */
         unsigned c = (unsigned)cp;
         if (c == '\n' || c == '\r' || c == '\t' || c == '\\' || c == (unsigned)*quote)
             snprintf(room, sizeof room, "\\%c",
-                     c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : (char)c);
+                     c == '\n'   ? 'n'
+                     : c == '\r' ? 'r'
+                     : c == '\t' ? 't'
+                                 : (char)c);
         else if (!printable(cp))
-            snprintf(room, sizeof room, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x",
+            snprintf(room, sizeof room,
+                     c < 0x100     ? "\\x%02x"
+                     : c < 0x10000 ? "\\u%04x"
+                                   : "\\U%08x",
                      c);
         if (*room)
             words(d, room);
@@ -239,7 +267,8 @@ static void put(struct draft *d, const struct dialect *in, json_t *j)
     switch (json_typeof(j)) {
     case JSON_OBJECT:
         words(d, "{");
-        json_object_foreach(j, key, v) {
+        json_object_foreach(j, key, v)
+        {
             words(d, sep);
             in->text(d, chat_str(key));
             words(d, ": ");
@@ -250,7 +279,8 @@ static void put(struct draft *d, const struct dialect *in, json_t *j)
         break;
     case JSON_ARRAY:
         words(d, "[");
-        json_array_foreach(j, i, v) {
+        json_array_foreach(j, i, v)
+        {
             words(d, i ? ", " : "");
             put(d, in, v);
         }
@@ -305,7 +335,8 @@ static void put_others(struct draft *d, json_t *j, const char *const *known, uin
 {
     const char *key;
     json_t *v;
-    json_object_foreach(j, key, v) {
+    json_object_foreach(j, key, v)
+    {
         uint32_t i = 0;
         while (i < n && strcmp(key, known[i]))
             i++;
@@ -352,16 +383,16 @@ static void put_parameter(struct draft *d, const char *name, json_t *j)
 
 static void put_function(struct draft *d, json_t *f)
 {
-    static const char *const of_all[] = { "type", "properties", "required" },
-                      *const of_it[] = { "type", "name", "description", "parameters" };
+    static const char *const of_all[] = { "type", "properties", "required" }, *const of_it[] = {
+        "type", "name", "description", "parameters"
+    };
     json_t *all = json_object_get(f, "parameters"), *v;
     json_t *required = json_object_get(all, "required");
     const char *key;
     put_tag(d, "\n<function>\n<name>", json_string_value(json_object_get(f, "name")), "</name>");
     put_description(d, f);
     draft_put(d, "\n<parameters>");
-    json_object_foreach(json_object_get(all, "properties"), key, v)
-        put_parameter(d, key, v);
+    json_object_foreach(json_object_get(all, "properties"), key, v) put_parameter(d, key, v);
     put_others(d, all, of_all, ARRAY_LEN(of_all));
     if (required) {
         draft_put(d, "\n<required>");
@@ -378,7 +409,8 @@ void draft_tools(struct draft *d, const struct chat_tools *t, json_t *list)
     size_t i;
     json_t *tool;
     draft_put(d, t->list);
-    json_array_foreach(list, i, tool) {
+    json_array_foreach(list, i, tool)
+    {
         if (t->list_xml) {
             put_function(d, function_of(tool));
         } else {
@@ -396,7 +428,8 @@ static void put_call_xml(struct draft *d, const struct chat_tools *t, const stru
     const char *key;
     json_t *v;
     put_tag(d, "<tool_call>\n<function=", c->name, ">\n");
-    json_object_foreach(c->args, key, v) {
+    json_object_foreach(c->args, key, v)
+    {
         put_tag(d, "<parameter=", key, ">\n");
         put_value(d, v, t->value_json);
         draft_put(d, "\n</parameter>\n");
@@ -435,10 +468,13 @@ bool chat_tools_check(json_t *j, const char *name, json_t **tools, struct err *e
         return true;
     if (!json_is_array(j))
         return fail(err, "%s: \"tools\" must be a list", name);
-    json_array_foreach(j, i, tool)
-        if (!json_is_string(json_object_get(function_of(tool), "name")))
-            return fail(err, "%s: tool %llu must be an object with a \"name\", or with a "
-                        "\"function\" that has one", name, (unsigned long long)i + 1);
+    json_array_foreach(j, i, tool) if (!json_is_string(json_object_get(
+                                           function_of(tool),
+                                           "name"))) return fail(err,
+                                                                 "%s: tool %llu must be an object "
+                                                                 "with a \"name\", or with a "
+                                                                 "\"function\" that has one",
+                                                                 name, (unsigned long long)i + 1);
     *tools = json_array_size(j) ? j : NULL;
     return true;
 }

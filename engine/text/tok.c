@@ -9,15 +9,26 @@
 #include <string.h>
 
 enum { /* tokenizer.ggml.token_type */
-    NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE
+       NORMAL = 1,
+       UNKNOWN,
+       CONTROL,
+       USER_DEFINED,
+       UNUSED,
+       BYTE
 };
 enum { /* flags of a token: how it takes part */
-    IS_CONTROL = 1, IS_USER = 2, IS_UNUSED = 4, IS_EOG = 8
+       IS_CONTROL = 1,
+       IS_USER = 2,
+       IS_UNUSED = 4,
+       IS_EOG = 8
 };
 /* Real ones are below 64 and 600 bytes. Bounds keep the work on a hostile vocabulary linear. */
 enum { ADDED_MAX = 256, MERGE_MAX = 4096 };
 
-struct entry { uint32_t tag; int32_t id; }; /* of the table of texts; id -1: free */
+struct entry {
+    uint32_t tag;
+    int32_t id;
+}; /* of the table of texts; id -1: free */
 
 struct tok {
     uint32_t n;
@@ -113,7 +124,9 @@ static int32_t find(const struct tok *t, const char *p, uint64_t n)
 /* ---- loading --------------------------------------------------------------------------------- */
 
 /* A string of the file for a message: cut to fit, nothing in it that moves a terminal. */
-struct shown { char text[64]; };
+struct shown {
+    char text[64];
+};
 static struct shown show(struct str s)
 {
     struct shown v = { "" };
@@ -141,8 +154,11 @@ static bool load_types(struct tok *t, const struct gguf *g, struct err *err)
 {
     static const char key[] = "tokenizer.ggml.token_type";
     static const uint8_t flags[] = {
-        [UNKNOWN] = IS_CONTROL, [CONTROL] = IS_CONTROL, [USER_DEFINED] = IS_USER,
-        [UNUSED] = IS_UNUSED, [BYTE] = 0,
+        [UNKNOWN] = IS_CONTROL,
+        [CONTROL] = IS_CONTROL,
+        [USER_DEFINED] = IS_USER,
+        [UNUSED] = IS_UNUSED,
+        [BYTE] = 0,
     };
     const struct gguf_kv *kv = gguf_kv(g, key);
     if (!kv)
@@ -249,7 +265,11 @@ static bool load_merges(struct tok *t, const struct gguf *g, const int16_t byte_
     return true;
 }
 
-struct added { const char *p; uint32_t n; int32_t id; };
+struct added {
+    const char *p;
+    uint32_t n;
+    int32_t id;
+};
 
 static int by_bytes(const void *a, const void *b)
 {
@@ -311,6 +331,7 @@ static bool read_id(const struct tok *t, const struct gguf *g, const char *name,
 static bool load_ends(struct tok *t, const struct gguf *g, struct err *err)
 {
     static const char *const key[] = { "eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep" };
+    /* clang-format off */
     static const char *const text[] = {
         "<|im_end|>",    "<|endoftext|>",   "<|eot_id|>",   "<|eom_id|>",
         "<|end|>",       "<|end_of_text|>", "</s>",         "<｜end▁of▁sentence｜>",
@@ -318,6 +339,7 @@ static bool load_ends(struct tok *t, const struct gguf *g, struct err *err)
         "<|fim_pad|>",   "<|repo_name|>",   "<|file_sep|>",
         "<｜▁pad▁｜>", /* Step 3.5 lists it with its ends; a file has one key for them all */
     };
+    /* clang-format on */
     int32_t id;
     for (uint32_t i = 0; i < ARRAY_LEN(key); i++) {
         if (!read_id(t, g, key[i], &id, err))

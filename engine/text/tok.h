@@ -26,7 +26,10 @@ struct tok_span {
     uint32_t n_ids;
 };
 
-struct tok_ids { int32_t *id; uint32_t n, cap; };      /* growable; free with tok_ids_free */
+struct tok_ids {
+    int32_t *id;
+    uint32_t n, cap;
+}; /* growable; free with tok_ids_free */
 void tok_ids_free(struct tok_ids *ids);
 bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct err *err);
 
@@ -44,7 +47,10 @@ bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special
 struct str tok_bytes(const struct tok *t, int32_t id);
 
 /* Streaming: hands out only whole UTF-8 characters. Feed bytes, print what comes back. */
-struct utf8_out { char hold[8]; uint32_t n; };
+struct utf8_out {
+    char hold[8];
+    uint32_t n;
+};
 /* Appends s to what is held, writes whole characters to out (room for 3 * s.n + 12 bytes), keeps
  * the rest; bytes that can never become a character come out as U+FFFD. flush: also what is held,
  * as U+FFFD. Returns how many bytes were written. */

@@ -7,10 +7,17 @@
 
 #define NONE UINT32_MAX
 
-struct merge { int32_t left, right; uint32_t rank; int32_t id; }; /* rank NONE: free slot */
+struct merge {
+    int32_t left, right;
+    uint32_t rank;
+    int32_t id;
+}; /* rank NONE: free slot */
 
 /* A symbol of the piece being merged, in a list; rank and made are of the pair that starts here. */
-struct symbol { int32_t id, made; uint32_t prev, next, rank; };
+struct symbol {
+    int32_t id, made;
+    uint32_t prev, next, rank;
+};
 
 bool bpe_init(struct bpe *b, uint64_t n_merge, struct err *err)
 {

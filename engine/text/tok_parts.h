@@ -15,7 +15,11 @@ int utf8_next(const char *p, uint64_t n);
 /* Grows *old to n elements of `size` bytes at least, doubling. *cap is counted in elements. */
 bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct err *err);
 
-struct nfc { int32_t *cp, *sorted; char *out; uint64_t cap, sorted_cap, out_cap; }; /* scratch */
+struct nfc {
+    int32_t *cp, *sorted;
+    char *out;
+    uint64_t cap, sorted_cap, out_cap;
+}; /* scratch */
 void nfc_finish(struct nfc *s);
 /* Brings valid UTF-8 to NFC. *text and *n are replaced, by scratch, until the next call. */
 bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct err *err);
@@ -23,9 +27,9 @@ bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct err *err);
 /* ---- tok_split.c: the pre-tokenizers */
 
 struct split;
-struct pre;                             /* one row of the table of pre-tokenizers */
-const struct pre *pre_find(struct str name);                        /* NULL: unknown */
-const char *pre_list(char *buf, uint64_t n);                        /* "qwen2 qwen35 ..." */
+struct pre;                                  /* one row of the table of pre-tokenizers */
+const struct pre *pre_find(struct str name); /* NULL: unknown */
+const char *pre_list(char *buf, uint64_t n); /* "qwen2 qwen35 ..." */
 bool pre_ignores_merges(const struct pre *p);
 bool pre_is_nfc(const struct pre *p);
 bool pre_adds_bos(const struct pre *p);
@@ -40,10 +44,10 @@ bool split_text(struct split *s, const char *text, uint64_t n, piece_fn *fn, voi
 /* ---- tok_bpe.c: merging */
 
 struct bpe {
-    int32_t byte_id[256];               /* the token of a single byte; -1: none */
-    struct merge *table;                /* by pair of ids; open addressing */
+    int32_t byte_id[256]; /* the token of a single byte; -1: none */
+    struct merge *table;  /* by pair of ids; open addressing */
     uint32_t shift, mask;
-    struct symbol *sym;                 /* scratch of one piece */
+    struct symbol *sym; /* scratch of one piece */
     uint64_t *heap, sym_cap, heap_cap;
 };
 bool bpe_init(struct bpe *b, uint64_t n_merge, struct err *err);

@@ -10,14 +10,15 @@
 #include <string.h>
 
 /* Macros, since expressions share parts. White space inside a class; then \s and \S outside one. */
-#define WS       "\\t-\\r\\x{85}\\p{Z}"
-#define SPACE    "[" WS "]"
+#define WS "\\t-\\r\\x{85}\\p{Z}"
+#define SPACE "[" WS "]"
 #define NO_SPACE "[^" WS "]"
 
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|"
-#define SPACES       SPACE "*[\\r\\n]+|" SPACE "+(?!" NO_SPACE ")|" SPACE "+"
-#define GPT4(letters, digits) CONTRACTIONS "[^\\r\\n\\p{L}\\p{N}]?[" letters "]+|" digits \
-    "| ?[^" WS letters "\\p{N}]+[\\r\\n]*|" SPACES
+#define SPACES SPACE "*[\\r\\n]+|" SPACE "+(?!" NO_SPACE ")|" SPACE "+"
+#define GPT4(letters, digits)                                                                      \
+    CONTRACTIONS "[^\\r\\n\\p{L}\\p{N}]?[" letters "]+|" digits "| ?[^" WS letters                 \
+                 "\\p{N}]+[\\r\\n]*|" SPACES
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 
@@ -33,13 +34,18 @@ static const struct pre table[] = {
     { "qwen2 ", false, true, false, { GPT4("\\p{L}", "\\p{N}") } },
     { "qwen35 ", false, true, false, { GPT4("\\p{L}\\p{M}", "\\p{N}") } },
     { "pixtral llama-bpe llama3 ", true, false, true, { GPT4("\\p{L}", "\\p{N}{1,3}") } },
-    { "tekken ", true, false, true, {
-        "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|"
+    { "tekken ",
+      true,
+      false,
+      true,
+      { "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|"
         "[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*|"
         "\\p{N}| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES } },
-    { "deepseek-v3 ", false, false, false, {
-        "\\p{N}{1,3}",
-        "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
+    { "deepseek-v3 ",
+      false,
+      false,
+      false,
+      { "\\p{N}{1,3}", "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+",
         "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|"
         "[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES } },
 };
@@ -124,7 +130,10 @@ void split_destroy(struct split *s)
     free(s);
 }
 
-struct sink { piece_fn *fn; void *user; };
+struct sink {
+    piece_fn *fn;
+    void *user;
+};
 
 /* What expression `level` matches, and the gaps between, go on to the next one. */
 static bool cut(struct split *s, int level, const char *text, uint64_t n, struct sink out,

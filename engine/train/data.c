@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { MAX_TOLD = 5 };          /* skipped lines that are named one by one */
+enum { MAX_TOLD = 5 }; /* skipped lines that are named one by one */
 
 /* ---- ids that a file names ------------------------------------------------------------------- */
 
@@ -115,7 +115,8 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
     }
     tok_ids_free(&l.scratch);
     if (ok && !s->n_doc)
-        ok = fail(err, "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
+        ok = fail(err,
+                  "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
                   " malformed, %" PRIu64 " without a token that counts",
                   name, s->told.n_line + s->told.n_bad, s->told.n_bad, s->told.n_dropped);
     if (ok)
@@ -125,8 +126,7 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
     return ok;
 }
 
-static bool load(struct data_set *s, const char *path, const struct data_params *p,
-                 struct err *err)
+static bool load(struct data_set *s, const char *path, const struct data_params *p, struct err *err)
 {
     uint64_t n = 0;
     char *bytes = file_read(path, UINT64_MAX / 4, &n, err);
@@ -235,7 +235,11 @@ void data_free(struct data *d)
 static bool load_folder(struct data *d, const char *path, const struct data_params *p,
                         struct err *err)
 {
-    const struct { struct data_set *set; const char *file; bool must; } row[] = {
+    const struct {
+        struct data_set *set;
+        const char *file;
+        bool must;
+    } row[] = {
         { &d->train, "train.jsonl", true },
         { &d->valid, "valid.jsonl", false },
         { &d->test, "test.jsonl", false },

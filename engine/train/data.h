@@ -14,20 +14,20 @@
 #pragma once
 #include "text/chat.h"
 
-#define DATA_VALID 0.05         /* the usual share of a single file that goes to validation */
+#define DATA_VALID 0.05 /* the usual share of a single file that goes to validation */
 
 struct data_params {
-    struct tok *tok;            /* of the model, and its chat format */
+    struct tok *tok; /* of the model, and its chat format */
     struct chat_format format;
-    int32_t eos;                /* end of text, see data_eos(); below 0: none is added */
-    uint32_t max_seq;           /* ids of a document, the rest is cut off; 0: any number */
-    double valid;               /* share of a single file's lines, 0: none, below 1 */
-    uint64_t seed;              /* says which of them */
-    bool loss_all;              /* every token but a document's first counts */
-    bool turns_each;            /* one document for each assistant turn, in which that one counts */
-    bool raw_completion;        /* prompt and completion are two texts, not two turns */
-    bool no_eos;                /* no end of text behind texts */
-    bool skip_bad;              /* malformed lines are left out and told, else they fail */
+    int32_t eos;         /* end of text, see data_eos(); below 0: none is added */
+    uint32_t max_seq;    /* ids of a document, the rest is cut off; 0: any number */
+    double valid;        /* share of a single file's lines, 0: none, below 1 */
+    uint64_t seed;       /* says which of them */
+    bool loss_all;       /* every token but a document's first counts */
+    bool turns_each;     /* one document for each assistant turn, in which that one counts */
+    bool raw_completion; /* prompt and completion are two texts, not two turns */
+    bool no_eos;         /* no end of text behind texts */
+    bool skip_bad;       /* malformed lines are left out and told, else they fail */
 };
 
 /* The ids that a file means by end of text (a chat's end of turn only when it has no other) and by
@@ -36,17 +36,17 @@ int32_t data_eos(const struct gguf *g, const struct tok *t);
 int32_t data_pad(const struct gguf *g, const struct tok *t);
 
 struct data_doc {
-    uint64_t at;                /* its ids and mask begin there in its set */
+    uint64_t at; /* its ids and mask begin there in its set */
     uint32_t n, n_counted;
-    uint64_t line;              /* in the file, from 0; turns_each: several documents have it */
+    uint64_t line; /* in the file, from 0; turns_each: several documents have it */
 };
 
 /* What happened to the lines of a file: empty ones are no documents. */
 struct data_told {
-    uint64_t n_line, n_bad;     /* documents as lines; malformed ones, not in n_line */
-    uint64_t n_cut, n_ids_cut;  /* documents longer than max_seq, and what that cost */
-    uint64_t n_dropped;         /* without a counted token: nothing to learn from */
-    uint64_t longest;           /* ids of the longest document, before it was cut */
+    uint64_t n_line, n_bad;    /* documents as lines; malformed ones, not in n_line */
+    uint64_t n_cut, n_ids_cut; /* documents longer than max_seq, and what that cost */
+    uint64_t n_dropped;        /* without a counted token: nothing to learn from */
+    uint64_t longest;          /* ids of the longest document, before it was cut */
     uint64_t bad_line, cut_line, dropped_line; /* the first of each, from 1 */
 };
 
@@ -54,17 +54,19 @@ struct data_told {
  * that: a row without a counted token may come of it, and a step must look at n_counted. */
 struct data_set {
     int32_t *ids;
-    uint8_t *mask;              /* 1: counts as a target; never a document's first */
+    uint8_t *mask; /* 1: counts as a target; never a document's first */
     uint64_t n_id, n_counted;
     struct data_doc *doc;
     uint32_t n_doc;
-    struct data_told told;      /* of the file; with a single file all is told in train */
+    struct data_told told; /* of the file; with a single file all is told in train */
     uint64_t cap_id;
     uint32_t cap_doc;
 };
 void data_set_free(struct data_set *s);
 
-struct data { struct data_set train, valid, test; };
+struct data {
+    struct data_set train, valid, test;
+};
 
 /* Reads a file, or a folder with train.jsonl and, if they are there, valid.jsonl and test.jsonl. Of
  * a file of two lines or more the params' share goes to valid, one line at least, the documents of
@@ -82,19 +84,19 @@ void data_shuffle(uint32_t *order, uint32_t n, uint64_t seed, uint64_t epoch);
 /* One row: documents one behind the other, then padding. The arrays lie in one block. */
 struct data_row {
     uint32_t n, padding, n_doc, n_counted;
-    int32_t *ids;               /* [n]; padding: the pad id */
-    int32_t *doc;               /* [n] which document of the row, -1 on padding */
-    uint32_t *pos;              /* [n] from 0 in each document; 0 on padding */
-    uint8_t *mask;              /* [n]; 0 on padding */
+    int32_t *ids;                  /* [n]; padding: the pad id */
+    int32_t *doc;                  /* [n] which document of the row, -1 on padding */
+    uint32_t *pos;                 /* [n] from 0 in each document; 0 on padding */
+    uint8_t *mask;                 /* [n]; 0 on padding */
     uint32_t *doc_start, *doc_len; /* [n_doc] */
-    uint64_t *document;         /* [n_doc] lines of the file, from 0 */
+    uint64_t *document;            /* [n_doc] lines of the file, from 0 */
     void *block;
 };
 
 struct data_rows {
     struct data_row *row;
     uint32_t n_row, cap_row;
-    uint32_t row_length;        /* 0: rows as long as their one document */
+    uint32_t row_length; /* 0: rows as long as their one document */
     bool packed;
     int32_t pad_id;
     uint64_t n_counted;

@@ -13,7 +13,7 @@
 /* For each answer what stands before it is rendered anew, a few times over. Of so many bytes that
  * is a second of copying, ten where they are arguments of calls, full of quotes to escape. */
 enum { MAX_MSG = 1024 };
-#define MAX_RENDERED (1ull << 30)       /* answers times the bytes of the whole conversation */
+#define MAX_RENDERED (1ull << 30) /* answers times the bytes of the whole conversation */
 
 /* ---- documents in a set ---------------------------------------------------------------------- */
 
@@ -168,7 +168,7 @@ static bool raw_doc(struct data_line *l, struct str prompt, struct str completio
 struct turn {
     struct chat_prompt prompt, said;
     uint64_t from;
-    bool stands;                /* the model can be asked for this */
+    bool stands; /* the model can be asked for this */
 };
 
 static void turn_free(struct turn *t)
@@ -197,8 +197,9 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
 {
     uint64_t before = mem_n_failed();
     struct err why = { 0 };
-    struct chat_input in = { .msg = msg, .n = n, .tools = l->tools,
-                             .told = l->tools ? &l->told : NULL };
+    struct chat_input in = {
+        .msg = msg, .n = n, .tools = l->tools, .told = l->tools ? &l->told : NULL
+    };
     if (chat_render(&l->p->format, &in, generate, think, out, &why))
         return true;
     l->fatal = l->fatal || mem_n_failed() != before;
@@ -215,8 +216,10 @@ static bool render_all(struct data_line *l, const struct chat_msg *msg, uint32_t
     if (!render(l, msg, n, false, false, out, err))
         return false;
     return n_answer * out->len <= MAX_RENDERED ||
-           fail(err, "%s: %llu answers in a conversation of %llu bytes: their product may be %llu "
-                "at most", l->where, (unsigned long long)n_answer, (unsigned long long)out->len,
+           fail(err,
+                "%s: %llu answers in a conversation of %llu bytes: their product may be %llu "
+                "at most",
+                l->where, (unsigned long long)n_answer, (unsigned long long)out->len,
                 (unsigned long long)MAX_RENDERED);
 }
 
@@ -284,7 +287,7 @@ struct whole {
     struct str part[2];
     struct tok_span *span;
     uint32_t n_span;
-    struct tok_span *some;      /* room for a piece of them */
+    struct tok_span *some; /* room for a piece of them */
 };
 
 static bool same(const struct whole *w, uint64_t at, struct str s)
@@ -368,8 +371,8 @@ static bool put_whole(struct data_line *l, struct whole *w, const struct chat_ms
         const struct turn *t = i + 1 == n ? last : &own;
         ok = t == last || turn_make(l, msg, i + 1, think, &own, err);
         uint64_t begin = t->prompt.len, end;
-        if (ok && t->stands && begin >= at &&
-            same(w, 0, (struct str){ t->prompt.text, begin }) && same(w, begin, answer_of(t))) {
+        if (ok && t->stands && begin >= at && same(w, 0, (struct str){ t->prompt.text, begin }) &&
+            same(w, begin, answer_of(t))) {
             end = begin + answer_of(t).n;
             ok = (at ? put_piece(l, w, at, begin, false, err) : put_first(l, w, begin, err)) &&
                  put_piece(l, w, begin, end, true, err);
@@ -480,9 +483,10 @@ static bool object(struct data_line *l, const json_t *j, struct err *err)
            *prompt = json_object_get(j, "prompt"), *completion = json_object_get(j, "completion"),
            *tools = json_object_get(j, "tools");
     if (!list + !text + !(prompt || completion) != 2)
-        return bad(l, err, list || text || prompt || completion
-                               ? "more than one of \"messages\", \"prompt\" and \"text\""
-                               : "none of \"messages\", \"prompt\" and \"text\"");
+        return bad(l, err,
+                   list || text || prompt || completion
+                       ? "more than one of \"messages\", \"prompt\" and \"text\""
+                       : "none of \"messages\", \"prompt\" and \"text\"");
     if (list)
         return messages(l, list, tools, err);
     if (tools && !json_is_null(tools) && !(json_is_array(tools) && !json_array_size(tools)))

@@ -13,9 +13,11 @@
 
 /* Every option once: F a number, Z a number for which 0 stands as null, U a count, B a flag. */
 #define OPTIONS(F, Z, U, B)                                                                        \
-    U(steps) B(shuffle) U(batch_rows) U(accumulation) F(lr) F(beta1) F(beta2) F(eps)               \
-    B(bias_correction) F(weight_decay) F(weight_decay_gates) Z(clip_norm) U(rank) F(alpha)         \
-    B(rslora) F(lora_dropout) B(train_lora) B(train_gates) Z(mtp_factor)
+    U(steps)                                                                                       \
+    B(shuffle)                                                                                     \
+    U(batch_rows) U(accumulation) F(lr) F(beta1) F(beta2) F(eps) B(bias_correction)                \
+        F(weight_decay) F(weight_decay_gates) Z(clip_norm) U(rank) F(alpha) B(rslora)              \
+            F(lora_dropout) B(train_lora) B(train_gates) Z(mtp_factor)
 /* ... and of the schedule, all but its kind. */
 #define SCHEDULE(F, U) U(warmup_steps) F(warmup_from) F(peak) F(final) U(total_steps)
 
@@ -24,15 +26,29 @@ static const char *const kinds[] = { "constant", "cosine", "linear" };
 struct data_options data_options_default(void)
 {
     return (struct data_options){
-        .run = "train", .steps = 1, .batch_rows = 1, .accumulation = 1, .lr = 1e-4, .peak = 1e-4,
-        .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .bias_correction = true, .rank = 16,
-        .alpha = 32, .train_lora = true,
+        .run = "train",
+        .steps = 1,
+        .batch_rows = 1,
+        .accumulation = 1,
+        .lr = 1e-4,
+        .peak = 1e-4,
+        .beta1 = 0.9,
+        .beta2 = 0.999,
+        .eps = 1e-8,
+        .bias_correction = true,
+        .rank = 16,
+        .alpha = 32,
+        .train_lora = true,
     };
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-struct out { char *text; uint64_t n, cap; bool full; };
+struct out {
+    char *text;
+    uint64_t n, cap;
+    bool full;
+};
 
 static void put_n(struct out *o, const char *s, uint64_t n)
 {
@@ -176,7 +192,11 @@ bool data_dump(const char *path, const struct data_rows *r, const struct data_op
 /* ---- reading --------------------------------------------------------------------------------- */
 
 /* Where in the file, for messages: the name and, from 0, the row; below 0 none. */
-struct in { const char *name; int64_t row; struct err *err; };
+struct in {
+    const char *name;
+    int64_t row;
+    struct err *err;
+};
 
 static bool wrong(const struct in *in, const char *key, const char *what)
 {
@@ -231,8 +251,12 @@ static bool read_schedule(const struct in *in, const json_t *j, struct data_opti
     if (!kind || i == ARRAY_LEN(kinds))
         return wrong(in, "schedule", "must be an object whose kind is constant, cosine or linear");
     o->schedule = (enum data_schedule)i;
-#define F(name) if (!opt_real(in, j, #name, false, &o->name)) return false;
-#define U(name) if (!opt_u32(in, j, #name, &o->name)) return false;
+#define F(name)                                                                                    \
+    if (!opt_real(in, j, #name, false, &o->name))                                                  \
+        return false;
+#define U(name)                                                                                    \
+    if (!opt_u32(in, j, #name, &o->name))                                                          \
+        return false;
     SCHEDULE(F, U)
 #undef U
 #undef F
@@ -251,10 +275,18 @@ static bool read_options(const struct in *in, const json_t *j, struct data_optio
         snprintf(o->run, sizeof o->run, "%s", json_string_value(run));
     if (opt && (!json_is_string(opt) || strcmp(json_string_value(opt), "adamw")))
         return wrong(in, "optimizer", "must be \"adamw\", hlm has no other");
-#define F(name) if (!opt_real(in, j, #name, false, &o->name)) return false;
-#define Z(name) if (!opt_real(in, j, #name, true, &o->name)) return false;
-#define U(name) if (!opt_u32(in, j, #name, &o->name)) return false;
-#define B(name) if (!opt_bool(in, j, #name, &o->name)) return false;
+#define F(name)                                                                                    \
+    if (!opt_real(in, j, #name, false, &o->name))                                                  \
+        return false;
+#define Z(name)                                                                                    \
+    if (!opt_real(in, j, #name, true, &o->name))                                                   \
+        return false;
+#define U(name)                                                                                    \
+    if (!opt_u32(in, j, #name, &o->name))                                                          \
+        return false;
+#define B(name)                                                                                    \
+    if (!opt_bool(in, j, #name, &o->name))                                                         \
+        return false;
     OPTIONS(F, Z, U, B)
 #undef B
 #undef U
@@ -270,8 +302,8 @@ static bool is_list(const struct in *in, const json_t *j, const char *key, uint6
 {
     const json_t *list = json_object_get(j, key);
     char what[120];
-    snprintf(what, sizeof what, "must be a list of %" PRIu64 " whole numbers from %" PRId64
-             " to %" PRId64, n, lo, hi);
+    snprintf(what, sizeof what,
+             "must be a list of %" PRIu64 " whole numbers from %" PRId64 " to %" PRId64, n, lo, hi);
     if (!json_is_array(list) || json_array_size(list) != n)
         return wrong(in, key, what);
     for (size_t i = 0; i < n; i++) {
@@ -304,8 +336,7 @@ static bool check_slots(const struct in *in, const json_t *j, const struct data_
     return true;
 }
 
-static bool read_row(const struct in *in, const json_t *j, uint32_t n_vocab,
-                     struct data_rows *rows)
+static bool read_row(const struct in *in, const json_t *j, uint32_t n_vocab, struct data_rows *rows)
 {
     uint64_t n = json_array_size(json_object_get(j, "ids"));
     uint64_t n_doc = json_array_size(json_object_get(j, "doc_starts"));

@@ -6,10 +6,10 @@
 struct data_line {
     const struct data_params *p;
     struct data_set *set;
-    uint64_t line;              /* from 0 */
-    const char *where;          /* file:line, for messages */
-    struct json_t *tools;       /* of its messages, or NULL */
-    struct chat_prompt told;    /* they as the format tells them */
+    uint64_t line;           /* from 0 */
+    const char *where;       /* file:line, for messages */
+    struct json_t *tools;    /* of its messages, or NULL */
+    struct chat_prompt told; /* they as the format tells them */
     struct tok_ids scratch;
     bool fatal;
 };

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEP = 32 };                         /* slots by which row lengths are rounded up */
-static const uint64_t LOGIT_BYTES = 256u << 20;     /* of one piece, at most */
+enum { STEP = 32 };                             /* slots by which row lengths are rounded up */
+static const uint64_t LOGIT_BYTES = 256u << 20; /* of one piece, at most */
 
 /* ---- what passes read ------------------------------------------------------------------------ */
 
@@ -19,10 +19,7 @@ static tensor table(struct trainer *t, uint32_t n, uint32_t n_row)
     return arena_tensor(t->tables, I32, n, n_row);
 }
 
-static uint32_t *words(struct trainer *t, tensor of)
-{
-    return (uint32_t *)(t->host + of.offset);
-}
+static uint32_t *words(struct trainer *t, tensor of) { return (uint32_t *)(t->host + of.offset); }
 
 static bool take_layers(struct trainer *t, struct err *err)
 {
@@ -31,8 +28,8 @@ static bool take_layers(struct trainer *t, struct err *err)
     t->tells = mem_alloc(n, sizeof *t->tells);
     for (uint32_t i = 0; shape && i < n; i++)
         shape[i] = t->m->arch->shape(t->m, i);
-    bool ok = shape && t->tells &&
-              kv_stats_init(&t->layers, t->gpu, t->tables, n, shape, t->tells, err);
+    bool ok =
+        shape && t->tells && kv_stats_init(&t->layers, t->gpu, t->tables, n, shape, t->tells, err);
     free(shape);
     return ok || fail(err, "out of memory: %u layers", n);
 }
@@ -45,8 +42,10 @@ static bool take_tables(struct trainer *t, struct err *err)
     if (!t->tables)
         return false;
     t->ids = table(t, n + t->n_loss, 1);
-    t->docs = (struct docs){ .first = table(t, n, 1), .chunk = (uint32_t)align_up(t->chunk, 16),
-                             .n_chunk = n_chunk, .chunks = table(t, 4, n_chunk) };
+    t->docs = (struct docs){ .first = table(t, n, 1),
+                             .chunk = (uint32_t)align_up(t->chunk, 16),
+                             .n_chunk = n_chunk,
+                             .chunks = table(t, 4, n_chunk) };
     if (t->p.layers)
         t->docs.real = table(t, n, 1);
     t->dropout.key = table(t, 4, 1);
@@ -102,7 +101,8 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
         ids[n_tok + i] = 0;
     for (uint32_t i = 0, end; i < n_tok; i = end) {
         int32_t doc = i < row->n ? row->doc[i] : -1;
-        for (end = i + 1; end < n_tok && (end < row->n ? row->doc[end] : -1) == doc; end++) {}
+        for (end = i + 1; end < n_tok && (end < row->n ? row->doc[end] : -1) == doc; end++) {
+        }
         for (uint32_t at = i; at < end; at += t->chunk, n_chunk++) {
             uint32_t n = min_u32(t->chunk, end - at);
             memcpy(chunk + 4 * n_chunk, (uint32_t[]){ at, n, at == i, at + n == end }, 16);
@@ -137,7 +137,7 @@ static void write_targets(struct trainer *t, const struct data_row *row, struct 
         }
     for (uint32_t i = l->n; i < l->rows.n; i++)
         rows[i] = targets[i] = NO_ROW;
-    words(t, l->step)[0] = l->ahead - 1;        /* struct step: n_past, the rest is zero */
+    words(t, l->step)[0] = l->ahead - 1; /* struct step: n_past, the rest is zero */
     memset(words(t, l->piece), 0, 16);
     memcpy(words(t, l->weight), &w, 4);
 }
@@ -251,12 +251,16 @@ static void pass_drop(struct pass *p)
 static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
 {
     static const char *const name[] = {
-        [PASS_FIRST] = "first pass", [PASS_HELD] = "first pass, experts held",
-        [PASS_EVAL] = "validation pass", [PASS_BACK] = "backward pass", [PASS_HEAD] = "loss",
+        [PASS_FIRST] = "first pass",
+        [PASS_HELD] = "first pass, experts held",
+        [PASS_EVAL] = "validation pass",
+        [PASS_BACK] = "backward pass",
+        [PASS_HEAD] = "loss",
         [PASS_HEAD_EVAL] = "validation loss",
     };
-    p->batch = (struct batch){ .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids,
-                               .docs = &p->docs, .tells = true };
+    p->batch = (struct batch){
+        .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .tells = true
+    };
     p->docs = t->docs;
     p->docs.first.n = p->docs.real.n = p->n_tok;
     p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
@@ -362,7 +366,10 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, do
         memset(nll_mtp, 0, row->n * sizeof *nll_mtp);
     if (!n_any)
         return true;
-    tensor all = { .arena = t->tables, .dtype = I32, .n = (uint32_t)(t->host_bytes / 4), .n_row = 1,
+    tensor all = { .arena = t->tables,
+                   .dtype = I32,
+                   .n = (uint32_t)(t->host_bytes / 4),
+                   .n_row = 1,
                    .stride = (uint32_t)(t->host_bytes / 4) };
     enum pass_kind first = !back ? PASS_EVAL : PASS_FIRST;
     if (t->p.hold && t->chosen)

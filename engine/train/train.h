@@ -16,21 +16,21 @@
 struct trainer;
 
 struct train_params {
-    uint32_t max_tok;           /* slots of the longest row */
-    uint32_t max_doc;           /* documents of a row at most, padding not counted */
+    uint32_t max_tok; /* slots of the longest row */
+    uint32_t max_doc; /* documents of a row at most, padding not counted */
     bool train_lora, train_gates;
-    double mtp_factor;          /* of the mean of the draft blocks' losses; 0: none. The model must
-                                   have been loaded with them */
-    double dropout;             /* on what goes into A, while gradients are made; 0: none */
-    uint64_t seed;              /* of the dropout */
-    uint32_t chunk;             /* tokens of the recurrences' chunks, 64 at most; 0: chosen. 1: a
-                                   token meets those before it in the state alone, which is the
-                                   serial form */
-    bool f16;                   /* the model's products take f16 operands (op_linear.c); what is
-                                   trained is f32 in any case */
-    bool hold;                  /* experts are chosen by the first pass over a row and held from
-                                   then on, one row without dropout: for central differences */
-    bool layers;                /* first passes of train_row tell of experts, gates and states */
+    double mtp_factor; /* of the mean of the draft blocks' losses; 0: none. The model must
+                          have been loaded with them */
+    double dropout;    /* on what goes into A, while gradients are made; 0: none */
+    uint64_t seed;     /* of the dropout */
+    uint32_t chunk;    /* tokens of the recurrences' chunks, 64 at most; 0: chosen. 1: a
+                          token meets those before it in the state alone, which is the
+                          serial form */
+    bool f16;          /* the model's products take f16 operands (op_linear.c); what is
+                          trained is f32 in any case */
+    bool hold;         /* experts are chosen by the first pass over a row and held from
+                          then on, one row without dropout: for central differences */
+    bool layers;       /* first passes of train_row tell of experts, gates and states */
 };
 
 /* set: in force (lora_set_use), made for training; NULL only with gates alone. Nothing is allocated
@@ -38,11 +38,14 @@ struct train_params {
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
                              const struct train_params *p, struct err *err);
 bool train_commit(struct trainer *t, struct err *err);
-void train_destroy(struct trainer *t);          /* takes NULL; gates stay as trained */
+void train_destroy(struct trainer *t); /* takes NULL; gates stay as trained */
 
 /* Sums over the counted targets of what was run: n is that of the main loss; mtp is a mean over the
  * draft blocks. */
-struct train_sums { double main, mtp; uint64_t n; };
+struct train_sums {
+    double main, mtp;
+    uint64_t n;
+};
 /* Adds weight * (main + mtp_factor * mtp) of the row's gradient to the gradients, and to *sums.
  * step and i_row key the dropout. nll, nll_mtp: NULL, or [row->n] of each target that counts, else
  * 0. False: the device is lost, or memory. */
@@ -64,9 +67,9 @@ bool train_update(struct trainer *t, const struct adam_update *u, double *norm, 
 
 /* What is trained, in the adapter's order: X.lora_a and X.lora_b in pairs, then deltas of gates. */
 struct train_param {
-    const char *name;           /* as in the adapter's file */
-    uint64_t n;                 /* numbers */
-    uint32_t dim[3], n_dim;     /* fastest first */
+    const char *name;       /* as in the adapter's file */
+    uint64_t n;             /* numbers */
+    uint32_t dim[3], n_dim; /* fastest first */
     bool is_gate;
 };
 uint64_t train_n_param(const struct trainer *t);

@@ -28,29 +28,29 @@ struct trainer {
     struct model *m;
     struct lora_set *set;
     struct train_params p;
-    uint32_t max_tok, chunk, piece_rows;    /* docs.chunk is the room that kernels have for one */
-    uint32_t lowest;                    /* layer with something to train */
+    uint32_t max_tok, chunk, piece_rows; /* docs.chunk is the room that kernels have for one */
+    uint32_t lowest;                     /* layer with something to train */
 
     struct arena *tables, *inputs, *scratch;
     tensor ids;
     struct docs docs;
     struct dropout dropout;
-    struct loss loss[MAX_LOSS];         /* the main one, then one a draft depth */
+    struct loss loss[MAX_LOSS]; /* the main one, then one a draft depth */
     uint32_t n_loss;
-    uint8_t *host;                      /* the tables, by offset */
+    uint8_t *host; /* the tables, by offset */
     uint64_t host_bytes;
     float *parts;
     struct kv_stats layers;
-    struct layer_cache *tells;          /* where layers and draft blocks tell; NULL: nobody asks */
-    tensor *input;                      /* [n_layer + 1] of layers, then what the last one gave */
-    tensor d_input[2];                  /* of layer i: [i % 2] */
+    struct layer_cache *tells; /* where layers and draft blocks tell; NULL: nobody asks */
+    tensor *input;             /* [n_layer + 1] of layers, then what the last one gave */
+    tensor d_input[2];         /* of layer i: [i % 2] */
 
     struct tape *tape;
     struct pass pass[MAX_PASS];
     uint64_t tick;
-    bool chosen;                        /* experts, for params.hold */
+    bool chosen; /* experts, for params.hold */
 
-    struct updates *u;                  /* train_update.c */
+    struct updates *u; /* train_update.c */
 };
 
 /* Takes gradients, moments and tables of rows; then tells the tape what is trained; records the
@@ -59,4 +59,4 @@ bool updates_init(struct trainer *t, struct err *err);
 bool updates_tape(struct trainer *t, struct err *err);
 bool updates_record(struct trainer *t, struct err *err);
 bool updates_commit(struct trainer *t, struct err *err);
-void updates_finish(struct trainer *t);         /* takes one half made */
+void updates_finish(struct trainer *t); /* takes one half made */

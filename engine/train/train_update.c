@@ -17,19 +17,22 @@ struct gate {
 };
 
 /* A row of a parameter where the device has it; param n_lora + i is gate i. */
-struct place { uint64_t at; uint32_t param, row; };
+struct place {
+    uint64_t at;
+    uint32_t param, row;
+};
 
 struct updates {
     struct arena *grads, *gates, *gate_grads, *optimizer;
     uint64_t n_lora, n_gate;
     struct gate *gate;
-    uint64_t *first;                    /* [n_lora + n_gate + 1] rows before a param's */
-    uint64_t *at;                       /* [rows of factors] bytes from their arena's start */
-    uint32_t *moment;                   /* [rows] numbers before its moments; UINT32_MAX: is not
-                                           trained */
-    struct adam_row *row;               /* of both parts */
+    uint64_t *first;      /* [n_lora + n_gate + 1] rows before a param's */
+    uint64_t *at;         /* [rows of factors] bytes from their arena's start */
+    uint32_t *moment;     /* [rows] numbers before its moments; UINT32_MAX: is not
+                             trained */
+    struct adam_row *row; /* of both parts */
     float *scale;
-    struct adam_part part[2];           /* factors, gates */
+    struct adam_part part[2]; /* factors, gates */
     uint32_t n_part;
     struct adam adam;
     struct cmd *cmd;
@@ -54,8 +57,9 @@ struct train_param train_param(const struct trainer *t, uint64_t i)
         return (struct train_param){ g->name, g->n, { g->n, 1, 1 }, 1, true };
     }
     struct lora_param p = lora_param(t->set, i);
-    return (struct train_param){ p.name, p.n * p.n_row, { p.dim[0], p.dim[1], p.dim[2] }, p.n_dim,
-                                 false };
+    return (struct train_param){
+        p.name, p.n * p.n_row, { p.dim[0], p.dim[1], p.dim[2] }, p.n_dim, false
+    };
 }
 
 /* The layer that a tensor is of; what is behind the last is not told apart. */
@@ -133,12 +137,12 @@ static uint64_t lay_rows(struct trainer *t, struct place *p, uint64_t n, uint64_
     qsort(p, n, sizeof *p, by_place);
     for (uint64_t i = 0; i < n; i++) {
         bool gate = p[i].param >= u->n_lora;
-        struct lora_param lp = gate ? (struct lora_param){ .n = u->gate[p[i].param - u->n_lora].n,
-                                                           .scale = 1 }
-                                    : lora_param(t->set, p[i].param);
-        u->row[row0 + i] = (struct adam_row){ .at = (uint32_t)(p[i].at / 16), .n = lp.n,
-                                              .moment = (uint32_t)moment,
-                                              .gate = gate };
+        struct lora_param lp =
+            gate ? (struct lora_param){ .n = u->gate[p[i].param - u->n_lora].n, .scale = 1 }
+                 : lora_param(t->set, p[i].param);
+        u->row[row0 + i] = (struct adam_row){
+            .at = (uint32_t)(p[i].at / 16), .n = lp.n, .moment = (uint32_t)moment, .gate = gate
+        };
         u->scale[row0 + i] = lp.scale;
         u->moment[u->first[p[i].param] + p[i].row] = (uint32_t)moment;
         moment += lp.n;
@@ -164,8 +168,9 @@ static bool add_part(struct trainer *t, uint64_t from, uint64_t to, struct arena
     if (n_moment >= UINT32_MAX || n >= UINT32_MAX)
         return fail(err, "%" PRIu64 " numbers to train are more than can be numbered", n_moment);
     struct adam_part *part = &u->part[u->n_part++];
-    *part = (struct adam_part){ .row = u->row + row0, .n_row = (uint32_t)n, .values = values,
-                                .grads = grads };
+    *part = (struct adam_part){
+        .row = u->row + row0, .n_row = (uint32_t)n, .values = values, .grads = grads
+    };
     part->rows = arena_tensor(u->optimizer, I32, 4, (uint32_t)n);
     part->scale = arena_tensor(u->optimizer, F32, (uint32_t)n, 1);
     part->m = arena_tensor(u->optimizer, F32, (uint32_t)n_moment, 1);
@@ -270,7 +275,7 @@ static bool bring_gates(struct trainer *t, struct err *err)
         free(v);
         if (!ok)
             return false;
-        g->base->moved = true;          /* whoever trains no more has them written anew */
+        g->base->moved = true; /* whoever trains no more has them written anew */
     }
     return apply_gates(t, err);
 }
@@ -304,8 +309,10 @@ bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
         !gpu_read(t->gpu, u->adam.norm, 0, told, sizeof told, err))
         return false;
     *norm = (double)told[0];
-    return told[2] != 0 || fail(err, "step %" PRIu64 ": the gradient is not finite; nothing was "
-                                "changed (a smaller --lr, or --clip, may help)", by->step);
+    return told[2] != 0 || fail(err,
+                                "step %" PRIu64 ": the gradient is not finite; nothing was "
+                                "changed (a smaller --lr, or --clip, may help)",
+                                by->step);
 }
 
 bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct err *err)
@@ -358,7 +365,7 @@ void updates_finish(struct trainer *t)
  * file's. */
 struct where {
     struct arena *arena;
-    uint64_t base, n_row;               /* base: in bytes, for moments */
+    uint64_t base, n_row; /* base: in bytes, for moments */
     uint32_t n;
     float times, over;
     bool moments;
@@ -368,9 +375,9 @@ static struct where where_is(const struct trainer *t, enum train_what what, uint
 {
     const struct updates *u = t->u;
     bool gate = i >= u->n_lora, grad = what == TRAIN_GRAD;
-    struct lora_param p = gate ? (struct lora_param){ .n = u->gate[i - u->n_lora].n, .n_row = 1,
-                                                      .scale = 1 }
-                               : lora_param(t->set, i);
+    struct lora_param p =
+        gate ? (struct lora_param){ .n = u->gate[i - u->n_lora].n, .n_row = 1, .scale = 1 }
+             : lora_param(t->set, i);
     struct where w = { .n = p.n, .n_row = p.n_row, .times = 1, .over = 1 };
     if (what == TRAIN_M || what == TRAIN_V) {
         const struct adam_part *part = &u->part[gate ? u->n_part - 1 : 0];
@@ -401,18 +408,21 @@ static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float
                       const float *from, struct err *err)
 {
     struct where w = where_is(t, what, i);
-    uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1);   /* unlike mem_alloc: not zeroed */
+    uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1); /* unlike mem_alloc: not zeroed */
     bool ok = buf || fail(err, "out of memory: a parameter of %" PRIu64 " rows", w.n_row);
     for (uint64_t r = 0, end; ok && r < w.n_row; r = end) {
         uint64_t lo = row_at(t, &w, i, r), hi = lo + 4ull * w.n;
-        for (end = r + 1; end < w.n_row; end++) {       /* rows ascend within a run */
+        for (end = r + 1; end < w.n_row; end++) { /* rows ascend within a run */
             uint64_t at = row_at(t, &w, i, end);
             if (at < hi || at + 4ull * w.n - lo > RUN_BYTES)
                 break;
             hi = at + 4ull * w.n;
         }
-        tensor span = { .arena = w.arena, .offset = lo, .dtype = F32,
-                        .n = (uint32_t)((hi - lo) / 4), .n_row = 1,
+        tensor span = { .arena = w.arena,
+                        .offset = lo,
+                        .dtype = F32,
+                        .n = (uint32_t)((hi - lo) / 4),
+                        .n_row = 1,
                         .stride = (uint32_t)((hi - lo) / 4) };
         bool dense = hi - lo == 4ull * w.n * (end - r);
         if (to || !dense)

@@ -12,8 +12,10 @@
 struct hlm_tune_params hlm_tune_defaults(void)
 {
     struct hlm_tune_params p = {
-        .read = { .max_seq = 2048, .valid = DATA_VALID }, .o = data_options_default(),
-        .epochs = 3, .warmup = 0.03,
+        .read = { .max_seq = 2048, .valid = DATA_VALID },
+        .o = data_options_default(),
+        .epochs = 3,
+        .warmup = 0.03,
     };
     p.o.steps = 0;
     p.o.shuffle = true;
@@ -54,18 +56,22 @@ static bool read_jsonl(hlm_tune *t, struct err *err)
     if (!p->format.name)
         p->format = chat_detect(m->file, &exact);
     if (!exact)
-        log_msg(LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s "
-                          "(--chat-format chooses)", m->path, p->format.name);
+        log_msg(LOG_WARN,
+                "%s: its chat template is of a kind that hlm does not know: using %s "
+                "(--chat-format chooses)",
+                m->path, p->format.name);
     if (!data_load(&t->data, t->p.data, p, err))
         return false;
     if (!t->data.train.n_counted)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.data);
     uint32_t length = t->p.no_pack ? 0 : p->max_seq;
     int32_t pad = data_pad(m->file, m->tok);
-    t->stream = (struct stream){ .set = &t->data.train, .row_length = length, .pad_id = pad,
-                                 .seed = t->p.seed, .shuffle = t->o.shuffle };
-    return (!t->data.valid.n_doc ||
-            data_pack(&t->valid, &t->data.valid, NULL, length, pad, err)) &&
+    t->stream = (struct stream){ .set = &t->data.train,
+                                 .row_length = length,
+                                 .pad_id = pad,
+                                 .seed = t->p.seed,
+                                 .shuffle = t->o.shuffle };
+    return (!t->data.valid.n_doc || data_pack(&t->valid, &t->data.valid, NULL, length, pad, err)) &&
            (!t->data.test.n_doc || data_pack(&t->test, &t->data.test, NULL, length, pad, err));
 }
 
@@ -77,8 +83,10 @@ static bool read_ids(hlm_tune *t, struct err *err)
         return false;
     if (!t->fixed.n_counted)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.ids_json);
-    t->stream = (struct stream){ .fixed = &t->fixed, .row_length = t->fixed.row_length,
-                                 .seed = t->p.seed, .shuffle = t->o.shuffle };
+    t->stream = (struct stream){ .fixed = &t->fixed,
+                                 .row_length = t->fixed.row_length,
+                                 .seed = t->p.seed,
+                                 .shuffle = t->o.shuffle };
     return true;
 }
 
@@ -173,15 +181,15 @@ static bool join(struct lora_targets *a, const struct lora_targets *b, struct er
 static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct err *err)
 {
     const struct lora_base *base = &t->m->model->base;
-    struct lora_fresh how = { .rank = rank, .alpha = (float)t->o.alpha, .rslora = t->o.rslora,
-                              .seed = t->p.seed };
+    struct lora_fresh how = {
+        .rank = rank, .alpha = (float)t->o.alpha, .rslora = t->o.rslora, .seed = t->p.seed
+    };
     struct lora_targets list = { 0 }, more = { 0 };
     uint64_t n = 0;
     free(t->fresh);
     t->fresh = NULL;
     if (lora_find_targets(base, targets, &list, err) &&
-        (!t->p.target_mtp || lora_find_targets(base, "mtp", &more, err)) &&
-        join(&list, &more, err))
+        (!t->p.target_mtp || lora_find_targets(base, "mtp", &more, err)) && join(&list, &more, err))
         t->fresh = lora_make(base, &list, &how, &n, err);
     free(list.t);
     free(more.t);
@@ -192,8 +200,8 @@ static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets
 static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *targets,
                                        struct err *err)
 {
-    struct gguf *g = t->p.init_lora ? gguf_open(t->p.init_lora, err)
-                                    : make_adapter(t, rank, targets, err);
+    struct gguf *g =
+        t->p.init_lora ? gguf_open(t->p.init_lora, err) : make_adapter(t, rank, targets, err);
     if (g && !gguf_f32(g, "adapter.lora.alpha", REQUIRED, &t->alpha, err)) {
         gguf_close(g);
         g = NULL;
@@ -239,10 +247,15 @@ static uint32_t most_documents(const hlm_tune *t, uint32_t max_tok)
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
 {
     return (struct train_params){
-        .max_tok = max_tok, .max_doc = most_documents(t, max_tok),
-        .train_lora = t->o.train_lora, .train_gates = t->o.train_gates,
-        .mtp_factor = t->o.mtp_factor, .dropout = t->o.lora_dropout, .seed = t->p.seed,
-        .f16 = t->f16, .layers = t->m->layers,
+        .max_tok = max_tok,
+        .max_doc = most_documents(t, max_tok),
+        .train_lora = t->o.train_lora,
+        .train_gates = t->o.train_gates,
+        .mtp_factor = t->o.mtp_factor,
+        .dropout = t->o.lora_dropout,
+        .seed = t->p.seed,
+        .f16 = t->f16,
+        .layers = t->m->layers,
     };
 }
 
@@ -279,14 +292,16 @@ static bool list_params(hlm_tune *t, const struct trainer *trainer, struct err *
         snprintf(t->param[i].name, sizeof t->param[i].name, "%s", p.name);
         t->param[i].n = p.n;
         if (p.is_gate ? !t->o.train_gates : !t->o.train_lora)
-            continue;                   /* the adapter has moved it, and it stays so */
+            continue; /* the adapter has moved it, and it stays so */
         t->n_number += p.n;
         t->n_gate += p.is_gate;
         if (p.is_gate || !strcmp(strrchr(p.name, '.'), ".lora_a"))
             t->target[t->n_target++] = (struct hlm_tune_target){
-                .name = x ? x->name : t->param[i].name, .n_in = p.dim[0],
+                .name = x ? x->name : t->param[i].name,
+                .n_in = p.dim[0],
                 .n_out = x && !p.is_gate ? x->dim[1] : 1,
-                .n_expert = x && !p.is_gate ? x->dim[2] : 1, .rank = p.is_gate ? 0 : p.dim[1],
+                .n_expert = x && !p.is_gate ? x->dim[2] : 1,
+                .rank = p.is_gate ? 0 : p.dim[1],
             };
     }
     return true;
@@ -326,9 +341,9 @@ static uint32_t longest(hlm_tune *t, uint32_t rank, const char *targets)
     uint32_t fits = 0, not = div_up(t->extent.max_tok, 64);
     if (!would_fit(t, 64, rank, targets))
         return 0;
-    for (fits = 1; not - fits > 1;) {
-        uint32_t n = fits + (not - fits) / 2;
-        *(would_fit(t, 64 * n, rank, targets) ? &fits : &not) = n;
+    for (fits = 1; not -fits > 1;) {
+        uint32_t n = fits + (not -fits) / 2;
+        *(would_fit(t, 64 * n, rank, targets) ? &fits : &not ) = n;
     }
     return 64 * fits;
 }
@@ -370,8 +385,10 @@ static bool refuse(hlm_tune *t, struct err *err)
                      bytes_text(one, plan.row[i].bytes));
         }
     what_fits(t, would);
-    return fail(err, "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
-                     "used: %s", t->extent.max_tok, bytes_text(all, plan.device_bytes), parts,
+    return fail(err,
+                "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
+                "used: %s",
+                t->extent.max_tok, bytes_text(all, plan.device_bytes), parts,
                 gpu_caps(t->m->gpu)->name, bytes_text(may, plan.memory), would);
 }
 
@@ -458,13 +475,27 @@ struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
     struct err err = { 0 };
     const struct data_rows *first = t->trainer ? NULL : stream_first(&t->stream, &err);
     return (struct hlm_tune_info){
-        .data = t->p.data ? &t->data : NULL, .rows = first, .valid = &t->valid, .test = &t->test,
-        .o = &t->o, .f16 = t->f16, .max_tok = t->extent.max_tok, .max_doc = t->extent.max_doc,
-        .n_run_row = t->extent.n_row, .target = t->target, .n_target = t->n_target,
-        .n_number = t->n_number, .n_gate = t->n_gate, .step = t->place.step,
-        .best_loss = t->place.best_loss, .best_step = t->place.best_step,
-        .valid_loss = t->place.valid_loss, .valid_step = t->place.valid_step,
-        .n_worse = t->place.n_worse, .n_tok = t->place.n_tok, .took_s = t->place.took_s,
+        .data = t->p.data ? &t->data : NULL,
+        .rows = first,
+        .valid = &t->valid,
+        .test = &t->test,
+        .o = &t->o,
+        .f16 = t->f16,
+        .max_tok = t->extent.max_tok,
+        .max_doc = t->extent.max_doc,
+        .n_run_row = t->extent.n_row,
+        .target = t->target,
+        .n_target = t->n_target,
+        .n_number = t->n_number,
+        .n_gate = t->n_gate,
+        .step = t->place.step,
+        .best_loss = t->place.best_loss,
+        .best_step = t->place.best_step,
+        .valid_loss = t->place.valid_loss,
+        .valid_step = t->place.valid_step,
+        .n_worse = t->place.n_worse,
+        .n_tok = t->place.n_tok,
+        .took_s = t->place.took_s,
     };
 }
 

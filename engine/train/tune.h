@@ -8,14 +8,17 @@
 /* ---- rows in the order of training (tune_rows.c) ----------------------------------------- */
 
 /* The next row: of which pass over the data, and which of its rows. */
-struct cursor { uint64_t epoch; uint32_t i_row; };
+struct cursor {
+    uint64_t epoch;
+    uint32_t i_row;
+};
 
 /* Packs each pass anew, as its number and the seed say, and holds one of them. */
 struct stream {
-    const struct data_set *set;         /* NULL: the rows are always the same ones */
+    const struct data_set *set; /* NULL: the rows are always the same ones */
     const struct data_rows *fixed;
-    struct data_rows rows;              /* of the pass `epoch`, if `ready` and there is a set */
-    uint32_t *order;                    /* of documents or of rows; NULL: as they stand */
+    struct data_rows rows; /* of the pass `epoch`, if `ready` and there is a set */
+    uint32_t *order;       /* of documents or of rows; NULL: as they stand */
     uint32_t row_length;
     int32_t pad_id;
     uint64_t seed, epoch;
@@ -28,7 +31,10 @@ const struct data_rows *stream_first(struct stream *s, struct err *err);
 void stream_finish(struct stream *s);
 
 /* Rows that the steps take, and over all of those the most slots and documents of one. */
-struct extent { uint64_t n_row; uint32_t max_tok, max_doc; };
+struct extent {
+    uint64_t n_row;
+    uint32_t max_tok, max_doc;
+};
 bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct err *err);
 
 /* ---- a checkpoint's state in a file (tune_state.c) --------------------------------------- */
@@ -36,17 +42,21 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct er
 enum { STATE_VERSION = 1, MAX_STATE_OPTION = 40 };
 
 /* Everything that decides which numbers a run makes, and what of the command line says it. */
-#define TUNE_OPTIONS(U, F)                                                                     \
-    U("--seed", seed) U("--precision", precision) U("--no-pack", no_pack)                      \
-    U("--max-seq", max_seq) U("--no-shuffle", no_shuffle) U("--steps", steps)                  \
-    U("--batch-rows", batch_rows) U("--accumulation", accumulation) U("--rank", rank)          \
-    U("--rslora", rslora) U("--train-gates", train_gates) U("--train-lora", train_lora)        \
-    U("bias correction", bias_correction) U("--schedule", schedule)                            \
-    U("warm-up steps", warmup_steps) U("steps of the schedule", total_steps)                   \
-    F("--alpha", alpha) F("--lr", lr) F("peak rate", peak) F("first rate", warmup_from)        \
-    F("--lr-min", final) F("--beta1", beta1) F("--beta2", beta2) F("--eps", eps)               \
-    F("--weight-decay", weight_decay) F("--weight-decay-gates", weight_decay_gates)            \
-    F("--clip", clip_norm) F("--dropout", dropout) F("--mtp-loss", mtp_factor)
+#define TUNE_OPTIONS(U, F)                                                                         \
+    U("--seed", seed)                                                                              \
+    U("--precision", precision)                                                                    \
+    U("--no-pack", no_pack) U("--max-seq", max_seq) U("--no-shuffle", no_shuffle)                  \
+        U("--steps", steps) U("--batch-rows", batch_rows) U("--accumulation", accumulation)        \
+            U("--rank", rank) U("--rslora", rslora) U("--train-gates", train_gates)                \
+                U("--train-lora", train_lora) U("bias correction", bias_correction)                \
+                    U("--schedule", schedule) U("warm-up steps", warmup_steps)                     \
+                        U("steps of the schedule", total_steps) F("--alpha", alpha) F("--lr", lr)  \
+                            F("peak rate", peak) F("first rate", warmup_from) F("--lr-min", final) \
+                                F("--beta1", beta1) F("--beta2", beta2) F("--eps", eps)            \
+                                    F("--weight-decay", weight_decay)                              \
+                                        F("--weight-decay-gates", weight_decay_gates)              \
+                                            F("--clip", clip_norm) F("--dropout", dropout)         \
+                                                F("--mtp-loss", mtp_factor)
 
 struct tune_options {
 #define U(flag, name) uint64_t name;
@@ -58,10 +68,10 @@ struct tune_options {
 
 /* Where a run stands behind a step. */
 struct tune_place {
-    uint64_t step, epoch, i_row;        /* done; of the next row */
-    uint64_t valid_step, best_step, n_worse;    /* last validation, the best, those since */
+    uint64_t step, epoch, i_row;             /* done; of the next row */
+    uint64_t valid_step, best_step, n_worse; /* last validation, the best, those since */
     double valid_loss, best_loss;
-    uint64_t n_counted, n_tok;          /* so far */
+    uint64_t n_counted, n_tok; /* so far */
     double took_s;
 };
 
@@ -77,11 +87,14 @@ struct state_head {
     struct tune_place place;
     char arch[32], name[64], device[128];
 };
-struct state_param { char name[64]; uint64_t n; };
+struct state_param {
+    char name[64];
+    uint64_t n;
+};
 
 /* What is trained, and the way to its numbers. */
 struct state_want {
-    struct state_head head;             /* as it would be written now */
+    struct state_head head; /* as it would be written now */
     const struct state_param *param;
     /* What the device has, and moments; to and from hold n numbers. */
     bool (*get)(void *user, enum train_what what, uint64_t i, float *to, struct err *err);
@@ -98,28 +111,28 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
 /* ---- a run ----------------------------------------------------------------------------------- */
 
 struct hlm_tune {
-    hlm *m;                             /* its adapters in force are those that are trained */
+    hlm *m; /* its adapters in force are those that are trained */
     struct hlm_tune_params p;
-    struct data_options o;              /* worked out */
-    bool f16;                           /* likewise */
+    struct data_options o; /* worked out */
+    bool f16;              /* likewise */
     struct data data;
     struct data_rows fixed, valid, test;
     struct stream stream;
     struct extent extent;
     uint64_t data_hash[2];
-    struct trainer *trainer;            /* NULL until it begins */
-    uint8_t *fresh;                     /* the file that a new adapter was at first */
-    float alpha;                        /* of its file */
-    struct state_param *param;          /* as the trainer has them */
+    struct trainer *trainer;   /* NULL until it begins */
+    uint8_t *fresh;            /* the file that a new adapter was at first */
+    float alpha;               /* of its file */
+    struct state_param *param; /* as the trainer has them */
     uint32_t n_param;
     struct hlm_tune_target *target;
     uint64_t n_target, n_number, n_gate;
     struct hlm_plan plan;
     struct tune_place place;
-    uint64_t saved_step;                /* 1 + the step of the newest checkpoint; 0: none */
-    char *from;                         /* the checkpoint it goes on with */
-    const char *grads;                  /* where the first step's go */
-    bool unclear;                       /* a step has failed on its way */
+    uint64_t saved_step; /* 1 + the step of the newest checkpoint; 0: none */
+    char *from;          /* the checkpoint it goes on with */
+    const char *grads;   /* where the first step's go */
+    bool unclear;        /* a step has failed on its way */
 };
 
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);

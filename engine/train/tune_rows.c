@@ -13,7 +13,7 @@ double hlm_tune_rate(const struct data_options *o, uint64_t step)
         return o->warmup_from + (o->peak - o->warmup_from) * k / w;
     if (o->schedule == DATA_CONSTANT)
         return o->peak;
-    double at = n > 0 ? fmin((k - w) / n, 1) : 1;       /* a longer run stays at the end's rate */
+    double at = n > 0 ? fmin((k - w) / n, 1) : 1; /* a longer run stays at the end's rate */
     double share = o->schedule == DATA_COSINE ? (1 + cos(acos(-1.0) * at)) / 2 : 1 - at;
     return o->final + (o->peak - o->final) * share;
 }
@@ -76,7 +76,7 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct er
 {
     struct cursor c = { 0 };
     *e = (struct extent){ .n_row = n_row };
-    if (!s->set)                        /* always the same ones */
+    if (!s->set) /* always the same ones */
         n_row = min_u64(n_row, s->fixed->n_row);
     for (; n_row; n_row--, c.i_row++) {
         const struct data_row *r = stream_row(s, &c, err);

@@ -65,24 +65,32 @@ static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
 {
     for (uint32_t i = 0; i < rows_of_step(t); i++, c.i_row++) {
         const struct data_row *row = stream_row(&t->stream, &c, err);
-        if (!row || (row->n_counted && !train_row(t->trainer, row, 1.0 / (double)n, step, i, sums,
-                                                  NULL, NULL, err)))
+        if (!row || (row->n_counted &&
+                     !train_row(t->trainer, row, 1.0 / (double)n, step, i, sums, NULL, NULL, err)))
             return false;
         count_train(t->m, HLM_TRAINING, i + 1, rows_of_step(t));
     }
     HLM_ASSERT(sums->n == n);
     return (isfinite(sums->main) && isfinite(sums->mtp)) ||
-           fail(err, "step %" PRIu64 ": the loss is no finite number: training has come apart, a "
-                     "smaller --lr may hold", step);
+           fail(err,
+                "step %" PRIu64 ": the loss is no finite number: training has come apart, a "
+                "smaller --lr may hold",
+                step);
 }
 
 static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct err *err)
 {
     const struct data_options *o = &t->o;
     struct adam_update u = {
-        .lr = lr, .beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps,
-        .decay = o->weight_decay, .decay_gates = o->weight_decay_gates,
-        .clip_norm = o->clip_norm, .bias_correction = o->bias_correction, .step = step,
+        .lr = lr,
+        .beta1 = o->beta1,
+        .beta2 = o->beta2,
+        .eps = o->eps,
+        .decay = o->weight_decay,
+        .decay_gates = o->weight_decay_gates,
+        .clip_norm = o->clip_norm,
+        .bias_correction = o->bias_correction,
+        .step = step,
     };
     return train_update(t->trainer, &u, norm, err);
 }
@@ -110,9 +118,16 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct err *err)
     double took = now_s() - t0;
     p->took_s += took;
     *out = (struct hlm_tune_step){
-        .step = step, .loss_main = sums.main / (double)n, .loss_mtp = sums.mtp / (double)n,
-        .lr = lr, .grad_norm = norm, .has_mtp = t->o.mtp_factor != 0, .n = n, .n_tok = n_tok,
-        .epoch = from.epoch, .took_s = took,
+        .step = step,
+        .loss_main = sums.main / (double)n,
+        .loss_mtp = sums.mtp / (double)n,
+        .lr = lr,
+        .grad_norm = norm,
+        .has_mtp = t->o.mtp_factor != 0,
+        .n = n,
+        .n_tok = n_tok,
+        .epoch = from.epoch,
+        .took_s = took,
     };
     out->loss = out->loss_main + t->o.mtp_factor * out->loss_mtp;
     count_step(t->m, out, t->o.steps);
@@ -170,7 +185,8 @@ bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss 
     if (!sums.n)
         return fail(err, "there is nothing to validate with: no token counts");
     *out = (struct hlm_tune_loss){ .main = sums.main / (double)sums.n,
-                                   .mtp = sums.mtp / (double)sums.n, .n = sums.n };
+                                   .mtp = sums.mtp / (double)sums.n,
+                                   .n = sums.n };
     if (set == HLM_TUNE_VALID) {
         remember(&t->place, out->main);
         count_valid(t->m, out->main);

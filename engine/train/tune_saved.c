@@ -39,8 +39,7 @@ static bool on_get(void *user, enum train_what what, uint64_t i, float *to, stru
     return train_get(t->trainer, what, i, to, err);
 }
 
-static bool on_put(void *user, enum train_what what, uint64_t i, const float *from,
-                   struct err *err)
+static bool on_put(void *user, enum train_what what, uint64_t i, const float *from, struct err *err)
 {
     hlm_tune *t = user;
     return train_put(t->trainer, what, i, from, err);
@@ -50,18 +49,35 @@ static struct tune_options options_of(const hlm_tune *t)
 {
     const struct data_options *o = &t->o;
     return (struct tune_options){
-        .seed = t->p.seed, .precision = t->f16 ? 16 : 32, .no_pack = t->p.no_pack,
+        .seed = t->p.seed,
+        .precision = t->f16 ? 16 : 32,
+        .no_pack = t->p.no_pack,
         .max_seq = t->p.data ? t->p.read.max_seq : 0,
-        .no_shuffle = !o->shuffle, .steps = o->steps, .batch_rows = o->batch_rows,
-        .accumulation = o->accumulation, .rank = t->p.init_lora ? 0 : o->rank,
-        .rslora = o->rslora, .train_gates = o->train_gates, .train_lora = o->train_lora,
-        .bias_correction = o->bias_correction, .schedule = o->schedule,
-        .warmup_steps = o->warmup_steps, .total_steps = o->total_steps,
-        .alpha = t->p.init_lora ? 0 : o->alpha, .lr = o->lr, .peak = o->peak,
-        .warmup_from = o->warmup_from, .final = o->final, .beta1 = o->beta1, .beta2 = o->beta2,
-        .eps = o->eps, .weight_decay = o->weight_decay,
-        .weight_decay_gates = o->weight_decay_gates, .clip_norm = o->clip_norm,
-        .dropout = o->lora_dropout, .mtp_factor = o->mtp_factor,
+        .no_shuffle = !o->shuffle,
+        .steps = o->steps,
+        .batch_rows = o->batch_rows,
+        .accumulation = o->accumulation,
+        .rank = t->p.init_lora ? 0 : o->rank,
+        .rslora = o->rslora,
+        .train_gates = o->train_gates,
+        .train_lora = o->train_lora,
+        .bias_correction = o->bias_correction,
+        .schedule = o->schedule,
+        .warmup_steps = o->warmup_steps,
+        .total_steps = o->total_steps,
+        .alpha = t->p.init_lora ? 0 : o->alpha,
+        .lr = o->lr,
+        .peak = o->peak,
+        .warmup_from = o->warmup_from,
+        .final = o->final,
+        .beta1 = o->beta1,
+        .beta2 = o->beta2,
+        .eps = o->eps,
+        .weight_decay = o->weight_decay,
+        .weight_decay_gates = o->weight_decay_gates,
+        .clip_norm = o->clip_norm,
+        .dropout = o->lora_dropout,
+        .mtp_factor = o->mtp_factor,
     };
 }
 
@@ -138,9 +154,9 @@ static bool take(hlm_tune *t, const char *folder, enum take what, struct state_h
     struct state_want w;
     char *path = folder_path(folder, STATE);
     struct file_in in = { .fd = -1 };
-    bool ok = path ? want(t, &w, err) && file_in_open(&in, path, err) &&
-                         state_check(&in, &w, head, err)
-                   : no_memory(folder, err) != NULL;
+    bool ok =
+        path ? want(t, &w, err) && file_in_open(&in, path, err) && state_check(&in, &w, head, err)
+             : no_memory(folder, err) != NULL;
     ok = ok && (what == TAKE_NOTHING || state_read(&in, &w, what == TAKE_ALL, err));
     file_in_close(&in);
     free(path);
@@ -154,8 +170,10 @@ bool tune_find(hlm_tune *t, struct err *err)
     if (!(t->from = find(t->p.resume, err)) || !take(t, t->from, TAKE_NOTHING, &h, err))
         return false;
     if (strncmp(h.device, device, sizeof h.device - 1))
-        log_msg(LOG_WARN, "%s: was trained on %.*s, this is %s: the numbers will not be the same "
-                          "bits", t->from, (int)sizeof h.device, h.device, device);
+        log_msg(LOG_WARN,
+                "%s: was trained on %.*s, this is %s: the numbers will not be the same "
+                "bits",
+                t->from, (int)sizeof h.device, h.device, device);
     return true;
 }
 
@@ -171,7 +189,10 @@ bool tune_resume(hlm_tune *t, struct err *err)
 
 /* ---- the adapter ----------------------------------------------------------------------------- */
 
-struct written { hlm_tune *t; enum train_what what; };
+struct written {
+    hlm_tune *t;
+    enum train_what what;
+};
 
 static bool on_values(void *user, uint64_t i, float *to, struct err *err)
 {
@@ -183,8 +204,12 @@ bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct err 
 {
     struct lora_tensor *list = mem_alloc(t->n_param + 1ull, sizeof *list);
     struct written user = { t, what };
-    struct lora_write w = { .arch = t->m->model->arch->name, .alpha = t->alpha, .tensor = list,
-                            .n_tensor = t->n_param, .values = on_values, .user = &user };
+    struct lora_write w = { .arch = t->m->model->arch->name,
+                            .alpha = t->alpha,
+                            .tensor = list,
+                            .n_tensor = t->n_param,
+                            .values = on_values,
+                            .user = &user };
     if (!list)
         return no_memory(path, err) != NULL;
     for (uint32_t i = 0; i < t->n_param; i++) {
@@ -288,10 +313,9 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct err *e
     step_name(name, t->place.step);
     if (!(path = folder_path(folder, name)))
         return no_memory(folder, err) != NULL;
-    bool ok = folder_make(folder, err) && folder_begin(&f, path, err) &&
-              save_into(t, f.tmp, err);
+    bool ok = folder_make(folder, err) && folder_begin(&f, path, err) && save_into(t, f.tmp, err);
     if (ok && folder_is(path))
-        folder_remove(path);            /* the same step of a run that was set back */
+        folder_remove(path); /* the same step of a run that was set back */
     if (ok)
         ok = folder_end(&f, err);
     else
@@ -317,7 +341,7 @@ bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct err *e
         return no_memory(folder, err) != NULL;
     bool ok = true;
     if (folder_is(path)) {
-        t->unclear = true;              /* for steps: the moments are another's */
+        t->unclear = true; /* for steps: the moments are another's */
         ok = *is = take(t, path, TAKE_VALUES, &h, err);
     }
     free(path);

@@ -91,23 +91,27 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
 {
     if (!same_text(f->arch, w->arch, sizeof f->arch) ||
         memcmp(f->model_hash, w->model_hash, sizeof f->model_hash))
-        return fail(err, "%.200s: was trained on another model: %.64s (%.32s), this one is %.64s "
-                    "(%.32s)%s", path, f->name, f->arch, w->name, w->arch,
+        return fail(err,
+                    "%.200s: was trained on another model: %.64s (%.32s), this one is %.64s "
+                    "(%.32s)%s",
+                    path, f->name, f->arch, w->name, w->arch,
                     same_text(f->name, w->name, sizeof f->name) ? ", another file" : "");
-#define U(flag, key)                                                                           \
-    if (f->options.key != w->options.key)                                                      \
-        return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path, \
+#define U(flag, key)                                                                               \
+    if (f->options.key != w->options.key)                                                          \
+        return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path,     \
                     flag, f->options.key, w->options.key);
-#define F(flag, key)                                                                           \
-    if (memcmp(&f->options.key, &w->options.key, sizeof(double)))                              \
-        return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, flag,         \
+#define F(flag, key)                                                                               \
+    if (memcmp(&f->options.key, &w->options.key, sizeof(double)))                                  \
+        return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, flag,             \
                     f->options.key, w->options.key);
     TUNE_OPTIONS(U, F)
 #undef F
 #undef U
     return !memcmp(f->data_hash, w->data_hash, sizeof f->data_hash) ||
-           fail(err, "%.200s: was begun with other data: its tokens, what counts of them, or what "
-                "validates (-d, --ids-json and what says how they are read)", path);
+           fail(err,
+                "%.200s: was begun with other data: its tokens, what counts of them, or what "
+                "validates (-d, --ids-json and what says how they are read)",
+                path);
 }
 
 static bool same_params(const struct file_in *f, const struct state_want *w,
@@ -122,9 +126,10 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
         if (!file_in_read(f, sizeof *head + i * sizeof have, &have, sizeof have, err))
             return false;
         if (!same_text(have.name, p->name, sizeof have.name) || have.n != p->n)
-            return fail(err, "%.200s: trains %.64s of %" PRIu64 " numbers, expected %.64s of %"
-                        PRIu64 " (--target, --init-lora)", f->path, have.name, have.n, p->name,
-                        p->n);
+            return fail(err,
+                        "%.200s: trains %.64s of %" PRIu64 " numbers, expected %.64s of %" PRIu64
+                        " (--target, --init-lora)",
+                        f->path, have.name, have.n, p->name, p->n);
     }
     return true;
 }
@@ -173,8 +178,9 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
         return fail(err, "%.300s: is of version %u of the format, expected %d", f->path,
                     head->version, STATE_VERSION);
     if (head->file_bytes != f->bytes)
-        return fail(err, "%.300s: has %" PRIu64 " bytes, expected %" PRIu64
-                    ": it was cut short or damaged", f->path, f->bytes, head->file_bytes);
+        return fail(
+            err, "%.300s: has %" PRIu64 " bytes, expected %" PRIu64 ": it was cut short or damaged",
+            f->path, f->bytes, head->file_bytes);
     if (!check_sum(f, f->bytes - 16, err) || !same_run(f->path, head, &w->head, err) ||
         !place_ok(f->path, head, err))
         return false;
@@ -196,8 +202,8 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
     for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
         uint64_t bytes = w->param[i].n * sizeof *buf;
         for (uint32_t k = 0; ok && k < N_KIND; k++, at += bytes)
-            ok = (k && !all) || (file_in_read(f, at, buf, bytes, err) &&
-                                 w->put(w->user, kinds[k], i, buf, err));
+            ok = (k && !all) ||
+                 (file_in_read(f, at, buf, bytes, err) && w->put(w->user, kinds[k], i, buf, err));
     }
     free(buf);
     return ok;

@@ -42,7 +42,7 @@ static void make_base(void)
     gb_tensor(b, "blk.0.ssm_a", F32, 1, (uint64_t[]){ 2 }, NULL);
     gb_tensor(b, "blk.0.attn_norm.weight", F32, 1, (uint64_t[]){ N_IN }, NULL);
     gb_tensor(b, "blk.1.attn_q.weight", F32, 2, (uint64_t[]){ N_IN, N_OUT }, NULL);
-    uint8_t *bytes = gb_bytes(b, &size);        /* stays, as the base does */
+    uint8_t *bytes = gb_bytes(b, &size); /* stays, as the base does */
     struct gguf *g = gguf_parse(bytes, size, "base.gguf", &err);
     HLM_ASSERT(g);
     gb_free(b);
@@ -106,8 +106,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     /* twice, as two adapters beside each other */
     struct lora_file *f[2] = { 0 };
     for (uint32_t k = 0; k < 2; k++)
-        f[k] = lora_file_check(gguf_parse(bytes, n, "fuzz.gguf", &err), k ? -0.5f : 1.0f, &base,
-                               &err);
+        f[k] =
+            lora_file_check(gguf_parse(bytes, n, "fuzz.gguf", &err), k ? -0.5f : 1.0f, &base, &err);
     HLM_ASSERT(!f[0] == !f[1]);
     if (!f[0]) {
         HLM_ASSERT(err.set && !strncmp(err.msg, "fuzz.gguf: ", 11) && !strchr(err.msg, '\n'));

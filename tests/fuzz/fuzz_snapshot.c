@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         for (uint32_t i = 0; i < s.head.n_snap; i++)
             HLM_ASSERT(s.snap[i].n_past && s.snap[i].n_past <= s.head.n_past);
         HLM_ASSERT(s.note[s.head.n_note] == 0 && s.logits_at <= n);
-    } else {        /* whatever is refused is refused in one line that names the file */
+    } else { /* whatever is refused is refused in one line that names the file */
         HLM_ASSERT(err.set && !strncmp(err.msg, "fuzz.hlm: ", 10) && !strchr(err.msg, '\n'));
     }
     saved_finish(&s);

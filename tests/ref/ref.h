@@ -55,10 +55,10 @@ void ref_attention(const struct ref_attention *a, double *y /* [n_tok, n_head, h
 /* Causal depthwise convolution, then SiLU; the last tap is the current token (3.1, traps 9, 10). */
 struct ref_conv {
     uint32_t n_tok, n_ch, conv_k;
-    const float *w;  /* [n_ch, conv_k] */
-    const double *x; /* [n_tok, n_ch] */
-    double *window;  /* [conv_k - 1, n_ch] the inputs before x, oldest first; left as those before
-                      * the next call. Zero at the start of a sequence. */
+    const float *w;    /* [n_ch, conv_k] */
+    const double *x;   /* [n_tok, n_ch] */
+    double *window;    /* [conv_k - 1, n_ch] the inputs before x, oldest first; left as those before
+                        * the next call. Zero at the start of a sequence. */
     const float *bias; /* [n_ch], or NULL: none */
 };
 void ref_conv_silu(const struct ref_conv *c, double *y /* [n_tok, n_ch] */);
@@ -116,8 +116,8 @@ void ref_swiglu_limit(const double *gate, const double *up, uint64_t n, double l
  * y [n_tok, n_embd]. */
 struct ref_ffn {
     uint32_t n_embd, n_ff;
-    const float *gate, *up, *down; /* [n_ff, n_embd] twice, [n_embd, n_ff]; gate may be NULL */
-    double limit;                  /* of SwiGLU; 0: none */
+    const float *gate, *up, *down;    /* [n_ff, n_embd] twice, [n_embd, n_ff]; gate may be NULL */
+    double limit;                     /* of SwiGLU; 0: none */
     const float *up_bias, *down_bias; /* [n_ff], [n_embd]; NULL: none */
 };
 void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y);
@@ -146,12 +146,12 @@ struct ref_moe {
     /* [n_expert, n_ff, n_in] twice, [n_expert, n_in, n_ff]; n_in is n_latent, n_embd without. gate
      * NULL: relu2, the shared expert's also. */
     const float *gate, *up, *down;
-    const float *shared_router; /* [n_embd], or NULL */
+    const float *shared_router;                         /* [n_embd], or NULL */
     const float *shared_gate, *shared_up, *shared_down; /* shared_up NULL: no shared expert */
-    double limit, shared_limit; /* of SwiGLU; 0: none */
-    uint32_t n_latent;          /* 0: none */
-    const float *latent_down, *latent_up; /* [n_latent, n_embd], [n_embd, n_latent] */
-    bool sigmoid; /* ref_moe_route_sigmoid() with what follows; else ref_moe_route() */
+    double limit, shared_limit;                         /* of SwiGLU; 0: none */
+    uint32_t n_latent;                                  /* 0: none */
+    const float *latent_down, *latent_up;               /* [n_latent, n_embd], [n_embd, n_latent] */
+    bool sigmoid;             /* ref_moe_route_sigmoid() with what follows; else ref_moe_route() */
     const float *router_bias; /* [n_expert], or NULL */
     uint32_t n_group, n_group_used;
     bool norm;
@@ -193,9 +193,9 @@ uint32_t ref_state_pos(const struct ref_state *s); /* tokens read so far */
 
 /* What a layer tells of itself: added to by every ref_forward() of a state that it was given to. */
 struct ref_told {
-    uint64_t *load;                             /* [n_expert]; NULL: not wanted */
-    double n, decays, writes, least, most;      /* gates by token and head; of Mamba2 dt writes */
-    double n_state, squares, peak;              /* numbers of the states that were left */
+    uint64_t *load;                        /* [n_expert]; NULL: not wanted */
+    double n, decays, writes, least, most; /* gates by token and head; of Mamba2 dt writes */
+    double n_state, squares, peak;         /* numbers of the states that were left */
 };
 void ref_state_tell(struct ref_state *s, struct ref_told *told /* [n_layer], or NULL */);
 

@@ -27,10 +27,7 @@ double ref_silu_bwd(double x)
     double s = ref_sigmoid(x);
     return s * (1 + x * (1 - s));
 }
-double ref_softplus_bwd(double x)
-{
-    return x > 20 ? 1 : ref_sigmoid(x);
-}
+double ref_softplus_bwd(double x) { return x > 20 ? 1 : ref_sigmoid(x); }
 
 /* ---- linear ----------------------------------------------------------------------------- */
 

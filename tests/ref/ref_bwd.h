@@ -83,13 +83,13 @@ void ref_conv_silu_bwd(const struct ref_conv *c, const uint32_t *first, const do
 
 /* Gradients of ref_delta(). d->state is the state before the first token, NULL: zero. */
 struct ref_delta_grad {
-    double *dqkv;          /* as qkv: before the l2 norms, summed over the V heads of a K head */
-    double *db, *da;       /* [n_tok, n_v_head], before sigmoid and softplus */
-    double *da_log;        /* [n_v_head]: ssm_a = -exp(A_log) */
-    double *ddt_bias;      /* [n_v_head] */
-    double *dstate;        /* as state: comes as the gradient of the state after the last token,
-                            * leaves as that of the one before the first; NULL: none. Without
-                            * first only. */
+    double *dqkv;     /* as qkv: before the l2 norms, summed over the V heads of a K head */
+    double *db, *da;  /* [n_tok, n_v_head], before sigmoid and softplus */
+    double *da_log;   /* [n_v_head]: ssm_a = -exp(A_log) */
+    double *ddt_bias; /* [n_v_head] */
+    double *dstate;   /* as state: comes as the gradient of the state after the last token,
+                       * leaves as that of the one before the first; NULL: none. Without
+                       * first only. */
 };
 void ref_delta_bwd(const struct ref_delta *d, const uint32_t *first, const double *dout,
                    const struct ref_delta_grad *g);
@@ -99,8 +99,8 @@ void ref_delta_chunked_bwd(const struct ref_delta *d, const uint32_t *first, uin
 
 /* Gradients of ref_mamba(), likewise. */
 struct ref_mamba_grad {
-    double *dxbc; /* as xbc; B and C summed over the heads of a group */
-    double *ddt;  /* [n_tok, n_head], before the softplus */
+    double *dxbc;                   /* as xbc; B and C summed over the heads of a group */
+    double *ddt;                    /* [n_tok, n_head], before the softplus */
     double *da_log, *ddt_bias, *dd; /* [n_head] */
     double *dstate;                 /* as above, [n_head, head_dim, d_state] */
 };
@@ -129,8 +129,8 @@ void ref_ffn_bwd(const struct ref_ffn *f, const struct ref_ffn_lora *lora, const
  * the renormalisation is not. id, weight, dweight [n_used]; dlogits [n_expert]. */
 void ref_moe_route_bwd(const double *weight, const uint32_t *id, uint32_t n_used,
                        const double *dweight, double *dlogits);
-void ref_moe_route_sigmoid_bwd(const double *logits, const uint32_t *id, uint32_t n_used,
-                               bool norm, double scale, const double *dweight, double *dlogits);
+void ref_moe_route_sigmoid_bwd(const double *logits, const uint32_t *id, uint32_t n_used, bool norm,
+                               double scale, const double *dweight, double *dlogits);
 
 /* experts: stacked, [n_expert, ...] in each array. */
 struct ref_moe_lora {
@@ -154,8 +154,8 @@ struct ref_param {
 };
 struct ref_tune {
     const struct ref_model *m; /* must outlive it */
-    double alpha, mtp_factor; /* the latter is the caller's to set; 0: no MTP loss */
-    uint32_t chunk; /* of the recurrences' backward; 0: serial */
+    double alpha, mtp_factor;  /* the latter is the caller's to set; 0: no MTP loss */
+    uint32_t chunk;            /* of the recurrences' backward; 0: serial */
     struct ref_param *param;
     uint32_t n_param;
 };
@@ -174,9 +174,8 @@ struct ref_sums {
  * from token i - 1 (models.md 6; where mtp_factor is not 0). Then, unless weight is 0, the gradient
  * of weight * (main + mtp_factor * mtp) into every param. Deltas are rounded to float with what
  * they change. */
-struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
-                                  const uint8_t *mask, uint32_t n_tok, double weight, double *nll,
-                                  double *nll_mtp);
+struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
+                                  uint32_t n_tok, double weight, double *nll, double *nll_mtp);
 
 struct ref_adamw {
     double lr, beta1, beta2, eps;

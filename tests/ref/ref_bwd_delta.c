@@ -104,8 +104,8 @@ static void head_bwd(const struct ref_delta *d, uint64_t j, const struct head *h
     for (uint64_t t = 0; t < n_tok; t++) {
         uint64_t at = t * d->n_v_head + j;
         /* g = ssm_a softplus(a + dt_bias) and ssm_a = -exp(A_log): dg/dA_log = g */
-        double da = h->dg[t] * (double)d->ssm_a[j] *
-                    ref_softplus_bwd(d->a[at] + (double)d->dt_bias[j]);
+        double da =
+            h->dg[t] * (double)d->ssm_a[j] * ref_softplus_bwd(d->a[at] + (double)d->dt_bias[j]);
         if (g->db)
             g->db[at] += h->dbeta[t] * h->beta[t] * (1 - h->beta[t]);
         if (g->da)
@@ -155,14 +155,8 @@ static void mul_add(uint64_t n, uint64_t m, uint64_t k, double f, struct mat a, 
         }
 }
 /* p [.., width] as it lies, and turned. */
-static struct mat mat(const double *p, uint64_t width)
-{
-    return (struct mat){ p, width, 1 };
-}
-static struct mat turned(const double *p, uint64_t width)
-{
-    return (struct mat){ p, 1, width };
-}
+static struct mat mat(const double *p, uint64_t width) { return (struct mat){ p, width, 1 }; }
+static struct mat turned(const double *p, uint64_t width) { return (struct mat){ p, 1, width }; }
 
 static double dot(const double *a, const double *b, uint64_t n)
 {
@@ -275,9 +269,20 @@ static void chunk_matrices(struct chunk *c)
 static struct chunk chunk_create(const struct head *h, uint64_t t0, uint64_t n, const double *m)
 {
     uint64_t dim = h->dim, at = t0 * dim;
-    struct chunk c = { n,         dim,       h->q + at,  h->k + at,     h->v + at, h->d_o + at,
-                       h->beta + t0, h->dq + at, h->dk + at, h->dv + at, h->dbeta + t0, h->dg + t0,
-                       h->dm,     .run = doubles(n) };
+    struct chunk c = { n,
+                       dim,
+                       h->q + at,
+                       h->k + at,
+                       h->v + at,
+                       h->d_o + at,
+                       h->beta + t0,
+                       h->dq + at,
+                       h->dk + at,
+                       h->dv + at,
+                       h->dbeta + t0,
+                       h->dg + t0,
+                       h->dm,
+                       .run = doubles(n) };
     double *bv = doubles(n * dim), *bk = doubles(n * dim);
 
     c.d = doubles(n * n);

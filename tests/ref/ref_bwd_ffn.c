@@ -116,8 +116,8 @@ void ref_moe_route_bwd(const double *weight, const uint32_t *id, uint32_t n_used
 }
 
 /* w_i = scale s_i / S with S = sum s + 1e-20 under norm, else scale s_i; s' = s (1 - s). */
-void ref_moe_route_sigmoid_bwd(const double *logits, const uint32_t *id, uint32_t n_used,
-                               bool norm, double scale, const double *dweight, double *dlogits)
+void ref_moe_route_sigmoid_bwd(const double *logits, const uint32_t *id, uint32_t n_used, bool norm,
+                               double scale, const double *dweight, double *dlogits)
 {
     double sum = 1e-20, along = 0;
     for (uint32_t i = 0; i < n_used; i++) {
@@ -330,8 +330,8 @@ void ref_moe_bwd(const struct ref_moe *m, const struct ref_moe_lora *lora, const
             ref_linear_bwd(m->latent_up, m->n_latent, m->n_embd, &k.lora->latent_up, k.sum, 1, dy,
                            dsum);
             experts_bwd(&k, x, dsum, dlow, dx);
-            ref_linear_bwd(m->latent_down, m->n_embd, m->n_latent, &k.lora->latent_down, x, 1,
-                           dlow, dx);
+            ref_linear_bwd(m->latent_down, m->n_embd, m->n_latent, &k.lora->latent_down, x, 1, dlow,
+                           dx);
         } else {
             experts_bwd(&k, x, dy, dx, dx);
         }

@@ -44,8 +44,8 @@ static double *columns(const double *rows, uint64_t width, uint64_t from, uint64
     return x;
 }
 
-static void columns_add(const double *x, uint64_t width, uint64_t from, uint64_t n,
-                        uint64_t n_tok, double *rows)
+static void columns_add(const double *x, uint64_t width, uint64_t from, uint64_t n, uint64_t n_tok,
+                        double *rows)
 {
     for (uint64_t t = 0; rows && t < n_tok; t++)
         for (uint64_t i = 0; i < n; i++)
@@ -129,8 +129,8 @@ static void step(const struct head *e, uint64_t t, double *s)
     double decay = exp(e->dt[t] * e->a);
     for (uint64_t p = 0; p < e->dim; p++)
         for (uint64_t i = 0; i < e->ns; i++)
-            s[p * e->ns + i] = decay * s[p * e->ns + i] +
-                               e->dt[t] * e->x[t * e->dim + p] * e->b[t * e->ns + i];
+            s[p * e->ns + i] =
+                decay * s[p * e->ns + i] + e->dt[t] * e->x[t * e->dim + p] * e->b[t * e->ns + i];
 }
 
 /* s, after: the state before and after token t. e->ds comes as the gradient of the latter from

@@ -43,10 +43,7 @@ static void *own(struct ref_model *m, uint64_t n, uint64_t size)
     return m->owned[m->n_owned++] = p;
 }
 
-float *ref_take(struct ref_model *m, uint64_t n)
-{
-    return own(m, n, sizeof(float));
-}
+float *ref_take(struct ref_model *m, uint64_t n) { return own(m, n, sizeof(float)); }
 
 uint32_t *ref_key_u32_each(struct ref_loader *ld, const char *name, enum gguf_need need,
                            uint32_t absent)
@@ -136,8 +133,7 @@ bool ref_read_experts(struct ref_loader *ld)
         return true;
     n_used = ref_key_u32_each(ld, "expert_used_count", REQUIRED, 0);
     n_ff = n_used ? ref_key_u32_each(ld, "expert_feed_forward_length", REQUIRED, 0) : NULL;
-    if (!n_ff ||
-        !ref_key_u32(ld, "expert_shared_feed_forward_length", OPTIONAL, &c->n_ff_shared))
+    if (!n_ff || !ref_key_u32(ld, "expert_shared_feed_forward_length", OPTIONAL, &c->n_ff_shared))
         return false;
     for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         ld->m->layer[i].n_used = n_used[i];
@@ -361,7 +357,4 @@ void ref_model_close(struct ref_model *m)
     free(m);
 }
 
-const struct ref_config *ref_model_config(const struct ref_model *m)
-{
-    return &m->c;
-}
+const struct ref_config *ref_model_config(const struct ref_model *m) { return &m->c; }

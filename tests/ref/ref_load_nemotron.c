@@ -86,10 +86,7 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer)
         return true;
     if (ref_has(ld, i_layer, "ffn_gate_inp.weight")) {
         l->ffn = FFN_MOE;
-        WEIGHTS_MOE(W) BIASES_MOE(B)
-        if (c->n_latent) {
-            WEIGHTS_LATENT(W)
-        }
+        WEIGHTS_MOE(W) BIASES_MOE(B) if (c->n_latent) { WEIGHTS_LATENT(W) }
         if (c->n_ff_shared) {
             WEIGHTS_SHARED(W)
         }

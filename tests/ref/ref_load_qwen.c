@@ -85,8 +85,8 @@ static bool load_ba(struct ref_loader *ld, uint32_t i_layer)
     uint64_t dim = c->n_embd, r = c->n_ssm_head / c->n_group;
     float *ba;
 
-    if (!ref_load(ld, ref_in_block(ld, i_layer, "ssm_ba.weight"), REQUIRED, dim,
-                  2 * c->n_ssm_head, 1, &ba))
+    if (!ref_load(ld, ref_in_block(ld, i_layer, "ssm_ba.weight"), REQUIRED, dim, 2 * c->n_ssm_head,
+                  1, &ba))
         return false;
     l->wb = ref_take(ld->m, c->n_ssm_head * dim);
     l->wa = ref_take(ld->m, c->n_ssm_head * dim);
@@ -137,11 +137,13 @@ bool ref_qwen_layer(struct ref_loader *ld, uint32_t i_layer)
     if (l->mixer == MIXER_ATTENTION) {
         WEIGHTS_QUERY_GATED(W) WEIGHTS_ATTENTION(W) WEIGHTS_QK_NORM(W)
     } else {
-        WEIGHTS_SSM(W) WEIGHTS_DELTA(W)
-        if (ref_has(ld, i_layer, "ssm_in.weight")) {
+        WEIGHTS_SSM(W) WEIGHTS_DELTA(W) if (ref_has(ld, i_layer, "ssm_in.weight"))
+        {
             if (!load_ssm_in(ld, i_layer))
                 return false;
-        } else {
+        }
+        else
+        {
             WEIGHTS_DELTA_IN(W)
         }
         if (ref_has(ld, i_layer, "ssm_ba.weight")) {
@@ -153,8 +155,8 @@ bool ref_qwen_layer(struct ref_loader *ld, uint32_t i_layer)
     }
     if (ref_has(ld, i_layer, "ffn_gate_inp.weight")) {
         l->ffn = FFN_MOE;
-        WEIGHTS_MOE(W) WEIGHTS_MOE_GATE(W)
-        WEIGHTS_SHARED(W) WEIGHTS_SHARED_GATE(W) WEIGHTS_SHARED_ROUTER(W)
+        WEIGHTS_MOE(W)
+        WEIGHTS_MOE_GATE(W) WEIGHTS_SHARED(W) WEIGHTS_SHARED_GATE(W) WEIGHTS_SHARED_ROUTER(W)
     } else {
         l->ffn = FFN_DENSE;
         WEIGHTS_DENSE(W) WEIGHTS_DENSE_GATE(W)

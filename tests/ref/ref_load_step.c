@@ -92,14 +92,18 @@ bool ref_step_layer(struct ref_loader *ld, uint32_t i_layer)
 #define B(field, name, d0, d1, d2) LOAD(field, name, OPTIONAL, d0, d1, d2)
     W(attn_norm, "attn_norm.weight", c->n_embd, 1, 1)
     W(ffn_norm, "ffn_norm.weight", c->n_embd, 1, 1)
-    WEIGHTS_QUERY(W) WEIGHTS_ATTENTION(W) WEIGHTS_QK_NORM(W) WEIGHTS_HEAD_GATE(W)
-    if (ref_has(ld, i_layer, "ffn_gate_inp.weight")) {
+    WEIGHTS_QUERY(W)
+    WEIGHTS_ATTENTION(W)
+    WEIGHTS_QK_NORM(W) WEIGHTS_HEAD_GATE(W) if (ref_has(ld, i_layer, "ffn_gate_inp.weight"))
+    {
         l->ffn = FFN_MOE;
-        WEIGHTS_MOE(W) WEIGHTS_MOE_GATE(W) BIASES_MOE(B)
-        if (c->n_ff_shared) {
+        WEIGHTS_MOE(W) WEIGHTS_MOE_GATE(W) BIASES_MOE(B) if (c->n_ff_shared)
+        {
             WEIGHTS_SHARED(W) WEIGHTS_SHARED_GATE(W)
         }
-    } else {
+    }
+    else
+    {
         l->ffn = FFN_DENSE;
         WEIGHTS_DENSE(W) WEIGHTS_DENSE_GATE(W)
     }

@@ -62,15 +62,9 @@ void ref_state_destroy(struct ref_state *s)
     free(s);
 }
 
-void ref_state_tell(struct ref_state *s, struct ref_told *told)
-{
-    s->told = told;
-}
+void ref_state_tell(struct ref_state *s, struct ref_told *told) { s->told = told; }
 
-uint32_t ref_state_pos(const struct ref_state *s)
-{
-    return s->pos;
-}
+uint32_t ref_state_pos(const struct ref_state *s) { return s->pos; }
 
 /* ---- mixers ----------------------------------------------------------------------------- */
 
@@ -411,10 +405,12 @@ bool ref_forward(const struct ref_model *m, struct ref_state *s, const int32_t *
         memcpy(hidden, h, n * sizeof *h);
 
     for (uint32_t i = 0; i < c->n_layer; i++) {
-        struct pass p = {
-            .c = c, .l = &m->layer[i], .past = &s->layer[i], .n_tok = n_tok, .pos = s->pos,
-            .told = s->told ? &s->told[i] : NULL
-        };
+        struct pass p = { .c = c,
+                          .l = &m->layer[i],
+                          .past = &s->layer[i],
+                          .n_tok = n_tok,
+                          .pos = s->pos,
+                          .told = s->told ? &s->told[i] : NULL };
         block(&p, h);
         if (p.told)
             tell_state(&p);

@@ -100,14 +100,14 @@ struct ref_layer {
 // clang-format on
 
 /* What an MTP block has besides its layer (2.4, 2.6). */
-#define WEIGHTS_MTP(W)                                                                          \
-    W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
-    W(enorm,         "nextn.enorm.weight",        c->n_embd, 1, 1)                              \
-    W(hnorm,         "nextn.hnorm.weight",        c->n_embd, 1, 1)
+#define WEIGHTS_MTP(W)                                                                             \
+    W(eh_proj, "nextn.eh_proj.weight", 2 * c->n_embd, c->n_embd, 1)                                \
+    W(enorm, "nextn.enorm.weight", c->n_embd, 1, 1)                                                \
+    W(hnorm, "nextn.hnorm.weight", c->n_embd, 1, 1)
 
 struct ref_mtp {
     float *eh_proj, *enorm, *hnorm;
-    float *head_norm, *output;  /* the model's, or its own */
+    float *head_norm, *output; /* the model's, or its own */
 };
 
 struct ref_model {
@@ -122,10 +122,7 @@ struct ref_model {
 
 /* V heads or Mamba heads, side by side; what the convolution runs over: that and q and k, or B and
  * C, of every group. */
-static inline uint32_t ref_inner(const struct ref_config *c)
-{
-    return c->n_ssm_head * c->ssm_dim;
-}
+static inline uint32_t ref_inner(const struct ref_config *c) { return c->n_ssm_head * c->ssm_dim; }
 static inline uint32_t ref_conv_width(const struct ref_config *c)
 {
     return ref_inner(c) + 2 * c->n_group * c->d_state;

@@ -22,22 +22,10 @@ static double dot(const double *a, const double *b, uint32_t n)
     return sum;
 }
 
-double ref_sigmoid(double x)
-{
-    return 1 / (1 + exp(-x));
-}
-double ref_silu(double x)
-{
-    return x * ref_sigmoid(x);
-}
-double ref_softplus(double x)
-{
-    return x > 20 ? x : log1p(exp(x));
-}
-double ref_relu2(double x)
-{
-    return x > 0 ? x * x : 0;
-}
+double ref_sigmoid(double x) { return 1 / (1 + exp(-x)); }
+double ref_silu(double x) { return x * ref_sigmoid(x); }
+double ref_softplus(double x) { return x > 20 ? x : log1p(exp(x)); }
+double ref_relu2(double x) { return x > 0 ? x * x : 0; }
 
 void ref_linear(const float *w, uint32_t n_in, uint32_t n_out, const double *x, uint32_t n_tok,
                 double *y)
@@ -419,8 +407,8 @@ void ref_mamba_chunked(const struct ref_mamba *m, uint32_t chunk, double *y)
     for (uint32_t h = 0; h < m->n_head; h++) {
         struct mamba_head head = mamba_head_create(m, h);
         for (uint32_t t = 0; t < m->n_tok; t += chunk)
-            mamba_chunk(m, &head, t, min_u32(chunk, m->n_tok - t),
-                        m->state + h * dim * m->d_state, y + h * dim);
+            mamba_chunk(m, &head, t, min_u32(chunk, m->n_tok - t), m->state + h * dim * m->d_state,
+                        y + h * dim);
         for (uint64_t t = 0; t < m->n_tok; t++)
             for (uint64_t p = 0; p < dim; p++)
                 y[(t * m->n_head + h) * dim + p] += (double)m->d[h] * head.x[t * dim + p];

@@ -14,8 +14,7 @@
 
 /* ---- what is trained -------------------------------------------------------------------- */
 
-static struct ref_param *add_param(struct ref_tune *t, const char *name, uint64_t n,
-                                   uint32_t rank)
+static struct ref_param *add_param(struct ref_tune *t, const char *name, uint64_t n, uint32_t rank)
 {
     t->param = mem_grow(t->param, t->n_param + 1, sizeof *t->param);
     HLM_ASSERT(t->param != NULL);
@@ -120,10 +119,7 @@ static void *keep(struct turn *p, uint64_t n, uint64_t size)
     HLM_ASSERT(x != NULL);
     return p->taken[p->n_taken++] = x;
 }
-static double *take(struct turn *p, uint64_t n)
-{
-    return keep(p, n, sizeof(double));
-}
+static double *take(struct turn *p, uint64_t n) { return keep(p, n, sizeof(double)); }
 static double *rows(struct turn *p, uint64_t width) /* [n_tok, width] */
 {
     return take(p, p->n_tok * width);
@@ -233,8 +229,8 @@ static double *norm_rotate(struct turn *p, const float *norm, uint32_t n_head, c
     return y;
 }
 /* dy is turned back in place. Gives the gradient of x. */
-static double *norm_rotate_bwd(struct turn *p, const float *norm, uint32_t n_head,
-                               const double *x, double *dy)
+static double *norm_rotate_bwd(struct turn *p, const float *norm, uint32_t n_head, const double *x,
+                               double *dy)
 {
     uint32_t hd = p->c->head_dim;
     uint64_t row = (uint64_t)n_head * hd;
@@ -413,8 +409,8 @@ static double *delta(struct turn *p, const double *x, const double *dy, double *
                                 .ddt_bias = gate_grad(p, "ssm_dt.bias") };
     d.state = NULL;
     linear_bwd(p, &wo, y, dy, dnormed);
-    ref_gated_norm_bwd(o, z, l->delta_norm, c->d_state, p->n_tok * nh, (double)c->eps, dnormed,
-                       d_o, dz);
+    ref_gated_norm_bwd(o, z, l->delta_norm, c->d_state, p->n_tok * nh, (double)c->eps, dnormed, d_o,
+                       dz);
     if (p->t->chunk)
         ref_delta_chunked_bwd(&d, NULL, p->t->chunk, d_o, &g);
     else
@@ -556,9 +552,9 @@ static double *moe(struct turn *p, const double *x, const double *dy, double *dx
 /* ---- the model -------------------------------------------------------------------------- */
 
 typedef double *part_fn(struct turn *p, const double *x, const double *dy, double *dx);
-static part_fn *const mixers[] = { [MIXER_ATTENTION] = attention,
-                                   [MIXER_DELTA] = delta,
-                                   [MIXER_MAMBA] = mamba };
+static part_fn *const mixers[] = {
+    [MIXER_ATTENTION] = attention, [MIXER_DELTA] = delta, [MIXER_MAMBA] = mamba
+};
 static part_fn *const ffns[] = { [FFN_DENSE] = dense, [FFN_MOE] = moe };
 
 /* h + f(rmsnorm(h)) for a part that the layer has, else h: in fresh memory of the turn. */
@@ -578,8 +574,7 @@ static double *residual(struct turn *p, part_fn *f, const float *norm, const dou
 }
 
 /* dh: of the sum; left as that of h. */
-static void residual_bwd(struct turn *p, part_fn *f, const float *norm, const double *h,
-                         double *dh)
+static void residual_bwd(struct turn *p, part_fn *f, const float *norm, const double *h, double *dh)
 {
     uint32_t dim = p->c->n_embd;
     double *x = rows(p, dim), *dx = rows(p, dim);
@@ -592,11 +587,9 @@ static void residual_bwd(struct turn *p, part_fn *f, const float *norm, const do
 
 static struct turn turn(const struct ref_tune *t, uint32_t i_layer, uint32_t n_tok)
 {
-    return (struct turn){ .t = t,
-                          .c = &t->m->c,
-                          .l = &t->m->layer[i_layer],
-                          .i_layer = i_layer,
-                          .n_tok = n_tok };
+    return (struct turn){
+        .t = t, .c = &t->m->c, .l = &t->m->layer[i_layer], .i_layer = i_layer, .n_tok = n_tok
+    };
 }
 
 /* h [n_layer + 1, n_tok, n_embd]: the embeddings are there, the residuals come. */
@@ -675,14 +668,13 @@ static void depth_forward(struct depth *d, const struct ref_tune *t, const int32
     uint32_t dim = m->c.n_embd;
     double eps = (double)m->c.eps;
 
-    *d = (struct depth){ .p = turn(t, m->c.n_layer + k, n_tok - 2 - k),
-                         .mtp = &m->mtp[k],
-                         .x = x,
-                         .dx = dx };
+    *d = (struct depth){
+        .p = turn(t, m->c.n_layer + k, n_tok - 2 - k), .mtp = &m->mtp[k], .x = x, .dx = dx
+    };
     struct turn *p = &d->p;
     d->proj = (struct matrix){ "nextn.eh_proj.weight", d->mtp->eh_proj, NULL, 2 * dim, dim };
-    d->output = (struct matrix){ "nextn.shared_head_head.weight", d->mtp->output, NULL, dim,
-                                 m->c.n_vocab };
+    d->output =
+        (struct matrix){ "nextn.shared_head_head.weight", d->mtp->output, NULL, dim, m->c.n_vocab };
     double *e = rows(p, dim), *hn = rows(p, dim);
     d->cat = rows(p, 2 * dim);
     d->dout = rows(p, dim);
@@ -740,9 +732,8 @@ static double mtp_loss(const struct ref_tune *t, const int32_t *ids, const uint8
     return sum / n_mtp;
 }
 
-struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids,
-                                  const uint8_t *mask, uint32_t n_tok, double weight, double *nll,
-                                  double *nll_mtp)
+struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
+                                  uint32_t n_tok, double weight, double *nll, double *nll_mtp)
 {
     const struct ref_config *c = &t->m->c;
     uint64_t n = (uint64_t)n_tok * c->n_embd;
