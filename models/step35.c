@@ -114,16 +114,18 @@ static bool ffn_keys(struct model *m, struct binder *b, struct step35 *q)
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-#define LAYER(W)                                                                                   \
-    W(linear, wq, "blk.%u.attn_q.weight", d, hd *h)                                                \
-    W(beside, wk, "blk.%u.attn_k.weight", d, hd *h_kv)                                             \
-    W(beside, wv, "blk.%u.attn_v.weight", d, hd *h_kv)                                             \
-    W(beside, wg, "blk.%u.attn_gate.weight", d, h)                                                 \
-    W(linear, wo, "blk.%u.attn_output.weight", hd *h, d)                                           \
-    W(vector, attn.q_norm, "blk.%u.attn_q_norm.weight", hd, 1)                                     \
-    W(vector, attn.k_norm, "blk.%u.attn_k_norm.weight", hd, 1)                                     \
-    W(vector, attn_norm, "blk.%u.attn_norm.weight", d, 1)                                          \
+/* clang-format off */
+#define LAYER(W)                                                                  \
+    W(linear, wq, "blk.%u.attn_q.weight", d, hd * h)                              \
+    W(beside, wk, "blk.%u.attn_k.weight", d, hd * h_kv)                           \
+    W(beside, wv, "blk.%u.attn_v.weight", d, hd * h_kv)                           \
+    W(beside, wg, "blk.%u.attn_gate.weight", d, h)                                \
+    W(linear, wo, "blk.%u.attn_output.weight", hd * h, d)                         \
+    W(vector, attn.q_norm, "blk.%u.attn_q_norm.weight", hd, 1)                    \
+    W(vector, attn.k_norm, "blk.%u.attn_k_norm.weight", hd, 1)                    \
+    W(vector, attn_norm, "blk.%u.attn_norm.weight", d, 1)                         \
     W(vector, ffn_norm, "blk.%u.ffn_norm.weight", d, 1)
+/* clang-format on */
 
 #define DENSE(W)                                                                                   \
     W(linear, ffn.gate, "blk.%u.ffn_gate.weight", d, ff)                                           \

@@ -25,11 +25,11 @@ static const struct train_case {
     struct bounds at_most;
     bool f16;
 } cases[] = {
-#define CASE(name, quant, data, ...)                                                               \
-    {                                                                                              \
-        name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf",                     \
-            { __VA_ARGS__, NLL }, false                                                            \
-    }
+/* clang-format off */
+#define CASE(name, quant, data, ...) \
+    { name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", \
+      { __VA_ARGS__, NLL }, false }
+/* clang-format on */
 #define CASE_F16(name, quant, data, ...)                                                           \
     {                                                                                              \
         name, "model" quant ".gguf", data, "expected" quant, "init-lora.gguf", { __VA_ARGS__ },    \

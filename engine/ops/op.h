@@ -176,9 +176,11 @@ tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
 tensor op_act(struct cmd *c, tensor x, struct act act);
 tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
                          const tensor *gate);
-#define LINEARS(...)                                                                               \
-    (const linear *const[]){ __VA_ARGS__ },                                                        \
-        (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / sizeof(const linear *))
+/* clang-format off */
+#define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
+                     (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / \
+                                sizeof(const linear *))
+/* clang-format on */
 
 /* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has
  * on average; tile: entries of a tile at most. */

@@ -12,12 +12,12 @@
 #include <string.h>
 
 /* Every option once: F a number, Z a number for which 0 stands as null, U a count, B a flag. */
+/* clang-format off */
 #define OPTIONS(F, Z, U, B)                                                                        \
-    U(steps)                                                                                       \
-    B(shuffle)                                                                                     \
-    U(batch_rows) U(accumulation) F(lr) F(beta1) F(beta2) F(eps) B(bias_correction)                \
-        F(weight_decay) F(weight_decay_gates) Z(clip_norm) U(rank) F(alpha) B(rslora)              \
-            F(lora_dropout) B(train_lora) B(train_gates) Z(mtp_factor)
+    U(steps) B(shuffle) U(batch_rows) U(accumulation) F(lr) F(beta1) F(beta2) F(eps)               \
+    B(bias_correction) F(weight_decay) F(weight_decay_gates) Z(clip_norm) U(rank) F(alpha)         \
+    B(rslora) F(lora_dropout) B(train_lora) B(train_gates) Z(mtp_factor)
+/* clang-format on */
 /* ... and of the schedule, all but its kind. */
 #define SCHEDULE(F, U) U(warmup_steps) F(warmup_from) F(peak) F(final) U(total_steps)
 

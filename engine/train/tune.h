@@ -42,21 +42,19 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct er
 enum { STATE_VERSION = 1, MAX_STATE_OPTION = 40 };
 
 /* Everything that decides which numbers a run makes, and what of the command line says it. */
-#define TUNE_OPTIONS(U, F)                                                                         \
-    U("--seed", seed)                                                                              \
-    U("--precision", precision)                                                                    \
-    U("--no-pack", no_pack) U("--max-seq", max_seq) U("--no-shuffle", no_shuffle)                  \
-        U("--steps", steps) U("--batch-rows", batch_rows) U("--accumulation", accumulation)        \
-            U("--rank", rank) U("--rslora", rslora) U("--train-gates", train_gates)                \
-                U("--train-lora", train_lora) U("bias correction", bias_correction)                \
-                    U("--schedule", schedule) U("warm-up steps", warmup_steps)                     \
-                        U("steps of the schedule", total_steps) F("--alpha", alpha) F("--lr", lr)  \
-                            F("peak rate", peak) F("first rate", warmup_from) F("--lr-min", final) \
-                                F("--beta1", beta1) F("--beta2", beta2) F("--eps", eps)            \
-                                    F("--weight-decay", weight_decay)                              \
-                                        F("--weight-decay-gates", weight_decay_gates)              \
-                                            F("--clip", clip_norm) F("--dropout", dropout)         \
-                                                F("--mtp-loss", mtp_factor)
+/* clang-format off */
+#define TUNE_OPTIONS(U, F)                                                                     \
+    U("--seed", seed) U("--precision", precision) U("--no-pack", no_pack)                      \
+    U("--max-seq", max_seq) U("--no-shuffle", no_shuffle) U("--steps", steps)                  \
+    U("--batch-rows", batch_rows) U("--accumulation", accumulation) U("--rank", rank)          \
+    U("--rslora", rslora) U("--train-gates", train_gates) U("--train-lora", train_lora)        \
+    U("bias correction", bias_correction) U("--schedule", schedule)                            \
+    U("warm-up steps", warmup_steps) U("steps of the schedule", total_steps)                   \
+    F("--alpha", alpha) F("--lr", lr) F("peak rate", peak) F("first rate", warmup_from)        \
+    F("--lr-min", final) F("--beta1", beta1) F("--beta2", beta2) F("--eps", eps)               \
+    F("--weight-decay", weight_decay) F("--weight-decay-gates", weight_decay_gates)            \
+    F("--clip", clip_norm) F("--dropout", dropout) F("--mtp-loss", mtp_factor)
+/* clang-format on */
 
 struct tune_options {
 #define U(flag, name) uint64_t name;

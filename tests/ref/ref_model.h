@@ -100,10 +100,12 @@ struct ref_layer {
 // clang-format on
 
 /* What an MTP block has besides its layer (2.4, 2.6). */
-#define WEIGHTS_MTP(W)                                                                             \
-    W(eh_proj, "nextn.eh_proj.weight", 2 * c->n_embd, c->n_embd, 1)                                \
-    W(enorm, "nextn.enorm.weight", c->n_embd, 1, 1)                                                \
-    W(hnorm, "nextn.hnorm.weight", c->n_embd, 1, 1)
+/* clang-format off */
+#define WEIGHTS_MTP(W)                                                                          \
+    W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
+    W(enorm,         "nextn.enorm.weight",        c->n_embd, 1, 1)                              \
+    W(hnorm,         "nextn.hnorm.weight",        c->n_embd, 1, 1)
+/* clang-format on */
 
 struct ref_mtp {
     float *eh_proj, *enorm, *hnorm;
