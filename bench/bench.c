@@ -91,7 +91,7 @@ struct model {
 
 /* ---- the command line ----------------------------------------------------------------------- */
 
-static bool read_list(const char *flag, const char *text, struct list *l, struct err *err)
+static bool read_list(const char *flag, const char *text, struct list *l, struct hlm_err *err)
 {
     *l = (struct list){ 0 };
     for (const char *s = text;;) {
@@ -123,7 +123,7 @@ static uint32_t find_models(int argc, char **argv, const char **path, uint32_t m
 }
 
 /* In llama-bench's order: by depth, prompts before tokens. */
-static struct test *make_tests(uint32_t *n, struct err *err)
+static struct test *make_tests(uint32_t *n, struct hlm_err *err)
 {
     struct list pp, tg, depth, batch;
     if (!read_list("-p", o.pp, &pp, err) || !read_list("-n", o.tg, &tg, err) ||
@@ -159,7 +159,7 @@ static void random_ids(struct rng *r, int32_t *id, uint32_t n, uint32_t n_vocab)
 }
 
 /* n tokens, each what the model likes best; nothing ends them. */
-static bool make_tokens(hlm_session *s, uint32_t n, struct err *err)
+static bool make_tokens(hlm_session *s, uint32_t n, struct hlm_err *err)
 {
     const struct hlm_sampling greedy = {
         .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
@@ -207,7 +207,7 @@ static bool go_on(void *user, uint64_t done, uint64_t total)
 /* Once from an empty session. The token before the first timed one is sampled outside of the clock,
  * so that each timed one is a forward pass; without depth there is one token to go on from. */
 static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, int32_t *id,
-                     bool timed, struct err *err)
+                     bool timed, struct hlm_err *err)
 {
     const struct test *t = &r->test;
     uint32_t before = t->n_gen ? max_u32(t->n_depth, 1) : t->n_depth;
@@ -235,7 +235,7 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
     return true;
 }
 
-static bool run_test(hlm *m, struct result *r, struct err *err)
+static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
 {
     const struct test *t = &r->test;
     uint32_t n_ctx = t->n_gen ? max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
@@ -403,7 +403,7 @@ static void describe(struct model *m)
 }
 
 static bool run_tests(const struct model *m, const struct test *test, uint32_t n, json_t *all,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     struct result *r = mem_alloc(n, sizeof *r);
     bool ok = r || fail(err, "out of memory for %u results", n);
@@ -423,7 +423,7 @@ static bool run_tests(const struct model *m, const struct test *test, uint32_t n
 }
 
 static int run_model(const char *path, const struct test *test, uint32_t n, json_t *all,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     int rc = RC_FAILED;
     double t0 = now_s();
@@ -444,14 +444,14 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
     if (ok && n_message)
         ok = fail(err, "%u validation messages", n_message);
     hlm_close(m.m);
-    return ok ? RC_OK : err->set ? RC_FAILED : RC_INTERRUPTED;
+    return ok ? RC_OK : err->kind ? RC_FAILED : RC_INTERRUPTED;
 }
 
 int main(int argc, char **argv)
 {
     if (argc > 1 && !strcmp(argv[1], "make"))
         return bench_make(argc - 1, argv + 1);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *path[MAX_LIST];
     uint32_t n_test = 0, n_path = find_models(argc, argv, path, MAX_LIST);
     int rc;
@@ -469,7 +469,7 @@ int main(int argc, char **argv)
     rc = RC_OK;
     for (uint32_t i = 0; rc == RC_OK && i < n_path; i++)
         rc = run_model(path[i], test, n_test, all, &err);
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
     if (all && json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0)
         putchar('\n');

@@ -3,7 +3,8 @@
  * prompts), merge.h and peft.h (adapters into files) and hlm_train.h (training) with it.
  *
  * One thread per hlm. Nothing here prints, exits or reads the environment. Every call that can fail
- * takes a struct err, returns false or NULL, and leaves the object usable or safe to destroy. */
+ * takes a struct hlm_err, returns false or NULL, and leaves the object usable or safe to destroy.
+ */
 #pragma once
 #include "base/base.h"
 #include "text/chat.h"
@@ -35,7 +36,7 @@ struct hlm_device {
 };
 /* The numbers of --device are the indices. Returns how many there are (at most max filled), -1
  * on failure. */
-int hlm_devices(struct hlm_device *out, int max, struct err *err);
+int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err);
 
 /* ---- model ----------------------------------------------------------------------------------- */
 
@@ -59,10 +60,10 @@ struct hlm_params {
     bool layers; /* the counters tell of layers too. Looked at as often as watch is
                     called, which waits for what runs */
 };
-hlm *hlm_open(const struct hlm_params *params, struct err *err);
+hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err);
 /* Brings the weights of a dry model up, and its adapters: from here on it is as if it had never
  * been dry. After a failure it can only be closed. */
-bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err);
+bool hlm_load(hlm *m, hlm_progress progress, void *user, struct hlm_err *err);
 void hlm_close(hlm *m); /* takes NULL; sessions must be gone */
 
 struct hlm_info {
@@ -90,9 +91,9 @@ struct hlm_lora {
 /* Makes these adapters the active ones, all together and unmerged, in place of those before; n 0:
  * none. scale is a factor on the adapter's own. No session may be alive. On failure those before
  * stay - unless the device is lost. */
-bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err);
+bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
 /* Would the files be taken? Reads and checks them, and may be called at any time. */
-bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err);
+bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
 
 struct hlm_kernel {
     const char *name;
@@ -147,7 +148,8 @@ struct hlm_session_params {
 #define HLM_SNAPSHOT_DEFAULT UINT64_MAX
 /* All that it takes is allocated here, or nothing: what does not fit is refused with the numbers,
  * and with the context that would. */
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err);
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
+                                struct hlm_err *err);
 void hlm_session_destroy(hlm_session *s); /* takes NULL */
 
 /* What a session costs before there is one, the model included. The engine's own dry run: the
@@ -167,14 +169,14 @@ struct hlm_plan {
 /* With n_ctx 0 the plan has the context that hlm_session_create would take, or one token where
  * nothing fits. False: something else than memory is in the way. */
 bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hlm_plan *plan,
-                      struct err *err);
+                      struct hlm_err *err);
 /* What n_ctx 0 takes where memory is plenty: the trained length, 262144 at most, 8192 on CPU
  * devices. */
 uint32_t hlm_default_ctx(const hlm *m);
 /* The longest context that fits, up to params->n_ctx (0: up to what n_ctx 0 allows); 0 when not
  * even one token does. False as above. */
 bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
-                     struct err *err);
+                     struct hlm_err *err);
 /* Bytes that the driver has given for all that is alive: with one session, its plan's sums. */
 uint64_t hlm_allocated(const hlm *m);
 
@@ -200,7 +202,7 @@ const int32_t *hlm_session_ids(const hlm_session *s);
  *
  * Stopped by progress or failed: the caches hold what was read so far. */
 bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
-                      uint32_t n_snap, hlm_progress progress, void *user, struct err *err);
+                      uint32_t n_snap, hlm_progress progress, void *user, struct hlm_err *err);
 
 /* What the last sync found; counts of tokens. Those from n_from to n_same were held as keys and
  * values, but their state was not: they were read again. */
@@ -217,23 +219,24 @@ struct hlm_found hlm_session_found(const hlm_session *s);
  * has read is replaced. logits: [n][n_vocab] f32 or NULL; hidden: [n_layer + 2][n][n_embd] f32 or
  * NULL - embeddings, the output of every layer, final norm. */
 bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
-                      struct err *err);
+                      struct hlm_err *err);
 
 /* Reads id[0 .. n - 1) behind what is held and tells how well each next token was foreseen: nll[i],
  * of n - 1, is the natural negative log likelihood of id[i + 1]. n >= 2; the last id is not read.
  * Computed on the device: four numbers a token come back. No logits are at hand afterwards. */
-bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err);
+bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
+                     struct hlm_err *err);
 
 /* The next token. It is sampled on the device from the logits at hand; the token returned before,
  * if it is still unread, is read first, in the same submission. Fails when the context has no
  * room for that. */
 bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
-                      struct err *err);
+                      struct hlm_err *err);
 
 /* Writes all of the session to a file: ids, keys and values, state, logits, the snapshots, and the
  * caller's note (any bytes; NULL where there are none). The file is whole or what it was before. */
 bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64_t n_note,
-                      struct err *err);
+                      struct hlm_err *err);
 /* Makes the session what was saved: the next logits are the same bits. The session may have another
  * context, if the tokens fit, and another budget for snapshots; model, adapters and type of the KV
  * cache must be those of the file. *note is the caller's, terminated by a NUL that n_note does not
@@ -241,11 +244,11 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
  * changes; should reading fail after that (a lost device, a file that changes meanwhile), the
  * session holds nothing. */
 bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n_note,
-                      struct err *err);
+                      struct hlm_err *err);
 
 /* All the checks of hlm_session_load and the note; the session stays as it is. */
 bool hlm_session_peek(hlm_session *s, const char *path, void **note, uint64_t *n_note,
-                      struct err *err);
+                      struct hlm_err *err);
 
 void hlm_session_reset(hlm_session *s); /* holds nothing; no snapshots either */
 

@@ -52,7 +52,7 @@ struct hlm_tune_params {
  * documents of 2048 tokens, a row a step. */
 struct hlm_tune_params hlm_tune_defaults(void);
 /* The options that a file of rows holds, into *o; it stays as it is where there are none. */
-bool hlm_tune_options(const char *ids_json, struct data_options *o, struct err *err);
+bool hlm_tune_options(const char *ids_json, struct data_options *o, struct hlm_err *err);
 /* Works out what total_steps 0 leaves open, for n_row rows a pass over the data. */
 void hlm_tune_schedule(struct data_options *o, double epochs, double warmup, uint64_t n_row);
 /* The rate of a step, from 1. */
@@ -62,7 +62,7 @@ double hlm_tune_rate(const struct data_options *o, uint64_t step);
  * changed until hlm_tune_close. Nothing is allocated on the device unless the model is loaded (then
  * the adapters are). What cannot fit is refused with the numbers and with the flag that would make
  * it fit. No session may be alive. */
-hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err);
+hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err);
 /* The model is without adapters then, and its gates are as in the file. Takes NULL. */
 void hlm_tune_close(hlm_tune *t);
 
@@ -95,7 +95,7 @@ struct hlm_plan hlm_tune_plan(const hlm_tune *t);
 
 /* Takes the memory, brings up what is trained, and goes on with p->resume. *resumed: the path that
  * it goes on with, NULL: from the start; good until hlm_tune_close. */
-bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct err *err);
+bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err);
 
 struct hlm_tune_step {
     uint64_t step; /* from 1 */
@@ -108,10 +108,10 @@ struct hlm_tune_step {
 };
 /* One more. False: nothing has changed but, where the device is lost or a loss is not finite, the
  * gradients; only what was saved is good then. */
-bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct err *err);
+bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err);
 /* The first row forward and back, as a step would, and no update; twice, the second is timed. Only
  * instead of steps: it leaves gradients behind. */
-bool hlm_tune_measure(hlm_tune *t, double *row_s, struct err *err);
+bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err);
 
 enum hlm_tune_set { HLM_TUNE_VALID, HLM_TUNE_TEST };
 struct hlm_tune_loss {
@@ -122,21 +122,21 @@ struct hlm_tune_loss {
  * unset: stopped by progress, which is told rows. */
 bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
                        bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                       struct err *err);
+                       struct hlm_err *err);
 
 /* Writes folder/step-N, whole or not at all, and then removes the oldest but for the newest `keep`
  * and the one of the best validation. Removing never fails it. */
-bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct err *err);
+bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err);
 /* Are there any checkpoints in folder? */
 bool hlm_tune_has_saved(const char *folder);
 /* Is the run as it stands in a checkpoint? */
 bool hlm_tune_is_saved(const hlm_tune *t);
 /* What is trained becomes what the checkpoint of the best validation holds, if that is in folder;
  * for testing and writing, not for further steps. *is: whether there was one. */
-bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct err *err);
+bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct hlm_err *err);
 
 /* The adapter as a GGUF file, read back. */
-bool hlm_tune_write(hlm_tune *t, const char *path, struct err *err);
+bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err);
 /* From now on the first step writes its gradients, before clipping, to this file, tensors as in the
  * adapter. NULL: not. The string is kept. */
 void hlm_tune_dump_grads(hlm_tune *t, const char *path);

@@ -252,7 +252,7 @@ static bool bind_draft(struct model *m, struct binder *b, struct nemotron *q, st
            bind_attention(m, b, q, l, i) && bind_moe(m, b, q, l, i);
 }
 
-static bool load(struct model *m, struct binder *b, struct err *err)
+static bool load(struct model *m, struct binder *b, struct hlm_err *err)
 {
     static bool (*const bind[])(struct model *, struct binder *, struct nemotron *, struct layer *,
                                 uint32_t) = { bind_mamba, bind_attention, bind_mlp, bind_moe,

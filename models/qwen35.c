@@ -248,7 +248,7 @@ static bool bind_moe(struct model *m, struct binder *b, struct qwen *q, struct l
            bind_exact(&l->moe.router, q->n_expert) && bind_exact(&l->moe.shared_gate, 1);
 }
 
-static bool load(struct model *m, struct binder *b, struct err *err)
+static bool load(struct model *m, struct binder *b, struct hlm_err *err)
 {
     struct qwen *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)

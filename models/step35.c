@@ -212,7 +212,7 @@ static bool bind_layer(struct model *m, struct binder *b, struct step35 *q, uint
                      : model_width(b, "feed_forward_length", ff) DENSE(BIND);
 }
 
-static bool load(struct model *m, struct binder *b, struct err *err)
+static bool load(struct model *m, struct binder *b, struct hlm_err *err)
 {
     struct step35 *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)

@@ -47,7 +47,7 @@ static bool add_block(struct gguf_build *b, const struct gguf *g, uint32_t i_fir
     return true;
 }
 
-static struct gguf_build *build(const char *path, uint32_t n, struct err *err)
+static struct gguf_build *build(const char *path, uint32_t n, struct hlm_err *err)
 {
     char key[2][64];
     uint32_t n_block = 0, n_draft = 0;
@@ -78,7 +78,7 @@ static struct gguf_build *build(const char *path, uint32_t n, struct err *err)
 
 const char *drafts_file(const char *fixture_path, uint32_t n)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (n <= 1)
         return fixture("%s", fixture_path);
     struct gguf_build *b = build(fixture("%s", fixture_path), n, &err);

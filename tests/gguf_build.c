@@ -105,7 +105,7 @@ struct gguf_build *gb_new(void)
     return b;
 }
 
-struct gguf_build *gb_from(const char *path, struct err *err)
+struct gguf_build *gb_from(const char *path, struct hlm_err *err)
 {
     struct gguf *g = gguf_open(path, err);
     if (!g)
@@ -311,7 +311,7 @@ uint8_t *gb_bytes(const struct gguf_build *b, uint64_t *n)
     return out.p;
 }
 
-bool gb_write(const struct gguf_build *b, const char *path, struct err *err)
+bool gb_write(const struct gguf_build *b, const char *path, struct hlm_err *err)
 {
     uint64_t n;
     uint8_t *bytes = gb_bytes(b, &n);

@@ -9,9 +9,9 @@
 struct gguf_build;
 
 struct gguf_build *gb_new(void);
-struct gguf_build *gb_from(const char *path, struct err *err); /* NULL: gguf_open refused it */
-void gb_free(struct gguf_build *b);                            /* takes NULL */
-void gb_version(struct gguf_build *b, uint32_t version);       /* 3 unless told */
+struct gguf_build *gb_from(const char *path, struct hlm_err *err); /* NULL: gguf_open refused it */
+void gb_free(struct gguf_build *b);                                /* takes NULL */
+void gb_version(struct gguf_build *b, uint32_t version);           /* 3 unless told */
 
 /* Keys: sets one that is there in its place, else appends. general.alignment is obeyed. */
 void gb_scalar(struct gguf_build *b, const char *key, enum gguf_type type, const void *value);
@@ -34,7 +34,7 @@ bool gb_rename_tensor(struct gguf_build *b, const char *name, const char *to);
 bool gb_drop_tensor(struct gguf_build *b, const char *name);
 
 uint8_t *gb_bytes(const struct gguf_build *b, uint64_t *n); /* caller frees */
-bool gb_write(const struct gguf_build *b, const char *path, struct err *err);
+bool gb_write(const struct gguf_build *b, const char *path, struct hlm_err *err);
 /* Part i of n of a model in several files: the keys (in the first only), the three of splitting,
  * and its share of the tensors. The caller frees it. */
 struct gguf_build *gb_part(const struct gguf_build *b, uint32_t i, uint32_t n);

@@ -13,16 +13,16 @@ static struct {
     struct gpu *gpu;
     bool tried, bare;   /* bare: this machine has no validation layer */
     uint32_t n_closing; /* errors while closing */
-    struct err err;
+    struct hlm_err err;
 } t;
 
 /* Opens as the tests do: with validation where the layer is there. */
-static struct gpu *open_validated(struct err *err)
+static struct gpu *open_validated(struct hlm_err *err)
 {
     struct gpu_params params = { .cache_dir = "build/cache", .validate = true };
     struct gpu *g = gpu_open(&params, err);
     if (!g && strstr(err->msg, "validation layer")) {
-        *err = (struct err){ 0 };
+        *err = (struct hlm_err){ 0 };
         t.bare = true;
         params.validate = false;
         g = gpu_open(&params, err);
@@ -42,9 +42,9 @@ struct gpu *test_gpu(void)
     return t.gpu;
 }
 
-static void on_close(void *user, enum log_level level, const char *msg)
+static void on_close(void *user, enum hlm_log_level level, const char *msg)
 {
-    if (level != LOG_ERROR)
+    if (level != HLM_LOG_ERROR)
         return;
     t.n_closing++;
     fprintf(stderr, "  %s%s\n", (const char *)user, msg);

@@ -9,7 +9,7 @@
 
 /* As the tests open; without the validation layer where this machine has none (test_validation
  * says so). NULL with the reason of hlm_open. */
-static inline hlm *hlm_test_try_as(struct hlm_params params, struct err *err)
+static inline hlm *hlm_test_try_as(struct hlm_params params, struct hlm_err *err)
 {
     static bool bare;
     params.cache_dir = "build/cache";
@@ -18,21 +18,21 @@ static inline hlm *hlm_test_try_as(struct hlm_params params, struct err *err)
     hlm *m = hlm_open(&params, err);
     if (!m && params.validate && strstr(err->msg, "validation layer")) {
         bare = true;
-        *err = (struct err){ 0 };
+        *err = (struct hlm_err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
     }
     return m;
 }
 
-static inline hlm *hlm_test_try(const char *path, struct err *err)
+static inline hlm *hlm_test_try(const char *path, struct hlm_err *err)
 {
     return hlm_test_try_as((struct hlm_params){ .model = path }, err);
 }
 
 static inline hlm *hlm_test_open(const char *path)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm *m = hlm_test_try(path, &err);
     CHECK_MSG(m != NULL, "%s", err.msg);
     return m;
@@ -47,7 +47,7 @@ static inline void hlm_test_close(hlm *m)
 
 static inline hlm_session *hlm_test_session(hlm *m, struct hlm_session_params params)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm_session *s = hlm_session_create(m, &params, &err);
     CHECK_MSG(s != NULL, "%s", err.msg);
     return s;

@@ -322,18 +322,18 @@ static struct count run_one(const struct test *test)
 }
 
 /* What the engine reports: errors always, the rest only when asked. */
-static void on_log(void *user, enum log_level level, const char *msg)
+static void on_log(void *user, enum hlm_log_level level, const char *msg)
 {
     static const char *const word[] = { "error", "warning", "info", "debug" };
     (void)user;
-    if (level > LOG_ERROR && !t.verbose)
+    if (level > HLM_LOG_ERROR && !t.verbose)
         return;
     end_line();
     printf("  %s: %s\n", word[level], msg);
     fflush(stdout);
 }
 
-void test_log(log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NULL); }
+void test_log(hlm_log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NULL); }
 
 static int usage(void)
 {

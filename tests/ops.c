@@ -62,11 +62,11 @@ struct gpu *ops_open_small(uint64_t max_range)
     struct gpu_params params = { .cache_dir = "build/cache",
                                  .validate = true,
                                  .test_max_range = max_range };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gpu *g = gpu_open(&params, &err);
     params.validate = false;
     if (!g && strstr(err.msg, "validation layer"))
-        g = gpu_open(&params, &(struct err){ 0 });
+        g = gpu_open(&params, &(struct hlm_err){ 0 });
     CHECK_MSG(g, "%s", err.msg);
     return g;
 }
@@ -415,7 +415,7 @@ struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const stru
 
 static bool ok(struct rig *r, bool result)
 {
-    return result || FAIL("%s", r->err.set ? r->err.msg : "no reason given");
+    return result || FAIL("%s", r->err.kind ? r->err.msg : "no reason given");
 }
 
 static bool is_guard(const void *at) { return memcmp(at, &GUARD, 4) == 0; }
@@ -456,7 +456,7 @@ static bool unchanged(struct rig *r)
 
 bool rig_run(struct rig *r)
 {
-    struct err *err = &r->err;
+    struct hlm_err *err = &r->err;
     tensor all = { .arena = r->mem, .dtype = I32, .n = 4, .n_row = 1, .stride = 4 };
     r->tail = cmd_scratch(r->c, I32, BAND / 4, 1);
     arena_take(r->mem, BAND, 16);
@@ -553,7 +553,7 @@ bool rig_near(struct rig *r, const char *what, tensor t, const double *want, dou
 void ops_report(struct gpu *g)
 {
     for (uint32_t i = 0; i < ARRAY_LEN(worst) && worst[i].op; i++)
-        log_msg(LOG_INFO, "%s: worst nmse %.2g, max abs %.2g", worst[i].op, worst[i].nmse,
+        log_msg(HLM_LOG_INFO, "%s: worst nmse %.2g, max abs %.2g", worst[i].op, worst[i].nmse,
                 worst[i].max_abs);
     memset(worst, 0, sizeof worst);
     test_case("no message of the validation layer");

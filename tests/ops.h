@@ -25,7 +25,7 @@ struct rig {
     void **own; /* host memory that goes with the rig */
     uint32_t n_own;
     struct rng rng;
-    struct err err;
+    struct hlm_err err;
 };
 
 /* Opens a rig on g. */

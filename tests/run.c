@@ -57,7 +57,7 @@ static const char *bin(void)
 char *slurp(const char *path)
 {
     uint64_t n;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char *text = file_read(path, 1u << 28, &n, &err);
     CHECK_MSG(text, "%s", err.msg);
     return text ? text : mem_alloc(1, 1);
@@ -65,7 +65,7 @@ char *slurp(const char *path)
 
 void spill(const char *path, const char *text)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK_MSG(file_write_atomic(path, text, strlen(text), &err), "%s", err.msg);
 }
 

@@ -32,7 +32,7 @@ static void record(struct serial *s, const struct model *m)
     op_advance(c, &s->batch);
 }
 
-bool serial_open(struct serial *s, const struct model *m, struct err *err)
+bool serial_open(struct serial *s, const struct model *m, struct hlm_err *err)
 {
     struct layer_shape shape[16];
     uint32_t n_layer = m->n_layer + m->n_draft;
@@ -58,7 +58,7 @@ bool serial_open(struct serial *s, const struct model *m, struct err *err)
            arena_commit(s->mem, err) && arena_commit(s->scratch, err) && cmd_end(s->cmd, err);
 }
 
-static bool zero(struct gpu *g, struct arena *a, struct err *err)
+static bool zero(struct gpu *g, struct arena *a, struct hlm_err *err)
 {
     uint64_t n = arena_bytes(a);
     uint8_t *v = test_room(n, 1);
@@ -71,7 +71,7 @@ static bool zero(struct gpu *g, struct arena *a, struct err *err)
 }
 
 bool serial_document(struct serial *s, const int32_t *ids, const uint8_t *mask, uint32_t n,
-                     double *nll, double *mtp, struct err *err)
+                     double *nll, double *mtp, struct hlm_err *err)
 {
     int32_t row[SERIAL_LONGEST + 2] = { 0 };
     struct step step = { 0 };

@@ -18,10 +18,10 @@ struct serial {
 };
 
 /* m with the adapters and gates that are in force. serial_close() also where this fails. */
-bool serial_open(struct serial *s, const struct model *m, struct err *err);
+bool serial_open(struct serial *s, const struct model *m, struct hlm_err *err);
 void serial_close(struct serial *s);
 
 /* A document of n tokens, SERIAL_LONGEST at most, from nothing: of every target that mask counts
  * (NULL: all), the rest is left alone. mtp NULL: not wanted. */
 bool serial_document(struct serial *s, const int32_t *ids, const uint8_t *mask, uint32_t n,
-                     double *nll, double *mtp, struct err *err);
+                     double *nll, double *mtp, struct hlm_err *err);

@@ -50,7 +50,7 @@ static bool rewrite(struct gguf_build *b, const struct gguf *g, const struct hea
     return true;
 }
 
-struct gguf_build *ssm_in_build(const char *path, struct err *err)
+struct gguf_build *ssm_in_build(const char *path, struct hlm_err *err)
 {
     struct heads h;
     uint32_t n_block, n_done = 0;

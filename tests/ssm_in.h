@@ -6,4 +6,4 @@
 
 /* The file at path in the old layout, for gb_bytes or gb_write; the caller gb_free()s it. Quantised
  * rows are moved as they stand. NULL with a reason when there is no layer to rewrite. */
-struct gguf_build *ssm_in_build(const char *path, struct err *err);
+struct gguf_build *ssm_in_build(const char *path, struct hlm_err *err);

@@ -43,7 +43,7 @@ bool test_all(void);
 bool test_brief(void);
 
 /* Sends the engine's messages to fn until the next call; NULL: as before, to the output. */
-void test_log(log_fn fn, void *user);
+void test_log(hlm_log_fn fn, void *user);
 
 struct gpu;
 struct gpu *test_gpu(void); /* the device under test, opened once; NULL, and the case skipped,

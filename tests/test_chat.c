@@ -11,7 +11,7 @@
 /* Renders messages, with tools or not, from JSON into fresh memory; NULL when it is refused, and
  * why. */
 static char *render(const struct chat_format *f, const char *json, bool generate, bool think,
-                    struct err *why)
+                    struct hlm_err *why)
 {
     struct chat_prompt p;
     uint32_t n = 0;
@@ -42,7 +42,7 @@ static struct chat_format named(const char *name)
 static void renders(const char *format, bool think, const char *json, const char *want)
 {
     struct chat_format f = named(format);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char *got = render(&f, json, true, think, &err);
     if (CHECK_MSG(got, "%s", err.msg))
         CHECK_STR(got, want);
@@ -52,7 +52,7 @@ static void renders(const char *format, bool think, const char *json, const char
 static void refuses(const char *format, const char *json, const char *why)
 {
     struct chat_format f = named(format);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("%s refuses: %s", format, why);
     char *got = render(&f, json, true, true, &err);
     CHECK_MSG(!got, "rendered: %s", got);
@@ -71,7 +71,7 @@ static void test_fixture(void)
     CHECK(json_array_size(chats) >= 10);
     for (size_t i = 0; i < json_array_size(chats); i++) {
         const json_t *c = json_array_get(chats, i);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char *msg = json_dumps(json_object_get(c, "messages"), 0);
         char *got =
             render(&f, msg, json_is_true(json_object_get(c, "add_generation_prompt")), i & 1, &err);
@@ -189,7 +189,7 @@ static void test_nemotron(void)
 static void test_step(void)
 {
     static const char bos[] = "<s>";
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("Step 3.5: nothing is trimmed, thinking has no switch, no system turn of its own");
     renders("step", true, "[" S(" SYS\\n") "," U(" U1 ") "," A("A1\\n") "," U("U2") "]",
             TURN("system", " SYS\n") TURN("user", " U1 ") TURN("assistant", "A1\n")
@@ -255,7 +255,7 @@ static void test_tools(void)
     CHECK(json_array_size(cases) >= 90);
     for (size_t i = 0; i < json_array_size(cases); i++) {
         json_t *c = json_array_get(cases, i);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         struct chat_format f = named(json_str(c, "format"));
         char *input = json_dumps(json_object_get(c, "input"), 0);
         test_case("tools, %s: %s", f.name, json_str(c, "what"));
@@ -387,7 +387,7 @@ static void test_tool_depth(void)
     memset(value + DEEP, ']', DEEP);
     for (uint32_t i = 0; i < ARRAY_LEN(format) * ARRAY_LEN(place); i++) {
         struct chat_format f = named(format[i % ARRAY_LEN(format)]);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         test_case("%s: %d lists in each other, place %zu", f.name, DEEP, i / ARRAY_LEN(format));
         snprintf(json, ROOM, place[i / ARRAY_LEN(format)], value);
         char *got = render(&f, json, true, true, &err);
@@ -415,7 +415,7 @@ static void test_tool_spans(void)
     static const char *const format[] = { "qwen3", "qwen35", "nemotron", "step" };
     for (uint32_t i = 0; i < ARRAY_LEN(format); i++) {
         struct chat_format f = named(format[i]);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         struct json_t *tools = NULL;
         struct chat_prompt p = { 0 };
         uint32_t n = 0, n_said = 0;
@@ -524,7 +524,7 @@ static struct gguf *template_file(const char *template, bool has_bos, uint8_t **
 {
     static const struct str tokens[] = { { "a", 1 }, { "<bos>", 5 }, { "b", 1 } };
     struct gguf_build *b = gb_new();
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n;
     gb_str(b, "general.architecture", "none");
     if (template)
@@ -560,7 +560,7 @@ static void test_variants(void)
         char template[2000], want[400];
         uint8_t *bytes;
         bool exact;
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         test_case("Qwen3.5's template with %s", row[i].what);
         snprintf(template, sizeof template, "%s%s", start, row[i].marks);
         struct gguf *g = template_file(template, true, &bytes);

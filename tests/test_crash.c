@@ -14,7 +14,7 @@ enum { N_STEP = 3, FAR = 1 << 30 };
 
 /* ---- the run that is killed ------------------------------------------------------------------ */
 
-bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct err *err)
+bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct hlm_err *err)
 {
     char out[256];
     struct hlm_tune_params p = hlm_tune_defaults();
@@ -55,7 +55,7 @@ static void arm(void *user) { file_test_kill(*(const uint32_t *)user); }
 
 int crash_child(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[256], text[32];
     uint32_t nth = argc == 4 ? (uint32_t)strtoul(argv[3], NULL, 10) : 0;
     if (!nth || !crash_run(argv[2], arm, &nth, &err)) {
@@ -86,7 +86,7 @@ static int child(const char *folder, uint32_t nth, double kill_s)
 static char *read_out(const char *folder, uint64_t *n)
 {
     char path[256];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snprintf(path, sizeof path, "%s.gguf", folder);
     char *bytes = file_read(path, 1 << 26, n, &err);
     CHECK_MSG(bytes, "%s", err.msg);

@@ -24,7 +24,7 @@ static struct data_params params(const char *format)
 }
 
 static bool parse(struct data_set *s, const char *lines, const struct data_params *p,
-                  struct err *err)
+                  struct hlm_err *err)
 {
     return data_parse(s, lines, strlen(lines), "some.jsonl", p, err);
 }
@@ -111,7 +111,7 @@ static void same_json(const json_t *a, const json_t *b, const char *key)
 /* What is written of rows is the reference's file, but for the sentence it has about the loss. */
 static void same_dump(const char *path, const struct data_rows *rows, const struct data_options *o)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char file[400];
     snprintf(file, sizeof file, "%s/rows.json", test_tmp());
     json_t *want = fixture_json(path);
@@ -134,7 +134,7 @@ static void same_dump(const char *path, const struct data_rows *rows, const stru
 static void reference(const char *name, const char *model, const char *rows)
 {
     char path[200];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct data_rows got = { 0 }, want = { 0 };
     struct data_set s = { 0 };
     struct data_options o;
@@ -409,7 +409,7 @@ static void test_tool_list(void)
         bool each = i & 1;
         struct data_params p = params(format[i / 2]);
         struct data_set with = { 0 }, without = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         p.turns_each = each;
         test_case("%s: tools in front change neither what counts nor what it is%s", format[i / 2],
                   each ? ", each turn" : "");
@@ -458,7 +458,7 @@ static void test_no_tools(void)
     for (uint32_t i = 0; i < 2 * ARRAY_LEN(line); i++) {
         struct data_params p = params("chatml");
         struct data_set s = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char lines[600];
         p.turns_each = i & 1;
         test_case("ChatML refuses tools, form %u", i);
@@ -474,7 +474,7 @@ static void test_masks(const struct mask_row *rows, uint32_t n)
         const struct mask_row *r = &rows[i];
         struct data_params p = params(r->format);
         struct data_set s = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char got[2000];
         test_case("what counts, row %u: %s %.80s", i, r->format, r->line);
         p.loss_all = r->flags & ALL;
@@ -495,7 +495,7 @@ static void test_prompt_wins(void)
 {
     struct data_params p = params("qwen35");
     struct data_set s = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char got[500];
     test_case("the prompt is hlm-chat's also where the template would tell the answer otherwise");
     p.format.empty = CHAT_EMPTY_NONE;
@@ -518,7 +518,7 @@ static void test_exact_prompt(void)
         struct data_set s = { 0 };
         struct chat_prompt prompt = { 0 };
         struct tok_ids ids = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char line[300], role[] = "user", question[] = "the water";
         struct chat_msg msg = { .role = role, .content = question };
         struct chat_input in = { .msg = &msg, .n = 1 };
@@ -546,7 +546,7 @@ static void test_exact_prompt(void)
 
 static void test_bos(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n;
     test_case("a bos that the file asks for stands in front and does not count");
     struct gguf_build *b = gb_from(fixture("train/qwen35/model.gguf"), &err);
@@ -622,7 +622,7 @@ static void test_malformed(void)
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         struct data_params p = params("qwen35");
         struct data_set s = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char lines[400];
         test_case("malformed line %u: %s", i, row[i].why);
         snprintf(lines, sizeof lines, "%s%s\n%s", good, row[i].line, good);
@@ -632,7 +632,7 @@ static void test_malformed(void)
                   "message: %s", err.msg);
         CHECK(!s.ids && !s.doc && !s.n_doc);
         p.skip_bad = true;
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK_MSG(parse(&s, lines, &p, &err), "%s", err.msg);
         check_set(&s, 0);
         CHECK_EQ(s.n_doc, 2);
@@ -643,12 +643,12 @@ static void test_malformed(void)
     }
     struct data_params p = params("chatml");
     struct data_set s = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     static const char nul[] = "{\"text\":\"a\0b\"}\n{\"text\":\"abc\"}";
     test_case("a NUL byte in a line; a byte order mark, empty lines, line ends of the other kind");
     CHECK(!data_parse(&s, nul, sizeof nul - 1, "some.jsonl", &p, &err));
     CHECK_MSG(strstr(err.msg, "some.jsonl:1: "), "%s", err.msg);
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK(parse(&s, "\xef\xbb\xbf\r\n{\"text\":\"ab\"}\r\n \t\n\n{\"text\":\"cd\"}", &p, &err));
     CHECK_EQ(s.n_doc, 2);
     CHECK_EQ(s.told.n_line, 2);
@@ -656,10 +656,10 @@ static void test_malformed(void)
     data_set_free(&s);
     test_case("nothing to learn from");
     CHECK(!parse(&s, "\n\n", &p, &err) && strstr(err.msg, "no document to learn from"));
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK(!parse(&s, ROW(USER("a")), &p, &err) && strstr(err.msg, "1 without a token that counts"));
     p.skip_bad = true;
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK(!parse(&s, "{", &p, &err) && strstr(err.msg, "1 malformed"));
 }
 
@@ -668,7 +668,7 @@ static void test_hostile(void)
 {
     struct data_params p = params("chatml");
     struct data_set s = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n = 1 << 20;
     char *line = mem_alloc(n + 32, 1);
     HLM_ASSERT(line);
@@ -676,14 +676,14 @@ static void test_hostile(void)
     memset(line, '[', n);
     CHECK(!data_parse(&s, line, n, "deep.jsonl", &p, &err));
     CHECK_MSG(strstr(err.msg, "deep.jsonl:1: ") && strstr(err.msg, "depth"), "%s", err.msg);
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     uint64_t at = (uint64_t)sprintf(line, "{\"messages\":[");
     for (int i = 0; i < 1025; i++)
         at += (uint64_t)sprintf(line + at, "%s{}", i ? "," : "");
     at += (uint64_t)sprintf(line + at, "]}");
     CHECK(!data_parse(&s, line, at, "many.jsonl", &p, &err));
     CHECK_MSG(strstr(err.msg, "1025 messages, 1 to 1024 are possible"), "%s", err.msg);
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     memset(line, 'a', n);
     memcpy(line, "{\"text\":\"", 9);
     memcpy(line + n, "\"}", 3);
@@ -719,7 +719,7 @@ static void test_long_tools(void)
 {
     struct data_params p = params("qwen3");
     struct data_set s = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("512 answers behind a tool of half a megabyte, behind one of four");
     char *line = long_line(512, "\\\"x", 180000);
     clock_t began = clock();
@@ -732,7 +732,7 @@ static void test_long_tools(void)
     line = long_line(512, "\\\"x", 1440000);
     for (uint32_t i = 0; i < 2; i++) {
         p.turns_each = i;
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK(!parse(&s, line, &p, &err));
         CHECK_MSG(!strncmp(err.msg, "some.jsonl:1: 512 answers in a conversation of 4", 48) &&
                       strstr(err.msg, "their product may be 1073741824 at most"),
@@ -759,7 +759,7 @@ static void test_cut(void)
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         struct data_params p = params("chatml");
         struct data_set s = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char got[100];
         test_case("a text of four tokens where %u are possible", row[i].max_seq);
         p.max_seq = row[i].max_seq;
@@ -778,7 +778,7 @@ static void test_cut(void)
     }
     struct data_params p = params("chatml");
     struct data_set s = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char got[400];
     test_case("a talk whose answer is cut off is dropped, and one that nobody answers");
     p.max_seq = 40;
@@ -836,7 +836,7 @@ static void test_pack(void)
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         struct data_set s;
         struct data_rows r = { 0 };
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         uint32_t n_doc = 0, doc = 0;
         char got[200] = "";
         test_case("packing into rows of %u: %s", row[i].row_length, row[i].want);
@@ -873,7 +873,7 @@ static void test_pack(void)
     }
     struct data_set s;
     struct data_rows r = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     static const uint32_t len[] = { 2, 9, 3 }, order[] = { 2, 0, 1 };
     test_case("a document longer than a row is refused; an order is obeyed");
     make_set(&s, len, 3);
@@ -918,7 +918,7 @@ static void test_shuffle(void)
 
 static void put_file(const char *path, const char *text)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK_MSG(file_write_atomic(path, text, strlen(text), &err), "%s", err.msg);
 }
 
@@ -937,7 +937,7 @@ static void test_split(void)
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         struct data_params p = params("chatml");
         struct data d, again;
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         size_t at = 0;
         uint8_t seen[100] = { 0 };
         test_case("%u lines, %g of them for validation: %u", row[i].n, row[i].share, row[i].want);
@@ -969,7 +969,7 @@ static void test_split(void)
     }
     struct data_params p = params("chatml");
     struct data d;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a share of one is none");
     p.valid = 1;
     CHECK(!data_load(&d, path, &p, &err) && strstr(err.msg, "a share of 1 for validation"));
@@ -981,7 +981,7 @@ static void test_folder(void)
     char dir[400], path[500];
     struct data_params p = params("chatml");
     struct data d;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a folder of three files, of one, of none; a file that is not there");
     p.valid = DATA_VALID;
     snprintf(dir, sizeof dir, "%s/data-folder", test_tmp());
@@ -994,7 +994,7 @@ static void test_folder(void)
     CHECK(!data_load(&d, dir, &p, &err) && strstr(err.msg, "train.jsonl"));
     snprintf(path, sizeof path, "%s/train.jsonl", dir);
     put_file(path, "{\"text\":\"ab\"}\n{\"text\":\"abc\"}\n");
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK_MSG(data_load(&d, dir, &p, &err), "%s", err.msg);
     CHECK(d.train.n_doc == 2 && !d.valid.n_doc && !d.test.n_doc); /* no share of a folder's */
     data_free(&d);
@@ -1008,7 +1008,7 @@ static void test_folder(void)
     put_file(path, "{\"text\":\"t\"}\n{\n");
     CHECK(!data_load(&d, dir, &p, &err) && !d.train.ids && !d.valid.doc);
     CHECK_MSG(strstr(err.msg, "/test.jsonl:2: "), "%s", err.msg);
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     snprintf(path, sizeof path, "%s/none.jsonl", dir);
     CHECK(!data_load(&d, path, &p, &err) && strstr(err.msg, "none.jsonl: No such file"));
 }
@@ -1061,7 +1061,7 @@ static void test_read_bad(void)
     };
     struct data_rows r;
     struct data_options o;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     bool has;
     test_case("a small file of rows");
     CHECK_MSG(data_read_text(whole, sizeof whole - 1, "rows.json", 10, &r, &o, &has, &err), "%s",
@@ -1077,7 +1077,7 @@ static void test_read_bad(void)
             continue;
         snprintf(text, sizeof text, "%.*s%s%s", (int)(at - whole), whole, row[i].to,
                  at + strlen(row[i].from));
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK(!data_read_text(text, strlen(text), "rows.json", 10, &r, &o, &has, &err) && !r.row);
         CHECK_MSG(!strncmp(err.msg, "rows.json: ", 11) && strstr(err.msg, row[i].why),
                   "message: %s", err.msg);
@@ -1100,7 +1100,7 @@ static void test_no_memory(void)
     p.skip_bad = true;
     p.valid = 0.3;
     for (uint64_t i = 1; !left && i < 2000; i++) {
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char *dump = NULL;
         mem_test_fail(i);
         bool ok = data_load(&d, path, &p, &err) && data_pack(&r, &d.train, NULL, 200, 0, &err) &&
@@ -1118,7 +1118,7 @@ static void test_no_memory(void)
 
 void test_data(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a vocabulary for the tests of data");
     vocab = gguf_open(fixture("train/qwen35/model.gguf"), &err);
     tok = vocab ? tok_create(vocab, &err) : NULL;

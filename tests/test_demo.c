@@ -38,7 +38,7 @@ static struct skill *skill_of(const char *name)
 }
 
 /* The messages of a row: a conversation, or one question. */
-static struct chat_msg *messages(json_t *row, uint32_t *n, struct err *err)
+static struct chat_msg *messages(json_t *row, uint32_t *n, struct hlm_err *err)
 {
     json_t *list = json_object_get(row, "messages");
     list = list ? json_incref(list)
@@ -48,7 +48,7 @@ static struct chat_msg *messages(json_t *row, uint32_t *n, struct err *err)
     return msg;
 }
 
-static bool prompt(json_t *row, struct tok_ids *ids, struct err *err)
+static bool prompt(json_t *row, struct tok_ids *ids, struct hlm_err *err)
 {
     struct chat_prompt p = { 0 };
     uint32_t n = 0;
@@ -71,7 +71,7 @@ static void trim(char *s)
 }
 
 /* The answer as judge.py takes it: greedy, to the end of the turn, trimmed. */
-static bool answer(json_t *row, char *text, struct err *err)
+static bool answer(json_t *row, char *text, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1 };
     struct tok_ids ids = { 0 };
@@ -98,7 +98,7 @@ static bool answer(json_t *row, char *text, struct err *err)
 
 static void ask(json_t *row)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char text[MAX_TEXT];
     struct skill *skill = skill_of(json_str(row, "skill"));
     const char *given = json_str(row, "given"), *right = json_str(row, "answer");
@@ -109,14 +109,14 @@ static void ask(json_t *row)
     skill->right += !strcmp(text, right);
     skill->equal += !strcmp(text, given);
     if (strcmp(text, given))
-        log_msg(LOG_INFO, "  %s: \"%s\", llama.cpp says \"%s\"", skill->name, text, given);
+        log_msg(HLM_LOG_INFO, "  %s: \"%s\", llama.cpp says \"%s\"", skill->name, text, given);
 }
 
 /* ---- judging ---------------------------------------------------------------------------- */
 
 static json_t *read_rows(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n;
     char *text = file_read(DIR "eval.jsonl", 1 << 24, &n, &err), *line = text;
     json_t *rows = json_array();
@@ -140,21 +140,21 @@ static void judge(uint32_t n_row)
         const struct skill *k = &t.skill[i];
         test_case("%s: as often right as on the card", k->name);
         CHECK_MSG(k->right == k->noted, "%u of %u right, expected %u", k->right, k->n, k->noted);
-        log_msg(LOG_INFO, "  %u of %u right, %u as llama.cpp", k->right, k->n, k->equal);
+        log_msg(HLM_LOG_INFO, "  %u of %u right, %u as llama.cpp", k->right, k->n, k->equal);
         n += k->n;
         equal += k->equal;
     }
     test_case("answers equal to llama.cpp's");
     CHECK_EQ(n, n_row);
     CHECK_MSG(equal >= MIN_EQUAL * n, "%u of %u", equal, n);
-    log_msg(LOG_INFO, "  %u of %u, %u tokens", equal, n, t.n_tok);
+    log_msg(HLM_LOG_INFO, "  %u of %u, %u tokens", equal, n, t.n_tok);
 }
 
 /* Decoding is bound by the device only while a token costs one submission and no recording. */
 static void test_submissions(void)
 {
     struct hlm_sampling how = hlm_sampling_default(t.m);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id = 1;
     test_case("a token is one submission; nothing is recorded");
     CHECK_OK(hlm_session_sync(t.s, &id, 1, NULL, 0, NULL, NULL, &err), err);

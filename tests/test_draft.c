@@ -20,7 +20,7 @@ struct open {
 
 static bool open_model(struct gpu *g, const char *path, const char *adapter, struct open *o)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     *o = (struct open){ .file = gguf_open(path, &err) };
     o->m = o->file ? model_load(g, o->file, true, &err) : NULL;
     if (o->m && adapter) {
@@ -46,7 +46,7 @@ struct nlls {
 
 static bool on_device(const struct open *o, const int32_t *ids, uint32_t n, struct nlls *out)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct serial s;
     bool ok = serial_open(&s, o->m, &err) &&
               serial_document(&s, ids, NULL, n, out->trunk, out->mtp, &err);
@@ -77,7 +77,7 @@ static const char *make_adapter(const struct gguf *base, const struct model *m)
         "ffn_up_exps",   "ffn_down_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp",
     };
     enum { RANK = 4 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rng rng = { 5 };
     struct gguf_build *b = gb_new();
     gb_str(b, "general.type", "adapter");
@@ -124,7 +124,7 @@ static void check_slope(struct ref_tune *t, const int32_t *ids, const uint8_t *m
         loss[side] = s.main + t->mtp_factor * s.mtp;
     }
     double slope = (loss[0] - loss[1]) / (2 * h);
-    log_msg(LOG_INFO, "  slope %.9g, gradient %.9g", slope, norm);
+    log_msg(HLM_LOG_INFO, "  slope %.9g, gradient %.9g", slope, norm);
     CHECK_MSG(fabs(slope / norm - 1) <= 1e-6, "slope %.12g, gradient %.12g", slope, norm);
 }
 
@@ -133,7 +133,7 @@ static void against_reference(struct gpu *g, const char *arch)
 {
     enum { N = 50 };
     char path[160];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("%s: the draft block and an adapter on it", arch);
     snprintf(path, sizeof path, "%s", fixture("%s/base/model-f32.gguf", arch));
     struct open o;
@@ -162,7 +162,7 @@ static void against_reference(struct gpu *g, const char *arch)
             ref_tune_document(&t, ids, mask, N, 0, nll, nll_mtp);
             double trunk = distance(got.trunk, nll, N, 1);
             double mtp = distance(got.mtp, nll_mtp, N, 2);
-            log_msg(LOG_INFO, "  main %.2g, mtp %.2g", trunk, mtp);
+            log_msg(HLM_LOG_INFO, "  main %.2g, mtp %.2g", trunk, mtp);
             CHECK_MSG(trunk <= 1e-6 && mtp <= 1e-6, "main off by %g, mtp by %g", trunk, mtp);
             check_slope(&t, ids, mask, N);
         }
@@ -201,7 +201,7 @@ static void check_document(const struct open *o, json_t *want, const uint8_t *bi
     }
     if (on_device(o, of, n, &got)) {
         double a = distance(got.trunk, trunk, n, 1), b = distance(got.mtp, mtp, n, 2);
-        log_msg(LOG_INFO, "  document %zu: main %.2g, mtp %.2g", i_doc, a, b);
+        log_msg(HLM_LOG_INFO, "  document %zu: main %.2g, mtp %.2g", i_doc, a, b);
         CHECK_MSG(a <= 1e-6 && b <= 1e-6, "document %zu: main off by %g, mtp by %g", i_doc, a, b);
     }
     free(of);
@@ -235,7 +235,7 @@ static void against_trainfx(struct gpu *g, const char *adapter, const char *expe
 static void left_out(struct gpu *g, const char *path, bool wanted_too)
 {
     test_case("%s: no draft block%s", path, wanted_too ? ", though asked for" : "");
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *file = gguf_open(fixture("%s", path), &err);
     struct model *m = file ? model_load(g, file, wanted_too, &err) : NULL;
     if (CHECK_OK(m != NULL, err)) {
@@ -251,7 +251,7 @@ static void left_out(struct gpu *g, const char *path, bool wanted_too)
 static void broken(struct gpu *g, const char *without, const char *says)
 {
     test_case("a draft block without %s", without);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char name[64];
     const char *path = test_scratch("draft-broken.gguf");
     struct gguf_build *b = gb_from(fixture("qwen35/base/model-f32.gguf"), &err);

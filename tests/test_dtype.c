@@ -535,7 +535,7 @@ static float *read_tensor(const struct gguf *g, const char *name, uint64_t *n)
 static void compare_files(const char *fine, const char *coarse, double max_nmse)
 {
     test_case("%s against %s", coarse, fine);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *a = gguf_open(fixture("%s", fine), &err);
     struct gguf *b = gguf_open(fixture("%s", coarse), &err);
     CHECK_MSG(a && b, "%s", err.msg);

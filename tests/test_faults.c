@@ -19,19 +19,19 @@
 
 static uint32_t n_validation;
 
-static void on_message(void *user, enum log_level level, const char *msg)
+static void on_message(void *user, enum hlm_log_level level, const char *msg)
 {
     (void)user;
-    if (level == LOG_ERROR && strstr(msg, "validation")) {
+    if (level == HLM_LOG_ERROR && strstr(msg, "validation")) {
         n_validation++;
         FAIL("%s", msg);
     }
 }
 
 /* The reason is there, is one line, and says something of memory or of the device. */
-static void told(const char *what, uint64_t n, const struct err *err, const char *word)
+static void told(const char *what, uint64_t n, const struct hlm_err *err, const char *word)
 {
-    if (!err->set)
+    if (!err->kind)
         FAIL("%s %llu: failed without a reason", what, (unsigned long long)n);
     else if (strchr(err->msg, '\n') || !strstr(err->msg, word))
         FAIL("%s %llu: \"%s\" does not say %s", what, (unsigned long long)n, err->msg, word);
@@ -43,7 +43,7 @@ static uint64_t next_step(uint64_t n, uint64_t each) { return n < each ? n + 1 :
 /* ---- without a device ------------------------------------------------------------------------ */
 
 /* A file, its tokenizer, a text, a chat prompt with tools. */
-static bool read_and_write(const char *path, struct err *err)
+static bool read_and_write(const char *path, struct hlm_err *err)
 {
     static const char text[] = "Hello, W\xc3\xb6rld 123\n\n<|im_end|>";
     static const char talk[] =
@@ -77,7 +77,7 @@ static void walk_host(const char *what, uint64_t (*arm)(uint64_t))
     test_case("%s: a file, a tokenizer, a prompt", what);
     uint64_t n = 1, n_failed = 0;
     for (bool more = true; more; n = next_step(n, 300)) {
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         arm(n);
         bool ok = read_and_write(path, &err);
         more = arm(0) == 0;
@@ -87,7 +87,7 @@ static void walk_host(const char *what, uint64_t (*arm)(uint64_t))
         CHECK_MSG(more || ok, "%s", err.msg);
     }
     CHECK(n_failed > 20);
-    log_msg(LOG_INFO, "  %llu allocations, %llu were missed", (unsigned long long)n,
+    log_msg(HLM_LOG_INFO, "  %llu allocations, %llu were missed", (unsigned long long)n,
             (unsigned long long)n_failed);
 }
 
@@ -113,7 +113,7 @@ static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 /* The first layer of a fixture, and its vocabulary. */
 static bool make_small(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snprintf(t.path, sizeof t.path, "%s/small.gguf", test_tmp());
     struct gguf_build *b = gb_from(fixture("qwen35/base/model-f16.gguf"), &err);
     if (!CHECK_MSG(b != NULL, "%s", err.msg))
@@ -126,13 +126,13 @@ static bool make_small(void)
     return ok;
 }
 
-static bool open_model(struct err *err)
+static bool open_model(struct hlm_err *err)
 {
     t.m = hlm_test_try(t.path, err);
     return t.m != NULL;
 }
 
-static bool open_session(struct err *err)
+static bool open_session(struct hlm_err *err)
 {
     static const struct hlm_session_params params = { .n_ctx = 16,
                                                       .n_batch = 1,
@@ -142,7 +142,7 @@ static bool open_session(struct err *err)
 }
 
 /* The prompt by heart, a snapshot on the way, two tokens behind it. */
-static bool talk(int32_t *got, struct err *err)
+static bool talk(int32_t *got, struct hlm_err *err)
 {
     for (uint32_t i = 0; i < 2; i++)
         got[i] = -1;
@@ -159,7 +159,7 @@ static void close_all(void)
     t.m = NULL;
 }
 
-static bool all(struct err *err)
+static bool all(struct hlm_err *err)
 {
     int32_t got[2];
     bool ok = open_model(err) && open_session(err) && talk(got, err);
@@ -174,7 +174,7 @@ static const char *const phase_name[] = { "opening", "making a session", "readin
                                           "saving and loading" };
 
 /* What the file holds is what is there when it is loaded: the second token comes again. */
-static bool save_and_load(struct err *err)
+static bool save_and_load(struct hlm_err *err)
 {
     char path[160];
     int32_t got = -1;
@@ -188,7 +188,7 @@ static bool save_and_load(struct err *err)
 }
 
 /* One phase with the n-th thing failing; what it needs is there before, and the next try works. */
-static bool round_of(enum phase phase, struct err *err)
+static bool round_of(enum phase phase, struct hlm_err *err)
 {
     int32_t got[2];
     bool ok = phase == OPEN      ? open_model(err)
@@ -202,7 +202,7 @@ static bool round_of(enum phase phase, struct err *err)
 
 static void after(enum phase phase, bool ok, uint64_t base)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t got[2];
     if (phase == OPEN) {
         CHECK(ok == (t.m != NULL));
@@ -221,14 +221,14 @@ static void walk(enum phase phase, const char *what, uint64_t (*arm)(uint64_t), 
                  const char *word)
 {
     uint64_t n = 1, n_failed = 0, base = 0;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("%s: %s", what, phase_name[phase]);
     if ((phase > OPEN && !CHECK_OK(open_model(&err), err)) ||
         (phase > SESSION && !CHECK_OK(open_session(&err), err)))
         goto out;
     base = phase == SESSION ? hlm_allocated(t.m) : 0;
     for (bool more = true; more && n < 20000; n = next_step(n, each)) {
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         if (phase >= TALK)
             hlm_session_reset(t.s);
         if (phase == SAVE)
@@ -243,7 +243,7 @@ static void walk(enum phase phase, const char *what, uint64_t (*arm)(uint64_t), 
         CHECK_MSG(more || ok, "%s", err.msg);
         after(phase, ok, base);
     }
-    log_msg(LOG_DEBUG, "  %s while %s: %llu, %llu failed", what, phase_name[phase],
+    log_msg(HLM_LOG_DEBUG, "  %s while %s: %llu, %llu failed", what, phase_name[phase],
             (unsigned long long)n - 1, (unsigned long long)n_failed);
     CHECK(n_failed > 0 && n < 20000);
 out:
@@ -257,7 +257,7 @@ static void walk_lost(void)
     uint64_t n = 1;
     test_case("a device lost at every submission and wait");
     for (bool more = true; more; n++) {
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         int32_t got[2];
         gpu_test_lose(n);
         bool ok = open_model(&err) && open_session(&err) && talk(got, &err);
@@ -270,7 +270,7 @@ static void walk_lost(void)
                 named |= strstr(err.msg, plans[i]) != NULL;
             CHECK_MSG(named, "%s", err.msg);
             /* it stays lost, and says the same */
-            struct err again = { 0 };
+            struct hlm_err again = { 0 };
             if (t.s) {
                 CHECK(!talk(got, &again));
                 CHECK_STR(again.msg, err.msg);
@@ -279,8 +279,8 @@ static void walk_lost(void)
         }
         close_all();
     }
-    log_msg(LOG_DEBUG, "  %llu submissions and waits", (unsigned long long)n - 2);
-    struct err err = { 0 };
+    log_msg(HLM_LOG_DEBUG, "  %llu submissions and waits", (unsigned long long)n - 2);
+    struct hlm_err err = { 0 };
     CHECK(n > 8);
     CHECK_OK(all(&err), err);
 }
@@ -300,7 +300,7 @@ static void answer_watched(const char *what, uint64_t (*arm)(uint64_t), int32_t 
     const struct hlm_session_params params = { .n_ctx = 24, .n_batch = 20 };
     const struct hlm_params with = { .model = t.path, .layers = true, .watch = look_on };
     int32_t ids[20];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a watched answer, %s", what);
     for (uint32_t i = 0; i < ARRAY_LEN(ids); i++)
         ids[i] = prompt[i % ARRAY_LEN(prompt)];
@@ -337,7 +337,7 @@ static void test_watched(void)
 
 void test_faults(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a device");
     if (!test_gpu() || !make_small() || !CHECK_OK(open_model(&err), err) ||
         !CHECK_OK(open_session(&err), err) || !CHECK_OK(talk(t.want, &err), err)) {

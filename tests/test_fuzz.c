@@ -61,7 +61,7 @@ static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n)
 
 static uint64_t feed_file(fuzz_fn *fn, const char *path, struct rng *r)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n = 0;
     uint8_t *bytes = (uint8_t *)file_read(path, MAX_BYTES, &n, &err);
     if (!CHECK_MSG(bytes, "%s", err.msg))
@@ -100,7 +100,7 @@ static void replay(const char *name, fuzz_fn *fn)
     free(list);
     CHECK_MSG(n_file >= MIN_FILES, "%u files in tests/corpus/%s", n_file, name);
     CHECK_MSG(n_byte <= MAX_BYTES, "%llu bytes", (unsigned long long)n_byte);
-    log_msg(LOG_INFO, "%u files, %llu bytes", n_file, (unsigned long long)n_byte);
+    log_msg(HLM_LOG_INFO, "%u files, %llu bytes", n_file, (unsigned long long)n_byte);
 }
 
 void test_fuzz(void)

@@ -113,7 +113,7 @@ static void test_good(void)
     struct gguf_build *b = sample();
     for (uint32_t version = 2; version <= 3; version++) {
         test_case("every type of key and tensor, version %u", version);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         gb_version(b, version);
         CHECK_MSG(gb_write(b, tmp_path("good.gguf"), &err), "%s", err.msg);
         struct gguf *g = gguf_open(tmp_path("good.gguf"), &err);
@@ -129,7 +129,7 @@ static void test_good(void)
 
     test_case("no keys, no tensors, no padding");
     uint64_t n;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     b = gb_new();
     uint8_t *bytes = gb_bytes(b, &n);
     struct gguf *g = gguf_parse(bytes, n, "empty", &err);
@@ -147,7 +147,7 @@ static void test_fixtures(void)
                                          "tokenizer/qwen35/vocab.gguf" };
     for (uint32_t i = 0; i < ARRAY_LEN(files); i++) {
         test_case("%s opens, and is rebuilt byte by byte", files[i]);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         uint64_t n_file, n;
         struct gguf *g = gguf_open(fixture("%s", files[i]), &err);
         struct gguf_build *b = gb_from(fixture("%s", files[i]), &err);
@@ -176,7 +176,7 @@ static void test_large_vocabulary(void)
     struct gguf_build *b = gb_new();
     gb_strs(b, "tokenizer.ggml.tokens", N_TOKEN, s);
     gb_strs(b, "tokenizer.ggml.merges", N_MERGE, s);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK_MSG(gb_write(b, tmp_path("vocab.gguf"), &err), "%s", err.msg);
     double best = 1;
     for (int i = 0; i < 5; i++) {
@@ -188,7 +188,7 @@ static void test_large_vocabulary(void)
         best = took < best ? took : best;
     }
     CHECK_MSG(best < 0.1, "took %.1f ms", best * 1e3); /* 3 ms; sanitizers and busy machines */
-    log_msg(LOG_INFO, "large vocabulary: %.2f ms", best * 1e3);
+    log_msg(HLM_LOG_INFO, "large vocabulary: %.2f ms", best * 1e3);
     unlink(tmp_path("vocab.gguf"));
     gb_free(b);
     free(s);
@@ -197,9 +197,10 @@ static void test_large_vocabulary(void)
 /* --- Typed readers. ------------------------------------------------------------------------- */
 
 /* One call that must fail, and say so in one line with these words. */
-static void refused(bool got, const struct err *err, const char *file, const char *a, const char *b)
+static void refused(bool got, const struct hlm_err *err, const char *file, const char *a,
+                    const char *b)
 {
-    CHECK_MSG(!got && err->set, "accepted, expected an error with '%s' and '%s'", a, b);
+    CHECK_MSG(!got && err->kind, "accepted, expected an error with '%s' and '%s'", a, b);
     CHECK_MSG(!strchr(err->msg, '\n') && strlen(err->msg) < sizeof err->msg - 1, "not one line");
     CHECK_MSG(strstr(err->msg, file) && strstr(err->msg, a) && strstr(err->msg, b),
               "message '%s', expected '%s', '%s' and '%s' in it", err->msg, file, a, b);
@@ -216,7 +217,7 @@ static void test_readers(void)
     gb_array(b, "signed", GGUF_I16, 2, (int16_t[]){ 4, -300 });
     gb_array(b, "flags", GGUF_BOOL, 3, (uint8_t[]){ 1, 0, 1 });
     uint64_t n;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint8_t *bytes = gb_bytes(b, &n);
     struct gguf *g = gguf_parse(bytes, n, "readers.gguf", &err);
     gb_free(b);
@@ -245,10 +246,10 @@ static void test_readers(void)
     CHECK(gguf_u32_each(g, "n", REQUIRED, each, 3, &err) && each[0] == 7 && each[2] == 7);
     CHECK(gguf_bool_each(g, "flags", REQUIRED, flags, 3, &err) && flags[0] && !flags[1]);
     CHECK(gguf_bool_each(g, "s.bool", REQUIRED, flags, 3, &err) && flags[0] && flags[1]);
-    CHECK_MSG(!err.set, "%s", err.msg);
+    CHECK_MSG(!err.kind, "%s", err.msg);
 
     test_case("values that do not fit are refused by key, found and expected");
-#define REFUSED(call, a, b) (err = (struct err){ 0 }, refused(call, &err, "readers.gguf", a, b))
+#define REFUSED(call, a, b) (err = (struct hlm_err){ 0 }, refused(call, &err, "readers.gguf", a, b))
     REFUSED(gguf_u32(g, "none", REQUIRED, &u, &err), "'none'", "missing");
     REFUSED(gguf_u32(g, "s.i8", REQUIRED, &u, &err), "'s.i8'", "is -2,");
     REFUSED(gguf_u32(g, "s.i64", REQUIRED, &u, &err), "'s.i64'", "is -5,");
@@ -402,7 +403,7 @@ static void break_it(const struct broken *c, uint8_t *bytes, uint64_t *n)
 /* Opens a file that must be refused. */
 static void refused_file(const char *name, const char *a, const char *b)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(tmp_path(name), &err);
     refused(g, &err, name, a, b);
     gguf_close(g);
@@ -413,7 +414,7 @@ static void test_broken(void)
     struct gguf_build *b = sample();
     for (uint32_t i = 0; i < ARRAY_LEN(broken); i++) {
         test_case("broken: %s", broken[i].what);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         uint64_t n;
         uint8_t *bytes = gb_bytes(b, &n);
         break_it(&broken[i], bytes, &n);
@@ -423,7 +424,7 @@ static void test_broken(void)
     }
 
     test_case("broken: folded weights");
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     gb_u32(b, "prism.hadamard.block", 1);
     CHECK_MSG(gb_write(b, tmp_path("broken.gguf"), &err), "%s", err.msg);
     refused_file("broken.gguf", "'prism.hadamard.block'", "Hadamard");
@@ -455,7 +456,7 @@ static void parse_anything(const uint8_t *bytes, uint64_t n)
     uint8_t *exact = malloc(n ? n : 1);
     HLM_ASSERT(exact);
     memcpy(exact, bytes, n);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_parse(exact, n, "mutated.gguf", &err);
     if (g)
         gguf_touch(g);
@@ -542,7 +543,7 @@ static void test_mutations(void)
 
 static void test_small_files(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n;
     char home[300], path[320], other[340];
     snprintf(home, sizeof home, "%s", tmp_path("small"));
@@ -562,23 +563,23 @@ static void test_small_files(void)
     got = file_read(path, 0, &n, &err);
     CHECK(got && n == 0 && !got[0]);
     free(got);
-    CHECK_MSG(!err.set, "%s", err.msg);
+    CHECK_MSG(!err.kind, "%s", err.msg);
 
     test_case("reading too much is refused");
     CHECK(file_write_atomic(path, big, 1001, &err));
     refused(file_read(path, 1000, &n, &err), &err, "small.bin", "at most 1000 bytes", "");
-    err.set = false;
+    err.kind = false;
     refused(file_read(tmp_path("none"), 1000, &n, &err), &err, "none", "No such file", "");
-    err.set = false;
+    err.kind = false;
     refused(file_read(home, 1000, &n, &err), &err, home, "directory", "");
 
     test_case("a write that fails leaves the old file and nothing beside it");
     snprintf(other, sizeof other, "%s/x", path); /* path is a file, not a folder */
-    err.set = false;
+    err.kind = false;
     refused(file_write_atomic(other, "new", 3, &err), &err, "small.bin/x", "cannot write", "");
     snprintf(other, sizeof other, "%s/folder", home);
     CHECK(!mkdir(other, 0777));
-    err.set = false;
+    err.kind = false;
     refused(file_write_atomic(other, "new", 3, &err), &err, "folder", "cannot write", "");
     got = file_read(path, 2000, &n, NULL);
     CHECK(got && n == 1001);

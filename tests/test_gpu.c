@@ -15,12 +15,12 @@
 /* An opened device with errors and messages checked when it is closed. */
 static struct gpu *open_with(struct gpu_params params)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     params.validate = true;
     struct gpu *g = gpu_open(&params, &err);
     if (!g && strstr(err.msg, "validation layer")) {
         params.validate = false;
-        g = gpu_open(&params, &(struct err){ 0 });
+        g = gpu_open(&params, &(struct hlm_err){ 0 });
     }
     CHECK_MSG(g, "%s", err.msg);
     return g;
@@ -32,9 +32,9 @@ static void close_checked(struct gpu *g)
     gpu_close(g);
 }
 
-static bool ok(bool result, const struct err *err) { return CHECK_MSG(result, "%s", err->msg); }
+static bool ok(bool result, const struct hlm_err *err) { return CHECK_MSG(result, "%s", err->msg); }
 
-static bool has(const struct err *err, const char *part)
+static bool has(const struct hlm_err *err, const char *part)
 {
     return CHECK_MSG(strstr(err->msg, part), "\"%s\" does not say \"%s\"", err->msg, part);
 }
@@ -58,7 +58,7 @@ static void fill(struct cmd *c, tensor t, float v)
 /* All of t equals want. */
 static bool holds(struct gpu *g, tensor t, float want)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n = tensor_bytes(t) / 4;
     float *got = mem_alloc(n, 4);
     bool same = ok(gpu_read(g, t, 0, got, 4 * n, &err), &err);
@@ -76,7 +76,7 @@ struct rig {
     struct arena *a;
     struct cmd *c;
     tensor t[MAX_T];
-    struct err err;
+    struct hlm_err err;
 };
 
 static struct rig rig_open(struct gpu *g)
@@ -107,7 +107,7 @@ static void test_caps(struct gpu *g)
 {
     const struct gpu_caps *c = gpu_caps(g);
     struct gpu_caps list[16];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("capabilities");
     CHECK(c->name[0] && c->driver[0] && strlen(c->uuid) == 32);
     CHECK(c->align >= 16 && (c->align & (c->align - 1)) == 0);
@@ -125,10 +125,10 @@ static void test_caps(struct gpu *g)
 static void test_choice(struct gpu *g)
 {
     static const char *const wrong[] = { "no such device", "99", "18446744073709551616" };
-    struct err err;
+    struct hlm_err err;
     for (uint32_t i = 0; i < ARRAY_LEN(wrong); i++) {
         test_case("--device '%s' is refused", wrong[i]);
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK(!gpu_open(&(struct gpu_params){ .device = wrong[i] }, &err));
         has(&err, wrong[i]);
         has(&err, gpu_caps(g)->name);
@@ -149,7 +149,7 @@ static void test_transfers(struct gpu *g, const char *way)
 {
     static const uint64_t sizes[] = { 1, 3, 4, 15, 4096, 4097, (1 << 20) + 5, (33 << 20) + 1 };
     struct rng rng = { 7 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t max = sizes[ARRAY_LEN(sizes) - 1] + 64;
     uint8_t *src = mem_alloc(max, 1), *dst = mem_alloc(max, 1);
     for (uint64_t i = 0; i < max; i++)
@@ -179,7 +179,7 @@ static void test_transfers(struct gpu *g, const char *way)
 static void test_staging(struct gpu *g, const char *way)
 {
     enum { PIECES = 11, BYTES = 300004 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "staged", MEM_DEVICE, &err);
     uint64_t at[PIECES];
     test_case("%s: staging", way);
@@ -208,7 +208,7 @@ static void test_staging(struct gpu *g, const char *way)
 
 static void test_host_memory(struct gpu *g)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "host", MEM_HOST, &err);
     tensor x = arena_tensor(a, F32, N, 1), y = arena_tensor(a, F32, N, 1);
     test_case("memory that both sides see");
@@ -231,7 +231,7 @@ static void test_host_memory(struct gpu *g)
 
 static void test_out_of_memory(struct gpu *g)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("an arena of many TiB is refused");
     struct arena *a = arena_create(g, "snapshots", MEM_DEVICE, &err);
     for (uint32_t i = 0; i < 4096; i++)
@@ -243,7 +243,7 @@ static void test_out_of_memory(struct gpu *g)
     arena_destroy(a);
 
     test_case("a range that no buffer can hold is refused");
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     a = arena_create(g, "weights", MEM_DEVICE, &err);
     arena_take(a, gpu_caps(g)->max_alloc + 1, 0);
     CHECK(!arena_commit(a, &err));
@@ -258,7 +258,7 @@ static void test_chunks(void)
     struct gpu *g = open_with((struct gpu_params){ .test_max_alloc = 65536 });
     if (!g)
         return;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "chunks", MEM_DEVICE, &err);
     tensor t[60];
     for (uint32_t i = 0; i < ARRAY_LEN(t); i++) {
@@ -326,7 +326,7 @@ static void test_hazards(struct gpu *g)
 
 static void test_ranges(struct gpu *g)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "ranges", MEM_DEVICE, &err);
     tensor t = arena_tensor(a, F32, 64, 16), x = arena_tensor(a, F32, 64, 16);
     ok(arena_commit(a, &err), &err);
@@ -422,7 +422,7 @@ static void test_replay(struct gpu *g)
 
 static void test_scratch(struct gpu *g)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rig r = rig_open(g);
     struct arena *s = arena_create(g, "scratch", MEM_DEVICE, &err);
     struct cmd *c = cmd_create(g, "blocks", s, &err), *wide = cmd_create(g, "wide", s, &err);
@@ -504,7 +504,7 @@ static void test_cut(struct gpu *g)
 
 static void refused(struct gpu *g, struct grid grid, uint32_t wg, uint64_t words, const char *say)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "never committed", MEM_DEVICE, &err);
     struct cmd *c = cmd_create(g, "refused", NULL, &err);
     test_case("refused while recording: %s", say);
@@ -581,7 +581,7 @@ static void test_cache(void)
 {
     char dir[300], path[300], below[320];
     uint64_t n = 0;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snprintf(dir, sizeof dir, "%.200s/a/cache", test_tmp());
     test_case("the pipeline cache is made, used, added to");
     CHECK_EQ(make_pipelines(dir, 5).n_pipeline_cached, 0);

@@ -32,7 +32,7 @@ struct ref_run {
 
 static bool ref_run_open(struct ref_run *r, const char *path)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(path, &err);
     *r = (struct ref_run){ .m = g ? ref_model_open(g, &err) : NULL };
     gguf_close(g);
@@ -152,7 +152,7 @@ static void check_layers(hlm *m, const struct ref_run *r, uint32_t n_tok)
 enum { N_ID = 41, PIECE = 16 };
 static bool read_all(hlm_session *s, const int32_t *ids, float *logits, bool last)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     return last ? CHECK_OK(hlm_session_eval(s, ids + N_ID - 1, 1, logits, NULL, &err), err)
                 : CHECK_OK(hlm_session_sync(s, ids, N_ID - 1, NULL, 0, NULL, NULL, &err), err);
 }
@@ -160,7 +160,7 @@ static bool read_all(hlm_session *s, const int32_t *ids, float *logits, bool las
 static void decode(hlm *m, hlm_session *s, struct ref_run *r)
 {
     const struct hlm_sampling greedy = { .repeat_penalty = 1 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id = -1, got;
     for (uint32_t i = 0; i < 4; i++) {
         if (i == 3) /* a look is due: the batch tells */
@@ -181,7 +181,7 @@ static void test_session_of(const char *path)
     struct hlm_session_params params = {
         .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32, .keep_logits = true
     };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_plan plan = { 0 };
     struct ref_run r;
     struct rng rng = { 11 };
@@ -242,7 +242,7 @@ static void test_two_sessions(const char *path)
         .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32, .keep_logits = true
     };
     static struct hlm_counters c;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct ref_run r;
     struct rng rng = { 12 };
     int32_t ids[N_ID];

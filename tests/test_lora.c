@@ -26,7 +26,7 @@ enum { N_TOK = 72, MAX_ADAPTER = 3 };
 static float *read_logits(hlm *m, const int32_t *id, uint32_t n, const uint32_t *piece,
                           uint32_t n_piece)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n_vocab = hlm_get_info(m).n_vocab;
     float *logits = test_room(n * n_vocab, sizeof *logits);
     hlm_session *s = hlm_test_session(
@@ -132,7 +132,7 @@ static struct gguf_build *make_adapter(const struct gguf *base, const struct mad
 
 static const char *write_adapter(const struct gguf *base, const struct made *how)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *path = test_scratch(how->name);
     struct gguf_build *b = make_adapter(base, how);
     CHECK_OK(gb_write(b, path, &err), err);
@@ -182,7 +182,7 @@ static void sum_deltas(double *sum, const struct gguf_tensor *x, const struct gg
 /* The model file at path with all weights in F32 and the adapters in them, as the reference has
  * it. */
 static struct ref_model *open_merged(const char *path, const struct hlm_lora *l, uint32_t n,
-                                     struct err *err)
+                                     struct hlm_err *err)
 {
     const char *to = test_scratch("merged.gguf");
     struct gguf *base = gguf_open(path, err), *g[MAX_ADAPTER] = { 0 };
@@ -222,7 +222,7 @@ static struct ref_model *open_merged(const char *path, const struct hlm_lora *l,
 static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
 {
     static const uint32_t piece[] = { 40, 1, 1, 9, 2, 1, 1 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_TOK];
     uint32_t n_vocab = hlm_get_info(m).n_vocab;
     uint64_t n_logit = (uint64_t)N_TOK * n_vocab;
@@ -238,7 +238,7 @@ static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
     for (uint32_t k = 0; k < 2; k++) {
         float *got = read_logits(m, id, N_TOK, piece, k ? ARRAY_LEN(piece) : 0);
         struct diff d = diff_f64(got, want, n_logit);
-        log_msg(LOG_INFO, "  %s: nmse %.3g, max %.3g", k ? "pieces" : "one prefill", d.nmse,
+        log_msg(HLM_LOG_INFO, "  %s: nmse %.3g, max %.3g", k ? "pieces" : "one prefill", d.nmse,
                 d.max_abs);
         CHECK_MSG(d.nmse <= LOGITS, "%s: nmse %.3g (at most %.3g), %.3g off at %llu",
                   k ? "pieces" : "one prefill", d.nmse, LOGITS, d.max_abs,
@@ -256,7 +256,7 @@ static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
  * may be NULL. */
 static double document_loss(hlm *m, const int32_t *id, uint32_t n, const json_t *mask)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     double sum = 0, *nll = test_room(n, sizeof *nll);
     hlm_session *s = hlm_test_session(
         m, (struct hlm_session_params){ .n_ctx = n, .kv = HLM_KV_F32, .keep_nll = true });
@@ -273,7 +273,7 @@ static double document_loss(hlm *m, const int32_t *id, uint32_t n, const json_t 
 static void check_loss(const char *what, double got, double want)
 {
     double off = fabs(got - want) / fabs(want);
-    log_msg(LOG_INFO, "  %s: %.9g, off by %.2g", what, got, off);
+    log_msg(HLM_LOG_INFO, "  %s: %.9g, off by %.2g", what, got, off);
     CHECK_MSG(off <= LOSS_REL, "%s: %.9g, expected %.9g: off by %.2g (at most %.2g)", what, got,
               want, off, LOSS_REL);
 }
@@ -315,7 +315,7 @@ static void test_losses(hlm *m, const char *dir, const char *kind, json_t *data)
 /* What 20 steps of training left, gates included, as an adapter file; its loss over all rows. */
 static const char *write_final(const char *dir, json_t *expected, const char *run)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n_bytes;
     const char *path = test_scratch("final.gguf"), *name;
     char prefix[32], init[96];
@@ -345,7 +345,7 @@ static const char *write_final(const char *dir, json_t *expected, const char *ru
 
 static void test_final(hlm *m, const char *dir, json_t *data, const char *run)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[96];
     double sum = 0;
     test_case("%s: the loss after training%s", dir,
@@ -385,7 +385,7 @@ static const struct train {
 
 static void test_train(const struct train *c)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[96];
     test_case("%s/%s: losses with the initial adapter", c->dir, c->model);
     snprintf(path, sizeof path, "train/%s/init-lora.gguf", c->dir);
@@ -411,7 +411,7 @@ static void test_everything(const char *file)
     static const struct made first = { "first.gguf", 4, F32, 8, 1, true, NULL },
                              second = { "second.gguf", 3, F16, 0, 2, true, NULL },
                              part = { "part.gguf", 7, F32, 5, 3, false, "ffn_" };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_TOK];
     test_case("%s: an adapter on every matrix and gate", file);
     hlm *m = hlm_test_open(fixture("%s", file));
@@ -449,7 +449,7 @@ static void test_everything(const char *file)
 static bool decide(hlm_session *s, int32_t *id, uint32_t n)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1, .allow_unused = true };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     for (uint32_t i = 0; i < n; i++)
         if (!CHECK_OK(hlm_session_next(s, &greedy, &id[i], &err), err))
             return false;
@@ -461,7 +461,7 @@ static bool decide(hlm_session *s, int32_t *id, uint32_t n)
 static void test_saved_session(void)
 {
     static const struct made how = { "saved.gguf", 4, F32, 8, 6, true, NULL };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_TOK], want[12], got[12];
     const char *path = test_scratch("session");
     test_case("a saved session belongs to its adapters");
@@ -478,7 +478,7 @@ static void test_saved_session(void)
     };
     /* clang-format on */
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         if (!CHECK_OK(hlm_set_lora(m, rows[i].l, rows[i].n, &err), err))
             break;
         hlm_session *s = hlm_test_session(m, (struct hlm_session_params){ .n_ctx = 2 * N_TOK });
@@ -619,7 +619,7 @@ static void edit(struct gguf_build *b, const struct gguf *g, const struct gguf *
 /* It is refused in one line that names the file and says the rest; what was in force stays. */
 static void refused(hlm *m, const struct hlm_lora *l, const char *const *say, uint32_t n_say)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK_MSG(!hlm_set_lora(m, l, 1, &err), "it was taken");
     CHECK_MSG(strstr(err.msg, l->path) && !strchr(err.msg, '\n'), "\"%s\"", err.msg);
     for (uint32_t i = 0; i < n_say && say[i]; i++)
@@ -629,7 +629,7 @@ static void refused(hlm *m, const struct hlm_lora *l, const char *const *say, ui
 static void test_refused(void)
 {
     static const struct made whole = { "whole.gguf", 4, F32, 8, 1, true, NULL };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_TOK];
     test_case("train/qwen35: a sound adapter to edit");
     hlm *m = hlm_test_open(fixture("train/qwen35/model.gguf"));
@@ -686,10 +686,10 @@ struct heard {
     char last[512];
 };
 
-static void hear(void *user, enum log_level level, const char *msg)
+static void hear(void *user, enum hlm_log_level level, const char *msg)
 {
     struct heard *h = user;
-    if (level == LOG_WARN) {
+    if (level == HLM_LOG_WARN) {
         h->n++;
         snprintf(h->last, sizeof h->last, "%s", msg);
     }
@@ -698,7 +698,7 @@ static void hear(void *user, enum log_level level, const char *msg)
 /* Draft blocks and norms are left out with a word each, and change nothing. */
 static void test_left_out(const char *model)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct heard h = { 0 };
     char draft[32];
     int32_t id[N_TOK];
@@ -737,7 +737,7 @@ static void test_left_out(const char *model)
 /* Of a Nemotron-H file too that does not count its draft block. */
 static void test_left_out_uncounted(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[256];
     struct gguf_build *b = gb_from(fixture("nemotron_h_moe/base/model-f32.gguf"), &err);
     snprintf(path, sizeof path, "%s", test_scratch("uncounted.gguf"));
@@ -752,7 +752,7 @@ static void test_left_out_uncounted(void)
 static void test_interleaved(void)
 {
     static const struct made how = { "in.gguf", 5, F16, 8, 4, true, "blk." };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *path = test_scratch("ssm_in.gguf");
     test_case("qwen3next/k256/model-q4_k_m.gguf with ssm_in, experts and all");
     struct gguf_build *b = ssm_in_build(fixture("qwen3next/k256/model-q4_k_m.gguf"), &err);

@@ -21,7 +21,7 @@ struct rig {
 
 static bool rig_open(struct rig *r, const char *path, bool draft)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gpu *g = test_gpu();
     *r = (struct rig){ .file = g ? gguf_open(path, &err) : NULL };
     r->model = r->file ? model_load(g, r->file, draft, &err) : NULL;
@@ -38,7 +38,7 @@ static void rig_close(struct rig *r)
 /* A fresh adapter on `words`, all its numbers random ones, B too. */
 static bool rig_make(struct rig *r, const char *words, uint32_t rank)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rng rng = { 5 };
     struct lora_targets t;
     struct lora_fresh how = { .rank = rank, .alpha = 8, .seed = 1 };
@@ -61,7 +61,7 @@ static bool rig_make(struct rig *r, const char *words, uint32_t rank)
 
 static struct lora_set *rig_set(struct rig *r, bool train)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_parse(r->bytes, r->n_bytes, "made.gguf", &err);
     struct lora_file *f = lora_file_check(g, 1, &r->model->base, &err);
     struct lora_set *s = f ? lora_set_create(NULL, &r->model->base, &f, 1, train, &err) : NULL;
@@ -185,7 +185,7 @@ static void check_ids(const struct lora_base *b)
 static void test_places(const char *path, const char *words, uint32_t rank, bool draft)
 {
     struct rig r;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("%s: every number in one place, rank %u", path, rank);
     if (!rig_open(&r, path, draft) || !rig_make(&r, words, rank)) {
         rig_close(&r);
@@ -226,7 +226,7 @@ static void test_places(const char *path, const char *words, uint32_t rank, bool
 static void test_all_places(void)
 {
     const char *in = test_scratch("places_ssm_in.gguf");
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_places(fixture("train/qwen35/model.gguf"), "*", 5, false);
     test_places(fixture("train/qwen35moe-mtp/model.gguf"), "*", 4, false);
     test_places(fixture("train/qwen35moe-mtp/model.gguf"), "attn,mtp", 4, true);
@@ -248,7 +248,7 @@ static void test_all_places(void)
 
 static float *logits_of(hlm *m, uint32_t n_tok)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[64];
     uint64_t n_vocab = hlm_get_info(m).n_vocab;
     for (uint32_t i = 0; i < n_tok; i++)
@@ -264,7 +264,7 @@ static float *logits_of(hlm *m, uint32_t n_tok)
 
 static struct lora_set *use(hlm *m, const char *path, bool train)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct lora_base *b = &m->model->base;
     struct lora_file *f = lora_file_check(gguf_open(path, &err), 1, b, &err);
     struct lora_set *s = f ? lora_set_create(m->gpu, b, &f, 1, train, &err) : NULL;
@@ -279,7 +279,7 @@ static struct lora_set *use(hlm *m, const char *path, bool train)
 static void test_in_force(const char *dir)
 {
     enum { N_TOK = 40 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *with = test_scratch("deltas.gguf");
     char init[96], model[96];
     test_case("%s: a set for training in force", dir);
@@ -315,7 +315,7 @@ static void test_in_force(const char *dir)
     if ((s = use(m, with, true)) != NULL) {
         got = logits_of(m, N_TOK);
         struct diff d = diff_f32(got, want, n), far = diff_f32(moved, want, n);
-        log_msg(LOG_INFO, "  nmse %.3g; with the gates moved %.3g", d.nmse, far.nmse);
+        log_msg(HLM_LOG_INFO, "  nmse %.3g; with the gates moved %.3g", d.nmse, far.nmse);
         CHECK_MSG(d.nmse <= 2e-13 && far.nmse > 1e-6, "nmse %.3g; with the gates moved %.3g",
                   d.nmse, far.nmse);
         free(got);
@@ -352,7 +352,7 @@ static void test_in_force(const char *dir)
 /* Two adapters, or one with a factor, are nothing to train. */
 static void test_refused(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rig r;
     test_case("sets for training: one adapter, no factor");
     if (!rig_open(&r, fixture("train/qwen35/model.gguf"), false) || !rig_make(&r, "attn", 4)) {
@@ -364,7 +364,7 @@ static void test_refused(void)
         for (uint32_t k = 0; k < n; k++)
             f[k] = lora_file_check(gguf_parse(r.bytes, r.n_bytes, "made.gguf", &err),
                                    n == 1 ? 0.5f : 1, &r.model->base, &err);
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK(!lora_set_create(NULL, &r.model->base, f, n, true, &err));
         CHECK_MSG(strstr(err.msg, n == 1 ? "made.gguf: a factor of 0.5" : "2 adapters"), "\"%s\"",
                   err.msg);
@@ -424,7 +424,7 @@ static void test_words(void)
 {
     for (uint32_t i = 0; i < ARRAY_LEN(words); i++) {
         const struct words *w = &words[i];
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         struct rig r;
         struct lora_targets t;
         char path[96];
@@ -451,7 +451,7 @@ static void test_words(void)
 static struct gguf *fresh(struct rig *r, const char *w, const struct lora_fresh *how,
                           uint8_t **bytes)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct lora_targets t;
     struct gguf *g = NULL;
     uint64_t n = 0;
@@ -491,7 +491,7 @@ static void check_start(const struct gguf *g)
 static void test_fresh(void)
 {
     struct rig r;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct lora_fresh how = { .rank = 8, .alpha = 12, .seed = 3 }, rs = how, other = how;
     uint8_t *bytes[4];
     float alpha = 0;
@@ -540,7 +540,7 @@ static void test_fresh(void)
     struct lora_targets t = { 0 };
     uint64_t n;
     for (uint32_t i = 0; i < ARRAY_LEN(bads); i++) {
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK(!lora_make(&r.model->base, &t, &bads[i].how, &n, &err));
         CHECK_MSG(strstr(err.msg, bads[i].say), "\"%s\"", err.msg);
     }
@@ -554,7 +554,7 @@ struct source {
     bool fails;
 };
 
-static bool values_of(void *user, uint64_t i, float *to, struct err *err)
+static bool values_of(void *user, uint64_t i, float *to, struct hlm_err *err)
 {
     const struct source *s = user;
     const struct gguf_tensor *t = gguf_tensor_at(s->g, i);
@@ -565,7 +565,7 @@ static bool values_of(void *user, uint64_t i, float *to, struct err *err)
 /* Written it is what it was; where that fails, what stood there stands and nothing else is. */
 static void test_write(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *path = test_scratch("written.gguf");
     struct lora_tensor list[256];
     test_case("an adapter written");
@@ -605,7 +605,7 @@ static void test_write(void)
         CHECK_MSG(ok == (left > 0), "with the disk full at call %u", nth);
     }
     source.fails = true;
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK(!lora_write(path, &w, &err) && strstr(err.msg, "the device is lost"));
     after = file_read(path, 1 << 24, &n_after, &err);
     CHECK(before && after && n_before == n_after && !memcmp(before, after, n_before));

@@ -18,7 +18,7 @@ enum { MAX_TOLD = 256, N_TOK = 24 };
 
 static struct gguf *open_file(const char *path)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(path, &err);
     CHECK_OK(g != NULL, err);
     return g;
@@ -39,7 +39,7 @@ struct made {
 static void make_adapter(const char *base, const struct made *how, const char *to)
 {
     static const char *const not [] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight" };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = open_file(base);
     struct gguf_build *b = gb_new();
     struct rng rng = { 5 };
@@ -116,7 +116,7 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
 }
 
 static bool merge_n(const char *model, const struct hlm_merge_adapter *a, uint32_t n,
-                    const char *out, const char *type, const char *gates, struct err *err)
+                    const char *out, const char *type, const char *gates, struct hlm_err *err)
 {
     struct hlm_merge_sum sum;
     told.n = 0;
@@ -132,7 +132,7 @@ static bool merge_n(const char *model, const struct hlm_merge_adapter *a, uint32
 }
 
 static bool merge(const char *model, const char *adapter, float scale, const char *out,
-                  const char *type, struct err *err)
+                  const char *type, struct hlm_err *err)
 {
     return merge_n(model, &(struct hlm_merge_adapter){ adapter, scale }, 1, out, type, NULL, err);
 }
@@ -247,7 +247,7 @@ static void check_out(const char *base, const char *out, const struct hlm_merge_
 
 static void test_fixture(const char *dir)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("train/%s/model.gguf", dir);
     struct hlm_merge_adapter l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 },
@@ -267,7 +267,7 @@ static void test_fixture(const char *dir)
 /* Quantised bases: what is told, and that as much arrives as can. */
 static void test_quantised(const char *base, double size, double noise_lo, double noise_hi)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     struct hlm_merge_adapter l = { made, 1 };
     uint32_t n = 0;
@@ -283,8 +283,8 @@ static void test_quantised(const char *base, double size, double noise_lo, doubl
         n++;
         kept += told.t[i].kept;
         noise += told.t[i].noise;
-        log_msg(LOG_INFO, "  %s %s: size %.3g kept %.4f noise %.3g", told.name[i], told.t[i].from,
-                told.t[i].size, told.t[i].kept, told.t[i].noise);
+        log_msg(HLM_LOG_INFO, "  %s %s: size %.3g kept %.4f noise %.3g", told.name[i],
+                told.t[i].from, told.t[i].size, told.t[i].kept, told.t[i].noise);
     }
     if (!CHECK(n > 0))
         return;
@@ -311,7 +311,7 @@ static void same_tensors(const char *p, const char *q)
 
 static void test_nothing(const char *base)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     test_case("%s: B of zeros changes no byte", base);
     make_adapter(base, &(struct made){ 4, F32, 4, 0, false, 0 }, made);
@@ -330,7 +330,7 @@ static void test_types(void)
         { "Q3_K", 0.155 },   { "Q4_K", 0.074 },   { "Q5_K", 0.038 },  { "Q6_K", 0.019 },
         { "IQ4_NL", 0.078 }, { "IQ4_XS", 0.079 }, { "MXFP4", 0.117 }, { "F32", 1e-7 },
     };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("qwen3next/k256/model-q4_k_m.gguf");
     make_adapter(base, &(struct made){ 2, F32, 2, 0.05, false, 256 }, made);
@@ -353,7 +353,7 @@ static void test_types(void)
 
 static void test_gates_only(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *base = fixture("train/nemotron_h_moe/model.gguf");
     const char *all = test_scratch("made.gguf"), *out = test_scratch("gates.gguf");
     const char *rest = test_scratch("rest.gguf"), *both = test_scratch("both.gguf");
@@ -391,7 +391,7 @@ static void test_gates_only(void)
     l.path = rest;
     CHECK(!merge_n(base, &l, 1, out, NULL, test_scratch("x.gguf"), &err) &&
           strstr(err.msg, "no gate delta"));
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     struct gguf_build *only = gb_from(all, &err);
     g = open_file(all);
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
@@ -406,7 +406,7 @@ static void test_gates_only(void)
 
 static void test_parts(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *base = fixture("train/step35/model.gguf"), *out = test_scratch("out.gguf");
     const char *lora = fixture("train/step35/init-lora.gguf"), *whole = test_scratch("whole.gguf");
     const char *name[2] = { test_scratch("p-00001-of-00002.gguf"),
@@ -439,7 +439,7 @@ static uint32_t n_files(void)
 static void refused(const char *model, const char *adapter, const char *out, const char *type,
                     const char *a, const char *b)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint32_t before = n_files();
     CHECK_MSG(!merge(model, adapter, 1, out, type, &err), "it was merged");
     CHECK_MSG(strstr(err.msg, a) && strstr(err.msg, b) && !strchr(err.msg, '\n'),
@@ -449,7 +449,7 @@ static void refused(const char *model, const char *adapter, const char *out, con
 
 static void test_refused(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *base = fixture("train/qwen35/model.gguf"), *out = test_scratch("none.gguf");
     const char *lora = fixture("train/qwen35/init-lora.gguf"), *bad = test_scratch("bad.gguf");
     test_case("refused: adapters and types");
@@ -486,7 +486,7 @@ static void test_refused(void)
 
 static void test_left(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *base = fixture("train/qwen35/model.gguf"), *out = test_scratch("stand.gguf");
     const char *lora = fixture("train/qwen35/init-lora.gguf");
     CHECK_OK(file_write_atomic(out, "old", 3, &err), err);
@@ -495,7 +495,7 @@ static void test_left(void)
     for (uint64_t at = 1; at < 2000000; at += 450000) {
         told.stop_at = at;
         bool ok = merge(base, lora, 1, out, NULL, &err);
-        CHECK_MSG(!ok && !err.set, "stopped at %llu: %s", (unsigned long long)at, err.msg);
+        CHECK_MSG(!ok && !err.kind, "stopped at %llu: %s", (unsigned long long)at, err.msg);
         CHECK_EQ(n_files(), before);
     }
     told.stop_at = 0;
@@ -503,7 +503,7 @@ static void test_left(void)
     uint32_t i = 1;
     for (bool done = false; !done && i < 40; i++) {
         file_test_fault(i, i % 2);
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         done = merge(base, lora, 1, out, NULL, &err);
         CHECK_MSG(done == (file_test_left() > 0) &&
                       (done || (strstr(err.msg, out) && strstr(err.msg, "No space"))),
@@ -521,10 +521,10 @@ static void test_left(void)
     uint64_t n = 1;
     for (bool done = false; !done && n < 4000; n += n < 60 ? 1 : 37) {
         mem_test_fail(n);
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         done = merge(small, lora, 1, out, NULL, &err);
         bool reached = mem_test_fail(0) == 0;
-        CHECK_MSG(done == !reached && (done || err.set), "allocation %llu: %s",
+        CHECK_MSG(done == !reached && (done || err.kind), "allocation %llu: %s",
                   (unsigned long long)n, err.msg);
         CHECK_EQ(n_files(), before);
     }
@@ -553,7 +553,7 @@ void test_merge(void)
 
 static float *logits_of(const char *model, const char *adapter)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_TOK];
     hlm *m = hlm_test_open(model);
     if (!m)
@@ -574,7 +574,7 @@ static float *logits_of(const char *model, const char *adapter)
 
 void test_merged_model(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *base = fixture("train/nemotron_h_moe/model.gguf");
     const char *made = test_scratch("made.gguf"), *out = test_scratch("merged.gguf");
     test_case("train/nemotron_h_moe: logits merged and beside");
@@ -589,7 +589,7 @@ void test_merged_model(void)
     gguf_close(g);
     if (want && got && bare) {
         double off = diff_f32(got, want, n).nmse, change = diff_f32(bare, want, n).nmse;
-        log_msg(LOG_INFO, "  nmse %.3g, without the adapter %.3g", off, change);
+        log_msg(HLM_LOG_INFO, "  nmse %.3g, without the adapter %.3g", off, change);
         CHECK_MSG(off <= LOGITS, "nmse %.3g (at most %.3g)", off, LOGITS);
         CHECK_MSG(change > 1e-3, "the adapter changes nothing: %.3g", change);
     }

@@ -65,7 +65,7 @@ static void *room(uint64_t n, uint64_t size)
 
 static void measured(const char *what, struct diff d)
 {
-    log_msg(LOG_INFO, "  %s: nmse %.3g, max %.3g", what, d.nmse, d.max_abs);
+    log_msg(HLM_LOG_INFO, "  %s: nmse %.3g, max %.3g", what, d.nmse, d.max_abs);
 }
 
 static void check_diff(const char *what, struct diff d, double bound)
@@ -80,7 +80,7 @@ static void check_diff(const char *what, struct diff d, double bound)
 /* Opens the file for the engine and for the reference. */
 static bool subject_open(struct subject *t, const char *path)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     t->m = hlm_test_try_as((struct hlm_params){ .model = path, .f16 = t->f16 }, &err);
     if (!CHECK_OK(t->m != NULL, err))
         return false;
@@ -114,7 +114,7 @@ static int32_t *prompt(const struct subject *t, const char *name, uint32_t *n)
 static float *read_split(const struct subject *t, hlm_session *s, const int32_t *id, uint32_t n,
                          const uint32_t *piece, uint32_t n_piece, float *hidden)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     float *logits = room((uint64_t)n * t->n_vocab, sizeof *logits);
     hlm_session_reset(s);
     for (uint32_t i = 0, at = 0, take; at < n; i++, at += take) {
@@ -221,7 +221,7 @@ static void read_mixed(const struct subject *t, const int32_t *id, uint32_t n,
                        const uint32_t *piece, uint32_t n_piece, uint64_t skip, float *got,
                        const float *whole)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm_session_reset(t->s);
     for (uint32_t i = 0, at = 0, take; at < n; i++, at += take) {
         take = i < n_piece ? min_u32(piece[i], n - at) : n - at;
@@ -283,7 +283,7 @@ static void test_splits(const struct subject *t)
 static void check_greedy(const struct subject *t, const char *name, json_t *want)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1, .allow_unused = true };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint32_t n, n_want = 0;
     int32_t *id = prompt(t, name, &n), *expect = json_ids(want, &n_want), got;
     if (id && expect && CHECK_OK(hlm_session_sync(t->s, id, n, NULL, 0, NULL, NULL, &err), err))
@@ -319,7 +319,7 @@ static void test_small_batch(const struct subject *t)
         float *got = room((uint64_t)n * t->n_vocab, sizeof *got);
         for (uint32_t i = 0; i < ARRAY_LEN(piece); i++)
             piece[i] = 1 + 4 * i % 11; /* 1 to 11: more than a batch, too */
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         for (uint32_t at = 0, i = 0, take; at < n; at += take, i++) {
             take = at < n / 2 ? min_u32(piece[i % ARRAY_LEN(piece)], n - at) : 1;
             if (!CHECK_OK(
@@ -522,7 +522,7 @@ static void check_same_bits(const float *got, const float *want, uint64_t n)
 /* The old layout of qwen3next (one tensor for q, k, v and z) is the same model. */
 static void test_ssm_in(const char *file, uint32_t n, uint32_t first)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[128];
     uint32_t n_vocab = 0;
     test_case("qwen3next/%s: the ssm_in layout gives the same bits", file);
@@ -544,10 +544,10 @@ struct warning {
     char kept[512];
 };
 
-static void keep_warning(void *user, enum log_level level, const char *msg)
+static void keep_warning(void *user, enum hlm_log_level level, const char *msg)
 {
     struct warning *w = user;
-    if (level == LOG_WARN && strstr(msg, w->about))
+    if (level == HLM_LOG_WARN && strstr(msg, w->about))
         snprintf(w->kept, sizeof w->kept, "%s", msg);
 }
 
@@ -556,7 +556,7 @@ static void test_gates(void)
 {
     struct subject t = { .f = &families[0], .dir = "qwen35/base" };
     struct warning w = { .about = "blk.0.ssm_a " };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[128];
     uint16_t half[256];
     test_case("%s: gates stored as F16", t.dir);

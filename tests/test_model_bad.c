@@ -300,9 +300,9 @@ static bool apply(struct gguf_build *b, const struct row *r, const char *arch)
     return false;
 }
 
-static bool is_one_line(const char *path, const struct err *err)
+static bool is_one_line(const char *path, const struct hlm_err *err)
 {
-    return CHECK(err->set) &&
+    return CHECK(err->kind) &&
            CHECK_MSG(!strchr(err->msg, '\n'), "more than a line: %s", err->msg) &&
            CHECK_MSG(!strncmp(err->msg, path, strlen(path)), "\"%s\" does not begin with the file",
                      err->msg);
@@ -310,7 +310,7 @@ static bool is_one_line(const char *path, const struct err *err)
 
 static void check_refused(const char *path, const char *const *say, uint32_t n_say)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm *m = hlm_test_try(path, &err);
     if (CHECK_MSG(!m, "it opened") && is_one_line(path, &err))
         for (uint32_t i = 0; i < n_say && say[i]; i++)
@@ -322,7 +322,7 @@ static void check_refused(const char *path, const char *const *say, uint32_t n_s
 static void test_column(const char *path)
 {
     static const char *const say[] = { "token_embd.weight is 1 x 64", "needs 64 x 1" };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf_build *b = gb_from(fixture("%s", base_file[DENSE]), &err);
     test_case("a matrix of one row that stands as a column");
     if (!CHECK_OK(b != NULL, err))
@@ -338,7 +338,7 @@ static void test_row(const struct row *r, const char *path)
 {
     static const char *const arch[] = { "qwen35",     "qwen35moe",      "qwen3next",
                                         "nemotron_h", "nemotron_h_moe", "step35" };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf_build *b = gb_from(fixture("%s", base_file[r->base]), &err);
     if (CHECK_OK(b != NULL, err) &&
         CHECK_MSG(apply(b, r, arch[r->base]), "the edit found nothing to edit") &&
@@ -366,7 +366,7 @@ static uint64_t find(const uint8_t *p, uint64_t n, const char *what)
 
 static bool find_parts(const uint8_t *bytes, uint64_t n, struct parts *p)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_parse(bytes, n, "fixture", &err);
     if (!CHECK_OK(g != NULL, err))
         return false;
@@ -395,7 +395,7 @@ static void flip(struct rng *r, uint8_t *bytes, const struct parts *p)
 /* A token through what has opened: any numbers may come out. */
 static void run_one_token(hlm *m)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_sampling greedy = { .repeat_penalty = 1 };
     int32_t id = 0;
     hlm_session *s =
@@ -409,10 +409,10 @@ static void run_one_token(hlm *m)
 }
 
 /* Warnings and errors are what is asked for here: not worth a line each, but for the layer's. */
-static void drop_message(void *user, enum log_level level, const char *msg)
+static void drop_message(void *user, enum hlm_log_level level, const char *msg)
 {
     (void)user;
-    if (level == LOG_ERROR && strstr(msg, "validation"))
+    if (level == HLM_LOG_ERROR && strstr(msg, "validation"))
         FAIL("%s", msg);
 }
 
@@ -426,7 +426,7 @@ static void test_flips(const char *file, uint32_t n_flip, uint64_t seed, const c
     test_case("%s: %u times with bytes flipped, seed %llu", file, n_flip, (unsigned long long)seed);
     test_log(drop_message, NULL);
     for (uint32_t i = 0; bytes && find_parts(good, n, &p) && i < n_flip; i++) {
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         memcpy(bytes, good, n);
         flip(&r, bytes, &p);
         if (!CHECK_OK(file_write_atomic(path, bytes, n, &err), err))
@@ -443,7 +443,7 @@ static void test_flips(const char *file, uint32_t n_flip, uint64_t seed, const c
         hlm_close(m);
     }
     test_log(NULL, NULL);
-    log_msg(LOG_INFO, "  %u of %u opened", n_open, n_flip);
+    log_msg(HLM_LOG_INFO, "  %u of %u opened", n_open, n_flip);
     CHECK(n_open > 0 && n_open < n_flip);
     free(bytes);
     free(good);

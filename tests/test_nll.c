@@ -47,14 +47,14 @@ static void check_near(const char *what, const double *got, const double *want, 
     double off = fabs(sum_got - sum_want) / sum_want;
     CHECK_MSG(off <= 1e-6 && worst <= 1e-5 * top, "%s: sum %.3g off, a token %.3g of up to %.3g",
               what, off, worst, top);
-    log_msg(LOG_INFO, "  %s: sum %.2g off, worst token %.2g", what, off, worst);
+    log_msg(HLM_LOG_INFO, "  %s: sum %.2g off, worst token %.2g", what, off, worst);
 }
 
 /* id[0 .. N_ID) from an empty timeline as cut: the first `from` by sync, then likelihoods in calls
  * of `step` ids, each beginning with the last of the one before. */
 static bool read_nll(hlm_session *s, const int32_t *id, uint32_t from, uint32_t step, double *nll)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm_session_reset(s);
     bool ok = !from || CHECK_OK(hlm_session_sync(s, id, from, NULL, 0, NULL, NULL, &err), err);
     for (uint32_t at = from; ok && at + 1 < N_ID; at += step - 1)
@@ -64,7 +64,7 @@ static bool read_nll(hlm_session *s, const int32_t *id, uint32_t from, uint32_t 
 
 static void test_model(const char *arch)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_ID];
     double nll[N_ID] = { 0 }, want[N_ID];
     test_case("%s: as the reference has them", arch);
@@ -99,7 +99,7 @@ static void test_model(const char *arch)
 
 static void test_limits(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_ID], next;
     double nll[N_ID];
     test_case("limits, and what is held afterwards");
@@ -118,7 +118,7 @@ static void test_limits(void)
     for (uint32_t i = 0; s && i < ARRAY_LEN(bad); i++) {
         CHECK(!hlm_session_nll(s, id, bad[i].n, nll, &err));
         CHECK_MSG(strstr(err.msg, bad[i].says), "%s", err.msg);
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK_EQ(hlm_session_n_past(s), 0);
     }
     if (s && CHECK_OK(hlm_session_nll(s, id, 21, nll, &err), err)) {
@@ -126,7 +126,7 @@ static void test_limits(void)
         CHECK_EQ(hlm_session_n_past(s), 20);
         CHECK(!memcmp(hlm_session_ids(s), id, 20 * sizeof *id));
         CHECK(!hlm_session_next(s, &greedy, &next, &err));
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         id[3] = 1 << 20;
         hlm_session_reset(s);
         CHECK(!hlm_session_nll(s, id, 5, nll, &err));
@@ -140,7 +140,7 @@ static void test_limits(void)
 static void test_slices(void)
 {
     enum { BIG = 120000 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rng r = { 3 };
     char path[256];
     int32_t id[N_ID];

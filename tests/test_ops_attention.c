@@ -441,7 +441,7 @@ static void test_room(struct gpu *g)
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         const struct layer_shape *s = &rows[i].shape;
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         struct kv kv;
         test_case("room of %u heads of %u, window %u, %s", s->n_kv_head, s->head_dim, s->window,
                   dtype_info(rows[i].type)->name);

@@ -54,7 +54,7 @@ static void embed_case(struct gpu *g, enum dtype dtype, uint32_t n_in, uint32_t 
     tensor y = op_embed(r.c, &w.w, &b);
     if (rig_run(&r) && same_values(rig_get(&r, y), want, (uint64_t)n_tok * n_in, &n_flushed) &&
         n_flushed)
-        log_msg(LOG_INFO, "%s: %u denormal results came as zero", info->name, n_flushed);
+        log_msg(HLM_LOG_INFO, "%s: %u denormal results came as zero", info->name, n_flushed);
     rig_close(&r);
 }
 
@@ -479,7 +479,7 @@ static void pieces_refused(struct gpu *g)
     tensor x = rig_view(&r, F32, 8192, 1, 8192, 0), y = rig_view(&r, F32, 1, 1, 4, 0);
     linear_by(r.c, &linear_paths[n_linear_path - 1],
               &(struct linear_args){ .x = x, .w = &p.w.w, .y = y });
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK(!cmd_end(r.c, &err) && strstr(err.msg, "longer than a binding"));
     rig_close(&r);
 }

@@ -69,7 +69,7 @@ struct safe {
 static struct safe safe_open(const char *dir, const char *file)
 {
     struct safe s = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[256];
     uint64_t n = 0;
     snprintf(path, sizeof path, "%s/%s", dir, file);
@@ -401,7 +401,7 @@ static uint32_t key_of(const struct gguf *g, const char *arch, const char *name)
 
 static void test_export(const char *model, const char *arch, float alpha, bool mtp)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rig *g = test_room(1, sizeof *g);
     const char *lora = test_scratch("peft_lora.gguf"), *out = test_scratch("peft");
     struct hlm_peft_sum sum;
@@ -446,7 +446,7 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
             for (uint32_t i = 0; i < g->n_want; i++)
                 CHECK_MSG(g->want[i].seen, "%s is missing", g->want[i].name);
             compare_gates(g, &rest, &n_gate);
-            log_msg(LOG_INFO, "  %u modules, %u gates, %.2g off", g->n_want, n_gate, worst);
+            log_msg(HLM_LOG_INFO, "  %u modules, %u gates, %.2g off", g->n_want, n_gate, worst);
             CHECK(sum.n_module + sum.n_draft == g->n_want && sum.n_gate == n_gate);
             CHECK((sum.n_draft > 0) == mtp && (rest.head != NULL) == (mtp || n_gate));
         }
@@ -466,7 +466,7 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
 /* Gate and up rows of experts in one tensor, as some files have them. */
 static bool fuse(const char *from, const char *to)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(from, &err);
     struct gguf_build *b = g ? gb_from(from, &err) : NULL;
     bool any = false;
@@ -496,7 +496,7 @@ static void count(void *user, const char *name) { *(uint32_t *)user += !strncmp(
 
 static void test_faults(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_peft_sum sum;
     const char *out = test_scratch("none");
     test_case("a full disk leaves nothing behind");
@@ -505,26 +505,26 @@ static void test_faults(void)
                                  .out = out };
     for (uint32_t nth = 1, left = 0; !left && nth < 100; nth++) {
         uint32_t n = 0;
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         file_test_fault(nth, nth % 2);
         bool ok = hlm_peft_export(&p, &sum, &err);
         left = file_test_left();
         file_test_fault(0, false);
-        CHECK_MSG(ok == (left > 0) && ok == !err.set, "with the disk full at call %u: %s", nth,
+        CHECK_MSG(ok == (left > 0) && ok == !err.kind, "with the disk full at call %u: %s", nth,
                   err.msg);
         folder_each(test_tmp(), count, &n, NULL);
         CHECK_MSG(n == (ok ? 1u : 0u), "with the disk full at call %u: %u things left", nth, n);
     }
     test_case("a folder that is there is left alone");
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK(!hlm_peft_export(&p, &sum, &err) && strstr(err.msg, "is there already"));
     folder_remove(out);
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     CHECK(file_write_atomic(out, "x", 1, &err));
     CHECK(!hlm_peft_export(&p, &sum, &err) && strstr(err.msg, "is a file"));
 
     test_case("an adapter of another model");
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     p.out = test_scratch("other");
     p.adapter = fixture("train/step35/init-lora.gguf");
     CHECK(!hlm_peft_export(&p, &sum, &err) && strstr(err.msg, "general.architecture"));
@@ -533,7 +533,7 @@ static void test_faults(void)
 void test_peft(void)
 {
     char path[160]; /* outlives others */
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snprintf(path, sizeof path, "%s", test_scratch("peft_model.gguf"));
     test_export(fixture("train/qwen35/model.gguf"), "qwen35", 8, false);
     test_export(fixture("train/qwen35moe-mtp/model.gguf"), "qwen35moe", 7, true);

@@ -16,7 +16,7 @@ static const char *const models[] = {
     "step35/base/model-q8_0.gguf",
 };
 
-static hlm *open_with(const char *path, uint64_t memory, bool dry, struct err *err)
+static hlm *open_with(const char *path, uint64_t memory, bool dry, struct hlm_err *err)
 {
     struct hlm_params params = { .model = path,
                                  .cache_dir = "build/cache",
@@ -26,7 +26,7 @@ static hlm *open_with(const char *path, uint64_t memory, bool dry, struct err *e
                                  .dry = dry };
     hlm *m = hlm_open(&params, err);
     if (!m && strstr(err->msg, "validation layer")) { /* test_validation says so */
-        *err = (struct err){ 0 };
+        *err = (struct hlm_err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
     }
@@ -35,7 +35,7 @@ static hlm *open_with(const char *path, uint64_t memory, bool dry, struct err *e
 
 static hlm *open_dry(const char *path, uint64_t memory)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm *m = open_with(path, memory, true, &err);
     CHECK_MSG(m != NULL, "%s", err.msg);
     return m;
@@ -54,7 +54,7 @@ static uint64_t row(const struct hlm_plan *p, const char *purpose)
 static struct hlm_plan plan_for(hlm *m, struct hlm_session_params params)
 {
     struct hlm_plan plan = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK_OK(hlm_session_plan(m, &params, &plan, &err), err);
     return plan;
 }
@@ -63,7 +63,7 @@ static struct hlm_plan plan_for(hlm *m, struct hlm_session_params params)
 static void use(hlm *m, hlm_session *s)
 {
     struct hlm_sampling how = hlm_sampling_default(m);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[32], next;
     for (uint32_t i = 0; i < ARRAY_LEN(id); i++)
         id[i] = (int32_t)(i * 7 % 300);
@@ -79,7 +79,7 @@ static void use(hlm *m, hlm_session *s)
 
 static void same_as_run(hlm *m, struct hlm_session_params params)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_plan plan = plan_for(m, params);
     uint64_t before = hlm_allocated(m);
     hlm_session *s = hlm_session_create(m, &params, &err);
@@ -109,7 +109,7 @@ static void test_exact(const char *model)
         { .n_ctx = 1 },
     };
     struct hlm_plan dry[ARRAY_LEN(rows)];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("%s: the plan is what the driver gives", model);
     hlm *m = open_dry(fixture("%s", model), 0);
     if (!m)
@@ -134,7 +134,7 @@ static void test_exact(const char *model)
 static void test_eval(const char *model)
 {
     test_case("logits and hidden states of every token are in the plan");
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm *m = open_dry(fixture("%s", model), 0);
     if (m && CHECK_OK(hlm_load(m, NULL, NULL, &err), err)) {
         static float logits[9 * 2048], hidden[9 * 64 * 512];
@@ -159,7 +159,7 @@ static void test_eval(const char *model)
 
 /* Opens with a budget and makes a session; NULL with the reason, and then nothing was allocated. */
 static bool runs(const char *path, uint64_t memory, struct hlm_session_params params,
-                 uint32_t *n_ctx, struct err *err)
+                 uint32_t *n_ctx, struct hlm_err *err)
 {
     hlm *m = open_dry(path, memory);
     hlm_session *s = m ? hlm_session_create(m, &params, err) : NULL; /* as programs do */
@@ -180,7 +180,7 @@ static void test_budget(const char *model)
     test_case("%s: the plan as a budget runs, a byte less is refused", model);
     const char *path = fixture("%s", model);
     struct hlm_session_params params = { .n_ctx = 150, .n_batch = 4 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint32_t n_ctx = 0;
     hlm *m = open_dry(path, 0);
     if (!m)
@@ -200,13 +200,13 @@ static void test_budget(const char *model)
     uint32_t n = 0;
     if (CHECK_MSG(would && sscanf(would, "be used: a context of %u", &n) == 1, "%s", err.msg)) {
         params.n_ctx = n;
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         CHECK_MSG(runs(path, plan.device_bytes - 1, params, &n_ctx, &err), "%s", err.msg);
         params.n_ctx = n + 1;
         CHECK(!runs(path, plan.device_bytes - 1, params, &n_ctx, &err));
     }
     test_case("%s: the context left open is the longest that fits", model);
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     params.n_ctx = 0;
     CHECK_MSG(runs(path, plan.device_bytes - 1, params, &n_ctx, &err), "%s", err.msg);
     CHECK_EQ(n_ctx, n);
@@ -214,7 +214,7 @@ static void test_budget(const char *model)
 
 static void test_too_small(const char *model)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_session_params params = { 0 };
     uint32_t n_ctx = 7;
     const char *path = fixture("%s", model);
@@ -234,14 +234,14 @@ static void test_too_small(const char *model)
     hlm_test_close(m);
 
     test_case("the weights alone are too much: refused before they are brought up");
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     m = open_with(path, weights - 1, false, &err);
     CHECK_MSG(!m && strstr(err.msg, "weights needs") && strstr(err.msg, "smaller quantisation"),
               "%s", err.msg);
     hlm_close(m);
 
     test_case("a dry model computes nothing");
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     m = open_dry(path, 0);
     hlm_session *s =
         m ? hlm_session_create(m, &(struct hlm_session_params){ .n_ctx = 9 }, &err) : NULL;
@@ -287,7 +287,7 @@ static void test_purposes(void)
 {
     test_case("by purpose: what is taken, what the driver rounds it to, what is given");
     struct gpu *g = test_gpu();
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gpu_memory was[8], now[8];
     if (!g)
         return;

@@ -234,7 +234,7 @@ static void test_chat_prompts(void)
     json_t *j = fixture_json("tokenizer/chat.json");
     const json_t *c;
     size_t i;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *model = scratch("template.gguf"), *file = scratch("messages.json");
     struct gguf_build *b = gb_new();
     gb_str(b, "general.architecture", "none");
@@ -367,7 +367,7 @@ static void test_tune(void)
     CHECK_EQ(n_lines(r.out), 31);
     CHECK_MSG(strstr(r.out, "blk.0.attn_qkv.weight                Q8_0: |D|/|W| 0.0"), "%s", r.out);
     ran_free(&r);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(out, &err);
     CHECK_MSG(g && gguf_n_tensor(g) == 56, "%s", err.msg);
     gguf_close(g);

@@ -49,7 +49,7 @@ static const struct family {
 
 static struct ref_model *open_model(const char *dir, const char *file)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(fixture("%s/%s", dir, file), &err);
     struct ref_model *m = g ? ref_model_open(g, &err) : NULL;
     gguf_close(g);
@@ -356,7 +356,7 @@ static void test_base(const struct family *f)
 static void test_ssm_in(const char *file)
 {
     static const int32_t ids[7] = { 47, 92, 275, 82, 294, 304, 252 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n_bytes = 0;
 
     test_case("qwen3next/%s: the ssm_in layout gives the same bits", file);
@@ -386,7 +386,7 @@ static void test_variant(enum variant v, const char *arch)
 {
     static const int32_t ids[7] = { 47, 92, 275, 82, 294, 304, 252 };
     char dir[32];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n_bytes = 0;
 
     snprintf(dir, sizeof dir, "%s/base", arch);
@@ -425,7 +425,7 @@ static void test_each_bias(void)
     test_case("nemotron_h: every bias counts");
     for (uint32_t i = 0; i <= ARRAY_LEN(part); i++) { /* first with all of them */
         const char *without = i ? part[i - 1] : NULL;
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         uint64_t n_bytes = 0;
         struct gguf_build *b =
             variant_build(fixture("nemotron_h/base/model-f32.gguf"), VARIANT_BIASES, &err);

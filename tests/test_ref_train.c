@@ -52,7 +52,7 @@ struct open_case {
 
 static bool case_open(const struct train_case *c, struct open_case *o)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[128];
     struct gguf *g = gguf_open(fixture("train/%s/%s", c->name, c->model), &err);
     struct gguf *a = g ? gguf_open(fixture("train/%s/%s", c->name, c->adapter), &err) : NULL;

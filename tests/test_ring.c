@@ -62,7 +62,7 @@ static pid_t writer(uint32_t n_slot, uint64_t n)
     pid_t pid = fork();
     if (pid == 0) {
         static struct hlm_counters c;
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         struct ring *r = ring_create("writer", n_slot, &err);
         for (uint64_t i = 1; r && (n == 0 || i <= n); i++) {
             make_counters(&c, i);
@@ -94,7 +94,7 @@ static void test_torn(uint32_t n_slot)
 {
     test_case("a fast writer, %u slots: no torn sample", n_slot);
     pid_t pid = writer(n_slot, 0);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct ring_reader *r = ring_attach((uint64_t)pid, &err);
     static struct ring_sample s;
     uint64_t n = 0, lost = 0, torn = 0, last = 0, backwards = 0;
@@ -112,7 +112,7 @@ static void test_torn(uint32_t n_slot)
     CHECK_EQ(torn, 0);
     CHECK_EQ(backwards, 0);
     CHECK_MSG(n_slot > 2 || lost > 0, "the writer was not fast: the test shows nothing");
-    log_msg(LOG_INFO, "  %llu samples read, %llu lost", (unsigned long long)n,
+    log_msg(HLM_LOG_INFO, "  %llu samples read, %llu lost", (unsigned long long)n,
             (unsigned long long)lost);
     ring_detach(r);
     end_child(pid);
@@ -120,7 +120,7 @@ static void test_torn(uint32_t n_slot)
 
 static void test_reading(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     static struct hlm_counters c;
     static struct ring_sample s;
     struct stat st;
@@ -212,7 +212,7 @@ static void test_refused(void)
         { offsetof(struct ring_head, n_slot), 4, UINT32_MAX, "head of" },
     };
     char name[64];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     name_of((uint64_t)getpid(), name, sizeof name);
     for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
         test_case("refused: %s", bad[i].says);
@@ -224,7 +224,7 @@ static void test_refused(void)
             CHECK_MSG(strstr(err.msg, bad[i].says), "%s", err.msg);
             close(fd);
         }
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         ring_destroy(w);
     }
     test_case("the number of slots is the one that was checked, whatever the head says later");
@@ -250,8 +250,8 @@ static void test_refused(void)
              n = n > 1000 ? n / 2 : n - 333) {
             CHECK(ftruncate(fd, n) == 0);
             CHECK(!ring_attach((uint64_t)getpid(), &err));
-            CHECK(err.set);
-            err = (struct err){ 0 };
+            CHECK(err.kind);
+            err = (struct hlm_err){ 0 };
         }
         close(fd);
     }
@@ -261,7 +261,7 @@ static void test_refused(void)
 /* What a killed process leaves goes when the next one starts; what a living one has stays. */
 static void test_stale(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     static struct ring_sample s;
     uint64_t pids[64];
     char name[64];
@@ -342,7 +342,7 @@ static void test_stale(void)
     snprintf(fifo, sizeof fifo, "/dev/shm%s", name);
     if (CHECK(mkfifo(fifo, 0600) == 0)) {
         CHECK(!ring_attach((uint64_t)ended, &err));
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         w = ring_create("hlm-test", 2, &err);
         CHECK_MSG(w, "%s", err.msg);
         CHECK(!exists((uint64_t)ended));
@@ -356,7 +356,7 @@ static void test_sound(void)
 {
     static struct hlm_counters c;
     static struct ring_sample got;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a sample of nonsense is read as texts that end and indices in range");
     memset(&c, 0xff, sizeof c);
     struct ring *w = ring_create("hlm-test", 2, &err);
@@ -382,7 +382,7 @@ static void test_sound(void)
 static void test_cost(void)
 {
     static struct hlm_counters c;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a sample costs next to nothing");
     struct ring *w = ring_create("hlm-test", 0, &err);
     if (!CHECK_MSG(w, "%s", err.msg))
@@ -395,14 +395,14 @@ static void test_cost(void)
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
     double us = (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
     us /= 2000;
-    log_msg(LOG_INFO, "  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
+    log_msg(HLM_LOG_INFO, "  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
     CHECK_MSG(us < 200, "%.2f us", us); /* 4 of them a second */
     ring_destroy(w);
 }
 
 void test_ring(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("shared memory is there");
     struct ring *w = ring_create("hlm-test", 0, &err);
     if (!w) {

@@ -17,10 +17,10 @@ static bool is_one_line(const char *msg, const char *path)
 
 /* ---- the file alone --------------------------------------------------------------------- */
 
-static bool opens(const struct bytes *b, const struct saved_want *w, struct err *err)
+static bool opens(const struct bytes *b, const struct saved_want *w, struct hlm_err *err)
 {
     struct saved s;
-    *err = (struct err){ 0 };
+    *err = (struct hlm_err){ 0 };
     bool ok =
         saved_open(&s, &(struct file_in){ .path = "x.hlm", .mem = b->p, .bytes = b->n }, w, err);
     if (ok) {
@@ -29,7 +29,7 @@ static bool opens(const struct bytes *b, const struct saved_want *w, struct err 
             CHECK(s.id[i] >= 0 && (uint32_t)s.id[i] < w->n_vocab);
         CHECK_EQ(s.note[s.head.n_note], 0);
     } else {
-        CHECK(err->set && is_one_line(err->msg, "x.hlm: "));
+        CHECK(err->kind && is_one_line(err->msg, "x.hlm: "));
     }
     saved_finish(&s);
     return ok;
@@ -70,7 +70,7 @@ static void test_foreign(void)
         { "snapshot 1 is of 10 tokens, expected 12 to 22", sizeof(struct saved_head) + 4 * 23 + 4,
           11 },
     };
-    struct err err;
+    struct hlm_err err;
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         test_case("saved file: refused: %s", rows[i].says);
         struct bytes b = tiny_file(22, "note");
@@ -96,7 +96,7 @@ static void test_foreign(void)
 
 void test_saved_file(void)
 {
-    struct err err;
+    struct hlm_err err;
     struct rng r = { 99 };
     test_case("saved file: what is right is taken");
     for (uint32_t n = 0; n <= 64; n += 8) {
@@ -157,7 +157,7 @@ static float *read_one(hlm_session *s, int32_t id)
 {
     static float row[2][1024];
     static uint32_t i;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     float *to = row[i++ % 2];
     return CHECK_OK(hlm_session_eval(s, &id, 1, to, NULL, &err), err) ? to : NULL;
 }
@@ -167,7 +167,7 @@ static bool fill(hlm_session *s, uint32_t made)
 {
     const struct hlm_sampling greedy = { .repeat_penalty = 1 };
     static const uint32_t snap[] = { 9, 20, 33, 40 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id;
     hlm_session_reset(s);
     bool ok = CHECK_OK(hlm_session_sync(s, t.id, 40, snap, ARRAY_LEN(snap), NULL, NULL, &err), err);
@@ -182,7 +182,7 @@ static void test_round_trip(const char *model, enum hlm_kv kv, uint32_t made)
         .temp = 1, .repeat_penalty = 1.1f, .repeat_last_n = 64, .seed = 4
     };
     struct hlm_session_params params = usual;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     params.kv = kv;
     test_case("%s, --kv %d: saved with %u tokens made, goes on in another process", model, kv,
               made);
@@ -251,7 +251,7 @@ static bool is_as_before(const char *what)
 
 static void refuses(hlm_session *s, const char *what, const char *says)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     void *note = NULL;
     uint64_t n;
     CHECK_MSG(!hlm_session_load(s, t.path, &note, &n, &err), "%s: was taken", what);
@@ -261,7 +261,7 @@ static void refuses(hlm_session *s, const char *what, const char *says)
 
 static void test_damage(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n = 0;
     char what[64];
     test_case("a damaged file is refused, and the session goes on as it was");
@@ -303,7 +303,7 @@ static void test_damage(void)
 static void test_others(void)
 {
     struct hlm_session_params params = usual;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a file of another cache, context, adapter set or model is refused");
     if (!fill(t.s, 3) || !CHECK_OK(hlm_session_save(t.s, t.path, NULL, 0, &err), err))
         return;
@@ -342,7 +342,7 @@ static uint32_t n_files(void)
 
 static void test_faults(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n_old = 0, n = 0;
     test_case("a full disk at any call: the old file stays, nothing beside it, one line");
     if (!fill(t.s, 0) || !CHECK_OK(hlm_session_save(t.s, t.path, "old", 3, &err), err))
@@ -351,7 +351,7 @@ static void test_faults(void)
     fill(t.s, 6);
     uint32_t n_fault = 0;
     for (uint32_t nth = 1; old; nth++) {
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         file_test_fault(nth, nth % 2);
         bool saved = hlm_session_save(t.s, t.path, "new", 3, &err);
         bool reached = !file_test_left();
@@ -359,7 +359,7 @@ static void test_faults(void)
         if (saved && !CHECK(!reached))
             break;
         CHECK_EQ(n_files(), 1);
-        char *now = file_read(t.path, 1 << 28, &n, &(struct err){ 0 });
+        char *now = file_read(t.path, 1 << 28, &n, &(struct hlm_err){ 0 });
         bool same = now && n == n_old && !memcmp(now, old, n);
         free(now);
         CHECK_EQ(hlm_session_n_past(t.s), 45);
@@ -372,7 +372,7 @@ static void test_faults(void)
         CHECK_MSG(is_one_line(err.msg, t.path) && strstr(err.msg, strerror(ENOSPC)), "\"%s\"",
                   err.msg);
     }
-    log_msg(LOG_INFO, "  %u calls, each failed once", n_fault);
+    log_msg(HLM_LOG_INFO, "  %u calls, each failed once", n_fault);
     CHECK(n_fault >= 6); /* open, two writes, sync, close, rename */
     free(old);
     CHECK_OK(hlm_session_load(t.s, t.path, NULL, NULL, &err), err);
@@ -389,7 +389,7 @@ static void test_faults(void)
 /* Clearing and copying take the state as one range: one that lies in two buffers is no such. */
 static void test_wide_state(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct snapshots k = { 0 };
     test_case("a state of more than one buffer is refused");
     struct gpu *g = gpu_open(&(struct gpu_params){ .test_max_alloc = 65536 }, &err);

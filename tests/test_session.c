@@ -21,7 +21,7 @@ static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 
 static bool sync_to(const int32_t *id, uint32_t n, uint32_t n_snap)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     return CHECK_OK(hlm_session_sync(t.s, id, n, &n_snap, 1, NULL, NULL, &err), err) &&
            CHECK_EQ(hlm_session_n_past(t.s), n) &&
            CHECK(!memcmp(hlm_session_ids(t.s), id, n * sizeof *id));
@@ -40,13 +40,13 @@ static float *read_one(hlm_session *s, int32_t id)
 {
     static float row[2][1024];
     float *to = row[s == t.s];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     return CHECK_OK(hlm_session_eval(s, &id, 1, to, NULL, &err), err) ? to : NULL;
 }
 
 static bool generate(const struct hlm_sampling *how, int32_t *id, uint32_t n)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     for (uint32_t i = 0; i < n; i++)
         if (!CHECK_OK(hlm_session_next(t.s, how, &id[i], &err), err))
             return false;
@@ -77,7 +77,7 @@ static void start(void)
  * hlm_session_sync calls, 0 ends them) and nothing else, bit by bit. */
 static void check_as_fresh(const int32_t *id, const uint32_t *end)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint32_t n = 0;
     hlm_session_reset(t.fresh);
     for (; *end; n = *end++)
@@ -213,7 +213,7 @@ static void test_turns(void)
 static void test_random_calls(void)
 {
     struct rng r = { 20240607 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     double worst = 0;
     static float all[N_CTX * 1024];
     for (uint32_t step = 0; step < 40; step++) {
@@ -242,22 +242,22 @@ static void test_random_calls(void)
         CHECK_MSG(d.nmse < 5e-11, "nmse %.3g, %.3g off", d.nmse, d.max_abs);
         worst = d.nmse > worst ? d.nmse : worst;
     }
-    log_msg(LOG_INFO, "  worst nmse %.3g", worst);
+    log_msg(HLM_LOG_INFO, "  worst nmse %.3g", worst);
 }
 
 /* ---- limits ----------------------------------------------------------------------------- */
 
-static bool refused(bool result, const char *part, struct err *err)
+static bool refused(bool result, const char *part, struct hlm_err *err)
 {
     bool ok = CHECK(!result) &&
               CHECK_MSG(strstr(err->msg, part), "\"%s\" does not say \"%s\"", err->msg, part);
-    *err = (struct err){ 0 };
+    *err = (struct hlm_err){ 0 };
     return ok;
 }
 
 static void test_limits(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t bad[2] = { 1, (int32_t)t.n_vocab }, id;
     test_case("context: 64 positions and not one more");
     start();
@@ -306,7 +306,7 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
 
 static void test_progress(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct stop all = { 0 }, none = { 0 }, first = { .stop_at = 1 }, third = { .stop_at = 3 },
                 last = { .stop_at = 4 };
     test_case("progress: told before and after every piece, to the end");
@@ -323,7 +323,7 @@ static void test_progress(void)
     CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &first, &err));
     CHECK_EQ(hlm_session_n_past(t.s), 0);
     CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &third, &err));
-    CHECK(!err.set);
+    CHECK(!err.kind);
     CHECK_EQ(hlm_session_n_past(t.s), 2 * N_BATCH);
     sync_to(t.id, 40, 0);
     check_counts(40, 2 * N_BATCH, 0, 0);
@@ -388,7 +388,7 @@ static void test_unread(void)
 
 static void test_greedy(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_sampling how = greedy;
     int32_t id[N_ID];
     static float all[N_CTX * 1024];

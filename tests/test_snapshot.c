@@ -59,7 +59,7 @@ static bool on_stopped(void *user)
 
 static bool open_talk(struct talk *t, hlm *m, hlm_session *s, const char *format)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!CHECK_OK(talk_init(t, m, s, &err), err))
         return false;
     CHECK(chat_by_name(format, hlm_file(m), &t->format));
@@ -100,7 +100,7 @@ static struct chat_msg *nth_from_end(struct talk *t, const char *role, uint32_t 
 
 static bool take_step(struct talk *t, const struct step *k, struct talk_turn *turn)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     bool says = k->act != REGEN && k->act != THINK;
     for (uint32_t i = 0; k->act == EDIT && i < k->n; i++)
         CHECK(talk_undo(t));
@@ -124,7 +124,7 @@ static bool take_step(struct talk *t, const struct step *k, struct talk_turn *tu
 /* The last message is answered by a timeline that has read nothing before. */
 static void check_fresh(struct talk *fresh, const struct talk *t)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct talk_turn turn = { 0 };
     const struct chat_msg *want = &t->msg[t->n_msg - 1];
     hlm_session_reset(fresh->session);
@@ -187,8 +187,9 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
         n_turn++;
     }
     CHECK(n_turn >= 20 && n_saved > 0);
-    log_msg(LOG_INFO, "  %u turns, the longest prompt has %llu tokens; %llu were not read again",
-            n_turn, (unsigned long long)n_most, (unsigned long long)n_saved);
+    log_msg(HLM_LOG_INFO,
+            "  %u turns, the longest prompt has %llu tokens; %llu were not read again", n_turn,
+            (unsigned long long)n_most, (unsigned long long)n_saved);
     talk_finish(&t);
     talk_finish(&fresh);
     free(was);
@@ -212,7 +213,7 @@ static void check_same(const struct talk *a, const struct talk *b)
 /* Both say the same now, and read as much. */
 static void check_goes_on(struct talk *a, struct talk *b)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct talk_turn ta = { 0 }, tb = { 0 };
     if (CHECK_OK(talk_say(a, "And then?", &ta, &err), err) &&
         CHECK_OK(talk_say(b, "And then?", &tb, &err), err)) {
@@ -251,7 +252,7 @@ static void test_notes(struct talk *t, const char *path)
         "\"think\": true}",
     };
     for (uint32_t i = 0; i < ARRAY_LEN(notes); i++) {
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         test_case("/load refuses the note %s", notes[i]);
         uint32_t n_msg = t->n_msg, n_past = hlm_session_n_past(t->session);
         CHECK_OK(hlm_session_save(t->session, path, notes[i], strlen(notes[i]), &err), err);
@@ -268,7 +269,7 @@ static void test_talk_file(const struct family *f)
                                          .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
     struct talk t, to;
     struct talk_turn turn = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[300];
     snprintf(path, sizeof path, "%.200s/talk.hlm", test_tmp());
     test_case("%s: a conversation in a file, with text that is no UTF-8", f->model);
@@ -329,7 +330,7 @@ static struct {
 /* Reads n ids of the history with another text from `at` on. */
 static bool read_to(uint32_t n, uint32_t at, const uint32_t *snap, uint32_t n_snap)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id[N_ID];
     memcpy(id, b.id, sizeof id);
     for (uint32_t i = at; i < N_ID; i++)
@@ -414,7 +415,7 @@ static void test_eviction(void)
 static void test_submissions(void)
 {
     struct hlm_stats was, now;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id;
     test_case("a prompt is not cut for a snapshot that would not stay");
     if (!with_slots(2, 0))
@@ -447,7 +448,7 @@ static void test_submissions(void)
 
 static void test_places(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id;
     struct hlm_stats was, now;
     if (!with_slots(4, 0))
@@ -505,7 +506,7 @@ static void test_places(void)
 /* The state that is left when an answer is made anew takes no other's place. */
 static void test_regen(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int32_t id;
     test_case("an answer made anew reads nothing, however small the budget");
     for (uint32_t n_slot = 1; n_slot <= 3; n_slot++) {
@@ -522,9 +523,9 @@ static void test_regen(void)
     }
 }
 
-static void on_log(void *user, enum log_level level, const char *msg)
+static void on_log(void *user, enum hlm_log_level level, const char *msg)
 {
-    if (level == LOG_WARN)
+    if (level == HLM_LOG_WARN)
         snprintf(user, 256, "%s", msg);
 }
 

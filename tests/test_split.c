@@ -57,7 +57,7 @@ static void remove_parts(const char *prefix, uint32_t n)
 
 static struct gguf_build *whole_model(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf_build *b = gb_from(fixture(MODEL), &err);
     CHECK_MSG(b, "%s", err.msg);
     return b;
@@ -92,7 +92,7 @@ static void check_same(const struct gguf *got, const struct gguf *want)
 static void test_good(void)
 {
     static const uint32_t counts[] = { 1, 2, 3, 12, 200 }; /* of 70 tensors: some parts have none */
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *want = gguf_open(fixture(MODEL), &err);
     struct gguf_build *b = want ? whole_model() : NULL;
     for (uint32_t c = 0; b && c < ARRAY_LEN(counts); c++) {
@@ -159,7 +159,7 @@ static void test_alignment(void)
         write_build(part, part_path("align", i, 2));
         gb_free(part);
     }
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(part_path("align", 0, 2), &err);
     for (uint32_t i = 0; CHECK_MSG(g, "%s", err.msg) && i < 4; i++) {
         float v[5];
@@ -178,9 +178,9 @@ static void test_alignment(void)
 /* Opens a path that must be refused in one line, with the name of a file and two words. */
 static void refused(const char *path, const char *file, const char *a, const char *b)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(path, &err);
-    CHECK_MSG(!g && err.set, "accepted, expected '%s' and '%s'", a, b);
+    CHECK_MSG(!g && err.kind, "accepted, expected '%s' and '%s'", a, b);
     CHECK_MSG(!strchr(err.msg, '\n') && strstr(err.msg, file) && strstr(err.msg, a) &&
                   strstr(err.msg, b),
               "message '%s', expected '%s', '%s' and '%s' in it", err.msg, file, a, b);
@@ -329,7 +329,7 @@ void test_split(void)
 static float *logits_of(const char *path, uint64_t *n)
 {
     static const int32_t ids[] = { 5, 17, 3, 99, 120, 7, 7, 42, 11, 250, 31, 8, 64, 2, 19, 77 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     hlm *m = hlm_test_open(path);
     hlm_session *s =
         m ? hlm_test_session(m, (struct hlm_session_params){ .n_ctx = 64, .keep_logits = true })

@@ -188,7 +188,7 @@ static void test_thinking(void)
     const char *model = scratch("thinking.gguf");
     for (uint32_t k = 0; k < ARRAY_LEN(thinkings); k++) {
         const struct thinking *th = &thinkings[k];
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         char flags[512];
         test_case("the template of %s, thinking %s", th->name, th->think ? "on" : "off");
         struct gguf_build *b = gb_from(DEMO, &err);
@@ -410,7 +410,7 @@ static void logits_perplexity(const char *ids, uint32_t window, uint32_t n_vocab
                            scratch("logits"));
         CHECK_MSG(r.rc == 0, "%s", r.err);
         ran_free(&r);
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         uint64_t n_bytes;
         char *bytes = file_read(scratch("logits"), 1u << 28, &n_bytes, &err);
         if (!CHECK(bytes && n_bytes == 4ull * n_win * n_vocab))
@@ -583,7 +583,7 @@ static void test_perplexity(void)
 /* An adapter of the demo model that makes itself felt, at a path. */
 static const char *write_adapter(const char *path)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rng rng = { 5 };
     struct gguf *g = gguf_open(DEMO, &err);
     const struct gguf_tensor *x = g ? gguf_tensor(g, "blk.1.ffn_down.weight") : NULL;

@@ -8,7 +8,7 @@
 
 static const char *const kinds[] = { "qwen2", "qwen35", "llama3", "tekken", "deepseek-v3" };
 
-static struct tok *open_tok(const char *path, struct err *err)
+static struct tok *open_tok(const char *path, struct hlm_err *err)
 {
     struct gguf *g = gguf_open(path, err);
     struct tok *t = g ? tok_create(g, err) : NULL;
@@ -77,7 +77,7 @@ static void test_case_of(struct tok *t, const json_t *c, bool tekken, struct rng
 static void test_kind(const char *kind)
 {
     struct rng rng = { 7 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("%s: all cases of the fixture", kind);
     struct tok *t = open_tok(fixture("tokenizer/%s/vocab.gguf", kind), &err);
     char path[64];
@@ -148,7 +148,7 @@ static void test_families(void)
         gb_u32(b, "tokenizer.ggml.bos_token_id", 0);
         gb_u32(b, "tokenizer.ggml.eos_token_id", 1);
         for (int key = -1; key < 2; key++) {
-            struct err err = { 0 };
+            struct hlm_err err = { 0 };
             uint64_t n_bytes;
             test_case("%s: ends of a turn; add_bos_token %s", row[i].what,
                       key < 0 ? "absent"
@@ -253,7 +253,7 @@ static void refused(struct gguf_build *b, const char *why)
 {
     uint64_t n;
     uint8_t *bytes = gb_bytes(b, &n);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("vocabulary refused: %s", why);
     struct gguf *g = gguf_parse(bytes, n, "hostile.gguf", &err);
     struct tok *t = g ? tok_create(g, &err) : NULL;
@@ -273,7 +273,7 @@ static void refused(struct gguf_build *b, const char *why)
 
 static struct gguf_build *vocab(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf_build *b = gb_from(fixture("tokenizer/qwen2/vocab.gguf"), &err);
     CHECK_MSG(b, "%s", err.msg);
     return b ? b : gb_new();
@@ -427,7 +427,7 @@ static void check_speed(struct tok *t, const char *name, const char *unit)
     double start = now_s();
     CHECK(tok_encode_text(t, text, MEGABYTE, true, &ids, NULL));
     double s = now_s() - start;
-    log_msg(LOG_INFO, "1 MiB of %s: %.3f s, %u ids", name, s, ids.n);
+    log_msg(HLM_LOG_INFO, "1 MiB of %s: %.3f s, %u ids", name, s, ids.n);
     CHECK_MSG(s < bound_s, "1 MiB of %s takes %.1f s", name, s);
     tok_ids_free(&ids);
     free(text);
@@ -468,7 +468,7 @@ static void test_speed(struct tok *t, const char *vocabulary)
 static void test_big(void)
 {
     struct gguf_build *b = big_vocab();
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t n;
     uint8_t *bytes = gb_bytes(b, &n);
     test_case("a vocabulary of %d tokens", BIG_TOKENS);
@@ -477,7 +477,7 @@ static void test_big(void)
     struct tok *t = g ? tok_create(g, &err) : NULL;
     double s = now_s() - start;
     if (CHECK_MSG(t, "%s", err.msg)) {
-        log_msg(LOG_INFO, "%d tokens: %.3f s", BIG_TOKENS, s);
+        log_msg(HLM_LOG_INFO, "%d tokens: %.3f s", BIG_TOKENS, s);
         CHECK_MSG(s < bound_s, "loading takes %.1f s", s);
         test_speed(t, "large vocabulary");
     }
@@ -490,7 +490,7 @@ static void test_big(void)
 void test_tok(void)
 {
     struct rng rng = { 11 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++)
         test_kind(kinds[i]);
     test_utf8_out();

@@ -86,7 +86,7 @@ struct run {
     json_t *want;
     uint8_t *bin;
     uint64_t n_bin;
-    struct err err;
+    struct hlm_err err;
 };
 
 static bool open_run(struct run *r, struct gpu *g, const struct train_case *c)
@@ -252,7 +252,7 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
     }
     snprintf(path, sizeof path, "%s/final", r->o.run);
     double final = worst(r, TRAIN_VALUE, path, before, b->final);
-    log_msg(LOG_INFO, "  loss %.2g nll %.2g gradient %.2g curve %.2g norm %.2g final %.2g",
+    log_msg(HLM_LOG_INFO, "  loss %.2g nll %.2g gradient %.2g curve %.2g norm %.2g final %.2g",
             loss_off, nll, grad, curve, norm_off, final);
 }
 

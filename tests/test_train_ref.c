@@ -56,7 +56,7 @@ static bool pair_open(struct pair *p, struct gpu *g, const struct family *f)
      * targets of some depths just do or do not fit into */
     static const uint32_t len[] = { 3, 1, 4, 2, 5, 15, 16, 17, 53, 101, 6 };
     enum { ROW = 225 };
-    struct err *err = &p->r.err;
+    struct hlm_err *err = &p->r.err;
     const char *path = drafts_file(f->path, f->n_draft);
     *p = (struct pair){ 0 };
     if (!path || !train_run_model(&p->r, g, path, true) ||
@@ -122,7 +122,7 @@ static bool take_values(struct pair *p)
 /* An adapter and gates as the trainer has them. */
 static bool open_reference(struct pair *p, const struct family *f)
 {
-    struct err *err = &p->r.err;
+    struct hlm_err *err = &p->r.err;
     struct gguf *a = gguf_parse(p->r.fresh, p->r.n_fresh, "fresh adapter", err);
     bool ok =
         CHECK_OK(a && ref_tune_open(&p->ref, p->model, a, f->gates, err), *err) && take_values(p);
@@ -179,7 +179,7 @@ static void check_slopes(struct pair *p)
         CHECK_MSG(off <= SLOPE, "block %u: slope and gradient differ by %.3g", i, off);
         most = fmax(most, off);
     }
-    log_msg(LOG_INFO, "  reference: slopes off by %.2g at most", most);
+    log_msg(HLM_LOG_INFO, "  reference: slopes off by %.2g at most", most);
     for (uint32_t i = 0; i < t.n_param; i++)
         memset(t.param[i].grad, 0, t.param[i].n * sizeof *t.param[i].grad);
 }
@@ -275,7 +275,7 @@ static void check_device(struct pair *p, const struct family *f, uint32_t chunk)
         }
         free(grad);
     }
-    log_msg(LOG_INFO, "  chunks of %u: loss %.2g, likelihoods %.2g, gradients %.2g", chunk,
+    log_msg(HLM_LOG_INFO, "  chunks of %u: loss %.2g, likelihoods %.2g, gradients %.2g", chunk,
             loss_most, nll_most, grad_most);
 }
 

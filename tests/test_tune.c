@@ -17,7 +17,7 @@
 static void test_rates(void)
 {
     struct data_options o;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("rates of the reference's schedule");
     json_t *want = fixture_json("train/qwen35/expected.json");
     const json_t *steps = json_object_get(json_object_get(json_object_get(want, "runs"), "sched"),
@@ -81,7 +81,7 @@ static void test_rows(void)
 {
     enum { N = 41 };
     struct data_set set;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct extent e;
     make_set(&set, N);
     for (uint32_t shuffle = 0; shuffle < 2; shuffle++) {
@@ -141,7 +141,7 @@ struct numbers {
     float v[5][N_PARAM][20];
 }; /* by enum train_what */
 
-static bool get(void *user, enum train_what what, uint64_t i, float *to, struct err *err)
+static bool get(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
 {
     const struct numbers *x = user;
     (void)err;
@@ -149,7 +149,8 @@ static bool get(void *user, enum train_what what, uint64_t i, float *to, struct 
     return true;
 }
 
-static bool put(void *user, enum train_what what, uint64_t i, const float *from, struct err *err)
+static bool put(void *user, enum train_what what, uint64_t i, const float *from,
+                struct hlm_err *err)
 {
     struct numbers *x = user;
     (void)err;
@@ -191,13 +192,13 @@ static bool same_numbers(const struct numbers *a, const struct numbers *b)
 }
 
 /* Takes bytes as a file; all of it. */
-static bool takes(const uint8_t *p, uint64_t n, const struct state_want *w, struct err *err)
+static bool takes(const uint8_t *p, uint64_t n, const struct state_want *w, struct hlm_err *err)
 {
     struct file_in f = { .path = "x/state.bin", .mem = p, .bytes = n };
     struct state_head head;
-    *err = (struct err){ 0 };
+    *err = (struct hlm_err){ 0 };
     bool ok = state_check(&f, w, &head, err) && state_read(&f, w, true, err);
-    CHECK_MSG(ok != err->set, "%s", err->msg);
+    CHECK_MSG(ok != err->kind, "%s", err->msg);
     CHECK_MSG(ok || (!strncmp(err->msg, "x/state.bin: ", 13) && !strchr(err->msg, '\n')), "%s",
               err->msg);
     return ok;
@@ -208,7 +209,7 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
 {
     struct numbers x;
     const struct state_want w = want_of(&x, 0);
-    struct err err;
+    struct hlm_err err;
     /* clang-format off */
     struct { const char *says; struct state_want w; } rows[] = {
         { "another model", w }, { "another model: a model (qwen35), this one is b (qwen35)", w },
@@ -240,7 +241,7 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
 static void test_state(void)
 {
     struct numbers x, y = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *path = test_scratch("state.bin");
     uint64_t n = 0;
     test_case("a state comes back");
@@ -274,7 +275,7 @@ static void test_state(void)
 /* ---- folders --------------------------------------------------------------------------------- */
 
 /* A save as hlm_tune_save makes it, by hand: the folder's two files. */
-static bool save(const char *folder, struct numbers *x, uint64_t step, struct err *err)
+static bool save(const char *folder, struct numbers *x, uint64_t step, struct hlm_err *err)
 {
     char name[32];
     struct folder_out f = { 0 };
@@ -302,7 +303,7 @@ static bool good(const char *folder, uint64_t step)
     struct state_want w = want_of(&have, 0);
     struct state_head head;
     struct file_in f;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snprintf(path, sizeof path, "%s/step-%06llu/state.bin", folder, (unsigned long long)step);
     if (!file_in_open(&f, path, NULL))
         return false;
@@ -352,7 +353,7 @@ static void test_kill(void)
 {
     bool done = false;
     struct numbers x;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint32_t n_first = 0, n_both = 0, n_second = 0, nth = 0;
     test_case("killed at every write, sync, rename and removal: a good checkpoint is there");
     while (!done && nth < 200) {
@@ -383,13 +384,13 @@ static void test_full(void)
     uint32_t nth = 0;
     test_case("a full disk at every call: the old checkpoint stands and nothing is left");
     const char *folder = test_scratch("full");
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     fill(&x, 1);
     CHECK_OK(save(folder, &x, 1, &err), err);
     fill(&x, 2);
     while (!done && nth++ < 200) {
         struct rest r = { 0 };
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         file_test_fault(nth, nth % 2);
         done = save(folder, &x, 2, &err);
         CHECK_MSG(done == (file_test_left() > 0), "call %u", nth);

@@ -29,7 +29,7 @@ static struct hlm_tune_params tiny(void)
     return p;
 }
 
-static hlm *open_model(bool dry, uint64_t memory, struct err *err)
+static hlm *open_model(bool dry, uint64_t memory, struct hlm_err *err)
 {
     struct hlm_params params = { .model = TINY "model.gguf",
                                  .cache_dir = "build/cache",
@@ -40,7 +40,7 @@ static hlm *open_model(bool dry, uint64_t memory, struct err *err)
                                  .layers = true };
     hlm *m = hlm_open(&params, err);
     if (!m && strstr(err->msg, "validation layer")) { /* test_validation says so */
-        *err = (struct err){ 0 };
+        *err = (struct hlm_err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
     }
@@ -49,7 +49,7 @@ static hlm *open_model(bool dry, uint64_t memory, struct err *err)
 
 static bool steps(hlm_tune *t, uint32_t n, double *loss)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_tune_step s = { 0 };
     for (uint32_t i = 0; i < n; i++)
         if (!CHECK_OK(hlm_tune_do_step(t, &s, &err), err))
@@ -61,7 +61,7 @@ static bool steps(hlm_tune *t, uint32_t n, double *loss)
 static double validate(hlm_tune *t)
 {
     struct hlm_tune_loss v = { 0 };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     CHECK_OK(hlm_tune_validate(t, HLM_TUNE_VALID, &v, NULL, NULL, &err), err);
     return v.main;
 }
@@ -71,7 +71,7 @@ static double validate(hlm_tune *t)
 /* What a run and a session for samples take; the plan's sum. */
 static uint64_t test_plan(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
     struct hlm_tune_params p = tiny();
     hlm_session *s = NULL;
@@ -105,7 +105,7 @@ static uint64_t test_plan(void)
 /* Short rows have fewer documents too, or else none would seem to fit. */
 static void test_packed_budget(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_tune_params p = tiny();
     uint64_t need = 0;
     test_case("a refusal knows how many documents shorter rows have");
@@ -124,11 +124,11 @@ static void test_packed_budget(void)
     }
 }
 
-static bool fits(uint64_t memory, uint32_t max_seq, struct err *err)
+static bool fits(uint64_t memory, uint32_t max_seq, struct hlm_err *err)
 {
     struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
     struct hlm_tune_params p = tiny();
-    *err = (struct err){ 0 };
+    *err = (struct hlm_err){ 0 };
     p.sample = &sp;
     p.read.max_seq = max_seq;
     hlm *m = open_model(true, memory, err);
@@ -141,7 +141,7 @@ static bool fits(uint64_t memory, uint32_t max_seq, struct err *err)
 
 static void test_budget(uint64_t all)
 {
-    struct err err;
+    struct hlm_err err;
     test_case("a budget of exactly that will do, a byte less is refused with what would fit");
     CHECK_MSG(fits(all, 96, &err), "%s", err.msg);
     CHECK(!fits(all - 1, 96, &err));
@@ -159,7 +159,7 @@ static void test_budget(uint64_t all)
 /* A run from the start, or from a checkpoint: validations at 0 and 2, saves at 2 and 4. */
 static char *run_to_end(hlm *m, const char *folder, const char *from, uint64_t *n, double best[2])
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_tune_params p = tiny();
     const char *resumed = NULL;
     double loss;
@@ -208,7 +208,7 @@ static void test_resume(hlm *m, const char *folder)
 
 static void test_refused(hlm *m, const char *folder)
 {
-    struct err err;
+    struct hlm_err err;
     char five[256];
     snprintf(five, sizeof five, "%s/nope", folder);
     for (uint32_t i = 0; i < 6; i++) {
@@ -228,7 +228,7 @@ static void test_refused(hlm *m, const char *folder)
         p.read.loss_all = i == 2;
         p.targets = i == 3 ? "attn" : p.targets;
         p.o.lora_dropout = i == 5 ? 0 : p.o.lora_dropout;
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         hlm_tune *t = hlm_tune_open(m, &p, &err);
         CHECK(!t);
         CHECK_MSG(strstr(err.msg, says[i]) && strstr(err.msg, folder) && !strchr(err.msg, '\n'),
@@ -241,7 +241,7 @@ static void test_refused(hlm *m, const char *folder)
 
 static void test_full(hlm *m)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_tune_params p = tiny();
     const char *folder = test_scratch("tune-full");
     double loss;
@@ -253,7 +253,7 @@ static void test_full(hlm *m)
               steps(t, 1, &loss) && CHECK_OK(hlm_tune_save(t, folder, 1, &err), err) &&
               steps(t, 1, &loss);
     while (ok && !done && nth++ < 100) {
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         file_test_fault(nth, nth % 2);
         done = hlm_tune_save(t, folder, 1, &err);
         file_test_fault(0, false);
@@ -265,7 +265,7 @@ static void test_full(hlm *m)
     hlm_tune_close(t);
     /* The newest is whole; so is the one before, until the newest is there. */
     p.resume = folder;
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     t = hlm_tune_open(m, &p, &err);
     CHECK_MSG(t, "%s", err.msg);
     hlm_tune_close(t);
@@ -324,7 +324,7 @@ static void test_ids_json(void)
     }
     json_decref(want);
     json_decref(got);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_open(grads, &err), *o = gguf_open(out, &err);
     if (CHECK_MSG(g && o, "%s", err.msg)) {
         CHECK_EQ(gguf_n_tensor(o), 68);
@@ -462,7 +462,7 @@ static void test_interrupt(void)
     CHECK_EQ(r.rc, 0);
     ran_free(&r);
     uint64_t n_a = 0, n_b = 0;
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     char *x = file_read(a, 1 << 26, &n_a, &why), *y = file_read(b, 1 << 26, &n_b, &why);
     CHECK_MSG(x && y && n_a == n_b && !memcmp(x, y, n_a), "%s", why.msg);
     free(x);
@@ -471,7 +471,7 @@ static void test_interrupt(void)
 
 void test_tune_run(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!test_gpu())
         return;
     uint64_t all = test_plan();

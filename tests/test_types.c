@@ -96,15 +96,15 @@ static void add_sidecars(struct gguf_build *b)
 
 /* ---- whole models ----------------------------------------------------------------------- */
 
-static void note_warning(void *user, enum log_level level, const char *msg)
+static void note_warning(void *user, enum hlm_log_level level, const char *msg)
 {
-    if (level == LOG_WARN)
+    if (level == HLM_LOG_WARN)
         snprintf(user, 256, "%s", msg);
 }
 
 static void run_engine(const char *path, const int32_t *id, float *logits, uint32_t n_vocab)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char warning[256] = "";
     test_log(note_warning, warning);
     hlm *m = hlm_test_open(path);
@@ -127,7 +127,7 @@ static void run_engine(const char *path, const int32_t *id, float *logits, uint3
 
 static void test_type(const struct gguf *base, enum dtype type)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[128], plain_path[128];
     int32_t id[N_TOK];
     snprintf(path, sizeof path, "%s/type.gguf", test_tmp());
@@ -153,7 +153,7 @@ static void test_type(const struct gguf *base, enum dtype type)
         run_engine(path, id, got, n_vocab);
         CHECK(ref_forward(ref, s, id, N_TOK, want, NULL));
         struct diff d = diff_f64(got, want, (uint64_t)N_TOK * n_vocab);
-        log_msg(LOG_INFO, "  nmse %.3g, max %.3g", d.nmse, d.max_abs);
+        log_msg(HLM_LOG_INFO, "  nmse %.3g, max %.3g", d.nmse, d.max_abs);
         CHECK_MSG(d.nmse <= BOUND, "nmse %.3g, at most %.3g; %.3g off at %llu", d.nmse, BOUND,
                   d.max_abs, (unsigned long long)d.at);
         ref_state_destroy(s);
@@ -172,7 +172,7 @@ static void test_type(const struct gguf *base, enum dtype type)
 static void test_sidecar(const struct gguf *base, enum dtype beside, enum dtype type, uint64_t n,
                          float v, const char *say)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char path[128];
     float values[4] = { 1, v, 1, 1 };
     const struct gguf_tensor *t = gguf_tensor(base, "blk.1.ffn_up_exps.weight");
@@ -195,7 +195,7 @@ static void test_sidecar(const struct gguf *base, enum dtype beside, enum dtype 
 
 void test_types(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     test_case("a device");
     if (!test_gpu())
         return;

@@ -33,7 +33,7 @@ static void mixed_experts(struct gguf_build *b, struct rng *r)
 
 static void compare(hlm *m)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct rng r = { 7 };
     uint32_t n_vocab = hlm_get_info(m).n_vocab;
     int32_t id[N_TOK];
@@ -52,7 +52,7 @@ static void compare(hlm *m)
         for (uint32_t i = N_TOK - 4; i < N_TOK; i++)
             CHECK_OK(hlm_session_eval(s, id + i, 1, got + (uint64_t)i * n_vocab, NULL, &err), err);
         struct diff d = diff_f64(got, want, (uint64_t)N_TOK * n_vocab);
-        log_msg(LOG_INFO, "  nmse %.3g", d.nmse);
+        log_msg(HLM_LOG_INFO, "  nmse %.3g", d.nmse);
         CHECK_MSG(d.nmse <= BOUND, "nmse %.3g, at most %.3g", d.nmse, BOUND);
     }
     hlm_session_destroy(s);
@@ -62,10 +62,10 @@ static void compare(hlm *m)
     free(want);
 }
 
-static void run(struct gguf_build *b, const struct err *why)
+static void run(struct gguf_build *b, const struct hlm_err *why)
 {
     char path[128];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snprintf(path, sizeof path, "%s/variant.gguf", test_tmp());
     if (!CHECK_OK(b != NULL, *why))
         return;
@@ -91,14 +91,14 @@ void test_variants(void)
         return;
     for (uint32_t a = 0; a < ARRAY_LEN(archs); a++)
         for (enum variant v = 0; v < VARIANT_COUNT; v++) {
-            struct err err = { 0 };
+            struct hlm_err err = { 0 };
             if (!variant_fits(v, archs[a]))
                 continue;
             test_case("%s: %s", archs[a], variant_name(v));
             run(variant_build(fixture("%s/base/model-f32.gguf", archs[a]), v, &err), &err);
         }
     for (uint32_t i = 0; i < ARRAY_LEN(step); i++) {
-        struct err err = { 0 };
+        struct hlm_err err = { 0 };
         struct rng r = { 100 + i };
         test_case("step35: %s", step[i].what);
         struct gguf_build *b = gb_from(fixture("step35/base/model-f32.gguf"), &err);

@@ -9,7 +9,7 @@
 
 bool train_run_model(struct train_run *r, struct gpu *g, const char *path, bool draft)
 {
-    struct err *err = &r->err;
+    struct hlm_err *err = &r->err;
     *r = (struct train_run){ 0 };
     r->file = gguf_open(path, err);
     r->m = r->file ? model_load(g, r->file, draft, err) : NULL;
@@ -18,7 +18,7 @@ bool train_run_model(struct train_run *r, struct gpu *g, const char *path, bool 
 
 static bool use(struct train_run *r, struct gguf *a)
 {
-    struct err *err = &r->err;
+    struct hlm_err *err = &r->err;
     struct gpu *g = r->m->gpu;
     struct lora_file *f = lora_file_check(a, 1, &r->m->base, err);
     r->set = f ? lora_set_create(g, &r->m->base, &f, 1, true, err) : NULL;
@@ -32,7 +32,7 @@ bool train_run_adapter(struct train_run *r, const char *path)
 
 bool train_run_fresh(struct train_run *r, const char *targets)
 {
-    struct err *err = &r->err;
+    struct hlm_err *err = &r->err;
     struct lora_targets t = { 0 };
     struct lora_fresh how = { .rank = 4, .alpha = 8, .seed = 5 };
     if (lora_find_targets(&r->m->base, targets, &t, err))
@@ -51,7 +51,7 @@ bool train_run_trainer(struct train_run *r, const struct train_params *p)
 
 void train_run_close(struct train_run *r)
 {
-    struct err none = { 0 };
+    struct hlm_err none = { 0 };
     train_destroy(r->t);
     if (r->m)
         lora_set_use(NULL, r->m->gpu, &r->m->base, &none);

@@ -10,7 +10,7 @@ struct train_run {
     struct trainer *t;
     uint8_t *fresh; /* an adapter in memory; NULL: it came from a file */
     uint64_t n_fresh;
-    struct err err;
+    struct hlm_err err;
 };
 
 /* A model on the device, with its draft blocks or without. False, and the open case failed. */

@@ -96,7 +96,7 @@ static float *padded_columns(const struct gguf_tensor *t, uint64_t more)
     return v;
 }
 
-static bool set_arrays(struct work *w, struct err *err)
+static bool set_arrays(struct work *w, struct hlm_err *err)
 {
     uint32_t *n_ff = mem_alloc(w->n_block, sizeof *n_ff), *n_used;
     uint32_t ff, used, n_moe = 0;
@@ -185,7 +185,7 @@ bool variant_fits(enum variant v, const char *arch)
     }
 }
 
-static bool apply(struct work *w, enum variant v, struct err *err)
+static bool apply(struct work *w, enum variant v, struct hlm_err *err)
 {
     switch (v) {
     case VARIANT_EPS:
@@ -206,7 +206,7 @@ static bool apply(struct work *w, enum variant v, struct err *err)
     }
 }
 
-struct gguf_build *variant_build(const char *path, enum variant v, struct err *err)
+struct gguf_build *variant_build(const char *path, enum variant v, struct hlm_err *err)
 {
     struct str arch = { 0 };
     struct work w = { .g = gguf_open(path, err), .rng = { 11 } };

@@ -23,4 +23,4 @@ const char *variant_name(enum variant v);
 /* True: the variant of an architecture says something that the file did not. */
 bool variant_fits(enum variant v, const char *arch);
 /* NULL with a reason when path is no f32 file of nemotron_h or nemotron_h_moe. gb_free() it. */
-struct gguf_build *variant_build(const char *path, enum variant v, struct err *err);
+struct gguf_build *variant_build(const char *path, enum variant v, struct hlm_err *err);

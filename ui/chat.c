@@ -116,7 +116,7 @@ static bool gone(void) { return !hlm_ok(talk.model); }
 /* One turn. The answer is on standard output; false: it failed, or was stopped before it began. */
 static bool turn(struct slash *s, const char *text)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct talk_turn got = { 0 };
     show_begin(s->show);
     bool ok = talk_say(s->talk, text, &got, &err);
@@ -198,7 +198,7 @@ static bool debug_number(const char *p, size_t n, const char *name, int32_t *to)
     return true;
 }
 
-static bool read_debug(struct err *err)
+static bool read_debug(struct hlm_err *err)
 {
     for (const char *p = o.debug ? o.debug : ""; *p; p += *p == ',') {
         size_t n = strcspn(p, ",");
@@ -215,7 +215,7 @@ static bool read_debug(struct err *err)
 
 /* What -p, -f and a pipe give together: NULL with a reason; with none, when it is to be a
  * conversation. */
-static char *one_message(struct err *err)
+static char *one_message(struct hlm_err *err)
 {
     char *text = NULL, *both = NULL;
     uint64_t n = 0;
@@ -254,7 +254,7 @@ static struct hlm_session_params session_params(void)
 
 /* The adapters, and a session, of a model that is dry: what does not fit is refused before anything
  * is loaded. Leaves the context that was chosen in o.n_ctx. */
-static bool check_size(hlm *m, struct err *err)
+static bool check_size(hlm *m, struct hlm_err *err)
 {
     params = session_params();
     if (!adapters_read(&adapters, o.lora.v, o.lora.n, err) ||
@@ -268,7 +268,7 @@ static bool check_size(hlm *m, struct err *err)
 }
 
 /* The session and the talk, with the flags on top of the model's own defaults. */
-static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
+static bool open_talk(hlm *m, int argc, char **argv, struct hlm_err *err)
 {
     params = session_params();
     if (!(session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, session, err))
@@ -282,7 +282,7 @@ static bool open_talk(hlm *m, int argc, char **argv, struct err *err)
         chat_by_name(o.format, hlm_file(m), &talk.format); /* main has seen that there is one */
         talk.think = talk.format.think;
     } else if (!talk.known) {
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: its chat template is of a kind that hlm does not know: using %s "
                 "(--chat-format chooses)",
                 o.model, talk.format.name);
@@ -304,7 +304,7 @@ static int chat(struct show *show, const char *text)
                        .adapters = &adapters,
                        .session = &session,
                        .params = &params };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (text)
         return chat_once(&s, text);
     if (o.lines)
@@ -325,7 +325,7 @@ static int chat(struct show *show, const char *text)
 /* --plan and --fit: exit code. */
 static int print_plan(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int rc = RC_FAILED;
     params = session_params();
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model,
@@ -337,7 +337,7 @@ static int print_plan(void)
     if (m && adapters_open(m, &o.lora, &err) &&
         (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
         rc = RC_OK;
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
     hlm_close(m);
     return rc;
@@ -345,7 +345,7 @@ static int print_plan(void)
 
 int main(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct show show = { .reasoning = true };
     struct chat_format format;
     int rc;
@@ -365,7 +365,7 @@ int main(int argc, char **argv)
     hlm *m = NULL;
     char *text = one_message(&err);
     rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
-    if (err.set || ui_interrupted())
+    if (err.kind || ui_interrupted())
         goto out;
     m = ui_open_model((struct hlm_params){ .model = o.model,
                                            .validate = o.validate,
@@ -391,7 +391,7 @@ int main(int argc, char **argv)
         rc = rc == RC_OK ? RC_FAILED : rc;
     }
 out:
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
     free(text);
     talk_finish(&talk);

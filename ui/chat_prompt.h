@@ -12,7 +12,7 @@ struct prompt {
 void prompt_free(struct prompt *p); /* takes a zeroed one */
 
 bool prompt_make(struct prompt *p, struct tok *tok, const struct chat_format *format,
-                 const struct chat_msg *msg, uint32_t n_msg, bool think, struct err *err);
+                 const struct chat_msg *msg, uint32_t n_msg, bool think, struct hlm_err *err);
 /* Which message the id at this place belongs to: its index, n for the generation prompt. */
 uint32_t prompt_msg_at(const struct prompt *p, uint32_t at);
 

@@ -45,7 +45,7 @@ static bool append_msg(json_t *list, const struct chat_msg *m)
     return ok;
 }
 
-bool talk_save(const struct talk *t, const char *path, struct err *err)
+bool talk_save(const struct talk *t, const char *path, struct hlm_err *err)
 {
     json_t *note = json_object(), *list = json_array();
     bool ok = json_object_set_new(note, "messages", list) == 0 &&
@@ -135,7 +135,7 @@ struct noted {
 };
 
 static bool read_note(const struct talk *t, const char *path, const char *text, uint64_t n_text,
-                      struct noted *got, struct err *err)
+                      struct noted *got, struct hlm_err *err)
 {
     json_t *note = json_loadb(text, (size_t)n_text, 0, NULL);
     const json_t *list = json_object_get(note, "messages"), *think = json_object_get(note, "think");
@@ -165,7 +165,7 @@ static bool read_note(const struct talk *t, const char *path, const char *text, 
     return fail(err, "%s: its messages are not as hlm-chat writes them", path);
 }
 
-bool talk_load(struct talk *t, const char *path, struct err *err)
+bool talk_load(struct talk *t, const char *path, struct hlm_err *err)
 {
     struct noted got = { 0 };
     void *seen = NULL, *note = NULL;

@@ -112,7 +112,7 @@ static void note_turn(const struct talk_turn *u)
 }
 
 void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
-              const struct err *err)
+              const struct hlm_err *err)
 {
     bar_clear();
     if (s->at == SHOW_REASONING) {
@@ -128,7 +128,7 @@ void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *t
                ui.program, turn->n_dropped_turns, turn->n_dropped_turns == 1 ? "" : "s",
                turn->n_dropped, (unsigned long long)(turn->n_read + turn->n_reread));
     if (!ok) {
-        if (err->set)
+        if (err->kind)
             ui_error("%s", err->msg);
         else
             ui_say("%s: stopped; the message is not in the history", ui.program);

@@ -16,5 +16,5 @@ void show_begin(struct show *s);
 /* Ends the answer's line, then says what is to be said about the turn. ok, turn, err: of talk_say.
  */
 void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
-              const struct err *err);
+              const struct hlm_err *err);
 void show_stats(const struct talk *t); /* /stats */

@@ -14,7 +14,7 @@ struct command {
 
 static enum slash_got do_help(struct slash *s, const char *arg);
 
-static enum slash_got complain(const struct err *err)
+static enum slash_got complain(const struct hlm_err *err)
 {
     ui_error("%s", err->msg);
     return SLASH_FAILED;
@@ -31,13 +31,13 @@ static enum slash_got do_clear(struct slash *s, const char *arg)
 
 static enum slash_got do_regen(struct slash *s, const char *arg)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct talk_turn turn = { 0 };
     (void)arg;
     show_begin(s->show);
     bool ok = talk_regen(s->talk, &turn, &err);
     show_end(s->show, s->talk, ok, &turn, &err);
-    return ok || !err.set ? SLASH_DONE : SLASH_FAILED;
+    return ok || !err.kind ? SLASH_DONE : SLASH_FAILED;
 }
 
 static enum slash_got do_undo(struct slash *s, const char *arg)
@@ -53,7 +53,7 @@ static enum slash_got do_undo(struct slash *s, const char *arg)
 
 static enum slash_got do_system(struct slash *s, const char *arg)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *now = talk_get_system(s->talk);
     if (!*arg) {
         ui_say("system message: %s", now ? now : "(none)");
@@ -69,7 +69,7 @@ static enum slash_got do_system(struct slash *s, const char *arg)
 static enum slash_got do_think(struct slash *s, const char *arg)
 {
     struct talk *t = s->talk;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (strcmp(arg, "show") == 0 || strcmp(arg, "hide") == 0) {
         s->show->reasoning = arg[0] == 's';
     } else if (strcmp(arg, "on") == 0 || strcmp(arg, "off") == 0) {
@@ -101,7 +101,7 @@ static void set_name(const struct flag *f, char *out, size_t size)
 
 static enum slash_got do_set(struct slash *s, const char *arg)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char name[32], value[32];
     if (!*arg) {
         for (uint32_t i = 0; i < s->flags->n_flag; i++) {
@@ -124,7 +124,7 @@ static enum slash_got do_set(struct slash *s, const char *arg)
         fail(&err, "/set %s: which value?", name);
     else
         flag_value(f, name, to, &err);
-    if (err.set)
+    if (err.kind)
         return complain(&err);
     flag_print(f, value, sizeof value);
     ui_note("%s is %s", name, value);
@@ -140,7 +140,7 @@ static void say_adapters(const struct adapters *a)
 }
 
 /* FILE[:SCALE] between blanks. */
-static bool read_adapters(const char *arg, struct adapters *a, struct err *err)
+static bool read_adapters(const char *arg, struct adapters *a, struct hlm_err *err)
 {
     const char *word[MAX_FLAG_LIST + 1];
     uint32_t n = 0;
@@ -157,7 +157,7 @@ static bool read_adapters(const char *arg, struct adapters *a, struct err *err)
 /* Caches and states were computed with the adapters before: the session goes with them. */
 static enum slash_got do_lora(struct slash *s, const char *arg)
 {
-    struct err err = { 0 }, lost = { 0 };
+    struct hlm_err err = { 0 }, lost = { 0 };
     struct adapters next = { 0 };
     hlm *m = s->talk->model;
     if (!*arg) {
@@ -199,10 +199,10 @@ static enum slash_got do_stats(struct slash *s, const char *arg)
 
 static enum slash_got do_save(struct slash *s, const char *arg)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!*arg)
         fail(&err, "/save: to which file?");
-    if (err.set || !talk_save(s->talk, arg, &err))
+    if (err.kind || !talk_save(s->talk, arg, &err))
         return complain(&err);
     ui_note("saved %u turns, %u tokens to %s", talk_n_turns(s->talk),
             hlm_session_n_past(s->talk->session), arg);
@@ -211,10 +211,10 @@ static enum slash_got do_save(struct slash *s, const char *arg)
 
 static enum slash_got do_load(struct slash *s, const char *arg)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!*arg)
         fail(&err, "/load: which file?");
-    if (err.set || !talk_load(s->talk, arg, &err))
+    if (err.kind || !talk_load(s->talk, arg, &err))
         return complain(&err);
     ui_note("loaded %u turns, %u tokens from %s; thinking is %s", talk_n_turns(s->talk),
             hlm_session_n_past(s->talk->session), arg, s->talk->think ? "on" : "off");

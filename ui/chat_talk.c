@@ -22,7 +22,7 @@ static char *copy(const char *s, uint64_t n)
 }
 
 /* Inserts an owned message at i; frees it when there is no memory. */
-static bool insert(struct talk *t, uint32_t i, struct chat_msg m, struct err *err)
+static bool insert(struct talk *t, uint32_t i, struct chat_msg m, struct hlm_err *err)
 {
     if (t->n_msg == t->cap) {
         uint32_t cap = t->cap ? 2 * t->cap : 16;
@@ -42,7 +42,7 @@ static bool insert(struct talk *t, uint32_t i, struct chat_msg m, struct err *er
     return true;
 }
 
-static bool add(struct talk *t, uint32_t i, const char *role, const char *text, struct err *err)
+static bool add(struct talk *t, uint32_t i, const char *role, const char *text, struct hlm_err *err)
 {
     struct chat_msg m = { .role = copy(role, strlen(role)), .content = copy(text, strlen(text)) };
     return insert(t, i, m, err);
@@ -68,7 +68,7 @@ static uint32_t oldest_end(const struct talk *t)
     return i;
 }
 
-bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct err *err)
+bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct hlm_err *err)
 {
     *t = (struct talk){ .model = model, .session = session, .tok = hlm_tok(model) };
     t->format = chat_detect(hlm_file(model), &t->known);
@@ -106,7 +106,7 @@ void talk_clear(struct talk *t)
     t->full = false;
 }
 
-bool talk_system(struct talk *t, const char *text, struct err *err)
+bool talk_system(struct talk *t, const char *text, struct hlm_err *err)
 {
     if (text && *text && !add(t, 0, "system", text, err))
         return false;
@@ -118,7 +118,7 @@ bool talk_system(struct talk *t, const char *text, struct err *err)
 
 const char *talk_get_system(const struct talk *t) { return n_system(t) ? t->msg[0].content : NULL; }
 
-bool talk_think(struct talk *t, bool on, struct err *err)
+bool talk_think(struct talk *t, bool on, struct hlm_err *err)
 {
     if (on && t->format.thinking == CHAT_NEVER_THINKS)
         return fail(err, "the chat format of this model (%s) has no thinking", t->format.name);
@@ -139,13 +139,13 @@ uint32_t talk_n_turns(const struct talk *t)
 /* ---- prompt ---------------------------------------------------------------------------------- */
 
 /* The ids of the history with a generation prompt behind it. */
-static bool make_prompt(struct talk *t, struct prompt *p, struct err *err)
+static bool make_prompt(struct talk *t, struct prompt *p, struct hlm_err *err)
 {
     return prompt_make(p, t->tok, &t->format, t->msg, t->n_msg, t->think, err);
 }
 
 /* The same of what never goes: the system message and the last one. */
-static bool make_least(struct talk *t, struct prompt *p, struct err *err)
+static bool make_least(struct talk *t, struct prompt *p, struct hlm_err *err)
 {
     struct chat_msg least[2];
     uint32_t n = n_system(t);
@@ -156,7 +156,8 @@ static bool make_least(struct talk *t, struct prompt *p, struct err *err)
 
 /* Makes the prompt fit. When the context is full - the last answer ended so, or this prompt leaves
  * no room for one - the oldest turns go until half of it is free. */
-static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn, struct err *err)
+static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
+                       struct hlm_err *err)
 {
     uint32_t n_ctx = hlm_session_n_ctx(t->session), room = min_u32(64, n_ctx / 8);
     if (!make_prompt(t, p, err))
@@ -214,7 +215,7 @@ static void answer_free(struct answer *a)
 
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c == '\t'; }
 
-static bool answer_push(struct talk *t, struct answer *a, int32_t id, struct err *err)
+static bool answer_push(struct talk *t, struct answer *a, int32_t id, struct hlm_err *err)
 {
     struct str s = tok_bytes(t->tok, id);
     /* Control tokens are no text, except the tags, which some files mark as such. */
@@ -325,7 +326,8 @@ static void show(struct talk *t, struct answer *a, bool last)
 /* Turns the answer into a message. The ids stay with it if its text begins and ends between two of
  * them. White space around it is cut only where the template would cut it: elsewhere the ids stand
  * for it. */
-static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *m, struct err *err)
+static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *m,
+                       struct hlm_err *err)
 {
     uint64_t from = a->content, to = a->n, i = 0, j = a->ids.n;
     while (t->format.trim && from < to && is_space(a->text[from]))
@@ -359,7 +361,7 @@ static bool answer_msg(struct talk *t, const struct answer *a, struct chat_msg *
 /* ---- turn ------------------------------------------------------------------------------------ */
 
 static bool generate(struct talk *t, struct answer *a, struct talk_turn *turn, double start_s,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     struct hlm_sampling sampling = t->sampling;
     sampling.seed = turn->seed;
@@ -413,7 +415,7 @@ static void count(struct talk *t, const struct hlm_stats *before, struct talk_tu
 }
 
 /* Answers the last message of the history. */
-static bool answer_turn(struct talk *t, struct talk_turn *turn, struct err *err)
+static bool answer_turn(struct talk *t, struct talk_turn *turn, struct hlm_err *err)
 {
     struct prompt p = { 0 };
     struct answer a = { 0 };
@@ -465,7 +467,7 @@ void talk_why(const struct talk_turn *turn, char *out, uint64_t size)
                  n ? "; " : "", f->n_evicted);
 }
 
-bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct err *err)
+bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct hlm_err *err)
 {
     if (!add(t, t->n_msg, "user", text, err))
         return false;
@@ -476,7 +478,7 @@ bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct e
     return false;
 }
 
-bool talk_regen(struct talk *t, struct talk_turn *turn, struct err *err)
+bool talk_regen(struct talk *t, struct talk_turn *turn, struct hlm_err *err)
 {
     uint32_t last = t->n_msg;
     if (last < 2 || !is_role(&t->msg[last - 1], "assistant"))

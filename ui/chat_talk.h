@@ -60,26 +60,26 @@ struct talk { /* the fields down to the line may be changed between turns */
 };
 
 /* The session must be fresh; model and session stay the caller's. */
-bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct err *err);
+bool talk_init(struct talk *t, hlm *model, hlm_session *session, struct hlm_err *err);
 /* A fresh session in place of the one before: the next turn reads the conversation anew. */
 void talk_renew(struct talk *t, hlm_session *session);
 void talk_finish(struct talk *t); /* takes a zeroed one */
 
 /* Adds a message and answers it. False with err: it failed; false without: stopped before the
  * answer began. The message is then not in the history. */
-bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct err *err);
+bool talk_say(struct talk *t, const char *text, struct talk_turn *turn, struct hlm_err *err);
 /* Answers the last message once more, with another seed. False as above: then the old answer stays.
  */
-bool talk_regen(struct talk *t, struct talk_turn *turn, struct err *err);
+bool talk_regen(struct talk *t, struct talk_turn *turn, struct hlm_err *err);
 /* Why the turn read more than the new message, in a few words: "" when it did not. */
 void talk_why(const struct talk_turn *turn, char *out, uint64_t size);
 bool talk_undo(struct talk *t);  /* forgets the last message and its answer; false: there is none */
 void talk_clear(struct talk *t); /* forgets all but the system message */
-bool talk_system(struct talk *t, const char *text, struct err *err); /* NULL or "": none */
-const char *talk_get_system(const struct talk *t);                   /* NULL: none */
-bool talk_think(struct talk *t, bool on, struct err *err); /* false: the format has no choice */
+bool talk_system(struct talk *t, const char *text, struct hlm_err *err); /* NULL or "": none */
+const char *talk_get_system(const struct talk *t);                       /* NULL: none */
+bool talk_think(struct talk *t, bool on, struct hlm_err *err); /* false: the format has no choice */
 /* The conversation with the session's state, to a file and back (chat_save.c). A load replaces the
  * conversation; one that is refused leaves everything as it was. */
-bool talk_save(const struct talk *t, const char *path, struct err *err);
-bool talk_load(struct talk *t, const char *path, struct err *err);
+bool talk_save(const struct talk *t, const char *path, struct hlm_err *err);
+bool talk_load(struct talk *t, const char *path, struct hlm_err *err);
 uint32_t talk_n_turns(const struct talk *t); /* in the history */

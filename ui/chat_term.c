@@ -161,7 +161,7 @@ static void need_utf8(void)
         setlocale(LC_CTYPE, "en_US.UTF-8");
 }
 
-struct term *term_open(const char *history_path, const char *const *words, struct err *err)
+struct term *term_open(const char *history_path, const char *const *words, struct hlm_err *err)
 {
     need_utf8();
     struct term *t = mem_alloc(1, sizeof *t);

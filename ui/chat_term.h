@@ -9,7 +9,7 @@ struct term;
 
 /* history: a file that is read now and written by term_close, or NULL. words: what Tab completes at
  * the beginning of a line, ended by NULL. NULL with a reason: no line editing can be had here. */
-struct term *term_open(const char *history, const char *const *words, struct err *err);
+struct term *term_open(const char *history, const char *const *words, struct hlm_err *err);
 void term_close(struct term *t); /* takes NULL */
 
 enum term_got {

@@ -28,14 +28,14 @@ static void before_message(void)
     bar_clear();
 }
 
-static void log_to_ui(void *user, enum log_level level, const char *msg)
+static void log_to_ui(void *user, enum hlm_log_level level, const char *msg)
 {
     static const char *const word[] = { "error", "warning", "info", "debug" };
     (void)user;
-    if (level <= LOG_WARN || (ui.verbose && level == LOG_INFO)) {
+    if (level <= HLM_LOG_WARN || (ui.verbose && level == HLM_LOG_INFO)) {
         before_message();
-        fprintf(stderr, "%s: %s%s%s\n", ui.program, level == LOG_INFO ? "" : word[level],
-                level == LOG_INFO ? "" : ": ", msg);
+        fprintf(stderr, "%s: %s%s%s\n", ui.program, level == HLM_LOG_INFO ? "" : word[level],
+                level == HLM_LOG_INFO ? "" : ": ", msg);
     }
     ui_event("log", "{s:s, s:s}", "level", word[level], "message", msg);
 }
@@ -273,17 +273,17 @@ void bar_clear(void)
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
-static int not_opened(const struct err *err)
+static int not_opened(const struct hlm_err *err)
 {
-    if (err->set)
+    if (err->kind)
         ui_error("%s", err->msg);
-    return err->set ? RC_FAILED : RC_INTERRUPTED;
+    return err->kind ? RC_FAILED : RC_INTERRUPTED;
 }
 
 hlm *ui_open_model(struct hlm_params params, int *rc)
 {
     struct bar bar = { .what = "loading", .bytes = true };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     params.device = ui.device;
     params.cache_dir = dir_cache();
     params.progress = bar_progress;
@@ -307,7 +307,7 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
 bool ui_load_model(hlm *m, int *rc)
 {
     struct bar bar = { .what = "loading", .bytes = true };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     double t0 = now_s();
     bool ok = hlm_load(m, bar_progress, &bar, &err);
     bar_clear();
@@ -320,7 +320,7 @@ bool ui_load_model(hlm *m, int *rc)
 int ui_list_devices(void)
 {
     struct hlm_device dev[16];
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int n = hlm_devices(dev, (int)ARRAY_LEN(dev), &err);
     if (n < 0) {
         ui_error("%s", err.msg);
@@ -391,7 +391,7 @@ char *text_copy(const char *s, uint64_t n)
     return out;
 }
 
-char *read_stdin(uint64_t *n, struct err *err)
+char *read_stdin(uint64_t *n, struct hlm_err *err)
 {
     char *text = NULL;
     uint64_t cap = 0;

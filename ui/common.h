@@ -95,7 +95,7 @@ struct num num_short(uint64_t n); /* "4.2 M" */
 
 char *text_copy(const char *s, uint64_t n); /* terminated; aborts nothing: NULL without memory */
 /* All of standard input, terminated. NULL with a reason. */
-char *read_stdin(uint64_t *n, struct err *err);
+char *read_stdin(uint64_t *n, struct hlm_err *err);
 
 /* $XDG_CACHE_HOME/hlm or ~/.cache/hlm, made when missing; NULL when there is none. Static memory.
  */

@@ -112,9 +112,9 @@ static json_t *to_json(const hlm *m, const struct hlm_counters *c)
 
 static void publish(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!w.tried && !(w.ring = ring_create(ui.program, 0, &err)))
-        log_msg(LOG_INFO, "%s: no monitor can watch this process", err.msg);
+        log_msg(HLM_LOG_INFO, "%s: no monitor can watch this process", err.msg);
     w.tried = true;
     if (w.ring)
         ring_publish(w.ring, &w.last);

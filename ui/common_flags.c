@@ -65,7 +65,8 @@ const struct flag *flag_named(const struct program *p, const char *name)
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
-static bool read_choice(const struct flag *f, const char *who, const char *value, struct err *err)
+static bool read_choice(const struct flag *f, const char *who, const char *value,
+                        struct hlm_err *err)
 {
     size_t len = strlen(value);
     int i = 0;
@@ -81,7 +82,8 @@ static bool read_choice(const struct flag *f, const char *who, const char *value
     }
 }
 
-static bool read_number(const struct flag *f, const char *who, const char *value, struct err *err)
+static bool read_number(const struct flag *f, const char *who, const char *value,
+                        struct hlm_err *err)
 {
     char *end = NULL;
     bool whole = f->type == FLAG_INT;
@@ -100,7 +102,7 @@ static bool read_number(const struct flag *f, const char *who, const char *value
     return true;
 }
 
-static bool read_seed(const struct flag *f, const char *who, const char *value, struct err *err)
+static bool read_seed(const struct flag *f, const char *who, const char *value, struct hlm_err *err)
 {
     uint64_t *to = f->to;
     if (strcmp(value, "-1") == 0) {
@@ -120,7 +122,8 @@ static bool read_seed(const struct flag *f, const char *who, const char *value, 
     return true;
 }
 
-static bool read_bytes(const struct flag *f, const char *who, const char *value, struct err *err)
+static bool read_bytes(const struct flag *f, const char *who, const char *value,
+                       struct hlm_err *err)
 {
     static const char units[] = "KMG";
     char *end = NULL;
@@ -142,7 +145,8 @@ static bool read_bytes(const struct flag *f, const char *who, const char *value,
     return true;
 }
 
-static bool add_to_list(const struct flag *f, const char *who, const char *value, struct err *err)
+static bool add_to_list(const struct flag *f, const char *who, const char *value,
+                        struct hlm_err *err)
 {
     struct flag_list *l = f->to;
     if (l->n == ARRAY_LEN(l->v))
@@ -151,7 +155,7 @@ static bool add_to_list(const struct flag *f, const char *who, const char *value
     return true;
 }
 
-bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err)
+bool flag_value(const struct flag *f, const char *who, const char *value, struct hlm_err *err)
 {
     switch (f->type) {
     case FLAG_TEXT: *(const char **)f->to = value; return true;
@@ -184,7 +188,7 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
 
 /* ---- the command line ------------------------------------------------------------------------ */
 
-static bool read_all(const struct program *p, int argc, char **argv, struct err *err)
+static bool read_all(const struct program *p, int argc, char **argv, struct hlm_err *err)
 {
     for (uint32_t i = 0; i < p->n_flag; i++)
         if (p->flag[i].type == FLAG_LIST) /* the line may be read again */
@@ -244,7 +248,7 @@ static void help_rows(const struct flag *flag, uint32_t n)
 
 bool flags_read(const struct program *p, int argc, char **argv, int *rc)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     ui.program = p->name;
     if (!read_all(p, argc, argv, &err)) {
         *rc = usage_error(p, "%s", err.msg);
@@ -272,7 +276,7 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
 
 void flags_again(const struct program *p, int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     bool ok = read_all(p, argc, argv, &err);
     HLM_ASSERT(ok); /* the same words were read before */
 }

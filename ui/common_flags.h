@@ -50,7 +50,7 @@ void flags_again(const struct program *p, int argc, char **argv);
 const struct flag *flag_named(const struct program *p, const char *name);
 /* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on
  * failure. */
-bool flag_value(const struct flag *f, const char *who, const char *value, struct err *err);
+bool flag_value(const struct flag *f, const char *who, const char *value, struct hlm_err *err);
 void flag_print(const struct flag *f, char *out, uint64_t size); /* its present value */
 
 /* "hlm-chat: what is wrong" and the usage line on standard error. Returns RC_USAGE. */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static bool read_one(struct hlm_lora *l, const char *word, struct err *err)
+static bool read_one(struct hlm_lora *l, const char *word, struct hlm_err *err)
 {
     const char *colon = strrchr(word, ':');
     uint64_t n = strlen(word);
@@ -28,7 +28,7 @@ static bool read_one(struct hlm_lora *l, const char *word, struct err *err)
     return true;
 }
 
-bool adapters_read(struct adapters *a, const char *const *word, uint32_t n, struct err *err)
+bool adapters_read(struct adapters *a, const char *const *word, uint32_t n, struct hlm_err *err)
 {
     *a = (struct adapters){ 0 };
     if (n > ARRAY_LEN(a->l))
@@ -50,7 +50,7 @@ void adapters_free(struct adapters *a)
     *a = (struct adapters){ 0 };
 }
 
-bool adapters_use(hlm *m, const struct adapters *a, struct err *err)
+bool adapters_use(hlm *m, const struct adapters *a, struct hlm_err *err)
 {
     if (!hlm_set_lora(m, a->l, a->n, err))
         return false;
@@ -61,7 +61,7 @@ bool adapters_use(hlm *m, const struct adapters *a, struct err *err)
     return true;
 }
 
-bool adapters_open(hlm *m, const struct flag_list *list, struct err *err)
+bool adapters_open(hlm *m, const struct flag_list *list, struct hlm_err *err)
 {
     struct adapters a;
     if (!list->n)

@@ -38,7 +38,7 @@ static void log_plan(const struct hlm_plan *plan, const struct hlm_info *i)
              (int)plan->fits);
 }
 
-bool plan_print(hlm *m, const struct hlm_session_params *params, struct err *err)
+bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
 {
     struct hlm_plan plan;
     struct hlm_info i = hlm_get_info(m);
@@ -67,10 +67,10 @@ bool plan_print(hlm *m, const struct hlm_session_params *params, struct err *err
 /* ---- what would have to go ------------------------------------------------------------------- */
 
 static bool print_option(hlm *m, const char *what, const struct hlm_session_params *p,
-                         struct err *err)
+                         struct hlm_err *err)
 {
     struct hlm_plan plan;
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     uint32_t longest = 0;
     if (!hlm_session_plan(m, p, &plan, &why)) { /* a limit of the device, mostly */
         printf("%-22s %8u  %-5s %s\n", what, p->n_ctx, kv_name(p->kv), why.msg);
@@ -93,7 +93,7 @@ static bool print_option(hlm *m, const char *what, const struct hlm_session_para
     return true;
 }
 
-bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct err *err)
+bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
 {
     struct hlm_info i = hlm_get_info(m);
     struct hlm_session_params base = *params, all;

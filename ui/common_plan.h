@@ -4,8 +4,8 @@
 #include "hlm.h"
 
 /* The plan, to the byte. False with the reason when it does not fit, after printing it. */
-bool plan_print(hlm *m, const struct hlm_session_params *params, struct err *err);
+bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 /* What was asked for and what would be cheaper, each with its cost and the longest context that
  * fits that way. */
-bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct err *err);
+bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 const char *kv_name(enum hlm_kv kv);

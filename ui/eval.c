@@ -83,7 +83,7 @@ static const struct program program = {
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-static bool tokenize(const struct gguf *g, struct err *err)
+static bool tokenize(const struct gguf *g, struct hlm_err *err)
 {
     struct tok *t = tok_create(g, err);
     struct tok_ids ids = { 0 };
@@ -114,7 +114,7 @@ static bool tokenize(const struct gguf *g, struct err *err)
     return ok;
 }
 
-static bool print_prompt(const struct gguf *g, struct err *err)
+static bool print_prompt(const struct gguf *g, struct hlm_err *err)
 {
     uint64_t len;
     uint32_t n = 0;
@@ -125,14 +125,14 @@ static bool print_prompt(const struct gguf *g, struct err *err)
     if (o.format)
         chat_by_name(o.format, g, &format); /* main has seen that there is one */
     else if (!exact)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: its chat template is of a kind that hlm does not know: using %s "
                 "(--chat-format chooses)",
                 gguf_path(g), format.name);
     char *json = file_read(o.chat, 1u << 28, &len, err);
     struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, &tools, err) : NULL;
     struct chat_input in = { .msg = msg, .n = n, .tools = tools };
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     bool ok = msg && (chat_render(&format, &in, true, !o.no_think, &p, &why) ||
                       fail(err, "%.160s: %s", o.chat, why.msg));
     if (ok)
@@ -152,7 +152,7 @@ struct out {
     FILE *f;
 };
 
-static bool out_open(struct out *f, const char *path, struct err *err)
+static bool out_open(struct out *f, const char *path, struct hlm_err *err)
 {
     struct stat st;
     f->path = path;
@@ -167,7 +167,7 @@ static bool out_open(struct out *f, const char *path, struct err *err)
 }
 
 /* n floats at float number `at`. The platform is little-endian, as GGUF is (file.c asserts it). */
-static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, struct err *err)
+static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, struct hlm_err *err)
 {
     if ((ftello(f->f) == (off_t)(at * sizeof *v) ||
          fseeko(f->f, (off_t)(at * sizeof *v), SEEK_SET) == 0) &&
@@ -176,7 +176,7 @@ static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, st
     return fail(err, "%s: %s", f->path, strerror(errno));
 }
 
-static bool out_close(struct out *f, bool keep, struct err *err)
+static bool out_close(struct out *f, bool keep, struct hlm_err *err)
 {
     bool ok = f->f != NULL;
     if (f->f && fclose(f->f) != 0 && keep)
@@ -200,7 +200,7 @@ struct id_list {
 
 static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
-static bool read_ids(struct id_list *l, struct err *err)
+static bool read_ids(struct id_list *l, struct hlm_err *err)
 {
     uint64_t len, cap = 0;
     uint32_t line = 1;
@@ -245,7 +245,7 @@ struct pieces {
     uint32_t *end, n;
 };
 
-static bool make_pieces(struct pieces *p, uint32_t n_ids, struct err *err)
+static bool make_pieces(struct pieces *p, uint32_t n_ids, struct hlm_err *err)
 {
     uint32_t n_prefill = o.decode_from < 0 ? n_ids : (uint32_t)o.decode_from, at = 0;
     if (n_prefill > n_ids)
@@ -277,7 +277,7 @@ static bool make_pieces(struct pieces *p, uint32_t n_ids, struct err *err)
 #define MAX_ROWS_BYTES (256u << 20)
 
 static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const struct pieces *p,
-                        struct err *err)
+                        struct hlm_err *err)
 {
     struct hlm_info info = hlm_get_info(m);
     struct out logits = { 0 }, hidden = { 0 };
@@ -316,7 +316,7 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
     return ok;
 }
 
-static bool print_greedy(hlm_session *s, struct err *err)
+static bool print_greedy(hlm_session *s, struct hlm_err *err)
 {
     struct hlm_sampling greedy = {
         .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
@@ -344,7 +344,7 @@ static void note_session(const hlm_session *s)
              (json_int_t)t.n_submit, "recordings", (json_int_t)t.n_record);
 }
 
-static int eval_ids(const struct id_list *l, const struct pieces *p, struct err *err)
+static int eval_ids(const struct id_list *l, const struct pieces *p, struct hlm_err *err)
 {
     uint64_t need = l->n + (o.greedy > 0 ? (uint64_t)o.greedy : 0);
     if (o.n_ctx && (uint64_t)o.n_ctx < need)
@@ -399,7 +399,7 @@ static bool tell(struct bar *bar, double *told_s, uint64_t done, uint64_t total,
 }
 
 static bool print_perplexity(hlm_session *s, const struct tok_ids *ids, uint32_t window,
-                             struct err *err)
+                             struct hlm_err *err)
 {
     struct bar bar = { .what = "reading" };
     double sum = 0, told_s = now_s(), *nll = mem_alloc(window, sizeof *nll);
@@ -426,7 +426,7 @@ static bool print_perplexity(hlm_session *s, const struct tok_ids *ids, uint32_t
 }
 
 static bool encode_text(hlm *m, const char *text, uint64_t len, struct tok_ids *ids,
-                        struct err *err)
+                        struct hlm_err *err)
 {
     if (!hlm_tok(m))
         return fail(err, "%s", hlm_tok_err(m));
@@ -435,7 +435,7 @@ static bool encode_text(hlm *m, const char *text, uint64_t len, struct tok_ids *
                                 ids->n, ids->n == 1 ? "" : "s"));
 }
 
-static int eval_text(const char *text, uint64_t len, struct err *err)
+static int eval_text(const char *text, uint64_t len, struct hlm_err *err)
 {
     int rc = RC_FAILED;
     uint32_t window = o.n_ctx ? (uint32_t)o.n_ctx : 512;
@@ -449,8 +449,8 @@ static int eval_text(const char *text, uint64_t len, struct err *err)
     bool ok = !o.n_ctx || window <= trained ||
               fail(err, "-c %u: %s was trained for %u tokens of context", window, o.model, trained);
     if (ok && window > trained)
-        log_msg(LOG_WARN, "%s was trained for %u tokens of context; windows have %u (-c)", o.model,
-                trained, window);
+        log_msg(HLM_LOG_WARN, "%s was trained for %u tokens of context; windows have %u (-c)",
+                o.model, trained, window);
     ok = ok && encode_text(m, text, len, &ids, err) && adapters_open(m, &o.lora, err);
     struct hlm_session_params params = { .n_ctx = min_u32(window, ids.n),
                                          .kv = (enum hlm_kv)o.kv,
@@ -466,7 +466,7 @@ static int eval_text(const char *text, uint64_t len, struct err *err)
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
-static int run_ids(struct err *err)
+static int run_ids(struct hlm_err *err)
 {
     struct id_list l = { 0 };
     struct pieces p = { 0 };
@@ -483,7 +483,7 @@ static int run_ids(struct err *err)
     return rc;
 }
 
-static int run_perplexity(struct err *err)
+static int run_perplexity(struct hlm_err *err)
 {
     uint64_t len;
     char *text = file_read(o.perplexity, 1u << 30, &len, err);
@@ -492,7 +492,7 @@ static int run_perplexity(struct err *err)
     return rc;
 }
 
-static int run_text(struct err *err)
+static int run_text(struct hlm_err *err)
 {
     struct gguf *g = gguf_open(o.model, err);
     bool ok = g && (o.tokenize ? tokenize(g, err) : print_prompt(g, err));
@@ -502,7 +502,7 @@ static int run_text(struct err *err)
 
 int main(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct chat_format format;
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
@@ -532,11 +532,11 @@ int main(int argc, char **argv)
         return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
 
     rc = o.ids ? run_ids(&err) : o.perplexity ? run_perplexity(&err) : run_text(&err);
-    if (rc == RC_USAGE && err.set)
+    if (rc == RC_USAGE && err.kind)
         usage_error(&program, "%s", err.msg);
-    else if (err.set)
+    else if (err.kind)
         ui_error("%s", err.msg);
-    if (rc == RC_FAILED && !err.set && ui_interrupted())
+    if (rc == RC_FAILED && !err.kind && ui_interrupted())
         rc = RC_INTERRUPTED;
     return ui_end(rc);
 }

@@ -80,7 +80,7 @@ struct ring_reader {
     uint32_t n_slot; /* as it was checked: the other side can write it */
 };
 
-static bool check_head(struct ring_reader *r, const char *name, struct err *err)
+static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *err)
 {
     const struct ring_head *h = r->head;
     uint64_t bytes = r->bytes;
@@ -100,7 +100,7 @@ static bool check_head(struct ring_reader *r, const char *name, struct err *err)
 
 /* Maps an object of this user for reading, whatever is in it. Anybody can put a FIFO by that name
  * there, and opening one must not wait. */
-static struct ring_head *map_name(const char *name, uint64_t *bytes, struct err *err)
+static struct ring_head *map_name(const char *name, uint64_t *bytes, struct hlm_err *err)
 {
     struct stat st;
     void *at = MAP_FAILED;
@@ -119,7 +119,7 @@ static struct ring_head *map_name(const char *name, uint64_t *bytes, struct err 
     return at == MAP_FAILED ? NULL : at;
 }
 
-struct ring_reader *ring_attach(uint64_t pid, struct err *err)
+struct ring_reader *ring_attach(uint64_t pid, struct hlm_err *err)
 {
     char name[NAME];
     name_of(pid, name);
@@ -222,7 +222,7 @@ static void walk(void (*fn)(void *user, uint64_t pid, const char *name), void *u
 
 static void sweep_one(void *user, uint64_t pid, const char *name)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t bytes;
     struct ring_head *h = map_name(name, &bytes, &err);
     bool is_ring = h && atomic_load_explicit(&h->magic, memory_order_acquire) == RING_MAGIC;
@@ -245,7 +245,7 @@ struct list {
 static void list_one(void *user, uint64_t pid, const char *name)
 {
     struct list *l = user;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct ring_reader *r = ring_attach(pid, &err);
     (void)name;
     if (r && alive(r->head)) {
@@ -340,7 +340,7 @@ static bool take_name(const char *name)
     return !theirs && shm_unlink(name) == 0;
 }
 
-static bool make(struct ring *r, uint32_t n_slot, struct err *err)
+static bool make(struct ring *r, uint32_t n_slot, struct hlm_err *err)
 {
     int flags = O_RDWR | O_CREAT | O_EXCL, fd = shm_open(r->name, flags, 0600);
     if (fd < 0 && errno == EEXIST && take_name(r->name))
@@ -364,7 +364,7 @@ static bool make(struct ring *r, uint32_t n_slot, struct err *err)
     return true;
 }
 
-struct ring *ring_create(const char *program, uint32_t n_slot, struct err *err)
+struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *err)
 {
     struct ring *r = mem_alloc(1, sizeof *r);
     if (!r) {

@@ -54,7 +54,7 @@ struct ring;
 
 /* Removes what dead processes of this user have left, then makes this process's own. n_slot 0:
  * RING_SLOTS. NULL with a reason: there is no shared memory; the program goes on without. */
-struct ring *ring_create(const char *program, uint32_t n_slot, struct err *err);
+struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *err);
 /* One more sample. */
 void ring_publish(struct ring *r, const struct hlm_counters *c);
 void ring_destroy(struct ring *r); /* takes NULL */
@@ -66,7 +66,7 @@ struct ring_reader;
 /* The processes of this user that have a ring. Returns how many, at most max filled. */
 uint32_t ring_list(uint64_t *pid, uint32_t max);
 /* NULL with a reason: there is none, it is another user's, another version's, not complete. */
-struct ring_reader *ring_attach(uint64_t pid, struct err *err);
+struct ring_reader *ring_attach(uint64_t pid, struct hlm_err *err);
 void ring_detach(struct ring_reader *r); /* takes NULL */
 const struct ring_head *ring_get_head(const struct ring_reader *r);
 

@@ -239,7 +239,7 @@ static void case_name(char out[64], const char *path)
     snprintf(out, 64, "%.*s", (int)strcspn(name, "."), name);
 }
 
-bool dump_rows(struct tune *u, struct err *err)
+bool dump_rows(struct tune *u, struct hlm_err *err)
 {
     struct data_params *p = &u->p.read;
     struct data d = { 0 };

@@ -26,7 +26,7 @@ static const struct program program = {
     .n_flag = ARRAY_LEN(flags),
 };
 
-static bool export(struct err *err)
+static bool export(struct hlm_err *err)
 {
     struct bar bar = { .what = "exporting", .bytes = true };
     struct hlm_peft_params p = {
@@ -51,7 +51,7 @@ static bool export(struct err *err)
 
 int tune_export(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
@@ -62,7 +62,7 @@ int tune_export(int argc, char **argv)
     if (!o.out)
         return usage_error(&program, "nowhere to write: -o FOLDER");
     bool ok = export(&err);
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
-    return ui_end(ok ? RC_OK : !err.set && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
+    return ui_end(ok ? RC_OK : !err.kind && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
 }

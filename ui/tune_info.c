@@ -73,7 +73,7 @@ static void count(struct adapter *d, const struct gguf_tensor *a, const struct g
     d->bytes += a->n_bytes + (b ? b->n_bytes : 0);
 }
 
-static bool read_pair(struct adapter *d, const struct gguf_tensor *t, struct err *err)
+static bool read_pair(struct adapter *d, const struct gguf_tensor *t, struct hlm_err *err)
 {
     char name[128];
     size_t n = strlen(t->name) - strlen(".lora_a");
@@ -94,7 +94,7 @@ static bool read_pair(struct adapter *d, const struct gguf_tensor *t, struct err
     return true;
 }
 
-static bool read_tensors(struct adapter *d, struct err *err)
+static bool read_tensors(struct adapter *d, struct hlm_err *err)
 {
     uint64_t n = gguf_n_tensor(d->g);
     if (!(d->kind = mem_alloc(n + 1, sizeof *d->kind)))
@@ -120,7 +120,7 @@ static bool read_tensors(struct adapter *d, struct err *err)
     return n > 0 || fail(err, "%s: there is no tensor in it", gguf_path(d->g));
 }
 
-static bool key_is(const struct gguf *g, const char *key, const char *want, struct err *err)
+static bool key_is(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
 {
     struct str s = { 0 };
     if (!gguf_str(g, key, REQUIRED, &s, err))
@@ -183,7 +183,7 @@ static void print_all(const struct adapter *d)
              "makes\na pair that it loads.");
 }
 
-static bool info(const char *path, struct err *err)
+static bool info(const char *path, struct hlm_err *err)
 {
     struct adapter d = { .g = gguf_open(path, err) };
     struct str arch;
@@ -203,7 +203,7 @@ static bool info(const char *path, struct err *err)
 
 int tune_info(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const char *path = NULL;
     int rc;
     if (argc > 1 && argv[1][0] != '-') {
@@ -216,7 +216,7 @@ int tune_info(int argc, char **argv)
     if (!path)
         return ui_end(usage_error(&program, "no adapter: hlm-tune info ADAPTER.gguf"));
     bool ok = info(path, &err);
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
     return ui_end(ok ? RC_OK : RC_FAILED);
 }

@@ -66,7 +66,7 @@ static bool is_stopped(struct tune *u)
 }
 
 /* False with err unset: interrupted. */
-static bool validate(struct loop *l, struct err *err)
+static bool validate(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
@@ -88,7 +88,7 @@ static bool validate(struct loop *l, struct err *err)
     return true;
 }
 
-static bool sample(struct loop *l, struct err *err)
+static bool sample(struct loop *l, struct hlm_err *err)
 {
     uint64_t step = hlm_tune_get_info(l->u->t).step;
     if (!l->u->samples.n || l->sampled == step + 1 || !due(step, l->valid_every, l->n_step))
@@ -97,7 +97,7 @@ static bool sample(struct loop *l, struct err *err)
     return print_samples(l->u, step, err);
 }
 
-static bool save(struct loop *l, struct err *err)
+static bool save(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     double t0 = now_s();
@@ -114,7 +114,7 @@ static bool save(struct loop *l, struct err *err)
 /* A checkpoint that cannot be written is told, and the run goes on: those before stand. */
 static bool save_due(struct loop *l)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
     bool best = i.step && i.best_loss < INFINITY && i.best_step == i.step;
     bool last = l->stopped || i.step >= l->n_step;
@@ -137,7 +137,7 @@ char *best_path(const char *out)
     return path;
 }
 
-static bool test(struct loop *l, const char *what, struct err *err)
+static bool test(struct loop *l, const char *what, struct hlm_err *err)
 {
     struct hlm_tune_loss v;
     struct bar bar = { .what = "testing" };
@@ -153,7 +153,7 @@ static bool test(struct loop *l, const char *what, struct err *err)
 }
 
 /* The adapter as it is now and, where there was validation, the best one beside it. */
-static bool finish(struct loop *l, struct err *err)
+static bool finish(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
@@ -192,7 +192,7 @@ static bool finish(struct loop *l, struct err *err)
 
 /* ---- the loop -------------------------------------------------------------------------------- */
 
-static int interrupted(struct loop *l, struct err *err)
+static int interrupted(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     bool any = hlm_tune_get_info(u->t).step > 0;
@@ -204,7 +204,7 @@ static int interrupted(struct loop *l, struct err *err)
     return RC_INTERRUPTED;
 }
 
-static bool step(struct loop *l, struct err *err)
+static bool step(struct loop *l, struct hlm_err *err)
 {
     if (!hlm_tune_do_step(l->u->t, &l->last, err))
         return false;
@@ -218,7 +218,7 @@ static bool step(struct loop *l, struct err *err)
     return true;
 }
 
-static bool prepare(struct loop *l, struct err *err)
+static bool prepare(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     const char *from = NULL;
@@ -246,7 +246,7 @@ static bool prepare(struct loop *l, struct err *err)
     return true;
 }
 
-int tune_loop(struct tune *u, struct err *err)
+int tune_loop(struct tune *u, struct hlm_err *err)
 {
     struct loop l = { .u = u };
     bool saved = true;
@@ -254,7 +254,7 @@ int tune_loop(struct tune *u, struct err *err)
         return RC_FAILED;
     ui_interrupt_twice();
     for (;;) {
-        if (!ui_interrupted() && (!validate(&l, err) || !sample(&l, err)) && err->set)
+        if (!ui_interrupted() && (!validate(&l, err) || !sample(&l, err)) && err->kind)
             return RC_FAILED;
         if (ui_interrupted())
             return interrupted(&l, err);
@@ -268,7 +268,7 @@ int tune_loop(struct tune *u, struct err *err)
         ui_kernels(u->m);
     bool ok = finish(&l, err); /* also where the last checkpoint could not be written */
     hlm_idle(u->m);
-    if (!ok && !err->set)
+    if (!ok && !err->kind)
         return RC_INTERRUPTED;
     return ok && saved ? RC_OK : RC_FAILED;
 }

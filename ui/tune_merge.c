@@ -72,7 +72,7 @@ static void on_tensor(void *user, const struct hlm_merged *m)
              "to", m->to, "gate", m->gate, "size", m->size, "kept", m->kept, "noise", m->noise);
 }
 
-static bool merge(struct err *err)
+static bool merge(struct hlm_err *err)
 {
     struct adapters a;
     struct hlm_merge_adapter list[MAX_FLAG_LIST];
@@ -99,7 +99,7 @@ static bool merge(struct err *err)
                   : hlm_merge(&p, &sum, err);
     bar_clear();
     if (ok && t.n_loud)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "in %u of %u matrices rounding drowns the adapter (noise above 1, or "
                 "less than half of it kept): a finer --merge-type keeps more",
                 t.n_loud, t.n_matrix);
@@ -116,7 +116,7 @@ static bool merge(struct err *err)
 
 int tune_merge(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
@@ -129,7 +129,7 @@ int tune_merge(int argc, char **argv)
     if (o.gates_only && (o.lora.n != 1 || o.type))
         return usage_error(&program, "--gates-only takes one --lora and no --merge-type");
     bool ok = merge(&err);
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
-    return ui_end(ok ? RC_OK : !err.set && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
+    return ui_end(ok ? RC_OK : !err.kind && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
 }

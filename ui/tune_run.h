@@ -34,16 +34,16 @@ void doctor_plan(struct tune *u, FILE *to);
 /* What it will take, from a measured row. */
 void doctor_time(struct tune *u, double row_s, FILE *to);
 /* Rows in the order of the file as JSON; needs no device. */
-bool dump_rows(struct tune *u, struct err *err);
+bool dump_rows(struct tune *u, struct hlm_err *err);
 
 /* ---- the run (tune_loop.c) ------------------------------------------------------------------- */
 
 /* From the model's weights to the adapter on disk: the exit code. */
-int tune_loop(struct tune *u, struct err *err);
+int tune_loop(struct tune *u, struct hlm_err *err);
 /* Where the best adapter goes, beside the last: OUT-best.gguf. Fresh memory, or NULL. */
 char *best_path(const char *out);
 /* Text behind a prompt as the model is now, on standard output (tune_sample.c). */
-bool print_samples(struct tune *u, uint64_t step, struct err *err);
+bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err);
 
 struct span {
     char s[48];

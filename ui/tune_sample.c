@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* As hlm-chat would send it without thinking; with --raw-completion as it stands. */
-static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct err *err)
+static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct hlm_err *err)
 {
     struct chat_msg msg = { .role = "user", .content = (char *)(uintptr_t)text };
     struct chat_prompt prompt;
@@ -24,7 +24,7 @@ static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct
 }
 
 /* The answer's text into *out, fresh memory. */
-static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct err *err)
+static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .temp = 0, .repeat_penalty = 1 };
     struct tok *tok = hlm_tok(u->m);
@@ -52,7 +52,7 @@ static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct
     return ok || fail(err, "out of memory for a sample");
 }
 
-bool print_samples(struct tune *u, uint64_t step, struct err *err)
+bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err)
 {
     bool ok = true;
     for (uint32_t i = 0; ok && i < u->samples.n && !ui_interrupted(); i++) {

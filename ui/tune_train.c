@@ -146,7 +146,7 @@ static const struct program program = {
 /* ---- what the flags mean together ------------------------------------------------------------ */
 
 /* The options of the file of rows, and over them what the line says. */
-static bool take_file_options(int argc, char **argv, struct err *err)
+static bool take_file_options(int argc, char **argv, struct hlm_err *err)
 {
     struct data_options *p = &o.p.o;
     if (!hlm_tune_options(o.p.ids_json, p, err))
@@ -171,7 +171,7 @@ static bool has_word(const char *list, const char *word)
     return false;
 }
 
-static bool settle(int argc, char **argv, struct err *err)
+static bool settle(int argc, char **argv, struct hlm_err *err)
 {
     struct data_options *p = &o.p.o;
     if (o.p.ids_json && !take_file_options(argc, argv, err))
@@ -239,7 +239,7 @@ static const char *misfit(void)
 }
 
 /* A run of hours must not end with a folder that is not there. */
-static bool may_write(const char *path, struct err *err)
+static bool may_write(const char *path, struct hlm_err *err)
 {
     struct file_out *f = path ? file_out_begin(path, err) : NULL;
     file_out_drop(f);
@@ -247,7 +247,7 @@ static bool may_write(const char *path, struct err *err)
 }
 
 /* What is written must not take the place of what is read: a model is not learnt again. */
-static bool check_outputs(struct err *err)
+static bool check_outputs(struct hlm_err *err)
 {
     const char *in[] = { o.model, o.p.data, o.p.ids_json, o.p.init_lora };
     char *best = o.out ? best_path(o.out) : NULL;
@@ -262,7 +262,7 @@ static bool check_outputs(struct err *err)
 }
 
 /* Where checkpoints go, and that it is not another run's place. */
-static bool find_folder(struct err *err)
+static bool find_folder(struct hlm_err *err)
 {
     size_t n = o.out ? strlen(o.out) + 6 : 0;
     o.saves = o.p.data || o.save_every || o.checkpoints;
@@ -285,7 +285,7 @@ static bool find_folder(struct err *err)
 /* ---- start ----------------------------------------------------------------------------------- */
 
 /* Everything that can be known before the model's weights are there. */
-static bool look(struct err *err)
+static bool look(struct hlm_err *err)
 {
     FILE *to = o.dry_run || o.plan ? stdout : stderr;
     if (!(o.t = hlm_tune_open(o.m, &o.p, err)))
@@ -299,7 +299,7 @@ static bool look(struct err *err)
     return true;
 }
 
-static bool measure(struct err *err)
+static bool measure(struct hlm_err *err)
 {
     double row_s;
     if (!hlm_tune_begin(o.t, NULL, err) || !hlm_tune_measure(o.t, &row_s, err))
@@ -308,7 +308,7 @@ static bool measure(struct err *err)
     return true;
 }
 
-static int train(struct err *err)
+static int train(struct hlm_err *err)
 {
     int rc = RC_FAILED;
     if (!(o.m = ui_open_model((struct hlm_params){ .model = o.model,
@@ -343,7 +343,7 @@ static int train(struct err *err)
 
 int tune_train(int argc, char **argv)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     int rc;
     o = (struct tune){
         .p = hlm_tune_defaults(), .n_sample = 64, .keep = 2, .lr_min = -1, .mtp = -1
@@ -360,9 +360,9 @@ int tune_train(int argc, char **argv)
         rc = dump_rows(&o, &err) ? RC_OK : RC_FAILED;
     else
         rc = train(&err);
-    if (err.set)
+    if (err.kind)
         ui_error("%s", err.msg);
-    if (rc == RC_FAILED && !err.set && ui_interrupted())
+    if (rc == RC_FAILED && !err.kind && ui_interrupted())
         rc = RC_INTERRUPTED;
     hlm_session_destroy(o.session);
     hlm_tune_close(o.t);

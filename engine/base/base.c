@@ -10,14 +10,14 @@
 #include <stdlib.h>
 #include <time.h>
 
-bool fail(struct err *err, const char *fmt, ...)
+bool fail(struct hlm_err *err, const char *fmt, ...)
 {
-    if (err && !err->set) {
+    if (err && !err->kind) {
         va_list ap;
         va_start(ap, fmt);
         vsnprintf(err->msg, sizeof err->msg, fmt, ap);
         va_end(ap);
-        err->set = true;
+        err->kind = true;
     }
     return false;
 }
@@ -30,11 +30,11 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line)
 
 static struct {
     pthread_mutex_t lock;
-    log_fn fn;
+    hlm_log_fn fn;
     void *user;
 } sink = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-void log_sink(log_fn fn, void *user)
+void log_sink(hlm_log_fn fn, void *user)
 {
     pthread_mutex_lock(&sink.lock);
     sink.fn = fn;
@@ -42,7 +42,7 @@ void log_sink(log_fn fn, void *user)
     pthread_mutex_unlock(&sink.lock);
 }
 
-void log_msg(enum log_level level, const char *fmt, ...)
+void log_msg(enum hlm_log_level level, const char *fmt, ...)
 {
     char msg[1024];
     va_list ap;

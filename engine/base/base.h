@@ -16,13 +16,13 @@
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* One reason why a call failed. Zero it before use; the first message wins. */
-struct err {
-    bool set;
+struct hlm_err {
+    bool kind;
     char msg[512];
 };
 
 /* Keeps the first message in err (which may be NULL). Always false, so `return fail(err, ...)`. */
-bool fail(struct err *err, const char *fmt, ...) HLM_PRINTF(2, 3);
+bool fail(struct hlm_err *err, const char *fmt, ...) HLM_PRINTF(2, 3);
 
 /* Aborts with file, line and the condition. On in every build. Never for input. */
 #define HLM_ASSERT(cond) ((cond) ? (void)0 : hlm_assert_failed(#cond, __FILE__, __LINE__))
@@ -30,10 +30,10 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line);
 
 /* The engine prints nothing by itself: a program installs a sink. Without one, messages are
  * dropped. The sink may be called from helper threads, one call at a time. */
-enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
-typedef void (*log_fn)(void *user, enum log_level level, const char *msg);
-void log_sink(log_fn fn, void *user);
-void log_msg(enum log_level level, const char *fmt, ...) HLM_PRINTF(2, 3);
+enum hlm_log_level { HLM_LOG_ERROR, HLM_LOG_WARN, HLM_LOG_INFO, HLM_LOG_DEBUG };
+typedef void (*hlm_log_fn)(void *user, enum hlm_log_level level, const char *msg);
+void log_sink(hlm_log_fn fn, void *user);
+void log_msg(enum hlm_log_level level, const char *fmt, ...) HLM_PRINTF(2, 3);
 
 /* Sizes from files: false on overflow, and *out is then left alone. */
 bool size_mul(uint64_t a, uint64_t b, uint64_t *out);

@@ -84,14 +84,14 @@ static uint64_t load(const uint8_t *p, uint32_t n)
 /* What a message is about: the file, and "key 'x'" or, before its name is known, "key 3 of 9". */
 struct place {
     const struct gguf *g;
-    struct err *err;
+    struct hlm_err *err;
     const char *kind;
     uint64_t i, n; /* counted from 1; n = 0: there is only one */
     struct str name;
 };
 
 /* Text from outside, made fit for one line of a terminal. A long one loses its middle, so that
- * path, name and reason fit together into a struct err. */
+ * path, name and reason fit together into a struct hlm_err. */
 struct shown {
     char s[256];
 };
@@ -133,7 +133,7 @@ static bool bad(const struct place *at, const char *fmt, ...)
     return fail(at->err, "%s: %s: %s", show_path(at->g->path).s, where, what);
 }
 
-bool gguf_refuse(const struct gguf *g, const char *key, struct err *err, const char *fmt, ...)
+bool gguf_refuse(const struct gguf *g, const char *key, struct hlm_err *err, const char *fmt, ...)
 {
     struct place at = { .g = g, .err = err, .kind = "key", .name = { key, strlen(key) } };
     char what[400];
@@ -496,7 +496,7 @@ static bool place_tensors(struct reader *r)
 
 /* Takes over the mapping, also when it fails. */
 static struct gguf *gguf_new(const char *path, const uint8_t *bytes, uint64_t n, bool mapped,
-                             struct err *err)
+                             struct hlm_err *err)
 {
     struct gguf *g = mem_alloc(1, sizeof *g);
     char *copy = mem_alloc(strlen(path) + 1, 1);
@@ -521,12 +521,12 @@ static struct gguf *gguf_new(const char *path, const uint8_t *bytes, uint64_t n,
     return NULL;
 }
 
-struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, struct err *err)
+struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, struct hlm_err *err)
 {
     return gguf_new(name, bytes, n, false, err);
 }
 
-struct gguf *gguf_open_alone(const char *path, struct err *err)
+struct gguf *gguf_open_alone(const char *path, struct hlm_err *err)
 {
     void *map = NULL;
     struct stat st;
@@ -552,13 +552,13 @@ struct gguf *gguf_open_alone(const char *path, struct err *err)
     return gguf_new(path, map, (uint64_t)st.st_size, true, err);
 }
 
-static struct gguf *open_by_path(void *user, const char *path, struct err *err)
+static struct gguf *open_by_path(void *user, const char *path, struct hlm_err *err)
 {
     (void)user;
     return gguf_open_alone(path, err);
 }
 
-struct gguf *gguf_open(const char *path, struct err *err)
+struct gguf *gguf_open(const char *path, struct hlm_err *err)
 {
     struct gguf *g = gguf_open_alone(path, err);
     return g ? gguf_join(g, open_by_path, NULL, err) : NULL;
@@ -572,7 +572,7 @@ static void drop_tensors(struct gguf *g)
     index_finish(&g->tensor_index);
 }
 
-bool gguf_adopt(struct gguf *g, struct gguf **part, uint32_t n, struct err *err)
+bool gguf_adopt(struct gguf *g, struct gguf **part, uint32_t n, struct hlm_err *err)
 {
     struct place at = { .g = g, .err = err, .kind = "header" };
     uint64_t n_tensor = g->n_tensor, i_all = 0;
@@ -693,7 +693,7 @@ struct wanted {
 #define ONE_VALUE UINT64_MAX /* as the length of an array: no array will do */
 
 static struct wanted want(const struct gguf *g, const char *key, enum gguf_need need,
-                          uint64_t array_len, struct err *err)
+                          uint64_t array_len, struct hlm_err *err)
 {
     struct wanted w = { gguf_kv(g, key),
                         true,
@@ -765,14 +765,14 @@ static bool f32_at(const struct wanted *w, uint64_t i, float *v)
 }
 
 bool gguf_u32(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
-              struct err *err)
+              struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
     return w.kv ? u32_at(&w, 0, v) : w.ok;
 }
 
 bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
-                   uint64_t n, struct err *err)
+                   uint64_t n, struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, n, err);
     for (uint64_t i = 0; w.kv && w.ok && i < n; i++)
@@ -780,14 +780,15 @@ bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, u
     return w.ok;
 }
 
-bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v, struct err *err)
+bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
+               struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
     return w.kv ? bool_at(&w, 0, v) : w.ok;
 }
 
 bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v, uint64_t n,
-                    struct err *err)
+                    struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, n, err);
     for (uint64_t i = 0; w.kv && w.ok && i < n; i++)
@@ -795,14 +796,15 @@ bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, 
     return w.ok;
 }
 
-bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float *v, struct err *err)
+bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float *v,
+              struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
     return w.kv ? f32_at(&w, 0, v) : w.ok;
 }
 
 bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v, uint64_t n,
-                   struct err *err)
+                   struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, n, err);
     for (uint64_t i = 0; w.kv && w.ok && i < n; i++)
@@ -811,7 +813,7 @@ bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, f
 }
 
 bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct str *v,
-              struct err *err)
+              struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
     if (!w.kv)

@@ -25,7 +25,7 @@ bool folder_is(const char *path)
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-bool folder_make(const char *path, struct err *err)
+bool folder_make(const char *path, struct hlm_err *err)
 {
     if (folder_is(path))
         return true;
@@ -39,7 +39,7 @@ bool folder_make(const char *path, struct err *err)
 }
 
 bool folder_each(const char *path, void (*fn)(void *user, const char *name), void *user,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     DIR *d = opendir(path);
     if (!d)
@@ -92,7 +92,7 @@ static void finish(struct folder_out *f)
     *f = (struct folder_out){ 0 };
 }
 
-bool folder_begin(struct folder_out *f, const char *path, struct err *err)
+bool folder_begin(struct folder_out *f, const char *path, struct hlm_err *err)
 {
     size_t n = strlen(path) + 1, size = n + 48;
     *f = (struct folder_out){ mem_alloc(size, 1), mem_alloc(n, 1) };
@@ -114,7 +114,7 @@ bool folder_begin(struct folder_out *f, const char *path, struct err *err)
     return true;
 }
 
-bool folder_end(struct folder_out *f, struct err *err)
+bool folder_end(struct folder_out *f, struct hlm_err *err)
 {
     file_sync_folder(f->tmp);
     if (file_is_faulty() || rename(f->tmp, f->path)) {

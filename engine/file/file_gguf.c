@@ -96,7 +96,7 @@ bool gguf_out_pad(struct gguf_out *o)
     return !o->failed;
 }
 
-bool gguf_out_to_file(void *user, const void *bytes, uint64_t n, struct err *err)
+bool gguf_out_to_file(void *user, const void *bytes, uint64_t n, struct hlm_err *err)
 {
     return file_out_put(user, bytes, n, err);
 }

@@ -8,7 +8,7 @@
 
 /* ---- checksums ------------------------------------------------------------------------------- */
 
-struct sum *sum_begin(struct err *err)
+struct sum *sum_begin(struct hlm_err *err)
 {
     XXH3_state_t *x = XXH3_createState();
     if (!x || XXH3_128bits_reset(x) != XXH_OK) {
@@ -86,7 +86,7 @@ static void add_tensor(struct sum *s, const struct gguf_tensor *t)
     sum_add(s, t->data + (t->n_bytes - n), n);
 }
 
-bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct err *err)
+bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
     if (!s)

@@ -119,7 +119,7 @@ static void out_free(struct file_out *f)
     free(f);
 }
 
-bool file_may_write(const char *path, struct err *err)
+bool file_may_write(const char *path, struct hlm_err *err)
 {
     struct stat st;
     return stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
@@ -133,7 +133,7 @@ bool file_same(const char *a, const char *b)
            (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
-struct file_out *file_out_begin(const char *path, struct err *err)
+struct file_out *file_out_begin(const char *path, struct hlm_err *err)
 {
     if (!file_may_write(path, err))
         return NULL;
@@ -165,12 +165,12 @@ static void out_write(struct file_out *f, const uint8_t *p, uint64_t n)
         f->why = errno;
 }
 
-static bool out_failed(const struct file_out *f, struct err *err)
+static bool out_failed(const struct file_out *f, struct hlm_err *err)
 {
     return f->why && !fail(err, "%.300s: cannot write: %s", f->path, strerror(f->why));
 }
 
-bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err *err)
+bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct hlm_err *err)
 {
     if (n > OUT_BYTES - f->n) {
         out_write(f, f->buf, f->n);
@@ -185,14 +185,14 @@ bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct err 
     return !out_failed(f, err);
 }
 
-const char *file_out_flush(struct file_out *f, struct err *err)
+const char *file_out_flush(struct file_out *f, struct hlm_err *err)
 {
     out_write(f, f->buf, f->n);
     f->n = 0;
     return out_failed(f, err) ? NULL : f->tmp;
 }
 
-bool file_out_end(struct file_out *f, struct err *err)
+bool file_out_end(struct file_out *f, struct hlm_err *err)
 {
     out_write(f, f->buf, f->n);
     if (!f->why && (file_is_faulty() || fsync(f->fd)))
@@ -220,7 +220,7 @@ void file_out_drop(struct file_out *f)
     out_free(f);
 }
 
-bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct err *err)
+bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct hlm_err *err)
 {
     struct file_out *f = file_out_begin(path, err);
     if (!f)
@@ -231,7 +231,7 @@ bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct e
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-bool file_in_open(struct file_in *f, const char *path, struct err *err)
+bool file_in_open(struct file_in *f, const char *path, struct hlm_err *err)
 {
     struct stat st;
     *f = (struct file_in){ .path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) };
@@ -247,7 +247,7 @@ bool file_in_open(struct file_in *f, const char *path, struct err *err)
     return false;
 }
 
-bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, struct err *err)
+bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, struct hlm_err *err)
 {
     uint8_t *p = to;
     if (at > f->bytes || n > f->bytes - at)
@@ -279,7 +279,7 @@ void file_in_close(struct file_in *f)
     *f = (struct file_in){ .fd = -1 };
 }
 
-char *file_read(const char *path, uint64_t max, uint64_t *n, struct err *err)
+char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err)
 {
     FILE *f = fopen(path, "rb");
     if (!f) {

@@ -21,7 +21,7 @@ struct part { /* what a file says of itself */
     uint32_t no, count, total;
 };
 
-static bool read_part(const struct gguf *g, struct part *p, struct err *err)
+static bool read_part(const struct gguf *g, struct part *p, struct hlm_err *err)
 {
     return gguf_u32(g, KEY_NO, REQUIRED, &p->no, err) &&
            gguf_u32(g, KEY_COUNT, REQUIRED, &p->count, err) &&
@@ -60,7 +60,7 @@ static char *path_of(const struct gguf *g, const struct part *own, uint32_t i_pa
 }
 
 /* A part that is not the first was opened: says which one to open. */
-static bool refuse_later(const struct gguf *g, const struct part *own, struct err *err)
+static bool refuse_later(const struct gguf *g, const struct part *own, struct hlm_err *err)
 {
     bool named;
     char *first = path_of(g, own, 0, &named);
@@ -76,7 +76,7 @@ static bool refuse_later(const struct gguf *g, const struct part *own, struct er
 }
 
 /* Whether the opened file is a first part; false with a reason when it cannot be one. */
-static bool check_first(const struct gguf *g, const struct part *own, struct err *err)
+static bool check_first(const struct gguf *g, const struct part *own, struct hlm_err *err)
 {
     bool named;
     if (own->count > MAX_PARTS)
@@ -96,7 +96,7 @@ static bool check_first(const struct gguf *g, const struct part *own, struct err
 }
 
 static bool check_part(const struct gguf *g, const struct part *first, uint32_t i_part,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     struct part p;
     if (!read_part(g, &p, err))
@@ -115,7 +115,7 @@ static bool check_part(const struct gguf *g, const struct part *first, uint32_t 
 
 /* Part i_part, opened and checked; NULL with a reason. */
 static struct gguf *open_part(const struct gguf *g, const struct part *first, uint32_t i_part,
-                              gguf_opener opener, void *user, struct err *err)
+                              gguf_opener opener, void *user, struct hlm_err *err)
 {
     bool named;
     char *path = path_of(g, first, i_part, &named);
@@ -133,7 +133,7 @@ static struct gguf *open_part(const struct gguf *g, const struct part *first, ui
 }
 
 static bool join(struct gguf *g, const struct part *first, gguf_opener opener, void *user,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     uint32_t n = first->count - 1, n_open = 0;
     struct gguf **part = mem_alloc(n, sizeof *part);
@@ -149,7 +149,7 @@ static bool join(struct gguf *g, const struct part *first, gguf_opener opener, v
                        first->total, gguf_n_tensor(g));
 }
 
-struct gguf *gguf_join(struct gguf *g, gguf_opener opener, void *user, struct err *err)
+struct gguf *gguf_join(struct gguf *g, gguf_opener opener, void *user, struct hlm_err *err)
 {
     struct part own = { 0 };
     bool ok = gguf_u32(g, KEY_COUNT, OPTIONAL, &own.count, err);

@@ -60,15 +60,15 @@ struct gpu;
 
 /* NULL with a reason: no loader, no device (the reason names packages that bring one), no
  * such device. */
-struct gpu *gpu_open(const struct gpu_params *params, struct err *err);
+struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err);
 void gpu_close(struct gpu *g); /* takes NULL; waits for the device */
 const struct gpu_caps *gpu_caps(const struct gpu *g);
 /* Fills out[0..max) in enumeration order (the numbers of --device); returns how many there are, -1
  * on failure. */
-int gpu_list(struct gpu_caps *out, int max, struct err *err);
+int gpu_list(struct gpu_caps *out, int max, struct hlm_err *err);
 uint32_t gpu_validation_count(const struct gpu *g);
 /* False once the device is lost; the reason stays. */
-bool gpu_ok(const struct gpu *g, struct err *err);
+bool gpu_ok(const struct gpu *g, struct hlm_err *err);
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
@@ -79,7 +79,8 @@ enum gpu_mem { MEM_DEVICE, MEM_HOST };
  * taken, and only then can it be used. Several VkBuffers stand behind it where the driver caps a
  * buffer's size; no range taken crosses from one to the next. Sizes of uncommitted arenas are what
  * --plan prints. */
-struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem, struct err *err);
+struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
+                           struct hlm_err *err);
 /* Bytes from the arena's start; a multiple of align (at least 16; 0: the device's
  * binding alignment). */
 uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
@@ -87,11 +88,11 @@ uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
 void arena_take_like(struct arena *a, const struct arena *like);
 /* rows lie dense */
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);
-bool arena_commit(struct arena *a, struct err *err); /* contents are zero; out of memory:
+bool arena_commit(struct arena *a, struct hlm_err *err); /* contents are zero; out of memory:
                                                         asked, free */
-void arena_destroy(struct arena *a);                 /* takes NULL; waits until its last use
-                                                        is done */
-uint64_t arena_bytes(const struct arena *a);         /* taken so far */
+void arena_destroy(struct arena *a);                     /* takes NULL; waits until its last use
+                                                            is done */
+uint64_t arena_bytes(const struct arena *a);             /* taken so far */
 /* What that costs: bytes as the driver rounds them, asked for without allocating. */
 uint64_t arena_cost(const struct arena *a);
 const char *arena_purpose(const struct arena *a);
@@ -130,15 +131,16 @@ void gpu_test_staging(bool on); /* gpus opened from now on have params.test_stag
  * stand at offset in dst once gpu_stage_end has returned true; the memory is the caller's to fill
  * until its next gpu_stage. */
 uint64_t gpu_stage_max(const struct gpu *g);
-void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes, struct err *err);
-bool gpu_stage_end(struct gpu *g, struct err *err);
+void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes,
+                struct hlm_err *err);
+bool gpu_stage_end(struct gpu *g, struct hlm_err *err);
 
 /* Small blocking transfers; ordered after everything submitted before. byte counts from the
  * tensor's offset. */
 bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes,
-               struct err *err);
+               struct hlm_err *err);
 bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes,
-              struct err *err);
+              struct hlm_err *err);
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
@@ -181,7 +183,7 @@ struct use {
 /* scratch: an uncommitted or committed MEM_DEVICE arena for intermediate tensors; several cmds
  * that never run at once may share it. It grows while uncommitted; afterwards a cmd that needs
  * more fails. */
-struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct err *err);
+struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct hlm_err *err);
 void cmd_destroy(struct cmd *c); /* takes NULL; waits until it has run */
 struct gpu *cmd_gpu(const struct cmd *c);
 struct arena *cmd_scratch_arena(const struct cmd *c);
@@ -218,15 +220,15 @@ void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
  * do nothing. */
 bool cmd_failed(const struct cmd *c);
 
-bool cmd_check(const struct cmd *c, struct err *err); /* recording has gone well so far */
+bool cmd_check(const struct cmd *c, struct hlm_err *err); /* recording has gone well so far */
 
 /* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records
  * command buffers. The scratch arena must be committed by now. */
-bool cmd_end(struct cmd *c, struct err *err);
+bool cmd_end(struct cmd *c, struct hlm_err *err);
 /* Runs the whole list after everything submitted before it: one queue submission unless its work is
  * more than a watchdog would bear, then several. Does not wait. */
-bool cmd_submit(struct cmd *c, struct err *err);
-bool gpu_wait(struct gpu *g, struct err *err); /* until everything submitted has run */
+bool cmd_submit(struct cmd *c, struct hlm_err *err);
+bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
 uint32_t cmd_n_barrier(const struct cmd *c);

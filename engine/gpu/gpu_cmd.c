@@ -28,7 +28,7 @@
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
-struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct err *err)
+struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct hlm_err *err)
 {
     struct cmd *c = mem_alloc(1, sizeof *c);
     if (!c) {
@@ -63,7 +63,7 @@ void cmd_fail(struct cmd *c, const char *fmt, ...)
     fail(&c->err, "%s: %s", c->name, msg);
 }
 
-bool cmd_failed(const struct cmd *c) { return c->err.set || c->g->lost; }
+bool cmd_failed(const struct cmd *c) { return c->err.kind || c->g->lost; }
 
 static bool recording(const struct cmd *c)
 {
@@ -212,7 +212,7 @@ static bool dispatch_fits(struct cmd *c, const struct kernel_info *k, struct gri
             cmd_fail(c, "%s: binding %u spans %s, %s binds up to %s", k->name, i,
                      bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
     }
-    return !c->err.set;
+    return !c->err.kind;
 }
 
 void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec spec,
@@ -302,7 +302,7 @@ static void barrier_between(const struct cmd *c, VkCommandBuffer cb)
 }
 
 /* One pool with as many sets as there are dispatches, written once. */
-static bool sets_make(struct cmd *c, struct err *err)
+static bool sets_make(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     VkDescriptorBufferInfo info[MAX_BIND];
@@ -377,7 +377,7 @@ static void record_entry(const struct cmd *c, const struct entry *e, VkCommandBu
     }
 }
 
-static bool record_piece(struct cmd *c, uint32_t i_piece, struct err *err)
+static bool record_piece(struct cmd *c, uint32_t i_piece, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     struct piece *p = &c->piece[i_piece];
@@ -413,7 +413,7 @@ static double limit_flop(const struct cmd *c)
 }
 
 /* Cuts the list where its work would exceed what a submission may take. */
-static bool cut(struct cmd *c, struct err *err)
+static bool cut(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     double limit = limit_flop(c);
@@ -449,12 +449,12 @@ fail:
     return false;
 }
 
-bool cmd_check(const struct cmd *c, struct err *err)
+bool cmd_check(const struct cmd *c, struct hlm_err *err)
 {
-    return c->err.set ? fail(err, "%s", c->err.msg) : gpu_ok(c->g, err);
+    return c->err.kind ? fail(err, "%s", c->err.msg) : gpu_ok(c->g, err);
 }
 
-bool cmd_end(struct cmd *c, struct err *err)
+bool cmd_end(struct cmd *c, struct hlm_err *err)
 {
     HLM_ASSERT(!c->ended);
     if (!cmd_check(c, err))
@@ -502,7 +502,7 @@ void cmd_destroy(struct cmd *c)
 /* ---- running --------------------------------------------------------------------------------- */
 
 uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const char *what,
-                   struct err *err)
+                   struct hlm_err *err)
 {
     uint64_t value = g->submitted + 1;
     struct flight *f = &g->flight[value % N_FLIGHT];
@@ -537,7 +537,7 @@ uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const c
     return value;
 }
 
-bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err)
+bool gpu_wait_for(struct gpu *g, uint64_t value, struct hlm_err *err)
 {
     if (value <= g->done)
         return true;
@@ -565,7 +565,7 @@ void gpu_done_with(struct gpu *g, uint64_t value)
         vkDeviceWaitIdle(g->dev);
 }
 
-bool gpu_wait(struct gpu *g, struct err *err) { return gpu_wait_for(g, g->submitted, err); }
+bool gpu_wait(struct gpu *g, struct hlm_err *err) { return gpu_wait_for(g, g->submitted, err); }
 
 static const char *entry_name(const struct entry *e)
 {
@@ -573,7 +573,7 @@ static const char *entry_name(const struct entry *e)
 }
 
 /* Submits pieces [first, end) at once. */
-static bool submit_pieces(struct cmd *c, uint32_t first, uint32_t end, struct err *err)
+static bool submit_pieces(struct cmd *c, uint32_t first, uint32_t end, struct hlm_err *err)
 {
     VkCommandBuffer cb[MAX_JOINED];
     char what[160];
@@ -595,9 +595,9 @@ static bool submit_pieces(struct cmd *c, uint32_t first, uint32_t end, struct er
     return true;
 }
 
-bool cmd_submit(struct cmd *c, struct err *err)
+bool cmd_submit(struct cmd *c, struct hlm_err *err)
 {
-    if (c->err.set)
+    if (c->err.kind)
         return fail(err, "%s", c->err.msg);
     if (c->g->dry)
         return fail(err, "%s: this is a dry run, nothing can be computed", c->name);

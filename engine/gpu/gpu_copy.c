@@ -8,7 +8,7 @@
 
 #include <string.h>
 
-bool copy_open(struct gpu *g, struct err *err)
+bool copy_open(struct gpu *g, struct hlm_err *err)
 {
     VKTRY(vkCreateCommandPool(g->dev,
                               &(VkCommandPoolCreateInfo){
@@ -45,7 +45,7 @@ void copy_close(struct gpu *g)
 }
 
 /* The next slot that the device has done with and that no gpu_stage is filling; NULL on failure. */
-static struct slot *slot_next(struct gpu *g, struct err *err)
+static struct slot *slot_next(struct gpu *g, struct hlm_err *err)
 {
     do
         g->i_slot = (g->i_slot + 1) % N_SLOT;
@@ -54,7 +54,7 @@ static struct slot *slot_next(struct gpu *g, struct err *err)
     return gpu_wait_for(g, s->value, err) ? s : NULL;
 }
 
-static bool slot_begin(struct gpu *g, struct slot *s, struct err *err)
+static bool slot_begin(struct gpu *g, struct slot *s, struct hlm_err *err)
 {
     VKTRY(vkResetCommandBuffer(s->cb, 0)); /* recording may have stopped half-way */
     VKTRY(vkBeginCommandBuffer(s->cb, &(VkCommandBufferBeginInfo){
@@ -68,7 +68,7 @@ fail:
 }
 
 static bool slot_submit(struct gpu *g, struct slot *s, const char *what, struct arena *a,
-                        struct err *err)
+                        struct hlm_err *err)
 {
     uint64_t value;
     barrier_host(s->cb);
@@ -88,7 +88,7 @@ static struct place slot_place(struct gpu *g, const struct slot *s, uint64_t byt
 
 /* Copies between a slot's memory and an arena. */
 static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t offset,
-                      uint64_t bytes, bool up, struct err *err)
+                      uint64_t bytes, bool up, struct hlm_err *err)
 {
     char what[128];
     struct place dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
@@ -109,14 +109,15 @@ static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t o
 uint64_t gpu_stage_max(const struct gpu *g) { return min_u64(SLOT_BYTES, g->caps.max_alloc); }
 
 /* Sends what the caller has filled. */
-static bool stage_flush(struct gpu *g, struct err *err)
+static bool stage_flush(struct gpu *g, struct hlm_err *err)
 {
     struct slot *s = g->staged.slot;
     g->staged.slot = NULL;
     return !s || slot_copy(g, s, g->staged.dst, g->staged.offset, g->staged.bytes, true, err);
 }
 
-void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes, struct err *err)
+void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes,
+                struct hlm_err *err)
 {
     struct slot *s;
     HLM_ASSERT(dst->g == g && bytes && bytes <= gpu_stage_max(g));
@@ -134,7 +135,7 @@ void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t byte
     return slot_place(g, s, bytes).map;
 }
 
-bool gpu_stage_end(struct gpu *g, struct err *err)
+bool gpu_stage_end(struct gpu *g, struct hlm_err *err)
 {
     return stage_flush(g, err) && gpu_wait(g, err);
 }
@@ -142,7 +143,7 @@ bool gpu_stage_end(struct gpu *g, struct err *err)
 /* ---- small transfers ------------------------------------------------------------------------- */
 
 bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes,
-               struct err *err)
+               struct hlm_err *err)
 {
     struct arena *a = dst.arena;
     HLM_ASSERT(a->g == g);
@@ -168,7 +169,7 @@ bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint
 }
 
 bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes,
-              struct err *err)
+              struct hlm_err *err)
 {
     struct arena *a = src.arena;
     HLM_ASSERT(a->g == g);
@@ -194,7 +195,7 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
 }
 
 /* What the host can see it clears itself; a large arena is quicker for the device. */
-bool copy_zero(struct gpu *g, struct arena *a, struct err *err)
+bool copy_zero(struct gpu *g, struct arena *a, struct hlm_err *err)
 {
     struct slot *s = NULL;
     for (uint32_t span = 0; span < N_SPAN; span++)

@@ -101,7 +101,7 @@ static const char *running(struct gpu *g)
     return f->value == done + 1 ? f->what : "nothing that hlm knows of";
 }
 
-bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err)
+bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct hlm_err *err)
 {
     int n = (int)strcspn(call, "(");
     if (r != VK_ERROR_DEVICE_LOST)
@@ -110,14 +110,14 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err)
         g->lost = true;
         fail(&g->lost_err, "%s was lost (%.*s) while it ran %s", g->caps.name, n, call,
              g->timeline ? running(g) : "nothing");
-        log_msg(LOG_DEBUG, "%s", g->lost_err.msg);
+        log_msg(HLM_LOG_DEBUG, "%s", g->lost_err.msg);
         if (g->dev) /* from here on nobody waits: what still runs must have ended */
             vkDeviceWaitIdle(g->dev);
     }
     return fail(err, "%s", g->lost_err.msg);
 }
 
-bool gpu_ok(const struct gpu *g, struct err *err)
+bool gpu_ok(const struct gpu *g, struct hlm_err *err)
 {
     return !g->lost || fail(err, "%s", g->lost_err.msg);
 }
@@ -131,7 +131,7 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
 {
     (void)severity, (void)type;
     atomic_fetch_add((atomic_uint *)user, 1);
-    log_msg(LOG_ERROR, "validation: %s", data->pMessage);
+    log_msg(HLM_LOG_ERROR, "validation: %s", data->pMessage);
     return VK_FALSE;
 }
 
@@ -149,7 +149,7 @@ static VkDebugUtilsMessengerCreateInfoEXT messenger_info(atomic_uint *count)
     };
 }
 
-static bool instance_refused(VkResult r, bool validate, struct err *err)
+static bool instance_refused(VkResult r, bool validate, struct hlm_err *err)
 {
     if (r == VK_ERROR_OUT_OF_HOST_MEMORY || r == VK_ERROR_OUT_OF_DEVICE_MEMORY)
         return fail(err, "Vulkan cannot be started: %s", result_text(r));
@@ -164,7 +164,7 @@ static bool instance_refused(VkResult r, bool validate, struct err *err)
 }
 
 /* count: where the validation layer's messages are counted, NULL to run without it. */
-static VkInstance instance_open(atomic_uint *count, struct err *err)
+static VkInstance instance_open(atomic_uint *count, struct hlm_err *err)
 {
     uint32_t version = VK_API_VERSION_1_0;
     vkEnumerateInstanceVersion(&version);
@@ -208,7 +208,7 @@ static VkInstance instance_open(atomic_uint *count, struct err *err)
 }
 
 /* All devices in enumeration order, to be freed. NULL with a reason when there is none. */
-static VkPhysicalDevice *devices(VkInstance instance, uint32_t *n, struct err *err)
+static VkPhysicalDevice *devices(VkInstance instance, uint32_t *n, struct hlm_err *err)
 {
     VkPhysicalDevice *list = NULL;
     VkResult r = vkEnumeratePhysicalDevices(instance, n, NULL);
@@ -478,7 +478,7 @@ static void probe(VkInstance instance, VkPhysicalDevice phys, struct probe *p)
 
 /* ---- choice ---------------------------------------------------------------------------------- */
 
-int gpu_list(struct gpu_caps *out, int max, struct err *err)
+int gpu_list(struct gpu_caps *out, int max, struct hlm_err *err)
 {
     int n_all = -1;
     uint32_t n = 0;
@@ -517,7 +517,7 @@ static bool name_has(const char *name, const char *part)
 }
 
 /* Leaves the chosen device in p. want as in gpu_params.device. */
-static bool choose(VkInstance instance, const char *want, struct probe *p, struct err *err)
+static bool choose(VkInstance instance, const char *want, struct probe *p, struct hlm_err *err)
 {
     static const int rank[] = {
         [GPU_DISCRETE] = 0, [GPU_INTEGRATED] = 1, [GPU_OTHER] = 2, [GPU_CPU] = 3
@@ -550,7 +550,7 @@ static bool choose(VkInstance instance, const char *want, struct probe *p, struc
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
-static bool device_open(struct gpu *g, struct probe *p, struct err *err)
+static bool device_open(struct gpu *g, struct probe *p, struct hlm_err *err)
 {
     keep_features(p);
     VKTRY(vkCreateDevice(p->phys,
@@ -585,7 +585,7 @@ fail:
     return false;
 }
 
-static bool messenger_open(struct gpu *g, struct err *err)
+static bool messenger_open(struct gpu *g, struct hlm_err *err)
 {
     PFN_vkCreateDebugUtilsMessengerEXT create =
         (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(g->instance,
@@ -596,7 +596,7 @@ static bool messenger_open(struct gpu *g, struct err *err)
     return r >= 0 || gpu_refused(g, r, "vkCreateDebugUtilsMessengerEXT", err);
 }
 
-struct gpu *gpu_open(const struct gpu_params *params, struct err *err)
+struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
 {
     struct probe *p = mem_alloc(1, sizeof *p);
     struct gpu *g = mem_alloc(1, sizeof *g);
@@ -629,7 +629,7 @@ struct gpu *gpu_open(const struct gpu_params *params, struct err *err)
     if (!device_open(g, p, err) || !pipes_open(g, params->cache_dir, err) || !copy_open(g, err))
         goto fail;
     free(p);
-    log_msg(LOG_DEBUG, "device: %s, %s", g->caps.name, g->caps.driver);
+    log_msg(HLM_LOG_DEBUG, "device: %s, %s", g->caps.name, g->caps.driver);
     return g;
 fail:
     free(p);

@@ -11,7 +11,8 @@
 
 /* ---- taking ---------------------------------------------------------------------------------- */
 
-struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem, struct err *err)
+struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
+                           struct hlm_err *err)
 {
     struct arena *a = mem_alloc(1, sizeof *a);
     if (!a) {
@@ -79,7 +80,7 @@ tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_ro
 }
 
 bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes, uint64_t *offset,
-                   struct err *err)
+                   struct hlm_err *err)
 {
     bytes = align_up(max_u64(bytes, 1), 16);
     uint64_t cap = a->g->caps.max_alloc, start = fit(a, *at, bytes, a->g->caps.align);
@@ -292,7 +293,8 @@ static uint32_t arena_type(const struct arena *a, uint32_t allowed)
     return memory_type(a->g, allowed, local, 0, seen | cached);
 }
 
-static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known, struct err *err)
+static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known,
+                          struct hlm_err *err)
 {
     char want[32], left[32], has[32];
     return fail(err, "out of memory: %s needs %s, %s has %s free of %s", a->purpose,
@@ -303,7 +305,7 @@ static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known
 
 /* Some drivers grant what is not there and kill the process that uses it: refuse before they do,
  * near the end of what they call free. */
-static bool enough(const struct arena *a, struct err *err)
+static bool enough(const struct arena *a, struct hlm_err *err)
 {
     const struct gpu *g = a->g;
     uint64_t want = arena_cost(a), free_bytes = 0;
@@ -327,7 +329,7 @@ static bool enough(const struct arena *a, struct err *err)
     return true;
 }
 
-static bool chunk_make(struct arena *a, struct chunk *k, struct err *err)
+static bool chunk_make(struct arena *a, struct chunk *k, struct hlm_err *err)
 {
     struct gpu *g = a->g;
     VkMemoryRequirements need;
@@ -380,7 +382,7 @@ static void chunks_free(struct arena *a)
             chunk_free(a, &a->chunk[s][i]);
 }
 
-bool arena_commit(struct arena *a, struct err *err)
+bool arena_commit(struct arena *a, struct hlm_err *err)
 {
     if (a->committed)
         return true;
@@ -396,7 +398,7 @@ bool arena_commit(struct arena *a, struct err *err)
             }
     a->committed = true;
     char text[32];
-    log_msg(LOG_DEBUG, "%s: %s", a->purpose, bytes_text(text, arena_bytes(a)));
+    log_msg(HLM_LOG_DEBUG, "%s: %s", a->purpose, bytes_text(text, arena_bytes(a)));
     return copy_zero(a->g, a, err);
 }
 

@@ -96,12 +96,12 @@ static const char *header_misfit(const struct gpu *g, const char *bytes, uint64_
 static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
 {
     struct cache_header h;
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     uint64_t n = 0;
     char *file = file_read(g->cache_path, MAX_CACHE_BYTES, &n, &why);
     const char *misfit = file ? header_misfit(g, file, n) : why.msg;
     if (misfit) {
-        log_msg(LOG_DEBUG, "%s: not used: %s", g->cache_path, misfit);
+        log_msg(HLM_LOG_DEBUG, "%s: not used: %s", g->cache_path, misfit);
         free(file);
         return NULL;
     }
@@ -114,7 +114,7 @@ static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
     memcpy(g->known, file + sizeof h, 8 * h.n_known);
     *data = file + sizeof h + 8 * h.n_known;
     *n_data = h.n_data;
-    log_msg(LOG_DEBUG, "%s: %llu pipelines", g->cache_path, (unsigned long long)h.n_known);
+    log_msg(HLM_LOG_DEBUG, "%s: %llu pipelines", g->cache_path, (unsigned long long)h.n_known);
     return file;
 }
 
@@ -124,7 +124,7 @@ static void cache_save(struct gpu *g)
 {
     size_t n_data = 0;
     uint64_t n_known = g->n_known, n;
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     char *file = NULL;
     for (uint32_t i = 0; i < g->n_pipe; i++)
         n_known += g->pipe[i].handle && !is_known(g, pipe_hash(&g->pipe[i]));
@@ -152,7 +152,7 @@ static void cache_save(struct gpu *g)
         h.checksum = hash_bytes(HASH_START, file + sizeof h, n - sizeof h);
         memcpy(file, &h, sizeof h);
         if (!file_write_atomic(g->cache_path, file, n, &why))
-            log_msg(LOG_DEBUG, "%s", why.msg);
+            log_msg(HLM_LOG_DEBUG, "%s", why.msg);
     }
     free(known);
     free(file);
@@ -165,7 +165,7 @@ static void cache_name(struct gpu *g, const char *dir)
         snprintf(hex + 2 * i, 3, "%02x", g->cache_uuid[i]);
     if (strlen(dir) + sizeof "/pipelines-.bin" + sizeof hex > sizeof g->cache_path ||
         !make_dirs(dir)) {
-        log_msg(LOG_DEBUG, "%s: no pipeline cache can be kept there", dir);
+        log_msg(HLM_LOG_DEBUG, "%s: no pipeline cache can be kept there", dir);
         return;
     }
     snprintf(g->cache_path, sizeof g->cache_path, "%s/pipelines-%s.bin", dir, hex);
@@ -173,7 +173,7 @@ static void cache_name(struct gpu *g, const char *dir)
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
-static bool layouts_make(struct gpu *g, struct err *err)
+static bool layouts_make(struct gpu *g, struct hlm_err *err)
 {
     VkDescriptorSetLayoutBinding bind[MAX_BIND];
     bool used[MAX_BIND + 1] = { false };
@@ -216,7 +216,7 @@ fail:
     return false;
 }
 
-bool pipes_open(struct gpu *g, const char *cache_dir, struct err *err)
+bool pipes_open(struct gpu *g, const char *cache_dir, struct hlm_err *err)
 {
     const char *data = NULL;
     char *file = NULL;
@@ -374,7 +374,7 @@ void pipes_make(struct gpu *g)
     free(j.todo);
 }
 
-bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct err *err)
+bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err)
 {
     const struct pipe *p = &g->pipe[i_pipe];
     const char *name = kernel_table[p->k].name;

@@ -13,7 +13,7 @@ static const char *time_name(uint32_t i)
     return i < KERNEL_COUNT ? kernel_table[i].name : i == KERNEL_COUNT ? "copy" : "fill";
 }
 
-bool prof_begin(struct cmd *c, struct err *err)
+bool prof_begin(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     bool large = c->flop > g->flop_s * MIN_TIMED_S;

@@ -69,7 +69,7 @@ struct place {
 struct place arena_place(const struct arena *a, uint64_t offset, uint64_t bytes);
 /* Where bytes fit in a half of a scratch arena, at or behind *at; moves *at to their end. */
 bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes, uint64_t *offset,
-                   struct err *err);
+                   struct hlm_err *err);
 /* Bytes that may still be allocated from a heap; false when nobody tells. */
 bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t heap,
                uint64_t *bytes);
@@ -103,8 +103,8 @@ struct slot {
 struct gpu {
     struct gpu_caps caps;
     bool validate, profile, lost, dry;
-    struct err lost_err;   /* why, once lost */
-    atomic_uint n_message; /* of the validation layer */
+    struct hlm_err lost_err; /* why, once lost */
+    atomic_uint n_message;   /* of the validation layer */
 
     VkInstance instance;
     VkDebugUtilsMessengerEXT messenger;
@@ -155,16 +155,16 @@ struct gpu {
 };
 
 /* Puts what Vulkan refused into err; a lost device is remembered. Always false. */
-bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct err *err);
+bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct hlm_err *err);
 
 /* ---- pipelines ------------------------------------------------------------------------------- */
 
-bool pipes_open(struct gpu *g, const char *cache_dir, struct err *err);
+bool pipes_open(struct gpu *g, const char *cache_dir, struct hlm_err *err);
 void pipes_close(struct gpu *g);
 /* Index of the pipeline, made or not; UINT32_MAX without memory. */
 uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec);
 void pipes_make(struct gpu *g); /* all that were found and have not been tried yet */
-bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct err *err);
+bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err);
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
@@ -201,7 +201,7 @@ struct cmd {
     struct gpu *g;
     struct cmd *next;
     char name[64];
-    struct err err; /* the first failure of recording */
+    struct hlm_err err; /* the first failure of recording */
     bool ended, transfers;
 
     struct arena *scratch;
@@ -236,20 +236,20 @@ void barrier_host(VkCommandBuffer cb); /* the host will see what was written */
 /* Submits; the timeline value it will reach, 0 on failure. what: for the report of a lost
  * device. */
 uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const char *what,
-                   struct err *err);
-bool gpu_wait_for(struct gpu *g, uint64_t value, struct err *err);
+                   struct hlm_err *err);
+bool gpu_wait_for(struct gpu *g, uint64_t value, struct hlm_err *err);
 void gpu_done_with(struct gpu *g, uint64_t value); /* before destroying: waits at any price */
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
-bool copy_open(struct gpu *g, struct err *err);
+bool copy_open(struct gpu *g, struct hlm_err *err);
 void copy_close(struct gpu *g);
-bool copy_zero(struct gpu *g, struct arena *a, struct err *err);
+bool copy_zero(struct gpu *g, struct arena *a, struct hlm_err *err);
 
 /* ---- times ----------------------------------------------------------------------------------- */
 
 /* Makes the query pool, if times are wanted. */
-bool prof_begin(struct cmd *c, struct err *err);
+bool prof_begin(struct cmd *c, struct hlm_err *err);
 void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry); /* before an entry */
 void prof_stamp_end(struct cmd *c, VkCommandBuffer cb);
 void prof_collect(struct cmd *c); /* takes what is there, without waiting */

@@ -58,7 +58,7 @@ static bool is_matrix(const struct gguf_tensor *t)
            (t->n_dim > 1 || ends_with(t->name, ".ffn_gate_inp_shexp.weight"));
 }
 
-bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct err *err)
+bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct hlm_err *err)
 {
     struct str arch = { 0 };
     uint64_t n = gguf_n_tensor(file);
@@ -105,8 +105,9 @@ static struct shape shape_of(const struct gguf_tensor *t)
 }
 
 /* The reason, in one line whatever the names of a file hold. */
-static bool refuse(const struct gguf *g, struct err *err, const char *fmt, ...) HLM_PRINTF(3, 4);
-static bool refuse(const struct gguf *g, struct err *err, const char *fmt, ...)
+static bool refuse(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
+    HLM_PRINTF(3, 4);
+static bool refuse(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
 {
     char what[400], all[sizeof err->msg];
     va_list ap;
@@ -118,7 +119,7 @@ static bool refuse(const struct gguf *g, struct err *err, const char *fmt, ...)
     return fail(err, "%s", all);
 }
 
-static bool key_is(const struct gguf *g, const char *key, const char *want, struct err *err)
+static bool key_is(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
 {
     struct str s = { 0 };
     if (!gguf_str(g, key, REQUIRED, &s, err))
@@ -129,7 +130,7 @@ static bool key_is(const struct gguf *g, const char *key, const char *want, stru
 }
 
 static bool check_keys(const struct gguf *g, const struct lora_base *b, float *alpha,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     if (!key_is(g, "general.type", "adapter", err) ||
         !key_is(g, "general.architecture", b->arch, err) ||
@@ -146,7 +147,7 @@ static bool check_keys(const struct gguf *g, const struct lora_base *b, float *a
 }
 
 /* All values are numbers. */
-static bool check_values(const struct gguf *g, const struct gguf_tensor *t, struct err *err)
+static bool check_values(const struct gguf *g, const struct gguf_tensor *t, struct hlm_err *err)
 {
     const struct dtype_info *info = dtype_info(t->type);
     float v[1024];
@@ -206,7 +207,7 @@ uint8_t *lora_base_uses(const struct lora_base *b)
 }
 
 static bool check_pair(const struct gguf *g, const struct lora_base *b, const struct pair *p,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     const struct gguf_tensor *x = p->x, *bad = NULL;
     uint64_t rank = p->a->dim[1];
@@ -238,7 +239,7 @@ static bool check_pair(const struct gguf *g, const struct lora_base *b, const st
 struct reader {
     struct lora_file *f;
     const struct lora_base *b;
-    struct err *err;
+    struct hlm_err *err;
     const uint8_t *use; /* lora_base_uses */
     float alpha;
     uint64_t n_norm, n_draft; /* left out */
@@ -333,12 +334,12 @@ static bool read_tensors(struct reader *r)
     if (gguf_n_tensor(g) == 0)
         return refuse(g, r->err, "there is no tensor in it");
     if (r->n_norm)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: %" PRIu64 " norm vectors are left out: only matrices and gates are "
                 "adapted",
                 gguf_path(g), r->n_norm);
     if (r->n_draft)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: %" PRIu64 " adapted matrices are of draft blocks, which hlm leaves "
                 "out",
                 gguf_path(g), r->n_draft);
@@ -346,7 +347,7 @@ static bool read_tensors(struct reader *r)
 }
 
 /* Of what the adapter computes, not of how the file keeps it. */
-static bool hash_file(struct lora_file *f, float alpha, struct err *err)
+static bool hash_file(struct lora_file *f, float alpha, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
     if (!s)
@@ -367,7 +368,7 @@ static bool hash_file(struct lora_file *f, float alpha, struct err *err)
 }
 
 struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora_base *b,
-                                  struct err *err)
+                                  struct hlm_err *err)
 {
     struct lora_file *f = g ? mem_alloc(1, sizeof *f) : NULL;
     if (!f) {

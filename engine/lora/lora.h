@@ -52,7 +52,7 @@ struct lora_file_base {
     char arch[64];
     linear *matrix; /* one for each tensor, most unused */
 };
-bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct err *err);
+bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct hlm_err *err);
 void lora_file_base_free(struct lora_file_base *b); /* takes a zeroed one */
 
 /* ---- one adapter ----------------------------------------------------------------------------- */
@@ -62,7 +62,7 @@ struct lora_file;
  * does not fit is refused in one line that names the file and the tensor or key. NULL: refused, and
  * g is closed; takes NULL. */
 struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora_base *b,
-                                  struct err *err);
+                                  struct hlm_err *err);
 void lora_file_close(struct lora_file *f); /* takes NULL */
 
 /* ---- the active set -------------------------------------------------------------------------- */
@@ -72,14 +72,15 @@ struct lora_set;
  * Nothing of the base is changed. train: of one adapter, its factor 1; see below. NULL with a
  * reason. */
 struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struct lora_file **file,
-                                 uint32_t n, bool train, struct err *err);
+                                 uint32_t n, bool train, struct hlm_err *err);
 /* For a set that was made while its gpu was dry (lora_set_create does it elsewhere): allocates and
  * brings it up. It is to be put in force again. */
-bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err);
+bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err);
 /* Makes the set the one in force, or none with NULL: the matrices of the base point to it, gates
  * are written, which of a set for training are those of the base. Nothing may be recorded that
  * uses the base. On failure (the device is lost) nothing is in force. */
-bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err);
+bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b,
+                  struct hlm_err *err);
 void lora_set_destroy(struct lora_set *s);         /* takes NULL; must not be in force */
 uint64_t lora_set_bytes(const struct lora_set *s); /* on the device; NULL: 0 */
 /* Of the adapters' contents and factors, in their order; zero for none. */

@@ -143,7 +143,7 @@ static void tell_what(const struct lora_base *b, const uint8_t *use, char *text,
 }
 
 static bool nothing(const struct lora_base *b, const uint8_t *use, const char *word,
-                    struct err *err)
+                    struct hlm_err *err)
 {
     char what[360];
     tell_what(b, use, what, sizeof what);
@@ -152,7 +152,7 @@ static bool nothing(const struct lora_base *b, const uint8_t *use, const char *w
 }
 
 static bool choose_all(const struct lora_base *b, const uint8_t *use, const char *words,
-                       uint8_t *chosen, struct err *err)
+                       uint8_t *chosen, struct hlm_err *err)
 {
     for (const char *p = words;; p++) {
         char word[MAX_WORD];
@@ -171,7 +171,7 @@ static bool choose_all(const struct lora_base *b, const uint8_t *use, const char
 }
 
 bool lora_find_targets(const struct lora_base *b, const char *words, struct lora_targets *out,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     static const char *const usual[] = { "attn", "linear", "ffn", "shared" };
     uint64_t n = gguf_n_tensor(b->file), n_chosen = 0;
@@ -220,7 +220,7 @@ struct memory {
     uint64_t n, cap;
 };
 
-static bool put_memory(void *user, const void *bytes, uint64_t n, struct err *err)
+static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err *err)
 {
     struct memory *m = user;
     uint64_t need = m->n + n, cap = max_u64(m->cap, 1 << 16);
@@ -235,7 +235,7 @@ static bool put_memory(void *user, const void *bytes, uint64_t n, struct err *er
 }
 
 static bool check_fresh(const struct lora_base *b, const struct lora_targets *t,
-                        const struct lora_fresh *how, struct err *err)
+                        const struct lora_fresh *how, struct hlm_err *err)
 {
     uint64_t n_small = 0;
     const struct gguf_tensor *small = NULL;
@@ -252,7 +252,7 @@ static bool check_fresh(const struct lora_base *b, const struct lora_targets *t,
             small = n_small++ ? small : x;
     }
     if (small)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "rank %u is more than %" PRIu64 " of %" PRIu64 " matrices can have "
                 "(%s is %" PRIu64 " x %" PRIu64 "): no harm, but nothing gained there either",
                 how->rank, n_small, t->n, small->name, small->dim[0], small->dim[1]);
@@ -280,7 +280,7 @@ static bool put_zeros(struct gguf_out *o, uint64_t n)
 }
 
 uint8_t *lora_make(const struct lora_base *b, const struct lora_targets *t,
-                   const struct lora_fresh *how, uint64_t *n_bytes, struct err *err)
+                   const struct lora_fresh *how, uint64_t *n_bytes, struct hlm_err *err)
 {
     struct memory m = { 0 };
     struct gguf_out o = { .put = put_memory, .user = &m, .err = err };
@@ -323,7 +323,7 @@ struct hash {
     uint64_t h[2];
 };
 
-static bool hash_of(const void *p, uint64_t n, struct hash *out, struct err *err)
+static bool hash_of(const void *p, uint64_t n, struct hash *out, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
     if (!s)
@@ -358,7 +358,7 @@ static bool same_keys(const struct gguf *g, const struct lora_write *w)
 
 /* What was written, read again. */
 static bool check(struct file_out *out, const char *path, const struct lora_write *w,
-                  const struct hash *hash, struct err *err)
+                  const struct hash *hash, struct hlm_err *err)
 {
     const char *tmp = file_out_flush(out, err);
     struct gguf *g = tmp ? gguf_open(tmp, err) : NULL;
@@ -378,7 +378,7 @@ static bool check(struct file_out *out, const char *path, const struct lora_writ
     return ok;
 }
 
-bool lora_write(const char *path, const struct lora_write *w, struct err *err)
+bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *err)
 {
     uint64_t most = 1;
     for (uint64_t i = 0; i < w->n_tensor; i++)

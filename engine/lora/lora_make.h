@@ -23,7 +23,7 @@ struct lora_targets {
  * mtp the draft blocks'. A word that matches nothing is refused with what there is. words NULL:
  * attn, linear, ffn and shared, as far as there are any. */
 bool lora_find_targets(const struct lora_base *b, const char *words, struct lora_targets *out,
-                       struct err *err);
+                       struct hlm_err *err);
 
 /* ---- fresh adapters -------------------------------------------------------------------------- */
 
@@ -39,7 +39,7 @@ struct lora_fresh {
  * 1502.01852); B zero. A matrix gets the same numbers whatever the others are. NULL with a
  * reason. */
 uint8_t *lora_make(const struct lora_base *b, const struct lora_targets *t,
-                   const struct lora_fresh *how, uint64_t *n_bytes, struct err *err);
+                   const struct lora_fresh *how, uint64_t *n_bytes, struct hlm_err *err);
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
@@ -54,10 +54,10 @@ struct lora_write {
     const struct lora_tensor *tensor;
     uint64_t n_tensor;
     /* all numbers of tensor i */
-    bool (*values)(void *user, uint64_t i, float *to, struct err *err);
+    bool (*values)(void *user, uint64_t i, float *to, struct hlm_err *err);
     void *user;
 };
 /* Written beside its place, read back, and only then put there. */
-bool lora_write(const char *path, const struct lora_write *w, struct err *err);
+bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *err);
 /* adapter.lora.alpha: what a file has to say for a scale of alpha / rank or alpha / sqrt(rank) */
 float lora_file_alpha(float alpha, uint32_t rank, bool rslora);

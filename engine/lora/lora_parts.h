@@ -65,7 +65,7 @@ struct lora_set {
     struct piece *piece;
 };
 /* Finds the last three. */
-bool lora_train_index(struct lora_set *s, struct err *err);
+bool lora_train_index(struct lora_set *s, struct hlm_err *err);
 
 /* What an adapter on a tensor of the base would meet. */
 enum meets { NOT_A_MATRIX, IN_A_MATRIX, ODD_EXPERTS, A_GATE };

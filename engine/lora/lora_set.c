@@ -213,7 +213,7 @@ static void place(struct lora_set *s)
 
 static bool bring(struct lora_set *s, struct gpu *g, uint64_t i, const linear *w,
                   void (*row)(const struct lora_set *, uint64_t, uint64_t, float *),
-                  struct err *err)
+                  struct hlm_err *err)
 {
     uint64_t bytes = 16ull * w->row_q, n = (uint64_t)w->n_out * w->n_expert;
     uint64_t fit = gpu_stage_max(g) / bytes;
@@ -232,9 +232,9 @@ static bool bring(struct lora_set *s, struct gpu *g, uint64_t i, const linear *w
     return true;
 }
 
-bool lora_set_upload(struct lora_set *s, struct gpu *g, struct err *err)
+bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err)
 {
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     if (!arena_commit(s->arena, &why))
         return fail(err, "%s: fewer or smaller adapters need less", why.msg);
     if (gpu_is_dry(g))
@@ -265,7 +265,7 @@ static struct lora_hash hash_set(const struct lora_set *s)
 }
 
 /* A set for training is one adapter as it stands in its file. */
-static bool check_train(const struct lora_set *s, struct err *err)
+static bool check_train(const struct lora_set *s, struct hlm_err *err)
 {
     if (!s->train)
         return true;
@@ -277,7 +277,7 @@ static bool check_train(const struct lora_set *s, struct err *err)
 }
 
 struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struct lora_file **file,
-                                 uint32_t n, bool train, struct err *err)
+                                 uint32_t n, bool train, struct hlm_err *err)
 {
     struct lora_set *s = mem_alloc(1, sizeof *s);
     struct lora_file **own = mem_alloc(n + 1u, sizeof *own);
@@ -330,7 +330,8 @@ static bool gate_values(const struct lora_set *s, const struct base_gate *gate, 
     return any;
 }
 
-static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err)
+static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base *b,
+                      struct hlm_err *err)
 {
     for (uint64_t i = 0; i < b->n_gate; i++) {
         struct base_gate *gate = &b->gate[i];
@@ -350,7 +351,7 @@ static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base 
     return true;
 }
 
-bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct err *err)
+bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b, struct hlm_err *err)
 {
     bool ok = use_gates(s && !s->train ? s : NULL, g, b, err);
     for (uint64_t i = 0; i < b->n_matrix; i++)

@@ -14,7 +14,7 @@ static int by_row(const void *a, const void *b)
 
 /* The rows of a pair's tensor, each in one matrix. */
 static bool check_pieces(const struct lora_set *s, const struct pair *p, const struct piece *c,
-                         uint64_t n, struct err *err)
+                         uint64_t n, struct hlm_err *err)
 {
     uint64_t row = 0;
     bool ok = n > 0;
@@ -42,7 +42,7 @@ static void gather(struct lora_set *s, const uint64_t *pair_of, bool count)
     }
 }
 
-bool lora_train_index(struct lora_set *s, struct err *err)
+bool lora_train_index(struct lora_set *s, struct hlm_err *err)
 {
     const struct lora_file *f = s->file[0];
     uint64_t n = f->n_pair, *pair_of = mem_alloc(gguf_n_tensor(s->b->file) + 1, sizeof *pair_of);

@@ -29,7 +29,7 @@ struct fate {
 
 struct merge {
     const struct hlm_merge_params *p;
-    struct err *err;
+    struct hlm_err *err;
     struct gguf *base;
     struct lora_file_base fb;
     struct lora_file *file[MAX_ADAPTERS];
@@ -498,7 +498,7 @@ static bool write_all(struct merge *m)
 }
 
 /* An output in the place of an input would leave nothing to go back to. */
-static bool check_paths(const struct hlm_merge_params *p, struct err *err)
+static bool check_paths(const struct hlm_merge_params *p, struct hlm_err *err)
 {
     const char *out[2] = { p->out, p->gates_only };
     for (uint32_t i = 0; i < 2 && out[i]; i++) {
@@ -540,7 +540,7 @@ static bool make_room(struct merge *m)
     return (m->w && m->after && m->d && m->bytes) || no_memory(m);
 }
 
-bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct err *err)
+bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct hlm_err *err)
 {
     struct merge m = { .p = p, .err = err };
     *sum = (struct hlm_merge_sum){ 0 };

@@ -38,4 +38,4 @@ struct hlm_merge_sum {
 
 /* Writes p->out beside its place, reads it back, and only then puts it there. False: nothing is
  * left behind, and what stood there stands; err unset: it was stopped. */
-bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct err *err);
+bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct hlm_err *err);

@@ -291,7 +291,7 @@ static void count_name(void *user, const char *name)
     ++*(uint64_t *)user;
 }
 
-static bool check_out(const char *path, struct err *err)
+static bool check_out(const char *path, struct hlm_err *err)
 {
     uint64_t n = 0;
     if (folder_is(path))
@@ -305,7 +305,7 @@ static bool check_out(const char *path, struct err *err)
 }
 
 bool hlm_peft_export(const struct hlm_peft_params *params, struct hlm_peft_sum *sum,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     struct peft p = { .params = params, .err = err };
     float alpha = 0;

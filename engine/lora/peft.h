@@ -28,4 +28,5 @@ struct hlm_peft_sum {
 
 /* Writes a folder beside p->out, reads it back, and only then puts it there. False: nothing is left
  * behind; err unset: it was stopped. */
-bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum, struct err *err);
+bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum,
+                     struct hlm_err *err);

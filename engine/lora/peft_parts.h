@@ -41,7 +41,7 @@ struct module {
 
 struct peft {
     const struct hlm_peft_params *params;
-    struct err *err;
+    struct hlm_err *err;
     struct gguf *file;
     struct lora_file_base fb;
     struct lora_file *lora;
@@ -79,4 +79,4 @@ struct st {
     void *user;
 };
 /* Written and read back. room: for the longest row. */
-bool st_write(const char *path, const struct st *s, float *room, struct err *err);
+bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err);

@@ -50,7 +50,7 @@ static char *header(const struct st *s, uint64_t *n)
 }
 
 static bool put_rows(struct file_out *out, const struct st *s, float *room, uint64_t hash[2],
-                     struct err *err)
+                     struct hlm_err *err)
 {
     struct sum *sum = sum_begin(err);
     bool ok = sum != NULL;
@@ -89,7 +89,7 @@ static bool check_header(const json_t *all, const struct st *s, uint64_t *at)
 }
 
 static bool same_bytes(const struct file_in *f, uint64_t from, const uint64_t want[2],
-                       struct err *err)
+                       struct hlm_err *err)
 {
     uint8_t buf[1 << 14];
     uint64_t hash[2] = { 0 };
@@ -106,7 +106,7 @@ static bool same_bytes(const struct file_in *f, uint64_t from, const uint64_t wa
 }
 
 static bool check(const char *tmp, const char *path, const struct st *s, const uint64_t hash[2],
-                  struct err *err)
+                  struct hlm_err *err)
 {
     struct file_in f;
     uint64_t n = 0, bytes = 0;
@@ -124,7 +124,7 @@ static bool check(const char *tmp, const char *path, const struct st *s, const u
     return ok || fail(err, "%.300s: read back, it is not what was written", path);
 }
 
-bool st_write(const char *path, const struct st *s, float *room, struct err *err)
+bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err)
 {
     uint64_t n = 0, hash[2] = { 0 };
     char *text = header(s, &n);

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
-             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct err *err)
+             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct hlm_err *err)
 {
     *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
     kv->layer = mem_alloc(n_layer, sizeof *kv->layer);

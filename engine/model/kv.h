@@ -30,5 +30,5 @@ struct kv {
 /* Takes the layers' room in two fresh arenas and leaves them uncommitted: their sizes are
  * the plan's. n_batch: tokens of a batch at most. type: F16, F32 or Q8_0, of keys and values. */
 bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
-             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct err *err);
+             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct hlm_err *err);
 void kv_finish(struct kv *kv); /* takes a zeroed one */

@@ -25,7 +25,7 @@ static tensor part(const struct kv_stats *s, enum dtype dtype, uint32_t at, uint
 }
 
 bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t n_layer,
-                   const struct layer_shape *shape, struct layer_cache *layer, struct err *err)
+                   const struct layer_shape *shape, struct layer_cache *layer, struct hlm_err *err)
 {
     uint32_t align = max_u32(gpu_caps(g)->align, 16);
     uint64_t n = 0;
@@ -62,7 +62,7 @@ bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t 
 }
 
 bool kv_stats_states(struct kv_stats *s, const struct layer_shape *shape,
-                     const struct layer_cache *layer, struct arena *scratch, struct err *err)
+                     const struct layer_cache *layer, struct arena *scratch, struct hlm_err *err)
 {
     if (!s->has_gates)
         return true;
@@ -81,7 +81,7 @@ bool kv_stats_states(struct kv_stats *s, const struct layer_shape *shape,
     return s->states && cmd_check(s->states, err);
 }
 
-bool kv_stats_read(struct kv_stats *s, struct err *err)
+bool kv_stats_read(struct kv_stats *s, struct hlm_err *err)
 {
     uint32_t *was = s->was;
     if (!s->all.arena)

@@ -24,11 +24,11 @@ struct kv_stats {
 
 /* Takes room in an uncommitted arena, and lets layer[] point there. */
 bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t n_layer,
-                   const struct layer_shape *shape, struct layer_cache *layer, struct err *err);
+                   const struct layer_shape *shape, struct layer_cache *layer, struct hlm_err *err);
 /* The recurrent states of caches are to be told of: recorded here, and run whenever they are
  * asked for; shape and layer as above. */
 bool kv_stats_states(struct kv_stats *s, const struct layer_shape *shape,
-                     const struct layer_cache *layer, struct arena *scratch, struct err *err);
+                     const struct layer_cache *layer, struct arena *scratch, struct hlm_err *err);
 /* Of a committed arena. Waits. */
-bool kv_stats_read(struct kv_stats *s, struct err *err);
+bool kv_stats_read(struct kv_stats *s, struct hlm_err *err);
 void kv_stats_finish(struct kv_stats *s); /* takes a zeroed one */

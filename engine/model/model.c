@@ -26,7 +26,7 @@ struct job {
 
 struct binder {
     struct model *m;
-    struct err *err;
+    struct hlm_err *err;
     const char *prefix; /* general.architecture */
     struct job *job;
     uint64_t n_job, cap_job;
@@ -298,7 +298,7 @@ bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_lay
         return false;
     const struct gguf_tensor *src = b->job[b->n_job - 1].t;
     if (src->type != F32)
-        log_msg(LOG_WARN, "%s: %s is stored as %s; gates belong in F32 and are converted",
+        log_msg(HLM_LOG_WARN, "%s: %s is stored as %s; gates belong in F32 and are converted",
                 gguf_path(b->m->file), src->name, dtype_info(src->type)->name);
     b->oom |= !lora_base_gate(&b->m->base, *t, src);
     return true;
@@ -532,9 +532,9 @@ static bool upload(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t
     return gpu_stage_end(b->m->gpu, b->err);
 }
 
-bool model_commit(struct arena *a, const char *hint, struct err *err)
+bool model_commit(struct arena *a, const char *hint, struct hlm_err *err)
 {
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     return arena_commit(a, &why) || fail(err, "%s: %s", why.msg, hint);
 }
 
@@ -657,11 +657,12 @@ static void warn_unused(const struct binder *b)
             first = i;
     }
     if (n)
-        log_msg(LOG_WARN, "%s: %" PRIu64 " tensor%s not used by %s, the first is %s", gguf_path(g),
-                n, n == 1 ? " is" : "s are", b->prefix, gguf_tensor_at(g, first)->name);
+        log_msg(HLM_LOG_WARN, "%s: %" PRIu64 " tensor%s not used by %s, the first is %s",
+                gguf_path(g), n, n == 1 ? " is" : "s are", b->prefix,
+                gguf_tensor_at(g, first)->name);
 }
 
-const struct arch *model_arch(const struct gguf *g, struct err *err)
+const struct arch *model_arch(const struct gguf *g, struct hlm_err *err)
 {
     static const struct arch *const archs[] = {
 #define ARCH(name) &arch_##name,
@@ -697,7 +698,7 @@ static void binder_free(struct model *m)
     m->binder = NULL;
 }
 
-struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct err *err)
+struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct hlm_err *err)
 {
     const struct arch *arch = model_arch(file, err);
     struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
@@ -728,7 +729,7 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, str
 }
 
 bool model_upload(struct model *m, bool (*progress)(void *, uint64_t, uint64_t), void *user,
-                  struct err *err)
+                  struct hlm_err *err)
 {
     m->binder->err = err;
     bool ok = model_commit(m->weights, "a smaller quantisation of the model needs less", err) &&

@@ -43,7 +43,7 @@ struct model {
 struct arch {
     const char *name; /* general.architecture */
     /* Reads keys and binds weights: fills m->own and the common fields. */
-    bool (*load)(struct model *m, struct binder *b, struct err *err);
+    bool (*load)(struct model *m, struct binder *b, struct hlm_err *err);
     void (*unload)(struct model *m); /* frees m->own; takes a half-loaded model */
     struct layer_shape (*shape)(const struct model *m, uint32_t i_layer);
     /* The only description of the layer: prefill, decode and training run it.
@@ -59,17 +59,17 @@ struct arch {
 #undef ARCH
 
 /* The row of models.def for a file, NULL with a reason. Needs no device, so it is asked first. */
-const struct arch *model_arch(const struct gguf *file, struct err *err);
+const struct arch *model_arch(const struct gguf *file, struct hlm_err *err);
 /* Reads keys and shapes: the model's size on the device and its layers are known, nothing is
  * there yet. draft: with the draft blocks, where the file has any; else they are left out. */
-struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct err *err);
+struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct hlm_err *err);
 /* Allocates the weights and brings them up; false without err: progress wanted it to end. Once. */
 bool model_upload(struct model *m, bool (*progress)(void *user, uint64_t done, uint64_t total),
-                  void *user, struct err *err);
+                  void *user, struct hlm_err *err);
 void model_unload(struct model *m); /* takes NULL */
 
 /* arena_commit that says, where memory is short, what makes the arena smaller. */
-bool model_commit(struct arena *a, const char *hint, struct err *err);
+bool model_commit(struct arena *a, const char *hint, struct hlm_err *err);
 
 /* Embeds the batch, runs every layer, leaves the last output (before the final norm). hidden,
  * where it is not NULL, receives n_layer + 1 groups of n_tok rows: the embeddings and the output

@@ -37,7 +37,7 @@ static bool room(void *list, uint64_t n, uint64_t *cap, size_t size)
     return true;
 }
 
-struct tape *tape_create(struct arena *kept, const struct dropout *d, struct err *err)
+struct tape *tape_create(struct arena *kept, const struct dropout *d, struct hlm_err *err)
 {
     struct tape *t = mem_alloc(1, sizeof *t);
     if (!t) {
@@ -66,7 +66,7 @@ void tape_train(struct tape *t, struct arena *of, struct arena *to)
     t->to = to;
 }
 
-bool tape_train_vector(struct tape *t, tensor at, tensor to, struct err *err)
+bool tape_train_vector(struct tape *t, tensor at, tensor to, struct hlm_err *err)
 {
     if (!room(&t->vector, t->n_vector, &t->cap_vector, sizeof *t->vector))
         return fail(err, "out of memory: %llu trained vectors", (unsigned long long)t->n_vector);

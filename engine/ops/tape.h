@@ -29,12 +29,12 @@ struct dropout {
 struct tape;
 /* kept: an arena for what a recompute must not decide again (tape_keep); may be uncommitted, and is
  * taken from while something is recorded that asks for more. */
-struct tape *tape_create(struct arena *kept, const struct dropout *d, struct err *err);
+struct tape *tape_create(struct arena *kept, const struct dropout *d, struct hlm_err *err);
 void tape_destroy(struct tape *t); /* takes NULL */
 /* Everything in arena `of` is trained: the gradient of what stands at an offset there stands at the
  * same one in arena `to`. Those of single vectors elsewhere: at, to. */
 void tape_train(struct tape *t, struct arena *of, struct arena *to);
-bool tape_train_vector(struct tape *t, tensor at, tensor to, struct err *err);
+bool tape_train_vector(struct tape *t, tensor at, tensor to, struct hlm_err *err);
 
 /* Before anything is recorded. */
 void tape_attach(struct cmd *c, struct tape *t);

@@ -105,7 +105,7 @@ static bool room_for_loads(hlm *m)
 static bool take_loads(hlm *m, struct kv_stats *s)
 {
     struct hlm_counters *c = &m->count;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint32_t bar_at = 0;
     if (!s->all.arena || !room_for_loads(m) || !kv_stats_read(s, &err))
         return false;
@@ -131,7 +131,7 @@ static bool take_loads(hlm *m, struct kv_stats *s)
 static void fill_layers(hlm *m)
 {
     struct kv_stats *s = m->telling;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     float delta[HLM_MAX_LAYER] = { 0 };
     struct trainer *t = m->tune ? m->tune->trainer : NULL;
     if (!take_loads(m, s) ||

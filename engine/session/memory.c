@@ -30,7 +30,7 @@ struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch)
 /* Without a plan (false) it is because of the device's limits, such as the length of a binding, or
  * because something is broken; then *broken. */
 static bool dry_run(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                    struct hlm_plan *plan, bool *broken, struct err *err)
+                    struct hlm_plan *plan, bool *broken, struct hlm_err *err)
 {
     uint64_t n_failed = mem_n_failed();
     bool was = gpu_dry(m->gpu, true);
@@ -52,13 +52,13 @@ uint32_t hlm_default_ctx(const hlm *m)
 }
 
 bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     uint32_t most = params->n_ctx ? min_u32(params->n_ctx, MAX_CTX) : hlm_default_ctx(m);
     uint32_t fits = 0, not = most + 1; /* bisection; the whole is tried first */
     for (uint32_t n = most; not -fits > 1; n = fits + (not -fits) / 2) {
         struct hlm_plan plan;
-        struct err why = { 0 };
+        struct hlm_err why = { 0 };
         bool broken, ok = dry_run(m, params, n, &plan, &broken, &why);
         if (broken)
             return fail(err, "%s", why.msg);
@@ -68,7 +68,7 @@ bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *
     return true;
 }
 
-uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct err *err)
+uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
 {
     uint32_t n_ctx = params->n_ctx;
     if (n_ctx > MAX_CTX)
@@ -79,7 +79,7 @@ uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct err *e
 }
 
 bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hlm_plan *plan,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     uint32_t n_ctx = plan_ctx(m, params, err);
     bool broken;
@@ -88,7 +88,7 @@ bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hl
 
 /* What would fit, cheapest sacrifice first: a shorter context, then no snapshots, then a small
  * batch too. Nothing in out when nothing does. False: something is broken. */
-static bool what_fits(hlm *m, struct hlm_session_params p, char out[96], struct err *err)
+static bool what_fits(hlm *m, struct hlm_session_params p, char out[96], struct hlm_err *err)
 {
     static const char *const how[] = { "", "--snapshot-budget 0 and ",
                                        "--snapshot-budget 0, a batch of 8 (-b) and " };
@@ -107,7 +107,7 @@ static bool what_fits(hlm *m, struct hlm_session_params p, char out[96], struct 
 }
 
 void plan_refuse(hlm *m, const struct hlm_session_params *params, const struct hlm_plan *plan,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     char all[32], may[32], one[32], parts[256] = "", would[96] = "";
     struct hlm_session_params p = *params;

@@ -14,7 +14,7 @@ static const char *kind_name(enum gpu_kind k)
                                  : "other";
 }
 
-int hlm_devices(struct hlm_device *out, int max, struct err *err)
+int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
 {
     struct gpu_caps caps[16];
     int n = gpu_list(caps, (int)ARRAY_LEN(caps), err);
@@ -53,7 +53,7 @@ static char *model_name(const struct gguf *g)
     return copy_str(s);
 }
 
-static bool mark_unused(hlm *m, struct err *err)
+static bool mark_unused(hlm *m, struct hlm_err *err)
 {
     uint32_t n = m->model->n_vocab;
     m->unused = mem_alloc(div_up(n, 32), 4);
@@ -65,7 +65,7 @@ static bool mark_unused(hlm *m, struct err *err)
     return true;
 }
 
-hlm *hlm_open(const struct hlm_params *params, struct err *err)
+hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
 {
     hlm *m = mem_alloc(1, sizeof *m);
     struct gpu_params gp = { .device = params->device,
@@ -102,7 +102,7 @@ hlm *hlm_open(const struct hlm_params *params, struct err *err)
     return m;
 }
 
-bool hlm_load(hlm *m, hlm_progress progress, void *user, struct err *err)
+bool hlm_load(hlm *m, hlm_progress progress, void *user, struct hlm_err *err)
 {
     if (!gpu_is_dry(m->gpu))
         return true;
@@ -164,7 +164,7 @@ const char *hlm_tok_err(const hlm *m) { return m->tok_err.msg; }
 
 /* The adapters, read and checked; NULL when one of them is refused. */
 static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
-                                    struct err *err)
+                                    struct hlm_err *err)
 {
     struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
     if (!file) {
@@ -183,7 +183,7 @@ static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint
     return file;
 }
 
-bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
+bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
 {
     struct lora_file **file = read_lora(m, l, n, err);
     bool ok = file != NULL;
@@ -193,7 +193,7 @@ bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct e
     return ok;
 }
 
-bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct err *err)
+bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
 {
     struct lora_base *base = &m->model->base;
     if (m->n_session || m->tune)

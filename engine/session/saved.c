@@ -35,7 +35,7 @@ static struct shown show(const char *s, size_t size)
 }
 
 static bool no_model(const char *path, const struct saved_head *h, const struct saved_want *w,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     struct shown arch = show(h->arch, sizeof h->arch), name = show(h->name, sizeof h->name);
     if (strcmp(arch.text, w->arch) == 0 && strcmp(name.text, show(w->name, 64).text) == 0)
@@ -47,7 +47,7 @@ static bool no_model(const char *path, const struct saved_head *h, const struct 
 
 /* Whether the head is one of this session's. */
 static bool fits(const char *path, const struct saved_head *h, const struct saved_want *w,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     static const uint64_t none[2];
     if (memcmp(h->model_hash, w->model_hash, sizeof h->model_hash) != 0)
@@ -73,7 +73,7 @@ static bool fits(const char *path, const struct saved_head *h, const struct save
 
 /* The counts of a head, and that they make up the file. */
 static bool check_head(const char *path, const struct saved_head *h, uint64_t bytes,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->flip > 1 || h->has_logits > 1 ||
         h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
@@ -88,7 +88,7 @@ static bool check_head(const char *path, const struct saved_head *h, uint64_t by
 
 /* That the parts end where the file does is the check of all their sizes. */
 static bool check_size(const char *path, struct saved *s, const struct saved_want *w,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     const struct saved_head *h = &s->head;
     uint64_t logits = 4ull * h->n_vocab, at = sizeof *h + 4ull * h->n_known + h->n_note;
@@ -106,7 +106,7 @@ static bool check_size(const char *path, struct saved *s, const struct saved_wan
     return true;
 }
 
-static bool read_tables(const struct file_in *f, struct saved *s, struct err *err)
+static bool read_tables(const struct file_in *f, struct saved *s, struct hlm_err *err)
 {
     const struct saved_head *h = &s->head;
     uint64_t at = sizeof *h + 4ull * h->n_known, table = at + h->n_note;
@@ -132,7 +132,7 @@ static bool read_tables(const struct file_in *f, struct saved *s, struct err *er
 }
 
 /* The checksum of all before it. */
-static bool check_sum(const struct file_in *f, struct saved *s, struct err *err)
+static bool check_sum(const struct file_in *f, struct saved *s, struct hlm_err *err)
 {
     uint64_t end = s->head.file_bytes - sizeof s->sum, have[2];
     uint8_t *buf = mem_alloc(PIECE, 1);
@@ -162,7 +162,7 @@ void saved_finish(struct saved *s)
 }
 
 bool saved_open(struct saved *s, const struct file_in *f, const struct saved_want *w,
-                struct err *err)
+                struct hlm_err *err)
 {
     const struct saved_head *h = &s->head;
     *s = (struct saved){ 0 };
@@ -187,11 +187,12 @@ bool saved_open(struct saved *s, const struct file_in *f, const struct saved_wan
 /* ---- state and keys in order ----------------------------------------------------------------- */
 
 /* Told the ranges of a part in the order of the file. */
-typedef bool (*range_fn)(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err);
+typedef bool (*range_fn)(void *user, tensor t, uint64_t offset, uint64_t bytes,
+                         struct hlm_err *err);
 
 /* Positions [from, to) of a cache, head by head; a ring's turn may cut them in two. */
 static bool walk_rows(tensor t, uint32_t n_head, uint32_t from, uint32_t to, range_fn fn,
-                      void *user, struct err *err)
+                      void *user, struct hlm_err *err)
 {
     uint64_t row = tensor_row_bytes(t), n_row = t.n_row / n_head;
     for (uint32_t h = 0; h < n_head; h++)
@@ -207,7 +208,7 @@ static bool walk_rows(tensor t, uint32_t n_head, uint32_t from, uint32_t to, ran
 /* All that a snapshot of n_past tokens holds; of a ring, what a later token may see. at: where it
  * lies, the live state or a slot. */
 static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_fn fn, void *user,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     const struct model *m = s->m->model;
     for (uint32_t i = 0; i < m->n_layer; i++) {
@@ -234,7 +235,8 @@ static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_f
     return true;
 }
 
-static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *user, struct err *err)
+static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *user,
+                    struct hlm_err *err)
 {
     const struct model *m = s->m->model;
     for (uint32_t i = 0; i < m->n_layer; i++) {
@@ -247,7 +249,7 @@ static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *us
     return true;
 }
 
-static bool on_count(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err)
+static bool on_count(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
 {
     (void)t, (void)offset, (void)err;
     *(uint64_t *)user += bytes;
@@ -269,7 +271,7 @@ static uint64_t kv_bytes(const void *user, uint32_t n_past)
     return n;
 }
 
-static bool want(hlm_session *s, struct saved_want *w, struct err *err)
+static bool want(hlm_session *s, struct saved_want *w, struct hlm_err *err)
 {
     hlm *m = s->m;
     if (!m->hashed && !gguf_hash(m->file, m->hash, err))
@@ -308,14 +310,14 @@ struct save {
     uint64_t done;
 };
 
-static bool put(struct save *w, const void *p, uint64_t n, struct err *err)
+static bool put(struct save *w, const void *p, uint64_t n, struct hlm_err *err)
 {
     sum_add(w->sum, p, n);
     w->done += n;
     return file_out_put(w->out, p, n, err);
 }
 
-static bool on_put(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err)
+static bool on_put(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
 {
     struct save *w = user;
     for (uint64_t done = 0, n; done < bytes; done += n) {
@@ -333,7 +335,7 @@ static void name_into(char *to, size_t size, const char *from)
 }
 
 static bool save_parts(hlm_session *s, struct save *w, struct saved_head *h, const void *note,
-                       uint64_t n_note, struct err *err)
+                       uint64_t n_note, struct hlm_err *err)
 {
     const struct snapshots *k = &s->snaps;
     uint64_t logits = 4ull * h->n_vocab;
@@ -362,7 +364,7 @@ static bool save_parts(hlm_session *s, struct save *w, struct saved_head *h, con
 }
 
 bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64_t n_note,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     struct saved_want own;
     if (n_note > MAX_NOTE)
@@ -417,7 +419,7 @@ struct load {
     uint64_t at;
 };
 
-static bool on_take(void *user, tensor t, uint64_t offset, uint64_t bytes, struct err *err)
+static bool on_take(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
 {
     struct load *r = user;
     for (uint64_t done = 0, n; done < bytes; done += n) {
@@ -433,7 +435,7 @@ static bool on_take(void *user, tensor t, uint64_t offset, uint64_t bytes, struc
 }
 
 /* Everything from the file's start into the session; what it has no slot for goes nowhere. */
-static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, struct err *err)
+static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, struct hlm_err *err)
 {
     const struct saved_head *h = &f->head;
     uint64_t logits = 4ull * h->n_vocab;
@@ -464,7 +466,7 @@ static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, st
 }
 
 static bool load_all(hlm_session *s, const struct file_in *in, const struct saved *f,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     const struct saved_head *h = &f->head;
     struct load r = { .gpu = s->m->gpu, .in = in, .buf = mem_alloc(PIECE, 1) };
@@ -496,7 +498,7 @@ static bool load_all(hlm_session *s, const struct file_in *in, const struct save
 }
 
 static bool open_saved(hlm_session *s, const char *path, bool load, void **note, uint64_t *n_note,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     struct file_in in;
     struct saved f = { 0 };
@@ -515,13 +517,13 @@ static bool open_saved(hlm_session *s, const char *path, bool load, void **note,
 }
 
 bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n_note,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     return open_saved(s, path, true, note, n_note, err);
 }
 
 bool hlm_session_peek(hlm_session *s, const char *path, void **note, uint64_t *n_note,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     return open_saved(s, path, false, note, n_note, err);
 }

@@ -76,7 +76,8 @@ static struct plan *plan_find(hlm_session *s, enum plan_kind kind, uint32_t n_to
 }
 
 /* The plan, recorded but not ended. The oldest makes room when there are too many. */
-static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
+static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok,
+                              struct hlm_err *err)
 {
     static const char *const names[] = {
         "read",       "read, last logits",      "eval",  "eval with hidden states", "likelihoods",
@@ -108,7 +109,8 @@ static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_to
     return NULL;
 }
 
-static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok, struct err *err)
+static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok,
+                             struct hlm_err *err)
 {
     struct plan *p = plan_find(s, kind, n_tok);
     if (!p && !(p = plan_make(s, kind, n_tok, err)))
@@ -128,15 +130,15 @@ static bool may_tell(const hlm_session *s) { return s->layers.has_gates && s->m-
 
 /* One token and the one after it. No answer ends for the sake of what layers tell: where that plan
  * had to make room for another and cannot be made again, they tell no more. */
-static struct plan *plan_next(hlm_session *s, struct err *err)
+static struct plan *plan_next(hlm_session *s, struct hlm_err *err)
 {
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     if (may_tell(s) && !s->mute && count_due(s->m)) {
         struct plan *p = plan_get(s, PLAN_NEXT_TELLS, 1, &why);
         if (p)
             return p;
         s->mute = true;
-        log_msg(LOG_WARN, "gates of answers are told no more: %s", why.msg);
+        log_msg(HLM_LOG_WARN, "gates of answers are told no more: %s", why.msg);
     }
     return plan_get(s, PLAN_NEXT, 1, err);
 }
@@ -150,7 +152,7 @@ static uint32_t default_batch(const struct gpu_caps *caps)
     return caps->kind == GPU_CPU ? 256 : MAX_TOK;
 }
 
-static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct err *err)
+static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct hlm_err *err)
 {
     const struct model *m = s->m->model;
     struct gpu *g = s->m->gpu;
@@ -176,7 +178,7 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct e
     return snapshots_init(&s->snaps, g, s->kv.state, s->logits, p->snapshot_budget, err);
 }
 
-bool session_commit(hlm_session *s, struct err *err)
+bool session_commit(hlm_session *s, struct hlm_err *err)
 {
     const char *shorter = "a shorter context (-c) needs less";
     const char *smaller = "a smaller batch (-b) or context (-c) needs less";
@@ -187,7 +189,7 @@ bool session_commit(hlm_session *s, struct err *err)
 }
 
 hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                             struct err *err)
+                             struct hlm_err *err)
 {
     const struct model *mod = m->model;
     hlm_session *s = mem_alloc(1, sizeof *s);
@@ -238,7 +240,8 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
     return s;
 }
 
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params, struct err *err)
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
+                                struct hlm_err *err)
 {
     uint32_t n_ctx = plan_ctx(m, params, err);
     hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
@@ -307,13 +310,13 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
 
 /* ---- where the timeline stands --------------------------------------------------------------- */
 
-bool session_place(hlm_session *s, struct err *err)
+bool session_place(hlm_session *s, struct hlm_err *err)
 {
     uint32_t at[2] = { s->n_past, s->flip };
     return gpu_write(s->m->gpu, s->step, 0, at, sizeof at, err);
 }
 
-static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct err *err)
+static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
 {
     if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
         return true;
@@ -340,7 +343,7 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
     return true;
 }
 
-bool session_clear(hlm_session *s, struct err *err)
+bool session_clear(hlm_session *s, struct hlm_err *err)
 {
     struct cmd *c = cmd_create(s->m->gpu, "clear", s->scratch, err);
     bool ok = c != NULL;
@@ -357,11 +360,11 @@ bool session_clear(hlm_session *s, struct err *err)
 
 void hlm_session_reset(hlm_session *s)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     snapshots_cut(&s->snaps, 0);
     s->n_row = 0;
     if (!session_clear(s, &err))
-        log_msg(LOG_ERROR, "%s", err.msg); /* the device is lost: the next call says so again */
+        log_msg(HLM_LOG_ERROR, "%s", err.msg); /* the device is lost: the next call says so again */
 }
 
 /* The id at a position is to be this one: where it is not, the keys and values from there on are of
@@ -387,13 +390,13 @@ static bool lose_place(hlm_session *s)
     return false;
 }
 
-static bool keep_snapshot(hlm_session *s, struct err *err)
+static bool keep_snapshot(hlm_session *s, struct hlm_err *err)
 {
     return !snapshots_wanted(&s->snaps, s->n_past, s->has_logits) ||
            snapshots_keep(&s->snaps, s->n_past, s->flip, s->has_logits, s->scratch, err);
 }
 
-static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct err *err)
+static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct hlm_err *err)
 {
     s->unclear = true;
     s->has_logits = false;
@@ -408,7 +411,7 @@ static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struct err *err)
+static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struct hlm_err *err)
 {
     for (uint32_t i = 0; i < n; i++)
         if (id[i] < 0 || (uint32_t)id[i] >= s->m->model->n_vocab)
@@ -419,7 +422,7 @@ static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struc
 
 /* One piece: n tokens behind what is held. */
 static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_kind kind,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     if (s->unclear)
         return fail(err, "a call before has failed half-way: only a new sync can go on from here");
@@ -444,7 +447,7 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
 
 /* Takes the timeline to the longest state that id[0 .. n) goes on from: where it stands, or a
  * snapshot, or the start. */
-static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err *err)
+static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct hlm_err *err)
 {
     uint32_t same = 0, here = s->n_past;
     while (same < n && same < s->n_row && id[same] == s->id[same])
@@ -474,7 +477,7 @@ static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct err 
 }
 
 bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
-                      uint32_t n_snap, hlm_progress progress, void *user, struct err *err)
+                      uint32_t n_snap, hlm_progress progress, void *user, struct hlm_err *err)
 {
     if (n == 0 || n > s->n_ctx)
         return fail(err, "%u tokens do not fit a context of %u", n, s->n_ctx);
@@ -510,7 +513,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
 struct hlm_found hlm_session_found(const hlm_session *s) { return s->found; }
 
 bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     const struct model *m = s->m->model;
     if (n > s->n_ctx - s->n_past)
@@ -547,7 +550,8 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     return ok;
 }
 
-bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll, struct err *err)
+bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
+                     struct hlm_err *err)
 {
     if (n < 2 || n - 1 > s->n_ctx - s->n_past)
         return fail(err,
@@ -581,7 +585,7 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
 }
 
 bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     bool unread = s->n_known > s->n_past;
     if (!unread && !s->has_logits)

@@ -12,7 +12,7 @@ struct hlm {
     struct gpu *gpu;
     struct model *model;
     struct tok *tok;
-    struct err tok_err;
+    struct hlm_err tok_err;
     struct lora_set *lora; /* in force; NULL: none */
     uint32_t n_session;    /* alive */
     struct hlm_tune *tune; /* a training; NULL: none */
@@ -88,7 +88,7 @@ struct snapshots {
 
 /* Takes the slots that fit budget in an uncommitted arena. */
 bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, tensor logits,
-                    uint64_t budget, struct err *err);
+                    uint64_t budget, struct hlm_err *err);
 void snapshots_finish(struct snapshots *k); /* takes a zeroed one */
 /* Those of more than n_past tokens are void. */
 void snapshots_cut(struct snapshots *k, uint32_t n_past);
@@ -107,9 +107,9 @@ bool snapshots_free(const struct snapshots *k); /* is there an empty slot? */
 bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits);
 /* Copies the live state, and logits when they are at hand, to a slot, or back. Do not wait. */
 bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
-                    struct arena *scratch, struct err *err);
+                    struct arena *scratch, struct hlm_err *err);
 bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
-                       struct err *err);
+                       struct hlm_err *err);
 /* A slot for a copy that comes from elsewhere; NULL when there is none. Its bytes are state, then
  * logits. */
 struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past);
@@ -171,27 +171,27 @@ struct hlm_session {
 
 /* Forgets everything: zero state, empty caches (their contents do not matter, positions cut
  * them). */
-bool session_clear(hlm_session *s, struct err *err);
+bool session_clear(hlm_session *s, struct hlm_err *err);
 /* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
-bool session_place(hlm_session *s, struct err *err);
+bool session_place(hlm_session *s, struct hlm_err *err);
 
 /* ---- plans of memory (memory.c) ------------------------------------------------------------ */
 
 /* Everything of a session but its memory: its arenas have their sizes, for the largest plans are
  * recorded and have told how much scratch they need. Then all of it is allocated. */
 hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                             struct err *err);
-bool session_commit(hlm_session *s, struct err *err);
+                             struct hlm_err *err);
+bool session_commit(hlm_session *s, struct hlm_err *err);
 uint32_t session_n_batch(const hlm_session *s);
 
 /* What all arenas that there are cost. */
 struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch);
 /* The context that a session with these params has: what fits where they leave it open, but one
  * token at least. 0 on failure. */
-uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct err *err);
+uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 /* Says what is too much, and what would fit. */
 void plan_refuse(hlm *m, const struct hlm_session_params *params, const struct hlm_plan *plan,
-                 struct err *err);
+                 struct hlm_err *err);
 
 /* ---- a session in a file (saved.c) ------------------------------------------------------- */
 
@@ -236,5 +236,5 @@ struct saved {
 };
 /* False: s holds nothing. Needs no device. */
 bool saved_open(struct saved *s, const struct file_in *f, const struct saved_want *w,
-                struct err *err);
+                struct hlm_err *err);
 void saved_finish(struct saved *s); /* takes a zeroed one */

@@ -12,7 +12,7 @@ enum { LOGITS_ALIGN = 256 };
 /* ---- making and ending ----------------------------------------------------------------------- */
 
 bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, tensor logits,
-                    uint64_t budget, struct err *err)
+                    uint64_t budget, struct hlm_err *err)
 {
     *k = (struct snapshots){ .gpu = g, .logits = logits };
     k->state = (tensor){ .arena = state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
@@ -34,7 +34,7 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
     for (uint32_t i = 0; i < k->n_slot; i++)
         k->slot_at[i] = arena_take(k->arena, k->slot_bytes, 0);
     if (budget && !k->n_slot && !gpu_is_dry(g))
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "a snapshot of this model takes %llu bytes, the budget for snapshots has "
                 "%llu: none are kept",
                 (unsigned long long)k->slot_bytes, (unsigned long long)budget);
@@ -224,7 +224,7 @@ tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s)
 }
 
 static bool copy(struct snapshots *k, const struct snapshot *s, bool keep, struct arena *scratch,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     tensor state = snapshots_slot(k, s), logits = state;
     logits.offset += align_up(k->state_bytes, LOGITS_ALIGN);
@@ -239,7 +239,7 @@ static bool copy(struct snapshots *k, const struct snapshot *s, bool keep, struc
 }
 
 bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
-                    struct arena *scratch, struct err *err)
+                    struct arena *scratch, struct hlm_err *err)
 {
     struct snapshot *s = snapshots_add(k, n_past);
     if (!s)
@@ -253,7 +253,7 @@ bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool ha
 }
 
 bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     return copy(k, from, false, scratch, err);
 }

@@ -479,7 +479,7 @@ static bool is_role(const struct chat_input *in, uint32_t i, const char *role)
 }
 
 static bool check_msg(const struct chat_format *f, const struct chat_input *in, uint32_t i,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     const char *role = in->msg[i].role;
     bool tool = is_role(in, i, "tool"), answer = is_role(in, i, "assistant");
@@ -503,7 +503,7 @@ static bool check_msg(const struct chat_format *f, const struct chat_input *in, 
 }
 
 static bool check(const struct chat_format *f, const struct chat_input *in, bool question,
-                  struct err *err)
+                  struct hlm_err *err)
 {
     if (in->tools && !f->tools)
         return fail(err, "tools, which chat format %s has no form for", f->name);
@@ -607,7 +607,7 @@ static bool finish(struct draft *d)
 }
 
 bool chat_tell_tools(const struct chat_format *fmt, json_t *tools, struct chat_prompt *out,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     struct draft d = { .p = out };
     *out = (struct chat_prompt){ 0 };
@@ -618,7 +618,7 @@ bool chat_tell_tools(const struct chat_format *fmt, json_t *tools, struct chat_p
 }
 
 bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
-                 bool think, struct chat_prompt *out, struct err *err)
+                 bool think, struct chat_prompt *out, struct hlm_err *err)
 {
     struct draft d = { .p = out };
     bool question;

@@ -87,26 +87,27 @@ void chat_prompt_free(struct chat_prompt *p);
 /* The tools with the words around them as the format tells them, for those who render many prompts
  * with one list; nothing where it has no form for them. False: no memory. */
 bool chat_tell_tools(const struct chat_format *fmt, struct json_t *tools, struct chat_prompt *out,
-                     struct err *err);
+                     struct hlm_err *err);
 /* The prompt for these messages. generate: end with the generation prompt, thinking or not, as far
  * as the format has the choice. An unknown role is an error, as are tools and calls where the
  * format has none; a misplaced system message, no message, or none of a user is one where the
  * format's own template refuses that. Texts of tools and calls are no template text: they never
  * say a control token. */
 bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
-                 bool think, struct chat_prompt *out, struct err *err);
+                 bool think, struct chat_prompt *out, struct hlm_err *err);
 
 /* Messages as files have them, a list of {role, content[, reasoning_content, name, tool_calls]};
  * content may be null or missing beside tool_calls, which are {name, arguments}, bare or as
  * {function: {...}}, the arguments an object or its text. name is used in error messages. Free with
  * chat_free(). NULL with a reason. */
 struct chat_msg *chat_from_list(struct json_t *list, const char *name, uint32_t *n,
-                                struct err *err);
+                                struct hlm_err *err);
 /* The same of a text: a list, or an object with "messages" and, if wanted, "tools". */
 struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
-                                struct json_t **tools, struct err *err);
+                                struct json_t **tools, struct hlm_err *err);
 /* Takes NULL. */
 void chat_free(struct chat_msg *msg, uint32_t n, struct json_t *tools);
 /* False with a reason unless j is a list of functions: {name, ...}, bare or as {function: {...}}.
  * *tools is j, or NULL where there is nothing in it or j is null or none. */
-bool chat_tools_check(struct json_t *j, const char *name, struct json_t **tools, struct err *err);
+bool chat_tools_check(struct json_t *j, const char *name, struct json_t **tools,
+                      struct hlm_err *err);

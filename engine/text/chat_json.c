@@ -32,7 +32,7 @@ void chat_free(struct chat_msg *msg, uint32_t n, json_t *tools)
 struct place {
     const char *name;
     unsigned long long i, k;
-    struct err *err;
+    struct hlm_err *err;
 };
 
 static bool wrong(const struct place *at, const char *key, const char *what)
@@ -144,9 +144,9 @@ static bool take(struct place *at, json_t *j, struct chat_msg *m)
     return !json_is_string(name) || copy(at, name, &m->name);
 }
 
-struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, struct err *err)
+struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, struct hlm_err *err)
 {
-    struct err own = { 0 };
+    struct hlm_err own = { 0 };
     uint64_t count = json_array_size(list);
     struct chat_msg *msg = NULL;
     *n = 0;
@@ -154,9 +154,9 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
         fail(&own, "%s: a JSON array of messages is expected", name);
     else if (!(msg = mem_alloc(count, sizeof *msg)))
         fail(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
-    for (uint64_t i = 0; !own.set && i < count; i++)
+    for (uint64_t i = 0; !own.kind && i < count; i++)
         take(&(struct place){ name, i + 1, 0, &own }, json_array_get(list, i), &msg[i]);
-    if (own.set) {
+    if (own.kind) {
         fail(err, "%s", own.msg);
         chat_free(msg, (uint32_t)count, NULL);
         return NULL;
@@ -166,7 +166,7 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
 }
 
 struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
-                                json_t **tools, struct err *err)
+                                json_t **tools, struct hlm_err *err)
 {
     json_error_t e;
     json_t *j = json_loadb(json, len, 0, &e); /* refuses U+0000, which content cannot hold */

@@ -459,7 +459,7 @@ void draft_calls(struct draft *d, const struct chat_tools *t, const struct chat_
     }
 }
 
-bool chat_tools_check(json_t *j, const char *name, json_t **tools, struct err *err)
+bool chat_tools_check(json_t *j, const char *name, json_t **tools, struct hlm_err *err)
 {
     size_t i;
     json_t *tool;

@@ -136,7 +136,7 @@ static struct shown show(struct str s)
 }
 
 /* A string array under `key`, or NULL with a reason. */
-static const struct gguf_kv *strings(const struct gguf *g, const char *key, struct err *err)
+static const struct gguf_kv *strings(const struct gguf *g, const char *key, struct hlm_err *err)
 {
     const struct gguf_kv *kv = gguf_kv(g, key);
     if (!kv)
@@ -150,7 +150,7 @@ static const struct gguf_kv *strings(const struct gguf *g, const char *key, stru
     return NULL;
 }
 
-static bool load_types(struct tok *t, const struct gguf *g, struct err *err)
+static bool load_types(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
     static const char key[] = "tokenizer.ggml.token_type";
     static const uint8_t flags[] = {
@@ -180,7 +180,7 @@ static bool load_types(struct tok *t, const struct gguf *g, struct err *err)
 }
 
 static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_of[N_CHAR],
-                        struct err *err)
+                        struct hlm_err *err)
 {
     const struct gguf_kv *kv = strings(g, "tokenizer.ggml.tokens", err);
     if (!kv)
@@ -227,7 +227,7 @@ static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_
 }
 
 static bool load_merges(struct tok *t, const struct gguf *g, const int16_t byte_of[N_CHAR],
-                        struct err *err)
+                        struct hlm_err *err)
 {
     static const char key[] = "tokenizer.ggml.merges";
     const struct gguf_kv *kv = strings(g, key, err);
@@ -240,7 +240,7 @@ static bool load_merges(struct tok *t, const struct gguf *g, const int16_t byte_
         n_missing += t->bpe.byte_id[b] < 0;
     }
     if (n_missing)
-        log_msg(LOG_WARN, "%s: %u of the 256 bytes have no token and will be lost from text",
+        log_msg(HLM_LOG_WARN, "%s: %u of the 256 bytes have no token and will be lost from text",
                 gguf_path(g), n_missing);
 
     struct gguf_str_iter it = { kv->data, kv->n };
@@ -279,7 +279,7 @@ static int by_bytes(const void *a, const void *b)
 }
 
 /* Sorts the added tokens, so that those that begin with what was read so far are neighbours. */
-static bool load_added(struct tok *t, const struct gguf *g, struct err *err)
+static bool load_added(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->n; i++)
@@ -312,7 +312,7 @@ static bool load_added(struct tok *t, const struct gguf *g, struct err *err)
 
 /* One of the *_token_id keys; *id is -1 when it is not there. */
 static bool read_id(const struct tok *t, const struct gguf *g, const char *name, int32_t *id,
-                    struct err *err)
+                    struct hlm_err *err)
 {
     char key[64] = "tokenizer.ggml.";
     uint32_t v = UINT32_MAX;
@@ -328,7 +328,7 @@ static bool read_id(const struct tok *t, const struct gguf *g, const char *name,
     return true;
 }
 
-static bool load_ends(struct tok *t, const struct gguf *g, struct err *err)
+static bool load_ends(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
     static const char *const key[] = { "eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep" };
     /* clang-format off */
@@ -353,7 +353,7 @@ static bool load_ends(struct tok *t, const struct gguf *g, struct err *err)
     return true;
 }
 
-static bool load_pre(struct tok *t, const struct gguf *g, struct err *err)
+static bool load_pre(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
     struct str model = { "", 0 }, name = { "", 0 };
     char known[128];
@@ -379,7 +379,7 @@ static bool load_pre(struct tok *t, const struct gguf *g, struct err *err)
     return t->split != NULL;
 }
 
-struct tok *tok_create(const struct gguf *g, struct err *err)
+struct tok *tok_create(const struct gguf *g, struct hlm_err *err)
 {
     int16_t byte_of[N_CHAR];
     byte_chars(byte_of);
@@ -416,7 +416,7 @@ void tok_ids_free(struct tok_ids *ids)
     *ids = (struct tok_ids){ 0 };
 }
 
-bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct err *err)
+bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err)
 {
     if (n > ids->cap - ids->n) {
         uint64_t cap = max_u64(2ull * ids->cap, (uint64_t)ids->n + n + 64);
@@ -431,7 +431,7 @@ bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct err
     return true;
 }
 
-static bool encode_piece(void *user, const char *piece, uint64_t n, struct err *err)
+static bool encode_piece(void *user, const char *piece, uint64_t n, struct hlm_err *err)
 {
     struct tok *t = user;
     int32_t id = t->whole ? find(t, piece, n) : -1;
@@ -475,7 +475,8 @@ static int32_t match_added(const struct tok *t, const char *text, uint64_t n, ui
 
 /* Spans without ids, as one text. Added tokens are found in the text as it is, before NFC, as the
  * models' own tokenizers do; a control token may run over several special spans. */
-static bool encode_run(struct tok *t, const struct tok_span *span, uint32_t n_span, struct err *err)
+static bool encode_run(struct tok *t, const struct tok_span *span, uint32_t n_span,
+                       struct hlm_err *err)
 {
     uint64_t n = 0;
     for (uint32_t i = 0; i < n_span; i++)
@@ -515,7 +516,7 @@ static bool encode_run(struct tok *t, const struct tok_span *span, uint32_t n_sp
 }
 
 bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, struct tok_ids *out,
-                struct err *err)
+                struct hlm_err *err)
 {
     t->out = out;
     for (uint32_t i = 0; i < n_span;) {
@@ -532,7 +533,7 @@ bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, str
 }
 
 bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special,
-                     struct tok_ids *out, struct err *err)
+                     struct tok_ids *out, struct hlm_err *err)
 {
     return tok_encode(t, &(struct tok_span){ .text = text, .len = len, .special = special }, 1, out,
                       err);

@@ -10,7 +10,7 @@ struct tok;
 
 /* Reads only tokenizer.* keys, so any architecture and a file without tensors will do. The file may
  * be closed afterwards. NULL with a reason that names the file. */
-struct tok *tok_create(const struct gguf *g, struct err *err);
+struct tok *tok_create(const struct gguf *g, struct hlm_err *err);
 void tok_destroy(struct tok *t);
 
 /* A piece of a prompt. Spans stand for one continuous text: merges and pre-tokenizer matches run
@@ -31,16 +31,16 @@ struct tok_ids {
     uint32_t n, cap;
 }; /* growable; free with tok_ids_free */
 void tok_ids_free(struct tok_ids *ids);
-bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct err *err);
+bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err);
 
 /* Appends the ids of the spans' text. No bos or eos is added. Text may be any bytes: runs that are
  * no UTF-8 become pieces of their own, and all bytes come back from the ids (but for NFC, where the
  * model has it). About linear in the text, whatever it is. After a failure out holds ids so far. */
 bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, struct tok_ids *out,
-                struct err *err);
+                struct hlm_err *err);
 /* The same for one string; special: parse control tokens in it. */
 bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special,
-                     struct tok_ids *out, struct err *err);
+                     struct tok_ids *out, struct hlm_err *err);
 
 /* The bytes that a token stands for (a special token: its literal text). Valid while t lives. May
  * be part of a UTF-8 character. Out of range or unused ids: empty. */

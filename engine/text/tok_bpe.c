@@ -19,7 +19,7 @@ struct symbol {
     uint32_t prev, next, rank;
 };
 
-bool bpe_init(struct bpe *b, uint64_t n_merge, struct err *err)
+bool bpe_init(struct bpe *b, uint64_t n_merge, struct hlm_err *err)
 {
     uint32_t bits = 4;
     while (bits < 31 && (1ull << bits) < n_merge + n_merge / 2)
@@ -92,7 +92,7 @@ static bool look(struct bpe *b, uint32_t i, uint32_t end)
 }
 
 bool bpe_piece(struct bpe *b, const char *piece, uint64_t n_byte, struct tok_ids *out,
-               struct err *err)
+               struct hlm_err *err)
 {
     if (n_byte >= NONE)
         return fail(err, "tokenizer: a piece of %llu bytes", (unsigned long long)n_byte);

@@ -13,7 +13,7 @@
 int utf8_next(const char *p, uint64_t n);
 
 /* Grows *old to n elements of `size` bytes at least, doubling. *cap is counted in elements. */
-bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct err *err);
+bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct hlm_err *err);
 
 struct nfc {
     int32_t *cp, *sorted;
@@ -22,7 +22,7 @@ struct nfc {
 }; /* scratch */
 void nfc_finish(struct nfc *s);
 /* Brings valid UTF-8 to NFC. *text and *n are replaced, by scratch, until the next call. */
-bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct err *err);
+bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct hlm_err *err);
 
 /* ---- tok_split.c: the pre-tokenizers */
 
@@ -34,12 +34,12 @@ bool pre_ignores_merges(const struct pre *p);
 bool pre_is_nfc(const struct pre *p);
 bool pre_adds_bos(const struct pre *p);
 
-struct split *split_create(const struct pre *p, bool nfc, struct err *err);
+struct split *split_create(const struct pre *p, bool nfc, struct hlm_err *err);
 void split_destroy(struct split *s);
 /* Hands the pieces of text to fn in order. Runs that are no UTF-8 are pieces of their own. */
-typedef bool piece_fn(void *user, const char *piece, uint64_t n, struct err *err);
+typedef bool piece_fn(void *user, const char *piece, uint64_t n, struct hlm_err *err);
 bool split_text(struct split *s, const char *text, uint64_t n, piece_fn *fn, void *user,
-                struct err *err);
+                struct hlm_err *err);
 
 /* ---- tok_bpe.c: merging */
 
@@ -50,9 +50,10 @@ struct bpe {
     struct symbol *sym; /* scratch of one piece */
     uint64_t *heap, sym_cap, heap_cap;
 };
-bool bpe_init(struct bpe *b, uint64_t n_merge, struct err *err);
+bool bpe_init(struct bpe *b, uint64_t n_merge, struct hlm_err *err);
 void bpe_finish(struct bpe *b);
 /* left and right become id. Of equal pairs the first stays. */
 void bpe_add(struct bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id);
 /* Appends the ids of a piece, which may be any bytes. */
-bool bpe_piece(struct bpe *b, const char *piece, uint64_t n, struct tok_ids *out, struct err *err);
+bool bpe_piece(struct bpe *b, const char *piece, uint64_t n, struct tok_ids *out,
+               struct hlm_err *err);

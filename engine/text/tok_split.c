@@ -91,7 +91,7 @@ struct split {
     struct nfc scratch;
 };
 
-struct split *split_create(const struct pre *p, bool nfc, struct err *err)
+struct split *split_create(const struct pre *p, bool nfc, struct hlm_err *err)
 {
     struct split *s = mem_alloc(1, sizeof *s);
     if (!s)
@@ -137,7 +137,7 @@ struct sink {
 
 /* What expression `level` matches, and the gaps between, go on to the next one. */
 static bool cut(struct split *s, int level, const char *text, uint64_t n, struct sink out,
-                struct err *err)
+                struct hlm_err *err)
 {
     if (level == MAX_EXPR || !s->code[level])
         return out.fn(out.user, text, n, err);
@@ -159,7 +159,7 @@ static bool cut(struct split *s, int level, const char *text, uint64_t n, struct
 }
 
 bool split_text(struct split *s, const char *text, uint64_t n, piece_fn *fn, void *user,
-                struct err *err)
+                struct hlm_err *err)
 {
     /* No expression backtracks more than a few times over a run of characters, so that work is
      * linear in the text; the limit only makes sure of it. */

@@ -48,7 +48,7 @@ uint64_t utf8_out(struct utf8_out *u, struct str s, bool flush, char *out)
     return n_out;
 }
 
-bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct err *err)
+bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct hlm_err *err)
 {
     if (n <= *cap)
         return true;
@@ -77,7 +77,7 @@ static uint32_t combining_class(int32_t cp)
 
 /* Puts each run of combining marks into canonical order. utf8proc's own sort takes quadratic time
  * on a long run, which a hostile text can have; this one counts. */
-static bool order_marks(struct nfc *s, uint64_t n, struct err *err)
+static bool order_marks(struct nfc *s, uint64_t n, struct hlm_err *err)
 {
     for (uint64_t i = 0; i < n; i++) {
         uint64_t from = i;
@@ -101,7 +101,7 @@ static bool order_marks(struct nfc *s, uint64_t n, struct err *err)
     return true;
 }
 
-bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct err *err)
+bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct hlm_err *err)
 {
     enum { LONGEST = 32 }; /* code points that one character can become, and more */
     const utf8proc_option_t how = UTF8PROC_STABLE | UTF8PROC_COMPOSE;

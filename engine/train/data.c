@@ -59,10 +59,10 @@ static bool blank(const char *s, uint64_t n)
 }
 
 /* One line, or none of it. False: it ends here. */
-static bool take_line(struct data_line *l, const char *text, uint64_t n, struct err *err)
+static bool take_line(struct data_line *l, const char *text, uint64_t n, struct hlm_err *err)
 {
     struct data_set *s = l->set, was = *s;
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     s->told.n_line++;
     if (data_line(l, text, n, &why))
         return true;
@@ -75,7 +75,7 @@ static bool take_line(struct data_line *l, const char *text, uint64_t n, struct 
     if (!s->told.n_bad)
         s->told.bad_line = l->line + 1;
     if (s->told.n_bad++ < MAX_TOLD)
-        log_msg(LOG_WARN, "%s; skipped", why.msg);
+        log_msg(HLM_LOG_WARN, "%s; skipped", why.msg);
     return true;
 }
 
@@ -83,21 +83,21 @@ static void tell(const struct data_set *s, const char *name, const struct data_p
 {
     const struct data_told *t = &s->told;
     if (t->n_bad > MAX_TOLD)
-        log_msg(LOG_WARN, "%s: %" PRIu64 " malformed lines skipped", name, t->n_bad);
+        log_msg(HLM_LOG_WARN, "%s: %" PRIu64 " malformed lines skipped", name, t->n_bad);
     if (t->n_cut)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: %" PRIu64 " documents cut to %u tokens, which lost %" PRIu64
                 " tokens; the longest had %" PRIu64 ", the first is line %" PRIu64,
                 name, t->n_cut, p->max_seq, t->n_ids_cut, t->longest, t->cut_line);
     if (t->n_dropped)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: %" PRIu64 " documents dropped, they had no token that counts; the first is "
                 "line %" PRIu64,
                 name, t->n_dropped, t->dropped_line);
 }
 
 bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *name,
-                const struct data_params *p, struct err *err)
+                const struct data_params *p, struct hlm_err *err)
 {
     char where[400];
     struct data_line l = { .p = p, .set = s, .where = where };
@@ -126,7 +126,8 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
     return ok;
 }
 
-static bool load(struct data_set *s, const char *path, const struct data_params *p, struct err *err)
+static bool load(struct data_set *s, const char *path, const struct data_params *p,
+                 struct hlm_err *err)
 {
     uint64_t n = 0;
     char *bytes = file_read(path, UINT64_MAX / 4, &n, err);
@@ -198,7 +199,8 @@ static bool part(const struct data_set *all, const uint8_t *chosen, bool want, s
     return true;
 }
 
-static bool split(struct data *d, const char *path, const struct data_params *p, struct err *err)
+static bool split(struct data *d, const char *path, const struct data_params *p,
+                  struct hlm_err *err)
 {
     uint32_t n = count_lines(&d->train);
     if (p->valid <= 0 || n < 2)
@@ -233,7 +235,7 @@ void data_free(struct data *d)
 }
 
 static bool load_folder(struct data *d, const char *path, const struct data_params *p,
-                        struct err *err)
+                        struct hlm_err *err)
 {
     const struct {
         struct data_set *set;
@@ -259,7 +261,7 @@ static bool load_folder(struct data *d, const char *path, const struct data_para
     return ok;
 }
 
-bool data_load(struct data *d, const char *path, const struct data_params *p, struct err *err)
+bool data_load(struct data *d, const char *path, const struct data_params *p, struct hlm_err *err)
 {
     struct stat st;
     *d = (struct data){ 0 };

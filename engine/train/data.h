@@ -72,11 +72,11 @@ struct data {
  * a file of two lines or more the params' share goes to valid, one line at least, the documents of
  * a line together. Cuts, drops and skipped lines are told with log_msg() too. False with a reason
  * that names file and line; *d is empty then. A file without any document is an error. */
-bool data_load(struct data *d, const char *path, const struct data_params *p, struct err *err);
+bool data_load(struct data *d, const char *path, const struct data_params *p, struct hlm_err *err);
 void data_free(struct data *d);
 /* One file's bytes into one set; name is for messages. */
 bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *name,
-                const struct data_params *p, struct err *err);
+                const struct data_params *p, struct hlm_err *err);
 
 /* 0 .. n - 1 as the epoch-th pass takes them: the same for the same seed, on every machine. */
 void data_shuffle(uint32_t *order, uint32_t n, uint64_t seed, uint64_t epoch);
@@ -108,7 +108,7 @@ void data_rows_free(struct data_rows *r);
  * that does not closes it with padding and opens the next, so that their order is kept. A document
  * longer than row_length is an error: max_seq is there to cut it. */
 bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *order,
-               uint32_t row_length, int32_t pad_id, struct err *err);
+               uint32_t row_length, int32_t pad_id, struct hlm_err *err);
 
 /* The hyper-parameters of a run that a file of rows can hold. */
 enum data_schedule { DATA_CONSTANT, DATA_COSINE, DATA_LINEAR };
@@ -126,14 +126,14 @@ struct data_options data_options_default(void);
 /* Rows and options (NULL: none) as JSON, in the form of the reference data (version 2). kind says
  * what the documents were, name which case it is. The text is fresh memory. */
 char *data_dump_text(const struct data_rows *r, const struct data_options *o, const char *name,
-                     const char *kind, uint64_t *n, struct err *err);
+                     const char *kind, uint64_t *n, struct hlm_err *err);
 bool data_dump(const char *path, const struct data_rows *r, const struct data_options *o,
-               const char *name, const char *kind, struct err *err);
+               const char *name, const char *kind, struct hlm_err *err);
 
 /* Reads such a file, or its bytes; name is for messages. All that rows say of themselves must agree
  * and ids must be below n_vocab. Options that are not there keep their defaults; *has says whether
  * there are any. */
 bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct data_options *o,
-               bool *has, struct err *err);
+               bool *has, struct hlm_err *err);
 bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_vocab,
-                    struct data_rows *r, struct data_options *o, bool *has, struct err *err);
+                    struct data_rows *r, struct data_options *o, bool *has, struct hlm_err *err);

@@ -17,18 +17,18 @@ enum { MAX_MSG = 1024 };
 
 /* ---- documents in a set ---------------------------------------------------------------------- */
 
-static bool bad(struct data_line *l, struct err *err, const char *why)
+static bool bad(struct data_line *l, struct hlm_err *err, const char *why)
 {
     return fail(err, "%s: %s", l->where, why);
 }
 
-static bool no_memory(struct data_line *l, struct err *err)
+static bool no_memory(struct data_line *l, struct hlm_err *err)
 {
     l->fatal = true;
     return fail(err, "%s: no memory for this document", l->where);
 }
 
-static bool begin_doc(struct data_line *l, struct err *err)
+static bool begin_doc(struct data_line *l, struct hlm_err *err)
 {
     struct data_set *s = l->set;
     if (s->n_doc == s->cap_doc) {
@@ -44,7 +44,8 @@ static bool begin_doc(struct data_line *l, struct err *err)
 }
 
 /* More ids of the last document. */
-static bool add(struct data_line *l, const int32_t *id, uint32_t n, bool counts, struct err *err)
+static bool add(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
+                struct hlm_err *err)
 {
     struct data_set *s = l->set;
     struct data_doc *d = &s->doc[s->n_doc - 1];
@@ -71,7 +72,7 @@ static bool add(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
 
 /* Failing to encode is a matter of memory: any bytes are a text. */
 static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t n, bool counts,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     l->scratch.n = 0;
     if (!tok_encode(l->p->tok, span, n, &l->scratch, err)) {
@@ -81,20 +82,20 @@ static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t
     return add(l, l->scratch.id, l->scratch.n, counts, err);
 }
 
-static bool add_text(struct data_line *l, struct str s, bool counts, struct err *err)
+static bool add_text(struct data_line *l, struct str s, bool counts, struct hlm_err *err)
 {
     struct tok_span span = { .text = s.p, .len = s.n, .special = true };
     return add_spans(l, &span, 1, counts, err);
 }
 
 /* In front, where the file asks for one and the template has not printed it: as hlm-chat does. */
-static bool add_bos(struct data_line *l, int32_t first, struct err *err)
+static bool add_bos(struct data_line *l, int32_t first, struct hlm_err *err)
 {
     int32_t bos;
     return !tok_add_bos(l->p->tok, &bos) || bos == first || add(l, &bos, 1, false, err);
 }
 
-static bool add_eos(struct data_line *l, struct err *err)
+static bool add_eos(struct data_line *l, struct hlm_err *err)
 {
     return l->p->no_eos || l->p->eos < 0 || add(l, &l->p->eos, 1, true, err);
 }
@@ -143,7 +144,7 @@ static struct str str_of(const json_t *j)
     return (struct str){ json_string_value(j), json_string_length(j) };
 }
 
-static bool text_doc(struct data_line *l, struct str text, struct err *err)
+static bool text_doc(struct data_line *l, struct str text, struct hlm_err *err)
 {
     if (!begin_doc(l, err) || !add_bos(l, -1, err) || !add_text(l, text, true, err) ||
         !add_eos(l, err))
@@ -152,7 +153,8 @@ static bool text_doc(struct data_line *l, struct str text, struct err *err)
     return true;
 }
 
-static bool raw_doc(struct data_line *l, struct str prompt, struct str completion, struct err *err)
+static bool raw_doc(struct data_line *l, struct str prompt, struct str completion,
+                    struct hlm_err *err)
 {
     if (!begin_doc(l, err) || !add_bos(l, -1, err) || !add_text(l, prompt, false, err) ||
         !add_text(l, completion, true, err) || !add_eos(l, err))
@@ -193,10 +195,10 @@ static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
 /* False also when the format refuses these messages, with fatal unset: then there is no such
  * prompt. */
 static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool generate,
-                   bool think, struct chat_prompt *out, struct err *err)
+                   bool think, struct chat_prompt *out, struct hlm_err *err)
 {
     uint64_t before = mem_n_failed();
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     struct chat_input in = {
         .msg = msg, .n = n, .tools = l->tools, .told = l->tools ? &l->told : NULL
     };
@@ -208,7 +210,7 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
 
 /* All of it, unless rendering every answer's part would take too long. */
 static bool render_all(struct data_line *l, const struct chat_msg *msg, uint32_t n,
-                       struct chat_prompt *out, struct err *err)
+                       struct chat_prompt *out, struct hlm_err *err)
 {
     uint64_t n_answer = 0;
     for (uint32_t i = 0; i < n; i++)
@@ -236,7 +238,7 @@ static struct str text_from(const struct chat_prompt *p, uint32_t i)
  * prompt has, or behind a history that it tells otherwise than the prompt: the prompt is what
  * hlm-chat sends, the answer its text. */
 static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool think,
-                      struct turn *t, struct err *err)
+                      struct turn *t, struct hlm_err *err)
 {
     *t = (struct turn){ 0 };
     if (!render(l, msg, n, false, false, &t->said, NULL))
@@ -322,7 +324,7 @@ static uint32_t slice(const struct tok_span *span, uint32_t n, uint64_t from, ui
 }
 
 static bool whole_make(struct data_line *l, const struct chat_prompt *history, const struct turn *t,
-                       struct whole *w, struct err *err)
+                       struct whole *w, struct hlm_err *err)
 {
     const struct chat_prompt *a = t->stands ? &t->prompt : history, *b = &t->said;
     uint64_t n = a->n_span + (t->stands ? (uint64_t)b->n_span : 0);
@@ -341,13 +343,13 @@ static bool whole_make(struct data_line *l, const struct chat_prompt *history, c
 }
 
 static bool put_piece(struct data_line *l, struct whole *w, uint64_t from, uint64_t to, bool counts,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     return add_spans(l, w->some, slice(w->span, w->n_span, from, to, w->some), counts, err);
 }
 
 /* The bos, if any, is known from the first ids. */
-static bool put_first(struct data_line *l, struct whole *w, uint64_t to, struct err *err)
+static bool put_first(struct data_line *l, struct whole *w, uint64_t to, struct hlm_err *err)
 {
     uint32_t n = slice(w->span, w->n_span, 0, to, w->some);
     l->scratch.n = 0;
@@ -360,7 +362,7 @@ static bool put_first(struct data_line *l, struct whole *w, uint64_t to, struct 
 }
 
 static bool put_whole(struct data_line *l, struct whole *w, const struct chat_msg *msg, uint32_t n,
-                      bool think, const struct turn *last, struct err *err)
+                      bool think, const struct turn *last, struct hlm_err *err)
 {
     uint64_t at = 0;
     bool ok = true;
@@ -385,7 +387,8 @@ static bool put_whole(struct data_line *l, struct whole *w, const struct chat_ms
 }
 
 /* n messages as one document; with turns_each the last of them is the answer that counts. */
-static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n, struct err *err)
+static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n,
+                     struct hlm_err *err)
 {
     struct chat_prompt history = { 0 };
     struct turn last = { 0 };
@@ -406,7 +409,8 @@ static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n
     return ok;
 }
 
-static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t n, struct err *err)
+static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t n,
+                      struct hlm_err *err)
 {
     struct chat_prompt text = { 0 };
     uint32_t n_answer = 0;
@@ -431,7 +435,7 @@ static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t 
     return ok;
 }
 
-static bool messages(struct data_line *l, json_t *list, json_t *tools, struct err *err)
+static bool messages(struct data_line *l, json_t *list, json_t *tools, struct hlm_err *err)
 {
     uint32_t n = 0;
     if (!json_is_array(list))
@@ -462,7 +466,7 @@ static char *copy(struct str s)
 }
 
 static bool two_turns(struct data_line *l, struct str prompt, struct str completion,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     static char user[] = "user", assistant[] = "assistant";
     struct chat_msg msg[2] = {
@@ -477,7 +481,7 @@ static bool two_turns(struct data_line *l, struct str prompt, struct str complet
 
 /* ---- lines ----------------------------------------------------------------------------------- */
 
-static bool object(struct data_line *l, const json_t *j, struct err *err)
+static bool object(struct data_line *l, const json_t *j, struct hlm_err *err)
 {
     json_t *list = json_object_get(j, "messages"), *text = json_object_get(j, "text"),
            *prompt = json_object_get(j, "prompt"), *completion = json_object_get(j, "completion"),
@@ -500,7 +504,7 @@ static bool object(struct data_line *l, const json_t *j, struct err *err)
                                 : two_turns(l, str_of(prompt), str_of(completion), err);
 }
 
-bool data_line(struct data_line *l, const char *json, uint64_t n, struct err *err)
+bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err *err)
 {
     json_error_t e;
     json_t *j = json_loadb(json, (size_t)n, JSON_REJECT_DUPLICATES, &e);

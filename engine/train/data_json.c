@@ -143,7 +143,7 @@ static json_t *options_json(const struct data_options *o)
 }
 
 char *data_dump_text(const struct data_rows *r, const struct data_options *opt, const char *name,
-                     const char *kind, uint64_t *n, struct err *err)
+                     const char *kind, uint64_t *n, struct hlm_err *err)
 {
     struct out o = { 0 };
     put(&o, "{\"version\": 2, \"case\": ");
@@ -180,7 +180,7 @@ char *data_dump_text(const struct data_rows *r, const struct data_options *opt, 
 }
 
 bool data_dump(const char *path, const struct data_rows *r, const struct data_options *o,
-               const char *name, const char *kind, struct err *err)
+               const char *name, const char *kind, struct hlm_err *err)
 {
     uint64_t n = 0;
     char *text = data_dump_text(r, o, name, kind, &n, err);
@@ -195,7 +195,7 @@ bool data_dump(const char *path, const struct data_rows *r, const struct data_op
 struct in {
     const char *name;
     int64_t row;
-    struct err *err;
+    struct hlm_err *err;
 };
 
 static bool wrong(const struct in *in, const char *key, const char *what)
@@ -413,7 +413,7 @@ static bool read_all(struct in *in, const json_t *j, uint32_t n_vocab, struct da
 }
 
 bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_vocab,
-                    struct data_rows *r, struct data_options *o, bool *has, struct err *err)
+                    struct data_rows *r, struct data_options *o, bool *has, struct hlm_err *err)
 {
     struct in in = { name, -1, err };
     json_error_t e;
@@ -431,7 +431,7 @@ bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_v
 }
 
 bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct data_options *o,
-               bool *has, struct err *err)
+               bool *has, struct hlm_err *err)
 {
     uint64_t n = 0;
     char *json = file_read(path, UINT64_MAX / 4, &n, err);

@@ -16,7 +16,7 @@ struct data_line {
 
 /* Appends the documents of a line that holds more than white space. After a failure the set may
  * hold a part of them. */
-bool data_line(struct data_line *l, const char *json, uint64_t n, struct err *err);
+bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err *err);
 
 /* A row with room for n slots and n_doc documents, zeroed; NULL: no memory. */
 struct data_row *data_rows_add(struct data_rows *r, uint32_t n, uint32_t n_doc);

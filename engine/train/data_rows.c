@@ -57,7 +57,7 @@ void data_row_finish(struct data_rows *rows, struct data_row *r)
 }
 
 bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *order,
-               uint32_t row_length, int32_t pad_id, struct err *err)
+               uint32_t row_length, int32_t pad_id, struct hlm_err *err)
 {
     *r = (struct data_rows){ .row_length = row_length, .packed = row_length, .pad_id = pad_id };
     for (uint32_t i = 0, n_doc; i < s->n_doc; i += n_doc) {

@@ -21,7 +21,7 @@ static tensor table(struct trainer *t, uint32_t n, uint32_t n_row)
 
 static uint32_t *words(struct trainer *t, tensor of) { return (uint32_t *)(t->host + of.offset); }
 
-static bool take_layers(struct trainer *t, struct err *err)
+static bool take_layers(struct trainer *t, struct hlm_err *err)
 {
     uint32_t n = t->m->n_layer + t->n_loss - 1;
     struct layer_shape *shape = mem_alloc(n, sizeof *shape);
@@ -34,7 +34,7 @@ static bool take_layers(struct trainer *t, struct err *err)
     return ok || fail(err, "out of memory: %u layers", n);
 }
 
-static bool take_tables(struct trainer *t, struct err *err)
+static bool take_tables(struct trainer *t, struct hlm_err *err)
 {
     uint32_t n = t->max_tok, n_row = (uint32_t)align_up(n, t->piece_rows);
     uint32_t n_chunk = div_up(n, t->chunk) + t->p.max_doc + 1;
@@ -69,7 +69,7 @@ static bool take_tables(struct trainer *t, struct err *err)
 }
 
 /* Inputs of layers, and where their gradients go by turns; what losses begin with, likewise. */
-static bool take_inputs(struct trainer *t, struct err *err)
+static bool take_inputs(struct trainer *t, struct hlm_err *err)
 {
     uint32_t d = t->m->n_embd, n = t->max_tok, n_layer = t->m->n_layer;
     t->inputs = arena_create(t->gpu, "layer inputs", MEM_DEVICE, err);
@@ -248,7 +248,7 @@ static void pass_drop(struct pass *p)
 }
 
 /* Records; it is ended, and so ready, once memory is there. */
-static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
+static bool pass_record(struct trainer *t, struct pass *p, struct hlm_err *err)
 {
     static const char *const name[] = {
         [PASS_FIRST] = "first pass",
@@ -284,7 +284,7 @@ static bool pass_record(struct trainer *t, struct pass *p, struct err *err)
 
 /* The pass of a kind for rows of n_tok, found or recorded; the one not used for longest goes. */
 static struct pass *pass_get(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
-                             bool end, struct err *err)
+                             bool end, struct hlm_err *err)
 {
     struct pass *old = t->pass, *p = NULL;
     for (uint32_t i = 0; i < MAX_PASS && !p; i++) {
@@ -315,7 +315,7 @@ static struct pass *pass_get(struct trainer *t, enum pass_kind kind, uint32_t n_
 }
 
 /* The longest row tells how much memory all of them take. */
-static bool measure(struct trainer *t, struct err *err)
+static bool measure(struct trainer *t, struct hlm_err *err)
 {
     bool ok = pass_get(t, PASS_FIRST, t->max_tok, 0, false, err) &&
               pass_get(t, PASS_BACK, t->max_tok, 0, false, err);
@@ -327,7 +327,7 @@ static bool measure(struct trainer *t, struct err *err)
 /* ---- a row ----------------------------------------------------------------------------------- */
 
 static bool run(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
-                struct err *err)
+                struct hlm_err *err)
 {
     struct pass *p = pass_get(t, kind, n_tok, loss, true, err);
     return p && cmd_submit(p->cmd, err);
@@ -335,7 +335,7 @@ static bool run(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t
 
 /* Losses of all pieces come back as parts: their sum is made in double, in order. */
 static bool read_loss(struct trainer *t, const struct loss *l, double share, double *sum,
-                      double *nll, struct err *err)
+                      double *nll, struct hlm_err *err)
 {
     const uint32_t *rows = words(t, l->rows);
     if (l->n && !gpu_read(t->gpu, l->parts, 0, t->parts, 4ull * NLL_PARTS * l->n, err))
@@ -350,7 +350,7 @@ static bool read_loss(struct trainer *t, const struct loss *l, double share, dou
 }
 
 static bool run_row(struct trainer *t, const struct data_row *row, bool back, double weight,
-                    struct train_sums *sums, double *nll, double *nll_mtp, struct err *err)
+                    struct train_sums *sums, double *nll, double *nll_mtp, struct hlm_err *err)
 {
     uint32_t n_tok = min_u32((uint32_t)align_up(max_u32(row->n, 1), STEP), t->max_tok), n_any = 0;
     HLM_ASSERT(row->n <= t->max_tok && row->n_doc <= t->p.max_doc);
@@ -393,7 +393,7 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, do
 
 bool train_row(struct trainer *t, const struct data_row *row, double weight, uint64_t step,
                uint32_t i_row, struct train_sums *sums, double *nll, double *nll_mtp,
-               struct err *err)
+               struct hlm_err *err)
 {
     uint32_t key[4] = { (uint32_t)t->p.seed, (uint32_t)(t->p.seed >> 32), (uint32_t)step, i_row };
     memcpy(words(t, t->dropout.key), key, sizeof key);
@@ -401,7 +401,7 @@ bool train_row(struct trainer *t, const struct data_row *row, double weight, uin
 }
 
 bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
-                double *nll_mtp, struct err *err)
+                double *nll_mtp, struct hlm_err *err)
 {
     return run_row(t, row, false, 0, sums, nll, nll_mtp, err);
 }
@@ -411,7 +411,7 @@ struct kv_stats *train_layers(struct trainer *t) { return &t->layers; }
 /* ---- life ------------------------------------------------------------------------------------ */
 
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
-                             const struct train_params *p, struct err *err)
+                             const struct train_params *p, struct hlm_err *err)
 {
     struct trainer *t = mem_alloc(1, sizeof *t);
     if (!t) {
@@ -447,7 +447,7 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     return t;
 }
 
-bool train_commit(struct trainer *t, struct err *err)
+bool train_commit(struct trainer *t, struct hlm_err *err)
 {
     return model_commit(t->tables, "a smaller --max-seq needs less", err) &&
            model_commit(t->inputs, "a smaller --max-seq needs less", err) &&

@@ -36,8 +36,8 @@ struct train_params {
 /* set: in force (lora_set_use), made for training; NULL only with gates alone. Nothing is allocated
  * before train_commit; what is taken stands in gpu_plan() from here on. NULL with a reason. */
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
-                             const struct train_params *p, struct err *err);
-bool train_commit(struct trainer *t, struct err *err);
+                             const struct train_params *p, struct hlm_err *err);
+bool train_commit(struct trainer *t, struct hlm_err *err);
 void train_destroy(struct trainer *t); /* takes NULL; gates stay as trained */
 
 /* Sums over the counted targets of what was run: n is that of the main loss; mtp is a mean over the
@@ -51,19 +51,20 @@ struct train_sums {
  * 0. False: the device is lost, or memory. */
 bool train_row(struct trainer *t, const struct data_row *row, double weight, uint64_t step,
                uint32_t i_row, struct train_sums *sums, double *nll, double *nll_mtp,
-               struct err *err);
+               struct hlm_err *err);
 /* The same without gradients and without dropout. */
 bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
-                double *nll_mtp, struct err *err);
+                double *nll_mtp, struct hlm_err *err);
 
 /* What they told; its all.arena is NULL where nobody asked. */
 struct kv_stats *train_layers(struct trainer *t);
 /* The largest magnitude of the deltas that the gates of each of n layers have; 0 without. Waits. */
-bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct err *err);
+bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_err *err);
 
 /* One update from the gradients (op_adam), which are zeroed then; *norm: theirs before clipping. A
  * norm that is not finite changes nothing and fails. */
-bool train_update(struct trainer *t, const struct adam_update *u, double *norm, struct err *err);
+bool train_update(struct trainer *t, const struct adam_update *u, double *norm,
+                  struct hlm_err *err);
 
 /* What is trained, in the adapter's order: X.lora_a and X.lora_b in pairs, then deltas of gates. */
 struct train_param {
@@ -79,7 +80,7 @@ struct train_param train_param(const struct trainer *t, uint64_t i);
  * come back as what it was); moments. What is not trained has no gradient and no moments: zeros. */
 enum train_what { TRAIN_VALUE, TRAIN_GRAD, TRAIN_M, TRAIN_V, TRAIN_DEVICE };
 /* Waits. */
-bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct err *err);
+bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct hlm_err *err);
 /* What TRAIN_DEVICE, TRAIN_M and TRAIN_V have got comes back in the same bits. */
 bool train_put(struct trainer *t, enum train_what what, uint64_t i, const float *from,
-               struct err *err);
+               struct hlm_err *err);

@@ -55,8 +55,8 @@ struct trainer {
 
 /* Takes gradients, moments and tables of rows; then tells the tape what is trained; records the
  * update; allocates. */
-bool updates_init(struct trainer *t, struct err *err);
-bool updates_tape(struct trainer *t, struct err *err);
-bool updates_record(struct trainer *t, struct err *err);
-bool updates_commit(struct trainer *t, struct err *err);
+bool updates_init(struct trainer *t, struct hlm_err *err);
+bool updates_tape(struct trainer *t, struct hlm_err *err);
+bool updates_record(struct trainer *t, struct hlm_err *err);
+bool updates_commit(struct trainer *t, struct hlm_err *err);
 void updates_finish(struct trainer *t); /* takes one half made */

@@ -70,7 +70,7 @@ static uint32_t layer_of(const struct trainer *t, const char *name)
 }
 
 /* Gates that are trained, or that the adapter has moved. */
-static bool find_gates(struct trainer *t, struct err *err)
+static bool find_gates(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     struct lora_base *b = &t->m->base;
@@ -101,7 +101,7 @@ static bool find_gates(struct trainer *t, struct err *err)
     return true;
 }
 
-static bool find_rows(struct trainer *t, struct err *err)
+static bool find_rows(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     uint64_t n = u->n_lora + u->n_gate, k = 0;
@@ -152,7 +152,7 @@ static uint64_t lay_rows(struct trainer *t, struct place *p, uint64_t n, uint64_
 
 /* A part of AdamW's work: params [from, to). */
 static bool add_part(struct trainer *t, uint64_t from, uint64_t to, struct arena *values,
-                     struct arena *grads, uint64_t row0, struct err *err)
+                     struct arena *grads, uint64_t row0, struct hlm_err *err)
 {
     struct updates *u = t->u;
     uint64_t n = u->first[to] - u->first[from], k = 0;
@@ -178,7 +178,7 @@ static bool add_part(struct trainer *t, uint64_t from, uint64_t to, struct arena
     return true;
 }
 
-bool updates_init(struct trainer *t, struct err *err)
+bool updates_init(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u = mem_alloc(1, sizeof *u);
     if (!u)
@@ -211,7 +211,7 @@ bool updates_init(struct trainer *t, struct err *err)
     return true;
 }
 
-bool updates_tape(struct trainer *t, struct err *err)
+bool updates_tape(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     if (t->p.train_lora && u->n_lora)
@@ -232,7 +232,7 @@ static void record_gates(struct cmd *c, const struct updates *u)
     }
 }
 
-bool updates_record(struct trainer *t, struct err *err)
+bool updates_record(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     u->cmd = cmd_create(t->gpu, "update", t->scratch, err);
@@ -246,7 +246,7 @@ bool updates_record(struct trainer *t, struct err *err)
 }
 
 /* Gates as their deltas say; also where these come from elsewhere than an update. */
-static bool apply_gates(struct trainer *t, struct err *err)
+static bool apply_gates(struct trainer *t, struct hlm_err *err)
 {
     if (!t->u->n_gate)
         return true;
@@ -258,7 +258,7 @@ static bool apply_gates(struct trainer *t, struct err *err)
     return ok;
 }
 
-static bool bring_gates(struct trainer *t, struct err *err)
+static bool bring_gates(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     for (uint64_t i = 0; i < u->n_gate; i++) {
@@ -280,7 +280,7 @@ static bool bring_gates(struct trainer *t, struct err *err)
     return apply_gates(t, err);
 }
 
-bool updates_commit(struct trainer *t, struct err *err)
+bool updates_commit(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     const char *hint = "a smaller --rank or fewer targets need less";
@@ -299,7 +299,8 @@ bool updates_commit(struct trainer *t, struct err *err)
     return bring_gates(t, err) && cmd_end(u->cmd, err) && (u->ended = true);
 }
 
-bool train_update(struct trainer *t, const struct adam_update *by, double *norm, struct err *err)
+bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
+                  struct hlm_err *err)
 {
     struct updates *u = t->u;
     struct adam_hyper h;
@@ -315,7 +316,7 @@ bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
                                 by->step);
 }
 
-bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct err *err)
+bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_err *err)
 {
     struct updates *u = t->u;
     uint32_t words = (uint32_t)(arena_bytes(u->gates) / 4);
@@ -405,7 +406,7 @@ static uint64_t row_at(const struct trainer *t, const struct where *w, uint64_t 
 enum { RUN_BYTES = 8 << 20 };
 
 static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float *to,
-                      const float *from, struct err *err)
+                      const float *from, struct hlm_err *err)
 {
     struct where w = where_is(t, what, i);
     uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1); /* unlike mem_alloc: not zeroed */
@@ -447,7 +448,7 @@ static bool has(const struct trainer *t, enum train_what what, uint64_t i)
     return trained || what == TRAIN_VALUE || what == TRAIN_DEVICE;
 }
 
-bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct err *err)
+bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
 {
     if (has(t, what, i))
         return move_rows(t, what, i, to, NULL, err);
@@ -456,7 +457,7 @@ bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, s
 }
 
 bool train_put(struct trainer *t, enum train_what what, uint64_t i, const float *from,
-               struct err *err)
+               struct hlm_err *err)
 {
     if (!has(t, what, i))
         return true;

@@ -26,7 +26,7 @@ struct hlm_tune_params hlm_tune_defaults(void)
     return p;
 }
 
-bool hlm_tune_options(const char *ids_json, struct data_options *o, struct err *err)
+bool hlm_tune_options(const char *ids_json, struct data_options *o, struct hlm_err *err)
 {
     struct data_rows rows;
     struct data_options own;
@@ -43,7 +43,7 @@ bool hlm_tune_options(const char *ids_json, struct data_options *o, struct err *
 
 /* ---- what is learnt from --------------------------------------------------------------------- */
 
-static bool read_jsonl(hlm_tune *t, struct err *err)
+static bool read_jsonl(hlm_tune *t, struct hlm_err *err)
 {
     struct data_params *p = &t->p.read;
     hlm *m = t->m;
@@ -56,7 +56,7 @@ static bool read_jsonl(hlm_tune *t, struct err *err)
     if (!p->format.name)
         p->format = chat_detect(m->file, &exact);
     if (!exact)
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: its chat template is of a kind that hlm does not know: using %s "
                 "(--chat-format chooses)",
                 m->path, p->format.name);
@@ -75,7 +75,7 @@ static bool read_jsonl(hlm_tune *t, struct err *err)
            (!t->data.test.n_doc || data_pack(&t->test, &t->data.test, NULL, length, pad, err));
 }
 
-static bool read_ids(hlm_tune *t, struct err *err)
+static bool read_ids(hlm_tune *t, struct hlm_err *err)
 {
     struct data_options own;
     bool has;
@@ -103,7 +103,7 @@ static void sum_rows(struct sum *s, const struct data_rows *r)
 }
 
 /* Of the first pass and of what validates: what makes another run's numbers, and its early end. */
-static bool hash_data(hlm_tune *t, struct err *err)
+static bool hash_data(hlm_tune *t, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
     const struct data_rows *first = s ? stream_first(&t->stream, err) : NULL;
@@ -127,14 +127,14 @@ static void look_at_lengths(const hlm_tune *t)
         for (uint32_t k = 0; k < first->row[i].n_doc; k++)
             longest = max_u32(longest, first->row[i].doc_len[k]);
     if (longest > known)
-        log_msg(LOG_WARN, "the longest document has %u tokens, the model was trained for %u",
+        log_msg(HLM_LOG_WARN, "the longest document has %u tokens, the model was trained for %u",
                 longest, known);
 }
 
 enum { MAX_STEP_ROWS = 1 << 20 };
 
 /* Steps, rates, and how large rows become. */
-static bool plan_steps(hlm_tune *t, struct err *err)
+static bool plan_steps(hlm_tune *t, struct hlm_err *err)
 {
     const struct data_rows *first = stream_first(&t->stream, err);
     struct data_options *o = &t->o;
@@ -162,7 +162,7 @@ static bool plan_steps(hlm_tune *t, struct err *err)
 /* ---- what is trained ------------------------------------------------------------------------- */
 
 /* Those of b that a has not come behind it. */
-static bool join(struct lora_targets *a, const struct lora_targets *b, struct err *err)
+static bool join(struct lora_targets *a, const struct lora_targets *b, struct hlm_err *err)
 {
     const struct gguf_tensor **more = mem_grow(a->t, a->n + b->n + 1, sizeof *more);
     if (!more)
@@ -178,7 +178,8 @@ static bool join(struct lora_targets *a, const struct lora_targets *b, struct er
 }
 
 /* A fresh adapter, in memory that t->fresh holds. */
-static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct err *err)
+static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets,
+                                 struct hlm_err *err)
 {
     const struct lora_base *base = &t->m->model->base;
     struct lora_fresh how = {
@@ -198,7 +199,7 @@ static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets
 
 /* What the adapter that is trained begins with; NULL with a reason. */
 static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *targets,
-                                       struct err *err)
+                                       struct hlm_err *err)
 {
     struct gguf *g =
         t->p.init_lora ? gguf_open(t->p.init_lora, err) : make_adapter(t, rank, targets, err);
@@ -209,7 +210,7 @@ static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *t
     return lora_file_check(g, 1, &t->m->model->base, err);
 }
 
-static bool no_adapter(hlm_tune *t, struct err *err)
+static bool no_adapter(hlm_tune *t, struct hlm_err *err)
 {
     hlm *m = t->m;
     bool ok = lora_set_use(NULL, m->gpu, &m->model->base, err);
@@ -220,7 +221,7 @@ static bool no_adapter(hlm_tune *t, struct err *err)
 }
 
 /* Puts the adapter in force; on a gpu that is dry nothing is brought anywhere. */
-static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct err *err)
+static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct hlm_err *err)
 {
     hlm *m = t->m;
     struct lora_base *base = &m->model->base;
@@ -259,7 +260,7 @@ struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
     };
 }
 
-static struct trainer *make_trainer(hlm_tune *t, uint32_t max_tok, struct err *err)
+static struct trainer *make_trainer(hlm_tune *t, uint32_t max_tok, struct hlm_err *err)
 {
     struct train_params p = tune_train_params(t, max_tok);
     return train_create(t->m->gpu, t->m->model, t->m->lora, &p, err);
@@ -275,7 +276,7 @@ static const struct gguf_tensor *base_of(const hlm_tune *t, const char *param)
 }
 
 /* What the trainer trains, kept for as long as the run. */
-static bool list_params(hlm_tune *t, const struct trainer *trainer, struct err *err)
+static bool list_params(hlm_tune *t, const struct trainer *trainer, struct hlm_err *err)
 {
     uint64_t n = train_n_param(trainer);
     free(t->param);
@@ -311,7 +312,7 @@ static bool list_params(hlm_tune *t, const struct trainer *trainer, struct err *
 
 /* Lays everything out on a gpu that is dry, for rows of max_tok slots. */
 static bool dry_run(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_plan *plan,
-                    struct err *err)
+                    struct hlm_err *err)
 {
     const struct hlm_session_params *sp = t->p.sample;
     struct trainer *trainer = make_trainer(t, max_tok, err);
@@ -329,7 +330,7 @@ static bool dry_run(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_plan *p
 static bool would_fit(hlm_tune *t, uint32_t max_tok, uint32_t rank, const char *targets)
 {
     struct hlm_plan plan;
-    struct err why = { 0 };
+    struct hlm_err why = { 0 };
     bool same = rank == t->o.rank && targets == t->p.targets;
     return (same || set_adapter(t, rank, targets, &why)) &&
            dry_run(t, max_tok, false, &plan, &why) && plan.fits;
@@ -374,7 +375,7 @@ static void what_fits(hlm_tune *t, char out[128])
         snprintf(out, 128, "--target attn --rank 1%s would fit", may_cut ? " --max-seq 64" : "");
 }
 
-static bool refuse(hlm_tune *t, struct err *err)
+static bool refuse(hlm_tune *t, struct hlm_err *err)
 {
     char all[32], may[32], one[32], parts[256] = "", would[128];
     struct hlm_plan plan = t->plan;
@@ -394,7 +395,7 @@ static bool refuse(hlm_tune *t, struct err *err)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
-static bool check_options(const hlm_tune *t, struct err *err)
+static bool check_options(const hlm_tune *t, struct hlm_err *err)
 {
     const struct data_options *o = &t->o;
     if (!t->p.data == !t->p.ids_json)
@@ -411,7 +412,7 @@ static bool check_options(const hlm_tune *t, struct err *err)
     return true;
 }
 
-hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err)
+hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err)
 {
     hlm_tune *t = mem_alloc(1, sizeof *t);
     if (!t || m->n_session || m->tune) {
@@ -448,7 +449,7 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct err *err
 
 void hlm_tune_close(hlm_tune *t)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!t)
         return;
     hlm *m = t->m;
@@ -456,7 +457,7 @@ void hlm_tune_close(hlm_tune *t)
         count_leave(m, train_layers(t->trainer));
     train_destroy(t->trainer);
     if (!no_adapter(t, &err))
-        log_msg(LOG_ERROR, "%s", err.msg);
+        log_msg(HLM_LOG_ERROR, "%s", err.msg);
     stream_finish(&t->stream);
     data_rows_free(&t->fixed);
     data_rows_free(&t->valid);
@@ -472,7 +473,7 @@ void hlm_tune_close(hlm_tune *t)
 
 struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     const struct data_rows *first = t->trainer ? NULL : stream_first(&t->stream, &err);
     return (struct hlm_tune_info){
         .data = t->p.data ? &t->data : NULL,

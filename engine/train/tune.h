@@ -25,9 +25,9 @@ struct stream {
     bool shuffle, ready;
 };
 /* The row that c stands on, once it is moved to where there is one. NULL: no memory. */
-const struct data_row *stream_row(struct stream *s, struct cursor *c, struct err *err);
+const struct data_row *stream_row(struct stream *s, struct cursor *c, struct hlm_err *err);
 /* The first pass from its start; NULL as above. */
-const struct data_rows *stream_first(struct stream *s, struct err *err);
+const struct data_rows *stream_first(struct stream *s, struct hlm_err *err);
 void stream_finish(struct stream *s);
 
 /* Rows that the steps take, and over all of those the most slots and documents of one. */
@@ -35,7 +35,7 @@ struct extent {
     uint64_t n_row;
     uint32_t max_tok, max_doc;
 };
-bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct err *err);
+bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hlm_err *err);
 
 /* ---- a checkpoint's state in a file (tune_state.c) --------------------------------------- */
 
@@ -95,16 +95,17 @@ struct state_want {
     struct state_head head; /* as it would be written now */
     const struct state_param *param;
     /* What the device has, and moments; to and from hold n numbers. */
-    bool (*get)(void *user, enum train_what what, uint64_t i, float *to, struct err *err);
-    bool (*put)(void *user, enum train_what what, uint64_t i, const float *from, struct err *err);
+    bool (*get)(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err);
+    bool (*put)(void *user, enum train_what what, uint64_t i, const float *from,
+                struct hlm_err *err);
     void *user;
 };
-bool state_write(const char *path, struct state_want *w, struct err *err);
+bool state_write(const char *path, struct state_want *w, struct hlm_err *err);
 /* Head and parameters must be those of w, the file whole; *head is the file's. Nothing is put. */
 bool state_check(const struct file_in *f, const struct state_want *w, struct state_head *head,
-                 struct err *err);
+                 struct hlm_err *err);
 /* Puts all of it, or the values alone; of a file that was checked. */
-bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct err *err);
+bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct hlm_err *err);
 
 /* ---- a run ----------------------------------------------------------------------------------- */
 
@@ -135,8 +136,8 @@ struct hlm_tune {
 
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
 /* Finds and checks the checkpoint that p.resume means, into from. */
-bool tune_find(hlm_tune *t, struct err *err);
+bool tune_find(hlm_tune *t, struct hlm_err *err);
 /* The trainer becomes what it was. */
-bool tune_resume(hlm_tune *t, struct err *err);
+bool tune_resume(hlm_tune *t, struct hlm_err *err);
 /* What of everything that is trained as an adapter file. */
-bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct err *err);
+bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_err *err);

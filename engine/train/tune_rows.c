@@ -35,7 +35,7 @@ void hlm_tune_schedule(struct data_options *o, double epochs, double warmup, uin
 
 static const struct data_rows *held(const struct stream *s) { return s->set ? &s->rows : s->fixed; }
 
-static bool load_pass(struct stream *s, uint64_t epoch, struct err *err)
+static bool load_pass(struct stream *s, uint64_t epoch, struct hlm_err *err)
 {
     uint32_t n = s->set ? s->set->n_doc : s->fixed->n_row;
     if (s->ready && s->epoch == epoch)
@@ -55,7 +55,7 @@ static bool load_pass(struct stream *s, uint64_t epoch, struct err *err)
     return true;
 }
 
-const struct data_row *stream_row(struct stream *s, struct cursor *c, struct err *err)
+const struct data_row *stream_row(struct stream *s, struct cursor *c, struct hlm_err *err)
 {
     if (!load_pass(s, c->epoch, err))
         return NULL;
@@ -67,12 +67,12 @@ const struct data_row *stream_row(struct stream *s, struct cursor *c, struct err
     return &held(s)->row[s->order && !s->set ? s->order[c->i_row] : c->i_row];
 }
 
-const struct data_rows *stream_first(struct stream *s, struct err *err)
+const struct data_rows *stream_first(struct stream *s, struct hlm_err *err)
 {
     return load_pass(s, 0, err) ? held(s) : NULL;
 }
 
-bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct err *err)
+bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hlm_err *err)
 {
     struct cursor c = { 0 };
     *e = (struct extent){ .n_row = n_row };

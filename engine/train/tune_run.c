@@ -5,7 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct err *err)
+bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err)
 {
     hlm *m = t->m;
     struct train_params p = tune_train_params(t, t->extent.max_tok);
@@ -24,14 +24,14 @@ void hlm_tune_dump_grads(hlm_tune *t, const char *path) { t->grads = path; }
 
 static uint32_t rows_of_step(const hlm_tune *t) { return t->o.batch_rows * t->o.accumulation; }
 
-static bool is_sound(const hlm_tune *t, struct err *err)
+static bool is_sound(const hlm_tune *t, struct hlm_err *err)
 {
     return !t->unclear || fail(err, "a step before has failed half-way: only what was saved is "
                                     "good");
 }
 
 /* Counted targets and tokens of the rows of a step from c on, which moves behind them. */
-static bool survey(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok, struct err *err)
+static bool survey(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok, struct hlm_err *err)
 {
     *n = *n_tok = 0;
     for (uint32_t i = 0; i < rows_of_step(t); i++, c->i_row++) {
@@ -46,7 +46,7 @@ static bool survey(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok, 
 
 /* Where the next step begins: rows without any counted token make none. */
 static bool find_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint64_t *n,
-                      uint64_t *n_tok, struct err *err)
+                      uint64_t *n_tok, struct hlm_err *err)
 {
     for (*n = 0; !*n; *from = *to) {
         if (!stream_row(&t->stream, from, err))
@@ -61,7 +61,7 @@ static bool find_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint6
 }
 
 static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
-                     struct train_sums *sums, struct err *err)
+                     struct train_sums *sums, struct hlm_err *err)
 {
     for (uint32_t i = 0; i < rows_of_step(t); i++, c.i_row++) {
         const struct data_row *row = stream_row(&t->stream, &c, err);
@@ -78,7 +78,7 @@ static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
                 step);
 }
 
-static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct err *err)
+static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct hlm_err *err)
 {
     const struct data_options *o = &t->o;
     struct adam_update u = {
@@ -95,7 +95,7 @@ static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct e
     return train_update(t->trainer, &u, norm, err);
 }
 
-bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct err *err)
+bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err)
 {
     struct tune_place *p = &t->place;
     struct cursor from = { p->epoch, (uint32_t)p->i_row }, to = from;
@@ -134,7 +134,7 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct err *err)
     return true;
 }
 
-bool hlm_tune_measure(hlm_tune *t, double *row_s, struct err *err)
+bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err)
 {
     struct cursor c = { 0 };
     const struct data_row *row = NULL;
@@ -168,7 +168,7 @@ static void remember(struct tune_place *p, double loss)
 
 bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
                        bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                       struct err *err)
+                       struct hlm_err *err)
 {
     const struct data_rows *rows = set == HLM_TUNE_VALID ? &t->valid : &t->test;
     struct train_sums sums = { 0 };

@@ -33,13 +33,14 @@ static bool is_step(const char *name, uint64_t *step)
 
 /* ---- what a checkpoint holds ----------------------------------------------------------------- */
 
-static bool on_get(void *user, enum train_what what, uint64_t i, float *to, struct err *err)
+static bool on_get(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
 {
     hlm_tune *t = user;
     return train_get(t->trainer, what, i, to, err);
 }
 
-static bool on_put(void *user, enum train_what what, uint64_t i, const float *from, struct err *err)
+static bool on_put(void *user, enum train_what what, uint64_t i, const float *from,
+                   struct hlm_err *err)
 {
     hlm_tune *t = user;
     return train_put(t->trainer, what, i, from, err);
@@ -81,7 +82,7 @@ static struct tune_options options_of(const hlm_tune *t)
     };
 }
 
-static bool want(hlm_tune *t, struct state_want *w, struct err *err)
+static bool want(hlm_tune *t, struct state_want *w, struct hlm_err *err)
 {
     hlm *m = t->m;
     if (!m->hashed && !gguf_hash(m->file, m->hash, err))
@@ -116,14 +117,14 @@ bool hlm_tune_has_saved(const char *folder)
     return folder_is(folder) && folder_each(folder, newest, &best, NULL) && best;
 }
 
-static char *no_memory(const char *path, struct err *err)
+static char *no_memory(const char *path, struct hlm_err *err)
 {
     fail(err, "%.300s: out of memory", path);
     return NULL;
 }
 
 /* The checkpoint that a path means: itself, or the newest in it. */
-static char *find(const char *path, struct err *err)
+static char *find(const char *path, struct hlm_err *err)
 {
     char *state = folder_path(path, STATE), *found = NULL, name[MAX_STEP_NAME];
     struct file_in f;
@@ -149,7 +150,7 @@ static char *find(const char *path, struct err *err)
 enum take { TAKE_NOTHING, TAKE_VALUES, TAKE_ALL };
 
 static bool take(hlm_tune *t, const char *folder, enum take what, struct state_head *head,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     struct state_want w;
     char *path = folder_path(folder, STATE);
@@ -163,21 +164,21 @@ static bool take(hlm_tune *t, const char *folder, enum take what, struct state_h
     return ok;
 }
 
-bool tune_find(hlm_tune *t, struct err *err)
+bool tune_find(hlm_tune *t, struct hlm_err *err)
 {
     const char *device = gpu_caps(t->m->gpu)->name;
     struct state_head h;
     if (!(t->from = find(t->p.resume, err)) || !take(t, t->from, TAKE_NOTHING, &h, err))
         return false;
     if (strncmp(h.device, device, sizeof h.device - 1))
-        log_msg(LOG_WARN,
+        log_msg(HLM_LOG_WARN,
                 "%s: was trained on %.*s, this is %s: the numbers will not be the same "
                 "bits",
                 t->from, (int)sizeof h.device, h.device, device);
     return true;
 }
 
-bool tune_resume(hlm_tune *t, struct err *err)
+bool tune_resume(hlm_tune *t, struct hlm_err *err)
 {
     struct state_head h;
     if (!take(t, t->from, TAKE_ALL, &h, err))
@@ -194,13 +195,13 @@ struct written {
     enum train_what what;
 };
 
-static bool on_values(void *user, uint64_t i, float *to, struct err *err)
+static bool on_values(void *user, uint64_t i, float *to, struct hlm_err *err)
 {
     const struct written *w = user;
     return train_get(w->t->trainer, w->what, i, to, err);
 }
 
-bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct err *err)
+bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_err *err)
 {
     struct lora_tensor *list = mem_alloc(t->n_param + 1ull, sizeof *list);
     struct written user = { t, what };
@@ -223,7 +224,7 @@ bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct err 
     return ok;
 }
 
-bool hlm_tune_write(hlm_tune *t, const char *path, struct err *err)
+bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err)
 {
     return tune_write(t, TRAIN_VALUE, path, err);
 }
@@ -291,7 +292,7 @@ static void prune(const hlm_tune *t, const char *folder, uint32_t keep)
     free(l.step);
 }
 
-static bool save_into(hlm_tune *t, const char *folder, struct err *err)
+static bool save_into(hlm_tune *t, const char *folder, struct hlm_err *err)
 {
     char *adapter = folder_path(folder, ADAPTER), *state = folder_path(folder, STATE);
     struct state_want w;
@@ -303,7 +304,7 @@ static bool save_into(hlm_tune *t, const char *folder, struct err *err)
     return ok;
 }
 
-bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct err *err)
+bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err)
 {
     char name[MAX_STEP_NAME], *path;
     struct folder_out f = { 0 };
@@ -330,7 +331,7 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct err *e
 
 bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->place.step + 1; }
 
-bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct err *err)
+bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct hlm_err *err)
 {
     char name[MAX_STEP_NAME], *path;
     struct state_head h;

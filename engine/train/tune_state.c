@@ -36,14 +36,14 @@ static uint64_t file_bytes(const struct state_want *w)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-static bool put(struct file_out *f, struct sum *s, const void *p, uint64_t n, struct err *err)
+static bool put(struct file_out *f, struct sum *s, const void *p, uint64_t n, struct hlm_err *err)
 {
     sum_add(s, p, n);
     return file_out_put(f, p, n, err);
 }
 
 static bool put_all(struct file_out *f, struct sum *s, const struct state_want *w, float *buf,
-                    struct err *err)
+                    struct hlm_err *err)
 {
     bool ok = put(f, s, &w->head, sizeof w->head, err) &&
               put(f, s, w->param, w->head.n_param * sizeof *w->param, err);
@@ -54,7 +54,7 @@ static bool put_all(struct file_out *f, struct sum *s, const struct state_want *
     return ok;
 }
 
-bool state_write(const char *path, struct state_want *w, struct err *err)
+bool state_write(const char *path, struct state_want *w, struct hlm_err *err)
 {
     float *buf = mem_alloc(most_numbers(w), sizeof *buf);
     struct sum *s = sum_begin(err);
@@ -78,7 +78,7 @@ bool state_write(const char *path, struct state_want *w, struct err *err)
 
 /* ---- checking -------------------------------------------------------------------------------- */
 
-static bool damaged(const char *path, struct err *err)
+static bool damaged(const char *path, struct hlm_err *err)
 {
     return fail(err, "%.300s: is damaged: its checksum does not match", path);
 }
@@ -87,7 +87,7 @@ static bool same_text(const char *a, const char *b, size_t n) { return !strncmp(
 
 /* What the run was begun with is what it would be begun with now; else the first difference. */
 static bool same_run(const char *path, const struct state_head *f, const struct state_head *w,
-                     struct err *err)
+                     struct hlm_err *err)
 {
     if (!same_text(f->arch, w->arch, sizeof f->arch) ||
         memcmp(f->model_hash, w->model_hash, sizeof f->model_hash))
@@ -115,7 +115,7 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
 }
 
 static bool same_params(const struct file_in *f, const struct state_want *w,
-                        const struct state_head *head, struct err *err)
+                        const struct state_head *head, struct hlm_err *err)
 {
     if (head->n_param != w->head.n_param)
         return fail(err, "%.200s: trains %u tensors, expected %u (--target, --init-lora)", f->path,
@@ -134,7 +134,7 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
     return true;
 }
 
-static bool place_ok(const char *path, const struct state_head *h, struct err *err)
+static bool place_ok(const char *path, const struct state_head *h, struct hlm_err *err)
 {
     const struct tune_place *p = &h->place;
     if (p->step <= h->options.steps && p->i_row <= UINT32_MAX && p->best_step <= p->step &&
@@ -144,7 +144,7 @@ static bool place_ok(const char *path, const struct state_head *h, struct err *e
                 h->options.steps);
 }
 
-static bool check_sum(const struct file_in *f, uint64_t end, struct err *err)
+static bool check_sum(const struct file_in *f, uint64_t end, struct hlm_err *err)
 {
     enum { PIECE = 1 << 20 };
     uint8_t *buf = mem_alloc(PIECE, 1);
@@ -165,7 +165,7 @@ static bool check_sum(const struct file_in *f, uint64_t end, struct err *err)
 }
 
 bool state_check(const struct file_in *f, const struct state_want *w, struct state_head *head,
-                 struct err *err)
+                 struct hlm_err *err)
 {
     if (f->bytes < sizeof *head + 16)
         return fail(err, "%.300s: is no checkpoint: %" PRIu64 " bytes, expected at least %zu",
@@ -194,7 +194,7 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct err *err)
+bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct hlm_err *err)
 {
     uint64_t at = sizeof w->head + w->head.n_param * sizeof *w->param;
     float *buf = mem_alloc(most_numbers(w), sizeof *buf);

@@ -31,7 +31,7 @@ static const struct gguf_tensor *tensor_of(struct gguf *g, const char *name)
 
 static void make_base(void)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     uint64_t size, exps[3] = { N_IN, N_OUT, N_EXPERT };
     struct gguf_build *b = gb_new();
     gb_tensor(b, "token_embd.weight", F32, 2, (uint64_t[]){ N_IN, 10 }, NULL);
@@ -100,7 +100,7 @@ static void check_params(const struct lora_set *s)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (!base.file)
         make_base();
     /* twice, as two adapters beside each other */
@@ -110,7 +110,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
             lora_file_check(gguf_parse(bytes, n, "fuzz.gguf", &err), k ? -0.5f : 1.0f, &base, &err);
     HLM_ASSERT(!f[0] == !f[1]);
     if (!f[0]) {
-        HLM_ASSERT(err.set && !strncmp(err.msg, "fuzz.gguf: ", 11) && !strchr(err.msg, '\n'));
+        HLM_ASSERT(err.kind && !strncmp(err.msg, "fuzz.gguf: ", 11) && !strchr(err.msg, '\n'));
         return 0;
     }
     struct lora_set *s = lora_set_create(NULL, &base, f, 2, false, &err);

@@ -29,10 +29,10 @@ static bool is_role(const struct chat_input *in, uint32_t i, const char *role)
 static void render(const struct chat_format *f, const struct chat_input *in, bool generate,
                    bool think)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct chat_prompt p;
     if (!chat_render(f, in, generate, think, &p, &err)) {
-        HLM_ASSERT(err.set && *err.msg && !strchr(err.msg, '\n') && !p.text && !p.span);
+        HLM_ASSERT(err.kind && *err.msg && !strchr(err.msg, '\n') && !p.text && !p.span);
         return;
     }
     uint64_t at = 0;
@@ -82,7 +82,7 @@ static void with_template(const char *template, const struct chat_input *in)
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     static const char *const names[] = { "chatml", "qwen3", "qwen35", "nemotron", "step" };
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     char *text = mem_alloc(n + 1, 1); /* with a NUL behind it */
     HLM_ASSERT(text);
     if (n)
@@ -93,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct chat_msg *msg = chat_from_json(text, n_json, "fuzz.json", &n_msg, &tools, &err);
     struct chat_input in = { .msg = msg, .n = n_msg, .tools = tools };
     HLM_ASSERT(msg || !tools);
-    HLM_ASSERT(msg || (err.set && !strncmp(err.msg, "fuzz.json: ", 11) && !strchr(err.msg, '\n')));
+    HLM_ASSERT(msg || (err.kind && !strncmp(err.msg, "fuzz.json: ", 11) && !strchr(err.msg, '\n')));
     for (uint32_t i = 0; i < ARRAY_LEN(names); i++) {
         struct chat_format f;
         HLM_ASSERT(chat_by_name(names[i], NULL, &f));

@@ -43,7 +43,7 @@ static struct tok *make_tok(void)
     gb_strs(b, "tokenizer.ggml.merges", 1, &merge);
     gb_u32(b, "tokenizer.ggml.eos_token_id", 256);
     uint8_t *bytes = gb_bytes(b, &n);
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_parse(bytes, n, "fuzz.gguf", &err);
     struct tok *t = g ? tok_create(g, &err) : NULL;
     HLM_ASSERT(t && data_eos(g, t) == 256 && data_pad(g, t) == 256);
@@ -70,9 +70,9 @@ static void check_set(const struct data_set *s, uint32_t max_seq)
     HLM_ASSERT(at == s->n_id && counted == s->n_counted);
 }
 
-static bool is_one_line(const struct err *err, const char *name)
+static bool is_one_line(const struct hlm_err *err, const char *name)
 {
-    return err->set && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n');
+    return err->kind && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n');
 }
 
 /* Rows written and read again are the same text: all that they hold came through. */
@@ -111,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     static struct tok *tok;
     struct data_params p = { .eos = 256 };
     struct data_set s;
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     if (n < 2)
         return 0;
     tok = tok ? tok : make_tok();
@@ -135,7 +135,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct data_rows r;
     struct data_options o;
     bool has;
-    err = (struct err){ 0 };
+    err = (struct hlm_err){ 0 };
     if (data_read_text((const char *)bytes + 2, n - 2, "rows.json", N_VOCAB, &r, &o, &has, &err))
         round_trip(&r);
     else

@@ -29,12 +29,12 @@ static struct parts cut(const uint8_t *bytes, uint64_t n)
 }
 
 /* Whatever is refused is refused in one line that names the file. */
-static void check_refusal(const struct err *err, const char *name)
+static void check_refusal(const struct hlm_err *err, const char *name)
 {
-    HLM_ASSERT(err->set && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n'));
+    HLM_ASSERT(err->kind && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n'));
 }
 
-static struct gguf *open_part(void *user, const char *path, struct err *err)
+static struct gguf *open_part(void *user, const char *path, struct hlm_err *err)
 {
     const struct parts *p = user;
     unsigned i = 0, count = 0;
@@ -47,7 +47,7 @@ static struct gguf *open_part(void *user, const char *path, struct err *err)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct gguf *g = gguf_parse(bytes, n, "fuzz.gguf", &err);
     if (g)
         gguf_touch(g);
@@ -58,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct parts p = cut(bytes, n);
     for (uint32_t count = 1; p.n && count <= p.n; count += p.n > 1 ? p.n - 1 : 1) {
         char name[64];
-        err = (struct err){ 0 };
+        err = (struct hlm_err){ 0 };
         snprintf(name, sizeof name, "fuzz-00001-of-%05u.gguf", (unsigned)count);
         g = gguf_parse(p.at[0], p.n_bytes[0], name, &err);
         if (g && (g = gguf_join(g, open_part, &p, &err)))

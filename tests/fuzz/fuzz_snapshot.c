@@ -12,7 +12,7 @@ size_t LLVMFuzzerMutate(uint8_t *bytes, size_t n, size_t max);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
-    struct err err = { 0 };
+    struct hlm_err err = { 0 };
     struct saved s;
     struct file_in f = { .path = "fuzz.hlm", .mem = bytes, .bytes = n };
     if (saved_open(&s, &f, &tiny_want, &err)) {
@@ -23,7 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
             HLM_ASSERT(s.snap[i].n_past && s.snap[i].n_past <= s.head.n_past);
         HLM_ASSERT(s.note[s.head.n_note] == 0 && s.logits_at <= n);
     } else { /* whatever is refused is refused in one line that names the file */
-        HLM_ASSERT(err.set && !strncmp(err.msg, "fuzz.hlm: ", 10) && !strchr(err.msg, '\n'));
+        HLM_ASSERT(err.kind && !strncmp(err.msg, "fuzz.hlm: ", 10) && !strchr(err.msg, '\n'));
     }
     saved_finish(&s);
     return 0;

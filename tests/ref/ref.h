@@ -182,7 +182,7 @@ struct ref_state; /* one sequence: position, keys, values, convolution windows, 
 /* Loads the trunk, and for ref_bwd.h the MTP blocks. NULL with a reason when a
  * key or tensor is missing, has another shape or a type that dtype.h cannot compute. g may be
  * closed afterwards. */
-struct ref_model *ref_model_open(const struct gguf *g, struct err *err);
+struct ref_model *ref_model_open(const struct gguf *g, struct hlm_err *err);
 void ref_model_close(struct ref_model *m); /* takes NULL */
 const struct ref_config *ref_model_config(const struct ref_model *m);
 

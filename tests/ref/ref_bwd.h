@@ -163,7 +163,7 @@ struct ref_tune {
  * ssm_dt.bias and ssm_d of the model (trainfx README). False, with a reason, where the adapter is
  * not one for such a model; ref_tune_close() all the same. */
 bool ref_tune_open(struct ref_tune *t, const struct ref_model *m, const struct gguf *adapter,
-                   bool gates, struct err *err);
+                   bool gates, struct hlm_err *err);
 void ref_tune_close(struct ref_tune *t);
 struct ref_sums {
     double main, mtp; /* of nll over the targets that count; mtp: the mean of the depths' sums */

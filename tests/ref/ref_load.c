@@ -332,7 +332,7 @@ static bool load_all(struct ref_loader *ld, const struct ref_family *family)
     return true;
 }
 
-struct ref_model *ref_model_open(const struct gguf *g, struct err *err)
+struct ref_model *ref_model_open(const struct gguf *g, struct hlm_err *err)
 {
     struct ref_model *m = mem_alloc(1, sizeof *m);
     HLM_ASSERT(m != NULL);

@@ -143,7 +143,7 @@ static inline uint32_t ref_expert_in(const struct ref_config *c)
 struct ref_loader {
     const struct gguf *g;
     struct ref_model *m;
-    struct err *err;
+    struct hlm_err *err;
     uint32_t n_block; /* with MTP blocks: the length of per-layer arrays */
     char key[96], name[96];
 };

@@ -40,7 +40,7 @@ static void take_tensor(struct ref_tune *t, const struct gguf_tensor *from, uint
 }
 
 static bool take_pair(struct ref_tune *t, const struct gguf *g, const struct gguf_tensor *a,
-                      struct err *err)
+                      struct hlm_err *err)
 {
     char name[96];
     int n_base = (int)(strlen(a->name) - strlen(".lora_a"));
@@ -71,7 +71,7 @@ static void take_gates(struct ref_tune *t, uint32_t i_layer)
 }
 
 bool ref_tune_open(struct ref_tune *t, const struct ref_model *m, const struct gguf *adapter,
-                   bool gates, struct err *err)
+                   bool gates, struct hlm_err *err)
 {
     float alpha;
     *t = (struct ref_tune){ .m = m };
