@@ -296,7 +296,7 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
         return op_moe(c, x, l->norm, m->eps, &l->moe, &cache->moe, b);
     if (l->kind == MAMBA) {
         tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->in));
-        return op_linear_add(c, op_mamba(c, p, &l->mamba, &cache->mamba, b), &l->out, x);
+        return op_linear_add(c, op_mamba(c, p, &l->mamba, &cache->recurrent, b), &l->out, x);
     }
     tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
     x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
@@ -313,12 +313,13 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
                                      .n_expert = k == DRAFT ? q->n_expert : 0 };
     if (k != MAMBA)
         return (struct layer_shape){ .n_expert = k == MOE ? q->n_expert : 0 };
-    return (struct layer_shape){ .n_m_head = q->n_m_head,
-                                 .m_head_dim = q->m_head_dim,
-                                 .d_state = q->d_state,
-                                 .conv_k = q->conv_k,
-                                 .d_conv =
-                                     q->n_m_head * q->m_head_dim + 2 * q->n_group * q->d_state };
+    return (struct layer_shape){
+        .recurrent = { .n_head = q->n_m_head,
+                       .n_row = q->d_state,
+                       .n = q->m_head_dim,
+                       .d_conv = q->n_m_head * q->m_head_dim + 2 * q->n_group * q->d_state,
+                       .conv_k = q->conv_k },
+    };
 }
 
 const struct arch arch_nemotron_h = { "nemotron_h", load, unload, shape, block, false };

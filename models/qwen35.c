@@ -305,7 +305,7 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
     if (l->is_delta) {
         tensor p =
             op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->qkv, &l->z, &l->b, &l->a));
-        x = op_linear_add(c, op_delta(c, p, &l->delta, &cache->delta, b), &l->out, x);
+        x = op_linear_add(c, op_delta(c, p, &l->delta, &cache->recurrent, b), &l->out, x);
     } else {
         tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
         x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
@@ -322,11 +322,14 @@ static struct layer_shape shape(const struct model *m, uint32_t i_layer)
         return (struct layer_shape){ .n_kv_head = q->n_kv_head,
                                      .head_dim = q->head_dim,
                                      .n_expert = n_expert };
-    return (struct layer_shape){ .n_v_head = q->n_v_head,
-                                 .d_state = q->d_state,
-                                 .conv_k = q->conv_k,
-                                 .n_expert = n_expert,
-                                 .d_conv = (2 * q->n_k_head + q->n_v_head) * q->d_state };
+    return (struct layer_shape){
+        .recurrent = { .n_head = q->n_v_head,
+                       .n_row = q->d_state,
+                       .n = q->d_state,
+                       .d_conv = (2 * q->n_k_head + q->n_v_head) * q->d_state,
+                       .conv_k = q->conv_k },
+        .n_expert = n_expert,
+    };
 }
 
 const struct arch arch_qwen3next = { "qwen3next", load, unload, shape, block, false };

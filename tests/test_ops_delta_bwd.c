@@ -288,7 +288,7 @@ static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, boo
                              tape_train_vector(tape, m.dt_bias, ddt_bias, &r.err)));
     tape_attach(r.c, tape);
     tape_begin(r.c, whole_rows(p), whole_rows(dp));
-    tensor y = op_delta(r.c, p, &m, &(struct delta_layer){ 0 }, &b);
+    tensor y = op_delta(r.c, p, &m, &(struct recurrent){ 0 }, &b);
     tape_back(r.c, y, dy);
 
     struct docs_result res = { 0 };

@@ -129,7 +129,7 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     m.dt_bias = rig_dense(&r, v.dt_bias, c->n_head, 1);
     m.d = rig_dense(&r, v.d, c->n_head, 1);
     m.norm = rig_dense(&r, v.norm, v.d_inner, 1);
-    struct mamba_layer s = {
+    struct recurrent s = {
         .state = rig_dense(&r, v.state, c->head_dim, c->n_head * c->d_state),
         .window = rig_view(&r, F32, v.d_conv, 2 * n_window, v.d_conv, 0),
     };
@@ -182,7 +182,7 @@ static uint64_t scratch_bytes(struct gpu *g, enum mamba_path path, uint32_t d_st
     m.conv_bias = rig_view(&r, F32, d_conv, 1, d_conv, 0);
     m.ssm_a = m.dt_bias = m.d = rig_view(&r, F32, m.n_head, 1, m.n_head, 0);
     m.norm = rig_view(&r, F32, d_inner, 1, d_inner, 0);
-    struct mamba_layer s = {
+    struct recurrent s = {
         .state = rig_view(&r, F32, m.head_dim, m.n_head * d_state, m.head_dim, 0),
         .window = rig_view(&r, F32, d_conv, 2 * (m.conv_k - 1), d_conv, 0),
     };

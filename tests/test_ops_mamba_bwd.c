@@ -236,7 +236,7 @@ static bool docs_run(struct rig *r, const struct docs_row *c, const struct docs_
     base.n = dbase.n = p.stride;
     tape_attach(r->c, tape);
     tape_begin(r->c, base, dbase);
-    tensor y = op_mamba(r->c, p, &m, &(struct mamba_layer){ 0 }, &b);
+    tensor y = op_mamba(r->c, p, &m, &(struct recurrent){ 0 }, &b);
     tape_back(r->c, y, dy);
     tape_destroy(tape);
     cmd_set_tape(r->c, NULL);
@@ -334,7 +334,7 @@ static void odd_case(struct gpu *g)
     struct mamba m = { .n_head = 2, .head_dim = 6, .n_group = 1, .d_state = 4, .conv_k = 4 };
     struct docs docs = { .chunk = 16, .n_chunk = 1 };
     struct batch b = { .n_tok = 1, .docs = &docs };
-    op_mamba(r.c, rig_view(&r, F32, 34, 1, 36, 0), &m, &(struct mamba_layer){ 0 }, &b);
+    op_mamba(r.c, rig_view(&r, F32, 34, 1, 36, 0), &m, &(struct recurrent){ 0 }, &b);
     CHECK_MSG(!cmd_check(r.c, &r.err) && strstr(r.err.msg, "heads of 6, expected a multiple of 4"),
               "recorded, or another reason: %s", r.err.msg);
     rig_close(&r);

@@ -125,7 +125,7 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     m.ssm_a = rig_dense(&r, d.ssm_a, c->n_v_head, 1);
     m.dt_bias = rig_dense(&r, d.dt_bias, c->n_v_head, 1);
     m.norm = rig_dense(&r, d.norm, c->d_state, 1);
-    struct delta_layer s = { .state = rig_dense(&r, d.state, c->d_state, d.d_out) };
+    struct recurrent s = { .state = rig_dense(&r, d.state, c->d_state, d.d_out) };
     s.window = rig_view(&r, F32, d.d_conv, 2 * n_window, d.d_conv, 0);
     rig_put(&r, tensor_rows(s.window, c->flip * n_window, n_window), d.window);
     rig_writes(&r, s.state);

@@ -16,6 +16,7 @@ bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_
         return false;
     for (uint32_t i = 0; i < n_layer; i++) {
         const struct layer_shape *s = &shape[i];
+        const struct recurrent_shape *r = &s->recurrent;
         struct layer_cache *l = &kv->layer[i];
         if (s->n_kv_head) {
             /* A batch writes all its keys before its first token looks back. */
@@ -25,13 +26,9 @@ bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_
             l->kv.k = arena_tensor(at, type, s->head_dim, n_row);
             l->kv.v = arena_tensor(at, type, s->head_dim, n_row);
         }
-        if (s->n_v_head) {
-            l->delta.state = arena_tensor(kv->state, F32, s->d_state, s->n_v_head * s->d_state);
-            l->delta.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
-        }
-        if (s->n_m_head) {
-            l->mamba.state = arena_tensor(kv->state, F32, s->m_head_dim, s->n_m_head * s->d_state);
-            l->mamba.window = arena_tensor(kv->state, F32, s->d_conv, 2 * (s->conv_k - 1));
+        if (r->n_head) {
+            l->recurrent.state = arena_tensor(kv->state, F32, r->n, r->n_head * r->n_row);
+            l->recurrent.window = arena_tensor(kv->state, F32, r->d_conv, 2 * (r->conv_k - 1));
         }
     }
     return true;

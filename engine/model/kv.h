@@ -3,18 +3,22 @@
 #pragma once
 #include "ops/op.h"
 
+/* What a recurrent layer keeps; n_head 0: the layer is not recurrent. */
+struct recurrent_shape {
+    uint32_t n_head, n_row, n; /* the state of a head: n_row rows of n numbers */
+    uint32_t d_conv, conv_k;   /* the window: conv_k - 1 inputs of d_conv channels */
+};
+
 struct layer_shape { /* what one layer keeps; zeros where it keeps nothing */
     uint32_t n_kv_head, head_dim;
     uint32_t window; /* keys that a token sees; 0: all */
-    uint32_t n_v_head, d_state, d_conv, conv_k;
-    uint32_t n_m_head, m_head_dim; /* Mamba2, with d_state, d_conv and conv_k */
-    uint32_t n_expert;             /* of which nothing is kept but how often they are chosen */
+    struct recurrent_shape recurrent;
+    uint32_t n_expert; /* nothing is kept but how often each was chosen */
 };
 
 struct layer_cache {
     struct kv_layer kv;
-    struct delta_layer delta;
-    struct mamba_layer mamba;
+    struct recurrent recurrent;
     struct moe_layer moe;
 };
 

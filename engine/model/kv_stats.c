@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-static uint32_t heads_of(const struct layer_shape *l) { return l->n_v_head + l->n_m_head; }
-
 /* Words behind what there is, where a binding may begin. */
 static uint32_t take(uint64_t *n_word, uint32_t n, uint32_t align)
 {
@@ -36,7 +34,7 @@ bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t 
     for (uint32_t i = 0; i < n_layer; i++) {
         struct stats_place *p = &s->place[i];
         p->n_expert = shape[i].n_expert;
-        p->n_head = heads_of(&shape[i]);
+        p->n_head = shape[i].recurrent.n_head;
         p->load = take(&n, p->n_expert, align);
         p->gates = take(&n, p->n_head * GATE_STATS, align);
         p->state = take(&n, p->n_head * STATE_STATS, align);
@@ -51,12 +49,12 @@ bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t 
         return fail(err, "out of memory: statistics of %u layers", n_layer);
     for (uint32_t i = 0; i < n_layer; i++) {
         const struct stats_place *p = &s->place[i];
-        struct gate_stats told = { part(s, F32, p->gates, GATE_STATS, p->n_head),
-                                   part(s, F32, p->state, STATE_STATS, p->n_head) };
         if (p->n_expert)
             layer[i].moe.load = part(s, I32, p->load, p->n_expert, 1);
         if (p->n_head)
-            *(shape[i].n_m_head ? &layer[i].mamba.stats : &layer[i].delta.stats) = told;
+            layer[i].recurrent.stats =
+                (struct gate_stats){ part(s, F32, p->gates, GATE_STATS, p->n_head),
+                                     part(s, F32, p->state, STATE_STATS, p->n_head) };
     }
     return true;
 }
@@ -68,15 +66,15 @@ bool kv_stats_states(struct kv_stats *s, const struct layer_shape *shape,
         return true;
     s->states = cmd_create(s->gpu, "statistics of states", scratch, err);
     for (uint32_t i = 0; s->states && i < s->n_layer; i++) {
-        bool mamba = shape[i].n_m_head != 0;
-        struct state_stats told = {
-            .states = mamba ? layer[i].mamba.state : layer[i].delta.state,
-            .n = (mamba ? shape[i].m_head_dim : shape[i].d_state) * shape[i].d_state,
-            .n_head = heads_of(&shape[i]),
-            .to = mamba ? layer[i].mamba.stats.state : layer[i].delta.stats.state,
+        const struct recurrent_shape *r = &shape[i].recurrent;
+        struct state_stats stats = {
+            .states = layer[i].recurrent.state,
+            .n = r->n_row * r->n,
+            .n_head = r->n_head,
+            .to = layer[i].recurrent.stats.state,
         };
-        if (told.n_head)
-            op_state_stats(s->states, &told);
+        if (r->n_head)
+            op_state_stats(s->states, &stats);
     }
     return s->states && cmd_check(s->states, err);
 }

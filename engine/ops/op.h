@@ -107,6 +107,15 @@ struct state_stats {
 };
 void op_state_stats(struct cmd *c, const struct state_stats *s);
 
+/* What a recurrent layer (Gated DeltaNet, Mamba2) keeps of the tokens before a batch. */
+struct recurrent {
+    tensor window; /* F32 [2][conv_k - 1][d_conv]: two copies of the convolution's last inputs,
+                      one of which is current (push.h: struct step) */
+    tensor state;  /* F32 [n_head][n_row][n]: Gated DeltaNet [n_v_head][d_state][d_state], Mamba2
+                      [n_head][d_state][head_dim] */
+    struct gate_stats stats;
+};
+
 /* ---- op_linear.c ---- */
 
 /* A way to compute y = W x; tests visit every row that the device can run. */
@@ -324,12 +333,6 @@ void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *tur
 
 /* ---- op_delta.c ---- */
 
-/* [2][conv_k - 1][d_conv], [n_v_head][d_state][d_state], F32 */
-struct delta_layer {
-    tensor window, state;
-    struct gate_stats stats;
-};
-
 struct delta {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;                        /* V head j belongs to K head j % n_k_head, else
@@ -341,22 +344,16 @@ struct delta {
  * of 32 tokens or of 64, the latter with workgroups of several subgroups on CPU devices too */
 enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_CHUNK, DELTA_CHUNK_WIDE };
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
-                const struct delta_layer *s, const struct batch *b);
+                const struct recurrent *s, const struct batch *b);
 /* Gated DeltaNet (Yang et al., arXiv 2412.06464); p: [n_tok] rows of q k v, z, b, a.
  * Convolution, l2 norms, gates, recurrence and gated norm; moves window and state on. Documents
  * always go in their chunks and have a backward: gradients of p, and of ssm_a (that of A_log) and
  * dt_bias where these are trained.
  * Returns [n_tok][n_v_head * d_state]. */
-tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
+tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                 const struct batch *b);
 
 /* ---- op_mamba.c ---- */
-
-/* [2][conv_k - 1][d_conv], [n_head][d_state][head_dim], F32 */
-struct mamba_layer {
-    tensor window, state;
-    struct gate_stats stats;
-};
 
 struct mamba {
     uint32_t n_head, head_dim, n_group, d_state, conv_k; /* d_state and n_head * head_dim are
@@ -370,11 +367,11 @@ struct mamba {
  * many lanes share each row (GPUs); chunks of tokens side by side, for any n_tok (GPUs) */
 enum mamba_path { MAMBA_PLAIN, MAMBA_STEP, MAMBA_STEP_WIDE, MAMBA_CHUNK };
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
-                const struct mamba_layer *s, const struct batch *b);
+                const struct recurrent *s, const struct batch *b);
 /* Mamba2 (Dao and Gu, arXiv 2405.21060); p: [n_tok] rows of z, x B C, dt. Convolution, gates,
  * recurrence, gate and then grouped norm; moves window and state on. A row of documents has its
  * backward, and wants heads of a multiple of 4. Returns [n_tok][n_head * head_dim]. */
-tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                 const struct batch *b);
 
 /* ---- op_ffn.c, op_moe.c ---- */

@@ -12,10 +12,10 @@
 #define CHUNK_COLS 16                /* of the state in a workgroup, at most */
 #define MAX_CHUNK_BYTES (128u << 20) /* of each kind of what is kept of documents' chunks */
 
-static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d,
-                         const struct delta_layer *s, const struct batch *b);
+static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
+                         const struct batch *b);
 
-tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
+tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                 const struct batch *b)
 {
     if (b->docs)
@@ -29,7 +29,7 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct del
 
 /* The recurrence alone, by tokens: o from u. */
 static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta *d,
-                 const struct delta_layer *s, const struct push_delta *push)
+                 const struct recurrent *s, const struct push_delta *push)
 {
     uint32_t n = d->d_state, wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(n, 64));
     cmd_work(c, 8.0 * o.n * n * push->n_tok);
@@ -139,7 +139,7 @@ static void chunked_run(struct cmd *c, struct chunked *k, uint32_t k_head0, tens
 
 /* The recurrence by chunks: o from u. */
 static void scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
-                        const struct delta *d, const struct delta_layer *s,
+                        const struct delta *d, const struct recurrent *s,
                         const struct push_delta *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -180,7 +180,7 @@ static uint32_t head_wg(struct cmd *c, const struct delta *d)
 }
 
 /* u: q, k and v heads. */
-static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
+static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                    const struct batch *b, const struct push_delta *push)
 {
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, d_conv = n_head * d->d_state;
@@ -196,7 +196,7 @@ static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct 
     return u;
 }
 
-static void tell_gates(struct cmd *c, tensor p, const struct delta *d, const struct delta_layer *s,
+static void tell_gates(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                        const struct batch *b, const struct push_delta *push)
 {
     if (b->tells && s->stats.gates.arena)
@@ -212,7 +212,7 @@ static void norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta
 }
 
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
-                const struct delta_layer *s, const struct batch *b)
+                const struct recurrent *s, const struct batch *b)
 {
     uint32_t n = d->d_state, d_out = d->n_v_head * n;
     if (cmd_failed(c))
@@ -256,7 +256,7 @@ static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r);
 
 /* Of the states that the chunks of some K heads begin with. */
 static void tell_states(struct cmd *c, const struct chunked *k, uint32_t k_head0,
-                        const struct delta_layer *s, const struct docs *docs)
+                        const struct recurrent *s, const struct docs *docs)
 {
     uint32_t n_shared = k->push.n_v_head / k->push.n_k_head, n_slot = k->push.n_slot;
     struct state_stats told = {
@@ -273,8 +273,8 @@ static void tell_states(struct cmd *c, const struct chunked *k, uint32_t k_head0
     op_state_stats(c, &told);
 }
 
-static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d,
-                         const struct delta_layer *s, const struct batch *b)
+static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
+                         const struct batch *b)
 {
     bool tells = b->tells && s->stats.state.arena;
     uint32_t d_out = d->n_v_head * d->d_state;

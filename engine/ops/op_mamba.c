@@ -20,10 +20,10 @@
  * the walk over tokens, and small models' heads 3 times. */
 enum { MAMBA_CHUNK_MIN = 64 };
 
-static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                    const struct batch *b);
 
-tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                 const struct batch *b)
 {
     bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
@@ -54,7 +54,7 @@ static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part
     return wg;
 }
 
-static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                    const struct batch *b, bool wide, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -72,7 +72,7 @@ static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct 
 }
 
 /* u: what mamba_conv makes of each token. */
-static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                    const struct batch *b, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -88,7 +88,7 @@ static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct 
     return u;
 }
 
-static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                    const struct batch *b, uint32_t part, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -109,7 +109,7 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
 
 /* The chunked form (models.md 3.3): matrices over chunks of Q tokens instead of a walk over tokens.
  * A run of chunks at a time, so that the states between them take a bounded part of the scratch. */
-static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                      const struct batch *b, uint32_t plain_part, struct push_mamba *push)
 {
     enum { Q = 64, MAX_RUN = 16, WG = 128, LANES = 32, ROWS = 8, TILE = WG / LANES * ROWS };
@@ -145,7 +145,7 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
     return o;
 }
 
-static void tell_gates(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static void tell_gates(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                        const struct batch *b)
 {
     if (b->tells && s->stats.gates.arena)
@@ -154,7 +154,7 @@ static void tell_gates(struct cmd *c, tensor p, const struct mamba *m, const str
 }
 
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
-                const struct mamba_layer *s, const struct batch *b)
+                const struct recurrent *s, const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
@@ -482,7 +482,7 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
 }
 
 /* Of the states that the run's chunks begin with. */
-static void tell_states(struct cmd *c, const struct docs_pass *d, const struct mamba_layer *s,
+static void tell_states(struct cmd *c, const struct docs_pass *d, const struct recurrent *s,
                         const struct docs *docs)
 {
     const struct mamba *m = d->m;
@@ -501,7 +501,7 @@ static void tell_states(struct cmd *c, const struct docs_pass *d, const struct m
     op_state_stats(c, &told);
 }
 
-static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct mamba_layer *s,
+static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                    const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));

@@ -139,15 +139,14 @@ static void fill_layers(hlm *m)
         return;
     for (uint32_t i = 0; i < s->n_layer && i < HLM_MAX_LAYER; i++) {
         const struct stats_place *p = &s->place[i];
-        struct layer_shape shape = m->model->arch->shape(m->model, i);
+        struct recurrent_shape r = m->model->arch->shape(m->model, i).recurrent;
         struct hlm_layer_count *to = &m->count.layer[i];
         to->n_head = p->n_head;
         to->delta_max = delta[i];
         if (p->n_head)
             sum_gates((const float *)(const void *)(s->now + p->gates),
                       (const float *)(const void *)(s->now + p->state), p->n_head,
-                      (uint64_t)shape.d_state * (shape.n_m_head ? shape.m_head_dim : shape.d_state),
-                      to);
+                      (uint64_t)r.n_row * r.n, to);
     }
 }
 

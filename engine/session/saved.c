@@ -215,7 +215,7 @@ static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_f
         const struct layer_cache *l = &s->kv.layer[i];
         struct layer_shape shape = m->arch->shape(m, i);
         tensor rings[] = { l->kv.k, l->kv.v };
-        tensor whole[] = { l->delta.state, l->delta.window, l->mamba.state, l->mamba.window };
+        tensor whole[] = { l->recurrent.state, l->recurrent.window };
         for (uint32_t k = 0; shape.n_kv_head && shape.window && k < ARRAY_LEN(rings); k++) {
             tensor t = rings[k];
             t.arena = at.arena;
