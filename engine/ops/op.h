@@ -159,6 +159,8 @@ uint32_t linear_piece(const struct gpu_caps *caps, const linear *w);
  * that may be bound there where it has none. */
 tensor linear_grid(const linear *w);
 
+/* ---- op_linear_bwd.c ---- */
+
 /* Ways to compute dx += W^T dy, [n_tok][n_in] from [n_tok][n_out]; both may be views by columns. */
 extern const struct linear_path linear_bwd_paths[];
 extern const uint32_t n_linear_bwd_path;
@@ -167,11 +169,18 @@ void linear_bwd_by(struct cmd *c, const struct linear_path *path, const linear *
 void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx);
 /* The gradient of weights in F32, dw[o][k] += sum_t dy[t][o] x[t][k]; dw lies as linear_rows. */
 void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw);
-/* y += x, of the same size; for the gradient of what goes on beside an op. */
-void op_accumulate(struct cmd *c, tensor y, tensor x);
+
+/* ---- op_norm.c ---- */
 
 /* y = rms(x) * w, rows of x. */
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
+/* The activation of x, [n_tok][x.n / act_width]; gates stand in the left half of x. */
+tensor op_act(struct cmd *c, tensor x, struct act act);
+
+/* ---- op_product.c ---- */
+
+/* y += x, of the same size; for the gradient of what goes on beside an op. */
+void op_accumulate(struct cmd *c, tensor y, tensor x);
 /* All of W_i rms(x), side by side: [n_tok][sum of n_out], the stride rounded up to 4. Matrices of
  * one type that lie one behind the other in memory are one dispatch. */
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
@@ -180,9 +189,8 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
 /* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
-/* The activation of x - for SwiGLU gates in the left half, [n_tok][x.n / 2] comes out; and res + W
- * of that, where gate is not NULL times sigmoid(gate[t]), gate [n_tok][1]. */
-tensor op_act(struct cmd *c, tensor x, struct act act);
+/* res + W op_act(x); where gate is not NULL, the product times sigmoid(gate[t]), gate [n_tok][1].
+ */
 tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
                          const tensor *gate);
 /* clang-format off */
@@ -190,6 +198,8 @@ tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *
                      (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / \
                                 sizeof(const linear *))
 /* clang-format on */
+
+/* ---- op_grouped.c ---- */
 
 /* The entries of a batch by expert, as moe_sort leaves them; n_row: rows that an expert has
  * on average; tile: entries of a tile at most. */

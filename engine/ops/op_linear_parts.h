@@ -1,0 +1,57 @@
+/* op_linear_parts: what op_linear, op_linear_bwd, op_product and op_grouped share, private to them.
+ */
+#pragma once
+#include "ops/op.h"
+
+enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED }; /* shaders/linear.glsl */
+enum { IN_PLAIN, IN_NORM, IN_ACT };         /* shaders/linear.comp; the kind is added */
+
+/* Workgroup; rows that it owns; tokens that a lane (K_linear and coop.glsl: the workgroup) and the
+ * workgroup own. */
+struct linear_tile {
+    uint32_t wg, rows, toks, toks_per_group;
+};
+
+/* The first of the n paths that fits n_tok tokens; f16: whether it may take f16 operands. */
+const struct linear_path *linear_path_of(const struct linear_path *paths, uint32_t n,
+                                         const struct gpu_caps *caps, uint32_t n_tok, bool f16);
+const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16);
+const struct linear_path *linear_bwd_pick(struct cmd *c, uint32_t n_tok, bool f16);
+
+/* Tiles: of the kernels that take tiles through workgroup memory, of any forward and of any
+ * backward kernel. */
+struct linear_tile linear_shared_tile(const struct linear_path *p, const struct gpu_caps *caps,
+                                      uint32_t n_tok);
+struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_caps *caps,
+                                  enum dtype dtype, uint32_t n_out, uint32_t n_tok);
+struct linear_tile linear_bwd_tile_of(const struct linear_path *p, const struct gpu_caps *caps,
+                                      uint32_t n_tok);
+/* The most tokens of a tile of coop.glsl. */
+uint32_t linear_coop_toks(const struct gpu_caps *caps);
+/* The constants of the kernels of many tokens; how, grouped: constants 2 and 5 of linear_many.glsl.
+ */
+struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps *caps,
+                             struct linear_tile t, enum dtype dtype, uint32_t how,
+                             uint32_t grouped);
+/* Rows of x as the path takes them: x itself, or a copy in f16. */
+tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x);
+/* A binding may begin at every so many-th row of w. */
+uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w);
+
+/* Can four numbers of a row be loaded at once? */
+static inline bool tensor_in_quads(tensor t) { return t.stride % 4 == 0 && t.col % 4 == 0; }
+/* dX of the rows of w that are bound: a matrix, or with g some experts of it. */
+void linear_bwd_dispatch(struct cmd *c, const struct linear_path *path, struct linear_tile t,
+                         const linear *w, tensor rows, tensor dy, tensor dx,
+                         struct push_linear_bwd p, const struct grouping *g);
+/* Adds to dw, the gradient of rows of w, or with g of the experts from expert0 on. x by token or by
+ * entry. */
+void linear_outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
+                           tensor dw, const struct grouping *g, uint32_t expert0,
+                           uint32_t n_expert);
+
+/* y = x with units left out, as the counter generator says for `id`; add: is added to y. Row r of y
+ * is of row r / n_used of x. */
+void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tensor y, bool add);
+/* What goes into A of l instead of x; by entry with n_used. */
+tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_used);

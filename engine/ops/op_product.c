@@ -1,0 +1,329 @@
+/* op_product: products as a layer uses them: several matrices side by side, after a norm or with a
+ * residual added, with their biases, their adapters, dropout and gates. Each of them goes on the
+ * tape. */
+#include "ops/op_linear_parts.h"
+
+/* Rows [row0, row0 + n) as a matrix; a binding may begin at row0. */
+static linear rows_of(linear w, uint32_t row0, uint32_t n)
+{
+    w.offset += (uint64_t)row0 * w.row_q * 16;
+    w.n_out = n;
+    return w;
+}
+
+/* t[0]: x, t[1]: y, p[0]: the first matrix of a run; u: its rows that were multiplied, whether by
+ * f16 operands, the first of them */
+static void product_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    linear w = rows_of(*(const linear *)r->p[0], r->u[2], r->u[0]);
+    tensor dy = grad(c, r->t[1]), dx = grad(c, r->t[0]), dw = grad(c, linear_rows(&w, 0, w.n_out));
+    if (dx.arena)
+        linear_bwd_by(c, linear_bwd_pick(c, dy.n_row, r->u[1]), &w, dy, dx);
+    if (dw.arena)
+        linear_outer(c, &w, r->t[0], dy, dw);
+}
+
+/* linear_by of rows from row0 on, on the tape; `first` is where the matrices stand that they are
+ * of. */
+static void product_rows(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
+                         const linear *first, uint32_t row0)
+{
+    linear_by(c, path, a);
+    tape_push(c, (struct tape_rec){ product_bwd, .t = { a->x, a->y }, .p = { first },
+                                    .u = { a->w->n_out, path->f16, row0 } });
+}
+
+static void product(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
+                    const linear *first)
+{
+    product_rows(c, path, a, first, 0);
+}
+
+void op_accumulate(struct cmd *c, tensor y, tensor x)
+{
+    if (cmd_failed(c))
+        return;
+    HLM_ASSERT(x.n == y.n && x.n_row == y.n_row);
+    uint32_t quads = tensor_in_quads(x) && tensor_in_quads(y) && x.n % 4 == 0;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    struct push_add p = { .n = x.n,
+                          .n_row = x.n_row,
+                          .x_stride = x.stride,
+                          .x_col = x.col,
+                          .y_stride = y.stride,
+                          .y_col = y.col };
+    cmd_dispatch(c, K_add, row_grid(x.n / (quads ? 4 : 1), x.n_row, wg), SPEC(wg, quads), PUSH(p),
+                 USES(READ(x), BOTH(y)));
+}
+
+/* y = t[0] + something: t[1] */
+static void residual_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor d = grad(c, r->t[0]);
+    if (d.arena)
+        op_accumulate(c, d, grad(c, r->t[1]));
+}
+
+/* ---- low-rank factors ------------------------------------------------------------------------ */
+
+/* y = x with units left out, as the counter generator says for `id`; add: is added to y. Row r of y
+ * is of row r / n_used of x. */
+void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tensor y, bool add)
+{
+    const struct dropout *d = tape_dropout(c);
+    if (cmd_failed(c))
+        return;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    struct push_dropout p = {
+        .n = x.n,
+        .n_row = y.n_row,
+        .id = id,
+        .below = (uint32_t)((double)d->p * 0x1p32),
+        .scale = 1 / (1 - d->p),
+        .n_used = n_used,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .y_stride = y.stride,
+        .y_col = y.col,
+    };
+    cmd_work(c, 30.0 * x.n * y.n_row);
+    cmd_dispatch(c, K_dropout, row_grid(x.n / 4, y.n_row, wg), SPEC(wg, add), PUSH(p),
+                 USES(READ(x), BOTH(y), READ(d->key)));
+}
+
+/* t: x, y; u[0]: id */
+static void dropout_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor dx = grad(c, r->t[0]);
+    if (dx.arena)
+        linear_dropout(c, grad(c, r->t[1]), r->u[0], 1, dx, true);
+}
+
+/* What goes into A of l instead of x; by entry with n_used. */
+tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_used)
+{
+    if (!tape_dropout(c))
+        return x;
+    tensor y = cmd_scratch(c, F32, x.n, x.n_row * n_used);
+    linear_dropout(c, x, l->id, n_used, y, false);
+    return y;
+}
+
+/* ---- products -------------------------------------------------------------------------------- */
+
+/* Does b begin where a ends, as rows of one matrix? */
+static bool follows(const linear *a, const linear *b)
+{
+    return a->arena == b->arena && a->dtype == b->dtype && a->n_in == b->n_in &&
+           a->offset + (uint64_t)a->n_out * a->row_q * 16 == b->offset;
+}
+
+/* A pass of its own: only older Nemotron-H files have biases. */
+static void add_bias(struct cmd *c, tensor y, const linear *w)
+{
+    if (!w->bias.arena || cmd_failed(c))
+        return;
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    struct push_bias p = { .n = y.n, .n_row = y.n_row, .y_stride = y.stride, .y_col = y.col };
+    cmd_dispatch(c, K_bias, row_grid(y.n, y.n_row, wg), SPEC(wg), PUSH(p),
+                 USES(BOTH(y), READ(w->bias)));
+}
+
+/* Adds B (A x) of every matrix that has it to its product in y, where they stand side by side; gate
+ * as in struct linear_args. An A that several share is multiplied once, B that lie together are one
+ * dispatch. */
+static void add_lora(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w, tensor y,
+                     const tensor *gate)
+{
+    const struct linear_path *path = linear_pick(c, x.n_row, false);
+    const struct lora *had = NULL;
+    tensor t = x;
+    for (uint32_t i = 0, col = 0; i < n_w;) {
+        const struct lora *l = w[i]->lora;
+        if (!l) {
+            col += w[i++]->n_out;
+            continue;
+        }
+        if (!had || had->a.offset != l->a.offset) {
+            tensor in = linear_dropped(c, x, l, 1);
+            if (tape_dropout(c))
+                tape_push(c, (struct tape_rec){ dropout_bwd, .t = { x, in }, .u = { l->id } });
+            t = cmd_scratch(c, F32, l->a.n_out, x.n_row);
+            product(c, path, &(struct linear_args){ .x = in, .w = &l->a, .y = t }, &l->a);
+        }
+        const linear *first = &l->b;
+        linear run = l->b;
+        had = l;
+        for (i++; i < n_w && w[i]->lora; i++) {
+            l = w[i]->lora;
+            if (l->a.offset != had->a.offset || !follows(&run, &l->b))
+                break;
+            run.n_out += l->b.n_out;
+        }
+        tensor to = tensor_cols(y, col, run.n_out);
+        product(c, path,
+                &(struct linear_args){ .x = t, .w = &run, .y = to, .res = &to, .gate = gate },
+                first);
+        col += run.n_out;
+    }
+}
+
+static bool any_lora(const linear *const *w, uint32_t n_w)
+{
+    for (uint32_t i = 0; i < n_w; i++)
+        if (w[i]->lora)
+            return true;
+    return false;
+}
+
+/* Whether w goes into a run whose last n_exact rows are multiplied in f32, which are the last then
+ * as well; moves n_exact on. */
+static bool joins(const linear *run, uint32_t *n_exact, const linear *w)
+{
+    bool all = w->n_exact == w->n_out;
+    if (!follows(run, w) || (*n_exact && !all))
+        return false;
+    *n_exact = all ? *n_exact + w->n_out : w->n_exact;
+    return true;
+}
+
+/* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args, not
+ * where a matrix has an adapter. */
+static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
+                           const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t n_out = 0;
+    for (uint32_t i = 0; i < n_w; i++)
+        n_out += w[i]->n_out;
+    tensor y = cmd_scratch(c, F32, n_out, h.n_row), halves = { 0 };
+    for (uint32_t i = 0, col = 0; i < n_w;) {
+        linear run = *w[i];
+        uint32_t first = i++, n_exact = run.n_exact;
+        while (i < n_w && (path->f16 ? joins(&run, &n_exact, w[i]) : follows(&run, w[i])))
+            run.n_out += w[i++]->n_out;
+        if (path->f16 && n_exact) { /* and what must go with them for the binding's sake */
+            uint32_t unit = linear_row_unit(caps, &run), all = (run.n_out - n_exact) / unit * unit;
+            linear tail = rows_of(run, all, run.n_out - all);
+            product_rows(c, linear_pick(c, h.n_row, false),
+                         &(struct linear_args){
+                             .x = h, .w = &tail, .y = tensor_cols(y, col + all, tail.n_out) },
+                         w[first], all);
+            run.n_out = all;
+        }
+        if (run.n_out && path->f16 && !halves.arena)
+            halves = linear_operand(c, path, h);
+        if (run.n_out)
+            product(c, path,
+                    &(struct linear_args){ .x = h,
+                                           .halves = path->f16 ? &halves : NULL,
+                                           .w = &run,
+                                           .norm = norm,
+                                           .eps = eps,
+                                           .y = tensor_cols(y, col, run.n_out) },
+                    w[first]);
+        for (; first < i; col += w[first++]->n_out)
+            add_bias(c, tensor_cols(y, col, w[first]->n_out), w[first]);
+    }
+    add_lora(c, h, w, n_w, y, NULL);
+    return y;
+}
+
+tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
+                      uint32_t n_w)
+{
+    const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
+    if (path->fuses && !any_lora(w, n_w) && !tape_trains(c))
+        return side_by_side(c, path, x, &norm, eps, w, n_w);
+    return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
+}
+
+tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
+{
+    return side_by_side(c, linear_pick(c, x.n_row, cmd_f16(c)), x, NULL, 0, w, n_w);
+}
+
+/* t: x, gate, y, whose gradient goes to both */
+static void gate_add_bwd(struct cmd *c, const struct tape_rec *r)
+{
+    tensor x = r->t[0], gate = r->t[1], dy = grad(c, r->t[2]), dx = grad(c, x);
+    tensor dgate = grad(c, gate);
+    if (cmd_failed(c))
+        return;
+    struct push_gate p = {
+        .n = x.n,
+        .n_row = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .gate_stride = gate.stride,
+        .gate_col = gate.col,
+        .y_stride = dy.stride,
+        .y_col = dy.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
+        .dgate_stride = dgate.stride,
+        .dgate_col = dgate.col,
+    };
+    cmd_work(c, 4.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_gate_add_bwd, GRID(x.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
+                 PUSH(p), USES(READ(x), READ(gate), READ(dy), BOTH(dx), BOTH(dgate)));
+}
+
+/* res + sigmoid(gate[t]) * x[t]: a product's epilogue where it is to be undone, which needs x. */
+static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
+{
+    tensor y = cmd_scratch(c, F32, x.n, x.n_row);
+    uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
+    if (cmd_failed(c))
+        return y;
+    struct push_gate p = {
+        .n = x.n,
+        .n_row = x.n_row,
+        .x_stride = x.stride,
+        .x_col = x.col,
+        .gate_stride = gate.stride,
+        .gate_col = gate.col,
+        .y_stride = y.stride,
+        .res_stride = res.stride,
+        .res_col = res.col,
+    };
+    cmd_work(c, 2.0 * x.n * x.n_row);
+    cmd_dispatch(c, K_gate_add, row_grid(x.n, x.n_row, wg), SPEC(wg), PUSH(p),
+                 USES(READ(x), READ(gate), READ(res), WRITE(y)));
+    tape_push(c, (struct tape_rec){ gate_add_bwd, .t = { x, gate, y } });
+    return y;
+}
+
+static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate,
+                         const struct act *act)
+{
+    const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
+    bool fused = act && path->fuses && !w->lora && !tape_trains(c);
+    if (act && !fused)
+        x = op_act(c, x, *act);
+    tensor y;
+    if (gate && tape_trains(c)) {
+        y = gate_add(c, side_by_side(c, path, x, NULL, 0, &w, 1), *gate, res);
+    } else {
+        y = cmd_scratch(c, F32, w->n_out, x.n_row);
+        product(c, path,
+                &(struct linear_args){
+                    .x = x, .w = w, .y = y, .res = &res, .gate = gate, .act = fused ? act : NULL },
+                w);
+        add_bias(c, y, w);
+        add_lora(c, x, &w, 1, y, gate);
+    }
+    tape_push(c, (struct tape_rec){ residual_bwd, .t = { res, y } });
+    return y;
+}
+
+tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res)
+{
+    return linear_add(c, x, w, res, NULL, NULL);
+}
+
+tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
+                         const tensor *gate)
+{
+    return linear_add(c, x, w, res, gate, &act);
+}
