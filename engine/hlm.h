@@ -234,7 +234,9 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
                       struct hlm_err *err);
 
 /* Writes all of the session to a file: ids, keys and values, state, logits, the snapshots, and the
- * caller's note (any bytes; NULL where there are none). The file is whole or what it was before. */
+ * caller's note (any bytes; NULL where there are none). The file is whole or what it was before.
+ * While a training is alive sessions are neither saved nor loaded: the numbers that they read with
+ * change with every step. */
 bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64_t n_note,
                       struct hlm_err *err);
 /* Makes the session what was saved: the next logits are the same bits. The session may have another

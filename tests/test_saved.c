@@ -317,9 +317,9 @@ static void test_others(void)
     if ((s = hlm_test_session(t.m, params)))
         refuses(s, "context", "holds 42 tokens, the context has room for 41");
     hlm_session_destroy(s);
-    t.m->lora_hash[1] = 5;
+    t.m->adapters.hash.hi = 5;
     refuses(t.s, "adapters", "with no adapters, in use are some");
-    t.m->lora_hash[1] = 0;
+    t.m->adapters.hash.hi = 0;
     hlm *m = hlm_test_open(fixture("qwen35/base/model-f16.gguf"));
     if (m && (s = hlm_test_session(m, usual))) {
         refuses(s, "model", "was saved with");

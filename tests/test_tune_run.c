@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define TINY "tests/fixtures/train/qwen35/"
 
@@ -233,6 +234,51 @@ static void test_refused(hlm *m, const char *folder)
         CHECK(!t);
         CHECK_MSG(strstr(err.msg, says[i]) && strstr(err.msg, folder) && !strchr(err.msg, '\n'),
                   "%s", err.msg);
+        hlm_tune_close(t);
+    }
+}
+
+/* ---- a session beside a run ------------------------------------------------------------------ */
+
+/* The numbers that a session beside a run reads with change with every step: a file could not say
+ * which they were. So it is not saved (it once was, as a session of the plain model), and what the
+ * plain model has saved is not loaded into it. */
+static void test_session_beside(hlm *m)
+{
+    static const int32_t ids[9] = { 5, 6, 7, 8, 9, 10, 11, 12, 13 };
+    static const char says[] = "neither saved nor loaded while the model is trained";
+    const struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
+    for (uint32_t gates = 0; gates < 2; gates++) {
+        const char *path = scratch("beside.hlm");
+        struct hlm_tune_params p = tiny();
+        struct hlm_err err = { 0 };
+        double loss;
+        test_case("a session beside a run that trains %s has no file",
+                  gates ? "gates alone" : "an adapter");
+        p.sample = &sp;
+        p.o.train_lora = !gates;
+        p.o.lora_dropout = 0;
+        hlm_session *s = hlm_session_create(m, &sp, &err);
+        bool ok = CHECK_MSG(s, "%s", err.msg) &&
+                  CHECK_OK(hlm_session_sync(s, ids, 9, NULL, 0, NULL, NULL, &err), err) &&
+                  CHECK_OK(hlm_session_save(s, path, NULL, 0, &err), err);
+        hlm_session_destroy(s);
+        hlm_tune *t = ok ? hlm_tune_open(m, &p, &err) : NULL;
+        ok = CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, NULL, &err), err) &&
+             steps(t, 2, &loss);
+        s = ok ? hlm_session_create(m, &sp, &err) : NULL;
+        if (CHECK_MSG(s, "%s", err.msg)) {
+            CHECK_OK(hlm_session_sync(s, ids, 9, NULL, 0, NULL, NULL, &err), err);
+            CHECK(!hlm_session_load(s, path, NULL, NULL, &err));
+            CHECK_MSG(strstr(err.msg, says) && strstr(err.msg, path), "%s", err.msg);
+            err = (struct hlm_err){ 0 };
+            path = scratch("none.hlm");
+            CHECK(!hlm_session_save(s, path, NULL, 0, &err));
+            CHECK_MSG(strstr(err.msg, says) && strstr(err.msg, path), "%s", err.msg);
+            CHECK_MSG(access(path, F_OK), "%s was written", path);
+            CHECK_EQ(hlm_session_n_past(s), 9);
+        }
+        hlm_session_destroy(s);
         hlm_tune_close(t);
     }
 }
@@ -484,6 +530,7 @@ void test_tune_run(void)
         const char *folder = scratch("tune-saved");
         test_resume(m, folder);
         test_refused(m, folder);
+        test_session_beside(m);
         test_full(m);
     }
     hlm_test_close(m);

@@ -240,7 +240,7 @@ void hlm_idle(hlm *m)
 {
     if (m->model)
         m->count.weight_bytes = arena_cost(m->model->weights);
-    m->count.adapter_bytes = lora_set_bytes(m->lora);
+    m->count.adapter_bytes = lora_set_bytes(m->adapters.set);
     now_at(m, HLM_IDLE, 0, 0);
 }
 

@@ -109,9 +109,7 @@ bool hlm_load(hlm *m, hlm_progress progress, void *user, struct hlm_err *err)
     gpu_dry(m->gpu, false);
     m->progress = progress;
     m->progress_user = user;
-    bool ok = model_upload(m->model, count_load, m, err) &&
-              (!m->lora || (lora_set_upload(m->lora, m->gpu, err) &&
-                            lora_set_use(m->lora, m->gpu, &m->model->base, err)));
+    bool ok = model_upload(m->model, count_load, m, err) && adapters_upload(m, err);
     if (ok)
         hlm_idle(m);
     return ok;
@@ -122,7 +120,7 @@ void hlm_close(hlm *m)
     if (!m)
         return;
     count_close(m);
-    lora_set_destroy(m->lora);
+    lora_set_destroy(m->adapters.set);
     model_unload(m->model);
     gpu_close(m->gpu);
     tok_destroy(m->tok);
@@ -195,25 +193,11 @@ bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct h
 
 bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
 {
-    struct lora_base *base = &m->model->base;
     if (m->n_session || m->tune)
         return fail(err, "adapters cannot change while a session or a training is alive");
     struct lora_file **file = read_lora(m, l, n, err);
-    struct lora_set *set = file && n ? lora_set_create(m->gpu, base, file, n, false, err) : NULL;
-    bool ok = file && (set || !n);
+    bool ok = file && adapters_set(m, file, n, false, err);
     free(file);
-    if (!ok)
-        return false;
-    if (!lora_set_use(set, m->gpu, base, err)) {
-        lora_set_destroy(set);
-        set = NULL;
-        ok = false;
-    }
-    lora_set_destroy(m->lora);
-    m->lora = set;
-    struct lora_hash h = lora_set_hash(set);
-    m->lora_hash[0] = h.lo;
-    m->lora_hash[1] = h.hi;
     return ok;
 }
 

@@ -271,15 +271,19 @@ static uint64_t kv_bytes(const void *user, uint32_t n_past)
     return n;
 }
 
-static bool want(hlm_session *s, struct saved_want *w, struct hlm_err *err)
+static bool want(hlm_session *s, const char *path, struct saved_want *w, struct hlm_err *err)
 {
     hlm *m = s->m;
+    struct lora_hash lora;
+    if (!adapters_identity(m, path, &lora, err))
+        return false;
     if (!m->hashed && !gguf_hash(m->file, m->hash, err))
         return false;
     m->hashed = true;
     *w = (struct saved_want){
         .arch = m->model->arch->name,
         .name = m->name,
+        .lora_hash = { lora.lo, lora.hi },
         .n_layer = m->model->n_layer,
         .n_vocab = m->model->n_vocab,
         .n_ctx = s->n_ctx,
@@ -289,7 +293,6 @@ static bool want(hlm_session *s, struct saved_want *w, struct hlm_err *err)
         .user = s,
     };
     memcpy(w->model_hash, m->hash, sizeof w->model_hash);
-    memcpy(w->lora_hash, m->lora_hash, sizeof w->lora_hash);
     return true;
 }
 
@@ -372,7 +375,7 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
                     (unsigned long long)n_note, MAX_NOTE);
     if (s->unclear)
         return fail(err, "%.200s: a call before has failed half-way, no sound state is left", path);
-    if (!want(s, &own, err) || !gpu_wait(s->m->gpu, err))
+    if (!want(s, path, &own, err) || !gpu_wait(s->m->gpu, err))
         return false;
     struct saved_head h = {
         .version = SAVED_VERSION,
@@ -503,7 +506,7 @@ static bool open_saved(hlm_session *s, const char *path, bool load, void **note,
     struct file_in in;
     struct saved f = { 0 };
     struct saved_want own;
-    if (!want(s, &own, err) || !file_in_open(&in, path, err))
+    if (!want(s, path, &own, err) || !file_in_open(&in, path, err))
         return false;
     bool ok = saved_open(&f, &in, &own, err) && (!load || load_all(s, &in, &f, err));
     file_in_close(&in);

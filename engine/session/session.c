@@ -262,7 +262,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
         return NULL;
     }
     s->stats.weight_bytes = arena_cost(m->model->weights);
-    s->stats.adapter_bytes = lora_set_bytes(m->lora);
+    s->stats.adapter_bytes = lora_set_bytes(m->adapters.set);
     s->stats.kv_bytes = arena_cost(s->kv.kv);
     s->stats.state_bytes = arena_cost(s->kv.state);
     s->stats.scratch_bytes = arena_cost(s->scratch);

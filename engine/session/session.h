@@ -4,6 +4,7 @@
 #include "hlm.h"
 #include "model/kv_stats.h"
 #include "model/model.h"
+#include "session/adapters.h"
 
 #include <assert.h>
 
@@ -13,14 +14,13 @@ struct hlm {
     struct model *model;
     struct tok *tok;
     struct hlm_err tok_err;
-    struct lora_set *lora; /* in force; NULL: none */
-    uint32_t n_session;    /* alive */
-    struct hlm_tune *tune; /* a training; NULL: none */
+    struct adapters adapters; /* in force */
+    uint32_t n_session;       /* alive */
+    struct hlm_tune *tune;    /* a training; NULL: none */
     char *path, *name;
-    bool f16;              /* prompts may be read with f16 operands */
-    uint32_t *unused;      /* bit set of vocabulary entries that are no tokens */
-    uint64_t lora_hash[2]; /* of the adapters in force; zero without */
-    uint64_t hash[2];      /* of the file, once hashed */
+    bool f16;         /* prompts may be read with f16 operands */
+    uint32_t *unused; /* bit set of vocabulary entries that are no tokens */
+    uint64_t hash[2]; /* of the file, once hashed */
     bool hashed;
     /* counters.c */
     struct hlm_counters count;

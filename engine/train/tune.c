@@ -210,28 +210,16 @@ static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *t
     return lora_file_check(g, 1, &t->m->model->base, err);
 }
 
-static bool no_adapter(hlm_tune *t, struct hlm_err *err)
-{
-    hlm *m = t->m;
-    bool ok = lora_set_use(NULL, m->gpu, &m->model->base, err);
-    lora_set_destroy(m->lora);
-    m->lora = NULL;
-    m->lora_hash[0] = m->lora_hash[1] = 0;
-    return ok;
-}
-
-/* Puts the adapter in force; on a gpu that is dry nothing is brought anywhere. */
+/* Puts the adapter in force in place of the one before; on a dry gpu nothing is brought to the
+ * device. */
 static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct hlm_err *err)
 {
-    hlm *m = t->m;
-    struct lora_base *base = &m->model->base;
-    if (!no_adapter(t, err))
+    if (!adapters_clear(t->m, err)) /* first, since both together may not fit */
         return false;
     if (!t->o.train_lora && !t->p.init_lora)
         return true;
     struct lora_file *file = first_adapter(t, rank, targets, err);
-    m->lora = file ? lora_set_create(m->gpu, base, &file, 1, true, err) : NULL;
-    return m->lora && lora_set_use(m->lora, m->gpu, base, err);
+    return file && adapters_set(t->m, &file, 1, true, err);
 }
 
 /* Documents that a row of max_tok slots can have; it cuts those that are longer. */
@@ -263,7 +251,7 @@ struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
 static struct trainer *make_trainer(hlm_tune *t, uint32_t max_tok, struct hlm_err *err)
 {
     struct train_params p = tune_train_params(t, max_tok);
-    return train_create(t->m->gpu, t->m->model, t->m->lora, &p, err);
+    return train_create(t->m->gpu, t->m->model, t->m->adapters.set, &p, err);
 }
 
 /* X of X.lora_a, X.lora_b, X.delta. */
@@ -436,9 +424,7 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err 
     ok = ok && set_adapter(t, t->o.rank, p->targets, err) &&
          dry_run(t, t->extent.max_tok, true, &t->plan, err) && (t->plan.fits || refuse(t, err));
     gpu_dry(m->gpu, was);
-    ok = ok && (was || !m->lora ||
-                (lora_set_upload(m->lora, m->gpu, err) &&
-                 lora_set_use(m->lora, m->gpu, &m->model->base, err)));
+    ok = ok && (was || adapters_upload(m, err));
     ok = ok && (!p->resume || tune_find(t, err));
     if (!ok) {
         hlm_tune_close(t);
@@ -456,7 +442,7 @@ void hlm_tune_close(hlm_tune *t)
     if (t->trainer)
         count_leave(m, train_layers(t->trainer));
     train_destroy(t->trainer);
-    if (!no_adapter(t, &err))
+    if (!adapters_clear(m, &err))
         log_msg(HLM_LOG_ERROR, "%s", err.msg);
     stream_finish(&t->stream);
     data_rows_free(&t->fixed);

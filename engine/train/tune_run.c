@@ -10,7 +10,7 @@ bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err)
     hlm *m = t->m;
     struct train_params p = tune_train_params(t, t->extent.max_tok);
     HLM_ASSERT(!t->trainer && !gpu_is_dry(m->gpu));
-    t->trainer = train_create(m->gpu, m->model, m->lora, &p, err);
+    t->trainer = train_create(m->gpu, m->model, m->adapters.set, &p, err);
     if (resumed)
         *resumed = t->from;
     bool ok = t->trainer && train_commit(t->trainer, err) && (!t->from || tune_resume(t, err));
