@@ -1,11 +1,17 @@
-/* counters: what an engine at work can tell of itself, in one plain struct. The engine fills it,
- * the programs publish it (ui/ring.h) and print it.
+/* hlm_counters.h: the figures of an engine at work, in one plain struct. The engine fills it, the
+ * programs publish it in shared memory (ui/ring.h) and print it.
  *
  * It crosses the border between processes as it is: no pointers, no padding, members of fixed size.
- * Whoever changes it raises HLM_COUNTERS_VERSION. Sums are since the model was opened; text that is
- * too long is cut. What is not known is zero. */
-#pragma once
+ * A change raises HLM_COUNTERS_VERSION. Sums count since the model was opened; text that is too long
+ * is cut; what is not known is zero. */
+#ifndef HLM_COUNTERS_H
+#define HLM_COUNTERS_H
+
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 enum {
     HLM_COUNTERS_VERSION = 3,
@@ -29,12 +35,11 @@ struct hlm_kernel_count {
     double us, flop;
 };
 
-/* What a layer tells of itself, where params.layers asked for it. Experts are counted since the
- * model was opened, by every token that goes through them: padding does not count, nor what
- * training runs a second time, nor validation; those of a session that is not at work are counted
- * when it is again, or ends. Gates are those of the newest batch that was looked at - a piece of a
- * prompt, a token a few times a second, a row of training; states those behind it, of a row of
- * training those that its chunks went on from. */
+/* Statistics of a layer, when params.layers is set. Experts are counted since the model was opened,
+ * for every token that goes through them; padding, what training runs a second time, and validation
+ * do not count. The counts of an inactive session are added when it next runs or is destroyed. Gates
+ * are those of the newest batch that was looked at: a batch of a prompt, a token a few times a second,
+ * a training row. States are those after it, of a training row those that its chunks went on from. */
 struct hlm_layer_count {
     uint64_t n_chosen;         /* choices: tokens times the experts that each takes */
     uint32_t n_expert, bar_at; /* 0: has none; of its first expert in bar[] */
@@ -88,3 +93,8 @@ struct hlm_counters {
     uint8_t bar[HLM_MAX_BAR]; /* for drawing: an expert's choices in 255ths of the busiest one's
                                  of its layer; hlm_expert_loads has all their digits */
 };
+
+#ifdef __cplusplus
+}
+#endif
+#endif

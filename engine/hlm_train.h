@@ -1,70 +1,107 @@
-/* hlm_tune: training LoRA adapters and recurrent gates of an open model. The part of hlm.h that is
- * about training; programs get it from there.
+/* hlm_train.h: training LoRA adapters and recurrent gates of an open model.
  *
- * The order of calls: a model, best one that is still dry; hlm_tune_open reads the data and says
- * what would be trained and what that costs; hlm_load; hlm_tune_begin takes the memory, and goes on
- * with a checkpoint if there is one; then steps, validations, saves, in any order. What a call does
- * to the run depends on what was done before alone, so that a run that was stopped and taken up
- * again ends with the same bits.
+ * The order of calls: a model, best one that is still dry; hlm_tune_open reads the data, says what
+ * would be trained and what that takes; hlm_tune_begin loads what is missing, allocates, and goes on
+ * with a checkpoint if there is one; then steps, validations and saves in any order. What a call does
+ * to the run depends only on the calls before it, so a run that was stopped and resumed ends with
+ * the same bits as one that was not.
  *
- * A step takes the next batch_rows * accumulation rows, on beyond the end of the data into its next
- * pass; with n the counted targets of all of them, its loss is the sum of their negative log
- * likelihoods / n, and so for the draft blocks, which count mtp_factor times. */
-#pragma once
-#include "base/base.h"
-#include "train/data.h"
+ * A step takes the next batch_rows * accumulation training rows, and goes on into the next pass at
+ * the end of the data. With n the counted tokens of all of them, its loss is the sum of their
+ * negative log likelihoods / n; the losses of draft blocks are added mtp_factor times.
+ *
+ * Errors, threads and parameters are as in hlm.h: a run is made from its model. */
+#ifndef HLM_TRAIN_H
+#define HLM_TRAIN_H
 
-typedef struct hlm hlm;
+#include "hlm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct hlm_tune hlm_tune;
-struct hlm_plan;
-struct hlm_session_params;
 
-/* Strings must live as long as the run. */
+/* How documents are read from JSON lines. */
+struct hlm_data_params {
+    const char *format;  /* a name of HLM_CHAT_FORMATS; NULL: by the file's template */
+    uint32_t max_seq;    /* tokens of a document, the rest is cut off, and of a packed row */
+    double valid;        /* share of a single file's lines that goes to validation, below 1 */
+    bool loss_all;       /* every token after a document's first counts, not only answers */
+    bool turns_each;     /* each answer of a conversation is a document of its own */
+    bool raw_completion; /* prompt and completion are two texts, not two turns */
+    bool no_eos;         /* no end of text after texts */
+    bool skip_bad;       /* malformed lines are left out with a warning, else they fail */
+};
+
+enum hlm_schedule { HLM_CONSTANT, HLM_COSINE, HLM_LINEAR };
+
+/* The hyper-parameters of a run. */
+struct hlm_train_options {
+    char run[32]; /* its name in a file of rows */
+    uint32_t steps, batch_rows, accumulation, rank, warmup_steps, total_steps;
+    bool shuffle, bias_correction, rslora, train_lora, train_gates;
+    double lr, beta1, beta2, eps, weight_decay, weight_decay_gates, alpha, lora_dropout;
+    double clip_norm, mtp_factor; /* 0: none */
+    enum hlm_schedule schedule;
+    double warmup_from, peak, final; /* learning rates */
+};
+
+enum hlm_precision { HLM_PRECISION_AUTO, HLM_PRECISION_F32, HLM_PRECISION_F16 };
+
+/* Zero is not the default of every member: begin with hlm_tune_defaults(). */
 struct hlm_tune_params {
     /* What is learnt from. One of these two is set. */
-    const char *data;        /* JSONL: a file or a folder, as data_load takes them */
-    const char *ids_json;    /* rows of ids, as data_read takes them; its options do not count
-                                here, see hlm_tune_options */
-    struct data_params read; /* of data; tok and eos are filled in, so is a format without name.
-                                max_seq is the length of packed rows too */
-    bool no_pack;            /* every document is a row of its own */
+    const char *data;     /* JSON lines: a file, or a folder with train.jsonl and, if wanted,
+                             valid.jsonl and test.jsonl */
+    const char *ids_json; /* training rows of ids, as hlm_tune_dump_rows writes them */
+    struct hlm_data_params read; /* of data */
+    bool no_pack;                /* every document is a row of its own */
 
     /* What is trained. */
-    const char *init_lora; /* goes on from this adapter, with all that it trains; NULL: a fresh
-                              one, by o.rank, o.alpha, o.rslora and o's seed on ... */
-    const char *targets;   /* ... these matrices: words and patterns with commas between; NULL:
-                              attn, linear, ffn and shared, as far as there are any */
+    const char *init_lora; /* goes on from this adapter, with everything it trains. NULL: a fresh
+                              adapter, by rank, alpha, rslora and seed, on ... */
+    const char *targets;   /* ... these matrices: words and patterns with commas between; NULL: attn,
+                              linear, ffn and shared, as far as the model has them */
     bool target_mtp;       /* and those of the draft blocks */
-    /* How. steps 0 means epochs; total_steps 0: it is worked out, and with it warmup_steps, by
-     * warmup, and warmup_from. */
-    struct data_options o;
+
+    /* How. With train.steps 0 `epochs` counts. With train.total_steps 0 it is worked out, and with
+     * it warmup_steps (by `warmup`) and warmup_from. */
+    struct hlm_train_options train;
     double epochs, warmup; /* warmup: share of the steps */
-    /* Operands of the model's products; sums, activations between ops and all that is trained are
-     * f32 in any case. By default f16 where the device has matrix units that take it, but for
-     * ids_json. */
-    enum hlm_tune_precision { HLM_TUNE_DEFAULT, HLM_TUNE_F32, HLM_TUNE_F16 } precision;
+    /* Operands of the model's products. Sums, activations between ops and everything that is
+     * trained are f32 in any case. AUTO: f16 where the device has matrix units that take it, f32
+     * for ids_json. */
+    enum hlm_precision precision;
     uint64_t seed; /* of everything */
 
-    const struct hlm_session_params *sample; /* a session that will live beside it; NULL: none */
-    const char *resume; /* a checkpoint, or a folder of them: the newest; NULL: none */
+    const struct hlm_session_params *sample; /* a session that will live beside the run: its memory
+                                                is part of the plan. NULL: none */
+    const char *resume; /* a checkpoint, or a folder of them: the newest. NULL: none */
 };
-/* rank 16, alpha 32, 3 epochs, 2e-4 after 3 % of warm-up, cosine to a tenth of it, clipping at 1,
- * documents of 2048 tokens, a row a step. */
-struct hlm_tune_params hlm_tune_defaults(void);
-/* The options that a file of rows holds, into *o; it stays as it is where there are none. */
-bool hlm_tune_options(const char *ids_json, struct data_options *o, struct hlm_err *err);
-/* Works out what total_steps 0 leaves open, for n_row rows a pass over the data. */
-void hlm_tune_schedule(struct data_options *o, double epochs, double warmup, uint64_t n_row);
-/* The rate of a step, from 1. */
-double hlm_tune_rate(const struct data_options *o, uint64_t step);
+/* rank 16, alpha 32, 3 epochs, 2e-4 after 3 % of warm-up, cosine to a tenth, clipping at 1, 5 %
+ * validation, documents of 2048 tokens, one row a step. */
+HLM_API struct hlm_tune_params hlm_tune_defaults(void);
+/* The options that a file of rows holds, into *o, which stays as it is where the file has none. */
+HLM_API bool hlm_tune_options(const char *ids_json, struct hlm_train_options *o,
+                              struct hlm_err *err);
+/* The learning rate of a step, from 1. */
+HLM_API double hlm_tune_rate(const struct hlm_train_options *o, uint64_t step);
+/* Writes the rows that would be trained on, in the file's order, as JSON for ids_json; needs no
+ * device. out may be NULL. */
+struct hlm_dump_sum {
+    uint64_t n_row, n_doc, n_counted;
+};
+HLM_API bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params *p,
+                                const char *path, const struct hlm_log *log,
+                                struct hlm_dump_sum *out, struct hlm_err *err);
 
-/* Makes what is to be trained the adapters in force, in place of those before; they cannot be
- * changed until hlm_tune_close. Nothing is allocated on the device unless the model is loaded (then
- * the adapters are). What cannot fit is refused with the numbers and with the flag that would make
- * it fit. No session may be alive. */
-hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err);
-/* The model is without adapters then, and its gates are as in the file. Takes NULL. */
-void hlm_tune_close(hlm_tune *t);
+/* Makes what is to be trained the active adapters, in place of those before; they cannot be changed
+ * until hlm_tune_close. No session may be alive. Nothing is allocated on the device unless the model
+ * is loaded (then the adapters are). What cannot fit fails with HLM_ERR_WONT_FIT. */
+HLM_API hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err);
+/* Leaves the model without adapters, its gates as in the file. */
+HLM_API void hlm_tune_close(hlm_tune *t);
 
 /* What is trained: a pair of factors beside one tensor, or what is added to a gate. */
 struct hlm_tune_target {
@@ -72,71 +109,99 @@ struct hlm_tune_target {
     uint64_t n_in, n_out, n_expert;
     uint32_t rank; /* 0: a gate of n_in values */
 };
+
+enum hlm_tune_set { HLM_TUNE_TRAIN, HLM_TUNE_VALID, HLM_TUNE_TEST };
+
+/* The documents of one set and the rows that they make. */
+struct hlm_set_info {
+    uint64_t n_doc, n_tok, n_counted; /* counted: tokens whose loss counts */
+    uint64_t n_cut, n_tok_cut;        /* documents longer than max_seq, and the tokens cut off */
+    uint64_t n_dropped;               /* documents without a counted token */
+    uint64_t n_bad;                   /* malformed lines */
+    uint64_t longest;                 /* tokens of the longest document before it was cut */
+    uint64_t n_row, n_padding;        /* rows of a pass; their slots without a token */
+    uint32_t row_length;              /* 0: rows as long as their one document */
+    bool packed;
+    const uint32_t *doc_tok; /* [n_doc] tokens of each document; NULL with ids_json */
+};
+/* Of the first pass, until hlm_tune_begin. Valid until the next call. */
+HLM_API struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set);
+
+/* One training row: documents, then padding. */
+struct hlm_row {
+    uint32_t n, padding;
+    const int32_t *ids;  /* [n] */
+    const int32_t *doc;  /* [n] which document of the row, -1 on padding */
+    const uint8_t *mask; /* [n] 1: the token's loss counts */
+};
+/* The i-th row of the first pass, until hlm_tune_begin. Valid until the next call. False: there is
+ * none. */
+HLM_API bool hlm_tune_row(hlm_tune *t, uint64_t i, struct hlm_row *out);
+
 struct hlm_tune_info {
-    const struct data *data;              /* the documents; NULL with ids_json */
-    const struct data_rows *rows;         /* of the first pass, in its order; NULL once it began */
-    const struct data_rows *valid, *test; /* n_row 0: there are none */
-    const struct data_options *o;         /* as used, all worked out */
-    bool f16;                             /* precision, likewise */
-    uint32_t max_tok, max_doc;            /* of a row */
-    uint64_t n_run_row;                   /* rows that all steps take, going round */
+    const struct hlm_train_options *train; /* as used, everything worked out */
+    bool from_ids;                         /* ids_json: there are no documents */
+    bool f16;                              /* operands of the products */
+    uint32_t max_tok, max_doc;             /* of a row: tokens, documents */
+    uint64_t n_run_row;                    /* rows that all steps take */
     const struct hlm_tune_target *target;
-    uint64_t n_target, n_number, n_gate; /* numbers that are trained; gates among targets */
+    uint64_t n_target, n_number, n_gate; /* targets, trained numbers, gates among the targets */
     uint64_t step;                       /* done */
-    double best_loss, valid_loss; /* of validation, the latter the last; infinity: none yet */
-    uint64_t best_step, valid_step, n_worse; /* n_worse: validations since the best one */
-    uint64_t n_tok;                          /* tokens of all steps, and the time they took */
+    double best_loss, valid_loss;        /* of validation: the best, the last; infinity: none yet */
+    uint64_t best_step, valid_step;
+    uint64_t n_worse; /* validations since the best one */
+    uint64_t n_tok;   /* tokens of all steps, and the time that they took */
     double took_s;
 };
-/* Good until the next call. */
-struct hlm_tune_info hlm_tune_get_info(hlm_tune *t);
-/* What it all costs, by purpose. */
-struct hlm_plan hlm_tune_plan(const hlm_tune *t);
+HLM_API struct hlm_tune_info hlm_tune_get_info(hlm_tune *t); /* valid until the next call */
+HLM_API struct hlm_plan hlm_tune_plan(const hlm_tune *t);    /* everything, by purpose */
 
-/* Takes the memory, brings up what is trained, and goes on with p->resume. *resumed: the path that
- * it goes on with, NULL: from the start; good until hlm_tune_close. */
-bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err);
+/* Loads a dry model, allocates, brings up what is trained, and goes on with p->resume. *resumed (may
+ * be NULL): the checkpoint that it goes on with, NULL: it starts anew; valid until hlm_tune_close. */
+HLM_API bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err);
 
 struct hlm_tune_step {
     uint64_t step; /* from 1 */
     double loss, loss_main, loss_mtp, lr;
     double grad_norm; /* before clipping */
     bool has_mtp;
-    uint64_t n, n_tok; /* counted targets; tokens, padding not counted */
+    uint64_t n, n_tok; /* counted tokens; tokens without padding */
     uint64_t epoch;    /* whole passes done */
     double took_s;
 };
-/* One more. False: nothing has changed but, where the device is lost or a loss is not finite, the
- * gradients; only what was saved is good then. */
-bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err);
-/* The first row forward and back, as a step would, and no update; twice, the second is timed. Only
- * instead of steps: it leaves gradients behind. */
-bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err);
+/* One more step. After a failure nothing has changed, unless the device is lost or a loss is not
+ * finite: only what was saved is good then. */
+HLM_API bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err);
+/* Runs the first row forward and back twice, as a step would, without an update, and times the
+ * second. In place of steps only: it leaves gradients behind. */
+HLM_API bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err);
 
-enum hlm_tune_set { HLM_TUNE_VALID, HLM_TUNE_TEST };
 struct hlm_tune_loss {
-    double main, mtp;
+    double main, mtp; /* means over n counted tokens */
     uint64_t n;
-}; /* means over n counted targets */
-/* The whole set. What the set for validation gives is remembered: info's best_loss. False with err
- * unset: stopped by progress, which is told rows. */
-bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
-                       bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                       struct hlm_err *err);
+};
+/* The loss of a whole set. That of the validation set is remembered in hlm_tune_info. progress is
+ * given rows. */
+HLM_API bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
+                               hlm_progress progress, void *user, struct hlm_err *err);
 
-/* Writes folder/step-N, whole or not at all, and then removes the oldest but for the newest `keep`
- * and the one of the best validation. Removing never fails it. */
-bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err);
-/* Are there any checkpoints in folder? */
-bool hlm_tune_has_saved(const char *folder);
-/* Is the run as it stands in a checkpoint? */
-bool hlm_tune_is_saved(const hlm_tune *t);
-/* What is trained becomes what the checkpoint of the best validation holds, if that is in folder;
- * for testing and writing, not for further steps. *is: whether there was one. */
-bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct hlm_err *err);
+/* Writes the checkpoint folder/step-N, whole or not at all, then removes the oldest but the newest
+ * `keep` and the one of the best validation. Removing never fails the call. The folder is made. */
+HLM_API bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err);
+HLM_API bool hlm_tune_has_saved(const char *folder); /* are there checkpoints in it? */
+HLM_API bool hlm_tune_is_saved(const hlm_tune *t);   /* is the run as it stands in one? */
+/* What is trained becomes what the checkpoint of the best validation holds, if folder has that; for
+ * testing and writing, not for further steps. *found: whether there was one. */
+HLM_API bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found,
+                                struct hlm_err *err);
 
-/* The adapter as a GGUF file, read back. */
-bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err);
-/* From now on the first step writes its gradients, before clipping, to this file, tensors as in the
- * adapter. NULL: not. The string is kept. */
-void hlm_tune_dump_grads(hlm_tune *t, const char *path);
+/* Writes the adapter as a GGUF file and reads it back. */
+HLM_API bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err);
+/* The first step writes its gradients, before clipping, to this file, tensors as in the adapter.
+ * NULL: it does not. */
+HLM_API void hlm_tune_dump_grads(hlm_tune *t, const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -259,13 +259,13 @@ static bool load(struct model *m, struct binder *b, struct hlm_err *err)
                                               bind_draft };
     struct nemotron *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)
-        return fail(err, "out of memory");
+        return fail_memory(err, "out of memory");
     if (!attention_keys(m, b, q) || !block_keys(m, b, q) || !mamba_keys(b, q) || !moe_keys(m, b, q))
         return false;
     uint32_t n = m->n_layer + m->n_draft;
     q->layer = mem_alloc(n, sizeof *q->layer);
     if (!q->layer)
-        return fail(err, "out of memory: %u layers", n);
+        return fail_memory(err, "out of memory: %u layers", n);
     for (uint32_t i = 0; i < n; i++) {
         struct layer *l = &q->layer[i];
         l->kind = kind_of(m, q, i);

@@ -252,7 +252,7 @@ static bool load(struct model *m, struct binder *b, struct hlm_err *err)
 {
     struct qwen *q = m->own = mem_alloc(1, sizeof *q);
     if (!q)
-        return fail(err, "out of memory");
+        return fail_memory(err, "out of memory");
     if (!attention_keys(m, b, q) || !delta_keys(m, b, q) || !ffn_keys(b, q))
         return false;
     uint32_t turn[512], d = m->n_embd;
@@ -260,7 +260,7 @@ static bool load(struct model *m, struct binder *b, struct hlm_err *err)
     uint32_t n = m->n_layer + m->n_draft;
     q->layer = mem_alloc(n, sizeof *q->layer);
     if (!q->layer)
-        return fail(err, "out of memory: %u layers", n);
+        return fail_memory(err, "out of memory: %u layers", n);
     if (!bind_words(b, &q->turn, turn, q->n_rot))
         return false;
     for (uint32_t i = 0; i < n; i++) {

@@ -10,17 +10,72 @@
 #include <stdlib.h>
 #include <time.h>
 
-bool fail(struct hlm_err *err, const char *fmt, ...)
+/* ---- errors ---------------------------------------------------------------------------------- */
+
+static bool describe(struct hlm_err *err, enum hlm_error kind, const char *fmt, va_list ap)
 {
     if (err && !err->kind) {
-        va_list ap;
-        va_start(ap, fmt);
         vsnprintf(err->msg, sizeof err->msg, fmt, ap);
-        va_end(ap);
-        err->kind = true;
+        err->kind = kind;
     }
     return false;
 }
+
+#define DESCRIBE(kind)                                                                             \
+    va_list ap;                                                                                    \
+    va_start(ap, fmt);                                                                             \
+    describe(err, kind, fmt, ap);                                                                  \
+    va_end(ap);                                                                                    \
+    return false
+
+bool fail(struct hlm_err *err, const char *fmt, ...) { DESCRIBE(HLM_ERR_INPUT); }
+bool fail_memory(struct hlm_err *err, const char *fmt, ...) { DESCRIBE(HLM_ERR_MEMORY); }
+bool fail_system(struct hlm_err *err, const char *fmt, ...) { DESCRIBE(HLM_ERR_SYSTEM); }
+
+bool fail_as(struct hlm_err *err, enum hlm_error kind, const char *fmt, ...) { DESCRIBE(kind); }
+
+bool fail_size(struct hlm_err *err, enum hlm_error kind, const struct hlm_err *size,
+               const char *fmt, ...)
+{
+    if (err && !err->kind) {
+        err->need = size->need;
+        err->have = size->have;
+        err->fits = size->fits;
+    }
+    DESCRIBE(kind);
+}
+
+bool fail_stopped(struct hlm_err *err) { return fail_as(err, HLM_ERR_STOPPED, "stopped"); }
+
+bool fail_from(struct hlm_err *err, const struct hlm_err *why, const char *where)
+{
+    return fail_size(err, why->kind, why, "%.200s%s", where, why->msg);
+}
+
+void err_clear(struct hlm_err *err)
+{
+    if (err)
+        *err = (struct hlm_err){ 0 };
+}
+
+const char *hlm_error_name(enum hlm_error kind)
+{
+    static const char *const name[] = {
+        [HLM_OK] = "none",
+        [HLM_ERR_INPUT] = "input",
+        [HLM_ERR_STOPPED] = "stopped",
+        [HLM_ERR_MEMORY] = "memory",
+        [HLM_ERR_WONT_FIT] = "won't fit",
+        [HLM_ERR_FULL] = "full",
+        [HLM_ERR_SYSTEM] = "system",
+        [HLM_ERR_UNSUPPORTED] = "unsupported",
+        [HLM_ERR_DEVICE_LOST] = "device lost",
+        [HLM_ERR_STATE] = "state",
+    };
+    return (unsigned)kind < ARRAY_LEN(name) ? name[kind] : "unknown";
+}
+
+const char *hlm_version(void) { return HLM_VERSION; }
 
 _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line)
 {
@@ -28,32 +83,30 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line)
     abort();
 }
 
-static struct {
-    pthread_mutex_t lock;
-    hlm_log_fn fn;
-    void *user;
-} sink = { .lock = PTHREAD_MUTEX_INITIALIZER };
+/* ---- log ------------------------------------------------------------------------------------- */
 
-void log_sink(hlm_log_fn fn, void *user)
-{
-    pthread_mutex_lock(&sink.lock);
-    sink.fn = fn;
-    sink.user = user;
-    pthread_mutex_unlock(&sink.lock);
-}
+static _Thread_local struct hlm_log sink;
+static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void log_to(const struct hlm_log *log) { sink = log ? *log : (struct hlm_log){ 0 }; }
+
+struct hlm_log log_get(void) { return sink; }
 
 void log_msg(enum hlm_log_level level, const char *fmt, ...)
 {
+    if (!sink.fn)
+        return;
     char msg[1024];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    pthread_mutex_lock(&sink.lock);
-    if (sink.fn)
-        sink.fn(sink.user, level, msg);
-    pthread_mutex_unlock(&sink.lock);
+    pthread_mutex_lock(&sink_lock);
+    sink.fn(sink.user, level, msg);
+    pthread_mutex_unlock(&sink_lock);
 }
+
+/* ---- sizes, text, time, memory ---------------------------------------------------------------- */
 
 bool size_mul(uint64_t a, uint64_t b, uint64_t *out)
 {

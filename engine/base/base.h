@@ -1,11 +1,9 @@
-/* base: what every file of hlm leans on - errors, log, checked sizes, clock, allocation.
+/* base: what every file of hlm uses - errors, log, checked sizes, clock, allocation.
  *
- * Errors come in three kinds (see style: our mistakes, the world, while recording). HLM_ASSERT is
- * for our mistakes only; whatever a file, a device or a person can cause goes through fail(). */
+ * A mistake of ours ends in HLM_ASSERT. What a file, a device or a person can cause goes through
+ * fail(). While a list of dispatches is recorded, the first failure sticks to the cmd (gpu.h). */
 #pragma once
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "hlm.h"
 
 #if defined(__GNUC__)
 #define HLM_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
@@ -15,24 +13,31 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
-/* One reason why a call failed. Zero it before use; the first message wins. */
-struct hlm_err {
-    bool kind;
-    char msg[512];
-};
-
-/* Keeps the first message in err (which may be NULL). Always false, so `return fail(err, ...)`. */
+/* Describes a failure in err, which may be NULL: the first message stays. Always false, so that a
+ * function can `return fail(err, ...)`. fail() is for input that is not as it must be; the others
+ * say another kind (enum hlm_error). */
 bool fail(struct hlm_err *err, const char *fmt, ...) HLM_PRINTF(2, 3);
+bool fail_memory(struct hlm_err *err, const char *fmt, ...) HLM_PRINTF(2, 3);
+bool fail_system(struct hlm_err *err, const char *fmt, ...) HLM_PRINTF(2, 3);
+bool fail_as(struct hlm_err *err, enum hlm_error kind, const char *fmt, ...) HLM_PRINTF(3, 4);
+/* A failure with its numbers: HLM_ERR_WONT_FIT and HLM_ERR_FULL. */
+bool fail_size(struct hlm_err *err, enum hlm_error kind, const struct hlm_err *size,
+               const char *fmt, ...) HLM_PRINTF(4, 5);
+bool fail_stopped(struct hlm_err *err); /* a callback asked to stop */
+/* The same failure in another err, after a prefix that says where ("%s: "); "" for none. */
+bool fail_from(struct hlm_err *err, const struct hlm_err *why, const char *where);
+/* Every public call that takes an err begins with this. */
+void err_clear(struct hlm_err *err);
 
 /* Aborts with file, line and the condition. On in every build. Never for input. */
 #define HLM_ASSERT(cond) ((cond) ? (void)0 : hlm_assert_failed(#cond, __FILE__, __LINE__))
 _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line);
 
-/* The engine prints nothing by itself: a program installs a sink. Without one, messages are
- * dropped. The sink may be called from helper threads, one call at a time. */
-enum hlm_log_level { HLM_LOG_ERROR, HLM_LOG_WARN, HLM_LOG_INFO, HLM_LOG_DEBUG };
-typedef void (*hlm_log_fn)(void *user, enum hlm_log_level level, const char *msg);
-void log_sink(hlm_log_fn fn, void *user);
+/* Messages go to the sink of the calling thread. Every public call sets the sink of its object at
+ * its start; a helper thread sets the one of the thread that started it. Without a sink messages are
+ * dropped. One message at a time reaches a sink, whatever the threads. */
+void log_to(const struct hlm_log *log); /* NULL: nowhere. Copied */
+struct hlm_log log_get(void);           /* the calling thread's, to hand to a helper thread */
 void log_msg(enum hlm_log_level level, const char *fmt, ...) HLM_PRINTF(2, 3);
 
 /* Sizes from files: false on overflow, and *out is then left alone. */

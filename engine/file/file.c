@@ -505,7 +505,7 @@ static struct gguf *gguf_new(const char *path, const uint8_t *bytes, uint64_t n,
             munmap((void *)bytes, (size_t)n);
         free(g);
         free(copy);
-        fail(err, "%s: no memory", show_path(path).s);
+        fail_memory(err, "%s: no memory", show_path(path).s);
         return NULL;
     }
     g->path = strcpy(copy, path);

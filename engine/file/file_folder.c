@@ -30,7 +30,7 @@ bool folder_make(const char *path, struct hlm_err *err)
     if (folder_is(path))
         return true;
     if (file_is_faulty() || mkdir(path, 0777))
-        return fail(err, "%.300s: cannot make the folder: %s", path, strerror(errno));
+        return fail_system(err, "%.300s: cannot make the folder: %s", path, strerror(errno));
     char *copy = folder_path(path, ".."); /* the name is on disk once what it stands in is */
     if (copy)
         file_sync_folder(copy);
@@ -43,7 +43,7 @@ bool folder_each(const char *path, void (*fn)(void *user, const char *name), voi
 {
     DIR *d = opendir(path);
     if (!d)
-        return fail(err, "%.300s: %s", path, strerror(errno));
+        return fail_system(err, "%.300s: %s", path, strerror(errno));
     for (const struct dirent *e; (e = readdir(d));)
         if (strcmp(e->d_name, ".") && strcmp(e->d_name, ".."))
             fn(user, e->d_name);
@@ -98,7 +98,7 @@ bool folder_begin(struct folder_out *f, const char *path, struct hlm_err *err)
     *f = (struct folder_out){ mem_alloc(size, 1), mem_alloc(n, 1) };
     if (!f->tmp || !f->path) {
         finish(f);
-        return fail(err, "%.300s: no memory to write it", path);
+        return fail_memory(err, "%.300s: no memory to write it", path);
     }
     memcpy(f->path, path, n);
     bool ok = !file_is_faulty();
@@ -109,7 +109,7 @@ bool folder_begin(struct folder_out *f, const char *path, struct hlm_err *err)
     }
     if (e) {
         finish(f);
-        return fail(err, "%.300s: cannot make the folder: %s", path, strerror(e));
+        return fail_system(err, "%.300s: cannot make the folder: %s", path, strerror(e));
     }
     return true;
 }
@@ -118,7 +118,7 @@ bool folder_end(struct folder_out *f, struct hlm_err *err)
 {
     file_sync_folder(f->tmp);
     if (file_is_faulty() || rename(f->tmp, f->path)) {
-        fail(err, "%.300s: cannot put it there: %s", f->path, strerror(errno));
+        fail_system(err, "%.300s: cannot put it there: %s", f->path, strerror(errno));
         folder_drop(f);
         return false;
     }

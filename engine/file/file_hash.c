@@ -13,7 +13,7 @@ struct sum *sum_begin(struct hlm_err *err)
     XXH3_state_t *x = XXH3_createState();
     if (!x || XXH3_128bits_reset(x) != XXH_OK) {
         XXH3_freeState(x);
-        fail(err, "out of memory for a checksum");
+        fail_memory(err, "out of memory for a checksum");
         return NULL;
     }
     return (struct sum *)x;

@@ -144,7 +144,7 @@ struct file_out *file_out_begin(const char *path, struct hlm_err *err)
         f->tmp = mem_alloc(size, 1);
     }
     if (!f || !f->path || !f->tmp) {
-        fail(err, "%.300s: no memory to write it", path);
+        fail_memory(err, "%.300s: no memory to write it", path);
         if (f)
             out_free(f);
         return NULL;
@@ -152,7 +152,7 @@ struct file_out *file_out_begin(const char *path, struct hlm_err *err)
     memcpy(f->path, path, n);
     f->fd = open_beside(path, f->tmp, size);
     if (f->fd < 0) {
-        fail(err, "%.300s: cannot write: %s", path, strerror(errno));
+        fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
         out_free(f);
         return NULL;
     }
@@ -167,7 +167,7 @@ static void out_write(struct file_out *f, const uint8_t *p, uint64_t n)
 
 static bool out_failed(const struct file_out *f, struct hlm_err *err)
 {
-    return f->why && !fail(err, "%.300s: cannot write: %s", f->path, strerror(f->why));
+    return f->why && !fail_system(err, "%.300s: cannot write: %s", f->path, strerror(f->why));
 }
 
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct hlm_err *err)
@@ -236,7 +236,7 @@ bool file_in_open(struct file_in *f, const char *path, struct hlm_err *err)
     struct stat st;
     *f = (struct file_in){ .path = path, .fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) };
     if (f->fd < 0 || fstat(f->fd, &st)) {
-        fail(err, "%.300s: %s", path, strerror(errno));
+        fail_system(err, "%.300s: %s", path, strerror(errno));
     } else if (!S_ISREG(st.st_mode)) {
         fail(err, "%.300s: is no file", path);
     } else {
@@ -262,7 +262,7 @@ bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, st
         if (k < 0 && errno == EINTR)
             continue;
         if (k < 0)
-            return fail(err, "%.300s: %s", f->path, strerror(errno));
+            return fail_system(err, "%.300s: %s", f->path, strerror(errno));
         if (k == 0)
             return fail(err, "%.300s: has become shorter while it was read", f->path);
         p += k;
@@ -283,7 +283,7 @@ char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err
 {
     FILE *f = fopen(path, "rb");
     if (!f) {
-        fail(err, "%.300s: %s", path, strerror(errno));
+        fail_system(err, "%.300s: %s", path, strerror(errno));
         return NULL;
     }
     char *buf = NULL;
@@ -295,7 +295,7 @@ char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err
             room = room ? 2 * room : 1 << 16;
             char *grown = mem_grow(buf, room + 1, 1);
             if (!grown) {
-                ok = fail(err, "%.300s: no memory to read it", path);
+                ok = fail_memory(err, "%.300s: no memory to read it", path);
                 break;
             }
             buf = grown;
@@ -303,7 +303,7 @@ char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err
         k = fread(buf + len, 1, (size_t)(room - len), f);
         len += k;
         if (ferror(f))
-            ok = fail(err, "%.300s: %s", path, strerror(errno));
+            ok = fail_system(err, "%.300s: %s", path, strerror(errno));
     }
     fclose(f);
     if (ok && len > max)

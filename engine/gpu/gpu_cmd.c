@@ -32,7 +32,7 @@ struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, s
 {
     struct cmd *c = mem_alloc(1, sizeof *c);
     if (!c) {
-        fail(err, "%s: out of host memory", name);
+        fail_memory(err, "%s: out of host memory", name);
         return NULL;
     }
     HLM_ASSERT(!scratch || (scratch->g == g && scratch->mem == MEM_DEVICE));
@@ -418,7 +418,7 @@ static bool cut(struct cmd *c, struct hlm_err *err)
     struct gpu *g = c->g;
     double limit = limit_flop(c);
     if (!(c->piece = mem_alloc((uint64_t)c->n_entry + 1, sizeof *c->piece)))
-        return fail(err, "%s: out of host memory", c->name);
+        return fail_memory(err, "%s: out of host memory", c->name);
     c->n_piece = 1;
     for (uint32_t i = 0; i < c->n_entry; i++) {
         struct piece *p = &c->piece[c->n_piece - 1];

@@ -601,7 +601,7 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     struct probe *p = mem_alloc(1, sizeof *p);
     struct gpu *g = mem_alloc(1, sizeof *g);
     if (!p || !g) {
-        fail(err, "out of host memory");
+        fail_memory(err, "out of host memory");
         goto fail;
     }
     g->validate = params->validate;

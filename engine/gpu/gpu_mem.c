@@ -16,7 +16,7 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
 {
     struct arena *a = mem_alloc(1, sizeof *a);
     if (!a) {
-        fail(err, "%s: out of host memory", purpose);
+        fail_memory(err, "%s: out of host memory", purpose);
         return NULL;
     }
     a->g = g;
@@ -297,7 +297,7 @@ static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known
                           struct hlm_err *err)
 {
     char want[32], left[32], has[32];
-    return fail(err, "out of memory: %s needs %s, %s has %s free of %s", a->purpose,
+    return fail_memory(err, "out of memory: %s needs %s, %s has %s free of %s", a->purpose,
                 bytes_text(want, arena_cost(a)), a->g->caps.name,
                 known ? bytes_text(left, free_bytes) : "not enough",
                 bytes_text(has, a->g->caps.heap_bytes));
@@ -312,7 +312,7 @@ static bool enough(const struct arena *a, struct hlm_err *err)
     uint32_t type = arena_type(a, UINT32_MAX);
     char big[32], cap[32], had[32];
     if (type == UINT32_MAX)
-        return fail(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
+        return fail_memory(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
     if (g->dry && !a->beyond && !a->too_big)
         return true;
     bool known = heap_free(g->phys, g->caps.kind, g->caps.memory_budget,
@@ -320,7 +320,7 @@ static bool enough(const struct arena *a, struct hlm_err *err)
     if ((known && want > free_bytes / 20 * 19) || a->beyond)
         return out_of_memory(a, free_bytes, known, err);
     if (!arena_on_host(a) && want > g->budget - min_u64(g->budget, g->given_device))
-        return fail(err, "out of memory: %s needs %s, of %s %s may be used and %s are taken",
+        return fail_memory(err, "out of memory: %s needs %s, of %s %s may be used and %s are taken",
                     a->purpose, bytes_text(big, want), g->caps.name, bytes_text(cap, g->budget),
                     bytes_text(had, g->given_device));
     if (a->too_big)
@@ -340,7 +340,7 @@ static bool chunk_make(struct arena *a, struct chunk *k, struct hlm_err *err)
         return gpu_refused(g, r, "vkCreateBuffer", err);
     type = arena_type(a, need.memoryTypeBits);
     if (type == UINT32_MAX)
-        return fail(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
+        return fail_memory(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
     r = GUARD(vkAllocateMemory(g->dev,
                                &(VkMemoryAllocateInfo){
                                    .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,

@@ -79,7 +79,7 @@ bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct hl
             ok = lora_base_gate(&b->base, (tensor){ 0 }, t);
         }
     }
-    return ok || fail(err, "%.300s: out of memory", gguf_path(file));
+    return ok || fail_memory(err, "%.300s: out of memory", gguf_path(file));
 }
 
 void lora_file_base_free(struct lora_file_base *b)

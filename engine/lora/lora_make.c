@@ -178,7 +178,7 @@ bool lora_find_targets(const struct lora_base *b, const char *words, struct lora
     uint8_t *use = lora_base_uses(b), *chosen = mem_alloc(n + 1, 1);
     *out = (struct lora_targets){ .t = mem_alloc(n + 1, sizeof *out->t) };
     bool ok =
-        (use && chosen && out->t) || fail(err, "out of memory: targets of %" PRIu64 " tensors", n);
+        (use && chosen && out->t) || fail_memory(err, "out of memory: targets of %" PRIu64 " tensors", n);
     if (ok && words)
         ok = choose_all(b, use, words, chosen, err);
     for (uint32_t i = 0; ok && !words && i < ARRAY_LEN(usual); i++)
@@ -228,7 +228,7 @@ static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err
         cap *= 2;
     uint8_t *grown = cap > m->cap ? mem_grow(m->p, cap, 1) : m->p;
     if (!grown)
-        return fail(err, "out of memory: a fresh adapter of more than %" PRIu64 " bytes", need);
+        return fail_memory(err, "out of memory: a fresh adapter of more than %" PRIu64 " bytes", need);
     *m = (struct memory){ grown, need, cap };
     memcpy(grown + need - n, bytes, n);
     return true;
@@ -387,7 +387,7 @@ bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *er
     struct hash *hash = mem_alloc(w->n_tensor + 1, sizeof *hash);
     struct file_out *out = v && hash ? file_out_begin(path, err) : NULL;
     if (!v || !hash)
-        fail(err, "%.300s: no memory to write it", path);
+        fail_memory(err, "%.300s: no memory to write it", path);
     bool ok = out != NULL;
     if (ok) {
         struct gguf_out o = { .put = gguf_out_to_file, .user = out, .err = err };

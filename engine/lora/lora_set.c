@@ -289,10 +289,10 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
             lora_file_close(file[i]);
         free(own);
         free(s);
-        fail(err, "out of memory: %u adapters", n);
+        fail_memory(err, "out of memory: %u adapters", n);
         return NULL;
     }
-    bool ok = check_train(s, err) && (stack_all(s) || fail(err, "out of memory: %u adapters", n));
+    bool ok = check_train(s, err) && (stack_all(s) || fail_memory(err, "out of memory: %u adapters", n));
     if (ok && g)
         ok = (s->arena = arena_create(g, "adapters", MEM_DEVICE, err)) != NULL;
     if (ok)
@@ -338,7 +338,7 @@ static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base 
         uint64_t n = gate->t->n_elem;
         float *v = mem_alloc(n, sizeof *v);
         double *sum = mem_alloc(n, sizeof *sum);
-        bool ok = (v && sum) || fail(err, "out of memory: a gate of %" PRIu64 " values", n);
+        bool ok = (v && sum) || fail_memory(err, "out of memory: a gate of %" PRIu64 " values", n);
         bool any = ok && gate_values(s, gate, v, sum);
         if (ok && (any || gate->moved))
             ok = gpu_write(g, gate->at, 0, v, n * sizeof *v, err);

@@ -66,7 +66,7 @@ bool lora_train_index(struct lora_set *s, struct hlm_err *err)
     }
     free(pair_of);
     if (!ok)
-        return fail(err, "out of memory: an adapter of %" PRIu64 " matrices", n);
+        return fail_memory(err, "out of memory: an adapter of %" PRIu64 " matrices", n);
     for (uint64_t k = 0; ok && k < n; k++) {
         uint64_t n_piece = s->first[k + 1] - s->first[k];
         qsort(s->piece + s->first[k], n_piece, sizeof *s->piece, by_row);

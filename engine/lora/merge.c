@@ -45,7 +45,7 @@ struct merge {
 
 static bool no_memory(struct merge *m)
 {
-    return fail(m->err, "%.300s: out of memory", m->p->model);
+    return fail_memory(m->err, "%.300s: out of memory", m->p->model);
 }
 
 static bool go_on(struct merge *m, uint64_t n)

@@ -10,7 +10,7 @@ enum { MAX_LEAF = 64 };
 
 static bool no_memory(struct peft *p)
 {
-    return fail(p->err, "%.300s: out of memory", p->params->out);
+    return fail_memory(p->err, "%.300s: out of memory", p->params->out);
 }
 
 /* ---- ranks and scales ------------------------------------------------------------------------ */

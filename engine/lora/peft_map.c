@@ -195,7 +195,7 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
     if (!check_order(p, &m))
         return false;
     if (!room(&p->module, p->n_module, &p->cap_module, sizeof *p->module))
-        return fail(p->err, "%.300s: out of memory", p->params->out);
+        return fail_memory(p->err, "%.300s: out of memory", p->params->out);
     p->module[p->n_module++] = m;
     return true;
 }
@@ -401,7 +401,7 @@ bool peft_gate(const struct peft *p, const struct shift *d, float *to)
     uint64_t n = d->x->n_elem;
     bool decay = ends_with(d->x->name, DECAY);
     float *w = mem_alloc(n, sizeof *w), *add = mem_alloc(n, sizeof *add);
-    bool ok = (w && add) || fail(p->err, "%.300s: out of memory", p->params->out);
+    bool ok = (w && add) || fail_memory(p->err, "%.300s: out of memory", p->params->out);
     if (ok && h->nv && n != h->nv)
         ok = fail(p->err, "%.300s: %s has %" PRIu64 " values, expected one for each of %u V heads",
                   gguf_path(p->file), d->x->name, n, h->nv);

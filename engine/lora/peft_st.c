@@ -130,7 +130,7 @@ bool st_write(const char *path, const struct st *s, float *room, struct hlm_err 
     char *text = header(s, &n);
     struct file_out *out = text ? file_out_begin(path, err) : NULL;
     if (!text)
-        fail(err, "%.300s: no memory to write it", path);
+        fail_memory(err, "%.300s: no memory to write it", path);
     const char *tmp = NULL;
     bool ok = out && file_out_put(out, &n, sizeof n, err) && file_out_put(out, text, n, err) &&
               put_rows(out, s, room, hash, err) && (tmp = file_out_flush(out, err)) != NULL &&

@@ -9,7 +9,7 @@ bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_
     *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
     kv->layer = mem_alloc(n_layer, sizeof *kv->layer);
     if (!kv->layer)
-        return fail(err, "out of memory: %u layers of cache", n_layer);
+        return fail_memory(err, "out of memory: %u layers of cache", n_layer);
     kv->kv = arena_create(g, "kv", MEM_DEVICE, err);
     kv->state = arena_create(g, "state", MEM_DEVICE, err);
     if (!kv->kv || !kv->state)

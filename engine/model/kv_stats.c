@@ -30,7 +30,7 @@ bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t 
     *s = (struct kv_stats){ .gpu = g, .n_layer = n_layer };
     s->place = mem_alloc(n_layer, sizeof *s->place);
     if (!s->place)
-        return fail(err, "out of memory: statistics of %u layers", n_layer);
+        return fail_memory(err, "out of memory: statistics of %u layers", n_layer);
     for (uint32_t i = 0; i < n_layer; i++) {
         struct stats_place *p = &s->place[i];
         p->n_expert = shape[i].n_expert;
@@ -46,7 +46,7 @@ bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, uint32_t 
     s->now = mem_alloc(n, sizeof *s->now);
     s->was = mem_alloc(n, sizeof *s->was);
     if (!s->now || !s->was)
-        return fail(err, "out of memory: statistics of %u layers", n_layer);
+        return fail_memory(err, "out of memory: statistics of %u layers", n_layer);
     for (uint32_t i = 0; i < n_layer; i++) {
         const struct stats_place *p = &s->place[i];
         if (p->n_expert)

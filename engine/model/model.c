@@ -312,7 +312,7 @@ bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n)
         b->owned = owned;
     if (!owned || !copy) {
         free(copy);
-        return fail(b->err, "out of memory: %u words", n);
+        return fail_memory(b->err, "out of memory: %u words", n);
     }
     b->owned[b->n_owned++] = copy;
     memcpy(copy, words, n * sizeof *copy);
@@ -633,7 +633,7 @@ static bool bind_drafts(struct binder *b)
     struct model *m = b->m;
     m->draft = m->n_draft ? mem_alloc(m->n_draft, sizeof *m->draft) : NULL;
     if (m->n_draft && !m->draft)
-        return fail(b->err, "out of memory: %u draft blocks", m->n_draft);
+        return fail_memory(b->err, "out of memory: %u draft blocks", m->n_draft);
     for (uint32_t i = 0; i < m->n_draft; i++)
         if (!bind_draft(b, &m->draft[i], m->n_layer + i))
             return false;
@@ -718,7 +718,7 @@ struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, str
              !b->oom;
     }
     if (!ok) {
-        fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
+        fail_memory(err, "%s: out of memory while reading the tensor list", gguf_path(file));
         if (m && m->arch)
             model_unload(m);
         else

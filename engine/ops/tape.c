@@ -41,7 +41,7 @@ struct tape *tape_create(struct arena *kept, const struct dropout *d, struct hlm
 {
     struct tape *t = mem_alloc(1, sizeof *t);
     if (!t) {
-        fail(err, "out of memory: a tape");
+        fail_memory(err, "out of memory: a tape");
         return NULL;
     }
     t->keeps = kept;
@@ -69,7 +69,7 @@ void tape_train(struct tape *t, struct arena *of, struct arena *to)
 bool tape_train_vector(struct tape *t, tensor at, tensor to, struct hlm_err *err)
 {
     if (!room(&t->vector, t->n_vector, &t->cap_vector, sizeof *t->vector))
-        return fail(err, "out of memory: %llu trained vectors", (unsigned long long)t->n_vector);
+        return fail_memory(err, "out of memory: %llu trained vectors", (unsigned long long)t->n_vector);
     t->vector[t->n_vector++] = (struct gradient){ at, to };
     return true;
 }

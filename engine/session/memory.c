@@ -125,7 +125,7 @@ void plan_refuse(hlm *m, const struct hlm_session_params *params, const struct h
         snprintf(all, sizeof all, "%llu bytes", (unsigned long long)plan->device_bytes);
         snprintf(may, sizeof may, "%llu", (unsigned long long)plan->memory);
     }
-    fail(err, "out of memory: a context of %u needs %s (%s), of %s %s may be used: %s", plan->n_ctx,
+    fail_memory(err, "out of memory: a context of %u needs %s (%s), of %s %s may be used: %s", plan->n_ctx,
          all, parts, gpu_caps(m->gpu)->name, may,
          would[0] ? would : "not even one token of context fits, a smaller model would");
 }

@@ -58,7 +58,7 @@ static bool mark_unused(hlm *m, struct hlm_err *err)
     uint32_t n = m->model->n_vocab;
     m->unused = mem_alloc(div_up(n, 32), 4);
     if (!m->unused)
-        return fail(err, "out of memory: %u vocabulary entries", n);
+        return fail_memory(err, "out of memory: %u vocabulary entries", n);
     for (uint32_t i = 0; i < n; i++)
         if (m->tok && (i >= tok_n_vocab(m->tok) || tok_is_unused(m->tok, (int32_t)i)))
             m->unused[i / 32] |= 1u << i % 32;
@@ -74,7 +74,7 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
                              .profile = params->profile,
                              .memory = params->memory };
     if (!m) {
-        fail(err, "out of memory");
+        fail_memory(err, "out of memory");
         return NULL;
     }
     m->file = gguf_open(params->model, err);
@@ -84,7 +84,7 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
         m->name = model_name(m->file);
         m->tok = tok_create(m->file, &m->tok_err);
         if (!m->path || !m->name)
-            fail(err, "out of memory");
+            fail_memory(err, "out of memory");
         m->gpu = m->path && m->name ? gpu_open(&gp, err) : NULL;
         if (m->gpu) {
             m->f16 = params->f16 || (!params->exact && linear_f16_pays(gpu_caps(m->gpu)));
@@ -166,7 +166,7 @@ static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint
 {
     struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
     if (!file) {
-        fail(err, "out of memory: a list of %u adapters", n);
+        fail_memory(err, "out of memory: a list of %u adapters", n);
         return NULL;
     }
     for (uint32_t i = 0; i < n; i++) {

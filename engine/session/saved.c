@@ -113,7 +113,7 @@ static bool read_tables(const struct file_in *f, struct saved *s, struct hlm_err
     s->id = mem_alloc(h->n_known, sizeof *s->id);
     s->note = mem_alloc(h->n_note + 1, 1);
     if (!s->id || !s->note)
-        return fail(err, "%.200s: no memory for its %u tokens and %llu bytes of text", f->path,
+        return fail_memory(err, "%.200s: no memory for its %u tokens and %llu bytes of text", f->path,
                     h->n_known, (unsigned long long)h->n_note);
     if (!file_in_read(f, sizeof *h, s->id, 4ull * h->n_known, err) ||
         !file_in_read(f, at, s->note, h->n_note, err) ||
@@ -139,7 +139,7 @@ static bool check_sum(const struct file_in *f, struct saved *s, struct hlm_err *
     struct sum *sum = sum_begin(err);
     bool ok = buf && sum;
     if (!buf)
-        fail(err, "%.200s: no memory to read it", f->path);
+        fail_memory(err, "%.200s: no memory to read it", f->path);
     for (uint64_t at = 0, n; ok && at < end; at += n) {
         n = min_u64(PIECE, end - at);
         ok = file_in_read(f, at, buf, n, err);
@@ -397,7 +397,7 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
     struct save w = { .gpu = s->m->gpu, .buf = mem_alloc(PIECE, 1), .sum = sum_begin(err) };
     uint64_t sum[2] = { 0 };
     if (!w.buf)
-        fail(err, "%.200s: no memory to write it", path);
+        fail_memory(err, "%.200s: no memory to write it", path);
     bool ok = w.buf && w.sum && (w.out = file_out_begin(path, err)) &&
               save_parts(s, &w, &h, note, n_note, err);
     if (w.sum)
@@ -476,7 +476,7 @@ static bool load_all(hlm_session *s, const struct file_in *in, const struct save
     uint64_t sum[2] = { 0 };
     if (!r.buf || !(r.sum = sum_begin(err))) {
         free(r.buf);
-        return fail(err, "%.200s: no memory to read it", in->path);
+        return fail_memory(err, "%.200s: no memory to read it", in->path);
     }
     hlm_session_reset(s);
     bool ok = load_parts(s, &r, f, err) &&

@@ -197,7 +197,7 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
     if (!s || !shape) {
         free(s);
         free(shape);
-        fail(err, "out of memory");
+        fail_memory(err, "out of memory");
         return NULL;
     }
     s->m = m;
@@ -233,7 +233,7 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
          (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err)) &&
          (!may_tell(s) || plan_make(s, PLAN_NEXT_TELLS, 1, err));
     if (!ok) {
-        fail(err, "out of memory: %u token ids", s->n_ctx);
+        fail_memory(err, "out of memory: %u token ids", s->n_ctx);
         hlm_session_destroy(s);
         return NULL;
     }

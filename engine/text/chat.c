@@ -613,7 +613,7 @@ bool chat_tell_tools(const struct chat_format *fmt, json_t *tools, struct chat_p
     *out = (struct chat_prompt){ 0 };
     if (fmt->tools)
         draft_tools(&d, fmt->tools, tools);
-    return finish(&d) || fail(err, "no memory for a list of %llu tools",
+    return finish(&d) || fail_memory(err, "no memory for a list of %llu tools",
                               (unsigned long long)json_array_size(tools));
 }
 
@@ -627,7 +627,7 @@ bool chat_render(const struct chat_format *fmt, const struct chat_input *in, boo
     if (!check(fmt, in, question, err))
         return false;
     if (!(out->cut = mem_alloc(in->n + 1ull, sizeof *out->cut)))
-        return fail(err, "out of memory: a prompt of %u messages", in->n);
+        return fail_memory(err, "out of memory: a prompt of %u messages", in->n);
 
     draft_span(&d, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
     if ((fmt->system || in->tools) && !is_role(in, 0, "system")) {
@@ -647,7 +647,7 @@ bool chat_render(const struct chat_format *fmt, const struct chat_input *in, boo
         begin_text(&d);
         put_thinking(&d, fmt, think);
     }
-    return finish(&d) || fail(err, "no memory for a prompt of %u messages", in->n);
+    return finish(&d) || fail_memory(err, "no memory for a prompt of %u messages", in->n);
 }
 
 void chat_prompt_free(struct chat_prompt *p)

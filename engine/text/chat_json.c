@@ -45,7 +45,7 @@ static bool wrong(const struct place *at, const char *key, const char *what)
 
 static bool no_memory(const struct place *at)
 {
-    return fail(at->err, "%s: no memory for message %llu", at->name, at->i);
+    return fail_memory(at->err, "%s: no memory for message %llu", at->name, at->i);
 }
 
 static bool copy(const struct place *at, const json_t *j, char **to)
@@ -153,7 +153,7 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
     if (!json_is_array(list) || count > UINT32_MAX)
         fail(&own, "%s: a JSON array of messages is expected", name);
     else if (!(msg = mem_alloc(count, sizeof *msg)))
-        fail(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
+        fail_memory(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
     for (uint64_t i = 0; !own.kind && i < count; i++)
         take(&(struct place){ name, i + 1, 0, &own }, json_array_get(list, i), &msg[i]);
     if (own.kind) {

@@ -201,7 +201,7 @@ static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_
     t->flags = mem_alloc(kv->n, 1);
     t->table = mem_alloc(size, sizeof *t->table);
     if (n_byte > UINT32_MAX || !t->bytes || !t->at || !t->flags || !t->table)
-        return fail(err, "%s: no memory for a vocabulary of %llu bytes", gguf_path(g),
+        return fail_memory(err, "%s: no memory for a vocabulary of %llu bytes", gguf_path(g),
                     (unsigned long long)n_byte);
     memset(t->table, 0xff, size * sizeof *t->table);
     if (!load_types(t, g, err))
@@ -288,7 +288,7 @@ static bool load_added(struct tok *t, const struct gguf *g, struct hlm_err *err)
     t->added = mem_alloc(n, sizeof *t->added);
     bool ok = list && t->added;
     if (!ok)
-        fail(err, "%s: no memory for %u added tokens", gguf_path(g), n);
+        fail_memory(err, "%s: no memory for %u added tokens", gguf_path(g), n);
     for (uint32_t i = 0; ok && i < t->n; i++) {
         struct str s = tok_bytes(t, (int32_t)i);
         if (!(t->flags[i] & (IS_CONTROL | IS_USER)) || !s.n)
@@ -385,7 +385,7 @@ struct tok *tok_create(const struct gguf *g, struct hlm_err *err)
     byte_chars(byte_of);
     struct tok *t = mem_alloc(1, sizeof *t);
     if (!t)
-        fail(err, "%s: no memory for the tokenizer", gguf_path(g));
+        fail_memory(err, "%s: no memory for the tokenizer", gguf_path(g));
     else if (load_tokens(t, g, byte_of, err) && load_pre(t, g, err) &&
              load_merges(t, g, byte_of, err) && load_added(t, g, err) && load_ends(t, g, err))
         return t;
@@ -422,7 +422,7 @@ bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct hlm
         uint64_t cap = max_u64(2ull * ids->cap, (uint64_t)ids->n + n + 64);
         int32_t *p = cap <= UINT32_MAX ? mem_grow(ids->id, cap, sizeof *p) : NULL;
         if (!p)
-            return fail(err, "tokenizer: no memory for %llu token ids", (unsigned long long)cap);
+            return fail_memory(err, "tokenizer: no memory for %llu token ids", (unsigned long long)cap);
         ids->id = p;
         ids->cap = (uint32_t)cap;
     }

@@ -113,7 +113,7 @@ struct split *split_create(const struct pre *p, bool nfc, struct hlm_err *err)
     if (s->match && s->limits)
         return s;
 no_memory:
-    fail(err, "tokenizer: no memory for the pre-tokenizer");
+    fail_memory(err, "tokenizer: no memory for the pre-tokenizer");
     split_destroy(s);
     return NULL;
 }

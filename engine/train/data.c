@@ -222,7 +222,7 @@ static bool split(struct data *d, const char *path, const struct data_params *p,
     free(order);
     free(chosen);
     data_set_free(&all);
-    return ok || fail(err, "%.300s: no memory for a part of it as validation", path);
+    return ok || fail_memory(err, "%.300s: no memory for a part of it as validation", path);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
@@ -252,7 +252,7 @@ static bool load_folder(struct data *d, const char *path, const struct data_para
         char *file = mem_alloc(n, 1);
         struct stat st;
         if (!file)
-            return fail(err, "%.300s: no memory to read it", path);
+            return fail_memory(err, "%.300s: no memory to read it", path);
         snprintf(file, (size_t)n, "%s/%s", path, row[i].file);
         if (row[i].must || stat(file, &st) == 0)
             ok = load(row[i].set, file, p, err);

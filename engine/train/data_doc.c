@@ -25,7 +25,7 @@ static bool bad(struct data_line *l, struct hlm_err *err, const char *why)
 static bool no_memory(struct data_line *l, struct hlm_err *err)
 {
     l->fatal = true;
-    return fail(err, "%s: no memory for this document", l->where);
+    return fail_memory(err, "%s: no memory for this document", l->where);
 }
 
 static bool begin_doc(struct data_line *l, struct hlm_err *err)

@@ -172,7 +172,7 @@ char *data_dump_text(const struct data_rows *r, const struct data_options *opt, 
     put(&o, "]}\n");
     if (o.full) {
         free(o.text);
-        fail(err, "no memory to write %u rows as text", r->n_row);
+        fail_memory(err, "no memory to write %u rows as text", r->n_row);
         return NULL;
     }
     *n = o.n;
@@ -356,7 +356,7 @@ static bool read_row(const struct in *in, const json_t *j, uint32_t n_vocab, str
         return false;
     struct data_row *r = data_rows_add(rows, (uint32_t)n, (uint32_t)n_doc);
     if (!r)
-        return fail(in->err, "%.300s: no memory for row %" PRId64, in->name, in->row + 1);
+        return fail_memory(in->err, "%.300s: no memory for row %" PRId64, in->name, in->row + 1);
     for (uint32_t i = 0; i < n; i++) {
         r->ids[i] = (int32_t)item(j, "ids", i);
         r->mask[i] = (uint8_t)item(j, "target_mask", i);

@@ -77,7 +77,7 @@ bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *or
         struct data_row *row = data_rows_add(r, slots, n_doc);
         if (!row) {
             data_rows_free(r);
-            return fail(err, "no memory for rows of %u documents", s->n_doc);
+            return fail_memory(err, "no memory for rows of %u documents", s->n_doc);
         }
         for (uint32_t k = 0; k < n_doc; k++) {
             const struct data_doc *d = &s->doc[order ? order[i + k] : i + k];

@@ -31,7 +31,7 @@ static bool take_layers(struct trainer *t, struct hlm_err *err)
     bool ok =
         shape && t->tells && kv_stats_init(&t->layers, t->gpu, t->tables, n, shape, t->tells, err);
     free(shape);
-    return ok || fail(err, "out of memory: %u layers", n);
+    return ok || fail_memory(err, "out of memory: %u layers", n);
 }
 
 static bool take_tables(struct trainer *t, struct hlm_err *err)
@@ -64,7 +64,7 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
     t->parts = mem_alloc((uint64_t)NLL_PARTS * n_row, sizeof *t->parts);
     t->host = mem_alloc(t->host_bytes, 1);
     if (!t->host || !t->parts)
-        return fail(err, "out of memory: rows of %u tokens", n);
+        return fail_memory(err, "out of memory: rows of %u tokens", n);
     return !t->p.layers || take_layers(t, err);
 }
 
@@ -75,7 +75,7 @@ static bool take_inputs(struct trainer *t, struct hlm_err *err)
     t->inputs = arena_create(t->gpu, "layer inputs", MEM_DEVICE, err);
     t->input = mem_alloc(n_layer + 1u, sizeof *t->input);
     if (!t->inputs || !t->input)
-        return fail(err, "out of memory: %u layers", n_layer);
+        return fail_memory(err, "out of memory: %u layers", n_layer);
     for (uint32_t i = 0; i <= n_layer; i++)
         t->input[i] = arena_tensor(t->inputs, F32, d, n);
     for (uint32_t i = 0; i < 2; i++)
@@ -415,7 +415,7 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
 {
     struct trainer *t = mem_alloc(1, sizeof *t);
     if (!t) {
-        fail(err, "out of memory: a trainer");
+        fail_memory(err, "out of memory: a trainer");
         return NULL;
     }
     HLM_ASSERT(p->chunk <= 64);
@@ -440,7 +440,7 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     ok = ok && t->scratch && (t->tape = tape_create(t->inputs, &t->dropout, err)) &&
          updates_tape(t, err) && measure(t, err);
     if (!ok) {
-        fail(err, "out of memory: a trainer");
+        fail_memory(err, "out of memory: a trainer");
         train_destroy(t);
         return NULL;
     }

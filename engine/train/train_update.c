@@ -76,12 +76,12 @@ static bool find_gates(struct trainer *t, struct hlm_err *err)
     struct lora_base *b = &t->m->base;
     u->gate = mem_alloc(b->n_gate + 1, sizeof *u->gate);
     if (!u->gate)
-        return fail(err, "out of memory: %" PRIu64 " gates", b->n_gate);
+        return fail_memory(err, "out of memory: %" PRIu64 " gates", b->n_gate);
     for (uint64_t i = 0; i < b->n_gate; i++) {
         struct base_gate *from = &b->gate[i];
         float *delta = mem_alloc(from->t->n_elem, sizeof *delta);
         if (!delta)
-            return fail(err, "out of memory: a gate");
+            return fail_memory(err, "out of memory: a gate");
         bool moved = t->set && lora_gate_delta(t->set, from->t, delta);
         free(delta);
         if (!moved && !t->p.train_gates)
@@ -107,7 +107,7 @@ static bool find_rows(struct trainer *t, struct hlm_err *err)
     uint64_t n = u->n_lora + u->n_gate, k = 0;
     u->first = mem_alloc(n + 1, sizeof *u->first);
     if (!u->first)
-        return fail(err, "out of memory: %" PRIu64 " parameters", n);
+        return fail_memory(err, "out of memory: %" PRIu64 " parameters", n);
     for (uint64_t i = 0; i < n; i++)
         u->first[i + 1] = u->first[i] + (i < u->n_lora ? lora_param(t->set, i).n_row : 1);
     u->at = mem_alloc(u->first[u->n_lora] + 1, sizeof *u->at);
@@ -115,7 +115,7 @@ static bool find_rows(struct trainer *t, struct hlm_err *err)
     u->row = mem_alloc(u->first[n] + 1, sizeof *u->row);
     u->scale = mem_alloc(u->first[n] + 1, sizeof *u->scale);
     if (!u->at || !u->moment || !u->row || !u->scale)
-        return fail(err, "out of memory: %" PRIu64 " rows of factors", u->first[n]);
+        return fail_memory(err, "out of memory: %" PRIu64 " rows of factors", u->first[n]);
     for (uint64_t i = 0; i < u->n_lora; i++)
         for (uint64_t r = 0; r < lora_param(t->set, i).n_row; r++)
             u->at[k++] = lora_param_at(t->set, i, r);
@@ -158,7 +158,7 @@ static bool add_part(struct trainer *t, uint64_t from, uint64_t to, struct arena
     uint64_t n = u->first[to] - u->first[from], k = 0;
     struct place *p = mem_alloc(n + 1, sizeof *p);
     if (!p)
-        return fail(err, "out of memory: %" PRIu64 " rows of factors", n);
+        return fail_memory(err, "out of memory: %" PRIu64 " rows of factors", n);
     for (uint64_t i = from; i < to; i++)
         for (uint64_t r = u->first[i]; r < u->first[i + 1]; r++)
             p[k++] = (struct place){ i < u->n_lora ? u->at[r] : u->gate[i - u->n_lora].delta.offset,
@@ -182,7 +182,7 @@ bool updates_init(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u = mem_alloc(1, sizeof *u);
     if (!u)
-        return fail(err, "out of memory: a trainer");
+        return fail_memory(err, "out of memory: a trainer");
     u->n_lora = t->set ? lora_n_param(t->set) : 0;
     bool lora = t->p.train_lora && u->n_lora;
     if (!(u->grads = arena_create(t->gpu, "gradients", MEM_DEVICE, err)) ||
@@ -265,7 +265,7 @@ static bool bring_gates(struct trainer *t, struct hlm_err *err)
         struct gate *g = &u->gate[i];
         float *v = mem_alloc(g->n, sizeof *v);
         if (!v)
-            return fail(err, "out of memory: a gate of %u values", g->n);
+            return fail_memory(err, "out of memory: a gate of %u values", g->n);
         dtype_to_f32(g->base->t->type, g->base->t->data, g->n, v);
         bool ok = gpu_write(t->gpu, g->was, 0, v, 4ull * g->n, err);
         memset(v, 0, 4ull * g->n);
@@ -326,7 +326,7 @@ bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_er
         return true;
     float *v = mem_alloc(words, sizeof *v);
     bool ok = v ? gpu_read(t->gpu, all, 0, v, 4ull * words, err)
-                : fail(err, "out of memory: %u deltas of gates", words);
+                : fail_memory(err, "out of memory: %u deltas of gates", words);
     for (uint64_t i = 0; ok && i < u->n_gate; i++) {
         const struct gate *g = &u->gate[i];
         const float *delta = v + g->delta.offset / 4;
@@ -410,7 +410,7 @@ static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float
 {
     struct where w = where_is(t, what, i);
     uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1); /* unlike mem_alloc: not zeroed */
-    bool ok = buf || fail(err, "out of memory: a parameter of %" PRIu64 " rows", w.n_row);
+    bool ok = buf || fail_memory(err, "out of memory: a parameter of %" PRIu64 " rows", w.n_row);
     for (uint64_t r = 0, end; ok && r < w.n_row; r = end) {
         uint64_t lo = row_at(t, &w, i, r), hi = lo + 4ull * w.n;
         for (end = r + 1; end < w.n_row; end++) { /* rows ascend within a run */

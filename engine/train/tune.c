@@ -166,7 +166,7 @@ static bool join(struct lora_targets *a, const struct lora_targets *b, struct hl
 {
     const struct gguf_tensor **more = mem_grow(a->t, a->n + b->n + 1, sizeof *more);
     if (!more)
-        return fail(err, "out of memory: a list of %" PRIu64 " targets", a->n + b->n);
+        return fail_memory(err, "out of memory: a list of %" PRIu64 " targets", a->n + b->n);
     a->t = more;
     for (uint64_t i = 0, k; i < b->n; i++) {
         for (k = 0; k < a->n && a->t[k] != b->t[i]; k++)
@@ -274,7 +274,7 @@ static bool list_params(hlm_tune *t, const struct trainer *trainer, struct hlm_e
     t->param = mem_alloc(n, sizeof *t->param);
     t->target = mem_alloc(n, sizeof *t->target);
     if (!t->param || !t->target)
-        return fail(err, "out of memory: %" PRIu64 " trained tensors", n);
+        return fail_memory(err, "out of memory: %" PRIu64 " trained tensors", n);
     for (uint64_t i = 0; i < n; i++) {
         struct train_param p = train_param(trainer, i);
         const struct gguf_tensor *x = base_of(t, p.name);
@@ -374,7 +374,7 @@ static bool refuse(hlm_tune *t, struct hlm_err *err)
                      bytes_text(one, plan.row[i].bytes));
         }
     what_fits(t, would);
-    return fail(err,
+    return fail_memory(err,
                 "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
                 "used: %s",
                 t->extent.max_tok, bytes_text(all, plan.device_bytes), parts,
@@ -404,7 +404,7 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err 
 {
     hlm_tune *t = mem_alloc(1, sizeof *t);
     if (!t || m->n_session || m->tune) {
-        fail(err, t ? "training cannot begin while a session or another training is alive"
+        fail_memory(err, t ? "training cannot begin while a session or another training is alive"
                     : "out of memory");
         free(t);
         return NULL;

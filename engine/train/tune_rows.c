@@ -41,7 +41,7 @@ static bool load_pass(struct stream *s, uint64_t epoch, struct hlm_err *err)
     if (s->ready && s->epoch == epoch)
         return true;
     if (s->shuffle && !s->order && !(s->order = mem_alloc(n, sizeof *s->order)))
-        return fail(err, "no memory for the order of %u rows", n);
+        return fail_memory(err, "no memory for the order of %u rows", n);
     if (s->shuffle)
         data_shuffle(s->order, n, s->seed, epoch);
     s->ready = false;

@@ -119,7 +119,7 @@ bool hlm_tune_has_saved(const char *folder)
 
 static char *no_memory(const char *path, struct hlm_err *err)
 {
-    fail(err, "%.300s: out of memory", path);
+    fail_memory(err, "%.300s: out of memory", path);
     return NULL;
 }
 

@@ -63,7 +63,7 @@ bool state_write(const char *path, struct state_want *w, struct hlm_err *err)
     memcpy(w->head.magic, magic, sizeof w->head.magic);
     w->head.version = STATE_VERSION;
     w->head.file_bytes = file_bytes(w);
-    bool ok = (buf && s) || fail(err, "%.300s: no memory to write it", path);
+    bool ok = (buf && s) || fail_memory(err, "%.300s: no memory to write it", path);
     ok = ok && (f = file_out_begin(path, err)) && put_all(f, s, w, buf, err);
     if (s)
         sum_end(s, sum);
@@ -150,7 +150,7 @@ static bool check_sum(const struct file_in *f, uint64_t end, struct hlm_err *err
     uint8_t *buf = mem_alloc(PIECE, 1);
     struct sum *s = sum_begin(err);
     uint64_t have[2] = { 0 }, want[2];
-    bool ok = (buf && s) || fail(err, "%.300s: no memory to read it", f->path);
+    bool ok = (buf && s) || fail_memory(err, "%.300s: no memory to read it", f->path);
     for (uint64_t at = 0, n; ok && at < end; at += n) {
         n = min_u64(PIECE, end - at);
         ok = file_in_read(f, at, buf, n, err);
@@ -198,7 +198,7 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
 {
     uint64_t at = sizeof w->head + w->head.n_param * sizeof *w->param;
     float *buf = mem_alloc(most_numbers(w), sizeof *buf);
-    bool ok = buf || fail(err, "%.300s: no memory to read it", f->path);
+    bool ok = buf || fail_memory(err, "%.300s: no memory to read it", f->path);
     for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
         uint64_t bytes = w->param[i].n * sizeof *buf;
         for (uint32_t k = 0; ok && k < N_KIND; k++, at += bytes)
