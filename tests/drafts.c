@@ -51,7 +51,7 @@ static struct gguf_build *build(const char *path, uint32_t n, struct hlm_err *er
 {
     char key[2][64];
     uint32_t n_block = 0, n_draft = 0;
-    struct str arch = { 0 };
+    struct hlm_str arch = { 0 };
     struct gguf *g = gguf_open(path, err);
     struct gguf_build *b = g ? gb_from(path, err) : NULL;
     bool ok = b && gguf_str(g, "general.architecture", REQUIRED, &arch, err);

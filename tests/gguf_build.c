@@ -90,7 +90,7 @@ static bool drop(struct items *list, const char *name)
     return true;
 }
 
-static void set_str(struct gguf_build *b, const char *key, struct str value)
+static void set_str(struct gguf_build *b, const char *key, struct hlm_str value)
 {
     struct item *it = set(&b->key, key);
     it->type = GGUF_STRING;
@@ -113,11 +113,11 @@ struct gguf_build *gb_from(const char *path, struct hlm_err *err)
     struct gguf_build *b = gb_new();
     for (uint64_t i = 0; i < gguf_n_kv(g); i++) {
         const struct gguf_kv *kv = gguf_kv_at(g, i);
-        struct str value = { (const char *)kv->data, kv->n };
+        struct hlm_str value = { (const char *)kv->data, kv->n };
         if (kv->type == GGUF_STRING) {
             set_str(b, kv->key, value);
         } else if (kv->type == GGUF_ARRAY && kv->elem == GGUF_STRING) {
-            struct str *s = mem_alloc(kv->n, sizeof *s);
+            struct hlm_str *s = mem_alloc(kv->n, sizeof *s);
             HLM_ASSERT(s);
             struct gguf_str_iter in = { kv->data, kv->n };
             for (uint64_t k = 0; gguf_next_str(&in, &s[k]); k++)
@@ -192,10 +192,10 @@ void gb_array(struct gguf_build *b, const char *key, enum gguf_type elem, uint64
 
 void gb_str(struct gguf_build *b, const char *key, const char *value)
 {
-    set_str(b, key, (struct str){ value, strlen(value) });
+    set_str(b, key, (struct hlm_str){ value, strlen(value) });
 }
 
-void gb_strs(struct gguf_build *b, const char *key, uint64_t n, const struct str *values)
+void gb_strs(struct gguf_build *b, const char *key, uint64_t n, const struct hlm_str *values)
 {
     struct item *it = set(&b->key, key);
     it->type = GGUF_ARRAY;
@@ -352,7 +352,7 @@ static uint64_t sum_of(const void *p, uint64_t n)
 static uint64_t touch_kv(const struct gguf *g, const struct gguf_kv *kv)
 {
     uint64_t sum = sum_of(kv->key, strlen(kv->key));
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     struct gguf_str_iter it = { kv->data, kv->n };
     if (kv->elem == GGUF_STRING && kv->type == GGUF_ARRAY)
         while (gguf_next_str(&it, &s))

@@ -18,7 +18,7 @@ void gb_scalar(struct gguf_build *b, const char *key, enum gguf_type type, const
 void gb_array(struct gguf_build *b, const char *key, enum gguf_type elem, uint64_t n,
               const void *values); /* of scalars, packed */
 void gb_str(struct gguf_build *b, const char *key, const char *value);
-void gb_strs(struct gguf_build *b, const char *key, uint64_t n, const struct str *values);
+void gb_strs(struct gguf_build *b, const char *key, uint64_t n, const struct hlm_str *values);
 void gb_u32(struct gguf_build *b, const char *key, uint32_t value);
 void gb_f32(struct gguf_build *b, const char *key, float value);
 void gb_bool(struct gguf_build *b, const char *key, bool value);

@@ -210,7 +210,7 @@ static void test_step(void)
 
     test_case("Step 3.5: the prompt begins with the bos text");
     struct chat_format f = named("step");
-    f.bos = (struct str){ bos, strlen(bos) };
+    f.bos = (struct hlm_str){ bos, strlen(bos) };
     char *got = render(&f, "[" U("U1") "]", true, true, &err);
     if (CHECK_MSG(got, "%s", err.msg))
         CHECK_STR(got, "<s>" TURN("user", "U1") GO "<think>\n");
@@ -522,7 +522,7 @@ static void test_spans(void)
 /* A file with a template and three tokens, the second of them its bos. NULL: without a template. */
 static struct gguf *template_file(const char *template, bool has_bos, uint8_t **bytes)
 {
-    static const struct str tokens[] = { { "a", 1 }, { "<bos>", 5 }, { "b", 1 } };
+    static const struct hlm_str tokens[] = { { "a", 1 }, { "<bos>", 5 }, { "b", 1 } };
     struct gguf_build *b = gb_new();
     struct hlm_err err = { 0 };
     uint64_t n;

@@ -41,7 +41,7 @@ static void marked(const struct data_set *s, char *to, size_t room)
         ADD("----\n", i ? 5 : 0);
         for (uint32_t k = 0; k <= d->n; k++) {
             uint8_t is = k < d->n ? s->mask[d->at + k] : 0;
-            struct str t = k < d->n ? tok_bytes(tok, s->ids[d->at + k]) : (struct str){ "", 0 };
+            struct hlm_str t = k < d->n ? tok_bytes(tok, s->ids[d->at + k]) : (struct hlm_str){ "", 0 };
             if (is != was)
                 ADD(is ? "[[" : "]]", 2);
             ADD(t.p, t.n);
@@ -109,7 +109,7 @@ static void same_json(const json_t *a, const json_t *b, const char *key)
 }
 
 /* What is written of rows is the reference's file, but for the sentence it has about the loss. */
-static void same_dump(const char *path, const struct data_rows *rows, const struct data_options *o)
+static void same_dump(const char *path, const struct data_rows *rows, const struct hlm_train_options *o)
 {
     struct hlm_err err = { 0 };
     char file[400];
@@ -137,7 +137,7 @@ static void reference(const char *name, const char *model, const char *rows)
     struct hlm_err err = { 0 };
     struct data_rows got = { 0 }, want = { 0 };
     struct data_set s = { 0 };
-    struct data_options o;
+    struct hlm_train_options o;
     bool has = false, exact;
     test_case("rows of %s/data.jsonl are those of %s", name, rows);
     if (!fixture_has("train/%s/data.jsonl", name)) {
@@ -517,7 +517,7 @@ static void test_exact_prompt(void)
         struct data_params p = params(f);
         struct data_set s = { 0 };
         struct chat_prompt prompt = { 0 };
-        struct tok_ids ids = { 0 };
+        struct hlm_ids ids = { 0 };
         struct hlm_err err = { 0 };
         char line[300], role[] = "user", question[] = "the water";
         struct chat_msg msg = { .role = role, .content = question };
@@ -1060,13 +1060,13 @@ static void test_read_bad(void)
         { "}]}", "}]", "line 1: " },
     };
     struct data_rows r;
-    struct data_options o;
+    struct hlm_train_options o;
     struct hlm_err err = { 0 };
     bool has;
     test_case("a small file of rows");
     CHECK_MSG(data_read_text(whole, sizeof whole - 1, "rows.json", 10, &r, &o, &has, &err), "%s",
               err.msg);
-    CHECK(has && o.lr == 0.5 && o.peak == 0.5 && o.schedule == DATA_LINEAR && r.n_row == 1 &&
+    CHECK(has && o.lr == 0.5 && o.peak == 0.5 && o.schedule == HLM_LINEAR && r.n_row == 1 &&
           o.beta2 == data_options_default().beta2 && r.n_counted == 2 && r.row[0].n_doc == 2);
     data_rows_free(&r);
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {

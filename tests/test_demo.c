@@ -48,7 +48,7 @@ static struct chat_msg *messages(json_t *row, uint32_t *n, struct hlm_err *err)
     return msg;
 }
 
-static bool prompt(json_t *row, struct tok_ids *ids, struct hlm_err *err)
+static bool prompt(json_t *row, struct hlm_ids *ids, struct hlm_err *err)
 {
     struct chat_prompt p = { 0 };
     uint32_t n = 0;
@@ -74,7 +74,7 @@ static void trim(char *s)
 static bool answer(json_t *row, char *text, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1 };
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     uint32_t n = 0;
     int32_t id;
     bool ok =
@@ -84,7 +84,7 @@ static bool answer(json_t *row, char *text, struct hlm_err *err)
         t.n_tok++;
         if (!ok || tok_is_eog(hlm_tok(t.m), id))
             break;
-        struct str s = tok_bytes(hlm_tok(t.m), id);
+        struct hlm_str s = tok_bytes(hlm_tok(t.m), id);
         if (n + s.n < MAX_TEXT) {
             memcpy(text + n, s.p, s.n);
             n += (uint32_t)s.n;

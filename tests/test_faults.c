@@ -54,7 +54,7 @@ static bool read_and_write(const char *path, struct hlm_err *err)
     uint32_t n = 0;
     struct chat_format format;
     struct chat_prompt prompt = { 0 };
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     struct gguf *g = gguf_open(path, err);
     struct tok *t = g ? tok_create(g, err) : NULL;
     bool ok = t && tok_encode_text(t, text, sizeof text - 1, true, &ids, err);

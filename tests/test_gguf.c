@@ -40,7 +40,7 @@ static const struct scalar {
     { "s.f64", GGUF_F64, { 0, 0, 0, 0, 0, 0, 0x04, 0x40 }, 8, "a.f64" },
 };
 
-static const struct str strings[] = { { "alpha", 5 }, { "", 0 }, { "b\0\xff", 3 } };
+static const struct hlm_str strings[] = { { "alpha", 5 }, { "", 0 }, { "b\0\xff", 3 } };
 
 /* Small, with every kind of key, tensors of 1 to 4 dimensions, and an alignment of its own. */
 static struct gguf_build *sample(void)
@@ -90,7 +90,7 @@ static void check_sample(const struct gguf *g)
     const struct gguf_kv *kv = gguf_kv(g, "a.string");
     if (CHECK(kv && kv->type == GGUF_ARRAY && kv->elem == GGUF_STRING && kv->n == 3)) {
         struct gguf_str_iter it = { kv->data, kv->n };
-        struct str s;
+        struct hlm_str s;
         for (uint32_t i = 0; i < 3; i++)
             CHECK(gguf_next_str(&it, &s) && s.n == strings[i].n && !memcmp(s.p, strings[i].p, s.n));
         CHECK(!gguf_next_str(&it, &s));
@@ -169,10 +169,10 @@ static void test_large_vocabulary(void)
 {
     enum { N_TOKEN = 248320, N_MERGE = 270000 };
     test_case("%d tokens and %d merges open in an instant", N_TOKEN, N_MERGE);
-    struct str *s = mem_alloc(N_MERGE, sizeof *s);
+    struct hlm_str *s = mem_alloc(N_MERGE, sizeof *s);
     HLM_ASSERT(s);
     for (uint32_t i = 0; i < N_MERGE; i++)
-        s[i] = (struct str){ "abcdef ghijkl", 3 + i % 11 };
+        s[i] = (struct hlm_str){ "abcdef ghijkl", 3 + i % 11 };
     struct gguf_build *b = gb_new();
     gb_strs(b, "tokenizer.ggml.tokens", N_TOKEN, s);
     gb_strs(b, "tokenizer.ggml.merges", N_MERGE, s);
@@ -226,7 +226,7 @@ static void test_readers(void)
     uint32_t u = 5, each[3] = { 0 };
     float f = 2;
     bool flag = false, flags[3] = { false, true, false };
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     if (!CHECK_MSG(g, "%s", err.msg)) {
         free(bytes);
         return;

@@ -99,7 +99,7 @@ static struct gguf_build *make_adapter(const struct gguf *base, const struct mad
     static const char *const gate[] = { ".ssm_a", ".ssm_dt.bias", ".ssm_d" };
     struct gguf_build *b = gb_new();
     struct rng rng = { how->seed };
-    struct str arch = { 0 };
+    struct hlm_str arch = { 0 };
     char text[64];
     gguf_str(base, "general.architecture", REQUIRED, &arch, NULL);
     snprintf(text, sizeof text, "%.*s", (int)arch.n, arch.p);

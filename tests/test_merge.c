@@ -43,7 +43,7 @@ static void make_adapter(const char *base, const struct made *how, const char *t
     struct gguf *g = open_file(base);
     struct gguf_build *b = gb_new();
     struct rng rng = { 5 };
-    struct str arch = { 0 };
+    struct hlm_str arch = { 0 };
     char text[96];
     if (!g)
         return;
@@ -115,7 +115,7 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
     return !told.stop_at || done < told.stop_at;
 }
 
-static bool merge_n(const char *model, const struct hlm_merge_adapter *a, uint32_t n,
+static bool merge_n(const char *model, const struct hlm_lora *a, uint32_t n,
                     const char *out, const char *type, const char *gates, struct hlm_err *err)
 {
     struct hlm_merge_sum sum;
@@ -134,7 +134,7 @@ static bool merge_n(const char *model, const struct hlm_merge_adapter *a, uint32
 static bool merge(const char *model, const char *adapter, float scale, const char *out,
                   const char *type, struct hlm_err *err)
 {
-    return merge_n(model, &(struct hlm_merge_adapter){ adapter, scale }, 1, out, type, NULL, err);
+    return merge_n(model, &(struct hlm_lora){ adapter, scale }, 1, out, type, NULL, err);
 }
 
 /* ---- in double ------------------------------------------------------------------------------- */
@@ -194,7 +194,7 @@ static void same_keys(const struct gguf *a, const struct gguf *b)
         if (x->type != GGUF_ARRAY || x->elem != GGUF_STRING)
             continue;
         struct gguf_str_iter p = { x->data, x->n }, q = { y->data, y->n };
-        struct str s, t;
+        struct hlm_str s, t;
         while (gguf_next_str(&p, &s) && CHECK(gguf_next_str(&q, &t)))
             if (!CHECK_MSG(s.n == t.n && !memcmp(s.p, t.p, s.n), "key %s", x->key))
                 break;
@@ -202,7 +202,7 @@ static void same_keys(const struct gguf *a, const struct gguf *b)
 }
 
 /* out is base with the adapters in it; where it is F32, to one rounding. */
-static void check_out(const char *base, const char *out, const struct hlm_merge_adapter *l,
+static void check_out(const char *base, const char *out, const struct hlm_lora *l,
                       uint32_t n)
 {
     struct gguf *a = open_file(base), *b = open_file(out), *g[4] = { 0 };
@@ -250,7 +250,7 @@ static void test_fixture(const char *dir)
     struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("train/%s/model.gguf", dir);
-    struct hlm_merge_adapter l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 },
+    struct hlm_lora l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 },
                                       { made, 0.5f } };
     test_case("train/%s in F32", dir);
     CHECK_OK(merge_n(base, l, 1, out, NULL, NULL, &err), err);
@@ -269,7 +269,7 @@ static void test_quantised(const char *base, double size, double noise_lo, doubl
 {
     struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
-    struct hlm_merge_adapter l = { made, 1 };
+    struct hlm_lora l = { made, 1 };
     uint32_t n = 0;
     double kept = 0, noise = 0;
     test_case("%s, an adapter of size %g", base, size);
@@ -358,7 +358,7 @@ static void test_gates_only(void)
     const char *all = test_scratch("made.gguf"), *out = test_scratch("gates.gguf");
     const char *rest = test_scratch("rest.gguf"), *both = test_scratch("both.gguf");
     const char *plain = test_scratch("plain.gguf");
-    struct hlm_merge_adapter l = { all, 1 };
+    struct hlm_lora l = { all, 1 };
     test_case("gates only, and the adapter without them");
     make_adapter(base, &(struct made){ 3, F32, 6, 0.02, true, 0 }, all);
     CHECK_OK(merge_n(base, &l, 1, out, NULL, rest, &err), err);
@@ -581,7 +581,7 @@ void test_merged_model(void)
     if (!test_gpu())
         return;
     make_adapter(base, &(struct made){ 4, F32, 8, 0.02, true, 0 }, made);
-    struct hlm_merge_adapter l = { made, 1 };
+    struct hlm_lora l = { made, 1 };
     CHECK_OK(merge_n(base, &l, 1, out, NULL, NULL, &err), err);
     float *want = logits_of(base, made), *got = logits_of(out, NULL), *bare = logits_of(base, NULL);
     struct gguf *g = open_file(base);

@@ -19,7 +19,7 @@ static struct tok *open_tok(const char *path, struct hlm_err *err)
 /* ---- the fixtures' cases --------------------------------------------------------------------- */
 
 static bool encode_split(struct tok *t, const char *text, uint64_t n, struct rng *rng,
-                         struct tok_ids *out)
+                         struct hlm_ids *out)
 {
     struct tok_span span[8];
     uint32_t n_span = 0;
@@ -33,13 +33,13 @@ static bool encode_split(struct tok *t, const char *text, uint64_t n, struct rng
     return tok_encode(t, span, n_span, out, NULL);
 }
 
-static void check_decoded(struct tok *t, const struct tok_ids *ids, const char *want,
+static void check_decoded(struct tok *t, const struct hlm_ids *ids, const char *want,
                           uint64_t n_want)
 {
     uint64_t at = 0;
     bool equal = true;
     for (uint32_t i = 0; i < ids->n && equal; i++) {
-        struct str s = tok_bytes(t, ids->id[i]);
+        struct hlm_str s = tok_bytes(t, ids->id[i]);
         equal = s.n <= n_want - at && !memcmp(s.p, want + at, s.n);
         at += s.n;
     }
@@ -54,7 +54,7 @@ static void test_case_of(struct tok *t, const json_t *c, bool tekken, struct rng
     const json_t *want = json_object_get(c, "ids"),
                  *plain = json_object_get(c, "llama_ids_no_special_parsing");
     const json_t *decoded = json_object_get(c, "decoded");
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     CHECK(tok_encode_text(t, text, n, true, &ids, NULL));
     CHECK_MSG(json_ids_equal(want, ids.id, ids.n), "ids of \"%s\" differ", text);
     check_decoded(t, &ids, json_string_value(decoded), json_string_length(decoded));
@@ -129,14 +129,14 @@ static void test_families(void)
           false },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
-        struct str token[260] = { { "<s>", 3 } };
+        struct hlm_str token[260] = { { "<s>", 3 } };
         int32_t type[260] = { 3 }, bos;
         char bytes[256][3];
         uint32_t n = 1, n_end = 0;
         for (; n_end < 3 && row[i].end[n_end]; n_end++, n++)
-            token[n] = (struct str){ row[i].end[n_end], strlen(row[i].end[n_end]) };
+            token[n] = (struct hlm_str){ row[i].end[n_end], strlen(row[i].end[n_end]) };
         for (uint32_t c = 'a'; c <= 'z'; c++, n++)
-            token[n] = (struct str){ memcpy(bytes[c], (char[]){ (char)c, 0 }, 2), 1 };
+            token[n] = (struct hlm_str){ memcpy(bytes[c], (char[]){ (char)c, 0 }, 2), 1 };
         for (uint32_t k = 1; k < n; k++)
             type[k] = k <= n_end ? 3 : 1;
         struct gguf_build *b = gb_new();
@@ -183,7 +183,7 @@ static void test_spans(struct tok *t)
         { "not looked at", 13, true, own, 3 }, { "<|im_", 5, false, NULL, 0 },
         { "end|>", 5, true, NULL, 0 },         { "<|im_end|>", 10, true, NULL, 0 },
     };
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     CHECK(tok_encode(t, span, ARRAY_LEN(span), &ids, NULL));
     uint32_t n_start = 0, n_end = 0, n_think = 0, at = 0;
     for (uint32_t i = 0; i < ids.n; i++) {
@@ -213,7 +213,7 @@ static void test_bytes(struct tok *t, struct rng *rng)
             text[i] =
                 r & 0x100 ? "\xe6\xbc\xa2\xf0\x9f\x91\x8d <|\xff\xed\xa0\xc3 a"[r % 16] : (char)r;
         }
-        struct tok_ids ids = { 0 };
+        struct hlm_ids ids = { 0 };
         CHECK(tok_encode_text(t, text, n, round & 1, &ids, NULL));
         check_decoded(t, &ids, text, n);
         tok_ids_free(&ids);
@@ -231,11 +231,11 @@ static void test_utf8_out(void)
     for (uint64_t a = 0; a <= n; a++)
         for (uint64_t b = a; b <= n; b++) {
             const uint64_t cut[] = { 0, a, b, n };
-            struct utf8_out u = { 0 };
+            struct hlm_utf8 u = { 0 };
             char out[3 * sizeof in + 12];
             uint64_t n_out = 0;
             for (int i = 0; i < 3; i++) {
-                struct str s = { in + cut[i], cut[i + 1] - cut[i] };
+                struct hlm_str s = { in + cut[i], cut[i + 1] - cut[i] };
                 n_out += utf8_out(&u, s, i == 2, out + n_out);
                 CHECK_MSG(!n_out || memcmp(out, want, n_out) == 0, "split at %llu and %llu",
                           (unsigned long long)a, (unsigned long long)b);
@@ -286,7 +286,7 @@ static void refused_str(const char *key, const char *value, const char *why)
     refused(b, why);
 }
 
-static void refused_strs(const char *key, uint64_t n, const struct str *values, const char *why)
+static void refused_strs(const char *key, uint64_t n, const struct hlm_str *values, const char *why)
 {
     struct gguf_build *b = vocab();
     gb_strs(b, key, n, values);
@@ -304,7 +304,7 @@ static void test_hostile(void)
 {
     const char *tokens = "tokenizer.ggml.tokens", *merges = "tokenizer.ggml.merges",
                *type = "tokenizer.ggml.token_type";
-    struct str pair = STR("a b"), no_space = STR("ab"), only_space = STR("a "), empty = STR(""),
+    struct hlm_str pair = STR("a b"), no_space = STR("ab"), only_space = STR("a "), empty = STR(""),
                odd = STR("zzzq\n \x1b[2J");
     struct gguf_build *b;
     int32_t types[1512];
@@ -352,7 +352,7 @@ static void test_hostile(void)
 
     char longest[300];
     memset(longest, 'x', sizeof longest);
-    struct str long_token[] = { { longest, sizeof longest } };
+    struct hlm_str long_token[] = { { longest, sizeof longest } };
     int32_t user = 4;
     b = vocab();
     gb_strs(b, tokens, 1, long_token);
@@ -371,7 +371,7 @@ enum { BIG_TOKENS = 248320, MEGABYTE = 1 << 20 };
 /* A vocabulary as large as Qwen3.5's: all bytes, pairs and triples of printable ones. */
 static struct gguf_build *big_vocab(void)
 {
-    struct str *tok = mem_alloc(BIG_TOKENS, sizeof *tok),
+    struct hlm_str *tok = mem_alloc(BIG_TOKENS, sizeof *tok),
                *merge = mem_alloc(BIG_TOKENS, sizeof *merge);
     char *text = mem_alloc(BIG_TOKENS, 32), *end = text;
     int32_t *type = mem_alloc(BIG_TOKENS, sizeof *type);
@@ -420,7 +420,7 @@ static void check_speed(struct tok *t, const char *name, const char *unit)
 {
     uint64_t n_unit = strlen(unit);
     char *text = mem_alloc(MEGABYTE, 1);
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     HLM_ASSERT(text);
     for (uint64_t i = 0; i < MEGABYTE; i++)
         text[i] = unit[i % n_unit];

@@ -82,7 +82,7 @@ struct run {
     struct train_run r;
     struct trainer *t;
     struct data_rows rows;
-    struct data_options o;
+    struct hlm_train_options o;
     json_t *want;
     uint8_t *bin;
     uint64_t n_bin;

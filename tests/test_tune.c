@@ -16,7 +16,7 @@
 
 static void test_rates(void)
 {
-    struct data_options o;
+    struct hlm_train_options o;
     struct hlm_err err = { 0 };
     test_case("rates of the reference's schedule");
     json_t *want = fixture_json("train/qwen35/expected.json");
@@ -42,9 +42,9 @@ static void test_rates(void)
     CHECK(hlm_tune_rate(&o, 11) < 2e-4 && hlm_tune_rate(&o, 300) > 2e-5);
     CHECK(fabs(hlm_tune_rate(&o, 301) / 2e-5 - 1) < 1e-12);
     CHECK(fabs(hlm_tune_rate(&o, 900) / 2e-5 - 1) < 1e-12);
-    o.schedule = DATA_LINEAR;
+    o.schedule = HLM_LINEAR;
     CHECK(fabs(hlm_tune_rate(&o, 10 + 97) / (2e-5 + 1.8e-4 * (1 - 97.0 / 291)) - 1) < 1e-12);
-    o.schedule = DATA_CONSTANT;
+    o.schedule = HLM_CONSTANT;
     CHECK(fabs(hlm_tune_rate(&o, 5) / 1e-4 - 1) < 1e-12 && hlm_tune_rate(&o, 200) == o.peak);
 
     o = hlm_tune_defaults().o;

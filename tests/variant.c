@@ -208,7 +208,7 @@ static bool apply(struct work *w, enum variant v, struct hlm_err *err)
 
 struct gguf_build *variant_build(const char *path, enum variant v, struct hlm_err *err)
 {
-    struct str arch = { 0 };
+    struct hlm_str arch = { 0 };
     struct work w = { .g = gguf_open(path, err), .rng = { 11 } };
     bool ok = w.g && gguf_str(w.g, "general.architecture", REQUIRED, &arch, err);
 

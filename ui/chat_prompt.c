@@ -30,7 +30,7 @@ uint32_t common_prefix(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_
 
 /* ---- ids ------------------------------------------------------------------------------------- */
 
-static bool encode(struct tok *tok, const struct tok_span *span, uint32_t n, struct tok_ids *out,
+static bool encode(struct tok *tok, const struct tok_span *span, uint32_t n, struct hlm_ids *out,
                    struct hlm_err *err)
 {
     out->n = 0;
@@ -38,7 +38,7 @@ static bool encode(struct tok *tok, const struct tok_span *span, uint32_t n, str
 }
 
 /* In front of the ids, where the file asks for one and the template has not printed it. */
-static bool add_bos(struct tok *tok, struct tok_ids *ids, struct hlm_err *err)
+static bool add_bos(struct tok *tok, struct hlm_ids *ids, struct hlm_err *err)
 {
     int32_t bos;
     if (!tok_add_bos(tok, &bos) || (ids->n && ids->id[0] == bos))
@@ -56,7 +56,7 @@ static bool add_bos(struct tok *tok, struct tok_ids *ids, struct hlm_err *err)
  * [0, from) make at_from. A part of a text may tokenise otherwise than inside the whole; what they
  * share is safe. Control tokens cut a text, so that mostly the part behind `from` alone tells. */
 static bool place(const struct prompt *p, struct tok *tok, const struct chat_prompt *text,
-                  uint32_t from, uint32_t at_from, uint32_t end, struct tok_ids *part, uint32_t *at,
+                  uint32_t from, uint32_t at_from, uint32_t end, struct hlm_ids *part, uint32_t *at,
                   struct hlm_err *err)
 {
     if (!encode(tok, text->span + from, end - from, part, err))
@@ -83,7 +83,7 @@ static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
  * empty. `at`: ids before the generation prompt; left alone if what is before it changes too. */
 static bool part_later(const struct prompt *p, struct tok *tok, const struct chat_format *format,
                        const struct chat_msg *msg, uint32_t n_msg, const struct chat_prompt *now,
-                       struct tok_ids *part, uint32_t *at, struct hlm_err *err)
+                       struct hlm_ids *part, uint32_t *at, struct hlm_err *err)
 {
     static char assistant[] = "assistant", user[] = "user", some[] = "x";
     struct chat_prompt later = { 0 };
@@ -122,7 +122,7 @@ static bool find_places(struct prompt *p, struct tok *tok, const struct chat_for
                         const struct chat_msg *msg, uint32_t n_msg, const struct chat_prompt *text,
                         uint32_t n_bos, struct hlm_err *err)
 {
-    struct tok_ids part = { 0 };
+    struct hlm_ids part = { 0 };
     uint32_t from = 0, at = n_bos, head, n_cut = text->n_cut;
     bool ok = true;
     p->begin = mem_alloc(n_cut, sizeof *p->begin);

@@ -4,7 +4,7 @@
 #include "hlm.h"
 
 struct prompt {
-    struct tok_ids ids;
+    struct hlm_ids ids;
     uint32_t *begin, n_msg; /* ids before each message; the generation prompt is the last one */
     uint32_t *snap, n_snap; /* for hlm_session_sync: ascending */
     bool in_think;          /* the generation prompt has opened the reasoning itself */

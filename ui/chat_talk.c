@@ -195,7 +195,7 @@ static bool fit_prompt(struct talk *t, struct prompt *p, struct talk_turn *turn,
  * bytes, since a vocabulary need not have them as tokens. What might become a tag is held back
  * until it is clear. */
 struct answer {
-    struct tok_ids ids;
+    struct hlm_ids ids;
     uint64_t *end, end_cap; /* bytes of the text up to and with each id */
     char *text;
     uint64_t n, cap;
@@ -203,7 +203,7 @@ struct answer {
     uint64_t pos; /* bytes shown or skipped */
     uint64_t reasoning, reasoning_end, content;
     uint32_t n_reasoning; /* ids up to the end of the reasoning */
-    struct utf8_out utf8;
+    struct hlm_utf8 utf8;
 };
 
 static void answer_free(struct answer *a)
@@ -217,7 +217,7 @@ static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\r' || c ==
 
 static bool answer_push(struct talk *t, struct answer *a, int32_t id, struct hlm_err *err)
 {
-    struct str s = tok_bytes(t->tok, id);
+    struct hlm_str s = tok_bytes(t->tok, id);
     /* Control tokens are no text, except the tags, which some files mark as such. */
     if (tok_is_special(t->tok, id) && id != tok_find(t->tok, "<think>") &&
         id != tok_find(t->tok, "</think>"))
@@ -253,7 +253,7 @@ static void give(struct talk *t, struct answer *a, enum talk_part part, uint64_t
     while (a->pos < to || flush) {
         uint64_t n = min_u64(to - a->pos, sizeof out / 3 - 8); /* a bad byte comes out as three */
         bool last = a->pos + n == to;
-        uint64_t w = utf8_out(&a->utf8, (struct str){ a->text + a->pos, n }, flush && last, out);
+        uint64_t w = utf8_out(&a->utf8, (struct hlm_str){ a->text + a->pos, n }, flush && last, out);
         a->pos += n;
         if (w)
             t->hooks.text(t->hooks.user, part, out, w);

@@ -86,7 +86,7 @@ static const struct program program = {
 static bool tokenize(const struct gguf *g, struct hlm_err *err)
 {
     struct tok *t = tok_create(g, err);
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     char *line = NULL;
     size_t cap = 0;
     ssize_t n = 0;
@@ -398,7 +398,7 @@ static bool tell(struct bar *bar, double *told_s, uint64_t done, uint64_t total,
     return bar_progress(bar, done, total);
 }
 
-static bool print_perplexity(hlm_session *s, const struct tok_ids *ids, uint32_t window,
+static bool print_perplexity(hlm_session *s, const struct hlm_ids *ids, uint32_t window,
                              struct hlm_err *err)
 {
     struct bar bar = { .what = "reading" };
@@ -425,7 +425,7 @@ static bool print_perplexity(hlm_session *s, const struct tok_ids *ids, uint32_t
     return ok || fail(err, "standard output: the result could not be written");
 }
 
-static bool encode_text(hlm *m, const char *text, uint64_t len, struct tok_ids *ids,
+static bool encode_text(hlm *m, const char *text, uint64_t len, struct hlm_ids *ids,
                         struct hlm_err *err)
 {
     if (!hlm_tok(m))
@@ -439,7 +439,7 @@ static int eval_text(const char *text, uint64_t len, struct hlm_err *err)
 {
     int rc = RC_FAILED;
     uint32_t window = o.n_ctx ? (uint32_t)o.n_ctx : 512;
-    struct tok_ids ids = { 0 };
+    struct hlm_ids ids = { 0 };
     hlm_session *s = NULL;
     hlm *m = ui_open_model(
         (struct hlm_params){ .model = o.model, .exact = !o.fast, .memory = o.memory }, &rc);

@@ -141,7 +141,7 @@ static void print_row(FILE *to, const struct tok *tok, const struct data_row *r)
     bool is = false;
     fprintf(to, "the first row, what counts %s:\n", color ? "in colour" : "in [[ ]]");
     for (uint32_t i = 0; i < n; i++) {
-        struct str s = tok ? tok_bytes(tok, r->ids[i]) : (struct str){ "", 0 };
+        struct hlm_str s = tok ? tok_bytes(tok, r->ids[i]) : (struct hlm_str){ "", 0 };
         if (i && r->doc[i] != r->doc[i - 1])
             fprintf(to, "%s\n----\n", is ? off : "");
         if ((i && r->doc[i] != r->doc[i - 1]) || !i)
@@ -168,7 +168,7 @@ static uint64_t padding(const struct data_rows *r)
 void doctor_data(struct tune *u, FILE *to)
 {
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
-    const struct data_options *o = i.o;
+    const struct hlm_train_options *o = i.o;
     if (i.data) {
         print_set(to, "train", &i.data->train, i.rows);
         print_set(to, "validation", &i.data->valid, i.valid);
@@ -187,7 +187,7 @@ void doctor_data(struct tune *u, FILE *to)
             "warm-up\n",
             o->steps, o->batch_rows * o->accumulation,
             o->batch_rows * o->accumulation == 1 ? "" : "s", (double)i.n_run_row / i.rows->n_row,
-            o->peak, o->schedule == DATA_CONSTANT ? o->peak : o->final, o->warmup_steps);
+            o->peak, o->schedule == HLM_CONSTANT ? o->peak : o->final, o->warmup_steps);
     fprintf(to, "precision  %s\n",
             i.f16 ? "f16 products with f32 sums; what is trained is f32" : "f32");
 }

@@ -122,7 +122,7 @@ static bool read_tensors(struct adapter *d, struct hlm_err *err)
 
 static bool key_is(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
 {
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     if (!gguf_str(g, key, REQUIRED, &s, err))
         return false;
     return (s.n == strlen(want) && !memcmp(s.p, want, s.n)) ||
@@ -133,7 +133,7 @@ static bool key_is(const struct gguf *g, const char *key, const char *want, stru
 /* Text of a file, fit for a line. */
 static void print_key(const struct gguf *g, const char *label, const char *key)
 {
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     if (!gguf_kv(g, key) || !gguf_str(g, key, OPTIONAL, &s, NULL) || !s.n)
         return;
     printf("%-12s ", label);
@@ -186,7 +186,7 @@ static void print_all(const struct adapter *d)
 static bool info(const char *path, struct hlm_err *err)
 {
     struct adapter d = { .g = gguf_open(path, err) };
-    struct str arch;
+    struct hlm_str arch;
     bool ok = d.g && key_is(d.g, "general.type", "adapter", err) &&
               gguf_str(d.g, "general.architecture", REQUIRED, &arch, err) &&
               key_is(d.g, "adapter.type", "lora", err) &&

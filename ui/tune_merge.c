@@ -75,13 +75,13 @@ static void on_tensor(void *user, const struct hlm_merged *m)
 static bool merge(struct hlm_err *err)
 {
     struct adapters a;
-    struct hlm_merge_adapter list[MAX_FLAG_LIST];
+    struct hlm_lora list[MAX_FLAG_LIST];
     struct telling t = { .bar = { .what = "merging", .bytes = true } };
     struct hlm_merge_sum sum;
     if (!adapters_read(&a, o.lora.v, o.lora.n, err))
         return false;
     for (uint32_t i = 0; i < a.n; i++)
-        list[i] = (struct hlm_merge_adapter){ a.l[i].path, a.l[i].scale };
+        list[i] = (struct hlm_lora){ a.l[i].path, a.l[i].scale };
     struct hlm_merge_params p = { .model = o.model,
                                   .out = o.out,
                                   .adapter = list,

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* As hlm-chat would send it without thinking; with --raw-completion as it stands. */
-static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct hlm_err *err)
+static bool encode(struct tune *u, const char *text, struct hlm_ids *ids, struct hlm_err *err)
 {
     struct chat_msg msg = { .role = "user", .content = (char *)(uintptr_t)text };
     struct chat_prompt prompt;
@@ -24,7 +24,7 @@ static bool encode(struct tune *u, const char *text, struct tok_ids *ids, struct
 }
 
 /* The answer's text into *out, fresh memory. */
-static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct hlm_err *err)
+static bool answer(struct tune *u, const struct hlm_ids *ids, char **out, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .temp = 0, .repeat_penalty = 1 };
     struct tok *tok = hlm_tok(u->m);
@@ -37,7 +37,7 @@ static bool answer(struct tune *u, const struct tok_ids *ids, char **out, struct
         ok = hlm_session_next(u->session, &greedy, &id, err);
         if (!ok || tok_is_eog(tok, id))
             break;
-        struct str s = tok_bytes(tok, id);
+        struct hlm_str s = tok_bytes(tok, id);
         if (n + s.n + 1 > room) {
             room = 2 * (n + s.n + 1);
             char *more = mem_grow(*out, room, 1);
@@ -56,7 +56,7 @@ bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err)
 {
     bool ok = true;
     for (uint32_t i = 0; ok && i < u->samples.n && !ui_interrupted(); i++) {
-        struct tok_ids ids = { 0 };
+        struct hlm_ids ids = { 0 };
         char *text = NULL;
         ok = encode(u, u->samples.v[i], &ids, err) && answer(u, &ids, &text, err);
         if (ok) {

@@ -148,7 +148,7 @@ static const struct program program = {
 /* The options of the file of rows, and over them what the line says. */
 static bool take_file_options(int argc, char **argv, struct hlm_err *err)
 {
-    struct data_options *p = &o.p.o;
+    struct hlm_train_options *p = &o.p.o;
     if (!hlm_tune_options(o.p.ids_json, p, err))
         return false;
     double lr = p->lr, final = p->final;
@@ -173,7 +173,7 @@ static bool has_word(const char *list, const char *word)
 
 static bool settle(int argc, char **argv, struct hlm_err *err)
 {
-    struct data_options *p = &o.p.o;
+    struct hlm_train_options *p = &o.p.o;
     if (o.p.ids_json && !take_file_options(argc, argv, err))
         return false;
     if (!o.p.ids_json || !p->total_steps) {
@@ -194,8 +194,8 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
     o.p.read.loss_all = o.loss_on == 1;
     o.p.read.turns_each = o.turns == 1;
     o.p.target_mtp = o.train_mtp;
-    static const enum hlm_tune_precision precision[] = { HLM_TUNE_DEFAULT, HLM_TUNE_F32,
-                                                         HLM_TUNE_F16 };
+    static const enum hlm_precision precision[] = { HLM_PRECISION_AUTO, HLM_PRECISION_F32,
+                                                         HLM_PRECISION_F16 };
     o.p.precision = precision[o.precision];
     return true;
 }

@@ -87,7 +87,7 @@ struct place {
     struct hlm_err *err;
     const char *kind;
     uint64_t i, n; /* counted from 1; n = 0: there is only one */
-    struct str name;
+    struct hlm_str name;
 };
 
 /* Text from outside, made fit for one line of a terminal. A long one loses its middle, so that
@@ -114,7 +114,7 @@ static struct shown show(const char *p, uint64_t n, uint64_t max, bool ascii)
 }
 
 static struct shown show_path(const char *path) { return show(path, strlen(path), 200, false); }
-static struct shown show_name(struct str s) { return show(s.p, s.n, 80, true); }
+static struct shown show_name(struct hlm_str s) { return show(s.p, s.n, 80, true); }
 
 static bool bad(const struct place *at, const char *fmt, ...) HLM_PRINTF(2, 3);
 static bool bad(const struct place *at, const char *fmt, ...)
@@ -227,7 +227,7 @@ static bool take_u64(struct reader *r, uint64_t *v)
     return p;
 }
 
-static bool take_str(struct reader *r, const char *what, uint64_t max, struct str *s)
+static bool take_str(struct reader *r, const char *what, uint64_t max, struct hlm_str *s)
 {
     uint64_t start = r->pos;
     if (!take_u64(r, &s->n))
@@ -245,7 +245,7 @@ static bool take_str(struct reader *r, const char *what, uint64_t max, struct st
 /* A name that can be handed out terminated: not empty, and without a NUL that would cut it. */
 static bool take_name(struct reader *r, uint64_t max)
 {
-    struct str name;
+    struct hlm_str name;
     if (!take_str(r, "name", max, &name))
         return false;
     if (!name.n)
@@ -319,7 +319,7 @@ static bool read_array(struct reader *r, struct gguf_kv *kv)
     kv->data = r->g->bytes + r->pos;
     if (elem != GGUF_STRING)
         return take(r, kv->n * bytes) && (elem != GGUF_BOOL || check_bools(r, kv->data, kv->n));
-    struct str s;
+    struct hlm_str s;
     for (uint64_t i = 0; i < kv->n; i++)
         if (!take_str(r, "string", MAX_STRING_BYTES, &s))
             return false;
@@ -338,7 +338,7 @@ static bool read_kv(struct reader *r, struct gguf_kv *kv)
     if (type == GGUF_ARRAY)
         return read_array(r, kv);
     if (type == GGUF_STRING) {
-        struct str s;
+        struct hlm_str s;
         if (!take_str(r, "string", MAX_STRING_BYTES, &s))
             return false;
         kv->n = s.n;
@@ -382,7 +382,7 @@ static bool read_alignment(struct reader *r)
     g->alignment = 32;
     if (!kv)
         return true;
-    r->at.name = (struct str){ kv->key, strlen(kv->key) };
+    r->at.name = (struct hlm_str){ kv->key, strlen(kv->key) };
     if (kv->type != GGUF_U32)
         return bad(&r->at, "%s, expected u32", types[kv->type].name);
     g->alignment = load(kv->data, 4);
@@ -468,7 +468,7 @@ static bool place_tensors(struct reader *r)
     bool ok = order || bad(&r->at, "no memory to sort tensors");
     for (uint64_t i = 0; ok && i < g->n_tensor; i++) {
         struct entry *e = order[i] = &g->tensor[i];
-        r->at.name = (struct str){ e->name, strlen(e->name) };
+        r->at.name = (struct hlm_str){ e->name, strlen(e->name) };
         if (e->offset > n_data || e->t.n_bytes > n_data - e->offset)
             ok = bad(&r->at,
                      "%" PRIu64 " bytes at offset %" PRIu64
@@ -482,12 +482,12 @@ static bool place_tensors(struct reader *r)
         qsort(order, g->n_tensor, sizeof *order, by_offset);
     for (uint64_t i = 1; ok && i < g->n_tensor; i++) {
         const struct entry *e = order[i], *before = order[i - 1];
-        r->at.name = (struct str){ e->name, strlen(e->name) };
+        r->at.name = (struct hlm_str){ e->name, strlen(e->name) };
         if (e->offset < before->offset + before->t.n_bytes)
             ok = bad(&r->at,
                      "overlaps tensor '%s': starts at offset %" PRIu64 ", expected %" PRIu64
                      " or later",
-                     show_name((struct str){ before->name, strlen(before->name) }).s, e->offset,
+                     show_name((struct hlm_str){ before->name, strlen(before->name) }).s, e->offset,
                      before->offset + before->t.n_bytes);
     }
     free(order);
@@ -670,7 +670,7 @@ const struct gguf_kv *gguf_kv(const struct gguf *g, const char *key)
     return i ? &g->kv[i - 1] : NULL;
 }
 
-bool gguf_next_str(struct gguf_str_iter *it, struct str *s)
+bool gguf_next_str(struct gguf_str_iter *it, struct hlm_str *s)
 {
     if (!it->left)
         return false;
@@ -812,7 +812,7 @@ bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, f
     return w.ok;
 }
 
-bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct str *v,
+bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct hlm_str *v,
               struct hlm_err *err)
 {
     struct wanted w = want(g, key, need, ONE_VALUE, err);
@@ -820,6 +820,6 @@ bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct
         return w.ok;
     if (w.kv->type != GGUF_STRING)
         return wrong_type(&w, "string");
-    *v = (struct str){ (const char *)w.kv->data, w.kv->n };
+    *v = (struct hlm_str){ (const char *)w.kv->data, w.kv->n };
     return true;
 }

@@ -44,11 +44,6 @@ struct gguf_kv {
     const uint8_t *data; /* scalar or array bytes, unaligned; string bytes, not terminated */
 };
 
-struct str {
-    const char *p;
-    uint64_t n;
-}; /* bytes inside the mapping, not terminated */
-
 /* Opens, maps and checks a whole file, and with the first of several (its key split.count says so)
  * the others beside it, PREFIX-00002-of-0000N.gguf and up: their tensors follow its own, its keys
  * are those of the model. NULL with a reason: one line that names the file, the key or tensor, what
@@ -79,7 +74,7 @@ bool gguf_f32(const struct gguf *g, const char *key, enum gguf_need need, float 
               struct hlm_err *err);
 bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool *v,
                struct hlm_err *err);
-bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct str *v,
+bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct hlm_str *v,
               struct hlm_err *err);
 
 /* Scalar-or-array keys: fills v[0..n). A scalar fills every entry, an array must have exactly n. On
@@ -96,7 +91,7 @@ struct gguf_str_iter {
     const uint8_t *p;
     uint64_t left;
 };
-bool gguf_next_str(struct gguf_str_iter *it, struct str *s);
+bool gguf_next_str(struct gguf_str_iter *it, struct hlm_str *s);
 
 /* Fingerprint of a file's contents for telling models apart: all metadata, the tensor directory,
  * and the first and last 4096 bytes of every tensor. */

@@ -15,7 +15,7 @@ uint64_t gguf_kv_bytes(const struct gguf_kv *kv)
     if (kv->type == GGUF_STRING)
         return kv->n;
     struct gguf_str_iter it = { kv->data, kv->n };
-    struct str s;
+    struct hlm_str s;
     while (gguf_next_str(&it, &s))
         ;
     return (uint64_t)(it.p - kv->data);

@@ -69,7 +69,7 @@ static void add_kv(struct sum *s, const struct gguf_kv *kv)
     sum_add(s, type, sizeof type);
     if (kv->type == GGUF_ARRAY && kv->elem == GGUF_STRING) {
         struct gguf_str_iter it = { kv->data, kv->n };
-        for (struct str v; gguf_next_str(&it, &v);)
+        for (struct hlm_str v; gguf_next_str(&it, &v);)
             add_bytes(s, v.p, v.n);
     } else {
         sum_add(s, kv->data, kv->n * (kv->elem == GGUF_STRING ? 1 : scalar_bytes(kv->elem)));

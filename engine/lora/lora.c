@@ -60,7 +60,7 @@ static bool is_matrix(const struct gguf_tensor *t)
 
 bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct hlm_err *err)
 {
-    struct str arch = { 0 };
+    struct hlm_str arch = { 0 };
     uint64_t n = gguf_n_tensor(file);
     if (!gguf_str(file, "general.architecture", REQUIRED, &arch, err))
         return false;
@@ -121,7 +121,7 @@ static bool refuse(const struct gguf *g, struct hlm_err *err, const char *fmt, .
 
 static bool key_is(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
 {
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     if (!gguf_str(g, key, REQUIRED, &s, err))
         return false;
     if (s.n == strlen(want) && !memcmp(s.p, want, s.n))

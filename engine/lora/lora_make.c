@@ -348,7 +348,7 @@ static bool put_values(struct gguf_out *o, const struct lora_write *w, float *v,
 
 static bool same_keys(const struct gguf *g, const struct lora_write *w)
 {
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     float alpha = 0;
     return gguf_str(g, "general.architecture", REQUIRED, &s, NULL) && s.n == strlen(w->arch) &&
            !memcmp(s.p, w->arch, s.n) &&

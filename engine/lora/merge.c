@@ -125,7 +125,7 @@ static bool touch(struct merge *m, const struct lora_file *l)
 static bool open_adapters(struct merge *m)
 {
     for (uint32_t i = 0; i < m->p->n_adapter; i++) {
-        const struct hlm_merge_adapter *a = &m->p->adapter[i];
+        const struct hlm_lora *a = &m->p->adapter[i];
         struct gguf *g = gguf_open(a->path, m->err);
         m->file[i] = lora_file_check(g, a->scale, &m->fb.base, m->err);
         if (!m->file[i] || !touch(m, m->file[i]))

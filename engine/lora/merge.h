@@ -15,14 +15,14 @@ struct hlm_merged {               /* what became of one tensor; good during the 
     double noise; /* |W' - W - D| / |D|: what came along, 1 being as much */
 };
 
-struct hlm_merge_adapter {
+struct hlm_lora {
     const char *path;
     float scale;
 };
 
 struct hlm_merge_params {
     const char *model, *out;
-    const struct hlm_merge_adapter *adapter;
+    const struct hlm_lora *adapter;
     uint32_t n_adapter;
     const char *type; /* of the matrices that are reached: "Q8_0"; NULL: their own */
     /* Not NULL: out is the model with its gates changed and nothing else, and here is written the

@@ -100,12 +100,12 @@ static json_t *base_name(const struct peft *p)
                                         "general.name" };
     static const char hub[] = "https://huggingface.co/";
     for (uint32_t i = 0; i < ARRAY_LEN(keys); i++) {
-        struct str s = { 0 };
+        struct hlm_str s = { 0 };
         size_t n = strlen(hub);
         if (!gguf_str(p->file, keys[i], OPTIONAL, &s, NULL) || !s.n)
             continue;
         if (s.n > n && !memcmp(s.p, hub, n))
-            s = (struct str){ s.p + n, s.n - n };
+            s = (struct hlm_str){ s.p + n, s.n - n };
         json_t *name = json_stringn(s.p, s.n);
         if (name)
             return name;

@@ -572,7 +572,7 @@ static bool load_common(struct binder *b)
     m->n_layer = n_block - m->n_mtp;
     model_mtp(b, m->n_mtp);
 
-    struct str scaling = { 0 };
+    struct hlm_str scaling = { 0 };
     char key[256];
     full_key(b, "rope.scaling.type", key, sizeof key);
     if (!gguf_str(m->file, key, OPTIONAL, &scaling, b->err))
@@ -669,7 +669,7 @@ const struct arch *model_arch(const struct gguf *g, struct hlm_err *err)
 #include "models/models.def"
 #undef ARCH
     };
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     if (!gguf_str(g, "general.architecture", REQUIRED, &s, err))
         return NULL;
     char known[256] = "";

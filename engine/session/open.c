@@ -35,7 +35,7 @@ int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
     return n;
 }
 
-static char *copy_str(struct str s)
+static char *copy_str(struct hlm_str s)
 {
     char *p = mem_alloc(s.n + 1, 1);
     if (p)
@@ -46,10 +46,10 @@ static char *copy_str(struct str s)
 /* general.name, else the file's own name. */
 static char *model_name(const struct gguf *g)
 {
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
     const char *path = gguf_path(g), *slash = strrchr(path, '/');
     if (!gguf_str(g, "general.name", OPTIONAL, &s, NULL) || !s.n)
-        s = (struct str){ slash ? slash + 1 : path, strlen(slash ? slash + 1 : path) };
+        s = (struct hlm_str){ slash ? slash + 1 : path, strlen(slash ? slash + 1 : path) };
     return copy_str(s);
 }
 
@@ -80,7 +80,7 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
     m->file = gguf_open(params->model, err);
     bool ok = m->file && model_arch(m->file, err);
     if (ok) {
-        m->path = copy_str((struct str){ params->model, strlen(params->model) });
+        m->path = copy_str((struct hlm_str){ params->model, strlen(params->model) });
         m->name = model_name(m->file);
         m->tok = tok_create(m->file, &m->tok_err);
         if (!m->path || !m->name)

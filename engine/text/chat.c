@@ -65,22 +65,22 @@ static const struct chat_format step = {
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-struct str chat_str(const char *s) { return (struct str){ s, strlen(s) }; }
+struct hlm_str chat_str(const char *s) { return (struct hlm_str){ s, strlen(s) }; }
 
-static bool begins(struct str s, const char *with)
+static bool begins(struct hlm_str s, const char *with)
 {
     uint64_t n = strlen(with);
     return s.n >= n && !memcmp(s.p, with, n);
 }
 
-static bool ends(struct str s, const char *with)
+static bool ends(struct hlm_str s, const char *with)
 {
     uint64_t n = strlen(with);
     return s.n >= n && !memcmp(s.p + s.n - n, with, n);
 }
 
 /* What stands before the first and after the last `mark`; false when there is none. */
-static bool around(struct str s, const char *mark, struct str *before, struct str *after)
+static bool around(struct hlm_str s, const char *mark, struct hlm_str *before, struct hlm_str *after)
 {
     uint64_t n = strlen(mark);
     bool found = false;
@@ -90,20 +90,20 @@ static bool around(struct str s, const char *mark, struct str *before, struct st
             if (!found)
                 before->n = i;
             found = true;
-            *after = (struct str){ s.p + i + n, s.n - i - n };
+            *after = (struct hlm_str){ s.p + i + n, s.n - i - n };
             i += n - 1;
         }
     return found;
 }
 
-static bool has(struct str s, const char *mark)
+static bool has(struct hlm_str s, const char *mark)
 {
-    return around(s, mark, &(struct str){ 0 }, &(struct str){ 0 });
+    return around(s, mark, &(struct hlm_str){ 0 }, &(struct hlm_str){ 0 });
 }
 
 enum { LEFT = 1, RIGHT = 2, BOTH = 3 };
 
-static struct str strip(struct str s, int side, const char *const *set, uint32_t n_set)
+static struct hlm_str strip(struct hlm_str s, int side, const char *const *set, uint32_t n_set)
 {
     for (uint32_t i = 0; (side & LEFT) && i < n_set;)
         if (begins(s, set[i])) {
@@ -123,13 +123,13 @@ static struct str strip(struct str s, int side, const char *const *set, uint32_t
     return s;
 }
 
-static struct str strip_newlines(struct str s, int side)
+static struct hlm_str strip_newlines(struct hlm_str s, int side)
 {
     static const char *const set[] = { "\n" };
     return strip(s, side, set, ARRAY_LEN(set));
 }
 
-static struct str strip_space(struct str s, int side)
+static struct hlm_str strip_space(struct hlm_str s, int side)
 {
     static const char *const set[] = {
         " ",      "\n",     "\t",       "\r",     "\v",     "\f",     "\x1c",   "\x1d",
@@ -149,15 +149,15 @@ struct shown chat_show(const char *text, uint32_t max)
     return v;
 }
 
-struct str chat_trim(struct str s) { return strip_space(s, BOTH); }
+struct hlm_str chat_trim(struct hlm_str s) { return strip_space(s, BOTH); }
 
 /* ---- detection ------------------------------------------------------------------------------- */
 
 /* What follows the assistant's header in the template's generation prompt. Newlines in it are the
  * two characters \n. */
-static void read_generation(struct chat_format *f, struct str text)
+static void read_generation(struct chat_format *f, struct hlm_str text)
 {
-    struct str before, tail;
+    struct hlm_str before, tail;
     around(text, "add_generation_prompt", &before, &tail);
     bool opens = has(tail, "<think>\\n'") || has(tail, "<think>\\n\"");
     bool choice = has(tail, "enable_thinking");
@@ -168,11 +168,11 @@ static void read_generation(struct chat_format *f, struct str text)
 }
 
 /* The text of the bos token; empty when the file names none. */
-static struct str bos_of(const struct gguf *g)
+static struct hlm_str bos_of(const struct gguf *g)
 {
     const struct gguf_kv *list = gguf_kv(g, "tokenizer.ggml.tokens");
     uint32_t id = UINT32_MAX;
-    struct str s = { "", 0 };
+    struct hlm_str s = { "", 0 };
     if (!gguf_u32(g, "tokenizer.ggml.bos_token_id", OPTIONAL, &id, NULL) || !list ||
         list->type != GGUF_ARRAY || list->elem != GGUF_STRING || id >= list->n)
         return s;
@@ -183,7 +183,7 @@ static struct str bos_of(const struct gguf *g)
 }
 
 /* The family that a template belongs to, with what is told by its text. */
-static struct chat_format detect(struct str text, bool *exact)
+static struct chat_format detect(struct hlm_str text, bool *exact)
 {
     struct chat_format f;
     *exact = true;
@@ -228,11 +228,11 @@ static struct chat_format detect(struct str text, bool *exact)
 
 struct chat_format chat_detect(const struct gguf *g, bool *exact)
 {
-    struct str text = { "", 0 };
+    struct hlm_str text = { "", 0 };
     gguf_str(g, "tokenizer.chat_template", OPTIONAL, &text, NULL);
     struct chat_format f = detect(text, exact);
     f.prints_bos = has(text, "bos_token");
-    f.bos = f.prints_bos ? bos_of(g) : (struct str){ "", 0 };
+    f.bos = f.prints_bos ? bos_of(g) : (struct hlm_str){ "", 0 };
     return f;
 }
 
@@ -242,7 +242,7 @@ bool chat_by_name(const char *name, const struct gguf *g, struct chat_format *fm
     for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
         if (!strcmp(name, all[i]->name)) {
             *fmt = *all[i];
-            fmt->bos = g && fmt->prints_bos ? bos_of(g) : (struct str){ "", 0 };
+            fmt->bos = g && fmt->prints_bos ? bos_of(g) : (struct hlm_str){ "", 0 };
             return true;
         }
     return false;
@@ -297,13 +297,13 @@ void draft_put(struct draft *d, const char *text)
     draft_span(d, (struct tok_span){ .text = text, .len = strlen(text), .special = true });
 }
 
-void draft_text(struct draft *d, struct str s)
+void draft_text(struct draft *d, struct hlm_str s)
 {
     draft_span(d, (struct tok_span){ .text = s.p, .len = s.n });
 }
 
 /* A message's content as the template leaves it; untouched, its sampled ids stand for it. */
-static void put_content(struct draft *d, const struct chat_msg *m, struct str content)
+static void put_content(struct draft *d, const struct chat_msg *m, struct hlm_str content)
 {
     bool whole = m->ids && content.p == m->content && content.n == strlen(m->content);
     draft_span(d, (struct tok_span){ .text = content.p,
@@ -314,9 +314,9 @@ static void put_content(struct draft *d, const struct chat_msg *m, struct str co
 
 /* Reasoning from a model's raw text: what stands before the first </think>, after the last <think>;
  * the content is what stands behind the last </think>. */
-static void part_reasoning(struct str *content, struct str *reasoning)
+static void part_reasoning(struct hlm_str *content, struct hlm_str *reasoning)
 {
-    struct str before, after, none;
+    struct hlm_str before, after, none;
     if (!around(*content, "</think>", &before, &after))
         return;
     around(strip_newlines(before, RIGHT), "<think>", &none, reasoning);
@@ -326,9 +326,9 @@ static void part_reasoning(struct str *content, struct str *reasoning)
 
 /* kept: the reasoning stays in the prompt, as it does after the last question. */
 static void put_qwen(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
-                     struct str content, bool kept, bool last)
+                     struct hlm_str content, bool kept, bool last)
 {
-    struct str reasoning = { "", 0 };
+    struct hlm_str reasoning = { "", 0 };
     if (m->reasoning)
         reasoning = chat_str(m->reasoning);
     else
@@ -349,9 +349,9 @@ static void put_qwen(struct draft *d, const struct chat_format *f, const struct 
 }
 
 static void put_step(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
-                     struct str content, bool kept)
+                     struct hlm_str content, bool kept)
 {
-    struct str reasoning = { "", 0 };
+    struct hlm_str reasoning = { "", 0 };
     if (m->reasoning)
         reasoning = chat_str(m->reasoning);
     else
@@ -368,9 +368,9 @@ static void put_step(struct draft *d, const struct chat_format *f, const struct 
 /* An answer that has the tags in its text, as some clients send it back: told as it is, or, where
  * reasoning is cut and both tags are there, from the last </think> on. One block at its beginning
  * is a model's, so that its tags are meant. */
-static void put_tagged(struct draft *d, struct str content, bool kept)
+static void put_tagged(struct draft *d, struct hlm_str content, bool kept)
 {
-    struct str before, after, none, inside;
+    struct hlm_str before, after, none, inside;
     bool closed = around(content, "</think>", &before, &after), opened = has(content, "<think>");
     if (opened && closed && !kept) {
         draft_put(d, empty_think);
@@ -392,9 +392,9 @@ static void put_tagged(struct draft *d, struct str content, bool kept)
 }
 
 /* Before calls reasoning is cut off whatever tags tell it, and white space at both ends with it. */
-static void put_cut_off(struct draft *d, const struct chat_msg *m, struct str content)
+static void put_cut_off(struct draft *d, const struct chat_msg *m, struct hlm_str content)
 {
-    struct str before, after, cut = content;
+    struct hlm_str before, after, cut = content;
     if (around(content, "</think>", &before, &after))
         cut = after;
     else if (!m->reasoning || !chat_trim(chat_str(m->reasoning)).n)
@@ -404,9 +404,9 @@ static void put_cut_off(struct draft *d, const struct chat_msg *m, struct str co
 }
 
 /* The line end after </think> is cut with the white space at the end when nothing follows it. */
-static void put_nemotron(struct draft *d, const struct chat_msg *m, struct str content, bool kept)
+static void put_nemotron(struct draft *d, const struct chat_msg *m, struct hlm_str content, bool kept)
 {
-    struct str none, after;
+    struct hlm_str none, after;
     if (m->reasoning && strip_space(chat_str(m->reasoning), BOTH).n) {
         if (kept) {
             draft_put(d, "<think>\n");
@@ -429,7 +429,7 @@ static void put_nemotron(struct draft *d, const struct chat_msg *m, struct str c
     }
 }
 
-static struct str content_of(const struct chat_format *f, const struct chat_msg *m)
+static struct hlm_str content_of(const struct chat_format *f, const struct chat_msg *m)
 {
     bool end = f->trim_end && !strcmp(m->role, "assistant");
     return f->trim || end ? strip_space(chat_str(m->content), f->trim ? BOTH : RIGHT)
@@ -439,7 +439,7 @@ static struct str content_of(const struct chat_format *f, const struct chat_msg 
 static void put_answer(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
                        bool kept, bool last)
 {
-    struct str content = content_of(f, m);
+    struct hlm_str content = content_of(f, m);
     switch (f->answer) {
     case CHAT_PLAIN:
         put_content(d, m, content);
@@ -464,7 +464,7 @@ static uint32_t first_kept(const struct chat_format *f, const struct chat_msg *m
 {
     *found = true;
     for (uint32_t i = n; i-- > 0;) {
-        struct str s = content_of(f, &msg[i]);
+        struct hlm_str s = content_of(f, &msg[i]);
         bool tool = begins(s, "<tool_response>") && ends(s, "</tool_response>");
         if (!strcmp(msg[i].role, "user") && (f->answer == CHAT_NEMOTRON || !tool))
             return i + 1;
@@ -519,7 +519,7 @@ static bool check(const struct chat_format *f, const struct chat_input *in, bool
 static void put_system(struct draft *d, const struct chat_format *f, const struct chat_input *in,
                        const struct chat_msg *m)
 {
-    struct str content = m ? content_of(f, m) : (struct str){ "", 0 };
+    struct hlm_str content = m ? content_of(f, m) : (struct hlm_str){ "", 0 };
     bool last = in->tools && f->tools->system == SYSTEM_LAST;
     bool any = content.n || (m && in->tools && f->tools->system == SYSTEM_FIRST);
     if (m && !last)

@@ -26,7 +26,7 @@ struct chat_format {
     const char *on, *off; /* what ends the generation prompt, thinking and not */
     const char *past;     /* what stands there once the reasoning has been dropped */
     bool prints_bos;
-    struct str bos; /* the file's text of it, which must outlive the format; may be empty */
+    struct hlm_str bos; /* the file's text of it, which must outlive the format; may be empty */
 };
 #define CHAT_NAMES "chatml, qwen3, qwen35, nemotron, step"
 

@@ -17,11 +17,11 @@ void draft_span(struct draft *d, struct tok_span s);
 /* Template text: control tokens in it are meant. */
 void draft_put(struct draft *d, const char *text);
 /* A person's or a model's text: never a control token, whatever it says. */
-void draft_text(struct draft *d, struct str s);
+void draft_text(struct draft *d, struct hlm_str s);
 
-struct str chat_str(const char *s);
+struct hlm_str chat_str(const char *s);
 /* Without what Python's str.strip() takes away at both ends. */
-struct str chat_trim(struct str s);
+struct hlm_str chat_trim(struct hlm_str s);
 
 /* Text from outside for a message: cut to fit, no byte that breaks a line or moves a terminal. */
 struct shown {

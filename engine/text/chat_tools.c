@@ -82,9 +82,9 @@ const struct chat_tools chat_tools_step = {
 
 static void words(struct draft *d, const char *s) { draft_text(d, chat_str(s)); }
 
-static struct str text_of(const json_t *j)
+static struct hlm_str text_of(const json_t *j)
 {
-    return (struct str){ json_string_value(j), json_string_length(j) };
+    return (struct hlm_str){ json_string_value(j), json_string_length(j) };
 }
 
 /* A number above 0 in decimal: 0.DDD times 10^exp. No point in it, which a locale could replace. */
@@ -187,7 +187,7 @@ static const char *escape(char c, char room[8])
     return room;
 }
 
-static void put_quoted(struct draft *d, struct str s)
+static void put_quoted(struct draft *d, struct hlm_str s)
 {
     words(d, "\"");
     for (uint64_t i = 0, from = 0; i <= s.n; i++) {
@@ -195,7 +195,7 @@ static void put_quoted(struct draft *d, struct str s)
         const char *e = i < s.n ? escape(s.p[i], room) : "\"";
         if (!e)
             continue;
-        draft_text(d, (struct str){ s.p + from, i - from });
+        draft_text(d, (struct hlm_str){ s.p + from, i - from });
         words(d, e);
         from = i + 1;
     }
@@ -218,7 +218,7 @@ static bool printable(utf8proc_int32_t cp)
     }
 }
 
-static void put_repr_text(struct draft *d, struct str s)
+static void put_repr_text(struct draft *d, struct hlm_str s)
 {
     const char *quote = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n) ? "\"" : "'";
     words(d, quote);
@@ -244,7 +244,7 @@ static void put_repr_text(struct draft *d, struct str s)
         if (*room)
             words(d, room);
         else
-            draft_text(d, (struct str){ s.p + i, (uint64_t)n });
+            draft_text(d, (struct hlm_str){ s.p + i, (uint64_t)n });
         i += (uint64_t)n;
     }
     words(d, quote);
@@ -252,7 +252,7 @@ static void put_repr_text(struct draft *d, struct str s)
 
 /* JSON, and Python's repr(): they differ in texts and in three words. */
 struct dialect {
-    void (*text)(struct draft *d, struct str s);
+    void (*text)(struct draft *d, struct hlm_str s);
     const char *yes, *no, *none;
 };
 static const struct dialect as_json = { put_quoted, "true", "false", "null" },

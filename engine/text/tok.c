@@ -50,7 +50,7 @@ struct tok {
 
     char *text; /* scratch: the text of spans that stand side by side */
     uint64_t text_cap;
-    struct tok_ids *out; /* where the pieces of the call in progress go */
+    struct hlm_ids *out; /* where the pieces of the call in progress go */
 };
 
 /* ---- GPT-2's characters for bytes ------------------------------------------------------------ */
@@ -127,7 +127,7 @@ static int32_t find(const struct tok *t, const char *p, uint64_t n)
 struct shown {
     char text[64];
 };
-static struct shown show(struct str s)
+static struct shown show(struct hlm_str s)
 {
     struct shown v = { "" };
     for (uint64_t i = 0; i < s.n && i < sizeof v.text - 1; i++)
@@ -188,7 +188,7 @@ static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_
     if (!kv->n)
         return fail(err, "%s: the vocabulary is empty", gguf_path(g));
     uint64_t n_byte = 0;
-    struct str s;
+    struct hlm_str s;
     for (struct gguf_str_iter it = { kv->data, kv->n }; gguf_next_str(&it, &s);)
         n_byte += s.n;
     uint32_t size = 16;
@@ -244,7 +244,7 @@ static bool load_merges(struct tok *t, const struct gguf *g, const int16_t byte_
                 gguf_path(g), n_missing);
 
     struct gguf_str_iter it = { kv->data, kv->n };
-    struct str s;
+    struct hlm_str s;
     for (uint32_t rank = 0; gguf_next_str(&it, &s); rank++) {
         char buf[MERGE_MAX];
         const char *space = s.n > 2 && s.n <= sizeof buf ? memchr(s.p + 1, ' ', s.n - 2) : NULL;
@@ -290,7 +290,7 @@ static bool load_added(struct tok *t, const struct gguf *g, struct hlm_err *err)
     if (!ok)
         fail_memory(err, "%s: no memory for %u added tokens", gguf_path(g), n);
     for (uint32_t i = 0; ok && i < t->n; i++) {
-        struct str s = tok_bytes(t, (int32_t)i);
+        struct hlm_str s = tok_bytes(t, (int32_t)i);
         if (!(t->flags[i] & (IS_CONTROL | IS_USER)) || !s.n)
             continue;
         if (s.n > ADDED_MAX)
@@ -355,7 +355,7 @@ static bool load_ends(struct tok *t, const struct gguf *g, struct hlm_err *err)
 
 static bool load_pre(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
-    struct str model = { "", 0 }, name = { "", 0 };
+    struct hlm_str model = { "", 0 }, name = { "", 0 };
     char known[128];
     if (!gguf_str(g, "tokenizer.ggml.model", REQUIRED, &model, err) ||
         !gguf_str(g, "tokenizer.ggml.pre", OPTIONAL, &name, err))
@@ -410,13 +410,13 @@ void tok_destroy(struct tok *t)
 
 /* ---- text to ids ----------------------------------------------------------------------------- */
 
-void tok_ids_free(struct tok_ids *ids)
+void tok_ids_free(struct hlm_ids *ids)
 {
     free(ids->id);
-    *ids = (struct tok_ids){ 0 };
+    *ids = (struct hlm_ids){ 0 };
 }
 
-bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err)
+bool tok_ids_push(struct hlm_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err)
 {
     if (n > ids->cap - ids->n) {
         uint64_t cap = max_u64(2ull * ids->cap, (uint64_t)ids->n + n + 64);
@@ -515,7 +515,7 @@ static bool encode_run(struct tok *t, const struct tok_span *span, uint32_t n_sp
     return split_text(t->split, t->text + done, n - done, encode_piece, t, err);
 }
 
-bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, struct tok_ids *out,
+bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, struct hlm_ids *out,
                 struct hlm_err *err)
 {
     t->out = out;
@@ -533,7 +533,7 @@ bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, str
 }
 
 bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special,
-                     struct tok_ids *out, struct hlm_err *err)
+                     struct hlm_ids *out, struct hlm_err *err)
 {
     return tok_encode(t, &(struct tok_span){ .text = text, .len = len, .special = special }, 1, out,
                       err);
@@ -546,11 +546,11 @@ static bool in(const struct tok *t, int32_t id, uint8_t flags)
     return id >= 0 && (uint32_t)id < t->n && t->flags[id] & flags;
 }
 
-struct str tok_bytes(const struct tok *t, int32_t id)
+struct hlm_str tok_bytes(const struct tok *t, int32_t id)
 {
     if (id < 0 || (uint32_t)id >= t->n || in(t, id, IS_UNUSED))
-        return (struct str){ "", 0 };
-    return (struct str){ t->bytes + t->at[id], t->at[id + 1] - t->at[id] };
+        return (struct hlm_str){ "", 0 };
+    return (struct hlm_str){ t->bytes + t->at[id], t->at[id + 1] - t->at[id] };
 }
 
 uint32_t tok_n_vocab(const struct tok *t) { return t->n; }

@@ -26,35 +26,27 @@ struct tok_span {
     uint32_t n_ids;
 };
 
-struct tok_ids {
-    int32_t *id;
-    uint32_t n, cap;
-}; /* growable; free with tok_ids_free */
-void tok_ids_free(struct tok_ids *ids);
-bool tok_ids_push(struct tok_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err);
+void tok_ids_free(struct hlm_ids *ids);
+bool tok_ids_push(struct hlm_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err);
 
 /* Appends the ids of the spans' text. No bos or eos is added. Text may be any bytes: runs that are
  * no UTF-8 become pieces of their own, and all bytes come back from the ids (but for NFC, where the
  * model has it). About linear in the text, whatever it is. After a failure out holds ids so far. */
-bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, struct tok_ids *out,
+bool tok_encode(struct tok *t, const struct tok_span *span, uint32_t n_span, struct hlm_ids *out,
                 struct hlm_err *err);
 /* The same for one string; special: parse control tokens in it. */
 bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special,
-                     struct tok_ids *out, struct hlm_err *err);
+                     struct hlm_ids *out, struct hlm_err *err);
 
 /* The bytes that a token stands for (a special token: its literal text). Valid while t lives. May
  * be part of a UTF-8 character. Out of range or unused ids: empty. */
-struct str tok_bytes(const struct tok *t, int32_t id);
+struct hlm_str tok_bytes(const struct tok *t, int32_t id);
 
 /* Streaming: hands out only whole UTF-8 characters. Feed bytes, print what comes back. */
-struct utf8_out {
-    char hold[8];
-    uint32_t n;
-};
 /* Appends s to what is held, writes whole characters to out (room for 3 * s.n + 12 bytes), keeps
  * the rest; bytes that can never become a character come out as U+FFFD. flush: also what is held,
  * as U+FFFD. Returns how many bytes were written. */
-uint64_t utf8_out(struct utf8_out *u, struct str s, bool flush, char *out);
+uint64_t utf8_out(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out);
 
 uint32_t tok_n_vocab(const struct tok *t);
 int32_t tok_find(const struct tok *t, const char *text); /* id of this literal text, -1 if none */

@@ -91,7 +91,7 @@ static bool look(struct bpe *b, uint32_t i, uint32_t end)
     return s->rank != NONE;
 }
 
-bool bpe_piece(struct bpe *b, const char *piece, uint64_t n_byte, struct tok_ids *out,
+bool bpe_piece(struct bpe *b, const char *piece, uint64_t n_byte, struct hlm_ids *out,
                struct hlm_err *err)
 {
     if (n_byte >= NONE)

@@ -28,7 +28,7 @@ bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct hlm_err *er
 
 struct split;
 struct pre;                                  /* one row of the table of pre-tokenizers */
-const struct pre *pre_find(struct str name); /* NULL: unknown */
+const struct pre *pre_find(struct hlm_str name); /* NULL: unknown */
 const char *pre_list(char *buf, uint64_t n); /* "qwen2 qwen35 ..." */
 bool pre_ignores_merges(const struct pre *p);
 bool pre_is_nfc(const struct pre *p);
@@ -55,5 +55,5 @@ void bpe_finish(struct bpe *b);
 /* left and right become id. Of equal pairs the first stays. */
 void bpe_add(struct bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id);
 /* Appends the ids of a piece, which may be any bytes. */
-bool bpe_piece(struct bpe *b, const char *piece, uint64_t n, struct tok_ids *out,
+bool bpe_piece(struct bpe *b, const char *piece, uint64_t n, struct hlm_ids *out,
                struct hlm_err *err);

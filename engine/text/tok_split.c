@@ -58,7 +58,7 @@ static const struct pre table[] = {
 #undef UPPER
 #undef LOWER
 
-const struct pre *pre_find(struct str name)
+const struct pre *pre_find(struct hlm_str name)
 {
     for (const struct pre *p = table; p < table + ARRAY_LEN(table); p++)
         for (const char *s = p->names, *end; *s; s = end + 1) {

@@ -12,6 +12,7 @@
  * text, and a raw completion, all counts but a document's first token; control tokens in their text
  * are meant, as hlm-eval takes texts, while a message never says one. */
 #pragma once
+#include "hlm_train.h"
 #include "text/chat.h"
 
 #define DATA_VALID 0.05 /* the usual share of a single file that goes to validation */
@@ -111,29 +112,19 @@ bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *or
                uint32_t row_length, int32_t pad_id, struct hlm_err *err);
 
 /* The hyper-parameters of a run that a file of rows can hold. */
-enum data_schedule { DATA_CONSTANT, DATA_COSINE, DATA_LINEAR };
-struct data_options {
-    char run[32];
-    uint32_t steps, batch_rows, accumulation, rank, warmup_steps, total_steps;
-    bool shuffle, bias_correction, rslora, train_lora, train_gates;
-    double lr, beta1, beta2, eps, weight_decay, weight_decay_gates, alpha, lora_dropout;
-    double clip_norm, mtp_factor; /* 0: none */
-    enum data_schedule schedule;
-    double warmup_from, peak, final;
-};
-struct data_options data_options_default(void);
+struct hlm_train_options data_options_default(void);
 
 /* Rows and options (NULL: none) as JSON, in the form of the reference data (version 2). kind says
  * what the documents were, name which case it is. The text is fresh memory. */
-char *data_dump_text(const struct data_rows *r, const struct data_options *o, const char *name,
+char *data_dump_text(const struct data_rows *r, const struct hlm_train_options *o, const char *name,
                      const char *kind, uint64_t *n, struct hlm_err *err);
-bool data_dump(const char *path, const struct data_rows *r, const struct data_options *o,
+bool data_dump(const char *path, const struct data_rows *r, const struct hlm_train_options *o,
                const char *name, const char *kind, struct hlm_err *err);
 
 /* Reads such a file, or its bytes; name is for messages. All that rows say of themselves must agree
  * and ids must be below n_vocab. Options that are not there keep their defaults; *has says whether
  * there are any. */
-bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct data_options *o,
+bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct hlm_train_options *o,
                bool *has, struct hlm_err *err);
 bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_vocab,
-                    struct data_rows *r, struct data_options *o, bool *has, struct hlm_err *err);
+                    struct data_rows *r, struct hlm_train_options *o, bool *has, struct hlm_err *err);

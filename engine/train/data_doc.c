@@ -82,7 +82,7 @@ static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t
     return add(l, l->scratch.id, l->scratch.n, counts, err);
 }
 
-static bool add_text(struct data_line *l, struct str s, bool counts, struct hlm_err *err)
+static bool add_text(struct data_line *l, struct hlm_str s, bool counts, struct hlm_err *err)
 {
     struct tok_span span = { .text = s.p, .len = s.n, .special = true };
     return add_spans(l, &span, 1, counts, err);
@@ -139,12 +139,12 @@ static void end_doc(struct data_line *l, bool stays_short)
 
 /* ---- texts ----------------------------------------------------------------------------------- */
 
-static struct str str_of(const json_t *j)
+static struct hlm_str str_of(const json_t *j)
 {
-    return (struct str){ json_string_value(j), json_string_length(j) };
+    return (struct hlm_str){ json_string_value(j), json_string_length(j) };
 }
 
-static bool text_doc(struct data_line *l, struct str text, struct hlm_err *err)
+static bool text_doc(struct data_line *l, struct hlm_str text, struct hlm_err *err)
 {
     if (!begin_doc(l, err) || !add_bos(l, -1, err) || !add_text(l, text, true, err) ||
         !add_eos(l, err))
@@ -153,7 +153,7 @@ static bool text_doc(struct data_line *l, struct str text, struct hlm_err *err)
     return true;
 }
 
-static bool raw_doc(struct data_line *l, struct str prompt, struct str completion,
+static bool raw_doc(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
                     struct hlm_err *err)
 {
     if (!begin_doc(l, err) || !add_bos(l, -1, err) || !add_text(l, prompt, false, err) ||
@@ -179,9 +179,9 @@ static void turn_free(struct turn *t)
     chat_prompt_free(&t->said);
 }
 
-static struct str answer_of(const struct turn *t) /* without that line end */
+static struct hlm_str answer_of(const struct turn *t) /* without that line end */
 {
-    return (struct str){ t->said.text + t->from, t->said.len - t->from - 1 };
+    return (struct hlm_str){ t->said.text + t->from, t->said.len - t->from - 1 };
 }
 
 static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
@@ -226,10 +226,10 @@ static bool render_all(struct data_line *l, const struct chat_msg *msg, uint32_t
 }
 
 /* What stands behind the header of message i. */
-static struct str text_from(const struct chat_prompt *p, uint32_t i)
+static struct hlm_str text_from(const struct chat_prompt *p, uint32_t i)
 {
     uint64_t at = bytes_before(p, p->cut[i].text);
-    return (struct str){ p->text + at, p->len - at };
+    return (struct hlm_str){ p->text + at, p->len - at };
 }
 
 /* How the n-th message, an answer, is asked for and said. With thinking where the row has any, but
@@ -252,7 +252,7 @@ static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t 
                     !memcmp(t->said.text, t->prompt.text, (size_t)t->prompt.len);
     }
     if (!t->stands && !t->prompt.in_think) {
-        struct str asks = text_from(&t->prompt, n - 1), says = text_from(&t->said, n - 1);
+        struct hlm_str asks = text_from(&t->prompt, n - 1), says = text_from(&t->said, n - 1);
         bool both = says.n >= asks.n && !memcmp(says.p, asks.p, (size_t)asks.n);
         t->from = t->said.len - says.n + (both ? asks.n : 0);
         t->stands = t->from < t->said.len;
@@ -286,16 +286,16 @@ static bool has_reasoning(const struct chat_format *f, const struct chat_msg *m)
 
 /* A document's text: one or two rendered texts end to end, with their spans in one list. */
 struct whole {
-    struct str part[2];
+    struct hlm_str part[2];
     struct tok_span *span;
     uint32_t n_span;
     struct tok_span *some; /* room for a piece of them */
 };
 
-static bool same(const struct whole *w, uint64_t at, struct str s)
+static bool same(const struct whole *w, uint64_t at, struct hlm_str s)
 {
     for (int i = 0; i < 2 && s.n; i++) {
-        struct str p = w->part[i];
+        struct hlm_str p = w->part[i];
         uint64_t skip = min_u64(at, p.n), n = min_u64(p.n - skip, s.n);
         if (n && memcmp(p.p + skip, s.p, (size_t)n))
             return false;
@@ -336,7 +336,7 @@ static bool whole_make(struct data_line *l, const struct chat_prompt *history, c
     if (a->n_span)
         memcpy(w->span, a->span, a->n_span * sizeof *a->span);
     if (t->stands) {
-        w->part[1] = (struct str){ b->text + t->from, b->len - t->from };
+        w->part[1] = (struct hlm_str){ b->text + t->from, b->len - t->from };
         w->n_span += slice(b->span, b->n_span, t->from, b->len, w->span + w->n_span);
     }
     return true;
@@ -373,7 +373,7 @@ static bool put_whole(struct data_line *l, struct whole *w, const struct chat_ms
         const struct turn *t = i + 1 == n ? last : &own;
         ok = t == last || turn_make(l, msg, i + 1, think, &own, err);
         uint64_t begin = t->prompt.len, end;
-        if (ok && t->stands && begin >= at && same(w, 0, (struct str){ t->prompt.text, begin }) &&
+        if (ok && t->stands && begin >= at && same(w, 0, (struct hlm_str){ t->prompt.text, begin }) &&
             same(w, begin, answer_of(t))) {
             end = begin + answer_of(t).n;
             ok = (at ? put_piece(l, w, at, begin, false, err) : put_first(l, w, begin, err)) &&
@@ -457,7 +457,7 @@ static bool messages(struct data_line *l, json_t *list, json_t *tools, struct hl
     return ok;
 }
 
-static char *copy(struct str s)
+static char *copy(struct hlm_str s)
 {
     char *c = mem_alloc(s.n + 1, 1);
     if (c && s.n)
@@ -465,7 +465,7 @@ static char *copy(struct str s)
     return c;
 }
 
-static bool two_turns(struct data_line *l, struct str prompt, struct str completion,
+static bool two_turns(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
                       struct hlm_err *err)
 {
     static char user[] = "user", assistant[] = "assistant";

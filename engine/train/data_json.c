@@ -23,9 +23,9 @@
 
 static const char *const kinds[] = { "constant", "cosine", "linear" };
 
-struct data_options data_options_default(void)
+struct hlm_train_options data_options_default(void)
 {
-    return (struct data_options){
+    return (struct hlm_train_options){
         .run = "train",
         .steps = 1,
         .batch_rows = 1,
@@ -110,7 +110,7 @@ static void put_row(struct out *o, const struct data_row *r)
 }
 #undef PUT_LIST
 
-static json_t *options_json(const struct data_options *o)
+static json_t *options_json(const struct hlm_train_options *o)
 {
     json_t *j = json_object(), *s = json_object();
 #define F(to, name) json_object_set_new(to, #name, json_real(o->name));
@@ -125,7 +125,7 @@ static json_t *options_json(const struct data_options *o)
     OPTIONS(OF, OZ, OU, OB)
     json_object_set_new(j, "optimizer", json_string("adamw"));
     json_object_set_new(s, "kind", json_string(kinds[o->schedule]));
-    if (o->schedule == DATA_CONSTANT) {
+    if (o->schedule == HLM_CONSTANT) {
         F(s, peak)
     } else {
         SCHEDULE(SF, SU)
@@ -142,7 +142,7 @@ static json_t *options_json(const struct data_options *o)
     return j;
 }
 
-char *data_dump_text(const struct data_rows *r, const struct data_options *opt, const char *name,
+char *data_dump_text(const struct data_rows *r, const struct hlm_train_options *opt, const char *name,
                      const char *kind, uint64_t *n, struct hlm_err *err)
 {
     struct out o = { 0 };
@@ -179,7 +179,7 @@ char *data_dump_text(const struct data_rows *r, const struct data_options *opt, 
     return o.text;
 }
 
-bool data_dump(const char *path, const struct data_rows *r, const struct data_options *o,
+bool data_dump(const char *path, const struct data_rows *r, const struct hlm_train_options *o,
                const char *name, const char *kind, struct hlm_err *err)
 {
     uint64_t n = 0;
@@ -242,7 +242,7 @@ static bool opt_real(const struct in *in, const json_t *j, const char *key, bool
     return true;
 }
 
-static bool read_schedule(const struct in *in, const json_t *j, struct data_options *o)
+static bool read_schedule(const struct in *in, const json_t *j, struct hlm_train_options *o)
 {
     const char *kind = json_string_value(json_object_get(j, "kind"));
     uint32_t i = 0;
@@ -250,7 +250,7 @@ static bool read_schedule(const struct in *in, const json_t *j, struct data_opti
         i++;
     if (!kind || i == ARRAY_LEN(kinds))
         return wrong(in, "schedule", "must be an object whose kind is constant, cosine or linear");
-    o->schedule = (enum data_schedule)i;
+    o->schedule = (enum hlm_schedule)i;
 #define F(name)                                                                                    \
     if (!opt_real(in, j, #name, false, &o->name))                                                  \
         return false;
@@ -263,7 +263,7 @@ static bool read_schedule(const struct in *in, const json_t *j, struct data_opti
     return true;
 }
 
-static bool read_options(const struct in *in, const json_t *j, struct data_options *o)
+static bool read_options(const struct in *in, const json_t *j, struct hlm_train_options *o)
 {
     const json_t *run = json_object_get(j, "run"), *opt = json_object_get(j, "optimizer"),
                  *schedule = json_object_get(j, "schedule");
@@ -378,7 +378,7 @@ static bool read_row(const struct in *in, const json_t *j, uint32_t n_vocab, str
 }
 
 static bool read_all(struct in *in, const json_t *j, uint32_t n_vocab, struct data_rows *r,
-                     struct data_options *o, bool *has)
+                     struct hlm_train_options *o, bool *has)
 {
     const json_t *rows = json_object_get(j, "rows"), *options = json_object_get(j, "options"),
                  *length = json_object_get(j, "row_length");
@@ -413,7 +413,7 @@ static bool read_all(struct in *in, const json_t *j, uint32_t n_vocab, struct da
 }
 
 bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_vocab,
-                    struct data_rows *r, struct data_options *o, bool *has, struct hlm_err *err)
+                    struct data_rows *r, struct hlm_train_options *o, bool *has, struct hlm_err *err)
 {
     struct in in = { name, -1, err };
     json_error_t e;
@@ -430,7 +430,7 @@ bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_v
     return ok;
 }
 
-bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct data_options *o,
+bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct hlm_train_options *o,
                bool *has, struct hlm_err *err)
 {
     uint64_t n = 0;

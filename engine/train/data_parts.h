@@ -10,7 +10,7 @@ struct data_line {
     const char *where;       /* file:line, for messages */
     struct json_t *tools;    /* of its messages, or NULL */
     struct chat_prompt told; /* they as the format tells them */
-    struct tok_ids scratch;
+    struct hlm_ids scratch;
     bool fatal;
 };
 

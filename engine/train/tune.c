@@ -21,15 +21,15 @@ struct hlm_tune_params hlm_tune_defaults(void)
     p.o.shuffle = true;
     p.o.lr = p.o.peak = 2e-4;
     p.o.final = p.o.lr / 10;
-    p.o.schedule = DATA_COSINE;
+    p.o.schedule = HLM_COSINE;
     p.o.clip_norm = 1;
     return p;
 }
 
-bool hlm_tune_options(const char *ids_json, struct data_options *o, struct hlm_err *err)
+bool hlm_tune_options(const char *ids_json, struct hlm_train_options *o, struct hlm_err *err)
 {
     struct data_rows rows;
-    struct data_options own;
+    struct hlm_train_options own;
     bool has;
     if (!data_read(ids_json, UINT32_MAX / 2, &rows, &own, &has, err))
         return false;
@@ -77,7 +77,7 @@ static bool read_jsonl(hlm_tune *t, struct hlm_err *err)
 
 static bool read_ids(hlm_tune *t, struct hlm_err *err)
 {
-    struct data_options own;
+    struct hlm_train_options own;
     bool has;
     if (!data_read(t->p.ids_json, t->m->model->n_vocab, &t->fixed, &own, &has, err))
         return false;
@@ -137,7 +137,7 @@ enum { MAX_STEP_ROWS = 1 << 20 };
 static bool plan_steps(hlm_tune *t, struct hlm_err *err)
 {
     const struct data_rows *first = stream_first(&t->stream, err);
-    struct data_options *o = &t->o;
+    struct hlm_train_options *o = &t->o;
     if (!first)
         return false;
     uint64_t of_step = (uint64_t)o->batch_rows * o->accumulation;
@@ -385,7 +385,7 @@ static bool refuse(hlm_tune *t, struct hlm_err *err)
 
 static bool check_options(const hlm_tune *t, struct hlm_err *err)
 {
-    const struct data_options *o = &t->o;
+    const struct hlm_train_options *o = &t->o;
     if (!t->p.data == !t->p.ids_json)
         return fail(err, "one of data and rows of ids is needed to learn from");
     if (!o->train_lora && !o->train_gates)
@@ -413,8 +413,8 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err 
     m->tune = t;
     t->p = *p;
     t->o = p->o;
-    t->f16 = p->precision == HLM_TUNE_F16;
-    if (p->precision == HLM_TUNE_DEFAULT)
+    t->f16 = p->precision == HLM_PRECISION_F16;
+    if (p->precision == HLM_PRECISION_AUTO)
         t->f16 = !p->ids_json && linear_f16_pays(gpu_caps(m->gpu));
     t->alpha = (float)p->o.alpha;
     t->place.best_loss = t->place.valid_loss = INFINITY;

@@ -112,7 +112,7 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
 struct hlm_tune {
     hlm *m; /* its adapters in force are those that are trained */
     struct hlm_tune_params p;
-    struct data_options o; /* worked out */
+    struct hlm_train_options o; /* worked out */
     bool f16;              /* likewise */
     struct data data;
     struct data_rows fixed, valid, test;

@@ -6,19 +6,19 @@
 
 /* ---- rates ----------------------------------------------------------------------------------- */
 
-double hlm_tune_rate(const struct data_options *o, uint64_t step)
+double hlm_tune_rate(const struct hlm_train_options *o, uint64_t step)
 {
     double k = (double)step - 1, w = o->warmup_steps, n = (double)o->total_steps - w;
     if (o->warmup_steps && k <= w)
         return o->warmup_from + (o->peak - o->warmup_from) * k / w;
-    if (o->schedule == DATA_CONSTANT)
+    if (o->schedule == HLM_CONSTANT)
         return o->peak;
     double at = n > 0 ? fmin((k - w) / n, 1) : 1; /* a longer run stays at the end's rate */
-    double share = o->schedule == DATA_COSINE ? (1 + cos(acos(-1.0) * at)) / 2 : 1 - at;
+    double share = o->schedule == HLM_COSINE ? (1 + cos(acos(-1.0) * at)) / 2 : 1 - at;
     return o->final + (o->peak - o->final) * share;
 }
 
-void hlm_tune_schedule(struct data_options *o, double epochs, double warmup, uint64_t n_row)
+void hlm_tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row)
 {
     double rows = epochs * (double)n_row, per = (double)o->batch_rows * o->accumulation;
     if (!o->steps)

@@ -80,7 +80,7 @@ static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
 
 static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct hlm_err *err)
 {
-    const struct data_options *o = &t->o;
+    const struct hlm_train_options *o = &t->o;
     struct adam_update u = {
         .lr = lr,
         .beta1 = o->beta1,

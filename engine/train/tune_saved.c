@@ -48,7 +48,7 @@ static bool on_put(void *user, enum train_what what, uint64_t i, const float *fr
 
 static struct tune_options options_of(const hlm_tune *t)
 {
-    const struct data_options *o = &t->o;
+    const struct hlm_train_options *o = &t->o;
     return (struct tune_options){
         .seed = t->p.seed,
         .precision = t->f16 ? 16 : 32,

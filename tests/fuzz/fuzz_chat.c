@@ -61,7 +61,7 @@ static void render_all(const struct chat_format *f, const struct chat_input *in)
 /* The format of a file with this template, and the prompts it makes. */
 static void with_template(const char *template, const struct chat_input *in)
 {
-    static const struct str tokens[] = { { "<|im_start|>", 12 }, { "<s>", 3 } };
+    static const struct hlm_str tokens[] = { { "<|im_start|>", 12 }, { "<s>", 3 } };
     struct gguf_build *b = gb_new();
     uint64_t n_bytes;
     gb_str(b, "tokenizer.chat_template", template);

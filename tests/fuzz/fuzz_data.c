@@ -17,7 +17,7 @@ static struct tok *make_tok(void)
     static const char *const special[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>",
                                            "<think>",       "</think>",     "<|x|>" };
     static char text[256][3];
-    struct str tokens[N_VOCAB], merge = { "t h", 3 };
+    struct hlm_str tokens[N_VOCAB], merge = { "t h", 3 };
     int32_t type[N_VOCAB];
     uint32_t other = 256;
     for (uint32_t i = 0; i < 256; i++) {
@@ -25,14 +25,14 @@ static struct tok *make_tok(void)
         uint32_t c = own ? i : other++;
         text[i][0] = c < 128 ? (char)c : (char)(0xc0 | c >> 6);
         text[i][1] = c < 128 ? 0 : (char)(0x80 | (c & 63));
-        tokens[i] = (struct str){ text[i], c < 128 ? 1 : 2 };
+        tokens[i] = (struct hlm_str){ text[i], c < 128 ? 1 : 2 };
         type[i] = 1;
     }
     for (uint32_t i = 0; i < ARRAY_LEN(special); i++) {
-        tokens[256 + i] = (struct str){ special[i], strlen(special[i]) };
+        tokens[256 + i] = (struct hlm_str){ special[i], strlen(special[i]) };
         type[256 + i] = 3;
     }
-    tokens[N_VOCAB - 1] = (struct str){ "th", 2 };
+    tokens[N_VOCAB - 1] = (struct hlm_str){ "th", 2 };
     type[N_VOCAB - 1] = 1;
     struct gguf_build *b = gb_new();
     uint64_t n;
@@ -79,7 +79,7 @@ static bool is_one_line(const struct hlm_err *err, const char *name)
 static void round_trip(const struct data_rows *r)
 {
     uint64_t n = 0, n_again = 0;
-    struct data_options o = data_options_default(), back;
+    struct hlm_train_options o = data_options_default(), back;
     struct data_rows again;
     bool has = false;
     char *text = data_dump_text(r, &o, "fuzz", "text", &n, NULL);
@@ -133,7 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     data_set_free(&s);
 
     struct data_rows r;
-    struct data_options o;
+    struct hlm_train_options o;
     bool has;
     err = (struct hlm_err){ 0 };
     if (data_read_text((const char *)bytes + 2, n - 2, "rows.json", N_VOCAB, &r, &o, &has, &err))

@@ -96,7 +96,7 @@ bool ref_read_head_dim(struct ref_loader *ld, uint32_t n_head)
 
 bool ref_read_rope_scaling(struct ref_loader *ld)
 {
-    struct str scaling = { "none", 4 };
+    struct hlm_str scaling = { "none", 4 };
     if (!gguf_str(ld->g, ref_key(ld, "rope.scaling.type"), OPTIONAL, &scaling, ld->err))
         return false;
     return (scaling.n == 4 && memcmp(scaling.p, "none", 4) == 0) ||
@@ -248,7 +248,7 @@ bool ref_has(struct ref_loader *ld, uint32_t i_layer, const char *name)
 
 static const struct ref_family *read_arch(struct ref_loader *ld)
 {
-    struct str s = { 0 };
+    struct hlm_str s = { 0 };
 
     if (!gguf_str(ld->g, "general.architecture", REQUIRED, &s, ld->err))
         return NULL;
