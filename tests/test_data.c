@@ -537,7 +537,7 @@ static void test_exact_prompt(void)
         CHECK_EQ(at, ids.n);
         CHECK(at == ids.n && SAME(s.ids, ids.id, at));
         chat_prompt_free(&prompt);
-        tok_ids_free(&ids);
+        hlm_ids_free(&ids);
         data_set_free(&s);
     }
 }

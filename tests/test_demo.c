@@ -92,7 +92,7 @@ static bool answer(json_t *row, char *text, struct hlm_err *err)
     }
     text[n] = 0;
     trim(text);
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
     return ok;
 }
 

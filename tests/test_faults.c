@@ -65,7 +65,7 @@ static bool read_and_write(const char *path, struct hlm_err *err)
     ok = msg && chat_render(&format, &in, true, true, &prompt, err);
     chat_prompt_free(&prompt);
     chat_free(msg, n, tools);
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
     tok_destroy(t);
     gguf_close(g);
     return ok;

@@ -71,7 +71,7 @@ static void test_case_of(struct tok *t, const json_t *c, bool tekken, struct rng
         CHECK_MSG(json_ids_equal(plain, ids.id, ids.n),
                   "ids of \"%s\" differ without special tokens", text);
     }
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
 }
 
 static void test_kind(const char *kind)
@@ -198,7 +198,7 @@ static void test_spans(struct tok *t)
     CHECK_EQ(n_end, 2);
     CHECK_EQ(n_think, 1);
     CHECK(at > 0);
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
 }
 
 /* Any bytes go in and come out again, characters that are cut off at the end among them. */
@@ -216,7 +216,7 @@ static void test_bytes(struct tok *t, struct rng *rng)
         struct hlm_ids ids = { 0 };
         CHECK(tok_encode_text(t, text, n, round & 1, &ids, NULL));
         check_decoded(t, &ids, text, n);
-        tok_ids_free(&ids);
+        hlm_ids_free(&ids);
     }
 }
 
@@ -236,7 +236,7 @@ static void test_utf8_out(void)
             uint64_t n_out = 0;
             for (int i = 0; i < 3; i++) {
                 struct hlm_str s = { in + cut[i], cut[i + 1] - cut[i] };
-                n_out += utf8_out(&u, s, i == 2, out + n_out);
+                n_out += hlm_utf8_write(&u, s, i == 2, out + n_out);
                 CHECK_MSG(!n_out || memcmp(out, want, n_out) == 0, "split at %llu and %llu",
                           (unsigned long long)a, (unsigned long long)b);
                 CHECK(n_out == sizeof want - 1 || ((uint8_t)want[n_out] & 0xc0) != 0x80);
@@ -429,7 +429,7 @@ static void check_speed(struct tok *t, const char *name, const char *unit)
     double s = now_s() - start;
     log_msg(HLM_LOG_INFO, "1 MiB of %s: %.3f s, %u ids", name, s, ids.n);
     CHECK_MSG(s < bound_s, "1 MiB of %s takes %.1f s", name, s);
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
     free(text);
 }
 

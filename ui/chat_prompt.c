@@ -6,7 +6,7 @@
 
 void prompt_free(struct prompt *p)
 {
-    tok_ids_free(&p->ids);
+    hlm_ids_free(&p->ids);
     free(p->begin);
     free(p->snap);
     *p = (struct prompt){ 0 };
@@ -143,7 +143,7 @@ static bool find_places(struct prompt *p, struct tok *tok, const struct chat_for
         add_snap(p, at);
         add_snap(p, p->ids.n);
     }
-    tok_ids_free(&part);
+    hlm_ids_free(&part);
     return ok;
 }
 

@@ -208,7 +208,7 @@ struct answer {
 
 static void answer_free(struct answer *a)
 {
-    tok_ids_free(&a->ids);
+    hlm_ids_free(&a->ids);
     free(a->end);
     free(a->text);
 }
@@ -253,7 +253,7 @@ static void give(struct talk *t, struct answer *a, enum talk_part part, uint64_t
     while (a->pos < to || flush) {
         uint64_t n = min_u64(to - a->pos, sizeof out / 3 - 8); /* a bad byte comes out as three */
         bool last = a->pos + n == to;
-        uint64_t w = utf8_out(&a->utf8, (struct hlm_str){ a->text + a->pos, n }, flush && last, out);
+        uint64_t w = hlm_utf8_write(&a->utf8, (struct hlm_str){ a->text + a->pos, n }, flush && last, out);
         a->pos += n;
         if (w)
             t->hooks.text(t->hooks.user, part, out, w);

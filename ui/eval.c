@@ -109,7 +109,7 @@ static bool tokenize(const struct gguf *g, struct hlm_err *err)
     if (ok && ferror(stdin) && !ui_interrupted())
         ok = fail(err, "standard input: %s", strerror(errno));
     free(line);
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
     tok_destroy(t);
     return ok;
 }
@@ -458,7 +458,7 @@ static int eval_text(const char *text, uint64_t len, struct hlm_err *err)
     ok = ok && (s = hlm_session_create(m, &params, err)) && print_perplexity(s, &ids, window, err);
     if (s)
         note_session(s);
-    tok_ids_free(&ids);
+    hlm_ids_free(&ids);
     hlm_session_destroy(s);
     hlm_close(m);
     return ok ? RC_OK : RC_FAILED;

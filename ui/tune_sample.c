@@ -69,7 +69,7 @@ bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err)
                      u->samples.v[i], "text", text, strlen(text));
         }
         free(text);
-        tok_ids_free(&ids);
+        hlm_ids_free(&ids);
     }
     return ok;
 }

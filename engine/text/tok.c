@@ -410,7 +410,7 @@ void tok_destroy(struct tok *t)
 
 /* ---- text to ids ----------------------------------------------------------------------------- */
 
-void tok_ids_free(struct hlm_ids *ids)
+void hlm_ids_free(struct hlm_ids *ids)
 {
     free(ids->id);
     *ids = (struct hlm_ids){ 0 };

@@ -26,7 +26,7 @@ struct tok_span {
     uint32_t n_ids;
 };
 
-void tok_ids_free(struct hlm_ids *ids);
+void hlm_ids_free(struct hlm_ids *ids);
 bool tok_ids_push(struct hlm_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err);
 
 /* Appends the ids of the spans' text. No bos or eos is added. Text may be any bytes: runs that are
@@ -46,7 +46,7 @@ struct hlm_str tok_bytes(const struct tok *t, int32_t id);
 /* Appends s to what is held, writes whole characters to out (room for 3 * s.n + 12 bytes), keeps
  * the rest; bytes that can never become a character come out as U+FFFD. flush: also what is held,
  * as U+FFFD. Returns how many bytes were written. */
-uint64_t utf8_out(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out);
+uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out);
 
 uint32_t tok_n_vocab(const struct tok *t);
 int32_t tok_find(const struct tok *t, const char *text); /* id of this literal text, -1 if none */

@@ -25,7 +25,7 @@ int utf8_next(const char *text, uint64_t n)
     return len;
 }
 
-uint64_t utf8_out(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out)
+uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out)
 {
     static const char replacement[3] = { '\xef', '\xbf', '\xbd' };
     uint64_t n_out = 0;

@@ -113,7 +113,7 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
         ok = blank(at, len) || take_line(&l, at, len, err);
         at += len + (stop != NULL);
     }
-    tok_ids_free(&l.scratch);
+    hlm_ids_free(&l.scratch);
     if (ok && !s->n_doc)
         ok = fail(err,
                   "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
