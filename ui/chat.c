@@ -45,7 +45,7 @@ static const struct flag flags[] = {
     { FLAG_CHOICE, "--think", "on|off", &o.think, 0, 0,
       "reason first, where the model can choose" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
-      CHAT_NAMES ":\nagainst the file's own template" },
+      HLM_CHAT_FORMATS ":\nagainst the file's own template" },
 
     { FLAG_GROUP, "Context", 0, 0, 0, 0, 0 },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
@@ -356,7 +356,7 @@ int main(int argc, char **argv)
     if (o.lines && (o.prompt || o.file))
         return usage_error(&program, "--lines does not go with -p and -f");
     if (o.format && !chat_by_name(o.format, NULL, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
+        return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
     if (!read_debug(&err))
         return usage_error(&program, "%s", err.msg);
     if (o.plan || o.fit)

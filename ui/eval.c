@@ -68,7 +68,7 @@ static const struct flag flags[] = {
       "(reasoning_content, tool_calls),\nor of {messages, tools}, with the generation prompt" },
     { FLAG_SWITCH, "--no-think", NULL, &o.no_think, 0, 0, "... that asks for no reasoning" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
-      CHAT_NAMES ":\nagainst the file's own template" },
+      HLM_CHAT_FORMATS ":\nagainst the file's own template" },
 };
 
 static const struct program program = {
@@ -529,7 +529,7 @@ int main(int argc, char **argv)
     if (!o.chat && (o.no_think || o.format))
         return usage_error(&program, "--no-think and --chat-format go with --chat");
     if (o.format && !chat_by_name(o.format, NULL, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of " CHAT_NAMES, o.format);
+        return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
 
     rc = o.ids ? run_ids(&err) : o.perplexity ? run_perplexity(&err) : run_text(&err);
     if (rc == RC_USAGE && err.kind)

@@ -52,7 +52,7 @@ static const struct flag flags[] = {
     { FLAG_REAL, "--valid --val-split -val-split", "X", &o.p.read.valid, 0, 0.99,
       "share of a single file that is kept for validation (0.05)" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
-      CHAT_NAMES ":\nagainst the file's own template" },
+      HLM_CHAT_FORMATS ":\nagainst the file's own template" },
     { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
       "write the rows that would be trained on, in the file's order,\n"
       "as JSON that --ids-json takes, and exit; needs no device" },
@@ -222,7 +222,7 @@ static const char *misfit(void)
     if (o.p.init_lora && (o.train_mtp || o.p.targets))
         return "--target and --train-mtp do not go with --init-lora, which says what is trained";
     if (o.format && !chat_by_name(o.format, NULL, &f)) {
-        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " CHAT_NAMES, o.format);
+        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " HLM_CHAT_FORMATS, o.format);
         return why;
     }
     for (const char *p = o.debug ? o.debug : ""; *p; p += *p == ',') {

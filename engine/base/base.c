@@ -205,6 +205,8 @@ void *mem_grow(void *old, uint64_t n, uint64_t size)
     return checked(refused(n, size, &bytes) ? NULL : realloc(old, bytes ? (size_t)bytes : 1));
 }
 
+void hlm_free(void *p) { free(p); }
+
 uint64_t rng_u64(struct rng *r)
 {
     uint64_t z = (r->s += 0x9e3779b97f4a7c15u);

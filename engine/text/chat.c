@@ -1,7 +1,6 @@
 /* chat: what the published templates render. See chat.h.
  *
- * The rules follow the templates' own text; where they use Python's string methods, white space
- * means Python's. What they say of tools is in chat_tools.c. */
+ * The rules follow the templates' own text. Tools and calls are in chat_tools.c. */
 #include "text/chat_parts.h"
 
 #include <stdlib.h>
@@ -63,94 +62,6 @@ static const struct chat_format step = {
     .past = "",
 };
 
-/* ---- text ------------------------------------------------------------------------------------ */
-
-struct hlm_str chat_str(const char *s) { return (struct hlm_str){ s, strlen(s) }; }
-
-static bool begins(struct hlm_str s, const char *with)
-{
-    uint64_t n = strlen(with);
-    return s.n >= n && !memcmp(s.p, with, n);
-}
-
-static bool ends(struct hlm_str s, const char *with)
-{
-    uint64_t n = strlen(with);
-    return s.n >= n && !memcmp(s.p + s.n - n, with, n);
-}
-
-/* What stands before the first and after the last `mark`; false when there is none. */
-static bool around(struct hlm_str s, const char *mark, struct hlm_str *before, struct hlm_str *after)
-{
-    uint64_t n = strlen(mark);
-    bool found = false;
-    *before = *after = s;
-    for (uint64_t i = 0; i + n <= s.n; i++)
-        if (s.p[i] == *mark && !memcmp(s.p + i, mark, n)) {
-            if (!found)
-                before->n = i;
-            found = true;
-            *after = (struct hlm_str){ s.p + i + n, s.n - i - n };
-            i += n - 1;
-        }
-    return found;
-}
-
-static bool has(struct hlm_str s, const char *mark)
-{
-    return around(s, mark, &(struct hlm_str){ 0 }, &(struct hlm_str){ 0 });
-}
-
-enum { LEFT = 1, RIGHT = 2, BOTH = 3 };
-
-static struct hlm_str strip(struct hlm_str s, int side, const char *const *set, uint32_t n_set)
-{
-    for (uint32_t i = 0; (side & LEFT) && i < n_set;)
-        if (begins(s, set[i])) {
-            s.p += strlen(set[i]);
-            s.n -= strlen(set[i]);
-            i = 0;
-        } else {
-            i++;
-        }
-    for (uint32_t i = 0; (side & RIGHT) && i < n_set;)
-        if (ends(s, set[i])) {
-            s.n -= strlen(set[i]);
-            i = 0;
-        } else {
-            i++;
-        }
-    return s;
-}
-
-static struct hlm_str strip_newlines(struct hlm_str s, int side)
-{
-    static const char *const set[] = { "\n" };
-    return strip(s, side, set, ARRAY_LEN(set));
-}
-
-static struct hlm_str strip_space(struct hlm_str s, int side)
-{
-    static const char *const set[] = {
-        " ",      "\n",     "\t",       "\r",     "\v",     "\f",     "\x1c",   "\x1d",
-        "\x1e",   "\x1f",   "\xc2\x85", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002",
-        "\u2003", "\u2004", "\u2005",   "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
-        "\u2028", "\u2029", "\u202f",   "\u205f", "\u3000",
-    };
-    return strip(s, side, set, ARRAY_LEN(set));
-}
-
-struct shown chat_show(const char *text, uint32_t max)
-{
-    struct shown v = { "" };
-    for (uint32_t i = 0; text[i] && i < max && i < sizeof v.s - 1; i++)
-        v.s[i] = text[i];
-    one_line(v.s);
-    return v;
-}
-
-struct hlm_str chat_trim(struct hlm_str s) { return strip_space(s, BOTH); }
-
 /* ---- detection ------------------------------------------------------------------------------- */
 
 /* What follows the assistant's header in the template's generation prompt. Newlines in it are the
@@ -158,9 +69,9 @@ struct hlm_str chat_trim(struct hlm_str s) { return strip_space(s, BOTH); }
 static void read_generation(struct chat_format *f, struct hlm_str text)
 {
     struct hlm_str before, tail;
-    around(text, "add_generation_prompt", &before, &tail);
-    bool opens = has(tail, "<think>\\n'") || has(tail, "<think>\\n\"");
-    bool choice = has(tail, "enable_thinking");
+    str_around(text, "add_generation_prompt", &before, &tail);
+    bool opens = str_has(tail, "<think>\\n'") || str_has(tail, "<think>\\n\"");
+    bool choice = str_has(tail, "enable_thinking");
     f->thinking = choice ? CHAT_MAY_THINK : opens ? CHAT_ALWAYS_THINKS : CHAT_NEVER_THINKS;
     f->think = choice || opens;
     f->on = opens ? "<think>\n" : "";
@@ -182,47 +93,52 @@ static struct hlm_str bos_of(const struct gguf *g)
     return s;
 }
 
-/* The family that a template belongs to, with what is told by its text. */
+/* The family that a template belongs to, and what its text says beyond that. */
 static struct chat_format detect(struct hlm_str text, bool *exact)
 {
     struct chat_format f;
     *exact = true;
-    /* Its own: no other template has this option. Later ones write line ends around </think>
-     * otherwise, take /no_think from what the user says, or tell how much to think. */
-    if (has(text, "truncate_history_thinking")) {
+    /* No other template has this option. Later ones write line ends around </think> otherwise, take
+     * /no_think from the user's text, or say how much to think. */
+    if (str_has(text, "truncate_history_thinking")) {
         f = nemotron;
-        f.think = !has(text, "enable_thinking is defined else False");
-        *exact = has(text, empty_think) && has(text, "\\n</think>\\n") &&
-                 has(text, "enable_thinking") && !has(text, "/no_think") && !has(text, "effort");
+        f.think = !str_has(text, "enable_thinking is defined else False");
+        *exact = str_has(text, empty_think) && str_has(text, "\\n</think>\\n") &&
+                 str_has(text, "enable_thinking") && !str_has(text, "/no_think") &&
+                 !str_has(text, "effort");
         return f;
     }
-    /* A role of its own for what tools say, and its own words before their list. */
-    if (has(text, "<|im_start|>tool_response") || has(text, "functions in JSONSchema format")) {
+    /* It has a role of its own for answers of tools, and its own words before their list. */
+    if (str_has(text, "<|im_start|>tool_response") ||
+        str_has(text, "functions in JSONSchema format")) {
         f = step;
-        *exact = has(text, "<think>\\n") && !has(text, "effort") && !has(text, "enable_thinking");
+        *exact = str_has(text, "<think>\\n") && !str_has(text, "effort") &&
+                 !str_has(text, "enable_thinking");
         return f;
     }
-    if (has(text, "enable_thinking") && has(text, "<function=")) {
+    if (str_has(text, "enable_thinking") && str_has(text, "<function=")) {
         f = qwen35;
-        f.think = !has(text, "enable_thinking is true"); /* the small ones think only when asked */
-        if (has(text, "last_query_index and reasoning_content") ||
-            has(text, "last_query_index  and reasoning_content"))
+        f.think =
+            !str_has(text, "enable_thinking is true"); /* the small ones think only when asked */
+        if (str_has(text, "last_query_index and reasoning_content") ||
+            str_has(text, "last_query_index  and reasoning_content"))
             f.empty = CHAT_EMPTY_NONE;
-        if (has(text, "args_value is string else args_value | tojson"))
+        if (str_has(text, "args_value is string else args_value | tojson"))
             f.tools = &chat_tools_qwen36;
         return f;
     }
     /* Qwen2.5 has Qwen3's markers, and a system text of its own. */
-    if (has(text, "<tool_call>") && (has(text, "{\"name\"") || has(text, "{\\\"name\\\"")) &&
-        !has(text, "You are Qwen")) {
+    if (str_has(text, "<tool_call>") &&
+        (str_has(text, "{\"name\"") || str_has(text, "{\\\"name\\\"")) &&
+        !str_has(text, "You are Qwen")) {
         f = qwen3;
-        f.answer = has(text, "reasoning_content") ? CHAT_QWEN : CHAT_PLAIN;
+        f.answer = str_has(text, "reasoning_content") ? CHAT_QWEN : CHAT_PLAIN;
         read_generation(&f, text);
         return f;
     }
     /* A plain loop over turns: nothing about tools or thinking, no system text of its own. */
-    *exact = has(text, "<|im_start|>") && has(text, "for ") && !has(text, "<tool") &&
-             !has(text, "think") && !has(text, "You are");
+    *exact = str_has(text, "<|im_start|>") && str_has(text, "for ") && !str_has(text, "<tool") &&
+             !str_has(text, "think") && !str_has(text, "You are");
     return chatml;
 }
 
@@ -231,7 +147,7 @@ struct chat_format chat_detect(const struct gguf *g, bool *exact)
     struct hlm_str text = { "", 0 };
     gguf_str(g, "tokenizer.chat_template", OPTIONAL, &text, NULL);
     struct chat_format f = detect(text, exact);
-    f.prints_bos = has(text, "bos_token");
+    f.prints_bos = str_has(text, "bos_token");
     f.bos = f.prints_bos ? bos_of(g) : (struct hlm_str){ "", 0 };
     return f;
 }
@@ -250,222 +166,172 @@ bool chat_by_name(const char *name, const struct gguf *g, struct chat_format *fm
 
 /* ---- rendering ------------------------------------------------------------------------------- */
 
-/* Someone's texts side by side are one span. */
-static bool joins(const struct chat_prompt *p, struct tok_span s)
-{
-    const struct tok_span *last = p->n_span ? &p->span[p->n_span - 1] : NULL;
-    return last && !last->special && !last->ids && !s.special && !s.ids;
-}
-
-void draft_span(struct draft *d, struct tok_span s)
-{
-    struct chat_prompt *p = d->p;
-    if ((!s.len && !s.ids) || d->full)
-        return;
-    if (p->n_span == d->span_cap) {
-        uint32_t cap = 2 * d->span_cap + 16;
-        struct tok_span *more = mem_grow(p->span, cap, sizeof *more);
-        d->full = !more;
-        p->span = more ? more : p->span;
-        d->span_cap = more ? cap : d->span_cap;
-    }
-    if (s.len + 1 > d->text_cap - p->len) {
-        uint64_t cap = 2 * d->text_cap + s.len + 256;
-        char *more = mem_grow(p->text, cap, 1);
-        d->full = d->full || !more;
-        p->text = more ? more : p->text;
-        d->text_cap = more ? cap : d->text_cap;
-    }
-    if (d->full)
-        return;
-    if (s.len)
-        memcpy(p->text + p->len, s.text, s.len);
-    p->len += s.len;
-    p->text[p->len] = 0;
-    if (joins(p, s))
-        p->span[p->n_span - 1].len += s.len;
-    else
-        p->span[p->n_span++] = s;
-}
-
-/* A message begins here; its header has ended here, and its text begins. */
-static void begin_message(struct draft *d) { d->p->cut[d->p->n_cut++].begin = d->p->n_span; }
-static void begin_text(struct draft *d) { d->p->cut[d->p->n_cut - 1].text = d->p->n_span; }
-
-void draft_put(struct draft *d, const char *text)
-{
-    draft_span(d, (struct tok_span){ .text = text, .len = strlen(text), .special = true });
-}
-
-void draft_text(struct draft *d, struct hlm_str s)
-{
-    draft_span(d, (struct tok_span){ .text = s.p, .len = s.n });
-}
-
 /* A message's content as the template leaves it; untouched, its sampled ids stand for it. */
-static void put_content(struct draft *d, const struct chat_msg *m, struct hlm_str content)
+static void put_content(struct prompt_builder *b, const struct chat_msg *m, struct hlm_str content)
 {
     bool whole = m->ids && content.p == m->content && content.n == strlen(m->content);
-    draft_span(d, (struct tok_span){ .text = content.p,
-                                     .len = content.n,
-                                     .ids = whole ? m->ids : NULL,
-                                     .n_ids = whole ? m->n_ids : 0 });
+    prompt_span(b, (struct tok_span){ .text = content.p,
+                                      .len = content.n,
+                                      .ids = whole ? m->ids : NULL,
+                                      .n_ids = whole ? m->n_ids : 0 });
 }
 
-/* Reasoning from a model's raw text: what stands before the first </think>, after the last <think>;
- * the content is what stands behind the last </think>. */
+/* Splits a model's raw text: the reasoning stands before the first </think> and after the last
+ * <think> there, the content after the last </think>. */
 static void part_reasoning(struct hlm_str *content, struct hlm_str *reasoning)
 {
     struct hlm_str before, after, none;
-    if (!around(*content, "</think>", &before, &after))
+    if (!str_around(*content, "</think>", &before, &after))
         return;
-    around(strip_newlines(before, RIGHT), "<think>", &none, reasoning);
-    *reasoning = strip_newlines(*reasoning, LEFT);
-    *content = strip_newlines(after, LEFT);
+    str_around(str_strip_newlines(before, RIGHT), "<think>", &none, reasoning);
+    *reasoning = str_strip_newlines(*reasoning, LEFT);
+    *content = str_strip_newlines(after, LEFT);
 }
 
 /* kept: the reasoning stays in the prompt, as it does after the last question. */
-static void put_qwen(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
-                     struct hlm_str content, bool kept, bool last)
+static void put_qwen(struct prompt_builder *b, const struct chat_format *f,
+                     const struct chat_msg *m, struct hlm_str content, bool kept, bool last)
 {
     struct hlm_str reasoning = { "", 0 };
     if (m->reasoning)
-        reasoning = chat_str(m->reasoning);
+        reasoning = str_of(m->reasoning);
     else
         part_reasoning(&content, &reasoning);
     if (f->trim)
-        reasoning = strip_space(reasoning, BOTH);
-    bool told = f->trim ? strip_space(content, BOTH).n : content.n;
+        reasoning = str_strip(reasoning, BOTH);
+    bool has_text = f->trim ? str_strip(content, BOTH).n : content.n;
 
     bool empty_too = f->empty == CHAT_EMPTY_ALL || (f->empty == CHAT_EMPTY_LAST && last);
     if (kept && (reasoning.n || empty_too)) {
-        draft_put(d, "<think>\n");
-        draft_text(d, f->trim ? reasoning : strip_newlines(reasoning, BOTH));
-        draft_put(d, "\n</think>\n\n");
-        content = f->trim ? content : strip_newlines(content, LEFT);
+        prompt_put(b, "<think>\n");
+        prompt_text(b, f->trim ? reasoning : str_strip_newlines(reasoning, BOTH));
+        prompt_put(b, "\n</think>\n\n");
+        content = f->trim ? content : str_strip_newlines(content, LEFT);
     }
-    put_content(d, m, content);
-    draft_calls(d, f->tools, m, told);
+    put_content(b, m, content);
+    chat_put_calls(b, f->tools, m, has_text);
 }
 
-static void put_step(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
-                     struct hlm_str content, bool kept)
+static void put_step(struct prompt_builder *b, const struct chat_format *f,
+                     const struct chat_msg *m, struct hlm_str content, bool kept)
 {
     struct hlm_str reasoning = { "", 0 };
     if (m->reasoning)
-        reasoning = chat_str(m->reasoning);
+        reasoning = str_of(m->reasoning);
     else
         part_reasoning(&content, &reasoning);
     if (kept) {
-        draft_put(d, "<think>\n");
-        draft_text(d, reasoning);
-        draft_put(d, "\n</think>\n");
+        prompt_put(b, "<think>\n");
+        prompt_text(b, reasoning);
+        prompt_put(b, "\n</think>\n");
     }
-    put_content(d, m, content);
-    draft_calls(d, f->tools, m, true);
+    put_content(b, m, content);
+    chat_put_calls(b, f->tools, m, true);
 }
 
-/* An answer that has the tags in its text, as some clients send it back: told as it is, or, where
- * reasoning is cut and both tags are there, from the last </think> on. One block at its beginning
- * is a model's, so that its tags are meant. */
-static void put_tagged(struct draft *d, struct hlm_str content, bool kept)
+/* An answer that has the tags in its text, as some clients send it back. It is rendered as it is,
+ * or, where reasoning is cut and both tags are there, from the last </think> on. A block at its
+ * beginning is the model's, so its tags are meant. */
+static void put_tagged(struct prompt_builder *b, struct hlm_str content, bool kept)
 {
     struct hlm_str before, after, none, inside;
-    bool closed = around(content, "</think>", &before, &after), opened = has(content, "<think>");
+    bool closed = str_around(content, "</think>", &before, &after),
+         opened = str_has(content, "<think>");
     if (opened && closed && !kept) {
-        draft_put(d, empty_think);
-        draft_text(d, after);
+        prompt_put(b, empty_think);
+        prompt_text(b, after);
         return;
     }
-    content = strip_space(content, LEFT);
-    around(content, "</think>", &before, &after);
-    around(before, "<think>", &none, &inside);
-    if (closed && begins(content, "<think>") && inside.p == content.p + strlen("<think>") &&
+    content = str_strip(content, LEFT);
+    str_around(content, "</think>", &before, &after);
+    str_around(before, "<think>", &none, &inside);
+    if (closed && str_begins(content, "<think>") && inside.p == content.p + strlen("<think>") &&
         after.p == before.p + before.n + strlen("</think>")) {
-        draft_put(d, "<think>");
-        draft_text(d, inside);
-        draft_put(d, "</think>");
-        draft_text(d, after);
+        prompt_put(b, "<think>");
+        prompt_text(b, inside);
+        prompt_put(b, "</think>");
+        prompt_text(b, after);
     } else {
-        draft_text(d, content);
+        prompt_text(b, content);
     }
 }
 
-/* Before calls reasoning is cut off whatever tags tell it, and white space at both ends with it. */
-static void put_cut_off(struct draft *d, const struct chat_msg *m, struct hlm_str content)
+/* Before calls reasoning is cut off, whichever tags mark it, and so is white space at both ends. */
+static void put_cut_off(struct prompt_builder *b, const struct chat_msg *m, struct hlm_str content)
 {
     struct hlm_str before, after, cut = content;
-    if (around(content, "</think>", &before, &after))
+    if (str_around(content, "</think>", &before, &after))
         cut = after;
-    else if (!m->reasoning || !chat_trim(chat_str(m->reasoning)).n)
-        around(content, "<think>", &cut, &after);
-    draft_put(d, empty_think);
-    put_content(d, m, chat_trim(cut));
+    else if (!m->reasoning || !str_strip(str_of(m->reasoning), BOTH).n)
+        str_around(content, "<think>", &cut, &after);
+    prompt_put(b, empty_think);
+    put_content(b, m, str_strip(cut, BOTH));
 }
 
 /* The line end after </think> is cut with the white space at the end when nothing follows it. */
-static void put_nemotron(struct draft *d, const struct chat_msg *m, struct hlm_str content, bool kept)
+static void put_nemotron(struct prompt_builder *b, const struct chat_msg *m, struct hlm_str content,
+                         bool kept)
 {
     struct hlm_str none, after;
-    if (m->reasoning && strip_space(chat_str(m->reasoning), BOTH).n) {
+    if (m->reasoning && str_strip(str_of(m->reasoning), BOTH).n) {
         if (kept) {
-            draft_put(d, "<think>\n");
-            draft_text(d, chat_str(m->reasoning));
-            draft_put(d, "\n</think>");
+            prompt_put(b, "<think>\n");
+            prompt_text(b, str_of(m->reasoning));
+            prompt_put(b, "\n</think>");
         } else {
-            draft_put(d, empty_think);
+            prompt_put(b, empty_think);
         }
-        if (!kept && around(content, "</think>", &none, &after)) {
-            draft_text(d, after);
+        if (!kept && str_around(content, "</think>", &none, &after)) {
+            prompt_text(b, after);
         } else if (content.n) {
-            draft_put(d, "\n");
-            put_content(d, m, content);
+            prompt_put(b, "\n");
+            put_content(b, m, content);
         }
-    } else if (has(content, "<think>") || has(content, "</think>")) {
-        put_tagged(d, content, kept);
+    } else if (str_has(content, "<think>") || str_has(content, "</think>")) {
+        put_tagged(b, content, kept);
     } else {
-        draft_put(d, empty_think);
-        put_content(d, m, content);
+        prompt_put(b, empty_think);
+        put_content(b, m, content);
     }
 }
 
 static struct hlm_str content_of(const struct chat_format *f, const struct chat_msg *m)
 {
     bool end = f->trim_end && !strcmp(m->role, "assistant");
-    return f->trim || end ? strip_space(chat_str(m->content), f->trim ? BOTH : RIGHT)
-                          : chat_str(m->content);
+    return f->trim || end ? str_strip(str_of(m->content), f->trim ? BOTH : RIGHT)
+                          : str_of(m->content);
 }
 
-static void put_answer(struct draft *d, const struct chat_format *f, const struct chat_msg *m,
-                       bool kept, bool last)
+static void put_answer(struct prompt_builder *b, const struct chat_format *f,
+                       const struct chat_msg *m, bool kept, bool last)
 {
     struct hlm_str content = content_of(f, m);
     switch (f->answer) {
     case CHAT_PLAIN:
-        put_content(d, m, content);
-        draft_calls(d, f->tools, m, content.n);
+        put_content(b, m, content);
+        chat_put_calls(b, f->tools, m, content.n);
         break;
-    case CHAT_QWEN: put_qwen(d, f, m, content, kept, last); break;
+    case CHAT_QWEN: put_qwen(b, f, m, content, kept, last); break;
     case CHAT_NEMOTRON:
         if (m->n_call && !kept)
-            put_cut_off(d, m, content);
+            put_cut_off(b, m, content);
         else
-            put_nemotron(d, m, content, kept);
-        draft_calls(d, f->tools, m, true);
+            put_nemotron(b, m, content, kept);
+        chat_put_calls(b, f->tools, m, true);
         break;
-    case CHAT_STEP: put_step(d, f, m, content, kept); break;
+    case CHAT_STEP: put_step(b, f, m, content, kept); break;
     }
 }
 
-/* The first message whose reasoning is kept: what follows the last question, which is the last
- * message of the user - of those that are no tool's answer, where the format tells these apart. */
+/* The first message whose reasoning is kept: the one after the last question. That is the last
+ * message of the user; where the format can tell, the last one that is no tool's answer. */
 static uint32_t first_kept(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
                            bool *found)
 {
     *found = true;
     for (uint32_t i = n; i-- > 0;) {
         struct hlm_str s = content_of(f, &msg[i]);
-        bool tool = begins(s, "<tool_response>") && ends(s, "</tool_response>");
+        bool tool = str_begins(s, "<tool_response>") && str_ends(s, "</tool_response>");
         if (!strcmp(msg[i].role, "user") && (f->answer == CHAT_NEMOTRON || !tool))
             return i + 1;
     }
@@ -485,7 +351,7 @@ static bool check_msg(const struct chat_format *f, const struct chat_input *in, 
     bool tool = is_role(in, i, "tool"), answer = is_role(in, i, "assistant");
     if (!tool && !answer && !is_role(in, i, "system") && !is_role(in, i, "user"))
         return fail(err, "message %u: role \"%s\", known are system, user, assistant and tool",
-                    i + 1, chat_show(role, 40).s);
+                    i + 1, str_show(role, 40).s);
     if (!f->tools && (tool || in->msg[i].n_call))
         return fail(err, "message %u: %s, which chat format %s has no form for", i + 1,
                     tool ? "role \"tool\"" : "tool calls", f->name);
@@ -516,144 +382,119 @@ static bool check(const struct chat_format *f, const struct chat_input *in, bool
 }
 
 /* The text of the first turn, a system's: m is its message, or NULL where there is none. */
-static void put_system(struct draft *d, const struct chat_format *f, const struct chat_input *in,
-                       const struct chat_msg *m)
+static void put_system(struct prompt_builder *b, const struct chat_format *f,
+                       const struct chat_input *in, const struct chat_msg *m)
 {
     struct hlm_str content = m ? content_of(f, m) : (struct hlm_str){ "", 0 };
     bool last = in->tools && f->tools->system == SYSTEM_LAST;
     bool any = content.n || (m && in->tools && f->tools->system == SYSTEM_FIRST);
     if (m && !last)
-        put_content(d, m, content);
+        put_content(b, m, content);
     if (in->tools && !last && any)
-        draft_put(d, "\n\n");
-    for (uint32_t i = 0; in->told && i < in->told->n_span; i++)
-        draft_span(d, in->told->span[i]);
-    if (in->tools && !in->told)
-        draft_tools(d, f->tools, in->tools);
+        prompt_put(b, "\n\n");
+    for (uint32_t i = 0; in->tools_text && i < in->tools_text->n_span; i++)
+        prompt_span(b, in->tools_text->span[i]);
+    if (in->tools && !in->tools_text)
+        chat_put_tools(b, f->tools, in->tools);
     if (last && content.n) {
-        draft_put(d, "\n\n");
-        put_content(d, m, content);
+        prompt_put(b, "\n\n");
+        put_content(b, m, content);
     }
 }
 
 /* Answers of tools side by side are one turn. */
-static void put_tool(struct draft *d, const struct chat_format *f, const struct chat_input *in,
-                     uint32_t i)
+static void put_tool(struct prompt_builder *b, const struct chat_format *f,
+                     const struct chat_input *in, uint32_t i)
 {
     const struct chat_tools *t = f->tools;
-    begin_message(d);
+    prompt_begin_message(b);
     if (i && is_role(in, i - 1, "tool")) {
-        draft_put(d, t->between);
+        prompt_put(b, t->between);
     } else {
-        draft_put(d, "<|im_start|>");
-        draft_put(d, t->role);
-        draft_put(d, "\n");
+        prompt_put(b, "<|im_start|>");
+        prompt_put(b, t->role);
+        prompt_put(b, "\n");
     }
-    begin_text(d);
-    draft_put(d, t->open);
-    put_content(d, &in->msg[i], content_of(f, &in->msg[i]));
-    draft_put(d, t->close);
+    prompt_end_header(b);
+    prompt_put(b, t->open);
+    put_content(b, &in->msg[i], content_of(f, &in->msg[i]));
+    prompt_put(b, t->close);
     if (!is_role(in, i + 1, "tool"))
-        draft_put(d, "<|im_end|>\n");
+        prompt_put(b, "<|im_end|>\n");
 }
 
-static void put_turn(struct draft *d, const struct chat_format *f, const struct chat_input *in,
-                     uint32_t i, bool kept)
+static void put_turn(struct prompt_builder *b, const struct chat_format *f,
+                     const struct chat_input *in, uint32_t i, bool kept)
 {
     const struct chat_msg *m = &in->msg[i];
     bool system = is_role(in, i, "system");
     bool seen = f->answer == CHAT_STEP && system && i && m->name && !strcmp(m->name, "observation");
-    begin_message(d);
-    draft_put(d, "<|im_start|>");
-    draft_put(d, seen ? m->name : m->role);
-    draft_put(d, "\n");
-    begin_text(d);
+    prompt_begin_message(b);
+    prompt_put(b, "<|im_start|>");
+    prompt_put(b, seen ? m->name : m->role);
+    prompt_put(b, "\n");
+    prompt_end_header(b);
     if (is_role(in, i, "assistant"))
-        put_answer(d, f, m, kept, i + 1 == in->n);
+        put_answer(b, f, m, kept, i + 1 == in->n);
     else if (system && !i)
-        put_system(d, f, in, m);
+        put_system(b, f, in, m);
     else
-        put_content(d, m, content_of(f, m));
-    draft_put(d, "<|im_end|>\n");
+        put_content(b, m, content_of(f, m));
+    prompt_put(b, "<|im_end|>\n");
 }
 
-/* What a later turn has at the place where this one thinks: both begin alike, or not at all. */
-static void put_thinking(struct draft *d, const struct chat_format *f, bool think)
+/* The end of the generation prompt. n_head is set after the part of it that a later turn, which
+ * has no reasoning, begins with too. */
+static void put_thinking(struct prompt_builder *b, const struct chat_format *f, bool think)
 {
     const char *end = think ? f->on : f->off;
     uint64_t n = 0;
     while (end[n] && end[n] == f->past[n])
         n++;
-    draft_span(d, (struct tok_span){ .text = end, .len = n, .special = true });
-    d->p->n_head = d->p->n_span;
-    draft_put(d, end + n);
-    d->p->in_think = ends(chat_str(end), "<think>\n");
+    prompt_span(b, (struct tok_span){ .text = end, .len = n, .special = true });
+    b->p->n_head = b->p->n_span;
+    prompt_put(b, end + n);
+    b->p->in_think = str_ends(str_of(end), "<think>\n");
 }
 
-/* The text stands still: spans find theirs. False when memory ran out on the way. */
-static bool finish(struct draft *d)
+bool chat_render_tools(const struct chat_format *fmt, json_t *tools, struct chat_prompt *out,
+                       struct hlm_err *err)
 {
-    struct chat_prompt *p = d->p;
-    if (!p->text && !d->full) /* nothing to say is a text too */
-        d->full = !(p->text = mem_alloc(1, 1));
-    if (d->full) {
-        chat_prompt_free(p);
-        return false;
-    }
-    uint64_t at = 0;
-    for (uint32_t i = 0; i < p->n_span; at += p->span[i++].len)
-        p->span[i].text = p->text + at;
-    return true;
-}
-
-bool chat_tell_tools(const struct chat_format *fmt, json_t *tools, struct chat_prompt *out,
-                     struct hlm_err *err)
-{
-    struct draft d = { .p = out };
-    *out = (struct chat_prompt){ 0 };
+    struct prompt_builder b = prompt_begin(out);
     if (fmt->tools)
-        draft_tools(&d, fmt->tools, tools);
-    return finish(&d) || fail_memory(err, "no memory for a list of %llu tools",
-                              (unsigned long long)json_array_size(tools));
+        chat_put_tools(&b, fmt->tools, tools);
+    return prompt_end(&b) || fail_memory(err, "no memory for a list of %llu tools",
+                                         (unsigned long long)json_array_size(tools));
 }
 
 bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
                  bool think, struct chat_prompt *out, struct hlm_err *err)
 {
-    struct draft d = { .p = out };
+    struct prompt_builder b = prompt_begin(out);
     bool question;
     uint32_t i_kept = first_kept(fmt, in->msg, in->n, &question);
-    *out = (struct chat_prompt){ 0 };
     if (!check(fmt, in, question, err))
         return false;
     if (!(out->cut = mem_alloc(in->n + 1ull, sizeof *out->cut)))
         return fail_memory(err, "out of memory: a prompt of %u messages", in->n);
 
-    draft_span(&d, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
+    prompt_span(&b, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
     if ((fmt->system || in->tools) && !is_role(in, 0, "system")) {
-        draft_put(&d, "<|im_start|>system\n");
-        put_system(&d, fmt, in, NULL);
-        draft_put(&d, "<|im_end|>\n");
+        prompt_put(&b, "<|im_start|>system\n");
+        put_system(&b, fmt, in, NULL);
+        prompt_put(&b, "<|im_end|>\n");
     }
     for (uint32_t i = 0; i < in->n; i++)
         if (is_role(in, i, "tool"))
-            put_tool(&d, fmt, in, i);
+            put_tool(&b, fmt, in, i);
         else
-            put_turn(&d, fmt, in, i, i >= i_kept);
+            put_turn(&b, fmt, in, i, i >= i_kept);
     out->n_head = out->n_span;
     if (generate) {
-        begin_message(&d);
-        draft_put(&d, "<|im_start|>assistant\n");
-        begin_text(&d);
-        put_thinking(&d, fmt, think);
+        prompt_begin_message(&b);
+        prompt_put(&b, "<|im_start|>assistant\n");
+        prompt_end_header(&b);
+        put_thinking(&b, fmt, think);
     }
-    return finish(&d) || fail_memory(err, "no memory for a prompt of %u messages", in->n);
-}
-
-void chat_prompt_free(struct chat_prompt *p)
-{
-    free(p->text);
-    free(p->span);
-    free(p->cut);
-    *p = (struct chat_prompt){ 0 };
+    return prompt_end(&b) || fail_memory(err, "no memory for a prompt of %u messages", in->n);
 }

@@ -1,7 +1,7 @@
 /* chat: messages to prompt text, by format. The format is chosen by the text of the file's
  * template, never by the architecture; there is no template interpreter. */
 #pragma once
-#include "text/tok.h"
+#include "text/prompt.h"
 
 struct json_t; /* jansson's */
 
@@ -9,29 +9,29 @@ enum chat_thinking { CHAT_NEVER_THINKS, CHAT_MAY_THINK, CHAT_ALWAYS_THINKS };
 /* After the last question: which turns without reasoning still get an empty <think> block. */
 enum chat_empty { CHAT_EMPTY_NONE, CHAT_EMPTY_LAST, CHAT_EMPTY_ALL };
 
-/* How an answer of the past is told: as it is, or by the rules of a family of templates. */
+/* How an earlier answer is rendered: as it is, or by the rules of a family of templates. */
 enum chat_answer { CHAT_PLAIN, CHAT_QWEN, CHAT_NEMOTRON, CHAT_STEP };
 
 /* A family of templates and where its members differ. A value: copy it, compare names. */
 struct chat_format {
-    const char *name;        /* one of CHAT_NAMES */
-    enum chat_answer answer; /* all but CHAT_PLAIN tell reasoning from content */
+    const char *name;        /* one of HLM_CHAT_FORMATS */
+    enum chat_answer answer; /* all but CHAT_PLAIN separate reasoning from content */
     bool trim, trim_end;     /* contents lose white space at both ends; answers do, at the end */
     bool strict;             /* a system message must be first, a user's message must be there */
     bool system;             /* a system turn comes first, an empty one if need be */
     enum chat_empty empty;
-    const struct chat_tools *tools; /* how tools, calls and what they give are told; NULL: never */
+    const struct chat_tools *tools; /* how tools, calls and their answers are rendered; NULL: they
+                                       have no form */
     enum chat_thinking thinking;
-    bool think;           /* what the template does when nobody asks */
+    bool think;           /* what the template does by default */
     const char *on, *off; /* what ends the generation prompt, thinking and not */
     const char *past;     /* what stands there once the reasoning has been dropped */
     bool prints_bos;
     struct hlm_str bos; /* the file's text of it, which must outlive the format; may be empty */
 };
-#define CHAT_NAMES "chatml, qwen3, qwen35, nemotron, step"
 
 /* By markers in tokenizer.chat_template. *exact is false when the template is absent or of a kind
- * hlm does not know and the nearest format, mostly ChatML, is assumed (the caller warns once). */
+ * that hlm does not know; the nearest format, mostly ChatML, is then assumed. */
 struct chat_format chat_detect(const struct gguf *g, bool *exact);
 /* As published, with the bos of g where the format prints one; g may be NULL. False: no such name.
  */
@@ -48,7 +48,7 @@ struct chat_msg {
     char *role; /* "system" "user" "assistant" "tool" */
     char *content;
     char *reasoning;        /* NULL or text between <think> and </think> */
-    char *name;             /* NULL or its author's: Step 3.5 has a role for "observation" */
+    char *name;             /* NULL or its author: Step 3.5 has a role for "observation" */
     struct chat_call *call; /* of an assistant */
     uint32_t n_call;
     int32_t *ids;   /* what was sampled for content, NULL when not from this session */
@@ -60,54 +60,34 @@ void chat_msg_free(struct chat_msg *m); /* what it points to, not m itself */
 struct chat_input {
     const struct chat_msg *msg;
     uint32_t n;
-    struct json_t *tools;           /* NULL or a list that chat_tools_check() has found good */
-    const struct chat_prompt *told; /* NULL or what chat_tell_tools() made of that list */
+    struct json_t *tools;                 /* NULL or a list that chat_tools_check() accepted */
+    const struct chat_prompt *tools_text; /* NULL or what chat_render_tools() made of that list */
 };
 
-/* Where a message stands in a prompt: spans [begin, text) are its header, its text follows. What
- * several tools say in a row shares a turn, whose header is the first one's. */
-struct chat_cut {
-    uint32_t begin, text;
-};
-
-/* A rendered prompt: spans point into text and into the messages' ids, which must outlive it. */
-struct chat_prompt {
-    char *text; /* the whole, terminated */
-    uint64_t len;
-    struct tok_span *span;
-    uint32_t n_span;
-    uint32_t n_head;      /* spans before that part of the generation prompt's thinking which a
-                             later turn, in which reasoning is dropped, has no more */
-    struct chat_cut *cut; /* one for each message, then the generation prompt's if there is one */
-    uint32_t n_cut;
-    bool in_think; /* the prompt ends inside <think>: what comes first is reasoning */
-};
-void chat_prompt_free(struct chat_prompt *p);
-
-/* The tools with the words around them as the format tells them, for those who render many prompts
- * with one list; nothing where it has no form for them. False: no memory. */
-bool chat_tell_tools(const struct chat_format *fmt, struct json_t *tools, struct chat_prompt *out,
-                     struct hlm_err *err);
-/* The prompt for these messages. generate: end with the generation prompt, thinking or not, as far
- * as the format has the choice. An unknown role is an error, as are tools and calls where the
- * format has none; a misplaced system message, no message, or none of a user is one where the
- * format's own template refuses that. Texts of tools and calls are no template text: they never
- * say a control token. */
+/* The text of a list of tools, once for many prompts with that list; empty where the format has no
+ * form for tools. False: no memory. */
+bool chat_render_tools(const struct chat_format *fmt, struct json_t *tools, struct chat_prompt *out,
+                       struct hlm_err *err);
+/* The prompt for these messages. generate: it ends with the generation prompt, thinking or not, as
+ * far as the format has the choice. An unknown role is an error, and so are tools and calls where
+ * the format has no form for them. A misplaced system message and a missing user message are errors
+ * where the format's own template refuses them. Texts of tools and calls are no template text: they
+ * never become a control token. */
 bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
                  bool think, struct chat_prompt *out, struct hlm_err *err);
 
-/* Messages as files have them, a list of {role, content[, reasoning_content, name, tool_calls]};
- * content may be null or missing beside tool_calls, which are {name, arguments}, bare or as
- * {function: {...}}, the arguments an object or its text. name is used in error messages. Free with
- * chat_free(). NULL with a reason. */
+/* Messages as files have them: a list of {role, content[, reasoning_content, name, tool_calls]}.
+ * Content may be null or missing beside tool_calls. A call is {name, arguments}, bare or as
+ * {function: {...}}; the arguments are an object or its text. `name` is the file's, for messages.
+ * Freed with chat_free(). NULL with a reason. */
 struct chat_msg *chat_from_list(struct json_t *list, const char *name, uint32_t *n,
                                 struct hlm_err *err);
-/* The same of a text: a list, or an object with "messages" and, if wanted, "tools". */
+/* The same from text: a list, or an object with "messages" and, if wanted, "tools". */
 struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
                                 struct json_t **tools, struct hlm_err *err);
 /* Takes NULL. */
 void chat_free(struct chat_msg *msg, uint32_t n, struct json_t *tools);
 /* False with a reason unless j is a list of functions: {name, ...}, bare or as {function: {...}}.
- * *tools is j, or NULL where there is nothing in it or j is null or none. */
+ * *tools is j; NULL where the list is empty, j is JSON's null, or j is NULL. */
 bool chat_tools_check(struct json_t *j, const char *name, struct json_t **tools,
                       struct hlm_err *err);

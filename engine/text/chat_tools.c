@@ -1,8 +1,8 @@
-/* chat_tools: tools and calls as the published templates tell them. See chat_parts.h.
+/* chat_tools: tools and calls as the published templates render them. See chat_parts.h.
  *
- * Their JSON is that of Python's json.dumps with ensure_ascii off, and what they print of a value
- * is Python's str(): True and None, lists with quotes of its choosing. Numbers: whole ones as they
- * are, others as the shortest text that reads back the same, in Python's form. */
+ * Their JSON is that of Python's json.dumps with ensure_ascii off. Other values are printed as
+ * Python's str() prints them: True and None, lists with quotes of its choosing. Whole numbers stand
+ * as they are, others as the shortest text that reads back the same, in Python's form. */
 #include "text/chat_parts.h"
 
 #include <stdio.h>
@@ -80,7 +80,7 @@ const struct chat_tools chat_tools_step = {
 
 /* ---- values as Python writes them ------------------------------------------------------------ */
 
-static void words(struct draft *d, const char *s) { draft_text(d, chat_str(s)); }
+static void words(struct prompt_builder *b, const char *s) { prompt_text(b, str_of(s)); }
 
 static struct hlm_str text_of(const json_t *j)
 {
@@ -144,14 +144,14 @@ static struct decimal shortest(double v)
 }
 
 /* Python's repr(): a point or an exponent in it, the latter below 1e-4 and from 1e16 on. */
-static void put_real(struct draft *d, double v)
+static void put_real(struct prompt_builder *b, double v)
 {
     static const char zeros[] = "0000000000000000";
     char s[64];
     if (v == 0 ? 1 / v < 0 : v < 0)
-        words(d, "-");
+        words(b, "-");
     if (v == 0) {
-        words(d, "0.0");
+        words(b, "0.0");
         return;
     }
     struct decimal x = shortest(v < 0 ? -v : v);
@@ -163,14 +163,14 @@ static void put_real(struct draft *d, double v)
     else
         snprintf(s, sizeof s, "%c%s%se%c%02d", x.digits[0], x.n > 1 ? "." : "", x.digits + 1,
                  x.exp > 0 ? '+' : '-', x.exp > 0 ? x.exp - 1 : 1 - x.exp);
-    words(d, s);
+    words(b, s);
 }
 
-static void put_whole(struct draft *d, json_int_t v)
+static void put_whole(struct prompt_builder *b, json_int_t v)
 {
     char s[32];
     snprintf(s, sizeof s, "%lld", (long long)v);
-    words(d, s);
+    words(b, s);
 }
 
 /* What stands for a character in quotes: NULL, itself. */
@@ -187,16 +187,16 @@ static const char *escape(char c, char room[8])
     return room;
 }
 
-static void put_quoted(struct draft *d, struct hlm_str s)
+static void put_quoted(struct prompt_builder *b, struct hlm_str s)
 {
-    words(d, "\"");
+    words(b, "\"");
     for (uint64_t i = 0, from = 0; i <= s.n; i++) {
         char room[8];
         const char *e = i < s.n ? escape(s.p[i], room) : "\"";
         if (!e)
             continue;
-        draft_text(d, (struct hlm_str){ s.p + from, i - from });
-        words(d, e);
+        prompt_text(b, (struct hlm_str){ s.p + from, i - from });
+        words(b, e);
         from = i + 1;
     }
 }
@@ -218,10 +218,10 @@ static bool printable(utf8proc_int32_t cp)
     }
 }
 
-static void put_repr_text(struct draft *d, struct hlm_str s)
+static void put_repr_text(struct prompt_builder *b, struct hlm_str s)
 {
     const char *quote = memchr(s.p, '\'', s.n) && !memchr(s.p, '"', s.n) ? "\"" : "'";
-    words(d, quote);
+    words(b, quote);
     for (uint64_t i = 0; i < s.n;) {
         utf8proc_int32_t cp = -1;
         utf8proc_ssize_t n =
@@ -242,77 +242,77 @@ static void put_repr_text(struct draft *d, struct hlm_str s)
                                    : "\\U%08x",
                      c);
         if (*room)
-            words(d, room);
+            words(b, room);
         else
-            draft_text(d, (struct hlm_str){ s.p + i, (uint64_t)n });
+            prompt_text(b, (struct hlm_str){ s.p + i, (uint64_t)n });
         i += (uint64_t)n;
     }
-    words(d, quote);
+    words(b, quote);
 }
 
 /* JSON, and Python's repr(): they differ in texts and in three words. */
 struct dialect {
-    void (*text)(struct draft *d, struct hlm_str s);
+    void (*text)(struct prompt_builder *b, struct hlm_str s);
     const char *yes, *no, *none;
 };
 static const struct dialect as_json = { put_quoted, "true", "false", "null" },
                             as_repr = { put_repr_text, "True", "False", "None" };
 
 /* How deep a value nests is bounded by jansson, which has read it. */
-static void put(struct draft *d, const struct dialect *in, json_t *j)
+static void put(struct prompt_builder *b, const struct dialect *in, json_t *j)
 {
     const char *key, *sep = "";
     json_t *v;
     size_t i;
     switch (json_typeof(j)) {
     case JSON_OBJECT:
-        words(d, "{");
+        words(b, "{");
         json_object_foreach(j, key, v)
         {
-            words(d, sep);
-            in->text(d, chat_str(key));
-            words(d, ": ");
-            put(d, in, v);
+            words(b, sep);
+            in->text(b, str_of(key));
+            words(b, ": ");
+            put(b, in, v);
             sep = ", ";
         }
-        words(d, "}");
+        words(b, "}");
         break;
     case JSON_ARRAY:
-        words(d, "[");
+        words(b, "[");
         json_array_foreach(j, i, v)
         {
-            words(d, i ? ", " : "");
-            put(d, in, v);
+            words(b, i ? ", " : "");
+            put(b, in, v);
         }
-        words(d, "]");
+        words(b, "]");
         break;
-    case JSON_STRING: in->text(d, text_of(j)); break;
-    case JSON_INTEGER: put_whole(d, json_integer_value(j)); break;
-    case JSON_REAL: put_real(d, json_real_value(j)); break;
-    case JSON_TRUE: words(d, in->yes); break;
-    case JSON_FALSE: words(d, in->no); break;
-    case JSON_NULL: words(d, in->none); break;
+    case JSON_STRING: in->text(b, text_of(j)); break;
+    case JSON_INTEGER: put_whole(b, json_integer_value(j)); break;
+    case JSON_REAL: put_real(b, json_real_value(j)); break;
+    case JSON_TRUE: words(b, in->yes); break;
+    case JSON_FALSE: words(b, in->no); break;
+    case JSON_NULL: words(b, in->none); break;
     }
 }
 
-static void put_json(struct draft *d, json_t *j) { put(d, &as_json, j); }
+static void put_json(struct prompt_builder *b, json_t *j) { put(b, &as_json, j); }
 
 /* str(): a text as it is. */
-static void put_str(struct draft *d, json_t *j)
+static void put_str(struct prompt_builder *b, json_t *j)
 {
     if (json_is_string(j))
-        draft_text(d, text_of(j));
+        prompt_text(b, text_of(j));
     else
-        put(d, &as_repr, j);
+        put(b, &as_repr, j);
 }
 
 /* What templates do with a value of any kind: JSON of lists and objects, str() of the rest. */
-static void put_value(struct draft *d, json_t *j, bool json)
+static void put_value(struct prompt_builder *b, json_t *j, bool json)
 {
     if (json_is_object(j) || json_is_array(j) || (json && !json_is_string(j)))
-        put_json(d, j);
+        put_json(b, j);
     else
-        put_str(d, j);
+        put_str(b, j);
 }
 
 /* ---- the list -------------------------------------------------------------------------------- */
@@ -323,15 +323,16 @@ static json_t *function_of(json_t *j)
     return f ? f : j;
 }
 
-static void put_tag(struct draft *d, const char *before, const char *name, const char *after)
+static void put_tag(struct prompt_builder *b, const char *before, const char *name,
+                    const char *after)
 {
-    draft_put(d, before);
-    words(d, name);
-    draft_put(d, after);
+    prompt_put(b, before);
+    words(b, name);
+    prompt_put(b, after);
 }
 
 /* The keys that have no tag of their own before. */
-static void put_others(struct draft *d, json_t *j, const char *const *known, uint32_t n)
+static void put_others(struct prompt_builder *b, json_t *j, const char *const *known, uint32_t n)
 {
     const char *key;
     json_t *v;
@@ -342,46 +343,46 @@ static void put_others(struct draft *d, json_t *j, const char *const *known, uin
             i++;
         if (i < n)
             continue;
-        put_tag(d, "\n<", key, ">");
-        put_value(d, v, false);
-        put_tag(d, "</", key, ">");
+        put_tag(b, "\n<", key, ">");
+        put_value(b, v, false);
+        put_tag(b, "</", key, ">");
     }
 }
 
-static void put_description(struct draft *d, json_t *j)
+static void put_description(struct prompt_builder *b, json_t *j)
 {
     json_t *v = json_object_get(j, "description");
     if (!v)
         return;
-    draft_put(d, "\n<description>");
+    prompt_put(b, "\n<description>");
     if (json_is_string(v))
-        draft_text(d, chat_trim(text_of(v)));
+        prompt_text(b, str_strip(text_of(v), BOTH));
     else
-        put(d, &as_repr, v);
-    draft_put(d, "</description>");
+        put(b, &as_repr, v);
+    prompt_put(b, "</description>");
 }
 
-static void put_parameter(struct draft *d, const char *name, json_t *j)
+static void put_parameter(struct prompt_builder *b, const char *name, json_t *j)
 {
     static const char *const known[] = { "name", "type", "description", "enum" };
     json_t *type = json_object_get(j, "type"), *list = json_object_get(j, "enum");
-    put_tag(d, "\n<parameter>\n<name>", name, "</name>");
+    put_tag(b, "\n<parameter>\n<name>", name, "</name>");
     if (type) {
-        draft_put(d, "\n<type>");
-        put_str(d, type);
-        draft_put(d, "</type>");
+        prompt_put(b, "\n<type>");
+        put_str(b, type);
+        prompt_put(b, "</type>");
     }
-    put_description(d, j);
+    put_description(b, j);
     if (list) {
-        draft_put(d, "\n<enum>");
-        put_json(d, list);
-        draft_put(d, "</enum>");
+        prompt_put(b, "\n<enum>");
+        put_json(b, list);
+        prompt_put(b, "</enum>");
     }
-    put_others(d, j, known, ARRAY_LEN(known));
-    draft_put(d, "\n</parameter>");
+    put_others(b, j, known, ARRAY_LEN(known));
+    prompt_put(b, "\n</parameter>");
 }
 
-static void put_function(struct draft *d, json_t *f)
+static void put_function(struct prompt_builder *b, json_t *f)
 {
     static const char *const of_all[] = { "type", "properties", "required" }, *const of_it[] = {
         "type", "name", "description", "parameters"
@@ -389,73 +390,75 @@ static void put_function(struct draft *d, json_t *f)
     json_t *all = json_object_get(f, "parameters"), *v;
     json_t *required = json_object_get(all, "required");
     const char *key;
-    put_tag(d, "\n<function>\n<name>", json_string_value(json_object_get(f, "name")), "</name>");
-    put_description(d, f);
-    draft_put(d, "\n<parameters>");
-    json_object_foreach(json_object_get(all, "properties"), key, v) put_parameter(d, key, v);
-    put_others(d, all, of_all, ARRAY_LEN(of_all));
+    put_tag(b, "\n<function>\n<name>", json_string_value(json_object_get(f, "name")), "</name>");
+    put_description(b, f);
+    prompt_put(b, "\n<parameters>");
+    json_object_foreach(json_object_get(all, "properties"), key, v) put_parameter(b, key, v);
+    put_others(b, all, of_all, ARRAY_LEN(of_all));
     if (required) {
-        draft_put(d, "\n<required>");
-        put_json(d, required);
-        draft_put(d, "</required>");
+        prompt_put(b, "\n<required>");
+        put_json(b, required);
+        prompt_put(b, "</required>");
     }
-    draft_put(d, "\n</parameters>");
-    put_others(d, f, of_it, ARRAY_LEN(of_it));
-    draft_put(d, "\n</function>");
+    prompt_put(b, "\n</parameters>");
+    put_others(b, f, of_it, ARRAY_LEN(of_it));
+    prompt_put(b, "\n</function>");
 }
 
-void draft_tools(struct draft *d, const struct chat_tools *t, json_t *list)
+void chat_put_tools(struct prompt_builder *b, const struct chat_tools *t, json_t *list)
 {
     size_t i;
     json_t *tool;
-    draft_put(d, t->list);
+    prompt_put(b, t->list);
     json_array_foreach(list, i, tool)
     {
         if (t->list_xml) {
-            put_function(d, function_of(tool));
+            put_function(b, function_of(tool));
         } else {
-            draft_put(d, "\n");
-            put_json(d, tool);
+            prompt_put(b, "\n");
+            put_json(b, tool);
         }
     }
-    draft_put(d, t->list_end);
+    prompt_put(b, t->list_end);
 }
 
 /* ---- calls ----------------------------------------------------------------------------------- */
 
-static void put_call_xml(struct draft *d, const struct chat_tools *t, const struct chat_call *c)
+static void put_call_xml(struct prompt_builder *b, const struct chat_tools *t,
+                         const struct chat_call *c)
 {
     const char *key;
     json_t *v;
-    put_tag(d, "<tool_call>\n<function=", c->name, ">\n");
+    put_tag(b, "<tool_call>\n<function=", c->name, ">\n");
     json_object_foreach(c->args, key, v)
     {
-        put_tag(d, "<parameter=", key, ">\n");
-        put_value(d, v, t->value_json);
-        draft_put(d, "\n</parameter>\n");
+        put_tag(b, "<parameter=", key, ">\n");
+        put_value(b, v, t->value_json);
+        prompt_put(b, "\n</parameter>\n");
     }
-    draft_put(d, "</function>\n</tool_call>");
+    prompt_put(b, "</function>\n</tool_call>");
 }
 
-static void put_call_json(struct draft *d, const struct chat_call *c)
+static void put_call_json(struct prompt_builder *b, const struct chat_call *c)
 {
-    put_tag(d, "<tool_call>\n{\"name\": \"", c->name, "\", \"arguments\": ");
+    put_tag(b, "<tool_call>\n{\"name\": \"", c->name, "\", \"arguments\": ");
     if (c->args_text)
-        words(d, c->args_text);
+        words(b, c->args_text);
     else
-        put_json(d, c->args);
-    draft_put(d, "}\n</tool_call>");
+        put_json(b, c->args);
+    prompt_put(b, "}\n</tool_call>");
 }
 
-void draft_calls(struct draft *d, const struct chat_tools *t, const struct chat_msg *m, bool told)
+void chat_put_calls(struct prompt_builder *b, const struct chat_tools *t, const struct chat_msg *m,
+                    bool after_text)
 {
     for (uint32_t i = 0; i < m->n_call; i++) {
-        draft_put(d, i ? t->next : told ? t->first : "");
+        prompt_put(b, i ? t->next : after_text ? t->first : "");
         if (t->call_xml)
-            put_call_xml(d, t, &m->call[i]);
+            put_call_xml(b, t, &m->call[i]);
         else
-            put_call_json(d, &m->call[i]);
-        draft_put(d, t->end);
+            put_call_json(b, &m->call[i]);
+        prompt_put(b, t->end);
     }
 }
 

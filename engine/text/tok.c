@@ -202,7 +202,7 @@ static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_
     t->table = mem_alloc(size, sizeof *t->table);
     if (n_byte > UINT32_MAX || !t->bytes || !t->at || !t->flags || !t->table)
         return fail_memory(err, "%s: no memory for a vocabulary of %llu bytes", gguf_path(g),
-                    (unsigned long long)n_byte);
+                           (unsigned long long)n_byte);
     memset(t->table, 0xff, size * sizeof *t->table);
     if (!load_types(t, g, err))
         return false;
@@ -422,7 +422,8 @@ bool tok_ids_push(struct hlm_ids *ids, const int32_t *id, uint32_t n, struct hlm
         uint64_t cap = max_u64(2ull * ids->cap, (uint64_t)ids->n + n + 64);
         int32_t *p = cap <= UINT32_MAX ? mem_grow(ids->id, cap, sizeof *p) : NULL;
         if (!p)
-            return fail_memory(err, "tokenizer: no memory for %llu token ids", (unsigned long long)cap);
+            return fail_memory(err, "tokenizer: no memory for %llu token ids",
+                               (unsigned long long)cap);
         ids->id = p;
         ids->cap = (uint32_t)cap;
     }

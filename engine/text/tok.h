@@ -13,7 +13,7 @@ struct tok;
 struct tok *tok_create(const struct gguf *g, struct hlm_err *err);
 void tok_destroy(struct tok *t);
 
-/* A piece of a prompt. Spans stand for one continuous text: merges and pre-tokenizer matches run
+/* A part of a prompt. Spans stand for one continuous text: merges and pre-tokenizer matches run
  * across span borders as if the text were one string, except that control tokens are recognised
  * only inside spans with `special` (template text yes, a person's text no; user-defined tokens
  * always, as the models' own tokenizers do). A span with ids inserts them as they are, whatever
@@ -26,7 +26,7 @@ struct tok_span {
     uint32_t n_ids;
 };
 
-void hlm_ids_free(struct hlm_ids *ids);
+/* Appends n ids. */
 bool tok_ids_push(struct hlm_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err);
 
 /* Appends the ids of the spans' text. No bos or eos is added. Text may be any bytes: runs that are
@@ -41,12 +41,6 @@ bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special
 /* The bytes that a token stands for (a special token: its literal text). Valid while t lives. May
  * be part of a UTF-8 character. Out of range or unused ids: empty. */
 struct hlm_str tok_bytes(const struct tok *t, int32_t id);
-
-/* Streaming: hands out only whole UTF-8 characters. Feed bytes, print what comes back. */
-/* Appends s to what is held, writes whole characters to out (room for 3 * s.n + 12 bytes), keeps
- * the rest; bytes that can never become a character come out as U+FFFD. flush: also what is held,
- * as U+FFFD. Returns how many bytes were written. */
-uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out);
 
 uint32_t tok_n_vocab(const struct tok *t);
 int32_t tok_find(const struct tok *t, const char *text); /* id of this literal text, -1 if none */

@@ -29,7 +29,8 @@ bool bpe_init(struct bpe *b, uint64_t n_merge, struct hlm_err *err)
     if (n_merge <= b->mask / 2 + b->mask / 4)
         b->table = mem_alloc(1ull << bits, sizeof *b->table);
     if (!b->table)
-        return fail_memory(err, "tokenizer: no memory for %llu merges", (unsigned long long)n_merge);
+        return fail_memory(err, "tokenizer: no memory for %llu merges",
+                           (unsigned long long)n_merge);
     memset(b->table, 0xff, sizeof *b->table << bits);
     memset(b->byte_id, 0xff, sizeof b->byte_id);
     return true;

@@ -27,9 +27,9 @@ bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct hlm_err *er
 /* ---- tok_split.c: the pre-tokenizers */
 
 struct split;
-struct pre;                                  /* one row of the table of pre-tokenizers */
+struct pre;                                      /* one row of the table of pre-tokenizers */
 const struct pre *pre_find(struct hlm_str name); /* NULL: unknown */
-const char *pre_list(char *buf, uint64_t n); /* "qwen2 qwen35 ..." */
+const char *pre_list(char *buf, uint64_t n);     /* "qwen2 qwen35 ..." */
 bool pre_ignores_merges(const struct pre *p);
 bool pre_is_nfc(const struct pre *p);
 bool pre_adds_bos(const struct pre *p);

@@ -55,8 +55,8 @@ bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct hlm_e
     uint64_t want = max_u64(n, max_u64(*cap * 2, 64));
     void *p = mem_grow(*old, want, size);
     if (!p)
-        return fail_memory(err, "tokenizer: no memory for %llu x %llu bytes", (unsigned long long)want,
-                    (unsigned long long)size);
+        return fail_memory(err, "tokenizer: no memory for %llu x %llu bytes",
+                           (unsigned long long)want, (unsigned long long)size);
     *old = p;
     *cap = want;
     return true;

@@ -200,7 +200,7 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
     uint64_t before = mem_n_failed();
     struct hlm_err why = { 0 };
     struct chat_input in = {
-        .msg = msg, .n = n, .tools = l->tools, .told = l->tools ? &l->told : NULL
+        .msg = msg, .n = n, .tools = l->tools, .tools_text = l->tools ? &l->tools_text : NULL
     };
     if (chat_render(&l->p->format, &in, generate, think, out, &why))
         return true;
@@ -445,14 +445,14 @@ static bool messages(struct data_line *l, json_t *list, json_t *tools, struct hl
                     (unsigned long long)json_array_size(list), MAX_MSG);
     if (!chat_tools_check(tools, l->where, &l->tools, err))
         return false;
-    if (l->tools && !chat_tell_tools(&l->p->format, l->tools, &l->told, NULL))
+    if (l->tools && !chat_render_tools(&l->p->format, l->tools, &l->tools_text, NULL))
         return no_memory(l, err);
     uint64_t before = mem_n_failed();
     struct chat_msg *msg = chat_from_list(list, l->where, &n, err);
     l->fatal = l->fatal || mem_n_failed() != before;
     bool ok = msg && chat_docs(l, msg, n, err);
     chat_free(msg, n, NULL);
-    chat_prompt_free(&l->told);
+    chat_prompt_free(&l->tools_text);
     l->tools = NULL;
     return ok;
 }

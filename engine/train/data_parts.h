@@ -9,7 +9,7 @@ struct data_line {
     uint64_t line;           /* from 0 */
     const char *where;       /* file:line, for messages */
     struct json_t *tools;    /* of its messages, or NULL */
-    struct chat_prompt told; /* they as the format tells them */
+    struct chat_prompt tools_text; /* of tools */
     struct hlm_ids scratch;
     bool fatal;
 };

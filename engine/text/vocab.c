@@ -1,0 +1,126 @@
+/* vocab: the public calls on text - see hlm.h. */
+#include "text/vocab.h"
+#include "text/str.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+struct hlm_vocab *vocab_of(struct gguf *file, const struct hlm_log *log, struct hlm_err *err)
+{
+    struct hlm_vocab *v = mem_alloc(1, sizeof *v);
+    if (!v) {
+        fail_memory(err, "%s: no memory for the vocabulary", gguf_path(file));
+        return NULL;
+    }
+    v->file = file;
+    v->log = log ? *log : (struct hlm_log){ 0 };
+    v->tok = tok_create(file, &v->tok_err);
+    v->format = chat_detect(file, &v->known);
+    return v;
+}
+
+hlm_vocab *hlm_vocab_open(const char *path, const struct hlm_log *log, struct hlm_err *err)
+{
+    err_clear(err);
+    log_to(log);
+    struct gguf *file = gguf_open(path, err);
+    struct hlm_vocab *v = file ? vocab_of(file, log, err) : NULL;
+    if (v)
+        v->owns_file = true;
+    else
+        gguf_close(file);
+    return v;
+}
+
+void hlm_vocab_close(hlm_vocab *v)
+{
+    if (!v)
+        return;
+    tok_destroy(v->tok);
+    if (v->owns_file)
+        gguf_close(v->file);
+    free(v);
+}
+
+/* ---- tokens ---------------------------------------------------------------------------------- */
+
+bool hlm_tokenize(hlm_vocab *v, const char *text, uint64_t n, bool special, struct hlm_ids *out,
+                  struct hlm_err *err)
+{
+    err_clear(err);
+    log_to(&v->log);
+    return v->tok ? tok_encode_text(v->tok, text, n, special, out, err)
+                  : fail_from(err, &v->tok_err, "");
+}
+
+struct hlm_str hlm_token_text(const hlm_vocab *v, int32_t id)
+{
+    return v->tok ? tok_bytes(v->tok, id) : (struct hlm_str){ "", 0 };
+}
+
+uint32_t hlm_n_vocab(const hlm_vocab *v) { return v->tok ? tok_n_vocab(v->tok) : 0; }
+
+int32_t hlm_find_token(const hlm_vocab *v, const char *text)
+{
+    return v->tok ? tok_find(v->tok, text) : -1;
+}
+
+bool hlm_is_end(const hlm_vocab *v, int32_t id) { return v->tok && tok_is_eog(v->tok, id); }
+
+bool hlm_is_control(const hlm_vocab *v, int32_t id) { return v->tok && tok_is_special(v->tok, id); }
+
+/* ---- chat formats ---------------------------------------------------------------------------- */
+
+bool hlm_is_chat_format(const char *name)
+{
+    struct chat_format format;
+    return chat_by_name(name, NULL, &format);
+}
+
+const char *hlm_chat_format(const hlm_vocab *v, bool *known)
+{
+    if (known)
+        *known = v->known;
+    return v->format.name;
+}
+
+bool vocab_format(const struct hlm_vocab *v, const char *name, struct chat_format *format,
+                  struct hlm_err *err)
+{
+    if (name)
+        return chat_by_name(name, v->file, format) ||
+               fail(err, "chat format \"%s\", known are " HLM_CHAT_FORMATS, str_show(name, 40).s);
+    *format = v->format;
+    return true;
+}
+
+char *hlm_render(hlm_vocab *v, const struct hlm_render_params *p, uint64_t *n, struct hlm_err *err)
+{
+    err_clear(err);
+    log_to(&v->log);
+    const char *name = p->name ? p->name : "messages";
+    struct chat_format format;
+    struct chat_prompt prompt = { 0 };
+    struct hlm_err why = { 0 };
+    struct json_t *tools = NULL;
+    uint32_t n_msg = 0;
+    char where[164];
+    snprintf(where, sizeof where, "%.160s: ", name);
+    if (n)
+        *n = 0;
+    if (!vocab_format(v, p->format, &format, err))
+        return NULL;
+    struct chat_msg *msg = chat_from_json(p->json, p->n, name, &n_msg, &tools, err);
+    struct chat_input in = { .msg = msg, .n = n_msg, .tools = tools };
+    if (msg && !chat_render(&format, &in, !p->no_prompt, !p->no_think, &prompt, &why))
+        fail_from(err, &why, where);
+    char *text = prompt.text;
+    if (n && text)
+        *n = prompt.len;
+    prompt.text = NULL;
+    chat_prompt_free(&prompt);
+    chat_free(msg, n_msg, tools);
+    return text;
+}
