@@ -28,7 +28,7 @@ static void before_message(void)
     bar_clear();
 }
 
-static void log_to_ui(void *user, enum hlm_log_level level, const char *msg)
+static void on_log(void *user, enum hlm_log_level level, const char *msg)
 {
     static const char *const word[] = { "error", "warning", "info", "debug" };
     (void)user;
@@ -39,6 +39,19 @@ static void log_to_ui(void *user, enum hlm_log_level level, const char *msg)
     }
     ui_event("log", "{s:s, s:s}", "level", word[level], "message", msg);
 }
+
+struct hlm_log ui_log(void) { return (struct hlm_log){ .fn = on_log }; }
+
+#define LOG(level)                                                                                 \
+    char msg[1024];                                                                                \
+    va_list ap;                                                                                    \
+    va_start(ap, fmt);                                                                             \
+    vsnprintf(msg, sizeof msg, fmt, ap);                                                           \
+    va_end(ap);                                                                                    \
+    on_log(NULL, level, msg)
+
+void ui_warn(const char *fmt, ...) { LOG(HLM_LOG_WARN); }
+void ui_info(const char *fmt, ...) { LOG(HLM_LOG_INFO); }
 
 void ui_error(const char *fmt, ...)
 {
@@ -51,6 +64,14 @@ void ui_error(const char *fmt, ...)
     fprintf(stderr, "%s: %s\n", ui.program, msg);
     counters_error(msg);
     ui_event("error", "{s:s}", "message", msg);
+}
+
+int ui_failed(const struct hlm_err *err)
+{
+    if (!err->kind || err->kind == HLM_ERR_STOPPED)
+        return RC_INTERRUPTED;
+    ui_error("%s", err->msg);
+    return RC_FAILED;
 }
 
 bool ui_notes(void) { return ui.tty || ui.verbose; }
@@ -121,7 +142,7 @@ void ui_event(const char *event, const char *fmt, ...)
     json_error_t e;
     va_list ap;
     va_start(ap, fmt);
-    json_t *o = json_pack("{s:s, s:f}", "event", event, "t", now_s() - start_s);
+    json_t *o = json_pack("{s:s, s:f}", "event", event, "t", ui_now_s() - start_s);
     json_t *more = json_vpack_ex(&e, 0, fmt, ap);
     va_end(ap);
     if (o && more)
@@ -164,12 +185,11 @@ void ui_interrupt_clear(void)
 bool ui_start(const char *program)
 {
     ui.program = program;
-    start_s = now_s();
+    start_s = ui_now_s();
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     ui.tty = isatty(STDERR_FILENO);
     ui.out_tty = isatty(STDOUT_FILENO);
     ui.color = ui.tty && term && *term && strcmp(term, "dumb") != 0 && !(no_color && *no_color);
-    log_sink(log_to_ui, NULL);
 
     /* No SA_RESTART: a read at the prompt must come back. */
     struct sigaction act = { .sa_handler = on_signal };
@@ -206,7 +226,6 @@ int ui_end(int rc)
             rc = rc == RC_OK ? RC_FAILED : rc;
         }
     }
-    log_sink(NULL, NULL);
     return rc;
 }
 
@@ -221,7 +240,7 @@ static int screen_width(void)
 bool bar_progress(void *user, uint64_t done, uint64_t total)
 {
     struct bar *b = user;
-    double now = now_s();
+    double now = ui_now_s();
     if (b->start_s == 0)
         b->start_s = now;
     /* Short work shows nothing, long work ten pictures a second. */
@@ -273,47 +292,43 @@ void bar_clear(void)
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
-static int not_opened(const struct hlm_err *err)
-{
-    if (err->kind)
-        ui_error("%s", err->msg);
-    return err->kind ? RC_FAILED : RC_INTERRUPTED;
-}
+static struct bar loading; /* outlives hlm_open: hlm_load has the same progress */
 
 hlm *ui_open_model(struct hlm_params params, int *rc)
 {
-    struct bar bar = { .what = "loading", .bytes = true };
     struct hlm_err err = { 0 };
+    loading = (struct bar){ .what = "loading", .bytes = true };
     params.device = ui.device;
     params.cache_dir = dir_cache();
+    params.log = ui_log();
     params.progress = bar_progress;
-    params.user = &bar;
+    params.progress_user = &loading;
     params.watch = counters_watch;
-    double t0 = now_s();
+    double t0 = ui_now_s();
     hlm *m = hlm_open(&params, &err);
     bar_clear();
     if (!m) {
-        *rc = not_opened(&err);
+        *rc = ui_failed(&err);
         return NULL;
     }
     struct hlm_info i = hlm_get_info(m);
     ui_event("model", "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:f}", "path", i.path, "arch",
              i.arch, "name", i.name, "device", i.device, "driver", i.driver, "n_param",
              (json_int_t)i.n_param, "file_bytes", (json_int_t)i.file_bytes, "weight_bytes",
-             (json_int_t)i.weight_bytes, "open_s", now_s() - t0);
+             (json_int_t)i.weight_bytes, "open_s", ui_now_s() - t0);
     return m;
 }
 
 bool ui_load_model(hlm *m, int *rc)
 {
-    struct bar bar = { .what = "loading", .bytes = true };
     struct hlm_err err = { 0 };
-    double t0 = now_s();
-    bool ok = hlm_load(m, bar_progress, &bar, &err);
+    double t0 = ui_now_s();
+    loading = (struct bar){ .what = "loading", .bytes = true };
+    bool ok = hlm_load(m, &err);
     bar_clear();
     if (!ok)
-        *rc = not_opened(&err);
-    ui_event("loaded", "{s:f}", "load_s", now_s() - t0);
+        *rc = ui_failed(&err);
+    ui_event("loaded", "{s:f}", "load_s", ui_now_s() - t0);
     return ok;
 }
 
@@ -383,14 +398,6 @@ struct num num_short(uint64_t n)
     return scaled(n, 1000, unit, (int)ARRAY_LEN(unit));
 }
 
-char *text_copy(const char *s, uint64_t n)
-{
-    char *out = n < UINT64_MAX ? mem_alloc(n + 1, 1) : NULL;
-    if (out)
-        memcpy(out, s, (size_t)n);
-    return out;
-}
-
 char *read_stdin(uint64_t *n, struct hlm_err *err)
 {
     char *text = NULL;
@@ -399,9 +406,9 @@ char *read_stdin(uint64_t *n, struct hlm_err *err)
     for (;;) {
         if (*n + 1 >= cap) {
             cap = cap ? 2 * cap : 4096;
-            char *more = mem_grow(text, cap, 1);
+            char *more = ui_grow(text, cap, 1);
             if (!more) {
-                fail(err, "standard input: out of memory at %s", num_bytes(*n).s);
+                ui_fail_memory(err, "standard input: out of memory at %s", num_bytes(*n).s);
                 break;
             }
             text = more;
@@ -409,10 +416,12 @@ char *read_stdin(uint64_t *n, struct hlm_err *err)
         ssize_t got = read(STDIN_FILENO, text + *n, (size_t)(cap - *n - 1));
         if (got < 0 && errno == EINTR && !ui_interrupted())
             continue;
-        if (got < 0 && errno == EINTR)
+        if (got < 0 && errno == EINTR) {
+            ui_fail_stopped(err);
             break;
+        }
         if (got < 0) {
-            fail(err, "standard input: %s", strerror(errno));
+            ui_fail_system(err, "standard input: %s", strerror(errno));
             break;
         }
         if (got == 0) {

@@ -5,13 +5,9 @@
  * the calls below: errors and warnings always; notes (progress, statistics) only on a terminal or
  * with -v. The environment is read here and in no other file. Flags are in common_flags.h. */
 #pragma once
-#include "hlm.h"
+#include "common_base.h"
 
 #include <stdio.h>
-
-#ifndef HLM_VERSION
-#define HLM_VERSION "0.1"
-#endif
 
 enum { RC_OK = 0, RC_FAILED = 1, RC_USAGE = 2, RC_INTERRUPTED = 130 };
 
@@ -27,8 +23,7 @@ struct ui {
 };
 extern struct ui ui;
 
-/* Takes the sink of log_msg, opens --log-json, installs the signal handlers. Reports what fails
- * itself. */
+/* Opens --log-json and installs the signal handlers. Reports its failures itself. */
 bool ui_start(const char *program);
 /* Flushes standard output, writes the last event. rc, or RC_FAILED when results could not be
  * written. */
@@ -36,9 +31,15 @@ int ui_end(int rc);
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-void ui_error(const char *fmt, ...) HLM_PRINTF(1, 2); /* "hlm-chat: ..." and an event */
-void ui_note(const char *fmt, ...) HLM_PRINTF(1, 2);  /* dim; on a terminal or with -v */
-void ui_say(const char *fmt, ...) HLM_PRINTF(1, 2);   /* what a person asked for: always shown */
+void ui_error(const char *fmt, ...) UI_PRINTF(1, 2); /* "hlm-chat: ..." and an event */
+/* Shows the error, unless a callback asked to stop. RC_INTERRUPTED then, else RC_FAILED. */
+int ui_failed(const struct hlm_err *err);
+/* As the log's warnings and its information: shown always, and with -v; an event. */
+void ui_warn(const char *fmt, ...) UI_PRINTF(1, 2);
+void ui_info(const char *fmt, ...) UI_PRINTF(1, 2);
+struct hlm_log ui_log(void); /* the same for the messages of an object of the library */
+void ui_note(const char *fmt, ...) UI_PRINTF(1, 2);  /* dim; on a terminal or with -v */
+void ui_say(const char *fmt, ...) UI_PRINTF(1, 2);   /* what a person asked for: always shown */
 bool ui_notes(void);                                  /* would ui_note show anything? */
 /* A model's text, whole UTF-8 characters of it, as it stands; on a terminal without the control
  * characters that would move it: what a model says may come from anywhere. */
@@ -53,7 +54,7 @@ void ui_event(const char *event, const char *fmt, ...);
 
 /* ---- signals --------------------------------------------------------------------------------- */
 
-/* Ctrl-C only leaves a mark; loops look at it. A third one that nobody has looked at ends the
+/* Ctrl-C only leaves a mark, which loops look at. The third one since the last look ends the
  * process, so that a stuck driver does not hold the terminal. SIGTERM and SIGHUP mark for good. */
 bool ui_interrupted(void);
 void ui_interrupt_clear(void);
@@ -72,13 +73,14 @@ struct bar {
 bool bar_progress(void *bar, uint64_t done,
                   uint64_t total); /* an hlm_progress; false once interrupted */
 void bar_clear(void);              /* takes a bar off the screen, if there is one */
-/* A line of its own kind in the bar's place: what stood there before is overwritten, what comes
- * next takes it off. Off such a terminal an ordinary note. */
-void ui_status(const char *fmt, ...) HLM_PRINTF(1, 2);
+/* A line in the bar's place: it overwrites what stood there, and what is printed next takes it off.
+ * An ordinary note where the terminal has no such lines. */
+void ui_status(const char *fmt, ...) UI_PRINTF(1, 2);
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
-/* hlm_open with --device, the cache folder and a bar; NULL with *rc set and the reason shown. */
+/* hlm_open with --device, the cache folder, the log and a bar. NULL: *rc is set and the reason is
+ * shown. */
 hlm *ui_open_model(struct hlm_params params, int *rc);
 /* hlm_load of one that was opened dry; the same on failure. */
 bool ui_load_model(hlm *m, int *rc);
@@ -93,7 +95,6 @@ struct num {
 struct num num_bytes(uint64_t n); /* "4.6 MiB" */
 struct num num_short(uint64_t n); /* "4.2 M" */
 
-char *text_copy(const char *s, uint64_t n); /* terminated; aborts nothing: NULL without memory */
 /* All of standard input, terminated. NULL with a reason. */
 char *read_stdin(uint64_t *n, struct hlm_err *err);
 

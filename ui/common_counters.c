@@ -35,7 +35,7 @@ static json_t *experts_json(const hlm *m, uint32_t i_layer, const struct hlm_lay
                      (double)l->load_even, "load", loads);
 }
 
-/* Layers that have something to tell. */
+/* The layers that have figures. */
 static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
 {
     json_t *layers = json_array();
@@ -114,7 +114,7 @@ static void publish(void)
 {
     struct hlm_err err = { 0 };
     if (!w.tried && !(w.ring = ring_create(ui.program, 0, &err)))
-        log_msg(HLM_LOG_INFO, "%s: no monitor can watch this process", err.msg);
+        ui_info("%s: no monitor can watch this process", err.msg);
     w.tried = true;
     if (w.ring)
         ring_publish(w.ring, &w.last);

@@ -77,7 +77,7 @@ static bool read_choice(const struct flag *f, const char *who, const char *value
             return true;
         }
         if (!p[n])
-            return fail(err, "%s: '%s' is none of %s", who, value, f->arg);
+            return ui_fail(err, "%s: '%s' is none of %s", who, value, f->arg);
         p += n + 1;
     }
 }
@@ -90,9 +90,9 @@ static bool read_number(const struct flag *f, const char *who, const char *value
     errno = 0;
     double v = whole ? (double)strtoll(value, &end, 10) : strtod(value, &end);
     if (end == value || *end || !isfinite(v))
-        return fail(err, "%s: '%s' is no %s", who, value, whole ? "whole number" : "number");
+        return ui_fail(err, "%s: '%s' is no %s", who, value, whole ? "whole number" : "number");
     if (errno == ERANGE || v < f->min || v > f->max)
-        return fail(err, "%s: %s is not from %.10g to %.10g", who, value, f->min, f->max);
+        return ui_fail(err, "%s: %s is not from %.10g to %.10g", who, value, f->min, f->max);
     if (whole)
         *(int32_t *)f->to = (int32_t)v;
     else if (f->type == FLAG_REAL)
@@ -102,22 +102,30 @@ static bool read_number(const struct flag *f, const char *who, const char *value
     return true;
 }
 
+/* splitmix64's step: every bit of the result depends on every bit of v. */
+static uint64_t mix(uint64_t v)
+{
+    v += 0x9e3779b97f4a7c15u;
+    v = (v ^ (v >> 30)) * 0xbf58476d1ce4e5b9u;
+    v = (v ^ (v >> 27)) * 0x94d049bb133111ebu;
+    return v ^ (v >> 31);
+}
+
 static bool read_seed(const struct flag *f, const char *who, const char *value, struct hlm_err *err)
 {
     uint64_t *to = f->to;
     if (strcmp(value, "-1") == 0) {
         struct timespec t;
         clock_gettime(CLOCK_REALTIME, &t);
-        struct rng r = { (uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^
-                         (uint64_t)getpid() << 48 };
-        *to = rng_u64(&r) >> 32; /* short enough to type again */
+        *to = mix((uint64_t)t.tv_nsec ^ (uint64_t)t.tv_sec << 30 ^ (uint64_t)getpid() << 48);
+        *to >>= 32; /* short enough to type again */
         return true;
     }
     char *end = NULL;
     errno = 0;
     unsigned long long v = strtoull(value, &end, 10);
     if (value[0] < '0' || value[0] > '9' || *end || errno == ERANGE)
-        return fail(err, "%s: '%s' is no whole number (-1: draw one)", who, value);
+        return ui_fail(err, "%s: '%s' is no whole number (-1: draw one)", who, value);
     *to = v;
     return true;
 }
@@ -138,9 +146,9 @@ static bool read_bytes(const struct flag *f, const char *who, const char *value,
             break;
         }
     if (!is || *end)
-        return fail(err, "%s: '%s' is no size, as in 800M or 2G", who, value);
+        return ui_fail(err, "%s: '%s' is no size, as in 800M or 2G", who, value);
     if (v > f->max)
-        return fail(err, "%s: %s is more than %.0f bytes", who, value, f->max);
+        return ui_fail(err, "%s: %s is more than %.0f bytes", who, value, f->max);
     *(uint64_t *)f->to = (uint64_t)v;
     return true;
 }
@@ -150,7 +158,7 @@ static bool add_to_list(const struct flag *f, const char *who, const char *value
 {
     struct flag_list *l = f->to;
     if (l->n == ARRAY_LEN(l->v))
-        return fail(err, "%s: more than %u of them", who, (uint32_t)ARRAY_LEN(l->v));
+        return ui_fail(err, "%s: more than %u of them", who, (uint32_t)ARRAY_LEN(l->v));
     l->v[l->n++] = value;
     return true;
 }
@@ -169,7 +177,7 @@ bool flag_value(const struct flag *f, const char *who, const char *value, struct
     case FLAG_SWITCH: *(bool *)f->to = true; return true;
     case FLAG_GROUP: break;
     }
-    return fail(err, "%s takes no value", who);
+    return ui_fail(err, "%s takes no value", who);
 }
 
 void flag_print(const struct flag *f, char *out, uint64_t size)
@@ -198,17 +206,17 @@ static bool read_all(const struct program *p, int argc, char **argv, struct hlm_
         size_t len = strncmp(arg, "--", 2) == 0 ? strcspn(arg, "=") : strlen(arg);
         const char *value = arg[len] ? arg + len + 1 : NULL;
         if (arg[0] != '-')
-            return fail(err, "unexpected argument '%s'", arg);
+            return ui_fail(err, "unexpected argument '%s'", arg);
         const struct flag *f = find(p, arg, len);
         if (!f)
-            return fail(err, "unknown flag '%.*s'", (int)len, arg);
+            return ui_fail(err, "unknown flag '%.*s'", (int)len, arg);
         char who[64];
         snprintf(who, sizeof who, "%.*s", (int)len, arg);
         if (f->type == FLAG_SWITCH && value)
-            return fail(err, "%s takes no value", who);
+            return ui_fail(err, "%s takes no value", who);
         if (f->type != FLAG_SWITCH && !value) {
             if (i + 1 >= argc)
-                return fail(err, "%s needs a value: %s", who, f->arg);
+                return ui_fail(err, "%s needs a value: %s", who, f->arg);
             value = argv[++i];
         }
         if (!flag_value(f, who, value, err))
@@ -260,7 +268,7 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
         help_rows(common_flags, ARRAY_LEN(common_flags));
         puts("\nExit codes: 0 done, 1 failed, 2 bad flags, 130 interrupted.");
     } else if (want_version) {
-        printf("%s %s\n", p->name, HLM_VERSION);
+        printf("%s %s\n", p->name, hlm_version());
     } else {
         *rc = RC_FAILED;
         if (!ui_start(p->name))
@@ -276,9 +284,7 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
 
 void flags_again(const struct program *p, int argc, char **argv)
 {
-    struct hlm_err err = { 0 };
-    bool ok = read_all(p, argc, argv, &err);
-    HLM_ASSERT(ok); /* the same words were read before */
+    read_all(p, argc, argv, NULL); /* the same words were read before */
 }
 
 int usage_error(const struct program *p, const char *fmt, ...)

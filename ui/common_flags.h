@@ -1,7 +1,6 @@
-/* common_flags: a program's command line from one table, which also is its --help and the list
- * behind /set. */
+/* common_flags: a program's command line from one table, which --help and /set print too. */
 #pragma once
-#include "base/base.h"
+#include "common_base.h"
 
 enum flag_type {
     FLAG_GROUP,  /* no flag: a heading of --help; its title is in names */
@@ -10,7 +9,7 @@ enum flag_type {
     FLAG_INT,    /* int32_t, min..max */
     FLAG_FLOAT,  /* float, min..max */
     FLAG_REAL,   /* double, min..max */
-    FLAG_BYTES,  /* uint64_t; K, M and G behind the number are powers of 1024 */
+    FLAG_BYTES,  /* uint64_t; K, M and G after the number are powers of 1024 */
     FLAG_SEED,   /* uint64_t; -1 draws one */
     FLAG_LIST,   /* struct flag_list: every value of a flag that may come again */
     FLAG_CHOICE, /* int: index of the word in arg, "f16|f32" */
@@ -54,4 +53,4 @@ bool flag_value(const struct flag *f, const char *who, const char *value, struct
 void flag_print(const struct flag *f, char *out, uint64_t size); /* its present value */
 
 /* "hlm-chat: what is wrong" and the usage line on standard error. Returns RC_USAGE. */
-int usage_error(const struct program *p, const char *fmt, ...) HLM_PRINTF(2, 3);
+int usage_error(const struct program *p, const char *fmt, ...) UI_PRINTF(2, 3);

@@ -13,9 +13,9 @@ static bool read_one(struct hlm_lora *l, const char *word, struct hlm_err *err)
     const char *colon = strrchr(word, ':');
     uint64_t n = strlen(word);
     float scale = 1;
-    char *path = text_copy(word, n), *end = NULL;
+    char *path = ui_copy(word, n), *end = NULL;
     if (!path)
-        return fail(err, "out of memory for the name of an adapter");
+        return ui_fail_memory(err, "out of memory for the name of an adapter");
     if (colon && colon > word && colon[1]) {
         float v = strtof(colon + 1, &end);
         path[colon - word] = 0;
@@ -32,7 +32,7 @@ bool adapters_read(struct adapters *a, const char *const *word, uint32_t n, stru
 {
     *a = (struct adapters){ 0 };
     if (n > ARRAY_LEN(a->l))
-        return fail(err, "%u adapters, expected at most %u", n, (uint32_t)ARRAY_LEN(a->l));
+        return ui_fail(err, "%u adapters, expected at most %u", n, (uint32_t)ARRAY_LEN(a->l));
     while (a->n < n) {
         if (!read_one(&a->l[a->n], word[a->n], err)) {
             adapters_free(a);

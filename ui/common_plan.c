@@ -58,10 +58,46 @@ bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err 
     log_plan(&plan, &i);
     if (plan.fits)
         return true;
-    /* The refusal is the engine's, which knows what would fit. */
+    /* The engine words the refusal. */
     hlm_session *s = hlm_session_create(m, params, err);
     hlm_session_destroy(s);
+    plan_explain(m, params, err);
     return false;
+}
+
+/* ---- what would fit -------------------------------------------------------------------------- */
+
+/* Cheapest sacrifice first: a shorter context, then no snapshots, then a small batch too. Empty when
+ * nothing helps. */
+static void what_fits(hlm *m, struct hlm_session_params p, uint64_t fits, char *out, size_t size)
+{
+    static const char *const how[] = { "", "--snapshot-budget 0 and ",
+                                       "--snapshot-budget 0, a batch of 8 (-b) and " };
+    out[0] = 0;
+    for (uint32_t i = 0; i < ARRAY_LEN(how); i++) {
+        uint32_t n_ctx = (uint32_t)fits;
+        p.snapshot_budget = i ? HLM_SNAPSHOT_NONE : p.snapshot_budget;
+        p.n_batch = i == 2 ? 8 : p.n_batch;
+        if (i && !hlm_session_fit(m, &p, &n_ctx, NULL))
+            return;
+        if (n_ctx) {
+            snprintf(out, size, "%sa context of %u (-c) would fit", how[i], n_ctx);
+            return;
+        }
+    }
+}
+
+void plan_explain(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
+{
+    char would[96];
+    struct hlm_session_params p = *params;
+    size_t n = strlen(err->msg);
+    if (err->kind != HLM_ERR_WONT_FIT)
+        return;
+    p.n_ctx = p.n_ctx ? p.n_ctx : 1; /* where the context was open, not even one token fits */
+    what_fits(m, p, err->fits, would, sizeof would);
+    snprintf(err->msg + n, sizeof err->msg - n, ": %s",
+             would[0] ? would : "not even one token of context fits, a smaller model would");
 }
 
 /* ---- what would have to go ------------------------------------------------------------------- */
@@ -115,9 +151,9 @@ bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct hlm_
         all.kv = p.kv = HLM_KV_Q8_0;
         ok = print_option(m, "--kv q8_0", &p, err);
     }
-    if (ok && base.snapshot_budget) {
+    if (ok && base.snapshot_budget != HLM_SNAPSHOT_NONE) {
         struct hlm_session_params p = base;
-        all.snapshot_budget = p.snapshot_budget = 0;
+        all.snapshot_budget = p.snapshot_budget = HLM_SNAPSHOT_NONE;
         ok = print_option(m, "--snapshot-budget 0", &p, err);
     }
     if (ok && (!base.n_batch || base.n_batch > 64)) {

@@ -1,4 +1,4 @@
-/* common_plan: --plan and --fit - what a session costs, by purpose, and what would have to go. Both
+/* common_plan: --plan and --fit - what a session costs, by purpose, and what would cost less. Both
  * print to standard output; the model may be dry. */
 #pragma once
 #include "hlm.h"
@@ -8,4 +8,7 @@ bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err 
 /* What was asked for and what would be cheaper, each with its cost and the longest context that
  * fits that way. */
 bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
+/* Adds to a session that is refused for its size what would fit, with the flags that ask for it.
+ * Leaves other errors alone. */
+void plan_explain(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 const char *kv_name(enum hlm_kv kv);

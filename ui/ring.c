@@ -1,6 +1,7 @@
 /* ring: see ring.h. */
 #define _GNU_SOURCE /* 64-bit offsets and POSIX at once */
 #include "ring.h"
+#include "common_base.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -85,14 +86,14 @@ static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *
     const struct ring_head *h = r->head;
     uint64_t bytes = r->bytes;
     if (bytes < sizeof *h || atomic_load_explicit(&h->magic, memory_order_acquire) != RING_MAGIC)
-        return fail(err, "%s: no complete ring of an hlm program", name);
+        return ui_fail(err, "%s: no complete ring of an hlm program", name);
     r->n_slot = *(const volatile uint32_t *)&h->n_slot;
     if (h->version != RING_VERSION || h->counters_version != HLM_COUNTERS_VERSION)
-        return fail(err, "%s: version %u.%u, expected %d.%d", name, h->version, h->counters_version,
+        return ui_fail(err, "%s: version %u.%u, expected %d.%d", name, h->version, h->counters_version,
                     RING_VERSION, HLM_COUNTERS_VERSION);
     if (h->head_bytes != sizeof *h || h->sample_bytes != sizeof(struct ring_sample) ||
         r->n_slot == 0 || bytes < ring_bytes(r->n_slot))
-        return fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu", name,
+        return ui_fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu", name,
                     h->head_bytes, h->sample_bytes, (unsigned long long)bytes, sizeof *h,
                     sizeof(struct ring_sample));
     return true;
@@ -106,13 +107,13 @@ static struct ring_head *map_name(const char *name, uint64_t *bytes, struct hlm_
     void *at = MAP_FAILED;
     int fd = shm_open(name, O_RDONLY | O_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) != 0)
-        fail(err, "%s: %s", name, strerror(errno));
+        ui_fail_system(err, "%s: %s", name, strerror(errno));
     else if (st.st_uid != geteuid())
-        fail(err, "%s: belongs to user %lu, not to you", name, (unsigned long)st.st_uid);
+        ui_fail(err, "%s: belongs to user %lu, not to you", name, (unsigned long)st.st_uid);
     else if (st.st_size < (off_t)sizeof(struct ring_head))
-        fail(err, "%s: no complete ring of an hlm program", name);
+        ui_fail(err, "%s: no complete ring of an hlm program", name);
     else if ((at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
-        fail(err, "%s: %s", name, strerror(errno));
+        ui_fail_system(err, "%s: %s", name, strerror(errno));
     if (fd >= 0)
         close(fd);
     *bytes = at == MAP_FAILED ? 0 : (uint64_t)st.st_size;
@@ -123,9 +124,9 @@ struct ring_reader *ring_attach(uint64_t pid, struct hlm_err *err)
 {
     char name[NAME];
     name_of(pid, name);
-    struct ring_reader *r = mem_alloc(1, sizeof *r);
+    struct ring_reader *r = ui_alloc(1, sizeof *r);
     if (!r) {
-        fail(err, "%s: out of memory", name);
+        ui_fail_memory(err, "%s: out of memory", name);
         return NULL;
     }
     r->head = map_name(name, &r->bytes, err);
@@ -157,10 +158,10 @@ static void make_sound(struct hlm_counters *c)
         text[i][size[i] - 1] = 0;
     if (c->state > HLM_VALIDATING)
         c->state = HLM_IDLE;
-    c->n_kernel = min_u64(c->n_kernel, HLM_MAX_COUNTED);
+    c->n_kernel = ui_min_u64(c->n_kernel, HLM_MAX_COUNTED);
     for (uint32_t i = 0; i < HLM_MAX_COUNTED; i++)
         c->kernel[i].name[sizeof c->kernel[i].name - 1] = 0;
-    c->n_layer = min_u64(c->n_layer, HLM_MAX_LAYER);
+    c->n_layer = ui_min_u64(c->n_layer, HLM_MAX_LAYER);
     for (uint32_t i = 0; i < HLM_MAX_LAYER; i++) {
         struct hlm_layer_count *l = &c->layer[i];
         if (l->bar_at > HLM_MAX_BAR || l->n_expert > HLM_MAX_BAR - l->bar_at)
@@ -191,7 +192,7 @@ enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t
         }
         /* It is gone. What is in the middle of the ring now will stay for a while. */
         n = atomic_load_explicit(&h->n_written, memory_order_acquire);
-        uint64_t to = max_u64(r->next + 1, n - min_u64(n, r->n_slot / 2 + 1));
+        uint64_t to = ui_max_u64(r->next + 1, n - ui_min_u64(n, r->n_slot / 2 + 1));
         if (lost)
             *lost += to - r->next;
         r->next = to;
@@ -283,7 +284,7 @@ static void write_sample(struct ring *r)
     uint64_t n = atomic_load_explicit(&h->n_written, memory_order_relaxed), word[WORDS];
     struct ring_slot *s = slot_of(h, h->n_slot, n);
     r->last.number = n;
-    r->last.time_s = now_s();
+    r->last.time_s = ui_now_s();
     memcpy(word, &r->last, sizeof word);
     atomic_store_explicit(&s->seq, 2 * n + 1, memory_order_relaxed);
     atomic_thread_fence(memory_order_release);
@@ -304,7 +305,7 @@ static void *beat(void *user)
             continue;
         }
         double at = r->last.time_s + BEAT_S;
-        if (now_s() >= at) {
+        if (ui_now_s() >= at) {
             write_sample(r);
             continue;
         }
@@ -346,7 +347,7 @@ static bool make(struct ring *r, uint32_t n_slot, struct hlm_err *err)
     if (fd < 0 && errno == EEXIST && take_name(r->name))
         fd = shm_open(r->name, flags, 0600);
     if (fd < 0)
-        return fail(err, "shared memory %s: %s", r->name, strerror(errno));
+        return ui_fail_system(err, "shared memory %s: %s", r->name, strerror(errno));
     r->bytes = ring_bytes(n_slot);
     /* Allocated now: memory that is short at the first write would be a SIGBUS. */
     int e = fchmod(fd, 0600) == 0 ? posix_fallocate(fd, 0, (off_t)r->bytes) : errno;
@@ -358,7 +359,7 @@ static bool make(struct ring *r, uint32_t n_slot, struct hlm_err *err)
     close(fd);
     if (e != 0) {
         shm_unlink(r->name);
-        return fail(err, "shared memory %s: %s", r->name, strerror(e));
+        return ui_fail_system(err, "shared memory %s: %s", r->name, strerror(e));
     }
     r->head = at;
     return true;
@@ -366,9 +367,9 @@ static bool make(struct ring *r, uint32_t n_slot, struct hlm_err *err)
 
 struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *err)
 {
-    struct ring *r = mem_alloc(1, sizeof *r);
+    struct ring *r = ui_alloc(1, sizeof *r);
     if (!r) {
-        fail(err, "out of memory");
+        ui_fail_memory(err, "out of memory");
         return NULL;
     }
     walk(sweep_one, NULL);
@@ -398,7 +399,7 @@ struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *e
     snprintf(h->program, sizeof h->program, "%s", program);
     atomic_store_explicit(&h->magic, RING_MAGIC, memory_order_release);
     if (!start_beat(r)) {
-        fail(err, "shared memory %s: no thread for it", r->name);
+        ui_fail(err, "shared memory %s: no thread for it", r->name);
         ring_destroy(r);
         return NULL;
     }
@@ -410,7 +411,7 @@ void ring_publish(struct ring *r, const struct hlm_counters *c)
     pthread_mutex_lock(&r->lock);
     bool rested = r->last.c.state == HLM_IDLE;
     r->last.c = *c;
-    r->last.count_s = now_s();
+    r->last.count_s = ui_now_s();
     write_sample(r);
     if (rested && c->state != HLM_IDLE)
         pthread_cond_signal(&r->wake);

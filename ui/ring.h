@@ -17,6 +17,7 @@
  *          that long, so that a slow device is not taken for a dead one. */
 #pragma once
 #include "hlm.h"
+#include "hlm_counters.h"
 
 #include <stdatomic.h>
 

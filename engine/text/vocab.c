@@ -23,8 +23,7 @@ struct hlm_vocab *vocab_of(struct gguf *file, const struct hlm_log *log, struct 
 
 hlm_vocab *hlm_vocab_open(const char *path, const struct hlm_log *log, struct hlm_err *err)
 {
-    err_clear(err);
-    log_to(log);
+    api_begin(log, err);
     struct gguf *file = gguf_open(path, err);
     struct hlm_vocab *v = file ? vocab_of(file, log, err) : NULL;
     if (v)
@@ -49,8 +48,7 @@ void hlm_vocab_close(hlm_vocab *v)
 bool hlm_tokenize(hlm_vocab *v, const char *text, uint64_t n, bool special, struct hlm_ids *out,
                   struct hlm_err *err)
 {
-    err_clear(err);
-    log_to(&v->log);
+    api_begin(&v->log, err);
     return v->tok ? tok_encode_text(v->tok, text, n, special, out, err)
                   : fail_from(err, &v->tok_err, "");
 }
@@ -98,8 +96,7 @@ bool vocab_format(const struct hlm_vocab *v, const char *name, struct chat_forma
 
 char *hlm_render(hlm_vocab *v, const struct hlm_render_params *p, uint64_t *n, struct hlm_err *err)
 {
-    err_clear(err);
-    log_to(&v->log);
+    api_begin(&v->log, err);
     const char *name = p->name ? p->name : "messages";
     struct chat_format format;
     struct chat_prompt prompt = { 0 };

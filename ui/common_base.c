@@ -1,0 +1,99 @@
+/* common_base: see common_base.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "common_base.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static void describe(struct hlm_err *err, enum hlm_error kind, const char *fmt, va_list ap)
+{
+    if (!err || err->kind)
+        return;
+    vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+    err->kind = kind;
+}
+
+#define DESCRIBE(kind)                                                                             \
+    va_list ap;                                                                                    \
+    va_start(ap, fmt);                                                                             \
+    describe(err, kind, fmt, ap);                                                                  \
+    va_end(ap);                                                                                    \
+    return false
+
+bool ui_fail(struct hlm_err *err, const char *fmt, ...) { DESCRIBE(HLM_ERR_INPUT); }
+bool ui_fail_memory(struct hlm_err *err, const char *fmt, ...) { DESCRIBE(HLM_ERR_MEMORY); }
+bool ui_fail_system(struct hlm_err *err, const char *fmt, ...) { DESCRIBE(HLM_ERR_SYSTEM); }
+
+bool ui_fail_stopped(struct hlm_err *err)
+{
+    if (err && !err->kind)
+        *err = (struct hlm_err){ .kind = HLM_ERR_STOPPED, .msg = "stopped" };
+    return false;
+}
+
+void *ui_alloc(uint64_t n, uint64_t size)
+{
+    return n > SIZE_MAX || size > SIZE_MAX ? NULL : calloc(n ? (size_t)n : 1, size ? (size_t)size : 1);
+}
+
+void *ui_grow(void *old, uint64_t n, uint64_t size)
+{
+    if (size && n > SIZE_MAX / size)
+        return NULL;
+    return realloc(old, n && size ? (size_t)(n * size) : 1);
+}
+
+char *ui_copy(const char *s, uint64_t n)
+{
+    char *out = n < UINT64_MAX ? ui_alloc(n + 1, 1) : NULL;
+    if (out && n)
+        memcpy(out, s, (size_t)n);
+    return out;
+}
+
+double ui_now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+char *ui_read_file(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err)
+{
+    FILE *f = fopen(path, "rb");
+    char *text = NULL;
+    uint64_t len = 0, room = 0;
+    size_t got = 1;
+    bool ok = f || ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+    while (ok && got && len <= max) { /* to the end rather than by size: a pipe has none */
+        if (len == room) {
+            room = room ? 2 * room : 1 << 16;
+            char *more = ui_grow(text, room + 1, 1);
+            if (!more) {
+                ok = ui_fail_memory(err, "%.300s: no memory to read it", path);
+                break;
+            }
+            text = more;
+        }
+        got = fread(text + len, 1, (size_t)(room - len), f);
+        len += got;
+        if (ferror(f))
+            ok = ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+    }
+    if (f)
+        fclose(f);
+    if (ok && len > max)
+        ok = ui_fail(err, "%.300s: too large, expected at most %llu bytes", path,
+                     (unsigned long long)max);
+    if (!ok) {
+        free(text);
+        return NULL;
+    }
+    text[len] = 0;
+    *n = len;
+    return text;
+}
