@@ -66,7 +66,8 @@ enum hlm_error {
 
 struct hlm_err {
     enum hlm_error kind;
-    /* WONT_FIT: bytes that are needed and bytes that may be used. FULL: tokens, likewise. Else 0. */
+    /* WONT_FIT: bytes that are needed and bytes that may be used; 0: the limit is another one of the
+     * device's. FULL: tokens that are needed and tokens that there is room for. Else 0. */
     uint64_t need, have;
     /* WONT_FIT: the largest value of what the caller can choose that would fit; 0: none would. Of a
      * session that is n_ctx in tokens, of a training run the length of a row in tokens. */
@@ -194,7 +195,7 @@ HLM_API bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct
 struct hlm_adapter_kind {
     char name[64];        /* "blk.N.attn_q.weight" */
     uint32_t n;           /* how many there are */
-    char type[16];        /* "F32" */
+    char type[16];        /* "F32"; "F32/F16" when lora_a and lora_b differ */
     uint64_t a[4], b[4];  /* dimensions of lora_a and lora_b, the fastest first; 0: not used. A gate
                              delta has only a */
     uint64_t bytes;

@@ -92,6 +92,12 @@ void log_to(const struct hlm_log *log) { sink = log ? *log : (struct hlm_log){ 0
 
 struct hlm_log log_get(void) { return sink; }
 
+void api_begin(const struct hlm_log *log, struct hlm_err *err)
+{
+    log_to(log);
+    err_clear(err);
+}
+
 void log_msg(enum hlm_log_level level, const char *fmt, ...)
 {
     if (!sink.fn)
@@ -155,9 +161,7 @@ double now_s(void)
 
 static atomic_llong fail_in;    /* allocations until the one that a test makes fail */
 static atomic_bool fail_behind; /* ... and all behind it */
-static atomic_ullong n_failed;
 
-uint64_t mem_n_failed(void) { return atomic_load(&n_failed); }
 
 static uint64_t fail_at(uint64_t n, bool behind)
 {
@@ -181,13 +185,6 @@ static bool strikes(void)
     return true;
 }
 
-static void *checked(void *p)
-{
-    if (!p)
-        atomic_fetch_add(&n_failed, 1);
-    return p;
-}
-
 static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
 {
     return !size_mul(n, size, bytes) || *bytes > SIZE_MAX || strikes();
@@ -196,13 +193,13 @@ static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
 void *mem_alloc(uint64_t n, uint64_t size)
 {
     uint64_t bytes;
-    return checked(refused(n, size, &bytes) ? NULL : calloc(1, bytes ? (size_t)bytes : 1));
+    return refused(n, size, &bytes) ? NULL : calloc(1, bytes ? (size_t)bytes : 1);
 }
 
 void *mem_grow(void *old, uint64_t n, uint64_t size)
 {
     uint64_t bytes;
-    return checked(refused(n, size, &bytes) ? NULL : realloc(old, bytes ? (size_t)bytes : 1));
+    return refused(n, size, &bytes) ? NULL : realloc(old, bytes ? (size_t)bytes : 1);
 }
 
 void hlm_free(void *p) { free(p); }

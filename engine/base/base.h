@@ -26,7 +26,6 @@ bool fail_size(struct hlm_err *err, enum hlm_error kind, const struct hlm_err *s
 bool fail_stopped(struct hlm_err *err); /* a callback asked to stop */
 /* The same failure in another err, after a prefix that says where ("%s: "); "" for none. */
 bool fail_from(struct hlm_err *err, const struct hlm_err *why, const char *where);
-/* Every public call that takes an err begins with this. */
 void err_clear(struct hlm_err *err);
 
 /* Aborts with file, line and the condition. On in every build. Never for input. */
@@ -38,6 +37,8 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line);
  * dropped. One message at a time reaches a sink, whatever the threads. */
 void log_to(const struct hlm_log *log); /* NULL: nowhere. Copied */
 struct hlm_log log_get(void);           /* the calling thread's, to hand to a helper thread */
+/* Every public call that can fail begins with this: log is that of its object, NULL without one. */
+void api_begin(const struct hlm_log *log, struct hlm_err *err);
 void log_msg(enum hlm_log_level level, const char *fmt, ...) HLM_PRINTF(2, 3);
 
 /* Sizes from files: false on overflow, and *out is then left alone. */
@@ -59,13 +60,12 @@ const char *bytes_text(char out[32], uint64_t bytes); /* "1.5 GiB"; small ones t
 /* Monotonic seconds. */
 double now_s(void);
 
-/* Host memory. NULL when there is none: callers report it with fail(). n * size is checked. */
+/* Host memory. NULL when there is none: callers report it with fail_memory(). n * size is checked. */
 void *mem_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *mem_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
-uint64_t mem_n_failed(void); /* allocations that could not be had, in this process */
 /* For tests: the n-th allocation from now fails, 1 being the next; 0: none does. Returns how far
- * away the one asked for before still was: 0 when it has happened. The second lets all behind it
- * fail too. */
+ * away the one asked for before still was: 0 when it has happened. With the second, all allocations
+ * after that one fail too. */
 uint64_t mem_test_fail(uint64_t n);
 uint64_t mem_test_fail_from(uint64_t n);
 

@@ -116,8 +116,7 @@ static struct shown show(const char *p, uint64_t n, uint64_t max, bool ascii)
 static struct shown show_path(const char *path) { return show(path, strlen(path), 200, false); }
 static struct shown show_name(struct hlm_str s) { return show(s.p, s.n, 80, true); }
 
-static bool bad(const struct place *at, const char *fmt, ...) HLM_PRINTF(2, 3);
-static bool bad(const struct place *at, const char *fmt, ...)
+static bool refuse(const struct place *at, enum hlm_error kind, const char *fmt, va_list ap)
 {
     char where[300], what[400];
     if (at->name.p)
@@ -126,11 +125,28 @@ static bool bad(const struct place *at, const char *fmt, ...)
         snprintf(where, sizeof where, "%s %" PRIu64 " of %" PRIu64, at->kind, at->i, at->n);
     else
         snprintf(where, sizeof where, "%s", at->kind);
+    vsnprintf(what, sizeof what, fmt, ap);
+    return fail_as(at->err, kind, "%s: %s: %s", show_path(at->g->path).s, where, what);
+}
+
+static bool bad(const struct place *at, const char *fmt, ...) HLM_PRINTF(2, 3);
+static bool bad(const struct place *at, const char *fmt, ...)
+{
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(what, sizeof what, fmt, ap);
+    refuse(at, HLM_ERR_INPUT, fmt, ap);
     va_end(ap);
-    return fail(at->err, "%s: %s: %s", show_path(at->g->path).s, where, what);
+    return false;
+}
+
+static bool bad_memory(const struct place *at, const char *fmt, ...) HLM_PRINTF(2, 3);
+static bool bad_memory(const struct place *at, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    refuse(at, HLM_ERR_MEMORY, fmt, ap);
+    va_end(ap);
+    return false;
 }
 
 bool gguf_refuse(const struct gguf *g, const char *key, struct hlm_err *err, const char *fmt, ...)
@@ -355,7 +371,7 @@ static bool read_keys(struct reader *r, uint64_t n)
     struct gguf *g = r->g;
     g->kv = mem_alloc(n, sizeof *g->kv);
     if (!g->kv || !index_init(&g->kv_index, n))
-        return bad(&r->at, "no memory for %" PRIu64 " keys", n);
+        return bad_memory(&r->at, "no memory for %" PRIu64 " keys", n);
     for (uint64_t i = 0; i < n; i++) {
         struct gguf_kv *kv = &g->kv[i];
         r->at = (struct place){ .g = g, .err = r->at.err, .kind = "key", .i = i + 1, .n = n };
@@ -363,7 +379,7 @@ static bool read_keys(struct reader *r, uint64_t n)
             return false;
         char *key = mem_alloc(r->at.name.n + 1, 1);
         if (!key)
-            return bad(&r->at, "no memory for its name");
+            return bad_memory(&r->at, "no memory for its name");
         kv->key = memcpy(key, r->at.name.p, r->at.name.n);
         g->n_kv++;
         if (!index_add(&g->kv_index, key))
@@ -437,7 +453,7 @@ static bool read_tensors(struct reader *r, uint64_t n)
     r->at = (struct place){ .g = g, .err = r->at.err, .kind = "header" };
     g->tensor = mem_alloc(n, sizeof *g->tensor);
     if (!g->tensor || !index_init(&g->tensor_index, n))
-        return bad(&r->at, "no memory for %" PRIu64 " tensors", n);
+        return bad_memory(&r->at, "no memory for %" PRIu64 " tensors", n);
     for (uint64_t i = 0; i < n; i++) {
         struct entry *e = &g->tensor[i];
         r->at = (struct place){ .g = g, .err = r->at.err, .kind = "tensor", .i = i + 1, .n = n };
@@ -465,7 +481,7 @@ static bool place_tensors(struct reader *r)
     uint64_t start = align_up(r->pos, g->alignment);
     uint64_t n_data = start < g->n_bytes ? g->n_bytes - start : 0;
     struct entry **order = mem_alloc(g->n_tensor, sizeof *order);
-    bool ok = order || bad(&r->at, "no memory to sort tensors");
+    bool ok = order || bad_memory(&r->at, "no memory to sort tensors");
     for (uint64_t i = 0; ok && i < g->n_tensor; i++) {
         struct entry *e = order[i] = &g->tensor[i];
         r->at.name = (struct hlm_str){ e->name, strlen(e->name) };
@@ -531,22 +547,26 @@ struct gguf *gguf_open_alone(const char *path, struct hlm_err *err)
     void *map = NULL;
     struct stat st;
     const char *why = NULL;
+    enum hlm_error kind = HLM_ERR_INPUT;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
-    if (fd < 0 || fstat(fd, &st))
+    if (fd < 0 || fstat(fd, &st)) {
         why = strerror(errno);
-    else if (!S_ISREG(st.st_mode))
+        kind = HLM_ERR_SYSTEM;
+    } else if (!S_ISREG(st.st_mode))
         why = "not a regular file, expected a GGUF file";
     else if ((uint64_t)st.st_size > SIZE_MAX)
         why = "larger than the address space";
     else if (st.st_size) {
         map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map == MAP_FAILED)
+        if (map == MAP_FAILED) {
             why = strerror(errno);
+            kind = errno == ENOMEM ? HLM_ERR_MEMORY : HLM_ERR_SYSTEM;
+        }
     }
     if (fd >= 0)
         close(fd); /* the mapping stays */
     if (why) {
-        fail(err, "%s: %s", show_path(path).s, why);
+        fail_as(err, kind, "%s: %s", show_path(path).s, why);
         return NULL;
     }
     return gguf_new(path, map, (uint64_t)st.st_size, true, err);
@@ -586,7 +606,7 @@ bool gguf_adopt(struct gguf *g, struct gguf **part, uint32_t n, struct hlm_err *
                    MAX_TENSORS);
     struct entry *all = mem_alloc(n_tensor, sizeof *all);
     bool ok = (all && index_init(&index, n_tensor)) ||
-              bad(&at, "no memory for the %" PRIu64 " tensors of all its parts", n_tensor);
+              bad_memory(&at, "no memory for the %" PRIu64 " tensors of all its parts", n_tensor);
     for (uint32_t i = 0; ok && i <= n; i++) {
         const struct gguf *from = i ? part[i - 1] : g;
         for (uint64_t k = 0; ok && k < from->n_tensor; k++, i_all++) {

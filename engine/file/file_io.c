@@ -264,7 +264,7 @@ bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, st
         if (k < 0)
             return fail_system(err, "%.300s: %s", f->path, strerror(errno));
         if (k == 0)
-            return fail(err, "%.300s: has become shorter while it was read", f->path);
+            return fail_system(err, "%.300s: has become shorter while it was read", f->path);
         p += k;
         at += (uint64_t)k;
         n -= (uint64_t)k;

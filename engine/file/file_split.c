@@ -121,7 +121,8 @@ static struct gguf *open_part(const struct gguf *g, const struct part *first, ui
     char *path = path_of(g, first, i_part, &named);
     struct gguf *part = NULL;
     if (!path)
-        gguf_refuse(g, KEY_COUNT, err, "no memory for the path of part %" PRIu32, i_part + 1);
+        fail_memory(err, "%s: key '" KEY_COUNT "': no memory for the path of part %" PRIu32,
+                    gguf_path(g), i_part + 1);
     else
         part = opener(user, path, err);
     free(path);
@@ -138,7 +139,7 @@ static bool join(struct gguf *g, const struct part *first, gguf_opener opener, v
     uint32_t n = first->count - 1, n_open = 0;
     struct gguf **part = mem_alloc(n, sizeof *part);
     if (!part)
-        return gguf_refuse(g, KEY_COUNT, err, "no memory for %" PRIu32 " parts", n);
+        return fail_memory(err, "%s: key '" KEY_COUNT "': no memory for %" PRIu32 " parts", gguf_path(g), n);
     while (n_open < n && (part[n_open] = open_part(g, first, n_open + 1, opener, user, err)))
         n_open++;
     if (!gguf_adopt(g, part, n_open, err) || n_open < n)

@@ -53,14 +53,27 @@ bool cmd_f16(const struct cmd *c) { return c->f16; }
 uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
 uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
 
-void cmd_fail(struct cmd *c, const char *fmt, ...)
+static void stick(struct cmd *c, enum hlm_error kind, const char *fmt, va_list ap)
 {
     char msg[400];
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    fail_as(&c->err, kind, "%s: %s", c->name, msg);
+}
+
+void cmd_fail(struct cmd *c, const char *fmt, ...)
+{
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(msg, sizeof msg, fmt, ap);
+    stick(c, HLM_ERR_UNSUPPORTED, fmt, ap);
     va_end(ap);
-    fail(&c->err, "%s: %s", c->name, msg);
+}
+
+void cmd_fail_as(struct cmd *c, enum hlm_error kind, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    stick(c, kind, fmt, ap);
+    va_end(ap);
 }
 
 bool cmd_failed(const struct cmd *c) { return c->err.kind || c->g->lost; }
@@ -80,7 +93,7 @@ static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint32_t 
     uint64_t want = 2ull * *cap + n + 64;
     void *more = want <= UINT32_MAX ? mem_grow(*at, want, size) : NULL;
     if (!more) {
-        cmd_fail(c, "out of host memory");
+        cmd_fail_as(c, HLM_ERR_MEMORY, "out of host memory");
         return false;
     }
     *at = more;
@@ -203,13 +216,13 @@ static bool dispatch_fits(struct cmd *c, const struct kernel_info *k, struct gri
         cmd_fail(c, "%s: workgroups of %u, %s has up to %u", k->name, spec->v[0], g->caps.name,
                  g->caps.max_invocations);
     if (grid.x > max[0] || grid.y > max[1] || grid.z > max[2])
-        cmd_fail(c, "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", k->name,
+        cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", k->name,
                  grid.x, grid.y, grid.z, g->caps.name, max[0], max[1], max[2]);
     for (uint32_t i = 0; i < n_use; i++) {
         uint64_t bytes = whole_words(tensor_bytes(use[i].t));
         HLM_ASSERT(bytes && use[i].t.offset % g->caps.align == 0);
         if (bytes > g->caps.max_range)
-            cmd_fail(c, "%s: binding %u spans %s, %s binds up to %s", k->name, i,
+            cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: binding %u spans %s, %s binds up to %s", k->name, i,
                      bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
     }
     return !c->err.kind;
@@ -237,7 +250,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     e.flop = c->pending_flop;
     e.pipe = pipe_find(c->g, k, &spec);
     if (e.pipe == UINT32_MAX)
-        cmd_fail(c, "out of host memory");
+        cmd_fail_as(c, HLM_ERR_MEMORY, "out of host memory");
     else if (add_uses(c, &e, use, n_use, bytes)) {
         memcpy(c->push + c->n_push, push, n_push);
         c->n_push += (uint32_t)n_push;
@@ -451,7 +464,7 @@ fail:
 
 bool cmd_check(const struct cmd *c, struct hlm_err *err)
 {
-    return c->err.kind ? fail(err, "%s", c->err.msg) : gpu_ok(c->g, err);
+    return c->err.kind ? fail_from(err, &c->err, "") : gpu_ok(c->g, err);
 }
 
 bool cmd_end(struct cmd *c, struct hlm_err *err)
@@ -598,9 +611,10 @@ static bool submit_pieces(struct cmd *c, uint32_t first, uint32_t end, struct hl
 bool cmd_submit(struct cmd *c, struct hlm_err *err)
 {
     if (c->err.kind)
-        return fail(err, "%s", c->err.msg);
+        return fail_from(err, &c->err, "");
     if (c->g->dry)
-        return fail(err, "%s: this is a dry run, nothing can be computed", c->name);
+        return fail_as(err, HLM_ERR_STATE, "%s: this is a dry run, nothing can be computed",
+                       c->name);
     HLM_ASSERT(c->ended);
     /* Time stamps are overwritten by the next run: with the profile on each run is waited for, else
      * the times of those that happen to be done by now are enough. */

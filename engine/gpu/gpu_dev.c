@@ -101,25 +101,36 @@ static const char *running(struct gpu *g)
     return f->value == done + 1 ? f->what : "nothing that hlm knows of";
 }
 
+/* What a call's result is to the caller: want of memory, or a driver that hlm cannot use. */
+static enum hlm_error result_kind(VkResult r)
+{
+    return r == VK_ERROR_OUT_OF_HOST_MEMORY || r == VK_ERROR_OUT_OF_DEVICE_MEMORY ||
+                   r == VK_ERROR_FRAGMENTATION || r == VK_ERROR_OUT_OF_POOL_MEMORY ||
+                   r == VK_ERROR_TOO_MANY_OBJECTS
+               ? HLM_ERR_MEMORY
+               : HLM_ERR_UNSUPPORTED;
+}
+
 bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct hlm_err *err)
 {
     int n = (int)strcspn(call, "(");
     if (r != VK_ERROR_DEVICE_LOST)
-        return fail(err, "%s: %.*s: %s (%d)", g->caps.name, n, call, result_text(r), (int)r);
+        return fail_as(err, result_kind(r), "%s: %.*s: %s (%d)", g->caps.name, n, call,
+                       result_text(r), (int)r);
     if (!g->lost) {
         g->lost = true;
-        fail(&g->lost_err, "%s was lost (%.*s) while it ran %s", g->caps.name, n, call,
+        fail_as(&g->lost_err, HLM_ERR_DEVICE_LOST, "%s was lost (%.*s) while it ran %s", g->caps.name, n, call,
              g->timeline ? running(g) : "nothing");
         log_msg(HLM_LOG_DEBUG, "%s", g->lost_err.msg);
         if (g->dev) /* from here on nobody waits: what still runs must have ended */
             vkDeviceWaitIdle(g->dev);
     }
-    return fail(err, "%s", g->lost_err.msg);
+    return fail_from(err, &g->lost_err, "");
 }
 
 bool gpu_ok(const struct gpu *g, struct hlm_err *err)
 {
-    return !g->lost || fail(err, "%s", g->lost_err.msg);
+    return !g->lost || fail_from(err, &g->lost_err, "");
 }
 
 /* ---- instance -------------------------------------------------------------------------------- */
@@ -129,14 +140,18 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
                                                  const VkDebugUtilsMessengerCallbackDataEXT *data,
                                                  void *user)
 {
+    struct messages *to = user;
+    struct hlm_log was = log_get();
     (void)severity, (void)type;
-    atomic_fetch_add((atomic_uint *)user, 1);
+    atomic_fetch_add(&to->n, 1);
+    log_to(&to->log); /* the driver may call from a thread of its own */
     log_msg(HLM_LOG_ERROR, "validation: %s", data->pMessage);
+    log_to(&was);
     return VK_FALSE;
 }
 
 /* The layer's own findings only: what the loader says about drivers is of type GENERAL. */
-static VkDebugUtilsMessengerCreateInfoEXT messenger_info(atomic_uint *count)
+static VkDebugUtilsMessengerCreateInfoEXT messenger_info(struct messages *to)
 {
     return (VkDebugUtilsMessengerCreateInfoEXT){
         .sType = VK_STRUCTURE_TYPE_DEBUG_UTILS_MESSENGER_CREATE_INFO_EXT,
@@ -145,34 +160,35 @@ static VkDebugUtilsMessengerCreateInfoEXT messenger_info(atomic_uint *count)
         .messageType = VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT |
                        VK_DEBUG_UTILS_MESSAGE_TYPE_PERFORMANCE_BIT_EXT,
         .pfnUserCallback = on_message,
-        .pUserData = count,
+        .pUserData = to,
     };
 }
 
 static bool instance_refused(VkResult r, bool validate, struct hlm_err *err)
 {
     if (r == VK_ERROR_OUT_OF_HOST_MEMORY || r == VK_ERROR_OUT_OF_DEVICE_MEMORY)
-        return fail(err, "Vulkan cannot be started: %s", result_text(r));
+        return fail_memory(err, "Vulkan cannot be started: %s", result_text(r));
     if (r == VK_ERROR_LAYER_NOT_PRESENT && validate)
-        return fail(err, "the Vulkan validation layer is not installed "
-                         "(Debian, Ubuntu: vulkan-validationlayers)");
-    return fail(err,
+        return fail_as(err, HLM_ERR_UNSUPPORTED,
+                       "the Vulkan validation layer is not installed "
+                       "(Debian, Ubuntu: vulkan-validationlayers)");
+    return fail_as(err, HLM_ERR_UNSUPPORTED,
                 "no Vulkan driver was found (%s). Debian and Ubuntu have them in the package "
                 "mesa-vulkan-drivers, for AMD, Intel and for computing on the CPU; "
                 "NVIDIA's is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
                 r < 0 ? result_text(r) : "none has a device");
 }
 
-/* count: where the validation layer's messages are counted, NULL to run without it. */
-static VkInstance instance_open(atomic_uint *count, struct hlm_err *err)
+/* to: where the validation layer's messages go, NULL to run without the layer. */
+static VkInstance instance_open(struct messages *to, struct hlm_err *err)
 {
     uint32_t version = VK_API_VERSION_1_0;
     vkEnumerateInstanceVersion(&version);
     if (version < VK_API_VERSION_1_2) {
-        fail(err, "the Vulkan loader is older than 1.2 (Debian, Ubuntu: libvulkan1)");
+        fail_as(err, HLM_ERR_UNSUPPORTED, "the Vulkan loader is older than 1.2 (Debian, Ubuntu: libvulkan1)");
         return NULL;
     }
-    VkDebugUtilsMessengerCreateInfoEXT messenger = messenger_info(count);
+    VkDebugUtilsMessengerCreateInfoEXT messenger = messenger_info(to);
     const VkValidationFeaturesEXT features = {
         .sType = VK_STRUCTURE_TYPE_VALIDATION_FEATURES_EXT,
         .pNext = &messenger,
@@ -185,7 +201,7 @@ static VkInstance instance_open(atomic_uint *count, struct hlm_err *err)
     VkResult r = GUARD(vkCreateInstance(
         &(VkInstanceCreateInfo){
             .sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO,
-            .pNext = count ? &features : NULL,
+            .pNext = to ? &features : NULL,
             .pApplicationInfo =
                 &(VkApplicationInfo){
                     .sType = VK_STRUCTURE_TYPE_APPLICATION_INFO,
@@ -194,14 +210,14 @@ static VkInstance instance_open(atomic_uint *count, struct hlm_err *err)
                     .apiVersion =
                         version < VK_API_VERSION_1_3 ? VK_API_VERSION_1_2 : VK_API_VERSION_1_3,
                 },
-            .enabledLayerCount = count ? 1 : 0,
+            .enabledLayerCount = to ? 1 : 0,
             .ppEnabledLayerNames = &(const char *){ VALIDATION_LAYER },
-            .enabledExtensionCount = count ? 1 : 0,
+            .enabledExtensionCount = to ? 1 : 0,
             .ppEnabledExtensionNames = &(const char *){ VK_EXT_DEBUG_UTILS_EXTENSION_NAME },
         },
         NULL, &instance));
     if (r < 0) {
-        instance_refused(r, count, err);
+        instance_refused(r, to, err);
         return NULL;
     }
     return instance;
@@ -544,7 +560,7 @@ static bool choose(VkInstance instance, const char *want, struct probe *p, struc
         probe(instance, list[best], p);
     free(list);
     if (best < 0 && why[0])
-        return fail(err, "%s", why);
+        return fail_as(err, HLM_ERR_UNSUPPORTED, "%s", why);
     return best >= 0 || fail(err, "no Vulkan device '%.60s'; there are %s", want, names);
 }
 
@@ -590,7 +606,7 @@ static bool messenger_open(struct gpu *g, struct hlm_err *err)
     PFN_vkCreateDebugUtilsMessengerEXT create =
         (PFN_vkCreateDebugUtilsMessengerEXT)vkGetInstanceProcAddr(g->instance,
                                                                   "vkCreateDebugUtilsMessengerEXT");
-    VkDebugUtilsMessengerCreateInfoEXT info = messenger_info(&g->n_message);
+    VkDebugUtilsMessengerCreateInfoEXT info = messenger_info(&g->messages);
     VkResult r =
         create ? create(g->instance, &info, NULL, &g->messenger) : VK_ERROR_EXTENSION_NOT_PRESENT;
     return r >= 0 || gpu_refused(g, r, "vkCreateDebugUtilsMessengerEXT", err);
@@ -606,7 +622,8 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     }
     g->validate = params->validate;
     g->profile = params->profile;
-    if (!(g->instance = instance_open(g->validate ? &g->n_message : NULL, err)) ||
+    g->messages.log = log_get();
+    if (!(g->instance = instance_open(g->validate ? &g->messages : NULL, err)) ||
         (g->validate && !messenger_open(g, err)) || !choose(g->instance, params->device, p, err))
         goto fail;
     g->phys = p->phys;
@@ -660,5 +677,5 @@ void gpu_close(struct gpu *g)
 }
 
 const struct gpu_caps *gpu_caps(const struct gpu *g) { return &g->caps; }
-uint32_t gpu_validation_count(const struct gpu *g) { return atomic_load(&g->n_message); }
+uint32_t gpu_validation_count(const struct gpu *g) { return atomic_load(&g->messages.n); }
 struct gpu_counts gpu_counts(const struct gpu *g) { return g->counts; }

@@ -88,8 +88,10 @@ bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes,
     if (a->committed) {
         uint64_t have = start / cap < MAX_CHUNK ? a->chunk[span][start / cap].bytes : 0;
         if (start % cap + bytes > have)
-            return fail(err, "%s has %llu bytes for a half, %llu are needed", a->purpose,
-                        (unsigned long long)have, (unsigned long long)(start + bytes));
+            return fail_size(err, HLM_ERR_WONT_FIT,
+                             &(struct hlm_err){ .need = start + bytes, .have = have },
+                             "%s has %llu bytes for a half, %llu are needed", a->purpose,
+                             (unsigned long long)have, (unsigned long long)(start + bytes));
     } else {
         claim(a, span, start, bytes);
     }
@@ -293,14 +295,26 @@ static uint32_t arena_type(const struct arena *a, uint32_t allowed)
     return memory_type(a->g, allowed, local, 0, seen | cached);
 }
 
+/* What can never be had is a matter of the plan, what cannot be had now one of memory. */
 static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known,
                           struct hlm_err *err)
 {
     char want[32], left[32], has[32];
-    return fail_memory(err, "out of memory: %s needs %s, %s has %s free of %s", a->purpose,
-                bytes_text(want, arena_cost(a)), a->g->caps.name,
-                known ? bytes_text(left, free_bytes) : "not enough",
-                bytes_text(has, a->g->caps.heap_bytes));
+    bool never = a->beyond || a->g->dry;
+    struct hlm_err size = { .need = arena_cost(a), .have = known ? free_bytes : 0 };
+    if (!never)
+        size = (struct hlm_err){ 0 };
+    return fail_size(err, never ? HLM_ERR_WONT_FIT : HLM_ERR_MEMORY, &size,
+                     "out of memory: %s needs %s, %s has %s free of %s", a->purpose,
+                     bytes_text(want, arena_cost(a)), a->g->caps.name,
+                     known ? bytes_text(left, free_bytes) : "not enough",
+                     bytes_text(has, a->g->caps.heap_bytes));
+}
+
+static bool no_type(const struct arena *a, struct hlm_err *err)
+{
+    return fail_as(err, HLM_ERR_UNSUPPORTED, "%s: %s has no memory of the kind needed", a->purpose,
+                   a->g->caps.name);
 }
 
 /* Some drivers grant what is not there and kill the process that uses it: refuse before they do,
@@ -312,20 +326,25 @@ static bool enough(const struct arena *a, struct hlm_err *err)
     uint32_t type = arena_type(a, UINT32_MAX);
     char big[32], cap[32], had[32];
     if (type == UINT32_MAX)
-        return fail_memory(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
+        return no_type(a, err);
     if (g->dry && !a->beyond && !a->too_big)
         return true;
     bool known = heap_free(g->phys, g->caps.kind, g->caps.memory_budget,
                            g->memory.memoryTypes[type].heapIndex, &free_bytes);
     if ((known && want > free_bytes / 20 * 19) || a->beyond)
         return out_of_memory(a, free_bytes, known, err);
-    if (!arena_on_host(a) && want > g->budget - min_u64(g->budget, g->given_device))
-        return fail_memory(err, "out of memory: %s needs %s, of %s %s may be used and %s are taken",
-                    a->purpose, bytes_text(big, want), g->caps.name, bytes_text(cap, g->budget),
-                    bytes_text(had, g->given_device));
+    uint64_t left = g->budget - min_u64(g->budget, g->given_device);
+    if (!arena_on_host(a) && want > left)
+        return fail_size(err, HLM_ERR_WONT_FIT, &(struct hlm_err){ .need = want, .have = left },
+                         "out of memory: %s needs %s, of %s %s may be used and %s are taken",
+                         a->purpose, bytes_text(big, want), g->caps.name,
+                         bytes_text(cap, g->budget), bytes_text(had, g->given_device));
     if (a->too_big)
-        return fail(err, "%s: one tensor needs %s, the largest buffer of %s has %s", a->purpose,
-                    bytes_text(big, a->too_big), g->caps.name, bytes_text(cap, g->caps.max_alloc));
+        return fail_size(err, HLM_ERR_WONT_FIT,
+                         &(struct hlm_err){ .need = a->too_big, .have = g->caps.max_alloc },
+                         "%s: one tensor needs %s, the largest buffer of %s has %s", a->purpose,
+                         bytes_text(big, a->too_big), g->caps.name,
+                         bytes_text(cap, g->caps.max_alloc));
     return true;
 }
 
@@ -340,7 +359,7 @@ static bool chunk_make(struct arena *a, struct chunk *k, struct hlm_err *err)
         return gpu_refused(g, r, "vkCreateBuffer", err);
     type = arena_type(a, need.memoryTypeBits);
     if (type == UINT32_MAX)
-        return fail_memory(err, "%s: %s has no memory of the kind needed", a->purpose, g->caps.name);
+        return no_type(a, err);
     r = GUARD(vkAllocateMemory(g->dev,
                                &(VkMemoryAllocateInfo){
                                    .sType = VK_STRUCTURE_TYPE_MEMORY_ALLOCATE_INFO,

@@ -321,6 +321,7 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
 /* Threads take pipelines from one list until it is empty. */
 struct job {
     struct gpu *g;
+    struct hlm_log log; /* of the thread that waits for them */
     uint32_t *todo, n;
     atomic_uint next;
 };
@@ -328,6 +329,7 @@ struct job {
 static void *worker(void *arg)
 {
     struct job *j = arg;
+    log_to(&j->log);
     for (uint32_t i; (i = atomic_fetch_add(&j->next, 1)) < j->n;) {
         struct pipe *p = &j->g->pipe[j->todo[i]];
         p->result = pipe_make(j->g, p);
@@ -356,7 +358,7 @@ static bool may_try(VkResult r)
 
 void pipes_make(struct gpu *g)
 {
-    struct job j = { .g = g };
+    struct job j = { .g = g, .log = log_get() };
     double t0 = now_s();
     if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
         return;
@@ -382,7 +384,7 @@ bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err)
     if (p->handle)
         return true;
     if (!g->blob[p->k])
-        return fail(err, "this build has no shader for kernel %s", name);
+        return fail_as(err, HLM_ERR_UNSUPPORTED, "this build has no shader for kernel %s", name);
     snprintf(call, sizeof call, "the pipeline of %s", name);
     return gpu_refused(g, p->result ? p->result : VK_ERROR_OUT_OF_HOST_MEMORY, call, err);
 }

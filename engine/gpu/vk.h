@@ -100,11 +100,16 @@ struct slot {
     uint64_t value;
 };
 
+struct messages { /* of the validation layer */
+    atomic_uint n;
+    struct hlm_log log; /* where they go, whichever thread they come from */
+};
+
 struct gpu {
     struct gpu_caps caps;
     bool validate, profile, lost, dry;
     struct hlm_err lost_err; /* why, once lost */
-    atomic_uint n_message;   /* of the validation layer */
+    struct messages messages;
 
     VkInstance instance;
     VkDebugUtilsMessengerEXT messenger;

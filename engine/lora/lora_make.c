@@ -363,7 +363,7 @@ static bool check(struct file_out *out, const char *path, const struct lora_writ
     const char *tmp = file_out_flush(out, err);
     struct gguf *g = tmp ? gguf_open(tmp, err) : NULL;
     bool ok = g && ((same_keys(g, w) && gguf_n_tensor(g) == w->n_tensor) ||
-                    fail(err, "%.300s: read back, its keys are not what was written", path));
+                    fail_system(err, "%.300s: read back, its keys are not what was written", path));
     for (uint64_t i = 0; ok && i < w->n_tensor; i++) {
         const struct lora_tensor *t = &w->tensor[i];
         const struct gguf_tensor *got = gguf_tensor(g, t->name);
@@ -372,7 +372,7 @@ static bool check(struct file_out *out, const char *path, const struct lora_writ
              got->dim[1] == t->dim[1] && got->dim[2] == t->dim[2] &&
              hash_of(got->data, got->n_bytes, &h, err) && !memcmp(&h, &hash[i], sizeof h);
         if (!ok)
-            fail(err, "%.300s: read back, tensor %s is not what was written", path, t->name);
+            fail_system(err, "%.300s: read back, tensor %s is not what was written", path, t->name);
     }
     gguf_close(g);
     return ok;

@@ -218,8 +218,8 @@ static bool bring(struct lora_set *s, struct gpu *g, uint64_t i, const linear *w
     uint64_t bytes = 16ull * w->row_q, n = (uint64_t)w->n_out * w->n_expert;
     uint64_t fit = gpu_stage_max(g) / bytes;
     if (!fit)
-        return fail(err, "a row of an adapter of rank %u needs more than the upload buffer",
-                    w->n_in);
+        return fail_as(err, HLM_ERR_UNSUPPORTED,
+                       "a row of an adapter of rank %u needs more than the upload buffer", w->n_in);
     for (uint64_t r = 0; r < n; r += fit) {
         uint64_t take_n = min_u64(fit, n - r);
         float *to = gpu_stage(g, s->arena, w->offset + r * bytes, take_n * bytes, err);
@@ -236,7 +236,7 @@ bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err)
 {
     struct hlm_err why = { 0 };
     if (!arena_commit(s->arena, &why))
-        return fail(err, "%s: fewer or smaller adapters need less", why.msg);
+        return fail_size(err, why.kind, &why, "%s: fewer or smaller adapters need less", why.msg);
     if (gpu_is_dry(g))
         return true;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {

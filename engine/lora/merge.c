@@ -33,10 +33,9 @@ struct merge {
     struct gguf *base;
     struct lora_file_base fb;
     struct lora_file *file[MAX_ADAPTERS];
-    enum dtype type; /* --merge-type, where p->type is set */
+    enum dtype type; /* where p->type is set */
     struct fate *fate;
     uint64_t done, total;
-    bool stopped;
     /* one row */
     float *w, *after;
     double *d;
@@ -48,12 +47,13 @@ static bool no_memory(struct merge *m)
     return fail_memory(m->err, "%.300s: out of memory", m->p->model);
 }
 
+/* n more bytes are done. False: the caller of hlm_merge wants no more. */
 static bool go_on(struct merge *m, uint64_t n)
 {
     m->done += n;
-    if (m->p->progress && !m->p->progress(m->p->user, m->done, m->total))
-        m->stopped = true;
-    return !m->stopped;
+    bool on = !m->p->progress || m->p->progress(m->p->user, m->done, m->total);
+    log_to(&m->p->log);
+    return on || fail_stopped(m->err);
 }
 
 /* ---- the base, as adapters see it ------------------------------------------------------------ */
@@ -124,8 +124,8 @@ static bool touch(struct merge *m, const struct lora_file *l)
 
 static bool open_adapters(struct merge *m)
 {
-    for (uint32_t i = 0; i < m->p->n_adapter; i++) {
-        const struct hlm_lora *a = &m->p->adapter[i];
+    for (uint32_t i = 0; i < m->p->n_lora; i++) {
+        const struct hlm_lora *a = &m->p->lora[i];
         struct gguf *g = gguf_open(a->path, m->err);
         m->file[i] = lora_file_check(g, a->scale, &m->fb.base, m->err);
         if (!m->file[i] || !touch(m, m->file[i]))
@@ -245,11 +245,11 @@ static void tell(const struct touched *x)
     t.size = x->ww > 0 ? sqrt(x->dd / x->ww) : x->dd > 0 ? (double)INFINITY : 0;
     t.kept = x->dd > 0 ? x->wd / x->dd : 1;
     t.noise = x->dd > 0 ? sqrt(x->ee / x->dd) : x->ee > 0 ? (double)INFINITY : 0;
-    if (m->p->told)
-        m->p->told(m->p->user, &t);
+    if (m->p->merged)
+        m->p->merged(m->p->user, &t);
+    log_to(&m->p->log);
 }
 
-/* False with err unset when it was stopped, here and below. */
 static bool put(struct merge *m, struct file_out *out, struct sum *sum, const void *bytes,
                 uint64_t n)
 {
@@ -271,7 +271,7 @@ static bool put_matrix(struct touched *x, struct file_out *out, struct sum *sum)
     bool ok = true;
     dtype_bytes(x->t->type, x->t->dim[0], &old_bytes);
     dtype_bytes(x->f->type, x->t->dim[0], &new_bytes);
-    for (uint32_t i = 0; ok && i < m->p->n_adapter; i++)
+    for (uint32_t i = 0; ok && i < m->p->n_lora; i++)
         for (uint64_t k = 0; ok && k < m->file[i]->n_pair; k++) {
             const struct pair *p = &m->file[i]->pair[k];
             if (p->x != x->t)
@@ -302,7 +302,7 @@ static bool put_gate(struct touched *x, struct file_out *out, struct sum *sum)
     double *add = mem_alloc(n, sizeof *add);
     float *v = mem_alloc(n, sizeof *v), *d = mem_alloc(n, sizeof *d);
     bool ok = (add && v && d) || no_memory(m);
-    for (uint32_t i = 0; ok && i < m->p->n_adapter; i++)
+    for (uint32_t i = 0; ok && i < m->p->n_lora; i++)
         for (uint64_t k = 0; k < m->file[i]->n_shift; k++) {
             const struct shift *s = &m->file[i]->shift[k];
             if (s->x != x->t)
@@ -426,7 +426,8 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
         const struct gguf_kv *a = gguf_kv_at(g, i), *b = gguf_kv(got, a->key);
         if (!b || a->type != b->type || a->elem != b->elem || a->n != b->n ||
             (memcmp(a->data, b->data, (size_t)gguf_kv_bytes(a)) && strcmp(a->key, "split.count")))
-            ok = fail(m->err, "%.200s: read back, key %.60s is not what was written", path, a->key);
+            ok = fail_system(m->err, "%.200s: read back, key %.60s is not what was written", path,
+                             a->key);
     }
     for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i), *b = gguf_tensor(got, t->name);
@@ -437,12 +438,12 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
         ok = b && b->type == fate[i].type && b->n_dim == t->n_dim &&
              !memcmp(b->dim, t->dim, sizeof t->dim);
         ok = ok && sum_of(m, b, &h);
-        if (!m->stopped && (!ok || h.lo != fate[i].sum.lo || h.hi != fate[i].sum.hi))
-            ok =
-                fail(m->err, "%.200s: read back, tensor %s is not what was written", path, t->name);
+        if (!ok || h.lo != fate[i].sum.lo || h.hi != fate[i].sum.hi)
+            ok = fail_system(m->err, "%.200s: read back, tensor %s is not what was written", path,
+                             t->name);
     }
     if (ok && n != gguf_n_tensor(got))
-        ok = fail(m->err, "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
+        ok = fail_system(m->err, "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
                   path, gguf_n_tensor(got), n);
     gguf_close(got);
     return ok;
@@ -503,8 +504,8 @@ static bool check_paths(const struct hlm_merge_params *p, struct hlm_err *err)
     const char *out[2] = { p->out, p->gates_only };
     for (uint32_t i = 0; i < 2 && out[i]; i++) {
         bool clash = file_same(out[i], p->model);
-        for (uint32_t k = 0; k < p->n_adapter; k++)
-            clash = clash || file_same(out[i], p->adapter[k].path);
+        for (uint32_t k = 0; k < p->n_lora; k++)
+            clash = clash || file_same(out[i], p->lora[k].path);
         if (clash || (i && file_same(out[0], out[1])))
             return fail(err, "%.300s: is also %s, expected a file of its own", out[i],
                         clash ? "read" : "the other output");
@@ -520,7 +521,8 @@ static bool find_type(struct merge *m)
         if (dtype_info(i) && !strcasecmp(dtype_info(i)->name, m->p->type)) {
             m->type = (enum dtype)i;
             return quant_has(m->type) ||
-                   fail(m->err, "type %s: hlm does not write it", dtype_info(i)->name);
+                   fail_as(m->err, HLM_ERR_UNSUPPORTED, "type %s: hlm does not write it",
+                           dtype_info(i)->name);
         }
     return !m->p->type || fail(m->err, "type '%.40s': there is none of that name", m->p->type);
 }
@@ -543,19 +545,24 @@ static bool make_room(struct merge *m)
 bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct hlm_err *err)
 {
     struct merge m = { .p = p, .err = err };
-    *sum = (struct hlm_merge_sum){ 0 };
-    HLM_ASSERT(p->n_adapter >= 1 && (!p->gates_only || p->n_adapter == 1));
-    if (p->n_adapter > MAX_ADAPTERS)
-        return fail(err, "%" PRIu32 " adapters, expected at most %d", p->n_adapter, MAX_ADAPTERS);
+    struct hlm_merge_sum own = { 0 };
+    api_begin(&p->log, err);
+    if (!p->n_lora || p->n_lora > MAX_ADAPTERS)
+        return fail(err, "%" PRIu32 " adapters, expected 1 to %d", p->n_lora, MAX_ADAPTERS);
+    if (p->gates_only && p->n_lora != 1)
+        return fail(err, "%.200s: the gates of %" PRIu32 " adapters, expected one adapter",
+                    p->gates_only, p->n_lora);
     bool ok = check_paths(p, err) && find_type(&m) && (m.base = gguf_open(p->model, err)) &&
               see_base(&m) && open_adapters(&m) && make_room(&m) && write_all(&m);
     for (uint64_t i = 0; ok && i < gguf_n_tensor(m.base); i++) {
-        sum->n_tensor++;
-        sum->n_gate += m.fate[i].gate;
-        sum->n_matrix += m.fate[i].touched && !m.fate[i].gate;
-        sum->bytes += m.fate[i].n_bytes;
+        own.n_tensor++;
+        own.n_gate += m.fate[i].gate;
+        own.n_matrix += m.fate[i].touched && !m.fate[i].gate;
+        own.bytes += m.fate[i].n_bytes;
     }
-    for (uint32_t i = 0; i < p->n_adapter; i++)
+    if (sum)
+        *sum = own;
+    for (uint32_t i = 0; i < p->n_lora; i++)
         lora_file_close(m.file[i]);
     lora_file_base_free(&m.fb);
     free(m.fate);

@@ -142,7 +142,7 @@ static bool write_config(struct peft *p, const char *path)
               (got = file_read(path, 1 << 26, &n, p->err)) != NULL;
     json_t *again = ok ? json_loads(got, 0, NULL) : NULL;
     if (ok && !json_equal(all, again))
-        ok = fail(p->err, "%.300s: read back, it is not what was written", path);
+        ok = fail_system(p->err, "%.300s: read back, it is not what was written", path);
     json_decref(again);
     json_decref(all);
     free(text);
@@ -194,8 +194,9 @@ static bool row_of(void *user, uint64_t i, uint64_t r, float *to)
         (i % 2 ? peft_row_b : peft_row_a)(p, m, r, to);
     }
     p->done += n * sizeof *to;
-    p->stopped = p->params->progress && !p->params->progress(p->params->user, p->done, p->total);
-    return !p->stopped;
+    bool on = !p->params->progress || p->params->progress(p->params->user, p->done, p->total);
+    log_to(&p->params->log);
+    return on || fail_stopped(p->err);
 }
 
 /* In metadata everything is text. */
@@ -308,14 +309,17 @@ bool hlm_peft_export(const struct hlm_peft_params *params, struct hlm_peft_sum *
                      struct hlm_err *err)
 {
     struct peft p = { .params = params, .err = err };
+    struct hlm_peft_sum own = { 0 };
     float alpha = 0;
-    *sum = (struct hlm_peft_sum){ 0 };
+    api_begin(&params->log, err);
     bool ok = check_out(params->out, err) && (p.file = gguf_open(params->model, err)) &&
               lora_file_base(&p.fb, p.file, err) &&
               (p.lora = lora_file_check(gguf_open(params->adapter, err), 1, &p.fb.base, err)) &&
               gguf_f32(p.lora->g, "adapter.lora.alpha", REQUIRED, &alpha, err);
     p.alpha = (double)alpha;
-    ok = ok && peft_map(&p) && write_all(&p, sum);
+    ok = ok && peft_map(&p) && write_all(&p, &own);
+    if (sum)
+        *sum = own;
     lora_file_close(p.lora);
     lora_file_base_free(&p.fb);
     free(p.module);

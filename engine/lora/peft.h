@@ -11,22 +11,8 @@
  * Heads are in the checkpoint's order. Where it fuses what GGUF keeps apart (in_proj_qkvz,
  * in_proj_ba, Qwen3.5's gate_up_proj), A are stacked and B stand block by block; where it keeps
  * apart what GGUF fuses, A stands twice. A stack of experts S.NAME becomes S.E.NAME for expert E,
- * which is the checkpoint's own name wherever that has one for each. */
+ * which is the checkpoint's own name wherever that has one for each.
+ *
+ * The call, hlm_peft_export(), is in hlm.h. */
 #pragma once
 #include "base/base.h"
-
-struct hlm_peft_params {
-    const char *model, *adapter; /* GGUF files */
-    const char *out;             /* the folder; nothing may be there yet */
-    bool (*progress)(void *user, uint64_t done, uint64_t total); /* bytes; false stops it */
-    void *user;
-};
-/* Modules in the adapter, those of draft blocks, gates; bytes of all tensors. */
-struct hlm_peft_sum {
-    uint64_t n_module, n_draft, n_gate, bytes;
-};
-
-/* Writes a folder beside p->out, reads it back, and only then puts it there. False: nothing is left
- * behind; err unset: it was stopped. */
-bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum,
-                     struct hlm_err *err);

@@ -242,7 +242,7 @@ static bool add_pair(struct peft *p, const struct pair *a)
         if (!add_entry(p, a, e, layer))
             return false;
     }
-    return n > 0 || fail(p->err, "%.200s: %s: no place is known for %s in checkpoints of %s",
+    return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.200s: %s: no place is known for %s in checkpoints of %s",
                          gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
 }
 
@@ -270,7 +270,7 @@ bool peft_map(struct peft *p)
 {
     char name[64];
     if (!arch_of(p))
-        return fail(p->err, "%.300s: checkpoints of %s are not known", gguf_path(p->file),
+        return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: checkpoints of %s are not known", gguf_path(p->file),
                     p->fb.arch);
     for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks stand last */
         uint32_t layer = 0;
@@ -391,7 +391,7 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
             snprintf(name, size, "%s%s.%s", layer_is, arch_of(p)->mixer, names[i].hf);
             return true;
         }
-    return fail(p->err, "%.300s: no place is known for %s in checkpoints of %s", gguf_path(p->file),
+    return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: no place is known for %s in checkpoints of %s", gguf_path(p->file),
                 x->name, p->fb.arch);
 }
 

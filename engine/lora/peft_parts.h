@@ -52,7 +52,6 @@ struct peft {
     uint64_t n_module, cap_module;
     float *row; /* room for one */
     uint64_t done, total;
-    bool stopped;
 };
 /* Fills heads, n_layer and modules, in the adapter's order. */
 bool peft_map(struct peft *p);

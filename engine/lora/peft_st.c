@@ -121,7 +121,7 @@ static bool check(const char *tmp, const char *path, const struct st *s, const u
     json_decref(all);
     free(text);
     file_in_close(&f);
-    return ok || fail(err, "%.300s: read back, it is not what was written", path);
+    return ok || fail_system(err, "%.300s: read back, it is not what was written", path);
 }
 
 bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err)

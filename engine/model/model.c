@@ -236,8 +236,9 @@ static const struct gguf_tensor *find(struct binder *b, const char *name_fmt, ui
     }
     const struct dtype_info *info = dtype_info(t->type);
     if (!info->to_f32 || !pack_supported(t->type)) {
-        fail(b->err, "%s: %s has type %s, which this version of hlm cannot compute with",
-             gguf_path(g), name, info->name);
+        fail_as(b->err, HLM_ERR_UNSUPPORTED,
+                "%s: %s has type %s, which this version of hlm cannot compute with", gguf_path(g),
+                name, info->name);
         return NULL;
     }
     if (!find_sidecars(b, t))
@@ -505,8 +506,9 @@ static bool run_job(struct binder *b, const struct job *j)
     struct gpu *g = b->m->gpu;
     uint64_t row_bytes = job_row_bytes(j), fit = gpu_stage_max(g) / row_bytes;
     if (fit == 0)
-        return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer",
-                    gguf_path(b->m->file), j->t ? j->t->name : "a table", row_bytes);
+        return fail_as(b->err, HLM_ERR_UNSUPPORTED,
+                       "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer",
+                       gguf_path(b->m->file), j->t ? j->t->name : "a table", row_bytes);
     for (uint64_t row = 0; row < j->n_row; row += fit) {
         struct rows r = {
             .j = j, .row = row, .n = min_u64(fit, j->n_row - row), .row_bytes = row_bytes
@@ -527,7 +529,7 @@ static bool upload(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t
             return false;
         done += job_row_bytes(&b->job[i]) * b->job[i].n_row;
         if (progress && !progress(user, done, total))
-            return false;
+            return fail_stopped(b->err);
     }
     return gpu_stage_end(b->m->gpu, b->err);
 }
@@ -535,7 +537,7 @@ static bool upload(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t
 bool model_commit(struct arena *a, const char *hint, struct hlm_err *err)
 {
     struct hlm_err why = { 0 };
-    return arena_commit(a, &why) || fail(err, "%s: %s", why.msg, hint);
+    return arena_commit(a, &why) || fail_size(err, why.kind, &why, "%s: %s", why.msg, hint);
 }
 
 /* ---- load ------------------------------------------------------------------------------------ */
@@ -578,8 +580,9 @@ static bool load_common(struct binder *b)
     if (!gguf_str(m->file, key, OPTIONAL, &scaling, b->err))
         return false;
     if (scaling.n && !(scaling.n == 4 && !memcmp(scaling.p, "none", 4)))
-        return model_refuse(b, "%s is \"%.*s\": extended-context scaling is not supported", key,
-                            (int)min_u64(scaling.n, 40), scaling.p);
+        return fail_as(b->err, HLM_ERR_UNSUPPORTED,
+                       "%s: %s is \"%.*s\": extended-context scaling is not supported",
+                       gguf_path(m->file), key, (int)min_u64(scaling.n, 40), scaling.p);
     if (!bind_linear(b, &m->token_embd, "token_embd.weight", 0, m->n_embd, m->n_vocab) ||
         !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
         return false;
@@ -679,8 +682,8 @@ const struct arch *model_arch(const struct gguf *g, struct hlm_err *err)
         snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
                  archs[i]->name);
     }
-    fail(err, "%s: architecture \"%.*s\" is not supported (known: %s)", gguf_path(g),
-         (int)min_u64(s.n, 60), s.p ? s.p : "", known);
+    fail_as(err, HLM_ERR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (known: %s)",
+            gguf_path(g), (int)min_u64(s.n, 60), s.p ? s.p : "", known);
     return NULL;
 }
 

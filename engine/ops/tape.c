@@ -105,7 +105,7 @@ void tape_push(struct cmd *c, struct tape_rec r)
     if (room(&t->rec, t->n_rec, &t->cap_rec, sizeof *t->rec))
         t->rec[t->n_rec++] = r;
     else
-        cmd_fail(c, "out of memory: a tape of %llu ops", (unsigned long long)t->n_rec);
+        cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: a tape of %llu ops", (unsigned long long)t->n_rec);
 }
 
 void tape_back(struct cmd *c, tensor y, tensor dy)
@@ -138,7 +138,7 @@ void grad_is(struct cmd *c, tensor t, tensor dt)
     if (room(&tape->live, tape->n_live, &tape->cap_live, sizeof *tape->live))
         tape->live[tape->n_live++] = (struct gradient){ t, dt };
     else
-        cmd_fail(c, "out of memory: %llu gradients", (unsigned long long)tape->n_live);
+        cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: %llu gradients", (unsigned long long)tape->n_live);
 }
 
 tensor grad(struct cmd *c, tensor t)
@@ -177,7 +177,7 @@ void tape_layer(struct cmd *c, uint32_t i_layer, bool held)
     t->held = held;
     for (; t->n_kept <= i_layer && !cmd_failed(c); t->n_kept++) {
         if (!room(&t->kept, t->n_kept, &t->cap_kept, sizeof *t->kept)) {
-            cmd_fail(c, "out of memory: choices of %u layers", i_layer);
+            cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: choices of %u layers", i_layer);
             return;
         }
         t->kept[t->n_kept] = (struct kept){ 0 };
