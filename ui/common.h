@@ -38,9 +38,9 @@ int ui_failed(const struct hlm_err *err);
 void ui_warn(const char *fmt, ...) UI_PRINTF(1, 2);
 void ui_info(const char *fmt, ...) UI_PRINTF(1, 2);
 struct hlm_log ui_log(void); /* the same for the messages of an object of the library */
-void ui_note(const char *fmt, ...) UI_PRINTF(1, 2);  /* dim; on a terminal or with -v */
-void ui_say(const char *fmt, ...) UI_PRINTF(1, 2);   /* what a person asked for: always shown */
-bool ui_notes(void);                                  /* would ui_note show anything? */
+void ui_note(const char *fmt, ...) UI_PRINTF(1, 2); /* dim; on a terminal or with -v */
+void ui_say(const char *fmt, ...) UI_PRINTF(1, 2);  /* what a person asked for: always shown */
+bool ui_notes(void);                                /* would ui_note show anything? */
 /* A model's text, whole UTF-8 characters of it, as it stands; on a terminal without the control
  * characters that would move it: what a model says may come from anywhere. */
 void ui_text(FILE *to, const char *s, uint64_t n);

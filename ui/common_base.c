@@ -37,7 +37,8 @@ bool ui_fail_stopped(struct hlm_err *err)
 
 void *ui_alloc(uint64_t n, uint64_t size)
 {
-    return n > SIZE_MAX || size > SIZE_MAX ? NULL : calloc(n ? (size_t)n : 1, size ? (size_t)size : 1);
+    return n > SIZE_MAX || size > SIZE_MAX ? NULL
+                                           : calloc(n ? (size_t)n : 1, size ? (size_t)size : 1);
 }
 
 void *ui_grow(void *old, uint64_t n, uint64_t size)

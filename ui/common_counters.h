@@ -1,5 +1,5 @@
-/* common_counters: the figures of an engine, as the event "counters" of --log-json and in the shared
- * memory that a monitor reads (ring.h). */
+/* common_counters: the figures of an engine, as the event "counters" of --log-json and in the
+ * shared memory that a monitor reads (ring.h). */
 #pragma once
 #include "hlm_counters.h"
 

@@ -67,8 +67,8 @@ bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err 
 
 /* ---- what would fit -------------------------------------------------------------------------- */
 
-/* Cheapest sacrifice first: a shorter context, then no snapshots, then a small batch too. Empty when
- * nothing helps. */
+/* Cheapest sacrifice first: a shorter context, then no snapshots, then a small batch too. Empty
+ * when nothing helps. */
 static void what_fits(hlm *m, struct hlm_session_params p, uint64_t fits, char *out, size_t size)
 {
     static const char *const how[] = { "", "--snapshot-budget 0 and ",

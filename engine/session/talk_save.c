@@ -1,9 +1,9 @@
-/* chat_save: a conversation in a file - the session's state with the messages as its note, a JSON
+/* talk_save: a conversation in a file - the session's state with the messages as its note, a JSON
  * object {"messages": [{"role", "content", "reasoning", "ids"}], "think"}. Text that is no UTF-8,
- * as an answer cut inside a character is, stands in "content_hex" or "reasoning_hex".
+ * such as an answer cut inside a character, stands in "content_hex" or "reasoning_hex".
  *
- * The note comes from a file: whatever is in it is checked before the conversation changes. */
-#include "chat_talk.h"
+ * The note comes from a file: it is checked as a whole before the conversation changes. */
+#include "session/talk.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -45,8 +45,11 @@ static bool append_msg(json_t *list, const struct chat_msg *m)
     return ok;
 }
 
-bool talk_save(const struct talk *t, const char *path, struct hlm_err *err)
+bool hlm_talk_save(hlm_talk *t, const char *path, struct hlm_err *err)
 {
+    api_begin(&t->m->log, err);
+    if (!talk_check(t, err))
+        return false;
     json_t *note = json_object(), *list = json_array();
     bool ok = json_object_set_new(note, "messages", list) == 0 &&
               json_object_set_new(note, "think", json_boolean(t->think)) == 0;
@@ -55,7 +58,7 @@ bool talk_save(const struct talk *t, const char *path, struct hlm_err *err)
     char *text = ok ? json_dumps(note, JSON_COMPACT) : NULL;
     json_decref(note);
     if (!text)
-        return fail(err, "%s: out of memory for the messages", path);
+        return fail_memory(err, "%s: out of memory for the messages", path);
     ok = hlm_session_save(t->session, path, text, strlen(text), err);
     free(text);
     return ok;
@@ -68,7 +71,7 @@ static int hex_digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* A fresh copy of a text; NULL when there is none or it is not as it should be. */
+/* A fresh copy of a text; NULL when there is none or it is malformed. */
 static char *get_text(const json_t *o, const char *key)
 {
     char name[24];
@@ -111,7 +114,7 @@ static bool get_ids(const json_t *o, uint32_t n_vocab, struct chat_msg *m)
     return true;
 }
 
-/* A system message, if any, comes first; then the person and the model in turn, the model last. */
+/* A system message, if any, comes first; then user and assistant in turn, the assistant last. */
 static bool right_order(const struct chat_msg *msg, uint32_t n)
 {
     uint32_t first = n && strcmp(msg[0].role, "system") == 0;
@@ -134,13 +137,13 @@ struct noted {
     bool think;
 };
 
-static bool read_note(const struct talk *t, const char *path, const char *text, uint64_t n_text,
+static bool read_note(const struct hlm_talk *t, const char *path, const char *text, uint64_t n_text,
                       struct noted *got, struct hlm_err *err)
 {
     json_t *note = json_loadb(text, (size_t)n_text, 0, NULL);
     const json_t *list = json_object_get(note, "messages"), *think = json_object_get(note, "think");
     size_t n = json_array_size(list);
-    uint32_t n_vocab = hlm_get_info(t->model).n_vocab;
+    uint32_t n_vocab = hlm_get_info(t->m).n_vocab;
     *got = (struct noted){ .think = json_is_true(think) };
     bool ok = json_is_array(list) && json_is_boolean(think) && n < UINT32_MAX - 16;
     if (ok) {
@@ -162,15 +165,16 @@ static bool read_note(const struct talk *t, const char *path, const char *text, 
         return true;
     free_msgs(got->msg, got->n);
     *got = (struct noted){ 0 };
-    return fail(err, "%s: its messages are not as hlm-chat writes them", path);
+    return fail(err, "%s: its messages are not those of a saved conversation", path);
 }
 
-bool talk_load(struct talk *t, const char *path, struct hlm_err *err)
+bool hlm_talk_load(hlm_talk *t, const char *path, struct hlm_err *err)
 {
     struct noted got = { 0 };
     void *seen = NULL, *note = NULL;
     uint64_t n_seen = 0, n_note = 0;
-    bool ok = hlm_session_peek(t->session, path, &seen, &n_seen, err) &&
+    api_begin(&t->m->log, err);
+    bool ok = talk_check(t, err) && hlm_session_peek(t->session, path, &seen, &n_seen, err) &&
               read_note(t, path, seen, n_seen, &got, err) &&
               hlm_session_load(t->session, path, &note, &n_note, err);
     if (ok && (n_note != n_seen || memcmp(note, seen, (size_t)n_note) != 0)) {

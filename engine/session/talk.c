@@ -1,0 +1,199 @@
+/* talk: conversations - history, settings, adapters. See talk.h; turns are in talk_turn.c. */
+#include "session/talk.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- history --------------------------------------------------------------------------------- */
+
+bool msg_is(const struct chat_msg *m, const char *role) { return strcmp(m->role, role) == 0; }
+
+char *talk_copy(const char *s, uint64_t n)
+{
+    char *out = mem_alloc(n + 1, 1);
+    if (out && n)
+        memcpy(out, s, (size_t)n);
+    return out;
+}
+
+bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_err *err)
+{
+    if (t->n_msg == t->cap) {
+        uint32_t cap = t->cap ? 2 * t->cap : 16;
+        struct chat_msg *more = mem_grow(t->msg, cap, sizeof *more);
+        if (more) {
+            t->msg = more;
+            t->cap = cap;
+        }
+    }
+    if (t->n_msg == t->cap || !m.role || !m.content) {
+        chat_msg_free(&m);
+        return fail_memory(err, "out of memory for the history");
+    }
+    memmove(&t->msg[i + 1], &t->msg[i], (t->n_msg - i) * sizeof *t->msg);
+    t->msg[i] = m;
+    t->n_msg++;
+    return true;
+}
+
+bool talk_add(struct hlm_talk *t, uint32_t i, const char *role, const char *text,
+              struct hlm_err *err)
+{
+    struct chat_msg m = { .role = talk_copy(role, strlen(role)),
+                          .content = talk_copy(text, strlen(text)) };
+    return talk_insert(t, i, m, err);
+}
+
+void talk_forget(struct hlm_talk *t, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++)
+        chat_msg_free(&t->msg[i]);
+    if (to < t->n_msg)
+        memmove(&t->msg[from], &t->msg[to], (t->n_msg - to) * sizeof *t->msg);
+    t->n_msg -= to - from;
+}
+
+uint32_t talk_n_system(const struct hlm_talk *t)
+{
+    return t->n_msg && msg_is(&t->msg[0], "system");
+}
+
+bool hlm_talk_undo(hlm_talk *t)
+{
+    uint32_t first = talk_n_system(t), i = t->n_msg;
+    while (i > first && !msg_is(&t->msg[i - 1], "user"))
+        i--;
+    if (i == first)
+        return false;
+    talk_forget(t, i - 1, t->n_msg);
+    t->full = false;
+    return true;
+}
+
+void hlm_talk_clear(hlm_talk *t)
+{
+    talk_forget(t, talk_n_system(t), t->n_msg);
+    t->full = false;
+}
+
+uint32_t hlm_talk_n_message(const hlm_talk *t) { return t->n_msg; }
+
+struct hlm_message hlm_talk_message(const hlm_talk *t, uint32_t i)
+{
+    if (i >= t->n_msg)
+        return (struct hlm_message){ 0 };
+    const struct chat_msg *m = &t->msg[i];
+    return (struct hlm_message){ m->role, m->content, m->reasoning };
+}
+
+uint32_t hlm_talk_n_turn(const hlm_talk *t)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_msg; i++)
+        n += msg_is(&t->msg[i], "user");
+    return n;
+}
+
+/* ---- opening --------------------------------------------------------------------------------- */
+
+hlm_talk *hlm_talk_open(hlm *m, const struct hlm_talk_params *params, struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    hlm_vocab *v = hlm_get_vocab(m, err);
+    struct hlm_talk *t = v ? mem_alloc(1, sizeof *t) : NULL;
+    if (!t) {
+        if (v)
+            fail_memory(err, "out of memory for a conversation");
+        return NULL;
+    }
+    t->m = m;
+    t->tok = v->tok;
+    t->params = params->session;
+    t->options = (struct hlm_talk_options){ .sampling = hlm_sampling_default(m), .n_predict = -1 };
+    if (vocab_format(v, params->format, &t->format, err))
+        t->session = hlm_session_create(m, &t->params, err);
+    if (!t->session) {
+        free(t);
+        return NULL;
+    }
+    t->think = t->format.think;
+    return t;
+}
+
+void hlm_talk_close(hlm_talk *t)
+{
+    if (!t)
+        return;
+    talk_forget(t, 0, t->n_msg);
+    free(t->msg);
+    hlm_session_destroy(t->session);
+    free(t);
+}
+
+bool talk_check(const struct hlm_talk *t, struct hlm_err *err)
+{
+    return t->session ||
+           fail_as(err, HLM_ERR_STATE, "this conversation lost its session: it can only be closed");
+}
+
+/* ---- settings -------------------------------------------------------------------------------- */
+
+struct hlm_talk_options *hlm_talk_options(hlm_talk *t) { return &t->options; }
+
+const hlm_session *hlm_talk_session(const hlm_talk *t) { return t->session; }
+
+const char *hlm_talk_system(const hlm_talk *t)
+{
+    return talk_n_system(t) ? t->msg[0].content : NULL;
+}
+
+bool hlm_talk_set_system(hlm_talk *t, const char *text, struct hlm_err *err)
+{
+    api_begin(&t->m->log, err);
+    uint32_t n_old = talk_n_system(t), n_new = text && *text;
+    if (n_new && !talk_add(t, 0, "system", text, err))
+        return false;
+    talk_forget(t, n_new, n_new + n_old);
+    return true;
+}
+
+bool hlm_talk_set_think(hlm_talk *t, bool on, struct hlm_err *err)
+{
+    api_begin(&t->m->log, err);
+    if (on && t->format.thinking == CHAT_NEVER_THINKS)
+        return fail(err, "the chat format of this model (%s) has no thinking", t->format.name);
+    if (!on && t->format.thinking == CHAT_ALWAYS_THINKS)
+        return fail(err, "this model's chat format (%s) always thinks", t->format.name);
+    t->think = on;
+    return true;
+}
+
+bool hlm_talk_thinks(const hlm_talk *t) { return t->think; }
+const char *hlm_talk_format(const hlm_talk *t) { return t->format.name; }
+struct hlm_talk_total hlm_talk_get_total(const hlm_talk *t) { return t->total; }
+
+/* Caches and states were computed with the adapters before: the session goes with them. */
+bool hlm_talk_set_lora(hlm_talk *t, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    hlm *m = t->m;
+    api_begin(&m->log, err);
+    if (!talk_check(t, err) || !hlm_check_lora(m, l, n, err))
+        return false;
+    if (m->n_session > 1 || m->tune)
+        return fail_as(err, HLM_ERR_STATE,
+                       "adapters cannot change while another session or a training is alive");
+    uint32_t n_old = m->n_asked_lora;
+    struct hlm_lora *old = lora_copy(m->asked_lora, n_old, err);
+    if (!old)
+        return false;
+    hlm_session_destroy(t->session);
+    t->session = NULL;
+    bool changed = set_lora(m, l, n, err);
+    if (changed)
+        t->session = hlm_session_create(m, &t->params, err);
+    bool ok = t->session != NULL;
+    if (!ok && (!changed || set_lora(m, old, n_old, NULL)))
+        t->session = hlm_session_create(m, &t->params, NULL);
+    lora_copy_free(old, n_old);
+    return ok;
+}
