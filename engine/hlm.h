@@ -147,10 +147,11 @@ HLM_API void hlm_close(hlm *m); /* its sessions, conversations and runs must be 
 struct hlm_info {
     const char *path, *arch;
     const char *name; /* general.name of the file, or the file's own name */
-    const char *type; /* tensor type of most of the numbers: "Q4_K" */
+    const char *type; /* the tensor type that most bytes of the file are of: "Q4_K" */
     const char *device, *driver;
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
     uint64_t n_param, file_bytes;
+    uint64_t tensor_bytes; /* of the file */
     uint64_t weight_bytes; /* on the device */
     uint64_t memory;       /* bytes of device memory that may be used */
     bool has_mtp;          /* the file has draft (MTP) tensors */

@@ -210,6 +210,7 @@ static void now_at(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
         fill(m);
         m->watched_s = now;
         m->watch(m->watch_user, m, c);
+        log_to(&m->log);
     }
 }
 
@@ -220,7 +221,7 @@ void count_open(hlm *m, const struct hlm_params *params)
     m->watch = params->watch;
     m->watch_user = params->watch_user;
     m->progress = params->progress;
-    m->progress_user = params->user;
+    m->progress_user = params->progress_user;
     m->profile = params->profile;
     m->layers = params->layers;
     snprintf(c->model, sizeof c->model, "%s", m->name);
@@ -233,10 +234,18 @@ bool count_load(void *user, uint64_t done, uint64_t total)
 {
     hlm *m = user;
     now_at(m, HLM_LOADING, done, total);
-    return !m->progress || m->progress(m->progress_user, done, total);
+    bool on = !m->progress || m->progress(m->progress_user, done, total);
+    log_to(&m->log);
+    return on;
 }
 
 void hlm_idle(hlm *m)
+{
+    log_to(&m->log);
+    count_idle(m);
+}
+
+void count_idle(hlm *m)
 {
     if (m->model)
         m->count.weight_bytes = arena_cost(m->model->weights);
@@ -300,7 +309,7 @@ void count_gen(hlm_session *s)
 void count_begin(hlm *m, const struct hlm_plan *plan)
 {
     struct hlm_counters *c = &m->count;
-    hlm_idle(m);
+    count_idle(m);
     c->train_bytes = plan->device_bytes + plan->host_bytes - c->weight_bytes - c->adapter_bytes;
 }
 
@@ -333,7 +342,7 @@ void count_end(hlm_session *s)
     if (m->counted != s)
         return;
     take_sums(s);
-    hlm_idle(m);
+    count_idle(m);
     m->counted = NULL;
     c->n_ctx = c->n_used = 0;
     c->kv_bytes = c->state_bytes = c->scratch_bytes = c->snapshot_bytes = c->other_bytes = 0;
@@ -341,6 +350,7 @@ void count_end(hlm_session *s)
 
 void hlm_get_counters(hlm *m, struct hlm_counters *out)
 {
+    log_to(&m->log);
     if (m->counted)
         take_sums(m->counted);
     fill(m);

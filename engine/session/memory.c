@@ -1,4 +1,4 @@
-/* hlm_plan: what a session will cost, whether that fits, and which context would.
+/* memory: what a session takes of memory, whether that fits, and which context would.
  *
  * There is no second book-keeping: a plan is a dry run (gpu_dry) of what hlm_session_create does,
  * so that it cannot differ from what is then allocated. Recording a session takes about a
@@ -27,12 +27,11 @@ struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch)
     return plan;
 }
 
-/* Without a plan (false) it is because of the device's limits, such as the length of a binding, or
- * because something is broken; then *broken. */
+/* The plan of a session with this context. False with HLM_ERR_WONT_FIT: a limit of the device, such
+ * as the length of a binding, is in the way; with another kind no context would do. */
 static bool dry_run(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                    struct hlm_plan *plan, bool *broken, struct hlm_err *err)
+                    struct hlm_plan *plan, struct hlm_err *err)
 {
-    uint64_t n_failed = mem_n_failed();
     bool was = gpu_dry(m->gpu, true);
     hlm_session *s = session_lay_out(m, params, n_ctx, err);
     bool ok = s && session_commit(s, err);
@@ -40,7 +39,6 @@ static bool dry_run(hlm *m, const struct hlm_session_params *params, uint32_t n_
         *plan = plan_of(m, n_ctx, session_n_batch(s));
     hlm_session_destroy(s);
     gpu_dry(m->gpu, was);
-    *broken = !ok && (mem_n_failed() != n_failed || !gpu_ok(m->gpu, NULL));
     return ok;
 }
 
@@ -51,29 +49,36 @@ uint32_t hlm_default_ctx(const hlm *m)
     return min_u32(m->model->n_ctx_train, gpu_caps(m->gpu)->kind == GPU_CPU ? 8192 : 262144);
 }
 
-bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
-                     struct hlm_err *err)
+bool session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
+                 struct hlm_err *err)
 {
     uint32_t most = params->n_ctx ? min_u32(params->n_ctx, MAX_CTX) : hlm_default_ctx(m);
     uint32_t fits = 0, not = most + 1; /* bisection; the whole is tried first */
     for (uint32_t n = most; not -fits > 1; n = fits + (not -fits) / 2) {
         struct hlm_plan plan;
         struct hlm_err why = { 0 };
-        bool broken, ok = dry_run(m, params, n, &plan, &broken, &why);
-        if (broken)
-            return fail(err, "%s", why.msg);
+        bool ok = dry_run(m, params, n, &plan, &why);
+        if (!ok && why.kind != HLM_ERR_WONT_FIT)
+            return fail_from(err, &why, "");
         *(ok && plan.fits ? &fits : &not ) = n;
     }
     *n_ctx = fits;
     return true;
 }
 
+bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
+                     struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    return session_fit(m, params, n_ctx, err);
+}
+
 uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
 {
     uint32_t n_ctx = params->n_ctx;
     if (n_ctx > MAX_CTX)
-        return fail(err, "a context of %u tokens, expected at most %u (-c)", n_ctx, MAX_CTX);
-    if (!n_ctx && !hlm_session_fit(m, params, &n_ctx, err))
+        return fail(err, "a context of %u tokens, expected at most %u", n_ctx, MAX_CTX);
+    if (!n_ctx && !session_fit(m, params, &n_ctx, err))
         return 0;
     return max_u32(n_ctx, 1);
 }
@@ -81,51 +86,34 @@ uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_er
 bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hlm_plan *plan,
                       struct hlm_err *err)
 {
+    api_begin(&m->log, err);
     uint32_t n_ctx = plan_ctx(m, params, err);
-    bool broken;
-    return n_ctx && dry_run(m, params, n_ctx, plan, &broken, err);
+    return n_ctx && dry_run(m, params, n_ctx, plan, err);
 }
 
-/* What would fit, cheapest sacrifice first: a shorter context, then no snapshots, then a small
- * batch too. Nothing in out when nothing does. False: something is broken. */
-static bool what_fits(hlm *m, struct hlm_session_params p, char out[96], struct hlm_err *err)
+/* "kv 1.5 GiB, scratch 20.1 MiB": what the device would hold, by purpose. */
+const char *plan_parts(const struct hlm_plan *plan, char out[256])
 {
-    static const char *const how[] = { "", "--snapshot-budget 0 and ",
-                                       "--snapshot-budget 0, a batch of 8 (-b) and " };
-    for (uint32_t i = 0; i < ARRAY_LEN(how); i++) {
-        uint32_t n_ctx = 0;
-        p.snapshot_budget = i ? 0 : p.snapshot_budget;
-        p.n_batch = i == 2 ? 8 : p.n_batch;
-        if (!hlm_session_fit(m, &p, &n_ctx, err))
-            return false;
-        if (n_ctx) {
-            snprintf(out, 96, "%sa context of %u (-c) would fit", how[i], n_ctx);
-            return true;
-        }
-    }
-    return true;
+    char one[32];
+    size_t n = 0;
+    out[0] = 0;
+    for (uint32_t i = 0; i < plan->n_row && n < 256; i++)
+        if (!plan->row[i].on_host && plan->row[i].bytes)
+            n += (size_t)snprintf(out + n, 256 - n, "%s%s %s", n ? ", " : "", plan->row[i].purpose,
+                                  bytes_text(one, plan->row[i].bytes));
+    return out;
 }
 
-void plan_refuse(hlm *m, const struct hlm_session_params *params, const struct hlm_plan *plan,
-                 struct hlm_err *err)
+bool plan_refuse(const hlm *m, const struct hlm_plan *plan, struct hlm_err *err)
 {
-    char all[32], may[32], one[32], parts[256] = "", would[96] = "";
-    struct hlm_session_params p = *params;
-    for (uint32_t i = 0; i < plan->n_row; i++)
-        if (!plan->row[i].on_host && plan->row[i].bytes) {
-            size_t n = strlen(parts);
-            snprintf(parts + n, sizeof parts - n, "%s%s %s", n ? ", " : "", plan->row[i].purpose,
-                     bytes_text(one, plan->row[i].bytes));
-        }
-    p.n_ctx = plan->n_ctx;
-    if (!what_fits(m, p, would, err))
-        return;
+    char all[32], may[32], parts[256];
     bytes_text(all, plan->device_bytes);
-    if (!strcmp(all, bytes_text(may, plan->memory))) {
+    if (!strcmp(all, bytes_text(may, plan->memory))) { /* the difference would not be seen */
         snprintf(all, sizeof all, "%llu bytes", (unsigned long long)plan->device_bytes);
         snprintf(may, sizeof may, "%llu", (unsigned long long)plan->memory);
     }
-    fail_memory(err, "out of memory: a context of %u needs %s (%s), of %s %s may be used: %s", plan->n_ctx,
-         all, parts, gpu_caps(m->gpu)->name, may,
-         would[0] ? would : "not even one token of context fits, a smaller model would");
+    return fail_size(err, HLM_ERR_WONT_FIT,
+                     &(struct hlm_err){ .need = plan->device_bytes, .have = plan->memory },
+                     "out of memory: a context of %u needs %s (%s), of %s %s may be used",
+                     plan->n_ctx, all, plan_parts(plan, parts), gpu_caps(m->gpu)->name, may);
 }

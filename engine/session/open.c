@@ -1,5 +1,7 @@
-/* open: opening a model and telling about it; sessions are in session.c. */
+/* open: opening a model, its adapters, and what it reports of itself. Sessions are in session.c. */
 #include "session/session.h"
+
+#include "hlm_test_hooks.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -17,6 +19,7 @@ static const char *kind_name(enum gpu_kind k)
 int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
 {
     struct gpu_caps caps[16];
+    api_begin(NULL, err);
     int n = gpu_list(caps, (int)ARRAY_LEN(caps), err);
     for (int i = 0; i < n && i < max && i < (int)ARRAY_LEN(caps); i++) {
         const struct gpu_caps *c = &caps[i];
@@ -55,75 +58,91 @@ static char *model_name(const struct gguf *g)
 
 static bool mark_unused(hlm *m, struct hlm_err *err)
 {
+    const struct tok *tok = m->vocab->tok;
     uint32_t n = m->model->n_vocab;
     m->unused = mem_alloc(div_up(n, 32), 4);
     if (!m->unused)
         return fail_memory(err, "out of memory: %u vocabulary entries", n);
     for (uint32_t i = 0; i < n; i++)
-        if (m->tok && (i >= tok_n_vocab(m->tok) || tok_is_unused(m->tok, (int32_t)i)))
+        if (tok && (i >= tok_n_vocab(tok) || tok_is_unused(tok, (int32_t)i)))
             m->unused[i / 32] |= 1u << i % 32;
     return true;
 }
 
-hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
+/* The file and what is read of it without a device. */
+static bool open_file(hlm *m, const char *path, struct hlm_err *err)
 {
-    hlm *m = mem_alloc(1, sizeof *m);
+    m->file = gguf_open(path, err);
+    if (!m->file || !model_arch(m->file, err))
+        return false;
+    m->path = copy_str((struct hlm_str){ path, strlen(path) });
+    m->name = model_name(m->file);
+    m->vocab = vocab_of(m->file, &m->log, err);
+    return (m->path && m->name && m->vocab) || fail_memory(err, "%.300s: out of memory", path);
+}
+
+static bool open_model(hlm *m, const struct hlm_params *params, struct hlm_err *err)
+{
     struct gpu_params gp = { .device = params->device,
                              .cache_dir = params->cache_dir,
                              .validate = params->validate,
                              .profile = params->profile,
                              .memory = params->memory };
+    if (!params->model)
+        return fail(err, "no model file was named");
+    if (!open_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
+        return false;
+    m->f16 = params->f16 || (!params->f32_only && linear_f16_pays(gpu_caps(m->gpu)));
+    count_open(m, params);
+    gpu_dry(m->gpu, true);
+    m->model = model_load(m->gpu, m->file, params->draft_blocks, err);
+    return m->model && mark_unused(m, err) && (params->dry || model_bring(m, err));
+}
+
+hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
+{
+    api_begin(&params->log, err);
+    hlm *m = mem_alloc(1, sizeof *m);
     if (!m) {
         fail_memory(err, "out of memory");
         return NULL;
     }
-    m->file = gguf_open(params->model, err);
-    bool ok = m->file && model_arch(m->file, err);
-    if (ok) {
-        m->path = copy_str((struct hlm_str){ params->model, strlen(params->model) });
-        m->name = model_name(m->file);
-        m->tok = tok_create(m->file, &m->tok_err);
-        if (!m->path || !m->name)
-            fail_memory(err, "out of memory");
-        m->gpu = m->path && m->name ? gpu_open(&gp, err) : NULL;
-        if (m->gpu) {
-            m->f16 = params->f16 || (!params->exact && linear_f16_pays(gpu_caps(m->gpu)));
-            count_open(m, params);
-            gpu_dry(m->gpu, true);
-        }
-        m->model = m->gpu ? model_load(m->gpu, m->file, params->draft, err) : NULL;
-        ok = m->model && mark_unused(m, err) &&
-             (params->dry || hlm_load(m, params->progress, params->user, err));
-    }
-    if (!ok) {
+    m->log = params->log;
+    if (!open_model(m, params, err)) {
         hlm_close(m);
         return NULL;
     }
     return m;
 }
 
-bool hlm_load(hlm *m, hlm_progress progress, void *user, struct hlm_err *err)
+bool model_bring(hlm *m, struct hlm_err *err)
 {
     if (!gpu_is_dry(m->gpu))
         return true;
     gpu_dry(m->gpu, false);
-    m->progress = progress;
-    m->progress_user = user;
     bool ok = model_upload(m->model, count_load, m, err) && adapters_upload(m, err);
     if (ok)
-        hlm_idle(m);
+        count_idle(m);
     return ok;
+}
+
+bool hlm_load(hlm *m, struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    return model_bring(m, err);
 }
 
 void hlm_close(hlm *m)
 {
     if (!m)
         return;
+    log_to(&m->log);
     count_close(m);
     lora_set_destroy(m->adapters.set);
+    lora_copy_free(m->asked_lora, m->n_asked_lora);
     model_unload(m->model);
     gpu_close(m->gpu);
-    tok_destroy(m->tok);
+    hlm_vocab_close(m->vocab);
     gguf_close(m->file);
     free(m->path);
     free(m->name);
@@ -131,13 +150,31 @@ void hlm_close(hlm *m)
     free(m);
 }
 
+/* The type that most of the tensors' bytes are of, and all of their bytes. */
+static const char *main_type(const struct gguf *g, uint64_t *all)
+{
+    uint64_t bytes[DTYPE_COUNT] = { 0 };
+    enum dtype most = F32;
+    *all = 0;
+    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        *all += t->n_bytes;
+        bytes[t->type] += t->n_bytes;
+        most = bytes[t->type] > bytes[most] ? t->type : most;
+    }
+    return dtype_info(most)->name;
+}
+
 struct hlm_info hlm_get_info(const hlm *m)
 {
+    uint64_t tensor_bytes;
+    const char *type = main_type(m->file, &tensor_bytes);
     const struct gpu_caps *caps = gpu_caps(m->gpu);
     return (struct hlm_info){
         .path = m->path,
         .arch = m->model->arch->name,
         .name = m->name,
+        .type = type,
         .device = caps->name,
         .driver = caps->driver,
         .n_layer = m->model->n_layer,
@@ -146,19 +183,30 @@ struct hlm_info hlm_get_info(const hlm *m)
         .n_ctx_train = m->model->n_ctx_train,
         .n_param = m->model->n_param,
         .file_bytes = gguf_file_bytes(m->file),
+        .tensor_bytes = tensor_bytes,
         .weight_bytes = arena_bytes(m->model->weights),
         .memory = gpu_budget(m->gpu),
         .has_mtp = m->model->n_mtp > 0,
+        .f16 = m->f16,
         .n_validation = gpu_validation_count(m->gpu),
     };
 }
 
 bool hlm_ok(const hlm *m) { return gpu_ok(m->gpu, NULL); }
-void hlm_test_lose(uint64_t n) { gpu_test_lose(n); }
 uint64_t hlm_allocated(const hlm *m) { return gpu_allocated(m->gpu, NULL); }
-const struct gguf *hlm_file(const hlm *m) { return m->file; }
-struct tok *hlm_tok(hlm *m) { return m->tok; }
-const char *hlm_tok_err(const hlm *m) { return m->tok_err.msg; }
+void hlm_test_lose(uint64_t n) { gpu_test_lose(n); }
+uint64_t hlm_test_fail(uint64_t n) { return mem_test_fail(n); }
+
+hlm_vocab *hlm_get_vocab(hlm *m, struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    if (m->vocab->tok)
+        return m->vocab;
+    fail_from(err, &m->vocab->tok_err, "");
+    return NULL;
+}
+
+/* ---- adapters -------------------------------------------------------------------------------- */
 
 /* The adapters, read and checked; NULL when one of them is refused. */
 static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
@@ -181,8 +229,9 @@ static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint
     return file;
 }
 
-bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
 {
+    api_begin(&m->log, err);
     struct lora_file **file = read_lora(m, l, n, err);
     bool ok = file != NULL;
     for (uint32_t i = 0; ok && i < n; i++)
@@ -191,18 +240,64 @@ bool hlm_check_lora(const hlm *m, const struct hlm_lora *l, uint32_t n, struct h
     return ok;
 }
 
-bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+void lora_copy_free(struct hlm_lora *l, uint32_t n)
 {
-    if (m->n_session || m->tune)
-        return fail(err, "adapters cannot change while a session or a training is alive");
+    for (uint32_t i = 0; l && i < n; i++)
+        free((void *)l[i].path);
+    free(l);
+}
+
+struct hlm_lora *lora_copy(const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    struct hlm_lora *copy = mem_alloc(n, sizeof *copy);
+    bool ok = copy != NULL;
+    for (uint32_t i = 0; ok && i < n; i++) {
+        copy[i] = (struct hlm_lora){ copy_str((struct hlm_str){ l[i].path, strlen(l[i].path) }),
+                                     l[i].scale };
+        ok = copy[i].path != NULL;
+    }
+    if (ok)
+        return copy;
+    lora_copy_free(copy, n);
+    fail_memory(err, "out of memory: a list of %u adapters", n);
+    return NULL;
+}
+
+static bool set_files(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
     struct lora_file **file = read_lora(m, l, n, err);
     bool ok = file && adapters_set(m, file, n, false, err);
     free(file);
     return ok;
 }
 
+bool set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    if (m->n_session || m->tune)
+        return fail_as(err, HLM_ERR_STATE,
+                       "adapters cannot change while a session or a training is alive");
+    struct hlm_lora *copy = lora_copy(l, n, err);
+    if (!copy || !set_files(m, l, n, err)) {
+        lora_copy_free(copy, n);
+        return false;
+    }
+    lora_copy_free(m->asked_lora, m->n_asked_lora);
+    m->asked_lora = copy;
+    m->n_asked_lora = n;
+    return true;
+}
+
+bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    return set_lora(m, l, n, err);
+}
+
+/* ---- kernels, sampling ----------------------------------------------------------------------- */
+
 uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max)
 {
+    log_to(&m->log);
     struct gpu_kernel_time t[KERNEL_COUNT + 2]; /* copies and fills too */
     uint32_t n = gpu_times(m->gpu, t, ARRAY_LEN(t));
     for (uint32_t i = 0; i < n && i < max; i++)
@@ -212,7 +307,11 @@ uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max)
     return min_u32(n, max);
 }
 
-void hlm_kernels_reset(hlm *m) { gpu_times_reset(m->gpu); }
+void hlm_kernels_reset(hlm *m)
+{
+    log_to(&m->log);
+    gpu_times_reset(m->gpu);
+}
 
 struct hlm_sampling hlm_sampling_default(const hlm *m)
 {

@@ -59,15 +59,17 @@ static bool fits(const char *path, const struct saved_head *h, const struct save
                     : memcmp(h->lora_hash, none, sizeof none) ? "others"
                                                               : "some");
     if (h->kv_type != w->kv_type)
-        return fail(err, "%.200s: its keys and values are %s, this session's are %s (--kv)", path,
+        return fail(err, "%.200s: its keys and values are %s, this session's are %s", path,
                     h->kv_type < ARRAY_LEN(kv_name) ? kv_name[h->kv_type] : "of an unknown type",
                     kv_name[w->kv_type]);
     if (h->n_vocab != w->n_vocab || h->n_layer != w->n_layer)
         return fail(err, "%.200s: has %u layers and %u vocabulary entries, expected %u and %u",
                     path, h->n_layer, h->n_vocab, w->n_layer, w->n_vocab);
     if (h->n_past > w->n_ctx)
-        return fail(err, "%.200s: holds %u tokens, the context has room for %u (-c)", path,
-                    h->n_past, w->n_ctx);
+        return fail_size(err, HLM_ERR_FULL,
+                         &(struct hlm_err){ .need = h->n_past, .have = w->n_ctx },
+                         "%.200s: holds %u tokens, the context has room for %u", path, h->n_past,
+                         w->n_ctx);
     return true;
 }
 
@@ -370,11 +372,13 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
                       struct hlm_err *err)
 {
     struct saved_want own;
+    api_begin(&s->m->log, err);
     if (n_note > MAX_NOTE)
         return fail(err, "%.200s: a note of %llu bytes, expected at most %d", path,
                     (unsigned long long)n_note, MAX_NOTE);
     if (s->unclear)
-        return fail(err, "%.200s: a call before has failed half-way, no sound state is left", path);
+        return fail_as(err, HLM_ERR_STATE,
+                       "%.200s: an earlier call failed part-way, no sound state is left", path);
     if (!want(s, path, &own, err) || !gpu_wait(s->m->gpu, err))
         return false;
     struct saved_head h = {
@@ -484,7 +488,7 @@ static bool load_all(hlm_session *s, const struct file_in *in, const struct save
     sum_end(r.sum, sum);
     free(r.buf);
     if (ok && memcmp(sum, f->sum, sizeof sum) != 0)
-        ok = fail(err, "%.200s: has changed while it was read", in->path);
+        ok = fail_system(err, "%.200s: has changed while it was read", in->path);
     if (ok) {
         memcpy(s->id, f->id, h->n_known * sizeof *s->id);
         s->n_past = s->n_row = h->n_past;
@@ -512,9 +516,10 @@ static bool open_saved(hlm_session *s, const char *path, bool load, void **note,
     file_in_close(&in);
     if (ok && note) {
         *note = f.note;
-        *n_note = f.head.n_note;
         f.note = NULL;
     }
+    if (ok && n_note)
+        *n_note = f.head.n_note;
     saved_finish(&f);
     return ok;
 }
@@ -522,11 +527,13 @@ static bool open_saved(hlm_session *s, const char *path, bool load, void **note,
 bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n_note,
                       struct hlm_err *err)
 {
+    api_begin(&s->m->log, err);
     return open_saved(s, path, true, note, n_note, err);
 }
 
 bool hlm_session_peek(hlm_session *s, const char *path, void **note, uint64_t *n_note,
                       struct hlm_err *err)
 {
+    api_begin(&s->m->log, err);
     return open_saved(s, path, false, note, n_note, err);
 }

@@ -180,12 +180,12 @@ static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct h
 
 bool session_commit(hlm_session *s, struct hlm_err *err)
 {
-    const char *shorter = "a shorter context (-c) needs less";
-    const char *smaller = "a smaller batch (-b) or context (-c) needs less";
+    const char *shorter = "a shorter context needs less";
+    const char *smaller = "a smaller batch or a shorter context needs less";
     return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
            model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
            arena_commit(s->host, err) &&
-           model_commit(s->snaps.arena, "a smaller --snapshot-budget needs less", err);
+           model_commit(s->snaps.arena, "a smaller budget for snapshots needs less", err);
 }
 
 hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
@@ -202,6 +202,8 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
     }
     s->m = m;
     s->kv_type = params->kv;
+    s->keep_logits = params->keep_logits;
+    s->keep_hidden = params->keep_hidden;
     m->n_session++;
     s->n_ctx = n_ctx;
     uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
@@ -240,9 +242,13 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
     return s;
 }
 
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
-                                struct hlm_err *err)
+static hlm_session *make_session(hlm *m, const struct hlm_session_params *params,
+                                 struct hlm_err *err)
 {
+    if (gpu_is_dry(m->gpu)) {
+        fail_as(err, HLM_ERR_STATE, "the model's weights are not loaded yet");
+        return NULL;
+    }
     uint32_t n_ctx = plan_ctx(m, params, err);
     hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
     if (!s)
@@ -250,7 +256,7 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
     if (!plan.fits) {
         hlm_session_destroy(s);
-        plan_refuse(m, params, &plan, err);
+        plan_refuse(m, &plan, err);
         return NULL;
     }
     if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
@@ -271,10 +277,29 @@ hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
     return s;
 }
 
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
+                                struct hlm_err *err)
+{
+    struct hlm_err why = { 0 }, broken = { 0 };
+    uint32_t fits;
+    api_begin(&m->log, err);
+    hlm_session *s = make_session(m, params, &why);
+    if (!s && why.kind == HLM_ERR_WONT_FIT) {
+        if (session_fit(m, params, &fits, &broken))
+            why.fits = fits;
+        else
+            why = broken;
+    }
+    if (!s)
+        fail_from(err, &why, "");
+    return s;
+}
+
 void hlm_session_destroy(hlm_session *s)
 {
     if (!s)
         return;
+    log_to(&s->m->log);
     count_end(s);
     count_leave(s->m, &s->layers);
     s->m->n_session--;
@@ -361,6 +386,7 @@ bool session_clear(hlm_session *s, struct hlm_err *err)
 void hlm_session_reset(hlm_session *s)
 {
     struct hlm_err err = { 0 };
+    log_to(&s->m->log);
     snapshots_cut(&s->snaps, 0);
     s->n_row = 0;
     if (!session_clear(s, &err))
@@ -425,7 +451,8 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
                        struct hlm_err *err)
 {
     if (s->unclear)
-        return fail(err, "a call before has failed half-way: only a new sync can go on from here");
+        return fail_as(err, HLM_ERR_STATE,
+                       "an earlier call failed part-way: only a new sync can go on from here");
     struct plan *p = plan_get(s, kind, n, err);
     if (!p)
         return false;
@@ -452,7 +479,7 @@ static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct hlm_
     uint32_t same = 0, here = s->n_past;
     while (same < n && same < s->n_row && id[same] == s->id[same])
         same++;
-    s->found = (struct hlm_found){ .n_held = s->n_row, .n_same = same };
+    s->found = (struct hlm_found){ .n_cached = s->n_row, .n_same = same };
     bool stays = here <= same && (here < n || s->has_logits) && !s->unclear;
     /* Nothing is overwritten yet: this state may be gone back to. It mostly will not, and is void
      * with the first other token, so it takes no other's place. */
@@ -476,11 +503,33 @@ static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct hlm_
     return ok;
 }
 
+/* More tokens than there are positions. Always false. */
+static bool full(const hlm_session *s, uint64_t need, struct hlm_err *err)
+{
+    struct hlm_err size = { .need = need, .have = s->n_ctx };
+    if (s->n_past == s->n_ctx)
+        return fail_size(err, HLM_ERR_FULL, &size, "the context of %u positions is full", s->n_ctx);
+    return fail_size(err, HLM_ERR_FULL, &size, "%llu tokens do not fit a context of %u",
+                     (unsigned long long)need, s->n_ctx);
+}
+
+/* Says how far reading is. False: it is to stop, and err says so. */
+static bool report(const hlm_session *s, hlm_progress progress, void *user, uint64_t done,
+                   uint64_t total, struct hlm_err *err)
+{
+    bool on = !progress || progress(user, done, total) || (done && done == total);
+    log_to(&s->m->log);
+    return on || fail_stopped(err);
+}
+
 bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
                       uint32_t n_snap, hlm_progress progress, void *user, struct hlm_err *err)
 {
-    if (n == 0 || n > s->n_ctx)
-        return fail(err, "%u tokens do not fit a context of %u", n, s->n_ctx);
+    api_begin(&s->m->log, err);
+    if (n == 0)
+        return fail(err, "there are no tokens to read, expected at least one");
+    if (n > s->n_ctx)
+        return full(s, n, err);
     if (!check_ids(s, id, n, err))
         return false;
     double t0 = now_s();
@@ -492,7 +541,8 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
 
     uint32_t from = s->n_past;
     count_read(s, 0, n - from);
-    bool ok = keep_snapshot(s, err) && (!progress || from == n || progress(user, 0, n - from));
+    bool ok = keep_snapshot(s, err) &&
+              (from == n || report(s, progress, user, 0, n - from, err));
     while (ok && s->n_past < n) {
         uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
         uint32_t take = min_u32(s->n_batch, stop - s->n_past);
@@ -501,7 +551,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
              keep_snapshot(s, err);
         if (ok && progress)
             ok = gpu_wait(s->m->gpu, err) &&
-                 (progress(user, s->n_past - from, n - from) || s->n_past == n);
+                 report(s, progress, user, s->n_past - from, n - from, err);
         count_read(s, s->n_past - from, n - from);
     }
     ok = gpu_wait(s->m->gpu, err) && ok;
@@ -516,12 +566,14 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
                       struct hlm_err *err)
 {
     const struct model *m = s->m->model;
+    api_begin(&s->m->log, err);
     if (n > s->n_ctx - s->n_past)
-        return fail(err, "%u more tokens do not fit: %u of %u positions are taken", n, s->n_past,
-                    s->n_ctx);
+        return full(s, (uint64_t)s->n_past + n, err);
     if (!check_ids(s, id, n, err))
         return false;
-    HLM_ASSERT((!logits && !hidden) || s->n_eval);
+    if ((logits && !s->keep_logits) || (hidden && !s->keep_hidden))
+        return fail_as(err, HLM_ERR_STATE, "this session was created without %s",
+                       hidden && !s->keep_hidden ? "keep_hidden" : "keep_logits");
     double t0 = now_s();
     uint32_t stride = s->all_logits.stride;
     count_read(s, 0, n);
@@ -553,14 +605,15 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
 bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
                      struct hlm_err *err)
 {
-    if (n < 2 || n - 1 > s->n_ctx - s->n_past)
-        return fail(err,
-                    "likelihoods of %u tokens: expected at least 2, and of %u positions %u "
-                    "are taken",
-                    n, s->n_ctx, s->n_past);
+    api_begin(&s->m->log, err);
+    if (n < 2)
+        return fail(err, "likelihoods of %u tokens, expected at least 2", n);
+    if (n - 1 > s->n_ctx - s->n_past)
+        return full(s, (uint64_t)s->n_past + n - 1, err);
     if (!check_ids(s, id, n, err))
         return false;
-    HLM_ASSERT(s->n_nll);
+    if (!s->n_nll)
+        return fail_as(err, HLM_ERR_STATE, "this session was created without keep_nll");
     double t0 = now_s();
     count_read(s, 0, n - 1);
     for (uint32_t done = 0, take; done < n - 1; done += take) {
@@ -588,10 +641,12 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
                       struct hlm_err *err)
 {
     bool unread = s->n_known > s->n_past;
+    api_begin(&s->m->log, err);
     if (!unread && !s->has_logits)
-        return fail(err, "there are no logits to sample from: nothing has been read");
+        return fail_as(err, HLM_ERR_STATE,
+                       "there are no logits to sample from: nothing has been read");
     if (unread && s->n_past == s->n_ctx)
-        return fail(err, "the context of %u positions is full", s->n_ctx);
+        return full(s, s->n_ctx + 1ull, err);
     double t0 = now_s();
     struct plan *p = unread ? plan_next(s, err) : plan_get(s, PLAN_SAMPLE, 1, err);
     if (!p || !write_sampling(s, sampling, err))

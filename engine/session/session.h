@@ -3,8 +3,11 @@
 #pragma once
 #include "hlm.h"
 #include "model/kv_stats.h"
+#include "hlm_counters.h"
+#include "hlm_train.h"
 #include "model/model.h"
 #include "session/adapters.h"
+#include "text/vocab.h"
 
 #include <assert.h>
 
@@ -12,11 +15,13 @@ struct hlm {
     struct gguf *file;
     struct gpu *gpu;
     struct model *model;
-    struct tok *tok;
-    struct hlm_err tok_err;
-    struct adapters adapters; /* in force */
-    uint32_t n_session;       /* alive */
-    struct hlm_tune *tune;    /* a training; NULL: none */
+    struct hlm_vocab *vocab;
+    struct hlm_log log;
+    struct adapters adapters;    /* in force */
+    struct hlm_lora *asked_lora; /* the adapters in force, as hlm_set_lora was asked for them */
+    uint32_t n_asked_lora;
+    uint32_t n_session;    /* alive */
+    struct hlm_tune *tune; /* a training; NULL: none */
     char *path, *name;
     bool f16;         /* prompts may be read with f16 operands */
     uint32_t *unused; /* bit set of vocabulary entries that are no tokens */
@@ -38,9 +43,21 @@ struct hlm {
     uint32_t n_load, load_stride; /* n_load: layers */
 };
 
+/* hlm_load without clearing err. */
+bool model_bring(hlm *m, struct hlm_err *err);
+
+/* ---- adapters (open.c) ---------------------------------------------------------------------- */
+
+/* hlm_set_lora without clearing err. */
+bool set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
+/* A copy, paths included, freed with lora_copy_free. NULL without memory; not NULL for n 0. */
+struct hlm_lora *lora_copy(const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
+void lora_copy_free(struct hlm_lora *l, uint32_t n); /* takes NULL */
+
 /* ---- counters (counters.c) --------------------------------------------------------------- */
 
 void count_open(hlm *m, const struct hlm_params *params); /* before the weights are loaded */
+void count_idle(hlm *m);                                  /* hlm_idle, within a public call */
 bool count_load(void *m, uint64_t done, uint64_t total);  /* an hlm_progress of weights */
 /* Of total tokens, done are read; one more is made. s->stats has it already. */
 void count_read(hlm_session *s, uint64_t done, uint64_t total);
@@ -142,6 +159,7 @@ struct hlm_session {
     hlm *m;
     uint32_t n_ctx, n_batch, n_eval, n_nll; /* n_nll: rows whose logits are there at once */
     enum hlm_kv kv_type;
+    bool keep_logits, keep_hidden; /* as asked for */
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
@@ -189,9 +207,13 @@ struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch);
 /* The context that a session with these params has: what fits where they leave it open, but one
  * token at least. 0 on failure. */
 uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
-/* Says what is too much, and what would fit. */
-void plan_refuse(hlm *m, const struct hlm_session_params *params, const struct hlm_plan *plan,
+/* hlm_session_fit without clearing err. */
+bool session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
                  struct hlm_err *err);
+/* What the plan needs on the device and what there is: HLM_ERR_WONT_FIT, without what would fit.
+ * Always false. */
+bool plan_refuse(const hlm *m, const struct hlm_plan *plan, struct hlm_err *err);
+const char *plan_parts(const struct hlm_plan *plan, char out[256]); /* its rows, in words */
 
 /* ---- a session in a file (saved.c) ------------------------------------------------------- */
 

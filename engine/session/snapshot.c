@@ -21,19 +21,24 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
     k->slot_bytes = align_up(k->state_bytes, LOGITS_ALIGN) + k->logits_bytes;
     char all[32], cap[32];
     if (k->state_bytes > gpu_caps(g)->max_alloc) /* it is cleared and copied as one range */
-        return fail(err, "state: the layers keep %s, the largest buffer of %s has %s",
-                    bytes_text(all, k->state_bytes), gpu_caps(g)->name,
-                    bytes_text(cap, gpu_caps(g)->max_alloc));
+        return fail_size(
+            err, HLM_ERR_WONT_FIT,
+            &(struct hlm_err){ .need = k->state_bytes, .have = gpu_caps(g)->max_alloc },
+            "state: the layers keep %s, the largest buffer of %s has %s",
+            bytes_text(all, k->state_bytes), gpu_caps(g)->name,
+            bytes_text(cap, gpu_caps(g)->max_alloc));
     if (!(k->arena = arena_create(g, "snapshots", MEM_HOST, err)))
         return false;
     /* where the slots are device memory too, the context is worth more than they are */
     uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
-    uint64_t n =
-        budget == HLM_SNAPSHOT_DEFAULT ? max_u64(2, some / k->slot_bytes) : budget / k->slot_bytes;
+    bool none = budget == HLM_SNAPSHOT_NONE;
+    uint64_t n = none     ? 0
+                 : budget ? budget / k->slot_bytes
+                          : max_u64(2, some / k->slot_bytes);
     k->n_slot = (uint32_t)min_u64(n, MAX_SLOT);
     for (uint32_t i = 0; i < k->n_slot; i++)
         k->slot_at[i] = arena_take(k->arena, k->slot_bytes, 0);
-    if (budget && !k->n_slot && !gpu_is_dry(g))
+    if (!none && !k->n_slot && !gpu_is_dry(g))
         log_msg(HLM_LOG_WARN,
                 "a snapshot of this model takes %llu bytes, the budget for snapshots has "
                 "%llu: none are kept",
