@@ -1,11 +1,12 @@
 /* hlm-chat: a conversation with a model - at the terminal, from a pipe, or one question and out.
  *
- * Read main() first. The conversation is chat_talk, its look chat_show, the line editor chat_term,
- * the commands chat_slash; here are the flags and what feeds messages in. */
+ * Read main() first. The conversation is an hlm_talk, its look chat_show, the line editor
+ * chat_term, the commands chat_slash; here are the flags and what feeds messages in. */
 #define _POSIX_C_SOURCE 200809L
 #include "chat_slash.h"
 #include "chat_term.h"
 #include "common_plan.h"
+#include "hlm_test_hooks.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,10 +14,12 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct talk talk;     /* static, so that flags can point into it; so does /set */
-static hlm_session *session; /* /lora makes it anew */
+static struct hlm_talk_options options; /* the talk's; flags and /set point into it */
 static struct hlm_session_params params;
 static struct adapters adapters;
+
+/* The value of --snapshot-budget when it is not given; 0 asks for none. */
+#define DEFAULT_BUDGET UINT64_MAX
 
 static struct {
     const char *model, *prompt, *file, *system, *format, *debug;
@@ -27,7 +30,7 @@ static struct {
     int32_t fail, lose;     /* of --debug */
     bool profile, validate; /* of --debug */
     struct flag_list lora;
-} o = { .think = -1, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
+} o = { .think = -1, .snapshot_budget = DEFAULT_BUDGET };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "Model and message", 0, 0, 0, 0, 0 },
@@ -51,7 +54,7 @@ static const struct flag flags[] = {
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
       "tokens of context; 0: as many as fit, up to what the model was\n"
       "trained for (to 8192 where the device is the CPU)" },
-    { FLAG_INT, "-n --predict --n-predict", "N", &talk.n_predict, -1, INT32_MAX,
+    { FLAG_INT, "-n --predict --n-predict", "N", &options.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
     { FLAG_INT, "-b --batch-size", "N", &o.n_batch, 0, INT32_MAX,
       "tokens read at once at most; 0: chosen for the device" },
@@ -72,23 +75,23 @@ static const struct flag flags[] = {
       "print what would take less, and what of it would fit, and exit" },
 
     { FLAG_GROUP, "Sampling (llama.cpp's defaults; the file's own before those)", 0, 0, 0, 0, 0 },
-    { FLAG_SEED, "-s --seed", "N", &talk.sampling.seed, 0, 0,
+    { FLAG_SEED, "-s --seed", "N", &options.sampling.seed, 0, 0,
       "the same seed gives the same text; -1: draw one (-1)" },
-    { FLAG_FLOAT, "--temp --temperature", "X", &talk.sampling.temp, 0, 100,
+    { FLAG_FLOAT, "--temp --temperature", "X", &options.sampling.temp, 0, 100,
       "temperature; 0: always the likeliest (0.8)" },
-    { FLAG_INT, "--top-k", "N", &talk.sampling.top_k, 0, INT32_MAX,
+    { FLAG_INT, "--top-k", "N", &options.sampling.top_k, 0, INT32_MAX,
       "only the N likeliest; 0: all (40)" },
-    { FLAG_FLOAT, "--top-p", "X", &talk.sampling.top_p, 0, 1,
+    { FLAG_FLOAT, "--top-p", "X", &options.sampling.top_p, 0, 1,
       "only the likeliest that sum to X; 1: all (0.95)" },
-    { FLAG_FLOAT, "--min-p", "X", &talk.sampling.min_p, 0, 1,
+    { FLAG_FLOAT, "--min-p", "X", &options.sampling.min_p, 0, 1,
       "only those at least X times as likely as the likeliest (0.05)" },
-    { FLAG_FLOAT, "--repeat-penalty", "X", &talk.sampling.repeat_penalty, 0.01, 100,
+    { FLAG_FLOAT, "--repeat-penalty", "X", &options.sampling.repeat_penalty, 0.01, 100,
       "divides the logits of tokens seen lately; 1: off (1)" },
-    { FLAG_FLOAT, "--presence-penalty", "X", &talk.sampling.presence_penalty, -100, 100,
+    { FLAG_FLOAT, "--presence-penalty", "X", &options.sampling.presence_penalty, -100, 100,
       "taken from those of tokens seen lately (0)" },
-    { FLAG_FLOAT, "--frequency-penalty", "X", &talk.sampling.frequency_penalty, -100, 100,
+    { FLAG_FLOAT, "--frequency-penalty", "X", &options.sampling.frequency_penalty, -100, 100,
       "the same, for each time seen (0)" },
-    { FLAG_INT, "--repeat-last-n", "N", &talk.sampling.repeat_last_n, -1, INT32_MAX,
+    { FLAG_INT, "--repeat-last-n", "N", &options.sampling.repeat_last_n, -1, INT32_MAX,
       "how many tokens are lately; -1: all, 0: none (64)" },
 
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
@@ -110,16 +113,13 @@ static const struct program program = {
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* A lost device was told of once; there is nothing to go on with. */
-static bool gone(void) { return !hlm_ok(talk.model); }
-
 /* One turn. The answer is on standard output; false: it failed, or was stopped before it began. */
 static bool turn(struct slash *s, const char *text)
 {
     struct hlm_err err = { 0 };
-    struct talk_turn got = { 0 };
+    struct hlm_talk_turn got = { 0 };
     show_begin(s->show);
-    bool ok = talk_say(s->talk, text, &got, &err);
+    bool ok = hlm_talk_say(s->talk, text, &got, &err);
     show_end(s->show, s->talk, ok, &got, &err);
     return ok;
 }
@@ -137,7 +137,7 @@ static int chat_lines(struct slash *s)
     size_t cap = 0;
     int rc = RC_OK;
     bool bye = false;
-    while (!bye && !ui_interrupted() && !gone()) {
+    while (!bye && !ui_interrupted() && hlm_ok(s->model)) {
         ssize_t n = getline(&line, &cap, stdin);
         if (n < 0)
             break;
@@ -167,9 +167,9 @@ static int chat_lines(struct slash *s)
 
 static int chat_terminal(struct slash *s, struct term *t)
 {
-    struct hlm_info i = hlm_get_info(talk.model);
+    struct hlm_info i = hlm_get_info(s->model);
     ui_note("%s on %s, %u tokens of context; /help lists the commands", i.name, i.device,
-            hlm_session_n_ctx(talk.session));
+            hlm_session_n_ctx(hlm_talk_session(s->talk)));
     for (;;) {
         char *text;
         bool quoted;
@@ -182,7 +182,7 @@ static int chat_terminal(struct slash *s, struct term *t)
         else
             turn(s, text);
         free(text);
-        if (got == SLASH_BYE || got == SLASH_LOST || gone())
+        if (got == SLASH_BYE || got == SLASH_LOST || !hlm_ok(s->model))
             return got == SLASH_BYE ? RC_OK : RC_FAILED;
     }
 }
@@ -207,14 +207,15 @@ static bool read_debug(struct hlm_err *err)
         else if (n == 5 && memcmp(p, "check", 5) == 0)
             o.validate = true;
         else if (!debug_number(p, n, "lose=", &o.lose) && !debug_number(p, n, "fail=", &o.fail))
-            return fail(err, "--debug: '%.*s' is none of prof, check, lose=N, fail=N", (int)n, p);
+            return ui_fail(err, "--debug: '%.*s' is none of prof, check, lose=N, fail=N", (int)n,
+                           p);
         p += n;
     }
     return true;
 }
 
-/* What -p, -f and a pipe give together: NULL with a reason; with none, when it is to be a
- * conversation. */
+/* The message that -p, -f and a pipe give together. NULL with a reason, or without one when the
+ * program is to hold a conversation. */
 static char *one_message(struct hlm_err *err)
 {
     char *text = NULL, *both = NULL;
@@ -223,9 +224,9 @@ static char *one_message(struct hlm_err *err)
     if (piped || (o.file && strcmp(o.file, "-") == 0))
         text = read_stdin(&n, err);
     else if (o.file)
-        text = file_read(o.file, 1u << 28, &n, err);
+        text = ui_read_file(o.file, 1u << 28, &n, err);
     else if (o.prompt)
-        return text_copy(o.prompt, strlen(o.prompt));
+        return ui_copy(o.prompt, strlen(o.prompt));
     if (!text)
         return NULL;
     while (n && (text[n - 1] == '\n' || text[n - 1] == '\r'))
@@ -233,11 +234,11 @@ static char *one_message(struct hlm_err *err)
     const char *first = o.prompt ? o.prompt : "";
     const char *from = o.file && !piped ? o.file : "standard input";
     if (strlen(text) != n)
-        fail(err, "%s holds a NUL byte: that is no text", from);
+        ui_fail(err, "%s holds a NUL byte: that is no text", from);
     else if (n == 0)
-        fail(err, "%s is empty: there is nothing to answer", from);
-    else if (!(both = mem_alloc(strlen(first) + n + 3, 1)))
-        fail(err, "out of memory for the message");
+        ui_fail(err, "%s is empty: there is nothing to answer", from);
+    else if (!(both = ui_alloc(strlen(first) + n + 3, 1)))
+        ui_fail_memory(err, "out of memory for the message");
     else
         sprintf(both, "%s%s%s", first, *first ? "\n\n" : "", text);
     free(text);
@@ -246,9 +247,11 @@ static char *one_message(struct hlm_err *err)
 
 static struct hlm_session_params session_params(void)
 {
+    uint64_t budget = o.snapshot_budget ? o.snapshot_budget : HLM_SNAPSHOT_NONE;
     return (struct hlm_session_params){ .n_ctx = (uint32_t)o.n_ctx,
                                         .n_batch = (uint32_t)o.n_batch,
-                                        .snapshot_budget = o.snapshot_budget,
+                                        .snapshot_budget =
+                                            o.snapshot_budget == DEFAULT_BUDGET ? 0 : budget,
                                         .kv = (enum hlm_kv)o.kv };
 }
 
@@ -260,49 +263,66 @@ static bool check_size(hlm *m, struct hlm_err *err)
     if (!adapters_read(&adapters, o.lora.v, o.lora.n, err) ||
         (adapters.n && !adapters_use(m, &adapters, err)))
         return false;
-    hlm_session *s = hlm_session_create(m, &params, err);
+    hlm_session *s = plan_create(m, &params, err);
     if (s)
         o.n_ctx = (int32_t)hlm_session_n_ctx(s);
     hlm_session_destroy(s);
     return s != NULL;
 }
 
-/* The session and the talk, with the flags on top of the model's own defaults. */
-static bool open_talk(hlm *m, int argc, char **argv, struct hlm_err *err)
+/* The flags on top of the model's own defaults. */
+static void set_options(hlm_talk *t, struct show *show, int argc, char **argv)
 {
-    params = session_params();
-    if (!(session = hlm_session_create(m, &params, err)) || !talk_init(&talk, m, session, err))
-        return false;
+    options = *hlm_talk_options(t);
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
         if (flags[i].type == FLAG_SEED) /* drawn anew unless given */
             flag_value(&flags[i], "", "-1", NULL);
     flags_again(&program, argc, argv);
-    talk.drop = o.on_full == 0;
-    if (o.format) {
-        chat_by_name(o.format, hlm_file(m), &talk.format); /* main has seen that there is one */
-        talk.think = talk.format.think;
-    } else if (!talk.known) {
-        log_msg(HLM_LOG_WARN,
-                "%s: its chat template is of a kind that hlm does not know: using %s "
-                "(--chat-format chooses)",
-                o.model, talk.format.name);
+    options.stop_on_full = o.on_full == 1;
+    show_hook(show, &options);
+    *hlm_talk_options(t) = options;
+}
+
+/* NULL with a reason. */
+static hlm_talk *open_talk(hlm *m, struct hlm_err *err)
+{
+    bool known;
+    params = session_params();
+    hlm_talk *t =
+        hlm_talk_open(m, &(struct hlm_talk_params){ .session = params, .format = o.format }, err);
+    if (!t) {
+        plan_explain(m, &params, err);
+        return NULL;
     }
-    if (o.think >= 0 && !talk_think(&talk, o.think == 0, err))
-        return false;
-    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx", (int)hlm_session_n_ctx(session), "kv",
-             kv_name((enum hlm_kv)o.kv), "format", talk.format.name, "think", (int)talk.think,
-             "seed", (long long)talk.sampling.seed);
-    return talk_system(&talk, o.system, err);
+    hlm_chat_format(hlm_get_vocab(m, NULL), &known);
+    if (!o.format && !known)
+        ui_warn("%s: its chat template is of a kind that hlm does not know: using %s "
+                "(--chat-format chooses)",
+                o.model, hlm_talk_format(t));
+    if ((o.think < 0 || hlm_talk_set_think(t, o.think == 0, err)) &&
+        hlm_talk_set_system(t, o.system, err))
+        return t;
+    hlm_talk_close(t);
+    return NULL;
+}
+
+static void log_talk(const hlm_talk *t)
+{
+    ui_event("session", "{s:i, s:s, s:s, s:b, s:I}", "n_ctx",
+             (int)hlm_session_n_ctx(hlm_talk_session(t)), "kv", kv_name((enum hlm_kv)o.kv),
+             "format", hlm_talk_format(t), "think", (int)hlm_talk_thinks(t), "seed",
+             (long long)options.sampling.seed);
 }
 
 /* The four ways to be fed. text: the one message, if it is to be that. */
-static int chat(struct show *show, const char *text)
+static int chat(hlm *m, hlm_talk *t, struct show *show, const char *text)
 {
-    struct slash s = { .talk = &talk,
+    struct slash s = { .model = m,
+                       .talk = t,
                        .show = show,
                        .flags = &program,
+                       .options = &options,
                        .adapters = &adapters,
-                       .session = &session,
                        .params = &params };
     struct hlm_err err = { 0 };
     if (text)
@@ -312,13 +332,13 @@ static int chat(struct show *show, const char *text)
     char path[4200];
     const char *dir = dir_state();
     snprintf(path, sizeof path, "%s/chat_history", dir ? dir : "");
-    struct term *t = term_open(dir ? path : NULL, slash_words(), &err);
-    if (!t) {
+    struct term *term = term_open(dir ? path : NULL, slash_words(), &err);
+    if (!term) {
         ui_error("%s; --lines reads plain lines", err.msg);
         return RC_FAILED;
     }
-    int rc = chat_terminal(&s, t);
-    term_close(t);
+    int rc = chat_terminal(&s, term);
+    term_close(term);
     return rc;
 }
 
@@ -337,50 +357,34 @@ static int print_plan(void)
     if (m && adapters_open(m, &o.lora, &err) &&
         (o.fit ? plan_print_fit : plan_print)(m, &params, &err))
         rc = RC_OK;
-    if (err.kind)
-        ui_error("%s", err.msg);
+    else if (m)
+        rc = ui_failed(&err);
     hlm_close(m);
     return rc;
 }
 
-int main(int argc, char **argv)
+/* A model and a talk, from nothing to the end of the conversation: exit code. */
+static int converse(const char *text, int argc, char **argv, struct hlm_err *err)
 {
-    struct hlm_err err = { 0 };
     struct show show = { .reasoning = true };
-    struct chat_format format;
-    int rc;
-    if (!flags_read(&program, argc, argv, &rc))
-        return rc;
-    if (!o.model)
-        return usage_error(&program, "no model: -m FILE");
-    if (o.lines && (o.prompt || o.file))
-        return usage_error(&program, "--lines does not go with -p and -f");
-    if (o.format && !chat_by_name(o.format, NULL, &format))
-        return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
-    if (!read_debug(&err))
-        return usage_error(&program, "%s", err.msg);
-    if (o.plan || o.fit)
-        return ui_end(print_plan());
-
-    hlm *m = NULL;
-    char *text = one_message(&err);
-    rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
-    if (err.kind || ui_interrupted())
-        goto out;
-    m = ui_open_model((struct hlm_params){ .model = o.model,
-                                           .validate = o.validate,
-                                           .profile = o.profile,
-                                           .memory = o.memory,
-                                           .layers = true,
-                                           .dry = true },
-                      &rc);
-    if (!m || !check_size(m, &err) || !ui_load_model(m, &rc))
+    int rc = RC_FAILED;
+    hlm_talk *t = NULL;
+    hlm *m = ui_open_model((struct hlm_params){ .model = o.model,
+                                                .validate = o.validate,
+                                                .profile = o.profile,
+                                                .memory = o.memory,
+                                                .layers = true,
+                                                .dry = true },
+                           &rc);
+    if (!m || !check_size(m, err) || !ui_load_model(m, &rc))
         goto out;
     hlm_test_lose((uint64_t)o.lose);
-    mem_test_fail((uint64_t)o.fail);
-    if (open_talk(m, argc, argv, &err)) {
-        talk.hooks = show_hooks(&show);
-        rc = chat(&show, text);
+    hlm_test_fail((uint64_t)o.fail);
+    show.model = m;
+    if ((t = open_talk(m, err))) {
+        set_options(t, &show, argc, argv);
+        log_talk(t);
+        rc = chat(m, t, &show, text);
     } else {
         rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
     }
@@ -391,12 +395,36 @@ int main(int argc, char **argv)
         rc = rc == RC_OK ? RC_FAILED : rc;
     }
 out:
-    if (err.kind)
-        ui_error("%s", err.msg);
-    free(text);
-    talk_finish(&talk);
+    if (err->kind)
+        ui_failed(err);
+    hlm_talk_close(t);
     adapters_free(&adapters);
-    hlm_session_destroy(session);
     hlm_close(m);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct hlm_err err = { 0 };
+    int rc;
+    if (!flags_read(&program, argc, argv, &rc))
+        return rc;
+    if (!o.model)
+        return usage_error(&program, "no model: -m FILE");
+    if (o.lines && (o.prompt || o.file))
+        return usage_error(&program, "--lines does not go with -p and -f");
+    if (o.format && !hlm_is_chat_format(o.format))
+        return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
+    if (!read_debug(&err))
+        return usage_error(&program, "%s", err.msg);
+    if (o.plan || o.fit)
+        return ui_end(print_plan());
+
+    char *text = one_message(&err);
+    if (err.kind || ui_interrupted())
+        rc = err.kind ? ui_failed(&err) : RC_INTERRUPTED;
+    else
+        rc = converse(text, argc, argv, &err);
+    free(text);
     return ui_end(rc);
 }

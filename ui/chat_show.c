@@ -17,10 +17,10 @@ static void end_reasoning(struct show *s)
     ui_undim();
 }
 
-static void on_text(void *user, enum talk_part part, const char *text, uint64_t n)
+static void on_text(void *user, enum hlm_part part, const char *text, uint64_t n)
 {
     struct show *s = user;
-    if (part == TALK_REASONING) {
+    if (part == HLM_PART_REASONING) {
         while (n && s->at != SHOW_REASONING && *text == '\n') { /* what follows the tag */
             text++;
             n--;
@@ -57,11 +57,12 @@ static bool on_stopped(void *user)
     return ui_interrupted();
 }
 
-struct talk_hooks show_hooks(struct show *s)
+void show_hook(struct show *s, struct hlm_talk_options *o)
 {
-    return (struct talk_hooks){
-        .text = on_text, .reading = on_reading, .stopped = on_stopped, .user = s
-    };
+    o->text = on_text;
+    o->reading = on_reading;
+    o->stopped = on_stopped;
+    o->user = s;
 }
 
 void show_begin(struct show *s)
@@ -75,31 +76,32 @@ void show_begin(struct show *s)
 
 static double per_s(uint64_t n, double s) { return s > 0 ? (double)n / s : 0; }
 
-static void log_turn(const struct talk *t, const struct talk_turn *u)
+static void log_turn(const hlm_talk *t, const struct hlm_talk_turn *u)
 {
     static const char *const end[] = { "done", "limit", "full", "stopped" };
-    struct hlm_stats m = hlm_session_stats(t->session);
+    struct hlm_stats m = hlm_session_stats(hlm_talk_session(t));
     char why[160];
-    talk_why(u, why, sizeof why);
+    hlm_talk_why(u, why, sizeof why);
     ui_event("turn",
              "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:s, s:I, s:I, s:I,"
              " s:I, s:I, s:i, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f,"
              " s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
-             "turn", (int)t->n_turn, "end", end[u->end], "think", (int)t->think, "prompt",
-             (int)u->n_prompt, "read", (json_int_t)u->n_read, "reused", (json_int_t)u->n_reused,
-             "reread", (json_int_t)u->n_reread, "why", why, "held", (json_int_t)u->found.n_held,
-             "same", (json_int_t)u->found.n_same, "snapshots", (json_int_t)m.n_snapshot,
-             "generated", (json_int_t)u->n_gen, "reasoning", (json_int_t)u->n_reasoning,
-             "dropped_turns", (int)u->n_dropped_turns, "dropped", (int)u->n_dropped, "used",
-             (int)u->n_used, "n_ctx", (int)u->n_ctx, "seed", (json_int_t)u->seed, "read_s",
-             u->read_s, "gen_s", u->gen_s, "first_s", u->first_s, "read_per_s",
-             per_s(u->n_read + u->n_reread, u->read_s), "gen_per_s", per_s(u->n_gen, u->gen_s),
-             "memory", "weights", (json_int_t)m.weight_bytes, "kv", (json_int_t)m.kv_bytes, "state",
-             (json_int_t)m.state_bytes, "scratch", (json_int_t)m.scratch_bytes, "snapshot",
-             (json_int_t)m.snapshot_bytes, "other", (json_int_t)m.other_bytes);
+             "turn", (int)hlm_talk_get_total(t).n_turn, "end", end[u->end], "think",
+             (int)hlm_talk_thinks(t), "prompt", (int)u->n_prompt, "read", (json_int_t)u->n_read,
+             "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread, "why", why,
+             "held", (json_int_t)u->found.n_cached, "same", (json_int_t)u->found.n_same,
+             "snapshots", (json_int_t)m.n_snapshot, "generated", (json_int_t)u->n_gen, "reasoning",
+             (json_int_t)u->n_reasoning, "dropped_turns", (int)u->n_dropped_turns, "dropped",
+             (int)u->n_dropped, "used", (int)u->n_used, "n_ctx", (int)u->n_ctx, "seed",
+             (json_int_t)u->seed, "read_s", u->read_s, "gen_s", u->gen_s, "first_s", u->first_s,
+             "read_per_s", per_s(u->n_read + u->n_reread, u->read_s), "gen_per_s",
+             per_s(u->n_gen, u->gen_s), "memory", "weights", (json_int_t)m.weight_bytes, "kv",
+             (json_int_t)m.kv_bytes, "state", (json_int_t)m.state_bytes, "scratch",
+             (json_int_t)m.scratch_bytes, "snapshot", (json_int_t)m.snapshot_bytes, "other",
+             (json_int_t)m.other_bytes);
 }
 
-static void note_turn(const struct talk_turn *u)
+static void note_turn(const struct hlm_talk_turn *u)
 {
     char reused[64] = "", reread[64] = "";
     if (u->n_reused)
@@ -111,7 +113,16 @@ static void note_turn(const struct talk_turn *u)
             reused, reread, u->first_s, u->n_used, u->n_ctx - u->n_used);
 }
 
-void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *turn,
+/* What makes room, by the flags and commands of this program. */
+static const char *remedy(const struct hlm_talk_options *o, const struct hlm_err *err)
+{
+    if (err->kind != HLM_ERR_FULL)
+        return "";
+    return o->stop_on_full ? "; /undo, /clear or a larger -c make room"
+                           : ": a larger -c makes room";
+}
+
+void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *turn,
               const struct hlm_err *err)
 {
     bar_clear();
@@ -127,49 +138,53 @@ void show_end(struct show *s, struct talk *t, bool ok, const struct talk_turn *t
                "tokens anew",
                ui.program, turn->n_dropped_turns, turn->n_dropped_turns == 1 ? "" : "s",
                turn->n_dropped, (unsigned long long)(turn->n_read + turn->n_reread));
+    const struct hlm_talk_options *o = hlm_talk_options(t);
     if (!ok) {
-        if (err->kind)
-            ui_error("%s", err->msg);
+        if (err->kind != HLM_ERR_STOPPED)
+            ui_error("%s%s", err->msg, remedy(o, err));
         else
             ui_say("%s: stopped; the message is not in the history", ui.program);
         return;
     }
-    if (turn->end == TALK_FULL)
+    if (turn->end == HLM_TALK_FULL)
         ui_say("%s: the context of %u tokens is full: the answer ends here%s", ui.program,
-               turn->n_ctx, t->drop ? "; the next message drops the oldest turns" : "");
-    if (turn->end == TALK_LIMIT)
-        ui_note("[ended after %d tokens: -n]", t->n_predict);
+               turn->n_ctx, o->stop_on_full ? "" : "; the next message drops the oldest turns");
+    if (turn->end == HLM_TALK_LIMIT)
+        ui_note("[ended after %d tokens: -n]", o->n_predict);
     note_turn(turn);
     log_turn(t, turn);
 }
 
 /* ---- when asked ------------------------------------------------------------------------------ */
 
-void show_stats(const struct talk *t)
+void show_stats(const struct show *show, const hlm_talk *t)
 {
-    struct hlm_info i = hlm_get_info(t->model);
-    struct hlm_stats s = hlm_session_stats(t->session);
-    const struct talk_turn *u = &t->total;
-    uint32_t used = hlm_session_n_past(t->session), n_ctx = hlm_session_n_ctx(t->session);
+    struct hlm_info i = hlm_get_info(show->model);
+    const hlm_session *session = hlm_talk_session(t);
+    struct hlm_stats s = hlm_session_stats(session);
+    const struct hlm_talk_total total = hlm_talk_get_total(t), *u = &total;
+    const struct hlm_talk_turn *last = &u->last;
+    uint32_t used = hlm_session_n_past(session), n_ctx = hlm_session_n_ctx(session);
     ui_say("model     %s (%s, %s parameters) on %s", i.name, i.arch, num_short(i.n_param).s,
            i.device);
-    ui_say("turns     %u in the history, %u answered; context %u used, %u left", talk_n_turns(t),
-           t->n_turn, used, n_ctx - used);
+    ui_say("turns     %u in the history, %llu answered; context %u used, %u left",
+           hlm_talk_n_turn(t), (unsigned long long)u->n_turn, used, n_ctx - used);
     ui_say("read      %llu tokens, %.1f/s; reused %llu, read again %llu",
            (unsigned long long)u->n_read, per_s(u->n_read + u->n_reread, u->read_s),
            (unsigned long long)u->n_reused, (unsigned long long)u->n_reread);
     char why[160];
-    talk_why(&t->last, why, sizeof why);
-    if (t->n_turn)
-        ui_say("last turn %llu read, %llu reused, %llu again%s%s",
-               (unsigned long long)t->last.n_read, (unsigned long long)t->last.n_reused,
-               (unsigned long long)t->last.n_reread, *why ? ": " : "", why);
+    hlm_talk_why(last, why, sizeof why);
+    if (u->n_turn)
+        ui_say("last turn %llu read, %llu reused, %llu again%s%s", (unsigned long long)last->n_read,
+               (unsigned long long)last->n_reused, (unsigned long long)last->n_reread,
+               *why ? ": " : "", why);
     ui_say("snapshots %llu of at most %llu", (unsigned long long)s.n_snapshot,
            (unsigned long long)s.snapshot_max);
     ui_say("made      %llu tokens, %.1f/s; of them reasoning %llu", (unsigned long long)u->n_gen,
            per_s(u->n_gen, u->gen_s), (unsigned long long)u->n_reasoning);
     if (u->n_dropped_turns)
-        ui_say("dropped   %u turns of %u tokens, to make room", u->n_dropped_turns, u->n_dropped);
+        ui_say("dropped   %llu turns of %llu tokens, to make room",
+               (unsigned long long)u->n_dropped_turns, (unsigned long long)u->n_dropped);
     ui_say("memory    weights %s, adapters %s, KV %s, state %s, scratch %s, snapshots %s, other %s",
            num_bytes(s.weight_bytes).s, num_bytes(s.adapter_bytes).s, num_bytes(s.kv_bytes).s,
            num_bytes(s.state_bytes).s, num_bytes(s.scratch_bytes).s, num_bytes(s.snapshot_bytes).s,
@@ -177,15 +192,15 @@ void show_stats(const struct talk *t)
     ui_say("device    %llu submissions, %llu recordings, %llu pipelines",
            (unsigned long long)s.n_submit, (unsigned long long)s.n_record,
            (unsigned long long)s.n_pipeline);
-    ui_event("stats", "{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "turns", (int)t->n_turn,
+    ui_event("stats", "{s:i, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "turns", (int)u->n_turn,
              "used", (int)used, "read", (json_int_t)u->n_read, "reused", (json_int_t)u->n_reused,
              "reread", (json_int_t)u->n_reread, "generated", (json_int_t)u->n_gen, "reasoning",
              (json_int_t)u->n_reasoning, "submissions", (json_int_t)s.n_submit, "recordings",
              (json_int_t)s.n_record, "pipelines", (json_int_t)s.n_pipeline);
     struct hlm_counters c;
-    counters_get(t->model, &c);
+    counters_get(show->model, &c);
     ui_say("now       %.1f/s read, %.1f/s made; %llu errors so far", c.read_per_s, c.gen_per_s,
            (unsigned long long)c.n_error);
     if (c.n_kernel)
-        ui_kernels(t->model);
+        ui_kernels(show->model);
 }

@@ -2,6 +2,7 @@
 #include "chat_slash.h"
 
 #include "common.h"
+#include "common_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,72 +24,71 @@ static enum slash_got complain(const struct hlm_err *err)
 static enum slash_got do_clear(struct slash *s, const char *arg)
 {
     (void)arg;
-    talk_clear(s->talk);
+    hlm_talk_clear(s->talk);
     ui_note("forgot the conversation%s",
-            talk_get_system(s->talk) ? "; the system message stays" : "");
+            hlm_talk_system(s->talk) ? "; the system message stays" : "");
     return SLASH_DONE;
 }
 
 static enum slash_got do_regen(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
-    struct talk_turn turn = { 0 };
+    struct hlm_talk_turn turn = { 0 };
     (void)arg;
     show_begin(s->show);
-    bool ok = talk_regen(s->talk, &turn, &err);
+    bool ok = hlm_talk_regenerate(s->talk, &turn, &err);
     show_end(s->show, s->talk, ok, &turn, &err);
-    return ok || !err.kind ? SLASH_DONE : SLASH_FAILED;
+    return ok || err.kind == HLM_ERR_STOPPED ? SLASH_DONE : SLASH_FAILED;
 }
 
 static enum slash_got do_undo(struct slash *s, const char *arg)
 {
     (void)arg;
-    if (!talk_undo(s->talk)) {
+    if (!hlm_talk_undo(s->talk)) {
         ui_error("there is no turn to undo");
         return SLASH_FAILED;
     }
-    ui_note("forgot the last turn; %u left", talk_n_turns(s->talk));
+    ui_note("forgot the last turn; %u left", hlm_talk_n_turn(s->talk));
     return SLASH_DONE;
 }
 
 static enum slash_got do_system(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
-    const char *now = talk_get_system(s->talk);
+    const char *now = hlm_talk_system(s->talk);
     if (!*arg) {
         ui_say("system message: %s", now ? now : "(none)");
         return SLASH_DONE;
     }
-    if (!talk_system(s->talk, strcmp(arg, "-") == 0 ? NULL : arg, &err))
+    if (!hlm_talk_set_system(s->talk, strcmp(arg, "-") == 0 ? NULL : arg, &err))
         return complain(&err);
     ui_note("system message %s; the next turn reads the conversation anew",
-            talk_get_system(s->talk) ? "set" : "removed");
+            hlm_talk_system(s->talk) ? "set" : "removed");
     return SLASH_DONE;
 }
 
 static enum slash_got do_think(struct slash *s, const char *arg)
 {
-    struct talk *t = s->talk;
     struct hlm_err err = { 0 };
     if (strcmp(arg, "show") == 0 || strcmp(arg, "hide") == 0) {
         s->show->reasoning = arg[0] == 's';
     } else if (strcmp(arg, "on") == 0 || strcmp(arg, "off") == 0) {
-        if (!talk_think(t, arg[1] == 'n', &err))
+        if (!hlm_talk_set_think(s->talk, arg[1] == 'n', &err))
             return complain(&err);
     } else if (*arg) {
-        fail(&err, "/think takes on, off, show or hide");
+        ui_fail(&err, "/think takes on, off, show or hide");
         return complain(&err);
     }
-    ui_say("thinking is %s, reasoning is %s", t->think ? "on" : "off",
+    ui_say("thinking is %s, reasoning is %s", hlm_talk_thinks(s->talk) ? "on" : "off",
            s->show->reasoning ? "shown" : "hidden");
     return SLASH_DONE;
 }
 
-/* Flags whose value lies inside the talk may change between turns. */
+/* Flags whose value lies inside the options may change between turns. */
 static bool settable(const struct slash *s, const struct flag *f)
 {
-    uintptr_t at = (uintptr_t)f->to, talk = (uintptr_t)s->talk;
-    return f->type != FLAG_GROUP && at >= talk && at - talk < sizeof *s->talk;
+    uintptr_t at = (uintptr_t)f->to, options = (uintptr_t)s->options;
+    return f->type != FLAG_GROUP && at >= options && at - options < sizeof *s->options;
 }
 
 static void set_name(const struct flag *f, char *out, size_t size)
@@ -119,13 +119,14 @@ static enum slash_got do_set(struct slash *s, const char *arg)
     const char *to = arg + n + strspn(arg + n, " \t");
     const struct flag *f = flag_named(s->flags, name);
     if (n >= sizeof name || !f || !settable(s, f))
-        fail(&err, "/set: there is no '%.*s'; /set alone lists what there is", (int)n, arg);
+        ui_fail(&err, "/set: there is no '%.*s'; /set alone lists what there is", (int)n, arg);
     else if (!*to)
-        fail(&err, "/set %s: which value?", name);
+        ui_fail(&err, "/set %s: which value?", name);
     else
         flag_value(f, name, to, &err);
     if (err.kind)
         return complain(&err);
+    *hlm_talk_options(s->talk) = *s->options;
     flag_print(f, value, sizeof value);
     ui_note("%s is %s", name, value);
     return SLASH_DONE;
@@ -144,9 +145,9 @@ static bool read_adapters(const char *arg, struct adapters *a, struct hlm_err *e
 {
     const char *word[MAX_FLAG_LIST + 1];
     uint32_t n = 0;
-    char *text = text_copy(arg, strlen(arg));
+    char *text = ui_copy(arg, strlen(arg));
     if (!text)
-        return fail(err, "out of memory");
+        return ui_fail_memory(err, "out of memory");
     for (char *w = strtok(text, " \t"); w && n < ARRAY_LEN(word); w = strtok(NULL, " \t"))
         word[n++] = w;
     bool ok = adapters_read(a, word, n, err);
@@ -154,46 +155,36 @@ static bool read_adapters(const char *arg, struct adapters *a, struct hlm_err *e
     return ok;
 }
 
-/* Caches and states were computed with the adapters before: the session goes with them. */
 static enum slash_got do_lora(struct slash *s, const char *arg)
 {
-    struct hlm_err err = { 0 }, lost = { 0 };
+    struct hlm_err err = { 0 };
     struct adapters next = { 0 };
-    hlm *m = s->talk->model;
     if (!*arg) {
         say_adapters(s->adapters);
         return SLASH_DONE;
     }
-    if ((strcmp(arg, "off") != 0 && !read_adapters(arg, &next, &err)) ||
-        !hlm_check_lora(m, next.l, next.n, &err)) {
-        adapters_free(&next);
-        return complain(&err);
-    }
-    hlm_session_destroy(*s->session);
-    bool ok = adapters_use(m, &next, &err) &&
-              (*s->session = hlm_session_create(m, s->params, &err)) != NULL;
-    if (!ok && !(adapters_use(m, s->adapters, &lost) &&
-                 (*s->session = hlm_session_create(m, s->params, &lost))))
-        *s->session = NULL;
-    talk_renew(s->talk, *s->session);
+    bool ok = strcmp(arg, "off") == 0 || read_adapters(arg, &next, &err);
+    ok = ok && hlm_talk_set_lora(s->talk, next.l, next.n, &err);
     if (ok) {
         struct adapters old = *s->adapters;
         *s->adapters = next;
         next = old;
+        adapters_log(s->adapters);
         say_adapters(s->adapters);
         ui_note("the next turn reads the conversation anew");
     }
     adapters_free(&next);
     if (ok)
         return SLASH_DONE;
+    plan_explain(s->model, s->params, &err);
     complain(&err);
-    return *s->session ? SLASH_FAILED : SLASH_LOST;
+    return hlm_talk_session(s->talk) ? SLASH_FAILED : SLASH_LOST;
 }
 
 static enum slash_got do_stats(struct slash *s, const char *arg)
 {
     (void)arg;
-    show_stats(s->talk);
+    show_stats(s->show, s->talk);
     return SLASH_DONE;
 }
 
@@ -201,11 +192,11 @@ static enum slash_got do_save(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
     if (!*arg)
-        fail(&err, "/save: to which file?");
-    if (err.kind || !talk_save(s->talk, arg, &err))
+        ui_fail(&err, "/save: to which file?");
+    if (err.kind || !hlm_talk_save(s->talk, arg, &err))
         return complain(&err);
-    ui_note("saved %u turns, %u tokens to %s", talk_n_turns(s->talk),
-            hlm_session_n_past(s->talk->session), arg);
+    ui_note("saved %u turns, %u tokens to %s", hlm_talk_n_turn(s->talk),
+            hlm_session_n_past(hlm_talk_session(s->talk)), arg);
     return SLASH_DONE;
 }
 
@@ -213,11 +204,14 @@ static enum slash_got do_load(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
     if (!*arg)
-        fail(&err, "/load: which file?");
-    if (err.kind || !talk_load(s->talk, arg, &err))
-        return complain(&err);
-    ui_note("loaded %u turns, %u tokens from %s; thinking is %s", talk_n_turns(s->talk),
-            hlm_session_n_past(s->talk->session), arg, s->talk->think ? "on" : "off");
+        ui_fail(&err, "/load: which file?");
+    if (err.kind || !hlm_talk_load(s->talk, arg, &err)) {
+        ui_error("%s%s", err.msg, err.kind == HLM_ERR_FULL ? " (-c)" : "");
+        return SLASH_FAILED;
+    }
+    ui_note("loaded %u turns, %u tokens from %s; thinking is %s", hlm_talk_n_turn(s->talk),
+            hlm_session_n_past(hlm_talk_session(s->talk)), arg,
+            hlm_talk_thinks(s->talk) ? "on" : "off");
     return SLASH_DONE;
 }
 

@@ -1,18 +1,19 @@
-/* chat_slash: the commands that begin with a slash. What they say goes to standard error. */
+/* chat_slash: the commands that begin with a slash. What they report goes to standard error. */
 #pragma once
 #include "chat_show.h"
 #include "common_lora.h"
 
 struct slash {
-    struct talk *talk;
+    hlm *model;
+    hlm_talk *talk;
     struct show *show;
-    const struct program *flags; /* /set takes those of them that lie inside the talk */
-    struct adapters *adapters;   /* in force */
-    hlm_session **session;       /* made anew by /lora, as params say */
-    const struct hlm_session_params *params;
+    const struct program *flags;             /* /set takes the flags that point into options */
+    struct hlm_talk_options *options;        /* the talk's, as the flags set them */
+    struct adapters *adapters;               /* in force */
+    const struct hlm_session_params *params; /* of the talk */
 };
 
-/* SLASH_LOST: there is no session any more */
+/* SLASH_LOST: the talk has lost its session */
 enum slash_got { SLASH_DONE, SLASH_FAILED, SLASH_BYE, SLASH_LOST };
 enum slash_got slash_run(struct slash *s, const char *line);
 const char *const *slash_words(void); /* for completion; ends with NULL */

@@ -91,7 +91,7 @@ static unsigned char on_paste(EditLine *el, wint_t key)
     (void)key;
     while (read_byte(el, &b)) {
         if (n + 2 > cap) {
-            char *more = mem_grow(text, cap = 2 * cap + 256, 1);
+            char *more = ui_grow(text, cap = 2 * cap + 256, 1);
             if (!more)
                 break;
             text = more;
@@ -164,7 +164,7 @@ static void need_utf8(void)
 struct term *term_open(const char *history_path, const char *const *words, struct hlm_err *err)
 {
     need_utf8();
-    struct term *t = mem_alloc(1, sizeof *t);
+    struct term *t = ui_alloc(1, sizeof *t);
     HistEvent ev;
     if (!t)
         goto fail;
@@ -197,7 +197,7 @@ struct term *term_open(const char *history_path, const char *const *words, struc
     t->history_path = history_path;
     return t;
 fail:
-    fail(err, "no line editing on this terminal");
+    ui_fail(err, "no line editing on this terminal");
     term_close(t);
     return NULL;
 }
@@ -239,7 +239,7 @@ static bool append(struct term *t, const char *s, size_t n)
 {
     if (t->n + n + 1 > t->cap) {
         uint64_t cap = 2 * (t->n + n) + 256;
-        char *more = mem_grow(t->text, cap, 1);
+        char *more = ui_grow(t->text, cap, 1);
         if (!more)
             return false;
         t->text = more;
@@ -336,7 +336,7 @@ enum term_got term_read(struct term *t, char **text, bool *quoted)
         }
         t->text[t->n] = 0;
         history(t->history, &ev, H_ENTER, t->text);
-        if ((*text = text_copy(t->text, t->n)))
+        if ((*text = ui_copy(t->text, t->n)))
             return TERM_MESSAGE;
     }
 }

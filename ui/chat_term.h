@@ -3,7 +3,7 @@
  * A paste is one message whatever lines it has (bracketed paste); """ opens and closes a message of
  * several lines. The terminal is in its ordinary state whenever no call is running. */
 #pragma once
-#include "base/base.h"
+#include "common_base.h"
 
 struct term;
 

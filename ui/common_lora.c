@@ -50,14 +50,19 @@ void adapters_free(struct adapters *a)
     *a = (struct adapters){ 0 };
 }
 
-bool adapters_use(hlm *m, const struct adapters *a, struct hlm_err *err)
+void adapters_log(const struct adapters *a)
 {
-    if (!hlm_set_lora(m, a->l, a->n, err))
-        return false;
     for (uint32_t i = 0; i < a->n; i++)
         ui_event("adapter", "{s:s, s:f}", "path", a->l[i].path, "scale", (double)a->l[i].scale);
     if (!a->n)
         ui_event("adapter", "{s:n, s:f}", "path", "scale", 0.0);
+}
+
+bool adapters_use(hlm *m, const struct adapters *a, struct hlm_err *err)
+{
+    if (!hlm_set_lora(m, a->l, a->n, err))
+        return false;
+    adapters_log(a);
     return true;
 }
 

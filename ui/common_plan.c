@@ -11,6 +11,49 @@ const char *kv_name(enum hlm_kv kv)
     return kv == HLM_KV_F32 ? "f32" : kv == HLM_KV_Q8_0 ? "q8_0" : "f16";
 }
 
+/* ---- what would fit -------------------------------------------------------------------------- */
+
+/* Cheapest sacrifice first: a shorter context, then no snapshots, then a small batch too. Empty
+ * when nothing helps. */
+static void what_fits(hlm *m, struct hlm_session_params p, uint64_t fits, char *out, size_t size)
+{
+    static const char *const how[] = { "", "--snapshot-budget 0 and ",
+                                       "--snapshot-budget 0, a batch of 8 (-b) and " };
+    out[0] = 0;
+    for (uint32_t i = 0; i < ARRAY_LEN(how); i++) {
+        uint32_t n_ctx = (uint32_t)fits;
+        p.snapshot_budget = i ? HLM_SNAPSHOT_NONE : p.snapshot_budget;
+        p.n_batch = i == 2 ? 8 : p.n_batch;
+        if (i && !hlm_session_fit(m, &p, &n_ctx, NULL))
+            return;
+        if (n_ctx) {
+            snprintf(out, size, "%sa context of %u (-c) would fit", how[i], n_ctx);
+            return;
+        }
+    }
+}
+
+void plan_explain(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
+{
+    char would[96];
+    struct hlm_session_params p = *params;
+    size_t n = strlen(err->msg);
+    if (err->kind != HLM_ERR_WONT_FIT)
+        return;
+    p.n_ctx = p.n_ctx ? p.n_ctx : 1; /* where the context was open, not even one token fits */
+    what_fits(m, p, err->fits, would, sizeof would);
+    snprintf(err->msg + n, sizeof err->msg - n, ": %s",
+             would[0] ? would : "not even one token of context fits, a smaller model would");
+}
+
+hlm_session *plan_create(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
+{
+    hlm_session *s = hlm_session_create(m, params, err);
+    if (!s)
+        plan_explain(m, params, err);
+    return s;
+}
+
 /* ---- one plan -------------------------------------------------------------------------------- */
 
 static void print_row(const char *what, uint64_t bytes)
@@ -58,49 +101,11 @@ bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err 
     log_plan(&plan, &i);
     if (plan.fits)
         return true;
-    /* The engine words the refusal. */
-    hlm_session *s = hlm_session_create(m, params, err);
-    hlm_session_destroy(s);
-    plan_explain(m, params, err);
+    hlm_session_destroy(plan_create(m, params, err)); /* for its words */
     return false;
 }
 
-/* ---- what would fit -------------------------------------------------------------------------- */
-
-/* Cheapest sacrifice first: a shorter context, then no snapshots, then a small batch too. Empty
- * when nothing helps. */
-static void what_fits(hlm *m, struct hlm_session_params p, uint64_t fits, char *out, size_t size)
-{
-    static const char *const how[] = { "", "--snapshot-budget 0 and ",
-                                       "--snapshot-budget 0, a batch of 8 (-b) and " };
-    out[0] = 0;
-    for (uint32_t i = 0; i < ARRAY_LEN(how); i++) {
-        uint32_t n_ctx = (uint32_t)fits;
-        p.snapshot_budget = i ? HLM_SNAPSHOT_NONE : p.snapshot_budget;
-        p.n_batch = i == 2 ? 8 : p.n_batch;
-        if (i && !hlm_session_fit(m, &p, &n_ctx, NULL))
-            return;
-        if (n_ctx) {
-            snprintf(out, size, "%sa context of %u (-c) would fit", how[i], n_ctx);
-            return;
-        }
-    }
-}
-
-void plan_explain(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
-{
-    char would[96];
-    struct hlm_session_params p = *params;
-    size_t n = strlen(err->msg);
-    if (err->kind != HLM_ERR_WONT_FIT)
-        return;
-    p.n_ctx = p.n_ctx ? p.n_ctx : 1; /* where the context was open, not even one token fits */
-    what_fits(m, p, err->fits, would, sizeof would);
-    snprintf(err->msg + n, sizeof err->msg - n, ": %s",
-             would[0] ? would : "not even one token of context fits, a smaller model would");
-}
-
-/* ---- what would have to go ------------------------------------------------------------------- */
+/* ---- what would cost less -------------------------------------------------------------------- */
 
 static bool print_option(hlm *m, const char *what, const struct hlm_session_params *p,
                          struct hlm_err *err)

@@ -2,9 +2,8 @@
  * ids, prompts, perplexity. The tool for tests and for judging. --tokenize and --chat open no
  * device.
  *
- * Ids are read by one list of pieces (--split, --decode-from), whatever is asked for: so every
- * answer can be had over every way of reading. Results are streamed to a file beside their target
- * and renamed. */
+ * Ids are read by one list of pieces (--split, --decode-from), so that every result can be had over
+ * every way of reading. Results are streamed to a file beside their target and renamed. */
 #define _POSIX_C_SOURCE 200809L
 #include "common.h"
 #include "common_flags.h"
@@ -83,23 +82,22 @@ static const struct program program = {
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
-static bool tokenize(const struct gguf *g, struct hlm_err *err)
+static bool tokenize(hlm_vocab *v, struct hlm_err *err)
 {
-    struct tok *t = tok_create(g, err);
     struct hlm_ids ids = { 0 };
     char *line = NULL;
     size_t cap = 0;
     ssize_t n = 0;
-    bool ok = t != NULL;
+    bool ok = hlm_tokenize(v, "", 0, true, &ids, err); /* false without a tokenizer */
     for (uint64_t i = 1; ok && !ui_interrupted() && (n = getline(&line, &cap, stdin)) >= 0; i++) {
         json_error_t e;
         json_t *s = json_loadb(line, (size_t)n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
         ids.n = 0;
         if (!json_is_string(s))
-            ok = fail(err, "standard input: line %llu is not a JSON string%s%s",
-                      (unsigned long long)i, s ? "" : ": ", s ? "" : e.text);
+            ok = ui_fail(err, "standard input: line %llu is not a JSON string%s%s",
+                         (unsigned long long)i, s ? "" : ": ", s ? "" : e.text);
         else
-            ok = tok_encode_text(t, json_string_value(s), json_string_length(s), true, &ids, err);
+            ok = hlm_tokenize(v, json_string_value(s), json_string_length(s), true, &ids, err);
         json_decref(s);
         for (uint32_t k = 0; ok && k < ids.n; k++)
             printf("%s%d", k ? " " : "", ids.id[k]);
@@ -107,40 +105,33 @@ static bool tokenize(const struct gguf *g, struct hlm_err *err)
             putchar('\n');
     }
     if (ok && ferror(stdin) && !ui_interrupted())
-        ok = fail(err, "standard input: %s", strerror(errno));
+        ok = ui_fail_system(err, "standard input: %s", strerror(errno));
     free(line);
     hlm_ids_free(&ids);
-    tok_destroy(t);
     return ok;
 }
 
-static bool print_prompt(const struct gguf *g, struct hlm_err *err)
+static bool print_prompt(hlm_vocab *v, struct hlm_err *err)
 {
-    uint64_t len;
-    uint32_t n = 0;
-    bool exact = true;
-    struct json_t *tools = NULL;
-    struct chat_prompt p = { 0 };
-    struct chat_format format = chat_detect(g, &exact);
-    if (o.format)
-        chat_by_name(o.format, g, &format); /* main has seen that there is one */
-    else if (!exact)
-        log_msg(HLM_LOG_WARN,
-                "%s: its chat template is of a kind that hlm does not know: using %s "
+    uint64_t len, n = 0;
+    bool known;
+    const char *format = hlm_chat_format(v, &known);
+    if (!o.format && !known)
+        ui_warn("%s: its chat template is of a kind that hlm does not know: using %s "
                 "(--chat-format chooses)",
-                gguf_path(g), format.name);
-    char *json = file_read(o.chat, 1u << 28, &len, err);
-    struct chat_msg *msg = json ? chat_from_json(json, len, o.chat, &n, &tools, err) : NULL;
-    struct chat_input in = { .msg = msg, .n = n, .tools = tools };
-    struct hlm_err why = { 0 };
-    bool ok = msg && (chat_render(&format, &in, true, !o.no_think, &p, &why) ||
-                      fail(err, "%.160s: %s", o.chat, why.msg));
-    if (ok)
-        fwrite(p.text, 1, (size_t)p.len, stdout);
-    chat_prompt_free(&p);
-    chat_free(msg, n, tools);
+                o.model, format);
+    char *json = ui_read_file(o.chat, 1u << 28, &len, err);
+    if (!json)
+        return false;
+    struct hlm_render_params p = {
+        .json = json, .n = len, .name = o.chat, .format = o.format, .no_think = o.no_think
+    };
+    char *text = hlm_render(v, &p, &n, err);
+    if (text)
+        fwrite(text, 1, (size_t)n, stdout);
+    hlm_free(text);
     free(json);
-    return ok;
+    return text != NULL;
 }
 
 /* ---- files of floats ------------------------------------------------------------------------- */
@@ -158,31 +149,31 @@ static bool out_open(struct out *f, const char *path, struct hlm_err *err)
     f->path = path;
     if (stat(path, &st) != 0 || S_ISREG(st.st_mode)) {
         size_t n = strlen(path) + 32;
-        if (!(f->beside = mem_alloc(n, 1)))
-            return fail(err, "%s: out of memory", path);
+        if (!(f->beside = ui_alloc(n, 1)))
+            return ui_fail_memory(err, "%s: out of memory", path);
         snprintf(f->beside, n, "%s.%ld.part", path, (long)getpid());
     }
     f->f = fopen(f->beside ? f->beside : path, "wb");
-    return f->f || fail(err, "%s: %s", path, strerror(errno));
+    return f->f || ui_fail_system(err, "%s: %s", path, strerror(errno));
 }
 
-/* n floats at float number `at`. The platform is little-endian, as GGUF is (file.c asserts it). */
+/* n floats at float number `at`. The platform is little-endian, as GGUF is. */
 static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, struct hlm_err *err)
 {
     if ((ftello(f->f) == (off_t)(at * sizeof *v) ||
          fseeko(f->f, (off_t)(at * sizeof *v), SEEK_SET) == 0) &&
         fwrite(v, sizeof *v, (size_t)n, f->f) == n)
         return true;
-    return fail(err, "%s: %s", f->path, strerror(errno));
+    return ui_fail_system(err, "%s: %s", f->path, strerror(errno));
 }
 
 static bool out_close(struct out *f, bool keep, struct hlm_err *err)
 {
     bool ok = f->f != NULL;
     if (f->f && fclose(f->f) != 0 && keep)
-        ok = fail(err, "%s: %s", f->path, strerror(errno));
+        ok = ui_fail_system(err, "%s: %s", f->path, strerror(errno));
     if (ok && keep && f->beside && rename(f->beside, f->path) != 0)
-        ok = fail(err, "%s: %s", f->path, strerror(errno));
+        ok = ui_fail_system(err, "%s: %s", f->path, strerror(errno));
     if (f->beside && !(ok && keep))
         unlink(f->beside);
     free(f->beside);
@@ -204,7 +195,7 @@ static bool read_ids(struct id_list *l, struct hlm_err *err)
 {
     uint64_t len, cap = 0;
     uint32_t line = 1;
-    char *text = file_read(o.ids, 1u << 30, &len, err);
+    char *text = ui_read_file(o.ids, 1u << 30, &len, err);
     bool ok = text != NULL;
     for (char *p = text; ok;) {
         while (p < text + len && is_space(*p))
@@ -217,18 +208,18 @@ static bool read_ids(struct id_list *l, struct hlm_err *err)
             v = 10 * v + (*end - '0');
         if (end == p || v > INT32_MAX || (end < text + len && !is_space(*end))) {
             int n_word = (int)strcspn(p, " \t\r\n\f\v");
-            ok = fail(err, "%s: line %u: '%.*s' is no token id", o.ids, line,
-                      n_word < 32 ? n_word : 32, p);
+            ok = ui_fail(err, "%s: line %u: '%.*s' is no token id", o.ids, line,
+                         n_word < 32 ? n_word : 32, p);
             break;
         }
         if (l->n == cap) {
             cap = 2 * cap + 1024;
-            int32_t *id = mem_grow(l->id, cap, sizeof *id);
+            int32_t *id = ui_grow(l->id, cap, sizeof *id);
             l->id = id ? id : l->id;
-            uint32_t *at = mem_grow(l->line, cap, sizeof *at);
+            uint32_t *at = ui_grow(l->line, cap, sizeof *at);
             l->line = at ? at : l->line;
             if (!id || !at || cap > INT32_MAX) {
-                ok = fail(err, "%s: too many ids", o.ids);
+                ok = ui_fail(err, "%s: too many ids", o.ids);
                 break;
             }
         }
@@ -237,7 +228,7 @@ static bool read_ids(struct id_list *l, struct hlm_err *err)
         p = end;
     }
     free(text);
-    return ok && (l->n || fail(err, "%s: there is no id in it", o.ids));
+    return ok && (l->n || ui_fail(err, "%s: there is no id in it", o.ids));
 }
 
 /* Where the pieces end. The decoded ids are pieces of one. */
@@ -249,18 +240,19 @@ static bool make_pieces(struct pieces *p, uint32_t n_ids, struct hlm_err *err)
 {
     uint32_t n_prefill = o.decode_from < 0 ? n_ids : (uint32_t)o.decode_from, at = 0;
     if (n_prefill > n_ids)
-        return fail(err, "--decode-from %d: there are only %u ids", o.decode_from, n_ids);
-    if (!(p->end = mem_alloc((uint64_t)n_ids + 1, sizeof *p->end)))
-        return fail(err, "out of memory for the pieces");
+        return ui_fail(err, "--decode-from %d: there are only %u ids", o.decode_from, n_ids);
+    if (!(p->end = ui_alloc((uint64_t)n_ids + 1, sizeof *p->end)))
+        return ui_fail_memory(err, "out of memory for the pieces");
     for (const char *s = o.split ? o.split : ""; *s;) {
         char *end;
         errno = 0;
         unsigned long long n = strtoull(s, &end, 10);
         if (*s < '0' || *s > '9' || (*end && *end != ',') || (*end == ',' && !end[1]) || n == 0 ||
             errno)
-            return fail(err, "--split: '%s' is no list of positive numbers", o.split);
+            return ui_fail(err, "--split: '%s' is no list of positive numbers", o.split);
         if (n > n_prefill - at)
-            return fail(err, "--split: the pieces have more than the %u ids to prefill", n_prefill);
+            return ui_fail(err, "--split: the pieces have more than the %u ids to prefill",
+                           n_prefill);
         p->end[p->n++] = at += (uint32_t)n;
         s = *end ? end + 1 : end;
     }
@@ -284,21 +276,21 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
     uint64_t n_row = info.n_vocab, n_embd = info.n_embd, n_hidden = info.n_layer + 2;
     uint64_t per_tok =
         sizeof(float) * ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0));
-    uint32_t most = per_tok ? (uint32_t)max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
+    uint32_t most = per_tok ? (uint32_t)ui_max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
     uint32_t longest = 1;
     struct bar bar = { .what = "reading" };
     float *row = NULL, *state = NULL;
     for (uint32_t i = 0, at = 0; i < p->n; at = p->end[i++])
-        longest = max_u32(longest, min_u32(most, p->end[i] - at));
-    bool ok = (!o.logits || ((row = mem_alloc(longest, n_row * sizeof *row)) &&
+        longest = ui_max_u32(longest, ui_min_u32(most, p->end[i] - at));
+    bool ok = (!o.logits || ((row = ui_alloc(longest, n_row * sizeof *row)) &&
                              out_open(&logits, o.logits, err))) &&
-              (!o.hidden || ((state = mem_alloc(longest, n_hidden * n_embd * sizeof *state)) &&
+              (!o.hidden || ((state = ui_alloc(longest, n_hidden * n_embd * sizeof *state)) &&
                              out_open(&hidden, o.hidden, err)));
     if (!ok)
-        fail(err, "out of memory for %u rows of results", longest);
+        ui_fail_memory(err, "out of memory for %u rows of results", longest);
 
     for (uint32_t i = 0, at = 0; ok && i < p->n;) {
-        uint32_t n = min_u32(most, p->end[i] - at);
+        uint32_t n = ui_min_u32(most, p->end[i] - at);
         ok = hlm_session_eval(s, l->id + at, n, row, state, err) &&
              (!row || out_write(&logits, at * n_row, row, n * n_row, err));
         for (uint64_t k = 0; ok && state && k < n_hidden; k++)
@@ -306,7 +298,7 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
                            err);
         at += n;
         i += at == p->end[i];
-        ok = ok && bar_progress(&bar, at, l->n);
+        ok = ok && (bar_progress(&bar, at, l->n) || ui_fail_stopped(err));
     }
     bar_clear();
     ok = (!o.logits || out_close(&logits, ok, err)) && ok;
@@ -328,7 +320,7 @@ static bool print_greedy(hlm_session *s, struct hlm_err *err)
             return false;
         printf("%s%d", i ? " " : "", id);
         if (!bar_progress(&bar, (uint64_t)i, (uint64_t)o.greedy))
-            return false;
+            return ui_fail_stopped(err);
     }
     putchar('\n');
     return true;
@@ -353,7 +345,7 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct hlm_
     int rc = RC_FAILED;
     hlm *m = ui_open_model(
         (struct hlm_params){
-            .model = o.model, .exact = !o.fast, .memory = o.memory, .dry = o.plan },
+            .model = o.model, .f32_only = !o.fast, .memory = o.memory, .dry = o.plan },
         &rc);
     if (!m)
         return rc;
@@ -373,9 +365,9 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct hlm_
     bool ok = true;
     for (uint32_t i = 0; ok && i < l->n; i++)
         ok = (uint32_t)l->id[i] < n_vocab ||
-             fail(err, "%s: line %u: id %d is outside of the vocabulary of %u", o.ids, l->line[i],
-                  l->id[i], n_vocab);
-    ok = ok && adapters_open(m, &o.lora, err) && (s = hlm_session_create(m, &params, err)) &&
+             ui_fail(err, "%s: line %u: id %d is outside of the vocabulary of %u", o.ids,
+                     l->line[i], l->id[i], n_vocab);
+    ok = ok && adapters_open(m, &o.lora, err) && (s = plan_create(m, &params, err)) &&
          read_pieces(m, s, l, p, err) && (o.greedy < 0 || print_greedy(s, err));
     if (s)
         note_session(s);
@@ -386,53 +378,56 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct hlm_
 
 /* ---- perplexity ------------------------------------------------------------------------------ */
 
-/* With -v and no bar to draw, a line now and then. */
-static bool tell(struct bar *bar, double *told_s, uint64_t done, uint64_t total, double sum,
-                 uint64_t n)
+/* How far a perplexity is: with -v, and without a bar, a line now and then. */
+struct reading {
+    struct bar bar;
+    double noted_s, sum; /* sum: of n likelihoods */
+    uint64_t n;
+};
+
+static bool note_progress(struct reading *r, uint64_t done, uint64_t total)
 {
-    if (!ui.color && ui.verbose && now_s() - *told_s > 5) {
-        *told_s = now_s();
+    if (!ui.color && ui.verbose && ui_now_s() - r->noted_s > 5) {
+        r->noted_s = ui_now_s();
         ui_note("[%llu of %llu tokens, perplexity so far %.4f]", (unsigned long long)done,
-                (unsigned long long)total, exp(sum / (double)n));
+                (unsigned long long)total, exp(r->sum / (double)r->n));
     }
-    return bar_progress(bar, done, total);
+    return bar_progress(&r->bar, done, total);
 }
 
 static bool print_perplexity(hlm_session *s, const struct hlm_ids *ids, uint32_t window,
                              struct hlm_err *err)
 {
-    struct bar bar = { .what = "reading" };
-    double sum = 0, told_s = now_s(), *nll = mem_alloc(window, sizeof *nll);
-    uint64_t n = 0;
-    bool ok = nll || fail(err, "out of memory for a window of %u tokens", window);
+    struct reading r = { .bar = { .what = "reading" }, .noted_s = ui_now_s() };
+    double *nll = ui_alloc(window, sizeof *nll);
+    bool ok = nll || ui_fail_memory(err, "out of memory for a window of %u tokens", window);
     for (uint32_t at = 0, take; ok && ids->n - at >= 2; at += take) {
-        take = min_u32(window, ids->n - at);
+        take = ui_min_u32(window, ids->n - at);
         hlm_session_reset(s);
         ok = hlm_session_nll(s, ids->id + at, take, nll, err);
         for (uint32_t i = 0; ok && i + 1 < take; i++)
-            sum += nll[i];
-        n += ok ? take - 1 : 0;
-        ok = ok && tell(&bar, &told_s, at + take, ids->n, sum, n);
+            r.sum += nll[i];
+        r.n += ok ? take - 1 : 0;
+        ok = ok && (note_progress(&r, at + take, ids->n) || ui_fail_stopped(err));
     }
     bar_clear();
     free(nll);
     if (!ok)
         return false;
-    json_t *line = json_pack("{s:I, s:f, s:f}", "tokens", (json_int_t)n, "nll", sum / (double)n,
-                             "perplexity", exp(sum / (double)n));
+    json_t *line = json_pack("{s:I, s:f, s:f}", "tokens", (json_int_t)r.n, "nll",
+                             r.sum / (double)r.n, "perplexity", exp(r.sum / (double)r.n));
     ok = line && json_dumpf(line, stdout, JSON_REAL_PRECISION(12)) == 0 && putchar('\n') != EOF;
     json_decref(line);
-    return ok || fail(err, "standard output: the result could not be written");
+    return ok || ui_fail(err, "standard output: the result could not be written");
 }
 
 static bool encode_text(hlm *m, const char *text, uint64_t len, struct hlm_ids *ids,
                         struct hlm_err *err)
 {
-    if (!hlm_tok(m))
-        return fail(err, "%s", hlm_tok_err(m));
-    return tok_encode_text(hlm_tok(m), text, len, true, ids, err) &&
-           (ids->n >= 2 || fail(err, "%s: %u token%s: a perplexity needs at least 2", o.perplexity,
-                                ids->n, ids->n == 1 ? "" : "s"));
+    hlm_vocab *v = hlm_get_vocab(m, err);
+    return v && hlm_tokenize(v, text, len, true, ids, err) &&
+           (ids->n >= 2 || ui_fail(err, "%s: %u token%s: a perplexity needs at least 2",
+                                   o.perplexity, ids->n, ids->n == 1 ? "" : "s"));
 }
 
 static int eval_text(const char *text, uint64_t len, struct hlm_err *err)
@@ -442,20 +437,21 @@ static int eval_text(const char *text, uint64_t len, struct hlm_err *err)
     struct hlm_ids ids = { 0 };
     hlm_session *s = NULL;
     hlm *m = ui_open_model(
-        (struct hlm_params){ .model = o.model, .exact = !o.fast, .memory = o.memory }, &rc);
+        (struct hlm_params){ .model = o.model, .f32_only = !o.fast, .memory = o.memory }, &rc);
     if (!m)
         return rc;
     uint32_t trained = hlm_get_info(m).n_ctx_train;
-    bool ok = !o.n_ctx || window <= trained ||
-              fail(err, "-c %u: %s was trained for %u tokens of context", window, o.model, trained);
+    bool ok =
+        !o.n_ctx || window <= trained ||
+        ui_fail(err, "-c %u: %s was trained for %u tokens of context", window, o.model, trained);
     if (ok && window > trained)
-        log_msg(HLM_LOG_WARN, "%s was trained for %u tokens of context; windows have %u (-c)",
-                o.model, trained, window);
+        ui_warn("%s was trained for %u tokens of context; windows have %u (-c)", o.model, trained,
+                window);
     ok = ok && encode_text(m, text, len, &ids, err) && adapters_open(m, &o.lora, err);
-    struct hlm_session_params params = { .n_ctx = min_u32(window, ids.n),
+    struct hlm_session_params params = { .n_ctx = ui_min_u32(window, ids.n),
                                          .kv = (enum hlm_kv)o.kv,
                                          .keep_nll = true };
-    ok = ok && (s = hlm_session_create(m, &params, err)) && print_perplexity(s, &ids, window, err);
+    ok = ok && (s = plan_create(m, &params, err)) && print_perplexity(s, &ids, window, err);
     if (s)
         note_session(s);
     hlm_ids_free(&ids);
@@ -486,7 +482,7 @@ static int run_ids(struct hlm_err *err)
 static int run_perplexity(struct hlm_err *err)
 {
     uint64_t len;
-    char *text = file_read(o.perplexity, 1u << 30, &len, err);
+    char *text = ui_read_file(o.perplexity, 1u << 30, &len, err);
     int rc = text ? eval_text(text, len, err) : RC_FAILED;
     free(text);
     return rc;
@@ -494,16 +490,16 @@ static int run_perplexity(struct hlm_err *err)
 
 static int run_text(struct hlm_err *err)
 {
-    struct gguf *g = gguf_open(o.model, err);
-    bool ok = g && (o.tokenize ? tokenize(g, err) : print_prompt(g, err));
-    gguf_close(g);
+    struct hlm_log log = ui_log();
+    hlm_vocab *v = hlm_vocab_open(o.model, &log, err);
+    bool ok = v && (o.tokenize ? tokenize(v, err) : print_prompt(v, err));
+    hlm_vocab_close(v);
     return ok ? RC_OK : RC_FAILED;
 }
 
 int main(int argc, char **argv)
 {
     struct hlm_err err = { 0 };
-    struct chat_format format;
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
@@ -528,15 +524,15 @@ int main(int argc, char **argv)
         return usage_error(&program, "--lora goes with --ids and --perplexity");
     if (!o.chat && (o.no_think || o.format))
         return usage_error(&program, "--no-think and --chat-format go with --chat");
-    if (o.format && !chat_by_name(o.format, NULL, &format))
+    if (o.format && !hlm_is_chat_format(o.format))
         return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
 
     rc = o.ids ? run_ids(&err) : o.perplexity ? run_perplexity(&err) : run_text(&err);
     if (rc == RC_USAGE && err.kind)
         usage_error(&program, "%s", err.msg);
     else if (err.kind)
-        ui_error("%s", err.msg);
-    if (rc == RC_FAILED && !err.kind && ui_interrupted())
+        rc = ui_failed(&err);
+    else if (rc == RC_FAILED && ui_interrupted()) /* while lines were read */
         rc = RC_INTERRUPTED;
     return ui_end(rc);
 }

@@ -89,13 +89,13 @@ static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *
         return ui_fail(err, "%s: no complete ring of an hlm program", name);
     r->n_slot = *(const volatile uint32_t *)&h->n_slot;
     if (h->version != RING_VERSION || h->counters_version != HLM_COUNTERS_VERSION)
-        return ui_fail(err, "%s: version %u.%u, expected %d.%d", name, h->version, h->counters_version,
-                    RING_VERSION, HLM_COUNTERS_VERSION);
+        return ui_fail(err, "%s: version %u.%u, expected %d.%d", name, h->version,
+                       h->counters_version, RING_VERSION, HLM_COUNTERS_VERSION);
     if (h->head_bytes != sizeof *h || h->sample_bytes != sizeof(struct ring_sample) ||
         r->n_slot == 0 || bytes < ring_bytes(r->n_slot))
-        return ui_fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu", name,
-                    h->head_bytes, h->sample_bytes, (unsigned long long)bytes, sizeof *h,
-                    sizeof(struct ring_sample));
+        return ui_fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu",
+                       name, h->head_bytes, h->sample_bytes, (unsigned long long)bytes, sizeof *h,
+                       sizeof(struct ring_sample));
     return true;
 }
 
