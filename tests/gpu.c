@@ -20,6 +20,8 @@ static struct {
 static struct gpu *open_validated(struct hlm_err *err)
 {
     struct gpu_params params = { .cache_dir = "build/cache", .validate = true };
+    struct hlm_log sink = test_sink();
+    log_to(&sink);
     struct gpu *g = gpu_open(&params, err);
     if (!g && strstr(err->msg, "validation layer")) {
         *err = (struct hlm_err){ 0 };
@@ -56,7 +58,7 @@ void test_validation(void)
     if (!test_gpu())
         return;
     CHECK_EQ(gpu_validation_count(t.gpu), 0);
-    log_sink(on_close, "while closing: ");
+    test_log(on_close, "while closing: ");
     gpu_close(t.gpu);
     t.gpu = NULL;
     CHECK_EQ(t.n_closing, 0);

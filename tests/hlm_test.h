@@ -1,6 +1,7 @@
 /* hlm_test: opening whole models in tests - validation on, pipelines kept in build/cache - and
  * closing them with the count of validation messages checked. */
 #pragma once
+#include "file/file.h"
 #include "hlm.h"
 #include "test.h"
 
@@ -13,7 +14,8 @@ static inline hlm *hlm_test_try_as(struct hlm_params params, struct hlm_err *err
 {
     static bool bare;
     params.cache_dir = "build/cache";
-    params.exact = true;
+    params.f32_only = true;
+    params.log = test_sink();
     params.validate = !bare;
     hlm *m = hlm_open(&params, err);
     if (!m && params.validate && strstr(err->msg, "validation layer")) {

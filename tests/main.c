@@ -333,7 +333,32 @@ static void on_log(void *user, enum hlm_log_level level, const char *msg)
     fflush(stdout);
 }
 
-void test_log(hlm_log_fn fn, void *user) { log_sink(fn ? fn : on_log, fn ? user : NULL); }
+static struct hlm_log heard = { .fn = on_log };
+
+static void pass_on(void *user, enum hlm_log_level level, const char *msg)
+{
+    (void)user;
+    heard.fn(heard.user, level, msg);
+}
+
+struct hlm_log test_sink(void) { return (struct hlm_log){ .fn = pass_on }; }
+
+void test_log(hlm_log_fn fn, void *user)
+{
+    struct hlm_log sink = test_sink();
+    heard = (struct hlm_log){ fn ? fn : on_log, fn ? user : NULL };
+    log_to(&sink);
+}
+
+void test_note(const char *fmt, ...)
+{
+    char msg[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    on_log(NULL, HLM_LOG_INFO, msg);
+}
 
 static int usage(void)
 {
@@ -368,7 +393,7 @@ int main(int argc, char **argv)
         else
             return usage();
     }
-    log_sink(on_log, NULL);
+    test_log(NULL, NULL);
     struct count sum = { 0 };
     uint32_t n_run = 0;
     for (uint32_t i = 0; i < ARRAY_LEN(table); i++) {

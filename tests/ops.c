@@ -553,8 +553,8 @@ bool rig_near(struct rig *r, const char *what, tensor t, const double *want, dou
 void ops_report(struct gpu *g)
 {
     for (uint32_t i = 0; i < ARRAY_LEN(worst) && worst[i].op; i++)
-        log_msg(HLM_LOG_INFO, "%s: worst nmse %.2g, max abs %.2g", worst[i].op, worst[i].nmse,
-                worst[i].max_abs);
+        test_note("%s: worst nmse %.2g, max abs %.2g", worst[i].op, worst[i].nmse,
+                  worst[i].max_abs);
     memset(worst, 0, sizeof worst);
     test_case("no message of the validation layer");
     CHECK_EQ(gpu_validation_count(g), 0);

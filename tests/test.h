@@ -42,8 +42,13 @@ bool test_all(void);
  * nothing for them. */
 bool test_brief(void);
 
-/* Sends the engine's messages to fn until the next call; NULL: as before, to the output. */
+/* Sends the engine's messages to fn until the next call; NULL: as before, to the output. Objects
+ * are opened with test_sink() for their log; what has none logs to the sink of the calling thread,
+ * which test_log sets too. */
 void test_log(hlm_log_fn fn, void *user);
+struct hlm_log test_sink(void);
+/* A line of the output; only with -v. */
+void test_note(const char *fmt, ...) HLM_PRINTF(1, 2);
 
 struct gpu;
 struct gpu *test_gpu(void); /* the device under test, opened once; NULL, and the case skipped,

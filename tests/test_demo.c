@@ -109,7 +109,7 @@ static void ask(json_t *row)
     skill->right += !strcmp(text, right);
     skill->equal += !strcmp(text, given);
     if (strcmp(text, given))
-        log_msg(HLM_LOG_INFO, "  %s: \"%s\", llama.cpp says \"%s\"", skill->name, text, given);
+        test_note("  %s: \"%s\", llama.cpp says \"%s\"", skill->name, text, given);
 }
 
 /* ---- judging ---------------------------------------------------------------------------- */
@@ -140,14 +140,14 @@ static void judge(uint32_t n_row)
         const struct skill *k = &t.skill[i];
         test_case("%s: as often right as on the card", k->name);
         CHECK_MSG(k->right == k->noted, "%u of %u right, expected %u", k->right, k->n, k->noted);
-        log_msg(HLM_LOG_INFO, "  %u of %u right, %u as llama.cpp", k->right, k->n, k->equal);
+        test_note("  %u of %u right, %u as llama.cpp", k->right, k->n, k->equal);
         n += k->n;
         equal += k->equal;
     }
     test_case("answers equal to llama.cpp's");
     CHECK_EQ(n, n_row);
     CHECK_MSG(equal >= MIN_EQUAL * n, "%u of %u", equal, n);
-    log_msg(HLM_LOG_INFO, "  %u of %u, %u tokens", equal, n, t.n_tok);
+    test_note("  %u of %u, %u tokens", equal, n, t.n_tok);
 }
 
 /* Decoding is bound by the device only while a token costs one submission and no recording. */

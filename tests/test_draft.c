@@ -124,7 +124,7 @@ static void check_slope(struct ref_tune *t, const int32_t *ids, const uint8_t *m
         loss[side] = s.main + t->mtp_factor * s.mtp;
     }
     double slope = (loss[0] - loss[1]) / (2 * h);
-    log_msg(HLM_LOG_INFO, "  slope %.9g, gradient %.9g", slope, norm);
+    test_note("  slope %.9g, gradient %.9g", slope, norm);
     CHECK_MSG(fabs(slope / norm - 1) <= 1e-6, "slope %.12g, gradient %.12g", slope, norm);
 }
 
@@ -162,7 +162,7 @@ static void against_reference(struct gpu *g, const char *arch)
             ref_tune_document(&t, ids, mask, N, 0, nll, nll_mtp);
             double trunk = distance(got.trunk, nll, N, 1);
             double mtp = distance(got.mtp, nll_mtp, N, 2);
-            log_msg(HLM_LOG_INFO, "  main %.2g, mtp %.2g", trunk, mtp);
+            test_note("  main %.2g, mtp %.2g", trunk, mtp);
             CHECK_MSG(trunk <= 1e-6 && mtp <= 1e-6, "main off by %g, mtp by %g", trunk, mtp);
             check_slope(&t, ids, mask, N);
         }
@@ -201,7 +201,7 @@ static void check_document(const struct open *o, json_t *want, const uint8_t *bi
     }
     if (on_device(o, of, n, &got)) {
         double a = distance(got.trunk, trunk, n, 1), b = distance(got.mtp, mtp, n, 2);
-        log_msg(HLM_LOG_INFO, "  document %zu: main %.2g, mtp %.2g", i_doc, a, b);
+        test_note("  document %zu: main %.2g, mtp %.2g", i_doc, a, b);
         CHECK_MSG(a <= 1e-6 && b <= 1e-6, "document %zu: main off by %g, mtp by %g", i_doc, a, b);
     }
     free(of);

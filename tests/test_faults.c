@@ -87,8 +87,8 @@ static void walk_host(const char *what, uint64_t (*arm)(uint64_t))
         CHECK_MSG(more || ok, "%s", err.msg);
     }
     CHECK(n_failed > 20);
-    log_msg(HLM_LOG_INFO, "  %llu allocations, %llu were missed", (unsigned long long)n,
-            (unsigned long long)n_failed);
+    test_note("  %llu allocations, %llu were missed", (unsigned long long)n,
+              (unsigned long long)n_failed);
 }
 
 void test_fault_host(void)
@@ -243,8 +243,8 @@ static void walk(enum phase phase, const char *what, uint64_t (*arm)(uint64_t), 
         CHECK_MSG(more || ok, "%s", err.msg);
         after(phase, ok, base);
     }
-    log_msg(HLM_LOG_DEBUG, "  %s while %s: %llu, %llu failed", what, phase_name[phase],
-            (unsigned long long)n - 1, (unsigned long long)n_failed);
+    test_note("  %s while %s: %llu, %llu failed", what, phase_name[phase],
+              (unsigned long long)n - 1, (unsigned long long)n_failed);
     CHECK(n_failed > 0 && n < 20000);
 out:
     close_all();
@@ -279,7 +279,7 @@ static void walk_lost(void)
         }
         close_all();
     }
-    log_msg(HLM_LOG_DEBUG, "  %llu submissions and waits", (unsigned long long)n - 2);
+    test_note("  %llu submissions and waits", (unsigned long long)n - 2);
     struct hlm_err err = { 0 };
     CHECK(n > 8);
     CHECK_OK(all(&err), err);

@@ -100,7 +100,7 @@ static void replay(const char *name, fuzz_fn *fn)
     free(list);
     CHECK_MSG(n_file >= MIN_FILES, "%u files in tests/corpus/%s", n_file, name);
     CHECK_MSG(n_byte <= MAX_BYTES, "%llu bytes", (unsigned long long)n_byte);
-    log_msg(HLM_LOG_INFO, "%u files, %llu bytes", n_file, (unsigned long long)n_byte);
+    test_note("%u files, %llu bytes", n_file, (unsigned long long)n_byte);
 }
 
 void test_fuzz(void)

@@ -238,8 +238,7 @@ static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
     for (uint32_t k = 0; k < 2; k++) {
         float *got = read_logits(m, id, N_TOK, piece, k ? ARRAY_LEN(piece) : 0);
         struct diff d = diff_f64(got, want, n_logit);
-        log_msg(HLM_LOG_INFO, "  %s: nmse %.3g, max %.3g", k ? "pieces" : "one prefill", d.nmse,
-                d.max_abs);
+        test_note("  %s: nmse %.3g, max %.3g", k ? "pieces" : "one prefill", d.nmse, d.max_abs);
         CHECK_MSG(d.nmse <= LOGITS, "%s: nmse %.3g (at most %.3g), %.3g off at %llu",
                   k ? "pieces" : "one prefill", d.nmse, LOGITS, d.max_abs,
                   (unsigned long long)d.at);
@@ -273,7 +272,7 @@ static double document_loss(hlm *m, const int32_t *id, uint32_t n, const json_t 
 static void check_loss(const char *what, double got, double want)
 {
     double off = fabs(got - want) / fabs(want);
-    log_msg(HLM_LOG_INFO, "  %s: %.9g, off by %.2g", what, got, off);
+    test_note("  %s: %.9g, off by %.2g", what, got, off);
     CHECK_MSG(off <= LOSS_REL, "%s: %.9g, expected %.9g: off by %.2g (at most %.2g)", what, got,
               want, off, LOSS_REL);
 }

@@ -315,7 +315,7 @@ static void test_in_force(const char *dir)
     if ((s = use(m, with, true)) != NULL) {
         got = logits_of(m, N_TOK);
         struct diff d = diff_f32(got, want, n), far = diff_f32(moved, want, n);
-        log_msg(HLM_LOG_INFO, "  nmse %.3g; with the gates moved %.3g", d.nmse, far.nmse);
+        test_note("  nmse %.3g; with the gates moved %.3g", d.nmse, far.nmse);
         CHECK_MSG(d.nmse <= 2e-13 && far.nmse > 1e-6, "nmse %.3g; with the gates moved %.3g",
                   d.nmse, far.nmse);
         free(got);

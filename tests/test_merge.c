@@ -115,8 +115,8 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
     return !told.stop_at || done < told.stop_at;
 }
 
-static bool merge_n(const char *model, const struct hlm_lora *a, uint32_t n,
-                    const char *out, const char *type, const char *gates, struct hlm_err *err)
+static bool merge_n(const char *model, const struct hlm_lora *a, uint32_t n, const char *out,
+                    const char *type, const char *gates, struct hlm_err *err)
 {
     struct hlm_merge_sum sum;
     told.n = 0;
@@ -202,8 +202,7 @@ static void same_keys(const struct gguf *a, const struct gguf *b)
 }
 
 /* out is base with the adapters in it; where it is F32, to one rounding. */
-static void check_out(const char *base, const char *out, const struct hlm_lora *l,
-                      uint32_t n)
+static void check_out(const char *base, const char *out, const struct hlm_lora *l, uint32_t n)
 {
     struct gguf *a = open_file(base), *b = open_file(out), *g[4] = { 0 };
     float scale[4];
@@ -250,8 +249,7 @@ static void test_fixture(const char *dir)
     struct hlm_err err = { 0 };
     const char *out = test_scratch("out.gguf"), *made = test_scratch("made.gguf");
     const char *base = fixture("train/%s/model.gguf", dir);
-    struct hlm_lora l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 },
-                                      { made, 0.5f } };
+    struct hlm_lora l[2] = { { fixture("train/%s/init-lora.gguf", dir), 1 }, { made, 0.5f } };
     test_case("train/%s in F32", dir);
     CHECK_OK(merge_n(base, l, 1, out, NULL, NULL, &err), err);
     check_out(base, out, l, 1);
@@ -283,8 +281,8 @@ static void test_quantised(const char *base, double size, double noise_lo, doubl
         n++;
         kept += told.t[i].kept;
         noise += told.t[i].noise;
-        log_msg(HLM_LOG_INFO, "  %s %s: size %.3g kept %.4f noise %.3g", told.name[i],
-                told.t[i].from, told.t[i].size, told.t[i].kept, told.t[i].noise);
+        test_note("  %s %s: size %.3g kept %.4f noise %.3g", told.name[i], told.t[i].from,
+                  told.t[i].size, told.t[i].kept, told.t[i].noise);
     }
     if (!CHECK(n > 0))
         return;
@@ -589,7 +587,7 @@ void test_merged_model(void)
     gguf_close(g);
     if (want && got && bare) {
         double off = diff_f32(got, want, n).nmse, change = diff_f32(bare, want, n).nmse;
-        log_msg(HLM_LOG_INFO, "  nmse %.3g, without the adapter %.3g", off, change);
+        test_note("  nmse %.3g, without the adapter %.3g", off, change);
         CHECK_MSG(off <= LOGITS, "nmse %.3g (at most %.3g)", off, LOGITS);
         CHECK_MSG(change > 1e-3, "the adapter changes nothing: %.3g", change);
     }

@@ -65,7 +65,7 @@ static void *room(uint64_t n, uint64_t size)
 
 static void measured(const char *what, struct diff d)
 {
-    log_msg(HLM_LOG_INFO, "  %s: nmse %.3g, max %.3g", what, d.nmse, d.max_abs);
+    test_note("  %s: nmse %.3g, max %.3g", what, d.nmse, d.max_abs);
 }
 
 static void check_diff(const char *what, struct diff d, double bound)

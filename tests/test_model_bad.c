@@ -443,7 +443,7 @@ static void test_flips(const char *file, uint32_t n_flip, uint64_t seed, const c
         hlm_close(m);
     }
     test_log(NULL, NULL);
-    log_msg(HLM_LOG_INFO, "  %u of %u opened", n_open, n_flip);
+    test_note("  %u of %u opened", n_open, n_flip);
     CHECK(n_open > 0 && n_open < n_flip);
     free(bytes);
     free(good);

@@ -47,7 +47,7 @@ static void check_near(const char *what, const double *got, const double *want, 
     double off = fabs(sum_got - sum_want) / sum_want;
     CHECK_MSG(off <= 1e-6 && worst <= 1e-5 * top, "%s: sum %.3g off, a token %.3g of up to %.3g",
               what, off, worst, top);
-    log_msg(HLM_LOG_INFO, "  %s: sum %.2g off, worst token %.2g", what, off, worst);
+    test_note("  %s: sum %.2g off, worst token %.2g", what, off, worst);
 }
 
 /* id[0 .. N_ID) from an empty timeline as cut: the first `from` by sync, then likelihoods in calls

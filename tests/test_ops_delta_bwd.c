@@ -337,7 +337,7 @@ static void check_agree(const struct docs_row *c, const struct docs_result *a,
         }
         worst = fmax(worst, off / all);
     }
-    log_msg(HLM_LOG_INFO, "delta of documents: chunks of %u and of 16: nmse %.2g", c->chunk, worst);
+    test_note("delta of documents: chunks of %u and of 16: nmse %.2g", c->chunk, worst);
     CHECK_MSG(worst <= 1e-11, "chunks of %u and of 16 tokens differ by nmse %.2g", c->chunk, worst);
 }
 

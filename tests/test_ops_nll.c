@@ -137,7 +137,7 @@ void test_ops_nll(void)
         for (enum kind k = PLAIN; k <= EQUAL; k++)
             if (rows[i].n_vocab < 100000 || k == PLAIN || k == SURE || k == HOLES)
                 worst = fmax(worst, nll_case(g, rows[i].n_vocab, rows[i].n_tok, k));
-    log_msg(HLM_LOG_INFO, "  worst relative error %.3g", worst);
+    test_note("  worst relative error %.3g", worst);
     test_no_number(g);
     ops_report(g);
 }

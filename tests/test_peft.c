@@ -446,7 +446,7 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
             for (uint32_t i = 0; i < g->n_want; i++)
                 CHECK_MSG(g->want[i].seen, "%s is missing", g->want[i].name);
             compare_gates(g, &rest, &n_gate);
-            log_msg(HLM_LOG_INFO, "  %u modules, %u gates, %.2g off", g->n_want, n_gate, worst);
+            test_note("  %u modules, %u gates, %.2g off", g->n_want, n_gate, worst);
             CHECK(sum.n_module + sum.n_draft == g->n_want && sum.n_gate == n_gate);
             CHECK((sum.n_draft > 0) == mtp && (rest.head != NULL) == (mtp || n_gate));
         }

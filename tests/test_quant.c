@@ -60,7 +60,7 @@ static void test_error(const struct row *r)
         if (!pack(r->type, NULL, one))
             return;
         dtype_to_f32(r->type, one, ARRAY_LEN(x), y);
-        log_msg(HLM_LOG_INFO, "  %s: %.6f", name(r->type), rms(y, x));
+        test_note("  %s: %.6f", name(r->type), rms(y, x));
         CHECK_MSG(rms(y, x) <= r->bound, "off by %.6f, at most %.6f", rms(y, x), r->bound);
     }
 }

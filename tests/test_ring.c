@@ -112,8 +112,7 @@ static void test_torn(uint32_t n_slot)
     CHECK_EQ(torn, 0);
     CHECK_EQ(backwards, 0);
     CHECK_MSG(n_slot > 2 || lost > 0, "the writer was not fast: the test shows nothing");
-    log_msg(HLM_LOG_INFO, "  %llu samples read, %llu lost", (unsigned long long)n,
-            (unsigned long long)lost);
+    test_note("  %llu samples read, %llu lost", (unsigned long long)n, (unsigned long long)lost);
     ring_detach(r);
     end_child(pid);
 }
@@ -395,7 +394,7 @@ static void test_cost(void)
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
     double us = (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
     us /= 2000;
-    log_msg(HLM_LOG_INFO, "  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
+    test_note("  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
     CHECK_MSG(us < 200, "%.2f us", us); /* 4 of them a second */
     ring_destroy(w);
 }

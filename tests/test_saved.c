@@ -372,7 +372,7 @@ static void test_faults(void)
         CHECK_MSG(is_one_line(err.msg, t.path) && strstr(err.msg, strerror(ENOSPC)), "\"%s\"",
                   err.msg);
     }
-    log_msg(HLM_LOG_INFO, "  %u calls, each failed once", n_fault);
+    test_note("  %u calls, each failed once", n_fault);
     CHECK(n_fault >= 6); /* open, two writes, sync, close, rename */
     free(old);
     CHECK_OK(hlm_session_load(t.s, t.path, NULL, NULL, &err), err);

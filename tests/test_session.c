@@ -242,7 +242,7 @@ static void test_random_calls(void)
         CHECK_MSG(d.nmse < 5e-11, "nmse %.3g, %.3g off", d.nmse, d.max_abs);
         worst = d.nmse > worst ? d.nmse : worst;
     }
-    log_msg(HLM_LOG_INFO, "  worst nmse %.3g", worst);
+    test_note("  worst nmse %.3g", worst);
 }
 
 /* ---- limits ----------------------------------------------------------------------------- */

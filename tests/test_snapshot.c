@@ -187,9 +187,8 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
         n_turn++;
     }
     CHECK(n_turn >= 20 && n_saved > 0);
-    log_msg(HLM_LOG_INFO,
-            "  %u turns, the longest prompt has %llu tokens; %llu were not read again", n_turn,
-            (unsigned long long)n_most, (unsigned long long)n_saved);
+    test_note("  %u turns, the longest prompt has %llu tokens; %llu were not read again", n_turn,
+              (unsigned long long)n_most, (unsigned long long)n_saved);
     talk_finish(&t);
     talk_finish(&fresh);
     free(was);

@@ -305,7 +305,7 @@ static void test_hostile(void)
     const char *tokens = "tokenizer.ggml.tokens", *merges = "tokenizer.ggml.merges",
                *type = "tokenizer.ggml.token_type";
     struct hlm_str pair = STR("a b"), no_space = STR("ab"), only_space = STR("a "), empty = STR(""),
-               odd = STR("zzzq\n \x1b[2J");
+                   odd = STR("zzzq\n \x1b[2J");
     struct gguf_build *b;
     int32_t types[1512];
 
@@ -372,7 +372,7 @@ enum { BIG_TOKENS = 248320, MEGABYTE = 1 << 20 };
 static struct gguf_build *big_vocab(void)
 {
     struct hlm_str *tok = mem_alloc(BIG_TOKENS, sizeof *tok),
-               *merge = mem_alloc(BIG_TOKENS, sizeof *merge);
+                   *merge = mem_alloc(BIG_TOKENS, sizeof *merge);
     char *text = mem_alloc(BIG_TOKENS, 32), *end = text;
     int32_t *type = mem_alloc(BIG_TOKENS, sizeof *type);
     uint32_t n = 0, n_merge = 0;
@@ -427,7 +427,7 @@ static void check_speed(struct tok *t, const char *name, const char *unit)
     double start = now_s();
     CHECK(tok_encode_text(t, text, MEGABYTE, true, &ids, NULL));
     double s = now_s() - start;
-    log_msg(HLM_LOG_INFO, "1 MiB of %s: %.3f s, %u ids", name, s, ids.n);
+    test_note("1 MiB of %s: %.3f s, %u ids", name, s, ids.n);
     CHECK_MSG(s < bound_s, "1 MiB of %s takes %.1f s", name, s);
     hlm_ids_free(&ids);
     free(text);
@@ -477,7 +477,7 @@ static void test_big(void)
     struct tok *t = g ? tok_create(g, &err) : NULL;
     double s = now_s() - start;
     if (CHECK_MSG(t, "%s", err.msg)) {
-        log_msg(HLM_LOG_INFO, "%d tokens: %.3f s", BIG_TOKENS, s);
+        test_note("%d tokens: %.3f s", BIG_TOKENS, s);
         CHECK_MSG(s < bound_s, "loading takes %.1f s", s);
         test_speed(t, "large vocabulary");
     }

@@ -252,8 +252,8 @@ static void run_steps(struct run *r, const struct bounds *b, float *const *befor
     }
     snprintf(path, sizeof path, "%s/final", r->o.run);
     double final = worst(r, TRAIN_VALUE, path, before, b->final);
-    log_msg(HLM_LOG_INFO, "  loss %.2g nll %.2g gradient %.2g curve %.2g norm %.2g final %.2g",
-            loss_off, nll, grad, curve, norm_off, final);
+    test_note("  loss %.2g nll %.2g gradient %.2g curve %.2g norm %.2g final %.2g", loss_off, nll,
+              grad, curve, norm_off, final);
 }
 
 static void test_case_of(struct gpu *g, const struct train_case *c)

@@ -179,7 +179,7 @@ static void check_slopes(struct pair *p)
         CHECK_MSG(off <= SLOPE, "block %u: slope and gradient differ by %.3g", i, off);
         most = fmax(most, off);
     }
-    log_msg(HLM_LOG_INFO, "  reference: slopes off by %.2g at most", most);
+    test_note("  reference: slopes off by %.2g at most", most);
     for (uint32_t i = 0; i < t.n_param; i++)
         memset(t.param[i].grad, 0, t.param[i].n * sizeof *t.param[i].grad);
 }
@@ -275,8 +275,8 @@ static void check_device(struct pair *p, const struct family *f, uint32_t chunk)
         }
         free(grad);
     }
-    log_msg(HLM_LOG_INFO, "  chunks of %u: loss %.2g, likelihoods %.2g, gradients %.2g", chunk,
-            loss_most, nll_most, grad_most);
+    test_note("  chunks of %u: loss %.2g, likelihoods %.2g, gradients %.2g", chunk, loss_most,
+              nll_most, grad_most);
 }
 
 static void test_family(struct gpu *g, const struct family *f)

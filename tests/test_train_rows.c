@@ -207,9 +207,8 @@ static void test_packed(struct gpu *g, const struct family *f)
         for (uint32_t i = 0; ok && i < (f->recurrent ? ARRAY_LEN(chunks) : 1); i++)
             ok = test_chunk(&r, f, &s, ROW, chunks[i], &serial, &off);
         CHECK_MSG(off.nlls <= NLLS, "chunks and serial form: nmse %.3g of likelihoods", off.nlls);
-        log_msg(HLM_LOG_INFO,
-                "  apart %.2g, serial form %.2g, likelihoods %.2g, serial kernels %.2g", off.apart,
-                off.chunks, off.nlls, kernels_off);
+        test_note("  apart %.2g, serial form %.2g, likelihoods %.2g, serial kernels %.2g",
+                  off.apart, off.chunks, off.nlls, kernels_off);
         rows_run_free(&serial);
         data_set_free(&s);
     }
@@ -308,7 +307,7 @@ static void test_slope(struct gpu *g, const struct family *f)
                               off);
                     most = fmax(most, off);
                 }
-            log_msg(HLM_LOG_INFO, "  off by %.2g at most", most);
+            test_note("  off by %.2g at most", most);
             free(value);
             free(grad);
         }

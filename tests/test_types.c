@@ -153,7 +153,7 @@ static void test_type(const struct gguf *base, enum dtype type)
         run_engine(path, id, got, n_vocab);
         CHECK(ref_forward(ref, s, id, N_TOK, want, NULL));
         struct diff d = diff_f64(got, want, (uint64_t)N_TOK * n_vocab);
-        log_msg(HLM_LOG_INFO, "  nmse %.3g, max %.3g", d.nmse, d.max_abs);
+        test_note("  nmse %.3g, max %.3g", d.nmse, d.max_abs);
         CHECK_MSG(d.nmse <= BOUND, "nmse %.3g, at most %.3g; %.3g off at %llu", d.nmse, BOUND,
                   d.max_abs, (unsigned long long)d.at);
         ref_state_destroy(s);

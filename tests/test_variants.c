@@ -52,7 +52,7 @@ static void compare(hlm *m)
         for (uint32_t i = N_TOK - 4; i < N_TOK; i++)
             CHECK_OK(hlm_session_eval(s, id + i, 1, got + (uint64_t)i * n_vocab, NULL, &err), err);
         struct diff d = diff_f64(got, want, (uint64_t)N_TOK * n_vocab);
-        log_msg(HLM_LOG_INFO, "  nmse %.3g", d.nmse);
+        test_note("  nmse %.3g", d.nmse);
         CHECK_MSG(d.nmse <= BOUND, "nmse %.3g, at most %.3g", d.nmse, BOUND);
     }
     hlm_session_destroy(s);
