@@ -98,7 +98,8 @@ HLM_API bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params 
 
 /* Makes what is to be trained the active adapters, in place of those before; they cannot be changed
  * until hlm_tune_close. No session may be alive. Nothing is allocated on the device unless the model
- * is loaded (then the adapters are). What cannot fit fails with HLM_ERR_WONT_FIT. */
+ * is loaded (then the adapters are). What cannot fit fails with HLM_ERR_WONT_FIT. After a failure
+ * the model is without adapters. */
 HLM_API hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err);
 /* Leaves the model without adapters, its gates as in the file. */
 HLM_API void hlm_tune_close(hlm_tune *t);

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 /* ---- errors ---------------------------------------------------------------------------------- */
@@ -203,6 +204,14 @@ void *mem_grow(void *old, uint64_t n, uint64_t size)
 }
 
 void hlm_free(void *p) { free(p); }
+
+char *mem_text(const char *p, uint64_t n)
+{
+    char *copy = n < UINT64_MAX ? mem_alloc(n + 1, 1) : NULL;
+    if (copy && n)
+        memcpy(copy, p, (size_t)n);
+    return copy;
+}
 
 uint64_t rng_u64(struct rng *r)
 {

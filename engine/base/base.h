@@ -63,6 +63,7 @@ double now_s(void);
 /* Host memory. NULL when there is none: callers report it with fail_memory(). n * size is checked. */
 void *mem_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *mem_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
+char *mem_text(const char *p, uint64_t n);            /* a copy of n bytes, terminated */
 /* For tests: the n-th allocation from now fails, 1 being the next; 0: none does. Returns how far
  * away the one asked for before still was: 0 when it has happened. With the second, all allocations
  * after that one fail too. */

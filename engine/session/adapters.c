@@ -24,12 +24,18 @@ bool adapters_upload(hlm *m, struct hlm_err *err)
            (lora_set_upload(set, m->gpu, err) && lora_set_use(set, m->gpu, &m->model->base, err));
 }
 
-bool adapters_clear(hlm *m, struct hlm_err *err) { return adapters_set(m, NULL, 0, false, err); }
+bool adapters_clear(hlm *m, struct hlm_err *err)
+{
+    lora_copy_free(m->asked_lora, m->n_asked_lora);
+    m->asked_lora = NULL;
+    m->n_asked_lora = 0;
+    return adapters_set(m, NULL, 0, false, err);
+}
 
 bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, struct hlm_err *err)
 {
     *hash = m->adapters.hash;
-    return !m->tune || fail(err,
+    return !m->tune || fail_as(err, HLM_ERR_STATE,
                             "%.200s: sessions are neither saved nor loaded while the model is "
                             "trained: every step changes its adapters or gates",
                             path);

@@ -38,14 +38,6 @@ int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
     return n;
 }
 
-static char *copy_str(struct hlm_str s)
-{
-    char *p = mem_alloc(s.n + 1, 1);
-    if (p)
-        memcpy(p, s.p, s.n);
-    return p;
-}
-
 /* general.name, else the file's own name. */
 static char *model_name(const struct gguf *g)
 {
@@ -53,7 +45,7 @@ static char *model_name(const struct gguf *g)
     const char *path = gguf_path(g), *slash = strrchr(path, '/');
     if (!gguf_str(g, "general.name", OPTIONAL, &s, NULL) || !s.n)
         s = (struct hlm_str){ slash ? slash + 1 : path, strlen(slash ? slash + 1 : path) };
-    return copy_str(s);
+    return mem_text(s.p, s.n);
 }
 
 static bool mark_unused(hlm *m, struct hlm_err *err)
@@ -75,7 +67,7 @@ static bool open_file(hlm *m, const char *path, struct hlm_err *err)
     m->file = gguf_open(path, err);
     if (!m->file || !model_arch(m->file, err))
         return false;
-    m->path = copy_str((struct hlm_str){ path, strlen(path) });
+    m->path = mem_text(path, strlen(path));
     m->name = model_name(m->file);
     m->vocab = vocab_of(m->file, &m->log, err);
     return (m->path && m->name && m->vocab) || fail_memory(err, "%.300s: out of memory", path);
@@ -252,8 +244,7 @@ struct hlm_lora *lora_copy(const struct hlm_lora *l, uint32_t n, struct hlm_err 
     struct hlm_lora *copy = mem_alloc(n, sizeof *copy);
     bool ok = copy != NULL;
     for (uint32_t i = 0; ok && i < n; i++) {
-        copy[i] = (struct hlm_lora){ copy_str((struct hlm_str){ l[i].path, strlen(l[i].path) }),
-                                     l[i].scale };
+        copy[i] = (struct hlm_lora){ mem_text(l[i].path, strlen(l[i].path)), l[i].scale };
         ok = copy[i].path != NULL;
     }
     if (ok)

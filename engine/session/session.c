@@ -245,10 +245,6 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
 static hlm_session *make_session(hlm *m, const struct hlm_session_params *params,
                                  struct hlm_err *err)
 {
-    if (gpu_is_dry(m->gpu)) {
-        fail_as(err, HLM_ERR_STATE, "the model's weights are not loaded yet");
-        return NULL;
-    }
     uint32_t n_ctx = plan_ctx(m, params, err);
     hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
     if (!s)
@@ -257,6 +253,11 @@ static hlm_session *make_session(hlm *m, const struct hlm_session_params *params
     if (!plan.fits) {
         hlm_session_destroy(s);
         plan_refuse(m, &plan, err);
+        return NULL;
+    }
+    if (gpu_is_dry(m->gpu)) {
+        hlm_session_destroy(s);
+        fail_as(err, HLM_ERR_STATE, "the model's weights are not loaded yet");
         return NULL;
     }
     if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||

@@ -67,7 +67,7 @@ static bool take_line(struct data_line *l, const char *text, uint64_t n, struct 
     if (data_line(l, text, n, &why))
         return true;
     if (l->fatal || !l->p->skip_bad)
-        return fail(err, "%s", why.msg);
+        return fail_from(err, &why, "");
     s->n_id = was.n_id;
     s->n_counted = was.n_counted;
     s->n_doc = was.n_doc;

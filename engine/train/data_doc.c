@@ -197,15 +197,14 @@ static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
 static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool generate,
                    bool think, struct chat_prompt *out, struct hlm_err *err)
 {
-    uint64_t before = mem_n_failed();
     struct hlm_err why = { 0 };
     struct chat_input in = {
         .msg = msg, .n = n, .tools = l->tools, .tools_text = l->tools ? &l->tools_text : NULL
     };
     if (chat_render(&l->p->format, &in, generate, think, out, &why))
         return true;
-    l->fatal = l->fatal || mem_n_failed() != before;
-    return fail(err, "%s: %s", l->where, why.msg);
+    l->fatal = l->fatal || why.kind == HLM_ERR_MEMORY;
+    return fail_size(err, why.kind, &why, "%s: %s", l->where, why.msg);
 }
 
 /* All of it, unless rendering every answer's part would take too long. */
@@ -447,22 +446,14 @@ static bool messages(struct data_line *l, json_t *list, json_t *tools, struct hl
         return false;
     if (l->tools && !chat_render_tools(&l->p->format, l->tools, &l->tools_text, NULL))
         return no_memory(l, err);
-    uint64_t before = mem_n_failed();
-    struct chat_msg *msg = chat_from_list(list, l->where, &n, err);
-    l->fatal = l->fatal || mem_n_failed() != before;
-    bool ok = msg && chat_docs(l, msg, n, err);
+    struct hlm_err why = { 0 };
+    struct chat_msg *msg = chat_from_list(list, l->where, &n, &why);
+    l->fatal = l->fatal || why.kind == HLM_ERR_MEMORY;
+    bool ok = msg ? chat_docs(l, msg, n, err) : fail_from(err, &why, "");
     chat_free(msg, n, NULL);
     chat_prompt_free(&l->tools_text);
     l->tools = NULL;
     return ok;
-}
-
-static char *copy(struct hlm_str s)
-{
-    char *c = mem_alloc(s.n + 1, 1);
-    if (c && s.n)
-        memcpy(c, s.p, (size_t)s.n);
-    return c;
 }
 
 static bool two_turns(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
@@ -470,8 +461,8 @@ static bool two_turns(struct data_line *l, struct hlm_str prompt, struct hlm_str
 {
     static char user[] = "user", assistant[] = "assistant";
     struct chat_msg msg[2] = {
-        { .role = user, .content = copy(prompt) },
-        { .role = assistant, .content = copy(completion) },
+        { .role = user, .content = mem_text(prompt.p, prompt.n) },
+        { .role = assistant, .content = mem_text(completion.p, completion.n) },
     };
     bool ok = msg[0].content && msg[1].content ? chat_docs(l, msg, 2, err) : no_memory(l, err);
     free(msg[0].content);

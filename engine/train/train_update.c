@@ -166,7 +166,8 @@ static bool add_part(struct trainer *t, uint64_t from, uint64_t to, struct arena
     uint64_t n_moment = lay_rows(t, p, n, row0);
     free(p);
     if (n_moment >= UINT32_MAX || n >= UINT32_MAX)
-        return fail(err, "%" PRIu64 " numbers to train are more than can be numbered", n_moment);
+        return fail_as(err, HLM_ERR_UNSUPPORTED,
+                       "%" PRIu64 " numbers to train are more than can be numbered", n_moment);
     struct adam_part *part = &u->part[u->n_part++];
     *part = (struct adam_part){
         .row = u->row + row0, .n_row = (uint32_t)n, .values = values, .grads = grads
@@ -283,7 +284,7 @@ static bool bring_gates(struct trainer *t, struct hlm_err *err)
 bool updates_commit(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
-    const char *hint = "a smaller --rank or fewer targets need less";
+    const char *hint = "a smaller rank or fewer targets need less";
     if (!model_commit(u->grads, hint, err) || !model_commit(u->gate_grads, hint, err) ||
         !model_commit(u->gates, hint, err) || !model_commit(u->optimizer, hint, err))
         return false;
@@ -312,7 +313,7 @@ bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
     *norm = (double)told[0];
     return told[2] != 0 || fail(err,
                                 "step %" PRIu64 ": the gradient is not finite; nothing was "
-                                "changed (a smaller --lr, or --clip, may help)",
+                                "changed (a lower learning rate, or a smaller limit on its norm, may help)",
                                 by->step);
 }
 

@@ -13,16 +13,16 @@ struct hlm_tune_params hlm_tune_defaults(void)
 {
     struct hlm_tune_params p = {
         .read = { .max_seq = 2048, .valid = DATA_VALID },
-        .o = data_options_default(),
+        .train = data_options_default(),
         .epochs = 3,
         .warmup = 0.03,
     };
-    p.o.steps = 0;
-    p.o.shuffle = true;
-    p.o.lr = p.o.peak = 2e-4;
-    p.o.final = p.o.lr / 10;
-    p.o.schedule = HLM_COSINE;
-    p.o.clip_norm = 1;
+    p.train.steps = 0;
+    p.train.shuffle = true;
+    p.train.lr = p.train.peak = 2e-4;
+    p.train.final = p.train.lr / 10;
+    p.train.schedule = HLM_COSINE;
+    p.train.clip_norm = 1;
     return p;
 }
 
@@ -31,6 +31,7 @@ bool hlm_tune_options(const char *ids_json, struct hlm_train_options *o, struct 
     struct data_rows rows;
     struct hlm_train_options own;
     bool has;
+    api_begin(NULL, err);
     if (!data_read(ids_json, UINT32_MAX / 2, &rows, &own, &has, err))
         return false;
     data_rows_free(&rows);
@@ -43,29 +44,43 @@ bool hlm_tune_options(const char *ids_json, struct hlm_train_options *o, struct 
 
 /* ---- what is learnt from --------------------------------------------------------------------- */
 
+bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
+                  struct data_params *how, struct hlm_err *err)
+{
+    const struct hlm_data_params *r = &p->read;
+    *how = (struct data_params){
+        .tok = v->tok,
+        .max_seq = r->max_seq,
+        .valid = r->valid,
+        .seed = p->seed,
+        .loss_all = r->loss_all,
+        .turns_each = r->turns_each,
+        .raw_completion = r->raw_completion,
+        .no_eos = r->no_eos,
+        .skip_bad = r->skip_bad,
+    };
+    if (!v->tok)
+        return fail_from(err, &v->tok_err, "");
+    if (!vocab_format(v, r->format, &how->format, err))
+        return false;
+    how->eos = data_eos(v->file, v->tok);
+    if (!r->format && !v->known)
+        log_msg(HLM_LOG_WARN,
+                "%s: its chat template is of a kind that hlm does not know: using %s",
+                gguf_path(v->file), how->format.name);
+    return true;
+}
+
 static bool read_jsonl(hlm_tune *t, struct hlm_err *err)
 {
-    struct data_params *p = &t->p.read;
     hlm *m = t->m;
-    bool exact = true;
-    if (!m->tok)
-        return fail(err, "%s", m->tok_err.msg);
-    p->tok = m->tok;
-    p->eos = data_eos(m->file, m->tok);
-    p->seed = t->p.seed;
-    if (!p->format.name)
-        p->format = chat_detect(m->file, &exact);
-    if (!exact)
-        log_msg(HLM_LOG_WARN,
-                "%s: its chat template is of a kind that hlm does not know: using %s "
-                "(--chat-format chooses)",
-                m->path, p->format.name);
-    if (!data_load(&t->data, t->p.data, p, err))
+    struct data_params how;
+    if (!tune_reading(&t->p, m->vocab, &how, err) || !data_load(&t->data, t->p.data, &how, err))
         return false;
     if (!t->data.train.n_counted)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.data);
-    uint32_t length = t->p.no_pack ? 0 : p->max_seq;
-    int32_t pad = data_pad(m->file, m->tok);
+    uint32_t length = t->p.no_pack ? 0 : how.max_seq;
+    int32_t pad = data_pad(m->file, how.tok);
     t->stream = (struct stream){ .set = &t->data.train,
                                  .row_length = length,
                                  .pad_id = pad,
@@ -145,7 +160,7 @@ static bool plan_steps(hlm_tune *t, struct hlm_err *err)
         return fail(err, "a step of %u times %u rows, expected 1 to %d rows", o->accumulation,
                     o->batch_rows, MAX_STEP_ROWS);
     if (!o->total_steps)
-        hlm_tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
+        tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
     uint64_t n_row = of_step * o->steps;
     if (!stream_extent(&t->stream, n_row, &t->extent, err))
         return false;
@@ -337,48 +352,43 @@ static uint32_t longest(hlm_tune *t, uint32_t rank, const char *targets)
     return 64 * fits;
 }
 
-/* What would fit, cheapest sacrifice first: shorter rows, a smaller rank, fewer targets. */
-static void what_fits(hlm_tune *t, char out[128])
+/* What would fit where shorter rows do not help: a smaller rank, then fewer targets. */
+static const char *what_fits(hlm_tune *t, char out[128])
 {
     bool may_cut = t->p.data && t->extent.max_tok > 64, fresh = !t->p.init_lora && t->o.train_lora;
-    uint32_t n = may_cut ? longest(t, t->o.rank, t->p.targets) : 0;
-    snprintf(out, 128, "a smaller model would");
-    if (n) {
-        snprintf(out, 128, "--max-seq %u would fit", n);
-        return;
-    }
-    for (uint32_t rank = t->o.rank / 2; fresh && rank; rank /= 2)
-        if (would_fit(t, t->extent.max_tok, rank, t->p.targets)) {
-            snprintf(out, 128, "--rank %u would fit", rank);
-            return;
+    uint32_t most = t->o.rank, tok = t->extent.max_tok, n;
+    for (uint32_t rank = most / 2; fresh && rank; rank /= 2)
+        if (would_fit(t, tok, rank, t->p.targets)) {
+            snprintf(out, 128, "a rank of %u would fit", rank);
+            return out;
         }
     if (!fresh || (t->p.targets && !strcmp(t->p.targets, "attn")))
-        return;
-    uint32_t rank = t->o.rank, tok = t->extent.max_tok;
-    if (would_fit(t, tok, rank, "attn"))
-        snprintf(out, 128, "fewer targets (--target attn) would fit");
-    else if (may_cut && (n = longest(t, rank, "attn")))
-        snprintf(out, 128, "--target attn with --max-seq %u would fit", n);
+        return "a smaller model would";
+    if (would_fit(t, tok, most, "attn"))
+        return "fewer targets (attn) would fit";
+    if (may_cut && (n = longest(t, most, "attn")))
+        snprintf(out, 128, "the targets attn on rows of %u tokens would fit", n);
     else if (would_fit(t, may_cut ? 64 : tok, 1, "attn"))
-        snprintf(out, 128, "--target attn --rank 1%s would fit", may_cut ? " --max-seq 64" : "");
+        snprintf(out, 128, "the targets attn with a rank of 1%s would fit",
+                 may_cut ? " on rows of 64 tokens" : "");
+    else
+        return "a smaller model would";
+    return out;
 }
 
 static bool refuse(hlm_tune *t, struct hlm_err *err)
 {
-    char all[32], may[32], one[32], parts[256] = "", would[128];
+    char all[32], may[32], parts[256], would[128];
     struct hlm_plan plan = t->plan;
-    for (uint32_t i = 0; i < plan.n_row; i++)
-        if (!plan.row[i].on_host && plan.row[i].bytes) {
-            size_t n = strlen(parts);
-            snprintf(parts + n, sizeof parts - n, "%s%s %s", n ? ", " : "", plan.row[i].purpose,
-                     bytes_text(one, plan.row[i].bytes));
-        }
-    what_fits(t, would);
-    return fail_memory(err,
-                "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
-                "used: %s",
-                t->extent.max_tok, bytes_text(all, plan.device_bytes), parts,
-                gpu_caps(t->m->gpu)->name, bytes_text(may, plan.memory), would);
+    struct hlm_err size = { .need = plan.device_bytes, .have = plan.memory };
+    if (t->p.data && t->extent.max_tok > 64)
+        size.fits = longest(t, t->o.rank, t->p.targets);
+    return fail_size(err, HLM_ERR_WONT_FIT, &size,
+                     "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
+                     "used%s%s",
+                     t->extent.max_tok, bytes_text(all, plan.device_bytes), plan_parts(&plan, parts),
+                     gpu_caps(t->m->gpu)->name, bytes_text(may, plan.memory),
+                     size.fits ? "" : ": ", size.fits ? "" : what_fits(t, would));
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -391,41 +401,75 @@ static bool check_options(const hlm_tune *t, struct hlm_err *err)
     if (!o->train_lora && !o->train_gates)
         return fail(err, "nothing is to be trained: neither an adapter nor gates");
     if (o->train_gates && !t->m->model->base.n_gate)
-        return fail(err, "%.300s: has no recurrent gates: --train-gates does not go with it",
-                    t->m->path);
+        return fail(err, "%.300s: has no recurrent gates that could be trained", t->m->path);
     if (o->mtp_factor != 0 && !t->m->model->n_draft)
-        return fail(err, "%.300s: %s: --mtp-loss and --train-mtp do not go with it", t->m->path,
+        return fail(err, "%.300s: %s, so there is no loss of theirs to train with", t->m->path,
                     t->m->model->n_mtp ? "its draft (MTP) blocks were left out"
                                        : "it has no draft (MTP) block");
     return true;
 }
 
+static bool own_text(char **own, const char **text, struct hlm_err *err)
+{
+    if (!*text)
+        return true;
+    *own = mem_text(*text, strlen(*text));
+    *text = *own;
+    return *own || fail_memory(err, "out of memory for the parameters of a run");
+}
+
+/* The caller's texts need not live as long as the run. */
+static bool own_params(hlm_tune *t, const struct hlm_tune_params *p, struct hlm_err *err)
+{
+    t->p = *p;
+    t->o = p->train;
+    if (p->sample) {
+        t->own.sample = *p->sample;
+        t->p.sample = &t->own.sample;
+    }
+    return own_text(&t->own.data, &t->p.data, err) &&
+           own_text(&t->own.ids_json, &t->p.ids_json, err) &&
+           own_text(&t->own.init_lora, &t->p.init_lora, err) &&
+           own_text(&t->own.targets, &t->p.targets, err) &&
+           own_text(&t->own.resume, &t->p.resume, err) &&
+           own_text(&t->own.format, &t->p.read.format, err);
+}
+
+/* What is to be trained, and that it fits. */
+static bool choose_targets(hlm_tune *t, struct hlm_err *err)
+{
+    hlm *m = t->m;
+    bool was = gpu_dry(m->gpu, true);
+    bool ok = set_adapter(t, t->o.rank, t->p.targets, err) &&
+              dry_run(t, t->extent.max_tok, true, &t->plan, err) && (t->plan.fits || refuse(t, err));
+    gpu_dry(m->gpu, was);
+    return ok && (was || adapters_upload(m, err));
+}
+
 hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err)
 {
+    api_begin(&m->log, err);
+    if (m->n_session || m->tune) {
+        fail_as(err, HLM_ERR_STATE,
+                "training cannot begin while a session or another training is alive");
+        return NULL;
+    }
     hlm_tune *t = mem_alloc(1, sizeof *t);
-    if (!t || m->n_session || m->tune) {
-        fail_memory(err, t ? "training cannot begin while a session or another training is alive"
-                    : "out of memory");
-        free(t);
+    if (!t) {
+        fail_memory(err, "out of memory: a training run");
         return NULL;
     }
     t->m = m;
     m->tune = t;
-    t->p = *p;
-    t->o = p->o;
     t->f16 = p->precision == HLM_PRECISION_F16;
     if (p->precision == HLM_PRECISION_AUTO)
         t->f16 = !p->ids_json && linear_f16_pays(gpu_caps(m->gpu));
-    t->alpha = (float)p->o.alpha;
+    t->alpha = (float)p->train.alpha;
     t->place.best_loss = t->place.valid_loss = INFINITY;
-    bool ok = check_options(t, err) && (p->data ? read_jsonl(t, err) : read_ids(t, err)) &&
-              hash_data(t, err) && plan_steps(t, err);
-    bool was = gpu_dry(m->gpu, true);
-    ok = ok && set_adapter(t, t->o.rank, p->targets, err) &&
-         dry_run(t, t->extent.max_tok, true, &t->plan, err) && (t->plan.fits || refuse(t, err));
-    gpu_dry(m->gpu, was);
-    ok = ok && (was || adapters_upload(m, err));
-    ok = ok && (!p->resume || tune_find(t, err));
+    bool ok = own_params(t, p, err) && check_options(t, err) &&
+              (p->data ? read_jsonl(t, err) : read_ids(t, err)) && hash_data(t, err) &&
+              plan_steps(t, err) && tune_count_sets(t, err) && choose_targets(t, err) &&
+              (!p->resume || tune_find(t, err));
     if (!ok) {
         hlm_tune_close(t);
         return NULL;
@@ -439,6 +483,7 @@ void hlm_tune_close(hlm_tune *t)
     if (!t)
         return;
     hlm *m = t->m;
+    log_to(&m->log);
     if (t->trainer)
         count_leave(m, train_layers(t->trainer));
     train_destroy(t->trainer);
@@ -453,37 +498,13 @@ void hlm_tune_close(hlm_tune *t)
     free(t->target);
     free(t->from);
     free(t->fresh);
+    free(t->grads);
+    for (uint32_t i = 0; i < ARRAY_LEN(t->doc_tok); i++)
+        free(t->doc_tok[i]);
+    char *own[] = { t->own.data,    t->own.ids_json, t->own.init_lora,
+                    t->own.targets, t->own.resume,   t->own.format };
+    for (uint32_t i = 0; i < ARRAY_LEN(own); i++)
+        free(own[i]);
     m->tune = NULL;
     free(t);
 }
-
-struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
-{
-    struct hlm_err err = { 0 };
-    const struct data_rows *first = t->trainer ? NULL : stream_first(&t->stream, &err);
-    return (struct hlm_tune_info){
-        .data = t->p.data ? &t->data : NULL,
-        .rows = first,
-        .valid = &t->valid,
-        .test = &t->test,
-        .o = &t->o,
-        .f16 = t->f16,
-        .max_tok = t->extent.max_tok,
-        .max_doc = t->extent.max_doc,
-        .n_run_row = t->extent.n_row,
-        .target = t->target,
-        .n_target = t->n_target,
-        .n_number = t->n_number,
-        .n_gate = t->n_gate,
-        .step = t->place.step,
-        .best_loss = t->place.best_loss,
-        .best_step = t->place.best_step,
-        .valid_loss = t->place.valid_loss,
-        .valid_step = t->place.valid_step,
-        .n_worse = t->place.n_worse,
-        .n_tok = t->place.n_tok,
-        .took_s = t->place.took_s,
-    };
-}
-
-struct hlm_plan hlm_tune_plan(const hlm_tune *t) { return t->plan; }

@@ -41,24 +41,19 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hl
 
 enum { STATE_VERSION = 1, MAX_STATE_OPTION = 40 };
 
-/* Everything that decides which numbers a run makes, and what of the command line says it. */
+/* Everything that decides which numbers a run makes, by the names of hlm_train.h. */
 /* clang-format off */
 #define TUNE_OPTIONS(U, F)                                                                     \
-    U("--seed", seed) U("--precision", precision) U("--no-pack", no_pack)                      \
-    U("--max-seq", max_seq) U("--no-shuffle", no_shuffle) U("--steps", steps)                  \
-    U("--batch-rows", batch_rows) U("--accumulation", accumulation) U("--rank", rank)          \
-    U("--rslora", rslora) U("--train-gates", train_gates) U("--train-lora", train_lora)        \
-    U("bias correction", bias_correction) U("--schedule", schedule)                            \
-    U("warm-up steps", warmup_steps) U("steps of the schedule", total_steps)                   \
-    F("--alpha", alpha) F("--lr", lr) F("peak rate", peak) F("first rate", warmup_from)        \
-    F("--lr-min", final) F("--beta1", beta1) F("--beta2", beta2) F("--eps", eps)               \
-    F("--weight-decay", weight_decay) F("--weight-decay-gates", weight_decay_gates)            \
-    F("--clip", clip_norm) F("--dropout", dropout) F("--mtp-loss", mtp_factor)
+    U(seed) U(precision) U(no_pack) U(max_seq) U(no_shuffle) U(steps) U(batch_rows)            \
+    U(accumulation) U(rank) U(rslora) U(train_gates) U(train_lora) U(bias_correction)          \
+    U(schedule) U(warmup_steps) U(total_steps)                                                 \
+    F(alpha) F(lr) F(peak) F(warmup_from) F(final) F(beta1) F(beta2) F(eps) F(weight_decay)    \
+    F(weight_decay_gates) F(clip_norm) F(lora_dropout) F(mtp_factor)
 /* clang-format on */
 
 struct tune_options {
-#define U(flag, name) uint64_t name;
-#define F(flag, name) double name;
+#define U(name) uint64_t name;
+#define F(name) double name;
     TUNE_OPTIONS(U, F)
 #undef F
 #undef U
@@ -111,15 +106,22 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
 
 struct hlm_tune {
     hlm *m; /* its adapters in force are those that are trained */
-    struct hlm_tune_params p;
+    struct hlm_tune_params p; /* with the texts and the session of `own` */
+    struct {
+        char *data, *ids_json, *init_lora, *targets, *resume, *format;
+        struct hlm_session_params sample;
+    } own;
     struct hlm_train_options o; /* worked out */
-    bool f16;              /* likewise */
+    bool f16;                   /* likewise */
     struct data data;
     struct data_rows fixed, valid, test;
     struct stream stream;
     struct extent extent;
     uint64_t data_hash[2];
-    struct trainer *trainer;   /* NULL until it begins */
+    uint64_t n_row, n_padding; /* of the first pass */
+    uint32_t *doc_tok[3];      /* by enum hlm_tune_set: tokens of each document; NULL: ids_json */
+    struct trainer *trainer;   /* NULL until hlm_tune_begin */
+    bool begun;
     uint8_t *fresh;            /* the file that a new adapter was at first */
     float alpha;               /* of its file */
     struct state_param *param; /* as the trainer has them */
@@ -130,11 +132,20 @@ struct hlm_tune {
     struct tune_place place;
     uint64_t saved_step; /* 1 + the step of the newest checkpoint; 0: none */
     char *from;          /* the checkpoint it goes on with */
-    const char *grads;   /* where the first step's go */
+    char *grads;         /* where the first step's go */
+    bool grads_lost;     /* there was no memory for that name */
     bool unclear;        /* a step has failed on its way */
 };
 
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
+/* Works out what total_steps 0 leaves open, for n_row rows in a pass. */
+void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row);
+/* How the documents of p->data are read for this file's vocabulary. */
+bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
+                  struct data_params *how, struct hlm_err *err);
+/* The numbers of every set, for hlm_tune_set_info (tune_info.c). */
+bool tune_count_sets(hlm_tune *t, struct hlm_err *err);
+bool tune_begun(const hlm_tune *t, struct hlm_err *err); /* else HLM_ERR_STATE */
 /* Finds and checks the checkpoint that p.resume means, into from. */
 bool tune_find(hlm_tune *t, struct hlm_err *err);
 /* The trainer becomes what it was. */

@@ -18,7 +18,7 @@ double hlm_tune_rate(const struct hlm_train_options *o, uint64_t step)
     return o->final + (o->peak - o->final) * share;
 }
 
-void hlm_tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row)
+void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row)
 {
     double rows = epochs * (double)n_row, per = (double)o->batch_rows * o->accumulation;
     if (!o->steps)

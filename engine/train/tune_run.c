@@ -4,21 +4,37 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err)
 {
     hlm *m = t->m;
     struct train_params p = tune_train_params(t, t->extent.max_tok);
-    HLM_ASSERT(!t->trainer && !gpu_is_dry(m->gpu));
+    api_begin(&m->log, err);
+    if (t->trainer)
+        return fail_as(err, HLM_ERR_STATE, "this training has begun before");
+    if (!model_bring(m, err))
+        return false;
     t->trainer = train_create(m->gpu, m->model, m->adapters.set, &p, err);
     if (resumed)
         *resumed = t->from;
     bool ok = t->trainer && train_commit(t->trainer, err) && (!t->from || tune_resume(t, err));
     count_begin(t->m, &t->plan);
+    t->begun = ok;
     return ok;
 }
 
-void hlm_tune_dump_grads(hlm_tune *t, const char *path) { t->grads = path; }
+bool tune_begun(const hlm_tune *t, struct hlm_err *err)
+{
+    return t->begun || fail_as(err, HLM_ERR_STATE, "this training has not begun");
+}
+
+void hlm_tune_dump_grads(hlm_tune *t, const char *path)
+{
+    free(t->grads);
+    t->grads = path ? mem_text(path, strlen(path)) : NULL;
+    t->grads_lost = path && !t->grads;
+}
 
 /* ---- a step ---------------------------------------------------------------------------------- */
 
@@ -26,8 +42,9 @@ static uint32_t rows_of_step(const hlm_tune *t) { return t->o.batch_rows * t->o.
 
 static bool is_sound(const hlm_tune *t, struct hlm_err *err)
 {
-    return !t->unclear || fail(err, "a step before has failed half-way: only what was saved is "
-                                    "good");
+    return tune_begun(t, err) &&
+           (!t->unclear || fail_as(err, HLM_ERR_STATE,
+                                   "an earlier step failed part-way: only what was saved is good"));
 }
 
 /* Counted targets and tokens of the rows of a step from c on, which moves behind them. */
@@ -73,8 +90,8 @@ static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
     HLM_ASSERT(sums->n == n);
     return (isfinite(sums->main) && isfinite(sums->mtp)) ||
            fail(err,
-                "step %" PRIu64 ": the loss is no finite number: training has come apart, a "
-                "smaller --lr may hold",
+                "step %" PRIu64 ": the loss is no finite number: training diverged; try a lower "
+                "learning rate",
                 step);
 }
 
@@ -102,6 +119,9 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *er
     struct train_sums sums = { 0 };
     uint64_t n, n_tok, step = p->step + 1;
     double t0 = now_s(), lr = hlm_tune_rate(&t->o, step), norm = 0;
+    api_begin(&t->m->log, err);
+    if (t->grads_lost)
+        return fail_memory(err, "out of memory for the name of the file of gradients");
     if (!is_sound(t, err) || !find_rows(t, &from, &to, &n, &n_tok, err))
         return false;
     t->unclear = true;
@@ -139,6 +159,9 @@ bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err)
     struct cursor c = { 0 };
     const struct data_row *row = NULL;
     struct train_sums sums = { 0 };
+    api_begin(&t->m->log, err);
+    if (!is_sound(t, err))
+        return false;
     for (row = stream_row(&t->stream, &c, err); row && !row->n_counted; c.i_row++)
         row = stream_row(&t->stream, &c, err);
     t->unclear = true;
@@ -167,16 +190,20 @@ static void remember(struct tune_place *p, double loss)
 }
 
 bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
-                       bool (*progress)(void *user, uint64_t done, uint64_t total), void *user,
-                       struct hlm_err *err)
+                       hlm_progress progress, void *user, struct hlm_err *err)
 {
-    const struct data_rows *rows = set == HLM_TUNE_VALID ? &t->valid : &t->test;
     struct train_sums sums = { 0 };
-    if (!is_sound(t, err))
+    api_begin(&t->m->log, err);
+    const struct data_rows *rows = set == HLM_TUNE_VALID  ? &t->valid
+                                   : set == HLM_TUNE_TEST ? &t->test
+                                                          : stream_first(&t->stream, err);
+    if (!rows || !is_sound(t, err))
         return false;
     for (uint32_t i = 0; i < rows->n_row; i++) {
-        if (progress && !progress(user, i, rows->n_row))
-            return false;
+        bool on = !progress || progress(user, i, rows->n_row);
+        log_to(&t->m->log);
+        if (!on)
+            return fail_stopped(err);
         if (rows->row[i].n_counted &&
             !train_eval(t->trainer, &rows->row[i], &sums, NULL, NULL, err))
             return false;

@@ -77,7 +77,7 @@ static struct tune_options options_of(const hlm_tune *t)
         .weight_decay = o->weight_decay,
         .weight_decay_gates = o->weight_decay_gates,
         .clip_norm = o->clip_norm,
-        .dropout = o->lora_dropout,
+        .lora_dropout = o->lora_dropout,
         .mtp_factor = o->mtp_factor,
     };
 }
@@ -226,6 +226,9 @@ bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_
 
 bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err)
 {
+    api_begin(&t->m->log, err);
+    if (!tune_begun(t, err))
+        return false;
     return tune_write(t, TRAIN_VALUE, path, err);
 }
 
@@ -308,9 +311,12 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
 {
     char name[MAX_STEP_NAME], *path;
     struct folder_out f = { 0 };
+    api_begin(&t->m->log, err);
+    if (!tune_begun(t, err))
+        return false;
     if (t->unclear)
-        return fail(err, "%.300s: a step has failed half-way, nothing sound is left to save",
-                    folder);
+        return fail_as(err, HLM_ERR_STATE,
+                       "%.300s: a step failed part-way, nothing sound is left to save", folder);
     step_name(name, t->place.step);
     if (!(path = folder_path(folder, name)))
         return no_memory(folder, err) != NULL;
@@ -331,11 +337,15 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
 
 bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->place.step + 1; }
 
-bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct hlm_err *err)
+bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm_err *err)
 {
     char name[MAX_STEP_NAME], *path;
     struct state_head h;
-    if ((*is = t->place.best_step == t->place.step))
+    api_begin(&t->m->log, err);
+    *found = false;
+    if (!tune_begun(t, err))
+        return false;
+    if ((*found = t->place.best_step == t->place.step))
         return true;
     step_name(name, t->place.best_step);
     if (!(path = folder_path(folder, name)))
@@ -343,7 +353,7 @@ bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *is, struct hlm_er
     bool ok = true;
     if (folder_is(path)) {
         t->unclear = true; /* for steps: the moments are another's */
-        ok = *is = take(t, path, TAKE_VALUES, &h, err);
+        ok = *found = take(t, path, TAKE_VALUES, &h, err);
     }
     free(path);
     return ok;

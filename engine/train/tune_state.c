@@ -96,13 +96,13 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
                     "(%.32s)%s",
                     path, f->name, f->arch, w->name, w->arch,
                     same_text(f->name, w->name, sizeof f->name) ? ", another file" : "");
-#define U(flag, key)                                                                               \
+#define U(key)                                                                                     \
     if (f->options.key != w->options.key)                                                          \
         return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path,     \
-                    flag, f->options.key, w->options.key);
-#define F(flag, key)                                                                               \
+                    #key, f->options.key, w->options.key);
+#define F(key)                                                                                     \
     if (memcmp(&f->options.key, &w->options.key, sizeof(double)))                                  \
-        return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, flag,             \
+        return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, #key,             \
                     f->options.key, w->options.key);
     TUNE_OPTIONS(U, F)
 #undef F
@@ -110,7 +110,7 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
     return !memcmp(f->data_hash, w->data_hash, sizeof f->data_hash) ||
            fail(err,
                 "%.200s: was begun with other data: its tokens, what counts of them, or what "
-                "validates (-d, --ids-json and what says how they are read)",
+                "validates",
                 path);
 }
 
@@ -118,7 +118,7 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
                         const struct state_head *head, struct hlm_err *err)
 {
     if (head->n_param != w->head.n_param)
-        return fail(err, "%.200s: trains %u tensors, expected %u (--target, --init-lora)", f->path,
+        return fail(err, "%.200s: trains %u tensors, expected %u: the targets are not the same", f->path,
                     head->n_param, w->head.n_param);
     for (uint32_t i = 0; i < head->n_param; i++) {
         const struct state_param *p = &w->param[i];
@@ -128,7 +128,7 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
         if (!same_text(have.name, p->name, sizeof have.name) || have.n != p->n)
             return fail(err,
                         "%.200s: trains %.64s of %" PRIu64 " numbers, expected %.64s of %" PRIu64
-                        " (--target, --init-lora)",
+                        ": the targets are not the same",
                         f->path, have.name, have.n, p->name, p->n);
     }
     return true;

@@ -1,0 +1,185 @@
+/* tune_info: what a run reports of its data, its targets and where it stands, and rows as a file.
+ * See hlm_train.h. */
+#include "train/tune.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- sets and rows --------------------------------------------------------------------------- */
+
+static const struct data_set *documents(const hlm_tune *t, enum hlm_tune_set set)
+{
+    const struct data_set *all[] = { [HLM_TUNE_TRAIN] = &t->data.train,
+                                     [HLM_TUNE_VALID] = &t->data.valid,
+                                     [HLM_TUNE_TEST] = &t->data.test };
+    return all[set];
+}
+
+static uint64_t count_padding(const struct data_rows *r)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < r->n_row; i++)
+        n += r->row[i].padding;
+    return n;
+}
+
+static bool list_lengths(hlm_tune *t, enum hlm_tune_set set, struct hlm_err *err)
+{
+    const struct data_set *s = documents(t, set);
+    uint32_t *n = mem_alloc(s->n_doc, sizeof *n);
+    if (!n)
+        return fail_memory(err, "out of memory: lengths of %u documents", s->n_doc);
+    for (uint32_t i = 0; i < s->n_doc; i++)
+        n[i] = s->doc[i].n;
+    t->doc_tok[set] = n;
+    return true;
+}
+
+bool tune_count_sets(hlm_tune *t, struct hlm_err *err)
+{
+    const struct data_rows *first = stream_first(&t->stream, err);
+    if (!first)
+        return false;
+    t->n_row = first->n_row;
+    t->n_padding = count_padding(first);
+    bool ok = true;
+    for (int i = HLM_TUNE_TRAIN; ok && t->p.data && i <= HLM_TUNE_TEST; i++)
+        ok = list_lengths(t, (enum hlm_tune_set)i, err);
+    return ok;
+}
+
+/* Rows of ids say of their documents only how long they are. */
+static struct hlm_set_info fixed_info(const hlm_tune *t)
+{
+    const struct data_rows *r = &t->fixed;
+    struct hlm_set_info s = { .n_counted = r->n_counted };
+    for (uint32_t i = 0; i < r->n_row; i++) {
+        s.n_tok += r->row[i].n - r->row[i].padding;
+        s.n_doc += r->row[i].n_doc;
+        for (uint32_t k = 0; k < r->row[i].n_doc; k++)
+            s.longest = max_u64(s.longest, r->row[i].doc_len[k]);
+    }
+    return s;
+}
+
+struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set)
+{
+    const struct data_set *d = documents(t, set);
+    const struct data_rows *rows = set == HLM_TUNE_VALID  ? &t->valid
+                                   : set == HLM_TUNE_TEST ? &t->test
+                                   : t->p.ids_json        ? &t->fixed
+                                                          : &t->stream.rows;
+    struct hlm_set_info s = {
+        .n_doc = d->n_doc,
+        .n_tok = d->n_id,
+        .n_counted = d->n_counted,
+        .n_cut = d->told.n_cut,
+        .n_tok_cut = d->told.n_ids_cut,
+        .n_dropped = d->told.n_dropped,
+        .n_bad = d->told.n_bad,
+        .longest = d->told.longest,
+        .doc_tok = t->doc_tok[set],
+    };
+    log_to(&t->m->log);
+    if (t->p.ids_json && set == HLM_TUNE_TRAIN)
+        s = fixed_info(t);
+    s.n_row = set == HLM_TUNE_TRAIN ? t->n_row : rows->n_row;
+    s.n_padding = set == HLM_TUNE_TRAIN ? t->n_padding : count_padding(rows);
+    s.row_length = rows->row_length;
+    s.packed = rows->packed;
+    return s;
+}
+
+bool hlm_tune_row(hlm_tune *t, uint64_t i, struct hlm_row *out)
+{
+    struct cursor c = { .i_row = (uint32_t)i };
+    log_to(&t->m->log);
+    const struct data_row *r =
+        !t->begun && i < t->n_row ? stream_row(&t->stream, &c, NULL) : NULL;
+    if (!r)
+        return false;
+    *out = (struct hlm_row){
+        .n = r->n, .padding = r->padding, .ids = r->ids, .doc = r->doc, .mask = r->mask
+    };
+    return true;
+}
+
+/* ---- the run --------------------------------------------------------------------------------- */
+
+struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
+{
+    return (struct hlm_tune_info){
+        .train = &t->o,
+        .from_ids = t->p.ids_json != NULL,
+        .f16 = t->f16,
+        .max_tok = t->extent.max_tok,
+        .max_doc = t->extent.max_doc,
+        .n_run_row = t->extent.n_row,
+        .target = t->target,
+        .n_target = t->n_target,
+        .n_number = t->n_number,
+        .n_gate = t->n_gate,
+        .step = t->place.step,
+        .best_loss = t->place.best_loss,
+        .best_step = t->place.best_step,
+        .valid_loss = t->place.valid_loss,
+        .valid_step = t->place.valid_step,
+        .n_worse = t->place.n_worse,
+        .n_tok = t->place.n_tok,
+        .took_s = t->place.took_s,
+    };
+}
+
+struct hlm_plan hlm_tune_plan(const hlm_tune *t) { return t->plan; }
+
+/* ---- rows as a file -------------------------------------------------------------------------- */
+
+/* The file's name without folder and ending. */
+static void case_name(char out[64], const char *path)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    snprintf(out, 64, "%.*s", (int)strcspn(name, "."), name);
+}
+
+static bool dump(const struct hlm_vocab *v, const struct hlm_tune_params *p, const char *path,
+                 struct hlm_dump_sum *sum, struct hlm_err *err)
+{
+    struct hlm_train_options o = p->train;
+    struct data_params how;
+    struct data d = { 0 };
+    struct data_rows rows = { 0 };
+    char name[64];
+    if (!tune_reading(p, v, &how, err))
+        return false;
+    bool ok = data_load(&d, p->data, &how, err) &&
+              data_pack(&rows, &d.train, NULL, p->no_pack ? 0 : how.max_seq,
+                        data_pad(v->file, v->tok), err);
+    if (ok) {
+        o.shuffle = false;
+        tune_schedule(&o, p->epochs, p->warmup, rows.n_row);
+        case_name(name, p->data);
+        ok = data_dump(path, &rows, &o, name, "jsonl", err);
+    }
+    *sum = (struct hlm_dump_sum){ rows.n_row, d.train.n_doc, rows.n_counted };
+    data_rows_free(&rows);
+    data_free(&d);
+    return ok;
+}
+
+bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params *p, const char *path,
+                        const struct hlm_log *log, struct hlm_dump_sum *out, struct hlm_err *err)
+{
+    struct hlm_dump_sum sum = { 0 };
+    api_begin(log, err);
+    if (!p->data)
+        return fail(err, "%.300s: rows are written of documents, and none were named", path);
+    struct gguf *g = gguf_open(model, err);
+    struct hlm_vocab *v = g ? vocab_of(g, log, err) : NULL;
+    bool ok = v && dump(v, p, path, &sum, err);
+    hlm_vocab_close(v);
+    gguf_close(g);
+    if (ok && out)
+        *out = sum;
+    return ok;
+}
