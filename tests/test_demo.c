@@ -2,6 +2,7 @@
  * that llama.cpp gives on the same file, noted in eval.jsonl as `given`.
  *
  * Every sixth row in an ordinary run, all of them with HLM_TEST_FULL=1 in the environment. */
+#include "text/vocab.h"
 #include "hlm_test.h"
 #include "json.h"
 
@@ -20,7 +21,7 @@ struct skill {
 static struct {
     hlm *m;
     hlm_session *s;
-    struct chat_format fmt;
+    hlm_vocab *v;
     struct skill skill[MAX_SKILL];
     uint32_t n_skill, n_tok;
 } t;
@@ -54,8 +55,8 @@ static bool prompt(json_t *row, struct hlm_ids *ids, struct hlm_err *err)
     uint32_t n = 0;
     struct chat_msg *msg = messages(row, &n, err);
     struct chat_input in = { .msg = msg, .n = n };
-    bool ok = msg && chat_render(&t.fmt, &in, true, false, &p, err) &&
-              tok_encode(hlm_tok(t.m), p.span, p.n_span, ids, err);
+    bool ok = msg && chat_render(&t.v->format, &in, true, false, &p, err) &&
+              tok_encode(t.v->tok, p.span, p.n_span, ids, err);
     chat_prompt_free(&p);
     chat_free(msg, n, NULL);
     return ok;
@@ -82,9 +83,9 @@ static bool answer(json_t *row, char *text, struct hlm_err *err)
     for (uint32_t i = 0; ok && i < MAX_NEW; i++) {
         ok = hlm_session_next(t.s, &greedy, &id, err);
         t.n_tok++;
-        if (!ok || tok_is_eog(hlm_tok(t.m), id))
+        if (!ok || hlm_is_end(t.v, id))
             break;
-        struct hlm_str s = tok_bytes(hlm_tok(t.m), id);
+        struct hlm_str s = hlm_token_text(t.v, id);
         if (n + s.n < MAX_TEXT) {
             memcpy(text + n, s.p, s.n);
             n += (uint32_t)s.n;
@@ -177,14 +178,13 @@ void test_demo(void)
         return;
     const char *full = getenv("HLM_TEST_FULL");
     uint32_t stride = full && strcmp(full, "0") ? 1 : STRIDE, n_row = 0;
-    bool exact;
+    bool known;
     json_t *rows = read_rows();
     test_case("rows of eval.jsonl");
-    if ((t.m = hlm_test_open(DIR "hlm-demo-q8_0.gguf")) && CHECK(hlm_tok(t.m) != NULL) &&
+    if ((t.m = hlm_test_open(DIR "hlm-demo-q8_0.gguf")) && CHECK((t.v = hlm_get_vocab(t.m, NULL)) != NULL) &&
         (t.s = hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = 1024 }))) {
-        t.fmt = chat_detect(hlm_file(t.m), &exact);
-        CHECK_STR(t.fmt.name, "chatml");
-        CHECK(exact);
+        CHECK_STR(hlm_chat_format(t.v, &known), "chatml");
+        CHECK(known);
         CHECK_EQ(json_array_size(rows), 360);
         for (uint32_t i = 0; i < json_array_size(rows); i += stride, n_row++)
             ask(json_array_get(rows, i));

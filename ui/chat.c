@@ -255,19 +255,19 @@ static struct hlm_session_params session_params(void)
                                         .kv = (enum hlm_kv)o.kv };
 }
 
-/* The adapters, and a session, of a model that is dry: what does not fit is refused before anything
- * is loaded. Leaves the context that was chosen in o.n_ctx. */
+/* Reads the adapters and plans the session of a model that is dry: what does not fit is refused
+ * before anything is loaded. Leaves the context that was chosen in o.n_ctx. */
 static bool check_size(hlm *m, struct hlm_err *err)
 {
     params = session_params();
     if (!adapters_read(&adapters, o.lora.v, o.lora.n, err) ||
         (adapters.n && !adapters_use(m, &adapters, err)))
         return false;
-    hlm_session *s = plan_create(m, &params, err);
-    if (s)
-        o.n_ctx = (int32_t)hlm_session_n_ctx(s);
-    hlm_session_destroy(s);
-    return s != NULL;
+    struct hlm_plan plan;
+    if (!hlm_session_plan(m, &params, &plan, err))
+        return false;
+    o.n_ctx = (int32_t)plan.n_ctx;
+    return plan.fits || plan_refusal(m, &params, err);
 }
 
 /* The flags on top of the model's own defaults. */
@@ -396,7 +396,7 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
     }
 out:
     if (err->kind)
-        ui_failed(err);
+        show_error(err, &options);
     hlm_talk_close(t);
     adapters_free(&adapters);
     hlm_close(m);

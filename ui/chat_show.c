@@ -113,13 +113,17 @@ static void note_turn(const struct hlm_talk_turn *u)
             reused, reread, u->first_s, u->n_used, u->n_ctx - u->n_used);
 }
 
-/* What makes room, by the flags and commands of this program. */
-static const char *remedy(const struct hlm_talk_options *o, const struct hlm_err *err)
+void show_error(const struct hlm_err *err, const struct hlm_talk_options *o)
 {
-    if (err->kind != HLM_ERR_FULL)
-        return "";
-    return o->stop_on_full ? "; /undo, /clear or a larger -c make room"
-                           : ": a larger -c makes room";
+    const char *help = "";
+    if (err->kind == HLM_ERR_STOPPED)
+        return;
+    if (err->kind == HLM_ERR_FULL)
+        help = o->stop_on_full ? "; /undo, /clear or a larger -c make room"
+                               : ": a larger -c makes room";
+    else if (err->kind == HLM_ERR_DEVICE_LOST)
+        help = " (-b, -c)";
+    ui_error("%s%s", err->msg, help);
 }
 
 void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *turn,
@@ -140,9 +144,8 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
                turn->n_dropped, (unsigned long long)(turn->n_read + turn->n_reread));
     const struct hlm_talk_options *o = hlm_talk_options(t);
     if (!ok) {
-        if (err->kind != HLM_ERR_STOPPED)
-            ui_error("%s%s", err->msg, remedy(o, err));
-        else
+        show_error(err, o);
+        if (err->kind == HLM_ERR_STOPPED)
             ui_say("%s: stopped; the message is not in the history", ui.program);
         return;
     }

@@ -16,4 +16,6 @@ void show_begin(struct show *s);
 /* Ends the answer's line, then reports on the turn. ok, turn, err: of hlm_talk_say. */
 void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *turn,
               const struct hlm_err *err);
+/* A failure, with the flags and commands of this program that would help; silent about a stop. */
+void show_error(const struct hlm_err *err, const struct hlm_talk_options *o);
 void show_stats(const struct show *s, const hlm_talk *t); /* /stats */

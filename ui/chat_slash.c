@@ -15,9 +15,9 @@ struct command {
 
 static enum slash_got do_help(struct slash *s, const char *arg);
 
-static enum slash_got complain(const struct hlm_err *err)
+static enum slash_got complain(const struct slash *s, const struct hlm_err *err)
 {
-    ui_error("%s", err->msg);
+    show_error(err, s->options);
     return SLASH_FAILED;
 }
 
@@ -61,7 +61,7 @@ static enum slash_got do_system(struct slash *s, const char *arg)
         return SLASH_DONE;
     }
     if (!hlm_talk_set_system(s->talk, strcmp(arg, "-") == 0 ? NULL : arg, &err))
-        return complain(&err);
+        return complain(s, &err);
     ui_note("system message %s; the next turn reads the conversation anew",
             hlm_talk_system(s->talk) ? "set" : "removed");
     return SLASH_DONE;
@@ -74,10 +74,10 @@ static enum slash_got do_think(struct slash *s, const char *arg)
         s->show->reasoning = arg[0] == 's';
     } else if (strcmp(arg, "on") == 0 || strcmp(arg, "off") == 0) {
         if (!hlm_talk_set_think(s->talk, arg[1] == 'n', &err))
-            return complain(&err);
+            return complain(s, &err);
     } else if (*arg) {
         ui_fail(&err, "/think takes on, off, show or hide");
-        return complain(&err);
+        return complain(s, &err);
     }
     ui_say("thinking is %s, reasoning is %s", hlm_talk_thinks(s->talk) ? "on" : "off",
            s->show->reasoning ? "shown" : "hidden");
@@ -125,7 +125,7 @@ static enum slash_got do_set(struct slash *s, const char *arg)
     else
         flag_value(f, name, to, &err);
     if (err.kind)
-        return complain(&err);
+        return complain(s, &err);
     *hlm_talk_options(s->talk) = *s->options;
     flag_print(f, value, sizeof value);
     ui_note("%s is %s", name, value);
@@ -177,7 +177,7 @@ static enum slash_got do_lora(struct slash *s, const char *arg)
     if (ok)
         return SLASH_DONE;
     plan_explain(s->model, s->params, &err);
-    complain(&err);
+    complain(s, &err);
     return hlm_talk_session(s->talk) ? SLASH_FAILED : SLASH_LOST;
 }
 
@@ -194,7 +194,7 @@ static enum slash_got do_save(struct slash *s, const char *arg)
     if (!*arg)
         ui_fail(&err, "/save: to which file?");
     if (err.kind || !hlm_talk_save(s->talk, arg, &err))
-        return complain(&err);
+        return complain(s, &err);
     ui_note("saved %u turns, %u tokens to %s", hlm_talk_n_turn(s->talk),
             hlm_session_n_past(hlm_talk_session(s->talk)), arg);
     return SLASH_DONE;

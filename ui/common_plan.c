@@ -54,6 +54,12 @@ hlm_session *plan_create(hlm *m, const struct hlm_session_params *params, struct
     return s;
 }
 
+bool plan_refusal(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
+{
+    hlm_session_destroy(plan_create(m, params, err));
+    return false;
+}
+
 /* ---- one plan -------------------------------------------------------------------------------- */
 
 static void print_row(const char *what, uint64_t bytes)
@@ -101,8 +107,7 @@ bool plan_print(hlm *m, const struct hlm_session_params *params, struct hlm_err 
     log_plan(&plan, &i);
     if (plan.fits)
         return true;
-    hlm_session_destroy(plan_create(m, params, err)); /* for its words */
-    return false;
+    return plan_refusal(m, params, err);
 }
 
 /* ---- what would cost less -------------------------------------------------------------------- */

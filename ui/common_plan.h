@@ -11,6 +11,8 @@ bool plan_print_fit(hlm *m, const struct hlm_session_params *params, struct hlm_
 /* Adds to a session that is refused for its size what would fit, with the flags that ask for it.
  * Leaves other errors alone. */
 void plan_explain(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
+/* Why a session whose plan does not fit is refused, with that explanation. Always false. */
+bool plan_refusal(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 /* hlm_session_create, with that explanation. */
 hlm_session *plan_create(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 const char *kv_name(enum hlm_kv kv);
