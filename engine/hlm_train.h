@@ -125,7 +125,7 @@ struct hlm_set_info {
     bool packed;
     const uint32_t *doc_tok; /* [n_doc] tokens of each document; NULL with ids_json */
 };
-/* Of the first pass, until hlm_tune_begin. Valid until the next call. */
+/* Rows are those of the first pass. Pointers are valid until hlm_tune_close. */
 HLM_API struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set);
 
 /* One training row: documents, then padding. */
@@ -154,7 +154,7 @@ struct hlm_tune_info {
     uint64_t n_tok;   /* tokens of all steps, and the time that they took */
     double took_s;
 };
-HLM_API struct hlm_tune_info hlm_tune_get_info(hlm_tune *t); /* valid until the next call */
+HLM_API struct hlm_tune_info hlm_tune_get_info(hlm_tune *t); /* pointers: until hlm_tune_close */
 HLM_API struct hlm_plan hlm_tune_plan(const hlm_tune *t);    /* everything, by purpose */
 
 /* Loads a dry model, allocates, brings up what is trained, and goes on with p->resume. *resumed (may

@@ -61,7 +61,7 @@ static uint32_t count_kinds(const struct hlm_tune_info *i, struct kind *kind)
 void doctor_targets(struct tune *u, FILE *to)
 {
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
-    struct kind *kind = mem_alloc(i.n_target + 1, sizeof *kind);
+    struct kind *kind = ui_alloc(i.n_target + 1, sizeof *kind);
     json_t *list = json_array();
     uint32_t n = kind ? count_kinds(&i, kind) : 0;
     fprintf(to, "trained: %llu matrices, %llu gates, %s numbers\n", (ull)(i.n_target - i.n_gate),
@@ -87,29 +87,28 @@ void doctor_targets(struct tune *u, FILE *to)
 
 /* ---- the data -------------------------------------------------------------------------------- */
 
-static void print_set(FILE *to, const char *name, const struct data_set *s,
-                      const struct data_rows *r)
+static void print_set(FILE *to, const char *name, const struct hlm_set_info *s)
 {
     if (!s->n_doc)
         return;
-    fprintf(to, "%-10s %u documents, %s tokens, %s of them count (%.0f %%), in %u rows\n", name,
-            s->n_doc, num_short(s->n_id).s, num_short(s->n_counted).s,
-            100.0 * (double)s->n_counted / (double)s->n_id, r->n_row);
-    ui_event("data", "{s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:I}", "set", name, "documents",
-             (int)s->n_doc, "tokens", (json_int_t)s->n_id, "counted", (json_int_t)s->n_counted,
-             "rows", (int)r->n_row, "cut", (json_int_t)s->told.n_cut, "dropped",
-             (json_int_t)s->told.n_dropped, "malformed", (json_int_t)s->told.n_bad);
+    fprintf(to, "%-10s %llu documents, %s tokens, %s of them count (%.0f %%), in %llu rows\n", name,
+            (ull)s->n_doc, num_short(s->n_tok).s, num_short(s->n_counted).s,
+            100.0 * (double)s->n_counted / (double)s->n_tok, (ull)s->n_row);
+    ui_event("data", "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "set", name, "documents",
+             (json_int_t)s->n_doc, "tokens", (json_int_t)s->n_tok, "counted",
+             (json_int_t)s->n_counted, "rows", (json_int_t)s->n_row, "cut", (json_int_t)s->n_cut,
+             "dropped", (json_int_t)s->n_dropped, "malformed", (json_int_t)s->n_bad);
 }
 
 /* Lengths in classes of powers of two. */
-static void print_lengths(FILE *to, const struct data_set *s)
+static void print_lengths(FILE *to, const struct hlm_set_info *s)
 {
     uint32_t count[33] = { 0 }, most = 1, longest[3] = { 0 };
-    for (uint32_t i = 0; i < s->n_doc; i++) {
-        uint32_t n = s->doc[i].n, c = 0;
+    for (uint64_t i = 0; i < s->n_doc; i++) {
+        uint32_t n = s->doc_tok[i], c = 0;
         while (c < 32 && n >> c > 1)
             c++;
-        most = max_u32(most, ++count[c]);
+        most = ui_max_u32(most, ++count[c]);
         for (uint32_t k = 0, v = n, w; k < ARRAY_LEN(longest); k++)
             if (v > longest[k]) {
                 w = longest[k];
@@ -122,26 +121,25 @@ static void print_lengths(FILE *to, const struct data_set *s)
         if (count[c])
             fprintf(to, "%9llu to %-9llu %8u  %.*s\n", 1ull << c, (2ull << c) - 1, count[c],
                     (int)(count[c] * 40ull / most), "########################################");
-    if (s->told.n_cut)
+    if (s->n_cut)
         fprintf(to, "cut        %llu documents, %llu tokens lost; the longest had %llu\n",
-                (ull)s->told.n_cut, (ull)s->told.n_ids_cut, (ull)s->told.longest);
-    if (s->told.n_dropped)
-        fprintf(to, "dropped    %llu documents without a token that counts\n",
-                (ull)s->told.n_dropped);
-    if (s->told.n_bad)
-        fprintf(to, "skipped    %llu malformed lines\n", (ull)s->told.n_bad);
+                (ull)s->n_cut, (ull)s->n_tok_cut, (ull)s->longest);
+    if (s->n_dropped)
+        fprintf(to, "dropped    %llu documents without a token that counts\n", (ull)s->n_dropped);
+    if (s->n_bad)
+        fprintf(to, "skipped    %llu malformed lines\n", (ull)s->n_bad);
 }
 
 /* The first row, what counts in brackets - or, on a terminal, in another colour. */
-static void print_row(FILE *to, const struct tok *tok, const struct data_row *r)
+static void print_row(FILE *to, const hlm_vocab *v, const struct hlm_row *r)
 {
     bool color = ui.color && (to == stderr ? ui.tty : ui.out_tty);
     const char *on = color ? "\033[32m" : "[[", *off = color ? "\033[0m" : "]]";
-    uint32_t n = min_u32(r->n - r->padding, 400);
+    uint32_t n = ui_min_u32(r->n - r->padding, 400);
     bool is = false;
     fprintf(to, "the first row, what counts %s:\n", color ? "in colour" : "in [[ ]]");
     for (uint32_t i = 0; i < n; i++) {
-        struct hlm_str s = tok ? tok_bytes(tok, r->ids[i]) : (struct hlm_str){ "", 0 };
+        struct hlm_str s = v ? hlm_token_text(v, r->ids[i]) : (struct hlm_str){ "", 0 };
         if (i && r->doc[i] != r->doc[i - 1])
             fprintf(to, "%s\n----\n", is ? off : "");
         if ((i && r->doc[i] != r->doc[i - 1]) || !i)
@@ -149,7 +147,7 @@ static void print_row(FILE *to, const struct tok *tok, const struct data_row *r)
         if (is != (r->mask[i] != 0))
             fputs(is ? off : on, to);
         is = r->mask[i];
-        if (tok)
+        if (v)
             ui_text(to, s.p, s.n);
         else
             fprintf(to, "%s%d", i ? " " : "", r->ids[i]);
@@ -157,37 +155,35 @@ static void print_row(FILE *to, const struct tok *tok, const struct data_row *r)
     fprintf(to, "%s%s\n", is ? off : "", n < r->n - r->padding ? " ..." : "");
 }
 
-static uint64_t padding(const struct data_rows *r)
-{
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < r->n_row; i++)
-        n += r->row[i].padding;
-    return n;
-}
-
 void doctor_data(struct tune *u, FILE *to)
 {
+    static const char *const name[] = { "train", "validation", "test" };
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
-    const struct hlm_train_options *o = i.o;
-    if (i.data) {
-        print_set(to, "train", &i.data->train, i.rows);
-        print_set(to, "validation", &i.data->valid, i.valid);
-        print_set(to, "test", &i.data->test, i.test);
-        print_lengths(to, &i.data->train);
+    struct hlm_set_info train = hlm_tune_set_info(u->t, HLM_TUNE_TRAIN);
+    const struct hlm_train_options *o = i.train;
+    struct hlm_row row;
+    if (i.from_ids) {
+        fprintf(to, "train      %llu rows of ids, %llu tokens count\n", (ull)train.n_row,
+                (ull)train.n_counted);
     } else {
-        fprintf(to, "train      %u rows of ids, %llu tokens count\n", i.rows->n_row,
-                (ull)i.rows->n_counted);
+        for (int k = HLM_TUNE_TRAIN; k <= HLM_TUNE_TEST; k++) {
+            struct hlm_set_info s = hlm_tune_set_info(u->t, (enum hlm_tune_set)k);
+            print_set(to, name[k], &s);
+        }
+        print_lengths(to, &train);
     }
-    if (i.rows->packed)
-        fprintf(to, "packed     into rows of %u, %llu slots of them empty\n", i.rows->row_length,
-                (ull)padding(i.rows));
-    print_row(to, hlm_tok(u->m), &i.rows->row[0]);
+    if (train.packed)
+        fprintf(to, "packed     into rows of %u, %llu slots of them empty\n", train.row_length,
+                (ull)train.n_padding);
+    if (hlm_tune_row(u->t, 0, &row))
+        print_row(to, u->vocab, &row);
     fprintf(to,
             "steps      %u of %u row%s, %.3g times through the data; rate %g to %g, %u of "
             "warm-up\n",
             o->steps, o->batch_rows * o->accumulation,
-            o->batch_rows * o->accumulation == 1 ? "" : "s", (double)i.n_run_row / i.rows->n_row,
-            o->peak, o->schedule == HLM_CONSTANT ? o->peak : o->final, o->warmup_steps);
+            o->batch_rows * o->accumulation == 1 ? "" : "s",
+            (double)i.n_run_row / (double)train.n_row, o->peak,
+            o->schedule == HLM_CONSTANT ? o->peak : o->final, o->warmup_steps);
     fprintf(to, "precision  %s\n",
             i.f16 ? "f16 products with f32 sums; what is trained is f32" : "f32");
 }
@@ -226,50 +222,6 @@ void doctor_time(struct tune *u, double row_s, FILE *to)
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
     double all = row_s * (double)i.n_run_row;
     fprintf(to, "time       a row took %s: %u steps take about %s\n", span_text(row_s).s,
-            i.o->steps, span_text(all).s);
+            i.train->steps, span_text(all).s);
     ui_event("estimate", "{s:f, s:f}", "row_s", row_s, "all_s", all);
-}
-
-/* ---- rows as a file -------------------------------------------------------------------------- */
-
-/* The file's name without folder and tail. */
-static void case_name(char out[64], const char *path)
-{
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    snprintf(out, 64, "%.*s", (int)strcspn(name, "."), name);
-}
-
-bool dump_rows(struct tune *u, struct hlm_err *err)
-{
-    struct data_params *p = &u->p.read;
-    struct data d = { 0 };
-    struct data_rows rows = { 0 };
-    bool exact = true;
-    char name[64];
-    struct gguf *g = gguf_open(u->model, err);
-    struct tok *tok = g ? tok_create(g, err) : NULL;
-    bool ok = tok != NULL;
-    if (ok && (!u->format || !chat_by_name(u->format, g, &p->format)))
-        p->format = chat_detect(g, &exact);
-    if (ok) {
-        p->tok = tok;
-        p->eos = data_eos(g, tok);
-        p->seed = u->p.seed;
-        ok = data_load(&d, u->p.data, p, err) &&
-             data_pack(&rows, &d.train, NULL, u->p.no_pack ? 0 : p->max_seq, data_pad(g, tok), err);
-    }
-    if (ok) {
-        u->p.o.shuffle = false;
-        hlm_tune_schedule(&u->p.o, u->p.epochs, u->p.warmup, rows.n_row);
-        case_name(name, u->p.data);
-        ok = data_dump(u->dump_rows, &rows, &u->p.o, name, "jsonl", err);
-    }
-    if (ok)
-        ui_note("%s: %u rows, %u documents, %llu tokens count", u->dump_rows, rows.n_row,
-                d.train.n_doc, (ull)rows.n_counted);
-    data_rows_free(&rows);
-    data_free(&d);
-    tok_destroy(tok);
-    gguf_close(g);
-    return ok;
 }

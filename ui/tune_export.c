@@ -29,9 +29,12 @@ static const struct program program = {
 static bool export(struct hlm_err *err)
 {
     struct bar bar = { .what = "exporting", .bytes = true };
-    struct hlm_peft_params p = {
-        .model = o.model, .adapter = o.lora, .out = o.out, .progress = bar_progress, .user = &bar
-    };
+    struct hlm_peft_params p = { .model = o.model,
+                                 .adapter = o.lora,
+                                 .out = o.out,
+                                 .log = ui_log(),
+                                 .progress = bar_progress,
+                                 .user = &bar };
     struct hlm_peft_sum sum;
     bool ok = hlm_peft_export(&p, &sum, err);
     bar_clear();
@@ -61,8 +64,5 @@ int tune_export(int argc, char **argv)
         return usage_error(&program, "no adapter: --lora FILE");
     if (!o.out)
         return usage_error(&program, "nowhere to write: -o FOLDER");
-    bool ok = export(&err);
-    if (err.kind)
-        ui_error("%s", err.msg);
-    return ui_end(ok ? RC_OK : !err.kind && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
+    return ui_end(export(&err) ? RC_OK : ui_failed(&err));
 }

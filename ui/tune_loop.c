@@ -5,10 +5,12 @@
 #include "common_counters.h"
 #include "tune_run.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef unsigned long long ull;
 
@@ -65,7 +67,11 @@ static bool is_stopped(struct tune *u)
     return u->patience && hlm_tune_get_info(u->t).n_worse >= (uint64_t)u->patience;
 }
 
-/* False with err unset: interrupted. */
+static bool has_rows(struct tune *u, enum hlm_tune_set set)
+{
+    return hlm_tune_set_info(u->t, set).n_row > 0;
+}
+
 static bool validate(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
@@ -73,7 +79,7 @@ static bool validate(struct loop *l, struct hlm_err *err)
     struct bar bar = { .what = "validating" };
     struct hlm_tune_loss v;
     bool done = i.best_loss < INFINITY && i.valid_step == i.step;
-    if (!i.valid->n_row || done || !due(i.step, l->valid_every, l->n_step))
+    if (!has_rows(u, HLM_TUNE_VALID) || done || !due(i.step, l->valid_every, l->n_step))
         return true;
     bool ok = hlm_tune_validate(u->t, HLM_TUNE_VALID, &v, bar_progress, &bar, err);
     bar_clear();
@@ -100,14 +106,14 @@ static bool sample(struct loop *l, struct hlm_err *err)
 static bool save(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
-    double t0 = now_s();
+    double t0 = ui_now_s();
     if (hlm_tune_is_saved(u->t))
         return true;
     if (!hlm_tune_save(u->t, u->folder, (uint32_t)u->keep, err))
         return false;
     uint64_t step = hlm_tune_get_info(u->t).step;
     ui_event("saved", "{s:I, s:s, s:f}", "step", (json_int_t)step, "folder", u->folder, "took_s",
-             now_s() - t0);
+             ui_now_s() - t0);
     return true;
 }
 
@@ -130,7 +136,7 @@ static bool save_due(struct loop *l)
 char *best_path(const char *out)
 {
     size_t n = strlen(out), size = n + 12;
-    char *path = mem_alloc(size, 1);
+    char *path = ui_alloc(size, 1);
     bool gguf = n > 5 && !strcmp(out + n - 5, ".gguf");
     if (path)
         snprintf(path, size, "%.*s-best.gguf", (int)(gguf ? n - 5 : n), out);
@@ -141,7 +147,7 @@ static bool test(struct loop *l, const char *what, struct hlm_err *err)
 {
     struct hlm_tune_loss v;
     struct bar bar = { .what = "testing" };
-    if (!hlm_tune_get_info(l->u->t).test->n_row)
+    if (!has_rows(l->u, HLM_TUNE_TEST))
         return true;
     if (!hlm_tune_validate(l->u->t, HLM_TUNE_TEST, &v, bar_progress, &bar, err))
         return false;
@@ -218,6 +224,14 @@ static bool step(struct loop *l, struct hlm_err *err)
     return true;
 }
 
+/* Where checkpoints go, so that it is known now that they can. */
+static bool make_folder(const char *path, struct hlm_err *err)
+{
+    struct stat st;
+    return (stat(path, &st) == 0 && S_ISDIR(st.st_mode)) || mkdir(path, 0777) == 0 ||
+           ui_fail_system(err, "%.300s: cannot make the folder: %s", path, strerror(errno));
+}
+
 static bool prepare(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
@@ -225,15 +239,15 @@ static bool prepare(struct loop *l, struct hlm_err *err)
     if (u->dump_grads)
         hlm_tune_dump_grads(u->t, u->dump_grads);
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
-    uint64_t tenth = max_u64(i.o->steps / 10, 1);
-    bool valid = i.valid->n_row > 0;
-    l->n_step = i.o->steps;
+    uint64_t tenth = ui_max_u64(i.train->steps / 10, 1);
+    bool valid = has_rows(u, HLM_TUNE_VALID);
+    l->n_step = i.train->steps;
     l->valid_every = u->valid_every ? (uint64_t)u->valid_every : tenth;
     l->save_every = u->save_every ? (uint64_t)u->save_every
                     : valid       ? l->valid_every
-                    : i.data      ? tenth
-                                  : 0;
-    if ((u->saves && !folder_make(u->folder, err)) || !hlm_tune_begin(u->t, &from, err))
+                    : i.from_ids  ? 0
+                                  : tenth;
+    if ((u->saves && !make_folder(u->folder, err)) || !hlm_tune_begin(u->t, &from, err))
         return false;
     i = hlm_tune_get_info(u->t);
     l->valid = i.valid_loss;
@@ -254,10 +268,13 @@ int tune_loop(struct tune *u, struct hlm_err *err)
         return RC_FAILED;
     ui_interrupt_twice();
     for (;;) {
-        if (!ui_interrupted() && (!validate(&l, err) || !sample(&l, err)) && err->kind)
+        if (!ui_interrupted() && (!validate(&l, err) || !sample(&l, err)) &&
+            err->kind != HLM_ERR_STOPPED)
             return RC_FAILED;
-        if (ui_interrupted())
+        if (ui_interrupted()) {
+            *err = (struct hlm_err){ 0 };
             return interrupted(&l, err);
+        }
         saved = save_due(&l);
         if (l.stopped || hlm_tune_get_info(u->t).step >= l.n_step)
             break;
@@ -268,7 +285,5 @@ int tune_loop(struct tune *u, struct hlm_err *err)
         ui_kernels(u->m);
     bool ok = finish(&l, err); /* also where the last checkpoint could not be written */
     hlm_idle(u->m);
-    if (!ok && !err->kind)
-        return RC_INTERRUPTED;
     return ok && saved ? RC_OK : RC_FAILED;
 }

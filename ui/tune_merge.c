@@ -75,33 +75,30 @@ static void on_tensor(void *user, const struct hlm_merged *m)
 static bool merge(struct hlm_err *err)
 {
     struct adapters a;
-    struct hlm_lora list[MAX_FLAG_LIST];
     struct telling t = { .bar = { .what = "merging", .bytes = true } };
     struct hlm_merge_sum sum;
     if (!adapters_read(&a, o.lora.v, o.lora.n, err))
         return false;
-    for (uint32_t i = 0; i < a.n; i++)
-        list[i] = (struct hlm_lora){ a.l[i].path, a.l[i].scale };
     struct hlm_merge_params p = { .model = o.model,
                                   .out = o.out,
-                                  .adapter = list,
-                                  .n_adapter = a.n,
+                                  .lora = a.l,
+                                  .n_lora = a.n,
                                   .type = o.type,
                                   .gates_only = o.gates_only,
+                                  .log = ui_log(),
                                   .progress = on_progress,
-                                  .told = on_tensor,
+                                  .merged = on_tensor,
                                   .user = &t };
-    bool ok = o.gates_only && list[0].scale != 1
-                  ? fail(err,
-                         "%s: a factor of %g does not go with --gates-only: the adapter that "
-                         "is left over would not have it",
-                         list[0].path, (double)list[0].scale)
+    bool ok = o.gates_only && a.l[0].scale != 1
+                  ? ui_fail(err,
+                            "%s: a factor of %g does not go with --gates-only: the adapter that "
+                            "is left over would not have it",
+                            a.l[0].path, (double)a.l[0].scale)
                   : hlm_merge(&p, &sum, err);
     bar_clear();
     if (ok && t.n_loud)
-        log_msg(HLM_LOG_WARN,
-                "in %u of %u matrices rounding drowns the adapter (noise above 1, or "
-                "less than half of it kept): a finer --merge-type keeps more",
+        ui_warn("in %u of %u matrices rounding drowns the adapter (noise above 1, or less than half "
+                "of it kept): a finer --merge-type keeps more",
                 t.n_loud, t.n_matrix);
     if (ok)
         ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s; read back and as "
@@ -128,8 +125,5 @@ int tune_merge(int argc, char **argv)
         return usage_error(&program, "nowhere to write: -o FILE");
     if (o.gates_only && (o.lora.n != 1 || o.type))
         return usage_error(&program, "--gates-only takes one --lora and no --merge-type");
-    bool ok = merge(&err);
-    if (err.kind)
-        ui_error("%s", err.msg);
-    return ui_end(ok ? RC_OK : !err.kind && ui_interrupted() ? RC_INTERRUPTED : RC_FAILED);
+    return ui_end(merge(&err) ? RC_OK : ui_failed(&err));
 }

@@ -2,10 +2,11 @@
 #pragma once
 #include "common.h"
 #include "common_flags.h"
+#include "hlm_train.h"
 
 struct tune {
     struct hlm_tune_params p;
-    const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *format, *debug;
+    const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *debug;
     struct flag_list samples;
     int32_t n_sample;                                /* tokens */
     int32_t valid_every, save_every, keep, patience; /* 0: chosen; none */
@@ -18,7 +19,7 @@ struct tune {
     hlm *m;
     hlm_tune *t;
     hlm_session *session; /* for samples; NULL: none are wanted */
-    struct chat_format chat;
+    hlm_vocab *vocab; /* the model's; NULL: its tokenizer is not usable */
     char *folder; /* of checkpoints */
     bool saves;   /* on the way; else when it is interrupted alone */
     struct hlm_session_params session_params;
@@ -33,8 +34,6 @@ void doctor_data(struct tune *u, FILE *to);
 void doctor_plan(struct tune *u, FILE *to);
 /* What it will take, from a measured row. */
 void doctor_time(struct tune *u, double row_s, FILE *to);
-/* Rows in the order of the file as JSON; needs no device. */
-bool dump_rows(struct tune *u, struct hlm_err *err);
 
 /* ---- the run (tune_loop.c) ------------------------------------------------------------------- */
 

@@ -2,24 +2,26 @@
  * words, so that two looks differ only by what was learnt. */
 #include "tune_run.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* As hlm-chat would send it without thinking; with --raw-completion as it stands. */
 static bool encode(struct tune *u, const char *text, struct hlm_ids *ids, struct hlm_err *err)
 {
-    struct chat_msg msg = { .role = "user", .content = (char *)(uintptr_t)text };
-    struct chat_prompt prompt;
-    bool exact;
     if (u->p.read.raw_completion)
-        return tok_encode_text(hlm_tok(u->m), text, strlen(text), true, ids, err);
-    if (!u->chat.name && !chat_by_name(u->format ? u->format : "", hlm_file(u->m), &u->chat))
-        u->chat = chat_detect(hlm_file(u->m), &exact);
-    struct chat_input in = { .msg = &msg, .n = 1 };
-    if (!chat_render(&u->chat, &in, true, false, &prompt, err))
-        return false;
-    bool ok = tok_encode(hlm_tok(u->m), prompt.span, prompt.n_span, ids, err);
-    chat_prompt_free(&prompt);
+        return hlm_tokenize(u->vocab, text, strlen(text), true, ids, err);
+    json_t *list = json_pack("[{s:s, s:s}]", "role", "user", "content", text);
+    char *json = list ? json_dumps(list, JSON_COMPACT) : NULL;
+    struct hlm_render_params p = { .json = json,
+                                   .n = json ? strlen(json) : 0,
+                                   .name = "--sample",
+                                   .format = u->p.read.format,
+                                   .no_think = true };
+    bool ok = json ? hlm_render_ids(u->vocab, &p, ids, err)
+                   : ui_fail(err, "--sample: the text is no UTF-8");
+    json_decref(list);
+    free(json);
     return ok;
 }
 
@@ -27,29 +29,28 @@ static bool encode(struct tune *u, const char *text, struct hlm_ids *ids, struct
 static bool answer(struct tune *u, const struct hlm_ids *ids, char **out, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .temp = 0, .repeat_penalty = 1 };
-    struct tok *tok = hlm_tok(u->m);
     uint64_t n = 0, room = 64;
-    *out = mem_alloc(room, 1);
+    *out = ui_alloc(room, 1);
     bool ok = *out != NULL;
     hlm_session_reset(u->session); /* what it held was said by another adapter */
     ok = ok && hlm_session_sync(u->session, ids->id, ids->n, NULL, 0, NULL, NULL, err);
     for (int32_t i = 0, id; ok && i < u->n_sample && !ui_interrupted(); i++) {
         ok = hlm_session_next(u->session, &greedy, &id, err);
-        if (!ok || tok_is_eog(tok, id))
+        if (!ok || hlm_is_end(u->vocab, id))
             break;
-        struct hlm_str s = tok_bytes(tok, id);
+        struct hlm_str s = hlm_token_text(u->vocab, id);
         if (n + s.n + 1 > room) {
             room = 2 * (n + s.n + 1);
-            char *more = mem_grow(*out, room, 1);
+            char *more = ui_grow(*out, room, 1);
             if (!more)
-                return fail(err, "out of memory for a sample");
+                return ui_fail_memory(err, "out of memory for a sample");
             *out = more;
         }
         memcpy(*out + n, s.p, s.n);
         n += s.n;
         (*out)[n] = 0;
     }
-    return ok || fail(err, "out of memory for a sample");
+    return ok || ui_fail_memory(err, "out of memory for a sample");
 }
 
 bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err)

@@ -1,10 +1,14 @@
 /* tune_train: hlm-tune without a subcommand - flags, and what they mean together. The run itself is
  * in tune_loop.c. */
+#define _POSIX_C_SOURCE 200809L
 #include "tune.h"
 #include "tune_run.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static struct tune o;
 
@@ -51,7 +55,7 @@ static const struct flag flags[] = {
     { FLAG_SWITCH, "--no-shuffle", NULL, &o.no_shuffle, 0, 0, "documents in the file's order" },
     { FLAG_REAL, "--valid --val-split -val-split", "X", &o.p.read.valid, 0, 0.99,
       "share of a single file that is kept for validation (0.05)" },
-    { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
+    { FLAG_TEXT, "--chat-format", "NAME", &o.p.read.format, 0, 0,
       HLM_CHAT_FORMATS ":\nagainst the file's own template" },
     { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
       "write the rows that would be trained on, in the file's order,\n"
@@ -62,12 +66,12 @@ static const struct flag flags[] = {
       "with commas between: attn, linear, ffn, shared, experts,\n"
       "router, mtp; names as ffn_down; patterns as blk.1?.attn_*\n"
       "(attn,linear,ffn,shared, as far as there are any)" },
-    INTS("-r --rank", "N", &o.p.o.rank, 1, "rank of the adapter (16)"),
-    { FLAG_REAL, "--alpha", "X", &o.p.o.alpha, 1e-9, 1e9, "its factor is alpha / rank (32)" },
-    { FLAG_SWITCH, "--rslora", NULL, &o.p.o.rslora, 0, 0, "... or alpha / sqrt(rank)" },
-    { FLAG_REAL, "--dropout", "X", &o.p.o.lora_dropout, 0, 0.99,
+    INTS("-r --rank", "N", &o.p.train.rank, 1, "rank of the adapter (16)"),
+    { FLAG_REAL, "--alpha", "X", &o.p.train.alpha, 1e-9, 1e9, "its factor is alpha / rank (32)" },
+    { FLAG_SWITCH, "--rslora", NULL, &o.p.train.rslora, 0, 0, "... or alpha / sqrt(rank)" },
+    { FLAG_REAL, "--dropout", "X", &o.p.train.lora_dropout, 0, 0.99,
       "of what goes into the adapter (0)" },
-    { FLAG_SWITCH, "--train-gates", NULL, &o.p.o.train_gates, 0, 0,
+    { FLAG_SWITCH, "--train-gates", NULL, &o.p.train.train_gates, 0, 0,
       "train A_log, dt_bias and D too, as fp32 deltas in the adapter" },
     { FLAG_SWITCH, "--no-lora", NULL, &o.no_lora, 0, 0,
       "... and nothing else; what --init-lora has of matrices stays" },
@@ -78,22 +82,22 @@ static const struct flag flags[] = {
 
     { FLAG_GROUP, "How it is trained", 0, 0, 0, 0, 0 },
     { FLAG_REAL, "--epochs -epochs", "X", &o.p.epochs, 1e-6, 1e6, "times through the data (3)" },
-    INTS("--steps --iters", "N", &o.p.o.steps, 0, "steps in all; 0: what --epochs makes (0)"),
-    INTS("-b --batch-rows", "N", &o.p.o.batch_rows, 1, "rows of a step (1)"),
-    INTS("--accumulation", "N", &o.p.o.accumulation, 1, "... times this (1)"),
-    { FLAG_REAL, "--lr --learning-rate -lr", "X", &o.p.o.lr, 0, 100, "rate (2e-4)" },
+    INTS("--steps --iters", "N", &o.p.train.steps, 0, "steps in all; 0: what --epochs makes (0)"),
+    INTS("-b --batch-rows", "N", &o.p.train.batch_rows, 1, "rows of a step (1)"),
+    INTS("--accumulation", "N", &o.p.train.accumulation, 1, "... times this (1)"),
+    { FLAG_REAL, "--lr --learning-rate -lr", "X", &o.p.train.lr, 0, 100, "rate (2e-4)" },
     { FLAG_REAL, "--lr-min --learning-rate-min -lr-min", "X", &o.lr_min, 0, 100,
       "the rate at the end (a tenth)" },
-    { FLAG_CHOICE, "--schedule", "constant|cosine|linear", &o.p.o.schedule, 0, 0,
+    { FLAG_CHOICE, "--schedule", "constant|cosine|linear", &o.p.train.schedule, 0, 0,
       "how it gets there (cosine)" },
     { FLAG_REAL, "--warmup", "X", &o.p.warmup, 0, 1, "share of the steps that it rises in (0.03)" },
-    { FLAG_REAL, "--weight-decay --wd -wd", "X", &o.p.o.weight_decay, 0, 100,
+    { FLAG_REAL, "--weight-decay --wd -wd", "X", &o.p.train.weight_decay, 0, 100,
       "of the adapter (0)" },
-    { FLAG_REAL, "--weight-decay-gates", "X", &o.p.o.weight_decay_gates, 0, 100, "of gates (0)" },
-    { FLAG_REAL, "--beta1", "X", &o.p.o.beta1, 0, 0.999999, "of AdamW (0.9)" },
-    { FLAG_REAL, "--beta2", "X", &o.p.o.beta2, 0, 0.999999999, "(0.999)" },
-    { FLAG_REAL, "--eps", "X", &o.p.o.eps, 1e-30, 1, "(1e-8)" },
-    { FLAG_REAL, "--clip", "X", &o.p.o.clip_norm, 0, 1e30,
+    { FLAG_REAL, "--weight-decay-gates", "X", &o.p.train.weight_decay_gates, 0, 100, "of gates (0)" },
+    { FLAG_REAL, "--beta1", "X", &o.p.train.beta1, 0, 0.999999, "of AdamW (0.9)" },
+    { FLAG_REAL, "--beta2", "X", &o.p.train.beta2, 0, 0.999999999, "(0.999)" },
+    { FLAG_REAL, "--eps", "X", &o.p.train.eps, 1e-30, 1, "(1e-8)" },
+    { FLAG_REAL, "--clip", "X", &o.p.train.clip_norm, 0, 1e30,
       "largest norm of a step's gradients; 0: any (1)" },
     { FLAG_SEED, "-s --seed", "N", &o.p.seed, 0, 0,
       "of the adapter's first numbers, of order, of dropout (0)" },
@@ -148,7 +152,7 @@ static const struct program program = {
 /* The options of the file of rows, and over them what the line says. */
 static bool take_file_options(int argc, char **argv, struct hlm_err *err)
 {
-    struct hlm_train_options *p = &o.p.o;
+    struct hlm_train_options *p = &o.p.train;
     if (!hlm_tune_options(o.p.ids_json, p, err))
         return false;
     double lr = p->lr, final = p->final;
@@ -173,7 +177,7 @@ static bool has_word(const char *list, const char *word)
 
 static bool settle(int argc, char **argv, struct hlm_err *err)
 {
-    struct hlm_train_options *p = &o.p.o;
+    struct hlm_train_options *p = &o.p.train;
     if (o.p.ids_json && !take_file_options(argc, argv, err))
         return false;
     if (!o.p.ids_json || !p->total_steps) {
@@ -185,8 +189,8 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
     else if (o.train_mtp && !(p->mtp_factor > 0))
         p->mtp_factor = 0.1;
     if (o.p.targets && !(p->mtp_factor > 0) && has_word(o.p.targets, "mtp"))
-        return fail(err, "--target mtp: nothing is learnt there without --mtp-loss (--train-mtp is "
-                         "both)");
+        return ui_fail(err, "--target mtp: nothing is learnt there without --mtp-loss (--train-mtp "
+                            "is both)");
     if (o.no_shuffle)
         p->shuffle = false;
     if (o.no_lora)
@@ -204,7 +208,6 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
 static const char *misfit(void)
 {
     static char why[160];
-    struct chat_format f;
     if (!o.model)
         return "no model: -m FILE";
     if (!o.p.data && !o.p.ids_json)
@@ -215,14 +218,14 @@ static const char *misfit(void)
         return "--dump-rows goes with -d";
     if (!o.out && !o.dump_rows && !o.dry_run && !o.plan)
         return "nowhere to write: -o FILE";
-    if (o.no_lora && !o.p.o.train_gates)
+    if (o.no_lora && !o.p.train.train_gates)
         return "--no-lora goes with --train-gates: else nothing is trained";
     if (o.no_lora && o.train_mtp)
         return "--no-lora and --train-mtp do not go together";
     if (o.p.init_lora && (o.train_mtp || o.p.targets))
         return "--target and --train-mtp do not go with --init-lora, which says what is trained";
-    if (o.format && !chat_by_name(o.format, NULL, &f)) {
-        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " HLM_CHAT_FORMATS, o.format);
+    if (o.p.read.format && !hlm_is_chat_format(o.p.read.format)) {
+        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " HLM_CHAT_FORMATS, o.p.read.format);
         return why;
     }
     for (const char *p = o.debug ? o.debug : ""; *p; p += *p == ',') {
@@ -238,12 +241,37 @@ static const char *misfit(void)
     return NULL;
 }
 
-/* A run of hours must not end with a folder that is not there. */
+/* A run of hours must not end with a folder that is not there: a file is made beside the path, and
+ * removed again. */
 static bool may_write(const char *path, struct hlm_err *err)
 {
-    struct file_out *f = path ? file_out_begin(path, err) : NULL;
-    file_out_drop(f);
-    return !path || f;
+    struct stat st;
+    size_t n = path ? strlen(path) + 8 : 0;
+    char *beside = path ? ui_alloc(n, 1) : NULL;
+    if (!path)
+        return true;
+    if (!beside)
+        return ui_fail_memory(err, "%.300s: no memory to write it", path);
+    snprintf(beside, n, "%s.XXXXXX", path);
+    int fd = -1;
+    bool ok = stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
+              ui_fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none",
+                      path);
+    if (ok && (fd = mkstemp(beside)) < 0)
+        ok = ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
+    if (fd >= 0) {
+        close(fd);
+        unlink(beside);
+    }
+    free(beside);
+    return ok;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !strcmp(a, b) ||
+           (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
 /* What is written must not take the place of what is read: a model is not learnt again. */
@@ -252,11 +280,11 @@ static bool check_outputs(struct hlm_err *err)
     const char *in[] = { o.model, o.p.data, o.p.ids_json, o.p.init_lora };
     char *best = o.out ? best_path(o.out) : NULL;
     const char *out[] = { o.out, best, o.dump_rows, o.dump_grads };
-    bool ok = !o.out || best || fail(err, "out of memory for the name of a file");
+    bool ok = !o.out || best || ui_fail_memory(err, "out of memory for the name of a file");
     for (uint32_t i = 0; ok && i < ARRAY_LEN(out); i++)
         for (uint32_t k = 0; ok && out[i] && k < ARRAY_LEN(in); k++)
-            ok = !in[k] || !file_same(out[i], in[k]) ||
-                 fail(err, "%.300s: is also read, expected a file of its own", out[i]);
+            ok = !in[k] || !same_file(out[i], in[k]) ||
+                 ui_fail(err, "%.300s: is also read, expected a file of its own", out[i]);
     free(best);
     return ok;
 }
@@ -268,28 +296,48 @@ static bool find_folder(struct hlm_err *err)
     o.saves = o.p.data || o.save_every || o.checkpoints;
     if (!o.out)
         return true;
-    if (!(o.folder = mem_alloc(o.checkpoints ? strlen(o.checkpoints) + 1 : n, 1)))
-        return fail(err, "out of memory for the name of a folder");
+    if (!(o.folder = ui_alloc(o.checkpoints ? strlen(o.checkpoints) + 1 : n, 1)))
+        return ui_fail_memory(err, "out of memory for the name of a folder");
     if (o.checkpoints)
         strcpy(o.folder, o.checkpoints);
     else
         snprintf(o.folder, n, "%s.ckpt", o.out);
     if (o.saves && !o.p.resume && hlm_tune_has_saved(o.folder))
-        return fail(err,
-                    "%.200s: there are checkpoints of another run: go on with it (--resume "
-                    "%.200s), remove them, or choose another folder (--checkpoints)",
-                    o.folder, o.folder);
+        return ui_fail(err,
+                       "%.200s: there are checkpoints of another run: go on with it (--resume "
+                       "%.200s), remove them, or choose another folder (--checkpoints)",
+                       o.folder, o.folder);
     return true;
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
+/* Adds to a refusal which flag changes what was refused. */
+static void explain(struct hlm_err *err)
+{
+    size_t n = strlen(err->msg), room = sizeof err->msg - n;
+    struct hlm_info i = hlm_get_info(o.m);
+    if (err->kind == HLM_ERR_WONT_FIT && err->fits)
+        snprintf(err->msg + n, room, ": --max-seq %llu would fit", (unsigned long long)err->fits);
+    else if (err->kind == HLM_ERR_WONT_FIT)
+        snprintf(err->msg + n, room, " (--max-seq, --rank, --target)");
+    else if (err->kind == HLM_ERR_INPUT && o.p.train.mtp_factor > 0 && !i.has_mtp)
+        snprintf(err->msg + n, room, " (--mtp-loss, --train-mtp)");
+}
+
 /* Everything that can be known before the model's weights are there. */
 static bool look(struct hlm_err *err)
 {
     FILE *to = o.dry_run || o.plan ? stdout : stderr;
-    if (!(o.t = hlm_tune_open(o.m, &o.p, err)))
+    bool known = true;
+    if (!(o.t = hlm_tune_open(o.m, &o.p, err))) {
+        explain(err);
         return false;
+    }
+    if (o.vocab && o.p.data && !o.p.read.format)
+        hlm_chat_format(o.vocab, &known);
+    if (!known)
+        ui_warn("--chat-format chooses another chat format");
     doctor_targets(&o, stdout);
     if (!o.plan && (o.dry_run || ui_notes()))
         doctor_data(&o, to);
@@ -308,6 +356,18 @@ static bool measure(struct hlm_err *err)
     return true;
 }
 
+static int dump_rows(struct hlm_err *err)
+{
+    struct hlm_log log = ui_log();
+    struct hlm_dump_sum sum;
+    if (!hlm_tune_dump_rows(o.model, &o.p, o.dump_rows, &log, &sum, err))
+        return RC_FAILED;
+    ui_note("%s: %llu rows, %llu documents, %llu tokens count", o.dump_rows,
+            (unsigned long long)sum.n_row, (unsigned long long)sum.n_doc,
+            (unsigned long long)sum.n_counted);
+    return RC_OK;
+}
+
 static int train(struct hlm_err *err)
 {
     int rc = RC_FAILED;
@@ -315,22 +375,20 @@ static int train(struct hlm_err *err)
                                                    .validate = o.validate,
                                                    .profile = o.profile,
                                                    .memory = o.memory,
-                                                   .exact = true,
+                                                   .f32_only = true,
                                                    .layers = true,
                                                    .dry = true,
-                                                   .draft = o.p.o.mtp_factor > 0 },
+                                                   .draft_blocks = o.p.train.mtp_factor > 0 },
                               &rc)))
         return rc;
-    if (o.format)
-        chat_by_name(o.format, hlm_file(o.m), &o.p.read.format); /* misfit has seen it */
-    if (o.samples.n && !hlm_tok(o.m)) {
-        fail(err, "%s", hlm_tok_err(o.m));
+    if (!(o.vocab = hlm_get_vocab(o.m, err)) && o.samples.n)
         return RC_FAILED;
-    }
+    *err = (struct hlm_err){ 0 };
     if (o.samples.n) {
         o.session_params = (struct hlm_session_params){ .n_ctx = 512 + (uint32_t)o.n_sample,
                                                         .n_batch = 128,
-                                                        .kv = HLM_KV_F32 };
+                                                        .kv = HLM_KV_F32,
+                                                        .snapshot_budget = HLM_SNAPSHOT_NONE };
         o.p.sample = &o.session_params;
     }
     bool ok = look(err);
@@ -356,14 +414,10 @@ int tune_train(int argc, char **argv)
     if (!check_outputs(&err) || !settle(argc, argv, &err) || !may_write(o.out, &err) ||
         !find_folder(&err))
         rc = RC_FAILED;
-    else if (o.dump_rows)
-        rc = dump_rows(&o, &err) ? RC_OK : RC_FAILED;
     else
-        rc = train(&err);
+        rc = o.dump_rows ? dump_rows(&err) : train(&err);
     if (err.kind)
-        ui_error("%s", err.msg);
-    if (rc == RC_FAILED && !err.kind && ui_interrupted())
-        rc = RC_INTERRUPTED;
+        rc = ui_failed(&err);
     hlm_session_destroy(o.session);
     hlm_tune_close(o.t);
     hlm_close(o.m);
