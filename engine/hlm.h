@@ -2,12 +2,14 @@
  *
  * hlm runs and finetunes hybrid language models from GGUF files with Vulkan. hlm_train.h has
  * training, hlm_counters.h the figures of an engine at work. The three headers need nothing but the
- * standard library's, compile as C and as C++, and take no name that does not begin with hlm or HLM.
+ * standard library's, compile as C and as C++, and take no name that does not begin with hlm or
+ * HLM.
  *
  * Objects. An hlm is a model on a device. An hlm_session holds one sequence of tokens: caches and
- * state. An hlm_talk is a conversation over a session of its own. An hlm_vocab is a file's tokenizer
- * and chat format, and needs no device. Whoever opens or creates an object closes or destroys it;
- * both take NULL. Strings and structs passed in are copied unless a comment says otherwise.
+ * state. An hlm_talk is a conversation over a session of its own. An hlm_vocab is a file's
+ * tokenizer and chat format, and needs no device. Whoever opens or creates an object closes or
+ * destroys it; both take NULL. Strings and structs passed in are copied unless a comment says
+ * otherwise.
  *
  * Parameters. Zero is the default of every member of a parameter struct, so that
  * `(struct hlm_params){ .model = path }` is complete. Members may be added at the end of any struct
@@ -17,10 +19,11 @@
  * may be NULL; every such call clears *err when it begins. After a failure an object is unchanged
  * unless its comment says otherwise, and can always be closed.
  *
- * Threads. Calls on one hlm, and on what was made from it, must not overlap; which thread makes them
- * does not matter. Different hlm, and vocabularies opened from files, are independent. Callbacks run
- * inside the call that was given them, on its thread, and may call only what their comment names. A
- * log sink may also be called from helper threads while a call is running, one message at a time.
+ * Threads. Calls on one hlm, and on what was made from it, must not overlap; which thread makes
+ * them does not matter. Different hlm, and vocabularies opened from files, are independent.
+ * Callbacks run inside the call that was given them, on its thread, and may call only what their
+ * comment names. A log sink may also be called from helper threads while a call is running, one
+ * message at a time.
  *
  * The library prints nothing, never exits, and does not read the environment. */
 #ifndef HLM_H
@@ -61,13 +64,13 @@ enum hlm_error {
     HLM_ERR_SYSTEM,      /* a file could not be read or written */
     HLM_ERR_UNSUPPORTED, /* no device, a driver without what hlm needs, an unknown architecture */
     HLM_ERR_DEVICE_LOST, /* the device is gone: only closing is left to do */
-    HLM_ERR_STATE,       /* not possible now: an earlier call failed, or something is still in use */
+    HLM_ERR_STATE, /* not possible now: an earlier call failed, or something is still in use */
 };
 
 struct hlm_err {
     enum hlm_error kind;
-    /* WONT_FIT: bytes that are needed and bytes that may be used; 0: the limit is another one of the
-     * device's. FULL: tokens that are needed and tokens that there is room for. Else 0. */
+    /* WONT_FIT: bytes that are needed and bytes that may be used; 0: the limit is another one of
+     * the device's. FULL: tokens that are needed and tokens that there is room for. Else 0. */
     uint64_t need, have;
     /* WONT_FIT: the largest value of what the caller can choose that would fit; 0: none would. Of a
      * session that is n_ctx in tokens, of a training run the length of a row in tokens. */
@@ -194,11 +197,11 @@ HLM_API bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct
 
 /* Matrices or gates of an adapter that differ only in their layer. */
 struct hlm_adapter_kind {
-    char name[64];        /* "blk.N.attn_q.weight" */
-    uint32_t n;           /* how many there are */
-    char type[16];        /* "F32"; "F32/F16" when lora_a and lora_b differ */
-    uint64_t a[4], b[4];  /* dimensions of lora_a and lora_b, the fastest first; 0: not used. A gate
-                             delta has only a */
+    char name[64];       /* "blk.N.attn_q.weight" */
+    uint32_t n;          /* how many there are */
+    char type[16];       /* "F32"; "F32/F16" when lora_a and lora_b differ */
+    uint64_t a[4], b[4]; /* dimensions of lora_a and lora_b, the fastest first; 0: not used. A gate
+                            delta has only a */
     uint64_t bytes;
 };
 struct hlm_adapter_info {
@@ -239,8 +242,8 @@ struct hlm_merge_params {
 struct hlm_merge_sum {
     uint64_t n_matrix, n_gate, n_tensor, bytes;
 };
-/* W' = W + scale B A into a model file, without a device. The file is written beside its place, read
- * back, and only then put there: on failure what stood there stands. sum may be NULL. */
+/* W' = W + scale B A into a model file, without a device. The file is written beside its place,
+ * read back, and only then put there: on failure what stood there stands. sum may be NULL. */
 HLM_API bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum,
                        struct hlm_err *err);
 
@@ -254,8 +257,8 @@ struct hlm_peft_params {
 struct hlm_peft_sum {
     uint64_t n_module, n_draft, n_gate, bytes; /* modules, those of draft blocks, gates */
 };
-/* An adapter as a folder that Hugging Face's PEFT reads, without a device. Written beside its place,
- * read back, and only then put there. sum may be NULL. */
+/* An adapter as a folder that Hugging Face's PEFT reads, without a device. Written beside its
+ * place, read back, and only then put there. sum may be NULL. */
 HLM_API bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum,
                              struct hlm_err *err);
 
@@ -298,7 +301,8 @@ struct hlm_utf8 {
     uint32_t n;
 };
 /* Writes what s completes to out, which has room for 3 * s.n + 12 bytes, and returns how many bytes
- * that were. Bytes that can never become a character come out as U+FFFD. flush: what is held too. */
+ * that were. Bytes that can never become a character come out as U+FFFD. flush: what is held too.
+ */
 HLM_API uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out);
 
 /* The chat formats that hlm knows, with commas between. */
@@ -316,19 +320,24 @@ struct hlm_render_params {
     bool no_think;      /* a generation prompt that asks for no reasoning */
     bool no_prompt;     /* no generation prompt */
 };
-/* Messages as the text of a prompt, terminated, freed with hlm_free. A message has `role`, `content`
- * and, of an assistant, `reasoning_content` and `tool_calls`. */
+/* Messages as the text of a prompt, terminated, freed with hlm_free. A message has `role`,
+ * `content` and, of an assistant, `reasoning_content` and `tool_calls`. */
 HLM_API char *hlm_render(hlm_vocab *v, const struct hlm_render_params *p, uint64_t *n,
                          struct hlm_err *err);
+/* The same prompt as ids, appended to *out: with a bos where the file asks for one and the template
+ * prints none. Whatever a message says, its text never becomes a control token, as it could where
+ * the rendered text is tokenised. */
+HLM_API bool hlm_render_ids(hlm_vocab *v, const struct hlm_render_params *p, struct hlm_ids *out,
+                            struct hlm_err *err);
 HLM_API void hlm_free(void *p); /* what a comment says is freed with it; takes NULL */
 
 /* ---- sampling -------------------------------------------------------------------------------- */
 
 /* In llama.cpp's order: penalties, top-k, top-p, min-p, temperature. */
 struct hlm_sampling {
-    float temp;         /* <= 0: greedy */
-    int32_t top_k;      /* <= 0: off */
-    float top_p, min_p; /* >= 1, <= 0: off */
+    float temp;                                                /* <= 0: greedy */
+    int32_t top_k;                                             /* <= 0: off */
+    float top_p, min_p;                                        /* >= 1, <= 0: off */
     float repeat_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0: off */
     int32_t repeat_last_n; /* tokens that the penalties look back on; -1: all, 0: off */
     uint64_t seed;         /* same seed, same history, same device: same token */
@@ -350,12 +359,13 @@ struct hlm_session_params {
     enum hlm_kv kv;   /* type of the key and value caches */
     bool keep_logits, keep_hidden; /* hlm_session_eval may be asked for these */
     bool keep_nll;                 /* hlm_session_nll may be called */
-    uint64_t snapshot_budget; /* bytes for snapshots. 0: 512 MiB (where snapshots lie in the device's
-                                 memory at most a sixteenth of it), or what two snapshots take where
-                                 that is more. A budget below one snapshot is none */
+    uint64_t
+        snapshot_budget; /* bytes for snapshots. 0: 512 MiB (where snapshots lie in the
+                            device's      memory at most a sixteenth of it), or what two snapshots
+                            take where      that is more. A budget below one snapshot is none */
 };
-/* Everything that the session takes is allocated here, or nothing. What does not fit is refused with
- * HLM_ERR_WONT_FIT. */
+/* Everything that the session takes is allocated here, or nothing. What does not fit is refused
+ * with HLM_ERR_WONT_FIT. */
 HLM_API hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
                                         struct hlm_err *err);
 HLM_API void hlm_session_destroy(hlm_session *s);
@@ -380,8 +390,8 @@ struct hlm_plan {
  * no failure. */
 HLM_API bool hlm_session_plan(hlm *m, const struct hlm_session_params *params,
                               struct hlm_plan *plan, struct hlm_err *err);
-/* The context that n_ctx 0 takes where memory is plenty: the trained length, 262144 at most, 8192 on
- * CPU devices. */
+/* The context that n_ctx 0 takes where memory is plenty: the trained length, 262144 at most, 8192
+ * on CPU devices. */
 HLM_API uint32_t hlm_default_ctx(const hlm *m);
 /* The longest context that fits, up to params->n_ctx (0: up to hlm_default_ctx); *n_ctx is 0 when
  * not even one token does. */
@@ -446,10 +456,10 @@ HLM_API bool hlm_session_next(hlm_session *s, const struct hlm_sampling *samplin
 HLM_API bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64_t n_note,
                               struct hlm_err *err);
 /* Makes the session what was saved: the next logits are the same bits. The context may be longer or
- * shorter, if the tokens fit, and so may the snapshot budget; model, adapters and cache type must be
- * those of the file. *note is the caller's, terminated by a NUL that n_note does not count, freed
- * with hlm_free; note may be NULL. A damaged or unfit file is refused before anything changes;
- * should reading fail after that, the session is empty. */
+ * shorter, if the tokens fit, and so may the snapshot budget; model, adapters and cache type must
+ * be those of the file. *note is the caller's, terminated by a NUL that n_note does not count,
+ * freed with hlm_free; note may be NULL. A damaged or unfit file is refused before anything
+ * changes; should reading fail after that, the session is empty. */
 HLM_API bool hlm_session_load(hlm_session *s, const char *path, void **note, uint64_t *n_note,
                               struct hlm_err *err);
 /* All the checks of hlm_session_load, and the note. The session stays as it is. */
@@ -530,8 +540,8 @@ HLM_API bool hlm_talk_say(hlm_talk *t, const char *text, struct hlm_talk_turn *t
                           struct hlm_err *err);
 /* Answers the last message once more, with another seed. When it fails the old answer stays. */
 HLM_API bool hlm_talk_regenerate(hlm_talk *t, struct hlm_talk_turn *turn, struct hlm_err *err);
-/* Puts another text in the place of the i-th message of the user (0 is the first), forgets what came
- * after it, and answers. When it fails the history stays. */
+/* Puts another text in the place of the i-th message of the user (0 is the first), forgets what
+ * came after it, and answers. When it fails the history stays. */
 HLM_API bool hlm_talk_edit(hlm_talk *t, uint32_t i, const char *text, struct hlm_talk_turn *turn,
                            struct hlm_err *err);
 HLM_API bool hlm_talk_undo(hlm_talk *t);  /* forgets the last turn; false: there is none */
@@ -553,8 +563,9 @@ struct hlm_message {
     const char *reasoning; /* NULL: none */
 };
 HLM_API uint32_t hlm_talk_n_message(const hlm_talk *t);
-HLM_API struct hlm_message hlm_talk_message(const hlm_talk *t, uint32_t i); /* valid until a change */
-HLM_API uint32_t hlm_talk_n_turn(const hlm_talk *t);                        /* in the history */
+HLM_API struct hlm_message hlm_talk_message(const hlm_talk *t,
+                                            uint32_t i); /* valid until a change */
+HLM_API uint32_t hlm_talk_n_turn(const hlm_talk *t);     /* in the history */
 struct hlm_talk_total { /* sums over all turns ever, and the last one */
     uint64_t n_turn, n_read, n_reused, n_reread, n_gen, n_reasoning, n_dropped, n_dropped_turns;
     double read_s, gen_s;

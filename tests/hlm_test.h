@@ -1,9 +1,9 @@
 /* hlm_test: opening whole models in tests - validation on, pipelines kept in build/cache - and
  * closing them with the count of validation messages checked. */
 #pragma once
-#include "file/file.h"
-#include "hlm.h"
+#include "session/session.h"
 #include "test.h"
+#include "text/vocab.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -47,9 +47,19 @@ static inline void hlm_test_close(hlm *m)
     hlm_close(m);
 }
 
+/* What is inside of a model. */
+static inline struct gguf *hlm_test_file(hlm *m) { return m->file; }
+static inline struct tok *hlm_test_tok(hlm *m) { return m->vocab->tok; }
+
+/* A session; here a budget of 0 is none, and this one is the library's default. */
+#define TEST_BUDGET_DEFAULT (UINT64_MAX - 1)
 static inline hlm_session *hlm_test_session(hlm *m, struct hlm_session_params params)
 {
     struct hlm_err err = { 0 };
+    uint64_t budget = params.snapshot_budget;
+    params.snapshot_budget = budget == TEST_BUDGET_DEFAULT ? 0
+                             : budget                      ? budget
+                                                           : HLM_SNAPSHOT_NONE;
     hlm_session *s = hlm_session_create(m, &params, &err);
     CHECK_MSG(s != NULL, "%s", err.msg);
     return s;

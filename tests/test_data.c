@@ -41,7 +41,8 @@ static void marked(const struct data_set *s, char *to, size_t room)
         ADD("----\n", i ? 5 : 0);
         for (uint32_t k = 0; k <= d->n; k++) {
             uint8_t is = k < d->n ? s->mask[d->at + k] : 0;
-            struct hlm_str t = k < d->n ? tok_bytes(tok, s->ids[d->at + k]) : (struct hlm_str){ "", 0 };
+            struct hlm_str t =
+                k < d->n ? tok_bytes(tok, s->ids[d->at + k]) : (struct hlm_str){ "", 0 };
             if (is != was)
                 ADD(is ? "[[" : "]]", 2);
             ADD(t.p, t.n);
@@ -109,7 +110,8 @@ static void same_json(const json_t *a, const json_t *b, const char *key)
 }
 
 /* What is written of rows is the reference's file, but for the sentence it has about the loss. */
-static void same_dump(const char *path, const struct data_rows *rows, const struct hlm_train_options *o)
+static void same_dump(const char *path, const struct data_rows *rows,
+                      const struct hlm_train_options *o)
 {
     struct hlm_err err = { 0 };
     char file[400];

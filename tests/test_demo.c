@@ -181,7 +181,8 @@ void test_demo(void)
     bool known;
     json_t *rows = read_rows();
     test_case("rows of eval.jsonl");
-    if ((t.m = hlm_test_open(DIR "hlm-demo-q8_0.gguf")) && CHECK((t.v = hlm_get_vocab(t.m, NULL)) != NULL) &&
+    if ((t.m = hlm_test_open(DIR "hlm-demo-q8_0.gguf")) &&
+        CHECK((t.v = hlm_get_vocab(t.m, NULL)) != NULL) &&
         (t.s = hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = 1024 }))) {
         CHECK_STR(hlm_chat_format(t.v, &known), "chatml");
         CHECK(known);

@@ -421,9 +421,9 @@ static void test_everything(const char *file)
     made_up(id, n_vocab);
     float *before = read_logits(m, id, N_TOK, NULL, 0);
     struct hlm_lora l[] = {
-        { write_adapter(hlm_file(m), &first), 1 },
-        { write_adapter(hlm_file(m), &second), -0.5f },
-        { write_adapter(hlm_file(m), &part), 0.75f },
+        { write_adapter(hlm_test_file(m), &first), 1 },
+        { write_adapter(hlm_test_file(m), &second), -0.5f },
+        { write_adapter(hlm_test_file(m), &part), 0.75f },
     };
     check_merged(m, l, 1);
     float *with = read_logits(m, id, N_TOK, NULL, 0);
@@ -468,7 +468,7 @@ static void test_saved_session(void)
     if (!m)
         return;
     made_up(id, hlm_get_info(m).n_vocab);
-    struct hlm_lora l = { write_adapter(hlm_file(m), &how), 0.5f };
+    struct hlm_lora l = { write_adapter(hlm_test_file(m), &how), 0.5f };
     const struct hlm_lora other = { l.path, 0.25f };
     /* clang-format off */
     const struct { const struct hlm_lora *l; uint32_t n; const char *says; } rows[] = {
@@ -636,7 +636,7 @@ static void test_refused(void)
         return;
     uint64_t n_logit = (uint64_t)N_TOK * hlm_get_info(m).n_vocab;
     made_up(id, hlm_get_info(m).n_vocab);
-    const char *sound = write_adapter(hlm_file(m), &whole), *path = test_scratch("bad.gguf");
+    const char *sound = write_adapter(hlm_test_file(m), &whole), *path = test_scratch("bad.gguf");
     CHECK_OK(hlm_set_lora(m, &(struct hlm_lora){ sound, 1 }, 1, &err), err);
     float *before = read_logits(m, id, N_TOK, NULL, 0);
     struct gguf *g = gguf_open(sound, &err);
@@ -645,7 +645,7 @@ static void test_refused(void)
         float factor = e->edit == FACTOR ? (float)e->value : 1;
         test_case("refused: %s %s", e->name ? e->name : "", e->text ? e->text : e->say[0]);
         struct gguf_build *b = gb_from(sound, &err);
-        edit(b, g, hlm_file(m), e);
+        edit(b, g, hlm_test_file(m), e);
         CHECK_OK(gb_write(b, path, &err), err);
         refused(m, &(struct hlm_lora){ path, factor }, e->say, ARRAY_LEN(e->say));
         gb_free(b);
@@ -663,7 +663,7 @@ static void test_refused(void)
     CHECK_OK(file_write_atomic(path, "GGML", 4, &err), err);
     refused(m, &(struct hlm_lora){ path, 1 }, NULL, 0);
     struct gguf_build *b =
-        make_adapter(hlm_file(m), &(struct made){ .rank = 1, .only = "nothing" });
+        make_adapter(hlm_test_file(m), &(struct made){ .rank = 1, .only = "nothing" });
     CHECK_OK(gb_write(b, path, &err), err);
     refused(m, &(struct hlm_lora){ path, 1 }, (const char *const[]){ "no tensor" }, 1);
     gb_free(b);
@@ -712,7 +712,7 @@ static void test_left_out(const char *model)
     snprintf(draft, sizeof draft, "blk.%u.attn_", hlm_get_info(m).n_layer);
     float *before = read_logits(m, id, N_TOK, NULL, 0);
     struct made how = { "", 4, F32, 8, 1, false, draft };
-    struct gguf_build *b = make_adapter(hlm_file(m), &how);
+    struct gguf_build *b = make_adapter(hlm_test_file(m), &how);
     CHECK_OK(gb_write(b, path, &err), err);
     test_log(hear, &h);
     CHECK_OK(hlm_set_lora(m, &(struct hlm_lora){ path, 1 }, 1, &err), err);
@@ -757,7 +757,7 @@ static void test_interleaved(void)
     struct gguf_build *b = ssm_in_build(fixture("qwen3next/k256/model-q4_k_m.gguf"), &err);
     hlm *m = CHECK_OK(b && gb_write(b, path, &err), err) ? hlm_test_open(path) : NULL;
     if (m)
-        check_merged(m, &(struct hlm_lora){ write_adapter(hlm_file(m), &how), 0.5f }, 1);
+        check_merged(m, &(struct hlm_lora){ write_adapter(hlm_test_file(m), &how), 0.5f }, 1);
     hlm_test_close(m);
     gb_free(b);
 }

@@ -91,7 +91,7 @@ static bool subject_open(struct subject *t, const char *path)
     t->s = hlm_test_session(
         t->m, (struct hlm_session_params){
                   .n_ctx = N_CTX, .kv = HLM_KV_F32, .keep_logits = true, .keep_hidden = true });
-    t->ref = ref_model_open(hlm_file(t->m), &err);
+    t->ref = ref_model_open(hlm_test_file(t->m), &err);
     return t->s && CHECK_OK(t->ref != NULL, err);
 }
 

@@ -76,7 +76,7 @@ static void test_model(const char *arch)
         .n_ctx = N_CTX, .n_batch = 64, .kv = HLM_KV_F32, .keep_nll = true
     };
     hlm_session *s = hlm_test_session(m, params);
-    struct ref_model *ref = ref_model_open(hlm_file(m), &err);
+    struct ref_model *ref = ref_model_open(hlm_test_file(m), &err);
     struct ref_state *state = CHECK_OK(ref != NULL, err) ? ref_state_create(ref) : NULL;
     double *logits = room((uint64_t)N_ID * n_vocab, sizeof *logits);
     random_ids(id, N_ID, n_vocab);

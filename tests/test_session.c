@@ -362,7 +362,7 @@ static void test_sampling(void)
         sync_to(t.id, 12, 12);
         generate(&how, a, 20);
         for (uint32_t i = 0; i < 20; i++)
-            if (tok_is_unused(hlm_tok(t.m), a[i])) {
+            if (tok_is_unused(hlm_test_tok(t.m), a[i])) {
                 CHECK(how.allow_unused);
                 n_unused++;
             }
@@ -450,7 +450,7 @@ void test_session(void)
         .n_batch = N_BATCH,
         .kv = HLM_KV_F32,
         .keep_logits = true,
-        .snapshot_budget = HLM_SNAPSHOT_DEFAULT,
+        .snapshot_budget = TEST_BUDGET_DEFAULT,
     };
     t.s = hlm_test_session(t.m, params);
     t.fresh = hlm_test_session(t.m, params);

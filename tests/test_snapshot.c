@@ -62,7 +62,7 @@ static bool open_talk(struct talk *t, hlm *m, hlm_session *s, const char *format
     struct hlm_err err = { 0 };
     if (!CHECK_OK(talk_init(t, m, s, &err), err))
         return false;
-    CHECK(chat_by_name(format, hlm_file(m), &t->format));
+    CHECK(chat_by_name(format, hlm_test_file(m), &t->format));
     CHECK_OK(talk_system(t, "Kind.", &err), err);
     t->think = false;
     t->sampling = greedy;
@@ -265,7 +265,7 @@ static void test_talk_file(const struct family *f)
 {
     struct hlm_session_params params = { .n_ctx = 256,
                                          .kv = HLM_KV_F32,
-                                         .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
+                                         .snapshot_budget = TEST_BUDGET_DEFAULT };
     struct talk t, to;
     struct talk_turn turn = { 0 };
     struct hlm_err err = { 0 };
@@ -300,7 +300,7 @@ static void test_family(const struct family *f)
 {
     struct hlm_session_params params = { .n_ctx = 384,
                                          .kv = HLM_KV_F32,
-                                         .snapshot_budget = HLM_SNAPSHOT_DEFAULT },
+                                         .snapshot_budget = TEST_BUDGET_DEFAULT },
                               bare = params;
     test_case("%s: opens", f->model);
     bare.snapshot_budget = 0;
@@ -536,7 +536,7 @@ static void test_budget(void)
         return;
     for (uint32_t i = 0; i < N_ID; i++)
         b.id[i] = (int32_t)(rng_u64(&r) % 600);
-    struct hlm_session_params params = { .n_ctx = N_CTX, .snapshot_budget = HLM_SNAPSHOT_DEFAULT };
+    struct hlm_session_params params = { .n_ctx = N_CTX, .snapshot_budget = TEST_BUDGET_DEFAULT };
     if ((b.s = hlm_test_session(b.m, params))) {
         struct hlm_stats st = hlm_session_stats(b.s);
         CHECK(st.snapshot_max >= 2 && st.snapshot_bytes <= 512 << 20);

@@ -41,7 +41,7 @@ static void compare(hlm *m)
         id[i] = (int32_t)(rng_u64(&r) % n_vocab);
     float *got = mem_alloc((uint64_t)N_TOK * n_vocab, sizeof *got);
     double *want = mem_alloc((uint64_t)N_TOK * n_vocab, sizeof *want);
-    struct ref_model *ref = ref_model_open(hlm_file(m), &err);
+    struct ref_model *ref = ref_model_open(hlm_test_file(m), &err);
     struct ref_state *state = ref ? ref_state_create(ref) : NULL;
     hlm_session *s = hlm_test_session(
         m, (struct hlm_session_params){ .n_ctx = N_CTX, .kv = HLM_KV_F32, .keep_logits = true });

@@ -38,19 +38,6 @@ static bool encode(struct tok *tok, const struct tok_span *span, uint32_t n, str
     return tok_encode(tok, span, n, out, err);
 }
 
-/* Puts a bos before the ids where the file asks for one and the template has not printed it. */
-static bool add_bos(struct tok *tok, struct hlm_ids *ids, struct hlm_err *err)
-{
-    int32_t bos;
-    if (!tok_add_bos(tok, &bos) || (ids->n && ids->id[0] == bos))
-        return true;
-    if (!tok_ids_push(ids, &bos, 1, err))
-        return false;
-    memmove(ids->id + 1, ids->id, (ids->n - 1) * sizeof *ids->id);
-    ids->id[0] = bos;
-    return true;
-}
-
 /* ---- places ---------------------------------------------------------------------------------- */
 
 /* A prompt as it is made. */
@@ -77,7 +64,7 @@ static bool place(struct making *m, uint32_t from, uint32_t at_from, uint32_t en
     *at = at_from + common_prefix(ids->id + at_from, ids->n - at_from, part->id, part->n);
     if (*at == at_from + part->n)
         return true;
-    if (!encode(m->tok, m->text.span, end, part, m->err) || !add_bos(m->tok, part, m->err))
+    if (!encode(m->tok, m->text.span, end, part, m->err) || !tok_lead_bos(m->tok, part, 0, m->err))
         return false;
     *at = common_prefix(ids->id, ids->n, part->id, part->n);
     return true;
@@ -168,7 +155,7 @@ bool talk_prompt_make(struct talk_prompt *p, struct tok *tok, const struct chat_
               encode(tok, m.text.span, m.text.n_span, &p->ids, err);
     uint32_t n_raw = p->ids.n;
     p->in_think = m.text.in_think;
-    ok = ok && add_bos(tok, &p->ids, err) && find_places(&m, p->ids.n - n_raw);
+    ok = ok && tok_lead_bos(tok, &p->ids, 0, err) && find_places(&m, p->ids.n - n_raw);
     chat_prompt_free(&m.text);
     hlm_ids_free(&m.part);
     return ok;

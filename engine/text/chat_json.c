@@ -157,7 +157,7 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
     for (uint64_t i = 0; !own.kind && i < count; i++)
         take(&(struct place){ name, i + 1, 0, &own }, json_array_get(list, i), &msg[i]);
     if (own.kind) {
-        fail(err, "%s", own.msg);
+        fail_from(err, &own, "");
         chat_free(msg, (uint32_t)count, NULL);
         return NULL;
     }

@@ -565,3 +565,15 @@ bool tok_add_bos(const struct tok *t, int32_t *bos)
     *bos = t->bos;
     return t->add_bos && t->bos >= 0;
 }
+
+bool tok_lead_bos(const struct tok *t, struct hlm_ids *ids, uint32_t at, struct hlm_err *err)
+{
+    int32_t bos;
+    if (!tok_add_bos(t, &bos) || (ids->n > at && ids->id[at] == bos))
+        return true;
+    if (!tok_ids_push(ids, &bos, 1, err))
+        return false;
+    memmove(ids->id + at + 1, ids->id + at, (ids->n - at - 1) * sizeof *ids->id);
+    ids->id[at] = bos;
+    return true;
+}

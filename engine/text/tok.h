@@ -48,3 +48,5 @@ bool tok_is_eog(const struct tok *t, int32_t id);        /* ends a generation */
 bool tok_is_unused(const struct tok *t, int32_t id);     /* [PADn]: no person wants it sampled */
 bool tok_is_special(const struct tok *t, int32_t id);    /* control token: not shown to a person */
 bool tok_add_bos(const struct tok *t, int32_t *bos);     /* the file asks for a bos in front */
+/* Puts a bos before ids->id[at] where the file asks for one and none stands there. */
+bool tok_lead_bos(const struct tok *t, struct hlm_ids *ids, uint32_t at, struct hlm_err *err);

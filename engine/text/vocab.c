@@ -94,30 +94,65 @@ bool vocab_format(const struct hlm_vocab *v, const char *name, struct chat_forma
     return true;
 }
 
-char *hlm_render(hlm_vocab *v, const struct hlm_render_params *p, uint64_t *n, struct hlm_err *err)
+/* Messages as files have them, rendered, and what the prompt points into. */
+struct rendered {
+    struct chat_msg *msg;
+    struct json_t *tools;
+    struct chat_prompt prompt;
+    uint32_t n_msg;
+};
+
+static void rendered_free(struct rendered *r)
 {
-    api_begin(&v->log, err);
+    chat_prompt_free(&r->prompt);
+    chat_free(r->msg, r->n_msg, r->tools);
+}
+
+/* False: *r is still to be freed. */
+static bool render(const struct hlm_vocab *v, const struct hlm_render_params *p, struct rendered *r,
+                   struct hlm_err *err)
+{
     const char *name = p->name ? p->name : "messages";
     struct chat_format format;
-    struct chat_prompt prompt = { 0 };
     struct hlm_err why = { 0 };
-    struct json_t *tools = NULL;
-    uint32_t n_msg = 0;
     char where[164];
+    *r = (struct rendered){ 0 };
+    if (!vocab_format(v, p->format, &format, err) ||
+        !(r->msg = chat_from_json(p->json, p->n, name, &r->n_msg, &r->tools, err)))
+        return false;
+    struct chat_input in = { .msg = r->msg, .n = r->n_msg, .tools = r->tools };
+    if (chat_render(&format, &in, !p->no_prompt, !p->no_think, &r->prompt, &why))
+        return true;
     snprintf(where, sizeof where, "%.160s: ", name);
-    if (n)
-        *n = 0;
-    if (!vocab_format(v, p->format, &format, err))
-        return NULL;
-    struct chat_msg *msg = chat_from_json(p->json, p->n, name, &n_msg, &tools, err);
-    struct chat_input in = { .msg = msg, .n = n_msg, .tools = tools };
-    if (msg && !chat_render(&format, &in, !p->no_prompt, !p->no_think, &prompt, &why))
-        fail_from(err, &why, where);
-    char *text = prompt.text;
-    if (n && text)
-        *n = prompt.len;
-    prompt.text = NULL;
-    chat_prompt_free(&prompt);
-    chat_free(msg, n_msg, tools);
+    return fail_from(err, &why, where);
+}
+
+char *hlm_render(hlm_vocab *v, const struct hlm_render_params *p, uint64_t *n, struct hlm_err *err)
+{
+    struct rendered r;
+    char *text = NULL;
+    api_begin(&v->log, err);
+    if (render(v, p, &r, err)) {
+        text = r.prompt.text;
+        if (n)
+            *n = r.prompt.len;
+        r.prompt.text = NULL;
+    }
+    rendered_free(&r);
     return text;
+}
+
+bool hlm_render_ids(hlm_vocab *v, const struct hlm_render_params *p, struct hlm_ids *out,
+                    struct hlm_err *err)
+{
+    struct rendered r;
+    uint32_t at = out->n;
+    api_begin(&v->log, err);
+    if (!v->tok)
+        return fail_from(err, &v->tok_err, "");
+    bool ok = render(v, p, &r, err) &&
+              tok_encode(v->tok, r.prompt.span, r.prompt.n_span, out, err) &&
+              tok_lead_bos(v->tok, out, at, err);
+    rendered_free(&r);
+    return ok;
 }
