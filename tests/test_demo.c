@@ -2,7 +2,6 @@
  * that llama.cpp gives on the same file, noted in eval.jsonl as `given`.
  *
  * Every sixth row in an ordinary run, all of them with HLM_TEST_FULL=1 in the environment. */
-#include "text/vocab.h"
 #include "hlm_test.h"
 #include "json.h"
 
@@ -38,27 +37,19 @@ static struct skill *skill_of(const char *name)
     return &t.skill[t.n_skill++];
 }
 
-/* The messages of a row: a conversation, or one question. */
-static struct chat_msg *messages(json_t *row, uint32_t *n, struct hlm_err *err)
+/* The prompt of a row: a conversation, or one question. */
+static bool prompt(json_t *row, struct hlm_ids *ids, struct hlm_err *err)
 {
     json_t *list = json_object_get(row, "messages");
     list = list ? json_incref(list)
                 : json_pack("[{s:s, s:s}]", "role", "user", "content", json_str(row, "question"));
-    struct chat_msg *msg = chat_from_list(list, "eval.jsonl", n, err);
+    char *json = json_dumps(list, 0);
+    struct hlm_render_params p = {
+        .json = json, .n = strlen(json), .name = "eval.jsonl", .no_think = true
+    };
+    bool ok = hlm_render_ids(t.v, &p, ids, err);
+    free(json);
     json_decref(list);
-    return msg;
-}
-
-static bool prompt(json_t *row, struct hlm_ids *ids, struct hlm_err *err)
-{
-    struct chat_prompt p = { 0 };
-    uint32_t n = 0;
-    struct chat_msg *msg = messages(row, &n, err);
-    struct chat_input in = { .msg = msg, .n = n };
-    bool ok = msg && chat_render(&t.v->format, &in, true, false, &p, err) &&
-              tok_encode(t.v->tok, p.span, p.n_span, ids, err);
-    chat_prompt_free(&p);
-    chat_free(msg, n, NULL);
     return ok;
 }
 

@@ -399,7 +399,10 @@ static void run_one_token(hlm *m)
     struct hlm_sampling greedy = { .repeat_penalty = 1 };
     int32_t id = 0;
     hlm_session *s =
-        hlm_session_create(m, &(struct hlm_session_params){ .n_ctx = 4, .n_batch = 1 }, &err);
+        hlm_session_create(m,
+                           &(struct hlm_session_params){
+                               .n_ctx = 4, .n_batch = 1, .snapshot_budget = HLM_SNAPSHOT_NONE },
+                           &err);
     if (!CHECK_OK(s != NULL, err))
         return;
     CHECK_OK(hlm_session_sync(s, &id, 1, NULL, 0, NULL, NULL, &err), err);
