@@ -1,6 +1,6 @@
 /* test_snapshot: what a conversation reads again, in a script of twenty turns over one small model
  * of each family, and which snapshots a budget keeps. */
-#include "ui/chat_talk.h"
+#include "session/talk.h"
 #include "hlm_test.h"
 
 #include <stdio.h>
@@ -46,29 +46,18 @@ static const struct step {
     { REGEN, 0, "" },
 };
 
-static void on_text(void *user, enum talk_part part, const char *s, uint64_t n)
-{
-    (void)user, (void)part, (void)s, (void)n;
-}
-
-static bool on_stopped(void *user)
-{
-    (void)user;
-    return false;
-}
-
-static bool open_talk(struct talk *t, hlm *m, hlm_session *s, const char *format)
+static hlm_talk *open_talk(hlm *m, struct hlm_session_params params, const char *format)
 {
     struct hlm_err err = { 0 };
-    if (!CHECK_OK(talk_init(t, m, s, &err), err))
-        return false;
-    CHECK(chat_by_name(format, hlm_test_file(m), &t->format));
-    CHECK_OK(talk_system(t, "Kind.", &err), err);
+    hlm_talk *t =
+        hlm_talk_open(m, &(struct hlm_talk_params){ .session = params, .format = format }, &err);
+    if (!CHECK_OK(t != NULL, err))
+        return NULL;
+    CHECK_OK(hlm_talk_set_system(t, "Kind.", &err), err);
     t->think = false;
-    t->sampling = greedy;
-    t->n_predict = 4;
-    t->hooks = (struct talk_hooks){ .text = on_text, .stopped = on_stopped };
-    return true;
+    t->options.sampling = greedy;
+    t->options.n_predict = 4;
+    return t;
 }
 
 static char *text_of(const char *s)
@@ -89,7 +78,7 @@ static void rewrite(struct chat_msg *m, const char *content)
     m->n_ids = 0;
 }
 
-static struct chat_msg *nth_from_end(struct talk *t, const char *role, uint32_t n)
+static struct chat_msg *nth_from_end(hlm_talk *t, const char *role, uint32_t n)
 {
     for (uint32_t i = t->n_msg; i-- > 0;)
         if (strcmp(t->msg[i].role, role) == 0 && --n == 0)
@@ -98,12 +87,11 @@ static struct chat_msg *nth_from_end(struct talk *t, const char *role, uint32_t 
     return NULL;
 }
 
-static bool take_step(struct talk *t, const struct step *k, struct talk_turn *turn)
+static bool take_step(hlm_talk *t, const struct step *k, struct hlm_talk_turn *turn)
 {
     struct hlm_err err = { 0 };
-    bool says = k->act != REGEN && k->act != THINK;
-    for (uint32_t i = 0; k->act == EDIT && i < k->n; i++)
-        CHECK(talk_undo(t));
+    if (k->act == EDIT)
+        return CHECK_OK(hlm_talk_edit(t, hlm_talk_n_turn(t) - k->n, k->text, turn, &err), err);
     if (k->act == REWRITE)
         rewrite(nth_from_end(t, "assistant", k->n), "Yes.");
     for (uint32_t i = 0; k->act == STRIP && i < t->n_msg; i++)
@@ -113,23 +101,25 @@ static bool take_step(struct talk *t, const struct step *k, struct talk_turn *tu
             t->msg[i].reasoning = NULL;
         }
     if (k->act == THINK && t->format.thinking == CHAT_MAY_THINK)
-        CHECK_OK(talk_think(t, k->n, &err), err);
+        CHECK_OK(hlm_talk_set_think(t, k->n, &err), err);
     if (k->act == SYSTEM)
-        CHECK_OK(talk_system(t, "Short.", &err), err);
+        CHECK_OK(hlm_talk_set_system(t, "Short.", &err), err);
     if (k->act == THINK)
         return false;
-    return CHECK_OK(says ? talk_say(t, k->text, turn, &err) : talk_regen(t, turn, &err), err);
+    return CHECK_OK(k->act == REGEN ? hlm_talk_regenerate(t, turn, &err)
+                                    : hlm_talk_say(t, k->text, turn, &err),
+                    err);
 }
 
 /* The last message is answered by a timeline that has read nothing before. */
-static void check_fresh(struct talk *fresh, const struct talk *t)
+static void check_fresh(hlm_talk *fresh, const hlm_talk *t)
 {
     struct hlm_err err = { 0 };
-    struct talk_turn turn = { 0 };
+    struct hlm_talk_turn turn = { 0 };
     const struct chat_msg *want = &t->msg[t->n_msg - 1];
     hlm_session_reset(fresh->session);
-    talk_clear(fresh);
-    talk_system(fresh, NULL, &err);
+    hlm_talk_clear(fresh);
+    hlm_talk_set_system(fresh, NULL, &err);
     free(fresh->msg);
     fresh->msg = mem_alloc(t->n_msg + 2, sizeof *fresh->msg);
     fresh->cap = t->n_msg + 2;
@@ -143,7 +133,7 @@ static void check_fresh(struct talk *fresh, const struct talk *t)
             memcpy(c->ids, m->ids, (c->n_ids = m->n_ids) * sizeof *c->ids);
     }
     fresh->think = t->think;
-    if (!CHECK_OK(talk_regen(fresh, &turn, &err), err))
+    if (!CHECK_OK(hlm_talk_regenerate(fresh, &turn, &err), err))
         return;
     CHECK_EQ(turn.n_read, turn.n_prompt);
     uint32_t n = hlm_session_n_past(fresh->session);
@@ -153,25 +143,23 @@ static void check_fresh(struct talk *fresh, const struct talk *t)
                   (n + 1) * sizeof(int32_t)));
 }
 
-static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session *other)
+static void converse(const struct family *f, hlm_talk *t, hlm_talk *fresh)
 {
-    struct talk t, fresh;
-    int32_t *was = mem_alloc(hlm_session_n_ctx(s) + 1, sizeof *was);
+    const hlm_session *s = hlm_talk_session(t);
+    int32_t *was = test_room(hlm_session_n_ctx(s) + 1, sizeof *was);
     uint32_t n_was = 0, n_turn = 0;
     uint64_t n_saved = 0, n_most = 0;
-    if (!was || !open_talk(&t, m, s, f->format) || !open_talk(&fresh, m, other, f->format))
-        return;
     for (uint32_t i = 0; i < ARRAY_LEN(script); i++) {
-        struct talk_turn turn = { 0 };
+        struct hlm_talk_turn turn = { 0 };
         char why[160];
         test_case("%s: step %u: %s", f->model, i + 1, script[i].text);
-        if (!take_step(&t, &script[i], &turn))
+        if (!take_step(t, &script[i], &turn))
             continue;
         const int32_t *id = hlm_session_ids(s);
         uint32_t same = 0;
         while (same < n_was && same < turn.n_prompt && was[same] == id[same])
             same++;
-        talk_why(&turn, why, sizeof why);
+        hlm_talk_why(&turn, why, sizeof why);
         CHECK_MSG(turn.n_read + turn.n_reread == turn.n_prompt - same && turn.n_reused == same,
                   "a prompt of %u is as before up to %u; reused %llu, read %llu, again %llu (%s)",
                   turn.n_prompt, same, (unsigned long long)turn.n_reused,
@@ -181,7 +169,7 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
         CHECK(!!strstr(why, "first read") == (i == 0));
         n_was = hlm_session_n_past(s);
         memcpy(was, id, n_was * sizeof *was);
-        check_fresh(&fresh, &t);
+        check_fresh(fresh, t);
         n_saved += turn.n_reused;
         n_most = n_most > turn.n_prompt ? n_most : turn.n_prompt;
         n_turn++;
@@ -189,8 +177,6 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
     CHECK(n_turn >= 20 && n_saved > 0);
     test_note("  %u turns, the longest prompt has %llu tokens; %llu were not read again", n_turn,
               (unsigned long long)n_most, (unsigned long long)n_saved);
-    talk_finish(&t);
-    talk_finish(&fresh);
     free(was);
 }
 
@@ -198,7 +184,7 @@ static void converse(const struct family *f, hlm *m, hlm_session *s, hlm_session
 
 static bool same_text(const char *a, const char *b) { return a && b ? strcmp(a, b) == 0 : a == b; }
 
-static void check_same(const struct talk *a, const struct talk *b)
+static void check_same(const hlm_talk *a, const hlm_talk *b)
 {
     CHECK(a->think == b->think && a->n_msg == b->n_msg);
     for (uint32_t i = 0; i < a->n_msg && i < b->n_msg; i++) {
@@ -210,18 +196,18 @@ static void check_same(const struct talk *a, const struct talk *b)
 }
 
 /* Both say the same now, and read as much. */
-static void check_goes_on(struct talk *a, struct talk *b)
+static void check_goes_on(hlm_talk *a, hlm_talk *b)
 {
     struct hlm_err err = { 0 };
-    struct talk_turn ta = { 0 }, tb = { 0 };
-    if (CHECK_OK(talk_say(a, "And then?", &ta, &err), err) &&
-        CHECK_OK(talk_say(b, "And then?", &tb, &err), err)) {
+    struct hlm_talk_turn ta = { 0 }, tb = { 0 };
+    if (CHECK_OK(hlm_talk_say(a, "And then?", &ta, &err), err) &&
+        CHECK_OK(hlm_talk_say(b, "And then?", &tb, &err), err)) {
         CHECK(ta.n_prompt == tb.n_prompt && ta.n_reused == tb.n_reused && ta.n_reused > 0);
         check_same(a, b);
     }
 }
 
-static void test_notes(struct talk *t, const char *path)
+static void test_notes(hlm_talk *t, const char *path)
 {
     static const char *const notes[] = {
         "",
@@ -255,63 +241,55 @@ static void test_notes(struct talk *t, const char *path)
         test_case("/load refuses the note %s", notes[i]);
         uint32_t n_msg = t->n_msg, n_past = hlm_session_n_past(t->session);
         CHECK_OK(hlm_session_save(t->session, path, notes[i], strlen(notes[i]), &err), err);
-        CHECK(!talk_load(t, path, &err));
-        CHECK_MSG(strstr(err.msg, path) && strstr(err.msg, "messages are not as"), "%s", err.msg);
+        CHECK(!hlm_talk_load(t, path, &err));
+        CHECK_MSG(strstr(err.msg, path) && strstr(err.msg, "messages are not"), "%s", err.msg);
         CHECK(t->n_msg == n_msg && hlm_session_n_past(t->session) == n_past);
     }
 }
 
 static void test_talk_file(const struct family *f)
 {
-    struct hlm_session_params params = { .n_ctx = 256,
-                                         .kv = HLM_KV_F32,
-                                         .snapshot_budget = TEST_BUDGET_DEFAULT };
-    struct talk t, to;
-    struct talk_turn turn = { 0 };
+    struct hlm_session_params params = { .n_ctx = 256, .kv = HLM_KV_F32 };
+    struct hlm_talk_turn turn = { 0 };
     struct hlm_err err = { 0 };
     char path[300];
     snprintf(path, sizeof path, "%.200s/talk.hlm", test_tmp());
     test_case("%s: a conversation in a file, with text that is no UTF-8", f->model);
     hlm *m = hlm_test_open(fixture("%s", f->model));
-    hlm_session *s = m ? hlm_test_session(m, params) : NULL;
-    hlm_session *other = s ? hlm_test_session(m, params) : NULL;
-    if (other && open_talk(&t, m, s, f->format) && open_talk(&to, m, other, f->format)) {
-        CHECK_OK(talk_think(&t, true, &err), err);
-        CHECK_OK(talk_say(&t, "Hello \xff there", &turn, &err), err);
-        CHECK_OK(talk_say(&t, "A \"quoted\" word, and \xc3\xa9", &turn, &err), err);
-        rewrite(nth_from_end(&t, "assistant", 1), "cut in a character: \xc3");
-        CHECK_OK(talk_save(&t, path, &err), err);
-        CHECK_OK(talk_say(&to, "Something else", &turn, &err), err);
-        CHECK_OK(talk_load(&to, path, &err), err);
-        check_same(&t, &to);
-        check_goes_on(&t, &to);
-        CHECK(talk_undo(&t) && talk_undo(&to));
-        check_goes_on(&t, &to);
-        test_notes(&to, path);
-        talk_finish(&t);
-        talk_finish(&to);
+    hlm_talk *t = m ? open_talk(m, params, f->format) : NULL;
+    hlm_talk *to = t ? open_talk(m, params, f->format) : NULL;
+    if (to) {
+        CHECK_OK(hlm_talk_set_think(t, true, &err), err);
+        CHECK_OK(hlm_talk_say(t, "Hello \xff there", &turn, &err), err);
+        CHECK_OK(hlm_talk_say(t, "A \"quoted\" word, and \xc3\xa9", &turn, &err), err);
+        rewrite(nth_from_end(t, "assistant", 1), "cut in a character: \xc3");
+        CHECK_OK(hlm_talk_save(t, path, &err), err);
+        CHECK_OK(hlm_talk_say(to, "Something else", &turn, &err), err);
+        CHECK_OK(hlm_talk_load(to, path, &err), err);
+        check_same(t, to);
+        check_goes_on(t, to);
+        CHECK(hlm_talk_undo(t) && hlm_talk_undo(to));
+        check_goes_on(t, to);
+        test_notes(to, path);
     }
-    hlm_session_destroy(s);
-    hlm_session_destroy(other);
+    hlm_talk_close(t);
+    hlm_talk_close(to);
     hlm_test_close(m);
 }
 
 static void test_family(const struct family *f)
 {
-    struct hlm_session_params params = { .n_ctx = 384,
-                                         .kv = HLM_KV_F32,
-                                         .snapshot_budget = TEST_BUDGET_DEFAULT },
-                              bare = params;
+    struct hlm_session_params params = { .n_ctx = 384, .kv = HLM_KV_F32 }, bare = params;
     test_case("%s: opens", f->model);
-    bare.snapshot_budget = 0;
+    bare.snapshot_budget = HLM_SNAPSHOT_NONE;
     hlm *m = hlm_test_open(fixture("%s", f->model));
-    hlm_session *s = m ? hlm_test_session(m, params) : NULL;
-    hlm_session *other = s ? hlm_test_session(m, bare) : NULL;
-    if (other)
-        converse(f, m, s, other);
+    hlm_talk *t = m ? open_talk(m, params, f->format) : NULL;
+    hlm_talk *fresh = t ? open_talk(m, bare, f->format) : NULL;
+    if (fresh)
+        converse(f, t, fresh);
     test_case("%s: no message of the validation layer", f->model);
-    hlm_session_destroy(s);
-    hlm_session_destroy(other);
+    hlm_talk_close(t);
+    hlm_talk_close(fresh);
     hlm_test_close(m);
 }
 
