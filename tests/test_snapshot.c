@@ -22,7 +22,7 @@ static const struct family {
     { "step35/base/model-f32.gguf", "step" },
 };
 
-enum act {
+enum talk_act {
     SAY,     /* a message and its answer */
     REGEN,   /* the last answer anew */
     EDIT,    /* the n-th message from the end is another; what followed is forgotten */
@@ -32,8 +32,8 @@ enum act {
     SYSTEM,  /* another system message, then a message */
 };
 
-static const struct step {
-    enum act act;
+static const struct talk_step {
+    enum talk_act act;
     uint32_t n;
     const char *text;
 } script[] = {
@@ -87,7 +87,7 @@ static struct chat_msg *nth_from_end(hlm_talk *t, const char *role, uint32_t n)
     return NULL;
 }
 
-static bool take_step(hlm_talk *t, const struct step *k, struct hlm_talk_turn *turn)
+static bool take_step(hlm_talk *t, const struct talk_step *k, struct hlm_talk_turn *turn)
 {
     struct hlm_err err = { 0 };
     if (k->act == EDIT)
