@@ -3,6 +3,7 @@
 #include "run.h"
 
 #include "file/file.h"
+#include "gguf_build.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -143,4 +144,31 @@ void refuses(int rc, const char *says, const char *input, const char *command)
     CHECK_EQ(n_lines(r.err), rc == 2 ? 2 : 1);
     CHECK_MSG(rc != 2 || strstr(r.err, "\nusage: hlm-"), "no usage line: %s", r.err);
     ran_free(&r);
+}
+
+const char *demo_adapter(const char *path)
+{
+    struct hlm_err err = { 0 };
+    struct rng rng = { 5 };
+    struct gguf *g = gguf_open(DEMO, &err);
+    const struct gguf_tensor *x = g ? gguf_tensor(g, "blk.1.ffn_down.weight") : NULL;
+    struct gguf_build *b = gb_new();
+    if (CHECK_MSG(x, "%s", err.msg)) {
+        float *v = mem_alloc(4 * (x->dim[0] + x->dim[1]), sizeof *v);
+        HLM_ASSERT(v);
+        for (uint64_t i = 0; i < 4 * (x->dim[0] + x->dim[1]); i++)
+            v[i] = (float)(0.2 * rng_normal(&rng));
+        gb_str(b, "general.type", "adapter");
+        gb_str(b, "general.architecture", "qwen35");
+        gb_str(b, "adapter.type", "lora");
+        gb_f32(b, "adapter.lora.alpha", 4);
+        gb_tensor(b, "blk.1.ffn_down.weight.lora_a", F32, 2, (uint64_t[]){ x->dim[0], 4 }, v);
+        gb_tensor(b, "blk.1.ffn_down.weight.lora_b", F32, 2, (uint64_t[]){ 4, x->dim[1] },
+                  v + 4 * x->dim[0]);
+        CHECK_MSG(gb_write(b, path, &err), "%s", err.msg);
+        free(v);
+    }
+    gb_free(b);
+    gguf_close(g);
+    return path;
 }

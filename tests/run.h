@@ -28,3 +28,6 @@ const char *scratch(const char *name);
 char *slurp(const char *path); /* the caller frees */
 void spill(const char *path, const char *text);
 uint32_t n_lines(const char *s);
+
+/* Writes an adapter of the demo model that changes its answers. Returns the path. */
+const char *demo_adapter(const char *path);

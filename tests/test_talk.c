@@ -580,34 +580,6 @@ static void test_perplexity(void)
     }
 }
 
-/* An adapter of the demo model that makes itself felt, at a path. */
-static const char *write_adapter(const char *path)
-{
-    struct hlm_err err = { 0 };
-    struct rng rng = { 5 };
-    struct gguf *g = gguf_open(DEMO, &err);
-    const struct gguf_tensor *x = g ? gguf_tensor(g, "blk.1.ffn_down.weight") : NULL;
-    struct gguf_build *b = gb_new();
-    if (CHECK_MSG(x, "%s", err.msg)) {
-        float *v = mem_alloc(4 * (x->dim[0] + x->dim[1]), sizeof *v);
-        HLM_ASSERT(v);
-        for (uint64_t i = 0; i < 4 * (x->dim[0] + x->dim[1]); i++)
-            v[i] = (float)(0.2 * rng_normal(&rng));
-        gb_str(b, "general.type", "adapter");
-        gb_str(b, "general.architecture", "qwen35");
-        gb_str(b, "adapter.type", "lora");
-        gb_f32(b, "adapter.lora.alpha", 4);
-        gb_tensor(b, "blk.1.ffn_down.weight.lora_a", F32, 2, (uint64_t[]){ x->dim[0], 4 }, v);
-        gb_tensor(b, "blk.1.ffn_down.weight.lora_b", F32, 2, (uint64_t[]){ 4, x->dim[1] },
-                  v + 4 * x->dim[0]);
-        CHECK_MSG(gb_write(b, path, &err), "%s", err.msg);
-        free(v);
-    }
-    gb_free(b);
-    gguf_close(g);
-    return path;
-}
-
 /* Bits of the logits of a few ids with these flags. */
 static char *logits_with(const char *flags)
 {
@@ -636,7 +608,7 @@ static void test_adapters(void)
         { " --lora %s:0.25 --lora %s:0.75", 4 },
         { " --lora %s:1", 1 }, /* beside a file called that */
     };
-    const char *path = write_adapter(scratch("adapter"));
+    const char *path = demo_adapter(scratch("adapter"));
     char flags[512], colon[160], *bits[ARRAY_LEN(rows)];
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         test_case("hlm-eval%s", rows[i].flags);
