@@ -7,6 +7,7 @@
 #include "ui/common.h"
 #include "ui/common_flags.h"
 #include "ui/common_lora.h"
+#include "ui/common_plan.h"
 #include "make.h"
 
 #include <errno.h>
@@ -27,8 +28,6 @@ static struct {
     bool exact, kernels, validate;
     struct flag_list lora;
 } o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .n_rep = 5 };
-
-static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "What to measure", 0, 0, 0, 0, 0 },
@@ -84,8 +83,7 @@ struct result {
 struct model {
     hlm *m;
     struct hlm_info info;
-    char type[64];    /* "qwen35 Q8_0" */
-    uint64_t n_bytes; /* of tensors in the file */
+    char type[64]; /* "qwen35 Q8_0" */
     double open_s;
 };
 
@@ -99,9 +97,10 @@ static bool read_list(const char *flag, const char *text, struct list *l, struct
         errno = 0;
         unsigned long v = strtoul(s, &end, 10);
         if (*s < '0' || *s > '9' || (*end && *end != ',') || errno || v > 1u << 24)
-            return fail(err, "%s: '%s' is no list of numbers from 0 to %u", flag, text, 1u << 24);
+            return ui_fail(err, "%s: '%s' is no list of numbers from 0 to %u", flag, text,
+                           1u << 24);
         if (l->n == MAX_LIST)
-            return fail(err, "%s: more than %d numbers", flag, MAX_LIST);
+            return ui_fail(err, "%s: more than %d numbers", flag, MAX_LIST);
         l->v[l->n++] = (uint32_t)v;
         if (!*end)
             return true;
@@ -130,7 +129,7 @@ static struct test *make_tests(uint32_t *n, struct hlm_err *err)
         !read_list("-d", o.depth, &depth, err) || !read_list("-b", o.batch, &batch, err))
         return NULL;
     uint64_t max = (uint64_t)batch.n * depth.n * (pp.n + tg.n);
-    struct test *t = mem_alloc(max, sizeof *t);
+    struct test *t = ui_alloc(max, sizeof *t);
     *n = 0;
     for (uint32_t b = 0; t && b < batch.n; b++)
         for (uint32_t d = 0; d < depth.n; d++)
@@ -145,17 +144,29 @@ static struct test *make_tests(uint32_t *n, struct hlm_err *err)
             }
     if (t && *n)
         return t;
-    fail(err, t ? "-p and -n leave nothing to measure" : "out of memory for the tests");
+    if (t)
+        ui_fail(err, "-p and -n leave nothing to measure");
+    else
+        ui_fail_memory(err, "out of memory for the tests");
     free(t);
     return NULL;
 }
 
 /* ---- measuring ------------------------------------------------------------------------------ */
 
-static void random_ids(struct rng *r, int32_t *id, uint32_t n, uint32_t n_vocab)
+/* splitmix64 */
+static uint64_t random_u64(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static void random_ids(uint64_t *state, int32_t *id, uint32_t n, uint32_t n_vocab)
 {
     for (uint32_t i = 0; i < n; i++)
-        id[i] = (int32_t)(rng_u64(r) % n_vocab);
+        id[i] = (int32_t)(random_u64(state) % n_vocab);
 }
 
 /* n tokens, each what the model likes best; nothing ends them. */
@@ -166,7 +177,7 @@ static bool make_tokens(hlm_session *s, uint32_t n, struct hlm_err *err)
     };
     int32_t id;
     for (uint32_t i = 0; i < n; i++)
-        if (ui_interrupted() || !hlm_session_next(s, &greedy, &id, err))
+        if ((ui_interrupted() && !ui_fail_stopped(err)) || !hlm_session_next(s, &greedy, &id, err))
             return false;
     return true;
 }
@@ -206,11 +217,11 @@ static bool go_on(void *user, uint64_t done, uint64_t total)
 
 /* Once from an empty session. The token before the first timed one is sampled outside of the clock,
  * so that each timed one is a forward pass; without depth there is one token to go on from. */
-static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, int32_t *id,
+static bool run_once(hlm *m, hlm_session *s, struct result *r, uint64_t *rng, int32_t *id,
                      bool timed, struct hlm_err *err)
 {
     const struct test *t = &r->test;
-    uint32_t before = t->n_gen ? max_u32(t->n_depth, 1) : t->n_depth;
+    uint32_t before = t->n_gen ? ui_max_u32(t->n_depth, 1) : t->n_depth;
     random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
     hlm_session_reset(s);
     if (before && !hlm_session_sync(s, id, before, NULL, 0, go_on, NULL, err))
@@ -220,10 +231,10 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
     if (o.kernels)
         hlm_kernels_reset(m);
     struct hlm_stats at = hlm_session_stats(s);
-    double t0 = now_s();
-    bool ok = t->n_gen ? make_tokens(s, timed ? t->n_gen : min_u32(t->n_gen, WARM_TOK), err)
+    double t0 = ui_now_s();
+    bool ok = t->n_gen ? make_tokens(s, timed ? t->n_gen : ui_min_u32(t->n_gen, WARM_TOK), err)
                        : hlm_session_sync(s, id, before + t->n_prompt, NULL, 0, go_on, NULL, err);
-    double took = now_s() - t0;
+    double took = ui_now_s() - t0;
     struct hlm_stats now = hlm_session_stats(s);
     if (!ok || !timed)
         return ok;
@@ -238,17 +249,18 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, struct rng *rng, 
 static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
 {
     const struct test *t = &r->test;
-    uint32_t n_ctx = t->n_gen ? max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
+    uint32_t n_ctx = t->n_gen ? ui_max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
     struct hlm_session_params p = { .n_ctx = n_ctx,
                                     .n_batch = t->n_batch,
-                                    .kv = (enum hlm_kv)o.kv };
+                                    .kv = (enum hlm_kv)o.kv,
+                                    .snapshot_budget = HLM_SNAPSHOT_NONE };
     struct bar bar = { .what = t->n_gen ? "tokens" : "prompts" };
-    struct rng rng = { 1 };
-    int32_t *id = mem_alloc(n_ctx, sizeof *id);
-    hlm_session *s = id ? hlm_session_create(m, &p, err) : NULL;
-    bool ok = s || fail(err, "out of memory: %u ids", n_ctx);
+    uint64_t rng = 1;
+    int32_t *id = ui_alloc(n_ctx, sizeof *id);
+    hlm_session *s = id ? plan_create(m, &p, err) : NULL;
+    bool ok = s || ui_fail_memory(err, "out of memory: %u ids", n_ctx);
     for (int32_t i = 0; ok && i <= o.n_rep; i++)
-        ok = bar_progress(&bar, (uint64_t)i, (uint64_t)o.n_rep + 1) &&
+        ok = (bar_progress(&bar, (uint64_t)i, (uint64_t)o.n_rep + 1) || ui_fail_stopped(err)) &&
              run_once(m, s, r, &rng, id, i > 0, err);
     bar_clear();
     hlm_session_destroy(s);
@@ -316,18 +328,18 @@ static void print_row(const struct model *m, const struct result *r)
     const struct test *t = &r->test;
     if (o.format == MD) {
         char speed[48];
-        struct num size = num_bytes(m->n_bytes), params = num_short(m->info.n_param);
+        struct num size = num_bytes(m->info.tensor_bytes), params = num_short(m->info.n_param);
         snprintf(speed, sizeof speed, "%.2f ± %.2f", ts.mean, ts.sd);
         printf("| %-20s | %10s | %10s | %-7s | %-30.30s | %15s | %21s |\n", m->type, size.s,
                params.s, "Vulkan", m->info.device, test_name(t).s, speed);
     } else if (o.format == CSV) {
         csv_text(m->info.path);
         csv_text(m->type);
-        printf("%" PRIu64 ",%" PRIu64 ",", m->n_bytes, m->info.n_param);
+        printf("%" PRIu64 ",%" PRIu64 ",", m->info.tensor_bytes, m->info.n_param);
         csv_text(m->info.device);
         csv_text(m->info.driver);
-        printf("%u,%s,%u,%u,%u,%.0f,%.0f,%.6f,%.6f\n", t->n_batch, kv_name[o.kv], t->n_prompt,
-               t->n_gen, t->n_depth, s.mean * 1e9, s.sd * 1e9, ts.mean, ts.sd);
+        printf("%u,%s,%u,%u,%u,%.0f,%.0f,%.6f,%.6f\n", t->n_batch, kv_name((enum hlm_kv)o.kv),
+               t->n_prompt, t->n_gen, t->n_depth, s.mean * 1e9, s.sd * 1e9, ts.mean, ts.sd);
     }
     fflush(stdout);
     if (o.format != JSON && ui.verbose)
@@ -362,14 +374,14 @@ static json_t *result_json(const struct model *m, const struct result *r)
     json_t *row =
         json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f}", "model_filename", m->info.path,
                   "model_name", m->info.name, "model_type", m->type, "model_size",
-                  (json_int_t)m->n_bytes, "model_n_params", (json_int_t)m->info.n_param, "device",
-                  m->info.device, "driver", m->info.driver, "open_s", m->open_s);
+                  (json_int_t)m->info.tensor_bytes, "model_n_params", (json_int_t)m->info.n_param,
+                  "device", m->info.device, "driver", m->info.driver, "open_s", m->open_s);
     json_t *more =
         json_pack("{s:i, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "n_batch",
-                  (int)t->n_batch, "type_kv", kv_name[o.kv], "n_prompt", (int)t->n_prompt, "n_gen",
-                  (int)t->n_gen, "n_depth", (int)t->n_depth, "avg_ns", s.mean * 1e9, "stddev_ns",
-                  s.sd * 1e9, "avg_ts", ts.mean, "stddev_ts", ts.sd, "submissions",
-                  (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
+                  (int)t->n_batch, "type_kv", kv_name((enum hlm_kv)o.kv), "n_prompt",
+                  (int)t->n_prompt, "n_gen", (int)t->n_gen, "n_depth", (int)t->n_depth, "avg_ns",
+                  s.mean * 1e9, "stddev_ns", s.sd * 1e9, "avg_ts", ts.mean, "stddev_ts", ts.sd,
+                  "submissions", (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
     json_t *samples = json_array(), *kernels = json_array();
     for (uint32_t i = 0; i < r->n_rep; i++)
         json_array_append_new(samples, json_real(r->s[i] * 1e9));
@@ -386,27 +398,11 @@ static json_t *result_json(const struct model *m, const struct result *r)
 
 /* ---- models --------------------------------------------------------------------------------- */
 
-/* The architecture and the type that has most of the bytes. */
-static void describe(struct model *m)
-{
-    const struct gguf *g = hlm_file(m->m);
-    uint64_t bytes[DTYPE_COUNT] = { 0 };
-    enum dtype most = F32;
-    m->n_bytes = 0;
-    for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
-        const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        m->n_bytes += t->n_bytes;
-        bytes[t->type] += t->n_bytes;
-        most = bytes[t->type] > bytes[most] ? t->type : most;
-    }
-    snprintf(m->type, sizeof m->type, "%.40s %s", m->info.arch, dtype_info(most)->name);
-}
-
 static bool run_tests(const struct model *m, const struct test *test, uint32_t n, json_t *all,
                       struct hlm_err *err)
 {
-    struct result *r = mem_alloc(n, sizeof *r);
-    bool ok = r || fail(err, "out of memory for %u results", n);
+    struct result *r = ui_alloc(n, sizeof *r);
+    bool ok = r || ui_fail_memory(err, "out of memory for %u results", n);
     uint32_t done = 0;
     for (; ok && done < n; done++) {
         r[done].test = test[done];
@@ -426,25 +422,25 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
                      struct hlm_err *err)
 {
     int rc = RC_FAILED;
-    double t0 = now_s();
+    double t0 = ui_now_s();
     struct hlm_params p = {
-        .model = path, .exact = o.exact, .profile = o.kernels, .validate = o.validate
+        .model = path, .f32_only = o.exact, .profile = o.kernels, .validate = o.validate
     };
     struct model m = { .m = ui_open_model(p, &rc) };
     if (!m.m)
         return rc;
-    m.open_s = now_s() - t0;
+    m.open_s = ui_now_s() - t0;
     m.info = hlm_get_info(m.m);
-    describe(&m);
+    snprintf(m.type, sizeof m.type, "%.40s %s", m.info.arch, m.info.type);
     if (ui.verbose)
         ui_note("[%s: %s, %s, opened in %.2f s]", m.info.name, m.info.device, m.info.driver,
                 m.open_s);
     bool ok = adapters_open(m.m, &o.lora, err) && run_tests(&m, test, n, all, err);
     uint32_t n_message = hlm_get_info(m.m).n_validation;
     if (ok && n_message)
-        ok = fail(err, "%u validation messages", n_message);
+        ok = ui_fail(err, "%u validation messages", n_message);
     hlm_close(m.m);
-    return ok ? RC_OK : err->kind ? RC_FAILED : RC_INTERRUPTED;
+    return ok ? RC_OK : ui_failed(err);
 }
 
 int main(int argc, char **argv)
@@ -469,8 +465,6 @@ int main(int argc, char **argv)
     rc = RC_OK;
     for (uint32_t i = 0; rc == RC_OK && i < n_path; i++)
         rc = run_model(path[i], test, n_test, all, &err);
-    if (err.kind)
-        ui_error("%s", err.msg);
     if (all && json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0)
         putchar('\n');
     json_decref(all);

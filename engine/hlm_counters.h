@@ -2,8 +2,8 @@
  * programs publish it in shared memory (ui/ring.h) and print it.
  *
  * It crosses the border between processes as it is: no pointers, no padding, members of fixed size.
- * A change raises HLM_COUNTERS_VERSION. Sums count since the model was opened; text that is too long
- * is cut; what is not known is zero. */
+ * A change raises HLM_COUNTERS_VERSION. Sums count since the model was opened; text that is too
+ * long is cut; what is not known is zero. */
 #ifndef HLM_COUNTERS_H
 #define HLM_COUNTERS_H
 
@@ -37,9 +37,10 @@ struct hlm_kernel_count {
 
 /* Statistics of a layer, when params.layers is set. Experts are counted since the model was opened,
  * for every token that goes through them; padding, what training runs a second time, and validation
- * do not count. The counts of an inactive session are added when it next runs or is destroyed. Gates
- * are those of the newest batch that was looked at: a batch of a prompt, a token a few times a second,
- * a training row. States are those after it, of a training row those that its chunks went on from. */
+ * do not count. The counts of an inactive session are added when it next runs or is destroyed.
+ * Gates are those of the newest batch that was looked at: a batch of a prompt, a token a few times
+ * a second, a training row. States are those after it, of a training row those that its chunks went
+ * on from. */
 struct hlm_layer_count {
     uint64_t n_chosen;         /* choices: tokens times the experts that each takes */
     uint32_t n_expert, bar_at; /* 0: has none; of its first expert in bar[] */

@@ -1,5 +1,5 @@
-/* hlm_test_hooks: what tests, and hlm-chat with --debug, break on purpose. Not installed and no part
- * of the API: the next version may have others. */
+/* hlm_test_hooks: what tests, and hlm-chat with --debug, break on purpose. Not installed and no
+ * part of the API: the next version may have others. */
 #ifndef HLM_TEST_HOOKS_H
 #define HLM_TEST_HOOKS_H
 

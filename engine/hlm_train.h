@@ -1,10 +1,10 @@
 /* hlm_train.h: training LoRA adapters and recurrent gates of an open model.
  *
  * The order of calls: a model, best one that is still dry; hlm_tune_open reads the data, says what
- * would be trained and what that takes; hlm_tune_begin loads what is missing, allocates, and goes on
- * with a checkpoint if there is one; then steps, validations and saves in any order. What a call does
- * to the run depends only on the calls before it, so a run that was stopped and resumed ends with
- * the same bits as one that was not.
+ * would be trained and what that takes; hlm_tune_begin loads what is missing, allocates, and goes
+ * on with a checkpoint if there is one; then steps, validations and saves in any order. What a call
+ * does to the run depends only on the calls before it, so a run that was stopped and resumed ends
+ * with the same bits as one that was not.
  *
  * A step takes the next batch_rows * accumulation training rows, and goes on into the next pass at
  * the end of the data. With n the counted tokens of all of them, its loss is the sum of their
@@ -52,18 +52,18 @@ enum hlm_precision { HLM_PRECISION_AUTO, HLM_PRECISION_F32, HLM_PRECISION_F16 };
 /* Zero is not the default of every member: begin with hlm_tune_defaults(). */
 struct hlm_tune_params {
     /* What is learnt from. One of these two is set. */
-    const char *data;     /* JSON lines: a file, or a folder with train.jsonl and, if wanted,
-                             valid.jsonl and test.jsonl */
-    const char *ids_json; /* training rows of ids, as hlm_tune_dump_rows writes them */
+    const char *data;            /* JSON lines: a file, or a folder with train.jsonl and, if wanted,
+                                    valid.jsonl and test.jsonl */
+    const char *ids_json;        /* training rows of ids, as hlm_tune_dump_rows writes them */
     struct hlm_data_params read; /* of data */
     bool no_pack;                /* every document is a row of its own */
 
     /* What is trained. */
     const char *init_lora; /* goes on from this adapter, with everything it trains. NULL: a fresh
                               adapter, by rank, alpha, rslora and seed, on ... */
-    const char *targets;   /* ... these matrices: words and patterns with commas between; NULL: attn,
-                              linear, ffn and shared, as far as the model has them */
-    bool target_mtp;       /* and those of the draft blocks */
+    const char *targets; /* ... these matrices: words and patterns with commas between; NULL: attn,
+                            linear, ffn and shared, as far as the model has them */
+    bool target_mtp;     /* and those of the draft blocks */
 
     /* How. With train.steps 0 `epochs` counts. With train.total_steps 0 it is worked out, and with
      * it warmup_steps (by `warmup`) and warmup_from. */
@@ -97,9 +97,9 @@ HLM_API bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params 
                                 struct hlm_dump_sum *out, struct hlm_err *err);
 
 /* Makes what is to be trained the active adapters, in place of those before; they cannot be changed
- * until hlm_tune_close. No session may be alive. Nothing is allocated on the device unless the model
- * is loaded (then the adapters are). What cannot fit fails with HLM_ERR_WONT_FIT. After a failure
- * the model is without adapters. */
+ * until hlm_tune_close. No session may be alive. Nothing is allocated on the device unless the
+ * model is loaded (then the adapters are). What cannot fit fails with HLM_ERR_WONT_FIT. After a
+ * failure the model is without adapters. */
 HLM_API hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err);
 /* Leaves the model without adapters, its gates as in the file. */
 HLM_API void hlm_tune_close(hlm_tune *t);
@@ -157,8 +157,9 @@ struct hlm_tune_info {
 HLM_API struct hlm_tune_info hlm_tune_get_info(hlm_tune *t); /* pointers: until hlm_tune_close */
 HLM_API struct hlm_plan hlm_tune_plan(const hlm_tune *t);    /* everything, by purpose */
 
-/* Loads a dry model, allocates, brings up what is trained, and goes on with p->resume. *resumed (may
- * be NULL): the checkpoint that it goes on with, NULL: it starts anew; valid until hlm_tune_close. */
+/* Loads a dry model, allocates, brings up what is trained, and goes on with p->resume. *resumed
+ * (may be NULL): the checkpoint that it goes on with, NULL: it starts anew; valid until
+ * hlm_tune_close. */
 HLM_API bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err);
 
 struct hlm_tune_step {
@@ -193,8 +194,7 @@ HLM_API bool hlm_tune_has_saved(const char *folder); /* are there checkpoints in
 HLM_API bool hlm_tune_is_saved(const hlm_tune *t);   /* is the run as it stands in one? */
 /* What is trained becomes what the checkpoint of the best validation holds, if folder has that; for
  * testing and writing, not for further steps. *found: whether there was one. */
-HLM_API bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found,
-                                struct hlm_err *err);
+HLM_API bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm_err *err);
 
 /* Writes the adapter as a GGUF file and reads it back. */
 HLM_API bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err);

@@ -97,9 +97,10 @@ static bool merge(struct hlm_err *err)
                   : hlm_merge(&p, &sum, err);
     bar_clear();
     if (ok && t.n_loud)
-        ui_warn("in %u of %u matrices rounding drowns the adapter (noise above 1, or less than half "
-                "of it kept): a finer --merge-type keeps more",
-                t.n_loud, t.n_matrix);
+        ui_warn(
+            "in %u of %u matrices rounding drowns the adapter (noise above 1, or less than half "
+            "of it kept): a finer --merge-type keeps more",
+            t.n_loud, t.n_matrix);
     if (ok)
         ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s; read back and as "
                 "written",

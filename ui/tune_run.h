@@ -19,9 +19,9 @@ struct tune {
     hlm *m;
     hlm_tune *t;
     hlm_session *session; /* for samples; NULL: none are wanted */
-    hlm_vocab *vocab; /* the model's; NULL: its tokenizer is not usable */
-    char *folder; /* of checkpoints */
-    bool saves;   /* on the way; else when it is interrupted alone */
+    hlm_vocab *vocab;     /* the model's; NULL: its tokenizer is not usable */
+    char *folder;         /* of checkpoints */
+    bool saves;           /* on the way; else when it is interrupted alone */
     struct hlm_session_params session_params;
 };
 

@@ -93,7 +93,8 @@ static const struct flag flags[] = {
     { FLAG_REAL, "--warmup", "X", &o.p.warmup, 0, 1, "share of the steps that it rises in (0.03)" },
     { FLAG_REAL, "--weight-decay --wd -wd", "X", &o.p.train.weight_decay, 0, 100,
       "of the adapter (0)" },
-    { FLAG_REAL, "--weight-decay-gates", "X", &o.p.train.weight_decay_gates, 0, 100, "of gates (0)" },
+    { FLAG_REAL, "--weight-decay-gates", "X", &o.p.train.weight_decay_gates, 0, 100,
+      "of gates (0)" },
     { FLAG_REAL, "--beta1", "X", &o.p.train.beta1, 0, 0.999999, "of AdamW (0.9)" },
     { FLAG_REAL, "--beta2", "X", &o.p.train.beta2, 0, 0.999999999, "(0.999)" },
     { FLAG_REAL, "--eps", "X", &o.p.train.eps, 1e-30, 1, "(1e-8)" },
@@ -199,7 +200,7 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
     o.p.read.turns_each = o.turns == 1;
     o.p.target_mtp = o.train_mtp;
     static const enum hlm_precision precision[] = { HLM_PRECISION_AUTO, HLM_PRECISION_F32,
-                                                         HLM_PRECISION_F16 };
+                                                    HLM_PRECISION_F16 };
     o.p.precision = precision[o.precision];
     return true;
 }
@@ -225,7 +226,8 @@ static const char *misfit(void)
     if (o.p.init_lora && (o.train_mtp || o.p.targets))
         return "--target and --train-mtp do not go with --init-lora, which says what is trained";
     if (o.p.read.format && !hlm_is_chat_format(o.p.read.format)) {
-        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " HLM_CHAT_FORMATS, o.p.read.format);
+        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " HLM_CHAT_FORMATS,
+                 o.p.read.format);
         return why;
     }
     for (const char *p = o.debug ? o.debug : ""; *p; p += *p == ',') {
@@ -254,9 +256,9 @@ static bool may_write(const char *path, struct hlm_err *err)
         return ui_fail_memory(err, "%.300s: no memory to write it", path);
     snprintf(beside, n, "%s.XXXXXX", path);
     int fd = -1;
-    bool ok = stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
-              ui_fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none",
-                      path);
+    bool ok =
+        stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
+        ui_fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none", path);
     if (ok && (fd = mkstemp(beside)) < 0)
         ok = ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
     if (fd >= 0) {

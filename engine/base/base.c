@@ -113,7 +113,8 @@ void log_msg(enum hlm_log_level level, const char *fmt, ...)
     pthread_mutex_unlock(&sink_lock);
 }
 
-/* ---- sizes, text, time, memory ---------------------------------------------------------------- */
+/* ---- sizes, text, time, memory ----------------------------------------------------------------
+ */
 
 bool size_mul(uint64_t a, uint64_t b, uint64_t *out)
 {
@@ -162,7 +163,6 @@ double now_s(void)
 
 static atomic_llong fail_in;    /* allocations until the one that a test makes fail */
 static atomic_bool fail_behind; /* ... and all behind it */
-
 
 static uint64_t fail_at(uint64_t n, bool behind)
 {

@@ -33,8 +33,8 @@ void err_clear(struct hlm_err *err);
 _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line);
 
 /* Messages go to the sink of the calling thread. Every public call sets the sink of its object at
- * its start; a helper thread sets the one of the thread that started it. Without a sink messages are
- * dropped. One message at a time reaches a sink, whatever the threads. */
+ * its start; a helper thread sets the one of the thread that started it. Without a sink messages
+ * are dropped. One message at a time reaches a sink, whatever the threads. */
 void log_to(const struct hlm_log *log); /* NULL: nowhere. Copied */
 struct hlm_log log_get(void);           /* the calling thread's, to hand to a helper thread */
 /* Every public call that can fail begins with this: log is that of its object, NULL without one. */
@@ -60,7 +60,8 @@ const char *bytes_text(char out[32], uint64_t bytes); /* "1.5 GiB"; small ones t
 /* Monotonic seconds. */
 double now_s(void);
 
-/* Host memory. NULL when there is none: callers report it with fail_memory(). n * size is checked. */
+/* Host memory. NULL when there is none: callers report it with fail_memory(). n * size is checked.
+ */
 void *mem_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *mem_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
 char *mem_text(const char *p, uint64_t n);            /* a copy of n bytes, terminated */

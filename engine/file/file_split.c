@@ -139,7 +139,8 @@ static bool join(struct gguf *g, const struct part *first, gguf_opener opener, v
     uint32_t n = first->count - 1, n_open = 0;
     struct gguf **part = mem_alloc(n, sizeof *part);
     if (!part)
-        return fail_memory(err, "%s: key '" KEY_COUNT "': no memory for %" PRIu32 " parts", gguf_path(g), n);
+        return fail_memory(err, "%s: key '" KEY_COUNT "': no memory for %" PRIu32 " parts",
+                           gguf_path(g), n);
     while (n_open < n && (part[n_open] = open_part(g, first, n_open + 1, opener, user, err)))
         n_open++;
     if (!gguf_adopt(g, part, n_open, err) || n_open < n)

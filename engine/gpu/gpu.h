@@ -216,7 +216,8 @@ void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word);
  * to measure. */
 void cmd_work(struct cmd *c, double flop);
 /* The first failure of a recording sticks to c. cmd_fail() is for what the device cannot do
- * (HLM_ERR_UNSUPPORTED), the other says another kind: HLM_ERR_WONT_FIT where fewer tokens would do. */
+ * (HLM_ERR_UNSUPPORTED), the other says another kind: HLM_ERR_WONT_FIT where fewer tokens would do.
+ */
 void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
 void cmd_fail_as(struct cmd *c, enum hlm_error kind, const char *fmt, ...) HLM_PRINTF(3, 4);
 /* Recording has failed or the device is lost: tensors are empty from here on, and ops

@@ -216,14 +216,15 @@ static bool dispatch_fits(struct cmd *c, const struct kernel_info *k, struct gri
         cmd_fail(c, "%s: workgroups of %u, %s has up to %u", k->name, spec->v[0], g->caps.name,
                  g->caps.max_invocations);
     if (grid.x > max[0] || grid.y > max[1] || grid.z > max[2])
-        cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", k->name,
-                 grid.x, grid.y, grid.z, g->caps.name, max[0], max[1], max[2]);
+        cmd_fail_as(c, HLM_ERR_WONT_FIT,
+                    "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", k->name,
+                    grid.x, grid.y, grid.z, g->caps.name, max[0], max[1], max[2]);
     for (uint32_t i = 0; i < n_use; i++) {
         uint64_t bytes = whole_words(tensor_bytes(use[i].t));
         HLM_ASSERT(bytes && use[i].t.offset % g->caps.align == 0);
         if (bytes > g->caps.max_range)
-            cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: binding %u spans %s, %s binds up to %s", k->name, i,
-                     bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
+            cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: binding %u spans %s, %s binds up to %s", k->name,
+                        i, bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
     }
     return !c->err.kind;
 }

@@ -119,8 +119,8 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct hlm_err *er
                        result_text(r), (int)r);
     if (!g->lost) {
         g->lost = true;
-        fail_as(&g->lost_err, HLM_ERR_DEVICE_LOST, "%s was lost (%.*s) while it ran %s", g->caps.name, n, call,
-             g->timeline ? running(g) : "nothing");
+        fail_as(&g->lost_err, HLM_ERR_DEVICE_LOST, "%s was lost (%.*s) while it ran %s",
+                g->caps.name, n, call, g->timeline ? running(g) : "nothing");
         log_msg(HLM_LOG_DEBUG, "%s", g->lost_err.msg);
         if (g->dev) /* from here on nobody waits: what still runs must have ended */
             vkDeviceWaitIdle(g->dev);
@@ -173,10 +173,10 @@ static bool instance_refused(VkResult r, bool validate, struct hlm_err *err)
                        "the Vulkan validation layer is not installed "
                        "(Debian, Ubuntu: vulkan-validationlayers)");
     return fail_as(err, HLM_ERR_UNSUPPORTED,
-                "no Vulkan driver was found (%s). Debian and Ubuntu have them in the package "
-                "mesa-vulkan-drivers, for AMD, Intel and for computing on the CPU; "
-                "NVIDIA's is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
-                r < 0 ? result_text(r) : "none has a device");
+                   "no Vulkan driver was found (%s). Debian and Ubuntu have them in the package "
+                   "mesa-vulkan-drivers, for AMD, Intel and for computing on the CPU; "
+                   "NVIDIA's is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
+                   r < 0 ? result_text(r) : "none has a device");
 }
 
 /* to: where the validation layer's messages go, NULL to run without the layer. */
@@ -185,7 +185,8 @@ static VkInstance instance_open(struct messages *to, struct hlm_err *err)
     uint32_t version = VK_API_VERSION_1_0;
     vkEnumerateInstanceVersion(&version);
     if (version < VK_API_VERSION_1_2) {
-        fail_as(err, HLM_ERR_UNSUPPORTED, "the Vulkan loader is older than 1.2 (Debian, Ubuntu: libvulkan1)");
+        fail_as(err, HLM_ERR_UNSUPPORTED,
+                "the Vulkan loader is older than 1.2 (Debian, Ubuntu: libvulkan1)");
         return NULL;
     }
     VkDebugUtilsMessengerCreateInfoEXT messenger = messenger_info(to);

@@ -177,8 +177,8 @@ bool lora_find_targets(const struct lora_base *b, const char *words, struct lora
     uint64_t n = gguf_n_tensor(b->file), n_chosen = 0;
     uint8_t *use = lora_base_uses(b), *chosen = mem_alloc(n + 1, 1);
     *out = (struct lora_targets){ .t = mem_alloc(n + 1, sizeof *out->t) };
-    bool ok =
-        (use && chosen && out->t) || fail_memory(err, "out of memory: targets of %" PRIu64 " tensors", n);
+    bool ok = (use && chosen && out->t) ||
+              fail_memory(err, "out of memory: targets of %" PRIu64 " tensors", n);
     if (ok && words)
         ok = choose_all(b, use, words, chosen, err);
     for (uint32_t i = 0; ok && !words && i < ARRAY_LEN(usual); i++)
@@ -228,7 +228,8 @@ static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err
         cap *= 2;
     uint8_t *grown = cap > m->cap ? mem_grow(m->p, cap, 1) : m->p;
     if (!grown)
-        return fail_memory(err, "out of memory: a fresh adapter of more than %" PRIu64 " bytes", need);
+        return fail_memory(err, "out of memory: a fresh adapter of more than %" PRIu64 " bytes",
+                           need);
     *m = (struct memory){ grown, need, cap };
     memcpy(grown + need - n, bytes, n);
     return true;

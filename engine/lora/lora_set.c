@@ -292,7 +292,8 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
         fail_memory(err, "out of memory: %u adapters", n);
         return NULL;
     }
-    bool ok = check_train(s, err) && (stack_all(s) || fail_memory(err, "out of memory: %u adapters", n));
+    bool ok =
+        check_train(s, err) && (stack_all(s) || fail_memory(err, "out of memory: %u adapters", n));
     if (ok && g)
         ok = (s->arena = arena_create(g, "adapters", MEM_DEVICE, err)) != NULL;
     if (ok)

@@ -443,8 +443,9 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
                              t->name);
     }
     if (ok && n != gguf_n_tensor(got))
-        ok = fail_system(m->err, "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
-                  path, gguf_n_tensor(got), n);
+        ok = fail_system(m->err,
+                         "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
+                         path, gguf_n_tensor(got), n);
     gguf_close(got);
     return ok;
 }

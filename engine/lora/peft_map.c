@@ -242,8 +242,9 @@ static bool add_pair(struct peft *p, const struct pair *a)
         if (!add_entry(p, a, e, layer))
             return false;
     }
-    return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.200s: %s: no place is known for %s in checkpoints of %s",
-                         gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
+    return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED,
+                            "%.200s: %s: no place is known for %s in checkpoints of %s",
+                            gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
 }
 
 static bool read_heads(struct peft *p)
@@ -270,8 +271,8 @@ bool peft_map(struct peft *p)
 {
     char name[64];
     if (!arch_of(p))
-        return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: checkpoints of %s are not known", gguf_path(p->file),
-                    p->fb.arch);
+        return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: checkpoints of %s are not known",
+                       gguf_path(p->file), p->fb.arch);
     for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks stand last */
         uint32_t layer = 0;
         if (split_name(gguf_tensor_at(p->file, i)->name, &layer, name) && layer < 1u << 16)
@@ -391,8 +392,9 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
             snprintf(name, size, "%s%s.%s", layer_is, arch_of(p)->mixer, names[i].hf);
             return true;
         }
-    return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: no place is known for %s in checkpoints of %s", gguf_path(p->file),
-                x->name, p->fb.arch);
+    return fail_as(p->err, HLM_ERR_UNSUPPORTED,
+                   "%.300s: no place is known for %s in checkpoints of %s", gguf_path(p->file),
+                   x->name, p->fb.arch);
 }
 
 bool peft_gate(const struct peft *p, const struct shift *d, float *to)

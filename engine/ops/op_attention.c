@@ -253,8 +253,8 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
     struct cut f = cut_heads(caps, a, wide, CUT_FORWARD);
     tensor first = b->docs->first;
     if (n_tok > max_rounds(caps))
-        cmd_fail_as(c, HLM_ERR_WONT_FIT, "attention over a row of %u tokens, %s can do %u", n_tok, caps->driver,
-                 max_rounds(caps));
+        cmd_fail_as(c, HLM_ERR_WONT_FIT, "attention over a row of %u tokens, %s can do %u", n_tok,
+                    caps->driver, max_rounds(caps));
     HLM_ASSERT(p.n == columns(a, 0).end && p.n_row == n_tok);
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     struct kv_layer kv = { .k = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok),

@@ -69,7 +69,8 @@ void tape_train(struct tape *t, struct arena *of, struct arena *to)
 bool tape_train_vector(struct tape *t, tensor at, tensor to, struct hlm_err *err)
 {
     if (!room(&t->vector, t->n_vector, &t->cap_vector, sizeof *t->vector))
-        return fail_memory(err, "out of memory: %llu trained vectors", (unsigned long long)t->n_vector);
+        return fail_memory(err, "out of memory: %llu trained vectors",
+                           (unsigned long long)t->n_vector);
     t->vector[t->n_vector++] = (struct gradient){ at, to };
     return true;
 }
@@ -105,7 +106,8 @@ void tape_push(struct cmd *c, struct tape_rec r)
     if (room(&t->rec, t->n_rec, &t->cap_rec, sizeof *t->rec))
         t->rec[t->n_rec++] = r;
     else
-        cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: a tape of %llu ops", (unsigned long long)t->n_rec);
+        cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: a tape of %llu ops",
+                    (unsigned long long)t->n_rec);
 }
 
 void tape_back(struct cmd *c, tensor y, tensor dy)
@@ -138,7 +140,8 @@ void grad_is(struct cmd *c, tensor t, tensor dt)
     if (room(&tape->live, tape->n_live, &tape->cap_live, sizeof *tape->live))
         tape->live[tape->n_live++] = (struct gradient){ t, dt };
     else
-        cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: %llu gradients", (unsigned long long)tape->n_live);
+        cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: %llu gradients",
+                    (unsigned long long)tape->n_live);
 }
 
 tensor grad(struct cmd *c, tensor t)

@@ -36,7 +36,7 @@ bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, s
 {
     *hash = m->adapters.hash;
     return !m->tune || fail_as(err, HLM_ERR_STATE,
-                            "%.200s: sessions are neither saved nor loaded while the model is "
-                            "trained: every step changes its adapters or gates",
-                            path);
+                               "%.200s: sessions are neither saved nor loaded while the model is "
+                               "trained: every step changes its adapters or gates",
+                               path);
 }

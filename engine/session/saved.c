@@ -66,10 +66,9 @@ static bool fits(const char *path, const struct saved_head *h, const struct save
         return fail(err, "%.200s: has %u layers and %u vocabulary entries, expected %u and %u",
                     path, h->n_layer, h->n_vocab, w->n_layer, w->n_vocab);
     if (h->n_past > w->n_ctx)
-        return fail_size(err, HLM_ERR_FULL,
-                         &(struct hlm_err){ .need = h->n_past, .have = w->n_ctx },
-                         "%.200s: holds %u tokens, the context has room for %u", path, h->n_past,
-                         w->n_ctx);
+        return fail_size(
+            err, HLM_ERR_FULL, &(struct hlm_err){ .need = h->n_past, .have = w->n_ctx },
+            "%.200s: holds %u tokens, the context has room for %u", path, h->n_past, w->n_ctx);
     return true;
 }
 
@@ -115,8 +114,8 @@ static bool read_tables(const struct file_in *f, struct saved *s, struct hlm_err
     s->id = mem_alloc(h->n_known, sizeof *s->id);
     s->note = mem_alloc(h->n_note + 1, 1);
     if (!s->id || !s->note)
-        return fail_memory(err, "%.200s: no memory for its %u tokens and %llu bytes of text", f->path,
-                    h->n_known, (unsigned long long)h->n_note);
+        return fail_memory(err, "%.200s: no memory for its %u tokens and %llu bytes of text",
+                           f->path, h->n_known, (unsigned long long)h->n_note);
     if (!file_in_read(f, sizeof *h, s->id, 4ull * h->n_known, err) ||
         !file_in_read(f, at, s->note, h->n_note, err) ||
         !file_in_read(f, table, s->snap, sizeof *s->snap * h->n_snap, err))

@@ -542,8 +542,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
 
     uint32_t from = s->n_past;
     count_read(s, 0, n - from);
-    bool ok = keep_snapshot(s, err) &&
-              (from == n || report(s, progress, user, 0, n - from, err));
+    bool ok = keep_snapshot(s, err) && (from == n || report(s, progress, user, 0, n - from, err));
     while (ok && s->n_past < n) {
         uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
         uint32_t take = min_u32(s->n_batch, stop - s->n_past);

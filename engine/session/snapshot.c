@@ -32,9 +32,7 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
     /* where the slots are device memory too, the context is worth more than they are */
     uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
     bool none = budget == HLM_SNAPSHOT_NONE;
-    uint64_t n = none     ? 0
-                 : budget ? budget / k->slot_bytes
-                          : max_u64(2, some / k->slot_bytes);
+    uint64_t n = none ? 0 : budget ? budget / k->slot_bytes : max_u64(2, some / k->slot_bytes);
     k->n_slot = (uint32_t)min_u64(n, MAX_SLOT);
     for (uint32_t i = 0; i < k->n_slot; i++)
         k->slot_at[i] = arena_take(k->arena, k->slot_bytes, 0);

@@ -127,4 +127,5 @@ bool data_dump(const char *path, const struct data_rows *r, const struct hlm_tra
 bool data_read(const char *path, uint32_t n_vocab, struct data_rows *r, struct hlm_train_options *o,
                bool *has, struct hlm_err *err);
 bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_vocab,
-                    struct data_rows *r, struct hlm_train_options *o, bool *has, struct hlm_err *err);
+                    struct data_rows *r, struct hlm_train_options *o, bool *has,
+                    struct hlm_err *err);

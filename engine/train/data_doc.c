@@ -372,8 +372,8 @@ static bool put_whole(struct data_line *l, struct whole *w, const struct chat_ms
         const struct turn *t = i + 1 == n ? last : &own;
         ok = t == last || turn_make(l, msg, i + 1, think, &own, err);
         uint64_t begin = t->prompt.len, end;
-        if (ok && t->stands && begin >= at && same(w, 0, (struct hlm_str){ t->prompt.text, begin }) &&
-            same(w, begin, answer_of(t))) {
+        if (ok && t->stands && begin >= at &&
+            same(w, 0, (struct hlm_str){ t->prompt.text, begin }) && same(w, begin, answer_of(t))) {
             end = begin + answer_of(t).n;
             ok = (at ? put_piece(l, w, at, begin, false, err) : put_first(l, w, begin, err)) &&
                  put_piece(l, w, begin, end, true, err);

@@ -142,8 +142,8 @@ static json_t *options_json(const struct hlm_train_options *o)
     return j;
 }
 
-char *data_dump_text(const struct data_rows *r, const struct hlm_train_options *opt, const char *name,
-                     const char *kind, uint64_t *n, struct hlm_err *err)
+char *data_dump_text(const struct data_rows *r, const struct hlm_train_options *opt,
+                     const char *name, const char *kind, uint64_t *n, struct hlm_err *err)
 {
     struct out o = { 0 };
     put(&o, "{\"version\": 2, \"case\": ");
@@ -413,7 +413,8 @@ static bool read_all(struct in *in, const json_t *j, uint32_t n_vocab, struct da
 }
 
 bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_vocab,
-                    struct data_rows *r, struct hlm_train_options *o, bool *has, struct hlm_err *err)
+                    struct data_rows *r, struct hlm_train_options *o, bool *has,
+                    struct hlm_err *err)
 {
     struct in in = { name, -1, err };
     json_error_t e;

@@ -6,9 +6,9 @@
 struct data_line {
     const struct data_params *p;
     struct data_set *set;
-    uint64_t line;           /* from 0 */
-    const char *where;       /* file:line, for messages */
-    struct json_t *tools;    /* of its messages, or NULL */
+    uint64_t line;                 /* from 0 */
+    const char *where;             /* file:line, for messages */
+    struct json_t *tools;          /* of its messages, or NULL */
     struct chat_prompt tools_text; /* of tools */
     struct hlm_ids scratch;
     bool fatal;

@@ -431,8 +431,9 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     for (uint32_t i = 0; i < MAX_LOSS; i++)
         t->loss[i].ahead = i + 1;
     t->dropout.p = (float)p->dropout;
-    bool ok = t->n_loss <= MAX_LOSS || fail_as(err, HLM_ERR_UNSUPPORTED, "%s: %u draft blocks, at most %u can be trained",
-                                            gguf_path(m->file), m->n_draft, MAX_LOSS - 1);
+    bool ok = t->n_loss <= MAX_LOSS ||
+              fail_as(err, HLM_ERR_UNSUPPORTED, "%s: %u draft blocks, at most %u can be trained",
+                      gguf_path(m->file), m->n_draft, MAX_LOSS - 1);
     t->n_loss = min_u32(t->n_loss, MAX_LOSS);
     ok = ok && take_tables(t, err) && take_inputs(t, err) && updates_init(t, err);
     if (ok)
@@ -451,8 +452,7 @@ bool train_commit(struct trainer *t, struct hlm_err *err)
 {
     return model_commit(t->tables, "shorter rows need less", err) &&
            model_commit(t->inputs, "shorter rows need less", err) &&
-           model_commit(t->scratch, "shorter rows need less", err) &&
-           updates_commit(t, err);
+           model_commit(t->scratch, "shorter rows need less", err) && updates_commit(t, err);
 }
 
 void train_destroy(struct trainer *t)

@@ -311,10 +311,11 @@ bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
         !gpu_read(t->gpu, u->adam.norm, 0, told, sizeof told, err))
         return false;
     *norm = (double)told[0];
-    return told[2] != 0 || fail(err,
-                                "step %" PRIu64 ": the gradient is not finite; nothing was "
-                                "changed (a lower learning rate, or a smaller limit on its norm, may help)",
-                                by->step);
+    return told[2] != 0 ||
+           fail(err,
+                "step %" PRIu64 ": the gradient is not finite; nothing was "
+                "changed (a lower learning rate, or a smaller limit on its norm, may help)",
+                by->step);
 }
 
 bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_err *err)

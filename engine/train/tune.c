@@ -65,8 +65,7 @@ bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
         return false;
     how->eos = data_eos(v->file, v->tok);
     if (!r->format && !v->known)
-        log_msg(HLM_LOG_WARN,
-                "%s: its chat template is of a kind that hlm does not know: using %s",
+        log_msg(HLM_LOG_WARN, "%s: its chat template is of a kind that hlm does not know: using %s",
                 gguf_path(v->file), how->format.name);
     return true;
 }
@@ -386,9 +385,10 @@ static bool refuse(hlm_tune *t, struct hlm_err *err)
     return fail_size(err, HLM_ERR_WONT_FIT, &size,
                      "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
                      "used%s%s",
-                     t->extent.max_tok, bytes_text(all, plan.device_bytes), plan_parts(&plan, parts),
-                     gpu_caps(t->m->gpu)->name, bytes_text(may, plan.memory),
-                     size.fits ? "" : ": ", size.fits ? "" : what_fits(t, would));
+                     t->extent.max_tok, bytes_text(all, plan.device_bytes),
+                     plan_parts(&plan, parts), gpu_caps(t->m->gpu)->name,
+                     bytes_text(may, plan.memory), size.fits ? "" : ": ",
+                     size.fits ? "" : what_fits(t, would));
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -441,7 +441,8 @@ static bool choose_targets(hlm_tune *t, struct hlm_err *err)
     hlm *m = t->m;
     bool was = gpu_dry(m->gpu, true);
     bool ok = set_adapter(t, t->o.rank, t->p.targets, err) &&
-              dry_run(t, t->extent.max_tok, true, &t->plan, err) && (t->plan.fits || refuse(t, err));
+              dry_run(t, t->extent.max_tok, true, &t->plan, err) &&
+              (t->plan.fits || refuse(t, err));
     gpu_dry(m->gpu, was);
     return ok && (was || adapters_upload(m, err));
 }

@@ -105,7 +105,7 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
 /* ---- a run ----------------------------------------------------------------------------------- */
 
 struct hlm_tune {
-    hlm *m; /* its adapters in force are those that are trained */
+    hlm *m;                   /* its adapters in force are those that are trained */
     struct hlm_tune_params p; /* with the texts and the session of `own` */
     struct {
         char *data, *ids_json, *init_lora, *targets, *resume, *format;

@@ -95,8 +95,7 @@ bool hlm_tune_row(hlm_tune *t, uint64_t i, struct hlm_row *out)
 {
     struct cursor c = { .i_row = (uint32_t)i };
     log_to(&t->m->log);
-    const struct data_row *r =
-        !t->begun && i < t->n_row ? stream_row(&t->stream, &c, NULL) : NULL;
+    const struct data_row *r = !t->begun && i < t->n_row ? stream_row(&t->stream, &c, NULL) : NULL;
     if (!r)
         return false;
     *out = (struct hlm_row){

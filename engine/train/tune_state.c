@@ -118,8 +118,8 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
                         const struct state_head *head, struct hlm_err *err)
 {
     if (head->n_param != w->head.n_param)
-        return fail(err, "%.200s: trains %u tensors, expected %u: the targets are not the same", f->path,
-                    head->n_param, w->head.n_param);
+        return fail(err, "%.200s: trains %u tensors, expected %u: the targets are not the same",
+                    f->path, head->n_param, w->head.n_param);
     for (uint32_t i = 0; i < head->n_param; i++) {
         const struct state_param *p = &w->param[i];
         struct state_param have;
