@@ -365,7 +365,8 @@ struct hlm_session_params {
                             take where      that is more. A budget below one snapshot is none */
 };
 /* Everything that the session takes is allocated here, or nothing. What does not fit is refused
- * with HLM_ERR_WONT_FIT. */
+ * with HLM_ERR_WONT_FIT. On a model that is still dry the same is checked and nothing is allocated;
+ * such a session can only be destroyed. */
 HLM_API hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
                                         struct hlm_err *err);
 HLM_API void hlm_session_destroy(hlm_session *s);

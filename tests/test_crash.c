@@ -21,21 +21,21 @@ bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct
     struct hlm_params open = { .model = "tests/fixtures/train/qwen35/model.gguf",
                                .dry = true,
                                .cache_dir = "build/cache",
-                               .exact = true };
+                               .f32_only = true };
     snprintf(out, sizeof out, "%s.gguf", folder);
     p.data = "tests/fixtures/train/qwen35/data.jsonl";
     p.targets = "attn,ffn_down";
     p.read.max_seq = 96;
     p.read.valid = 0.25;
     p.no_pack = true;
-    p.o.rank = 3; /* alpha / rank is no power of two */
-    p.o.steps = N_STEP;
-    p.o.lora_dropout = 0.1;
-    p.o.train_gates = true;
+    p.train.rank = 3; /* alpha / rank is no power of two */
+    p.train.steps = N_STEP;
+    p.train.lora_dropout = 0.1;
+    p.train.train_gates = true;
     p.resume = hlm_tune_has_saved(folder) ? folder : NULL;
     hlm *m = hlm_open(&open, err);
     hlm_tune *t = m ? hlm_tune_open(m, &p, err) : NULL;
-    bool ok = t && hlm_load(m, NULL, NULL, err) && hlm_tune_begin(t, NULL, err);
+    bool ok = t && hlm_load(m, err) && hlm_tune_begin(t, NULL, err);
     if (ok && begun)
         begun(user);
     while (ok && hlm_tune_get_info(t).step < N_STEP) {

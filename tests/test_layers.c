@@ -179,7 +179,11 @@ static void decode(hlm *m, hlm_session *s, struct ref_run *r)
 static void test_session_of(const char *path)
 {
     struct hlm_session_params params = {
-        .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32, .keep_logits = true
+        .n_ctx = 64,
+        .n_batch = PIECE,
+        .kv = HLM_KV_F32,
+        .keep_logits = true,
+        .snapshot_budget = HLM_SNAPSHOT_NONE,
     };
     struct hlm_err err = { 0 };
     struct hlm_plan plan = { 0 };
@@ -239,7 +243,11 @@ static void test_session_of(const char *path)
 static void test_two_sessions(const char *path)
 {
     struct hlm_session_params params = {
-        .n_ctx = 64, .n_batch = PIECE, .kv = HLM_KV_F32, .keep_logits = true
+        .n_ctx = 64,
+        .n_batch = PIECE,
+        .kv = HLM_KV_F32,
+        .keep_logits = true,
+        .snapshot_budget = HLM_SNAPSHOT_NONE,
     };
     static struct hlm_counters c;
     struct hlm_err err = { 0 };

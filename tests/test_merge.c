@@ -122,12 +122,12 @@ static bool merge_n(const char *model, const struct hlm_lora *a, uint32_t n, con
     told.n = 0;
     return hlm_merge(&(struct hlm_merge_params){ .model = model,
                                                  .out = out,
-                                                 .adapter = a,
-                                                 .n_adapter = n,
+                                                 .lora = a,
+                                                 .n_lora = n,
                                                  .type = type,
                                                  .gates_only = gates,
                                                  .progress = on_progress,
-                                                 .told = on_told },
+                                                 .merged = on_told },
                      &sum, err);
 }
 

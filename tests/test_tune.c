@@ -33,8 +33,8 @@ static void test_rates(void)
     json_decref(want);
 
     test_case("rates of a run that is worked out");
-    o = hlm_tune_defaults().o;
-    hlm_tune_schedule(&o, 3, 0.03, 100);
+    o = hlm_tune_defaults().train;
+    tune_schedule(&o, 3, 0.03, 100);
     CHECK_EQ(o.steps, 300);
     CHECK_EQ(o.warmup_steps, 9);
     CHECK(fabs(hlm_tune_rate(&o, 1) / 2e-5 - 1) < 1e-12);
@@ -47,14 +47,14 @@ static void test_rates(void)
     o.schedule = HLM_CONSTANT;
     CHECK(fabs(hlm_tune_rate(&o, 5) / 1e-4 - 1) < 1e-12 && hlm_tune_rate(&o, 200) == o.peak);
 
-    o = hlm_tune_defaults().o;
+    o = hlm_tune_defaults().train;
     o.batch_rows = 3;
     o.accumulation = 2;
-    hlm_tune_schedule(&o, 0.5, 0, 100);
+    tune_schedule(&o, 0.5, 0, 100);
     CHECK_EQ(o.steps, 9); /* 50 rows by 6 */
     CHECK_EQ(o.warmup_steps, 0);
-    o = hlm_tune_defaults().o;
-    hlm_tune_schedule(&o, 1e-6, 1, 1);
+    o = hlm_tune_defaults().train;
+    tune_schedule(&o, 1e-6, 1, 1);
     CHECK_EQ(o.steps, 1);
     CHECK(o.warmup_steps == 0 && hlm_tune_rate(&o, 1) == o.peak);
 }

@@ -23,10 +23,10 @@ static struct hlm_tune_params tiny(void)
     p.read.max_seq = 96;
     p.read.valid = 0.25;
     p.no_pack = true;
-    p.o.rank = 3;
-    p.o.steps = 4;
-    p.o.train_gates = true;
-    p.o.lora_dropout = 0.1;
+    p.train.rank = 3;
+    p.train.steps = 4;
+    p.train.train_gates = true;
+    p.train.lora_dropout = 0.1;
     return p;
 }
 
@@ -34,7 +34,7 @@ static hlm *open_model(bool dry, uint64_t memory, struct hlm_err *err)
 {
     struct hlm_params params = { .model = TINY "model.gguf",
                                  .cache_dir = "build/cache",
-                                 .exact = true,
+                                 .f32_only = true,
                                  .validate = true,
                                  .dry = dry,
                                  .memory = memory,
@@ -73,7 +73,9 @@ static double validate(hlm_tune *t)
 static uint64_t test_plan(void)
 {
     struct hlm_err err = { 0 };
-    struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
+    struct hlm_session_params sp = {
+        .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_NONE
+    };
     struct hlm_tune_params p = tiny();
     hlm_session *s = NULL;
     double loss;
@@ -87,7 +89,7 @@ static uint64_t test_plan(void)
         all = plan.device_bytes;
         CHECK_EQ(hlm_allocated(m), 0);
         CHECK(!hlm_set_lora(m, NULL, 0, NULL) && !hlm_tune_open(m, &p, NULL));
-        if (CHECK_OK(hlm_load(m, NULL, NULL, &err) && hlm_tune_begin(t, NULL, &err), err) &&
+        if (CHECK_OK(hlm_load(m, &err) && hlm_tune_begin(t, NULL, &err), err) &&
             CHECK_MSG((s = hlm_session_create(m, &sp, &err)), "%s", err.msg)) {
             uint64_t sum = plan.device_bytes + plan.host_bytes;
             CHECK_EQ(hlm_allocated(m), sum);
@@ -117,7 +119,7 @@ static void test_packed_budget(void)
         hlm *m = open_model(true, need, &err);
         hlm_tune *t = m ? hlm_tune_open(m, &p, &err) : NULL;
         if (i)
-            CHECK_MSG(!t && strstr(err.msg, "--max-seq "), "%s", err.msg);
+            CHECK_MSG(!t && err.kind == HLM_ERR_WONT_FIT && err.fits, "%s", err.msg);
         else if (CHECK_MSG(t, "%s", err.msg))
             need = hlm_tune_plan(t).device_bytes;
         hlm_tune_close(t);
@@ -127,7 +129,9 @@ static void test_packed_budget(void)
 
 static bool fits(uint64_t memory, uint32_t max_seq, struct hlm_err *err)
 {
-    struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
+    struct hlm_session_params sp = {
+        .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_NONE
+    };
     struct hlm_tune_params p = tiny();
     *err = (struct hlm_err){ 0 };
     p.sample = &sp;
@@ -146,13 +150,14 @@ static void test_budget(uint64_t all)
     test_case("a budget of exactly that will do, a byte less is refused with what would fit");
     CHECK_MSG(fits(all, 96, &err), "%s", err.msg);
     CHECK(!fits(all - 1, 96, &err));
-    const char *flag = strstr(err.msg, "--max-seq ");
-    CHECK_MSG(flag && strstr(err.msg, "out of memory") && strstr(err.msg, "optimizer"), "%s",
-              err.msg);
-    uint32_t n = flag ? (uint32_t)strtoul(flag + 10, NULL, 10) : 0;
+    CHECK_MSG(strstr(err.msg, "out of memory") && strstr(err.msg, "optimizer"), "%s", err.msg);
+    CHECK_EQ(err.kind, HLM_ERR_WONT_FIT);
+    CHECK_EQ(err.need, all);
+    CHECK_EQ(err.have, all - 1);
+    uint32_t n = (uint32_t)err.fits;
     CHECK_MSG(n >= 32 && n < 96 && fits(all - 1, n, &err), "%u: %s", n, err.msg);
     CHECK(!fits(all / 4, 96, &err));
-    CHECK_MSG(strstr(err.msg, "a smaller model would"), "%s", err.msg);
+    CHECK_MSG(!err.fits && strstr(err.msg, "a smaller model would"), "%s", err.msg);
 }
 
 /* ---- going on -------------------------------------------------------------------------------- */
@@ -214,21 +219,21 @@ static void test_refused(hlm *m, const char *folder)
     snprintf(five, sizeof five, "%s/nope", folder);
     for (uint32_t i = 0; i < 6; i++) {
         static const char *const says[] = {
-            "was begun with --rank 3, it is 4 now",
-            "was begun with --seed 0, it is 1 now",
+            "was begun with rank 3, it is 4 now",
+            "was begun with seed 0, it is 1 now",
             "was begun with other data",
             "trains",
             "No such file",
-            "was begun with --dropout 0.1",
+            "was begun with lora_dropout 0.1",
         };
         struct hlm_tune_params p = tiny();
         test_case("a run that is not the checkpoint's: %s", says[i]);
         p.resume = i == 4 ? five : folder;
-        p.o.rank += i == 0;
+        p.train.rank += i == 0;
         p.seed += i == 1;
         p.read.loss_all = i == 2;
         p.targets = i == 3 ? "attn" : p.targets;
-        p.o.lora_dropout = i == 5 ? 0 : p.o.lora_dropout;
+        p.train.lora_dropout = i == 5 ? 0 : p.train.lora_dropout;
         err = (struct hlm_err){ 0 };
         hlm_tune *t = hlm_tune_open(m, &p, &err);
         CHECK(!t);
@@ -247,7 +252,9 @@ static void test_session_beside(hlm *m)
 {
     static const int32_t ids[9] = { 5, 6, 7, 8, 9, 10, 11, 12, 13 };
     static const char says[] = "neither saved nor loaded while the model is trained";
-    const struct hlm_session_params sp = { .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32 };
+    const struct hlm_session_params sp = {
+        .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32, .snapshot_budget = HLM_SNAPSHOT_NONE
+    };
     for (uint32_t gates = 0; gates < 2; gates++) {
         const char *path = scratch("beside.hlm");
         struct hlm_tune_params p = tiny();
@@ -256,8 +263,8 @@ static void test_session_beside(hlm *m)
         test_case("a session beside a run that trains %s has no file",
                   gates ? "gates alone" : "an adapter");
         p.sample = &sp;
-        p.o.train_lora = !gates;
-        p.o.lora_dropout = 0;
+        p.train.train_lora = !gates;
+        p.train.lora_dropout = 0;
         hlm_session *s = hlm_session_create(m, &sp, &err);
         bool ok = CHECK_MSG(s, "%s", err.msg) &&
                   CHECK_OK(hlm_session_sync(s, ids, 9, NULL, 0, NULL, NULL, &err), err) &&

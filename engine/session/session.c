@@ -255,11 +255,6 @@ static hlm_session *make_session(hlm *m, const struct hlm_session_params *params
         plan_refuse(m, &plan, err);
         return NULL;
     }
-    if (gpu_is_dry(m->gpu)) {
-        hlm_session_destroy(s);
-        fail_as(err, HLM_ERR_STATE, "the model's weights are not loaded yet");
-        return NULL;
-    }
     if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
         (may_tell(s) && !plan_get(s, PLAN_NEXT_TELLS, 1, err)) ||
         (s->layers.states && !cmd_end(s->layers.states, err)) ||
