@@ -186,13 +186,13 @@ bool hlm_talk_set_lora(hlm_talk *t, const struct hlm_lora *l, uint32_t n, struct
     struct hlm_lora *old = lora_copy(m->asked_lora, n_old, err);
     if (!old)
         return false;
+    const struct lora_set *before = m->adapters.set;
     hlm_session_destroy(t->session);
     t->session = NULL;
-    bool changed = set_lora(m, l, n, err);
-    if (changed)
+    if (set_lora(m, l, n, err))
         t->session = hlm_session_create(m, &t->params, err);
     bool ok = t->session != NULL;
-    if (!ok && (!changed || set_lora(m, old, n_old, NULL)))
+    if (!ok && (m->adapters.set == before || set_lora(m, old, n_old, NULL)))
         t->session = hlm_session_create(m, &t->params, NULL);
     lora_copy_free(old, n_old);
     return ok;
