@@ -475,7 +475,7 @@ static void test_refused(void)
     CHECK(gb_retype(b, "blk.1.attn_q.weight", IQ2_S));
     CHECK_OK(gb_write(b, iq, &err), err);
     gb_free(b);
-    refused(iq, bad, out, NULL, "blk.1.attn_q.weight is IQ2_S", "--merge-type");
+    refused(iq, bad, out, NULL, "blk.1.attn_q.weight is IQ2_S", "another type");
 
     test_case("numbers that do not fit the type");
     make_adapter(big, &(struct made){ 2, F32, 2, 1e8, false, 0 }, bad);
@@ -493,7 +493,8 @@ static void test_left(void)
     for (uint64_t at = 1; at < 2000000; at += 450000) {
         told.stop_at = at;
         bool ok = merge(base, lora, 1, out, NULL, &err);
-        CHECK_MSG(!ok && !err.kind, "stopped at %llu: %s", (unsigned long long)at, err.msg);
+        CHECK_MSG(!ok && err.kind == HLM_ERR_STOPPED, "stopped at %llu: %s", (unsigned long long)at,
+                  err.msg);
         CHECK_EQ(n_files(), before);
     }
     told.stop_at = 0;

@@ -117,6 +117,13 @@ if [ -f engine/gpu/kernels.def ]; then
     done
 fi
 
+# The library does not know the command line: programs say which flag a refusal is about.
+for f in $(files 'engine/*.[ch]' 'models/*.[ch]' | grep -v '^models/.*/'); do
+    awk -F'"' '{ gsub(/\\"/, "")
+        for (i = 2; i <= NF; i += 2)
+            if ($i ~ /(^-|[ (])-?-[a-z]/) { print FILENAME ":" FNR; break } }' "$f"
+done | say 'a text of the library that names a flag'
+
 # spv, format
 sh tools/spv.sh check 2>&1 | say 'a stale prebuilt shader'
 sh tools/format.sh check 2>&1 | say 'the layout of C is clang-format'\''s'

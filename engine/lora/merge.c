@@ -75,8 +75,8 @@ static bool see_base(struct merge *m)
 
 static bool refuse(struct merge *m, const struct gguf_tensor *t, const char *why)
 {
-    return fail(m->err, "%.200s: %s is %s, %s", gguf_path(m->base), t->name,
-                dtype_info(t->type)->name, why);
+    return fail_as(m->err, HLM_ERR_UNSUPPORTED, "%.200s: %s is %s, %s", gguf_path(m->base), t->name,
+                   dtype_info(t->type)->name, why);
 }
 
 static bool touch_matrix(struct merge *m, const struct gguf_tensor *t)
@@ -94,7 +94,7 @@ static bool touch_matrix(struct merge *m, const struct gguf_tensor *t)
     if (t->type == NVFP4 && gguf_tensor(m->base, scale))
         return refuse(m, t, "with scales of its own beside it: hlm cannot merge into those");
     if (!quant_has(f->type))
-        return refuse(m, t, "which hlm does not write: --merge-type chooses another type");
+        return refuse(m, t, "which hlm does not write: name another type");
     if (t->dim[0] % to->block_len) {
         snprintf(why, sizeof why, "with rows of %" PRIu64 ": %s wants a multiple of %" PRIu32,
                  t->dim[0], to->name, to->block_len);
