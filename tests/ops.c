@@ -74,18 +74,14 @@ struct gpu *ops_open_small(uint64_t max_range)
 bool ops_brief_skips(enum kernel k)
 {
     enum { HEADER = 5, OP_CAPABILITY = 17, GROUP_NON_UNIFORM = 61 };
-    for (uint32_t i = 0; test_brief() && i < hlm_n_shaders; i++) {
-        const struct shader_blob *b = &hlm_shaders[i];
-        bool has = false;
-        if (strcmp(b->name, kernel_table[k].name) != 0)
-            continue;
-        /* capabilities come first; an instruction's length is in the upper half of its word */
-        for (uint32_t at = HEADER; (b->words[at] & 0xffff) == OP_CAPABILITY;
-             at += b->words[at] >> 16)
-            has = has || b->words[at + 1] == GROUP_NON_UNIFORM;
-        return !has;
-    }
-    return false;
+    const uint32_t *w = hlm_shaders[k].words;
+    bool has = false;
+    if (!test_brief() || !w)
+        return false;
+    /* capabilities come first; an instruction's length is in the upper half of its word */
+    for (uint32_t at = HEADER; (w[at] & 0xffff) == OP_CAPABILITY; at += w[at] >> 16)
+        has = has || w[at + 1] == GROUP_NON_UNIFORM;
+    return !has;
 }
 
 /* ---- what the op is given ---------------------------------------------------------------- */
