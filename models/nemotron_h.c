@@ -10,7 +10,7 @@
  *   - A block with both arrays non-zero is the folded draft block, the last one of the file:
  *     attention, then experts, each on a norm of its own.
  * Mamba2: Dao and Gu, arXiv 2405.21060. Storage: model cards of Nemotron-H and Nemotron 3. */
-#include "model/model.h"
+#include "model/arch.h"
 
 #include <stdlib.h>
 

@@ -11,7 +11,7 @@
  * Old qwen3next files have q, k, v and z in one matrix (ssm_in), interleaved per K head.
  * Storage and mathematics: model cards of Qwen3-Next and Qwen3.5; Gated DeltaNet, arXiv
  * 2412.06464. */
-#include "model/model.h"
+#include "model/arch.h"
 
 #include <math.h>
 #include <stdio.h>

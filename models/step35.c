@@ -9,7 +9,7 @@
  *     layers; 0 is none.
  *   - The router is a sigmoid with a bias that only chooses; the shared expert has no gate.
  * Storage and mathematics: model cards of Step-3.5-Flash and Step-3.7. */
-#include "model/model.h"
+#include "model/arch.h"
 
 #include <math.h>
 #include <stdlib.h>
