@@ -65,7 +65,7 @@ static void test_flags(void)
         { 2, "none of prof, check", NULL, "hlm-tune -m " DEMO " -d x -o y --debug x" },
         { 1, "/nowhere/d", NULL, "hlm-tune -m " DEMO " -d /nowhere/d --dump-rows x" },
         { 1, "/nowhere/i", NULL, "hlm-tune -m " DEMO " --ids-json /nowhere/i -o x" },
-        { 1, "is no ordinary file", NULL, "hlm-tune -m " DEMO " -d x -o /dev" },
+        { 1, "not an ordinary file", NULL, "hlm-tune -m " DEMO " -d x -o /dev" },
         { 1, "/nowhere/m", NULL, "hlm-tune -m /nowhere/m -d x -o y" },
         { 1, "x: is also read", NULL, "hlm-tune -m " DEMO " -d x -o x" },
         { 1, "hlm-demo-q8_0.gguf: is also read", NULL,

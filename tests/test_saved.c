@@ -296,7 +296,7 @@ static void test_damage(void)
     snprintf(t.path, sizeof t.path, "%s/none", t.dir);
     refuses(t.s, "none", strerror(ENOENT));
     memcpy(t.path, t.dir, sizeof t.dir);
-    refuses(t.s, "folder", "is no file");
+    refuses(t.s, "folder", "not an ordinary file");
     memcpy(t.path, good, sizeof good);
 }
 
