@@ -166,7 +166,8 @@ static bool out_open(struct out *f, const char *path, struct hlm_err *err)
     return f->f || fail(err, "%s: %s", path, strerror(errno));
 }
 
-/* n floats at float number `at`. The platform is little-endian, as GGUF is (gguf_values.c asserts it). */
+/* n floats at float number `at`. The platform is little-endian, as GGUF is (gguf_values.c asserts
+ * it). */
 static bool out_write(struct out *f, uint64_t at, const float *v, uint64_t n, struct hlm_err *err)
 {
     if ((ftello(f->f) == (off_t)(at * sizeof *v) ||
