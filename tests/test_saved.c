@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "hlm_test.h"
 #include "saved_tiny.h"
+#include "session/open.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -3,7 +3,7 @@
  * There is no second book-keeping: a plan is a dry run (gpu_dry) of what hlm_session_create does,
  * so that it cannot differ from what is then allocated. Recording a session takes about a
  * millisecond, which is what a bisection over contexts pays a step. */
-#include "session/session.h"
+#include "session/memory.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* open: opening a model and telling about it; sessions are in session.c. */
-#include "session/session.h"
+#include "session/open.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -107,8 +107,8 @@ bool hlm_load(hlm *m, hlm_progress progress, void *user, struct hlm_err *err)
     if (!gpu_is_dry(m->gpu))
         return true;
     gpu_dry(m->gpu, false);
-    m->progress = progress;
-    m->progress_user = user;
+    m->counting.progress = progress;
+    m->counting.progress_user = user;
     bool ok = model_upload(m->model, count_load, m, err) && adapters_upload(m, err);
     if (ok)
         hlm_idle(m);

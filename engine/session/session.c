@@ -7,6 +7,8 @@
  * writes nothing. */
 #include "session/session.h"
 
+#include "session/memory.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,7 +128,7 @@ static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok
 }
 
 /* Where somebody looks on, an answer's tokens may tell of their gates. */
-static bool may_tell(const hlm_session *s) { return s->layers.has_gates && s->m->watch; }
+static bool may_tell(const hlm_session *s) { return s->layers.has_gates && count_watched(s->m); }
 
 /* One token and the one after it. No answer ends for the sake of what layers tell: where that plan
  * had to make room for another and cannot be made again, they tell no more. */
@@ -222,7 +224,7 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
               kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, s->n_batch,
                       kv_type[params->kv], err) &&
               take_io(s, params, err);
-    if (ok && m->layers)
+    if (ok && m->counting.layers)
         ok = kv_stats_init(&s->layers, m->gpu, s->io, mod->n_layer, shape, s->kv.layer, err) &&
              kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
     free(shape);

@@ -1,0 +1,24 @@
+/* open: an open model, as the modules of session/ and train/ see it. The public calls are in
+ * hlm.h. */
+#pragma once
+#include "hlm.h"
+#include "model/model.h"
+#include "session/adapters.h"
+#include "session/counters.h"
+
+struct hlm {
+    struct gguf *file;
+    struct gpu *gpu;
+    struct model *model;
+    struct tok *tok; /* NULL: tok_err says why */
+    struct hlm_err tok_err;
+    struct adapters adapters; /* in force */
+    struct counting counting;
+    uint32_t n_session;    /* alive */
+    struct hlm_tune *tune; /* the training that is alive; NULL: none */
+    char *path, *name;
+    bool f16;         /* prompts may be read with f16 operands */
+    uint32_t *unused; /* one bit for each vocabulary entry that is no token */
+    uint64_t hash[2]; /* of the file, once `hashed` */
+    bool hashed;
+};
