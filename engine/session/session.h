@@ -1,30 +1,23 @@
 /* session: one conversation - where its timeline stands, its caches, and the recorded lists of
  * dispatches that move it on. The public calls are in hlm.h. */
 #pragma once
+#include "gpu/recording.h"
 #include "model/kv_stats.h"
 #include "session/open.h"
 #include "session/snapshot.h"
 
-enum { MAX_PLAN = 12 };
-
-enum plan_kind {
-    PLAN_READ,        /* n tokens into the caches */
-    PLAN_READ_LAST,   /* the same, and the logits of the last one */
-    PLAN_EVAL,        /* the same, logits of all */
-    PLAN_EVAL_HIDDEN, /* the same, hidden states too */
-    PLAN_NLL,         /* n tokens, and what each one's likelihood of the next is made of */
-    PLAN_NEXT,        /* one token (the last of ids), its logits, the token after it */
-    PLAN_NEXT_TELLS,  /* the same, and layers tell of their gates */
-    PLAN_SAMPLE,      /* a token from the logits at hand */
+/* What a session has recordings for. */
+enum session_recording {
+    REC_READ,        /* n tokens into the caches */
+    REC_READ_LAST,   /* the same, and the logits of the last token */
+    REC_EVAL,        /* the same, and the logits of all tokens */
+    REC_EVAL_HIDDEN, /* the same, and the hidden states */
+    REC_NLL,         /* n tokens, and for each the parts of the next one's likelihood */
+    REC_NEXT,        /* one token (the last of ids), its logits, and the token after it */
+    REC_NEXT_STATS,  /* the same, and layers report their gates */
+    REC_SAMPLE,      /* a token from the logits that are there */
 };
-
-struct plan {
-    struct cmd *cmd;
-    enum plan_kind kind;
-    uint32_t n_tok;
-    bool ended;    /* ready to be submitted; before, it only told how much scratch it needs */
-    uint64_t used; /* when, for finding the oldest */
-};
+enum { MAX_SESSION_RECORDING = 12 };
 
 struct hlm_session {
     hlm *m;
@@ -33,15 +26,13 @@ struct hlm_session {
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
-    struct kv_stats layers; /* zeros: nobody asks */
-    bool mute;              /* no answer tells of its gates: its plan cannot be had */
+    struct kv_stats layers; /* zeros without params.layers */
+    bool stats_off;         /* REC_NEXT_STATS could not be recorded: answers go without it */
     struct sampler sampler;
     struct hlm_sampling sampling; /* what the step holds */
     bool sampling_set;
 
-    struct plan plan[MAX_PLAN];
-    uint32_t n_plan;
-    uint64_t tick;
+    struct recordings recordings;
 
     int32_t *id;                    /* [n_ctx + 1]: what the rows of the caches are of, then at
                                        most one that is not read yet */
@@ -57,6 +48,10 @@ struct hlm_session {
     struct hlm_stats stats, counted; /* counted: of stats, what the model's counters have */
 };
 
+/* Records a list; see struct recordings. user: the session; key.kind: enum session_recording. */
+void session_record(void *user, struct cmd *c, struct recording_key key, uint32_t slot);
+/* Answers report their gates from time to time, which takes a recording of its own. */
+bool session_stats_on(const hlm_session *s);
 /* Forgets everything: zero state, empty caches (their contents do not matter, positions cut
  * them). */
 bool session_clear(hlm_session *s, struct hlm_err *err);
