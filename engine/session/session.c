@@ -6,14 +6,9 @@
  * last kernel of each recording advances it, so that between two tokens the host writes nothing. */
 #include "session/session.h"
 
-#include "session/memory.h"
-
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_TOK = 512 };
-#define SLICE_BYTES (64u << 20) /* of logits, where there are those of many tokens */
 
 /* ---- recordings ------------------------------------------------------------------------------ */
 
@@ -31,7 +26,7 @@ static void record_nll(hlm_session *s, struct cmd *c, tensor x, const struct bat
     }
 }
 
-void session_record(void *user, struct cmd *c, struct recording_key key, uint32_t slot)
+static void record_session(void *user, struct cmd *c, struct recording_key key, uint32_t slot)
 {
     hlm_session *s = user;
     const struct model *m = s->m->model;
@@ -70,14 +65,68 @@ void session_record(void *user, struct cmd *c, struct recording_key key, uint32_
         op_advance(c, &b);
 }
 
+void session_init_recordings(hlm_session *s)
+{
+    static const char *const names[] = {
+        [REC_READ] = "read",
+        [REC_READ_LAST] = "read, last logits",
+        [REC_EVAL] = "eval",
+        [REC_EVAL_HIDDEN] = "eval with hidden states",
+        [REC_NLL] = "likelihoods",
+        [REC_NEXT] = "next token",
+        [REC_NEXT_STATS] = "next token, gates reported",
+        [REC_SAMPLE] = "sample",
+    };
+    s->recordings = (struct recordings){ .gpu = s->m->gpu,
+                                         .scratch = s->scratch,
+                                         .name = names,
+                                         .n = MAX_SESSION_RECORDING,
+                                         .record = record_session,
+                                         .user = s };
+}
+
+static struct recording_key key_of(enum session_recording kind, uint32_t n_tok)
+{
+    return (struct recording_key){ .kind = kind, .n_tok = n_tok };
+}
+
+/* Answers report their gates from time to time. */
+static bool reports_gates(const hlm_session *s)
+{
+    return s->layers.has_gates && count_watched(s->m);
+}
+
+bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err)
+{
+    const struct {
+        bool wanted;
+        struct recording_key key;
+    } rows[] = {
+        { true, key_of(REC_READ_LAST, s->n_batch) },
+        { true, key_of(REC_NEXT, 1) },
+        { s->n_batch >= 8, key_of(REC_READ_LAST, 8) }, /* other kernels than a large batch */
+        { s->n_eval > 0, key_of(REC_EVAL, s->n_eval) },
+        { s->keep_hidden, key_of(REC_EVAL_HIDDEN, s->n_eval) },
+        { s->n_nll > 0, key_of(REC_NLL, s->n_batch) },
+        { reports_gates(s), key_of(REC_NEXT_STATS, 1) },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i].wanted && !recordings_lay_out(&s->recordings, rows[i].key, err))
+            return false;
+    return true;
+}
+
+bool session_ready(hlm_session *s, struct hlm_err *err)
+{
+    return recordings_get(&s->recordings, key_of(REC_NEXT, 1), err) &&
+           (!reports_gates(s) || recordings_get(&s->recordings, key_of(REC_NEXT_STATS, 1), err));
+}
+
 static struct cmd *get_recording(hlm_session *s, enum session_recording kind, uint32_t n_tok,
                                  struct hlm_err *err)
 {
-    return recordings_get(&s->recordings, (struct recording_key){ .kind = kind, .n_tok = n_tok },
-                          err);
+    return recordings_get(&s->recordings, key_of(kind, n_tok), err);
 }
-
-bool session_stats_on(const hlm_session *s) { return s->layers.has_gates && count_watched(s->m); }
 
 /* The recording of one token and the token after it. Statistics never end an answer: if their
  * recording had to make room for another one and cannot be made again, decoding goes on without
@@ -85,7 +134,7 @@ bool session_stats_on(const hlm_session *s) { return s->layers.has_gates && coun
 static struct cmd *get_next(hlm_session *s, struct hlm_err *err)
 {
     struct hlm_err why = { 0 };
-    if (session_stats_on(s) && !s->stats_off && count_due(s->m)) {
+    if (reports_gates(s) && !s->stats_off && count_due(s->m)) {
         struct cmd *c = get_recording(s, REC_NEXT_STATS, 1, &why);
         if (c)
             return c;
@@ -95,188 +144,9 @@ static struct cmd *get_next(hlm_session *s, struct hlm_err *err)
     return get_recording(s, REC_NEXT, 1, err);
 }
 
-/* ---- making and ending ----------------------------------------------------------------------- */
-
-/* Tokens of a piece: as many as keep every shader's loops short (delta_scan walks them one by one)
- * and the scratch small beside the weights. */
-static uint32_t default_batch(const struct gpu_caps *caps)
-{
-    return caps->kind == GPU_CPU ? 256 : MAX_TOK;
-}
-
-static const char *const recording_names[] = {
-    [REC_READ] = "read",
-    [REC_READ_LAST] = "read, last logits",
-    [REC_EVAL] = "eval",
-    [REC_EVAL_HIDDEN] = "eval with hidden states",
-    [REC_NLL] = "likelihoods",
-    [REC_NEXT] = "next token",
-    [REC_NEXT_STATS] = "next token, gates reported",
-    [REC_SAMPLE] = "sample",
-};
-
-static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct hlm_err *err)
-{
-    const struct model *m = s->m->model;
-    struct gpu *g = s->m->gpu;
-    s->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
-    s->io = arena_create(g, "io", MEM_DEVICE, err);
-    s->host = arena_create(g, "host", MEM_HOST, err);
-    if (!s->scratch || !s->io || !s->host)
-        return false;
-    uint32_t stride = (uint32_t)align_up(m->n_vocab, 4);
-    s->step = arena_tensor(s->io, I32, sizeof(struct step) / 4, 1);
-    s->ids = arena_tensor(s->io, I32, 1, s->n_ctx + 1);
-    s->logits = arena_tensor(s->io, F32, stride, 1);
-    s->logits.n = m->n_vocab;
-    s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
-    s->hidden =
-        arena_tensor(s->io, F32, m->n_embd, p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
-    s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
-    s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
-    s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
-    s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
-    s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
-    s->sampler.chosen = arena_tensor(s->host, I32, 1, 1);
-    s->recordings.gpu = g;
-    s->recordings.scratch = s->scratch;
-    return snapshots_init(&s->snaps, g, s->kv.state, s->logits, p->snapshot_budget, err);
-}
-
-bool session_commit(hlm_session *s, struct hlm_err *err)
-{
-    const char *shorter = "a shorter context (-c) needs less";
-    const char *smaller = "a smaller batch (-b) or context (-c) needs less";
-    return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
-           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
-           arena_commit(s->host, err) &&
-           model_commit(s->snaps.arena, "a smaller --snapshot-budget needs less", err);
-}
-
-/* Records the largest lists of each kind, so that the scratch arena becomes as large as they need.
- */
-static bool lay_out_recordings(hlm_session *s, const struct hlm_session_params *p,
-                               struct hlm_err *err)
-{
-    const struct {
-        bool wanted;
-        struct recording_key key;
-    } rows[] = {
-        { true, { REC_READ_LAST, s->n_batch, 0 } },
-        { true, { REC_NEXT, 1, 0 } },
-        { s->n_batch >= 8, { REC_READ_LAST, 8, 0 } },
-        { s->n_eval > 0, { REC_EVAL, s->n_eval, 0 } },
-        { p->keep_hidden, { REC_EVAL_HIDDEN, s->n_eval, 0 } },
-        { s->n_nll > 0, { REC_NLL, s->n_batch, 0 } },
-        { session_stats_on(s), { REC_NEXT_STATS, 1, 0 } },
-    };
-    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (rows[i].wanted && !recordings_lay_out(&s->recordings, rows[i].key, err))
-            return false;
-    return true;
-}
-
-hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                             struct hlm_err *err)
-{
-    const struct model *mod = m->model;
-    hlm_session *s = mem_alloc(1, sizeof *s);
-    struct layer_shape *shape = mem_alloc(mod->n_layer, sizeof *shape);
-    if (!s || !shape) {
-        free(s);
-        free(shape);
-        fail(err, "out of memory");
-        return NULL;
-    }
-    s->m = m;
-    s->recordings = (struct recordings){
-        .name = recording_names, .n = MAX_SESSION_RECORDING, .record = session_record, .user = s
-    };
-    s->kv_type = params->kv;
-    m->n_session++;
-    s->n_ctx = n_ctx;
-    uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
-    s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
-    if (params->keep_logits) /* of every token of a piece: as many as fit */
-        s->n_eval = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
-    else if (params->keep_hidden)
-        s->n_eval = s->n_batch;
-    if (params->keep_nll)
-        s->n_nll = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
-    for (uint32_t i = 0; i < mod->n_layer; i++)
-        shape[i] = mod->arch->shape(mod, i);
-    s->id = mem_alloc(s->n_ctx + 1u, sizeof *s->id);
-    static const enum dtype kv_type[] = {
-        [HLM_KV_F16] = F16, [HLM_KV_F32] = F32, [HLM_KV_Q8_0] = Q8_0
-    };
-    bool ok = s->id &&
-              kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, s->n_batch,
-                      kv_type[params->kv], err) &&
-              take_io(s, params, err);
-    if (ok && m->counting.layers)
-        ok = kv_stats_init(&s->layers, m->gpu, s->io, mod->n_layer, shape, s->kv.layer, err) &&
-             kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
-    free(shape);
-    ok = ok && lay_out_recordings(s, params, err);
-    if (!ok) {
-        fail(err, "out of memory: %u token ids", s->n_ctx);
-        hlm_session_destroy(s);
-        return NULL;
-    }
-    return s;
-}
-
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
-                                struct hlm_err *err)
-{
-    uint32_t n_ctx = plan_ctx(m, params, err);
-    hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
-    if (!s)
-        return NULL;
-    struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
-    if (!plan.fits) {
-        hlm_session_destroy(s);
-        plan_refuse(m, params, &plan, err);
-        return NULL;
-    }
-    if (!session_commit(s, err) || !get_recording(s, REC_NEXT, 1, err) ||
-        (session_stats_on(s) && !get_recording(s, REC_NEXT_STATS, 1, err)) ||
-        (s->layers.states && !cmd_end(s->layers.states, err)) ||
-        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(m->model->n_vocab, 32),
-                   err)) {
-        hlm_session_destroy(s);
-        return NULL;
-    }
-    s->stats.weight_bytes = arena_cost(m->model->weights);
-    s->stats.adapter_bytes = lora_set_bytes(m->adapters.set);
-    s->stats.kv_bytes = arena_cost(s->kv.kv);
-    s->stats.state_bytes = arena_cost(s->kv.state);
-    s->stats.scratch_bytes = arena_cost(s->scratch);
-    s->stats.snapshot_bytes = arena_cost(s->snaps.arena);
-    s->stats.other_bytes = arena_cost(s->io) + arena_cost(s->host);
-    return s;
-}
-
-void hlm_session_destroy(hlm_session *s)
-{
-    if (!s)
-        return;
-    count_end(s);
-    count_leave(s->m, &s->layers);
-    s->m->n_session--;
-    recordings_finish(&s->recordings);
-    snapshots_finish(&s->snaps);
-    kv_stats_finish(&s->layers);
-    kv_finish(&s->kv);
-    arena_destroy(s->scratch);
-    arena_destroy(s->io);
-    arena_destroy(s->host);
-    free(s->id);
-    free(s);
-}
+/* ---- what it is ------------------------------------------------------------------------------ */
 
 uint32_t hlm_session_n_ctx(const hlm_session *s) { return s->n_ctx; }
-uint32_t session_n_batch(const hlm_session *s) { return s->n_batch; }
 uint32_t hlm_session_n_past(const hlm_session *s) { return s->n_past; }
 const int32_t *hlm_session_ids(const hlm_session *s) { return s->id; }
 
@@ -548,7 +418,7 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
     double t0 = now_s();
     count_read(s, 0, n - 1);
     for (uint32_t done = 0, take; done < n - 1; done += take) {
-        float parts[MAX_TOK * NLL_PARTS];
+        float parts[MAX_BATCH * NLL_PARTS];
         take = min_u32(s->n_batch, n - 1 - done);
         uint64_t next = 4ull * (s->n_past + take); /* the last row's is in no piece */
         if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||

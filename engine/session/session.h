@@ -17,12 +17,13 @@ enum session_recording {
     REC_NEXT_STATS,  /* the same, and layers report their gates */
     REC_SAMPLE,      /* a token from the logits that are there */
 };
-enum { MAX_SESSION_RECORDING = 12 };
+enum { MAX_SESSION_RECORDING = 12, MAX_BATCH = 512 };
 
 struct hlm_session {
     hlm *m;
     uint32_t n_ctx, n_batch, n_eval, n_nll; /* n_nll: rows whose logits are there at once */
     enum hlm_kv kv_type;
+    bool keep_hidden;
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
@@ -48,19 +49,17 @@ struct hlm_session {
     struct hlm_stats stats, counted; /* counted: of stats, what the model's counters have */
 };
 
-/* Records a list; see struct recordings. user: the session; key.kind: enum session_recording. */
-void session_record(void *user, struct cmd *c, struct recording_key key, uint32_t slot);
-/* Answers report their gates from time to time, which takes a recording of its own. */
-bool session_stats_on(const hlm_session *s);
+/* Once the arenas are there, though not yet allocated. */
+void session_init_recordings(hlm_session *s);
+/* Records the largest list of each kind, so that the scratch arena becomes as large as they need.
+ */
+bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err);
+/* Ends the recordings that answers need; then no answer waits for a pipeline. The arenas must be
+ * allocated. */
+bool session_ready(hlm_session *s, struct hlm_err *err);
+
 /* Forgets everything: zero state, empty caches (their contents do not matter, positions cut
  * them). */
 bool session_clear(hlm_session *s, struct hlm_err *err);
 /* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
 bool session_place(hlm_session *s, struct hlm_err *err);
-
-/* Everything of a session but its memory: its arenas have their sizes, for the largest plans are
- * recorded and have told how much scratch they need. Then all of it is allocated. */
-hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                             struct hlm_err *err);
-bool session_commit(hlm_session *s, struct hlm_err *err);
-uint32_t session_n_batch(const hlm_session *s);
