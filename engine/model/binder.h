@@ -28,7 +28,7 @@ struct binder {
     linear last;                /* the matrix bound before */
     bool beside;                /* the next one belongs right behind it */
     bool draft;                 /* draft blocks are wanted */
-    uint64_t grid[DTYPE_COUNT]; /* where a type's lattice lies; 0: nowhere yet */
+    uint64_t codebook[DTYPE_COUNT]; /* where a type's codebook lies; 0: nowhere yet */
     bool oom;
 };
 
