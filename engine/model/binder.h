@@ -25,9 +25,9 @@ struct binder {
     uint32_t n_owned;
     linear *open; /* between bind_begin and bind_end */
     uint64_t open_row;
-    linear last;                /* the matrix bound before */
-    bool beside;                /* the next one belongs right behind it */
-    bool draft;                 /* draft blocks are wanted */
+    linear last;                    /* the matrix bound before */
+    bool beside;                    /* the next one belongs right behind it */
+    bool draft;                     /* draft blocks are wanted */
     uint64_t codebook[DTYPE_COUNT]; /* where a type's codebook lies; 0: nowhere yet */
     bool oom;
 };

@@ -181,7 +181,8 @@ static uint64_t codebook_place(struct binder *b, enum dtype dtype)
     const uint32_t *words = dtype_codebook(dtype, &n);
     if (words && !b->codebook[dtype]) {
         b->codebook[dtype] = arena_tensor(b->m->weights, I32, n, 1).offset;
-        add_job(b, (struct job){ .words = words, .offset = b->codebook[dtype], .n_in = n, .n_row = 1 });
+        add_job(
+            b, (struct job){ .words = words, .offset = b->codebook[dtype], .n_in = n, .n_row = 1 });
     }
     return b->codebook[dtype];
 }
