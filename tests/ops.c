@@ -323,11 +323,11 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
                     .n_expert = n_expert,
                     .row_q = (uint32_t)(bytes / 16) };
     w.w.offset = take(r, n_row * bytes, beside ? 16 : 0);
-    uint32_t n_grid = 0;
-    const uint32_t *grid = dtype_grid(dtype, &n_grid);
-    if (grid) {
-        w.w.grid = take(r, 4ull * n_grid, 0);
-        memcpy(r->image + w.w.grid, grid, 4ull * n_grid);
+    uint32_t n_word = 0;
+    const uint32_t *codebook = dtype_codebook(dtype, &n_word);
+    if (codebook) {
+        w.w.codebook = take(r, 4ull * n_word, 0);
+        memcpy(r->image + w.w.codebook, codebook, 4ull * n_word);
     }
     for (uint64_t i = 0; i < n_row; i++) {
         const uint8_t *src = (const uint8_t *)rows + i * row_bytes;

@@ -35,10 +35,10 @@ struct binder {
     uint32_t n_owned;
     linear *open; /* between bind_begin and bind_end */
     uint64_t open_row;
-    linear last;                /* the matrix bound before */
-    bool beside;                /* the next one belongs right behind it */
-    bool draft;                 /* draft blocks are wanted */
-    uint64_t grid[DTYPE_COUNT]; /* where a type's lattice lies; 0: nowhere yet */
+    linear last;                    /* the matrix bound before */
+    bool beside;                    /* the next one belongs right behind it */
+    bool draft;                     /* draft blocks are wanted */
+    uint64_t codebook[DTYPE_COUNT]; /* where a type's codebook lies; 0: nowhere yet */
     bool oom;
 };
 
@@ -321,16 +321,17 @@ bool bind_words(struct binder *b, tensor *t, const uint32_t *words, uint32_t n)
     return true;
 }
 
-/* Where the lattice of a type lies, once in the arena for all matrices; 0 for types without. */
-static uint64_t grid_place(struct binder *b, enum dtype dtype)
+/* Where the codebook of a type lies, once in the arena for all matrices; 0 for types without. */
+static uint64_t codebook_place(struct binder *b, enum dtype dtype)
 {
     uint32_t n = 0;
-    const uint32_t *words = dtype_grid(dtype, &n);
-    if (words && !b->grid[dtype]) {
-        b->grid[dtype] = arena_tensor(b->m->weights, I32, n, 1).offset;
-        add_job(b, (struct job){ .words = words, .offset = b->grid[dtype], .n_in = n, .n_row = 1 });
+    const uint32_t *words = dtype_codebook(dtype, &n);
+    if (words && !b->codebook[dtype]) {
+        b->codebook[dtype] = arena_tensor(b->m->weights, I32, n, 1).offset;
+        add_job(
+            b, (struct job){ .words = words, .offset = b->codebook[dtype], .n_in = n, .n_row = 1 });
     }
-    return b->grid[dtype];
+    return b->codebook[dtype];
 }
 
 void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, uint32_t n_out,
@@ -347,7 +348,7 @@ void bind_begin(struct binder *b, linear *w, enum dtype dtype, uint32_t n_in, ui
     b->beside = false;
     uint64_t bytes = (uint64_t)n_out * n_expert * w->row_q * 16;
     w->offset = arena_take(b->m->weights, bytes, joins ? 16 : 0);
-    w->grid = grid_place(b, dtype); /* behind it: the arena's first byte is a matrix' */
+    w->codebook = codebook_place(b, dtype); /* behind it: the arena's first byte is a matrix' */
     b->m->n_param += (uint64_t)n_in * n_out * n_expert;
     b->open = w;
     b->open_row = 0;

@@ -19,8 +19,8 @@ typedef struct linear {
                                 the cmd allows: they make recurrent gates, or choose
                                 experts. Side by side with others they come last */
     tensor bias;             /* [n_out] added to the product; arena NULL: none */
-    uint64_t grid;           /* bytes from the arena's start to the type's lattice
-                                (dtype_grid); of no meaning where it has none */
+    uint64_t codebook;       /* bytes from the arena's start to the type's codebook
+                            (dtype_codebook); of no meaning where it has none */
     const struct lora *lora; /* what adapters add to the product; NULL: nothing */
 } linear;
 
@@ -155,9 +155,9 @@ tensor linear_rows(const linear *w, uint64_t row0, uint32_t n);
 /* The rows of a slab: the most that a binding of the device can address such that the next slab
  * begins where a binding may begin. 0: not even one row fits. */
 uint32_t linear_slab_rows(const struct gpu_caps *caps, const linear *w);
-/* The lattice of w's type as words, for the binding that weight.glsl calls GRID_BINDING; something
- * that may be bound there where it has none. */
-tensor linear_grid(const linear *w);
+/* The codebook of w's type as words, for the binding that weight.glsl calls CODEBOOK_BINDING;
+ * something that may be bound there where it has none. */
+tensor linear_codebook(const linear *w);
 
 /* ---- op_linear_bwd.c ---- */
 

@@ -13,7 +13,7 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
         cmd_work(c, (double)w->n_in * b->n_tok);
         cmd_dispatch(
             c, K_embed, GRID(b->n_tok, 1, 1), SPEC(wg_size(caps, 64), w->dtype), PUSH(p),
-            USES(READ(s.rows), READ(b->ids), READ(b->step), WRITE(y), READ(linear_grid(w))));
+            USES(READ(s.rows), READ(b->ids), READ(b->step), WRITE(y), READ(linear_codebook(w))));
     }
     return y;
 }

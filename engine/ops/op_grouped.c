@@ -53,7 +53,7 @@ static void grouped_product(struct cmd *c, struct grouped_args a, tensor y, bool
                                       a.by_entry ? 2 : 1),
                      PUSH(p),
                      USES(READ(s.rows), READ(x), WRITE(y), READ(add ? y : x), READ(x),
-                          READ(g->entries), READ(g->tiles), READ(linear_grid(w))));
+                          READ(g->entries), READ(g->tiles), READ(linear_codebook(w))));
     }
 }
 

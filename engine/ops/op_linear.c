@@ -107,9 +107,9 @@ struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_
 {
     /* A CPU device compiles every unrolled load at some cost: fewer rows of the types
      * that take many. */
-    uint32_t n_grid;
+    uint32_t n_word;
     bool cpu = caps->kind == GPU_CPU, plain = dtype == F32 || dtype == F16 || dtype == BF16;
-    uint32_t cpu_rows = plain || dtype_grid(dtype, &n_grid) ? 4 : 8;
+    uint32_t cpu_rows = plain || dtype_codebook(dtype, &n_word) ? 4 : 8;
     if (p->kernel != K_linear && p->kernel != K_linear_cols)
         return linear_shared_tile(p, caps, n_tok);
     if (p->kernel == K_linear_cols) {
@@ -134,13 +134,13 @@ tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
                      .stride = w->row_q * 4 };
 }
 
-tensor linear_grid(const linear *w)
+tensor linear_codebook(const linear *w)
 {
     uint32_t n = 0;
-    if (!dtype_grid(w->dtype, &n))
+    if (!dtype_codebook(w->dtype, &n))
         return linear_rows(w, 0, 1);
     return (tensor){
-        .arena = w->arena, .offset = w->grid, .dtype = I32, .n = n, .n_row = 1, .stride = n
+        .arena = w->arena, .offset = w->codebook, .dtype = I32, .n = n, .n_row = 1, .stride = n
     };
 }
 
@@ -229,11 +229,11 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
         if (path->kernel == K_linear)
             cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks, in), PUSH(p),
                          USES(READ(s.rows), READ(a->x), WRITE(a->y), READ(res), READ(gate),
-                              READ(norm), READ(linear_grid(w))));
+                              READ(norm), READ(linear_codebook(w))));
         else
             cmd_dispatch(c, path->kernel, g, linear_many_spec(path, caps, t, w->dtype, epi, 0),
                          PUSH(p),
                          USES(READ(s.rows), READ(x), WRITE(a->y), READ(res), READ(gate), READ(res),
-                              READ(res), READ(linear_grid(w))));
+                              READ(res), READ(linear_codebook(w))));
     }
 }

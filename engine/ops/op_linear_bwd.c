@@ -58,7 +58,7 @@ void linear_bwd_dispatch(struct cmd *c, const struct linear_bwd_args *a)
     }
     uint32_t n_y = g ? g->max_tile : div_up(p.n_tok, t.toks_per_group);
     cmd_dispatch(c, a->path->kernel, GRID(div_up(w->n_in, cols), n_y, 1), spec, PUSH(p),
-                 USES(READ(a->slab->rows), READ(dy), BOTH(dx), READ(linear_grid(w)),
+                 USES(READ(a->slab->rows), READ(dy), BOTH(dx), READ(linear_codebook(w)),
                       READ(g ? g->entries : dy), READ(g ? g->tiles : dy)));
 }
 

@@ -60,7 +60,7 @@ static void expert_product(struct cmd *c, const struct expert_args *a)
         cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : a->n_used, n_tok),
                      SPEC(wg, w->dtype, how, rows), PUSH(p),
                      USES(READ(s.rows), READ(a->x), BOTH(a->y), READ(a->ch.id), READ(a->ch.wt),
-                          READ(from), READ(linear_grid(w))));
+                          READ(from), READ(linear_codebook(w))));
     }
 }
 
