@@ -2,8 +2,8 @@
  * which file, which key or tensor, what was found and what was expected; and real files with bytes
  * flipped, which open or do not, and never end the process.
  *
- * Guards the binder (model/model.c) and the keys of models/<arch>.c; what is wrong with containers
- * is test_gguf.c's. */
+ * Guards the binder (model/model_bind.c) and the keys of models/<arch>.c; what is wrong with
+ * containers is test_gguf.c's. */
 #include "gguf_build.h"
 #include "hlm_test.h"
 
@@ -108,7 +108,7 @@ static const struct row {
         SAYS("qwen35.attention.head_count_kv|5|1|4")),
     ROW(DENSE, SET_U32, ".attention.head_count_kv", SAYS("qwen35.attention.head_count_kv|0|1|4")),
     ROW(DENSE, SET_U32S, ".attention.head_count_kv", .value = 1, .dim = { 3 },
-        SAYS("qwen35.attention.head_count_kv|5 integers")),
+        SAYS("qwen35.attention.head_count_kv|3 elements|5")),
     ROW(DENSE, SET_U32, ".attention.key_length", .value = 50,
         SAYS("qwen35.attention.value_length|48|50")),
     ROW(DENSE, SET_U32, ".attention.key_length", .value = 4096,
@@ -263,9 +263,9 @@ static const struct row {
     ROW(STEP, SET_U32, ".attention.key_length", .value = 16,
         SAYS("step35.attention.value_length|32|16")),
     ROW(STEP, SET_F32, ".rope.freq_base_swa", .value = 0.5,
-        SAYS("step35.rope.freq_base|5e+06|freq_base_swa|0.5|above 1")),
+        SAYS("step35.rope.freq_base_swa|0.5|above 1")),
     ROW(STEP, SET_F32, ".rope.freq_base", .value = NAN,
-        SAYS("step35.rope.freq_base|nan|freq_base_swa|10000|above 1")),
+        SAYS("step35.rope.freq_base|nan|above 1")),
     ROW(STEP, SHAPE, "rope_freqs.weight", .dim = { 8 }, SAYS("rope_freqs.weight|8 x 1|16 x 1")),
     ROW(STEP, SHAPE, "blk.1.attn_gate.weight", .dim = { 64, 4 },
         SAYS("blk.1.attn_gate.weight|64 x 4|64 x 6")),

@@ -65,6 +65,15 @@ static bool load_common(struct binder *b)
     return bind_linear(b, &m->output, "output.weight", 0, m->n_embd, m->n_vocab);
 }
 
+void *model_own(struct binder *b, uint64_t bytes, uint64_t block_bytes)
+{
+    uint32_t n = model_n_block(b->m);
+    b->m->own = mem_alloc(1, bytes + n * block_bytes);
+    if (!b->m->own)
+        model_refuse(b, "out of memory: %u layers", n);
+    return b->m->own;
+}
+
 /* A file may count draft blocks and not have them. */
 void model_mtp(struct binder *b, uint32_t n)
 {
@@ -115,8 +124,8 @@ static bool bind_drafts(struct binder *b)
     return true;
 }
 
-/* Draft blocks and the vision tower are known and left out; anything else unused
- * deserves a word. */
+/* Draft blocks and vision towers are left out on purpose. Other tensors that nothing was bound to
+ * deserve a warning. */
 static void warn_unused(const struct binder *b)
 {
     const struct gguf *g = b->m->file;
@@ -159,45 +168,39 @@ const struct arch *model_arch(const struct gguf *g, struct hlm_err *err)
     return NULL;
 }
 
-static void binder_free(struct model *m)
+static void binder_free(struct binder *b)
 {
-    struct binder *b = m->binder;
-    for (uint32_t i = 0; b && i < b->n_owned; i++)
+    if (!b)
+        return;
+    for (uint32_t i = 0; i < b->n_owned; i++)
         free(b->owned[i]);
-    if (b) {
-        free(b->owned);
-        free(b->used);
-        free(b->job);
-    }
+    free(b->owned);
+    free(b->used);
+    free(b->job);
     free(b);
-    m->binder = NULL;
 }
 
 struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct hlm_err *err)
 {
     const struct arch *arch = model_arch(file, err);
     struct model *m = arch ? mem_alloc(1, sizeof *m) : NULL;
-    struct binder *b = mem_alloc(1, sizeof *b);
-    bool ok = m && b;
+    struct binder *b = m ? m->binder = mem_alloc(1, sizeof *b) : NULL;
+    bool ok = b != NULL;
     if (ok) {
         m->arch = arch;
         m->file = file;
         m->gpu = g;
-        m->binder = b;
         m->base.file = file;
         m->base.arch = arch->name;
         *b = (struct binder){ .m = m, .err = err, .prefix = arch->name, .draft = draft };
         b->used = mem_alloc(gguf_n_tensor(file) + 1, sizeof *b->used);
         m->weights = arena_create(g, "weights", MEM_DEVICE, err);
-        ok = b->used && m->weights && load_common(b) && arch->load(m, b, err) && bind_drafts(b) &&
+        ok = b->used && m->weights && load_common(b) && arch->load(m, b) && bind_drafts(b) &&
              !b->oom;
     }
     if (!ok) {
         fail(err, "%s: out of memory while reading the tensor list", gguf_path(file));
-        if (m && m->arch)
-            model_unload(m);
-        else
-            free(m), free(b);
+        model_unload(m);
         return NULL;
     }
     return m;
@@ -211,7 +214,8 @@ bool model_upload(struct model *m, bool (*progress)(void *, uint64_t, uint64_t),
               upload_jobs(m->binder, progress, user);
     if (ok)
         warn_unused(m->binder);
-    binder_free(m);
+    binder_free(m->binder);
+    m->binder = NULL;
     return ok;
 }
 
@@ -219,10 +223,10 @@ void model_unload(struct model *m)
 {
     if (!m)
         return;
-    binder_free(m);
+    binder_free(m->binder);
     arena_destroy(m->weights);
     lora_base_free(&m->base);
-    m->arch->unload(m);
+    free(m->own);
     free(m->draft);
     free(m);
 }

@@ -1,4 +1,5 @@
-/* model_upload: bringing the rows that were bound to the device; see arch.h. */
+/* model_upload: packs the rows of everything that was bound and brings them to the device; see
+ * model.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "model/binder.h"
 #include "ops/pack.h"
@@ -8,23 +9,23 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Bytes of a job on the device, per row. */
-static uint64_t job_row_bytes(const struct job *j)
+/* Bytes of a row on the device. */
+static uint64_t job_row_bytes(const struct upload_job *j)
 {
     return j->t && !j->vector ? pack_row_bytes(j->t->type, j->n_in) : 4ull * j->n_in;
 }
 
 /* Rows [row, row + n) of a job, written to dst. */
-struct rows {
-    const struct job *j;
+struct upload_rows {
+    const struct upload_job *j;
     uint64_t row, n, row_bytes;
     uint8_t *dst;
 };
 
 static void *write_rows(void *arg)
 {
-    const struct rows *r = arg;
-    const struct job *j = r->j;
+    const struct upload_rows *r = arg;
+    const struct upload_job *j = r->j;
     uint8_t *dst = r->dst;
     uint64_t src_row = 0;
     if (!j->t) {
@@ -51,10 +52,10 @@ static void *write_rows(void *arg)
 
 enum { MAX_THREAD = 16, THREAD_BYTES = 1 << 20 };
 
-/* Packing is slower than the bus: big pieces are shared out over the processors. */
-static void write_rows_parallel(struct rows all)
+/* Packing is slower than the bus, so many rows are divided among the processors. */
+static void write_rows_on_threads(struct upload_rows all)
 {
-    struct rows part[MAX_THREAD];
+    struct upload_rows run[MAX_THREAD];
     pthread_t thread[MAX_THREAD];
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t n = min_u64(all.n * all.row_bytes / THREAD_BYTES + 1, cores > 0 ? (uint64_t)cores : 1);
@@ -62,20 +63,20 @@ static void write_rows_parallel(struct rows all)
     uint64_t started = 0, each = (all.n + n - 1) / n;
     for (uint64_t i = 0; i < n; i++) {
         uint64_t first = min_u64(i * each, all.n);
-        part[i] = all;
-        part[i].row += first;
-        part[i].dst += first * all.row_bytes;
-        part[i].n = min_u64(each, all.n - first);
-        if (i + 1 < n && started == i && !pthread_create(&thread[i], NULL, write_rows, &part[i]))
+        run[i] = all;
+        run[i].row += first;
+        run[i].dst += first * all.row_bytes;
+        run[i].n = min_u64(each, all.n - first);
+        if (i + 1 < n && started == i && !pthread_create(&thread[i], NULL, write_rows, &run[i]))
             started++;
         else
-            write_rows(&part[i]);
+            write_rows(&run[i]);
     }
     for (uint64_t i = 0; i < started; i++)
         pthread_join(thread[i], NULL);
 }
 
-static bool run_job(struct binder *b, const struct job *j)
+static bool run_job(struct binder *b, const struct upload_job *j)
 {
     struct gpu *g = b->m->gpu;
     uint64_t row_bytes = job_row_bytes(j), fit = gpu_stage_max(g) / row_bytes;
@@ -83,13 +84,13 @@ static bool run_job(struct binder *b, const struct job *j)
         return fail(b->err, "%s: a row of %s needs %" PRIu64 " bytes, more than the upload buffer",
                     gguf_path(b->m->file), j->t ? j->t->name : "a table", row_bytes);
     for (uint64_t row = 0; row < j->n_row; row += fit) {
-        struct rows r = {
+        struct upload_rows r = {
             .j = j, .row = row, .n = min_u64(fit, j->n_row - row), .row_bytes = row_bytes
         };
         r.dst = gpu_stage(g, b->m->weights, j->offset + row * row_bytes, r.n * row_bytes, b->err);
         if (!r.dst)
             return false;
-        write_rows_parallel(r);
+        write_rows_on_threads(r);
     }
     return true;
 }
