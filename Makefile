@@ -108,11 +108,11 @@ $(B)/obj/%.o: %.c $(B)/flags
 $(B)/obj/tests/%.o: private INCLUDE += -Itests
 $(B)/obj/tests/fuzz/fuzz_%.o: private DEFS = -DLLVMFuzzerTestOneInput=$(*F)      # all of them in one program: test_fuzz.c
 $(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) -c -o $@ $<
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) -MMD -MP -c -o $@ $<
 $(B)/shaders.c: $(B)/embed $(blobs) $(B)/list
 	$(Q)$(B)/embed $@ $(blobs)
-$(B)/embed: tools/embed.c
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) -O1 -o $@ $<
+$(B)/embed: tools/embed.c engine/gpu/kernels.def shaders/push.h
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) -O1 -I. -o $@ $<
 $(B)/shaders/%.spv: shaders/%.comp                      # glslang has no quiet mode that keeps errors
 	$(call say,GLSL,$<)
 	$(Q)mkdir -p $(@D); m=`$(GLSLANG) $(GLSLFLAGS) --depfile $@.d -o $@ $<` || \

@@ -1,24 +1,26 @@
 /* nemotron_h: Nemotron-H and Nemotron 3 (nemotron_h_moe).
  *
- * A block is one norm and one mixer, nothing more: Mamba2, attention, a relu^2 MLP or a mixture of
- * relu^2 experts. Which one says the file, block by block, in two arrays: key heads and
- * feed-forward widths, 0 where there are none.
- *   - Attention knows no positions: no rotary whatever the rope keys say, no q/k norm, no gate.
+ * A block is one norm and one mixer, and nothing else: Mamba2, attention, a relu^2 MLP or a mixture
+ * of relu^2 experts. Two lists in the file, of key heads and of feed-forward widths, say which; 0
+ * means that the block has none.
+ *   - Attention knows no positions: no rotary, whatever the rope keys say, no q/k norm, no gate.
  *   - Mamba2 gates before it normalises, and normalises in groups.
- *   - The router is a sigmoid with a bias that only chooses; the shared expert has no gate. With a
- *     latent width (Super) the routed experts work between two more matrices.
- *   - A block with both arrays non-zero is the folded draft block, the last one of the file:
+ *   - The router is a sigmoid with a bias that only affects the choice; the shared expert has no
+ *     gate. With a latent width (Super) the routed experts work between two more matrices.
+ *   - A block with numbers in both lists is the folded draft block, the last block of the file:
  *     attention, then experts, each on a norm of its own.
  * Mamba2: Dao and Gu, arXiv 2405.21060. Storage: model cards of Nemotron-H and Nemotron 3. */
-#include "model/model.h"
+#include "model/arch.h"
 
-#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
 
-enum kind { MAMBA, ATTENTION, MLP, MOE, DRAFT };
+enum nemotron_kind { MAMBA, ATTENTION, MLP, MOE, DRAFT };
 
-struct layer {
-    enum kind kind;
-    tensor norm, ffn_norm; /* ffn_norm: of a draft block */
+struct nemotron_layer {
+    enum nemotron_kind kind;
+    uint32_t n_kv_head, n_ff, n_used, n_ff_exp; /* as the file lists them */
+    tensor norm, ffn_norm;                      /* ffn_norm: of a draft block */
     struct mamba mamba;
     linear in, out; /* in: rows of z, x, B, C, dt */
     struct attention attn;
@@ -29,172 +31,145 @@ struct layer {
 
 struct nemotron {
     uint32_t n_head, head_dim;
-    uint32_t n_kv_head[512], n_ff[512]; /* by block; 0: it has none */
-    uint32_t n_m_head, n_group, d_state, m_head_dim, conv_k;
-    uint32_t n_expert, n_used[512], n_ff_exp[512], n_ff_shared, n_latent;
-    uint32_t n_expert_group, n_group_used;
-    bool renorm;
-    float scale;
-    struct layer *layer;
+    struct ssm_keys ssm;
+    uint32_t n_expert, n_ff_shared, n_latent;
+    struct moe moe;                /* what all blocks with experts have in common */
+    struct nemotron_layer layer[]; /* by block of the file */
 };
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-static enum kind kind_of(const struct model *m, const struct nemotron *q, uint32_t i)
+static enum nemotron_kind nemotron_kind_of(const struct model *m, const struct nemotron *q,
+                                           uint32_t i)
 {
-    if (q->n_ff[i] && q->n_kv_head[i])
+    const struct nemotron_layer *l = &q->layer[i];
+    if (l->n_ff && l->n_kv_head)
         return DRAFT;
-    if (q->n_ff[i])
+    if (l->n_ff)
         return m->arch == &arch_nemotron_h_moe ? MOE : MLP;
-    return q->n_kv_head[i] ? ATTENTION : MAMBA;
+    return l->n_kv_head ? ATTENTION : MAMBA;
 }
 
-static bool block_keys(struct model *m, struct binder *b, struct nemotron *q)
+static bool nemotron_attention_keys(struct model *m, struct binder *b, struct nemotron *q)
 {
-    if (!model_u32s(b, "attention.head_count_kv", REQUIRED, q->n_kv_head) ||
-        !model_u32s(b, "feed_forward_length", REQUIRED, q->n_ff))
+    if (!model_u32(b, "attention.head_count", REQUIRED, &q->n_head) ||
+        !model_range(b, "attention.head_count", q->n_head, 1, MAX_HEAD))
         return false;
-    /* the draft block tells itself where nextn_predict_layers is missing */
-    if (m->n_mtp == 0 && m->n_layer > 1 && kind_of(m, q, m->n_layer - 1) == DRAFT)
+    q->head_dim = m->n_embd / q->n_head;
+    return model_head_dim(b, OPTIONAL, &q->head_dim);
+}
+
+static bool nemotron_block_keys(struct model *m, struct binder *b, struct nemotron *q)
+{
+    struct nemotron_layer *l = q->layer;
+    if (!model_u32s(b, "attention.head_count_kv", REQUIRED, &l->n_kv_head, sizeof *l) ||
+        !model_u32s(b, "feed_forward_length", REQUIRED, &l->n_ff, sizeof *l))
+        return false;
+    /* Where nextn_predict_layers is missing, the lists show the draft block. */
+    if (m->n_mtp == 0 && m->n_layer > 1 && nemotron_kind_of(m, q, m->n_layer - 1) == DRAFT)
         model_mtp(b, 1);
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
-        enum kind k = kind_of(m, q, i);
+        enum nemotron_kind k = l[i].kind = nemotron_kind_of(m, q, i);
         if (i >= m->n_layer && k != DRAFT)
             return model_refuse(b,
                                 "block %u, a draft block, has %u key heads and a feed-forward "
                                 "width of %u, expected both",
-                                i, q->n_kv_head[i], q->n_ff[i]);
+                                i, l[i].n_kv_head, l[i].n_ff);
         if (i < m->n_layer && k == DRAFT)
             return model_refuse(b,
-                                "block %u has key heads and a feed-forward width, which only "
-                                "the draft block behind the last one may have",
+                                "block %u has key heads and a feed-forward width, which only a "
+                                "draft block after the last block may have",
                                 i);
-        if ((k == ATTENTION || k == DRAFT) &&
-            (!model_range(b, "attention.head_count_kv", q->n_kv_head[i], 1, q->n_head) ||
-             q->n_head % q->n_kv_head[i]))
-            return model_refuse(b,
-                                "block %u has %u query heads for %u key heads, expected a "
-                                "multiple",
-                                i, q->n_head, q->n_kv_head[i]);
-        if (k == MLP && !model_width(b, "feed_forward_length", q->n_ff[i]))
+        if ((k == ATTENTION || k == DRAFT) && !model_kv_heads(b, i, q->n_head, l[i].n_kv_head))
+            return false;
+        if (k == MLP && !model_width(b, "feed_forward_length", l[i].n_ff))
             return false;
     }
     return true;
 }
 
-static bool attention_keys(struct model *m, struct binder *b, struct nemotron *q)
+static bool nemotron_mamba_keys(struct binder *b, struct nemotron *q)
 {
-    if (!model_u32(b, "attention.head_count", REQUIRED, &q->n_head) ||
-        !model_range(b, "attention.head_count", q->n_head, 1, 1024))
+    const struct ssm_keys *s = &q->ssm;
+    if (!model_ssm(b, 4096, &q->ssm))
         return false;
-    q->head_dim = m->n_embd / q->n_head;
-    if (!model_u32(b, "attention.key_length", OPTIONAL, &q->head_dim) ||
-        !model_range(b, "attention.key_length", q->head_dim, 4, 512))
-        return false;
-    uint32_t v_len = q->head_dim;
-    if (!model_u32(b, "attention.value_length", OPTIONAL, &v_len) ||
-        !model_range(b, "attention.value_length", v_len, q->head_dim, q->head_dim))
-        return false;
-    return q->head_dim % 4 == 0 ||
-           model_refuse(b, "heads of %u, expected a multiple of 4", q->head_dim);
-}
-
-static bool mamba_keys(struct binder *b, struct nemotron *q)
-{
-    uint32_t inner = 0;
-    if (!model_u32(b, "ssm.conv_kernel", REQUIRED, &q->conv_k) ||
-        !model_range(b, "ssm.conv_kernel", q->conv_k, 2, 8) ||
-        !model_u32(b, "ssm.state_size", REQUIRED, &q->d_state) ||
-        !model_range(b, "ssm.state_size", q->d_state, 4, 256) ||
-        !model_u32(b, "ssm.group_count", REQUIRED, &q->n_group) ||
-        !model_range(b, "ssm.group_count", q->n_group, 1, 1024) ||
-        !model_u32(b, "ssm.time_step_rank", REQUIRED, &q->n_m_head) ||
-        !model_range(b, "ssm.time_step_rank", q->n_m_head, 1, 4096) ||
-        !model_u32(b, "ssm.inner_size", REQUIRED, &inner) ||
-        !model_range(b, "ssm.inner_size", inner, 4, 1u << 20))
-        return false;
-    q->m_head_dim = inner / q->n_m_head;
-    if (q->d_state % 4 || q->m_head_dim % 4 || q->m_head_dim > 256 || q->n_m_head % q->n_group ||
-        q->m_head_dim * q->n_m_head != inner)
+    uint32_t head_dim = s->inner / s->n_head;
+    if (s->d_state % 4 || head_dim % 4 || head_dim > 256 || s->n_head % s->n_group ||
+        head_dim * s->n_head != s->inner)
         return model_refuse(b,
                             "%u Mamba heads in %u groups, a state of %u and an inner size of %u "
                             "do not fit together",
-                            q->n_m_head, q->n_group, q->d_state, inner);
+                            s->n_head, s->n_group, s->d_state, s->inner);
     return true;
 }
 
-static bool moe_keys(struct model *m, struct binder *b, struct nemotron *q)
+static bool nemotron_moe_keys(struct model *m, struct binder *b, struct nemotron *q)
 {
-    uint32_t gating = 2;
-    q->n_expert_group = q->n_group_used = 1;
-    q->renorm = true;
+    struct nemotron_layer *l = q->layer;
+    uint32_t most = 0;
     if (m->arch != &arch_nemotron_h_moe)
         return true;
     if (!model_u32(b, "expert_count", REQUIRED, &q->n_expert) ||
-        !model_range(b, "expert_count", q->n_expert, 1, 512) ||
-        !model_u32s(b, "expert_used_count", REQUIRED, q->n_used) ||
-        !model_u32s(b, "expert_feed_forward_length", REQUIRED, q->n_ff_exp) ||
-        !model_u32(b, "expert_shared_feed_forward_length", OPTIONAL, &q->n_ff_shared) ||
-        !model_u32(b, "moe_latent_size", OPTIONAL, &q->n_latent) ||
-        !model_u32(b, "expert_group_count", OPTIONAL, &q->n_expert_group) ||
-        !model_u32(b, "expert_group_used_count", OPTIONAL, &q->n_group_used) ||
-        !model_bool(b, "expert_weights_norm", OPTIONAL, &q->renorm) ||
-        !model_expert_scale(b, &q->scale) ||
-        !model_u32(b, "expert_gating_func", OPTIONAL, &gating) ||
-        !model_range(b, "expert_gating_func", gating, 2, 2))
+        !model_range(b, "expert_count", q->n_expert, 1, MAX_EXPERT) ||
+        !model_u32s(b, "expert_used_count", REQUIRED, &l->n_used, sizeof *l) ||
+        !model_u32s(b, "expert_feed_forward_length", REQUIRED, &l->n_ff_exp, sizeof *l) ||
+        !model_width_or_none(b, "expert_shared_feed_forward_length", &q->n_ff_shared) ||
+        !model_width_or_none(b, "moe_latent_size", &q->n_latent))
         return false;
-    uint32_t most = 0;
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
-        if (kind_of(m, q, i) != MOE && kind_of(m, q, i) != DRAFT)
+        if (l[i].kind != MOE && l[i].kind != DRAFT)
             continue;
-        if (!model_range(b, "expert_used_count", q->n_used[i], 1, min_u32(q->n_expert, 64)) ||
-            !model_width(b, "expert_feed_forward_length", q->n_ff_exp[i]))
+        if (!model_range(b, "expert_used_count", l[i].n_used, 1,
+                         min_u32(q->n_expert, MAX_EXPERT_USED)) ||
+            !model_width(b, "expert_feed_forward_length", l[i].n_ff_exp))
             return false;
-        most = max_u32(most, q->n_used[i]);
+        most = max_u32(most, l[i].n_used);
     }
-    return (!q->n_ff_shared ||
-            model_width(b, "expert_shared_feed_forward_length", q->n_ff_shared)) &&
-           (!q->n_latent || model_width(b, "moe_latent_size", q->n_latent)) &&
-           model_groups(b, q->n_expert, most, &q->n_expert_group, &q->n_group_used);
+    q->moe = (struct moe){ .n_expert = q->n_expert,
+                           .act = { ACT_RELU2, 0 },
+                           .sh_act = { ACT_RELU2, 0 } };
+    return model_sigmoid_router(b, most, &q->moe);
 }
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-static bool bind_mamba(struct model *m, struct binder *b, struct nemotron *q, struct layer *l,
-                       uint32_t i)
+static bool nemotron_bind_mamba(struct model *m, struct binder *b, struct nemotron *q, uint32_t i)
 {
-    uint32_t d = m->n_embd, h = q->n_m_head, inner = h * q->m_head_dim;
-    uint32_t d_conv = inner + 2 * q->n_group * q->d_state;
+    struct nemotron_layer *l = &q->layer[i];
+    const struct ssm_keys *s = &q->ssm;
+    uint32_t d = m->n_embd, h = s->n_head, d_conv = s->inner + 2 * s->n_group * s->d_state;
     l->mamba = (struct mamba){ .n_head = h,
-                               .head_dim = q->m_head_dim,
-                               .n_group = q->n_group,
-                               .d_state = q->d_state,
-                               .conv_k = q->conv_k,
+                               .head_dim = s->inner / h,
+                               .n_group = s->n_group,
+                               .d_state = s->d_state,
+                               .conv_k = s->conv_k,
                                .eps = m->eps };
-    return bind_linear(b, &l->in, "blk.%u.ssm_in.weight", i, d, inner + d_conv + h) &&
+    return bind_linear(b, &l->in, "blk.%u.ssm_in.weight", i, d, s->inner + d_conv + h) &&
            bind_exact(&l->in, h) && /* dt */
            bind_bias(b, &l->in, "blk.%u.ssm_in.bias", i) &&
-           bind_vector(b, &l->mamba.conv, "blk.%u.ssm_conv1d.weight", i, q->conv_k, d_conv) &&
+           bind_vector(b, &l->mamba.conv, "blk.%u.ssm_conv1d.weight", i, s->conv_k, d_conv) &&
            bind_vector(b, &l->mamba.conv_bias, "blk.%u.ssm_conv1d.bias", i, d_conv, 1) &&
            bind_gate(b, &l->mamba.ssm_a, "blk.%u.ssm_a", i, h) &&
            bind_gate(b, &l->mamba.dt_bias, "blk.%u.ssm_dt.bias", i, h) &&
            bind_gate(b, &l->mamba.d, "blk.%u.ssm_d", i, h) &&
-           bind_vector(b, &l->mamba.norm, "blk.%u.ssm_norm.weight", i, inner / q->n_group,
-                       q->n_group) &&
-           bind_linear(b, &l->out, "blk.%u.ssm_out.weight", i, inner, d) &&
+           bind_vector(b, &l->mamba.norm, "blk.%u.ssm_norm.weight", i, s->inner / s->n_group,
+                       s->n_group) &&
+           bind_linear(b, &l->out, "blk.%u.ssm_out.weight", i, s->inner, d) &&
            bind_bias(b, &l->out, "blk.%u.ssm_out.bias", i);
 }
 
-static bool bind_attention(struct model *m, struct binder *b, struct nemotron *q, struct layer *l,
-                           uint32_t i)
+static bool nemotron_bind_attention(struct model *m, struct binder *b, struct nemotron *q,
+                                    uint32_t i)
 {
-    uint32_t d = m->n_embd, hd = q->head_dim, n_kv = q->n_kv_head[i];
+    struct nemotron_layer *l = &q->layer[i];
+    uint32_t d = m->n_embd, hd = q->head_dim, n_kv = l->n_kv_head;
     l->attn = (struct attention){
         .n_head = q->n_head, .n_kv_head = n_kv, .head_dim = hd, .gate = GATE_NONE, .eps = m->eps
     };
-    return bind_linear(b, &l->wq, "blk.%u.attn_q.weight", i, d, hd * q->n_head) &&
-           bind_beside(b, &l->wk, "blk.%u.attn_k.weight", i, d, hd * n_kv) &&
-           bind_beside(b, &l->wv, "blk.%u.attn_v.weight", i, d, hd * n_kv) &&
+    return bind_group(b, i, d, NULL,
+                      MATRICES({ &l->wq, "blk.%u.attn_q.weight", hd * q->n_head },
+                               { &l->wk, "blk.%u.attn_k.weight", hd * n_kv },
+                               { &l->wv, "blk.%u.attn_v.weight", hd * n_kv })) &&
            bind_linear(b, &l->wo, "blk.%u.attn_output.weight", i, hd * q->n_head, d) &&
            bind_bias(b, &l->wq, "blk.%u.attn_q.bias", i) &&
            bind_bias(b, &l->wk, "blk.%u.attn_k.bias", i) &&
@@ -202,37 +177,33 @@ static bool bind_attention(struct model *m, struct binder *b, struct nemotron *q
            bind_bias(b, &l->wo, "blk.%u.attn_output.bias", i);
 }
 
-static bool bind_mlp(struct model *m, struct binder *b, struct nemotron *q, struct layer *l,
-                     uint32_t i)
+static bool nemotron_bind_mlp(struct model *m, struct binder *b, struct nemotron *q, uint32_t i)
 {
-    l->ffn.act = (struct act){ ACT_RELU2, 0 };
-    return bind_linear(b, &l->ffn.up, "blk.%u.ffn_up.weight", i, m->n_embd, q->n_ff[i]) &&
-           bind_linear(b, &l->ffn.down, "blk.%u.ffn_down.weight", i, q->n_ff[i], m->n_embd) &&
-           bind_bias(b, &l->ffn.up, "blk.%u.ffn_up.bias", i) &&
-           bind_bias(b, &l->ffn.down, "blk.%u.ffn_down.bias", i);
+    struct nemotron_layer *l = &q->layer[i];
+    struct ffn *f = &l->ffn;
+    f->act = (struct act){ ACT_RELU2, 0 };
+    return bind_linear(b, &f->up, "blk.%u.ffn_up.weight", i, m->n_embd, l->n_ff) &&
+           bind_linear(b, &f->down, "blk.%u.ffn_down.weight", i, l->n_ff, m->n_embd) &&
+           bind_bias(b, &f->up, "blk.%u.ffn_up.bias", i) &&
+           bind_bias(b, &f->down, "blk.%u.ffn_down.bias", i);
 }
 
-static bool bind_moe(struct model *m, struct binder *b, struct nemotron *q, struct layer *l,
-                     uint32_t i)
+static bool nemotron_bind_moe(struct model *m, struct binder *b, struct nemotron *q, uint32_t i)
 {
-    uint32_t d = m->n_embd, ff = q->n_ff_exp[i], n = q->n_expert, ffs = q->n_ff_shared;
-    uint32_t in = q->n_latent ? q->n_latent : d;
+    struct nemotron_layer *l = &q->layer[i];
     struct moe *e = &l->moe;
-    *e = (struct moe){ .n_expert = n,
-                       .n_used = q->n_used[i],
-                       .n_ff = ff,
-                       .route = ROUTE_SIGMOID,
-                       .n_group = q->n_expert_group,
-                       .n_group_used = q->n_group_used,
-                       .renorm = q->renorm,
-                       .scale = q->scale,
-                       .act = { ACT_RELU2, 0 },
-                       .sh_act = { ACT_RELU2, 0 } };
+    uint32_t d = m->n_embd, n = q->n_expert, ff = l->n_ff_exp, ffs = q->n_ff_shared;
+    uint32_t in = q->n_latent ? q->n_latent : d;
+    *e = q->moe;
+    e->n_used = l->n_used;
+    e->n_ff = ff;
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
            bind_exact(&e->router, n) &&
            bind_vector(b, &e->bias, "blk.%u.exp_probs_b.bias", i, n, 1) &&
-           bind_experts(b, &e->up, "blk.%u.ffn_up_exps.weight", i, in, ff, n) &&
-           bind_experts(b, &e->down, "blk.%u.ffn_down_exps.weight", i, ff, in, n) &&
+           bind_experts(b, &e->up, "blk.%u.ffn_up_exps.weight", i,
+                        (struct matrix_size){ in, ff, n }) &&
+           bind_experts(b, &e->down, "blk.%u.ffn_down_exps.weight", i,
+                        (struct matrix_size){ ff, in, n }) &&
            (!q->n_latent ||
             (bind_linear(b, &e->latent_down, "blk.%u.ffn_latent_down.weight", i, d, in) &&
              bind_linear(b, &e->latent_up, "blk.%u.ffn_latent_up.weight", i, in, d))) &&
@@ -240,56 +211,49 @@ static bool bind_moe(struct model *m, struct binder *b, struct nemotron *q, stru
                      bind_linear(b, &e->sh_down, "blk.%u.ffn_down_shexp.weight", i, ffs, d)));
 }
 
-static bool bind_draft(struct model *m, struct binder *b, struct nemotron *q, struct layer *l,
-                       uint32_t i)
+static bool nemotron_bind_draft(struct model *m, struct binder *b, struct nemotron *q, uint32_t i)
 {
     if (m->arch != &arch_nemotron_h_moe)
-        return model_refuse(b,
-                            "block %u is a draft block, of which only nemotron_h_moe has known "
-                            "ones",
+        return model_refuse(b, "block %u is a draft block, which is known only of nemotron_h_moe",
                             i);
-    return bind_vector(b, &l->ffn_norm, "blk.%u.post_attention_norm.weight", i, m->n_embd, 1) &&
-           bind_attention(m, b, q, l, i) && bind_moe(m, b, q, l, i);
+    return bind_vector(b, &q->layer[i].ffn_norm, "blk.%u.post_attention_norm.weight", i, m->n_embd,
+                       1) &&
+           nemotron_bind_attention(m, b, q, i) && nemotron_bind_moe(m, b, q, i);
 }
 
-static bool load(struct model *m, struct binder *b, struct hlm_err *err)
+static bool nemotron_bind_layer(struct model *m, struct binder *b, struct nemotron *q, uint32_t i)
 {
-    static bool (*const bind[])(struct model *, struct binder *, struct nemotron *, struct layer *,
-                                uint32_t) = { bind_mamba, bind_attention, bind_mlp, bind_moe,
-                                              bind_draft };
-    struct nemotron *q = m->own = mem_alloc(1, sizeof *q);
-    if (!q)
-        return fail_memory(err, "out of memory");
-    if (!attention_keys(m, b, q) || !block_keys(m, b, q) || !mamba_keys(b, q) || !moe_keys(m, b, q))
+    struct nemotron_layer *l = &q->layer[i];
+    if (!bind_vector(b, &l->norm, "blk.%u.attn_norm.weight", i, m->n_embd, 1))
         return false;
-    uint32_t n = m->n_layer + m->n_draft;
-    q->layer = mem_alloc(n, sizeof *q->layer);
-    if (!q->layer)
-        return fail_memory(err, "out of memory: %u layers", n);
-    for (uint32_t i = 0; i < n; i++) {
-        struct layer *l = &q->layer[i];
-        l->kind = kind_of(m, q, i);
-        if (!bind_vector(b, &l->norm, "blk.%u.attn_norm.weight", i, m->n_embd, 1) ||
-            !bind[l->kind](m, b, q, l, i))
-            return false;
+    switch (l->kind) {
+    case MAMBA: return nemotron_bind_mamba(m, b, q, i);
+    case ATTENTION: return nemotron_bind_attention(m, b, q, i);
+    case MLP: return nemotron_bind_mlp(m, b, q, i);
+    case MOE: return nemotron_bind_moe(m, b, q, i);
+    case DRAFT: return nemotron_bind_draft(m, b, q, i);
     }
-    return true;
+    return false;
 }
 
-static void unload(struct model *m)
+static bool nemotron_load(struct model *m, struct binder *b)
 {
-    struct nemotron *q = m->own;
-    if (q)
-        free(q->layer);
-    free(q);
+    struct nemotron *q = model_own(b, sizeof *q, sizeof *q->layer);
+    if (!q || !nemotron_attention_keys(m, b, q) || !nemotron_block_keys(m, b, q) ||
+        !nemotron_mamba_keys(b, q) || !nemotron_moe_keys(m, b, q))
+        return false;
+    for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++)
+        if (!nemotron_bind_layer(m, b, q, i))
+            return false;
+    return true;
 }
 
 /* ---- the layer ------------------------------------------------------------------------------- */
 
-static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
-                    struct layer_cache *cache, const struct batch *b, tensor x)
+static tensor nemotron_block(struct cmd *c, const struct model *m, uint32_t i_layer,
+                             struct layer_cache *cache, const struct batch *b, tensor x)
 {
-    const struct layer *l = &((const struct nemotron *)m->own)->layer[i_layer];
+    const struct nemotron_layer *l = &((const struct nemotron *)m->own)->layer[i_layer];
     if (l->kind == MLP)
         return op_ffn(c, x, l->norm, m->eps, &l->ffn);
     if (l->kind == MOE)
@@ -303,24 +267,67 @@ static tensor block(struct cmd *c, const struct model *m, uint32_t i_layer,
     return l->kind == DRAFT ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b) : x;
 }
 
-static struct layer_shape shape(const struct model *m, uint32_t i_layer)
+static struct layer_shape nemotron_shape(const struct model *m, uint32_t i_layer)
 {
     const struct nemotron *q = m->own;
-    enum kind k = q->layer[i_layer].kind;
-    if (k == ATTENTION || k == DRAFT)
-        return (struct layer_shape){ .n_kv_head = q->n_kv_head[i_layer],
+    const struct nemotron_layer *l = &q->layer[i_layer];
+    const struct ssm_keys *s = &q->ssm;
+    if (l->kind == MAMBA)
+        return (struct layer_shape){
+            .recurrent = { .n_head = s->n_head,
+                           .n_row = s->d_state,
+                           .n = s->inner / s->n_head,
+                           .d_conv = s->inner + 2 * s->n_group * s->d_state,
+                           .conv_k = s->conv_k },
+        };
+    if (l->kind == ATTENTION || l->kind == DRAFT)
+        return (struct layer_shape){ .n_kv_head = l->n_kv_head,
                                      .head_dim = q->head_dim,
-                                     .n_expert = k == DRAFT ? q->n_expert : 0 };
-    if (k != MAMBA)
-        return (struct layer_shape){ .n_expert = k == MOE ? q->n_expert : 0 };
-    return (struct layer_shape){
-        .recurrent = { .n_head = q->n_m_head,
-                       .n_row = q->d_state,
-                       .n = q->m_head_dim,
-                       .d_conv = q->n_m_head * q->m_head_dim + 2 * q->n_group * q->d_state,
-                       .conv_k = q->conv_k },
-    };
+                                     .n_expert = l->kind == DRAFT ? q->n_expert : 0 };
+    return (struct layer_shape){ .n_expert = l->kind == MOE ? q->n_expert : 0 };
 }
 
-const struct arch arch_nemotron_h = { "nemotron_h", load, unload, shape, block, false };
-const struct arch arch_nemotron_h_moe = { "nemotron_h_moe", load, unload, shape, block, false };
+const struct arch arch_nemotron_h = {
+    .name = "nemotron_h", .load = nemotron_load, .shape = nemotron_shape, .block = nemotron_block
+};
+const struct arch arch_nemotron_h_moe = { .name = "nemotron_h_moe",
+                                          .load = nemotron_load,
+                                          .shape = nemotron_shape,
+                                          .block = nemotron_block };
+
+/* ---- names in the checkpoint ----------------------------------------------------------------- */
+
+static const struct hf_matrix nemotron_hf[] = {
+    HF("ssm_in", "mixer.in_proj"),
+    HF("ssm_out", "mixer.out_proj"),
+    HF("attn_q", "mixer.q_proj"),
+    HF("attn_k", "mixer.k_proj"),
+    HF("attn_v", "mixer.v_proj"),
+    HF("attn_output", "mixer.o_proj"),
+    HF("ffn_up", "mixer.up_proj"),
+    HF("ffn_down", "mixer.down_proj"),
+    HF("ffn_gate_inp", "mixer.gate"),
+    HF("ffn_up_exps", "mixer.experts.*.up_proj"),
+    HF("ffn_down_exps", "mixer.experts.*.down_proj"),
+    HF("ffn_latent_down", "mixer.fc1_latent_proj"),
+    HF("ffn_latent_up", "mixer.fc2_latent_proj"),
+    HF("ffn_up_shexp", "mixer.shared_experts.up_proj"),
+    HF("ffn_down_shexp", "mixer.shared_experts.down_proj"),
+    HF("nextn.eh_proj", "eh_proj"),
+};
+
+/* A draft block is two layers of the checkpoint: attention, then experts. */
+static void nemotron_hf_draft(uint32_t i, const char *stem, char *name, size_t size)
+{
+    bool attention = !strncmp(stem, "attn_", 5) || !strcmp(stem, "nextn.eh_proj");
+    snprintf(name, size, "mtp.layers.%u.", 2 * i + !attention);
+}
+
+const struct hf_names hf_nemotron_h = { .layers = "backbone.layers.",
+                                        .mixer = "mixer",
+                                        .draft = nemotron_hf_draft,
+                                        .list = { HF_LIST(nemotron_hf) } };
+const struct hf_names hf_nemotron_h_moe = { .layers = "backbone.layers.",
+                                            .mixer = "mixer",
+                                            .draft = nemotron_hf_draft,
+                                            .list = { HF_LIST(nemotron_hf) } };

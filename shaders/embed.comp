@@ -5,7 +5,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0
-#define GRID_BINDING 4
+#define CODEBOOK_BINDING 4
 #include "weight.glsl"
 
 layout(push_constant) uniform Push { push_embed p; };

@@ -9,7 +9,7 @@
 // SwiGLU x has 2 n_in columns, gates first.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#define GRID_BINDING 6
+#define CODEBOOK_BINDING 6
 #include "linear.glsl"
 #include "act.glsl"
 

@@ -1,5 +1,5 @@
 // linear: what the matrix kernels share - bindings, loads of x, and what happens to a product
-// before it is stored. y[t][r] = sum_k W[r][k] x[t][k]. Include after defining GRID_BINDING.
+// before it is stored. y[t][r] = sum_k W[r][k] x[t][k]. Include after defining CODEBOOK_BINDING.
 #define WEIGHT_BINDING 0
 #define HALVES_BINDING 1
 #include "weight.glsl"

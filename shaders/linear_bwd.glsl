@@ -1,6 +1,6 @@
 // linear_bwd: what the kernels of dX share. dx[t][k] += sum_o W[o][k] dy[t][o]: the contraction is
 // over W's rows, so that a row's blocks, which lie along k, are unpacked as in the forward. Include
-// after defining ENTRIES_BINDING and GRID_BINDING.
+// after defining ENTRIES_BINDING and CODEBOOK_BINDING.
 #define WEIGHT_BINDING 0
 #define HALVES_BINDING 1
 #include "weight.glsl"

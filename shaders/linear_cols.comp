@@ -7,7 +7,7 @@
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 #define ENTRIES_BINDING 5
-#define GRID_BINDING 7
+#define CODEBOOK_BINDING 7
 #include "linear.glsl"
 #include "linear_many.glsl"
 

@@ -5,7 +5,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
-#define GRID_BINDING 3
+#define CODEBOOK_BINDING 3
 #define ENTRIES_BINDING 4
 #include "linear_bwd.glsl"
 #include "linear_many.glsl"

@@ -3,7 +3,7 @@
 // ROWS columns of x, which are rows of W turned, and stages DEPTH rows of W at a time.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#define GRID_BINDING 3
+#define CODEBOOK_BINDING 3
 #define ENTRIES_BINDING 4
 #include "linear_bwd.glsl"
 #include "linear_many.glsl"

@@ -6,7 +6,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define ENTRIES_BINDING 5
-#define GRID_BINDING 7
+#define CODEBOOK_BINDING 7
 #include "linear.glsl"
 #include "linear_many.glsl"
 

@@ -4,7 +4,7 @@
 // stages 32 rows of W, a block of which each lane unpacks.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#define GRID_BINDING 3
+#define CODEBOOK_BINDING 3
 #define ENTRIES_BINDING 4
 #include "linear_bwd.glsl"
 #include "linear_many.glsl"

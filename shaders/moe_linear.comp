@@ -6,7 +6,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0
-#define GRID_BINDING 6
+#define CODEBOOK_BINDING 6
 #include "weight.glsl"
 
 layout(constant_id = 2) const uint OUT = 0;

@@ -3,15 +3,18 @@
 // engine/ops/pack.c writes what this reads, type by type in the same order. n_in is rounded up to
 // blocks; padding is zero.
 //
-// Include after defining WEIGHT_BINDING and GRID_BINDING: the lattice of the types that have one
-// (engine/base/dtype_grids.h; for the others anything may be bound). W_TYPE is GGUF's type id,
-// folded when the pipeline is made.
+// Include after defining WEIGHT_BINDING and CODEBOOK_BINDING. Some types have a codebook
+// (engine/base/dtype_codebooks.h); for the others any buffer may be bound there. W_TYPE is GGUF's
+// type id, a constant that is folded when the pipeline is made.
 
 layout(constant_id = 1) const uint W_TYPE = 0;
 
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight4 { uvec4 w_quad[]; };
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight1 { uint w_word[]; };
-layout(set = 0, binding = GRID_BINDING) readonly restrict buffer Grid { uint grid_word[]; };
+layout(set = 0, binding = CODEBOOK_BINDING) readonly restrict buffer Codebook
+{
+    uint codebook_word[];
+};
 
 const uint T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8,
            T_Q2_K = 10, T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ2_XXS = 16,
@@ -90,9 +93,9 @@ const bool HAS_MIN = W_TYPE == T_Q4_0 || W_TYPE == T_Q4_1 || W_TYPE == T_Q5_0 ||
                      W_TYPE == T_Q5_1 || W_TYPE == T_Q4_K || W_TYPE == T_Q5_K || MIN_HALVES;
 
 // Numbers of points of eight coordinates, and of four.
-const bool GRID_8 = W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M || W_TYPE == T_IQ2_XXS ||
+const bool CODEBOOK_8 = W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M || W_TYPE == T_IQ2_XXS ||
                     W_TYPE == T_IQ2_XS || W_TYPE == T_IQ2_S;
-const bool GRID_4 = W_TYPE == T_IQ3_XXS || W_TYPE == T_IQ3_S;
+const bool CODEBOOK_4 = W_TYPE == T_IQ3_XXS || W_TYPE == T_IQ3_S;
 
 // 32-bit words of quants in a block. In the types of four words, byte i of 16 holds element i
 // (low half) and element 16 + i (high half). In those of two, codes of 2 bits one behind the
@@ -101,8 +104,8 @@ const bool GRID_4 = W_TYPE == T_IQ3_XXS || W_TYPE == T_IQ3_S;
 const uint QUANT_WORDS = W_TYPE == T_F32 ? 32 : W_TYPE == T_F16 || W_TYPE == T_BF16 ? 16 :
                          W_TYPE == T_Q8_0 ? 8 :
                          W_TYPE == T_Q2_K || W_TYPE == T_Q3_K || W_TYPE == T_TQ2_0 ||
-                         W_TYPE == T_Q2_0 || W_TYPE == T_IQ2_XS || GRID_4 ? 2 :
-                         W_TYPE == T_Q1_0 || GRID_8 ? 1 : 4;
+                         W_TYPE == T_Q2_0 || W_TYPE == T_IQ2_XS || CODEBOOK_4 ? 2 :
+                         W_TYPE == T_Q1_0 || CODEBOOK_8 ? 1 : 4;
 
 // The word behind the row's quants.
 uint aux_of(uint row, uint n_block)
@@ -217,7 +220,7 @@ uint even_signs(uint code)
 vec4 point_quad(uint code, uvec2 high, uint g)
 {
     uint k = g >> 1, i, point;
-    if (GRID_4)
+    if (CODEBOOK_4)
         i = (code >> (8u * (g & 3u))) & 255u;
     else if (W_TYPE == T_IQ2_XS)
         i = (code >> (16u * (k & 1u))) & 511u;
@@ -231,8 +234,8 @@ vec4 point_quad(uint code, uvec2 high, uint g)
         i |= ((high.x >> (3u * k)) & 7u) << 8;
     if (W_TYPE == T_IQ1_M)
         i |= ((high.x >> (4u * k)) & 7u) << 8;
-    point = grid_word[i >> 1] >> (16u * (i & 1u));
-    if (GRID_4) {
+    point = codebook_word[i >> 1] >> (16u * (i & 1u));
+    if (CODEBOOK_4) {
         vec4 c = vec4(point & 7u, (point >> 3) & 7u, (point >> 6) & 7u, (point >> 9) & 7u);
         if (W_TYPE == T_IQ3_S)
             return (2.0 * c + 1.0) * sign4(high.x >> (8u * k), g);
@@ -285,7 +288,7 @@ vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
         return uintBitsToFloat(uvec4(lo << 16, lo & 0xffff0000u, hi << 16, hi & 0xffff0000u));
     if (W_TYPE == T_Q8_0)
         return s8x4(lo);
-    if (GRID_8 || GRID_4)
+    if (CODEBOOK_8 || CODEBOOK_4)
         return point_quad(lo, high, g);
     if (W_TYPE == T_Q1_0)
         return 2.0 * bit4(lo, g) - 1.0;

@@ -320,24 +320,24 @@ bool gb_write(const struct gguf_build *b, const char *path, struct hlm_err *err)
     return ok;
 }
 
-struct gguf_build *gb_part(const struct gguf_build *b, uint32_t i, uint32_t n)
+struct gguf_build *gb_shard(const struct gguf_build *b, uint32_t i, uint32_t n)
 {
-    struct gguf_build *part = gb_new();
-    part->version = b->version;
+    struct gguf_build *shard = gb_new();
+    shard->version = b->version;
     for (uint64_t k = 0; !i && k < b->key.n; k++) {
         const struct item *from = &b->key.at[k];
-        struct item *to = set(&part->key, from->name);
+        struct item *to = set(&shard->key, from->name);
         to->type = from->type;
         put(&to->data, from->data.p, from->data.n);
     }
     for (uint64_t k = b->tensor.n * i / n; k < b->tensor.n * (i + 1) / n; k++) {
         const struct item *t = &b->tensor.at[k];
-        gb_tensor(part, t->name, (enum dtype)t->type, t->n_dim, t->dim, t->data.p);
+        gb_tensor(shard, t->name, (enum dtype)t->type, t->n_dim, t->dim, t->data.p);
     }
-    gb_scalar(part, "split.no", GGUF_U16, &(uint16_t){ (uint16_t)i });
-    gb_scalar(part, "split.count", GGUF_U16, &(uint16_t){ (uint16_t)n });
-    gb_scalar(part, "split.tensors.count", GGUF_I32, &(int32_t){ (int32_t)b->tensor.n });
-    return part;
+    gb_scalar(shard, "split.no", GGUF_U16, &(uint16_t){ (uint16_t)i });
+    gb_scalar(shard, "split.count", GGUF_U16, &(uint16_t){ (uint16_t)n });
+    gb_scalar(shard, "split.tensors.count", GGUF_I32, &(int32_t){ (int32_t)b->tensor.n });
+    return shard;
 }
 
 static uint64_t sum_of(const void *p, uint64_t n)

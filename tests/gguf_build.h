@@ -37,7 +37,7 @@ uint8_t *gb_bytes(const struct gguf_build *b, uint64_t *n); /* caller frees */
 bool gb_write(const struct gguf_build *b, const char *path, struct hlm_err *err);
 /* Part i of n of a model in several files: the keys (in the first only), the three of splitting,
  * and its share of the tensors. The caller frees it. */
-struct gguf_build *gb_part(const struct gguf_build *b, uint32_t i, uint32_t n);
+struct gguf_build *gb_shard(const struct gguf_build *b, uint32_t i, uint32_t n);
 
 /* Reads everything that an open file offers: names, every string and value, the typed readers, the
  * first and last byte and block of every tensor. For fuzzing; the sum keeps the reads alive. */

@@ -74,18 +74,14 @@ struct gpu *ops_open_small(uint64_t max_range)
 bool ops_brief_skips(enum kernel k)
 {
     enum { HEADER = 5, OP_CAPABILITY = 17, GROUP_NON_UNIFORM = 61 };
-    for (uint32_t i = 0; test_brief() && i < hlm_n_shaders; i++) {
-        const struct shader_blob *b = &hlm_shaders[i];
-        bool has = false;
-        if (strcmp(b->name, kernel_table[k].name) != 0)
-            continue;
-        /* capabilities come first; an instruction's length is in the upper half of its word */
-        for (uint32_t at = HEADER; (b->words[at] & 0xffff) == OP_CAPABILITY;
-             at += b->words[at] >> 16)
-            has = has || b->words[at + 1] == GROUP_NON_UNIFORM;
-        return !has;
-    }
-    return false;
+    const uint32_t *w = hlm_shaders[k].words;
+    bool has = false;
+    if (!test_brief() || !w)
+        return false;
+    /* capabilities come first; an instruction's length is in the upper half of its word */
+    for (uint32_t at = HEADER; (w[at] & 0xffff) == OP_CAPABILITY; at += w[at] >> 16)
+        has = has || w[at + 1] == GROUP_NON_UNIFORM;
+    return !has;
 }
 
 /* ---- what the op is given ---------------------------------------------------------------- */
@@ -327,11 +323,11 @@ struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_
                     .n_expert = n_expert,
                     .row_q = (uint32_t)(bytes / 16) };
     w.w.offset = take(r, n_row * bytes, beside ? 16 : 0);
-    uint32_t n_grid = 0;
-    const uint32_t *grid = dtype_grid(dtype, &n_grid);
-    if (grid) {
-        w.w.grid = take(r, 4ull * n_grid, 0);
-        memcpy(r->image + w.w.grid, grid, 4ull * n_grid);
+    uint32_t n_word = 0;
+    const uint32_t *codebook = dtype_codebook(dtype, &n_word);
+    if (codebook) {
+        w.w.codebook = take(r, 4ull * n_word, 0);
+        memcpy(r->image + w.w.codebook, codebook, 4ull * n_word);
     }
     for (uint64_t i = 0; i < n_row; i++) {
         const uint8_t *src = (const uint8_t *)rows + i * row_bytes;

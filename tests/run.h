@@ -20,8 +20,9 @@ struct ran run(const char *input, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* The same in two steps, with what is in the files as its streams. */
 pid_t start(const char *command, const char *in, const char *out, const char *err);
 int finish(pid_t pid);
-/* It ends with rc, says `says` on standard error, and nothing on standard output. Opens a case. */
-void refuses(int rc, const char *says, const char *input, const char *command);
+/* A case: the command exits with rc and writes one message with these parts (CHECK_SAYS) to
+ * standard error - followed by a line of usage where rc is 2 - and nothing to standard output. */
+void run_refused(int rc, const char *command, const char *says);
 
 /* A file of the scratch folder. The path stays. */
 const char *scratch(const char *name);

@@ -1,7 +1,7 @@
 /* saved_tiny: saved sessions of a model of no kind, of a few hundred bytes, for the checks of
  * saved_open that need no device. */
 #pragma once
-#include "session/session.h"
+#include "session/saved.h"
 
 #include <string.h>
 

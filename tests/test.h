@@ -18,6 +18,14 @@ void test_skip(const char *fmt, ...) HLM_PRINTF(1, 2);
 bool test_eq_at(const char *file, int line, const char *what, long long got, long long want);
 bool test_str_at(const char *file, int line, const char *what, const char *got, const char *want);
 
+/* What a message must say. The parts are separated by '|'; each must occur as whole words (so "4"
+ * is not found in "64"), in this order, and none may overlap. Name what a person needs: the file,
+ * the tensor, key or flag, the number found, the number expected, and a word that sets this reason
+ * apart from the others. The sentence around them may change. */
+#define CHECK_SAYS(text, parts) test_says_at(__FILE__, __LINE__, (text), (parts))
+bool test_says_at(const char *file, int line, const char *text, const char *parts);
+bool test_has(const char *text, const char *parts);
+
 /* Normalised mean squared error: sum (got-want)^2 / sum want^2, and the largest difference with
  * its index. */
 struct diff {

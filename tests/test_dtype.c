@@ -175,9 +175,9 @@ static int coordinate(enum dtype type, uint32_t i, int e)
 {
     static const int eight[3] = { 8, 25, 43 }, four[8] = { 4, 12, 20, 28, 36, 44, 52, 62 };
     uint32_t n, bits = type == IQ3_XXS || type == IQ3_S ? 3 : 2;
-    const uint32_t *grid = dtype_grid(type, &n);
+    const uint32_t *codebook = dtype_codebook(type, &n);
     HLM_ASSERT(i < 2 * n);
-    uint32_t word = grid[i >> 1], at = 16 * (i & 1) + bits * (uint32_t)e;
+    uint32_t word = codebook[i >> 1], at = 16 * (i & 1) + bits * (uint32_t)e;
     uint32_t c = word >> at & ((1u << bits) - 1);
     return type == IQ3_S     ? (int)(2 * c + 1)
            : type == IQ3_XXS ? four[c]
@@ -359,7 +359,7 @@ static uint64_t hash_bytes(const void *bytes, uint64_t n) /* FNV-1a */
 }
 
 /* The same bits as ggml 0.27's to_float gives for 1024 random blocks, by hash: it had the formulas,
- * and the figures of the lattices, from their author. Every point comes up. */
+ * and the figures of the codebooks, from their author. Every point comes up. */
 static void test_same_as_ggml(void)
 {
     enum { N_BLOCK = 1024 };
@@ -403,9 +403,9 @@ static void test_same_as_ggml(void)
     }
 }
 
-/* The lattices' points: as many as numbers, no two alike, in order, of coordinates that there are.
+/* The codebooks' points: as many as numbers, no two alike, in order, of coordinates that there are.
  * (That they are the right ones, ggml says above.) */
-static void test_grids(void)
+static void test_codebooks(void)
 {
     static const struct {
         enum dtype type;
@@ -417,12 +417,12 @@ static void test_grids(void)
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         uint32_t n = 0, before = 0;
-        const uint32_t *grid = dtype_grid(rows[i].type, &n);
-        test_case("%s: the lattice", dtype_info(rows[i].type)->name);
-        if (!CHECK(grid != NULL) || !CHECK_EQ(2 * n, rows[i].n))
+        const uint32_t *codebook = dtype_codebook(rows[i].type, &n);
+        test_case("%s: the codebook", dtype_info(rows[i].type)->name);
+        if (!CHECK(codebook != NULL) || !CHECK_EQ(2 * n, rows[i].n))
             continue;
         for (uint32_t k = 0; k < 2 * n; k++) {
-            uint32_t p = grid[k / 2] >> 16 * (k % 2) & 0xffff;
+            uint32_t p = codebook[k / 2] >> 16 * (k % 2) & 0xffff;
             CHECK_MSG(k == 0 || p > before, "point %u is %04x, before it %04x", k, p, before);
             for (uint32_t at = 0; at + rows[i].bits <= 16; at += rows[i].bits)
                 CHECK_MSG((p >> at & ((1u << rows[i].bits) - 1)) < rows[i].below, "point %u: %04x",
@@ -431,7 +431,7 @@ static void test_grids(void)
         }
     }
     uint32_t n = 1;
-    CHECK(!dtype_grid(Q8_0, &n) && n == 0);
+    CHECK(!dtype_codebook(Q8_0, &n) && n == 0);
 }
 
 /* By hand, so that formula and decoder cannot be wrong in the same way. Each row: bytes of a block
@@ -591,7 +591,7 @@ void test_dtype(void)
     for (uint32_t i = 0; i < ARRAY_LEN(formats); i++)
         test_format(&formats[i]);
     test_same_as_ggml();
-    test_grids();
+    test_codebooks();
     test_by_hand();
     test_files();
 }

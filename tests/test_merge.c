@@ -412,9 +412,9 @@ static void test_parts(void)
     test_case("a model in two files becomes one");
     struct gguf_build *b = gb_from(base, &err);
     for (uint32_t i = 0; b && i < 2; i++) {
-        struct gguf_build *part = gb_part(b, i, 2);
-        CHECK_OK(gb_write(part, name[i], &err), err);
-        gb_free(part);
+        struct gguf_build *shard = gb_shard(b, i, 2);
+        CHECK_OK(gb_write(shard, name[i], &err), err);
+        gb_free(shard);
     }
     gb_free(b);
     CHECK_OK(merge(name[0], lora, 1, out, NULL, &err), err);
@@ -460,7 +460,7 @@ static void test_refused(void)
     refused(base, lora, out, "Q4_K", "blk.0.", "multiple of 256");
     refused(base, lora, base, NULL, base, "file of its own");
     refused(base, lora, lora, NULL, lora, "file of its own");
-    refused(base, lora, "/dev/null", NULL, "/dev/null", "no ordinary file");
+    refused(base, lora, "/dev/null", NULL, "/dev/null", "ordinary file");
     refused(base, lora, "/nowhere/out.gguf", NULL, "/nowhere/out.gguf", "cannot write");
 
     test_case("refused: a shape, and a type that is not written, unless --merge-type");

@@ -174,7 +174,7 @@ static void pieces(void)
     struct weight w = rig_weight(&r, F32, 256, 129, 1, 1, false);
     const float *x = rig_normal(&r, 256 * 5, 1), *dy = rig_normal(&r, 129 * 5, 1);
     struct grads dw = rig_grad_factor(&r, &w.w);
-    CHECK(linear_piece(gpu_caps(g), &w.w) < 129);
+    CHECK(linear_slab_rows(gpu_caps(g), &w.w) < 129);
     linear_outer(r.c, &w.w, rig_strided(&r, x, 256, 5), rig_strided(&r, dy, 129, 5), dw.t);
     for (uint32_t i = 0; i < 5 * 129 * 256; i++)
         dw.want[i % (129 * 256)] +=
@@ -486,8 +486,9 @@ static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool b
     rig_writes(&r, y);
     struct grads dx = rig_grad(&r, rig_view(&r, F32, N_IN, n, N_IN + 4, 4));
     struct grads da = rig_grad_factor(&r, &w.w.lora->a), db = rig_grad_factor(&r, &w.w.lora->b);
-    linear_grouped(r.c, &w.w, x, by_entry, y, &gr);
-    linear_grouped_bwd(r.c, &w.w, x, by_entry, dy, dx.t, &gr);
+    const struct grouped_args args = { &w.w, x, by_entry, &gr };
+    linear_grouped(r.c, args, y);
+    linear_grouped_bwd(r.c, args, dy, dx.t);
     double *x_d = rig_doubles(&r, x_v, (uint64_t)N_IN * n_x);
     double *dy_d = rig_doubles(&r, dy_v, (uint64_t)N_OUT * n);
     double *want = rig_doubles(&r, NULL, (uint64_t)N_OUT * n);
@@ -522,8 +523,9 @@ static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
     rig_writes(&r, y);
     struct grads dx = rig_grad(&r, rig_view(&r, F32, N_IN, n, N_IN + 4, 4));
     cmd_set_f16(r.c, true);
-    linear_grouped(r.c, &w.w, x, by_entry, y, &gr);
-    linear_grouped_bwd(r.c, &w.w, x, by_entry, dy, dx.t, &gr);
+    const struct grouped_args args = { &w.w, x, by_entry, &gr };
+    linear_grouped(r.c, args, y);
+    linear_grouped_bwd(r.c, args, dy, dx.t);
     w = rig_f16_weight(&r, w);
     double *x_d = rig_doubles(&r, rig_f16_rows(&r, x_v, N_IN, n_x), (uint64_t)N_IN * n_x);
     double *dy_d = rig_doubles(&r, rig_f16_rows(&r, dy_v, N_OUT, n), (uint64_t)N_OUT * n);

@@ -465,7 +465,7 @@ static void pieces_linear(struct gpu *g)
         p[0] = record(&r, path, &prod, (struct linear_row){ 129, 2, ADD, PLAIN });
         prod = product_make(&r, path, Q8_0, 288, 129, 1, false);
         p[1] = record(&r, path, &prod, (struct linear_row){ 129, 1, STORE, PLAIN });
-        CHECK(linear_piece(gpu_caps(g), &prod.w.w) < 129);
+        CHECK(linear_slab_rows(gpu_caps(g), &prod.w.w) < 129);
         check_pending(&r, path, F32, p, 2);
         rig_close(&r);
     }

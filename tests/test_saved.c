@@ -3,6 +3,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "hlm_test.h"
 #include "saved_tiny.h"
+#include "session/open.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -296,7 +297,7 @@ static void test_damage(void)
     snprintf(t.path, sizeof t.path, "%s/none", t.dir);
     refuses(t.s, "none", strerror(ENOENT));
     memcpy(t.path, t.dir, sizeof t.dir);
-    refuses(t.s, "folder", "is no file");
+    refuses(t.s, "folder", "not an ordinary file");
     memcpy(t.path, good, sizeof good);
 }
 

@@ -1,8 +1,8 @@
 /* test_split: models in several files. What one of them says must hold for all: the same tensors
- * and keys as the whole model has, the same logits, and every way in which parts do not belong
- * together refused by the name of the part and the reason. */
+ * and keys as the whole model has, the same logits, and every way in which shards do not belong
+ * together refused by the name of the shard and the reason. */
 #define _POSIX_C_SOURCE 200809L
-#include "file/file_parts.h"
+#include "file/gguf_parts.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
 
@@ -14,7 +14,7 @@
 #define MODEL "qwen35/base/model-q8_0.gguf"
 
 /* The string lives until the next call but three. */
-static const char *part_path(const char *prefix, uint32_t i, uint32_t n)
+static const char *shard_path(const char *prefix, uint32_t i, uint32_t n)
 {
     static char path[4][400];
     static uint32_t turn;
@@ -40,19 +40,19 @@ static void write_build(const struct gguf_build *b, const char *path)
     free(bytes);
 }
 
-static void write_parts(const struct gguf_build *b, const char *prefix, uint32_t n)
+static void write_shards(const struct gguf_build *b, const char *prefix, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        struct gguf_build *part = gb_part(b, i, n);
-        write_build(part, part_path(prefix, i, n));
-        gb_free(part);
+        struct gguf_build *shard = gb_shard(b, i, n);
+        write_build(shard, shard_path(prefix, i, n));
+        gb_free(shard);
     }
 }
 
-static void remove_parts(const char *prefix, uint32_t n)
+static void remove_shards(const char *prefix, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
-        unlink(part_path(prefix, i, n));
+        unlink(shard_path(prefix, i, n));
 }
 
 static struct gguf_build *whole_model(void)
@@ -63,7 +63,8 @@ static struct gguf_build *whole_model(void)
     return b;
 }
 
-/* ---- good parts ------------------------------------------------------------------------------ */
+/* ---- good shards ------------------------------------------------------------------------------
+ */
 
 static void check_same(const struct gguf *got, const struct gguf *want)
 {
@@ -91,7 +92,8 @@ static void check_same(const struct gguf *got, const struct gguf *want)
 
 static void test_good(void)
 {
-    static const uint32_t counts[] = { 1, 2, 3, 12, 200 }; /* of 70 tensors: some parts have none */
+    static const uint32_t counts[] = { 1, 2, 3, 12,
+                                       200 }; /* of 70 tensors: some shards have none */
     struct hlm_err err = { 0 };
     struct gguf *want = gguf_open(fixture(MODEL), &err);
     struct gguf_build *b = want ? whole_model() : NULL;
@@ -99,20 +101,20 @@ static void test_good(void)
         uint32_t n = counts[c];
         uint64_t bytes = 0;
         test_case("a model in %u files", n);
-        write_parts(b, "good", n);
-        struct gguf *g = gguf_open(part_path("good", 0, n), &err);
+        write_shards(b, "good", n);
+        struct gguf *g = gguf_open(shard_path("good", 0, n), &err);
         if (CHECK_MSG(g, "%s", err.msg)) {
             check_same(g, want);
-            CHECK_STR(gguf_path(g), part_path("good", 0, n));
+            CHECK_STR(gguf_path(g), shard_path("good", 0, n));
             for (uint32_t i = 0; i < n; i++) {
                 struct stat st = { 0 };
-                CHECK(!stat(part_path("good", i, n), &st));
+                CHECK(!stat(shard_path("good", i, n), &st));
                 bytes += (uint64_t)st.st_size;
             }
             CHECK_EQ(gguf_file_bytes(g), bytes);
         }
         gguf_close(g);
-        remove_parts("good", n);
+        remove_shards("good", n);
     }
 
     test_case("merged again: a count of 0 is one file of any name");
@@ -133,7 +135,7 @@ static void test_good(void)
     gguf_close(want);
 }
 
-/* Four tensors, so that a test sees what lies where; each part with an alignment of its own. */
+/* Four tensors, so that a test sees what lies where; each shard with an alignment of its own. */
 static struct gguf_build *small(void)
 {
     struct gguf_build *b = gb_new();
@@ -150,17 +152,17 @@ static struct gguf_build *small(void)
 
 static void test_alignment(void)
 {
-    test_case("each part has its own data section and alignment");
+    test_case("each shard has its own data section and alignment");
     struct gguf_build *b = small();
     for (uint32_t i = 0; i < 2; i++) {
-        struct gguf_build *part = gb_part(b, i, 2);
+        struct gguf_build *shard = gb_shard(b, i, 2);
         if (i)
-            gb_u32(part, "general.alignment", 8);
-        write_build(part, part_path("align", i, 2));
-        gb_free(part);
+            gb_u32(shard, "general.alignment", 8);
+        write_build(shard, shard_path("align", i, 2));
+        gb_free(shard);
     }
     struct hlm_err err = { 0 };
-    struct gguf *g = gguf_open(part_path("align", 0, 2), &err);
+    struct gguf *g = gguf_open(shard_path("align", 0, 2), &err);
     for (uint32_t i = 0; CHECK_MSG(g, "%s", err.msg) && i < 4; i++) {
         float v[5];
         memcpy(v, gguf_tensor_at(g, i)->data, sizeof v);
@@ -169,11 +171,12 @@ static void test_alignment(void)
     uint32_t alignment = 0;
     CHECK(g && gguf_u32(g, "general.alignment", REQUIRED, &alignment, NULL) && alignment == 256);
     gguf_close(g);
-    remove_parts("align", 2);
+    remove_shards("align", 2);
     gb_free(b);
 }
 
-/* ---- parts that do not belong together ------------------------------------------------------- */
+/* ---- shards that do not belong together -------------------------------------------------------
+ */
 
 /* Opens a path that must be refused in one line, with the name of a file and two words. */
 static void refused(const char *path, const char *file, const char *a, const char *b)
@@ -189,11 +192,11 @@ static void refused(const char *path, const char *file, const char *a, const cha
 
 static const struct broken {
     const char *what;
-    uint32_t part; /* of 0, 1, 2: the one that is wrong */
+    uint32_t shard; /* of 0, 1, 2: the one that is wrong */
     const char *key;
     enum gguf_type type; /* GGUF_TYPE_COUNT: the key is missing */
     uint64_t value;
-    const char *word[2]; /* in the message, which names the part */
+    const char *word[2]; /* in the message, which names the shard */
     /* clang-format off */
 } broken[] = {
     { "no number in the first", 0, "split.no", GGUF_TYPE_COUNT, 0, { "'split.no'", "missing" } },
@@ -208,33 +211,33 @@ static const struct broken {
     { "a negative number", 1, "split.no", GGUF_I16, 0xffff, { "'split.no'", "is -1" } },
     { "a number past the count", 0, "split.no", GGUF_U16, 3, { "is 3", "expected 0 to 2" } },
     { "a first that says it is the second", 0, "split.no", GGUF_U16, 1,
-      { "part 2 of 3", "expected the first" } },
+      { "shard 2 of 3", "expected the first" } },
     { "a second that says it is the first", 1, "split.no", GGUF_U16, 0, { "is 0", "expected 1" } },
     { "a third that says it is the second", 2, "split.no", GGUF_U16, 1, { "is 1", "expected 2" } },
     { "a count unlike the name's", 0, "split.count", GGUF_U16, 4,
       { "is 4", "ends in -00001-of-00004.gguf" } },
     { "a count that is too large", 0, "split.count", GGUF_U32, 65536,
       { "65536", "at most 65535" } },
-    { "a part of another count", 1, "split.count", GGUF_U16, 4, { "is 4", "expected 3" } },
-    { "a part of another total", 2, "split.tensors.count", GGUF_I32, 5, { "is 5", "expected 4" } },
-    { "a tensor twice", 2, NULL, GGUF_TYPE_COUNT, 0, { "tensor 't0'", "earlier part" } },
+    { "a shard of another count", 1, "split.count", GGUF_U16, 4, { "is 4", "expected 3" } },
+    { "a shard of another total", 2, "split.tensors.count", GGUF_I32, 5, { "is 5", "expected 4" } },
+    { "a tensor twice", 2, NULL, GGUF_TYPE_COUNT, 0, { "tensor 't0'", "earlier shard" } },
 };
 /* clang-format on */
 
-/* The three parts of the small model, one of them changed. */
+/* The three shards of the small model, one of them changed. */
 static void write_broken(const struct broken *c)
 {
     struct gguf_build *b = small();
     for (uint32_t i = 0; i < 3; i++) {
-        struct gguf_build *part = gb_part(b, i, 3);
-        if (i == c->part && !c->key)
-            CHECK(gb_rename_tensor(part, "t3", "t0"));
-        else if (i == c->part && c->type == GGUF_TYPE_COUNT)
-            CHECK(gb_drop_key(part, c->key));
-        else if (i == c->part)
-            gb_scalar(part, c->key, c->type, &c->value);
-        write_build(part, part_path("bad", i, 3));
-        gb_free(part);
+        struct gguf_build *shard = gb_shard(b, i, 3);
+        if (i == c->shard && !c->key)
+            CHECK(gb_rename_tensor(shard, "t3", "t0"));
+        else if (i == c->shard && c->type == GGUF_TYPE_COUNT)
+            CHECK(gb_drop_key(shard, c->key));
+        else if (i == c->shard)
+            gb_scalar(shard, c->key, c->type, &c->value);
+        write_build(shard, shard_path("bad", i, 3));
+        gb_free(shard);
     }
     gb_free(b);
 }
@@ -245,75 +248,75 @@ static void test_broken(void)
         const struct broken *c = &broken[i];
         test_case("split files refused: %s", c->what);
         write_broken(c);
-        refused(part_path("bad", 0, 3), part_path("bad", c->part, 3), c->word[0], c->word[1]);
+        refused(shard_path("bad", 0, 3), shard_path("bad", c->shard, 3), c->word[0], c->word[1]);
     }
 
-    test_case("split files refused: a total that is wrong in every part");
+    test_case("split files refused: a total that is wrong in every shard");
     struct gguf_build *b = small();
     for (uint32_t i = 0; i < 3; i++) {
-        struct gguf_build *part = gb_part(b, i, 3);
-        gb_scalar(part, "split.tensors.count", GGUF_I32, &(int32_t){ 5 });
-        write_build(part, part_path("bad", i, 3));
-        gb_free(part);
+        struct gguf_build *shard = gb_shard(b, i, 3);
+        gb_scalar(shard, "split.tensors.count", GGUF_I32, &(int32_t){ 5 });
+        write_build(shard, shard_path("bad", i, 3));
+        gb_free(shard);
     }
-    refused(part_path("bad", 0, 3), part_path("bad", 0, 3), "is 5", "expected 4");
+    refused(shard_path("bad", 0, 3), shard_path("bad", 0, 3), "is 5", "expected 4");
 
-    test_case("split files refused: a later part is opened, and the first is named");
-    write_parts(b, "bad", 3);
-    refused(part_path("bad", 1, 3), part_path("bad", 1, 3), "part 2 of 3",
-            "expected the first, bad-00001-of-00003.gguf");
-    refused(part_path("bad", 2, 3), part_path("bad", 2, 3), "part 3 of 3",
-            "expected the first, bad-00001-of-00003.gguf");
+    test_case("split files refused: a later shard is opened, and the first is named");
+    write_shards(b, "bad", 3);
+    refused(shard_path("bad", 1, 3), shard_path("bad", 1, 3), "shard 2 of 3",
+            "bad-00001-of-00003.gguf");
+    refused(shard_path("bad", 2, 3), shard_path("bad", 2, 3), "shard 3 of 3",
+            "bad-00001-of-00003.gguf");
 
-    test_case("split files refused: names that say nothing of the other parts");
+    test_case("split files refused: names that say nothing of the other shards");
     char other[400];
     snprintf(other, sizeof other, "%s/other.gguf", test_tmp());
-    CHECK(!rename(part_path("bad", 1, 3), other));
-    refused(other, "other.gguf", "part 2 of 3", "a file *-00001-of-00003.gguf");
-    CHECK(!rename(other, part_path("bad", 1, 3)) && !rename(part_path("bad", 0, 3), other));
+    CHECK(!rename(shard_path("bad", 1, 3), other));
+    refused(other, "other.gguf", "shard 2 of 3", "a file *-00001-of-00003.gguf");
+    CHECK(!rename(other, shard_path("bad", 1, 3)) && !rename(shard_path("bad", 0, 3), other));
     refused(other, "other.gguf", "'split.count'", "ends in -00001-of-00003.gguf");
-    CHECK(!rename(other, part_path("bad", 1, 3))); /* the first, under the name of the second */
-    refused(part_path("bad", 1, 3), "bad-00002-of-00003.gguf", "'split.count'",
+    CHECK(!rename(other, shard_path("bad", 1, 3))); /* the first, under the name of the second */
+    refused(shard_path("bad", 1, 3), "bad-00002-of-00003.gguf", "'split.count'",
             "ends in -00001-of-00003.gguf");
     gb_free(b);
-    remove_parts("bad", 3);
+    remove_shards("bad", 3);
 }
 
-/* Files in the place of the second part that cannot be read. */
+/* Files in the place of the second shard that cannot be read. */
 static void test_unreadable(void)
 {
     struct gguf_build *b = small();
     const char *second = "bad-00002-of-00003.gguf";
     char path[400];
-    write_parts(b, "bad", 3);
-    snprintf(path, sizeof path, "%s", part_path("bad", 1, 3));
-    test_case("split files refused: the second part is missing");
+    write_shards(b, "bad", 3);
+    snprintf(path, sizeof path, "%s", shard_path("bad", 1, 3));
+    test_case("split files refused: the second shard is missing");
     unlink(path);
-    refused(part_path("bad", 0, 3), second, "No such file", "");
-    test_case("split files refused: the second part is a folder, a pipe, empty, or no GGUF file");
+    refused(shard_path("bad", 0, 3), second, "No such file", "");
+    test_case("split files refused: the second shard is a folder, a pipe, empty, or no GGUF file");
     CHECK(!mkdir(path, 0777));
-    refused(part_path("bad", 0, 3), second, "not a regular file", "");
+    refused(shard_path("bad", 0, 3), second, "not a regular file", "");
     rmdir(path);
     CHECK(!mkfifo(path, 0777));
-    refused(part_path("bad", 0, 3), second, "not a regular file", "");
+    refused(shard_path("bad", 0, 3), second, "not a regular file", "");
     unlink(path);
     write_bytes(path, "", 0);
-    refused(part_path("bad", 0, 3), second, "header", "ends early");
+    refused(shard_path("bad", 0, 3), second, "header", "ends early");
     write_bytes(path, "GGML", 4);
-    refused(part_path("bad", 0, 3), second, "not a GGUF file", "");
+    refused(shard_path("bad", 0, 3), second, "not a GGUF file", "");
 
-    test_case("split files refused: the second part is cut, at every byte");
-    struct gguf_build *part = gb_part(b, 1, 3);
+    test_case("split files refused: the second shard is cut, at every byte");
+    struct gguf_build *shard = gb_shard(b, 1, 3);
     uint64_t n;
-    uint8_t *bytes = gb_bytes(part, &n);
+    uint8_t *bytes = gb_bytes(shard, &n);
     for (uint64_t i = 0; i < n; i++) {
         write_bytes(path, bytes, i);
-        refused(part_path("bad", 0, 3), second, "", "");
+        refused(shard_path("bad", 0, 3), second, "", "");
     }
     free(bytes);
-    gb_free(part);
+    gb_free(shard);
     gb_free(b);
-    remove_parts("bad", 3);
+    remove_shards("bad", 3);
 }
 
 void test_split(void)
@@ -353,11 +356,11 @@ void test_split_model(void)
     float *want = logits_of(fixture(MODEL), &n_want), *got = NULL;
     struct gguf_build *b = want ? whole_model() : NULL;
     if (b) {
-        write_parts(b, "model", 3);
-        got = logits_of(part_path("model", 0, 3), &n);
+        write_shards(b, "model", 3);
+        got = logits_of(shard_path("model", 0, 3), &n);
     }
     CHECK(got && want && n == n_want && !memcmp(got, want, n * sizeof *got));
-    remove_parts("model", 3);
+    remove_shards("model", 3);
     gb_free(b);
     free(got);
     free(want);

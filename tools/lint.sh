@@ -92,7 +92,7 @@ while read -r file line inc; do
     done
     [ "$target" ] || { echo "$at" | say 'no such file'; continue; }
     case $file:$target in
-    engine/*.h:engine/hlm*.h | engine/*:shaders/push.h | engine/*:models/models.def | tests/*) ;;
+    engine/*.h:engine/hlm*.h | engine/*:shaders/* | engine/*:models/models.def | tests/* | tools/*) ;;
     engine/*/*:engine/hlm*.h | engine/*:engine/*/* | models/*:engine/*/*)
         b=$(rank "$target")
         [ "$(rank "$file")" -ge "$b" ] || echo "$at" | say 'a room that comes later' ;;

@@ -6,7 +6,7 @@
  * without padding and may start anywhere, hence everything is read by bytes. */
 #include "base/dtype.h"
 
-#include "base/dtype_grids.h"
+#include "base/dtype_codebooks.h"
 
 #include <string.h>
 
@@ -357,9 +357,12 @@ static void from_tq2_0(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* --- Blocks of 256 of numbered points of a lattice (dtype_grids.h), with scales and signs. --- */
+/* --- Blocks of 256 numbered points of a codebook (dtype_codebooks.h), with scales, signs. --- */
 
-static uint32_t point(const uint32_t *grid, uint32_t i) { return grid[i / 2] >> 16 * (i % 2); }
+static uint32_t point(const uint32_t *codebook, uint32_t i)
+{
+    return codebook[i / 2] >> 16 * (i % 2);
+}
 
 /* The 8 signs of a 7-bit code: the last one makes the number of minus signs even. */
 static uint32_t even_signs(uint32_t code)
@@ -406,7 +409,7 @@ static void from_iq2_xxs(const void *src, uint64_t n, float *dst)
             uint32_t sign = le32(qs + 4);
             float d = f16_to_f32(le16(b)) * ((float)(sign >> 28) + 0.5f) * 0.25f;
             for (int i = 0; i < 4; i++)
-                put_iq2(d, point(grid_iq2_xxs, qs[i]), even_signs(sign >> 7 * i),
+                put_iq2(d, point(codebook_iq2_xxs, qs[i]), even_signs(sign >> 7 * i),
                         dst + 32 * g + 8 * i);
         }
 }
@@ -419,7 +422,7 @@ static void from_iq2_xs(const void *src, uint64_t n, float *dst)
         for (int i = 0; i < 32; i++) {
             uint32_t q = le16(b + 2 + 2 * i), c = b[66 + i / 4] >> 4 * (i / 2 % 2) & 15;
             float d = f16_to_f32(le16(b)) * ((float)c + 0.5f) * 0.25f;
-            put_iq2(d, point(grid_iq2_xs, q & 511), even_signs(q >> 9), dst + 8 * i);
+            put_iq2(d, point(codebook_iq2_xs, q & 511), even_signs(q >> 9), dst + 8 * i);
         }
 }
 
@@ -432,7 +435,7 @@ static void from_iq2_s(const void *src, uint64_t n, float *dst)
             uint32_t q = b[2 + i] | (b[66 + i / 4] >> 2 * (i % 4) & 3u) << 8;
             uint32_t c = b[74 + i / 4] >> 4 * (i / 2 % 2) & 15;
             float d = f16_to_f32(le16(b)) * ((float)c + 0.5f) * 0.25f;
-            put_iq2(d, point(grid_iq2_s, q), b[34 + i], dst + 8 * i);
+            put_iq2(d, point(codebook_iq2_s, q), b[34 + i], dst + 8 * i);
         }
 }
 
@@ -444,7 +447,8 @@ static void from_iq3_xxs(const void *src, uint64_t n, float *dst)
         for (int i = 0; i < 64; i++) {
             uint32_t sign = le32(b + 66 + 4 * (i / 8)), eight = even_signs(sign >> 7 * (i / 2 % 4));
             float d = f16_to_f32(le16(b)) * ((float)(sign >> 28) + 0.5f) * 0.5f;
-            put_iq3(d, point(grid_iq3_xxs, b[2 + i]), eight >> 4 * (i % 2), 4, 8, 62, dst + 4 * i);
+            put_iq3(d, point(codebook_iq3_xxs, b[2 + i]), eight >> 4 * (i % 2), 4, 8, 62,
+                    dst + 4 * i);
         }
 }
 
@@ -457,7 +461,8 @@ static void from_iq3_s(const void *src, uint64_t n, float *dst)
             uint32_t q = b[2 + i] | (b[66 + i / 8] >> i % 8 & 1u) << 8;
             uint32_t c = b[106 + i / 16] >> 4 * (i / 8 % 2) & 15;
             float d = f16_to_f32(le16(b)) * (float)(2 * c + 1);
-            put_iq3(d, point(grid_iq3_s, q), b[74 + i / 2] >> 4 * (i % 2), 1, 2, 15, dst + 4 * i);
+            put_iq3(d, point(codebook_iq3_s, q), b[74 + i / 2] >> 4 * (i % 2), 1, 2, 15,
+                    dst + 4 * i);
         }
 }
 
@@ -469,7 +474,7 @@ static void from_iq1_s(const void *src, uint64_t n, float *dst)
         for (int i = 0; i < 32; i++) {
             uint32_t qh = le16(b + 34 + 2 * (i / 4)), q = b[2 + i] | (qh >> 3 * (i % 4) & 7) << 8;
             float d = f16_to_f32(le16(b)) * (float)(2 * (qh >> 12 & 7) + 1);
-            put_iq1(d, point(grid_iq1, q), qh >> 15, dst + 8 * i);
+            put_iq1(d, point(codebook_iq1, q), qh >> 15, dst + 8 * i);
         }
 }
 
@@ -485,7 +490,8 @@ static void from_iq1_m(const void *src, uint64_t n, float *dst)
         for (int i = 0; i < 32; i++) {
             uint32_t qh = b[32 + i / 2] >> 4 * (i % 2) & 15u, q = b[i] | (qh & 7) << 8;
             uint32_t c = le16(b + 48 + 2 * (i / 8)) >> 3 * (i / 2 % 4) & 7;
-            put_iq1(f16_to_f32(d) * (float)(2 * c + 1), point(grid_iq1, q), qh >> 3, dst + 8 * i);
+            put_iq1(f16_to_f32(d) * (float)(2 * c + 1), point(codebook_iq1, q), qh >> 3,
+                    dst + 8 * i);
         }
     }
 }
@@ -533,23 +539,23 @@ const struct dtype_info *dtype_info(uint32_t id)
     return id < DTYPE_COUNT && table[id].name ? &table[id] : NULL;
 }
 
-const uint32_t *dtype_grid(enum dtype type, uint32_t *n)
+const uint32_t *dtype_codebook(enum dtype type, uint32_t *n)
 {
     static const struct {
-        const uint32_t *grid;
+        const uint32_t *codebook;
         uint32_t n;
-    } grids[DTYPE_COUNT] = {
-        [IQ1_S] = { grid_iq1, ARRAY_LEN(grid_iq1) },
-        [IQ1_M] = { grid_iq1, ARRAY_LEN(grid_iq1) },
-        [IQ2_XXS] = { grid_iq2_xxs, ARRAY_LEN(grid_iq2_xxs) },
-        [IQ2_XS] = { grid_iq2_xs, ARRAY_LEN(grid_iq2_xs) },
-        [IQ2_S] = { grid_iq2_s, ARRAY_LEN(grid_iq2_s) },
-        [IQ3_XXS] = { grid_iq3_xxs, ARRAY_LEN(grid_iq3_xxs) },
-        [IQ3_S] = { grid_iq3_s, ARRAY_LEN(grid_iq3_s) },
+    } codebooks[DTYPE_COUNT] = {
+        [IQ1_S] = { codebook_iq1, ARRAY_LEN(codebook_iq1) },
+        [IQ1_M] = { codebook_iq1, ARRAY_LEN(codebook_iq1) },
+        [IQ2_XXS] = { codebook_iq2_xxs, ARRAY_LEN(codebook_iq2_xxs) },
+        [IQ2_XS] = { codebook_iq2_xs, ARRAY_LEN(codebook_iq2_xs) },
+        [IQ2_S] = { codebook_iq2_s, ARRAY_LEN(codebook_iq2_s) },
+        [IQ3_XXS] = { codebook_iq3_xxs, ARRAY_LEN(codebook_iq3_xxs) },
+        [IQ3_S] = { codebook_iq3_s, ARRAY_LEN(codebook_iq3_s) },
     };
     HLM_ASSERT((uint32_t)type < DTYPE_COUNT);
-    *n = grids[type].n;
-    return grids[type].grid;
+    *n = codebooks[type].n;
+    return codebooks[type].codebook;
 }
 
 void dtype_to_f32(enum dtype type, const void *src, uint64_t n, float *dst)

@@ -57,9 +57,9 @@ const struct dtype_info *dtype_info(uint32_t id);
  * block length, src may have any alignment. Requires to_f32 != NULL. */
 void dtype_to_f32(enum dtype type, const void *src, uint64_t n, float *dst);
 
-/* The lattice that a type's numbers point into (dtype_grids.h): n words; NULL, and n = 0, for types
- * that have none. */
-const uint32_t *dtype_grid(enum dtype type, uint32_t *n);
+/* The codebook that a type's numbers point into (dtype_codebooks.h): n words; NULL, and n = 0, for
+ * types that have none. */
+const uint32_t *dtype_codebook(enum dtype type, uint32_t *n);
 
 /* What the 16 codes of IQ4_NL and IQ4_XS mean, sorted; those of MXFP4 and NVFP4, doubled, the
  * negative ones behind. */

@@ -1,4 +1,4 @@
-/* file_folder: folders of file.h - made whole or not at all, listed, removed. */
+/* file_folder: folders, as file.h describes them: made complete or not at all, listed, removed. */
 #define _POSIX_C_SOURCE 200809L
 #include "file/file_parts.h"
 
@@ -31,7 +31,7 @@ bool folder_make(const char *path, struct hlm_err *err)
         return true;
     if (file_is_faulty() || mkdir(path, 0777))
         return fail_system(err, "%.300s: cannot make the folder: %s", path, strerror(errno));
-    char *copy = folder_path(path, ".."); /* the name is on disk once what it stands in is */
+    char *copy = folder_path(path, ".."); /* the name is on disk once the parent folder is */
     if (copy)
         file_sync_folder(copy);
     free(copy);
@@ -85,7 +85,7 @@ bool folder_remove(const char *path)
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static void finish(struct folder_out *f)
+static void folder_out_finish(struct folder_out *f)
 {
     free(f->tmp);
     free(f->path);
@@ -97,18 +97,18 @@ bool folder_begin(struct folder_out *f, const char *path, struct hlm_err *err)
     size_t n = strlen(path) + 1, size = n + 48;
     *f = (struct folder_out){ mem_alloc(size, 1), mem_alloc(n, 1) };
     if (!f->tmp || !f->path) {
-        finish(f);
+        folder_out_finish(f);
         return fail_memory(err, "%.300s: no memory to write it", path);
     }
     memcpy(f->path, path, n);
     bool ok = !file_is_faulty();
     int e = ok ? EEXIST : errno;
-    for (int i = 0; ok && e == EEXIST && i < 100; i++) { /* a killed run leaves one */
+    for (int i = 0; ok && e == EEXIST && i < 100; i++) { /* a killed run leaves a folder */
         snprintf(f->tmp, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
         e = mkdir(f->tmp, 0777) ? errno : 0;
     }
     if (e) {
-        finish(f);
+        folder_out_finish(f);
         return fail_system(err, "%.300s: cannot make the folder: %s", path, strerror(e));
     }
     return true;
@@ -118,12 +118,12 @@ bool folder_end(struct folder_out *f, struct hlm_err *err)
 {
     file_sync_folder(f->tmp);
     if (file_is_faulty() || rename(f->tmp, f->path)) {
-        fail_system(err, "%.300s: cannot put it there: %s", f->path, strerror(errno));
+        fail_system(err, "%.300s: cannot rename it into place: %s", f->path, strerror(errno));
         folder_drop(f);
         return false;
     }
     file_sync_folder_of(f->path);
-    finish(f);
+    folder_out_finish(f);
     return true;
 }
 
@@ -131,5 +131,5 @@ void folder_drop(struct folder_out *f)
 {
     if (f->tmp)
         empty_and_remove(f->tmp);
-    finish(f);
+    folder_out_finish(f);
 }

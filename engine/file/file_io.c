@@ -1,5 +1,5 @@
-/* file_io: the files of file.h that are no GGUF - written beside their target and renamed, read
- * whole or in pieces. */
+/* file_io: ordinary files, as file.h describes them: written beside their target and renamed, read
+ * whole or in parts. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "file/file_parts.h"
@@ -25,7 +25,7 @@ struct file_out {
     uint8_t buf[OUT_BYTES];
 };
 
-/* For tests: the call at which the disk is full, or the process ends. */
+/* For tests: at the nth call from now the disk is full or the process is killed. */
 static struct {
     uint32_t nth;
     bool torn, kill;
@@ -46,11 +46,11 @@ void file_test_kill(uint32_t nth)
 
 uint32_t file_test_left(void) { return fault.nth; }
 
-static bool is_due(void) { return fault.nth && !--fault.nth; }
+static bool fault_is_due(void) { return fault.nth && !--fault.nth; }
 
 bool file_is_faulty(void)
 {
-    if (!is_due())
+    if (!fault_is_due())
         return false;
     if (fault.kill)
         raise(SIGKILL);
@@ -58,9 +58,9 @@ bool file_is_faulty(void)
     return true;
 }
 
-static bool write_all(int fd, const uint8_t *p, uint64_t n)
+static bool write_fully(int fd, const uint8_t *p, uint64_t n)
 {
-    bool faulty = is_due();
+    bool faulty = fault_is_due();
     if (faulty)
         n = fault.torn ? n / 2 : 0;
     while (n) {
@@ -79,14 +79,14 @@ static bool write_all(int fd, const uint8_t *p, uint64_t n)
     return !faulty;
 }
 
-/* Opens a new file beside path and leaves its name in tmp. */
+/* Creates a file beside path and writes its name to tmp. */
 static int open_beside(const char *path, char *tmp, size_t size)
 {
     int fd = -1;
     if (file_is_faulty())
         return -1;
     errno = EEXIST;
-    for (int i = 0; fd < 0 && errno == EEXIST && i < 100; i++) { /* a killed run leaves one */
+    for (int i = 0; fd < 0 && errno == EEXIST && i < 100; i++) { /* a killed run leaves a file */
         snprintf(tmp, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
         fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     }
@@ -123,7 +123,7 @@ bool file_may_write(const char *path, struct hlm_err *err)
 {
     struct stat st;
     return stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
-           fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none", path);
+           fail(err, "%.300s: cannot write: this is not an ordinary file", path);
 }
 
 bool file_same(const char *a, const char *b)
@@ -161,7 +161,7 @@ struct file_out *file_out_begin(const char *path, struct hlm_err *err)
 
 static void out_write(struct file_out *f, const uint8_t *p, uint64_t n)
 {
-    if (n && !f->why && !write_all(f->fd, p, n))
+    if (n && !f->why && !write_fully(f->fd, p, n))
         f->why = errno;
 }
 
@@ -238,7 +238,7 @@ bool file_in_open(struct file_in *f, const char *path, struct hlm_err *err)
     if (f->fd < 0 || fstat(f->fd, &st)) {
         fail_system(err, "%.300s: %s", path, strerror(errno));
     } else if (!S_ISREG(st.st_mode)) {
-        fail(err, "%.300s: is no file", path);
+        fail(err, "%.300s: is not an ordinary file", path);
     } else {
         f->bytes = (uint64_t)st.st_size;
         return true;
@@ -251,8 +251,9 @@ bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, st
 {
     uint8_t *p = to;
     if (at > f->bytes || n > f->bytes - at)
-        return fail(err, "%.300s: ends after %" PRIu64 " bytes, %" PRIu64 " more were expected",
-                    f->path, f->bytes, n);
+        return fail(err,
+                    "%.300s: ends after %" PRIu64 " bytes, expected %" PRIu64 " bytes at %" PRIu64,
+                    f->path, f->bytes, n, at);
     if (f->mem) {
         memcpy(to, f->mem + at, n);
         return true;
@@ -264,7 +265,7 @@ bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, st
         if (k < 0)
             return fail_system(err, "%.300s: %s", f->path, strerror(errno));
         if (k == 0)
-            return fail_system(err, "%.300s: has become shorter while it was read", f->path);
+            return fail_system(err, "%.300s: became shorter while it was being read", f->path);
         p += k;
         at += (uint64_t)k;
         n -= (uint64_t)k;

@@ -15,6 +15,8 @@
  * like statements. Command buffers are kept and run again as they are. */
 #include "gpu/vk.h"
 
+#include "gpu/shaders.h"
+
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,26 +207,28 @@ static void append(struct cmd *c, struct entry e)
 static uint64_t whole_words(uint64_t bytes) { return align_up(bytes, 16); }
 
 /* What a shader, a device or a size makes impossible; our own mistakes assert. */
-static bool dispatch_fits(struct cmd *c, const struct kernel_info *k, struct grid grid,
-                          const struct spec *spec, const struct use *use, uint32_t n_use)
+static bool dispatch_fits(struct cmd *c, enum kernel k, struct grid grid, const struct spec *spec,
+                          const struct use *use, uint32_t n_use)
 {
     const struct gpu *g = c->g;
     const uint32_t *max = g->limits.maxComputeWorkGroupCount;
+    const char *name = kernel_table[k].name;
     char a[32], b[32];
-    HLM_ASSERT(n_use == k->n_bind && n_use <= MAX_BIND && spec->v[0] > 0);
+    HLM_ASSERT((!hlm_shaders[k].words || n_use == hlm_shaders[k].n_bind) && n_use <= MAX_BIND);
+    HLM_ASSERT(spec->v[0] > 0);
     if (spec->v[0] > g->caps.max_invocations)
-        cmd_fail(c, "%s: workgroups of %u, %s has up to %u", k->name, spec->v[0], g->caps.name,
+        cmd_fail(c, "%s: workgroups of %u, %s has up to %u", name, spec->v[0], g->caps.name,
                  g->caps.max_invocations);
     if (grid.x > max[0] || grid.y > max[1] || grid.z > max[2])
         cmd_fail_as(c, HLM_ERR_WONT_FIT,
-                    "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", k->name,
+                    "%s: a grid of %u x %u x %u workgroups, %s has up to %u x %u x %u", name,
                     grid.x, grid.y, grid.z, g->caps.name, max[0], max[1], max[2]);
     for (uint32_t i = 0; i < n_use; i++) {
         uint64_t bytes = whole_words(tensor_bytes(use[i].t));
         HLM_ASSERT(bytes && use[i].t.offset % g->caps.align == 0);
         if (bytes > g->caps.max_range)
-            cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: binding %u spans %s, %s binds up to %s", k->name,
-                        i, bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
+            cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: binding %u spans %s, %s binds up to %s", name, i,
+                        bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
     }
     return !c->err.kind;
 }
@@ -236,7 +240,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     if (!recording(c) || !grid.x || !grid.y || !grid.z)
         return;
     HLM_ASSERT(n_push == kernel_table[k].push_bytes);
-    if (!dispatch_fits(c, &kernel_table[k], grid, &spec, use, n_use) ||
+    if (!dispatch_fits(c, k, grid, &spec, use, n_use) ||
         !grow(c, &c->push, c->n_push, (uint32_t)n_push, &c->cap_push, 1))
         return;
     /* Elsewhere a driver may split a workgroup into subgroups smaller than it reports. */

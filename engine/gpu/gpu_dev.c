@@ -6,6 +6,8 @@
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
 
+#include "gpu/shaders.h"
+
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
@@ -487,10 +489,10 @@ static void probe(VkInstance instance, VkPhysicalDevice phys, struct probe *p)
         snprintf(p->missing, sizeof p->missing,
                  "its shaders have no subgroup arithmetic or no shuffles");
     for (uint32_t k = 0; k < KERNEL_COUNT; k++)
-        if (kernel_table[k].n_bind > l->maxPerStageDescriptorStorageBuffers && !p->missing[0])
+        if (hlm_shaders[k].n_bind > l->maxPerStageDescriptorStorageBuffers && !p->missing[0])
             snprintf(p->missing, sizeof p->missing, "it binds %u buffers at a time, %s needs %u",
                      l->maxPerStageDescriptorStorageBuffers, kernel_table[k].name,
-                     kernel_table[k].n_bind);
+                     hlm_shaders[k].n_bind);
 }
 
 /* ---- choice ---------------------------------------------------------------------------------- */

@@ -178,8 +178,8 @@ static bool layouts_make(struct gpu *g, struct hlm_err *err)
     VkDescriptorSetLayoutBinding bind[MAX_BIND];
     bool used[MAX_BIND + 1] = { false };
     for (uint32_t k = 0; k < KERNEL_COUNT; k++) {
-        HLM_ASSERT(kernel_table[k].n_bind > 0 && kernel_table[k].n_bind <= MAX_BIND);
-        used[kernel_table[k].n_bind] = true;
+        HLM_ASSERT(hlm_shaders[k].n_bind <= MAX_BIND);
+        used[hlm_shaders[k].n_bind] = true;
     }
     for (uint32_t i = 0; i < MAX_BIND; i++)
         bind[i] = (VkDescriptorSetLayoutBinding){
@@ -222,15 +222,11 @@ bool pipes_open(struct gpu *g, const char *cache_dir, struct hlm_err *err)
     char *file = NULL;
     uint64_t n_data = 0;
     VkResult r;
-    for (uint32_t k = 0; k < KERNEL_COUNT; k++)
-        for (uint32_t i = 0; i < hlm_n_shaders; i++)
-            if (!strcmp(hlm_shaders[i].name, kernel_table[k].name))
-                g->blob[k] = &hlm_shaders[i];
     if (cache_dir) {
         g->shader_hash = HASH_START;
-        for (uint32_t i = 0; i < hlm_n_shaders; i++)
+        for (uint32_t k = 0; k < KERNEL_COUNT; k++)
             g->shader_hash =
-                hash_bytes(g->shader_hash, hlm_shaders[i].words, hlm_shaders[i].n_bytes);
+                hash_bytes(g->shader_hash, hlm_shaders[k].words, hlm_shaders[k].n_bytes);
         cache_name(g, cache_dir);
         if (g->cache_path[0])
             file = cache_load(g, &n_data, &data);
@@ -281,22 +277,24 @@ uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec)
 
 static VkResult pipe_make(struct gpu *g, struct pipe *p)
 {
+    const struct shader *s = &hlm_shaders[p->k];
     VkSpecializationMapEntry map[MAX_SPEC];
-    const VkSpecializationInfo constants = { MAX_SPEC, map, sizeof p->spec, &p->spec };
+    const VkSpecializationInfo constants = { s->n_constant, map, sizeof p->spec, &p->spec };
     VkShaderModule module = VK_NULL_HANDLE;
     uint32_t n_subgroup = p->spec.v[SPEC_SUBGROUPS];
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
         .requiredSubgroupSize = n_subgroup ? p->spec.v[0] / n_subgroup : 0,
     };
-    for (uint32_t i = 0; i < MAX_SPEC; i++) /* those the shader does not have are ignored */
-        map[i] = (VkSpecializationMapEntry){ i, 4 * i, 4 };
+    HLM_ASSERT(s->n_constant <= MAX_SPEC);
+    for (uint32_t i = 0; i < s->n_constant; i++)
+        map[i] = (VkSpecializationMapEntry){ s->constant[i].id, 4 * s->constant[i].id, 4 };
     VkResult r =
         GUARD(vkCreateShaderModule(g->dev,
                                    &(VkShaderModuleCreateInfo){
                                        .sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-                                       .codeSize = g->blob[p->k]->n_bytes,
-                                       .pCode = g->blob[p->k]->words,
+                                       .codeSize = s->n_bytes,
+                                       .pCode = s->words,
                                    },
                                    NULL, &module));
     if (r >= 0)
@@ -312,7 +310,7 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
                 .pName = "main",
                 .pSpecializationInfo = &constants,
             },
-            .layout = g->layout[kernel_table[p->k].n_bind],
+            .layout = g->layout[s->n_bind],
         }, NULL, &p->handle));
     vkDestroyShaderModule(g->dev, module, NULL);
     return r;
@@ -363,7 +361,7 @@ void pipes_make(struct gpu *g)
     if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
         return;
     for (uint32_t i = 0; i < g->n_pipe; i++)
-        if (!g->pipe[i].handle && g->blob[g->pipe[i].k] && may_try(g->pipe[i].result))
+        if (!g->pipe[i].handle && hlm_shaders[g->pipe[i].k].words && may_try(g->pipe[i].result))
             j.todo[j.n++] = i;
     if (j.n)
         run_workers(&j);
@@ -383,7 +381,7 @@ bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err)
     char call[96];
     if (p->handle)
         return true;
-    if (!g->blob[p->k])
+    if (!hlm_shaders[p->k].words)
         return fail_as(err, HLM_ERR_UNSUPPORTED, "this build has no shader for kernel %s", name);
     snprintf(call, sizeof call, "the pipeline of %s", name);
     return gpu_refused(g, p->result ? p->result : VK_ERROR_OUT_OF_HOST_MEMORY, call, err);

@@ -2,7 +2,7 @@
 #include "gpu/kernels.h"
 
 const struct kernel_info kernel_table[KERNEL_COUNT] = {
-#define KERNEL(name, push, n_bind) [K_##name] = { #name, sizeof(struct push), n_bind },
+#define KERNEL(name, push) [K_##name] = { #name, sizeof(struct push) },
 #include "gpu/kernels.def"
 #undef KERNEL
 };

@@ -5,7 +5,7 @@
 #include "shaders/push.h"
 
 enum kernel {
-#define KERNEL(name, push, n_bind) K_##name,
+#define KERNEL(name, push) K_##name,
 #include "gpu/kernels.def"
 #undef KERNEL
     KERNEL_COUNT
@@ -14,11 +14,10 @@ enum kernel {
 struct kernel_info {
     const char *name; /* shaders/<name>.comp */
     uint32_t push_bytes;
-    uint32_t n_bind;
 };
 extern const struct kernel_info kernel_table[KERNEL_COUNT];
 
-#define KERNEL(name, push, n_bind)                                                                 \
+#define KERNEL(name, push)                                                                         \
     _Static_assert(sizeof(struct push) <= 128,                                                     \
                    #name ": Vulkan promises 128 bytes of push constants");
 #include "gpu/kernels.def"

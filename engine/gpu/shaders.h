@@ -1,13 +1,20 @@
-/* shaders: the SPIR-V modules inside the library. The table is build/shaders.c, which tools/embed.c
- * writes from build/shaders/ and shaders/spv/. Nothing is read from disk at run time. */
+/* shaders: the SPIR-V modules inside the library, with what the build read from them. The table is
+ * build/shaders.c, which tools/embed.c writes from build/shaders/ and shaders/spv/. Nothing is read
+ * from disk at run time. */
 #pragma once
-#include <stdint.h>
+#include "gpu/kernels.h"
 
-struct shader_blob {
-    const char *name; /* of the kernel: rmsnorm for shaders/rmsnorm.comp */
-    const uint32_t *words;
-    uint32_t n_bytes;
+/* A specialization constant. value: the shader's own. */
+struct shader_constant {
+    uint32_t id, value;
 };
 
-extern const struct shader_blob hlm_shaders[]; /* sorted by name */
-extern const uint32_t hlm_n_shaders;
+struct shader {
+    const uint32_t *words; /* NULL: this build has no module for the kernel */
+    uint32_t n_bytes;
+    uint32_t n_bind; /* storage buffers, at bindings 0 to n_bind - 1 of set 0 */
+    const struct shader_constant *constant; /* by id */
+    uint32_t n_constant;
+};
+
+extern const struct shader hlm_shaders[KERNEL_COUNT];

@@ -128,7 +128,6 @@ struct gpu {
 
     VkDescriptorSetLayout set_layout[MAX_BIND + 1];
     VkPipelineLayout layout[MAX_BIND + 1];
-    const struct shader_blob *blob[KERNEL_COUNT];
     struct pipe *pipe;
     uint32_t n_pipe, cap_pipe;
     VkPipelineCache cache;

@@ -46,7 +46,7 @@ static void find_leaves(const struct peft *p, bool draft, struct leaves *out)
         while (l < out->l + out->n && strcmp(l->name, leaf_name(m)) != 0)
             l++;
         if (l == out->l + out->n) {
-            HLM_ASSERT(out->n < MAX_LEAF); /* peft_map.c has fewer names */
+            HLM_ASSERT(out->n < MAX_LEAF); /* no table of models/ has so many */
             out->n++;
             *l = (struct leaf){ leaf_name(m), m->rank, m->scale * m->rank, 0, true };
         }

@@ -1,5 +1,5 @@
-/* peft_map: names of tensors in GGUF and in Hugging Face's checkpoints, and the order of their
- * heads; see peft.h. Facts: models.md 2. */
+/* peft_map: from the matrices and heads of a GGUF file to those of its checkpoint on Hugging Face,
+ * by the table of the architecture (hf.h); see peft.h. Facts: models.md 2. */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>
@@ -9,126 +9,34 @@
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-enum family { QWEN35 = 1, QWEN3NEXT = 2, NEMOTRON = 4, STEP = 8, QWEN = QWEN35 | QWEN3NEXT };
-
-/* A matrix: its name in a GGUF block, in HF's layer (* is the expert), and where two of GGUF's are
- * one of HF's the other one; that is listed as the second where it has the first for its other. */
-static const struct entry {
-    int family;
-    const char *stem, *hf;
-    enum order order;
-    const char *other;
-    bool second;
-} entries[] = {
-    /* clang-format off */
-    { QWEN | STEP, "attn_q", "self_attn.q_proj", AS_IS, NULL, false },
-    { QWEN | STEP, "attn_k", "self_attn.k_proj", AS_IS, NULL, false },
-    { QWEN | STEP, "attn_v", "self_attn.v_proj", AS_IS, NULL, false },
-    { QWEN | STEP, "attn_output", "self_attn.o_proj", AS_IS, NULL, false },
-    { STEP, "attn_gate", "self_attn.g_proj", AS_IS, NULL, false },
-
-    { QWEN35, "attn_qkv", "linear_attn.in_proj_qkv", QKV_ROWS, NULL, false },
-    { QWEN35, "attn_gate", "linear_attn.in_proj_z", V_ROWS, NULL, false },
-    { QWEN35, "ssm_alpha", "linear_attn.in_proj_a", V_ROWS, NULL, false },
-    { QWEN35, "ssm_beta", "linear_attn.in_proj_b", V_ROWS, NULL, false },
-    { QWEN3NEXT, "attn_qkv", "linear_attn.in_proj_qkvz", QKVZ_ROWS, "attn_gate", false },
-    { QWEN3NEXT, "attn_gate", "linear_attn.in_proj_qkvz", QKVZ_ROWS, "attn_qkv", true },
-    { QWEN3NEXT, "ssm_in", "linear_attn.in_proj_qkvz", AS_IS, NULL, false },
-    { QWEN3NEXT, "ssm_beta", "linear_attn.in_proj_ba", BA_ROWS, "ssm_alpha", false },
-    { QWEN3NEXT, "ssm_alpha", "linear_attn.in_proj_ba", BA_ROWS, "ssm_beta", true },
-    { QWEN3NEXT, "ssm_ba", "linear_attn.in_proj_ba", AS_IS, NULL, false },
-    { QWEN, "ssm_out", "linear_attn.out_proj", V_COLS, NULL, false },
-
-    { QWEN | STEP, "ffn_gate", "mlp.gate_proj", AS_IS, NULL, false },
-    { QWEN | STEP, "ffn_up", "mlp.up_proj", AS_IS, NULL, false },
-    { QWEN | STEP, "ffn_down", "mlp.down_proj", AS_IS, NULL, false },
-
-    { QWEN, "ffn_gate_inp", "mlp.gate", AS_IS, NULL, false },
-    { QWEN, "ffn_gate_inp_shexp", "mlp.shared_expert_gate", AS_IS, NULL, false },
-    { QWEN, "ffn_gate_shexp", "mlp.shared_expert.gate_proj", AS_IS, NULL, false },
-    { QWEN, "ffn_up_shexp", "mlp.shared_expert.up_proj", AS_IS, NULL, false },
-    { QWEN, "ffn_down_shexp", "mlp.shared_expert.down_proj", AS_IS, NULL, false },
-    { QWEN35, "ffn_gate_exps", "mlp.experts.*.gate_up_proj", BEHIND, "ffn_up_exps", false },
-    { QWEN35, "ffn_up_exps", "mlp.experts.*.gate_up_proj", BEHIND, "ffn_gate_exps", true },
-    { QWEN35, "ffn_gate_up_exps", "mlp.experts.*.gate_up_proj", AS_IS, NULL, false },
-    { QWEN3NEXT, "ffn_gate_exps", "mlp.experts.*.gate_proj", AS_IS, NULL, false },
-    { QWEN3NEXT, "ffn_up_exps", "mlp.experts.*.up_proj", AS_IS, NULL, false },
-    { QWEN3NEXT, "ffn_gate_up_exps", "mlp.experts.*.gate_proj", UPPER_HALF, NULL, false },
-    { QWEN3NEXT, "ffn_gate_up_exps", "mlp.experts.*.up_proj", LOWER_HALF, NULL, false },
-    { QWEN, "ffn_down_exps", "mlp.experts.*.down_proj", AS_IS, NULL, false },
-
-    { NEMOTRON, "ssm_in", "mixer.in_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ssm_out", "mixer.out_proj", AS_IS, NULL, false },
-    { NEMOTRON, "attn_q", "mixer.q_proj", AS_IS, NULL, false },
-    { NEMOTRON, "attn_k", "mixer.k_proj", AS_IS, NULL, false },
-    { NEMOTRON, "attn_v", "mixer.v_proj", AS_IS, NULL, false },
-    { NEMOTRON, "attn_output", "mixer.o_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_up", "mixer.up_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_down", "mixer.down_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_gate_inp", "mixer.gate", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_up_exps", "mixer.experts.*.up_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_down_exps", "mixer.experts.*.down_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_latent_down", "mixer.fc1_latent_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_latent_up", "mixer.fc2_latent_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_up_shexp", "mixer.shared_experts.up_proj", AS_IS, NULL, false },
-    { NEMOTRON, "ffn_down_shexp", "mixer.shared_experts.down_proj", AS_IS, NULL, false },
-
-    { STEP, "ffn_gate_inp", "moe.gate", AS_IS, NULL, false },
-    { STEP, "ffn_gate_exps", "moe.*.gate_proj", AS_IS, NULL, false },
-    { STEP, "ffn_up_exps", "moe.*.up_proj", AS_IS, NULL, false },
-    { STEP, "ffn_gate_up_exps", "moe.*.gate_proj", UPPER_HALF, NULL, false },
-    { STEP, "ffn_gate_up_exps", "moe.*.up_proj", LOWER_HALF, NULL, false },
-    { STEP, "ffn_down_exps", "moe.*.down_proj", AS_IS, NULL, false },
-    { STEP, "ffn_gate_shexp", "share_expert.gate_proj", AS_IS, NULL, false },
-    { STEP, "ffn_up_shexp", "share_expert.up_proj", AS_IS, NULL, false },
-    { STEP, "ffn_down_shexp", "share_expert.down_proj", AS_IS, NULL, false },
-
-    { QWEN, "nextn.eh_proj", "fc", AS_IS, NULL, false },        /* of mtp itself */
-    { NEMOTRON | STEP, "nextn.eh_proj", "eh_proj", AS_IS, NULL, false },
-    { STEP, "nextn.shared_head_head", "transformer.shared_head.output", AS_IS, NULL, false },
-    /* clang-format on */
-};
-
-static const struct arch_name {
-    const char *arch;
-    enum family family;
-    const char *layers, *mixer; /* mixer: what has the gates */
-} archs[] = {
-    { "qwen35", QWEN35, "model.language_model.layers.", "linear_attn" },
-    { "qwen35moe", QWEN35, "model.language_model.layers.", "linear_attn" },
-    { "qwen3next", QWEN3NEXT, "model.layers.", "linear_attn" },
-    { "nemotron_h", NEMOTRON, "backbone.layers.", "mixer" },
-    { "nemotron_h_moe", NEMOTRON, "backbone.layers.", "mixer" },
-    { "step35", STEP, "model.layers.", "" },
-};
-
-static const struct arch_name *arch_of(const struct peft *p)
+/* NULL: an architecture that is not known. */
+static const struct hf_names *names_of(const char *arch)
 {
-    for (uint32_t i = 0; i < ARRAY_LEN(archs); i++)
-        if (!strcmp(p->fb.arch, archs[i].arch))
-            return &archs[i];
+    static const struct {
+        const char *arch;
+        const struct hf_names *names;
+    } all[] = {
+#define ARCH(name) { #name, &hf_##name },
+#include "models/models.def"
+#undef ARCH
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
+        if (!strcmp(arch, all[i].arch))
+            return all[i].names;
     return NULL;
 }
 
-/* "model.layers.3." and the like: what a block is called. Nemotron's draft block is two layers,
- * attention and experts. */
-static void layer_name(const struct peft *p, uint32_t layer, const struct entry *e, char *name,
+/* What stands before a module of a block in the checkpoint: "model.layers.3." and the like. */
+static void layer_name(const struct peft *p, uint32_t layer, const char *stem, char *name,
                        size_t size)
 {
-    const struct arch_name *a = arch_of(p);
-    uint32_t draft = layer - p->n_layer;
-    bool attn = e && (!strncmp(e->stem, "attn_", 5) || !strcmp(e->stem, "nextn.eh_proj"));
-    if (layer < p->n_layer || a->family == STEP)
-        snprintf(name, size, "%s%u.", a->layers, layer);
-    else if (a->family == NEMOTRON)
-        snprintf(name, size, "mtp.layers.%u.", 2 * draft + !attn);
-    else if (e && !strcmp(e->stem, "nextn.eh_proj"))
-        snprintf(name, size, "mtp.");
+    if (layer < p->n_layer || !p->names->draft)
+        snprintf(name, size, "%s%u.", p->names->layers, layer);
     else
-        snprintf(name, size, "mtp.layers.%u.", draft);
+        p->names->draft(layer - p->n_layer, stem, name, size);
 }
 
-/* The block a tensor stands in, and its name there; false: in none. */
+/* The block that a tensor belongs to, and its name there; false: it belongs to none. */
 static bool split_name(const char *name, uint32_t *layer, char stem[64])
 {
     int at = 0;
@@ -161,15 +69,15 @@ static bool check_order(const struct peft *p, const struct module *m)
     uint64_t v = (uint64_t)h->nv * h->s, k = (uint64_t)h->nk * h->s, rows = m->x[0]->dim[1];
     bool ok = true;
     switch (m->order) {
-    case AS_IS:
-    case BEHIND: break;
-    case V_ROWS: ok = h->nv && rows % h->nv == 0; break;
-    case V_COLS: ok = h->nv && m->n_in == v; break;
-    case QKV_ROWS: ok = h->nv && rows == 2 * k + v; break;
-    case QKVZ_ROWS: ok = h->nv && rows == 2 * k + v && m->x[1] && m->x[1]->dim[1] == v; break;
-    case BA_ROWS: ok = h->nv && rows == h->nv && m->x[1] && m->x[1]->dim[1] == h->nv; break;
-    case UPPER_HALF:
-    case LOWER_HALF: ok = rows % 2 == 0; break;
+    case HF_AS_IS:
+    case HF_APPENDED: break;
+    case HF_V_ROWS: ok = h->nv && rows % h->nv == 0; break;
+    case HF_V_COLS: ok = h->nv && m->n_in == v; break;
+    case HF_QKV_ROWS: ok = h->nv && rows == 2 * k + v; break;
+    case HF_QKVZ_ROWS: ok = h->nv && rows == 2 * k + v && m->x[1] && m->x[1]->dim[1] == v; break;
+    case HF_BA_ROWS: ok = h->nv && rows == h->nv && m->x[1] && m->x[1]->dim[1] == h->nv; break;
+    case HF_UPPER_HALF:
+    case HF_LOWER_HALF: ok = rows % 2 == 0; break;
     }
     return ok || fail(p->err,
                       "%.300s: %s has %" PRIu64 " rows and %" PRIu64 " columns, which do "
@@ -187,7 +95,7 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
     HLM_ASSERT(n > 0 && (size_t)n < sizeof m.name);
     m.n_in = m.x[0]->dim[0];
     m.n_out = m.x[0]->dim[1] + (m.x[1] ? m.x[1]->dim[1] : 0);
-    if (m.order == UPPER_HALF || m.order == LOWER_HALF)
+    if (m.order == HF_UPPER_HALF || m.order == HF_LOWER_HALF)
         m.n_out /= 2;
     for (uint32_t k = 0; k < 2; k++)
         m.rank += m.p[k] ? m.p[k]->rank : 0;
@@ -200,7 +108,8 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
     return true;
 }
 
-static bool add_entry(struct peft *p, const struct pair *a, const struct entry *e, uint32_t layer)
+static bool add_matrix(struct peft *p, const struct pair *a, const struct hf_matrix *e,
+                       uint32_t layer)
 {
     struct module m = { .order = e->order, .draft = layer >= p->n_layer };
     char other[80], name[64];
@@ -219,9 +128,9 @@ static bool add_entry(struct peft *p, const struct pair *a, const struct entry *
                         "in one matrix",
                         gguf_path(p->file), a->x->name, other);
     }
-    layer_name(p, layer, e, name, sizeof name);
+    layer_name(p, layer, e->stem, name, sizeof name);
     for (m.expert = 0; m.expert < a->x->dim[2]; m.expert++)
-        if (!add_module(p, m, name, e->hf))
+        if (!add_module(p, m, name, e->module))
             return false;
     return true;
 }
@@ -233,15 +142,15 @@ static bool add_pair(struct peft *p, const struct pair *a)
     if (!strcmp(a->x->name, "output.weight"))
         return add_module(p, (struct module){ .x = { a->x }, .p = { a } }, "", "lm_head");
     bool in_block = split_name(a->x->name, &layer, stem);
-    for (uint32_t i = 0; in_block && i < ARRAY_LEN(entries); i++) {
-        const struct entry *e = &entries[i];
-        if (!(e->family & (int)arch_of(p)->family) || strcmp(e->stem, stem) != 0 ||
-            (a->x->dim[2] > 1 && !strchr(e->hf, '*')))
-            continue;
-        n++;
-        if (!add_entry(p, a, e, layer))
-            return false;
-    }
+    for (uint32_t k = 0; in_block && k < ARRAY_LEN(p->names->list); k++)
+        for (uint32_t i = 0; i < p->names->list[k].n; i++) {
+            const struct hf_matrix *e = &p->names->list[k].matrix[i];
+            if (strcmp(e->stem, stem) != 0 || (a->x->dim[2] > 1 && !strchr(e->module, '*')))
+                continue;
+            n++;
+            if (!add_matrix(p, a, e, layer))
+                return false;
+        }
     return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED,
                             "%.200s: %s: no place is known for %s in checkpoints of %s",
                             gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
@@ -252,12 +161,11 @@ static bool read_heads(struct peft *p)
     struct heads *h = &p->heads;
     char key[3][96];
     static const char *const keys[] = { "ssm.group_count", "ssm.time_step_rank", "ssm.state_size" };
-    enum family f = arch_of(p)->family;
-    if (!(f & QWEN))
+    if (p->names->v_heads == HF_NO_V_HEADS)
         return true;
     for (uint32_t i = 0; i < 3; i++)
         snprintf(key[i], sizeof key[i], "%s.%s", p->fb.arch, keys[i]);
-    h->tiled = f == QWEN35;
+    h->tiled = p->names->v_heads == HF_V_TILED;
     return gguf_u32(p->file, key[0], REQUIRED, &h->nk, p->err) &&
            gguf_u32(p->file, key[1], REQUIRED, &h->nv, p->err) &&
            gguf_u32(p->file, key[2], REQUIRED, &h->s, p->err) &&
@@ -270,7 +178,8 @@ static bool read_heads(struct peft *p)
 bool peft_map(struct peft *p)
 {
     char name[64];
-    if (!arch_of(p))
+    p->names = names_of(p->fb.arch);
+    if (!p->names)
         return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: checkpoints of %s are not known",
                        gguf_path(p->file), p->fb.arch);
     for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks stand last */
@@ -312,13 +221,13 @@ static uint32_t find_row(const struct heads *h, const struct module *m, uint64_t
     uint64_t per = 2 * s + 2 * r * s, at;
     *row = o;
     switch (m->order) {
-    case AS_IS:
-    case V_COLS:
-    case UPPER_HALF: return 0;
-    case LOWER_HALF: *row = o + m->n_out; return 0;
-    case V_ROWS: *row = v_item(h, o, m->n_out / h->nv); return 0;
-    case QKV_ROWS: *row = o < 2 * kd ? o : 2 * kd + v_item(h, o - 2 * kd, s); return 0;
-    case QKVZ_ROWS:
+    case HF_AS_IS:
+    case HF_V_COLS:
+    case HF_UPPER_HALF: return 0;
+    case HF_LOWER_HALF: *row = o + m->n_out; return 0;
+    case HF_V_ROWS: *row = v_item(h, o, m->n_out / h->nv); return 0;
+    case HF_QKV_ROWS: *row = o < 2 * kd ? o : 2 * kd + v_item(h, o - 2 * kd, s); return 0;
+    case HF_QKVZ_ROWS:
         at = o % per;
         if (at < 2 * s) {
             *row = (at < s ? 0 : kd) + o / per * s + at % s;
@@ -327,11 +236,11 @@ static uint32_t find_row(const struct heads *h, const struct module *m, uint64_t
         at -= 2 * s;
         *row = v_item(h, o / per * r * s + at % (r * s), s) + (at < r * s ? 2 * kd : 0);
         return at >= r * s;
-    case BA_ROWS:
+    case HF_BA_ROWS:
         at = o % (2 * r);
         *row = v_head(h, o / (2 * r) * r + at % r);
         return at >= r;
-    case BEHIND: *row = o < first ? o : o - first; return o >= first;
+    case HF_APPENDED: *row = o < first ? o : o - first; return o >= first;
     }
     return 0;
 }
@@ -348,7 +257,7 @@ void peft_row_a(const struct peft *p, const struct module *m, uint64_t r, float 
     uint32_t first = m->p[0] ? m->p[0]->rank : 0, k = r >= first;
     const struct pair *a = m->p[k];
     uint64_t row = m->expert * (uint64_t)a->rank + r - (k ? first : 0);
-    if (m->order != V_COLS) {
+    if (m->order != HF_V_COLS) {
         read_row(a->a, row, to);
         return;
     }
@@ -388,8 +297,8 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
     bool in_block = split_name(x->name, &layer, stem);
     for (uint32_t i = 0; in_block && i < ARRAY_LEN(names); i++)
         if (!strcmp(stem, names[i].stem)) {
-            layer_name(p, layer, NULL, layer_is, sizeof layer_is);
-            snprintf(name, size, "%s%s.%s", layer_is, arch_of(p)->mixer, names[i].hf);
+            layer_name(p, layer, stem, layer_is, sizeof layer_is);
+            snprintf(name, size, "%s%s.%s", layer_is, p->names->mixer, names[i].hf);
             return true;
         }
     return fail_as(p->err, HLM_ERR_UNSUPPORTED,

@@ -2,24 +2,12 @@
  * (safetensors files) share. */
 #pragma once
 #include "lora/lora_parts.h"
+#include "lora/hf.h"
 #include "lora/peft.h"
 
 #include <jansson.h>
 
 /* ---- modules (peft_map.c) -------------------------------------------------------------------- */
-
-/* How HF's rows (or columns) are found among GGUF's. */
-enum order {
-    AS_IS,
-    V_ROWS,    /* V heads, of as many rows as come to one */
-    V_COLS,    /* columns of A */
-    QKV_ROWS,  /* q, k, then V heads */
-    QKVZ_ROWS, /* by K head: q, k, v, z; z is another tensor's */
-    BA_ROWS,   /* by K head: b, a; a is another tensor's */
-    BEHIND,    /* the other tensor's behind the one's */
-    UPPER_HALF,
-    LOWER_HALF, /* of GGUF's */
-};
 
 struct heads {
     uint32_t nk, nv, s;
@@ -29,7 +17,7 @@ struct heads {
 /* A matrix of the checkpoint that has an adapter. */
 struct module {
     char name[112];
-    enum order order;
+    enum hf_order order;
     bool draft;
     const struct gguf_tensor *x[2]; /* of the base; [1] NULL: there is one alone */
     const struct pair *p[2];        /* NULL: none on that one */
@@ -44,6 +32,7 @@ struct peft {
     struct hlm_err *err;
     struct gguf *file;
     struct lora_file_base fb;
+    const struct hf_names *names;
     struct lora_file *lora;
     double alpha; /* of the adapter's file */
     struct heads heads;
@@ -53,7 +42,7 @@ struct peft {
     float *row; /* room for one */
     uint64_t done, total;
 };
-/* Fills heads, n_layer and modules, in the adapter's order. */
+/* Fills names, heads, n_layer and modules, in the adapter's order. */
 bool peft_map(struct peft *p);
 /* Row r of a module's A (n_in numbers) or B (rank numbers). */
 void peft_row_a(const struct peft *p, const struct module *m, uint64_t r, float *to);

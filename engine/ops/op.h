@@ -19,8 +19,8 @@ typedef struct linear {
                                 the cmd allows: they make recurrent gates, or choose
                                 experts. Side by side with others they come last */
     tensor bias;             /* [n_out] added to the product; arena NULL: none */
-    uint64_t grid;           /* bytes from the arena's start to the type's lattice
-                                (dtype_grid); of no meaning where it has none */
+    uint64_t codebook;       /* bytes from the arena's start to the type's codebook
+                            (dtype_codebook); of no meaning where it has none */
     const struct lora *lora; /* what adapters add to the product; NULL: nothing */
 } linear;
 
@@ -150,14 +150,14 @@ struct linear_args {
                               a path that takes them */
 };
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a);
-/* Rows [row0, row0 + n) of w as plain words, for binding; and how many rows a piece may
- * have so that a binding spans it and the next piece begins where one may begin (0: not
- * even one row fits). */
+/* Rows [row0, row0 + n) of w as plain words, for binding. */
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n);
-uint32_t linear_piece(const struct gpu_caps *caps, const linear *w);
-/* The lattice of w's type as words, for the binding that weight.glsl calls GRID_BINDING; something
- * that may be bound there where it has none. */
-tensor linear_grid(const linear *w);
+/* The rows of a slab: the most that a binding of the device can address such that the next slab
+ * begins where a binding may begin. 0: not even one row fits. */
+uint32_t linear_slab_rows(const struct gpu_caps *caps, const linear *w);
+/* The codebook of w's type as words, for the binding that weight.glsl calls CODEBOOK_BINDING;
+ * something that may be bound there where it has none. */
+tensor linear_codebook(const linear *w);
 
 /* ---- op_linear_bwd.c ---- */
 
@@ -207,15 +207,19 @@ struct grouping {
     tensor entries, tiles;
     uint32_t n_used, n_row, max_tile, tile;
 };
-/* y[e] = W_expert(e) x for all entries e = token * n_used + slot; x by token, or by entry.
- * y: [entries][n_out] */
-void linear_grouped(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor y,
-                    const struct grouping *g);
-/* The backward of that: the gradient of y makes one of every entry's x, dx [entries][n_in] (arena
- * NULL: not wanted), which is added to; and those of the experts' factors, where they are
- * trained. */
-void linear_grouped_bwd(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
-                        tensor dx, const struct grouping *g);
+/* A product of every entry with its expert. */
+struct grouped_args {
+    const linear *w;
+    tensor x;      /* [n_tok][n_in]; with by_entry [entries][n_in] */
+    bool by_entry; /* each entry has a row of its own, else those of a token share its row */
+    const struct grouping *g;
+};
+/* y[e] = W_expert(e) x[e] for all entries e = token * n_used + slot. y: [entries][n_out] */
+void linear_grouped(struct cmd *c, struct grouped_args a, tensor y);
+/* Its backward, from the gradient dy of y. Adds the gradient of every entry's x to dx,
+ * [entries][n_in] (arena NULL: it is not wanted), and to the gradients of the experts' factors,
+ * where these are trained. */
+void linear_grouped_bwd(struct cmd *c, struct grouped_args a, tensor dy, tensor dx);
 /* Entries that a tile may have; 0 where no kernel of this device takes tiles. */
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);
 

@@ -107,9 +107,9 @@ struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_
 {
     /* A CPU device compiles every unrolled load at some cost: fewer rows of the types
      * that take many. */
-    uint32_t n_grid;
+    uint32_t n_word;
     bool cpu = caps->kind == GPU_CPU, plain = dtype == F32 || dtype == F16 || dtype == BF16;
-    uint32_t cpu_rows = plain || dtype_grid(dtype, &n_grid) ? 4 : 8;
+    uint32_t cpu_rows = plain || dtype_codebook(dtype, &n_word) ? 4 : 8;
     if (p->kernel != K_linear && p->kernel != K_linear_cols)
         return linear_shared_tile(p, caps, n_tok);
     if (p->kernel == K_linear_cols) {
@@ -134,13 +134,13 @@ tensor linear_rows(const linear *w, uint64_t row0, uint32_t n)
                      .stride = w->row_q * 4 };
 }
 
-tensor linear_grid(const linear *w)
+tensor linear_codebook(const linear *w)
 {
     uint32_t n = 0;
-    if (!dtype_grid(w->dtype, &n))
+    if (!dtype_codebook(w->dtype, &n))
         return linear_rows(w, 0, 1);
     return (tensor){
-        .arena = w->arena, .offset = w->grid, .dtype = I32, .n = n, .n_row = 1, .stride = n
+        .arena = w->arena, .offset = w->codebook, .dtype = I32, .n = n, .n_row = 1, .stride = n
     };
 }
 
@@ -151,10 +151,43 @@ uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w)
     return caps->align > even ? caps->align / even : 1;
 }
 
-uint32_t linear_piece(const struct gpu_caps *caps, const linear *w)
+uint32_t linear_slab_rows(const struct gpu_caps *caps, const linear *w)
 {
     uint64_t fit = caps->max_range / (w->row_q * 16ull), unit = linear_row_unit(caps, w);
     return fit >= w->n_out ? w->n_out : (uint32_t)(fit / unit * unit);
+}
+
+struct slab slabs_of_rows(struct cmd *c, const linear *w, uint32_t max_rows)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    struct slab s = { .units = *w, .step = min_u32(linear_slab_rows(caps, w), max_rows) };
+    if (!s.step)
+        cmd_fail(c, "a weight row of %u bytes is longer than a binding of %s (%llu bytes)",
+                 w->row_q * 16, caps->name, (unsigned long long)caps->max_range);
+    return s;
+}
+
+struct slab slabs_of_experts(struct cmd *c, const linear *w)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    struct slab s = { .units = *w };
+    s.units.n_out = w->n_expert;
+    s.units.row_q = w->row_q * w->n_out;
+    s.step = linear_slab_rows(caps, &s.units);
+    if (!s.step)
+        cmd_fail(c, "an expert of %u bytes is larger than a binding of %s (%llu bytes)",
+                 s.units.row_q * 16, caps->name, (unsigned long long)caps->max_range);
+    return s;
+}
+
+bool slab_next(struct slab *s)
+{
+    s->first += s->n;
+    if (!s->step || s->first >= s->units.n_out)
+        return false;
+    s->n = min_u32(s->step, s->units.n_out - s->first);
+    s->rows = linear_rows(&s->units, s->first, s->n);
+    return true;
 }
 
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a)
@@ -174,40 +207,33 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     uint32_t in = a->norm ? IN_NORM : a->act ? IN_ACT + (uint32_t)a->act->kind : IN_PLAIN;
     uint32_t epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
 
-    uint32_t step = linear_piece(caps, w);
-    if (step == 0) {
-        cmd_fail(c, "a weight row of %u bytes is longer than a binding of this device (%llu bytes)",
-                 w->row_q * 16, (unsigned long long)caps->max_range);
-        return;
-    }
-    for (uint32_t row = 0; row < w->n_out; row += step) {
-        uint32_t n = min_u32(step, w->n_out - row);
+    for (struct slab s = slabs_of_rows(c, w, UINT32_MAX); slab_next(&s);) {
         struct push_linear p = {
             .n_in = w->n_in,
-            .n_out = n,
+            .n_out = s.n,
             .n_tok = n_tok,
             .row_q = w->row_q,
             .x_stride = x.stride,
             .x_col = x.col,
             .y_stride = a->y.stride,
-            .y_col = a->y.col + row,
+            .y_col = a->y.col + s.first,
             .res_stride = res.stride,
-            .res_col = res.col + row,
+            .res_col = res.col + s.first,
             .gate_stride = gate.stride,
             .gate_col = gate.col,
             .eps = a->eps,
             .limit = a->act ? a->act->limit : 0,
         };
-        struct grid g = GRID(div_up(n, t.rows), div_up(n_tok, t.toks_per_group), 1);
-        cmd_work(c, 2.0 * n * w->n_in * n_tok);
+        struct grid g = GRID(div_up(s.n, t.rows), div_up(n_tok, t.toks_per_group), 1);
+        cmd_work(c, 2.0 * s.n * w->n_in * n_tok);
         if (path->kernel == K_linear)
             cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks, in), PUSH(p),
-                         USES(READ(linear_rows(w, row, n)), READ(a->x), WRITE(a->y), READ(res),
-                              READ(gate), READ(norm), READ(linear_grid(w))));
+                         USES(READ(s.rows), READ(a->x), WRITE(a->y), READ(res), READ(gate),
+                              READ(norm), READ(linear_codebook(w))));
         else
             cmd_dispatch(c, path->kernel, g, linear_many_spec(path, caps, t, w->dtype, epi, 0),
                          PUSH(p),
-                         USES(READ(linear_rows(w, row, n)), READ(x), WRITE(a->y), READ(res),
-                              READ(gate), READ(res), READ(res), READ(linear_grid(w))));
+                         USES(READ(s.rows), READ(x), WRITE(a->y), READ(res), READ(gate), READ(res),
+                              READ(res), READ(linear_codebook(w))));
     }
 }

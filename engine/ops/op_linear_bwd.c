@@ -29,26 +29,36 @@ struct linear_tile linear_bwd_tile_of(const struct linear_path *p, const struct 
     return (struct linear_tile){ wg, 0, toks, toks * wg };
 }
 
-/* dX of the rows of W that are bound, which are a matrix or, with g, experts of it. */
-void linear_bwd_dispatch(struct cmd *c, const struct linear_path *path, struct linear_tile t,
-                         const linear *w, tensor rows, tensor dy, tensor dx,
-                         struct push_linear_bwd p, const struct grouping *g)
+void linear_bwd_dispatch(struct cmd *c, const struct linear_bwd_args *a)
 {
-    /* of factors that have no more, fewer columns */
+    const linear *w = a->w;
+    const struct grouping *g = a->g;
+    struct linear_tile t = a->tile;
+    tensor dy = a->dy, dx = a->dx;
+    /* Factors of few columns take smaller tiles. */
     uint32_t quads = w->dtype != F32 || w->n_in > 16 ? 8 : w->n_in > 8 ? 4 : 2;
     uint32_t cols = t.rows ? t.rows : 4 * quads, grouped = g ? 2 : 0;
-    struct spec spec = t.rows ? linear_many_spec(path, gpu_caps(cmd_gpu(c)), t, w->dtype,
+    struct spec spec = t.rows ? linear_many_spec(a->path, gpu_caps(cmd_gpu(c)), t, w->dtype,
                                                  tensor_in_quads(dy), grouped)
                               : SPEC(t.wg, w->dtype, tensor_in_quads(dy), quads, t.toks, grouped);
+    struct push_linear_bwd p = {
+        .n_in = w->n_in,
+        .n_out = g ? w->n_out : a->slab->n,
+        .n_tok = dy.n_row,
+        .row_q = w->row_q,
+        .dy_stride = dy.stride,
+        .dy_col = dy.col,
+        .dx_stride = dx.stride,
+        .dx_col = dx.col,
+    };
+    if (g) {
+        p.n_used = g->n_used;
+        p.expert0 = a->slab->first;
+        p.n_expert = a->slab->n;
+    }
     uint32_t n_y = g ? g->max_tile : div_up(p.n_tok, t.toks_per_group);
-    p.n_in = w->n_in;
-    p.row_q = w->row_q;
-    p.dy_stride = dy.stride;
-    p.dy_col = dy.col;
-    p.dx_stride = dx.stride;
-    p.dx_col = dx.col;
-    cmd_dispatch(c, path->kernel, GRID(div_up(w->n_in, cols), n_y, 1), spec, PUSH(p),
-                 USES(READ(rows), READ(dy), BOTH(dx), READ(linear_grid(w)),
+    cmd_dispatch(c, a->path->kernel, GRID(div_up(w->n_in, cols), n_y, 1), spec, PUSH(p),
+                 USES(READ(a->slab->rows), READ(dy), BOTH(dx), READ(linear_codebook(w)),
                       READ(g ? g->entries : dy), READ(g ? g->tiles : dy)));
 }
 
@@ -59,17 +69,14 @@ void linear_bwd_by(struct cmd *c, const struct linear_path *path, const linear *
     if (cmd_failed(c))
         return;
     HLM_ASSERT(dy.n == w->n_out && dx.n == w->n_in && dy.n_row == dx.n_row && tensor_in_quads(dx));
-    uint32_t step = min_u32(linear_piece(caps, w), BWD_ROWS);
-    if (step == 0)
-        cmd_fail(c, "a weight row of %u bytes is longer than a binding of this device",
-                 w->row_q * 16);
-    for (uint32_t row = 0; step && row < w->n_out; row += step) {
-        uint32_t n = min_u32(step, w->n_out - row);
-        tensor part = linear_operand(c, path, tensor_cols(dy, row, n));
-        cmd_work(c, 2.0 * n * w->n_in * dy.n_row);
-        linear_bwd_dispatch(c, path, linear_bwd_tile_of(path, caps, dy.n_row), w,
-                            linear_rows(w, row, n), part, dx,
-                            (struct push_linear_bwd){ .n_out = n, .n_tok = dy.n_row }, NULL);
+    struct linear_bwd_args a = {
+        .path = path, .tile = linear_bwd_tile_of(path, caps, dy.n_row), .w = w, .dx = dx
+    };
+    for (struct slab s = slabs_of_rows(c, w, BWD_ROWS); slab_next(&s);) {
+        a.slab = &s;
+        a.dy = linear_operand(c, path, tensor_cols(dy, s.first, s.n));
+        cmd_work(c, 2.0 * s.n * w->n_in * dy.n_row);
+        linear_bwd_dispatch(c, &a);
     }
 }
 
@@ -86,17 +93,17 @@ static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_group, uint
     return min_u32(div_up(want, n_group), div_up(n_tok, 128));
 }
 
-/* dw: rows of w, of all experts that are bound where g is not NULL. x by token or by entry. */
-void linear_outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
-                           tensor dw, const struct grouping *g, uint32_t expert0, uint32_t n_expert)
+void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    bool turned = w->n_out > w->n_in && !(g && !by_entry); /* dy is the long side */
-    tensor l = turned ? dy : x, s = turned ? x : dy, to = dw;
+    const linear *w = a->w;
+    const struct grouping *g = a->g;
+    bool turned = w->n_out > w->n_in && !(g && !a->by_entry); /* dy is the long side */
+    tensor dy = a->dy, l = turned ? dy : a->x, s = turned ? a->x : dy, to = a->dw;
     uint32_t n_short = turned ? w->n_in : w->n_out, n_long = turned ? w->n_out : w->n_in;
     uint32_t rows = min_u32(16, (uint32_t)align_up(n_short, 4)), wg = wg_size(caps, 64);
     struct grid grid = GRID(div_up(n_long, 4 * wg), div_up(n_short, rows), 1);
-    uint32_t n_split = g ? n_expert : outer_splits(caps, grid.x * grid.y, dy.n_row);
+    uint32_t n_split = g ? a->n_expert : outer_splits(caps, grid.x * grid.y, dy.n_row);
     bool split = !g && n_split > 1;
     struct push_outer p = {
         .n_long = n_long,
@@ -109,7 +116,7 @@ void linear_outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
         .short_col = s.col,
         .n_row = w->n_out,
         .n_used = g ? g->n_used : 1,
-        .expert0 = expert0,
+        .expert0 = a->expert0,
     };
     grid.z = n_split;
     if (split)
@@ -121,7 +128,7 @@ void linear_outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
     cmd_dispatch(
         c, K_outer, grid,
         SPEC(wg, rows, turned, tensor_in_quads(l) | tensor_in_quads(s) << 1, split,
-             g ? by_entry ? 2 : 1 : 0),
+             g ? a->by_entry ? 2 : 1 : 0),
         PUSH(p),
         USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s), READ(g ? g->tiles : s)));
     if (!split)
@@ -130,9 +137,9 @@ void linear_outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_ent
                                   .n_row = w->n_out,
                                   .n_split = n_split,
                                   .part_stride = to.stride,
-                                  .out_stride = dw.stride };
+                                  .out_stride = a->dw.stride };
     cmd_dispatch(c, K_outer_sum, row_grid(w->n_in, w->n_out, wg), SPEC(wg), PUSH(sum),
-                 USES(READ(to), BOTH(dw)));
+                 USES(READ(to), BOTH(a->dw)));
 }
 
 void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw)
@@ -141,13 +148,12 @@ void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw
         return;
     HLM_ASSERT(x.n == w->n_in && dy.n == w->n_out && x.n_row == dy.n_row);
     linear part = *w;
-    uint32_t step = linear_piece(gpu_caps(cmd_gpu(c)), w);
-    if (step == 0)
-        cmd_fail(c, "a weight row of %u bytes is longer than a binding of this device",
-                 w->row_q * 16);
-    for (uint32_t row = 0; step && row < w->n_out; row += step) {
-        part.n_out = min_u32(step, w->n_out - row);
-        linear_outer_dispatch(c, &part, x, false, tensor_cols(dy, row, part.n_out),
-                              tensor_rows(dw, row, part.n_out), NULL, 0, 1);
+    for (struct slab s = slabs_of_rows(c, w, UINT32_MAX); slab_next(&s);) {
+        part.n_out = s.n;
+        linear_outer_dispatch(c,
+                              &(struct linear_outer_args){ .w = &part,
+                                                           .x = x,
+                                                           .dy = tensor_cols(dy, s.first, s.n),
+                                                           .dw = tensor_rows(dw, s.first, s.n) });
     }
 }

@@ -38,17 +38,46 @@ tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x);
 /* A binding may begin at every so many-th row of w. */
 uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w);
 
+/* One step of a walk over a matrix by slabs, the rows that one binding can address:
+ *
+ *     for (struct slab s = slabs_of_rows(c, w, UINT32_MAX); slab_next(&s);)
+ *
+ * A slab of experts holds all rows of each of its experts. Where a binding can address not even one
+ * row or expert the cmd fails, and the walk has no steps. */
+struct slab {
+    uint32_t first, n; /* rows or experts [first, first + n) of the matrix */
+    tensor rows;       /* their packed rows, for binding */
+    linear units;      /* the matrix; of experts, one whose rows are the experts */
+    uint32_t step;     /* rows or experts of every slab but the last */
+};
+struct slab slabs_of_rows(struct cmd *c, const linear *w, uint32_t max_rows);
+struct slab slabs_of_experts(struct cmd *c, const linear *w);
+bool slab_next(struct slab *s);
+
 /* Can four numbers of a row be loaded at once? */
 static inline bool tensor_in_quads(tensor t) { return t.stride % 4 == 0 && t.col % 4 == 0; }
-/* dX of the rows of w that are bound: a matrix, or with g some experts of it. */
-void linear_bwd_dispatch(struct cmd *c, const struct linear_path *path, struct linear_tile t,
-                         const linear *w, tensor rows, tensor dy, tensor dx,
-                         struct push_linear_bwd p, const struct grouping *g);
-/* Adds to dw, the gradient of rows of w, or with g of the experts from expert0 on. x by token or by
- * entry. */
-void linear_outer_dispatch(struct cmd *c, const linear *w, tensor x, bool by_entry, tensor dy,
-                           tensor dw, const struct grouping *g, uint32_t expert0,
-                           uint32_t n_expert);
+
+/* dx += W^T dy for one slab of w: some of its rows, or with g some of its experts. */
+struct linear_bwd_args {
+    const struct linear_path *path;
+    struct linear_tile tile;
+    const linear *w;
+    const struct slab *slab;
+    tensor dy, dx;
+    const struct grouping
+        *g; /* NULL: dy holds one row per token and a column per row of the slab */
+};
+void linear_bwd_dispatch(struct cmd *c, const struct linear_bwd_args *a);
+
+/* dw += dy^T x, the gradient of all of w, or with g of n_expert of its experts from expert0 on. */
+struct linear_outer_args {
+    const linear *w;
+    tensor x, dy, dw;
+    const struct grouping *g; /* NULL: x and dy hold one row per token */
+    bool by_entry;            /* with g: x holds one row per entry, else one per token */
+    uint32_t expert0, n_expert;
+};
+void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a);
 
 /* y = x with units left out, as the counter generator says for `id`; add: is added to y. Row r of y
  * is of row r / n_used of x. */

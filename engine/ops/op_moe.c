@@ -8,74 +8,85 @@
  *
  * Records of a tape: the router's choice, and the routed experts before and behind their
  * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
-#include "ops/op.h"
+#include "ops/op_linear_parts.h"
 
 enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD }; /* shaders/moe_linear.comp */
-
-/* Expert products of every (token, chosen expert): y[t][slot] = W_e x[t]; x_slot: from a slot's row
- * of x to the next, 0 when all slots read the token's own. OUT_SUM: the slots are weighted and
- * summed; OUT_SUM_ADD: onto res; OUT_SLOTS_ADD: added to y slot by slot. */
-static void expert_product(struct cmd *c, const struct moe *m, const linear *w, tensor x,
-                           uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
-                           uint32_t out, tensor res)
-{
-    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    uint32_t rows = caps->kind == GPU_CPU ? 4 : 2, wg = wg_size(caps, 64), n_tok = x.n_row;
-    bool sum = out == OUT_SUM || out == OUT_SUM_ADD;
-    linear all = *w; /* an expert is the unit of a piece */
-    all.n_out = w->n_expert;
-    all.row_q = w->row_q * w->n_out;
-    uint32_t step = linear_piece(caps, &all);
-    if (!step)
-        cmd_fail(c, "an expert of %u bytes is larger than a binding of this device",
-                 all.row_q * 16);
-    for (uint32_t e = 0; step && e < w->n_expert; e += step) {
-        uint32_t n = min_u32(step, w->n_expert - e);
-        struct push_expert p = {
-            .n_in = w->n_in,
-            .n_out = w->n_out,
-            .n_used = m->n_used,
-            .id_stride = id.stride,
-            .expert0 = e,
-            .n_expert = n,
-            .row_q = w->row_q,
-            .x_stride = x.stride,
-            .x_slot = x_slot,
-            .y_stride = sum ? y.stride : y_slot * m->n_used,
-            .y_slot = y_slot,
-            .y_col = y.col,
-        };
-        /* what earlier experts left is added to */
-        uint32_t how = sum && e ? OUT_SUM_ADD : out;
-        tensor from = how != OUT_SUM_ADD ? x : e ? y : res;
-        cmd_work(c, 2.0 * w->n_in * w->n_out * m->n_used * n_tok * n / w->n_expert);
-        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : m->n_used, n_tok),
-                     SPEC(wg, w->dtype, how, rows), PUSH(p),
-                     USES(READ(linear_rows(&all, e, n)), READ(x), BOTH(y), READ(id), READ(wt),
-                          READ(from), READ(linear_grid(w))));
-    }
-}
-
-/* The same, with what adapters add. */
-static void expert_linear(struct cmd *c, const struct moe *m, const linear *w, tensor x,
-                          uint32_t x_slot, tensor y, uint32_t y_slot, tensor id, tensor wt,
-                          uint32_t out, tensor res)
-{
-    expert_product(c, m, w, x, x_slot, y, y_slot, id, wt, out, res);
-    if (!w->lora)
-        return;
-    tensor t = cmd_scratch(c, F32, w->lora->a.n_out, x.n_row * m->n_used), t_tok = t;
-    t_tok.n = t_tok.stride = t.stride * m->n_used;
-    t_tok.n_row = x.n_row;
-    expert_product(c, m, &w->lora->a, x, x_slot, t, t.stride, id, wt, OUT_SLOTS, x);
-    expert_product(c, m, &w->lora->b, t_tok, t.stride, y, y_slot, id, wt,
-                   out == OUT_SLOTS ? OUT_SLOTS_ADD : OUT_SUM_ADD, y);
-}
 
 /* [n_tok][n_used]: the experts of each token and their weights. */
 struct chosen {
     tensor id, wt;
 };
+
+/* Products of every token with each of the experts that it chose: y[t][slot] = W x[t][slot]. */
+struct expert_args {
+    const linear *w;
+    struct chosen ch;
+    tensor x; /* a row per token */
+    uint32_t
+        x_slot; /* from one slot's part of x's row to the next; 0: all slots read the whole row */
+    uint32_t n_used; /* slots */
+    uint32_t out;    /* OUT_SLOTS: stored; OUT_SLOTS_ADD: added to y; OUT_SUM: weighted and summed
+                        over the slots; OUT_SUM_ADD: that, added to res */
+    tensor y;
+    uint32_t y_slot; /* from one slot's part of y to the next; 0 for sums */
+    tensor res;      /* for OUT_SUM_ADD */
+};
+
+static void expert_product(struct cmd *c, const struct expert_args *a)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    const linear *w = a->w;
+    uint32_t rows = caps->kind == GPU_CPU ? 4 : 2, wg = wg_size(caps, 64), n_tok = a->x.n_row;
+    bool sum = a->out == OUT_SUM || a->out == OUT_SUM_ADD;
+    for (struct slab s = slabs_of_experts(c, w); slab_next(&s);) {
+        struct push_expert p = {
+            .n_in = w->n_in,
+            .n_out = w->n_out,
+            .n_used = a->n_used,
+            .id_stride = a->ch.id.stride,
+            .expert0 = s.first,
+            .n_expert = s.n,
+            .row_q = w->row_q,
+            .x_stride = a->x.stride,
+            .x_slot = a->x_slot,
+            .y_stride = sum ? a->y.stride : a->y_slot * a->n_used,
+            .y_slot = a->y_slot,
+            .y_col = a->y.col,
+        };
+        /* Sums of later slabs are added to those of the earlier ones. */
+        uint32_t how = sum && s.first ? OUT_SUM_ADD : a->out;
+        tensor from = how != OUT_SUM_ADD ? a->x : s.first ? a->y : a->res;
+        cmd_work(c, 2.0 * w->n_in * w->n_out * a->n_used * n_tok * s.n / w->n_expert);
+        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : a->n_used, n_tok),
+                     SPEC(wg, w->dtype, how, rows), PUSH(p),
+                     USES(READ(s.rows), READ(a->x), BOTH(a->y), READ(a->ch.id), READ(a->ch.wt),
+                          READ(from), READ(linear_codebook(w))));
+    }
+}
+
+/* The same, with what adapters add. */
+static void expert_linear(struct cmd *c, const struct expert_args *a)
+{
+    const struct lora *l = a->w->lora;
+    expert_product(c, a);
+    if (!l)
+        return;
+    tensor t = cmd_scratch(c, F32, l->a.n_out, a->x.n_row * a->n_used), t_tok = t;
+    t_tok.n = t_tok.stride = t.stride * a->n_used;
+    t_tok.n_row = a->x.n_row;
+    struct expert_args down = *a, up = *a;
+    down.w = &l->a;
+    down.out = OUT_SLOTS;
+    down.y = t;
+    down.y_slot = t.stride;
+    up.w = &l->b;
+    up.x = t_tok;
+    up.x_slot = t.stride;
+    up.out = a->out == OUT_SLOTS ? OUT_SLOTS_ADD : OUT_SUM_ADD;
+    up.res = a->y;
+    expert_product(c, &down);
+    expert_product(c, &up);
+}
 
 /* moe_sort's lanes walk a chunk of entries for each expert of their own: one for each of the 512 a
  * model may have. A chunk is long beside what every workgroup does again for itself. */
@@ -88,21 +99,36 @@ static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen 
 {
     uint32_t width = act_width(m->act);
     tensor in = cmd_scratch(c, F32, width * m->n_ff, h.n_row * m->n_used);
+    struct expert_args a = {
+        .w = &m->gate_up,
+        .ch = ch,
+        .x = h,
+        .n_used = m->n_used,
+        .y = in,
+        .y_slot = in.stride,
+    };
     if (m->gate_up.n_in) {
-        expert_linear(c, m, &m->gate_up, h, 0, in, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
+        expert_linear(c, &a);
     } else {
-        tensor up = tensor_cols(in, (width - 1) * m->n_ff, m->n_ff);
+        a.w = &m->gate;
+        a.y = tensor_cols(in, 0, m->n_ff);
         if (width == 2)
-            expert_linear(c, m, &m->gate, h, 0, tensor_cols(in, 0, m->n_ff), in.stride, ch.id,
-                          ch.wt, OUT_SLOTS, h);
-        expert_linear(c, m, &m->up, h, 0, up, in.stride, ch.id, ch.wt, OUT_SLOTS, h);
+            expert_linear(c, &a);
+        a.w = &m->up;
+        a.y = tensor_cols(in, (width - 1) * m->n_ff, m->n_ff);
+        expert_linear(c, &a);
     }
-    tensor a = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
-    tensor a_tok = a; /* a row a token, its slots side by side */
-    a_tok.n = a_tok.stride = a.stride * m->n_used;
-    a_tok.n_row = h.n_row;
-    expert_linear(c, m, &m->down, a_tok, a.stride, out, 0, ch.id, ch.wt,
-                  res ? OUT_SUM_ADD : OUT_SUM, res ? *res : h);
+    tensor act = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
+    a.w = &m->down;
+    a.x = act; /* a row per token, which holds its slots side by side */
+    a.x.n = a.x.stride = act.stride * m->n_used;
+    a.x.n_row = h.n_row;
+    a.x_slot = act.stride;
+    a.out = res ? OUT_SUM_ADD : OUT_SUM;
+    a.y = out;
+    a.y_slot = 0;
+    a.res = res ? *res : h;
+    expert_linear(c, &a);
     return out;
 }
 
@@ -185,18 +211,29 @@ static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt
                  PUSH(p), USES(READ(x), READ(by), READ(from), WRITE(y)));
 }
 
+/* The products that read a row of h per token, and those that read a row of a per entry. */
+static struct grouped_args by_token(const linear *w, const struct routed *r)
+{
+    return (struct grouped_args){ .w = w, .x = r->h, .g = &r->g };
+}
+
+static struct grouped_args by_entry(const linear *w, const struct routed *r)
+{
+    return (struct grouped_args){ .w = w, .x = r->a, .by_entry = true, .g = &r->g };
+}
+
 /* h to in: the products before the activation. */
 static void experts_in(struct cmd *c, const struct moe *m, const struct routed *r)
 {
     uint32_t first = (act_width(m->act) - 1) * m->n_ff;
     tensor up = tensor_cols(r->in, first, m->n_ff);
     if (m->gate_up.n_in) {
-        linear_grouped(c, &m->gate_up, r->h, false, r->in, &r->g);
+        linear_grouped(c, by_token(&m->gate_up, r), r->in);
         return;
     }
     if (first)
-        linear_grouped(c, &m->gate, r->h, false, tensor_cols(r->in, 0, m->n_ff), &r->g);
-    linear_grouped(c, &m->up, r->h, false, up, &r->g);
+        linear_grouped(c, by_token(&m->gate, r), tensor_cols(r->in, 0, m->n_ff));
+    linear_grouped(c, by_token(&m->up, r), up);
 }
 
 /* Runs after experts_out_bwd, which is done with `each`: it holds the entries' gradients of h. */
@@ -208,11 +245,11 @@ static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
     tensor din = grad(c, r.in), dh = grad(c, r.h), up = tensor_cols(din, first, m->n_ff);
     cmd_fill(c, r.each, tensor_bytes(r.each), 0);
     if (m->gate_up.n_in) {
-        linear_grouped_bwd(c, &m->gate_up, r.h, false, din, r.each, &r.g);
+        linear_grouped_bwd(c, by_token(&m->gate_up, &r), din, r.each);
     } else {
-        linear_grouped_bwd(c, &m->up, r.h, false, up, r.each, &r.g);
+        linear_grouped_bwd(c, by_token(&m->up, &r), up, r.each);
         if (first)
-            linear_grouped_bwd(c, &m->gate, r.h, false, tensor_cols(din, 0, m->n_ff), r.each, &r.g);
+            linear_grouped_bwd(c, by_token(&m->gate, &r), tensor_cols(din, 0, m->n_ff), r.each);
     }
     sum_slots(c, m->n_used, r.each, NULL, dh, &dh);
 }
@@ -220,7 +257,7 @@ static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
 /* a to each and out: the products behind the activation, weighted and summed. */
 static void experts_out(struct cmd *c, const struct moe *m, const struct routed *r)
 {
-    linear_grouped(c, &m->down, r->a, true, r->each, &r->g);
+    linear_grouped(c, by_entry(&m->down, r), r->each);
     sum_slots(c, m->n_used, r->each, &r->ch.wt, r->out, r->res.arena ? &r->res : NULL);
 }
 
@@ -246,7 +283,7 @@ static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
     cmd_dispatch(c, K_moe_sum_bwd, GRID(dout.n_row, m->n_used, 1),
                  SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128), add), PUSH(p),
                  USES(BOTH(r.each), READ(r.ch.wt), READ(dout), BOTH(dwt), BOTH(dres)));
-    linear_grouped_bwd(c, &m->down, r.a, true, r.each, grad(c, r.a), &r.g);
+    linear_grouped_bwd(c, by_entry(&m->down, &r), r.each, grad(c, r.a));
 }
 
 static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,

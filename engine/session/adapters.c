@@ -1,5 +1,5 @@
 /* adapters: see adapters.h. */
-#include "session/session.h"
+#include "session/open.h"
 
 bool adapters_set(hlm *m, struct lora_file **file, uint32_t n, bool train, struct hlm_err *err)
 {

@@ -1,21 +1,22 @@
-/* hlm_counters: fills struct hlm_counters as work goes on, and shows it to whoever watches.
+/* counters: fills struct hlm_counters while the engine works, and shows it to the watcher.
  *
- * Between two calls of the watcher this is a handful of additions and a look at the clock a token,
- * so that it can always be on. What has to be asked for - the device's counts, times of kernels,
- * what layers tell - is asked for only when the watcher is called.
+ * Between two calls of the watcher this costs a few additions a token and a look at the clock, so
+ * it is always on. What takes longer - the device's counts, times of kernels, statistics of layers
+ * - is done only when the watcher is called.
  *
- * Layers that tell (params.layers) cost more, and are not on by themselves: with every batch the
- * device counts the choices of experts and, but for the single tokens between two looks, runs a
- * kernel for the gates of each recurrent layer; every look waits for it, runs one for the states of
- * each and reads all of that, and so does the end of a session or a training. */
-#include "train/tune.h"
+ * Statistics of layers (params.layers) cost more and are off by default. With every batch the
+ * device counts the choices of experts and runs a kernel for the gates of each recurrent layer; of
+ * the tokens of an answer, only one between two calls of the watcher does the latter. Each call of
+ * the watcher waits for the device, runs a kernel for the states of each recurrent layer and reads
+ * all of that back; so does the end of a session or of a training. */
+#include "session/session.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define EVERY_S 0.25 /* between two looks at work that goes on */
+#define EVERY_S 0.25 /* between two calls of the watcher while work goes on */
 
 static void fill_kernels(hlm *m, struct hlm_counters *c)
 {
@@ -32,7 +33,7 @@ static void fill_kernels(hlm *m, struct hlm_counters *c)
 
 /* ---- layers ---------------------------------------------------------------------------------- */
 
-/* The bars of a layer and what is drawn from all of its choices. */
+/* How evenly a layer's n experts were chosen. bar[n]: for drawing; NULL: no bars are wanted. */
 static void sum_loads(const uint64_t *load, uint32_t n, struct hlm_layer_count *to, uint8_t *bar)
 {
     uint64_t sum = 0, most = 0;
@@ -46,7 +47,7 @@ static void sum_loads(const uint64_t *load, uint32_t n, struct hlm_layer_count *
     for (uint32_t e = 0; e < n; e++) {
         double share = sum ? (double)load[e] / (double)sum : 0;
         entropy -= share > 0 ? share * log(share) : 0;
-        if (bar) /* what was chosen at all can be seen */
+        if (bar) /* rounded up: an expert that was chosen at all has a visible bar */
             bar[e] = most ? (uint8_t)ceil(255 * (double)load[e] / (double)most) : 0;
     }
     to->n_chosen = sum;
@@ -55,8 +56,8 @@ static void sum_loads(const uint64_t *load, uint32_t n, struct hlm_layer_count *
     to->load_even = n > 1 ? (float)(entropy / log(n)) : 1;
 }
 
-/* Heads to a layer; n_number: of a state. A batch that had no token, or no state to look at, leaves
- * what was known. */
+/* Sums the statistics of a layer's heads; n_number: numbers in the state of a head. If the batch
+ * had no token, or there was no state to look at, the values from before stay. */
 static void sum_gates(const float *gates, const float *state, uint32_t n_head, uint64_t n_number,
                       struct hlm_layer_count *to)
 {
@@ -87,32 +88,32 @@ static void sum_gates(const float *gates, const float *state, uint32_t n_head, u
     }
 }
 
-static bool room_for_loads(hlm *m)
+static bool make_loads(struct counting *n, const struct model *m)
 {
-    const struct model *mod = m->model;
-    uint32_t n = mod->n_layer + mod->n_draft;
-    if (m->load || !n)
-        return m->load != NULL;
-    for (uint32_t i = 0; i < n; i++)
-        m->load_stride = max_u32(m->load_stride, mod->arch->shape(mod, i).n_expert);
-    m->load = mem_alloc((uint64_t)n * max_u32(m->load_stride, 1), sizeof *m->load);
-    m->n_load = m->load ? n : 0;
-    return m->load != NULL;
+    uint32_t n_layer = m->n_layer + m->n_draft;
+    if (n->load || !n_layer)
+        return n->load != NULL;
+    for (uint32_t i = 0; i < n_layer; i++)
+        n->load_stride = max_u32(n->load_stride, m->arch->shape(m, i).n_expert);
+    n->load = mem_alloc((uint64_t)n_layer * max_u32(n->load_stride, 1), sizeof *n->load);
+    n->n_load = n->load ? n_layer : 0;
+    return n->load != NULL;
 }
 
-/* Reads what s has, and adds what was chosen since that was done last. A device that is lost is the
- * next call's to report. */
+/* Reads the statistics from the device, and adds the choices of experts since the last time. A lost
+ * device is reported by the next call of the API, not here. */
 static bool take_loads(hlm *m, struct kv_stats *s)
 {
-    struct hlm_counters *c = &m->count;
+    struct counting *n = &m->counting;
+    struct hlm_counters *c = &n->counters;
     struct hlm_err err = { 0 };
     uint32_t bar_at = 0;
-    if (!s->all.arena || !room_for_loads(m) || !kv_stats_read(s, &err))
+    if (!s->all.arena || !make_loads(n, m->model) || !kv_stats_read(s, &err))
         return false;
     for (uint32_t i = 0; i < s->n_layer; i++) {
         const struct stats_place *p = &s->place[i];
-        uint64_t *load = m->load + (uint64_t)i * m->load_stride;
-        for (uint32_t e = 0; e < p->n_expert; e++) /* the device's count may go round */
+        uint64_t *load = n->load + (uint64_t)i * n->load_stride;
+        for (uint32_t e = 0; e < p->n_expert; e++) /* 32-bit: the device's count may wrap */
             load[e] += s->now[p->load + e] - s->was[p->load + e];
         if (i >= HLM_MAX_LAYER)
             continue;
@@ -130,17 +131,17 @@ static bool take_loads(hlm *m, struct kv_stats *s)
 
 static void fill_layers(hlm *m)
 {
-    struct kv_stats *s = m->telling;
+    const struct layer_source *from = &m->counting.source;
+    struct kv_stats *s = from->stats;
     struct hlm_err err = { 0 };
     float delta[HLM_MAX_LAYER] = { 0 };
-    struct trainer *t = m->tune ? m->tune->trainer : NULL;
     if (!take_loads(m, s) ||
-        (t && s == train_layers(t) && !train_gate_deltas(t, delta, HLM_MAX_LAYER, &err)))
+        (from->gate_deltas && !from->gate_deltas(from->user, delta, HLM_MAX_LAYER, &err)))
         return;
     for (uint32_t i = 0; i < s->n_layer && i < HLM_MAX_LAYER; i++) {
         const struct stats_place *p = &s->place[i];
         struct recurrent_shape r = m->model->arch->shape(m->model, i).recurrent;
-        struct hlm_layer_count *to = &m->count.layer[i];
+        struct hlm_layer_count *to = &m->counting.counters.layer[i];
         to->n_head = p->n_head;
         to->delta_max = delta[i];
         if (p->n_head)
@@ -152,78 +153,86 @@ static void fill_layers(hlm *m)
 
 const uint64_t *hlm_expert_loads(const hlm *m, uint32_t i_layer, uint32_t *n)
 {
+    const struct counting *c = &m->counting;
     struct layer_shape shape = { 0 };
-    if (i_layer < m->n_load)
+    if (i_layer < c->n_load)
         shape = m->model->arch->shape(m->model, i_layer);
     *n = shape.n_expert;
-    return *n ? m->load + (uint64_t)i_layer * m->load_stride : NULL;
+    return *n ? c->load + (uint64_t)i_layer * c->load_stride : NULL;
 }
 
-/* At work from here on. */
-static void tells(hlm *m, struct kv_stats *s)
+/* From here on the counters show these layers. */
+static void show_layers(hlm *m, const struct layer_source *source)
 {
-    m->telling = s;
-    s->ran = true;
+    m->counting.source = *source;
+    source->stats->ran = true;
 }
 
 void count_leave(hlm *m, struct kv_stats *s)
 {
     if (s->ran && gpu_ok(m->gpu, NULL))
         take_loads(m, s);
-    if (m->telling == s)
-        m->telling = NULL;
+    if (m->counting.source.stats == s)
+        m->counting.source = (struct layer_source){ 0 };
 }
 
-bool count_due(const hlm *m) { return m->watch && now_s() - m->watched_s >= EVERY_S; }
+bool count_watched(const hlm *m) { return m->counting.watch != NULL; }
+
+bool count_due(const hlm *m)
+{
+    return count_watched(m) && now_s() - m->counting.watched_s >= EVERY_S;
+}
 
 void count_close(hlm *m)
 {
-    free(m->load);
-    m->load = NULL;
+    free(m->counting.load);
+    m->counting.load = NULL;
 }
 
-/* ---- what goes on ---------------------------------------------------------------------------- */
+/* ---- what is going on
+ * ---------------------------------------------------------------------------- */
 
-static void fill(hlm *m)
+static void fill_counters(hlm *m)
 {
-    struct hlm_counters *c = &m->count;
+    struct hlm_counters *c = &m->counting.counters;
     struct gpu_counts n = gpu_counts(m->gpu);
     c->n_submit = n.n_submit;
     c->n_record = n.n_record;
     c->n_pipeline = n.n_pipeline;
     c->n_validation = gpu_validation_count(m->gpu);
-    if (m->profile && gpu_ok(m->gpu, NULL))
+    if (m->counting.profile && gpu_ok(m->gpu, NULL))
         fill_kernels(m, c);
-    if (m->telling && gpu_ok(m->gpu, NULL))
+    if (m->counting.source.stats && gpu_ok(m->gpu, NULL))
         fill_layers(m);
 }
 
-static void now_at(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
+static void count_state(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
 {
-    struct hlm_counters *c = &m->count;
+    struct hlm_counters *c = &m->counting.counters;
+    struct counting *n = &m->counting;
     bool changed = c->state != state;
     double now = now_s();
     c->state = state;
     c->done = done;
     c->total = total;
-    if (m->watch && (changed || count_due(m))) {
-        fill(m);
-        m->watched_s = now;
-        m->watch(m->watch_user, m, c);
+    if (n->watch && (changed || count_due(m))) {
+        fill_counters(m);
+        n->watched_s = now;
+        n->watch(n->watch_user, m, c);
         log_to(&m->log);
     }
 }
 
 void count_open(hlm *m, const struct hlm_params *params)
 {
-    struct hlm_counters *c = &m->count;
+    struct hlm_counters *c = &m->counting.counters;
     const struct gpu_caps *caps = gpu_caps(m->gpu);
-    m->watch = params->watch;
-    m->watch_user = params->watch_user;
-    m->progress = params->progress;
-    m->progress_user = params->progress_user;
-    m->profile = params->profile;
-    m->layers = params->layers;
+    m->counting.watch = params->watch;
+    m->counting.watch_user = params->watch_user;
+    m->counting.progress = params->progress;
+    m->counting.progress_user = params->progress_user;
+    m->counting.profile = params->profile;
+    m->counting.layers = params->layers;
     snprintf(c->model, sizeof c->model, "%s", m->name);
     snprintf(c->arch, sizeof c->arch, "%s", model_arch(m->file, NULL)->name);
     snprintf(c->device, sizeof c->device, "%.*s", (int)sizeof c->device - 1, caps->name);
@@ -233,8 +242,9 @@ void count_open(hlm *m, const struct hlm_params *params)
 bool count_load(void *user, uint64_t done, uint64_t total)
 {
     hlm *m = user;
-    now_at(m, HLM_LOADING, done, total);
-    bool on = !m->progress || m->progress(m->progress_user, done, total);
+    const struct counting *n = &m->counting;
+    count_state(m, HLM_LOADING, done, total);
+    bool on = !n->progress || n->progress(n->progress_user, done, total);
     log_to(&m->log);
     return on;
 }
@@ -247,16 +257,17 @@ void hlm_idle(hlm *m)
 
 void count_idle(hlm *m)
 {
+    struct hlm_counters *c = &m->counting.counters;
     if (m->model)
-        m->count.weight_bytes = arena_cost(m->model->weights);
-    m->count.adapter_bytes = lora_set_bytes(m->adapters.set);
-    now_at(m, HLM_IDLE, 0, 0);
+        c->weight_bytes = arena_cost(m->model->weights);
+    c->adapter_bytes = lora_set_bytes(m->adapters.set);
+    count_state(m, HLM_IDLE, 0, 0);
 }
 
-/* What the session's own sums have grown by since they were last looked at. */
+/* Adds what the session's own sums have grown by since the last time. */
 static void take_sums(hlm_session *s)
 {
-    struct hlm_counters *c = &s->m->count;
+    struct hlm_counters *c = &s->m->counting.counters;
     const struct hlm_stats *now = &s->stats, *was = &s->counted;
     c->n_read += now->n_read - was->n_read;
     c->n_reused += now->n_reused - was->n_reused;
@@ -274,54 +285,56 @@ static void take_sums(hlm_session *s)
     c->snapshot_bytes = now->snapshot_bytes;
     c->other_bytes = now->other_bytes;
     s->counted = *now;
-    s->m->counted = s;
+    s->m->counting.session = s;
 }
 
 void count_read(hlm_session *s, uint64_t done, uint64_t total)
 {
     hlm *m = s->m;
-    struct hlm_counters *c = &m->count;
+    struct hlm_counters *c = &m->counting.counters;
     take_sums(s);
-    tells(m, &s->layers);
+    show_layers(m, &(struct layer_source){ .stats = &s->layers });
     if (done == 0)
-        m->began_s = now_s();
-    double took = now_s() - m->began_s;
+        m->counting.read_began_s = now_s();
+    double took = now_s() - m->counting.read_began_s;
     if (done && took > 0)
         c->read_per_s = (double)done / took;
-    now_at(m, HLM_READING, done, total);
+    count_state(m, HLM_READING, done, total);
 }
 
 void count_gen(hlm_session *s)
 {
     hlm *m = s->m;
-    struct hlm_counters *c = &m->count;
+    struct counting *n = &m->counting;
+    struct hlm_counters *c = &n->counters;
     if (c->state != HLM_GENERATING) { /* an answer begins */
-        m->began_gen = c->n_gen;
-        m->began_gen_s = c->gen_s;
+        n->n_gen = c->n_gen;
+        n->gen_s = c->gen_s;
     }
     take_sums(s);
-    tells(m, &s->layers);
-    if (c->gen_s > m->began_gen_s)
-        c->gen_per_s = (double)(c->n_gen - m->began_gen) / (c->gen_s - m->began_gen_s);
-    now_at(m, HLM_GENERATING, 0, 0);
+    show_layers(m, &(struct layer_source){ .stats = &s->layers });
+    if (c->gen_s > n->gen_s)
+        c->gen_per_s = (double)(c->n_gen - n->n_gen) / (c->gen_s - n->gen_s);
+    count_state(m, HLM_GENERATING, 0, 0);
 }
 
 void count_begin(hlm *m, const struct hlm_plan *plan)
 {
-    struct hlm_counters *c = &m->count;
+    struct hlm_counters *c = &m->counting.counters;
     count_idle(m);
     c->train_bytes = plan->device_bytes + plan->host_bytes - c->weight_bytes - c->adapter_bytes;
 }
 
-void count_train(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
+void count_train(hlm *m, const struct layer_source *source, enum hlm_state state, uint64_t done,
+                 uint64_t total)
 {
-    tells(m, train_layers(m->tune->trainer));
-    now_at(m, state, done, total);
+    show_layers(m, source);
+    count_state(m, state, done, total);
 }
 
 void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step)
 {
-    struct hlm_counters *c = &m->count;
+    struct hlm_counters *c = &m->counting.counters;
     c->n_step = n_step;
     c->step = s->step;
     c->n_counted += s->n;
@@ -330,20 +343,20 @@ void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step)
     c->lr = s->lr;
     c->grad_norm = s->grad_norm;
     c->train_per_s = s->took_s > 0 ? (double)s->n_tok / s->took_s : 0;
-    now_at(m, HLM_TRAINING, 0, 0);
+    count_state(m, HLM_TRAINING, 0, 0);
 }
 
-void count_valid(hlm *m, double loss) { m->count.valid_loss = loss; }
+void count_valid(hlm *m, double loss) { m->counting.counters.valid_loss = loss; }
 
 void count_end(hlm_session *s)
 {
     hlm *m = s->m;
-    struct hlm_counters *c = &m->count;
-    if (m->counted != s)
+    struct hlm_counters *c = &m->counting.counters;
+    if (m->counting.session != s)
         return;
     take_sums(s);
     count_idle(m);
-    m->counted = NULL;
+    m->counting.session = NULL;
     c->n_ctx = c->n_used = 0;
     c->kv_bytes = c->state_bytes = c->scratch_bytes = c->snapshot_bytes = c->other_bytes = 0;
 }
@@ -351,8 +364,8 @@ void count_end(hlm_session *s)
 void hlm_get_counters(hlm *m, struct hlm_counters *out)
 {
     log_to(&m->log);
-    if (m->counted)
-        take_sums(m->counted);
-    fill(m);
-    *out = m->count;
+    if (m->counting.session)
+        take_sums(m->counting.session);
+    fill_counters(m);
+    *out = m->counting.counters;
 }

@@ -1,14 +1,147 @@
-/* memory: what a session takes of memory, whether that fits, and which context would.
+/* memory: what a session consists of, what that costs, whether it fits, and allocating it. So this
+ * is where sessions are made and ended.
  *
  * There is no second book-keeping: a plan is a dry run (gpu_dry) of what hlm_session_create does,
- * so that it cannot differ from what is then allocated. Recording a session takes about a
- * millisecond, which is what a bisection over contexts pays a step. */
-#include "session/session.h"
+ * so it cannot differ from what is then allocated. Laying out a session takes about a millisecond,
+ * which is what one step of the search for a context that fits costs. */
+#include "session/memory.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_CTX = 1 << 24 };
+#define SLICE_BYTES (64u << 20) /* of the logits of many tokens */
+
+/* ---- laying out and ending ------------------------------------------------------------------- */
+
+/* Tokens of a batch: few enough that the loops of every shader are short (delta_scan takes the
+ * tokens one by one) and that the scratch memory is small beside the weights. */
+static uint32_t default_batch(const struct gpu_caps *caps)
+{
+    return caps->kind == GPU_CPU ? 256 : MAX_BATCH;
+}
+
+static void choose_sizes(hlm_session *s, const struct hlm_session_params *p, uint32_t n_ctx)
+{
+    const hlm *m = s->m;
+    uint32_t batch = p->n_batch ? p->n_batch : default_batch(gpu_caps(m->gpu));
+    s->kv_type = p->kv;
+    s->keep_logits = p->keep_logits;
+    s->keep_hidden = p->keep_hidden;
+    s->n_ctx = n_ctx;
+    s->n_batch = min_u32(min_u32(batch, MAX_BATCH), n_ctx);
+    uint32_t slice = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * m->model->n_vocab)));
+    s->n_eval = p->keep_logits ? slice : p->keep_hidden ? s->n_batch : 0;
+    s->n_nll = p->keep_nll ? slice : 0;
+}
+
+static bool make_arenas(hlm_session *s, struct hlm_err *err)
+{
+    struct gpu *g = s->m->gpu;
+    return (s->scratch = arena_create(g, "scratch", MEM_DEVICE, err)) &&
+           (s->io = arena_create(g, "io", MEM_DEVICE, err)) &&
+           (s->host = arena_create(g, "host", MEM_HOST, err));
+}
+
+static void take_io(hlm_session *s)
+{
+    const struct model *m = s->m->model;
+    uint32_t stride = (uint32_t)align_up(m->n_vocab, 4);
+    uint32_t n_hidden = s->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1;
+    s->step = arena_tensor(s->io, I32, sizeof(struct step) / 4, 1);
+    s->ids = arena_tensor(s->io, I32, 1, s->n_ctx + 1);
+    s->logits = arena_tensor(s->io, F32, stride, 1);
+    s->logits.n = m->n_vocab;
+    s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
+    s->hidden = arena_tensor(s->io, F32, m->n_embd, n_hidden);
+    s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
+    s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
+    s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
+    s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
+    s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
+    s->sampler.chosen = arena_tensor(s->host, I32, 1, 1);
+}
+
+/* Gives every arena its size but for the scratch arena, which grows as lists are recorded. */
+static bool take_memory(hlm_session *s, uint64_t snapshot_budget, struct hlm_err *err)
+{
+    static const enum dtype type[] = {
+        [HLM_KV_F16] = F16, [HLM_KV_F32] = F32, [HLM_KV_Q8_0] = Q8_0
+    };
+    const struct model *m = s->m->model;
+    struct gpu *g = s->m->gpu;
+    struct layer_shape *shape = mem_alloc(m->n_layer, sizeof *shape);
+    if (!shape)
+        return fail_memory(err, "out of memory: %u layers", m->n_layer);
+    for (uint32_t i = 0; i < m->n_layer; i++)
+        shape[i] = m->arch->shape(m, i);
+    bool ok = kv_init(&s->kv, g, m->n_layer, shape, s->n_ctx, s->n_batch, type[s->kv_type], err) &&
+              make_arenas(s, err);
+    if (ok)
+        take_io(s);
+    ok = ok && snapshots_init(&s->snaps, g, s->kv.state, s->logits, snapshot_budget, err);
+    if (ok && s->m->counting.layers)
+        ok = kv_stats_init(&s->layers, g, s->io, m->n_layer, shape, s->kv.layer, err) &&
+             kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
+    free(shape);
+    return ok;
+}
+
+hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+                             struct hlm_err *err)
+{
+    hlm_session *s = mem_alloc(1, sizeof *s);
+    if (!s) {
+        fail_memory(err, "out of memory: a session");
+        return NULL;
+    }
+    s->m = m;
+    m->n_session++;
+    choose_sizes(s, params, n_ctx);
+    s->id = mem_alloc(n_ctx + 1u, sizeof *s->id);
+    bool ok = (s->id || fail_memory(err, "out of memory: %u token ids", n_ctx)) &&
+              take_memory(s, params->snapshot_budget, err);
+    if (ok)
+        session_init_recordings(s);
+    ok = ok && session_lay_out_recordings(s, err);
+    if (!ok) {
+        hlm_session_destroy(s);
+        return NULL;
+    }
+    return s;
+}
+
+bool session_commit(hlm_session *s, struct hlm_err *err)
+{
+    const char *shorter = "a shorter context needs less";
+    const char *smaller = "a smaller batch or a shorter context needs less";
+    return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
+           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
+           arena_commit(s->host, err) &&
+           model_commit(s->snaps.arena, "a smaller budget for snapshots needs less", err);
+}
+
+void hlm_session_destroy(hlm_session *s)
+{
+    if (!s)
+        return;
+    log_to(&s->m->log);
+    count_end(s);
+    count_leave(s->m, &s->layers);
+    s->m->n_session--;
+    recordings_finish(&s->recordings);
+    snapshots_finish(&s->snaps);
+    kv_stats_finish(&s->layers);
+    kv_finish(&s->kv);
+    arena_destroy(s->scratch);
+    arena_destroy(s->io);
+    arena_destroy(s->host);
+    free(s->id);
+    free(s);
+}
+
+/* ---- what it costs --------------------------------------------------------------------------- */
 
 struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch)
 {
@@ -29,14 +162,14 @@ struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch)
 
 /* The plan of a session with this context. False with HLM_ERR_WONT_FIT: a limit of the device, such
  * as the length of a binding, is in the way; with another kind no context would do. */
-static bool dry_run(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                    struct hlm_plan *plan, struct hlm_err *err)
+static bool dry_session(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+                        struct hlm_plan *plan, struct hlm_err *err)
 {
     bool was = gpu_dry(m->gpu, true);
     hlm_session *s = session_lay_out(m, params, n_ctx, err);
     bool ok = s && session_commit(s, err);
     if (ok)
-        *plan = plan_of(m, n_ctx, session_n_batch(s));
+        *plan = plan_of(m, n_ctx, s->n_batch);
     hlm_session_destroy(s);
     gpu_dry(m->gpu, was);
     return ok;
@@ -44,8 +177,8 @@ static bool dry_run(hlm *m, const struct hlm_session_params *params, uint32_t n_
 
 uint32_t hlm_default_ctx(const hlm *m)
 {
-    /* No family was trained for more than 262144, whatever its files say: Nemotron's all claim
-     * 1048576. A CPU device's memory is the machine's own, and every byte of a cache is touched. */
+    /* No family was trained on more than 262144 tokens, although all files of Nemotron say 1048576.
+     * The memory of a CPU device is the machine's own, and every byte of a cache is touched. */
     return min_u32(m->model->n_ctx_train, gpu_caps(m->gpu)->kind == GPU_CPU ? 8192 : 262144);
 }
 
@@ -53,14 +186,14 @@ bool session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ct
                  struct hlm_err *err)
 {
     uint32_t most = params->n_ctx ? min_u32(params->n_ctx, MAX_CTX) : hlm_default_ctx(m);
-    uint32_t fits = 0, not = most + 1; /* bisection; the whole is tried first */
-    for (uint32_t n = most; not -fits > 1; n = fits + (not -fits) / 2) {
+    uint32_t fits = 0, too_long = most + 1; /* a bisection that tries `most` first */
+    for (uint32_t n = most; too_long - fits > 1; n = fits + (too_long - fits) / 2) {
         struct hlm_plan plan;
         struct hlm_err why = { 0 };
-        bool ok = dry_run(m, params, n, &plan, &why);
+        bool ok = dry_session(m, params, n, &plan, &why);
         if (!ok && why.kind != HLM_ERR_WONT_FIT)
             return fail_from(err, &why, "");
-        *(ok && plan.fits ? &fits : &not ) = n;
+        *(ok && plan.fits ? &fits : &too_long) = n;
     }
     *n_ctx = fits;
     return true;
@@ -88,7 +221,7 @@ bool hlm_session_plan(hlm *m, const struct hlm_session_params *params, struct hl
 {
     api_begin(&m->log, err);
     uint32_t n_ctx = plan_ctx(m, params, err);
-    return n_ctx && dry_run(m, params, n_ctx, plan, err);
+    return n_ctx && dry_session(m, params, n_ctx, plan, err);
 }
 
 /* "kv 1.5 GiB, scratch 20.1 MiB": what the device would hold, by purpose. */
@@ -116,4 +249,54 @@ bool plan_refuse(const hlm *m, const struct hlm_plan *plan, struct hlm_err *err)
                      &(struct hlm_err){ .need = plan->device_bytes, .have = plan->memory },
                      "out of memory: a context of %u needs %s (%s), of %s %s may be used",
                      plan->n_ctx, all, plan_parts(plan, parts), gpu_caps(m->gpu)->name, may);
+}
+
+/* ---- making ---------------------------------------------------------------------------------- */
+
+static hlm_session *make_session(hlm *m, const struct hlm_session_params *params,
+                                 struct hlm_err *err)
+{
+    uint32_t n_ctx = plan_ctx(m, params, err);
+    hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
+    if (!s)
+        return NULL;
+    struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
+    if (!plan.fits) {
+        hlm_session_destroy(s);
+        plan_refuse(m, &plan, err);
+        return NULL;
+    }
+    if (!session_commit(s, err) || !session_ready(s, err) ||
+        (s->layers.states && !cmd_end(s->layers.states, err)) ||
+        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(m->model->n_vocab, 32),
+                   err)) {
+        hlm_session_destroy(s);
+        return NULL;
+    }
+    s->stats.weight_bytes = arena_cost(m->model->weights);
+    s->stats.adapter_bytes = lora_set_bytes(m->adapters.set);
+    s->stats.kv_bytes = arena_cost(s->kv.kv);
+    s->stats.state_bytes = arena_cost(s->kv.state);
+    s->stats.scratch_bytes = arena_cost(s->scratch);
+    s->stats.snapshot_bytes = arena_cost(s->snaps.arena);
+    s->stats.other_bytes = arena_cost(s->io) + arena_cost(s->host);
+    return s;
+}
+
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
+                                struct hlm_err *err)
+{
+    struct hlm_err why = { 0 }, broken = { 0 };
+    uint32_t fits;
+    api_begin(&m->log, err);
+    hlm_session *s = make_session(m, params, &why);
+    if (!s && why.kind == HLM_ERR_WONT_FIT) {
+        if (session_fit(m, params, &fits, &broken))
+            why.fits = fits;
+        else
+            why = broken;
+    }
+    if (!s)
+        fail_from(err, &why, "");
+    return s;
 }

@@ -1,5 +1,5 @@
 /* open: opening a model, its adapters, and what it reports of itself. Sessions are in session.c. */
-#include "session/session.h"
+#include "session/open.h"
 
 #include "hlm_test_hooks.h"
 

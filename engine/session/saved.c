@@ -9,6 +9,8 @@
  * A file is untrusted. saved_open checks every size and count against each other and against what
  * the session expects, then the checksum, and only then is anything in the session touched. It
  * needs no device: the fuzzer calls it. */
+#include "session/saved.h"
+
 #include "session/session.h"
 
 #include <stdio.h>

@@ -1,318 +1,152 @@
-/* hlm_session: reading tokens into the caches and taking tokens out of the model.
+/* session: reading tokens into the caches and taking tokens out of the model.
  *
- * A plan is a recorded list of dispatches for one way of using the model: n tokens with or without
- * logits, one token with sampling, sampling alone. Plans are recorded when first wanted and then
- * submitted as they are; what differs between submissions (position, ids, sampling parameters) lies
- * in device memory, and the last kernel of each moves it on, so that between two tokens the host
- * writes nothing. */
+ * For each way of using the model - n tokens with or without logits, one token with sampling,
+ * sampling alone - a session has a recording (gpu/recording.h), made when it is first needed. What
+ * differs between submissions (position, ids, sampling parameters) is in device memory, and the
+ * last kernel of each recording advances it, so that between two tokens the host writes nothing. */
 #include "session/session.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_TOK = 512 };
-#define SLICE_BYTES (64u << 20) /* of logits, where there are those of many tokens */
+/* ---- recordings ------------------------------------------------------------------------------ */
 
-/* ---- plans ----------------------------------------------------------------------------------- */
-
-/* Head and likelihoods for rows of x, a few at a time: all logits of a batch of a large vocabulary
- * would be half a gigabyte. x is kept meanwhile, since every head begins the other half of the
- * scratch. */
+/* Head and likelihoods for the rows of x, a slice at a time: with a large vocabulary, all logits of
+ * a batch would take half a gigabyte. x is copied first, because every head begins the other half
+ * of the scratch memory. */
 static void record_nll(hlm_session *s, struct cmd *c, tensor x, const struct batch *b)
 {
     cmd_copy(c, s->nll_rows, x, 4ull * x.n * b->n_tok);
     for (uint32_t at = 0; at < b->n_tok; at += s->n_nll) {
         uint32_t n = min_u32(s->n_nll, b->n_tok - at);
-        tensor some = cmd_scratch(c, F32, x.n, n);
-        cmd_copy(c, some, tensor_rows(s->nll_rows, at, n), 4ull * x.n * n);
-        op_nll(c, model_head(c, s->m->model, some, NULL), s->nll_parts, b, at);
+        tensor slice = cmd_scratch(c, F32, x.n, n);
+        cmd_copy(c, slice, tensor_rows(s->nll_rows, at, n), 4ull * x.n * n);
+        op_nll(c, model_head(c, s->m->model, slice, NULL), s->nll_parts, b, at);
     }
 }
 
-static void record(hlm_session *s, struct plan *p)
+static void record_session(void *user, struct cmd *c, struct recording_key key, uint32_t slot)
 {
+    hlm_session *s = user;
     const struct model *m = s->m->model;
-    struct cmd *c = p->cmd;
-    bool next = p->kind == PLAN_NEXT || p->kind == PLAN_NEXT_TELLS;
+    enum session_recording kind = key.kind;
     struct batch b = {
-        .n_tok = p->n_tok, .step = s->step, .ids = s->ids, .tells = p->kind != PLAN_NEXT
+        .n_tok = key.n_tok, .step = s->step, .ids = s->ids, .tells = kind != REC_NEXT
     };
-    if (p->kind == PLAN_SAMPLE) {
+    (void)slot;
+    cmd_set_f16(c, s->m->f16);
+    if (kind == REC_SAMPLE) {
         op_sample(c, s->logits, &s->sampler, &b, 0);
         return;
     }
-    bool hidden = p->kind == PLAN_EVAL_HIDDEN, all = p->kind == PLAN_EVAL || hidden;
-    tensor rows = tensor_rows(s->hidden, 0, hidden ? p->n_tok * (m->n_layer + 1) : 0);
-    tensor norm =
-        hidden ? tensor_rows(s->hidden, p->n_tok * (m->n_layer + 1), p->n_tok) : s->hidden;
+    bool hidden = kind == REC_EVAL_HIDDEN, all = kind == REC_EVAL || hidden;
+    uint32_t n_row = hidden ? b.n_tok * (m->n_layer + 1) : 0; /* before the final norm */
+    tensor rows = tensor_rows(s->hidden, 0, n_row);
+    tensor norm = hidden ? tensor_rows(s->hidden, n_row, b.n_tok) : s->hidden;
     tensor x = model_forward(c, m, &s->kv, &b, hidden ? &rows : NULL);
     if (all) {
         tensor y = model_head(c, m, x, hidden ? &norm : NULL);
-        cmd_copy(c, s->all_logits, y, 4ull * y.stride * p->n_tok);
-        cmd_copy(c, s->logits, tensor_rows(y, p->n_tok - 1, 1), 4ull * m->n_vocab);
-    } else if (p->kind == PLAN_NLL) {
+        cmd_copy(c, s->all_logits, y, 4ull * y.stride * b.n_tok);
+        cmd_copy(c, s->logits, tensor_rows(y, b.n_tok - 1, 1), 4ull * m->n_vocab);
+    } else if (kind == REC_NLL) {
         record_nll(s, c, x, &b);
-    } else if (p->kind != PLAN_READ) {
+    } else if (kind != REC_READ) {
         tensor last = x;
-        if (p->n_tok > 1) { /* a binding may not begin at any row: bring the last one forward */
+        if (b.n_tok > 1) { /* a binding may not begin at any row: copy the last one to the start */
             last = cmd_scratch(c, F32, x.n, 1);
-            cmd_copy(c, last, tensor_rows(x, p->n_tok - 1, 1), 4ull * x.n);
+            cmd_copy(c, last, tensor_rows(x, b.n_tok - 1, 1), 4ull * x.n);
         }
         cmd_copy(c, s->logits, model_head(c, m, last, NULL), 4ull * m->n_vocab);
     }
-    if (next)
+    if (kind == REC_NEXT || kind == REC_NEXT_STATS)
         op_sample(c, s->logits, &s->sampler, &b, 1);
     else
         op_advance(c, &b);
 }
 
-static struct plan *plan_find(hlm_session *s, enum plan_kind kind, uint32_t n_tok)
-{
-    for (uint32_t i = 0; i < s->n_plan; i++)
-        if (s->plan[i].kind == kind && s->plan[i].n_tok == n_tok)
-            return &s->plan[i];
-    return NULL;
-}
-
-/* The plan, recorded but not ended. The oldest makes room when there are too many. */
-static struct plan *plan_make(hlm_session *s, enum plan_kind kind, uint32_t n_tok,
-                              struct hlm_err *err)
+void session_init_recordings(hlm_session *s)
 {
     static const char *const names[] = {
-        "read",       "read, last logits",      "eval",  "eval with hidden states", "likelihoods",
-        "next token", "next token, gates told", "sample"
+        [REC_READ] = "read",
+        [REC_READ_LAST] = "read, last logits",
+        [REC_EVAL] = "eval",
+        [REC_EVAL_HIDDEN] = "eval with hidden states",
+        [REC_NLL] = "likelihoods",
+        [REC_NEXT] = "next token",
+        [REC_NEXT_STATS] = "next token, gates reported",
+        [REC_SAMPLE] = "sample",
     };
-    struct plan *p = &s->plan[s->n_plan];
-    if (s->n_plan == MAX_PLAN) {
-        p = s->plan;
-        for (uint32_t i = 1; i < MAX_PLAN; i++)
-            if (s->plan[i].used < p->used)
-                p = &s->plan[i];
-        cmd_destroy(p->cmd);
-        s->n_plan--;
-        *p = s->plan[s->n_plan];
-        p = &s->plan[s->n_plan];
-    }
-    *p = (struct plan){ .kind = kind,
-                        .n_tok = n_tok,
-                        .cmd = cmd_create(s->m->gpu, names[kind], s->scratch, err) };
-    if (!p->cmd)
-        return NULL;
-    cmd_set_f16(p->cmd, s->m->f16);
-    s->n_plan++;
-    record(s, p);
-    if (cmd_check(p->cmd, err))
-        return p;
-    cmd_destroy(p->cmd);
-    s->n_plan--;
-    return NULL;
+    s->recordings = (struct recordings){ .gpu = s->m->gpu,
+                                         .scratch = s->scratch,
+                                         .name = names,
+                                         .n = MAX_SESSION_RECORDING,
+                                         .record = record_session,
+                                         .user = s };
 }
 
-static struct plan *plan_get(hlm_session *s, enum plan_kind kind, uint32_t n_tok,
-                             struct hlm_err *err)
+static struct recording_key key_of(enum session_recording kind, uint32_t n_tok)
 {
-    struct plan *p = plan_find(s, kind, n_tok);
-    if (!p && !(p = plan_make(s, kind, n_tok, err)))
-        return NULL;
-    if (!p->ended && !cmd_end(p->cmd, err)) {
-        cmd_destroy(p->cmd);
-        *p = s->plan[--s->n_plan];
-        return NULL;
-    }
-    p->ended = true;
-    p->used = ++s->tick;
-    return p;
+    return (struct recording_key){ .kind = kind, .n_tok = n_tok };
 }
 
-/* Where somebody looks on, an answer's tokens may tell of their gates. */
-static bool may_tell(const hlm_session *s) { return s->layers.has_gates && s->m->watch; }
-
-/* One token and the one after it. No answer ends for the sake of what layers tell: where that plan
- * had to make room for another and cannot be made again, they tell no more. */
-static struct plan *plan_next(hlm_session *s, struct hlm_err *err)
+/* Answers report their gates from time to time. */
+static bool reports_gates(const hlm_session *s)
 {
-    struct hlm_err why = { 0 };
-    if (may_tell(s) && !s->mute && count_due(s->m)) {
-        struct plan *p = plan_get(s, PLAN_NEXT_TELLS, 1, &why);
-        if (p)
-            return p;
-        s->mute = true;
-        log_msg(HLM_LOG_WARN, "gates of answers are told no more: %s", why.msg);
-    }
-    return plan_get(s, PLAN_NEXT, 1, err);
+    return s->layers.has_gates && count_watched(s->m);
 }
 
-/* ---- making and ending ----------------------------------------------------------------------- */
-
-/* Tokens of a piece: as many as keep every shader's loops short (delta_scan walks them one by one)
- * and the scratch small beside the weights. */
-static uint32_t default_batch(const struct gpu_caps *caps)
+bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err)
 {
-    return caps->kind == GPU_CPU ? 256 : MAX_TOK;
-}
-
-static bool take_io(hlm_session *s, const struct hlm_session_params *p, struct hlm_err *err)
-{
-    const struct model *m = s->m->model;
-    struct gpu *g = s->m->gpu;
-    s->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
-    s->io = arena_create(g, "io", MEM_DEVICE, err);
-    s->host = arena_create(g, "host", MEM_HOST, err);
-    if (!s->scratch || !s->io || !s->host)
-        return false;
-    uint32_t stride = (uint32_t)align_up(m->n_vocab, 4);
-    s->step = arena_tensor(s->io, I32, sizeof(struct step) / 4, 1);
-    s->ids = arena_tensor(s->io, I32, 1, s->n_ctx + 1);
-    s->logits = arena_tensor(s->io, F32, stride, 1);
-    s->logits.n = m->n_vocab;
-    s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
-    s->hidden =
-        arena_tensor(s->io, F32, m->n_embd, p->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1);
-    s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
-    s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
-    s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
-    s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
-    s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
-    s->sampler.chosen = arena_tensor(s->host, I32, 1, 1);
-    return snapshots_init(&s->snaps, g, s->kv.state, s->logits, p->snapshot_budget, err);
-}
-
-bool session_commit(hlm_session *s, struct hlm_err *err)
-{
-    const char *shorter = "a shorter context needs less";
-    const char *smaller = "a smaller batch or a shorter context needs less";
-    return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
-           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
-           arena_commit(s->host, err) &&
-           model_commit(s->snaps.arena, "a smaller budget for snapshots needs less", err);
-}
-
-hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
-                             struct hlm_err *err)
-{
-    const struct model *mod = m->model;
-    hlm_session *s = mem_alloc(1, sizeof *s);
-    struct layer_shape *shape = mem_alloc(mod->n_layer, sizeof *shape);
-    if (!s || !shape) {
-        free(s);
-        free(shape);
-        fail_memory(err, "out of memory");
-        return NULL;
-    }
-    s->m = m;
-    s->kv_type = params->kv;
-    s->keep_logits = params->keep_logits;
-    s->keep_hidden = params->keep_hidden;
-    m->n_session++;
-    s->n_ctx = n_ctx;
-    uint32_t batch = params->n_batch ? params->n_batch : default_batch(gpu_caps(m->gpu));
-    s->n_batch = min_u32(min_u32(batch, MAX_TOK), s->n_ctx);
-    if (params->keep_logits) /* of every token of a piece: as many as fit */
-        s->n_eval = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
-    else if (params->keep_hidden)
-        s->n_eval = s->n_batch;
-    if (params->keep_nll)
-        s->n_nll = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * mod->n_vocab)));
-    for (uint32_t i = 0; i < mod->n_layer; i++)
-        shape[i] = mod->arch->shape(mod, i);
-    s->id = mem_alloc(s->n_ctx + 1u, sizeof *s->id);
-    static const enum dtype kv_type[] = {
-        [HLM_KV_F16] = F16, [HLM_KV_F32] = F32, [HLM_KV_Q8_0] = Q8_0
+    const struct {
+        bool wanted;
+        struct recording_key key;
+    } rows[] = {
+        { true, key_of(REC_READ_LAST, s->n_batch) },
+        { true, key_of(REC_NEXT, 1) },
+        { s->n_batch >= 8, key_of(REC_READ_LAST, 8) }, /* other kernels than a large batch */
+        { s->n_eval > 0, key_of(REC_EVAL, s->n_eval) },
+        { s->keep_hidden, key_of(REC_EVAL_HIDDEN, s->n_eval) },
+        { s->n_nll > 0, key_of(REC_NLL, s->n_batch) },
+        { reports_gates(s), key_of(REC_NEXT_STATS, 1) },
     };
-    bool ok = s->id &&
-              kv_init(&s->kv, m->gpu, mod->n_layer, shape, s->n_ctx, s->n_batch,
-                      kv_type[params->kv], err) &&
-              take_io(s, params, err);
-    if (ok && m->layers)
-        ok = kv_stats_init(&s->layers, m->gpu, s->io, mod->n_layer, shape, s->kv.layer, err) &&
-             kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
-    free(shape);
-    ok = ok && plan_make(s, PLAN_READ_LAST, s->n_batch, err) && plan_make(s, PLAN_NEXT, 1, err) &&
-         (s->n_batch < 8 || plan_make(s, PLAN_READ_LAST, 8, err)) &&
-         (!s->n_eval || plan_make(s, PLAN_EVAL, s->n_eval, err)) &&
-         (!params->keep_hidden || plan_make(s, PLAN_EVAL_HIDDEN, s->n_eval, err)) &&
-         (!s->n_nll || plan_make(s, PLAN_NLL, s->n_batch, err)) &&
-         (!may_tell(s) || plan_make(s, PLAN_NEXT_TELLS, 1, err));
-    if (!ok) {
-        fail_memory(err, "out of memory: %u token ids", s->n_ctx);
-        hlm_session_destroy(s);
-        return NULL;
-    }
-    return s;
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i].wanted && !recordings_lay_out(&s->recordings, rows[i].key, err))
+            return false;
+    return true;
 }
 
-static hlm_session *make_session(hlm *m, const struct hlm_session_params *params,
+bool session_ready(hlm_session *s, struct hlm_err *err)
+{
+    return recordings_get(&s->recordings, key_of(REC_NEXT, 1), err) &&
+           (!reports_gates(s) || recordings_get(&s->recordings, key_of(REC_NEXT_STATS, 1), err));
+}
+
+static struct cmd *get_recording(hlm_session *s, enum session_recording kind, uint32_t n_tok,
                                  struct hlm_err *err)
 {
-    uint32_t n_ctx = plan_ctx(m, params, err);
-    hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
-    if (!s)
-        return NULL;
-    struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
-    if (!plan.fits) {
-        hlm_session_destroy(s);
-        plan_refuse(m, &plan, err);
-        return NULL;
-    }
-    if (!session_commit(s, err) || !plan_get(s, PLAN_NEXT, 1, err) ||
-        (may_tell(s) && !plan_get(s, PLAN_NEXT_TELLS, 1, err)) ||
-        (s->layers.states && !cmd_end(s->layers.states, err)) ||
-        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(m->model->n_vocab, 32),
-                   err)) {
-        hlm_session_destroy(s);
-        return NULL;
-    }
-    s->stats.weight_bytes = arena_cost(m->model->weights);
-    s->stats.adapter_bytes = lora_set_bytes(m->adapters.set);
-    s->stats.kv_bytes = arena_cost(s->kv.kv);
-    s->stats.state_bytes = arena_cost(s->kv.state);
-    s->stats.scratch_bytes = arena_cost(s->scratch);
-    s->stats.snapshot_bytes = arena_cost(s->snaps.arena);
-    s->stats.other_bytes = arena_cost(s->io) + arena_cost(s->host);
-    return s;
+    return recordings_get(&s->recordings, key_of(kind, n_tok), err);
 }
 
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
-                                struct hlm_err *err)
+/* The recording of one token and the token after it. Statistics never end an answer: if their
+ * recording had to make room for another one and cannot be made again, decoding goes on without
+ * them. */
+static struct cmd *get_next(hlm_session *s, struct hlm_err *err)
 {
-    struct hlm_err why = { 0 }, broken = { 0 };
-    uint32_t fits;
-    api_begin(&m->log, err);
-    hlm_session *s = make_session(m, params, &why);
-    if (!s && why.kind == HLM_ERR_WONT_FIT) {
-        if (session_fit(m, params, &fits, &broken))
-            why.fits = fits;
-        else
-            why = broken;
+    struct hlm_err why = { 0 };
+    if (reports_gates(s) && !s->stats_off && count_due(s->m)) {
+        struct cmd *c = get_recording(s, REC_NEXT_STATS, 1, &why);
+        if (c)
+            return c;
+        s->stats_off = true;
+        log_msg(HLM_LOG_WARN, "answers no longer report their gates: %s", why.msg);
     }
-    if (!s)
-        fail_from(err, &why, "");
-    return s;
+    return get_recording(s, REC_NEXT, 1, err);
 }
 
-void hlm_session_destroy(hlm_session *s)
-{
-    if (!s)
-        return;
-    log_to(&s->m->log);
-    count_end(s);
-    count_leave(s->m, &s->layers);
-    s->m->n_session--;
-    for (uint32_t i = 0; i < s->n_plan; i++)
-        cmd_destroy(s->plan[i].cmd);
-    snapshots_finish(&s->snaps);
-    kv_stats_finish(&s->layers);
-    kv_finish(&s->kv);
-    arena_destroy(s->scratch);
-    arena_destroy(s->io);
-    arena_destroy(s->host);
-    free(s->id);
-    free(s);
-}
+/* ---- what it is ------------------------------------------------------------------------------ */
 
 uint32_t hlm_session_n_ctx(const hlm_session *s) { return s->n_ctx; }
-uint32_t session_n_batch(const hlm_session *s) { return s->n_batch; }
 uint32_t hlm_session_n_past(const hlm_session *s) { return s->n_past; }
 const int32_t *hlm_session_ids(const hlm_session *s) { return s->id; }
 
@@ -443,17 +277,16 @@ static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struc
 }
 
 /* One piece: n tokens behind what is held. */
-static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_kind kind,
+static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum session_recording kind,
                        struct hlm_err *err)
 {
     if (s->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "an earlier call failed part-way: only a new sync can go on from here");
-    struct plan *p = plan_get(s, kind, n, err);
-    if (!p)
+    struct cmd *c = get_recording(s, kind, n, err);
+    if (!c)
         return false;
-    if (!gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) ||
-        !cmd_submit(p->cmd, err))
+    if (!gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) || !cmd_submit(c, err))
         return lose_place(s);
     for (uint32_t i = 0; i < n; i++)
         set_id(s, s->n_past + i, id[i]);
@@ -464,7 +297,7 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum plan_
     s->n_past = s->n_known = end;
     s->n_row = max_u32(s->n_row, end);
     s->flip ^= 1;
-    s->has_logits = kind != PLAN_READ && kind != PLAN_NLL;
+    s->has_logits = kind != REC_READ && kind != REC_NLL;
     return true;
 }
 
@@ -542,7 +375,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
         uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
         uint32_t take = min_u32(s->n_batch, stop - s->n_past);
         bool last = s->n_past + take == n;
-        ok = read_piece(s, id + s->n_past, take, last ? PLAN_READ_LAST : PLAN_READ, err) &&
+        ok = read_piece(s, id + s->n_past, take, last ? REC_READ_LAST : REC_READ, err) &&
              keep_snapshot(s, err);
         if (ok && progress)
             ok = gpu_wait(s->m->gpu, err) &&
@@ -573,10 +406,10 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     uint32_t stride = s->all_logits.stride;
     count_read(s, 0, n);
     for (uint32_t done = 0, take; done < n; done += take) {
-        enum plan_kind kind = hidden                   ? PLAN_EVAL_HIDDEN
-                              : logits                 ? PLAN_EVAL
-                              : n - done <= s->n_batch ? PLAN_READ_LAST
-                                                       : PLAN_READ;
+        enum session_recording kind = hidden                   ? REC_EVAL_HIDDEN
+                                      : logits                 ? REC_EVAL
+                                      : n - done <= s->n_batch ? REC_READ_LAST
+                                                               : REC_READ;
         take = min_u32(hidden || logits ? s->n_eval : s->n_batch, n - done);
         if (!read_piece(s, id + done, take, kind, err))
             return false;
@@ -612,11 +445,11 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
     double t0 = now_s();
     count_read(s, 0, n - 1);
     for (uint32_t done = 0, take; done < n - 1; done += take) {
-        float parts[MAX_TOK * NLL_PARTS];
+        float parts[MAX_BATCH * NLL_PARTS];
         take = min_u32(s->n_batch, n - 1 - done);
         uint64_t next = 4ull * (s->n_past + take); /* the last row's is in no piece */
         if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
-            !read_piece(s, id + done, take, PLAN_NLL, err) ||
+            !read_piece(s, id + done, take, REC_NLL, err) ||
             !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
             return false;
         for (uint32_t i = 0; i < take; i++) {
@@ -643,10 +476,10 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     if (unread && s->n_past == s->n_ctx)
         return full(s, s->n_ctx + 1ull, err);
     double t0 = now_s();
-    struct plan *p = unread ? plan_next(s, err) : plan_get(s, PLAN_SAMPLE, 1, err);
-    if (!p || !write_sampling(s, sampling, err))
+    struct cmd *c = unread ? get_next(s, err) : get_recording(s, REC_SAMPLE, 1, err);
+    if (!c || !write_sampling(s, sampling, err))
         return false;
-    if (!cmd_submit(p->cmd, err) || !gpu_wait(s->m->gpu, err))
+    if (!cmd_submit(c, err) || !gpu_wait(s->m->gpu, err))
         return lose_place(s);
     if (unread) {
         s->n_past++;

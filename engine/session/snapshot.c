@@ -3,7 +3,9 @@
  *
  * On a card the slots lie in host memory: there is plenty of it, and a copy over the bus takes
  * milliseconds where reading the tokens again takes seconds. */
-#include "session/session.h"
+#include "session/snapshot.h"
+
+#include "hlm.h"
 
 #include <string.h>
 

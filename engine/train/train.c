@@ -146,27 +146,28 @@ static void write_targets(struct trainer *t, const struct data_row *row, struct 
 
 static tensor first_rows(tensor t, uint32_t n) { return tensor_rows(t, 0, n); }
 
-/* A layer's scratch is done with where the next begins: the half begins again. */
-static void again(struct cmd *c)
+/* Nothing that a layer takes from the block scratch is read after it: the next layer begins again
+ * in the same half. */
+static void restart_block_scratch(struct cmd *c)
 {
     cmd_half(c);
     cmd_half(c);
 }
 
 /* There is no cache, but a place where layer i tells of itself, once a row. */
-static struct layer_cache cache(const struct trainer *t, const struct pass *p, uint32_t i)
+static struct layer_cache cache(const struct trainer *t, const struct train_pass *p, uint32_t i)
 {
     return t->tells && p->kind == PASS_FIRST ? t->tells[i] : (struct layer_cache){ 0 };
 }
 
-static tensor block(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
+static tensor block(struct cmd *c, struct trainer *t, const struct train_pass *p, uint32_t i)
 {
     struct layer_cache tells = cache(t, p, i);
     return t->m->arch->block(c, t->m, i, &tells, &p->batch, first_rows(t->input[i], p->n_tok));
 }
 
 /* What loss i > 0 begins with: a draft block behind what the one before it began with. */
-static tensor draft(struct cmd *c, struct trainer *t, const struct pass *p, uint32_t i)
+static tensor draft(struct cmd *c, struct trainer *t, const struct train_pass *p, uint32_t i)
 {
     const struct model *m = t->m;
     struct layer_cache tells = cache(t, p, m->n_layer + i - 1);
@@ -179,7 +180,7 @@ static tensor draft(struct cmd *c, struct trainer *t, const struct pass *p, uint
     return model_draft(c, m, i - 1, &tells, &p->batch, h, e);
 }
 
-static void record_first(struct cmd *c, struct trainer *t, const struct pass *p, bool held)
+static void record_first(struct cmd *c, struct trainer *t, const struct train_pass *p, bool held)
 {
     const struct model *m = t->m;
     tensor x = op_embed(c, &m->token_embd, &p->batch);
@@ -187,13 +188,13 @@ static void record_first(struct cmd *c, struct trainer *t, const struct pass *p,
         cmd_copy(c, t->input[i], x, tensor_bytes(x));
         if (i == m->n_layer)
             break;
-        again(c);
+        restart_block_scratch(c);
         tape_layer(c, i, held);
         x = block(c, t, p, i);
     }
     for (uint32_t i = 0; i < t->n_loss; i++) {
         if (i) {
-            again(c);
+            restart_block_scratch(c);
             tape_layer(c, m->n_layer + i - 1, held);
             x = draft(c, t, p, i);
             cmd_copy(c, t->loss[i].x, x, tensor_bytes(x));
@@ -203,10 +204,10 @@ static void record_first(struct cmd *c, struct trainer *t, const struct pass *p,
 }
 
 /* Down to the lowest layer with something to train; draft blocks stand on top. */
-static void record_back(struct cmd *c, struct trainer *t, const struct pass *p)
+static void record_back(struct cmd *c, struct trainer *t, const struct train_pass *p)
 {
     for (uint32_t i = t->n_loss; i-- > 1 && !cmd_failed(c);) {
-        again(c);
+        restart_block_scratch(c);
         tape_layer(c, t->m->n_layer + i - 1, true);
         tape_begin(c, first_rows(t->loss[i - 1].x, p->n_tok),
                    first_rows(t->loss[i - 1].dx, p->n_tok));
@@ -218,7 +219,7 @@ static void record_back(struct cmd *c, struct trainer *t, const struct pass *p)
             dx = first_rows(t->d_input[i % 2], p->n_tok);
             cmd_fill(c, dx, tensor_bytes(dx), 0);
         }
-        again(c);
+        restart_block_scratch(c);
         tape_layer(c, i, true);
         tape_begin(c, first_rows(t->input[i], p->n_tok), dx);
         tape_back(c, block(c, t, p, i), dy);
@@ -241,96 +242,63 @@ static void record_head(struct cmd *c, struct trainer *t, uint32_t i, bool back)
     op_next_piece(c, l->piece);
 }
 
-static void pass_drop(struct pass *p)
+static void record_pass(void *user, struct cmd *c, struct recording_key key, uint32_t slot)
 {
-    cmd_destroy(p->cmd);
-    *p = (struct pass){ 0 };
-}
-
-/* Records; it is ended, and so ready, once memory is there. */
-static bool pass_record(struct trainer *t, struct pass *p, struct hlm_err *err)
-{
-    static const char *const name[] = {
-        [PASS_FIRST] = "first pass",
-        [PASS_HELD] = "first pass, experts held",
-        [PASS_EVAL] = "validation pass",
-        [PASS_BACK] = "backward pass",
-        [PASS_HEAD] = "loss",
-        [PASS_HEAD_EVAL] = "validation loss",
-    };
+    struct trainer *t = user;
+    struct train_pass *p = &t->pass[slot];
+    *p = (struct train_pass){ .kind = key.kind, .n_tok = key.n_tok, .docs = t->docs };
     p->batch = (struct batch){
         .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .tells = true
     };
-    p->docs = t->docs;
     p->docs.first.n = p->docs.real.n = p->n_tok;
     p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
     p->docs.n_chunk = min_u32(p->docs.n_chunk, t->docs.n_chunk);
     p->docs.chunks.n_row = p->docs.n_chunk;
-    struct cmd *c = p->cmd = cmd_create(t->gpu, name[p->kind], t->scratch, err);
-    if (!c)
-        return false;
     tape_attach(c, t->tape);
     cmd_set_f16(c, t->p.f16);
     tape_drops(c, p->kind != PASS_EVAL && p->kind != PASS_HEAD_EVAL);
-    again(c);
+    restart_block_scratch(c);
     if (p->kind == PASS_BACK)
         record_back(c, t, p);
     else if (p->kind == PASS_HEAD || p->kind == PASS_HEAD_EVAL)
-        record_head(c, t, p->loss, p->kind == PASS_HEAD);
+        record_head(c, t, key.index, p->kind == PASS_HEAD);
     else
         record_first(c, t, p, p->kind == PASS_HELD);
-    return cmd_check(c, err);
 }
 
-/* The pass of a kind for rows of n_tok, found or recorded; the one not used for longest goes. */
-static struct pass *pass_get(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
-                             bool end, struct hlm_err *err)
+static const char *const pass_names[] = {
+    [PASS_FIRST] = "first pass",
+    [PASS_HELD] = "first pass, experts held",
+    [PASS_EVAL] = "validation pass",
+    [PASS_BACK] = "backward pass",
+    [PASS_HEAD] = "loss",
+    [PASS_HEAD_EVAL] = "validation loss",
+};
+
+static struct recording_key pass_key(enum pass_kind kind, uint32_t n_tok, uint32_t loss)
 {
-    struct pass *old = t->pass, *p = NULL;
-    for (uint32_t i = 0; i < MAX_PASS && !p; i++) {
-        struct pass *q = &t->pass[i];
-        if (q->cmd && q->kind == kind && q->n_tok == n_tok && q->loss == loss)
-            p = q;
-        else if (!q->cmd || (old->cmd && q->used < old->used))
-            old = q;
-    }
-    if (!p) {
-        p = old;
-        pass_drop(p);
-        p->kind = kind;
-        p->n_tok = n_tok;
-        p->loss = loss;
-        if (!pass_record(t, p, err)) {
-            pass_drop(p);
-            return NULL;
-        }
-    }
-    p->used = ++t->tick;
-    if (!end || p->ended)
-        return p;
-    p->ended = cmd_end(p->cmd, err);
-    if (!p->ended)
-        pass_drop(p);
-    return p->ended ? p : NULL;
+    return (struct recording_key){ .kind = kind, .n_tok = n_tok, .index = loss };
 }
 
-/* The longest row tells how much memory all of them take. */
-static bool measure(struct trainer *t, struct hlm_err *err)
+/* Records the passes of the longest row, so that the scratch arena becomes as large as any row
+ * needs. */
+static bool lay_out_passes(struct trainer *t, struct hlm_err *err)
 {
-    bool ok = pass_get(t, PASS_FIRST, t->max_tok, 0, false, err) &&
-              pass_get(t, PASS_BACK, t->max_tok, 0, false, err);
+    struct recordings *r = &t->recordings;
+    bool ok = recordings_lay_out(r, pass_key(PASS_FIRST, t->max_tok, 0), err) &&
+              recordings_lay_out(r, pass_key(PASS_BACK, t->max_tok, 0), err);
     for (uint32_t i = 0; ok && i < t->n_loss; i++)
-        ok = pass_get(t, PASS_HEAD, 0, i, false, err) != NULL;
+        ok = recordings_lay_out(r, pass_key(PASS_HEAD, 0, i), err);
     return ok && updates_record(t, err);
 }
 
 /* ---- a row ----------------------------------------------------------------------------------- */
 
-static bool run(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
-                struct hlm_err *err)
+static bool run_pass(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
+                     struct hlm_err *err)
 {
-    struct pass *p = pass_get(t, kind, n_tok, loss, true, err);
-    return p && cmd_submit(p->cmd, err);
+    struct cmd *c = recordings_get(&t->recordings, pass_key(kind, n_tok, loss), err);
+    return c && cmd_submit(c, err);
 }
 
 /* Losses of all pieces come back as parts: their sum is made in double, in order. */
@@ -374,14 +342,15 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, do
     enum pass_kind first = !back ? PASS_EVAL : PASS_FIRST;
     if (t->p.hold && t->chosen)
         first = PASS_HELD;
-    if (!gpu_write(t->gpu, all, 0, t->host, t->host_bytes, err) || !run(t, first, n_tok, 0, err))
+    if (!gpu_write(t->gpu, all, 0, t->host, t->host_bytes, err) ||
+        !run_pass(t, first, n_tok, 0, err))
         return false;
     t->chosen = true;
     for (uint32_t i = 0; i < t->n_loss; i++)
         for (uint32_t k = 0; k < t->loss[i].n; k += t->piece_rows)
-            if (!run(t, back ? PASS_HEAD : PASS_HEAD_EVAL, 0, i, err))
+            if (!run_pass(t, back ? PASS_HEAD : PASS_HEAD_EVAL, 0, i, err))
                 return false;
-    if (back && !run(t, PASS_BACK, n_tok, 0, err))
+    if (back && !run_pass(t, PASS_BACK, n_tok, 0, err))
         return false;
     for (uint32_t i = 0; i < t->n_loss; i++)
         if (!read_loss(t, &t->loss[i], i ? 1.0 / (t->n_loss - 1) : 1, i ? &sums->mtp : &sums->main,
@@ -438,8 +407,14 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     ok = ok && take_tables(t, err) && take_inputs(t, err) && updates_init(t, err);
     if (ok)
         t->scratch = arena_create(g, "scratch", MEM_DEVICE, err);
+    t->recordings = (struct recordings){ .gpu = g,
+                                         .scratch = t->scratch,
+                                         .name = pass_names,
+                                         .n = MAX_RECORDING,
+                                         .record = record_pass,
+                                         .user = t };
     ok = ok && t->scratch && (t->tape = tape_create(t->inputs, &t->dropout, err)) &&
-         updates_tape(t, err) && measure(t, err);
+         updates_tape(t, err) && lay_out_passes(t, err);
     if (!ok) {
         fail_memory(err, "out of memory: a trainer");
         train_destroy(t);
@@ -459,8 +434,7 @@ void train_destroy(struct trainer *t)
 {
     if (!t)
         return;
-    for (uint32_t i = 0; i < MAX_PASS; i++)
-        pass_drop(&t->pass[i]);
+    recordings_finish(&t->recordings);
     updates_finish(t);
     kv_stats_finish(&t->layers);
     tape_destroy(t->tape);

@@ -2,18 +2,17 @@
 #pragma once
 #include "train/train.h"
 
-enum pass_kind { PASS_FIRST, PASS_HELD, PASS_EVAL, PASS_BACK, PASS_HEAD, PASS_HEAD_EVAL };
-enum { MAX_PASS = 64, MAX_LOSS = 9 };
+#include "gpu/recording.h"
 
-/* A recorded pass. docs, batch: of its row length; records point to them. */
-struct pass {
-    struct cmd *cmd;
+enum pass_kind { PASS_FIRST, PASS_HELD, PASS_EVAL, PASS_BACK, PASS_HEAD, PASS_HEAD_EVAL };
+enum { MAX_LOSS = 9 };
+
+/* The rows that a recorded pass works on, for its row length. Its tape points here. */
+struct train_pass {
     enum pass_kind kind;
-    uint32_t n_tok, loss;
+    uint32_t n_tok;
     struct docs docs;
     struct batch batch;
-    uint64_t used;
-    bool ended;
 };
 
 /* Targets `ahead` tokens on, compacted: [k] the slot and what it must foresee. x: the hidden states
@@ -46,9 +45,9 @@ struct trainer {
     tensor d_input[2];         /* of layer i: [i % 2] */
 
     struct tape *tape;
-    struct pass pass[MAX_PASS];
-    uint64_t tick;
-    bool chosen; /* experts, for params.hold */
+    struct recordings recordings;          /* kind: enum pass_kind; index: the loss of a head */
+    struct train_pass pass[MAX_RECORDING]; /* by the recording's slot */
+    bool chosen;                           /* experts, for params.hold */
 
     struct updates *u; /* train_update.c */
 };

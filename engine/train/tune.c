@@ -258,7 +258,7 @@ struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok)
         .dropout = t->o.lora_dropout,
         .seed = t->p.seed,
         .f16 = t->f16,
-        .layers = t->m->layers,
+        .layers = t->m->counting.layers,
     };
 }
 

@@ -1,8 +1,8 @@
 /* tune: what the files of hlm_tune share. The calls are in hlm_train.h. */
 #pragma once
-#include "session/session.h"
 #include "hlm_train.h"
 #include "lora/lora_make.h"
+#include "session/memory.h"
 #include "train/train.h"
 
 /* ---- rows in the order of training (tune_rows.c) ----------------------------------------- */

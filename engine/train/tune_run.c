@@ -77,15 +77,29 @@ static bool find_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint6
     return true;
 }
 
+static bool gate_deltas(void *user, float *most, uint32_t n, struct hlm_err *err)
+{
+    return train_gate_deltas(user, most, n, err);
+}
+
+/* What the counters show of the layers while this run works. */
+static struct layer_source layers_of(const hlm_tune *t)
+{
+    return (struct layer_source){ .stats = train_layers(t->trainer),
+                                  .gate_deltas = gate_deltas,
+                                  .user = t->trainer };
+}
+
 static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
                      struct train_sums *sums, struct hlm_err *err)
 {
+    const struct layer_source layers = layers_of(t);
     for (uint32_t i = 0; i < rows_of_step(t); i++, c.i_row++) {
         const struct data_row *row = stream_row(&t->stream, &c, err);
         if (!row || (row->n_counted &&
                      !train_row(t->trainer, row, 1.0 / (double)n, step, i, sums, NULL, NULL, err)))
             return false;
-        count_train(t->m, HLM_TRAINING, i + 1, rows_of_step(t));
+        count_train(t->m, &layers, HLM_TRAINING, i + 1, rows_of_step(t));
     }
     HLM_ASSERT(sums->n == n);
     return (isfinite(sums->main) && isfinite(sums->mtp)) ||
@@ -192,6 +206,7 @@ static void remember(struct tune_place *p, double loss)
 bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
                        hlm_progress progress, void *user, struct hlm_err *err)
 {
+    const struct layer_source layers = layers_of(t);
     struct train_sums sums = { 0 };
     api_begin(&t->m->log, err);
     const struct data_rows *rows = set == HLM_TUNE_VALID  ? &t->valid
@@ -207,7 +222,7 @@ bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss 
         if (rows->row[i].n_counted &&
             !train_eval(t->trainer, &rows->row[i], &sums, NULL, NULL, err))
             return false;
-        count_train(t->m, HLM_VALIDATING, i + 1, rows->n_row);
+        count_train(t->m, &layers, HLM_VALIDATING, i + 1, rows->n_row);
     }
     if (!sums.n)
         return fail(err, "there is nothing to validate with: no token counts");

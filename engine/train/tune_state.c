@@ -3,6 +3,7 @@
  * them may not come back to the last bit. Needs no device. See tune.h. */
 #include "train/tune.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* fuzz_gguf: libFuzzer harness of the GGUF reader, on any bytes as one file and as a model in
  * several: each place where they say GGUF begins one. `make fuzz` runs it for long, test_fuzz.c
  * over what is in tests/corpus/gguf. */
-#include "file/file_parts.h"
+#include "file/gguf_parts.h"
 #include "gguf_build.h"
 
 #include <stdio.h>
@@ -11,15 +11,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 enum { MAX_PART = 8 };
 
-struct parts {
+struct fuzz_shards {
     const uint8_t *at[MAX_PART];
     uint64_t n_bytes[MAX_PART];
     uint32_t n;
 };
 
-static struct parts cut(const uint8_t *bytes, uint64_t n)
+static struct fuzz_shards cut(const uint8_t *bytes, uint64_t n)
 {
-    struct parts p = { 0 };
+    struct fuzz_shards p = { 0 };
     for (uint64_t i = 0; i + 4 <= n && p.n < MAX_PART; i++)
         if (!memcmp(bytes + i, "GGUF", 4))
             p.at[p.n++] = bytes + i;
@@ -36,12 +36,12 @@ static void check_refusal(const struct hlm_err *err, const char *name)
 
 static struct gguf *open_part(void *user, const char *path, struct hlm_err *err)
 {
-    const struct parts *p = user;
+    const struct fuzz_shards *p = user;
     unsigned i = 0, count = 0;
     HLM_ASSERT(sscanf(path, "fuzz-%5u-of-%5u.gguf", &i, &count) == 2 && i > 1 && i <= count);
     if (i <= p->n)
         return gguf_parse(p->at[i - 1], p->n_bytes[i - 1], path, err);
-    fail(err, "%s: there is no such part", path);
+    fail(err, "%s: there is no such shard", path);
     return NULL;
 }
 
@@ -55,7 +55,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         check_refusal(&err, "fuzz.gguf: ");
     gguf_close(g);
 
-    struct parts p = cut(bytes, n);
+    struct fuzz_shards p = cut(bytes, n);
     for (uint32_t count = 1; p.n && count <= p.n; count += p.n > 1 ? p.n - 1 : 1) {
         char name[64];
         err = (struct hlm_err){ 0 };

@@ -1,6 +1,6 @@
-/* file_hash: checksums of streams, and the fingerprint of a GGUF file. Tensor data is looked at
- * only at both ends of each tensor: a file of 20 GB is not read for it, and no requantised or
- * retrained model leaves those as they were. */
+/* gguf_hash: checksums of streams, and the fingerprint of a GGUF file. Of each tensor the
+ * fingerprint covers only both ends: a file of 20 GB need not be read for it, and a model that was
+ * requantised or retrained differs there too. */
 #include "file/file.h"
 
 #include <string.h>
@@ -37,29 +37,11 @@ void sum_end(struct sum *s, uint64_t hash[2])
 
 enum { END_BYTES = 4096 };
 
-/* Lengths go in before the bytes: what is one piece is not two. */
+/* The length goes in first, so that two strings and their concatenation differ. */
 static void add_bytes(struct sum *s, const void *p, uint64_t n)
 {
     sum_add(s, &n, sizeof n);
     sum_add(s, p, n);
-}
-
-static uint64_t scalar_bytes(enum gguf_type type)
-{
-    switch (type) {
-    case GGUF_U8:
-    case GGUF_I8:
-    case GGUF_BOOL: return 1;
-    case GGUF_U16:
-    case GGUF_I16: return 2;
-    case GGUF_U32:
-    case GGUF_I32:
-    case GGUF_F32: return 4;
-    case GGUF_U64:
-    case GGUF_I64:
-    case GGUF_F64: return 8;
-    default: return 0;
-    }
 }
 
 static void add_kv(struct sum *s, const struct gguf_kv *kv)
@@ -72,7 +54,7 @@ static void add_kv(struct sum *s, const struct gguf_kv *kv)
         for (struct hlm_str v; gguf_next_str(&it, &v);)
             add_bytes(s, v.p, v.n);
     } else {
-        sum_add(s, kv->data, kv->n * (kv->elem == GGUF_STRING ? 1 : scalar_bytes(kv->elem)));
+        sum_add(s, kv->data, gguf_kv_bytes(kv));
     }
 }
 

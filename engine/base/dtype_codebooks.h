@@ -1,4 +1,4 @@
-/* dtype_grids: the lattices of the IQ formats. These are figures, not code: the points that
+/* dtype_codebooks: the codebooks of the IQ formats. These are figures, not code: the points that
  * llama.cpp's author chose when he trained the formats (ggml-common.h names them iq2xxs_grid,
  * iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid, iq1s_grid), and no formula gives them. A file
  * stores a point's number; what stands here are the points, in the order of their numbers.
@@ -11,7 +11,7 @@
 #include "base/base.h"
 
 /* clang-format off */
-static const uint32_t grid_iq2_xxs[128] = {
+static const uint32_t codebook_iq2_xxs[128] = {
     0x00020000, 0x00080005, 0x0011000a, 0x00200014, 0x00280022, 0x0041002a, 0x00500044, 0x00610058,
     0x00800064, 0x008a0082, 0x010100a2, 0x01100104, 0x01400115, 0x01980184, 0x02020200, 0x02820222,
     0x04040401, 0x04210410, 0x04400424, 0x04480442, 0x04810460, 0x04900484, 0x050004a4, 0x05080502,
@@ -30,7 +30,7 @@ static const uint32_t grid_iq2_xxs[128] = {
     0x92459180, 0x94229400, 0x95519444, 0x99209881, 0xa050a002, 0xa109a085, 0xa418a200, 0xa904a850,
 };
 
-static const uint32_t grid_iq2_xs[256] = {
+static const uint32_t codebook_iq2_xs[256] = {
     0x00020000, 0x00080005, 0x0011000a, 0x00160014, 0x00200019, 0x00250022, 0x00410028, 0x00460044,
     0x00500049, 0x00550052, 0x00610058, 0x00800064, 0x00850082, 0x00910088, 0x00990094, 0x010100a0,
     0x01060104, 0x01100109, 0x01150112, 0x011a0118, 0x01240121, 0x01420140, 0x01480145, 0x01540151,
@@ -65,7 +65,7 @@ static const uint32_t grid_iq2_xs[256] = {
     0xa665a495, 0xa80aa698, 0xa822a820, 0xa8a0a828, 0xa904a8a8, 0xa986a984, 0xaa2aaa28, 0xaaaaaa91,
 };
 
-static const uint32_t grid_iq2_s[512] = {
+static const uint32_t codebook_iq2_s[512] = {
     0x00020000, 0x00080005, 0x0011000a, 0x00160014, 0x00200019, 0x00250022, 0x00410028, 0x00460044,
     0x00500049, 0x00550052, 0x00610058, 0x00660064, 0x00800069, 0x00850082, 0x00910088, 0x00a00094,
     0x00aa00a5, 0x01040101, 0x01090106, 0x01120110, 0x01180115, 0x01240121, 0x01420140, 0x01480145,
@@ -132,7 +132,7 @@ static const uint32_t grid_iq2_s[512] = {
     0xa500a4a4, 0xa651a519, 0xa828a80a, 0xa954a8a2, 0xaa08a986, 0xaa20aa0a, 0xaa28aa22, 0xaaaaaa88,
 };
 
-static const uint32_t grid_iq3_xxs[128] = {
+static const uint32_t codebook_iq3_xxs[128] = {
     0x00020000, 0x00090004, 0x000f000b, 0x00120010, 0x00220019, 0x003d003b, 0x00430041, 0x004a0048,
     0x00550051, 0x005a0058, 0x006c0061, 0x00800078, 0x00840082, 0x00900089, 0x00990092, 0x009f009b,
     0x00af00a9, 0x00c100bd, 0x00c800c7, 0x00d500ca, 0x010b00f8, 0x0124011f, 0x013b012f, 0x0141013d,
@@ -151,7 +151,7 @@ static const uint32_t grid_iq3_xxs[128] = {
     0x0e560e2a, 0x0e8a0e60, 0x0eaa0ea5, 0x0ecd0ec0, 0x0ef00edb, 0x0f210f11, 0x0f420f40, 0x0f980f54,
 };
 
-static const uint32_t grid_iq3_s[256] = {
+static const uint32_t codebook_iq3_s[256] = {
     0x00010000, 0x00050002, 0x00080007, 0x000a0009, 0x000e000c, 0x00110010, 0x001b0015, 0x00220020,
     0x00270025, 0x002b0029, 0x00320030, 0x003c0039, 0x0040003f, 0x00420041, 0x00480044, 0x004d0049,
     0x00530050, 0x00590057, 0x0064005d, 0x00750071, 0x0080007a, 0x00850081, 0x00880087, 0x008e008b,
@@ -186,7 +186,7 @@ static const uint32_t grid_iq3_s[256] = {
     0x0ea90e98, 0x0eda0ec2, 0x0eeb0edd, 0x0f050f01, 0x0f100f0b, 0x0f520f28, 0x0f820f62, 0x0fc00f99,
 };
 
-static const uint32_t grid_iq1[1024] = {
+static const uint32_t codebook_iq1[1024] = {
     0x00020000, 0x00080005, 0x0011000a, 0x00200015, 0x00280022, 0x0045002a, 0x00540051, 0x00650056,
     0x00820080, 0x008a0088, 0x00a00095, 0x00a800a2, 0x010400aa, 0x01110105, 0x01160114, 0x011a0119,
     0x01410125, 0x01490146, 0x01550152, 0x0161015a, 0x01660164, 0x01850168, 0x01940191, 0x01a50196,

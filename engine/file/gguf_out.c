@@ -1,17 +1,12 @@
-/* file_gguf: GGUF files in the writing; see file.h. */
-#include "file/file.h"
+/* gguf_out: writing GGUF files; see file.h. */
+#include "file/gguf_parts.h"
 
 #include <string.h>
 
 uint64_t gguf_kv_bytes(const struct gguf_kv *kv)
 {
-    static const uint8_t bytes[GGUF_TYPE_COUNT] = {
-        [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2, [GGUF_I16] = 2,
-        [GGUF_U32] = 4, [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1,
-        [GGUF_U64] = 8, [GGUF_I64] = 8, [GGUF_F64] = 8,
-    };
     if (kv->elem != GGUF_STRING)
-        return kv->n * bytes[kv->elem];
+        return kv->n * gguf_types[kv->elem].bytes;
     if (kv->type == GGUF_STRING)
         return kv->n;
     struct gguf_str_iter it = { kv->data, kv->n };
@@ -28,32 +23,32 @@ bool gguf_out_bytes(struct gguf_out *o, const void *p, uint64_t n)
     return !o->failed;
 }
 
-static void put_u32(struct gguf_out *o, uint32_t v) { gguf_out_bytes(o, &v, sizeof v); }
+static void gguf_put_u32(struct gguf_out *o, uint32_t v) { gguf_out_bytes(o, &v, sizeof v); }
 
-static void put_u64(struct gguf_out *o, uint64_t v) { gguf_out_bytes(o, &v, sizeof v); }
+static void gguf_put_u64(struct gguf_out *o, uint64_t v) { gguf_out_bytes(o, &v, sizeof v); }
 
-static void put_str(struct gguf_out *o, const char *s)
+static void gguf_put_str(struct gguf_out *o, const char *s)
 {
-    put_u64(o, strlen(s));
+    gguf_put_u64(o, strlen(s));
     gguf_out_bytes(o, s, strlen(s));
 }
 
 void gguf_out_begin(struct gguf_out *o, uint64_t n_tensor, uint64_t n_kv)
 {
     gguf_out_bytes(o, "GGUF", 4);
-    put_u32(o, 3);
-    put_u64(o, n_tensor);
-    put_u64(o, n_kv);
+    gguf_put_u32(o, 3);
+    gguf_put_u64(o, n_tensor);
+    gguf_put_u64(o, n_kv);
 }
 
 void gguf_out_kv(struct gguf_out *o, const struct gguf_kv *kv)
 {
-    put_str(o, kv->key);
-    put_u32(o, (uint32_t)kv->type);
+    gguf_put_str(o, kv->key);
+    gguf_put_u32(o, (uint32_t)kv->type);
     if (kv->type == GGUF_ARRAY)
-        put_u32(o, (uint32_t)kv->elem);
+        gguf_put_u32(o, (uint32_t)kv->elem);
     if (kv->type == GGUF_ARRAY || kv->type == GGUF_STRING)
-        put_u64(o, kv->n);
+        gguf_put_u64(o, kv->n);
     gguf_out_bytes(o, kv->data, gguf_kv_bytes(kv));
 }
 
@@ -72,16 +67,16 @@ void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype type, uint
                      const uint64_t *dim)
 {
     uint64_t n_elem = 1, n_bytes = 0;
-    put_str(o, name);
-    put_u32(o, n_dim);
+    gguf_put_str(o, name);
+    gguf_put_u32(o, n_dim);
     for (uint32_t k = 0; k < n_dim; k++) {
-        put_u64(o, dim[k]);
+        gguf_put_u64(o, dim[k]);
         n_elem *= dim[k];
     }
     bool fits = dtype_bytes(type, n_elem, &n_bytes);
     HLM_ASSERT(fits);
-    put_u32(o, (uint32_t)type);
-    put_u64(o, o->offset);
+    gguf_put_u32(o, (uint32_t)type);
+    gguf_put_u64(o, o->offset);
     o->offset = align_up(o->offset + n_bytes, o->alignment);
 }
 
