@@ -8,7 +8,7 @@
  * submission moves it on, so that the host writes nothing between tokens. */
 struct step {
     uint32_t n_past;            /* position of the batch's first token */
-    uint32_t flip;              /* which of the two convolution windows holds the past */
+    uint32_t i_window;              /* which of the two convolution windows holds the past */
     uint32_t seed_lo, seed_hi;
     float temp, top_p, min_p;
     uint32_t top_k;             /* 0: off */
