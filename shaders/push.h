@@ -228,7 +228,7 @@ struct push_mamba_docs {
 #define MAMBA_R_DT 5
 #define MAMBA_SUMS 6
 
-/* What the backward says of a token, [chunk][n_head][MAMBA_TELLS][q]: dy . x; what its x brings
+/* What the backward says of a token, [chunk][n_head][MAMBA_TERMS][q]: dy . x; what its x brings
  * through the state behind the chunk, and in all; what it adds to the gradients of A_log and
  * dt_bias; and of the chunk, in the first place of its row, what comes through from the state
  * before it to the one behind it. */
@@ -238,7 +238,7 @@ struct push_mamba_docs {
 #define MAMBA_D_A 3
 #define MAMBA_D_DT 4
 #define MAMBA_THROUGH 5
-#define MAMBA_TELLS 6
+#define MAMBA_TERMS 6
 
 struct push_route {
     uint32_t n_expert, n_used, id_stride, x_stride, x_col;

@@ -64,7 +64,7 @@ struct batch {
     tensor ids;              /* I32 [1, n_ctx + 1]: the history by position */
     const struct docs *docs; /* NULL: tokens follow what the caches hold. Else there are
                                 no caches, and the batch is a row of its own */
-    bool tells;              /* recurrent layers that have a place for it tell of their
+    bool stats;              /* recurrent layers that have a place for it tell of their
                                 gates and, of documents, of their states */
 };
 

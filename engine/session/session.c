@@ -32,7 +32,7 @@ static void record_session(void *user, struct cmd *c, struct recording_key key, 
     const struct model *m = s->m->model;
     enum session_recording kind = key.kind;
     struct batch b = {
-        .n_tok = key.n_tok, .step = s->step, .ids = s->ids, .tells = kind != REC_NEXT
+        .n_tok = key.n_tok, .step = s->step, .ids = s->ids, .stats = kind != REC_NEXT
     };
     (void)slot;
     cmd_set_f16(c, s->m->f16);

@@ -248,7 +248,7 @@ static void record_pass(void *user, struct cmd *c, struct recording_key key, uin
     struct train_pass *p = &t->pass[slot];
     *p = (struct train_pass){ .kind = key.kind, .n_tok = key.n_tok, .docs = t->docs };
     p->batch = (struct batch){
-        .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .tells = true
+        .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .stats = true
     };
     p->docs.first.n = p->docs.real.n = p->n_tok;
     p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
