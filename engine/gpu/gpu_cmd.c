@@ -100,17 +100,19 @@ tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)
     if (!recording(c))
         return (tensor){ 0 };
     HLM_ASSERT(c->scratch);
-    if (arena_scratch(c->scratch, c->half, &c->half_at[c->half], tensor_bytes(t), &t.offset,
+    if (arena_scratch(c->scratch, c->i_block, &c->block_at[c->i_block], tensor_bytes(t), &t.offset,
                       &c->err))
         return t;
     return (tensor){ 0 };
 }
 
-void cmd_half(struct cmd *c)
+void cmd_begin_block(struct cmd *c)
 {
-    c->half ^= 1;
-    c->half_at[c->half] = 0;
+    c->i_block ^= 1;
+    c->block_at[c->i_block] = 0;
 }
+
+void cmd_restart_block(struct cmd *c) { c->block_at[c->i_block] = 0; }
 
 void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
 

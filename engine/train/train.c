@@ -150,8 +150,8 @@ static tensor first_rows(tensor t, uint32_t n) { return tensor_rows(t, 0, n); }
  * in the same half. */
 static void restart_block_scratch(struct cmd *c)
 {
-    cmd_half(c);
-    cmd_half(c);
+    cmd_begin_block(c);
+    cmd_begin_block(c);
 }
 
 /* There is no cache, but a place where layer i tells of itself, once a row. */
