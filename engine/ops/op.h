@@ -15,9 +15,9 @@ typedef struct linear {
     enum dtype dtype;
     uint32_t n_in, n_out, n_expert;
     uint32_t row_q;          /* 16-byte words of a packed row */
-    uint32_t n_exact;        /* so many of the last rows are multiplied in f32 whatever
-                                the cmd allows: they make recurrent gates, or choose
-                                experts. Side by side with others they come last */
+    uint32_t n_f32_rows;     /* so many of the last rows are multiplied in f32 whatever
+                             the cmd allows: they make recurrent gates, or choose
+                             experts. Side by side with others they come last */
     tensor bias;             /* [n_out] added to the product; arena NULL: none */
     uint64_t codebook;       /* bytes from the arena's start to the type's codebook
                             (dtype_codebook); of no meaning where it has none */
