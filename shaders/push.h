@@ -306,18 +306,18 @@ struct push_nll {
 
 struct push_nll_targets {
     uint32_t n_vocab, stride, col;
-    uint32_t n_row;             /* of a piece */
-    uint32_t n_target;          /* of all pieces */
+    uint32_t n_row;             /* of a slice */
+    uint32_t n_target;          /* of all slices */
 };
 
 struct push_gather {
     uint32_t n;
-    uint32_t n_row;             /* of a piece */
-    uint32_t n_list, n_x;       /* rows of all pieces; that x has */
+    uint32_t n_row;             /* of a slice */
+    uint32_t n_list, n_x;       /* rows of all slices; that x has */
     uint32_t x_stride, x_col, y_stride, y_col;
 };
 
-struct push_next_piece { uint32_t by; };
+struct push_next_slice { uint32_t by; };
 
 /* A row of what is trained: n numbers of an arena of values, from `at` words of 16 bytes behind its
  * start on. Its gradient stands at the same place of another arena, its moments lie dense among

@@ -191,7 +191,7 @@ struct entry {
     VkDescriptorSet set;
 };
 
-struct piece { /* entries [first, end) in one command buffer */
+struct stretch { /* entries [first, end) in one command buffer */
     VkCommandBuffer cb;
     uint32_t first, end;
     double flop;
@@ -222,12 +222,12 @@ struct cmd {
 
     VkDescriptorPool sets;
     VkCommandPool pool;
-    struct piece *piece;
-    uint32_t n_piece;
+    struct stretch *stretch;
+    uint32_t n_stretch;
     VkQueryPool query; /* NULL: no times are taken */
     uint32_t n_query;
     bool timed;    /* a submission's times have not been collected yet */
-    double flop_s; /* speed by which its pieces are joined */
+    double flop_s; /* speed by which its stretches are joined */
     uint64_t last_use;
 };
 
