@@ -11,6 +11,6 @@ void main()
 {
     if (lane() == 0) {
         st.n_past += p.n_tok;
-        st.flip = 1 - st.flip;
+        st.i_window = 1 - st.i_window;
     }
 }

@@ -19,10 +19,10 @@ shared float row[MAX_STATE];
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state, flip = st.flip;
+    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state, i_window = st.i_window;
     float ss = 0.0;
     for (uint i = lane(); i < n; i += WG) {
-        float v = conv_silu(flip, t, head * n + i);
+        float v = conv_silu(i_window, t, head * n + i);
         ss += v * v;
         row[i] = v;
     }
@@ -36,5 +36,5 @@ void main()
         u[t * d_conv() + head * n + i] = row[i] * scale;
     if (t + 1 == p.n_tok)
         for (uint i = lane(); i < n; i += WG)
-            keep_window(flip, head * n + i);
+            keep_window(i_window, head * n + i);
 }

@@ -25,23 +25,23 @@ shared float q_row[D_STATE], k_row[D_STATE], o[D_STATE];
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, kh = k_head_of(head), flip = st.flip;
+    uint head = gl_WorkGroupID.x, kh = k_head_of(head), i_window = st.i_window;
     uint q_ch = kh * D_STATE, k_ch = (p.n_k_head + kh) * D_STATE;
     uint v_ch = (2 * p.n_k_head + head) * D_STATE;
     bool first = p.tiled != 0 ? head < p.n_k_head : head % (p.n_v_head / p.n_k_head) == 0;
 
     float qq = 0.0, kk = 0.0;
     for (uint i = lane(); i < D_STATE; i += WG) {
-        float q = conv_silu(flip, 0, q_ch + i), k = conv_silu(flip, 0, k_ch + i);
+        float q = conv_silu(i_window, 0, q_ch + i), k = conv_silu(i_window, 0, k_ch + i);
         q_row[i] = q;
         k_row[i] = k;
         qq += q * q;
         kk += k * k;
         if (first) {
-            keep_window(flip, q_ch + i);
-            keep_window(flip, k_ch + i);
+            keep_window(i_window, q_ch + i);
+            keep_window(i_window, k_ch + i);
         }
-        keep_window(flip, v_ch + i);
+        keep_window(i_window, v_ch + i);
     }
     float q_scale = 1.0 / sqrt(wg_sum(qq) + 1e-6) / sqrt(float(D_STATE));
     float k_scale = 1.0 / sqrt(wg_sum(kk) + 1e-6);
@@ -57,7 +57,7 @@ void main()
     float oo = 0.0;
     for (uint col = lane(); col < D_STATE; col += WG) {
         uint at = head * D_STATE * D_STATE + col;
-        float v = conv_silu(flip, 0, v_ch + col), read = 0.0, out_v = 0.0;
+        float v = conv_silu(i_window, 0, v_ch + col), read = 0.0, out_v = 0.0;
         // The column is read twice rather than kept: D_STATE registers would leave a GPU few lanes.
         [[dont_unroll]] for (uint i = 0; i < D_STATE; i++)
             read += decay * state[at + i * D_STATE] * k_row[i];

@@ -12,7 +12,7 @@ layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer A { float ssm_a[]; };
 layout(binding = 2) readonly buffer Dt { float dt_bias[]; };
 layout(binding = 3) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
-layout(binding = 4) writeonly buffer Out { float told[]; };     // [n_head][GATE_STATS]
+layout(binding = 4) writeonly buffer Out { float stats[]; };     // [n_head][GATE_STATS]
 
 const float FAR = 3e38;
 
@@ -40,9 +40,9 @@ void main()
     writes = wg_sum(writes);
     if (lane() != 0)
         return;
-    told[to] = n;
-    told[to + 1] = decays;
-    told[to + 2] = least;
-    told[to + 3] = most;
-    told[to + 4] = writes;
+    stats[to] = n;
+    stats[to + 1] = decays;
+    stats[to + 2] = least;
+    stats[to + 3] = most;
+    stats[to + 4] = writes;
 }

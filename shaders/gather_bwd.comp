@@ -6,12 +6,12 @@
 layout(push_constant) uniform Push { push_gather p; };
 layout(binding = 0) buffer X { vec4 dx[]; };
 layout(binding = 1) readonly buffer Rows { uint rows[]; };
-layout(binding = 2) readonly buffer Piece { uint piece[]; };
+layout(binding = 2) readonly buffer Slice { uint slice[]; };
 layout(binding = 3) readonly buffer Y { vec4 dy[]; };
 
 void main()
 {
-    uint i = gl_WorkGroupID.x, k = piece[0] * p.n_row + i, n_q = p.n / 4;
+    uint i = gl_WorkGroupID.x, k = slice[0] * p.n_row + i, n_q = p.n / 4;
     uint row = k < p.n_list ? rows[k] : NO_ROW;
     if (row >= p.n_x)
         return;

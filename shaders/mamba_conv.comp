@@ -32,12 +32,12 @@ void gates(uint head, uint t0, uint t1)
     }
 }
 
-void convolve(uint flip, uint ch, uint t0, uint t1)
+void convolve(uint i_window, uint ch, uint t0, uint t1)
 {
     float w[CONV_K], x[CONV_K];             // inputs, the newest last
     [[unroll]] for (uint j = 0; j < CONV_K; j++) {
         w[j] = conv_w[ch * CONV_K + j];
-        x[j] = j == 0 ? 0.0 : conv_in(flip, int(t0 + j) - int(CONV_K), ch);
+        x[j] = j == 0 ? 0.0 : conv_in(i_window, int(t0 + j) - int(CONV_K), ch);
     }
     [[dont_unroll]] for (uint t = t0; t < t1; t++) {
         float v = conv_b[ch];
@@ -49,16 +49,16 @@ void convolve(uint flip, uint ch, uint t0, uint t1)
         u[t * p.u_stride + ch] = silu(v);
     }
     if (t1 == p.n_tok)
-        keep_window(flip, ch);
+        keep_window(i_window, ch);
 }
 
 void main()
 {
-    uint first = gl_WorkGroupID.x * CHANNELS, t0 = gl_WorkGroupID.y * TOKS, flip = st.flip;
+    uint first = gl_WorkGroupID.x * CHANNELS, t0 = gl_WorkGroupID.y * TOKS, i_window = st.i_window;
     uint end = min(first + CHANNELS, d_conv() + p.n_head), t1 = min(t0 + TOKS, p.n_tok);
     for (uint ch = first + lane(); ch < end; ch += WG) {
         if (ch < d_conv())
-            convolve(flip, ch, t0, t1);
+            convolve(i_window, ch, t0, t1);
         else
             gates(ch - d_conv(), t0, t1);
     }

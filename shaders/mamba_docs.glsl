@@ -31,9 +31,9 @@ uint sums_at(uint head, uint which)
 {
     return ((i_chunk() * p.n_head + head) * MAMBA_SUMS + which) * p.q;
 }
-uint tells_at(uint head, uint which)
+uint terms_at(uint head, uint which)
 {
-    return ((i_chunk() * p.n_head + head) * MAMBA_TELLS + which) * p.q;
+    return ((i_chunk() * p.n_head + head) * MAMBA_TERMS + which) * p.q;
 }
 uint pair_at(uint head) { return (i_chunk() * p.n_head + head) * p.q * p.q; }
 uint state_at(uint head) { return (i_chunk() * p.n_head + head) * p.d_state * p.head_dim; }

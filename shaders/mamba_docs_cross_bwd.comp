@@ -10,7 +10,7 @@ layout(push_constant) uniform Push { push_mamba_docs p; };
 layout(binding = 0) readonly buffer Chunks { uvec4 chunks[]; };
 layout(binding = 1) readonly buffer Sums { float sums[]; };
 layout(binding = 2) buffer M { vec4 m4[]; };                    // [chunk][n_head][q + 1][q]
-layout(binding = 3) buffer Tells { float tells[]; };
+layout(binding = 3) buffer Terms { float terms[]; };
 
 void main()
 {
@@ -20,8 +20,8 @@ void main()
     if (head >= p.n_head || (j >= c.y && j != p.q) || c.y == 0)
         return;
     bool state = j == p.q;
-    uint tell = of * MAMBA_TELLS * p.q, row = (of * (p.q + 1) + j) * p.q / 4;
-    float run = 0.0, out_of = tells[tell + (state ? MAMBA_THROUGH * p.q : MAMBA_LEAVES * p.q + j)];
+    uint term = of * MAMBA_TERMS * p.q, row = (of * (p.q + 1) + j) * p.q / 4;
+    float run = 0.0, out_of = terms[term + (state ? MAMBA_THROUGH * p.q : MAMBA_LEAVES * p.q + j)];
     float dt = state ? 1.0 : sums[(of * MAMBA_SUMS + MAMBA_DT) * p.q + min(j, p.q - 1)];
     [[dont_unroll]] for (uint i = (c.y + 3) / 4; i-- > (state ? 0 : j / 4);) {
         vec4 v = m4[row + i];
@@ -33,5 +33,5 @@ void main()
         m4[row + i] = (v + out_of) * dt;
     }
     if (!state)
-        tells[tell + MAMBA_X_DX * p.q + j] = run + out_of;
+        terms[term + MAMBA_X_DX * p.q + j] = run + out_of;
 }

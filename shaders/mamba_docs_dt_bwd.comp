@@ -12,7 +12,7 @@ layout(binding = 2) readonly buffer M { vec4 m4[]; };           // [chunk][n_hea
 layout(binding = 3) readonly buffer P { float proj[]; };
 layout(binding = 4) readonly buffer A { float ssm_a[]; };
 layout(binding = 5) readonly buffer Dt { float dt_bias[]; };
-layout(binding = 6) buffer Tells { vec4 tells4[]; };
+layout(binding = 6) buffer Terms { vec4 terms4[]; };
 layout(binding = 7) buffer Dp { float dp[]; };
 
 void main()
@@ -22,7 +22,7 @@ void main()
     uvec4 c = chunks[p.chunk0 + chunk];
     if (head >= p.n_head || c.y == 0)
         return;
-    uint m = of * (p.q + 1) * q4 + i4, tell = of * MAMBA_TELLS * q4 + i4;
+    uint m = of * (p.q + 1) * q4 + i4, term = of * MAMBA_TERMS * q4 + i4;
     uvec4 i = uvec4(4 * i4, 4 * i4 + 1, 4 * i4 + 2, 4 * i4 + 3);
     float a = ssm_a[head], bias = dt_bias[head];
     vec4 crosses = vec4(0.0), raw = vec4(0.0), d_raw = vec4(0.0), d_a = vec4(0.0);
@@ -30,7 +30,7 @@ void main()
         crosses = m4[m + p.q * q4];
         [[dont_unroll]] for (uint j = 0; j < min(4 * i4 + 3, c.y); j++)
             crosses += mix(vec4(0.0), m4[m + j * q4], greaterThan(i, uvec4(j)));
-        vec4 d_dt = tells4[tell + MAMBA_X_DX * q4] + a * crosses;
+        vec4 d_dt = terms4[term + MAMBA_X_DX * q4] + a * crosses;
         uint dt_col = 2 * (p.n_head * p.head_dim + p.n_group * p.d_state) + head;
         [[unroll]] for (uint e = 0; e < 4; e++) {
             uint t = c.x + min(i[e], c.y - 1);
@@ -43,6 +43,6 @@ void main()
         }
         d_a *= a * sums4[(of * MAMBA_SUMS + MAMBA_DT) * q4 + i4];
     }
-    tells4[tell + MAMBA_D_A * q4] = d_a;
-    tells4[tell + MAMBA_D_DT * q4] = d_raw;
+    terms4[term + MAMBA_D_A * q4] = d_a;
+    terms4[term + MAMBA_D_DT * q4] = d_raw;
 }

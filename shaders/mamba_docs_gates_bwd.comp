@@ -6,7 +6,7 @@
 
 layout(push_constant) uniform Push { push_mamba_docs p; };
 layout(binding = 0) readonly buffer Chunks { uvec4 chunks[]; };
-layout(binding = 1) readonly buffer Tells { vec4 tells4[]; };
+layout(binding = 1) readonly buffer Terms { vec4 terms4[]; };
 layout(binding = 2) buffer DA { float d_a[]; };                 // [n_head], as the others
 layout(binding = 3) buffer DDt { float d_dt[]; };
 layout(binding = 4) buffer DD { float d_d[]; };
@@ -16,11 +16,11 @@ void main()
     uint head = gl_WorkGroupID.x, q4 = p.q / 4;
     vec4 a = vec4(0.0), dt = vec4(0.0), d = vec4(0.0);
     [[dont_unroll]] for (uint i = lane(); i < p.n_chunk * q4; i += WG) {
-        uint chunk = i / q4, at = (chunk * p.n_head + head) * MAMBA_TELLS * q4 + i % q4;
+        uint chunk = i / q4, at = (chunk * p.n_head + head) * MAMBA_TERMS * q4 + i % q4;
         if (chunks[p.chunk0 + chunk].y != 0) {
-            a += tells4[at + MAMBA_D_A * q4];
-            dt += tells4[at + MAMBA_D_DT * q4];
-            d += tells4[at + MAMBA_DY_X * q4];
+            a += terms4[at + MAMBA_D_A * q4];
+            dt += terms4[at + MAMBA_D_DT * q4];
+            d += terms4[at + MAMBA_DY_X * q4];
         }
     }
     float sum_a = wg_sum(dot(a, vec4(1.0))), sum_dt = wg_sum(dot(dt, vec4(1.0)));

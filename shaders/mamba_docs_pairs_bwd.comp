@@ -14,7 +14,7 @@ layout(binding = 3) readonly buffer D { float d_skip[]; };
 layout(binding = 4) writeonly buffer F { vec4 f4[]; };          // [chunk][n_head][q][q]
 layout(binding = 5) writeonly buffer M { vec4 m4[]; };          // [chunk][n_head][q + 1][q]
 layout(binding = 6) writeonly buffer G { vec4 g4[]; };          // [chunk][n_group][2][q][q]
-layout(binding = 7) writeonly buffer Tells { float tells[]; };
+layout(binding = 7) writeonly buffer Terms { float terms[]; };
 #include "mamba_docs.glsl"
 
 uint row0, col0;
@@ -36,7 +36,7 @@ vec4 head_row(chunk c, uint head, uint j, vec4 gram, vec4 n, vec4 high_i, vec4 l
     m4[(m + j * p.q + col0) / 4] = n * f;
     [[unroll]] for (uint e = 0; e < 4; e++)
         if (i_col[e] == j)
-            tells[tells_at(head, MAMBA_DY_X) + j] = j < c.n ? n[e] : 0.0;
+            terms[terms_at(head, MAMBA_DY_X) + j] = j < c.n ? n[e] : 0.0;
     return n * l * dt;
 }
 

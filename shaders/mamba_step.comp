@@ -28,7 +28,7 @@ shared float sums[WG];
 // The workgroups of a head share its rows out, or one takes them all.
 void main()
 {
-    uint head = gl_WorkGroupID.x, hd = p.head_dim, ds = p.d_state, flip = st.flip;
+    uint head = gl_WorkGroupID.x, hd = p.head_dim, ds = p.d_state, i_window = st.i_window;
     uint per_group = p.n_head / p.n_group, group = head / per_group;
     uint row0 = gl_WorkGroupID.y * LANES;
     uint n_row = gl_NumWorkGroups.y == 1 ? hd : min(LANES, hd - row0);
@@ -38,9 +38,9 @@ void main()
         uint ch = i < ds       ? d_inner() + group * ds + i
                   : i < 2 * ds ? d_inner() + (p.n_group + group) * ds + i - ds
                                : head * hd + row0 + i - 2 * ds;
-        u[i] = conv_silu(flip, 0, ch);
+        u[i] = conv_silu(i_window, 0, ch);
         if (first || i >= 2 * ds)
-            keep_window(flip, ch);
+            keep_window(i_window, ch);
     }
     barrier();
 

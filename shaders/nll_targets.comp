@@ -1,5 +1,5 @@
 #version 450
-// nll_targets: of rows of logits that are a piece of a longer list, each with a target of its own;
+// nll_targets: of rows of logits that are a slice of a longer list, each with a target of its own;
 // and their gradient, in their place.
 //
 // The gradient is weight * (softmax - onehot). Where the target has the largest logit alone, the
@@ -13,7 +13,7 @@ layout(constant_id = 1) const uint GRADIENT = 0;
 layout(push_constant) uniform Push { push_nll_targets p; };
 layout(binding = 0) buffer Logits { float l[]; };
 layout(binding = 1) readonly buffer Targets { uint targets[]; };
-layout(binding = 2) readonly buffer Piece { uint piece[]; };
+layout(binding = 2) readonly buffer Slice { uint slice[]; };
 layout(binding = 3) writeonly buffer Out { vec4 o[]; };
 layout(binding = 4) readonly buffer Weight { float weight[]; };
 
@@ -22,7 +22,7 @@ layout(binding = 4) readonly buffer Weight { float weight[]; };
 void main()
 {
     uint row = gl_WorkGroupID.x, at = row * p.stride + p.col, end = at + p.n_vocab;
-    uint k = piece[0] * p.n_row + row;
+    uint k = slice[0] * p.n_row + row;
     uint id = k < p.n_target ? targets[k] : NO_ROW;
     if (id == NO_ROW) {
         if (GRADIENT != 0)

@@ -8,7 +8,7 @@
  * submission moves it on, so that the host writes nothing between tokens. */
 struct step {
     uint32_t n_past;            /* position of the batch's first token */
-    uint32_t flip;              /* which of the two convolution windows holds the past */
+    uint32_t i_window;              /* which of the two convolution windows holds the past */
     uint32_t seed_lo, seed_hi;
     float temp, top_p, min_p;
     uint32_t top_k;             /* 0: off */
@@ -228,7 +228,7 @@ struct push_mamba_docs {
 #define MAMBA_R_DT 5
 #define MAMBA_SUMS 6
 
-/* What the backward says of a token, [chunk][n_head][MAMBA_TELLS][q]: dy . x; what its x brings
+/* What the backward says of a token, [chunk][n_head][MAMBA_TERMS][q]: dy . x; what its x brings
  * through the state behind the chunk, and in all; what it adds to the gradients of A_log and
  * dt_bias; and of the chunk, in the first place of its row, what comes through from the state
  * before it to the one behind it. */
@@ -238,7 +238,7 @@ struct push_mamba_docs {
 #define MAMBA_D_A 3
 #define MAMBA_D_DT 4
 #define MAMBA_THROUGH 5
-#define MAMBA_TELLS 6
+#define MAMBA_TERMS 6
 
 struct push_route {
     uint32_t n_expert, n_used, id_stride, x_stride, x_col;
@@ -306,18 +306,18 @@ struct push_nll {
 
 struct push_nll_targets {
     uint32_t n_vocab, stride, col;
-    uint32_t n_row;             /* of a piece */
-    uint32_t n_target;          /* of all pieces */
+    uint32_t n_row;             /* of a slice */
+    uint32_t n_target;          /* of all slices */
 };
 
 struct push_gather {
     uint32_t n;
-    uint32_t n_row;             /* of a piece */
-    uint32_t n_list, n_x;       /* rows of all pieces; that x has */
+    uint32_t n_row;             /* of a slice */
+    uint32_t n_list, n_x;       /* rows of all slices; that x has */
     uint32_t x_stride, x_col, y_stride, y_col;
 };
 
-struct push_next_piece { uint32_t by; };
+struct push_next_slice { uint32_t by; };
 
 /* A row of what is trained: n numbers of an arena of values, from `at` words of 16 bytes behind its
  * start on. Its gradient stands at the same place of another arena, its moments lie dense among

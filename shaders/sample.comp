@@ -159,6 +159,6 @@ void main()
         chosen[0] = id;
         st.n_past = n_past;
         if (p.advance != 0)
-            st.flip = 1 - st.flip;
+            st.i_window = 1 - st.i_window;
     }
 }

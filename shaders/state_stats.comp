@@ -11,7 +11,7 @@ layout(push_constant) uniform Push { push_state_stats p; };
 layout(binding = 0) readonly buffer State { vec4 state4[]; };
 layout(binding = 1) readonly buffer Chunks { uvec4 chunks[]; }; // ROW alone
 layout(binding = 2) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
-layout(binding = 3) buffer Out { float told[]; };               // [n_head][STATE_STATS]
+layout(binding = 3) buffer Out { float stats[]; };               // [n_head][STATE_STATS]
 
 void main()
 {
@@ -35,7 +35,7 @@ void main()
     most = wg_max(most);
     if (lane() != 0)
         return;
-    told[to] = (ADD != 0 ? told[to] : 0.0) + n;
-    told[to + 1] = (ADD != 0 ? told[to + 1] : 0.0) + squares;
-    told[to + 2] = max(ADD != 0 ? told[to + 2] : 0.0, most);
+    stats[to] = (ADD != 0 ? stats[to] : 0.0) + n;
+    stats[to + 1] = (ADD != 0 ? stats[to + 1] : 0.0) + squares;
+    stats[to + 2] = max(ADD != 0 ? stats[to + 2] : 0.0, most);
 }

@@ -18,7 +18,7 @@ static void record(struct serial *s, const struct model *m)
 {
     struct cmd *c = s->cmd;
     tensor x = model_forward(c, m, &s->kv, &s->batch, NULL);
-    cmd_half(c);
+    cmd_begin_block(c);
     tensor normed = op_norm(c, x, m->output_norm, m->eps);
     op_nll(c, op_linear(c, normed, LINEARS(&m->output)), s->parts[0], &s->batch, 0);
     if (s->draft) {

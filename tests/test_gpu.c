@@ -430,7 +430,7 @@ static void test_scratch(struct gpu *g)
     tensor x = cmd_scratch(c, F32, N, 1), first = x;
     fill(c, x, 1);
     for (uint32_t i = 0; i < 5; i++) { /* y = x + (x + x): work and result in the other half */
-        cmd_half(c);
+        cmd_begin_block(c);
         tensor w = cmd_scratch(c, F32, N, 1), y = cmd_scratch(c, F32, N, 1);
         CHECK(w.offset != x.offset && y.offset != x.offset && w.offset != y.offset);
         fill(c, w, 0);
@@ -441,9 +441,9 @@ static void test_scratch(struct gpu *g)
         x = y;
     }
     cmd_copy(c, r.t[0], x, 4 * N);
-    cmd_half(c);
-    cmd_half(c);
-    cmd_half(c);
+    cmd_begin_block(c);
+    cmd_begin_block(c);
+    cmd_begin_block(c);
     CHECK_EQ(cmd_scratch(c, F32, N, 1).offset, first.offset);
     tensor big = cmd_scratch(wide, F32, 20 * N, 1);
     CHECK(arena_bytes(s) >= 22 * N * 4 && arena_bytes(s) < 24 * N * 4);

@@ -11,7 +11,7 @@
 
 struct mamba_row {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
-    uint32_t flip;
+    uint32_t i_window;
     uint32_t piece[4];   /* tokens of the batches, 0 after the last */
     enum mamba_path one; /* for batches of one token */
     bool slow;           /* steps of e^-4 and below, as models have them, and decays of
@@ -108,15 +108,15 @@ static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct
 static void mamba_case(struct gpu *g, const struct mamba_row *c)
 {
     static const char *const one[] = { "plain", "step", "wide step", "chunks" };
-    test_case("mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, flip %u, %s%s",
+    test_case("mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, window %u, %s%s",
               c->n_head, c->head_dim, c->n_group, c->d_state, c->conv_k, c->piece[0], c->piece[1],
-              c->piece[2], c->piece[3], c->flip, one[c->one], c->slow ? ", slow" : "");
+              c->piece[2], c->piece[3], c->i_window, one[c->one], c->slow ? ", slow" : "");
     struct rig r = rig_open(g, c->slow ? "mamba, slow" : "mamba");
     struct mamba_case v = mamba_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = 0;
     while (n_piece < ARRAY_LEN(c->piece) && c->piece[n_piece])
         n_piece++;
-    uint32_t end_flip = (c->flip + n_piece) % 2;
+    uint32_t end_window = (c->i_window + n_piece) % 2;
     struct mamba m = { .n_head = c->n_head,
                        .head_dim = c->head_dim,
                        .n_group = c->n_group,
@@ -133,12 +133,14 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
         .state = rig_dense(&r, v.state, c->head_dim, c->n_head * c->d_state),
         .window = rig_view(&r, F32, v.d_conv, 2 * n_window, v.d_conv, 0),
     };
-    rig_put(&r, tensor_rows(s.window, c->flip * n_window, n_window), v.window);
+    rig_put(&r, tensor_rows(s.window, c->i_window * n_window, n_window), v.window);
     rig_writes(&r, s.state);
-    rig_writes_rows(&r, s.window, (1 - c->flip) * n_window, n_window);
+    rig_writes_rows(&r, s.window, (1 - c->i_window) * n_window, n_window);
     if (n_piece > 1)
-        rig_writes_rows(&r, s.window, c->flip * n_window, n_window);
-    struct step step = { .n_past = 100, .flip = c->flip, .seed_lo = 7, .temp = 0.5f, .last_n = 3 };
+        rig_writes_rows(&r, s.window, c->i_window * n_window, n_window);
+    struct step step = {
+        .n_past = 100, .i_window = c->i_window, .seed_lo = 7, .temp = 0.5f, .last_n = 3
+    };
     struct batch b = rig_batch(&r, 0, &step, NULL, 0, true);
     tensor y[ARRAY_LEN(c->piece)];
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
@@ -158,12 +160,13 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
         good = rig_near(&r, c->piece[i] == 1 ? one[c->one] : "scan", y[i],
                         want + (uint64_t)at * v.d_inner, tol);
-    good = good && rig_near(&r, "state", s.state, state, 0) &&
-           rig_near(&r, "window", tensor_rows(s.window, end_flip * n_window, n_window), window, 0);
+    good =
+        good && rig_near(&r, "state", s.state, state, 0) &&
+        rig_near(&r, "window", tensor_rows(s.window, end_window * n_window, n_window), window, 0);
     if (good) {
         struct step after = step;
         after.n_past += v.n_tok;
-        after.flip = end_flip;
+        after.i_window = end_window;
         CHECK_MSG(memcmp(r.back + b.step.offset, &after, sizeof after) == 0,
                   "the step is not what op_advance should make of it");
     }

@@ -1,7 +1,7 @@
 /* test_ops_mamba_bwd: Mamba2 over rows of documents, whole mixers forward and backward.
  *
  * Kernels: mamba_docs_conv, mamba_docs_sums, mamba_docs_pairs, mamba_docs_state, mamba_docs_pass,
- * mamba_docs_out, mamba_norm_bwd, mamba_docs_pairs_bwd, mamba_docs_bc_bwd, mamba_docs_tell_bwd,
+ * mamba_docs_out, mamba_norm_bwd, mamba_docs_pairs_bwd, mamba_docs_bc_bwd, mamba_docs_edge_bwd,
  * mamba_docs_cross_bwd, mamba_docs_dt_bwd, mamba_docs_gates_bwd, mamba_docs_conv_bwd. */
 #include "ops.h"
 #include "ref/ref_bwd.h"

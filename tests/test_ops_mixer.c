@@ -17,7 +17,7 @@
 struct delta_row {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
-    uint32_t flip;
+    uint32_t i_window;
     uint32_t piece[4];                      /* tokens of the batches, 0 after the last */
     enum { BEST, PLAIN, CHUNKS, WIDE } how; /* as op_delta chooses, or all of them by a path */
     float rate; /* of decay, of the first V head, the i-th's i times that;
@@ -107,14 +107,14 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     static const enum delta_path path[] = {
         [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK, [WIDE] = DELTA_CHUNK_WIDE
     };
-    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, flip %u, %s, rate %g",
+    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, window %u, %s, rate %g",
               c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
-              c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->flip, hows[c->how],
+              c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->i_window, hows[c->how],
               (double)c->rate);
     struct rig r = rig_open(g, c->how >= CHUNKS ? "delta in chunks" : "delta");
     struct delta_case d = delta_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);
-    uint32_t end_flip = (c->flip + n_piece) % 2;
+    uint32_t end_window = (c->i_window + n_piece) % 2;
     struct delta m = { .n_k_head = c->n_k_head,
                        .n_v_head = c->n_v_head,
                        .d_state = c->d_state,
@@ -127,12 +127,14 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     m.norm = rig_dense(&r, d.norm, c->d_state, 1);
     struct recurrent s = { .state = rig_dense(&r, d.state, c->d_state, d.d_out) };
     s.window = rig_view(&r, F32, d.d_conv, 2 * n_window, d.d_conv, 0);
-    rig_put(&r, tensor_rows(s.window, c->flip * n_window, n_window), d.window);
+    rig_put(&r, tensor_rows(s.window, c->i_window * n_window, n_window), d.window);
     rig_writes(&r, s.state);
-    rig_writes_rows(&r, s.window, (1 - c->flip) * n_window, n_window);
+    rig_writes_rows(&r, s.window, (1 - c->i_window) * n_window, n_window);
     if (n_piece > 1)
-        rig_writes_rows(&r, s.window, c->flip * n_window, n_window);
-    struct step step = { .n_past = 100, .flip = c->flip, .seed_lo = 7, .temp = 0.5f, .last_n = 3 };
+        rig_writes_rows(&r, s.window, c->i_window * n_window, n_window);
+    struct step step = {
+        .n_past = 100, .i_window = c->i_window, .seed_lo = 7, .temp = 0.5f, .last_n = 3
+    };
     struct batch b = rig_batch(&r, 0, &step, NULL, 0, true);
     tensor y[ARRAY_LEN(c->piece)];
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
@@ -149,12 +151,13 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
         good = rig_near(&r, c->piece[i] == 1 && c->how == BEST ? "step" : hows[c->how], y[i],
                         want + (uint64_t)at * d.d_out, 0);
-    good = good && rig_near(&r, "state", s.state, state, 0) &&
-           rig_near(&r, "window", tensor_rows(s.window, end_flip * n_window, n_window), window, 0);
+    good =
+        good && rig_near(&r, "state", s.state, state, 0) &&
+        rig_near(&r, "window", tensor_rows(s.window, end_window * n_window, n_window), window, 0);
     if (good) {
         struct step after = step;
         after.n_past += d.n_tok;
-        after.flip = end_flip;
+        after.i_window = end_window;
         CHECK_MSG(memcmp(r.back + b.step.offset, &after, sizeof after) == 0,
                   "the step is not what op_advance should make of it");
     }

@@ -200,7 +200,7 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
     memcpy(ids + n_ids - 1, r->back + s.chosen.offset, 4);
     struct step after = step;
     after.n_past += c->n_draw;
-    after.flip = c->n_draw % 2;
+    after.i_window = c->n_draw % 2;
     return CHECK_MSG(memcmp(r->back + b.step.offset, &after, sizeof after) == 0,
                      "the step is not what %u draws should make of it", c->n_draw);
 }
@@ -280,7 +280,7 @@ static const struct sample_row rows[] = {
 };
 /* clang-format on */
 
-/* The same seed draws the same, another one does not; a draw alone leaves flip. */
+/* The same seed draws the same, another one does not; a draw alone leaves i_window. */
 static void test_same(struct gpu *g)
 {
     int32_t ids[3][N_PROMPT + 64] = { { 0 } };
@@ -302,7 +302,7 @@ static void test_same(struct gpu *g)
     uint32_t zero[8] = { 0 };
     int32_t history[4] = { 3, 2, -1, -1 };
     float logits[8] = { 0, 1, 2, 5, 4, 5, 3, 1 };
-    struct step step = { .n_past = 2, .flip = 1, OFF }, after = step;
+    struct step step = { .n_past = 2, .i_window = 1, OFF }, after = step;
     struct batch b = rig_batch(&r, 5, &step, history, 4, true);
     struct sampler s = { .unused = rig_words(&r, zero, 1),
                          .work = rig_view(&r, F32, 8, 1, 8, 0),
@@ -321,7 +321,7 @@ static void test_same(struct gpu *g)
         CHECK_EQ(got[0], 3); /* of the two largest the first */
         CHECK_EQ(got[1], 3);
         after.n_past = 7;
-        after.flip = 0;
+        after.i_window = 0;
         CHECK(memcmp(r.back + b.step.offset, &after, sizeof after) == 0);
     }
     rig_close(&r);

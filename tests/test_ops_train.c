@@ -5,7 +5,7 @@
  * Likelihoods against sums in long double, row by row; updates against the reference's own
  * (ref_bwd.h), from gradients at hand, in arenas of which no other byte may change.
  *
- * Kernels: gather, gather_bwd, nll_targets, next_piece, grad_norm, norm_sum, adam, gate_delta. */
+ * Kernels: gather, gather_bwd, nll_targets, next_slice, grad_norm, norm_sum, adam, gate_delta. */
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
 
@@ -26,34 +26,34 @@ static struct tape *tape_for(struct rig *r)
 
 /* ---- gather ------------------------------------------------------------------------------ */
 
-/* Rows of x by pieces of n_row, the list being one of n_list; each piece's gradient is added to
+/* Rows of x by slices of n_row, the list being one of n_list; each slice's gradient is added to
  * that of x, which is not zero before. */
 static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list, uint32_t n_row)
 {
     test_case("gather, %u columns, %u of %u rows, %u at a time", n, n_list, n_x, n_row);
     struct rig r = rig_open(g, "gather");
     struct tape *tape = tape_for(&r);
-    uint32_t n_piece = n_list / n_row + 1;
+    uint32_t n_slice = n_list / n_row + 1;
     int32_t *list = rig_alloc(&r, n_list, sizeof *list), word[4] = { 0, 5, 6, 7 };
     float *x = rig_normal(&r, (uint64_t)n_x * n, 1), *dx = rig_normal(&r, (uint64_t)n_x * n, 1);
-    double *want = rig_alloc(&r, (uint64_t)n_piece * n_row * n, sizeof *want);
+    double *want = rig_alloc(&r, (uint64_t)n_slice * n_row * n, sizeof *want);
     double *dwant = rig_doubles(&r, dx, (uint64_t)n_x * n);
     for (uint32_t i = 0; i < n_list; i++)
         list[i] = i % 5 == 3 ? NONE : (int32_t)((i * 7 + 2) % n_x); /* n_x is no multiple */
     tensor at = rig_strided(&r, x, n, n_x), rows = rig_words(&r, list, n_list);
-    tensor grad_at = rig_strided(&r, dx, n, n_x), piece = rig_words(&r, word, 4);
+    tensor grad_at = rig_strided(&r, dx, n, n_x), slice = rig_words(&r, word, 4);
     rig_writes(&r, grad_at);
-    rig_writes(&r, tensor_cols(piece, 0, 1));
+    rig_writes(&r, tensor_cols(slice, 0, 1));
     tensor x0 = at, dx0 = grad_at, y[64];
     x0.col = dx0.col = 0; /* gradients are asked for as bases */
     x0.n = dx0.n = at.stride;
-    HLM_ASSERT(n_piece <= ARRAY_LEN(y));
-    for (uint32_t k = 0; k < n_piece; k++) {
+    HLM_ASSERT(n_slice <= ARRAY_LEN(y));
+    for (uint32_t k = 0; k < n_slice; k++) {
         float *v = rig_normal(&r, (uint64_t)n_row * n, 1);
         tape_begin(r.c, x0, dx0);
-        y[k] = op_gather(r.c, at, rows, n_row, piece);
+        y[k] = op_gather(r.c, at, rows, n_row, slice);
         tape_back(r.c, y[k], rig_dense(&r, v, n, n_row));
-        op_next_piece(r.c, piece);
+        op_next_slice(r.c, slice);
         for (uint64_t i = 0; i < n_row; i++) {
             uint64_t of = (uint64_t)k * n_row + i;
             uint64_t row = of < n_list && list[of] != NONE ? (uint64_t)list[of] : UINT64_MAX;
@@ -64,12 +64,12 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
         }
     }
     if (rig_run(&r)) {
-        for (uint32_t k = 0; k < n_piece; k++)
+        for (uint32_t k = 0; k < n_slice; k++)
             rig_near(&r, "rows", y[k], want + (uint64_t)k * n_row * n, 1e-30);
         rig_near(&r, "gradient", grad_at, dwant, 0);
         uint32_t now;
-        memcpy(&now, r.back + piece.offset, 4);
-        CHECK_EQ(now, n_piece);
+        memcpy(&now, r.back + slice.offset, 4);
+        CHECK_EQ(now, n_slice);
     }
     rig_close(&r);
     tape_destroy(tape);
@@ -107,7 +107,7 @@ static double want_row(const float *l, uint32_t n, uint32_t id, double weight, d
     return (double)(log1pl(rest) + ((long double)l[top] - (long double)l[id]));
 }
 
-/* Rows of logits of the second of two pieces; some have no target. */
+/* Rows of logits of the second of two slices; some have no target. */
 static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind kind, bool back)
 {
     static const char *const name[] = { "plain", "sure", "ties", "holes" };
@@ -129,7 +129,7 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
     }
     tensor logits = rig_view(&r, F32, n_vocab, n_row, (uint32_t)align_up(n_vocab, 4) + 4, 0);
     rig_put(&r, logits, l);
-    tensor of_all = rig_words(&r, target, n_target), piece = rig_words(&r, word, 4);
+    tensor of_all = rig_words(&r, target, n_target), slice = rig_words(&r, word, 4);
     tensor parts = rig_view(&r, F32, NLL_PARTS, n_target, NLL_PARTS, 0);
     tensor at_weight = rig_dense(&r, &weight, 1, 1);
     for (uint32_t t = 0; first + t < n_target; t++)
@@ -139,7 +139,7 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
         rig_writes(&r, logits);
         tape_begin(r.c, logits, (tensor){ 0 });
     }
-    op_nll_targets(r.c, logits, of_all, piece, parts, at_weight);
+    op_nll_targets(r.c, logits, of_all, slice, parts, at_weight);
     if (back) {
         CHECK(grad(r.c, logits).offset == logits.offset);
         tape_back(r.c, logits, logits);

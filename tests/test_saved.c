@@ -57,7 +57,7 @@ static void test_foreign(void)
         { "it was cut short or damaged", offsetof(struct saved_head, file_bytes), 12 },
         { "is damaged: 70 tokens read of 23", offsetof(struct saved_head, n_past), 70 },
         { "is damaged", offsetof(struct saved_head, n_known), 24 },
-        { "is damaged", offsetof(struct saved_head, flip), 2 },
+        { "is damaged", offsetof(struct saved_head, i_window), 2 },
         { "is damaged", offsetof(struct saved_head, has_logits), 2 },
         { "is damaged", offsetof(struct saved_head, n_snap), 257 },
         { "is damaged", offsetof(struct saved_head, n_note), 100000 },

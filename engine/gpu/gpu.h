@@ -192,11 +192,14 @@ struct tape;
 void cmd_set_tape(struct cmd *c, struct tape *t);
 struct tape *cmd_tape(const struct cmd *c);
 
-/* Scratch lives in two halves, each from its own start: a tensor taken in one half stays until that
- * half is begun again. A block of a model begins the other half, reads its input from the half
- * before, and leaves its output in its own. */
+/* A scratch arena holds two block scratches, of which the cmd uses one. cmd_scratch takes a tensor
+ * from it; the tensor stays until that block scratch begins anew. Every block of a model begins
+ * with cmd_begin_block, which changes to the other block scratch and empties it: the block finds
+ * its input in the block scratch of the block before and leaves its output in its own.
+ * cmd_restart_block empties the one in use, for a block whose input and output stand elsewhere. */
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row);
-void cmd_half(struct cmd *c);
+void cmd_begin_block(struct cmd *c);
+void cmd_restart_block(struct cmd *c);
 
 /* May products take f16 operands in what is recorded from here on? At first they may not. Sums are
  * f32 in any case. */

@@ -6,7 +6,7 @@
  * since the last barrier if their bytes overlap and one of them writes; then one global barrier
  * goes before the entry (drivers make the same flush of a global barrier and of one per buffer).
  *
- * The list becomes pieces, a command buffer each, no longer than a watchdog bears; pieces are
+ * The list becomes stretches, a command buffer each, no longer than a watchdog bears; stretches are
  * joined to as few submissions as the measured speed allows. What cuts is the work that ops declare
  * (cmd_work) over that speed - a guess until gpu_prof.c has timed a cmd of some size, then half of
  * the slowest seen - against LIMIT_S; nothing is cut inside a dispatch, which n_batch bounds.
@@ -26,7 +26,7 @@
 #define LIMIT_S 0.1
 #define LIMIT_CPU_S 2.0
 #define LIMIT_CPU_FLOP 5e10
-#define MAX_JOINED 16 /* pieces of one submission */
+#define MAX_JOINED 16 /* stretches of one submission */
 
 /* ---- recording ------------------------------------------------------------------------------- */
 
@@ -113,17 +113,19 @@ tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)
     if (!recording(c))
         return (tensor){ 0 };
     HLM_ASSERT(c->scratch);
-    if (arena_scratch(c->scratch, c->half, &c->half_at[c->half], tensor_bytes(t), &t.offset,
+    if (arena_scratch(c->scratch, c->i_block, &c->block_at[c->i_block], tensor_bytes(t), &t.offset,
                       &c->err))
         return t;
     return (tensor){ 0 };
 }
 
-void cmd_half(struct cmd *c)
+void cmd_begin_block(struct cmd *c)
 {
-    c->half ^= 1;
-    c->half_at[c->half] = 0;
+    c->i_block ^= 1;
+    c->block_at[c->i_block] = 0;
 }
+
+void cmd_restart_block(struct cmd *c) { c->block_at[c->i_block] = 0; }
 
 void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
 
@@ -395,16 +397,16 @@ static void record_entry(const struct cmd *c, const struct entry *e, VkCommandBu
     }
 }
 
-static bool record_piece(struct cmd *c, uint32_t i_piece, struct hlm_err *err)
+static bool record_stretch(struct cmd *c, uint32_t i_stretch, struct hlm_err *err)
 {
     struct gpu *g = c->g;
-    struct piece *p = &c->piece[i_piece];
+    struct stretch *p = &c->stretch[i_stretch];
     VkPipeline bound = VK_NULL_HANDLE;
     VKTRY(vkBeginCommandBuffer(p->cb, &(VkCommandBufferBeginInfo){
                                           .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                           .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT,
                                       }));
-    if (i_piece == 0)
+    if (i_stretch == 0)
         barrier_full(p->cb);
     for (uint32_t i = p->first; i < p->end; i++) {
         if (c->entry[i].barrier)
@@ -412,7 +414,7 @@ static bool record_piece(struct cmd *c, uint32_t i_piece, struct hlm_err *err)
         prof_stamp(c, p->cb, i);
         record_entry(c, &c->entry[i], p->cb, &bound);
     }
-    if (i_piece == c->n_piece - 1) {
+    if (i_stretch == c->n_stretch - 1) {
         prof_stamp_end(c, p->cb);
         barrier_host(p->cb);
     }
@@ -435,13 +437,13 @@ static bool cut(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     double limit = limit_flop(c);
-    if (!(c->piece = mem_alloc((uint64_t)c->n_entry + 1, sizeof *c->piece)))
+    if (!(c->stretch = mem_alloc((uint64_t)c->n_entry + 1, sizeof *c->stretch)))
         return fail_memory(err, "%s: out of host memory", c->name);
-    c->n_piece = 1;
+    c->n_stretch = 1;
     for (uint32_t i = 0; i < c->n_entry; i++) {
-        struct piece *p = &c->piece[c->n_piece - 1];
+        struct stretch *p = &c->stretch[c->n_stretch - 1];
         if (p->flop > 0 && p->flop + c->entry[i].flop > limit) {
-            p = &c->piece[c->n_piece++];
+            p = &c->stretch[c->n_stretch++];
             p->first = i;
         }
         p->flop += c->entry[i].flop;
@@ -453,7 +455,7 @@ static bool cut(struct cmd *c, struct hlm_err *err)
                                   .queueFamilyIndex = g->family,
                               },
                               NULL, &c->pool));
-    for (uint32_t i = 0; i < c->n_piece; i++)
+    for (uint32_t i = 0; i < c->n_stretch; i++)
         VKTRY(vkAllocateCommandBuffers(g->dev,
                                        &(VkCommandBufferAllocateInfo){
                                            .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
@@ -461,7 +463,7 @@ static bool cut(struct cmd *c, struct hlm_err *err)
                                            .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                                            .commandBufferCount = 1,
                                        },
-                                       &c->piece[i].cb));
+                                       &c->stretch[i].cb));
     return true;
 fail:
     return false;
@@ -486,8 +488,8 @@ bool cmd_end(struct cmd *c, struct hlm_err *err)
             return false;
     if (!sets_make(c, err) || !cut(c, err) || !prof_begin(c, err))
         return false;
-    for (uint32_t i = 0; i < c->n_piece; i++)
-        if (!record_piece(c, i, err))
+    for (uint32_t i = 0; i < c->n_stretch; i++)
+        if (!record_stretch(c, i, err))
             return false;
     c->ended = true;
     c->g->counts.n_record++;
@@ -513,7 +515,7 @@ void cmd_destroy(struct cmd *c)
     free(c->use);
     free(c->push);
     free(c->arena);
-    free(c->piece);
+    free(c->stretch);
     free(c);
 }
 
@@ -590,15 +592,15 @@ static const char *entry_name(const struct entry *e)
     return e->op == OP_COPY ? "copy" : e->op == OP_FILL ? "fill" : kernel_table[e->k].name;
 }
 
-/* Submits pieces [first, end) at once. */
-static bool submit_pieces(struct cmd *c, uint32_t first, uint32_t end, struct hlm_err *err)
+/* Submits stretches [first, end) at once. */
+static bool submit_stretches(struct cmd *c, uint32_t first, uint32_t end, struct hlm_err *err)
 {
     VkCommandBuffer cb[MAX_JOINED];
     char what[160];
-    uint32_t a = c->piece[first].first, z = c->piece[end - 1].end;
+    uint32_t a = c->stretch[first].first, z = c->stretch[end - 1].end;
     HLM_ASSERT(end - first <= MAX_JOINED);
     for (uint32_t i = first; i < end; i++)
-        cb[i - first] = c->piece[i].cb;
+        cb[i - first] = c->stretch[i].cb;
     if (z > a)
         snprintf(what, sizeof what, "%s, entries %u (%s) to %u (%s) of %u", c->name, a,
                  entry_name(&c->entry[a]), z - 1, entry_name(&c->entry[z - 1]), c->n_entry);
@@ -627,12 +629,13 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err)
         return false;
     prof_collect(c);
     double limit = limit_flop(c);
-    for (uint32_t first = 0, end; first < c->n_piece; first = end) {
-        double flop = c->piece[first].flop;
+    for (uint32_t first = 0, end; first < c->n_stretch; first = end) {
+        double flop = c->stretch[first].flop;
         end = first + 1;
-        while (end < c->n_piece && end - first < MAX_JOINED && flop + c->piece[end].flop <= limit)
-            flop += c->piece[end++].flop;
-        if (!submit_pieces(c, first, end, err))
+        while (end < c->n_stretch && end - first < MAX_JOINED &&
+               flop + c->stretch[end].flop <= limit)
+            flop += c->stretch[end++].flop;
+        if (!submit_stretches(c, first, end, err))
             return false;
     }
     c->timed = c->query != VK_NULL_HANDLE;

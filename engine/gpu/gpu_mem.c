@@ -79,18 +79,18 @@ tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_ro
     return t;
 }
 
-bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes, uint64_t *offset,
-                   struct hlm_err *err)
+bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t bytes,
+                   uint64_t *offset, struct hlm_err *err)
 {
     bytes = align_up(max_u64(bytes, 1), 16);
     uint64_t cap = a->g->caps.max_alloc, start = fit(a, *at, bytes, a->g->caps.align);
-    uint32_t span = 1 + half;
+    uint32_t span = 1 + i_block;
     if (a->committed) {
         uint64_t have = start / cap < MAX_CHUNK ? a->chunk[span][start / cap].bytes : 0;
         if (start % cap + bytes > have)
             return fail_size(err, HLM_ERR_WONT_FIT,
                              &(struct hlm_err){ .need = start + bytes, .have = have },
-                             "%s has %llu bytes for a half, %llu are needed", a->purpose,
+                             "%s has %llu bytes for a block, %llu are needed", a->purpose,
                              (unsigned long long)have, (unsigned long long)(start + bytes));
     } else {
         claim(a, span, start, bytes);

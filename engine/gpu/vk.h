@@ -32,8 +32,8 @@
 /* ---- memory ---------------------------------------------------------------------------------- */
 
 /* An arena's offset has its span in the top four bits: 0 is what arena_take gives out, 1 and 2 are
- * the halves of a scratch arena. A span is cut into chunks of caps.max_alloc bytes, each a buffer
- * of its own as long as what was taken from it needs. */
+ * the two block scratches of a scratch arena. A span is cut into chunks of caps.max_alloc bytes,
+ * each a buffer of its own as long as what was taken from it needs. */
 #define N_SPAN 3
 #define SPAN_SHIFT 60
 #define MAX_CHUNK 128 /* of a span: 256 GiB at the least cap we know of */
@@ -67,9 +67,10 @@ struct place {
     uint8_t *map;
 };
 struct place arena_place(const struct arena *a, uint64_t offset, uint64_t bytes);
-/* Where bytes fit in a half of a scratch arena, at or behind *at; moves *at to their end. */
-bool arena_scratch(struct arena *a, uint32_t half, uint64_t *at, uint64_t bytes, uint64_t *offset,
-                   struct hlm_err *err);
+/* Where bytes fit in block scratch i_block of a scratch arena, at or after *at; moves *at to their
+ * end. */
+bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t bytes,
+                   uint64_t *offset, struct hlm_err *err);
 /* Bytes that may still be allocated from a heap; false when nobody tells. */
 bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t heap,
                uint64_t *bytes);
@@ -195,7 +196,7 @@ struct entry {
     VkDescriptorSet set;
 };
 
-struct piece { /* entries [first, end) in one command buffer */
+struct stretch { /* entries [first, end) in one command buffer */
     VkCommandBuffer cb;
     uint32_t first, end;
     double flop;
@@ -209,9 +210,9 @@ struct cmd {
     bool ended, transfers;
 
     struct arena *scratch;
-    uint32_t half;
-    uint64_t half_at[2];
-    struct tape *tape; /* NULL: it does not train */
+    uint32_t i_block;     /* of the two block scratches, the one in use */
+    uint64_t block_at[2]; /* of each, the end of what is taken */
+    struct tape *tape;    /* NULL: it does not train */
     bool f16;
 
     struct entry *entry;
@@ -226,12 +227,12 @@ struct cmd {
 
     VkDescriptorPool sets;
     VkCommandPool pool;
-    struct piece *piece;
-    uint32_t n_piece;
+    struct stretch *stretch;
+    uint32_t n_stretch;
     VkQueryPool query; /* NULL: no times are taken */
     uint32_t n_query;
     bool timed;    /* a submission's times have not been collected yet */
-    double flop_s; /* speed by which its pieces are joined */
+    double flop_s; /* speed by which its stretches are joined */
     uint64_t last_use;
 };
 

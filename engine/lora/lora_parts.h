@@ -28,7 +28,7 @@ struct lora_file {
 };
 
 /* A pair in a stack: from this column of B, row of A; a multiple of 4. */
-struct part {
+struct stacked {
     const struct pair *p;
     uint32_t col;
 };
@@ -36,15 +36,15 @@ struct part {
 /* What reaches a matrix. Matrices that share a stack of A stand one after the other; a pair that
  * reaches several of them stands in it once. */
 struct stack {
-    uint64_t first, n;     /* the matrices that share */
-    uint64_t part, n_part; /* and the parts of them all */
-    uint32_t rank;         /* of the stack */
+    uint64_t first, n;           /* the matrices that share */
+    uint64_t stacked, n_stacked; /* and the pairs stacked for them all */
+    uint32_t rank;               /* of the stack */
     bool reached;
     struct lora lora;
 };
 
 /* Rows of a pair's B: [row0, row0 + n) are rows [at, at + n) of a matrix. */
-struct piece {
+struct b_rows {
     uint64_t row0, n, at, matrix;
 };
 
@@ -53,16 +53,16 @@ struct lora_set {
     struct lora_file **file;
     uint32_t n_file;
     bool train;
-    struct part *part;
-    uint64_t n_part, cap_part;
+    struct stacked *stacked;
+    uint64_t n_stacked, cap_stacked;
     struct stack *stack; /* by matrix */
     struct arena *arena; /* NULL: there is no device */
     uint64_t taken;      /* then: bytes that would be */
     struct lora_hash hash;
-    /* for training: of pair k the column, and pieces [first[k], first[k + 1]) by row0 */
+    /* for training: of pair k the column, and b_rows [first[k], first[k + 1]) by row0 */
     uint32_t *col;
     uint64_t *first;
-    struct piece *piece;
+    struct b_rows *b_rows;
 };
 /* Finds the last three. */
 bool lora_train_index(struct lora_set *s, struct hlm_err *err);

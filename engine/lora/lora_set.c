@@ -25,11 +25,11 @@ struct mark {
     bool paired;    /* there are any */
 };
 
-static bool add_part(struct lora_set *s, const struct pair *p, uint32_t *col)
+static bool add_stacked(struct lora_set *s, const struct pair *p, uint32_t *col)
 {
-    if (!room(&s->part, s->n_part, &s->cap_part, sizeof *s->part))
+    if (!room(&s->stacked, s->n_stacked, &s->cap_stacked, sizeof *s->stacked))
         return false;
-    s->part[s->n_part++] = (struct part){ p, *col };
+    s->stacked[s->n_stacked++] = (struct stacked){ p, *col };
     *col += (uint32_t)align_up(p->rank, 4);
     return true;
 }
@@ -54,7 +54,7 @@ static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct 
         for (uint32_t f = 0; f < s->n_file; f++)
             for (uint64_t u = 0; ok && u < s->file[f]->n_pair; u++)
                 if (s->file[f]->pair[u].x == x)
-                    ok = add_part(s, &s->file[f]->pair[u], col);
+                    ok = add_stacked(s, &s->file[f]->pair[u], col);
     }
     return ok;
 }
@@ -84,15 +84,15 @@ static bool may_share(const struct lora_set *s, uint64_t i, uint64_t end, const 
 /* The stack that begins with matrix i; *end: the matrix behind it. */
 static bool make_stack(struct lora_set *s, uint64_t i, struct mark *mark, uint64_t *end)
 {
-    uint64_t part = s->n_part;
+    uint64_t stacked = s->n_stacked;
     uint32_t rank = 0;
     bool ok = stack_matrix(s, i, i, mark, &rank);
     for (*end = i + 1; ok && *end < s->b->n_matrix && may_share(s, i, *end, mark); ++*end) {
         uint32_t with = rank;
-        uint64_t n_part = s->n_part;
+        uint64_t n_stacked = s->n_stacked;
         ok = stack_matrix(s, i, *end, mark, &with);
         if (!s->train && with > MAX_SHARED) { /* it begins a stack of its own */
-            s->n_part = n_part;
+            s->n_stacked = n_stacked;
             break;
         }
         rank = with;
@@ -100,8 +100,8 @@ static bool make_stack(struct lora_set *s, uint64_t i, struct mark *mark, uint64
     for (uint64_t k = i; k < *end; k++)
         s->stack[k] = (struct stack){ .first = i,
                                       .n = *end - i,
-                                      .part = part,
-                                      .n_part = s->n_part - part,
+                                      .stacked = stacked,
+                                      .n_stacked = s->n_stacked - stacked,
                                       .rank = rank,
                                       .reached = s->stack[k].reached };
     return ok;
@@ -128,12 +128,12 @@ void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
     const linear *w = s->b->matrix[i].w;
     uint64_t e = r / k->rank, row = r % k->rank, row_bytes = 0;
     memset(out, 0, w->n_in * sizeof *out);
-    for (uint64_t u = k->part; u < k->part + k->n_part; u++) {
-        const struct pair *p = s->part[u].p;
-        if (row < s->part[u].col || row - s->part[u].col >= p->rank)
+    for (uint64_t u = k->stacked; u < k->stacked + k->n_stacked; u++) {
+        const struct pair *p = s->stacked[u].p;
+        if (row < s->stacked[u].col || row - s->stacked[u].col >= p->rank)
             continue;
         dtype_bytes(p->a->type, w->n_in, &row_bytes);
-        uint64_t from = (p->x->dim[2] == 1 ? 0 : e) * p->rank + row - s->part[u].col;
+        uint64_t from = (p->x->dim[2] == 1 ? 0 : e) * p->rank + row - s->stacked[u].col;
         dtype_to_f32(p->a->type, p->a->data + from * row_bytes, w->n_in, out);
     }
 }
@@ -159,9 +159,9 @@ void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
     const struct base_rows *from = rows_at(s->b, &s->b->matrix[i], r);
     uint64_t row_bytes = 0;
     memset(out, 0, k->rank * sizeof *out);
-    for (uint64_t u = k->part; u < k->part + k->n_part; u++) {
-        const struct pair *p = s->part[u].p;
-        float *to = out + s->part[u].col;
+    for (uint64_t u = k->stacked; u < k->stacked + k->n_stacked; u++) {
+        const struct pair *p = s->stacked[u].p;
+        float *to = out + s->stacked[u].col;
         if (p->x != from->t)
             continue;
         dtype_bytes(p->b->type, p->rank, &row_bytes);
@@ -195,7 +195,7 @@ static void place(struct lora_set *s)
     const struct base_matrix *m = s->b->matrix;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
         struct stack *k = &s->stack[i];
-        if (k->first != i || !k->n_part)
+        if (k->first != i || !k->n_stacked)
             continue;
         linear a = take(s, m[i].w->n_in, k->rank, m[i].w->n_expert, false);
         for (uint64_t j = i; j < i + k->n; j++) {
@@ -241,7 +241,7 @@ bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err)
         return true;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
         const struct stack *k = &s->stack[i];
-        if (k->first == i && k->n_part)
+        if (k->first == i && k->n_stacked)
             for (uint64_t j = i, done = 0; j < i + k->n; j++)
                 if (s->stack[j].reached &&
                     ((!done++ && !bring(s, g, i, &s->stack[j].lora.a, lora_row_a, err)) ||
@@ -368,11 +368,11 @@ void lora_set_destroy(struct lora_set *s)
         lora_file_close(s->file[i]);
     arena_destroy(s->arena);
     free(s->file);
-    free(s->part);
+    free(s->stacked);
     free(s->stack);
     free(s->col);
     free(s->first);
-    free(s->piece);
+    free(s->b_rows);
     free(s);
 }
 

@@ -8,12 +8,12 @@
 
 static int by_row(const void *a, const void *b)
 {
-    const struct piece *x = a, *y = b;
+    const struct b_rows *x = a, *y = b;
     return (x->row0 > y->row0) - (x->row0 < y->row0);
 }
 
 /* The rows of a pair's tensor, each in one matrix. */
-static bool check_pieces(const struct lora_set *s, const struct pair *p, const struct piece *c,
+static bool check_b_rows(const struct lora_set *s, const struct pair *p, const struct b_rows *c,
                          uint64_t n, struct hlm_err *err)
 {
     uint64_t row = 0;
@@ -37,7 +37,7 @@ static void gather(struct lora_set *s, const uint64_t *pair_of, bool count)
             if (k && count)
                 s->first[k]++;
             else if (k)
-                s->piece[s->first[k - 1]++] = (struct piece){ from->row0, from->n, from->at, i };
+                s->b_rows[s->first[k - 1]++] = (struct b_rows){ from->row0, from->n, from->at, i };
         }
     }
 }
@@ -51,13 +51,13 @@ bool lora_train_index(struct lora_set *s, struct hlm_err *err)
     bool ok = pair_of && s->col && s->first;
     for (uint64_t k = 0; ok && k < n; k++)
         pair_of[f->pair[k].x->index] = k + 1;
-    for (uint64_t u = 0; ok && u < s->n_part; u++)
-        s->col[s->part[u].p - f->pair] = s->part[u].col;
+    for (uint64_t u = 0; ok && u < s->n_stacked; u++)
+        s->col[s->stacked[u].p - f->pair] = s->stacked[u].col;
     if (ok) {
         gather(s, pair_of, true);
         for (uint64_t k = 0; k < n; k++)
             s->first[k + 1] += s->first[k];
-        ok = (s->piece = mem_alloc(s->first[n] + 1, sizeof *s->piece)) != NULL;
+        ok = (s->b_rows = mem_alloc(s->first[n] + 1, sizeof *s->b_rows)) != NULL;
     }
     if (ok) {
         gather(s, pair_of, false); /* each first is then the next one's */
@@ -68,9 +68,9 @@ bool lora_train_index(struct lora_set *s, struct hlm_err *err)
     if (!ok)
         return fail_memory(err, "out of memory: an adapter of %" PRIu64 " matrices", n);
     for (uint64_t k = 0; ok && k < n; k++) {
-        uint64_t n_piece = s->first[k + 1] - s->first[k];
-        qsort(s->piece + s->first[k], n_piece, sizeof *s->piece, by_row);
-        ok = check_pieces(s, &f->pair[k], s->piece + s->first[k], n_piece, err);
+        uint64_t n_rows = s->first[k + 1] - s->first[k];
+        qsort(s->b_rows + s->first[k], n_rows, sizeof *s->b_rows, by_row);
+        ok = check_b_rows(s, &f->pair[k], s->b_rows + s->first[k], n_rows, err);
     }
     return ok;
 }
@@ -93,25 +93,25 @@ struct lora_param lora_param(const struct lora_set *s, uint64_t i)
     return out;
 }
 
-/* The piece of pair k that row is in. */
-static const struct piece *piece_at(const struct lora_set *s, uint64_t k, uint64_t row)
+/* The rows of pair k among which this row is. */
+static const struct b_rows *b_rows_at(const struct lora_set *s, uint64_t k, uint64_t row)
 {
     uint64_t lo = s->first[k], hi = s->first[k + 1];
     while (hi - lo > 1) {
         uint64_t mid = lo + (hi - lo) / 2;
-        if (s->piece[mid].row0 <= row)
+        if (s->b_rows[mid].row0 <= row)
             lo = mid;
         else
             hi = mid;
     }
-    return &s->piece[lo];
+    return &s->b_rows[lo];
 }
 
 uint64_t lora_param_at(const struct lora_set *s, uint64_t i, uint64_t row)
 {
     const struct pair *p = &s->file[0]->pair[i / 2];
     bool is_b = i % 2;
-    const struct piece *c = piece_at(s, i / 2, is_b ? row : 0);
+    const struct b_rows *c = b_rows_at(s, i / 2, is_b ? row : 0);
     const struct stack *k = &s->stack[c->matrix];
     const linear *w = is_b ? &k->lora.b : &k->lora.a;
     uint64_t col = s->col[i / 2];

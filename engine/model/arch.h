@@ -91,7 +91,7 @@ bool bind_bias(struct binder *b, linear *w, const char *name_fmt, uint32_t i_lay
 /* The last n_row rows of w make gates or choose experts: their products are always f32. True. */
 static inline bool bind_exact(linear *w, uint32_t n_row)
 {
-    w->n_exact = n_row;
+    w->n_f32_rows = n_row;
     return true;
 }
 

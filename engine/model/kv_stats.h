@@ -2,7 +2,7 @@
  * chosen, what recurrent gates and states were like - and bringing them to the host.
  *
  * Places lie in one range, so that one read gets all of them. Experts are counted from the first
- * batch on; gates are those of the newest batch that told (op.h: batch.tells). */
+ * batch on; gates are those of the newest batch that told (op.h: batch.stats). */
 #pragma once
 #include "model/kv.h"
 

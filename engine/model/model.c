@@ -243,11 +243,11 @@ static void keep_rows(struct cmd *c, const tensor *dst, uint32_t group, tensor x
 tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b,
                      const tensor *hidden)
 {
-    cmd_half(c);
+    cmd_begin_block(c);
     tensor x = op_embed(c, &m->token_embd, b);
     keep_rows(c, hidden, 0, x);
     for (uint32_t i = 0; i < m->n_layer; i++) {
-        cmd_half(c);
+        cmd_begin_block(c);
         x = m->arch->block(c, m, i, &kv->layer[i], b, x);
         keep_rows(c, hidden, i + 1, x);
     }
@@ -256,7 +256,7 @@ tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const 
 
 tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *norm)
 {
-    cmd_half(c);
+    cmd_begin_block(c);
     if (!norm)
         return op_norm_linear(c, x, m->output_norm, m->eps, LINEARS(&m->output));
     tensor h = op_norm(c, x, m->output_norm, m->eps);

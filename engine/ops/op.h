@@ -15,9 +15,9 @@ typedef struct linear {
     enum dtype dtype;
     uint32_t n_in, n_out, n_expert;
     uint32_t row_q;          /* 16-byte words of a packed row */
-    uint32_t n_exact;        /* so many of the last rows are multiplied in f32 whatever
-                                the cmd allows: they make recurrent gates, or choose
-                                experts. Side by side with others they come last */
+    uint32_t n_f32_rows;     /* so many of the last rows are multiplied in f32 whatever
+                             the cmd allows: they make recurrent gates, or choose
+                             experts. Side by side with others they come last */
     tensor bias;             /* [n_out] added to the product; arena NULL: none */
     uint64_t codebook;       /* bytes from the arena's start to the type's codebook
                             (dtype_codebook); of no meaning where it has none */
@@ -64,7 +64,7 @@ struct batch {
     tensor ids;              /* I32 [1, n_ctx + 1]: the history by position */
     const struct docs *docs; /* NULL: tokens follow what the caches hold. Else there are
                                 no caches, and the batch is a row of its own */
-    bool tells;              /* recurrent layers that have a place for it tell of their
+    bool stats;              /* recurrent layers that have a place for it tell of their
                                 gates and, of documents, of their states */
 };
 
@@ -256,18 +256,18 @@ void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, u
 double nll_from(const float parts[NLL_PARTS]);
 
 /* Only tokens that count have logits, and not all of them at once: a cmd that is submitted over and
- * over does `n` of them each time. piece: I32 [4], whose word 0 says which; lists of all pieces
+ * over does `n` of them each time. slice: I32 [4], whose word 0 says which; lists of all slices
  * are I32 [1][N], where NO_ROW (push.h) stands for none, as does everything behind N. */
 /* y[i] = x[rows[i]], zeros where there is none. No row stands twice in the list. While the tape
  * runs x has a gradient by grad_is, or none. */
-tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor piece);
-/* As op_nll, for the piece's rows of logits and targets of their own; parts [N][NLL_PARTS] is left
+tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice);
+/* As op_nll, for the slice's rows of logits and targets of their own; parts [N][NLL_PARTS] is left
  * alone where there is none. While the tape runs logits become their own gradient, times weight
  * (F32, one number). */
-void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor piece, tensor parts,
+void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, tensor parts,
                     tensor weight);
-/* Last of such a cmd: the next submission does the next piece. */
-void op_next_piece(struct cmd *c, tensor piece);
+/* Last of such a cmd: the next submission does the next slice. */
+void op_next_slice(struct cmd *c, tensor slice);
 
 /* ---- op_adam.c ---- */
 

@@ -196,10 +196,11 @@ static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct 
     return u;
 }
 
-static void tell_gates(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
-                       const struct batch *b, const struct push_delta *push)
+static void delta_gate_stats(struct cmd *c, tensor p, const struct delta *d,
+                             const struct recurrent *s, const struct batch *b,
+                             const struct push_delta *push)
 {
-    if (b->tells && s->stats.gates.arena)
+    if (b->stats && s->stats.gates.arena)
         op_gate_stats(c, p, push->a_col, push->b_col, d->ssm_a, d->dt_bias, b, s->stats.gates);
 }
 
@@ -219,7 +220,7 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
         return p;
     struct push_delta push = push_of(p, d, b->n_tok);
     tensor y = cmd_scratch(c, F32, d_out, b->n_tok);
-    tell_gates(c, p, d, s, b, &push);
+    delta_gate_stats(c, p, d, s, b, &push);
     if (path == DELTA_STEP) {
         uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(max_u32(n, 32), 128));
         HLM_ASSERT(b->n_tok == 1);
@@ -255,11 +256,11 @@ static struct chunked docs_plan(struct cmd *c, const struct delta *d, const stru
 static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r);
 
 /* Of the states that the chunks of some K heads begin with. */
-static void tell_states(struct cmd *c, const struct chunked *k, uint32_t k_head0,
-                        const struct recurrent *s, const struct docs *docs)
+static void delta_state_stats(struct cmd *c, const struct chunked *k, uint32_t k_head0,
+                              const struct recurrent *s, const struct docs *docs)
 {
     uint32_t n_shared = k->push.n_v_head / k->push.n_k_head, n_slot = k->push.n_slot;
-    struct state_stats told = {
+    struct state_stats stats = {
         .states = k->states,
         .n = k->push.d_state * k->push.d_state,
         .n_head = min_u32(k->n_k_head, k->push.n_k_head - k_head0) * n_shared,
@@ -270,13 +271,13 @@ static void tell_states(struct cmd *c, const struct chunked *k, uint32_t k_head0
         .head0 = k_head0 * n_shared,
         .to = s->stats.state,
     };
-    op_state_stats(c, &told);
+    op_state_stats(c, &stats);
 }
 
 static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                          const struct batch *b)
 {
-    bool tells = b->tells && s->stats.state.arena;
+    bool stats = b->stats && s->stats.state.arena;
     uint32_t d_out = d->n_v_head * d->d_state;
     if (cmd_failed(c))
         return p;
@@ -284,16 +285,16 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
     struct chunked k = docs_plan(c, d, &push, b->docs);
     tensor y = cmd_scratch(c, F32, d_out, b->n_tok), u = conv(c, p, d, NULL, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
-    tell_gates(c, p, d, s, b, &push);
-    chunked_take(c, &k, b->docs, tells || tape_runs(c));
+    delta_gate_stats(c, p, d, s, b, &push);
+    chunked_take(c, &k, b->docs, stats || tape_runs(c));
     if (cmd_failed(c))
         return p;
     /* States of some heads alone are not kept for the backward: it makes them again. */
-    k.push.keep = tells || (tape_runs(c) && k.n_k_head == d->n_k_head);
+    k.push.keep = stats || (tape_runs(c) && k.n_k_head == d->n_k_head);
     for (uint32_t k_head = 0; k_head < d->n_k_head; k_head += k.n_k_head) {
         chunked_run(c, &k, k_head, u, p, o, d);
-        if (tells)
-            tell_states(c, &k, k_head, s, b->docs);
+        if (stats)
+            delta_state_stats(c, &k, k_head, s, b->docs);
     }
     norm(c, o, p, y, d, &push);
     tape_push(c, (struct tape_rec){

@@ -4,7 +4,7 @@
  * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded (those of F32
  * matrices to the sum of two), and each row of what they are multiplied with times a power of two
  * that brings it into f16's range. Sums are f32, and so is all of the products that make recurrent
- * gates or choose experts (linear.n_exact), and of adapters: their factors' products, their
+ * gates or choose experts (linear.n_f32_rows), and of adapters: their factors' products, their
  * gradients. On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is
  * there for comparison. */
 #include "ops/op_linear_parts.h"

@@ -49,16 +49,16 @@ static struct push_gather gather_push(tensor x, tensor y, tensor rows)
 
 static void bwd_gather(struct cmd *c, const struct tape_rec *r)
 {
-    tensor dx = grad(c, r->t[1]), dy = grad(c, r->t[0]), rows = r->t[2], piece = r->t[3];
+    tensor dx = grad(c, r->t[1]), dy = grad(c, r->t[0]), rows = r->t[2], slice = r->t[3];
     if (cmd_failed(c) || !dx.arena)
         return;
     struct push_gather p = gather_push(dx, dy, rows);
     cmd_work(c, (double)dy.n * dy.n_row);
     cmd_dispatch(c, K_gather_bwd, GRID(dy.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64)),
-                 PUSH(p), USES(BOTH(dx), READ(rows), READ(piece), READ(dy)));
+                 PUSH(p), USES(BOTH(dx), READ(rows), READ(slice), READ(dy)));
 }
 
-tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor piece)
+tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
 {
     tensor y = cmd_scratch(c, F32, x.n, n);
     if (cmd_failed(c))
@@ -66,13 +66,13 @@ tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor piece)
     struct push_gather p = gather_push(x, y, rows);
     cmd_work(c, (double)x.n * n);
     cmd_dispatch(c, K_gather, GRID(n, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
-                 USES(READ(x), READ(rows), READ(piece), WRITE(y)));
-    tape_push(c, (struct tape_rec){ bwd_gather, .t = { y, x, rows, piece } });
+                 USES(READ(x), READ(rows), READ(slice), WRITE(y)));
+    tape_push(c, (struct tape_rec){ bwd_gather, .t = { y, x, rows, slice } });
     return y;
 }
 
 /* There is nothing to undo: the gradient is there, and who made the logits finds it. */
-void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor piece, tensor parts,
+void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, tensor parts,
                     tensor weight)
 {
     bool gradient = tape_runs(c);
@@ -84,14 +84,14 @@ void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor piece, 
                                   .n_target = targets.n };
     cmd_work(c, (gradient ? 32.0 : 16.0) * logits.n * logits.n_row);
     cmd_dispatch(c, K_nll_targets, GRID(logits.n_row, 1, 1), SPEC(wg, gradient), PUSH(p),
-                 USES(BOTH(logits), READ(targets), READ(piece), WRITE(parts), READ(weight)));
+                 USES(BOTH(logits), READ(targets), READ(slice), WRITE(parts), READ(weight)));
     if (gradient)
         grad_is(c, logits, logits);
 }
 
-void op_next_piece(struct cmd *c, tensor piece)
+void op_next_slice(struct cmd *c, tensor slice)
 {
-    struct push_next_piece p = { .by = 1 };
-    cmd_dispatch(c, K_next_piece, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
-                 USES(BOTH(piece)));
+    struct push_next_slice p = { .by = 1 };
+    cmd_dispatch(c, K_next_slice, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
+                 USES(BOTH(slice)));
 }

@@ -145,10 +145,10 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
     return o;
 }
 
-static void tell_gates(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                       const struct batch *b)
+static void mamba_gate_stats(struct cmd *c, tensor p, const struct mamba *m,
+                             const struct recurrent *s, const struct batch *b)
 {
-    if (b->tells && s->stats.gates.arena)
+    if (b->stats && s->stats.gates.arena)
         op_gate_stats(c, p, p.col + p.n - m->n_head, NO_BETA, m->ssm_a, m->dt_bias, b,
                       s->stats.gates);
 }
@@ -178,7 +178,7 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
         .eps = m->eps,
     };
 
-    tell_gates(c, p, m, s, b);
+    mamba_gate_stats(c, p, m, s, b);
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
     tensor o = path == MAMBA_PLAIN   ? scan(c, p, m, s, b, part, &push)
                : path == MAMBA_CHUNK ? chunks(c, p, m, s, b, m->d_state / part, &push)
@@ -310,7 +310,7 @@ static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y
 
 /* What one run of the backward makes on its way. */
 struct docs_grads {
-    tensor dp, du, dstates, m, g, tells, part_c, part_b, d_a, d_dt, d_d;
+    tensor dp, du, dstates, m, g, terms, part_c, part_b, d_a, d_dt, d_d;
 };
 
 /* dC from the states that chunks begin with, of dy; back: dB, from the gradients of those that they
@@ -344,24 +344,24 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
     uint32_t n = push->n_chunk, q = push->q, wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
     struct spec spec = SPEC(wg);
     cmd_work(c, 2.0 * n * m->n_head * m->d_state * (m->head_dim + q / 2));
-    cmd_dispatch(c, K_mamba_docs_tell_bwd, GRID(m->n_head, n, 1), spec, PUSH(*push),
+    cmd_dispatch(c, K_mamba_docs_edge_bwd, GRID(m->n_head, n, 1), spec, PUSH(*push),
                  USES(READ(chunks), READ(sums), READ(run_states(d)), READ(g->dstates),
-                      READ(g->part_c), READ(g->part_b), WRITE(g->m), WRITE(g->tells)));
+                      READ(g->part_c), READ(g->part_b), WRITE(g->m), WRITE(g->terms)));
     cmd_work(c, 2.0 * n * m->n_head * q * q);
     cmd_dispatch(c, K_mamba_docs_cross_bwd, GRID(div_up(m->n_head * (q + 1), wg), n, 1), spec,
-                 PUSH(*push), USES(READ(chunks), READ(sums), BOTH(g->m), BOTH(g->tells)));
+                 PUSH(*push), USES(READ(chunks), READ(sums), BOTH(g->m), BOTH(g->terms)));
     cmd_work(c, 1.0 * n * m->n_head * q * q);
     tensor dp = tensor_cols(g->dp, d->d_inner + d->d_conv, m->n_head);
     cmd_dispatch(c, K_mamba_docs_dt_bwd, GRID(div_up(m->n_head * q / 4, wg), n, 1), spec,
                  PUSH(*push),
                  USES(READ(chunks), READ(sums), READ(g->m), READ(d->t[P]), READ(m->ssm_a),
-                      READ(m->dt_bias), BOTH(g->tells), BOTH(dp)));
+                      READ(m->dt_bias), BOTH(g->terms), BOTH(dp)));
     if (!g->d_a.arena && !g->d_dt.arena && !g->d_d.arena)
         return;
     tensor none = cmd_scratch(c, F32, m->n_head, 1); /* for what is not trained */
     cmd_work(c, 3.0 * n * m->n_head * q);
     cmd_dispatch(c, K_mamba_docs_gates_bwd, GRID(m->n_head, 1, 1), spec, PUSH(*push),
-                 USES(READ(chunks), READ(g->tells), BOTH(g->d_a.arena ? g->d_a : none),
+                 USES(READ(chunks), READ(g->terms), BOTH(g->d_a.arena ? g->d_a : none),
                       BOTH(g->d_dt.arena ? g->d_dt : none), BOTH(g->d_d.arena ? g->d_d : none)));
 }
 
@@ -375,7 +375,7 @@ static void docs_run_bwd(struct cmd *c, struct docs_pass *d, const struct docs_g
     cmd_dispatch(c, K_mamba_docs_pairs_bwd, GRID(m->n_group, push->n_chunk, t.n), t.spec,
                  PUSH(*push),
                  USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d),
-                      WRITE(d->t[PAIRS]), WRITE(g->m), WRITE(g->g), WRITE(g->tells)));
+                      WRITE(d->t[PAIRS]), WRITE(g->m), WRITE(g->g), WRITE(g->terms)));
     docs_states(c, d, g->dstates, true);
     docs_out(c, d, g->dstates, tensor_cols(g->du, 0, d->d_inner), true);
     docs_bc_bwd(c, d, g, false);
@@ -442,7 +442,7 @@ static void docs_bwd(struct cmd *c, const struct tape_rec *r)
     g.dstates = cmd_scratch(c, F32, m->head_dim, n * m->d_state);
     g.m = cmd_scratch(c, F32, q * (q + 1), n);
     g.g = cmd_scratch(c, F32, 2 * q * q, d.run * m->n_group);
-    g.tells = cmd_scratch(c, F32, MAMBA_TELLS * q, n);
+    g.terms = cmd_scratch(c, F32, MAMBA_TERMS * q, n);
     g.part_c = cmd_scratch(c, F32, q * m->d_state / 4, n);
     g.part_b = cmd_scratch(c, F32, q * m->d_state / 4, n);
     for (uint32_t i = div_up(d.n_chunk, d.run); i-- > 0;) {
@@ -482,11 +482,11 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
 }
 
 /* Of the states that the run's chunks begin with. */
-static void tell_states(struct cmd *c, const struct docs_pass *d, const struct recurrent *s,
-                        const struct docs *docs)
+static void mamba_state_stats(struct cmd *c, const struct docs_pass *d, const struct recurrent *s,
+                              const struct docs *docs)
 {
     const struct mamba *m = d->m;
-    struct state_stats told = {
+    struct state_stats stats = {
         .states = run_states(d),
         .n = m->d_state * m->head_dim,
         .n_head = m->n_head,
@@ -498,7 +498,7 @@ static void tell_states(struct cmd *c, const struct docs_pass *d, const struct r
         .add = d->push.chunk0 > 0,
         .to = s->stats.state,
     };
-    op_state_stats(c, &told);
+    op_state_stats(c, &stats);
 }
 
 static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
@@ -519,7 +519,7 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     d.t[PAIRS] = cmd_scratch(c, F32, q * q, d.run * m->n_head);
     d.t[CARRY] = cmd_scratch(c, F32, m->head_dim, m->n_head * m->d_state);
 
-    tell_gates(c, p, m, s, b);
+    mamba_gate_stats(c, p, m, s, b);
     struct grid grid;
     struct spec spec = conv_spec(c, m, &grid, &d);
     cmd_work(c, 2.0 * d.d_conv * (m->conv_k + 8) * n_tok);
@@ -528,8 +528,8 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     for (d.push.chunk0 = 0; d.push.chunk0 < d.n_chunk; d.push.chunk0 += d.run) {
         d.push.n_chunk = min_u32(d.run, d.n_chunk - d.push.chunk0);
         docs_run_fwd(c, &d);
-        if (b->tells && s->stats.state.arena)
-            tell_states(c, &d, s, b->docs);
+        if (b->stats && s->stats.state.arena)
+            mamba_state_stats(c, &d, s, b->docs);
     }
     struct push_mamba push = { .n_head = m->n_head,
                                .head_dim = m->head_dim,

@@ -176,14 +176,14 @@ static bool any_lora(const linear *const *w, uint32_t n_w)
     return false;
 }
 
-/* Whether w goes into a run whose last n_exact rows are multiplied in f32, which are the last then
- * as well; moves n_exact on. */
-static bool joins(const linear *run, uint32_t *n_exact, const linear *w)
+/* Whether w goes into a run whose last n_f32_rows rows are multiplied in f32, which are the last
+ * then as well; moves n_f32_rows on. */
+static bool joins(const linear *run, uint32_t *n_f32_rows, const linear *w)
 {
-    bool all = w->n_exact == w->n_out;
-    if (!follows(run, w) || (*n_exact && !all))
+    bool all = w->n_f32_rows == w->n_out;
+    if (!follows(run, w) || (*n_f32_rows && !all))
         return false;
-    *n_exact = all ? *n_exact + w->n_out : w->n_exact;
+    *n_f32_rows = all ? *n_f32_rows + w->n_out : w->n_f32_rows;
     return true;
 }
 
@@ -199,11 +199,12 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
     tensor y = cmd_scratch(c, F32, n_out, h.n_row), halves = { 0 };
     for (uint32_t i = 0, col = 0; i < n_w;) {
         linear run = *w[i];
-        uint32_t first = i++, n_exact = run.n_exact;
-        while (i < n_w && (path->f16 ? joins(&run, &n_exact, w[i]) : follows(&run, w[i])))
+        uint32_t first = i++, n_f32_rows = run.n_f32_rows;
+        while (i < n_w && (path->f16 ? joins(&run, &n_f32_rows, w[i]) : follows(&run, w[i])))
             run.n_out += w[i++]->n_out;
-        if (path->f16 && n_exact) { /* and what must go with them for the binding's sake */
-            uint32_t unit = linear_row_unit(caps, &run), all = (run.n_out - n_exact) / unit * unit;
+        if (path->f16 && n_f32_rows) { /* and what must go with them for the binding's sake */
+            uint32_t unit = linear_row_unit(caps, &run),
+                     all = (run.n_out - n_f32_rows) / unit * unit;
             linear tail = rows_of(run, all, run.n_out - all);
             product_rows(c, linear_pick(c, h.n_row, false),
                          &(struct linear_args){

@@ -78,8 +78,8 @@ static bool fits(const char *path, const struct saved_head *h, const struct save
 static bool check_head(const char *path, const struct saved_head *h, uint64_t bytes,
                        struct hlm_err *err)
 {
-    if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->flip > 1 || h->has_logits > 1 ||
-        h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
+    if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->i_window > 1 ||
+        h->has_logits > 1 || h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
         (h->has_logits && !h->n_past))
         return fail(err, "%.200s: is damaged: %u tokens read of %u, %u snapshots, a note of %llu",
                     path, h->n_past, h->n_known, h->n_snap, (unsigned long long)h->n_note);
@@ -127,8 +127,8 @@ static bool read_tables(const struct file_in *f, struct saved *s, struct hlm_err
             return fail(err, "%.200s: is damaged: token %u is %d, expected 0 to %u", f->path, i,
                         s->id[i], h->n_vocab - 1);
     for (uint32_t i = 0, before = 0; i < h->n_snap; before = s->snap[i++].n_past)
-        if (s->snap[i].n_past <= before || s->snap[i].n_past > h->n_past || s->snap[i].flip > 1 ||
-            s->snap[i].has_logits > 1)
+        if (s->snap[i].n_past <= before || s->snap[i].n_past > h->n_past ||
+            s->snap[i].i_window > 1 || s->snap[i].has_logits > 1)
             return fail(err, "%.200s: is damaged: snapshot %u is of %u tokens, expected %u to %u",
                         f->path, i, s->snap[i].n_past, before + 1, h->n_past);
     return true;
@@ -357,7 +357,7 @@ static bool save_parts(hlm_session *s, struct save *w, struct saved_head *h, con
     bool ok = put(w, h, sizeof *h, err) && put(w, s->id, 4ull * h->n_known, err) &&
               put(w, note, n_note, err);
     for (uint32_t i = 0; ok && i < h->n_snap; i++) {
-        struct saved_snap row = { held[i]->n_past, held[i]->flip, held[i]->has_logits, 0 };
+        struct saved_snap row = { held[i]->n_past, held[i]->i_window, held[i]->has_logits, 0 };
         ok = put(w, &row, sizeof row, err);
     }
     ok = ok && (!h->has_logits || on_put(w, s->logits, 0, logits, err)) &&
@@ -389,7 +389,7 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
         .n_vocab = own.n_vocab,
         .n_past = s->n_past,
         .n_known = s->n_known,
-        .flip = s->flip,
+        .i_window = s->i_window,
         .has_logits = s->has_logits,
         .n_note = n_note,
     };
@@ -461,7 +461,7 @@ static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, st
         bool keeps = snapshots_wanted(k, from->n_past, false);
         struct snapshot *to = keeps ? snapshots_add(k, from->n_past) : NULL;
         if (to) {
-            to->flip = from->flip;
+            to->i_window = from->i_window;
             to->has_logits = from->has_logits;
             ok = walk_state(s, snapshots_slot(k, to), from->n_past, on_take, r, err) &&
                  (!to->has_logits || on_take(r, logits_of(k, to), 0, logits, err));
@@ -494,7 +494,7 @@ static bool load_all(hlm_session *s, const struct file_in *in, const struct save
         memcpy(s->id, f->id, h->n_known * sizeof *s->id);
         s->n_past = s->n_row = h->n_past;
         s->n_known = h->n_known;
-        s->flip = h->flip;
+        s->i_window = h->i_window;
         s->has_logits = h->has_logits;
         s->found = (struct hlm_found){ 0 };
         ok = session_place(s, err);

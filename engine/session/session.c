@@ -32,7 +32,7 @@ static void record_session(void *user, struct cmd *c, struct recording_key key, 
     const struct model *m = s->m->model;
     enum session_recording kind = key.kind;
     struct batch b = {
-        .n_tok = key.n_tok, .step = s->step, .ids = s->ids, .tells = kind != REC_NEXT
+        .n_tok = key.n_tok, .step = s->step, .ids = s->ids, .stats = kind != REC_NEXT
     };
     (void)slot;
     cmd_set_f16(c, s->m->f16);
@@ -167,7 +167,7 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
 
 bool session_place(hlm_session *s, struct hlm_err *err)
 {
-    uint32_t at[2] = { s->n_past, s->flip };
+    uint32_t at[2] = { s->n_past, s->i_window };
     return gpu_write(s->m->gpu, s->step, 0, at, sizeof at, err);
 }
 
@@ -177,7 +177,7 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
         return true;
     struct step st = {
         .n_past = s->n_past,
-        .flip = s->flip,
+        .i_window = s->i_window,
         .seed_lo = (uint32_t)p->seed,
         .seed_hi = (uint32_t)(p->seed >> 32),
         .temp = p->temp < 1e-5f || isnan(p->temp) ? 0.0f : p->temp,
@@ -207,7 +207,7 @@ bool session_clear(hlm_session *s, struct hlm_err *err)
         ok = cmd_end(c, err) && cmd_submit(c, err);
     }
     cmd_destroy(c);
-    s->n_past = s->n_known = s->flip = 0;
+    s->n_past = s->n_known = s->i_window = 0;
     s->has_logits = false;
     s->unclear = !ok || !session_place(s, err);
     return !s->unclear;
@@ -249,7 +249,7 @@ static bool lose_place(hlm_session *s)
 static bool keep_snapshot(hlm_session *s, struct hlm_err *err)
 {
     return !snapshots_wanted(&s->snaps, s->n_past, s->has_logits) ||
-           snapshots_keep(&s->snaps, s->n_past, s->flip, s->has_logits, s->scratch, err);
+           snapshots_keep(&s->snaps, s->n_past, s->i_window, s->has_logits, s->scratch, err);
 }
 
 static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct hlm_err *err)
@@ -259,7 +259,7 @@ static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct
     if (!snapshots_restore(&s->snaps, from, s->scratch, err))
         return false;
     s->n_past = s->n_known = from->n_past;
-    s->flip = from->flip;
+    s->i_window = from->i_window;
     s->has_logits = from->has_logits;
     s->unclear = !session_place(s, err);
     return !s->unclear;
@@ -296,7 +296,7 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum sessi
     s->stats.n_read += n - old;
     s->n_past = s->n_known = end;
     s->n_row = max_u32(s->n_row, end);
-    s->flip ^= 1;
+    s->i_window ^= 1;
     s->has_logits = kind != REC_READ && kind != REC_NLL;
     return true;
 }
@@ -483,7 +483,7 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
         return lose_place(s);
     if (unread) {
         s->n_past++;
-        s->flip ^= 1;
+        s->i_window ^= 1;
         s->n_row = max_u32(s->n_row, s->n_past);
     }
     *id = *(const int32_t *)arena_map(s->host, s->sampler.chosen.offset);

@@ -35,15 +35,15 @@ struct hlm_session {
 
     struct recordings recordings;
 
-    int32_t *id;                    /* [n_ctx + 1]: what the rows of the caches are of, then at
-                                       most one that is not read yet */
-    uint32_t n_past, n_known, flip; /* where the recurrent state stands */
-    uint32_t n_row;                 /* rows of keys and values that are of id[]: n_past or, once
-                                       the state was set back, more; read below it, a token is
-                                       read again */
-    bool has_logits;                /* of id[n_past - 1] */
-    bool unclear;                   /* a call failed on the way: what the recurrent state is of
-                                       nobody knows */
+    int32_t *id;                        /* [n_ctx + 1]: what the rows of the caches are of, then at
+                                           most one that is not read yet */
+    uint32_t n_past, n_known, i_window; /* where the recurrent state stands */
+    uint32_t n_row;                     /* rows of keys and values that are of id[]: n_past or, once
+                                           the state was set back, more; read below it, a token is
+                                           read again */
+    bool has_logits;                    /* of id[n_past - 1] */
+    bool unclear;                       /* a call failed on the way: what the recurrent state is of
+                                           nobody knows */
     struct snapshots snaps;
     struct hlm_found found;
     struct hlm_stats stats, counted; /* counted: of stats, what the model's counters have */

@@ -243,13 +243,13 @@ static bool copy(struct snapshots *k, const struct snapshot *s, bool keep, struc
     return (!k->state_bytes && !s->has_logits) || (cmd_end(k->cmd, err) && cmd_submit(k->cmd, err));
 }
 
-bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
+bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t i_window, bool has_logits,
                     struct arena *scratch, struct hlm_err *err)
 {
     struct snapshot *s = snapshots_add(k, n_past);
     if (!s)
         return true;
-    s->flip = flip;
+    s->i_window = i_window;
     s->has_logits = has_logits;
     if (copy(k, s, true, scratch, err))
         return true;

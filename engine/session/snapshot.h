@@ -9,7 +9,7 @@ enum { MAX_SLOT = 128, MAX_SNAPSHOT = 256, NO_SLOT = MAX_SNAPSHOT, WORTH = 8 };
 /* The state after the first n_past tokens. One without a slot was evicted; it is remembered so that
  * a second reading of its tokens can be explained. */
 struct snapshot {
-    uint32_t n_past, flip, slot;
+    uint32_t n_past, i_window, slot;
     bool has_logits;
 };
 
@@ -50,7 +50,7 @@ uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to)
 bool snapshots_free(const struct snapshots *k); /* there is an empty slot */
 bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits);
 /* Copy the session's state (and its logits, if has_logits) to a slot, or back. They do not wait. */
-bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t flip, bool has_logits,
+bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t i_window, bool has_logits,
                     struct arena *scratch, struct hlm_err *err);
 bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
                        struct hlm_err *err);

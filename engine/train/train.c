@@ -2,14 +2,14 @@
  *
  * A pass is recorded once for each row length (in steps of 32 slots); what a row is - ids,
  * documents, chunks, targets - stands in one block of tables that the host writes before it. The
- * head is a pass of its own, submitted as often as the tokens that count need pieces of logits. */
+ * head is a pass of its own, submitted as often as the tokens that count need slices of logits. */
 #include "train/train_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { STEP = 32 };                             /* slots by which row lengths are rounded up */
-static const uint64_t LOGIT_BYTES = 256u << 20; /* of one piece, at most */
+static const uint64_t LOGIT_BYTES = 256u << 20; /* of one slice, at most */
 
 /* ---- what passes read ------------------------------------------------------------------------ */
 
@@ -36,7 +36,7 @@ static bool take_layers(struct trainer *t, struct hlm_err *err)
 
 static bool take_tables(struct trainer *t, struct hlm_err *err)
 {
-    uint32_t n = t->max_tok, n_row = (uint32_t)align_up(n, t->piece_rows);
+    uint32_t n = t->max_tok, n_row = (uint32_t)align_up(n, t->slice_rows);
     uint32_t n_chunk = div_up(n, t->chunk) + t->p.max_doc + 1;
     t->tables = arena_create(t->gpu, "rows", MEM_DEVICE, err);
     if (!t->tables)
@@ -54,7 +54,7 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
         l->step = table(t, sizeof(struct step) / 4, 1);
         l->rows = table(t, n_row, 1);
         l->targets = table(t, n_row, 1);
-        l->piece = table(t, 4, 1);
+        l->slice = table(t, 4, 1);
         l->weight = table(t, 4, 1);
         l->weight.dtype = F32;
     }
@@ -138,7 +138,7 @@ static void write_targets(struct trainer *t, const struct data_row *row, struct 
     for (uint32_t i = l->n; i < l->rows.n; i++)
         rows[i] = targets[i] = NO_ROW;
     words(t, l->step)[0] = l->ahead - 1; /* struct step: n_past, the rest is zero */
-    memset(words(t, l->piece), 0, 16);
+    memset(words(t, l->slice), 0, 16);
     memcpy(words(t, l->weight), &w, 4);
 }
 
@@ -150,8 +150,8 @@ static tensor first_rows(tensor t, uint32_t n) { return tensor_rows(t, 0, n); }
  * in the same half. */
 static void restart_block_scratch(struct cmd *c)
 {
-    cmd_half(c);
-    cmd_half(c);
+    cmd_begin_block(c);
+    cmd_begin_block(c);
 }
 
 /* There is no cache, but a place where layer i tells of itself, once a row. */
@@ -226,20 +226,20 @@ static void record_back(struct cmd *c, struct trainer *t, const struct train_pas
     }
 }
 
-/* A piece of the tokens that count in loss i. */
+/* A slice of the tokens that count in loss i. */
 static void record_head(struct cmd *c, struct trainer *t, uint32_t i, bool back)
 {
     const struct model *m = t->m;
     const struct loss *l = &t->loss[i];
     if (back)
         tape_begin(c, l->x, l->dx);
-    tensor h = op_gather(c, l->x, l->rows, t->piece_rows, l->piece);
+    tensor h = op_gather(c, l->x, l->rows, t->slice_rows, l->slice);
     h = op_norm(c, h, i ? m->draft[i - 1].norm : m->output_norm, m->eps);
     tensor logits = op_linear(c, h, LINEARS(i ? m->draft[i - 1].output : &m->output));
-    op_nll_targets(c, logits, l->targets, l->piece, l->parts, l->weight);
+    op_nll_targets(c, logits, l->targets, l->slice, l->parts, l->weight);
     if (back)
         tape_back(c, logits, grad(c, logits));
-    op_next_piece(c, l->piece);
+    op_next_slice(c, l->slice);
 }
 
 static void record_pass(void *user, struct cmd *c, struct recording_key key, uint32_t slot)
@@ -248,7 +248,7 @@ static void record_pass(void *user, struct cmd *c, struct recording_key key, uin
     struct train_pass *p = &t->pass[slot];
     *p = (struct train_pass){ .kind = key.kind, .n_tok = key.n_tok, .docs = t->docs };
     p->batch = (struct batch){
-        .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .tells = true
+        .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .stats = true
     };
     p->docs.first.n = p->docs.real.n = p->n_tok;
     p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
@@ -301,7 +301,7 @@ static bool run_pass(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uin
     return c && cmd_submit(c, err);
 }
 
-/* Losses of all pieces come back as parts: their sum is made in double, in order. */
+/* Losses of all slices come back as parts: their sum is made in double, in order. */
 static bool read_loss(struct trainer *t, const struct loss *l, double share, double *sum,
                       double *nll, struct hlm_err *err)
 {
@@ -347,7 +347,7 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, do
         return false;
     t->chosen = true;
     for (uint32_t i = 0; i < t->n_loss; i++)
-        for (uint32_t k = 0; k < t->loss[i].n; k += t->piece_rows)
+        for (uint32_t k = 0; k < t->loss[i].n; k += t->slice_rows)
             if (!run_pass(t, back ? PASS_HEAD : PASS_HEAD_EVAL, 0, i, err))
                 return false;
     if (back && !run_pass(t, PASS_BACK, n_tok, 0, err))
@@ -395,7 +395,7 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     /* on CPU devices the squares of a chunk cost more than its states save */
     t->chunk = p->chunk ? p->chunk : gpu_caps(g)->kind == GPU_CPU ? 32 : 64;
     t->max_tok = max_u32(p->max_tok, 1);
-    t->piece_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(LOGIT_BYTES / (4 * m->n_vocab))));
+    t->slice_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(LOGIT_BYTES / (4 * m->n_vocab))));
     t->n_loss = 1 + (p->mtp_factor != 0 ? m->n_draft : 0);
     for (uint32_t i = 0; i < MAX_LOSS; i++)
         t->loss[i].ahead = i + 1;

@@ -19,7 +19,7 @@ struct train_pass {
  * before its norm and head. step: where in the ids the embeddings behind its slots begin. */
 struct loss {
     uint32_t ahead, n;
-    tensor x, dx, step, rows, targets, piece, weight, parts;
+    tensor x, dx, step, rows, targets, slice, weight, parts;
 };
 
 struct trainer {
@@ -27,7 +27,7 @@ struct trainer {
     struct model *m;
     struct lora_set *set;
     struct train_params p;
-    uint32_t max_tok, chunk, piece_rows; /* docs.chunk is the room that kernels have for one */
+    uint32_t max_tok, chunk, slice_rows; /* docs.chunk is the room that kernels have for one */
     uint32_t lowest;                     /* layer with something to train */
 
     struct arena *tables, *inputs, *scratch;

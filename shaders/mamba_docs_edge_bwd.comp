@@ -1,5 +1,5 @@
 #version 450
-// mamba_docs_tell_bwd: what one (head, chunk)'s tokens have to do with the states on either side:
+// mamba_docs_edge_bwd: what one (head, chunk)'s tokens have to do with the states on either side:
 // what each reads of the one before, in row q of M as if that state were a token; what each leaves
 // to the one behind; and what comes through from the one to the other, exp(c_last) <S, dS>.
 #extension GL_GOOGLE_include_directive : require
@@ -13,14 +13,14 @@ layout(binding = 3) readonly buffer Dstates { vec4 dstates4[]; };
 layout(binding = 4) readonly buffer PartC { float part_c[]; };  // [chunk][n_head][d_state / 4][q]
 layout(binding = 5) readonly buffer PartB { float part_b[]; };
 layout(binding = 6) writeonly buffer M { float m[]; };          // [chunk][n_head][q + 1][q]
-layout(binding = 7) writeonly buffer Tells { float tells[]; };
+layout(binding = 7) writeonly buffer Terms { float terms[]; };
 
 void main()
 {
     uint head = gl_WorkGroupID.x, chunk = gl_WorkGroupID.y, of = chunk * p.n_head + head;
     uvec4 c = chunks[p.chunk0 + chunk];
     uint n = p.d_state * p.head_dim / 4, sum = of * MAMBA_SUMS * p.q;
-    uint tell = of * MAMBA_TELLS * p.q, part = of * (p.d_state / 4) * p.q;
+    uint term = of * MAMBA_TERMS * p.q, part = of * (p.d_state / 4) * p.q;
     if (c.y == 0)
         return;
     float both = 0.0;
@@ -37,8 +37,8 @@ void main()
                 leaves += part_b[part + k * p.q + i];
         }
         m[(of * (p.q + 1) + p.q) * p.q + i] = reads * sums[sum + MAMBA_E * p.q + i];
-        tells[tell + MAMBA_LEAVES * p.q + i] = leaves * sums[sum + MAMBA_R * p.q + i];
+        terms[term + MAMBA_LEAVES * p.q + i] = leaves * sums[sum + MAMBA_R * p.q + i];
         if (i == 0)
-            tells[tell + MAMBA_THROUGH * p.q] = both * sums[sum + MAMBA_E * p.q + p.q - 1];
+            terms[term + MAMBA_THROUGH * p.q] = both * sums[sum + MAMBA_E * p.q + p.q - 1];
     }
 }
