@@ -152,7 +152,7 @@ static void test_adapter(void)
         }
         for (uint32_t i = 0; i < a.n_kind; i++) {
             const struct hlm_adapter_kind *k = &a.kind[i];
-            CHECK(k->a[0] && (!k->b[0] || k->b[0] == k->a[1]) && !strcmp(k->type, "F32"));
+            CHECK(k->a[0] && (!k->b[0] || k->b[0] == k->a[1]) && !strcmp(k->type_a, "F32"));
             n_tensor += k->n * (k->b[0] ? 2 : 1);
             kinds += k->bytes;
         }
