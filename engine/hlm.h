@@ -197,11 +197,12 @@ HLM_API bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct
 
 /* Matrices or gates of an adapter that differ only in their layer. */
 struct hlm_adapter_kind {
-    char name[64];       /* "blk.N.attn_q.weight" */
-    uint32_t n;          /* how many there are */
-    char type[16];       /* "F32"; "F32/F16" when lora_a and lora_b differ */
-    uint64_t a[4], b[4]; /* dimensions of lora_a and lora_b, the fastest first; 0: not used. A gate
-                            delta has only a */
+    char name[64]; /* "blk.N.attn_q.weight" */
+    uint32_t n;    /* how many there are */
+    /* Of lora_a and lora_b: dimensions, the fastest first, 0 when not used; types, "F32". A gate
+     * delta has only the first. */
+    uint64_t a[4], b[4];
+    char type_a[16], type_b[16];
     uint64_t bytes;
 };
 struct hlm_adapter_info {

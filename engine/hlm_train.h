@@ -113,7 +113,8 @@ struct hlm_tune_target {
 
 enum hlm_tune_set { HLM_TUNE_TRAIN, HLM_TUNE_VALID, HLM_TUNE_TEST };
 
-/* The documents of one set and the rows that they make. */
+/* The documents of one set and the rows that they make. What was cut, dropped or malformed in a
+ * file that is split into training and validation is counted in training. */
 struct hlm_set_info {
     uint64_t n_doc, n_tok, n_counted; /* counted: tokens whose loss counts */
     uint64_t n_cut, n_tok_cut;        /* documents longer than max_seq, and the tokens cut off */

@@ -113,7 +113,7 @@ static void test_limits(void)
     } bad[] = {
         { 0, "at least 2" },
         { 1, "at least 2" },
-        { 22, "of 20 positions 0 are taken" },
+        { 22, "21 tokens do not fit a context of 20" },
     };
     for (uint32_t i = 0; s && i < ARRAY_LEN(bad); i++) {
         CHECK(!hlm_session_nll(s, id, bad[i].n, nll, &err));

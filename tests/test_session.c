@@ -263,10 +263,11 @@ static void test_limits(void)
     start();
     refused(hlm_session_sync(t.s, t.id, N_CTX + 1, NULL, 0, NULL, NULL, &err), "context of 64",
             &err);
-    refused(hlm_session_sync(t.s, t.id, 0, NULL, 0, NULL, NULL, &err), "context of 64", &err);
+    refused(hlm_session_sync(t.s, t.id, 0, NULL, 0, NULL, NULL, &err), "at least one", &err);
     CHECK_EQ(hlm_session_n_past(t.s), 0);
     sync_to(t.id, N_CTX, 0);
-    refused(hlm_session_eval(t.s, t.id, 1, NULL, NULL, &err), "64 of 64", &err);
+    refused(hlm_session_eval(t.s, t.id, 1, NULL, NULL, &err), "context of 64 positions is full",
+            &err);
     CHECK_OK(hlm_session_next(t.s, &greedy, &id, &err), err); /* its logits are at hand */
     refused(hlm_session_next(t.s, &greedy, &id, &err), "context of 64 positions is full", &err);
     CHECK_EQ(hlm_session_n_past(t.s), N_CTX);
@@ -323,7 +324,7 @@ static void test_progress(void)
     CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &first, &err));
     CHECK_EQ(hlm_session_n_past(t.s), 0);
     CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &third, &err));
-    CHECK(!err.kind);
+    CHECK_EQ(err.kind, HLM_ERR_STOPPED);
     CHECK_EQ(hlm_session_n_past(t.s), 2 * N_BATCH);
     sync_to(t.id, 40, 0);
     check_counts(40, 2 * N_BATCH, 0, 0);

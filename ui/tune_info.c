@@ -20,21 +20,22 @@ static void print_text(const char *label, const char *text)
         printf("%-12s %s\n", label, text);
 }
 
-static void print_shape(const uint64_t dim[4])
+static void print_shape(const uint64_t dim[4], const char *type)
 {
     for (uint32_t i = 0; i < 4 && dim[i]; i++)
         printf("%s%llu", i ? " x " : "", (unsigned long long)dim[i]);
+    printf(" %s", type);
 }
 
 static void print_kind(const struct hlm_adapter_kind *k)
 {
     printf("  %4u  %-36s %s", k->n, k->name, k->b[0] ? "A " : "");
-    print_shape(k->a);
+    print_shape(k->a, k->type_a);
     if (k->b[0]) {
         printf(", B ");
-        print_shape(k->b);
+        print_shape(k->b, k->type_b);
     }
-    printf(" %s  %s\n", k->type, num_bytes(k->bytes).s);
+    printf("  %s\n", num_bytes(k->bytes).s);
 }
 
 static void print_all(const struct hlm_adapter_info *d)

@@ -229,8 +229,10 @@ static bool dispatch_fits(struct cmd *c, enum kernel k, struct grid grid, const 
         uint64_t bytes = whole_words(tensor_bytes(use[i].t));
         HLM_ASSERT(bytes && use[i].t.offset % g->caps.align == 0);
         if (bytes > g->caps.max_range)
-            cmd_fail_as(c, HLM_ERR_WONT_FIT, "%s: binding %u spans %s, %s binds up to %s", name, i,
-                        bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
+            fail_size(&c->err, HLM_ERR_WONT_FIT,
+                      &(struct hlm_err){ .need = bytes, .have = g->caps.max_range },
+                      "%s: %s: binding %u spans %s, %s binds up to %s", c->name, name, i,
+                      bytes_text(a, bytes), g->caps.name, bytes_text(b, g->caps.max_range));
     }
     return !c->err.kind;
 }

@@ -37,14 +37,14 @@ static void count_kind(struct hlm_adapter_info *d, const struct gguf_tensor *a,
 {
     struct hlm_adapter_kind own = { 0 }, *k = d->kind;
     kind_name(own.name, a->name, n_tail);
-    snprintf(own.type, sizeof own.type, "%s%s%s", dtype_info(a->type)->name,
-             b && b->type != a->type ? "/" : "",
-             b && b->type != a->type ? dtype_info(b->type)->name : "");
+    snprintf(own.type_a, sizeof own.type_a, "%s", dtype_info(a->type)->name);
+    snprintf(own.type_b, sizeof own.type_b, "%s", b ? dtype_info(b->type)->name : "");
     copy_dims(own.a, a);
     copy_dims(own.b, b);
     while (k < d->kind + d->n_kind &&
-           (strcmp(k->name, own.name) || strcmp(k->type, own.type) ||
-            memcmp(k->a, own.a, sizeof own.a) || memcmp(k->b, own.b, sizeof own.b)))
+           (strcmp(k->name, own.name) || strcmp(k->type_a, own.type_a) ||
+            strcmp(k->type_b, own.type_b) || memcmp(k->a, own.a, sizeof own.a) ||
+            memcmp(k->b, own.b, sizeof own.b)))
         k++;
     if (k == d->kind + d->n_kind) {
         d->n_kind++;

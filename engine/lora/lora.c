@@ -373,7 +373,7 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     struct lora_file *f = g ? mem_alloc(1, sizeof *f) : NULL;
     if (!f) {
         if (g)
-            refuse(g, err, "out of memory");
+            fail_memory(err, "%.300s: out of memory", gguf_path(g));
         gguf_close(g);
         return NULL;
     }
@@ -383,7 +383,8 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     f->shift = mem_alloc(gguf_n_tensor(g) + 1, sizeof *f->shift);
     uint8_t *use = lora_base_uses(b);
     struct reader r = { .f = f, .b = b, .err = err, .use = use };
-    bool ok = (f->pair && f->shift && use) || refuse(g, err, "out of memory");
+    bool ok =
+        (f->pair && f->shift && use) || fail_memory(err, "%.300s: out of memory", gguf_path(g));
     ok = ok && (isfinite(scale) ||
                 refuse(g, err, "a factor of %g, expected a finite number", (double)scale));
     ok = ok && check_keys(g, b, &r.alpha, err) && read_tensors(&r) && hash_file(f, r.alpha, err);

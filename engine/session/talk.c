@@ -8,14 +8,6 @@
 
 bool msg_is(const struct chat_msg *m, const char *role) { return strcmp(m->role, role) == 0; }
 
-char *talk_copy(const char *s, uint64_t n)
-{
-    char *out = mem_alloc(n + 1, 1);
-    if (out && n)
-        memcpy(out, s, (size_t)n);
-    return out;
-}
-
 bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_err *err)
 {
     if (t->n_msg == t->cap) {
@@ -39,8 +31,8 @@ bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_e
 bool talk_add(struct hlm_talk *t, uint32_t i, const char *role, const char *text,
               struct hlm_err *err)
 {
-    struct chat_msg m = { .role = talk_copy(role, strlen(role)),
-                          .content = talk_copy(text, strlen(text)) };
+    struct chat_msg m = { .role = mem_text(role, strlen(role)),
+                          .content = mem_text(text, strlen(text)) };
     return talk_insert(t, i, m, err);
 }
 

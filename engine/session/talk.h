@@ -33,7 +33,6 @@ bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_e
 /* The same, with copies of these texts. */
 bool talk_add(struct hlm_talk *t, uint32_t i, const char *role, const char *text,
               struct hlm_err *err);
-char *talk_copy(const char *s, uint64_t n); /* n bytes and a NUL; NULL without memory */
 void talk_forget(struct hlm_talk *t, uint32_t from, uint32_t to); /* messages [from, to) */
 /* False where the talk has lost its session. */
 bool talk_check(const struct hlm_talk *t, struct hlm_err *err);

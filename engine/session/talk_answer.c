@@ -140,14 +140,14 @@ bool talk_answer_msg(const struct hlm_talk *t, const struct talk_answer *a, stru
         j--;
     bool whole = from < to && i < j && (i ? a->end[i - 1] : 0) == from && a->end[j - 1] == to;
 
-    *m = (struct chat_msg){ .role = talk_copy("assistant", 9),
-                            .content = talk_copy(a->text + from, to - from) };
+    *m = (struct chat_msg){ .role = mem_text("assistant", 9),
+                            .content = mem_text(a->text + from, to - from) };
     /* The line ends inside the tags are the template's. */
     uint64_t think = a->reasoning, think_end = a->reasoning_end;
     think += think && think < think_end && a->text[think] == '\n';
     think_end -= think < think_end && a->text[think_end - 1] == '\n';
     if (think < think_end)
-        m->reasoning = talk_copy(a->text + think, think_end - think);
+        m->reasoning = mem_text(a->text + think, think_end - think);
     if (whole && (m->ids = mem_alloc(j - i, sizeof *m->ids))) {
         memcpy(m->ids, a->ids.id + i, (size_t)(j - i) * sizeof *m->ids);
         m->n_ids = (uint32_t)(j - i);

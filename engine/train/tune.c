@@ -403,7 +403,7 @@ static bool check_options(const hlm_tune *t, struct hlm_err *err)
     if (o->train_gates && !t->m->model->base.n_gate)
         return fail(err, "%.300s: has no recurrent gates that could be trained", t->m->path);
     if (o->mtp_factor != 0 && !t->m->model->n_draft)
-        return fail(err, "%.300s: %s, so there is no loss of theirs to train with", t->m->path,
+        return fail(err, "%.300s: %s: expected mtp_factor to be 0", t->m->path,
                     t->m->model->n_mtp ? "its draft (MTP) blocks were left out"
                                        : "it has no draft (MTP) block");
     return true;

@@ -82,6 +82,8 @@ struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set)
         .doc_tok = t->doc_tok[set],
     };
     log_to(&t->m->log);
+    for (uint32_t i = 0; i < d->n_doc; i++) /* a file's cuts are all told of in train */
+        s.longest = max_u64(s.longest, d->doc[i].n);
     if (t->p.ids_json && set == HLM_TUNE_TRAIN)
         s = fixed_info(t);
     s.n_row = set == HLM_TUNE_TRAIN ? t->n_row : rows->n_row;
