@@ -1,6 +1,6 @@
 #version 450
 // delta_chunk_scan_bwd: the gradient of the state from chunk to chunk, last to first, M^ being that
-// of the state that a chunk leaves (models.md 3.2):
+// of the state that a chunk leaves (models/README.md, "DeltaNet backward"):
 //   dV' = P' dO + exp(G_end - G) K M^;  dM = exp(G_end) M^ + (exp(G) Q)' dO - W' dV'
 // P' dO stands where dV' shall. A document's last chunk leaves its state to nobody. Workgroups and
 // lanes as in delta_chunk_scan.

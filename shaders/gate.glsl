@@ -18,7 +18,7 @@ float delta_log_decay_bwd(float ssm_a, float dt_bias, float a, float dg)
 }
 float delta_beta_bwd(float b, float dbeta_beta) { return dbeta_beta * sigmoid(-b); }
 
-// Mamba2; dt is the raw projection of one head. It is not clamped: models.md 3.3.
+// Mamba2; dt is the raw projection of one head. It is not clamped: models/README.md, "Mamba2".
 struct mamba_gates { float dt, decay; };
 mamba_gates mamba_gate(float ssm_a, float dt_bias, float dt)
 {

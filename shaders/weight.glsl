@@ -59,7 +59,7 @@ vec4 crumb4(uint v) { return vec4(v & 3u, (v >> 2) & 3u, (v >> 4) & 3u, (v >> 6)
 // two numbers of 4 bits, the lower one first
 vec2 nib2(uint v) { return vec2(v & 15u, (v >> 4) & 15u); }
 
-// Half an E4M3 without sign; 0x7f is 0 (models.md 8).
+// Half an E4M3 without sign; 0x7f is 0 (models/README.md, "Tensor encodings").
 float half_e4m3(uint v)
 {
     uint e = (v >> 3) & 15u, m = v & 7u;
@@ -69,7 +69,7 @@ float half_e4m3(uint v)
 }
 
 // Scale and minimum of sub-block g of a K-quant: 12 bytes of 6-bit numbers in three words
-// (models.md 8).
+// (models/README.md, "Tensor encodings").
 vec2 k_scale(uvec4 head, uint g)
 {
     uint s, m, i = g & 3u, sh = 8u * i;

@@ -1,6 +1,7 @@
 /* ssm_in: rewrites a qwen3next file into the old layout, where attn_qkv and attn_gate of a linear
- * layer are one tensor ssm_in in the order of the checkpoint (models.md 2.2). It is the same model:
- * the logits must be equal bit by bit, which tests the loading of such files without having one. */
+ * layer are one tensor ssm_in in the order of the checkpoint (models/README.md, "DeltaNet
+ * tensors"). It is the same model: the logits must be equal bit by bit, which tests the loading of
+ * such files without having one. */
 #pragma once
 #include "gguf_build.h"
 

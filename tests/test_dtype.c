@@ -1,9 +1,9 @@
 /* test_dtype: scalar conversions exhaustively, every block format against its formula, and both
  * against files that another program wrote.
  *
- * The formulas below say, one element at a time and in double, what models.md section 8 says; they
- * share nothing with dtype.c. All of their sums and products are exact in double, so the decoders
- * have to match them to the last bit once rounded. */
+ * The formulas below say, one element at a time and in double, what models/README.md, "Tensor
+ * encodings", says; they share nothing with dtype.c. All of their sums and products are exact in
+ * double, so the decoders have to match them to the last bit once rounded. */
 #include "test.h"
 #include "file/file.h"
 

@@ -2,7 +2,7 @@
  * adapter's own product in double put into the checkpoint's order here, row by row and the other
  * way round; gates; ranks and scales as PEFT looks them up; that a failure leaves nothing behind.
  *
- * bench/peft.sh puts exports into transformers' own modules. */
+ * bench/adapter.sh puts exports into transformers' own modules. */
 #include "file/file.h"
 #include "gguf_build.h"
 #include "hlm_test.h"

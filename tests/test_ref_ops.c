@@ -38,9 +38,9 @@ static bool near(double got, double want)
 
 /* ---- the recurrences -------------------------------------------------------------------- */
 
-/* models.md 3.2: any chunk length gives the result of the recurrence, outputs and state; from a
- * state that is not zero, with a last chunk that is not full. Gates from almost no decay to e^-20 a
- * token. */
+/* models/README.md, "DeltaNet in chunks": any chunk length gives the result of the recurrence,
+ * outputs and state; from a state that is not zero, with a last chunk that is not full. Gates from
+ * almost no decay to e^-20 a token. */
 static void test_chunked(bool tiled, uint32_t chunk)
 {
     enum { N_TOK = 130, N_K = 2, N_V = 6, DIM = 8, N_STATE = N_V * DIM * DIM };
@@ -108,7 +108,8 @@ static void test_delta_by_hand(void)
     CHECK_MSG(fabs(o - want) < 1e-11, "output %.17g, expected %.17g", o, want);
 }
 
-/* models.md 3.3: the same of Mamba2; groups of heads, decays from almost none to e^-20 a token. */
+/* models/README.md, "Mamba2 in chunks": the same of Mamba2; groups of heads, decays from almost
+ * none to e^-20 a token. */
 static void test_mamba_chunked(uint32_t chunk)
 {
     enum { N_TOK = 130, N_HEAD = 6, N_GROUP = 2, DIM = 5, NS = 7, N_STATE = N_HEAD * DIM * NS };

@@ -1,6 +1,6 @@
 /* variant: the same model written in another way, or with what no fixture has, made from the f32
- * file of a fixture. For what old, pruned and large Nemotron-H files contain (models.md 1.3,
- * 2.5). */
+ * file of a fixture. For what old, pruned and large Nemotron-H files contain (models/README.md,
+ * "Nemotron keys" and "Nemotron tensors"). */
 #pragma once
 #include "gguf_build.h"
 

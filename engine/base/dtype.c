@@ -1,9 +1,9 @@
 /* dtype: the table of GGUF tensor types, and conversions for those hlm computes with. See dtype.h.
  *
- * The decoders follow models.md section 8. Their products are exact in f32: a scale has 11
- * significant bits, and sub-scale and code together at most 12. So only the one addition of a
- * format with a minimum rounds, and contracting it to an fma changes nothing. Blocks are packed
- * without padding and may start anywhere, hence everything is read by bytes. */
+ * The decoders follow models/README.md, "Tensor encodings". Their products are exact in f32: a
+ * scale has 11 significant bits, and sub-scale and code together at most 12. So only the one
+ * addition of a format with a minimum rounds, and contracting it to an fma changes nothing. Blocks
+ * are packed without padding and may start anywhere, hence everything is read by bytes. */
 #include "base/dtype.h"
 
 #include "base/dtype_codebooks.h"

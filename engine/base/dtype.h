@@ -1,7 +1,7 @@
 /* dtype: the table of tensor types as GGUF numbers them, and exact conversions to f32.
  *
- * Formulas: GGUF's quantised block formats, restated in models.md section 8. This file knows bytes
- * in files only; how a type lies on the device is pack.h. */
+ * Formulas: GGUF's quantised block formats, restated in models/README.md, "Tensor encodings". This
+ * file knows bytes in files only; how a type lies on the device is pack.h. */
 #pragma once
 #include "base/base.h"
 

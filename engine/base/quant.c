@@ -1,4 +1,4 @@
-/* quant: see quant.h. Layouts are those that dtype.c reads (models.md section 8).
+/* quant: see quant.h. Layouts are those that dtype.c reads (models/README.md, "Tensor encodings").
  *
  * All formats but MXFP4 are one form: a block has groups; element x of group g is a*c + b with a
  * code c out of a small set. a is the block's d, times a whole number of the group's where there

@@ -1,5 +1,5 @@
-/* gguf: opening and reading GGUF files (models.md section 9); see file.h. Models in several files:
- * gguf_shard.c.
+/* gguf: opening and reading GGUF files (models/README.md, "GGUF container"); see file.h. Models in
+ * several files: gguf_shard.c.
  *
  * The reader walks the bytes once: the header, the keys, the directory of tensors. It moves only by
  * take(), which cannot leave the file. Tensors get their addresses last, when the start of the data

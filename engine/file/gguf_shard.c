@@ -1,4 +1,4 @@
-/* gguf_shard: models in several files (models.md 9.3); see gguf_parts.h.
+/* gguf_shard: models in several files (models/README.md, "Split models"); see gguf_parts.h.
  *
  * Shards are called PREFIX-00001-of-00003.gguf and so on. Each is a whole GGUF file with a
  * directory and data of its own, and its keys say which shard of how many it is. Only the first

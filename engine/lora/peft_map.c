@@ -1,5 +1,5 @@
 /* peft_map: from the matrices and heads of a GGUF file to those of its checkpoint on Hugging Face,
- * by the table of the architecture (hf.h); see peft.h. Facts: models.md 2. */
+ * by the table of the architecture (hf.h); see peft.h. Facts: models/README.md, "Tensors". */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>

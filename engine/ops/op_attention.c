@@ -16,7 +16,8 @@
 void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *turn)
 {
     for (uint32_t i = 0; i < n_rot / 2; i++) {
-        /* The models round the frequency to f32; the angle is then exact (models.md 3.1). */
+        /* The models round the frequency to f32; the angle is then exact (models/README.md, "Shared
+         * operations"). */
         double exact = 1.0 / pow(theta, 2.0 * i / n_rot);
         double freq = (float)(factor ? exact / (double)factor[i] : exact);
         double t = freq / 6.283185307179586476925287, hi = floor(ldexp(t, 32));

@@ -5,7 +5,7 @@
  * are f32; shaders/gate.glsl is the one place that computes them.
  *
  * Rows of documents always go in chunks, which begin and end with their documents; only they have
- * a backward (models.md 3.2, "Backward"). */
+ * a backward (models/README.md, "DeltaNet backward"). */
 #include "ops/op.h"
 
 #define CHUNK_MIN 64                 /* tokens from which chunks are worth it */

@@ -107,8 +107,9 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
     return o;
 }
 
-/* The chunked form (models.md 3.3): matrices over chunks of Q tokens instead of a walk over tokens.
- * A run of chunks at a time, so that the states between them take a bounded part of the scratch. */
+/* The chunked form (models/README.md, "Mamba2 in chunks"): matrices over chunks of Q tokens instead
+ * of a walk over tokens. A run of chunks at a time, so that the states between them take a bounded
+ * part of the scratch. */
 static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                      const struct batch *b, uint32_t plain_part, struct push_mamba *push)
 {

@@ -1,10 +1,10 @@
 /* ref: the reference in double precision - operations, and whole models from a GGUF.
  *
- * An independent reading of the specification (models.md sections 1-3; the numbers below are its
- * own), written for clarity: plain loops, a fixed order of summation, nothing shared with the
- * engine but the file reader. Weights come as float rows, as the file says them; everything
- * computed is a double. Because the order of summation never depends on how a sequence is cut, any
- * split gives the same bits.
+ * An independent reading of the specification (models/README.md; quoted words are names of its
+ * sections and traps), written for clarity: plain loops, a fixed order of summation, nothing shared
+ * with the engine but the file reader. Weights come as float rows, as the file says them;
+ * everything computed is a double. Because the order of summation never depends on how a sequence
+ * is cut, any split gives the same bits.
  *
  * Arrays are row-major with the last index fastest; [a, b] is a rows of b. Out of memory is an
  * assertion: this is test code. Read ref_ops.c first, then ref_model.c. */
@@ -22,37 +22,41 @@ double ref_relu2(double x);    /* max(x, 0)^2 */
 void ref_linear(const float *w, uint32_t n_in, uint32_t n_out, const double *x, uint32_t n_tok,
                 double *y);
 
-/* y = x / sqrt(mean(x^2) + eps) * w (3.1), row by row. x, y [n_row, dim], w [dim]. y may be x. */
+/* y = x / sqrt(mean(x^2) + eps) * w ("Shared operations"), row by row. x, y [n_row, dim], w [dim].
+ * y may be x. */
 void ref_rmsnorm(const double *x, const float *w, uint32_t dim, uint32_t n_row, double eps,
                  double *y);
 
-/* x = x / sqrt(sum(x^2) + 1e-6) * scale (3.2, trap 8), row by row, in place. x [n_row, dim]. */
+/* x = x / sqrt(sum(x^2) + 1e-6) * scale (trap "two epsilons"), row by row, in place. x [n_row,
+ * dim]. */
 void ref_l2norm(double *x, uint32_t dim, uint32_t n_row, double scale);
 
 /* Inverse frequencies as the engine must have them: theta^(-2i/n_rot) in double, divided by
- * factor[i] where there are factors (NULL: none), rounded to float (3.1). */
+ * factor[i] where there are factors (NULL: none), rounded to float ("Shared operations"). */
 void ref_rope_freq(double theta, uint32_t n_rot, const float *factor /* [n_rot / 2] */,
                    float *freq /* [n_rot / 2] */);
 
 /* Rotates the first n_rot of head_dim dimensions, pairs (i, i + n_rot / 2), by the angles
- * pos * freq[i] (3.1): the heads of one token, in place. x [n_head, head_dim]. */
+ * pos * freq[i] ("Shared operations"): the heads of one token, in place. x [n_head, head_dim]. */
 void ref_rope(const float *freq, uint32_t n_rot, uint32_t pos, uint32_t n_head, uint32_t head_dim,
               double *x);
 
 /* softmax(q k^T / sqrt(head_dim)) v over the keys 0 .. n_past + t for token t, or the newest of
- * them, times sigmoid of a gate (3.1, 3.2, 3.4). Query head h reads KV head
- * h / (n_head / n_kv_head). */
+ * them, times sigmoid of a gate ("Shared operations", "Qwen blocks", "Step blocks"). Query head h
+ * reads KV head h / (n_head / n_kv_head). */
 struct ref_attention {
     uint32_t n_tok, n_past, n_head, n_kv_head, head_dim;
     const double *q;     /* [n_tok, n_head, head_dim], normed and rotated */
     const double *k, *v; /* [n_past + n_tok, n_kv_head, head_dim] */
     const double *gate;  /* [n_tok, n_head, head_dim] before the sigmoid, or NULL: no gate */
-    uint32_t window;     /* the newest keys that a token sees, itself included (trap 17); 0: all */
+    uint32_t window; /* the newest keys that a token sees, itself included (trap "window includes
+                        the token"); 0: all */
     const double *head_gate; /* [n_tok, n_head], one gate a head before the sigmoid, or NULL */
 };
 void ref_attention(const struct ref_attention *a, double *y /* [n_tok, n_head, head_dim] */);
 
-/* Causal depthwise convolution, then SiLU; the last tap is the current token (3.1, traps 9, 10). */
+/* Causal depthwise convolution, then SiLU; the last tap is the current token (traps "what the
+ * convolution covers", "convolution window"). */
 struct ref_conv {
     uint32_t n_tok, n_ch, conv_k;
     const float *w;    /* [n_ch, conv_k] */
@@ -63,57 +67,58 @@ struct ref_conv {
 };
 void ref_conv_silu(const struct ref_conv *c, double *y /* [n_tok, n_ch] */);
 
-/* The Gated DeltaNet between convolution and gated norm (3.2): l2 norm of q and k, the gates
+/* The "Gated DeltaNet" between convolution and gated norm: l2 norm of q and k, the gates
  * beta = sigmoid(b) and g = ssm_a * softplus(a + dt_bias), and the recurrence per V head
- *     M = e^g M;  M += k (x) beta (v - M^T k);  o = M^T q                       (trap 7)
+ *     M = e^g M;  M += k (x) beta (v - M^T k);  o = M^T q
  * V head j reads K head j % n_k_head where tiled (qwen35, qwen35moe), j / (n_v_head / n_k_head)
- * where grouped (qwen3next) (2.2, trap 3). */
+ * where grouped (qwen3next) (traps "delta rule order", "tiled V heads"). */
 struct ref_delta {
     uint32_t n_tok, n_k_head, n_v_head, d_state; /* d_state: width of a K head and of a V head */
     bool tiled;
     const double *qkv;   /* [n_tok, (2 n_k_head + n_v_head) * d_state]: all q, all k, all v */
     const double *b, *a; /* [n_tok, n_v_head] */
-    const float *ssm_a, *dt_bias; /* [n_v_head]; ssm_a is -exp(A_log) already (trap 2) */
+    const float *ssm_a, *dt_bias; /* [n_v_head]; ssm_a: trap "stored decay" */
     double *state; /* [n_v_head, d_state of k, d_state of v], read and left; zero at the start */
 };
 void ref_delta(const struct ref_delta *d, double *o /* [n_tok, n_v_head, d_state] */);
-/* The same in the chunked form of 3.2: what prefill and training kernels compute. */
+/* The same in chunks ("DeltaNet in chunks"): what prefill and training kernels compute. */
 void ref_delta_chunked(const struct ref_delta *d, uint32_t chunk, double *o);
 
 /* The gates alone. b, a, beta, g [n_tok, n_v_head]; g <= 0 is the logarithm of the decay. */
 void ref_delta_gates(const struct ref_delta *d, double *beta, double *g);
 
-/* o = rmsnorm(o, w) * silu(z), norm first (3.2, trap 6), in place. o, z [n_row, dim], w [dim]. */
+/* o = rmsnorm(o, w) * silu(z), norm first (trap "norm and gate order"), in place. o, z [n_row,
+ * dim], w [dim]. */
 void ref_gated_norm(double *o, const double *z, const float *w, uint32_t dim, uint32_t n_row,
                     double eps);
 
-/* Mamba2 between convolution and gated norm (3.3), per head h of group h / (n_head / n_group):
+/* "Mamba2" between convolution and gated norm, per head h of group h / (n_head / n_group):
  *     dt = softplus(dt + dt_bias);  S = e^(dt ssm_a) S + dt x (x) B;  y = S C + d x
- * dt is not clamped from below (section 11). */
+ * dt is not clamped from below ("Where sources disagree"). */
 struct ref_mamba {
     uint32_t n_tok, n_head, head_dim, n_group, d_state;
     const double *xbc; /* [n_tok, n_head * head_dim + 2 n_group * d_state]: all x, all B, all C */
     const double *dt;  /* [n_tok, n_head], raw */
-    const float *ssm_a, *dt_bias, *d; /* [n_head]; ssm_a is -exp(A_log) already (trap 2) */
+    const float *ssm_a, *dt_bias, *d; /* [n_head]; ssm_a: trap "stored decay" */
     double *state; /* [n_head, head_dim, d_state], read and left; zero at the start */
 };
 void ref_mamba(const struct ref_mamba *m, double *y /* [n_tok, n_head, head_dim] */);
-/* The same in the chunked form of 3.3: what prefill and training kernels compute. */
+/* The same in chunks ("Mamba2 in chunks"): what prefill and training kernels compute. */
 void ref_mamba_chunked(const struct ref_mamba *m, uint32_t chunk, double *y);
 
-/* y = rms_group(y * silu(z)) * w, gate first, the mean over each group alone (3.3, trap 6), in
- * place. y, z [n_tok, n_group, group_dim], w [n_group, group_dim]. */
+/* y = rms_group(y * silu(z)) * w, gate first, the mean over each group alone (trap "norm and gate
+ * order"), in place. y, z [n_tok, n_group, group_dim], w [n_group, group_dim]. */
 void ref_mamba_norm(double *y, const double *z, const float *w, uint32_t n_tok, uint32_t n_group,
                     uint32_t group_dim, double eps);
 
 /* y = silu(gate) * up. y may be gate or up. */
 void ref_swiglu(const double *gate, const double *up, uint64_t n, double *y);
-/* y = min(silu(gate), limit) * clamp(up, -limit, limit); limit 0: no clamp (3.4, trap 18). y may be
- * gate or up. */
+/* y = min(silu(gate), limit) * clamp(up, -limit, limit); limit 0: no clamp (trap "one-sided
+ * clamp"). y may be gate or up. */
 void ref_swiglu_limit(const double *gate, const double *up, uint64_t n, double limit, double *y);
 
-/* y = down( silu(gate x) * (up x) ), or down( relu2(up x) ) where there is no gate matrix (3.1).
- * y [n_tok, n_embd]. */
+/* y = down( silu(gate x) * (up x) ), or down( relu2(up x) ) where there is no gate matrix ("Shared
+ * operations"). y [n_tok, n_embd]. */
 struct ref_ffn {
     uint32_t n_embd, n_ff;
     const float *gate, *up, *down;    /* [n_ff, n_embd] twice, [n_embd, n_ff]; gate may be NULL */
@@ -123,23 +128,23 @@ struct ref_ffn {
 void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y);
 
 /* p = softmax(logits); the n_used largest, largest first, the lower index where equal; weights p /
- * sum of the chosen p (3.2). One token. */
+ * sum of the chosen p ("Softmax router"). One token. */
 void ref_moe_route(const double *logits, uint32_t n_expert, uint32_t n_used, uint32_t *id,
                    double *weight);
 
 /* s = sigmoid(logits); the n_used largest of s + bias (bias NULL: of s), largest first, the lower
- * index where equal; weights s, over their sum + 1e-20 if norm, times scale (3.3, trap 19). With
- * n_group > 1 only experts of the n_group_used best groups are looked at: those with the largest
- * sum of their two largest s + bias, the lower group where equal. One token; n_expert is a multiple
- * of n_group, n_used no more than the experts of n_group_used groups. */
+ * index where equal; weights s, over their sum + 1e-20 if norm, times scale (trap "selection
+ * bias"). With n_group > 1 only experts of the n_group_used best groups are looked at: those with
+ * the largest sum of their two largest s + bias, the lower group where equal. One token; n_expert
+ * is a multiple of n_group, n_used no more than the experts of n_group_used groups. */
 void ref_moe_route_sigmoid(const double *logits, const float *bias, uint32_t n_expert,
                            uint32_t n_used, uint32_t n_group, uint32_t n_group_used, bool norm,
                            double scale, uint32_t *id, double *weight);
 
-/* y = sum_k w_k ffn_k(x) + sigmoid(shared_router . x) ffn_shared(x) (3.2), the latter without the
- * gate where there is no shared_router (3.3, 3.4). With a latent the experts, not the router and
- * not the shared expert, work on latent_down x, and latent_up takes their sum (trap 20).
- * y [n_tok, n_embd]. */
+/* y = sum_k w_k ffn_k(x) + sigmoid(shared_router . x) ffn_shared(x) ("Softmax router"), the latter
+ * without the gate where there is no shared_router ("Sigmoid router"). With a latent the experts,
+ * not the router and not the shared expert, work on latent_down x, and latent_up takes their sum
+ * (trap "shared expert"). y [n_tok, n_embd]. */
 struct ref_moe {
     uint32_t n_embd, n_expert, n_used, n_ff, n_ff_shared;
     const float *router; /* [n_expert, n_embd] */

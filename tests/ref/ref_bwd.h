@@ -12,9 +12,10 @@
  * packed row. Nothing of another document is seen; NULL: one sequence, with whatever past the
  * struct brings. Where first is given that past (state, window, n_past) does not exist.
  *
- * Formulas: models.md 3.2 and 3.3 for the chunked recurrences, the rest derived beside the code.
- * Read ref.h first; test_ref_bwd.c holds all of this against central differences of the forward.
- * Files: ref_bwd.c, ref_bwd_ffn.c (MLP, experts), ref_bwd_delta.c, ref_bwd_mamba.c, ref_train.c. */
+ * Formulas: models/README.md, "DeltaNet backward" and "Mamba2 backward", for the chunked
+ * recurrences, the rest derived beside the code. Read ref.h first; test_ref_bwd.c holds all of this
+ * against central differences of the forward. Files: ref_bwd.c, ref_bwd_ffn.c (MLP, experts),
+ * ref_bwd_delta.c, ref_bwd_mamba.c, ref_train.c. */
 #pragma once
 #include "ref/ref.h"
 
@@ -93,7 +94,7 @@ struct ref_delta_grad {
 };
 void ref_delta_bwd(const struct ref_delta *d, const uint32_t *first, const double *dout,
                    const struct ref_delta_grad *g);
-/* The chunked form of 3.2; a document starts a new chunk. */
+/* In chunks ("DeltaNet in chunks"); a document starts a new chunk. */
 void ref_delta_chunked_bwd(const struct ref_delta *d, const uint32_t *first, uint32_t chunk,
                            const double *dout, const struct ref_delta_grad *g);
 
@@ -111,7 +112,7 @@ void ref_mamba_chunked_bwd(const struct ref_mamba *m, const uint32_t *first, uin
 
 /* ---- feed-forward ----------------------------------------------------------------------- */
 
-/* Zero gradient where a clamp holds (3.4); limit 0: no clamp. */
+/* Zero gradient where a clamp holds ("Step blocks"); limit 0: no clamp. */
 void ref_swiglu_limit_bwd(const double *gate, const double *up, uint64_t n, double limit,
                           const double *dy, double *dgate, double *dup);
 void ref_relu2_bwd(const double *x, uint64_t n, const double *dy, double *dx);
@@ -171,9 +172,9 @@ struct ref_sums {
 /* One document from zero state. nll [n_tok] by target index, or NULL: token i >= 1 with mask[i] not
  * 0 counts, predicted from i - 1; nll_mtp [n_mtp, n_tok] likewise, depth k from i >= k + 2 on,
  * predicted by MTP block k from what the one before it, or the trunk, has made of i - k - 2 and
- * from token i - 1 (models.md 6; where mtp_factor is not 0). Then, unless weight is 0, the gradient
- * of weight * (main + mtp_factor * mtp) into every param. Deltas are rounded to float with what
- * they change. */
+ * from token i - 1 (models/README.md, "Draft loss"; where mtp_factor is not 0). Then, unless weight
+ * is 0, the gradient of weight * (main + mtp_factor * mtp) into every param. Deltas are rounded to
+ * float with what they change. */
 struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
                                   uint32_t n_tok, double weight, double *nll, double *nll_mtp);
 

@@ -1,9 +1,10 @@
-/* ref_bwd_delta: the backward of the Gated DeltaNet, step by step and in chunks (models.md 3.2).
+/* ref_bwd_delta: the backward of the Gated DeltaNet, step by step and in chunks (models/README.md,
+ * "DeltaNet backward").
  *
  * Both work on one V head between the l2 norms and the output; what stands around that - norms,
  * gates, the K heads that V heads share - is head_create() and head_bwd(), once. The serial one
- * follows from the recurrence, the chunked one is the formulas of 3.2 with their names, so they
- * check each other. Read ref_bwd.h first. */
+ * follows from the recurrence, the chunked one is the formulas of that section with their names, so
+ * they check each other. Read ref_bwd.h first. */
 #include "ref/ref_bwd.h"
 
 #include <math.h>
@@ -237,9 +238,9 @@ void ref_delta_bwd(const struct ref_delta *d, const uint32_t *first, const doubl
 
 /* ---- chunked ---------------------------------------------------------------------------- */
 
-/* The n tokens from t0 on. Names as in 3.2: G the running sum of g, D_ij = e^(G_i - G_j) for
- * j <= i, A the strictly lower (b K) K^T . D, Tm = (I + A)^-1, U = Tm (b V), W = Tm (b e^G K),
- * P = lower (Q K^T) . D, Vn = U - W M. All [n, n] or [n, dim]; q .. dg begin at t0. */
+/* The n tokens from t0 on. Names as in "DeltaNet in chunks": G the running sum of g, D_ij = e^(G_i
+ * - G_j) for j <= i, A the strictly lower (b K) K^T . D, Tm = (I + A)^-1, U = Tm (b V), W = Tm (b
+ * e^G K), P = lower (Q K^T) . D, Vn = U - W M. All [n, n] or [n, dim]; q .. dg begin at t0. */
 struct chunk {
     uint64_t n, dim;
     const double *q, *k, *v, *d_o, *beta;
@@ -339,8 +340,8 @@ static void chunk_state(const struct chunk *c, double *m)
 }
 
 /* What the two C x C matrices and the row scalings give, once the products with states are there:
- * Y1, Y2, dP, dA [.., ..] as in 3.2; od = dO M^T, vd = Vn dM'^T [n, dim]; last: the term of
- * dG_last that comes from M. */
+ * Y1, Y2, dP, dA [.., ..] as in "DeltaNet backward"; od = dO M^T, vd = Vn dM'^T [n, dim]; last: the
+ * term of dG_last that comes from M. */
 static void chunk_rows_bwd(const struct chunk *c, const double *y1, const double *y2,
                            const double *dp, const double *da, const double *od, const double *vd,
                            double last)

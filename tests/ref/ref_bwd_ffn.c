@@ -1,5 +1,5 @@
-/* ref_bwd_ffn: MLPs and mixtures of experts with adapters, forward and backward (models.md 3.1,
- * 3.2, 3.3, 3.4).
+/* ref_bwd_ffn: MLPs and mixtures of experts with adapters, forward and backward (models/README.md,
+ * "Shared operations" and the two routers).
  *
  * The forward stands here once more because ref_ops.c has no adapters; without any it gives the
  * same bits (test_ref_bwd.c). Read ref_bwd.h first. */

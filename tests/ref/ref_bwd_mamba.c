@@ -1,4 +1,5 @@
-/* ref_bwd_mamba: the backward of Mamba2, step by step and in chunks (models.md 3.3).
+/* ref_bwd_mamba: the backward of Mamba2, step by step and in chunks (models/README.md, "Mamba2
+ * backward").
  *
  * As in ref_bwd_delta.c: both work on one head after the softplus, head_create() and head_bwd()
  * are what stands around them. Read ref_bwd.h first. */

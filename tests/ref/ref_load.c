@@ -1,5 +1,6 @@
 /* ref_load: what the families have in common when a model is read - the table of architectures,
- * keys that are scalars or arrays, tensors as floats (models.md 1.1, 2).
+ * keys that are scalars or arrays, tensors as floats (models/README.md, "Common keys" and
+ * "Tensors").
  *
  * Extended-context scaling is refused. Read ref_model.h first. */
 #include "ref/ref_model.h"
@@ -159,9 +160,9 @@ bool ref_read_sigmoid_router(struct ref_loader *ld)
         !ref_key_f32(ld, "expert_weights_scale", OPTIONAL, &c->scale) ||
         !gguf_bool(ld->g, ref_key(ld, "expert_weights_norm"), REQUIRED, &c->norm, ld->err))
         return false;
-    if (c->scale == 0) /* absent or 0 (1.1) */
+    if (c->scale == 0) /* absent or 0 ("Common keys") */
         c->scale = 1;
-    if (c->router_group < 2) /* off (1.1) */
+    if (c->router_group < 2) /* off ("Common keys") */
         c->router_group = c->router_group_used = 1;
     if (gating != 2 || c->n_expert % c->router_group || c->router_group_used == 0 ||
         c->router_group_used > c->router_group)
@@ -198,7 +199,7 @@ bool ref_set_rope(struct ref_loader *ld, uint32_t i_layer, uint32_t n_rot, float
 
 /* ---- tensors ---------------------------------------------------------------------------- */
 
-/* Dimensions of 1 do not count: ssm_a may be a vector or a column (trap 27). */
+/* Dimensions of 1 do not count: ssm_a may be a vector or a column (trap "dimensions of one"). */
 static bool same_shape(const struct gguf_tensor *t, const uint64_t want[3])
 {
     uint32_t i = 0, j = 0;
@@ -292,7 +293,7 @@ void ref_find_mtp(struct ref_loader *ld)
     c->n_mtp = there ? ld->n_block - c->n_layer : 0;
 }
 
-/* An embedding of its own would be another model (6.1). */
+/* An embedding of its own would be another model ("Draft blocks"). */
 static bool load_mtp(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;
@@ -321,7 +322,7 @@ static bool load_all(struct ref_loader *ld, const struct ref_family *family)
     if (!ref_load(ld, "token_embd.weight", REQUIRED, c->n_embd, c->n_vocab, 1, &m->token_embd) ||
         !ref_load(ld, "output_norm.weight", REQUIRED, c->n_embd, 1, 1, &m->output_norm))
         return false;
-    m->output = m->token_embd; /* tied (trap 28) */
+    m->output = m->token_embd; /* tied (trap "tied embeddings") */
     if (!ref_load(ld, "output.weight", OPTIONAL, c->n_embd, c->n_vocab, 1, &m->output))
         return false;
     m->mtp = mem_alloc(c->n_mtp + 1u, sizeof *m->mtp);

@@ -1,8 +1,9 @@
-/* ref_load_nemotron: keys and tensors of nemotron_h and nemotron_h_moe (models.md 1.3, 2.5).
+/* ref_load_nemotron: keys and tensors of nemotron_h and nemotron_h_moe (models/README.md, "Nemotron
+ * keys" and "Nemotron tensors").
  *
  * A block has one norm and one mixer - Mamba2, attention, MLP or MoE -, an MTP block attention and
- * MoE, and there is no rotation, whatever the file says of one (trap 22). Read ref_model.h
- * first. */
+ * MoE, and there is no rotation, whatever the file says of one (trap "Nemotron has no rotary").
+ * Read ref_model.h first. */
 #include "ref/ref_model.h"
 
 /* ---- keys ------------------------------------------------------------------------------- */
@@ -16,8 +17,8 @@ static bool read_eps(struct ref_loader *ld)
     return ref_key_f32(ld, has_rms ? rms : plain, REQUIRED, &ld->m->c.eps);
 }
 
-/* The kind of each block from two arrays (1.3). A last block with both is MTP, also where the file
- * does not count it. */
+/* The kind of each block from two arrays ("Nemotron keys"). A last block with both is MTP, also
+ * where the file does not count it. */
 static bool read_kinds(struct ref_loader *ld)
 {
     struct ref_config *c = &ld->m->c;

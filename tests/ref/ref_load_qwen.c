@@ -1,5 +1,5 @@
-/* ref_load_qwen: keys and tensors of qwen3next, qwen35 and qwen35moe (models.md 1.2, 2.1-2.3), with
- * the old ssm_in layout. Read ref_model.h first. */
+/* ref_load_qwen: keys and tensors of qwen3next, qwen35 and qwen35moe (models/README.md, "Qwen keys"
+ * and the tensors of Qwen), with the old ssm_in layout. Read ref_model.h first. */
 #include "ref/ref_model.h"
 
 #include <string.h>
@@ -15,7 +15,7 @@ static bool read_delta(struct ref_loader *ld)
     if (c->ssm_dim != c->d_state)
         return fail(ld->err, "%s: V heads of %u, K heads of %u", gguf_path(ld->g), c->ssm_dim,
                     c->d_state);
-    /* V-head order (2.2): the name decides, unless the file says it. */
+    /* V-head order ("DeltaNet tensors"): the name decides, unless the file says it. */
     c->tiled = strcmp(c->arch, "qwen3next") != 0;
     return gguf_bool(ld->g, ref_key(ld, "ssm.v_head_reordered"), OPTIONAL, &c->tiled, ld->err);
 }
@@ -48,7 +48,7 @@ static bool read_mixers(struct ref_loader *ld)
         l->n_head = n_head;
         l->n_kv_head = n_kv[i];
         if (i >= c->n_layer) {
-            /* an MTP block is an attention layer (2.4) */
+            /* a draft block is an attention layer ("Qwen draft tensors") */
         } else if (told ? delta[i] : (i + 1) % interval != 0) {
             l->mixer = MIXER_DELTA;
             continue;
@@ -77,7 +77,7 @@ bool ref_qwen_keys(struct ref_loader *ld)
 
 /* ---- tensors ---------------------------------------------------------------------------- */
 
-/* ssm_ba (qwen3next): per K head r rows of b, then r rows of a (2.2, trap 11). */
+/* ssm_ba (qwen3next): per K head r rows of b, then r rows of a (trap "interleaved ssm_ba"). */
 static bool load_ba(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;
@@ -98,7 +98,8 @@ static bool load_ba(struct ref_loader *ld, uint32_t i_layer)
     return true;
 }
 
-/* ssm_in (old qwen3next): per K head S rows of q, S of k, r S of v, r S of z (2.2). */
+/* ssm_in (old qwen3next): per K head S rows of q, S of k, r S of v, r S of z ("DeltaNet tensors").
+ */
 static bool load_ssm_in(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;

@@ -1,5 +1,5 @@
 /* ref_model: whole models in double, on ref_ops.c - what a sequence keeps, and the forward pass
- * (models.md 3.2-3.4).
+ * (models/README.md, "Qwen blocks", "Nemotron blocks", "Step blocks").
  *
  * One block() for all families: a layer says what it has (ref_model.h), nothing here asks for an
  * architecture. MTP blocks and images are not its business. */
@@ -99,7 +99,8 @@ static double *columns(const struct pass *p, const double *x, uint32_t width, ui
     return y;
 }
 
-/* The rows of attn_q are per head: head_dim of the query, then head_dim of its gate (trap 4). */
+/* The rows of attn_q are per head: head_dim of the query, then head_dim of its gate (trap
+ * "interleaved query and gate"). */
 static void split_query(const struct pass *p, const double *qg, double *q, double *gate)
 {
     uint64_t hd = p->c->head_dim, n = (uint64_t)p->n_tok * p->l->n_head;

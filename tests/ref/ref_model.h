@@ -1,7 +1,7 @@
 /* ref_model: the inside of the reference's whole models. ref_load.c and one ref_load_*.c a family
  * read keys and tensors into these structs; ref_model.c runs what they say and knows no family.
  *
- * Numbers in parentheses are sections of models.md. Read ref.h first, then ref_model.c. */
+ * Quoted words are sections of models/README.md. Read ref.h first, then ref_model.c. */
 #pragma once
 #include "ref/ref.h"
 
@@ -15,7 +15,7 @@
     W(wo,            "attn_output.weight",        c->head_dim * l->n_head, c->n_embd, 1)
 #define WEIGHTS_QUERY(W)                                                                        \
     W(wq,            "attn_q.weight",             c->n_embd, c->head_dim * l->n_head, 1)
-#define WEIGHTS_QUERY_GATED(W) /* rows per head: the query, then its gate (2.1) */              \
+#define WEIGHTS_QUERY_GATED(W) /* rows per head: the query, then its gate */                    \
     W(wq_gated,      "attn_q.weight",             c->n_embd, 2 * c->head_dim * l->n_head, 1)
 #define WEIGHTS_HEAD_GATE(W)                                                                    \
     W(head_gate,     "attn_gate.weight",          c->n_embd, l->n_head, 1)
@@ -35,7 +35,7 @@
 #define WEIGHTS_DELTA_GATES(W)                                                                  \
     W(wb,            "ssm_beta.weight",           c->n_embd, c->n_ssm_head, 1)                  \
     W(wa,            "ssm_alpha.weight",          c->n_embd, c->n_ssm_head, 1)
-#define WEIGHTS_MAMBA(W) /* rows of ssm_in: z, x, B, C, dt (2.5) */                             \
+#define WEIGHTS_MAMBA(W) /* rows of ssm_in: z, x, B, C, dt */                                   \
     W(ssm_in,        "ssm_in.weight",             c->n_embd, ref_mamba_in(c), 1)                \
     W(ssm_d,         "ssm_d",                     c->n_ssm_head, 1, 1)                          \
     W(group_norm,    "ssm_norm.weight",           ref_inner(c) / c->n_group, c->n_group, 1)
@@ -60,7 +60,7 @@
     W(shared_gate,   "ffn_gate_shexp.weight",     c->n_embd, c->n_ff_shared, 1)
 #define WEIGHTS_SHARED_ROUTER(W)                                                                \
     W(shared_router, "ffn_gate_inp_shexp.weight", c->n_embd, 1, 1)
-/* Added where a file has them (2.5, 2.6). */
+/* Added where a file has them ("Nemotron tensors"). */
 #define BIASES_ATTENTION(W)                                                                     \
     W(q_bias,        "attn_q.bias",               c->head_dim * l->n_head, 1, 1)                \
     W(k_bias,        "attn_k.bias",               c->head_dim * l->n_kv_head, 1, 1)             \
@@ -99,7 +99,7 @@ struct ref_layer {
 };
 // clang-format on
 
-/* What an MTP block has besides its layer (2.4, 2.6). */
+/* What an MTP block has besides its layer ("Draft blocks"). */
 /* clang-format off */
 #define WEIGHTS_MTP(W)                                                                          \
     W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
@@ -116,7 +116,7 @@ struct ref_model {
     struct ref_config c;
     struct ref_layer *layer; /* [n_layer + n_mtp] */
     struct ref_mtp *mtp;     /* [n_mtp] */
-    bool mtp_raw;            /* a depth reads rows before the norm of who made them (6.1) */
+    bool mtp_raw; /* a depth reads rows before the norm of who made them ("Draft blocks") */
     float *token_embd, *output_norm, *output;
     void **owned; /* every float array above, once */
     uint64_t n_owned;
@@ -176,7 +176,7 @@ bool *ref_key_bool_each(struct ref_loader *ld, const char *name, enum gguf_need 
 
 /* Parts that several families have: head_dim (default n_embd / n_head), refusing other V heads;
  * refusing rope scaling; the ssm keys, ssm_dim = inner_size / n_ssm_head; expert counts and the
- * shared expert's width; the sigmoid router's keys (3.3). */
+ * shared expert's width; the sigmoid router's keys ("Sigmoid router"). */
 bool ref_read_head_dim(struct ref_loader *ld, uint32_t n_head);
 bool ref_read_rope_scaling(struct ref_loader *ld);
 bool ref_read_ssm(struct ref_loader *ld);

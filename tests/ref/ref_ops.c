@@ -1,4 +1,4 @@
-/* ref_ops: the operations of ref.h, one after the other. Formulas: models.md 3.1-3.4.
+/* ref_ops: the operations of ref.h, one after the other. Formulas: models/README.md.
  *
  * Every sum runs in index order in one double. Slow and plain on purpose; do not optimise. */
 #include "ref/ref.h"
@@ -230,10 +230,10 @@ void ref_delta(const struct ref_delta *d, double *o)
     free(delta);
 }
 
-/* One chunk of n tokens of one V head, from token t0 on. Names as in models.md 3.2: G the running
- * sum of g, A the strictly lower (b K) K^T . D, Vn = U - W M. Rows of U and W come by forward
- * substitution of (I + A) [U W] = [b V, b e^G K], which is the recursion for Tm applied to its
- * right sides. */
+/* One chunk of n tokens of one V head, from token t0 on. Names as in models/README.md, "DeltaNet in
+ * chunks": G the running sum of g, A the strictly lower (b K) K^T . D, Vn = U - W M. Rows of U and
+ * W come by forward substitution of (I + A) [U W] = [b V, b e^G K], which is the recursion for Tm
+ * applied to its right sides. */
 static void delta_chunk(const struct ref_delta *d, const struct delta_head *h, uint64_t t0,
                         uint64_t n, double *m, double *o)
 {
@@ -370,8 +370,8 @@ void ref_mamba(const struct ref_mamba *m, double *y)
     }
 }
 
-/* One chunk of n tokens of one head, from token t0 on. Names as in models.md 3.3: c_i the running
- * sum of dt A, L_ij = exp(c_i - c_j), X = dt x; y is Y_diag + Y_off. */
+/* One chunk of n tokens of one head, from token t0 on. Names as in models/README.md, "Mamba2 in
+ * chunks": c_i the running sum of dt A, L_ij = exp(c_i - c_j), X = dt x; y is Y_diag + Y_off. */
 static void mamba_chunk(const struct ref_mamba *m, const struct mamba_head *h, uint64_t t0,
                         uint64_t n, double *s, double *y)
 {

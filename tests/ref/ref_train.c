@@ -1,5 +1,6 @@
 /* ref_train: a training step of whole models in double - one document from zero state, forward
- * with adapters and gate deltas, then backward (trainfx README, models.md 3.2-3.4, 6).
+ * with adapters and gate deltas, then backward (tests/fixtures/train/README.md; models/README.md,
+ * the blocks and "Draft loss").
  *
  * Kept are the residuals between layers; a layer's turn comes with its forward done again. A mixer
  * is one function of two halves: without dy it gives y, with dy it adds to dx and to the params'
@@ -312,8 +313,8 @@ static void convolution_bwd(struct turn *p, const double *x, const double *dy, d
     ref_conv_silu_bwd(&c, NULL, dy, dx, NULL);
 }
 
-/* b and a come from two matrices, or from ssm_ba: per K head r rows of b, then r of a (2.2). Its
- * adapter's B is then dealt out the same way; A serves both. */
+/* b and a come from two matrices, or from ssm_ba: per K head r rows of b, then r of a ("DeltaNet
+ * tensors"). Its adapter's B is then dealt out the same way; A serves both. */
 struct gates_in {
     struct matrix w[2]; /* b, a */
     struct ref_lora lora[2], fused;
@@ -651,8 +652,8 @@ static double head_loss(struct turn *p, const float *norm, const struct matrix *
 /* ---- MTP -------------------------------------------------------------------------------- */
 
 /* Depth k at slots 0 .. n_tok - 3 - k of a document: of token t + k + 1 and x_t, for target
- * t + k + 2 (6.1, 6.2). x: rows of the trunk or of the depth before, after the norm of who made
- * them or, raw, before; dx is where their gradient goes. */
+ * t + k + 2 ("Draft blocks", "Draft loss"). x: rows of the trunk or of the depth before, after the
+ * norm of who made them or, raw, before; dx is where their gradient goes. */
 struct depth {
     struct turn p;
     const struct ref_mtp *mtp;
