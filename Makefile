@@ -111,7 +111,7 @@ $(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
 	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) -MMD -MP -c -o $@ $<
 $(B)/shaders.c: $(B)/embed $(blobs) $(B)/list
 	$(Q)$(B)/embed $@ $(blobs)
-$(B)/embed: tools/embed.c engine/gpu/kernels.def shaders/push.h
+$(B)/embed: tools/embed.c engine/gpu/kernels.def shaders/push.h shaders/enums.h
 	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) -O1 -I. -o $@ $<
 $(B)/shaders/%.spv: shaders/%.comp                      # glslang has no quiet mode that keeps errors
 	$(call say,GLSL,$<)

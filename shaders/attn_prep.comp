@@ -60,11 +60,11 @@ void main()
 
     if (is_v) {
         for (uint i = lane(); i < quads; i += WG)
-            if (KV_TYPE == KV_Q8)
+            if (KV_TYPE == Q8_0)
                 q8_row[i] = proj[at + i];
             else
                 store_v(cache, i, proj[at + i]);
-        if (KV_TYPE == KV_Q8)
+        if (KV_TYPE == Q8_0)
             store_q8(true, cache, quads);
         return;
     }
@@ -87,11 +87,11 @@ void main()
         vec4 v = rotated4(i, pos);
         if (is_q)
             q_out[(t * p.n_head + slot) * quads + i] = v;
-        else if (KV_TYPE == KV_Q8)
+        else if (KV_TYPE == Q8_0)
             q8_row[i] = v;
         else
             store_k(cache, i, v);
     }
-    if (KV_TYPE == KV_Q8 && !is_q)
+    if (KV_TYPE == Q8_0 && !is_q)
         store_q8(false, cache, quads);
 }

@@ -5,10 +5,7 @@
 #include "weight.glsl"
 #include "halves.glsl"
 
-layout(constant_id = 2) const uint EPI = 0;
-const uint EPI_STORE = 0;       // y = product
-const uint EPI_ADD = 1;         // y = res + product
-const uint EPI_ADD_GATED = 2;   // y = res + product * sigmoid(gate[t])
+layout(constant_id = 2) const uint EPI = EPI_STORE;
 
 // 1: operands are f16, rows of x lie as halves.glsl says.
 layout(constant_id = 6) const uint HALVES = 0;

@@ -15,8 +15,7 @@ layout(constant_id = 1) const uint ROWS = 4;        // a multiple of 4
 layout(constant_id = 2) const uint TURNED = 0;
 layout(constant_id = 3) const uint QUADS = 0;       // whose rows begin at multiples of 4: 1 L, 2 S
 layout(constant_id = 4) const uint SPLIT = 0;
-layout(constant_id = 5) const uint GROUPED = 0;
-const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
+layout(constant_id = 5) const uint GROUPED = GROUPED_NOT;
 const uint OWN = (ROWS + WG - 1) / WG;      // quads of four tokens' short rows, by lanes
 
 layout(push_constant) uniform Push { push_outer p; };
@@ -60,14 +59,14 @@ uint tile_of(uint e)
     return lo;
 }
 
-uint row_of(uint i) { return GROUPED == 0 ? i : entries[i]; }
+uint row_of(uint i) { return GROUPED == GROUPED_NOT ? i : entries[i]; }
 
 void main()
 {
     uint l = (gl_WorkGroupID.x * WG + lane()) * 4, s0 = gl_WorkGroupID.y * ROWS;
     uint part = gl_WorkGroupID.z, first = part * p.per_split;
     uint end = min(first + p.per_split, p.n_tok);
-    if (GROUPED != 0) {
+    if (GROUPED != GROUPED_NOT) {
         uint i = tile_of(p.expert0 + part), past = tile_of(p.expert0 + part + 1);
         if (i == past)
             return;

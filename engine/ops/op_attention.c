@@ -118,7 +118,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
         return attention_docs(c, path == ATTENTION_DOCS_WIDE, p, a, b);
     struct columns col = columns(a, p.col);
     HLM_ASSERT(p.col + p.n == col.end && p.n_row == n_tok);
-    struct spec spec = SPEC(wg, kv->k.dtype == F32 ? KV_F32 : kv->k.dtype == F16 ? KV_F16 : KV_Q8);
+    struct spec spec = SPEC(wg, kv->k.dtype);
     spec.v[6] = a->window != 0;
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     prepare(c, p, a, kv, b, spec, q);
@@ -261,7 +261,7 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
                            .v = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok) };
     tensor stat = cmd_scratch(c, F32, 4, a->n_head * n_tok);
     tensor y = cmd_scratch(c, F32, a->n_head * hd, n_tok);
-    prepare(c, p, a, &kv, b, SPEC(f.wg, KV_F32), q);
+    prepare(c, p, a, &kv, b, SPEC(f.wg, F32), q);
 
     struct push_attn_docs push = push_docs(a, p, p);
     cmd_work(c, 2 * docs_work(a, n_tok));

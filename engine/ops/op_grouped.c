@@ -50,7 +50,7 @@ static void grouped_product(struct cmd *c, struct grouped_args a, tensor y, bool
         cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * s.n / w->n_expert);
         cmd_dispatch(c, path->kernel, grid,
                      linear_many_spec(path, caps, t, w->dtype, add ? EPI_ADD : EPI_STORE,
-                                      a.by_entry ? 2 : 1),
+                                      a.by_entry ? GROUPED_ENTRY : GROUPED_TOKEN),
                      PUSH(p),
                      USES(READ(s.rows), READ(x), WRITE(y), READ(add ? y : x), READ(x),
                           READ(g->entries), READ(g->tiles), READ(linear_codebook(w))));

@@ -37,7 +37,7 @@ void linear_bwd_dispatch(struct cmd *c, const struct linear_bwd_args *a)
     tensor dy = a->dy, dx = a->dx;
     /* Factors of few columns take smaller tiles. */
     uint32_t quads = w->dtype != F32 || w->n_in > 16 ? 8 : w->n_in > 8 ? 4 : 2;
-    uint32_t cols = t.rows ? t.rows : 4 * quads, grouped = g ? 2 : 0;
+    uint32_t cols = t.rows ? t.rows : 4 * quads, grouped = g ? GROUPED_ENTRY : GROUPED_NOT;
     struct spec spec = t.rows ? linear_many_spec(a->path, gpu_caps(cmd_gpu(c)), t, w->dtype,
                                                  tensor_in_quads(dy), grouped)
                               : SPEC(t.wg, w->dtype, tensor_in_quads(dy), quads, t.toks, grouped);
@@ -128,7 +128,9 @@ void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a)
     cmd_dispatch(
         c, K_outer, grid,
         SPEC(wg, rows, turned, tensor_in_quads(l) | tensor_in_quads(s) << 1, split,
-             g ? a->by_entry ? 2 : 1 : 0),
+             !g            ? GROUPED_NOT
+             : a->by_entry ? GROUPED_ENTRY
+                           : GROUPED_TOKEN),
         PUSH(p),
         USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s), READ(g ? g->tiles : s)));
     if (!split)

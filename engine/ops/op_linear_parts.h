@@ -3,9 +3,6 @@
 #pragma once
 #include "ops/op.h"
 
-enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED }; /* shaders/linear.glsl */
-enum { IN_PLAIN, IN_NORM, IN_ACT };         /* shaders/linear.comp; the kind is added */
-
 /* Workgroup; rows that it owns; tokens that a lane (K_linear and coop.glsl: the workgroup) and the
  * workgroup own. */
 struct linear_tile {

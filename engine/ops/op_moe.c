@@ -10,8 +10,6 @@
  * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
 #include "ops/op_linear_parts.h"
 
-enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD }; /* shaders/moe_linear.comp */
-
 /* [n_tok][n_used]: the experts of each token and their weights. */
 struct chosen {
     tensor id, wt;
