@@ -458,12 +458,13 @@ bool rig_run(struct rig *r)
     arena_take(r->mem, BAND, 16);
     r->back = mem_alloc(r->n_image + 1, 1);
     HLM_ASSERT(r->back);
-    return ok(r, arena_commit(r->mem, err) && arena_commit(r->scratch, err) &&
-                     (!r->kept || arena_commit(r->kept, err)) &&
-                     gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
-                     fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
-                     gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&
-           band_whole(r, "before", r->head) && band_whole(r, "behind", r->tail) && unchanged(r);
+    r->ran = ok(r, arena_commit(r->mem, err) && arena_commit(r->scratch, err) &&
+                       (!r->kept || arena_commit(r->kept, err)) &&
+                       gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
+                       fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
+                       gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&
+             band_whole(r, "before", r->head) && band_whole(r, "behind", r->tail) && unchanged(r);
+    return r->ran;
 }
 
 /* ---- comparing --------------------------------------------------------------------------- */
@@ -503,6 +504,17 @@ float *rig_get(struct rig *r, tensor t)
     return v;
 }
 
+/* The kernels that a checked case has dispatched: the op of the first such rig. */
+static const char *checked[KERNEL_COUNT];
+
+void rig_checked(struct rig *r)
+{
+    for (uint32_t k = 0; r->ran && !r->checked && k < KERNEL_COUNT; k++)
+        if (!checked[k] && cmd_dispatches(r->c, k))
+            checked[k] = r->op;
+    r->checked = true;
+}
+
 /* Worst so far by op, for the log. */
 static struct worst {
     const char *op;
@@ -534,6 +546,7 @@ bool rig_near_values(struct rig *r, const char *what, const float *got, const do
 {
     struct diff d = diff_f64(got, want, (uint64_t)n * n_row);
     note(r->op, what, d);
+    rig_checked(r);
     return d.nmse <= tol ||
            FAIL("%s: [%u, %u] is %.9g, expected %.9g; nmse %.2g, at most %.2g (seed %u)", what,
                 (uint32_t)(d.at / n), (uint32_t)(d.at % n), (double)got[d.at], want[d.at], d.nmse,
@@ -554,4 +567,39 @@ void ops_report(struct gpu *g)
     memset(worst, 0, sizeof worst);
     test_case("no message of the validation layer");
     CHECK_EQ(gpu_validation_count(g), 0);
+}
+
+/* ---- the ledger -------------------------------------------------------------------------- */
+
+/* Of the products' kernels, whether one of their paths runs here; all others run everywhere. */
+static bool device_runs(const struct gpu_caps *caps, enum kernel k)
+{
+    bool product = false, runs = false;
+    for (uint32_t i = 0; i < n_linear_path + n_linear_bwd_path; i++) {
+        const struct linear_path *p =
+            i < n_linear_path ? &linear_paths[i] : &linear_bwd_paths[i - n_linear_path];
+        product = product || p->kernel == k;
+        runs = runs || (p->kernel == k && linear_path_runs(caps, p));
+    }
+    return !product || runs;
+}
+
+/* Last of the group. K_test_axpy is the GPU layer's own, and checked there. */
+void test_ops_ledger(void)
+{
+    struct gpu *g;
+    if (test_brief())
+        return;
+    test_case("every kernel that the device runs was dispatched by a checked case");
+    if (!test_whole_group()) {
+        test_skip("not all of the group has run");
+        return;
+    }
+    if (!(g = test_gpu()))
+        return;
+    for (uint32_t k = 0; k < KERNEL_COUNT; k++)
+        if (checked[k])
+            log_msg(HLM_LOG_INFO, "%s: checked first in \"%s\"", kernel_table[k].name, checked[k]);
+        else if (k != K_test_axpy && device_runs(gpu_caps(g), k))
+            FAIL("%s: no case dispatches it and compares what comes out", kernel_table[k].name);
 }

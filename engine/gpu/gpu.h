@@ -234,6 +234,7 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err);
 bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
+bool cmd_dispatches(const struct cmd *c, enum kernel k); /* at least once */
 uint32_t cmd_n_barrier(const struct cmd *c);
 
 /* ---- counters -------------------------------------------------------------------------------- */

@@ -55,6 +55,14 @@ bool cmd_f16(const struct cmd *c) { return c->f16; }
 uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
 uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
 
+bool cmd_dispatches(const struct cmd *c, enum kernel k)
+{
+    for (uint32_t i = 0; i < c->n_entry; i++)
+        if (c->entry[i].op == OP_DISPATCH && c->entry[i].k == k)
+            return true;
+    return false;
+}
+
 void cmd_fail(struct cmd *c, const char *fmt, ...)
 {
     char msg[400];
