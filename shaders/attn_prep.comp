@@ -11,9 +11,9 @@
 #define V_BINDING 7
 #include "kv.glsl"
 
-layout(constant_id = 2) const uint NORM = 0;
-layout(constant_id = 6) const uint RING = 0;    // 1: position pos lies in row pos % n_row
-layout(constant_id = 7) const uint DOCS = 0;    // 1: a row of documents; token t lies in row t
+layout(constant_id = SPEC_norm) const uint NORM = 0;
+layout(constant_id = SPEC_ring) const uint RING = 0;  // position pos lies in row pos % n_row
+layout(constant_id = SPEC_docs) const uint DOCS = 0;  // a row of documents; token t lies in row t
 layout(push_constant) uniform Push { push_attn_prep p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };

@@ -3,7 +3,7 @@
 //
 // Q8: the quants of a row, four to a word, then the scales of 32 elements each, two halves to a
 // word. The last block of a row may be shorter, the last half of one may be unused.
-layout(constant_id = 1) const uint KV_TYPE = F32;   // enum dtype: F32, F16 or Q8_0
+layout(constant_id = SPEC_kv_type) const uint KV_TYPE = F32;  // enum dtype: F32, F16 or Q8_0
 #ifdef KV_WRITE
 #define KV_ACCESS
 #else

@@ -13,9 +13,9 @@
 #include "linear.glsl"
 #include "act.glsl"
 
-layout(constant_id = 3) const uint ROWS = 1;
-layout(constant_id = 4) const uint COLS = 1;
-layout(constant_id = 5) const uint IN = IN_PLAIN;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;
+layout(constant_id = SPEC_cols) const uint COLS = 1;
+layout(constant_id = SPEC_in) const uint IN = IN_PLAIN;
 layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
 
 void main()

@@ -11,8 +11,8 @@
 #include "linear.glsl"
 #include "linear_many.glsl"
 
-layout(constant_id = 3) const uint ROWS = 1;        // a multiple of WG
-layout(constant_id = 4) const uint TOKS = 1;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;  // a multiple of WG
+layout(constant_id = SPEC_toks) const uint TOKS = 1;
 const uint OWN = ROWS / WG;
 
 uint row_of(owned o, uint r) { return (o.w_row + min(r, p.n_out - 1)) * p.row_q; }

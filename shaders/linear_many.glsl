@@ -3,7 +3,7 @@
 // % n_used of token e / n_used, its product goes to row e of y, and x is read from the token's row
 // (GROUPED_TOKEN) or from row e (GROUPED_ENTRY). Include after defining ENTRIES_BINDING; the tiles
 // are bound behind it.
-layout(constant_id = 5) const uint GROUPED = GROUPED_NOT;
+layout(constant_id = SPEC_grouped) const uint GROUPED = GROUPED_NOT;
 // by expert; count and of each expert, first entry, entries
 layout(set = 0, binding = ENTRIES_BINDING) readonly buffer Entries { uint entries[]; };
 layout(set = 0, binding = ENTRIES_BINDING + 1) readonly buffer Tiles { uint tiles[]; };

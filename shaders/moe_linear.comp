@@ -10,9 +10,9 @@
 #define CODEBOOK_BINDING 6
 #include "weight.glsl"
 
-layout(constant_id = 2) const uint OUT = OUT_SLOTS;
+layout(constant_id = SPEC_out) const uint OUT = OUT_SLOTS;
 const bool SUMS = OUT == OUT_SUM || OUT == OUT_SUM_ADD;
-layout(constant_id = 3) const uint ROWS = 1;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;
 layout(push_constant) uniform Push { push_expert p; };
 layout(set = 0, binding = 1) readonly buffer X { vec4 x[]; };
 layout(set = 0, binding = 2) buffer Y { float y[]; };

@@ -4,22 +4,22 @@
 // logits alone. ROUTE_SIGMOID: by sigmoid plus bias, within the best groups of experts where there
 // are groups (a group counts as much as its two best); weights are without the bias. HELD: the
 // experts stand there already, whatever the logits say, and get their weights. COUNT: the choices
-// are counted, of a row of documents (ROW) those of tokens that are no padding. One workgroup a
+// are counted, of a row of documents (DOCS) those of tokens that are no padding. One workgroup a
 // token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint ROUTE = ROUTE_SOFTMAX;
-layout(constant_id = 2) const uint HELD = 0;
-layout(constant_id = 3) const uint COUNT = 0;
-layout(constant_id = 4) const uint ROW = 0;
+layout(constant_id = SPEC_route) const uint ROUTE = ROUTE_SOFTMAX;
+layout(constant_id = SPEC_held) const uint HELD = 0;
+layout(constant_id = SPEC_count) const uint COUNT = 0;
+layout(constant_id = SPEC_docs) const uint DOCS = 0;
 layout(push_constant) uniform Push { push_route p; };
 layout(binding = 0) readonly buffer X { float x[]; };
 layout(binding = 1) buffer Id { uint id[]; };                   // [n_tok][id_stride]
 layout(binding = 2) writeonly buffer Wt { float wt[]; };        // [n_tok][id_stride]
 layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], ROUTE_SIGMOID alone
 layout(binding = 4) buffer Load { uint load[]; };               // [n_expert], COUNT alone
-layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
+layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
 
 const uint MAX_EXPERT = 512, MAX_USED = 64, MAX_GROUP = 64;
 #define NEVER uintBitsToFloat(0xff800000u)      // minus infinity
@@ -98,7 +98,7 @@ void main()
         sum += ROUTE == ROUTE_SIGMOID ? weight[s] : exp1(weight[s] - top);
     if (ROUTE == ROUTE_SIGMOID)
         by = p.renorm != 0 ? p.scale / (sum + 1e-20) : p.scale;
-    bool counts = COUNT != 0 && (ROW == 0 || real[t] != 0);
+    bool counts = COUNT != 0 && (DOCS == 0 || real[t] != 0);
     for (uint s = lane(); s < p.n_used; s += WG) {
         if (HELD == 0)
             id[to + s] = chosen[s];

@@ -7,7 +7,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint ROUTE = ROUTE_SOFTMAX;
+layout(constant_id = SPEC_route) const uint ROUTE = ROUTE_SOFTMAX;
 layout(push_constant) uniform Push { push_route_bwd p; };
 layout(binding = 0) readonly buffer X { float x[]; };
 layout(binding = 1) readonly buffer Id { uint id[]; };      // [n_tok][id_stride]

@@ -7,7 +7,7 @@
 // (engine/base/dtype_codebooks.h); for the others any buffer may be bound there. W_TYPE is GGUF's
 // type id, a constant that is folded when the pipeline is made.
 
-layout(constant_id = 1) const uint W_TYPE = 0;
+layout(constant_id = SPEC_w_type) const uint W_TYPE = 0;
 
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight4 { uvec4 w_quad[]; };
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight1 { uint w_word[]; };

@@ -506,8 +506,8 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, bool factors,
                                    .q_step = 2 * HD,
                                    .eps = EPS };
     const struct gpu_caps *caps = gpu_caps(g);
-    cmd_dispatch(r.c, K_attn_prep, GRID(N_HEAD, 1, 1), SPEC(wg_size(caps, 64), F32, true),
-                 PUSH(push),
+    cmd_dispatch(r.c, K_attn_prep, GRID(N_HEAD, 1, 1),
+                 SPEC(.wg = wg_size(caps, 64), .kv_type = F32, .norm = true), PUSH(push),
                  USES(READ(p), READ(w), READ(w), READ(turns), READ(b.step), WRITE(q), WRITE(none),
                       WRITE(none)));
     if (rig_run(&r) && rig_near(&r, "rotary", q, want, 0)) {

@@ -120,7 +120,7 @@ static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_
                                .tile = TILE,
                                .chunk = CHUNK };
     cmd_dispatch(r.c, K_moe_sort, GRID(div_up(n, CHUNK), 1, 1),
-                 SPEC(min_u32(512, gpu_caps(g)->max_invocations)), PUSH(p),
+                 SPEC(.wg = min_u32(512, gpu_caps(g)->max_invocations)), PUSH(p),
                  USES(READ(ids), WRITE(entries), WRITE(tiles)));
     if (rig_run(&r)) {
         const float *got_f = rig_get(&r, entries), *tile_f = rig_get(&r, tiles);

@@ -65,7 +65,8 @@ static void route_case(struct gpu *g, const struct route_row *c)
                             .renorm = !c->raw,
                             .scale = 2.5f };
     uint32_t wg = wg_size(gpu_caps(g), 64);
-    cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1), SPEC(wg, c->sigmoid, 1), PUSH(p),
+    cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1),
+                 SPEC(.wg = wg, .route = c->sigmoid, .held = 1), PUSH(p),
                  USES(READ(x), BOTH(id), WRITE(wt), READ(x), BOTH(id), READ(x)));
     struct push_route_bwd b = {
         .n_tok = c->n_tok,
@@ -79,8 +80,9 @@ static void route_case(struct gpu *g, const struct route_row *c)
         .renorm = !c->raw,
         .scale = 2.5f,
     };
-    cmd_dispatch(r.c, K_moe_route_bwd, GRID(div_up(c->n_tok, wg), 1, 1), SPEC(wg, c->sigmoid),
-                 PUSH(b), USES(READ(x), READ(id), READ(wt), READ(dwt), BOTH(dx)));
+    cmd_dispatch(r.c, K_moe_route_bwd, GRID(div_up(c->n_tok, wg), 1, 1),
+                 SPEC(.wg = wg, .route = c->sigmoid), PUSH(b),
+                 USES(READ(x), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 
     double *logits = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, dx_v, n);
     double *want_wt = rig_doubles(&r, NULL, n_wt), *d = rig_doubles(&r, dwt_v, n_wt);
@@ -144,11 +146,12 @@ static void sum_bwd_case(struct gpu *g, const struct sum_row *c)
                               .res_stride = dres.stride,
                               .y_stride = dy.stride,
                               .dwt_stride = dwt.stride };
-    cmd_dispatch(r.c, K_moe_sum_bwd, GRID(c->n_tok, c->n_used, 1), SPEC(wg, c->add), PUSH(p),
-                 USES(BOTH(x), READ(wt), READ(dy), BOTH(dwt), BOTH(dres)));
+    cmd_dispatch(r.c, K_moe_sum_bwd, GRID(c->n_tok, c->n_used, 1), SPEC(.wg = wg, .add = c->add),
+                 PUSH(p), USES(BOTH(x), READ(wt), READ(dy), BOTH(dwt), BOTH(dres)));
     /* what follows an expert's input: the rows of a token summed onto a gradient */
-    cmd_dispatch(r.c, K_moe_sum, GRID(div_up(c->n / 4 * c->n_tok, wg), 1, 1), SPEC(wg, 1, 1),
-                 PUSH(p), USES(READ(x), READ(wt), READ(even), WRITE(even)));
+    cmd_dispatch(r.c, K_moe_sum, GRID(div_up(c->n / 4 * c->n_tok, wg), 1, 1),
+                 SPEC(.wg = wg, .add = 1, .even = 1), PUSH(p),
+                 USES(READ(x), READ(wt), READ(even), WRITE(even)));
 
     double *dx = rig_doubles(&r, NULL, n_x), *want_dwt = rig_doubles(&r, dwt_v, n_entry);
     double *want_dres = rig_doubles(&r, dres_v, n_y), *sum = rig_doubles(&r, even_v, n_y);

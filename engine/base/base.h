@@ -13,6 +13,13 @@
 #define HLM_PRINTF(fmt, args)
 #endif
 
+/* A struct whose members are always initialised by name: struct HLM_NAMED x { ... }. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define HLM_NAMED __attribute__((designated_init))
+#else
+#define HLM_NAMED
+#endif
+
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* One reason why a call failed. Zero it before use; the first message wins. */
