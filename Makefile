@@ -111,7 +111,7 @@ $(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
 	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) -MMD -MP -c -o $@ $<
 $(B)/shaders.c: $(B)/embed $(blobs) $(B)/list
 	$(Q)$(B)/embed $@ $(blobs)
-$(B)/embed: tools/embed.c engine/gpu/kernels.def shaders/push.h
+$(B)/embed: tools/embed.c engine/gpu/kernels.def shaders/push.h shaders/enums.h shaders/spec.def
 	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) -O1 -I. -o $@ $<
 $(B)/shaders/%.spv: shaders/%.comp                      # glslang has no quiet mode that keeps errors
 	$(call say,GLSL,$<)
@@ -124,7 +124,7 @@ $(B)/list:  now = $(engine) $(blobs)
 $(B)/flags $(B)/list: FORCE     # newer than what was made from them once flags or files are others
 	@mkdir -p $(@D); echo '$(now)' | cmp -s - $@ || echo '$(now)' >$@
 # An include that is gone is no error: what needed it is made anew.
-shaders/%.glsl shaders/%.h: ;
+shaders/%.glsl shaders/%.h shaders/%.def: ;
 
 # Not those of builds within, which another make may be at: B=build/asan.
 -include $(shell find $(B)/obj $(B)/shaders -name '*.d' 2>/dev/null)

@@ -5,7 +5,7 @@
 #include "common.glsl"
 #include "act.glsl"
 
-layout(constant_id = 1) const uint ACT = 0;
+layout(constant_id = SPEC_act) const uint ACT = ACT_SWIGLU;
 layout(push_constant) uniform Push { push_act p; };
 layout(binding = 0) readonly buffer X { vec4 x[]; };
 layout(binding = 1) writeonly buffer Y { vec4 y[]; };

@@ -1,6 +1,5 @@
 // act: what a feed-forward does between its matrices, four elements at a time. Limit L > 0 cuts
 // silu(gate) from above and up on both sides (Step-3.5); relu2 has no gate.
-const uint ACT_SWIGLU = 0, ACT_RELU2 = 1;
 
 vec4 act_swiglu(vec4 gate, vec4 up, float limit)
 {

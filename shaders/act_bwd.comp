@@ -4,7 +4,7 @@
 #include "common.glsl"
 #include "act.glsl"
 
-layout(constant_id = 1) const uint ACT = 0;
+layout(constant_id = SPEC_act) const uint ACT = ACT_SWIGLU;
 layout(push_constant) uniform Push { push_act_bwd p; };
 layout(binding = 0) readonly buffer X { vec4 x[]; };
 layout(binding = 1) readonly buffer Dy { vec4 dy[]; };

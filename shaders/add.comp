@@ -3,7 +3,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint QUADS = 0;
+layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;
 layout(push_constant) uniform Push { push_add p; };
 layout(binding = 0) readonly buffer X4 { vec4 x4[]; };
 layout(binding = 0) readonly buffer X1 { float x1[]; };
@@ -13,11 +13,11 @@ layout(binding = 1) buffer Y1 { float y1[]; };
 void main()
 {
     uint i = gl_GlobalInvocationID.x;
-    if (i >= (QUADS != 0 ? p.n / 4 : p.n))
+    if (i >= (ALIGNED != 0 ? p.n / 4 : p.n))
         return;
     for (uint t = gl_WorkGroupID.y; t < p.n_row; t += gl_NumWorkGroups.y) {
         uint from = t * p.x_stride + p.x_col, to = t * p.y_stride + p.y_col;
-        if (QUADS != 0)
+        if (ALIGNED != 0)
             y4[to / 4 + i] += x4[from / 4 + i];
         else
             y1[to + i] += x1[from + i];

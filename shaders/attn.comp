@@ -10,7 +10,7 @@
 #include "kv.glsl"
 
 // quads of the head per lane, ceil(head_dim / 4 / WG)
-layout(constant_id = 2) const uint QUADS = 1;
+layout(constant_id = SPEC_quads) const uint QUADS = 1;
 layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
 layout(binding = 3) readonly buffer Step { step st; };

@@ -1,9 +1,8 @@
 // attn: which keys a token sees, and how the attention kernels leave a head: divided and gated by
 // sigmoid, or, where attn_merge follows, undivided with its maximum and sum behind it.
 // Include after declaring p, proj, proj1 and y.
-layout(constant_id = 5) const uint GATE = 0;    // enum attention_gate of op.h
-const uint GATE_ELEM = 1, GATE_HEAD = 2;
-layout(constant_id = 6) const uint RING = 0;    // 1: a token sees p.window keys; in a ring
+layout(constant_id = SPEC_gate) const uint GATE = GATE_NONE;
+layout(constant_id = SPEC_ring) const uint RING = 0;  // 1: a token sees p.window keys; in a ring
 const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
 
 uint first_key(uint pos) { return RING != 0 && pos >= p.window ? pos + 1 - p.window : 0; }

@@ -8,8 +8,8 @@
 #define V_BINDING 2
 #include "kv.glsl"
 
-layout(constant_id = 2) const uint QUADS = 1;       // head_dim / 4
-layout(constant_id = 3) const uint HEADS = 1;
+layout(constant_id = SPEC_quads) const uint QUADS = 1;  // head_dim / 4
+layout(constant_id = SPEC_heads) const uint HEADS = 1;
 layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
 layout(binding = 3) readonly buffer Step { step st; };

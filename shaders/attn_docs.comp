@@ -9,8 +9,7 @@
 layout(push_constant) uniform Push { push_attn_docs p; };
 #include "attn_docs.glsl"
 
-layout(constant_id = 7) const uint GATE = 0;    // enum attention_gate of op.h
-const uint GATE_ELEM = 1, GATE_HEAD = 2;
+layout(constant_id = SPEC_gate) const uint GATE = GATE_NONE;
 layout(binding = 0) readonly buffer Q { vec4 q[]; };            // [n_tok][n_head][head_dim]
 layout(binding = 1) readonly buffer K { vec4 k[]; };            // [n_kv_head][n_tok][head_dim]
 layout(binding = 2) readonly buffer V { vec4 v[]; };

@@ -6,11 +6,11 @@
 // of rows are gathered a round at a time and added up over the slices in their order; what comes
 // of them is added up row by row, so that a token gets the same wherever its document stands and
 // whatever its neighbours are.
-layout(constant_id = 2) const uint QUADS = 1;   // of a slice
-layout(constant_id = 3) const uint SLICES = 1;  // head_dim = 4 * QUADS * SLICES
-layout(constant_id = 4) const uint HEADS = 1;   // query heads of a workgroup; they share a key head
-layout(constant_id = 5) const uint ROUND = 1;   // rows of a round
-layout(constant_id = 6) const uint WINDOW = 0;  // 1: a token sees the newest p.window keys alone
+layout(constant_id = SPEC_quads) const uint QUADS = 1;    // of a slice
+layout(constant_id = SPEC_slices) const uint SLICES = 1;  // head_dim = 4 * QUADS * SLICES
+layout(constant_id = SPEC_heads) const uint HEADS = 1;    // query heads of a workgroup, of one key head
+layout(constant_id = SPEC_round) const uint ROUND = 1;    // rows of a round
+layout(constant_id = SPEC_window) const uint WINDOW = 0;  // 1: a token sees the p.window newest keys
 const uint ROWS = WG / SLICES;                  // that a workgroup owns, a lane a slice of one
 
 uint slice() { return lane() % SLICES; }

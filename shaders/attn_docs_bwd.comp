@@ -6,8 +6,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 7) const uint GATE = 0;    // enum attention_gate of op.h
-const uint GATE_ELEM = 1, GATE_HEAD = 2;
+layout(constant_id = SPEC_gate) const uint GATE = GATE_NONE;
 layout(push_constant) uniform Push { push_attn_docs p; };
 layout(binding = 0) readonly buffer Dy { vec4 dy[]; };          // [n_tok][n_head][head_dim]
 layout(binding = 1) readonly buffer Y { vec4 y[]; };

@@ -10,7 +10,7 @@
 layout(push_constant) uniform Push { push_attn_docs p; };
 #include "attn_docs.glsl"
 
-layout(constant_id = 7) const uint KEYS = 1;   // keys of a lane, ROWS apart
+layout(constant_id = SPEC_keys) const uint KEYS = 1;  // keys of a lane, ROWS apart
 layout(binding = 0) readonly buffer Q { vec4 q[]; };            // [n_tok][n_head][head_dim]
 layout(binding = 1) readonly buffer K { vec4 k[]; };            // [n_kv_head][n_tok][head_dim]
 layout(binding = 2) readonly buffer V { vec4 v[]; };

@@ -11,9 +11,9 @@
 #define V_BINDING 7
 #include "kv.glsl"
 
-layout(constant_id = 2) const uint NORM = 0;
-layout(constant_id = 6) const uint RING = 0;    // 1: position pos lies in row pos % n_row
-layout(constant_id = 7) const uint DOCS = 0;    // 1: a row of documents; token t lies in row t
+layout(constant_id = SPEC_norm) const uint NORM = 0;
+layout(constant_id = SPEC_ring) const uint RING = 0;  // position pos lies in row pos % n_row
+layout(constant_id = SPEC_docs) const uint DOCS = 0;  // a row of documents; token t lies in row t
 layout(push_constant) uniform Push { push_attn_prep p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
@@ -60,11 +60,11 @@ void main()
 
     if (is_v) {
         for (uint i = lane(); i < quads; i += WG)
-            if (KV_TYPE == KV_Q8)
+            if (KV_TYPE == Q8_0)
                 q8_row[i] = proj[at + i];
             else
                 store_v(cache, i, proj[at + i]);
-        if (KV_TYPE == KV_Q8)
+        if (KV_TYPE == Q8_0)
             store_q8(true, cache, quads);
         return;
     }
@@ -87,11 +87,11 @@ void main()
         vec4 v = rotated4(i, pos);
         if (is_q)
             q_out[(t * p.n_head + slot) * quads + i] = v;
-        else if (KV_TYPE == KV_Q8)
+        else if (KV_TYPE == Q8_0)
             q8_row[i] = v;
         else
             store_k(cache, i, v);
     }
-    if (KV_TYPE == KV_Q8 && !is_q)
+    if (KV_TYPE == Q8_0 && !is_q)
         store_q8(false, cache, quads);
 }

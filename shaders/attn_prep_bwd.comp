@@ -7,7 +7,7 @@
 #include "common.glsl"
 #include "rope.glsl"
 
-layout(constant_id = 2) const uint NORM = 0;
+layout(constant_id = SPEC_norm) const uint NORM = 0;
 layout(push_constant) uniform Push { push_attn_prep_bwd p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };

@@ -5,10 +5,10 @@
 // A workgroup makes a tile of TILE rows and LANES * COLS columns of one matrix, a lane ROWS by COLS
 // of it: neighbouring lanes have neighbouring columns. Tiles of a matrix count along the grid's z,
 // its rows first.
-layout(constant_id = 1) const uint Q = 64;          // tokens of a chunk, a multiple of 4
-layout(constant_id = 2) const uint LANES = 32;
-layout(constant_id = 3) const uint ROWS = 8;        // a multiple of 4
-layout(constant_id = 4) const uint COLS = 2;
+layout(constant_id = SPEC_q) const uint Q = 64;        // tokens of a chunk, a multiple of 4
+layout(constant_id = SPEC_lanes) const uint LANES = 32;
+layout(constant_id = SPEC_rows) const uint ROWS = 8;     // a multiple of 4
+layout(constant_id = SPEC_cols) const uint COLS = 2;
 const uint TILE = WG / LANES * ROWS;
 
 uint d_inner() { return p.n_head * p.head_dim; }

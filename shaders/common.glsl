@@ -5,12 +5,17 @@
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_EXT_control_flow_attributes : require
 
-layout(local_size_x_id = 0) in;
+// SPEC_name: the id of a specialization constant.
+#define CONSTANT(id, name) const int SPEC_##name = id;
+#include "spec.def"
+#undef CONSTANT
+
+layout(local_size_x_id = SPEC_wg) in;
 #define WG gl_WorkGroupSize.x
 
 // 1: the workgroup is known to be one subgroup; set by cmd_dispatch. A shader without a barrier in
 // its reductions starts several times faster on a CPU device.
-layout(constant_id = 11) const uint ONE_SUBGROUP = 0;
+layout(constant_id = SPEC_one_subgroup) const uint ONE_SUBGROUP = 0;
 
 #include "push.h"
 

@@ -8,12 +8,12 @@
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 
-layout(constant_id = 3) const uint ROWS = 128;
-layout(constant_id = 4) const uint TOKS = 64;
-layout(constant_id = 7) const uint FM = 16;
-layout(constant_id = 8) const uint FN = 16;
-layout(constant_id = 9) const uint FK = 16;
-layout(constant_id = 10) const uint SUBGROUPS = 8;
+layout(constant_id = SPEC_rows) const uint ROWS = 128;
+layout(constant_id = SPEC_toks) const uint TOKS = 64;
+layout(constant_id = SPEC_fm) const uint FM = 16;
+layout(constant_id = SPEC_fn) const uint FN = 16;
+layout(constant_id = SPEC_fk) const uint FK = 16;
+layout(constant_id = SPEC_subgroups) const uint SUBGROUPS = 8;
 const uint DEPTH = 64;
 const uint SG_N = TOKS / FN > 1 && SUBGROUPS > 1 ? 2 : 1, SG_M = SUBGROUPS / SG_N;
 const uint FRAGS_M = ROWS / (SG_M * FM), FRAGS_N = TOKS / (SG_N * FN);

@@ -11,9 +11,9 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint D_STATE = 4;
-layout(constant_id = 2) const uint CHUNK = 8;           // a multiple of 8
-layout(constant_id = 3) const uint DOCS = 0;                // chunks of documents; T and A are kept
+layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
+layout(constant_id = SPEC_chunk) const uint CHUNK = 8;      // a multiple of 8
+layout(constant_id = SPEC_docs) const uint DOCS = 0;        // chunks of documents; T and A are kept
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
 layout(binding = 1) readonly buffer P { float proj[]; };

@@ -9,7 +9,7 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint CHUNK = 16;
+layout(constant_id = SPEC_chunk) const uint CHUNK = 16;
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer Parts { float parts[]; };   // [slot][q, k, r, b dR V][chunk]
                                                                 // [d_state / 4]

@@ -6,13 +6,13 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint D_STATE = 4;
-layout(constant_id = 2) const uint CHUNK = 4;
-layout(constant_id = 3) const uint COLS = 4;                // a quarter of it divides WG
-layout(constant_id = 4) const uint ROWS = 1;                // of a chunk that a lane makes at once,
-                                                            // 4 at most: of P, whole fours
-layout(constant_id = 5) const uint FOURS = 1;               // of rows of M, likewise
-layout(constant_id = 6) const uint DOCS = 0;                // chunks of documents; V' replaces U
+layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
+layout(constant_id = SPEC_chunk) const uint CHUNK = 4;
+layout(constant_id = SPEC_cols) const uint COLS = 4;    // a quarter of it divides WG
+layout(constant_id = SPEC_rows) const uint ROWS = 1;    // of a chunk that a lane makes at once,
+                                                        // 4 at most: of P, whole fours
+layout(constant_id = SPEC_fours) const uint FOURS = 1;  // of rows of M, likewise
+layout(constant_id = SPEC_docs) const uint DOCS = 0;    // chunks of documents; V' replaces U
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
 layout(binding = 1) buffer Uw { vec4 uw4[]; };              // [slot][U, W][CHUNK][D_STATE]

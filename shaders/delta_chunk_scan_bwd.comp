@@ -7,11 +7,11 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint D_STATE = 4;
-layout(constant_id = 2) const uint CHUNK = 4;
-layout(constant_id = 3) const uint COLS = 4;
-layout(constant_id = 4) const uint ROWS = 1;
-layout(constant_id = 5) const uint FOURS = 1;
+layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
+layout(constant_id = SPEC_chunk) const uint CHUNK = 4;
+layout(constant_id = SPEC_cols) const uint COLS = 4;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;
+layout(constant_id = SPEC_fours) const uint FOURS = 1;
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
 layout(binding = 1) readonly buffer Uw { vec4 uw4[]; };     // [slot][V', W][CHUNK][D_STATE]

@@ -4,7 +4,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint CONV_K = 4;
+layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
 layout(push_constant) uniform Push { push_delta p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };

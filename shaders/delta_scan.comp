@@ -8,7 +8,7 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint D_STATE = 4;
+layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
 layout(push_constant) uniform Push { push_delta p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok][d_conv]: q heads,
                                                                 // k heads, v heads

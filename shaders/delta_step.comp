@@ -6,8 +6,8 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint D_STATE = 4;
-layout(constant_id = 2) const uint CONV_K = 4;
+layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
+layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
 layout(push_constant) uniform Push { push_delta p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };

@@ -8,7 +8,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint ADD = 0;
+layout(constant_id = SPEC_add) const uint ADD = 0;
 layout(push_constant) uniform Push { push_dropout p; };
 layout(binding = 0) readonly buffer X { vec4 x[]; };
 layout(binding = 1) buffer Y { vec4 y[]; };

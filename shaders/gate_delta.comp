@@ -4,7 +4,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint DECAY = 0;
+layout(constant_id = SPEC_decay) const uint DECAY = 0;
 
 layout(push_constant) uniform Push { push_gate_delta p; };
 layout(binding = 0) readonly buffer Base { float base[]; };

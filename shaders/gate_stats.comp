@@ -1,17 +1,17 @@
 #version 450
-// gate_stats: GATE_STATS of push.h for the tokens of a batch, a recurrent head a workgroup. ROW: of
-// a row of documents, where tokens of padding are left out.
+// gate_stats: GATE_STATS of push.h for the tokens of a batch, a recurrent head a workgroup. DOCS:
+// of a row of documents, where tokens of padding are left out.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint MAMBA = 0;
-layout(constant_id = 2) const uint ROW = 0;
+layout(constant_id = SPEC_mamba) const uint MAMBA = 0;
+layout(constant_id = SPEC_docs) const uint DOCS = 0;
 layout(push_constant) uniform Push { push_gate_stats p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer A { float ssm_a[]; };
 layout(binding = 2) readonly buffer Dt { float dt_bias[]; };
-layout(binding = 3) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
+layout(binding = 3) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
 layout(binding = 4) writeonly buffer Out { float stats[]; };     // [n_head][GATE_STATS]
 
 const float FAR = 3e38;
@@ -22,7 +22,7 @@ void main()
     float a = ssm_a[head], bias = dt_bias[head];
     float n = 0.0, decays = 0.0, writes = 0.0, least = FAR, most = -FAR;
     [[dont_unroll]] for (uint t = lane(); t < p.n_tok; t += WG) {
-        if (ROW != 0 && real[t] == 0)
+        if (DOCS != 0 && real[t] == 0)
             continue;
         float x = proj[t * p.p_stride + p.decay_col + head];
         mamba_gates g = mamba_gate(a, bias, x);

@@ -3,7 +3,7 @@
 //
 // Q8: the quants of a row, four to a word, then the scales of 32 elements each, two halves to a
 // word. The last block of a row may be shorter, the last half of one may be unused.
-layout(constant_id = 1) const uint KV_TYPE = 0;     // one of push.h
+layout(constant_id = SPEC_kv_type) const uint KV_TYPE = F32;  // enum dtype: F32, F16 or Q8_0
 #ifdef KV_WRITE
 #define KV_ACCESS
 #else
@@ -19,7 +19,7 @@ layout(set = 0, binding = V_BINDING) KV_ACCESS buffer V1 { uint v_q8[]; };
 // Where row begins, in units that the type is loaded in; quads of an element row.
 uint kv_at(uint row, uint quads)
 {
-    return row * (KV_TYPE == KV_Q8 ? quads + (quads + 15) / 16 : quads);
+    return row * (KV_TYPE == Q8_0 ? quads + (quads + 15) / 16 : quads);
 }
 
 vec4 half4(uvec2 h) { return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y)); }
@@ -33,17 +33,17 @@ vec4 quant4(uint q, uint d, uint i)
 // Quad i of the row of `quads` that begins at `at`.
 vec4 load_k(uint at, uint i, uint quads)
 {
-    if (KV_TYPE == KV_Q8)
+    if (KV_TYPE == Q8_0)
         return quant4(k_q8[at + i], k_q8[at + quads + i / 16], i);
-    if (KV_TYPE == KV_F16)
+    if (KV_TYPE == F16)
         return half4(k_f16[at + i]);
     return uintBitsToFloat(k_f32[at + i]);
 }
 vec4 load_v(uint at, uint i, uint quads)
 {
-    if (KV_TYPE == KV_Q8)
+    if (KV_TYPE == Q8_0)
         return quant4(v_q8[at + i], v_q8[at + quads + i / 16], i);
-    if (KV_TYPE == KV_F16)
+    if (KV_TYPE == F16)
         return half4(v_f16[at + i]);
     return uintBitsToFloat(v_f32[at + i]);
 }
@@ -64,14 +64,14 @@ uvec2 to_half4(vec4 v)
 }
 void store_k(uint at, uint i, vec4 v)
 {
-    if (KV_TYPE == KV_F16)
+    if (KV_TYPE == F16)
         k_f16[at + i] = to_half4(v);
     else
         k_f32[at + i] = floatBitsToUint(v);
 }
 void store_v(uint at, uint i, vec4 v)
 {
-    if (KV_TYPE == KV_F16)
+    if (KV_TYPE == F16)
         v_f16[at + i] = to_half4(v);
     else
         v_f32[at + i] = floatBitsToUint(v);
@@ -86,7 +86,7 @@ uint quant_word(vec4 v, float d)
 }
 
 const uint MAX_HEAD = 512;
-shared vec4 q8_row[KV_TYPE == KV_Q8 ? MAX_HEAD / 4 : 1];
+shared vec4 q8_row[KV_TYPE == Q8_0 ? MAX_HEAD / 4 : 1];
 shared uint q8_scale[MAX_HEAD / 32 + 1];
 // Stores the row that all lanes have put into q8_row.
 void store_q8(bool is_v, uint at, uint quads)

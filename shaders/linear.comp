@@ -5,18 +5,17 @@
 //
 // What happens to x on the way in saves a dispatch and a barrier at the price of every workgroup
 // doing it anew:
-// IN_NORM: RMS over n_in, times a weight. IN_SWIGLU, IN_RELU2: the activation of act.glsl; with
-// SwiGLU x has 2 n_in columns, gates first.
+// IN_NORM: RMS over n_in, times a weight. IN_ACT: an activation of act.glsl; with SwiGLU x has
+// 2 n_in columns, gates first.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define CODEBOOK_BINDING 6
 #include "linear.glsl"
 #include "act.glsl"
 
-layout(constant_id = 3) const uint ROWS = 1;
-layout(constant_id = 4) const uint COLS = 1;
-layout(constant_id = 5) const uint IN = 0;
-const uint IN_NORM = 1, IN_SWIGLU = 2 + ACT_SWIGLU, IN_RELU2 = 2 + ACT_RELU2;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;
+layout(constant_id = SPEC_cols) const uint COLS = 1;
+layout(constant_id = SPEC_in) const uint IN = IN_PLAIN;
 layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
 
 void main()
@@ -48,11 +47,11 @@ void main()
                 v[c * 8 + i] = load_x(min(tok0 + c, p.n_tok - 1), k);
                 if (IN == IN_NORM && k < p.n_in)
                     v[c * 8 + i] *= norm_w[k / 4] * scale[c];
-                if (IN == IN_SWIGLU && k < p.n_in)
+                if (IN == IN_ACT + ACT_SWIGLU && k < p.n_in)
                     v[c * 8 + i] = act_swiglu(v[c * 8 + i],
                                               x[(min(tok0 + c, p.n_tok - 1) * p.x_stride +
                                                  p.x_col + p.n_in + k) / 4], p.limit);
-                if (IN == IN_RELU2)
+                if (IN == IN_ACT + ACT_RELU2)
                     v[c * 8 + i] = act_relu2(v[c * 8 + i]);
                 if (HAS_MIN)
                     v_sum[c] += i < 4 ? vec2(sum4(v[c * 8 + i]), 0) : vec2(0, sum4(v[c * 8 + i]));

@@ -5,13 +5,10 @@
 #include "weight.glsl"
 #include "halves.glsl"
 
-layout(constant_id = 2) const uint EPI = 0;
-const uint EPI_STORE = 0;       // y = product
-const uint EPI_ADD = 1;         // y = res + product
-const uint EPI_ADD_GATED = 2;   // y = res + product * sigmoid(gate[t])
+layout(constant_id = SPEC_epi) const uint EPI = EPI_STORE;
 
 // 1: operands are f16, rows of x lie as halves.glsl says.
-layout(constant_id = 6) const uint HALVES = 0;
+layout(constant_id = SPEC_halves) const uint HALVES = 0;
 
 layout(push_constant) uniform Push { push_linear p; };
 layout(set = 0, binding = 1) readonly restrict buffer X { vec4 x[]; };

@@ -6,10 +6,10 @@
 #include "weight.glsl"
 #include "halves.glsl"
 
-layout(constant_id = 2) const uint DY_QUADS = 0;    // rows and column of dy begin at multiples of 4
+layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows and column of dy: multiples of 4
 
 // 1: operands are f16, rows of dy lie as halves.glsl says.
-layout(constant_id = 6) const uint HALVES = 0;
+layout(constant_id = SPEC_halves) const uint HALVES = 0;
 
 layout(push_constant) uniform Push { push_linear_bwd p; };
 layout(set = 0, binding = 1) readonly restrict buffer Dy4 { vec4 dy4[]; };
@@ -24,7 +24,7 @@ vec4 load_dy(uint t, uint r)
         return half4(t * p.dy_stride, r);
     uint at = t * p.dy_stride + p.dy_col + r, n = p.n_out - r;
     vec4 v;
-    if (DY_QUADS != 0)
+    if (ALIGNED != 0)
         v = dy4[at / 4];
     else
         v = vec4(dy1[at], dy1[at + min(1u, n - 1)], dy1[at + min(2u, n - 1)],

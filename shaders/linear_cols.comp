@@ -11,8 +11,8 @@
 #include "linear.glsl"
 #include "linear_many.glsl"
 
-layout(constant_id = 3) const uint ROWS = 1;        // a multiple of WG
-layout(constant_id = 4) const uint TOKS = 1;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;  // a multiple of WG
+layout(constant_id = SPEC_toks) const uint TOKS = 1;
 const uint OWN = ROWS / WG;
 
 uint row_of(owned o, uint r) { return (o.w_row + min(r, p.n_out - 1)) * p.row_q; }
@@ -20,7 +20,7 @@ uint row_of(owned o, uint r) { return (o.w_row + min(r, p.n_out - 1)) * p.row_q;
 // What all lanes get of row r: from the lane that has it, or read by all.
 float scale_of(scales sc[OWN], uint r, uint w_row, uint n_block, uint b, bool upper, bool is_min)
 {
-    if (!is_min && (W_TYPE == T_F32 || W_TYPE == T_F16 || W_TYPE == T_BF16))
+    if (!is_min && (W_TYPE == F32 || W_TYPE == F16 || W_TYPE == BF16))
         return 1.0;
     if (ONE_SUBGROUP == 0) {
         scales s = weight_scales(w_row, n_block, b);

@@ -10,8 +10,8 @@
 #include "linear_bwd.glsl"
 #include "linear_many.glsl"
 
-layout(constant_id = 3) const uint QUADS = 8;       // 8, or fewer of F32
-layout(constant_id = 4) const uint TOKS = 1;
+layout(constant_id = SPEC_quads) const uint QUADS = 8;  // 8, or fewer of F32
+layout(constant_id = SPEC_toks) const uint TOKS = 1;
 const uint OWN = WG < 8 ? 8 / WG : 1;
 
 void main()

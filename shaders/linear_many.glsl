@@ -3,8 +3,7 @@
 // % n_used of token e / n_used, its product goes to row e of y, and x is read from the token's row
 // (GROUPED_TOKEN) or from row e (GROUPED_ENTRY). Include after defining ENTRIES_BINDING; the tiles
 // are bound behind it.
-layout(constant_id = 5) const uint GROUPED = 0;
-const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
+layout(constant_id = SPEC_grouped) const uint GROUPED = GROUPED_NOT;
 // by expert; count and of each expert, first entry, entries
 layout(set = 0, binding = ENTRIES_BINDING) readonly buffer Entries { uint entries[]; };
 layout(set = 0, binding = ENTRIES_BINDING + 1) readonly buffer Tiles { uint tiles[]; };
@@ -18,7 +17,7 @@ struct owned {
 bool own_tokens(uint per_group, out owned o)
 {
     uint i = gl_WorkGroupID.y;
-    if (GROUPED == 0) {
+    if (GROUPED == GROUPED_NOT) {
         o.w_row = 0;
         o.first = i * per_group;
         o.n = min(per_group, p.n_tok - o.first);
@@ -33,7 +32,7 @@ bool own_tokens(uint per_group, out owned o)
     return e < p.n_expert;
 }
 
-uint y_row(owned o, uint j) { return GROUPED == 0 ? o.first + j : entries[o.first + j]; }
+uint y_row(owned o, uint j) { return GROUPED == GROUPED_NOT ? o.first + j : entries[o.first + j]; }
 uint x_row(owned o, uint j)
 {
     return GROUPED == GROUPED_TOKEN ? y_row(o, j) / p.n_used : y_row(o, j);

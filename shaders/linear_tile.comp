@@ -10,7 +10,7 @@
 #include "linear.glsl"
 #include "linear_many.glsl"
 
-layout(constant_id = 4) const uint TOKS = 8;
+layout(constant_id = SPEC_toks) const uint TOKS = 8;
 const uint ROWS = 128, PAD = 1;
 shared float tile_w[32][ROWS + PAD];
 shared float tile_x[32][TOKS * 8 + PAD];

@@ -9,7 +9,7 @@
 #include "linear_bwd.glsl"
 #include "linear_many.glsl"
 
-layout(constant_id = 4) const uint TOKS = 8;
+layout(constant_id = SPEC_toks) const uint TOKS = 8;
 const uint COLS = 128, PAD = 1;
 shared float tile_w[32][COLS + PAD];
 shared float tile_dy[32][TOKS * 8 + PAD];

@@ -4,7 +4,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint Q = 64;
+layout(constant_id = SPEC_q) const uint Q = 64;
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer Sums { float sums[]; };     // chunk.glsl
 layout(binding = 1) buffer States { float states[]; };          // [n_chunk][n_head][n]

@@ -7,9 +7,9 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint CONV_K = 4;
-layout(constant_id = 2) const uint CHANNELS = 64;
-layout(constant_id = 3) const uint TOKS = 16;
+layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
+layout(constant_id = SPEC_channels) const uint CHANNELS = 64;
+layout(constant_id = SPEC_toks) const uint TOKS = 16;
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };

@@ -6,8 +6,8 @@
 // A workgroup makes a tile of TILE rows and LANES * 4 columns of one matrix, a lane ROWS rows of
 // four columns: neighbouring lanes read neighbouring words. Tiles of a matrix count along the
 // grid's z, its rows first. No workgroup memory: on a CPU device it is no nearer than any other.
-layout(constant_id = 1) const uint LANES = 8;
-layout(constant_id = 2) const uint ROWS = 8;        // a multiple of 4
+layout(constant_id = SPEC_lanes) const uint LANES = 8;
+layout(constant_id = SPEC_rows) const uint ROWS = 8;    // a multiple of 4
 const uint TILE = WG / LANES * ROWS;
 
 layout(binding = 0) readonly buffer Chunks { uvec4 chunks[]; };

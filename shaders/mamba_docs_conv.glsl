@@ -1,8 +1,8 @@
 // mamba_docs_conv: four channels of the convolution of Mamba2 along a row of documents, forward and
 // for the backward again. The last tap is the token itself.
-layout(constant_id = 1) const uint CONV_K = 4;
-layout(constant_id = 2) const uint CHANNELS = 64;
-layout(constant_id = 3) const uint TOKS = 16;
+layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
+layout(constant_id = SPEC_channels) const uint CHANNELS = 64;
+layout(constant_id = SPEC_toks) const uint TOKS = 16;
 layout(binding = 0) readonly buffer First { uint first_of[]; };         // [n_tok]
 layout(binding = 1) readonly buffer P { vec4 proj4[]; };
 layout(binding = 2) readonly buffer W4 { vec4 conv_w4[]; };             // [d_conv][CONV_K]

@@ -8,8 +8,8 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint PART = 4;
-layout(constant_id = 2) const uint ROWS = 1;
+layout(constant_id = SPEC_part) const uint PART = 4;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok]: x, B, C, dt, decay
 layout(binding = 0) readonly buffer U1 { float u[]; };

@@ -6,8 +6,8 @@
 #include "common.glsl"
 #include "gate.glsl"
 
-layout(constant_id = 1) const uint CONV_K = 4;
-layout(constant_id = 2) const uint LANES = 1;
+layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
+layout(constant_id = SPEC_lanes) const uint LANES = 1;
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };

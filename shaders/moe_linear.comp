@@ -1,18 +1,18 @@
 #version 450
 // moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token, with
-// SLOTS_ADD added to what is there; with SUM weighted and summed over the slots, with SUM_ADD also
-// added to what y's row takes from res. A workgroup owns ROWS rows. Experts that are not bound
-// contribute nothing: a matrix wider than a binding is several dispatches, one after the other.
+// OUT_SLOTS_ADD added to what is there; with OUT_SUM weighted and summed over the slots, with
+// OUT_SUM_ADD also added to what y's row takes from res. A workgroup owns ROWS rows. Experts that
+// are not bound contribute nothing: a matrix wider than a binding is several dispatches, one after
+// the other.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0
 #define CODEBOOK_BINDING 6
 #include "weight.glsl"
 
-layout(constant_id = 2) const uint OUT = 0;
-const uint SUM = 1, SUM_ADD = 2, SLOTS_ADD = 3;
-const bool SUMS = OUT == SUM || OUT == SUM_ADD;
-layout(constant_id = 3) const uint ROWS = 1;
+layout(constant_id = SPEC_out) const uint OUT = OUT_SLOTS;
+const bool SUMS = OUT == OUT_SUM || OUT == OUT_SUM_ADD;
+layout(constant_id = SPEC_rows) const uint ROWS = 1;
 layout(push_constant) uniform Push { push_expert p; };
 layout(set = 0, binding = 1) readonly buffer X { vec4 x[]; };
 layout(set = 0, binding = 2) buffer Y { float y[]; };
@@ -55,7 +55,7 @@ void main()
         uint row = row0 + r;
         uint to = t * p.y_stride + slot0 * p.y_slot + p.y_col + row;
         if (lane() == 0 && row < p.n_out)
-            y[to] = OUT == SUM_ADD ? res[t * p.n_out + row] + sum :
-                    OUT == SLOTS_ADD ? y[to] + sum : sum;
+            y[to] = OUT == OUT_SUM_ADD ? res[t * p.n_out + row] + sum :
+                    OUT == OUT_SLOTS_ADD ? y[to] + sum : sum;
     }
 }

@@ -1,24 +1,25 @@
 #version 450
 // moe_route: the n_used best experts of each token (the lower index on a tie) and their weights.
-// Softmax: by logit, weights divided by their sum - which is the softmax over the chosen logits
-// alone. SIGMOID: by sigmoid plus bias, within the best groups of experts where there are groups (a
-// group counts as much as its two best); the weights are without the bias. HELD: the experts stand
-// there already, whatever the logits say, and get their weights. COUNT: the choices are counted, of
-// a row of documents (ROW) those of tokens that are no padding. One workgroup a token.
+// ROUTE_SOFTMAX: by logit; weights are divided by their sum, which is the softmax over the chosen
+// logits alone. ROUTE_SIGMOID: by sigmoid plus bias, within the best groups of experts where there
+// are groups (a group counts as much as its two best); weights are without the bias. HELD: the
+// experts stand there already, whatever the logits say, and get their weights. COUNT: the choices
+// are counted, of a row of documents (DOCS) those of tokens that are no padding. One workgroup a
+// token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint SIGMOID = 0;
-layout(constant_id = 2) const uint HELD = 0;
-layout(constant_id = 3) const uint COUNT = 0;
-layout(constant_id = 4) const uint ROW = 0;
+layout(constant_id = SPEC_route) const uint ROUTE = ROUTE_SOFTMAX;
+layout(constant_id = SPEC_held) const uint HELD = 0;
+layout(constant_id = SPEC_count) const uint COUNT = 0;
+layout(constant_id = SPEC_docs) const uint DOCS = 0;
 layout(push_constant) uniform Push { push_route p; };
 layout(binding = 0) readonly buffer X { float x[]; };
 layout(binding = 1) buffer Id { uint id[]; };                   // [n_tok][id_stride]
 layout(binding = 2) writeonly buffer Wt { float wt[]; };        // [n_tok][id_stride]
-layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], SIGMOID alone
+layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], ROUTE_SIGMOID alone
 layout(binding = 4) buffer Load { uint load[]; };               // [n_expert], COUNT alone
-layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
+layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
 
 const uint MAX_EXPERT = 512, MAX_USED = 64, MAX_GROUP = 64;
 #define NEVER uintBitsToFloat(0xff800000u)      // minus infinity
@@ -54,9 +55,9 @@ void keep_best_groups()
 void choose(uint at)
 {
     for (uint e = lane(); e < p.n_expert; e += WG)
-        left[e] = SIGMOID != 0 ? sigmoid(x[at + e]) + bias[e] : x[at + e];
+        left[e] = ROUTE == ROUTE_SIGMOID ? sigmoid(x[at + e]) + bias[e] : x[at + e];
     barrier();
-    if (SIGMOID != 0 && p.n_group > 1)
+    if (ROUTE == ROUTE_SIGMOID && p.n_group > 1)
         keep_best_groups();
     for (uint s = 0; s < p.n_used; s++) {
         float best = NEVER;
@@ -71,7 +72,7 @@ void choose(uint at)
         uint e = min(uint(-wg_max(first)), p.n_expert - 1);
         if (lane() == 0) {
             chosen[s] = e;
-            weight[s] = SIGMOID != 0 ? sigmoid(x[at + e]) : best;
+            weight[s] = ROUTE == ROUTE_SIGMOID ? sigmoid(x[at + e]) : best;
             left[e] = NEVER;
         }
         barrier();
@@ -84,7 +85,7 @@ void main()
     if (HELD != 0) {
         for (uint s = lane(); s < p.n_used; s += WG) {
             float v = x[at + id[to + s]];
-            weight[s] = SIGMOID != 0 ? sigmoid(v) : v;
+            weight[s] = ROUTE == ROUTE_SIGMOID ? sigmoid(v) : v;
         }
         barrier();
     } else {
@@ -94,15 +95,15 @@ void main()
     for (uint s = 1; s < p.n_used; s++)
         top = max(top, weight[s]);      // not the first one's where they are held
     for (uint s = 0; s < p.n_used; s++)
-        sum += SIGMOID != 0 ? weight[s] : exp1(weight[s] - top);
-    if (SIGMOID != 0)
+        sum += ROUTE == ROUTE_SIGMOID ? weight[s] : exp1(weight[s] - top);
+    if (ROUTE == ROUTE_SIGMOID)
         by = p.renorm != 0 ? p.scale / (sum + 1e-20) : p.scale;
-    bool counts = COUNT != 0 && (ROW == 0 || real[t] != 0);
+    bool counts = COUNT != 0 && (DOCS == 0 || real[t] != 0);
     for (uint s = lane(); s < p.n_used; s += WG) {
         if (HELD == 0)
             id[to + s] = chosen[s];
         if (counts)
             atomicAdd(load[chosen[s]], 1u);
-        wt[to + s] = SIGMOID != 0 ? weight[s] * by : exp1(weight[s] - top) / sum;
+        wt[to + s] = ROUTE == ROUTE_SIGMOID ? weight[s] * by : exp1(weight[s] - top) / sum;
     }
 }

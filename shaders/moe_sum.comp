@@ -4,8 +4,8 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint ADD = 0;
-layout(constant_id = 2) const uint EVEN = 0;
+layout(constant_id = SPEC_add) const uint ADD = 0;
+layout(constant_id = SPEC_even) const uint EVEN = 0;
 layout(push_constant) uniform Push { push_moe_sum p; };
 layout(binding = 0) readonly buffer X { vec4 x[]; };
 layout(binding = 1) readonly buffer Wt { float wt[]; };

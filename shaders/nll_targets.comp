@@ -8,7 +8,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint GRADIENT = 0;
+layout(constant_id = SPEC_gradient) const uint GRADIENT = 0;
 
 layout(push_constant) uniform Push { push_nll_targets p; };
 layout(binding = 0) buffer Logits { float l[]; };

@@ -5,7 +5,7 @@
 #include "common.glsl"
 #include "sum.glsl"
 
-layout(constant_id = 1) const uint LAST = 0;
+layout(constant_id = SPEC_last) const uint LAST = 0;
 
 layout(push_constant) uniform Push { push_norm_sum p; };
 layout(binding = 0) buffer Sums { float sums[]; };

@@ -11,12 +11,11 @@
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint ROWS = 4;        // a multiple of 4
-layout(constant_id = 2) const uint TURNED = 0;
-layout(constant_id = 3) const uint QUADS = 0;       // whose rows begin at multiples of 4: 1 L, 2 S
-layout(constant_id = 4) const uint SPLIT = 0;
-layout(constant_id = 5) const uint GROUPED = 0;
-const uint GROUPED_TOKEN = 1, GROUPED_ENTRY = 2;
+layout(constant_id = SPEC_rows) const uint ROWS = 4;        // a multiple of 4
+layout(constant_id = SPEC_turned) const uint TURNED = 0;
+layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows begin at multiples of 4: 1 L, 2 S
+layout(constant_id = SPEC_split) const uint SPLIT = 0;
+layout(constant_id = SPEC_grouped) const uint GROUPED = GROUPED_NOT;
 const uint OWN = (ROWS + WG - 1) / WG;      // quads of four tokens' short rows, by lanes
 
 layout(push_constant) uniform Push { push_outer p; };
@@ -32,7 +31,7 @@ layout(set = 0, binding = 4) readonly buffer Tiles { uint tiles[]; };   // linea
 vec4 load_long(uint t, uint l)
 {
     uint at = t * p.long_stride + p.long_col, top = p.n_long - 1;
-    if ((QUADS & 1u) != 0u)
+    if ((ALIGNED & 1u) != 0u)
         return long4[(at + min(l, top)) / 4];
     return vec4(long1[at + min(l, top)], long1[at + min(l + 1, top)],
                 long1[at + min(l + 2, top)], long1[at + min(l + 3, top)]);
@@ -40,7 +39,7 @@ vec4 load_long(uint t, uint l)
 vec4 load_short(uint t, uint s)
 {
     uint at = t * p.short_stride + p.short_col, top = p.n_short - 1;
-    if ((QUADS & 2u) != 0u)
+    if ((ALIGNED & 2u) != 0u)
         return short4[(at + min(s, top)) / 4];
     return vec4(short1[at + min(s, top)], short1[at + min(s + 1, top)],
                 short1[at + min(s + 2, top)], short1[at + min(s + 3, top)]);
@@ -60,14 +59,14 @@ uint tile_of(uint e)
     return lo;
 }
 
-uint row_of(uint i) { return GROUPED == 0 ? i : entries[i]; }
+uint row_of(uint i) { return GROUPED == GROUPED_NOT ? i : entries[i]; }
 
 void main()
 {
     uint l = (gl_WorkGroupID.x * WG + lane()) * 4, s0 = gl_WorkGroupID.y * ROWS;
     uint part = gl_WorkGroupID.z, first = part * p.per_split;
     uint end = min(first + p.per_split, p.n_tok);
-    if (GROUPED != 0) {
+    if (GROUPED != GROUPED_NOT) {
         uint i = tile_of(p.expert0 + part), past = tile_of(p.expert0 + part + 1);
         if (i == past)
             return;

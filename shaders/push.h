@@ -3,6 +3,7 @@
 #ifdef VULKAN
 #define uint32_t uint
 #endif
+#include "enums.h"
 
 /* What changes from one submission to the next. It lies in device memory; the last kernel of a
  * submission moves it on, so that the host writes nothing between tokens. */
@@ -112,11 +113,6 @@ struct push_dropout {
 };
 
 struct push_bias { uint32_t n, n_row, y_stride, y_col; };
-
-/* What a cache is stored as. */
-#define KV_F32 0
-#define KV_F16 1
-#define KV_Q8 2
 
 struct push_attn_prep {
     uint32_t n_head, n_kv_head, head_dim, n_rot;
@@ -242,14 +238,14 @@ struct push_mamba_docs {
 
 struct push_route {
     uint32_t n_expert, n_used, id_stride, x_stride, x_col;
-    uint32_t n_group, n_group_used;     /* SIGMOID, as the rest */
+    uint32_t n_group, n_group_used;     /* ROUTE_SIGMOID, as the rest */
     uint32_t renorm;
     float scale;
 };
 
 struct push_route_bwd {
     uint32_t n_tok, n_used, id_stride, dwt_stride, x_stride, x_col, dx_stride, dx_col;
-    uint32_t renorm;                    /* SIGMOID, as the rest */
+    uint32_t renorm;                    /* ROUTE_SIGMOID, as the rest */
     float scale;
 };
 

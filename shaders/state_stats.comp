@@ -1,16 +1,16 @@
 #version 450
-// state_stats: STATE_STATS of push.h for the states of a recurrent head, a head a workgroup. ROW:
+// state_stats: STATE_STATS of push.h for the states of a recurrent head, a head a workgroup. DOCS:
 // those that chunks of documents begin with, but not the zeros at a document's start, nor what
 // padding leaves. ADD: to what stands there.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint ROW = 0;
-layout(constant_id = 2) const uint ADD = 0;
+layout(constant_id = SPEC_docs) const uint DOCS = 0;
+layout(constant_id = SPEC_add) const uint ADD = 0;
 layout(push_constant) uniform Push { push_state_stats p; };
 layout(binding = 0) readonly buffer State { vec4 state4[]; };
-layout(binding = 1) readonly buffer Chunks { uvec4 chunks[]; }; // ROW alone
-layout(binding = 2) readonly buffer Real { uint real[]; };      // [n_tok], ROW alone
+layout(binding = 1) readonly buffer Chunks { uvec4 chunks[]; }; // DOCS alone
+layout(binding = 2) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
 layout(binding = 3) buffer Out { float stats[]; };               // [n_head][STATE_STATS]
 
 void main()
@@ -18,7 +18,7 @@ void main()
     uint head = gl_WorkGroupID.x, to = (p.head0 + head) * STATE_STATS, n4 = p.n / 4;
     float n = 0.0, squares = 0.0, most = 0.0;
     [[dont_unroll]] for (uint i = 0; i < p.n_chunk; i++) {
-        if (ROW != 0) {
+        if (DOCS != 0) {
             uvec4 c = chunks[p.chunk0 + i];
             if (c.y == 0 || c.z != 0 || real[c.x] == 0)
                 continue;

@@ -1,10 +1,10 @@
 #version 450
-// test_axpy: y[i] = a x[i] + y[i] + constant 1, for the tests of the GPU layer: order and ranges
+// test_axpy: y[i] = a x[i] + y[i] + BIAS, for the tests of the GPU layer: order and ranges
 // show in the result.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(constant_id = 1) const uint bias = 0;
+layout(constant_id = SPEC_bias) const uint BIAS = 0;
 layout(push_constant) uniform Push { push_test_axpy p; };
 layout(binding = 0) buffer Y { float y[]; };
 layout(binding = 1) readonly buffer X { float x[]; };
@@ -13,5 +13,5 @@ void main()
 {
     uint i = gl_GlobalInvocationID.x;
     if (i < p.n)
-        y[i] = p.a * x[i] + y[i] + float(bias);
+        y[i] = p.a * x[i] + y[i] + float(BIAS);
 }

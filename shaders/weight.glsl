@@ -7,7 +7,7 @@
 // (engine/base/dtype_codebooks.h); for the others any buffer may be bound there. W_TYPE is GGUF's
 // type id, a constant that is folded when the pipeline is made.
 
-layout(constant_id = 1) const uint W_TYPE = 0;
+layout(constant_id = SPEC_w_type) const uint W_TYPE = 0;
 
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight4 { uvec4 w_quad[]; };
 layout(set = 0, binding = WEIGHT_BINDING) readonly restrict buffer Weight1 { uint w_word[]; };
@@ -15,12 +15,6 @@ layout(set = 0, binding = CODEBOOK_BINDING) readonly restrict buffer Codebook
 {
     uint codebook_word[];
 };
-
-const uint T_F32 = 0, T_F16 = 1, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8,
-           T_Q2_K = 10, T_Q3_K = 11, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14, T_IQ2_XXS = 16,
-           T_IQ2_XS = 17, T_IQ3_XXS = 18, T_IQ1_S = 19, T_IQ4_NL = 20, T_IQ3_S = 21, T_IQ2_S = 22,
-           T_IQ4_XS = 23, T_IQ1_M = 29, T_BF16 = 30, T_TQ1_0 = 34, T_TQ2_0 = 35, T_MXFP4 = 39,
-           T_NVFP4 = 40, T_Q1_0 = 41, T_Q2_0 = 42;
 
 // Sixteen signed bytes each: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and E2M1
 // doubled, 0 1 2 3 4 6 8 12 and their negatives. Bytes in words: a table of floats is memory.
@@ -88,29 +82,29 @@ vec2 k_scale(uvec4 head, uint g)
 // once a half where minima differ.
 struct scales { vec2 d, m; };
 
-const bool MIN_HALVES = W_TYPE == T_Q2_K;
-const bool HAS_MIN = W_TYPE == T_Q4_0 || W_TYPE == T_Q4_1 || W_TYPE == T_Q5_0 ||
-                     W_TYPE == T_Q5_1 || W_TYPE == T_Q4_K || W_TYPE == T_Q5_K || MIN_HALVES;
+const bool MIN_HALVES = W_TYPE == Q2_K;
+const bool HAS_MIN = W_TYPE == Q4_0 || W_TYPE == Q4_1 || W_TYPE == Q5_0 ||
+                     W_TYPE == Q5_1 || W_TYPE == Q4_K || W_TYPE == Q5_K || MIN_HALVES;
 
 // Numbers of points of eight coordinates, and of four.
-const bool CODEBOOK_8 = W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M || W_TYPE == T_IQ2_XXS ||
-                    W_TYPE == T_IQ2_XS || W_TYPE == T_IQ2_S;
-const bool CODEBOOK_4 = W_TYPE == T_IQ3_XXS || W_TYPE == T_IQ3_S;
+const bool CODEBOOK_8 = W_TYPE == IQ1_S || W_TYPE == IQ1_M || W_TYPE == IQ2_XXS ||
+                    W_TYPE == IQ2_XS || W_TYPE == IQ2_S;
+const bool CODEBOOK_4 = W_TYPE == IQ3_XXS || W_TYPE == IQ3_S;
 
 // 32-bit words of quants in a block. In the types of four words, byte i of 16 holds element i
 // (low half) and element 16 + i (high half). In those of two, codes of 2 bits one behind the
 // other, or what IQ types have of a point's number; in those of one, bits or the latter. TQ1_0
 // alone has 13 for eight blocks.
-const uint QUANT_WORDS = W_TYPE == T_F32 ? 32 : W_TYPE == T_F16 || W_TYPE == T_BF16 ? 16 :
-                         W_TYPE == T_Q8_0 ? 8 :
-                         W_TYPE == T_Q2_K || W_TYPE == T_Q3_K || W_TYPE == T_TQ2_0 ||
-                         W_TYPE == T_Q2_0 || W_TYPE == T_IQ2_XS || CODEBOOK_4 ? 2 :
-                         W_TYPE == T_Q1_0 || CODEBOOK_8 ? 1 : 4;
+const uint QUANT_WORDS = W_TYPE == F32 ? 32 : W_TYPE == F16 || W_TYPE == BF16 ? 16 :
+                         W_TYPE == Q8_0 ? 8 :
+                         W_TYPE == Q2_K || W_TYPE == Q3_K || W_TYPE == TQ2_0 ||
+                         W_TYPE == Q2_0 || W_TYPE == IQ2_XS || CODEBOOK_4 ? 2 :
+                         W_TYPE == Q1_0 || CODEBOOK_8 ? 1 : 4;
 
 // The word behind the row's quants.
 uint aux_of(uint row, uint n_block)
 {
-    return 4u * row + (W_TYPE == T_TQ1_0 ? 13u * (n_block / 8u) : QUANT_WORDS * n_block);
+    return 4u * row + (W_TYPE == TQ1_0 ? 13u * (n_block / 8u) : QUANT_WORDS * n_block);
 }
 
 scales weight_scales(uint row, uint n_block, uint b)
@@ -119,72 +113,72 @@ scales weight_scales(uint row, uint n_block, uint b)
     scales s;
     s.d = vec2(1.0);
     s.m = vec2(0.0);
-    if (W_TYPE == T_Q8_0 || W_TYPE == T_IQ4_NL) {
+    if (W_TYPE == Q8_0 || W_TYPE == IQ4_NL) {
         s.d = vec2(half_at(aux, b));
-    } else if (W_TYPE == T_Q4_0) {
+    } else if (W_TYPE == Q4_0) {
         s.d = vec2(half_at(aux, b));
         s.m = -8.0 * s.d;
-    } else if (W_TYPE == T_Q5_0) {
+    } else if (W_TYPE == Q5_0) {
         s.d = vec2(half_at(aux + n_block, b));
         s.m = -16.0 * s.d;
-    } else if (W_TYPE == T_Q4_1 || W_TYPE == T_Q5_1) {
-        vec2 dm = unpackHalf2x16(w_word[aux + (W_TYPE == T_Q5_1 ? n_block : 0u) + b]);
+    } else if (W_TYPE == Q4_1 || W_TYPE == Q5_1) {
+        vec2 dm = unpackHalf2x16(w_word[aux + (W_TYPE == Q5_1 ? n_block : 0u) + b]);
         s.d = dm.xx;
         s.m = dm.yy;
-    } else if (W_TYPE == T_MXFP4) {
+    } else if (W_TYPE == MXFP4) {
         uint e = byte_at(aux, b);       // 2^(e - 128); the two smallest are denormal
         s.d = vec2(uintBitsToFloat(e < 2u ? 0x00200000u << e : (e - 1u) << 23));
-    } else if (W_TYPE == T_Q4_K || W_TYPE == T_Q5_K) {
+    } else if (W_TYPE == Q4_K || W_TYPE == Q5_K) {
         vec2 dm = k_scale(w_quad[aux / 4u + b / 8u], b & 7u);
         s.d = dm.xx;
         s.m = -dm.yy;
-    } else if (W_TYPE == T_Q6_K) {
+    } else if (W_TYPE == Q6_K) {
         // behind two words of high bits a block: two 8-bit scales a block, a half of d for eight
         uint at = aux + 2u * n_block;
         int sc = int(short_at(at, b));
         s.d = half_at(at + n_block / 2u, b / 8u) * vec2((sc << 24) >> 24, (sc << 16) >> 24);
-    } else if (W_TYPE == T_Q2_K) {
+    } else if (W_TYPE == Q2_K) {
         uint sc = short_at(aux, b);
         vec2 dm = unpackHalf2x16(w_word[aux + n_block / 2u + b / 8u]);
         s.d = dm.x * vec2(sc & 15u, (sc >> 8) & 15u);
         s.m = -dm.y * vec2((sc >> 4) & 15u, sc >> 12);
-    } else if (W_TYPE == T_Q3_K) {
+    } else if (W_TYPE == Q3_K) {
         uint at = aux + n_block, top = nibble_at(at + n_block / 4u, b);
         vec2 sc = nib2(byte_at(at, b)) + 16.0 * vec2(top & 3u, top >> 2) - 32.0;
         s.d = half_at(at + n_block / 4u + n_block / 8u, b / 8u) * sc;
-    } else if (W_TYPE == T_IQ4_XS) {
+    } else if (W_TYPE == IQ4_XS) {
         uint at = aux + 2u * (b / 8u), g = b & 7u, head = w_word[at];
         uint sc = ((w_word[at + 1u] >> (4u * g)) & 15u) | (((head >> (16u + 2u * g)) & 3u) << 4);
         s.d = vec2(unpackHalf2x16(head).x * float(int(sc) - 32));
-    } else if (W_TYPE == T_IQ2_XXS || W_TYPE == T_IQ3_XXS) {
+    } else if (W_TYPE == IQ2_XXS || W_TYPE == IQ3_XXS) {
         float half_scale = 0.5 * float(w_word[aux + b] >> 28) + 0.25;
-        if (W_TYPE == T_IQ2_XXS)
+        if (W_TYPE == IQ2_XXS)
             half_scale *= 0.5;
         s.d = vec2(half_at(aux + n_block, b / 8u) * half_scale);
-    } else if (W_TYPE == T_IQ2_XS || W_TYPE == T_IQ2_S) {
-        uint at = W_TYPE == T_IQ2_XS ? aux : aux + n_block + n_block / 4u;
+    } else if (W_TYPE == IQ2_XS || W_TYPE == IQ2_S) {
+        uint at = W_TYPE == IQ2_XS ? aux : aux + n_block + n_block / 4u;
         s.d = half_at(at + n_block / 4u, b / 8u) * (0.25 * nib2(byte_at(at, b)) + 0.125);
-    } else if (W_TYPE == T_IQ3_S) {
+    } else if (W_TYPE == IQ3_S) {
         uint at = aux + n_block + n_block / 4u;
         s.d = vec2(half_at(at + n_block / 8u, b / 8u) * float(2u * nibble_at(at, b) + 1u));
-    } else if (W_TYPE == T_IQ1_S) {
+    } else if (W_TYPE == IQ1_S) {
         uint sc = (short_at(aux, b) >> 12) & 7u;
         s.d = vec2(half_at(aux + n_block / 2u, b / 8u) * float(2u * sc + 1u));
-    } else if (W_TYPE == T_IQ1_M) {
+    } else if (W_TYPE == IQ1_M) {
         // of two words for eight blocks, the top nibble of each half is one of d
         uint at = aux + n_block / 2u + 2u * (b / 8u), lo = w_word[at], hi = w_word[at + 1u];
         uint d = ((lo >> 12) & 15u) | ((lo >> 24) & 0xf0u) | ((hi >> 4) & 0xf00u) |
                  ((hi >> 16) & 0xf000u);
         uint sc = ((b & 4u) == 0u ? lo : hi) >> (8u * (b & 2u) + 6u * (b & 1u));
         s.d = unpackHalf2x16(d).x * vec2(2u * (sc & 7u) + 1u, 2u * ((sc >> 3) & 7u) + 1u);
-    } else if (W_TYPE == T_TQ1_0 || W_TYPE == T_TQ2_0) {
+    } else if (W_TYPE == TQ1_0 || W_TYPE == TQ2_0) {
         s.d = vec2(half_at(aux, b / 8u));
-    } else if (W_TYPE == T_NVFP4) {
+    } else if (W_TYPE == NVFP4) {
         uint sc = short_at(aux, b);     // behind them all the row's own scale
         s.d = vec2(half_e4m3(sc & 255u), half_e4m3(sc >> 8)) *
               uintBitsToFloat(w_word[aux + n_block / 2u]);
-    } else if (W_TYPE == T_Q1_0 || W_TYPE == T_Q2_0) {
-        s.d = vec2(half_at(aux, W_TYPE == T_Q1_0 ? b / 4u : b / 2u));
+    } else if (W_TYPE == Q1_0 || W_TYPE == Q2_0) {
+        s.d = vec2(half_at(aux, W_TYPE == Q1_0 ? b / 4u : b / 2u));
     }
     return s;
 }
@@ -193,16 +187,16 @@ scales weight_scales(uint row, uint n_block, uint b)
 uvec2 weight_high(uint row, uint n_block, uint b)
 {
     uint aux = aux_of(row, n_block);
-    if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1 || W_TYPE == T_Q3_K || W_TYPE == T_IQ2_XXS ||
-        W_TYPE == T_IQ3_XXS)
+    if (W_TYPE == Q5_0 || W_TYPE == Q5_1 || W_TYPE == Q3_K || W_TYPE == IQ2_XXS ||
+        W_TYPE == IQ3_XXS)
         return uvec2(w_word[aux + b], 0u);
-    if (W_TYPE == T_Q5_K)
+    if (W_TYPE == Q5_K)
         return uvec2(w_word[aux + n_block / 2u + b], 0u);
-    if (W_TYPE == T_Q6_K)
+    if (W_TYPE == Q6_K)
         return uvec2(w_word[aux + 2u * b], w_word[aux + 2u * b + 1u]);
-    if (W_TYPE == T_IQ2_S || W_TYPE == T_IQ3_S)
+    if (W_TYPE == IQ2_S || W_TYPE == IQ3_S)
         return uvec2(w_word[aux + b], byte_at(aux + n_block, b));
-    if (W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M)
+    if (W_TYPE == IQ1_S || W_TYPE == IQ1_M)
         return uvec2(short_at(aux, b), 0u);
     return uvec2(0u);
 }
@@ -222,35 +216,35 @@ vec4 point_quad(uint code, uvec2 high, uint g)
     uint k = g >> 1, i, point;
     if (CODEBOOK_4)
         i = (code >> (8u * (g & 3u))) & 255u;
-    else if (W_TYPE == T_IQ2_XS)
+    else if (W_TYPE == IQ2_XS)
         i = (code >> (16u * (k & 1u))) & 511u;
     else
         i = (code >> (8u * k)) & 255u;
-    if (W_TYPE == T_IQ3_S)
+    if (W_TYPE == IQ3_S)
         i |= ((high.y >> g) & 1u) << 8;
-    if (W_TYPE == T_IQ2_S)
+    if (W_TYPE == IQ2_S)
         i |= ((high.y >> (2u * k)) & 3u) << 8;
-    if (W_TYPE == T_IQ1_S)
+    if (W_TYPE == IQ1_S)
         i |= ((high.x >> (3u * k)) & 7u) << 8;
-    if (W_TYPE == T_IQ1_M)
+    if (W_TYPE == IQ1_M)
         i |= ((high.x >> (4u * k)) & 7u) << 8;
     point = codebook_word[i >> 1] >> (16u * (i & 1u));
     if (CODEBOOK_4) {
         vec4 c = vec4(point & 7u, (point >> 3) & 7u, (point >> 6) & 7u, (point >> 9) & 7u);
-        if (W_TYPE == T_IQ3_S)
+        if (W_TYPE == IQ3_S)
             return (2.0 * c + 1.0) * sign4(high.x >> (8u * k), g);
         c = 8.0 * c + 4.0 + 2.0 * max(c - 6.0, 0.0);    // 4 12 .. 52 62
         return c * sign4(even_signs(high.x >> (7u * k)), g);
     }
     vec4 c = crumb4(point >> (8u * (g & 1u)));
-    if (W_TYPE == T_IQ1_S || W_TYPE == T_IQ1_M) {
-        uint minus = W_TYPE == T_IQ1_S ? high.x >> 15 : (high.x >> (4u * k + 3u)) & 1u;
+    if (W_TYPE == IQ1_S || W_TYPE == IQ1_M) {
+        uint minus = W_TYPE == IQ1_S ? high.x >> 15 : (high.x >> (4u * k + 3u)) & 1u;
         return c - 0.875 - 0.25 * float(minus);
     }
     c = c * (0.5 * c + 16.5) + 8.0;                     // 8 25 43
-    if (W_TYPE == T_IQ2_S)
+    if (W_TYPE == IQ2_S)
         return c * sign4(high.x >> (8u * k), g);
-    if (W_TYPE == T_IQ2_XS)
+    if (W_TYPE == IQ2_XS)
         return c * sign4(even_signs(code >> (16u * (k & 1u) + 9u)), g);
     return c * sign4(even_signs(high.x >> (7u * k)), g);
 }
@@ -280,37 +274,37 @@ uvec2 trit_place(uint b, uint g)
 // few calls start sooner.
 vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
 {
-    if (W_TYPE == T_TQ1_0)
+    if (W_TYPE == TQ1_0)
         return trit4(lo, hi);
-    if (W_TYPE == T_F16)
+    if (W_TYPE == F16)
         return vec4(unpackHalf2x16(lo), unpackHalf2x16(hi));
-    if (W_TYPE == T_BF16)
+    if (W_TYPE == BF16)
         return uintBitsToFloat(uvec4(lo << 16, lo & 0xffff0000u, hi << 16, hi & 0xffff0000u));
-    if (W_TYPE == T_Q8_0)
+    if (W_TYPE == Q8_0)
         return s8x4(lo);
     if (CODEBOOK_8 || CODEBOOK_4)
         return point_quad(lo, high, g);
-    if (W_TYPE == T_Q1_0)
+    if (W_TYPE == Q1_0)
         return 2.0 * bit4(lo, g) - 1.0;
     if (QUANT_WORDS == 2) {
         vec4 c = crumb4(lo >> (8u * (g & 3u)));
-        if (W_TYPE == T_Q3_K)
+        if (W_TYPE == Q3_K)
             return c + 4.0 * bit4(high.x, g) - 4.0;
-        if (W_TYPE == T_TQ2_0 || W_TYPE == T_Q2_0)
+        if (W_TYPE == TQ2_0 || W_TYPE == Q2_0)
             return c - 1.0;
         return c;
     }
     vec4 q = nib4(lo >> (g < 4u ? 0u : 4u));
-    if (W_TYPE == T_Q5_0 || W_TYPE == T_Q5_1 || W_TYPE == T_Q5_K)
+    if (W_TYPE == Q5_0 || W_TYPE == Q5_1 || W_TYPE == Q5_K)
         return q + 16.0 * bit4(high.x, g);
-    if (W_TYPE == T_Q6_K)
+    if (W_TYPE == Q6_K)
         return q + 16.0 * crumb4((g < 4u ? high.x : high.y) >> (8u * (g & 3u))) - 32.0;
     // two branches, not a choice between the tables: that would be a specialization-constant select
     // of a vector, which Mesa 22.3.6 gets wrong
     uvec4 i = uvec4(q);
-    if (W_TYPE == T_IQ4_NL || W_TYPE == T_IQ4_XS)
+    if (W_TYPE == IQ4_NL || W_TYPE == IQ4_XS)
         return vec4(entry(NL, i.x), entry(NL, i.y), entry(NL, i.z), entry(NL, i.w));
-    if (W_TYPE == T_MXFP4 || W_TYPE == T_NVFP4)
+    if (W_TYPE == MXFP4 || W_TYPE == NVFP4)
         return vec4(entry(FP4, i.x), entry(FP4, i.y), entry(FP4, i.z), entry(FP4, i.w));
     return q;
 }
@@ -319,10 +313,10 @@ vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
 // for loops over g that are to stay loops.
 vec4 weight_quad(uint row, uvec2 high, uint b, uint g)
 {
-    if (W_TYPE == T_F32)
+    if (W_TYPE == F32)
         return uintBitsToFloat(w_quad[row + 8u * b + g]);
     uint at = 4u * row + QUANT_WORDS * b, lo, hi = 0u;
-    if (W_TYPE == T_TQ1_0) {
+    if (W_TYPE == TQ1_0) {
         uvec2 place = trit_place(b, g);
         lo = w_word[4u * row + place.x];
         hi = place.y;
@@ -347,8 +341,8 @@ vec4 weight4(uint row, uint n_block, uint b, uint g)
 // Weights as f16 operands. Who keeps a matrix in F32 wants its bits: it is the sum of two operands,
 // and larger by a factor, so that the second need not be one of the numbers below 2^-14 that a
 // device may take for zero.
-const uint HALF_PARTS = W_TYPE == T_F32 ? 2 : 1;
-const float HALF_FACTOR = W_TYPE == T_F32 ? 64.0 : 1.0;
+const uint HALF_PARTS = W_TYPE == F32 ? 2 : 1;
+const float HALF_FACTOR = W_TYPE == F32 ? 64.0 : 1.0;
 uvec2 half_words(vec4 w) { return uvec2(packHalf2x16(w.xy), packHalf2x16(w.zw)); }
 vec4 half_first(vec4 w)
 {
@@ -380,11 +374,11 @@ quants weight_quants(uint row, uint n_block, uint b)
     w.m = s.m;
     [[unroll]] for (uint g = 0; g < 8; g++) {
         uint lo = 0u, hi = 0u;
-        if (W_TYPE == T_F32) {
+        if (W_TYPE == F32) {
             w.q[g] = uintBitsToFloat(w_quad[row + 8u * b + g]);
             continue;
         }
-        if (W_TYPE == T_TQ1_0) {
+        if (W_TYPE == TQ1_0) {
             uvec2 place = trit_place(b, g);
             lo = w_word[4u * row + place.x];
             hi = place.y;

@@ -1,7 +1,11 @@
 /* main: runs the tests of tests.def and counts their cases.
  *
- *     build/tests [--fixtures DIR] [--only NAME[,NAME]] [--skip NAME[,NAME]] [--host] [--list]
- *                 [--all] [--brief] [-v]
+ *     build/tests [--fixtures DIR] [--only NAME[,NAME]] [--skip NAME[,NAME]] [--case TEXT]
+ *                 [--host] [--list] [--all] [--brief] [-v]
+ *
+ * --only and --skip name tests or groups of tests.def. --case takes the cases whose name contains
+ * TEXT, as -v and failures print it: only they are counted. Rows of the op tables and cases of
+ * whole models that it leaves out do not run; other cases may, for a later one may build on them.
  *
  * Run it from the root of the tree. The last line of output is "N passed, N failed[, N skipped]";
  * the exit status is 0, 1 when a case failed, 2 for a bad flag, 77 when every case was skipped. */
@@ -41,10 +45,10 @@ static const struct test table[] = {
 struct count {
     uint32_t passed, failed, skipped;
 };
-enum outcome { NONE, OPEN, FAILED, SKIPPED };
+enum outcome { NONE, OPEN, FAILED, SKIPPED, LEFT_OUT /* by --case */ };
 
 static struct {
-    const char *fixtures, *only, *skip;
+    const char *fixtures, *only, *skip, *text; /* text: of --case */
     bool host, all, brief, verbose;
     const struct test *test; /* that runs */
     struct count count;      /* of it */
@@ -72,7 +76,7 @@ static double cpu_s(clock_t since) { return (double)(clock() - since) / CLOCKS_P
 
 static void close_case(void)
 {
-    if (t.verbose && t.outcome != NONE)
+    if (t.verbose && t.outcome != NONE && t.outcome != LEFT_OUT)
         printf("  %s: %.1f CPU s\n", t.test->name, cpu_s(t.start));
     if (t.n_fail > MAX_FAIL_SHOWN)
         printf("  %s: %s: %u more\n", t.test->name, t.name, t.n_fail - MAX_FAIL_SHOWN);
@@ -83,31 +87,38 @@ static void close_case(void)
     t.n_fail = 0;
 }
 
-void test_case(const char *fmt, ...)
+bool test_case(const char *fmt, ...)
 {
     close_case();
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(t.name, sizeof t.name, fmt, ap);
     va_end(ap);
-    t.outcome = OPEN;
+    t.outcome = !t.text || strstr(t.name, t.text) ? OPEN : LEFT_OUT;
     t.start = clock();
-    if (t.verbose) {
+    if (t.verbose && t.outcome == OPEN) {
         end_line();
         printf("  %s: %s\n", t.test->name, t.name);
         fflush(stdout);
     }
+    return t.outcome == OPEN;
 }
 
+/* What happens outside of any case is counted whatever --case says. */
 static void need_case(void)
 {
-    if (t.outcome == NONE)
-        test_case("(outside of any case)");
+    if (t.outcome != NONE)
+        return;
+    snprintf(t.name, sizeof t.name, "(outside of any case)");
+    t.outcome = OPEN;
+    t.start = clock();
 }
 
 bool test_fail_at(const char *file, int line, const char *fmt, ...)
 {
     need_case();
+    if (t.outcome == LEFT_OUT)
+        return false;
     t.outcome = FAILED;
     if (t.n_fail++ >= MAX_FAIL_SHOWN)
         return false;
@@ -126,7 +137,7 @@ void test_skip(const char *fmt, ...)
 {
     need_case();
     if (t.outcome != OPEN)
-        return; /* what has failed stays failed */
+        return; /* What has failed stays failed, what is left out stays out. */
     t.outcome = SKIPPED;
     char why[200];
     va_list ap;
@@ -295,6 +306,15 @@ static bool picked(const struct test *test)
            !(t.skip && (named(t.skip, test->group) || named(t.skip, test->name)));
 }
 
+bool test_whole_group(void)
+{
+    bool whole = !t.brief && !t.text;
+    for (uint32_t i = 0; i < ARRAY_LEN(table); i++)
+        if (strcmp(table[i].group, t.test->group) == 0)
+            whole = whole && picked(&table[i]);
+    return whole;
+}
+
 static struct count run_one(const struct test *test)
 {
     t.test = test;
@@ -306,7 +326,7 @@ static struct count run_one(const struct test *test)
     clock_t start_cpu = clock();
     test->run();
     close_case();
-    if (t.count.passed + t.count.failed + t.count.skipped == 0) {
+    if (t.count.passed + t.count.failed + t.count.skipped == 0 && !t.text && !t.brief) {
         FAIL("the test opened no case");
         close_case();
     }
@@ -363,15 +383,14 @@ void test_note(const char *fmt, ...)
 static int usage(void)
 {
     fprintf(stderr, "usage: tests [--fixtures DIR] [--only GROUP[,GROUP]] "
-                    "[--skip GROUP[,GROUP]] [--host] [--list] [--all] [--brief] [-v]\n");
+                    "[--skip GROUP[,GROUP]] [--case TEXT] [--host] [--list] [--all] [--brief] "
+                    "[-v]\n");
     return 2;
 }
 
-int main(int argc, char **argv)
+/* False for a bad flag. */
+static bool take_flags(int argc, char **argv, bool *list)
 {
-    bool list = false;
-    if (argc > 1 && strcmp(argv[1], "--crash-child") == 0)
-        return crash_child(argc, argv);
     for (int i = 1; i < argc; i++) {
         const char *a = argv[i];
         if (strcmp(a, "--fixtures") == 0 && i + 1 < argc)
@@ -380,10 +399,12 @@ int main(int argc, char **argv)
             t.only = argv[++i];
         else if (strcmp(a, "--skip") == 0 && i + 1 < argc)
             t.skip = argv[++i];
+        else if (strcmp(a, "--case") == 0 && i + 1 < argc)
+            t.text = argv[++i];
         else if (strcmp(a, "--host") == 0)
             t.host = true;
         else if (strcmp(a, "--list") == 0)
-            list = true;
+            *list = true;
         else if (strcmp(a, "--all") == 0)
             t.all = true;
         else if (strcmp(a, "--brief") == 0)
@@ -391,26 +412,42 @@ int main(int argc, char **argv)
         else if (strcmp(a, "-v") == 0)
             t.verbose = true;
         else
-            return usage();
+            return false;
     }
-    test_log(NULL, NULL);
-    struct count sum = { 0 };
-    uint32_t n_run = 0;
+    return true;
+}
+
+/* Runs, or lists, the tests that are picked; how many these are. */
+static uint32_t run_picked(bool list, struct count *sum)
+{
+    uint32_t n = 0;
     for (uint32_t i = 0; i < ARRAY_LEN(table); i++) {
         if (!picked(&table[i]))
             continue;
-        n_run++;
+        n++;
         if (list) {
             const char *needs = table[i].needs == GPU ? "GPU" : "HOST";
             printf("%s %s %s\n", table[i].name, needs, table[i].group);
             continue;
         }
         struct count c = run_one(&table[i]);
-        sum.passed += c.passed;
-        sum.failed += c.failed;
-        sum.skipped += c.skipped;
+        sum->passed += c.passed;
+        sum->failed += c.failed;
+        sum->skipped += c.skipped;
     }
-    if (n_run == 0) {
+    return n;
+}
+
+int main(int argc, char **argv)
+{
+    bool list = false;
+    struct count sum = { 0 };
+    if (argc > 1 && strcmp(argv[1], "--crash-child") == 0)
+        return crash_child(argc, argv);
+    if (!take_flags(argc, argv, &list))
+        return usage();
+    test_log(NULL, NULL);
+    if (run_picked(list, &sum) == 0) {
         fprintf(stderr, "tests: no test is in %s; see --list\n", t.only ? t.only : "the table");
         return 2;
     }
@@ -418,6 +455,10 @@ int main(int argc, char **argv)
         return 0;
     if (t.tmp[0])
         nftw(t.tmp, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    if (t.text && sum.passed + sum.failed + sum.skipped == 0) {
+        fprintf(stderr, "tests: no case has \"%s\" in its name; -v prints the names\n", t.text);
+        return 2;
+    }
     if (sum.skipped)
         printf("SKIPPED %u cases, the first because: %s\n", sum.skipped, t.skip_reason);
     printf("%u passed, %u failed", sum.passed, sum.failed);

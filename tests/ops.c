@@ -458,12 +458,13 @@ bool rig_run(struct rig *r)
     arena_take(r->mem, BAND, 16);
     r->back = mem_alloc(r->n_image + 1, 1);
     HLM_ASSERT(r->back);
-    return ok(r, arena_commit(r->mem, err) && arena_commit(r->scratch, err) &&
-                     (!r->kept || arena_commit(r->kept, err)) &&
-                     gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
-                     fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
-                     gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&
-           band_whole(r, "before", r->head) && band_whole(r, "behind", r->tail) && unchanged(r);
+    r->ran = ok(r, arena_commit(r->mem, err) && arena_commit(r->scratch, err) &&
+                       (!r->kept || arena_commit(r->kept, err)) &&
+                       gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
+                       fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
+                       gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&
+             band_whole(r, "before", r->head) && band_whole(r, "behind", r->tail) && unchanged(r);
+    return r->ran;
 }
 
 /* ---- comparing --------------------------------------------------------------------------- */
@@ -503,6 +504,24 @@ float *rig_get(struct rig *r, tensor t)
     return v;
 }
 
+/* What checked cases have dispatched, by kernel: the op of the first such rig; the constants that
+ * some of them gave. */
+static struct checked {
+    const char *op;
+    uint64_t constants;
+} checked[KERNEL_COUNT];
+
+void rig_checked(struct rig *r)
+{
+    for (uint32_t k = 0; r->ran && !r->checked && k < KERNEL_COUNT; k++) {
+        uint64_t given = cmd_constants(r->c, k);
+        if (given && !checked[k].op)
+            checked[k].op = r->op;
+        checked[k].constants |= given;
+    }
+    r->checked = true;
+}
+
 /* Worst so far by op, for the log. */
 static struct worst {
     const char *op;
@@ -534,6 +553,7 @@ bool rig_near_values(struct rig *r, const char *what, const float *got, const do
 {
     struct diff d = diff_f64(got, want, (uint64_t)n * n_row);
     note(r->op, what, d);
+    rig_checked(r);
     return d.nmse <= tol ||
            FAIL("%s: [%u, %u] is %.9g, expected %.9g; nmse %.2g, at most %.2g (seed %u)", what,
                 (uint32_t)(d.at / n), (uint32_t)(d.at % n), (double)got[d.at], want[d.at], d.nmse,
@@ -554,4 +574,76 @@ void ops_report(struct gpu *g)
     memset(worst, 0, sizeof worst);
     test_case("no message of the validation layer");
     CHECK_EQ(gpu_validation_count(g), 0);
+}
+
+/* ---- the ledger -------------------------------------------------------------------------- */
+
+/* Of the products' kernels, whether one of their paths runs here; all others run everywhere. */
+static bool device_runs(const struct gpu_caps *caps, enum kernel k)
+{
+    bool product = false, runs = false;
+    for (uint32_t i = 0; i < n_linear_path + n_linear_bwd_path; i++) {
+        const struct linear_path *p =
+            i < n_linear_path ? &linear_paths[i] : &linear_bwd_paths[i - n_linear_path];
+        product = product || p->kernel == k;
+        runs = runs || (p->kernel == k && linear_path_runs(caps, p));
+    }
+    return !product || runs;
+}
+
+/* Names, one after the other, of what the ledger misses. */
+struct missing {
+    char names[4096];
+    size_t n;
+};
+
+static void missing_add(struct missing *m, const char *kernel, const char *constant)
+{
+    size_t room = sizeof m->names - m->n;
+    int n = snprintf(m->names + m->n, room, "%s%s%s%s", m->n ? ", " : "", kernel,
+                     constant ? "'s " : "", constant ? constant : "");
+    m->n = min_u64(m->n + (size_t)n, sizeof m->names - 1);
+}
+
+/* A choice that no case ever makes is one that C has no name for, or that nothing tests. What
+ * subgroups a workgroup has is the device's matter. */
+static void missing_choices(struct missing *m, enum kernel k)
+{
+    static const char *const name[N_CONSTANT] = {
+#define CONSTANT(id, name) [id] = #name,
+#include "shaders/spec.def"
+#undef CONSTANT
+    };
+    const struct shader *s = &hlm_shaders[k];
+    uint64_t never = s->constants & ~s->sizes & ~checked[k].constants;
+    for (uint32_t id = 0; id < N_CONSTANT; id++)
+        if (never >> id & 1 && id != offsetof(struct spec, one_subgroup) / 4)
+            missing_add(m, kernel_table[k].name, name[id]);
+}
+
+/* Last of the group. K_test_axpy is the GPU layer's own, and checked there. */
+void test_ops_ledger(void)
+{
+    struct missing kernels = { .n = 0 }, choices = { .n = 0 };
+    struct gpu *g;
+    if (test_brief())
+        return;
+    test_case("every kernel that the device runs is dispatched by a checked case");
+    if (!test_whole_group()) {
+        test_skip("not all of the group has run");
+        return;
+    }
+    if (!(g = test_gpu()))
+        return;
+    for (uint32_t k = 0; k < KERNEL_COUNT; k++)
+        if (checked[k].op) {
+            log_msg(HLM_LOG_INFO, "%s: checked first in \"%s\"", kernel_table[k].name,
+                    checked[k].op);
+            missing_choices(&choices, k);
+        } else if (k != K_test_axpy && device_runs(gpu_caps(g), k)) {
+            missing_add(&kernels, kernel_table[k].name, NULL);
+        }
+    CHECK_MSG(!kernels.n, "no case dispatches and compares %s", kernels.names);
+    test_case("every choice of these kernels is made by one");
+    CHECK_MSG(!choices.n, "no checked case gives %s", choices.names);
 }

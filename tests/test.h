@@ -3,8 +3,9 @@
 #pragma once
 #include "base/base.h"
 
-/* Opens the next case; the one before is closed and counted. */
-void test_case(const char *fmt, ...) HLM_PRINTF(1, 2);
+/* Opens the next case; the one before is closed and counted. False when --case leaves it out: then
+ * nothing in it is counted, and a case that no later one builds on need not run. */
+bool test_case(const char *fmt, ...) HLM_PRINTF(1, 2);
 /* Fails the open case and prints why, with the place. Returns false. */
 bool test_fail_at(const char *file, int line, const char *fmt, ...) HLM_PRINTF(3, 4);
 void test_skip(const char *fmt, ...) HLM_PRINTF(1, 2);
@@ -49,6 +50,8 @@ bool test_all(void);
 /* --brief: without the cases that a run before has had on another size of subgroups, which changes
  * nothing for them. */
 bool test_brief(void);
+/* Do all tests of this test's group run, with all of their cases? */
+bool test_whole_group(void);
 
 /* Sends the engine's messages to fn until the next call; NULL: as before, to the output. Objects
  * are opened with test_sink() for their log; what has none logs to the sink of the calling thread,

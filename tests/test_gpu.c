@@ -41,7 +41,7 @@ static bool has(const struct hlm_err *err, const char *part)
 
 static void axpy(struct cmd *c, tensor y, tensor x, float a)
 {
-    cmd_dispatch(c, K_test_axpy, GRID(div_up(y.n * y.n_row, 64), 1, 1), SPEC(64),
+    cmd_dispatch(c, K_test_axpy, GRID(div_up(y.n * y.n_row, 64), 1, 1), SPEC(.wg = 64),
                  PUSH((struct push_test_axpy){ .n = y.n * y.n_row, .a = a }),
                  USES(BOTH(y), READ(x)));
 }
@@ -412,8 +412,8 @@ static void test_replay(struct gpu *g)
 
     test_case("an empty cmd, and a grid of nothing");
     r = rig_open(g);
-    cmd_dispatch(r.c, K_test_axpy, GRID(0, 1, 1), SPEC(64), PUSH((struct push_test_axpy){ 0 }),
-                 USES(BOTH(r.t[0]), READ(r.t[1])));
+    cmd_dispatch(r.c, K_test_axpy, GRID(0, 1, 1), SPEC(.wg = 64),
+                 PUSH((struct push_test_axpy){ 0 }), USES(BOTH(r.t[0]), READ(r.t[1])));
     CHECK_EQ(cmd_n_dispatch(r.c), 0);
     rig_run(&r);
     ok(gpu_wait(g, &r.err), &r.err);
@@ -502,14 +502,15 @@ static void test_cut(struct gpu *g)
 
 /* ---- what is refused while recording --------------------------------------------------------- */
 
-static void refused(struct gpu *g, struct grid grid, uint32_t wg, uint64_t words, const char *say)
+static void refused(struct gpu *g, struct grid grid, struct spec spec, uint64_t words,
+                    const char *say)
 {
     struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "never committed", MEM_DEVICE, &err);
     struct cmd *c = cmd_create(g, "refused", NULL, &err);
     test_case("refused while recording: %s", say);
     tensor y = arena_tensor(a, F32, (uint32_t)words, 1), x = arena_tensor(a, F32, 64, 1);
-    cmd_dispatch(c, K_test_axpy, grid, SPEC(wg), PUSH((struct push_test_axpy){ 0 }),
+    cmd_dispatch(c, K_test_axpy, grid, spec, PUSH((struct push_test_axpy){ 0 }),
                  USES(BOTH(y), READ(x)));
     CHECK_EQ(cmd_n_dispatch(c), 0);
     cmd_fail(c, "the second failure");
@@ -523,10 +524,14 @@ static void refused(struct gpu *g, struct grid grid, uint32_t wg, uint64_t words
 static void test_refusals(struct gpu *g)
 {
     const struct gpu_caps *caps = gpu_caps(g);
-    refused(g, GRID(1, 1, 1), caps->max_invocations + 1, 64, "workgroups of");
-    refused(g, GRID(1, 0x7fffffff, 1), 64, 64, "a grid of");
+    const struct grid one = GRID(1, 1, 1);
+    refused(g, one, SPEC(.wg = caps->max_invocations + 1), 64, "workgroups of");
+    refused(g, GRID(1, 0x7fffffff, 1), SPEC(.wg = 64), 64, "a grid of");
+    refused(g, one, SPEC(.wg = 64, .rows = 4), 64,
+            "is given the constant rows, which its shader does not have");
+    refused(g, one, SPEC(.bias = 1), 64, "is not given the constant wg, which its shader needs");
     if (caps->max_range / 4 + 4 <= UINT32_MAX)
-        refused(g, GRID(1, 1, 1), 64, caps->max_range / 4 + 4, "binding 0 spans");
+        refused(g, one, SPEC(.wg = 64), caps->max_range / 4 + 4, "binding 0 spans");
 
     test_case("cmd_fail sticks");
     struct rig r = rig_open(g);
@@ -563,7 +568,7 @@ static struct gpu_counts make_pipelines(const char *dir, uint32_t n)
     struct rig r = rig_open(g);
     float want = 0;
     for (uint32_t i = 0; i < n; i++) {
-        cmd_dispatch(r.c, K_test_axpy, GRID(div_up(N, 32), 1, 1), SPEC(32, i),
+        cmd_dispatch(r.c, K_test_axpy, GRID(div_up(N, 32), 1, 1), SPEC(.wg = 32, .bias = i),
                      PUSH((struct push_test_axpy){ .n = N }), USES(BOTH(r.t[0]), READ(r.t[1])));
         want += (float)i;
     }

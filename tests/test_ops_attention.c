@@ -1,8 +1,6 @@
 /* test_ops_attention: attention over the cache in all its forms - with and without norms, rotary
  * and gates, over every key and over a window in a ring, caches of three types - and the rotary
- * embedding alone.
- *
- * Kernels: attn_prep, attn, attn_cols, attn_merge. */
+ * embedding alone. */
 #include "model/kv.h"
 #include "ops.h"
 
@@ -204,10 +202,11 @@ static const char *gate_name(const struct attn_row *c)
 static void attn_case(struct gpu *g, const struct attn_row *c, enum attention_path path)
 {
     const char *by = path == ATTENTION_COLS ? "attention by cols" : "attention";
-    test_case("%s, %u/%u heads of %u, %u rotated, %u + %u of %u, window %u, %s, %s%s, peak %g", by,
-              c->n_head, c->n_kv_head, c->head_dim, c->n_rot, c->n_past, c->n_tok, c->n_row,
-              c->window, dtype_info(c->cache)->name, gate_name(c), c->norm ? "" : ", no norm",
-              (double)c->peak);
+    if (!test_case("%s, %u/%u heads of %u, %u rotated, %u + %u of %u, window %u, %s, %s%s, peak %g",
+                   by, c->n_head, c->n_kv_head, c->head_dim, c->n_rot, c->n_past, c->n_tok,
+                   c->n_row, c->window, dtype_info(c->cache)->name, gate_name(c),
+                   c->norm ? "" : ", no norm", (double)c->peak))
+        return;
     struct rig r = rig_open(g, by);
     struct inputs in = inputs_make(&r, c, c->n_tok);
     tensor p = rig_strided(&r, in.p, in.n_p, c->n_tok);
@@ -358,9 +357,11 @@ static void ring_case(struct gpu *g, const struct ring_row *c)
     struct attn_row row = c->a, all = c->a;
     uint32_t n_q = row.n_head * row.head_dim;
     struct piece piece[MAX_PIECE];
-    test_case("ring, %u/%u heads of %u, %u rotated, %u in batches of %u, window %u, %s, %s%s",
-              row.n_head, row.n_kv_head, row.head_dim, row.n_rot, row.n_tok, c->n_batch, row.window,
-              dtype_info(row.cache)->name, gate_name(&row), row.norm ? "" : ", no norm");
+    if (!test_case("ring, %u/%u heads of %u, %u rotated, %u in batches of %u, window %u, %s, %s%s",
+                   row.n_head, row.n_kv_head, row.head_dim, row.n_rot, row.n_tok, c->n_batch,
+                   row.window, dtype_info(row.cache)->name, gate_name(&row),
+                   row.norm ? "" : ", no norm"))
+        return;
     struct rig r = rig_open(g, "ring");
     row.n_row = min_u32(row.window + c->n_batch, row.n_tok);
     all.n_row = row.n_tok;
@@ -468,8 +469,9 @@ static void test_room(struct gpu *g)
 static void rope_case(struct gpu *g, double theta, uint32_t n_rot, bool factors, uint32_t pos)
 {
     enum { HD = 64, N_HEAD = 2 };
-    test_case("rotary, theta %g, %u of %u%s, position %u", theta, n_rot, HD,
-              factors ? ", with factors" : "", pos);
+    if (!test_case("rotary, theta %g, %u of %u%s, position %u", theta, n_rot, HD,
+                   factors ? ", with factors" : "", pos))
+        return;
     struct rig r = rig_open(g, "rotary");
     float p_v[N_HEAD * 2 * HD] = { 0 }, one[HD], freq[HD / 2], factor[HD / 2];
     double want[N_HEAD * HD] = { 0 };
@@ -504,8 +506,8 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, bool factors,
                                    .q_step = 2 * HD,
                                    .eps = EPS };
     const struct gpu_caps *caps = gpu_caps(g);
-    cmd_dispatch(r.c, K_attn_prep, GRID(N_HEAD, 1, 1), SPEC(wg_size(caps, 64), KV_F32, true),
-                 PUSH(push),
+    cmd_dispatch(r.c, K_attn_prep, GRID(N_HEAD, 1, 1),
+                 SPEC(.wg = wg_size(caps, 64), .kv_type = F32, .norm = true), PUSH(push),
                  USES(READ(p), READ(w), READ(w), READ(turns), READ(b.step), WRITE(q), WRITE(none),
                       WRITE(none)));
     if (rig_run(&r) && rig_near(&r, "rotary", q, want, 0)) {

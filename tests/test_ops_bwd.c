@@ -1,8 +1,5 @@
 /* test_ops_bwd: the backward of products - matrices of all kinds, alone and side by side, with
- * low-rank factors, dropout and gates -, of norms and of activations.
- *
- * Kernels: linear_cols_bwd, linear_tile_bwd, linear_coop_bwd, outer, outer_sum, norm_bwd, act_bwd,
- * add, gate_add, gate_add_bwd, dropout. */
+ * low-rank factors, dropout and gates -, of norms and of activations. */
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
 
@@ -58,7 +55,8 @@ static void bwd_shapes(struct gpu *g, const struct linear_path *path)
     static const uint32_t ins[] = { 4, 12, 36, 132 };
     struct pending p[ARRAY_LEN(toks) * ARRAY_LEN(outs) * ARRAY_LEN(ins)];
     uint32_t n = 0;
-    test_case("dX by %s, F32, %zu shapes", path->name, ARRAY_LEN(p));
+    if (!test_case("dX by %s, F32, %zu shapes", path->name, ARRAY_LEN(p)))
+        return;
     struct rig r = rig_open_train(g, "linear_bwd", NULL);
     for (uint32_t t = 0; t < ARRAY_LEN(toks); t++)
         for (uint32_t o = 0; o < ARRAY_LEN(outs); o++)
@@ -86,7 +84,8 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
     uint32_t n = few ? 2 : ARRAY_LEN(types); /* the same loader */
     for (uint32_t i = 0; i < n; i++) {
         uint32_t n_in = max_u32(dtype_info(types[i])->block_len, 32);
-        test_case("dX by %s, %s", path->name, dtype_info(types[i])->name);
+        if (!test_case("dX by %s, %s", path->name, dtype_info(types[i])->name))
+            continue;
         struct rig r = rig_open_train(g, "linear_bwd", NULL);
         struct pending p = record(&r, path, (struct shape){ types[i], 2 * n_in, 13, 5 }, false);
         char what[64];
@@ -105,7 +104,8 @@ static void outer_shapes(struct gpu *g)
         { F32, 132, 20, 65 }, { F32, 20, 129, 9 }, { F32, 12, 12, 33 },
     };
     struct grads dw[ARRAY_LEN(shapes)];
-    test_case("outer products, %zu shapes", ARRAY_LEN(shapes));
+    if (!test_case("outer products, %zu shapes", ARRAY_LEN(shapes)))
+        return;
     struct rig r = rig_open_train(g, "outer", NULL);
     for (uint32_t i = 0; i < ARRAY_LEN(shapes); i++) {
         struct shape s = shapes[i];
@@ -134,7 +134,8 @@ static void outer_shapes(struct gpu *g)
 static void places(struct gpu *g, enum dtype dtype)
 {
     enum { N_IN = 64, N_OUT = 37, N_TOK = 45 };
-    test_case("a row's place in the batch, %s", dtype_info(dtype)->name);
+    if (!test_case("a row's place in the batch, %s", dtype_info(dtype)->name))
+        return;
     struct rig r = rig_open(g, "linear_bwd");
     struct weight w = rig_weight(&r, dtype, N_IN, N_OUT, 1, 1, false);
     float *v[3] = { rig_normal(&r, N_IN * N_TOK, 1), rig_normal(&r, N_OUT * N_TOK, 1),
@@ -194,7 +195,8 @@ static void pieces(void)
 
 static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
 {
-    test_case("norm back, %u x %u", n, n_row);
+    if (!test_case("norm back, %u x %u", n, n_row))
+        return;
     struct rig r = rig_open_train(g, "norm_bwd", NULL);
     float *x_v = rig_normal(&r, (uint64_t)n * n_row, 1), *w_v = rig_normal(&r, n, 1);
     for (uint32_t i = 0; i < n && n_row > 1; i++)
@@ -212,7 +214,8 @@ static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
 static void act_case(struct gpu *g, struct act act, const char *what, uint32_t n, uint32_t n_tok)
 {
     uint32_t width = act_width(act);
-    test_case("%s back, %u x %u", what, n, n_tok);
+    if (!test_case("%s back, %u x %u", what, n, n_tok))
+        return;
     struct rig r = rig_open_train(g, "act_bwd", NULL);
     float *v = rig_normal(&r, (uint64_t)width * n * n_tok, 2);
     tensor x = rig_view(&r, F32, width * n, n_tok, width * n + 8, 4);
@@ -325,8 +328,9 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
     enum { N_IN = 64, N_W = 4, N_Y = 5 + 8 + 7 + 3 };
     static const uint32_t n_out[N_W] = { 5, 8, 7, 3 };
     const struct rig_dropout d = { p, { 7, 9, 3, 1 } };
-    test_case("products side by side and back, %u tokens, dropout %g%s", n_tok, (double)p,
-              frozen ? ", input frozen" : "");
+    if (!test_case("products side by side and back, %u tokens, dropout %g%s", n_tok, (double)p,
+                   frozen ? ", input frozen" : ""))
+        return;
     struct rig r = rig_open_train(g, "op_linear_bwd", &d);
     struct weight w[N_W] = {
         rig_weight(&r, Q8_0, N_IN, n_out[0], 1, 1, false),
@@ -374,7 +378,8 @@ static void add_case(struct gpu *g, bool gated)
 {
     enum { N_IN = 36, N_OUT = 20, N_TOK = 7 };
     const struct rig_dropout d = { 0.5f, { 1, 2, 3, 4 } };
-    test_case("linear_add back, %s", gated ? "gated" : "plain");
+    if (!test_case("linear_add back, %s", gated ? "gated" : "plain"))
+        return;
     struct rig r = rig_open_train(g, gated ? "gated_add_bwd" : "linear_add_bwd", &d);
     struct weight w = rig_lora(&r, rig_weight(&r, F32, N_IN, N_OUT, 1, 1, false), 4, NULL);
     float *x_v = rig_normal(&r, N_IN * N_TOK, 1), *res_v = rig_normal(&r, N_OUT * N_TOK, 1);
@@ -470,8 +475,9 @@ static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool b
 {
     enum { N_IN = 64, N_OUT = 20, RANK = 8 };
     const struct rig_dropout d = { p, { 5, 6, 7, 8 } };
-    test_case("experts back, %s, %u tokens, x by %s, dropout %g", dtype_info(dtype)->name, n_tok,
-              by_entry ? "entry" : "token", (double)p);
+    if (!test_case("experts back, %s, %u tokens, x by %s, dropout %g", dtype_info(dtype)->name,
+                   n_tok, by_entry ? "entry" : "token", (double)p))
+        return;
     struct rig r = rig_open_train(g, "linear_grouped_bwd", &d);
     uint32_t n = n_tok * N_USED, n_x = by_entry ? n : n_tok, *expert = rig_alloc(&r, n, 4);
     struct weight w = rig_weight(&r, dtype, N_IN, N_OUT, N_EXPERT, 1, false);
@@ -511,7 +517,8 @@ static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool b
 static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
 {
     enum { N_IN = 96, N_OUT = 84 };
-    test_case("experts in f16, %u tokens, x by %s", n_tok, by_entry ? "entry" : "token");
+    if (!test_case("experts in f16, %u tokens, x by %s", n_tok, by_entry ? "entry" : "token"))
+        return;
     struct rig r = rig_open_train(g, "linear_grouped f16", NULL);
     uint32_t n = n_tok * N_USED, n_x = by_entry ? n : n_tok, *expert = rig_alloc(&r, n, 4);
     struct weight w = rig_weight(&r, Q8_0, N_IN, N_OUT, N_EXPERT, 1, false);

@@ -1,9 +1,5 @@
 /* test_ops_delta_bwd: Gated DeltaNet over rows of documents, forward and backward, against the
- * serial reference; chunk lengths against each other; a document at different places of a row.
- *
- * Kernels: delta_conv_docs, delta_conv_bwd, delta_tap_bwd, delta_chunk, delta_chunk_scan,
- * delta_chunk_lower_bwd, delta_chunk_scan_bwd, delta_chunk_state_bwd, delta_chunk_pair_bwd,
- * delta_chunk_key_bwd, delta_chunk_gate_bwd, delta_gate_sum_bwd, delta_norm, delta_norm_bwd. */
+ * serial reference; chunk lengths against each other; a document at different places of a row. */
 #include "ops.h"
 #include "ref/ref_bwd.h"
 
@@ -256,13 +252,20 @@ static void check_docs(struct rig *r, const struct docs_row *c, const struct doc
     rig_near_values(r, "ddt_bias", res->ddt_bias, w.ddt_bias, n_v, 1, 1e-11);
 }
 
-static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, bool against_ref)
+/* alone: no other case wants the result, which is empty where --case leaves this one out. */
+static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, bool against_ref,
+                                    bool alone)
 {
     struct rig r = rig_open(g, "delta of documents");
     struct docs_values d = docs_values(&r, c);
-    test_case("delta of documents: %u/%u heads of %u, %s, conv %u, chunk %u, rate %g, %u tokens%s",
-              c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
-              c->chunk, (double)c->rate, d.n_tok, c->turned ? ", turned" : "");
+    if (!test_case(
+            "delta of documents: %u/%u heads of %u, %s, conv %u, chunk %u, rate %g, %u tokens%s",
+            c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
+            c->chunk, (double)c->rate, d.n_tok, c->turned ? ", turned" : "") &&
+        alone) {
+        rig_close(&r);
+        return (struct docs_result){ 0 };
+    }
     struct delta m = { .n_k_head = c->n_k_head,
                        .n_v_head = c->n_v_head,
                        .d_state = c->d_state,
@@ -352,9 +355,9 @@ static void test_chunks(struct gpu *g)
         n_tok += c.length[i];
     for (; c.chunk <= 64; c.chunk *= test_brief() ? 4 : 2) {
         c.turned = false;
-        struct docs_result a = docs_case(g, &c, true);
+        struct docs_result a = docs_case(g, &c, true, false);
         c.turned = true;
-        struct docs_result b = docs_case(g, &c, false);
+        struct docs_result b = docs_case(g, &c, false, false);
         if (CHECK(a.y && b.y)) {
             CHECK(memcmp(a.y, b.y, n_tok * d_out * sizeof *a.y) == 0);
             CHECK(memcmp(a.dp, b.dp, n_tok * n_p * sizeof *a.dp) == 0);
@@ -377,7 +380,7 @@ static void test_small(void)
     if (!g)
         return;
     struct docs_row c = { 2, 6, 16, 4, true, 16, SLOW, { 1, 33, 70, 7 }, false, false };
-    struct docs_result res = docs_case(g, &c, true);
+    struct docs_result res = docs_case(g, &c, true, true);
     docs_result_free(&res);
     gpu_close(g);
 }
@@ -389,7 +392,7 @@ void test_ops_delta_bwd(void)
         return;
     test_chunks(g);
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
-        struct docs_result res = docs_case(g, &rows[i], true);
+        struct docs_result res = docs_case(g, &rows[i], true, true);
         docs_result_free(&res);
     }
     test_small();

@@ -1,7 +1,4 @@
-/* test_ops_ffn: the feed-forward half of a layer, dense and as a mixture of experts.
- *
- * Kernels: act, moe_route, moe_linear, moe_sort, moe_sum; and norm and the linear ones in their
- * company. */
+/* test_ops_ffn: the feed-forward half of a layer, dense and as a mixture of experts. */
 #include "ops_moe.h"
 
 #include <string.h>
@@ -21,9 +18,10 @@ static void ffn_case(struct gpu *g, const struct ffn_row *c)
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
     bool has_gate = c->act.kind == ACT_SWIGLU;
-    test_case("ffn %u x %u, %s %s %s, %u tokens, %s %g, rank %u", c->n_embd, c->n_ff,
-              dtype_info(c->gate)->name, dtype_info(c->up)->name, dtype_info(c->down)->name,
-              c->n_tok, has_gate ? "SwiGLU" : "relu2", (double)c->act.limit, c->rank);
+    if (!test_case("ffn %u x %u, %s %s %s, %u tokens, %s %g, rank %u", c->n_embd, c->n_ff,
+                   dtype_info(c->gate)->name, dtype_info(c->up)->name, dtype_info(c->down)->name,
+                   c->n_tok, has_gate ? "SwiGLU" : "relu2", (double)c->act.limit, c->rank))
+        return;
     struct rig r = rig_open(g, "ffn");
     struct weight gate = rig_weight(&r, c->gate, c->n_embd, c->n_ff, 1, 2, false);
     struct weight up = rig_weight(&r, c->up, c->n_embd, c->n_ff, 1, 1, c->up == c->gate);
@@ -62,7 +60,8 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path,
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
     char text[200];
-    test_case("moe%s %s", path == MOE_GROUPED ? " grouped" : "", moe_text(c, text));
+    if (!test_case("moe%s %s", path == MOE_GROUPED ? " grouped" : "", moe_text(c, text)))
+        return;
     struct rig r = rig_open(g, "moe");
     struct moe_pair pair = moe_make(&r, c, true);
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
@@ -104,7 +103,8 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path,
  * invocation do, and what was left was left out. */
 static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_t n_tok)
 {
-    test_case("sort %u of %u experts, %u tokens", n_used, n_expert, n_tok);
+    if (!test_case("sort %u of %u experts, %u tokens", n_used, n_expert, n_tok))
+        return;
     enum { TILE = 16, CHUNK = 1024 };
     struct rig r = rig_open(g, "moe_sort");
     uint32_t stride = (uint32_t)align_up(n_used, 4), n = n_tok * n_used, at = 0, n_tile = 0;
@@ -120,7 +120,7 @@ static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_
                                .tile = TILE,
                                .chunk = CHUNK };
     cmd_dispatch(r.c, K_moe_sort, GRID(div_up(n, CHUNK), 1, 1),
-                 SPEC(min_u32(512, gpu_caps(g)->max_invocations)), PUSH(p),
+                 SPEC(.wg = min_u32(512, gpu_caps(g)->max_invocations)), PUSH(p),
                  USES(READ(ids), WRITE(entries), WRITE(tiles)));
     if (rig_run(&r)) {
         const float *got_f = rig_get(&r, entries), *tile_f = rig_get(&r, tiles);

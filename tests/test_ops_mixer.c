@@ -1,7 +1,4 @@
-/* test_ops_mixer: Gated DeltaNet.
- *
- * Kernels: delta_conv, delta_scan, delta_chunk, delta_chunk_scan, delta_norm, delta_step,
- * advance. */
+/* test_ops_mixer: Gated DeltaNet. */
 #include "ops.h"
 
 #include <math.h>
@@ -107,10 +104,12 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     static const enum delta_path path[] = {
         [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK, [WIDE] = DELTA_CHUNK_WIDE
     };
-    test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, window %u, %s, rate %g",
-              c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
-              c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->i_window, hows[c->how],
-              (double)c->rate);
+    if (!test_case(
+            "delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, window %u, %s, rate %g",
+            c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
+            c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->i_window, hows[c->how],
+            (double)c->rate))
+        return;
     struct rig r = rig_open(g, c->how >= CHUNKS ? "delta in chunks" : "delta");
     struct delta_case d = delta_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);

@@ -1,8 +1,5 @@
 /* test_ops_moe_bwd: op_moe in training - its gradients with and without adapters, and experts that
- * are held.
- *
- * Kernels: moe_route where experts are held, moe_route_bwd, moe_sum, moe_sum_bwd; with the whole
- * op, moe_sort and those of linear layers. */
+ * are held. */
 #include "ops_moe.h"
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
@@ -40,8 +37,9 @@ static void ref_weights(const struct route_row *c, const double *x, const uint32
 
 static void route_case(struct gpu *g, const struct route_row *c)
 {
-    test_case("route %u of %u, %u tokens%s%s", c->n_used, c->n_expert, c->n_tok,
-              c->sigmoid ? ", sigmoid" : "", c->raw ? ", raw" : "");
+    if (!test_case("route %u of %u, %u tokens%s%s", c->n_used, c->n_expert, c->n_tok,
+                   c->sigmoid ? ", sigmoid" : "", c->raw ? ", raw" : ""))
+        return;
     struct rig r = rig_open(g, "moe_route_bwd");
     uint32_t wide = c->n_expert + 5, stride = (uint32_t)align_up(c->n_used, 4);
     uint64_t n = (uint64_t)c->n_expert * c->n_tok, n_wt = (uint64_t)c->n_used * c->n_tok;
@@ -67,7 +65,8 @@ static void route_case(struct gpu *g, const struct route_row *c)
                             .renorm = !c->raw,
                             .scale = 2.5f };
     uint32_t wg = wg_size(gpu_caps(g), 64);
-    cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1), SPEC(wg, c->sigmoid, 1), PUSH(p),
+    cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1),
+                 SPEC(.wg = wg, .route = c->sigmoid, .held = 1), PUSH(p),
                  USES(READ(x), BOTH(id), WRITE(wt), READ(x), BOTH(id), READ(x)));
     struct push_route_bwd b = {
         .n_tok = c->n_tok,
@@ -81,8 +80,9 @@ static void route_case(struct gpu *g, const struct route_row *c)
         .renorm = !c->raw,
         .scale = 2.5f,
     };
-    cmd_dispatch(r.c, K_moe_route_bwd, GRID(div_up(c->n_tok, wg), 1, 1), SPEC(wg, c->sigmoid),
-                 PUSH(b), USES(READ(x), READ(id), READ(wt), READ(dwt), BOTH(dx)));
+    cmd_dispatch(r.c, K_moe_route_bwd, GRID(div_up(c->n_tok, wg), 1, 1),
+                 SPEC(.wg = wg, .route = c->sigmoid), PUSH(b),
+                 USES(READ(x), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 
     double *logits = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, dx_v, n);
     double *want_wt = rig_doubles(&r, NULL, n_wt), *d = rig_doubles(&r, dwt_v, n_wt);
@@ -120,8 +120,9 @@ static tensor rows(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
 
 static void sum_bwd_case(struct gpu *g, const struct sum_row *c)
 {
-    test_case("sum of %u slots, %u wide, %u tokens%s", c->n_used, c->n, c->n_tok,
-              c->add ? ", onto a residual" : "");
+    if (!test_case("sum of %u slots, %u wide, %u tokens%s", c->n_used, c->n, c->n_tok,
+                   c->add ? ", onto a residual" : ""))
+        return;
     struct rig r = rig_open(g, "moe_sum_bwd");
     uint32_t n_entry = c->n_tok * c->n_used;
     uint64_t n_x = (uint64_t)n_entry * c->n, n_y = (uint64_t)c->n_tok * c->n;
@@ -145,11 +146,12 @@ static void sum_bwd_case(struct gpu *g, const struct sum_row *c)
                               .res_stride = dres.stride,
                               .y_stride = dy.stride,
                               .dwt_stride = dwt.stride };
-    cmd_dispatch(r.c, K_moe_sum_bwd, GRID(c->n_tok, c->n_used, 1), SPEC(wg, c->add), PUSH(p),
-                 USES(BOTH(x), READ(wt), READ(dy), BOTH(dwt), BOTH(dres)));
+    cmd_dispatch(r.c, K_moe_sum_bwd, GRID(c->n_tok, c->n_used, 1), SPEC(.wg = wg, .add = c->add),
+                 PUSH(p), USES(BOTH(x), READ(wt), READ(dy), BOTH(dwt), BOTH(dres)));
     /* what follows an expert's input: the rows of a token summed onto a gradient */
-    cmd_dispatch(r.c, K_moe_sum, GRID(div_up(c->n / 4 * c->n_tok, wg), 1, 1), SPEC(wg, 1, 1),
-                 PUSH(p), USES(READ(x), READ(wt), READ(even), WRITE(even)));
+    cmd_dispatch(r.c, K_moe_sum, GRID(div_up(c->n / 4 * c->n_tok, wg), 1, 1),
+                 SPEC(.wg = wg, .add = 1, .even = 1), PUSH(p),
+                 USES(READ(x), READ(wt), READ(even), WRITE(even)));
 
     double *dx = rig_doubles(&r, NULL, n_x), *want_dwt = rig_doubles(&r, dwt_v, n_entry);
     double *want_dres = rig_doubles(&r, dres_v, n_y), *sum = rig_doubles(&r, even_v, n_y);
@@ -271,7 +273,8 @@ static void whole_case(struct gpu *g, const struct moe_row *c)
 {
     uint64_t n = (uint64_t)c->n_tok * c->n_embd;
     char text[200];
-    test_case("moe backward %s%s", moe_text(c, text), c->frozen ? ", frozen input" : "");
+    if (!test_case("moe backward %s%s", moe_text(c, text), c->frozen ? ", frozen input" : ""))
+        return;
     struct rig r = rig_open_train(g, "moe_bwd", NULL);
     struct moe_pair pair = moe_make(&r, c, false);
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
@@ -327,7 +330,8 @@ static void neighbours_case(struct gpu *g, const struct moe_row *c, uint32_t n_m
 {
     uint32_t n_tok = c->n_tok + n_more, w = c->n_embd;
     char text[200];
-    test_case("moe among %u others: %s", n_more, moe_text(c, text));
+    if (!test_case("moe among %u others: %s", n_more, moe_text(c, text)))
+        return;
     struct rig r = rig_open_train(g, "moe_bwd", NULL);
     struct moe_pair pair = moe_make(&r, c, false);
     float *x = rig_normal(&r, (uint64_t)n_tok * w, 1), *dy = rig_normal(&r, (uint64_t)n_tok * w, 1);

@@ -3,9 +3,7 @@
  * Each draw is told in advance: the reference makes the distribution (penalties, top-k, top-p,
  * min-p, temperature, in llama.cpp's order), computes the uniform number that the kernel hashes
  * from seed and position, and looks it up. Draws that are alike are also counted and held against
- * the probabilities alone.
- *
- * Kernels: sample, advance. */
+ * the probabilities alone. */
 #include "ops.h"
 
 #include <math.h>
@@ -207,7 +205,8 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
 
 static void sample_case(struct gpu *g, const struct sample_row *c)
 {
-    test_case("sample %s, vocabulary %u, %u draws", c->name, c->n_vocab, c->n_draw);
+    if (!test_case("sample %s, vocabulary %u, %u draws", c->name, c->n_vocab, c->n_draw))
+        return;
     struct rig r = rig_open(g, "sample");
     float *logits = rig_normal(&r, c->n_vocab, (double)c->spread);
     uint32_t *unused = rig_alloc(&r, div_up(c->n_vocab, 32), sizeof *unused);
@@ -232,6 +231,8 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
         if (good && c->count && i + 1 == N_PROMPT + c->n_draw)
             check_counts(cand, n, ids + N_PROMPT, c->n_draw);
     }
+    if (good)
+        rig_checked(&r);
     rig_close(&r);
 }
 
@@ -323,6 +324,7 @@ static void test_same(struct gpu *g)
         after.n_past = 7;
         after.i_window = 0;
         CHECK(memcmp(r.back + b.step.offset, &after, sizeof after) == 0);
+        rig_checked(&r);
     }
     rig_close(&r);
 }

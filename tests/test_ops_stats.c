@@ -1,6 +1,4 @@
-/* test_ops_stats: what recurrent heads tell of their gates and states.
- *
- * Kernels: gate_stats, state_stats. Experts are counted by moe_route: test_ops_ffn. */
+/* test_ops_stats: what recurrent heads tell of their gates and states. */
 #include "ops.h"
 
 #include <math.h>
@@ -21,8 +19,9 @@ struct gate_row {
 
 static void gate_case(struct gpu *g, const struct gate_row *c)
 {
-    test_case("gates of %u heads, %u tokens%s%s", c->n_head, c->n_tok, c->mamba ? ", Mamba2" : "",
-              c->row ? ", padding" : "");
+    if (!test_case("gates of %u heads, %u tokens%s%s", c->n_head, c->n_tok,
+                   c->mamba ? ", Mamba2" : "", c->row ? ", padding" : ""))
+        return;
     struct rig r = rig_open(g, "gate_stats");
     uint32_t n = c->n_head, width = 2 * n + 3;
     float *p_v = rig_normal(&r, (uint64_t)c->n_tok * width, 2), *a_v = rig_normal(&r, n, 1);
@@ -56,6 +55,7 @@ static void gate_case(struct gpu *g, const struct gate_row *c)
         for (uint32_t i = 0; i < GATE_STATS; i++)
             near_told("gates", h, i, got[h * GATE_STATS + i], want[i]);
     }
+    rig_checked(&r);
     rig_close(&r);
 }
 
@@ -70,8 +70,9 @@ struct state_row {
  * in use. The first `begun` have been told of before. */
 static void state_case(struct gpu *g, const struct state_row *c)
 {
-    test_case("states of %u numbers, %u heads, %u chunks, %s, %u before", c->n, c->n_head,
-              c->n_chunk, c->by_chunk ? "by chunk" : "by head", c->begun);
+    if (!test_case("states of %u numbers, %u heads, %u chunks, %s, %u before", c->n, c->n_head,
+                   c->n_chunk, c->by_chunk ? "by chunk" : "by head", c->begun))
+        return;
     enum { TOK = 4 };
     struct rig r = rig_open(g, "state_stats");
     uint32_t n_chunk = max_u32(c->n_chunk, 1), n_row = c->n_head * n_chunk;
@@ -124,6 +125,7 @@ static void state_case(struct gpu *g, const struct state_row *c)
         for (uint32_t i = 0; i < STATE_STATS; i++)
             near_told("states", h, i, got[(h + 1) * STATE_STATS + i], want[i]);
     }
+    rig_checked(&r);
     rig_close(&r);
 }
 
@@ -132,7 +134,8 @@ static void broken_case(struct gpu *g)
 {
     static const float bad[] = { INFINITY, NAN, 1e30f };
     for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
-        test_case("a state with %g", (double)bad[i]);
+        if (!test_case("a state with %g", (double)bad[i]))
+            continue;
         struct rig r = rig_open(g, "state_stats");
         float *v = rig_normal(&r, 2 * 64, 1);
         v[64 + 37] = bad[i];

@@ -3,9 +3,7 @@
  * blocks need.
  *
  * Likelihoods against sums in long double, row by row; updates against the reference's own
- * (ref_bwd.h), from gradients at hand, in arenas of which no other byte may change.
- *
- * Kernels: gather, gather_bwd, nll_targets, next_slice, grad_norm, norm_sum, adam, gate_delta. */
+ * (ref_bwd.h), from gradients at hand, in arenas of which no other byte may change. */
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
 
@@ -30,7 +28,8 @@ static struct tape *tape_for(struct rig *r)
  * that of x, which is not zero before. */
 static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list, uint32_t n_row)
 {
-    test_case("gather, %u columns, %u of %u rows, %u at a time", n, n_list, n_x, n_row);
+    if (!test_case("gather, %u columns, %u of %u rows, %u at a time", n, n_list, n_x, n_row))
+        return;
     struct rig r = rig_open(g, "gather");
     struct tape *tape = tape_for(&r);
     uint32_t n_slice = n_list / n_row + 1;
@@ -111,8 +110,9 @@ static double want_row(const float *l, uint32_t n, uint32_t id, double weight, d
 static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind kind, bool back)
 {
     static const char *const name[] = { "plain", "sure", "ties", "holes" };
-    test_case("nll by targets, vocabulary %u, %u rows, %s%s", n_vocab, n_row, name[kind],
-              back ? ", gradient" : "");
+    if (!test_case("nll by targets, vocabulary %u, %u rows, %s%s", n_vocab, n_row, name[kind],
+                   back ? ", gradient" : ""))
+        return;
     struct rig r = rig_open(g, "nll targets");
     struct tape *tape = tape_for(&r);
     uint32_t n_target = 2 * n_row - 1, first = n_row; /* the last row is behind the end */
@@ -172,7 +172,8 @@ static void test_no_number(struct gpu *g)
 {
     static const float odd[] = { NAN, INFINITY };
     for (uint32_t k = 0; k < ARRAY_LEN(odd); k++) {
-        test_case("nll by targets: a logit of %g", (double)odd[k]);
+        if (!test_case("nll by targets: a logit of %g", (double)odd[k]))
+            continue;
         struct rig r = rig_open(g, "nll targets");
         struct tape *tape = tape_for(&r);
         int32_t target[3] = { 5, 5, 5 }, word[4] = { 0 };
@@ -412,7 +413,8 @@ static bool adam_step(struct adam_rig *a, const struct adam_update *u)
 
 static void adam_run(struct gpu *g, const struct adam_case *of)
 {
-    test_case("adam, %u rows of up to %u, %s", of->n_row, of->longest, of->name);
+    if (!test_case("adam, %u rows of up to %u, %s", of->n_row, of->longest, of->name))
+        return;
     struct adam_rig a;
     struct adam_update u = of->u;
     bool ok = adam_open(g, &a, of->n_row, of->longest);
@@ -440,7 +442,8 @@ static void adam_run(struct gpu *g, const struct adam_case *of)
 /* Gradients that are not finite leave everything as it is, themselves too. */
 static void adam_refuses(struct gpu *g, float bad)
 {
-    test_case("adam: a gradient of %g", (double)bad);
+    if (!test_case("adam: a gradient of %g", (double)bad))
+        return;
     struct adam_rig a;
     struct adam_update u = { .lr = 0.1,
                              .beta1 = 0.9,
@@ -474,7 +477,8 @@ static void adam_refuses(struct gpu *g, float bad)
 
 static void gate_case(struct gpu *g, uint32_t n, bool decay)
 {
-    test_case("a gate of %u from its deltas%s", n, decay ? ", a decay" : "");
+    if (!test_case("a gate of %u from its deltas%s", n, decay ? ", a decay" : ""))
+        return;
     struct rig r = rig_open(g, "gate_delta");
     float *base = rig_normal(&r, n, 1), *delta = rig_normal(&r, n, 1.5);
     double *want = rig_alloc(&r, n, sizeof *want);
@@ -493,7 +497,8 @@ static void gate_case(struct gpu *g, uint32_t n, bool decay)
 
 static void beside_case(struct gpu *g, uint32_t n_x, uint32_t n_y, uint32_t n_row)
 {
-    test_case("%u and %u columns beside each other, %u rows", n_x, n_y, n_row);
+    if (!test_case("%u and %u columns beside each other, %u rows", n_x, n_y, n_row))
+        return;
     struct rig r = rig_open_train(g, "beside", NULL);
     uint32_t n = n_x + n_y;
     const float *x = rig_normal(&r, (uint64_t)n_x * n_row, 1);

@@ -3,13 +3,15 @@
  *
  *     embed OUT.c A.spv B.spv ...
  *
- * A module belongs to the kernel that its file is named after. The number of its bindings and its
- * specialization constants are read from the module; nobody counts them by hand. What would let C
- * and GLSL disagree stops the build: two modules of one kernel, a module without a row in
- * kernels.def, a gap in its bindings, push constants that are not the row's struct of push.h.
+ * A module belongs to the kernel that its file is named after. Its bindings and its specialization
+ * constants are read from it and written into the table. What would let C and GLSL disagree stops
+ * the build: two modules of one kernel, a module without a row in kernels.def, a gap in its
+ * bindings, push constants that are not the row's struct of push.h, a specialization constant whose
+ * name is not that of its id in spec.def.
  *
  * Plain C arrays: no assembler, no xxd, any compiler. Numbers of instructions, decorations and
  * storage classes are from the SPIR-V specification 1.6, section 3. */
+#include <ctype.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,7 +20,7 @@
 
 #include "shaders/push.h"
 
-static const struct row {
+static const struct kernel_row {
     const char *name, *push;
     uint32_t push_bytes;
 } rows[] = {
@@ -26,27 +28,33 @@ static const struct row {
 #include "engine/gpu/kernels.def"
 #undef KERNEL
 };
-enum { N_ROW = sizeof rows / sizeof rows[0], MAX_CONSTANT = 32, MAX_BINDING = 32 };
+static const char *const constants[] = {
+#define CONSTANT(id, name) [id] = #name,
+#include "shaders/spec.def"
+#undef CONSTANT
+};
+enum {
+    N_ROW = sizeof rows / sizeof rows[0],
+    N_CONSTANT = sizeof constants / sizeof constants[0],
+    MAX_BINDING = 32
+};
+_Static_assert(N_CONSTANT <= 64, "the table has a bit for each constant");
 
 /* What is known of one result id; 0: the module does not say. */
-struct result {
+struct spirv_id {
     uint32_t def;                /* place of the type, constant or variable */
-    uint32_t name;               /* place of its OpName */
+    uint32_t name;               /* place of its first OpName */
     uint32_t spec, binding, set; /* decorations, plus 1 */
-};
-
-struct constant {
-    uint32_t id, value; /* value: the module's own */
 };
 
 struct module {
     const char *path;
-    const struct row *row;
+    const struct kernel_row *row;
     uint32_t *word, n_word;
-    struct result *result;
+    struct spirv_id *result;
     uint32_t n_result;
-    uint32_t n_bind, n_constant;
-    struct constant constant[MAX_CONSTANT];
+    uint32_t n_bind;
+    uint64_t constants, sizes; /* as in struct shader */
 };
 
 static bool bad(const char *path, const char *why)
@@ -123,16 +131,16 @@ static uint32_t result_word(uint32_t code)
     }
 }
 
-static void note(struct module *m, uint32_t at)
+static void read_result(struct module *m, uint32_t at)
 {
     const uint32_t *w = &m->word[at];
     uint32_t n = length(m, at), i_result = result_word(op(m, at));
     uint32_t id = i_result && i_result < n ? w[i_result] : n > 1 ? w[1] : 0;
-    struct result *r = &m->result[id < m->n_result ? id : 0];
+    struct spirv_id *r = &m->result[id < m->n_result ? id : 0];
     if (i_result)
         r->def = at;
-    else if (op(m, at) == OP_NAME)
-        r->name = at;
+    else if (op(m, at) == OP_NAME && n > 2)
+        r->name = r->name ? r->name : at;
     else if (op(m, at) == OP_DECORATE && n == 4 && w[2] == SPEC_ID)
         r->spec = w[3] + 1;
     else if (op(m, at) == OP_DECORATE && n == 4 && w[2] == BINDING)
@@ -149,7 +157,7 @@ static bool read_results(struct module *m)
         return bad(m->path, "out of memory");
     for (uint32_t at = HEADER_WORDS; at < m->n_word && op(m, at) != OP_FUNCTION;
          at += length(m, at))
-        note(m, at);
+        read_result(m, at);
     return true;
 }
 
@@ -160,10 +168,11 @@ static const uint32_t *defined(const struct module *m, uint32_t id, uint32_t cod
     return at && op(m, at) == code && length(m, at) >= n ? &m->word[at] : NULL;
 }
 
-/* Up to the end of out; bytes of a string are packed from the low end of each word. */
-static void name_of(const struct module *m, uint32_t id, char *out, uint32_t n_out)
+/* The string of the OpName at `at`, up to the end of out; its bytes are packed from the low end of
+ * each word. Empty for at 0. */
+static void read_name(const struct module *m, uint32_t at, char *out, uint32_t n_out)
 {
-    uint32_t at = id < m->n_result ? m->result[id].name : 0, n = 0;
+    uint32_t n = 0;
     for (uint32_t i = 8; at && n + 1 < n_out && i < 4 * length(m, at); i++) {
         char c = (char)(m->word[at + i / 4] >> 8 * (i % 4));
         if (!c)
@@ -171,6 +180,21 @@ static void name_of(const struct module *m, uint32_t id, char *out, uint32_t n_o
         out[n++] = c;
     }
     out[n] = '\0';
+}
+
+/* One of the names of id, for a compiler may give `const uint B = A` the result and the name of A.
+ */
+static bool is_named(const struct module *m, uint32_t id, const char *want)
+{
+    char name[64] = "";
+    for (uint32_t at = m->result[id].name; at && at < m->n_word; at += length(m, at)) {
+        if (op(m, at) != OP_NAME || length(m, at) < 3 || m->word[at + 1] != id)
+            continue;
+        read_name(m, at, name, sizeof name);
+        if (strcmp(name, want) == 0)
+            return true;
+    }
+    return !m->result[id].name && !want[0];
 }
 
 static uint32_t member_offset(const struct module *m, uint32_t type, uint32_t i_member)
@@ -214,7 +238,7 @@ static bool check_bindings(struct module *m)
     uint32_t has = 0;
     char why[128];
     for (uint32_t id = 0; id < m->n_result; id++) {
-        const struct result *r = &m->result[id];
+        const struct spirv_id *r = &m->result[id];
         const uint32_t *w = defined(m, id, OP_VARIABLE, 4);
         if (!r->binding)
             continue;
@@ -243,10 +267,10 @@ static bool check_push(struct module *m)
     for (uint32_t id = 0; id < m->n_result; id++) {
         const uint32_t *v = defined(m, id, OP_VARIABLE, 4), *p, *block;
         if (v && v[3] == PUSH_CONSTANT && (p = defined(m, v[1], OP_TYPE_POINTER, 4)) &&
-            (block = defined(m, p[3], OP_TYPE_STRUCT, 3)))
+            (block = defined(m, p[3], OP_TYPE_STRUCT, 3)) && block[2] < m->n_result)
             type = block[2];
     }
-    name_of(m, type, name, sizeof name);
+    read_name(m, m->result[type].name, name, sizeof name);
     uint32_t bytes = struct_bytes(m, type);
     if (bytes == m->row->push_bytes && strcmp(name, m->row->push) == 0)
         return true;
@@ -256,28 +280,31 @@ static bool check_push(struct module *m)
     return bad(m->path, why);
 }
 
-static int by_id(const void *a, const void *b)
-{
-    uint32_t x = ((const struct constant *)a)->id, y = ((const struct constant *)b)->id;
-    return (x > y) - (x < y);
-}
-
+/* A shader writes a constant's name in capitals; that of the workgroup has none. */
 static bool check_constants(struct module *m)
 {
+    char name[64], want[64], why[256];
     for (uint32_t id = 0; id < m->n_result; id++) {
         const uint32_t *w = defined(m, id, OP_SPEC_CONSTANT, 4);
+        uint32_t spec = m->result[id].spec - 1;
         if (!m->result[id].spec)
             continue;
-        if (!w || (w[0] >> 16) != 4)
+        snprintf(want, sizeof want, "%s", spec > 0 && spec < N_CONSTANT ? constants[spec] : "");
+        for (char *c = want; *c; c++)
+            *c = (char)toupper(*c);
+        if (spec >= N_CONSTANT || !is_named(m, id, want)) {
+            read_name(m, m->result[id].name, name, sizeof name);
+            snprintf(why, sizeof why, "specialization constant %u is called %s, in spec.def %s",
+                     spec, name, spec < N_CONSTANT ? want : "it is not");
+            return bad(m->path, why);
+        }
+        if (!w || w[0] >> 16 != 4)
             return bad(m->path, "a specialization constant is not a number of 32 bits");
-        if (m->n_constant == MAX_CONSTANT)
-            return bad(m->path, "too many specialization constants");
-        m->constant[m->n_constant++] = (struct constant){ m->result[id].spec - 1, w[3] };
-    }
-    qsort(m->constant, m->n_constant, sizeof m->constant[0], by_id);
-    for (uint32_t i = 1; i < m->n_constant; i++)
-        if (m->constant[i].id == m->constant[i - 1].id)
+        if (m->constants >> spec & 1)
             return bad(m->path, "two specialization constants have one id");
+        m->constants |= (uint64_t)1 << spec;
+        m->sizes |= (uint64_t)(w[3] != 0) << spec;
+    }
     return true;
 }
 
@@ -310,11 +337,7 @@ static void put_module(FILE *out, const struct module *m)
     fprintf(out, "static const uint32_t words_%s[] = {", m->row->name);
     for (uint32_t i = 0; i < m->n_word; i++)
         fprintf(out, "%s0x%lx,", i % 10 ? " " : "\n", (unsigned long)m->word[i]);
-    fprintf(out, "\n};\nstatic const struct shader_constant constants_%s[] = {", m->row->name);
-    for (uint32_t i = 0; i < m->n_constant; i++)
-        fprintf(out, " { %lu, 0x%lx },", (unsigned long)m->constant[i].id,
-                (unsigned long)m->constant[i].value);
-    fprintf(out, " { 0, 0 } };\n\n");
+    fprintf(out, "\n};\n\n");
 }
 
 static void put_all(FILE *out, const struct module *m, uint32_t n)
@@ -324,9 +347,9 @@ static void put_all(FILE *out, const struct module *m, uint32_t n)
         put_module(out, &m[i]);
     fprintf(out, "const struct shader hlm_shaders[KERNEL_COUNT] = {\n");
     for (uint32_t i = 0; i < n; i++)
-        fprintf(out, "    [K_%s] = { words_%s, %lu, %lu, constants_%s, %lu },\n", m[i].row->name,
-                m[i].row->name, 4ul * m[i].n_word, (unsigned long)m[i].n_bind, m[i].row->name,
-                (unsigned long)m[i].n_constant);
+        fprintf(out, "    [K_%s] = { words_%s, %lu, %lu, 0x%llx, 0x%llx },\n", m[i].row->name,
+                m[i].row->name, 4ul * m[i].n_word, (unsigned long)m[i].n_bind,
+                (unsigned long long)m[i].constants, (unsigned long long)m[i].sizes);
     fprintf(out, "};\n");
 }
 

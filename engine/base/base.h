@@ -11,6 +11,13 @@
 #define HLM_PRINTF(fmt, args)
 #endif
 
+/* A struct whose members are always initialised by name: struct HLM_NAMED x { ... }. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define HLM_NAMED __attribute__((designated_init))
+#else
+#define HLM_NAMED
+#endif
+
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* Describes a failure in err, which may be NULL: the first message stays. Always false, so that a

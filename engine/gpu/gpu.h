@@ -146,13 +146,14 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
 
 struct cmd;
 
-/* specialization constants; 0 is the workgroup size; 10: of how many full subgroups it is made, 0:
- * of any; 11 belongs to cmd_dispatch */
-#define MAX_SPEC 12
-enum { SPEC_SUBGROUPS = 10 };
-struct spec {
-    uint32_t v[MAX_SPEC];
+/* The specialization constants of shaders/spec.def; a constant that is not named is 0. cmd_dispatch
+ * sets one_subgroup itself. */
+struct HLM_NAMED spec {
+#define CONSTANT(id, name) uint32_t name;
+#include "shaders/spec.def"
+#undef CONSTANT
 };
+enum { N_CONSTANT = sizeof(struct spec) / sizeof(uint32_t) };
 struct grid {
     uint32_t x, y, z;
 }; /* workgroups; the large dimension belongs in x */
@@ -161,7 +162,7 @@ struct use {
     bool write, read;
 };
 
-#define SPEC(...) ((struct spec){ { __VA_ARGS__ } })
+#define SPEC(...) ((struct spec){ __VA_ARGS__ })
 #define GRID(x, y, z) ((struct grid){ (x), (y), (z) })
 #define PUSH(...) &(__VA_ARGS__), sizeof(__VA_ARGS__)
 #define READ(tensor_)                                                                              \
@@ -209,7 +210,8 @@ bool cmd_f16(const struct cmd *c);
 /* Appends a dispatch. Bindings are the uses, in order, at set 0; their number must be the kernel's.
  * The range bound is the tensor's rows from its offset (tensor.col is not applied: kernels get it
  * as a number). A grid with a zero is dropped. After the first failure, and on a lost device,
- * recording calls do nothing. */
+ * recording calls do nothing. The cmd fails where spec gives the kernel a constant that its shader
+ * does not have, or lacks a size that the shader needs. */
 void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec spec,
                   const void *push, size_t n_push, const struct use *use, uint32_t n_use);
 /* from both offsets; 4-byte sizes */
@@ -238,6 +240,9 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err);
 bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
+/* The constants, bit `id` each (spec.def), that some dispatch of the kernel gives; 0: there is
+ * none. */
+uint64_t cmd_constants(const struct cmd *c, enum kernel k);
 uint32_t cmd_n_barrier(const struct cmd *c);
 
 /* ---- counters -------------------------------------------------------------------------------- */

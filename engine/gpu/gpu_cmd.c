@@ -55,6 +55,25 @@ bool cmd_f16(const struct cmd *c) { return c->f16; }
 uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
 uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
 
+static uint64_t constants_given(const struct spec *spec)
+{
+    uint32_t v[N_CONSTANT];
+    uint64_t given = 0;
+    memcpy(v, spec, sizeof v);
+    for (uint32_t id = 0; id < N_CONSTANT; id++)
+        given |= (uint64_t)(v[id] != 0) << id;
+    return given;
+}
+
+uint64_t cmd_constants(const struct cmd *c, enum kernel k)
+{
+    uint64_t given = 0;
+    for (uint32_t i = 0; i < c->n_entry; i++)
+        if (c->entry[i].op == OP_DISPATCH && c->entry[i].k == k)
+            given |= constants_given(&c->g->pipe[c->entry[i].pipe].spec);
+    return given;
+}
+
 static void stick(struct cmd *c, enum hlm_error kind, const char *fmt, va_list ap)
 {
     char msg[400];
@@ -208,6 +227,27 @@ static void append(struct cmd *c, struct entry e)
 /* Shaders read whole words, and every range taken from an arena has whole ones. */
 static uint64_t whole_words(uint64_t bytes) { return align_up(bytes, 16); }
 
+/* The kernel's shader has every constant that is given, and is given every size that it has. */
+static bool constants_fit(struct cmd *c, enum kernel k, const struct spec *spec)
+{
+    static const char *const name[N_CONSTANT] = {
+#define CONSTANT(id, name) [id] = #name,
+#include "shaders/spec.def"
+#undef CONSTANT
+    };
+    const struct shader *s = &hlm_shaders[k];
+    uint64_t given = constants_given(spec), strange = given & ~s->constants;
+    uint64_t lacking = s->sizes & ~given;
+    for (uint32_t id = 0; s->words && (strange || lacking) && id < N_CONSTANT; id++)
+        if (strange >> id & 1)
+            cmd_fail(c, "%s is given the constant %s, which its shader does not have",
+                     kernel_table[k].name, name[id]);
+        else if (lacking >> id & 1)
+            cmd_fail(c, "%s is not given the constant %s, which its shader needs",
+                     kernel_table[k].name, name[id]);
+    return !c->err.kind;
+}
+
 /* What a shader, a device or a size makes impossible; our own mistakes assert. */
 static bool dispatch_fits(struct cmd *c, enum kernel k, struct grid grid, const struct spec *spec,
                           const struct use *use, uint32_t n_use)
@@ -217,9 +257,10 @@ static bool dispatch_fits(struct cmd *c, enum kernel k, struct grid grid, const 
     const char *name = kernel_table[k].name;
     char a[32], b[32];
     HLM_ASSERT((!hlm_shaders[k].words || n_use == hlm_shaders[k].n_bind) && n_use <= MAX_BIND);
-    HLM_ASSERT(spec->v[0] > 0);
-    if (spec->v[0] > g->caps.max_invocations)
-        cmd_fail(c, "%s: workgroups of %u, %s has up to %u", name, spec->v[0], g->caps.name,
+    if (!constants_fit(c, k, spec))
+        return false;
+    if (spec->wg > g->caps.max_invocations)
+        cmd_fail(c, "%s: workgroups of %u, %s has up to %u", name, spec->wg, g->caps.name,
                  g->caps.max_invocations);
     if (grid.x > max[0] || grid.y > max[1] || grid.z > max[2])
         cmd_fail_as(c, HLM_ERR_WONT_FIT,
@@ -248,7 +289,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
         !grow(c, &c->push, c->n_push, (uint32_t)n_push, &c->cap_push, 1))
         return;
     /* Elsewhere a driver may split a workgroup into subgroups smaller than it reports. */
-    spec.v[MAX_SPEC - 1] = c->g->caps.kind == GPU_CPU && spec.v[0] <= c->g->caps.subgroup;
+    spec.one_subgroup = c->g->caps.kind == GPU_CPU && spec.wg <= c->g->caps.subgroup;
     struct entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
     for (uint32_t i = 0; i < n_use; i++)
         bytes[i] = whole_words(tensor_bytes(use[i].t));

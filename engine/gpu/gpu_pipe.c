@@ -275,20 +275,26 @@ uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec)
     return g->n_pipe++;
 }
 
+/* A constant lies in struct spec where its id says. */
+#define CONSTANT(id, name)                                                                         \
+    _Static_assert(offsetof(struct spec, name) == 4 * (id), "spec.def: ids count up from 0");
+#include "shaders/spec.def"
+#undef CONSTANT
+
 static VkResult pipe_make(struct gpu *g, struct pipe *p)
 {
     const struct shader *s = &hlm_shaders[p->k];
-    VkSpecializationMapEntry map[MAX_SPEC];
-    const VkSpecializationInfo constants = { s->n_constant, map, sizeof p->spec, &p->spec };
+    VkSpecializationMapEntry map[N_CONSTANT];
+    VkSpecializationInfo constants = { 0, map, sizeof p->spec, &p->spec };
     VkShaderModule module = VK_NULL_HANDLE;
-    uint32_t n_subgroup = p->spec.v[SPEC_SUBGROUPS];
+    uint32_t n_subgroup = p->spec.subgroups;
     const VkPipelineShaderStageRequiredSubgroupSizeCreateInfo size = {
         .sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO,
-        .requiredSubgroupSize = n_subgroup ? p->spec.v[0] / n_subgroup : 0,
+        .requiredSubgroupSize = n_subgroup ? p->spec.wg / n_subgroup : 0,
     };
-    HLM_ASSERT(s->n_constant <= MAX_SPEC);
-    for (uint32_t i = 0; i < s->n_constant; i++)
-        map[i] = (VkSpecializationMapEntry){ s->constant[i].id, 4 * s->constant[i].id, 4 };
+    for (uint32_t id = 0; id < N_CONSTANT; id++)
+        if (s->constants >> id & 1)
+            map[constants.mapEntryCount++] = (VkSpecializationMapEntry){ id, 4 * id, 4 };
     VkResult r =
         GUARD(vkCreateShaderModule(g->dev,
                                    &(VkShaderModuleCreateInfo){

@@ -4,17 +4,13 @@
 #pragma once
 #include "gpu/kernels.h"
 
-/* A specialization constant. value: the shader's own. */
-struct shader_constant {
-    uint32_t id, value;
-};
-
 struct shader {
     const uint32_t *words; /* NULL: this build has no module for the kernel */
     uint32_t n_bytes;
     uint32_t n_bind; /* storage buffers, at bindings 0 to n_bind - 1 of set 0 */
-    const struct shader_constant *constant; /* by id */
-    uint32_t n_constant;
+    /* Specialization constants, bit `id` each (spec.def): that the module has; of these the sizes,
+     * whose own value is not 0, which every dispatch must give. */
+    uint64_t constants, sizes;
 };
 
 extern const struct shader hlm_shaders[KERNEL_COUNT];

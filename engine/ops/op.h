@@ -34,12 +34,8 @@ struct lora {
 
 /* What a feed-forward does between its matrices. */
 struct act {
-    enum act_kind {
-        ACT_SWIGLU, /* silu(gate) * up, arXiv 2002.05202; with a limit L
-                       min(silu(gate), L) * clamp(up, -L, L) */
-        ACT_RELU2,  /* max(up, 0)^2, arXiv 2109.08668: there is no gate */
-    } kind;
-    float limit; /* 0: none */
+    enum act_kind kind; /* enums.h */
+    float limit;        /* 0: none */
 };
 /* Columns of what goes in for one that comes out. */
 static inline uint32_t act_width(struct act a) { return a.kind == ACT_SWIGLU ? 2 : 1; }
@@ -315,9 +311,6 @@ struct kv_layer {
     tensor k, v;
 };
 
-/* The output is multiplied by a sigmoid: of as many numbers, or of one a head. */
-enum attention_gate { GATE_NONE, GATE_ELEM, GATE_HEAD };
-
 struct attention {
     uint32_t n_head, n_kv_head, head_dim;
     uint32_t n_rot;  /* 0: no rotary, and no turn */
@@ -399,7 +392,7 @@ tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn 
 
 struct moe {
     uint32_t n_expert, n_used, n_ff;
-    enum route { ROUTE_SOFTMAX, ROUTE_SIGMOID } route;
+    enum route route;
     /* the rest of the router is for ROUTE_SIGMOID alone; softmax weights always sum to 1 */
     tensor bias;                    /* [n_expert] added for the choice, not to the weights */
     uint32_t n_group, n_group_used; /* experts are chosen from the best groups; 1: no groups */

@@ -156,7 +156,7 @@ static void sum_up(struct cmd *c, const struct adam *a, tensor sums, uint32_t n)
     for (uint32_t from = 0, n_out; n; from += n, n = n_out > 1 ? n_out : 0) {
         n_out = div_up(n, PER_SUM);
         struct push_norm_sum p = { .n = n, .from = from, .to = from + n, .per_group = PER_SUM };
-        cmd_dispatch(c, K_norm_sum, GRID(n_out, 1, 1), SPEC(wg, n_out == 1), PUSH(p),
+        cmd_dispatch(c, K_norm_sum, GRID(n_out, 1, 1), SPEC(.wg = wg, .last = n_out == 1), PUSH(p),
                      USES(BOTH(sums), READ(a->hyper), WRITE(a->norm)));
     }
 }
@@ -173,7 +173,7 @@ void op_grad_norm(struct cmd *c, const struct adam *a)
             struct reach to = reach(caps, part, &r, wg);
             to.p.to = at;
             cmd_work(c, 2.0 * (double)(r.moments.end - r.moments.first) / 4);
-            cmd_dispatch(c, K_grad_norm, to.grid, SPEC(wg), PUSH(to.p),
+            cmd_dispatch(c, K_grad_norm, to.grid, SPEC(.wg = wg), PUSH(to.p),
                          USES(READ(to.rows), READ(to.scale),
                               READ(bind_span(caps, whole(part->grads), r.values)), WRITE(sums)));
             at += to.grid.x * to.grid.y;
@@ -194,7 +194,7 @@ void op_adam(struct cmd *c, const struct adam *a)
             struct run r = run_from(caps, part, row);
             struct reach to = reach(caps, part, &r, wg);
             cmd_work(c, 16.0 * (double)(r.moments.end - r.moments.first) / 4);
-            cmd_dispatch(c, K_adam, to.grid, SPEC(wg), PUSH(to.p),
+            cmd_dispatch(c, K_adam, to.grid, SPEC(.wg = wg), PUSH(to.p),
                          USES(READ(to.rows), READ(to.scale),
                               BOTH(bind_span(caps, whole(part->grads), r.values)),
                               BOTH(bind_span(caps, whole(part->values), r.values)),
@@ -209,6 +209,6 @@ void op_gate_delta(struct cmd *c, tensor base, tensor delta, bool decay, tensor 
 {
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
     struct push_gate_delta p = { .n = base.n };
-    cmd_dispatch(c, K_gate_delta, GRID(div_up(base.n, wg), 1, 1), SPEC(wg, decay), PUSH(p),
-                 USES(READ(base), READ(delta), WRITE(to)));
+    cmd_dispatch(c, K_gate_delta, GRID(div_up(base.n, wg), 1, 1), SPEC(.wg = wg, .decay = decay),
+                 PUSH(p), USES(READ(base), READ(delta), WRITE(to)));
 }

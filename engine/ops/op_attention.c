@@ -97,8 +97,8 @@ static void prepare(struct cmd *c, tensor p, const struct attention *a, const st
         .eps = a->eps,
     };
     tensor where = b->docs ? b->docs->first : b->step;
-    spec.v[2] = a->norm;
-    spec.v[7] = b->docs != NULL;
+    spec.norm = a->norm;
+    spec.docs = b->docs != NULL;
     /* a binding that is not read is the one that says where tokens are */
     cmd_work(c, 16.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * b->n_tok);
     cmd_dispatch(c, K_attn_prep, GRID(a->n_head + 2 * a->n_kv_head, b->n_tok, 1), spec, PUSH(push),
@@ -119,8 +119,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
         return attention_docs(c, path == ATTENTION_DOCS_WIDE, p, a, b);
     struct columns col = columns(a, p.col);
     HLM_ASSERT(p.col + p.n == col.end && p.n_row == n_tok);
-    struct spec spec = SPEC(wg, kv->k.dtype == F32 ? KV_F32 : kv->k.dtype == F16 ? KV_F16 : KV_Q8);
-    spec.v[6] = a->window != 0;
+    struct spec spec = SPEC(.wg = wg, .kv_type = kv->k.dtype, .ring = a->window != 0);
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     prepare(c, p, a, kv, b, spec, q);
 
@@ -149,22 +148,21 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     };
     /* both products, of a window or of half the causal square */
     cmd_work(c, (a->window ? 4.0 : 2.0) * a->n_head * hd * n_tok * n_key);
-    spec.v[5] = merge ? GATE_NONE : a->gate; /* who divides, gates */
+    spec.gate = merge ? GATE_NONE : a->gate; /* who divides, gates */
     if (cols) {
         uint32_t heads = cols_heads(a);
-        spec.v[2] = hd / 4;
-        spec.v[3] = heads;
+        spec.quads = hd / 4;
+        spec.heads = heads;
         cmd_dispatch(c, K_attn_cols, GRID(a->n_head / heads, div_up(n_tok, wg), n_split), spec,
                      PUSH(push),
                      USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
     } else {
-        spec.v[2] = div_up(hd / 4, wg);
+        spec.quads = div_up(hd / 4, wg);
         cmd_dispatch(c, K_attn, GRID(a->n_head, n_tok, n_split), spec, PUSH(push),
                      USES(READ(q), READ(kv->k), READ(kv->v), READ(b->step), READ(p), WRITE(part)));
     }
     if (merge) {
-        spec.v[1] = spec.v[2] = spec.v[3] = 0;
-        spec.v[5] = a->gate;
+        spec = SPEC(.wg = wg, .ring = a->window != 0, .gate = a->gate);
         cmd_dispatch(c, K_attn_merge, GRID(a->n_head, n_tok, 1), spec, PUSH(push),
                      USES(READ(part), READ(p), READ(b->step), WRITE(y)));
     }
@@ -208,9 +206,10 @@ static struct cut cut_heads(const struct gpu_caps *caps, const struct attention 
     return f;
 }
 
-static struct spec cut_spec(const struct cut *f, const struct attention *a, uint32_t last)
+static struct spec cut_spec(const struct cut *f, const struct attention *a)
 {
-    return SPEC(f->wg, 0, f->quads, f->slices, f->heads, f->round, a->window != 0, last);
+    return SPEC(.wg = f->wg, .quads = f->quads, .slices = f->slices, .heads = f->heads,
+                .round = f->round, .window = a->window != 0);
 }
 
 static struct push_attn_docs push_docs(const struct attention *a, tensor p, tensor dp)
@@ -262,13 +261,15 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
                            .v = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok) };
     tensor stat = cmd_scratch(c, F32, 4, a->n_head * n_tok);
     tensor y = cmd_scratch(c, F32, a->n_head * hd, n_tok);
-    prepare(c, p, a, &kv, b, SPEC(f.wg, KV_F32), q);
+    prepare(c, p, a, &kv, b, SPEC(.wg = f.wg, .kv_type = F32), q);
 
     struct push_attn_docs push = push_docs(a, p, p);
+    struct spec spec = cut_spec(&f, a);
+    spec.gate = a->gate;
     cmd_work(c, 2 * docs_work(a, n_tok));
     cmd_dispatch(
-        c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
-        cut_spec(&f, a, a->gate), PUSH(push),
+        c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1), spec,
+        PUSH(push),
         USES(READ(q), READ(kv.k), READ(kv.v), READ(first), READ(p), WRITE(y), WRITE(stat)));
     tape_push(c, (struct tape_rec){ attention_bwd, .p = { a }, .u = { wide },
                                     .t = { [T_P] = p,
@@ -293,13 +294,15 @@ static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor d
     struct cut f = cut_heads(caps, a, wide, CUT_BWD_KV);
     struct push_attn_docs push = push_docs(a, t[T_P], t[T_P]);
     uint32_t tile = f.wg / f.slices * f.keys;
+    struct spec spec = cut_spec(&f, a);
+    spec.keys = f.keys;
     for (uint32_t h = 0; h < shared; h += n_heads) {
         push.head0 = h;
         push.n_heads = min_u32(n_heads, shared - h);
         push.more = h > 0;
         cmd_work(c, 4 * docs_work(a, n_tok) * push.n_heads / shared);
-        cmd_dispatch(c, K_attn_docs_bwd_kv, GRID(div_up(n_tok, tile), a->n_kv_head, 1),
-                     cut_spec(&f, a, f.keys), PUSH(push),
+        cmd_dispatch(c, K_attn_docs_bwd_kv, GRID(div_up(n_tok, tile), a->n_kv_head, 1), spec,
+                     PUSH(push),
                      USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
                           BOTH(dk), BOTH(dv)));
     }
@@ -326,7 +329,7 @@ static void prepare_bwd(struct cmd *c, const struct attention *a, const tensor *
         .q_step = col.q_step,
         .eps = a->eps,
     };
-    struct spec spec = SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), 0, a->norm);
+    struct spec spec = SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .norm = a->norm);
     cmd_work(c, 30.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * p.n_row);
     cmd_dispatch(c, K_attn_prep_bwd, GRID(a->n_head + 2 * a->n_kv_head, p.n_row, 1), spec,
                  PUSH(push),
@@ -358,13 +361,13 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
     cmd_work(c, 10.0 * a->n_head * hd * n_tok);
     /* without a gate nothing is added to dp, and d_o, not written, is dq */
     cmd_dispatch(c, K_attn_docs_bwd, GRID(a->n_head, n_tok, 1),
-                 SPEC(wg_size(caps, 64), 0, 0, 0, 0, 0, 0, a->gate), PUSH(push),
+                 SPEC(.wg = wg_size(caps, 64), .gate = a->gate), PUSH(push),
                  USES(READ(dy), READ(t[T_Y]), READ(p), READ(t[T_FIRST]), BOTH(dp), BOTH(t[T_STAT]),
                       WRITE(a->gate == GATE_NONE ? dq : d_o)));
     cmd_work(c, 3 * docs_work(a, n_tok));
     cmd_dispatch(
         c, K_attn_docs_bwd_q, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
-        cut_spec(&f, a, 0), PUSH(push),
+        cut_spec(&f, a), PUSH(push),
         USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o), WRITE(dq)));
     bwd_kv(c, r, d_o, dk, dv);
     prepare_bwd(c, a, t, dq, dk, dv, dp);

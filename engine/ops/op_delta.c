@@ -34,7 +34,8 @@ static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta
     uint32_t n = d->d_state, wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(n, 64));
     cmd_work(c, 8.0 * o.n * n * push->n_tok);
     cmd_dispatch(
-        c, K_delta_scan, GRID(d->n_v_head, div_up(n, wg), 1), SPEC(wg, n), PUSH(*push),
+        c, K_delta_scan, GRID(d->n_v_head, div_up(n, wg), 1), SPEC(.wg = wg, .d_state = n),
+        PUSH(*push),
         USES(READ(u), READ(p), READ(d->ssm_a), READ(d->dt_bias), BOTH(s->state), WRITE(o)));
 }
 
@@ -85,8 +86,9 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
                   .tiled = from->tiled,
                   .chunk = chunk,
                   .n_slot = n_chunk },
-        .make = SPEC(wg, n, chunk, docs != NULL),
-        .walk = SPEC(wg, n, chunk, cols, rows, fours, docs != NULL),
+        .make = SPEC(.wg = wg, .d_state = n, .chunk = chunk, .docs = docs != NULL),
+        .walk = SPEC(.wg = wg, .d_state = n, .chunk = chunk, .cols = cols, .rows = rows,
+                     .fours = fours, .docs = docs != NULL),
         .once = chunks_at_once(caps, chunk, wg / (cols / 4), n),
         .n_k_head = d->n_k_head,
         .n_row = n_chunk * d->n_v_head,
@@ -130,7 +132,7 @@ static void chunked_run(struct cmd *c, struct chunked *k, uint32_t k_head0, tens
     for (k->push.chunk0 = 0; k->push.chunk0 < n_slot; k->push.chunk0 += k->push.n_chunk) {
         k->push.n_chunk = min_u32(k->once, n_slot - k->push.chunk0);
         cmd_work(c, (6.0 * n + chunk) * n * n_head * chunk * k->push.n_chunk);
-        cmd_dispatch(c, K_delta_chunk_scan, GRID(n_head, div_up(n, k->walk.v[3]), 1), k->walk,
+        cmd_dispatch(c, K_delta_chunk_scan, GRID(n_head, div_up(n, k->walk.cols), 1), k->walk,
                      PUSH(k->push),
                      USES(READ(u), BOTH(k->uw), READ(k->within), READ(k->gates), READ(k->chunks),
                           BOTH(k->state), WRITE(o), WRITE(k->states)));
@@ -184,7 +186,7 @@ static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct 
                    const struct batch *b, const struct push_delta *push)
 {
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, d_conv = n_head * d->d_state;
-    struct spec spec = SPEC(head_wg(c, d), d->conv_k);
+    struct spec spec = SPEC(.wg = head_wg(c, d), .conv_k = d->conv_k);
     tensor u = cmd_scratch(c, F32, d_conv, b->n_tok);
     cmd_work(c, 2.0 * d_conv * (d->conv_k + 8) * b->n_tok);
     if (b->docs)
@@ -208,8 +210,8 @@ static void norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta
                  const struct push_delta *push)
 {
     cmd_work(c, 16.0 * y.n * y.n_row);
-    cmd_dispatch(c, K_delta_norm, GRID(d->n_v_head, y.n_row, 1), SPEC(head_wg(c, d)), PUSH(*push),
-                 USES(READ(o), READ(p), READ(d->norm), WRITE(y)));
+    cmd_dispatch(c, K_delta_norm, GRID(d->n_v_head, y.n_row, 1), SPEC(.wg = head_wg(c, d)),
+                 PUSH(*push), USES(READ(o), READ(p), READ(d->norm), WRITE(y)));
 }
 
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
@@ -225,7 +227,8 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
         uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(max_u32(n, 32), 128));
         HLM_ASSERT(b->n_tok == 1);
         cmd_work(c, 8.0 * d_out * n + 40.0 * (2 * d->n_k_head + d->n_v_head) * n);
-        cmd_dispatch(c, K_delta_step, GRID(d->n_v_head, 1, 1), SPEC(wg, n, d->conv_k), PUSH(push),
+        cmd_dispatch(c, K_delta_step, GRID(d->n_v_head, 1, 1),
+                     SPEC(.wg = wg, .d_state = n, .conv_k = d->conv_k), PUSH(push),
                      USES(READ(p), READ(d->conv), BOTH(s->window), READ(b->step), READ(d->ssm_a),
                           READ(d->dt_bias), BOTH(s->state), READ(d->norm), WRITE(y)));
         return y;
@@ -345,12 +348,12 @@ static void walk_bwd(struct cmd *c, struct chunked *k, uint32_t n_head, tensor u
 {
     uint32_t n = k->push.d_state, chunk = k->push.chunk;
     struct spec spec = k->walk;
-    spec.v[6] = 0;
+    spec.docs = 0;
     for (uint32_t left = k->push.n_slot; left > 0; left -= k->push.n_chunk) {
         k->push.n_chunk = min_u32(k->once, left);
         k->push.chunk0 = left - k->push.n_chunk;
         cmd_work(c, 6.0 * n * n * n_head * chunk * k->push.n_chunk);
-        cmd_dispatch(c, K_delta_chunk_scan_bwd, GRID(n_head, div_up(n, spec.v[3]), 1), spec,
+        cmd_dispatch(c, K_delta_chunk_scan_bwd, GRID(n_head, div_up(n, spec.cols), 1), spec,
                      PUSH(k->push),
                      USES(READ(u), READ(k->uw), READ(k->gates), READ(k->chunks), READ(g->d_o),
                           BOTH(g->dv), BOTH(k->state), WRITE(g->dm)));
@@ -364,7 +367,7 @@ static void lower_bwd(struct cmd *c, struct chunked *k, uint32_t n_head, tensor 
     k->push.by_slot = solve;
     cmd_work(c, n * chunk * chunk * k->push.n_slot * n_head);
     cmd_dispatch(c, K_delta_chunk_lower_bwd, GRID(n_head, k->push.n_slot, 1),
-                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(k->push),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(k->push),
                  USES(READ(solve ? k->solve : k->within), READ(solve ? g->dv : g->d_o),
                       READ(k->chunks), WRITE(solve ? g->dr : g->dv), READ(u), READ(k->gates),
                       WRITE(g->du), WRITE(g->parts)));
@@ -377,7 +380,7 @@ static void chunked_run_bwd(struct cmd *c, struct chunked *k, tensor u, tensor p
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t n_k = min_u32(k->n_k_head, d->n_k_head - k->push.k_head0), n_slot = k->push.n_slot;
     uint32_t n = d->d_state, chunk = k->push.chunk, n_head = n_k * (d->n_v_head / d->n_k_head);
-    struct spec spec = SPEC(wg_size(caps, 128));
+    struct spec spec = SPEC(.wg = wg_size(caps, 128));
     double tokens = (double)chunk * n_slot * n_head;
     lower_bwd(c, k, n_head, u, false, g);
     walk_bwd(c, k, n_head, u, g);
@@ -394,8 +397,8 @@ static void chunked_run_bwd(struct cmd *c, struct chunked *k, tensor u, tensor p
     cmd_dispatch(c, K_delta_chunk_key_bwd, GRID(n_k, n_slot, 1), spec, PUSH(k->push),
                  USES(READ(u), READ(g->pair), READ(k->chunks), BOTH(g->du)));
     cmd_work(c, 2.0 * (n + chunk) * tokens);
-    cmd_dispatch(c, K_delta_chunk_gate_bwd, GRID(n_head, n_slot, 1), SPEC(wg_size(caps, 64), chunk),
-                 PUSH(k->push),
+    cmd_dispatch(c, K_delta_chunk_gate_bwd, GRID(n_head, n_slot, 1),
+                 SPEC(.wg = wg_size(caps, 64), .chunk = chunk), PUSH(k->push),
                  USES(READ(g->parts), READ(k->within), READ(k->solve), READ(k->gates),
                       READ(k->chunks), READ(k->states), READ(g->dm), READ(p), READ(d->ssm_a),
                       READ(d->dt_bias), BOTH(g->dp), WRITE(g->sums)));
@@ -413,7 +416,7 @@ static void gate_sums(struct cmd *c, const struct delta *d, const struct chunked
                                         .dt = dt.arena != NULL };
     if (push.a_log || push.dt)
         cmd_dispatch(c, K_delta_gate_sum_bwd, GRID(d->n_v_head, 1, 1),
-                     SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(push),
+                     SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(push),
                      USES(READ(g->sums), BOTH(da.arena ? da : none), BOTH(dt.arena ? dt : none)));
 }
 
@@ -444,7 +447,7 @@ static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, wg = head_wg(c, d);
     uint32_t n_run = div_up(u.n_row, CONV_TOKENS);
     cmd_work(c, 30.0 * o.n * o.n_row);
-    cmd_dispatch(c, K_delta_norm_bwd, GRID(d->n_v_head, o.n_row, 1), SPEC(wg), PUSH(push),
+    cmd_dispatch(c, K_delta_norm_bwd, GRID(d->n_v_head, o.n_row, 1), SPEC(.wg = wg), PUSH(push),
                  USES(READ(o), READ(p), READ(d->norm), READ(dy), WRITE(g.d_o), BOTH(dp)));
     for (uint32_t k_head = 0; k_head < d->n_k_head; k_head += k.n_k_head) {
         if (k.n_k_head < d->n_k_head)
@@ -452,10 +455,11 @@ static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
         chunked_run_bwd(c, &k, u, p, d, &g);
     }
     cmd_work(c, 2.0 * u.n * (d->conv_k + 16) * u.n_row);
-    cmd_dispatch(c, K_delta_conv_bwd, GRID(n_head, n_run, 1), SPEC(wg, d->conv_k), PUSH(push),
-                 USES(READ(p), READ(d->conv), READ(docs.first), BOTH(g.du)));
+    cmd_dispatch(c, K_delta_conv_bwd, GRID(n_head, n_run, 1), SPEC(.wg = wg, .conv_k = d->conv_k),
+                 PUSH(push), USES(READ(p), READ(d->conv), READ(docs.first), BOTH(g.du)));
     cmd_work(c, 2.0 * u.n * d->conv_k * u.n_row);
-    cmd_dispatch(c, K_delta_tap_bwd, GRID(div_up(u.n, 64), n_run, 1), SPEC(wg, d->conv_k),
-                 PUSH(push), USES(READ(g.du), READ(d->conv), READ(docs.first), BOTH(dp)));
+    cmd_dispatch(c, K_delta_tap_bwd, GRID(div_up(u.n, 64), n_run, 1),
+                 SPEC(.wg = wg, .conv_k = d->conv_k), PUSH(push),
+                 USES(READ(g.du), READ(d->conv), READ(docs.first), BOTH(dp)));
     gate_sums(c, d, &g);
 }

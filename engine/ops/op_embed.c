@@ -12,7 +12,8 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
         };
         cmd_work(c, (double)w->n_in * b->n_tok);
         cmd_dispatch(
-            c, K_embed, GRID(b->n_tok, 1, 1), SPEC(wg_size(caps, 64), w->dtype), PUSH(p),
+            c, K_embed, GRID(b->n_tok, 1, 1), SPEC(.wg = wg_size(caps, 64), .w_type = w->dtype),
+            PUSH(p),
             USES(READ(s.rows), READ(b->ids), READ(b->step), WRITE(y), READ(linear_codebook(w))));
     }
     return y;
@@ -42,6 +43,6 @@ tensor op_beside(struct cmd *c, tensor x, tensor y)
 void op_advance(struct cmd *c, const struct batch *b)
 {
     struct push_advance p = { .n_tok = b->n_tok };
-    cmd_dispatch(c, K_advance, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
-                 USES(BOTH(b->step)));
+    cmd_dispatch(c, K_advance, GRID(1, 1, 1), SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 32)),
+                 PUSH(p), USES(BOTH(b->step)));
 }

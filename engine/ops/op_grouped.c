@@ -30,6 +30,9 @@ static void grouped_product(struct cmd *c, struct grouped_args a, tensor y, bool
     struct linear_tile t =
         grouped_tile(path, caps, linear_tile_of(path, caps, w->dtype, w->n_out, g->n_row), g);
     tensor x = linear_operand(c, path, a.x);
+    struct spec spec =
+        linear_many_spec(path, caps, t, w->dtype, a.by_entry ? GROUPED_ENTRY : GROUPED_TOKEN);
+    spec.epi = add ? EPI_ADD : EPI_STORE;
     for (struct slab s = slabs_of_experts(c, w); slab_next(&s);) {
         struct push_linear p = {
             .n_in = w->n_in,
@@ -48,10 +51,7 @@ static void grouped_product(struct cmd *c, struct grouped_args a, tensor y, bool
         };
         struct grid grid = GRID(div_up(w->n_out, t.rows), g->max_tile, 1);
         cmd_work(c, 2.0 * w->n_in * w->n_out * y.n_row * s.n / w->n_expert);
-        cmd_dispatch(c, path->kernel, grid,
-                     linear_many_spec(path, caps, t, w->dtype, add ? EPI_ADD : EPI_STORE,
-                                      a.by_entry ? 2 : 1),
-                     PUSH(p),
+        cmd_dispatch(c, path->kernel, grid, spec, PUSH(p),
                      USES(READ(s.rows), READ(x), WRITE(y), READ(add ? y : x), READ(x),
                           READ(g->entries), READ(g->tiles), READ(linear_codebook(w))));
     }

@@ -72,17 +72,18 @@ struct linear_tile linear_shared_tile(const struct linear_path *p, const struct 
     return (struct linear_tile){ coop_wg(caps), 128, toks, toks };
 }
 
-/* What the kernels of many tokens share: constants 3 and 4 are rows and tokens of a tile, 5 is
- * linear_many.glsl's. */
 struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps *caps,
-                             struct linear_tile t, enum dtype dtype, uint32_t how, uint32_t grouped)
+                             struct linear_tile t, enum dtype dtype, enum grouped_by grouped)
 {
-    struct spec s = SPEC(t.wg, dtype, how, t.rows, t.toks, grouped, p->f16);
+    struct spec s =
+        SPEC(.wg = t.wg, .w_type = dtype, .toks = t.toks, .grouped = grouped, .halves = p->f16);
+    if (!is_tile(p->kernel)) /* whose rows are a number of its own */
+        s.rows = t.rows;
     if (is_coop(p->kernel)) {
-        s.v[7] = caps->coop.m;
-        s.v[8] = caps->coop.n;
-        s.v[9] = caps->coop.k;
-        s.v[SPEC_SUBGROUPS] = t.wg / caps->coop.subgroup;
+        s.fm = caps->coop.m;
+        s.fn = caps->coop.n;
+        s.fk = caps->coop.k;
+        s.subgroups = t.wg / caps->coop.subgroup;
     }
     return s;
 }
@@ -97,8 +98,9 @@ tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x)
         .n = x.n, .n_row = x.n_row, .x_stride = x.stride, .x_col = x.col, .h_stride = h.stride
     };
     cmd_work(c, 4.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_halves, row_grid(1, x.n_row, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
-                 PUSH(push), USES(READ(x), WRITE(h)));
+    cmd_dispatch(c, K_halves, row_grid(1, x.n_row, 1),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(push),
+                 USES(READ(x), WRITE(h)));
     return h;
 }
 
@@ -205,7 +207,11 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
     uint32_t in = a->norm ? IN_NORM : a->act ? IN_ACT + (uint32_t)a->act->kind : IN_PLAIN;
-    uint32_t epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
+    struct spec spec =
+        path->kernel == K_linear
+            ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows, .cols = t.toks, .in = in)
+            : linear_many_spec(path, caps, t, w->dtype, GROUPED_NOT);
+    spec.epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
 
     for (struct slab s = slabs_of_rows(c, w, UINT32_MAX); slab_next(&s);) {
         struct push_linear p = {
@@ -227,12 +233,11 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
         struct grid g = GRID(div_up(s.n, t.rows), div_up(n_tok, t.toks_per_group), 1);
         cmd_work(c, 2.0 * s.n * w->n_in * n_tok);
         if (path->kernel == K_linear)
-            cmd_dispatch(c, K_linear, g, SPEC(t.wg, w->dtype, epi, t.rows, t.toks, in), PUSH(p),
+            cmd_dispatch(c, K_linear, g, spec, PUSH(p),
                          USES(READ(s.rows), READ(a->x), WRITE(a->y), READ(res), READ(gate),
                               READ(norm), READ(linear_codebook(w))));
         else
-            cmd_dispatch(c, path->kernel, g, linear_many_spec(path, caps, t, w->dtype, epi, 0),
-                         PUSH(p),
+            cmd_dispatch(c, path->kernel, g, spec, PUSH(p),
                          USES(READ(s.rows), READ(x), WRITE(a->y), READ(res), READ(gate), READ(res),
                               READ(res), READ(linear_codebook(w))));
     }

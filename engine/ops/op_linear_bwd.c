@@ -37,10 +37,13 @@ void linear_bwd_dispatch(struct cmd *c, const struct linear_bwd_args *a)
     tensor dy = a->dy, dx = a->dx;
     /* Factors of few columns take smaller tiles. */
     uint32_t quads = w->dtype != F32 || w->n_in > 16 ? 8 : w->n_in > 8 ? 4 : 2;
-    uint32_t cols = t.rows ? t.rows : 4 * quads, grouped = g ? 2 : 0;
-    struct spec spec = t.rows ? linear_many_spec(a->path, gpu_caps(cmd_gpu(c)), t, w->dtype,
-                                                 tensor_in_quads(dy), grouped)
-                              : SPEC(t.wg, w->dtype, tensor_in_quads(dy), quads, t.toks, grouped);
+    uint32_t cols = t.rows ? t.rows : 4 * quads;
+    enum grouped_by grouped = g ? GROUPED_ENTRY : GROUPED_NOT;
+    struct spec spec = t.rows
+                           ? linear_many_spec(a->path, gpu_caps(cmd_gpu(c)), t, w->dtype, grouped)
+                           : SPEC(.wg = t.wg, .w_type = w->dtype, .quads = quads, .toks = t.toks,
+                                  .grouped = grouped);
+    spec.aligned = tensor_in_quads(dy);
     struct push_linear_bwd p = {
         .n_in = w->n_in,
         .n_out = g ? w->n_out : a->slab->n,
@@ -105,6 +108,7 @@ void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a)
     struct grid grid = GRID(div_up(n_long, 4 * wg), div_up(n_short, rows), 1);
     uint32_t n_split = g ? a->n_expert : outer_splits(caps, grid.x * grid.y, dy.n_row);
     bool split = !g && n_split > 1;
+    enum grouped_by grouped = !g ? GROUPED_NOT : a->by_entry ? GROUPED_ENTRY : GROUPED_TOKEN;
     struct push_outer p = {
         .n_long = n_long,
         .n_short = n_short,
@@ -127,8 +131,8 @@ void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a)
     cmd_work(c, 2.0 * w->n_in * w->n_out * dy.n_row);
     cmd_dispatch(
         c, K_outer, grid,
-        SPEC(wg, rows, turned, tensor_in_quads(l) | tensor_in_quads(s) << 1, split,
-             g ? a->by_entry ? 2 : 1 : 0),
+        SPEC(.wg = wg, .rows = rows, .turned = turned, .split = split, .grouped = grouped,
+             .aligned = tensor_in_quads(l) | tensor_in_quads(s) << 1),
         PUSH(p),
         USES(READ(l), READ(s), BOTH(to), READ(g ? g->entries : s), READ(g ? g->tiles : s)));
     if (!split)
@@ -138,7 +142,7 @@ void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a)
                                   .n_split = n_split,
                                   .part_stride = to.stride,
                                   .out_stride = a->dw.stride };
-    cmd_dispatch(c, K_outer_sum, row_grid(w->n_in, w->n_out, wg), SPEC(wg), PUSH(sum),
+    cmd_dispatch(c, K_outer_sum, row_grid(w->n_in, w->n_out, wg), SPEC(.wg = wg), PUSH(sum),
                  USES(READ(to), BOTH(a->dw)));
 }
 

@@ -3,9 +3,6 @@
 #pragma once
 #include "ops/op.h"
 
-enum { EPI_STORE, EPI_ADD, EPI_ADD_GATED }; /* shaders/linear.glsl */
-enum { IN_PLAIN, IN_NORM, IN_ACT };         /* shaders/linear.comp; the kind is added */
-
 /* Workgroup; rows that it owns; tokens that a lane (K_linear and coop.glsl: the workgroup) and the
  * workgroup own. */
 struct linear_tile {
@@ -28,11 +25,9 @@ struct linear_tile linear_bwd_tile_of(const struct linear_path *p, const struct 
                                       uint32_t n_tok);
 /* The most tokens of a tile of coop.glsl. */
 uint32_t linear_coop_toks(const struct gpu_caps *caps);
-/* The constants of the kernels of many tokens; how, grouped: constants 2 and 5 of linear_many.glsl.
- */
+/* The constants that the kernels of many tokens share. */
 struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps *caps,
-                             struct linear_tile t, enum dtype dtype, uint32_t how,
-                             uint32_t grouped);
+                             struct linear_tile t, enum dtype dtype, enum grouped_by grouped);
 /* Rows of x as the path takes them: x itself, or a copy in f16. */
 tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x);
 /* A binding may begin at every so many-th row of w. */

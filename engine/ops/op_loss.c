@@ -19,7 +19,7 @@ void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, u
         .n_vocab = logits.n, .stride = logits.stride, .col = logits.col, .row0 = row0
     };
     cmd_work(c, 16.0 * logits.n * logits.n_row);
-    cmd_dispatch(c, K_nll, GRID(logits.n_row, 1, 1), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_nll, GRID(logits.n_row, 1, 1), SPEC(.wg = wg), PUSH(p),
                  USES(READ(logits), READ(b->step), READ(b->ids), WRITE(parts)));
 }
 
@@ -54,8 +54,9 @@ static void bwd_gather(struct cmd *c, const struct tape_rec *r)
         return;
     struct push_gather p = gather_push(dx, dy, rows);
     cmd_work(c, (double)dy.n * dy.n_row);
-    cmd_dispatch(c, K_gather_bwd, GRID(dy.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64)),
-                 PUSH(p), USES(BOTH(dx), READ(rows), READ(slice), READ(dy)));
+    cmd_dispatch(c, K_gather_bwd, GRID(dy.n_row, 1, 1),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
+                 USES(BOTH(dx), READ(rows), READ(slice), READ(dy)));
 }
 
 tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
@@ -65,7 +66,7 @@ tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
         return y;
     struct push_gather p = gather_push(x, y, rows);
     cmd_work(c, (double)x.n * n);
-    cmd_dispatch(c, K_gather, GRID(n, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
+    cmd_dispatch(c, K_gather, GRID(n, 1, 1), SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
                  USES(READ(x), READ(rows), READ(slice), WRITE(y)));
     tape_push(c, (struct tape_rec){ bwd_gather, .t = { y, x, rows, slice } });
     return y;
@@ -83,7 +84,8 @@ void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, 
                                   .n_row = logits.n_row,
                                   .n_target = targets.n };
     cmd_work(c, (gradient ? 32.0 : 16.0) * logits.n * logits.n_row);
-    cmd_dispatch(c, K_nll_targets, GRID(logits.n_row, 1, 1), SPEC(wg, gradient), PUSH(p),
+    cmd_dispatch(c, K_nll_targets, GRID(logits.n_row, 1, 1), SPEC(.wg = wg, .gradient = gradient),
+                 PUSH(p),
                  USES(BOTH(logits), READ(targets), READ(slice), WRITE(parts), READ(weight)));
     if (gradient)
         grad_is(c, logits, logits);
@@ -92,6 +94,6 @@ void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, 
 void op_next_slice(struct cmd *c, tensor slice)
 {
     struct push_next_slice p = { .by = 1 };
-    cmd_dispatch(c, K_next_slice, GRID(1, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 32)), PUSH(p),
-                 USES(BOTH(slice)));
+    cmd_dispatch(c, K_next_slice, GRID(1, 1, 1), SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 32)),
+                 PUSH(p), USES(BOTH(slice)));
 }

@@ -65,7 +65,7 @@ static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct 
     tensor o = cmd_scratch(c, F32, d_inner, 1);
     cmd_work(c, 5.0 * d_inner * m->d_state);
     cmd_dispatch(c, K_mamba_step, GRID(m->n_head, wide ? div_up(m->head_dim, lanes) : 1, 1),
-                 SPEC(wg, m->conv_k, lanes), PUSH(*push),
+                 SPEC(.wg = wg, .conv_k = m->conv_k, .lanes = lanes), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
                       READ(m->ssm_a), READ(m->dt_bias), READ(m->d), BOTH(s->state), WRITE(o)));
     return o;
@@ -82,7 +82,7 @@ static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct 
     push->u_stride = u.stride;
     cmd_work(c, 2.0 * d_conv * (m->conv_k + 8) * b->n_tok);
     cmd_dispatch(c, K_mamba_conv, GRID(div_up(d_conv + m->n_head, n_ch), div_up(b->n_tok, 16), 1),
-                 SPEC(wg, m->conv_k, n_ch, 16), PUSH(*push),
+                 SPEC(.wg = wg, .conv_k = m->conv_k, .channels = n_ch, .toks = 16), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
                       READ(m->ssm_a), READ(m->dt_bias), WRITE(u)));
     return u;
@@ -102,7 +102,7 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
     tensor o = cmd_scratch(c, F32, d_inner, push->n_part * b->n_tok);
     cmd_work(c, 5.0 * d_inner * m->d_state * b->n_tok);
     cmd_dispatch(c, K_mamba_scan, GRID(m->n_head, div_up(m->head_dim, wg * rows), push->n_part),
-                 SPEC(wg, part, rows), PUSH(*push),
+                 SPEC(.wg = wg, .part = part, .rows = rows), PUSH(*push),
                  USES(READ(u), READ(m->d), BOTH(s->state), WRITE(o)));
     return o;
 }
@@ -119,7 +119,7 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
     uint64_t state_bytes = (uint64_t)d_inner * ds * 4;
     uint32_t run = (uint32_t)max_u64(1, min_u64(MAX_RUN, caps->max_range / state_bytes));
     uint32_t cols = hd > LANES ? 2 : 1, wide = LANES * cols, n_wide = div_up(hd, wide);
-    struct spec spec = SPEC(WG, Q, LANES, ROWS, cols);
+    struct spec spec = SPEC(.wg = WG, .q = Q, .lanes = LANES, .rows = ROWS, .cols = cols);
     tensor u = conv(c, p, m, s, b, push);
     run = min_u32(run, div_up(b->n_tok, Q));
     tensor gram = cmd_scratch(c, F32, Q * Q, run * m->n_group);
@@ -137,8 +137,9 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
         cmd_dispatch(c, K_mamba_chunk_state, GRID(m->n_head, n, div_up(ds, TILE) * n_wide), spec,
                      PUSH(*push), USES(READ(u), READ(sums), WRITE(states)));
         cmd_work(c, 2.0 * n * d_inner * ds);
-        cmd_dispatch(c, K_mamba_chunk_pass, GRID(div_up(hd * ds, WG), m->n_head, 1), SPEC(WG, Q),
-                     PUSH(*push), USES(READ(sums), BOTH(states), BOTH(s->state)));
+        cmd_dispatch(c, K_mamba_chunk_pass, GRID(div_up(hd * ds, WG), m->n_head, 1),
+                     SPEC(.wg = WG, .q = Q), PUSH(*push),
+                     USES(READ(sums), BOTH(states), BOTH(s->state)));
         cmd_work(c, 2.0 * n * Q * d_inner * (ds + Q / 2));
         cmd_dispatch(c, K_mamba_chunk_out, GRID(m->n_head, n, Q / TILE * n_wide), spec, PUSH(*push),
                      USES(READ(u), READ(gram), READ(sums), READ(states), READ(m->d), WRITE(o)));
@@ -186,7 +187,7 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
                                      : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
     cmd_work(c, 10.0 * d_inner * b->n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
-                 SPEC(norm_wg(caps, d_inner / m->n_group, push.n_part)), PUSH(push),
+                 SPEC(.wg = norm_wg(caps, d_inner / m->n_group, push.n_part)), PUSH(push),
                  USES(READ(o), READ(p), READ(m->norm), BOTH(y)));
     return y;
 }
@@ -264,7 +265,7 @@ static struct tiling tiling(struct cmd *c, uint32_t n_row, uint32_t n_col)
     while (lanes < max && lanes * 4 < n_col)
         lanes *= 2;
     uint32_t wg = cpu ? max : lanes * min_u32(8, div_up(n_row, rows));
-    return (struct tiling){ SPEC(wg, lanes, rows),
+    return (struct tiling){ SPEC(.wg = wg, .lanes = lanes, .rows = rows),
                             div_up(n_row, wg / lanes * rows) * div_up(n_col, lanes * 4) };
 }
 
@@ -284,7 +285,8 @@ static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool 
     cmd_dispatch(c, K_mamba_docs_state, GRID(m->n_head, push->n_chunk, t.n), t.spec, PUSH(*push),
                  USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), WRITE(states)));
     cmd_work(c, 2.0 * push->n_chunk * m->n_head * n);
-    cmd_dispatch(c, K_mamba_docs_pass, GRID(div_up(n / 4, wg), m->n_head, 1), SPEC(wg), PUSH(*push),
+    cmd_dispatch(c, K_mamba_docs_pass, GRID(div_up(n / 4, wg), m->n_head, 1), SPEC(.wg = wg),
+                 PUSH(*push),
                  USES(READ(d->t[CHUNKS]), READ(run_sums(d)), BOTH(states), BOTH(d->t[CARRY])));
 }
 
@@ -343,7 +345,7 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
     struct push_mamba_docs *push = &d->push;
     tensor sums = run_sums(d), chunks = d->t[CHUNKS];
     uint32_t n = push->n_chunk, q = push->q, wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
-    struct spec spec = SPEC(wg);
+    struct spec spec = SPEC(.wg = wg);
     cmd_work(c, 2.0 * n * m->n_head * m->d_state * (m->head_dim + q / 2));
     cmd_dispatch(c, K_mamba_docs_edge_bwd, GRID(m->n_head, n, 1), spec, PUSH(*push),
                  USES(READ(chunks), READ(sums), READ(run_states(d)), READ(g->dstates),
@@ -394,7 +396,7 @@ static void docs_norm_bwd(struct cmd *c, struct docs_pass *d, tensor dy, tensor 
     push->y_col = dy.col;
     cmd_work(c, 30.0 * d->d_inner * push->n_tok);
     cmd_dispatch(c, K_mamba_norm_bwd, GRID(m->n_group, push->n_tok, 1),
-                 SPEC(norm_wg(caps, d->d_inner / m->n_group / 4, 0)), PUSH(*push),
+                 SPEC(.wg = norm_wg(caps, d->d_inner / m->n_group / 4, 0)), PUSH(*push),
                  USES(READ(d->t[O]), READ(d->t[P]), READ(m->norm), READ(dy), WRITE(d->t[U]),
                       BOTH(tensor_cols(dp, 0, d->d_inner))));
 }
@@ -416,7 +418,8 @@ static struct spec conv_spec(struct cmd *c, const struct mamba *m, struct grid *
 {
     enum { CHANNELS = 256, TOKS = 16 };
     *grid = GRID(div_up(d->d_conv, CHANNELS), div_up(d->push.n_tok, TOKS), 1);
-    return SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->conv_k, CHANNELS, TOKS);
+    return SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .conv_k = m->conv_k, .channels = CHANNELS,
+                .toks = TOKS);
 }
 
 static void docs_bwd(struct cmd *c, const struct tape_rec *r)
@@ -469,8 +472,8 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 32);
     struct tiling t = tiling(c, push->q, push->q);
     cmd_work(c, 60.0 * push->n_chunk * push->q * m->n_head);
-    cmd_dispatch(c, K_mamba_docs_sums, GRID(div_up(m->n_head, wg), push->n_chunk, 1), SPEC(wg),
-                 PUSH(*push),
+    cmd_dispatch(c, K_mamba_docs_sums, GRID(div_up(m->n_head, wg), push->n_chunk, 1),
+                 SPEC(.wg = wg), PUSH(*push),
                  USES(READ(d->t[CHUNKS]), READ(d->t[P]), READ(m->ssm_a), READ(m->dt_bias),
                       WRITE(run_sums(d))));
     cmd_work(c,
@@ -542,7 +545,7 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
                                .eps = m->eps };
     cmd_work(c, 10.0 * d.d_inner * n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, n_tok, 1),
-                 SPEC(norm_wg(caps, d.d_inner / m->n_group, 1)), PUSH(push),
+                 SPEC(.wg = norm_wg(caps, d.d_inner / m->n_group, 1)), PUSH(push),
                  USES(READ(d.t[O]), READ(p), READ(m->norm), BOTH(d.t[Y])));
     struct tape_rec r = { docs_bwd, .p = { m }, .u = { q, d.n_chunk } };
     memcpy(r.t, d.t, sizeof d.t);

@@ -10,8 +10,6 @@
  * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
 #include "ops/op_linear_parts.h"
 
-enum { OUT_SLOTS, OUT_SUM, OUT_SUM_ADD, OUT_SLOTS_ADD }; /* shaders/moe_linear.comp */
-
 /* [n_tok][n_used]: the experts of each token and their weights. */
 struct chosen {
     tensor id, wt;
@@ -58,7 +56,7 @@ static void expert_product(struct cmd *c, const struct expert_args *a)
         tensor from = how != OUT_SUM_ADD ? a->x : s.first ? a->y : a->res;
         cmd_work(c, 2.0 * w->n_in * w->n_out * a->n_used * n_tok * s.n / w->n_expert);
         cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : a->n_used, n_tok),
-                     SPEC(wg, w->dtype, how, rows), PUSH(p),
+                     SPEC(.wg = wg, .w_type = w->dtype, .out = how, .rows = rows), PUSH(p),
                      USES(READ(s.rows), READ(a->x), BOTH(a->y), READ(a->ch.id), READ(a->ch.wt),
                           READ(from), READ(linear_codebook(w))));
     }
@@ -153,8 +151,8 @@ static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
                                   .id_stride = id.stride,
                                   .tile = tile,
                                   .chunk = SORT_CHUNK };
-    cmd_dispatch(c, K_moe_sort, GRID(div_up(n, SORT_CHUNK), 1, 1), SPEC(sort_wg(caps)), PUSH(sort),
-                 USES(READ(id), WRITE(g.entries), WRITE(g.tiles)));
+    cmd_dispatch(c, K_moe_sort, GRID(div_up(n, SORT_CHUNK), 1, 1), SPEC(.wg = sort_wg(caps)),
+                 PUSH(sort), USES(READ(id), WRITE(g.entries), WRITE(g.tiles)));
     return g;
 }
 
@@ -207,8 +205,9 @@ static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt
     };
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     cmd_work(c, 2.0 * x.n_row * x.n);
-    cmd_dispatch(c, K_moe_sum, row_grid(y.n / 4, y.n_row, wg), SPEC(wg, res != NULL, wt == NULL),
-                 PUSH(p), USES(READ(x), READ(by), READ(from), WRITE(y)));
+    cmd_dispatch(c, K_moe_sum, row_grid(y.n / 4, y.n_row, wg),
+                 SPEC(.wg = wg, .add = res != NULL, .even = wt == NULL), PUSH(p),
+                 USES(READ(x), READ(by), READ(from), WRITE(y)));
 }
 
 /* The products that read a row of h per token, and those that read a row of a per entry. */
@@ -281,7 +280,7 @@ static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
     };
     cmd_work(c, 4.0 * r.each.n_row * r.each.n);
     cmd_dispatch(c, K_moe_sum_bwd, GRID(dout.n_row, m->n_used, 1),
-                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128), add), PUSH(p),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128), .add = add), PUSH(p),
                  USES(BOTH(r.each), READ(r.ch.wt), READ(dout), BOTH(dwt), BOTH(dres)));
     linear_grouped_bwd(c, by_entry(&m->down, &r), r.each, grad(c, r.a));
 }
@@ -323,8 +322,9 @@ static void choose_bwd(struct cmd *c, const struct tape_rec *r)
         .scale = m->scale,
     };
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
-    cmd_dispatch(c, K_moe_route_bwd, GRID(div_up(logits.n_row, wg), 1, 1), SPEC(wg, m->route),
-                 PUSH(p), USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
+    cmd_dispatch(c, K_moe_route_bwd, GRID(div_up(logits.n_row, wg), 1, 1),
+                 SPEC(.wg = wg, .route = m->route), PUSH(p),
+                 USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 }
 
 static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
@@ -347,7 +347,9 @@ static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
     tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
     bool count = s->load.arena && !held, row = count && b->docs;
     cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
-                 SPEC(wg_size(gpu_caps(cmd_gpu(c)), 64), m->route, held, count, row), PUSH(p),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .route = m->route, .held = held,
+                      .count = count, .docs = row),
+                 PUSH(p),
                  USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
                       BOTH(count ? s->load : ch.id), READ(row ? b->docs->real : logits)));
     tape_push(c, (struct tape_rec){ choose_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });

@@ -19,7 +19,7 @@ static void norm_bwd(struct cmd *c, const struct tape_rec *r)
         .eps = r->f[0],
     };
     cmd_work(c, 10.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_norm_bwd, GRID(x.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
+    cmd_dispatch(c, K_norm_bwd, GRID(x.n_row, 1, 1), SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128)),
                  PUSH(p), USES(READ(x), READ(r->t[1]), READ(dy), BOTH(dx)));
 }
 
@@ -36,7 +36,7 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
     };
     uint32_t wg = wg_size(caps, 128);
     cmd_work(c, 4.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(.wg = wg), PUSH(p),
                  USES(READ(x), READ(w), WRITE(y)));
     tape_push(c, (struct tape_rec){ norm_bwd, .t = { x, w, y }, .f = { eps } });
     return y;
@@ -61,8 +61,8 @@ static void act_bwd(struct cmd *c, const struct tape_rec *r)
         .limit = r->f[0],
     };
     cmd_work(c, 20.0 * dy.n * x.n_row);
-    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(wg, r->u[0]), PUSH(p),
-                 USES(READ(x), READ(dy), BOTH(dx)));
+    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(.wg = wg, .act = r->u[0]),
+                 PUSH(p), USES(READ(x), READ(dy), BOTH(dx)));
 }
 
 tensor op_act(struct cmd *c, tensor x, struct act act)
@@ -79,8 +79,8 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
         .limit = act.limit,
     };
     cmd_work(c, 8.0 * n_ff * x.n_row);
-    cmd_dispatch(c, K_act, row_grid(n_ff / 4, x.n_row, wg), SPEC(wg, act.kind), PUSH(p),
-                 USES(READ(x), WRITE(y)));
+    cmd_dispatch(c, K_act, row_grid(n_ff / 4, x.n_row, wg), SPEC(.wg = wg, .act = act.kind),
+                 PUSH(p), USES(READ(x), WRITE(y)));
     tape_push(c, (struct tape_rec){ act_bwd, .t = { x, y }, .u = { (uint32_t)act.kind },
                                     .f = { act.limit } });
     return y;

@@ -52,8 +52,8 @@ void op_accumulate(struct cmd *c, tensor y, tensor x)
                           .x_col = x.col,
                           .y_stride = y.stride,
                           .y_col = y.col };
-    cmd_dispatch(c, K_add, row_grid(x.n / (quads ? 4 : 1), x.n_row, wg), SPEC(wg, quads), PUSH(p),
-                 USES(READ(x), BOTH(y)));
+    cmd_dispatch(c, K_add, row_grid(x.n / (quads ? 4 : 1), x.n_row, wg),
+                 SPEC(.wg = wg, .aligned = quads), PUSH(p), USES(READ(x), BOTH(y)));
 }
 
 /* y = t[0] + something: t[1] */
@@ -87,7 +87,7 @@ void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tenso
         .y_col = y.col,
     };
     cmd_work(c, 30.0 * x.n * y.n_row);
-    cmd_dispatch(c, K_dropout, row_grid(x.n / 4, y.n_row, wg), SPEC(wg, add), PUSH(p),
+    cmd_dispatch(c, K_dropout, row_grid(x.n / 4, y.n_row, wg), SPEC(.wg = wg, .add = add), PUSH(p),
                  USES(READ(x), BOTH(y), READ(d->key)));
 }
 
@@ -125,7 +125,7 @@ static void add_bias(struct cmd *c, tensor y, const linear *w)
         return;
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     struct push_bias p = { .n = y.n, .n_row = y.n_row, .y_stride = y.stride, .y_col = y.col };
-    cmd_dispatch(c, K_bias, row_grid(y.n, y.n_row, wg), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_bias, row_grid(y.n, y.n_row, wg), SPEC(.wg = wg), PUSH(p),
                  USES(BOTH(y), READ(w->bias)));
 }
 
@@ -266,8 +266,9 @@ static void gate_add_bwd(struct cmd *c, const struct tape_rec *r)
         .dgate_col = dgate.col,
     };
     cmd_work(c, 4.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_gate_add_bwd, GRID(x.n_row, 1, 1), SPEC(wg_size(gpu_caps(cmd_gpu(c)), 128)),
-                 PUSH(p), USES(READ(x), READ(gate), READ(dy), BOTH(dx), BOTH(dgate)));
+    cmd_dispatch(c, K_gate_add_bwd, GRID(x.n_row, 1, 1),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128)), PUSH(p),
+                 USES(READ(x), READ(gate), READ(dy), BOTH(dx), BOTH(dgate)));
 }
 
 /* res + sigmoid(gate[t]) * x[t]: a product's epilogue where it is to be undone, which needs x. */
@@ -289,7 +290,7 @@ static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
         .res_col = res.col,
     };
     cmd_work(c, 2.0 * x.n * x.n_row);
-    cmd_dispatch(c, K_gate_add, row_grid(x.n, x.n_row, wg), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_gate_add, row_grid(x.n, x.n_row, wg), SPEC(.wg = wg), PUSH(p),
                  USES(READ(x), READ(gate), READ(res), WRITE(y)));
     tape_push(c, (struct tape_rec){ gate_add_bwd, .t = { x, gate, y } });
     return y;

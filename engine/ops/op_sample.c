@@ -11,7 +11,7 @@ void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const stru
     uint32_t wg = logits.n <= 4096 ? 64 : min_u32(1024, caps->max_invocations);
     struct push_sample p = { .n_vocab = logits.n, .n_ids = b->ids.n_row, .advance = advance };
     cmd_work(c, 64.0 * logits.n);
-    cmd_dispatch(c, K_sample, GRID(1, 1, 1), SPEC(wg), PUSH(p),
+    cmd_dispatch(c, K_sample, GRID(1, 1, 1), SPEC(.wg = wg), PUSH(p),
                  USES(READ(logits), READ(s->unused), BOTH(b->step), BOTH(b->ids), BOTH(s->work),
                       BOTH(s->count), WRITE(s->chosen)));
 }

@@ -14,7 +14,9 @@ void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_co
     cmd_work(c, 60.0 * b->n_tok * to.n_row);
     cmd_dispatch(
         c, K_gate_stats, GRID(to.n_row, 1, 1),
-        SPEC(wg_size(gpu_caps(cmd_gpu(c)), b->n_tok > 32 ? 128 : 32), mamba, row), PUSH(push),
+        SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), b->n_tok > 32 ? 128 : 32), .mamba = mamba,
+             .docs = row),
+        PUSH(push),
         USES(READ(p), READ(ssm_a), READ(dt_bias), READ(row ? b->docs->real : p), WRITE(to)));
 }
 
@@ -37,7 +39,7 @@ void op_state_stats(struct cmd *c, const struct state_stats *s)
         };
         cmd_work(c, 3.0 * s->n * n * s->n_head);
         cmd_dispatch(c, K_state_stats, GRID(s->n_head, 1, 1),
-                     SPEC(wg, s->docs != NULL, s->add || at > 0), PUSH(push),
+                     SPEC(.wg = wg, .docs = s->docs != NULL, .add = s->add || at > 0), PUSH(push),
                      USES(READ(s->states), READ(s->docs ? s->docs->chunks : s->states),
                           READ(s->docs ? s->docs->real : s->states), BOTH(s->to)));
     }
