@@ -145,7 +145,7 @@ static bool nemotron_bind_mamba(struct model *m, struct binder *b, struct nemotr
                                .conv_k = s->conv_k,
                                .eps = m->eps };
     return bind_linear(b, &l->in, "blk.%u.ssm_in.weight", i, d, s->inner + d_conv + h) &&
-           bind_exact(&l->in, h) && /* dt */
+           bind_f32_rows(&l->in, h) && /* dt */
            bind_bias(b, &l->in, "blk.%u.ssm_in.bias", i) &&
            bind_vector(b, &l->mamba.conv, "blk.%u.ssm_conv1d.weight", i, s->conv_k, d_conv) &&
            bind_vector(b, &l->mamba.conv_bias, "blk.%u.ssm_conv1d.bias", i, d_conv, 1) &&
@@ -198,7 +198,7 @@ static bool nemotron_bind_moe(struct model *m, struct binder *b, struct nemotron
     e->n_used = l->n_used;
     e->n_ff = ff;
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
-           bind_exact(&e->router, n) &&
+           bind_f32_rows(&e->router, n) &&
            bind_vector(b, &e->bias, "blk.%u.exp_probs_b.bias", i, n, 1) &&
            bind_experts(b, &e->up, "blk.%u.ffn_up_exps.weight", i,
                         (struct matrix_size){ in, ff, n }) &&

@@ -198,7 +198,7 @@ static bool qwen35_bind_delta_in(struct model *m, struct binder *b, struct qwen3
                                     { &l->a, "blk.%u.ssm_alpha.weight", nv }))) {
         return false;
     }
-    return bind_exact(&l->b, nv) && bind_exact(&l->a, nv);
+    return bind_f32_rows(&l->b, nv) && bind_f32_rows(&l->a, nv);
 }
 
 static bool qwen35_bind_delta(struct model *m, struct binder *b, struct qwen35 *q, uint32_t i)
@@ -245,7 +245,7 @@ static bool qwen35_bind_moe(struct model *m, struct binder *b, struct qwen35 *q,
                       MATRICES({ &e->sh_gate, "blk.%u.ffn_gate_shexp.weight", ffs },
                                { &e->sh_up, "blk.%u.ffn_up_shexp.weight", ffs })) &&
            bind_linear(b, &e->sh_down, "blk.%u.ffn_down_shexp.weight", i, ffs, d) &&
-           bind_exact(&e->router, n) && bind_exact(&e->shared_gate, 1);
+           bind_f32_rows(&e->router, n) && bind_f32_rows(&e->shared_gate, 1);
 }
 
 static bool qwen35_bind_layer(struct model *m, struct binder *b, struct qwen35 *q, uint32_t i)

@@ -154,7 +154,7 @@ static bool step35_bind_moe(struct model *m, struct binder *b, struct step35 *q,
     e->act = (struct act){ ACT_SWIGLU, l->limit };
     e->sh_act = (struct act){ ACT_SWIGLU, l->limit_shared };
     return bind_linear(b, &e->router, "blk.%u.ffn_gate_inp.weight", i, d, n) &&
-           bind_exact(&e->router, n) &&
+           bind_f32_rows(&e->router, n) &&
            bind_vector(b, &e->bias, "blk.%u.exp_probs_b.bias", i, n, 1) &&
            bind_gate_up(b, e, i, d) &&
            bind_experts(b, &e->down, "blk.%u.ffn_down_exps.weight", i,

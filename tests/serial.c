@@ -23,9 +23,9 @@ static void record(struct serial *s, const struct model *m)
     op_nll(c, op_linear(c, normed, LINEARS(&m->output)), s->parts[0], &s->batch, 0);
     if (s->draft) {
         const struct draft *d = &m->draft[0];
-        tensor e = op_embed(c, d->token_embd, &s->next);
-        tensor y = model_draft(c, m, 0, &s->kv.layer[m->n_layer], &s->next,
-                               m->arch->draft_raw ? x : normed, e);
+        struct draft_input in = { m->arch->draft_raw ? x : normed,
+                                  op_embed(c, d->token_embd, &s->next) };
+        tensor y = model_draft(c, m, 0, &s->kv.layer[m->n_layer], &s->next, in);
         tensor v = op_norm(c, y, d->norm, m->eps);
         op_nll(c, op_linear(c, v, LINEARS(d->output)), s->parts[1], &s->next, 0);
     }
@@ -44,7 +44,8 @@ bool serial_open(struct serial *s, const struct model *m, struct hlm_err *err)
     s->scratch = arena_create(s->g, "scratch", MEM_DEVICE, err);
     s->cmd = s->scratch ? cmd_create(s->g, "serial", s->scratch, err) : NULL;
     if (!s->mem || !s->cmd ||
-        !kv_init(&s->kv, s->g, n_layer, shape, SERIAL_LONGEST, SERIAL_PIECE, F32, err))
+        !kv_init(&s->kv, s->g,
+                 &(struct kv_params){ n_layer, shape, SERIAL_LONGEST, SERIAL_PIECE, F32 }, err))
         return false;
     s->batch.n_tok = SERIAL_PIECE;
     s->batch.step = arena_tensor(s->mem, I32, sizeof(struct step) / 4, 1);

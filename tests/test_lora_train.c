@@ -393,7 +393,7 @@ static const struct words {
     { "qwen35",
       "experts",
       0,
-      { "target 'experts': no matrix of ", "attn (attn_q attn_k attn_v attn_output)",
+      { "target 'experts' matches no matrix", "attn (attn_q attn_k attn_v attn_output)",
         "linear (attn_qkv attn_gate ssm_alpha ssm_beta ssm_out), ffn (ffn_gate ffn_up" },
       false },
     { "qwen35", "attn,blk.9.*", 0, { "target 'blk.9.*'" }, false },

@@ -446,7 +446,9 @@ static void test_room(struct gpu *g)
         struct kv kv;
         test_case("room of %u heads of %u, window %u, %s", s->n_kv_head, s->head_dim, s->window,
                   dtype_info(rows[i].type)->name);
-        if (CHECK_MSG(kv_init(&kv, g, 1, s, N_CTX, N_BATCH, rows[i].type, &err), "%s", err.msg)) {
+        if (CHECK_MSG(
+                kv_init(&kv, g, &(struct kv_params){ 1, s, N_CTX, N_BATCH, rows[i].type }, &err),
+                "%s", err.msg)) {
             tensor k = kv.layer[0].kv.k, v = kv.layer[0].kv.v;
             uint64_t bytes = (uint64_t)rows[i].n_row * s->n_kv_head * rows[i].bytes;
             uint64_t a = gpu_caps(g)->align, all = align_up(align_up(bytes, a), 16) + bytes;

@@ -159,7 +159,7 @@ struct file_out *file_out_begin(const char *path, struct hlm_err *err)
     return f;
 }
 
-static void out_write(struct file_out *f, const uint8_t *p, uint64_t n)
+static void out_flush_bytes(struct file_out *f, const uint8_t *p, uint64_t n)
 {
     if (n && !f->why && !write_fully(f->fd, p, n))
         f->why = errno;
@@ -173,11 +173,11 @@ static bool out_failed(const struct file_out *f, struct hlm_err *err)
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct hlm_err *err)
 {
     if (n > OUT_BYTES - f->n) {
-        out_write(f, f->buf, f->n);
+        out_flush_bytes(f, f->buf, f->n);
         f->n = 0;
     }
     if (n > OUT_BYTES) {
-        out_write(f, bytes, n);
+        out_flush_bytes(f, bytes, n);
     } else if (n) {
         memcpy(f->buf + f->n, bytes, n);
         f->n += (uint32_t)n;
@@ -187,14 +187,14 @@ bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct hlm_
 
 const char *file_out_flush(struct file_out *f, struct hlm_err *err)
 {
-    out_write(f, f->buf, f->n);
+    out_flush_bytes(f, f->buf, f->n);
     f->n = 0;
     return out_failed(f, err) ? NULL : f->tmp;
 }
 
 bool file_out_end(struct file_out *f, struct hlm_err *err)
 {
-    out_write(f, f->buf, f->n);
+    out_flush_bytes(f, f->buf, f->n);
     if (!f->why && (file_is_faulty() || fsync(f->fd)))
         f->why = errno;
     bool faulty = !f->why && file_is_faulty();

@@ -2,9 +2,9 @@
  * several files: gguf_shard.c.
  *
  * The reader walks the bytes once: the header, the keys, the directory of tensors. It moves only by
- * take(), which cannot leave the file. Tensors get their addresses last, when the start of the data
- * is known. Every fault ends in one line from gguf_bad(). One fault is not guarded against: a file
- * that shrinks while it is mapped. */
+ * take_bytes(), which cannot leave the file. Tensors get their addresses last, when the start of
+ * the data is known. Every fault ends in one line from gguf_bad(). One fault is not guarded
+ * against: a file that shrinks while it is mapped. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "file/gguf_parts.h"
@@ -57,7 +57,7 @@ struct gguf_shown {
     char s[256];
 };
 
-static struct gguf_shown show(const char *p, uint64_t n, uint64_t max, bool ascii)
+static struct gguf_shown gguf_show(const char *p, uint64_t n, uint64_t max, bool ascii)
 {
     struct gguf_shown out;
     uint64_t len = 0;
@@ -76,9 +76,9 @@ static struct gguf_shown show(const char *p, uint64_t n, uint64_t max, bool asci
 
 static struct gguf_shown gguf_show_path(const char *path)
 {
-    return show(path, strlen(path), 200, false);
+    return gguf_show(path, strlen(path), 200, false);
 }
-static struct gguf_shown gguf_show_name(struct hlm_str s) { return show(s.p, s.n, 80, true); }
+static struct gguf_shown gguf_show_name(struct hlm_str s) { return gguf_show(s.p, s.n, 80, true); }
 
 static bool refuse(const struct gguf_place *at, enum hlm_error kind, const char *fmt, va_list ap)
 {
@@ -132,7 +132,7 @@ struct gguf_reader {
 };
 
 /* The next n bytes, or NULL. Parsing moves on in no other way. */
-static const uint8_t *take(struct gguf_reader *r, uint64_t n)
+static const uint8_t *take_bytes(struct gguf_reader *r, uint64_t n)
 {
     uint64_t left = r->g->n_bytes - r->pos;
     if (n > left) {
@@ -149,7 +149,7 @@ static const uint8_t *take(struct gguf_reader *r, uint64_t n)
 
 static bool take_u32(struct gguf_reader *r, uint32_t *v)
 {
-    const uint8_t *p = take(r, 4);
+    const uint8_t *p = take_bytes(r, 4);
     if (p)
         *v = (uint32_t)gguf_number(p, 4);
     return p;
@@ -157,7 +157,7 @@ static bool take_u32(struct gguf_reader *r, uint32_t *v)
 
 static bool take_u64(struct gguf_reader *r, uint64_t *v)
 {
-    const uint8_t *p = take(r, 8);
+    const uint8_t *p = take_bytes(r, 8);
     if (p)
         *v = gguf_number(p, 8);
     return p;
@@ -179,7 +179,7 @@ static bool take_str(struct gguf_reader *r, const char *what, uint64_t max, stru
 }
 
 /* A name that can be handed out as a C string: not empty, and without a NUL inside. */
-static bool take_name(struct gguf_reader *r, uint64_t max)
+static bool take_c_name(struct gguf_reader *r, uint64_t max)
 {
     struct hlm_str name;
     if (!take_str(r, "name", max, &name))
@@ -210,7 +210,7 @@ static bool take_count(struct gguf_reader *r, const char *what, uint64_t record_
 static bool read_header(struct gguf_reader *r, uint64_t *n_tensor, uint64_t *n_kv)
 {
     r->at.kind = "header";
-    const uint8_t *magic = take(r, 4);
+    const uint8_t *magic = take_bytes(r, 4);
     if (!magic)
         return false;
     if (memcmp(magic, "GGUF", 4))
@@ -256,7 +256,8 @@ static bool read_array(struct gguf_reader *r, struct gguf_kv *kv)
                         kv->n, most, left);
     kv->data = r->g->bytes + r->pos;
     if (elem != GGUF_STRING)
-        return take(r, kv->n * bytes) && (elem != GGUF_BOOL || check_bools(r, kv->data, kv->n));
+        return take_bytes(r, kv->n * bytes) &&
+               (elem != GGUF_BOOL || check_bools(r, kv->data, kv->n));
     struct hlm_str s;
     for (uint64_t i = 0; i < kv->n; i++)
         if (!take_str(r, "string", MAX_STRING_BYTES, &s))
@@ -267,7 +268,7 @@ static bool read_array(struct gguf_reader *r, struct gguf_kv *kv)
 static bool read_kv(struct gguf_reader *r, struct gguf_kv *kv)
 {
     uint32_t type;
-    if (!take_name(r, MAX_KEY_BYTES) || !take_u32(r, &type))
+    if (!take_c_name(r, MAX_KEY_BYTES) || !take_u32(r, &type))
         return false;
     if (type >= GGUF_TYPE_COUNT)
         return gguf_bad(&r->at, "value of type %" PRIu32 ", expected 0 to %d", type,
@@ -284,7 +285,7 @@ static bool read_kv(struct gguf_reader *r, struct gguf_kv *kv)
         return true;
     }
     kv->n = 1;
-    kv->data = take(r, gguf_types[type].bytes);
+    kv->data = take_bytes(r, gguf_types[type].bytes);
     return kv->data && (type != GGUF_BOOL || check_bools(r, kv->data, 1));
 }
 
@@ -331,11 +332,11 @@ static bool read_alignment(struct gguf_reader *r)
     return true;
 }
 
-static bool read_tensor(struct gguf_reader *r, struct gguf_entry *e)
+static bool read_tensor_entry(struct gguf_reader *r, struct gguf_entry *e)
 {
     struct gguf_tensor *t = &e->t;
     uint32_t type;
-    if (!take_name(r, MAX_NAME) || !take_u32(r, &t->n_dim))
+    if (!take_c_name(r, MAX_NAME) || !take_u32(r, &t->n_dim))
         return false;
     t->name = memcpy(e->name, r->at.name.p, r->at.name.n);
     if (t->n_dim < 1 || t->n_dim > 4)
@@ -372,7 +373,7 @@ static bool read_tensor(struct gguf_reader *r, struct gguf_entry *e)
     return true;
 }
 
-static bool read_tensors(struct gguf_reader *r, uint64_t n)
+static bool read_directory(struct gguf_reader *r, uint64_t n)
 {
     struct gguf *g = r->g;
     r->at = (struct gguf_place){ .g = g, .err = r->at.err, .kind = "header" };
@@ -383,7 +384,7 @@ static bool read_tensors(struct gguf_reader *r, uint64_t n)
         struct gguf_entry *e = &g->tensor[i];
         r->at =
             (struct gguf_place){ .g = g, .err = r->at.err, .kind = "tensor", .i = i + 1, .n = n };
-        if (!read_tensor(r, e))
+        if (!read_tensor_entry(r, e))
             return false;
         e->t.index = g->n_tensor++;
         if (!gguf_index_add(&g->tensor_index, e->name))
@@ -458,7 +459,7 @@ static struct gguf *gguf_new(const char *path, const uint8_t *bytes, uint64_t n,
     struct gguf_reader r = { .g = g, .at = { .g = g, .err = err } };
     uint64_t n_tensor = 0, n_kv = 0;
     if (read_header(&r, &n_tensor, &n_kv) && read_keys(&r, n_kv) && read_alignment(&r) &&
-        read_tensors(&r, n_tensor) && place_tensors(&r))
+        read_directory(&r, n_tensor) && place_tensors(&r))
         return g;
     gguf_close(g);
     return NULL;

@@ -46,7 +46,8 @@ static struct shard_ending ending_of(uint32_t i_shard, uint32_t count)
 
 /* The path of another shard: g's own with another number. The caller frees it. NULL without memory,
  * or where g is not named like a shard (*named is then false). */
-static char *path_of(const struct gguf *g, const struct shard *own, uint32_t i_shard, bool *named)
+static char *other_shard_path(const struct gguf *g, const struct shard *own, uint32_t i_shard,
+                              bool *named)
 {
     struct shard_ending e = ending_of(own->no, own->count);
     const char *path = gguf_path(g);
@@ -64,7 +65,7 @@ static char *path_of(const struct gguf *g, const struct shard *own, uint32_t i_s
 static bool refuse_later(const struct gguf *g, const struct shard *own, struct hlm_err *err)
 {
     bool named;
-    char *first = path_of(g, own, 0, &named);
+    char *first = other_shard_path(g, own, 0, &named);
     const char *slash = first ? strrchr(first, '/') : NULL;
     gguf_refuse(g, KEY_NO, err,
                 "this is shard %" PRIu32 " of %" PRIu32 ", expected the first: open %s%.200s",
@@ -88,7 +89,7 @@ static bool check_first(const struct gguf *g, const struct shard *own, struct hl
                            own->count - 1);
     if (own->no)
         return refuse_later(g, own, err);
-    free(path_of(g, own, 0, &named));
+    free(other_shard_path(g, own, 0, &named));
     return named || own->count == 1 ||
            gguf_refuse(
                g, KEY_COUNT, err,
@@ -120,7 +121,7 @@ static struct gguf *open_shard(const struct gguf *g, const struct shard *first, 
                                gguf_opener opener, void *user, struct hlm_err *err)
 {
     bool named;
-    char *path = path_of(g, first, i_shard, &named);
+    char *path = other_shard_path(g, first, i_shard, &named);
     struct gguf *shard = NULL;
     if (!path)
         fail_memory(err, "%s: key '" KEY_COUNT "': no memory for the path of shard %" PRIu32,

@@ -1,4 +1,4 @@
-/* lora: reading and checking adapters; see lora.h. What is done with them is in lora_set.c. */
+/* lora: reads adapter files and checks them against a base; see lora.h. Sets are in lora_set.c. */
 #include "lora/lora_parts.h"
 
 #include <inttypes.h>
@@ -46,7 +46,7 @@ void lora_base_free(struct lora_base *b)
     *b = (struct lora_base){ 0 };
 }
 
-/* What activations are multiplied by, from its name and shape alone. */
+/* Is it a matrix that activations are multiplied by? Decided by name and shape alone. */
 static bool is_matrix(const struct gguf_tensor *t)
 {
     static const char *const other[] = { "_norm.weight", ".ssm_conv1d.weight", "rope_freqs.weight",
@@ -75,7 +75,7 @@ bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct hl
             b->matrix[i].n_out = (uint32_t)t->dim[1];
             ok = lora_base_matrix(&b->base, &b->matrix[i], false) &&
                  lora_base_rows(&b->base, t, 0, (uint32_t)(t->dim[1] * t->dim[2]));
-        } else if (!ends_with(t->name, ".weight")) { /* lora_base_uses knows which are gates */
+        } else if (!ends_with(t->name, ".weight")) { /* lora_base_uses finds out which are gates */
             ok = lora_base_gate(&b->base, (tensor){ 0 }, t);
         }
     }
@@ -91,23 +91,23 @@ void lora_file_base_free(struct lora_file_base *b)
 
 /* ---- reading and checking -------------------------------------------------------------------- */
 
-struct shape {
+struct dims_text {
     char s[96];
 };
 
-static struct shape shape_of(const struct gguf_tensor *t)
+static struct dims_text dims_text(const struct gguf_tensor *t)
 {
-    struct shape out;
+    struct dims_text out;
     int n = snprintf(out.s, sizeof out.s, "%" PRIu64, t->dim[0]);
     for (uint32_t i = 1; i < t->n_dim && n > 0 && (size_t)n < sizeof out.s; i++)
         n += snprintf(out.s + n, sizeof out.s - (size_t)n, " x %" PRIu64, t->dim[i]);
     return out;
 }
 
-/* The reason, in one line whatever the names of a file hold. */
-static bool refuse(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
+/* Refuses g in one line, whatever its names contain. Returns false. */
+static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
     HLM_PRINTF(3, 4);
-static bool refuse(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
+static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
 {
     char what[400], all[sizeof err->msg];
     va_list ap;
@@ -119,41 +119,44 @@ static bool refuse(const struct gguf *g, struct hlm_err *err, const char *fmt, .
     return fail(err, "%s", all);
 }
 
-static bool key_is(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
+static bool check_key(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
 {
     struct hlm_str s = { 0 };
     if (!gguf_str(g, key, REQUIRED, &s, err))
         return false;
     if (s.n == strlen(want) && !memcmp(s.p, want, s.n))
         return true;
-    return refuse(g, err, "%s is \"%.*s\", expected \"%s\"", key, (int)min_u64(s.n, 60), s.p, want);
+    return refuse_adapter(g, err, "%s is \"%.*s\", expected \"%s\"", key, (int)min_u64(s.n, 60),
+                          s.p, want);
 }
 
 static bool check_keys(const struct gguf *g, const struct lora_base *b, float *alpha,
                        struct hlm_err *err)
 {
-    if (!key_is(g, "general.type", "adapter", err) ||
-        !key_is(g, "general.architecture", b->arch, err) ||
-        !key_is(g, "adapter.type", "lora", err) ||
+    if (!check_key(g, "general.type", "adapter", err) ||
+        !check_key(g, "general.architecture", b->arch, err) ||
+        !check_key(g, "adapter.type", "lora", err) ||
         !gguf_f32(g, "adapter.lora.alpha", REQUIRED, alpha, err))
         return false;
     if (!isfinite(*alpha))
-        return refuse(g, err, "adapter.lora.alpha is %g, expected a finite number", (double)*alpha);
+        return refuse_adapter(g, err, "adapter.lora.alpha is %g, expected a finite number",
+                              (double)*alpha);
     if (gguf_kv(g, "adapter.alora.invocation_tokens"))
-        return refuse(g, err,
-                      "adapter.alora.invocation_tokens is set: adapters that wait for a "
-                      "token sequence are not supported");
+        return refuse_adapter(g, err,
+                              "adapter.alora.invocation_tokens is set: adapters that wait for a "
+                              "token sequence are not supported");
     return true;
 }
 
-/* All values are numbers. */
+/* Are all values finite? */
 static bool check_values(const struct gguf *g, const struct gguf_tensor *t, struct hlm_err *err)
 {
     const struct dtype_info *info = dtype_info(t->type);
     float v[1024];
     if (!info->to_f32)
-        return refuse(g, err, "%s has type %s, which this version of hlm cannot compute with",
-                      t->name, info->name);
+        return refuse_adapter(g, err,
+                              "%s has type %s, which this version of hlm cannot compute with",
+                              t->name, info->name);
     uint64_t step = ARRAY_LEN(v) / info->block_len * info->block_len, bytes = 0;
     for (uint64_t at = 0; at < t->n_elem; at += step) {
         uint64_t n = min_u64(step, t->n_elem - at);
@@ -161,13 +164,14 @@ static bool check_values(const struct gguf *g, const struct gguf_tensor *t, stru
         dtype_to_f32(t->type, t->data + bytes, n, v);
         for (uint64_t i = 0; i < n; i++)
             if (!isfinite(v[i]))
-                return refuse(g, err, "%s: value %" PRIu64 " is %g, expected a finite number",
-                              t->name, at + i, (double)v[i]);
+                return refuse_adapter(g, err,
+                                      "%s: value %" PRIu64 " is %g, expected a finite number",
+                                      t->name, at + i, (double)v[i]);
     }
     return true;
 }
 
-/* Is the tensor one of a draft block, which hlm leaves out? */
+/* Does the tensor belong to a draft block that is not loaded? */
 static bool is_draft(const struct lora_base *b, const struct gguf_tensor *t)
 {
     unsigned layer = 0;
@@ -175,7 +179,7 @@ static bool is_draft(const struct lora_base *b, const struct gguf_tensor *t)
            layer - b->n_layer < b->n_mtp;
 }
 
-/* Rows of one tensor in one matrix: those of expert e must be the matrix's rows of expert e. */
+/* Are the tensor's rows of each expert the matrix's rows of the same expert? */
 static bool same_experts(const struct linear *w, const struct base_rows *r)
 {
     uint64_t per = r->t->dim[1], last = r->n - 1;
@@ -206,7 +210,7 @@ uint8_t *lora_base_uses(const struct lora_base *b)
     return use;
 }
 
-static bool check_pair(const struct gguf *g, const struct lora_base *b, const struct pair *p,
+static bool check_pair(const struct gguf *g, const struct lora_base *b, const struct lora_pair *p,
                        struct hlm_err *err)
 {
     const struct gguf_tensor *x = p->x, *bad = NULL;
@@ -223,56 +227,59 @@ static bool check_pair(const struct gguf *g, const struct lora_base *b, const st
             snprintf(want, sizeof want, "%" PRIu64 " x RANK%s", x->dim[0], experts);
         else
             snprintf(want, sizeof want, "RANK x %" PRIu64 "%s", x->dim[1], experts);
-        return refuse(g, err, "%s is %s, expected %s, as %s is %s in %s", bad->name,
-                      shape_of(bad).s, want, x->name, shape_of(x).s, gguf_path(b->file));
+        return refuse_adapter(g, err, "%s is %s, expected %s, as %s is %s in %s", bad->name,
+                              dims_text(bad).s, want, x->name, dims_text(x).s, gguf_path(b->file));
     }
     if (p->b->dim[0] != rank)
-        return refuse(g, err, "%s has rank %" PRIu64 ", %s rank %" PRIu64, p->a->name, rank,
-                      p->b->name, p->b->dim[0]);
+        return refuse_adapter(g, err, "%s has rank %" PRIu64 ", %s rank %" PRIu64, p->a->name, rank,
+                              p->b->name, p->b->dim[0]);
     if (rank > MAX_RANK)
-        return refuse(g, err, "%s has rank %" PRIu64 ", expected 1 to %d", p->a->name, rank,
-                      MAX_RANK);
+        return refuse_adapter(g, err, "%s has rank %" PRIu64 ", expected 1 to %d", p->a->name, rank,
+                              MAX_RANK);
     return check_values(g, p->a, err) && check_values(g, p->b, err);
 }
 
-/* What the reading of one file's tensors goes through. */
-struct reader {
+/* State of reading one adapter file. */
+struct lora_reader {
     struct lora_file *f;
     const struct lora_base *b;
     struct hlm_err *err;
-    const uint8_t *use; /* lora_base_uses */
+    const uint8_t *use; /* enum meets, by tensor of the base */
     float alpha;
     uint64_t n_norm, n_draft; /* left out */
 };
 
-/* The tensor of the base that a name with a tail of n_tail bytes is about. */
-static const struct gguf_tensor *base_tensor(struct reader *r, const char *name, size_t n_tail)
+/* The tensor of the base that a name without its last n_tail bytes means. */
+static const struct gguf_tensor *base_tensor(struct lora_reader *r, const char *name, size_t n_tail)
 {
     char x[128];
     snprintf(x, sizeof x, "%.*s", (int)(strlen(name) - n_tail), name);
     const struct gguf_tensor *t = gguf_tensor(r->b->file, x);
     if (!t)
-        refuse(r->f->g, r->err, "tensor %s: there is no %s in %s", name, x, gguf_path(r->b->file));
+        refuse_adapter(r->f->g, r->err, "tensor %s: there is no %s in %s", name, x,
+                       gguf_path(r->b->file));
     return t;
 }
 
-static bool read_shift(struct reader *r, const struct gguf_tensor *d)
+static bool read_gate_delta(struct lora_reader *r, const struct gguf_tensor *d)
 {
     const struct gguf *g = r->f->g;
     const struct gguf_tensor *x = base_tensor(r, d->name, strlen(".delta"));
     if (!x)
         return false;
     if (r->use[x->index] != A_GATE)
-        return refuse(g, r->err, "tensor %s: %s is no gate of %s, which alone take deltas", d->name,
-                      x->name, r->b->arch);
+        return refuse_adapter(g, r->err,
+                              "tensor %s: only gates take deltas, and %s is not a gate of %s",
+                              d->name, x->name, r->b->arch);
     if (d->n_elem != x->n_elem || (d->n_dim > 1 && memcmp(d->dim, x->dim, sizeof d->dim) != 0))
-        return refuse(g, r->err, "%s is %s, expected %" PRIu64 ", as %s is %s in %s", d->name,
-                      shape_of(d).s, x->n_elem, x->name, shape_of(x).s, gguf_path(r->b->file));
-    r->f->shift[r->f->n_shift++] = (struct shift){ x, d, r->f->scale };
+        return refuse_adapter(g, r->err, "%s is %s, expected %" PRIu64 ", as %s is %s in %s",
+                              d->name, dims_text(d).s, x->n_elem, x->name, dims_text(x).s,
+                              gguf_path(r->b->file));
+    r->f->delta[r->f->n_delta++] = (struct lora_delta){ x, d, r->f->scale };
     return check_values(g, d, r->err);
 }
 
-static bool read_pair(struct reader *r, const struct gguf_tensor *a)
+static bool read_factors(struct lora_reader *r, const struct gguf_tensor *a)
 {
     struct lora_file *f = r->f;
     char name[128];
@@ -283,17 +290,18 @@ static bool read_pair(struct reader *r, const struct gguf_tensor *a)
     if (!x)
         return false;
     if (!other)
-        return refuse(f->g, r->err, "tensor %s has no %s beside it", a->name, name);
+        return refuse_adapter(f->g, r->err, "tensor %s has no %s beside it", a->name, name);
     if (!is_a)
-        return true; /* its other half sees to it */
-    struct pair p = { .x = x, .a = a, .b = other };
+        return true; /* it is read with its A */
+    struct lora_pair p = { .x = x, .a = a, .b = other };
     bool embed = !strcmp(x->name, "token_embd.weight");
     if (embed || (r->use[x->index] != IN_A_MATRIX && !is_draft(r->b, x)))
-        return refuse(f->g, r->err, "tensor %s: hlm takes no adapter on %s%s", a->name, x->name,
-                      embed ? ", the embedding"
-                      : r->use[x->index] == ODD_EXPERTS
-                          ? ", whose experts are laid out oddly"
-                          : ", which is no matrix that activations are multiplied by");
+        return refuse_adapter(f->g, r->err, "tensor %s: hlm takes no adapter on %s%s", a->name,
+                              x->name,
+                              embed ? ", the embedding"
+                              : r->use[x->index] == ODD_EXPERTS
+                                  ? ", whose experts are in an order it does not know"
+                                  : ", which is not a matrix that activations are multiplied by");
     if (!check_pair(f->g, r->b, &p, r->err))
         return false;
     if (r->use[x->index] != IN_A_MATRIX) {
@@ -303,50 +311,48 @@ static bool read_pair(struct reader *r, const struct gguf_tensor *a)
     p.rank = (uint32_t)a->dim[1];
     p.scale = r->alpha != 0 ? r->alpha / (float)p.rank * f->scale : f->scale;
     if (!isfinite(p.scale))
-        return refuse(f->g, r->err,
-                      "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
-                      "%g, expected a finite number",
-                      a->name, (double)r->alpha, p.rank, (double)f->scale, (double)p.scale);
+        return refuse_adapter(f->g, r->err,
+                              "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
+                              "%g, expected a finite number",
+                              a->name, (double)r->alpha, p.rank, (double)f->scale, (double)p.scale);
     f->pair[f->n_pair++] = p;
     return true;
 }
 
-static bool read_tensors(struct reader *r)
+static bool read_all_factors(struct lora_reader *r)
 {
     const struct gguf *g = r->f->g;
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         bool ok = true;
         if (ends_with(t->name, ".lora_a") || ends_with(t->name, ".lora_b"))
-            ok = read_pair(r, t);
+            ok = read_factors(r, t);
         else if (ends_with(t->name, ".delta"))
-            ok = read_shift(r, t);
+            ok = read_gate_delta(r, t);
         else if (ends_with(t->name, "_norm.weight"))
             r->n_norm++;
         else
-            ok = refuse(g, r->err,
-                        "tensor %s: expected the name of a tensor with .lora_a or "
-                        ".lora_b behind it, or of a gate with .delta",
-                        t->name);
+            ok = refuse_adapter(g, r->err,
+                                "tensor %s: expected the name of a tensor followed by .lora_a or "
+                                ".lora_b, or of a gate followed by .delta",
+                                t->name);
         if (!ok)
             return false;
     }
     if (gguf_n_tensor(g) == 0)
-        return refuse(g, r->err, "there is no tensor in it");
+        return refuse_adapter(g, r->err, "it has no tensors");
     if (r->n_norm)
         log_msg(HLM_LOG_WARN,
-                "%s: %" PRIu64 " norm vectors are left out: only matrices and gates are "
-                "adapted",
+                "%s: %" PRIu64 " norm vectors are ignored: hlm adapts only matrices and gates",
                 gguf_path(g), r->n_norm);
     if (r->n_draft)
         log_msg(HLM_LOG_WARN,
-                "%s: %" PRIu64 " adapted matrices are of draft blocks, which hlm leaves "
-                "out",
+                "%s: %" PRIu64 " matrices of draft blocks are ignored: these blocks are not loaded",
                 gguf_path(g), r->n_draft);
     return true;
 }
 
-/* Of what the adapter computes, not of how the file keeps it. */
+/* Hashes what the adapter computes, not how its file is laid out. */
 static bool hash_file(struct lora_file *f, float alpha, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
@@ -380,14 +386,14 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     f->g = g;
     f->scale = scale;
     f->pair = mem_alloc(gguf_n_tensor(g) / 2 + 1, sizeof *f->pair);
-    f->shift = mem_alloc(gguf_n_tensor(g) + 1, sizeof *f->shift);
+    f->delta = mem_alloc(gguf_n_tensor(g) + 1, sizeof *f->delta);
     uint8_t *use = lora_base_uses(b);
-    struct reader r = { .f = f, .b = b, .err = err, .use = use };
-    bool ok =
-        (f->pair && f->shift && use) || fail_memory(err, "%.300s: out of memory", gguf_path(g));
+    struct lora_reader r = { .f = f, .b = b, .err = err, .use = use };
+    bool ok = (f->pair && f->delta && use) || fail_memory(err, "%.300s: out of memory", gguf_path(g));
     ok = ok && (isfinite(scale) ||
-                refuse(g, err, "a factor of %g, expected a finite number", (double)scale));
-    ok = ok && check_keys(g, b, &r.alpha, err) && read_tensors(&r) && hash_file(f, r.alpha, err);
+                refuse_adapter(g, err, "a factor of %g, expected a finite number", (double)scale));
+    ok =
+        ok && check_keys(g, b, &r.alpha, err) && read_all_factors(&r) && hash_file(f, r.alpha, err);
     free(use);
     if (!ok) {
         lora_file_close(f);
@@ -402,6 +408,6 @@ void lora_file_close(struct lora_file *f)
         return;
     gguf_close(f->g);
     free(f->pair);
-    free(f->shift);
+    free(f->delta);
     free(f);
 }

@@ -1,4 +1,4 @@
-/* lora_make: see lora_make.h. */
+/* lora_make: chooses targets, makes and writes adapters; see lora_make.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "lora/lora_make.h"
 #include "lora/lora_parts.h"
@@ -14,7 +14,7 @@ enum { MAX_WORD = 96 };
 
 /* ---- groups ---------------------------------------------------------------------------------- */
 
-enum group { ATTN, LINEAR, FFN, SHARED, EXPERTS, ROUTER, MTP, OTHER };
+enum lora_group_id { ATTN, LINEAR, FFN, SHARED, EXPERTS, ROUTER, MTP, OTHER };
 
 const struct lora_group lora_groups[] = {
     [ATTN] = { "attn", "attention: query, key, value, output, Step's head gate" },
@@ -28,9 +28,9 @@ const struct lora_group lora_groups[] = {
 const uint32_t n_lora_group = ARRAY_LEN(lora_groups);
 
 /* clang-format off */
-static const struct stem { const char *name; enum group group; } stems[] = {
+static const struct target_stem { const char *name; enum lora_group_id group; } stems[] = {
     { "attn_q", ATTN }, { "attn_k", ATTN }, { "attn_v", ATTN }, { "attn_output", ATTN },
-    { "attn_qkv", ATTN }, { "attn_gate", ATTN },        /* LINEAR in a block that has a state */
+    { "attn_qkv", ATTN }, { "attn_gate", ATTN },        /* LINEAR in a block with ssm_out */
     { "ssm_in", LINEAR }, { "ssm_ba", LINEAR }, { "ssm_alpha", LINEAR }, { "ssm_beta", LINEAR },
     { "ssm_out", LINEAR },
     { "ffn_gate", FFN }, { "ffn_up", FFN }, { "ffn_down", FFN },
@@ -41,33 +41,33 @@ static const struct stem { const char *name; enum group group; } stems[] = {
 };
 /* clang-format on */
 
-/* What a tensor is called in its block; n 0: it stands in none. */
-struct in_block {
+/* The name of a tensor within its block; n 0: it belongs to none. */
+struct block_name {
     unsigned layer;
     const char *name;
     int n;
 };
 
-static struct in_block in_block(const struct gguf_tensor *t)
+static struct block_name name_in_block(const struct gguf_tensor *t)
 {
-    struct in_block p = { 0 };
+    struct block_name p = { 0 };
     int at = 0;
     size_t tail = strlen(".weight");
     if (sscanf(t->name, "blk.%u.%n", &p.layer, &at) != 1 || !at || !ends_with(t->name, ".weight"))
-        return (struct in_block){ 0 };
+        return (struct block_name){ 0 };
     p.name = t->name + at;
     p.n = (int)(strlen(p.name) - tail);
     return p;
 }
 
-static bool is_named(struct in_block p, const char *name)
+static bool is_named(struct block_name p, const char *name)
 {
     return p.n > 0 && strlen(name) == (size_t)p.n && !memcmp(p.name, name, (size_t)p.n);
 }
 
-static enum group group_of(const struct lora_base *b, const struct gguf_tensor *t)
+static enum lora_group_id group_of(const struct lora_base *b, const struct gguf_tensor *t)
 {
-    struct in_block p = in_block(t);
+    struct block_name p = name_in_block(t);
     char out[64];
     for (uint32_t i = 0; i < ARRAY_LEN(stems); i++) {
         if (!is_named(p, stems[i].name))
@@ -91,7 +91,7 @@ static bool may_adapt(const uint8_t *use, const struct gguf_tensor *t)
 
 static bool word_matches(const struct lora_base *b, const char *word, const struct gguf_tensor *t)
 {
-    struct in_block p = in_block(t);
+    struct block_name p = name_in_block(t);
     for (uint32_t g = 0; g < n_lora_group; g++)
         if (!strcmp(word, lora_groups[g].name))
             return group_of(b, t) == g && (g == MTP || p.layer < b->n_layer);
@@ -100,9 +100,9 @@ static bool word_matches(const struct lora_base *b, const char *word, const stru
     return fnmatch(word, t->name, 0) == 0;
 }
 
-/* Marks in `chosen` what a word means; how many tensors that are. */
-static uint64_t choose(const struct lora_base *b, const uint8_t *use, const char *word,
-                       uint8_t *chosen)
+/* Marks in `chosen` the tensors that a word means, and returns their number. */
+static uint64_t choose_word(const struct lora_base *b, const uint8_t *use, const char *word,
+                            uint8_t *chosen)
 {
     uint64_t n = 0;
     for (uint64_t i = 0; i < gguf_n_tensor(b->file); i++) {
@@ -115,8 +115,8 @@ static uint64_t choose(const struct lora_base *b, const uint8_t *use, const char
     return n;
 }
 
-/* "attn (attn_q attn_k), ffn (...)": the groups that the base has, and their matrices. */
-static void tell_what(const struct lora_base *b, const uint8_t *use, char *text, size_t size)
+/* The groups that the base has, and their matrices: "attn (attn_q attn_k), ffn (...)". */
+static void list_choices(const struct lora_base *b, const uint8_t *use, char *text, size_t size)
 {
     size_t at = 0;
     text[0] = 0;
@@ -127,7 +127,7 @@ static void tell_what(const struct lora_base *b, const uint8_t *use, char *text,
             for (uint64_t i = 0; !there && i < gguf_n_tensor(b->file); i++) {
                 const struct gguf_tensor *t = gguf_tensor_at(b->file, i);
                 there = may_adapt(use, t) && group_of(b, t) == g &&
-                        is_named(in_block(t), stems[k].name);
+                        is_named(name_in_block(t), stems[k].name);
             }
             if (!there || at >= size)
                 continue;
@@ -142,28 +142,28 @@ static void tell_what(const struct lora_base *b, const uint8_t *use, char *text,
     }
 }
 
-static bool nothing(const struct lora_base *b, const uint8_t *use, const char *word,
-                    struct hlm_err *err)
+static bool refuse_word(const struct lora_base *b, const uint8_t *use, const char *word,
+                        struct hlm_err *err)
 {
     char what[360];
-    tell_what(b, use, what, sizeof what);
-    return fail(err, "target '%s': no matrix of %.100s is called so; there is %s", word,
+    list_choices(b, use, what, sizeof what);
+    return fail(err, "target '%s' matches no matrix of %.100s; these would: %s", word,
                 gguf_path(b->file), what);
 }
 
-static bool choose_all(const struct lora_base *b, const uint8_t *use, const char *words,
-                       uint8_t *chosen, struct hlm_err *err)
+static bool choose_words(const struct lora_base *b, const uint8_t *use, const char *words,
+                         uint8_t *chosen, struct hlm_err *err)
 {
     for (const char *p = words;; p++) {
         char word[MAX_WORD];
         size_t n = strcspn(p, ",");
         if (n == 0 || n >= sizeof word)
-            return fail(err, "targets '%.200s': %s, expected words with commas between", words,
+            return fail(err, "targets '%.200s': %s, expected words separated by commas", words,
                         n ? "a word is too long" : "a word is empty");
         memcpy(word, p, n);
         word[n] = 0;
-        if (!choose(b, use, word, chosen))
-            return nothing(b, use, word, err);
+        if (!choose_word(b, use, word, chosen))
+            return refuse_word(b, use, word, err);
         p += n;
         if (!*p)
             return true;
@@ -180,10 +180,10 @@ bool lora_find_targets(const struct lora_base *b, const char *words, struct lora
     bool ok = (use && chosen && out->t) ||
               fail_memory(err, "out of memory: targets of %" PRIu64 " tensors", n);
     if (ok && words)
-        ok = choose_all(b, use, words, chosen, err);
+        ok = choose_words(b, use, words, chosen, err);
     for (uint32_t i = 0; ok && !words && i < ARRAY_LEN(usual); i++)
-        n_chosen += choose(b, use, usual[i], chosen);
-    ok = ok && (words || n_chosen || nothing(b, use, "attn,linear,ffn,shared", err));
+        n_chosen += choose_word(b, use, usual[i], chosen);
+    ok = ok && (words || n_chosen || refuse_word(b, use, "attn,linear,ffn,shared", err));
     for (uint64_t i = 0; ok && i < n; i++)
         if (chosen[i])
             out->t[out->n++] = gguf_tensor_at(b->file, i);
@@ -203,7 +203,7 @@ float lora_file_alpha(float alpha, uint32_t rank, bool rslora)
     return rslora ? (float)((double)alpha * sqrt((double)rank)) : alpha;
 }
 
-static void begin(struct gguf_out *o, const char *arch, float alpha, uint64_t n_tensor)
+static void begin_adapter(struct gguf_out *o, const char *arch, float alpha, uint64_t n_tensor)
 {
     o->alignment = 32;
     gguf_out_begin(o, n_tensor, 4);
@@ -215,28 +215,27 @@ static void begin(struct gguf_out *o, const char *arch, float alpha, uint64_t n_
 
 /* ---- fresh adapters -------------------------------------------------------------------------- */
 
-struct memory {
+struct file_in_memory {
     uint8_t *p;
     uint64_t n, cap;
 };
 
 static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err *err)
 {
-    struct memory *m = user;
+    struct file_in_memory *m = user;
     uint64_t need = m->n + n, cap = max_u64(m->cap, 1 << 16);
     while (cap < need)
         cap *= 2;
     uint8_t *grown = cap > m->cap ? mem_grow(m->p, cap, 1) : m->p;
     if (!grown)
-        return fail_memory(err, "out of memory: a fresh adapter of more than %" PRIu64 " bytes",
-                           need);
-    *m = (struct memory){ grown, need, cap };
+        return fail_memory(err, "out of memory: a new adapter of more than %" PRIu64 " bytes", need);
+    *m = (struct file_in_memory){ grown, need, cap };
     memcpy(grown + need - n, bytes, n);
     return true;
 }
 
-static bool check_fresh(const struct lora_base *b, const struct lora_targets *t,
-                        const struct lora_fresh *how, struct hlm_err *err)
+static bool check_new(const struct lora_base *b, const struct lora_targets *t,
+                      const struct lora_fresh *how, struct hlm_err *err)
 {
     uint64_t n_small = 0;
     const struct gguf_tensor *small = NULL;
@@ -247,15 +246,15 @@ static bool check_fresh(const struct lora_base *b, const struct lora_targets *t,
     for (uint64_t i = 0; i < t->n; i++) {
         const struct gguf_tensor *x = t->t[i];
         if (strlen(x->name) + strlen(".lora_a") >= 64)
-            return fail(err, "%.200s: the name of %s leaves no room for that of an adapter on it",
+            return fail(err, "%.200s: the name of %s is too long for an adapter on it",
                         gguf_path(b->file), x->name);
         if (how->rank > min_u64(x->dim[0], x->dim[1]))
             small = n_small++ ? small : x;
     }
     if (small)
         log_msg(HLM_LOG_WARN,
-                "rank %u is more than %" PRIu64 " of %" PRIu64 " matrices can have "
-                "(%s is %" PRIu64 " x %" PRIu64 "): no harm, but nothing gained there either",
+                "rank %u exceeds the size of %" PRIu64 " of %" PRIu64 " matrices (%s is %" PRIu64
+                " x %" PRIu64 "): this does no harm, but they gain nothing from it",
                 how->rank, n_small, t->n, small->name, small->dim[0], small->dim[1]);
     return true;
 }
@@ -283,11 +282,11 @@ static bool put_zeros(struct gguf_out *o, uint64_t n)
 uint8_t *lora_make(const struct lora_base *b, const struct lora_targets *t,
                    const struct lora_fresh *how, uint64_t *n_bytes, struct hlm_err *err)
 {
-    struct memory m = { 0 };
+    struct file_in_memory m = { 0 };
     struct gguf_out o = { .put = put_memory, .user = &m, .err = err };
-    if (!check_fresh(b, t, how, err))
+    if (!check_new(b, t, how, err))
         return NULL;
-    begin(&o, b->arch, lora_file_alpha(how->alpha, how->rank, how->rslora), 2 * t->n);
+    begin_adapter(&o, b->arch, lora_file_alpha(how->alpha, how->rank, how->rslora), 2 * t->n);
     for (uint64_t i = 0; i < t->n; i++) {
         const struct gguf_tensor *x = t->t[i];
         char name[80];
@@ -320,21 +319,20 @@ static uint64_t n_number(const struct lora_tensor *t)
     return (uint64_t)t->dim[0] * t->dim[1] * t->dim[2];
 }
 
-struct hash {
-    uint64_t h[2];
-};
-
-static bool hash_of(const void *p, uint64_t n, struct hash *out, struct hlm_err *err)
+static bool hash_of(const void *p, uint64_t n, struct lora_hash *out, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
     if (!s)
         return false;
     sum_add(s, p, n);
-    sum_end(s, out->h);
+    uint64_t h[2];
+    sum_end(s, h);
+    *out = (struct lora_hash){ h[0], h[1] };
     return true;
 }
 
-static bool put_values(struct gguf_out *o, const struct lora_write *w, float *v, struct hash *hash)
+static bool put_values(struct gguf_out *o, const struct lora_write *w, float *v,
+                       struct lora_hash *hash)
 {
     for (uint64_t i = 0; i < w->n_tensor; i++) {
         uint64_t n = n_number(&w->tensor[i]);
@@ -347,7 +345,7 @@ static bool put_values(struct gguf_out *o, const struct lora_write *w, float *v,
     return true;
 }
 
-static bool same_keys(const struct gguf *g, const struct lora_write *w)
+static bool same_adapter_keys(const struct gguf *g, const struct lora_write *w)
 {
     struct hlm_str s = { 0 };
     float alpha = 0;
@@ -357,18 +355,19 @@ static bool same_keys(const struct gguf *g, const struct lora_write *w)
            !memcmp(&alpha, &w->alpha, sizeof alpha);
 }
 
-/* What was written, read again. */
-static bool check(struct file_out *out, const char *path, const struct lora_write *w,
-                  const struct hash *hash, struct hlm_err *err)
+/* Reads back what was written. */
+static bool check_written_adapter(struct file_out *out, const char *path,
+                                  const struct lora_write *w, const struct lora_hash *hash,
+                                  struct hlm_err *err)
 {
     const char *tmp = file_out_flush(out, err);
     struct gguf *g = tmp ? gguf_open(tmp, err) : NULL;
-    bool ok = g && ((same_keys(g, w) && gguf_n_tensor(g) == w->n_tensor) ||
+    bool ok = g && ((same_adapter_keys(g, w) && gguf_n_tensor(g) == w->n_tensor) ||
                     fail_system(err, "%.300s: read back, its keys are not what was written", path));
     for (uint64_t i = 0; ok && i < w->n_tensor; i++) {
         const struct lora_tensor *t = &w->tensor[i];
         const struct gguf_tensor *got = gguf_tensor(g, t->name);
-        struct hash h = { 0 };
+        struct lora_hash h = { 0 };
         ok = got && got->type == F32 && got->n_dim == t->n_dim && got->dim[0] == t->dim[0] &&
              got->dim[1] == t->dim[1] && got->dim[2] == t->dim[2] &&
              hash_of(got->data, got->n_bytes, &h, err) && !memcmp(&h, &hash[i], sizeof h);
@@ -385,20 +384,21 @@ bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *er
     for (uint64_t i = 0; i < w->n_tensor; i++)
         most = max_u64(most, n_number(&w->tensor[i]));
     float *v = mem_alloc(most, sizeof *v);
-    struct hash *hash = mem_alloc(w->n_tensor + 1, sizeof *hash);
+    struct lora_hash *hash = mem_alloc(w->n_tensor + 1, sizeof *hash);
     struct file_out *out = v && hash ? file_out_begin(path, err) : NULL;
     if (!v || !hash)
         fail_memory(err, "%.300s: no memory to write it", path);
     bool ok = out != NULL;
     if (ok) {
         struct gguf_out o = { .put = gguf_out_to_file, .user = out, .err = err };
-        begin(&o, w->arch, w->alpha, w->n_tensor);
+        begin_adapter(&o, w->arch, w->alpha, w->n_tensor);
         for (uint64_t i = 0; i < w->n_tensor; i++) {
             const struct lora_tensor *t = &w->tensor[i];
             gguf_out_tensor(&o, t->name, F32, t->n_dim,
                             (uint64_t[]){ t->dim[0], t->dim[1], t->dim[2] });
         }
-        ok = gguf_out_pad(&o) && put_values(&o, w, v, hash) && check(out, path, w, hash, err);
+        ok = gguf_out_pad(&o) && put_values(&o, w, v, hash) &&
+             check_written_adapter(out, path, w, hash, err);
     }
     free(v);
     free(hash);

@@ -1,19 +1,21 @@
-/* lora_parts: what lora.c (reads adapters), lora_set.c (puts them together), lora_train.c (tells
- * where their numbers stand) and lora_make.c (makes them) share. */
+/* lora_parts: what lora.c (reads adapters), lora_set.c (makes sets of them), lora_train.c (finds
+ * their numbers on the device), lora_make.c (makes and writes adapters), merge.c and the peft files
+ * share. */
 #pragma once
 #include "lora/lora.h"
 
 #include <string.h>
 
-#define DECAY ".ssm_a" /* -exp(A_log): what is added goes to A_log */
+/* The end of the name of a decay gate. The tensor is -exp(A_log); deltas are added to A_log. */
+#define DECAY ".ssm_a"
 
-/* Of one adapter: factors beside one tensor, or what is added to a gate. */
-struct pair {
+/* Of one adapter: the factors of one tensor x of the base, or the delta d of one gate. */
+struct lora_pair {
     const struct gguf_tensor *x, *a, *b;
     uint32_t rank;
     float scale;
 };
-struct shift {
+struct lora_delta {
     const struct gguf_tensor *x, *d;
     float scale;
 };
@@ -21,29 +23,29 @@ struct shift {
 struct lora_file {
     struct gguf *g;
     float scale;
-    struct pair *pair;
-    struct shift *shift;
-    uint64_t n_pair, n_shift;
+    struct lora_pair *pair;
+    struct lora_delta *delta;
+    uint64_t n_pair, n_delta;
     struct lora_hash hash;
 };
 
-/* A pair in a stack: from this column of B, row of A; a multiple of 4. */
+/* A pair within a stack: it begins at column col of B and row col of A, a multiple of 4. */
 struct stacked {
-    const struct pair *p;
+    const struct lora_pair *p;
     uint32_t col;
 };
 
-/* What reaches a matrix. Matrices that share a stack of A stand one after the other; a pair that
- * reaches several of them stands in it once. */
-struct stack {
-    uint64_t first, n;           /* the matrices that share */
-    uint64_t stacked, n_stacked; /* and the pairs stacked for them all */
+/* What adapters add to a matrix. Several matrices in a row may share a stack of A; a pair that
+ * reaches more than one of them is in it once. */
+struct lora_stack {
+    uint64_t first, n;           /* the matrices that share the stack */
+    uint64_t stacked, n_stacked; /* the pairs of all of them */
     uint32_t rank;               /* of the stack */
-    bool reached;
+    bool reached;                /* an adapter reaches this matrix */
     struct lora lora;
 };
 
-/* Rows of a pair's B: [row0, row0 + n) are rows [at, at + n) of a matrix. */
+/* Rows [row0, row0 + n) of a pair's B are rows [at, at + n) of a matrix. */
 struct b_rows {
     uint64_t row0, n, at, matrix;
 };
@@ -55,21 +57,22 @@ struct lora_set {
     bool train;
     struct stacked *stacked;
     uint64_t n_stacked, cap_stacked;
-    struct stack *stack; /* by matrix */
-    struct arena *arena; /* NULL: there is no device */
-    uint64_t taken;      /* then: bytes that would be */
+    struct lora_stack *stack; /* by matrix */
+    struct arena *arena;      /* NULL: there is no device */
+    uint64_t taken;           /* bytes taken, also without a device */
     struct lora_hash hash;
-    /* for training: of pair k the column, and b_rows [first[k], first[k + 1]) by row0 */
+    /* for training: pair k begins at col[k] of its stack; its rows are b_rows[first[k] ..
+     * first[k + 1]), sorted by row0 */
     uint32_t *col;
     uint64_t *first;
     struct b_rows *b_rows;
 };
-/* Finds the last three. */
+/* Fills col, first and b_rows. */
 bool lora_train_index(struct lora_set *s, struct hlm_err *err);
 
-/* What an adapter on a tensor of the base would meet. */
+/* What a tensor of the base is to an adapter. */
 enum meets { NOT_A_MATRIX, IN_A_MATRIX, ODD_EXPERTS, A_GATE };
-/* That by tensor; NULL without memory. */
+/* An enum meets for each tensor of the file; the caller frees it. NULL without memory. */
 uint8_t *lora_base_uses(const struct lora_base *b);
 
 enum { MAX_RANK = 4096 };

@@ -1,4 +1,4 @@
-/* lora_set: the adapters that are active together; see lora.h. */
+/* lora_set: sets of adapters that are active together; see lora.h. */
 #include "lora/lora_parts.h"
 
 #include "ops/pack.h"
@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <xxhash.h>
 
-/* Matrices multiplied together share one stack of A up to this many rows: a longer one costs more
- * in zeros of B than the dispatches it saves. */
+/* Matrices that are multiplied together share a stack of A up to this many rows: in a longer one
+ * the zeros in B cost more than the dispatches that sharing saves. */
 enum { MAX_SHARED = 64 };
 
 /* ---- stacks ---------------------------------------------------------------------------------- */
@@ -19,13 +19,13 @@ uint32_t lora_rank(const struct lora_set *s, uint64_t i)
     return s->stack[i].reached ? s->stack[i].rank : 0;
 }
 
-/* By tensor of the base. */
-struct mark {
-    uint64_t stack; /* 1 + the first matrix of the stack that has its pairs */
-    bool paired;    /* there are any */
+/* Of a tensor of the base, while stacks are made. */
+struct tensor_mark {
+    uint64_t stack; /* 1 + the first matrix of the last stack that took its pairs; 0: none yet */
+    bool paired;    /* an adapter has a pair for it */
 };
 
-static bool add_stacked(struct lora_set *s, const struct pair *p, uint32_t *col)
+static bool add_stacked(struct lora_set *s, const struct lora_pair *p, uint32_t *col)
 {
     if (!room(&s->stacked, s->n_stacked, &s->cap_stacked, sizeof *s->stacked))
         return false;
@@ -34,22 +34,22 @@ static bool add_stacked(struct lora_set *s, const struct pair *p, uint32_t *col)
     return true;
 }
 
-/* Pairs of matrix i, from column *col on, into the stack that begins with matrix `first`: those of
- * every tensor that it has rows of and that have none there yet. */
-static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct mark *mark,
+/* Adds the pairs of matrix i to the stack that begins with matrix `first`, from column *col on:
+ * those of each tensor that it has rows of, unless the stack has them already. */
+static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct tensor_mark *mark,
                          uint32_t *col)
 {
     const struct base_matrix *m = &s->b->matrix[i];
     bool ok = true;
     for (uint64_t r = m->rows; ok && r < m->rows + m->n_rows; r++) {
         const struct gguf_tensor *x = s->b->rows[r].t;
-        struct mark *k = &mark[x->index];
+        struct tensor_mark *k = &mark[x->index];
         if (!k->paired)
             continue;
         s->stack[i].reached = true;
         if (k->stack == first + 1)
             continue;
-        HLM_ASSERT(!s->train || !k->stack); /* else its A stood in two places */
+        HLM_ASSERT(!s->train || !k->stack); /* else its A would be in two places */
         k->stack = first + 1;
         for (uint32_t f = 0; f < s->n_file; f++)
             for (uint64_t u = 0; ok && u < s->file[f]->n_pair; u++)
@@ -59,21 +59,23 @@ static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct 
     return ok;
 }
 
-/* Does a pair of the stack that begins with matrix `first` reach matrix i as well? */
-static bool reaches(const struct lora_set *s, uint64_t first, uint64_t i, const struct mark *mark)
+/* Does a pair of the stack that begins with matrix `first` reach matrix i too? */
+static bool reaches(const struct lora_set *s, uint64_t first, uint64_t i,
+                    const struct tensor_mark *mark)
 {
     const struct base_matrix *m = &s->b->matrix[i];
     for (uint64_t r = m->rows; r < m->rows + m->n_rows; r++) {
-        const struct mark *k = &mark[s->b->rows[r].t->index];
+        const struct tensor_mark *k = &mark[s->b->rows[r].t->index];
         if (k->paired && k->stack == first + 1)
             return true;
     }
     return false;
 }
 
-/* May matrix `end` share the stack that begins with matrix i? In a set for training only what must:
- * columns of B that belong to other pairs are zeros, and would get gradients. */
-static bool may_share(const struct lora_set *s, uint64_t i, uint64_t end, const struct mark *mark)
+/* May matrix `end` share the stack that begins with matrix i? In a set for training only where it
+ * must: columns of B that belong to other pairs are zero, and would get gradients. */
+static bool may_share(const struct lora_set *s, uint64_t i, uint64_t end,
+                      const struct tensor_mark *mark)
 {
     const linear *w = s->b->matrix[i].w, *v = s->b->matrix[end].w;
     if (s->train)
@@ -81,8 +83,8 @@ static bool may_share(const struct lora_set *s, uint64_t i, uint64_t end, const 
     return s->b->matrix[end].beside && w->n_in == v->n_in && w->n_expert <= 1 && v->n_expert <= 1;
 }
 
-/* The stack that begins with matrix i; *end: the matrix behind it. */
-static bool make_stack(struct lora_set *s, uint64_t i, struct mark *mark, uint64_t *end)
+/* Makes the stack that begins with matrix i. *end: the first matrix after it. */
+static bool make_stack(struct lora_set *s, uint64_t i, struct tensor_mark *mark, uint64_t *end)
 {
     uint64_t stacked = s->n_stacked;
     uint32_t rank = 0;
@@ -91,26 +93,26 @@ static bool make_stack(struct lora_set *s, uint64_t i, struct mark *mark, uint64
         uint32_t with = rank;
         uint64_t n_stacked = s->n_stacked;
         ok = stack_matrix(s, i, *end, mark, &with);
-        if (!s->train && with > MAX_SHARED) { /* it begins a stack of its own */
+        if (!s->train && with > MAX_SHARED) { /* that matrix begins a stack of its own */
             s->n_stacked = n_stacked;
             break;
         }
         rank = with;
     }
     for (uint64_t k = i; k < *end; k++)
-        s->stack[k] = (struct stack){ .first = i,
-                                      .n = *end - i,
-                                      .stacked = stacked,
-                                      .n_stacked = s->n_stacked - stacked,
-                                      .rank = rank,
-                                      .reached = s->stack[k].reached };
+        s->stack[k] = (struct lora_stack){ .first = i,
+                                           .n = *end - i,
+                                           .stacked = stacked,
+                                           .n_stacked = s->n_stacked - stacked,
+                                           .rank = rank,
+                                           .reached = s->stack[k].reached };
     return ok;
 }
 
 static bool stack_all(struct lora_set *s)
 {
     const struct lora_base *b = s->b;
-    struct mark *mark = mem_alloc(gguf_n_tensor(b->file) + 1, sizeof *mark);
+    struct tensor_mark *mark = mem_alloc(gguf_n_tensor(b->file) + 1, sizeof *mark);
     s->stack = mem_alloc(b->n_matrix + 1, sizeof *s->stack);
     bool ok = mark && s->stack;
     for (uint32_t f = 0; ok && f < s->n_file; f++)
@@ -124,12 +126,12 @@ static bool stack_all(struct lora_set *s)
 
 void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
 {
-    const struct stack *k = &s->stack[i];
+    const struct lora_stack *k = &s->stack[i];
     const linear *w = s->b->matrix[i].w;
     uint64_t e = r / k->rank, row = r % k->rank, row_bytes = 0;
     memset(out, 0, w->n_in * sizeof *out);
     for (uint64_t u = k->stacked; u < k->stacked + k->n_stacked; u++) {
-        const struct pair *p = s->stacked[u].p;
+        const struct lora_pair *p = s->stacked[u].p;
         if (row < s->stacked[u].col || row - s->stacked[u].col >= p->rank)
             continue;
         dtype_bytes(p->a->type, w->n_in, &row_bytes);
@@ -138,7 +140,7 @@ void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
     }
 }
 
-/* Where row r of a matrix comes from. */
+/* The rows of the file that row r of a matrix is among. */
 static const struct base_rows *rows_at(const struct lora_base *b, const struct base_matrix *m,
                                        uint64_t r)
 {
@@ -155,12 +157,12 @@ static const struct base_rows *rows_at(const struct lora_base *b, const struct b
 
 void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
 {
-    const struct stack *k = &s->stack[i];
+    const struct lora_stack *k = &s->stack[i];
     const struct base_rows *from = rows_at(s->b, &s->b->matrix[i], r);
     uint64_t row_bytes = 0;
     memset(out, 0, k->rank * sizeof *out);
     for (uint64_t u = k->stacked; u < k->stacked + k->n_stacked; u++) {
-        const struct pair *p = s->stacked[u].p;
+        const struct lora_pair *p = s->stacked[u].p;
         float *to = out + s->stacked[u].col;
         if (p->x != from->t)
             continue;
@@ -173,8 +175,8 @@ void lora_row_b(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
 
 /* ---- on the device --------------------------------------------------------------------------- */
 
-static linear take(struct lora_set *s, uint32_t n_in, uint32_t n_out, uint32_t n_expert,
-                   bool behind)
+static linear take_factors(struct lora_set *s, uint32_t n_in, uint32_t n_out, uint32_t n_expert,
+                           bool joins)
 {
     linear w = { .arena = s->arena,
                  .dtype = F32,
@@ -183,43 +185,43 @@ static linear take(struct lora_set *s, uint32_t n_in, uint32_t n_out, uint32_t n
                  .n_expert = n_expert,
                  .row_q = (uint32_t)(pack_row_bytes(F32, n_in) / 16) };
     uint64_t bytes = 16ull * w.row_q * n_out * n_expert;
-    w.offset = s->arena ? arena_take(s->arena, bytes, behind ? 16 : 0) : s->taken;
+    w.offset = s->arena ? arena_take(s->arena, bytes, joins ? 16 : 0) : s->taken;
     s->taken += bytes;
     return w;
 }
 
-/* Matrices that share A and stand together have their B one behind the other, so that these are one
- * dispatch as well. Elsewhere a B begins where a binding may, and in a set for training all do. */
-static void place(struct lora_set *s)
+/* Matrices that share A have their B one after the other, so that these too are one dispatch.
+ * Otherwise a B begins where a binding may, and in a set for training every B does. */
+static void place_stacks(struct lora_set *s)
 {
     const struct base_matrix *m = s->b->matrix;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
-        struct stack *k = &s->stack[i];
+        struct lora_stack *k = &s->stack[i];
         if (k->first != i || !k->n_stacked)
             continue;
-        linear a = take(s, m[i].w->n_in, k->rank, m[i].w->n_expert, false);
+        linear a = take_factors(s, m[i].w->n_in, k->rank, m[i].w->n_expert, false);
         for (uint64_t j = i; j < i + k->n; j++) {
             const linear *w = m[j].w;
-            bool behind = j > i && s->stack[j - 1].reached && !s->train;
+            bool joins = j > i && s->stack[j - 1].reached && !s->train;
             if (s->stack[j].reached)
                 s->stack[j].lora = (struct lora){
                     .a = a,
-                    .b = take(s, k->rank, w->n_out, w->n_expert, behind),
+                    .b = take_factors(s, k->rank, w->n_out, w->n_expert, joins),
                     .id = (uint32_t)i,
                 };
         }
     }
 }
 
-static bool bring(struct lora_set *s, struct gpu *g, uint64_t i, const linear *w,
-                  void (*row)(const struct lora_set *, uint64_t, uint64_t, float *),
-                  struct hlm_err *err)
+static bool upload_factors(struct lora_set *s, struct gpu *g, uint64_t i, const linear *w,
+                           void (*row)(const struct lora_set *, uint64_t, uint64_t, float *),
+                           struct hlm_err *err)
 {
     uint64_t bytes = 16ull * w->row_q, n = (uint64_t)w->n_out * w->n_expert;
     uint64_t fit = gpu_stage_max(g) / bytes;
     if (!fit)
-        return fail_as(err, HLM_ERR_UNSUPPORTED,
-                       "a row of an adapter of rank %u needs more than the upload buffer", w->n_in);
+        return fail_as(err, HLM_ERR_UNSUPPORTED, "a row of an adapter, %u numbers, needs more than the upload buffer",
+                    w->n_in);
     for (uint64_t r = 0; r < n; r += fit) {
         uint64_t take_n = min_u64(fit, n - r);
         float *to = gpu_stage(g, s->arena, w->offset + r * bytes, take_n * bytes, err);
@@ -240,12 +242,12 @@ bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err)
     if (gpu_is_dry(g))
         return true;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
-        const struct stack *k = &s->stack[i];
+        const struct lora_stack *k = &s->stack[i];
         if (k->first == i && k->n_stacked)
             for (uint64_t j = i, done = 0; j < i + k->n; j++)
                 if (s->stack[j].reached &&
-                    ((!done++ && !bring(s, g, i, &s->stack[j].lora.a, lora_row_a, err)) ||
-                     !bring(s, g, j, &s->stack[j].lora.b, lora_row_b, err)))
+                    ((!done++ && !upload_factors(s, g, i, &s->stack[j].lora.a, lora_row_a, err)) ||
+                     !upload_factors(s, g, j, &s->stack[j].lora.b, lora_row_b, err)))
                     return false;
     }
     return gpu_stage_end(g, err);
@@ -264,7 +266,7 @@ static struct lora_hash hash_set(const struct lora_set *s)
     return h;
 }
 
-/* A set for training is one adapter as it stands in its file. */
+/* A set for training is one adapter, as it is in its file. */
 static bool check_train(const struct lora_set *s, struct hlm_err *err)
 {
     if (!s->train)
@@ -297,7 +299,7 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
     if (ok && g)
         ok = (s->arena = arena_create(g, "adapters", MEM_DEVICE, err)) != NULL;
     if (ok)
-        place(s);
+        place_stacks(s);
     ok = ok && (!train || lora_train_index(s, err)) && (!g || lora_set_upload(s, g, err));
     s->hash = hash_set(s);
     if (!ok) {
@@ -307,7 +309,8 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
     return s;
 }
 
-/* A gate with everything that adapters add to it: to its logarithm, where it is the decay. */
+/* The values of a gate with all deltas added: to its logarithm where it is a decay. False: no
+ * adapter has a delta for it. */
 static bool gate_values(const struct lora_set *s, const struct base_gate *gate, float *v,
                         double *sum)
 {
@@ -315,8 +318,8 @@ static bool gate_values(const struct lora_set *s, const struct base_gate *gate, 
     uint64_t n = gate->t->n_elem;
     memset(sum, 0, n * sizeof *sum);
     for (uint32_t k = 0; s && k < s->n_file; k++)
-        for (uint64_t i = 0; i < s->file[k]->n_shift; i++) {
-            const struct shift *d = &s->file[k]->shift[i];
+        for (uint64_t i = 0; i < s->file[k]->n_delta; i++) {
+            const struct lora_delta *d = &s->file[k]->delta[i];
             if (d->x != gate->t)
                 continue;
             dtype_to_f32(d->d->type, d->d->data, n, v);

@@ -1,10 +1,10 @@
-/* lora_train: the numbers of a set that is made for training, one by one; see lora.h. */
+/* lora_train: where the numbers of a set for training are on the device; see lora.h. */
 #include "lora/lora_parts.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 
-/* ---- where they stand ------------------------------------------------------------------------ */
+/* ---- the index ------------------------------------------------------------------------ */
 
 static int by_row(const void *a, const void *b)
 {
@@ -12,21 +12,22 @@ static int by_row(const void *a, const void *b)
     return (x->row0 > y->row0) - (x->row0 < y->row0);
 }
 
-/* The rows of a pair's tensor, each in one matrix. */
-static bool check_b_rows(const struct lora_set *s, const struct pair *p, const struct b_rows *c,
-                         uint64_t n, struct hlm_err *err)
+/* Is each row of a pair's tensor in exactly one matrix? */
+static bool check_b_rows(const struct lora_set *s, const struct lora_pair *p,
+                         const struct b_rows *c, uint64_t n, struct hlm_err *err)
 {
     uint64_t row = 0;
     bool ok = n > 0;
     for (uint64_t k = 0; ok && k < n; row += c[k++].n)
         ok = c[k].row0 == row && (p->x->dim[2] > 1 || s->b->matrix[c[k].matrix].w->n_expert <= 1);
     return (ok && row == p->x->dim[1] * p->x->dim[2]) ||
-           fail(err, "%.300s: %s cannot be trained: the rows of %s do not stand in one matrix each",
+           fail(err, "%.300s: %s cannot be trained: the rows of %s are not in one matrix each",
                 gguf_path(s->file[0]->g), p->a->name, p->x->name);
 }
 
-/* pair_of: by tensor of the base, 1 + its pair. */
-static void gather(struct lora_set *s, const uint64_t *pair_of, bool count)
+/* Counts the rows of each pair into first[], or lists them. pair_of: for each tensor of the base, 1
+ * + its pair; 0: none. */
+static void gather_rows(struct lora_set *s, const uint64_t *pair_of, bool count)
 {
     const struct lora_base *b = s->b;
     for (uint64_t i = 0; i < b->n_matrix; i++) {
@@ -54,13 +55,13 @@ bool lora_train_index(struct lora_set *s, struct hlm_err *err)
     for (uint64_t u = 0; ok && u < s->n_stacked; u++)
         s->col[s->stacked[u].p - f->pair] = s->stacked[u].col;
     if (ok) {
-        gather(s, pair_of, true);
+        gather_rows(s, pair_of, true);
         for (uint64_t k = 0; k < n; k++)
             s->first[k + 1] += s->first[k];
         ok = (s->b_rows = mem_alloc(s->first[n] + 1, sizeof *s->b_rows)) != NULL;
     }
     if (ok) {
-        gather(s, pair_of, false); /* each first is then the next one's */
+        gather_rows(s, pair_of, false); /* which leaves in first[k] what belongs in first[k + 1] */
         memmove(s->first + 1, s->first, n * sizeof *s->first);
         s->first[0] = 0;
     }
@@ -75,13 +76,13 @@ bool lora_train_index(struct lora_set *s, struct hlm_err *err)
     return ok;
 }
 
-/* ---- asking ---------------------------------------------------------------------------------- */
+/* ---- access ---------------------------------------------------------------------------------- */
 
 uint64_t lora_n_param(const struct lora_set *s) { return 2 * s->file[0]->n_pair; }
 
 struct lora_param lora_param(const struct lora_set *s, uint64_t i)
 {
-    const struct pair *p = &s->file[0]->pair[i / 2];
+    const struct lora_pair *p = &s->file[0]->pair[i / 2];
     const struct gguf_tensor *t = i % 2 ? p->b : p->a;
     struct lora_param out = { .name = t->name,
                               .n = (uint32_t)t->dim[0],
@@ -93,7 +94,7 @@ struct lora_param lora_param(const struct lora_set *s, uint64_t i)
     return out;
 }
 
-/* The rows of pair k among which this row is. */
+/* The rows of pair k that `row` is among. */
 static const struct b_rows *b_rows_at(const struct lora_set *s, uint64_t k, uint64_t row)
 {
     uint64_t lo = s->first[k], hi = s->first[k + 1];
@@ -109,10 +110,10 @@ static const struct b_rows *b_rows_at(const struct lora_set *s, uint64_t k, uint
 
 uint64_t lora_param_at(const struct lora_set *s, uint64_t i, uint64_t row)
 {
-    const struct pair *p = &s->file[0]->pair[i / 2];
+    const struct lora_pair *p = &s->file[0]->pair[i / 2];
     bool is_b = i % 2;
     const struct b_rows *c = b_rows_at(s, i / 2, is_b ? row : 0);
-    const struct stack *k = &s->stack[c->matrix];
+    const struct lora_stack *k = &s->stack[c->matrix];
     const linear *w = is_b ? &k->lora.b : &k->lora.a;
     uint64_t col = s->col[i / 2];
     if (is_b)
@@ -126,10 +127,10 @@ bool lora_gate_delta(const struct lora_set *s, const struct gguf_tensor *gate, f
 {
     const struct lora_file *f = s->file[0];
     memset(delta, 0, gate->n_elem * sizeof *delta);
-    for (uint64_t i = 0; i < f->n_shift; i++) {
-        if (f->shift[i].x != gate)
+    for (uint64_t i = 0; i < f->n_delta; i++) {
+        if (f->delta[i].x != gate)
             continue;
-        dtype_to_f32(f->shift[i].d->type, f->shift[i].d->data, gate->n_elem, delta);
+        dtype_to_f32(f->delta[i].d->type, f->delta[i].d->data, gate->n_elem, delta);
         return true;
     }
     return false;

@@ -117,8 +117,8 @@ static bool touch(struct merge *m, const struct lora_file *l)
     bool ok = true;
     for (uint64_t i = 0; ok && !m->p->gates_only && i < l->n_pair; i++)
         ok = touch_matrix(m, l->pair[i].x);
-    for (uint64_t i = 0; ok && i < l->n_shift; i++)
-        ok = touch_gate(m, l->shift[i].x);
+    for (uint64_t i = 0; ok && i < l->n_delta; i++)
+        ok = touch_gate(m, l->delta[i].x);
     return ok;
 }
 
@@ -134,7 +134,7 @@ static bool open_adapters(struct merge *m)
     if (!m->p->gates_only)
         return true;
     const struct lora_file *l = m->file[0];
-    if (!l->n_shift)
+    if (!l->n_delta)
         return fail(m->err, "%.200s: there is no gate delta in it, so nothing to take out of it",
                     gguf_path(l->g));
     return l->n_pair || fail(m->err,
@@ -147,7 +147,7 @@ static bool open_adapters(struct merge *m)
 
 /* The factors of one adapter beside the tensor at hand; those of A for one expert. */
 struct factor {
-    const struct pair *p;
+    const struct lora_pair *p;
     double scale; /* the same as p's, not yet rounded */
     float *a, *b;
     uint64_t expert; /* whose A is in a; UINT64_MAX: none yet */
@@ -257,7 +257,7 @@ static bool put(struct merge *m, struct file_out *out, struct sum *sum, const vo
     return file_out_put(out, bytes, n, m->err) && go_on(m, n);
 }
 
-static double scale_of(const struct lora_file *l, const struct pair *p)
+static double scale_of(const struct lora_file *l, const struct lora_pair *p)
 {
     float alpha = 0;
     gguf_f32(l->g, "adapter.lora.alpha", REQUIRED, &alpha, NULL); /* lora.c has seen to it */
@@ -273,7 +273,7 @@ static bool put_matrix(struct touched *x, struct file_out *out, struct sum *sum)
     dtype_bytes(x->f->type, x->t->dim[0], &new_bytes);
     for (uint32_t i = 0; ok && i < m->p->n_lora; i++)
         for (uint64_t k = 0; ok && k < m->file[i]->n_pair; k++) {
-            const struct pair *p = &m->file[i]->pair[k];
+            const struct lora_pair *p = &m->file[i]->pair[k];
             if (p->x != x->t)
                 continue;
             struct factor *f = &x->factor[x->n++];
@@ -303,8 +303,8 @@ static bool put_gate(struct touched *x, struct file_out *out, struct sum *sum)
     float *v = mem_alloc(n, sizeof *v), *d = mem_alloc(n, sizeof *d);
     bool ok = (add && v && d) || no_memory(m);
     for (uint32_t i = 0; ok && i < m->p->n_lora; i++)
-        for (uint64_t k = 0; k < m->file[i]->n_shift; k++) {
-            const struct shift *s = &m->file[i]->shift[k];
+        for (uint64_t k = 0; k < m->file[i]->n_delta; k++) {
+            const struct lora_delta *s = &m->file[i]->delta[k];
             if (s->x != x->t)
                 continue;
             dtype_to_f32(s->d->type, s->d->data, n, d);

@@ -165,7 +165,7 @@ static void tensor_of(void *user, uint64_t i, struct st_tensor *t)
     const struct list *l = user;
     *t = (struct st_tensor){ .n_dim = 2 };
     if (i >= 2 * l->n_module) {
-        const struct gguf_tensor *x = l->p->lora->shift[i - 2 * l->n_module].x;
+        const struct gguf_tensor *x = l->p->lora->delta[i - 2 * l->n_module].x;
         peft_gate_name(l->p, x, t->name, sizeof t->name); /* has gone well before */
         t->n_dim = 1;
         t->shape[0] = x->n_elem;
@@ -184,7 +184,7 @@ static bool row_of(void *user, uint64_t i, uint64_t r, float *to)
     struct peft *p = l->p;
     uint64_t n;
     if (i >= 2 * l->n_module) {
-        const struct shift *d = &p->lora->shift[i - 2 * l->n_module];
+        const struct lora_delta *d = &p->lora->delta[i - 2 * l->n_module];
         n = d->x->n_elem;
         if (!peft_gate(p, d, to))
             return false;
@@ -211,7 +211,7 @@ static bool write_tensors(struct peft *p, const char *path, bool draft, float *r
 {
     struct list l = { .p = p,
                       .draft = draft,
-                      .n_gate = draft ? p->lora->n_shift : 0,
+                      .n_gate = draft ? p->lora->n_delta : 0,
                       .module = mem_alloc(p->n_module + 1, sizeof *l.module) };
     struct st s = { .metadata = json_pack("{s:s}", "format", "pt"),
                     .tensor = tensor_of,
@@ -267,14 +267,14 @@ static bool write_all(struct peft *p, struct hlm_peft_sum *sum)
         sum->n_module += !m->draft;
         sum->bytes += (m->n_in + m->n_out) * m->rank * sizeof(float);
     }
-    for (uint64_t i = 0; i < p->lora->n_shift; i++) {
-        const struct gguf_tensor *x = p->lora->shift[i].x;
+    for (uint64_t i = 0; i < p->lora->n_delta; i++) {
+        const struct gguf_tensor *x = p->lora->delta[i].x;
         if (!peft_gate_name(p, x, name, sizeof name))
             return false;
         widest = max_u64(widest, x->n_elem);
         sum->bytes += x->n_elem * sizeof(float);
     }
-    sum->n_gate = p->lora->n_shift;
+    sum->n_gate = p->lora->n_delta;
     p->total = sum->bytes;
     float *room = mem_alloc(widest, sizeof *room);
     p->row = mem_alloc(widest, sizeof *p->row);

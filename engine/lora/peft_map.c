@@ -49,12 +49,12 @@ static bool split_name(const char *name, uint32_t *layer, char stem[64])
 
 /* ---- modules --------------------------------------------------------------------------------- */
 
-static double scale_of(const struct peft *p, const struct pair *a)
+static double scale_of(const struct peft *p, const struct lora_pair *a)
 {
     return p->alpha != 0 ? p->alpha / a->rank : 1;
 }
 
-static const struct pair *pair_of(const struct peft *p, const struct gguf_tensor *x)
+static const struct lora_pair *pair_of(const struct peft *p, const struct gguf_tensor *x)
 {
     for (uint64_t i = 0; x && i < p->lora->n_pair; i++)
         if (p->lora->pair[i].x == x)
@@ -108,7 +108,7 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
     return true;
 }
 
-static bool add_matrix(struct peft *p, const struct pair *a, const struct hf_matrix *e,
+static bool add_matrix(struct peft *p, const struct lora_pair *a, const struct hf_matrix *e,
                        uint32_t layer)
 {
     struct module m = { .order = e->order, .draft = layer >= p->n_layer };
@@ -135,7 +135,7 @@ static bool add_matrix(struct peft *p, const struct pair *a, const struct hf_mat
     return true;
 }
 
-static bool add_pair(struct peft *p, const struct pair *a)
+static bool add_pair(struct peft *p, const struct lora_pair *a)
 {
     char stem[64];
     uint32_t layer = 0, n = 0;
@@ -255,7 +255,7 @@ static void read_row(const struct gguf_tensor *t, uint64_t row, float *to)
 void peft_row_a(const struct peft *p, const struct module *m, uint64_t r, float *to)
 {
     uint32_t first = m->p[0] ? m->p[0]->rank : 0, k = r >= first;
-    const struct pair *a = m->p[k];
+    const struct lora_pair *a = m->p[k];
     uint64_t row = m->expert * (uint64_t)a->rank + r - (k ? first : 0);
     if (m->order != HF_V_COLS) {
         read_row(a->a, row, to);
@@ -270,7 +270,7 @@ void peft_row_b(const struct peft *p, const struct module *m, uint64_t r, float 
 {
     uint64_t row = 0;
     uint32_t k = find_row(&p->heads, m, r, &row), first = m->p[0] ? m->p[0]->rank : 0;
-    const struct pair *a = m->p[k];
+    const struct lora_pair *a = m->p[k];
     memset(to, 0, m->rank * sizeof *to);
     if (!a)
         return;
@@ -306,7 +306,7 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
                    x->name, p->fb.arch);
 }
 
-bool peft_gate(const struct peft *p, const struct shift *d, float *to)
+bool peft_gate(const struct peft *p, const struct lora_delta *d, float *to)
 {
     const struct heads *h = &p->heads;
     uint64_t n = d->x->n_elem;

@@ -20,7 +20,7 @@ struct module {
     enum hf_order order;
     bool draft;
     const struct gguf_tensor *x[2]; /* of the base; [1] NULL: there is one alone */
-    const struct pair *p[2];        /* NULL: none on that one */
+    const struct lora_pair *p[2];   /* NULL: none on that one */
     uint32_t expert;
     uint64_t n_in, n_out;
     uint32_t rank; /* of both together */
@@ -49,7 +49,7 @@ void peft_row_a(const struct peft *p, const struct module *m, uint64_t r, float 
 void peft_row_b(const struct peft *p, const struct module *m, uint64_t r, float *to);
 /* A gate's name and all its values, absolute, in the checkpoint's order. */
 bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *name, size_t size);
-bool peft_gate(const struct peft *p, const struct shift *d, float *to);
+bool peft_gate(const struct peft *p, const struct lora_delta *d, float *to);
 
 /* ---- safetensors (peft_st.c) ----------------------------------------------------------------- */
 

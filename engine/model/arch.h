@@ -89,7 +89,7 @@ bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_l
 /* The bias of a matrix that is bound; none where the file has none. */
 bool bind_bias(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer);
 /* The last n_row rows of w make gates or choose experts: their products are always f32. True. */
-static inline bool bind_exact(linear *w, uint32_t n_row)
+static inline bool bind_f32_rows(linear *w, uint32_t n_row)
 {
     w->n_f32_rows = n_row;
     return true;

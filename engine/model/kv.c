@@ -3,28 +3,27 @@
 
 #include <stdlib.h>
 
-bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
-             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct hlm_err *err)
+bool kv_init(struct kv *kv, struct gpu *g, const struct kv_params *p, struct hlm_err *err)
 {
-    *kv = (struct kv){ .n_layer = n_layer, .n_ctx = n_ctx };
-    kv->layer = mem_alloc(n_layer, sizeof *kv->layer);
+    *kv = (struct kv){ .n_layer = p->n_layer, .n_ctx = p->n_ctx };
+    kv->layer = mem_alloc(p->n_layer, sizeof *kv->layer);
     if (!kv->layer)
-        return fail_memory(err, "out of memory: %u layers of cache", n_layer);
+        return fail_memory(err, "out of memory: %u layers of cache", p->n_layer);
     kv->kv = arena_create(g, "kv", MEM_DEVICE, err);
     kv->state = arena_create(g, "state", MEM_DEVICE, err);
     if (!kv->kv || !kv->state)
         return false;
-    for (uint32_t i = 0; i < n_layer; i++) {
-        const struct layer_shape *s = &shape[i];
+    for (uint32_t i = 0; i < p->n_layer; i++) {
+        const struct layer_shape *s = &p->shape[i];
         const struct recurrent_shape *r = &s->recurrent;
         struct layer_cache *l = &kv->layer[i];
         if (s->n_kv_head) {
-            /* A batch writes all its keys before its first token looks back. */
-            uint64_t ring = min_u64(n_ctx, (uint64_t)s->window + n_batch);
-            uint32_t n_row = s->n_kv_head * (s->window ? (uint32_t)ring : n_ctx);
+            /* A batch writes all its keys before its first token reads any. */
+            uint64_t ring = min_u64(p->n_ctx, (uint64_t)s->window + p->n_batch);
+            uint32_t n_row = s->n_kv_head * (s->window ? (uint32_t)ring : p->n_ctx);
             struct arena *at = s->window ? kv->state : kv->kv;
-            l->kv.k = arena_tensor(at, type, s->head_dim, n_row);
-            l->kv.v = arena_tensor(at, type, s->head_dim, n_row);
+            l->kv.k = arena_tensor(at, p->type, s->head_dim, n_row);
+            l->kv.v = arena_tensor(at, p->type, s->head_dim, n_row);
         }
         if (r->n_head) {
             l->recurrent.state = arena_tensor(kv->state, F32, r->n, r->n_head * r->n_row);

@@ -1,5 +1,6 @@
-/* kv: what a timeline remembers - keys and values of attention layers, convolution window and
- * recurrent state of linear layers. Sizes come from the model; the bytes are the session's. */
+/* kv: what a session remembers of the tokens it has read: keys and values of attention layers, the
+ * convolution window and state of recurrent layers. The model gives the sizes; the session owns the
+ * memory. */
 #pragma once
 #include "ops/op.h"
 
@@ -9,11 +10,11 @@ struct recurrent_shape {
     uint32_t d_conv, conv_k;   /* the window: conv_k - 1 inputs of d_conv channels */
 };
 
-struct layer_shape { /* what one layer keeps; zeros where it keeps nothing */
+struct layer_shape { /* what a layer keeps; zeros for what it does not have */
     uint32_t n_kv_head, head_dim;
-    uint32_t window; /* keys that a token sees; 0: all */
+    uint32_t window; /* a token sees so many keys; 0: all */
     struct recurrent_shape recurrent;
-    uint32_t n_expert; /* nothing is kept but how often each was chosen */
+    uint32_t n_expert; /* only counted: how often each was chosen */
 };
 
 struct layer_cache {
@@ -25,14 +26,19 @@ struct layer_cache {
 struct kv {
     uint32_t n_layer, n_ctx;
     struct layer_cache *layer;
-    /* kv: keys and values of every position, which a shorter history cuts by itself. state: what
-     * the past is lost in, so that a snapshot must hold it - recurrent states, windows, and the
-     * keys and values of layers that see only the newest. */
+    /* kv: keys and values of every position; a shorter history is a prefix of them. state: what
+     * overwrites the past, so that snapshots must copy it: recurrent states, windows, and the rings
+     * of sliding-window layers. */
     struct arena *kv, *state;
 };
 
-/* Takes the layers' room in two fresh arenas and leaves them uncommitted: their sizes are
- * the plan's. n_batch: tokens of a batch at most. type: F16, F32 or Q8_0, of keys and values. */
-bool kv_init(struct kv *kv, struct gpu *g, uint32_t n_layer, const struct layer_shape *shape,
-             uint32_t n_ctx, uint32_t n_batch, enum dtype type, struct hlm_err *err);
+struct kv_params {
+    uint32_t n_layer;
+    const struct layer_shape *shape; /* [n_layer] */
+    uint32_t n_ctx, n_batch;         /* positions; tokens of a batch at most */
+    enum dtype type;                 /* of keys and values: F16, F32 or Q8_0 */
+};
+/* Takes memory for all layers in two new arenas and leaves these uncommitted, so that the plan can
+ * report them. After a failure kv_finish is still to be called. */
+bool kv_init(struct kv *kv, struct gpu *g, const struct kv_params *p, struct hlm_err *err);
 void kv_finish(struct kv *kv); /* takes a zeroed one */

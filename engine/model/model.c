@@ -265,11 +265,11 @@ tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *
 }
 
 tensor model_draft(struct cmd *c, const struct model *m, uint32_t i, struct layer_cache *cache,
-                   const struct batch *b, tensor h, tensor e)
+                   const struct batch *b, struct draft_input in)
 {
     const struct draft *d = &m->draft[i];
-    tensor en = op_norm(c, e, d->enorm, m->eps);
-    tensor hn = op_norm(c, h, d->hnorm, m->eps);
+    tensor en = op_norm(c, in.e, d->enorm, m->eps);
+    tensor hn = op_norm(c, in.h, d->hnorm, m->eps);
     tensor x = op_linear(c, op_beside(c, en, hn), LINEARS(&d->eh_proj));
     return m->arch->block(c, m, m->n_layer + i, cache, b, x);
 }

@@ -80,7 +80,10 @@ tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const 
 /* Final norm and head for rows of x: [n_row][n_vocab]. norm, if not NULL, receives the normed
  * rows. */
 tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *norm);
-/* Runs draft block i on a batch: h, hidden states (arch->draft_raw), and e, the embeddings of the
- * tokens that follow theirs. The result is for draft[i].norm and then draft[i].output. */
+/* Runs draft block i on a batch of hidden states h (arch->draft_raw says which) and the embeddings
+ * e of the tokens that follow theirs. The result is for draft[i].norm and then draft[i].output. */
+struct draft_input {
+    tensor h, e;
+};
 tensor model_draft(struct cmd *c, const struct model *m, uint32_t i, struct layer_cache *cache,
-                   const struct batch *b, tensor h, tensor e);
+                   const struct batch *b, struct draft_input in);

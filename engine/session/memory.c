@@ -76,14 +76,19 @@ static bool take_memory(hlm_session *s, uint64_t snapshot_budget, struct hlm_err
         return fail_memory(err, "out of memory: %u layers", m->n_layer);
     for (uint32_t i = 0; i < m->n_layer; i++)
         shape[i] = m->arch->shape(m, i);
-    bool ok = kv_init(&s->kv, g, m->n_layer, shape, s->n_ctx, s->n_batch, type[s->kv_type], err) &&
-              make_arenas(s, err);
+    const struct kv_params kv = { .n_layer = m->n_layer,
+                                  .shape = shape,
+                                  .n_ctx = s->n_ctx,
+                                  .n_batch = s->n_batch,
+                                  .type = type[s->kv_type] };
+    bool ok = kv_init(&s->kv, g, &kv, err) && make_arenas(s, err);
+    const struct kv_layers layers = { m->n_layer, shape, s->kv.layer };
     if (ok)
         take_io(s);
     ok = ok && snapshots_init(&s->snaps, g, s->kv.state, s->logits, snapshot_budget, err);
     if (ok && s->m->counting.layers)
-        ok = kv_stats_init(&s->layers, g, s->io, m->n_layer, shape, s->kv.layer, err) &&
-             kv_stats_states(&s->layers, shape, s->kv.layer, s->scratch, err);
+        ok = kv_stats_init(&s->layers, g, s->io, &layers, err) &&
+             kv_stats_states(&s->layers, &layers, s->scratch, err);
     free(shape);
     return ok;
 }

@@ -28,8 +28,9 @@ static bool take_layers(struct trainer *t, struct hlm_err *err)
     t->tells = mem_alloc(n, sizeof *t->tells);
     for (uint32_t i = 0; shape && i < n; i++)
         shape[i] = t->m->arch->shape(t->m, i);
-    bool ok =
-        shape && t->tells && kv_stats_init(&t->layers, t->gpu, t->tables, n, shape, t->tells, err);
+    bool ok = shape && t->tells &&
+              kv_stats_init(&t->layers, t->gpu, t->tables,
+                            &(struct kv_layers){ n, shape, t->tells }, err);
     free(shape);
     return ok || fail_memory(err, "out of memory: %u layers", n);
 }
@@ -177,7 +178,7 @@ static tensor draft(struct cmd *c, struct trainer *t, const struct train_pass *p
     if (!m->arch->draft_raw)
         h = op_norm(c, h, i > 1 ? m->draft[i - 2].norm : m->output_norm, m->eps);
     tensor e = op_embed(c, m->draft[i - 1].token_embd, &ahead);
-    return model_draft(c, m, i - 1, &tells, &p->batch, h, e);
+    return model_draft(c, m, i - 1, &tells, &p->batch, (struct draft_input){ h, e });
 }
 
 static void record_first(struct cmd *c, struct trainer *t, const struct train_pass *p, bool held)
