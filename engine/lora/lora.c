@@ -389,7 +389,8 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     f->delta = mem_alloc(gguf_n_tensor(g) + 1, sizeof *f->delta);
     uint8_t *use = lora_base_uses(b);
     struct lora_reader r = { .f = f, .b = b, .err = err, .use = use };
-    bool ok = (f->pair && f->delta && use) || fail_memory(err, "%.300s: out of memory", gguf_path(g));
+    bool ok =
+        (f->pair && f->delta && use) || fail_memory(err, "%.300s: out of memory", gguf_path(g));
     ok = ok && (isfinite(scale) ||
                 refuse_adapter(g, err, "a factor of %g, expected a finite number", (double)scale));
     ok =

@@ -228,7 +228,8 @@ static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err
         cap *= 2;
     uint8_t *grown = cap > m->cap ? mem_grow(m->p, cap, 1) : m->p;
     if (!grown)
-        return fail_memory(err, "out of memory: a new adapter of more than %" PRIu64 " bytes", need);
+        return fail_memory(err, "out of memory: a new adapter of more than %" PRIu64 " bytes",
+                           need);
     *m = (struct file_in_memory){ grown, need, cap };
     memcpy(grown + need - n, bytes, n);
     return true;

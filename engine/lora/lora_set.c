@@ -220,8 +220,9 @@ static bool upload_factors(struct lora_set *s, struct gpu *g, uint64_t i, const 
     uint64_t bytes = 16ull * w->row_q, n = (uint64_t)w->n_out * w->n_expert;
     uint64_t fit = gpu_stage_max(g) / bytes;
     if (!fit)
-        return fail_as(err, HLM_ERR_UNSUPPORTED, "a row of an adapter, %u numbers, needs more than the upload buffer",
-                    w->n_in);
+        return fail_as(err, HLM_ERR_UNSUPPORTED,
+                       "a row of an adapter, %u numbers, needs more than the upload buffer",
+                       w->n_in);
     for (uint64_t r = 0; r < n; r += fit) {
         uint64_t take_n = min_u64(fit, n - r);
         float *to = gpu_stage(g, s->arena, w->offset + r * bytes, take_n * bytes, err);
