@@ -717,8 +717,8 @@ static int print_table(void)
     for (const char *line = ABOUT; *line; line += strcspn(line, "\n") + 1)
         printf("about\t%.*s\n", (int)strcspn(line, "\n"), line);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        printf("about\t  %s: %u layers, width %u\nword\t%s\n", shapes[i].name,
-               shapes[i].n_layer, shapes[i].d, shapes[i].name);
+        printf("about\t  %s: %u layers, width %u\nword\t%s\n", shapes[i].name, shapes[i].n_layer,
+               shapes[i].d, shapes[i].name);
     return 0;
 }
 

@@ -10,8 +10,10 @@ build=$1
 prefix=$(pwd)/$build/prefix
 model=models/demo/hlm-demo-q8_0.gguf
 work=$(mktemp -d)
-trap 'rm -rf "$work"; tmux -L hlm-test kill-server 2>/dev/null' EXIT
-passed=0 failed=0 skipped=0
+trap 'tmux kill-server 2>/dev/null; rm -rf "$work"' EXIT
+passed=0 failed=0 skipped=0 n_term=0
+TMUX_TMPDIR=$work
+export TMUX_TMPDIR
 
 ok() { # what, then the command; its output is shown when it fails
     what=$1
@@ -123,14 +125,18 @@ done
 
 # Types a line in a shell and reads what it became.
 type_in() { # shell command, setup line, typed text
-    tmux -L hlm-test kill-server 2>/dev/null
-    tmux -L hlm-test -f /dev/null new-session -d -x 160 -y 50 "$1" || return 1
-    wait_for '[$%#>] *$' && tmux -L hlm-test send-keys "$2" Enter && wait_for ready. &&
-        tmux -L hlm-test send-keys -l "$3" && tmux -L hlm-test send-keys Tab Tab
+    tmux kill-server 2>/dev/null
+    n_term=$((n_term + 1)) # a server that ends may still hold its socket
+    TMUX_TMPDIR=$work/term$n_term
+    export TMUX_TMPDIR
+    mkdir "$TMUX_TMPDIR"
+    tmux -f /dev/null new-session -d -x 160 -y 50 "$1" || return 1
+    wait_for '[$%#>] *$' && tmux send-keys "$2" Enter && wait_for ready. &&
+        tmux send-keys -l "$3" && tmux send-keys Tab Tab
 }
 wait_for() { # a pattern on the screen, five seconds at most
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do
-        tmux -L hlm-test capture-pane -p >"$work/screen" 2>/dev/null
+        tmux capture-pane -p >"$work/screen" 2>/dev/null
         grep -qE -- "$1" "$work/screen" && return 0
         sleep 0.2
     done
@@ -150,7 +156,7 @@ if command -v tmux >/dev/null; then
     ok "bash: a flag of a command" completes "$bash" "$load" "hlm-tune merge --gates" "merge --gates-only"
     ok "bash: a file" completes "$bash" "$load" "hlm-chat -m LICEN" "hlm-chat -m LICENSE"
     if command -v zsh >/dev/null; then
-        zsh="env PS1='% ' zsh -f"
+        zsh="env PS1='$ ' zsh -f"
         load="fpath=($share/zsh/vendor-completions \$fpath); autoload -U compinit; compinit -D -u; clear; echo read''y."
         ok "zsh: a flag" completes "$zsh" "$load" "hlm-chat --repeat-p" "hlm-chat --repeat-penalty"
         ok "zsh: the words of a flag" completes "$zsh" "$load" "hlm-chat --kv q" "hlm-chat --kv q8_0"

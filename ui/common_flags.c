@@ -262,7 +262,9 @@ static void table_rows(const struct flag *flag, uint32_t n)
     for (const struct flag *f = flag; f < flag + n; f++) {
         if (f->type != FLAG_GROUP && !f->help)
             continue;
-        print_field(f->type == FLAG_GROUP ? "group" : f->type == FLAG_CHOICE ? "choice" : "flag",
+        print_field(f->type == FLAG_GROUP    ? "group"
+                    : f->type == FLAG_CHOICE ? "choice"
+                                             : "flag",
                     '\t');
         print_field(f->names, '\t');
         print_field(f->arg, '\t');
@@ -276,7 +278,8 @@ static void print_table(const struct program *p)
     printf("version\t%s\n", HLM_VERSION);
     fputs("usage\t", stdout);
     print_field(p->usage, '\n');
-    for (const char *line = p->about; line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+    for (const char *line = p->about; line;
+         line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
         printf("about\t%.*s\n", (int)strcspn(line, "\n"), line);
     table_rows(p->flag, p->n_flag);
     table_rows(common_flags, ARRAY_LEN(common_flags));
