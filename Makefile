@@ -9,6 +9,7 @@ JOBS      = $(shell nproc 2>/dev/null || echo 2)
 ARGS      =#                        more flags for `make chat`, `make bench` and the test program
 
 STD       = -std=c17 -pthread
+PIC       = -fPIC -fvisibility=hidden# what hlm.h does not declare stays inside
 WARN      = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wvla $(if $(WERROR),-Werror)
 GLSLFLAGS = -V --target-env vulkan1.2 -Ishaders
 INCLUDE   = -Iengine -I.
@@ -30,6 +31,7 @@ engine   := $(sort $(wildcard engine/*/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
 tests    := $(sort $(wildcard tests/*.c tests/*/*.c))
 lib      := $(B)/libhlm.a
+engine_objs = $(call obj,$(engine)) $(B)/obj/shaders.o
 progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c)))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
@@ -37,7 +39,7 @@ obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: $(lib) $(progs)
+all: $(lib) $(progs) examples
 
 chat:
 	@sh tools/deps.sh
@@ -83,6 +85,9 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make lint       checks the rules of the house
 #: make format     lays out all C as .clang-format says (clang-format 14)
 #: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
+#: make examples   the three of ui/examples, into build/examples/
+#: make install    programs, library, headers, man pages, completions; PREFIX=/usr/local DESTDIR=
+#: make deb        Debian packages, into build/deb/; lintian must find no error
 #: make deps       installs the packages, or names them; TESTS=1: also those of the tests
 #: make clean      removes build/
 #: variables:      CC=clang  CFLAGS  B=folder  V=1 (show commands)  WERROR=1  JOBS=n
@@ -92,23 +97,26 @@ $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
 $(B)/hlm-tune: $(call obj,$(sort $(wildcard ui/tune*.c)) $(common))
 $(B)/hlm-bench: $(call obj,bench/bench.c bench/make.c $(common))
-$(B)/tests: $(call obj,$(tests) ui/ring.c ui/common_base.c)
-$(B)/hlm-chat $(B)/hlm-eval $(B)/hlm-tune $(B)/hlm-bench $(B)/tests: $(lib)
+$(B)/tests: $(call obj,$(tests) ui/ring.c ui/common_base.c) $(engine_objs)
+$(progs): $(lib)
+$(progs) $(B)/tests:
 	$(call say,LD,$@)
-	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) $(lib) $(LIBS)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o %.a,$^) $(LIBS)
 $(B)/fuzz_%: tests/fuzz/fuzz_%.c $(wildcard tests/gguf_*.c) $(engine) $(B)/shaders.c        # libFuzzer comes with clang
 	$(Q)clang $(STD) $(SANITIZE) -fsanitize=fuzzer $(INCLUDE) -Itests -o $@ $^ $(LIBS)
 
-$(lib): $(call obj,$(engine)) $(B)/obj/shaders.o $(B)/list
+# One object, in which only the names of the public headers are global.
+$(lib): $(engine_objs) $(B)/list
 	$(call say,AR,$@)
-	$(Q)rm -f $@; $(AR) rcs $@ $(filter %.o,$^)
+	$(Q)$(CC) -r -nostdlib -o $@.o $(filter %.o,$^) && objcopy --localize-hidden $@.o
+	$(Q)rm -f $@; $(AR) rcs $@ $@.o
 $(B)/obj/%.o: %.c $(B)/flags
 	$(call say,CC,$<)
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) $(DEFS) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(PIC) $(WARN) $(CFLAGS) $(INCLUDE) $(DEFS) -MMD -MP -c -o $@ $<
 $(B)/obj/tests/%.o: private INCLUDE += -Itests
 $(B)/obj/tests/fuzz/fuzz_%.o: private DEFS = -DLLVMFuzzerTestOneInput=$(*F)      # all of them in one program: test_fuzz.c
 $(B)/obj/shaders.o: $(B)/shaders.c $(B)/flags
-	$(Q)mkdir -p $(@D); $(CC) $(STD) $(WARN) $(CFLAGS) $(INCLUDE) -MMD -MP -c -o $@ $<
+	$(Q)mkdir -p $(@D); $(CC) $(STD) $(PIC) $(WARN) $(CFLAGS) $(INCLUDE) -MMD -MP -c -o $@ $<
 $(B)/shaders.c: $(B)/embed $(blobs) $(B)/list
 	$(Q)$(B)/embed $@ $(blobs)
 $(B)/embed: tools/embed.c engine/gpu/kernels.def shaders/push.h shaders/enums.h shaders/spec.def
@@ -119,10 +127,12 @@ $(B)/shaders/%.spv: shaders/%.comp                      # glslang has no quiet m
 	    { echo "$$m"; exit 1; }; echo "$$m" | grep -i warning || :
 $(B)/shaders/%.valid: $(B)/shaders/%.spv
 	$(Q)spirv-val --target-env vulkan1.2 --scalar-block-layout $< && touch $@
-$(B)/flags: now = $(CC) $(STD) $(WARN) $(CFLAGS)
+$(B)/flags: now = $(CC) $(STD) $(PIC) $(WARN) $(CFLAGS)
 $(B)/list:  now = $(engine) $(blobs)
 $(B)/flags $(B)/list: FORCE     # newer than what was made from them once flags or files are others
 	@mkdir -p $(@D); echo '$(now)' | cmp -s - $@ || echo '$(now)' >$@
+include tools/install.mk
+
 # An include that is gone is no error: what needed it is made anew.
 shaders/%.glsl shaders/%.h shaders/%.def: ;
 

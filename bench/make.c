@@ -696,20 +696,36 @@ static void put_file(void)
     }
 }
 
+#define USAGE "make ARCH-SIZE TYPE OUT.gguf [SEED]"
+#define ABOUT                                                                                      \
+    "Writes a model with random weights and true dimensions, for measuring speed.\n"               \
+    "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n"
+
 static int usage(FILE *to)
 {
-    fputs("usage: hlm-bench make ARCH-SIZE TYPE OUT.gguf [SEED]\n"
-          "Writes a model with random weights and true dimensions, for measuring speed.\n"
-          "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n",
-          to);
+    fputs("usage: hlm-bench " USAGE "\n" ABOUT, to);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         fprintf(to, "  %-22s  %2u layers, width %u\n", shapes[i].name, shapes[i].n_layer,
                 shapes[i].d);
     return to == stdout ? 0 : 2;
 }
 
+/* The same as lines of fields, for man pages and completions (tools/docs.sh). */
+static int print_table(void)
+{
+    puts("usage\t" USAGE);
+    for (const char *line = ABOUT; *line; line += strcspn(line, "\n") + 1)
+        printf("about\t%.*s\n", (int)strcspn(line, "\n"), line);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        printf("about\t  %s: %u layers, width %u\nword\t%s\n", shapes[i].name, shapes[i].n_layer,
+               shapes[i].d, shapes[i].name);
+    return 0;
+}
+
 int bench_make(int argc, char **argv)
 {
+    if (argc == 2 && !strcmp(argv[1], "--print-flags"))
+        return print_table();
     if (argc == 2 && !strcmp(argv[1], "--help"))
         return usage(stdout);
     if (argc < 4 || argc > 5)

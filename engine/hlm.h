@@ -39,9 +39,15 @@
 #define HLM_API
 #endif
 
+/* A zeroed struct, in C and in C++: `struct hlm_params p = HLM_ZERO;`. */
+/* clang-format off */
 #ifdef __cplusplus
+#define HLM_ZERO {}
 extern "C" {
+#else
+#define HLM_ZERO { 0 }
 #endif
+/* clang-format on */
 
 /* ---- version --------------------------------------------------------------------------------- */
 

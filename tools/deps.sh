@@ -1,5 +1,6 @@
 #!/bin/sh
-# deps: what building hlm needs (deps.sh), and testing it (deps.sh test), and its CI (deps.sh test ci).
+# deps: what building hlm needs (deps.sh), and testing it (deps.sh test), and its CI (deps.sh test ci),
+# and its Debian packages (deps.sh deb).
 # Debian and Ubuntu: installs what is missing, as root or through sudo. Elsewhere, and where that cannot
 # be done, names what is missing. Fails only if something is. Quiet and quick when nothing is.
 set -eu
@@ -8,9 +9,10 @@ need="gcc libc6-dev make glslang-tools libvulkan-dev mesa-vulkan-drivers libpcre
       libjansson-dev libedit-dev libxxhash-dev"
 for list in "$@"; do
     case $list in
-    test) need="$need vulkan-validationlayers spirv-tools" ;;
-    ci) need="$need clang clang-format" ;;
-    *) echo "usage: deps.sh [test] [ci]" >&2; exit 2 ;;
+    test) need="$need vulkan-validationlayers spirv-tools g++ pkg-config man-db tmux" ;;
+    ci) need="$need clang clang-format zsh fish" ;;
+    deb) need="$need dpkg-dev debhelper lintian pkg-config" ;;
+    *) echo "usage: deps.sh [test] [ci] [deb]" >&2; exit 2 ;;
     esac
 done
 
@@ -19,8 +21,13 @@ have_header() { echo "#include <$1>" | "${CC:-cc}" -E - >/dev/null 2>&1; }
 have() {
     case $1 in
     gcc) command -v "${CC:-cc}" ;;
-    make | clang | clang-format) command -v "$1" ;;
+    make | clang | clang-format | lintian | tmux | zsh | fish) command -v "$1" ;;
     libc6-dev) have_header stdio.h ;;
+    dpkg-dev) command -v dpkg-buildpackage ;;
+    debhelper) command -v dh ;;
+    g++) command -v g++ ;;
+    man-db) command -v man ;;
+    pkg-config) command -v pkg-config ;;
     glslang-tools) command -v glslangValidator ;;
     spirv-tools) command -v spirv-val ;;
     libvulkan-dev) have_header vulkan/vulkan.h ;;

@@ -23,11 +23,12 @@ case ${1:-} in
     $tool -i $files && $tool -i $files # a few comments settle at the second pass
     ;;
 check)
-    bad=0
-    for f in $files; do
-        $tool "$f" | cmp -s - "$f" || { echo "$f: not laid out as .clang-format says: run make format"; bad=1; }
-    done
-    exit $bad
+    # shellcheck disable=SC2086
+    bad=$($tool --dry-run -Werror $files 2>&1 | sed -n 's/^\([^:]*\):[0-9]*:[0-9]*: error: .*/\1/p' | sort -u)
+    [ -z "$bad" ] || {
+        echo "$bad" | sed 's/$/: not laid out as .clang-format says: run make format/'
+        exit 1
+    }
     ;;
 *)
     echo "usage: format.sh [check]" >&2

@@ -13,7 +13,7 @@ set -u
 rooms="base file text gpu ops lora model session train"
 
 found=$(mktemp)
-trap 'rm -f "$found" "$found.c"' EXIT
+trap 'rm -f "$found" "$found.c" "$found.f"' EXIT
 # grep's lines, with the rule behind; the words of comments and strings do not count where code is searched.
 say() { while IFS= read -r line; do echo "$line: $1" >>"$found"; done; }
 code() { # blanks out comments, strings and characters, keeps the lines: file:line:text
@@ -72,35 +72,30 @@ grep -E '^(engine|models)/' "$found.c" |
     say 'the engine reads no environment, prints nothing and never exits'
 
 # rooms
-rank() { # of a path's room: 1 to 9; 0: none
-    room=${1#engine/}
-    room=${room%%/*} n=0
-    case $1 in models/*) room=model ;; esac
-    for r in $rooms; do
-        n=$((n + 1))
-        [ "$r" != "$room" ] || { echo $n; return; }
-    done
-    echo 0
-}
 # shellcheck disable=SC2086
-grep -nE '^ *# *include *"' $sources $tables /dev/null | sed 's/: *# *include *"\([^"]*\)".*/ \1/; s/:/ /' |
-while read -r file line inc; do
-    at="$file:$line: $inc"
-    target=
-    for dir in "${file%/*}/" engine/ tests/ ''; do
-        [ ! -f "$dir$inc" ] || { target=$dir$inc; break; }
-    done
-    [ "$target" ] || { echo "$at" | say 'no such file'; continue; }
-    case $file:$target in
-    engine/*.h:engine/hlm*.h | engine/*:shaders/* | engine/*:models/models.def | tests/* | tools/*) ;;
-    engine/*/*:engine/hlm*.h | engine/*:engine/*/* | models/*:engine/*/*)
-        b=$(rank "$target")
-        [ "$(rank "$file")" -ge "$b" ] || echo "$at" | say 'a room that comes later' ;;
-    ui/*:ui/* | bench/*:ui/* | bench/*:bench/* | ui/*:engine/hlm*.h | bench/*:engine/hlm*.h) ;;
-    ui/* | bench/*) echo "$at" | say 'programs include the public headers engine/hlm*.h and nothing else' ;;
-    *) echo "$at" | say 'an include against the order of the rooms' ;;
-    esac
-done
+files '*.[ch]' '*.def' '*.glsl' >"$found.f"
+# shellcheck disable=SC2086
+grep -nE '^ *# *include *"' $sources $tables /dev/null | awk -v rooms="$rooms" '
+BEGIN { n = split(rooms, r, " "); for (i = 1; i <= n; i++) rank[r[i]] = i }
+function room(path, part) { split(path, part, "/"); return part[1] == "models" ? rank["model"] : rank[part[2]] }
+FILENAME != "-" { there[$0] = 1; next }
+{
+    split($0, at, ":"); file = at[1]
+    split($0, q, "\""); inc = q[2]
+    dir = file; sub(/[^\/]*$/, "", dir)
+    target = (dir inc) in there ? dir inc : ("engine/" inc) in there ? "engine/" inc : \
+             ("tests/" inc) in there ? "tests/" inc : inc
+    why = ""
+    if (!(target in there)) why = "no such file"
+    else if (file ~ /^(tests|tools)\//) why = ""
+    else if (file ~ /^(ui|bench)\//) {
+        if (target !~ /^(ui|bench)\// && target !~ /^engine\/hlm[a-z_]*\.h$/)
+            why = "programs include the public headers engine/hlm*.h and nothing else of the engine"
+    } else if (target ~ /^(engine\/hlm[a-z_]*\.h$|shaders\/|models\/)/) why = ""
+    else if (target !~ /^engine\/[a-z]+\//) why = "an include against the order of the rooms"
+    else if (file ~ /^engine\/[^\/]*$/ || room(file) < room(target)) why = "a room that comes later"
+    if (why != "") print file ":" at[2] ": " inc ": " why
+}' "$found.f" - >>"$found"
 
 # kernels
 if [ -f engine/gpu/kernels.def ]; then
@@ -124,24 +119,21 @@ done | say 'a text of the library that names a flag'
 sh tools/spv.sh check 2>&1 | say 'a stale prebuilt shader'
 sh tools/format.sh check 2>&1 | say 'the layout of C is clang-format'\''s'
 
-# text
-columns=100
-tab=$(printf '\t')
-long() { # columns, not bytes; rows of a Markdown table cannot be broken
-    awk -v max="$1" '
-    { n = gsub(/[\200-\277]/, "&"); if (length($0) - n > max && !/^\|/) print FILENAME ":" FNR ": " length($0) - n }
-    ' "$2"
+# text: columns, not bytes; rows of a Markdown table cannot be broken
+# shellcheck disable=SC2086
+LC_ALL=C awk -v tab="$(printf '\t')" '
+FNR == 1 {
+    code = FILENAME ~ /\.(c|h|def|comp|glsl)$/
+    max = code ? 100 : 120
 }
-for f in $sources $tables $glsl; do
-    grep -n "$tab" "$f" | sed "s,^\([0-9]*\):.*,$f:\1," | say 'a tab'
-    LC_ALL=C long $columns "$f" | say "columns, more than $columns"
-done
-for f in $prose $scripts; do
-    LC_ALL=C long 120 "$f" | say 'columns, more than 120'
-done
-for f in $sources $tables $glsl $scripts $prose Makefile; do
-    grep -nE "[ $tab]+\$" "$f" | sed "s,^\([0-9]*\):.*,$f:\1," | say 'a blank at the end of the line'
-done
+{
+    n = gsub(/[\200-\277]/, "&")
+    at = FILENAME ":" FNR ": "
+    if (FILENAME != "Makefile" && FILENAME !~ /\.mk$/ && length($0) - n > max && !/^\|/)
+        print at length($0) - n " columns, more than " max
+    if (code && index($0, tab)) print at "a tab"
+    if ($0 ~ "[ " tab "]+$") print at "a blank at the end of the line"
+}' $sources $tables $glsl $scripts $prose Makefile >>"$found"
 
 if [ -s "$found" ]; then
     cat "$found"

@@ -57,10 +57,12 @@ kernels() {
 if [ $# -eq 0 ]; then
     # Most of their time goes into compiling shaders on one core: side by side with everything else.
     kernels >"$out/tests-kernels.log" 2>&1 &
+    echo "the library as installed:"
+    { sh tests/install.sh "$out"; echo "status $?"; } 2>&1 | tee "$out/tests-install.log" | grep -v '^status [0-9]*$'
     run all --skip ops
     wait
     cat "$out/tests-kernels.log"
-    for name in all 256 128 512; do count $name; done
+    for name in install all 256 128 512; do count $name; done
 else
     run all "$@"
     count all

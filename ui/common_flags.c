@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static bool want_help, want_version, want_devices;
+static bool want_help, want_version, want_devices, want_table;
 
 static const struct flag common_flags[] = {
     { FLAG_GROUP, "Device and output", 0, 0, 0, 0, 0 },
@@ -24,6 +24,7 @@ static const struct flag common_flags[] = {
     { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0, "events and statistics as JSON lines" },
     { FLAG_SWITCH, "-h --help", NULL, &want_help, 0, 0, "this text" },
     { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
+    { FLAG_SWITCH, "--print-flags", NULL, &want_table, 0, 0, NULL }, /* for tools/docs.sh */
 };
 
 /* ---- names ----------------------------------------------------------------------------------- */
@@ -232,6 +233,8 @@ static void help_rows(const struct flag *flag, uint32_t n)
             printf("\n%s\n", f->names);
             continue;
         }
+        if (!f->help) /* of no use to a person */
+            continue;
         char left[96];
         size_t w = 0;
         for (const char *c = f->names; *c && w + 3 < sizeof left; c++) {
@@ -254,6 +257,42 @@ static void help_rows(const struct flag *flag, uint32_t n)
     }
 }
 
+/* Text as one field of a line. */
+static void print_field(const char *s, char end)
+{
+    for (; s && *s; s++)
+        putchar(*s == '\n' || *s == '\t' ? ' ' : *s);
+    putchar(end);
+}
+
+static void table_rows(const struct flag *flag, uint32_t n)
+{
+    for (const struct flag *f = flag; f < flag + n; f++) {
+        if (f->type != FLAG_GROUP && !f->help)
+            continue;
+        print_field(f->type == FLAG_GROUP    ? "group"
+                    : f->type == FLAG_CHOICE ? "choice"
+                                             : "flag",
+                    '\t');
+        print_field(f->names, '\t');
+        print_field(f->arg, '\t');
+        print_field(f->type == FLAG_GROUP ? NULL : f->help, '\n');
+    }
+}
+
+/* The program as lines of fields between tabs, for man pages and completions (tools/docs.sh). */
+static void print_table(const struct program *p)
+{
+    printf("version\t%s\n", HLM_VERSION);
+    fputs("usage\t", stdout);
+    print_field(p->usage, '\n');
+    for (const char *line = p->about; line;
+         line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
+        printf("about\t%.*s\n", (int)strcspn(line, "\n"), line);
+    table_rows(p->flag, p->n_flag);
+    table_rows(common_flags, ARRAY_LEN(common_flags));
+}
+
 bool flags_read(const struct program *p, int argc, char **argv, int *rc)
 {
     struct hlm_err err = { 0 };
@@ -267,6 +306,8 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
         help_rows(p->flag, p->n_flag);
         help_rows(common_flags, ARRAY_LEN(common_flags));
         puts("\nExit codes: 0 done, 1 failed, 2 bad flags, 130 interrupted.");
+    } else if (want_table) {
+        print_table(p);
     } else if (want_version) {
         printf("%s %s\n", p->name, hlm_version());
     } else {
