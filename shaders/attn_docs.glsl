@@ -8,9 +8,9 @@
 // whatever its neighbours are.
 layout(constant_id = SPEC_quads) const uint QUADS = 1;    // of a slice
 layout(constant_id = SPEC_slices) const uint SLICES = 1;  // head_dim = 4 * QUADS * SLICES
-layout(constant_id = SPEC_heads) const uint HEADS = 1;    // query heads of a workgroup, of one key head
+layout(constant_id = SPEC_heads) const uint HEADS = 1;    // query heads of a workgroup
 layout(constant_id = SPEC_round) const uint ROUND = 1;    // rows of a round
-layout(constant_id = SPEC_window) const uint WINDOW = 0;  // 1: a token sees the p.window newest keys
+layout(constant_id = SPEC_window) const uint WINDOW = 0;  // 1: p.window newest keys only
 const uint ROWS = WG / SLICES;                  // that a workgroup owns, a lane a slice of one
 
 uint slice() { return lane() % SLICES; }

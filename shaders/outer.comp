@@ -13,7 +13,7 @@
 
 layout(constant_id = SPEC_rows) const uint ROWS = 4;        // a multiple of 4
 layout(constant_id = SPEC_turned) const uint TURNED = 0;
-layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows begin at multiples of 4: 1 L, 2 S
+layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows at multiples of 4: 1 L, 2 S
 layout(constant_id = SPEC_split) const uint SPLIT = 0;
 layout(constant_id = SPEC_grouped) const uint GROUPED = GROUPED_NOT;
 const uint OWN = (ROWS + WG - 1) / WG;      // quads of four tokens' short rows, by lanes

@@ -174,7 +174,10 @@ EOF
 
 zsh_specs() {
     awk -F '\t' '
-    function q(s) { gsub(/\047/, "\047\\\047\047", s); gsub(/\[/, "\\[", s); gsub(/\]/, "\\]", s); gsub(/:/, "\\:", s); return s }
+    function q(s) {
+        gsub(/\047/, "\047\\\047\047", s); gsub(/\[/, "\\[", s); gsub(/\]/, "\\]", s); gsub(/:/, "\\:", s)
+        return s
+    }
     $1 == "flag" || $1 == "choice" {
         act = ""
         if ($1 == "choice") { gsub(/\|/, " ", $3); act = ":word:(" $3 ")" }
