@@ -139,6 +139,25 @@ void one_line(char *s)
             *s = '?';
 }
 
+struct shown show_text(const char *text, uint64_t n, uint64_t max)
+{
+    struct shown out;
+    uint64_t len = 0;
+    HLM_ASSERT(max <= 240);
+    for (uint64_t i = 0; i < n; i++) {
+        if (n > max && i == max / 2) {
+            memcpy(out.s + len, "...", 3);
+            len += 3;
+            i = n - max / 2;
+        }
+        /* A NUL must not end the line early either. */
+        out.s[len++] = text[i] ? text[i] : '?';
+    }
+    out.s[len] = 0;
+    one_line(out.s);
+    return out;
+}
+
 const char *bytes_text(char out[32], uint64_t bytes)
 {
     if (bytes < 10240)
@@ -211,6 +230,20 @@ char *mem_text(const char *p, uint64_t n)
     if (copy && n)
         memcpy(copy, p, (size_t)n);
     return copy;
+}
+
+bool mem_reserve(void *array, uint64_t n, uint64_t *cap, uint64_t size)
+{
+    void *old, *grown;
+    if (n <= *cap)
+        return true;
+    uint64_t want = *cap < UINT64_MAX / 4 ? max_u64(n, 2 * *cap + 64) : n;
+    memcpy(&old, array, sizeof old);
+    if (!(grown = mem_grow(old, want, size)))
+        return false;
+    memcpy(array, &grown, sizeof grown);
+    *cap = want;
+    return true;
 }
 
 uint64_t rng_u64(struct rng *r)

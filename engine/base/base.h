@@ -59,9 +59,15 @@ static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-/* Makes a library's or a file's text fit for one line: what would break it or move a terminal
- * becomes '?'. */
+/* Makes text from outside fit for a message: every byte that would break the line or move a
+ * terminal becomes '?'. */
 void one_line(char *s);
+/* A copy of n bytes of such text for a message, of at most max bytes (of 240): a longer one loses
+ * its middle. */
+struct shown {
+    char s[256];
+};
+struct shown show_text(const char *text, uint64_t n, uint64_t max);
 const char *bytes_text(char out[32], uint64_t bytes); /* "1.5 GiB"; small ones to the byte */
 
 /* Monotonic seconds. */
@@ -72,6 +78,10 @@ double now_s(void);
 void *mem_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *mem_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
 char *mem_text(const char *p, uint64_t n);            /* a copy of n bytes, terminated */
+/* Room for n elements of an array that grows. array is the address of the pointer to it, *cap the
+ * elements that it has room for; both start as NULL and 0. False when there is no memory: the array
+ * is then as it was. */
+bool mem_reserve(void *array, uint64_t n, uint64_t *cap, uint64_t size);
 /* For tests: the n-th allocation from now fails, 1 being the next; 0: none does. Returns how far
  * away the one asked for before still was: 0 when it has happened. With the second, all allocations
  * after that one fail too. */

@@ -105,21 +105,15 @@ static bool recording(const struct cmd *c)
     return !cmd_failed(c);
 }
 
-/* Room for n more in one of the cmd's lists; false sticks to the cmd. */
-static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint32_t *cap, size_t size)
+/* Room for n more in one of the cmd's lists, which has `have` entries. A failure sticks to the cmd.
+ */
+static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint64_t *cap, size_t size)
 {
-    void **at = list;
-    if ((uint64_t)have + n <= *cap)
+    uint64_t want = (uint64_t)have + n;
+    if (want <= UINT32_MAX && mem_reserve(list, want, cap, size))
         return true;
-    uint64_t want = 2ull * *cap + n + 64;
-    void *more = want <= UINT32_MAX ? mem_grow(*at, want, size) : NULL;
-    if (!more) {
-        cmd_fail_as(c, HLM_ERR_MEMORY, "out of host memory");
-        return false;
-    }
-    *at = more;
-    *cap = (uint32_t)want;
-    return true;
+    cmd_fail_as(c, HLM_ERR_MEMORY, "out of host memory");
+    return false;
 }
 
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)

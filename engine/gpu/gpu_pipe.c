@@ -264,13 +264,8 @@ uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec)
     for (uint32_t i = 0; i < g->n_pipe; i++)
         if (g->pipe[i].k == k && !memcmp(&g->pipe[i].spec, spec, sizeof *spec))
             return i;
-    if (g->n_pipe == g->cap_pipe) {
-        struct pipe *more = mem_grow(g->pipe, 2 * g->cap_pipe + 64, sizeof *more);
-        if (!more)
-            return UINT32_MAX;
-        g->pipe = more;
-        g->cap_pipe = 2 * g->cap_pipe + 64;
-    }
+    if (!mem_reserve(&g->pipe, g->n_pipe + 1ull, &g->cap_pipe, sizeof *g->pipe))
+        return UINT32_MAX;
     g->pipe[g->n_pipe] = (struct pipe){ .k = k, .spec = *spec };
     return g->n_pipe++;
 }

@@ -130,7 +130,8 @@ struct gpu {
     VkDescriptorSetLayout set_layout[MAX_BIND + 1];
     VkPipelineLayout layout[MAX_BIND + 1];
     struct pipe *pipe;
-    uint32_t n_pipe, cap_pipe;
+    uint32_t n_pipe;
+    uint64_t cap_pipe;
     VkPipelineCache cache;
     char cache_path[512]; /* empty: none is kept */
     uint64_t shader_hash;
@@ -220,7 +221,7 @@ struct cmd {
     uint8_t *push;
     struct arena **arena; /* those it touches, each once */
     uint32_t n_entry, n_use, n_push, n_arena;
-    uint32_t cap_entry, cap_use, cap_push, cap_arena;
+    uint64_t cap_entry, cap_use, cap_push, cap_arena;
     uint32_t fresh; /* uses from here on are not behind a barrier yet */
     uint32_t n_barrier, n_dispatch;
     double pending_flop, flop;
