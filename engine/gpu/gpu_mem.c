@@ -1,6 +1,6 @@
-/* gpu_mem: arenas - taking ranges, allocating what was taken, saying what does not fit.
+/* gpu_mem: arenas: taking ranges, allocating what was taken, and refusing what does not fit.
  *
- * Offsets are known before anything is allocated, so that a plan can be shown and recorded
+ * Offsets are known before anything is allocated, so cmds can be recorded and a plan can be shown
  * first. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
@@ -29,7 +29,7 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
     return a;
 }
 
-/* Where bytes can start at or behind at: aligned, and in one chunk. */
+/* The first offset from `at` on where `bytes` can start: aligned, and within one chunk. */
 static uint64_t fit(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t align)
 {
     uint64_t cap = a->g->caps.max_alloc;
@@ -37,8 +37,8 @@ static uint64_t fit(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t
     return at / cap == (at + bytes - 1) / cap ? at : align_up(at, cap);
 }
 
-/* Notes that span has [at, at + bytes) in use. A range of more than a chunk is only refused by
- * arena_commit, so that a plan can still be printed. */
+/* Records that [at, at + bytes) of a span is in use. A range that is larger than a chunk is refused
+ * only by arena_commit, so that a plan can still be printed. */
 static void claim(struct arena *a, uint32_t span, uint64_t at, uint64_t bytes)
 {
     uint64_t cap = a->g->caps.max_alloc, i = at / cap, end = at % cap + bytes;
@@ -132,12 +132,13 @@ static VkResult buffer_make(const struct gpu *g, uint64_t bytes, VkBuffer *buf,
     return r;
 }
 
-/* A buffer without memory costs nothing and knows what it would need. */
+/* To find out what a chunk would need, creates a buffer without memory, which costs nothing. */
 static uint64_t chunk_cost(const struct gpu *g, const struct chunk *k)
 {
     VkBuffer buf = VK_NULL_HANDLE;
     VkMemoryRequirements need = { .size = k->bytes };
-    if (k->given || !k->bytes || k->bytes > g->caps.max_alloc) /* there; empty; never to be */
+    if (k->given || !k->bytes ||
+        k->bytes > g->caps.max_alloc) /* allocated already; empty; too large to be allocated */
         return k->given ? k->given : k->bytes;
     buffer_make(g, k->bytes, &buf, &need);
     vkDestroyBuffer(g->dev, buf, NULL);
@@ -224,7 +225,7 @@ uint64_t host_bytes(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
-/* What the system could still give without swapping; 0 if it does not say. */
+/* Bytes that the system could still give without swapping; 0 if it does not report them. */
 static uint64_t host_free(void)
 {
     unsigned long long kib = 0;
@@ -259,7 +260,8 @@ bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t 
     return budget || host;
 }
 
-/* The best memory type of those allowed: all of need, most of like, least of avoid. */
+/* The best of the allowed memory types: it has all flags of need, most of like, and least of avoid.
+ */
 static uint32_t memory_type(const struct gpu *g, uint32_t allowed, VkMemoryPropertyFlags need,
                             VkMemoryPropertyFlags like, VkMemoryPropertyFlags avoid)
 {
@@ -279,9 +281,9 @@ static uint32_t memory_type(const struct gpu *g, uint32_t allowed, VkMemoryPrope
     return best;
 }
 
-/* Host-visible memory of a card is read slowly and may be a 256 MiB window: MEM_HOST stays on the
- * host there. Device memory that need not be seen by the host should not be: drivers have little of
- * that kind. */
+/* On a card, MEM_HOST is memory of the host: reading the card's host-visible memory is slow, and
+ * there may be only 256 MiB of it. For the same reason device memory that the host need not see is
+ * not host-visible. */
 static uint32_t arena_type(const struct arena *a, uint32_t allowed)
 {
     const VkMemoryPropertyFlags local = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT,
@@ -317,8 +319,8 @@ static bool no_type(const struct arena *a, struct hlm_err *err)
                    a->g->caps.name);
 }
 
-/* Some drivers grant what is not there and kill the process that uses it: refuse before they do,
- * near the end of what they call free. */
+/* Some drivers grant memory that does not exist, and the process is killed when it uses it. So this
+ * refuses before they would, near the end of what they report as free. */
 static bool enough(const struct arena *a, struct hlm_err *err)
 {
     const struct gpu *g = a->g;

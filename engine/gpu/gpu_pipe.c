@@ -1,10 +1,10 @@
-/* gpu_pipe: kernels and their constants become pipelines, on several threads, kept in a file
- * between runs.
+/* gpu_pipe: makes pipelines from kernels and their constants, on several threads, and keeps them in
+ * a file between runs.
  *
- * The file is ours around the driver's: a header that says for which driver and which shaders it
- * was made, the hashes of the pipelines it has, then the driver's own bytes. A driver need not
- * check what it is handed, so the header has a length and a checksum, and a file that does not fit
- * in every respect is ignored. */
+ * The file has a header that says for which driver and which shaders it was made, then the hashes
+ * of the pipelines in it, then the driver's own bytes. A driver need not check the bytes that it is
+ * given, so the header has a length and a checksum, and a file that differs in any respect is
+ * ignored. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
 
@@ -26,8 +26,8 @@ struct cache_header {
     uint8_t uuid[VK_UUID_SIZE];
     uint32_t driver_version, pad;
     uint64_t shader_hash;
-    uint64_t n_known, n_data; /* hashes and bytes behind the header */
-    uint64_t checksum;        /* of both */
+    uint64_t n_known, n_data; /* hashes, and bytes of the driver, that follow the header */
+    uint64_t checksum;        /* of hashes and bytes */
 };
 static const char cache_magic[8] = "hlm-pc1";
 
@@ -41,7 +41,7 @@ static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t n)
 }
 #define HASH_START 0xcbf29ce484222325u
 
-/* Its kernel by name: the number of a kernel changes with the table. */
+/* Uses the kernel's name, because its number changes with the table. */
 static uint64_t pipe_hash(const struct pipe *p)
 {
     const char *name = kernel_table[p->k].name;
@@ -91,8 +91,8 @@ static const char *header_misfit(const struct gpu *g, const char *bytes, uint64_
     return NULL;
 }
 
-/* Leaves the driver's bytes in *data, the hashes in g->known. NULL when there is no file that
- * fits. */
+/* Sets *data to the driver's bytes inside what it returns, and g->known to the hashes. NULL when
+ * there is no suitable file. */
 static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
 {
     struct cache_header h;
@@ -118,8 +118,8 @@ static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
     return file;
 }
 
-/* Writes the file if a pipeline was made that it did not have. What goes wrong only costs the next
- * start time. */
+/* Writes the file if a pipeline was made that it did not have. A failure only makes the next start
+ * slower. */
 static void cache_save(struct gpu *g)
 {
     size_t n_data = 0;
@@ -317,7 +317,7 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
     return r;
 }
 
-/* Threads take pipelines from one list until it is empty. */
+/* The threads take pipelines from one list until none is left. */
 struct job {
     struct gpu *g;
     struct hlm_log log; /* of the thread that waits for them */
@@ -343,12 +343,13 @@ static void run_workers(struct job *j)
     uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
     while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
         n++;
-    worker(j); /* this thread is one of them, and the only one if no other could be had */
+    worker(j); /* this thread works too, alone if no other could be started */
     while (n)
         pthread_join(thread[--n], NULL);
 }
 
-/* What failed for want of memory may find some later; a shader that the driver refuses stays so. */
+/* A pipeline that failed for lack of memory may succeed later; a shader that the driver refuses
+ * will not. */
 static bool may_try(VkResult r)
 {
     return r == VK_SUCCESS || r == VK_ERROR_OUT_OF_HOST_MEMORY ||
