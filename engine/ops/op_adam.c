@@ -1,9 +1,10 @@
-/* op_adam: from gradients to new values - the norm over everything that is trained, AdamW
- * (Loshchilov and Hutter, arXiv 1711.05101) as PyTorch has it, and gates from their deltas.
+/* op_adam: from gradients to new values: the norm over everything that is trained, AdamW
+ * (Loshchilov and Hutter, arXiv 1711.05101) in PyTorch's form, and gates from their deltas.
  *
- * Values and gradients stand where the ops use them, in rows of two arenas with gaps between; a
- * table on the device says where. Its host copy says how a dispatch may reach: no binding spans
- * more than the device's range, or two of an arena's buffers. */
+ * Values and gradients are where the ops use them, in rows of two arenas with gaps between the
+ * rows. A table on the device says where. From its copy on the host this file finds which rows a
+ * dispatch can reach: a binding cannot be longer than the device allows, nor lie in two buffers of
+ * an arena. */
 #include "ops/op.h"
 
 #include <math.h>
@@ -31,12 +32,12 @@ void adam_hyper(const struct adam_update *u, struct adam_hyper *h)
 
 /* ---- runs of rows ---------------------------------------------------------------------------- */
 
-/* Bytes [first, end) of something, to be bound. */
+/* Bytes [first, end) of a tensor or an arena, for binding. */
 struct span {
     uint64_t first, end;
 };
 
-/* Makes a reach over b too, where that can be bound at once. */
+/* Extends a to include b, if a binding can hold both. */
 static bool join(const struct gpu_caps *caps, struct span *a, struct span b)
 {
     struct span both = { min_u64(a->first, b.first), max_u64(a->end, b.end) };
@@ -59,8 +60,8 @@ static tensor bind_span(const struct gpu_caps *caps, tensor all, struct span s)
                      .stride = n };
 }
 
-/* Rows of a part that one dispatch reaches; values counts from the arena's start, table and moments
- * from their tensors'. */
+/* The rows of a part that one dispatch reaches. values counts bytes from the arena's start; table
+ * and moments count from the start of their tensors. */
 struct run {
     uint32_t row0, n_row, longest;
     struct span values, moments;
@@ -79,7 +80,8 @@ static struct span moment_span(const struct adam_row *r)
 static struct run run_from(const struct gpu_caps *caps, const struct adam_part *part, uint32_t row0)
 {
     const struct adam_row *row = part->row;
-    uint64_t fit = caps->max_range / sizeof *row - caps->align / 4; /* of the table */
+    uint64_t fit = caps->max_range / sizeof *row -
+                   caps->align / 4; /* the most rows of the table in a binding */
     struct run r = { .row0 = row0,
                      .n_row = 1,
                      .longest = row[row0].n,
@@ -105,7 +107,7 @@ static uint32_t per_group(const struct gpu_caps *caps, const struct run *r, uint
     return n;
 }
 
-/* What a dispatch over a run is given. */
+/* The arguments of a dispatch over a run. */
 struct reach {
     struct push_adam p;
     struct grid grid;
@@ -149,7 +151,7 @@ static uint32_t n_sums(const struct gpu_caps *caps, const struct adam *a, uint32
     return n;
 }
 
-/* Sums of sums until there is one, from the front of `sums` to what is behind them. */
+/* Adds up the first n of `sums`, writing partial sums after them, until one is left. */
 static void sum_up(struct cmd *c, const struct adam *a, tensor sums, uint32_t n)
 {
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
