@@ -150,7 +150,7 @@ struct shown show_text(const char *text, uint64_t n, uint64_t max)
             len += 3;
             i = n - max / 2;
         }
-        /* A NUL must not end the line early either. */
+        /* A NUL would end the text early. */
         out.s[len++] = text[i] ? text[i] : '?';
     }
     out.s[len] = 0;
@@ -181,7 +181,7 @@ double now_s(void)
 /* ---- host memory ----------------------------------------------------------------------------- */
 
 static atomic_llong fail_in;    /* allocations until the one that a test makes fail */
-static atomic_bool fail_behind; /* ... and all behind it */
+static atomic_bool fail_behind; /* and whether all later ones fail too */
 
 static uint64_t fail_at(uint64_t n, bool behind)
 {
