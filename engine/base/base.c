@@ -193,7 +193,7 @@ static uint64_t fail_at(uint64_t n, bool behind)
 uint64_t mem_test_fail(uint64_t n) { return fail_at(n, false); }
 uint64_t mem_test_fail_from(uint64_t n) { return fail_at(n, true); }
 
-static bool strikes(void)
+static bool alloc_strikes(void)
 {
     static const long long struck = -1;
     long long at = atomic_load(&fail_in);
@@ -207,7 +207,7 @@ static bool strikes(void)
 
 static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
 {
-    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX || strikes();
+    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX || alloc_strikes();
 }
 
 void *mem_alloc(uint64_t n, uint64_t size)

@@ -149,13 +149,13 @@ void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
 /* Two writes to the same rows that have no column in common, as those of the matrices of a joint
  * projection. A read beside a write does get a barrier: the validation layer checks whole bindings,
  * and little could be gained. */
-static bool columns_apart(const struct range *a, const struct range *b)
+static bool columns_apart(const struct cmd_range *a, const struct cmd_range *b)
 {
     return a->write && b->write && a->offset == b->offset && a->stride == b->stride &&
            (a->col1 <= b->col0 || b->col1 <= a->col0);
 }
 
-static bool conflict(const struct range *a, const struct range *b)
+static bool conflict(const struct cmd_range *a, const struct cmd_range *b)
 {
     return a->arena == b->arena && (a->write || b->write) && a->offset < b->offset + b->bytes &&
            b->offset < a->offset + a->bytes && !columns_apart(a, b);
@@ -176,7 +176,7 @@ static bool note_arena(struct cmd *c, struct arena *a)
 
 /* Adds the uses of the entry that is about to be appended. The entry needs a barrier if one of them
  * conflicts with a use since the last barrier. */
-static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint32_t n,
+static bool add_uses(struct cmd *c, struct cmd_entry *e, const struct use *use, uint32_t n,
                      const uint64_t *bytes)
 {
     if (!grow(c, &c->use, c->n_use, n, &c->cap_use, sizeof *c->use))
@@ -186,14 +186,14 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
     for (uint32_t i = 0; i < n; i++) {
         tensor t = use[i].t;
         uint64_t elem = tensor_elem_bytes(t);
-        struct range r = { .arena = t.arena,
-                           .offset = t.offset,
-                           .bytes = bytes[i],
-                           .write = use[i].write,
-                           .read = use[i].read,
-                           .stride = tensor_row_bytes(t),
-                           .col0 = t.col * elem,
-                           .col1 = ((uint64_t)t.col + t.n) * elem };
+        struct cmd_range r = { .arena = t.arena,
+                               .offset = t.offset,
+                               .bytes = bytes[i],
+                               .write = use[i].write,
+                               .read = use[i].read,
+                               .stride = tensor_row_bytes(t),
+                               .col0 = t.col * elem,
+                               .col1 = ((uint64_t)t.col + t.n) * elem };
         if (e->op != OP_DISPATCH) /* copies and fills take whole rows */
             r.col0 = 0, r.col1 = UINT64_MAX;
         HLM_ASSERT(r.arena && r.arena->g == c->g && (r.write || r.read));
@@ -211,7 +211,7 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
     return true;
 }
 
-static void append(struct cmd *c, struct entry e)
+static void append(struct cmd *c, struct cmd_entry e)
 {
     if (!grow(c, &c->entry, c->n_entry, 1, &c->cap_entry, sizeof *c->entry))
         return;
@@ -289,7 +289,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     /* Only on a CPU device is such a workgroup surely one subgroup: other drivers may use subgroups
      * that are smaller than they report. */
     spec.one_subgroup = c->g->caps.kind == GPU_CPU && spec.wg <= c->g->caps.subgroup;
-    struct entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
+    struct cmd_entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
     for (uint32_t i = 0; i < n_use; i++)
         bytes[i] = whole_words(tensor_bytes(use[i].t));
     if (c->g->dry)
@@ -310,7 +310,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
 
 void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
 {
-    struct entry e = { .op = OP_COPY, .bytes = bytes };
+    struct cmd_entry e = { .op = OP_COPY, .bytes = bytes };
     if (!recording(c) || !bytes || c->g->dry)
         return;
     HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0 && src.offset % 4 == 0);
@@ -321,7 +321,7 @@ void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
 
 void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word)
 {
-    struct entry e = { .op = OP_FILL, .bytes = bytes, .word = word };
+    struct cmd_entry e = { .op = OP_FILL, .bytes = bytes, .word = word };
     if (!recording(c) || !bytes || c->g->dry)
         return;
     HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0);
@@ -383,7 +383,7 @@ static bool sets_make(struct cmd *c, struct hlm_err *err)
             .pPoolSizes = &(VkDescriptorPoolSize){ VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, n_buf },
         },
         NULL, &c->sets));
-    for (struct entry *e = c->entry; e < c->entry + c->n_entry; e++) {
+    for (struct cmd_entry *e = c->entry; e < c->entry + c->n_entry; e++) {
         if (e->op != OP_DISPATCH)
             continue;
         VKTRY(vkAllocateDescriptorSets(g->dev,
@@ -395,8 +395,8 @@ static bool sets_make(struct cmd *c, struct hlm_err *err)
                                        },
                                        &e->set));
         for (uint32_t b = 0; b < e->n_use; b++) {
-            const struct range *r = &c->use[e->use + b];
-            struct place at = arena_place(r->arena, r->offset, r->bytes);
+            const struct cmd_range *r = &c->use[e->use + b];
+            struct buffer_range at = arena_place(r->arena, r->offset, r->bytes);
             info[b] = (VkDescriptorBufferInfo){ at.buf, at.offset, r->bytes };
             write[b] = (VkWriteDescriptorSet){
                 .sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
@@ -414,12 +414,12 @@ fail:
     return false;
 }
 
-static void record_entry(const struct cmd *c, const struct entry *e, VkCommandBuffer cb,
+static void record_entry(const struct cmd *c, const struct cmd_entry *e, VkCommandBuffer cb,
                          VkPipeline *bound)
 {
     const struct gpu *g = c->g;
-    const struct range *use = &c->use[e->use];
-    struct place dst = arena_place(use[0].arena, use[0].offset, use[0].bytes), src;
+    const struct cmd_range *use = &c->use[e->use];
+    struct buffer_range dst = arena_place(use[0].arena, use[0].offset, use[0].bytes), src;
     switch (e->op) {
     case OP_DISPATCH:
         if (*bound != g->pipe[e->pipe].handle)
@@ -475,7 +475,7 @@ static double limit_flop(const struct cmd *c)
 }
 
 /* Cuts the list into stretches whose work stays within the limit. */
-static bool cut(struct cmd *c, struct hlm_err *err)
+static bool cut_stretches(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     double limit = limit_flop(c);
@@ -528,7 +528,7 @@ bool cmd_end(struct cmd *c, struct hlm_err *err)
     for (uint32_t i = 0; i < c->n_entry; i++)
         if (c->entry[i].op == OP_DISPATCH && !pipe_ready(c->g, c->entry[i].pipe, err))
             return false;
-    if (!sets_make(c, err) || !cut(c, err) || !prof_begin(c, err))
+    if (!sets_make(c, err) || !cut_stretches(c, err) || !prof_begin(c, err))
         return false;
     for (uint32_t i = 0; i < c->n_stretch; i++)
         if (!record_stretch(c, i, err))
@@ -629,7 +629,7 @@ void gpu_done_with(struct gpu *g, uint64_t value)
 
 bool gpu_wait(struct gpu *g, struct hlm_err *err) { return gpu_wait_for(g, g->submitted, err); }
 
-static const char *entry_name(const struct entry *e)
+static const char *entry_name(const struct cmd_entry *e)
 {
     return e->op == OP_COPY ? "copy" : e->op == OP_FILL ? "fill" : kernel_table[e->k].name;
 }

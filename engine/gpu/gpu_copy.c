@@ -82,7 +82,7 @@ fail:
     return false;
 }
 
-static struct place slot_place(struct gpu *g, const struct slot *s, uint64_t bytes)
+static struct buffer_range slot_place(struct gpu *g, const struct slot *s, uint64_t bytes)
 {
     return arena_place(g->stage, g->stage_at[s - g->slot], bytes);
 }
@@ -92,7 +92,7 @@ static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t o
                       uint64_t bytes, bool up, struct hlm_err *err)
 {
     char what[128];
-    struct place dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
+    struct buffer_range dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
     snprintf(what, sizeof what, "a copy %s %s", up ? "to" : "from", a->purpose);
     if (!slot_begin(g, s, err))
         return false;
@@ -122,7 +122,7 @@ void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t byte
 {
     struct slot *s;
     HLM_ASSERT(dst->g == g && bytes && bytes <= gpu_stage_max(g));
-    struct place at = arena_place(dst, offset, bytes);
+    struct buffer_range at = arena_place(dst, offset, bytes);
     if (!stage_flush(g, err))
         return NULL;
     if (at.map)
@@ -150,7 +150,7 @@ bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint
     HLM_ASSERT(a->g == g);
     if (!bytes || g->dry)
         return gpu_ok(g, err);
-    struct place at = arena_place(a, dst.offset + offset, bytes);
+    struct buffer_range at = arena_place(a, dst.offset + offset, bytes);
     if (at.map) {
         if (!gpu_wait_for(g, a->last_use, err))
             return false;
@@ -176,7 +176,7 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
     HLM_ASSERT(a->g == g);
     if (!bytes)
         return gpu_ok(g, err);
-    struct place at = arena_place(a, src.offset + offset, bytes);
+    struct buffer_range at = arena_place(a, src.offset + offset, bytes);
     if (at.map) {
         if (!gpu_wait_for(g, a->last_use, err))
             return false;
@@ -202,7 +202,7 @@ bool copy_zero(struct gpu *g, struct arena *a, struct hlm_err *err)
     struct slot *s = NULL;
     for (uint32_t span = 0; span < N_SPAN; span++)
         for (uint32_t i = 0; i < MAX_CHUNK; i++) {
-            struct chunk *k = &a->chunk[span][i];
+            struct arena_chunk *k = &a->chunk[span][i];
             if (!k->bytes)
                 continue;
             if (a->mem == MEM_HOST) {

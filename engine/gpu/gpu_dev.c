@@ -541,7 +541,8 @@ static bool name_has(const char *name, const char *part)
 }
 
 /* Fills p for the chosen device. want: as gpu_params.device. */
-static bool choose(VkInstance instance, const char *want, struct probe *p, struct hlm_err *err)
+static bool choose_device(VkInstance instance, const char *want, struct probe *p,
+                          struct hlm_err *err)
 {
     static const int rank[] = {
         [GPU_DISCRETE] = 0, [GPU_INTEGRATED] = 1, [GPU_OTHER] = 2, [GPU_CPU] = 3
@@ -632,7 +633,8 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     g->profile = params->profile;
     g->messages.log = log_get();
     if (!(g->instance = instance_open(g->validate ? &g->messages : NULL, err)) ||
-        (g->validate && !messenger_open(g, err)) || !choose(g->instance, params->device, p, err))
+        (g->validate && !messenger_open(g, err)) ||
+        !choose_device(g->instance, params->device, p, err))
         goto fail;
     g->phys = p->phys;
     g->caps = p->caps;

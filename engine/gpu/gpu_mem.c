@@ -30,7 +30,7 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
 }
 
 /* The first offset from `at` on where `bytes` can start: aligned, and within one chunk. */
-static uint64_t fit(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t align)
+static uint64_t fit_range(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t align)
 {
     uint64_t cap = a->g->caps.max_alloc;
     at = align_up(at, align);
@@ -39,7 +39,7 @@ static uint64_t fit(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t
 
 /* Records that [at, at + bytes) of a span is in use. A range that is larger than a chunk is refused
  * only by arena_commit, so that a plan can still be printed. */
-static void claim(struct arena *a, uint32_t span, uint64_t at, uint64_t bytes)
+static void claim_range(struct arena *a, uint32_t span, uint64_t at, uint64_t bytes)
 {
     uint64_t cap = a->g->caps.max_alloc, i = at / cap, end = at % cap + bytes;
     if (end > cap)
@@ -56,8 +56,8 @@ uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align)
     HLM_ASSERT(bytes < 1ull << SPAN_SHIFT && a->end < 1ull << (SPAN_SHIFT - 1));
     align = align ? max_u64(align, 16) : a->g->caps.align;
     bytes = align_up(max_u64(bytes, 1), 16);
-    uint64_t at = fit(a, a->end, bytes, align);
-    claim(a, 0, at, bytes);
+    uint64_t at = fit_range(a, a->end, bytes, align);
+    claim_range(a, 0, at, bytes);
     a->end = at + bytes;
     return at;
 }
@@ -69,7 +69,7 @@ void arena_take_like(struct arena *a, const struct arena *like)
     a->too_big = like->too_big;
     a->beyond = like->beyond;
     for (uint32_t i = 0; i < MAX_CHUNK; i++)
-        a->chunk[0][i] = (struct chunk){ .bytes = like->chunk[0][i].bytes };
+        a->chunk[0][i] = (struct arena_chunk){ .bytes = like->chunk[0][i].bytes };
 }
 
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row)
@@ -83,7 +83,7 @@ bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t byt
                    uint64_t *offset, struct hlm_err *err)
 {
     bytes = align_up(max_u64(bytes, 1), 16);
-    uint64_t cap = a->g->caps.max_alloc, start = fit(a, *at, bytes, a->g->caps.align);
+    uint64_t cap = a->g->caps.max_alloc, start = fit_range(a, *at, bytes, a->g->caps.align);
     uint32_t span = 1 + i_block;
     if (a->committed) {
         uint64_t have = start / cap < MAX_CHUNK ? a->chunk[span][start / cap].bytes : 0;
@@ -93,7 +93,7 @@ bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t byt
                              "%s has %llu bytes for a block, %llu are needed", a->purpose,
                              (unsigned long long)have, (unsigned long long)(start + bytes));
     } else {
-        claim(a, span, start, bytes);
+        claim_range(a, span, start, bytes);
     }
     *at = start + bytes;
     *offset = start | (uint64_t)span << SPAN_SHIFT;
@@ -133,7 +133,7 @@ static VkResult buffer_make(const struct gpu *g, uint64_t bytes, VkBuffer *buf,
 }
 
 /* To find out what a chunk would need, creates a buffer without memory, which costs nothing. */
-static uint64_t chunk_cost(const struct gpu *g, const struct chunk *k)
+static uint64_t chunk_cost(const struct gpu *g, const struct arena_chunk *k)
 {
     VkBuffer buf = VK_NULL_HANDLE;
     VkMemoryRequirements need = { .size = k->bytes };
@@ -199,22 +199,22 @@ bool gpu_is_dry(const struct gpu *g) { return g->dry; }
 static atomic_llong fail_in, lose_in;
 static atomic_bool staging;
 
-static uint64_t arm(atomic_llong *in, uint64_t n)
+static uint64_t fault_arm(atomic_llong *in, uint64_t n)
 {
     long long left = atomic_exchange(in, (long long)n);
     return left > 0 ? (uint64_t)left : 0;
 }
 
-static bool strikes(atomic_llong *in)
+static bool fault_strikes(atomic_llong *in)
 {
     return atomic_load(in) > 0 && atomic_fetch_sub(in, 1) == 1;
 }
 
-uint64_t gpu_test_fail(uint64_t n) { return arm(&fail_in, n); }
-uint64_t gpu_test_lose(uint64_t n) { return arm(&lose_in, n); }
+uint64_t gpu_test_fail(uint64_t n) { return fault_arm(&fail_in, n); }
+uint64_t gpu_test_lose(uint64_t n) { return fault_arm(&lose_in, n); }
 void gpu_test_staging(bool on) { atomic_store(&staging, on); }
-bool fault_memory(void) { return strikes(&fail_in); }
-bool fault_lost(void) { return strikes(&lose_in); }
+bool fault_memory(void) { return fault_strikes(&fail_in); }
+bool fault_lost(void) { return fault_strikes(&lose_in); }
 bool fault_staging(void) { return atomic_load(&staging); }
 
 /* ---- allocating ------------------------------------------------------------------------------ */
@@ -350,7 +350,7 @@ static bool enough(const struct arena *a, struct hlm_err *err)
     return true;
 }
 
-static bool chunk_make(struct arena *a, struct chunk *k, struct hlm_err *err)
+static bool chunk_make(struct arena *a, struct arena_chunk *k, struct hlm_err *err)
 {
     struct gpu *g = a->g;
     VkMemoryRequirements need;
@@ -387,13 +387,13 @@ fail:
     return false;
 }
 
-static void chunk_free(struct arena *a, struct chunk *k)
+static void chunk_free(struct arena *a, struct arena_chunk *k)
 {
     struct gpu *g = a->g;
     vkDestroyBuffer(g->dev, k->buf, NULL);
     vkFreeMemory(g->dev, k->mem, NULL);
     *(arena_on_host(a) ? &g->given_host : &g->given_device) -= k->given;
-    *k = (struct chunk){ .bytes = k->bytes };
+    *k = (struct arena_chunk){ .bytes = k->bytes };
 }
 
 static void chunks_free(struct arena *a)
@@ -441,14 +441,14 @@ void arena_destroy(struct arena *a)
 
 /* ---- using ----------------------------------------------------------------------------------- */
 
-struct place arena_place(const struct arena *a, uint64_t offset, uint64_t bytes)
+struct buffer_range arena_place(const struct arena *a, uint64_t offset, uint64_t bytes)
 {
     uint64_t span = offset >> SPAN_SHIFT, at = offset & ((1ull << SPAN_SHIFT) - 1),
              cap = a->g->caps.max_alloc;
     HLM_ASSERT(a->committed && span < N_SPAN && at / cap < MAX_CHUNK);
-    const struct chunk *k = &a->chunk[span][at / cap];
+    const struct arena_chunk *k = &a->chunk[span][at / cap];
     HLM_ASSERT(bytes <= k->bytes && at % cap <= k->bytes - bytes);
-    return (struct place){ k->buf, at % cap, k->map ? k->map + at % cap : NULL };
+    return (struct buffer_range){ k->buf, at % cap, k->map ? k->map + at % cap : NULL };
 }
 
 void *arena_map(struct arena *a, uint64_t offset)

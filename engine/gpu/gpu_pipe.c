@@ -32,7 +32,7 @@ struct cache_header {
 static const char cache_magic[8] = "hlm-pc1";
 
 /* FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/ */
-static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t n)
+static uint64_t fnv_bytes(uint64_t h, const void *bytes, uint64_t n)
 {
     const uint8_t *p = bytes;
     for (uint64_t i = 0; i < n; i++)
@@ -45,7 +45,7 @@ static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t n)
 static uint64_t pipe_hash(const struct pipe *p)
 {
     const char *name = kernel_table[p->k].name;
-    return hash_bytes(hash_bytes(HASH_START, name, strlen(name)), &p->spec, sizeof p->spec);
+    return fnv_bytes(fnv_bytes(HASH_START, name, strlen(name)), &p->spec, sizeof p->spec);
 }
 
 static bool is_known(const struct gpu *g, uint64_t hash)
@@ -86,7 +86,7 @@ static const char *header_misfit(const struct gpu *g, const char *bytes, uint64_
     uint64_t rest = n - sizeof h;
     if (h.n_known > rest / 8 || h.n_data != rest - 8 * h.n_known)
         return "its length is wrong";
-    if (h.checksum != hash_bytes(HASH_START, bytes + sizeof h, rest))
+    if (h.checksum != fnv_bytes(HASH_START, bytes + sizeof h, rest))
         return "its checksum is wrong";
     return NULL;
 }
@@ -149,7 +149,7 @@ static void cache_save(struct gpu *g)
         memcpy(file + sizeof h, known, 8 * n_known);
         h.n_data = n_data;
         n = sizeof h + 8 * n_known + n_data;
-        h.checksum = hash_bytes(HASH_START, file + sizeof h, n - sizeof h);
+        h.checksum = fnv_bytes(HASH_START, file + sizeof h, n - sizeof h);
         memcpy(file, &h, sizeof h);
         if (!file_write_atomic(g->cache_path, file, n, &why))
             log_msg(HLM_LOG_DEBUG, "%s", why.msg);
@@ -226,7 +226,7 @@ bool pipes_open(struct gpu *g, const char *cache_dir, struct hlm_err *err)
         g->shader_hash = HASH_START;
         for (uint32_t k = 0; k < KERNEL_COUNT; k++)
             g->shader_hash =
-                hash_bytes(g->shader_hash, hlm_shaders[k].words, hlm_shaders[k].n_bytes);
+                fnv_bytes(g->shader_hash, hlm_shaders[k].words, hlm_shaders[k].n_bytes);
         cache_name(g, cache_dir);
         if (g->cache_path[0])
             file = cache_load(g, &n_data, &data);
@@ -318,7 +318,7 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
 }
 
 /* The threads take pipelines from one list until none is left. */
-struct job {
+struct pipe_job {
     struct gpu *g;
     struct hlm_log log; /* of the thread that waits for them */
     uint32_t *todo, n;
@@ -327,7 +327,7 @@ struct job {
 
 static void *worker(void *arg)
 {
-    struct job *j = arg;
+    struct pipe_job *j = arg;
     log_to(&j->log);
     for (uint32_t i; (i = atomic_fetch_add(&j->next, 1)) < j->n;) {
         struct pipe *p = &j->g->pipe[j->todo[i]];
@@ -336,7 +336,7 @@ static void *worker(void *arg)
     return NULL;
 }
 
-static void run_workers(struct job *j)
+static void run_workers(struct pipe_job *j)
 {
     pthread_t thread[MAX_THREAD];
     long n_cpu = sysconf(_SC_NPROCESSORS_ONLN);
@@ -358,7 +358,7 @@ static bool may_try(VkResult r)
 
 void pipes_make(struct gpu *g)
 {
-    struct job j = { .g = g, .log = log_get() };
+    struct pipe_job j = { .g = g, .log = log_get() };
     double t0 = now_s();
     if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
         return;

@@ -48,7 +48,7 @@ void prof_stamp_end(struct cmd *c, VkCommandBuffer cb)
         vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->query, c->n_query - 1);
 }
 
-static void add_time(struct cmd *c, const struct entry *e, double us)
+static void add_time(struct cmd *c, const struct cmd_entry *e, double us)
 {
     struct gpu_kernel_time *t = &c->g->time[e->op == OP_DISPATCH ? (uint32_t)e->k
                                             : e->op == OP_COPY   ? KERNEL_COUNT

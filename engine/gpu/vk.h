@@ -39,7 +39,7 @@
 #define SPAN_SHIFT 60
 #define MAX_CHUNK 128 /* of a span: 256 GiB at the smallest caps.max_alloc that we know of */
 
-struct chunk {
+struct arena_chunk {
     VkBuffer buf;
     VkDeviceMemory mem;
     uint8_t *map;   /* NULL if the host cannot see it */
@@ -57,17 +57,17 @@ struct arena {
     uint64_t too_big;  /* the largest range that was taken although no chunk can hold it */
     uint64_t beyond;   /* bytes that were taken past the last chunk */
     uint64_t last_use; /* a value of the timeline */
-    struct chunk chunk[N_SPAN][MAX_CHUNK];
+    struct arena_chunk chunk[N_SPAN][MAX_CHUNK];
 };
 
 /* Where a range of an arena is: a buffer and an offset in it. Asserts that the arena is committed
  * and that the range was taken. */
-struct place {
+struct buffer_range {
     VkBuffer buf;
     uint64_t offset;
     uint8_t *map;
 };
-struct place arena_place(const struct arena *a, uint64_t offset, uint64_t bytes);
+struct buffer_range arena_place(const struct arena *a, uint64_t offset, uint64_t bytes);
 /* Takes a range in block scratch i_block of a scratch arena, at or after *at; moves *at to its end.
  */
 bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t bytes,
@@ -184,14 +184,14 @@ bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err);
 
 enum entry_op { OP_DISPATCH, OP_COPY, OP_FILL };
 
-struct range { /* what an entry reads or writes: some columns of rows, all in bytes */
+struct cmd_range { /* what an entry reads or writes: some columns of rows, all in bytes */
     struct arena *arena;
     uint64_t offset, bytes;
     uint64_t stride, col0, col1;
     bool write, read;
 };
 
-struct entry {
+struct cmd_entry {
     enum entry_op op;
     enum kernel k;
     bool barrier; /* there is a barrier before it */
@@ -224,8 +224,8 @@ struct cmd {
     struct tape *tape;    /* NULL: it does not train */
     bool f16;
 
-    struct entry *entry;
-    struct range *use;
+    struct cmd_entry *entry;
+    struct cmd_range *use;
     uint8_t *push;
     struct arena **arena; /* all that its entries use, each once */
     uint32_t n_entry, n_use, n_push, n_arena;

@@ -28,8 +28,8 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct rec
 }
 
 /* The recurrence token by token, from u to o. */
-static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta *d,
-                 const struct recurrent *s, const struct push_delta *push)
+static void delta_scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta *d,
+                       const struct recurrent *s, const struct push_delta *push)
 {
     uint32_t n = d->d_state, wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(n, 64));
     cmd_work(c, 8.0 * o.n * n * push->n_tok);
@@ -142,9 +142,9 @@ static void chunked_run(struct cmd *c, struct chunked *k, uint32_t k_head0, tens
 }
 
 /* The recurrence in chunks, from u to o. */
-static void scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
-                        const struct delta *d, const struct recurrent *s,
-                        const struct push_delta *push)
+static void delta_scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
+                              const struct delta *d, const struct recurrent *s,
+                              const struct push_delta *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t chunk = wide ? 64 : 32, lanes = min_u32(4 * chunk, caps->max_invocations);
@@ -184,8 +184,8 @@ static uint32_t head_wg(struct cmd *c, const struct delta *d)
 }
 
 /* Returns u: the heads of q, k and v. */
-static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
-                   const struct batch *b, const struct push_delta *push)
+static tensor delta_conv(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
+                         const struct batch *b, const struct push_delta *push)
 {
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, d_conv = n_head * d->d_state;
     struct spec spec = SPEC(.wg = head_wg(c, d), .conv_k = d->conv_k);
@@ -208,8 +208,8 @@ static void delta_gate_stats(struct cmd *c, tensor p, const struct delta *d,
         op_gate_stats(c, p, push->a_col, push->b_col, d->ssm_a, d->dt_bias, b, s->stats.gates);
 }
 
-static void norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta *d,
-                 const struct push_delta *push)
+static void delta_norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta *d,
+                       const struct push_delta *push)
 {
     cmd_work(c, 16.0 * y.n * y.n_row);
     cmd_dispatch(c, K_delta_norm, GRID(d->n_v_head, y.n_row, 1), SPEC(.wg = head_wg(c, d)),
@@ -235,13 +235,13 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
                           READ(d->dt_bias), BOTH(s->state), READ(d->norm), WRITE(y)));
         return y;
     }
-    tensor u = conv(c, p, d, s, b, &push);
+    tensor u = delta_conv(c, p, d, s, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
     if (path == DELTA_PLAIN)
-        scan(c, u, p, o, d, s, &push);
+        delta_scan(c, u, p, o, d, s, &push);
     else
-        scan_chunks(c, path == DELTA_CHUNK_WIDE, u, p, o, d, s, &push);
-    norm(c, o, p, y, d, &push);
+        delta_scan_chunks(c, path == DELTA_CHUNK_WIDE, u, p, o, d, s, &push);
+    delta_norm(c, o, p, y, d, &push);
     return y;
 }
 
@@ -288,7 +288,7 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
         return p;
     struct push_delta push = push_of(p, d, b->n_tok);
     struct chunked k = docs_plan(c, d, &push, b->docs);
-    tensor y = cmd_scratch(c, F32, d_out, b->n_tok), u = conv(c, p, d, NULL, b, &push);
+    tensor y = cmd_scratch(c, F32, d_out, b->n_tok), u = delta_conv(c, p, d, NULL, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
     delta_gate_stats(c, p, d, s, b, &push);
     chunked_take(c, &k, b->docs, stats || tape_runs(c));
@@ -302,7 +302,7 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
         if (stats)
             delta_state_stats(c, &k, k_head, s, b->docs);
     }
-    norm(c, o, p, y, d, &push);
+    delta_norm(c, o, p, y, d, &push);
     tape_push(c, (struct tape_rec){
                      delta_docs_bwd,
                      .t = { [P] = p,

@@ -55,8 +55,8 @@ static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part
     return wg;
 }
 
-static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                   const struct batch *b, bool wide, struct push_mamba *push)
+static tensor mamba_step(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
+                         const struct batch *b, bool wide, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim;
@@ -73,8 +73,8 @@ static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct 
 }
 
 /* Returns u, the output of mamba_conv for each token. */
-static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                   const struct batch *b, struct push_mamba *push)
+static tensor mamba_conv(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
+                         const struct batch *b, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
@@ -89,12 +89,12 @@ static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct 
     return u;
 }
 
-static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                   const struct batch *b, uint32_t part, struct push_mamba *push)
+static tensor mamba_scan(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
+                         const struct batch *b, uint32_t part, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim;
-    tensor u = conv(c, p, m, s, b, push);
+    tensor u = mamba_conv(c, p, m, s, b, push);
 
     /* On a CPU device the loads of B and C take most of the time, so two rows share them. With more
      * rows the kernel would take seconds to compile. */
@@ -111,8 +111,9 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
 /* The form in chunks (models/README.md, "Mamba2 in chunks"): matrix products over chunks of Q
  * tokens instead of a walk over tokens. Works on one run of chunks after another, so that the
  * states between them take a bounded part of the scratch. */
-static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                     const struct batch *b, uint32_t plain_part, struct push_mamba *push)
+static tensor mamba_chunks(struct cmd *c, tensor p, const struct mamba *m,
+                           const struct recurrent *s, const struct batch *b, uint32_t plain_part,
+                           struct push_mamba *push)
 {
     enum { Q = 64, MAX_RUN = 16, WG = 128, LANES = 32, ROWS = 8, TILE = WG / LANES * ROWS };
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -121,7 +122,7 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
     uint32_t run = (uint32_t)max_u64(1, min_u64(MAX_RUN, caps->max_range / state_bytes));
     uint32_t cols = hd > LANES ? 2 : 1, wide = LANES * cols, n_wide = div_up(hd, wide);
     struct spec spec = SPEC(.wg = WG, .q = Q, .lanes = LANES, .rows = ROWS, .cols = cols);
-    tensor u = conv(c, p, m, s, b, push);
+    tensor u = mamba_conv(c, p, m, s, b, push);
     run = min_u32(run, div_up(b->n_tok, Q));
     tensor gram = cmd_scratch(c, F32, Q * Q, run * m->n_group);
     tensor sums = cmd_scratch(c, F32, 3 * Q, run * m->n_head);
@@ -184,9 +185,9 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
 
     mamba_gate_stats(c, p, m, s, b);
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
-    tensor o = path == MAMBA_PLAIN   ? scan(c, p, m, s, b, part, &push)
-               : path == MAMBA_CHUNK ? chunks(c, p, m, s, b, m->d_state / part, &push)
-                                     : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
+    tensor o = path == MAMBA_PLAIN   ? mamba_scan(c, p, m, s, b, part, &push)
+               : path == MAMBA_CHUNK ? mamba_chunks(c, p, m, s, b, m->d_state / part, &push)
+                                     : mamba_step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
     cmd_work(c, 10.0 * d_inner * b->n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
                  SPEC(.wg = norm_wg(caps, d_inner / m->n_group, push.n_part)), PUSH(push),

@@ -94,8 +94,8 @@ enum { SORT_CHUNK = 1024 };
 static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
 
 /* The sum of the routed experts for rows h, plus res if it is not NULL: [n_tok][width of down]. */
-static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
-                    const tensor *res)
+static tensor moe_plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                        const tensor *res)
 {
     uint32_t width = act_width(m->act);
     tensor in = cmd_scratch(c, F32, width * m->n_ff, h.n_row * m->n_used);
@@ -133,7 +133,7 @@ static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen 
 }
 
 /* The entries of a batch by expert. */
-static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
+static struct grouping moe_group(struct cmd *c, const struct moe *m, tensor id)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t n = id.n_row * m->n_used, n_row = n / m->n_expert;
@@ -288,11 +288,11 @@ static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
     linear_grouped_bwd(c, by_entry(&m->down, &r), r.each, grad(c, r.a));
 }
 
-static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
-                      const tensor *res)
+static tensor moe_grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                          const tensor *res)
 {
     uint32_t n = h.n_row * m->n_used;
-    struct routed r = { .h = h, .ch = ch, .g = group(c, m, ch.id) };
+    struct routed r = { .h = h, .ch = ch, .g = moe_group(c, m, ch.id) };
     r.in = cmd_scratch(c, F32, act_width(m->act) * m->n_ff, n);
     r.each = cmd_scratch(c, F32, m->down.n_out, n);
     r.out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
@@ -308,7 +308,7 @@ static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chose
 
 /* ---- the router, the whole ------------------------------------------------------------------- */
 
-static void choose_bwd(struct cmd *c, const struct tape_rec *r)
+static void choose_experts_bwd(struct cmd *c, const struct tape_rec *r)
 {
     const struct moe *m = r->p[0];
     tensor logits = r->t[0], id = r->t[1], wt = r->t[2], dwt = grad(c, wt), dx = grad(c, logits);
@@ -330,8 +330,8 @@ static void choose_bwd(struct cmd *c, const struct tape_rec *r)
                  USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 }
 
-static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
-                            const struct moe_layer *s, const struct batch *b)
+static struct chosen choose_experts(struct cmd *c, const struct moe *m, tensor logits,
+                                    const struct moe_layer *s, const struct batch *b)
 {
     struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
     bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
@@ -355,7 +355,8 @@ static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
                  PUSH(p),
                  USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
                       BOTH(count ? s->load : ch.id), READ(row ? b->docs->real : logits)));
-    tape_push(c, (struct tape_rec){ choose_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
+    tape_push(c,
+              (struct tape_rec){ choose_experts_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
     return ch;
 }
 
@@ -378,11 +379,11 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
     tensor h = op_norm(c, x, norm, eps);
     tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
                                    : op_linear(c, h, LINEARS(&m->router));
-    struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert), s, b);
+    struct chosen ch = choose_experts(c, m, tensor_cols(r, 0, m->n_expert), s, b);
     /* First the shared expert, to whose output the routed ones are added. */
     tensor y = shared_expert(c, m, x, h, r);
     tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
-        path == MOE_GROUPED ? grouped : plain;
+        path == MOE_GROUPED ? moe_grouped : moe_plain;
     if (!m->latent_down.n_in)
         return routed(c, m, h, ch, &y);
     tensor low = op_linear(c, h, LINEARS(&m->latent_down));

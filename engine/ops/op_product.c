@@ -175,7 +175,7 @@ static bool any_lora(const linear *const *w, uint32_t n_w)
 
 /* Can w be added to a run of matrices whose last n_f32_rows rows take f32 operands? Such rows must
  * stay the last of the run. If so, updates n_f32_rows. */
-static bool joins(const linear *run, uint32_t *n_f32_rows, const linear *w)
+static bool joins_run(const linear *run, uint32_t *n_f32_rows, const linear *w)
 {
     bool all = w->n_f32_rows == w->n_out;
     if (!follows(run, w) || (*n_f32_rows && !all))
@@ -197,7 +197,7 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
     for (uint32_t i = 0, col = 0; i < n_w;) {
         linear run = *w[i];
         uint32_t first = i++, n_f32_rows = run.n_f32_rows;
-        while (i < n_w && (path->f16 ? joins(&run, &n_f32_rows, w[i]) : follows(&run, w[i])))
+        while (i < n_w && (path->f16 ? joins_run(&run, &n_f32_rows, w[i]) : follows(&run, w[i])))
             run.n_out += w[i++]->n_out;
         if (path->f16 &&
             n_f32_rows) { /* and the rows before them back to one where a binding may begin */

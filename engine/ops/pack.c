@@ -295,7 +295,7 @@ static void row_q2_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-static const struct pack_kind *kind_of(enum dtype type)
+static const struct pack_kind *pack_kind_of(enum dtype type)
 {
     static const struct pack_kind kinds[DTYPE_COUNT] = {
         [F32] = { 1024, 0, NULL },           [F16] = { 512, 0, NULL },
@@ -316,11 +316,11 @@ static const struct pack_kind *kind_of(enum dtype type)
     return (uint32_t)type < DTYPE_COUNT && kinds[type].quant_bits ? &kinds[type] : NULL;
 }
 
-bool pack_supported(enum dtype type) { return kind_of(type) != NULL; }
+bool pack_supported(enum dtype type) { return pack_kind_of(type) != NULL; }
 
 uint64_t pack_row_bytes(enum dtype type, uint32_t n_in)
 {
-    const struct pack_kind *k = kind_of(type);
+    const struct pack_kind *k = pack_kind_of(type);
     HLM_ASSERT(k);
     uint64_t bits = (uint64_t)div_up(n_in, QK) * (k->quant_bits + k->aux_bits);
     return align_up((bits + 7) / 8 + (type == NVFP4 ? sizeof(float) : 0), 16);
@@ -328,7 +328,7 @@ uint64_t pack_row_bytes(enum dtype type, uint32_t n_in)
 
 void pack_row(enum dtype type, const void *src, uint32_t n_in, void *dst)
 {
-    const struct pack_kind *k = kind_of(type);
+    const struct pack_kind *k = pack_kind_of(type);
     HLM_ASSERT(k);
     uint32_t n_block = div_up(n_in, QK);
     memset(dst, 0, pack_row_bytes(type, n_in));
