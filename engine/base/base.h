@@ -1,9 +1,9 @@
 /* base: what every other file of hlm builds on: errors, log, checked sizes, clock, memory of the
  * host.
  *
- * There are three kinds of errors. Mistakes of our own stop the program (HLM_ASSERT). What a file,
- * a device or a person can cause is reported with fail(). Errors while recording stick to the cmd,
- * and are reported when it ends (gpu/gpu.h). */
+ * A mistake of our own stops the program (HLM_ASSERT). What a file, a device or a person can cause
+ * is reported with fail(). A failure while recording sticks to the cmd and is reported when
+ * recording ends (gpu/gpu.h). */
 #pragma once
 #include "hlm.h"
 

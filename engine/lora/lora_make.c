@@ -224,7 +224,8 @@ static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err
 {
     struct file_in_memory *m = user;
     if (!mem_reserve(&m->p, m->n + n, &m->cap, 1))
-        return fail_memory(err, "out of memory: a new adapter of more than %" PRIu64 " bytes", m->n + n);
+        return fail_memory(err, "out of memory: a new adapter of more than %" PRIu64 " bytes",
+                           m->n + n);
     memcpy(m->p + m->n, bytes, n);
     m->n += n;
     return true;

@@ -175,7 +175,8 @@ struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name
     *tools = NULL;
     *n = 0;
     if (!j)
-        fail(err, "%s: line %d: %s", name, e.line, show_text(e.text, strlen(e.text), sizeof e.text).s);
+        fail(err, "%s: line %d: %s", name, e.line,
+             show_text(e.text, strlen(e.text), sizeof e.text).s);
     else if (!list)
         fail(err, "%s: a JSON array of messages is expected, or an object with \"messages\"", name);
     else if (chat_tools_check(json_object_get(j, "tools"), name, tools, err))

@@ -50,8 +50,9 @@ uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *
 
 bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct hlm_err *err)
 {
-    return mem_reserve(old, n, cap, size) || fail_memory(err, "tokenizer: no memory for %llu x %llu bytes",
-                                                  (unsigned long long)n, (unsigned long long)size);
+    return mem_reserve(old, n, cap, size) ||
+           fail_memory(err, "tokenizer: no memory for %llu x %llu bytes", (unsigned long long)n,
+                       (unsigned long long)size);
 }
 
 void nfc_finish(struct nfc *s)
