@@ -139,6 +139,25 @@ void one_line(char *s)
             *s = '?';
 }
 
+struct shown show_text(const char *text, uint64_t n, uint64_t max)
+{
+    struct shown out;
+    uint64_t len = 0;
+    HLM_ASSERT(max <= 240);
+    for (uint64_t i = 0; i < n; i++) {
+        if (n > max && i == max / 2) {
+            memcpy(out.s + len, "...", 3);
+            len += 3;
+            i = n - max / 2;
+        }
+        /* A NUL would end the text early. */
+        out.s[len++] = text[i] ? text[i] : '?';
+    }
+    out.s[len] = 0;
+    one_line(out.s);
+    return out;
+}
+
 const char *bytes_text(char out[32], uint64_t bytes)
 {
     if (bytes < 10240)
@@ -162,7 +181,7 @@ double now_s(void)
 /* ---- host memory ----------------------------------------------------------------------------- */
 
 static atomic_llong fail_in;    /* allocations until the one that a test makes fail */
-static atomic_bool fail_behind; /* ... and all behind it */
+static atomic_bool fail_behind; /* and whether all later ones fail too */
 
 static uint64_t fail_at(uint64_t n, bool behind)
 {
@@ -174,7 +193,7 @@ static uint64_t fail_at(uint64_t n, bool behind)
 uint64_t mem_test_fail(uint64_t n) { return fail_at(n, false); }
 uint64_t mem_test_fail_from(uint64_t n) { return fail_at(n, true); }
 
-static bool strikes(void)
+static bool alloc_strikes(void)
 {
     static const long long struck = -1;
     long long at = atomic_load(&fail_in);
@@ -188,7 +207,7 @@ static bool strikes(void)
 
 static bool refused(uint64_t n, uint64_t size, uint64_t *bytes)
 {
-    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX || strikes();
+    return !size_mul(n, size, bytes) || *bytes > SIZE_MAX || alloc_strikes();
 }
 
 void *mem_alloc(uint64_t n, uint64_t size)
@@ -211,6 +230,20 @@ char *mem_text(const char *p, uint64_t n)
     if (copy && n)
         memcpy(copy, p, (size_t)n);
     return copy;
+}
+
+bool mem_reserve(void *array, uint64_t n, uint64_t *cap, uint64_t size)
+{
+    void *old, *grown;
+    if (n <= *cap)
+        return true;
+    uint64_t want = *cap < UINT64_MAX / 4 ? max_u64(n, 2 * *cap + 64) : n;
+    memcpy(&old, array, sizeof old);
+    if (!(grown = mem_grow(old, want, size)))
+        return false;
+    memcpy(array, &grown, sizeof grown);
+    *cap = want;
+    return true;
 }
 
 uint64_t rng_u64(struct rng *r)

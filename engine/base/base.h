@@ -1,7 +1,9 @@
-/* base: what every file of hlm uses - errors, log, checked sizes, clock, allocation.
+/* base: what every other file of hlm builds on: errors, log, checked sizes, clock, memory of the
+ * host.
  *
- * A mistake of ours ends in HLM_ASSERT. What a file, a device or a person can cause goes through
- * fail(). While a list of dispatches is recorded, the first failure sticks to the cmd (gpu.h). */
+ * A mistake of our own stops the program (HLM_ASSERT). What a file, a device or a person can cause
+ * is reported with fail(). A failure while recording sticks to the cmd and is reported when
+ * recording ends (gpu/gpu.h). */
 #pragma once
 #include "hlm.h"
 
@@ -48,7 +50,7 @@ struct hlm_log log_get(void);           /* the calling thread's, to hand to a he
 void api_begin(const struct hlm_log *log, struct hlm_err *err);
 void log_msg(enum hlm_log_level level, const char *fmt, ...) HLM_PRINTF(2, 3);
 
-/* Sizes from files: false on overflow, and *out is then left alone. */
+/* For sizes that come from files: false on overflow, and *out is then not changed. */
 bool size_mul(uint64_t a, uint64_t b, uint64_t *out);
 bool size_add(uint64_t a, uint64_t b, uint64_t *out);
 
@@ -59,26 +61,37 @@ static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-/* Makes a library's or a file's text fit for one line: what would break it or move a terminal
- * becomes '?'. */
+/* Makes text from outside fit for a message: every byte that would break the line or move a
+ * terminal becomes '?'. */
 void one_line(char *s);
+/* A copy of n bytes of such text for a message, of at most max bytes (of 240): a longer one loses
+ * its middle. */
+struct shown {
+    char s[256];
+};
+struct shown show_text(const char *text, uint64_t n, uint64_t max);
 const char *bytes_text(char out[32], uint64_t bytes); /* "1.5 GiB"; small ones to the byte */
 
 /* Monotonic seconds. */
 double now_s(void);
 
-/* Host memory. NULL when there is none: callers report it with fail_memory(). n * size is checked.
- */
+/* Memory of the host. NULL when there is none, or when n * size overflows; the caller reports it
+ * with fail_memory(). */
 void *mem_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *mem_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
 char *mem_text(const char *p, uint64_t n);            /* a copy of n bytes, terminated */
-/* For tests: the n-th allocation from now fails, 1 being the next; 0: none does. Returns how far
- * away the one asked for before still was: 0 when it has happened. With the second, all allocations
- * after that one fail too. */
+/* Room for n elements of an array that grows. array is the address of the pointer to it, *cap the
+ * elements that it has room for; both start as NULL and 0. False when there is no memory: the array
+ * is then as it was. */
+bool mem_reserve(void *array, uint64_t n, uint64_t *cap, uint64_t size);
+/* For tests: the n-th allocation from now fails, 1 being the next; 0: none does. After
+ * mem_test_fail_from all later ones fail too. Both return how many allocations the failure that was
+ * set before still had to go, 0 if it has happened. */
 uint64_t mem_test_fail(uint64_t n);
 uint64_t mem_test_fail_from(uint64_t n);
 
-/* A counter-less generator for tests and host-side choices (splitmix64). */
+/* A generator of random numbers for tests and for choices of the host (splitmix64). Any s is a
+ * seed. */
 struct rng {
     uint64_t s;
 };

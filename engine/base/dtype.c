@@ -1,9 +1,12 @@
-/* dtype: the table of GGUF tensor types, and conversions for those hlm computes with. See dtype.h.
+/* dtype: the table of GGUF tensor types, and the conversions of those with which hlm computes. See
+ * dtype.h.
  *
- * The decoders follow models/README.md, "Tensor encodings". Their products are exact in f32: a
- * scale has 11 significant bits, and sub-scale and code together at most 12. So only the one
- * addition of a format with a minimum rounds, and contracting it to an fma changes nothing. Blocks
- * are packed without padding and may start anywhere, hence everything is read by bytes. */
+ * The decoders follow models/README.md, "Tensor encodings". Their products are exact in f32,
+ * because a scale has 11 significant bits, and sub-scale and code together have at most 12. So only
+ * the addition in formats with a minimum rounds, and a compiler that contracts it to an fma changes
+ * nothing. Blocks follow each other without padding and may start at any address, so everything is
+ * read by bytes.
+ */
 #include "base/dtype.h"
 
 #include "base/dtype_codebooks.h"
@@ -40,11 +43,13 @@ float f16_to_f32(uint16_t h)
 uint16_t f32_to_f16(float f)
 {
     uint32_t sign = bits_of(f) >> 16 & 0x8000, mag = bits_of(f) & 0x7fffffff, h;
-    if (mag > 0x7f800000) /* nan: made quiet, or dropping its low bits could leave infinity */
+    if (mag >
+        0x7f800000) /* nan: made quiet, because without its low bits it could become infinity */
         h = 0x7e00 | (mag >> 13 & 0x3ff);
     else if (mag >= 0x477ff000) /* from 65520, halfway past the largest f16 */
         h = 0x7c00;
-    else if (mag < 0x38800000) /* below 2^-14: 0.5 has f16's subnormal unit as its last bit */
+    else if (mag <
+             0x38800000) /* below 2^-14: the last bit of 0.5 is worth the subnormal unit of f16 */
         h = bits_of(float_of(mag) + 0.5f) - bits_of(0.5f);
     else
         h = (mag + 0xfff + (mag >> 13 & 1) - (112u << 23)) >> 13; /* ties to even */
@@ -110,7 +115,7 @@ static void from_q4_1(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* The fifth bits of all 32 codes stand in one word, element j at bit j. */
+/* One word has the fifth bits of all 32 codes, that of element j at bit j. */
 static void from_q5_0(const void *src, uint64_t n, float *dst)
 {
     const uint8_t *b = src;
@@ -139,7 +144,7 @@ static void from_q5_1(const void *src, uint64_t n, float *dst)
 
 const float iq4_value[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
                               1,    13,   25,  38,  53,  69,  89,  113 };
-/* E2M1 doubled, to be whole; hence scales are halved. */
+/* E2M1, doubled to make whole numbers; the scales are halved in return. */
 const float fp4_value[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
 
 static void from_iq4_nl(const void *src, uint64_t n, float *dst)
@@ -169,7 +174,7 @@ static void from_mxfp4(const void *src, uint64_t n, float *dst)
 
 /* --- Other small blocks. --- */
 
-/* Half of an E4M3 number without sign; it has no infinity, and its nan is taken for 0. */
+/* Half of an unsigned E4M3 number. The format has no infinity; its nan counts as 0. */
 static float half_e4m3(uint8_t u)
 {
     uint32_t e = u >> 3 & 15, m = u & 7;
@@ -211,8 +216,9 @@ static void from_q2_0(const void *src, uint64_t n, float *dst)
 
 /* --- Blocks of 256: a scale of scales, 6-bit or 8-bit scales of sub-blocks, then codes. --- */
 
-/* Scale and minimum of sub-block g of Q4_K and Q5_K: 16 numbers of 6 bits. Those of g < 4 fill
- * the low bits of bytes 0..7, the others have 4 bits in bytes 8..11 and 2 more atop bytes 0..7. */
+/* Scale and minimum of sub-block g of Q4_K and Q5_K, 16 numbers of 6 bits in all. Those of g < 4
+ * are the low bits of bytes 0..7; the others have 4 bits in bytes 8..11 and 2 in the high bits of
+ * bytes 0..7. */
 static void k_scale(const uint8_t *sc, int g, float *scale, float *min)
 {
     if (g < 4) {
@@ -293,8 +299,9 @@ static void from_q2_k(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* The third bit of element j is bit j / 32 of byte j % 32, and means 4 less where it is not set.
- * Scales: 16 numbers of 6 bits, their low halves in 8 bytes, their upper 2 bits in 4 more. */
+/* The third bit of element j is bit j / 32 of byte j % 32; if it is not set, the value is 4 less.
+ * The scales are 16 numbers of 6 bits: their low nibbles in 8 bytes, their upper 2 bits in 4 more.
+ */
 static void from_q3_k(const void *src, uint64_t n, float *dst)
 {
     const uint8_t *b = src;
@@ -324,8 +331,8 @@ static void from_iq4_xs(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* Five ternary digits a byte, as the fraction x / 256 in base 3: digit k is the whole part of three
- * times what k multiplications by 3 leave behind the point. */
+/* A byte holds five ternary digits: x / 256 is a fraction in base 3. Digit k is the whole part of 3
+ * times the fraction that remains after k multiplications by 3. */
 static int trit(uint8_t x, int k)
 {
     static const uint8_t power[5] = { 1, 3, 9, 27, 81 };
@@ -439,7 +446,7 @@ static void from_iq2_s(const void *src, uint64_t n, float *dst)
         }
 }
 
-/* Points of four; signs and scales as in IQ2_XXS, behind all numbers. */
+/* Points have four coordinates; signs and scales are as in IQ2_XXS, after all point numbers. */
 static void from_iq3_xxs(const void *src, uint64_t n, float *dst)
 {
     const uint8_t *b = src;
@@ -496,7 +503,7 @@ static void from_iq1_m(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* Ids absent here are retired or, like Q8_1 and Q8_K, never stand in files. */
+/* Ids that are missing here are retired or, like Q8_1 and Q8_K, never used in files. */
 static const struct dtype_info table[DTYPE_COUNT] = {
     [F32] = { "F32", 1, 4, from_f32 },
     [F16] = { "F16", 1, 2, from_f16 },

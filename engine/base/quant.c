@@ -1,9 +1,10 @@
-/* quant: see quant.h. Layouts are those that dtype.c reads (models/README.md, "Tensor encodings").
+/* quant: see quant.h. It writes the layouts that dtype.c reads (models/README.md, "Tensor
+ * encodings").
  *
- * All formats but MXFP4 are one form: a block has groups; element x of group g is a*c + b with a
- * code c out of a small set. a is the block's d, times a whole number of the group's where there
- * are groups; b likewise from m. So there is one search, and a format is a row of numbers and two
- * functions that lay them out. */
+ * All formats but MXFP4 have one form. A block has groups, and an element of group g is a*c + b
+ * with a code c from a small set. a is the block's d, multiplied by a whole number of the group if
+ * the format has groups; b comes from m in the same way. So there is one search, and a format is
+ * described by a few numbers and two functions for its layout. */
 #include "base/quant.h"
 
 #include <math.h>
@@ -11,7 +12,7 @@
 
 enum { MAX_LEN = 256, MAX_GROUP = 16 };
 
-struct block { /* what a block says, laid out plainly */
+struct block { /* the contents of a block, one number per member */
     float d, m;
     int sc[MAX_GROUP], mn[MAX_GROUP];
     uint8_t q[MAX_LEN]; /* codes, the lowest being 0 */
@@ -19,13 +20,14 @@ struct block { /* what a block says, laid out plainly */
 
 struct form {
     int len, group;     /* elements of a block, of a group */
-    int lo, hi;         /* codes; of a table: 0 and 15 */
-    const float *table; /* what codes mean; NULL: themselves */
+    int lo, hi;         /* the range of codes; with a table, 0 and 15 */
+    const float *table; /* the values of codes; NULL: a code is its own value */
     bool has_min;
-    int sc_lo, sc_hi, mn_hi; /* of a group; sc_hi 0: the block's d and m as they are */
-    int n_try;               /* scales tried on either side of the plain one */
-    float step;              /* ... that far apart, in codes */
-    void (*get)(const uint8_t *p, struct block *b); /* the scales */
+    int sc_lo, sc_hi, mn_hi; /* the ranges of a group's whole numbers; sc_hi 0: there are none, a is
+                                d and b is m */
+    int n_try;               /* how many scales are tried on either side of the obvious one */
+    float step;              /* the distance between them, in codes */
+    void (*get)(const uint8_t *p, struct block *b); /* reads and writes the scales */
     void (*put)(const struct block *b, uint8_t *p);
 };
 
@@ -144,8 +146,8 @@ static void put_q3_k(const struct block *b, uint8_t *p)
     put_f16(b->d, p + 108);
 }
 
-/* Sixteen numbers of 6 bits: the first four pairs in the low bits of 8 bytes, the others in 4 more
- * and the two bits above. */
+/* Sixteen numbers of 6 bits: the first four pairs are the low bits of 8 bytes; the others have
+ * their low nibbles in 4 more bytes and the rest in the high bits of the first 8. */
 static void get_k(const uint8_t *p, struct block *b)
 {
     get_dm(p, b);
@@ -249,18 +251,18 @@ static const struct form forms[DTYPE_COUNT] = {
 
 /* ---- one group ------------------------------------------------------------------------------- */
 
-/* Below that no scale of 16 bits says anything, and 1/x may be infinite. */
+/* Smaller scales are 0 in f16, and 1/x may be infinite. */
 #define TINY 1e-20f
 
-/* Rounded to the nearest whole number within; of infinity less infinity it makes the lowest. */
+/* v rounded to the nearest whole number and limited to lo..hi. A nan gives lo. */
 static inline int whole(float v, int lo, int hi)
 {
     v = v > (float)lo ? v : (float)lo;
     v = v < (float)hi ? v : (float)hi;
-    return (int)((v + 12582912.0f) - 12582912.0f); /* 1.5 * 2^23: an ulp of one */
+    return (int)((v + 12582912.0f) - 12582912.0f); /* 1.5 * 2^23, where the last bit is worth one */
 }
 
-/* Place in a sorted table of 16 of the value nearest to v. */
+/* The index of the value nearest to v in a sorted table of 16. */
 static inline int nearest(const float *t, float v)
 {
     int i = 0;
@@ -281,7 +283,7 @@ struct sums {
     double c, cc, x, xc;
 };
 
-/* Most of the time goes into this: four sums side by side, and no choice inside. */
+/* Most of the time is spent here, so it has four sums side by side and no branches. */
 static struct sums add_whole(const struct form *f, const float *x, float inverse, float b)
 {
     float lo = (float)f->lo, hi = (float)f->hi;
@@ -318,9 +320,10 @@ static struct sums add_table(const struct form *f, const float *x, float inverse
 
 struct line {
     double a, b, gain;
-}; /* gain: what of sum x^2 it explains */
+}; /* gain: by how much it reduces the squared error from sum x^2 */
 
-/* The best line through these points; where offsets of a block share a sign, b is at most 0. */
+/* The line of least squares through these points. If all offsets of a block have one sign, b is at
+ * most 0. */
 static struct line best_line(const struct form *f, const struct sums *s)
 {
     struct line l = { 0 };
@@ -346,14 +349,14 @@ struct all {
 static void try_line(const struct form *f, const float *x, float inverse, float b,
                      const struct all *all, struct line *best)
 {
-    for (int again = 0; again < 2; again++) { /* codes of the line found give a better one */
+    for (int again = 0; again < 2; again++) { /* the codes of a line give a better line */
         struct sums s = f->table ? add_table(f, x, inverse) : add_whole(f, x, inverse, b);
         s.x = all->x;
         struct line l = best_line(f, &s);
         if (l.gain > best->gain)
             *best = l;
         if (fabs(l.a) < (double)TINY || all->xx - l.gain > 1.25 * (all->xx - best->gain))
-            return; /* too far off to get there */
+            return; /* too far from the best so far */
         inverse = (float)(1 / l.a);
         b = (float)l.b;
     }
@@ -382,7 +385,8 @@ static struct line fit_group(const struct form *f, const float *x)
     float most = hi > -lo ? hi : lo;
     if (fabsf(most) < TINY)
         return best;
-    /* The end that reaches further takes the largest number, unless the other way fits better. */
+    /* The end of the codes with the larger magnitude represents the largest number, unless the
+     * opposite sign fits better. */
     float ends[2] = { f->table ? f->table[0] : (float)f->lo,
                       f->table ? f->table[15] : (float)f->hi };
     for (int e = 0; e < (f->hi < 16 ? 2 : 1); e++)
@@ -393,7 +397,7 @@ static struct line fit_group(const struct form *f, const float *x)
 
 /* ---- one block ------------------------------------------------------------------------------- */
 
-/* Just as the decoder computes. */
+/* The line of a group, exactly as the decoder computes it. */
 static void line_of(const struct form *f, const struct block *b, int g, float *a, float *off)
 {
     *a = f->sc_hi ? b->d * (float)b->sc[g] : b->d;
@@ -424,7 +428,7 @@ static double set_all(const struct form *f, const float *x, struct block *b)
     return sum;
 }
 
-/* The group's whole numbers, one more and one less. */
+/* Tries whole numbers of the group that are one more and one less. */
 static void settle(const struct form *f, const float *x, struct block *b, int g)
 {
     struct block best = *b;
@@ -443,7 +447,7 @@ static void settle(const struct form *f, const float *x, struct block *b, int g)
     *b = best;
 }
 
-/* d and m anew for the codes there are; kept where the error is less. */
+/* Computes d and m again for the present codes, and keeps them if the error is smaller. */
 static void refit(const struct form *f, const float *x, struct block *b, double *error)
 {
     double uu = 0, vv = 0, uv = 0, xu = 0, xv = 0, d, m = 0;
@@ -478,7 +482,7 @@ static void refit(const struct form *f, const float *x, struct block *b, double 
     }
 }
 
-/* The best that is found for a block. False: too large. */
+/* Fills b with the best block that is found for x. False if a number is too large. */
 static bool fit_block(const struct form *f, const float *x, struct block *b, double *error)
 {
     struct line l[MAX_GROUP];
@@ -551,7 +555,7 @@ static bool put_mxfp4(const float *x, uint8_t *dst)
     for (int i = 0; i < 32; i++)
         most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
     frexp((double)most, &e);
-    e = most == 0 ? 1 : e + 124; /* the largest lies in [8, 16) units, or else in [4, 8) */
+    e = most == 0 ? 1 : e + 124; /* the largest number lies in [8, 16) units; otherwise in [4, 8) */
     for (int k = e - 1; k <= e + 1; k++) {
         double error = k < 0 || k > 254 ? INFINITY : mxfp4_codes(x, k, q);
         if (error < least) {
@@ -560,7 +564,7 @@ static bool put_mxfp4(const float *x, uint8_t *dst)
             memcpy(best, q, sizeof q);
         }
     }
-    if (!isfinite(least)) /* smaller than the smallest: nothing, at any scale */
+    if (!isfinite(least)) /* all numbers are below the smallest scale */
         mxfp4_codes(x, 0, best);
     dst[0] = (uint8_t)at;
     put_nibbles(best, dst + 1);
@@ -593,7 +597,7 @@ static bool put_plain(enum dtype type, const float *x, uint8_t *dst)
     return (h & 0x7fff) < (type == F16 ? 0x7c00 : 0x7f80);
 }
 
-/* Does the block say these very numbers? */
+/* Does the block decode to exactly these numbers? */
 static bool says(enum dtype type, const void *block, const float *x, uint32_t n)
 {
     float v[MAX_LEN];

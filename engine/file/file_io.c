@@ -288,20 +288,15 @@ char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err
         return NULL;
     }
     char *buf = NULL;
-    uint64_t len = 0, room = 0;
+    uint64_t len = 0, cap = 0;
     size_t k = 1;
     bool ok = true;
     while (ok && k && len <= max) { /* to the end rather than by size: a pipe has none */
-        if (len == room) {
-            room = room ? 2 * room : 1 << 16;
-            char *grown = mem_grow(buf, room + 1, 1);
-            if (!grown) {
-                ok = fail_memory(err, "%.300s: no memory to read it", path);
-                break;
-            }
-            buf = grown;
+        if (!mem_reserve(&buf, len + (1 << 15), &cap, 1)) {
+            ok = fail_memory(err, "%.300s: no memory to read it", path);
+            break;
         }
-        k = fread(buf + len, 1, (size_t)(room - len), f);
+        k = fread(buf + len, 1, (size_t)(cap - 1 - len), f);
         len += k;
         if (ferror(f))
             ok = fail_system(err, "%.300s: %s", path, strerror(errno));

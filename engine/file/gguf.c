@@ -51,34 +51,17 @@ struct gguf {
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* Text from outside, made safe for one line of a terminal. A long text loses its middle, so that
- * path, name and reason fit into one struct hlm_err. */
-struct gguf_shown {
-    char s[256];
-};
+static struct shown gguf_show_path(const char *path) { return show_text(path, strlen(path), 200); }
 
-static struct gguf_shown gguf_show(const char *p, uint64_t n, uint64_t max, bool ascii)
+/* Names are ASCII in every format that we know. */
+static struct shown gguf_show_name(struct hlm_str name)
 {
-    struct gguf_shown out;
-    uint64_t len = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        if (n > max && i == max / 2) {
-            memcpy(out.s + len, "...", 3);
-            len += 3;
-            i = n - max / 2;
-        }
-        unsigned char c = (unsigned char)p[i];
-        out.s[len++] = c < 0x20 || c == 0x7f || (ascii && c > 0x7f) ? '?' : (char)c;
-    }
-    out.s[len] = 0;
+    struct shown out = show_text(name.p, name.n, 80);
+    for (char *c = out.s; *c; c++)
+        if ((unsigned char)*c > 0x7f)
+            *c = '?';
     return out;
 }
-
-static struct gguf_shown gguf_show_path(const char *path)
-{
-    return gguf_show(path, strlen(path), 200, false);
-}
-static struct gguf_shown gguf_show_name(struct hlm_str s) { return gguf_show(s.p, s.n, 80, true); }
 
 static bool refuse(const struct gguf_place *at, enum hlm_error kind, const char *fmt, va_list ap)
 {

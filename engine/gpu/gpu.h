@@ -1,142 +1,145 @@
-/* gpu: the whole GPU vocabulary - device, arena, cmd - without a Vulkan type.
+/* gpu: everything that the engine says to a GPU - device, arena, cmd - without a Vulkan type.
  *
  * A gpu is one device with one queue. An arena is one buffer that owns its memory. A cmd is a list
- * of dispatches, recorded once by running model code and submitted any number of times. Ordering
- * inside a cmd is found from what each dispatch says it reads and writes; nobody else writes a
- * barrier. One thread per gpu. Read gpu_cmd.c first. */
+ * of dispatches, recorded once by running model code and submitted any number of times. The order
+ * of the dispatches inside a cmd follows from what each declares to read and write; no other file
+ * contains a barrier. Only one thread may use a gpu at a time. Read gpu_cmd.c first. */
 #pragma once
 #include "gpu/kernels.h"
 #include "gpu/tensor.h"
 
 /* ---- device ---------------------------------------------------------------------------------- */
 
-/* in order of preference: 0 1 3 2 */
+/* Preferred first: discrete, integrated, other, CPU. */
 enum gpu_kind { GPU_DISCRETE, GPU_INTEGRATED, GPU_CPU, GPU_OTHER };
 
 struct gpu_caps {
-    char name[256], driver[256]; /* driver: name and version text */
-    char uuid[33];               /* hexadecimal; equal on copies of a software driver */
+    char name[256], driver[256]; /* driver: its name and version */
+    char uuid[33];               /* hexadecimal; copies of a software driver have the same */
     enum gpu_kind kind;
-    uint32_t api_version;     /* as in VK_API_VERSION, 0 in the variant */
-    uint64_t heap_bytes;      /* of the largest device-local heap */
-    uint64_t free_bytes;      /* driver's budget less use; heap_bytes where the driver does
-                                 not tell */
-    uint64_t max_range;       /* bytes a binding may span */
-    uint64_t max_alloc;       /* bytes of one allocation or buffer */
-    uint32_t align;           /* of a binding's offset */
-    uint32_t max_shared;      /* bytes of workgroup memory */
-    uint32_t max_invocations; /* of a workgroup */
-    uint32_t subgroup;        /* size */
-    bool subgroup_arith;      /* subgroupAdd, subgroupShuffle and the like in compute
-                                 shaders; required */
-    bool unified;             /* all device memory is host-visible: no staging copy needed */
-    bool loop_budget;         /* driver stops a shader invocation's loops after 65535 rounds
-                                 in all, silently (Mesa's llvmpipe before 23): keep
-                                 below 60000 */
-    /* what is there; shown by --list-devices */
+    uint32_t api_version; /* as VK_MAKE_API_VERSION makes it, with variant 0 */
+    uint64_t heap_bytes;  /* size of the largest device-local heap */
+    uint64_t free_bytes;  /* the driver's budget minus what is in use; heap_bytes if the driver does
+                             not report it */
+    uint64_t max_range;   /* the most bytes that a binding can address */
+    uint64_t max_alloc;   /* the most bytes of one allocation or buffer */
+    uint32_t align;       /* a binding's offset is a multiple of this */
+    uint32_t max_shared;  /* bytes of workgroup memory */
+    uint32_t max_invocations; /* the most in a workgroup */
+    uint32_t subgroup;        /* lanes of a subgroup */
+    bool subgroup_arith;      /* compute shaders can use subgroupAdd, subgroupShuffle and the like;
+                                 required */
+    bool unified;             /* the host can see all device memory: no staging copies are needed */
+    bool loop_budget; /* the driver silently ends the loops of an invocation after 65535 rounds in
+                         all (Mesa's llvmpipe before 23): stay below 60000 */
+    /* features that the device has; shown by --list-devices */
     bool f16, bf16_store, int_dot, coopmat, timeline, memory_budget;
-    /* f16 matrices that a subgroup of so many lanes multiplies with f32 sums: [m][k] by [k][n]. m
-     * 0: none of a size that kernels take */
+    /* The size of f16 matrices, [m][k] by [k][n], that a subgroup of `subgroup` lanes multiplies
+     * with f32 sums. m 0: the device has no size that kernels can use. */
     struct {
         uint32_t m, n, k, subgroup;
     } coop;
 };
 
 struct gpu_params {
-    const char *device;      /* NULL: discrete before integrated before CPU; "1": by number; else
-                                part of a name */
-    const char *cache_dir;   /* where the pipeline cache file lives; NULL: none is kept */
-    bool validate;           /* validation layer with core and synchronization checks; each message
-                                is logged as an error and counted */
-    bool profile;            /* time stamps around every dispatch */
-    uint64_t memory;         /* bytes of device memory that arenas may have in all; 0: what is free,
-                                less a twentieth for others and for the driver itself */
-    bool test_staging;       /* for tests: not unified even where the device is */
+    const char *device;    /* NULL: the preferred kind; a number: the device with that number;
+                              otherwise a part of a device's name */
+    const char *cache_dir; /* the folder of the pipeline cache file; NULL: no file is kept */
+    bool validate;     /* turns on the validation layer with core and synchronization checks; each
+                          message is logged as an error and counted */
+    bool profile;      /* takes the time of every dispatch */
+    uint64_t memory;   /* the most bytes of device memory for all arenas together; 0: what is free,
+                          minus a twentieth that is left for other programs and the driver */
+    bool test_staging; /* for tests: as if the device were not unified */
     uint64_t test_max_alloc; /* for tests: a smaller caps.max_alloc */
     uint64_t test_max_range; /* for tests: a smaller caps.max_range */
 };
 
 struct gpu;
 
-/* NULL with a reason: no loader, no device (the reason names packages that bring one), no
- * such device. */
+/* NULL with a reason: there is no Vulkan loader, no device (the reason names packages that provide
+ * one), or none that matches. */
 struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err);
-void gpu_close(struct gpu *g); /* takes NULL; waits for the device */
+void gpu_close(struct gpu *g); /* takes NULL; waits until the device has finished */
 const struct gpu_caps *gpu_caps(const struct gpu *g);
-/* Fills out[0..max) in enumeration order (the numbers of --device); returns how many there are, -1
- * on failure. */
+/* Fills out[0..max) in the order of the devices' numbers (--device). Returns how many devices there
+ * are, or -1 on failure. */
 int gpu_list(struct gpu_caps *out, int max, struct hlm_err *err);
 uint32_t gpu_validation_count(const struct gpu *g);
-/* False once the device is lost; the reason stays. */
+/* False, always with the same reason, after the device has been lost. */
 bool gpu_ok(const struct gpu *g, struct hlm_err *err);
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* MEM_HOST: mapped, coherent, for small things both sides touch */
+/* MEM_HOST: mapped and coherent, for small data that both the host and the device use. */
 enum gpu_mem { MEM_DEVICE, MEM_HOST };
 
-/* An arena starts empty: arena_take hands out ranges, arena_commit allocates exactly what was
- * taken, and only then can it be used. Several VkBuffers stand behind it where the driver caps a
- * buffer's size; no range taken crosses from one to the next. Sizes of uncommitted arenas are what
- * --plan prints. */
+/* An arena starts empty. arena_take hands out ranges, arena_commit allocates exactly what was
+ * taken, and only then can the arena be used. Where the driver limits the size of a buffer, an
+ * arena consists of several; no range crosses from one to the next. The sizes of uncommitted arenas
+ * are what --plan prints. */
 struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
                            struct hlm_err *err);
-/* Bytes from the arena's start; a multiple of align (at least 16; 0: the device's
- * binding alignment). */
+/* Returns the range's offset in bytes from the arena's start, a multiple of align. align is at
+ * least 16; 0 stands for the device's alignment of bindings. */
 uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
-/* Takes what `like` has taken: an offset there has as much room here. */
+/* Takes all that `like` has taken, so that every offset in `like` has as much room here. */
 void arena_take_like(struct arena *a, const struct arena *like);
-/* rows lie dense */
+/* Its rows follow each other without gaps. */
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);
-bool arena_commit(struct arena *a, struct hlm_err *err); /* contents are zero; out of memory:
-                                                        asked, free */
-void arena_destroy(struct arena *a);                     /* takes NULL; waits until its last use
-                                                            is done */
-uint64_t arena_bytes(const struct arena *a);             /* taken so far */
-/* What that costs: bytes as the driver rounds them, asked for without allocating. */
+/* Contents are zero. The reason of a failure says how much was asked for and how much is free. */
+bool arena_commit(struct arena *a, struct hlm_err *err);
+/* Takes NULL; waits until the device has finished the arena's last use. */
+void arena_destroy(struct arena *a);
+uint64_t arena_bytes(const struct arena *a); /* what has been taken so far */
+/* What that takes of memory: the driver rounds sizes up. Nothing is allocated to find out. */
 uint64_t arena_cost(const struct arena *a);
 const char *arena_purpose(const struct arena *a);
-void *arena_map(struct arena *a, uint64_t offset); /* MEM_HOST only; valid until it is
-                                                      destroyed */
+/* MEM_HOST only; valid until the arena is destroyed. */
+void *arena_map(struct arena *a, uint64_t offset);
 
-/* The plan: what the arenas that there are cost, committed or not, by purpose in the order in which
- * they were made. Returns how many purposes there are (at most max filled). A gpu owns one arena
- * itself: the staging ring, where memory has to be staged. */
+/* The plan: what all arenas of the gpu cost, committed or not, by purpose, in the order in which
+ * they were created. Fills at most max entries and returns how many purposes there are. A gpu whose
+ * memory has to be staged owns one arena itself, the staging ring. */
 struct gpu_memory {
     char purpose[64];
-    bool on_host; /* not out of the device's own memory, so not of its budget */
+    bool on_host; /* in the host's memory, so not part of the device's budget */
     uint64_t bytes;
 };
 uint32_t gpu_plan(const struct gpu *g, struct gpu_memory *out, uint32_t max);
-/* Bytes that the driver has given and not got back; purpose NULL: all. Once every arena is
- * committed that is the plan. */
+/* Bytes that the driver has given and that have not been returned, for one purpose or (NULL) for
+ * all. When every arena is committed, these are the bytes of the plan. */
 uint64_t gpu_allocated(const struct gpu *g, const char *purpose);
-uint64_t gpu_budget(const struct gpu *g); /* params.memory, or what stands for 0 */
+uint64_t gpu_budget(const struct gpu *g); /* params.memory, or what was chosen for 0 */
 
-/* While a gpu is dry nothing is allocated, written or run: arena_commit says only whether there are
- * buffers so large, cmd_end whether recording went well, and both leave things as they are. So the
- * code that makes something also tells what it will cost. Returns what was set before. */
+/* A dry run: the code that creates an object also finds out what the object would cost. While a gpu
+ * is dry nothing is allocated, written or run. arena_commit checks only that buffers can be as
+ * large as the ranges that were taken, and leaves the arena uncommitted. cmd_dispatch checks its
+ * arguments and adds nothing to the list; cmd_copy and cmd_fill do nothing. cmd_end reports only
+ * whether recording went well, and leaves the cmd unfinished, so that cmd_submit fails. gpu_write
+ * does nothing. What was taken from arenas counts in arena_cost and gpu_plan as always. gpu_dry
+ * returns what was set before; the caller restores it. */
 bool gpu_dry(struct gpu *g, bool dry);
 bool gpu_is_dry(const struct gpu *g);
 
-/* For tests, of every gpu of this process, each happening once: the n-th thing from now that is
- * asked of a driver is refused for want of memory; the n-th submission or wait from now finds the
- * device lost. 1: the next, 0: none. They return how far away the one asked for before still was: 0
- * when it has happened. */
+/* Faults for tests, over all gpus of this process, each of which happens once. After gpu_test_fail
+ * the n-th request to a driver from now is refused for lack of memory; after gpu_test_lose the n-th
+ * submission or wait from now finds the device lost. 1: the next one, 0: none. They return how many
+ * requests the fault that was set before still had to go, 0 if it has happened. */
 uint64_t gpu_test_fail(uint64_t n);
 uint64_t gpu_test_lose(uint64_t n);
-void gpu_test_staging(bool on); /* gpus opened from now on have params.test_staging */
+void gpu_test_staging(bool on); /* gpus that are opened from now on have params.test_staging */
 
-/* Weights on their way in. gpu_stage returns memory for bytes (at most gpu_stage_max) that will
- * stand at offset in dst once gpu_stage_end has returned true; the memory is the caller's to fill
- * until its next gpu_stage. */
+/* Uploading weights. gpu_stage returns host memory for up to gpu_stage_max bytes. The caller fills
+ * it before the next gpu_stage or gpu_stage_end; the bytes will be at offset in dst when
+ * gpu_stage_end has returned true. */
 uint64_t gpu_stage_max(const struct gpu *g);
 void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes,
                 struct hlm_err *err);
 bool gpu_stage_end(struct gpu *g, struct hlm_err *err);
 
-/* Small blocking transfers; ordered after everything submitted before. byte counts from the
- * tensor's offset. */
+/* Small transfers that wait for their end, ordered after everything that was submitted before.
+ * offset counts bytes from the tensor's start. */
 bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes,
                struct hlm_err *err);
 bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes,
@@ -156,7 +159,7 @@ struct HLM_NAMED spec {
 enum { N_CONSTANT = sizeof(struct spec) / sizeof(uint32_t) };
 struct grid {
     uint32_t x, y, z;
-}; /* workgroups; the large dimension belongs in x */
+}; /* in workgroups; the largest dimension belongs in x */
 struct use {
     tensor t;
     bool write, read;
@@ -181,14 +184,14 @@ struct use {
     (const struct use[]){ __VA_ARGS__ },                                                           \
         (uint32_t)(sizeof((const struct use[]){ __VA_ARGS__ }) / sizeof(struct use))
 
-/* scratch: an uncommitted or committed MEM_DEVICE arena for intermediate tensors; several cmds
- * that never run at once may share it. It grows while uncommitted; afterwards a cmd that needs
- * more fails. */
+/* scratch: a MEM_DEVICE arena for intermediate tensors. Cmds that never run at the same time may
+ * share it. While it is uncommitted it grows as cmds are recorded; once it is committed, a cmd that
+ * needs more fails. */
 struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, struct hlm_err *err);
-void cmd_destroy(struct cmd *c); /* takes NULL; waits until it has run */
+void cmd_destroy(struct cmd *c); /* takes NULL; waits until the device has finished it */
 struct gpu *cmd_gpu(const struct cmd *c);
 struct arena *cmd_scratch_arena(const struct cmd *c);
-/* What training hangs on a cmd (tape.h); NULL: nothing. */
+/* The tape of a cmd that trains (tape.h); NULL: it does not train. */
 struct tape;
 void cmd_set_tape(struct cmd *c, struct tape *t);
 struct tape *cmd_tape(const struct cmd *c);
@@ -202,42 +205,43 @@ tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row);
 void cmd_begin_block(struct cmd *c);
 void cmd_restart_block(struct cmd *c);
 
-/* May products take f16 operands in what is recorded from here on? At first they may not. Sums are
- * f32 in any case. */
+/* Whether products recorded from here on may take f16 operands. At first they may not. Sums are f32
+ * in any case. */
 void cmd_set_f16(struct cmd *c, bool on);
 bool cmd_f16(const struct cmd *c);
 
-/* Appends a dispatch. Bindings are the uses, in order, at set 0; their number must be the kernel's.
- * The range bound is the tensor's rows from its offset (tensor.col is not applied: kernels get it
- * as a number). A grid with a zero is dropped. After the first failure, and on a lost device,
- * recording calls do nothing. The cmd fails where spec gives the kernel a constant that its shader
- * does not have, or lacks a size that the shader needs. */
+/* Appends a dispatch. The uses are the bindings of set 0, in order; there must be as many as the
+ * kernel has. What is bound are the tensor's rows from its offset; tensor.col is not applied,
+ * kernels get it as a number. A dispatch of zero workgroups is dropped. After the first failure,
+ * and on a lost device, recording calls do nothing. The cmd fails if spec sets a constant that the
+ * shader does not have, or lacks a size that the shader needs. */
 void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec spec,
                   const void *push, size_t n_push, const struct use *use, uint32_t n_use);
-/* from both offsets; 4-byte sizes */
+/* Both start at the tensors' offsets; sizes are multiples of 4 bytes. */
 void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes);
 void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word);
-/* Floating-point operations of the dispatches that follow until the next call, for cutting work
- * to measure. */
+/* The floating-point operations of the next dispatch, from which a cmd is cut into submissions of
+ * bounded time. */
 void cmd_work(struct cmd *c, double flop);
 /* The first failure of a recording sticks to c. cmd_fail() is for what the device cannot do
  * (HLM_ERR_UNSUPPORTED), the other says another kind: HLM_ERR_WONT_FIT where fewer tokens would do.
  */
 void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
 void cmd_fail_as(struct cmd *c, enum hlm_error kind, const char *fmt, ...) HLM_PRINTF(3, 4);
-/* Recording has failed or the device is lost: tensors are empty from here on, and ops
- * do nothing. */
+/* True when recording has failed or the device is lost: from then on scratch tensors are empty, and
+ * ops do nothing. */
 bool cmd_failed(const struct cmd *c);
 
-bool cmd_check(const struct cmd *c, struct hlm_err *err); /* recording has gone well so far */
+bool cmd_check(const struct cmd *c,
+               struct hlm_err *err); /* true if recording has gone well so far */
 
-/* Ends recording: makes missing pipelines (on several threads), writes descriptor sets, records
- * command buffers. The scratch arena must be committed by now. */
+/* Ends recording: creates missing pipelines (on several threads), writes descriptor sets, records
+ * command buffers. The scratch arena must be committed before. */
 bool cmd_end(struct cmd *c, struct hlm_err *err);
-/* Runs the whole list after everything submitted before it: one queue submission unless its work is
- * more than a watchdog would bear, then several. Does not wait. */
+/* Runs the whole list after everything that was submitted before, in one queue submission, or in
+ * several if it might take longer than a watchdog allows. Does not wait. */
 bool cmd_submit(struct cmd *c, struct hlm_err *err);
-bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything submitted has run */
+bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything that was submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
 /* The constants, bit `id` each (spec.def), that some dispatch of the kernel gives; 0: there is
@@ -254,12 +258,12 @@ struct gpu_kernel_time {
     uint64_t bytes;
     double flop;
 };
-/* Summed since gpu_open or the last reset, kernels that ran, most time first; needs
+/* The times of the kernels that ran since gpu_open or the last reset, longest first. Needs
  * params.profile. */
 uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max);
 void gpu_times_reset(struct gpu *g);
 
-/* n_record: cmds ended; n_submit: queue submissions */
+/* n_record: cmds that were ended; n_submit: queue submissions */
 struct gpu_counts {
     uint64_t n_submit, n_record, n_pipeline, n_pipeline_cached;
     double pipeline_s;

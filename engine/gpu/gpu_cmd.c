@@ -1,18 +1,19 @@
-/* gpu_cmd: recording a list of dispatches, finding its hazards, turning it into command buffers,
- * running them.
+/* gpu_cmd: records a list of dispatches, finds its hazards, turns it into command buffers, and runs
+ * them.
  *
- * Recording only fills a list: nothing of Vulkan is touched before cmd_end, so that a list can be
- * made, and its scratch measured, before memory is committed. A use conflicts with an earlier one
- * since the last barrier if their bytes overlap and one of them writes; then one global barrier
- * goes before the entry (drivers make the same flush of a global barrier and of one per buffer).
+ * Recording only fills a list. Vulkan is not called before cmd_end, so a list can be made, and the
+ * scratch that it needs be measured, before memory is committed. A use conflicts with an earlier
+ * use since the last barrier if their bytes overlap and one of them writes. Then one global barrier
+ * is put before the entry (drivers flush the same for a global barrier as for one per buffer).
  *
- * The list becomes stretches, a command buffer each, no longer than a watchdog bears; stretches are
- * joined to as few submissions as the measured speed allows. What cuts is the work that ops declare
- * (cmd_work) over that speed - a guess until gpu_prof.c has timed a cmd of some size, then half of
- * the slowest seen - against LIMIT_S; nothing is cut inside a dispatch, which n_batch bounds.
+ * The list is cut into stretches, each with a command buffer, that are short enough for a watchdog.
+ * Stretches are joined into as few submissions as the measured speed allows. The expected time of a
+ * stretch is the work that ops declare (cmd_work) divided by that speed, and is compared with
+ * LIMIT_S. The speed is a guess until gpu_prof.c has timed a cmd of some size, and then half of the
+ * slowest measured. A single dispatch is never cut; the size of the batch bounds it.
  *
- * A cmd starts with a full barrier and ends with one for the host, so whole cmds follow each other
- * like statements. Command buffers are kept and run again as they are. */
+ * A cmd begins with a full barrier and ends with one for the host, so whole cmds follow each other
+ * like statements. Command buffers are kept and submitted again unchanged. */
 #include "gpu/vk.h"
 
 #include "gpu/shaders.h"
@@ -21,8 +22,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Time that a submission may take. Watchdogs of GPUs bite at 2 s, some drivers' sooner. A CPU has
- * none: there it is only how long an interrupt waits, and a token's work is never cut. */
+/* The time that a submission may take, in seconds. The watchdogs of GPUs act after 2 s, those of
+ * some drivers sooner. A CPU device has none: there the limit only bounds how long an interruption
+ * has to wait, and the work of one token is never cut. */
 #define LIMIT_S 0.1
 #define LIMIT_CPU_S 2.0
 #define LIMIT_CPU_FLOP 5e10
@@ -105,21 +107,15 @@ static bool recording(const struct cmd *c)
     return !cmd_failed(c);
 }
 
-/* Room for n more in one of the cmd's lists; false sticks to the cmd. */
-static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint32_t *cap, size_t size)
+/* Room for n more in one of the cmd's lists, which has `have` entries. A failure sticks to the cmd.
+ */
+static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint64_t *cap, size_t size)
 {
-    void **at = list;
-    if ((uint64_t)have + n <= *cap)
+    uint64_t want = (uint64_t)have + n;
+    if (want <= UINT32_MAX && mem_reserve(list, want, cap, size))
         return true;
-    uint64_t want = 2ull * *cap + n + 64;
-    void *more = want <= UINT32_MAX ? mem_grow(*at, want, size) : NULL;
-    if (!more) {
-        cmd_fail_as(c, HLM_ERR_MEMORY, "out of host memory");
-        return false;
-    }
-    *at = more;
-    *cap = (uint32_t)want;
-    return true;
+    cmd_fail_as(c, HLM_ERR_MEMORY, "out of host memory");
+    return false;
 }
 
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)
@@ -128,7 +124,7 @@ tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row)
                  .dtype = dtype,
                  .n = n,
                  .n_row = n_row,
-                 .stride = (uint32_t)align_up(n, 4) }; /* kernels load four at a time */
+                 .stride = (uint32_t)align_up(n, 4) }; /* kernels load four numbers at a time */
     if (!recording(c))
         return (tensor){ 0 };
     HLM_ASSERT(c->scratch);
@@ -150,22 +146,23 @@ void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
 
 /* ---- hazards --------------------------------------------------------------------------------- */
 
-/* Two writes to the same rows that have no column in common, as the parts of a joint projection. A
- * mere read beside a write gets its barrier all the same: the validation layer sees whole bindings,
- * and what could stay unordered is little. */
-static bool columns_apart(const struct range *a, const struct range *b)
+/* Two writes to the same rows that have no column in common, as those of the matrices of a joint
+ * projection. A read beside a write does get a barrier: the validation layer checks whole bindings,
+ * and little could be gained. */
+static bool columns_apart(const struct cmd_range *a, const struct cmd_range *b)
 {
     return a->write && b->write && a->offset == b->offset && a->stride == b->stride &&
            (a->col1 <= b->col0 || b->col1 <= a->col0);
 }
 
-static bool conflict(const struct range *a, const struct range *b)
+static bool conflict(const struct cmd_range *a, const struct cmd_range *b)
 {
     return a->arena == b->arena && (a->write || b->write) && a->offset < b->offset + b->bytes &&
            b->offset < a->offset + a->bytes && !columns_apart(a, b);
 }
 
-/* Each arena once: a submission tells them all when it will be done. */
+/* Adds the arena to the list of all that the cmd uses, which get the value of each submission as
+ * their last use. */
 static bool note_arena(struct cmd *c, struct arena *a)
 {
     for (uint32_t i = 0; i < c->n_arena; i++)
@@ -177,9 +174,9 @@ static bool note_arena(struct cmd *c, struct arena *a)
     return true;
 }
 
-/* Adds the uses of the entry that is about to be appended; it needs a barrier if one of them
+/* Adds the uses of the entry that is about to be appended. The entry needs a barrier if one of them
  * conflicts with a use since the last barrier. */
-static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint32_t n,
+static bool add_uses(struct cmd *c, struct cmd_entry *e, const struct use *use, uint32_t n,
                      const uint64_t *bytes)
 {
     if (!grow(c, &c->use, c->n_use, n, &c->cap_use, sizeof *c->use))
@@ -189,15 +186,15 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
     for (uint32_t i = 0; i < n; i++) {
         tensor t = use[i].t;
         uint64_t elem = tensor_elem_bytes(t);
-        struct range r = { .arena = t.arena,
-                           .offset = t.offset,
-                           .bytes = bytes[i],
-                           .write = use[i].write,
-                           .read = use[i].read,
-                           .stride = tensor_row_bytes(t),
-                           .col0 = t.col * elem,
-                           .col1 = ((uint64_t)t.col + t.n) * elem };
-        if (e->op != OP_DISPATCH) /* copies and fills know no columns */
+        struct cmd_range r = { .arena = t.arena,
+                               .offset = t.offset,
+                               .bytes = bytes[i],
+                               .write = use[i].write,
+                               .read = use[i].read,
+                               .stride = tensor_row_bytes(t),
+                               .col0 = t.col * elem,
+                               .col1 = ((uint64_t)t.col + t.n) * elem };
+        if (e->op != OP_DISPATCH) /* copies and fills take whole rows */
             r.col0 = 0, r.col1 = UINT64_MAX;
         HLM_ASSERT(r.arena && r.arena->g == c->g && (r.write || r.read));
         for (uint32_t k = c->fresh; k < c->n_use && !e->barrier; k++)
@@ -214,7 +211,7 @@ static bool add_uses(struct cmd *c, struct entry *e, const struct use *use, uint
     return true;
 }
 
-static void append(struct cmd *c, struct entry e)
+static void append(struct cmd *c, struct cmd_entry e)
 {
     if (!grow(c, &c->entry, c->n_entry, 1, &c->cap_entry, sizeof *c->entry))
         return;
@@ -224,10 +221,11 @@ static void append(struct cmd *c, struct entry e)
     c->entry[c->n_entry++] = e;
 }
 
-/* Shaders read whole words, and every range taken from an arena has whole ones. */
+/* Shaders read whole words, and every range of an arena consists of whole words. */
 static uint64_t whole_words(uint64_t bytes) { return align_up(bytes, 16); }
 
-/* The kernel's shader has every constant that is given, and is given every size that it has. */
+/* Refuses constants that the kernel's shader does not have, and a dispatch without a size that it
+ * needs. */
 static bool constants_fit(struct cmd *c, enum kernel k, const struct spec *spec)
 {
     static const char *const name[N_CONSTANT] = {
@@ -248,7 +246,7 @@ static bool constants_fit(struct cmd *c, enum kernel k, const struct spec *spec)
     return !c->err.kind;
 }
 
-/* What a shader, a device or a size makes impossible; our own mistakes assert. */
+/* Refuses what the device cannot run; mistakes of our own are asserted. */
 static bool dispatch_fits(struct cmd *c, enum kernel k, struct grid grid, const struct spec *spec,
                           const struct use *use, uint32_t n_use)
 {
@@ -288,9 +286,10 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     if (!dispatch_fits(c, k, grid, &spec, use, n_use) ||
         !grow(c, &c->push, c->n_push, (uint32_t)n_push, &c->cap_push, 1))
         return;
-    /* Elsewhere a driver may split a workgroup into subgroups smaller than it reports. */
+    /* Only on a CPU device is such a workgroup surely one subgroup: other drivers may use subgroups
+     * that are smaller than they report. */
     spec.one_subgroup = c->g->caps.kind == GPU_CPU && spec.wg <= c->g->caps.subgroup;
-    struct entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
+    struct cmd_entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
     for (uint32_t i = 0; i < n_use; i++)
         bytes[i] = whole_words(tensor_bytes(use[i].t));
     if (c->g->dry)
@@ -311,7 +310,7 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
 
 void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
 {
-    struct entry e = { .op = OP_COPY, .bytes = bytes };
+    struct cmd_entry e = { .op = OP_COPY, .bytes = bytes };
     if (!recording(c) || !bytes || c->g->dry)
         return;
     HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0 && src.offset % 4 == 0);
@@ -322,7 +321,7 @@ void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes)
 
 void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word)
 {
-    struct entry e = { .op = OP_FILL, .bytes = bytes, .word = word };
+    struct cmd_entry e = { .op = OP_FILL, .bytes = bytes, .word = word };
     if (!recording(c) || !bytes || c->g->dry)
         return;
     HLM_ASSERT(bytes % 4 == 0 && dst.offset % 4 == 0);
@@ -359,12 +358,12 @@ static void barrier_between(const struct cmd *c, VkCommandBuffer cb)
     const VkPipelineStageFlags compute = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
     if (c->transfers)
         barrier_full(cb);
-    else /* the usual one: naming transfers would make some drivers flush more */
+    else /* the usual case; with transfers some drivers would flush more */
         barrier(cb, compute, VK_ACCESS_SHADER_WRITE_BIT, compute,
                 VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
 }
 
-/* One pool with as many sets as there are dispatches, written once. */
+/* One pool with a set for each dispatch, written once. */
 static bool sets_make(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
@@ -384,7 +383,7 @@ static bool sets_make(struct cmd *c, struct hlm_err *err)
             .pPoolSizes = &(VkDescriptorPoolSize){ VK_DESCRIPTOR_TYPE_STORAGE_BUFFER, n_buf },
         },
         NULL, &c->sets));
-    for (struct entry *e = c->entry; e < c->entry + c->n_entry; e++) {
+    for (struct cmd_entry *e = c->entry; e < c->entry + c->n_entry; e++) {
         if (e->op != OP_DISPATCH)
             continue;
         VKTRY(vkAllocateDescriptorSets(g->dev,
@@ -396,8 +395,8 @@ static bool sets_make(struct cmd *c, struct hlm_err *err)
                                        },
                                        &e->set));
         for (uint32_t b = 0; b < e->n_use; b++) {
-            const struct range *r = &c->use[e->use + b];
-            struct place at = arena_place(r->arena, r->offset, r->bytes);
+            const struct cmd_range *r = &c->use[e->use + b];
+            struct buffer_range at = arena_place(r->arena, r->offset, r->bytes);
             info[b] = (VkDescriptorBufferInfo){ at.buf, at.offset, r->bytes };
             write[b] = (VkWriteDescriptorSet){
                 .sType = VK_STRUCTURE_TYPE_WRITE_DESCRIPTOR_SET,
@@ -415,12 +414,12 @@ fail:
     return false;
 }
 
-static void record_entry(const struct cmd *c, const struct entry *e, VkCommandBuffer cb,
+static void record_entry(const struct cmd *c, const struct cmd_entry *e, VkCommandBuffer cb,
                          VkPipeline *bound)
 {
     const struct gpu *g = c->g;
-    const struct range *use = &c->use[e->use];
-    struct place dst = arena_place(use[0].arena, use[0].offset, use[0].bytes), src;
+    const struct cmd_range *use = &c->use[e->use];
+    struct buffer_range dst = arena_place(use[0].arena, use[0].offset, use[0].bytes), src;
     switch (e->op) {
     case OP_DISPATCH:
         if (*bound != g->pipe[e->pipe].handle)
@@ -467,7 +466,7 @@ fail:
     return false;
 }
 
-/* Work that one submission may have, at the speed this cmd is known or thought to run at. */
+/* The work that one submission may have, at the measured or expected speed of this cmd. */
 static double limit_flop(const struct cmd *c)
 {
     if (c->g->caps.kind != GPU_CPU)
@@ -475,8 +474,8 @@ static double limit_flop(const struct cmd *c)
     return c->flop_s * LIMIT_CPU_S > LIMIT_CPU_FLOP ? c->flop_s * LIMIT_CPU_S : LIMIT_CPU_FLOP;
 }
 
-/* Cuts the list where its work would exceed what a submission may take. */
-static bool cut(struct cmd *c, struct hlm_err *err)
+/* Cuts the list into stretches whose work stays within the limit. */
+static bool cut_stretches(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     double limit = limit_flop(c);
@@ -529,7 +528,7 @@ bool cmd_end(struct cmd *c, struct hlm_err *err)
     for (uint32_t i = 0; i < c->n_entry; i++)
         if (c->entry[i].op == OP_DISPATCH && !pipe_ready(c->g, c->entry[i].pipe, err))
             return false;
-    if (!sets_make(c, err) || !cut(c, err) || !prof_begin(c, err))
+    if (!sets_make(c, err) || !cut_stretches(c, err) || !prof_begin(c, err))
         return false;
     for (uint32_t i = 0; i < c->n_stretch; i++)
         if (!record_stretch(c, i, err))
@@ -630,12 +629,12 @@ void gpu_done_with(struct gpu *g, uint64_t value)
 
 bool gpu_wait(struct gpu *g, struct hlm_err *err) { return gpu_wait_for(g, g->submitted, err); }
 
-static const char *entry_name(const struct entry *e)
+static const char *entry_name(const struct cmd_entry *e)
 {
     return e->op == OP_COPY ? "copy" : e->op == OP_FILL ? "fill" : kernel_table[e->k].name;
 }
 
-/* Submits stretches [first, end) at once. */
+/* Submits stretches [first, end) together. */
 static bool submit_stretches(struct cmd *c, uint32_t first, uint32_t end, struct hlm_err *err)
 {
     VkCommandBuffer cb[MAX_JOINED];
@@ -666,8 +665,8 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err)
         return fail_as(err, HLM_ERR_STATE, "%s: this is a dry run, nothing can be computed",
                        c->name);
     HLM_ASSERT(c->ended);
-    /* Time stamps are overwritten by the next run: with the profile on each run is waited for, else
-     * the times of those that happen to be done by now are enough. */
+    /* The next run overwrites the time stamps. When profiling, every run is waited for; otherwise
+     * it is enough to collect the times of runs that happen to be done. */
     if (c->g->profile && !gpu_wait_for(c->g, c->last_use, err))
         return false;
     prof_collect(c);

@@ -1,9 +1,9 @@
-/* gpu_copy: bytes between host and device - the staging ring, upload, readback, zeroing.
+/* gpu_copy: moves bytes between host and device: the staging ring, upload, readback, zeroing.
  *
- * The ring has a few slots, each a piece of mapped memory and a command buffer; a slot is free
- * again when the timeline has reached its last submission. So the host fills one slot while the
- * device empties others. Where all memory is mapped nothing is staged: callers get the arena's own
- * bytes once its last use is over. */
+ * The ring has a few slots, each with some mapped memory and a command buffer. A slot is free when
+ * the timeline has reached its last submission, so the host fills one slot while the device empties
+ * others. If all memory is mapped, nothing is staged: callers get the arena's own bytes after its
+ * last use has ended. */
 #include "gpu/vk.h"
 
 #include <string.h>
@@ -44,7 +44,8 @@ void copy_close(struct gpu *g)
     vkDestroyCommandPool(g->dev, g->pool, NULL);
 }
 
-/* The next slot that the device has done with and that no gpu_stage is filling; NULL on failure. */
+/* The next slot that no gpu_stage is filling, once the device has finished with it. NULL on
+ * failure. */
 static struct slot *slot_next(struct gpu *g, struct hlm_err *err)
 {
     do
@@ -56,7 +57,7 @@ static struct slot *slot_next(struct gpu *g, struct hlm_err *err)
 
 static bool slot_begin(struct gpu *g, struct slot *s, struct hlm_err *err)
 {
-    VKTRY(vkResetCommandBuffer(s->cb, 0)); /* recording may have stopped half-way */
+    VKTRY(vkResetCommandBuffer(s->cb, 0)); /* an earlier recording may have stopped half-way */
     VKTRY(vkBeginCommandBuffer(s->cb, &(VkCommandBufferBeginInfo){
                                           .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                           .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
@@ -81,7 +82,7 @@ fail:
     return false;
 }
 
-static struct place slot_place(struct gpu *g, const struct slot *s, uint64_t bytes)
+static struct buffer_range slot_place(struct gpu *g, const struct slot *s, uint64_t bytes)
 {
     return arena_place(g->stage, g->stage_at[s - g->slot], bytes);
 }
@@ -91,7 +92,7 @@ static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t o
                       uint64_t bytes, bool up, struct hlm_err *err)
 {
     char what[128];
-    struct place dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
+    struct buffer_range dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
     snprintf(what, sizeof what, "a copy %s %s", up ? "to" : "from", a->purpose);
     if (!slot_begin(g, s, err))
         return false;
@@ -108,7 +109,7 @@ static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t o
 
 uint64_t gpu_stage_max(const struct gpu *g) { return min_u64(SLOT_BYTES, g->caps.max_alloc); }
 
-/* Sends what the caller has filled. */
+/* Submits the copy of what the caller of gpu_stage has filled. */
 static bool stage_flush(struct gpu *g, struct hlm_err *err)
 {
     struct slot *s = g->staged.slot;
@@ -121,7 +122,7 @@ void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t byte
 {
     struct slot *s;
     HLM_ASSERT(dst->g == g && bytes && bytes <= gpu_stage_max(g));
-    struct place at = arena_place(dst, offset, bytes);
+    struct buffer_range at = arena_place(dst, offset, bytes);
     if (!stage_flush(g, err))
         return NULL;
     if (at.map)
@@ -149,7 +150,7 @@ bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint
     HLM_ASSERT(a->g == g);
     if (!bytes || g->dry)
         return gpu_ok(g, err);
-    struct place at = arena_place(a, dst.offset + offset, bytes);
+    struct buffer_range at = arena_place(a, dst.offset + offset, bytes);
     if (at.map) {
         if (!gpu_wait_for(g, a->last_use, err))
             return false;
@@ -175,7 +176,7 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
     HLM_ASSERT(a->g == g);
     if (!bytes)
         return gpu_ok(g, err);
-    struct place at = arena_place(a, src.offset + offset, bytes);
+    struct buffer_range at = arena_place(a, src.offset + offset, bytes);
     if (at.map) {
         if (!gpu_wait_for(g, a->last_use, err))
             return false;
@@ -194,13 +195,14 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
     return true;
 }
 
-/* What the host can see it clears itself; a large arena is quicker for the device. */
+/* The host clears the small arenas that it shares with the device; the device clears its own
+ * faster. */
 bool copy_zero(struct gpu *g, struct arena *a, struct hlm_err *err)
 {
     struct slot *s = NULL;
     for (uint32_t span = 0; span < N_SPAN; span++)
         for (uint32_t i = 0; i < MAX_CHUNK; i++) {
-            struct chunk *k = &a->chunk[span][i];
+            struct arena_chunk *k = &a->chunk[span][i];
             if (!k->bytes)
                 continue;
             if (a->mem == MEM_HOST) {

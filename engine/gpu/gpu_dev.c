@@ -1,8 +1,10 @@
-/* gpu_dev: instance, choice of the device, its features as struct gpu_caps, opening and closing.
+/* gpu_dev: the instance, the choice of the device, its features as struct gpu_caps, opening and
+ * closing.
  *
- * The floor is Vulkan 1.2 with a compute queue and 16-bit storage; everything else is a capability.
- * Only features that a kernel may use are switched on: robustBufferAccess, which a copied feature
- * struct would carry, costs up to 40 % on some drivers. */
+ * A device must have Vulkan 1.2 with a compute queue and 16-bit storage; everything else is a
+ * capability. Only features that a kernel may use are switched on. The feature struct is not simply
+ * copied from the device's, which may have robustBufferAccess: that costs up to 40 % on some
+ * drivers. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
 
@@ -14,8 +16,7 @@
 
 #define VALIDATION_LAYER "VK_LAYER_KHRONOS_validation"
 
-/* Debian 12's headers end at 1.3.239: newer features are declared here, as the registry has
- * them. */
+/* The headers of Debian 12 end at 1.3.239. Newer features are declared here as in the registry. */
 #ifndef VK_KHR_cooperative_matrix
 #define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR                          \
     ((VkStructureType)1000506000)
@@ -49,14 +50,14 @@ typedef struct {
 } VkPhysicalDeviceShaderBfloat16FeaturesKHR;
 #endif
 
-/* What is known of a device before it is opened. The feature structs point at each other: not to be
- * copied. */
+/* What is known of a device before it is opened. Must not be copied, as the feature structs point
+ * to each other. */
 struct probe {
     VkPhysicalDevice phys;
     struct gpu_caps caps;
-    char missing[96]; /* why hlm cannot use it; empty if it can */
+    char missing[96]; /* what it lacks, so that hlm cannot use it; empty if it lacks nothing */
     uint32_t family, tick_bits;
-    const char *ext[4]; /* to switch on */
+    const char *ext[4]; /* extensions to switch on */
     uint32_t n_ext;
     VkPhysicalDeviceProperties2 props;
     VkPhysicalDeviceVulkan11Properties props11;
@@ -92,8 +93,9 @@ static const char *result_text(VkResult r)
     }
 }
 
-/* The submission that was running: the first whose value the timeline has not reached. What a lost
- * device's timeline says is not to be relied on: a value behind the last one tells nothing. */
+/* The submission that was running: the first one whose value the timeline has not reached. The
+ * timeline of a lost device is not reliable; if it shows a value past the last submission, nothing
+ * can be said. */
 static const char *running(struct gpu *g)
 {
     uint64_t done = g->done, now;
@@ -124,7 +126,7 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct hlm_err *er
         fail_as(&g->lost_err, HLM_ERR_DEVICE_LOST, "%s was lost (%.*s) while it ran %s",
                 g->caps.name, n, call, g->timeline ? running(g) : "nothing");
         log_msg(HLM_LOG_DEBUG, "%s", g->lost_err.msg);
-        if (g->dev) /* from here on nobody waits: what still runs must have ended */
+        if (g->dev) /* nothing below waits, so everything that still runs must end here */
             vkDeviceWaitIdle(g->dev);
     }
     return fail_from(err, &g->lost_err, "");
@@ -152,7 +154,7 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
     return VK_FALSE;
 }
 
-/* The layer's own findings only: what the loader says about drivers is of type GENERAL. */
+/* Only the findings of the layer; messages of the loader about drivers are of type GENERAL. */
 static VkDebugUtilsMessengerCreateInfoEXT messenger_info(struct messages *to)
 {
     return (VkDebugUtilsMessengerCreateInfoEXT){
@@ -181,7 +183,7 @@ static bool instance_refused(VkResult r, bool validate, struct hlm_err *err)
                    r < 0 ? result_text(r) : "none has a device");
 }
 
-/* to: where the validation layer's messages go, NULL to run without the layer. */
+/* to: the receiver of the validation layer's messages; NULL: the layer is off. */
 static VkInstance instance_open(struct messages *to, struct hlm_err *err)
 {
     uint32_t version = VK_API_VERSION_1_0;
@@ -226,7 +228,8 @@ static VkInstance instance_open(struct messages *to, struct hlm_err *err)
     return instance;
 }
 
-/* All devices in enumeration order, to be freed. NULL with a reason when there is none. */
+/* All devices in the order of their numbers; the caller frees the list. NULL with a reason when
+ * there is none. */
 static VkPhysicalDevice *devices(VkInstance instance, uint32_t *n, struct hlm_err *err)
 {
     VkPhysicalDevice *list = NULL;
@@ -266,8 +269,8 @@ static void query_features(struct probe *p)
     p->caps.memory_budget = has_ext(ext, n, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
     free(ext);
 
-    /* Chained back to front; a struct is only asked about where its version or extension is
-     * there. */
+    /* The chain is built from its end. It has only structs whose version or extension the device
+     * has. */
     void *next = NULL;
     p->coopmat.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
     p->bf16.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_BFLOAT16_FEATURES_KHR;
@@ -289,7 +292,8 @@ static void query_features(struct probe *p)
     vkGetPhysicalDeviceFeatures2(p->phys, &p->f);
 }
 
-/* Leaves on what kernels may use; the structs then serve vkCreateDevice as they are chained. */
+/* Keeps only the features that kernels may use. The chain of structs is then given to
+ * vkCreateDevice. */
 static void keep_features(struct probe *p)
 {
     VkPhysicalDeviceVulkan11Features f11 = p->f11;
@@ -312,14 +316,14 @@ static void keep_features(struct probe *p)
         .shaderInt8 = f12.shaderInt8,
         .scalarBlockLayout = f12.scalarBlockLayout,
         .shaderSubgroupExtendedTypes = f12.shaderSubgroupExtendedTypes,
-        .vulkanMemoryModel = f12.vulkanMemoryModel, /* cooperative matrices need it */
-        .vulkanMemoryModelDeviceScope =             /* and then atomics this */
+        .vulkanMemoryModel = f12.vulkanMemoryModel, /* needed for cooperative matrices */
+        .vulkanMemoryModelDeviceScope =             /* needed for atomics with that memory model */
         f12.vulkanMemoryModelDeviceScope,
     };
     p->f13 = (VkPhysicalDeviceVulkan13Features){
         .sType = f13.sType,
         .pNext = f13.pNext,
-        .maintenance4 = f13.maintenance4, /* local_size_x_id in shaders built for 1.3 */
+        .maintenance4 = f13.maintenance4, /* needed for local_size_x_id in shaders built for 1.3 */
         .shaderIntegerDotProduct = f13.shaderIntegerDotProduct,
         .subgroupSizeControl = f13.subgroupSizeControl,
         .computeFullSubgroups = f13.computeFullSubgroups,
@@ -327,8 +331,8 @@ static void keep_features(struct probe *p)
     p->coopmat.cooperativeMatrixRobustBufferAccess = false;
 }
 
-/* All device-local memory can be mapped, and it is no card's: there a mapping would cross the
- * bus. */
+/* Is all device-local memory mappable, on a device that is not a card? Access to a card's mapped
+ * memory would cross the bus. */
 static bool is_unified(const VkPhysicalDeviceMemoryProperties *m, enum gpu_kind kind)
 {
     const VkMemoryPropertyFlags both =
@@ -358,7 +362,7 @@ static void memory_caps(struct probe *p)
             c->heap_bytes = p->memory.memoryHeaps[h].size;
             heap = h;
         }
-    if (c->kind == GPU_CPU) /* Mesa's llvmpipe before 23 says 2 GiB whatever the machine has */
+    if (c->kind == GPU_CPU) /* Mesa's llvmpipe before 23 reports 2 GiB on every machine */
         c->heap_bytes = max_u64(c->heap_bytes, host_bytes());
     if (!heap_free(p->phys, c->kind, c->memory_budget, heap, &c->free_bytes))
         c->free_bytes = c->heap_bytes;
@@ -371,8 +375,9 @@ static void memory_caps(struct probe *p)
     c->max_range = p->props.properties.limits.maxStorageBufferRange;
 }
 
-/* One counter for all loops of an invocation, 65535 rounds, then every loop ends after its first.
- * Present in Mesa 22.3.6 and measured to be gone in 25.0.7; in doubt it is assumed. */
+/* Does the driver count the rounds of all loops of an invocation together, and end every loop after
+ * its first round once the count is 65535? Mesa 22.3.6 does; 25.0.7 was measured not to. If in
+ * doubt it is assumed. */
 static bool has_loop_budget(const VkPhysicalDeviceVulkan12Properties *p)
 {
     int major = 0;
@@ -380,9 +385,9 @@ static bool has_loop_budget(const VkPhysicalDeviceVulkan12Properties *p)
            (sscanf(p->driverInfo, "Mesa %d.", &major) != 1 || major < 25);
 }
 
-/* The largest product of f16 matrices with f32 sums that the device lists and coop.glsl can cut
- * its tiles into. Its kernels say what each subgroup of a workgroup does, so their number must be
- * known. */
+/* The largest of the device's products of f16 matrices with f32 sums into which coop.glsl can
+ * divide its tiles. The kernels assign work to each subgroup of a workgroup, so the number of
+ * subgroups must be known. */
 static void coop_caps(VkInstance instance, struct probe *p)
 {
     enum { INTEL = 0x8086 };
@@ -415,7 +420,7 @@ static void coop_caps(VkInstance instance, struct probe *p)
         c->coop.m = m->MSize;
         c->coop.n = m->NSize;
         c->coop.k = m->KSize;
-        /* Intel's matrix units work with the narrowest subgroups alone. */
+        /* Intel's matrix units work only with the narrowest subgroups. */
         c->coop.subgroup =
             p->props.properties.vendorID == INTEL ? p->props13.minSubgroupSize : c->subgroup;
     }
@@ -535,8 +540,9 @@ static bool name_has(const char *name, const char *part)
     return false;
 }
 
-/* Leaves the chosen device in p. want as in gpu_params.device. */
-static bool choose(VkInstance instance, const char *want, struct probe *p, struct hlm_err *err)
+/* Fills p for the chosen device. want: as gpu_params.device. */
+static bool choose_device(VkInstance instance, const char *want, struct probe *p,
+                          struct hlm_err *err)
 {
     static const int rank[] = {
         [GPU_DISCRETE] = 0, [GPU_INTEGRATED] = 1, [GPU_OTHER] = 2, [GPU_CPU] = 3
@@ -627,7 +633,8 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     g->profile = params->profile;
     g->messages.log = log_get();
     if (!(g->instance = instance_open(g->validate ? &g->messages : NULL, err)) ||
-        (g->validate && !messenger_open(g, err)) || !choose(g->instance, params->device, p, err))
+        (g->validate && !messenger_open(g, err)) ||
+        !choose_device(g->instance, params->device, p, err))
         goto fail;
     g->phys = p->phys;
     g->caps = p->caps;
@@ -644,7 +651,8 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     if (params->test_max_range)
         g->caps.max_range = min_u64(g->caps.max_range, params->test_max_range);
     g->budget = params->memory ? params->memory : g->caps.free_bytes / 20 * 19;
-    /* Before anything was timed: what the slowest machines with a watchdog manage, and a CPU. */
+    /* The speed until one is measured: that of the slowest machines with a watchdog, and of a CPU.
+     */
     g->flop_s = g->caps.kind == GPU_CPU ? 5e9 : g->caps.kind == GPU_DISCRETE ? 4e11 : 1e11;
     if (!device_open(g, p, err) || !pipes_open(g, params->cache_dir, err) || !copy_open(g, err))
         goto fail;

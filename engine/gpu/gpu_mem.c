@@ -1,6 +1,6 @@
-/* gpu_mem: arenas - taking ranges, allocating what was taken, saying what does not fit.
+/* gpu_mem: arenas: taking ranges, allocating what was taken, and refusing what does not fit.
  *
- * Offsets are known before anything is allocated, so that a plan can be shown and recorded
+ * Offsets are known before anything is allocated, so cmds can be recorded and a plan can be shown
  * first. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
@@ -29,17 +29,17 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
     return a;
 }
 
-/* Where bytes can start at or behind at: aligned, and in one chunk. */
-static uint64_t fit(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t align)
+/* The first offset from `at` on where `bytes` can start: aligned, and within one chunk. */
+static uint64_t fit_range(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t align)
 {
     uint64_t cap = a->g->caps.max_alloc;
     at = align_up(at, align);
     return at / cap == (at + bytes - 1) / cap ? at : align_up(at, cap);
 }
 
-/* Notes that span has [at, at + bytes) in use. A range of more than a chunk is only refused by
- * arena_commit, so that a plan can still be printed. */
-static void claim(struct arena *a, uint32_t span, uint64_t at, uint64_t bytes)
+/* Records that [at, at + bytes) of a span is in use. A range that is larger than a chunk is refused
+ * only by arena_commit, so that a plan can still be printed. */
+static void claim_range(struct arena *a, uint32_t span, uint64_t at, uint64_t bytes)
 {
     uint64_t cap = a->g->caps.max_alloc, i = at / cap, end = at % cap + bytes;
     if (end > cap)
@@ -56,8 +56,8 @@ uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align)
     HLM_ASSERT(bytes < 1ull << SPAN_SHIFT && a->end < 1ull << (SPAN_SHIFT - 1));
     align = align ? max_u64(align, 16) : a->g->caps.align;
     bytes = align_up(max_u64(bytes, 1), 16);
-    uint64_t at = fit(a, a->end, bytes, align);
-    claim(a, 0, at, bytes);
+    uint64_t at = fit_range(a, a->end, bytes, align);
+    claim_range(a, 0, at, bytes);
     a->end = at + bytes;
     return at;
 }
@@ -69,7 +69,7 @@ void arena_take_like(struct arena *a, const struct arena *like)
     a->too_big = like->too_big;
     a->beyond = like->beyond;
     for (uint32_t i = 0; i < MAX_CHUNK; i++)
-        a->chunk[0][i] = (struct chunk){ .bytes = like->chunk[0][i].bytes };
+        a->chunk[0][i] = (struct arena_chunk){ .bytes = like->chunk[0][i].bytes };
 }
 
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row)
@@ -83,7 +83,7 @@ bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t byt
                    uint64_t *offset, struct hlm_err *err)
 {
     bytes = align_up(max_u64(bytes, 1), 16);
-    uint64_t cap = a->g->caps.max_alloc, start = fit(a, *at, bytes, a->g->caps.align);
+    uint64_t cap = a->g->caps.max_alloc, start = fit_range(a, *at, bytes, a->g->caps.align);
     uint32_t span = 1 + i_block;
     if (a->committed) {
         uint64_t have = start / cap < MAX_CHUNK ? a->chunk[span][start / cap].bytes : 0;
@@ -93,7 +93,7 @@ bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t byt
                              "%s has %llu bytes for a block, %llu are needed", a->purpose,
                              (unsigned long long)have, (unsigned long long)(start + bytes));
     } else {
-        claim(a, span, start, bytes);
+        claim_range(a, span, start, bytes);
     }
     *at = start + bytes;
     *offset = start | (uint64_t)span << SPAN_SHIFT;
@@ -132,12 +132,13 @@ static VkResult buffer_make(const struct gpu *g, uint64_t bytes, VkBuffer *buf,
     return r;
 }
 
-/* A buffer without memory costs nothing and knows what it would need. */
-static uint64_t chunk_cost(const struct gpu *g, const struct chunk *k)
+/* To find out what a chunk would need, creates a buffer without memory, which costs nothing. */
+static uint64_t chunk_cost(const struct gpu *g, const struct arena_chunk *k)
 {
     VkBuffer buf = VK_NULL_HANDLE;
     VkMemoryRequirements need = { .size = k->bytes };
-    if (k->given || !k->bytes || k->bytes > g->caps.max_alloc) /* there; empty; never to be */
+    if (k->given || !k->bytes ||
+        k->bytes > g->caps.max_alloc) /* allocated already; empty; too large to be allocated */
         return k->given ? k->given : k->bytes;
     buffer_make(g, k->bytes, &buf, &need);
     vkDestroyBuffer(g->dev, buf, NULL);
@@ -198,22 +199,22 @@ bool gpu_is_dry(const struct gpu *g) { return g->dry; }
 static atomic_llong fail_in, lose_in;
 static atomic_bool staging;
 
-static uint64_t arm(atomic_llong *in, uint64_t n)
+static uint64_t fault_arm(atomic_llong *in, uint64_t n)
 {
     long long left = atomic_exchange(in, (long long)n);
     return left > 0 ? (uint64_t)left : 0;
 }
 
-static bool strikes(atomic_llong *in)
+static bool fault_strikes(atomic_llong *in)
 {
     return atomic_load(in) > 0 && atomic_fetch_sub(in, 1) == 1;
 }
 
-uint64_t gpu_test_fail(uint64_t n) { return arm(&fail_in, n); }
-uint64_t gpu_test_lose(uint64_t n) { return arm(&lose_in, n); }
+uint64_t gpu_test_fail(uint64_t n) { return fault_arm(&fail_in, n); }
+uint64_t gpu_test_lose(uint64_t n) { return fault_arm(&lose_in, n); }
 void gpu_test_staging(bool on) { atomic_store(&staging, on); }
-bool fault_memory(void) { return strikes(&fail_in); }
-bool fault_lost(void) { return strikes(&lose_in); }
+bool fault_memory(void) { return fault_strikes(&fail_in); }
+bool fault_lost(void) { return fault_strikes(&lose_in); }
 bool fault_staging(void) { return atomic_load(&staging); }
 
 /* ---- allocating ------------------------------------------------------------------------------ */
@@ -224,7 +225,7 @@ uint64_t host_bytes(void)
     return pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
 }
 
-/* What the system could still give without swapping; 0 if it does not say. */
+/* Bytes that the system could still give without swapping; 0 if it does not report them. */
 static uint64_t host_free(void)
 {
     unsigned long long kib = 0;
@@ -259,7 +260,8 @@ bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t 
     return budget || host;
 }
 
-/* The best memory type of those allowed: all of need, most of like, least of avoid. */
+/* The best of the allowed memory types: it has all flags of need, most of like, and least of avoid.
+ */
 static uint32_t memory_type(const struct gpu *g, uint32_t allowed, VkMemoryPropertyFlags need,
                             VkMemoryPropertyFlags like, VkMemoryPropertyFlags avoid)
 {
@@ -279,9 +281,9 @@ static uint32_t memory_type(const struct gpu *g, uint32_t allowed, VkMemoryPrope
     return best;
 }
 
-/* Host-visible memory of a card is read slowly and may be a 256 MiB window: MEM_HOST stays on the
- * host there. Device memory that need not be seen by the host should not be: drivers have little of
- * that kind. */
+/* On a card, MEM_HOST is memory of the host: reading the card's host-visible memory is slow, and
+ * there may be only 256 MiB of it. For the same reason device memory that the host need not see is
+ * not host-visible. */
 static uint32_t arena_type(const struct arena *a, uint32_t allowed)
 {
     const VkMemoryPropertyFlags local = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT,
@@ -317,8 +319,8 @@ static bool no_type(const struct arena *a, struct hlm_err *err)
                    a->g->caps.name);
 }
 
-/* Some drivers grant what is not there and kill the process that uses it: refuse before they do,
- * near the end of what they call free. */
+/* Some drivers grant memory that does not exist, and the process is killed when it uses it. So this
+ * refuses before they would, near the end of what they report as free. */
 static bool enough(const struct arena *a, struct hlm_err *err)
 {
     const struct gpu *g = a->g;
@@ -348,7 +350,7 @@ static bool enough(const struct arena *a, struct hlm_err *err)
     return true;
 }
 
-static bool chunk_make(struct arena *a, struct chunk *k, struct hlm_err *err)
+static bool chunk_make(struct arena *a, struct arena_chunk *k, struct hlm_err *err)
 {
     struct gpu *g = a->g;
     VkMemoryRequirements need;
@@ -385,13 +387,13 @@ fail:
     return false;
 }
 
-static void chunk_free(struct arena *a, struct chunk *k)
+static void chunk_free(struct arena *a, struct arena_chunk *k)
 {
     struct gpu *g = a->g;
     vkDestroyBuffer(g->dev, k->buf, NULL);
     vkFreeMemory(g->dev, k->mem, NULL);
     *(arena_on_host(a) ? &g->given_host : &g->given_device) -= k->given;
-    *k = (struct chunk){ .bytes = k->bytes };
+    *k = (struct arena_chunk){ .bytes = k->bytes };
 }
 
 static void chunks_free(struct arena *a)
@@ -439,14 +441,14 @@ void arena_destroy(struct arena *a)
 
 /* ---- using ----------------------------------------------------------------------------------- */
 
-struct place arena_place(const struct arena *a, uint64_t offset, uint64_t bytes)
+struct buffer_range arena_place(const struct arena *a, uint64_t offset, uint64_t bytes)
 {
     uint64_t span = offset >> SPAN_SHIFT, at = offset & ((1ull << SPAN_SHIFT) - 1),
              cap = a->g->caps.max_alloc;
     HLM_ASSERT(a->committed && span < N_SPAN && at / cap < MAX_CHUNK);
-    const struct chunk *k = &a->chunk[span][at / cap];
+    const struct arena_chunk *k = &a->chunk[span][at / cap];
     HLM_ASSERT(bytes <= k->bytes && at % cap <= k->bytes - bytes);
-    return (struct place){ k->buf, at % cap, k->map ? k->map + at % cap : NULL };
+    return (struct buffer_range){ k->buf, at % cap, k->map ? k->map + at % cap : NULL };
 }
 
 void *arena_map(struct arena *a, uint64_t offset)

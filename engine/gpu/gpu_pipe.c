@@ -1,10 +1,10 @@
-/* gpu_pipe: kernels and their constants become pipelines, on several threads, kept in a file
- * between runs.
+/* gpu_pipe: makes pipelines from kernels and their constants, on several threads, and keeps them in
+ * a file between runs.
  *
- * The file is ours around the driver's: a header that says for which driver and which shaders it
- * was made, the hashes of the pipelines it has, then the driver's own bytes. A driver need not
- * check what it is handed, so the header has a length and a checksum, and a file that does not fit
- * in every respect is ignored. */
+ * The file has a header that says for which driver and which shaders it was made, then the hashes
+ * of the pipelines in it, then the driver's own bytes. A driver need not check the bytes that it is
+ * given, so the header has a length and a checksum, and a file that differs in any respect is
+ * ignored. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
 
@@ -26,13 +26,13 @@ struct cache_header {
     uint8_t uuid[VK_UUID_SIZE];
     uint32_t driver_version, pad;
     uint64_t shader_hash;
-    uint64_t n_known, n_data; /* hashes and bytes behind the header */
-    uint64_t checksum;        /* of both */
+    uint64_t n_known, n_data; /* hashes, and bytes of the driver, that follow the header */
+    uint64_t checksum;        /* of hashes and bytes */
 };
 static const char cache_magic[8] = "hlm-pc1";
 
 /* FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/ */
-static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t n)
+static uint64_t fnv_bytes(uint64_t h, const void *bytes, uint64_t n)
 {
     const uint8_t *p = bytes;
     for (uint64_t i = 0; i < n; i++)
@@ -41,11 +41,11 @@ static uint64_t hash_bytes(uint64_t h, const void *bytes, uint64_t n)
 }
 #define HASH_START 0xcbf29ce484222325u
 
-/* Its kernel by name: the number of a kernel changes with the table. */
+/* Uses the kernel's name, because its number changes with the table. */
 static uint64_t pipe_hash(const struct pipe *p)
 {
     const char *name = kernel_table[p->k].name;
-    return hash_bytes(hash_bytes(HASH_START, name, strlen(name)), &p->spec, sizeof p->spec);
+    return fnv_bytes(fnv_bytes(HASH_START, name, strlen(name)), &p->spec, sizeof p->spec);
 }
 
 static bool is_known(const struct gpu *g, uint64_t hash)
@@ -86,13 +86,13 @@ static const char *header_misfit(const struct gpu *g, const char *bytes, uint64_
     uint64_t rest = n - sizeof h;
     if (h.n_known > rest / 8 || h.n_data != rest - 8 * h.n_known)
         return "its length is wrong";
-    if (h.checksum != hash_bytes(HASH_START, bytes + sizeof h, rest))
+    if (h.checksum != fnv_bytes(HASH_START, bytes + sizeof h, rest))
         return "its checksum is wrong";
     return NULL;
 }
 
-/* Leaves the driver's bytes in *data, the hashes in g->known. NULL when there is no file that
- * fits. */
+/* Sets *data to the driver's bytes inside what it returns, and g->known to the hashes. NULL when
+ * there is no suitable file. */
 static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
 {
     struct cache_header h;
@@ -118,8 +118,8 @@ static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
     return file;
 }
 
-/* Writes the file if a pipeline was made that it did not have. What goes wrong only costs the next
- * start time. */
+/* Writes the file if a pipeline was made that it did not have. A failure only makes the next start
+ * slower. */
 static void cache_save(struct gpu *g)
 {
     size_t n_data = 0;
@@ -149,7 +149,7 @@ static void cache_save(struct gpu *g)
         memcpy(file + sizeof h, known, 8 * n_known);
         h.n_data = n_data;
         n = sizeof h + 8 * n_known + n_data;
-        h.checksum = hash_bytes(HASH_START, file + sizeof h, n - sizeof h);
+        h.checksum = fnv_bytes(HASH_START, file + sizeof h, n - sizeof h);
         memcpy(file, &h, sizeof h);
         if (!file_write_atomic(g->cache_path, file, n, &why))
             log_msg(HLM_LOG_DEBUG, "%s", why.msg);
@@ -226,7 +226,7 @@ bool pipes_open(struct gpu *g, const char *cache_dir, struct hlm_err *err)
         g->shader_hash = HASH_START;
         for (uint32_t k = 0; k < KERNEL_COUNT; k++)
             g->shader_hash =
-                hash_bytes(g->shader_hash, hlm_shaders[k].words, hlm_shaders[k].n_bytes);
+                fnv_bytes(g->shader_hash, hlm_shaders[k].words, hlm_shaders[k].n_bytes);
         cache_name(g, cache_dir);
         if (g->cache_path[0])
             file = cache_load(g, &n_data, &data);
@@ -264,13 +264,8 @@ uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec)
     for (uint32_t i = 0; i < g->n_pipe; i++)
         if (g->pipe[i].k == k && !memcmp(&g->pipe[i].spec, spec, sizeof *spec))
             return i;
-    if (g->n_pipe == g->cap_pipe) {
-        struct pipe *more = mem_grow(g->pipe, 2 * g->cap_pipe + 64, sizeof *more);
-        if (!more)
-            return UINT32_MAX;
-        g->pipe = more;
-        g->cap_pipe = 2 * g->cap_pipe + 64;
-    }
+    if (!mem_reserve(&g->pipe, g->n_pipe + 1ull, &g->cap_pipe, sizeof *g->pipe))
+        return UINT32_MAX;
     g->pipe[g->n_pipe] = (struct pipe){ .k = k, .spec = *spec };
     return g->n_pipe++;
 }
@@ -322,8 +317,8 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
     return r;
 }
 
-/* Threads take pipelines from one list until it is empty. */
-struct job {
+/* The threads take pipelines from one list until none is left. */
+struct pipe_job {
     struct gpu *g;
     struct hlm_log log; /* of the thread that waits for them */
     uint32_t *todo, n;
@@ -332,7 +327,7 @@ struct job {
 
 static void *worker(void *arg)
 {
-    struct job *j = arg;
+    struct pipe_job *j = arg;
     log_to(&j->log);
     for (uint32_t i; (i = atomic_fetch_add(&j->next, 1)) < j->n;) {
         struct pipe *p = &j->g->pipe[j->todo[i]];
@@ -341,19 +336,20 @@ static void *worker(void *arg)
     return NULL;
 }
 
-static void run_workers(struct job *j)
+static void run_workers(struct pipe_job *j)
 {
     pthread_t thread[MAX_THREAD];
     long n_cpu = sysconf(_SC_NPROCESSORS_ONLN);
     uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
     while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
         n++;
-    worker(j); /* this thread is one of them, and the only one if no other could be had */
+    worker(j); /* this thread works too, alone if no other could be started */
     while (n)
         pthread_join(thread[--n], NULL);
 }
 
-/* What failed for want of memory may find some later; a shader that the driver refuses stays so. */
+/* A pipeline that failed for lack of memory may succeed later; a shader that the driver refuses
+ * will not. */
 static bool may_try(VkResult r)
 {
     return r == VK_SUCCESS || r == VK_ERROR_OUT_OF_HOST_MEMORY ||
@@ -362,7 +358,7 @@ static bool may_try(VkResult r)
 
 void pipes_make(struct gpu *g)
 {
-    struct job j = { .g = g, .log = log_get() };
+    struct pipe_job j = { .g = g, .log = log_get() };
     double t0 = now_s();
     if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
         return;

@@ -1,12 +1,12 @@
-/* gpu_prof: time stamps - per dispatch when the gpu was opened to profile, else one pair around a
- * cmd that is large enough to learn the device's speed from, by which gpu_cmd.c cuts work to
- * measure. */
+/* gpu_prof: time stamps. A gpu that was opened to profile takes one per dispatch. Otherwise there
+ * is one pair around a cmd that is large enough to measure the device's speed, by which gpu_cmd.c
+ * decides how much work a submission may have. */
 #include "gpu/vk.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define MIN_TIMED_S 0.002 /* shorter runs measure the submission more than the device */
+#define MIN_TIMED_S 0.002 /* in shorter runs the submission takes more time than the work */
 
 static const char *time_name(uint32_t i)
 {
@@ -31,8 +31,8 @@ fail:
     return false;
 }
 
-/* A stamp before entry i is also the end of entry i - 1: overlapping dispatches share their time
- * out, and the sum is the time of the whole. */
+/* The stamp before entry i is also the end of entry i - 1. So dispatches that overlap divide their
+ * time between them, and the sum is the time of the whole. */
 void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry)
 {
     if (!c->query || (i_entry && !c->g->profile))
@@ -48,7 +48,7 @@ void prof_stamp_end(struct cmd *c, VkCommandBuffer cb)
         vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->query, c->n_query - 1);
 }
 
-static void add_time(struct cmd *c, const struct entry *e, double us)
+static void add_time(struct cmd *c, const struct cmd_entry *e, double us)
 {
     struct gpu_kernel_time *t = &c->g->time[e->op == OP_DISPATCH ? (uint32_t)e->k
                                             : e->op == OP_COPY   ? KERNEL_COUNT
@@ -60,7 +60,8 @@ static void add_time(struct cmd *c, const struct entry *e, double us)
         t->bytes += c->use[e->use + i].bytes;
 }
 
-/* New cmds are cut by half of the slowest speed seen; a cmd that has run is cut by its own. */
+/* New cmds are cut by half of the slowest speed that was measured; a cmd that has run, by its own
+ * speed. */
 static void learn_speed(struct cmd *c, double us)
 {
     struct gpu *g = c->g;

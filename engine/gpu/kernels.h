@@ -1,4 +1,4 @@
-/* kernels: the kernel table as an enum and as data; see kernels.def. */
+/* kernels: the list of kernels (kernels.def) as an enum and as a table. */
 #pragma once
 #include "base/base.h"
 

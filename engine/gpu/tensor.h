@@ -1,8 +1,8 @@
-/* tensor: a view of rows in an arena, by value. It owns nothing and is never freed.
+/* tensor: a view of rows in an arena, passed by value. It owns nothing and is never freed.
  *
  * Names of dimensions used throughout:
  *   n_tok    tokens of the batch            n_embd   width of the residual stream
- *   n_vocab  rows of the head               n_head, n_kv_head, head_dim   attention
+ *   n_vocab  rows of the output matrix      n_head, n_kv_head, head_dim   attention
  *   n_rot    rotated dimensions of a head   n_k_head, n_v_head, d_state   linear attention
  *                                                                         (nk, nv, S)
  *   d_conv   convolution channels (cd)      conv_k   convolution width (K)
@@ -15,22 +15,22 @@ struct arena;
 
 typedef struct tensor {
     struct arena *arena;
-    uint64_t offset;   /* bytes from the arena's start to row 0, column 0 of the rows viewed */
-    enum dtype dtype;  /* F32, F16 or I32; Q8_0 where a cache says so; packed weights have
-                          their own struct (op.h: linear) */
-    uint32_t n, n_row; /* elements of a row that are viewed, rows */
+    uint64_t offset;  /* bytes from the arena's start to column 0 of the first row */
+    enum dtype dtype; /* F32, F16, I32, or Q8_0 in caches; packed weights have a struct of their own
+                         (op.h: linear) */
+    uint32_t n, n_row; /* elements of a row that are viewed; rows */
     uint32_t stride;   /* elements from one row to the next */
-    uint32_t col;      /* first element viewed in each row; kernels get it as a number */
+    uint32_t col;      /* the first element viewed in each row, which kernels get as a number */
 } tensor;
 
-/* Of Q8_0, the quants alone. */
+/* For Q8_0, of the quants alone. */
 static inline uint32_t tensor_elem_bytes(tensor t)
 {
     return t.dtype == Q8_0 ? 1 : t.dtype == F16 ? 2 : 4;
 }
 
-/* From one row to the next. A row of Q8_0 is its quants (stride a multiple of 4), then one f16 for
- * every 32 of them, then what is missing to a whole word: kv.glsl. */
+/* From one row to the next. A row of Q8_0 consists of its quants (stride is a multiple of 4), one
+ * f16 for every 32 of them, and padding to a whole word: see kv.glsl. */
 static inline uint64_t tensor_row_bytes(tensor t)
 {
     uint64_t scales = t.dtype == Q8_0 ? ((uint64_t)t.stride + 63) / 64 * 4 : 0;

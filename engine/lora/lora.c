@@ -12,7 +12,7 @@
 
 bool lora_base_matrix(struct lora_base *b, linear *w, bool beside)
 {
-    if (!room(&b->matrix, b->n_matrix, &b->cap_matrix, sizeof *b->matrix))
+    if (!mem_reserve(&b->matrix, b->n_matrix + 1, &b->cap_matrix, sizeof *b->matrix))
         return false;
     b->matrix[b->n_matrix++] = (struct base_matrix){ .w = w, .rows = b->n_rows, .beside = beside };
     return true;
@@ -20,7 +20,7 @@ bool lora_base_matrix(struct lora_base *b, linear *w, bool beside)
 
 bool lora_base_rows(struct lora_base *b, const struct gguf_tensor *t, uint64_t row0, uint32_t n)
 {
-    if (!room(&b->rows, b->n_rows, &b->cap_rows, sizeof *b->rows))
+    if (!mem_reserve(&b->rows, b->n_rows + 1, &b->cap_rows, sizeof *b->rows))
         return false;
     struct base_matrix *m = &b->matrix[b->n_matrix - 1];
     const struct base_rows *last = m->n_rows ? &b->rows[b->n_rows - 1] : NULL;
@@ -32,7 +32,7 @@ bool lora_base_rows(struct lora_base *b, const struct gguf_tensor *t, uint64_t r
 
 bool lora_base_gate(struct lora_base *b, tensor at, const struct gguf_tensor *t)
 {
-    if (!room(&b->gate, b->n_gate, &b->cap_gate, sizeof *b->gate))
+    if (!mem_reserve(&b->gate, b->n_gate + 1, &b->cap_gate, sizeof *b->gate))
         return false;
     b->gate[b->n_gate++] = (struct base_gate){ .at = at, .t = t };
     return true;

@@ -223,15 +223,11 @@ struct file_in_memory {
 static bool put_memory(void *user, const void *bytes, uint64_t n, struct hlm_err *err)
 {
     struct file_in_memory *m = user;
-    uint64_t need = m->n + n, cap = max_u64(m->cap, 1 << 16);
-    while (cap < need)
-        cap *= 2;
-    uint8_t *grown = cap > m->cap ? mem_grow(m->p, cap, 1) : m->p;
-    if (!grown)
+    if (!mem_reserve(&m->p, m->n + n, &m->cap, 1))
         return fail_memory(err, "out of memory: a new adapter of more than %" PRIu64 " bytes",
-                           need);
-    *m = (struct file_in_memory){ grown, need, cap };
-    memcpy(grown + need - n, bytes, n);
+                           m->n + n);
+    memcpy(m->p + m->n, bytes, n);
+    m->n += n;
     return true;
 }
 

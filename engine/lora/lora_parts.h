@@ -82,18 +82,3 @@ static inline bool ends_with(const char *s, const char *tail)
     size_t n = strlen(s), m = strlen(tail);
     return n > m && !strcmp(s + n - m, tail);
 }
-
-/* Room for one more element of an array that doubles. */
-static inline bool room(void *array, uint64_t n, uint64_t *cap, uint64_t size)
-{
-    void *old, *grown;
-    memcpy(&old, array, sizeof old);
-    if (n < *cap)
-        return true;
-    uint64_t more = *cap ? 2 * *cap : 64;
-    if (!(grown = mem_grow(old, more, size)))
-        return false;
-    memcpy(array, &grown, sizeof grown);
-    *cap = more;
-    return true;
-}

@@ -27,7 +27,7 @@ struct tensor_mark {
 
 static bool add_stacked(struct lora_set *s, const struct lora_pair *p, uint32_t *col)
 {
-    if (!room(&s->stacked, s->n_stacked, &s->cap_stacked, sizeof *s->stacked))
+    if (!mem_reserve(&s->stacked, s->n_stacked + 1, &s->cap_stacked, sizeof *s->stacked))
         return false;
     s->stacked[s->n_stacked++] = (struct stacked){ p, *col };
     *col += (uint32_t)align_up(p->rank, 4);

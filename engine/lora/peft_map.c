@@ -102,7 +102,7 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
     m.scale = scale_of(p, m.p[0] ? m.p[0] : m.p[1]);
     if (!check_order(p, &m))
         return false;
-    if (!room(&p->module, p->n_module, &p->cap_module, sizeof *p->module))
+    if (!mem_reserve(&p->module, p->n_module + 1, &p->cap_module, sizeof *p->module))
         return fail_memory(p->err, "%.300s: out of memory", p->params->out);
     p->module[p->n_module++] = m;
     return true;

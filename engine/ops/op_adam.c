@@ -1,9 +1,10 @@
-/* op_adam: from gradients to new values - the norm over everything that is trained, AdamW
- * (Loshchilov and Hutter, arXiv 1711.05101) as PyTorch has it, and gates from their deltas.
+/* op_adam: from gradients to new values: the norm over everything that is trained, AdamW
+ * (Loshchilov and Hutter, arXiv 1711.05101) in PyTorch's form, and gates from their deltas.
  *
- * Values and gradients stand where the ops use them, in rows of two arenas with gaps between; a
- * table on the device says where. Its host copy says how a dispatch may reach: no binding spans
- * more than the device's range, or two of an arena's buffers. */
+ * Values and gradients are where the ops use them, in rows of two arenas with gaps between the
+ * rows. A table on the device says where. From its copy on the host this file finds which rows a
+ * dispatch can reach: a binding cannot be longer than the device allows, nor lie in two buffers of
+ * an arena. */
 #include "ops/op.h"
 
 #include <math.h>
@@ -31,15 +32,15 @@ void adam_hyper(const struct adam_update *u, struct adam_hyper *h)
 
 /* ---- runs of rows ---------------------------------------------------------------------------- */
 
-/* Bytes [first, end) of something, to be bound. */
-struct span {
+/* Bytes [first, end) of a tensor or an arena, for binding. */
+struct adam_span {
     uint64_t first, end;
 };
 
-/* Makes a reach over b too, where that can be bound at once. */
-static bool join(const struct gpu_caps *caps, struct span *a, struct span b)
+/* Extends a to include b, if a binding can hold both. */
+static bool join_spans(const struct gpu_caps *caps, struct adam_span *a, struct adam_span b)
 {
-    struct span both = { min_u64(a->first, b.first), max_u64(a->end, b.end) };
+    struct adam_span both = { min_u64(a->first, b.first), max_u64(a->end, b.end) };
     uint64_t first = both.first / caps->align * caps->align, end = align_up(both.end, 16);
     if (end - first > caps->max_range || first / caps->max_alloc != (end - 1) / caps->max_alloc)
         return false;
@@ -47,7 +48,7 @@ static bool join(const struct gpu_caps *caps, struct span *a, struct span b)
     return true;
 }
 
-static tensor bind_span(const struct gpu_caps *caps, tensor all, struct span s)
+static tensor bind_span(const struct gpu_caps *caps, tensor all, struct adam_span s)
 {
     uint64_t first = s.first / caps->align * caps->align;
     uint32_t n = (uint32_t)((s.end - first) / 4);
@@ -59,36 +60,38 @@ static tensor bind_span(const struct gpu_caps *caps, tensor all, struct span s)
                      .stride = n };
 }
 
-/* Rows of a part that one dispatch reaches; values counts from the arena's start, table and moments
- * from their tensors'. */
-struct run {
+/* The rows of a part that one dispatch reaches. values counts bytes from the arena's start; table
+ * and moments count from the start of their tensors. */
+struct adam_run {
     uint32_t row0, n_row, longest;
-    struct span values, moments;
+    struct adam_span values, moments;
 };
 
-static struct span value_span(const struct adam_row *r)
+static struct adam_span value_span(const struct adam_row *r)
 {
-    return (struct span){ 16ull * r->at, 16ull * r->at + 4ull * r->n };
+    return (struct adam_span){ 16ull * r->at, 16ull * r->at + 4ull * r->n };
 }
 
-static struct span moment_span(const struct adam_row *r)
+static struct adam_span moment_span(const struct adam_row *r)
 {
-    return (struct span){ 4ull * r->moment, 4ull * r->moment + 4ull * r->n };
+    return (struct adam_span){ 4ull * r->moment, 4ull * r->moment + 4ull * r->n };
 }
 
-static struct run run_from(const struct gpu_caps *caps, const struct adam_part *part, uint32_t row0)
+static struct adam_run run_from(const struct gpu_caps *caps, const struct adam_part *part,
+                                uint32_t row0)
 {
     const struct adam_row *row = part->row;
-    uint64_t fit = caps->max_range / sizeof *row - caps->align / 4; /* of the table */
-    struct run r = { .row0 = row0,
-                     .n_row = 1,
-                     .longest = row[row0].n,
-                     .values = value_span(&row[row0]),
-                     .moments = moment_span(&row[row0]) };
+    uint64_t fit = caps->max_range / sizeof *row -
+                   caps->align / 4; /* the most rows of the table in a binding */
+    struct adam_run r = { .row0 = row0,
+                          .n_row = 1,
+                          .longest = row[row0].n,
+                          .values = value_span(&row[row0]),
+                          .moments = moment_span(&row[row0]) };
     for (uint32_t i = row0 + 1; i < part->n_row && r.n_row < fit; i++) {
-        struct run more = r;
-        if (!join(caps, &more.values, value_span(&row[i])) ||
-            !join(caps, &more.moments, moment_span(&row[i])))
+        struct adam_run more = r;
+        if (!join_spans(caps, &more.values, value_span(&row[i])) ||
+            !join_spans(caps, &more.moments, moment_span(&row[i])))
             break;
         r = more;
         r.longest = max_u32(r.longest, row[i].n);
@@ -97,7 +100,7 @@ static struct run run_from(const struct gpu_caps *caps, const struct adam_part *
     return r;
 }
 
-static uint32_t per_group(const struct gpu_caps *caps, const struct run *r, uint32_t wg)
+static uint32_t per_group(const struct gpu_caps *caps, const struct adam_run *r, uint32_t wg)
 {
     uint32_t n = PER_GROUP;
     while (caps->loop_budget && n > 1 && (uint64_t)n * (div_up(r->longest, wg) + 1) > 50000)
@@ -105,7 +108,7 @@ static uint32_t per_group(const struct gpu_caps *caps, const struct run *r, uint
     return n;
 }
 
-/* What a dispatch over a run is given. */
+/* The arguments of a dispatch over a run. */
 struct reach {
     struct push_adam p;
     struct grid grid;
@@ -113,8 +116,8 @@ struct reach {
     tensor rows, scale;
 };
 
-static struct reach reach(const struct gpu_caps *caps, const struct adam_part *part,
-                          const struct run *r, uint32_t wg)
+static struct reach reach_of(const struct gpu_caps *caps, const struct adam_part *part,
+                             const struct adam_run *r, uint32_t wg)
 {
     uint32_t unit = max_u32(caps->align / 4, 1), first = r->row0 / unit * unit;
     uint32_t end = r->row0 + r->n_row, each = per_group(caps, r, wg);
@@ -127,12 +130,12 @@ static struct reach reach(const struct gpu_caps *caps, const struct adam_part *p
                .moment0 = (uint32_t)(r->moments.first / caps->align * caps->align / 4) },
         .grid = GRID(min_u32(n, GRID_X), div_up(n, GRID_X), 1),
         .n_group = n,
-        .rows = bind_span(caps, part->rows, (struct span){ 16ull * first, 16ull * end }),
-        .scale = bind_span(caps, part->scale, (struct span){ 4ull * first, 4ull * end }),
+        .rows = bind_span(caps, part->rows, (struct adam_span){ 16ull * first, 16ull * end }),
+        .scale = bind_span(caps, part->scale, (struct adam_span){ 4ull * first, 4ull * end }),
     };
 }
 
-static tensor whole(struct arena *a) { return (tensor){ .arena = a }; }
+static tensor whole_arena(struct arena *a) { return (tensor){ .arena = a }; }
 
 /* ---- the norm -------------------------------------------------------------------------------- */
 
@@ -141,15 +144,15 @@ static uint32_t n_sums(const struct gpu_caps *caps, const struct adam *a, uint32
     uint32_t n = 0;
     for (uint32_t k = 0; k < a->n_part; k++)
         for (uint32_t row = 0; row < a->part[k].n_row;) {
-            struct run r = run_from(caps, &a->part[k], row);
-            struct grid g = reach(caps, &a->part[k], &r, wg).grid;
+            struct adam_run r = run_from(caps, &a->part[k], row);
+            struct grid g = reach_of(caps, &a->part[k], &r, wg).grid;
             n += g.x * g.y;
             row += r.n_row;
         }
     return n;
 }
 
-/* Sums of sums until there is one, from the front of `sums` to what is behind them. */
+/* Adds up the first n of `sums`, writing partial sums after them, until one is left. */
 static void sum_up(struct cmd *c, const struct adam *a, tensor sums, uint32_t n)
 {
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
@@ -169,13 +172,14 @@ void op_grad_norm(struct cmd *c, const struct adam *a)
     for (uint32_t k = 0; k < a->n_part; k++)
         for (uint32_t row = 0; row < a->part[k].n_row;) {
             const struct adam_part *part = &a->part[k];
-            struct run r = run_from(caps, part, row);
-            struct reach to = reach(caps, part, &r, wg);
+            struct adam_run r = run_from(caps, part, row);
+            struct reach to = reach_of(caps, part, &r, wg);
             to.p.to = at;
             cmd_work(c, 2.0 * (double)(r.moments.end - r.moments.first) / 4);
             cmd_dispatch(c, K_grad_norm, to.grid, SPEC(.wg = wg), PUSH(to.p),
                          USES(READ(to.rows), READ(to.scale),
-                              READ(bind_span(caps, whole(part->grads), r.values)), WRITE(sums)));
+                              READ(bind_span(caps, whole_arena(part->grads), r.values)),
+                              WRITE(sums)));
             at += to.grid.x * to.grid.y;
             row += r.n_row;
         }
@@ -191,13 +195,13 @@ void op_adam(struct cmd *c, const struct adam *a)
     for (uint32_t k = 0; k < a->n_part; k++)
         for (uint32_t row = 0; row < a->part[k].n_row;) {
             const struct adam_part *part = &a->part[k];
-            struct run r = run_from(caps, part, row);
-            struct reach to = reach(caps, part, &r, wg);
+            struct adam_run r = run_from(caps, part, row);
+            struct reach to = reach_of(caps, part, &r, wg);
             cmd_work(c, 16.0 * (double)(r.moments.end - r.moments.first) / 4);
             cmd_dispatch(c, K_adam, to.grid, SPEC(.wg = wg), PUSH(to.p),
                          USES(READ(to.rows), READ(to.scale),
-                              BOTH(bind_span(caps, whole(part->grads), r.values)),
-                              BOTH(bind_span(caps, whole(part->values), r.values)),
+                              BOTH(bind_span(caps, whole_arena(part->grads), r.values)),
+                              BOTH(bind_span(caps, whole_arena(part->values), r.values)),
                               BOTH(bind_span(caps, part->m, r.moments)),
                               BOTH(bind_span(caps, part->v, r.moments)), READ(a->hyper),
                               READ(a->norm)));

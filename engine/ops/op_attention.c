@@ -1,14 +1,14 @@
-/* op_attention: grouped-query attention over the cache, from the joint projection to
- * the gated heads.
+/* op_attention: grouped-query attention over the cache, from the joint projection to the gated
+ * heads.
  *
- * RMSNorm on every query and key head, rotary on the first n_rot elements, softmax in f32, and a
- * sigmoid gate per element or per head, each where the layer has it. A layer with a window keeps
- * its keys in a ring. Keys are cut in runs that bound a shader's loops and give a GPU enough
- * workgroups at decode; the runs are merged in a second dispatch.
+ * A layer may have RMSNorm on every query and key head, rotary embedding of the first n_rot
+ * elements, and a sigmoid gate per element or per head. Softmax is in f32. A layer with a window
+ * keeps its keys in a ring. The keys are divided into runs, which bound the loops of a shader and
+ * give a GPU enough workgroups in decoding; a second dispatch merges the runs.
  *
- * A row of documents (batch.docs) has kernels of its own: keys and values go to scratch, and
- * nothing is cut, so that what a token gets depends on its document alone. Their backward keeps no
- * weights: it makes them again from scores, maximum and sum. */
+ * A training row (batch.docs) has kernels of its own. Keys and values go to scratch and are not
+ * divided, so that the result of a token depends only on its document. The backward does not keep
+ * the softmax weights: it computes them again from scores, maximum and sum. */
 #include "ops/op.h"
 
 #include <math.h>
@@ -16,8 +16,8 @@
 void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *turn)
 {
     for (uint32_t i = 0; i < n_rot / 2; i++) {
-        /* The models round the frequency to f32; the angle is then exact (models/README.md, "Shared
-         * operations"). */
+        /* The models' code rounds the frequency to f32, and from there on the angle is exact
+         * (models/README.md, "Shared operations"). */
         double exact = 1.0 / pow(theta, 2.0 * i / n_rot);
         double freq = (float)(factor ? exact / (double)factor[i] : exact);
         double t = freq / 6.283185307179586476925287, hi = floor(ldexp(t, 32));
@@ -26,9 +26,9 @@ void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *tur
     }
 }
 
-/* Keys of one run: at most what keeps an invocation's loop rounds below 60000 (a block of wg
- * keys takes head_dim/4 rounds for the scores and wg for the values), and on a GPU short at
- * decode, to fill it. */
+/* The keys of a run. They are few enough that an invocation has fewer than 60000 rounds of loops
+ * (wg keys take head_dim/4 rounds for the scores and wg rounds for the values). On a GPU the runs
+ * are short in decoding, so that there are workgroups for all of it. */
 static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_dim, uint32_t n_tok)
 {
     uint32_t rounds = head_dim / 4 + wg + wg / caps->subgroup * 4 + 4;
@@ -36,9 +36,9 @@ static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_
     return caps->kind != GPU_CPU && n_tok <= 8 ? min_u32(most, 8 * wg) : most;
 }
 
-/* Query heads that a workgroup of attn_cols takes: those that share a key head, as far as a lane's
- * queries and sums (2 * heads * head_dim numbers) stay in reach of registers and the unrolled loop
- * compiles in bearable time. */
+/* The query heads of a workgroup of attn_cols: those that share a key head, but not more than
+ * registers can hold (2 * heads * head_dim numbers of queries and sums per lane) and than the
+ * unrolled loop can have without taking long to compile. */
 static uint32_t cols_heads(const struct attention *a)
 {
     uint32_t shared = a->n_head / a->n_kv_head, most = 128 / a->head_dim;
@@ -61,7 +61,7 @@ tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const st
     return attention_by(c, cols ? ATTENTION_COLS : ATTENTION_PLAIN, p, a, kv, b);
 }
 
-/* Where the parts of a row of p begin; gate: that of the first head. */
+/* The columns at which the parts of a row of p begin; gate: the gate of the first head. */
 struct columns {
     uint32_t q, q_step, k, v, gate, end;
 };
@@ -77,8 +77,8 @@ static struct columns columns(const struct attention *a, uint32_t col)
     return p;
 }
 
-/* Queries normed and rotated into q; keys, the same, and values into the cache, or for documents
- * into what stands in its place. */
+/* Writes normalised and rotated queries to q, and keys, likewise, and values to the cache or, for a
+ * training row, to the scratch that replaces it. */
 static void prepare(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b, struct spec spec, tensor q)
 {
@@ -99,7 +99,7 @@ static void prepare(struct cmd *c, tensor p, const struct attention *a, const st
     tensor where = b->docs ? b->docs->first : b->step;
     spec.norm = a->norm;
     spec.docs = b->docs != NULL;
-    /* a binding that is not read is the one that says where tokens are */
+    /* A binding that the kernel does not read gets the tensor of the tokens' positions. */
     cmd_work(c, 16.0 * (a->n_head + 2.0 * a->n_kv_head) * a->head_dim * b->n_tok);
     cmd_dispatch(c, K_attn_prep, GRID(a->n_head + 2 * a->n_kv_head, b->n_tok, 1), spec, PUSH(push),
                  USES(READ(p), READ(a->norm ? a->q_norm : where), READ(a->norm ? a->k_norm : where),
@@ -123,8 +123,8 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     prepare(c, p, a, kv, b, spec, q);
 
-    /* A workgroup of attn_cols begins with the first key of its first token and ends with its last
-     * token's own. */
+    /* A workgroup of attn_cols reads from the first key of its first token to the own key of its
+     * last token. */
     uint32_t n_row = kv->k.n_row / a->n_kv_head, tile = cols ? wg : 1;
     uint32_t n_key = a->window ? (uint32_t)min_u64(n_row, (uint64_t)a->window + tile - 1) : n_row;
     uint32_t len = run_len(caps, wg, hd, n_tok), n_split = div_up(n_key, len);
@@ -146,9 +146,10 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
         .gate_col = col.gate,
         .scale = (float)(1.0 / sqrt(hd)),
     };
-    /* both products, of a window or of half the causal square */
+    /* two products, over the window or over half of the causal square */
     cmd_work(c, (a->window ? 4.0 : 2.0) * a->n_head * hd * n_tok * n_key);
-    spec.gate = merge ? GATE_NONE : a->gate; /* who divides, gates */
+    /* the dispatch that divides by the sum also applies the gate */
+    spec.gate = merge ? GATE_NONE : a->gate;
     if (cols) {
         uint32_t heads = cols_heads(a);
         spec.quads = hd / 4;
@@ -171,10 +172,11 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 
 /* ---- a row of documents ---------------------------------------------------------------------- */
 
-/* How attn_docs and its backward cut a head: slices so narrow that loops, and what a lane holds,
- * stay short; several query heads or keys a lane, so that they share what is loaded. Measured on
- * lavapipe in GFLOP/s of a core, forward and both backwards: heads of 32 13, 16, 18; of 64 11, 11,
- * 13; of 128 8, 9, 6. More in a lane is faster yet, and takes long to compile. */
+/* How attn_docs and its backward divide a head: into slices that are narrow enough to keep loops
+ * and the numbers of a lane few. A lane has several query heads or keys, which share what it loads.
+ * Measured on lavapipe, in GFLOP/s per core, for the forward and the two backward kernels: heads of
+ * 32: 13, 16, 18; of 64: 11, 11, 13; of 128: 8, 9, 6. More numbers in a lane would be faster, but
+ * take long to compile. */
 struct cut {
     uint32_t wg, quads, slices, heads, keys, round;
 };
@@ -228,13 +230,13 @@ static struct push_attn_docs push_docs(const struct attention *a, tensor p, tens
     };
 }
 
-/* Rounds of loops that an invocation may have; a row takes one a token. */
+/* The most rounds of loops of an invocation; each token of a row takes one. */
 static uint32_t max_rounds(const struct gpu_caps *caps)
 {
     return caps->loop_budget ? 59000 : UINT32_MAX;
 }
 
-/* Multiplications of all queries with all their keys, as if documents were rows. */
+/* The multiplications of all queries with all their keys, as if the row were a single document. */
 static double docs_work(const struct attention *a, uint32_t n_tok)
 {
     double n_key = a->window ? min_u32(a->window, n_tok) : 0.5 * n_tok;
@@ -282,7 +284,8 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
     return y;
 }
 
-/* Gradients of keys and values, as many query heads at a time as the loops bear. */
+/* The gradients of keys and values, for as many query heads at a time as the limit on loops
+ * permits. */
 static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor dk, tensor dv)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -308,7 +311,7 @@ static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor d
     }
 }
 
-/* Into the projection's gradient. */
+/* Adds the gradients of queries, keys and values to that of the projection. */
 static void prepare_bwd(struct cmd *c, const struct attention *a, const tensor *t, tensor dq,
                         tensor dk, tensor dv, tensor dp)
 {
@@ -359,7 +362,8 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
     if (cmd_failed(c))
         return;
     cmd_work(c, 10.0 * a->n_head * hd * n_tok);
-    /* without a gate nothing is added to dp, and d_o, not written, is dq */
+    /* Without a gate nothing is added to dp, and dq is bound in the place of d_o, which is not
+     * written. */
     cmd_dispatch(c, K_attn_docs_bwd, GRID(a->n_head, n_tok, 1),
                  SPEC(.wg = wg_size(caps, 64), .gate = a->gate), PUSH(push),
                  USES(READ(dy), READ(t[T_Y]), READ(p), READ(t[T_FIRST]), BOTH(dp), BOTH(t[T_STAT]),

@@ -1,16 +1,16 @@
-/* op_delta: the Gated DeltaNet mixer, from the joint projection to the gated, normed heads.
+/* op_delta: the Gated DeltaNet mixer, from the joint projection to the gated, normalised heads.
  *
- * Recurrence: Yang, Kautz, Hatamizadeh, "Gated Delta Networks" (arXiv 2412.06464), token by token
- * or in chunks, whose tokens meet in matrix products. The state, the decay and the write strength
- * are f32; shaders/gate.glsl is the one place that computes them.
+ * The recurrence (Yang, Kautz, Hatamizadeh, "Gated Delta Networks", arXiv 2412.06464) is computed
+ * token by token, or in chunks, where matrix products combine the tokens of a chunk. The state, the
+ * decay and the write strength are f32; shaders/gate.glsl is the one place that computes them.
  *
- * Rows of documents always go in chunks, which begin and end with their documents; only they have
- * a backward (models/README.md, "DeltaNet backward"). */
+ * A training row is always computed in chunks that begin and end with its documents, and only this
+ * form has a backward (models/README.md, "DeltaNet backward"). */
 #include "ops/op.h"
 
-#define CHUNK_MIN 64                 /* tokens from which chunks are worth it */
-#define CHUNK_COLS 16                /* of the state in a workgroup, at most */
-#define MAX_CHUNK_BYTES (128u << 20) /* of each kind of what is kept of documents' chunks */
+#define CHUNK_MIN 64                 /* chunks are faster from this many tokens on */
+#define CHUNK_COLS 16                /* the most columns of the state in a workgroup */
+#define MAX_CHUNK_BYTES (128u << 20) /* for each tensor that is kept of the chunks of documents */
 
 static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                          const struct batch *b);
@@ -20,16 +20,16 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct rec
 {
     if (b->docs)
         return delta_docs(c, p, d, s, b);
-    /* On a CPU device, whose shared memory is memory like any other, chunks take a fifth more time
-     * than tokens for 16 heads of 128, nearly twice as much for 8 of 32. */
+    /* A CPU device has no faster shared memory: there chunks take a fifth longer than single tokens
+     * for 16 heads of 128, and nearly twice as long for 8 heads of 32. */
     bool chunks = b->n_tok >= CHUNK_MIN && gpu_caps(cmd_gpu(c))->kind != GPU_CPU;
     enum delta_path path = b->n_tok == 1 ? DELTA_STEP : chunks ? DELTA_CHUNK : DELTA_PLAIN;
     return delta_by(c, path, p, d, s, b);
 }
 
-/* The recurrence alone, by tokens: o from u. */
-static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta *d,
-                 const struct recurrent *s, const struct push_delta *push)
+/* The recurrence token by token, from u to o. */
+static void delta_scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta *d,
+                       const struct recurrent *s, const struct push_delta *push)
 {
     uint32_t n = d->d_state, wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(n, 64));
     cmd_work(c, 8.0 * o.n * n * push->n_tok);
@@ -41,18 +41,20 @@ static void scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta
 
 /* ---- in chunks ------------------------------------------------------------------------------- */
 
-/* What is made of the chunks of some K heads with their V heads. Rows of the tensors are slots: of
- * a V head and a chunk, those of a head together. */
+/* Tensors for the chunks of some K heads with their V heads. A row of a tensor is a slot: one V
+ * head and one chunk. The slots of a head are adjacent. */
 struct chunked {
     struct push_delta_chunk push;
     struct spec make, walk;
-    uint32_t once;            /* chunks that one dispatch may walk over */
-    uint32_t n_k_head, n_row; /* K heads that there is room for at once; slots */
+    uint32_t once; /* the most chunks that one dispatch may walk over */
+    uint32_t n_k_head,
+        n_row; /* the K heads for which there is room at the same time; their slots */
     tensor uw, within, gates, state;
-    tensor chunks, solve, states; /* of documents, states where there is a backward; else 0 */
+    tensor chunks, solve,
+        states; /* of documents; states only if there is a backward; otherwise zero */
 };
 
-/* Chunks that one dispatch may walk over: loop_budget. */
+/* The most chunks that one dispatch may walk over (gpu_caps.loop_budget). */
 static uint32_t chunks_at_once(const struct gpu_caps *caps, uint32_t chunk, uint32_t n_row,
                                uint32_t n)
 {
@@ -63,7 +65,7 @@ static uint32_t chunks_at_once(const struct gpu_caps *caps, uint32_t chunk, uint
     return max_u32(1, 50000 / rounds);
 }
 
-/* docs NULL: chunks of tokens that follow each other. */
+/* docs NULL: the chunks are of tokens that continue what the caches hold. */
 static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, uint32_t wg,
                                    const struct delta *d, const struct push_delta *from,
                                    const struct docs *docs)
@@ -71,7 +73,7 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
     uint32_t n = d->d_state, cols = CHUNK_COLS, n_chunk = div_up(from->n_tok, chunk);
     while (cols > n || cols / 4 > wg)
         cols /= 2;
-    bool cpu = caps->kind == GPU_CPU; /* loads are what costs there */
+    bool cpu = caps->kind == GPU_CPU; /* there loads take most of the time */
     uint32_t rows = cpu ? 4 : 1, fours = cpu && n / 4 % 2 == 0 ? 2 : 1;
     if (docs)
         n_chunk = docs->n_chunk;
@@ -93,7 +95,7 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
         .n_k_head = d->n_k_head,
         .n_row = n_chunk * d->n_v_head,
     };
-    if (docs) { /* no fewer rows for more tokens */
+    if (docs) { /* more tokens never get fewer rows */
         uint64_t most = min_u64(MAX_CHUNK_BYTES, caps->max_range);
         uint64_t widest = 4ull * max_u32(n * n, 2 * chunk * max_u32(n, chunk));
         uint32_t of_k_head = k.n_row / d->n_k_head;
@@ -103,7 +105,7 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
     return k;
 }
 
-/* states: what chunks of documents begin with is wanted. */
+/* states: whether the states with which the chunks of documents begin are wanted. */
 static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *docs, bool states)
 {
     uint32_t n = k->push.d_state, chunk = k->push.chunk;
@@ -118,7 +120,7 @@ static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *do
         k->state = cmd_scratch(c, F32, n * n, k->push.n_v_head);
 }
 
-/* For the K heads from k_head0 on; o from u. */
+/* For the K heads from k_head0 on, from u to o. */
 static void chunked_run(struct cmd *c, struct chunked *k, uint32_t k_head0, tensor u, tensor p,
                         tensor o, const struct delta *d)
 {
@@ -139,10 +141,10 @@ static void chunked_run(struct cmd *c, struct chunked *k, uint32_t k_head0, tens
     }
 }
 
-/* The recurrence by chunks: o from u. */
-static void scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
-                        const struct delta *d, const struct recurrent *s,
-                        const struct push_delta *push)
+/* The recurrence in chunks, from u to o. */
+static void delta_scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
+                              const struct delta *d, const struct recurrent *s,
+                              const struct push_delta *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t chunk = wide ? 64 : 32, lanes = min_u32(4 * chunk, caps->max_invocations);
@@ -174,16 +176,16 @@ static struct push_delta push_of(tensor p, const struct delta *d, uint32_t n_tok
     };
 }
 
-/* Whole subgroups of 32: drivers have been seen to sum wrongly over workgroups that end in a part
- * of one (Mesa 22.3.6, subgroups of 8, workgroups of 12). */
+/* A workgroup has a multiple of 32 lanes, so that its subgroups are complete: a driver was seen to
+ * compute wrong sums with an incomplete one (Mesa 22.3.6, subgroups of 8, workgroups of 12). */
 static uint32_t head_wg(struct cmd *c, const struct delta *d)
 {
     return wg_size(gpu_caps(cmd_gpu(c)), d->d_state > 32 ? 64 : 32);
 }
 
-/* u: q, k and v heads. */
-static tensor conv(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
-                   const struct batch *b, const struct push_delta *push)
+/* Returns u: the heads of q, k and v. */
+static tensor delta_conv(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
+                         const struct batch *b, const struct push_delta *push)
 {
     uint32_t n_head = 2 * d->n_k_head + d->n_v_head, d_conv = n_head * d->d_state;
     struct spec spec = SPEC(.wg = head_wg(c, d), .conv_k = d->conv_k);
@@ -206,8 +208,8 @@ static void delta_gate_stats(struct cmd *c, tensor p, const struct delta *d,
         op_gate_stats(c, p, push->a_col, push->b_col, d->ssm_a, d->dt_bias, b, s->stats.gates);
 }
 
-static void norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta *d,
-                 const struct push_delta *push)
+static void delta_norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta *d,
+                       const struct push_delta *push)
 {
     cmd_work(c, 16.0 * y.n * y.n_row);
     cmd_dispatch(c, K_delta_norm, GRID(d->n_v_head, y.n_row, 1), SPEC(.wg = head_wg(c, d)),
@@ -233,13 +235,13 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
                           READ(d->dt_bias), BOTH(s->state), READ(d->norm), WRITE(y)));
         return y;
     }
-    tensor u = conv(c, p, d, s, b, &push);
+    tensor u = delta_conv(c, p, d, s, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
     if (path == DELTA_PLAIN)
-        scan(c, u, p, o, d, s, &push);
+        delta_scan(c, u, p, o, d, s, &push);
     else
-        scan_chunks(c, path == DELTA_CHUNK_WIDE, u, p, o, d, s, &push);
-    norm(c, o, p, y, d, &push);
+        delta_scan_chunks(c, path == DELTA_CHUNK_WIDE, u, p, o, d, s, &push);
+    delta_norm(c, o, p, y, d, &push);
     return y;
 }
 
@@ -258,7 +260,7 @@ static struct chunked docs_plan(struct cmd *c, const struct delta *d, const stru
 
 static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r);
 
-/* Of the states that the chunks of some K heads begin with. */
+/* Statistics of the states with which the chunks of some K heads begin. */
 static void delta_state_stats(struct cmd *c, const struct chunked *k, uint32_t k_head0,
                               const struct recurrent *s, const struct docs *docs)
 {
@@ -286,20 +288,21 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
         return p;
     struct push_delta push = push_of(p, d, b->n_tok);
     struct chunked k = docs_plan(c, d, &push, b->docs);
-    tensor y = cmd_scratch(c, F32, d_out, b->n_tok), u = conv(c, p, d, NULL, b, &push);
+    tensor y = cmd_scratch(c, F32, d_out, b->n_tok), u = delta_conv(c, p, d, NULL, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
     delta_gate_stats(c, p, d, s, b, &push);
     chunked_take(c, &k, b->docs, stats || tape_runs(c));
     if (cmd_failed(c))
         return p;
-    /* States of some heads alone are not kept for the backward: it makes them again. */
+    /* If the heads do not all fit at the same time, their states are not kept, and the backward
+     * computes them a second time. */
     k.push.keep = stats || (tape_runs(c) && k.n_k_head == d->n_k_head);
     for (uint32_t k_head = 0; k_head < d->n_k_head; k_head += k.n_k_head) {
         chunked_run(c, &k, k_head, u, p, o, d);
         if (stats)
             delta_state_stats(c, &k, k_head, s, b->docs);
     }
-    norm(c, o, p, y, d, &push);
+    delta_norm(c, o, p, y, d, &push);
     tape_push(c, (struct tape_rec){
                      delta_docs_bwd,
                      .t = { [P] = p,
@@ -320,7 +323,7 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
     return y;
 }
 
-/* What the backward makes of the chunks of some K heads; rows as in struct chunked. */
+/* Tensors of the backward for the chunks of some K heads; rows are as in struct chunked. */
 struct chunked_bwd {
     tensor d_o, du, dp, sums; /* of all heads */
     tensor dv, dr, dm, parts, pair;
@@ -342,7 +345,7 @@ static struct chunked_bwd bwd_take(struct cmd *c, const struct chunked *k)
     };
 }
 
-/* The walk over the states' gradients, from the last chunk. */
+/* The walk over the gradients of the states, from the last chunk to the first. */
 static void walk_bwd(struct cmd *c, struct chunked *k, uint32_t n_head, tensor u,
                      const struct chunked_bwd *g)
 {
@@ -373,7 +376,7 @@ static void lower_bwd(struct cmd *c, struct chunked *k, uint32_t n_head, tensor 
                       WRITE(g->du), WRITE(g->parts)));
 }
 
-/* For the K heads of the forward that stands in k. */
+/* For the K heads whose forward is in k. */
 static void chunked_run_bwd(struct cmd *c, struct chunked *k, tensor u, tensor p,
                             const struct delta *d, const struct chunked_bwd *g)
 {
@@ -404,7 +407,7 @@ static void chunked_run_bwd(struct cmd *c, struct chunked *k, tensor u, tensor p
                       READ(d->dt_bias), BOTH(g->dp), WRITE(g->sums)));
 }
 
-/* A_log and dt_bias, where they are trained. */
+/* The gradients of A_log and dt_bias, if these are trained. */
 static void gate_sums(struct cmd *c, const struct delta *d, const struct chunked_bwd *g)
 {
     tensor da = grad(c, d->ssm_a), dt = grad(c, d->dt_bias), none = cmd_scratch(c, F32, 4, 1);

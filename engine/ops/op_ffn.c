@@ -1,4 +1,4 @@
-/* op_ffn: the dense feed-forward half of a layer. */
+/* op_ffn: the dense feed-forward network of a layer. */
 #include "ops/op.h"
 
 tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn *f)

@@ -1,5 +1,5 @@
-/* op_grouped: the products of a mixture's experts, each with the tokens that chose it, forward and
- * backward, with the experts' adapters. */
+/* op_grouped: the products of experts with the tokens that chose them, forward and backward, with
+ * the adapters of the experts. */
 #include "ops/op_linear_parts.h"
 
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
@@ -12,15 +12,15 @@ uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
     return caps->coop.m ? min_u32(toks, linear_coop_toks(caps)) : toks;
 }
 
-/* Of a path that takes f16: of the tile that holds what the f32 paths, for which the entries were
- * grouped, take at once. */
+/* The tile of path p. Entries were grouped for the tile t of the f32 paths; a path with f16
+ * operands gets its smallest tile that holds as many tokens. */
 static struct linear_tile grouped_tile(const struct linear_path *p, const struct gpu_caps *caps,
                                        struct linear_tile t, const struct grouping *g)
 {
     return p->f16 ? linear_shared_tile(p, caps, g->tile > 32 ? 48 : g->tile > 16 ? 24 : 9) : t;
 }
 
-/* y[e] = W_expert(e) x, with add added to what y holds. */
+/* y[e] = W_expert(e) x[e]; with add, the product is added to y. */
 static void grouped_product(struct cmd *c, struct grouped_args a, tensor y, bool add, bool f16)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -71,7 +71,7 @@ void linear_grouped(struct cmd *c, struct grouped_args a, tensor y)
     grouped_product(c, up, y, true, false);
 }
 
-/* dX by entry, added to dx. */
+/* Adds the gradient of every entry's x to dx. */
 static void grouped_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx,
                         const struct grouping *g, bool f16)
 {
@@ -92,7 +92,7 @@ static void grouped_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx,
     }
 }
 
-/* The gradient of a.w, where it is trained. */
+/* Adds to the gradient of a.w, if a.w is trained. */
 static void grouped_outer(struct cmd *c, struct grouped_args a, tensor dy)
 {
     const linear *w = a.w;

@@ -1,16 +1,16 @@
 /* op_linear: y = W x on packed weights: the ways to compute it, the sizes of their tiles, and the
  * forward product.
  *
- * Operands are f32, or f16 where the cmd allows that: the model's own weights rounded (those of F32
- * matrices to the sum of two), and each row of what they are multiplied with times a power of two
- * that brings it into f16's range. Sums are f32, and so is all of the products that make recurrent
- * gates or choose experts (linear.n_f32_rows), and of adapters: their factors' products, their
- * gradients. On matrix units f16 is many times as fast; elsewhere it gains nothing, and its path is
- * there for comparison. */
+ * Operands are f32, or f16 if the cmd allows it (cmd_set_f16). In f16 the model's weights are
+ * rounded, those of F32 matrices to the sum of two numbers, and each row of x is multiplied by a
+ * power of two that brings it into the range of f16. Sums are always f32. Some products take only
+ * f32 operands: those that make recurrent gates or choose experts (linear.n_f32_rows), and those
+ * with the factors of adapters and for their gradients. With matrix units f16 is many times as
+ * fast; on other devices it gains nothing, and its path is only there for comparison. */
 #include "ops/op_linear_parts.h"
 
-/* First fit wins. CPU devices have no faster memory than a load, so they take lanes as
- * tokens early. */
+/* The first path that fits is taken. A CPU device has no workgroup memory that is faster than a
+ * load, so it uses lanes as tokens ("cols") already for few tokens. */
 const struct linear_path linear_paths[] = {
     { "coop", K_linear_coop, ANY_DEVICE, 9, UINT32_MAX, false, true },
     { "tile, f16", K_linear_tile, ANY_DEVICE, 9, UINT32_MAX, false, true },
@@ -21,7 +21,8 @@ const struct linear_path linear_paths[] = {
 };
 const uint32_t n_linear_path = ARRAY_LEN(linear_paths);
 
-/* Workgroup memory: what linear_tile and linear_coop ask for, the latter's widest tile. */
+/* Bytes of workgroup memory that linear_tile and linear_coop need, and that the widest tile of
+ * linear_coop needs. */
 enum { TILE_SHARED = 32 << 10, COOP_WIDE_SHARED = 40 << 10 };
 
 static bool is_tile(enum kernel k) { return k == K_linear_tile || k == K_linear_tile_bwd; }
@@ -44,7 +45,7 @@ const struct linear_path *linear_path_of(const struct linear_path *paths, uint32
             linear_path_runs(caps, p))
             return p;
     }
-    return &paths[n - 1]; /* no tokens: recording has failed */
+    return &paths[n - 1]; /* only without tokens, after recording has failed */
 }
 
 const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16)
@@ -52,14 +53,15 @@ const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16)
     return linear_path_of(linear_paths, n_linear_path, gpu_caps(cmd_gpu(c)), n_tok, f16);
 }
 
-/* Of coop.glsl: lanes of a workgroup, and tokens that leave each of them 64 sums at most. */
+/* For coop.glsl: the lanes of a workgroup, and the most tokens with which each lane has at most 64
+ * sums. */
 static uint32_t coop_wg(const struct gpu_caps *caps)
 {
     return min_u32(256, 8 * caps->coop.subgroup);
 }
 uint32_t linear_coop_toks(const struct gpu_caps *caps) { return max_u32(16, coop_wg(caps) / 2); }
 
-/* Of the kernels that take tiles through workgroup memory, forward and backward. */
+/* For the kernels that read tiles through workgroup memory, forward and backward. */
 struct linear_tile linear_shared_tile(const struct linear_path *p, const struct gpu_caps *caps,
                                       uint32_t n_tok)
 {
@@ -88,7 +90,7 @@ struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps 
     return s;
 }
 
-/* Rows of x as halves.comp makes them; of a path that takes f32 x itself. */
+/* The rows of x as the kernel halves makes them; x itself for a path with f32 operands. */
 tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x)
 {
     if (!p->f16 || cmd_failed(c))
@@ -107,8 +109,8 @@ tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x)
 struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_caps *caps,
                                   enum dtype dtype, uint32_t n_out, uint32_t n_tok)
 {
-    /* A CPU device compiles every unrolled load at some cost: fewer rows of the types
-     * that take many. */
+    /* On a CPU device every unrolled load takes time to compile, so types with many loads get fewer
+     * rows. */
     uint32_t n_word;
     bool cpu = caps->kind == GPU_CPU, plain = dtype == F32 || dtype == F16 || dtype == BF16;
     uint32_t cpu_rows = plain || dtype_codebook(dtype, &n_word) ? 4 : 8;
@@ -116,7 +118,7 @@ struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_
         return linear_shared_tile(p, caps, n_tok);
     if (p->kernel == K_linear_cols) {
         uint32_t toks = n_tok > 2 * caps->subgroup ? 4 : n_tok > caps->subgroup ? 2 : 1;
-        /* 32 rows; of factors that have no more, fewer */
+        /* 32 rows; fewer for factors that have fewer */
         uint32_t wg = caps->subgroup, rows = wg < 8 ? 4 * wg : max_u32(32, wg);
         while (dtype == F32 && rows > wg && rows / 2 >= n_out)
             rows /= 2;
@@ -146,7 +148,7 @@ tensor linear_codebook(const linear *w)
     };
 }
 
-/* So many rows lead from where a binding may begin to where the next one may. */
+/* The number of rows from one where a binding may begin to the next such row. */
 uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w)
 {
     uint32_t row = w->row_q * 16, even = row & (0 - row);

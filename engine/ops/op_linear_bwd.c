@@ -1,5 +1,5 @@
 /* op_linear_bwd: the backward of a product: dx += W^T dy on packed weights, and the outer products
- * that are the gradient of weights in F32. */
+ * that are the gradient of F32 weights. */
 #include "ops/op_linear_parts.h"
 
 const struct linear_path linear_bwd_paths[] = {
@@ -15,8 +15,8 @@ const struct linear_path *linear_bwd_pick(struct cmd *c, uint32_t n_tok, bool f1
     return linear_path_of(linear_bwd_paths, n_linear_bwd_path, gpu_caps(cmd_gpu(c)), n_tok, f16);
 }
 
-/* Rows of W in one dispatch at most: an invocation walks over all of them, and
- * gpu_caps.loop_budget is not far. */
+/* The most rows of W in one dispatch. An invocation loops over all of them and must stay below the
+ * limit of gpu_caps.loop_budget. */
 enum { BWD_ROWS = 16384 };
 
 struct linear_tile linear_bwd_tile_of(const struct linear_path *p, const struct gpu_caps *caps,
@@ -88,8 +88,8 @@ void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx)
     linear_bwd_by(c, linear_bwd_pick(c, dy.n_row, cmd_f16(c)), w, dy, dx);
 }
 
-/* Parts of a sum over tokens that run side by side, where there are not workgroups enough without;
- * by sizes alone. */
+/* Into how many parts, which run side by side, the sum over tokens is divided if there are too few
+ * workgroups otherwise. The same sizes give the same parts, and so the same bits. */
 static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_group, uint32_t n_tok)
 {
     uint32_t want = caps->kind == GPU_CPU ? 8 : 512;
@@ -101,7 +101,7 @@ void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a)
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     const linear *w = a->w;
     const struct grouping *g = a->g;
-    bool turned = w->n_out > w->n_in && !(g && !a->by_entry); /* dy is the long side */
+    bool turned = w->n_out > w->n_in && !(g && !a->by_entry); /* dy has the longer rows */
     tensor dy = a->dy, l = turned ? dy : a->x, s = turned ? a->x : dy, to = a->dw;
     uint32_t n_short = turned ? w->n_in : w->n_out, n_long = turned ? w->n_out : w->n_in;
     uint32_t rows = min_u32(16, (uint32_t)align_up(n_short, 4)), wg = wg_size(caps, 64);

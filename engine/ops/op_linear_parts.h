@@ -1,21 +1,22 @@
-/* op_linear_parts: what op_linear, op_linear_bwd, op_product and op_grouped share, private to them.
- */
+/* op_linear_parts: what op_linear, op_linear_bwd, op_product and op_grouped share, and the walk
+ * over slabs, which op_embed and op_moe use too. Private to these files. */
 #pragma once
 #include "ops/op.h"
 
-/* Workgroup; rows that it owns; tokens that a lane (K_linear and coop.glsl: the workgroup) and the
- * workgroup own. */
+/* The lanes of a workgroup; the rows that it owns; the tokens that each lane (for K_linear and
+ * coop.glsl the workgroup) owns; the tokens that the workgroup owns. */
 struct linear_tile {
     uint32_t wg, rows, toks, toks_per_group;
 };
 
-/* The first of the n paths that fits n_tok tokens; f16: whether it may take f16 operands. */
+/* The first of n paths that the device can run and that suits n_tok tokens. f16: it may take f16
+ * operands. linear_pick and linear_bwd_pick do the same for the paths of op.h. */
 const struct linear_path *linear_path_of(const struct linear_path *paths, uint32_t n,
                                          const struct gpu_caps *caps, uint32_t n_tok, bool f16);
 const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16);
 const struct linear_path *linear_bwd_pick(struct cmd *c, uint32_t n_tok, bool f16);
 
-/* Tiles: of the kernels that take tiles through workgroup memory, of any forward and of any
+/* The tile of a kernel that reads tiles through workgroup memory; of any forward kernel; of any
  * backward kernel. */
 struct linear_tile linear_shared_tile(const struct linear_path *p, const struct gpu_caps *caps,
                                       uint32_t n_tok);
@@ -25,12 +26,12 @@ struct linear_tile linear_bwd_tile_of(const struct linear_path *p, const struct 
                                       uint32_t n_tok);
 /* The most tokens of a tile of coop.glsl. */
 uint32_t linear_coop_toks(const struct gpu_caps *caps);
-/* The constants that the kernels of many tokens share. */
+/* The constants that all kernels for many tokens have. */
 struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps *caps,
                              struct linear_tile t, enum dtype dtype, enum grouped_by grouped);
 /* Rows of x as the path takes them: x itself, or a copy in f16. */
 tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x);
-/* A binding may begin at every so many-th row of w. */
+/* A binding may begin at rows of w whose number is a multiple of this. */
 uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w);
 
 /* One step of a walk over a matrix by slabs, the rows that one binding can address:
@@ -74,8 +75,9 @@ struct linear_outer_args {
 };
 void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a);
 
-/* y = x with units left out, as the counter generator says for `id`; add: is added to y. Row r of y
- * is of row r / n_used of x. */
+/* y = x with dropout: the generator picks the units by `id` (tape.h). add: the result is added to
+ * y. Row r of y is made from row r / n_used of x. */
 void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tensor y, bool add);
-/* What goes into A of l instead of x; by entry with n_used. */
+/* The input of l's A: x after dropout, in n_used rows for each row of x; x itself if there is no
+ * dropout. */
 tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_used);

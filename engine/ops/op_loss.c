@@ -1,11 +1,12 @@
-/* op_loss: how well a token was foreseen - rows of logits to negative log likelihoods. Four numbers
- * a token leave the device, whatever the vocabulary. For training, logits are of the tokens that
- * count alone, some at a time, and become their gradient where they stand. */
+/* op_loss: from rows of logits to the negative log likelihoods of tokens. Four numbers per token
+ * leave the device, whatever the size of the vocabulary. In training only counted tokens have
+ * logits, a slice of them at a time, and the logits are overwritten by their gradient. */
 #include "ops/op.h"
 
 #include <math.h>
 
-/* A CPU device gets one subgroup a row while its loops stay short (gpu_caps.loop_budget). */
+/* A CPU device gets one subgroup per row as long as that keeps the loops short
+ * (gpu_caps.loop_budget). */
 static uint32_t row_wg(const struct gpu_caps *caps, uint32_t n_vocab)
 {
     uint32_t wg = wg_size(caps, 256);
@@ -72,7 +73,8 @@ tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
     return y;
 }
 
-/* There is nothing to undo: the gradient is there, and who made the logits finds it. */
+/* Needs no record on the tape: the gradient has taken the place of the logits, where the op that
+ * made them finds it. */
 void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, tensor parts,
                     tensor weight)
 {

@@ -1,23 +1,23 @@
-/* op_mamba: the Mamba2 mixer, from the joint projection to the gated, normed heads.
+/* op_mamba: the Mamba2 mixer, from the joint projection to the gated, normalised heads.
  *
- * Recurrence: Dao and Gu, "Transformers are SSMs" (arXiv 2405.21060), in its serial form and, for
- * many tokens on a GPU, in chunks. The state, the step and the decay are f32; shaders/gate.glsl is
- * the one place that computes them. The norm is over groups of heads, so even a single token takes
- * a dispatch of its own for it: a workgroup for each group would leave most of a GPU idle while the
- * states are read and written.
+ * The recurrence (Dao and Gu, "Transformers are SSMs", arXiv 2405.21060) is computed token by token
+ * or, for many tokens on a GPU, in chunks. The state, dt and the decay are f32; shaders/gate.glsl
+ * is the one place that computes them. The norm is over groups of heads. It has a dispatch of its
+ * own even for a single token, because one workgroup per group would leave most of a GPU idle while
+ * the states are read and written.
  *
- * A row of documents has kernels of its own, mamba_docs_*, in chunks on every device: what a chunk
- * begins with is all that its backward needs of the tokens before it. The backward is derived in
- * mamba_docs_pairs_bwd, mamba_docs_bc_bwd and mamba_docs_cross_bwd; it is the forward's matrices
- * with the parts of B and C, of x and dy, and of the two directions exchanged, so that most of
- * it is the forward's kernels. */
+ * A training row has kernels of its own, mamba_docs_*, which work in chunks on every device: all
+ * that the backward of a chunk needs of the tokens before it is the state with which it begins. The
+ * backward is derived in mamba_docs_pairs_bwd, mamba_docs_bc_bwd and mamba_docs_cross_bwd. It has
+ * the matrices of the forward with B and C, x and dy, and the two directions exchanged, so most of
+ * its kernels are those of the forward. */
 #include "ops/op.h"
 
 #include <string.h>
 
-/* Tokens from which chunks are worth it on a GPU. On a CPU device they never are, as loads cost as
- * much as sums there: 512 tokens of 64 heads of 64, 8 groups of 128, take 1.5 times as long as in
- * the walk over tokens, and small models' heads 3 times. */
+/* On a GPU chunks are faster from this many tokens on. On a CPU device they never are, because
+ * loads take as long as sums: with 64 heads of 64 and 8 groups of 128, 512 tokens take 1.5 times as
+ * long as in the walk over tokens, and with the heads of small models 3 times. */
 enum { MAMBA_CHUNK_MIN = 64 };
 
 static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
@@ -35,8 +35,8 @@ tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct rec
     return mamba_by(c, path, p, m, s, b);
 }
 
-/* Columns that a lane of mamba_scan keeps: the largest multiple of 4 up to max that divides
- * d_state. */
+/* The columns of the state that a lane of mamba_scan keeps: the largest multiple of 4, at most max,
+ * that divides d_state. */
 static uint32_t scan_part(uint32_t d_state, uint32_t max)
 {
     uint32_t n = min_u32(d_state, max) / 4 * 4;
@@ -45,7 +45,8 @@ static uint32_t scan_part(uint32_t d_state, uint32_t max)
     return n;
 }
 
-/* A lane goes n_part + 2 rounds for each of its elements of a group: see gpu_caps.loop_budget. */
+/* A lane has n_part + 2 rounds of loops for each of its elements of a group (gpu_caps.loop_budget).
+ */
 static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part)
 {
     uint32_t wg = wg_size(caps, n > 256 ? 256 : 64);
@@ -54,12 +55,12 @@ static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part
     return wg;
 }
 
-static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                   const struct batch *b, bool wide, struct push_mamba *push)
+static tensor mamba_step(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
+                         const struct batch *b, bool wide, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim;
-    uint32_t lanes = wide ? 32 : wg_size(caps, 64); /* for a row each, of a workgroup's */
+    uint32_t lanes = wide ? 32 : wg_size(caps, 64); /* lanes of a workgroup that have a row each */
     uint32_t wg = wide ? min_u32(256, caps->max_invocations / lanes * lanes) : lanes;
     HLM_ASSERT(b->n_tok == 1);
     tensor o = cmd_scratch(c, F32, d_inner, 1);
@@ -71,9 +72,9 @@ static tensor step(struct cmd *c, tensor p, const struct mamba *m, const struct 
     return o;
 }
 
-/* u: what mamba_conv makes of each token. */
-static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                   const struct batch *b, struct push_mamba *push)
+/* Returns u, the output of mamba_conv for each token. */
+static tensor mamba_conv(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
+                         const struct batch *b, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim, d_conv = d_inner + 2 * m->n_group * m->d_state;
@@ -88,15 +89,15 @@ static tensor conv(struct cmd *c, tensor p, const struct mamba *m, const struct 
     return u;
 }
 
-static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                   const struct batch *b, uint32_t part, struct push_mamba *push)
+static tensor mamba_scan(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
+                         const struct batch *b, uint32_t part, struct push_mamba *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t d_inner = m->n_head * m->head_dim;
-    tensor u = conv(c, p, m, s, b, push);
+    tensor u = mamba_conv(c, p, m, s, b, push);
 
-    /* On a CPU device the loads of B and C are what costs: two rows share them. More of them would
-     * make the kernel take seconds to compile. */
+    /* On a CPU device the loads of B and C take most of the time, so two rows share them. With more
+     * rows the kernel would take seconds to compile. */
     uint32_t wg = wg_size(caps, m->head_dim > 32 ? 64 : 32);
     uint32_t rows = caps->kind == GPU_CPU ? min_u32(2, div_up(m->head_dim, wg)) : 1;
     tensor o = cmd_scratch(c, F32, d_inner, push->n_part * b->n_tok);
@@ -107,11 +108,12 @@ static tensor scan(struct cmd *c, tensor p, const struct mamba *m, const struct 
     return o;
 }
 
-/* The chunked form (models/README.md, "Mamba2 in chunks"): matrices over chunks of Q tokens instead
- * of a walk over tokens. A run of chunks at a time, so that the states between them take a bounded
- * part of the scratch. */
-static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
-                     const struct batch *b, uint32_t plain_part, struct push_mamba *push)
+/* The form in chunks (models/README.md, "Mamba2 in chunks"): matrix products over chunks of Q
+ * tokens instead of a walk over tokens. Works on one run of chunks after another, so that the
+ * states between them take a bounded part of the scratch. */
+static tensor mamba_chunks(struct cmd *c, tensor p, const struct mamba *m,
+                           const struct recurrent *s, const struct batch *b, uint32_t plain_part,
+                           struct push_mamba *push)
 {
     enum { Q = 64, MAX_RUN = 16, WG = 128, LANES = 32, ROWS = 8, TILE = WG / LANES * ROWS };
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -120,12 +122,13 @@ static tensor chunks(struct cmd *c, tensor p, const struct mamba *m, const struc
     uint32_t run = (uint32_t)max_u64(1, min_u64(MAX_RUN, caps->max_range / state_bytes));
     uint32_t cols = hd > LANES ? 2 : 1, wide = LANES * cols, n_wide = div_up(hd, wide);
     struct spec spec = SPEC(.wg = WG, .q = Q, .lanes = LANES, .rows = ROWS, .cols = cols);
-    tensor u = conv(c, p, m, s, b, push);
+    tensor u = mamba_conv(c, p, m, s, b, push);
     run = min_u32(run, div_up(b->n_tok, Q));
     tensor gram = cmd_scratch(c, F32, Q * Q, run * m->n_group);
     tensor sums = cmd_scratch(c, F32, 3 * Q, run * m->n_head);
     tensor states = cmd_scratch(c, F32, hd * ds, run * m->n_head);
-    /* Scratch is sized for the largest batch: no fewer tokens may need more, on whichever path. */
+    /* Scratch is sized for the largest batch, so a smaller one must not need more, whatever its
+     * path. */
     tensor o = cmd_scratch(c, F32, d_inner, max_u32(b->n_tok, MAMBA_CHUNK_MIN * plain_part));
     for (push->tok0 = 0; push->tok0 < b->n_tok; push->tok0 += run * Q) {
         uint32_t n = min_u32(run, div_up(b->n_tok - push->tok0, Q));
@@ -182,9 +185,9 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
 
     mamba_gate_stats(c, p, m, s, b);
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
-    tensor o = path == MAMBA_PLAIN   ? scan(c, p, m, s, b, part, &push)
-               : path == MAMBA_CHUNK ? chunks(c, p, m, s, b, m->d_state / part, &push)
-                                     : step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
+    tensor o = path == MAMBA_PLAIN   ? mamba_scan(c, p, m, s, b, part, &push)
+               : path == MAMBA_CHUNK ? mamba_chunks(c, p, m, s, b, m->d_state / part, &push)
+                                     : mamba_step(c, p, m, s, b, path == MAMBA_STEP_WIDE, &push);
     cmd_work(c, 10.0 * d_inner * b->n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, b->n_tok, 1),
                  SPEC(.wg = norm_wg(caps, d_inner / m->n_group, push.n_part)), PUSH(push),
@@ -194,18 +197,19 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
 
 /* ---- rows of documents ----------------------------------------------------------------------- */
 
-/* What the forward makes and its backward takes. */
+/* Tensors of the forward that the backward reads. */
 enum docs_tensor { P, Y, U, O, SUMS, STATES, PAIRS, CARRY, FIRST, CHUNKS, N_DOCS_TENSOR };
 struct docs_pass {
     const struct mamba *m;
     tensor t[N_DOCS_TENSOR];
     uint32_t d_inner, d_conv, b_col, c_col, do_col; /* columns of u */
     uint32_t n_chunk;
-    uint32_t run; /* chunks that are worked on at once */
+    uint32_t run; /* chunks that are computed at the same time */
     struct push_mamba_docs push;
 };
 
-/* A multiple of 4, so that what belongs to a run begins where a binding may. */
+/* How many chunks are a run: a multiple of 4, so that the tensors of a run begin where a binding
+ * may. */
 static uint32_t docs_run(const struct gpu_caps *caps, const struct mamba *m, const struct docs *d)
 {
     enum { MAX_RUN = 16 };
@@ -241,7 +245,7 @@ static struct docs_pass docs_pass(struct cmd *c, const struct mamba *m, tensor p
     return d;
 }
 
-/* Rows of t that belong to the run, of `per` a chunk. */
+/* The rows of t that belong to the run; each chunk has `per` rows. */
 static tensor of_run(const struct docs_pass *d, tensor t, uint32_t per)
 {
     return tensor_rows(t, d->push.chunk0 * per, d->push.n_chunk * per);
@@ -252,7 +256,7 @@ static tensor run_states(const struct docs_pass *d)
     return of_run(d, d->t[STATES], d->m->n_head * d->m->d_state);
 }
 
-/* Tiles of a matrix of so many rows and columns, as mamba_docs.glsl has them. */
+/* The tiles of a matrix, as mamba_docs.glsl divides it. */
 struct tiling {
     struct spec spec;
     uint32_t n;
@@ -269,8 +273,8 @@ static struct tiling tiling(struct cmd *c, uint32_t n_row, uint32_t n_col)
                             div_up(n_row, wg / lanes * rows) * div_up(n_col, lanes * 4) };
 }
 
-/* states become those that the run's chunks begin with, from what each adds; back: the gradients of
- * those that they end with. */
+/* Fills states with those with which the chunks of the run begin, from what each chunk adds. back:
+ * with the gradients of the states with which they end. */
 static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool back)
 {
     const struct mamba *m = d->m;
@@ -290,8 +294,8 @@ static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool 
                  USES(READ(d->t[CHUNKS]), READ(run_sums(d)), BOTH(states), BOTH(d->t[CARRY])));
 }
 
-/* y: o of x, from the states that chunks begin with; back: dx of dy, from the gradients of those
- * that they end with. */
+/* Fills y with o, from x and the states with which chunks begin. back: with dx, from dy and the
+ * gradients of the states with which they end. */
 static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y, bool back)
 {
     const struct mamba *m = d->m;
@@ -311,13 +315,13 @@ static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y
 
 /* ---- their backward */
 
-/* What one run of the backward makes on its way. */
+/* Tensors of one run of the backward. */
 struct docs_grads {
     tensor dp, du, dstates, m, g, terms, part_c, part_b, d_a, d_dt, d_d;
 };
 
-/* dC from the states that chunks begin with, of dy; back: dB, from the gradients of those that they
- * end with, of x. */
+/* dC, from dy and the states with which chunks begin. back: dB, from x and the gradients of the
+ * states with which they end. */
 static void docs_bc_bwd(struct cmd *c, struct docs_pass *d, const struct docs_grads *g, bool back)
 {
     const struct mamba *m = d->m;
@@ -338,7 +342,7 @@ static void docs_bc_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
                       WRITE(back ? g->part_b : g->part_c), WRITE(du)));
 }
 
-/* dt, and the gates. */
+/* The gradients of dt and of the gates. */
 static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_grads *g)
 {
     const struct mamba *m = d->m;
@@ -361,7 +365,7 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
                       READ(m->dt_bias), BOTH(g->terms), BOTH(dp)));
     if (!g->d_a.arena && !g->d_dt.arena && !g->d_d.arena)
         return;
-    tensor none = cmd_scratch(c, F32, m->n_head, 1); /* for what is not trained */
+    tensor none = cmd_scratch(c, F32, m->n_head, 1); /* stands for gradients that are not wanted */
     cmd_work(c, 3.0 * n * m->n_head * q);
     cmd_dispatch(c, K_mamba_docs_gates_bwd, GRID(m->n_head, 1, 1), spec, PUSH(*push),
                  USES(READ(chunks), READ(g->terms), BOTH(g->d_a.arena ? g->d_a : none),
@@ -401,7 +405,7 @@ static void docs_norm_bwd(struct cmd *c, struct docs_pass *d, tensor dy, tensor 
                       BOTH(tensor_cols(dp, 0, d->d_inner))));
 }
 
-/* Whether a lane's rounds over all heads of a group stay below what some drivers stop at. */
+/* Do the loops of a lane over all heads of a group stay below the limit of some drivers? */
 static bool docs_fit(struct cmd *c, const struct mamba *m)
 {
     uint32_t n = m->n_head / m->n_group * (m->head_dim / 4 + 2);
@@ -485,7 +489,7 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
     docs_out(c, d, run_states(d), d->t[O], false);
 }
 
-/* Of the states that the run's chunks begin with. */
+/* Statistics of the states with which the chunks of the run begin. */
 static void mamba_state_stats(struct cmd *c, const struct docs_pass *d, const struct recurrent *s,
                               const struct docs *docs)
 {

@@ -1,13 +1,14 @@
-/* op_moe: the feed-forward half of a layer as a mixture of experts - a router, the chosen experts
- * weighted and summed, and a shared expert, behind a gate or not. With a latent width the routed
- * experts work between two more matrices (Nemotron 3 Super); the shared one sees all of x.
+/* op_moe: the feed-forward network of a layer as a mixture of experts: a router, the weighted sum
+ * of the chosen experts, and a shared expert with or without a gate. With a latent width the routed
+ * experts work between two more matrices (Nemotron 3 Super); the shared expert reads all of x.
  *
- * Two ways to multiply: few tokens read their experts' rows themselves; many are sorted by expert
- * on the device, so that an expert's rows are read once a tile of tokens. Only the latter has a
- * backward, so it is what training runs.
+ * There are two ways to multiply. Few tokens each read the rows of their experts. Many tokens are
+ * sorted by expert on the device, so that the rows of an expert are read once per tile of tokens.
+ * Only the second way has a backward, so training uses it.
  *
- * Records of a tape: the router's choice, and the routed experts before and behind their
- * activation; norm, router, activation, shared expert and latent matrices are ops of their own. */
+ * The tape gets a record of the router's choice, and one each of the routed experts before and
+ * after their activation. Norm, router, activation, shared expert and latent matrices are ops with
+ * records of their own. */
 #include "ops/op_linear_parts.h"
 
 /* [n_tok][n_used]: the experts of each token and their weights. */
@@ -62,7 +63,7 @@ static void expert_product(struct cmd *c, const struct expert_args *a)
     }
 }
 
-/* The same, with what adapters add. */
+/* The same, with the expert's adapter added. */
 static void expert_linear(struct cmd *c, const struct expert_args *a)
 {
     const struct lora *l = a->w->lora;
@@ -86,14 +87,15 @@ static void expert_linear(struct cmd *c, const struct expert_args *a)
     expert_product(c, &up);
 }
 
-/* moe_sort's lanes walk a chunk of entries for each expert of their own: one for each of the 512 a
- * model may have. A chunk is long beside what every workgroup does again for itself. */
+/* A lane of moe_sort walks over a chunk of entries for one expert, so a workgroup has a lane for
+ * each of up to 512 experts. A chunk is long compared with the work that every workgroup repeats.
+ */
 enum { SORT_CHUNK = 1024 };
 static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
 
-/* The routed experts' sum for rows h, plus res where it is not NULL: [n_tok][width of down]. */
-static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
-                    const tensor *res)
+/* The sum of the routed experts for rows h, plus res if it is not NULL: [n_tok][width of down]. */
+static tensor moe_plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                        const tensor *res)
 {
     uint32_t width = act_width(m->act);
     tensor in = cmd_scratch(c, F32, width * m->n_ff, h.n_row * m->n_used);
@@ -131,7 +133,7 @@ static tensor plain(struct cmd *c, const struct moe *m, tensor h, struct chosen 
 }
 
 /* The entries of a batch by expert. */
-static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
+static struct grouping moe_group(struct cmd *c, const struct moe *m, tensor id)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t n = id.n_row * m->n_used, n_row = n / m->n_expert;
@@ -143,7 +145,7 @@ static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
         .tile = tile,
     };
     g.entries = cmd_scratch(c, I32, n, 1);
-    /* room for the lowest tiles: what a shorter batch takes must not be more than a longer one's */
+    /* Room for the smallest tiles, so that a shorter batch never needs more than a longer one. */
     g.tiles = cmd_scratch(c, I32, 1 + 3 * (n / 4 + min_u32(n, m->n_expert)), 1);
     struct push_moe_sort sort = { .n_expert = m->n_expert,
                                   .n_used = m->n_used,
@@ -158,13 +160,12 @@ static struct grouping group(struct cmd *c, const struct moe *m, tensor id)
 
 /* ---- grouped, by parts: what a record of each holds ------------------------------------------ */
 
-/* Entries [n_tok * n_used] of a batch: the rows that their experts read, and what they make of
- * them. */
+/* The tensors of the routed experts for one batch, with its n_tok * n_used entries. */
 struct routed {
     tensor h;           /* [n_tok] */
-    tensor in, a, each; /* [entries]: before and behind the activation, outputs */
+    tensor in, a, each; /* [entries]: before the activation, after it, the outputs */
     struct chosen ch;
-    tensor out, res; /* [n_tok]: each weighted and summed, onto res if there is one */
+    tensor out, res; /* [n_tok]: the weighted sum of `each`, with res added if there is one */
     struct grouping g;
 };
 
@@ -189,7 +190,8 @@ static struct routed routed_of(const struct tape_rec *r)
     };
 }
 
-/* y[t] = the sum of rows t * n_used and on of x, with wt of as many weights; res NULL: no more. */
+/* y[t] = the sum of the n_used rows of x from row t * n_used on, weighted by wt unless that is
+ * NULL, plus res unless that is NULL. */
 static void sum_slots(struct cmd *c, uint32_t n_used, tensor x, const tensor *wt, tensor y,
                       const tensor *res)
 {
@@ -221,7 +223,7 @@ static struct grouped_args by_entry(const linear *w, const struct routed *r)
     return (struct grouped_args){ .w = w, .x = r->a, .by_entry = true, .g = &r->g };
 }
 
-/* h to in: the products before the activation. */
+/* The products before the activation, from h to in. */
 static void experts_in(struct cmd *c, const struct moe *m, const struct routed *r)
 {
     uint32_t first = (act_width(m->act) - 1) * m->n_ff;
@@ -235,7 +237,8 @@ static void experts_in(struct cmd *c, const struct moe *m, const struct routed *
     linear_grouped(c, by_token(&m->up, r), up);
 }
 
-/* Runs after experts_out_bwd, which is done with `each`: it holds the entries' gradients of h. */
+/* Runs after experts_out_bwd, which no longer needs `each`: here it holds the gradient of h for
+ * each entry. */
 static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
 {
     const struct moe *m = rec->p[0];
@@ -253,7 +256,7 @@ static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
     sum_slots(c, m->n_used, r.each, NULL, dh, &dh);
 }
 
-/* a to each and out: the products behind the activation, weighted and summed. */
+/* The products after the activation, from a to `each`, and their weighted sum in out. */
 static void experts_out(struct cmd *c, const struct moe *m, const struct routed *r)
 {
     linear_grouped(c, by_entry(&m->down, r), r->each);
@@ -285,11 +288,11 @@ static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
     linear_grouped_bwd(c, by_entry(&m->down, &r), r.each, grad(c, r.a));
 }
 
-static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
-                      const tensor *res)
+static tensor moe_grouped(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
+                          const tensor *res)
 {
     uint32_t n = h.n_row * m->n_used;
-    struct routed r = { .h = h, .ch = ch, .g = group(c, m, ch.id) };
+    struct routed r = { .h = h, .ch = ch, .g = moe_group(c, m, ch.id) };
     r.in = cmd_scratch(c, F32, act_width(m->act) * m->n_ff, n);
     r.each = cmd_scratch(c, F32, m->down.n_out, n);
     r.out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
@@ -305,7 +308,7 @@ static tensor grouped(struct cmd *c, const struct moe *m, tensor h, struct chose
 
 /* ---- the router, the whole ------------------------------------------------------------------- */
 
-static void choose_bwd(struct cmd *c, const struct tape_rec *r)
+static void choose_experts_bwd(struct cmd *c, const struct tape_rec *r)
 {
     const struct moe *m = r->p[0];
     tensor logits = r->t[0], id = r->t[1], wt = r->t[2], dwt = grad(c, wt), dx = grad(c, logits);
@@ -327,8 +330,8 @@ static void choose_bwd(struct cmd *c, const struct tape_rec *r)
                  USES(READ(logits), READ(id), READ(wt), READ(dwt), BOTH(dx)));
 }
 
-static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
-                            const struct moe_layer *s, const struct batch *b)
+static struct chosen choose_experts(struct cmd *c, const struct moe *m, tensor logits,
+                                    const struct moe_layer *s, const struct batch *b)
 {
     struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
     bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
@@ -352,11 +355,13 @@ static struct chosen choose(struct cmd *c, const struct moe *m, tensor logits,
                  PUSH(p),
                  USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
                       BOTH(count ? s->load : ch.id), READ(row ? b->docs->real : logits)));
-    tape_push(c, (struct tape_rec){ choose_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
+    tape_push(c,
+              (struct tape_rec){ choose_experts_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
     return ch;
 }
 
-/* x + the shared expert's part; x where there is none. r: the router's rows, gate behind them. */
+/* x + the output of the shared expert; x if there is none. r: the logits of the router, then the
+ * gate of the shared expert. */
 static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor h, tensor r)
 {
     if (!m->sh_up.n_in)
@@ -374,11 +379,11 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
     tensor h = op_norm(c, x, norm, eps);
     tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
                                    : op_linear(c, h, LINEARS(&m->router));
-    struct chosen ch = choose(c, m, tensor_cols(r, 0, m->n_expert), s, b);
-    /* the shared expert first: its output is what the routed ones are added to */
+    struct chosen ch = choose_experts(c, m, tensor_cols(r, 0, m->n_expert), s, b);
+    /* First the shared expert, to whose output the routed ones are added. */
     tensor y = shared_expert(c, m, x, h, r);
     tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
-        path == MOE_GROUPED ? grouped : plain;
+        path == MOE_GROUPED ? moe_grouped : moe_plain;
     if (!m->latent_down.n_in)
         return routed(c, m, h, ch, &y);
     tensor low = op_linear(c, h, LINEARS(&m->latent_down));
@@ -389,7 +394,7 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
               const struct moe_layer *s, const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    /* By size alone, not by cost: a shorter batch must not need more scratch than a longer one. */
+    /* By size, whatever is faster: a shorter batch must not need more scratch than a longer one. */
     bool can = linear_group_tile(caps, 1), group = (x.n_row > 8 && can) || tape_trains(c);
     if (tape_trains(c) && !can) {
         cmd_fail(c,

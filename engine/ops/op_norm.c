@@ -1,5 +1,5 @@
-/* op_norm: RMSNorm (Zhang and Sennrich, arXiv 1910.07467) and the activations between the matrices
- * of a feed-forward, with their backward. */
+/* op_norm: RMSNorm (Zhang and Sennrich, arXiv 1910.07467), the activations between the matrices of
+ * a feed-forward network, and the backward of both. */
 #include "ops/op.h"
 
 /* t: x, w, y; f[0]: eps */

@@ -1,6 +1,6 @@
-/* op_product: products as a layer uses them: several matrices side by side, after a norm or with a
- * residual added, with their biases, their adapters, dropout and gates. Each of them goes on the
- * tape. */
+/* op_product: products as layers use them: several matrices side by side, after a norm or with a
+ * residual added, with their biases, adapters, dropout and gates. Each step pushes its record on
+ * the tape. */
 #include "ops/op_linear_parts.h"
 
 /* Rows [row0, row0 + n) as a matrix; a binding may begin at row0. */
@@ -23,8 +23,8 @@ static void product_bwd(struct cmd *c, const struct tape_rec *r)
         linear_outer(c, &w, r->t[0], dy, dw);
 }
 
-/* linear_by of rows from row0 on, on the tape; `first` is where the matrices stand that they are
- * of. */
+/* linear_by with a record on the tape, for rows from row0 on of the run of matrices that begins
+ * with `first`. */
 static void product_rows(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
                          const linear *first, uint32_t row0)
 {
@@ -66,8 +66,6 @@ static void residual_bwd(struct cmd *c, const struct tape_rec *r)
 
 /* ---- low-rank factors ------------------------------------------------------------------------ */
 
-/* y = x with units left out, as the counter generator says for `id`; add: is added to y. Row r of y
- * is of row r / n_used of x. */
 void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tensor y, bool add)
 {
     const struct dropout *d = tape_dropout(c);
@@ -99,7 +97,6 @@ static void dropout_bwd(struct cmd *c, const struct tape_rec *r)
         linear_dropout(c, grad(c, r->t[1]), r->u[0], 1, dx, true);
 }
 
-/* What goes into A of l instead of x; by entry with n_used. */
 tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_used)
 {
     if (!tape_dropout(c))
@@ -111,14 +108,14 @@ tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* Does b begin where a ends, as rows of one matrix? */
+/* Does b begin where a ends, so that both can be multiplied as one matrix? */
 static bool follows(const linear *a, const linear *b)
 {
     return a->arena == b->arena && a->dtype == b->dtype && a->n_in == b->n_in &&
            a->offset + (uint64_t)a->n_out * a->row_q * 16 == b->offset;
 }
 
-/* A pass of its own: only older Nemotron-H files have biases. */
+/* In a dispatch of its own, because only older Nemotron-H files have biases. */
 static void add_bias(struct cmd *c, tensor y, const linear *w)
 {
     if (!w->bias.arena || cmd_failed(c))
@@ -129,9 +126,9 @@ static void add_bias(struct cmd *c, tensor y, const linear *w)
                  USES(BOTH(y), READ(w->bias)));
 }
 
-/* Adds B (A x) of every matrix that has it to its product in y, where they stand side by side; gate
- * as in struct linear_args. An A that several share is multiplied once, B that lie together are one
- * dispatch. */
+/* Adds B (A x), for every matrix that has an adapter, to the matrix's columns of y. gate: as in
+ * struct linear_args. An A that several matrices share is multiplied once; B that lie one after
+ * another share a dispatch. */
 static void add_lora(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w, tensor y,
                      const tensor *gate)
 {
@@ -176,9 +173,9 @@ static bool any_lora(const linear *const *w, uint32_t n_w)
     return false;
 }
 
-/* Whether w goes into a run whose last n_f32_rows rows are multiplied in f32, which are the last
- * then as well; moves n_f32_rows on. */
-static bool joins(const linear *run, uint32_t *n_f32_rows, const linear *w)
+/* Can w be added to a run of matrices whose last n_f32_rows rows take f32 operands? Such rows must
+ * stay the last of the run. If so, updates n_f32_rows. */
+static bool joins_run(const linear *run, uint32_t *n_f32_rows, const linear *w)
 {
     bool all = w->n_f32_rows == w->n_out;
     if (!follows(run, w) || (*n_f32_rows && !all))
@@ -187,8 +184,8 @@ static bool joins(const linear *run, uint32_t *n_f32_rows, const linear *w)
     return true;
 }
 
-/* W_i h side by side, runs of matrices that lie together as one; norm as in struct linear_args, not
- * where a matrix has an adapter. */
+/* All W_i h side by side. Matrices that lie one after another are multiplied as one. norm: as in
+ * struct linear_args; NULL if a matrix has an adapter. */
 static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
                            const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
 {
@@ -200,9 +197,10 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
     for (uint32_t i = 0, col = 0; i < n_w;) {
         linear run = *w[i];
         uint32_t first = i++, n_f32_rows = run.n_f32_rows;
-        while (i < n_w && (path->f16 ? joins(&run, &n_f32_rows, w[i]) : follows(&run, w[i])))
+        while (i < n_w && (path->f16 ? joins_run(&run, &n_f32_rows, w[i]) : follows(&run, w[i])))
             run.n_out += w[i++]->n_out;
-        if (path->f16 && n_f32_rows) { /* and what must go with them for the binding's sake */
+        if (path->f16 &&
+            n_f32_rows) { /* and the rows before them back to one where a binding may begin */
             uint32_t unit = linear_row_unit(caps, &run),
                      all = (run.n_out - n_f32_rows) / unit * unit;
             linear tail = rows_of(run, all, run.n_out - all);
@@ -271,7 +269,8 @@ static void gate_add_bwd(struct cmd *c, const struct tape_rec *r)
                  USES(READ(x), READ(gate), READ(dy), BOTH(dx), BOTH(dgate)));
 }
 
-/* res + sigmoid(gate[t]) * x[t]: a product's epilogue where it is to be undone, which needs x. */
+/* res + sigmoid(gate[t]) * x[t]. Otherwise a product does this as it stores; in training the
+ * backward needs x. */
 static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
 {
     tensor y = cmd_scratch(c, F32, x.n, x.n_row);

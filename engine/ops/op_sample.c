@@ -1,13 +1,14 @@
-/* op_sample: the way out of a model - logits to the next id, on the device. The rules of sampling
- * are in shaders/sample.comp. */
+/* op_sample: the way out of a model: from logits to the next id, on the device. shaders/sample.comp
+ * has the rules of sampling. */
 #include "ops/op.h"
 
 void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
                uint32_t advance)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    /* Every cut is found in up to 32 walks over the vocabulary; a big one takes all the lanes there
-     * are (which also keeps a lane's loops short, see gpu_caps.loop_budget). */
+    /* Every threshold is found in up to 32 walks over the vocabulary. A large vocabulary gets as
+     * many lanes as the device has, which also keeps the loops of a lane short
+     * (gpu_caps.loop_budget). */
     uint32_t wg = logits.n <= 4096 ? 64 : min_u32(1024, caps->max_invocations);
     struct push_sample p = { .n_vocab = logits.n, .n_ids = b->ids.n_row, .advance = advance };
     cmd_work(c, 64.0 * logits.n);

@@ -1,6 +1,5 @@
-/* op_stats: what recurrent layers tell of their gates and states, for those who watch. Small
- * dispatches beside the work, which nothing waits for; experts are counted where they are chosen
- * (op_moe.c). */
+/* op_stats: statistics of the gates and states of recurrent layers, for people to watch. They are
+ * small dispatches for which no other dispatch waits. Chosen experts are counted in op_moe.c. */
 #include "ops/op.h"
 
 void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_col, tensor ssm_a,

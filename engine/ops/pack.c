@@ -1,19 +1,21 @@
-/* pack: see pack.h. Each function below is the mirror of one branch of shaders/weight.glsl. */
+/* pack: see pack.h. Each function below writes what one branch of shaders/weight.glsl reads. A
+ * comment on a function lists what it stores besides the quants, per block of 32 elements unless it
+ * says otherwise. */
 #include "ops/pack.h"
 
 #include <string.h>
 
 enum { QK = 32 };
 
-/* Bits of quants and of everything else of one 32-element block (blocks may share a byte), and the
- * packer of a whole row. */
+/* The bits that a 32-element block takes for quants and for everything else (blocks may share a
+ * byte), and the function that packs a row. */
 struct pack_kind {
     uint32_t quant_bits, aux_bits;
     void (*row)(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux);
 };
 
-/* The 16 bytes of one half of a pair of K-quant blocks: 32 nibbles that GGUF keeps in the low (or
- * high) halves of 32 bytes, brought to "element i low, element 16 + i high" of 16 bytes. */
+/* Packs 32 nibbles, which GGUF keeps in the low (or high) nibbles of 32 bytes, into 16 bytes:
+ * element i in the low nibble of byte i, element 16 + i in the high one. */
 static void split_nibbles(const uint8_t *src, bool high, uint8_t *dst)
 {
     for (int i = 0; i < 16; i++) {
@@ -23,8 +25,7 @@ static void split_nibbles(const uint8_t *src, bool high, uint8_t *dst)
     }
 }
 
-/* A 32-element block at offset `at` of `size` bytes: quants from q_at, and up to two fields
- * behind them. */
+/* d in f16. */
 static void row_q8_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++, src += 34) {
@@ -33,7 +34,7 @@ static void row_q8_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-/* and IQ4_NL */
+/* also for IQ4_NL */
 static void row_q4_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++, src += 18) {
@@ -93,7 +94,7 @@ static void row_q5_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
         if (b % 8 == 0)
             memcpy(aux + 2 * b, s, 16);
         split_nibbles(s + 48 + b % 8 / 2 * 32, b % 2, quant + 16 * b);
-        uint8_t *high = aux + 2 * n_block + 4 * b; /* bit g of qh[l], gathered: 32 bits a block */
+        uint8_t *high = aux + 2 * n_block + 4 * b; /* bit g of every qh[l]: 32 bits per block */
         for (uint32_t l = 0; l < QK; l++)
             high[l / 8] |= (uint8_t)((s[16 + l] >> b % 8 & 1) << l % 8);
     }
@@ -114,14 +115,14 @@ static void row_q6_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-/* One block's 2-bit codes from the 32 bytes that four blocks share: element i at bit 2 i. */
+/* The 2-bit codes of block k of the four that share 32 bytes: element i goes to bit 2 i. */
 static void split_crumbs(const uint8_t *src, uint32_t k, uint8_t *dst)
 {
     for (uint32_t l = 0; l < QK; l++)
         dst[l / 4] |= (uint8_t)((src[l] >> 2 * k & 3) << 2 * (l % 4));
 }
 
-/* Scale and minimum of each 16 in a byte, d and dmin for eight blocks. */
+/* For each 16 elements a byte with scale and minimum; d and dmin for eight blocks. */
 static void row_q2_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++) {
@@ -133,8 +134,8 @@ static void row_q2_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-/* A word of high bits; of the two 6-bit scales the low nibbles in a byte, the rest in a nibble; a
- * half of d for eight. */
+/* A word of high bits; a byte with the low nibbles of the two 6-bit scales, and a nibble with their
+ * other bits; d in f16 for eight blocks. */
 static void row_q3_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++) {
@@ -153,7 +154,8 @@ static void row_q3_k(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-/* As the file has it, two words for eight blocks: d and upper bits of the scales, lower bits. */
+/* Two words for eight blocks, as in the file: d and the upper bits of the scales; their lower bits.
+ */
 static void row_iq4_xs(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 136) {
@@ -162,7 +164,7 @@ static void row_iq4_xs(const uint8_t *src, uint32_t n_block, uint8_t *quant, uin
     }
 }
 
-/* Four bytes of numbers; a word of signs and scale, a half of d for eight. */
+/* Four bytes of point numbers; a word with signs and scale; d in f16 for eight blocks. */
 static void row_iq2_xxs(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++) {
@@ -174,7 +176,7 @@ static void row_iq2_xxs(const uint8_t *src, uint32_t n_block, uint8_t *quant, ui
     }
 }
 
-/* Four times number and signs in 16 bits; a byte of scales, a half of d for eight. */
+/* Four times 16 bits with point number and signs; a byte with scales; d in f16 for eight blocks. */
 static void row_iq2_xs(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 74) {
@@ -184,8 +186,8 @@ static void row_iq2_xs(const uint8_t *src, uint32_t n_block, uint8_t *quant, uin
     }
 }
 
-/* Four bytes of numbers; a word of signs, a byte of the numbers' upper bits, a byte of scales, a
- * half of d for eight. */
+/* Four bytes of point numbers; a word of signs; a byte with the upper bits of the numbers; a byte
+ * with scales; d in f16 for eight blocks. */
 static void row_iq2_s(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 82) {
@@ -197,7 +199,7 @@ static void row_iq2_s(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     }
 }
 
-/* Eight bytes of numbers; a word of signs and scale, a half of d for eight. */
+/* Eight bytes of point numbers; a word with signs and scale; d in f16 for eight blocks. */
 static void row_iq3_xxs(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 98) {
@@ -207,8 +209,8 @@ static void row_iq3_xxs(const uint8_t *src, uint32_t n_block, uint8_t *quant, ui
     }
 }
 
-/* Eight bytes of numbers; a word of signs, a byte of the numbers' ninth bits, a nibble of scale, a
- * half of d for eight. */
+/* Eight bytes of point numbers; a word of signs; a byte with the ninth bits of the numbers; a
+ * nibble of scale; d in f16 for eight blocks. */
 static void row_iq3_s(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 110) {
@@ -220,7 +222,8 @@ static void row_iq3_s(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     }
 }
 
-/* Four bytes of numbers; 16 bits of their upper ones, scale and sign, a half of d for eight. */
+/* Four bytes of point numbers; 16 bits with their upper bits, scale and sign; d in f16 for eight
+ * blocks. */
 static void row_iq1_s(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 50) {
@@ -230,8 +233,8 @@ static void row_iq1_s(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     }
 }
 
-/* Four bytes of numbers; 16 bits of their upper ones and signs; two words for eight blocks that
- * hold their scales and, in four nibbles, d. */
+/* Four bytes of point numbers; 16 bits with their upper bits and signs; two words for eight blocks
+ * with the scales and, in four nibbles, d. */
 static void row_iq1_m(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 56) {
@@ -241,7 +244,7 @@ static void row_iq1_m(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     }
 }
 
-/* As the file has it, 13 words for eight blocks; a half of d for eight. */
+/* 13 words for eight blocks, as in the file; d in f16 for eight blocks. */
 static void row_tq1_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 8, src += 54) {
@@ -260,8 +263,9 @@ static void row_tq2_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     }
 }
 
-/* The file splits nibbles over 8 bytes for each 16; here over 16 bytes for each 32. A byte of scale
- * for each 16; behind them the row's own scale (pack_scale). */
+/* The file spreads the nibbles of 16 elements over 8 bytes, the packed row those of 32 over 16
+ * bytes. A byte of scale for each 16 elements, and after all of them the scale of the row
+ * (pack_scale). */
 static void row_nvfp4(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b++) {
@@ -273,7 +277,7 @@ static void row_nvfp4(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint
     }
 }
 
-/* A half of d for four blocks. */
+/* d in f16 for four blocks. */
 static void row_q1_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 4, src += 18) {
@@ -282,7 +286,7 @@ static void row_q1_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-/* A half of d for two blocks. */
+/* d in f16 for two blocks. */
 static void row_q2_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux)
 {
     for (uint32_t b = 0; b < n_block; b += 2, src += 18) {
@@ -291,7 +295,7 @@ static void row_q2_0(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8
     }
 }
 
-static const struct pack_kind *kind_of(enum dtype type)
+static const struct pack_kind *pack_kind_of(enum dtype type)
 {
     static const struct pack_kind kinds[DTYPE_COUNT] = {
         [F32] = { 1024, 0, NULL },           [F16] = { 512, 0, NULL },
@@ -312,11 +316,11 @@ static const struct pack_kind *kind_of(enum dtype type)
     return (uint32_t)type < DTYPE_COUNT && kinds[type].quant_bits ? &kinds[type] : NULL;
 }
 
-bool pack_supported(enum dtype type) { return kind_of(type) != NULL; }
+bool pack_supported(enum dtype type) { return pack_kind_of(type) != NULL; }
 
 uint64_t pack_row_bytes(enum dtype type, uint32_t n_in)
 {
-    const struct pack_kind *k = kind_of(type);
+    const struct pack_kind *k = pack_kind_of(type);
     HLM_ASSERT(k);
     uint64_t bits = (uint64_t)div_up(n_in, QK) * (k->quant_bits + k->aux_bits);
     return align_up((bits + 7) / 8 + (type == NVFP4 ? sizeof(float) : 0), 16);
@@ -324,7 +328,7 @@ uint64_t pack_row_bytes(enum dtype type, uint32_t n_in)
 
 void pack_row(enum dtype type, const void *src, uint32_t n_in, void *dst)
 {
-    const struct pack_kind *k = kind_of(type);
+    const struct pack_kind *k = pack_kind_of(type);
     HLM_ASSERT(k);
     uint32_t n_block = div_up(n_in, QK);
     memset(dst, 0, pack_row_bytes(type, n_in));
@@ -337,7 +341,7 @@ void pack_row(enum dtype type, const void *src, uint32_t n_in, void *dst)
 
 void pack_scale(enum dtype type, uint32_t n_in, float scale, void *row)
 {
-    if (type == NVFP4) /* behind 16 bytes of quants and two scales a block */
+    if (type == NVFP4) /* after 16 bytes of quants and two scales per block */
         memcpy((uint8_t *)row + 18ull * div_up(n_in, QK), &scale, sizeof scale);
     else
         HLM_ASSERT(scale == 1);

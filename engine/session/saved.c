@@ -24,27 +24,24 @@ enum { PIECE = 1 << 20, MAX_NOTE = 1 << 28 };
 static const char magic[] = "hlmstate";
 static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 
-/* Text from a file in a message: nothing in it that moves a terminal. */
-struct shown {
-    char text[64];
-};
-static struct shown show(const char *s, size_t size)
+/* A text of a field of the file, which need not end with 0, for a message. */
+static struct shown show_field(const char *field, size_t size)
 {
-    struct shown v = { "" };
-    for (size_t i = 0; i < size && i + 1 < sizeof v.text && s[i]; i++)
-        v.text[i] = (unsigned char)s[i] < 0x20 || s[i] == 0x7f ? '?' : s[i];
-    return v;
+    const char *end = memchr(field, 0, size);
+    return show_text(field, end ? (size_t)(end - field) : size, size);
 }
 
 static bool no_model(const char *path, const struct saved_head *h, const struct saved_want *w,
                      struct hlm_err *err)
 {
-    struct shown arch = show(h->arch, sizeof h->arch), name = show(h->name, sizeof h->name);
-    if (strcmp(arch.text, w->arch) == 0 && strcmp(name.text, show(w->name, 64).text) == 0)
-        return fail(err, "%.200s: was saved with another file of the model %s (%s)", path,
-                    name.text, arch.text);
-    return fail(err, "%.200s: was saved with the model %s (%s), this one is %s (%s)", path,
-                name.text, arch.text, show(w->name, 64).text, w->arch);
+    struct shown arch = show_field(h->arch, sizeof h->arch);
+    struct shown name = show_field(h->name, sizeof h->name);
+    struct shown here = show_field(w->name, min_u64(strlen(w->name), sizeof h->name));
+    if (strcmp(arch.s, w->arch) == 0 && strcmp(name.s, here.s) == 0)
+        return fail(err, "%.200s: was saved with another file of the model %s (%s)", path, name.s,
+                    arch.s);
+    return fail(err, "%.200s: was saved with the model %s (%s), this one is %s (%s)", path, name.s,
+                arch.s, here.s, w->arch);
 }
 
 /* Whether the head is one of this session's. */

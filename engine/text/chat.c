@@ -351,7 +351,7 @@ static bool check_msg(const struct chat_format *f, const struct chat_input *in, 
     bool tool = is_role(in, i, "tool"), answer = is_role(in, i, "assistant");
     if (!tool && !answer && !is_role(in, i, "system") && !is_role(in, i, "user"))
         return fail(err, "message %u: role \"%s\", known are system, user, assistant and tool",
-                    i + 1, str_show(role, 40).s);
+                    i + 1, show_text(role, strlen(role), 40).s);
     if (!f->tools && (tool || in->msg[i].n_call))
         return fail(err, "message %u: %s, which chat format %s has no form for", i + 1,
                     tool ? "role \"tool\"" : "tool calls", f->name);

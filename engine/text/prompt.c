@@ -45,20 +45,8 @@ void prompt_span(struct prompt_builder *b, struct tok_span s)
     struct chat_prompt *p = b->p;
     if ((!s.len && !s.ids) || b->full)
         return;
-    if (p->n_span == b->span_cap) {
-        uint32_t cap = 2 * b->span_cap + 16;
-        struct tok_span *more = mem_grow(p->span, cap, sizeof *more);
-        b->full = !more;
-        p->span = more ? more : p->span;
-        b->span_cap = more ? cap : b->span_cap;
-    }
-    if (s.len + 1 > b->text_cap - p->len) {
-        uint64_t cap = 2 * b->text_cap + s.len + 256;
-        char *more = mem_grow(p->text, cap, 1);
-        b->full = b->full || !more;
-        p->text = more ? more : p->text;
-        b->text_cap = more ? cap : b->text_cap;
-    }
+    b->full = !mem_reserve(&p->span, p->n_span + 1ull, &b->span_cap, sizeof *p->span) ||
+              !mem_reserve(&p->text, p->len + s.len + 1, &b->text_cap, 1);
     if (b->full)
         return;
     if (s.len)

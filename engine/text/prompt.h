@@ -26,8 +26,7 @@ void chat_prompt_free(struct chat_prompt *p);
  * known until the text stops moving. Running out of memory sticks. */
 struct prompt_builder {
     struct chat_prompt *p;
-    uint64_t text_cap;
-    uint32_t span_cap;
+    uint64_t text_cap, span_cap;
     bool full;
 };
 

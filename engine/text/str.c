@@ -75,12 +75,3 @@ struct hlm_str str_strip(struct hlm_str s, enum side side)
     };
     return strip(s, side, set, ARRAY_LEN(set));
 }
-
-struct shown str_show(const char *text, uint32_t max)
-{
-    struct shown v = { "" };
-    for (uint32_t i = 0; text[i] && i < max && i < sizeof v.s - 1; i++)
-        v.s[i] = text[i];
-    one_line(v.s);
-    return v;
-}

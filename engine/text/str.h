@@ -15,10 +15,3 @@ bool str_has(struct hlm_str s, const char *mark);
 bool str_around(struct hlm_str s, const char *mark, struct hlm_str *before, struct hlm_str *after);
 struct hlm_str str_strip(struct hlm_str s, enum side side); /* without white space at the ends */
 struct hlm_str str_strip_newlines(struct hlm_str s, enum side side);
-
-/* Text from outside for a message: cut to fit, without bytes that break a line or move a terminal.
- */
-struct shown {
-    char s[160];
-};
-struct shown str_show(const char *text, uint32_t max);

@@ -123,18 +123,6 @@ static int32_t find(const struct tok *t, const char *p, uint64_t n)
 
 /* ---- loading --------------------------------------------------------------------------------- */
 
-/* A string of the file for a message: cut to fit, nothing in it that moves a terminal. */
-struct shown {
-    char text[64];
-};
-static struct shown show(struct hlm_str s)
-{
-    struct shown v = { "" };
-    for (uint64_t i = 0; i < s.n && i < sizeof v.text - 1; i++)
-        v.text[i] = (uint8_t)s.p[i] < 0x20 || s.p[i] == 0x7f ? '?' : s.p[i];
-    return v;
-}
-
 /* A string array under `key`, or NULL with a reason. */
 static const struct gguf_kv *strings(const struct gguf *g, const char *key, struct hlm_err *err)
 {
@@ -257,7 +245,7 @@ static bool load_merges(struct tok *t, const struct gguf *g, const int16_t byte_
         int32_t id = find(t, buf, n_left + n_right);
         if (left < 0 || right < 0 || id < 0)
             return fail(err, "%s: %s: entry %u, \"%s\", names a token not in the vocabulary",
-                        gguf_path(g), key, rank, show(s).text);
+                        gguf_path(g), key, rank, show_text(s.p, s.n, 60).s);
         /* Ordinary text must never turn into a control token, whatever the merges say. */
         if (!(t->flags[id] & IS_CONTROL))
             bpe_add(&t->bpe, left, right, rank, id);
@@ -362,11 +350,11 @@ static bool load_pre(struct tok *t, const struct gguf *g, struct hlm_err *err)
         return false;
     if (model.n != 4 || memcmp(model.p, "gpt2", 4))
         return fail(err, "%s: tokenizer.ggml.model is \"%s\", known is gpt2", gguf_path(g),
-                    show(model).text);
+                    show_text(model.p, model.n, 60).s);
     const struct pre *pre = pre_find(name);
     if (!pre)
         return fail(err, "%s: tokenizer.ggml.pre is \"%s\", known are %s", gguf_path(g),
-                    show(name).text, pre_list(known, sizeof known));
+                    show_text(name.p, name.n, 60).s, pre_list(known, sizeof known));
 
     bool nfc = pre_is_nfc(pre);
     t->add_bos = pre_adds_bos(pre);
@@ -418,15 +406,11 @@ void hlm_ids_free(struct hlm_ids *ids)
 
 bool tok_ids_push(struct hlm_ids *ids, const int32_t *id, uint32_t n, struct hlm_err *err)
 {
-    if (n > ids->cap - ids->n) {
-        uint64_t cap = max_u64(2ull * ids->cap, (uint64_t)ids->n + n + 64);
-        int32_t *p = cap <= UINT32_MAX ? mem_grow(ids->id, cap, sizeof *p) : NULL;
-        if (!p)
-            return fail_memory(err, "tokenizer: no memory for %llu token ids",
-                               (unsigned long long)cap);
-        ids->id = p;
-        ids->cap = (uint32_t)cap;
-    }
+    uint64_t want = (uint64_t)ids->n + n, cap = ids->cap;
+    if (want > UINT32_MAX || !mem_reserve(&ids->id, want, &cap, sizeof *ids->id))
+        return fail_memory(err, "tokenizer: no memory for %llu token ids",
+                           (unsigned long long)want);
+    ids->cap = (uint32_t)min_u64(cap, UINT32_MAX);
     for (uint32_t i = 0; i < n; i++)
         ids->id[ids->n++] = id[i];
     return true;

@@ -50,16 +50,9 @@ uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *
 
 bool tok_room(void **old, uint64_t *cap, uint64_t n, uint64_t size, struct hlm_err *err)
 {
-    if (n <= *cap)
-        return true;
-    uint64_t want = max_u64(n, max_u64(*cap * 2, 64));
-    void *p = mem_grow(*old, want, size);
-    if (!p)
-        return fail_memory(err, "tokenizer: no memory for %llu x %llu bytes",
-                           (unsigned long long)want, (unsigned long long)size);
-    *old = p;
-    *cap = want;
-    return true;
+    return mem_reserve(old, n, cap, size) ||
+           fail_memory(err, "tokenizer: no memory for %llu x %llu bytes", (unsigned long long)n,
+                       (unsigned long long)size);
 }
 
 void nfc_finish(struct nfc *s)

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
@@ -89,7 +90,8 @@ bool vocab_format(const struct hlm_vocab *v, const char *name, struct chat_forma
 {
     if (name)
         return chat_by_name(name, v->file, format) ||
-               fail(err, "chat format \"%s\", known are " HLM_CHAT_FORMATS, str_show(name, 40).s);
+               fail(err, "chat format \"%s\", known are " HLM_CHAT_FORMATS,
+                    show_text(name, strlen(name), 40).s);
     *format = v->format;
     return true;
 }
