@@ -121,14 +121,14 @@ struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
         .n_target = t->n_target,
         .n_number = t->n_number,
         .n_gate = t->n_gate,
-        .step = t->place.step,
-        .best_loss = t->place.best_loss,
-        .best_step = t->place.best_step,
-        .valid_loss = t->place.valid_loss,
-        .valid_step = t->place.valid_step,
-        .n_worse = t->place.n_worse,
-        .n_tok = t->place.n_tok,
-        .took_s = t->place.took_s,
+        .step = t->position.step,
+        .best_loss = t->position.best_loss,
+        .best_step = t->position.best_step,
+        .valid_loss = t->position.valid_loss,
+        .valid_step = t->position.valid_step,
+        .n_worse = t->position.n_worse,
+        .n_tok = t->position.n_tok,
+        .took_s = t->position.took_s,
     };
 }
 
