@@ -6,7 +6,7 @@
 
 /* ---- in force -------------------------------------------------------------------------------- */
 
-static void forget_asked(struct adapters *a)
+static void forget_asked(struct adapters_in_force *a)
 {
     adapters_copy_free(a->asked, a->n_asked);
     a->asked = NULL;
@@ -16,7 +16,7 @@ static void forget_asked(struct adapters *a)
 bool adapters_set(hlm *m, struct lora_file **file, uint32_t n, bool train, struct hlm_err *err)
 {
     struct lora_base *base = &m->model->base;
-    struct adapters *a = &m->adapters;
+    struct adapters_in_force *a = &m->adapters;
     struct lora_set *set = n ? lora_set_create(m->gpu, base, file, n, train, err) : NULL;
     if (n && !set)
         return false;
@@ -29,15 +29,15 @@ bool adapters_set(hlm *m, struct lora_file **file, uint32_t n, bool train, struc
     }
     lora_set_destroy(a->set);
     forget_asked(a);
-    *a = (struct adapters){ .set = set, .hash = lora_set_hash(set) };
+    *a = (struct adapters_in_force){ .set = set, .hash = lora_set_hash(set) };
     return ok;
 }
 
-void adapters_finish(struct adapters *a)
+void adapters_finish(struct adapters_in_force *a)
 {
     lora_set_destroy(a->set);
     forget_asked(a);
-    *a = (struct adapters){ 0 };
+    *a = (struct adapters_in_force){ 0 };
 }
 
 bool adapters_clear(hlm *m, struct hlm_err *err)

@@ -7,13 +7,13 @@
 #include "lora/lora.h"
 
 /* Part of struct hlm. */
-struct adapters {
+struct adapters_in_force {
     struct lora_set *set;   /* in force; NULL: none */
     struct lora_hash hash;  /* of what their files hold; zero without adapters */
     struct hlm_lora *asked; /* [n_asked] as hlm_set_lora was asked for them */
     uint32_t n_asked;
 };
-void adapters_finish(struct adapters *a); /* when the model goes; takes a zeroed one */
+void adapters_finish(struct adapters_in_force *a); /* when the model goes; takes a zeroed one */
 
 /* Puts files[0 .. n) in force together, in place of the adapters before; n 0: none. Takes the
  * files. train: one adapter, which a trainer will change. On a dry gpu nothing is brought to the

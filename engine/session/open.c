@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *kind_name(enum gpu_kind k)
+static const char *device_kind(enum gpu_kind k)
 {
     return k == GPU_DISCRETE     ? "discrete"
            : k == GPU_INTEGRATED ? "integrated"
@@ -24,7 +24,7 @@ int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
     for (int i = 0; i < n && i < max && i < (int)ARRAY_LEN(caps); i++) {
         const struct gpu_caps *c = &caps[i];
         struct hlm_device *d = &out[i];
-        *d = (struct hlm_device){ .kind = kind_name(c->kind),
+        *d = (struct hlm_device){ .kind = device_kind(c->kind),
                                   .heap_bytes = c->heap_bytes,
                                   .free_bytes = c->free_bytes };
         snprintf(d->name, sizeof d->name, "%.255s", c->name);
@@ -62,7 +62,7 @@ static bool mark_unused(hlm *m, struct hlm_err *err)
 }
 
 /* The file and what is read of it without a device. */
-static bool open_file(hlm *m, const char *path, struct hlm_err *err)
+static bool open_model_file(hlm *m, const char *path, struct hlm_err *err)
 {
     m->file = gguf_open(path, err);
     if (!m->file || !model_arch(m->file, err))
@@ -73,7 +73,7 @@ static bool open_file(hlm *m, const char *path, struct hlm_err *err)
     return (m->path && m->name && m->vocab) || fail_memory(err, "%.300s: out of memory", path);
 }
 
-static bool open_model(hlm *m, const struct hlm_params *params, struct hlm_err *err)
+static bool open_on_device(hlm *m, const struct hlm_params *params, struct hlm_err *err)
 {
     struct gpu_params gp = { .device = params->device,
                              .cache_dir = params->cache_dir,
@@ -82,7 +82,7 @@ static bool open_model(hlm *m, const struct hlm_params *params, struct hlm_err *
                              .memory = params->memory };
     if (!params->model)
         return fail(err, "no model file was named");
-    if (!open_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
+    if (!open_model_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
         return false;
     m->f16 = params->f16 || (!params->f32_only && linear_f16_pays(gpu_caps(m->gpu)));
     count_open(m, params);
@@ -100,7 +100,7 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
         return NULL;
     }
     m->log = params->log;
-    if (!open_model(m, params, err)) {
+    if (!open_on_device(m, params, err)) {
         hlm_close(m);
         return NULL;
     }

@@ -13,7 +13,7 @@ struct hlm {
     struct model *model;
     struct hlm_vocab *vocab;
     struct hlm_log log;
-    struct adapters adapters; /* in force */
+    struct adapters_in_force adapters; /* in force */
     struct counting counting;
     uint32_t n_session;    /* alive */
     struct hlm_tune *tune; /* the training that is alive; NULL: none */

@@ -45,10 +45,9 @@ struct trainer {
     uint64_t host_bytes;
     float *parts;
     struct kv_stats stats;
-    struct layer_cache
-        *stats_at;     /* [n_layer + draft blocks], for the stats; NULL: there are none */
-    tensor *input;     /* [n_layer + 1]: of each layer, then the output of the last */
-    tensor d_input[2]; /* of layer i: [i % 2] */
+    struct layer_cache *stats_at; /* [layers, draft blocks]: room for the stats; NULL: none */
+    tensor *input;                /* [n_layer + 1]: of each layer, then the output of the last */
+    tensor d_input[2];            /* of layer i: [i % 2] */
 
     struct tape *tape;
     struct recordings recordings;          /* kind: enum pass_kind; index: the loss of a head */

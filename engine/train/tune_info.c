@@ -74,11 +74,11 @@ struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set)
         .n_doc = d->n_doc,
         .n_tok = d->n_id,
         .n_counted = d->n_counted,
-        .n_cut = d->told.n_cut,
-        .n_tok_cut = d->told.n_ids_cut,
-        .n_dropped = d->told.n_dropped,
-        .n_bad = d->told.n_bad,
-        .longest = d->told.longest,
+        .n_cut = d->counts.n_cut,
+        .n_tok_cut = d->counts.n_ids_cut,
+        .n_dropped = d->counts.n_dropped,
+        .n_bad = d->counts.n_bad,
+        .longest = d->counts.longest,
         .doc_tok = t->doc_tok[set],
     };
     log_to(&t->m->log);
