@@ -638,8 +638,8 @@ static void test_malformed(void)
         CHECK_MSG(parse(&s, lines, &p, &err), "%s", err.msg);
         check_set(&s, 0);
         CHECK_EQ(s.n_doc, 2);
-        CHECK_EQ(s.told.n_bad, 1);
-        CHECK_EQ(s.told.bad_line, 2);
+        CHECK_EQ(s.counts.n_bad, 1);
+        CHECK_EQ(s.counts.bad_line, 2);
         CHECK_EQ(s.doc[1].line, 2);
         data_set_free(&s);
     }
@@ -653,7 +653,7 @@ static void test_malformed(void)
     err = (struct hlm_err){ 0 };
     CHECK(parse(&s, "\xef\xbb\xbf\r\n{\"text\":\"ab\"}\r\n \t\n\n{\"text\":\"cd\"}", &p, &err));
     CHECK_EQ(s.n_doc, 2);
-    CHECK_EQ(s.told.n_line, 2);
+    CHECK_EQ(s.counts.n_line, 2);
     CHECK_EQ(s.doc[1].line, 4);
     data_set_free(&s);
     test_case("nothing to learn from");
@@ -693,7 +693,7 @@ static void test_hostile(void)
     CHECK_MSG(data_parse(&s, line, n + 2, "long.jsonl", &p, &err), "%s", err.msg);
     check_set(&s, 100);
     CHECK(s.n_doc == 1 && s.doc[0].n == 100 && s.doc[0].n_counted == 99);
-    CHECK(s.told.n_cut == 1 && s.told.longest == 100 + s.told.n_ids_cut);
+    CHECK(s.counts.n_cut == 1 && s.counts.longest == 100 + s.counts.n_ids_cut);
     data_set_free(&s);
     free(line);
 }
@@ -771,10 +771,10 @@ static void test_cut(void)
             check_set(&s, p.max_seq);
             marked(&s, got, sizeof got);
             CHECK_STR(got, row[i].want);
-            CHECK_EQ(s.told.n_cut, row[i].n_cut);
-            CHECK_EQ(s.told.cut_line, row[i].n_cut ? 2 : 0);
-            CHECK_EQ(s.told.n_ids_cut, row[i].lost);
-            CHECK_EQ(s.told.longest, 4);
+            CHECK_EQ(s.counts.n_cut, row[i].n_cut);
+            CHECK_EQ(s.counts.cut_line, row[i].n_cut ? 2 : 0);
+            CHECK_EQ(s.counts.n_ids_cut, row[i].lost);
+            CHECK_EQ(s.counts.longest, 4);
         }
         data_set_free(&s);
     }
@@ -791,8 +791,8 @@ static void test_cut(void)
                 &p, &err));
     marked(&s, got, sizeof got);
     CHECK_EQ(s.n_doc, 1);
-    CHECK_EQ(s.told.n_dropped, 3);
-    CHECK_EQ(s.told.dropped_line, 2);
+    CHECK_EQ(s.counts.n_dropped, 3);
+    CHECK_EQ(s.counts.dropped_line, 2);
     CHECK_STR(got, ASKED("a") "[[b" E "]]\n");
     data_set_free(&s);
 }
@@ -1110,7 +1110,7 @@ static void test_no_memory(void)
         left = mem_test_fail(0);
         CHECK_EQ(ok, left != 0);
         CHECK_MSG(ok || strstr(err.msg, "memory"), "call %llu: %s", (unsigned long long)i, err.msg);
-        CHECK_EQ(d.train.told.n_bad, 0);
+        CHECK_EQ(d.train.counts.n_bad, 0);
         free(dump);
         data_rows_free(&r);
         data_free(&d);

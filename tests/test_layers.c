@@ -307,7 +307,7 @@ static void read_row(struct ref_run *r, const struct data_row *row)
 /* Of the trainer's places, `times` rows on; the reference has one. */
 static void check_row(struct train_run *t, const struct ref_run *r, uint32_t times)
 {
-    struct kv_stats *s = train_layers(t->t);
+    struct kv_stats *s = train_stats(t->t);
     if (!CHECK_MSG(kv_stats_read(s, &t->err), "%s", t->err.msg))
         return;
     for (uint32_t i = 0; i < r->n_layer; i++) {
@@ -414,14 +414,18 @@ static void test_training_of(struct gpu *g, const char *path, bool draft)
         const struct data_row *row = &rows.row[0];
         train_run_room(&p, &rows);
         ok = train_run_trainer(&t, &p) &&
-             CHECK_MSG(train_row(t.t, row, 0.01, 1, 0, &sums, NULL, NULL, &t.err), "%s", t.err.msg);
+             CHECK_MSG(
+                 train_row(t.t, row, (struct row_job){ .weight = 0.01, .step = 1 }, &sums, &t.err),
+                 "%s", t.err.msg);
         grad[k] = ok ? train_run_all(&t, TRAIN_GRAD, &n_grad) : NULL;
         if (ok && k) {
             read_row(&r, row);
             check_row(&t, &r, 1);
-            CHECK_MSG(train_eval(t.t, row, &sums, NULL, NULL, &t.err), "%s", t.err.msg);
+            CHECK_MSG(train_eval(t.t, row, &sums, &t.err), "%s", t.err.msg);
             check_row(&t, &r, 1);
-            CHECK_MSG(train_row(t.t, row, 0.01, 2, 0, &sums, NULL, NULL, &t.err), "%s", t.err.msg);
+            CHECK_MSG(
+                train_row(t.t, row, (struct row_job){ .weight = 0.01, .step = 2 }, &sums, &t.err),
+                "%s", t.err.msg);
             check_row(&t, &r, 2);
             check_deltas(&t);
         }

@@ -498,6 +498,75 @@ static void test_saved_session(void)
     hlm_test_close(m);
 }
 
+/* ---- adapters that cannot be set ------------------------------------------------------------- */
+
+/* What is in force: where the matrices point, and the gates on the device. */
+struct force {
+    const struct lora **lora; /* [n_matrix] */
+    float *gate;
+    uint64_t n_gate;
+};
+
+static bool force_read(hlm *m, struct force *f)
+{
+    const struct lora_base *b = &m->model->base;
+    struct hlm_err err = { 0 };
+    uint64_t at = 0;
+    *f = (struct force){ .lora = test_room(b->n_matrix, sizeof *f->lora) };
+    for (uint64_t i = 0; i < b->n_matrix; i++)
+        f->lora[i] = b->matrix[i].w->lora;
+    for (uint64_t i = 0; i < b->n_gate; i++)
+        f->n_gate += b->gate[i].t->n_elem;
+    f->gate = test_room(f->n_gate, sizeof *f->gate);
+    for (uint64_t i = 0; i < b->n_gate; at += b->gate[i++].t->n_elem)
+        if (!CHECK_OK(gpu_read(m->gpu, b->gate[i].at, 0, f->gate + at,
+                               b->gate[i].t->n_elem * sizeof *f->gate, &err),
+                      err))
+            return false;
+    return true;
+}
+
+static void force_free(struct force *f)
+{
+    free(f->lora);
+    free(f->gate);
+}
+
+/* Each host allocation of hlm_set_lora fails once. */
+static void test_cannot_be_set(void)
+{
+    static const struct made one = { "one.gguf", 4, F32, 8, 6, true, NULL };
+    static const struct made two = { "two.gguf", 8, F32, 8, 7, true, NULL };
+    struct hlm_err err = { 0 };
+    test_case("adapters that cannot be set leave those before in force");
+    hlm *m = hlm_test_open(fixture("train/qwen35/model.gguf"));
+    if (!m)
+        return;
+    struct hlm_lora a = { write_adapter(hlm_test_file(m), &one), 1 },
+                    b = { write_adapter(hlm_test_file(m), &two), 1 };
+    struct force before, now;
+    CHECK_OK(hlm_set_lora(m, &a, 1, &err), err);
+    bool ok = force_read(m, &before), done = false;
+    uint64_t n = 0;
+    while (ok && !done) {
+        mem_test_fail(++n);
+        done = hlm_set_lora(m, &b, 1, &err);
+        mem_test_fail(0);
+        ok = done || force_read(m, &now);
+        if (ok && !done) {
+            ok = CHECK_MSG(
+                     !memcmp(now.lora, before.lora, m->model->base.n_matrix * sizeof *now.lora),
+                     "allocation %llu: the matrices", (unsigned long long)n) &&
+                 CHECK_MSG(!memcmp(now.gate, before.gate, now.n_gate * sizeof *now.gate),
+                           "allocation %llu: the gates", (unsigned long long)n);
+            force_free(&now);
+        }
+    }
+    CHECK_MSG(n > 10, "%llu allocations", (unsigned long long)n);
+    force_free(&before);
+    hlm_test_close(m);
+}
+
 /* ---- what is refused -------------------------------------------------------------------- */
 
 enum edit {
@@ -775,6 +844,7 @@ void test_lora(void)
     test_everything("train/step35/model.gguf");
     test_interleaved();
     test_saved_session();
+    test_cannot_be_set();
     test_refused();
     test_left_out(fixture("qwen35/base/model-f32.gguf"));
     test_left_out_uncounted();

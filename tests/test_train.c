@@ -188,8 +188,9 @@ static bool all_rows(struct run *r, uint64_t n, uint64_t step, struct train_sums
         const struct data_row *row = &r->rows.row[i];
         double *nll = mem_alloc(row->n, sizeof *nll), *mtp = mem_alloc(row->n, sizeof *mtp);
         HLM_ASSERT(nll && mtp);
-        ok = CHECK_MSG(train_row(r->t, row, 1 / (double)n, step, i, sum, nll, mtp, &r->err), "%s",
-                       r->err.msg);
+        ok = CHECK_MSG(train_row(r->t, row, (struct row_job){ 1 / (double)n, step, i, nll, mtp },
+                                 sum, &r->err),
+                       "%s", r->err.msg);
         if (ok && most) {
             *most = fmax(*most, worst_nll(r, row, "main", nll));
             if (r->o.mtp_factor != 0)

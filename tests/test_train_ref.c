@@ -241,7 +241,8 @@ static void check_device(struct pair *p, const struct family *f, uint32_t chunk)
     struct train_sums sums = { 0 };
     double nll_most = 0, loss_most = 0, grad_most = 0, mtp = 0;
     uint64_t n_id = p->docs.n_id;
-    if (!CHECK_OK(train_row(p->r.t, &p->rows.row[0], weight, 1, 0, &sums, NULL, NULL, &p->r.err),
+    if (!CHECK_OK(train_row(p->r.t, &p->rows.row[0],
+                            (struct row_job){ .weight = weight, .step = 1 }, &sums, &p->r.err),
                   p->r.err) ||
         !CHECK_EQ(sums.n, p->docs.n_counted))
         return;

@@ -75,7 +75,9 @@ static bool run_rows(struct train_run *r, const struct family *f, const struct d
     for (uint32_t i = 0; ok && i < o->rows.n_row; i++) {
         const struct data_row *row = &o->rows.row[i];
         double *nll = test_room(row->n, sizeof *nll), *mtp = test_room(row->n, sizeof *mtp);
-        ok = CHECK_OK(train_row(r->t, row, 0.01, 1, i, &o->sums, nll, mtp, &r->err), r->err);
+        ok = CHECK_OK(
+            train_row(r->t, row, (struct row_job){ 0.01, 1, i, nll, mtp }, &o->sums, &r->err),
+            r->err);
         for (uint32_t d = 0; d < row->n_doc; d++) {
             uint64_t at = s->doc[row->document[d]].at, n = row->doc_len[d] * sizeof *nll;
             memcpy(o->nll + at, nll + row->doc_start[d], n);
@@ -245,7 +247,7 @@ static double loss_at(struct train_run *r, const struct data_row *row, double mt
         free(moved);
         at += n;
     }
-    ok = ok && train_eval(r->t, row, &sums, NULL, NULL, &r->err);
+    ok = ok && train_eval(r->t, row, &sums, &r->err);
     return CHECK_MSG(ok, "%s", r->err.msg) ? sums.main + mtp * sums.mtp : NAN;
 }
 
@@ -296,8 +298,9 @@ static void test_slope(struct gpu *g, const struct family *f)
             uint64_t n, m;
             double most = 0;
             train_run_stir(&r, 11, 0.05f);
-            CHECK_MSG(train_row(r.t, &rows.row[0], 1, 1, 0, &sums, NULL, NULL, &r.err), "%s",
-                      r.err.msg);
+            CHECK_MSG(train_row(r.t, &rows.row[0], (struct row_job){ .weight = 1, .step = 1 },
+                                &sums, &r.err),
+                      "%s", r.err.msg);
             float *value = train_run_all(&r, TRAIN_VALUE, &n);
             float *grad = train_run_all(&r, TRAIN_GRAD, &m);
             for (uint32_t k = 0; k < ARRAY_LEN(groups); k++)

@@ -173,7 +173,7 @@ static struct state_want want_of(struct numbers *x, uint64_t step)
         .model_hash = { 1, 2 },
         .data_hash = { 3, 4 },
         .options = { .seed = 7, .steps = 9, .batch_rows = 1, .lr = 2e-4, .clip_norm = 1 },
-        .place = { .step = step, .epoch = 1, .i_row = 3, .best_loss = 2.5 },
+        .position = { .step = step, .epoch = 1, .i_row = 3, .best_loss = 2.5 },
         .arch = "qwen35",
         .name = "a model",
         .device = "a device",
@@ -309,7 +309,7 @@ static bool good(const char *folder, uint64_t step)
         return false;
     fill(&want, step);
     bool ok = CHECK_OK(state_check(&f, &w, &head, &err) && state_read(&f, &w, true, &err), err) &&
-              CHECK(head.place.step == step && same_numbers(&want, &have));
+              CHECK(head.position.step == step && same_numbers(&want, &have));
     file_in_close(&f);
     snprintf(path, sizeof path, "%s/step-%06llu/adapter.gguf", folder, (unsigned long long)step);
     uint64_t n = 0;

@@ -78,7 +78,8 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
 bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err);
 /* Puts the set in force; NULL: no set. The matrices of the base point to its factors, and its gates
  * are written to the device; a set for training leaves the base's gates. No recording that uses the
- * base may exist. On failure (the device is lost) no set is in force. */
+ * base may exist. On failure (of the device, or for want of memory) no set is in force, and some
+ * gates may be those of this set: another call writes them again. */
 bool lora_set_use(const struct lora_set *s, struct gpu *g, struct lora_base *b,
                   struct hlm_err *err);
 void lora_set_destroy(struct lora_set *s);         /* takes NULL; it must not be in force */

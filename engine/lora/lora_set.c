@@ -345,9 +345,12 @@ static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base 
         double *sum = mem_alloc(n, sizeof *sum);
         bool ok = (v && sum) || fail_memory(err, "out of memory: a gate of %" PRIu64 " values", n);
         bool any = ok && gate_values(s, gate, v, sum);
-        if (ok && (any || gate->moved))
+        if (ok && (any || gate->moved)) {
+            gate->moved = true; /* also if the write fails part-way */
             ok = gpu_write(g, gate->at, 0, v, n * sizeof *v, err);
-        gate->moved = any;
+        }
+        if (ok)
+            gate->moved = any;
         free(v);
         free(sum);
         if (!ok)

@@ -1,19 +1,49 @@
 /* adapters: see adapters.h. */
 #include "session/open.h"
 
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- in force -------------------------------------------------------------------------------- */
+
+static void forget_asked(struct adapters_in_force *a)
+{
+    adapters_copy_free(a->asked, a->n_asked);
+    a->asked = NULL;
+    a->n_asked = 0;
+}
+
 bool adapters_set(hlm *m, struct lora_file **file, uint32_t n, bool train, struct hlm_err *err)
 {
     struct lora_base *base = &m->model->base;
+    struct adapters_in_force *a = &m->adapters;
     struct lora_set *set = n ? lora_set_create(m->gpu, base, file, n, train, err) : NULL;
     if (n && !set)
         return false;
     bool ok = lora_set_use(set, m->gpu, base, err);
-    if (!ok) { /* nothing is in force any more */
+    if (!ok) {
         lora_set_destroy(set);
+        if (lora_set_use(a->set, m->gpu, base, NULL))
+            return false;
         set = NULL;
     }
-    lora_set_destroy(m->adapters.set);
-    m->adapters = (struct adapters){ .set = set, .hash = lora_set_hash(set) };
+    lora_set_destroy(a->set);
+    forget_asked(a);
+    *a = (struct adapters_in_force){ .set = set, .hash = lora_set_hash(set) };
+    return ok;
+}
+
+void adapters_finish(struct adapters_in_force *a)
+{
+    lora_set_destroy(a->set);
+    forget_asked(a);
+    *a = (struct adapters_in_force){ 0 };
+}
+
+bool adapters_clear(hlm *m, struct hlm_err *err)
+{
+    bool ok = lora_set_use(NULL, m->gpu, &m->model->base, err);
+    adapters_finish(&m->adapters);
     return ok;
 }
 
@@ -24,14 +54,6 @@ bool adapters_upload(hlm *m, struct hlm_err *err)
            (lora_set_upload(set, m->gpu, err) && lora_set_use(set, m->gpu, &m->model->base, err));
 }
 
-bool adapters_clear(hlm *m, struct hlm_err *err)
-{
-    lora_copy_free(m->asked_lora, m->n_asked_lora);
-    m->asked_lora = NULL;
-    m->n_asked_lora = 0;
-    return adapters_set(m, NULL, 0, false, err);
-}
-
 bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, struct hlm_err *err)
 {
     *hash = m->adapters.hash;
@@ -39,4 +61,84 @@ bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, s
                                "%.200s: sessions are neither saved nor loaded while the model is "
                                "trained: every step changes its adapters or gates",
                                path);
+}
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+/* The files, read and checked. NULL: one of them was refused. */
+static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
+                                    struct hlm_err *err)
+{
+    struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
+    if (!file) {
+        fail_memory(err, "out of memory: a list of %u adapters", n);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        file[i] = lora_file_check(gguf_open(l[i].path, err), l[i].scale, &m->model->base, err);
+        if (file[i])
+            continue;
+        while (i > 0)
+            lora_file_close(file[--i]);
+        free(file);
+        return NULL;
+    }
+    return file;
+}
+
+bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    struct lora_file **file = read_lora(m, l, n, err);
+    bool ok = file != NULL;
+    for (uint32_t i = 0; ok && i < n; i++)
+        lora_file_close(file[i]);
+    free(file);
+    return ok;
+}
+
+void adapters_copy_free(struct hlm_lora *l, uint32_t n)
+{
+    for (uint32_t i = 0; l && i < n; i++)
+        free((void *)l[i].path);
+    free(l);
+}
+
+struct hlm_lora *adapters_copy(const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    struct hlm_lora *copy = mem_alloc(n, sizeof *copy);
+    bool ok = copy != NULL;
+    for (uint32_t i = 0; ok && i < n; i++) {
+        copy[i] = (struct hlm_lora){ mem_text(l[i].path, strlen(l[i].path)), l[i].scale };
+        ok = copy[i].path != NULL;
+    }
+    if (ok)
+        return copy;
+    adapters_copy_free(copy, n);
+    fail_memory(err, "out of memory: a list of %u adapters", n);
+    return NULL;
+}
+
+bool adapters_change(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    if (m->n_session || m->tune)
+        return fail_as(err, HLM_ERR_STATE,
+                       "adapters cannot change while a session or a training is alive");
+    struct hlm_lora *asked = adapters_copy(l, n, err);
+    struct lora_file **file = asked ? read_lora(m, l, n, err) : NULL;
+    bool ok = file && adapters_set(m, file, n, false, err);
+    free(file);
+    if (!ok) {
+        adapters_copy_free(asked, n);
+        return false;
+    }
+    m->adapters.asked = asked;
+    m->adapters.n_asked = n;
+    return true;
+}
+
+bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    return adapters_change(m, l, n, err);
 }

@@ -1,4 +1,4 @@
-/* open: opening a model, its adapters, and what it reports of itself. Sessions are in session.c. */
+/* open: opening a model, and what it reports of itself. Sessions are in session.c. */
 #include "session/open.h"
 
 #include "hlm_test_hooks.h"
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *kind_name(enum gpu_kind k)
+static const char *device_kind(enum gpu_kind k)
 {
     return k == GPU_DISCRETE     ? "discrete"
            : k == GPU_INTEGRATED ? "integrated"
@@ -24,7 +24,7 @@ int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
     for (int i = 0; i < n && i < max && i < (int)ARRAY_LEN(caps); i++) {
         const struct gpu_caps *c = &caps[i];
         struct hlm_device *d = &out[i];
-        *d = (struct hlm_device){ .kind = kind_name(c->kind),
+        *d = (struct hlm_device){ .kind = device_kind(c->kind),
                                   .heap_bytes = c->heap_bytes,
                                   .free_bytes = c->free_bytes };
         snprintf(d->name, sizeof d->name, "%.255s", c->name);
@@ -62,7 +62,7 @@ static bool mark_unused(hlm *m, struct hlm_err *err)
 }
 
 /* The file and what is read of it without a device. */
-static bool open_file(hlm *m, const char *path, struct hlm_err *err)
+static bool open_model_file(hlm *m, const char *path, struct hlm_err *err)
 {
     m->file = gguf_open(path, err);
     if (!m->file || !model_arch(m->file, err))
@@ -73,7 +73,7 @@ static bool open_file(hlm *m, const char *path, struct hlm_err *err)
     return (m->path && m->name && m->vocab) || fail_memory(err, "%.300s: out of memory", path);
 }
 
-static bool open_model(hlm *m, const struct hlm_params *params, struct hlm_err *err)
+static bool open_on_device(hlm *m, const struct hlm_params *params, struct hlm_err *err)
 {
     struct gpu_params gp = { .device = params->device,
                              .cache_dir = params->cache_dir,
@@ -82,7 +82,7 @@ static bool open_model(hlm *m, const struct hlm_params *params, struct hlm_err *
                              .memory = params->memory };
     if (!params->model)
         return fail(err, "no model file was named");
-    if (!open_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
+    if (!open_model_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
         return false;
     m->f16 = params->f16 || (!params->f32_only && linear_f16_pays(gpu_caps(m->gpu)));
     count_open(m, params);
@@ -100,7 +100,7 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
         return NULL;
     }
     m->log = params->log;
-    if (!open_model(m, params, err)) {
+    if (!open_on_device(m, params, err)) {
         hlm_close(m);
         return NULL;
     }
@@ -130,8 +130,7 @@ void hlm_close(hlm *m)
         return;
     log_to(&m->log);
     count_close(m);
-    lora_set_destroy(m->adapters.set);
-    lora_copy_free(m->asked_lora, m->n_asked_lora);
+    adapters_finish(&m->adapters);
     model_unload(m->model);
     gpu_close(m->gpu);
     hlm_vocab_close(m->vocab);
@@ -196,92 +195,6 @@ hlm_vocab *hlm_get_vocab(hlm *m, struct hlm_err *err)
         return m->vocab;
     fail_from(err, &m->vocab->tok_err, "");
     return NULL;
-}
-
-/* ---- adapters -------------------------------------------------------------------------------- */
-
-/* The adapters, read and checked; NULL when one of them is refused. */
-static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
-                                    struct hlm_err *err)
-{
-    struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
-    if (!file) {
-        fail_memory(err, "out of memory: a list of %u adapters", n);
-        return NULL;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        file[i] = lora_file_check(gguf_open(l[i].path, err), l[i].scale, &m->model->base, err);
-        if (file[i])
-            continue;
-        while (i > 0)
-            lora_file_close(file[--i]);
-        free(file);
-        return NULL;
-    }
-    return file;
-}
-
-bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
-{
-    api_begin(&m->log, err);
-    struct lora_file **file = read_lora(m, l, n, err);
-    bool ok = file != NULL;
-    for (uint32_t i = 0; ok && i < n; i++)
-        lora_file_close(file[i]);
-    free(file);
-    return ok;
-}
-
-void lora_copy_free(struct hlm_lora *l, uint32_t n)
-{
-    for (uint32_t i = 0; l && i < n; i++)
-        free((void *)l[i].path);
-    free(l);
-}
-
-struct hlm_lora *lora_copy(const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
-{
-    struct hlm_lora *copy = mem_alloc(n, sizeof *copy);
-    bool ok = copy != NULL;
-    for (uint32_t i = 0; ok && i < n; i++) {
-        copy[i] = (struct hlm_lora){ mem_text(l[i].path, strlen(l[i].path)), l[i].scale };
-        ok = copy[i].path != NULL;
-    }
-    if (ok)
-        return copy;
-    lora_copy_free(copy, n);
-    fail_memory(err, "out of memory: a list of %u adapters", n);
-    return NULL;
-}
-
-static bool set_files(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
-{
-    struct lora_file **file = read_lora(m, l, n, err);
-    bool ok = file && adapters_set(m, file, n, false, err);
-    free(file);
-    return ok;
-}
-
-bool set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
-{
-    if (m->n_session || m->tune)
-        return fail_as(err, HLM_ERR_STATE,
-                       "adapters cannot change while a session or a training is alive");
-    struct hlm_lora *copy = lora_copy(l, n, err);
-    if (!copy || !set_files(m, l, n, err)) {
-        lora_copy_free(copy, n);
-        return false;
-    }
-    lora_copy_free(m->asked_lora, m->n_asked_lora);
-    m->asked_lora = copy;
-    m->n_asked_lora = n;
-    return true;
-}
-
-bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
-{
-    api_begin(&m->log, err);
-    return set_lora(m, l, n, err);
 }
 
 /* ---- kernels, sampling ----------------------------------------------------------------------- */

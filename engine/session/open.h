@@ -13,9 +13,7 @@ struct hlm {
     struct model *model;
     struct hlm_vocab *vocab;
     struct hlm_log log;
-    struct adapters adapters;    /* in force */
-    struct hlm_lora *asked_lora; /* the adapters in force, as hlm_set_lora was asked for them */
-    uint32_t n_asked_lora;
+    struct adapters_in_force adapters; /* in force */
     struct counting counting;
     uint32_t n_session;    /* alive */
     struct hlm_tune *tune; /* the training that is alive; NULL: none */
@@ -26,9 +24,5 @@ struct hlm {
     bool hashed;
 };
 
-/* hlm_load and hlm_set_lora, without clearing err. */
+/* hlm_load without clearing err. */
 bool model_bring(hlm *m, struct hlm_err *err);
-bool set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
-/* A copy, paths included, freed with lora_copy_free. NULL without memory; not NULL for n 0. */
-struct hlm_lora *lora_copy(const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
-void lora_copy_free(struct hlm_lora *l, uint32_t n); /* takes NULL */

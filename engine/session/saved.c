@@ -1,14 +1,14 @@
-/* hlm_saved: a timeline in a file - what hlm_session_save writes and hlm_session_load reads.
+/* saved: a session in a file - what hlm_session_save writes and hlm_session_load reads.
  *
  * A file is the head, the ids, the caller's note, a table of the snapshots, the logits, the state,
- * the keys and values of every position, each snapshot's state and logits, and a checksum of all
- * that. State and keys go in an order of their own, layer by layer and position by position, so
- * that neither the length of the context nor the size of a ring is in the file. Numbers are
- * little-endian.
+ * the keys and values of every position, the state and logits of each snapshot, and a checksum of
+ * all that. State, keys and values are in an order of their own, layer by layer and position by
+ * position, so that the file depends neither on the length of the context nor on the size of a
+ * ring. Numbers are little-endian.
  *
- * A file is untrusted. saved_open checks every size and count against each other and against what
- * the session expects, then the checksum, and only then is anything in the session touched. It
- * needs no device: the fuzzer calls it. */
+ * A file is untrusted. saved_open checks every size and count against the others and against what
+ * the session expects, and then the checksum; nothing in the session changes before that. It needs
+ * no device: the fuzzer calls it. */
 #include "session/saved.h"
 
 #include "session/session.h"
@@ -17,11 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PIECE = 1 << 20, MAX_NOTE = 1 << 28 };
+enum { COPY_BYTES = 1 << 20, MAX_NOTE = 1 << 28 };
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static const char magic[] = "hlmstate";
+static const char saved_magic[] = "hlmstate";
 static const char *const kv_name[] = { "f16", "f32", "q8_0" };
 
 /* A text of a field of the file, which need not end with 0, for a message. */
@@ -31,8 +31,8 @@ static struct shown show_field(const char *field, size_t size)
     return show_text(field, end ? (size_t)(end - field) : size, size);
 }
 
-static bool no_model(const char *path, const struct saved_head *h, const struct saved_want *w,
-                     struct hlm_err *err)
+static bool refuse_model(const char *path, const struct saved_head *h, const struct saved_want *w,
+                         struct hlm_err *err)
 {
     struct shown arch = show_field(h->arch, sizeof h->arch);
     struct shown name = show_field(h->name, sizeof h->name);
@@ -44,13 +44,13 @@ static bool no_model(const char *path, const struct saved_head *h, const struct 
                 arch.s, here.s, w->arch);
 }
 
-/* Whether the head is one of this session's. */
-static bool fits(const char *path, const struct saved_head *h, const struct saved_want *w,
-                 struct hlm_err *err)
+/* Whether the file is one for this session. */
+static bool head_fits(const char *path, const struct saved_head *h, const struct saved_want *w,
+                      struct hlm_err *err)
 {
     static const uint64_t none[2];
     if (memcmp(h->model_hash, w->model_hash, sizeof h->model_hash) != 0)
-        return no_model(path, h, w, err);
+        return refuse_model(path, h, w, err);
     if (memcmp(h->lora_hash, w->lora_hash, sizeof h->lora_hash) != 0)
         return fail(err, "%.200s: was saved with %s, in use are %s", path,
                     memcmp(h->lora_hash, none, sizeof none) ? "adapters" : "no adapters",
@@ -71,9 +71,9 @@ static bool fits(const char *path, const struct saved_head *h, const struct save
     return true;
 }
 
-/* The counts of a head, and that they make up the file. */
-static bool check_head(const char *path, const struct saved_head *h, uint64_t bytes,
-                       struct hlm_err *err)
+/* Checks the counts of a head against each other and the length of the file. */
+static bool check_head_counts(const char *path, const struct saved_head *h, uint64_t bytes,
+                              struct hlm_err *err)
 {
     if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->i_window > 1 ||
         h->has_logits > 1 || h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
@@ -86,9 +86,9 @@ static bool check_head(const char *path, const struct saved_head *h, uint64_t by
     return true;
 }
 
-/* That the parts end where the file does is the check of all their sizes. */
-static bool check_size(const char *path, struct saved *s, const struct saved_want *w,
-                       struct hlm_err *err)
+/* Checks that the parts end where the file does, and with it all their sizes. */
+static bool check_parts(const char *path, struct saved *s, const struct saved_want *w,
+                        struct hlm_err *err)
 {
     const struct saved_head *h = &s->head;
     uint64_t logits = 4ull * h->n_vocab, at = sizeof *h + 4ull * h->n_known + h->n_note;
@@ -131,17 +131,17 @@ static bool read_tables(const struct file_in *f, struct saved *s, struct hlm_err
     return true;
 }
 
-/* The checksum of all before it. */
-static bool check_sum(const struct file_in *f, struct saved *s, struct hlm_err *err)
+/* Checks the checksum, which is of everything before it. */
+static bool check_saved_sum(const struct file_in *f, struct saved *s, struct hlm_err *err)
 {
     uint64_t end = s->head.file_bytes - sizeof s->sum, have[2];
-    uint8_t *buf = mem_alloc(PIECE, 1);
+    uint8_t *buf = mem_alloc(COPY_BYTES, 1);
     struct sum *sum = sum_begin(err);
     bool ok = buf && sum;
     if (!buf)
         fail_memory(err, "%.200s: no memory to read it", f->path);
     for (uint64_t at = 0, n; ok && at < end; at += n) {
-        n = min_u64(PIECE, end - at);
+        n = min_u64(COPY_BYTES, end - at);
         ok = file_in_read(f, at, buf, n, err);
         if (ok)
             sum_add(sum, buf, n);
@@ -171,14 +171,15 @@ bool saved_open(struct saved *s, const struct file_in *f, const struct saved_wan
                     f->path, (unsigned long long)f->bytes, sizeof *h + sizeof s->sum);
     if (!file_in_read(f, 0, &s->head, sizeof *h, err))
         return false;
-    if (memcmp(h->magic, magic, sizeof h->magic) != 0)
+    if (memcmp(h->magic, saved_magic, sizeof h->magic) != 0)
         return fail(err, "%.200s: is no saved conversation: it does not begin with %s", f->path,
-                    magic);
+                    saved_magic);
     if (h->version != SAVED_VERSION)
         return fail(err, "%.200s: was saved in version %u of the format, expected %d", f->path,
                     h->version, SAVED_VERSION);
-    bool ok = check_head(f->path, h, f->bytes, err) && fits(f->path, h, w, err) &&
-              read_tables(f, s, err) && check_size(f->path, s, w, err) && check_sum(f, s, err);
+    bool ok = check_head_counts(f->path, h, f->bytes, err) && head_fits(f->path, h, w, err) &&
+              read_tables(f, s, err) && check_parts(f->path, s, w, err) &&
+              check_saved_sum(f, s, err);
     if (!ok)
         saved_finish(s);
     return ok;
@@ -186,11 +187,11 @@ bool saved_open(struct saved *s, const struct file_in *f, const struct saved_wan
 
 /* ---- state and keys in order ----------------------------------------------------------------- */
 
-/* Told the ranges of a part in the order of the file. */
+/* Called for each range of a part, in the order of the file. */
 typedef bool (*range_fn)(void *user, tensor t, uint64_t offset, uint64_t bytes,
                          struct hlm_err *err);
 
-/* Positions [from, to) of a cache, head by head; a ring's turn may cut them in two. */
+/* Positions [from, to) of a cache, head by head. In a ring they may be two ranges. */
 static bool walk_rows(tensor t, uint32_t n_head, uint32_t from, uint32_t to, range_fn fn,
                       void *user, struct hlm_err *err)
 {
@@ -205,8 +206,8 @@ static bool walk_rows(tensor t, uint32_t n_head, uint32_t from, uint32_t to, ran
     return true;
 }
 
-/* All that a snapshot of n_past tokens holds; of a ring, what a later token may see. at: where it
- * lies, the live state or a slot. */
+/* All that a snapshot of n_past tokens holds; of a ring, only what a later token can see. at: the
+ * session's state, or a slot. */
 static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_fn fn, void *user,
                        struct hlm_err *err)
 {
@@ -249,7 +250,7 @@ static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *us
     return true;
 }
 
-static bool on_count(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
+static bool count_range(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
 {
     (void)t, (void)offset, (void)err;
     *(uint64_t *)user += bytes;
@@ -260,18 +261,19 @@ static uint64_t state_bytes(const void *user, uint32_t n_past)
 {
     const hlm_session *s = user;
     uint64_t n = 0;
-    walk_state(s, s->snaps.state, n_past, on_count, &n, NULL);
+    walk_state(s, s->snaps.state, n_past, count_range, &n, NULL);
     return n;
 }
 
 static uint64_t kv_bytes(const void *user, uint32_t n_past)
 {
     uint64_t n = 0;
-    walk_kv(user, n_past, on_count, &n, NULL);
+    walk_kv(user, n_past, count_range, &n, NULL);
     return n;
 }
 
-static bool want(hlm_session *s, const char *path, struct saved_want *w, struct hlm_err *err)
+static bool describe_session(hlm_session *s, const char *path, struct saved_want *w,
+                             struct hlm_err *err)
 {
     hlm *m = s->m;
     struct lora_hash lora;
@@ -296,7 +298,7 @@ static bool want(hlm_session *s, const char *path, struct saved_want *w, struct 
     return true;
 }
 
-static tensor logits_of(const struct snapshots *k, const struct snapshot *s)
+static tensor snapshot_logits(const struct snapshots *k, const struct snapshot *s)
 {
     tensor t = snapshots_slot(k, s);
     t.offset += k->slot_bytes - k->logits_bytes;
@@ -309,23 +311,23 @@ struct save {
     struct gpu *gpu;
     struct file_out *out;
     struct sum *sum;
-    uint8_t *buf; /* [PIECE] */
+    uint8_t *buf; /* [COPY_BYTES] */
     uint64_t done;
 };
 
-static bool put(struct save *w, const void *p, uint64_t n, struct hlm_err *err)
+static bool put_saved(struct save *w, const void *p, uint64_t n, struct hlm_err *err)
 {
     sum_add(w->sum, p, n);
     w->done += n;
     return file_out_put(w->out, p, n, err);
 }
 
-static bool on_put(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
+static bool put_range(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
 {
     struct save *w = user;
     for (uint64_t done = 0, n; done < bytes; done += n) {
-        n = min_u64(PIECE, bytes - done);
-        if (!gpu_read(w->gpu, t, offset + done, w->buf, n, err) || !put(w, w->buf, n, err))
+        n = min_u64(COPY_BYTES, bytes - done);
+        if (!gpu_read(w->gpu, t, offset + done, w->buf, n, err) || !put_saved(w, w->buf, n, err))
             return false;
     }
     return true;
@@ -342,27 +344,27 @@ static bool save_parts(hlm_session *s, struct save *w, struct saved_head *h, con
 {
     const struct snapshots *k = &s->snaps;
     uint64_t logits = 4ull * h->n_vocab;
-    const struct snapshot *held[MAX_SNAPSHOT];
+    const struct snapshot *kept[MAX_SNAPSHOT];
     h->file_bytes = sizeof *h + 4ull * h->n_known + n_note + (h->has_logits ? logits : 0) +
                     state_bytes(s, h->n_past) + kv_bytes(s, h->n_past) + 16;
     for (uint32_t i = 0; i < k->n; i++)
         if (k->at[i].slot != NO_SLOT && k->at[i].n_past <= h->n_past) {
-            held[h->n_snap++] = &k->at[i];
+            kept[h->n_snap++] = &k->at[i];
             h->file_bytes += sizeof(struct saved_snap) + state_bytes(s, k->at[i].n_past) +
                              (k->at[i].has_logits ? logits : 0);
         }
-    bool ok = put(w, h, sizeof *h, err) && put(w, s->id, 4ull * h->n_known, err) &&
-              put(w, note, n_note, err);
+    bool ok = put_saved(w, h, sizeof *h, err) && put_saved(w, s->id, 4ull * h->n_known, err) &&
+              put_saved(w, note, n_note, err);
     for (uint32_t i = 0; ok && i < h->n_snap; i++) {
-        struct saved_snap row = { held[i]->n_past, held[i]->i_window, held[i]->has_logits, 0 };
-        ok = put(w, &row, sizeof row, err);
+        struct saved_snap row = { kept[i]->n_past, kept[i]->i_window, kept[i]->has_logits, 0 };
+        ok = put_saved(w, &row, sizeof row, err);
     }
-    ok = ok && (!h->has_logits || on_put(w, s->logits, 0, logits, err)) &&
-         walk_state(s, k->state, h->n_past, on_put, w, err) &&
-         walk_kv(s, h->n_past, on_put, w, err);
+    ok = ok && (!h->has_logits || put_range(w, s->logits, 0, logits, err)) &&
+         walk_state(s, k->state, h->n_past, put_range, w, err) &&
+         walk_kv(s, h->n_past, put_range, w, err);
     for (uint32_t i = 0; ok && i < h->n_snap; i++)
-        ok = walk_state(s, snapshots_slot(k, held[i]), held[i]->n_past, on_put, w, err) &&
-             (!held[i]->has_logits || on_put(w, logits_of(k, held[i]), 0, logits, err));
+        ok = walk_state(s, snapshots_slot(k, kept[i]), kept[i]->n_past, put_range, w, err) &&
+             (!kept[i]->has_logits || put_range(w, snapshot_logits(k, kept[i]), 0, logits, err));
     return ok;
 }
 
@@ -377,7 +379,7 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
     if (s->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "%.200s: an earlier call failed part-way, no sound state is left", path);
-    if (!want(s, path, &own, err) || !gpu_wait(s->m->gpu, err))
+    if (!describe_session(s, path, &own, err) || !gpu_wait(s->m->gpu, err))
         return false;
     struct saved_head h = {
         .version = SAVED_VERSION,
@@ -390,13 +392,13 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
         .has_logits = s->has_logits,
         .n_note = n_note,
     };
-    memcpy(h.magic, magic, sizeof h.magic);
+    memcpy(h.magic, saved_magic, sizeof h.magic);
     memcpy(h.model_hash, own.model_hash, sizeof h.model_hash);
     memcpy(h.lora_hash, own.lora_hash, sizeof h.lora_hash);
     name_into(h.arch, sizeof h.arch, own.arch);
     name_into(h.name, sizeof h.name, own.name);
 
-    struct save w = { .gpu = s->m->gpu, .buf = mem_alloc(PIECE, 1), .sum = sum_begin(err) };
+    struct save w = { .gpu = s->m->gpu, .buf = mem_alloc(COPY_BYTES, 1), .sum = sum_begin(err) };
     uint64_t sum[2] = { 0 };
     if (!w.buf)
         fail_memory(err, "%.200s: no memory to write it", path);
@@ -420,15 +422,15 @@ struct load {
     struct gpu *gpu;
     const struct file_in *in;
     struct sum *sum;
-    uint8_t *buf; /* [PIECE] */
+    uint8_t *buf; /* [COPY_BYTES] */
     uint64_t at;
 };
 
-static bool on_take(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
+static bool take_range(void *user, tensor t, uint64_t offset, uint64_t bytes, struct hlm_err *err)
 {
     struct load *r = user;
     for (uint64_t done = 0, n; done < bytes; done += n) {
-        n = min_u64(PIECE, bytes - done);
+        n = min_u64(COPY_BYTES, bytes - done);
         if (!file_in_read(r->in, r->at, r->buf, n, err))
             return false;
         sum_add(r->sum, r->buf, n);
@@ -439,7 +441,7 @@ static bool on_take(void *user, tensor t, uint64_t offset, uint64_t bytes, struc
     return true;
 }
 
-/* Everything from the file's start into the session; what it has no slot for goes nowhere. */
+/* Reads the whole file into the session. Snapshots that it has no slot for are read and dropped. */
 static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, struct hlm_err *err)
 {
     const struct saved_head *h = &f->head;
@@ -449,10 +451,10 @@ static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, st
     for (uint32_t i = 0; i < h->n_snap; i++)
         place[i] = f->snap[i].n_past;
     snapshots_aim(k, 0, h->n_past, place, h->n_snap);
-    bool ok = on_take(r, (tensor){ 0 }, 0, f->logits_at, err) &&
-              (!h->has_logits || on_take(r, s->logits, 0, logits, err)) &&
-              walk_state(s, k->state, h->n_past, on_take, r, err) &&
-              walk_kv(s, h->n_past, on_take, r, err);
+    bool ok = take_range(r, (tensor){ 0 }, 0, f->logits_at, err) &&
+              (!h->has_logits || take_range(r, s->logits, 0, logits, err)) &&
+              walk_state(s, k->state, h->n_past, take_range, r, err) &&
+              walk_kv(s, h->n_past, take_range, r, err);
     for (uint32_t i = 0; ok && i < h->n_snap; i++) {
         const struct saved_snap *from = &f->snap[i];
         bool keeps = snapshots_wanted(k, from->n_past, false);
@@ -460,21 +462,21 @@ static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, st
         if (to) {
             to->i_window = from->i_window;
             to->has_logits = from->has_logits;
-            ok = walk_state(s, snapshots_slot(k, to), from->n_past, on_take, r, err) &&
-                 (!to->has_logits || on_take(r, logits_of(k, to), 0, logits, err));
+            ok = walk_state(s, snapshots_slot(k, to), from->n_past, take_range, r, err) &&
+                 (!to->has_logits || take_range(r, snapshot_logits(k, to), 0, logits, err));
         } else {
-            ok = on_take(r, (tensor){ 0 }, 0,
-                         state_bytes(s, from->n_past) + (from->has_logits ? logits : 0), err);
+            ok = take_range(r, (tensor){ 0 }, 0,
+                            state_bytes(s, from->n_past) + (from->has_logits ? logits : 0), err);
         }
     }
     return ok;
 }
 
-static bool load_all(hlm_session *s, const struct file_in *in, const struct saved *f,
-                     struct hlm_err *err)
+static bool load_session(hlm_session *s, const struct file_in *in, const struct saved *f,
+                         struct hlm_err *err)
 {
     const struct saved_head *h = &f->head;
-    struct load r = { .gpu = s->m->gpu, .in = in, .buf = mem_alloc(PIECE, 1) };
+    struct load r = { .gpu = s->m->gpu, .in = in, .buf = mem_alloc(COPY_BYTES, 1) };
     uint64_t sum[2] = { 0 };
     if (!r.buf || !(r.sum = sum_begin(err))) {
         free(r.buf);
@@ -508,9 +510,9 @@ static bool open_saved(hlm_session *s, const char *path, bool load, void **note,
     struct file_in in;
     struct saved f = { 0 };
     struct saved_want own;
-    if (!want(s, path, &own, err) || !file_in_open(&in, path, err))
+    if (!describe_session(s, path, &own, err) || !file_in_open(&in, path, err))
         return false;
-    bool ok = saved_open(&f, &in, &own, err) && (!load || load_all(s, &in, &f, err));
+    bool ok = saved_open(&f, &in, &own, err) && (!load || load_session(s, &in, &f, err));
     file_in_close(&in);
     if (ok && note) {
         *note = f.note;

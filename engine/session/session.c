@@ -85,7 +85,7 @@ void session_init_recordings(hlm_session *s)
                                          .user = s };
 }
 
-static struct recording_key key_of(enum session_recording kind, uint32_t n_tok)
+static struct recording_key session_key(enum session_recording kind, uint32_t n_tok)
 {
     return (struct recording_key){ .kind = kind, .n_tok = n_tok };
 }
@@ -102,13 +102,13 @@ bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err)
         bool wanted;
         struct recording_key key;
     } rows[] = {
-        { true, key_of(REC_READ_LAST, s->n_batch) },
-        { true, key_of(REC_NEXT, 1) },
-        { s->n_batch >= 8, key_of(REC_READ_LAST, 8) }, /* other kernels than a large batch */
-        { s->n_eval > 0, key_of(REC_EVAL, s->n_eval) },
-        { s->keep_hidden, key_of(REC_EVAL_HIDDEN, s->n_eval) },
-        { s->n_nll > 0, key_of(REC_NLL, s->n_batch) },
-        { reports_gates(s), key_of(REC_NEXT_STATS, 1) },
+        { true, session_key(REC_READ_LAST, s->n_batch) },
+        { true, session_key(REC_NEXT, 1) },
+        { s->n_batch >= 8, session_key(REC_READ_LAST, 8) }, /* other kernels than a large batch */
+        { s->n_eval > 0, session_key(REC_EVAL, s->n_eval) },
+        { s->keep_hidden, session_key(REC_EVAL_HIDDEN, s->n_eval) },
+        { s->n_nll > 0, session_key(REC_NLL, s->n_batch) },
+        { reports_gates(s), session_key(REC_NEXT_STATS, 1) },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         if (rows[i].wanted && !recordings_lay_out(&s->recordings, rows[i].key, err))
@@ -118,14 +118,15 @@ bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err)
 
 bool session_ready(hlm_session *s, struct hlm_err *err)
 {
-    return recordings_get(&s->recordings, key_of(REC_NEXT, 1), err) &&
-           (!reports_gates(s) || recordings_get(&s->recordings, key_of(REC_NEXT_STATS, 1), err));
+    return recordings_get(&s->recordings, session_key(REC_NEXT, 1), err) &&
+           (!reports_gates(s) ||
+            recordings_get(&s->recordings, session_key(REC_NEXT_STATS, 1), err));
 }
 
 static struct cmd *get_recording(hlm_session *s, enum session_recording kind, uint32_t n_tok,
                                  struct hlm_err *err)
 {
-    return recordings_get(&s->recordings, key_of(kind, n_tok), err);
+    return recordings_get(&s->recordings, session_key(kind, n_tok), err);
 }
 
 /* The recording of one token and the token after it. Statistics never end an answer: if their
@@ -163,7 +164,8 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     return st;
 }
 
-/* ---- where the timeline stands --------------------------------------------------------------- */
+/* ---- the position of the timeline ---------------------------------------------------------------
+ */
 
 bool session_place(hlm_session *s, struct hlm_err *err)
 {
@@ -223,8 +225,8 @@ void hlm_session_reset(hlm_session *s)
         log_msg(HLM_LOG_ERROR, "%s", err.msg); /* the device is lost: the next call says so again */
 }
 
-/* The id at a position is to be this one: where it is not, the keys and values from there on are of
- * another text, and so are the snapshots that were taken behind them. */
+/* Sets the id at a position. If it was another id, the keys and values from there on are those of
+ * another text, and so are the snapshots of longer prefixes. */
 static void set_id(hlm_session *s, uint32_t at, int32_t id)
 {
     if (at < s->n_row && s->id[at] != id) {
@@ -234,9 +236,9 @@ static void set_id(hlm_session *s, uint32_t at, int32_t id)
     s->id[at] = id;
 }
 
-/* After a failure: a part of a submission may have run, or all of it without telling its token. The
- * next sync goes back to a snapshot or to the start. Always false. */
-static bool lose_place(hlm_session *s)
+/* After a failure: a part of a submission may have run, or all of it without returning its token.
+ * The next sync goes back to a snapshot or to the start. Always false. */
+static bool lose_position(hlm_session *s)
 {
     s->unclear = true;
     s->has_logits = false;
@@ -267,7 +269,8 @@ static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struct hlm_err *err)
+static bool check_token_ids(const hlm_session *s, const int32_t *id, uint32_t n,
+                            struct hlm_err *err)
 {
     for (uint32_t i = 0; i < n; i++)
         if (id[i] < 0 || (uint32_t)id[i] >= s->m->model->n_vocab)
@@ -276,8 +279,8 @@ static bool check_ids(const hlm_session *s, const int32_t *id, uint32_t n, struc
     return true;
 }
 
-/* One piece: n tokens behind what is held. */
-static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum session_recording kind,
+/* Reads one batch: n tokens after those that are cached. */
+static bool read_batch(hlm_session *s, const int32_t *id, uint32_t n, enum session_recording kind,
                        struct hlm_err *err)
 {
     if (s->unclear)
@@ -287,7 +290,7 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum sessi
     if (!c)
         return false;
     if (!gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) || !cmd_submit(c, err))
-        return lose_place(s);
+        return lose_position(s);
     for (uint32_t i = 0; i < n; i++)
         set_id(s, s->n_past + i, id[i]);
     uint32_t end = s->n_past + n;
@@ -301,23 +304,24 @@ static bool read_piece(hlm_session *s, const int32_t *id, uint32_t n, enum sessi
     return true;
 }
 
-/* Takes the timeline to the longest state that id[0 .. n) goes on from: where it stands, or a
- * snapshot, or the start. */
-static bool step_back(hlm_session *s, const int32_t *id, uint32_t n, struct hlm_err *err)
+/* Goes to the longest state that id[0 .. n) continues: the present one, a snapshot, or the start.
+ */
+static bool go_back(hlm_session *s, const int32_t *id, uint32_t n, struct hlm_err *err)
 {
     uint32_t same = 0, here = s->n_past;
     while (same < n && same < s->n_row && id[same] == s->id[same])
         same++;
     s->found = (struct hlm_found){ .n_cached = s->n_row, .n_same = same };
     bool stays = here <= same && (here < n || s->has_logits) && !s->unclear;
-    /* Nothing is overwritten yet: this state may be gone back to. It mostly will not, and is void
-     * with the first other token, so it takes no other's place. */
+    /* id is a prefix of what is cached, so that the state after it is lost but nothing is
+     * overwritten yet. It is kept if a slot is empty. It evicts no snapshot: it is rarely needed
+     * again, and void once another token is read. */
     if (same == n && here > n && !s->unclear && snapshots_free(&s->snaps)) {
         snapshots_aim(&s->snaps, here, here, &here, 1);
         if (!keep_snapshot(s, err))
             return false;
     }
-    if (same < n && same < s->n_row) { /* what lies behind will be overwritten */
+    if (same < n && same < s->n_row) { /* what comes after will be overwritten */
         s->n_row = same;
         snapshots_cut(&s->snaps, same);
     }
@@ -359,12 +363,12 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
         return fail(err, "there are no tokens to read, expected at least one");
     if (n > s->n_ctx)
         return full(s, n, err);
-    if (!check_ids(s, id, n, err))
+    if (!check_token_ids(s, id, n, err))
         return false;
     double t0 = now_s();
-    if (!step_back(s, id, n, err))
+    if (!go_back(s, id, n, err))
         return false;
-    s->n_known = s->n_past; /* a token that nobody has read is none of id's */
+    s->n_known = s->n_past; /* a token that was returned and not read is dropped */
     s->stats.n_reused += s->n_past;
     snapshots_aim(&s->snaps, s->n_past, n, snap, n_snap);
 
@@ -375,7 +379,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
         uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
         uint32_t take = min_u32(s->n_batch, stop - s->n_past);
         bool last = s->n_past + take == n;
-        ok = read_piece(s, id + s->n_past, take, last ? REC_READ_LAST : REC_READ, err) &&
+        ok = read_batch(s, id + s->n_past, take, last ? REC_READ_LAST : REC_READ, err) &&
              keep_snapshot(s, err);
         if (ok && progress)
             ok = gpu_wait(s->m->gpu, err) &&
@@ -397,7 +401,7 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     api_begin(&s->m->log, err);
     if (n > s->n_ctx - s->n_past)
         return full(s, (uint64_t)s->n_past + n, err);
-    if (!check_ids(s, id, n, err))
+    if (!check_token_ids(s, id, n, err))
         return false;
     if ((logits && !s->keep_logits) || (hidden && !s->keep_hidden))
         return fail_as(err, HLM_ERR_STATE, "this session was created without %s",
@@ -411,7 +415,7 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
                                       : n - done <= s->n_batch ? REC_READ_LAST
                                                                : REC_READ;
         take = min_u32(hidden || logits ? s->n_eval : s->n_batch, n - done);
-        if (!read_piece(s, id + done, take, kind, err))
+        if (!read_batch(s, id + done, take, kind, err))
             return false;
         for (uint32_t t = 0; logits && t < take; t++)
             if (!gpu_read(s->m->gpu, s->all_logits, 4ull * t * stride,
@@ -438,7 +442,7 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
         return fail(err, "likelihoods of %u tokens, expected at least 2", n);
     if (n - 1 > s->n_ctx - s->n_past)
         return full(s, (uint64_t)s->n_past + n - 1, err);
-    if (!check_ids(s, id, n, err))
+    if (!check_token_ids(s, id, n, err))
         return false;
     if (!s->n_nll)
         return fail_as(err, HLM_ERR_STATE, "this session was created without keep_nll");
@@ -447,9 +451,9 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
     for (uint32_t done = 0, take; done < n - 1; done += take) {
         float parts[MAX_BATCH * NLL_PARTS];
         take = min_u32(s->n_batch, n - 1 - done);
-        uint64_t next = 4ull * (s->n_past + take); /* the last row's is in no piece */
+        uint64_t next = 4ull * (s->n_past + take); /* the id after the last row is in no batch */
         if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
-            !read_piece(s, id + done, take, REC_NLL, err) ||
+            !read_batch(s, id + done, take, REC_NLL, err) ||
             !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
             return false;
         for (uint32_t i = 0; i < take; i++) {
@@ -480,7 +484,7 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     if (!c || !write_sampling(s, sampling, err))
         return false;
     if (!cmd_submit(c, err) || !gpu_wait(s->m->gpu, err))
-        return lose_place(s);
+        return lose_position(s);
     if (unread) {
         s->n_past++;
         s->i_window ^= 1;

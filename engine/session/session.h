@@ -19,34 +19,35 @@ enum session_recording {
 };
 enum { MAX_SESSION_RECORDING = 12, MAX_BATCH = 512 };
 
+/* A session. Its ids are known up to n_known; the caches have read n_past of them. */
 struct hlm_session {
     hlm *m;
-    uint32_t n_ctx, n_batch, n_eval, n_nll; /* n_nll: rows whose logits are there at once */
+    uint32_t n_ctx, n_batch;
+    uint32_t n_eval, n_nll; /* tokens of a batch of hlm_session_eval, and of a slice of the logits
+                               in hlm_session_nll; 0: the session has neither */
     enum hlm_kv kv_type;
-    bool keep_logits, keep_hidden; /* as asked for */
+    bool keep_logits, keep_hidden; /* as in the params */
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
     struct kv_stats layers; /* zeros without params.layers */
     bool stats_off;         /* REC_NEXT_STATS could not be recorded: answers go without it */
     struct sampler sampler;
-    struct hlm_sampling sampling; /* what the step holds */
+    struct hlm_sampling sampling; /* as in the step buffer, if sampling_set */
     bool sampling_set;
 
     struct recordings recordings;
 
-    int32_t *id;                        /* [n_ctx + 1]: what the rows of the caches are of, then at
-                                           most one that is not read yet */
-    uint32_t n_past, n_known, i_window; /* where the recurrent state stands */
-    uint32_t n_row;                     /* rows of keys and values that are of id[]: n_past or, once
-                                           the state was set back, more; read below it, a token is
-                                           read again */
-    bool has_logits;                    /* of id[n_past - 1] */
-    bool unclear;                       /* a call failed on the way: what the recurrent state is of
-                                           nobody knows */
+    int32_t *id; /* [n_ctx + 1]: the cached tokens, then at most one that is not read yet */
+    uint32_t n_past, n_known;
+    uint32_t i_window; /* which of the two windows of each convolution holds the past */
+    uint32_t n_row; /* tokens whose keys and values are those of id[]: n_past or, when the state was
+                       set back, more; reading a token below n_row is reading it again */
+    bool has_logits; /* of id[n_past - 1] */
+    bool unclear; /* a call failed part-way: which tokens the recurrent state has seen is unknown */
     struct snapshots snaps;
     struct hlm_found found;
-    struct hlm_stats stats, counted; /* counted: of stats, what the model's counters have */
+    struct hlm_stats stats, counted; /* counted: the part of stats that the model's counters have */
 };
 
 /* Once the arenas are there, though not yet allocated. */
@@ -58,8 +59,8 @@ bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err);
  * allocated. */
 bool session_ready(hlm_session *s, struct hlm_err *err);
 
-/* Forgets everything: zero state, empty caches (their contents do not matter, positions cut
- * them). */
+/* Goes to the start: a zero state, and no tokens. The caches keep their contents, which no position
+ * reaches. */
 bool session_clear(hlm_session *s, struct hlm_err *err);
-/* Tells the device where the next batch begins. Sampling parameters stay as they are there. */
+/* Writes to the step buffer where the next batch begins. Its sampling parameters stay. */
 bool session_place(hlm_session *s, struct hlm_err *err);

@@ -1,8 +1,8 @@
-/* hlm_snapshot: copies of the recurrent state that a timeline can go back to - which are kept,
- * which one makes room, and the copying. When a snapshot may be used is hlm_session's business.
+/* snapshot: copies of the recurrent state that a session can go back to - which are kept, which are
+ * evicted, and the copying. When a snapshot may be used is decided in session.c.
  *
- * On a card the slots lie in host memory: there is plenty of it, and a copy over the bus takes
- * milliseconds where reading the tokens again takes seconds. */
+ * On a card the slots are in host memory: there is plenty of it, and a copy over the bus takes
+ * milliseconds, while reading the tokens again takes seconds. */
 #include "session/snapshot.h"
 
 #include "hlm.h"
@@ -31,7 +31,7 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
             bytes_text(cap, gpu_caps(g)->max_alloc));
     if (!(k->arena = arena_create(g, "snapshots", MEM_HOST, err)))
         return false;
-    /* where the slots are device memory too, the context is worth more than they are */
+    /* if the slots are device memory too, the context is worth more than they are */
     uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
     bool none = budget == HLM_SNAPSHOT_NONE;
     uint64_t n = none ? 0 : budget ? budget / k->slot_bytes : max_u64(2, some / k->slot_bytes);
@@ -55,7 +55,7 @@ void snapshots_finish(struct snapshots *k)
 
 /* ---- the list -------------------------------------------------------------------------------- */
 
-static void drop(struct snapshots *k, uint32_t i)
+static void drop_snapshot(struct snapshots *k, uint32_t i)
 {
     memmove(&k->at[i], &k->at[i + 1], (--k->n - i) * sizeof *k->at);
 }
@@ -66,7 +66,7 @@ void snapshots_cut(struct snapshots *k, uint32_t n_past)
         k->n--;
 }
 
-static struct snapshot *find(struct snapshots *k, uint32_t n_past)
+static struct snapshot *find_snapshot(struct snapshots *k, uint32_t n_past)
 {
     for (uint32_t i = 0; i < k->n; i++)
         if (k->at[i].n_past == n_past)
@@ -100,7 +100,8 @@ static bool is_wanted(const struct snapshots *k, uint32_t n_past)
     return false;
 }
 
-/* The slot of one that is not wanted any more, or that costs least to read again. */
+/* Evicts a snapshot and returns its slot: one that is no longer wanted, else the one whose tokens
+ * are the fewest to read again. */
 static uint32_t evict(struct snapshots *k)
 {
     struct snapshot *least = NULL;
@@ -145,13 +146,13 @@ struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past)
 {
     if (!k->n_slot)
         return NULL;
-    struct snapshot *s = find(k, n_past);
+    struct snapshot *s = find_snapshot(k, n_past);
     if (!s) {
         uint32_t i = 0;
-        if (k->n == MAX_SNAPSHOT) { /* slots are fewer: forget the first of the evicted */
+        if (k->n == MAX_SNAPSHOT) { /* there are fewer slots: forget the first that was evicted */
             while (k->at[i].slot != NO_SLOT)
                 i++;
-            drop(k, i);
+            drop_snapshot(k, i);
         }
         for (i = k->n++; i > 0 && k->at[i - 1].n_past > n_past; i--)
             k->at[i] = k->at[i - 1];
@@ -165,9 +166,9 @@ struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past)
 
 /* ---- choosing -------------------------------------------------------------------------------- */
 
-/* Puts a place among the wanted ones; where they are more than there are slots, the one whose loss
- * costs least goes, but never this one: it is the newest. */
-static void want(struct snapshots *k, uint32_t n_past)
+/* Adds a position to the wanted ones. If they become more than the slots, the one goes that costs
+ * least to read again; but not the new one. */
+static void want_snapshot(struct snapshots *k, uint32_t n_past)
 {
     uint32_t i = k->n_want, least = 0;
     if (is_wanted(k, n_past))
@@ -196,10 +197,10 @@ void snapshots_aim(struct snapshots *k, uint32_t from, uint32_t to, const uint32
             k->want[k->n_want++] = k->at[i].n_past;
     for (uint32_t i = 0; k->n_slot && i < n; i++)
         if (at[i] >= from && at[i] <= to && at[i] > 0)
-            want(k, at[i]);
+            want_snapshot(k, at[i]);
 }
 
-static bool is_held(const struct snapshots *k, uint32_t n_past, bool has_logits)
+static bool is_kept(const struct snapshots *k, uint32_t n_past, bool has_logits)
 {
     const struct snapshot *s = snapshots_best(k, n_past, UINT32_MAX);
     return s && s->n_past == n_past && (s->has_logits || !has_logits);
@@ -208,14 +209,14 @@ static bool is_held(const struct snapshots *k, uint32_t n_past, bool has_logits)
 uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to)
 {
     for (uint32_t i = 0; i < k->n_want && k->want[i] < to; i++)
-        if (k->want[i] > n_past && !is_held(k, k->want[i], false))
+        if (k->want[i] > n_past && !is_kept(k, k->want[i], false))
             return k->want[i];
     return to;
 }
 
 bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits)
 {
-    return is_wanted(k, n_past) && !is_held(k, n_past, has_logits);
+    return is_wanted(k, n_past) && !is_kept(k, n_past, has_logits);
 }
 
 /* ---- copying --------------------------------------------------------------------------------- */
@@ -228,8 +229,8 @@ tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s)
     return t;
 }
 
-static bool copy(struct snapshots *k, const struct snapshot *s, bool keep, struct arena *scratch,
-                 struct hlm_err *err)
+static bool copy_snapshot(struct snapshots *k, const struct snapshot *s, bool keep,
+                          struct arena *scratch, struct hlm_err *err)
 {
     tensor state = snapshots_slot(k, s), logits = state;
     logits.offset += align_up(k->state_bytes, LOGITS_ALIGN);
@@ -251,14 +252,14 @@ bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t i_window, boo
         return true;
     s->i_window = i_window;
     s->has_logits = has_logits;
-    if (copy(k, s, true, scratch, err))
+    if (copy_snapshot(k, s, true, scratch, err))
         return true;
-    drop(k, (uint32_t)(s - k->at));
+    drop_snapshot(k, (uint32_t)(s - k->at));
     return false;
 }
 
 bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
                        struct hlm_err *err)
 {
-    return copy(k, from, false, scratch, err);
+    return copy_snapshot(k, from, false, scratch, err);
 }

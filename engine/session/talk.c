@@ -174,18 +174,18 @@ bool hlm_talk_set_lora(hlm_talk *t, const struct hlm_lora *l, uint32_t n, struct
     if (m->n_session > 1 || m->tune)
         return fail_as(err, HLM_ERR_STATE,
                        "adapters cannot change while another session or a training is alive");
-    uint32_t n_old = m->n_asked_lora;
-    struct hlm_lora *old = lora_copy(m->asked_lora, n_old, err);
+    uint32_t n_old = m->adapters.n_asked;
+    struct hlm_lora *old = adapters_copy(m->adapters.asked, n_old, err);
     if (!old)
         return false;
     const struct lora_set *before = m->adapters.set;
     hlm_session_destroy(t->session);
     t->session = NULL;
-    if (set_lora(m, l, n, err))
+    if (adapters_change(m, l, n, err))
         t->session = hlm_session_create(m, &t->params, err);
     bool ok = t->session != NULL;
-    if (!ok && (m->adapters.set == before || set_lora(m, old, n_old, NULL)))
+    if (!ok && (m->adapters.set == before || adapters_change(m, old, n_old, NULL)))
         t->session = hlm_session_create(m, &t->params, NULL);
-    lora_copy_free(old, n_old);
+    adapters_copy_free(old, n_old);
     return ok;
 }

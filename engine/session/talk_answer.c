@@ -46,9 +46,10 @@ bool talk_answer_push(const struct hlm_talk *t, struct talk_answer *a, int32_t i
     return true;
 }
 
-/* Hands out the bytes up to `to` as whole characters; flush: what is held back too. */
-static void give(const struct hlm_talk *t, struct talk_answer *a, enum hlm_part part, uint64_t to,
-                 bool flush)
+/* Hands out the bytes up to `to` as whole characters. flush: also the bytes that may be the start
+ * of a character. */
+static void hand_out(const struct hlm_talk *t, struct talk_answer *a, enum hlm_part part,
+                     uint64_t to, bool flush)
 {
     char out[256];
     while (a->pos < to || flush) {
@@ -103,7 +104,7 @@ void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last
         uint64_t to = tag ? (uint64_t)(tag - a->text) : a->n;
         if (!tag && !last)
             to -= tag_begun(a->text + a->pos, a->n - a->pos, close_tag);
-        give(t, a, HLM_PART_REASONING, to, last || tag);
+        hand_out(t, a, HLM_PART_REASONING, to, last || tag);
         a->n_reasoning = a->ids.n;
         a->reasoning_end = to;
         if (!tag) {
@@ -121,7 +122,7 @@ void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last
             a->at = CONTENT;
     }
     if (a->at == CONTENT)
-        give(t, a, HLM_PART_ANSWER, a->n, last);
+        hand_out(t, a, HLM_PART_ANSWER, a->n, last);
 }
 
 /* White space around the text is cut only where the template would cut it: elsewhere the ids stand

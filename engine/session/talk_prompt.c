@@ -31,14 +31,14 @@ static uint32_t common_prefix(const int32_t *a, uint32_t n_a, const int32_t *b, 
     return i;
 }
 
-static bool encode(struct tok *tok, const struct tok_span *span, uint32_t n, struct hlm_ids *out,
-                   struct hlm_err *err)
+static bool encode_spans(struct tok *tok, const struct tok_span *span, uint32_t n,
+                         struct hlm_ids *out, struct hlm_err *err)
 {
     out->n = 0;
     return tok_encode(tok, span, n, out, err);
 }
 
-/* ---- places ---------------------------------------------------------------------------------- */
+/* ---- where snapshots go ---------------------------------------------------------------------- */
 
 /* A prompt as it is made. */
 struct making {
@@ -55,16 +55,17 @@ struct making {
  * at_from. A part of a text may tokenise otherwise than inside the whole; the ids that both have in
  * common are safe. Control tokens cut a text, so that encoding [from, end) alone is mostly enough.
  */
-static bool place(struct making *m, uint32_t from, uint32_t at_from, uint32_t end, uint32_t *at)
+static bool sure_ids(struct making *m, uint32_t from, uint32_t at_from, uint32_t end, uint32_t *at)
 {
     const struct hlm_ids *ids = &m->p->ids;
     struct hlm_ids *part = &m->part;
-    if (!encode(m->tok, m->text.span + from, end - from, part, m->err))
+    if (!encode_spans(m->tok, m->text.span + from, end - from, part, m->err))
         return false;
     *at = at_from + common_prefix(ids->id + at_from, ids->n - at_from, part->id, part->n);
     if (*at == at_from + part->n)
         return true;
-    if (!encode(m->tok, m->text.span, end, part, m->err) || !tok_lead_bos(m->tok, part, 0, m->err))
+    if (!encode_spans(m->tok, m->text.span, end, part, m->err) ||
+        !tok_lead_bos(m->tok, part, 0, m->err))
         return false;
     *at = common_prefix(ids->id, ids->n, part->id, part->n);
     return true;
@@ -104,7 +105,7 @@ static bool later_prefix(struct making *m, uint32_t *at)
         uint64_t n_was = bytes_before(&m->text, was.begin), n_is = bytes_before(&later, is.begin);
         if (n_was == n_is && memcmp(m->text.text, later.text, (size_t)n_was) == 0) {
             uint32_t end = later.cut[n + 1].begin;
-            ok = encode(m->tok, later.span + is.begin, end - is.begin, &m->part, m->err);
+            ok = encode_spans(m->tok, later.span + is.begin, end - is.begin, &m->part, m->err);
             *at += common_prefix(ids->id + *at, ids->n - *at, m->part.id, m->part.n);
         }
     }
@@ -131,10 +132,10 @@ static bool find_places(struct making *m, uint32_t n_bos)
         return fail_memory(m->err, "out of memory for the prompt");
     for (uint32_t i = 0; ok && i < n_cut; i++) {
         const struct chat_cut *c = &m->text.cut[i];
-        ok = place(m, from, at, c->begin, &at);
+        ok = sure_ids(m, from, at, c->begin, &at);
         p->begin[p->n_msg++] = at;
         from = c->begin;
-        ok = ok && place(m, from, at, c->text, &head);
+        ok = ok && sure_ids(m, from, at, c->text, &head);
         if (ok)
             add_snap(p, head);
     }
@@ -152,7 +153,7 @@ bool talk_prompt_make(struct talk_prompt *p, struct tok *tok, const struct chat_
     struct making m = { .p = p, .tok = tok, .format = format, .history = history, .err = err };
     talk_prompt_free(p);
     bool ok = chat_render(format, history, true, think, &m.text, err) &&
-              encode(tok, m.text.span, m.text.n_span, &p->ids, err);
+              encode_spans(tok, m.text.span, m.text.n_span, &p->ids, err);
     uint32_t n_raw = p->ids.n;
     p->in_think = m.text.in_think;
     ok = ok && tok_lead_bos(tok, &p->ids, 0, err) && find_places(&m, p->ids.n - n_raw);

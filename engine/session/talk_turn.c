@@ -78,8 +78,8 @@ static bool fit_prompt(const struct hlm_talk *t, struct talk_prompt *p, uint32_t
 
 /* ---- answer ---------------------------------------------------------------------------------- */
 
-static bool generate(const struct hlm_talk *t, struct talk_answer *a, struct hlm_talk_turn *turn,
-                     double start_s, struct hlm_err *err)
+static bool generate_answer(const struct hlm_talk *t, struct talk_answer *a,
+                            struct hlm_talk_turn *turn, double start_s, struct hlm_err *err)
 {
     const struct hlm_talk_options *o = &t->options;
     struct hlm_sampling sampling = o->sampling;
@@ -109,7 +109,8 @@ static bool generate(const struct hlm_talk *t, struct talk_answer *a, struct hlm
     return turn->end != HLM_TALK_STOPPED || unread || fail_stopped(err);
 }
 
-static void count(struct hlm_talk *t, const struct hlm_stats *before, struct hlm_talk_turn *turn)
+static void count_turn(struct hlm_talk *t, const struct hlm_stats *before,
+                       struct hlm_talk_turn *turn)
 {
     struct hlm_stats s = hlm_session_stats(t->session);
     turn->n_read = s.n_read - before->n_read;
@@ -156,7 +157,7 @@ static bool answer_turn(struct hlm_talk *t, struct hlm_talk_turn *turn, struct h
         goto out;
 
     a.at = p.in_think ? REASONING : OPENING;
-    bool made = generate(t, &a, turn, start_s, err);
+    bool made = generate_answer(t, &a, turn, start_s, err);
     talk_answer_show(t, &a, true);
     turn->n_reasoning = a.n_reasoning;
     /* A failure in the middle of an answer loses the turn; what was shown is on the screen. */
@@ -169,7 +170,7 @@ out:
     } else {
         turn->n_dropped_turns = turn->n_dropped = 0;
     }
-    count(t, &before, turn);
+    count_turn(t, &before, turn);
     hlm_idle(t->m);
     talk_prompt_free(&p);
     talk_answer_free(&a);

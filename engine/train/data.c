@@ -1,4 +1,4 @@
-/* data: files of training data to sets of documents. See data.h. */
+/* data: files of training data to sets of documents. See data.h; lines are data_doc.c's. */
 #define _POSIX_C_SOURCE 200809L
 #include "train/data_parts.h"
 
@@ -8,18 +8,18 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { MAX_TOLD = 5 }; /* skipped lines that are named one by one */
+enum { MAX_REPORTED = 5 }; /* skipped lines that get a message of their own */
 
 /* ---- ids that a file names ------------------------------------------------------------------- */
 
-static int32_t id_of(const struct gguf *g, const struct tok *t, const char *key)
+static int32_t key_id(const struct gguf *g, const struct tok *t, const char *key)
 {
     uint32_t id = UINT32_MAX;
     gguf_u32(g, key, OPTIONAL, &id, NULL);
     return id < tok_n_vocab(t) ? (int32_t)id : -1;
 }
 
-/* A chat model's eos key means the end of a turn; its vocabulary still has the end of text. */
+/* The eos key of a chat model is the end of a turn, but its vocabulary still has an end of text. */
 int32_t data_eos(const struct gguf *g, const struct tok *t)
 {
     static const char *const text[] = { "<|endoftext|>", "<|end_of_text|>", "</s>",
@@ -29,12 +29,12 @@ int32_t data_eos(const struct gguf *g, const struct tok *t)
         if (id >= 0 && tok_is_special(t, id) && tok_is_eog(t, id))
             return id;
     }
-    return id_of(g, t, "tokenizer.ggml.eos_token_id");
+    return key_id(g, t, "tokenizer.ggml.eos_token_id");
 }
 
 int32_t data_pad(const struct gguf *g, const struct tok *t)
 {
-    int32_t id = id_of(g, t, "tokenizer.ggml.padding_token_id");
+    int32_t id = key_id(g, t, "tokenizer.ggml.padding_token_id");
     if (id < 0)
         id = data_eos(g, t);
     return id < 0 ? 0 : id;
@@ -50,7 +50,7 @@ void data_set_free(struct data_set *s)
     *s = (struct data_set){ 0 };
 }
 
-static bool blank(const char *s, uint64_t n)
+static bool is_blank_line(const char *s, uint64_t n)
 {
     uint64_t i = 0;
     while (i < n && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r'))
@@ -58,12 +58,12 @@ static bool blank(const char *s, uint64_t n)
     return i == n;
 }
 
-/* One line, or none of it. False: it ends here. */
+/* Takes a line whole or not at all. False: reading ends with an error. */
 static bool take_line(struct data_line *l, const char *text, uint64_t n, struct hlm_err *err)
 {
     struct data_set *s = l->set, was = *s;
     struct hlm_err why = { 0 };
-    s->told.n_line++;
+    s->counts.n_line++;
     if (data_line(l, text, n, &why))
         return true;
     if (l->fatal || !l->p->skip_bad)
@@ -71,18 +71,18 @@ static bool take_line(struct data_line *l, const char *text, uint64_t n, struct 
     s->n_id = was.n_id;
     s->n_counted = was.n_counted;
     s->n_doc = was.n_doc;
-    s->told = was.told;
-    if (!s->told.n_bad)
-        s->told.bad_line = l->line + 1;
-    if (s->told.n_bad++ < MAX_TOLD)
+    s->counts = was.counts;
+    if (!s->counts.n_bad)
+        s->counts.bad_line = l->line + 1;
+    if (s->counts.n_bad++ < MAX_REPORTED)
         log_msg(HLM_LOG_WARN, "%s; skipped", why.msg);
     return true;
 }
 
-static void tell(const struct data_set *s, const char *name, const struct data_params *p)
+static void warn_of_lines(const struct data_set *s, const char *name, const struct data_params *p)
 {
-    const struct data_told *t = &s->told;
-    if (t->n_bad > MAX_TOLD)
+    const struct data_counts *t = &s->counts;
+    if (t->n_bad > MAX_REPORTED)
         log_msg(HLM_LOG_WARN, "%s: %" PRIu64 " malformed lines skipped", name, t->n_bad);
     if (t->n_cut)
         log_msg(HLM_LOG_WARN,
@@ -104,13 +104,14 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
     const char *at = bytes, *end = bytes + n;
     bool ok = true;
     *s = (struct data_set){ 0 };
-    if (n >= 3 && !memcmp(bytes, "\xef\xbb\xbf", 3)) /* what some editors put in front */
+    if (n >= 3 &&
+        !memcmp(bytes, "\xef\xbb\xbf", 3)) /* a byte order mark, which some editors write */
         at += 3;
     for (; ok && at < end; l.line++) {
         const char *stop = memchr(at, '\n', (size_t)(end - at));
         uint64_t len = (uint64_t)((stop ? stop : end) - at);
         snprintf(where, sizeof where, "%.300s:%" PRIu64, name, l.line + 1);
-        ok = blank(at, len) || take_line(&l, at, len, err);
+        ok = is_blank_line(at, len) || take_line(&l, at, len, err);
         at += len + (stop != NULL);
     }
     hlm_ids_free(&l.scratch);
@@ -118,16 +119,16 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
         ok = fail(err,
                   "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
                   " malformed, %" PRIu64 " without a token that counts",
-                  name, s->told.n_line + s->told.n_bad, s->told.n_bad, s->told.n_dropped);
+                  name, s->counts.n_line + s->counts.n_bad, s->counts.n_bad, s->counts.n_dropped);
     if (ok)
-        tell(s, name, p);
+        warn_of_lines(s, name, p);
     else
         data_set_free(s);
     return ok;
 }
 
-static bool load(struct data_set *s, const char *path, const struct data_params *p,
-                 struct hlm_err *err)
+static bool load_file(struct data_set *s, const char *path, const struct data_params *p,
+                      struct hlm_err *err)
 {
     uint64_t n = 0;
     char *bytes = file_read(path, UINT64_MAX / 4, &n, err);
@@ -138,8 +139,8 @@ static bool load(struct data_set *s, const char *path, const struct data_params 
 
 /* ---- validation ------------------------------------------------------------------------------ */
 
-/* Random, but never with a preference: an unbiased number below n. */
-static uint32_t below(struct rng *r, uint32_t n)
+/* A random number below n; all are equally likely. */
+static uint32_t random_below(struct rng *r, uint32_t n)
 {
     uint64_t top = UINT64_MAX - UINT64_MAX % n, v;
     do
@@ -156,13 +157,13 @@ void data_shuffle(uint32_t *order, uint32_t n, uint64_t seed, uint64_t epoch)
     for (uint32_t i = 0; i < n; i++)
         order[i] = i;
     for (uint32_t i = n; i > 1; i--) {
-        uint32_t k = below(&r, i), v = order[i - 1];
+        uint32_t k = random_below(&r, i), v = order[i - 1];
         order[i - 1] = order[k];
         order[k] = v;
     }
 }
 
-/* How many lines documents have come of. */
+/* How many lines have documents. */
 static uint32_t count_lines(const struct data_set *s)
 {
     uint32_t n = 0;
@@ -171,12 +172,13 @@ static uint32_t count_lines(const struct data_set *s)
     return n;
 }
 
-/* The documents whose line is, or is not, chosen; chosen is by number of the line with documents.
- */
-static bool part(const struct data_set *all, const uint8_t *chosen, bool want, struct data_set *s)
+/* Copies the documents whose line is chosen (want) or is not. chosen[i]: of the i-th line that has
+ * documents. */
+static bool copy_lines(const struct data_set *all, const uint8_t *chosen, bool want,
+                       struct data_set *s)
 {
     uint32_t line = 0;
-    *s = (struct data_set){ .told = all->told };
+    *s = (struct data_set){ .counts = all->counts };
     s->doc = mem_alloc(all->n_doc, sizeof *s->doc);
     s->ids = mem_alloc(all->n_id, sizeof *s->ids);
     s->mask = mem_alloc(all->n_id, 1);
@@ -199,8 +201,8 @@ static bool part(const struct data_set *all, const uint8_t *chosen, bool want, s
     return true;
 }
 
-static bool split(struct data *d, const char *path, const struct data_params *p,
-                  struct hlm_err *err)
+static bool split_off_valid(struct data *d, const char *path, const struct data_params *p,
+                            struct hlm_err *err)
 {
     uint32_t n = count_lines(&d->train);
     if (p->valid <= 0 || n < 2)
@@ -216,8 +218,9 @@ static bool split(struct data *d, const char *path, const struct data_params *p,
         data_shuffle(order, n, p->seed, UINT64_MAX); /* no pass over the data has this number */
         for (uint32_t i = 0; i < k; i++)
             chosen[order[i]] = 1;
-        ok = part(&all, chosen, false, &d->train) && part(&all, chosen, true, &d->valid);
-        d->valid.told = (struct data_told){ 0 };
+        ok =
+            copy_lines(&all, chosen, false, &d->train) && copy_lines(&all, chosen, true, &d->valid);
+        d->valid.counts = (struct data_counts){ 0 };
     }
     free(order);
     free(chosen);
@@ -255,7 +258,7 @@ static bool load_folder(struct data *d, const char *path, const struct data_para
             return fail_memory(err, "%.300s: no memory to read it", path);
         snprintf(file, (size_t)n, "%s/%s", path, row[i].file);
         if (row[i].must || stat(file, &st) == 0)
-            ok = load(row[i].set, file, p, err);
+            ok = load_file(row[i].set, file, p, err);
         free(file);
     }
     return ok;
@@ -270,7 +273,7 @@ bool data_load(struct data *d, const char *path, const struct data_params *p, st
                     path, p->valid);
     bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
     bool ok = folder ? load_folder(d, path, p, err)
-                     : load(&d->train, path, p, err) && split(d, path, p, err);
+                     : load_file(&d->train, path, p, err) && split_off_valid(d, path, p, err);
     if (!ok)
         data_free(d);
     return ok;

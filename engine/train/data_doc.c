@@ -1,28 +1,30 @@
-/* data_doc: one line of training data to documents, the loss told token by token. See data.h.
+/* data_doc: one line of training data to documents, with the tokens marked that count. See data.h.
  *
- * A turn counts when it stands in the document exactly as it would in a talk: behind the ids of the
- * very prompt that asks for it, and as the text that the model has to say then. So a prompt and its
- * answer are encoded apart: what a tokenizer would merge across that border, no model is asked to
- * predict. The templates say what an answer is: rendering a talk that ends with it. */
+ * An answer counts if it stands in the document exactly as it would stand in a conversation: after
+ * the ids of the very prompt that asks for it, as the text that the model then has to say. So a
+ * prompt and its answer are encoded apart: no model is asked to predict what a tokenizer would
+ * merge across that border. The templates decide what an answer is, by rendering a conversation
+ * that ends with it. */
 #include "train/data_parts.h"
 
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* For each answer what stands before it is rendered anew, a few times over. Of so many bytes that
- * is a second of copying, ten where they are arguments of calls, full of quotes to escape. */
 enum { MAX_MSG = 1024 };
-#define MAX_RENDERED (1ull << 30) /* answers times the bytes of the whole conversation */
+/* Answers times the bytes of the whole conversation. For each answer everything before it is
+ * rendered again, a few times. At this limit that takes a second of copying; ten seconds if the
+ * bytes are arguments of calls, full of quotes to escape. */
+#define MAX_RENDERED (1ull << 30)
 
 /* ---- documents in a set ---------------------------------------------------------------------- */
 
-static bool bad(struct data_line *l, struct hlm_err *err, const char *why)
+static bool bad_line(struct data_line *l, struct hlm_err *err, const char *why)
 {
     return fail(err, "%s: %s", l->where, why);
 }
 
-static bool no_memory(struct data_line *l, struct hlm_err *err)
+static bool no_line_memory(struct data_line *l, struct hlm_err *err)
 {
     l->fatal = true;
     return fail_memory(err, "%s: no memory for this document", l->where);
@@ -35,7 +37,7 @@ static bool begin_doc(struct data_line *l, struct hlm_err *err)
         uint64_t cap = min_u64(2ull * s->cap_doc + 16, UINT32_MAX);
         struct data_doc *more = cap > s->n_doc ? mem_grow(s->doc, cap, sizeof *more) : NULL;
         if (!more)
-            return no_memory(l, err);
+            return no_line_memory(l, err);
         s->doc = more;
         s->cap_doc = (uint32_t)cap;
     }
@@ -43,14 +45,14 @@ static bool begin_doc(struct data_line *l, struct hlm_err *err)
     return true;
 }
 
-/* More ids of the last document. */
-static bool add(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
-                struct hlm_err *err)
+/* Appends ids to the last document. */
+static bool add_ids(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
+                    struct hlm_err *err)
 {
     struct data_set *s = l->set;
     struct data_doc *d = &s->doc[s->n_doc - 1];
     if (n > UINT32_MAX - d->n)
-        return bad(l, err, "more tokens than a document can have");
+        return bad_line(l, err, "more tokens than a document can have");
     if (n > s->cap_id - s->n_id) {
         uint64_t cap = 2 * s->cap_id + n + 256;
         int32_t *ids = mem_grow(s->ids, cap, sizeof *ids);
@@ -58,7 +60,7 @@ static bool add(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
         uint8_t *mask = ids ? mem_grow(s->mask, cap, 1) : NULL;
         s->mask = mask ? mask : s->mask;
         if (!mask)
-            return no_memory(l, err);
+            return no_line_memory(l, err);
         s->cap_id = cap;
     }
     if (n) {
@@ -70,7 +72,7 @@ static bool add(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
     return true;
 }
 
-/* Failing to encode is a matter of memory: any bytes are a text. */
+/* Encoding fails only for want of memory: any bytes are a text. */
 static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t n, bool counts,
                       struct hlm_err *err)
 {
@@ -79,7 +81,7 @@ static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t
         l->fatal = true;
         return false;
     }
-    return add(l, l->scratch.id, l->scratch.n, counts, err);
+    return add_ids(l, l->scratch.id, l->scratch.n, counts, err);
 }
 
 static bool add_text(struct data_line *l, struct hlm_str s, bool counts, struct hlm_err *err)
@@ -88,38 +90,40 @@ static bool add_text(struct data_line *l, struct hlm_str s, bool counts, struct 
     return add_spans(l, &span, 1, counts, err);
 }
 
-/* In front, where the file asks for one and the template has not printed it: as hlm-chat does. */
-static bool add_bos(struct data_line *l, int32_t first, struct hlm_err *err)
+/* Adds the bos if the file asks for one and the template has not printed it (`first` is the first
+ * id), as hlm-chat does. */
+static bool add_doc_bos(struct data_line *l, int32_t first, struct hlm_err *err)
 {
     int32_t bos;
-    return !tok_add_bos(l->p->tok, &bos) || bos == first || add(l, &bos, 1, false, err);
+    return !tok_add_bos(l->p->tok, &bos) || bos == first || add_ids(l, &bos, 1, false, err);
 }
 
 static bool add_eos(struct data_line *l, struct hlm_err *err)
 {
-    return l->p->no_eos || l->p->eos < 0 || add(l, &l->p->eos, 1, true, err);
+    return l->p->no_eos || l->p->eos < 0 || add_ids(l, &l->p->eos, 1, true, err);
 }
 
-/* One document less than there could be: it would teach nothing. */
-static void drop(struct data_line *l)
+/* Counts a document that is left out because it would teach nothing. */
+static void drop_doc(struct data_line *l)
 {
-    if (!l->set->told.n_dropped++)
-        l->set->told.dropped_line = l->line + 1;
+    if (!l->set->counts.n_dropped++)
+        l->set->counts.dropped_line = l->line + 1;
 }
 
-/* The document is whole: its length, what counts, whether it stays. A short one, a text of a single
- * token, stays without a target, unless it was cut to that. */
+/* Ends a document: cuts it to its length, counts its targets, and drops it if it has none. With
+ * stays_short, a document that was not cut stays even without a target: a text of a single token.
+ */
 static void end_doc(struct data_line *l, bool stays_short)
 {
     struct data_set *s = l->set;
     struct data_doc *d = &s->doc[s->n_doc - 1];
     uint32_t max = l->p->max_seq ? l->p->max_seq : UINT32_MAX;
-    s->told.longest = max_u64(s->told.longest, d->n);
+    s->counts.longest = max_u64(s->counts.longest, d->n);
     bool cut = d->n > max;
     if (cut) {
-        if (!s->told.n_cut++)
-            s->told.cut_line = l->line + 1;
-        s->told.n_ids_cut += d->n - max;
+        if (!s->counts.n_cut++)
+            s->counts.cut_line = l->line + 1;
+        s->counts.n_ids_cut += d->n - max;
         s->n_id -= d->n - max;
         d->n = max;
     }
@@ -131,7 +135,7 @@ static void end_doc(struct data_line *l, bool stays_short)
     }
     s->n_counted += d->n_counted;
     if (!d->n || (!d->n_counted && (cut || !stays_short))) {
-        drop(l);
+        drop_doc(l);
         s->n_id = d->at;
         s->n_doc--;
     }
@@ -146,7 +150,7 @@ static struct hlm_str str_of(const json_t *j)
 
 static bool text_doc(struct data_line *l, struct hlm_str text, struct hlm_err *err)
 {
-    if (!begin_doc(l, err) || !add_bos(l, -1, err) || !add_text(l, text, true, err) ||
+    if (!begin_doc(l, err) || !add_doc_bos(l, -1, err) || !add_text(l, text, true, err) ||
         !add_eos(l, err))
         return false;
     end_doc(l, text.n > 0);
@@ -156,7 +160,7 @@ static bool text_doc(struct data_line *l, struct hlm_str text, struct hlm_err *e
 static bool raw_doc(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
                     struct hlm_err *err)
 {
-    if (!begin_doc(l, err) || !add_bos(l, -1, err) || !add_text(l, prompt, false, err) ||
+    if (!begin_doc(l, err) || !add_doc_bos(l, -1, err) || !add_text(l, prompt, false, err) ||
         !add_text(l, completion, true, err) || !add_eos(l, err))
         return false;
     end_doc(l, false);
@@ -165,26 +169,28 @@ static bool raw_doc(struct data_line *l, struct hlm_str prompt, struct hlm_str c
 
 /* ---- turns ----------------------------------------------------------------------------------- */
 
-/* An answer in its place: the prompt that asks for it, and behind it, from `from` on, what the
- * model says: up to the line end that follows the closing token. */
-struct turn {
-    struct chat_prompt prompt, said;
+/* An answer in its place. */
+struct answer_turn {
+    struct chat_prompt prompt; /* that asks for it */
+    struct chat_prompt said;   /* the conversation up to the answer; from byte `from` on it is what
+                                  the   model says, up to the line end after the closing token */
     uint64_t from;
-    bool stands; /* the model can be asked for this */
+    bool asked; /* some prompt asks for this answer */
 };
 
-static void turn_free(struct turn *t)
+static void turn_free(struct answer_turn *t)
 {
     chat_prompt_free(&t->prompt);
     chat_prompt_free(&t->said);
 }
 
-static struct hlm_str answer_of(const struct turn *t) /* without that line end */
+/* What the model says, without that line end. */
+static struct hlm_str answer_of(const struct answer_turn *t)
 {
     return (struct hlm_str){ t->said.text + t->from, t->said.len - t->from - 1 };
 }
 
-static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
+static uint64_t bytes_before_span(const struct chat_prompt *p, uint32_t span)
 {
     uint64_t n = 0;
     for (uint32_t i = 0; i < span; i++)
@@ -192,10 +198,10 @@ static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
     return n;
 }
 
-/* False also when the format refuses these messages, with fatal unset: then there is no such
- * prompt. */
-static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool generate,
-                   bool think, struct chat_prompt *out, struct hlm_err *err)
+/* False, with l->fatal unset, if the format refuses these messages: then there is no such prompt.
+ */
+static bool render_messages(struct data_line *l, const struct chat_msg *msg, uint32_t n,
+                            bool generate, bool think, struct chat_prompt *out, struct hlm_err *err)
 {
     struct hlm_err why = { 0 };
     struct chat_input in = {
@@ -207,14 +213,16 @@ static bool render(struct data_line *l, const struct chat_msg *msg, uint32_t n, 
     return fail_size(err, why.kind, &why, "%s: %s", l->where, why.msg);
 }
 
-/* All of it, unless rendering every answer's part would take too long. */
-static bool render_all(struct data_line *l, const struct chat_msg *msg, uint32_t n,
-                       struct chat_prompt *out, struct hlm_err *err)
+/* Renders all messages; refuses them if rendering what comes before each answer would take too
+ * long.
+ */
+static bool render_conversation(struct data_line *l, const struct chat_msg *msg, uint32_t n,
+                                struct chat_prompt *out, struct hlm_err *err)
 {
     uint64_t n_answer = 0;
     for (uint32_t i = 0; i < n; i++)
         n_answer += !strcmp(msg[i].role, "assistant");
-    if (!render(l, msg, n, false, false, out, err))
+    if (!render_messages(l, msg, n, false, false, out, err))
         return false;
     return n_answer * out->len <= MAX_RENDERED ||
            fail(err,
@@ -224,42 +232,42 @@ static bool render_all(struct data_line *l, const struct chat_msg *msg, uint32_t
                 (unsigned long long)MAX_RENDERED);
 }
 
-/* What stands behind the header of message i. */
+/* The text after the header of message i. */
 static struct hlm_str text_from(const struct chat_prompt *p, uint32_t i)
 {
-    uint64_t at = bytes_before(p, p->cut[i].text);
+    uint64_t at = bytes_before_span(p, p->cut[i].text);
     return (struct hlm_str){ p->text + at, p->len - at };
 }
 
-/* How the n-th message, an answer, is asked for and said. With thinking where the row has any, but
- * an answer that its template tells without the block which that prompt opens can only have come
- * from the other prompt; so can one that the template tells without the empty block which the
- * prompt has, or behind a history that it tells otherwise than the prompt: the prompt is what
- * hlm-chat sends, the answer its text. */
+/* How the n-th message, an answer, is asked for and said. The prompt opens a block of reasoning if
+ * the document has reasoning (think). If the template then renders the answer without that block,
+ * the answer can only have come from the prompt without one. If the template renders the answer
+ * without the empty block of that prompt, or renders the history otherwise than the prompt does,
+ * the prompt is what hlm-chat would send, and the answer is its own text. */
 static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t n, bool think,
-                      struct turn *t, struct hlm_err *err)
+                      struct answer_turn *t, struct hlm_err *err)
 {
-    *t = (struct turn){ 0 };
-    if (!render(l, msg, n, false, false, &t->said, NULL))
-        return !l->fatal || no_memory(l, err);
-    for (int k = think ? 0 : 1; k < 2 && !t->stands; k++) {
+    *t = (struct answer_turn){ 0 };
+    if (!render_messages(l, msg, n, false, false, &t->said, NULL))
+        return !l->fatal || no_line_memory(l, err);
+    for (int k = think ? 0 : 1; k < 2 && !t->asked; k++) {
         chat_prompt_free(&t->prompt);
-        if (!render(l, msg, n - 1, true, k == 0, &t->prompt, NULL))
-            return !l->fatal || no_memory(l, err);
+        if (!render_messages(l, msg, n - 1, true, k == 0, &t->prompt, NULL))
+            return !l->fatal || no_line_memory(l, err);
         t->from = t->prompt.len;
-        t->stands = t->said.len > t->prompt.len &&
-                    !memcmp(t->said.text, t->prompt.text, (size_t)t->prompt.len);
+        t->asked = t->said.len > t->prompt.len &&
+                   !memcmp(t->said.text, t->prompt.text, (size_t)t->prompt.len);
     }
-    if (!t->stands && !t->prompt.in_think) {
+    if (!t->asked && !t->prompt.in_think) {
         struct hlm_str asks = text_from(&t->prompt, n - 1), says = text_from(&t->said, n - 1);
         bool both = says.n >= asks.n && !memcmp(says.p, asks.p, (size_t)asks.n);
         t->from = t->said.len - says.n + (both ? asks.n : 0);
-        t->stands = t->from < t->said.len;
+        t->asked = t->from < t->said.len;
     }
     return true;
 }
 
-static bool blank(const char *s, size_t n)
+static bool is_blank_text(const char *s, size_t n)
 {
     size_t i = 0;
     while (i < n && strchr(" \t\r\n", s[i]))
@@ -267,31 +275,33 @@ static bool blank(const char *s, size_t n)
     return i == n;
 }
 
-/* Told in a field of its own, or in the text between tags where the format parts the two. */
+/* The reasoning is in a field of its own, or in the text between tags, if the format knows these.
+ */
 static bool has_reasoning(const struct chat_format *f, const struct chat_msg *m)
 {
     if (strcmp(m->role, "assistant"))
         return false;
     if (m->reasoning)
-        return !blank(m->reasoning, strlen(m->reasoning));
+        return !is_blank_text(m->reasoning, strlen(m->reasoning));
     const char *end = f->answer != CHAT_PLAIN ? strstr(m->content, "</think>") : NULL;
     const char *from = m->content;
     for (const char *p = from; end && (p = strstr(p, "<think>")) && p < end;)
         from = p += strlen("<think>");
-    return end && !blank(from, (size_t)(end - from));
+    return end && !is_blank_text(from, (size_t)(end - from));
 }
 
 /* ---- conversations --------------------------------------------------------------------------- */
 
-/* A document's text: one or two rendered texts end to end, with their spans in one list. */
-struct whole {
+/* The text of a document: one or two rendered texts end to end, with their spans in one list. */
+struct doc_text {
     struct hlm_str part[2];
     struct tok_span *span;
     uint32_t n_span;
-    struct tok_span *some; /* room for a piece of them */
+    struct tok_span *some; /* room for some of them */
 };
 
-static bool same(const struct whole *w, uint64_t at, struct hlm_str s)
+/* Whether the text continues with s at byte `at`. */
+static bool text_has(const struct doc_text *w, uint64_t at, struct hlm_str s)
 {
     for (int i = 0; i < 2 && s.n; i++) {
         struct hlm_str p = w->part[i];
@@ -305,9 +315,9 @@ static bool same(const struct whole *w, uint64_t at, struct hlm_str s)
     return !s.n;
 }
 
-/* The spans, or parts of them, that hold bytes [from, to). */
-static uint32_t slice(const struct tok_span *span, uint32_t n, uint64_t from, uint64_t to,
-                      struct tok_span *out)
+/* Writes to out the spans, or their parts, that make up bytes [from, to). */
+static uint32_t cut_spans(const struct tok_span *span, uint32_t n, uint64_t from, uint64_t to,
+                          struct tok_span *out)
 {
     uint32_t n_out = 0;
     uint64_t at = 0;
@@ -322,83 +332,85 @@ static uint32_t slice(const struct tok_span *span, uint32_t n, uint64_t from, ui
     return n_out;
 }
 
-static bool whole_make(struct data_line *l, const struct chat_prompt *history, const struct turn *t,
-                       struct whole *w, struct hlm_err *err)
+static bool doc_text_make(struct data_line *l, const struct chat_prompt *history,
+                          const struct answer_turn *t, struct doc_text *w, struct hlm_err *err)
 {
-    const struct chat_prompt *a = t->stands ? &t->prompt : history, *b = &t->said;
-    uint64_t n = a->n_span + (t->stands ? (uint64_t)b->n_span : 0);
-    *w = (struct whole){ .part[0] = { a->text, a->len }, .n_span = a->n_span };
+    const struct chat_prompt *a = t->asked ? &t->prompt : history, *b = &t->said;
+    uint64_t n = a->n_span + (t->asked ? (uint64_t)b->n_span : 0);
+    *w = (struct doc_text){ .part[0] = { a->text, a->len }, .n_span = a->n_span };
     w->span = mem_alloc(n + 1, sizeof *w->span);
     w->some = mem_alloc(n + 1, sizeof *w->some);
     if (!w->span || !w->some)
-        return no_memory(l, err);
+        return no_line_memory(l, err);
     if (a->n_span)
         memcpy(w->span, a->span, a->n_span * sizeof *a->span);
-    if (t->stands) {
+    if (t->asked) {
         w->part[1] = (struct hlm_str){ b->text + t->from, b->len - t->from };
-        w->n_span += slice(b->span, b->n_span, t->from, b->len, w->span + w->n_span);
+        w->n_span += cut_spans(b->span, b->n_span, t->from, b->len, w->span + w->n_span);
     }
     return true;
 }
 
-static bool put_piece(struct data_line *l, struct whole *w, uint64_t from, uint64_t to, bool counts,
-                      struct hlm_err *err)
+static bool put_bytes(struct data_line *l, struct doc_text *w, uint64_t from, uint64_t to,
+                      bool counts, struct hlm_err *err)
 {
-    return add_spans(l, w->some, slice(w->span, w->n_span, from, to, w->some), counts, err);
+    return add_spans(l, w->some, cut_spans(w->span, w->n_span, from, to, w->some), counts, err);
 }
 
-/* The bos, if any, is known from the first ids. */
-static bool put_first(struct data_line *l, struct whole *w, uint64_t to, struct hlm_err *err)
+/* Bytes [0, to): whether a bos has to be added is seen from the first id. */
+static bool put_first(struct data_line *l, struct doc_text *w, uint64_t to, struct hlm_err *err)
 {
-    uint32_t n = slice(w->span, w->n_span, 0, to, w->some);
+    uint32_t n = cut_spans(w->span, w->n_span, 0, to, w->some);
     l->scratch.n = 0;
     if (!tok_encode(l->p->tok, w->some, n, &l->scratch, err)) {
         l->fatal = true;
         return false;
     }
-    return add_bos(l, l->scratch.n ? l->scratch.id[0] : -1, err) &&
-           add(l, l->scratch.id, l->scratch.n, false, err);
+    return add_doc_bos(l, l->scratch.n ? l->scratch.id[0] : -1, err) &&
+           add_ids(l, l->scratch.id, l->scratch.n, false, err);
 }
 
-static bool put_whole(struct data_line *l, struct whole *w, const struct chat_msg *msg, uint32_t n,
-                      bool think, const struct turn *last, struct hlm_err *err)
+static bool put_doc_text(struct data_line *l, struct doc_text *w, const struct chat_msg *msg,
+                         uint32_t n, bool think, const struct answer_turn *last,
+                         struct hlm_err *err)
 {
     uint64_t at = 0;
     bool ok = true;
     for (uint32_t i = l->p->turns_each ? n - 1 : 0; ok && i < n; i++) {
         if (strcmp(msg[i].role, "assistant"))
             continue;
-        struct turn own = { 0 };
-        const struct turn *t = i + 1 == n ? last : &own;
+        struct answer_turn own = { 0 };
+        const struct answer_turn *t = i + 1 == n ? last : &own;
         ok = t == last || turn_make(l, msg, i + 1, think, &own, err);
         uint64_t begin = t->prompt.len, end;
-        if (ok && t->stands && begin >= at &&
-            same(w, 0, (struct hlm_str){ t->prompt.text, begin }) && same(w, begin, answer_of(t))) {
+        if (ok && t->asked && begin >= at &&
+            text_has(w, 0, (struct hlm_str){ t->prompt.text, begin }) &&
+            text_has(w, begin, answer_of(t))) {
             end = begin + answer_of(t).n;
-            ok = (at ? put_piece(l, w, at, begin, false, err) : put_first(l, w, begin, err)) &&
-                 put_piece(l, w, begin, end, true, err);
+            ok = (at ? put_bytes(l, w, at, begin, false, err) : put_first(l, w, begin, err)) &&
+                 put_bytes(l, w, begin, end, true, err);
             at = end;
         }
         turn_free(&own);
     }
     uint64_t len = w->part[0].n + w->part[1].n;
-    return ok && (at ? put_piece(l, w, at, len, false, err) : put_first(l, w, len, err));
+    return ok && (at ? put_bytes(l, w, at, len, false, err) : put_first(l, w, len, err));
 }
 
-/* n messages as one document; with turns_each the last of them is the answer that counts. */
+/* Makes n messages one document. With turns_each only the last of them, an answer, counts. */
 static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n,
                      struct hlm_err *err)
 {
     struct chat_prompt history = { 0 };
-    struct turn last = { 0 };
-    struct whole w = { 0 };
+    struct answer_turn last = { 0 };
+    struct doc_text w = { 0 };
     bool think = false, answer = n && !strcmp(msg[n - 1].role, "assistant");
     for (uint32_t i = l->p->turns_each && n ? n - 1 : 0; i < n; i++)
         think = think || has_reasoning(&l->p->format, &msg[i]);
-    bool ok = render_all(l, msg, n, &history, err) &&
+    bool ok = render_conversation(l, msg, n, &history, err) &&
               (!answer || turn_make(l, msg, n, think, &last, err)) &&
-              whole_make(l, &history, &last, &w, err) && begin_doc(l, err) &&
-              put_whole(l, &w, msg, n, think, &last, err);
+              doc_text_make(l, &history, &last, &w, err) && begin_doc(l, err) &&
+              put_doc_text(l, &w, msg, n, think, &last, err);
     if (ok)
         end_doc(l, false);
     free(w.span);
@@ -415,37 +427,37 @@ static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t 
     uint32_t n_answer = 0;
     if (!l->p->turns_each)
         return chat_doc(l, msg, n, err);
-    bool ok = render_all(l, msg, n, &text, err);
+    bool ok = render_conversation(l, msg, n, &text, err);
     for (uint32_t i = 0; ok && i < n; i++) {
         if (strcmp(msg[i].role, "assistant"))
             continue;
         n_answer++;
         chat_prompt_free(&text);
-        if (render(l, msg, i + 1, false, false, &text, NULL))
+        if (render_messages(l, msg, i + 1, false, false, &text, NULL))
             ok = chat_doc(l, msg, i + 1, err);
         else if (l->fatal)
-            ok = no_memory(l, err);
-        else /* the format has no such talk: one that begins with an answer, say */
-            drop(l);
+            ok = no_line_memory(l, err);
+        else /* the format has no such conversation: it begins with an answer, for example */
+            drop_doc(l);
     }
     if (ok && !n_answer)
-        drop(l);
+        drop_doc(l);
     chat_prompt_free(&text);
     return ok;
 }
 
-static bool messages(struct data_line *l, json_t *list, json_t *tools, struct hlm_err *err)
+static bool messages_docs(struct data_line *l, json_t *list, json_t *tools, struct hlm_err *err)
 {
     uint32_t n = 0;
     if (!json_is_array(list))
-        return bad(l, err, "\"messages\" must be a list");
+        return bad_line(l, err, "\"messages\" must be a list");
     if (!json_array_size(list) || json_array_size(list) > MAX_MSG)
         return fail(err, "%s: %llu messages, 1 to %u are possible", l->where,
                     (unsigned long long)json_array_size(list), MAX_MSG);
     if (!chat_tools_check(tools, l->where, &l->tools, err))
         return false;
     if (l->tools && !chat_render_tools(&l->p->format, l->tools, &l->tools_text, NULL))
-        return no_memory(l, err);
+        return no_line_memory(l, err);
     struct hlm_err why = { 0 };
     struct chat_msg *msg = chat_from_list(list, l->where, &n, &why);
     l->fatal = l->fatal || why.kind == HLM_ERR_MEMORY;
@@ -456,15 +468,15 @@ static bool messages(struct data_line *l, json_t *list, json_t *tools, struct hl
     return ok;
 }
 
-static bool two_turns(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
-                      struct hlm_err *err)
+static bool prompt_docs(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
+                        struct hlm_err *err)
 {
     static char user[] = "user", assistant[] = "assistant";
     struct chat_msg msg[2] = {
         { .role = user, .content = mem_text(prompt.p, prompt.n) },
         { .role = assistant, .content = mem_text(completion.p, completion.n) },
     };
-    bool ok = msg[0].content && msg[1].content ? chat_docs(l, msg, 2, err) : no_memory(l, err);
+    bool ok = msg[0].content && msg[1].content ? chat_docs(l, msg, 2, err) : no_line_memory(l, err);
     free(msg[0].content);
     free(msg[1].content);
     return ok;
@@ -472,27 +484,27 @@ static bool two_turns(struct data_line *l, struct hlm_str prompt, struct hlm_str
 
 /* ---- lines ----------------------------------------------------------------------------------- */
 
-static bool object(struct data_line *l, const json_t *j, struct hlm_err *err)
+static bool line_object(struct data_line *l, const json_t *j, struct hlm_err *err)
 {
     json_t *list = json_object_get(j, "messages"), *text = json_object_get(j, "text"),
            *prompt = json_object_get(j, "prompt"), *completion = json_object_get(j, "completion"),
            *tools = json_object_get(j, "tools");
     if (!list + !text + !(prompt || completion) != 2)
-        return bad(l, err,
-                   list || text || prompt || completion
-                       ? "more than one of \"messages\", \"prompt\" and \"text\""
-                       : "none of \"messages\", \"prompt\" and \"text\"");
+        return bad_line(l, err,
+                        list || text || prompt || completion
+                            ? "more than one of \"messages\", \"prompt\" and \"text\""
+                            : "none of \"messages\", \"prompt\" and \"text\"");
     if (list)
-        return messages(l, list, tools, err);
+        return messages_docs(l, list, tools, err);
     if (tools && !json_is_null(tools) && !(json_is_array(tools) && !json_array_size(tools)))
-        return bad(l, err, "\"tools\" without \"messages\"");
+        return bad_line(l, err, "\"tools\" without \"messages\"");
     if (text)
         return json_is_string(text) ? text_doc(l, str_of(text), err)
-                                    : bad(l, err, "\"text\" must be a string");
+                                    : bad_line(l, err, "\"text\" must be a string");
     if (!json_is_string(prompt) || !json_is_string(completion))
-        return bad(l, err, "\"prompt\" and \"completion\" must both be strings");
+        return bad_line(l, err, "\"prompt\" and \"completion\" must both be strings");
     return l->p->raw_completion ? raw_doc(l, str_of(prompt), str_of(completion), err)
-                                : two_turns(l, str_of(prompt), str_of(completion), err);
+                                : prompt_docs(l, str_of(prompt), str_of(completion), err);
 }
 
 bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err *err)
@@ -500,12 +512,13 @@ bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err
     json_error_t e;
     json_t *j = json_loadb(json, (size_t)n, JSON_REJECT_DUPLICATES, &e);
     if (!j && json_error_code(&e) == json_error_out_of_memory)
-        return no_memory(l, err);
+        return no_line_memory(l, err);
     if (!j) {
         one_line(e.text);
         return fail(err, "%s: column %d: %s", l->where, e.column, e.text);
     }
-    bool ok = json_is_object(j) ? object(l, j, err) : bad(l, err, "a JSON object is expected");
+    bool ok =
+        json_is_object(j) ? line_object(l, j, err) : bad_line(l, err, "a JSON object is expected");
     json_decref(j);
     return ok;
 }

@@ -1,8 +1,9 @@
-/* data_parts: what the files of data share. See data.h. */
+/* data_parts: what the data*.c files share. See data.h. */
 #pragma once
 #include "train/data.h"
 
-/* One line on its way into a set. A failure is the line's own (it can be skipped) unless fatal. */
+/* One line of a file, on its way into a set. If it fails the line can be skipped, unless `fatal`.
+ */
 struct data_line {
     const struct data_params *p;
     struct data_set *set;
@@ -18,7 +19,7 @@ struct data_line {
  * hold a part of them. */
 bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err *err);
 
-/* A row with room for n slots and n_doc documents, zeroed; NULL: no memory. */
+/* Appends a row of n slots and n_doc documents, all zero. NULL: no memory. */
 struct data_row *data_rows_add(struct data_rows *r, uint32_t n, uint32_t n_doc);
-/* Fills doc, pos from the starts and lengths, which must be right, and counts. */
+/* Computes doc, pos and the counts from the starts and lengths, which must be right. */
 void data_row_finish(struct data_rows *rows, struct data_row *r);

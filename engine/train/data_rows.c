@@ -1,4 +1,4 @@
-/* data_rows: documents into rows of ids. See data.h. */
+/* data_rows: documents to rows of ids. See data.h. */
 #include "train/data_parts.h"
 
 #include <stdlib.h>
@@ -28,7 +28,7 @@ struct data_row *data_rows_add(struct data_rows *r, uint32_t n, uint32_t n_doc)
     row.block = mem_alloc(n * slot + n_doc * doc, 1); /* below 2^37: no overflow */
     if (!row.block)
         return NULL;
-    row.document = row.block; /* the widest first: all of them are aligned */
+    row.document = row.block; /* the widest first, so that all are aligned */
     row.doc_start = (uint32_t *)(row.document + n_doc);
     row.doc_len = row.doc_start + n_doc;
     row.pos = row.doc_len + n_doc;

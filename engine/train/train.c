@@ -1,36 +1,40 @@
-/* train: rows of documents to gradients. See train.h; updates are train_update.c's.
+/* train: rows of documents to gradients. See train.h; updates are in train_update.c.
  *
- * A pass is recorded once for each row length (in steps of 32 slots); what a row is - ids,
- * documents, chunks, targets - stands in one block of tables that the host writes before it. The
- * head is a pass of its own, submitted as often as the tokens that count need slices of logits. */
+ * A pass is recorded once for each row length (a multiple of 32 slots). What a row consists of -
+ * ids, documents, chunks, targets - is in one block of tables that the host writes before the pass.
+ * The head is a pass of its own. It computes one slice of the logits, and is submitted as often as
+ * the tokens that count need slices. */
 #include "train/train_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { STEP = 32 };                             /* slots by which row lengths are rounded up */
-static const uint64_t LOGIT_BYTES = 256u << 20; /* of one slice, at most */
+enum { ROW_STEP = 32 };                         /* row lengths are rounded up to this */
+static const uint64_t SLICE_BYTES = 256u << 20; /* of a slice of logits, at most */
 
 /* ---- what passes read ------------------------------------------------------------------------ */
 
 /* A table of the block: its tensor, and its words on the host. */
-static tensor table(struct trainer *t, uint32_t n, uint32_t n_row)
+static tensor take_table(struct trainer *t, uint32_t n, uint32_t n_row)
 {
     return arena_tensor(t->tables, I32, n, n_row);
 }
 
-static uint32_t *words(struct trainer *t, tensor of) { return (uint32_t *)(t->host + of.offset); }
+static uint32_t *table_words(struct trainer *t, tensor of)
+{
+    return (uint32_t *)(t->host + of.offset);
+}
 
-static bool take_layers(struct trainer *t, struct hlm_err *err)
+static bool take_stats(struct trainer *t, struct hlm_err *err)
 {
     uint32_t n = t->m->n_layer + t->n_loss - 1;
     struct layer_shape *shape = mem_alloc(n, sizeof *shape);
-    t->tells = mem_alloc(n, sizeof *t->tells);
+    t->stats_at = mem_alloc(n, sizeof *t->stats_at);
     for (uint32_t i = 0; shape && i < n; i++)
         shape[i] = t->m->arch->shape(t->m, i);
-    bool ok = shape && t->tells &&
-              kv_stats_init(&t->layers, t->gpu, t->tables,
-                            &(struct kv_layers){ n, shape, t->tells }, err);
+    bool ok = shape && t->stats_at &&
+              kv_stats_init(&t->stats, t->gpu, t->tables,
+                            &(struct kv_layers){ n, shape, t->stats_at }, err);
     free(shape);
     return ok || fail_memory(err, "out of memory: %u layers", n);
 }
@@ -42,21 +46,21 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
     t->tables = arena_create(t->gpu, "rows", MEM_DEVICE, err);
     if (!t->tables)
         return false;
-    t->ids = table(t, n + t->n_loss, 1);
-    t->docs = (struct docs){ .first = table(t, n, 1),
+    t->ids = take_table(t, n + t->n_loss, 1);
+    t->docs = (struct docs){ .first = take_table(t, n, 1),
                              .chunk = (uint32_t)align_up(t->chunk, 16),
                              .n_chunk = n_chunk,
-                             .chunks = table(t, 4, n_chunk) };
+                             .chunks = take_table(t, 4, n_chunk) };
     if (t->p.layers)
-        t->docs.real = table(t, n, 1);
-    t->dropout.key = table(t, 4, 1);
+        t->docs.real = take_table(t, n, 1);
+    t->dropout.key = take_table(t, 4, 1);
     for (uint32_t i = 0; i < t->n_loss; i++) {
         struct loss *l = &t->loss[i];
-        l->step = table(t, sizeof(struct step) / 4, 1);
-        l->rows = table(t, n_row, 1);
-        l->targets = table(t, n_row, 1);
-        l->slice = table(t, 4, 1);
-        l->weight = table(t, 4, 1);
+        l->step = take_table(t, sizeof(struct step) / 4, 1);
+        l->rows = take_table(t, n_row, 1);
+        l->targets = take_table(t, n_row, 1);
+        l->slice = take_table(t, 4, 1);
+        l->weight = take_table(t, 4, 1);
         l->weight.dtype = F32;
     }
     t->host_bytes = arena_bytes(t->tables);
@@ -66,10 +70,10 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
     t->host = mem_alloc(t->host_bytes, 1);
     if (!t->host || !t->parts)
         return fail_memory(err, "out of memory: rows of %u tokens", n);
-    return !t->p.layers || take_layers(t, err);
+    return !t->p.layers || take_stats(t, err);
 }
 
-/* Inputs of layers, and where their gradients go by turns; what losses begin with, likewise. */
+/* Inputs of layers, two gradients of inputs that layers use by turns, and the inputs of losses. */
 static bool take_inputs(struct trainer *t, struct hlm_err *err)
 {
     uint32_t d = t->m->n_embd, n = t->max_tok, n_layer = t->m->n_layer;
@@ -90,12 +94,13 @@ static bool take_inputs(struct trainer *t, struct hlm_err *err)
     return true;
 }
 
-/* Slots [n, n_tok) belong to nobody: they join the padding, which is a document of its own. */
+/* Slots [row->n, n_tok), which round the length up, join the padding. The padding is a document of
+ * its own. */
 static void write_documents(struct trainer *t, const struct data_row *row, uint32_t n_tok)
 {
-    uint32_t *ids = words(t, t->ids), *first = words(t, t->docs.first);
-    uint32_t *chunk = words(t, t->docs.chunks), n_chunk = 0;
-    uint32_t *real = t->docs.real.arena ? words(t, t->docs.real) : NULL;
+    uint32_t *ids = table_words(t, t->ids), *first = table_words(t, t->docs.first);
+    uint32_t *chunk = table_words(t, t->docs.chunks), n_chunk = 0;
+    uint32_t *real = t->docs.real.arena ? table_words(t, t->docs.real) : NULL;
     for (uint32_t i = 0; i < n_tok; i++)
         ids[i] = i < row->n ? (uint32_t)row->ids[i] : 0;
     for (uint32_t i = 0; i < t->n_loss; i++)
@@ -117,8 +122,8 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
     memset(chunk + 4 * n_chunk, 0, 16 * (size_t)(t->docs.n_chunk - n_chunk));
 }
 
-/* What slot i of a row must foresee, `ahead` tokens on: -1 where that does not count. */
-static int32_t target(const struct data_row *row, uint32_t i, uint32_t ahead)
+/* The token that slot i of a row must predict, `ahead` tokens on; -1: it does not count. */
+static int32_t target_of(const struct data_row *row, uint32_t i, uint32_t ahead)
 {
     uint32_t at = i + ahead;
     bool counts = at < row->n && row->mask[at] && row->doc[at] >= 0 && row->doc[at] == row->doc[i];
@@ -128,19 +133,19 @@ static int32_t target(const struct data_row *row, uint32_t i, uint32_t ahead)
 static void write_targets(struct trainer *t, const struct data_row *row, struct loss *l,
                           double weight)
 {
-    uint32_t *rows = words(t, l->rows), *targets = words(t, l->targets);
+    uint32_t *rows = table_words(t, l->rows), *targets = table_words(t, l->targets);
     float w = (float)weight;
     l->n = 0;
     for (uint32_t i = 0; i < row->n; i++)
-        if (target(row, i, l->ahead) >= 0) {
+        if (target_of(row, i, l->ahead) >= 0) {
             rows[l->n] = i;
-            targets[l->n++] = (uint32_t)target(row, i, l->ahead);
+            targets[l->n++] = (uint32_t)target_of(row, i, l->ahead);
         }
     for (uint32_t i = l->n; i < l->rows.n; i++)
         rows[i] = targets[i] = NO_ROW;
-    words(t, l->step)[0] = l->ahead - 1; /* struct step: n_past, the rest is zero */
-    memset(words(t, l->slice), 0, 16);
-    memcpy(words(t, l->weight), &w, 4);
+    table_words(t, l->step)[0] = l->ahead - 1; /* n_past of struct step; the rest is zero */
+    memset(table_words(t, l->slice), 0, 16);
+    memcpy(table_words(t, l->weight), &w, 4);
 }
 
 /* ---- passes ---------------------------------------------------------------------------------- */
@@ -155,30 +160,32 @@ static void restart_block_scratch(struct cmd *c)
     cmd_begin_block(c);
 }
 
-/* There is no cache, but a place where layer i tells of itself, once a row. */
-static struct layer_cache cache(const struct trainer *t, const struct train_pass *p, uint32_t i)
+/* Training has no caches. In the first pass over a row, this has room for the statistics of layer
+ * i. */
+static struct layer_cache stats_cache(const struct trainer *t, const struct train_pass *p,
+                                      uint32_t i)
 {
-    return t->tells && p->kind == PASS_FIRST ? t->tells[i] : (struct layer_cache){ 0 };
+    return t->stats_at && p->kind == PASS_FIRST ? t->stats_at[i] : (struct layer_cache){ 0 };
 }
 
-static tensor block(struct cmd *c, struct trainer *t, const struct train_pass *p, uint32_t i)
+static tensor run_block(struct cmd *c, struct trainer *t, const struct train_pass *p, uint32_t i)
 {
-    struct layer_cache tells = cache(t, p, i);
-    return t->m->arch->block(c, t->m, i, &tells, &p->batch, first_rows(t->input[i], p->n_tok));
+    struct layer_cache stats = stats_cache(t, p, i);
+    return t->m->arch->block(c, t->m, i, &stats, &p->batch, first_rows(t->input[i], p->n_tok));
 }
 
-/* What loss i > 0 begins with: a draft block behind what the one before it began with. */
-static tensor draft(struct cmd *c, struct trainer *t, const struct train_pass *p, uint32_t i)
+/* The input of loss i > 0: draft block i - 1, applied to the input of the loss before. */
+static tensor run_draft(struct cmd *c, struct trainer *t, const struct train_pass *p, uint32_t i)
 {
     const struct model *m = t->m;
-    struct layer_cache tells = cache(t, p, m->n_layer + i - 1);
+    struct layer_cache stats = stats_cache(t, p, m->n_layer + i - 1);
     struct batch ahead = p->batch;
     ahead.step = t->loss[i].step;
     tensor h = first_rows(t->loss[i - 1].x, p->n_tok);
     if (!m->arch->draft_raw)
         h = op_norm(c, h, i > 1 ? m->draft[i - 2].norm : m->output_norm, m->eps);
     tensor e = op_embed(c, m->draft[i - 1].token_embd, &ahead);
-    return model_draft(c, m, i - 1, &tells, &p->batch, (struct draft_input){ h, e });
+    return model_draft(c, m, i - 1, &stats, &p->batch, (struct draft_input){ h, e });
 }
 
 static void record_first(struct cmd *c, struct trainer *t, const struct train_pass *p, bool held)
@@ -191,20 +198,20 @@ static void record_first(struct cmd *c, struct trainer *t, const struct train_pa
             break;
         restart_block_scratch(c);
         tape_layer(c, i, held);
-        x = block(c, t, p, i);
+        x = run_block(c, t, p, i);
     }
     for (uint32_t i = 0; i < t->n_loss; i++) {
         if (i) {
             restart_block_scratch(c);
             tape_layer(c, m->n_layer + i - 1, held);
-            x = draft(c, t, p, i);
+            x = run_draft(c, t, p, i);
             cmd_copy(c, t->loss[i].x, x, tensor_bytes(x));
         }
         cmd_fill(c, t->loss[i].dx, tensor_bytes(t->loss[i].dx), 0);
     }
 }
 
-/* Down to the lowest layer with something to train; draft blocks stand on top. */
+/* From the last draft block down to the lowest layer with something to train. */
 static void record_back(struct cmd *c, struct trainer *t, const struct train_pass *p)
 {
     for (uint32_t i = t->n_loss; i-- > 1 && !cmd_failed(c);) {
@@ -212,7 +219,7 @@ static void record_back(struct cmd *c, struct trainer *t, const struct train_pas
         tape_layer(c, t->m->n_layer + i - 1, true);
         tape_begin(c, first_rows(t->loss[i - 1].x, p->n_tok),
                    first_rows(t->loss[i - 1].dx, p->n_tok));
-        tape_back(c, draft(c, t, p, i), first_rows(t->loss[i].dx, p->n_tok));
+        tape_back(c, run_draft(c, t, p, i), first_rows(t->loss[i].dx, p->n_tok));
     }
     for (uint32_t i = t->m->n_layer; i-- > t->lowest && !cmd_failed(c);) {
         tensor dy = first_rows(t->d_input[(i + 1) % 2], p->n_tok), dx = { 0 };
@@ -223,11 +230,11 @@ static void record_back(struct cmd *c, struct trainer *t, const struct train_pas
         restart_block_scratch(c);
         tape_layer(c, i, true);
         tape_begin(c, first_rows(t->input[i], p->n_tok), dx);
-        tape_back(c, block(c, t, p, i), dy);
+        tape_back(c, run_block(c, t, p, i), dy);
     }
 }
 
-/* A slice of the tokens that count in loss i. */
+/* One slice of the tokens that count in loss i. */
 static void record_head(struct cmd *c, struct trainer *t, uint32_t i, bool back)
 {
     const struct model *m = t->m;
@@ -302,11 +309,11 @@ static bool run_pass(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uin
     return c && cmd_submit(c, err);
 }
 
-/* Losses of all slices come back as parts: their sum is made in double, in order. */
+/* The losses of all slices are read back in parts, and summed in double and in order. */
 static bool read_loss(struct trainer *t, const struct loss *l, double share, double *sum,
                       double *nll, struct hlm_err *err)
 {
-    const uint32_t *rows = words(t, l->rows);
+    const uint32_t *rows = table_words(t, l->rows);
     if (l->n && !gpu_read(t->gpu, l->parts, 0, t->parts, 4ull * NLL_PARTS * l->n, err))
         return false;
     for (uint32_t k = 0; k < l->n; k++) {
@@ -318,33 +325,42 @@ static bool read_loss(struct trainer *t, const struct loss *l, double share, dou
     return true;
 }
 
-static bool run_row(struct trainer *t, const struct data_row *row, bool back, double weight,
-                    struct train_sums *sums, double *nll, double *nll_mtp, struct hlm_err *err)
+/* Brings the row's tables to the device. False in *any: no token of the row counts, so nothing has
+ * to be run. */
+static bool write_row(struct trainer *t, const struct data_row *row, double weight, uint32_t n_tok,
+                      bool *any, struct hlm_err *err)
 {
-    uint32_t n_tok = min_u32((uint32_t)align_up(max_u32(row->n, 1), STEP), t->max_tok), n_any = 0;
+    uint32_t n_word = (uint32_t)(t->host_bytes / 4);
+    tensor all = { .arena = t->tables, .dtype = I32, .n = n_word, .n_row = 1, .stride = n_word };
     HLM_ASSERT(row->n <= t->max_tok && row->n_doc <= t->p.max_doc);
     write_documents(t, row, n_tok);
+    *any = false;
     for (uint32_t i = 0; i < t->n_loss; i++) {
         struct loss *l = &t->loss[i];
         write_targets(t, row, l, i ? weight * t->p.mtp_factor / (t->n_loss - 1) : weight);
-        n_any += l->n;
+        *any = *any || l->n;
     }
-    if (nll)
-        memset(nll, 0, row->n * sizeof *nll);
-    if (nll_mtp)
-        memset(nll_mtp, 0, row->n * sizeof *nll_mtp);
-    if (!n_any)
+    return !*any || gpu_write(t->gpu, all, 0, t->host, t->host_bytes, err);
+}
+
+static bool run_row(struct trainer *t, const struct data_row *row, bool back, struct row_job job,
+                    struct train_sums *sums, struct hlm_err *err)
+{
+    uint32_t n_tok = (uint32_t)align_up(max_u32(row->n, 1), ROW_STEP);
+    bool any;
+    n_tok = min_u32(n_tok, t->max_tok);
+    if (job.nll)
+        memset(job.nll, 0, row->n * sizeof *job.nll);
+    if (job.nll_mtp)
+        memset(job.nll_mtp, 0, row->n * sizeof *job.nll_mtp);
+    if (!write_row(t, row, job.weight, n_tok, &any, err))
+        return false;
+    if (!any)
         return true;
-    tensor all = { .arena = t->tables,
-                   .dtype = I32,
-                   .n = (uint32_t)(t->host_bytes / 4),
-                   .n_row = 1,
-                   .stride = (uint32_t)(t->host_bytes / 4) };
     enum pass_kind first = !back ? PASS_EVAL : PASS_FIRST;
     if (t->p.hold && t->chosen)
         first = PASS_HELD;
-    if (!gpu_write(t->gpu, all, 0, t->host, t->host_bytes, err) ||
-        !run_pass(t, first, n_tok, 0, err))
+    if (!run_pass(t, first, n_tok, 0, err))
         return false;
     t->chosen = true;
     for (uint32_t i = 0; i < t->n_loss; i++)
@@ -355,30 +371,31 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, do
         return false;
     for (uint32_t i = 0; i < t->n_loss; i++)
         if (!read_loss(t, &t->loss[i], i ? 1.0 / (t->n_loss - 1) : 1, i ? &sums->mtp : &sums->main,
-                       i ? nll_mtp : nll, err))
+                       i ? job.nll_mtp : job.nll, err))
             return false;
     sums->n += t->loss[0].n;
     return gpu_wait(t->gpu, err);
 }
 
-bool train_row(struct trainer *t, const struct data_row *row, double weight, uint64_t step,
-               uint32_t i_row, struct train_sums *sums, double *nll, double *nll_mtp,
-               struct hlm_err *err)
+bool train_row(struct trainer *t, const struct data_row *row, struct row_job job,
+               struct train_sums *sums, struct hlm_err *err)
 {
-    uint32_t key[4] = { (uint32_t)t->p.seed, (uint32_t)(t->p.seed >> 32), (uint32_t)step, i_row };
-    memcpy(words(t, t->dropout.key), key, sizeof key);
-    return run_row(t, row, true, weight, sums, nll, nll_mtp, err);
+    uint32_t key[4] = { (uint32_t)t->p.seed, (uint32_t)(t->p.seed >> 32), (uint32_t)job.step,
+                        job.i_row };
+    memcpy(table_words(t, t->dropout.key), key, sizeof key);
+    return run_row(t, row, true, job, sums, err);
 }
 
-bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
-                double *nll_mtp, struct hlm_err *err)
+bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums,
+                struct hlm_err *err)
 {
-    return run_row(t, row, false, 0, sums, nll, nll_mtp, err);
+    return run_row(t, row, false, (struct row_job){ 0 }, sums, err);
 }
 
-struct kv_stats *train_layers(struct trainer *t) { return &t->layers; }
+struct kv_stats *train_stats(struct trainer *t) { return &t->stats; }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- making and ending
+ * ------------------------------------------------------------------------------------ */
 
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
                              const struct train_params *p, struct hlm_err *err)
@@ -393,10 +410,10 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     t->m = m;
     t->set = set;
     t->p = *p;
-    /* on CPU devices the squares of a chunk cost more than its states save */
+    /* on CPU devices the products within a larger chunk cost more than fewer states save */
     t->chunk = p->chunk ? p->chunk : gpu_caps(g)->kind == GPU_CPU ? 32 : 64;
     t->max_tok = max_u32(p->max_tok, 1);
-    t->slice_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(LOGIT_BYTES / (4 * m->n_vocab))));
+    t->slice_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(SLICE_BYTES / (4 * m->n_vocab))));
     t->n_loss = 1 + (p->mtp_factor != 0 ? m->n_draft : 0);
     for (uint32_t i = 0; i < MAX_LOSS; i++)
         t->loss[i].ahead = i + 1;
@@ -437,7 +454,7 @@ void train_destroy(struct trainer *t)
         return;
     recordings_finish(&t->recordings);
     updates_finish(t);
-    kv_stats_finish(&t->layers);
+    kv_stats_finish(&t->stats);
     tape_destroy(t->tape);
     arena_destroy(t->tables);
     arena_destroy(t->inputs);
@@ -445,6 +462,6 @@ void train_destroy(struct trainer *t)
     free(t->input);
     free(t->host);
     free(t->parts);
-    free(t->tells);
+    free(t->stats_at);
     free(t);
 }

@@ -1,13 +1,14 @@
 /* train: the device's part of a training run - from rows of documents to gradients, from gradients
  * to new factors.
  *
- * A trainer owns the gradients, AdamW's moments, the activations kept between the passes and the
- * recorded passes themselves. What is trained are the factors of a lora_set that was made for
- * training, where they stand, and with them the recurrent gates. A row is one pass: forward with
- * the input of every layer kept, the loss on the tokens that count, then layer by layer forward
- * again with the tape on and back. Data, schedules and files are others' (tune.c).
+ * A trainer owns the gradients, AdamW's moments, the activations that are kept between passes, and
+ * the recorded passes. It trains the factors of a lora_set that was made for training, in place,
+ * and the recurrent gates. One training row takes: a forward pass that keeps the input of every
+ * layer, the loss on the tokens that count, then, layer by layer from the last, the layer's forward
+ * again with the tape on and its backward. Data, schedules and files are not the trainer's
+ * (tune.c).
  *
- * Same rows, same device: the same bits, whatever the cutting by time. */
+ * The same rows on the same device give the same bits, however a watchdog makes the work be cut. */
 #pragma once
 #include "train/data.h"
 #include "model/kv_stats.h"
@@ -17,52 +18,59 @@ struct trainer;
 
 struct train_params {
     uint32_t max_tok; /* slots of the longest row */
-    uint32_t max_doc; /* documents of a row at most, padding not counted */
+    uint32_t max_doc; /* documents of a row at most, not counting padding */
     bool train_lora, train_gates;
-    double mtp_factor; /* of the mean of the draft blocks' losses; 0: none. The model must
-                          have been loaded with them */
-    double dropout;    /* on what goes into A, while gradients are made; 0: none */
+    double mtp_factor; /* of the mean of the draft blocks' losses; 0: they are not trained. The
+                          model must have been loaded with its draft blocks */
+    double dropout;    /* on what is multiplied by A, while gradients are computed; 0: none */
     uint64_t seed;     /* of the dropout */
-    uint32_t chunk;    /* tokens of the recurrences' chunks, 64 at most; 0: chosen. 1: a
-                          token meets those before it in the state alone, which is the
-                          serial form */
-    bool f16;          /* the model's products take f16 operands (op_linear.c); what is
-                          trained is f32 in any case */
-    bool hold;         /* experts are chosen by the first pass over a row and held from
-                          then on, one row without dropout: for central differences */
-    bool layers;       /* first passes of train_row tell of experts, gates and states */
+    uint32_t chunk;    /* tokens of a chunk of the recurrences, 64 at most; 0: chosen for the
+                          device; 1: the serial form, in which a token meets those before it in
+                          the state alone */
+    bool f16;          /* the model's products take f16 operands (op_linear.c); what is trained
+                          is f32 in any case */
+    bool hold;         /* experts are chosen in the first pass over a row and kept from then on;
+                          one row, no dropout. For central differences */
+    bool layers;       /* train_row gathers statistics of experts, gates and states */
 };
 
-/* set: in force (lora_set_use), made for training; NULL only with gates alone. Nothing is allocated
- * before train_commit; what is taken stands in gpu_plan() from here on. NULL with a reason. */
+/* set: in force (lora_set_use) and made for training; NULL only when gates alone are trained.
+ * Nothing is allocated before train_commit, but the arenas are part of gpu_plan() from here on.
+ * NULL with a reason. */
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
                              const struct train_params *p, struct hlm_err *err);
 bool train_commit(struct trainer *t, struct hlm_err *err);
-void train_destroy(struct trainer *t); /* takes NULL; gates stay as trained */
+void train_destroy(struct trainer *t); /* takes NULL; gates stay as they were trained */
 
-/* Sums over the counted targets of what was run: n is that of the main loss; mtp is a mean over the
- * draft blocks. */
+/* Sums over the counted targets of all rows that were run. */
 struct train_sums {
-    double main, mtp;
-    uint64_t n;
+    double main, mtp; /* negative log likelihoods; mtp: mean over the draft blocks */
+    uint64_t n;       /* targets of the main loss */
 };
-/* Adds weight * (main + mtp_factor * mtp) of the row's gradient to the gradients, and to *sums.
- * step and i_row key the dropout. nll, nll_mtp: NULL, or [row->n] of each target that counts, else
- * 0. False: the device is lost, or memory. */
-bool train_row(struct trainer *t, const struct data_row *row, double weight, uint64_t step,
-               uint32_t i_row, struct train_sums *sums, double *nll, double *nll_mtp,
-               struct hlm_err *err);
-/* The same without gradients and without dropout. */
-bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums, double *nll,
-                double *nll_mtp, struct hlm_err *err);
+/* How a row is run. */
+struct row_job {
+    double weight; /* a factor on its gradient */
+    uint64_t step; /* with i_row: what its dropout depends on */
+    uint32_t i_row;
+    double *nll, *nll_mtp; /* receive [row->n] losses of its own: of a target that counts, else 0;
+                              NULL: not wanted */
+};
+/* Adds weight * (main + mtp_factor * mtp) of the row's gradient to the gradients, and the row's
+ * losses to *sums. False: the device is lost, or there is no memory. */
+bool train_row(struct trainer *t, const struct data_row *row, struct row_job job,
+               struct train_sums *sums, struct hlm_err *err);
+/* The losses alone, without dropout. */
+bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums,
+                struct hlm_err *err);
 
-/* What they told; its all.arena is NULL where nobody asked. */
-struct kv_stats *train_layers(struct trainer *t);
-/* The largest magnitude of the deltas that the gates of each of n layers have; 0 without. Waits. */
+/* The statistics of layers; all.arena is NULL without params.layers. */
+struct kv_stats *train_stats(struct trainer *t);
+/* Writes to most[n], for each layer, the largest magnitude of the deltas of its gates; 0 if it has
+ * none. Waits. */
 bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_err *err);
 
-/* One update from the gradients (op_adam), which are zeroed then; *norm: theirs before clipping. A
- * norm that is not finite changes nothing and fails. */
+/* One update from the gradients (op_adam), which are then zeroed. *norm: of the gradients before
+ * clipping. If it is not finite nothing is updated, and the call fails. */
 bool train_update(struct trainer *t, const struct adam_update *u, double *norm,
                   struct hlm_err *err);
 
@@ -75,12 +83,12 @@ struct train_param {
 };
 uint64_t train_n_param(const struct trainer *t);
 struct train_param train_param(const struct trainer *t, uint64_t i);
-/* Values and gradients as the adapter's file has them, without the scale that B stand under on the
- * device; values as they stand there, for going on bit by bit (a quotient by the scale need not
- * come back as what it was); moments. What is not trained has no gradient and no moments: zeros. */
+/* TRAIN_VALUE and TRAIN_GRAD are as in the adapter's file: without the scale that B has on the
+ * device. TRAIN_DEVICE is the value as the device has it. Going on with a run takes that, since
+ * dividing by the scale and multiplying again need not give the same bits. A parameter that is not
+ * trained has zero gradients and moments. */
 enum train_what { TRAIN_VALUE, TRAIN_GRAD, TRAIN_M, TRAIN_V, TRAIN_DEVICE };
-/* Waits. */
+/* Both wait. What was read as TRAIN_DEVICE, TRAIN_M or TRAIN_V is restored to the bit. */
 bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct hlm_err *err);
-/* What TRAIN_DEVICE, TRAIN_M and TRAIN_V have got comes back in the same bits. */
 bool train_put(struct trainer *t, enum train_what what, uint64_t i, const float *from,
                struct hlm_err *err);

@@ -7,7 +7,7 @@
 enum pass_kind { PASS_FIRST, PASS_HELD, PASS_EVAL, PASS_BACK, PASS_HEAD, PASS_HEAD_EVAL };
 enum { MAX_LOSS = 9 };
 
-/* The rows that a recorded pass works on, for its row length. Its tape points here. */
+/* What a recorded pass works on: the tables cut to its row length. Its tape points here. */
 struct train_pass {
     enum pass_kind kind;
     uint32_t n_tok;
@@ -15,11 +15,14 @@ struct train_pass {
     struct batch batch;
 };
 
-/* Targets `ahead` tokens on, compacted: [k] the slot and what it must foresee. x: the hidden states
- * before its norm and head. step: where in the ids the embeddings behind its slots begin. */
+/* The loss on targets `ahead` tokens on. Only slots whose target counts have logits. */
 struct loss {
     uint32_t ahead, n;
-    tensor x, dx, step, rows, targets, slice, weight, parts;
+    tensor x, dx;         /* the hidden states before the norm and the head, and their gradient */
+    tensor step;          /* its n_past is the first id that the draft block embeds */
+    tensor rows, targets; /* [n]: the slots that count, and what they must predict */
+    tensor slice;         /* which of the slots have logits now (op_gather) */
+    tensor weight, parts;
 };
 
 struct trainer {
@@ -27,22 +30,24 @@ struct trainer {
     struct model *m;
     struct lora_set *set;
     struct train_params p;
-    uint32_t max_tok, chunk, slice_rows; /* docs.chunk is the room that kernels have for one */
-    uint32_t lowest;                     /* layer with something to train */
+    uint32_t max_tok;
+    uint32_t chunk;      /* tokens of a chunk; docs.chunk is the room that kernels have for one */
+    uint32_t slice_rows; /* slots whose logits exist at one time */
+    uint32_t lowest;     /* the first layer with something to train */
 
     struct arena *tables, *inputs, *scratch;
     tensor ids;
     struct docs docs;
     struct dropout dropout;
-    struct loss loss[MAX_LOSS]; /* the main one, then one a draft depth */
+    struct loss loss[MAX_LOSS]; /* the main loss, then one for each draft block */
     uint32_t n_loss;
-    uint8_t *host; /* the tables, by offset */
+    uint8_t *host; /* [host_bytes] the tables as they will be written, at the same offsets */
     uint64_t host_bytes;
     float *parts;
-    struct kv_stats layers;
-    struct layer_cache *tells; /* where layers and draft blocks tell; NULL: nobody asks */
-    tensor *input;             /* [n_layer + 1] of layers, then what the last one gave */
-    tensor d_input[2];         /* of layer i: [i % 2] */
+    struct kv_stats stats;
+    struct layer_cache *stats_at; /* [layers, draft blocks]: room for the stats; NULL: none */
+    tensor *input;                /* [n_layer + 1]: of each layer, then the output of the last */
+    tensor d_input[2];            /* of layer i: [i % 2] */
 
     struct tape *tape;
     struct recordings recordings;          /* kind: enum pass_kind; index: the loss of a head */
@@ -52,10 +57,10 @@ struct trainer {
     struct updates *u; /* train_update.c */
 };
 
-/* Takes gradients, moments and tables of rows; then tells the tape what is trained; records the
- * update; allocates. */
+/* In this order: takes gradients, moments and tables of rows; names to the tape what is trained;
+ * records the update; allocates. */
 bool updates_init(struct trainer *t, struct hlm_err *err);
 bool updates_tape(struct trainer *t, struct hlm_err *err);
 bool updates_record(struct trainer *t, struct hlm_err *err);
 bool updates_commit(struct trainer *t, struct hlm_err *err);
-void updates_finish(struct trainer *t); /* takes one half made */
+void updates_finish(struct trainer *t); /* takes a half-made one */

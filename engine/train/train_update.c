@@ -1,5 +1,5 @@
-/* train_update: what is trained - factors where the adapters' set has them, gates as deltas in an
- * arena of the trainer's - with gradients, AdamW's moments, and the update itself. */
+/* train_update: the parameters that are trained - factors where the lora_set has them, gates as
+ * deltas in an arena of the trainer - with their gradients, AdamW's moments, and the update. */
 #include "train/train_parts.h"
 
 #include <inttypes.h>
@@ -8,16 +8,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A gate, its delta, and what the file has. */
-struct gate {
+/* A gate: its delta, and its value in the file. */
+struct trained_gate {
     struct base_gate *base;
     char name[80];
     tensor delta, grad, was;
     uint32_t n;
 };
 
-/* A row of a parameter where the device has it; param n_lora + i is gate i. */
-struct place {
+/* A row of a parameter, and its bytes on the device; param n_lora + i is gate i. */
+struct param_row {
     uint64_t at;
     uint32_t param, row;
 };
@@ -25,12 +25,11 @@ struct place {
 struct updates {
     struct arena *grads, *gates, *gate_grads, *optimizer;
     uint64_t n_lora, n_gate;
-    struct gate *gate;
-    uint64_t *first;      /* [n_lora + n_gate + 1] rows before a param's */
-    uint64_t *at;         /* [rows of factors] bytes from their arena's start */
-    uint32_t *moment;     /* [rows] numbers before its moments; UINT32_MAX: is not
-                             trained */
-    struct adam_row *row; /* of both parts */
+    struct trained_gate *gate;
+    uint64_t *first;      /* [n_lora + n_gate + 1]: rows of all params before this one */
+    uint64_t *at;         /* [rows of factors]: bytes from the start of their arena */
+    uint32_t *moment;     /* [rows]: numbers before its moments; UINT32_MAX: it is not trained */
+    struct adam_row *row; /* of both parts, and their scales */
     float *scale;
     struct adam_part part[2]; /* factors, gates */
     uint32_t n_part;
@@ -39,9 +38,9 @@ struct updates {
     bool ended;
 };
 
-/* ---- what there is --------------------------------------------------------------------------- */
+/* ---- parameters --------------------------------------------------------------------------- */
 
-static bool is_decay(const struct gate *g)
+static bool is_decay_gate(const struct trained_gate *g)
 {
     size_t n = strlen(g->base->t->name);
     return n > 6 && !strcmp(g->base->t->name + n - 6, ".ssm_a");
@@ -53,7 +52,7 @@ struct train_param train_param(const struct trainer *t, uint64_t i)
 {
     const struct updates *u = t->u;
     if (i >= u->n_lora) {
-        const struct gate *g = &u->gate[i - u->n_lora];
+        const struct trained_gate *g = &u->gate[i - u->n_lora];
         return (struct train_param){ g->name, g->n, { g->n, 1, 1 }, 1, true };
     }
     struct lora_param p = lora_param(t->set, i);
@@ -62,14 +61,14 @@ struct train_param train_param(const struct trainer *t, uint64_t i)
     };
 }
 
-/* The layer that a tensor is of; what is behind the last is not told apart. */
-static uint32_t layer_of(const struct trainer *t, const char *name)
+/* The layer of a tensor; n_layer for every tensor that no layer has. */
+static uint32_t param_layer(const struct trainer *t, const char *name)
 {
     unsigned n;
     return sscanf(name, "blk.%u.", &n) == 1 ? min_u32(n, t->m->n_layer) : t->m->n_layer;
 }
 
-/* Gates that are trained, or that the adapter has moved. */
+/* All gates that are trained, or that the adapter has changed. */
 static bool find_gates(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
@@ -86,7 +85,7 @@ static bool find_gates(struct trainer *t, struct hlm_err *err)
         free(delta);
         if (!moved && !t->p.train_gates)
             continue;
-        struct gate *g = &u->gate[u->n_gate++];
+        struct trained_gate *g = &u->gate[u->n_gate++];
         g->base = from;
         g->n = (uint32_t)from->t->n_elem;
         snprintf(g->name, sizeof g->name, "%s.delta", from->t->name);
@@ -101,7 +100,7 @@ static bool find_gates(struct trainer *t, struct hlm_err *err)
     return true;
 }
 
-static bool find_rows(struct trainer *t, struct hlm_err *err)
+static bool list_rows(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     uint64_t n = u->n_lora + u->n_gate, k = 0;
@@ -123,18 +122,19 @@ static bool find_rows(struct trainer *t, struct hlm_err *err)
     return true;
 }
 
-static int by_place(const void *a, const void *b)
+static int by_position(const void *a, const void *b)
 {
-    const struct place *p = a, *q = b;
+    const struct param_row *p = a, *q = b;
     return p->at < q->at ? -1 : p->at > q->at;
 }
 
-/* Rows of the table, as they stand on the device, from row0 on; numbers of moments. */
-static uint64_t lay_rows(struct trainer *t, struct place *p, uint64_t n, uint64_t row0)
+/* Writes the table of rows p[n] in the order of their bytes, from row0 on. Returns how many numbers
+ * their moments are. */
+static uint64_t fill_rows(struct trainer *t, struct param_row *p, uint64_t n, uint64_t row0)
 {
     struct updates *u = t->u;
     uint64_t moment = 0;
-    qsort(p, n, sizeof *p, by_place);
+    qsort(p, n, sizeof *p, by_position);
     for (uint64_t i = 0; i < n; i++) {
         bool gate = p[i].param >= u->n_lora;
         struct lora_param lp =
@@ -150,24 +150,25 @@ static uint64_t lay_rows(struct trainer *t, struct place *p, uint64_t n, uint64_
     return moment;
 }
 
-/* A part of AdamW's work: params [from, to). */
-static bool add_part(struct trainer *t, uint64_t from, uint64_t to, struct arena *values,
-                     struct arena *grads, uint64_t row0, struct hlm_err *err)
+/* Makes params [from, to) a part of AdamW's work. */
+static bool add_adam_part(struct trainer *t, uint64_t from, uint64_t to, struct arena *values,
+                          struct arena *grads, uint64_t row0, struct hlm_err *err)
 {
     struct updates *u = t->u;
     uint64_t n = u->first[to] - u->first[from], k = 0;
-    struct place *p = mem_alloc(n + 1, sizeof *p);
+    struct param_row *p = mem_alloc(n + 1, sizeof *p);
     if (!p)
         return fail_memory(err, "out of memory: %" PRIu64 " rows of factors", n);
     for (uint64_t i = from; i < to; i++)
         for (uint64_t r = u->first[i]; r < u->first[i + 1]; r++)
-            p[k++] = (struct place){ i < u->n_lora ? u->at[r] : u->gate[i - u->n_lora].delta.offset,
-                                     (uint32_t)i, (uint32_t)(r - u->first[i]) };
-    uint64_t n_moment = lay_rows(t, p, n, row0);
+            p[k++] =
+                (struct param_row){ i < u->n_lora ? u->at[r] : u->gate[i - u->n_lora].delta.offset,
+                                    (uint32_t)i, (uint32_t)(r - u->first[i]) };
+    uint64_t n_moment = fill_rows(t, p, n, row0);
     free(p);
     if (n_moment >= UINT32_MAX || n >= UINT32_MAX)
         return fail_as(err, HLM_ERR_UNSUPPORTED,
-                       "%" PRIu64 " numbers to train are more than can be numbered", n_moment);
+                       "%" PRIu64 " numbers to train: more than can be numbered", n_moment);
     struct adam_part *part = &u->part[u->n_part++];
     *part = (struct adam_part){
         .row = u->row + row0, .n_row = (uint32_t)n, .values = values, .grads = grads
@@ -193,12 +194,12 @@ bool updates_init(struct trainer *t, struct hlm_err *err)
         return false;
     if (lora)
         arena_take_like(u->grads, lora_arena(t->set));
-    if (!find_gates(t, err) || !find_rows(t, err))
+    if (!find_gates(t, err) || !list_rows(t, err))
         return false;
     uint64_t n = u->n_lora + u->n_gate, row0 = lora ? u->first[u->n_lora] : 0;
-    if ((lora && !add_part(t, 0, u->n_lora, lora_arena(t->set), u->grads, 0, err)) ||
+    if ((lora && !add_adam_part(t, 0, u->n_lora, lora_arena(t->set), u->grads, 0, err)) ||
         (t->p.train_gates && u->n_gate &&
-         !add_part(t, u->n_lora, n, u->gates, u->gate_grads, row0, err)))
+         !add_adam_part(t, u->n_lora, n, u->gates, u->gate_grads, row0, err)))
         return false;
     if (!u->n_part)
         return fail(err, "there is nothing to train");
@@ -208,7 +209,7 @@ bool updates_init(struct trainer *t, struct hlm_err *err)
     t->lowest = t->m->n_layer;
     for (uint64_t i = 0; i < n; i++)
         if (i < u->n_lora ? lora : t->p.train_gates)
-            t->lowest = min_u32(t->lowest, layer_of(t, train_param(t, i).name));
+            t->lowest = min_u32(t->lowest, param_layer(t, train_param(t, i).name));
     return true;
 }
 
@@ -228,8 +229,8 @@ bool updates_tape(struct trainer *t, struct hlm_err *err)
 static void record_gates(struct cmd *c, const struct updates *u)
 {
     for (uint64_t i = 0; i < u->n_gate; i++) {
-        const struct gate *g = &u->gate[i];
-        op_gate_delta(c, g->was, g->delta, is_decay(g), g->base->at);
+        const struct trained_gate *g = &u->gate[i];
+        op_gate_delta(c, g->was, g->delta, is_decay_gate(g), g->base->at);
     }
 }
 
@@ -246,7 +247,7 @@ bool updates_record(struct trainer *t, struct hlm_err *err)
     return cmd_check(u->cmd, err);
 }
 
-/* Gates as their deltas say; also where these come from elsewhere than an update. */
+/* Computes the gates from their deltas; for deltas that did not come from an update. */
 static bool apply_gates(struct trainer *t, struct hlm_err *err)
 {
     if (!t->u->n_gate)
@@ -259,11 +260,11 @@ static bool apply_gates(struct trainer *t, struct hlm_err *err)
     return ok;
 }
 
-static bool bring_gates(struct trainer *t, struct hlm_err *err)
+static bool upload_gates(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
     for (uint64_t i = 0; i < u->n_gate; i++) {
-        struct gate *g = &u->gate[i];
+        struct trained_gate *g = &u->gate[i];
         float *v = mem_alloc(g->n, sizeof *v);
         if (!v)
             return fail_memory(err, "out of memory: a gate of %u values", g->n);
@@ -276,7 +277,7 @@ static bool bring_gates(struct trainer *t, struct hlm_err *err)
         free(v);
         if (!ok)
             return false;
-        g->base->moved = true; /* whoever trains no more has them written anew */
+        g->base->moved = true; /* the next lora_set_use writes it again */
     }
     return apply_gates(t, err);
 }
@@ -297,7 +298,7 @@ bool updates_commit(struct trainer *t, struct hlm_err *err)
             !gpu_write(t->gpu, p->scale, 0, u->scale + at, 4ull * p->n_row, err))
             return false;
     }
-    return bring_gates(t, err) && cmd_end(u->cmd, err) && (u->ended = true);
+    return upload_gates(t, err) && cmd_end(u->cmd, err) && (u->ended = true);
 }
 
 bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
@@ -305,13 +306,13 @@ bool train_update(struct trainer *t, const struct adam_update *by, double *norm,
 {
     struct updates *u = t->u;
     struct adam_hyper h;
-    float told[4];
+    float report[4];
     adam_hyper(by, &h);
     if (!gpu_write(t->gpu, u->adam.hyper, 0, &h, sizeof h, err) || !cmd_submit(u->cmd, err) ||
-        !gpu_read(t->gpu, u->adam.norm, 0, told, sizeof told, err))
+        !gpu_read(t->gpu, u->adam.norm, 0, report, sizeof report, err))
         return false;
-    *norm = (double)told[0];
-    return told[2] != 0 ||
+    *norm = (double)report[0];
+    return report[2] != 0 ||
            fail(err,
                 "step %" PRIu64 ": the gradient is not finite; nothing was "
                 "changed (a lower learning rate, or a smaller limit on its norm, may help)",
@@ -330,7 +331,7 @@ bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_er
     bool ok = v ? gpu_read(t->gpu, all, 0, v, 4ull * words, err)
                 : fail_memory(err, "out of memory: %u deltas of gates", words);
     for (uint64_t i = 0; ok && i < u->n_gate; i++) {
-        const struct gate *g = &u->gate[i];
+        const struct trained_gate *g = &u->gate[i];
         const float *delta = v + g->delta.offset / 4;
         unsigned layer = 0;
         if (sscanf(g->name, "blk.%u.", &layer) != 1 || layer >= n)
@@ -364,24 +365,24 @@ void updates_finish(struct trainer *t)
 
 /* ---- in and out ------------------------------------------------------------------------------ */
 
-/* Where param i's numbers of a kind lie, and what the device's are times and over to be the
- * file's. */
-struct where {
+/* Where the numbers of a param are, and what turns the device's numbers into the file's: times,
+ * then divided by. */
+struct param_at {
     struct arena *arena;
     uint64_t base, n_row; /* base: in bytes, for moments */
     uint32_t n;
-    float times, over;
+    float times, divided_by;
     bool moments;
 };
 
-static struct where where_is(const struct trainer *t, enum train_what what, uint64_t i)
+static struct param_at find_param(const struct trainer *t, enum train_what what, uint64_t i)
 {
     const struct updates *u = t->u;
     bool gate = i >= u->n_lora, grad = what == TRAIN_GRAD;
     struct lora_param p =
         gate ? (struct lora_param){ .n = u->gate[i - u->n_lora].n, .n_row = 1, .scale = 1 }
              : lora_param(t->set, i);
-    struct where w = { .n = p.n, .n_row = p.n_row, .times = 1, .over = 1 };
+    struct param_at w = { .n = p.n, .n_row = p.n_row, .times = 1, .divided_by = 1 };
     if (what == TRAIN_M || what == TRAIN_V) {
         const struct adam_part *part = &u->part[gate ? u->n_part - 1 : 0];
         tensor of = what == TRAIN_M ? part->m : part->v;
@@ -391,12 +392,13 @@ static struct where where_is(const struct trainer *t, enum train_what what, uint
         return w;
     }
     w.times = grad ? p.scale : 1;
-    w.over = what == TRAIN_VALUE ? p.scale : 1;
+    w.divided_by = what == TRAIN_VALUE ? p.scale : 1;
     w.arena = gate ? (grad ? u->gate_grads : u->gates) : grad ? u->grads : lora_arena(t->set);
     return w;
 }
 
-static uint64_t row_at(const struct trainer *t, const struct where *w, uint64_t i, uint64_t row)
+static uint64_t param_row_at(const struct trainer *t, const struct param_at *w, uint64_t i,
+                             uint64_t row)
 {
     const struct updates *u = t->u;
     if (w->moments)
@@ -404,19 +406,20 @@ static uint64_t row_at(const struct trainer *t, const struct where *w, uint64_t 
     return i >= u->n_lora ? u->gate[i - u->n_lora].delta.offset : u->at[u->first[i] + row];
 }
 
-/* Rows of one param by runs that lie in less than this, through a host copy. */
+/* Copies the rows of a param to or from the host, in runs of rows that lie within this many bytes.
+ * A run is read and written as a whole. */
 enum { RUN_BYTES = 8 << 20 };
 
-static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float *to,
-                      const float *from, struct hlm_err *err)
+static bool copy_param(struct trainer *t, enum train_what what, uint64_t i, float *to,
+                       const float *from, struct hlm_err *err)
 {
-    struct where w = where_is(t, what, i);
-    uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1); /* unlike mem_alloc: not zeroed */
+    struct param_at w = find_param(t, what, i);
+    uint8_t *buf = mem_grow(NULL, RUN_BYTES + 4ull * w.n, 1); /* not zeroed, unlike mem_alloc */
     bool ok = buf || fail_memory(err, "out of memory: a parameter of %" PRIu64 " rows", w.n_row);
     for (uint64_t r = 0, end; ok && r < w.n_row; r = end) {
-        uint64_t lo = row_at(t, &w, i, r), hi = lo + 4ull * w.n;
-        for (end = r + 1; end < w.n_row; end++) { /* rows ascend within a run */
-            uint64_t at = row_at(t, &w, i, end);
+        uint64_t lo = param_row_at(t, &w, i, r), hi = lo + 4ull * w.n;
+        for (end = r + 1; end < w.n_row; end++) { /* within a run, rows ascend */
+            uint64_t at = param_row_at(t, &w, i, end);
             if (at < hi || at + 4ull * w.n - lo > RUN_BYTES)
                 break;
             hi = at + 4ull * w.n;
@@ -431,11 +434,11 @@ static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float
         if (to || !dense)
             ok = gpu_read(t->gpu, span, 0, buf, hi - lo, err);
         for (uint64_t k = r; ok && k < end; k++) {
-            float *on = (float *)(void *)(buf + (row_at(t, &w, i, k) - lo));
+            float *on = (float *)(void *)(buf + (param_row_at(t, &w, i, k) - lo));
             for (uint32_t j = 0; to && j < w.n; j++)
-                to[k * w.n + j] = on[j] * w.times / w.over;
+                to[k * w.n + j] = on[j] * w.times / w.divided_by;
             for (uint32_t j = 0; from && j < w.n; j++)
-                on[j] = from[k * w.n + j] * w.over / w.times;
+                on[j] = from[k * w.n + j] * w.divided_by / w.times;
         }
         if (from)
             ok = ok && gpu_write(t->gpu, span, 0, buf, hi - lo, err);
@@ -444,7 +447,7 @@ static bool move_rows(struct trainer *t, enum train_what what, uint64_t i, float
     return ok;
 }
 
-static bool has(const struct trainer *t, enum train_what what, uint64_t i)
+static bool has_numbers(const struct trainer *t, enum train_what what, uint64_t i)
 {
     bool trained = i >= t->u->n_lora ? t->p.train_gates : t->p.train_lora;
     return trained || what == TRAIN_VALUE || what == TRAIN_DEVICE;
@@ -452,8 +455,8 @@ static bool has(const struct trainer *t, enum train_what what, uint64_t i)
 
 bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
 {
-    if (has(t, what, i))
-        return move_rows(t, what, i, to, NULL, err);
+    if (has_numbers(t, what, i))
+        return copy_param(t, what, i, to, NULL, err);
     memset(to, 0, train_param(t, i).n * sizeof *to);
     return true;
 }
@@ -461,9 +464,9 @@ bool train_get(struct trainer *t, enum train_what what, uint64_t i, float *to, s
 bool train_put(struct trainer *t, enum train_what what, uint64_t i, const float *from,
                struct hlm_err *err)
 {
-    if (!has(t, what, i))
+    if (!has_numbers(t, what, i))
         return true;
     bool value = what == TRAIN_VALUE || what == TRAIN_DEVICE;
-    return move_rows(t, what, i, NULL, from, err) &&
+    return copy_param(t, what, i, NULL, from, err) &&
            (!value || i < t->u->n_lora || apply_gates(t, err));
 }

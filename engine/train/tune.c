@@ -1,6 +1,6 @@
-/* tune: a training run - what is learnt from, what is trained, and steps. See hlm_train.h; rows
- * and rates are in tune_rows.c, checkpoints in tune_saved.c, the device's part in train.h.
- */
+/* tune: opening a training run - its data, what it trains, and what that costs. See hlm_train.h.
+ * Its rows and rates are in tune_rows.c, its steps in tune_run.c, checkpoints in tune_saved.c, the
+ * device's part in train.h. */
 #include "train/tune.h"
 
 #include <inttypes.h>
@@ -42,7 +42,7 @@ bool hlm_tune_options(const char *ids_json, struct hlm_train_options *o, struct 
     return true;
 }
 
-/* ---- what is learnt from --------------------------------------------------------------------- */
+/* ---- data --------------------------------------------------------------------- */
 
 bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
                   struct data_params *how, struct hlm_err *err)
@@ -70,7 +70,7 @@ bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
     return true;
 }
 
-static bool read_jsonl(hlm_tune *t, struct hlm_err *err)
+static bool read_documents(hlm_tune *t, struct hlm_err *err)
 {
     hlm *m = t->m;
     struct data_params how;
@@ -89,7 +89,7 @@ static bool read_jsonl(hlm_tune *t, struct hlm_err *err)
            (!t->data.test.n_doc || data_pack(&t->test, &t->data.test, NULL, length, pad, err));
 }
 
-static bool read_ids(hlm_tune *t, struct hlm_err *err)
+static bool read_fixed_rows(hlm_tune *t, struct hlm_err *err)
 {
     struct hlm_train_options own;
     bool has;
@@ -116,7 +116,8 @@ static void sum_rows(struct sum *s, const struct data_rows *r)
     }
 }
 
-/* Of the first pass and of what validates: what makes another run's numbers, and its early end. */
+/* Hashes the first pass, which decides the run's numbers, and the validation rows, which decide an
+ * early end. */
 static bool hash_data(hlm_tune *t, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);
@@ -130,8 +131,8 @@ static bool hash_data(hlm_tune *t, struct hlm_err *err)
     return first != NULL;
 }
 
-/* Documents may be longer than any that the model has seen; that is told. */
-static void look_at_lengths(const hlm_tune *t)
+/* Warns of documents longer than any that the model was trained on. */
+static void warn_of_length(const hlm_tune *t)
 {
     uint32_t longest = 0, known = t->m->model->n_ctx_train;
     const struct data_rows *first = t->p.data ? NULL : &t->fixed;
@@ -147,23 +148,23 @@ static void look_at_lengths(const hlm_tune *t)
 
 enum { MAX_STEP_ROWS = 1 << 20 };
 
-/* Steps, rates, and how large rows become. */
-static bool plan_steps(hlm_tune *t, struct hlm_err *err)
+/* Works out the steps, the schedule, and how large rows become. */
+static bool make_schedule(hlm_tune *t, struct hlm_err *err)
 {
     const struct data_rows *first = stream_first(&t->stream, err);
     struct hlm_train_options *o = &t->o;
     if (!first)
         return false;
-    uint64_t of_step = (uint64_t)o->batch_rows * o->accumulation;
-    if (!of_step || of_step > MAX_STEP_ROWS)
+    uint64_t step_rows = (uint64_t)o->batch_rows * o->accumulation;
+    if (!step_rows || step_rows > MAX_STEP_ROWS)
         return fail(err, "a step of %u times %u rows, expected 1 to %d rows", o->accumulation,
                     o->batch_rows, MAX_STEP_ROWS);
     if (!o->total_steps)
         tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
-    uint64_t n_row = of_step * o->steps;
+    uint64_t n_row = step_rows * o->steps;
     if (!stream_extent(&t->stream, n_row, &t->extent, err))
         return false;
-    look_at_lengths(t);
+    warn_of_length(t);
     const struct data_rows *more[] = { &t->valid, &t->test };
     for (uint32_t k = 0; k < ARRAY_LEN(more); k++)
         for (uint32_t i = 0; i < more[k]->n_row; i++) {
@@ -173,10 +174,10 @@ static bool plan_steps(hlm_tune *t, struct hlm_err *err)
     return true;
 }
 
-/* ---- what is trained ------------------------------------------------------------------------- */
+/* ---- the adapter ------------------------------------------------------------------------- */
 
-/* Those of b that a has not come behind it. */
-static bool join(struct lora_targets *a, const struct lora_targets *b, struct hlm_err *err)
+/* Appends to a the targets of b that it does not have. */
+static bool add_targets(struct lora_targets *a, const struct lora_targets *b, struct hlm_err *err)
 {
     const struct gguf_tensor **more = mem_grow(a->t, a->n + b->n + 1, sizeof *more);
     if (!more)
@@ -191,9 +192,9 @@ static bool join(struct lora_targets *a, const struct lora_targets *b, struct hl
     return true;
 }
 
-/* A fresh adapter, in memory that t->fresh holds. */
-static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets,
-                                 struct hlm_err *err)
+/* A fresh adapter, in memory that t->fresh owns. */
+static struct gguf *fresh_adapter(hlm_tune *t, uint32_t rank, const char *targets,
+                                  struct hlm_err *err)
 {
     const struct lora_base *base = &t->m->model->base;
     struct lora_fresh how = {
@@ -204,19 +205,20 @@ static struct gguf *make_adapter(hlm_tune *t, uint32_t rank, const char *targets
     free(t->fresh);
     t->fresh = NULL;
     if (lora_find_targets(base, targets, &list, err) &&
-        (!t->p.target_mtp || lora_find_targets(base, "mtp", &more, err)) && join(&list, &more, err))
+        (!t->p.target_mtp || lora_find_targets(base, "mtp", &more, err)) &&
+        add_targets(&list, &more, err))
         t->fresh = lora_make(base, &list, &how, &n, err);
     free(list.t);
     free(more.t);
     return t->fresh ? gguf_parse(t->fresh, n, "the new adapter", err) : NULL;
 }
 
-/* What the adapter that is trained begins with; NULL with a reason. */
+/* The adapter that training begins with. NULL with a reason. */
 static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *targets,
                                        struct hlm_err *err)
 {
     struct gguf *g =
-        t->p.init_lora ? gguf_open(t->p.init_lora, err) : make_adapter(t, rank, targets, err);
+        t->p.init_lora ? gguf_open(t->p.init_lora, err) : fresh_adapter(t, rank, targets, err);
     if (g && !gguf_f32(g, "adapter.lora.alpha", REQUIRED, &t->alpha, err)) {
         gguf_close(g);
         g = NULL;
@@ -226,7 +228,8 @@ static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *t
 
 /* Puts the adapter in force in place of the one before; on a dry gpu nothing is brought to the
  * device. */
-static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct hlm_err *err)
+static bool set_trained_adapter(hlm_tune *t, uint32_t rank, const char *targets,
+                                struct hlm_err *err)
 {
     if (!adapters_clear(t->m, err)) /* first, since both together may not fit */
         return false;
@@ -236,7 +239,7 @@ static bool set_adapter(hlm_tune *t, uint32_t rank, const char *targets, struct 
     return file && adapters_set(t->m, &file, 1, true, err);
 }
 
-/* Documents that a row of max_tok slots can have; it cuts those that are longer. */
+/* How many documents a row of max_tok slots can have. Documents that are longer are cut. */
 static uint32_t most_documents(const hlm_tune *t, uint32_t max_tok)
 {
     const struct data_set *set[] = { &t->data.train, &t->data.valid, &t->data.test };
@@ -268,8 +271,8 @@ static struct trainer *make_trainer(hlm_tune *t, uint32_t max_tok, struct hlm_er
     return train_create(t->m->gpu, t->m->model, t->m->adapters.set, &p, err);
 }
 
-/* X of X.lora_a, X.lora_b, X.delta. */
-static const struct gguf_tensor *base_of(const hlm_tune *t, const char *param)
+/* The tensor X of a parameter X.lora_a, X.lora_b or X.delta. */
+static const struct gguf_tensor *param_base(const hlm_tune *t, const char *param)
 {
     char name[64];
     const char *tail = strrchr(param, '.');
@@ -277,7 +280,7 @@ static const struct gguf_tensor *base_of(const hlm_tune *t, const char *param)
     return gguf_tensor(t->m->file, name);
 }
 
-/* What the trainer trains, kept for as long as the run. */
+/* Lists what the trainer trains. The lists live as long as the run. */
 static bool list_params(hlm_tune *t, const struct trainer *trainer, struct hlm_err *err)
 {
     uint64_t n = train_n_param(trainer);
@@ -291,11 +294,11 @@ static bool list_params(hlm_tune *t, const struct trainer *trainer, struct hlm_e
         return fail_memory(err, "out of memory: %" PRIu64 " trained tensors", n);
     for (uint64_t i = 0; i < n; i++) {
         struct train_param p = train_param(trainer, i);
-        const struct gguf_tensor *x = base_of(t, p.name);
+        const struct gguf_tensor *x = param_base(t, p.name);
         snprintf(t->param[i].name, sizeof t->param[i].name, "%s", p.name);
         t->param[i].n = p.n;
         if (p.is_gate ? !t->o.train_gates : !t->o.train_lora)
-            continue; /* the adapter has moved it, and it stays so */
+            continue; /* the adapter changes it, but it is not trained */
         t->n_number += p.n;
         t->n_gate += p.is_gate;
         if (p.is_gate || !strcmp(strrchr(p.name, '.'), ".lora_a"))
@@ -312,9 +315,9 @@ static bool list_params(hlm_tune *t, const struct trainer *trainer, struct hlm_e
 
 /* ---- what it costs --------------------------------------------------------------------------- */
 
-/* Lays everything out on a gpu that is dry, for rows of max_tok slots. */
-static bool dry_run(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_plan *plan,
-                    struct hlm_err *err)
+/* Lays everything out for rows of max_tok slots, on a dry gpu. */
+static bool dry_training(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_plan *plan,
+                         struct hlm_err *err)
 {
     const struct hlm_session_params *sp = t->p.sample;
     struct trainer *trainer = make_trainer(t, max_tok, err);
@@ -329,45 +332,45 @@ static bool dry_run(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_plan *p
     return ok;
 }
 
-static bool would_fit(hlm_tune *t, uint32_t max_tok, uint32_t rank, const char *targets)
+static bool training_fits(hlm_tune *t, uint32_t max_tok, uint32_t rank, const char *targets)
 {
     struct hlm_plan plan;
     struct hlm_err why = { 0 };
     bool same = rank == t->o.rank && targets == t->p.targets;
-    return (same || set_adapter(t, rank, targets, &why)) &&
-           dry_run(t, max_tok, false, &plan, &why) && plan.fits;
+    return (same || set_trained_adapter(t, rank, targets, &why)) &&
+           dry_training(t, max_tok, false, &plan, &why) && plan.fits;
 }
 
-/* The longest rows that fit with this adapter, in steps of 64; 0: none do. */
-static uint32_t longest(hlm_tune *t, uint32_t rank, const char *targets)
+/* The longest rows that fit with this adapter, a multiple of 64; 0: none fit. */
+static uint32_t longest_rows(hlm_tune *t, uint32_t rank, const char *targets)
 {
-    uint32_t fits = 0, not = div_up(t->extent.max_tok, 64);
-    if (!would_fit(t, 64, rank, targets))
+    uint32_t fits = 0, too_long = div_up(t->extent.max_tok, 64);
+    if (!training_fits(t, 64, rank, targets))
         return 0;
-    for (fits = 1; not -fits > 1;) {
-        uint32_t n = fits + (not -fits) / 2;
-        *(would_fit(t, 64 * n, rank, targets) ? &fits : &not ) = n;
+    for (fits = 1; too_long - fits > 1;) {
+        uint32_t n = fits + (too_long - fits) / 2;
+        *(training_fits(t, 64 * n, rank, targets) ? &fits : &too_long) = n;
     }
     return 64 * fits;
 }
 
-/* What would fit where shorter rows do not help: a smaller rank, then fewer targets. */
-static const char *what_fits(hlm_tune *t, char out[128])
+/* What would fit where shorter rows do not help: a smaller rank, else fewer targets. */
+static const char *training_that_fits(hlm_tune *t, char out[128])
 {
     bool may_cut = t->p.data && t->extent.max_tok > 64, fresh = !t->p.init_lora && t->o.train_lora;
     uint32_t most = t->o.rank, tok = t->extent.max_tok, n;
     for (uint32_t rank = most / 2; fresh && rank; rank /= 2)
-        if (would_fit(t, tok, rank, t->p.targets)) {
+        if (training_fits(t, tok, rank, t->p.targets)) {
             snprintf(out, 128, "a rank of %u would fit", rank);
             return out;
         }
     if (!fresh || (t->p.targets && !strcmp(t->p.targets, "attn")))
         return "a smaller model would";
-    if (would_fit(t, tok, most, "attn"))
+    if (training_fits(t, tok, most, "attn"))
         return "fewer targets (attn) would fit";
-    if (may_cut && (n = longest(t, most, "attn")))
+    if (may_cut && (n = longest_rows(t, most, "attn")))
         snprintf(out, 128, "the targets attn on rows of %u tokens would fit", n);
-    else if (would_fit(t, may_cut ? 64 : tok, 1, "attn"))
+    else if (training_fits(t, may_cut ? 64 : tok, 1, "attn"))
         snprintf(out, 128, "the targets attn with a rank of 1%s would fit",
                  may_cut ? " on rows of 64 tokens" : "");
     else
@@ -375,20 +378,20 @@ static const char *what_fits(hlm_tune *t, char out[128])
     return out;
 }
 
-static bool refuse(hlm_tune *t, struct hlm_err *err)
+static bool refuse_training(hlm_tune *t, struct hlm_err *err)
 {
     char all[32], may[32], parts[256], would[128];
     struct hlm_plan plan = t->plan;
     struct hlm_err size = { .need = plan.device_bytes, .have = plan.memory };
     if (t->p.data && t->extent.max_tok > 64)
-        size.fits = longest(t, t->o.rank, t->p.targets);
+        size.fits = longest_rows(t, t->o.rank, t->p.targets);
     return fail_size(err, HLM_ERR_WONT_FIT, &size,
                      "out of memory: training on rows of %u tokens needs %s (%s), of %s %s may be "
                      "used%s%s",
                      t->extent.max_tok, bytes_text(all, plan.device_bytes),
                      plan_parts(&plan, parts), gpu_caps(t->m->gpu)->name,
                      bytes_text(may, plan.memory), size.fits ? "" : ": ",
-                     size.fits ? "" : what_fits(t, would));
+                     size.fits ? "" : training_that_fits(t, would));
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -440,9 +443,9 @@ static bool choose_targets(hlm_tune *t, struct hlm_err *err)
 {
     hlm *m = t->m;
     bool was = gpu_dry(m->gpu, true);
-    bool ok = set_adapter(t, t->o.rank, t->p.targets, err) &&
-              dry_run(t, t->extent.max_tok, true, &t->plan, err) &&
-              (t->plan.fits || refuse(t, err));
+    bool ok = set_trained_adapter(t, t->o.rank, t->p.targets, err) &&
+              dry_training(t, t->extent.max_tok, true, &t->plan, err) &&
+              (t->plan.fits || refuse_training(t, err));
     gpu_dry(m->gpu, was);
     return ok && (was || adapters_upload(m, err));
 }
@@ -466,10 +469,10 @@ hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err 
     if (p->precision == HLM_PRECISION_AUTO)
         t->f16 = !p->ids_json && linear_f16_pays(gpu_caps(m->gpu));
     t->alpha = (float)p->train.alpha;
-    t->place.best_loss = t->place.valid_loss = INFINITY;
+    t->position.best_loss = t->position.valid_loss = INFINITY;
     bool ok = own_params(t, p, err) && check_options(t, err) &&
-              (p->data ? read_jsonl(t, err) : read_ids(t, err)) && hash_data(t, err) &&
-              plan_steps(t, err) && tune_count_sets(t, err) && choose_targets(t, err) &&
+              (p->data ? read_documents(t, err) : read_fixed_rows(t, err)) && hash_data(t, err) &&
+              make_schedule(t, err) && tune_count_sets(t, err) && choose_targets(t, err) &&
               (!p->resume || tune_find(t, err));
     if (!ok) {
         hlm_tune_close(t);
@@ -486,7 +489,7 @@ void hlm_tune_close(hlm_tune *t)
     hlm *m = t->m;
     log_to(&m->log);
     if (t->trainer)
-        count_leave(m, train_layers(t->trainer));
+        count_leave(m, train_stats(t->trainer));
     train_destroy(t->trainer);
     if (!adapters_clear(m, &err))
         log_msg(HLM_LOG_ERROR, "%s", err.msg);

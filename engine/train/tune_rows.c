@@ -1,4 +1,4 @@
-/* tune_rows: the rows of a run in their order, and its rates. See tune.h. */
+/* tune_rows: the rows of a run in their order, and its learning rates. See tune.h. */
 #include "train/tune.h"
 
 #include <math.h>
@@ -13,7 +13,7 @@ double hlm_tune_rate(const struct hlm_train_options *o, uint64_t step)
         return o->warmup_from + (o->peak - o->warmup_from) * k / w;
     if (o->schedule == HLM_CONSTANT)
         return o->peak;
-    double at = n > 0 ? fmin((k - w) / n, 1) : 1; /* a longer run stays at the end's rate */
+    double at = n > 0 ? fmin((k - w) / n, 1) : 1; /* a run that is longer stays at the last rate */
     double share = o->schedule == HLM_COSINE ? (1 + cos(acos(-1.0) * at)) / 2 : 1 - at;
     return o->final + (o->peak - o->final) * share;
 }
@@ -27,13 +27,16 @@ void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, ui
     o->warmup_steps = (uint32_t)ceil(warmup * o->steps - 1e-9);
     if (o->warmup_steps >= o->steps)
         o->warmup_steps = o->steps - 1;
-    /* The first step moves too: the warm-up begins one part up. */
+    /* The warm-up begins one part above zero, so that the first step trains too. */
     o->warmup_from = o->peak / (o->warmup_steps + 1.0);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-static const struct data_rows *held(const struct stream *s) { return s->set ? &s->rows : s->fixed; }
+static const struct data_rows *rows_of_pass(const struct stream *s)
+{
+    return s->set ? &s->rows : s->fixed;
+}
 
 static bool load_pass(struct stream *s, uint64_t epoch, struct hlm_err *err)
 {
@@ -59,24 +62,24 @@ const struct data_row *stream_row(struct stream *s, struct cursor *c, struct hlm
 {
     if (!load_pass(s, c->epoch, err))
         return NULL;
-    if (c->i_row >= held(s)->n_row) {
+    if (c->i_row >= rows_of_pass(s)->n_row) {
         *c = (struct cursor){ c->epoch + 1, 0 };
         if (!load_pass(s, c->epoch, err))
             return NULL;
     }
-    return &held(s)->row[s->order && !s->set ? s->order[c->i_row] : c->i_row];
+    return &rows_of_pass(s)->row[s->order && !s->set ? s->order[c->i_row] : c->i_row];
 }
 
 const struct data_rows *stream_first(struct stream *s, struct hlm_err *err)
 {
-    return load_pass(s, 0, err) ? held(s) : NULL;
+    return load_pass(s, 0, err) ? rows_of_pass(s) : NULL;
 }
 
 bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hlm_err *err)
 {
     struct cursor c = { 0 };
     *e = (struct extent){ .n_row = n_row };
-    if (!s->set) /* always the same ones */
+    if (!s->set) /* every pass has the same rows */
         n_row = min_u64(n_row, s->fixed->n_row);
     for (; n_row; n_row--, c.i_row++) {
         const struct data_row *r = stream_row(s, &c, err);

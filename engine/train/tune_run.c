@@ -1,4 +1,4 @@
-/* tune_run: a run under way - steps and validations. See hlm_train.h. */
+/* tune_run: a run that has begun - steps and validations. See hlm_train.h. */
 #include "train/tune.h"
 
 #include <inttypes.h>
@@ -47,8 +47,9 @@ static bool is_sound(const hlm_tune *t, struct hlm_err *err)
                                    "an earlier step failed part-way: only what was saved is good"));
 }
 
-/* Counted targets and tokens of the rows of a step from c on, which moves behind them. */
-static bool survey(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok, struct hlm_err *err)
+/* Counts the targets and the tokens of the rows of a step, from c on. c moves past them. */
+static bool count_step_rows(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok,
+                            struct hlm_err *err)
 {
     *n = *n_tok = 0;
     for (uint32_t i = 0; i < rows_of_step(t); i++, c->i_row++) {
@@ -61,15 +62,16 @@ static bool survey(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t *n_tok, 
     return true;
 }
 
-/* Where the next step begins: rows without any counted token make none. */
-static bool find_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint64_t *n,
-                      uint64_t *n_tok, struct hlm_err *err)
+/* The rows [*from, *to) of the next step. Rows among which no token counts make no step, and are
+ * passed over. */
+static bool find_step_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint64_t *n,
+                           uint64_t *n_tok, struct hlm_err *err)
 {
     for (*n = 0; !*n; *from = *to) {
         if (!stream_row(&t->stream, from, err))
             return false;
         *to = *from;
-        if (!survey(t, to, n, n_tok, err))
+        if (!count_step_rows(t, to, n, n_tok, err))
             return false;
         if (*n)
             return true;
@@ -85,19 +87,19 @@ static bool gate_deltas(void *user, float *most, uint32_t n, struct hlm_err *err
 /* What the counters show of the layers while this run works. */
 static struct layer_source layers_of(const hlm_tune *t)
 {
-    return (struct layer_source){ .stats = train_layers(t->trainer),
+    return (struct layer_source){ .stats = train_stats(t->trainer),
                                   .gate_deltas = gate_deltas,
                                   .user = t->trainer };
 }
 
-static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
-                     struct train_sums *sums, struct hlm_err *err)
+static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
+                          struct train_sums *sums, struct hlm_err *err)
 {
     const struct layer_source layers = layers_of(t);
     for (uint32_t i = 0; i < rows_of_step(t); i++, c.i_row++) {
         const struct data_row *row = stream_row(&t->stream, &c, err);
-        if (!row || (row->n_counted &&
-                     !train_row(t->trainer, row, 1.0 / (double)n, step, i, sums, NULL, NULL, err)))
+        const struct row_job job = { .weight = 1.0 / (double)n, .step = step, .i_row = i };
+        if (!row || (row->n_counted && !train_row(t->trainer, row, job, sums, err)))
             return false;
         count_train(t->m, &layers, HLM_TRAINING, i + 1, rows_of_step(t));
     }
@@ -109,7 +111,7 @@ static bool run_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
                 step);
 }
 
-static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct hlm_err *err)
+static bool update_params(hlm_tune *t, uint64_t step, double lr, double *norm, struct hlm_err *err)
 {
     const struct hlm_train_options *o = &t->o;
     struct adam_update u = {
@@ -128,7 +130,7 @@ static bool update(hlm_tune *t, uint64_t step, double lr, double *norm, struct h
 
 bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err)
 {
-    struct tune_place *p = &t->place;
+    struct tune_position *p = &t->position;
     struct cursor from = { p->epoch, (uint32_t)p->i_row }, to = from;
     struct train_sums sums = { 0 };
     uint64_t n, n_tok, step = p->step + 1;
@@ -136,12 +138,12 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *er
     api_begin(&t->m->log, err);
     if (t->grads_lost)
         return fail_memory(err, "out of memory for the name of the file of gradients");
-    if (!is_sound(t, err) || !find_rows(t, &from, &to, &n, &n_tok, err))
+    if (!is_sound(t, err) || !find_step_rows(t, &from, &to, &n, &n_tok, err))
         return false;
     t->unclear = true;
-    if (!run_rows(t, from, n, step, &sums, err) ||
+    if (!run_step_rows(t, from, n, step, &sums, err) ||
         (step == 1 && t->grads && !tune_write(t, TRAIN_GRAD, t->grads, err)) ||
-        !update(t, step, lr, &norm, err))
+        !update_params(t, step, lr, &norm, err))
         return false;
     t->unclear = false;
     p->step = step;
@@ -181,7 +183,7 @@ bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err)
     t->unclear = true;
     for (uint32_t i = 0; i < 2; i++) {
         double t0 = now_s();
-        if (!row || !train_row(t->trainer, row, 1, 0, 0, &sums, NULL, NULL, err))
+        if (!row || !train_row(t->trainer, row, (struct row_job){ .weight = 1 }, &sums, err))
             return false;
         *row_s = now_s() - t0;
     }
@@ -190,7 +192,7 @@ bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err)
 
 /* ---- validation ------------------------------------------------------------------------------ */
 
-static void remember(struct tune_place *p, double loss)
+static void note_validation(struct tune_position *p, double loss)
 {
     p->valid_step = p->step;
     p->valid_loss = loss;
@@ -219,8 +221,7 @@ bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss 
         log_to(&t->m->log);
         if (!on)
             return fail_stopped(err);
-        if (rows->row[i].n_counted &&
-            !train_eval(t->trainer, &rows->row[i], &sums, NULL, NULL, err))
+        if (rows->row[i].n_counted && !train_eval(t->trainer, &rows->row[i], &sums, err))
             return false;
         count_train(t->m, &layers, HLM_VALIDATING, i + 1, rows->n_row);
     }
@@ -230,7 +231,7 @@ bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss 
                                    .mtp = sums.mtp / (double)sums.n,
                                    .n = sums.n };
     if (set == HLM_TUNE_VALID) {
-        remember(&t->place, out->main);
+        note_validation(&t->position, out->main);
         count_valid(t->m, out->main);
     }
     return true;

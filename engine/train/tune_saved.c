@@ -1,8 +1,8 @@
-/* tune_saved: checkpoints of a run, one folder each, and the adapter as a file.
+/* tune_saved: checkpoints of a run, a folder each, and the adapter as a file.
  *
- * FOLDER/step-000123/ holds adapter.gguf, which is an adapter as any other, and state.bin, which is
- * tune_state.c's. It is written under another name, every file of it brought to disk, and then
- * renamed: what has the name is whole. */
+ * FOLDER/step-000123/ holds adapter.gguf, an adapter like any other, and state.bin, which is
+ * tune_state.c's. A checkpoint is written under another name, all its files are brought to disk,
+ * and then it is renamed: a folder of that name is whole. */
 #include "train/tune.h"
 
 #include <inttypes.h>
@@ -20,8 +20,8 @@ static void step_name(char out[MAX_STEP_NAME], uint64_t step)
     snprintf(out, MAX_STEP_NAME, "step-%06" PRIu64, step);
 }
 
-/* step-000123 and nothing behind it. */
-static bool is_step(const char *name, uint64_t *step)
+/* step-000123 and nothing more. */
+static bool is_step_name(const char *name, uint64_t *step)
 {
     char *end, same[MAX_STEP_NAME];
     if (strncmp(name, "step-", 5) || name[5] < '0' || name[5] > '9')
@@ -33,14 +33,14 @@ static bool is_step(const char *name, uint64_t *step)
 
 /* ---- what a checkpoint holds ----------------------------------------------------------------- */
 
-static bool on_get(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
+static bool get_param(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
 {
     hlm_tune *t = user;
     return train_get(t->trainer, what, i, to, err);
 }
 
-static bool on_put(void *user, enum train_what what, uint64_t i, const float *from,
-                   struct hlm_err *err)
+static bool put_param(void *user, enum train_what what, uint64_t i, const float *from,
+                      struct hlm_err *err)
 {
     hlm_tune *t = user;
     return train_put(t->trainer, what, i, from, err);
@@ -82,17 +82,17 @@ static struct tune_options options_of(const hlm_tune *t)
     };
 }
 
-static bool want(hlm_tune *t, struct state_want *w, struct hlm_err *err)
+static bool describe_state(hlm_tune *t, struct state_want *w, struct hlm_err *err)
 {
     hlm *m = t->m;
     if (!m->hashed && !gguf_hash(m->file, m->hash, err))
         return false;
     m->hashed = true;
-    *w = (struct state_want){ .param = t->param, .get = on_get, .put = on_put, .user = t };
+    *w = (struct state_want){ .param = t->param, .get = get_param, .put = put_param, .user = t };
     struct state_head *h = &w->head;
     h->n_param = t->n_param;
     h->options = options_of(t);
-    h->place = t->place;
+    h->position = t->position;
     memcpy(h->model_hash, m->hash, sizeof h->model_hash);
     memcpy(h->data_hash, t->data_hash, sizeof h->data_hash);
     snprintf(h->arch, sizeof h->arch, "%s", m->model->arch->name);
@@ -102,63 +102,63 @@ static bool want(hlm_tune *t, struct state_want *w, struct hlm_err *err)
     return true;
 }
 
-/* ---- going on -------------------------------------------------------------------------------- */
+/* ---- resuming -------------------------------------------------------------------------------- */
 
-static void newest(void *user, const char *name)
+static void note_newest(void *user, const char *name)
 {
     uint64_t step, *best = user;
-    if (is_step(name, &step) && step + 1 > *best)
+    if (is_step_name(name, &step) && step + 1 > *best)
         *best = step + 1;
 }
 
 bool hlm_tune_has_saved(const char *folder)
 {
     uint64_t best = 0;
-    return folder_is(folder) && folder_each(folder, newest, &best, NULL) && best;
+    return folder_is(folder) && folder_each(folder, note_newest, &best, NULL) && best;
 }
 
-static char *no_memory(const char *path, struct hlm_err *err)
+static char *no_checkpoint_memory(const char *path, struct hlm_err *err)
 {
     fail_memory(err, "%.300s: out of memory", path);
     return NULL;
 }
 
-/* The checkpoint that a path means: itself, or the newest in it. */
-static char *find(const char *path, struct hlm_err *err)
+/* The checkpoint that a path means: the path itself, or the newest checkpoint in it. */
+static char *find_checkpoint(const char *path, struct hlm_err *err)
 {
     char *state = folder_path(path, STATE), *found = NULL, name[MAX_STEP_NAME];
     struct file_in f;
     uint64_t step = 0;
     if (!state)
-        return no_memory(path, err);
+        return no_checkpoint_memory(path, err);
     bool is = file_in_open(&f, state, NULL);
     file_in_close(&f);
     free(state);
     if (is)
-        return (found = folder_path(path, "")) ? found : no_memory(path, err);
-    if (!folder_each(path, newest, &step, err))
+        return (found = folder_path(path, "")) ? found : no_checkpoint_memory(path, err);
+    if (!folder_each(path, note_newest, &step, err))
         return NULL;
     if (!step) {
         fail(err, "%.300s: there is no checkpoint in it", path);
         return NULL;
     }
     step_name(name, step - 1);
-    return (found = folder_path(path, name)) ? found : no_memory(path, err);
+    return (found = folder_path(path, name)) ? found : no_checkpoint_memory(path, err);
 }
 
-/* The state in a checkpoint, checked; and then put where it is of, all or the values alone. */
-enum take { TAKE_NOTHING, TAKE_VALUES, TAKE_ALL };
+/* Checks the state in a checkpoint. Then makes it the trainer's: all of it, or the values alone. */
+enum restore { RESTORE_NOTHING, RESTORE_VALUES, RESTORE_ALL };
 
-static bool take(hlm_tune *t, const char *folder, enum take what, struct state_head *head,
-                 struct hlm_err *err)
+static bool restore_checkpoint(hlm_tune *t, const char *folder, enum restore what,
+                               struct state_head *head, struct hlm_err *err)
 {
     struct state_want w;
     char *path = folder_path(folder, STATE);
     struct file_in in = { .fd = -1 };
-    bool ok =
-        path ? want(t, &w, err) && file_in_open(&in, path, err) && state_check(&in, &w, head, err)
-             : no_memory(folder, err) != NULL;
-    ok = ok && (what == TAKE_NOTHING || state_read(&in, &w, what == TAKE_ALL, err));
+    bool ok = path ? describe_state(t, &w, err) && file_in_open(&in, path, err) &&
+                         state_check(&in, &w, head, err)
+                   : no_checkpoint_memory(folder, err) != NULL;
+    ok = ok && (what == RESTORE_NOTHING || state_read(&in, &w, what == RESTORE_ALL, err));
     file_in_close(&in);
     free(path);
     return ok;
@@ -168,7 +168,8 @@ bool tune_find(hlm_tune *t, struct hlm_err *err)
 {
     const char *device = gpu_caps(t->m->gpu)->name;
     struct state_head h;
-    if (!(t->from = find(t->p.resume, err)) || !take(t, t->from, TAKE_NOTHING, &h, err))
+    if (!(t->from = find_checkpoint(t->p.resume, err)) ||
+        !restore_checkpoint(t, t->from, RESTORE_NOTHING, &h, err))
         return false;
     if (strncmp(h.device, device, sizeof h.device - 1))
         log_msg(HLM_LOG_WARN,
@@ -181,38 +182,38 @@ bool tune_find(hlm_tune *t, struct hlm_err *err)
 bool tune_resume(hlm_tune *t, struct hlm_err *err)
 {
     struct state_head h;
-    if (!take(t, t->from, TAKE_ALL, &h, err))
+    if (!restore_checkpoint(t, t->from, RESTORE_ALL, &h, err))
         return false;
-    t->place = h.place;
-    t->saved_step = h.place.step + 1;
+    t->position = h.position;
+    t->saved_step = h.position.step + 1;
     return true;
 }
 
 /* ---- the adapter ----------------------------------------------------------------------------- */
 
-struct written {
+struct adapter_numbers {
     hlm_tune *t;
     enum train_what what;
 };
 
-static bool on_values(void *user, uint64_t i, float *to, struct hlm_err *err)
+static bool adapter_values(void *user, uint64_t i, float *to, struct hlm_err *err)
 {
-    const struct written *w = user;
+    const struct adapter_numbers *w = user;
     return train_get(w->t->trainer, w->what, i, to, err);
 }
 
 bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_err *err)
 {
     struct lora_tensor *list = mem_alloc(t->n_param + 1ull, sizeof *list);
-    struct written user = { t, what };
+    struct adapter_numbers user = { t, what };
     struct lora_write w = { .arch = t->m->model->arch->name,
                             .alpha = t->alpha,
                             .tensor = list,
                             .n_tensor = t->n_param,
-                            .values = on_values,
+                            .values = adapter_values,
                             .user = &user };
     if (!list)
-        return no_memory(path, err) != NULL;
+        return no_checkpoint_memory(path, err) != NULL;
     for (uint32_t i = 0; i < t->n_param; i++) {
         struct train_param p = train_param(t->trainer, i);
         list[i] = (struct lora_tensor){ .name = t->param[i].name, .n_dim = p.n_dim };
@@ -234,14 +235,14 @@ bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err)
 
 /* ---- saving ---------------------------------------------------------------------------------- */
 
-/* The steps that are in a folder, and what killed runs have left there. */
+/* The steps whose checkpoints are in a folder. What killed runs have left there is removed. */
 struct listing {
     const char *folder;
     uint64_t *step, n, cap;
     bool full;
 };
 
-static void list(void *user, const char *name)
+static void list_step(void *user, const char *name)
 {
     struct listing *l = user;
     uint64_t step;
@@ -253,7 +254,7 @@ static void list(void *user, const char *name)
         free(path);
         return;
     }
-    if (!is_step(name, &step))
+    if (!is_step_name(name, &step))
         return;
     if (l->n == l->cap) {
         uint64_t *more = mem_grow(l->step, 2 * l->cap + 16, sizeof *more);
@@ -267,25 +268,25 @@ static void list(void *user, const char *name)
     l->step[l->n++] = step;
 }
 
-static int by_age(const void *a, const void *b)
+static int newest_first(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
     return (x < y) - (x > y);
 }
 
-/* All but the newest `keep` up to this step, and the best. Those of later steps are of a run that
- * this one was set back from; they will come again. */
-static void prune(const hlm_tune *t, const char *folder, uint32_t keep)
+/* Removes the checkpoints up to this step, except the newest `keep` and the best. Those of later
+ * steps stay: the run was set back from them, and will write them again. */
+static void remove_old(const hlm_tune *t, const char *folder, uint32_t keep)
 {
     struct listing l = { .folder = folder };
     uint32_t n = 0;
-    if (!folder_each(folder, list, &l, NULL) || l.full)
+    if (!folder_each(folder, list_step, &l, NULL) || l.full)
         l.n = 0;
-    qsort(l.step, l.n, sizeof *l.step, by_age);
+    qsort(l.step, l.n, sizeof *l.step, newest_first);
     for (uint64_t i = 0; i < l.n; i++) {
         char name[MAX_STEP_NAME], *path;
-        if (l.step[i] > t->place.step || n++ < max_u32(keep, 1) ||
-            (t->place.best_step && l.step[i] == t->place.best_step))
+        if (l.step[i] > t->position.step || n++ < max_u32(keep, 1) ||
+            (t->position.best_step && l.step[i] == t->position.best_step))
             continue;
         step_name(name, l.step[i]);
         if ((path = folder_path(folder, name)))
@@ -299,8 +300,8 @@ static bool save_into(hlm_tune *t, const char *folder, struct hlm_err *err)
 {
     char *adapter = folder_path(folder, ADAPTER), *state = folder_path(folder, STATE);
     struct state_want w;
-    bool ok = (adapter && state) || no_memory(folder, err);
-    ok = ok && tune_write(t, TRAIN_VALUE, adapter, err) && want(t, &w, err) &&
+    bool ok = (adapter && state) || no_checkpoint_memory(folder, err);
+    ok = ok && tune_write(t, TRAIN_VALUE, adapter, err) && describe_state(t, &w, err) &&
          state_write(state, &w, err);
     free(adapter);
     free(state);
@@ -317,12 +318,12 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
     if (t->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "%.300s: a step failed part-way, nothing sound is left to save", folder);
-    step_name(name, t->place.step);
+    step_name(name, t->position.step);
     if (!(path = folder_path(folder, name)))
-        return no_memory(folder, err) != NULL;
+        return no_checkpoint_memory(folder, err) != NULL;
     bool ok = folder_make(folder, err) && folder_begin(&f, path, err) && save_into(t, f.tmp, err);
     if (ok && folder_is(path))
-        folder_remove(path); /* the same step of a run that was set back */
+        folder_remove(path); /* the same step, from before the run was set back */
     if (ok)
         ok = folder_end(&f, err);
     else
@@ -330,12 +331,12 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
     free(path);
     if (!ok)
         return false;
-    t->saved_step = t->place.step + 1;
-    prune(t, folder, keep);
+    t->saved_step = t->position.step + 1;
+    remove_old(t, folder, keep);
     return true;
 }
 
-bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->place.step + 1; }
+bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->position.step + 1; }
 
 bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm_err *err)
 {
@@ -345,15 +346,15 @@ bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm
     *found = false;
     if (!tune_begun(t, err))
         return false;
-    if ((*found = t->place.best_step == t->place.step))
+    if ((*found = t->position.best_step == t->position.step))
         return true;
-    step_name(name, t->place.best_step);
+    step_name(name, t->position.best_step);
     if (!(path = folder_path(folder, name)))
-        return no_memory(folder, err) != NULL;
+        return no_checkpoint_memory(folder, err) != NULL;
     bool ok = true;
     if (folder_is(path)) {
-        t->unclear = true; /* for steps: the moments are another's */
-        ok = *found = take(t, path, TAKE_VALUES, &h, err);
+        t->unclear = true; /* no more steps: the moments are those of another step */
+        ok = *found = restore_checkpoint(t, path, RESTORE_VALUES, &h, err);
     }
     free(path);
     return ok;

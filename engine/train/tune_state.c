@@ -1,6 +1,6 @@
-/* tune_state: a run's state in a file - what it was begun with, where it stands, and everything
- * that is trained with its moments. The values are the device's, for what an adapter file has of
- * them may not come back to the last bit. Needs no device. See tune.h. */
+/* tune_state: the state of a run in a file - what the run was begun with, its position, and all
+ * parameters with their moments. Values are as the device has them, because those of an adapter
+ * file need not give the same bits again. Needs no device. See tune.h. */
 #include "train/tune.h"
 
 #include <assert.h>
@@ -10,14 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char magic[] = "hlmtrain";
+static const char state_magic[] = "hlmtrain";
 
 static_assert(sizeof(struct tune_options) == 29 * 8, "as in the files that there are");
 static_assert(sizeof(struct state_head) == 16 + 5 * 8 + 29 * 8 + 11 * 8 + 224,
               "as in the files that there are");
 
-static const enum train_what kinds[] = { TRAIN_DEVICE, TRAIN_M, TRAIN_V };
-enum { N_KIND = ARRAY_LEN(kinds) };
+static const enum train_what saved_numbers[] = { TRAIN_DEVICE, TRAIN_M, TRAIN_V };
+enum { N_KIND = ARRAY_LEN(saved_numbers) };
 
 static uint64_t most_numbers(const struct state_want *w)
 {
@@ -27,7 +27,7 @@ static uint64_t most_numbers(const struct state_want *w)
     return most;
 }
 
-static uint64_t file_bytes(const struct state_want *w)
+static uint64_t state_file_bytes(const struct state_want *w)
 {
     uint64_t n = sizeof w->head + w->head.n_param * sizeof *w->param + 16;
     for (uint32_t i = 0; i < w->head.n_param; i++)
@@ -37,21 +37,22 @@ static uint64_t file_bytes(const struct state_want *w)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-static bool put(struct file_out *f, struct sum *s, const void *p, uint64_t n, struct hlm_err *err)
+static bool put_state(struct file_out *f, struct sum *s, const void *p, uint64_t n,
+                      struct hlm_err *err)
 {
     sum_add(s, p, n);
     return file_out_put(f, p, n, err);
 }
 
-static bool put_all(struct file_out *f, struct sum *s, const struct state_want *w, float *buf,
-                    struct hlm_err *err)
+static bool put_all_state(struct file_out *f, struct sum *s, const struct state_want *w, float *buf,
+                          struct hlm_err *err)
 {
-    bool ok = put(f, s, &w->head, sizeof w->head, err) &&
-              put(f, s, w->param, w->head.n_param * sizeof *w->param, err);
+    bool ok = put_state(f, s, &w->head, sizeof w->head, err) &&
+              put_state(f, s, w->param, w->head.n_param * sizeof *w->param, err);
     for (uint32_t i = 0; ok && i < w->head.n_param; i++)
         for (uint32_t k = 0; ok && k < N_KIND; k++)
-            ok = w->get(w->user, kinds[k], i, buf, err) &&
-                 put(f, s, buf, w->param[i].n * sizeof *buf, err);
+            ok = w->get(w->user, saved_numbers[k], i, buf, err) &&
+                 put_state(f, s, buf, w->param[i].n * sizeof *buf, err);
     return ok;
 }
 
@@ -61,11 +62,11 @@ bool state_write(const char *path, struct state_want *w, struct hlm_err *err)
     struct sum *s = sum_begin(err);
     struct file_out *f = NULL;
     uint64_t sum[2] = { 0 };
-    memcpy(w->head.magic, magic, sizeof w->head.magic);
+    memcpy(w->head.magic, state_magic, sizeof w->head.magic);
     w->head.version = STATE_VERSION;
-    w->head.file_bytes = file_bytes(w);
+    w->head.file_bytes = state_file_bytes(w);
     bool ok = (buf && s) || fail_memory(err, "%.300s: no memory to write it", path);
-    ok = ok && (f = file_out_begin(path, err)) && put_all(f, s, w, buf, err);
+    ok = ok && (f = file_out_begin(path, err)) && put_all_state(f, s, w, buf, err);
     if (s)
         sum_end(s, sum);
     ok = ok && file_out_put(f, sum, sizeof sum, err);
@@ -84,19 +85,21 @@ static bool damaged(const char *path, struct hlm_err *err)
     return fail(err, "%.300s: is damaged: its checksum does not match", path);
 }
 
-static bool same_text(const char *a, const char *b, size_t n) { return !strncmp(a, b, n); }
+static bool starts_alike(const char *a, const char *b, size_t n) { return !strncmp(a, b, n); }
 
-/* What the run was begun with is what it would be begun with now; else the first difference. */
+/* Whether the run was begun as it would be begun now; if not, the message says the first
+ * difference.
+ */
 static bool same_run(const char *path, const struct state_head *f, const struct state_head *w,
                      struct hlm_err *err)
 {
-    if (!same_text(f->arch, w->arch, sizeof f->arch) ||
+    if (!starts_alike(f->arch, w->arch, sizeof f->arch) ||
         memcmp(f->model_hash, w->model_hash, sizeof f->model_hash))
         return fail(err,
                     "%.200s: was trained on another model: %.64s (%.32s), this one is %.64s "
                     "(%.32s)%s",
                     path, f->name, f->arch, w->name, w->arch,
-                    same_text(f->name, w->name, sizeof f->name) ? ", another file" : "");
+                    starts_alike(f->name, w->name, sizeof f->name) ? ", another file" : "");
 #define U(key)                                                                                     \
     if (f->options.key != w->options.key)                                                          \
         return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path,     \
@@ -126,7 +129,7 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
         struct state_param have;
         if (!file_in_read(f, sizeof *head + i * sizeof have, &have, sizeof have, err))
             return false;
-        if (!same_text(have.name, p->name, sizeof have.name) || have.n != p->n)
+        if (!starts_alike(have.name, p->name, sizeof have.name) || have.n != p->n)
             return fail(err,
                         "%.200s: trains %.64s of %" PRIu64 " numbers, expected %.64s of %" PRIu64
                         ": the targets are not the same",
@@ -135,9 +138,9 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
     return true;
 }
 
-static bool place_ok(const char *path, const struct state_head *h, struct hlm_err *err)
+static bool position_ok(const char *path, const struct state_head *h, struct hlm_err *err)
 {
-    const struct tune_place *p = &h->place;
+    const struct tune_position *p = &h->position;
     if (p->step <= h->options.steps && p->i_row <= UINT32_MAX && p->best_step <= p->step &&
         p->valid_step <= p->step && !isnan(p->best_loss) && isfinite(p->took_s))
         return true;
@@ -145,7 +148,7 @@ static bool place_ok(const char *path, const struct state_head *h, struct hlm_er
                 h->options.steps);
 }
 
-static bool check_sum(const struct file_in *f, uint64_t end, struct hlm_err *err)
+static bool check_state_sum(const struct file_in *f, uint64_t end, struct hlm_err *err)
 {
     enum { PIECE = 1 << 20 };
     uint8_t *buf = mem_alloc(PIECE, 1);
@@ -173,8 +176,9 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
                     f->path, f->bytes, sizeof *head + 16);
     if (!file_in_read(f, 0, head, sizeof *head, err))
         return false;
-    if (memcmp(head->magic, magic, sizeof head->magic))
-        return fail(err, "%.300s: is no checkpoint: it does not begin with %s", f->path, magic);
+    if (memcmp(head->magic, state_magic, sizeof head->magic))
+        return fail(err, "%.300s: is no checkpoint: it does not begin with %s", f->path,
+                    state_magic);
     if (head->version != STATE_VERSION)
         return fail(err, "%.300s: is of version %u of the format, expected %d", f->path,
                     head->version, STATE_VERSION);
@@ -182,15 +186,15 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
         return fail(
             err, "%.300s: has %" PRIu64 " bytes, expected %" PRIu64 ": it was cut short or damaged",
             f->path, f->bytes, head->file_bytes);
-    if (!check_sum(f, f->bytes - 16, err) || !same_run(f->path, head, &w->head, err) ||
-        !place_ok(f->path, head, err))
+    if (!check_state_sum(f, f->bytes - 16, err) || !same_run(f->path, head, &w->head, err) ||
+        !position_ok(f->path, head, err))
         return false;
     if (f->bytes < sizeof *head + head->n_param * sizeof *w->param + 16)
         return fail(err, "%.300s: is damaged: %u tensors are not in it", f->path, head->n_param);
     return same_params(f, w, head, err) &&
-           (f->bytes == file_bytes(w) ||
+           (f->bytes == state_file_bytes(w) ||
             fail(err, "%.300s: is damaged: it has %" PRIu64 " bytes, expected %" PRIu64, f->path,
-                 f->bytes, file_bytes(w)));
+                 f->bytes, state_file_bytes(w)));
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -203,8 +207,8 @@ bool state_read(const struct file_in *f, const struct state_want *w, bool all, s
     for (uint32_t i = 0; ok && i < w->head.n_param; i++) {
         uint64_t bytes = w->param[i].n * sizeof *buf;
         for (uint32_t k = 0; ok && k < N_KIND; k++, at += bytes)
-            ok = (k && !all) ||
-                 (file_in_read(f, at, buf, bytes, err) && w->put(w->user, kinds[k], i, buf, err));
+            ok = (k && !all) || (file_in_read(f, at, buf, bytes, err) &&
+                                 w->put(w->user, saved_numbers[k], i, buf, err));
     }
     free(buf);
     return ok;
