@@ -456,7 +456,7 @@ static void test_refused(void)
     refused(base, "/nowhere/a.gguf", out, NULL, "/nowhere/a.gguf", "");
     refused("/nowhere/m.gguf", lora, out, NULL, "/nowhere/m.gguf", "");
     refused(base, lora, out, "IQ1_S", "IQ1_S", "does not write");
-    refused(base, lora, out, "Q9", "'Q9'", "none of that name");
+    refused(base, lora, out, "Q9", "'Q9'", "no type of that name");
     refused(base, lora, out, "Q4_K", "blk.0.", "multiple of 256");
     refused(base, lora, base, NULL, base, "file of its own");
     refused(base, lora, lora, NULL, lora, "file of its own");

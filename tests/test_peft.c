@@ -517,7 +517,7 @@ static void test_faults(void)
     }
     test_case("a folder that is there is left alone");
     err = (struct hlm_err){ 0 };
-    CHECK(!hlm_peft_export(&p, &sum, &err) && strstr(err.msg, "is there already"));
+    CHECK(!hlm_peft_export(&p, &sum, &err) && strstr(err.msg, "not empty"));
     folder_remove(out);
     err = (struct hlm_err){ 0 };
     CHECK(file_write_atomic(out, "x", 1, &err));

@@ -63,7 +63,7 @@ static struct shown gguf_show_name(struct hlm_str name)
     return out;
 }
 
-static bool refuse(const struct gguf_place *at, enum hlm_error kind, const char *fmt, va_list ap)
+static bool gguf_fail(const struct gguf_place *at, enum hlm_error kind, const char *fmt, va_list ap)
 {
     char where[300], what[400];
     if (at->name.p)
@@ -80,7 +80,7 @@ bool gguf_bad(const struct gguf_place *at, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    refuse(at, HLM_ERR_INPUT, fmt, ap);
+    gguf_fail(at, HLM_ERR_INPUT, fmt, ap);
     va_end(ap);
     return false;
 }
@@ -90,7 +90,7 @@ static bool bad_memory(const struct gguf_place *at, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    refuse(at, HLM_ERR_MEMORY, fmt, ap);
+    gguf_fail(at, HLM_ERR_MEMORY, fmt, ap);
     va_end(ap);
     return false;
 }

@@ -15,7 +15,7 @@ static bool has_tail(const char *s, const char *tail)
 }
 
 /* The name without its last n_tail bytes; the number of the layer becomes N. */
-static void kind_name(char out[64], const char *name, size_t n_tail)
+static void adapter_kind_name(char out[64], const char *name, size_t n_tail)
 {
     size_t n = strlen(name) - n_tail, at = 0, k = 0;
     if (!strncmp(name, "blk.", 4)) {
@@ -36,7 +36,7 @@ static void count_kind(struct hlm_adapter_info *d, const struct gguf_tensor *a,
                        const struct gguf_tensor *b, size_t n_tail)
 {
     struct hlm_adapter_kind own = { 0 }, *k = d->kind;
-    kind_name(own.name, a->name, n_tail);
+    adapter_kind_name(own.name, a->name, n_tail);
     snprintf(own.type_a, sizeof own.type_a, "%s", dtype_info(a->type)->name);
     snprintf(own.type_b, sizeof own.type_b, "%s", b ? dtype_info(b->type)->name : "");
     copy_dims(own.a, a);

@@ -60,7 +60,7 @@ static struct block_name name_in_block(const struct gguf_tensor *t)
     return p;
 }
 
-static bool is_named(struct block_name p, const char *name)
+static bool is_block_name(struct block_name p, const char *name)
 {
     return p.n > 0 && strlen(name) == (size_t)p.n && !memcmp(p.name, name, (size_t)p.n);
 }
@@ -70,7 +70,7 @@ static enum lora_group_id group_of(const struct lora_base *b, const struct gguf_
     struct block_name p = name_in_block(t);
     char out[64];
     for (uint32_t i = 0; i < ARRAY_LEN(stems); i++) {
-        if (!is_named(p, stems[i].name))
+        if (!is_block_name(p, stems[i].name))
             continue;
         if (stems[i].group == ROUTER)
             return ROUTER;
@@ -95,7 +95,7 @@ static bool word_matches(const struct lora_base *b, const char *word, const stru
     for (uint32_t g = 0; g < n_lora_group; g++)
         if (!strcmp(word, lora_groups[g].name))
             return group_of(b, t) == g && (g == MTP || p.layer < b->n_layer);
-    if (p.layer < b->n_layer && is_named(p, word))
+    if (p.layer < b->n_layer && is_block_name(p, word))
         return true;
     return fnmatch(word, t->name, 0) == 0;
 }
@@ -127,7 +127,7 @@ static void list_choices(const struct lora_base *b, const uint8_t *use, char *te
             for (uint64_t i = 0; !there && i < gguf_n_tensor(b->file); i++) {
                 const struct gguf_tensor *t = gguf_tensor_at(b->file, i);
                 there = may_adapt(use, t) && group_of(b, t) == g &&
-                        is_named(name_in_block(t), stems[k].name);
+                        is_block_name(name_in_block(t), stems[k].name);
             }
             if (!there || at >= size)
                 continue;

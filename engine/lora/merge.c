@@ -1,5 +1,5 @@
-/* merge: see merge.h. Adapters are read and checked by lora.c, as for running beside the weights;
- * here the base is the file itself, each of its matrices in one piece, draft blocks included. */
+/* merge: see merge.h. Adapters are read and checked by lora.c, as for running beside the weights.
+ * Here the base is the file alone: each matrix is one tensor, and draft blocks are included. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "lora/merge.h"
@@ -15,40 +15,36 @@
 
 enum { MAX_ADAPTERS = 32, COPY = 1 << 20 };
 
-struct hash {
-    uint64_t lo, hi;
-};
-
-/* What is to become of a tensor of the file that is written anew. */
-struct fate {
+/* What becomes of a tensor in the file that is written. */
+struct merge_fate {
     bool drop, gate, touched;
     enum dtype type;
     uint64_t n_bytes;
-    struct hash sum; /* of the bytes that were written */
+    struct lora_hash sum; /* of the bytes that were written */
 };
 
-struct merge {
+struct merge_run {
     const struct hlm_merge_params *p;
     struct hlm_err *err;
     struct gguf *base;
     struct lora_file_base fb;
     struct lora_file *file[MAX_ADAPTERS];
     enum dtype type; /* where p->type is set */
-    struct fate *fate;
+    struct merge_fate *fate;
     uint64_t done, total;
-    /* one row */
+    /* memory for one row */
     float *w, *after;
     double *d;
     uint8_t *bytes;
 };
 
-static bool no_memory(struct merge *m)
+static bool merge_no_memory(struct merge_run *m)
 {
     return fail_memory(m->err, "%.300s: out of memory", m->p->model);
 }
 
 /* n more bytes are done. False: the caller of hlm_merge wants no more. */
-static bool go_on(struct merge *m, uint64_t n)
+static bool merge_progress(struct merge_run *m, uint64_t n)
 {
     m->done += n;
     bool on = !m->p->progress || m->p->progress(m->p->user, m->done, m->total);
@@ -56,63 +52,64 @@ static bool go_on(struct merge *m, uint64_t n)
     return on || fail_stopped(m->err);
 }
 
-/* ---- the base, as adapters see it ------------------------------------------------------------ */
+/* ---- the base -------------------------------------------------------------------------------- */
 
-static bool see_base(struct merge *m)
+static bool see_base(struct merge_run *m)
 {
     uint64_t n = gguf_n_tensor(m->base);
     m->fate = mem_alloc(n + 1, sizeof *m->fate);
     if (!m->fate)
-        return no_memory(m);
+        return merge_no_memory(m);
     for (uint64_t i = 0; i < n; i++) {
         const struct gguf_tensor *t = gguf_tensor_at(m->base, i);
-        m->fate[i] = (struct fate){ .type = t->type, .n_bytes = t->n_bytes };
+        m->fate[i] = (struct merge_fate){ .type = t->type, .n_bytes = t->n_bytes };
     }
     return lora_file_base(&m->fb, m->base, m->err);
 }
 
-/* ---- what is touched ------------------------------------------------------------------------- */
+/* ---- what adapters touch --------------------------------------------------------------------- */
 
-static bool refuse(struct merge *m, const struct gguf_tensor *t, const char *why)
+static bool refuse_tensor(struct merge_run *m, const struct gguf_tensor *t, const char *why)
 {
     return fail_as(m->err, HLM_ERR_UNSUPPORTED, "%.200s: %s is %s, %s", gguf_path(m->base), t->name,
                    dtype_info(t->type)->name, why);
 }
 
-static bool touch_matrix(struct merge *m, const struct gguf_tensor *t)
+static bool touch_matrix(struct merge_run *m, const struct gguf_tensor *t)
 {
     char scale[96], why[160];
-    struct fate *f = &m->fate[t->index];
+    struct merge_fate *f = &m->fate[t->index];
     f->touched = true;
     if (m->p->type && t->n_dim > 1)
         f->type = m->type;
     const struct dtype_info *from = dtype_info(t->type), *to = dtype_info(f->type);
     if (!from->to_f32)
-        return refuse(m, t, "which this version of hlm cannot compute with");
+        return refuse_tensor(m, t, "which this version of hlm cannot compute with");
     snprintf(scale, sizeof scale, "%.*s.scale", (int)(strlen(t->name) - strlen(".weight")),
              t->name);
     if (t->type == NVFP4 && gguf_tensor(m->base, scale))
-        return refuse(m, t, "with scales of its own beside it: hlm cannot merge into those");
+        return refuse_tensor(m, t,
+                             "with scales in a tensor of their own: hlm cannot merge into it");
     if (!quant_has(f->type))
-        return refuse(m, t, "which hlm does not write: name another type");
+        return refuse_tensor(m, t, "which hlm does not write: name another type");
     if (t->dim[0] % to->block_len) {
-        snprintf(why, sizeof why, "with rows of %" PRIu64 ": %s wants a multiple of %" PRIu32,
+        snprintf(why, sizeof why, "with rows of %" PRIu64 ": %s needs a multiple of %" PRIu32,
                  t->dim[0], to->name, to->block_len);
-        return refuse(m, t, why);
+        return refuse_tensor(m, t, why);
     }
     bool fits = dtype_bytes(f->type, t->n_elem, &f->n_bytes);
     HLM_ASSERT(fits);
     return true;
 }
 
-static bool touch_gate(struct merge *m, const struct gguf_tensor *t)
+static bool touch_gate(struct merge_run *m, const struct gguf_tensor *t)
 {
-    struct fate *f = &m->fate[t->index];
+    struct merge_fate *f = &m->fate[t->index];
     f->touched = f->gate = true;
-    return t->type == F32 || refuse(m, t, "a gate, which hlm changes in F32 only");
+    return t->type == F32 || refuse_tensor(m, t, "a gate, which hlm changes in F32 only");
 }
 
-static bool touch(struct merge *m, const struct lora_file *l)
+static bool touch(struct merge_run *m, const struct lora_file *l)
 {
     bool ok = true;
     for (uint64_t i = 0; ok && !m->p->gates_only && i < l->n_pair; i++)
@@ -122,7 +119,7 @@ static bool touch(struct merge *m, const struct lora_file *l)
     return ok;
 }
 
-static bool open_adapters(struct merge *m)
+static bool open_adapters(struct merge_run *m)
 {
     for (uint32_t i = 0; i < m->p->n_lora; i++) {
         const struct hlm_lora *a = &m->p->lora[i];
@@ -135,7 +132,7 @@ static bool open_adapters(struct merge *m)
         return true;
     const struct lora_file *l = m->file[0];
     if (!l->n_delta)
-        return fail(m->err, "%.200s: there is no gate delta in it, so nothing to take out of it",
+        return fail(m->err, "%.200s: it has no gate deltas, so there is nothing to separate",
                     gguf_path(l->g));
     return l->n_pair || fail(m->err,
                              "%.200s: there is nothing but gate deltas in it: merged "
@@ -145,43 +142,43 @@ static bool open_adapters(struct merge *m)
 
 /* ---- one row --------------------------------------------------------------------------------- */
 
-/* The factors of one adapter beside the tensor at hand; those of A for one expert. */
-struct factor {
+/* The factors of one adapter for the tensor that is being merged; of A, those of one expert. */
+struct merge_factor {
     const struct lora_pair *p;
-    double scale; /* the same as p's, not yet rounded */
+    double scale; /* p's, without its rounding to float */
     float *a, *b;
-    uint64_t expert; /* whose A is in a; UINT64_MAX: none yet */
+    uint64_t expert; /* the one whose A is in a; UINT64_MAX: none yet */
 };
 
-struct touched {
-    struct merge *m;
+struct merge_tensor {
+    struct merge_run *m;
     const struct gguf_tensor *t;
-    struct fate *f;
-    struct factor factor[MAX_ADAPTERS];
+    struct merge_fate *f;
+    struct merge_factor factor[MAX_ADAPTERS];
     uint32_t n;
     double dd, wd, ww, ee; /* <D,D>, <W'-W,D>, <W,W>, |W'-W-D|^2 */
 };
 
-static void read_at(const struct gguf_tensor *t, uint64_t at, uint64_t n, float *to)
+static void read_values(const struct gguf_tensor *t, uint64_t at, uint64_t n, float *to)
 {
     uint64_t bytes = 0;
     dtype_bytes(t->type, at, &bytes);
     dtype_to_f32(t->type, t->data + bytes, n, to);
 }
 
-/* D of a row (of all experts), in double. False: all zero. */
-static bool row_delta(struct touched *x, uint64_t row)
+/* D of a row (rows of all experts are numbered on), in double. False: all of it is zero. */
+static bool row_delta(struct merge_tensor *x, uint64_t row)
 {
     uint64_t n = x->t->dim[0], expert = row / x->t->dim[1];
     double *d = x->m->d;
     bool any = false;
     memset(d, 0, (size_t)n * sizeof *d);
-    for (struct factor *f = x->factor; f < x->factor + x->n; f++) {
+    for (struct merge_factor *f = x->factor; f < x->factor + x->n; f++) {
         uint64_t r = f->p->rank;
         if (f->expert != expert)
-            read_at(f->p->a, expert * r * n, r * n, f->a);
+            read_values(f->p->a, expert * r * n, r * n, f->a);
         f->expert = expert;
-        read_at(f->p->b, row * r, r, f->b);
+        read_values(f->p->b, row * r, r, f->b);
         for (uint64_t k = 0; k < r; k++) {
             double s = f->scale * (double)f->b[k];
             const float *a = f->a + k * n;
@@ -195,9 +192,9 @@ static bool row_delta(struct touched *x, uint64_t row)
     return any;
 }
 
-static void measure(struct touched *x)
+static void measure_row(struct merge_tensor *x)
 {
-    const struct merge *m = x->m;
+    const struct merge_run *m = x->m;
     for (uint64_t i = 0; i < x->t->dim[0]; i++) {
         double d = m->d[i], moved = (double)m->after[i] - (double)m->w[i];
         x->dd += d * d;
@@ -207,10 +204,10 @@ static void measure(struct touched *x)
     }
 }
 
-/* The row as it is to be in the file, into m->bytes. */
-static bool merge_row(struct touched *x, uint64_t row, uint64_t old_bytes)
+/* Writes the merged row, as the file will have it, to m->bytes. */
+static bool merge_row(struct merge_tensor *x, uint64_t row, uint64_t old_bytes)
 {
-    struct merge *m = x->m;
+    struct merge_run *m = x->m;
     const struct gguf_tensor *t = x->t;
     uint64_t n = t->dim[0];
     const uint8_t *old = t->data + row * old_bytes;
@@ -229,15 +226,15 @@ static bool merge_row(struct touched *x, uint64_t row, uint64_t old_bytes)
                         gguf_path(m->base), t->name, row, dtype_info(x->f->type)->name);
         dtype_to_f32(x->f->type, m->bytes, n, m->after);
     }
-    measure(x);
+    measure_row(x);
     return true;
 }
 
 /* ---- one tensor ------------------------------------------------------------------------------ */
 
-static void tell(const struct touched *x)
+static void report_tensor(const struct merge_tensor *x)
 {
-    const struct merge *m = x->m;
+    const struct merge_run *m = x->m;
     struct hlm_merged t = { .name = x->t->name,
                             .gate = x->f->gate,
                             .from = dtype_info(x->t->type)->name,
@@ -250,23 +247,23 @@ static void tell(const struct touched *x)
     log_to(&m->p->log);
 }
 
-static bool put(struct merge *m, struct file_out *out, struct sum *sum, const void *bytes,
-                uint64_t n)
+static bool merge_put(struct merge_run *m, struct file_out *out, struct sum *sum, const void *bytes,
+                      uint64_t n)
 {
     sum_add(sum, bytes, n);
-    return file_out_put(out, bytes, n, m->err) && go_on(m, n);
+    return file_out_put(out, bytes, n, m->err) && merge_progress(m, n);
 }
 
-static double scale_of(const struct lora_file *l, const struct lora_pair *p)
+static double exact_scale(const struct lora_file *l, const struct lora_pair *p)
 {
     float alpha = 0;
-    gguf_f32(l->g, "adapter.lora.alpha", REQUIRED, &alpha, NULL); /* lora.c has seen to it */
+    gguf_f32(l->g, "adapter.lora.alpha", REQUIRED, &alpha, NULL); /* checked by lora.c */
     return (alpha != 0 ? (double)alpha / p->rank : 1) * (double)l->scale;
 }
 
-static bool put_matrix(struct touched *x, struct file_out *out, struct sum *sum)
+static bool put_matrix(struct merge_tensor *x, struct file_out *out, struct sum *sum)
 {
-    struct merge *m = x->m;
+    struct merge_run *m = x->m;
     uint64_t n_row = x->t->dim[1] * x->t->dim[2], old_bytes = 0, new_bytes = 0;
     bool ok = true;
     dtype_bytes(x->t->type, x->t->dim[0], &old_bytes);
@@ -276,32 +273,32 @@ static bool put_matrix(struct touched *x, struct file_out *out, struct sum *sum)
             const struct lora_pair *p = &m->file[i]->pair[k];
             if (p->x != x->t)
                 continue;
-            struct factor *f = &x->factor[x->n++];
-            *f = (struct factor){ p, scale_of(m->file[i], p),
-                                  mem_alloc(p->rank * x->t->dim[0], sizeof(float)),
-                                  mem_alloc(p->rank, sizeof(float)), UINT64_MAX };
-            ok = (f->a && f->b) || no_memory(m);
+            struct merge_factor *f = &x->factor[x->n++];
+            *f = (struct merge_factor){ p, exact_scale(m->file[i], p),
+                                        mem_alloc(p->rank * x->t->dim[0], sizeof(float)),
+                                        mem_alloc(p->rank, sizeof(float)), UINT64_MAX };
+            ok = (f->a && f->b) || merge_no_memory(m);
         }
     for (uint64_t row = 0; ok && row < n_row; row++)
-        ok = merge_row(x, row, old_bytes) && put(m, out, sum, m->bytes, new_bytes);
+        ok = merge_row(x, row, old_bytes) && merge_put(m, out, sum, m->bytes, new_bytes);
     for (uint32_t i = 0; i < x->n; i++) {
         free(x->factor[i].a);
         free(x->factor[i].b);
     }
     if (ok)
-        tell(x);
+        report_tensor(x);
     return ok;
 }
 
-/* The same numbers as lora_set_use gives the device. */
-static bool put_gate(struct touched *x, struct file_out *out, struct sum *sum)
+/* Computes the same numbers as lora_set_use writes to the device. */
+static bool put_gate(struct merge_tensor *x, struct file_out *out, struct sum *sum)
 {
-    struct merge *m = x->m;
+    struct merge_run *m = x->m;
     bool decay = ends_with(x->t->name, DECAY);
     uint64_t n = x->t->n_elem;
     double *add = mem_alloc(n, sizeof *add);
     float *v = mem_alloc(n, sizeof *v), *d = mem_alloc(n, sizeof *d);
-    bool ok = (add && v && d) || no_memory(m);
+    bool ok = (add && v && d) || merge_no_memory(m);
     for (uint32_t i = 0; ok && i < m->p->n_lora; i++)
         for (uint64_t k = 0; k < m->file[i]->n_delta; k++) {
             const struct lora_delta *s = &m->file[i]->delta[k];
@@ -323,41 +320,41 @@ static bool put_gate(struct touched *x, struct file_out *out, struct sum *sum)
                       gguf_path(m->base), x->t->name, j, (double)v[j]);
     }
     x->wd = x->dd;
-    ok = ok && put(m, out, sum, v, n * sizeof *v);
+    ok = ok && merge_put(m, out, sum, v, n * sizeof *v);
     if (ok)
-        tell(x);
+        report_tensor(x);
     free(add);
     free(v);
     free(d);
     return ok;
 }
 
-static bool put_tensor(struct merge *m, struct file_out *out, const struct gguf_tensor *t,
-                       struct fate *f)
+static bool merge_put_tensor(struct merge_run *m, struct file_out *out, const struct gguf_tensor *t,
+                             struct merge_fate *f)
 {
-    struct touched x = { .m = m, .t = t, .f = f };
+    struct merge_tensor x = { .m = m, .t = t, .f = f };
     struct sum *sum = sum_begin(m->err);
     uint64_t hash[2];
     bool ok = sum != NULL;
     if (ok && f->touched)
         ok = f->gate ? put_gate(&x, out, sum) : put_matrix(&x, out, sum);
     for (uint64_t at = 0; ok && !f->touched && at < t->n_bytes; at += COPY)
-        ok = put(m, out, sum, t->data + at, min_u64(COPY, t->n_bytes - at));
+        ok = merge_put(m, out, sum, t->data + at, min_u64(COPY, t->n_bytes - at));
     if (sum)
         sum_end(sum, hash);
     if (ok)
-        f->sum = (struct hash){ hash[0], hash[1] };
+        f->sum = (struct lora_hash){ hash[0], hash[1] };
     return ok;
 }
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static void put_keys(struct gguf_out *o, const struct gguf *g)
+static void merge_put_keys(struct gguf_out *o, const struct gguf *g)
 {
     uint64_t none = 0;
     for (uint64_t i = 0; i < gguf_n_kv(g); i++) {
         struct gguf_kv kv = *gguf_kv_at(g, i);
-        /* Of several files one is made; by 0 parts readers know that it is whole. */
+        /* Several shards become one file; 0 shards tells readers that it is complete. */
         if (!strcmp(kv.key, "split.count") && kv.type != GGUF_ARRAY &&
             gguf_kv_bytes(&kv) <= sizeof none)
             kv.data = (const uint8_t *)&none;
@@ -365,8 +362,8 @@ static void put_keys(struct gguf_out *o, const struct gguf *g)
     }
 }
 
-static bool write_file(struct merge *m, struct file_out *out, const struct gguf *g,
-                       struct fate *fate)
+static bool write_file(struct merge_run *m, struct file_out *out, const struct gguf *g,
+                       struct merge_fate *fate)
 {
     uint32_t alignment = 32;
     uint64_t n = 0;
@@ -378,7 +375,7 @@ static bool write_file(struct merge *m, struct file_out *out, const struct gguf 
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++)
         n += !fate[i].drop;
     gguf_out_begin(&o, n, gguf_n_kv(g));
-    put_keys(&o, g);
+    merge_put_keys(&o, g);
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         if (!fate[i].drop)
@@ -388,7 +385,7 @@ static bool write_file(struct merge *m, struct file_out *out, const struct gguf 
     for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
         if (fate[i].drop)
             continue;
-        ok = put_tensor(m, out, gguf_tensor_at(g, i), &fate[i]);
+        ok = merge_put_tensor(m, out, gguf_tensor_at(g, i), &fate[i]);
         o.at += fate[i].n_bytes;
         ok = ok && gguf_out_pad(&o);
     }
@@ -397,26 +394,26 @@ static bool write_file(struct merge *m, struct file_out *out, const struct gguf 
 
 /* ---- reading back ---------------------------------------------------------------------------- */
 
-static bool sum_of(struct merge *m, const struct gguf_tensor *t, struct hash *out)
+static bool sum_tensor(struct merge_run *m, const struct gguf_tensor *t, struct lora_hash *out)
 {
     struct sum *s = sum_begin(m->err);
     uint64_t hash[2];
     bool ok = s != NULL;
     for (uint64_t at = 0; ok && at < t->n_bytes; at += COPY) {
         sum_add(s, t->data + at, min_u64(COPY, t->n_bytes - at));
-        ok = go_on(m, min_u64(COPY, t->n_bytes - at));
+        ok = merge_progress(m, min_u64(COPY, t->n_bytes - at));
     }
     if (s)
         sum_end(s, hash);
     if (ok)
-        *out = (struct hash){ hash[0], hash[1] };
+        *out = (struct lora_hash){ hash[0], hash[1] };
     return ok;
 }
 
-/* The file that was written, against what it was to be: its directory, the sum of every tensor's
- * bytes, and the keys. */
-static bool check_file(struct merge *m, struct file_out *out, const char *path,
-                       const struct gguf *g, const struct fate *fate)
+/* Reads back what was written and compares: its keys, its directory, and the checksum of every
+ * tensor. */
+static bool check_merged_file(struct merge_run *m, struct file_out *out, const char *path,
+                              const struct gguf *g, const struct merge_fate *fate)
 {
     const char *tmp = file_out_flush(out, m->err);
     struct gguf *got = tmp ? gguf_open(tmp, m->err) : NULL;
@@ -431,13 +428,13 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
     }
     for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i), *b = gguf_tensor(got, t->name);
-        struct hash h = { 0 };
+        struct lora_hash h = { 0 };
         if (fate[i].drop)
             continue;
         n++;
         ok = b && b->type == fate[i].type && b->n_dim == t->n_dim &&
              !memcmp(b->dim, t->dim, sizeof t->dim);
-        ok = ok && sum_of(m, b, &h);
+        ok = ok && sum_tensor(m, b, &h);
         if (!ok || h.lo != fate[i].sum.lo || h.hi != fate[i].sum.hi)
             ok = fail_system(m->err, "%.200s: read back, tensor %s is not what was written", path,
                              t->name);
@@ -450,11 +447,11 @@ static bool check_file(struct merge *m, struct file_out *out, const char *path,
     return ok;
 }
 
-static struct file_out *make_file(struct merge *m, const char *path, const struct gguf *g,
-                                  struct fate *fate)
+static struct file_out *make_file(struct merge_run *m, const char *path, const struct gguf *g,
+                                  struct merge_fate *fate)
 {
     struct file_out *out = file_out_begin(path, m->err);
-    if (out && write_file(m, out, g, fate) && check_file(m, out, path, g, fate))
+    if (out && write_file(m, out, g, fate) && check_merged_file(m, out, path, g, fate))
         return out;
     file_out_drop(out);
     return NULL;
@@ -462,26 +459,26 @@ static struct file_out *make_file(struct merge *m, const char *path, const struc
 
 /* ---- all ------------------------------------------------------------------------------------- */
 
-/* The adapter as it is, its gates gone. */
-static struct fate *adapter_fate(struct merge *m)
+/* The adapter without its gates. */
+static struct merge_fate *adapter_fate(struct merge_run *m)
 {
     const struct gguf *g = m->file[0]->g;
-    struct fate *fate = mem_alloc(gguf_n_tensor(g) + 1, sizeof *fate);
+    struct merge_fate *fate = mem_alloc(gguf_n_tensor(g) + 1, sizeof *fate);
     for (uint64_t i = 0; fate && i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        fate[i] = (struct fate){ .type = t->type,
-                                 .n_bytes = t->n_bytes,
-                                 .drop = ends_with(t->name, ".delta") };
+        fate[i] = (struct merge_fate){ .type = t->type,
+                                       .n_bytes = t->n_bytes,
+                                       .drop = ends_with(t->name, ".delta") };
         m->total += fate[i].drop ? 0 : 2 * t->n_bytes;
     }
     if (!fate)
-        no_memory(m);
+        merge_no_memory(m);
     return fate;
 }
 
-static bool write_all(struct merge *m)
+static bool write_outputs(struct merge_run *m)
 {
-    struct fate *rest = m->p->gates_only ? adapter_fate(m) : NULL;
+    struct merge_fate *rest = m->p->gates_only ? adapter_fate(m) : NULL;
     bool ok = rest || !m->p->gates_only;
     struct file_out *out = ok ? make_file(m, m->p->out, m->base, m->fate) : NULL, *pair = NULL;
     ok = out != NULL;
@@ -499,7 +496,7 @@ static bool write_all(struct merge *m)
     return file_out_end(out, m->err);
 }
 
-/* An output in the place of an input would leave nothing to go back to. */
+/* An output that replaces an input would leave nothing to go back to. */
 static bool check_paths(const struct hlm_merge_params *p, struct hlm_err *err)
 {
     const char *out[2] = { p->out, p->gates_only };
@@ -509,14 +506,14 @@ static bool check_paths(const struct hlm_merge_params *p, struct hlm_err *err)
             clash = clash || file_same(out[i], p->lora[k].path);
         if (clash || (i && file_same(out[0], out[1])))
             return fail(err, "%.300s: is also %s, expected a file of its own", out[i],
-                        clash ? "read" : "the other output");
+                        clash ? "an input" : "the other output");
         if (!file_may_write(out[i], err))
             return false;
     }
     return true;
 }
 
-static bool find_type(struct merge *m)
+static bool find_type(struct merge_run *m)
 {
     for (uint32_t i = 0; m->p->type && i < DTYPE_COUNT; i++)
         if (dtype_info(i) && !strcasecmp(dtype_info(i)->name, m->p->type)) {
@@ -525,10 +522,10 @@ static bool find_type(struct merge *m)
                    fail_as(m->err, HLM_ERR_UNSUPPORTED, "type %s: hlm does not write it",
                            dtype_info(i)->name);
         }
-    return !m->p->type || fail(m->err, "type '%.40s': there is none of that name", m->p->type);
+    return !m->p->type || fail(m->err, "type '%.40s': there is no type of that name", m->p->type);
 }
 
-static bool make_room(struct merge *m)
+static bool make_row_memory(struct merge_run *m)
 {
     uint64_t n = 1;
     for (uint64_t i = 0; i < gguf_n_tensor(m->base); i++) {
@@ -539,13 +536,13 @@ static bool make_room(struct merge *m)
     m->w = mem_alloc(n, sizeof *m->w);
     m->after = mem_alloc(n, sizeof *m->after);
     m->d = mem_alloc(n, sizeof *m->d);
-    m->bytes = mem_alloc(n, sizeof(float)); /* no block takes more than its numbers in F32 */
-    return (m->w && m->after && m->d && m->bytes) || no_memory(m);
+    m->bytes = mem_alloc(n, sizeof(float)); /* no type takes more than F32 */
+    return (m->w && m->after && m->d && m->bytes) || merge_no_memory(m);
 }
 
 bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, struct hlm_err *err)
 {
-    struct merge m = { .p = p, .err = err };
+    struct merge_run m = { .p = p, .err = err };
     struct hlm_merge_sum own = { 0 };
     api_begin(&p->log, err);
     if (!p->n_lora || p->n_lora > MAX_ADAPTERS)
@@ -554,7 +551,7 @@ bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, stru
         return fail(err, "%.200s: the gates of %" PRIu32 " adapters, expected one adapter",
                     p->gates_only, p->n_lora);
     bool ok = check_paths(p, err) && find_type(&m) && (m.base = gguf_open(p->model, err)) &&
-              see_base(&m) && open_adapters(&m) && make_room(&m) && write_all(&m);
+              see_base(&m) && open_adapters(&m) && make_row_memory(&m) && write_outputs(&m);
     for (uint64_t i = 0; ok && i < gguf_n_tensor(m.base); i++) {
         own.n_tensor++;
         own.n_gate += m.fate[i].gate;

@@ -1,4 +1,5 @@
-/* peft: see peft.h. Adapters are read and checked by lora.c; here the base is its file alone. */
+/* peft: writes the folder; see peft.h. Adapters are read and checked by lora.c; the base is its
+ * file alone. */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>
@@ -8,27 +9,27 @@
 
 enum { MAX_LEAF = 64 };
 
-static bool no_memory(struct peft *p)
+static bool peft_no_memory(struct peft *p)
 {
     return fail_memory(p->err, "%.300s: out of memory", p->params->out);
 }
 
 /* ---- ranks and scales ------------------------------------------------------------------------ */
 
-/* What modules of one last name have in common. */
-struct leaf {
+/* What modules with the same last name have in common. */
+struct peft_leaf {
     const char *name;
     uint32_t rank;
     double alpha; /* scale * rank */
     uint64_t n;
-    bool same; /* all of them have these */
+    bool same; /* all of them have this rank and alpha */
 };
-struct leaves {
-    struct leaf l[MAX_LEAF];
+struct peft_leaves {
+    struct peft_leaf l[MAX_LEAF];
     uint32_t n;
 };
 
-static const char *leaf_name(const struct module *m)
+static const char *leaf_name(const struct peft_module *m)
 {
     const char *dot = strrchr(m->name, '.');
     return dot ? dot + 1 : m->name;
@@ -36,11 +37,11 @@ static const char *leaf_name(const struct module *m)
 
 static bool same_alpha(double a, double b) { return fabs(a - b) <= 1e-9 * fabs(b); }
 
-static void find_leaves(const struct peft *p, bool draft, struct leaves *out)
+static void find_leaves(const struct peft *p, bool draft, struct peft_leaves *out)
 {
-    *out = (struct leaves){ 0 };
-    for (const struct module *m = p->module; m < p->module + p->n_module; m++) {
-        struct leaf *l = out->l;
+    *out = (struct peft_leaves){ 0 };
+    for (const struct peft_module *m = p->module; m < p->module + p->n_module; m++) {
+        struct peft_leaf *l = out->l;
         if (m->draft != draft)
             continue;
         while (l < out->l + out->n && strcmp(l->name, leaf_name(m)) != 0)
@@ -48,33 +49,33 @@ static void find_leaves(const struct peft *p, bool draft, struct leaves *out)
         if (l == out->l + out->n) {
             HLM_ASSERT(out->n < MAX_LEAF); /* no table of models/ has so many */
             out->n++;
-            *l = (struct leaf){ leaf_name(m), m->rank, m->scale * m->rank, 0, true };
+            *l = (struct peft_leaf){ leaf_name(m), m->rank, m->scale * m->rank, 0, true };
         }
         l->n++;
         l->same &= l->rank == m->rank && same_alpha(l->alpha, m->scale * m->rank);
     }
 }
 
-static json_t *number(double v)
+static json_t *json_number(double v)
 {
     bool whole = fabs(v) < 1e9 && v == floor(v);
     return whole ? json_integer((json_int_t)v) : json_real(v);
 }
 
-/* r, lora_alpha, and of modules that differ from them rank_pattern and alpha_pattern: by the last
- * name where that tells them, else by the whole one. */
+/* Writes r and lora_alpha, and rank_pattern and alpha_pattern for the modules that differ from
+ * them: by their last name where all modules of that name agree, else by their whole name. */
 static void put_ranks(const struct peft *p, bool draft, json_t *to)
 {
-    struct leaves all;
-    const struct leaf *most = all.l;
+    struct peft_leaves all;
+    const struct peft_leaf *most = all.l;
     json_t *ranks = json_object(), *alphas = json_object();
     find_leaves(p, draft, &all);
     for (uint32_t i = 1; i < all.n; i++)
         most = all.l[i].n > most->n ? &all.l[i] : most;
     uint32_t rank = all.n ? most->rank : 1;
     double alpha = all.n ? most->alpha : 1;
-    for (const struct module *m = p->module; m < p->module + p->n_module; m++) {
-        const struct leaf *l = all.l;
+    for (const struct peft_module *m = p->module; m < p->module + p->n_module; m++) {
+        const struct peft_leaf *l = all.l;
         if (m->draft != draft)
             continue;
         while (strcmp(l->name, leaf_name(m)) != 0)
@@ -83,17 +84,17 @@ static void put_ranks(const struct peft *p, bool draft, json_t *to)
         if (m->rank != rank)
             json_object_set_new(ranks, key, json_integer(m->rank));
         if (!same_alpha(m->scale * m->rank, alpha))
-            json_object_set_new(alphas, key, number(m->scale * m->rank));
+            json_object_set_new(alphas, key, json_number(m->scale * m->rank));
     }
     json_object_set_new(to, "r", json_integer(rank));
-    json_object_set_new(to, "lora_alpha", number(alpha));
+    json_object_set_new(to, "lora_alpha", json_number(alpha));
     json_object_set_new(to, "rank_pattern", ranks);
     json_object_set_new(to, "alpha_pattern", alphas);
 }
 
 /* ---- adapter_config.json --------------------------------------------------------------------- */
 
-/* Where the model's own weights are, as far as its file tells. */
+/* Where the model's weights are published, if its file says so. */
 static json_t *base_name(const struct peft *p)
 {
     static const char *const keys[] = { "general.source.repo_url", "general.repo_url",
@@ -119,7 +120,7 @@ static bool write_config(struct peft *p, const char *path)
     static const char *const none[] = { "auto_mapping", "revision", "modules_to_save",
                                         "layers_to_transform", "layers_pattern" };
     json_t *all = json_object(), *targets = json_array();
-    struct leaves leaves;
+    struct peft_leaves leaves;
     find_leaves(p, false, &leaves);
     for (uint32_t i = 0; i < leaves.n; i++)
         json_array_append_new(targets, json_string(leaves.l[i].name));
@@ -138,7 +139,7 @@ static bool write_config(struct peft *p, const char *path)
         json_object_set_new(all, none[i], json_null());
     char *text = json_dumps(all, JSON_INDENT(2)), *got = NULL;
     uint64_t n = 0;
-    bool ok = (text || no_memory(p)) && file_write_atomic(path, text, strlen(text), p->err) &&
+    bool ok = (text || peft_no_memory(p)) && file_write_atomic(path, text, strlen(text), p->err) &&
               (got = file_read(path, 1 << 26, &n, p->err)) != NULL;
     json_t *again = ok ? json_loads(got, 0, NULL) : NULL;
     if (ok && !json_equal(all, again))
@@ -153,34 +154,34 @@ static bool write_config(struct peft *p, const char *path)
 /* ---- tensors --------------------------------------------------------------------------------- */
 
 /* The tensors of one file: A and B of each module, then gates. */
-struct list {
+struct peft_tensors {
     struct peft *p;
-    const struct module **module;
+    const struct peft_module **module;
     uint64_t n_module, n_gate;
     bool draft;
 };
 
-static void tensor_of(void *user, uint64_t i, struct st_tensor *t)
+static void peft_tensor_at(void *user, uint64_t i, struct st_tensor *t)
 {
-    const struct list *l = user;
+    const struct peft_tensors *l = user;
     *t = (struct st_tensor){ .n_dim = 2 };
     if (i >= 2 * l->n_module) {
         const struct gguf_tensor *x = l->p->lora->delta[i - 2 * l->n_module].x;
-        peft_gate_name(l->p, x, t->name, sizeof t->name); /* has gone well before */
+        peft_gate_name(l->p, x, t->name, sizeof t->name); /* it succeeded before */
         t->n_dim = 1;
         t->shape[0] = x->n_elem;
         return;
     }
-    const struct module *m = l->module[i / 2];
+    const struct peft_module *m = l->module[i / 2];
     snprintf(t->name, sizeof t->name, "%s%s.lora_%c.weight", l->draft ? "" : "base_model.model.",
              m->name, i % 2 ? 'B' : 'A');
     t->shape[0] = i % 2 ? m->n_out : m->rank;
     t->shape[1] = i % 2 ? m->rank : m->n_in;
 }
 
-static bool row_of(void *user, uint64_t i, uint64_t r, float *to)
+static bool peft_row_at(void *user, uint64_t i, uint64_t r, float *to)
 {
-    const struct list *l = user;
+    const struct peft_tensors *l = user;
     struct peft *p = l->p;
     uint64_t n;
     if (i >= 2 * l->n_module) {
@@ -189,7 +190,7 @@ static bool row_of(void *user, uint64_t i, uint64_t r, float *to)
         if (!peft_gate(p, d, to))
             return false;
     } else {
-        const struct module *m = l->module[i / 2];
+        const struct peft_module *m = l->module[i / 2];
         n = i % 2 ? m->rank : m->n_in;
         (i % 2 ? peft_row_b : peft_row_a)(p, m, r, to);
     }
@@ -199,7 +200,7 @@ static bool row_of(void *user, uint64_t i, uint64_t r, float *to)
     return on || fail_stopped(p->err);
 }
 
-/* In metadata everything is text. */
+/* Values of metadata are text. */
 static void put_text(json_t *to, const char *key, const json_t *v)
 {
     char *text = json_dumps(v, JSON_COMPACT | JSON_ENCODE_ANY);
@@ -209,15 +210,15 @@ static void put_text(json_t *to, const char *key, const json_t *v)
 
 static bool write_tensors(struct peft *p, const char *path, bool draft, float *room)
 {
-    struct list l = { .p = p,
-                      .draft = draft,
-                      .n_gate = draft ? p->lora->n_delta : 0,
-                      .module = mem_alloc(p->n_module + 1, sizeof *l.module) };
+    struct peft_tensors l = { .p = p,
+                              .draft = draft,
+                              .n_gate = draft ? p->lora->n_delta : 0,
+                              .module = mem_alloc(p->n_module + 1, sizeof *l.module) };
     struct st s = { .metadata = json_pack("{s:s}", "format", "pt"),
-                    .tensor = tensor_of,
-                    .row = row_of,
+                    .tensor = peft_tensor_at,
+                    .row = peft_row_at,
                     .user = &l };
-    bool ok = (l.module && s.metadata) || no_memory(p);
+    bool ok = (l.module && s.metadata) || peft_no_memory(p);
     for (uint64_t i = 0; ok && i < p->n_module; i++)
         if (p->module[i].draft == draft)
             l.module[l.n_module++] = &p->module[i];
@@ -245,7 +246,7 @@ static bool write_folder(struct peft *p, float *room, bool extra)
     char *config = folder_path(folder.tmp, "adapter_config.json"),
          *model = folder_path(folder.tmp, "adapter_model.safetensors"),
          *rest = folder_path(folder.tmp, "hlm_extra.safetensors");
-    bool ok = ((config && model && rest) || no_memory(p)) && write_config(p, config) &&
+    bool ok = ((config && model && rest) || peft_no_memory(p)) && write_config(p, config) &&
               write_tensors(p, model, false, room) &&
               (!extra || write_tensors(p, rest, true, room));
     free(config);
@@ -257,11 +258,11 @@ static bool write_folder(struct peft *p, float *room, bool extra)
     return false;
 }
 
-static bool write_all(struct peft *p, struct hlm_peft_sum *sum)
+static bool write_export(struct peft *p, struct hlm_peft_sum *sum)
 {
     uint64_t widest = 1;
     char name[160];
-    for (const struct module *m = p->module; m < p->module + p->n_module; m++) {
+    for (const struct peft_module *m = p->module; m < p->module + p->n_module; m++) {
         widest = max_u64(widest, max_u64(m->n_in, m->rank));
         sum->n_draft += m->draft;
         sum->n_module += !m->draft;
@@ -278,26 +279,26 @@ static bool write_all(struct peft *p, struct hlm_peft_sum *sum)
     p->total = sum->bytes;
     float *room = mem_alloc(widest, sizeof *room);
     p->row = mem_alloc(widest, sizeof *p->row);
-    bool ok =
-        ((room && p->row) || no_memory(p)) && write_folder(p, room, sum->n_draft || sum->n_gate);
+    bool ok = ((room && p->row) || peft_no_memory(p)) &&
+              write_folder(p, room, sum->n_draft || sum->n_gate);
     free(room);
     free(p->row);
     return ok;
 }
 
-/* An empty folder is nothing. */
 static void count_name(void *user, const char *name)
 {
     (void)name;
     ++*(uint64_t *)user;
 }
 
-static bool check_out(const char *path, struct hlm_err *err)
+/* Nothing may be at path but an empty folder. */
+static bool check_folder(const char *path, struct hlm_err *err)
 {
     uint64_t n = 0;
     if (folder_is(path))
         return folder_each(path, count_name, &n, err) &&
-               (!n || fail(err, "%.300s: is there already, expected a new folder", path));
+               (!n || fail(err, "%.300s: exists and is not empty, expected a new folder", path));
     struct file_in f;
     if (!file_in_open(&f, path, NULL))
         return true;
@@ -312,12 +313,12 @@ bool hlm_peft_export(const struct hlm_peft_params *params, struct hlm_peft_sum *
     struct hlm_peft_sum own = { 0 };
     float alpha = 0;
     api_begin(&params->log, err);
-    bool ok = check_out(params->out, err) && (p.file = gguf_open(params->model, err)) &&
+    bool ok = check_folder(params->out, err) && (p.file = gguf_open(params->model, err)) &&
               lora_file_base(&p.fb, p.file, err) &&
               (p.lora = lora_file_check(gguf_open(params->adapter, err), 1, &p.fb.base, err)) &&
               gguf_f32(p.lora->g, "adapter.lora.alpha", REQUIRED, &alpha, err);
     p.alpha = (double)alpha;
-    ok = ok && peft_map(&p) && write_all(&p, &own);
+    ok = ok && peft_map(&p) && write_export(&p, &own);
     if (sum)
         *sum = own;
     lora_file_close(p.lora);

@@ -49,7 +49,7 @@ static bool split_name(const char *name, uint32_t *layer, char stem[64])
 
 /* ---- modules --------------------------------------------------------------------------------- */
 
-static double scale_of(const struct peft *p, const struct lora_pair *a)
+static double peft_scale(const struct peft *p, const struct lora_pair *a)
 {
     return p->alpha != 0 ? p->alpha / a->rank : 1;
 }
@@ -62,10 +62,10 @@ static const struct lora_pair *pair_of(const struct peft *p, const struct gguf_t
     return NULL;
 }
 
-/* Do the sizes that the order counts with fit the tensor? */
-static bool check_order(const struct peft *p, const struct module *m)
+/* Do the sizes that the order assumes fit the tensor? */
+static bool check_order(const struct peft *p, const struct peft_module *m)
 {
-    const struct heads *h = &p->heads;
+    const struct peft_heads *h = &p->heads;
     uint64_t v = (uint64_t)h->nv * h->s, k = (uint64_t)h->nk * h->s, rows = m->x[0]->dim[1];
     bool ok = true;
     switch (m->order) {
@@ -85,8 +85,8 @@ static bool check_order(const struct peft *p, const struct module *m)
                       gguf_path(p->file), m->x[0]->name, rows, m->n_in, h->nk, h->nv, h->s);
 }
 
-/* The module of one expert: ranks, sizes, scale. */
-static bool add_module(struct peft *p, struct module m, const char *layer, const char *hf)
+/* Adds the module of one expert: rank, sizes, scale. */
+static bool add_module(struct peft *p, struct peft_module m, const char *layer, const char *hf)
 {
     const char *star = strchr(hf, '*');
     int n = star ? snprintf(m.name, sizeof m.name, "%s%.*s%u%s", layer, (int)(star - hf), hf,
@@ -99,7 +99,7 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
         m.n_out /= 2;
     for (uint32_t k = 0; k < 2; k++)
         m.rank += m.p[k] ? m.p[k]->rank : 0;
-    m.scale = scale_of(p, m.p[0] ? m.p[0] : m.p[1]);
+    m.scale = peft_scale(p, m.p[0] ? m.p[0] : m.p[1]);
     if (!check_order(p, &m))
         return false;
     if (!mem_reserve(&p->module, p->n_module + 1, &p->cap_module, sizeof *p->module))
@@ -111,7 +111,7 @@ static bool add_module(struct peft *p, struct module m, const char *layer, const
 static bool add_matrix(struct peft *p, const struct lora_pair *a, const struct hf_matrix *e,
                        uint32_t layer)
 {
-    struct module m = { .order = e->order, .draft = layer >= p->n_layer };
+    struct peft_module m = { .order = e->order, .draft = layer >= p->n_layer };
     char other[80], name[64];
     m.x[e->second] = a->x;
     m.p[e->second] = a;
@@ -121,10 +121,10 @@ static bool add_matrix(struct peft *p, const struct lora_pair *a, const struct h
         m.x[!e->second] = y;
         m.p[!e->second] = pair_of(p, y);
         if (e->second && m.p[0])
-            return true; /* the first one has seen to it */
+            return true; /* done with the first one */
         if (!y || y->dim[0] != a->x->dim[0] || y->dim[2] != a->x->dim[2])
             return fail(p->err,
-                        "%.300s: %s does not go together with %s, which a checkpoint has "
+                        "%.300s: %s does not fit %s, with which the checkpoint has it "
                         "in one matrix",
                         gguf_path(p->file), a->x->name, other);
     }
@@ -140,7 +140,7 @@ static bool add_pair(struct peft *p, const struct lora_pair *a)
     char stem[64];
     uint32_t layer = 0, n = 0;
     if (!strcmp(a->x->name, "output.weight"))
-        return add_module(p, (struct module){ .x = { a->x }, .p = { a } }, "", "lm_head");
+        return add_module(p, (struct peft_module){ .x = { a->x }, .p = { a } }, "", "lm_head");
     bool in_block = split_name(a->x->name, &layer, stem);
     for (uint32_t k = 0; in_block && k < ARRAY_LEN(p->names->list); k++)
         for (uint32_t i = 0; i < p->names->list[k].n; i++) {
@@ -152,13 +152,13 @@ static bool add_pair(struct peft *p, const struct lora_pair *a)
                 return false;
         }
     return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED,
-                            "%.200s: %s: no place is known for %s in checkpoints of %s",
+                            "%.200s: %s: the name of %s in checkpoints of %s is not known",
                             gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
 }
 
-static bool read_heads(struct peft *p)
+static bool peft_read_heads(struct peft *p)
 {
-    struct heads *h = &p->heads;
+    struct peft_heads *h = &p->heads;
     char key[3][96];
     static const char *const keys[] = { "ssm.group_count", "ssm.time_step_rank", "ssm.state_size" };
     if (p->names->v_heads == HF_NO_V_HEADS)
@@ -182,7 +182,7 @@ bool peft_map(struct peft *p)
     if (!p->names)
         return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: checkpoints of %s are not known",
                        gguf_path(p->file), p->fb.arch);
-    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks stand last */
+    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks are the last */
         uint32_t layer = 0;
         if (split_name(gguf_tensor_at(p->file, i)->name, &layer, name) && layer < 1u << 16)
             p->n_layer = max_u32(p->n_layer, layer + 1);
@@ -193,7 +193,7 @@ bool peft_map(struct peft *p)
             break;
         p->n_layer = i;
     }
-    bool ok = read_heads(p);
+    bool ok = peft_read_heads(p);
     for (uint64_t i = 0; ok && i < p->lora->n_pair; i++)
         ok = add_pair(p, &p->lora->pair[i]);
     return ok;
@@ -201,21 +201,23 @@ bool peft_map(struct peft *p)
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
-/* HF's V heads stand by K head; the tiled order has the first of every K head first. */
-static uint64_t v_head(const struct heads *h, uint64_t i)
+/* GGUF's V head for V head i of the checkpoint, which has them by K head. The tiled order has the
+ * first V head of every K head first. */
+static uint64_t v_head(const struct peft_heads *h, uint64_t i)
 {
     uint64_t r = h->nv / h->nk;
     return h->tiled ? i % r * h->nk + i / r : i;
 }
 
-/* Item i of HF among V heads of `each` items. */
-static uint64_t v_item(const struct heads *h, uint64_t i, uint64_t each)
+/* The same for item i of V heads of `each` items. */
+static uint64_t v_item(const struct peft_heads *h, uint64_t i, uint64_t each)
 {
     return v_head(h, i / each) * each + i % each;
 }
 
-/* Row o of a module: of which of its tensors, and which one there. */
-static uint32_t find_row(const struct heads *h, const struct module *m, uint64_t o, uint64_t *row)
+/* Finds row o of a module: returns which of its tensors has it, and sets *row to its row there. */
+static uint32_t find_hf_row(const struct peft_heads *h, const struct peft_module *m, uint64_t o,
+                            uint64_t *row)
 {
     uint64_t s = h->s, kd = h->nk * s, r = h->nv ? h->nv / h->nk : 0, first = m->x[0]->dim[1];
     uint64_t per = 2 * s + 2 * r * s, at;
@@ -245,38 +247,38 @@ static uint32_t find_row(const struct heads *h, const struct module *m, uint64_t
     return 0;
 }
 
-static void read_row(const struct gguf_tensor *t, uint64_t row, float *to)
+static void read_f32_row(const struct gguf_tensor *t, uint64_t row, float *to)
 {
     uint64_t bytes = 0;
     dtype_bytes(t->type, t->dim[0], &bytes);
     dtype_to_f32(t->type, t->data + row * bytes, t->dim[0], to);
 }
 
-void peft_row_a(const struct peft *p, const struct module *m, uint64_t r, float *to)
+void peft_row_a(const struct peft *p, const struct peft_module *m, uint64_t r, float *to)
 {
     uint32_t first = m->p[0] ? m->p[0]->rank : 0, k = r >= first;
     const struct lora_pair *a = m->p[k];
     uint64_t row = m->expert * (uint64_t)a->rank + r - (k ? first : 0);
     if (m->order != HF_V_COLS) {
-        read_row(a->a, row, to);
+        read_f32_row(a->a, row, to);
         return;
     }
-    read_row(a->a, row, p->row);
+    read_f32_row(a->a, row, p->row);
     for (uint64_t c = 0; c < m->n_in; c++)
         to[c] = p->row[v_item(&p->heads, c, p->heads.s)];
 }
 
-void peft_row_b(const struct peft *p, const struct module *m, uint64_t r, float *to)
+void peft_row_b(const struct peft *p, const struct peft_module *m, uint64_t r, float *to)
 {
     uint64_t row = 0;
-    uint32_t k = find_row(&p->heads, m, r, &row), first = m->p[0] ? m->p[0]->rank : 0;
+    uint32_t k = find_hf_row(&p->heads, m, r, &row), first = m->p[0] ? m->p[0]->rank : 0;
     const struct lora_pair *a = m->p[k];
     memset(to, 0, m->rank * sizeof *to);
     if (!a)
         return;
     to += k ? first : 0;
-    read_row(a->b, m->expert * m->x[k]->dim[1] + row, to);
-    double fold = scale_of(p, a) / m->scale; /* 1 unless ranks of what is joined differ */
+    read_f32_row(a->b, m->expert * m->x[k]->dim[1] + row, to);
+    double fold = peft_scale(p, a) / m->scale; /* 1 unless the ranks of the two pairs differ */
     for (uint32_t j = 0; j < a->rank; j++)
         to[j] = (float)((double)to[j] * fold);
 }
@@ -302,13 +304,13 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
             return true;
         }
     return fail_as(p->err, HLM_ERR_UNSUPPORTED,
-                   "%.300s: no place is known for %s in checkpoints of %s", gguf_path(p->file),
+                   "%.300s: the name of %s in checkpoints of %s is not known", gguf_path(p->file),
                    x->name, p->fb.arch);
 }
 
 bool peft_gate(const struct peft *p, const struct lora_delta *d, float *to)
 {
-    const struct heads *h = &p->heads;
+    const struct peft_heads *h = &p->heads;
     uint64_t n = d->x->n_elem;
     bool decay = ends_with(d->x->name, DECAY);
     float *w = mem_alloc(n, sizeof *w), *add = mem_alloc(n, sizeof *add);

@@ -1,30 +1,30 @@
-/* peft_st: safetensors files of F32 tensors. Format: 8 bytes with the length of a JSON object, the
- * object (name to dtype, shape, place), then the tensors' bytes without gaps. */
+/* peft_st: writes safetensors files of F32 tensors. Format: the length of a JSON object in 8 bytes;
+ * the object, which maps names to dtype, shape and offsets; the tensors' bytes without gaps. */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-static uint64_t row_bytes(const struct st_tensor *t)
+static uint64_t st_row_bytes(const struct st_tensor *t)
 {
     return t->shape[t->n_dim - 1] * sizeof(float);
 }
 
-static uint64_t n_row(const struct st_tensor *t) { return t->n_dim > 1 ? t->shape[0] : 1; }
+static uint64_t st_n_row(const struct st_tensor *t) { return t->n_dim > 1 ? t->shape[0] : 1; }
 
-/* What a tensor's entry says. */
-static json_t *entry(const struct st_tensor *t, uint64_t at)
+/* The entry of a tensor. */
+static json_t *st_entry(const struct st_tensor *t, uint64_t at)
 {
     json_t *shape = json_array();
     for (uint32_t k = 0; k < t->n_dim; k++)
         json_array_append_new(shape, json_integer((json_int_t)t->shape[k]));
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F32", "shape", shape, "data_offsets",
-                     (json_int_t)at, (json_int_t)(at + n_row(t) * row_bytes(t)));
+                     (json_int_t)at, (json_int_t)(at + st_n_row(t) * st_row_bytes(t)));
 }
 
-/* The object, filled up with blanks to a multiple of 8. */
-static char *header(const struct st *s, uint64_t *n)
+/* The object, padded with blanks to a multiple of 8 bytes; the caller frees it. */
+static char *st_header(const struct st *s, uint64_t *n)
 {
     json_t *all = json_object();
     uint64_t at = 0;
@@ -32,8 +32,8 @@ static char *header(const struct st *s, uint64_t *n)
     for (uint64_t i = 0; ok && i < s->n; i++) {
         struct st_tensor t;
         s->tensor(s->user, i, &t);
-        ok = json_object_set_new(all, t.name, entry(&t, at)) == 0;
-        at += n_row(&t) * row_bytes(&t);
+        ok = json_object_set_new(all, t.name, st_entry(&t, at)) == 0;
+        at += st_n_row(&t) * st_row_bytes(&t);
     }
     char *text = ok ? json_dumps(all, JSON_COMPACT) : NULL, *filled = NULL;
     json_decref(all);
@@ -49,20 +49,20 @@ static char *header(const struct st *s, uint64_t *n)
     return filled;
 }
 
-static bool put_rows(struct file_out *out, const struct st *s, float *room, uint64_t hash[2],
-                     struct hlm_err *err)
+static bool st_put_rows(struct file_out *out, const struct st *s, float *room, uint64_t hash[2],
+                        struct hlm_err *err)
 {
     struct sum *sum = sum_begin(err);
     bool ok = sum != NULL;
     for (uint64_t i = 0; ok && i < s->n; i++) {
         struct st_tensor t;
         s->tensor(s->user, i, &t);
-        for (uint64_t r = 0; ok && r < n_row(&t); r++) {
+        for (uint64_t r = 0; ok && r < st_n_row(&t); r++) {
             ok = s->row(s->user, i, r, room);
             if (!ok)
                 break;
-            sum_add(sum, room, row_bytes(&t));
-            ok = file_out_put(out, room, row_bytes(&t), err);
+            sum_add(sum, room, st_row_bytes(&t));
+            ok = file_out_put(out, room, st_row_bytes(&t), err);
         }
     }
     if (sum)
@@ -72,7 +72,7 @@ static bool put_rows(struct file_out *out, const struct st *s, float *room, uint
 
 /* ---- reading back ---------------------------------------------------------------------------- */
 
-/* Is every tensor where and what it was to be, one behind the other? */
+/* Is the entry of every tensor what it should be, and does each begin where the one before ends? */
 static bool check_header(const json_t *all, const struct st *s, uint64_t *at)
 {
     bool ok = json_object_size(all) == s->n + 1;
@@ -80,10 +80,10 @@ static bool check_header(const json_t *all, const struct st *s, uint64_t *at)
     for (uint64_t i = 0; ok && i < s->n; i++) {
         struct st_tensor t;
         s->tensor(s->user, i, &t);
-        json_t *want = entry(&t, *at);
+        json_t *want = st_entry(&t, *at);
         ok = json_equal(json_object_get(all, t.name), want);
         json_decref(want);
-        *at += n_row(&t) * row_bytes(&t);
+        *at += st_n_row(&t) * st_row_bytes(&t);
     }
     return ok;
 }
@@ -105,8 +105,8 @@ static bool same_bytes(const struct file_in *f, uint64_t from, const uint64_t wa
     return ok && !memcmp(hash, want, sizeof hash);
 }
 
-static bool check(const char *tmp, const char *path, const struct st *s, const uint64_t hash[2],
-                  struct hlm_err *err)
+static bool check_st(const char *tmp, const char *path, const struct st *s, const uint64_t hash[2],
+                     struct hlm_err *err)
 {
     struct file_in f;
     uint64_t n = 0, bytes = 0;
@@ -127,14 +127,14 @@ static bool check(const char *tmp, const char *path, const struct st *s, const u
 bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err)
 {
     uint64_t n = 0, hash[2] = { 0 };
-    char *text = header(s, &n);
+    char *text = st_header(s, &n);
     struct file_out *out = text ? file_out_begin(path, err) : NULL;
     if (!text)
         fail_memory(err, "%.300s: no memory to write it", path);
     const char *tmp = NULL;
     bool ok = out && file_out_put(out, &n, sizeof n, err) && file_out_put(out, text, n, err) &&
-              put_rows(out, s, room, hash, err) && (tmp = file_out_flush(out, err)) != NULL &&
-              check(tmp, path, s, hash, err);
+              st_put_rows(out, s, room, hash, err) && (tmp = file_out_flush(out, err)) != NULL &&
+              check_st(tmp, path, s, hash, err);
     free(text);
     if (ok)
         return file_out_end(out, err);

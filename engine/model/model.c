@@ -71,7 +71,7 @@ void *model_own(struct binder *b, uint64_t bytes, uint64_t block_bytes)
     uint32_t n = model_n_block(b->m);
     b->m->own = mem_alloc(1, bytes + n * block_bytes);
     if (!b->m->own)
-        model_refuse(b, "out of memory: %u layers", n);
+        fail_memory(b->err, "out of memory: %u layers", n);
     return b->m->own;
 }
 

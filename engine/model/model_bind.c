@@ -183,7 +183,7 @@ bool bind_turns(struct binder *b, tensor *t, float theta, uint32_t n_rot, const 
         b->owned = owned;
     if (!owned || !turn) {
         free(turn);
-        return model_refuse(b, "out of memory: %u words", n_rot);
+        return fail_memory(b->err, "out of memory: %u words", n_rot);
     }
     b->owned[b->n_owned++] = turn;
     rope_turns((double)theta, n_rot, factor, turn);

@@ -55,7 +55,7 @@ static void *gather_blocks(struct binder *b, const void *v, uint64_t stride, uin
     for (uint32_t i = 0; dense && i < n; i++)
         memcpy(dense + i * size, (const char *)v + i * stride, size);
     if (!dense)
-        model_refuse(b, "out of memory: a key of %u blocks", n);
+        fail_memory(b->err, "out of memory: a key of %u blocks", n);
     return dense;
 }
 
@@ -104,7 +104,7 @@ bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v
     if (kv && kv->elem != GGUF_BOOL) {
         uint32_t *number = mem_alloc(n, sizeof *number);
         bool ok = number ? model_u32s(b, key, need, number, sizeof *number)
-                         : model_refuse(b, "out of memory: a key of %u blocks", n);
+                         : fail_memory(b->err, "out of memory: a key of %u blocks", n);
         for (uint32_t i = 0; ok && i < n; i++)
             *(bool *)((char *)v + i * stride) = number[i] != 0;
         free(number);
