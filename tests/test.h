@@ -26,6 +26,12 @@ bool test_str_at(const char *file, int line, const char *what, const char *got, 
 #define CHECK_SAYS(text, parts) test_says_at(__FILE__, __LINE__, (text), (parts))
 bool test_says_at(const char *file, int line, const char *text, const char *parts);
 bool test_has(const char *text, const char *parts);
+/* The call fails and fills err, which is cleared first, with one line that says these parts. */
+#define CHECK_REFUSED(call, err, parts)                                                            \
+    ((err) = (struct hlm_err){ 0 },                                                                \
+     test_refused_at(__FILE__, __LINE__, (call) ? true : false, &(err), (parts)))
+bool test_refused_at(const char *file, int line, bool accepted, const struct hlm_err *err,
+                     const char *parts);
 
 /* Normalised mean squared error: sum (got-want)^2 / sum want^2, and the largest difference with
  * its index. */
@@ -35,6 +41,17 @@ struct diff {
 };
 struct diff diff_f32(const float *got, const float *want, uint64_t n);
 struct diff diff_f64(const float *got, const double *want, uint64_t n);
+
+/* A bound, and the worst value that was measured when it was set, on lavapipe unless it says
+ * otherwise; 0: not recorded. Bounds are only ever tightened. */
+struct bound {
+    double most, measured;
+};
+/* got is at most bound.most; -v prints it beside the bound and what was measured. */
+#define CHECK_WITHIN(what, got, bound) test_within_at(__FILE__, __LINE__, (what), (got), (bound))
+/* The larger of two errors; not a number is the largest. */
+static inline double test_worse(double a, double b) { return a >= b || a != a ? a : b; }
+bool test_within_at(const char *file, int line, const char *what, double got, struct bound bound);
 
 /* Fixtures: path inside the fixtures folder (tests/fixtures, or --fixtures DIR for the full set).
  * The string lives until the next-but-seven call. */

@@ -29,12 +29,12 @@ static void on_message(void *user, enum hlm_log_level level, const char *msg)
 }
 
 /* The reason is there, is one line, and says something of memory or of the device. */
-static void told(const char *what, uint64_t n, const struct hlm_err *err, const char *word)
+static void told(const char *what, uint64_t n, const struct hlm_err *err, const char *says)
 {
     if (!err->kind)
         FAIL("%s %llu: failed without a reason", what, (unsigned long long)n);
-    else if (strchr(err->msg, '\n') || !strstr(err->msg, word))
-        FAIL("%s %llu: \"%s\" does not say %s", what, (unsigned long long)n, err->msg, word);
+    else if (strchr(err->msg, '\n') || !test_has(err->msg, says))
+        FAIL("%s %llu: \"%s\" does not say %s", what, (unsigned long long)n, err->msg, says);
 }
 
 /* Every one up to `each`, then every seventh. */
@@ -265,9 +265,9 @@ static void walk_lost(void)
         CHECK_EQ(ok, !more);
         if (!ok) {
             bool named = false;
-            told("submission", n, &err, "was lost");
+            told("submission", n, &err, "lost");
             for (uint32_t i = 0; i < ARRAY_LEN(plans); i++)
-                named |= strstr(err.msg, plans[i]) != NULL;
+                named |= test_has(err.msg, plans[i]);
             CHECK_MSG(named, "%s", err.msg);
             /* it stays lost, and says the same */
             struct hlm_err again = { 0 };

@@ -8,6 +8,12 @@
 
 #define EPS 1e-6f
 
+/* NMSE of gradients: of one product; of a chain of two, as through an adapter, and of norms; of a
+ * residual, which is only added. */
+static const struct bound product_off = { .most = 1e-13 };
+static const struct bound chain_off = { .most = 1e-12 };
+static const struct bound residual_off = { .most = 1e-14 };
+
 /* ---- dX and outer products, as the ops call them --------------------------------------------- */
 
 struct shape {
@@ -65,7 +71,7 @@ static void bwd_shapes(struct gpu *g, const struct linear_path *path)
     bool good = rig_run(&r);
     char text[64];
     for (uint32_t i = 0; good && i < n; i++)
-        good = rig_near_grad(&r, path->name, &p[i].dx, 1e-13) ||
+        good = rig_near_grad(&r, path->name, &p[i].dx, product_off.most) ||
                FAIL("that was %s", shape_text(text, p[i].s));
     rig_close(&r);
 }
@@ -91,7 +97,7 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
         char what[64];
         snprintf(what, sizeof what, "%s, %s", path->name, dtype_info(types[i])->name);
         if (rig_run(&r))
-            rig_near_grad(&r, what, &p.dx, 1e-13);
+            rig_near_grad(&r, what, &p.dx, product_off.most);
         rig_close(&r);
     }
 }
@@ -125,7 +131,7 @@ static void outer_shapes(struct gpu *g)
     bool good = rig_run(&r);
     char text[64];
     for (uint32_t i = 0; good && i < ARRAY_LEN(shapes); i++)
-        good = rig_near_grad(&r, "outer", &dw[i], 1e-13) ||
+        good = rig_near_grad(&r, "outer", &dw[i], product_off.most) ||
                FAIL("that was %s", shape_text(text, shapes[i]));
     rig_close(&r);
 }
@@ -183,8 +189,8 @@ static void pieces(void)
     if (rig_run(&r)) {
         for (uint32_t i = 0; i < n_linear_bwd_path; i++)
             if (takes(g, &linear_bwd_paths[i]))
-                rig_near_grad(&r, linear_bwd_paths[i].name, &p[i].dx, 1e-13);
-        rig_near_grad(&r, "outer", &dw, 1e-13);
+                rig_near_grad(&r, linear_bwd_paths[i].name, &p[i].dx, product_off.most);
+        rig_near_grad(&r, "outer", &dw, product_off.most);
     }
     rig_close(&r);
     ops_report(g);
@@ -207,7 +213,7 @@ static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
     ref_rmsnorm_bwd(rig_doubles(&r, x_v, (uint64_t)n * n_row), w_v, n, n_row, (double)EPS, dy,
                     dx.want);
     if (rig_run(&r))
-        rig_near_grad(&r, "norm", &dx, 1e-12);
+        rig_near_grad(&r, "norm", &dx, chain_off.most);
     rig_close(&r);
 }
 
@@ -232,7 +238,7 @@ static void act_case(struct gpu *g, struct act act, const char *what, uint32_t n
             ref_relu2_bwd(in + at, n, dy + t * n, dx.want + at);
     }
     if (rig_run(&r))
-        rig_near_grad(&r, what, &dx, 1e-13);
+        rig_near_grad(&r, what, &dx, product_off.most);
     rig_close(&r);
 }
 
@@ -362,12 +368,12 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
     }
     ref_rmsnorm_bwd(rig_doubles(&r, x_v, n_tok * N_IN), norm_v, N_IN, n_tok, (double)EPS, dh,
                     dx.want);
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12)) {
+    if (rig_run(&r) && rig_near(&r, "y", y, want, chain_off.most)) {
         if (!frozen)
-            rig_near_grad(&r, "dx", &dx, 1e-12);
+            rig_near_grad(&r, "dx", &dx, chain_off.most);
         for (uint32_t i = 0; i < 2; i++) {
-            rig_near_grad(&r, "dA", &da[i], 1e-12);
-            rig_near_grad(&r, "dB", &db[i], 1e-12);
+            rig_near_grad(&r, "dA", &da[i], chain_off.most);
+            rig_near_grad(&r, "dB", &db[i], chain_off.most);
         }
     }
     rig_close(&r);
@@ -411,12 +417,12 @@ static void add_case(struct gpu *g, bool gated)
     }
     if (gated)
         ref_relu2_bwd(x_d, N_IN * N_TOK, din, dx.want);
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-13)) {
-        rig_near_grad(&r, "dx", &dx, 1e-13);
-        rig_near_grad(&r, "dres", &dres, 1e-14);
-        rig_near_grad(&r, "dgate", &dgate, 1e-13);
-        rig_near_grad(&r, "dA", &da, 1e-12);
-        rig_near_grad(&r, "dB", &db, 1e-12);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, product_off.most)) {
+        rig_near_grad(&r, "dx", &dx, product_off.most);
+        rig_near_grad(&r, "dres", &dres, residual_off.most);
+        rig_near_grad(&r, "dgate", &dgate, product_off.most);
+        rig_near_grad(&r, "dA", &da, chain_off.most);
+        rig_near_grad(&r, "dB", &db, chain_off.most);
     }
     rig_close(&r);
 }
@@ -505,10 +511,10 @@ static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool b
                   dy_d + e * N_OUT, dx.want + e * N_IN, da.want + expert[e] * RANK * N_IN,
                   db.want + expert[e] * N_OUT * RANK);
     }
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12)) {
-        rig_near_grad(&r, "dx", &dx, 1e-12);
-        rig_near_grad(&r, "dA", &da, 1e-12);
-        rig_near_grad(&r, "dB", &db, 1e-12);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, chain_off.most)) {
+        rig_near_grad(&r, "dx", &dx, chain_off.most);
+        rig_near_grad(&r, "dA", &da, chain_off.most);
+        rig_near_grad(&r, "dB", &db, chain_off.most);
     }
     rig_close(&r);
 }
@@ -544,8 +550,8 @@ static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
         ref_linear_bwd(of, N_IN, N_OUT, NULL, NULL, 1, dy_d + (uint64_t)e * N_OUT,
                        dx.want + (uint64_t)e * N_IN);
     }
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12))
-        rig_near_grad(&r, "dx", &dx, 1e-12);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, chain_off.most))
+        rig_near_grad(&r, "dx", &dx, chain_off.most);
     rig_close(&r);
 }
 

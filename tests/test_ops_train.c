@@ -11,6 +11,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* NMSE: the same values; gradients of logits; values, the change of them (which is small beside
+ * them) and moments after an update. */
+static const struct bound same_off = { .most = 1e-30 };
+static const struct bound gradient_off = { .most = 1e-13 };
+static const struct bound value_off = { .most = 3e-14 };
+static const struct bound change_off = { .most = 3e-9 };
+static const struct bound moment_off = { .most = 1e-13 };
+/* Relative: a likelihood, and the norm of all gradients. */
+static const struct bound nll_off = { .most = 2e-7 };
+static const struct bound norm_off = { .most = 3e-7 };
+
 enum { NONE = -1 };
 
 /* A tape that keeps nothing and trains nothing: gradients are where the test says. */
@@ -64,7 +75,7 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
     }
     if (rig_run(&r)) {
         for (uint32_t k = 0; k < n_slice; k++)
-            rig_near(&r, "rows", y[k], want + (uint64_t)k * n_row * n, 1e-30);
+            rig_near(&r, "rows", y[k], want + (uint64_t)k * n_row * n, same_off.most);
         rig_near(&r, "gradient", grad_at, dwant, 0);
         uint32_t now;
         memcpy(&now, r.back + slice.offset, 4);
@@ -157,10 +168,10 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
             }
             double want = want_row(row, n_vocab, (uint32_t)target[first + t], (double)weight, d);
             double nll = nll_from(got + (uint64_t)NLL_PARTS * (first + t));
-            CHECK_MSG(fabs(nll - want) <= 2e-7 * want, "row %u: %.17g, expected %.17g", t, nll,
-                      want);
+            CHECK_MSG(fabs(nll - want) <= nll_off.most * want, "row %u: %.17g, expected %.17g", t,
+                      nll, want);
             if (back)
-                rig_near_values(&r, name[kind], dl, d, n_vocab, 1, 1e-13);
+                rig_near_values(&r, name[kind], dl, d, n_vocab, 1, gradient_off.most);
         }
     }
     rig_close(&r);
@@ -328,10 +339,10 @@ static void part_check(struct rig *r, struct part *p, const struct ref_param *re
             m[at] = ref[i].m[k];
             v[at] = ref[i].v[k];
         }
-    rig_near_values(r, "values", values, want, p->n_moment, 1, 3e-14);
-    rig_near_values(r, "changes", change, want_change, p->n_moment, 1, 3e-9);
-    rig_near(r, "first moments", p->m, m, 1e-13);
-    rig_near(r, "second moments", p->v, v, 1e-13);
+    rig_near_values(r, "values", values, want, p->n_moment, 1, value_off.most);
+    rig_near_values(r, "changes", change, want_change, p->n_moment, 1, change_off.most);
+    rig_near(r, "first moments", p->m, m, moment_off.most);
+    rig_near(r, "second moments", p->v, v, moment_off.most);
 }
 
 struct adam_case {
@@ -430,8 +441,8 @@ static void adam_run(struct gpu *g, const struct adam_case *of)
         double norm =
             ref_tune_update(&a.ref, &want, u.bias_correction ? (uint32_t)u.step : 1000000);
         const float *got = ok ? rig_get(&a.r, tensor_cols(a.adam.norm, 0, 3)) : NULL;
-        if (got && CHECK_MSG(fabs((double)got[0] - norm) <= 3e-7 * norm, "norm %.9g, expected %.9g",
-                             (double)got[0], norm))
+        if (got && CHECK_MSG(fabs((double)got[0] - norm) <= norm_off.most * norm,
+                             "norm %.9g, expected %.9g", (double)got[0], norm))
             CHECK(got[2] == 1);
     }
     for (uint32_t k = 0; ok && k < 2; k++)
@@ -489,7 +500,7 @@ static void gate_case(struct gpu *g, uint32_t n, bool decay)
     rig_writes(&r, to);
     op_gate_delta(r.c, rig_dense(&r, base, n, 1), rig_dense(&r, delta, n, 1), decay, to);
     if (rig_run(&r))
-        rig_near(&r, decay ? "decay" : "sum", to, want, 3e-14);
+        rig_near(&r, decay ? "decay" : "sum", to, want, value_off.most);
     rig_close(&r);
 }
 
@@ -516,7 +527,7 @@ static void beside_case(struct gpu *g, uint32_t n_x, uint32_t n_y, uint32_t n_ro
             (in_x ? dx : dy).want[at] += d[t * n + i];
         }
     if (rig_run(&r)) {
-        rig_near(&r, "both", both, want, 1e-30);
+        rig_near(&r, "both", both, want, same_off.most);
         rig_near_grad(&r, "dx", &dx, 0);
         rig_near_grad(&r, "dy", &dy, 0);
     }
