@@ -1,6 +1,6 @@
-/* test_draft: draft blocks (multi-token prediction) of every family that has one, behind the trunk
- * in one cmd, against the double-precision run of ref_bwd.h on the same files and adapters, and
- * against trainfx's likelihoods. */
+/* test_draft: draft blocks (multi-token prediction) of every family that has one, after the trunk
+ * in one cmd, compared with the double-precision run of ref_bwd.h on the same files and adapters,
+ * and with trainfx's likelihoods. */
 #include "model/model.h"
 #include "gguf_build.h"
 #include "hlm_test.h"
@@ -39,7 +39,7 @@ static void close_model(struct open *o)
     gguf_close(o->file);
 }
 
-/* Likelihoods of the next token and of the one behind it, by target. */
+/* Likelihoods of the next token and of the one after it, by target. */
 struct nlls {
     double trunk[MAX_TOK], mtp[MAX_TOK];
 };
@@ -69,8 +69,8 @@ static double distance(const double *got, const double *want, uint32_t n, uint32
 
 /* ---- against the reference ------------------------------------------------------------------- */
 
-/* An adapter on every matrix of the draft block and of the layer before it: rank 4, of normal
- * numbers. */
+/* An adapter of rank 4 and normal numbers for every matrix of the draft block and of the layer
+ * before it. */
 static const char *make_adapter(const struct gguf *base, const struct model *m)
 {
     static const char *const part[] = {
@@ -223,7 +223,7 @@ static void against_trainfx(struct gpu *g, const char *adapter, const char *expe
     struct open o = { 0 };
     if (bin && data && want && open_model(g, path[0], path[1], &o)) {
         json_t *rows = json_object_get(data, "rows");
-        for (size_t i = 0; i < json_array_size(rows); i++) /* a document each */
+        for (size_t i = 0; i < json_array_size(rows); i++) /* each row is one document */
             check_document(&o, want, bin, i, json_array_get(rows, i));
     }
     close_model(&o);
@@ -234,7 +234,7 @@ static void against_trainfx(struct gpu *g, const char *adapter, const char *expe
 
 /* ---- there or not ---------------------------------------------------------------------------- */
 
-/* What is not asked for, or not in the file, is left out and costs nothing. */
+/* A draft block that was not asked for, or is not in the file, is left out and costs nothing. */
 static void left_out(struct gpu *g, const char *path, bool wanted_too)
 {
     test_case("%s: no draft block%s", path, wanted_too ? ", though asked for" : "");
@@ -250,7 +250,7 @@ static void left_out(struct gpu *g, const char *path, bool wanted_too)
     gguf_close(file);
 }
 
-/* A file that counts a draft block and has none of it, or only some. */
+/* A file that counts a draft block and has none of its tensors, or only some. */
 static void broken(struct gpu *g, const char *without, const char *says)
 {
     test_case("a draft block without %s", without);

@@ -1,10 +1,9 @@
-/* test_lora: adapters beside the weights - against PyTorch's losses, against the same adapter
- * merged into the weights in double precision, and what is refused.
+/* test_lora: adapters beside the weights, compared with PyTorch's losses and with the same adapter
+ * merged into the weights in double precision; and which adapters are refused.
  *
- * tests/fixtures/train holds cases of the training fixtures unchanged (their losses are float64's);
- * cases that are not there are tested where --fixtures has them. Logits go against ref.h on a file
- * of merged weights: from one prefill, and from pieces and single tokens. -v prints what was
- * measured. */
+ * tests/fixtures/train has some of the training fixtures unchanged (their losses are float64); the
+ * others are tested where --fixtures has them. Logits are compared with ref.h on a file of merged
+ * weights, from one prefill and from pieces and single tokens. -v prints what is measured. */
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "json.h"
@@ -22,7 +21,8 @@ static const struct bound logits_off = { .most = 2e-12, .measured = 7.4e-13 }; /
 
 /* ---- helpers ---------------------------------------------------------------------------- */
 
-/* From an empty timeline, in pieces as listed, then the rest at once: [n][n_vocab]. */
+/* Reads the tokens from an empty timeline, in calls of the sizes listed and one of the rest.
+ * Returns [n][n_vocab]. */
 static float *read_logits(hlm *m, const int32_t *id, uint32_t n, const uint32_t *piece,
                           uint32_t n_piece)
 {
@@ -73,7 +73,7 @@ static void add_factors(struct gguf_build *b, const struct gguf_tensor *x,
     uint16_t *half = test_room(max_u64(n_a, n_b), sizeof *half);
     for (uint64_t i = 0; i < x->n_elem; i++)
         ss += (double)v[i] * (double)v[i];
-    /* the product's elements are about 0.3 of the matrix's */
+    /* so that elements of the product are about 0.3 of those of the matrix */
     double gain[2] = { 1, 0.3 * sqrt(ss / (double)x->n_elem) / sqrt((double)r) / scale };
     for (uint32_t k = 0; k < 2; k++) {
         uint64_t n = k ? n_b : n_a;
@@ -91,7 +91,7 @@ static void add_factors(struct gguf_build *b, const struct gguf_tensor *x,
     free(half);
 }
 
-/* An adapter on everything that takes one. */
+/* An adapter for everything that takes one. */
 static struct gguf_build *make_adapter(const struct gguf *base, const struct lora_made *how)
 {
     static const char *const not [] = { "_norm.weight", "token_embd.weight", "ssm_conv1d.weight",
@@ -179,8 +179,8 @@ static void sum_deltas(double *sum, const struct gguf_tensor *x, const struct gg
     free(v);
 }
 
-/* The model file at path with all weights in F32 and the adapters in them, as the reference has
- * it. */
+/* The model file at path with all weights in F32 and the adapters merged, opened by the
+ * reference. */
 static struct ref_model *open_merged(const char *path, const struct hlm_lora *l, uint32_t n,
                                      struct hlm_err *err)
 {
@@ -218,7 +218,7 @@ static struct ref_model *open_merged(const char *path, const struct hlm_lora *l,
     return ref;
 }
 
-/* Logits of the model with these adapters active, against merged weights. */
+/* Compares the logits of the model with these adapters active with those of merged weights. */
 static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
 {
     static const uint32_t piece[] = { 40, 1, 1, 9, 2, 1, 1 };
@@ -248,8 +248,8 @@ static void check_merged(hlm *m, const struct hlm_lora *l, uint32_t n)
 
 /* ---- PyTorch's losses ------------------------------------------------------------------- */
 
-/* Sum of negative log likelihoods of one document's counted tokens; each[i]: of all, as a target,
- * may be NULL. */
+/* The sum of negative log likelihoods of one document's counted tokens; mask NULL: of all
+ * targets. */
 static double document_loss(hlm *m, const int32_t *id, uint32_t n, const json_t *mask)
 {
     struct hlm_err err = { 0 };
@@ -272,7 +272,7 @@ static void check_loss(const char *what, double got, double want)
     CHECK_WITHIN(what, off, loss_off);
 }
 
-/* Documents with the initial adapter: nll/main/D, all targets and the counted ones. */
+/* Documents with the initial adapter: nll/main/D of all targets, and of the counted ones. */
 static void test_losses(hlm *m, const char *dir, const char *kind, json_t *data)
 {
     char path[96], name[32];
@@ -306,7 +306,8 @@ static void test_losses(hlm *m, const char *dir, const char *kind, json_t *data)
     json_decref(expected);
 }
 
-/* What 20 steps of training left, gates included, as an adapter file; its loss over all rows. */
+/* The result of 20 training steps, gates included, as an adapter file: its loss over all training
+ * rows. */
 static const char *write_final(const char *dir, json_t *expected, const char *run)
 {
     struct hlm_err err = { 0 };
@@ -398,8 +399,8 @@ static void test_train(const struct train *c)
     hlm_test_close(m);
 }
 
-/* Every matrix of a model at once, and gates; two adapters together; another in their place; none:
- * then the bits are those of before. */
+/* An adapter on every matrix of a model, and gates; two adapters together; another adapter instead;
+ * no adapter, which gives the first bits again. */
 static void test_everything(const char *file)
 {
     static const struct lora_made first = { .name = "first.gguf",
@@ -454,7 +455,7 @@ static void test_everything(const char *file)
     hlm_test_close(m);
 }
 
-/* What n more tokens give to a session. */
+/* The next n tokens of a session. */
 static bool decide(hlm_session *s, int32_t *id, uint32_t n)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1, .allow_unused = true };
@@ -465,8 +466,8 @@ static bool decide(hlm_session *s, int32_t *id, uint32_t n)
     return true;
 }
 
-/* State belongs to the adapters it was made with: a saved session goes on under the same ones, in
- * the same measure, and is refused under any others. */
+/* State belongs to the adapters it was made with. A saved session continues under the same adapters
+ * with the same factors, and is refused under any others. */
 static void test_saved_session(void)
 {
     static const struct lora_made how = {
@@ -523,11 +524,11 @@ enum edit {
     SHAPE,  /* tensor, dim */
     TYPE,   /* tensor, value */
     VALUE,  /* tensor: its third value */
-    ADD,    /* a pair of rank dim[1] beside tensor, or a vector of dim[0] where that is 0 */
-    FACTOR, /* the file as it is */
+    ADD,    /* a pair of rank dim[1] for tensor, or a vector of dim[0] where that is not 0 */
+    FACTOR, /* the file unchanged */
 };
 
-/* One edit of a sound adapter, or of its factor, and what the refusal must say besides the file. */
+/* One edit of a sound adapter, or of its factor, and the parts of the refusal besides the file. */
 static const struct bad {
     enum edit edit;
     const char *name;
@@ -706,7 +707,7 @@ static void hear(void *user, enum hlm_log_level level, const char *msg)
     }
 }
 
-/* Draft blocks and norms are left out with a word each, and change nothing. */
+/* Draft blocks and norms are left out with a warning each, and change nothing. */
 static void test_left_out(const char *model)
 {
     struct hlm_err err = { 0 };
@@ -748,7 +749,7 @@ static void test_left_out(const char *model)
     hlm_test_close(m);
 }
 
-/* Of a Nemotron-H file too that does not count its draft block. */
+/* Also in a Nemotron-H file that does not count its draft block. */
 static void test_left_out_uncounted(void)
 {
     struct hlm_err err = { 0 };

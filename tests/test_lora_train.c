@@ -1,7 +1,7 @@
-/* test_lora_train: adapters that are to be trained - where each of their numbers stands, against
- * the stacks that are brought up; which matrices words mean; fresh adapters; adapters written.
+/* test_lora_train: adapters that are trained: where each of their numbers is, compared with the
+ * stacks on the device; which matrices a target means; fresh adapters; adapters written to files.
  *
- * Models are loaded as far as their names and shapes, of every family. */
+ * Of the models only names and shapes are loaded, for every family. */
 #include "session/session.h"
 #include "lora/lora_make.h"
 #include "gguf_build.h"
@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* A base, and an adapter for it in memory. */
+/* A base model, and an adapter for it in memory. */
 struct rig {
     struct gguf *file;
     struct model *model;
@@ -35,7 +35,7 @@ static void rig_close(struct rig *r)
     gguf_close(r->file);
 }
 
-/* A fresh adapter on `words`, all its numbers random ones, B too. */
+/* A fresh adapter for `words` with all numbers random, those of B too. */
 static bool rig_make(struct rig *r, const char *words, uint32_t rank)
 {
     struct hlm_err err = { 0 };
@@ -71,7 +71,7 @@ static struct lora_set *rig_set(struct rig *r, bool train)
 
 /* ---- where numbers stand ---------------------------------------------------------------- */
 
-/* All of a device's arena, as it is made from the stacks, and as it is from the parameters. */
+/* The content of the device's arena as made from the stacks, and as made from the parameters. */
 struct mirror {
     float *v;
     uint8_t *seen;
@@ -89,7 +89,7 @@ static void mirror_free(struct mirror *m)
     free(m->seen);
 }
 
-/* The matrix' own struct lora comes into force with the set. */
+/* With the set, the struct lora of each matrix comes into force. */
 static void from_stacks(const struct lora_set *s, const struct lora_base *b, struct mirror *m)
 {
     for (uint64_t i = 0; i < b->n_matrix; i++) {
@@ -132,7 +132,7 @@ static void from_params(const struct lora_set *s, const struct gguf *g, struct m
     CHECK_EQ(n_number, n_file);
 }
 
-/* Stacks that are shared otherwise multiply to the same: B A of some rows, in double. */
+/* Stacks that are shared in another way have the same products: B A of some rows, in double. */
 static void same_product(const struct lora_set *x, const struct lora_set *y,
                          const struct lora_base *b)
 {
@@ -140,7 +140,7 @@ static void same_product(const struct lora_set *x, const struct lora_set *y,
     for (uint64_t i = 0; i < b->n_matrix; i++) {
         const linear *w = b->matrix[i].w;
         uint64_t n_row = (uint64_t)w->n_out * w->n_expert;
-        double all = 0; /* rows of a stack may have no adapter */
+        double all = 0; /* rows of a stack that have no adapter */
         if (!CHECK(!lora_rank(x, i) == !lora_rank(y, i)) || !lora_rank(x, i))
             continue;
         for (uint64_t r = 0; r < n_row; r += 1 + n_row / 7) {
@@ -172,7 +172,7 @@ static void same_product(const struct lora_set *x, const struct lora_set *y,
     }
 }
 
-/* An A has one id, and no other A has it. */
+/* Every A has one id, and no other A has it. */
 static void check_ids(const struct lora_base *b)
 {
     for (uint64_t i = 0; i < b->n_matrix; i++)
@@ -274,8 +274,8 @@ static struct lora_set *use(hlm *m, const char *path, bool train)
     return NULL;
 }
 
-/* A set for training computes what the plain one does, and leaves gates to the trainer; what stands
- * on the device is what the parameters say. */
+/* A set for training computes what the plain set does, and leaves gates to the trainer. The device
+ * holds what the parameters say. */
 static void test_in_force(const char *dir)
 {
     enum { N_TOK = 40 };
@@ -349,7 +349,7 @@ static void test_in_force(const char *dir)
     hlm_test_close(m);
 }
 
-/* Two adapters, or one with a factor, are nothing to train. */
+/* Two adapters, or one with a factor, cannot be trained. */
 static void test_refused(void)
 {
     struct hlm_err err = { 0 };
@@ -455,7 +455,7 @@ static struct gguf *fresh(struct rig *r, const char *w, const struct lora_fresh 
     return g;
 }
 
-/* A uniform within 1 / sqrt(n_in): as wide, its mean and its variance those of that; B zero. */
+/* A is uniform within 1 / sqrt(n_in), with the mean and variance of that range; B is zero. */
 static void check_start(const struct gguf *g)
 {
     for (uint64_t i = 0; i < gguf_n_tensor(g); i++) {
@@ -504,7 +504,7 @@ static void test_fresh(void)
         const struct gguf_tensor *x = gguf_tensor(g[0], name), *y = gguf_tensor(g[1], name),
                                  *z = gguf_tensor(g[2], name);
         if (CHECK(x && y && z)) {
-            CHECK(!memcmp(x->data, y->data, x->n_bytes)); /* whatever the others are */
+            CHECK(!memcmp(x->data, y->data, x->n_bytes)); /* whatever the other targets are */
             CHECK(memcmp(x->data, z->data, x->n_bytes) != 0);
             y = gguf_tensor(g[0], "blk.3.attn_v.weight.lora_a");
             CHECK(y && memcmp(x->data, y->data, x->n_bytes) != 0);
@@ -550,7 +550,8 @@ static bool values_of(void *user, uint64_t i, float *to, struct hlm_err *err)
     return !(s->fails && i == 3) || fail(err, "the device is lost");
 }
 
-/* Written it is what it was; where that fails, what stood there stands and nothing else is. */
+/* A written adapter equals its source. Where writing fails, the old file stays and nothing else is
+ * left. */
 static void test_write(void)
 {
     struct hlm_err err = { 0 };

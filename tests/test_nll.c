@@ -1,5 +1,6 @@
-/* test_nll: negative log likelihoods of whole models - against the reference in double precision,
- * in pieces and behind what is held, and with a vocabulary whose logits do not fit at once. */
+/* test_nll: negative log likelihoods of whole models, compared with the reference in double
+ * precision: at once, in pieces after cached tokens, and with a vocabulary whose logits do not fit
+ * at once. */
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "ref/ref.h"
@@ -46,8 +47,8 @@ static void check_near(const char *what, const double *got, const double *want, 
     CHECK_WITHIN("token", worst / top, token_off);
 }
 
-/* id[0 .. N_ID) from an empty timeline as cut: the first `from` by sync, then likelihoods in calls
- * of `step` ids, each beginning with the last of the one before. */
+/* Reads id[0 .. N_ID) from an empty timeline: the first `from` by sync, then likelihoods in calls
+ * of `step` ids, each of which begins with the last id of the one before. */
 static bool read_nll(hlm_session *s, const int32_t *id, uint32_t from, uint32_t step, double *nll)
 {
     struct hlm_err err = { 0 };

@@ -1,12 +1,12 @@
-/* test_plan: what a plan says is what the driver then gives, to the byte, in every family; a budget
- * of exactly that runs, one byte less is refused before anything is allocated; the context that is
+/* test_plan: a plan equals what the driver then gives, to the byte, in every family. A budget of
+ * exactly that runs; one byte less is refused before anything is allocated. The context that is
  * chosen is the longest that fits. */
 #include "gpu/gpu.h"
 #include "hlm_test.h"
 
 #include <stdio.h>
 
-/* every family, and types of many kinds */
+/* every family, and weights of many types */
 static const char *const models[] = {
     "qwen35/base/model-f32.gguf",
     "qwen35moe/base/model-q8_0.gguf",
@@ -25,7 +25,7 @@ static hlm *open_with(const char *path, uint64_t memory, bool dry, struct hlm_er
                                  .memory = memory,
                                  .dry = dry };
     hlm *m = hlm_open(&params, err);
-    if (!m && strstr(err->msg, "validation layer")) { /* test_validation says so */
+    if (!m && strstr(err->msg, "validation layer")) { /* test_validation reports it */
         *err = (struct hlm_err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
@@ -59,7 +59,7 @@ static struct hlm_plan plan_for(hlm *m, struct hlm_session_params params)
     return plan;
 }
 
-/* Reads a prompt in pieces and makes tokens: nothing more may be needed on the way. */
+/* Reads a prompt in pieces and generates tokens: nothing more may be needed on the way. */
 static void use(hlm *m, hlm_session *s)
 {
     struct hlm_sampling how = hlm_sampling_default(m);
@@ -161,7 +161,8 @@ static void test_eval(const char *model)
 
 /* ---- budget ---------------------------------------------------------------------------------- */
 
-/* Opens with a budget and makes a session; NULL with the reason, and then nothing was allocated. */
+/* Opens a model with a budget and makes a session. NULL with the reason, and then nothing was
+ * allocated. */
 static bool runs(const char *path, uint64_t memory, struct hlm_session_params params,
                  uint32_t *n_ctx, struct hlm_err *err)
 {

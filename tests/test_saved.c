@@ -1,5 +1,5 @@
-/* test_saved: sessions in files - that a restored one goes on with the same bits, that nothing
- * damaged or foreign is taken, and that a full disk leaves the old file. */
+/* test_saved: saved sessions. A restored session goes on with the same bits, no damaged or foreign
+ * file is loaded, and a full disk leaves the old file. */
 #define _POSIX_C_SOURCE 200809L
 #include "hlm_test.h"
 #include "saved_tiny.h"
@@ -35,7 +35,7 @@ static void test_foreign(void)
 {
     static const struct {
         const char *says;
-        uint32_t at, value; /* a word of the head */
+        uint32_t at, value; /* one word of the head */
     } rows[] = {
         { "hlmstate", offsetof(struct saved_head, magic), 0x6d6d6d6d },
         { "version|7|1", offsetof(struct saved_head, version), 7 },
@@ -140,7 +140,7 @@ static const struct hlm_session_params usual = {
     .snapshot_budget = 1 << 20,
 };
 
-/* Reads one more token: the logits. */
+/* Reads one more token and returns the logits. */
 static float *read_one(hlm_session *s, int32_t id)
 {
     static float row[2][1024];
@@ -150,7 +150,7 @@ static float *read_one(hlm_session *s, int32_t id)
     return CHECK_OK(hlm_session_eval(s, &id, 1, to, NULL, &err), err) ? to : NULL;
 }
 
-/* 40 tokens read, `made` more sampled: the last of them is unread. */
+/* 40 tokens are read and `made` more sampled; the last of those is unread. */
 static bool fill(hlm_session *s, uint32_t made)
 {
     const struct hlm_sampling greedy = { .repeat_penalty = 1 };
@@ -212,7 +212,8 @@ static void test_round_trip(const char *model, enum hlm_kv kv, uint32_t made)
         got = read_one(to, 7);
         CHECK(got && !memcmp(got, want, n_vocab * sizeof *want));
 
-        /* What differs at token 35 goes on from a snapshot, if there was room for it. */
+        /* A history that differs at token 35 continues from a snapshot, if there was room for
+         * one. */
         int32_t id[N_ID];
         memcpy(id, t.id, sizeof id);
         id[35]++;
@@ -228,7 +229,7 @@ out:
     hlm_test_close(b);
 }
 
-/* The session is as fill(t.s, 0) has left it. */
+/* The session is as fill(t.s, 0) left it. */
 static bool is_as_before(const char *what)
 {
     return CHECK_MSG(hlm_session_n_past(t.s) == 40 &&
@@ -373,7 +374,7 @@ static void test_faults(void)
     memcpy(t.path, good, sizeof good);
 }
 
-/* Clearing and copying take the state as one range: one that lies in two buffers is no such. */
+/* Clearing and copying treat the state as one range, which one in two buffers is not. */
 static void test_wide_state(void)
 {
     struct hlm_err err = { 0 };
@@ -402,7 +403,7 @@ void test_saved(void)
         { "qwen35moe/base/model-f32.gguf", HLM_KV_Q8_0, 5 },
         { "qwen3next/base/model-f32.gguf", HLM_KV_F16, 5 },
         { "nemotron_h_moe/base/model-f32.gguf", HLM_KV_F16, 5 },
-        { "step35/base/model-f32.gguf", HLM_KV_F32, 40 }, /* past the turn of its rings */
+        { "step35/base/model-f32.gguf", HLM_KV_F32, 40 }, /* more than its rings hold */
     };
     struct rng r = { 12 };
     test_case("a device");

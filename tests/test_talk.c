@@ -1,5 +1,6 @@
-/* test_talk: hlm-chat and hlm-eval from outside, on a device - what a conversation reads and says,
- * slash commands, saved conversations, adapters, plans, results in files, being watched. */
+/* test_talk: hlm-chat and hlm-eval run as programs, on a device: what a conversation reads and
+ * says, slash commands, saved conversations, adapters, plans, results in files, and being
+ * watched. */
 #define _XOPEN_SOURCE 700
 #include "ui/ring.h"
 #include "gguf_build.h"
@@ -18,7 +19,7 @@
 
 /* ---- conversations --------------------------------------------------------------------------- */
 
-/* A conversation over --lines: its answers and the events of its log. */
+/* A conversation over --lines: its output and the turn events of its log. */
 struct talked {
     struct ran r;
     json_t *turn[16];
@@ -58,7 +59,7 @@ static long long num(const struct talked *t, uint32_t i, const char *key)
     return i < t->n_turn ? json_integer_value(json_object_get(t->turn[i], key)) : -1;
 }
 
-/* The i-th line of the answers, as long as each is one. */
+/* The i-th answer, while every answer is one line. */
 static const char *answer(const struct talked *t, uint32_t i, char *out, size_t size)
 {
     const char *s = t->r.out;
@@ -115,8 +116,7 @@ static void test_second_turn(void)
     talked_free(&t);
 }
 
-/* A conversation left and taken up again: nothing is read anew, and what follows is what would have
- * followed. */
+/* A conversation that is left and resumed reads nothing again, and continues as it would have. */
 static void test_save(void)
 {
     static const char first[] = "My name is Anna.\nWhat is two plus three?\n";
@@ -165,9 +165,9 @@ static void test_save(void)
     talked_free(&t);
 }
 
-/* Templates that drop reasoning from history, and write a block into the prompt themselves: the
- * snapshot stands where a later prompt parts from this one, and the rewritten answer is read
- * behind. lost: of the tokens of a prompt, those that are no part of the next one. */
+/* Templates that drop reasoning from the history and write a block into the prompt themselves. The
+ * snapshot is where a later prompt differs from this one, and the rewritten answer is read after
+ * it. lost: how many tokens of a prompt are not part of the next one. */
 static const struct thinking {
     const char *name, *template;
     bool think;
@@ -210,7 +210,7 @@ static void test_thinking(void)
             CHECK_EQ(num(&t, i, "read") + num(&t, i, "reused"), num(&t, i, "prompt"));
             CHECK_EQ(num(&t, i, "reused"), num(&t, i, "same"));
             const char *why = json_string_value(json_object_get(t.turn[i], "why"));
-            if (th->lost) { /* all of the earlier prompt but its thinking part */
+            if (th->lost) { /* all of the earlier prompt except its thinking part */
                 CHECK_EQ(num(&t, i, "reused"), num(&t, i - 1, "prompt") - th->lost);
                 CHECK_SAYS(why, "differs|token");
             } else { /* and the answer too */
@@ -344,7 +344,7 @@ static void test_one_turn(void)
     close(hold);
 }
 
-/* Files that hlm-eval writes: the whole new one, or the old one. */
+/* Files that hlm-eval writes: either the whole new one, or the old one. */
 static void test_results(void)
 {
     struct stat st;
@@ -386,7 +386,7 @@ static void test_results(void)
     ran_free(&r);
 }
 
-/* The likelihoods that --logits give, in windows of `window` tokens, of a short text. */
+/* The likelihoods that --logits give for a short text, in windows of `window` tokens. */
 static void logits_perplexity(const char *ids, uint32_t window, uint32_t n_vocab, double *sum,
                               uint32_t *n)
 {
@@ -612,7 +612,7 @@ static void test_perplexity(void)
     }
 }
 
-/* Bits of the logits of a few ids with these flags. */
+/* The logits of a few ids with these flags, as bytes. */
 static char *logits_with(const char *flags)
 {
     uint64_t n;
@@ -631,14 +631,14 @@ static void test_adapters(void)
 {
     static const struct {
         const char *flags; /* %s: the adapter */
-        int like;          /* which row gives the same */
+        int like;          /* the row that gives the same */
     } rows[] = {
         { "", 0 },
         { " --lora %s", 1 },
         { " --lora=%s:0", 0 },
         { " --lora %s:0.5", 3 },
         { " --lora %s:0.25 --lora %s:0.75", 4 },
-        { " --lora %s:1", 1 }, /* beside a file called that */
+        { " --lora %s:1", 1 }, /* beside a file of that name */
     };
     const char *path = demo_adapter(scratch("adapter"));
     char flags[512], colon[160], *bits[ARRAY_LEN(rows)];
@@ -689,7 +689,7 @@ static void test_adapters(void)
 
 /* ---- memory and a lost device ---------------------------------------------------------------- */
 
-/* The number behind a word at the start of a line; 0 when there is no such line. */
+/* The number after a word at the start of a line; 0 when there is no such line. */
 static unsigned long long number_at(const char *text, const char *word)
 {
     char begin[64];
@@ -708,7 +708,7 @@ static void test_plan_output(void)
     CHECK_STR(r.err, "");
     CHECK_SAYS(r.out, "context 300|batch 16|cache f16");
     unsigned long long sum = 0, all = number_at(r.out, "all");
-    bool unified = !strstr(r.out, "of the host"); /* elsewhere some stands in a second table */
+    bool unified = !strstr(r.out, "of the host"); /* on other devices a second table has some of it */
     for (uint32_t i = 0; i < ARRAY_LEN(parts); i++)
         sum += number_at(r.out, parts[i]);
     CHECK_MSG(all > 0 && (sum == all || !unified), "%llu are not %llu in %s", sum, all, r.out);

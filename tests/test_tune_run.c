@@ -1,6 +1,6 @@
-/* test_tune_run: training runs on the device as a program makes them - that the plan is what the
- * driver gives, that a run taken up again ends with the same bits, that a full disk costs nothing,
- * and hlm-tune itself: the call that checks it from outside, Ctrl-C, and an early end. */
+/* test_tune_run: training runs on the device, made as a program makes them. The plan equals what
+ * the driver gives; a resumed run ends with the same bits; a full disk costs nothing. Then hlm-tune
+ * itself: the call that external checks use, Ctrl-C, and an early end. */
 #define _POSIX_C_SOURCE 200809L
 #include "hlm_test.h"
 #include "run.h"
@@ -14,7 +14,7 @@
 
 #define TINY "tests/fixtures/train/qwen35/"
 
-/* Whole documents of the fixture, one of four for validation. */
+/* Whole documents of the fixture; one in four is for validation. */
 static struct hlm_tune_params tiny(void)
 {
     struct hlm_tune_params p = hlm_tune_defaults();
@@ -40,7 +40,7 @@ static hlm *open_model(bool dry, uint64_t memory, struct hlm_err *err)
                                  .memory = memory,
                                  .layers = true };
     hlm *m = hlm_open(&params, err);
-    if (!m && strstr(err->msg, "validation layer")) { /* test_validation says so */
+    if (!m && strstr(err->msg, "validation layer")) { /* test_validation reports it */
         *err = (struct hlm_err){ 0 };
         params.validate = false;
         m = hlm_open(&params, err);
@@ -69,7 +69,7 @@ static double validate(hlm_tune *t)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* What a run and a session for samples take; the plan's sum. */
+/* The memory of a run and of a session for samples, compared with the plan. Returns its sum. */
 static uint64_t test_plan(void)
 {
     struct hlm_err err = { 0 };
@@ -105,7 +105,7 @@ static uint64_t test_plan(void)
     return all;
 }
 
-/* Short rows have fewer documents too, or else none would seem to fit. */
+/* Shorter rows also have fewer documents; otherwise no length would seem to fit. */
 static void test_packed_budget(void)
 {
     struct hlm_err err = { 0 };
@@ -163,7 +163,8 @@ static void test_budget(uint64_t all)
 
 /* ---- going on -------------------------------------------------------------------------------- */
 
-/* A run from the start, or from a checkpoint: validations at 0 and 2, saves at 2 and 4. */
+/* Runs from the start, or from a checkpoint: it validates at steps 0 and 2, and saves at 2 and
+ * 4. */
 static char *run_to_end(hlm *m, const char *folder, const char *from, uint64_t *n, double best[2])
 {
     struct hlm_err err = { 0 };
@@ -237,9 +238,9 @@ static void test_refused(hlm *m, const char *folder)
 
 /* ---- a session beside a run ------------------------------------------------------------------ */
 
-/* The numbers that a session beside a run reads with change with every step: a file could not say
- * which they were. So it is not saved (it once was, as a session of the plain model), and what the
- * plain model has saved is not loaded into it. */
+/* The parameters that a session beside a run reads with change at every step, and a file could not
+ * say which they were. So such a session is not saved (it once was, as a session of the plain
+ * model), and it does not load what the plain model has saved. */
 static void test_session_beside(hlm *m)
 {
     static const int32_t ids[9] = { 5, 6, 7, 8, 9, 10, 11, 12, 13 };
@@ -306,7 +307,7 @@ static void test_full(hlm *m)
     }
     CHECK_MSG(done && nth > 10 && nth < 60, "%u calls", nth);
     hlm_tune_close(t);
-    /* The newest is whole; so is the one before, until the newest is there. */
+    /* The newest checkpoint is complete; until it exists, so is the one before. */
     p.resume = folder;
     err = (struct hlm_err){ 0 };
     t = hlm_tune_open(m, &p, &err);
@@ -337,7 +338,7 @@ static double number(const json_t *list, size_t i, const char *key)
     return json_number_value(json_object_get(json_array_get(list, i), key));
 }
 
-/* The call that checks from outside, on a run with all that a step can have. */
+/* The call that external checks use, on a run with everything that a step can have. */
 static void test_ids_json(void)
 {
     test_case("--ids-json: log, gradients, adapter");
@@ -388,7 +389,7 @@ static void test_ids_json(void)
     "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25"                  \
     " --target attn --rank 2"
 
-/* A folder of all three; what is tested with is what is validated with. */
+/* A folder of all three files; the test data is the validation data. */
 static void make_folder(const char *path)
 {
     static const char *const names[] = { "train", "valid", "test" };
@@ -430,8 +431,8 @@ static void test_patience(void)
     json_decref(valid);
 }
 
-/* At every validation the log tells of layers: experts with all their choices, gates with what
- * training made of them. */
+/* At every validation the log reports layers: experts with all their choices, gates as training has
+ * changed them. */
 static void test_layer_log(void)
 {
     test_case("the log tells of layers");
@@ -473,7 +474,8 @@ static void test_layer_log(void)
     json_decref(all);
 }
 
-/* Interrupted once its first step is in the log, gone on with, and as one that never was. */
+/* A run that is interrupted once its first step is in the log, and resumed, equals one that was
+ * not. */
 static void test_interrupt(void)
 {
     test_case("Ctrl-C finishes the step, saves, and the run goes on from there");
