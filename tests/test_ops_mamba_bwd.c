@@ -1,4 +1,4 @@
-/* test_ops_mamba_bwd: Mamba2 over rows of documents, whole mixers forward and backward. */
+/* test_ops_mamba_bwd: Mamba2 over training rows, whole mixers forward and backward. */
 #include "ops.h"
 #include "ref/ref_bwd.h"
 
@@ -14,23 +14,22 @@ struct docs_row {
         USUAL,
         SLOW,
         FAST
-    } decay;        /* SLOW as in test_ops_mamba.c: states reach over whole
-                       documents; FAST: little is left of them after a token,
-                       and the gradient of A_log is that */
+    } decay; /* SLOW as in test_ops_mamba.c: states last over whole documents; FAST: little is left
+                of them after one token, and that little is the gradient of A_log */
     uint32_t gates; /* bits: A_log, dt_bias, D are trained */
 };
 
-/* Lengths about every length of a chunk; the last is padding. */
+/* Lengths around every length of a chunk; the last one is padding. */
 static const uint32_t lengths[] = { 1, 2, 15, 16, 17, 31, 32, 33, 53, 63, 64, 65, 101, 197, 7 };
 enum { N_DOC = ARRAY_LEN(lengths), N_GATE = 3 };
 
-/* What a mixer is given, as values, document by document in the order of `lengths`; dp: what its
- * gradient begins with. */
+/* A mixer's inputs as numbers, document by document in the order of `lengths`; dp: what its
+ * gradient starts as. */
 struct docs_values {
     uint32_t n_tok, d_inner, d_conv, n_p, first[N_DOC];
     float *p, *dp, *dy, *conv, *bias, *gate[N_GATE], *dgate[N_GATE], *norm;
 };
-/* What comes of it, in the same order. */
+/* The results, in the same order. */
 struct docs_got {
     float *y, *dp, *dgate[N_GATE];
 };
@@ -156,8 +155,8 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
 
 /* ---- what comes -------------------------------------------------------------------------- */
 
-/* The documents stand in the order of `order`. to: rows of documents, from: the same by `lengths`;
- * or the other way round. */
+/* The documents stand in the order of `order`. Copies rows from the order of `lengths` to that of
+ * the training row, or back. */
 static float *reordered(struct rig *r, const struct docs_values *v, const uint32_t *order,
                         const float *from, uint32_t n, bool back)
 {
@@ -170,7 +169,7 @@ static float *reordered(struct rig *r, const struct docs_values *v, const uint32
     return to;
 }
 
-/* The tables of a row; more chunks than there are, as in a plan. */
+/* The tables of a training row, with more entries than there are chunks, as in a recording. */
 static struct docs docs_tables(struct rig *r, const struct docs_values *v, const uint32_t *order,
                                uint32_t chunk)
 {
@@ -195,7 +194,7 @@ static struct docs docs_tables(struct rig *r, const struct docs_values *v, const
     return d;
 }
 
-/* One row, forward and back. False: it failed, and was told. */
+/* Runs one training row, forward and back. False: the case failed. */
 static bool docs_run(struct rig *r, const struct docs_row *c, const struct docs_values *v,
                      const uint32_t *order, uint32_t chunk, struct docs_got *got)
 {
@@ -299,7 +298,7 @@ static void docs_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
     rig_close(&r);
 }
 
-/* Documents change places and neighbours: their bits may not. */
+/* Documents change places and neighbours, but not their bits. */
 static void places_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
 {
     static const uint32_t order[2][N_DOC] = {
@@ -328,7 +327,7 @@ static void places_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
     rig_close(&r[1]);
 }
 
-/* Files may have heads that training's kernels cannot load four at a time. */
+/* Files may have heads that training's kernels cannot load four numbers at a time. */
 static void odd_case(struct gpu *g)
 {
     if (!test_case("mamba documents, heads of 6"))

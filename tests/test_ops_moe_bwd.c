@@ -1,5 +1,5 @@
-/* test_ops_moe_bwd: op_moe in training - its gradients with and without adapters, and experts that
- * are held. */
+/* test_ops_moe_bwd: op_moe in training: its gradients with and without adapters, and experts whose
+ * choice is kept. */
 #include "ops_moe.h"
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
@@ -152,7 +152,7 @@ static void sum_bwd_case(struct gpu *g, const struct sum_row *c)
                               .dwt_stride = dwt.stride };
     cmd_dispatch(r.c, K_moe_sum_bwd, GRID(c->n_tok, c->n_used, 1), SPEC(.wg = wg, .add = c->add),
                  PUSH(p), USES(BOTH(x), READ(wt), READ(dy), BOTH(dwt), BOTH(dres)));
-    /* what follows an expert's input: the rows of a token summed onto a gradient */
+    /* after an expert's input: the rows of a token are summed onto a gradient */
     cmd_dispatch(r.c, K_moe_sum, GRID(div_up(c->n / 4 * c->n_tok, wg), 1, 1),
                  SPEC(.wg = wg, .add = 1, .even = 1), PUSH(p),
                  USES(READ(x), READ(wt), READ(even), WRITE(even)));
@@ -182,16 +182,16 @@ static void sum_bwd_case(struct gpu *g, const struct sum_row *c)
 /* NMSE of any result; measured for dA of the gate matrix. */
 static const struct bound moe_off = { .most = 5e-13, .measured = 2.6e-13 };
 
-/* Adapters of gate and up, joint or apart, and of down: their gradients, and the reference's. Of
- * joint ones it has B in two parts. */
+/* The gradients of adapters on gate and up, joint or apart, and on down, compared with the
+ * reference's. Of joint ones the reference has B in two parts. */
 struct adapted {
     struct grads a[3], b[3];
     struct ref_moe_lora ref;
     bool joint;
 };
 
-/* Rows [first, first + n) of each expert of m [n_expert][n_out][rank] to a matrix of their own, or
- * back. */
+/* Copies rows [first, first + n) of each expert of m [n_expert][n_out][rank] to a matrix of their
+ * own, or back. */
 static void move_rows(double *m, double *part, const linear *b, uint32_t first, uint32_t n,
                       bool back)
 {
@@ -261,11 +261,12 @@ static void near_adapted(struct rig *r, const struct moe_pair *p, struct adapted
         }
 }
 
-/* As the first pass over a row: nothing is recorded, what is chosen is kept for a second one. */
+/* As in the first pass over a training row: nothing is recorded, and the chosen experts are kept
+ * for the second pass. */
 static tensor first_pass(struct rig *r, tensor x, tensor norm, const struct moe *m)
 {
     if (tape_runs(r->c))
-        tape_back(r->c, x, x); /* of no op */
+        tape_back(r->c, x, x); /* belongs to no op */
     tape_layer(r->c, 0, false);
     tensor y = op_moe(r->c, x, norm, MOE_EPS, m, &(struct moe_layer){ 0 }, NULL);
     tape_layer(r->c, 0, true);
@@ -283,7 +284,7 @@ static void whole_case(struct gpu *g, const struct moe_row *c)
     struct moe_pair pair = moe_make(&r, c, false);
     float *x_v = rig_normal(&r, n, 1), *norm_v = rig_normal(&r, c->n_embd, 1);
     tensor x = rig_dense(&r, x_v, c->n_embd, c->n_tok), norm = rig_dense(&r, norm_v, c->n_embd, 1);
-    /* what a first pass chooses is held, though the device's own choice would be another */
+    /* the choice of a first pass is kept, even where the device's own would be another */
     tensor first = first_pass(&r, x, norm, &pair.m);
     if (c->sigmoid)
         pair.m.bias = rig_dense(&r, rig_normal(&r, c->n_expert, 2), c->n_expert, 1);
@@ -315,7 +316,7 @@ static void whole_case(struct gpu *g, const struct moe_row *c)
     }
     rig_close(&r);
 }
-/* There and back; dx starts as zeros. */
+/* Forward and back; dx starts as zeros. */
 static tensor run_among(struct rig *r, const struct moe *m, tensor norm, const float *x_v,
                         const float *dy_v, uint32_t n_tok, tensor *dx)
 {
@@ -329,7 +330,8 @@ static tensor run_among(struct rig *r, const struct moe *m, tensor norm, const f
     return y;
 }
 
-/* Tokens and their gradients are the same bits among others, elsewhere in a longer row. */
+/* Tokens and their gradients have the same bits among other tokens, and elsewhere in a longer
+ * batch. */
 static void neighbours_case(struct gpu *g, const struct moe_row *c, uint32_t n_more)
 {
     uint32_t n_tok = c->n_tok + n_more, w = c->n_embd;
@@ -360,7 +362,7 @@ static void neighbours_case(struct gpu *g, const struct moe_row *c, uint32_t n_m
     rig_close(&r);
 }
 
-/* A device without a kernel that takes tiles of entries. */
+/* A device that has no kernel for tiles of entries. */
 static void refused_case(void)
 {
     struct gpu *g = ops_open_small(1 << 20);
@@ -375,7 +377,7 @@ static void refused_case(void)
     caps->max_shared = 16 << 10;
     tensor y = op_moe(r.c, x, x, MOE_EPS, &(struct moe){ .n_expert = 4, .n_used = 2, .n_ff = 32 },
                       &(struct moe_layer){ 0 }, NULL);
-    tape_back(r.c, y, x); /* which finds nothing to undo, and no shape of y */
+    tape_back(r.c, y, x); /* finds nothing to undo, and no shape of y */
     CHECK_REFUSED(cmd_check(r.c, &r.err), r.err, "training|experts");
     rig_close(&r);
     gpu_close(g);
@@ -396,7 +398,7 @@ void test_ops_moe_bwd(void)
     static const struct moe_row moe[] = {
         { 5, 2, 64, 36, 64, 7, F32, F32, F32, F32, .rank = 4 },
         { 5, 2, 64, 36, 64, 1, F32, F32, F32, F32, .rank = 4 },
-        { 4, 2, 64, 32, 32, 9, Q8_0, F32, Q8_0, F32, .rank = 4 }, /* gate, up apart */
+        { 4, 2, 64, 32, 32, 9, Q8_0, F32, Q8_0, F32, .rank = 4 }, /* gate and up apart */
         { 4, 2, 36, 32, 0, 9, F32, F32, F32, F32, .rank = 0 },
         { 6, 2, 64, 32, 96, 7, F32, F32, F32, F32, .sigmoid = true, .act = RELU2, .rank = 4 },
         { 6, 3, 36, 32, 64, 5, F32, F32, F32, F32, .sigmoid = true, .raw = true, .act = CUT,
@@ -416,7 +418,7 @@ void test_ops_moe_bwd(void)
         sum_bwd_case(g, &sum[i]);
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
         whole_case(g, &moe[i]);
-    /* every token goes to the first expert, none to the last, around what a tile holds */
+    /* every token goes to the first expert and none to the last, around the size of a tile */
     uint32_t tile = linear_group_tile(gpu_caps(g), 1);
     for (uint32_t n_tok = tile - 1; tile && n_tok <= tile + 1; n_tok++)
         whole_case(g, &(struct moe_row){ 4, 2, 32, 32, 32, n_tok, F32, F32, F32, F32,
