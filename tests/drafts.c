@@ -4,7 +4,7 @@
 
 #include <stdlib.h>
 
-/* Arrays with an entry for each block: the last one's again for each that is added. */
+/* Arrays with an entry for each block: the last entry is repeated for each block that is added. */
 static void longer_arrays(struct gguf_build *b, const struct gguf *g, uint32_t n_block,
                           uint32_t n_more)
 {
@@ -23,7 +23,8 @@ static void longer_arrays(struct gguf_build *b, const struct gguf *g, uint32_t n
     }
 }
 
-/* Block k behind the first: as that, its tensors' numbers turned around by a share of them. */
+/* Adds block k after the first draft block: a copy whose tensors' numbers are rotated by a share of
+ * their length. */
 static bool add_block(struct gguf_build *b, const struct gguf *g, uint32_t i_first, uint32_t k,
                       uint32_t n_block)
 {

@@ -11,9 +11,9 @@ struct bytes {
 
 struct item { /* a key or a tensor */
     char *name;
-    uint32_t n_dim, type; /* type: of the tensor, or of the key's value */
+    uint32_t n_dim, type; /* the type of the tensor, or of the key's value */
     uint64_t dim[4];
-    struct bytes data; /* as in the file; a key's without its type */
+    struct bytes data; /* as in the file; a key's value without its type */
 };
 
 struct items {
@@ -64,7 +64,7 @@ static struct item *find(const struct items *list, const char *name)
     return NULL;
 }
 
-/* The item of that name, made if need be, without data. */
+/* The item of that name; it is made without data if there is none. */
 static struct item *set(struct items *list, const char *name)
 {
     struct item *it = find(list, name);
@@ -222,7 +222,7 @@ void gb_bool(struct gguf_build *b, const char *key, bool value)
 
 bool gb_drop_key(struct gguf_build *b, const char *key) { return drop(&b->key, key); }
 
-/* Gives a tensor its shape and type, and its data the size they ask for. */
+/* Gives a tensor its shape and type, and its data the size that they need. */
 static void shape(struct item *it, enum dtype type, uint32_t n_dim, const uint64_t *dim)
 {
     uint64_t n_elem = 1, n_bytes;

@@ -1,5 +1,5 @@
-/* gpu: the device under test - opened once with the validation layer, shared by all tests that need
- * one.
+/* gpu: the device under test, opened once with the validation layer and shared by all tests that
+ * need one.
  *
  * Its pipelines are kept in build/cache, so that a second run starts faster. test_validation is the
  * last test: it closes the device, which is when the layer reports what was not freed. */
@@ -16,7 +16,7 @@ static struct {
     struct hlm_err err;
 } t;
 
-/* Opens as the tests do: with validation where the layer is there. */
+/* Opens with the validation layer where it is installed. */
 static struct gpu *open_validated(struct hlm_err *err)
 {
     struct gpu_params params = { .cache_dir = "build/cache", .validate = true };

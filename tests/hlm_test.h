@@ -1,5 +1,5 @@
-/* hlm_test: opening whole models in tests - validation on, pipelines kept in build/cache - and
- * closing them with the count of validation messages checked. */
+/* hlm_test: opens whole models in tests, with validation on and pipelines kept in build/cache, and
+ * checks for validation messages when it closes them. */
 #pragma once
 #include "session/session.h"
 #include "test.h"
@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* As the tests open; without the validation layer where this machine has none (test_validation
- * says so). NULL with the reason of hlm_open. */
+/* Opens as tests do, without the validation layer where this machine has none (test_validation
+ * reports that). NULL with the reason of hlm_open. */
 static inline hlm *hlm_test_try_as(struct hlm_params params, struct hlm_err *err)
 {
     static bool bare;
@@ -47,11 +47,11 @@ static inline void hlm_test_close(hlm *m)
     hlm_close(m);
 }
 
-/* What is inside of a model. */
+/* The inside of a model. */
 static inline struct gguf *hlm_test_file(hlm *m) { return m->file; }
 static inline struct tok *hlm_test_tok(hlm *m) { return m->vocab->tok; }
 
-/* A session; here a budget of 0 is none, and this one is the library's default. */
+/* A session. A budget of 0 means none here, and this value the library's default. */
 #define TEST_BUDGET_DEFAULT (UINT64_MAX - 1)
 static inline hlm_session *hlm_test_session(hlm *m, struct hlm_session_params params)
 {
@@ -68,7 +68,7 @@ static inline hlm_session *hlm_test_session(hlm *m, struct hlm_session_params pa
 /* CHECK of a call that fills err. */
 #define CHECK_OK(call, err) CHECK_MSG((call), "%s: %s", #call, (err).msg)
 
-/* Memory that tests cannot do without. */
+/* Memory; tests abort without it. */
 static inline void *test_room(uint64_t n, uint64_t size)
 {
     void *p = mem_alloc(n ? n : 1, size);
@@ -90,7 +90,7 @@ static inline bool test_has_tail(const char *s, const char *tail)
     return n > m && !strcmp(s + n - m, tail);
 }
 
-/* A file of the scratch folder; the path lives until the sixteenth call from here. */
+/* A file of the scratch folder. The path stays valid until the sixteenth call from here. */
 static inline const char *test_scratch(const char *name)
 {
     static char path[16][160];

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A fixture as JSON; NULL, and the open case failed, when it is not there or broken. json_decref()
- * it. */
+/* A fixture as JSON; NULL, and the open case failed, when it is missing or broken. Free it with
+ * json_decref(). */
 static inline json_t *fixture_json(const char *path)
 {
     uint64_t n;
@@ -20,7 +20,7 @@ static inline json_t *fixture_json(const char *path)
     return j;
 }
 
-/* true: ids are the integers of the array. */
+/* Are ids the integers of the array? */
 static inline bool json_ids_equal(const json_t *want, const int32_t *id, uint32_t n)
 {
     bool equal = json_array_size(want) == n;
@@ -29,8 +29,8 @@ static inline bool json_ids_equal(const json_t *want, const int32_t *id, uint32_
     return equal;
 }
 
-/* The value at a path of keys, "tests/full_p7/logits/file" (keys hold dots, so the separator is a
- * slash). NULL when there is none. */
+/* The value at a path of keys, "tests/full_p7/logits/file" (keys contain dots, so the separator is
+ * a slash). NULL when there is none. */
 static inline json_t *json_at(json_t *j, const char *path)
 {
     while (j && *path) {
@@ -54,7 +54,7 @@ static inline const char *json_str(json_t *j, const char *path)
     return s ? s : "";
 }
 
-/* An array of integers as ids in fresh memory; NULL and a failed case when it is none. */
+/* An array of integers as ids in fresh memory; NULL and a failed case when it is not one. */
 static inline int32_t *json_ids(const json_t *j, uint32_t *n)
 {
     int32_t *ids = json_is_array(j) ? mem_alloc(json_array_size(j) + 1, sizeof *ids) : NULL;
@@ -68,8 +68,8 @@ static inline int32_t *json_ids(const json_t *j, uint32_t *n)
     return ids;
 }
 
-/* The n floats of a tensor of expected.bin, whose places and shapes are in expected.json; NULL and
- * a failed case when it is not of that size. */
+/* The n floats of a tensor of expected.bin; expected.json has the places and shapes. NULL and a
+ * failed case when its size is another. */
 static inline const float *json_expected(json_t *expected, const uint8_t *bin, uint64_t n_bin,
                                          const char *name, uint64_t n)
 {

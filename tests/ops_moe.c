@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The router, with equal rows where there are ties, and the shared expert's gate behind it. */
+/* The router, with equal rows where there are ties, followed by the shared expert's gate. */
 static struct weight router_make(struct rig *r, const struct moe_row *c)
 {
     uint64_t n = (uint64_t)c->n_expert * c->n_embd;
@@ -17,7 +17,7 @@ static struct weight router_make(struct rig *r, const struct moe_row *c)
     return rig_blocks(r, F32, c->n_embd, c->n_expert, 1, rows, false);
 }
 
-/* Of values as w has them rows [first, first + n) of every expert, behind each other. */
+/* Rows [first, first + n) of every expert, one after the other, as numbers. */
 static const float *expert_rows(struct rig *r, const struct weight *w, const float *of,
                                 uint32_t first, uint32_t n)
 {

@@ -39,7 +39,7 @@ const char *scratch(const char *name)
     return paths[i];
 }
 
-/* The folder of this executable; the pipeline caches of the programs go beside them too. */
+/* The folder of this executable. The pipeline caches of the programs are put there too. */
 static const char *bin(void)
 {
     static char dir[PATH_MAX];

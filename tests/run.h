@@ -1,12 +1,12 @@
-/* run: hlm-chat and its like run from outside, with what they print and how they end. The programs
- * lie beside the test program. */
+/* run: runs hlm-chat and the other programs, and gives their output and exit code. The programs are
+ * beside the test program. */
 #pragma once
 #include "json.h"
 
 #include <sys/types.h>
 
 #define DEMO "models/demo/hlm-demo-q8_0.gguf"
-#define TIMEOUT_S 300 /* of one program: a hang must not be the run's */
+#define TIMEOUT_S 300 /* of one program, so that one that hangs does not stop the whole run */
 
 struct ran {
     int rc;          /* 128 + signal when one ended it */
@@ -14,17 +14,17 @@ struct ran {
 };
 void ran_free(struct ran *r);
 
-/* Runs "hlm-chat -m x ..." - words separated by blanks, so no word may hold one. input: text for
+/* Runs "hlm-chat -m x ...": words separated by blanks, so no word can contain one. input: text for
  * standard input, NULL for none. */
 struct ran run(const char *input, const char *fmt, ...) HLM_PRINTF(2, 3);
-/* The same in two steps, with what is in the files as its streams. */
+/* The same in two steps, with files as its streams. */
 pid_t start(const char *command, const char *in, const char *out, const char *err);
 int finish(pid_t pid);
 /* A case: the command exits with rc and writes one message with these parts (CHECK_SAYS) to
  * standard error - followed by a line of usage where rc is 2 - and nothing to standard output. */
 void run_refused(int rc, const char *command, const char *says);
 
-/* A file of the scratch folder. The path stays. */
+/* A file of the scratch folder. The path stays valid. */
 const char *scratch(const char *name);
 char *slurp(const char *path); /* the caller frees */
 void spill(const char *path, const char *text);

@@ -1,5 +1,5 @@
-/* saved_tiny: saved sessions of a model of no kind, of a few hundred bytes, for the checks of
- * saved_open that need no device. */
+/* saved_tiny: saved sessions of a few hundred bytes, of a model that does not exist, for the checks
+ * of saved_open that need no device. */
 #pragma once
 #include "session/saved.h"
 
@@ -48,7 +48,7 @@ static inline void tiny_any(struct bytes *b, uint64_t n)
         tiny_put(b, &(uint8_t){ (uint8_t)(b->n * 7 + 1) }, 1);
 }
 
-/* Sets the checksum to what it should be. */
+/* Sets the checksum to the right one. */
 static inline void tiny_seal(struct bytes *b)
 {
     uint64_t sum[2];
@@ -59,7 +59,7 @@ static inline void tiny_seal(struct bytes *b)
     memcpy(b->p + b->n - sizeof sum, sum, sizeof sum);
 }
 
-/* n_past tokens, one more that is unread, snapshots at every 5th. */
+/* A file of n_past tokens, one more that is unread, and snapshots at every 5th. */
 static inline struct bytes tiny_file(uint32_t n_past, const char *note)
 {
     struct bytes b = { .n = 0 };

@@ -1,4 +1,5 @@
-/* says: what a message must say, without the sentence around it. See test.h. */
+/* says: the checks of test.h that are more than a comparison: the parts of a message, and bounds.
+ */
 #include "test.h"
 
 #include <ctype.h>
@@ -45,6 +46,26 @@ bool test_says_at(const char *file, int line, const char *text, const char *part
         return true;
     return test_fail_at(file, line, "\"%s\" does not say \"%.*s\" of \"%s\"",
                         text ? text : "(null)", text ? (int)n : 0, part, parts);
+}
+
+bool test_refused_at(const char *file, int line, bool accepted, const struct hlm_err *err,
+                     const char *parts)
+{
+    if (accepted)
+        return test_fail_at(file, line, "accepted, expected a refusal with \"%s\"", parts);
+    if (!err->kind)
+        return test_fail_at(file, line, "refused without a reason, expected \"%s\"", parts);
+    if (strchr(err->msg, '\n') || strlen(err->msg) + 1 >= sizeof err->msg)
+        return test_fail_at(file, line, "not one line: \"%s\"", err->msg);
+    return test_says_at(file, line, err->msg, parts);
+}
+
+bool test_within_at(const char *file, int line, const char *what, double got, struct bound bound)
+{
+    test_note("  %s: %.3g (measured %.3g, at most %.3g)", what, got, bound.measured,
+            bound.most);
+    return got <= bound.most || test_fail_at(file, line, "%s is %.3g, at most %.3g (measured %.3g)",
+                                             what, got, bound.most, bound.measured);
 }
 
 /* The rules of test_has itself: a loose one would let the wrong reason pass everywhere. */

@@ -1,5 +1,5 @@
-/* test_api: the public calls on text and conversations as an embedder makes them - what they
- * return, which kind of error they report, where they log. */
+/* test_api: the public calls on text and conversations as an embedder makes them: what they return,
+ * which kind of error they report, where they log. */
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "hlm_test_hooks.h"
@@ -96,7 +96,7 @@ static void test_render(hlm_vocab *v)
         CHECK_OK(hlm_render_ids(v, &p, &ids, &err), err);
         check_text(v, ids.id + 1, ids.n - 1, text);
         CHECK_EQ(ids.id[0], 7);
-        /* The one that the user wrote is text. */
+        /* The one that the user wrote stays text. */
         CHECK_EQ(count_id(&ids, hlm_find_token(v, "<|im_end|>")), 1);
     }
     hlm_free(text);
@@ -128,7 +128,7 @@ static void test_render(hlm_vocab *v)
     hlm_ids_free(&ids);
 }
 
-/* Files with a bos, and with nothing but a template. */
+/* Files with a bos, and a file with only a template. */
 static void test_other_files(void)
 {
     static const char add_bos[] = "tokenizer.ggml.add_bos_token";
@@ -191,7 +191,7 @@ static void test_reused_err(hlm_vocab *v)
     err = old;
     CHECK(!render(v, "{}", NULL, false, &err));
     CHECK(err.kind == HLM_ERR_INPUT && !strstr(err.msg, "old"));
-    CHECK(!hlm_vocab_open("/nowhere/m.gguf", NULL, NULL)); /* none at all will do */
+    CHECK(!hlm_vocab_open("/nowhere/m.gguf", NULL, NULL)); /* NULL will do */
     hlm_ids_free(&ids);
     CHECK_STR(hlm_error_name(HLM_ERR_STOPPED), "stopped");
     CHECK_STR(hlm_version(), HLM_VERSION);
@@ -199,7 +199,7 @@ static void test_reused_err(hlm_vocab *v)
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
-/* What one thread opens, again and again, and what its sink hears. */
+/* What one thread opens again and again, and what its sink receives. */
 struct listener {
     const char *path; /* of a file, or of a model */
     uint32_t n_open, n_heard, n_foreign;
@@ -236,7 +236,7 @@ static void run_both(void *(*fn)(void *user), struct listener l[2])
         pthread_join(thread[i], NULL);
 }
 
-/* A vocabulary that lacks bytes, which is warned about with the file's name. */
+/* A vocabulary that lacks bytes: the warning names the file. */
 static const char *poor_vocab(const char *path)
 {
     static const struct hlm_str tokens[] = { { "a", 1 }, { "b", 1 }, { "ab", 2 } },
@@ -283,7 +283,7 @@ void test_api(void)
 
 /* ---- conversations --------------------------------------------------------------------------- */
 
-/* What the callbacks of a talk do. */
+/* What the callbacks of a conversation do. */
 static struct {
     uint32_t n_token, stop_at; /* tokens asked for so far; the answer is stopped before this one */
     bool stop_reading;
@@ -332,7 +332,7 @@ static hlm_talk *talk_of(hlm *m, uint32_t n_ctx)
     return t;
 }
 
-/* The history as one text, for telling whether it changed. */
+/* The history as one text, to see whether it changed. */
 static char *history(const hlm_talk *t)
 {
     static char text[2][4096];
@@ -559,7 +559,7 @@ static bool stop_loading(void *user, uint64_t done, uint64_t total)
     return done == 0;
 }
 
-/* The same, of the calls below a talk. */
+/* The same for the calls below a conversation. */
 static void test_stopped_below(hlm *m)
 {
     struct hlm_err err = { 0 };
@@ -579,7 +579,7 @@ static void test_stopped_below(hlm *m)
     hlm_session_destroy(s);
 }
 
-/* A model of its own, on which every session is warned about: its budget is below one snapshot. */
+/* A model of its own whose every session causes a warning: its budget is below one snapshot. */
 static void *talk_often(void *user)
 {
     struct listener *l = user;

@@ -1,5 +1,6 @@
-/* test_api_train: the public calls on training and adapters as an embedder makes them - what a run
- * reports of its data and its rows before it begins, rows as a file, what an adapter file holds. */
+/* test_api_train: the public calls on training and adapters as an embedder makes them: what a run
+ * reports of its data and its training rows before it begins, training rows as a file, what an
+ * adapter file holds. */
 #include "hlm_test.h"
 #include "hlm_train.h"
 
@@ -32,7 +33,7 @@ static struct hlm_tune_params tiny_run(void)
 
 /* ---- data ------------------------------------------------------------------------------------ */
 
-/* Sums of the rows themselves against what is said of them. */
+/* Compares sums of the training rows with what is reported of them. */
 static void check_rows(hlm_tune *t, const struct hlm_set_info *s)
 {
     struct hlm_row r;
@@ -100,7 +101,7 @@ static void test_sets(bool pack)
     hlm_test_close(m);
 }
 
-/* Rows as a file are the run's own, in the order of the documents. */
+/* Training rows in a file are the run's own, in the order of the documents. */
 static void test_dump(void)
 {
     struct hlm_err err;

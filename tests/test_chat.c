@@ -1,5 +1,5 @@
-/* test_chat: prompt texts against what Hugging Face renders from the published templates, which
- * format a template is taken for, and what the spans say about who wrote what. */
+/* test_chat: prompt texts compared with what Hugging Face renders from the published templates;
+ * which format is detected for a template; and which text the spans mark as control tokens. */
 #include "text/chat.h"
 #include "gguf_build.h"
 #include "json.h"
@@ -8,8 +8,8 @@
 
 /* ---- helpers --------------------------------------------------------------------------------- */
 
-/* Renders messages, with tools or not, from JSON into fresh memory; NULL when it is refused, and
- * why. */
+/* Renders messages and tools from JSON into fresh memory; NULL with a reason when they are
+ * refused. */
 static char *render(const struct chat_format *f, const char *json, bool generate, bool think,
                     struct hlm_err *why)
 {
@@ -49,15 +49,12 @@ static void renders(const char *format, bool think, const char *json, const char
     free(got);
 }
 
-static void refuses(const char *format, const char *json, const char *why)
+static void chat_refuses(const char *format, const char *json, const char *says)
 {
     struct chat_format f = named(format);
     struct hlm_err err = { 0 };
-    test_case("%s refuses: %s", format, why);
-    char *got = render(&f, json, true, true, &err);
-    CHECK_MSG(!got, "rendered: %s", got);
-    CHECK_MSG(strstr(err.msg, why), "message: %s", err.msg);
-    free(got);
+    test_case("%s refuses: %s", format, says);
+    CHECK_REFUSED(render(&f, json, true, true, &err), err, says);
 }
 
 /* ---- texts ----------------------------------------------------------------------------------- */
@@ -121,11 +118,11 @@ static void test_qwen35(void)
             TURN("user", "U1") TURN("assistant", "<think>\nR1\n</think>\n\nA1")
                 TURN("user", "<tool_response>x</tool_response>") GO "<think>\n\n</think>\n\n");
 
-    refuses("qwen35", "[]", "needs a message of the user");
-    refuses("qwen35", "[" S("x") "]", "needs a message of the user");
-    refuses("qwen35", "[" U("<tool_response></tool_response>") "]", "needs a message of the user");
-    refuses("qwen35", "[" U("x") "," S("y") "]",
-            "message 2: with chat format qwen35 a system message must be the first");
+    chat_refuses("qwen35", "[]", "qwen35|message of the user");
+    chat_refuses("qwen35", "[" S("x") "]", "qwen35|message of the user");
+    chat_refuses("qwen35", "[" U("<tool_response></tool_response>") "]",
+                 "qwen35|message of the user");
+    chat_refuses("qwen35", "[" U("x") "," S("y") "]", "message 2|qwen35|system|first");
 }
 
 static void test_qwen3(void)
@@ -219,25 +216,23 @@ static void test_step(void)
 
 static void test_errors(void)
 {
-    refuses("chatml", "[{\"role\":\"function\",\"content\":\"x\"}]",
-            "message 1: role \"function\"");
-    refuses("qwen3", "[" U("x") ",{\"role\":\"\",\"content\":\"x\"}]", "message 2: role \"\"");
-    refuses("chatml", "[{\"role\":\"a\\nb\\u001b[2J\",\"content\":\"x\"}]",
-            "message 1: role \"a?b?[2J\", known");
-    refuses("chatml", "{}", "chat.json: a JSON array");
-    refuses("chatml", "[1]", "chat.json: message 1 is not an object");
-    refuses("chatml", "[" U("x") ",{\"role\":\"user\"}]",
-            "chat.json: message 2: \"content\" must be a string");
-    refuses("chatml", "[{\"role\":7,\"content\":\"x\"}]",
-            "chat.json: message 1: \"role\" must be a string");
-    refuses("chatml", "[{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":[]}]",
-            "\"reasoning_content\" must be");
-    refuses("chatml", "[" U("a\\u0000b") "]", "chat.json: line 1");
-    refuses("chatml", "[" U("\xff") "]", "chat.json: line 1");
-    refuses("chatml", "[\n" U("x"), "chat.json: line 2");
-    refuses("chatml", "[\"a\\\n\"]", "near '\"a\\?'");
-    refuses("chatml", "", "chat.json: line");
-    refuses("chatml", "{\"messages\":{}}", "chat.json: a JSON array");
+    chat_refuses("chatml", "[{\"role\":\"function\",\"content\":\"x\"}]", "message 1|function");
+    chat_refuses("qwen3", "[" U("x") ",{\"role\":\"\",\"content\":\"x\"}]", "message 2|\"\"");
+    chat_refuses("chatml", "[{\"role\":\"a\\nb\\u001b[2J\",\"content\":\"x\"}]",
+                 "message 1|a?b?[2J");
+    chat_refuses("chatml", "{}", "chat.json|array|messages");
+    chat_refuses("chatml", "[1]", "chat.json|message 1|object");
+    chat_refuses("chatml", "[" U("x") ",{\"role\":\"user\"}]",
+                 "chat.json|message 2|content|string");
+    chat_refuses("chatml", "[{\"role\":7,\"content\":\"x\"}]", "chat.json|message 1|role|string");
+    chat_refuses("chatml", "[{\"role\":\"assistant\",\"content\":\"\",\"reasoning_content\":[]}]",
+                 "chat.json|message 1|reasoning_content|string");
+    chat_refuses("chatml", "[" U("a\\u0000b") "]", "chat.json|line 1");
+    chat_refuses("chatml", "[" U("\xff") "]", "chat.json|line 1");
+    chat_refuses("chatml", "[\n" U("x"), "chat.json|line 2");
+    chat_refuses("chatml", "[\"a\\\n\"]", "chat.json|line|'\"a\\?'");
+    chat_refuses("chatml", "", "chat.json|line");
+    chat_refuses("chatml", "{\"messages\":{}}", "chat.json|array|messages");
 }
 
 /* ---- tools ----------------------------------------------------------------------------------- */
@@ -281,52 +276,51 @@ static void test_tool_errors(void)
         test_case("no tools, form %u", i);
         renders("chatml", true, no_tools[i], TURN("user", "x") GO);
     }
-    refuses("chatml", "{\"messages\":[" U("x") "],\"tools\":[" TOOL "]}",
-            "tools, which chat format chatml has no form for");
-    refuses("chatml", "[" SAID("x") "]",
-            "message 1: role \"tool\", which chat format chatml has no form for");
-    refuses("chatml", "[" U("x") "," CALLS("assistant", "[" TOOL "]") "]",
-            "message 2: tool calls, which chat format chatml has no form for");
-    refuses("qwen35", "[" SAID("x") "," U("y") "]",
-            "message 1: with chat format qwen35 a tool cannot speak first");
-    refuses("nemotron", "[" S("x") "," SAID("y") "]",
-            "message 2: with chat format nemotron a tool cannot speak first");
+    chat_refuses("chatml", "{\"messages\":[" U("x") "],\"tools\":[" TOOL "]}",
+                 "tools|chatml|no form");
+    chat_refuses("chatml", "[" SAID("x") "]", "message 1|tool|chatml|no form");
+    chat_refuses("chatml", "[" U("x") "," CALLS("assistant", "[" TOOL "]") "]",
+                 "message 2|tool calls|chatml|no form");
+    chat_refuses("qwen35", "[" SAID("x") "," U("y") "]", "message 1|qwen35|tool|first");
+    chat_refuses("nemotron", "[" S("x") "," SAID("y") "]", "message 2|nemotron|tool|first");
 
-    refuses("qwen3", "{\"messages\":[],\"tools\":{}}", "chat.json: \"tools\" must be a list");
-    refuses("qwen3", "{\"messages\":[],\"tools\":[" TOOL ",{\"function\":" TOOL "},1]}",
-            "chat.json: tool 3 must be an object with a \"name\", or with a \"function\" that has");
-    refuses("qwen3", "{\"messages\":[],\"tools\":[{\"function\":null,\"name\":\"f\"}]}",
-            "tool 1 must");
-    refuses("qwen3", "{\"messages\":[],\"tools\":[{\"name\":7}]}", "tool 1 must");
-    refuses("qwen3", "{\"tools\":[]}", "or an object with \"messages\"");
-    refuses("qwen3", "[" CALLS("user", "[" TOOL "]") "]",
-            "chat.json: message 1: \"tool_calls\" are for an assistant");
-    refuses("qwen3", "[" CALLS("assistant", "{}") "]", "\"tool_calls\" must be a list");
-    refuses("qwen3", "[" CALLS("assistant", "[1]") "]",
-            "chat.json: message 1: call 1 is not an object with a function's");
-    refuses("qwen3", "[" CALLS("assistant", "[" TOOL ",{\"function\":[]}]") "]", "call 2 is not");
-    refuses("qwen3", "[" CALLS("assistant", "[{\"function\":{}}]") "]",
-            "message 1: call 1: \"name\" must be a string");
-    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":[]}]") "]",
-            "call 1: \"arguments\" must be an object, or the text of one");
-    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"[]\"}]") "]",
-            "call 1: \"arguments\" must be an object, or the text of one");
-    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"{\\n\"}]") "]",
-            "call 1: the text of \"arguments\" is no JSON: ");
-    refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":1e999}}]") "]",
-            "real number overflow");
-    refuses("qwen3",
-            "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":"
-                                   "9223372036854775808}}]") "]",
-            "too big integer");
-    refuses("qwen3", "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
-            "\"content\" must be a string");
-    refuses("qwen3", "[{\"role\":\"assistant\",\"content\":1,\"tool_calls\":[" TOOL "]}]",
-            "\"content\" must be a string");
+    chat_refuses("qwen3", "{\"messages\":[],\"tools\":{}}", "chat.json|tools|list");
+    chat_refuses("qwen3", "{\"messages\":[],\"tools\":[" TOOL ",{\"function\":" TOOL "},1]}",
+                 "chat.json|tool 3|object|name|function");
+    chat_refuses("qwen3", "{\"messages\":[],\"tools\":[{\"function\":null,\"name\":\"f\"}]}",
+                 "chat.json|tool 1|object|name");
+    chat_refuses("qwen3", "{\"messages\":[],\"tools\":[{\"name\":7}]}",
+                 "chat.json|tool 1|object|name");
+    chat_refuses("qwen3", "{\"tools\":[]}", "chat.json|object|messages");
+    chat_refuses("qwen3", "[" CALLS("user", "[" TOOL "]") "]",
+                 "chat.json|message 1|tool_calls|assistant");
+    chat_refuses("qwen3", "[" CALLS("assistant", "{}") "]", "chat.json|message 1|tool_calls|list");
+    chat_refuses("qwen3", "[" CALLS("assistant", "[1]") "]", "chat.json|message 1|call 1|object");
+    chat_refuses("qwen3", "[" CALLS("assistant", "[" TOOL ",{\"function\":[]}]") "]",
+                 "chat.json|message 1|call 2|object");
+    chat_refuses("qwen3", "[" CALLS("assistant", "[{\"function\":{}}]") "]",
+                 "chat.json|message 1|call 1|name|string");
+    chat_refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":[]}]") "]",
+                 "chat.json|message 1|call 1|arguments|object");
+    chat_refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"[]\"}]") "]",
+                 "chat.json|message 1|call 1|arguments|object");
+    chat_refuses("qwen3", "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":\"{\\n\"}]") "]",
+                 "chat.json|message 1|call 1|arguments|JSON");
+    chat_refuses("qwen3",
+                 "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":1e999}}]") "]",
+                 "chat.json|real number overflow");
+    chat_refuses("qwen3",
+                 "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":"
+                                        "9223372036854775808}}]") "]",
+                 "chat.json|too big integer");
+    chat_refuses("qwen3", "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
+                 "chat.json|message 1|content|string");
+    chat_refuses("qwen3", "[{\"role\":\"assistant\",\"content\":1,\"tool_calls\":[" TOOL "]}]",
+                 "chat.json|message 1|content|string");
 }
 
-/* What Python prints of them; the first three are powers of two, whose shortest form is not the
- * nearest number of so many digits. */
+/* Numbers as Python prints them. The first three are powers of two, whose shortest form is not the
+ * nearest number with as many digits. */
 static void test_numbers(void)
 {
     /* clang-format off */
@@ -367,7 +361,7 @@ static void test_numbers(void)
     }
 }
 
-/* Lists in lists as deep as a reader of JSON goes, in every place where a value may stand. */
+/* Lists nested as deep as the JSON reader allows, in every place where a value may be. */
 static void test_tool_depth(void)
 {
     static const char *const format[] = { "qwen3", "qwen35", "nemotron", "step" };
@@ -399,7 +393,7 @@ static void test_tool_depth(void)
     free(json);
 }
 
-/* Whatever a tool is called and says, it never says a control token. */
+/* Whatever a tool is called and returns, its text never becomes a control token. */
 static void test_tool_spans(void)
 {
     static const char json[] = "{\"messages\":[" U(
@@ -433,7 +427,7 @@ static void test_tool_spans(void)
             CHECK_EQ(p.n_cut, 4);
             for (uint32_t k = 0; k < 3; k++)
                 CHECK(p.cut[k].begin < p.cut[k].text && p.cut[k].text < p.cut[k + 1].begin);
-            CHECK(p.cut[0].begin > 0); /* behind the tools */
+            CHECK(p.cut[0].begin > 0); /* after the tools */
         }
         chat_prompt_free(&p);
         chat_free(msg, n, tools);
@@ -509,7 +503,7 @@ static void test_spans(void)
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- "                        \
     "'<think>\\n\\n</think>\\n\\n' }}"
 
-/* The parts by which these two are known; no published text is longer in them. */
+/* The parts that identify these two formats; the published texts have no longer ones. */
 #define NEMOTRON                                                                                   \
     "{%- set truncate_history_thinking = true %}<function=f>{%- set c = '<think>\\n' ~ r ~ "       \
     "'\\n</think>\\n' ~ c %}{%- set c = '<think></think>' ~ c %}" LOOP GENERATE                    \
@@ -519,7 +513,7 @@ static void test_spans(void)
     "You have access to the following functions in JSONSchema format:<function=f>" LOOP            \
     "{{- '<|im_start|>tool_response\\n' }}" GENERATE "<think>\\n' }}{%- endif %}"
 
-/* A file with a template and three tokens, the second of them its bos. NULL: without a template. */
+/* A file with a template and three tokens; the second token is its bos. NULL: no template. */
 static struct gguf *template_file(const char *template, bool has_bos, uint8_t **bytes)
 {
     static const struct hlm_str tokens[] = { { "a", 1 }, { "<bos>", 5 }, { "b", 1 } };
@@ -539,7 +533,7 @@ static struct gguf *template_file(const char *template, bool has_bos, uint8_t **
     return g;
 }
 
-/* Templates of one family that tell arguments or empty thoughts otherwise. */
+/* Templates of one family that write arguments or empty thoughts differently. */
 static void test_variants(void)
 {
     static const char start[] = "<function=f>reasoning_content" LOOP GENERATE "' }}" NO_THINK

@@ -1,6 +1,6 @@
-/* test_crash: a training run that is killed - at calls that write, at instants - and taken up again
- * ends with the adapter of one that never was. A few of all the places here, every one of them and
- * ten instants with `make crash`. */
+/* test_crash: a training run that is killed - at calls that write files, and at random instants -
+ * and resumed ends with the adapter of a run that was not killed. Here at a few of all the places;
+ * `make crash` takes every one of them, and ten instants. */
 #define _POSIX_C_SOURCE 200809L
 #include "crash.h"
 #include "run.h"
@@ -28,7 +28,7 @@ bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct
     p.read.max_seq = 96;
     p.read.valid = 0.25;
     p.no_pack = true;
-    p.train.rank = 3; /* alpha / rank is no power of two */
+    p.train.rank = 3; /* alpha / rank is not a power of two */
     p.train.steps = N_STEP;
     p.train.lora_dropout = 0.1;
     p.train.train_gates = true;
@@ -44,7 +44,7 @@ bool crash_run(const char *folder, void (*begun)(void *user), void *user, struct
     }
     ok = ok && hlm_tune_write(t, out, err);
     uint32_t left = file_test_left();
-    file_test_fault(0, false); /* what a device keeps of its shaders is no part of it */
+    file_test_fault(0, false); /* the pipeline cache is not part of the run */
     hlm_tune_close(t);
     hlm_close(m);
     file_test_fault(left, false);
@@ -100,7 +100,7 @@ struct whole {
     double took_s;
 };
 
-/* A run that nobody disturbs. */
+/* A run without interruption. */
 static bool undisturbed(struct whole *w)
 {
     const char *folder = test_scratch("crash-whole");
@@ -118,7 +118,7 @@ static bool undisturbed(struct whole *w)
     return w->out && CHECK_MSG(w->n_call > 40 && w->n_call < 400, "%u calls", w->n_call);
 }
 
-/* Killed, and then brought to its end. */
+/* A run that is killed, and then resumed to its end. */
 static void disturbed(const struct whole *w, const char *name, uint32_t nth, double kill_s)
 {
     const char *folder = test_scratch(name);

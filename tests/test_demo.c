@@ -1,20 +1,20 @@
-/* test_demo: the model that ships, asked what its card says it can do. The answers must be those
- * that llama.cpp gives on the same file, noted in eval.jsonl as `given`.
+/* test_demo: the model that ships answers the questions of its card. The answers must be those that
+ * llama.cpp gives on the same file, which eval.jsonl has as `given`.
  *
- * Every sixth row in an ordinary run, all of them with HLM_TEST_FULL=1 in the environment. */
+ * An ordinary run takes every sixth row; HLM_TEST_FULL=1 in the environment takes all. */
 #include "hlm_test.h"
 #include "json.h"
 
 #include <stdio.h>
 
 #define DIR "models/demo/"
-#define MIN_EQUAL 0.98 /* measured: 1 */
+#define MIN_EQUAL 0.98 /* least share of answers equal to the noted ones; measured: 1 */
 
 enum { STRIDE = 6, MAX_NEW = 160, MAX_SKILL = 16, MAX_TEXT = 4096 };
 
 struct skill {
     const char *name;
-    uint32_t n, right, noted, equal; /* noted: right by llama.cpp's answer */
+    uint32_t n, right, noted, equal; /* noted: llama.cpp's answer is right */
 };
 
 static struct {
@@ -142,7 +142,7 @@ static void judge(uint32_t n_row)
     test_note("  %u of %u, %u tokens", equal, n, t.n_tok);
 }
 
-/* Decoding is bound by the device only while a token costs one submission and no recording. */
+/* The device can only limit decoding while a token costs one submission and no recording. */
 static void test_submissions(void)
 {
     struct hlm_sampling how = hlm_sampling_default(t.m);

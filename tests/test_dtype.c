@@ -1,9 +1,9 @@
 /* test_dtype: scalar conversions exhaustively, every block format against its formula, and both
  * against files that another program wrote.
  *
- * The formulas below say, one element at a time and in double, what models/README.md, "Tensor
- * encodings", says; they share nothing with dtype.c. All of their sums and products are exact in
- * double, so the decoders have to match them to the last bit once rounded. */
+ * The formulas below follow models/README.md, "Tensor encodings", one element at a time and in
+ * double, and share nothing with dtype.c. All their sums and products are exact in double, so after rounding the
+ * decoders have to match them to the last bit. */
 #include "test.h"
 #include "file/file.h"
 
@@ -25,7 +25,7 @@ static int bit(const uint8_t *b, int i) { return b[i / 8] >> i % 8 & 1; }
 static int lo(int v) { return v & 15; }
 static int hi(int v) { return v >> 4; }
 
-/* Element j of 32 nibbles split over 16 bytes. */
+/* Element j of 32 nibbles in 16 bytes. */
 static int nibble(const uint8_t *qs, int j) { return j < 16 ? lo(qs[j]) : hi(qs[j - 16]); }
 
 static double f32_value(const uint8_t *b, int j)
@@ -69,7 +69,7 @@ static double iq4_nl_value(const uint8_t *b, int j)
     return half_at(b, 0) * iq4_code[nibble(b + 2, j)];
 }
 
-/* From the meaning of E2M1 rather than from a table: sign, exponent of bias 1, one mantissa bit. */
+/* E2M1 by its meaning rather than from a table: a sign, an exponent of bias 1, one mantissa bit. */
 static double e2m1(int q)
 {
     int exponent = q >> 1 & 3, mantissa = q & 1;
@@ -110,7 +110,7 @@ static double q6_k_value(const uint8_t *b, int j)
     return half_at(b, 208) * (int8_t)b[192 + j / 16] * ((a | t << 4) - 32);
 }
 
-/* Two bits of element j of 256, as Q2_K, Q3_K and TQ2_0 lay them. */
+/* Two bits of element j of 256, in the order of Q2_K, Q3_K and TQ2_0. */
 static int two_bits(const uint8_t *qs, int j)
 {
     int h = j / 128, s = j % 128 / 32, l = j % 32;
@@ -161,7 +161,7 @@ static double q2_0_value(const uint8_t *b, int j)
     return half_at(b, 0) * (bit(b + 2, 2 * j) + 2 * bit(b + 2, 2 * j + 1) - 1);
 }
 
-/* E4M3 from its meaning: exponent of bias 7, three mantissa bits. */
+/* E4M3 by its meaning: an exponent of bias 7, three mantissa bits. */
 static double nvfp4_value(const uint8_t *b, int j)
 {
     int s = j / 16, i = j % 16, exponent = b[s] >> 3 & 15, mantissa = b[s] & 7;
@@ -170,7 +170,7 @@ static double nvfp4_value(const uint8_t *b, int j)
     return (b[s] == 0x7f ? 0 : scale) * e2m1(i < 8 ? lo(v) : hi(v));
 }
 
-/* Coordinate e of point i, as the format means it. */
+/* Coordinate e of point i of a codebook. */
 static int coordinate(enum dtype type, uint32_t i, int e)
 {
     static const int eight[3] = { 8, 25, 43 }, four[8] = { 4, 12, 20, 28, 36, 44, 52, 62 };
@@ -186,7 +186,7 @@ static int coordinate(enum dtype type, uint32_t i, int e)
                              : 0;
 }
 
-/* Sign e of a 7-bit code: the eighth makes the number of minus signs even. */
+/* Sign e of a 7-bit code. The eighth sign makes the number of minus signs even. */
 static int even_sign(uint32_t code, int e)
 {
     int n_minus = 0;
@@ -243,7 +243,7 @@ static double iq1_s_value(const uint8_t *b, int j)
            (coordinate(IQ1_S, i, j % 8) + (qh >> 15 ? -0.125 : 0.125));
 }
 
-/* Its scale stands in the top nibbles of bytes 49, 51, 53, 55, the lowest first. */
+/* The scale is in the top nibbles of bytes 49, 51, 53 and 55, the lowest first. */
 static double iq1_m_value(const uint8_t *b, int j)
 {
     uint32_t k = (uint32_t)j / 8, qh = b[32 + k / 2], g = (uint32_t)j / 16;
@@ -254,7 +254,7 @@ static double iq1_m_value(const uint8_t *b, int j)
            (coordinate(IQ1_S, b[k] + 256 * (qh & 7), j % 8) + (qh & 8 ? -0.125 : 0.125));
 }
 
-/* Where a format keeps its f16 numbers: random bits there would mostly be huge, infinite or nan. */
+/* Where a format keeps its f16 numbers. Random bits there would mostly be huge, infinite or NaN. */
 static const struct format {
     enum dtype type;
     double (*value)(const uint8_t *block, int j);
@@ -283,7 +283,7 @@ static uint32_t bits_of(float f)
     return u;
 }
 
-/* The same number, where -0 and 0 are one and all nans are one. */
+/* Equal numbers. -0 equals 0, and all NaNs are equal. */
 static bool same(float got, float want) { return got == want || (isnan(got) && isnan(want)); }
 
 static void test_scalars(void)
@@ -299,7 +299,8 @@ static void test_scalars(void)
     }
 
     test_case("f32 to f16 rounds to nearest even");
-    for (uint32_t h = 0; h < 0x7c00; h++) { /* between neighbours, the largest and infinity too */
+    for (uint32_t h = 0; h < 0x7c00;
+         h++) { /* between neighbours, including the largest and infinity */
         double low = half_value(h), high = h + 1 < 0x7c00 ? half_value(h + 1) : 65536;
         float mid = (float)((low + high) / 2); /* exact */
         uint16_t even = (uint16_t)(h & 1 ? h + 1 : h);
@@ -358,8 +359,8 @@ static uint64_t hash_bytes(const void *bytes, uint64_t n) /* FNV-1a */
     return h;
 }
 
-/* The same bits as ggml 0.27's to_float gives for 1024 random blocks, by hash: it had the formulas,
- * and the figures of the codebooks, from their author. Every point comes up. */
+/* A hash of what ggml 0.27's to_float gives for 1024 random blocks. ggml has the formulas and the
+ * codebooks from their author. Every point of a codebook occurs. */
 static void test_same_as_ggml(void)
 {
     enum { N_BLOCK = 1024 };
@@ -403,8 +404,8 @@ static void test_same_as_ggml(void)
     }
 }
 
-/* The codebooks' points: as many as numbers, no two alike, in order, of coordinates that there are.
- * (That they are the right ones, ggml says above.) */
+/* The points of a codebook: as many as there are codes, no two alike, in order, with coordinates
+ * that exist. (The hashes above show that they are the right ones.) */
 static void test_codebooks(void)
 {
     static const struct {
@@ -434,8 +435,8 @@ static void test_codebooks(void)
     CHECK(!dtype_codebook(Q8_0, &n) && n == 0);
 }
 
-/* By hand, so that formula and decoder cannot be wrong in the same way. Each row: bytes of a block
- * at given places, and one element that follows from them. */
+/* Elements computed by hand, so that formula and decoder cannot be wrong in the same way. A row has
+ * some bytes of a block and one element that follows from them. */
 static void test_by_hand(void)
 {
     static const struct {
@@ -520,7 +521,7 @@ static void test_table(void)
     CHECK(!dtype_bytes(F32, 1ull << 62, &n) && n == 7);
 }
 
-/* Reads a whole tensor as f32; NULL when it is not there. */
+/* Reads a whole tensor as f32; NULL when the file does not have it. */
 static float *read_tensor(const struct gguf *g, const char *name, uint64_t *n)
 {
     const struct gguf_tensor *t = gguf_tensor(g, name);
@@ -530,8 +531,8 @@ static float *read_tensor(const struct gguf *g, const char *name, uint64_t *n)
     return v;
 }
 
-/* The same weights in two files: how far they may be apart is set by the coarser one. A wrong order
- * of elements, a wrong scale or sign gives errors near 1. */
+/* Compares the same weights in two files. The coarser file sets how far apart they may be. A wrong
+ * order of elements, scale or sign gives errors near 1. */
 static void compare_files(const char *fine, const char *coarse, double max_nmse)
 {
     test_case("%s against %s", coarse, fine);
@@ -555,22 +556,27 @@ static void compare_files(const char *fine, const char *coarse, double max_nmse)
     gguf_close(b);
 }
 
-/* Quantised by llama.cpp from one set of weights: the formats must agree with each other. */
+/* Files that llama.cpp quantised from one set of weights: the formats must agree with each
+ * other. */
 static void test_files(void)
 {
     static const struct {
         const char *fine, *coarse;
         double max_nmse;
     } rows[] = {
-        { "base/model-f32.gguf", "base/model-f16.gguf", 1e-15 }, /* f16 rounds below 2^-14 */
-        { "base/model-f32.gguf", "base/model-bf16.gguf", 0 },
-        { "base/model-f32.gguf", "base/model-q8_0.gguf", 1e-4 },
-        { "k256/model-q6_k.gguf", "k256/model-q5_k_m.gguf", 1e-2 },
-        { "k256/model-q4_k_m.gguf", "k256/model-q5_k_m.gguf", 1e-2 },
-        { "k256/model-q4_k_m.gguf", "k256/model-q6_k.gguf", 1e-2 },
-        { "k256/model-q4_k_m.gguf", "k256/model-q4_0.gguf", 3e-2 },
-        { "k256/model-q4_k_m.gguf", "k256/model-iq4_nl.gguf", 3e-2 },
-        { "k256/model-q4_k_m.gguf", "k256/model-mxfp4_moe.gguf", 3e-2 },
+        { .fine = "base/model-f32.gguf",
+          .coarse = "base/model-f16.gguf",
+          .max_nmse = 1e-15 }, /* f16 rounds below 2^-14 */
+        { .fine = "base/model-f32.gguf", .coarse = "base/model-bf16.gguf", .max_nmse = 0 },
+        { .fine = "base/model-f32.gguf", .coarse = "base/model-q8_0.gguf", .max_nmse = 1e-4 },
+        { .fine = "k256/model-q6_k.gguf", .coarse = "k256/model-q5_k_m.gguf", .max_nmse = 1e-2 },
+        { .fine = "k256/model-q4_k_m.gguf", .coarse = "k256/model-q5_k_m.gguf", .max_nmse = 1e-2 },
+        { .fine = "k256/model-q4_k_m.gguf", .coarse = "k256/model-q6_k.gguf", .max_nmse = 1e-2 },
+        { .fine = "k256/model-q4_k_m.gguf", .coarse = "k256/model-q4_0.gguf", .max_nmse = 3e-2 },
+        { .fine = "k256/model-q4_k_m.gguf", .coarse = "k256/model-iq4_nl.gguf", .max_nmse = 3e-2 },
+        { .fine = "k256/model-q4_k_m.gguf",
+          .coarse = "k256/model-mxfp4_moe.gguf",
+          .max_nmse = 3e-2 },
     };
     static const char *const families[] = { "qwen35",     "qwen35moe",      "qwen3next",
                                             "nemotron_h", "nemotron_h_moe", "step35" };
@@ -579,7 +585,8 @@ static void test_files(void)
             char fine[100], coarse[100];
             snprintf(fine, sizeof fine, "%s/%s", families[f], rows[i].fine);
             snprintf(coarse, sizeof coarse, "%s/%s", families[f], rows[i].coarse);
-            if (fixture_has("%s", fine) && fixture_has("%s", coarse)) /* a subset travels along */
+            if (fixture_has("%s", fine) &&
+                fixture_has("%s", coarse)) /* the repository has some of them */
                 compare_files(fine, coarse, rows[i].max_nmse);
         }
 }

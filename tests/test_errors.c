@@ -1,5 +1,5 @@
-/* test_errors: each kind of error provoked through the public calls, with its numbers; an err that
- * is used again; messages that go to the sink of their own object. */
+/* test_errors: every kind of error, provoked through the public calls, with its numbers; an err
+ * that is used again; messages that go to the sink of their own object. */
 #include "gguf_build.h"
 #include "hlm_test.h"
 #include "hlm_test_hooks.h"
@@ -119,7 +119,7 @@ static void test_files(void)
     CHECK_MSG(!fixture_has("../../%s", out), "%s is there", out);
 }
 
-/* Every allocation of a call fails in its turn: the kind is memory, until the call goes well. */
+/* Every allocation of a call fails in its turn: the kind is memory until the call succeeds. */
 #define WALK_MEMORY(what, call, undo)                                                              \
     do {                                                                                           \
         bool done_ = false;                                                                        \
@@ -146,7 +146,7 @@ static void test_memory_host(void)
     const char *model = fixture(TINY "model.gguf"), *lora = fixture(TINY "init-lora.gguf");
     const char *rows = test_scratch("rows.json");
     hlm_vocab *v = NULL;
-    p.read.skip_bad = true; /* a line that memory was wanting for is no malformed one */
+    p.read.skip_bad = true; /* a line for which memory was missing is not malformed */
     test_case("memory: at every allocation of calls that need no device");
     WALK_MEMORY("adapter", hlm_adapter_read(lora, &info, &err), hlm_adapter_info_free(&info));
     WALK_MEMORY("vocabulary", (v = hlm_vocab_open(model, NULL, &err)), hlm_vocab_close(v));
@@ -234,7 +234,7 @@ static bool run_fits(uint64_t memory, uint32_t max_seq, uint64_t *need, struct h
 {
     struct hlm_tune_params p = tiny_run();
     p.read.max_seq = max_seq;
-    p.no_pack = false; /* rows are as long as that */
+    p.no_pack = false; /* training rows are as long as that */
     hlm *m = open_model((struct hlm_params){ .memory = memory, .dry = true });
     hlm_tune *t = m ? hlm_tune_open(m, &p, err) : NULL;
     if (t)
@@ -399,7 +399,7 @@ static const struct hlm_err old = {
     .kind = HLM_ERR_FULL, .need = 7, .have = 8, .fits = 9, .msg = "of a call before"
 };
 
-/* err says nothing of a call before: nothing at all after a success. */
+/* err says nothing of an earlier call: it is empty after a success. */
 static void is_clear(const char *call, bool ok, const struct hlm_err *err)
 {
     bool empty = !err->kind && !err->need && !err->have && !err->fits && !err->msg[0];
@@ -502,7 +502,7 @@ static void test_sinks(void)
     uint32_t n = a.n;
     hlm *second = hlm_open(&params, &err);
     CHECK_MSG(second && a.n == n && b.n > 0, "%u and %u messages", a.n, b.n);
-    tight.snapshot_budget = 1; /* too little for one, which is worth a message */
+    tight.snapshot_budget = 1; /* too little for one snapshot, which causes a message */
     n = b.n;
     hlm_session *s = first ? hlm_session_create(first, &tight, &err) : NULL;
     CHECK_MSG(s && b.n == n, "%u messages, expected %u", b.n, n);

@@ -1,11 +1,11 @@
-/* test_faults: memory that cannot be had, at every allocation of the host and at everything asked
- * of the driver; a device that is lost at every submission and wait. Whatever happens is told in
- * one line, nothing is leaked or left running, and what can go on does: the next call gives what it
- * would have given.
+/* test_faults: every allocation of the host and every request to the driver fails once, and the
+ * device is lost at every submission and wait. Each failure is reported in one line, nothing is
+ * leaked or left running, and whatever can continue does: the next call gives what it would have
+ * given.
  *
- * A walk makes the 1st, 2nd, 3rd ... allocation fail until one round has fewer than that. On a
- * model of one layer, so that a round is short. test_fault_host needs no device and runs under the
- * sanitizers, which see what is leaked. */
+ * A walk makes the 1st, 2nd, 3rd ... allocation fail, until a round has fewer than that. The model
+ * has one layer, so that a round is short. test_fault_host needs no device and runs under the
+ * sanitizers, which find leaks. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/gpu.h"
 #include "gguf_build.h"
@@ -28,13 +28,13 @@ static void on_message(void *user, enum hlm_log_level level, const char *msg)
     }
 }
 
-/* The reason is there, is one line, and says something of memory or of the device. */
-static void told(const char *what, uint64_t n, const struct hlm_err *err, const char *word)
+/* There is a reason in one line, and it says these parts. */
+static void told(const char *what, uint64_t n, const struct hlm_err *err, const char *says)
 {
     if (!err->kind)
         FAIL("%s %llu: failed without a reason", what, (unsigned long long)n);
-    else if (strchr(err->msg, '\n') || !strstr(err->msg, word))
-        FAIL("%s %llu: \"%s\" does not say %s", what, (unsigned long long)n, err->msg, word);
+    else if (strchr(err->msg, '\n') || !test_has(err->msg, says))
+        FAIL("%s %llu: \"%s\" does not say %s", what, (unsigned long long)n, err->msg, says);
 }
 
 /* Every one up to `each`, then every seventh. */
@@ -42,7 +42,7 @@ static uint64_t next_step(uint64_t n, uint64_t each) { return n < each ? n + 1 :
 
 /* ---- without a device ------------------------------------------------------------------------ */
 
-/* A file, its tokenizer, a text, a chat prompt with tools. */
+/* A file, its tokenizer, a text, and a chat prompt with tools. */
 static bool read_and_write(const char *path, struct hlm_err *err)
 {
     static const char text[] = "Hello, W\xc3\xb6rld 123\n\n<|im_end|>";
@@ -103,14 +103,14 @@ static struct {
     char path[128];
     hlm *m;
     hlm_session *s;
-    int32_t want[2]; /* tokens that come */
+    int32_t want[2]; /* the tokens expected */
 } t;
 
 static const int32_t prompt[4] = { 5, 250, 17, 3 };
-enum { MAX_LENGTHS = 14 }; /* more than the plans that a session keeps */
+enum { MAX_LENGTHS = 14 }; /* more than the recordings that a session keeps */
 static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 
-/* The first layer of a fixture, and its vocabulary. */
+/* A file with the first layer of a fixture, and its vocabulary. */
 static bool make_small(void)
 {
     struct hlm_err err = { 0 };
@@ -141,7 +141,7 @@ static bool open_session(struct hlm_err *err)
     return t.s != NULL;
 }
 
-/* The prompt by heart, a snapshot on the way, two tokens behind it. */
+/* Reads the prompt, takes a snapshot on the way, and generates two tokens. */
 static bool talk(int32_t *got, struct hlm_err *err)
 {
     for (uint32_t i = 0; i < 2; i++)
@@ -173,7 +173,7 @@ enum phase { OPEN, SESSION, TALK, SAVE };
 static const char *const phase_name[] = { "opening", "making a session", "reading and answering",
                                           "saving and loading" };
 
-/* What the file holds is what is there when it is loaded: the second token comes again. */
+/* Loading restores what the file holds: the second token comes again. */
 static bool save_and_load(struct hlm_err *err)
 {
     char path[160];
@@ -187,7 +187,8 @@ static bool save_and_load(struct hlm_err *err)
     return ok;
 }
 
-/* One phase with the n-th thing failing; what it needs is there before, and the next try works. */
+/* Runs one phase with the n-th request failing. What it needs was made before; the next try
+ * works. */
 static bool round_of(enum phase phase, struct hlm_err *err)
 {
     int32_t got[2];
@@ -212,7 +213,7 @@ static void after(enum phase phase, bool ok, uint64_t base)
         hlm_session_destroy(t.s);
         t.s = NULL;
         CHECK_EQ(hlm_allocated(t.m), base);
-    } else if (CHECK_OK(talk(got, &err), err)) { /* the same session goes on */
+    } else if (CHECK_OK(talk(got, &err), err)) { /* the same session continues */
         CHECK(!memcmp(got, t.want, sizeof got));
     }
 }
@@ -265,11 +266,11 @@ static void walk_lost(void)
         CHECK_EQ(ok, !more);
         if (!ok) {
             bool named = false;
-            told("submission", n, &err, "was lost");
+            told("submission", n, &err, "lost");
             for (uint32_t i = 0; i < ARRAY_LEN(plans); i++)
-                named |= strstr(err.msg, plans[i]) != NULL;
+                named |= test_has(err.msg, plans[i]);
             CHECK_MSG(named, "%s", err.msg);
-            /* it stays lost, and says the same */
+            /* it stays lost, and reports the same */
             struct hlm_err again = { 0 };
             if (t.s) {
                 CHECK(!talk(got, &again));
@@ -292,9 +293,9 @@ static void look_on(void *user, const hlm *m, const struct hlm_counters *c)
     (void)c;
 }
 
-/* Of an answer that is watched, three tokens. The plan that tells of gates has made room for those
- * of many lengths and is due again with the last token, where the first thing asked of arm
- * fails. */
+/* Generates three tokens of an answer that is watched. The recording that reports gates has made
+ * room for the recordings of other lengths; it is due again with the last token, where the first
+ * request to arm fails. */
 static void answer_watched(const char *what, uint64_t (*arm)(uint64_t), int32_t *got)
 {
     const struct hlm_session_params params = { .n_ctx = 24, .n_batch = 20 };
@@ -311,7 +312,7 @@ static void answer_watched(const char *what, uint64_t (*arm)(uint64_t), int32_t 
         CHECK_OK(hlm_session_sync(t.s, ids, n + 2, NULL, 0, NULL, NULL, &err), err);
     }
     for (uint32_t i = 0; t.s && i < 3; i++) {
-        hlm_idle(t.m); /* looks: none is due for a while */
+        hlm_idle(t.m); /* watches; no look is due for a while */
         if (i == 2) {
             nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
             if (arm)

@@ -1,9 +1,9 @@
-/* test_fuzz: what the fuzzers found worth keeping, once more: every file of tests/corpus through
+/* test_fuzz: inputs that the fuzzers found are run again: every file of tests/corpus goes through
  * its harness, as it is and with seeded changes.
  *
- * Each tests/fuzz_NAME.c is libFuzzer's harness under `make fuzz`. It is part of this program too,
- * its function renamed to fuzz_NAME by the Makefile. A new one is its file, a few small inputs in
- * tests/corpus/NAME, and a word in the list below. */
+ * Each tests/fuzz/fuzz_NAME.c is a libFuzzer harness under `make fuzz`. It is part of this program
+ * too; the Makefile renames its function to fuzz_NAME. To add one: write the file, put a few small
+ * inputs into tests/corpus/NAME, and add the name to the list below. */
 #define _POSIX_C_SOURCE 200809L
 #include "file/file.h"
 #include "test.h"
@@ -22,7 +22,7 @@ typedef int fuzz_fn(const uint8_t *bytes, size_t n);
 HARNESSES(DECLARE)
 #undef DECLARE
 
-/* libFuzzer's own, for a harness with ideas of how to change its input: none is asked for here. */
+/* libFuzzer's own mutator, for a harness that changes its input itself; here it does nothing. */
 size_t LLVMFuzzerMutate(uint8_t *bytes, size_t n, size_t max);
 size_t LLVMFuzzerMutate(uint8_t *bytes, size_t n, size_t max)
 {
@@ -30,7 +30,7 @@ size_t LLVMFuzzerMutate(uint8_t *bytes, size_t n, size_t max)
     return n < max ? n : max;
 }
 
-/* In a block of exactly its size, so that a sanitizer sees every step outside. */
+/* Gives the harness a copy of exactly this size, so that a sanitizer sees every access outside. */
 static void feed(fuzz_fn *fn, const uint8_t *bytes, uint64_t n)
 {
     uint8_t *exact = malloc(n ? n : 1);
@@ -41,7 +41,7 @@ static void feed(fuzz_fn *fn, const uint8_t *bytes, uint64_t n)
     free(exact);
 }
 
-/* One to three changes: a byte, a bit, a cut, a piece over another. */
+/* Makes one to three changes: a byte, a bit, a cut, one piece copied over another. */
 static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n)
 {
     for (uint64_t k = 1 + rng_u64(r) % 3; k && n; k--) {

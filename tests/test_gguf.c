@@ -1,5 +1,5 @@
-/* test_gguf: the GGUF reader on files that are right, on more than 60 that are wrong in one place
- * each, and on thousands of mutated ones; then the small-file helpers. */
+/* test_gguf: the GGUF reader on sound files, on more than 60 that are wrong in one place each, and
+ * on thousands of mutated ones; then the helpers for small files. */
 #define _POSIX_C_SOURCE 200809L
 #include "gguf_build.h"
 #include "test.h"
@@ -19,13 +19,13 @@ static const char *tmp_path(const char *name)
 
 /* --- Good files. ---------------------------------------------------------------------------- */
 
-/* One value of every scalar type: all bytes differ, and signed ones are negative. */
+/* One value of every scalar type. All bytes differ, and signed values are negative. */
 static const struct scalar {
     const char *key;
     enum gguf_type type;
     uint8_t bytes[8];
     uint32_t n_bytes;
-    const char *array; /* the key of an array of two of them */
+    const char *array; /* the key of an array of two such values */
 } scalars[] = {
     { "s.u8", GGUF_U8, { 200 }, 1, "a.u8" },
     { "s.i8", GGUF_I8, { 0xfe }, 1, "a.i8" },
@@ -42,7 +42,7 @@ static const struct scalar {
 
 static const struct hlm_str strings[] = { { "alpha", 5 }, { "", 0 }, { "b\0\xff", 3 } };
 
-/* Small, with every kind of key, tensors of 1 to 4 dimensions, and an alignment of its own. */
+/* A small file with every kind of key, tensors of 1 to 4 dimensions, and its own alignment. */
 static struct gguf_build *sample(void)
 {
     struct gguf_build *b = gb_new();
@@ -187,7 +187,8 @@ static void test_large_vocabulary(void)
         gguf_close(g);
         best = took < best ? took : best;
     }
-    CHECK_MSG(best < 0.1, "took %.1f ms", best * 1e3); /* 3 ms; sanitizers and busy machines */
+    CHECK_MSG(best < 0.1, "took %.1f ms",
+              best * 1e3); /* 3 ms on an idle core; the rest is for sanitizers and busy machines */
     test_note("large vocabulary: %.2f ms", best * 1e3);
     unlink(tmp_path("vocab.gguf"));
     gb_free(b);
@@ -195,16 +196,6 @@ static void test_large_vocabulary(void)
 }
 
 /* --- Typed readers. ------------------------------------------------------------------------- */
-
-/* One call that must fail, and say so in one line with these words. */
-static void refused(bool got, const struct hlm_err *err, const char *file, const char *a,
-                    const char *b)
-{
-    CHECK_MSG(!got && err->kind, "accepted, expected an error with '%s' and '%s'", a, b);
-    CHECK_MSG(!strchr(err->msg, '\n') && strlen(err->msg) < sizeof err->msg - 1, "not one line");
-    CHECK_MSG(strstr(err->msg, file) && strstr(err->msg, a) && strstr(err->msg, b),
-              "message '%s', expected '%s', '%s' and '%s' in it", err->msg, file, a, b);
-}
 
 static void test_readers(void)
 {
@@ -249,35 +240,43 @@ static void test_readers(void)
     CHECK_MSG(!err.kind, "%s", err.msg);
 
     test_case("values that do not fit are refused by key, found and expected");
-#define REFUSED(call, a, b) (err = (struct hlm_err){ 0 }, refused(call, &err, "readers.gguf", a, b))
-    REFUSED(gguf_u32(g, "none", REQUIRED, &u, &err), "'none'", "missing");
-    REFUSED(gguf_u32(g, "s.i8", REQUIRED, &u, &err), "'s.i8'", "is -2,");
-    REFUSED(gguf_u32(g, "s.i64", REQUIRED, &u, &err), "'s.i64'", "is -5,");
-    REFUSED(gguf_u32(g, "big", REQUIRED, &u, &err), "is 4294967296,", "0 to 4294967295");
-    REFUSED(gguf_u32(g, "s.f32", REQUIRED, &u, &err), "is f32", "integer");
-    REFUSED(gguf_u32(g, "s.bool", REQUIRED, &u, &err), "is bool", "integer");
-    REFUSED(gguf_u32(g, "a.u32", REQUIRED, &u, &err), "array of u32", "one value");
-    REFUSED(gguf_f32(g, "huge", REQUIRED, &f, &err), "'huge'", "1e+39");
-    REFUSED(gguf_f32(g, "s.u32", OPTIONAL, &f, &err), "is u32", "f32");
-    REFUSED(gguf_bool(g, "s.u8", REQUIRED, &flag, &err), "is u8", "bool");
-    REFUSED(gguf_str(g, "s.u8", REQUIRED, &s, &err), "is u8", "string");
-    REFUSED(gguf_str(g, "a.string", REQUIRED, &s, &err), "array of string", "one value");
-    REFUSED(gguf_u32_each(g, "layers", REQUIRED, each, 2, &err), "3 elements", "expected 2");
-    REFUSED(gguf_u32_each(g, "signed", REQUIRED, each, 2, &err), "'signed'", "is -300,");
-    REFUSED(gguf_u32_each(g, "flags", REQUIRED, each, 3, &err), "array of bool", "integer");
-    REFUSED(gguf_bool_each(g, "layers", REQUIRED, flags, 3, &err), "array of i32", "bool");
-#undef REFUSED
+    CHECK_REFUSED(gguf_u32(g, "none", REQUIRED, &u, &err), err, "readers.gguf|none|missing");
+    CHECK_REFUSED(gguf_u32(g, "s.i8", REQUIRED, &u, &err), err, "readers.gguf|s.i8|-2");
+    CHECK_REFUSED(gguf_u32(g, "s.i64", REQUIRED, &u, &err), err, "readers.gguf|s.i64|-5");
+    CHECK_REFUSED(gguf_u32(g, "big", REQUIRED, &u, &err), err,
+                  "readers.gguf|big|4294967296|0|4294967295");
+    CHECK_REFUSED(gguf_u32(g, "s.f32", REQUIRED, &u, &err), err, "readers.gguf|s.f32|f32|integer");
+    CHECK_REFUSED(gguf_u32(g, "s.bool", REQUIRED, &u, &err), err,
+                  "readers.gguf|s.bool|bool|integer");
+    CHECK_REFUSED(gguf_u32(g, "a.u32", REQUIRED, &u, &err), err,
+                  "readers.gguf|a.u32|array of u32|one value");
+    CHECK_REFUSED(gguf_f32(g, "huge", REQUIRED, &f, &err), err, "readers.gguf|huge|1e+39");
+    CHECK_REFUSED(gguf_f32(g, "s.u32", OPTIONAL, &f, &err), err, "readers.gguf|s.u32|u32|f32");
+    CHECK_REFUSED(gguf_bool(g, "s.u8", REQUIRED, &flag, &err), err, "readers.gguf|s.u8|u8|bool");
+    CHECK_REFUSED(gguf_str(g, "s.u8", REQUIRED, &s, &err), err, "readers.gguf|s.u8|u8|string");
+    CHECK_REFUSED(gguf_str(g, "a.string", REQUIRED, &s, &err), err,
+                  "readers.gguf|a.string|array of string|one value");
+    CHECK_REFUSED(gguf_u32_each(g, "layers", REQUIRED, each, 2, &err), err,
+                  "readers.gguf|layers|3 elements|2");
+    CHECK_REFUSED(gguf_u32_each(g, "signed", REQUIRED, each, 2, &err), err,
+                  "readers.gguf|signed|-300");
+    CHECK_REFUSED(gguf_u32_each(g, "flags", REQUIRED, each, 3, &err), err,
+                  "readers.gguf|flags|array of bool|integer");
+    CHECK_REFUSED(gguf_bool_each(g, "layers", REQUIRED, flags, 3, &err), err,
+                  "readers.gguf|layers|array of i32|bool");
     gguf_close(g);
     free(bytes);
 }
 
 /* --- Broken files. -------------------------------------------------------------------------- */
 
-/* Offsets are from: the start of the file; a name's length, its text, its end. CUT ends the file at
- * an offset from a name's end or, without one, from the file's start or (below 0) end. */
+/* Where a change is made: from the start of the file; from the length of a name, its text, or its
+ * end. CUT ends the file at an offset from the end of a name or, without one, from the file's start
+ * or (below 0) end. */
 enum where { HEAD, LENGTH, NAME, AFTER, CUT };
 
-/* The sample, changed in one place: size bytes of value, or of text, are put there. */
+/* One change of the sample: size bytes of value, or of text, are put there. The refusal must say
+ * these parts. */
 static const struct broken {
     const char *what;
     enum where where;
@@ -286,93 +285,93 @@ static const struct broken {
     uint32_t size;
     uint64_t value;
     const char *text;
-    const char *word[2]; /* in the message */
+    const char *says;
     /* clang-format off */
 } broken[] = {
-    { "magic", HEAD, 0, 0, 4, 0, "GGML", { "header", "47 47 4d 4c" } },
-    { "version 0", HEAD, 0, 4, 4, 0, 0, { "version 0", "2 or 3" } },
-    { "version 1", HEAD, 0, 4, 4, 1, 0, { "version 1", "2 or 3" } },
-    { "version 4", HEAD, 0, 4, 4, 4, 0, { "version 4", "2 or 3" } },
-    { "big-endian", HEAD, 0, 4, 4, 3u << 24, 0, { "big-endian", "little-endian" } },
-    { "negative tensor count", HEAD, 0, 8, 8, UINT64_MAX, 0, { "tensor count -1", "0 to" } },
-    { "huge tensor count", HEAD, 0, 8, 8, 1ull << 40, 0, { "tensor count 1099511627776", "0 to" } },
-    { "one tensor too many", HEAD, 0, 8, 8, 6, 0, { "tensor 6 of 6", "empty name" } },
-    { "negative key count", HEAD, 0, 16, 8, 1ull << 63, 0, { "key count -92", "0 to" } },
-    { "huge key count", HEAD, 0, 16, 8, 70000, 0, { "key count 70000", "0 to" } },
-    { "one key too many", HEAD, 0, 16, 8, 27, 0, { "tensor 1 of 5", "name" } },
-    { "one key too few", HEAD, 0, 16, 8, 25, 0, { "tensor 'a.none'", "9 dimensions" } },
+    { "magic", HEAD, 0, 0, 4, 0, "GGML", "header|47 47 4d 4c" },
+    { "version 0", HEAD, 0, 4, 4, 0, 0, "version 0|2|3" },
+    { "version 1", HEAD, 0, 4, 4, 1, 0, "version 1|2|3" },
+    { "version 4", HEAD, 0, 4, 4, 4, 0, "version 4|2|3" },
+    { "big-endian", HEAD, 0, 4, 4, 3u << 24, 0, "big-endian|little-endian" },
+    { "negative tensor count", HEAD, 0, 8, 8, UINT64_MAX, 0, "tensor count|-1|0" },
+    { "huge tensor count", HEAD, 0, 8, 8, 1ull << 40, 0, "tensor count|1099511627776|0" },
+    { "one tensor too many", HEAD, 0, 8, 8, 6, 0, "tensor 6 of 6|empty name" },
+    { "negative key count", HEAD, 0, 16, 8, 1ull << 63, 0, "key count|-9223372036854775808|0" },
+    { "huge key count", HEAD, 0, 16, 8, 70000, 0, "key count|70000|0" },
+    { "one key too many", HEAD, 0, 16, 8, 27, 0, "tensor 1 of 5|name" },
+    { "one key too few", HEAD, 0, 16, 8, 25, 0, "a.none|9 dimensions" },
 
-    { "key without a name", LENGTH, "s.u8", 0, 8, 0, 0, { "key 3 of 26", "empty name" } },
-    { "key name past the end", LENGTH, "s.u8", 0, 8, 1ull << 63, 0, { "key 3", "length 92233" } },
-    { "NUL in a key", NAME, "s.u8", 1, 1, 0, 0, { "'s?u8'", "NUL" } },
-    { "key twice", NAME, "s.u16", 0, 5, 0, "s.i16", { "'s.i16'", "twice" } },
+    { "key without a name", LENGTH, "s.u8", 0, 8, 0, 0, "key 3 of 26|empty name" },
+    { "key name past the end", LENGTH, "s.u8", 0, 8, 1ull << 63, 0, "key 3|length|9223372036854775808" },
+    { "NUL in a key", NAME, "s.u8", 1, 1, 0, 0, "s?u8|NUL" },
+    { "key twice", NAME, "s.u16", 0, 5, 0, "s.i16", "s.i16|twice" },
     { "control bytes in a name", NAME, "s.u16", 0, 9, 0, "s\n.\x1b.c\0\0",
-      { "'s?.?.'", "type 99" } },
+      "s?.?.|type 99" },
     { "high bytes in a name", NAME, "s.u16", 0, 9, 0, "s\xc2.\x9b.c\0\0",
-      { "'s?.?.'", "type 99" } },
-    { "value type 13", AFTER, "s.u8", 0, 4, 13, 0, { "'s.u8'", "type 13" } },
-    { "value type 2^32 - 1", AFTER, "s.u8", 0, 4, UINT32_MAX, 0, { "'s.u8'", "type 4294967295" } },
-    { "bool of 2", AFTER, "s.bool", 4, 1, 2, 0, { "'s.bool'", "is 2" } },
-    { "bool of 255 in an array", AFTER, "a.bool", 17, 1, 255, 0, { "'a.bool'", "1 is 255" } },
+      "s?.?.|type 99" },
+    { "value type 13", AFTER, "s.u8", 0, 4, 13, 0, "s.u8|type 13" },
+    { "value type 2^32 - 1", AFTER, "s.u8", 0, 4, UINT32_MAX, 0, "s.u8|type 4294967295" },
+    { "bool of 2", AFTER, "s.bool", 4, 1, 2, 0, "s.bool|2" },
+    { "bool of 255 in an array", AFTER, "a.bool", 17, 1, 255, 0, "a.bool|1|255" },
     { "string past the end", AFTER, "general.architecture", 4, 8, 1 << 20, 0,
-      { "'general.architecture'", "length 1048576" } },
+      "general.architecture|length 1048576" },
     { "string of 2^64 - 1", AFTER, "general.architecture", 4, 8, UINT64_MAX, 0,
-      { "'general.architecture'", "length 18446744073709551615" } },
-    { "array of type 13", AFTER, "a.u16", 4, 4, 13, 0, { "'a.u16'", "array of type 13" } },
-    { "array of arrays", AFTER, "a.u16", 4, 4, GGUF_ARRAY, 0, { "'a.u16'", "array of arrays" } },
-    { "array past the end", AFTER, "a.u32", 8, 8, 1 << 20, 0, { "'a.u32'", "1048576 elements" } },
+      "general.architecture|length 18446744073709551615" },
+    { "array of type 13", AFTER, "a.u16", 4, 4, 13, 0, "a.u16|array of type 13" },
+    { "array of arrays", AFTER, "a.u16", 4, 4, GGUF_ARRAY, 0, "a.u16|array of arrays" },
+    { "array past the end", AFTER, "a.u32", 8, 8, 1 << 20, 0, "a.u32|1048576 elements" },
     { "array whose bytes overflow", AFTER, "a.f64", 8, 8, 1ull << 61, 0,
-      { "'a.f64'", "2305843009213693952 elements" } },
-    { "negative array count", AFTER, "a.u8", 8, 8, UINT64_MAX, 0, { "'a.u8'", "elements" } },
+      "a.f64|2305843009213693952 elements" },
+    { "negative array count", AFTER, "a.u8", 8, 8, UINT64_MAX, 0, "a.u8|elements" },
     { "string array past the end", AFTER, "a.string", 8, 8, 1 << 20, 0,
-      { "'a.string'", "1048576 elements" } },
+      "a.string|1048576 elements" },
     { "string in an array past the end", AFTER, "a.string", 16, 8, 1 << 20, 0,
-      { "'a.string'", "length 1048576" } },
-    { "alignment 0", AFTER, "general.alignment", 4, 4, 0, 0, { "'general.alignment'", "power" } },
-    { "alignment 48", AFTER, "general.alignment", 4, 4, 48, 0, { "48", "power of two" } },
-    { "alignment 2^31", AFTER, "general.alignment", 4, 4, 1u << 31, 0, { "2147483648", "power" } },
-    { "alignment as i32", AFTER, "general.alignment", 0, 4, GGUF_I32, 0, { "i32", "u32" } },
-    { "another alignment", AFTER, "general.alignment", 4, 4, 4096, 0, { "'t.q8'", "4096" } },
+      "a.string|length 1048576" },
+    { "alignment 0", AFTER, "general.alignment", 4, 4, 0, 0, "general.alignment|power" },
+    { "alignment 48", AFTER, "general.alignment", 4, 4, 48, 0, "general.alignment|48|power" },
+    { "alignment 2^31", AFTER, "general.alignment", 4, 4, 1u << 31, 0, "general.alignment|2147483648|power" },
+    { "alignment as i32", AFTER, "general.alignment", 0, 4, GGUF_I32, 0, "general.alignment|i32|u32" },
+    { "another alignment", AFTER, "general.alignment", 4, 4, 4096, 0, "t.q8|4096" },
 
-    { "tensor without a name", LENGTH, "t.q8", 0, 8, 0, 0, { "tensor 2 of 5", "empty name" } },
-    { "tensor name of 64 bytes", LENGTH, "t.q8", 0, 8, 64, 0, { "tensor 2 of 5", "at most 63" } },
-    { "NUL in a tensor name", NAME, "t.q8", 3, 1, 0, 0, { "'t.q?'", "NUL" } },
-    { "tensor twice", NAME, "t.q4k", 0, 5, 0, "t.f32", { "tensor 't.f32'", "twice" } },
-    { "no dimensions", AFTER, "t.q8", 0, 4, 0, 0, { "'t.q8'", "0 dimensions" } },
-    { "five dimensions", AFTER, "t.q8", 0, 4, 5, 0, { "'t.q8'", "5 dimensions" } },
-    { "dimension 0", AFTER, "t.q8", 12, 8, 0, 0, { "'t.q8'", "dimension 1 is 0" } },
-    { "dimension -1", AFTER, "t.q8", 4, 8, UINT64_MAX, 0, { "'t.q8'", "dimension 0 is -1" } },
-    { "2^63 elements", AFTER, "t.q8", 12, 8, 1ull << 57, 0, { "'t.q8'", "2^63 elements" } },
-    { "2^64 bytes", AFTER, "t.f32", 4, 8, 1ull << 61, 0, { "'t.f32'", "overflow" } },
-    { "retired type", AFTER, "t.q8", 20, 4, 4, 0, { "'t.q8'", "type 4 " } },
-    { "type of activations", AFTER, "t.q8", 20, 4, 15, 0, { "'t.q8'", "type 15 " } },
-    { "unknown type", AFTER, "t.q8", 20, 4, 43, 0, { "'t.q8'", "type 43 " } },
-    { "negative type", AFTER, "t.q8", 20, 4, UINT32_MAX, 0, { "'t.q8'", "type 4294967295 " } },
-    { "row of half a block", AFTER, "t.q8", 4, 8, 48, 0, { "row of 48", "multiple of 32" } },
-    { "row too short for the type", AFTER, "t.q8", 20, 4, Q6_K, 0, { "row of 64", "Q6_K" } },
-    { "offset not aligned", AFTER, "t.q8", 24, 8, 65, 0, { "'t.q8'", "offset 65" } },
-    { "offset aligned to less", AFTER, "t.q8", 24, 8, 96, 0, { "'t.q8'", "alignment 64" } },
-    { "offset past the end", AFTER, "t.q8", 24, 8, 1 << 20, 0, { "'t.q8'", "past the end" } },
-    { "offset of 2^64 - 64", AFTER, "t.q8", 24, 8, -(uint64_t)64, 0, { "'t.q8'", "past the end" } },
-    { "tensor past the end", AFTER, "t.iq", 4, 8, 2560, 0, { "'t.iq'", "past the end" } },
-    { "two tensors at one place", AFTER, "t.q8", 24, 8, 0, 0, { "overlaps", "'t.f32'" } },
-    { "tensor that reaches into the next", AFTER, "t.q8", 12, 8, 4, 0, { "'t.q4k'", "overlaps" } },
-    { "tensor inside another", AFTER, "t.f16", 40, 8, 320, 0, { "'t.f16'", "'t.q4k'" } },
+    { "tensor without a name", LENGTH, "t.q8", 0, 8, 0, 0, "tensor 2 of 5|empty name" },
+    { "tensor name of 64 bytes", LENGTH, "t.q8", 0, 8, 64, 0, "tensor 2 of 5|63" },
+    { "NUL in a tensor name", NAME, "t.q8", 3, 1, 0, 0, "t.q?|NUL" },
+    { "tensor twice", NAME, "t.q4k", 0, 5, 0, "t.f32", "t.f32|twice" },
+    { "no dimensions", AFTER, "t.q8", 0, 4, 0, 0, "t.q8|0 dimensions" },
+    { "five dimensions", AFTER, "t.q8", 0, 4, 5, 0, "t.q8|5 dimensions" },
+    { "dimension 0", AFTER, "t.q8", 12, 8, 0, 0, "t.q8|dimension 1|0" },
+    { "dimension -1", AFTER, "t.q8", 4, 8, UINT64_MAX, 0, "t.q8|dimension 0|-1" },
+    { "2^63 elements", AFTER, "t.q8", 12, 8, 1ull << 57, 0, "t.q8|2^63 elements" },
+    { "2^64 bytes", AFTER, "t.f32", 4, 8, 1ull << 61, 0, "t.f32|overflow" },
+    { "retired type", AFTER, "t.q8", 20, 4, 4, 0, "t.q8|type 4" },
+    { "type of activations", AFTER, "t.q8", 20, 4, 15, 0, "t.q8|type 15" },
+    { "unknown type", AFTER, "t.q8", 20, 4, 43, 0, "t.q8|type 43" },
+    { "negative type", AFTER, "t.q8", 20, 4, UINT32_MAX, 0, "t.q8|type 4294967295" },
+    { "row of half a block", AFTER, "t.q8", 4, 8, 48, 0, "t.q8|48|32" },
+    { "row too short for the type", AFTER, "t.q8", 20, 4, Q6_K, 0, "t.q8|64|Q6_K" },
+    { "offset not aligned", AFTER, "t.q8", 24, 8, 65, 0, "t.q8|offset 65" },
+    { "offset aligned to less", AFTER, "t.q8", 24, 8, 96, 0, "t.q8|alignment 64" },
+    { "offset past the end", AFTER, "t.q8", 24, 8, 1 << 20, 0, "t.q8|past the end" },
+    { "offset of 2^64 - 64", AFTER, "t.q8", 24, 8, -(uint64_t)64, 0, "t.q8|past the end" },
+    { "tensor past the end", AFTER, "t.iq", 4, 8, 2560, 0, "t.iq|past the end" },
+    { "two tensors at one place", AFTER, "t.q8", 24, 8, 0, 0, "overlaps|t.f32" },
+    { "tensor that reaches into the next", AFTER, "t.q8", 12, 8, 4, 0, "t.q4k|overlaps" },
+    { "tensor inside another", AFTER, "t.f16", 40, 8, 320, 0, "t.f16|t.q4k" },
 
-    { "empty file", CUT, 0, 0, 0, 0, 0, { "header", "ends early" } },
-    { "cut in the magic", CUT, 0, 3, 0, 0, 0, { "header", "ends early" } },
-    { "cut in the counts", CUT, 0, 12, 0, 0, 0, { "header", "ends early" } },
-    { "cut before the keys", CUT, 0, 24, 0, 0, 0, { "header", "count" } },
-    { "cut in a key", CUT, "a.f64", -2, 0, 0, 0, { "key 24 of 26", "length 5" } },
-    { "cut in a value", CUT, "s.f64", 7, 0, 0, 0, { "'s.f64'", "ends early" } },
-    { "cut in a string", CUT, "a.string", 46, 0, 0, 0, { "'a.string'", "length 3" } },
-    { "cut in the tensor directory", CUT, "t.q4k", 12, 0, 0, 0, { "'t.q4k'", "ends early" } },
-    { "cut before the data", CUT, "t.iq", 24, 0, 0, 0, { "'t.f32'", "past the end" } },
-    { "cut by a byte", CUT, 0, -1, 0, 0, 0, { "'t.iq'", "past the end" } },
+    { "empty file", CUT, 0, 0, 0, 0, 0, "header|ends early" },
+    { "cut in the magic", CUT, 0, 3, 0, 0, 0, "header|ends early" },
+    { "cut in the counts", CUT, 0, 12, 0, 0, 0, "header|ends early" },
+    { "cut before the keys", CUT, 0, 24, 0, 0, 0, "header|count" },
+    { "cut in a key", CUT, "a.f64", -2, 0, 0, 0, "key 24 of 26|length 5" },
+    { "cut in a value", CUT, "s.f64", 7, 0, 0, 0, "s.f64|ends early" },
+    { "cut in a string", CUT, "a.string", 46, 0, 0, 0, "a.string|length 3" },
+    { "cut in the tensor directory", CUT, "t.q4k", 12, 0, 0, 0, "t.q4k|ends early" },
+    { "cut before the data", CUT, "t.iq", 24, 0, 0, 0, "t.f32|past the end" },
+    { "cut by a byte", CUT, 0, -1, 0, 0, 0, "t.iq|past the end" },
 };
 /* clang-format on */
 
-/* Where a name stands: behind its length, as the text alone might occur in a value as well. */
+/* Where a name is. Its length is in front of it, which tells it from the same text in a value. */
 static uint64_t find_name(const uint8_t *bytes, uint64_t n, const char *name)
 {
     uint64_t len = strlen(name);
@@ -401,12 +400,11 @@ static void break_it(const struct broken *c, uint8_t *bytes, uint64_t *n)
 }
 
 /* Opens a file that must be refused. */
-static void refused_file(const char *name, const char *a, const char *b)
+static void refused_file(const char *name, const char *says)
 {
     struct hlm_err err = { 0 };
-    struct gguf *g = gguf_open(tmp_path(name), &err);
-    refused(g, &err, name, a, b);
-    gguf_close(g);
+    CHECK_REFUSED(gguf_open(tmp_path(name), &err), err, says);
+    CHECK_SAYS(err.msg, name);
 }
 
 static void test_broken(void)
@@ -419,7 +417,7 @@ static void test_broken(void)
         uint8_t *bytes = gb_bytes(b, &n);
         break_it(&broken[i], bytes, &n);
         CHECK_MSG(file_write_atomic(tmp_path("broken.gguf"), bytes, n, &err), "%s", err.msg);
-        refused_file("broken.gguf", broken[i].word[0], broken[i].word[1]);
+        refused_file("broken.gguf", broken[i].says);
         free(bytes);
     }
 
@@ -427,30 +425,29 @@ static void test_broken(void)
     struct hlm_err err = { 0 };
     gb_u32(b, "prism.hadamard.block", 1);
     CHECK_MSG(gb_write(b, tmp_path("broken.gguf"), &err), "%s", err.msg);
-    refused_file("broken.gguf", "'prism.hadamard.block'", "Hadamard");
+    refused_file("broken.gguf", "broken.gguf|prism.hadamard.block|Hadamard");
     unlink(tmp_path("broken.gguf"));
     gb_free(b);
 
     test_case("broken: not a file");
-    refused_file("none.gguf", "No such file", "");
+    refused_file("none.gguf", "none.gguf|No such file");
     CHECK(!mkdir(tmp_path("folder.gguf"), 0777));
-    refused_file("folder.gguf", "not a regular file", "");
+    refused_file("folder.gguf", "folder.gguf|not a regular file");
     rmdir(tmp_path("folder.gguf"));
     CHECK(!mkfifo(tmp_path("fifo.gguf"), 0777));
-    refused_file("fifo.gguf", "not a regular file", "");
+    refused_file("fifo.gguf", "fifo.gguf|not a regular file");
     unlink(tmp_path("fifo.gguf"));
 
     test_case("broken: a path too long for the message keeps its end and the reason");
     char path[900];
     memset(path, 'x', sizeof path);
     memcpy(path + sizeof path - 9, "/no.gguf", 9);
-    struct gguf *g = gguf_open(path, &err);
-    refused(g, &err, "no.gguf", "...", "");
+    CHECK_REFUSED(gguf_open(path, &err), err, "...|no.gguf|too long");
 }
 
 /* --- Mutated files. ------------------------------------------------------------------------- */
 
-/* Parses bytes in a block of exactly their size, so that a sanitizer sees every step outside. */
+/* Parses a copy of exactly this size, so that a sanitizer sees every access outside. */
 static void parse_anything(const uint8_t *bytes, uint64_t n)
 {
     uint8_t *exact = malloc(n ? n : 1);
@@ -461,12 +458,13 @@ static void parse_anything(const uint8_t *bytes, uint64_t n)
     if (g)
         gguf_touch(g);
     else
-        refused(g, &err, "mutated.gguf", "", "");
+        CHECK_MSG(err.kind && !strchr(err.msg, '\n') && test_has(err.msg, "mutated.gguf"), "%s",
+                  err.msg);
     gguf_close(g);
     free(exact);
 }
 
-/* One to four changes, nearly all of them before the data, where the reader looks. */
+/* Makes one to four changes, nearly all of them before the data, where the reader looks. */
 static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n, uint64_t n_head)
 {
     static const uint64_t telling[] = { 0,          1,          8,         9,        13,
@@ -480,12 +478,12 @@ static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n, uint64_t n_hea
         uint64_t len = 1 + rng_u64(r) % 32;
         switch (rng_u64(r) % 8) {
         case 0: n = rng_u64(r) % 4 ? n : at; break;            /* cut */
-        case 1: memmove(bytes + at, bytes + from, len); break; /* splice over */
+        case 1: memmove(bytes + at, bytes + from, len); break; /* copy one piece over another */
         case 2:
-            memmove(bytes + at, bytes + at + len, n - at - len); /* take out */
+            memmove(bytes + at, bytes + at + len, n - at - len); /* take a piece out */
             n -= len;
             break;
-        case 3: memmove(bytes + at + len, bytes + at, n - at - len); break; /* push apart */
+        case 3: memmove(bytes + at + len, bytes + at, n - at - len); break; /* insert a piece */
         case 4: memcpy(bytes + at, &telling[rng_u64(r) % ARRAY_LEN(telling)], 8); break;
         case 5: memcpy(bytes + at, &telling[rng_u64(r) % ARRAY_LEN(telling)], 4); break;
         case 6: bytes[at] = (uint8_t)rng_u64(r); break;
@@ -567,20 +565,17 @@ static void test_small_files(void)
 
     test_case("reading too much is refused");
     CHECK(file_write_atomic(path, big, 1001, &err));
-    refused(file_read(path, 1000, &n, &err), &err, "small.bin", "at most 1000 bytes", "");
-    err.kind = false;
-    refused(file_read(tmp_path("none"), 1000, &n, &err), &err, "none", "No such file", "");
-    err.kind = false;
-    refused(file_read(home, 1000, &n, &err), &err, home, "directory", "");
+    CHECK_REFUSED(file_read(path, 1000, &n, &err), err, "small.bin|1000 bytes");
+    CHECK_REFUSED(file_read(tmp_path("none"), 1000, &n, &err), err, "none|No such file");
+    CHECK_REFUSED(file_read(home, 1000, &n, &err), err, "directory");
+    CHECK_SAYS(err.msg, home);
 
     test_case("a write that fails leaves the old file and nothing beside it");
     snprintf(other, sizeof other, "%s/x", path); /* path is a file, not a folder */
-    err.kind = false;
-    refused(file_write_atomic(other, "new", 3, &err), &err, "small.bin/x", "cannot write", "");
+    CHECK_REFUSED(file_write_atomic(other, "new", 3, &err), err, "small.bin/x|cannot write");
     snprintf(other, sizeof other, "%s/folder", home);
     CHECK(!mkdir(other, 0777));
-    err.kind = false;
-    refused(file_write_atomic(other, "new", 3, &err), &err, "folder", "cannot write", "");
+    CHECK_REFUSED(file_write_atomic(other, "new", 3, &err), err, "folder|cannot write");
     got = file_read(path, 2000, &n, NULL);
     CHECK(got && n == 1001);
     free(got);

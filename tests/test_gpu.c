@@ -1,6 +1,6 @@
-/* test_gpu: the GPU layer on its own - arenas, transfers, hazards, replay, limits, the pipeline
- * cache. One small kernel (test_axpy: y = a x + y + constant 1) shows order and ranges in its
- * results. */
+/* test_gpu: the GPU layer alone: arenas, transfers, hazards, replay, limits, the pipeline cache.
+ * The results of one small kernel (test_axpy: y = a x + y + constant 1) show the order of
+ * dispatches and the ranges they touch. */
 #include "file/file.h"
 #include "gpu/gpu.h"
 #include "test.h"
@@ -12,7 +12,7 @@
 
 #define N 1000u
 
-/* An opened device with errors and messages checked when it is closed. */
+/* Opens a device; closing it checks for errors and messages. */
 static struct gpu *open_with(struct gpu_params params)
 {
     struct hlm_err err = { 0 };
@@ -34,11 +34,6 @@ static void close_checked(struct gpu *g)
 
 static bool ok(bool result, const struct hlm_err *err) { return CHECK_MSG(result, "%s", err->msg); }
 
-static bool has(const struct hlm_err *err, const char *part)
-{
-    return CHECK_MSG(strstr(err->msg, part), "\"%s\" does not say \"%s\"", err->msg, part);
-}
-
 static void axpy(struct cmd *c, tensor y, tensor x, float a)
 {
     cmd_dispatch(c, K_test_axpy, GRID(div_up(y.n * y.n_row, 64), 1, 1), SPEC(.wg = 64),
@@ -55,7 +50,7 @@ static void fill(struct cmd *c, tensor t, float v)
     cmd_fill(c, t, tensor_bytes(t), word.u);
 }
 
-/* All of t equals want. */
+/* Every element of t equals want. */
 static bool holds(struct gpu *g, tensor t, float want)
 {
     struct hlm_err err = { 0 };
@@ -69,7 +64,7 @@ static bool holds(struct gpu *g, tensor t, float want)
     return same;
 }
 
-/* A cmd over one arena of n tensors [N]; the cases record, then run it. */
+/* A cmd and one arena of n tensors [N]. The cases record dispatches, then run them. */
 #define MAX_T 40
 struct rig {
     struct gpu *g;
@@ -128,10 +123,8 @@ static void test_choice(struct gpu *g)
     struct hlm_err err;
     for (uint32_t i = 0; i < ARRAY_LEN(wrong); i++) {
         test_case("--device '%s' is refused", wrong[i]);
-        err = (struct hlm_err){ 0 };
-        CHECK(!gpu_open(&(struct gpu_params){ .device = wrong[i] }, &err));
-        has(&err, wrong[i]);
-        has(&err, gpu_caps(g)->name);
+        CHECK_REFUSED(gpu_open(&(struct gpu_params){ .device = wrong[i] }, &err), err, wrong[i]);
+        CHECK_MSG(strstr(err.msg, gpu_caps(g)->name), "%s", err.msg);
     }
     test_case("a device by part of its name, in another case");
     char part[8];
@@ -175,7 +168,7 @@ static void test_transfers(struct gpu *g, const char *way)
     free(dst);
 }
 
-/* More pieces than the ring has slots, in odd sizes, written over by a second round at once. */
+/* More transfers than the ring has slots, of odd sizes, overwritten by a second round at once. */
 static void test_staging(struct gpu *g, const char *way)
 {
     enum { PIECES = 11, BYTES = 300004 };
@@ -237,21 +230,19 @@ static void test_out_of_memory(struct gpu *g)
     for (uint32_t i = 0; i < 4096; i++)
         arena_take(a, 1ull << 30, 0);
     CHECK(arena_bytes(a) >= 4ull << 40);
-    CHECK(!arena_commit(a, &err));
-    has(&err, "out of memory: snapshots needs 4096.0 GiB");
-    has(&err, "free");
+    CHECK_REFUSED(arena_commit(a, &err), err, "memory|snapshots|4096.0 GiB|free");
     arena_destroy(a);
 
     test_case("a range that no buffer can hold is refused");
     err = (struct hlm_err){ 0 };
     a = arena_create(g, "weights", MEM_DEVICE, &err);
     arena_take(a, gpu_caps(g)->max_alloc + 1, 0);
-    CHECK(!arena_commit(a, &err));
-    has(&err, "weights");
+    CHECK_REFUSED(arena_commit(a, &err), err, "weights");
     arena_destroy(a);
 }
 
-/* A device whose buffers are small: ranges move on to the next one, none lies across. */
+/* A device whose buffers are small: a range that does not fit one moves to the next, and none spans
+ * two. */
 static void test_chunks(void)
 {
     test_case("arenas of several buffers");
@@ -312,10 +303,10 @@ static void test_hazards(struct gpu *g)
     test_case("a write after a read, and one after a write");
     r = rig_open(g);
     fill(r.c, r.t[0], 5);
-    axpy(r.c, r.t[1], r.t[0], 1); /* barrier: reads the fill */
-    fill(r.c, r.t[0], 7);         /* barrier: the read comes first */
+    axpy(r.c, r.t[1], r.t[0], 1); /* barrier: it reads the fill */
+    fill(r.c, r.t[0], 7);         /* barrier: the read must come first */
     axpy(r.c, r.t[2], r.t[0], 1); /* barrier */
-    fill(r.c, r.t[1], 9);         /* none: the write of t[1] lies behind one */
+    fill(r.c, r.t[1], 9);         /* no barrier: the write of t[1] is before an earlier one */
     fill(r.c, r.t[1], 10);        /* barrier */
     CHECK_EQ(cmd_n_barrier(r.c), 4);
     rig_run(&r);
@@ -348,7 +339,7 @@ static void test_ranges(struct gpu *g)
     test_case("columns of the same rows are apart, unless their bytes are not");
     c = cmd_create(g, "columns", NULL, &err);
     tensor left = tensor_cols(t, 0, 32), right = tensor_cols(t, 32, 32), half = right;
-    half.dtype = F16; /* of the same stride in elements: lies under left */
+    half.dtype = F16; /* equal strides in elements: lies under left */
     axpy(c, left, x, 1);
     axpy(c, right, x, 1);
     CHECK_EQ(cmd_n_barrier(c), 0);
@@ -356,7 +347,7 @@ static void test_ranges(struct gpu *g)
     CHECK_EQ(cmd_n_barrier(c), 1);
     axpy(c, tensor_cols(t, 31, 2), x, 1);
     CHECK_EQ(cmd_n_barrier(c), 2);
-    cmd_fill(c, tensor_cols(t, 0, 1), 4 * 64 * 16, 0); /* fills know no columns */
+    cmd_fill(c, tensor_cols(t, 0, 1), 4 * 64 * 16, 0); /* a fill has no columns */
     axpy(c, right, x, 1);
     CHECK_EQ(cmd_n_barrier(c), 4);
     cmd_destroy(c);
@@ -369,7 +360,7 @@ static void test_copies(struct gpu *g)
     struct rig r = rig_open(g);
     fill(r.c, r.t[0], 2);
     cmd_copy(r.c, r.t[1], r.t[0], 4 * N);
-    axpy(r.c, r.t[1], r.t[1], 0); /* in place: one dispatch may see its own operands */
+    axpy(r.c, r.t[1], r.t[1], 0); /* in place: a dispatch may see its own operands */
     axpy(r.c, r.t[1], r.t[0], 1);
     cmd_copy(r.c, r.t[2], r.t[1], 4 * N);
     cmd_copy(r.c, r.t[3], r.t[1], 0);
@@ -429,7 +420,7 @@ static void test_scratch(struct gpu *g)
     test_case("scratch halves take turns");
     tensor x = cmd_scratch(c, F32, N, 1), first = x;
     fill(c, x, 1);
-    for (uint32_t i = 0; i < 5; i++) { /* y = x + (x + x): work and result in the other half */
+    for (uint32_t i = 0; i < 5; i++) { /* y = x + (x + x): intermediate and result in different halves */
         cmd_begin_block(c);
         tensor w = cmd_scratch(c, F32, N, 1), y = cmd_scratch(c, F32, N, 1);
         CHECK(w.offset != x.offset && y.offset != x.offset && w.offset != y.offset);
@@ -458,8 +449,7 @@ static void test_scratch(struct gpu *g)
     struct cmd *late = cmd_create(g, "late", s, &err);
     tensor fits = cmd_scratch(late, F32, 20 * N, 1), more = cmd_scratch(late, F32, N, 1);
     CHECK(fits.arena == s && !more.arena);
-    CHECK(!cmd_end(late, &err));
-    has(&err, "scratch");
+    CHECK_REFUSED(cmd_end(late, &err), err, "scratch");
     cmd_destroy(late);
     cmd_destroy(wide);
     cmd_destroy(c);
@@ -482,7 +472,7 @@ static void test_cut(struct gpu *g)
     uint64_t cut = gpu_counts(g).n_submit - before;
     CHECK_MSG(cut > 2, "%llu submissions", (unsigned long long)cut);
     holds(g, r.t[MAX_T - 1], 1);
-    before = gpu_counts(g).n_submit; /* by now it is known to take microseconds */
+    before = gpu_counts(g).n_submit; /* by now the kernel is known to take microseconds */
     ok(cmd_submit(r.c, &r.err), &r.err);
     CHECK(gpu_counts(g).n_submit - before <= cut);
     holds(g, r.t[MAX_T - 1], MAX_T);
@@ -502,21 +492,19 @@ static void test_cut(struct gpu *g)
 
 /* ---- what is refused while recording --------------------------------------------------------- */
 
-static void refused(struct gpu *g, struct grid grid, struct spec spec, uint64_t words,
-                    const char *say)
+static void recording_refused(struct gpu *g, struct grid grid, struct spec spec, uint64_t words,
+                              const char *says)
 {
     struct hlm_err err = { 0 };
     struct arena *a = arena_create(g, "never committed", MEM_DEVICE, &err);
     struct cmd *c = cmd_create(g, "refused", NULL, &err);
-    test_case("refused while recording: %s", say);
+    test_case("refused while recording: %s", says);
     tensor y = arena_tensor(a, F32, (uint32_t)words, 1), x = arena_tensor(a, F32, 64, 1);
     cmd_dispatch(c, K_test_axpy, grid, spec, PUSH((struct push_test_axpy){ 0 }),
                  USES(BOTH(y), READ(x)));
     CHECK_EQ(cmd_n_dispatch(c), 0);
     cmd_fail(c, "the second failure");
-    CHECK(!cmd_end(c, &err));
-    has(&err, "test_axpy");
-    has(&err, say);
+    CHECK_REFUSED(cmd_end(c, &err), err, says);
     cmd_destroy(c);
     arena_destroy(a);
 }
@@ -525,13 +513,12 @@ static void test_refusals(struct gpu *g)
 {
     const struct gpu_caps *caps = gpu_caps(g);
     const struct grid one = GRID(1, 1, 1);
-    refused(g, one, SPEC(.wg = caps->max_invocations + 1), 64, "workgroups of");
-    refused(g, GRID(1, 0x7fffffff, 1), SPEC(.wg = 64), 64, "a grid of");
-    refused(g, one, SPEC(.wg = 64, .rows = 4), 64,
-            "is given the constant rows, which its shader does not have");
-    refused(g, one, SPEC(.bias = 1), 64, "is not given the constant wg, which its shader needs");
+    recording_refused(g, one, SPEC(.wg = caps->max_invocations + 1), 64, "test_axpy|workgroups");
+    recording_refused(g, GRID(1, 0x7fffffff, 1), SPEC(.wg = 64), 64, "test_axpy|grid|2147483647");
+    recording_refused(g, one, SPEC(.wg = 64, .rows = 4), 64, "test_axpy|rows|not have");
+    recording_refused(g, one, SPEC(.bias = 1), 64, "test_axpy|wg|needs");
     if (caps->max_range / 4 + 4 <= UINT32_MAX)
-        refused(g, one, SPEC(.wg = 64), caps->max_range / 4 + 4, "binding 0 spans");
+        recording_refused(g, one, SPEC(.wg = 64), caps->max_range / 4 + 4, "test_axpy|binding 0");
 
     test_case("cmd_fail sticks");
     struct rig r = rig_open(g);
@@ -558,8 +545,8 @@ static void cache_path(char *path, size_t n, const char *dir)
         closedir(d);
 }
 
-/* Opens with a cache, makes n pipelines that differ in a constant, runs them, closes; what was
- * made. */
+/* Opens a device with a cache, makes n pipelines that differ in a constant, runs them and closes
+ * it. Returns what was made. */
 static struct gpu_counts make_pipelines(const char *dir, uint32_t n)
 {
     struct gpu *g = open_with((struct gpu_params){ .cache_dir = dir });
@@ -606,7 +593,7 @@ static void test_cache(void)
         CHECK_EQ(make_pipelines(dir, 3).n_pipeline_cached, 0);
         CHECK_EQ(make_pipelines(dir, 3).n_pipeline_cached, 3);
     }
-    /* A byte of each field: magic, uuid, driver, shaders, counts, checksum, what is behind. */
+    /* A byte of each field: magic, uuid, driver, shaders, counts, checksum, and data. */
     const uint64_t flip[] = { 0, 8, 24, 32, 40, 47, 48, 55, 56, 64, 80, n - 1 };
     for (uint32_t i = 0; i < ARRAY_LEN(flip); i++) {
         test_case("a cache with byte %llu changed is ignored", (unsigned long long)flip[i]);

@@ -1,6 +1,6 @@
-/* test_layers: what layers tell of themselves - experts chosen, gates, recurrent states - is what
- * the reference says of the same tokens, in sessions and in training; it costs no bit of any
- * result, and padding is none of it. */
+/* test_layers: the statistics of layers - experts chosen, gates, recurrent states - equal those of
+ * the reference for the same tokens, in sessions and in training. They change no bit of any result
+ * and leave out padding. */
 #define _POSIX_C_SOURCE 200809L
 #include "hlm_test.h"
 #include "ref/ref.h"
@@ -10,8 +10,9 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* Relative, of gates and states behind some layers in single precision. */
-#define NEAR 2e-5
+/* Relative error of gates and states, after some layers in single precision. Measured figures were
+ * not recorded. */
+static const struct bound near = { .most = 2e-5 };
 
 static const char *const models[] = {
     "qwen35/base/model-f32.gguf",         "qwen35moe/base/model-f32.gguf",
@@ -19,7 +20,7 @@ static const char *const models[] = {
     "nemotron_h_moe/base/model-f32.gguf", "step35/base/model-f32.gguf",
 };
 
-static bool is_near(double got, double want) { return fabs(got - want) <= NEAR * fabs(want); }
+static bool is_near(double got, double want) { return fabs(got - want) <= near.most * fabs(want); }
 
 /* ---- the reference --------------------------------------------------------------------------- */
 
@@ -63,7 +64,7 @@ static void ref_begin(struct ref_run *r)
     ref_state_tell(r->s, r->told);
 }
 
-/* Forgets gates and states, or states alone; experts go on being counted. */
+/* Clears gates and states, or states alone; the counts of experts go on. */
 static void forget(struct ref_run *r, bool gates)
 {
     for (uint32_t i = 0; i < r->n_layer; i++) {
@@ -120,7 +121,7 @@ static void check_experts(const hlm *m, const struct hlm_counters *c, uint32_t i
     CHECK(l->load_even > 0 && l->load_even <= 1);
 }
 
-/* All of it is what the reference was told; n_tok: of the newest batch. */
+/* Compares everything with the reference's figures. n_tok: of the newest batch. */
 static void check_layers(hlm *m, const struct ref_run *r, uint32_t n_tok)
 {
     static struct hlm_counters c;
@@ -148,7 +149,7 @@ static void check_layers(hlm *m, const struct ref_run *r, uint32_t n_tok)
     }
 }
 
-/* 40 tokens in pieces of 16, then a token with its logits; false after a failure. */
+/* Reads 40 tokens in pieces of 16, then one token with its logits. False after a failure. */
 enum { N_ID = 41, PIECE = 16 };
 static bool read_all(hlm_session *s, const int32_t *ids, float *logits, bool last)
 {
@@ -163,7 +164,7 @@ static void decode(hlm *m, hlm_session *s, struct ref_run *r)
     struct hlm_err err = { 0 };
     int32_t id = -1, got;
     for (uint32_t i = 0; i < 4; i++) {
-        if (i == 3) /* a look is due: the batch tells */
+        if (i == 3) /* a look is due: the batch reports statistics */
             nanosleep(&(struct timespec){ .tv_nsec = 300000000 }, NULL);
         if (!CHECK_OK(hlm_session_next(s, &greedy, &got, &err), err))
             return;
@@ -238,8 +239,8 @@ static void test_session_of(const char *path)
     ref_run_close(&r);
 }
 
-/* Choices are the model's whoever was at work last: none are lost with a session that another one
- * came after, nor with one that nobody looked at. */
+/* Counts of chosen experts are the model's, whichever session worked last. None are lost with a
+ * session that another one replaced, or that was never looked at. */
 static void test_two_sessions(const char *path)
 {
     struct hlm_session_params params = {
@@ -284,7 +285,7 @@ static void test_two_sessions(const char *path)
 
 enum { CHUNK = 32 };
 
-/* Documents as the row has them; states are those that their chunks go on from. */
+/* Documents as the training row has them. The states are those that their chunks start from. */
 static void read_row(struct ref_run *r, const struct data_row *row)
 {
     struct ref_told *keep = test_room(r->n_layer, sizeof *keep);
@@ -304,7 +305,7 @@ static void read_row(struct ref_run *r, const struct data_row *row)
     free(keep);
 }
 
-/* Of the trainer's places, `times` rows on; the reference has one. */
+/* Reads the trainer's counts, `times` training rows on; the reference has run one. */
 static void check_row(struct train_run *t, const struct ref_run *r, uint32_t times)
 {
     struct kv_stats *s = train_stats(t->t);
@@ -347,7 +348,7 @@ static void check_row(struct train_run *t, const struct ref_run *r, uint32_t tim
                   "layer %u: state %.7g, up to %.7g; expected %.7g, %.7g", i, squares, peak,
                   want->squares, want->peak);
     }
-    uint32_t n_all = 0, n_own = 0; /* a draft block's: as many tokens as the last layer's */
+    uint32_t n_all = 0, n_own = 0; /* a draft block's: as many tokens as those of the last layer */
     for (uint32_t i = r->n_layer; i < s->n_layer; i++)
         for (uint32_t e = 0; e < s->place[i].n_expert; e++) {
             n_own += s->now[s->place[i].load + e];

@@ -1,9 +1,9 @@
-/* test_model_bad: files that are sound containers and no models - refused with one line that says
- * which file, which key or tensor, what was found and what was expected; and real files with bytes
- * flipped, which open or do not, and never end the process.
+/* test_model_bad: sound GGUF files that are not models are refused with one line that says which
+ * file, which key or tensor, what was found and what was expected. Real files with bytes flipped
+ * open or do not, and never end the process.
  *
- * Guards the binder (model/model_bind.c) and the keys of models/<arch>.c; what is wrong with
- * containers is test_gguf.c's. */
+ * Guards the binder (model/model_bind.c) and the keys of models/<arch>.c; test_gguf.c tests broken
+ * containers. */
 #include "gguf_build.h"
 #include "hlm_test.h"
 
@@ -361,8 +361,8 @@ static void test_row(const struct row *r, const char *path)
 
 /* ---- flipped bytes ---------------------------------------------------------------------- */
 
-/* Where the parts of a file begin that are worth flipping: the model's keys, the tensor directory,
- * the data. The tokenizer's lists, most of the header, lie between the first two. */
+/* Where the parts of a file that are worth flipping begin: the model's keys, the tensor directory,
+ * the data. The tokenizer's lists, most of the header, are between the first two. */
 struct parts {
     uint64_t tokenizer, directory, data, end;
 };
@@ -390,7 +390,8 @@ static bool find_parts(const uint8_t *bytes, uint64_t n, struct parts *p)
     return CHECK(p->tokenizer < p->directory && p->directory < p->data && p->data < n);
 }
 
-/* One byte to anything, or one bit: anywhere before the data, in the keys, in the directory. */
+/* Sets one byte to anything, or flips one bit: anywhere before the data, in the keys, or in the
+ * directory. */
 static void flip(struct rng *r, uint8_t *bytes, const struct parts *p)
 {
     uint64_t part = rng_u64(r) % 4, at = rng_u64(r) % p->data;
@@ -404,7 +405,7 @@ static void flip(struct rng *r, uint8_t *bytes, const struct parts *p)
         bytes[at] = (uint8_t)rng_u64(r);
 }
 
-/* A token through what has opened: any numbers may come out. */
+/* Runs a token through a model that opened. Any numbers may come out. */
 static void run_one_token(hlm *m)
 {
     struct hlm_err err = { 0 };
@@ -423,7 +424,8 @@ static void run_one_token(hlm *m)
     hlm_session_destroy(s);
 }
 
-/* Warnings and errors are what is asked for here: not worth a line each, but for the layer's. */
+/* These tests provoke warnings and errors, so they are dropped, except those of the validation
+ * layer. */
 static void drop_message(void *user, enum hlm_log_level level, const char *msg)
 {
     (void)user;

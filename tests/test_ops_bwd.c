@@ -1,5 +1,5 @@
-/* test_ops_bwd: the backward of products - matrices of all kinds, alone and side by side, with
- * low-rank factors, dropout and gates -, of norms and of activations. */
+/* test_ops_bwd: the backward of products - matrices of all types, alone and side by side, with
+ * low-rank factors, dropout and gates - of norms and of activations. */
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
 
@@ -7,6 +7,12 @@
 #include <string.h>
 
 #define EPS 1e-6f
+
+/* NMSE of gradients: of one product; of a chain of two, as through an adapter, and of norms; of a
+ * residual, which is only added. */
+static const struct bound product_off = { .most = 1e-13 };
+static const struct bound chain_off = { .most = 1e-12 };
+static const struct bound residual_off = { .most = 1e-14 };
 
 /* ---- dX and outer products, as the ops call them --------------------------------------------- */
 
@@ -27,7 +33,7 @@ struct pending {
     struct shape s;
 };
 
-/* Records dX of the shape, dy in rows and from a column that allow no wide loads where odd. */
+/* Records dX for a shape. Where a number is odd, the rows and columns of dy allow no wide loads. */
 static struct pending record(struct rig *r, const struct linear_path *path, struct shape s,
                              bool odd)
 {
@@ -65,12 +71,12 @@ static void bwd_shapes(struct gpu *g, const struct linear_path *path)
     bool good = rig_run(&r);
     char text[64];
     for (uint32_t i = 0; good && i < n; i++)
-        good = rig_near_grad(&r, path->name, &p[i].dx, 1e-13) ||
+        good = rig_near_grad(&r, path->name, &p[i].dx, product_off.most) ||
                FAIL("that was %s", shape_text(text, p[i].s));
     rig_close(&r);
 }
 
-/* As test_ops_linear has it. */
+/* As in test_ops_linear. */
 static bool takes(struct gpu *g, const struct linear_path *path)
 {
     return linear_path_runs(gpu_caps(g), path) &&
@@ -91,12 +97,12 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
         char what[64];
         snprintf(what, sizeof what, "%s, %s", path->name, dtype_info(types[i])->name);
         if (rig_run(&r))
-            rig_near_grad(&r, what, &p.dx, 1e-13);
+            rig_near_grad(&r, what, &p.dx, product_off.most);
         rig_close(&r);
     }
 }
 
-/* The matrix's own gradient; either side may be the long one. */
+/* The gradient of the matrix itself; either side may be the long one. */
 static void outer_shapes(struct gpu *g)
 {
     static const struct shape shapes[] = {
@@ -125,12 +131,12 @@ static void outer_shapes(struct gpu *g)
     bool good = rig_run(&r);
     char text[64];
     for (uint32_t i = 0; good && i < ARRAY_LEN(shapes); i++)
-        good = rig_near_grad(&r, "outer", &dw[i], 1e-13) ||
+        good = rig_near_grad(&r, "outer", &dw[i], product_off.most) ||
                FAIL("that was %s", shape_text(text, shapes[i]));
     rig_close(&r);
 }
 
-/* Rows that are equal come out equal, to the last bit, wherever they stand in a batch. */
+/* Equal rows give equal results, to the last bit, wherever they are in a batch. */
 static void places(struct gpu *g, enum dtype dtype)
 {
     enum { N_IN = 64, N_OUT = 37, N_TOK = 45 };
@@ -141,7 +147,7 @@ static void places(struct gpu *g, enum dtype dtype)
     float *v[3] = { rig_normal(&r, N_IN * N_TOK, 1), rig_normal(&r, N_OUT * N_TOK, 1),
                     rig_normal(&r, N_IN * N_TOK, 1) };
     const uint32_t n[3] = { N_IN, N_OUT, N_IN };
-    for (uint32_t i = 0; i < 3; i++) /* the last row is the first, and so on */
+    for (uint32_t i = 0; i < 3; i++) /* the last row equals the first, and so on */
         for (uint32_t t = 0; t < N_TOK / 2; t++)
             memcpy(v[i] + (N_TOK - 1 - t) * n[i], v[i] + t * n[i], 4 * n[i]);
     tensor x = rig_strided(&r, v[0], N_IN, N_TOK), dy = rig_strided(&r, v[1], N_OUT, N_TOK);
@@ -183,8 +189,8 @@ static void pieces(void)
     if (rig_run(&r)) {
         for (uint32_t i = 0; i < n_linear_bwd_path; i++)
             if (takes(g, &linear_bwd_paths[i]))
-                rig_near_grad(&r, linear_bwd_paths[i].name, &p[i].dx, 1e-13);
-        rig_near_grad(&r, "outer", &dw, 1e-13);
+                rig_near_grad(&r, linear_bwd_paths[i].name, &p[i].dx, product_off.most);
+        rig_near_grad(&r, "outer", &dw, product_off.most);
     }
     rig_close(&r);
     ops_report(g);
@@ -207,7 +213,7 @@ static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
     ref_rmsnorm_bwd(rig_doubles(&r, x_v, (uint64_t)n * n_row), w_v, n, n_row, (double)EPS, dy,
                     dx.want);
     if (rig_run(&r))
-        rig_near_grad(&r, "norm", &dx, 1e-12);
+        rig_near_grad(&r, "norm", &dx, chain_off.most);
     rig_close(&r);
 }
 
@@ -232,7 +238,7 @@ static void act_case(struct gpu *g, struct act act, const char *what, uint32_t n
             ref_relu2_bwd(in + at, n, dy + t * n, dx.want + at);
     }
     if (rig_run(&r))
-        rig_near_grad(&r, what, &dx, 1e-13);
+        rig_near_grad(&r, what, &dx, product_off.most);
     rig_close(&r);
 }
 
@@ -249,7 +255,7 @@ static void philox(uint32_t v[4], uint32_t k0, uint32_t k1)
     }
 }
 
-/* What a unit is multiplied by. */
+/* The factor of an element under dropout. */
 static double unit(const struct rig_dropout *d, uint32_t id, uint64_t i)
 {
     uint32_t v[4] = { (uint32_t)(i / 4), id, d->key[2], d->key[3] };
@@ -262,7 +268,7 @@ static double unit(const struct rig_dropout *d, uint32_t id, uint64_t i)
 static void philox_known(void)
 {
     static const uint32_t want[2][4] = {
-        /* Random123's own answers: zeros, and all ones */
+        /* Random123's own test vectors: zeros, and all ones */
         { 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8 },
         { 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd },
     };
@@ -276,8 +282,8 @@ static void philox_known(void)
 
 /* ---- products with all that belongs to them -------------------------------------------------- */
 
-/* y += (W + B A D) x of one matrix and back, D what dropout leaves of x. dy, y: rows of n_y,
- * from column col; the first of them is row0 of those that dropout tells apart. */
+/* y += (W + B A D) x of one matrix and back; D is what dropout leaves of x. dy and y are rows of
+ * n_y, from column col. row0 is the number of the first row in the stream of dropout. */
 struct beside {
     const struct weight *w;
     uint32_t col, n_y, n_tok, row0;
@@ -321,8 +327,8 @@ static void reference(struct rig *r, const struct beside *b, const double *x, do
     }
 }
 
-/* Four matrices behind a norm: two of a type that lie together and have a pair each, one with a
- * bias that shares the second's A, one with nothing. frozen: x's gradient is not wanted. */
+/* Four matrices after a norm: two of one type that lie together and have a pair of factors each,
+ * one with a bias that shares the second's A, one with nothing. frozen: x has no gradient. */
 static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool frozen)
 {
     enum { N_IN = 64, N_W = 4, N_Y = 5 + 8 + 7 + 3 };
@@ -362,18 +368,18 @@ static void side_by_side_case(struct gpu *g, uint32_t n_tok, float p, bool froze
     }
     ref_rmsnorm_bwd(rig_doubles(&r, x_v, n_tok * N_IN), norm_v, N_IN, n_tok, (double)EPS, dh,
                     dx.want);
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12)) {
+    if (rig_run(&r) && rig_near(&r, "y", y, want, chain_off.most)) {
         if (!frozen)
-            rig_near_grad(&r, "dx", &dx, 1e-12);
+            rig_near_grad(&r, "dx", &dx, chain_off.most);
         for (uint32_t i = 0; i < 2; i++) {
-            rig_near_grad(&r, "dA", &da[i], 1e-12);
-            rig_near_grad(&r, "dB", &db[i], 1e-12);
+            rig_near_grad(&r, "dA", &da[i], chain_off.most);
+            rig_near_grad(&r, "dB", &db[i], chain_off.most);
         }
     }
     rig_close(&r);
 }
 
-/* res + W act(x) with factors, from and to views by columns; gated: times the sigmoid of one. */
+/* res + W act(x) with factors, from and to views by columns; gated: times the sigmoid of a gate. */
 static void add_case(struct gpu *g, bool gated)
 {
     enum { N_IN = 36, N_OUT = 20, N_TOK = 7 };
@@ -411,12 +417,12 @@ static void add_case(struct gpu *g, bool gated)
     }
     if (gated)
         ref_relu2_bwd(x_d, N_IN * N_TOK, din, dx.want);
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-13)) {
-        rig_near_grad(&r, "dx", &dx, 1e-13);
-        rig_near_grad(&r, "dres", &dres, 1e-14);
-        rig_near_grad(&r, "dgate", &dgate, 1e-13);
-        rig_near_grad(&r, "dA", &da, 1e-12);
-        rig_near_grad(&r, "dB", &db, 1e-12);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, product_off.most)) {
+        rig_near_grad(&r, "dx", &dx, product_off.most);
+        rig_near_grad(&r, "dres", &dres, residual_off.most);
+        rig_near_grad(&r, "dgate", &dgate, product_off.most);
+        rig_near_grad(&r, "dA", &da, chain_off.most);
+        rig_near_grad(&r, "dB", &db, chain_off.most);
     }
     rig_close(&r);
 }
@@ -425,7 +431,7 @@ static void add_case(struct gpu *g, bool gated)
 
 enum { N_EXPERT = 5, N_USED = 2 };
 
-/* Entries by expert and tiles of them, as moe_sort has them. Expert 2 has none. */
+/* Entries by expert and their tiles, as moe_sort makes them. Expert 2 has none. */
 static struct grouping group(struct rig *r, uint32_t n_tok, uint32_t *expert)
 {
     uint32_t n = n_tok * N_USED, at = 0, n_tile = 0;
@@ -457,7 +463,7 @@ static struct grouping group(struct rig *r, uint32_t n_tok, uint32_t *expert)
                               .tile = tile };
 }
 
-/* One expert's matrix and factors out of all of them. */
+/* One expert's matrix and factors out of the stacks. */
 static struct weight of_expert(struct rig *r, const struct weight *w, uint32_t e)
 {
     struct weight one = *w;
@@ -505,15 +511,15 @@ static void grouped_case(struct gpu *g, enum dtype dtype, uint32_t n_tok, bool b
                   dy_d + e * N_OUT, dx.want + e * N_IN, da.want + expert[e] * RANK * N_IN,
                   db.want + expert[e] * N_OUT * RANK);
     }
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12)) {
-        rig_near_grad(&r, "dx", &dx, 1e-12);
-        rig_near_grad(&r, "dA", &da, 1e-12);
-        rig_near_grad(&r, "dB", &db, 1e-12);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, chain_off.most)) {
+        rig_near_grad(&r, "dx", &dx, chain_off.most);
+        rig_near_grad(&r, "dA", &da, chain_off.most);
+        rig_near_grad(&r, "dB", &db, chain_off.most);
     }
     rig_close(&r);
 }
 
-/* By f16 operands, without factors: those are f32. */
+/* With f16 operands, without factors, which take f32. */
 static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
 {
     enum { N_IN = 96, N_OUT = 84 };
@@ -544,8 +550,8 @@ static void grouped_f16_case(struct gpu *g, uint32_t n_tok, bool by_entry)
         ref_linear_bwd(of, N_IN, N_OUT, NULL, NULL, 1, dy_d + (uint64_t)e * N_OUT,
                        dx.want + (uint64_t)e * N_IN);
     }
-    if (rig_run(&r) && rig_near(&r, "y", y, want, 1e-12))
-        rig_near_grad(&r, "dx", &dx, 1e-12);
+    if (rig_run(&r) && rig_near(&r, "y", y, want, chain_off.most))
+        rig_near_grad(&r, "dx", &dx, chain_off.most);
     rig_close(&r);
 }
 

@@ -11,7 +11,7 @@ struct ffn_row {
     enum dtype gate, up, down;
     uint32_t n_embd, n_ff, n_tok;
     struct act act;
-    uint32_t rank; /* of adapters on all three, gate and up sharing A; 0: none */
+    uint32_t rank; /* rank of adapters on all three, gate and up sharing A; 0: none */
 };
 
 static void ffn_case(struct gpu *g, const struct ffn_row *c)
@@ -99,8 +99,8 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path,
 
 /* ---- entries by expert ----------------------------------------------------------------------- */
 
-/* Guards: one walk over all entries of a long row is more than what Mesa before 23 lets an
- * invocation do, and what was left was left out. */
+/* Guards against one walk over all entries of a long batch: Mesa before 23 limits what an
+ * invocation may do, and the rest was left out. */
 static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_t n_tok)
 {
     if (!test_case("sort %u of %u experts, %u tokens", n_used, n_expert, n_tok))
@@ -110,7 +110,7 @@ static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_
     uint32_t stride = (uint32_t)align_up(n_used, 4), n = n_tok * n_used, at = 0, n_tile = 0;
     uint32_t *id = rig_alloc(&r, (uint64_t)stride * n_tok, sizeof *id);
     for (uint32_t i = 0; i < stride * n_tok; i++)
-        id[i] = (uint32_t)(rng_u64(&r.rng) % n_expert) / 2 * 2; /* every other one has none */
+        id[i] = (uint32_t)(rng_u64(&r.rng) % n_expert) / 2 * 2; /* every other expert has none */
     tensor ids = rig_words(&r, id, stride * n_tok), entries = cmd_scratch(r.c, I32, n, 1);
     tensor tiles = cmd_scratch(r.c, I32, 1 + 3 * (n / TILE + n_expert), 1);
     struct push_moe_sort p = { .n_expert = n_expert,
@@ -164,9 +164,9 @@ void test_ops_ffn(void)
         { 4, 4, 36, 4, 8, 1, F32, F32, F32, F32, .tie = 0 },
         { 5, 2, 64, 36, 64, 7, F32, F32, F32, Q8_0, .tie = 0 },
         { 5, 3, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 1 },   /* all equal: the first three */
-        { 128, 8, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 5 }, /* runs of equals, cut within */
+        { 128, 8, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 5 }, /* runs of equals, cut inside */
         { 128, 8, 64, 64, 64, 1, Q8_0, Q8_0, Q8_0, Q8_0, .tie = 0 },
-        { 128, 7, 256, 32, 64, 7, Q4_K, Q6_K, Q8_0, Q8_0, .tie = 0 }, /* gate, up apart */
+        { 128, 7, 256, 32, 64, 7, Q4_K, Q6_K, Q8_0, Q8_0, .tie = 0 }, /* gate and up apart */
         { 5, 2, 64, 64, 64, 1, Q8_0, Q8_0, MXFP4, F32, .tie = 0 },
         { 4, 2, 256, 256, 32, 7, Q2_K, IQ3_S, IQ1_M, F32, .tie = 0 },
         { 4, 2, 256, 256, 32, 7, TQ1_0, NVFP4, IQ2_XXS, F32, .tie = 0 },
@@ -176,11 +176,11 @@ void test_ops_ffn(void)
         { 6, 3, 36, 32, 64, 1, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .raw = true,
           .act = CUT },
         { 128, 6, 64, 32, 64, 7, F32, Q8_0, F32, F32, .tie = 0, .sigmoid = true,
-          .act = SWIGLU }, /* gate, up apart */
+          .act = SWIGLU }, /* gate and up apart */
         { 24, 6, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .n_group = 6,
           .n_group_used = 2, .act = RELU2 },
         { 24, 5, 64, 32, 64, 7, F32, F32, F32, F32, .tie = 4, .sigmoid = true, .n_group = 4,
-          .n_group_used = 3, .act = RELU2 }, /* groups alike but for bias */
+          .n_group_used = 3, .act = RELU2 }, /* groups that differ only in bias */
         { 9, 3, 64, 36, 32, 7, F32, F32, F32, F32, .tie = 0, .sigmoid = true, .n_latent = 20,
           .act = RELU2 },
         { 9, 3, 64, 36, 32, 1, Q8_0, Q8_0, F32, F32, .tie = 0, .n_latent = 32, .act = CUT },
@@ -202,7 +202,7 @@ void test_ops_ffn(void)
     ops_report(g);
 }
 
-/* Experts in pieces of two (gate and up) and four (down): what is not bound adds nothing. */
+/* Experts in slabs of two (gate and up) and four (down): what is not bound adds nothing. */
 void test_ops_moe(void)
 {
     static const struct moe_row moe[] = {

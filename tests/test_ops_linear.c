@@ -10,10 +10,13 @@
 
 #define EPS 1e-6f
 
+/* NMSE of results without long sums. */
+static const struct bound no_sum_off = { .most = 1e-13 };
+
 /* ---- packing and unpacking --------------------------------------------------------------- */
 
-/* Equal numbers, to the last bit. A device that flushes denormals may have zero for what is one, or
- * for what is a product with one: MXFP4's smallest two scales. */
+/* Equal numbers, to the last bit. A device that flushes denormals may have zero for a denormal, or
+ * for a product with one: the two smallest scales of MXFP4. */
 static bool same_values(const float *got, const float *want, uint64_t n, uint32_t *n_flushed)
 {
     for (uint64_t i = 0; i < n; i++) {
@@ -27,7 +30,8 @@ static bool same_values(const float *got, const float *want, uint64_t n, uint32_
     return true;
 }
 
-/* op_embed of all rows is the dequantised matrix. n_past says where in the history they stand. */
+/* op_embed of all rows is the dequantised matrix. n_past is the place of the rows in the
+ * history. */
 static void embed_case(struct gpu *g, enum dtype dtype, uint32_t n_in, uint32_t n_vocab,
                        uint32_t n_tok, uint32_t n_past)
 {
@@ -57,8 +61,8 @@ static void embed_case(struct gpu *g, enum dtype dtype, uint32_t n_in, uint32_t 
     rig_close(&r);
 }
 
-/* Types that a run takes which looks at something else than how a type is unpacked: another size of
- * subgroups (--brief), a path that is another device's. */
+/* The types that are enough where a run looks at something other than how a type is unpacked:
+ * another subgroup size (--brief), or a path of other devices. */
 static bool stands_for_all(enum dtype dtype)
 {
     return dtype == F32 || dtype == Q8_0 || dtype == Q5_K || dtype == MXFP4 || dtype == Q2_K ||
@@ -86,8 +90,8 @@ enum { STORE, ADD, ADD_GATED, N_EPILOGUE };
 enum { PLAIN, NORM, SWIGLU, SWIGLU_CUT, RELU2, N_INPUT };
 #define LIMIT 0.4f
 
-/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of it where x has no gates) and all
- * products of the two in double, which every shape takes its part of. */
+/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of that where x has no gates) and all their
+ * products in double, of which every shape takes a part. */
 struct product {
     struct weight w;
     const float *x, *norm_w;
@@ -146,7 +150,7 @@ struct pending {
     struct linear_row row;
 };
 
-/* Records one product with views of odd strides everywhere, and what it should give. */
+/* Records one product with views of odd strides, and what it should give. */
 static struct pending record(struct rig *r, const struct linear_path *path, const struct product *p,
                              struct linear_row row)
 {
@@ -213,8 +217,8 @@ static const uint32_t some_tok[] = { 1,  2,  3,  4,  5,  7,  8,  9,  15, 16,
 static const uint32_t some_out[] = { 1, 3, 4, 5, 7, 8, 9, 127, 128, 129 };
 static const uint32_t some_in[] = { 4, 32, 36, 64, 256 };
 
-/* Epilogues and inputs as models combine them. A software device takes seconds to compile a large
- * tile, so not each of them for each tile: what the other types add is left to them. */
+/* Epilogues and inputs in the combinations of models. A software device takes seconds to compile a
+ * large tile, so not every combination is tried with every tile; the other types cover the rest. */
 static struct linear_row shape(const struct linear_path *path, uint32_t lanes, uint32_t i,
                                uint32_t n_tok, uint32_t n_out)
 {
@@ -234,14 +238,15 @@ static struct linear_row shape(const struct linear_path *path, uint32_t lanes, u
     return row;
 }
 
-/* Those that the device can run. Tiles through workgroup memory are cut alike for all subgroups. */
+/* The paths that the device can run. Tiles through workgroup memory are the same for all subgroup
+ * sizes. */
 static bool takes(struct gpu *g, const struct linear_path *path)
 {
     return linear_path_runs(gpu_caps(g), path) &&
            !(path->kernel == K_linear_tile && ops_brief_skips(K_linear_tile));
 }
 
-/* f32 in all shapes: every path, also where a device's own choice would be another. */
+/* f32 in all shapes: every path, also where the device itself would choose another. */
 static void test_shapes(struct gpu *g)
 {
     for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
@@ -266,7 +271,7 @@ static void test_shapes(struct gpu *g)
     }
 }
 
-/* Whether the device would take the path by itself. */
+/* Would the device take the path by itself? */
 static bool own_path(struct gpu *g, const struct linear_path *path)
 {
     bool cpu = gpu_caps(g)->kind == GPU_CPU;
@@ -286,7 +291,7 @@ static void test_types(struct gpu *g)
             uint32_t block = dtype_info(dtype)->block_len;
             if ((test_brief() || path->f16 || !own_path(g, path)) && !stands_for_all(dtype))
                 continue;
-            /* One pipeline a type and path: by lanes, by one token. */
+            /* One pipeline for each type and path: by lanes, one token. */
             uint32_t n_tok = path->kernel == K_linear ? 1 : max_u32(lanes, 5) - 1;
             struct linear_row row = { 11, n_tok, ADD, PLAIN };
             struct pending p[3];
@@ -358,8 +363,8 @@ static void test_real(struct gpu *g)
 
 /* ---- ops --------------------------------------------------------------------------------- */
 
-/* The ops over linear_by, as the device picks a path for n_tok: three matrices of which two lie
- * together, a residual, an activation before it and a gate behind, a bias. */
+/* The ops over linear_by, with the path that the device picks for n_tok: three matrices of which
+ * two lie together, a residual, an activation before it and a gate after it, a bias. */
 static void op_case(struct gpu *g, uint32_t n_tok)
 {
     enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C, N_Y = 10 };
@@ -431,11 +436,11 @@ static void op_case(struct gpu *g, uint32_t n_tok)
     bool good = rig_run(&r);
     for (uint32_t i = 0; good && i < N_Y; i++)
         good = rig_near(&r, what[i], y[i], want[i],
-                        i == 0 || i == 4 || i == 7 || i == 8 ? 1e-13 : 0); /* no sums */
+                        i == 0 || i == 4 || i == 7 || i == 8 ? no_sum_off.most : 0);
     rig_close(&r);
 }
 
-/* Rows that sum to nothing, to very little and to a lot; one workgroup's width and beyond. */
+/* Rows whose sums are zero, very small and large; the width of one workgroup and more. */
 static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
 {
     if (!test_case("norm %u x %u", n, n_row))
@@ -456,7 +461,7 @@ static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
 
 /* ---- pieces ------------------------------------------------------------------------------ */
 
-/* 129 rows of 256 f32 are 8 pieces of at most 16 rows (fewer where bindings must be aligned). */
+/* 129 rows of 256 f32 are 8 slabs of at most 16 rows (fewer where bindings must be aligned). */
 static void pieces_linear(struct gpu *g)
 {
     for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
@@ -486,7 +491,7 @@ static void pieces_refused(struct gpu *g)
     linear_by(r.c, &linear_paths[n_linear_path - 1],
               &(struct linear_args){ .x = x, .w = &p.w.w, .y = y });
     struct hlm_err err = { 0 };
-    CHECK(!cmd_end(r.c, &err) && strstr(err.msg, "longer than a binding"));
+    CHECK_REFUSED(cmd_end(r.c, &err), err, "binding");
     rig_close(&r);
 }
 

@@ -9,13 +9,13 @@
 struct mamba_row {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
     uint32_t i_window;
-    uint32_t piece[4];   /* tokens of the batches, 0 after the last */
+    uint32_t piece[4];   /* tokens of the batches; 0 ends them */
     enum mamba_path one; /* for batches of one token */
-    bool slow;           /* steps of e^-4 and below, as models have them, and decays of
-                            about 0.999: the state reaches over all tokens */
+    bool slow; /* steps of e^-4 and below, as models have them, and decays of about 0.999: the state
+                  lasts over all tokens */
 };
 
-/* What a mixer is given, as values; p is [n_tok][d_inner + d_conv + n_head]. */
+/* A mixer's inputs as numbers; p is [n_tok][d_inner + d_conv + n_head]. */
 struct mamba_case {
     uint32_t n_tok, d_conv, d_inner, n_p;
     float *p, *conv, *bias, *ssm_a, *dt_bias, *d, *norm, *window, *state;
@@ -54,8 +54,8 @@ static double *columns(struct rig *r, const struct mamba_case *m, uint32_t col, 
     return out;
 }
 
-/* [n_head][d_state][head_dim] of the device as the reference's [n_head][head_dim][d_state], or the
- * other way round: rows and columns of each head change places. */
+/* Transposes every head: [n_head][d_state][head_dim] of the device to or from the reference's
+ * [n_head][head_dim][d_state]. */
 static double *turned(struct rig *r, const double *v, uint64_t n_head, uint64_t n, uint64_t n_row)
 {
     double *out = rig_doubles(r, NULL, n_head * n_row * n);
@@ -66,7 +66,7 @@ static double *turned(struct rig *r, const double *v, uint64_t n_head, uint64_t 
     return out;
 }
 
-/* The whole sequence at once. window and state (the device's order) are moved on. */
+/* Runs the whole sequence at once. window and state (in the device's order) are advanced. */
 static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct mamba_case *m,
                           double *window, double *state)
 {
@@ -101,7 +101,11 @@ static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct
     return y;
 }
 
-/* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
+/* NMSE where a lane sums 18000 squares; every other row is at most 4e-13 off. */
+static const struct bound wide_off = { .most = 1e-10, .measured = 4.5e-11 };
+
+/* Several batches in one submission, op_advance after each: checks outputs, window, state and step.
+ */
 static void mamba_case(struct gpu *g, const struct mamba_row *c)
 {
     static const char *const one[] = { "plain", "step", "wide step", "chunks" };
@@ -153,8 +157,7 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     double *window = rig_doubles(&r, v.window, (uint64_t)n_window * v.d_conv);
     double *state = rig_doubles(&r, v.state, (uint64_t)v.d_inner * c->d_state);
     double *want = mamba_want(&r, c, &v, window, state);
-    /* A lane's sum of 18000 squares: 4.5e-11. Every other row is at most 4e-13 off. */
-    double tol = v.d_inner / c->n_group > 100000 ? 1e-10 : 0;
+    double tol = v.d_inner / c->n_group > 100000 ? wide_off.most : 0;
     bool good = rig_run(&r);
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
         good = rig_near(&r, c->piece[i] == 1 ? one[c->one] : "scan", y[i],
@@ -172,7 +175,7 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     rig_close(&r);
 }
 
-/* Scratch that a batch takes. */
+/* The scratch memory that a batch takes. */
 static uint64_t scratch_bytes(struct gpu *g, enum mamba_path path, uint32_t d_state, uint32_t n_tok)
 {
     struct rig r = rig_open(g, "mamba");
@@ -196,8 +199,8 @@ static uint64_t scratch_bytes(struct gpu *g, enum mamba_path path, uint32_t d_st
     return bytes;
 }
 
-/* A session's scratch is sized by its largest batch: fewer tokens must not take more, also where
- * they go another path. */
+/* A session's scratch memory is sized by its largest batch. Fewer tokens must not take more, even
+ * on another path. */
 static void scratch_case(struct gpu *g, uint32_t d_state)
 {
     static const uint32_t n_tok[] = { 64, 65, 128, 129, 1024, 1025, 1100 };
@@ -231,7 +234,7 @@ void test_ops_mamba(void)
         { 16, 64, 2, 128, 4, 1, { 65, 1, 1 }, MAMBA_STEP, false }, /* groups as in Nano */
         { 16, 64, 2, 128, 4, 0, { 1, 3 }, MAMBA_PLAIN, false },
         { 16, 64, 2, 128, 4, 0, { 1, 1, 3 }, MAMBA_STEP_WIDE, false },
-        /* A group too wide for one subgroup's loops: gpu_caps.loop_budget. */
+        /* A group too wide for the loops of one subgroup (gpu_caps.loop_budget). */
         { 1152, 256, 1, 4, 2, 0, { 2 }, MAMBA_STEP, false },
         { 4, 16, 2, 16, 4, 0, { 200, 1, 130, 3 }, MAMBA_STEP, true },
         { 2, 64, 1, 128, 4, 1, { 310, 1, 1, 30 }, MAMBA_STEP_WIDE, true },

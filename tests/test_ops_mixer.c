@@ -1,4 +1,4 @@
-/* test_ops_mixer: Gated DeltaNet. */
+/* test_ops_mixer: Gated DeltaNet, whole mixers in batches of any size. */
 #include "ops.h"
 
 #include <math.h>
@@ -7,7 +7,7 @@
 
 #define EPS 1e-6f
 #define SLOW 2e-3f   /* what was written lasts for hundreds of tokens */
-#define STRONG 20.0f /* for a few, and most of it for one */
+#define STRONG 20.0f /* for a few, most of it for one */
 
 /* ---- Gated DeltaNet ---------------------------------------------------------------------- */
 
@@ -15,15 +15,14 @@ struct delta_row {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
     uint32_t i_window;
-    uint32_t piece[4];                      /* tokens of the batches, 0 after the last */
-    enum { BEST, PLAIN, CHUNKS, WIDE } how; /* as op_delta chooses, or all of them by a path */
-    float rate; /* of decay, of the first V head, the i-th's i times that;
-                   0: random ones */
+    uint32_t piece[4];                      /* tokens of the batches; 0 ends them */
+    enum { BEST, PLAIN, CHUNKS, WIDE } how; /* as op_delta chooses, or all of them by one path */
+    float rate; /* the decay of the first V head, of the i-th i times that; 0: random decays */
 };
 
 static const char *const hows[] = { "best path", "scan", "chunks", "wide chunks" };
 
-/* What a mixer is given, as values; p is [n_tok][d_conv + d_out + 2 n_v_head]. */
+/* A mixer's inputs as numbers; p is [n_tok][d_conv + d_out + 2 n_v_head]. */
 struct delta_case {
     uint32_t n_tok, d_conv, d_out, n_p;
     float *p, *conv, *ssm_a, *dt_bias, *norm, *window, *state;
@@ -58,7 +57,7 @@ static double *columns(struct rig *r, const struct delta_case *d, uint32_t col, 
     return out;
 }
 
-/* The whole sequence at once. window and state are moved on. */
+/* Runs the whole sequence at once. window and state are advanced. */
 static double *delta_want(struct rig *r, const struct delta_row *c, const struct delta_case *d,
                           double *window, double *state)
 {
@@ -98,7 +97,8 @@ static uint32_t n_pieces(const struct delta_row *c)
     return n;
 }
 
-/* Batch after batch in one submission, op_advance between them; outputs, window, state and step. */
+/* Several batches in one submission, op_advance after each: checks outputs, window, state and
+ * step. */
 static void delta_case(struct gpu *g, const struct delta_row *c)
 {
     static const enum delta_path path[] = {
@@ -179,8 +179,8 @@ static void test_delta(struct gpu *g)
         { 2, 4, 16, 4, true, 0, { 200, 57 }, BEST, 0 },
         { 2, 4, 16, 4, false, 0, { 300, 20 }, PLAIN, SLOW },
     };
-    /* The chunks' lengths, one less and one more, and several with a rest; widths that the
-     * workgroups' columns do not divide; 128 over more tokens than one dispatch may walk
+    /* Lengths of a chunk, one less and one more, and several with a rest; widths that the
+     * columns of workgroups do not divide; 128 over more tokens than one dispatch may walk
      * (loop_budget). */
     static const struct delta_row chunks[] = {
         { 2, 4, 16, 4, true, 0, { 31, 32, 33, 101 }, CHUNKS, 0 },
@@ -206,7 +206,8 @@ static void test_delta(struct gpu *g)
         c.how = CHUNKS;
         delta_case(g, &c);
     }
-    /* the wide ones' workgroups are the same on all subgroups, but for what rows[] has too */
+    /* workgroups of the wide ones are the same for all subgroup sizes, except what rows[] has
+     * too */
     bool wide = !ops_brief_skips(K_delta_chunk) || !ops_brief_skips(K_delta_chunk_scan);
     for (uint32_t i = 0; i < ARRAY_LEN(chunks); i++)
         if (wide || chunks[i].how != WIDE)

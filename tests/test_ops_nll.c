@@ -1,20 +1,22 @@
-/* test_ops_nll: negative log likelihoods from rows of logits, against sums in long double.
+/* test_ops_nll: negative log likelihoods from rows of logits, compared with sums in long double.
  *
- * Relative errors, not NMSE: what a sure model gives is tiny, and a perplexity is made of all of
- * them. Rows are of every kind that a model can give, each with the likeliest token, an unlikely
- * one or any as the one that came. */
+ * Errors are relative, not NMSE: the likelihoods of a sure model are tiny, and a perplexity is made
+ * of all of them. Rows are of every kind that a model can give; the token that came is the
+ * likeliest, an unlikely one, or any. */
 #include "ops.h"
 
 #include <math.h>
 #include <string.h>
 
+static const struct bound nll_off = { .most = 2e-7 }; /* of a token, relative */
+
 enum { N_PAST = 3 };
 
 enum kind {
     PLAIN, /* normal numbers */
-    LARGE, /* around 3e4: the largest must be taken off first */
+    LARGE, /* around 3e4: the largest must be subtracted first */
     SURE,  /* one logit far above the others */
-    TIES,  /* few different values, so that the largest one comes often */
+    TIES,  /* few different values, so that the largest one occurs often */
     HOLES, /* half of the vocabulary at -1e30 or -inf */
     EQUAL, /* all the same */
 };
@@ -81,7 +83,8 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum kin
             double v = nll_from(got + (uint64_t)NLL_PARTS * t);
             double want = want_nll(l + (uint64_t)t * n_vocab, n_vocab, ids[N_PAST + 1 + t]);
             double off = fabs(v - want) / (want + 1e-30);
-            if (!CHECK_MSG(off <= 2e-7, "row %u: %.17g, expected %.17g, %.3g off", t, v, want, off))
+            if (!CHECK_MSG(off <= nll_off.most, "row %u: %.17g, expected %.17g, %.3g off", t, v,
+                           want, off))
                 break;
             worst = fmax(worst, off);
         }
@@ -91,12 +94,12 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum kin
     return worst;
 }
 
-/* A logit that is no number makes its row's likelihood none, and no other's. */
+/* A logit that is not a number makes the likelihood of its row, and of no other, not a number. */
 static void test_no_number(struct gpu *g)
 {
     static const float odd[] = { NAN, INFINITY, -INFINITY };
     for (uint32_t k = 0; k < ARRAY_LEN(odd) + 1; k++) {
-        bool whole = k == ARRAY_LEN(odd); /* a row of nothing but -inf */
+        bool whole = k == ARRAY_LEN(odd); /* a row of -inf alone */
         float x = whole ? -INFINITY : odd[k];
         if (!test_case("nll: %s of %g", whole ? "a row" : "a logit", (double)x))
             continue;

@@ -1,9 +1,10 @@
-/* test_ops_sample: from logits to the next id, draw by draw against the distribution in double.
+/* test_ops_sample: from logits to the next id, draw by draw compared with the distribution in
+ * double.
  *
- * Each draw is told in advance: the reference makes the distribution (penalties, top-k, top-p,
- * min-p, temperature, in llama.cpp's order), computes the uniform number that the kernel hashes
- * from seed and position, and looks it up. Draws that are alike are also counted and held against
- * the probabilities alone. */
+ * Each draw is predicted: the reference makes the distribution (penalties, top-k, top-p, min-p,
+ * temperature, in the order of llama.cpp), computes the uniform number that the kernel hashes from
+ * seed and position, and looks it up. Draws from the same distribution are also counted and
+ * compared with the probabilities. */
 #include "ops.h"
 
 #include <math.h>
@@ -15,9 +16,9 @@ struct sample_row {
     uint32_t n_vocab, n_draw;
     struct step s;
     float spread, mean; /* of the logits */
-    uint32_t n_unused;  /* every so-manieth entry is unused; 0: none */
-    uint32_t n_odd;     /* of the largest logits, that become NaN, -inf or a tie, in turn */
-    bool count;         /* the draws are alike: their numbers against the probabilities */
+    uint32_t n_unused;  /* every so many entries one is unused; 0: none */
+    uint32_t n_odd;     /* how many of the largest logits become NaN, -inf or a tie, in turn */
+    bool count;         /* all draws are from one distribution: their counts are compared with it */
 };
 
 /* ---- the reference ----------------------------------------------------------------------- */
@@ -50,7 +51,8 @@ static int by_id(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-/* Of n sorted candidates the number that stays when `last` is the last of them, with its equals. */
+/* How many of n sorted candidates stay when `last` is the last of them, together with its
+ * equals. */
 static uint32_t with_equals(const struct candidate *c, uint32_t n, uint32_t last)
 {
     while (last + 1 < n && c[last + 1].logit == c[last].logit)
@@ -67,7 +69,7 @@ static void softmax(struct candidate *c, uint32_t n, double temp)
         c[i].p /= sum;
 }
 
-/* Fills c with the candidates that are left and their probabilities, by id; returns how many. The
+/* Fills c with the candidates that are left and their probabilities, by id. Returns how many. The
  * history is ids[0 .. n_past). */
 static uint32_t distribution(const float *logits, uint32_t n_vocab, const uint32_t *unused,
                              const struct step *s, const int32_t *ids, uint32_t n_past,
@@ -96,7 +98,7 @@ static uint32_t distribution(const float *logits, uint32_t n_vocab, const uint32
     if (s->top_k > 0 && s->top_k < n)
         n = with_equals(c, n, s->top_k - 1);
     softmax(c, n, 1);
-    double sum = c[0].p; /* of the first keep */
+    double sum = c[0].p; /* among the first `keep` */
     while (keep < n && (s->top_p >= 1 || sum < (double)s->top_p))
         sum += c[keep++].p;
     n = with_equals(c, n, keep - 1);
@@ -128,7 +130,7 @@ static bool drawn(const struct candidate *c, uint32_t n, double u, int32_t got, 
 
 enum { N_PROMPT = 12 };
 
-/* The largest logits become what a sampler must not choke on. */
+/* Turns the largest logits into values that must not break a sampler. */
 static void make_odd(float *logits, uint32_t n_vocab, uint32_t n_odd)
 {
     for (uint32_t k = 0; k < n_odd; k++) {
@@ -143,7 +145,7 @@ static void make_odd(float *logits, uint32_t n_vocab, uint32_t n_odd)
     }
 }
 
-/* Pearson's statistic of n_draw draws, against a bound far in the tail of its distribution. */
+/* Pearson's statistic of n_draw draws, with a bound far in the tail of its distribution. */
 static void check_counts(const struct candidate *c, uint32_t n, const int32_t *got, uint32_t n_draw)
 {
     double chi2 = 0;
@@ -169,14 +171,14 @@ static bool zeros(struct rig *r, tensor t)
     return true;
 }
 
-/* n_draw draws in one submission, each position hashed anew; ids gets them, [N_PROMPT + n_draw].
- * The history has room for one less than is drawn. */
+/* Draws n_draw times in one submission; each position is hashed anew. ids gets the draws, [N_PROMPT
+ * + n_draw]. The history has room for one less than is drawn. */
 static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
                  const uint32_t *unused, int32_t *ids)
 {
     uint32_t *zero = rig_alloc(r, c->n_vocab, sizeof *zero), n_ids = N_PROMPT + c->n_draw;
     struct step step = c->s;
-    step.n_past = N_PROMPT - 1; /* the last of the prompt is read by the submission that samples */
+    step.n_past = N_PROMPT - 1; /* the submission that samples reads the last token of the prompt */
     struct sampler s = {
         .unused = rig_words(r, unused, div_up(c->n_vocab, 32)),
         .work = rig_view(r, F32, c->n_vocab, 1, c->n_vocab, 0),
@@ -281,7 +283,7 @@ static const struct sample_row rows[] = {
 };
 /* clang-format on */
 
-/* The same seed draws the same, another one does not; a draw alone leaves i_window. */
+/* The same seed draws the same, another seed does not; a draw alone leaves i_window. */
 static void test_same(struct gpu *g)
 {
     int32_t ids[3][N_PROMPT + 64] = { { 0 } };
@@ -319,7 +321,7 @@ static void test_same(struct gpu *g)
         int32_t got[2];
         memcpy(&got[0], r.back + s.chosen.offset, 4);
         memcpy(&got[1], r.back + b.ids.offset + 8, 4);
-        CHECK_EQ(got[0], 3); /* of the two largest the first */
+        CHECK_EQ(got[0], 3); /* of the two largest, the first */
         CHECK_EQ(got[1], 3);
         after.n_past = 7;
         after.i_window = 0;

@@ -1,15 +1,17 @@
-/* test_ops_stats: what recurrent heads tell of their gates and states. */
+/* test_ops_stats: statistics of recurrent heads: gates and states. */
 #include "ops.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Single precision's sums of some hundred numbers. */
+static const struct bound stat_off = { .most = 1e-5 }; /* relative */
+
+/* Sums of some hundred numbers in single precision. */
 static void near_told(const char *what, uint32_t head, uint32_t i, float got, double want)
 {
     double off = fabs((double)got - want);
-    CHECK_MSG(off <= 1e-5 * fabs(want) + 1e-9, "%s of head %u, number %u: %.9g, expected %.9g",
-              what, head, i, (double)got, want);
+    CHECK_MSG(off <= stat_off.most * fabs(want) + 1e-9,
+              "%s of head %u, number %u: %.9g, expected %.9g", what, head, i, (double)got, want);
 }
 
 struct gate_row {
@@ -59,15 +61,16 @@ static void gate_case(struct gpu *g, const struct gate_row *c)
     rig_close(&r);
 }
 
-/* n_chunk 0: a state a head, no documents. by_chunk: heads lie by chunk, else chunks by head. */
+/* n_chunk 0: one state a head, no documents. by_chunk: heads are stored by chunk, else chunks by
+ * head. */
 struct state_row {
     uint32_t n, n_head, n_chunk;
     bool by_chunk;
     uint32_t begun;
 };
 
-/* Chunks of a row of documents, three of each: some begin one, some are padding's, the last are not
- * in use. The first `begun` have been told of before. */
+/* Chunks of a training row, three for each document: some begin one, some are padding, the last are
+ * not in use. The first `begun` have been reported before. */
 static void state_case(struct gpu *g, const struct state_row *c)
 {
     if (!test_case("states of %u numbers, %u heads, %u chunks, %s, %u before", c->n, c->n_head,
@@ -129,7 +132,7 @@ static void state_case(struct gpu *g, const struct state_row *c)
     rig_close(&r);
 }
 
-/* A state that has come apart says so. */
+/* A state that is not finite is reported so. */
 static void broken_case(struct gpu *g)
 {
     static const float bad[] = { INFINITY, NAN, 1e30f };

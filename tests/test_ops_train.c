@@ -1,9 +1,9 @@
-/* test_ops_train: what training adds around the layers - rows picked for the head, likelihoods that
- * leave their gradient, the norm of all gradients, AdamW, gates from their deltas - and what draft
- * blocks need.
+/* test_ops_train: what training adds around the layers - rows picked for the head, likelihoods with
+ * their gradient, the norm of all gradients, AdamW, gates from their deltas - and what draft blocks
+ * need.
  *
- * Likelihoods against sums in long double, row by row; updates against the reference's own
- * (ref_bwd.h), from gradients at hand, in arenas of which no other byte may change. */
+ * Likelihoods are compared with sums in long double, row by row; updates with the reference's
+ * (ref_bwd.h), from given gradients, in arenas of which no other byte may change. */
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
 
@@ -11,9 +11,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* NMSE: the same values; gradients of logits; values, the change of them (which is small beside
+ * them) and moments after an update. */
+static const struct bound same_off = { .most = 1e-30 };
+static const struct bound gradient_off = { .most = 1e-13 };
+static const struct bound value_off = { .most = 3e-14 };
+static const struct bound change_off = { .most = 3e-9 };
+static const struct bound moment_off = { .most = 1e-13 };
+/* Relative: a likelihood, and the norm of all gradients. */
+static const struct bound nll_off = { .most = 2e-7 };
+static const struct bound norm_off = { .most = 3e-7 };
+
 enum { NONE = -1 };
 
-/* A tape that keeps nothing and trains nothing: gradients are where the test says. */
+/* A tape that keeps nothing and trains nothing: the test places the gradients. */
 static struct tape *tape_for(struct rig *r)
 {
     struct tape *t = tape_create(NULL, &(struct dropout){ 0 }, &r->err);
@@ -24,7 +35,7 @@ static struct tape *tape_for(struct rig *r)
 
 /* ---- gather ------------------------------------------------------------------------------ */
 
-/* Rows of x by slices of n_row, the list being one of n_list; each slice's gradient is added to
+/* Rows of x in slices of n_row, out of a list of n_list. The gradient of each slice is added to
  * that of x, which is not zero before. */
 static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list, uint32_t n_row)
 {
@@ -44,7 +55,7 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
     rig_writes(&r, grad_at);
     rig_writes(&r, tensor_cols(slice, 0, 1));
     tensor x0 = at, dx0 = grad_at, y[64];
-    x0.col = dx0.col = 0; /* gradients are asked for as bases */
+    x0.col = dx0.col = 0; /* gradients are requested as bases */
     x0.n = dx0.n = at.stride;
     HLM_ASSERT(n_slice <= ARRAY_LEN(y));
     for (uint32_t k = 0; k < n_slice; k++) {
@@ -64,7 +75,7 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
     }
     if (rig_run(&r)) {
         for (uint32_t k = 0; k < n_slice; k++)
-            rig_near(&r, "rows", y[k], want + (uint64_t)k * n_row * n, 1e-30);
+            rig_near(&r, "rows", y[k], want + (uint64_t)k * n_row * n, same_off.most);
         rig_near(&r, "gradient", grad_at, dwant, 0);
         uint32_t now;
         memcpy(&now, r.back + slice.offset, 4);
@@ -90,7 +101,7 @@ static float value(struct rig *r, enum kind kind, uint32_t i)
     return 0;
 }
 
-/* nll of a row, and weight * (softmax - onehot) without a cancellation at its target. */
+/* nll of a row, and weight * (softmax - onehot) without cancellation at its target. */
 static double want_row(const float *l, uint32_t n, uint32_t id, double weight, double *d)
 {
     long double rest = 0;
@@ -115,7 +126,7 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
         return;
     struct rig r = rig_open(g, "nll targets");
     struct tape *tape = tape_for(&r);
-    uint32_t n_target = 2 * n_row - 1, first = n_row; /* the last row is behind the end */
+    uint32_t n_target = 2 * n_row - 1, first = n_row; /* the last row is after the end */
     float *l = rig_alloc(&r, (uint64_t)n_row * n_vocab, sizeof *l), weight = 0.37f;
     int32_t *target = rig_alloc(&r, n_target, sizeof *target), word[4] = { 1, 0, 0, 0 };
     for (uint32_t t = 0; t < n_row; t++) {
@@ -157,17 +168,17 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
             }
             double want = want_row(row, n_vocab, (uint32_t)target[first + t], (double)weight, d);
             double nll = nll_from(got + (uint64_t)NLL_PARTS * (first + t));
-            CHECK_MSG(fabs(nll - want) <= 2e-7 * want, "row %u: %.17g, expected %.17g", t, nll,
-                      want);
+            CHECK_MSG(fabs(nll - want) <= nll_off.most * want, "row %u: %.17g, expected %.17g", t,
+                      nll, want);
             if (back)
-                rig_near_values(&r, name[kind], dl, d, n_vocab, 1, 1e-13);
+                rig_near_values(&r, name[kind], dl, d, n_vocab, 1, gradient_off.most);
         }
     }
     rig_close(&r);
     tape_destroy(tape);
 }
 
-/* A logit that is no number leaves no finite gradient in its row, and no trace in others. */
+/* A logit that is not a number leaves no finite gradient in its row, and changes no other. */
 static void test_no_number(struct gpu *g)
 {
     static const float odd[] = { NAN, INFINITY };
@@ -213,7 +224,7 @@ struct part {
     tensor rows, scales, m, v;
 };
 
-/* Rows of numbers with gaps between; every other pair of rows stands the wrong way round. */
+/* Rows of numbers with gaps between them; every other pair of rows is swapped. */
 static struct part part_make(struct rig *r, uint32_t n_row, uint32_t longest, bool gates)
 {
     struct part p = { .n_row = n_row, .n_word = 64 };
@@ -273,7 +284,7 @@ static void part_params(struct rig *r, struct part *p, struct ref_tune *t)
     }
 }
 
-/* New gradients, on both sides; what is between rows is no number. */
+/* New gradients on both sides; the gaps between rows are NaN. */
 static bool part_gradients(struct rig *r, struct part *p, struct ref_param *to, double scale)
 {
     for (uint32_t i = 0; i < p->n_word; i++)
@@ -287,8 +298,8 @@ static bool part_gradients(struct rig *r, struct part *p, struct ref_param *to, 
     return gpu_write(r->g, all_of(p->grads, p->n_word), 0, p->grad, 4ull * p->n_word, &r->err);
 }
 
-/* Everything of the arenas is read back; rows go to lists, and are made in the images what they
- * were, so that all else can be compared. */
+/* Reads all arenas back. Rows are copied to lists and reset in the images, so that everything else
+ * can be compared. */
 static bool part_read(struct rig *r, struct part *p, float *values, bool kept)
 {
     uint64_t bytes = 4ull * p->n_word, at = 0;
@@ -311,7 +322,7 @@ static bool part_read(struct rig *r, struct part *p, float *values, bool kept)
     return CHECK(!memcmp(v, p->value, bytes)) && CHECK(!memcmp(g, p->grad, bytes));
 }
 
-/* Values, changes since the start and moments are the reference's. */
+/* Values, changes since the start and moments equal the reference's. */
 static void part_check(struct rig *r, struct part *p, const struct ref_param *ref)
 {
     float *values = rig_alloc(r, p->n_moment, 4), *change = rig_alloc(r, p->n_moment, 4);
@@ -328,10 +339,10 @@ static void part_check(struct rig *r, struct part *p, const struct ref_param *re
             m[at] = ref[i].m[k];
             v[at] = ref[i].v[k];
         }
-    rig_near_values(r, "values", values, want, p->n_moment, 1, 3e-14);
-    rig_near_values(r, "changes", change, want_change, p->n_moment, 1, 3e-9);
-    rig_near(r, "first moments", p->m, m, 1e-13);
-    rig_near(r, "second moments", p->v, v, 1e-13);
+    rig_near_values(r, "values", values, want, p->n_moment, 1, value_off.most);
+    rig_near_values(r, "changes", change, want_change, p->n_moment, 1, change_off.most);
+    rig_near(r, "first moments", p->m, m, moment_off.most);
+    rig_near(r, "second moments", p->v, v, moment_off.most);
 }
 
 struct adam_case {
@@ -340,7 +351,7 @@ struct adam_case {
     uint32_t n_row, longest;
 };
 
-/* The cmd once more, on what it left. */
+/* Runs the cmd once more, on its own result. */
 static bool run_again(struct rig *r)
 {
     tensor all = { .arena = r->mem, .dtype = I32, .n = 4, .n_row = 1, .stride = 4 };
@@ -351,7 +362,7 @@ static bool run_again(struct rig *r)
 /* The cmd and what it works on. */
 struct adam_rig {
     struct rig r;
-    struct part part[2]; /* factors; gates, in arenas of their own */
+    struct part part[2]; /* factors, and gates in arenas of their own */
     struct adam_part of[2];
     struct adam adam;
     struct ref_tune ref;
@@ -399,7 +410,7 @@ static void adam_close(struct adam_rig *a)
     }
 }
 
-/* One update, the first with all that the rig was given. */
+/* One update, the first with everything that the rig was given. */
 static bool adam_step(struct adam_rig *a, const struct adam_update *u)
 {
     struct rig *r = &a->r;
@@ -422,16 +433,16 @@ static void adam_run(struct gpu *g, const struct adam_case *of)
         struct ref_adamw want = {
             u.lr, u.beta1, u.beta2, u.eps, u.decay, u.decay_gates, u.clip_norm
         };
-        for (uint32_t k = 0; k < 2; k++) /* the second step's are clipped for sure */
+        for (uint32_t k = 0; k < 2; k++) /* the second step is always clipped */
             ok = ok && part_gradients(&a.r, &a.part[k], a.ref.param + k * of->n_row,
                                       u.step == 2 ? 40 : 1);
         ok = ok && adam_step(&a, &u);
-        /* far from the start nothing is left to correct */
+        /* far from the start no correction is left */
         double norm =
             ref_tune_update(&a.ref, &want, u.bias_correction ? (uint32_t)u.step : 1000000);
         const float *got = ok ? rig_get(&a.r, tensor_cols(a.adam.norm, 0, 3)) : NULL;
-        if (got && CHECK_MSG(fabs((double)got[0] - norm) <= 3e-7 * norm, "norm %.9g, expected %.9g",
-                             (double)got[0], norm))
+        if (got && CHECK_MSG(fabs((double)got[0] - norm) <= norm_off.most * norm,
+                             "norm %.9g, expected %.9g", (double)got[0], norm))
             CHECK(got[2] == 1);
     }
     for (uint32_t k = 0; ok && k < 2; k++)
@@ -439,7 +450,7 @@ static void adam_run(struct gpu *g, const struct adam_case *of)
     adam_close(&a);
 }
 
-/* Gradients that are not finite leave everything as it is, themselves too. */
+/* Gradients that are not finite leave everything unchanged, including themselves. */
 static void adam_refuses(struct gpu *g, float bad)
 {
     if (!test_case("adam: a gradient of %g", (double)bad))
@@ -489,7 +500,7 @@ static void gate_case(struct gpu *g, uint32_t n, bool decay)
     rig_writes(&r, to);
     op_gate_delta(r.c, rig_dense(&r, base, n, 1), rig_dense(&r, delta, n, 1), decay, to);
     if (rig_run(&r))
-        rig_near(&r, decay ? "decay" : "sum", to, want, 3e-14);
+        rig_near(&r, decay ? "decay" : "sum", to, want, value_off.most);
     rig_close(&r);
 }
 
@@ -516,7 +527,7 @@ static void beside_case(struct gpu *g, uint32_t n_x, uint32_t n_y, uint32_t n_ro
             (in_x ? dx : dy).want[at] += d[t * n + i];
         }
     if (rig_run(&r)) {
-        rig_near(&r, "both", both, want, 1e-30);
+        rig_near(&r, "both", both, want, same_off.most);
         rig_near_grad(&r, "dx", &dx, 0);
         rig_near_grad(&r, "dy", &dy, 0);
     }
@@ -553,7 +564,7 @@ static void test_adam(struct gpu *g)
         adam_run(g, &cases[i]);
     adam_refuses(g, NAN);
     adam_refuses(g, INFINITY);
-    adam_refuses(g, 3e30f); /* whose square is none */
+    adam_refuses(g, 3e30f); /* its square is not finite */
     struct gpu *small = ops_open_small(16384);
     if (small)
         adam_run(small, &(struct adam_case){ "pieces", all, 3000, 150 });

@@ -174,7 +174,7 @@ static void test_help(void)
     }
 }
 
-/* Every case of a tokenizer fixture in one run. */
+/* All cases of a tokenizer fixture in one run. */
 static void test_tokenize(const char *name)
 {
     test_case("--tokenize: %s", name);
@@ -221,7 +221,7 @@ static void test_tokenize(const char *name)
     json_decref(j);
 }
 
-/* Prompts of a file that has nothing but a template. */
+/* Prompts of a file that has only a template. */
 static void test_chat_prompts(void)
 {
     test_case("--chat: cases of the fixture");
@@ -303,7 +303,7 @@ static void test_ids_file(void)
     }
 }
 
-/* --dump-rows of the reference's documents gives the reference's rows. */
+/* --dump-rows of the reference's documents gives the reference's training rows. */
 static void test_dump_rows(void)
 {
     static const struct {
@@ -341,7 +341,8 @@ static void test_dump_rows(void)
     }
 }
 
-/* hlm-tune on a training fixture: a line for each of its 31 matrices, and the file is there. */
+/* hlm-tune on a training fixture: it prints a line for each of the 31 matrices and writes the
+ * file. */
 static void test_tune(void)
 {
     const char *lora = fixture("train/qwen35/init-lora.gguf"), *out = scratch("merged.gguf");

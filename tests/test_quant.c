@@ -1,5 +1,5 @@
-/* test_quant: numbers into blocks - how far off, that what is there comes back, and the edges. All
- * is judged by dtype.c's decoders, which test_dtype.c holds to the formulas. */
+/* test_quant: numbers into blocks: the error, that blocks come back unchanged, and the edges.
+ * dtype.c's decoders read the blocks; test_dtype.c checks those against the formulas. */
 #include "base/quant.h"
 #include "test.h"
 
@@ -9,18 +9,28 @@
 
 enum { N_ROW = 24, N_COL = 512, MAX_BYTES = 4 * N_COL };
 
-/* What is written, and the largest relative error (root of NMSE) of normal rows. The bound is what
- * llama.cpp's quantisers leave on the same kind of rows, measured with its library. Measured here,
- * from Q8_0 on: 0.0052 0.0808 0.0694 0.0400 0.0336 0.261 0.144 0.0700 0.0346 0.0173 0.0732 0.0739
- * 0.112. */
-static const struct row {
+/* The types that are written, and the largest relative error (the root of the NMSE) of normal rows.
+ * The bounds are what the quantisers of llama.cpp's library leave on the same kind of rows. */
+static const struct quant_row {
     enum dtype type;
-    double bound;
+    struct bound error;
 } rows[] = {
-    { F32, 0 },       { F16, 2.2e-4 },    { BF16, 1.8e-3 },   { Q8_0, 0.0053 },
-    { Q4_0, 0.0859 }, { Q4_1, 0.0783 },   { Q5_0, 0.0427 },   { Q5_1, 0.0378 },
-    { Q2_K, 0.2965 }, { Q3_K, 0.1510 },   { Q4_K, 0.0713 },   { Q5_K, 0.0362 },
-    { Q6_K, 0.0178 }, { IQ4_NL, 0.0762 }, { IQ4_XS, 0.0767 }, { MXFP4, 0.1145 },
+    { .type = F32, .error = { .most = 0 } },
+    { .type = F16, .error = { .most = 2.2e-4 } },
+    { .type = BF16, .error = { .most = 1.8e-3 } },
+    { .type = Q8_0, .error = { .most = 0.0053, .measured = 0.0052 } },
+    { .type = Q4_0, .error = { .most = 0.0859, .measured = 0.0808 } },
+    { .type = Q4_1, .error = { .most = 0.0783, .measured = 0.0694 } },
+    { .type = Q5_0, .error = { .most = 0.0427, .measured = 0.0400 } },
+    { .type = Q5_1, .error = { .most = 0.0378, .measured = 0.0336 } },
+    { .type = Q2_K, .error = { .most = 0.2965, .measured = 0.261 } },
+    { .type = Q3_K, .error = { .most = 0.1510, .measured = 0.144 } },
+    { .type = Q4_K, .error = { .most = 0.0713, .measured = 0.0700 } },
+    { .type = Q5_K, .error = { .most = 0.0362, .measured = 0.0346 } },
+    { .type = Q6_K, .error = { .most = 0.0178, .measured = 0.0173 } },
+    { .type = IQ4_NL, .error = { .most = 0.0762, .measured = 0.0732 } },
+    { .type = IQ4_XS, .error = { .most = 0.0767, .measured = 0.0739 } },
+    { .type = MXFP4, .error = { .most = 0.1145, .measured = 0.112 } },
 };
 
 static float x[N_ROW * N_COL], y[N_ROW * N_COL], z[N_ROW * N_COL];
@@ -52,21 +62,20 @@ static double rms(const float *a, const float *b)
     return sqrt(diff_f32(a, b, N_ROW * N_COL).nmse);
 }
 
-static void test_error(const struct row *r)
+static void test_error(const struct quant_row *r)
 {
     test_case("%s: normal rows", name(r->type));
-    for (int k = 0; k < 2; k++) { /* far apart in size: 16-bit scales have room for both */
+    for (int k = 0; k < 2; k++) { /* two sizes far apart: 16-bit scales have room for both */
         normals(1 + (uint64_t)k, k ? 30 : 0.02);
         if (!pack(r->type, NULL, one))
             return;
         dtype_to_f32(r->type, one, ARRAY_LEN(x), y);
-        test_note("  %s: %.6f", name(r->type), rms(y, x));
-        CHECK_MSG(rms(y, x) <= r->bound, "off by %.6f, at most %.6f", rms(y, x), r->bound);
+        CHECK_WITHIN(name(r->type), rms(y, x), r->error);
     }
 }
 
-/* Blocks that say what the row says come back as they are, whatever made them. */
-static void test_same(const struct row *r)
+/* Values that were read from blocks go back to the same bytes, whatever made the blocks. */
+static void test_same(const struct quant_row *r)
 {
     uint64_t n = bytes_of(r->type);
     struct rng rng = { 7 };
@@ -77,10 +86,10 @@ static void test_same(const struct row *r)
     dtype_to_f32(r->type, one, ARRAY_LEN(x), x);
     pack(r->type, one, two);
     CHECK(!memcmp(one, two, n));
-    /* without them nearly: the scales are found again but for their rounding */
+    /* without the old blocks nearly so: the scales are found again, except for rounding */
     pack(r->type, NULL, two);
     dtype_to_f32(r->type, two, ARRAY_LEN(x), y);
-    CHECK_MSG(rms(y, x) <= r->bound / 4, "anew it is %.3g off", rms(y, x));
+    CHECK_MSG(rms(y, x) <= r->error.most / 4, "anew it is %.3g off", rms(y, x));
 
     test_case("%s: so do blocks of random bits", name(r->type));
     for (uint64_t i = 0; i < n; i++)
@@ -101,8 +110,9 @@ static void test_same(const struct row *r)
     CHECK(n_sound > ARRAY_LEN(x) / len / 2);
 }
 
-/* A small change: with the old blocks at hand it is never worse, by block and by row. */
-static void test_change(const struct row *r)
+/* A small change: with the old blocks given, the result is never worse, neither a block nor a
+ * row. */
+static void test_change(const struct quant_row *r)
 {
     struct rng rng = { 9 };
     uint32_t len = dtype_info(r->type)->block_len;
@@ -125,9 +135,9 @@ static void test_change(const struct row *r)
     CHECK_MSG(rms(y, x) < 2e-3, "%.3g off", rms(y, x));
 }
 
-static void test_edges(const struct row *r)
+static void test_edges(const struct quant_row *r)
 {
-    double least = r->type == F32 ? 0 : r->bound * 1.3;
+    double least = r->type == F32 ? 0 : r->error.most * 1.3;
     test_case("%s: zeros, one value, spikes, all of a sign", name(r->type));
     for (int k = 0; k < 6; k++) {
         struct rng rng = { 11 };
@@ -153,7 +163,7 @@ static void test_edges(const struct row *r)
             x[i] = i % 3 ? size[k] : -size[k];
         pack(r->type, NULL, one);
         dtype_to_f32(r->type, one, ARRAY_LEN(x), y);
-        for (uint32_t i = 0; i < ARRAY_LEN(x); i++) /* a unit of f16 below which there is nothing */
+        for (uint32_t i = 0; i < ARRAY_LEN(x); i++) /* below one unit of f16 nothing is kept */
             if (!CHECK_MSG(fabsf(y[i] - x[i]) <= 5 * 0x1p-24f, "%g for %g", (double)y[i],
                            (double)x[i]))
                 return;

@@ -1,10 +1,10 @@
-/* test_ref_bwd: every backward of ref_bwd.h against central differences of its forward, in double.
- * No GPU, no files.
+/* test_ref_bwd: every backward of ref_bwd.h compared with central differences of its forward, in
+ * double. No GPU, no files.
  *
- * The loss is sum(dy . y) with a random dy, y from ref_ops.c. Differences are of five points,
- * (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h with h = 2^-13: truncation and rounding both lie
- * near 1e-11. Gradients start at START, so overwriting instead of adding is caught. Packed rows
- * are held to the forward of each document on its own. Recurrences: test_ref_bwd_ssm.c. */
+ * The loss is sum(dy . y) with a random dy, and y from ref_ops.c. Differences are of five points,
+ * (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h with h = 2^-13: truncation and rounding are both near
+ * 1e-11. Gradients start at START, so that overwriting instead of adding is caught. Packed rows are
+ * compared with the forward of each document alone. Recurrences: test_ref_bwd_ssm.c. */
 #include "ref/ref_check.h"
 
 #include <math.h>
@@ -196,7 +196,7 @@ static void test_nll(void)
 
 struct attention_case {
     struct ref_attention a;
-    bool packed; /* rc_first's documents */
+    bool packed; /* the documents of rc_first */
     double *dy;
 };
 static double attention_loss(const void *ctx)
@@ -354,7 +354,7 @@ static double ffn_loss(const void *ctx)
     return rc_weigh(c->dy, y, c->n_tok * c->f.n_embd);
 }
 
-/* A random adapter of n experts; the check of its A and B. */
+/* A random adapter of n experts, and the check of its A and B. */
 static struct ref_lora adapter(struct rng *r, uint32_t n, uint32_t n_in, uint32_t n_out)
 {
     enum { RANK = 2 };
@@ -471,7 +471,7 @@ static struct moe_case moe_create(struct rng *r, const struct moe_kind *k)
 
 static void test_moe(const struct moe_kind *k)
 {
-    struct rng r = { 25 }; /* away from the clamps' kinks */
+    struct rng r = { 25 }; /* away from the kinks of the clamps */
     struct moe_case c = moe_create(&r, k);
     uint32_t in = k->latent ? MOE_LOW : MOE_DIM;
     double *dx = rc_start(MOE_TOK * MOE_DIM), want[MOE_TOK * MOE_DIM], got[MOE_TOK * MOE_DIM];

@@ -1,16 +1,16 @@
-/* test_ref_bwd_ssm: the backward of the Gated DeltaNet and of Mamba2, serial and in chunks, against
- * central differences of the serial forward and against each other. No GPU, no files.
+/* test_ref_bwd_ssm: the backward of the Gated DeltaNet and of Mamba2, serial and in chunks,
+ * compared with central differences of the serial forward and with each other. No GPU, no files.
  *
- * Either one sequence between two states - then the loss also weighs the state left - or a packed
- * row of documents from zero states. Read test_ref_bwd.c first. */
+ * There is either one sequence between two states, and the loss also weighs the state that is left,
+ * or a packed row of documents from zero states. Read test_ref_bwd.c first. */
 #include "ref/ref_check.h"
 
 #include <math.h>
 
-/* chunk 0: serial. Beyond the row's length: one chunk a document. */
+/* chunk 0: serial. Longer than the row: one chunk a document. */
 static const uint32_t chunks[] = { 0, 1, 3, 4, 64 };
 
-/* Largest difference over the largest value. */
+/* The largest difference relative to the largest value. */
 static void check_same(const char *what, const double *got, const double *want, uint64_t n)
 {
     double off = 0, top = 0;
@@ -94,7 +94,7 @@ static void delta_check(struct delta_case *c, const struct delta_inputs *in, flo
     rc_check_float("da_log", delta_loss, c, ssm_a, N_V, da);
 }
 
-/* Decays from almost none to e^-20 a token; one input of the softplus lies above its switch. */
+/* Decays from almost none to e^-20 a token; one input of the softplus is above its switch. */
 static void test_delta(bool tiled, bool packed)
 {
     struct rng r = { 21 };

@@ -1,8 +1,8 @@
-/* test_ref_ops: the operations of the reference against themselves and against numbers by hand. No
- * GPU, no files.
+/* test_ref_ops: the operations of the reference compared with themselves and with numbers computed
+ * by hand. No GPU, no files.
  *
  * The serial recurrences equal their chunked forms, and what no fixture shows - groups of experts,
- * a latent, ties - has its case here. */
+ * a latent, ties - has a case here. */
 #include "ref/ref.h"
 #include "test.h"
 
@@ -38,8 +38,8 @@ static bool near(double got, double want)
 
 /* ---- the recurrences -------------------------------------------------------------------- */
 
-/* models/README.md, "DeltaNet in chunks": any chunk length gives the result of the recurrence,
- * outputs and state; from a state that is not zero, with a last chunk that is not full. Gates from
+/* models/README.md, "DeltaNet in chunks": any chunk length gives the outputs and state of the
+ * recurrence, from a state that is not zero and with a last chunk that is not full. Gates from
  * almost no decay to e^-20 a token. */
 static void test_chunked(bool tiled, uint32_t chunk)
 {
@@ -83,8 +83,8 @@ static void test_chunked(bool tiled, uint32_t chunk)
     free(got);
 }
 
-/* One token by hand: S = 1, so l2 norm leaves the sign of k and q (up to 1e-6), and M is a number.
- */
+/* One token by hand: S = 1, so the l2 norm leaves the sign of k and q (up to 1e-6), and M is a
+ * number. */
 static void test_delta_by_hand(void)
 {
     static const float ssm_a[1] = { -2 }, dt_bias[1] = { 0.25f };
@@ -108,8 +108,8 @@ static void test_delta_by_hand(void)
     CHECK_MSG(fabs(o - want) < 1e-11, "output %.17g, expected %.17g", o, want);
 }
 
-/* models/README.md, "Mamba2 in chunks": the same of Mamba2; groups of heads, decays from almost
- * none to e^-20 a token. */
+/* models/README.md, "Mamba2 in chunks": the same for Mamba2, with groups of heads and decays from
+ * almost none to e^-20 a token. */
 static void test_mamba_chunked(uint32_t chunk)
 {
     enum { N_TOK = 130, N_HEAD = 6, N_GROUP = 2, DIM = 5, NS = 7, N_STATE = N_HEAD * DIM * NS };
@@ -179,7 +179,7 @@ static void test_mamba_by_hand(void)
 
     test_case("Mamba2: gated norm of two groups by hand");
     static const float w[4] = { 1, 2, 3, 4 };
-    double x[4] = { 1, 1, 100, 0 }, z[4] = { 30, 40, 50, 1 }; /* silu(z) = z but for the last */
+    double x[4] = { 1, 1, 100, 0 }, z[4] = { 30, 40, 50, 1 }; /* silu(z) = z except for the last */
     ref_mamba_norm(x, z, w, 1, 2, 2, 0);
     double rms = sqrt((30 * 30 + 40 * 40) / 2.0);
     CHECK(fabs(x[0] - 30 / rms) < 1e-9 && fabs(x[1] - 2 * 40 / rms) < 1e-9);
@@ -203,8 +203,8 @@ static void test_mamba_by_hand(void)
 
 /* ---- attention and feed-forward --------------------------------------------------------- */
 
-/* A window is the whole attention over the keys that it leaves; a head's gate is the gate of each
- * of its values; factors divide. */
+/* A window is the whole attention over the keys that it leaves. A head's gate multiplies each of
+ * its values. Factors divide. */
 static void test_attention_parts(void)
 {
     enum { N_PAST = 5, N_TOK = 4, N_KEY = N_PAST + N_TOK, N_HEAD = 4, N_KV = 2, HD = 3 };
@@ -312,8 +312,8 @@ static void test_route_sigmoid(void)
     CHECK(id[0] == 1 && id[1] == 3 && id[2] == 0);
 }
 
-/* A latent of the whole width with the unit matrix on both sides is no latent; the router and the
- * shared expert stay outside it. Scaled on its way in by 2 and out by 3, relu2 makes it 12 times
+/* A latent of the whole width between unit matrices changes nothing; the router and the shared
+ * expert are outside it. Scaled by 2 on its way in and by 3 on its way out, relu2 makes it 12 times
  * the routed part. */
 static void test_latent(void)
 {

@@ -1,5 +1,5 @@
-/* test_ring: counters in shared memory, between processes - that no torn sample is ever taken for a
- * whole one, who may read, what is refused, and what becomes of rings whose process has died. */
+/* test_ring: counters in shared memory, between processes. No torn sample is ever taken for a whole
+ * one; only the owner may read; damaged rings are refused; rings of dead processes are removed. */
 #define _GNU_SOURCE
 #include "ui/ring.h"
 #include "test.h"
@@ -22,7 +22,7 @@ static void nap(double s)
         NULL);
 }
 
-static void name_of(uint64_t pid, char *name, size_t size)
+static void ring_name(uint64_t pid, char *name, size_t size)
 {
     snprintf(name, size, "/hlm-%lu-%llu", (unsigned long)geteuid(), (unsigned long long)pid);
 }
@@ -30,14 +30,14 @@ static void name_of(uint64_t pid, char *name, size_t size)
 static bool exists(uint64_t pid)
 {
     char name[64];
-    name_of(pid, name, sizeof name);
+    ring_name(pid, name, sizeof name);
     int fd = shm_open(name, O_RDONLY, 0);
     if (fd >= 0)
         close(fd);
     return fd >= 0;
 }
 
-/* All of a sample follows from i. */
+/* Fills a sample with numbers that all follow from i. */
 static void make_counters(struct hlm_counters *c, uint64_t i)
 {
     *c = (struct hlm_counters){
@@ -48,15 +48,15 @@ static void make_counters(struct hlm_counters *c, uint64_t i)
         c->kernel[k] = (struct hlm_kernel_count){ .n = i + k, .us = (double)(i ^ k) };
 }
 
-static bool whole(const struct hlm_counters *c)
+static bool is_whole(const struct hlm_counters *c)
 {
     struct hlm_counters want;
     make_counters(&want, c->n_read);
     return memcmp(c, &want, sizeof want) == 0;
 }
 
-/* A child that has a ring of n_slot slots and writes as fast as it can until it is killed or, with
- * n above 0, has written n samples. Returns once the ring is there. */
+/* Starts a child with a ring of n_slot slots that writes as fast as it can until it is killed or,
+ * with n above 0, has written n samples. Returns once the ring exists. */
 static pid_t writer(uint32_t n_slot, uint64_t n)
 {
     pid_t pid = fork();
@@ -88,8 +88,8 @@ static void end_child(pid_t pid)
     waitpid(pid, NULL, 0);
 }
 
-/* With two slots the writer is all over the one that is being read: most copies are torn, and it is
- * the sequence numbers alone that tell. */
+/* With two slots the writer keeps overwriting the slot that is being read. Most copies are torn,
+ * and only the sequence numbers show it. */
 static void test_torn(uint32_t n_slot)
 {
     test_case("a fast writer, %u slots: no torn sample", n_slot);
@@ -99,13 +99,13 @@ static void test_torn(uint32_t n_slot)
     static struct ring_sample s;
     uint64_t n = 0, lost = 0, torn = 0, last = 0, backwards = 0;
     CHECK_MSG(r, "%s", err.msg);
-    double begin_s = now_s(); /* a busy machine lets the two run side by side rarely */
+    double begin_s = now_s(); /* a busy machine rarely runs both at once */
     while (r && now_s() < begin_s + (n < 200 || (n_slot == 2 && !lost) ? 20 : 0.5)) {
         if (ring_next(r, &s, &lost) != RING_SAMPLE)
             continue;
         backwards += n && s.number <= last;
         last = s.number;
-        torn += !whole(&s.c);
+        torn += !is_whole(&s.c);
         n++;
     }
     CHECK_MSG(n >= 200, "%llu samples were read", (unsigned long long)n);
@@ -117,26 +117,17 @@ static void test_torn(uint32_t n_slot)
     end_child(pid);
 }
 
-static void test_reading(void)
+static void test_order(struct ring *w, struct ring_reader *r)
 {
-    struct hlm_err err = { 0 };
     static struct hlm_counters c;
     static struct ring_sample s;
-    struct stat st;
-    char name[64], path[96];
-    uint64_t lost = 0, pids[8];
-    test_case("one process: samples in order, those lost are counted");
-    struct ring *w = ring_create("hlm-test", 8, &err);
-    if (!CHECK_MSG(w, "%s", err.msg))
-        return;
-    struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
-    if (!CHECK_MSG(r, "%s", err.msg))
-        return;
+    uint64_t lost = 0;
+    test_case("one process: samples in order, lost ones are counted");
     CHECK_STR(ring_get_head(r)->program, "hlm-test");
     CHECK_EQ(ring_next(r, &s, &lost), RING_NONE);
     for (uint64_t i = 0; i < 5; i++) {
         make_counters(&c, i);
-        c.state = HLM_IDLE; /* nothing is written but what is published here */
+        c.state = HLM_IDLE; /* so that only what is published here is written */
         ring_publish(w, &c);
     }
     for (uint64_t i = 0; i < 5; i++) {
@@ -155,31 +146,52 @@ static void test_reading(void)
         CHECK(++n + lost == s.number + 1 - 5 && s.c.n_read == s.number);
     CHECK_EQ(n + lost, 20);
     CHECK(n >= 4 && lost >= 12);
+}
 
-    test_case("readable by its owner alone, and listed");
-    name_of((uint64_t)getpid(), name, sizeof name);
+static void test_listed(void)
+{
+    struct stat st;
+    char name[64], path[96];
+    uint64_t pids[8];
+    test_case("a ring is readable by its owner alone, and listed");
+    ring_name((uint64_t)getpid(), name, sizeof name);
     snprintf(path, sizeof path, "/dev/shm%s", name);
     CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600 && st.st_uid == geteuid());
     uint32_t n_list = ring_list(pids, ARRAY_LEN(pids)), mine = 0;
     for (uint32_t i = 0; i < n_list && i < ARRAY_LEN(pids); i++)
         mine += pids[i] == (uint64_t)getpid();
     CHECK_MSG(mine == 1 || n_list > ARRAY_LEN(pids), "%u of %u", mine, n_list);
+}
 
-    test_case("work under way is said to go on, idleness once");
+static void test_repeated(struct ring *w, struct ring_reader *r)
+{
+    static struct hlm_counters c;
+    static struct ring_sample s;
+    uint64_t lost = 0, n = 0;
+    test_case("a sample of work is repeated while the work lasts, an idle one is not");
+    make_counters(&c, 25);
     nap(0.4);
     CHECK_EQ(ring_next(r, &s, &lost), RING_NONE);
     c.state = HLM_READING;
     ring_publish(w, &c);
     nap(1.1);
-    n = 0;
     while (ring_next(r, &s, &lost) == RING_SAMPLE)
         n++;
     CHECK_MSG(n >= 3, "%llu samples in 1.1 s", (unsigned long long)n);
     CHECK_MSG(n <= 2 + (uint64_t)(4 * (s.time_s - s.count_s)), "%llu samples in %.2f s",
               (unsigned long long)n, s.time_s - s.count_s);
     CHECK_MSG(s.time_s - s.count_s > 0.4, "%.2f s", s.time_s - s.count_s);
+}
 
-    test_case("the end: what was written last can still be read, and the name is gone");
+/* Ends both. */
+static void test_end(struct ring *w, struct ring_reader *r)
+{
+    static struct hlm_counters c;
+    static struct ring_sample s;
+    struct hlm_err err = { 0 };
+    uint64_t lost = 0;
+    test_case("the end: the last sample can still be read, and the name is gone");
+    make_counters(&c, 25);
     c.state = HLM_IDLE;
     c.n_read = 77;
     ring_publish(w, &c);
@@ -189,12 +201,27 @@ static void test_reading(void)
     CHECK_EQ(ring_next(r, &s, &lost), RING_GONE);
     ring_detach(r);
     CHECK(!exists((uint64_t)getpid()));
-    CHECK(!ring_attach((uint64_t)getpid(), &err));
-    CHECK_MSG(strstr(err.msg, "/hlm-"), "%s", err.msg);
+    CHECK_REFUSED(ring_attach((uint64_t)getpid(), &err), err, "hlm");
 }
 
-/* What a ring is not. Each is put in a whole one's head. */
-static void test_refused(void)
+static void test_reading(void)
+{
+    struct hlm_err err = { 0 };
+    test_case("one process writes and reads");
+    struct ring *w = ring_create("hlm-test", 8, &err);
+    struct ring_reader *r = w ? ring_attach((uint64_t)getpid(), &err) : NULL;
+    if (!CHECK_MSG(r, "%s", err.msg)) {
+        ring_destroy(w);
+        return;
+    }
+    test_order(w, r);
+    test_listed();
+    test_repeated(w, r);
+    test_end(w, r);
+}
+
+/* Values that must not be in the head of a ring. Each is written over the head of a whole one. */
+static void test_ring_refused(void)
 {
     static const struct {
         uint64_t at;
@@ -202,31 +229,37 @@ static void test_refused(void)
         uint64_t value;
         const char *says;
     } bad[] = {
-        { offsetof(struct ring_head, magic), 8, 7, "no complete ring" },
-        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version 2.3, expected 1.3" },
-        { offsetof(struct ring_head, counters_version), 4, 9, "version 1.9, expected 1.3" },
-        { offsetof(struct ring_head, head_bytes), 4, 8, "head of 8" },
-        { offsetof(struct ring_head, sample_bytes), 4, 100, "samples of 100 bytes" },
+        { offsetof(struct ring_head, magic), 8, 7, "ring" },
+        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|2.3|1.3" },
+        { offsetof(struct ring_head, counters_version), 4, 9, "version|1.9|1.3" },
+        { offsetof(struct ring_head, head_bytes), 4, 8, "head|8" },
+        { offsetof(struct ring_head, sample_bytes), 4, 100, "samples|100" },
         { offsetof(struct ring_head, n_slot), 4, 0, "head of" },
         { offsetof(struct ring_head, n_slot), 4, UINT32_MAX, "head of" },
     };
     char name[64];
     struct hlm_err err = { 0 };
-    name_of((uint64_t)getpid(), name, sizeof name);
+    ring_name((uint64_t)getpid(), name, sizeof name);
     for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
         test_case("refused: %s", bad[i].says);
         struct ring *w = ring_create("hlm-test", 2, &err);
         int fd = shm_open(name, O_RDWR, 0);
         if (CHECK_MSG(w && fd >= 0, "%s", err.msg)) {
             CHECK_EQ(pwrite(fd, &bad[i].value, bad[i].size, (off_t)bad[i].at), bad[i].size);
-            CHECK(!ring_attach((uint64_t)getpid(), &err));
-            CHECK_MSG(strstr(err.msg, bad[i].says), "%s", err.msg);
+            CHECK_REFUSED(ring_attach((uint64_t)getpid(), &err), err, bad[i].says);
             close(fd);
         }
         err = (struct hlm_err){ 0 };
         ring_destroy(w);
     }
-    test_case("the number of slots is the one that was checked, whatever the head says later");
+}
+
+static void test_changed_later(void)
+{
+    char name[64];
+    struct hlm_err err = { 0 };
+    ring_name((uint64_t)getpid(), name, sizeof name);
+    test_case("the number of slots stays the one that was checked, whatever the head says later");
     static const struct hlm_counters rest = { .n_read = 5 };
     static struct ring_sample s;
     struct ring *own = ring_create("hlm-test", 2, &err);
@@ -241,6 +274,13 @@ static void test_refused(void)
     close(head);
     ring_detach(r);
     ring_destroy(own);
+}
+
+static void test_ring_cut(void)
+{
+    char name[64];
+    struct hlm_err err = { 0 };
+    ring_name((uint64_t)getpid(), name, sizeof name);
     test_case("refused: one that is cut short");
     struct ring *w = ring_create("hlm-test", 4, &err);
     int fd = shm_open(name, O_RDWR, 0);
@@ -257,14 +297,14 @@ static void test_refused(void)
     ring_destroy(w);
 }
 
-/* What a killed process leaves goes when the next one starts; what a living one has stays. */
-static void test_stale(void)
+/* The ring of a killed process is removed when the next process starts; that of a living one stays.
+ */
+static void test_killed(void)
 {
     struct hlm_err err = { 0 };
     static struct ring_sample s;
     uint64_t pids[64];
-    char name[64];
-    test_case("a ring whose process was killed is known as dead, and removed");
+    test_case("a ring whose process was killed is recognised, and removed");
     pid_t dead = writer(4, 0), living = writer(4, 0);
     struct ring_reader *r = ring_attach((uint64_t)dead, &err);
     CHECK_MSG(r, "%s", err.msg);
@@ -288,18 +328,23 @@ static void test_stale(void)
     CHECK(exists((uint64_t)living));
     ring_destroy(w);
     end_child(living);
+}
 
-    test_case("a dead process's ring whose pid lives again as another process");
+static void test_pid_reused(void)
+{
+    struct hlm_err err = { 0 };
+    char name[64];
+    test_case("the ring of a dead process whose pid another process has now");
     pid_t child = fork();
     if (child == 0) {
         for (;;)
             pause();
     }
-    name_of((uint64_t)child, name, sizeof name);
-    w = ring_create("hlm-test", 2, &err);
-    if (CHECK_MSG(w, "%s", err.msg)) { /* ours under the child's name: it began at another time */
+    ring_name((uint64_t)child, name, sizeof name);
+    struct ring *w = ring_create("hlm-test", 2, &err);
+    if (CHECK_MSG(w, "%s", err.msg)) { /* our ring under the child's name: the start times differ */
         char mine[64], from[128], to[128];
-        name_of((uint64_t)getpid(), mine, sizeof mine);
+        ring_name((uint64_t)getpid(), mine, sizeof mine);
         snprintf(from, sizeof from, "/dev/shm%s", mine);
         snprintf(to, sizeof to, "/dev/shm%s", name);
         CHECK(rename(from, to) == 0);
@@ -316,33 +361,42 @@ static void test_stale(void)
     }
     ring_destroy(w);
     end_child(child);
+}
 
-    test_case("our own name, left by a dead one, is taken");
-    name_of((uint64_t)getpid(), name, sizeof name);
+static void test_own_name(void)
+{
+    struct hlm_err err = { 0 };
+    char name[64];
+    test_case("our own name, left by a dead process, is taken over");
+    ring_name((uint64_t)getpid(), name, sizeof name);
     int fd = shm_open(name, O_RDWR | O_CREAT, 0644);
     CHECK(fd >= 0 && pwrite(fd, "x", 1, 0) == 1);
     close(fd);
-    w = ring_create("hlm-test", 2, &err);
+    struct ring *w = ring_create("hlm-test", 2, &err);
     CHECK_MSG(w, "%s", err.msg);
-    r = ring_attach((uint64_t)getpid(), &err);
+    struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
     CHECK_MSG(r, "%s", err.msg);
     ring_detach(r);
     ring_destroy(w);
     CHECK(!exists((uint64_t)getpid()));
+}
 
-    test_case("a writer that ends by itself takes its name along");
+static void test_ended(void)
+{
+    struct hlm_err err = { 0 };
+    char name[64], fifo[96];
+    test_case("a writer that ends removes its name");
     pid_t ended = writer(4, 100);
     waitpid(ended, NULL, 0);
     CHECK(!exists((uint64_t)ended));
 
-    test_case("a FIFO by a ring's name holds nobody up");
-    char fifo[96];
-    name_of((uint64_t)ended, name, sizeof name);
+    test_case("a FIFO with the name of a ring blocks no process");
+    ring_name((uint64_t)ended, name, sizeof name);
     snprintf(fifo, sizeof fifo, "/dev/shm%s", name);
     if (CHECK(mkfifo(fifo, 0600) == 0)) {
         CHECK(!ring_attach((uint64_t)ended, &err));
         err = (struct hlm_err){ 0 };
-        w = ring_create("hlm-test", 2, &err);
+        struct ring *w = ring_create("hlm-test", 2, &err);
         CHECK_MSG(w, "%s", err.msg);
         CHECK(!exists((uint64_t)ended));
         ring_destroy(w);
@@ -350,13 +404,13 @@ static void test_stale(void)
     }
 }
 
-/* What a monitor reads may have been written by anybody who can be this user. */
+/* Any process of this user may have written what a monitor reads. */
 static void test_sound(void)
 {
     static struct hlm_counters c;
     static struct ring_sample got;
     struct hlm_err err = { 0 };
-    test_case("a sample of nonsense is read as texts that end and indices in range");
+    test_case("a sample of nonsense is read as terminated texts and indices in range");
     memset(&c, 0xff, sizeof c);
     struct ring *w = ring_create("hlm-test", 2, &err);
     CHECK_MSG(w, "%s", err.msg);
@@ -377,7 +431,7 @@ static void test_sound(void)
     ring_destroy(w);
 }
 
-/* What a token costs when a ring is there: far below what a token takes. */
+/* A sample must cost far less than a token takes. */
 static void test_cost(void)
 {
     static struct hlm_counters c;
@@ -395,7 +449,7 @@ static void test_cost(void)
     double us = (double)(b.tv_sec - a.tv_sec) * 1e6 + (double)(b.tv_nsec - a.tv_nsec) * 1e-3;
     us /= 2000;
     test_note("  %.2f us a sample of %zu bytes", us, sizeof(struct ring_sample));
-    CHECK_MSG(us < 200, "%.2f us", us); /* 4 of them a second */
+    CHECK_MSG(us < 200, "%.2f us", us); /* there are 4 a second */
     ring_destroy(w);
 }
 
@@ -412,8 +466,13 @@ void test_ring(void)
     test_torn(2);
     test_torn(16);
     test_reading();
-    test_refused();
-    test_stale();
+    test_ring_refused();
+    test_changed_later();
+    test_ring_cut();
+    test_killed();
+    test_pid_reused();
+    test_own_name();
+    test_ended();
     test_sound();
     test_cost();
 }

@@ -1,10 +1,10 @@
-/* test_train_ref: training on the device against the double-precision reference, on the same files,
- * adapters and gates - what trainfx has no case for: the loss of every draft block, one behind the
- * other, and every gradient of theirs; the serial recurrences under all adapters that a family can
- * have. Of Step and of Qwen's experts a file with more draft blocks than one.
+/* test_train_ref: training on the device compared with the double-precision reference, on the same
+ * files, adapters and gates. This covers what trainfx has no case for: the loss and every gradient
+ * of a chain of draft blocks (Step and Qwen's experts in files with more than one), and the serial
+ * recurrences under all adapters that a family can have.
  *
- * Documents of a few tokens stand side by side in one row: where the targets of a depth end, and
- * where they end too soon. */
+ * Short documents stand side by side in one training row, some of them too short for the targets of
+ * some depths. */
 #include "train/train_parts.h"
 #include "drafts.h"
 #include "hlm_test.h"
@@ -14,20 +14,20 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* At most: NMSE of any parameter's gradient, of all likelihoods of a depth, and relative difference
- * between a sum of losses and the reference's. */
-#define GRAD 2e-10 /* 3.8e-11 */
-#define NLLS 1e-12 /* 8.8e-14 */
-#define LOSS 2e-7  /* 4.4e-8 */
-/* Relative difference between the reference's gradient and its loss's slope along it. */
-#define SLOPE 2e-7 /* 2.7e-8 */
+/* NMSE of any parameter's gradient; NMSE of all likelihoods of a depth; relative difference of a
+ * sum of losses from the reference's. */
+static const struct bound grad_off = { .most = 2e-10, .measured = 3.8e-11 };
+static const struct bound nll_off = { .most = 1e-12, .measured = 8.8e-14 };
+static const struct bound loss_off = { .most = 2e-7, .measured = 4.4e-8 };
+/* Relative difference between the reference's gradient and the slope of its loss along it. */
+static const struct bound slope_bound = { .most = 2e-7, .measured = 2.7e-8 };
 
 enum { MAX_DEPTH = 3 };
 
-static const struct family {
+static const struct train_ref_family {
     const char *path;
     bool gates;
-    uint32_t n_draft; /* draft blocks: made of its one where there are more */
+    uint32_t n_draft; /* draft blocks; more than one are made of the file's one (drafts.h) */
 } families[] = {
     { "qwen35/base/model-f32.gguf", true, 1 },
     { "train/qwen35moe-mtp/model.gguf", true, 2 },
@@ -39,26 +39,26 @@ static const struct family {
 
 static const double factor = 0.3, weight = 0.01;
 
-/* A family's trainer, and the reference with the same numbers. */
-struct pair {
+/* The trainer of a family, and the reference with the same numbers. */
+struct trainers {
     struct train_run r;
     struct ref_model *model;
     struct ref_tune ref;
     struct data_set docs;
-    struct data_rows rows;      /* one */
-    double *nll[1 + MAX_DEPTH]; /* the reference's: the main one, then each depth's */
+    struct data_rows rows;      /* a single one */
+    double *nll[1 + MAX_DEPTH]; /* the reference's: of the main loss, then of each depth */
     double sum[1 + MAX_DEPTH];
 };
 
-static bool pair_open(struct pair *p, struct gpu *g, const struct family *f)
+static bool pair_open(struct trainers *p, struct gpu *g, const struct train_ref_family *f)
 {
-    /* chunks of 16: 1, 2, C - 1, C, C + 1 and 3 C + 5 tokens, of 32 the last of these, and what the
-     * targets of some depths just do or do not fit into */
+    /* for chunks of C = 16: 1, 2, C - 1, C, C + 1 and 3 C + 5 tokens; for 32: 3 C + 5; and lengths
+     * that the targets of some depths just do or do not fit into */
     static const uint32_t len[] = { 3, 1, 4, 2, 5, 15, 16, 17, 53, 101, 6 };
     enum { ROW = 225 };
     struct hlm_err *err = &p->r.err;
     const char *path = drafts_file(f->path, f->n_draft);
-    *p = (struct pair){ 0 };
+    *p = (struct trainers){ 0 };
     if (!path || !train_run_model(&p->r, g, path, true) ||
         !train_run_fresh(&p->r, "blk.*.weight") || !CHECK_EQ(p->r.m->n_draft, f->n_draft))
         return false;
@@ -68,7 +68,7 @@ static bool pair_open(struct pair *p, struct gpu *g, const struct family *f)
            CHECK_EQ(p->rows.n_row, 1) && CHECK_EQ(ref_model_config(p->model)->n_mtp, f->n_draft);
 }
 
-static void pair_close(struct pair *p)
+static void pair_close(struct trainers *p)
 {
     for (uint32_t i = 0; i <= MAX_DEPTH; i++)
         free(p->nll[i]);
@@ -79,7 +79,7 @@ static void pair_close(struct pair *p)
     train_run_close(&p->r);
 }
 
-static bool pair_trainer(struct pair *p, const struct family *f, uint32_t chunk)
+static bool pair_trainer(struct trainers *p, const struct train_ref_family *f, uint32_t chunk)
 {
     struct train_params how = { .train_lora = true,
                                 .train_gates = f->gates,
@@ -94,7 +94,7 @@ static bool pair_trainer(struct pair *p, const struct family *f, uint32_t chunk)
 
 /* ---- the reference --------------------------------------------------------------------------- */
 
-static struct ref_param *ref_param(struct pair *p, const char *name)
+static struct ref_param *ref_param(struct trainers *p, const char *name)
 {
     for (uint32_t i = 0; i < p->ref.n_param; i++)
         if (!strcmp(p->ref.param[i].name, name))
@@ -102,8 +102,8 @@ static struct ref_param *ref_param(struct pair *p, const char *name)
     return NULL;
 }
 
-/* The trainer's values, all of them and no other. */
-static bool take_values(struct pair *p)
+/* Gives the reference the trainer's values: all of them, and nothing else. */
+static bool take_values(struct trainers *p)
 {
     bool ok = CHECK_EQ(p->ref.n_param, train_n_param(p->r.t));
     for (uint64_t i = 0; ok && i < train_n_param(p->r.t); i++) {
@@ -119,8 +119,8 @@ static bool take_values(struct pair *p)
     return ok;
 }
 
-/* An adapter and gates as the trainer has them. */
-static bool open_reference(struct pair *p, const struct family *f)
+/* Opens the reference with the adapter and gates of the trainer. */
+static bool open_reference(struct trainers *p, const struct train_ref_family *f)
 {
     struct hlm_err *err = &p->r.err;
     struct gguf *a = gguf_parse(p->r.fresh, p->r.n_fresh, "fresh adapter", err);
@@ -131,26 +131,27 @@ static bool open_reference(struct pair *p, const struct family *f)
     return ok;
 }
 
-static bool in_block(const struct ref_param *p, uint32_t i_block)
+static bool param_in_block(const struct ref_param *p, uint32_t i_block)
 {
     char prefix[24];
     int n = snprintf(prefix, sizeof prefix, "blk.%u.", i_block);
     return !strncmp(p->name, prefix, (size_t)n);
 }
 
-/* Slope and gradient of one document's loss along the gradient in one block; left as it was. */
-static double slope_off(struct ref_tune *t, const struct data_set *s, uint32_t i_doc,
-                        uint32_t i_block)
+/* The relative difference between the slope of one document's loss along its gradient in one block,
+ * and that gradient. Leaves the values as they were. */
+static double ref_slope_off(struct ref_tune *t, const struct data_set *s, uint32_t i_doc,
+                            uint32_t i_block)
 {
     const struct data_doc *d = &s->doc[i_doc];
     double norm = 0, loss[2], h = 1e-5;
     for (uint32_t i = 0; i < t->n_param; i++)
-        for (uint64_t k = 0; in_block(&t->param[i], i_block) && k < t->param[i].n; k++)
+        for (uint64_t k = 0; param_in_block(&t->param[i], i_block) && k < t->param[i].n; k++)
             norm += t->param[i].grad[k] * t->param[i].grad[k];
     norm = sqrt(norm);
-    for (uint32_t side = 0; side < 3; side++) { /* there, to the other side, back */
+    for (uint32_t side = 0; side < 3; side++) { /* forward, backward, and back to the start */
         for (uint32_t i = 0; i < t->n_param; i++)
-            for (uint64_t k = 0; in_block(&t->param[i], i_block) && k < t->param[i].n; k++)
+            for (uint64_t k = 0; param_in_block(&t->param[i], i_block) && k < t->param[i].n; k++)
                 t->param[i].value[k] += (side == 1 ? -2 : 1) * h * t->param[i].grad[k] / norm;
         struct ref_sums sum = { 0 };
         if (side < 2) {
@@ -161,9 +162,9 @@ static double slope_off(struct ref_tune *t, const struct data_set *s, uint32_t i
     return fabs((loss[0] - loss[1]) / (2 * h) / norm - 1);
 }
 
-/* The reference's own gradients, block by block; left at zero. Gates are rounded to float with
- * their deltas, so those stay out of this. */
-static void check_slopes(struct pair *p)
+/* Checks the reference's own gradients block by block, and leaves them at zero. Gates are left out:
+ * they are rounded to float with their deltas. */
+static void check_slopes(struct trainers *p)
 {
     enum { DOC = 5 }; /* of 15 tokens */
     const struct ref_config *c = ref_model_config(p->model);
@@ -175,17 +176,16 @@ static void check_slopes(struct pair *p)
         t.n_param++;
     ref_tune_document(&t, p->docs.ids + d->at, p->docs.mask + d->at, d->n, 1, NULL, NULL);
     for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
-        double off = slope_off(&t, &p->docs, DOC, i);
-        CHECK_MSG(off <= SLOPE, "block %u: slope and gradient differ by %.3g", i, off);
-        most = fmax(most, off);
+        most = test_worse(most, ref_slope_off(&t, &p->docs, DOC, i));
     }
-    test_note("  reference: slopes off by %.2g at most", most);
+    CHECK_WITHIN("slope of the reference", most, slope_bound);
     for (uint32_t i = 0; i < t.n_param; i++)
         memset(t.param[i].grad, 0, t.param[i].n * sizeof *t.param[i].grad);
 }
 
-/* Every document alone, gradients too. Depth k counts targets from its token k + 2 on. */
-static void run_reference(struct pair *p, const struct family *f)
+/* Runs the reference over every document alone, with gradients. Depth k counts targets from token
+ * k + 2 on. */
+static void run_reference(struct trainers *p, const struct train_ref_family *f)
 {
     for (uint32_t k = 0; k <= f->n_draft; k++)
         p->nll[k] = test_room(p->docs.n_id, sizeof *p->nll[k]);
@@ -206,17 +206,16 @@ static void run_reference(struct pair *p, const struct family *f)
             }
         }
         CHECK_MSG(fabs(sum.mtp - mean) <= 1e-12 * fabs(mean),
-                  "document %u: %.15g, of its depths "
-                  "%.15g",
-                  i, sum.mtp, mean);
+                  "document %u: %.15g, the mean of its depths is %.15g", i, sum.mtp, mean);
         free(mtp);
     }
 }
 
 /* ---- the device ------------------------------------------------------------------------------ */
 
-/* Likelihoods of one loss of the row that has just been run, by document and target. */
-static bool loss_nll(struct pair *p, uint32_t i, double *nll)
+/* The likelihoods of one loss of the training row that has just been run, by document and target.
+ */
+static bool loss_nll(struct trainers *p, uint32_t i, double *nll)
 {
     struct trainer *t = p->r.t;
     const struct loss *l = &t->loss[i];
@@ -236,10 +235,12 @@ static bool loss_nll(struct pair *p, uint32_t i, double *nll)
     return ok;
 }
 
-static void check_device(struct pair *p, const struct family *f, uint32_t chunk)
+static void check_device(struct trainers *p, const struct train_ref_family *f, uint32_t chunk)
 {
     struct train_sums sums = { 0 };
     double nll_most = 0, loss_most = 0, grad_most = 0, mtp = 0;
+    char grad_name[160] = "gradients";
+    test_note("  chunks of %u", chunk);
     uint64_t n_id = p->docs.n_id;
     if (!CHECK_OK(train_row(p->r.t, &p->rows.row[0],
                             (struct row_job){ .weight = weight, .step = 1 }, &sums, &p->r.err),
@@ -256,34 +257,34 @@ static void check_device(struct pair *p, const struct family *f, uint32_t chunk)
                 all += pow(p->nll[k][i], 2);
                 sum += nll[i];
             }
-        CHECK_MSG(off <= NLLS * all && all > 0, "loss %u: nmse %.3g of likelihoods", k, off / all);
-        CHECK_MSG(fabs(sum / p->sum[k] - 1) <= LOSS, "loss %u: %.12g, expected %.12g", k, sum,
-                  p->sum[k]);
-        nll_most = fmax(nll_most, off / all);
-        loss_most = fmax(loss_most, fabs(sum / p->sum[k] - 1));
+        CHECK(all > 0);
+        nll_most = test_worse(nll_most, off / all);
+        loss_most = test_worse(loss_most, fabs(sum / p->sum[k] - 1));
         mtp += k ? p->sum[k] / f->n_draft : 0;
         free(nll);
     }
-    CHECK_MSG(fabs(sums.mtp - mtp) <= LOSS * mtp, "draft blocks: %.12g, expected %.12g", sums.mtp,
-              mtp);
+    CHECK_WITHIN("likelihoods", nll_most, nll_off);
+    CHECK_WITHIN("loss", loss_most, loss_off);
+    CHECK_MSG(fabs(sums.mtp - mtp) <= loss_off.most * mtp, "draft blocks: %.12g, expected %.12g",
+              sums.mtp, mtp);
     for (uint64_t i = 0; i < train_n_param(p->r.t); i++) {
         struct train_param of = train_param(p->r.t, i);
         float *grad = test_room(of.n, sizeof *grad);
         if (CHECK_OK(train_get(p->r.t, TRAIN_GRAD, i, grad, &p->r.err), p->r.err)) {
             double nmse = diff_f64(grad, ref_param(p, of.name)->grad, of.n).nmse;
-            CHECK_MSG(nmse <= GRAD, "%s: gradient's nmse %.3g, at most %.3g", of.name, nmse, GRAD);
-            grad_most = fmax(grad_most, nmse);
+            if (!(nmse <= grad_most))
+                snprintf(grad_name, sizeof grad_name, "gradient of %s", of.name);
+            grad_most = test_worse(grad_most, nmse);
         }
         free(grad);
     }
-    test_note("  chunks of %u: loss %.2g, likelihoods %.2g, gradients %.2g", chunk, loss_most,
-              nll_most, grad_most);
+    CHECK_WITHIN(grad_name, grad_most, grad_off);
 }
 
-static void test_family(struct gpu *g, const struct family *f)
+static void train_ref_family(struct gpu *g, const struct train_ref_family *f)
 {
     static const uint32_t chunks[] = { 16, 1, 32, 48, 64 };
-    struct pair p;
+    struct trainers p;
     test_case("%s with %u draft blocks: against double precision", f->path, f->n_draft);
     if (pair_open(&p, g, f) && pair_trainer(&p, f, chunks[0]) && open_reference(&p, f)) {
         check_slopes(&p);
@@ -300,5 +301,5 @@ void test_train_ref(void)
 {
     struct gpu *g = test_gpu();
     for (uint32_t i = 0; g && i < ARRAY_LEN(families); i++)
-        test_family(g, &families[i]);
+        train_ref_family(g, &families[i]);
 }

@@ -1,7 +1,7 @@
-/* test_train_rows: what must hold for training whatever a reference says - a row of many documents
- * is those documents alone, whatever stands beside them and however long a chunk is; the chunked
- * recurrences are the serial ones; and the gradient is the loss's slope. One model of each family,
- * with its draft blocks. */
+/* test_train_rows: properties of training that need no reference. A training row of many documents
+ * gives the results of those documents alone, whatever stands beside them and however long a chunk
+ * is; the chunked recurrences give those of the serial ones; the gradient is the slope of the loss.
+ * One model of each family, with its draft blocks. */
 #include "drafts.h"
 #include "hlm_test.h"
 #include "serial.h"
@@ -10,20 +10,21 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* At most: NMSE of any parameter's gradient between a packed row and its documents apart, and
- * between the serial form and chunks of any length; of all tokens' likelihoods between that form,
- * chunks and the serial kernels; relative difference between slope and gradient. The serial form of
- * the backward is that of chunks of one token. */
-#define APART 4e-12  /* 3.9e-13 */
-#define CHUNKS 2e-10 /* 5.2e-11 */
-#define NLLS 1e-12   /* 8.7e-14 */
-#define SLOPE 1e-2   /* 5.5e-4 */
+/* The serial form of training is chunks of one token. */
+/* NMSE of any parameter's gradient: of a packed row against its documents apart; of chunks of any
+ * length against the serial form. */
+static const struct bound apart_off = { .most = 4e-12, .measured = 3.9e-13 };
+static const struct bound chunks_off = { .most = 2e-10, .measured = 5.2e-11 };
+/* NMSE of all likelihoods: of chunks and of the serial kernels against the serial form. */
+static const struct bound nll_off = { .most = 1e-12, .measured = 8.7e-14 };
+/* Relative difference between slope and gradient. */
+static const struct bound slope_bound = { .most = 1e-2, .measured = 5.5e-4 };
 
-static const struct family {
+static const struct train_rows_family {
     const char *path;
     bool recurrent; /* it has chunks, and gates to train */
     double mtp;
-    uint32_t n_draft; /* draft blocks: made of its one where there are more */
+    uint32_t n_draft; /* draft blocks; more than one are made of the file's one (drafts.h) */
 } families[] = {
     { "qwen35/base/model-f32.gguf", true, 0.3, 1 },
     { "train/qwen35moe-mtp/model.gguf", true, 0.3, 1 },
@@ -33,13 +34,13 @@ static const struct family {
     { "step35/base/model-f32.gguf", false, 0.3, 3 },
 };
 
-static bool open_family(struct train_run *r, struct gpu *g, const struct family *f)
+static bool open_family(struct train_run *r, struct gpu *g, const struct train_rows_family *f)
 {
     const char *path = drafts_file(f->path, f->n_draft);
     return path && train_run_model(r, g, path, f->mtp != 0) && train_run_fresh(r, "blk.*.weight");
 }
 
-/* Of all documents, by document and token: likelihoods, and those of the draft blocks. */
+/* The likelihoods of all documents and those of the draft blocks, by document and token. */
 struct rows_run {
     struct data_rows rows;
     double *nll, *mtp;
@@ -56,9 +57,10 @@ static void rows_run_free(struct rows_run *o)
     free(o->grad);
 }
 
-/* All rows, forward and back, with chunks of so many tokens. */
-static bool run_rows(struct train_run *r, const struct family *f, const struct data_set *s,
-                     const uint32_t *order, uint32_t row_length, uint32_t chunk, struct rows_run *o)
+/* Runs all training rows forward and back, in chunks of so many tokens. */
+static bool train_run_rows(struct train_run *r, const struct train_rows_family *f,
+                           const struct data_set *s, const uint32_t *order, uint32_t row_length,
+                           uint32_t chunk, struct rows_run *o)
 {
     struct train_params p = {
         .train_lora = true, .train_gates = f->recurrent, .mtp_factor = f->mtp, .chunk = chunk
@@ -90,7 +92,7 @@ static bool run_rows(struct train_run *r, const struct family *f, const struct d
     return ok;
 }
 
-static double nmse(const double *got, const double *want, uint64_t n)
+static double nmse_f64(const double *got, const double *want, uint64_t n)
 {
     double off = 0, all = 0;
     for (uint64_t i = 0; i < n; i++) {
@@ -100,10 +102,10 @@ static double nmse(const double *got, const double *want, uint64_t n)
     return off == 0 ? 0 : off / all;
 }
 
-/* Likelihoods of one run against those of another, the draft blocks' too. */
+/* The difference between the likelihoods of two runs, including those of the draft blocks. */
 static double nlls_off(const struct rows_run *a, const struct rows_run *b, uint64_t n)
 {
-    return fmax(nmse(a->nll, b->nll, n), nmse(a->mtp, b->mtp, n));
+    return test_worse(nmse_f64(a->nll, b->nll, n), nmse_f64(a->mtp, b->mtp, n));
 }
 
 static bool same_nlls(const struct rows_run *a, const struct rows_run *b, uint64_t n)
@@ -114,7 +116,7 @@ static bool same_nlls(const struct rows_run *a, const struct rows_run *b, uint64
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-/* All documents with the kernels that decode, under the adapter and gates that are in force. */
+/* Runs all documents with the kernels that decode, under the adapter and gates in force. */
 static bool run_serial(struct train_run *r, const struct data_set *s, struct rows_run *o)
 {
     struct serial run;
@@ -130,51 +132,46 @@ static bool run_serial(struct train_run *r, const struct data_set *s, struct row
     return CHECK_OK(ok, r->err);
 }
 
-/* Gradients of one run against those of another, parameter by parameter. */
-static double grads_off(struct train_run *r, const struct rows_run *a, const struct rows_run *b,
-                        const char *what, double at_most)
+/* Compares the gradients of two runs, parameter by parameter. */
+static void check_grads(struct train_run *r, const struct rows_run *a, const struct rows_run *b,
+                        const char *what, struct bound bound)
 {
     const char *name;
+    char text[200];
     double off = train_run_worst(r, a->grad, b->grad, &name);
-    CHECK_MSG(off <= at_most, "%s: gradient of %s: nmse %.3g, at most %.3g", what, name, off,
-              at_most);
-    return off;
+    snprintf(text, sizeof text, "%s: gradient of %s", what, name);
+    CHECK_WITHIN(text, off, bound);
 }
 
-/* What the serial form and chunks of one length differ by at most. */
-struct offs {
-    double chunks, apart, nlls;
-};
-
-/* A packed row with chunks of so many tokens: against the serial form and, where training takes
- * such chunks, against the documents apart and among other neighbours. */
-static bool test_chunk(struct train_run *r, const struct family *f, const struct data_set *s,
-                       uint32_t row_length, uint32_t chunk, const struct rows_run *serial,
-                       struct offs *off)
+/* Compares a packed row in chunks of so many tokens with the serial form and, for lengths that
+ * training uses, with the documents apart and among other neighbours. */
+static bool test_chunk(struct train_run *r, const struct train_rows_family *f,
+                       const struct data_set *s, uint32_t row_length, uint32_t chunk,
+                       const struct rows_run *serial)
 {
     struct rows_run packed, other;
     uint32_t order[32];
     char what[48];
     HLM_ASSERT(s->n_doc <= ARRAY_LEN(order));
-    bool ok = run_rows(r, f, s, NULL, row_length, chunk, &packed);
+    bool ok = train_run_rows(r, f, s, NULL, row_length, chunk, &packed);
     if (ok) {
         CHECK((packed.sums.mtp > 0) == (f->mtp > 0));
         snprintf(what, sizeof what, "chunks of %u, serial form", chunk);
-        off->chunks = fmax(off->chunks, grads_off(r, &packed, serial, what, CHUNKS));
-        off->nlls = fmax(off->nlls, nlls_off(&packed, serial, s->n_id));
+        check_grads(r, &packed, serial, what, chunks_off);
+        CHECK_WITHIN("likelihoods", nlls_off(&packed, serial, s->n_id), nll_off);
     }
     if (ok && chunk % 32 == 0 && chunk != 48) {
         snprintf(what, sizeof what, "chunks of %u, documents apart", chunk);
-        ok = run_rows(r, f, s, NULL, 0, chunk, &other);
+        ok = train_run_rows(r, f, s, NULL, 0, chunk, &other);
         if (ok)
-            off->apart = fmax(off->apart, grads_off(r, &other, &packed, what, APART));
+            check_grads(r, &other, &packed, what, apart_off);
         CHECK_MSG(ok && same_nlls(&packed, &other, s->n_id), "%s: some loss has other bits", what);
         rows_run_free(&other);
     }
     if (ok && chunk == 64) {
         for (uint32_t i = 0; i < s->n_doc; i++)
             order[i] = (7 * i + 5) % s->n_doc;
-        ok = run_rows(r, f, s, order, row_length, chunk, &other);
+        ok = train_run_rows(r, f, s, order, row_length, chunk, &other);
         CHECK_MSG(ok && same_nlls(&packed, &other, s->n_id),
                   "among other neighbours, some token's loss has other bits");
         rows_run_free(&other);
@@ -183,9 +180,9 @@ static bool test_chunk(struct train_run *r, const struct family *f, const struct
     return ok;
 }
 
-static void test_packed(struct gpu *g, const struct family *f)
+static void test_packed(struct gpu *g, const struct train_rows_family *f)
 {
-    /* 1, 2, C - 1, C, C + 1 and 3 C + 5 tokens for each length C of a chunk that is built */
+    /* 1, 2, C - 1, C, C + 1 and 3 C + 5 tokens, for each length C of a chunk that there is */
     static const uint32_t chunks[] = { 64, 48, 32, 16 };
     static const uint32_t len[] = { 1,   2,  15, 16, 17,  53, 31, 32, 33,
                                     101, 47, 48, 49, 149, 63, 64, 65, 197 };
@@ -195,22 +192,18 @@ static void test_packed(struct gpu *g, const struct family *f)
     test_case("%s: a row of documents, the documents apart, chunks of any length", f->path);
     if (open_family(&r, g, f)) {
         struct rows_run serial, kernels;
-        struct offs off = { 0 };
         double kernels_off = 1;
         train_run_documents(&s, len, ARRAY_LEN(len), r.m->n_vocab);
-        bool ok = run_rows(&r, f, &s, NULL, ROW, 1, &serial);
+        bool ok = train_run_rows(&r, f, &s, NULL, ROW, 1, &serial);
         if (ok && run_serial(&r, &s, &kernels)) {
-            kernels_off = nmse(kernels.nll, serial.nll, s.n_id);
-            if (r.m->n_draft == 1) /* of more the trainer has told the mean */
-                kernels_off = fmax(kernels_off, nmse(kernels.mtp, serial.mtp, s.n_id));
+            kernels_off = nmse_f64(kernels.nll, serial.nll, s.n_id);
+            if (r.m->n_draft == 1) /* the trainer reports the mean of several */
+                kernels_off = test_worse(kernels_off, nmse_f64(kernels.mtp, serial.mtp, s.n_id));
             rows_run_free(&kernels);
         }
-        CHECK_MSG(kernels_off <= NLLS, "serial kernels: nmse %.3g of likelihoods", kernels_off);
+        CHECK_WITHIN("likelihoods of the serial kernels", kernels_off, nll_off);
         for (uint32_t i = 0; ok && i < (f->recurrent ? ARRAY_LEN(chunks) : 1); i++)
-            ok = test_chunk(&r, f, &s, ROW, chunks[i], &serial, &off);
-        CHECK_MSG(off.nlls <= NLLS, "chunks and serial form: nmse %.3g of likelihoods", off.nlls);
-        test_note("  apart %.2g, serial form %.2g, likelihoods %.2g, serial kernels %.2g",
-                  off.apart, off.chunks, off.nlls, kernels_off);
+            ok = test_chunk(&r, f, &s, ROW, chunks[i], &serial);
         rows_run_free(&serial);
         data_set_free(&s);
     }
@@ -219,7 +212,7 @@ static void test_packed(struct gpu *g, const struct family *f)
 
 /* ---- slopes ---------------------------------------------------------------------------------- */
 
-/* Parameters by what they are part of. */
+/* The groups of parameters, by a part of their names. */
 static const char *const groups[] = { "attn_", "ssm_", "ffn_", "_exps", ".delta", "nextn." };
 static bool in_group(const char *name, uint32_t group)
 {
@@ -251,9 +244,11 @@ static double loss_at(struct train_run *r, const struct data_row *row, double mt
     return CHECK_MSG(ok, "%s", r->err.msg) ? sums.main + mtp * sums.mtp : NAN;
 }
 
-/* One direction u*g/|g| of a group, u uniform in 0..2: the best step's relative difference. */
-static double slope_off(struct train_run *r, const struct data_row *row, double mtp, uint32_t group,
-                        const float *value, const float *grad, uint64_t n, struct rng *rng)
+/* The relative difference between slope and gradient along u*g/|g| of a group, with u uniform in
+ * 0..2, at the step length that suits it best. */
+static double train_slope_off(struct train_run *r, const struct data_row *row, double mtp,
+                              uint32_t group, const float *value, const float *grad, uint64_t n,
+                              struct rng *rng)
 {
     float *v = mem_alloc(n, sizeof *v);
     double norm = 0, want = 0, best = INFINITY;
@@ -277,7 +272,7 @@ static double slope_off(struct train_run *r, const struct data_row *row, double 
     return norm > 0 ? best : 0;
 }
 
-static void test_slope(struct gpu *g, const struct family *f)
+static void test_slope(struct gpu *g, const struct train_rows_family *f)
 {
     static const uint32_t len[] = { 40, 23, 33 };
     struct train_run r;
@@ -305,12 +300,12 @@ static void test_slope(struct gpu *g, const struct family *f)
             float *grad = train_run_all(&r, TRAIN_GRAD, &m);
             for (uint32_t k = 0; k < ARRAY_LEN(groups); k++)
                 for (uint32_t i = 0; i < 5; i++) {
-                    double off = slope_off(&r, &rows.row[0], f->mtp, k, value, grad, n, &rng);
-                    CHECK_MSG(off <= SLOPE, "%s: slope and gradient differ by %.3g", groups[k],
-                              off);
-                    most = fmax(most, off);
+                    double off = train_slope_off(&r, &rows.row[0], f->mtp, k, value, grad, n, &rng);
+                    CHECK_MSG(off <= slope_bound.most, "%s: slope and gradient differ by %.3g",
+                              groups[k], off);
+                    most = test_worse(most, off);
                 }
-            test_note("  off by %.2g at most", most);
+            CHECK_WITHIN("slope", most, slope_bound);
             free(value);
             free(grad);
         }

@@ -1,4 +1,4 @@
-/* train_run: a trainer with its model, its adapter and rows of documents, for tests. */
+/* train_run: a trainer with its model, its adapter and training rows, for tests. */
 #pragma once
 #include "train/train.h"
 #include "test.h"
@@ -13,23 +13,24 @@ struct train_run {
     struct hlm_err err;
 };
 
-/* A model on the device, with its draft blocks or without. False, and the open case failed. */
+/* Loads a model to the device, with its draft blocks or without. False, and the open case
+ * failed. */
 bool train_run_model(struct train_run *r, struct gpu *g, const char *path, bool draft);
-/* Its adapter: a file, or one made for targets (lora_make.h) of rank 4. */
+/* Its adapter: from a file, or a fresh one of rank 4 for targets (lora_make.h). */
 bool train_run_adapter(struct train_run *r, const char *path);
 bool train_run_fresh(struct train_run *r, const char *targets);
-/* In place of the one before. */
+/* Replaces the trainer by a new one. */
 bool train_run_trainer(struct train_run *r, const struct train_params *p);
-void train_run_close(struct train_run *r); /* takes one half opened */
+void train_run_close(struct train_run *r); /* takes one that is half open */
 
-/* Values that make every gradient one: B and deltas uniform within `most`. */
+/* Sets values for which no gradient is zero: B and deltas are uniform within `most`. */
 void train_run_stir(struct train_run *r, uint64_t seed, float most);
-/* Documents of these lengths, of ids and counted targets that do not depend on what is beside them;
- * data_set_free(). */
+/* Documents of these lengths; ids and counted targets do not depend on what is beside them. Free
+ * them with data_set_free(). */
 void train_run_documents(struct data_set *s, const uint32_t *len, uint32_t n, uint32_t n_vocab);
-/* Room of a trainer for these rows. */
+/* Sets the sizes that a trainer needs for these training rows. */
 void train_run_room(struct train_params *p, const struct data_rows *rows);
-/* All gradients one behind the other, in fresh memory, and their number. */
+/* All gradients (or values) in one list in fresh memory, and its length. */
 float *train_run_all(struct train_run *r, enum train_what what, uint64_t *n);
-/* Such a list against another of the same trainer: the worst NMSE of a parameter's, and whose. */
+/* Compares two such lists of one trainer: the worst NMSE of a parameter, and its name. */
 double train_run_worst(struct train_run *r, const float *got, const float *want, const char **name);

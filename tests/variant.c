@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The file under work and the block in hand. */
+/* The file that is edited, and the name that is being built. */
 struct work {
     struct gguf *g;
     struct gguf_build *b;
@@ -74,7 +74,7 @@ static void add_biases(struct work *w, bool zero)
 
 /* ---- experts ---------------------------------------------------------------------------- */
 
-/* Rows of n_in, n of them an expert, each expert followed by more - n rows of zeros. */
+/* Rows of n_in numbers, n rows an expert; each expert is followed by more - n rows of zeros. */
 static float *padded_rows(const struct gguf_tensor *t, uint64_t more)
 {
     uint64_t n = t->dim[0] * t->dim[1], wide = t->dim[0] * more;
@@ -85,7 +85,7 @@ static float *padded_rows(const struct gguf_tensor *t, uint64_t more)
     return v;
 }
 
-/* Rows of `more` numbers, those of the tensor in front. */
+/* Rows of `more` numbers that begin with those of the tensor. */
 static float *padded_columns(const struct gguf_tensor *t, uint64_t more)
 {
     uint64_t n_row = t->dim[1] * t->dim[2];

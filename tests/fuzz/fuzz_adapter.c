@@ -1,7 +1,7 @@
-/* fuzz_adapter: libFuzzer harness of adapters - reading, checking against a base, and the rows that
- * would go to a device; there is none. `make fuzz` runs it for long, test_fuzz.c over what is in
+/* fuzz_adapter: libFuzzer harness of adapters: reading, checking against a base, and the rows that
+ * would go to a device (there is none). `make fuzz` runs it for long, test_fuzz.c on
  * tests/corpus/adapter. The base is made here: one matrix from one tensor, two from an interleaved
- * one, stacked experts put together from two tensors, a gate, and a draft block. */
+ * one, stacked experts from two tensors, a gate, and a draft block. */
 #include "lora/lora.h"
 #include "gguf_build.h"
 
@@ -42,7 +42,7 @@ static void make_base(void)
     gb_tensor(b, "blk.0.ssm_a", F32, 1, (uint64_t[]){ 2 }, NULL);
     gb_tensor(b, "blk.0.attn_norm.weight", F32, 1, (uint64_t[]){ N_IN }, NULL);
     gb_tensor(b, "blk.1.attn_q.weight", F32, 2, (uint64_t[]){ N_IN, N_OUT }, NULL);
-    uint8_t *bytes = gb_bytes(b, &size); /* stays, as the base does */
+    uint8_t *bytes = gb_bytes(b, &size); /* stays open, as the base does */
     struct gguf *g = gguf_parse(bytes, size, "base.gguf", &err);
     HLM_ASSERT(g);
     gb_free(b);
@@ -63,7 +63,7 @@ static void make_base(void)
     lora_base_gate(&base, (tensor){ 0 }, tensor_of(g, "blk.0.ssm_a"));
 }
 
-/* Every row that would be brought up: a number each, and none but what was asked for is written. */
+/* Makes every row that would be uploaded: each is written exactly once, and nothing else is. */
 static void read_rows(const struct lora_set *s)
 {
     for (uint64_t i = 0; i < base.n_matrix; i++) {
@@ -83,7 +83,7 @@ static void read_rows(const struct lora_set *s)
     }
 }
 
-/* Every number of an adapter that is to be trained stands where the stacks have it. */
+/* Every number of an adapter that is trained is where the stacks have it. */
 static void check_params(const struct lora_set *s)
 {
     for (uint64_t i = 0; i < lora_n_param(s); i++) {
@@ -103,7 +103,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     struct hlm_err err = { 0 };
     if (!base.file)
         make_base();
-    /* twice, as two adapters beside each other */
+    /* twice, as two adapters at once */
     struct lora_file *f[2] = { 0 };
     for (uint32_t k = 0; k < 2; k++)
         f[k] =

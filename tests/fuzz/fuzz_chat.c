@@ -1,5 +1,5 @@
-/* fuzz_chat: libFuzzer harness of chat formats: messages as JSON and, behind a NUL, a template;
- * without a NUL the bytes are both. `make fuzz` runs it for long, test_fuzz.c over what is in
+/* fuzz_chat: libFuzzer harness of chat formats: messages as JSON and, after a NUL, a template;
+ * without a NUL the bytes are both. `make fuzz` runs it for long, test_fuzz.c on
  * tests/corpus/chat. */
 #include "text/chat.h"
 #include "gguf_build.h"
@@ -24,8 +24,8 @@ static bool is_role(const struct chat_input *in, uint32_t i, const char *role)
     return i < in->n && !strcmp(in->msg[i].role, role);
 }
 
-/* One prompt: spans that are the text end to end, and a turn for each message but those of tools
- * that follow another. */
+/* One prompt: its spans are the whole text, and there is a turn for each message except tool
+ * messages that follow another. */
 static void render(const struct chat_format *f, const struct chat_input *in, bool generate,
                    bool think)
 {
@@ -58,7 +58,7 @@ static void render_all(const struct chat_format *f, const struct chat_input *in)
         render(f, in, k & 1, k & 2);
 }
 
-/* The format of a file with this template, and the prompts it makes. */
+/* The chat format of a file with this template, and its prompts. */
 static void with_template(const char *template, const struct chat_input *in)
 {
     static const struct hlm_str tokens[] = { { "<|im_start|>", 12 }, { "<s>", 3 } };
@@ -83,7 +83,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 {
     static const char *const names[] = { "chatml", "qwen3", "qwen35", "nemotron", "step" };
     struct hlm_err err = { 0 };
-    char *text = mem_alloc(n + 1, 1); /* with a NUL behind it */
+    char *text = mem_alloc(n + 1, 1); /* with a NUL after it */
     HLM_ASSERT(text);
     if (n)
         memcpy(text, bytes, n);

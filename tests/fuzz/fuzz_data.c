@@ -1,6 +1,6 @@
 /* fuzz_data: libFuzzer harness of training data: two letters that choose options and chat format,
- * behind them JSONL, which is also read as a file of rows. `make fuzz` runs it for long,
- * test_fuzz.c over what is in tests/corpus/data. */
+ * then JSONL, which is also read as a file of training rows. `make fuzz` runs it for long,
+ * test_fuzz.c on tests/corpus/data. */
 #include "train/data.h"
 #include "gguf_build.h"
 
@@ -11,7 +11,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
 
 enum { N_VOCAB = 256 + 6 };
 
-/* Every byte a token, in the letters that stand for bytes in such files, and six control tokens. */
+/* A vocabulary of all bytes, in the letters that stand for bytes in such files, and six control
+ * tokens. */
 static struct tok *make_tok(void)
 {
     static const char *const special[] = { "<|endoftext|>", "<|im_start|>", "<|im_end|>",
@@ -75,7 +76,7 @@ static bool is_one_line(const struct hlm_err *err, const char *name)
     return err->kind && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n');
 }
 
-/* Rows written and read again are the same text: all that they hold came through. */
+/* Training rows that are written and read again give the same text. */
 static void round_trip(const struct data_rows *r)
 {
     uint64_t n = 0, n_again = 0;

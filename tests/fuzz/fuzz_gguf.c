@@ -1,6 +1,6 @@
-/* fuzz_gguf: libFuzzer harness of the GGUF reader, on any bytes as one file and as a model in
- * several: each place where they say GGUF begins one. `make fuzz` runs it for long, test_fuzz.c
- * over what is in tests/corpus/gguf. */
+/* fuzz_gguf: libFuzzer harness of the GGUF reader: any bytes as one file and as a split model, in
+ * which a shard begins wherever the bytes say GGUF. `make fuzz` runs it for long, test_fuzz.c on
+ * tests/corpus/gguf. */
 #include "file/gguf_parts.h"
 #include "gguf_build.h"
 
@@ -28,7 +28,7 @@ static struct fuzz_shards cut(const uint8_t *bytes, uint64_t n)
     return p;
 }
 
-/* Whatever is refused is refused in one line that names the file. */
+/* A refusal is one line that names the file. */
 static void check_refusal(const struct hlm_err *err, const char *name)
 {
     HLM_ASSERT(err->kind && !strncmp(err->msg, name, strlen(name)) && !strchr(err->msg, '\n'));

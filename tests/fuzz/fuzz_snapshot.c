@@ -1,9 +1,9 @@
 /* fuzz_snapshot: libFuzzer harness of the reader of saved sessions.
  *
- *   make build/fuzz_snapshot && build/fuzz_snapshot -max_len=4096
+ * make build/fuzz_snapshot && build/fuzz_snapshot -max_len=4096
  *
- * It needs no corpus: what is not long enough becomes a right file, and every file is sealed with a
- * right length and checksum most of the time, so that it is not those that refuse it. */
+ * It needs no corpus: an input that is too short becomes a sound file, and most files are given the
+ * right length and checksum, so that those are not what refuses them. */
 #include "saved_tiny.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n);
@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
         for (uint32_t i = 0; i < s.head.n_snap; i++)
             HLM_ASSERT(s.snap[i].n_past && s.snap[i].n_past <= s.head.n_past);
         HLM_ASSERT(s.note[s.head.n_note] == 0 && s.logits_at <= n);
-    } else { /* whatever is refused is refused in one line that names the file */
+    } else { /* a refusal is one line that names the file */
         HLM_ASSERT(err.kind && !strncmp(err.msg, "fuzz.hlm: ", 10) && !strchr(err.msg, '\n'));
     }
     saved_finish(&s);

@@ -1,5 +1,5 @@
-/* ref_check: what the tests of ref_bwd.h share - random inputs, a packed row, and the comparison
- * with central differences. Memory of a case goes with rc_free(). */
+/* ref_check: what the tests of ref_bwd.h share: random inputs, a packed row, and the comparison
+ * with central differences. rc_free() frees the memory of a case. */
 #pragma once
 #include "ref/ref_bwd.h"
 #include "test.h"
@@ -15,8 +15,8 @@ enum { RC_TOK = 14 };
 extern const uint32_t rc_first[RC_TOK];
 uint32_t rc_doc_length(uint32_t t); /* of the document that starts at t */
 
-/* Freed by rc_free(), all at once. Values are multiples of 2^-12, so a float takes them and their
- * neighbours at the steps of a difference exactly. */
+/* rc_free() frees them all. Values are multiples of 2^-12, so that a float holds them, and their
+ * neighbours at the steps of a difference, exactly. */
 double *rc_normals(struct rng *r, uint64_t n);
 float *rc_floats(struct rng *r, uint64_t n);
 double *rc_start(uint64_t n);
@@ -26,8 +26,8 @@ double *rc_zeros(uint64_t n); /* the caller's */
 /* sum(dy . y); frees y. */
 double rc_weigh(const double *dy, double *y, uint64_t n);
 
-/* grad - START against the differences of f along x (rc_check_float: a float array), element by
- * element, 150 of them where there are more: |difference| over |gradient| at most 1e-9. */
+/* Compares grad - START with the differences of f along x (rc_check_float: a float array), element
+ * by element, at most 150 of them: |difference| over |gradient| is at most 1e-9. */
 typedef double rc_loss(const void *ctx);
 void rc_check(const char *what, rc_loss *f, const void *ctx, double *x, uint64_t n,
               const double *grad);
