@@ -62,8 +62,7 @@ bool test_refused_at(const char *file, int line, bool accepted, const struct hlm
 
 bool test_within_at(const char *file, int line, const char *what, double got, struct bound bound)
 {
-    test_note("  %s: %.3g (measured %.3g, at most %.3g)", what, got, bound.measured,
-            bound.most);
+    test_note("  %s: %.3g (measured %.3g, at most %.3g)", what, got, bound.measured, bound.most);
     return got <= bound.most || test_fail_at(file, line, "%s is %.3g, at most %.3g (measured %.3g)",
                                              what, got, bound.most, bound.measured);
 }

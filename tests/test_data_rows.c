@@ -42,7 +42,8 @@ static void same_json(const json_t *a, const json_t *b, const char *key)
 }
 
 /* Rows are written as the reference writes them, except for a sentence about the loss. */
-static void same_dump(const char *path, const struct data_rows *rows, const struct hlm_train_options *o)
+static void same_dump(const char *path, const struct data_rows *rows,
+                      const struct hlm_train_options *o)
 {
     struct hlm_err err = { 0 };
     char file[400];

@@ -2,8 +2,8 @@
  * against files that another program wrote.
  *
  * The formulas below follow models/README.md, "Tensor encodings", one element at a time and in
- * double, and share nothing with dtype.c. All their sums and products are exact in double, so after rounding the
- * decoders have to match them to the last bit. */
+ * double, and share nothing with dtype.c. All their sums and products are exact in double, so after
+ * rounding the decoders have to match them to the last bit. */
 #include "test.h"
 #include "file/file.h"
 

@@ -420,7 +420,8 @@ static void test_scratch(struct gpu *g)
     test_case("scratch halves take turns");
     tensor x = cmd_scratch(c, F32, N, 1), first = x;
     fill(c, x, 1);
-    for (uint32_t i = 0; i < 5; i++) { /* y = x + (x + x): intermediate and result in different halves */
+    for (uint32_t i = 0; i < 5;
+         i++) { /* y = x + (x + x): intermediate and result in different halves */
         cmd_begin_block(c);
         tensor w = cmd_scratch(c, F32, N, 1), y = cmd_scratch(c, F32, N, 1);
         CHECK(w.offset != x.offset && y.offset != x.offset && w.offset != y.offset);

@@ -203,8 +203,7 @@ static void same_keys(const struct gguf *a, const struct gguf *b)
 }
 
 /* out is base with the adapters merged; F32 tensors are exact to one rounding. */
-static void check_out(const char *base, const char *out, const struct hlm_lora *l,
-                      uint32_t n)
+static void check_out(const char *base, const char *out, const struct hlm_lora *l, uint32_t n)
 {
     struct gguf *a = open_file(base), *b = open_file(out), *g[4] = { 0 };
     float scale[4];

@@ -708,7 +708,8 @@ static void test_plan_output(void)
     CHECK_STR(r.err, "");
     CHECK_SAYS(r.out, "context 300|batch 16|cache f16");
     unsigned long long sum = 0, all = number_at(r.out, "all");
-    bool unified = !strstr(r.out, "of the host"); /* on other devices a second table has some of it */
+    bool unified =
+        !strstr(r.out, "of the host"); /* on other devices a second table has some of it */
     for (uint32_t i = 0; i < ARRAY_LEN(parts); i++)
         sum += number_at(r.out, parts[i]);
     CHECK_MSG(all > 0 && (sum == all || !unified), "%llu are not %llu in %s", sum, all, r.out);

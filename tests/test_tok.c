@@ -287,7 +287,8 @@ static void refused_str(const char *key, const char *value, const char *says)
     vocab_refused(b, says);
 }
 
-static void refused_strs(const char *key, uint64_t n, const struct hlm_str *values, const char *says)
+static void refused_strs(const char *key, uint64_t n, const struct hlm_str *values,
+                         const char *says)
 {
     struct gguf_build *b = vocab();
     gb_strs(b, key, n, values);

@@ -221,7 +221,8 @@ static void test_refused(hlm *m, const char *folder)
     snprintf(five, sizeof five, "%s/nope", folder);
     for (uint32_t i = 0; i < 6; i++) {
         static const char *const says[] = {
-            "rank|3|4", "seed|0|1", "other data", "trains|tensors", "No such file", "lora_dropout|0.1|0",
+            "rank|3|4",       "seed|0|1",     "other data",
+            "trains|tensors", "No such file", "lora_dropout|0.1|0",
         };
         struct hlm_tune_params p = tiny();
         test_case("a run that is not the checkpoint's: %s", says[i]);

@@ -53,7 +53,7 @@ static bool may_have_type(const struct gguf_tensor *t, enum dtype type)
 /* Builds the fixture with random blocks of the type wherever they fit, and the same with their
  * values as F32, times their scales. Returns the number of such matrices. */
 static uint32_t types_build(const struct gguf *base, enum dtype type, struct gguf_build *b,
-                      struct gguf_build *plain)
+                            struct gguf_build *plain)
 {
     const struct dtype_info *info = dtype_info(type);
     struct rng rng = { OPS_SEED };
@@ -201,7 +201,8 @@ void test_types(void)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(types); i++)
         test_type(base, types[i]);
-    test_sidecar(base, Q4_K, F32, 1, 1, "sidecar.gguf|blk.1.ffn_up_exps.scale|blk.1.ffn_up_exps.weight|NVFP4");
+    test_sidecar(base, Q4_K, F32, 1, 1,
+                 "sidecar.gguf|blk.1.ffn_up_exps.scale|blk.1.ffn_up_exps.weight|NVFP4");
     test_sidecar(base, NVFP4, F32, 3, 1, "3");
     test_sidecar(base, NVFP4, F16, 4, 1, "F16");
     test_sidecar(base, NVFP4, F32, 4, INFINITY, "[1]|inf");

@@ -1,6 +1,6 @@
 /* test_variants: models that no fixture has, compared with the double-precision run of ref.h on the
- * same file: the variants of Nemotron-H (variant.h: biases, a latent width for the experts, groups of
- * experts, keys that are missing or are lists), and some of Step-3.5. */
+ * same file: the variants of Nemotron-H (variant.h: biases, a latent width for the experts, groups
+ * of experts, keys that are missing or are lists), and some of Step-3.5. */
 #include "hlm_test.h"
 #include "ref/ref.h"
 #include "variant.h"
