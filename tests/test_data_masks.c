@@ -145,8 +145,8 @@ static const struct mask_row tool_masks[] = {
     { "qwen35", 0, ROW(USER("a") "," CALLS("f", "{}") "," GAVE("7")),
       ASKED("a") "<think>\n\n</think>\n\n[[" XML("f", "") E "]]\n"
       S("user") "<tool_response>\n7\n</tool_response>" E "\n" },
-    /* The turns of the first question have lost their reasoning. The row thinks, so the turns of the
-     * last question do too, with empty thoughts. */
+    /* The turns of the first question have lost their reasoning. The row thinks, so the turns of
+     * the last question do too, with empty thoughts. */
     { "qwen35", 0, asks_twice,
       ASKED("a") "t\n\n" XML("f", ARG("x", "True")) E "\n" GIVEN("7") "b" E "\n"
       ASKED("c") "<think>\n[[\n</think>\n\n" XML("g", "") E "]]\n"

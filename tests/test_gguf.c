@@ -302,7 +302,8 @@ static const struct broken {
     { "one key too few", HEAD, 0, 16, 8, 25, 0, "a.none|9 dimensions" },
 
     { "key without a name", LENGTH, "s.u8", 0, 8, 0, 0, "key 3 of 26|empty name" },
-    { "key name past the end", LENGTH, "s.u8", 0, 8, 1ull << 63, 0, "key 3|length|9223372036854775808" },
+    { "key name past the end", LENGTH, "s.u8", 0, 8, 1ull << 63, 0,
+      "key 3|length|9223372036854775808" },
     { "NUL in a key", NAME, "s.u8", 1, 1, 0, 0, "s?u8|NUL" },
     { "key twice", NAME, "s.u16", 0, 5, 0, "s.i16", "s.i16|twice" },
     { "control bytes in a name", NAME, "s.u16", 0, 9, 0, "s\n.\x1b.c\0\0",
@@ -329,8 +330,10 @@ static const struct broken {
       "a.string|length 1048576" },
     { "alignment 0", AFTER, "general.alignment", 4, 4, 0, 0, "general.alignment|power" },
     { "alignment 48", AFTER, "general.alignment", 4, 4, 48, 0, "general.alignment|48|power" },
-    { "alignment 2^31", AFTER, "general.alignment", 4, 4, 1u << 31, 0, "general.alignment|2147483648|power" },
-    { "alignment as i32", AFTER, "general.alignment", 0, 4, GGUF_I32, 0, "general.alignment|i32|u32" },
+    { "alignment 2^31", AFTER, "general.alignment", 4, 4, 1u << 31, 0,
+      "general.alignment|2147483648|power" },
+    { "alignment as i32", AFTER, "general.alignment", 0, 4, GGUF_I32, 0,
+      "general.alignment|i32|u32" },
     { "another alignment", AFTER, "general.alignment", 4, 4, 4096, 0, "t.q8|4096" },
 
     { "tensor without a name", LENGTH, "t.q8", 0, 8, 0, 0, "tensor 2 of 5|empty name" },

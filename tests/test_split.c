@@ -215,7 +215,8 @@ static const struct broken {
     { "a count that is too large", 0, "split.count", GGUF_U32, 65536,
       "split.count|65536|65535" },
     { "a shard of another count", 1, "split.count", GGUF_U16, 4, "split.count|4|3" },
-    { "a shard of another total", 2, "split.tensors.count", GGUF_I32, 5, "split.tensors.count|5|4" },
+    { "a shard of another total", 2, "split.tensors.count", GGUF_I32, 5,
+      "split.tensors.count|5|4" },
     { "a tensor twice", 2, NULL, GGUF_TYPE_COUNT, 0, "t0|earlier" },
 };
 /* clang-format on */
