@@ -228,6 +228,11 @@ static void test_session_size(void)
         CHECK(!session_fits(1ull << 50, fits + 1, &err));
     }
     is_kind(session_fits(0, (1 << 24) + 1, &err), &err, HLM_ERR_INPUT);
+    hlm *any = open_model((struct hlm_params){ .dry = true });
+    struct hlm_session_params bad = small;
+    bad.kv = (enum hlm_kv)9;
+    is_kind(any && hlm_session_create(any, &bad, &err), &err, HLM_ERR_INPUT);
+    hlm_test_close(any);
 }
 
 static bool run_fits(uint64_t memory, uint32_t max_seq, uint64_t *need, struct hlm_err *err)
@@ -359,13 +364,16 @@ static void test_memory(hlm *m)
     struct hlm_tune_params p = tiny_run();
     struct hlm_plan plan;
     uint32_t n_ctx;
+    struct hlm_params params = { .model = fixture(TINY "model.gguf"), .dry = true };
     hlm_session *s = NULL;
     hlm_tune *t = NULL;
+    hlm *other = NULL;
     test_case("memory: at every allocation of a session, its plan, adapters and a run");
     WALK_MEMORY("a session", (s = hlm_session_create(m, &small, &err)), hlm_session_destroy(s));
     WALK_MEMORY("a plan", hlm_session_plan(m, &small, &plan, &err), (void)0);
     WALK_MEMORY("a search", hlm_session_fit(m, &small, &n_ctx, &err), (void)0);
     WALK_MEMORY("adapters", hlm_set_lora(m, &l, 1, &err), (void)0);
+    WALK_MEMORY("a model", (other = hlm_open(&params, &err)), hlm_close(other));
     WALK_MEMORY("a run", (t = hlm_tune_open(m, &p, &err)), hlm_tune_close(t));
 }
 

@@ -216,6 +216,9 @@ uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_er
     uint32_t n_ctx = params->n_ctx;
     if (n_ctx > MAX_CTX)
         return fail(err, "a context of %u tokens, expected at most %u", n_ctx, MAX_CTX);
+    if ((uint32_t)params->kv > HLM_KV_Q8_0)
+        return fail(err, "a cache of type %u, expected 0 to %u", (uint32_t)params->kv,
+                    (uint32_t)HLM_KV_Q8_0);
     if (!n_ctx && !session_fit(m, params, &n_ctx, err))
         return 0;
     return max_u32(n_ctx, 1);
