@@ -75,11 +75,12 @@ enum hlm_error {
 
 struct hlm_err {
     enum hlm_error kind;
-    /* WONT_FIT: bytes that are needed and bytes that may be used; 0: the limit is another one of
-     * the device's. FULL: tokens that are needed and tokens that there is room for. Else 0. */
+    /* WONT_FIT: bytes that are needed, and bytes that may be used or that one buffer or binding of
+     * the device may have; 0: not known. FULL: tokens that are needed and tokens that there is room
+     * for. Other kinds: 0. */
     uint64_t need, have;
-    /* WONT_FIT: the largest value of what the caller can choose that would fit; 0: none would. Of a
-     * session that is n_ctx in tokens, of a training run the length of a row in tokens. */
+    /* WONT_FIT of a session: the largest n_ctx that fits. Of a training run: the longest row that
+     * fits, in tokens. 0: no value fits, or another limit than memory is in the way. */
     uint64_t fits;
     char msg[512]; /* one sentence; names the file and the tensor, what was found and expected */
 };
@@ -291,7 +292,8 @@ struct hlm_ids {
 HLM_API void hlm_ids_free(struct hlm_ids *ids);
 
 /* Appends the ids of a text. special: control tokens are recognised in it. No bos or eos is added.
- * Any bytes will do; all of them come back from the ids, but for NFC where the model has it. */
+ * Any bytes are accepted, and the ids give back the same bytes, except where the model applies NFC.
+ */
 HLM_API bool hlm_tokenize(hlm_vocab *v, const char *text, uint64_t n, bool special,
                           struct hlm_ids *out, struct hlm_err *err);
 /* The bytes of a token, of a control token its literal text. May be part of a UTF-8 character.
@@ -332,8 +334,8 @@ struct hlm_render_params {
 HLM_API char *hlm_render(hlm_vocab *v, const struct hlm_render_params *p, uint64_t *n,
                          struct hlm_err *err);
 /* The same prompt as ids, appended to *out: with a bos where the file asks for one and the template
- * prints none. Whatever a message says, its text never becomes a control token, as it could where
- * the rendered text is tokenised. */
+ * prints none. The text of a message is never read as a control token. Tokenising what hlm_render
+ * returns gives no such guarantee. */
 HLM_API bool hlm_render_ids(hlm_vocab *v, const struct hlm_render_params *p, struct hlm_ids *out,
                             struct hlm_err *err);
 HLM_API void hlm_free(void *p); /* what a comment says is freed with it; takes NULL */
@@ -342,13 +344,16 @@ HLM_API void hlm_free(void *p); /* what a comment says is freed with it; takes N
 
 /* In llama.cpp's order: penalties, top-k, top-p, min-p, temperature. */
 struct hlm_sampling {
-    float temp;                                                /* <= 0: greedy */
-    int32_t top_k;                                             /* <= 0: off */
-    float top_p, min_p;                                        /* >= 1, <= 0: off */
-    float repeat_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0: off */
-    int32_t repeat_last_n; /* tokens that the penalties look back on; -1: all, 0: off */
-    uint64_t seed;         /* same seed, same history, same device: same token */
-    bool allow_unused;     /* unused vocabulary entries may be chosen too (tests) */
+    float temp;              /* <= 0: greedy */
+    int32_t top_k;           /* <= 0: off */
+    float top_p;             /* >= 1: off */
+    float min_p;             /* <= 0: off */
+    float repeat_penalty;    /* 1: off */
+    float presence_penalty;  /* 0: off */
+    float frequency_penalty; /* 0: off */
+    int32_t repeat_last_n;   /* tokens that the penalties look back on; -1: all, 0: off */
+    uint64_t seed;           /* same seed, same history, same device: same token */
+    bool allow_unused;       /* unused vocabulary entries may be chosen too (tests) */
 };
 /* llama.cpp's defaults, and over them the file's general.sampling.* keys. */
 HLM_API struct hlm_sampling hlm_sampling_default(const hlm *m);
@@ -366,10 +371,10 @@ struct hlm_session_params {
     enum hlm_kv kv;   /* type of the key and value caches */
     bool keep_logits, keep_hidden; /* hlm_session_eval may be asked for these */
     bool keep_nll;                 /* hlm_session_nll may be called */
-    uint64_t
-        snapshot_budget; /* bytes for snapshots. 0: 512 MiB (where snapshots lie in the
-                            device's      memory at most a sixteenth of it), or what two snapshots
-                            take where      that is more. A budget below one snapshot is none */
+    /* Bytes for snapshots. 0: the default of 512 MiB, or the size of two snapshots where that is
+     * more; in the device's own memory at most a sixteenth of it. HLM_SNAPSHOT_NONE, or less than
+     * one snapshot takes: none. There are 128 at most. */
+    uint64_t snapshot_budget;
 };
 /* Everything that the session takes is allocated here, or nothing. What does not fit is refused
  * with HLM_ERR_WONT_FIT. On a model that is still dry the same is checked and nothing is allocated;
@@ -416,14 +421,15 @@ HLM_API const int32_t *hlm_session_ids(const hlm_session *s);
  * on after the longest prefix of id whose state is there: at the end of the sequence or in a
  * snapshot.
  *
- * A snapshot is a copy of everything in which the past is lost (convolution windows, recurrent
- * states, rings of sliding windows), of the position, and of the logits when they are valid. It is
+ * A snapshot is a copy of all state that cannot be rewound (convolution windows, recurrent states,
+ * rings of sliding windows), of the position, and of the logits when they are valid. It is
  * void once the ids before it change. snap[0 .. n_snap), ascending, are the numbers of tokens after
- * which a snapshot is to be kept on the way; those that exist are not taken again. Each costs a
- * submission of its own in the middle of a prompt, none at the end. When the budget is full, the
- * snapshot that is cheapest to recompute is evicted: the one with the fewest tokens since the
- * snapshot before it. The newest is never evicted, and none is for one that saves fewer than 8
- * tokens. Going back to a prefix keeps the state that is left, where there is room.
+ * which a snapshot is to be kept on the way; those that exist are not taken again. Each is one
+ * copy on the device; in the middle of a prompt it also splits a batch in two. When the budget is
+ * full, the snapshot that is cheapest to recompute is evicted: the one with the fewest tokens since
+ * the snapshot before it. The newest is never evicted, and a new snapshot that would save fewer
+ * than 8 tokens evicts none. Going back to a prefix keeps the state that is left, where there is
+ * room.
  *
  * When it is stopped or fails, the caches hold what was read so far. */
 HLM_API bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
