@@ -183,10 +183,8 @@ static void test_sidecar(const struct gguf *base, enum dtype beside, enum dtype 
         gb_tensor(b, t->name, NVFP4, t->n_dim, t->dim, NULL);
     gb_tensor(b, "blk.1.ffn_up_exps.scale", type, 1, &n, type == F32 ? values : NULL);
     CHECK_OK(gb_write(b, path, &err), err);
-    hlm *m = hlm_test_try(path, &err);
-    CHECK_REFUSED(m, err, path);
+    CHECK_REFUSED(hlm_test_try(path, &err), err, path);
     CHECK_SAYS(err.msg, says);
-    hlm_close(m);
     gb_free(b);
 }
 
@@ -201,10 +199,13 @@ void test_types(void)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(types); i++)
         test_type(base, types[i]);
-    test_sidecar(base, Q4_K, F32, 1, 1,
-                 "sidecar.gguf|blk.1.ffn_up_exps.scale|blk.1.ffn_up_exps.weight|NVFP4");
-    test_sidecar(base, NVFP4, F32, 3, 1, "3");
-    test_sidecar(base, NVFP4, F16, 4, 1, "F16");
-    test_sidecar(base, NVFP4, F32, 4, INFINITY, "[1]|inf");
+#define SCALE "blk.1.ffn_up_exps.scale"
+#define MATRIX "blk.1.ffn_up_exps.weight"
+    test_sidecar(base, Q4_K, F32, 1, 1, SCALE "|" MATRIX "|Q4_K|NVFP4");
+    test_sidecar(base, NVFP4, F32, 3, 1, SCALE "|F32|3|" MATRIX "|F32|1");
+    test_sidecar(base, NVFP4, F16, 4, 1, SCALE "|F16|4|" MATRIX "|F32|1");
+    test_sidecar(base, NVFP4, F32, 4, INFINITY, SCALE "[1]|inf|" MATRIX "|finite");
+#undef SCALE
+#undef MATRIX
     gguf_close(base);
 }
