@@ -1,7 +1,7 @@
 // attn: which keys a token sees, and how the attention kernels leave a head: divided and gated by
 // sigmoid, or, where attn_merge follows, undivided with its maximum and sum behind it.
-// Include after declaring p, proj, proj1 and y.
-layout(constant_id = SPEC_gate) const uint GATE = GATE_NONE;
+// Include after declaring p, proj, proj1 and y; a kernel that always leaves heads undivided defines
+// ALWAYS_MERGED.
 layout(constant_id = SPEC_ring) const uint RING = 0;  // 1: a token sees p.window keys; in a ring
 const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
 
@@ -15,6 +15,9 @@ uint row_on(uint row, uint i)
     return RING != 0 && r >= p.n_row ? r - p.n_row : r;
 }
 
+#ifndef ALWAYS_MERGED
+layout(constant_id = SPEC_gate) const uint GATE = GATE_NONE;
+
 vec4 gated(uint t, uint h, uint i, vec4 v)
 {
     if (GATE == GATE_ELEM) {
@@ -26,14 +29,15 @@ vec4 gated(uint t, uint h, uint i, vec4 v)
     return v;
 }
 
-uint run_at(uint t, uint h, uint run)
-{
-    return ((t * p.n_head + h) * p.n_split + run) * (p.head_dim / 4 + 1);
-}
-
 void store_done(uint t, uint h, uint i, vec4 o, float l)    // quad i
 {
     y[(t * p.n_head + h) * p.head_dim / 4 + i] = gated(t, h, i, o / l);
+}
+#endif
+
+uint run_at(uint t, uint h, uint run)
+{
+    return ((t * p.n_head + h) * p.n_split + run) * (p.head_dim / 4 + 1);
 }
 
 void store_part(uint t, uint h, uint run, uint i, vec4 o) { y[run_at(t, h, run) + i] = o; }

@@ -16,6 +16,7 @@ layout(binding = 3) readonly buffer Step { step st; };
 layout(binding = 4) readonly buffer P { vec4 proj[]; };
 layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
+#define ALWAYS_MERGED
 #include "attn.glsl"
 
 void main()

@@ -7,8 +7,13 @@
 
 layout(constant_id = SPEC_epi) const uint EPI = EPI_STORE;
 
-// 1: operands are f16, rows of x lie as halves.glsl says.
+// 1: operands are f16, rows of x lie as halves.glsl says. Kernels that can take such operands define
+// TAKES_HALVES.
+#ifdef TAKES_HALVES
 layout(constant_id = SPEC_halves) const uint HALVES = 0;
+#else
+const uint HALVES = 0;
+#endif
 
 layout(push_constant) uniform Push { push_linear p; };
 layout(set = 0, binding = 1) readonly restrict buffer X { vec4 x[]; };

@@ -8,8 +8,13 @@
 
 layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows and column of dy: multiples of 4
 
-// 1: operands are f16, rows of dy lie as halves.glsl says.
+// 1: operands are f16, rows of dy lie as halves.glsl says. Kernels that can take such operands define
+// TAKES_HALVES.
+#ifdef TAKES_HALVES
 layout(constant_id = SPEC_halves) const uint HALVES = 0;
+#else
+const uint HALVES = 0;
+#endif
 
 layout(push_constant) uniform Push { push_linear_bwd p; };
 layout(set = 0, binding = 1) readonly restrict buffer Dy4 { vec4 dy4[]; };

@@ -5,6 +5,7 @@
 #include "common.glsl"
 #define CODEBOOK_BINDING 3
 #define ENTRIES_BINDING 4
+#define TAKES_HALVES
 #include "linear_bwd.glsl"
 #include "linear_many.glsl"
 #define A_TURNED

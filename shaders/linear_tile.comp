@@ -7,6 +7,7 @@
 #include "common.glsl"
 #define ENTRIES_BINDING 5
 #define CODEBOOK_BINDING 7
+#define TAKES_HALVES
 #include "linear.glsl"
 #include "linear_many.glsl"
 
