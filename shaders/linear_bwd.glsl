@@ -8,8 +8,8 @@
 
 layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows and column of dy: multiples of 4
 
-// 1: operands are f16, rows of dy lie as halves.glsl says. Kernels that can take such operands define
-// TAKES_HALVES.
+// 1: operands are f16, rows of dy lie as halves.glsl says. Only kernels that define TAKES_HALVES
+// can take such operands.
 #ifdef TAKES_HALVES
 layout(constant_id = SPEC_halves) const uint HALVES = 0;
 #else
