@@ -21,9 +21,9 @@ enum {
 };
 
 enum hlm_state {
-    HLM_IDLE,    /* nothing is asked of it */
+    HLM_IDLE,    /* no work is under way */
     HLM_LOADING, /* weights on their way to the device; done, total: bytes */
-    HLM_READING, /* prompts and other tokens that are there; done, total: tokens */
+    HLM_READING, /* a prompt or other given tokens; done, total: tokens */
     HLM_GENERATING,
     HLM_TRAINING,   /* a step; done, total: rows of it */
     HLM_VALIDATING, /* done, total: rows */
@@ -67,32 +67,32 @@ struct hlm_counters {
     uint64_t done, total;   /* of the work under way; total 0: none that is measured */
 
     uint64_t n_read;      /* tokens read for the first time */
-    uint64_t n_reused;    /* that need not be read, because their state was there */
-    uint64_t n_reread;    /* read before, and again */
-    uint64_t n_gen;       /* made */
-    double read_s, gen_s; /* what that took */
-    double read_per_s;    /* tokens read a second, of the prompt at hand or the last one */
-    double gen_per_s;     /* tokens made a second, of the answer at hand or the last one */
+    uint64_t n_reused;    /* tokens that were not read again, because their state was kept */
+    uint64_t n_reread;    /* tokens that were read again */
+    uint64_t n_gen;       /* tokens that were generated */
+    double read_s, gen_s; /* seconds of reading and generating */
+    double read_per_s;    /* tokens read a second, of the current prompt or the last */
+    double gen_per_s;     /* tokens generated a second, of the current answer or the last */
 
-    uint64_t n_step, step; /* of training: steps there will be, those done */
-    uint64_t n_counted;    /* tokens that were learnt from */
+    uint64_t n_step, step;                            /* of training: steps in all, steps done */
+    uint64_t n_counted;                               /* tokens whose loss counted */
     double loss, loss_mtp, valid_loss, lr, grad_norm; /* of the newest step, validation */
     double train_per_s; /* tokens of rows a second, padding not counted */
 
-    uint64_t n_submit, n_record, n_pipeline; /* queue submissions, plans recorded, pipelines */
-    /* Memory by what it is for; the session's is that of the one at work. */
+    uint64_t n_submit, n_record, n_pipeline; /* queue submissions, recordings, pipelines */
+    /* Memory by purpose; that of sessions is the one's that works or worked last. */
     uint64_t weight_bytes, adapter_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes,
         other_bytes;
-    uint64_t train_bytes; /* of a training: all but weights and adapters */
+    uint64_t train_bytes; /* of a training run, without weights and adapters */
 
-    /* Since hlm_kernels_reset, most time first; none unless they are timed. */
+    /* Since hlm_kernels_reset, the slowest first; only with params.profile. */
     uint64_t n_kernel;
     struct hlm_kernel_count kernel[HLM_MAX_COUNTED];
 
-    uint64_t n_layer; /* that tell, draft blocks behind the others; 0: nobody asked */
+    uint64_t n_layer; /* with statistics, draft blocks last; 0: params.layers is not set */
     struct hlm_layer_count layer[HLM_MAX_LAYER];
-    uint8_t bar[HLM_MAX_BAR]; /* for drawing: an expert's choices in 255ths of the busiest one's
-                                 of its layer; hlm_expert_loads has all their digits */
+    uint8_t bar[HLM_MAX_BAR]; /* for drawing: an expert's choices in 255ths of those of the
+                                 busiest expert of its layer; hlm_expert_loads is exact */
 };
 
 #ifdef __cplusplus

@@ -251,7 +251,7 @@ void *fixture_read(uint64_t *n_bytes, const char *fmt, ...)
         return NULL;
     }
     uint64_t n = (uint64_t)st.st_size;
-    char *bytes = mem_alloc(n + 1, 1); /* a NUL behind it, for text */
+    char *bytes = mem_alloc(n + 1, 1); /* one more for the NUL of a text */
     if (!bytes || fread(bytes, 1, n, f) != n) {
         FAIL("%s: %llu bytes cannot be read", path, (unsigned long long)n);
         free(bytes);

@@ -82,7 +82,7 @@ struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set)
         .doc_tok = t->doc_tok[set],
     };
     log_to(&t->m->log);
-    for (uint32_t i = 0; i < d->n_doc; i++) /* a file's cuts are all told of in train */
+    for (uint32_t i = 0; i < d->n_doc; i++) /* cuts of a whole file are counted in train */
         s.longest = max_u64(s.longest, d->doc[i].n);
     if (t->p.ids_json && set == HLM_TUNE_TRAIN)
         s = fixed_info(t);
