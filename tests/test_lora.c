@@ -751,7 +751,7 @@ static void test_refused(void)
     struct gguf_build *b =
         make_adapter(hlm_test_file(m), &(struct lora_made){ .rank = 1, .only = "nothing" });
     CHECK_OK(gb_write(b, path, &err), err);
-    lora_refused(m, &(struct hlm_lora){ path, 1 }, "no tensor");
+    lora_refused(m, &(struct hlm_lora){ path, 1 }, "no tensors");
     gb_free(b);
     test_case("refused: while a session is alive");
     hlm_session *s = hlm_test_session(m, (struct hlm_session_params){ .n_ctx = 8 });
