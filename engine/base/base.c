@@ -237,7 +237,7 @@ bool mem_reserve(void *array, uint64_t n, uint64_t *cap, uint64_t size)
     void *old, *grown;
     if (n <= *cap)
         return true;
-    uint64_t want = *cap < UINT64_MAX / 4 ? max_u64(n, 2 * *cap + 64) : n;
+    uint64_t want = n < UINT64_MAX / 4 ? 2 * n + 64 : n;
     memcpy(&old, array, sizeof old);
     if (!(grown = mem_grow(old, want, size)))
         return false;
