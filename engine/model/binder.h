@@ -23,7 +23,7 @@ struct binder {
     uint64_t n_job, cap_job;
     bool *used;   /* by tensor: something was bound to it */
     void **owned; /* words that jobs point to */
-    uint32_t n_owned;
+    uint64_t n_owned, cap_owned;
     linear *open; /* the matrix between bind_begin and bind_end */
     uint64_t open_row;
     const linear *last;             /* the matrix bound before */
@@ -35,5 +35,5 @@ struct binder {
 const char *model_key(const struct binder *b, const char *key, char *buf, size_t n);
 /* Factor i of an NVFP4 scale; a single one stands for all. */
 float bind_scale(const struct gguf_tensor *scale, uint64_t i);
-/* Brings the rows of every job to the device. Stopped when progress returns false. */
+/* Brings the rows of every job to the device. HLM_ERR_STOPPED where progress returns false. */
 bool upload_jobs(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t), void *user);

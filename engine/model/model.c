@@ -173,7 +173,7 @@ static void binder_free(struct binder *b)
 {
     if (!b)
         return;
-    for (uint32_t i = 0; i < b->n_owned; i++)
+    for (uint64_t i = 0; i < b->n_owned; i++)
         free(b->owned[i]);
     free(b->owned);
     free(b->used);

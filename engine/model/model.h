@@ -63,7 +63,7 @@ const struct arch *model_arch(const struct gguf *file, struct hlm_err *err);
  * nothing is allocated there. draft: loads the draft blocks too, where the file has any. NULL with
  * a reason. */
 struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct hlm_err *err);
-/* Allocates the weights and brings them to the device. To be called once. Stopped when
+/* Allocates the weights and brings them to the device. To be called once. HLM_ERR_STOPPED where
  * progress returns false. */
 bool model_upload(struct model *m, bool (*progress)(void *user, uint64_t done, uint64_t total),
                   void *user, struct hlm_err *err);

@@ -124,15 +124,9 @@ static void add_job(struct binder *b, struct upload_job j)
 {
     if (j.t && j.t->type == NVFP4)
         j.scale = sidecar(b, j.t, "scale");
-    if (b->n_job == b->cap_job) {
-        uint64_t cap = b->cap_job ? 2 * b->cap_job : 256;
-        struct upload_job *grown = mem_grow(b->job, cap, sizeof *grown);
-        if (!grown) {
-            b->oom = true;
-            return;
-        }
-        b->job = grown;
-        b->cap_job = cap;
+    if (!mem_reserve(&b->job, b->n_job + 1, &b->cap_job, sizeof *b->job)) {
+        b->oom = true;
+        return;
     }
     b->job[b->n_job++] = j;
 }
@@ -177,11 +171,8 @@ bool bind_bias(struct binder *b, linear *w, const char *name_fmt, uint32_t i_lay
 
 bool bind_turns(struct binder *b, tensor *t, float theta, uint32_t n_rot, const float *factor)
 {
-    void **owned = mem_grow(b->owned, b->n_owned + 1u, sizeof *owned);
     uint32_t *turn = mem_alloc(n_rot, sizeof *turn);
-    if (owned)
-        b->owned = owned;
-    if (!owned || !turn) {
+    if (!turn || !mem_reserve(&b->owned, b->n_owned + 1, &b->cap_owned, sizeof *b->owned)) {
         free(turn);
         return fail_memory(b->err, "out of memory: %u words", n_rot);
     }
