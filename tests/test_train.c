@@ -94,9 +94,9 @@ static const struct train_case {
                   .curve = { .most = 3e-7, .measured = 7e-8 },
                   .norm = { .most = 2e-5, .measured = 1e-6 },
                   .final = { .most = 2e-9, .measured = 6e-10 }, .nll = F32_NLL } },
-    /* f16 operands: three times what rounded weights alone cost (trainfx/README.md) for the files
-     * that it lists; norms and tokens as measured. In the last two, experts chosen differently from
-     * double precision make the curves. */
+    /* f16 operands: three times what rounded weights alone cost, for the files that
+     * tests/fixtures/train/README.md lists; norms and tokens as measured. In the last two, experts
+     * chosen differently from double precision make the curves. */
     CASE_F16("qwen35", "", "data",
          .loss = { .most = 1.2e-4, .measured = 1e-5 }, .grad = { .most = 6e-5, .measured = 4e-5 },
          .curve = { .most = 3e-4, .measured = 8e-5 }, .norm = { .most = 5e-3, .measured = 1e-3 },

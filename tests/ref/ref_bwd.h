@@ -161,8 +161,8 @@ struct ref_tune {
     uint32_t n_param;
 };
 /* Takes A and B of every pair in the adapter, and with gates one zero delta for each ssm_a,
- * ssm_dt.bias and ssm_d of the model (trainfx README). False, with a reason, where the adapter is
- * not one for such a model; ref_tune_close() all the same. */
+ * ssm_dt.bias and ssm_d of the model (tests/fixtures/train/README.md). False, with a reason, where
+ * the adapter is not one for such a model; ref_tune_close() all the same. */
 bool ref_tune_open(struct ref_tune *t, const struct ref_model *m, const struct gguf *adapter,
                    bool gates, struct hlm_err *err);
 void ref_tune_close(struct ref_tune *t);

@@ -158,7 +158,8 @@ static struct ref_lora adapter(const struct turn *p, const char *name, uint64_t 
                               .db = b->grad };
 }
 
-/* A gate of this layer with its delta: log for A_log, else added (trainfx README). */
+/* A gate of this layer with its delta: log for A_log, else added (tests/fixtures/train/README.md).
+ */
 static const float *gate_value(struct turn *p, const char *name, const float *base, bool log)
 {
     const struct ref_param *d = find(p, name, "delta");
@@ -768,7 +769,7 @@ struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, 
 
 /* ---- the update ------------------------------------------------------------------------- */
 
-/* As PyTorch's AdamW after clip_grad_norm_ (trainfx README). */
+/* As PyTorch's AdamW after clip_grad_norm_ (tests/fixtures/train/README.md). */
 double ref_tune_update(struct ref_tune *t, const struct ref_adamw *o, uint32_t step)
 {
     double norm = 0, clip = 1;
