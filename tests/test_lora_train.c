@@ -223,6 +223,23 @@ static void test_places(const char *path, const char *words, uint32_t rank, bool
     rig_close(&r);
 }
 
+/* The old layout of the same model has the same groups of matrices: none joins the group of
+ * matrices that another op multiplies, with which an adapter on it would share a stack. */
+static void check_groups(const char *path, const char *old)
+{
+    struct rig a = { 0 }, b = { 0 };
+    test_case("qwen3next with ssm_in: groups of matrices");
+    if (rig_open(&a, path, false) && rig_open(&b, old, false)) {
+        const struct lora_base *x = &a.model->base, *y = &b.model->base;
+        CHECK_EQ(x->n_matrix, y->n_matrix);
+        for (uint64_t i = 0; i < min_u64(x->n_matrix, y->n_matrix); i++)
+            CHECK_MSG(x->matrix[i].beside == y->matrix[i].beside, "matrix %llu",
+                      (unsigned long long)i);
+    }
+    rig_close(&a);
+    rig_close(&b);
+}
+
 static void test_all_places(void)
 {
     const char *in = test_scratch("places_ssm_in.gguf");
@@ -237,10 +254,13 @@ static void test_all_places(void)
     test_places(fixture("train/nemotron_h_moe/model.gguf"), "*", 6, false);
     test_places(fixture("train/step35/model.gguf"), "*", 1, false);
     test_places(fixture("train/step35/model.gguf"), "blk.?.ffn_up_exps.weight,attn_v", 16, false);
-    struct gguf_build *b = ssm_in_build(fixture("qwen3next/k256/model-q4_k_m.gguf"), &err);
+    const char *model = fixture("qwen3next/k256/model-q4_k_m.gguf");
+    struct gguf_build *b = ssm_in_build(model, &err);
     test_case("qwen3next with ssm_in");
-    if (CHECK_OK(b && gb_write(b, in, &err), err))
+    if (CHECK_OK(b && gb_write(b, in, &err), err)) {
         test_places(in, "linear,experts", 2, false);
+        check_groups(model, in);
+    }
     gb_free(b);
 }
 

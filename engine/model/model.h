@@ -1,8 +1,8 @@
 /* model: a GGUF file's weights on the device, bound to the fields of one architecture, and running
  * them.
  *
- * What an architecture is stands in models/<arch>.c: its keys, its weights, its block(), written
- * with arch.h. Here is what all of them have in common. */
+ * models/<arch>.c describes an architecture (its keys, its weights, its block()) by means of
+ * arch.h. Here is what all architectures have in common. */
 #pragma once
 #include "file/file.h"
 #include "model/kv.h"
