@@ -243,9 +243,13 @@ static double docs_work(const struct attention *a, uint32_t n_tok)
     return 2.0 * a->n_head * a->head_dim * n_tok * n_key;
 }
 
-enum { T_P, T_Q, T_K, T_V, T_FIRST, T_STAT, T_Y };
+struct attention_rec {
+    const struct attention *a;
+    bool wide;
+    tensor p, q, k, v, first, stat, y;
+};
 
-static void attention_bwd(struct cmd *c, const struct tape_rec *r);
+static tape_bwd attention_bwd;
 
 static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct attention *a,
                              const struct batch *b)
@@ -273,29 +277,21 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
         c, K_attn_docs, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1), spec,
         PUSH(push),
         USES(READ(q), READ(kv.k), READ(kv.v), READ(first), READ(p), WRITE(y), WRITE(stat)));
-    tape_push(c, (struct tape_rec){ attention_bwd, .p = { a }, .u = { wide },
-                                    .t = { [T_P] = p,
-                                           [T_Q] = q,
-                                           [T_K] = kv.k,
-                                           [T_V] = kv.v,
-                                           [T_FIRST] = first,
-                                           [T_STAT] = stat,
-                                           [T_Y] = y } });
+    struct attention_rec rec = { a, wide, p, q, kv.k, kv.v, first, stat, y };
+    tape_push(c, attention_bwd, &rec, sizeof rec);
     return y;
 }
 
 /* The gradients of keys and values, for as many query heads at a time as the limit on loops
  * permits. */
-static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor dk, tensor dv)
+static void bwd_kv(struct cmd *c, const struct attention_rec *r, tensor d_o, tensor dk, tensor dv)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    const struct attention *a = r->p[0];
-    const tensor *t = r->t;
-    bool wide = r->u[0];
-    uint32_t n_tok = t[T_P].n_row, shared = a->n_head / a->n_kv_head;
+    const struct attention *a = r->a;
+    uint32_t n_tok = r->p.n_row, shared = a->n_head / a->n_kv_head;
     uint32_t n_heads = max_u32(max_rounds(caps) / (n_tok + 1), 1);
-    struct cut f = cut_heads(caps, a, wide, CUT_BWD_KV);
-    struct push_attn_docs push = push_docs(a, t[T_P], t[T_P]);
+    struct cut f = cut_heads(caps, a, r->wide, CUT_BWD_KV);
+    struct push_attn_docs push = push_docs(a, r->p, r->p);
     uint32_t tile = f.wg / f.slices * f.keys;
     struct spec spec = cut_spec(&f, a);
     spec.keys = f.keys;
@@ -304,19 +300,19 @@ static void bwd_kv(struct cmd *c, const struct tape_rec *r, tensor d_o, tensor d
         push.n_heads = min_u32(n_heads, shared - h);
         push.more = h > 0;
         cmd_work(c, 4 * docs_work(a, n_tok) * push.n_heads / shared);
-        cmd_dispatch(c, K_attn_docs_bwd_kv, GRID(div_up(n_tok, tile), a->n_kv_head, 1), spec,
-                     PUSH(push),
-                     USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o),
-                          BOTH(dk), BOTH(dv)));
+        cmd_dispatch(
+            c, K_attn_docs_bwd_kv, GRID(div_up(n_tok, tile), a->n_kv_head, 1), spec, PUSH(push),
+            USES(READ(r->q), READ(r->k), READ(r->v), READ(r->stat), READ(d_o), BOTH(dk), BOTH(dv)));
     }
 }
 
 /* Adds the gradients of queries, keys and values to that of the projection. */
-static void prepare_bwd(struct cmd *c, const struct attention *a, const tensor *t, tensor dq,
-                        tensor dk, tensor dv, tensor dp)
+static void prepare_bwd(struct cmd *c, const struct attention_rec *r, tensor dq, tensor dk,
+                        tensor dv, tensor dp)
 {
+    const struct attention *a = r->a;
     struct columns col = columns(a, 0);
-    tensor p = t[T_P], first = t[T_FIRST];
+    tensor p = r->p, first = r->first;
     struct push_attn_prep_bwd push = {
         .n_head = a->n_head,
         .n_kv_head = a->n_kv_head,
@@ -341,15 +337,14 @@ static void prepare_bwd(struct cmd *c, const struct attention *a, const tensor *
                       BOTH(dp)));
 }
 
-static void attention_bwd(struct cmd *c, const struct tape_rec *r)
+static void attention_bwd(struct cmd *c, const void *rec)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    const struct attention *a = r->p[0];
-    const tensor *t = r->t;
-    bool wide = r->u[0];
-    tensor p = t[T_P], dp = grad(c, p), dy = grad(c, t[T_Y]);
+    const struct attention_rec *r = rec;
+    const struct attention *a = r->a;
+    tensor p = r->p, dp = grad(c, p), dy = grad(c, r->y);
     uint32_t hd = a->head_dim, n_tok = p.n_row;
-    struct cut f = cut_heads(caps, a, wide, CUT_BWD_Q);
+    struct cut f = cut_heads(caps, a, r->wide, CUT_BWD_Q);
     if (cmd_failed(c) || !dp.arena)
         return;
     HLM_ASSERT(dy.col == 0 && dy.stride == a->n_head * hd);
@@ -366,13 +361,12 @@ static void attention_bwd(struct cmd *c, const struct tape_rec *r)
      * written. */
     cmd_dispatch(c, K_attn_docs_bwd, GRID(a->n_head, n_tok, 1),
                  SPEC(.wg = wg_size(caps, 64), .gate = a->gate), PUSH(push),
-                 USES(READ(dy), READ(t[T_Y]), READ(p), READ(t[T_FIRST]), BOTH(dp), BOTH(t[T_STAT]),
+                 USES(READ(dy), READ(r->y), READ(p), READ(r->first), BOTH(dp), BOTH(r->stat),
                       WRITE(a->gate == GATE_NONE ? dq : d_o)));
     cmd_work(c, 3 * docs_work(a, n_tok));
-    cmd_dispatch(
-        c, K_attn_docs_bwd_q, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
-        cut_spec(&f, a), PUSH(push),
-        USES(READ(t[T_Q]), READ(t[T_K]), READ(t[T_V]), READ(t[T_STAT]), READ(d_o), WRITE(dq)));
+    cmd_dispatch(c, K_attn_docs_bwd_q, GRID(div_up(n_tok, f.wg / f.slices), a->n_head / f.heads, 1),
+                 cut_spec(&f, a), PUSH(push),
+                 USES(READ(r->q), READ(r->k), READ(r->v), READ(r->stat), READ(d_o), WRITE(dq)));
     bwd_kv(c, r, d_o, dk, dv);
-    prepare_bwd(c, a, t, dq, dk, dv, dp);
+    prepare_bwd(c, r, dq, dk, dv, dp);
 }

@@ -247,8 +247,12 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
 
 /* ---- documents ------------------------------------------------------------------------------- */
 
-/* tensors of a record */
-enum { P, U, O, Y, UW, WITHIN, GATES, SOLVE, STATES, STATE, FIRST, CHUNKS };
+struct delta_docs_rec {
+    const struct delta *d;
+    struct docs docs;
+    tensor p, u, o, y;
+    struct chunked k; /* its tensors: the forward's chunks */
+};
 
 static struct chunked docs_plan(struct cmd *c, const struct delta *d, const struct push_delta *push,
                                 const struct docs *docs)
@@ -258,7 +262,7 @@ static struct chunked docs_plan(struct cmd *c, const struct delta *d, const stru
     return chunked_plan(caps, docs->chunk, wg_size(caps, lanes), d, push, docs);
 }
 
-static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r);
+static tape_bwd delta_docs_bwd;
 
 /* Statistics of the states with which the chunks of some K heads begin. */
 static void delta_state_stats(struct cmd *c, const struct chunked *k, uint32_t k_head0,
@@ -303,23 +307,8 @@ static tensor delta_docs(struct cmd *c, tensor p, const struct delta *d, const s
             delta_state_stats(c, &k, k_head, s, b->docs);
     }
     delta_norm(c, o, p, y, d, &push);
-    tape_push(c, (struct tape_rec){
-                     delta_docs_bwd,
-                     .t = { [P] = p,
-                            [U] = u,
-                            [O] = o,
-                            [Y] = y,
-                            [UW] = k.uw,
-                            [WITHIN] = k.within,
-                            [GATES] = k.gates,
-                            [SOLVE] = k.solve,
-                            [STATES] = k.states,
-                            [STATE] = k.state,
-                            [FIRST] = b->docs->first,
-                            [CHUNKS] = b->docs->chunks },
-                     .p = { d },
-                     .u = { b->docs->chunk, b->docs->n_chunk },
-                 });
+    struct delta_docs_rec rec = { d, *b->docs, p, u, o, y, k };
+    tape_push(c, delta_docs_bwd, &rec, sizeof rec);
     return y;
 }
 
@@ -423,21 +412,17 @@ static void gate_sums(struct cmd *c, const struct delta *d, const struct chunked
                      USES(READ(g->sums), BOTH(da.arena ? da : none), BOTH(dt.arena ? dt : none)));
 }
 
-static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
+static void delta_docs_bwd(struct cmd *c, const void *rec)
 {
-    const struct delta *d = r->p[0];
-    const struct docs docs = {
-        .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1], .chunks = r->t[CHUNKS]
-    };
-    tensor p = r->t[P], u = r->t[U], o = r->t[O], dp = grad(c, p), dy = grad(c, r->t[Y]);
+    const struct delta_docs_rec *r = rec;
+    const struct delta *d = r->d;
+    tensor p = r->p, u = r->u, o = r->o, dp = grad(c, p), dy = grad(c, r->y);
     if (cmd_failed(c) || !dp.arena)
         return;
     struct push_delta push = push_of(p, d, p.n_row);
     push.d_stride = dp.stride;
     push.d_col = dp.col;
-    struct chunked k = docs_plan(c, d, &push, &docs);
-    k.uw = r->t[UW], k.within = r->t[WITHIN], k.gates = r->t[GATES], k.solve = r->t[SOLVE];
-    k.states = r->t[STATES], k.state = r->t[STATE], k.chunks = docs.chunks;
+    struct chunked k = r->k;
     k.push.d_stride = dp.stride;
     k.push.db_col = dp.col + (push.b_col - p.col);
     k.push.da_col = dp.col + (push.a_col - p.col);
@@ -459,10 +444,10 @@ static void delta_docs_bwd(struct cmd *c, const struct tape_rec *r)
     }
     cmd_work(c, 2.0 * u.n * (d->conv_k + 16) * u.n_row);
     cmd_dispatch(c, K_delta_conv_bwd, GRID(n_head, n_run, 1), SPEC(.wg = wg, .conv_k = d->conv_k),
-                 PUSH(push), USES(READ(p), READ(d->conv), READ(docs.first), BOTH(g.du)));
+                 PUSH(push), USES(READ(p), READ(d->conv), READ(r->docs.first), BOTH(g.du)));
     cmd_work(c, 2.0 * u.n * d->conv_k * u.n_row);
     cmd_dispatch(c, K_delta_tap_bwd, GRID(div_up(u.n, 64), n_run, 1),
                  SPEC(.wg = wg, .conv_k = d->conv_k), PUSH(push),
-                 USES(READ(g.du), READ(d->conv), READ(docs.first), BOTH(dp)));
+                 USES(READ(g.du), READ(d->conv), READ(r->docs.first), BOTH(dp)));
     gate_sums(c, d, &g);
 }

@@ -19,12 +19,16 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)
     return y;
 }
 
-/* t[0], t[1]: x, y; t[2]: both */
-static void beside_bwd(struct cmd *c, const struct tape_rec *r)
+struct beside_rec {
+    tensor part[2], both;
+};
+
+static void beside_bwd(struct cmd *c, const void *rec)
 {
-    tensor d = grad(c, r->t[2]);
-    for (uint32_t k = 0, col = 0; k < 2; col += r->t[k++].n) {
-        tensor to = grad(c, r->t[k]);
+    const struct beside_rec *r = rec;
+    tensor d = grad(c, r->both);
+    for (uint32_t k = 0, col = 0; k < 2; col += r->part[k++].n) {
+        tensor to = grad(c, r->part[k]);
         if (to.arena)
             op_accumulate(c, to, tensor_cols(d, col, to.n));
     }
@@ -36,7 +40,8 @@ tensor op_beside(struct cmd *c, tensor x, tensor y)
     cmd_fill(c, both, tensor_bytes(both), 0);
     op_accumulate(c, tensor_cols(both, 0, x.n), x);
     op_accumulate(c, tensor_cols(both, x.n, y.n), y);
-    tape_push(c, (struct tape_rec){ beside_bwd, .t = { x, y, both } });
+    struct beside_rec rec = { { x, y }, both };
+    tape_push(c, beside_bwd, &rec, sizeof rec);
     return both;
 }
 

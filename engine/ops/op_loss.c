@@ -48,16 +48,21 @@ static struct push_gather gather_push(tensor x, tensor y, tensor rows)
     };
 }
 
-static void bwd_gather(struct cmd *c, const struct tape_rec *r)
+struct gather_rec {
+    tensor x, rows, slice, y;
+};
+
+static void gather_bwd(struct cmd *c, const void *rec)
 {
-    tensor dx = grad(c, r->t[1]), dy = grad(c, r->t[0]), rows = r->t[2], slice = r->t[3];
+    const struct gather_rec *r = rec;
+    tensor dx = grad(c, r->x), dy = grad(c, r->y);
     if (cmd_failed(c) || !dx.arena)
         return;
-    struct push_gather p = gather_push(dx, dy, rows);
+    struct push_gather p = gather_push(dx, dy, r->rows);
     cmd_work(c, (double)dy.n * dy.n_row);
     cmd_dispatch(c, K_gather_bwd, GRID(dy.n_row, 1, 1),
                  SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
-                 USES(BOTH(dx), READ(rows), READ(slice), READ(dy)));
+                 USES(BOTH(dx), READ(r->rows), READ(r->slice), READ(dy)));
 }
 
 tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
@@ -69,7 +74,8 @@ tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
     cmd_work(c, (double)x.n * n);
     cmd_dispatch(c, K_gather, GRID(n, 1, 1), SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64)), PUSH(p),
                  USES(READ(x), READ(rows), READ(slice), WRITE(y)));
-    tape_push(c, (struct tape_rec){ bwd_gather, .t = { y, x, rows, slice } });
+    struct gather_rec rec = { x, rows, slice, y };
+    tape_push(c, gather_bwd, &rec, sizeof rec);
     return y;
 }
 

@@ -198,10 +198,12 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
 /* ---- rows of documents ----------------------------------------------------------------------- */
 
 /* Tensors of the forward that the backward reads. */
-enum docs_tensor { P, Y, U, O, SUMS, STATES, PAIRS, CARRY, FIRST, CHUNKS, N_DOCS_TENSOR };
+struct docs_made {
+    tensor p, y, u, o, sums, states, pairs, carry, first, chunks;
+};
 struct docs_pass {
     const struct mamba *m;
-    tensor t[N_DOCS_TENSOR];
+    struct docs_made t;
     uint32_t d_inner, d_conv, b_col, c_col, do_col; /* columns of u */
     uint32_t n_chunk;
     uint32_t run; /* chunks that are computed at the same time */
@@ -227,9 +229,9 @@ static struct docs_pass docs_pass(struct cmd *c, const struct mamba *m, tensor p
     d.c_col = d.b_col + m->n_group * m->d_state;
     d.do_col = d.d_conv = d.c_col + m->n_group * m->d_state;
     d.run = docs_run(gpu_caps(cmd_gpu(c)), m, docs);
-    d.t[P] = p;
-    d.t[FIRST] = docs->first;
-    d.t[CHUNKS] = docs->chunks;
+    d.t.p = p;
+    d.t.first = docs->first;
+    d.t.chunks = docs->chunks;
     d.push = (struct push_mamba_docs){
         .n_head = m->n_head,
         .head_dim = m->head_dim,
@@ -250,10 +252,10 @@ static tensor of_run(const struct docs_pass *d, tensor t, uint32_t per)
 {
     return tensor_rows(t, d->push.chunk0 * per, d->push.n_chunk * per);
 }
-static tensor run_sums(const struct docs_pass *d) { return of_run(d, d->t[SUMS], d->m->n_head); }
+static tensor run_sums(const struct docs_pass *d) { return of_run(d, d->t.sums, d->m->n_head); }
 static tensor run_states(const struct docs_pass *d)
 {
-    return of_run(d, d->t[STATES], d->m->n_head * d->m->d_state);
+    return of_run(d, d->t.states, d->m->n_head * d->m->d_state);
 }
 
 /* The tiles of a matrix, as mamba_docs.glsl divides it. */
@@ -287,11 +289,11 @@ static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool 
     push->weight = back ? MAMBA_E : MAMBA_R_DT;
     cmd_work(c, 2.0 * push->n_chunk * push->q * m->n_head * n);
     cmd_dispatch(c, K_mamba_docs_state, GRID(m->n_head, push->n_chunk, t.n), t.spec, PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), WRITE(states)));
+                 USES(READ(d->t.chunks), READ(d->t.u), READ(run_sums(d)), WRITE(states)));
     cmd_work(c, 2.0 * push->n_chunk * m->n_head * n);
     cmd_dispatch(c, K_mamba_docs_pass, GRID(div_up(n / 4, wg), m->n_head, 1), SPEC(.wg = wg),
                  PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(run_sums(d)), BOTH(states), BOTH(d->t[CARRY])));
+                 USES(READ(d->t.chunks), READ(run_sums(d)), BOTH(states), BOTH(d->t.carry)));
 }
 
 /* Fills y with o, from x and the states with which chunks begin. back: with dx, from dy and the
@@ -309,7 +311,7 @@ static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y
     push->y_col = y.col;
     cmd_work(c, 2.0 * push->n_chunk * push->q * d->d_inner * (m->d_state + push->q / 2));
     cmd_dispatch(c, K_mamba_docs_out, GRID(m->n_head, push->n_chunk, t.n), t.spec, PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(d->t[PAIRS]),
+                 USES(READ(d->t.chunks), READ(d->t.u), READ(run_sums(d)), READ(d->t.pairs),
                       READ(states), WRITE(y)));
 }
 
@@ -337,7 +339,7 @@ static void docs_bc_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
     tensor du = tensor_cols(g->du, push->own_col, m->n_group * m->d_state);
     cmd_work(c, 2.0 * push->n_chunk * push->q * m->d_state * (d->d_inner + m->n_group * push->q));
     cmd_dispatch(c, K_mamba_docs_bc_bwd, GRID(m->n_group, push->n_chunk, t.n), t.spec, PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)),
+                 USES(READ(d->t.chunks), READ(d->t.u), READ(run_sums(d)),
                       READ(back ? g->dstates : run_states(d)), READ(g->g),
                       WRITE(back ? g->part_b : g->part_c), WRITE(du)));
 }
@@ -347,7 +349,7 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
 {
     const struct mamba *m = d->m;
     struct push_mamba_docs *push = &d->push;
-    tensor sums = run_sums(d), chunks = d->t[CHUNKS];
+    tensor sums = run_sums(d), chunks = d->t.chunks;
     uint32_t n = push->n_chunk, q = push->q, wg = wg_size(gpu_caps(cmd_gpu(c)), 64);
     struct spec spec = SPEC(.wg = wg);
     cmd_work(c, 2.0 * n * m->n_head * m->d_state * (m->head_dim + q / 2));
@@ -361,7 +363,7 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
     tensor dp = tensor_cols(g->dp, d->d_inner + d->d_conv, m->n_head);
     cmd_dispatch(c, K_mamba_docs_dt_bwd, GRID(div_up(m->n_head * q / 4, wg), n, 1), spec,
                  PUSH(*push),
-                 USES(READ(chunks), READ(sums), READ(g->m), READ(d->t[P]), READ(m->ssm_a),
+                 USES(READ(chunks), READ(sums), READ(g->m), READ(d->t.p), READ(m->ssm_a),
                       READ(m->dt_bias), BOTH(g->terms), BOTH(dp)));
     if (!g->d_a.arena && !g->d_dt.arena && !g->d_d.arena)
         return;
@@ -381,8 +383,8 @@ static void docs_run_bwd(struct cmd *c, struct docs_pass *d, const struct docs_g
     cmd_work(c, 1.0 * push->n_chunk * push->q * push->q * (d->d_inner + m->n_group * m->d_state));
     cmd_dispatch(c, K_mamba_docs_pairs_bwd, GRID(m->n_group, push->n_chunk, t.n), t.spec,
                  PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d),
-                      WRITE(d->t[PAIRS]), WRITE(g->m), WRITE(g->g), WRITE(g->terms)));
+                 USES(READ(d->t.chunks), READ(d->t.u), READ(run_sums(d)), READ(m->d),
+                      WRITE(d->t.pairs), WRITE(g->m), WRITE(g->g), WRITE(g->terms)));
     docs_states(c, d, g->dstates, true);
     docs_out(c, d, g->dstates, tensor_cols(g->du, 0, d->d_inner), true);
     docs_bc_bwd(c, d, g, false);
@@ -401,7 +403,7 @@ static void docs_norm_bwd(struct cmd *c, struct docs_pass *d, tensor dy, tensor 
     cmd_work(c, 30.0 * d->d_inner * push->n_tok);
     cmd_dispatch(c, K_mamba_norm_bwd, GRID(m->n_group, push->n_tok, 1),
                  SPEC(.wg = norm_wg(caps, d->d_inner / m->n_group / 4, 0)), PUSH(*push),
-                 USES(READ(d->t[O]), READ(d->t[P]), READ(m->norm), READ(dy), WRITE(d->t[U]),
+                 USES(READ(d->t.o), READ(d->t.p), READ(m->norm), READ(dy), WRITE(d->t.u),
                       BOTH(tensor_cols(dp, 0, d->d_inner))));
 }
 
@@ -426,23 +428,27 @@ static struct spec conv_spec(struct cmd *c, const struct mamba *m, struct grid *
                 .toks = TOKS);
 }
 
-static void docs_bwd(struct cmd *c, const struct tape_rec *r)
+struct mamba_docs_rec {
+    const struct mamba *m;
+    struct docs docs;
+    struct docs_made t;
+};
+
+static void docs_bwd(struct cmd *c, const void *rec)
 {
-    const struct mamba *m = r->p[0];
-    struct docs docs = {
-        .first = r->t[FIRST], .chunk = r->u[0], .n_chunk = r->u[1], .chunks = r->t[CHUNKS]
-    };
-    tensor dp = grad(c, r->t[P]), dy = grad(c, r->t[Y]);
+    const struct mamba_docs_rec *r = rec;
+    const struct mamba *m = r->m;
+    tensor dp = grad(c, r->t.p), dy = grad(c, r->t.y);
     if (cmd_failed(c) || !dp.arena)
         return;
     HLM_ASSERT(dp.stride % 4 == 0 && dp.col % 4 == 0 && dy.stride % 4 == 0 && dy.col % 4 == 0);
-    struct docs_pass d = docs_pass(c, m, r->t[P], r->t[P].n_row, &docs);
-    memcpy(d.t, r->t, sizeof d.t);
+    struct docs_pass d = docs_pass(c, m, r->t.p, r->t.p.n_row, &r->docs);
+    d.t = r->t;
     d.push.dp_stride = dp.stride;
     d.push.dp_col = dp.col;
     docs_norm_bwd(c, &d, dy, dp);
 
-    uint32_t q = docs.chunk, n = d.run * m->n_head, n_tok = d.push.n_tok;
+    uint32_t q = r->docs.chunk, n = d.run * m->n_head, n_tok = d.push.n_tok;
     struct docs_grads g = {
         .dp = dp, .d_a = grad(c, m->ssm_a), .d_dt = grad(c, m->dt_bias), .d_d = grad(c, m->d)
     };
@@ -463,7 +469,7 @@ static void docs_bwd(struct cmd *c, const struct tape_rec *r)
     d.push.y_stride = g.du.stride;
     cmd_work(c, 4.0 * d.d_conv * (m->conv_k + 8) * n_tok);
     cmd_dispatch(c, K_mamba_docs_conv_bwd, grid, spec, PUSH(d.push),
-                 USES(READ(d.t[FIRST]), READ(d.t[P]), READ(m->conv), READ(m->conv_bias), READ(g.du),
+                 USES(READ(d.t.first), READ(d.t.p), READ(m->conv), READ(m->conv_bias), READ(g.du),
                       BOTH(tensor_cols(dp, d.d_inner, d.d_conv))));
 }
 
@@ -478,15 +484,15 @@ static void docs_run_fwd(struct cmd *c, struct docs_pass *d)
     cmd_work(c, 60.0 * push->n_chunk * push->q * m->n_head);
     cmd_dispatch(c, K_mamba_docs_sums, GRID(div_up(m->n_head, wg), push->n_chunk, 1),
                  SPEC(.wg = wg), PUSH(*push),
-                 USES(READ(d->t[CHUNKS]), READ(d->t[P]), READ(m->ssm_a), READ(m->dt_bias),
+                 USES(READ(d->t.chunks), READ(d->t.p), READ(m->ssm_a), READ(m->dt_bias),
                       WRITE(run_sums(d))));
     cmd_work(c,
              1.0 * push->n_chunk * push->q * push->q * (m->n_group * m->d_state + 20 * m->n_head));
     cmd_dispatch(
         c, K_mamba_docs_pairs, GRID(m->n_group, push->n_chunk, t.n), t.spec, PUSH(*push),
-        USES(READ(d->t[CHUNKS]), READ(d->t[U]), READ(run_sums(d)), READ(m->d), WRITE(d->t[PAIRS])));
+        USES(READ(d->t.chunks), READ(d->t.u), READ(run_sums(d)), READ(m->d), WRITE(d->t.pairs)));
     docs_states(c, d, run_states(d), false);
-    docs_out(c, d, run_states(d), d->t[O], false);
+    docs_out(c, d, run_states(d), d->t.o, false);
 }
 
 /* Statistics of the states with which the chunks of the run begin. */
@@ -519,20 +525,20 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     uint32_t q = b->docs->chunk, n_tok = b->n_tok;
     HLM_ASSERT(p.n == d.d_inner + d.d_conv + m->n_head && p.n_row == n_tok);
     HLM_ASSERT(p.col % 4 == 0 && p.stride % 4 == 0 && m->d_state % 4 == 0 && q % 16 == 0);
-    d.t[Y] = cmd_scratch(c, F32, d.d_inner, n_tok);
-    d.t[O] = cmd_scratch(c, F32, d.d_inner, n_tok);
-    d.t[U] = cmd_scratch(c, F32, d.push.u_stride, n_tok);
-    d.t[SUMS] = cmd_scratch(c, F32, MAMBA_SUMS * q, d.n_chunk * m->n_head);
-    d.t[STATES] = cmd_scratch(c, F32, m->head_dim, d.n_chunk * m->n_head * m->d_state);
-    d.t[PAIRS] = cmd_scratch(c, F32, q * q, d.run * m->n_head);
-    d.t[CARRY] = cmd_scratch(c, F32, m->head_dim, m->n_head * m->d_state);
+    d.t.y = cmd_scratch(c, F32, d.d_inner, n_tok);
+    d.t.o = cmd_scratch(c, F32, d.d_inner, n_tok);
+    d.t.u = cmd_scratch(c, F32, d.push.u_stride, n_tok);
+    d.t.sums = cmd_scratch(c, F32, MAMBA_SUMS * q, d.n_chunk * m->n_head);
+    d.t.states = cmd_scratch(c, F32, m->head_dim, d.n_chunk * m->n_head * m->d_state);
+    d.t.pairs = cmd_scratch(c, F32, q * q, d.run * m->n_head);
+    d.t.carry = cmd_scratch(c, F32, m->head_dim, m->n_head * m->d_state);
 
     mamba_gate_stats(c, p, m, s, b);
     struct grid grid;
     struct spec spec = conv_spec(c, m, &grid, &d);
     cmd_work(c, 2.0 * d.d_conv * (m->conv_k + 8) * n_tok);
     cmd_dispatch(c, K_mamba_docs_conv, grid, spec, PUSH(d.push),
-                 USES(READ(d.t[FIRST]), READ(p), READ(m->conv), READ(m->conv_bias), WRITE(d.t[U])));
+                 USES(READ(d.t.first), READ(p), READ(m->conv), READ(m->conv_bias), WRITE(d.t.u)));
     for (d.push.chunk0 = 0; d.push.chunk0 < d.n_chunk; d.push.chunk0 += d.run) {
         d.push.n_chunk = min_u32(d.run, d.n_chunk - d.push.chunk0);
         docs_run_fwd(c, &d);
@@ -550,9 +556,8 @@ static tensor docs(struct cmd *c, tensor p, const struct mamba *m, const struct 
     cmd_work(c, 10.0 * d.d_inner * n_tok);
     cmd_dispatch(c, K_mamba_norm, GRID(m->n_group, n_tok, 1),
                  SPEC(.wg = norm_wg(caps, d.d_inner / m->n_group, 1)), PUSH(push),
-                 USES(READ(d.t[O]), READ(p), READ(m->norm), BOTH(d.t[Y])));
-    struct tape_rec r = { docs_bwd, .p = { m }, .u = { q, d.n_chunk } };
-    memcpy(r.t, d.t, sizeof d.t);
-    tape_push(c, r);
-    return d.t[Y];
+                 USES(READ(d.t.o), READ(p), READ(m->norm), BOTH(d.t.y)));
+    struct mamba_docs_rec rec = { m, *b->docs, d.t };
+    tape_push(c, docs_bwd, &rec, sizeof rec);
+    return d.t.y;
 }

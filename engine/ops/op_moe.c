@@ -169,26 +169,11 @@ struct routed {
     struct grouping g;
 };
 
-static struct tape_rec routed_rec(const struct moe *m, const struct routed *r,
-                                  void (*bwd)(struct cmd *, const struct tape_rec *))
-{
-    return (struct tape_rec){
-        bwd,
-        .t = { r->h, r->in, r->a, r->each, r->ch.id, r->ch.wt, r->out, r->res, r->g.entries,
-               r->g.tiles },
-        .p = { m },
-        .u = { r->g.n_used, r->g.n_row, r->g.max_tile, r->g.tile },
-    };
-}
-
-static struct routed routed_of(const struct tape_rec *r)
-{
-    const tensor *t = r->t;
-    return (struct routed){
-        t[0],           t[1], t[2], t[3],
-        { t[4], t[5] }, t[6], t[7], { t[8], t[9], r->u[0], r->u[1], r->u[2], r->u[3] },
-    };
-}
+/* Both records of the routed experts. */
+struct experts_rec {
+    const struct moe *m;
+    struct routed r;
+};
 
 /* y[t] = the sum of the n_used rows of x from row t * n_used on, weighted by wt unless that is
  * NULL, plus res unless that is NULL. */
@@ -239,10 +224,10 @@ static void experts_in(struct cmd *c, const struct moe *m, const struct routed *
 
 /* Runs after experts_out_bwd, which no longer needs `each`: here it holds the gradient of h for
  * each entry. */
-static void experts_in_bwd(struct cmd *c, const struct tape_rec *rec)
+static void experts_in_bwd(struct cmd *c, const void *rec)
 {
-    const struct moe *m = rec->p[0];
-    struct routed r = routed_of(rec);
+    const struct moe *m = ((const struct experts_rec *)rec)->m;
+    struct routed r = ((const struct experts_rec *)rec)->r;
     uint32_t first = (act_width(m->act) - 1) * m->n_ff;
     tensor din = grad(c, r.in), dh = grad(c, r.h), up = tensor_cols(din, first, m->n_ff);
     cmd_fill(c, r.each, tensor_bytes(r.each), 0);
@@ -263,10 +248,10 @@ static void experts_out(struct cmd *c, const struct moe *m, const struct routed 
     sum_slots(c, m->n_used, r->each, &r->ch.wt, r->out, r->res.arena ? &r->res : NULL);
 }
 
-static void experts_out_bwd(struct cmd *c, const struct tape_rec *rec)
+static void experts_out_bwd(struct cmd *c, const void *rec)
 {
-    const struct moe *m = rec->p[0];
-    struct routed r = routed_of(rec);
+    const struct moe *m = ((const struct experts_rec *)rec)->m;
+    struct routed r = ((const struct experts_rec *)rec)->r;
     tensor dout = grad(c, r.out), dwt = grad(c, r.ch.wt), dres = grad(c, r.res);
     bool add = dres.arena;
     if (!add)
@@ -299,19 +284,27 @@ static tensor moe_grouped(struct cmd *c, const struct moe *m, tensor h, struct c
     if (res)
         r.res = *res;
     experts_in(c, m, &r);
-    tape_push(c, routed_rec(m, &r, experts_in_bwd));
+    tape_push(c, experts_in_bwd, &(struct experts_rec){ m, r }, sizeof(struct experts_rec));
     r.a = op_act(c, r.in, m->act);
     experts_out(c, m, &r);
-    tape_push(c, routed_rec(m, &r, experts_out_bwd));
+    tape_push(c, experts_out_bwd, &(struct experts_rec){ m, r }, sizeof(struct experts_rec));
     return r.out;
 }
 
 /* ---- the router, the whole ------------------------------------------------------------------- */
 
-static void choose_experts_bwd(struct cmd *c, const struct tape_rec *r)
+struct choose_rec {
+    const struct moe *m;
+    tensor logits;
+    struct chosen ch;
+};
+
+static void choose_experts_bwd(struct cmd *c, const void *rec)
 {
-    const struct moe *m = r->p[0];
-    tensor logits = r->t[0], id = r->t[1], wt = r->t[2], dwt = grad(c, wt), dx = grad(c, logits);
+    const struct choose_rec *r = rec;
+    const struct moe *m = r->m;
+    tensor logits = r->logits, id = r->ch.id, wt = r->ch.wt;
+    tensor dwt = grad(c, wt), dx = grad(c, logits);
     struct push_route_bwd p = {
         .n_tok = logits.n_row,
         .n_used = m->n_used,
@@ -355,8 +348,8 @@ static struct chosen choose_experts(struct cmd *c, const struct moe *m, tensor l
                  PUSH(p),
                  USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
                       BOTH(count ? s->load : ch.id), READ(row ? b->docs->real : logits)));
-    tape_push(c,
-              (struct tape_rec){ choose_experts_bwd, .t = { logits, ch.id, ch.wt }, .p = { m } });
+    struct choose_rec rec = { m, logits, ch };
+    tape_push(c, choose_experts_bwd, &rec, sizeof rec);
     return ch;
 }
 

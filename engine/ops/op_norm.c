@@ -2,10 +2,15 @@
  * a feed-forward network, and the backward of both. */
 #include "ops/op.h"
 
-/* t: x, w, y; f[0]: eps */
-static void norm_bwd(struct cmd *c, const struct tape_rec *r)
+struct norm_rec {
+    tensor x, w, y;
+    float eps;
+};
+
+static void norm_bwd(struct cmd *c, const void *rec)
 {
-    tensor x = r->t[0], dy = grad(c, r->t[2]), dx = grad(c, x);
+    const struct norm_rec *r = rec;
+    tensor x = r->x, dy = grad(c, r->y), dx = grad(c, x);
     if (!dx.arena)
         return;
     struct push_norm_bwd p = {
@@ -16,11 +21,11 @@ static void norm_bwd(struct cmd *c, const struct tape_rec *r)
         .dy_col = dy.col,
         .dx_stride = dx.stride,
         .dx_col = dx.col,
-        .eps = r->f[0],
+        .eps = r->eps,
     };
     cmd_work(c, 10.0 * x.n * x.n_row);
     cmd_dispatch(c, K_norm_bwd, GRID(x.n_row, 1, 1), SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 128)),
-                 PUSH(p), USES(READ(x), READ(r->t[1]), READ(dy), BOTH(dx)));
+                 PUSH(p), USES(READ(x), READ(r->w), READ(dy), BOTH(dx)));
 }
 
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
@@ -38,14 +43,20 @@ tensor op_norm(struct cmd *c, tensor x, tensor w, float eps)
     cmd_work(c, 4.0 * x.n * x.n_row);
     cmd_dispatch(c, K_norm, GRID(x.n_row, 1, 1), SPEC(.wg = wg), PUSH(p),
                  USES(READ(x), READ(w), WRITE(y)));
-    tape_push(c, (struct tape_rec){ norm_bwd, .t = { x, w, y }, .f = { eps } });
+    struct norm_rec rec = { x, w, y, eps };
+    tape_push(c, norm_bwd, &rec, sizeof rec);
     return y;
 }
 
-/* t: x, y; u[0]: kind, f[0]: limit */
-static void act_bwd(struct cmd *c, const struct tape_rec *r)
+struct act_rec {
+    tensor x, y;
+    struct act act;
+};
+
+static void act_bwd(struct cmd *c, const void *rec)
 {
-    tensor x = r->t[0], dy = grad(c, r->t[1]), dx = grad(c, x);
+    const struct act_rec *r = rec;
+    tensor x = r->x, dy = grad(c, r->y), dx = grad(c, x);
     uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), 128);
     if (!dx.arena)
         return;
@@ -58,10 +69,10 @@ static void act_bwd(struct cmd *c, const struct tape_rec *r)
         .dy_col = dy.col,
         .dx_stride = dx.stride,
         .dx_col = dx.col,
-        .limit = r->f[0],
+        .limit = r->act.limit,
     };
     cmd_work(c, 20.0 * dy.n * x.n_row);
-    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(.wg = wg, .act = r->u[0]),
+    cmd_dispatch(c, K_act_bwd, row_grid(dy.n / 4, x.n_row, wg), SPEC(.wg = wg, .act = r->act.kind),
                  PUSH(p), USES(READ(x), READ(dy), BOTH(dx)));
 }
 
@@ -81,7 +92,7 @@ tensor op_act(struct cmd *c, tensor x, struct act act)
     cmd_work(c, 8.0 * n_ff * x.n_row);
     cmd_dispatch(c, K_act, row_grid(n_ff / 4, x.n_row, wg), SPEC(.wg = wg, .act = act.kind),
                  PUSH(p), USES(READ(x), WRITE(y)));
-    tape_push(c, (struct tape_rec){ act_bwd, .t = { x, y }, .u = { (uint32_t)act.kind },
-                                    .f = { act.limit } });
+    struct act_rec rec = { x, y, act };
+    tape_push(c, act_bwd, &rec, sizeof rec);
     return y;
 }

@@ -11,16 +11,23 @@ static linear rows_of(linear w, uint32_t row0, uint32_t n)
     return w;
 }
 
-/* t[0]: x, t[1]: y, p[0]: the first matrix of a run; u: its rows that were multiplied, whether by
- * f16 operands, the first of them */
-static void product_bwd(struct cmd *c, const struct tape_rec *r)
+/* y = the rows [row0, row0 + n_out) of the run of matrices that begins with `first`, times x. */
+struct product_rec {
+    tensor x, y;
+    const linear *first;
+    uint32_t row0, n_out;
+    bool f16; /* the forward took f16 operands */
+};
+
+static void product_bwd(struct cmd *c, const void *rec)
 {
-    linear w = rows_of(*(const linear *)r->p[0], r->u[2], r->u[0]);
-    tensor dy = grad(c, r->t[1]), dx = grad(c, r->t[0]), dw = grad(c, linear_rows(&w, 0, w.n_out));
+    const struct product_rec *r = rec;
+    linear w = rows_of(*r->first, r->row0, r->n_out);
+    tensor dy = grad(c, r->y), dx = grad(c, r->x), dw = grad(c, linear_rows(&w, 0, w.n_out));
     if (dx.arena)
-        linear_bwd_by(c, linear_bwd_pick(c, dy.n_row, r->u[1]), &w, dy, dx);
+        linear_bwd_by(c, linear_bwd_pick(c, dy.n_row, r->f16), &w, dy, dx);
     if (dw.arena)
-        linear_outer(c, &w, r->t[0], dy, dw);
+        linear_outer(c, &w, r->x, dy, dw);
 }
 
 /* linear_by with a record on the tape, for rows from row0 on of the run of matrices that begins
@@ -29,8 +36,8 @@ static void product_rows(struct cmd *c, const struct linear_path *path, const st
                          const linear *first, uint32_t row0)
 {
     linear_by(c, path, a);
-    tape_push(c, (struct tape_rec){ product_bwd, .t = { a->x, a->y }, .p = { first },
-                                    .u = { a->w->n_out, path->f16, row0 } });
+    struct product_rec rec = { a->x, a->y, first, row0, a->w->n_out, path->f16 };
+    tape_push(c, product_bwd, &rec, sizeof rec);
 }
 
 static void product(struct cmd *c, const struct linear_path *path, const struct linear_args *a,
@@ -56,12 +63,17 @@ void op_accumulate(struct cmd *c, tensor y, tensor x)
                  SPEC(.wg = wg, .aligned = quads), PUSH(p), USES(READ(x), BOTH(y)));
 }
 
-/* y = t[0] + something: t[1] */
-static void residual_bwd(struct cmd *c, const struct tape_rec *r)
+/* y = res + what another record stands for */
+struct residual_rec {
+    tensor res, y;
+};
+
+static void residual_bwd(struct cmd *c, const void *rec)
 {
-    tensor d = grad(c, r->t[0]);
+    const struct residual_rec *r = rec;
+    tensor d = grad(c, r->res);
     if (d.arena)
-        op_accumulate(c, d, grad(c, r->t[1]));
+        op_accumulate(c, d, grad(c, r->y));
 }
 
 /* ---- low-rank factors ------------------------------------------------------------------------ */
@@ -89,12 +101,17 @@ void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tenso
                  USES(READ(x), BOTH(y), READ(d->key)));
 }
 
-/* t: x, y; u[0]: id */
-static void dropout_bwd(struct cmd *c, const struct tape_rec *r)
+struct dropout_rec {
+    tensor x, y;
+    uint32_t id; /* of the adapter */
+};
+
+static void dropout_bwd(struct cmd *c, const void *rec)
 {
-    tensor dx = grad(c, r->t[0]);
+    const struct dropout_rec *r = rec;
+    tensor dx = grad(c, r->x);
     if (dx.arena)
-        linear_dropout(c, grad(c, r->t[1]), r->u[0], 1, dx, true);
+        linear_dropout(c, grad(c, r->y), r->id, 1, dx, true);
 }
 
 tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_used)
@@ -143,8 +160,9 @@ static void add_lora(struct cmd *c, tensor x, const linear *const *w, uint32_t n
         }
         if (!had || had->a.offset != l->a.offset) {
             tensor in = linear_dropped(c, x, l, 1);
+            struct dropout_rec rec = { x, in, l->id };
             if (tape_dropout(c))
-                tape_push(c, (struct tape_rec){ dropout_bwd, .t = { x, in }, .u = { l->id } });
+                tape_push(c, dropout_bwd, &rec, sizeof rec);
             t = cmd_scratch(c, F32, l->a.n_out, x.n_row);
             product(c, path, &(struct linear_args){ .x = in, .w = &l->a, .y = t }, &l->a);
         }
@@ -242,10 +260,14 @@ tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
     return side_by_side(c, linear_pick(c, x.n_row, cmd_f16(c)), x, NULL, 0, w, n_w);
 }
 
-/* t: x, gate, y, whose gradient goes to both */
-static void gate_add_bwd(struct cmd *c, const struct tape_rec *r)
+struct gate_add_rec {
+    tensor x, gate, y;
+};
+
+static void gate_add_bwd(struct cmd *c, const void *rec)
 {
-    tensor x = r->t[0], gate = r->t[1], dy = grad(c, r->t[2]), dx = grad(c, x);
+    const struct gate_add_rec *r = rec;
+    tensor x = r->x, gate = r->gate, dy = grad(c, r->y), dx = grad(c, x);
     tensor dgate = grad(c, gate);
     if (cmd_failed(c))
         return;
@@ -291,7 +313,8 @@ static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
     cmd_work(c, 2.0 * x.n * x.n_row);
     cmd_dispatch(c, K_gate_add, row_grid(x.n, x.n_row, wg), SPEC(.wg = wg), PUSH(p),
                  USES(READ(x), READ(gate), READ(res), WRITE(y)));
-    tape_push(c, (struct tape_rec){ gate_add_bwd, .t = { x, gate, y } });
+    struct gate_add_rec rec = { x, gate, y };
+    tape_push(c, gate_add_bwd, &rec, sizeof rec);
     return y;
 }
 
@@ -314,7 +337,8 @@ static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, c
         add_bias(c, y, w);
         add_lora(c, x, &w, 1, y, gate);
     }
-    tape_push(c, (struct tape_rec){ residual_bwd, .t = { res, y } });
+    struct residual_rec rec = { res, y };
+    tape_push(c, residual_bwd, &rec, sizeof rec);
     return y;
 }
 

@@ -1,9 +1,14 @@
 /* tape: see tape.h. A block pushes a few dozen records and asks for about as many gradients, so
- * both are lists that are walked. */
+ * both are lists that are walked. The records lie one after another in one array of bytes. */
 #include "ops/tape.h"
 
 #include <stdlib.h>
+#include <string.h>
 
+struct pushed {
+    tape_bwd *bwd;
+    uint64_t at; /* of the record in bytes */
+};
 struct gradient {
     tensor of, at;
 }; /* bases: columns are not theirs */
@@ -13,29 +18,17 @@ struct kept {
 };
 
 struct tape {
-    struct tape_rec *rec;
+    struct pushed *op;
+    unsigned char *bytes;
     struct gradient *live, *vector; /* of what the block made; of vectors that are trained */
     struct kept *kept;              /* by layer */
-    uint64_t n_rec, cap_rec, n_live, cap_live, n_vector, cap_vector, n_kept, cap_kept;
+    uint64_t n_op, cap_op, n_byte, cap_byte, n_live, cap_live;
+    uint64_t n_vector, cap_vector, n_kept, cap_kept;
     struct arena *keeps, *of, *to;
     struct dropout dropout;
     uint32_t i_layer;
     bool held, runs, keep_all; /* keep_all: no dropout */
 };
-
-static bool room(void *list, uint64_t n, uint64_t *cap, size_t size)
-{
-    void **at = list;
-    if (n < *cap)
-        return true;
-    uint64_t want = 2 * *cap + 64;
-    void *more = mem_grow(*at, want, size);
-    if (!more)
-        return false;
-    *at = more;
-    *cap = want;
-    return true;
-}
 
 struct tape *tape_create(struct arena *kept, const struct dropout *d, struct hlm_err *err)
 {
@@ -53,7 +46,8 @@ void tape_destroy(struct tape *t)
 {
     if (!t)
         return;
-    free(t->rec);
+    free(t->op);
+    free(t->bytes);
     free(t->live);
     free(t->vector);
     free(t->kept);
@@ -68,7 +62,7 @@ void tape_train(struct tape *t, struct arena *of, struct arena *to)
 
 bool tape_train_vector(struct tape *t, tensor at, tensor to, struct hlm_err *err)
 {
-    if (!room(&t->vector, t->n_vector, &t->cap_vector, sizeof *t->vector))
+    if (!mem_reserve(&t->vector, t->n_vector + 1, &t->cap_vector, sizeof *t->vector))
         return fail_memory(err, "out of memory: %llu trained vectors",
                            (unsigned long long)t->n_vector);
     t->vector[t->n_vector++] = (struct gradient){ at, to };
@@ -92,22 +86,27 @@ void tape_begin(struct cmd *c, tensor x, tensor dx)
 {
     struct tape *t = cmd_tape(c);
     HLM_ASSERT(t && !t->runs);
-    t->n_rec = t->n_live = 0;
+    t->n_op = t->n_byte = t->n_live = 0;
     t->runs = true;
     if (dx.arena)
         grad_is(c, x, dx);
 }
 
-void tape_push(struct cmd *c, struct tape_rec r)
+void tape_push(struct cmd *c, tape_bwd *bwd, const void *rec, size_t size)
 {
     struct tape *t = cmd_tape(c);
     if (!tape_runs(c))
         return;
-    if (room(&t->rec, t->n_rec, &t->cap_rec, sizeof *t->rec))
-        t->rec[t->n_rec++] = r;
-    else
+    uint64_t end = t->n_byte + align_up(size, _Alignof(max_align_t));
+    if (!mem_reserve(&t->op, t->n_op + 1, &t->cap_op, sizeof *t->op) ||
+        !mem_reserve(&t->bytes, end, &t->cap_byte, 1)) {
         cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: a tape of %llu ops",
-                    (unsigned long long)t->n_rec);
+                    (unsigned long long)t->n_op);
+        return;
+    }
+    t->op[t->n_op++] = (struct pushed){ bwd, t->n_byte };
+    memcpy(t->bytes + t->n_byte, rec, size);
+    t->n_byte = end;
 }
 
 void tape_back(struct cmd *c, tensor y, tensor dy)
@@ -116,8 +115,8 @@ void tape_back(struct cmd *c, tensor y, tensor dy)
     HLM_ASSERT(t->runs);
     t->runs = false;
     grad_is(c, y, dy);
-    for (uint64_t i = t->n_rec; i-- > 0 && !cmd_failed(c);)
-        t->rec[i].bwd(c, &t->rec[i]);
+    for (uint64_t i = t->n_op; i-- > 0 && !cmd_failed(c);)
+        t->op[i].bwd(c, t->bytes + t->op[i].at);
 }
 
 /* ---- gradients ------------------------------------------------------------------------------- */
@@ -137,7 +136,7 @@ void grad_is(struct cmd *c, tensor t, tensor dt)
     if (cmd_failed(c)) /* an op's output is empty then */
         return;
     HLM_ASSERT(t.col == 0 && t.n == dt.n && t.n_row == dt.n_row);
-    if (room(&tape->live, tape->n_live, &tape->cap_live, sizeof *tape->live))
+    if (mem_reserve(&tape->live, tape->n_live + 1, &tape->cap_live, sizeof *tape->live))
         tape->live[tape->n_live++] = (struct gradient){ t, dt };
     else
         cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: %llu gradients",
@@ -179,7 +178,7 @@ void tape_layer(struct cmd *c, uint32_t i_layer, bool held)
     t->i_layer = i_layer;
     t->held = held;
     for (; t->n_kept <= i_layer && !cmd_failed(c); t->n_kept++) {
-        if (!room(&t->kept, t->n_kept, &t->cap_kept, sizeof *t->kept)) {
+        if (!mem_reserve(&t->kept, t->n_kept + 1, &t->cap_kept, sizeof *t->kept)) {
             cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: choices of %u layers", i_layer);
             return;
         }

@@ -3,23 +3,18 @@
  *
  * A cmd that trains has a tape from the start. The ops then take paths that have a backward, and
  * choose them by sizes alone, so that a block that is run a second time gives the same bits. While
- * the tape runs (tape_begin), every op pushes one record: its backward function and the tensors of
- * its forward, which are all still in the scratch. tape_back calls the backward functions in
- * reverse. There is no graph: the gradient of a tensor that several ops read is the sum of what
- * they add to it, in that fixed order.
+ * the tape runs (tape_begin), every op pushes one record: its backward function and a struct of the
+ * op's own with the tensors of its forward, which are all still in the scratch. tape_back calls the
+ * backward functions in reverse. There is no graph: the gradient of a tensor that several ops read
+ * is the sum of what they add to it, in that fixed order.
  *
  * Backward accumulates. Every record adds to gradients, and grad() zeroes a gradient when it is
  * first asked for. Base weights are frozen and have no gradients. */
 #pragma once
 #include "gpu/gpu.h"
 
-struct tape_rec {
-    void (*bwd)(struct cmd *c, const struct tape_rec *r);
-    tensor t[12];
-    const void *p[4]; /* what outlives the recording: an op's part of the model */
-    uint32_t u[8];
-    float f[4];
-};
+/* rec: the op's record, aligned as malloc's memory is. */
+typedef void tape_bwd(struct cmd *c, const void *rec);
 
 /* Dropout on the input of low-rank factors, not on that of the base's matrices: each unit is left
  * out with probability p, and the others are multiplied by 1 / (1 - p). A counter-based generator
@@ -52,8 +47,9 @@ const struct dropout *tape_dropout(const struct cmd *c);
 /* From here on ops push records; earlier gradients are forgotten. x is the input of these ops, and
  * its gradient is added to dx (arena NULL: it is not wanted). */
 void tape_begin(struct cmd *c, tensor x, tensor dx);
-/* tape_push does nothing unless the tape runs. */
-void tape_push(struct cmd *c, struct tape_rec r);
+/* Copies the record, of `size` bytes. What the record points to must outlive the tape's run: an
+ * op's part of the model. Does nothing unless the tape runs. */
+void tape_push(struct cmd *c, tape_bwd *bwd, const void *rec, size_t size);
 bool tape_runs(const struct cmd *c);
 /* Stops the tape and records the backward of its ops, from the gradient dy of their output y. */
 void tape_back(struct cmd *c, tensor y, tensor dy);
