@@ -503,6 +503,10 @@ static void test_spans(void)
     "{%- if enable_thinking is defined and enable_thinking is false %}{{- "                        \
     "'<think>\\n\\n</think>\\n\\n' }}"
 
+#define QWEN35                                                                                     \
+    "<function=f>reasoning_content" LOOP GENERATE "' }}" NO_THINK                                  \
+    "{%- else %}{{- '<think>\\n' }}{%- endif %}"
+
 /* The parts that identify these two formats; the published texts have no longer ones. */
 #define NEMOTRON                                                                                   \
     "{%- set truncate_history_thinking = true %}<function=f>{%- set c = '<think>\\n' ~ r ~ "       \
@@ -635,10 +639,8 @@ static void test_detect(void)
         { "Qwen3",
           TOOLS3 "reasoning_content" LOOP GENERATE "' }}" NO_THINK "{%- endif %}{%- endif %}",
           "qwen3", true, true, true, CHAT_MAY_THINK, "" },
-        { "Qwen3.5",
-          "<function=f>reasoning_content" LOOP GENERATE "' }}" NO_THINK
-          "{%- else %}{{- '<think>\\n' }}{%- endif %}",
-          "qwen35", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "Qwen3.5", QWEN35 "{%- endif %}", "qwen35", true, true, true, CHAT_MAY_THINK,
+          "<think>\n" },
         { "Qwen3.5, small",
           "<function=f>" LOOP GENERATE
           "' }}{%- if enable_thinking is defined and enable_thinking is true %}"
@@ -657,6 +659,39 @@ static void test_detect(void)
           "<think>\n" },
         { "Step 3.7", "{{- bos_token }}" STEP "{{- 'Reasoning: ' ~ reasoning_effort }}", "step",
           false, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+        { "Step 3.7, where no effort is said unless it is asked for",
+          "{{- bos_token }}" STEP "{%- if reasoning_effort is defined %}{{- 'Reasoning: ' + "
+          "reasoning_effort }}{%- endif %}",
+          "step", true, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+        { "Qwen3.6, which keeps reasoning when asked",
+          QWEN35 "{%- if preserve_thinking is defined and preserve_thinking is true or x %}",
+          "qwen35", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "Qwen3.8, which keeps reasoning unless asked not to",
+          QWEN35 "{%- if preserve_thinking is undefined or preserve_thinking is true or x %}",
+          "qwen35", false, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "Qwen3.8, which says how much to think",
+          "{%- if enable_thinking is undefined or enable_thinking is true %}"
+          "{%- set e = reasoning_effort | default('xhigh') %}{%- endif %}" QWEN35,
+          "qwen35", false, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "an option that is on by itself",
+          "{%- set terse = terse if terse is defined else True %}" NEMOTRON, "nemotron", false,
+          true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "an option that is off by itself",
+          "{%- set medium_effort = medium_effort if medium_effort is defined else False "
+          "%}" NEMOTRON,
+          "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+        { "an option that is set where it is missing",
+          "{%- if not terse is defined %}{%- set terse = true %}{%- endif %}" LOOP, "chatml", false,
+          false, false, CHAT_NEVER_THINKS, "" },
+        { "a generation prompt that is set where it is missing",
+          "{%- if not add_generation_prompt is defined %}{%- set add_generation_prompt = false %}"
+          "{%- endif %}" LOOP,
+          "chatml", true, false, false, CHAT_NEVER_THINKS, "" },
+        { "an option that is set to nothing where it is missing",
+          "{% if date is not defined %}{% set date = none %}{% endif %}" LOOP, "chatml", true,
+          false, false, CHAT_NEVER_THINKS, "" },
+        { "a message's own keys", "{{ m.note is not defined }}{{ m.note | default('x') }}" LOOP,
+          "chatml", true, false, false, CHAT_NEVER_THINKS, "" },
         { "tools of no known kind", "<function=f><think>" LOOP, "chatml", false, false, false,
           CHAT_NEVER_THINKS, "" },
     };
