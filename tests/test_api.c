@@ -110,8 +110,8 @@ static void test_render(hlm_vocab *v)
     } rows[] = {
         { "[", NULL, "some.json: line 1" },
         { "[{\"role\": \"tool\", \"content\": \"x\"}]", NULL, "some.json: message 1: role" },
-        { "[]", "qwen35", "some.json: chat format qwen35 needs a message of the user" },
-        { HELLO, "llama2", "chat format \"llama2\", known are chatml" },
+        { "[]", "qwen35", "some.json: chat format qwen35 needs a user message" },
+        { HELLO, "llama2", "unknown chat format \"llama2\", expected one of chatml" },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         uint32_t n = ids.n;

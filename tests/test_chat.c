@@ -118,10 +118,9 @@ static void test_qwen35(void)
             TURN("user", "U1") TURN("assistant", "<think>\nR1\n</think>\n\nA1")
                 TURN("user", "<tool_response>x</tool_response>") GO "<think>\n\n</think>\n\n");
 
-    chat_refuses("qwen35", "[]", "qwen35|message of the user");
-    chat_refuses("qwen35", "[" S("x") "]", "qwen35|message of the user");
-    chat_refuses("qwen35", "[" U("<tool_response></tool_response>") "]",
-                 "qwen35|message of the user");
+    chat_refuses("qwen35", "[]", "qwen35|user message");
+    chat_refuses("qwen35", "[" S("x") "]", "qwen35|user message");
+    chat_refuses("qwen35", "[" U("<tool_response></tool_response>") "]", "qwen35|user message");
     chat_refuses("qwen35", "[" U("x") "," S("y") "]", "message 2|qwen35|system|first");
 }
 
@@ -277,12 +276,12 @@ static void test_tool_errors(void)
         renders("chatml", true, no_tools[i], TURN("user", "x") GO);
     }
     chat_refuses("chatml", "{\"messages\":[" U("x") "],\"tools\":[" TOOL "]}",
-                 "tools|chatml|no form");
-    chat_refuses("chatml", "[" SAID("x") "]", "message 1|tool|chatml|no form");
+                 "chatml|not support tools");
+    chat_refuses("chatml", "[" SAID("x") "]", "message 1|tool|chatml|not support");
     chat_refuses("chatml", "[" U("x") "," CALLS("assistant", "[" TOOL "]") "]",
-                 "message 2|tool calls|chatml|no form");
-    chat_refuses("qwen35", "[" SAID("x") "," U("y") "]", "message 1|qwen35|tool|first");
-    chat_refuses("nemotron", "[" S("x") "," SAID("y") "]", "message 2|nemotron|tool|first");
+                 "message 2|tool calls|chatml|not support");
+    chat_refuses("qwen35", "[" SAID("x") "," U("y") "]", "message 1|qwen35|first|tool");
+    chat_refuses("nemotron", "[" S("x") "," SAID("y") "]", "message 2|nemotron|first|tool");
 
     chat_refuses("qwen3", "{\"messages\":[],\"tools\":{}}", "chat.json|tools|list");
     chat_refuses("qwen3", "{\"messages\":[],\"tools\":[" TOOL ",{\"function\":" TOOL "},1]}",

@@ -42,7 +42,7 @@ static const struct {
     { "{\"messages\":[1]}", "message 1|object" },
     { "{\"messages\":[{\"role\":\"user\"}]}", "message 1|content|string" },
     { ROW("{\"role\":\"function\",\"content\":\"x\"}"), "message 1|function" },
-    { ROW(GAVE("x") "," USER("a")), "message 1|qwen35|tool|first" },
+    { ROW(GAVE("x") "," USER("a")), "message 1|qwen35|first|tool" },
     { "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{}]}",
       "tool 1|object|name" },
     { "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":{}}", "tools|list" },

@@ -259,14 +259,15 @@ static void test_tool_list(void)
     }
 }
 
-/* A format that has no form for tools refuses them, with file and line. */
+/* A format that does not support tools refuses them, with file and line. */
 static void test_no_tools(void)
 {
     static const char *const line[][2] = {
-        { TOOL_ROW(USER("a") "," SAYS("b")), "some.jsonl:2|tools|chatml|no form" },
-        { ROW(USER("a") "," CALLS("f", "{}")), "some.jsonl:2|message 2|tool calls|chatml|no form" },
+        { TOOL_ROW(USER("a") "," SAYS("b")), "some.jsonl:2|chatml|not support tools" },
+        { ROW(USER("a") "," CALLS("f", "{}")),
+          "some.jsonl:2|message 2|tool calls|chatml|not support" },
         { ROW(USER("a") "," SAYS("b") "," GAVE("c")),
-          "some.jsonl:2|message 3|tool|chatml|no form" },
+          "some.jsonl:2|message 3|tool|chatml|not support" },
     };
     for (uint32_t i = 0; i < 2 * ARRAY_LEN(line); i++) {
         struct data_params p = lines_params("chatml");

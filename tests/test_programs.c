@@ -266,7 +266,7 @@ static void test_chat_prompts(void)
     ran_free(&r);
     gb_free(b);
 
-    test_case("--chat: what a format has no form for is refused with the file's name");
+    test_case("--chat: what a format does not support is refused with the file's name");
     spill(file, "[{\"role\": \"tool\", \"content\": \"5\"}]");
     r = run(NULL, "hlm-eval -m " DEMO " --chat %s", file);
     CHECK_EQ(r.rc, 1);

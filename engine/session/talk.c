@@ -1,4 +1,4 @@
-/* talk: conversations - history, settings, adapters. See talk.h; turns are in talk_turn.c. */
+/* talk: the history, settings and adapters of a conversation. See talk.h and talk_turn.c. */
 #include "session/talk.h"
 
 #include <stdlib.h>
@@ -164,7 +164,7 @@ bool hlm_talk_thinks(const hlm_talk *t) { return t->think; }
 const char *hlm_talk_format(const hlm_talk *t) { return t->format.name; }
 struct hlm_talk_total hlm_talk_get_total(const hlm_talk *t) { return t->total; }
 
-/* Caches and states were computed with the adapters before: the session goes with them. */
+/* The session's caches were computed with the old adapters, so the session goes with them. */
 bool hlm_talk_set_lora(hlm_talk *t, const struct hlm_lora *l, uint32_t n, struct hlm_err *err)
 {
     hlm *m = t->m;
@@ -173,7 +173,7 @@ bool hlm_talk_set_lora(hlm_talk *t, const struct hlm_lora *l, uint32_t n, struct
         return false;
     if (m->n_session > 1 || m->tune)
         return fail_as(err, HLM_ERR_STATE,
-                       "adapters cannot change while another session or a training is alive");
+                       "adapters cannot change while another session or a training run is open");
     uint32_t n_old = m->adapters.n_asked;
     struct hlm_lora *old = adapters_copy(m->adapters.asked, n_old, err);
     if (!old)

@@ -1,10 +1,9 @@
-/* talk: what a conversation is inside (hlm.h has its calls) - messages, the prompt that they make,
- * the session that has read it.
+/* talk: a conversation: its messages, and the session that has read the prompt made of them. Its
+ * calls are in hlm.h.
  *
- * A turn never reads again what an earlier one read. The prompt is rendered and encoded whole each
- * time, with the sampled ids of earlier answers in it, and hlm_session_sync reads what the caches
- * lack. Snapshots stand where the text of each message begins, where the prompt will differ from
- * its later self if the template drops reasoning from history, and at its end (talk_prompt.h). */
+ * A turn never reads again what an earlier one read. Each turn renders and encodes the whole
+ * prompt, with the sampled ids of earlier answers, and hlm_session_sync reads what the caches lack.
+ * talk_prompt.h says where snapshots are taken. */
 #pragma once
 #include "session/session.h"
 #include "text/vocab.h"
@@ -20,7 +19,7 @@ struct hlm_talk {
     struct chat_msg *msg; /* system (if any), then user and assistant in turn */
     uint32_t n_msg, cap;
     uint32_t n_again; /* how often this turn was regenerated: each time has its own seed */
-    bool full;        /* the last turn ended for want of room */
+    bool full;        /* the last turn ended because the context was full */
     struct hlm_talk_total total;
 };
 
@@ -28,23 +27,23 @@ struct hlm_talk {
 
 bool msg_is(const struct chat_msg *m, const char *role);
 uint32_t talk_n_system(const struct hlm_talk *t); /* messages before the first turn: 0 or 1 */
-/* Inserts an owned message before message i; frees it when there is no memory. */
+/* Inserts a message before message i and takes what it owns; frees it when there is no memory. */
 bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_err *err);
 /* The same, with copies of these texts. */
 bool talk_add(struct hlm_talk *t, uint32_t i, const char *role, const char *text,
               struct hlm_err *err);
 void talk_forget(struct hlm_talk *t, uint32_t from, uint32_t to); /* messages [from, to) */
-/* False where the talk has lost its session. */
+/* False with a reason when the talk has lost its session. */
 bool talk_check(const struct hlm_talk *t, struct hlm_err *err);
 
 /* ---- an answer (talk_answer.c) --------------------------------------------------------------- */
 
-/* An answer as it is made. Ids and bytes grow side by side. The tags of reasoning are found in the
- * bytes, since a vocabulary need not have them as tokens. What might become a tag is held back
- * until it is clear. */
+/* An answer being generated. Ids and bytes grow together. The tags of reasoning are found in the
+ * bytes, because they are not tokens in every vocabulary. Bytes that may begin a tag are shown only
+ * when it is clear that they do not. */
 struct talk_answer {
     struct hlm_ids ids;
-    uint64_t *end, end_cap; /* bytes of the text up to and with each id */
+    uint64_t *end, end_cap; /* where the text of each id ends */
     char *text;
     uint64_t n, cap;
     enum { OPENING, REASONING, BETWEEN, CONTENT } at;
@@ -56,9 +55,9 @@ struct talk_answer {
 void talk_answer_free(struct talk_answer *a);
 bool talk_answer_push(const struct hlm_talk *t, struct talk_answer *a, int32_t id,
                       struct hlm_err *err);
-/* Hands what is certain by now to options.text; last: all of it. */
+/* Passes new text to options.text, except what may begin a tag; last: all of it. */
 void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last);
-/* The answer as a message. The sampled ids stay with it if its text begins and ends between two of
- * them. */
+/* Makes a message of the answer. It has the sampled ids if its text begins and ends at the border
+ * of an id. */
 bool talk_answer_msg(const struct hlm_talk *t, const struct talk_answer *a, struct chat_msg *m,
                      struct hlm_err *err);

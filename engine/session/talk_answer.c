@@ -1,4 +1,4 @@
-/* talk_answer: ids and text of an answer as it is made. See talk.h. */
+/* talk_answer: ids and text of an answer being generated. See talk.h. */
 #include "session/talk.h"
 
 #include <stdlib.h>
@@ -17,7 +17,7 @@ bool talk_answer_push(const struct hlm_talk *t, struct talk_answer *a, int32_t i
                       struct hlm_err *err)
 {
     struct hlm_str s = tok_bytes(t->tok, id);
-    /* Control tokens are no text, except the tags, which some files mark as such. */
+    /* Control tokens have no text, except the tags, which some files mark as control tokens. */
     if (tok_is_special(t->tok, id) && id != tok_find(t->tok, "<think>") &&
         id != tok_find(t->tok, "</think>"))
         s.n = 0;
@@ -46,8 +46,8 @@ bool talk_answer_push(const struct hlm_talk *t, struct talk_answer *a, int32_t i
     return true;
 }
 
-/* Hands out the bytes up to `to` as whole characters. flush: also the bytes that may be the start
- * of a character. */
+/* Passes the bytes up to `to` to options.text as whole characters. flush: also an incomplete
+ * character at the end. */
 static void hand_out(const struct hlm_talk *t, struct talk_answer *a, enum hlm_part part,
                      uint64_t to, bool flush)
 {
@@ -114,7 +114,7 @@ void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last
         a->pos = to + sizeof close_tag - 1;
         a->at = BETWEEN;
     }
-    if (a->at == BETWEEN) { /* the line ends after the tag are the template's, not the answer's */
+    if (a->at == BETWEEN) { /* line ends after the tag belong to the template, not to the answer */
         while (a->pos < a->n && is_blank(a->text[a->pos]))
             a->pos++;
         a->content = a->pos;
@@ -125,8 +125,7 @@ void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last
         hand_out(t, a, HLM_PART_ANSWER, a->n, last);
 }
 
-/* White space around the text is cut only where the template would cut it: elsewhere the ids stand
- * for it. */
+/* White space around the text is removed only where the template would remove it. */
 bool talk_answer_msg(const struct hlm_talk *t, const struct talk_answer *a, struct chat_msg *m,
                      struct hlm_err *err)
 {
@@ -143,7 +142,7 @@ bool talk_answer_msg(const struct hlm_talk *t, const struct talk_answer *a, stru
 
     *m = (struct chat_msg){ .role = mem_text("assistant", 9),
                             .content = mem_text(a->text + from, to - from) };
-    /* The line ends inside the tags are the template's. */
+    /* The line ends inside the tags belong to the template. */
     uint64_t think = a->reasoning, think_end = a->reasoning_end;
     think += think && think < think_end && a->text[think] == '\n';
     think_end -= think < think_end && a->text[think_end - 1] == '\n';

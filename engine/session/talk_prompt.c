@@ -22,7 +22,7 @@ uint32_t talk_prompt_msg_at(const struct talk_prompt *p, uint32_t at)
 
 /* ---- ids ------------------------------------------------------------------------------------- */
 
-/* How many ids two lists begin with in common. */
+/* The number of ids at the beginning of both lists. */
 static uint32_t common_prefix(const int32_t *a, uint32_t n_a, const int32_t *b, uint32_t n_b)
 {
     uint32_t i = 0;
@@ -40,7 +40,7 @@ static bool encode_spans(struct tok *tok, const struct tok_span *span, uint32_t 
 
 /* ---- where snapshots go ---------------------------------------------------------------------- */
 
-/* A prompt as it is made. */
+/* A prompt being made. */
 struct making {
     struct talk_prompt *p;
     struct tok *tok;
@@ -51,10 +51,10 @@ struct making {
     struct hlm_err *err;
 };
 
-/* How many ids of the prompt spans [0, end) make whatever follows them, when spans [0, from) make
- * at_from. A part of a text may tokenise otherwise than inside the whole; the ids that both have in
- * common are safe. Control tokens cut a text, so that encoding [from, end) alone is mostly enough.
- */
+/* *at: the number of ids that spans [0, end) give whatever follows them; at_from is this number for
+ * [0, from). A text can give other ids at its end when it goes on, so only the ids that the part
+ * and the whole prompt share are certain. Control tokens cut a text, so encoding [from, end) alone
+ * is usually enough. */
 static bool sure_ids(struct making *m, uint32_t from, uint32_t at_from, uint32_t end, uint32_t *at)
 {
     const struct hlm_ids *ids = &m->p->ids;
@@ -79,10 +79,10 @@ static uint64_t bytes_before(const struct chat_prompt *p, uint32_t span)
     return n;
 }
 
-/* Where this prompt begins to differ from a later one, which has an answer and another message
- * after it: a template may leave out the reasoning then. The answer is not known yet, only that it
- * is not empty. *at: ids before the generation prompt; left alone if what is before it changes too.
- */
+/* Finds where this prompt will differ from a later one that has an answer and another message after
+ * it, because a template may then drop the reasoning. Any answer that is not empty will do. *at
+ * comes in as the number of ids before the generation prompt. It stays so if earlier text changes
+ * too. */
 static bool later_prefix(struct making *m, uint32_t *at)
 {
     static char assistant[] = "assistant", user[] = "user", some[] = "x";
@@ -120,7 +120,7 @@ static void add_snap(struct talk_prompt *p, uint32_t at)
         p->snap[p->n_snap++] = at;
 }
 
-/* n_bos: ids before the text. */
+/* Fills begin[] and snap[]. n_bos: ids before the text. */
 static bool find_places(struct making *m, uint32_t n_bos)
 {
     struct talk_prompt *p = m->p;

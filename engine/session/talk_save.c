@@ -1,8 +1,9 @@
-/* talk_save: a conversation in a file - the session's state with the messages as its note, a JSON
- * object {"messages": [{"role", "content", "reasoning", "ids"}], "think"}. Text that is no UTF-8,
- * such as an answer cut inside a character, stands in "content_hex" or "reasoning_hex".
+/* talk_save: a conversation in a file. The messages are the note of the saved session, a JSON
+ * object
+ * {"messages": [{"role", "content", "reasoning", "ids"}], "think"}. Text that is not UTF-8, such as
+ * an answer cut inside a character, is saved as "content_hex" or "reasoning_hex".
  *
- * The note comes from a file: it is checked as a whole before the conversation changes. */
+ * A note from a file is not trusted: all of it is checked before the conversation changes. */
 #include "session/talk.h"
 
 #include <jansson.h>
@@ -17,7 +18,7 @@ static bool set_text(json_t *to, const char *key, const char *text)
     static const char digits[] = "0123456789abcdef";
     size_t n = strlen(text);
     char name[24], *hex;
-    json_t *v = json_stringn(text, n); /* NULL when it is no UTF-8 */
+    json_t *v = json_stringn(text, n); /* NULL when it is not UTF-8 */
     if (v)
         return json_object_set_new(to, key, v) == 0;
     if (!(hex = mem_alloc(2 * n + 1, 1)))
@@ -71,7 +72,7 @@ static int hex_digit(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* A fresh copy of a text; NULL when there is none or it is malformed. */
+/* A new copy of a text; NULL when it is missing or malformed. */
 static char *get_text(const json_t *o, const char *key)
 {
     char name[24];
@@ -114,7 +115,7 @@ static bool get_ids(const json_t *o, uint32_t n_vocab, struct chat_msg *m)
     return true;
 }
 
-/* A system message, if any, comes first; then user and assistant in turn, the assistant last. */
+/* The order must be: perhaps a system message, then pairs of user and assistant. */
 static bool right_order(const struct chat_msg *msg, uint32_t n)
 {
     uint32_t first = n && strcmp(msg[0].role, "system") == 0;
@@ -165,7 +166,7 @@ static bool read_note(const struct hlm_talk *t, const char *path, const char *te
         return true;
     free_msgs(got->msg, got->n);
     *got = (struct noted){ 0 };
-    return fail(err, "%s: its messages are not those of a saved conversation", path);
+    return fail(err, "%s: not a saved conversation: its note has no valid list of messages", path);
 }
 
 bool hlm_talk_load(hlm_talk *t, const char *path, struct hlm_err *err)
@@ -178,7 +179,7 @@ bool hlm_talk_load(hlm_talk *t, const char *path, struct hlm_err *err)
               read_note(t, path, seen, n_seen, &got, err) &&
               hlm_session_load(t->session, path, &note, &n_note, err);
     if (ok && (n_note != n_seen || memcmp(note, seen, (size_t)n_note) != 0)) {
-        ok = fail(err, "%s: has changed while it was read", path);
+        ok = fail(err, "%s changed while it was being read", path);
         hlm_session_reset(t->session);
     }
     if (ok) {

@@ -1,7 +1,5 @@
-/* talk_turn: a turn of a conversation - making the prompt fit, reading it, the answer. See talk.h.
- *
- * The history changes only when a turn succeeds: until then the prompt is made of what it would
- * be. */
+/* talk_turn: a turn of a conversation: makes the prompt fit, reads it, generates the answer. See
+ * talk.h. A turn that fails leaves the history as it was. */
 #include "session/talk.h"
 #include "session/talk_prompt.h"
 
@@ -11,7 +9,7 @@
 
 /* ---- prompt ---------------------------------------------------------------------------------- */
 
-/* Of the history without the `drop` messages after the system message. */
+/* Makes the prompt from the history without the `drop` messages after the system message. */
 static bool make_prompt(const struct hlm_talk *t, uint32_t drop, struct talk_prompt *p,
                         struct hlm_err *err)
 {
@@ -29,8 +27,7 @@ static bool make_prompt(const struct hlm_talk *t, uint32_t drop, struct talk_pro
     return ok;
 }
 
-/* The oldest turn that is left is [first + drop, end): a message of the user and all up to the next
- * one. */
+/* Where the oldest turn ends once `drop` messages are left out: at the next message of the user. */
 static uint32_t oldest_end(const struct hlm_talk *t, uint32_t drop)
 {
     uint32_t i = talk_n_system(t) + drop + 1;
@@ -39,9 +36,9 @@ static uint32_t oldest_end(const struct hlm_talk *t, uint32_t drop)
     return i;
 }
 
-/* Makes the prompt, and makes it fit. The context is full when the last answer ended so, or when
- * this prompt leaves no room for an answer: then the oldest turns are left out until half of it is
- * free. *drop: messages after the system message that were left out. */
+/* Makes the prompt, and makes it fit. The context is full when the last answer filled it, or when
+ * this prompt leaves no room for an answer. The oldest turns are then left out until 1/2 of the
+ * context is free. *drop: messages after the system message that were left out. */
 static bool fit_prompt(const struct hlm_talk *t, struct talk_prompt *p, uint32_t *drop,
                        struct hlm_talk_turn *turn, struct hlm_err *err)
 {
@@ -60,9 +57,9 @@ static bool fit_prompt(const struct hlm_talk *t, struct talk_prompt *p, uint32_t
     if (!make_prompt(t, t->n_msg - talk_n_system(t) - 1, p, err))
         return false;
     size.need = p->ids.n + 1;
-    if (p->ids.n >= n_ctx) /* dropping turns would not help: all of them stay */
+    if (p->ids.n >= n_ctx) /* even without all other turns: nothing is dropped */
         return fail_size(err, HLM_ERR_FULL, &size,
-                         "this message and the system message have %u tokens, the context %u",
+                         "this message and the system message have %u tokens, the context has %u",
                          p->ids.n, n_ctx);
     if (!make_prompt(t, 0, p, err))
         return false;
@@ -160,7 +157,7 @@ static bool answer_turn(struct hlm_talk *t, struct hlm_talk_turn *turn, struct h
     bool made = generate_answer(t, &a, turn, start_s, err);
     talk_answer_show(t, &a, true);
     turn->n_reasoning = a.n_reasoning;
-    /* A failure in the middle of an answer loses the turn; what was shown is on the screen. */
+    /* A failure in the middle of an answer loses the turn, although its text was shown. */
     ok = made && talk_answer_msg(t, &a, &m, err) && talk_insert(t, t->n_msg, m, err);
 out:
     if (ok) {
@@ -219,7 +216,7 @@ bool hlm_talk_regenerate(hlm_talk *t, struct hlm_talk_turn *turn, struct hlm_err
     if (!talk_check(t, err))
         return false;
     if (last < 2 || !msg_is(&t->msg[last - 1], "assistant"))
-        return fail_as(err, HLM_ERR_STATE, "there is no answer to make again");
+        return fail_as(err, HLM_ERR_STATE, "there is no answer to regenerate");
     struct chat_msg old = t->msg[last - 1];
     bool full = t->full;
     t->n_msg--;
@@ -231,11 +228,11 @@ bool hlm_talk_regenerate(hlm_talk *t, struct hlm_talk_turn *turn, struct hlm_err
     }
     t->full = full;
     t->n_again--;
-    t->msg[t->n_msg++] = old; /* where it was */
+    t->msg[t->n_msg++] = old; /* its room is still there */
     return false;
 }
 
-/* Where the i-th message of the user stands; t->n_msg: there is none. */
+/* The index of the i-th message of the user; t->n_msg: there is none. */
 static uint32_t find_user(const struct hlm_talk *t, uint32_t i)
 {
     uint32_t at = 0;
@@ -255,8 +252,8 @@ bool hlm_talk_edit(hlm_talk *t, uint32_t i, const char *text, struct hlm_talk_tu
     if (!talk_check(t, err))
         return false;
     if (!n)
-        return fail_as(err, HLM_ERR_STATE, "there is no message %u of the user: there are %u",
-                       i + 1, hlm_talk_n_turn(t));
+        return fail_as(err, HLM_ERR_STATE, "there is no user message %u: there are %u", i + 1,
+                       hlm_talk_n_turn(t));
     struct chat_msg *old = mem_alloc(n, sizeof *old);
     if (!old)
         return fail_memory(err, "out of memory for the history");
@@ -273,7 +270,7 @@ bool hlm_talk_edit(hlm_talk *t, uint32_t i, const char *text, struct hlm_talk_tu
         for (uint32_t k = 0; k < n; k++)
             chat_msg_free(&old[k]);
     } else {
-        memcpy(t->msg + at, old, n * sizeof *old); /* there was room for them */
+        memcpy(t->msg + at, old, n * sizeof *old); /* their room is still there */
         t->n_msg = at + n;
         t->n_again = n_again;
         t->full = full;

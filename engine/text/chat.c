@@ -1,6 +1,5 @@
-/* chat: what the published templates render. See chat.h.
- *
- * The rules follow the templates' own text. Tools and calls are in chat_tools.c. */
+/* chat: renders messages as the published templates do. See chat.h. Tools and calls are in
+ * chat_tools.c. */
 #include "text/chat_parts.h"
 
 #include <stdlib.h>
@@ -10,7 +9,7 @@ static const char empty_think[] = "<think></think>";
 
 /* ---- rendering ------------------------------------------------------------------------------- */
 
-/* A message's content as the template leaves it; untouched, its sampled ids stand for it. */
+/* A message's content as the template leaves it. Unchanged content is given by its sampled ids. */
 static void put_content(struct prompt_builder *b, const struct chat_msg *m, struct hlm_str content)
 {
     bool whole = m->ids && content.p == m->content && content.n == strlen(m->content);
@@ -20,8 +19,8 @@ static void put_content(struct prompt_builder *b, const struct chat_msg *m, stru
                                       .n_ids = whole ? m->n_ids : 0 });
 }
 
-/* Splits a model's raw text: the reasoning stands before the first </think> and after the last
- * <think> there, the content after the last </think>. */
+/* Splits a model's raw text. The reasoning is what lies before the first </think>, from the last
+ * <think> there on. The content follows the last </think>. */
 static void part_reasoning(struct hlm_str *content, struct hlm_str *reasoning)
 {
     struct hlm_str before, after, none;
@@ -73,9 +72,9 @@ static void put_step(struct prompt_builder *b, const struct chat_format *f,
     chat_put_calls(b, f->tools, m, true);
 }
 
-/* An answer that has the tags in its text, as some clients send it back. It is rendered as it is,
- * or, where reasoning is cut and both tags are there, from the last </think> on. A block at its
- * beginning is the model's, so its tags are meant. */
+/* An answer with the tags in its text, as some clients send it back. It is rendered as it is. Where
+ * reasoning is dropped and both tags are there, only what follows the last </think> is rendered. A
+ * block at the beginning was written by the model, so its tags become control tokens. */
 static void put_tagged(struct prompt_builder *b, struct hlm_str content, bool kept)
 {
     struct hlm_str before, after, none, inside;
@@ -100,7 +99,8 @@ static void put_tagged(struct prompt_builder *b, struct hlm_str content, bool ke
     }
 }
 
-/* Before calls reasoning is cut off, whichever tags mark it, and so is white space at both ends. */
+/* Before calls, the template removes reasoning, whichever tags mark it, and white space at both
+ * ends. */
 static void put_cut_off(struct prompt_builder *b, const struct chat_msg *m, struct hlm_str content)
 {
     struct hlm_str before, after, cut = content;
@@ -112,7 +112,7 @@ static void put_cut_off(struct prompt_builder *b, const struct chat_msg *m, stru
     put_content(b, m, str_strip(cut, BOTH));
 }
 
-/* The line end after </think> is cut with the white space at the end when nothing follows it. */
+/* When nothing follows </think>, its line end is removed with the white space at the end. */
 static void put_nemotron(struct prompt_builder *b, const struct chat_msg *m, struct hlm_str content,
                          bool kept)
 {
@@ -167,8 +167,8 @@ static void put_answer(struct prompt_builder *b, const struct chat_format *f,
     }
 }
 
-/* The first message whose reasoning is kept: the one after the last question. That is the last
- * message of the user; where the format can tell, the last one that is no tool's answer. */
+/* The first message whose reasoning is kept: the one after the last question. The last question is
+ * the user's last message; formats that mark the answers of tools do not count those. */
 static uint32_t first_kept(const struct chat_format *f, const struct chat_msg *msg, uint32_t n,
                            bool *found)
 {
@@ -194,21 +194,21 @@ static bool check_msg(const struct chat_format *f, const struct chat_input *in, 
     const char *role = in->msg[i].role;
     bool tool = is_role(in, i, "tool"), answer = is_role(in, i, "assistant");
     if (!tool && !answer && !is_role(in, i, "system") && !is_role(in, i, "user"))
-        return fail(err, "message %u: role \"%s\", known are system, user, assistant and tool",
-                    i + 1, show_text(role, strlen(role), 40).s);
+        return fail(err, "message %u: role \"%s\", expected system, user, assistant or tool", i + 1,
+                    show_text(role, strlen(role), 40).s);
     if (!f->tools && (tool || in->msg[i].n_call))
-        return fail(err, "message %u: %s, which chat format %s has no form for", i + 1,
+        return fail(err, "message %u: %s, which chat format %s does not support", i + 1,
                     tool ? "role \"tool\"" : "tool calls", f->name);
     if (in->msg[i].n_call && !answer)
-        return fail(err, "message %u: tool calls are for an assistant, not for role \"%s\"", i + 1,
+        return fail(err, "message %u: role \"%s\" has tool calls, only an assistant may", i + 1,
                     role);
     if (tool && f->tools->not_first &&
         (i == 0 || (f->system && i == 1 && is_role(in, 0, "system"))))
-        return fail(err, "message %u: with chat format %s a tool cannot speak first", i + 1,
-                    f->name);
-    if (f->strict && i && is_role(in, i, "system"))
-        return fail(err, "message %u: with chat format %s a system message must be the first",
+        return fail(err, "message %u: in chat format %s the first message cannot be a tool's",
                     i + 1, f->name);
+    if (f->strict && i && is_role(in, i, "system"))
+        return fail(err, "message %u: in chat format %s a system message must come first", i + 1,
+                    f->name);
     return true;
 }
 
@@ -216,16 +216,16 @@ static bool check(const struct chat_format *f, const struct chat_input *in, bool
                   struct hlm_err *err)
 {
     if (in->tools && !f->tools)
-        return fail(err, "tools, which chat format %s has no form for", f->name);
+        return fail(err, "chat format %s does not support tools", f->name);
     for (uint32_t i = 0; i < in->n; i++)
         if (!check_msg(f, in, i, err))
             return false;
     if (f->strict && !question)
-        return fail(err, "chat format %s needs a message of the user", f->name);
+        return fail(err, "chat format %s needs a user message", f->name);
     return true;
 }
 
-/* The text of the first turn, a system's: m is its message, or NULL where there is none. */
+/* The system turn. m: its message, or NULL. */
 static void put_system(struct prompt_builder *b, const struct chat_format *f,
                        const struct chat_input *in, const struct chat_msg *m)
 {
@@ -246,7 +246,7 @@ static void put_system(struct prompt_builder *b, const struct chat_format *f,
     }
 }
 
-/* Answers of tools side by side are one turn. */
+/* Consecutive answers of tools share one turn. */
 static void put_tool(struct prompt_builder *b, const struct chat_format *f,
                      const struct chat_input *in, uint32_t i)
 {
@@ -287,8 +287,8 @@ static void put_turn(struct prompt_builder *b, const struct chat_format *f,
     prompt_put(b, "<|im_end|>\n");
 }
 
-/* The end of the generation prompt. n_head is set after the part of it that a later turn, which
- * has no reasoning, begins with too. */
+/* The end of the generation prompt. n_head marks the part that the same answer still begins with in
+ * a later prompt, where its reasoning has been dropped. */
 static void put_thinking(struct prompt_builder *b, const struct chat_format *f, bool think)
 {
     const char *end = think ? f->on : f->off;
@@ -320,7 +320,7 @@ bool chat_render(const struct chat_format *fmt, const struct chat_input *in, boo
     if (!check(fmt, in, question, err))
         return false;
     if (!(out->cut = mem_alloc(in->n + 1ull, sizeof *out->cut)))
-        return fail_memory(err, "out of memory: a prompt of %u messages", in->n);
+        return fail_memory(err, "no memory for a prompt of %u messages", in->n);
 
     prompt_span(&b, (struct tok_span){ .text = fmt->bos.p, .len = fmt->bos.n, .special = true });
     if ((fmt->system || in->tools) && !is_role(in, 0, "system")) {

@@ -1,5 +1,4 @@
-/* chat_detect: the families of templates, and which of them a file's template belongs to. See
- * chat.h. */
+/* chat_detect: the formats, and which of them a file's template has. See chat.h. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/chat_parts.h"
 
@@ -64,8 +63,8 @@ static const struct chat_format step = {
 
 /* ---- detection ------------------------------------------------------------------------------- */
 
-/* What follows the assistant's header in the template's generation prompt. Newlines in it are the
- * two characters \n. */
+/* Reads what follows the assistant's header in the template's generation prompt. A line end in it
+ * is written as the two characters \n. */
 static void read_generation(struct chat_format *f, struct hlm_str text)
 {
     struct hlm_str before, tail;
@@ -78,7 +77,7 @@ static void read_generation(struct chat_format *f, struct hlm_str text)
     f->off = choice ? no_think : f->on;
 }
 
-/* The text of the bos token; empty when the file names none. */
+/* The text of the bos token; empty when the file has no bos. */
 static struct hlm_str bos_of(const struct gguf *g)
 {
     const struct gguf_kv *list = gguf_kv(g, "tokenizer.ggml.tokens");
@@ -93,8 +92,8 @@ static struct hlm_str bos_of(const struct gguf *g)
     return s;
 }
 
-/* An option of the template that changes the prompt while nobody sets it: hlm would have to know
- * it. One that is absent, false or none unless it is set is harmless. */
+/* Finds an option of the template that changes the prompt even when it is not set; hlm would have
+ * to know such an option. One whose default is absent, false or none is harmless. */
 #define FALSY "(?:[Ff]alse|[Nn]one|''|\"\"|\\[\\]|\\{\\})"
 #define UNSET "(?!\\s*+-?%\\}\\s*+\\{%-?\\s*+set\\s+\\1\\s*+=\\s*+" FALSY ")"
 #define OPTION                                                                                     \
@@ -108,7 +107,7 @@ static const char acts_unset[] =
 #undef UNSET
 #undef OPTION
 
-/* Without memory, or past PCRE2's limits, the template counts as one that hlm does not know. */
+/* Also true when there is no memory or PCRE2 gives up, so that the template counts as unknown. */
 static bool has_acting_option(struct hlm_str text)
 {
     int e;
@@ -132,25 +131,25 @@ static bool thinks_if_asked(struct hlm_str text)
     return str_has(tail, "enable_thinking is true");
 }
 
-/* The family that a template belongs to, and what its text says beyond that. */
-static struct chat_format detect(struct hlm_str text, bool *exact)
+/* The format of a template, with the variations that its text shows. */
+static struct chat_format detect(struct hlm_str text, bool *known)
 {
     struct chat_format f;
-    *exact = !has_acting_option(text);
-    /* No other template has this option. Later ones write line ends around </think> otherwise, or
-     * take /no_think from the user's text. */
+    *known = !has_acting_option(text);
+    /* Only this template has the option. Later versions of it put other line ends around </think>,
+     * or obey /no_think in the user's text. */
     if (str_has(text, "truncate_history_thinking")) {
         f = nemotron;
         f.think = !str_has(text, "enable_thinking is defined else False");
-        *exact = *exact && str_has(text, empty_think) && str_has(text, "\\n</think>\\n") &&
+        *known = *known && str_has(text, empty_think) && str_has(text, "\\n</think>\\n") &&
                  str_has(text, "enable_thinking") && !str_has(text, "/no_think");
         return f;
     }
-    /* It has a role of its own for answers of tools, and its own words before their list. */
+    /* This format has its own role for answers of tools and its own words before the list. */
     if (str_has(text, "<|im_start|>tool_response") ||
         str_has(text, "functions in JSONSchema format")) {
         f = step;
-        *exact = *exact && str_has(text, "<think>\\n") && !str_has(text, "enable_thinking") &&
+        *known = *known && str_has(text, "<think>\\n") && !str_has(text, "enable_thinking") &&
                  (!str_has(text, "effort") || str_has(text, "effort is defined"));
         return f;
     }
@@ -164,7 +163,7 @@ static struct chat_format detect(struct hlm_str text, bool *exact)
             f.tools = &chat_tools_qwen36;
         return f;
     }
-    /* Qwen2.5 has Qwen3's markers, and a system text of its own. */
+    /* Qwen2.5 has Qwen3's markers, but adds its own system text. */
     if (str_has(text, "<tool_call>") &&
         (str_has(text, "{\"name\"") || str_has(text, "{\\\"name\\\"")) &&
         !str_has(text, "You are Qwen")) {
@@ -173,17 +172,17 @@ static struct chat_format detect(struct hlm_str text, bool *exact)
         read_generation(&f, text);
         return f;
     }
-    /* A plain loop over turns: nothing about tools or thinking, no system text of its own. */
-    *exact = *exact && str_has(text, "<|im_start|>") && str_has(text, "for ") &&
+    /* A plain loop over turns, without tools, thinking or a default system text. */
+    *known = *known && str_has(text, "<|im_start|>") && str_has(text, "for ") &&
              !str_has(text, "<tool") && !str_has(text, "think") && !str_has(text, "You are");
     return chatml;
 }
 
-struct chat_format chat_detect(const struct gguf *g, bool *exact)
+struct chat_format chat_detect(const struct gguf *g, bool *known)
 {
     struct hlm_str text = { "", 0 };
     gguf_str(g, "tokenizer.chat_template", OPTIONAL, &text, NULL);
-    struct chat_format f = detect(text, exact);
+    struct chat_format f = detect(text, known);
     f.prints_bos = str_has(text, "bos_token");
     f.bos = f.prints_bos ? bos_of(g) : (struct hlm_str){ "", 0 };
     return f;

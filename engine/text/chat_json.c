@@ -1,4 +1,4 @@
-/* chat_json: messages out of JSON, as files and rows of training data have them. See chat.h. */
+/* chat_json: reads messages from JSON, for saved files and training data. See chat.h. */
 #include "text/chat_parts.h"
 
 #include <stdlib.h>
@@ -28,7 +28,7 @@ void chat_free(struct chat_msg *msg, uint32_t n, json_t *tools)
     json_decref(tools);
 }
 
-/* Where in the file: message i, and of it call k (0: the message itself), from 1. */
+/* A place in the file: message i and its call k, counted from 1. k is 0 for the message itself. */
 struct place {
     const char *name;
     unsigned long long i, k;
@@ -64,7 +64,7 @@ static bool take_string(const struct place *at, const json_t *j, const char *key
     return json_is_string(v) ? copy(at, v, to) : wrong(at, key, "must be a string");
 }
 
-/* The text of a call's arguments, which some APIs have instead of the object. */
+/* The arguments of a call as JSON text, which some APIs send instead of the object. */
 static bool parse_args(const struct place *at, const json_t *text, struct chat_call *c)
 {
     json_error_t e;
@@ -74,7 +74,7 @@ static bool parse_args(const struct place *at, const json_t *text, struct chat_c
         return no_memory(at);
     if (!c->args)
         return fail(at->err,
-                    "%s: message %llu: call %llu: the text of \"arguments\" is no JSON: "
+                    "%s: message %llu: call %llu: the text of \"arguments\" is not JSON: "
                     "%s",
                     at->name, at->i, at->k, show_text(e.text, strlen(e.text), sizeof e.text).s);
     if (!json_is_object(c->args))
@@ -110,7 +110,7 @@ static bool take_calls(struct place *at, json_t *list, struct chat_msg *m)
     if (!n)
         return true;
     if (strcmp(m->role, "assistant"))
-        return wrong(at, "tool_calls", "are for an assistant");
+        return wrong(at, "tool_calls", "are only allowed for role \"assistant\"");
     if (n > UINT32_MAX || !(m->call = mem_alloc(n, sizeof *m->call)))
         return no_memory(at);
     m->n_call = (uint32_t)n;
@@ -151,7 +151,7 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
     struct chat_msg *msg = NULL;
     *n = 0;
     if (!json_is_array(list) || count > UINT32_MAX)
-        fail(&own, "%s: a JSON array of messages is expected", name);
+        fail(&own, "%s: expected a JSON array of messages", name);
     else if (!(msg = mem_alloc(count, sizeof *msg)))
         fail_memory(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
     for (uint64_t i = 0; !own.kind && i < count; i++)
@@ -178,7 +178,7 @@ struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name
         fail(err, "%s: line %d: %s", name, e.line,
              show_text(e.text, strlen(e.text), sizeof e.text).s);
     else if (!list)
-        fail(err, "%s: a JSON array of messages is expected, or an object with \"messages\"", name);
+        fail(err, "%s: expected a JSON array of messages, or an object with \"messages\"", name);
     else if (chat_tools_check(json_object_get(j, "tools"), name, tools, err))
         msg = chat_from_list(list, name, n, err);
     *tools = msg && *tools ? json_incref(*tools) : NULL;

@@ -1,8 +1,8 @@
-/* chat_tools: tools and calls as the published templates render them. See chat_parts.h.
+/* chat_tools: renders tools and calls as the published templates do. See chat_parts.h.
  *
- * Their JSON is that of Python's json.dumps with ensure_ascii off. Other values are printed as
- * Python's str() prints them: True and None, lists with quotes of its choosing. Whole numbers stand
- * as they are, others as the shortest text that reads back the same, in Python's form. */
+ * JSON is written like Python's json.dumps with ensure_ascii off. Where a template prints a value
+ * itself, it is written like Python's str(): True, None, and lists of quoted strings. A real number
+ * is the shortest text that reads back as the same number, in Python's form. */
 #include "text/chat_parts.h"
 
 #include <stdio.h>
@@ -87,7 +87,8 @@ static struct hlm_str text_of(const json_t *j)
     return (struct hlm_str){ json_string_value(j), json_string_length(j) };
 }
 
-/* A number above 0 in decimal: 0.DDD times 10^exp. No point in it, which a locale could replace. */
+/* A number above 0 in decimal: 0.DDD times 10^exp. Digits only: a decimal point depends on the
+ * locale. */
 struct decimal {
     char digits[24];
     int n, exp;
@@ -113,7 +114,7 @@ static bool reads_as(const struct decimal *x, double v)
     return strtod(s, NULL) == v;
 }
 
-/* One more in the last place. */
+/* Adds one in the last place. */
 static void bump(struct decimal *x)
 {
     int i = x->n;
@@ -127,8 +128,8 @@ static void bump(struct decimal *x)
     }
 }
 
-/* v > 0 in as few digits as read back as v: the nearest that has so many or, below a power of two,
- * where floats stand closer than above it, the one after. */
+/* v > 0 in the fewest digits that read back as v. The rounded number may fail where the next one
+ * does not: below a power of two floats lie closer together than above it. */
 static struct decimal shortest(double v)
 {
     struct decimal x = decimal_of(v, 17);
@@ -143,7 +144,8 @@ static struct decimal shortest(double v)
     return x;
 }
 
-/* Python's repr(): a point or an exponent in it, the latter below 1e-4 and from 1e16 on. */
+/* Python's repr() of a real number. It has a decimal point or, below 1e-4 and from 1e16 on, an
+ * exponent. */
 static void put_real(struct prompt_builder *b, double v)
 {
     static const char zeros[] = "0000000000000000";
@@ -173,14 +175,14 @@ static void put_whole(struct prompt_builder *b, json_int_t v)
     words(b, s);
 }
 
-/* What stands for a character in quotes: NULL, itself. */
+/* The escape sequence for a character inside quotes; NULL: it needs none. */
 static const char *escape(char c, char room[8])
 {
     static const char from[] = "\\\"\b\f\n\r\t", to[] = "\\\"bfnrt";
     if ((unsigned char)c >= 0x20 && c != '"' && c != '\\')
         return NULL;
     const char *p = c ? strchr(from, c) : NULL;
-    if (p) /* no printf: a text may be full of them */
+    if (p) /* without printf, since a text may have many of these */
         memcpy(room, (char[]){ '\\', to[p - from], 0 }, 3);
     else
         snprintf(room, 8, "\\u%04x", (unsigned)c);
@@ -201,8 +203,8 @@ static void put_quoted(struct prompt_builder *b, struct hlm_str s)
     }
 }
 
-/* As str.isprintable() has it: no control, format, private or unassigned character, and of the
- * spaces only the plain one. */
+/* Python's str.isprintable(): false for control, format, private and unassigned characters, and for
+ * all spaces but the plain one. */
 static bool printable(utf8proc_int32_t cp)
 {
     switch (utf8proc_category(cp)) {
@@ -227,7 +229,7 @@ static void put_repr_text(struct prompt_builder *b, struct hlm_str s)
         utf8proc_ssize_t n =
             utf8proc_iterate((const uint8_t *)s.p + i, (utf8proc_ssize_t)(s.n - i), &cp);
         char room[16] = "";
-        n = n < 1 ? 1 : n; /* jansson lets no other text through */
+        n = n < 1 ? 1 : n; /* never: jansson has checked the UTF-8 */
         unsigned c = (unsigned)cp;
         if (c == '\n' || c == '\r' || c == '\t' || c == '\\' || c == (unsigned)*quote)
             snprintf(room, sizeof room, "\\%c",
@@ -250,7 +252,7 @@ static void put_repr_text(struct prompt_builder *b, struct hlm_str s)
     words(b, quote);
 }
 
-/* JSON, and Python's repr(): they differ in texts and in three words. */
+/* JSON and Python's repr() differ in quoted strings and in three words. */
 struct dialect {
     void (*text)(struct prompt_builder *b, struct hlm_str s);
     const char *yes, *no, *none;
@@ -258,7 +260,7 @@ struct dialect {
 static const struct dialect as_json = { put_quoted, "true", "false", "null" },
                             as_repr = { put_repr_text, "True", "False", "None" };
 
-/* How deep a value nests is bounded by jansson, which has read it. */
+/* jansson, which has read the value, limits how deep it nests. */
 static void put(struct prompt_builder *b, const struct dialect *in, json_t *j)
 {
     const char *key, *sep = "";
@@ -297,7 +299,7 @@ static void put(struct prompt_builder *b, const struct dialect *in, json_t *j)
 
 static void put_json(struct prompt_builder *b, json_t *j) { put(b, &as_json, j); }
 
-/* str(): a text as it is. */
+/* Python's str(): a string is not quoted. */
 static void put_str(struct prompt_builder *b, json_t *j)
 {
     if (json_is_string(j))
@@ -306,7 +308,7 @@ static void put_str(struct prompt_builder *b, json_t *j)
         put(b, &as_repr, j);
 }
 
-/* What templates do with a value of any kind: JSON of lists and objects, str() of the rest. */
+/* The usual form of a value in templates: JSON for lists and objects, str() for the rest. */
 static void put_value(struct prompt_builder *b, json_t *j, bool json)
 {
     if (json_is_object(j) || json_is_array(j) || (json && !json_is_string(j)))
@@ -331,7 +333,7 @@ static void put_tag(struct prompt_builder *b, const char *before, const char *na
     prompt_put(b, after);
 }
 
-/* The keys that have no tag of their own before. */
+/* The keys of a schema that have not been written as tags yet. */
 static void put_others(struct prompt_builder *b, json_t *j, const char *const *known, uint32_t n)
 {
     const char *key;

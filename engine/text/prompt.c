@@ -21,7 +21,7 @@ struct prompt_builder prompt_begin(struct chat_prompt *out)
 bool prompt_end(struct prompt_builder *b)
 {
     struct chat_prompt *p = b->p;
-    if (!p->text && !b->full) /* an empty prompt is a text too */
+    if (!p->text && !b->full) /* an empty prompt has a text too */
         b->full = !(p->text = mem_alloc(1, 1));
     if (b->full) {
         chat_prompt_free(p);
@@ -33,7 +33,7 @@ bool prompt_end(struct prompt_builder *b)
     return true;
 }
 
-/* Texts that are no template's become one span when they stand side by side. */
+/* Consecutive texts that are not from the template become one span. */
 static bool joins(const struct chat_prompt *p, struct tok_span s)
 {
     const struct tok_span *last = p->n_span ? &p->span[p->n_span - 1] : NULL;

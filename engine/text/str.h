@@ -10,8 +10,8 @@ struct hlm_str str_of(const char *s);
 bool str_begins(struct hlm_str s, const char *with);
 bool str_ends(struct hlm_str s, const char *with);
 bool str_has(struct hlm_str s, const char *mark);
-/* What stands before the first `mark` and after the last one; both are s, and the result is false,
- * when there is none. */
+/* The text before the first `mark` and after the last one. Without a mark both are s, and the
+ * result is false. */
 bool str_around(struct hlm_str s, const char *mark, struct hlm_str *before, struct hlm_str *after);
 struct hlm_str str_strip(struct hlm_str s, enum side side); /* without white space at the ends */
 struct hlm_str str_strip_newlines(struct hlm_str s, enum side side);

@@ -1,8 +1,8 @@
-/* tok: the vocabulary, added tokens, and the way from spans to ids and back. See tok.h; the parts
- * it leans on are in tok_parts.h.
+/* tok: the vocabulary, added tokens, and the way from spans to ids and back. See tok.h. Its parts
+ * are declared in tok_parts.h.
  *
- * A GGUF writes the bytes of an ordinary token as printable characters (GPT-2's table). That is
- * undone once, at load: everything here compares plain bytes, and so do merges. */
+ * A GGUF writes the bytes of an ordinary token as printable characters (GPT-2's table). Loading
+ * undoes this, so that tokens and merges are compared as plain bytes. */
 #include "text/tok_parts.h"
 
 #include <stdlib.h>
@@ -16,48 +16,50 @@ enum { /* tokenizer.ggml.token_type */
        UNUSED,
        BYTE
 };
-enum { /* flags of a token: how it takes part */
+enum { /* flags of a token */
        IS_CONTROL = 1,
        IS_USER = 2,
        IS_UNUSED = 4,
        IS_EOG = 8
 };
-/* Real ones are below 64 and 600 bytes. Bounds keep the work on a hostile vocabulary linear. */
+/* Longest added token and merge, in bytes. Real ones are below 64 and 600. The bounds keep the work
+ * on a hostile vocabulary linear. */
 enum { ADDED_MAX = 256, MERGE_MAX = 4096 };
 
 struct entry {
     uint32_t tag;
     int32_t id;
-}; /* of the table of texts; id -1: free */
+}; /* an entry of the hash table; id -1: free */
 
 struct tok {
     uint32_t n;
     char *bytes;         /* of all tokens, end to end */
-    uint32_t *at;        /* [n + 1] where each starts */
+    uint32_t *at;        /* [n + 1] where each begins */
     uint8_t *flags;      /* [n] */
     struct entry *table; /* bytes -> id; open addressing */
     uint32_t mask;
 
     int32_t *added; /* control and user-defined tokens in the order of their bytes */
     uint32_t n_added;
-    uint32_t added_from[257]; /* where those with each first byte start */
+    uint32_t added_from[257]; /* where those with each first byte begin */
 
     struct bpe bpe;
     struct split *split;
-    bool whole; /* a piece that is a token is that token, merges or not */
+    bool whole; /* a piece that is a token needs no merges */
     bool add_bos;
     int32_t bos;
 
-    char *text; /* scratch: the text of spans that stand side by side */
+    char *text; /* scratch: the text of consecutive spans */
     uint64_t text_cap;
-    struct hlm_ids *out; /* where the pieces of the call in progress go */
+    struct hlm_ids *out; /* the output of the call in progress */
 };
 
 /* ---- GPT-2's characters for bytes ------------------------------------------------------------ */
 
-enum { N_CHAR = 324 }; /* code points below this stand for bytes, or for themselves */
+enum { N_CHAR = 324 }; /* code points below this may encode bytes */
 
-/* 33..126, 161..172 and 174..255 stand for themselves; the other 68, in order, are 256 and up. */
+/* Bytes 33..126, 161..172 and 174..255 are written as the code point of the same number. The other
+ * 68, in order, are written as 256 and up. */
 static void byte_chars(int16_t byte_of[N_CHAR])
 {
     int next = 256;
@@ -68,7 +70,7 @@ static void byte_chars(int16_t byte_of[N_CHAR])
     }
 }
 
-/* Writes the bytes of a token's characters, at most n; what is none of them stays as it is. */
+/* Writes the bytes of a token's characters, at most n. Other characters are copied unchanged. */
 static uint32_t unmap(const int16_t byte_of[N_CHAR], const char *p, uint64_t n, char *out)
 {
     uint32_t n_out = 0;
@@ -103,7 +105,7 @@ static uint32_t hash_bytes(const char *p, uint64_t n)
     return (uint32_t)(h >> 32);
 }
 
-/* The slot of a text, or the free one where it would stand. */
+/* The entry of a text, or the free one where it would go. */
 static struct entry *text_slot(const struct tok *t, const char *p, uint64_t n, uint32_t tag)
 {
     for (uint32_t i = tag & t->mask;; i = (i + 1) & t->mask) {
@@ -123,7 +125,7 @@ static int32_t find(const struct tok *t, const char *p, uint64_t n)
 
 /* ---- loading --------------------------------------------------------------------------------- */
 
-/* A string array under `key`, or NULL with a reason. */
+/* The array of strings under `key`, or NULL with a reason. */
 static const struct gguf_kv *strings(const struct gguf *g, const char *key, struct hlm_err *err)
 {
     const struct gguf_kv *kv = gguf_kv(g, key);
@@ -200,7 +202,7 @@ static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_
         char *to = t->bytes + t->at[i];
         uint32_t n = (uint32_t)s.n;
         if (t->flags[i])
-            memcpy(to, s.p, s.n); /* added tokens stand in the file as they are */
+            memcpy(to, s.p, s.n); /* the file does not encode the bytes of added tokens */
         else
             n = unmap(byte_of, s.p, s.n, to);
         t->at[i + 1] = t->at[i] + n;
@@ -208,7 +210,7 @@ static bool load_tokens(struct tok *t, const struct gguf *g, const int16_t byte_
             continue;
         uint32_t tag = hash_bytes(to, n);
         struct entry *e = text_slot(t, to, n, tag);
-        if (e->id < 0) /* of equal texts the first one counts */
+        if (e->id < 0) /* the first of several equal texts wins */
             *e = (struct entry){ tag, (int32_t)i };
     }
     return true;
@@ -266,7 +268,7 @@ static int by_bytes(const void *a, const void *b)
     return c ? c : x->n != y->n ? (x->n > y->n) - (x->n < y->n) : (x->id > y->id) - (x->id < y->id);
 }
 
-/* Sorts the added tokens, so that those that begin with what was read so far are neighbours. */
+/* Sorts the added tokens, so that those with the same beginning are neighbours. */
 static bool load_added(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
     uint32_t n = 0;
@@ -282,8 +284,8 @@ static bool load_added(struct tok *t, const struct gguf *g, struct hlm_err *err)
         if (!(t->flags[i] & (IS_CONTROL | IS_USER)) || !s.n)
             continue;
         if (s.n > ADDED_MAX)
-            ok = fail(err, "%s: token %u, an added one, has %llu bytes, at most %d are allowed",
-                      gguf_path(g), i, (unsigned long long)s.n, ADDED_MAX);
+            ok = fail(err, "%s: added token %u has %llu bytes, expected at most %d", gguf_path(g),
+                      i, (unsigned long long)s.n, ADDED_MAX);
         list[t->n_added++] = (struct added){ s.p, (uint32_t)s.n, (int32_t)i };
     }
     if (ok && t->n_added)
@@ -298,7 +300,7 @@ static bool load_added(struct tok *t, const struct gguf *g, struct hlm_err *err)
     return ok;
 }
 
-/* One of the *_token_id keys; *id is -1 when it is not there. */
+/* Reads tokenizer.ggml.NAME_token_id; *id is -1 when the key is missing. */
 static bool read_id(const struct tok *t, const struct gguf *g, const char *name, int32_t *id,
                     struct hlm_err *err)
 {
@@ -325,7 +327,7 @@ static bool load_ends(struct tok *t, const struct gguf *g, struct hlm_err *err)
         "<|end|>",       "<|end_of_text|>", "</s>",         "<｜end▁of▁sentence｜>",
         "<end_of_turn>", "<EOT>",           "[EOT]",        "[EOS]",
         "<|fim_pad|>",   "<|repo_name|>",   "<|file_sep|>",
-        "<｜▁pad▁｜>", /* Step 3.5 lists it with its ends; a file has one key for them all */
+        "<｜▁pad▁｜>", /* Step 3.5 lists it as an eos, but a file has only one key for that */
     };
     /* clang-format on */
     int32_t id;
@@ -425,7 +427,7 @@ static bool encode_piece(void *user, const char *piece, uint64_t n, struct hlm_e
     return bpe_piece(&t->bpe, piece, n, t->out, err);
 }
 
-/* The first of added[lo .. hi) whose byte k is at least c; they are equal before byte k. */
+/* The first of added[lo .. hi) whose byte k is at least c. All are equal before byte k. */
 static uint32_t first_from(const struct tok *t, uint32_t lo, uint32_t hi, uint64_t k, int c)
 {
     while (lo < hi) {
@@ -438,15 +440,15 @@ static uint32_t first_from(const struct tok *t, uint32_t lo, uint32_t hi, uint64
     return lo;
 }
 
-/* The longest added token that text begins with; control tokens only within the first n_special
- * bytes. Each byte narrows the range of candidates, which are sorted. -1: none. */
+/* The longest added token that the text begins with, or -1. Control tokens must lie within the
+ * first n_special bytes. Candidates are sorted; each byte narrows their range. */
 static int32_t match_added(const struct tok *t, const char *text, uint64_t n, uint64_t n_special)
 {
     uint8_t c = (uint8_t)text[0];
     uint32_t lo = t->added_from[c], hi = t->added_from[c + 1];
     int32_t best = -1;
     for (uint64_t k = 1; lo < hi; k++) {
-        /* What ends here comes first in the range; of equal tokens the first one counts. */
+        /* Tokens that end here come first in the range. The first of equal tokens wins. */
         for (int32_t found = -1; lo < hi && tok_bytes(t, t->added[lo]).n == k; lo++)
             if (found < 0 && (k <= n_special || !(t->flags[t->added[lo]] & IS_CONTROL)))
                 best = found = t->added[lo];
@@ -458,8 +460,8 @@ static int32_t match_added(const struct tok *t, const char *text, uint64_t n, ui
     return best;
 }
 
-/* Spans without ids, as one text. Added tokens are found in the text as it is, before NFC, as the
- * models' own tokenizers do; a control token may run over several special spans. */
+/* Encodes spans without ids as one text. Added tokens are found before NFC, as the models' own
+ * tokenizers do. A control token may cross the borders of special spans. */
 static bool encode_run(struct tok *t, const struct tok_span *span, uint32_t n_span,
                        struct hlm_err *err)
 {
@@ -478,7 +480,8 @@ static bool encode_run(struct tok *t, const struct tok_span *span, uint32_t n_sp
         n += span[i].len;
     }
 
-    /* region: where the spans of one kind that i stands in end; special: the same, or 0. */
+    /* region: where the consecutive spans of one kind around i end. special: the same if they are
+     * special, else 0. */
     uint64_t done = 0, region = 0, special = 0;
     for (uint64_t i = 0, k = 0; i < n;) {
         while (i >= region && k < n_span) {
@@ -524,7 +527,7 @@ bool tok_encode_text(struct tok *t, const char *text, uint64_t len, bool special
                       err);
 }
 
-/* ---- ids to text, and what is known of a token ----------------------------------------------- */
+/* ---- ids to text, and properties of tokens --------------------------------------------------- */
 
 static bool in(const struct tok *t, int32_t id, uint8_t flags)
 {

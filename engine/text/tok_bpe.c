@@ -1,5 +1,5 @@
-/* tok_bpe: byte pairs to ids by rank. A piece of any length takes O(n log n), so that a megabyte
- * without a single cut is as harmless as prose. */
+/* tok_bpe: merges the bytes of a piece into tokens, pair by pair, in the order of ranks. It takes
+ * O(n log n), so that a piece of a megabyte does no harm. */
 #include "text/tok_parts.h"
 
 #include <stdlib.h>
@@ -13,7 +13,8 @@ struct merge {
     int32_t id;
 }; /* rank NONE: free slot */
 
-/* A symbol of the piece being merged, in a list; rank and made are of the pair that starts here. */
+/* A symbol in the list of the piece being merged. rank and made are those of the pair that begins
+ * here. */
 struct symbol {
     int32_t id, made;
     uint32_t prev, next, rank;
@@ -44,7 +45,7 @@ void bpe_finish(struct bpe *b)
     *b = (struct bpe){ 0 };
 }
 
-/* The slot of a pair, or the free one where it would stand. */
+/* The entry of a pair, or the free one where it would go. */
 static struct merge *slot(const struct bpe *b, int32_t left, int32_t right)
 {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
@@ -61,7 +62,7 @@ void bpe_add(struct bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t 
         *m = (struct merge){ left, right, rank, id };
 }
 
-/* A binary heap of rank << 32 | position: the lowest rank first, the leftmost of equals. */
+/* A binary heap of rank << 32 | position: the lowest rank comes first, then the leftmost. */
 static void heap_down(uint64_t *heap, uint64_t n, uint64_t i)
 {
     uint64_t e = heap[i];
@@ -82,7 +83,7 @@ static void heap_push(uint64_t *heap, uint64_t n, uint64_t e)
     heap[i] = e;
 }
 
-/* Looks up the pair that starts at symbol i; false when it does not merge. */
+/* Looks up the pair that begins at symbol i. False when it does not merge. */
 static bool look(struct bpe *b, uint32_t i, uint32_t end)
 {
     struct symbol *s = &b->sym[i];
@@ -96,8 +97,9 @@ bool bpe_piece(struct bpe *b, const char *piece, uint64_t n_byte, struct hlm_ids
                struct hlm_err *err)
 {
     if (n_byte >= NONE)
-        return fail(err, "tokenizer: a piece of %llu bytes", (unsigned long long)n_byte);
-    /* A merge takes one pair off the heap and puts at most two on: never more than 2 n of them. */
+        return fail(err, "tokenizer: a piece of %llu bytes is too long",
+                    (unsigned long long)n_byte);
+    /* Each merge takes one pair off the heap and adds at most two, so there are never over 2 n. */
     if (!tok_room((void **)&b->sym, &b->sym_cap, n_byte, sizeof *b->sym, err) ||
         !tok_room((void **)&b->heap, &b->heap_cap, 2 * n_byte, sizeof *b->heap, err))
         return false;
@@ -122,7 +124,7 @@ bool bpe_piece(struct bpe *b, const char *piece, uint64_t n_byte, struct hlm_ids
         uint32_t i = (uint32_t)b->heap[0], rank = (uint32_t)(b->heap[0] >> 32);
         b->heap[0] = b->heap[--n_heap];
         heap_down(b->heap, n_heap, 0);
-        if (sym[i].rank != rank) /* stale: one of the two has merged with another since */
+        if (sym[i].rank != rank) /* stale: one of the pair has merged with another symbol */
             continue;
         uint32_t gone = sym[i].next, next = sym[gone].next;
         sym[i].id = sym[i].made;

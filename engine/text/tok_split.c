@@ -1,7 +1,8 @@
-/* tok_split: the pre-tokenizers. One row per published expression, run by PCRE2.
+/* tok_split: the pre-tokenizers. Each is a row with its published expressions, run by PCRE2. To add
+ * one, add a row.
  *
- * The expressions are the published ones but for \s: PCRE2 counts U+180E as white space, Unicode
- * and the models' own tokenizers do not, so it is spelt out. To add a pre-tokenizer, add a row. */
+ * \s is spelt out: PCRE2 counts U+180E as white space, unlike Unicode and the models' own
+ * tokenizers. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/tok_parts.h"
 
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Macros, since expressions share parts. White space inside a class; then \s and \S outside one. */
+/* Parts that expressions share. White space inside a class; then \s and \S outside one. */
 #define WS "\\t-\\r\\x{85}\\p{Z}"
 #define SPACE "[" WS "]"
 #define NO_SPACE "[^" WS "]"
@@ -25,9 +26,9 @@
 enum { MAX_EXPR = 3 };
 struct pre {
     const char *names;          /* all names of it in files, each followed by a space */
-    bool ignore_merges;         /* a piece that is a token is that token, whatever the merges say */
-    bool nfc, add_bos;          /* what holds where the file does not say */
-    const char *expr[MAX_EXPR]; /* in sequence: each cuts the pieces of the one before */
+    bool ignore_merges;         /* a piece that is a token needs no merges */
+    bool nfc, add_bos;          /* defaults, where the file does not say */
+    const char *expr[MAX_EXPR]; /* each cuts the pieces of the one before */
 };
 
 static const struct pre table[] = {
@@ -105,7 +106,8 @@ struct split *split_create(const struct pre *p, bool nfc, struct hlm_err *err)
         HLM_ASSERT(s->code[i] || code == PCRE2_ERROR_HEAP_FAILED);
         if (!s->code[i])
             goto no_memory;
-        /* Some machines refuse it (no memory both writable and executable): slower, no more. */
+        /* Fails harmlessly where memory cannot be both writable and executable: matching is then
+         * slower. */
         pcre2_jit_compile(s->code[i], PCRE2_JIT_COMPLETE);
     }
     s->match = pcre2_match_data_create(1, NULL);
@@ -135,7 +137,8 @@ struct sink {
     void *user;
 };
 
-/* What expression `level` matches, and the gaps between, go on to the next one. */
+/* Cuts the text into the matches of expression `level` and the gaps between them, and passes both
+ * to the next expression. */
 static bool cut(struct split *s, int level, const char *text, uint64_t n, struct sink out,
                 struct hlm_err *err)
 {
@@ -145,7 +148,8 @@ static bool cut(struct split *s, int level, const char *text, uint64_t n, struct
         int rc = pcre2_match(s->code[level], (PCRE2_SPTR)text, n, at, PCRE2_NO_UTF_CHECK, s->match,
                              s->limits);
         if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
-            return fail(err, "tokenizer: no split found at byte %llu of %llu (PCRE2 error %d)",
+            return fail(err,
+                        "tokenizer: cannot split the text at byte %llu of %llu (PCRE2 error %d)",
                         (unsigned long long)at, (unsigned long long)n, rc);
         const PCRE2_SIZE *found = pcre2_get_ovector_pointer(s->match);
         uint64_t from = rc < 0 ? n : found[0], to = rc < 0 ? n : found[1];
@@ -161,8 +165,8 @@ static bool cut(struct split *s, int level, const char *text, uint64_t n, struct
 bool split_text(struct split *s, const char *text, uint64_t n, piece_fn *fn, void *user,
                 struct hlm_err *err)
 {
-    /* No expression backtracks more than a few times over a run of characters, so that work is
-     * linear in the text; the limit only makes sure of it. */
+    /* No expression backtracks more than a few times over a run of characters, so the work is
+     * linear. The limit makes sure of it. */
     pcre2_set_match_limit(s->limits, (uint32_t)min_u64(UINT32_MAX, 10000000 + 16 * n));
     for (uint64_t at = 0; at < n;) {
         uint64_t good = at, bad;

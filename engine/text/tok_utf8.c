@@ -1,4 +1,4 @@
-/* tok_utf8: what is a character, NFC, and whole characters out of a stream of bytes. */
+/* tok_utf8: characters, NFC, and whole characters from a stream of bytes. */
 #include "text/tok_parts.h"
 
 #include <stdlib.h>
@@ -16,7 +16,7 @@ int utf8_next(const char *text, uint64_t n)
     for (int i = 1; i < len; i++) {
         if ((uint64_t)i == n)
             return 0;
-        /* The second byte decides on overlong forms, surrogates and what lies past U+10FFFF. */
+        /* The second byte excludes overlong forms, surrogates and code points past U+10FFFF. */
         uint8_t lo = i > 1 ? 0x80 : p[0] == 0xe0 ? 0xa0 : p[0] == 0xf0 ? 0x90 : 0x80;
         uint8_t hi = i > 1 ? 0xbf : p[0] == 0xed ? 0x9f : p[0] == 0xf4 ? 0x8f : 0xbf;
         if (p[i] < lo || p[i] > hi)
@@ -68,8 +68,8 @@ static uint32_t combining_class(int32_t cp)
     return (uint32_t)utf8proc_get_property(cp)->combining_class;
 }
 
-/* Puts each run of combining marks into canonical order. utf8proc's own sort takes quadratic time
- * on a long run, which a hostile text can have; this one counts. */
+/* Puts each run of combining marks into canonical order. utf8proc's own sort takes quadratic time,
+ * which a hostile text with a long run could use; this is a counting sort. */
 static bool order_marks(struct nfc *s, uint64_t n, struct hlm_err *err)
 {
     for (uint64_t i = 0; i < n; i++) {
@@ -96,11 +96,11 @@ static bool order_marks(struct nfc *s, uint64_t n, struct hlm_err *err)
 
 bool nfc_apply(struct nfc *s, const char **text, uint64_t *n, struct hlm_err *err)
 {
-    enum { LONGEST = 32 }; /* code points that one character can become, and more */
+    enum { LONGEST = 32 }; /* more code points than one character can become */
     const utf8proc_option_t how = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
     const uint8_t *p = (const uint8_t *)*text, *end = p + *n;
     const uint8_t *q = p;
-    while (q < end && *q < 0xcc) /* nothing below U+0300 changes unless a mark follows */
+    while (q < end && *q < 0xcc) /* characters below U+0300 change only when a mark follows */
         q++;
     if (q == end)
         return true;

@@ -1,4 +1,4 @@
-/* vocab: the public calls on text - see hlm.h. */
+/* vocab: the public calls on text. See hlm.h. */
 #include "text/vocab.h"
 #include "text/str.h"
 
@@ -90,13 +90,13 @@ bool vocab_format(const struct hlm_vocab *v, const char *name, struct chat_forma
 {
     if (name)
         return chat_by_name(name, v->file, format) ||
-               fail(err, "chat format \"%s\", known are " HLM_CHAT_FORMATS,
+               fail(err, "unknown chat format \"%s\", expected one of " HLM_CHAT_FORMATS,
                     show_text(name, strlen(name), 40).s);
     *format = v->format;
     return true;
 }
 
-/* Messages as files have them, rendered, and what the prompt points into. */
+/* Rendered messages, with everything that the prompt points into. */
 struct rendered {
     struct chat_msg *msg;
     struct json_t *tools;
@@ -110,7 +110,7 @@ static void rendered_free(struct rendered *r)
     chat_free(r->msg, r->n_msg, r->tools);
 }
 
-/* False: *r is still to be freed. */
+/* *r must be freed even when this returns false. */
 static bool render(const struct hlm_vocab *v, const struct hlm_render_params *p, struct rendered *r,
                    struct hlm_err *err)
 {
