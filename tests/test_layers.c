@@ -27,7 +27,7 @@ static bool is_near(double got, double want) { return fabs(got - want) <= near.m
 struct ref_run {
     struct ref_model *m;
     struct ref_state *s;
-    struct ref_told *told;
+    struct ref_stats *stats;
     uint32_t n_layer, n_expert;
 };
 
@@ -42,17 +42,17 @@ static bool ref_run_open(struct ref_run *r, const char *path)
     const struct ref_config *c = ref_model_config(r->m);
     r->n_layer = c->n_layer;
     r->n_expert = c->n_expert;
-    r->told = test_room(r->n_layer, sizeof *r->told);
+    r->stats = test_room(r->n_layer, sizeof *r->stats);
     for (uint32_t i = 0; i < r->n_layer; i++)
-        r->told[i].load = test_room(c->n_expert, sizeof(uint64_t));
+        r->stats[i].load = test_room(c->n_expert, sizeof(uint64_t));
     return true;
 }
 
 static void ref_run_close(struct ref_run *r)
 {
     for (uint32_t i = 0; i < r->n_layer; i++)
-        free(r->told[i].load);
-    free(r->told);
+        free(r->stats[i].load);
+    free(r->stats);
     ref_state_destroy(r->s);
     ref_model_close(r->m);
 }
@@ -61,14 +61,14 @@ static void ref_begin(struct ref_run *r)
 {
     ref_state_destroy(r->s);
     r->s = ref_state_create(r->m);
-    ref_state_tell(r->s, r->told);
+    ref_state_watch(r->s, r->stats);
 }
 
 /* Clears gates and states, or states alone; the counts of experts go on. */
 static void forget(struct ref_run *r, bool gates)
 {
     for (uint32_t i = 0; i < r->n_layer; i++) {
-        struct ref_told *t = &r->told[i];
+        struct ref_stats *t = &r->stats[i];
         t->n_state = t->squares = t->peak = 0;
         if (gates)
             t->n = t->decays = t->writes = t->least = t->most = 0;
@@ -97,7 +97,7 @@ static void look(void *user, const hlm *m, const struct hlm_counters *c)
 }
 
 static void check_experts(const hlm *m, const struct hlm_counters *c, uint32_t i,
-                          const struct ref_told *want)
+                          const struct ref_stats *want)
 {
     const struct hlm_layer_count *l = &c->layer[i];
     uint64_t sum = 0, most = 0;
@@ -129,7 +129,7 @@ static void check_layers(hlm *m, const struct ref_run *r, uint32_t n_tok)
     CHECK_EQ(c.n_layer, r->n_layer);
     for (uint32_t i = 0; i < r->n_layer; i++) {
         const struct hlm_layer_count *l = &c.layer[i];
-        const struct ref_told *t = &r->told[i];
+        const struct ref_stats *t = &r->stats[i];
         check_experts(m, &c, i, t);
         if (!CHECK_EQ(l->n_head > 0, t->n > 0) || !l->n_head)
             continue;
@@ -275,7 +275,7 @@ static void test_two_sessions(const char *path)
         hlm_get_counters(m, &c);
         CHECK_EQ(c.n_layer, r.n_layer);
         for (uint32_t i = 0; ok && i < r.n_layer; i++)
-            check_experts(m, &c, i, &r.told[i]);
+            check_experts(m, &c, i, &r.stats[i]);
     }
     ref_run_close(&r);
     hlm_test_close(m);
@@ -288,17 +288,17 @@ enum { CHUNK = 32 };
 /* Documents as the training row has them. The states are those that their chunks start from. */
 static void read_row(struct ref_run *r, const struct data_row *row)
 {
-    struct ref_told *keep = test_room(r->n_layer, sizeof *keep);
+    struct ref_stats *keep = test_room(r->n_layer, sizeof *keep);
     for (uint32_t d = 0; d < row->n_doc; d++) {
         uint32_t len = row->doc_len[d];
         ref_begin(r);
         for (uint32_t at = 0; at < len; at += CHUNK) {
-            memcpy(keep, r->told, r->n_layer * sizeof *keep);
+            memcpy(keep, r->stats, r->n_layer * sizeof *keep);
             read_ref(r, row->ids + row->doc_start[d] + at, min_u32(CHUNK, len - at));
             for (uint32_t i = 0; at + CHUNK >= len && i < r->n_layer; i++) {
-                r->told[i].n_state = keep[i].n_state;
-                r->told[i].squares = keep[i].squares;
-                r->told[i].peak = keep[i].peak;
+                r->stats[i].n_state = keep[i].n_state;
+                r->stats[i].squares = keep[i].squares;
+                r->stats[i].peak = keep[i].peak;
             }
         }
     }
@@ -313,7 +313,7 @@ static void check_row(struct train_run *t, const struct ref_run *r, uint32_t tim
         return;
     for (uint32_t i = 0; i < r->n_layer; i++) {
         const struct stats_place *p = &s->place[i];
-        const struct ref_told *want = &r->told[i];
+        const struct ref_stats *want = &r->stats[i];
         double n = 0, decays = 0, writes = 0, least = 2, most = -1;
         double seen_n = 0, squares = 0, peak = 0;
         for (uint32_t e = 0; e < p->n_expert; e++)

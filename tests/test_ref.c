@@ -9,7 +9,7 @@
  * model-f32, model-q8_0 and the file of 16 bits; k256/manifest.json and at least one or two models.
  * Files that only the full set has (--fixtures) are tested when they are there. */
 #include "json.h"
-#include "ref/ref.h"
+#include "ref/ref_parts.h"
 #include "ssm_in.h"
 #include "variant.h"
 
@@ -117,20 +117,13 @@ static struct bound in_units(struct bound b)
     return (struct bound){ .most = b.most * UNIT, .measured = b.measured * UNIT };
 }
 
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
-
 /* Reads ids from an empty state, in calls of the sizes listed and one of the rest. Returns
  * [n_tok, n_vocab]. */
 static double *ref_read_split(const struct ref_model *m, const int32_t *ids, uint32_t n_tok,
                               const uint32_t *piece, uint32_t n_piece, double *hidden)
 {
     uint64_t n_vocab = ref_model_config(m)->n_vocab;
-    double *logits = doubles(n_tok * n_vocab);
+    double *logits = ref_doubles(n_tok * n_vocab);
     struct ref_state *s = ref_state_create(m);
 
     for (uint32_t i = 0, at = 0, n; at < n_tok; i++, at += n) {
@@ -189,7 +182,7 @@ static void ref_check_greedy(const struct ref_model *m, json_t *prompt, json_t *
     uint32_t n_prompt, n_want, n_vocab = ref_model_config(m)->n_vocab;
     int32_t *ids = json_ids(prompt, &n_prompt), *expect = json_ids(want, &n_want);
     if (ids && expect) {
-        double *logits = doubles((uint64_t)n_prompt * n_vocab);
+        double *logits = ref_doubles((uint64_t)n_prompt * n_vocab);
         struct ref_state *s = ref_state_create(m);
         CHECK(ref_forward(m, s, ids, n_prompt, logits, NULL));
         int32_t id = argmax(logits + (uint64_t)(n_prompt - 1) * n_vocab, n_vocab);
@@ -228,7 +221,8 @@ static void ref_full(const struct ref_family *f, const char *dir, const struct r
     snprintf(path, sizeof path, "tests/full_%s", prompt);
     json_t *test = json_at(manifest, path);
     uint64_t n_hidden = (uint64_t)(c->n_layer + 2) * n_tok * c->n_embd;
-    double *hidden = doubles(n_hidden), *logits = ref_read_split(m, ids, n_tok, NULL, 0, hidden);
+    double *hidden = ref_doubles(n_hidden),
+           *logits = ref_read_split(m, ids, n_tok, NULL, 0, hidden);
     ref_check_file(logits, (uint64_t)n_tok * c->n_vocab, bound, dir, json_str(test, "logits/file"));
     if (json_at(test, "hidden")) {
         test_case("%s %s: hidden states", dir, prompt);

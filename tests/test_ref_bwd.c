@@ -21,7 +21,7 @@ static double linear_loss(const void *ctx)
 {
     const struct linear_case *c = ctx;
     uint64_t n = (uint64_t)c->n_tok * c->n_out;
-    double *y = rc_zeros(n);
+    double *y = ref_doubles(n);
     ref_linear_lora(c->w, c->n_in, c->n_out, &c->l, c->x, c->n_tok, y);
     return rc_weigh(c->dy, y, n);
 }
@@ -54,7 +54,7 @@ static void test_lora_forward(void)
     struct rng r = { 12 };
     float *w = rc_floats(&r, N_IN * N_OUT);
     double *a = rc_normals(&r, RANK * N_IN), *b = rc_normals(&r, RANK * N_OUT);
-    double *x = rc_normals(&r, N_TOK * N_IN), *y = rc_zeros(N_TOK * N_OUT), worst = 0;
+    double *x = rc_normals(&r, N_TOK * N_IN), *y = ref_doubles(N_TOK * N_OUT), worst = 0;
     struct ref_lora l = { .rank = RANK, .scale = 0.5, .a = a, .b = b };
 
     test_case("linear with an adapter is W + scale B A (seed 12)");
@@ -88,7 +88,7 @@ static double norm_loss(const void *ctx)
 {
     const struct norm_case *c = ctx;
     uint64_t n = (uint64_t)c->dim * c->n_row;
-    double *y = rc_zeros(n);
+    double *y = ref_doubles(n);
     memcpy(y, c->x, n * sizeof *y);
     if (c->kind == RMS)
         ref_rmsnorm(c->x, c->w, c->dim, c->n_row, 1e-3, y);
@@ -138,7 +138,7 @@ struct rope_case {
 static double rope_loss(const void *ctx)
 {
     const struct rope_case *c = ctx;
-    double *y = rc_zeros(ROPE_N);
+    double *y = ref_doubles(ROPE_N);
     memcpy(y, c->x, ROPE_N * sizeof *y);
     ref_rope(c->freq, ROT, 77, ROPE_HEADS, ROPE_DIM, y);
     return rc_weigh(c->dy, y, ROPE_N);
@@ -203,7 +203,7 @@ static double attention_loss(const void *ctx)
 {
     const struct attention_case *c = ctx;
     uint64_t q = (uint64_t)c->a.n_head * c->a.head_dim, kv = c->a.n_kv_head * c->a.head_dim;
-    double *y = rc_zeros(c->a.n_tok * q);
+    double *y = ref_doubles(c->a.n_tok * q);
     for (uint32_t t = 0, n; t < c->a.n_tok; t += n) {
         struct ref_attention one = c->a;
         one.n_tok = n = c->packed ? rc_doc_length(t) : c->a.n_tok;
@@ -267,7 +267,7 @@ static double conv_loss(const void *ctx)
 {
     const struct conv_case *c = ctx;
     uint64_t n_ch = c->c.n_ch, n = c->c.n_tok * n_ch, n_window = (c->c.conv_k - 1) * n_ch;
-    double *y = rc_zeros(n), *window = rc_zeros(n_window);
+    double *y = ref_doubles(n), *window = ref_doubles(n_window);
     for (uint32_t t = 0, len; t < c->c.n_tok; t += len) {
         struct ref_conv one = c->c;
         one.n_tok = len = c->packed ? rc_doc_length(t) : c->c.n_tok;
@@ -317,7 +317,7 @@ struct swiglu_case {
 static double swiglu_loss(const void *ctx)
 {
     const struct swiglu_case *c = ctx;
-    double *y = rc_zeros(c->n);
+    double *y = ref_doubles(c->n);
     ref_swiglu_limit(c->gate, c->up, c->n, c->limit, y);
     return rc_weigh(c->dy, y, c->n);
 }
@@ -349,7 +349,7 @@ struct ffn_case {
 static double ffn_loss(const void *ctx)
 {
     const struct ffn_case *c = ctx;
-    double *y = rc_zeros(c->n_tok * c->f.n_embd);
+    double *y = ref_doubles(c->n_tok * c->f.n_embd);
     ref_ffn_lora(&c->f, &c->l, c->x, c->n_tok, y);
     return rc_weigh(c->dy, y, c->n_tok * c->f.n_embd);
 }
@@ -416,7 +416,7 @@ struct moe_case {
 static double moe_loss(const void *ctx)
 {
     const struct moe_case *c = ctx;
-    double *y = rc_zeros(MOE_TOK * MOE_DIM);
+    double *y = ref_doubles(MOE_TOK * MOE_DIM);
     ref_moe_lora(&c->m, &c->l, c->x, MOE_TOK, y);
     return rc_weigh(c->dy, y, MOE_TOK * MOE_DIM);
 }

@@ -35,7 +35,7 @@ struct delta_case {
 static double delta_loss(const void *ctx)
 {
     const struct delta_case *c = ctx;
-    double *y = rc_zeros(N_OUT), *state = rc_zeros(N_STATE), sum = 0;
+    double *y = ref_doubles(N_OUT), *state = ref_doubles(N_STATE), sum = 0;
     if (!c->packed)
         memcpy(state, c->d.state, N_STATE * sizeof *state);
     for (uint32_t t = 0, n; t < RC_TOK; t += n) {
@@ -154,7 +154,7 @@ struct mamba_case {
 static double mamba_loss(const void *ctx)
 {
     const struct mamba_case *c = ctx;
-    double *y = rc_zeros(N_Y), *state = rc_zeros(M_STATE), sum = 0;
+    double *y = ref_doubles(N_Y), *state = ref_doubles(M_STATE), sum = 0;
     if (!c->packed)
         memcpy(state, c->m.state, M_STATE * sizeof *state);
     for (uint32_t t = 0, n; t < RC_TOK; t += n) {

@@ -3,19 +3,12 @@
  *
  * The serial recurrences equal their chunked forms, and what no fixture shows - groups of experts,
  * a latent, ties - has a case here. */
-#include "ref/ref.h"
+#include "ref/ref_parts.h"
 #include "test.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
 
 static void check_same_bits(const double *got, const double *want, uint64_t n)
 {
@@ -24,7 +17,7 @@ static void check_same_bits(const double *got, const double *want, uint64_t n)
 
 static double *normals(struct rng *r, uint64_t n)
 {
-    double *x = doubles(n);
+    double *x = ref_doubles(n);
     for (uint64_t i = 0; i < n; i++)
         x[i] = rng_normal(r);
     return x;
@@ -56,8 +49,8 @@ static void test_chunked(bool tiled, uint32_t chunk)
                            .dt_bias = dt_bias };
     double *qkv = normals(&r, N_TOK * (2 * N_K + N_V) * DIM), *b = normals(&r, N_TOK * N_V);
     double *a = normals(&r, N_TOK * N_V), *serial = normals(&r, N_STATE),
-           *chunked = doubles(N_STATE);
-    double *want = doubles(N_TOK * N_V * DIM), *got = doubles(N_TOK * N_V * DIM), worst = 0;
+           *chunked = ref_doubles(N_STATE);
+    double *want = ref_doubles(N_TOK * N_V * DIM), *got = ref_doubles(N_TOK * N_V * DIM), worst = 0;
 
     test_case("delta net: serial and chunks of %u agree, %s heads (seed 7)", chunk,
               tiled ? "tiled" : "grouped");
@@ -119,8 +112,9 @@ static void test_mamba_chunked(uint32_t chunk)
     struct rng r = { 8 };
     double *xbc = normals(&r, N_TOK * (N_HEAD * DIM + 2 * N_GROUP * NS));
     double *dt = normals(&r, N_TOK * N_HEAD), *serial = normals(&r, N_STATE),
-           *chunked = doubles(N_STATE);
-    double *want = doubles(N_TOK * N_HEAD * DIM), *got = doubles(N_TOK * N_HEAD * DIM), worst = 0;
+           *chunked = ref_doubles(N_STATE);
+    double *want = ref_doubles(N_TOK * N_HEAD * DIM), *got = ref_doubles(N_TOK * N_HEAD * DIM),
+           worst = 0;
     struct ref_mamba m = { .n_tok = N_TOK,
                            .n_head = N_HEAD,
                            .head_dim = DIM,
@@ -212,7 +206,7 @@ static void test_attention_parts(void)
     struct rng r = { 9 };
     double *q = normals(&r, N_TOK * N_HEAD * HD), *k = normals(&r, N_KEY * N_KV * HD);
     double *v = normals(&r, N_KEY * N_KV * HD), *gate = normals(&r, N_TOK * N_HEAD);
-    double *got = doubles(N_TOK * N_HEAD * HD), *want = doubles(N_HEAD * HD);
+    double *got = ref_doubles(N_TOK * N_HEAD * HD), *want = ref_doubles(N_HEAD * HD);
     struct ref_attention a = { .n_tok = N_TOK,
                                .n_past = N_PAST,
                                .n_head = N_HEAD,
@@ -244,7 +238,7 @@ static void test_attention_parts(void)
     a.head_gate = NULL;
     a.window = N_KEY;
     ref_attention(&a, got);
-    double *whole = doubles(N_TOK * N_HEAD * HD);
+    double *whole = ref_doubles(N_TOK * N_HEAD * HD);
     a.window = 0;
     ref_attention(&a, whole);
     check_same_bits(got, whole, N_TOK * N_HEAD * HD);

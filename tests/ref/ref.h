@@ -78,7 +78,7 @@ struct ref_delta {
     const double *qkv;   /* [n_tok, (2 n_k_head + n_v_head) * d_state]: all q, all k, all v */
     const double *b, *a; /* [n_tok, n_v_head] */
     const float *ssm_a, *dt_bias; /* [n_v_head]; ssm_a: trap "stored decay" */
-    double *state; /* [n_v_head, d_state of k, d_state of v], read and left; zero at the start */
+    double *state; /* [n_v_head, d_state of k, d_state of v], read and updated; zero at the start */
 };
 void ref_delta(const struct ref_delta *d, double *o /* [n_tok, n_v_head, d_state] */);
 /* The same in chunks ("DeltaNet in chunks"): what prefill and training kernels compute. */
@@ -100,7 +100,7 @@ struct ref_mamba {
     const double *xbc; /* [n_tok, n_head * head_dim + 2 n_group * d_state]: all x, all B, all C */
     const double *dt;  /* [n_tok, n_head], raw */
     const float *ssm_a, *dt_bias, *d; /* [n_head]; ssm_a: trap "stored decay" */
-    double *state; /* [n_head, head_dim, d_state], read and left; zero at the start */
+    double *state; /* [n_head, head_dim, d_state], read and updated; zero at the start */
 };
 void ref_mamba(const struct ref_mamba *m, double *y /* [n_tok, n_head, head_dim] */);
 /* The same in chunks ("Mamba2 in chunks"): what prefill and training kernels compute. */
@@ -127,29 +127,31 @@ struct ref_ffn {
 };
 void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y);
 
-/* p = softmax(logits); the n_used largest, largest first, the lower index where equal; weights p /
- * sum of the chosen p ("Softmax router"). One token. */
+/* p = softmax(logits). The n_used largest are chosen, the largest first, the lower index where two
+ * are equal. Their weights are p divided by the sum of the chosen p ("Softmax router"). One
+ * token. */
 void ref_moe_route(const double *logits, uint32_t n_expert, uint32_t n_used, uint32_t *id,
                    double *weight);
 
-/* s = sigmoid(logits); the n_used largest of s + bias (bias NULL: of s), largest first, the lower
- * index where equal; weights s, over their sum + 1e-20 if norm, times scale (trap "selection
- * bias"). With n_group > 1 only experts of the n_group_used best groups are looked at: those with
- * the largest sum of their two largest s + bias, the lower group where equal. One token; n_expert
- * is a multiple of n_group, n_used no more than the experts of n_group_used groups. */
+/* s = sigmoid(logits). The n_used largest of s + bias are chosen (of s where bias is NULL), the
+ * largest first, the lower index where two are equal. Their weights are s, divided by the sum of
+ * the chosen s + 1e-20 if norm, times scale (trap "selection bias"). With n_group > 1 only the
+ * experts of the n_group_used best groups can be chosen: the groups with the largest sum of their
+ * two largest s + bias, the lower group where two are equal. One token. n_expert is a multiple of
+ * n_group, and n_used is at most the number of experts in n_group_used groups. */
 void ref_moe_route_sigmoid(const double *logits, const float *bias, uint32_t n_expert,
                            uint32_t n_used, uint32_t n_group, uint32_t n_group_used, bool norm,
                            double scale, uint32_t *id, double *weight);
 
-/* y = sum_k w_k ffn_k(x) + sigmoid(shared_router . x) ffn_shared(x) ("Softmax router"), the latter
- * without the gate where there is no shared_router ("Sigmoid router"). With a latent the experts,
- * not the router and not the shared expert, work on latent_down x, and latent_up takes their sum
+/* y = sum_k w_k ffn_k(x) + sigmoid(shared_router . x) ffn_shared(x) ("Softmax router"). Without
+ * shared_router the second term has no gate ("Sigmoid router"). With a latent the experts work on
+ * latent_down x, and latent_up takes their sum; the router and the shared expert still work on x
  * (trap "shared expert"). y [n_tok, n_embd]. */
 struct ref_moe {
     uint32_t n_embd, n_expert, n_used, n_ff, n_ff_shared;
     const float *router; /* [n_expert, n_embd] */
-    /* [n_expert, n_ff, n_in] twice, [n_expert, n_in, n_ff]; n_in is n_latent, n_embd without. gate
-     * NULL: relu2, the shared expert's also. */
+    /* gate and up [n_expert, n_ff, n_in], down [n_expert, n_in, n_ff]; n_in is n_latent, or n_embd
+     * without a latent. Without gate (NULL) the experts and the shared expert are relu2. */
     const float *gate, *up, *down;
     const float *shared_router;                         /* [n_embd], or NULL */
     const float *shared_gate, *shared_up, *shared_down; /* shared_up NULL: no shared expert */
@@ -161,7 +163,7 @@ struct ref_moe {
     uint32_t n_group, n_group_used;
     bool norm;
     double scale;
-    uint64_t *load; /* [n_expert]: how often each is chosen is added; NULL: not wanted */
+    uint64_t *load; /* [n_expert]: how often each expert was chosen is added; NULL: not wanted */
 };
 void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y);
 
@@ -170,7 +172,7 @@ void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y
 struct ref_config {
     char arch[16];    /* qwen35, qwen35moe, qwen3next, nemotron_h, nemotron_h_moe, step35 */
     uint32_t n_layer; /* without MTP blocks */
-    uint32_t n_mtp;   /* MTP blocks behind them, one a depth; 0 where the file has none of them */
+    uint32_t n_mtp;   /* MTP blocks after them, one for each depth; 0 where the file has none */
     uint32_t n_embd, n_vocab, head_dim;
     /* Delta net: groups are K heads, the others V heads. Mamba2: groups of B and C, Mamba heads. */
     uint32_t conv_k, d_state, n_group, n_ssm_head, ssm_dim;
@@ -184,9 +186,9 @@ struct ref_config {
 struct ref_model; /* weights as floats; immutable, copied out of the file */
 struct ref_state; /* one sequence: position, keys, values, convolution windows, recurrent states */
 
-/* Loads the trunk, and for ref_bwd.h the MTP blocks. NULL with a reason when a
- * key or tensor is missing, has another shape or a type that dtype.h cannot compute. g may be
- * closed afterwards. */
+/* Loads the trunk, and the MTP blocks for ref_bwd.h. NULL, with a reason, when a key or a tensor is
+ * missing, when a tensor has another shape, or when its type is one that dtype.h cannot compute. g
+ * may be closed afterwards. */
 struct ref_model *ref_model_open(const struct gguf *g, struct hlm_err *err);
 void ref_model_close(struct ref_model *m); /* takes NULL */
 const struct ref_config *ref_model_config(const struct ref_model *m);
@@ -196,16 +198,20 @@ struct ref_state *ref_state_create(const struct ref_model *m);
 void ref_state_destroy(struct ref_state *s);       /* takes NULL */
 uint32_t ref_state_pos(const struct ref_state *s); /* tokens read so far */
 
-/* What a layer tells of itself: added to by every ref_forward() of a state that it was given to. */
-struct ref_told {
-    uint64_t *load;                        /* [n_expert]; NULL: not wanted */
-    double n, decays, writes, least, most; /* gates by token and head; of Mamba2 dt writes */
-    double n_state, squares, peak;         /* numbers of the states that were left */
+/* The stats of a layer. Every ref_forward() of a state that watches them adds to them. */
+struct ref_stats {
+    uint64_t *load; /* [n_expert]; NULL: not wanted */
+    /* Of the gates, one of each token and head: their number, the sums of decay and write (of
+     * Mamba2: dt), the least and the largest decay. */
+    double n, decays, writes, least, most;
+    /* Of the state after the last token: how many numbers, the sum of their squares, the largest.
+     */
+    double n_state, squares, peak;
 };
-void ref_state_tell(struct ref_state *s, struct ref_told *told /* [n_layer], or NULL */);
+void ref_state_watch(struct ref_state *s, struct ref_stats *stats /* [n_layer], or NULL */);
 
-/* Reads n_tok more tokens. logits [n_tok, n_vocab] and hidden [n_layer + 2, n_tok, n_embd]
- * (embeddings, the residual after every layer, after the closing norm) may be NULL. False, and
- * nothing read, when an id is outside the vocabulary. */
+/* Reads n_tok more tokens. logits is [n_tok, n_vocab]. hidden is [n_layer + 2, n_tok, n_embd]: the
+ * embeddings, the residual after each layer, and the rows after the closing norm. Both may be NULL.
+ * False when an id is outside the vocabulary; then nothing has been read. */
 bool ref_forward(const struct ref_model *m, struct ref_state *s, const int32_t *ids, uint32_t n_tok,
                  double *logits, double *hidden);

@@ -2,25 +2,11 @@
  *
  * Each function recomputes what it needs of the forward. Read ref_bwd.h first. */
 #include "ref/ref_bwd.h"
+#include "ref/ref_parts.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n ? n : 1, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
-
-static double dot(const double *a, const double *b, uint32_t n)
-{
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
 
 double ref_silu_bwd(double x)
 {
@@ -37,7 +23,7 @@ static void mul_add(const double *m, uint32_t n_in, uint32_t n_out, double f, co
                     double *y)
 {
     for (uint64_t o = 0; o < n_out; o++)
-        y[o] += f * dot(m + o * n_in, x, n_in);
+        y[o] += f * ref_dot(m + o * n_in, x, n_in);
 }
 static void mul_add_t(const double *m, uint32_t n_in, uint32_t n_out, double f, const double *x,
                       double *y)
@@ -60,7 +46,7 @@ void ref_linear_lora(const float *w, uint32_t n_in, uint32_t n_out, const struct
     ref_linear(w, n_in, n_out, x, n_tok, y);
     if (!l || !l->rank)
         return;
-    double *low = doubles(l->rank);
+    double *low = ref_doubles(l->rank);
     for (uint64_t t = 0; t < n_tok; t++) {
         memset(low, 0, l->rank * sizeof *low);
         mul_add(l->a, n_in, l->rank, 1, x + t * n_in, low);
@@ -78,7 +64,7 @@ void ref_linear_bwd(const float *w, uint32_t n_in, uint32_t n_out, const struct 
                 dx[t * n_in + i] += (double)w[o * n_in + i] * dy[t * n_out + o];
     if (!l || !l->rank)
         return;
-    double *low = doubles(2 * (uint64_t)l->rank), *dlow = low + l->rank;
+    double *low = ref_doubles(2 * (uint64_t)l->rank), *dlow = low + l->rank;
     for (uint64_t t = 0; t < n_tok; t++) {
         memset(low, 0, 2 * l->rank * sizeof *low);
         mul_add(l->a, n_in, l->rank, 1, x + t * n_in, low);
@@ -98,7 +84,7 @@ void ref_rmsnorm_bwd(const double *x, const float *w, uint32_t dim, uint32_t n_r
                      const double *dy, double *dx)
 {
     for (uint64_t r = 0; r < n_row; r++, x += dim, dy += dim, dx += dim) {
-        double s = 1 / sqrt(dot(x, x, dim) / dim + eps), along = 0;
+        double s = 1 / sqrt(ref_dot(x, x, dim) / dim + eps), along = 0;
         for (uint32_t i = 0; i < dim; i++)
             along += x[i] * (double)w[i] * dy[i];
         for (uint32_t i = 0; i < dim; i++)
@@ -110,7 +96,7 @@ void ref_l2norm_bwd(const double *x, uint32_t dim, uint32_t n_row, double scale,
                     double *dx)
 {
     for (uint64_t r = 0; r < n_row; r++, x += dim, dy += dim, dx += dim) {
-        double s = 1 / sqrt(dot(x, x, dim) + 1e-6), along = dot(x, dy, dim);
+        double s = 1 / sqrt(ref_dot(x, x, dim) + 1e-6), along = ref_dot(x, dy, dim);
         for (uint32_t i = 0; i < dim; i++)
             dx[i] += scale * (s * dy[i] - s * s * s * x[i] * along);
     }
@@ -120,7 +106,7 @@ void ref_gated_norm_bwd(const double *o, const double *z, const float *w, uint32
                         uint32_t n_row, double eps, const double *dy, double *d_o, double *dz)
 {
     uint64_t n = (uint64_t)n_row * dim;
-    double *normed = doubles(n), *dnormed = doubles(n);
+    double *normed = ref_doubles(n), *dnormed = ref_doubles(n);
 
     ref_rmsnorm(o, w, dim, n_row, eps, normed);
     for (uint64_t i = 0; i < n; i++) {
@@ -138,7 +124,7 @@ void ref_mamba_norm_bwd(const double *y, const double *z, const float *w, uint32
                         double *dy, double *dz)
 {
     uint64_t row = (uint64_t)n_group * group_dim, n = n_tok * row;
-    double *gated = doubles(n), *dgated = doubles(n);
+    double *gated = ref_doubles(n), *dgated = ref_doubles(n);
 
     for (uint64_t i = 0; i < n; i++)
         gated[i] = y[i] * ref_silu(z[i]);
@@ -198,53 +184,34 @@ double ref_nll(const double *logits, const int32_t *target, uint32_t n_tok, uint
 
 /* ---- attention -------------------------------------------------------------------------- */
 
-/* One query of one head; k, v, dk, dv begin at its first key, stride between keys. With
- * o = sum p_j v_j and p = softmax(s):  ds_j = p_j (do . v_j - sum_i p_i do . v_i). */
-struct query {
-    const double *q, *k, *v;
-    uint64_t stride;
-    uint32_t n_key, dim;
-    double *p, *dp; /* room for n_key */
+/* dk and dv begin at the first key, as k and v do; dp: room for n_key. With o = sum p_j v_j and
+ * p = softmax(s):  ds_j = p_j (do . v_j - sum_i p_i do . v_i). */
+struct query_grad {
+    double *dp, *dq, *dk, *dv;
 };
 
-static void attend(const struct query *a, double *o)
-{
-    double top = -INFINITY, sum = 0;
-    for (uint32_t j = 0; j < a->n_key; j++) {
-        a->p[j] = dot(a->q, a->k + j * a->stride, a->dim) / sqrt(a->dim);
-        top = fmax(top, a->p[j]);
-    }
-    for (uint32_t j = 0; j < a->n_key; j++)
-        sum += a->p[j] = exp(a->p[j] - top);
-    memset(o, 0, a->dim * sizeof *o);
-    for (uint32_t j = 0; j < a->n_key; j++) {
-        a->p[j] /= sum;
-        for (uint32_t i = 0; i < a->dim; i++)
-            o[i] += a->p[j] * a->v[j * a->stride + i];
-    }
-}
-
-static void attend_bwd(const struct query *a, const double *d_o, double *dq, double *dk, double *dv)
+static void attend_bwd(const struct ref_query *a, const double *d_o, const struct query_grad *g)
 {
     double mean = 0;
     for (uint32_t j = 0; j < a->n_key; j++) {
-        a->dp[j] = dot(d_o, a->v + j * a->stride, a->dim);
-        mean += a->p[j] * a->dp[j];
+        g->dp[j] = ref_dot(d_o, a->v + j * a->stride, a->dim);
+        mean += a->p[j] * g->dp[j];
     }
     for (uint32_t j = 0; j < a->n_key; j++) {
-        double ds = a->p[j] * (a->dp[j] - mean) / sqrt(a->dim);
+        double ds = a->p[j] * (g->dp[j] - mean) / sqrt(a->dim);
         for (uint32_t i = 0; i < a->dim; i++) {
-            if (dq)
-                dq[i] += ds * a->k[j * a->stride + i];
-            if (dk)
-                dk[j * a->stride + i] += ds * a->q[i];
-            if (dv)
-                dv[j * a->stride + i] += a->p[j] * d_o[i];
+            if (g->dq)
+                g->dq[i] += ds * a->k[j * a->stride + i];
+            if (g->dk)
+                g->dk[j * a->stride + i] += ds * a->q[i];
+            if (g->dv)
+                g->dv[j * a->stride + i] += a->p[j] * d_o[i];
         }
     }
 }
 
-/* The gates of head h of token t: y = o sigmoid(gate) sigmoid(head_gate). Leaves d_o. */
+/* Through the gates of head h of token t, y = o sigmoid(gate) sigmoid(head_gate): the gradient of o
+ * goes to d_o. */
 static void gates_bwd(const struct ref_attention *a, uint64_t head, const double *o,
                       const double *dy, const struct ref_attention_grad *g, double *d_o)
 {
@@ -266,7 +233,7 @@ void ref_attention_bwd(const struct ref_attention *a, const uint32_t *first, con
                        const struct ref_attention_grad *g)
 {
     uint64_t hd = a->head_dim, n_all = (uint64_t)a->n_past + a->n_tok;
-    double *p = doubles(2 * n_all), *o = doubles(2 * hd), *d_o = o + hd;
+    double *p = ref_doubles(2 * n_all), *o = ref_doubles(2 * hd), *d_o = o + hd;
 
     HLM_ASSERT(!first || a->n_past == 0);
     for (uint32_t t = 0; t < a->n_tok; t++) {
@@ -276,18 +243,20 @@ void ref_attention_bwd(const struct ref_attention *a, const uint32_t *first, con
         for (uint64_t h = 0; h < a->n_head; h++) {
             uint64_t head = t * (uint64_t)a->n_head + h;
             uint64_t kv = (from * (uint64_t)a->n_kv_head + h / (a->n_head / a->n_kv_head)) * hd;
-            struct query q = { .q = a->q + head * hd,
-                               .k = a->k + kv,
-                               .v = a->v + kv,
-                               .stride = a->n_kv_head * hd,
-                               .n_key = end - from,
-                               .dim = a->head_dim,
-                               .p = p,
-                               .dp = p + n_all };
-            attend(&q, o);
+            struct ref_query q = { .q = a->q + head * hd,
+                                   .k = a->k + kv,
+                                   .v = a->v + kv,
+                                   .stride = a->n_kv_head * hd,
+                                   .n_key = end - from,
+                                   .dim = a->head_dim,
+                                   .p = p };
+            struct query_grad d = { .dp = p + n_all,
+                                    .dq = g->dq ? g->dq + head * hd : NULL,
+                                    .dk = g->dk ? g->dk + kv : NULL,
+                                    .dv = g->dv ? g->dv + kv : NULL };
+            ref_attend(&q, o);
             gates_bwd(a, head, o, dy, g, d_o);
-            attend_bwd(&q, d_o, g->dq ? g->dq + head * hd : NULL, g->dk ? g->dk + kv : NULL,
-                       g->dv ? g->dv + kv : NULL);
+            attend_bwd(&q, d_o, &d);
         }
     }
     free(p);
@@ -305,7 +274,7 @@ void ref_conv_silu_bwd(const struct ref_conv *c, const uint32_t *first, const do
         for (uint64_t ch = 0; ch < n_ch; ch++) {
             const float *w = c->w + ch * c->conv_k;
             double sum = c->bias ? (double)c->bias[ch] : 0;
-            /* tap j looks at row t + j of the window with x behind it */
+            /* tap j reads row t + j of the window followed by x */
             uint64_t j0 = first && t - first[t] < n_past ? n_past - (t - first[t]) : 0;
             for (uint64_t j = j0, r = t + j0; j < c->conv_k; j++, r++)
                 sum += (double)w[j] *

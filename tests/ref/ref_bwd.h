@@ -1,31 +1,30 @@
 /* ref_bwd: the backward of the reference in double precision, operation by operation, and whole
  * models with adapters.
  *
- * Beside every forward of ref.h stands its backward here: the same arguments, then the gradient of
- * the output (dy, dout) and those of the inputs. Backward ACCUMULATES: every gradient written is
- * added to, so a caller zeroes it once. Base weights are frozen, no gradient of theirs exists;
- * what has one are activations, LoRA's A and B, and the recurrent gates (A_log, dt_bias, D).
- * States and windows that the forward leaves changed are only read here; as the forward's inputs
- * they are those before the first token.
+ * Every forward of ref.h has its backward here. It takes the same arguments, then the gradient of
+ * the output (dy, dout) and the gradients of the inputs. A backward ADDS to every gradient that it
+ * computes, so the caller zeroes them once. Base weights are frozen and have no gradient.
+ * Activations, the A and B of LoRA, and the recurrent gates (A_log, dt_bias, D) have one. States
+ * and windows, which a forward changes, are only read here: they are those before the first token.
  *
- * Documents: `first` [n_tok] holds for each token the index of its document's first token, in one
- * packed row. Nothing of another document is seen; NULL: one sequence, with whatever past the
- * struct brings. Where first is given that past (state, window, n_past) does not exist.
+ * Documents: `first` [n_tok] holds for each token of a packed row the index of its document's first
+ * token. No token sees another document. first NULL means one sequence, with the past (state,
+ * window, n_past) that the struct brings; with first there is no past.
  *
  * Formulas: models/README.md, "DeltaNet backward" and "Mamba2 backward", for the chunked
- * recurrences, the rest derived beside the code. Read ref.h first; test_ref_bwd.c holds all of this
- * against central differences of the forward. Files: ref_bwd.c, ref_bwd_ffn.c (MLP, experts),
- * ref_bwd_delta.c, ref_bwd_mamba.c, ref_train.c. */
+ * recurrences; the others are derived beside the code. Read ref.h first. test_ref_bwd.c checks all
+ * of this against central differences of the forward. Files: ref_bwd.c, ref_bwd_ffn.c (MLP,
+ * experts), ref_bwd_delta.c, ref_bwd_mamba.c, ref_train.c. */
 #pragma once
 #include "ref/ref.h"
 
 /* ---- linear, norms, rotation, loss ------------------------------------------------------ */
 
-double ref_silu_bwd(double x); /* d silu(x) / dx; the next likewise, with the forward's switch */
-double ref_softplus_bwd(double x);
+double ref_silu_bwd(double x);     /* d silu(x) / dx */
+double ref_softplus_bwd(double x); /* d softplus(x) / dx; changes at 20, as the forward does */
 
-/* An adapter: y += scale * B (A x). Experts lie one after the other in all four arrays. da and db
- * are added to; NULL where no gradient is wanted. rank 0: no adapter. */
+/* An adapter: y += scale * B (A x). In all four arrays experts follow one another. da and db are
+ * added to; NULL where no gradient is wanted. With rank 0 there is no adapter. */
 struct ref_lora {
     uint32_t rank;
     double scale;        /* alpha / rank */
@@ -41,7 +40,7 @@ void ref_linear_lora(const float *w, uint32_t n_in, uint32_t n_out, const struct
 void ref_linear_bwd(const float *w, uint32_t n_in, uint32_t n_out, const struct ref_lora *l,
                     const double *x, uint32_t n_tok, const double *dy, double *dx);
 
-/* x [n_row, dim] before the norm, also for norms of heads. */
+/* x [n_row, dim] before the norm. Also for the norms of heads. */
 void ref_rmsnorm_bwd(const double *x, const float *w, uint32_t dim, uint32_t n_row, double eps,
                      const double *dy, double *dx);
 void ref_l2norm_bwd(const double *x, uint32_t dim, uint32_t n_row, double scale, const double *dy,
@@ -67,8 +66,8 @@ double ref_nll(const double *logits, const int32_t *target, uint32_t n_tok, uint
 
 /* ---- attention and convolution ---------------------------------------------------------- */
 
-/* All may be NULL. dk, dv [n_past + n_tok, n_kv_head, head_dim]: gradients of rotated, normed
- * inputs, as ref_attention() takes them. */
+/* Each may be NULL. dk, dv [n_past + n_tok, n_kv_head, head_dim] are gradients of the rotated,
+ * normed inputs that ref_attention() takes. */
 struct ref_attention_grad {
     double *dq, *dk, *dv, *dgate, *dhead_gate;
 };
@@ -88,9 +87,8 @@ struct ref_delta_grad {
     double *db, *da;  /* [n_tok, n_v_head], before sigmoid and softplus */
     double *da_log;   /* [n_v_head]: ssm_a = -exp(A_log) */
     double *ddt_bias; /* [n_v_head] */
-    double *dstate;   /* as state: comes as the gradient of the state after the last token,
-                       * leaves as that of the one before the first; NULL: none. Without
-                       * first only. */
+    double *dstate; /* as state: on entry the gradient of the state after the last token, on return
+                       that of the state before the first; NULL: none. Only without documents. */
 };
 void ref_delta_bwd(const struct ref_delta *d, const uint32_t *first, const double *dout,
                    const struct ref_delta_grad *g);
@@ -112,7 +110,7 @@ void ref_mamba_chunked_bwd(const struct ref_mamba *m, const uint32_t *first, uin
 
 /* ---- feed-forward ----------------------------------------------------------------------- */
 
-/* Zero gradient where a clamp holds ("Step blocks"); limit 0: no clamp. */
+/* The gradient is zero where a clamp holds ("Step blocks"); limit 0: no clamp. */
 void ref_swiglu_limit_bwd(const double *gate, const double *up, uint64_t n, double limit,
                           const double *dy, double *dgate, double *dup);
 void ref_relu2_bwd(const double *x, uint64_t n, const double *dy, double *dx);
@@ -155,26 +153,29 @@ struct ref_param {
 };
 struct ref_tune {
     const struct ref_model *m; /* must outlive it */
-    double alpha, mtp_factor;  /* the latter is the caller's to set; 0: no MTP loss */
-    uint32_t chunk;            /* of the recurrences' backward; 0: serial */
+    double alpha, mtp_factor;  /* mtp_factor is set by the caller; 0: no MTP loss */
+    uint32_t chunk; /* chunk length in the backward of the recurrences; 0: token by token */
     struct ref_param *param;
     uint32_t n_param;
 };
-/* Takes A and B of every pair in the adapter, and with gates one zero delta for each ssm_a,
+/* Takes A and B of every pair of the adapter. With gates it adds a zero delta for each ssm_a,
  * ssm_dt.bias and ssm_d of the model (tests/fixtures/train/README.md). False, with a reason, where
- * the adapter is not one for such a model; ref_tune_close() all the same. */
+ * the adapter does not fit the model; ref_tune_close() is needed in either case. */
 bool ref_tune_open(struct ref_tune *t, const struct ref_model *m, const struct gguf *adapter,
                    bool gates, struct hlm_err *err);
 void ref_tune_close(struct ref_tune *t);
 struct ref_sums {
-    double main, mtp; /* of nll over the targets that count; mtp: the mean of the depths' sums */
+    double main; /* sum of nll over the counted targets */
+    double mtp;  /* the mean of such sums over the depths */
 };
-/* One document from zero state. nll [n_tok] by target index, or NULL: token i >= 1 with mask[i] not
- * 0 counts, predicted from i - 1; nll_mtp [n_mtp, n_tok] likewise, depth k from i >= k + 2 on,
- * predicted by MTP block k from what the one before it, or the trunk, has made of i - k - 2 and
- * from token i - 1 (models/README.md, "Draft loss"; where mtp_factor is not 0). Then, unless weight
- * is 0, the gradient of weight * (main + mtp_factor * mtp) into every param. Deltas are rounded to
- * float with what they change. */
+/* One document from zero state, forward. nll [n_tok], by the index of the target, or NULL: token i
+ * from 1 on counts where mask[i] is not 0, and is predicted from i - 1. nll_mtp [n_mtp, n_tok],
+ * likewise, where mtp_factor is not 0: depth k counts from i = k + 2 on. MTP block k predicts token
+ * i from token i - 1 and from what the block before it, or the trunk, has made of token i - k - 2
+ * (models/README.md, "Draft loss").
+ *
+ * Then backward, unless weight is 0: the gradient of weight * (main + mtp_factor * mtp) is added to
+ * every param. Deltas are rounded to float together with the values that they change. */
 struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
                                   uint32_t n_tok, double weight, double *nll, double *nll_mtp);
 
@@ -183,6 +184,6 @@ struct ref_adamw {
     double decay, decay_gates; /* of adapters, of gates */
     double clip_norm;          /* 0: none */
 };
-/* One update of every param from its gradient, then the gradients are zeroed; step counts from 1.
- * Returns the gradient's norm before clipping. */
+/* One update of every param from its gradient; then the gradients are zeroed. step counts from 1.
+ * Returns the norm of the gradient before clipping. */
 double ref_tune_update(struct ref_tune *t, const struct ref_adamw *o, uint32_t step);

@@ -1,102 +1,70 @@
-/* ref_bwd_delta: the backward of the Gated DeltaNet, step by step and in chunks (models/README.md,
- * "DeltaNet backward").
+/* ref_bwd_delta: the backward of the Gated DeltaNet, token by token and in chunks
+ * (models/README.md, "DeltaNet backward").
  *
- * Both work on one V head between the l2 norms and the output; what stands around that - norms,
- * gates, the K heads that V heads share - is head_create() and head_bwd(), once. The serial one
- * follows from the recurrence, the chunked one is the formulas of that section with their names, so
- * they check each other. Read ref_bwd.h first. */
+ * Both work on one V head between the l2 norms and the output. head_create() and head_bwd() do what
+ * surrounds that: norms, gates, and the K heads that V heads share. The first form follows from the
+ * recurrence, the second from the formulas of that section, with their names, so they check each
+ * other. Read ref_bwd.h first. */
 #include "ref/ref_bwd.h"
+#include "ref/ref_parts.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n ? n : 1, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
-
 /* ---- one V head ------------------------------------------------------------------------- */
 
 /* q (normed, scaled), k (normed), v and the output's gradient [n_tok, dim], beta and g [n_tok];
  * gradients of the first five; the state's gradient [dim, dim], carried backward. */
-struct head {
+struct delta_head_bwd {
     uint64_t dim;
     double *q, *k, *v, *d_o, *beta, *g;
     double *dq, *dk, *dv, *dbeta, *dg, *dm;
 };
 
-static uint64_t k_head_of(const struct ref_delta *d, uint64_t j)
+static struct delta_head_bwd head_create(const struct ref_delta *d, uint64_t j, const double *dout,
+                                         const double *dstate)
 {
-    return d->tiled ? j % d->n_k_head : j / (d->n_v_head / d->n_k_head);
-}
-
-/* Head j of n_head heads of dim out of rows, or its gradient back into them. */
-static double *head_rows(const double *rows, uint64_t j, uint64_t n_head, uint64_t n_tok,
-                         uint64_t dim)
-{
-    double *x = doubles(n_tok * dim);
-    for (uint64_t t = 0; t < n_tok; t++)
-        memcpy(x + t * dim, rows + (t * n_head + j) * dim, dim * sizeof *x);
-    return x;
-}
-
-static void head_rows_add(const double *x, uint64_t j, uint64_t n_head, uint64_t n_tok,
-                          uint64_t dim, double *rows)
-{
-    for (uint64_t t = 0; t < n_tok; t++)
-        for (uint64_t c = 0; c < dim; c++)
-            rows[(t * n_head + j) * dim + c] += x[t * dim + c];
-}
-
-static struct head head_create(const struct ref_delta *d, uint64_t j, const double *dout,
-                               const double *dstate)
-{
-    uint64_t n_tok = d->n_tok, dim = d->d_state, n = n_tok * dim, kh = k_head_of(d, j);
-    uint64_t n_k = d->n_k_head, all = 2 * n_k + d->n_v_head;
-    struct head h = { .dim = dim,
-                      .q = head_rows(d->qkv, kh, all, n_tok, dim),
-                      .k = head_rows(d->qkv, n_k + kh, all, n_tok, dim),
-                      .v = head_rows(d->qkv, 2 * n_k + j, all, n_tok, dim),
-                      .d_o = head_rows(dout, j, d->n_v_head, n_tok, dim),
-                      .beta = doubles(n_tok),
-                      .g = doubles(n_tok),
-                      .dq = doubles(n),
-                      .dk = doubles(n),
-                      .dv = doubles(n),
-                      .dbeta = doubles(n_tok),
-                      .dg = doubles(n_tok),
-                      .dm = doubles(dim * dim) };
+    uint64_t n_tok = d->n_tok, dim = d->d_state, n = n_tok * dim, kh = ref_k_head(d, j);
+    uint64_t n_k = d->n_k_head, width = (2 * n_k + d->n_v_head) * dim;
+    struct delta_head_bwd h = { .dim = dim,
+                                .q = ref_columns(d->qkv, width, kh * dim, dim, n_tok),
+                                .k = ref_columns(d->qkv, width, (n_k + kh) * dim, dim, n_tok),
+                                .v = ref_columns(d->qkv, width, (2 * n_k + j) * dim, dim, n_tok),
+                                .d_o = ref_columns(dout, d->n_v_head * dim, j * dim, dim, n_tok),
+                                .beta = ref_doubles(n_tok),
+                                .g = ref_doubles(n_tok),
+                                .dq = ref_doubles(n),
+                                .dk = ref_doubles(n),
+                                .dv = ref_doubles(n),
+                                .dbeta = ref_doubles(n_tok),
+                                .dg = ref_doubles(n_tok),
+                                .dm = ref_doubles(dim * dim) };
 
     ref_l2norm(h.q, d->d_state, d->n_tok, 1 / sqrt(d->d_state));
     ref_l2norm(h.k, d->d_state, d->n_tok, 1);
-    for (uint64_t t = 0; t < n_tok; t++) {
-        uint64_t at = t * d->n_v_head + j;
-        h.beta[t] = ref_sigmoid(d->b[at]);
-        h.g[t] = (double)d->ssm_a[j] * ref_softplus(d->a[at] + (double)d->dt_bias[j]);
-    }
+    for (uint64_t t = 0; t < n_tok; t++)
+        ref_delta_gate(d, t, j, &h.beta[t], &h.g[t]);
     if (dstate)
         memcpy(h.dm, dstate + j * dim * dim, dim * dim * sizeof *h.dm);
     return h;
 }
 
-/* From the head's gradients to those of what the op takes. */
-static void head_bwd(const struct ref_delta *d, uint64_t j, const struct head *h,
+/* From the gradients of the head to those of the inputs of the op. */
+static void head_bwd(const struct ref_delta *d, uint64_t j, const struct delta_head_bwd *h,
                      const struct ref_delta_grad *g)
 {
-    uint64_t n_tok = d->n_tok, dim = h->dim, n_k = d->n_k_head, all = 2 * n_k + d->n_v_head;
-    uint64_t kh = k_head_of(d, j);
+    uint64_t n_tok = d->n_tok, dim = h->dim, n_k = d->n_k_head, kh = ref_k_head(d, j);
+    uint64_t width = (2 * n_k + d->n_v_head) * dim, q_at = kh * dim, k_at = (n_k + kh) * dim;
 
     if (g->dqkv) {
-        double *q = head_rows(d->qkv, kh, all, n_tok, dim), *dq = doubles(n_tok * dim);
-        double *k = head_rows(d->qkv, n_k + kh, all, n_tok, dim), *dk = doubles(n_tok * dim);
+        double *q = ref_columns(d->qkv, width, q_at, dim, n_tok), *dq = ref_doubles(n_tok * dim);
+        double *k = ref_columns(d->qkv, width, k_at, dim, n_tok), *dk = ref_doubles(n_tok * dim);
         ref_l2norm_bwd(q, d->d_state, d->n_tok, 1 / sqrt(d->d_state), h->dq, dq);
         ref_l2norm_bwd(k, d->d_state, d->n_tok, 1, h->dk, dk);
-        head_rows_add(dq, kh, all, n_tok, dim, g->dqkv);
-        head_rows_add(dk, n_k + kh, all, n_tok, dim, g->dqkv);
-        head_rows_add(h->dv, 2 * n_k + j, all, n_tok, dim, g->dqkv);
+        ref_add_columns(dq, width, q_at, dim, n_tok, g->dqkv);
+        ref_add_columns(dk, width, k_at, dim, n_tok, g->dqkv);
+        ref_add_columns(h->dv, width, (2 * n_k + j) * dim, dim, n_tok, g->dqkv);
         free(q);
         free(k);
         free(dq);
@@ -120,23 +88,12 @@ static void head_bwd(const struct ref_delta *d, uint64_t j, const struct head *h
         memcpy(g->dstate + j * dim * dim, h->dm, dim * dim * sizeof *h->dm);
 }
 
-static void head_destroy(struct head *h)
+static void head_destroy(struct delta_head_bwd *h)
 {
     double *all[] = { h->q,  h->k,  h->v,  h->d_o,   h->beta, h->g,
                       h->dq, h->dk, h->dv, h->dbeta, h->dg,   h->dm };
     for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
-}
-
-/* The state of head j before token t, unless the token before hands it over. */
-static void start_state(const struct ref_delta *d, const uint32_t *first, uint64_t j, uint64_t t,
-                        uint64_t n, double *m)
-{
-    if (first ? first[t] == t : t == 0) {
-        memset(m, 0, n * sizeof *m);
-        if (!first && d->state)
-            memcpy(m, d->state + j * n, n * sizeof *m);
-    }
 }
 
 /* y += f op(a) op(b), y [n, m], inner k: a(i, l) = a[i * ai + l * al], b(l, j) likewise. */
@@ -155,23 +112,15 @@ static void mul_add(uint64_t n, uint64_t m, uint64_t k, double f, struct mat a, 
             y[i * m + j] += f * sum;
         }
 }
-/* p [.., width] as it lies, and turned. */
+/* p [.., width] as it is stored, and its transpose. */
 static struct mat mat(const double *p, uint64_t width) { return (struct mat){ p, width, 1 }; }
 static struct mat turned(const double *p, uint64_t width) { return (struct mat){ p, 1, width }; }
-
-static double dot(const double *a, const double *b, uint64_t n)
-{
-    double sum = 0;
-    for (uint64_t i = 0; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
 
 /* ---- serial ----------------------------------------------------------------------------- */
 
 /* Token t:  N = e^g M;  u = v - N^T k;  delta = beta u;  M' = N + k (x) delta;  o = M'^T q. Leaves
  * M' in m and u. */
-static void step(const struct head *h, uint64_t t, double *m, double *u)
+static void step(const struct delta_head_bwd *h, uint64_t t, double *m, double *u)
 {
     uint64_t dim = h->dim;
     const double *k = h->k + t * dim;
@@ -183,27 +132,27 @@ static void step(const struct head *h, uint64_t t, double *m, double *u)
     mul_add(dim, dim, 1, h->beta[t], mat(k, 1), mat(u, dim), m);
 }
 
-/* m: the state before token t; after and u: what step() left. h->dm is the gradient of M' from
- * what comes later and leaves as that of M. */
-static void step_bwd(const struct head *h, uint64_t t, const double *m, const double *after,
-                     const double *u)
+/* m is the state before token t; after and u are what step() left. h->dm is the gradient of M' from
+ * the tokens after t, and becomes that of M. */
+static void step_bwd(const struct delta_head_bwd *h, uint64_t t, const double *m,
+                     const double *after, const double *u)
 {
     uint64_t dim = h->dim;
     const double *q = h->q + t * dim, *k = h->k + t * dim, *d_o = h->d_o + t * dim;
-    double *du = doubles(2 * dim), *ddelta = du + dim, decay = exp(h->g[t]), b = h->beta[t];
+    double *du = ref_doubles(2 * dim), *ddelta = du + dim, decay = exp(h->g[t]), b = h->beta[t];
 
     mul_add(dim, 1, dim, 1, mat(after, dim), mat(d_o, 1), h->dq + t * dim);
     mul_add(dim, dim, 1, 1, mat(q, 1), mat(d_o, dim), h->dm);
     mul_add(dim, 1, dim, 1, turned(h->dm, dim), mat(k, 1), ddelta);
     mul_add(dim, 1, dim, b, mat(h->dm, dim), mat(u, 1), h->dk + t * dim);
-    h->dbeta[t] += dot(ddelta, u, dim);
+    h->dbeta[t] += ref_dot(ddelta, u, dim);
     for (uint64_t c = 0; c < dim; c++)
         h->dv[t * dim + c] += du[c] = b * ddelta[c];
     mul_add(dim, 1, dim, -decay, mat(m, dim), mat(du, 1), h->dk + t * dim); /* u = .. - N^T k */
     mul_add(dim, dim, 1, -1, mat(k, 1), mat(du, dim), h->dm);
     for (uint64_t i = 0; i < dim * dim; i++)
         h->dm[i] *= decay;
-    h->dg[t] += dot(h->dm, m, dim * dim);
+    h->dg[t] += ref_dot(h->dm, m, dim * dim);
     free(du);
 }
 
@@ -211,13 +160,14 @@ void ref_delta_bwd(const struct ref_delta *d, const uint32_t *first, const doubl
                    const struct ref_delta_grad *g)
 {
     uint64_t dim = d->d_state, n = dim * dim;
-    double *m = doubles(d->n_tok * n), *after = doubles(d->n_tok * n), *now = doubles(n);
-    double *u = doubles(d->n_tok * dim);
+    double *m = ref_doubles(d->n_tok * n), *after = ref_doubles(d->n_tok * n),
+           *now = ref_doubles(n);
+    double *u = ref_doubles(d->n_tok * dim);
 
     for (uint64_t j = 0; j < d->n_v_head; j++) {
-        struct head h = head_create(d, j, dout, g->dstate);
+        struct delta_head_bwd h = head_create(d, j, dout, g->dstate);
         for (uint64_t t = 0; t < d->n_tok; t++) {
-            start_state(d, first, j, t, n, now);
+            ref_start_state(first, t, d->state ? d->state + j * n : NULL, n, now);
             memcpy(m + t * n, now, n * sizeof *m);
             step(&h, t, now, u + t * dim);
             memcpy(after + t * n, now, n * sizeof *m);
@@ -257,17 +207,18 @@ static void chunk_matrices(struct chunk *c)
             uint64_t at = i * n + j;
             const double *kj = c->k + j * dim;
             c->d[at] = exp(c->run[i] - c->run[j]);
-            c->p[at] = dot(c->q + i * dim, kj, dim) * c->d[at];
+            c->p[at] = ref_dot(c->q + i * dim, kj, dim) * c->d[at];
             if (j == i)
                 continue;
-            c->a[at] = c->beta[i] * dot(c->k + i * dim, kj, dim) * c->d[at];
+            c->a[at] = c->beta[i] * ref_dot(c->k + i * dim, kj, dim) * c->d[at];
             for (uint64_t l = 0; l <= j; l++)
                 c->tm[i * n + l] -= c->a[at] * c->tm[j * n + l];
         }
     }
 }
 
-static struct chunk chunk_create(const struct head *h, uint64_t t0, uint64_t n, const double *m)
+static struct chunk chunk_create(const struct delta_head_bwd *h, uint64_t t0, uint64_t n,
+                                 const double *m)
 {
     uint64_t dim = h->dim, at = t0 * dim;
     struct chunk c = { n,
@@ -283,16 +234,16 @@ static struct chunk chunk_create(const struct head *h, uint64_t t0, uint64_t n, 
                        h->dbeta + t0,
                        h->dg + t0,
                        h->dm,
-                       .run = doubles(n) };
-    double *bv = doubles(n * dim), *bk = doubles(n * dim);
+                       .run = ref_doubles(n) };
+    double *bv = ref_doubles(n * dim), *bk = ref_doubles(n * dim);
 
-    c.d = doubles(n * n);
-    c.a = doubles(n * n);
-    c.tm = doubles(n * n);
-    c.p = doubles(n * n);
-    c.u = doubles(n * dim);
-    c.w = doubles(n * dim);
-    c.vn = doubles(n * dim);
+    c.d = ref_doubles(n * n);
+    c.a = ref_doubles(n * n);
+    c.tm = ref_doubles(n * n);
+    c.p = ref_doubles(n * n);
+    c.u = ref_doubles(n * dim);
+    c.w = ref_doubles(n * dim);
+    c.vn = ref_doubles(n * dim);
     for (uint64_t i = 0; i < n; i++) {
         c.run[i] = h->g[t0 + i] + (i ? c.run[i - 1] : 0);
         for (uint64_t e = i * dim; e < (i + 1) * dim; e++) {
@@ -320,7 +271,7 @@ static void chunk_destroy(struct chunk *c)
 /* x with row i times f(i): r = e^(G_last - G), e = e^G. */
 static double *decayed(const struct chunk *c, const double *x, bool rest)
 {
-    double *y = doubles(c->n * c->dim);
+    double *y = ref_doubles(c->n * c->dim);
     for (uint64_t i = 0; i < c->n; i++) {
         double f = exp(rest ? c->run[c->n - 1] - c->run[i] : c->run[i]);
         for (uint64_t e = i * c->dim; e < (i + 1) * c->dim; e++)
@@ -339,16 +290,16 @@ static void chunk_state(const struct chunk *c, double *m)
     free(rk);
 }
 
-/* What the two C x C matrices and the row scalings give, once the products with states are there:
- * Y1, Y2, dP, dA [.., ..] as in "DeltaNet backward"; od = dO M^T, vd = Vn dM'^T [n, dim]; last: the
- * term of dG_last that comes from M. */
+/* The gradients that come from the two C x C matrices and the row scalings, once the products with
+ * states are known: Y1, Y2, dP, dA [.., ..] as in "DeltaNet backward"; od = dO M^T, vd = Vn dM'^T
+ * [n, dim]; last is the term of dG_last that comes from M. */
 static void chunk_rows_bwd(const struct chunk *c, const double *y1, const double *y2,
                            const double *dp, const double *da, const double *od, const double *vd,
                            double last)
 {
     uint64_t n = c->n, dim = c->dim;
-    double *pd = doubles(n * n), *z = doubles(n * n), *bk = doubles(n * dim);
-    double *zk = doubles(n * dim), *drun = doubles(n);
+    double *pd = ref_doubles(n * n), *z = ref_doubles(n * n), *bk = ref_doubles(n * dim);
+    double *zk = ref_doubles(n * dim), *drun = ref_doubles(n);
 
     for (uint64_t i = 0; i < n * n; i++) {
         pd[i] = dp[i] * c->d[i];
@@ -387,13 +338,14 @@ static void chunk_rows_bwd(const struct chunk *c, const double *y1, const double
     free(drun);
 }
 
-/* m: the state before the chunk. c->dm comes as dM' and leaves as dM. */
+/* m is the state before the chunk. c->dm is dM' and becomes dM. */
 static void chunk_bwd(const struct chunk *c, const double *m)
 {
     uint64_t n = c->n, dim = c->dim, size = n * dim;
-    double *rk = decayed(c, c->k, true), *eq = decayed(c, c->q, false), *dvn = doubles(size);
-    double *dw = doubles(size), *y1 = doubles(size), *y2 = doubles(size), *od = doubles(size);
-    double *vd = doubles(size), *dp = doubles(n * n), *da = doubles(n * n);
+    double *rk = decayed(c, c->k, true), *eq = decayed(c, c->q, false), *dvn = ref_doubles(size);
+    double *dw = ref_doubles(size), *y1 = ref_doubles(size), *y2 = ref_doubles(size),
+           *od = ref_doubles(size);
+    double *vd = ref_doubles(size), *dp = ref_doubles(n * n), *da = ref_doubles(n * n);
 
     mul_add(n, dim, n, 1, turned(c->p, n), mat(c->d_o, dim), dvn);
     mul_add(n, dim, dim, 1, mat(rk, dim), mat(c->dm, dim), dvn);
@@ -411,7 +363,7 @@ static void chunk_bwd(const struct chunk *c, const double *m)
     mul_add(n, dim, dim, 1, mat(c->d_o, dim), turned(m, dim), od);
     mul_add(n, dim, dim, 1, mat(c->vn, dim), turned(c->dm, dim), vd);
     double decay = exp(c->run[n - 1]);
-    chunk_rows_bwd(c, y1, y2, dp, da, od, vd, decay * dot(m, c->dm, dim * dim));
+    chunk_rows_bwd(c, y1, y2, dp, da, od, vd, decay * ref_dot(m, c->dm, dim * dim));
     for (uint64_t i = 0; i < dim * dim; i++)
         c->dm[i] *= decay;
     mul_add(dim, dim, n, 1, turned(eq, dim), mat(c->d_o, dim), c->dm);
@@ -421,29 +373,21 @@ static void chunk_bwd(const struct chunk *c, const double *m)
         free(all[i]);
 }
 
-/* Tokens of the chunk at t: to the chunk's length, the next document or the end. */
-static uint64_t chunk_length(const uint32_t *first, uint64_t n_tok, uint64_t chunk, uint64_t t)
-{
-    uint64_t n = 1;
-    while (n < chunk && t + n < n_tok && !(first && first[t + n] == t + n))
-        n++;
-    return n;
-}
-
 void ref_delta_chunked_bwd(const struct ref_delta *d, const uint32_t *first, uint32_t chunk,
                            const double *dout, const struct ref_delta_grad *g)
 {
     uint64_t n = (uint64_t)d->d_state * d->d_state, n_tok = d->n_tok, *length = NULL;
-    double *m = doubles(n_tok * n), *now = doubles(n); /* m: states at chunk starts, by token */
+    double *m = ref_doubles(n_tok * n),
+           *now = ref_doubles(n); /* m: states at chunk starts, by token */
 
     length = mem_alloc(n_tok + 1, sizeof *length); /* of the chunk that ends before a token */
     HLM_ASSERT(length != NULL);
     for (uint64_t j = 0; j < d->n_v_head; j++) {
-        struct head h = head_create(d, j, dout, g->dstate);
+        struct delta_head_bwd h = head_create(d, j, dout, g->dstate);
         for (uint64_t t = 0, len; t < n_tok; t += len) {
-            len = chunk_length(first, n_tok, chunk, t);
+            len = ref_chunk_length(first, n_tok, chunk, t);
             length[t + len] = len;
-            start_state(d, first, j, t, n, now);
+            ref_start_state(first, t, d->state ? d->state + j * n : NULL, n, now);
             memcpy(m + t * n, now, n * sizeof *m);
             struct chunk c = chunk_create(&h, t, len, now);
             chunk_state(&c, now);

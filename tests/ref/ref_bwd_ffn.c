@@ -1,19 +1,13 @@
 /* ref_bwd_ffn: MLPs and mixtures of experts with adapters, forward and backward (models/README.md,
  * "Shared operations" and the two routers).
  *
- * The forward stands here once more because ref_ops.c has no adapters; without any it gives the
- * same bits (test_ref_bwd.c). Read ref_bwd.h first. */
+ * The forward of ref_ops.c has no adapters; this one has. Without any it gives the same bits
+ * (test_ref_bwd.c). Read ref_bwd.h first. */
 #include "ref/ref_bwd.h"
+#include "ref/ref_parts.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n ? n : 1, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
 
 void ref_swiglu_limit_bwd(const double *gate, const double *up, uint64_t n, double limit,
                           const double *dy, double *dgate, double *dup)
@@ -36,12 +30,6 @@ void ref_relu2_bwd(const double *x, uint64_t n, const double *dy, double *dx)
 
 /* ---- MLP -------------------------------------------------------------------------------- */
 
-static void add_bias(const float *bias, uint32_t n, uint32_t n_row, double *y)
-{
-    for (uint64_t i = 0; bias && i < (uint64_t)n_row * n; i++)
-        y[i] += (double)bias[i % n];
-}
-
 /* [n_tok, n_ff] each: gate x, up x, and what goes into down. gate is NULL for relu2. */
 struct hidden {
     double *gate, *up, *act;
@@ -51,12 +39,12 @@ static struct hidden hidden_create(const struct ref_ffn *f, const struct ref_ffn
                                    const double *x, uint32_t n_tok)
 {
     uint64_t n = (uint64_t)n_tok * f->n_ff;
-    struct hidden h = { .up = doubles(n), .act = doubles(n) };
+    struct hidden h = { .up = ref_doubles(n), .act = ref_doubles(n) };
 
     ref_linear_lora(f->up, f->n_embd, f->n_ff, lora ? &lora->up : NULL, x, n_tok, h.up);
-    add_bias(f->up_bias, f->n_ff, n_tok, h.up);
+    ref_add_bias(f->up_bias, f->n_ff, n_tok, h.up);
     if (f->gate) {
-        h.gate = doubles(n);
+        h.gate = ref_doubles(n);
         ref_linear_lora(f->gate, f->n_embd, f->n_ff, lora ? &lora->gate : NULL, x, n_tok, h.gate);
         ref_swiglu_limit(h.gate, h.up, n, f->limit, h.act);
     } else {
@@ -78,7 +66,7 @@ void ref_ffn_lora(const struct ref_ffn *f, const struct ref_ffn_lora *lora, cons
 {
     struct hidden h = hidden_create(f, lora, x, n_tok);
     ref_linear_lora(f->down, f->n_ff, f->n_embd, lora ? &lora->down : NULL, h.act, n_tok, y);
-    add_bias(f->down_bias, f->n_embd, n_tok, y);
+    ref_add_bias(f->down_bias, f->n_embd, n_tok, y);
     hidden_destroy(&h);
 }
 
@@ -87,7 +75,7 @@ void ref_ffn_bwd(const struct ref_ffn *f, const struct ref_ffn_lora *lora, const
 {
     uint64_t n = (uint64_t)n_tok * f->n_ff;
     struct hidden h = hidden_create(f, lora, x, n_tok);
-    struct hidden d = { .gate = doubles(n), .up = doubles(n), .act = doubles(n) };
+    struct hidden d = { .gate = ref_doubles(n), .up = ref_doubles(n), .act = ref_doubles(n) };
 
     ref_linear_bwd(f->down, f->n_ff, f->n_embd, lora ? &lora->down : NULL, h.act, n_tok, dy, d.act);
     if (f->gate) {
@@ -134,7 +122,7 @@ void ref_moe_route_sigmoid_bwd(const double *logits, const uint32_t *id, uint32_
 
 /* ---- mixture of experts ----------------------------------------------------------------- */
 
-/* The adapter of one expert out of the stack. */
+/* The adapter of one expert, from the stack. */
 static struct ref_lora of_expert(const struct ref_lora *l, uint64_t e, uint32_t n_in,
                                  uint32_t n_out)
 {
@@ -149,8 +137,8 @@ static struct ref_lora of_expert(const struct ref_lora *l, uint64_t e, uint32_t 
     return one;
 }
 
-/* What is known of one token once its experts are chosen: their logits, ids and weights, what the
- * experts see, the sum of their outputs, and the shared expert's factor. */
+/* One token after its experts are chosen: logits, ids and weights, what the experts read, the sum
+ * of their outputs, and the factor of the shared expert. */
 struct token {
     const struct ref_moe *m;
     const struct ref_moe_lora *lora;
@@ -161,16 +149,16 @@ struct token {
 static struct token token_create(const struct ref_moe *m, const struct ref_moe_lora *lora)
 {
     static const struct ref_moe_lora none = { 0 };
-    uint32_t n_in = m->n_latent ? m->n_latent : m->n_embd;
+    uint32_t n_in = ref_moe_width(m);
     struct token k = { .m = m,
                        .lora = lora ? lora : &none,
                        .n_in = n_in,
                        .id = mem_alloc(m->n_used, sizeof *k.id),
-                       .logits = doubles(m->n_expert),
-                       .weight = doubles(m->n_used),
-                       .low = doubles(n_in),
-                       .sum = doubles(n_in),
-                       .one = doubles(m->n_embd > n_in ? m->n_embd : n_in) };
+                       .logits = ref_doubles(m->n_expert),
+                       .weight = ref_doubles(m->n_used),
+                       .low = ref_doubles(n_in),
+                       .sum = ref_doubles(n_in),
+                       .one = ref_doubles(m->n_embd > n_in ? m->n_embd : n_in) };
     HLM_ASSERT(k.id != NULL);
     return k;
 }
@@ -190,11 +178,7 @@ static void token_route(struct token *k, const double *x)
     const struct ref_moe *m = k->m;
 
     ref_linear_lora(m->router, m->n_embd, m->n_expert, &k->lora->router, x, 1, k->logits);
-    if (m->sigmoid)
-        ref_moe_route_sigmoid(k->logits, m->router_bias, m->n_expert, m->n_used, m->n_group,
-                              m->n_group_used, m->norm, m->scale, k->id, k->weight);
-    else
-        ref_moe_route(k->logits, m->n_expert, m->n_used, k->id, k->weight);
+    ref_moe_choose(m, k->logits, k->id, k->weight);
     if (m->n_latent)
         ref_linear_lora(m->latent_down, m->n_embd, m->n_latent, &k->lora->latent_down, x, 1,
                         k->low);
@@ -211,27 +195,11 @@ static struct ref_ffn expert(const struct token *k, uint64_t e, struct ref_ffn_l
 {
     const struct ref_moe *m = k->m;
     const struct ref_ffn_lora *all = &k->lora->experts;
-    uint64_t at = e * k->n_in * m->n_ff;
 
     *lora = (struct ref_ffn_lora){ .gate = of_expert(&all->gate, e, k->n_in, m->n_ff),
                                    .up = of_expert(&all->up, e, k->n_in, m->n_ff),
                                    .down = of_expert(&all->down, e, m->n_ff, k->n_in) };
-    return (struct ref_ffn){ .n_embd = k->n_in,
-                             .n_ff = m->n_ff,
-                             .gate = m->gate ? m->gate + at : NULL,
-                             .up = m->up + at,
-                             .down = m->down + at,
-                             .limit = m->limit };
-}
-
-static struct ref_ffn shared(const struct ref_moe *m)
-{
-    return (struct ref_ffn){ .n_embd = m->n_embd,
-                             .n_ff = m->n_ff_shared,
-                             .gate = m->shared_gate,
-                             .up = m->shared_up,
-                             .down = m->shared_down,
-                             .limit = m->shared_limit };
+    return ref_moe_expert(m, e);
 }
 
 /* The chosen experts' weighted sum, in k->sum. */
@@ -261,7 +229,7 @@ void ref_moe_lora(const struct ref_moe *m, const struct ref_moe_lora *lora, cons
             memcpy(y, k.sum, m->n_embd * sizeof *y);
         if (!m->shared_up)
             continue;
-        struct ref_ffn f = shared(m);
+        struct ref_ffn f = ref_moe_shared(m);
         ref_ffn_lora(&f, &k.lora->shared, x, 1, k.one);
         for (uint32_t c = 0; c < m->n_embd; c++)
             y[c] += k.share * k.one[c];
@@ -269,12 +237,14 @@ void ref_moe_lora(const struct ref_moe *m, const struct ref_moe_lora *lora, cons
     token_destroy(&k);
 }
 
-/* dsum: gradient of the experts' sum. Adds to dlow, what they saw, and to dx through the router. */
+/* dsum is the gradient of the sum of the experts. Adds to dlow, the gradient of what they read, and
+ * through the router to dx. */
 static void experts_bwd(struct token *k, const double *x, const double *dsum, double *dlow,
                         double *dx)
 {
     const struct ref_moe *m = k->m;
-    double *dweight = doubles(m->n_used), *dlogits = doubles(m->n_expert), *dy = doubles(k->n_in);
+    double *dweight = ref_doubles(m->n_used), *dlogits = ref_doubles(m->n_expert),
+           *dy = ref_doubles(k->n_in);
 
     for (uint32_t i = 0; i < m->n_used; i++) {
         struct ref_ffn_lora lora;
@@ -300,8 +270,8 @@ static void experts_bwd(struct token *k, const double *x, const double *dsum, do
 static void shared_bwd(struct token *k, const double *x, const double *dy, double *dx)
 {
     const struct ref_moe *m = k->m;
-    struct ref_ffn f = shared(m);
-    double *dout = doubles(m->n_embd), dshare = 0;
+    struct ref_ffn f = ref_moe_shared(m);
+    double *dout = ref_doubles(m->n_embd), dshare = 0;
 
     ref_ffn_lora(&f, &k->lora->shared, x, 1, k->one);
     for (uint32_t c = 0; c < m->n_embd; c++) {
@@ -319,7 +289,7 @@ void ref_moe_bwd(const struct ref_moe *m, const struct ref_moe_lora *lora, const
                  uint32_t n_tok, const double *dy, double *dx)
 {
     struct token k = token_create(m, lora);
-    double *dsum = doubles(k.n_in), *dlow = doubles(k.n_in);
+    double *dsum = ref_doubles(k.n_in), *dlow = ref_doubles(k.n_in);
 
     for (uint64_t t = 0; t < n_tok; t++, x += m->n_embd, dy += m->n_embd, dx += m->n_embd) {
         token_route(&k, x);

@@ -1,77 +1,46 @@
-/* ref_bwd_mamba: the backward of Mamba2, step by step and in chunks (models/README.md, "Mamba2
+/* ref_bwd_mamba: the backward of Mamba2, token by token and in chunks (models/README.md, "Mamba2
  * backward").
  *
- * As in ref_bwd_delta.c: both work on one head after the softplus, head_create() and head_bwd()
- * are what stands around them. Read ref_bwd.h first. */
+ * As in ref_bwd_delta.c, both work on one head, after the softplus; head_create() and head_bwd() do
+ * what surrounds that. Read ref_bwd.h first. */
 #include "ref/ref_bwd.h"
+#include "ref/ref_parts.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n ? n : 1, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
-
-static double dot(const double *a, const double *b, uint64_t n)
-{
-    double sum = 0;
-    for (uint64_t i = 0; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
-
 /* ---- one head --------------------------------------------------------------------------- */
 
 /* x, dy [n_tok, dim]; b, c [n_tok, ns]; dt [n_tok] after the softplus; gradients of the first,
  * third to fifth; the state's [dim, ns], carried backward. */
-struct head {
+struct mamba_head_bwd {
     uint64_t dim, ns;
     double a, d, da, dd;
     double *x, *dy, *b, *c, *dt;
     double *dx, *db, *dc, *ddt, *ds;
 };
 
-/* n columns from `from` on of rows of `width`, alone, or their gradient back. */
-static double *columns(const double *rows, uint64_t width, uint64_t from, uint64_t n,
-                       uint64_t n_tok)
-{
-    double *x = doubles(n_tok * n);
-    for (uint64_t t = 0; t < n_tok; t++)
-        memcpy(x + t * n, rows + t * width + from, n * sizeof *x);
-    return x;
-}
-
-static void columns_add(const double *x, uint64_t width, uint64_t from, uint64_t n, uint64_t n_tok,
-                        double *rows)
-{
-    for (uint64_t t = 0; rows && t < n_tok; t++)
-        for (uint64_t i = 0; i < n; i++)
-            rows[t * width + from + i] += x[t * n + i];
-}
-
-static struct head head_create(const struct ref_mamba *m, uint64_t h, const double *dout,
-                               const double *dstate)
+static struct mamba_head_bwd head_create(const struct ref_mamba *m, uint64_t h, const double *dout,
+                                         const double *dstate)
 {
     uint64_t n_tok = m->n_tok, dim = m->head_dim, ns = m->d_state, inner = m->n_head * dim;
     uint64_t width = inner + 2 * m->n_group * ns, group = h / (m->n_head / m->n_group);
-    struct head e = { .dim = dim,
-                      .ns = ns,
-                      .a = (double)m->ssm_a[h],
-                      .d = (double)m->d[h],
-                      .x = columns(m->xbc, width, h * dim, dim, n_tok),
-                      .dy = columns(dout, inner, h * dim, dim, n_tok),
-                      .b = columns(m->xbc, width, inner + group * ns, ns, n_tok),
-                      .c = columns(m->xbc, width, inner + (m->n_group + group) * ns, ns, n_tok),
-                      .dt = doubles(n_tok),
-                      .dx = doubles(n_tok * dim),
-                      .db = doubles(n_tok * ns),
-                      .dc = doubles(n_tok * ns),
-                      .ddt = doubles(n_tok),
-                      .ds = doubles(dim * ns) };
+    struct mamba_head_bwd e = { .dim = dim,
+                                .ns = ns,
+                                .a = (double)m->ssm_a[h],
+                                .d = (double)m->d[h],
+                                .x = ref_columns(m->xbc, width, h * dim, dim, n_tok),
+                                .dy = ref_columns(dout, inner, h * dim, dim, n_tok),
+                                .b = ref_columns(m->xbc, width, inner + group * ns, ns, n_tok),
+                                .c = ref_columns(m->xbc, width, inner + (m->n_group + group) * ns,
+                                                 ns, n_tok),
+                                .dt = ref_doubles(n_tok),
+                                .dx = ref_doubles(n_tok * dim),
+                                .db = ref_doubles(n_tok * ns),
+                                .dc = ref_doubles(n_tok * ns),
+                                .ddt = ref_doubles(n_tok),
+                                .ds = ref_doubles(dim * ns) };
 
     for (uint64_t t = 0; t < n_tok; t++)
         e.dt[t] = ref_softplus(m->dt[t * m->n_head + h] + (double)m->dt_bias[h]);
@@ -80,15 +49,17 @@ static struct head head_create(const struct ref_mamba *m, uint64_t h, const doub
     return e;
 }
 
-static void head_bwd(const struct ref_mamba *m, uint64_t h, const struct head *e,
+static void head_bwd(const struct ref_mamba *m, uint64_t h, const struct mamba_head_bwd *e,
                      const struct ref_mamba_grad *g)
 {
     uint64_t n_tok = m->n_tok, dim = e->dim, ns = e->ns, inner = m->n_head * dim;
     uint64_t width = inner + 2 * m->n_group * ns, group = h / (m->n_head / m->n_group);
 
-    columns_add(e->dx, width, h * dim, dim, n_tok, g->dxbc);
-    columns_add(e->db, width, inner + group * ns, ns, n_tok, g->dxbc);
-    columns_add(e->dc, width, inner + (m->n_group + group) * ns, ns, n_tok, g->dxbc);
+    if (g->dxbc) {
+        ref_add_columns(e->dx, width, h * dim, dim, n_tok, g->dxbc);
+        ref_add_columns(e->db, width, inner + group * ns, ns, n_tok, g->dxbc);
+        ref_add_columns(e->dc, width, inner + (m->n_group + group) * ns, ns, n_tok, g->dxbc);
+    }
     for (uint64_t t = 0; t < n_tok; t++) {
         uint64_t at = t * m->n_head + h;
         double raw = e->ddt[t] * ref_softplus_bwd(m->dt[at] + (double)m->dt_bias[h]);
@@ -105,27 +76,17 @@ static void head_bwd(const struct ref_mamba *m, uint64_t h, const struct head *e
         memcpy(g->dstate + h * dim * ns, e->ds, dim * ns * sizeof *e->ds);
 }
 
-static void head_destroy(struct head *e)
+static void head_destroy(struct mamba_head_bwd *e)
 {
     double *all[] = { e->x, e->dy, e->b, e->c, e->dt, e->dx, e->db, e->dc, e->ddt, e->ds };
     for (uint32_t i = 0; i < ARRAY_LEN(all); i++)
         free(all[i]);
 }
 
-static void start_state(const struct ref_mamba *m, const uint32_t *first, uint64_t h, uint64_t t,
-                        uint64_t n, double *s)
-{
-    if (first ? first[t] == t : t == 0) {
-        memset(s, 0, n * sizeof *s);
-        if (!first && m->state)
-            memcpy(s, m->state + h * n, n * sizeof *s);
-    }
-}
-
 /* ---- serial ----------------------------------------------------------------------------- */
 
 /* S = e^(dt A) S + dt x (x) B */
-static void step(const struct head *e, uint64_t t, double *s)
+static void step(const struct mamba_head_bwd *e, uint64_t t, double *s)
 {
     double decay = exp(e->dt[t] * e->a);
     for (uint64_t p = 0; p < e->dim; p++)
@@ -134,9 +95,9 @@ static void step(const struct head *e, uint64_t t, double *s)
                 decay * s[p * e->ns + i] + e->dt[t] * e->x[t * e->dim + p] * e->b[t * e->ns + i];
 }
 
-/* s, after: the state before and after token t. e->ds comes as the gradient of the latter from
- * what follows, and leaves as that of the former. y = S' C + D x. */
-static void step_bwd(struct head *e, uint64_t t, const double *s, const double *after)
+/* s and after are the state before and after token t. e->ds is the gradient of the latter from the
+ * tokens after t, and becomes that of the former. y = S' C + D x. */
+static void step_bwd(struct mamba_head_bwd *e, uint64_t t, const double *s, const double *after)
 {
     uint64_t ns = e->ns;
     const double *b = e->b + t * ns, *c = e->c + t * ns;
@@ -165,12 +126,13 @@ void ref_mamba_bwd(const struct ref_mamba *m, const uint32_t *first, const doubl
                    const struct ref_mamba_grad *g)
 {
     uint64_t n = (uint64_t)m->head_dim * m->d_state;
-    double *s = doubles(m->n_tok * n), *after = doubles(m->n_tok * n), *now = doubles(n);
+    double *s = ref_doubles(m->n_tok * n), *after = ref_doubles(m->n_tok * n),
+           *now = ref_doubles(n);
 
     for (uint64_t h = 0; h < m->n_head; h++) {
-        struct head e = head_create(m, h, dout, g->dstate);
+        struct mamba_head_bwd e = head_create(m, h, dout, g->dstate);
         for (uint64_t t = 0; t < m->n_tok; t++) {
-            start_state(m, first, h, t, n, now);
+            ref_start_state(first, t, m->state ? m->state + h * n : NULL, n, now);
             memcpy(s + t * n, now, n * sizeof *s);
             step(&e, t, now);
             memcpy(after + t * n, now, n * sizeof *s);
@@ -191,16 +153,16 @@ void ref_mamba_bwd(const struct ref_mamba *m, const uint32_t *first, const doubl
 /* ---- chunked ---------------------------------------------------------------------------- */
 
 /* The running sums c_i of dt A of the n tokens from t0 on (named run here: c is the matrix C). */
-static double *running(const struct head *e, uint64_t t0, uint64_t n)
+static double *running(const struct mamba_head_bwd *e, uint64_t t0, uint64_t n)
 {
-    double *run = doubles(n);
+    double *run = ref_doubles(n);
     for (uint64_t i = 0; i < n; i++)
         run[i] = e->dt[t0 + i] * e->a + (i ? run[i - 1] : 0);
     return run;
 }
 
 /* S = e^(c_last) S + X^T (r Bm) with X = dt x, r = e^(c_last - c). */
-static void chunk_state(const struct head *e, uint64_t t0, uint64_t n, double *s)
+static void chunk_state(const struct mamba_head_bwd *e, uint64_t t0, uint64_t n, double *s)
 {
     double *run = running(e, t0, n);
     for (uint64_t p = 0; p < e->dim; p++) {
@@ -215,18 +177,18 @@ static void chunk_state(const struct head *e, uint64_t t0, uint64_t n, double *s
     free(run);
 }
 
-/* What passes inside the chunk: F = (Cm Bm^T) . L, Y_diag = F X; dF = dY X^T. Adds to dX (here
- * big_dx [n, dim]), dC, dB and drun. */
-static void chunk_diag_bwd(const struct head *e, uint64_t t0, uint64_t n, const double *run,
-                           double *big_dx, double *drun)
+/* Inside the chunk: F = (Cm Bm^T) . L, Y_diag = F X; dF = dY X^T. Adds to dX (here big_dx [n,
+ * dim]), dC, dB and drun. */
+static void chunk_diag_bwd(const struct mamba_head_bwd *e, uint64_t t0, uint64_t n,
+                           const double *run, double *big_dx, double *drun)
 {
     uint64_t dim = e->dim, ns = e->ns;
     for (uint64_t i = 0; i < n; i++) {
         const double *c = e->c + (t0 + i) * ns, *dy = e->dy + (t0 + i) * dim;
         for (uint64_t j = 0; j <= i; j++) {
             const double *b = e->b + (t0 + j) * ns, *x = e->x + (t0 + j) * dim;
-            double l = exp(run[i] - run[j]), f = dot(c, b, ns) * l;
-            double df = e->dt[t0 + j] * dot(dy, x, dim);
+            double l = exp(run[i] - run[j]), f = ref_dot(c, b, ns) * l;
+            double df = e->dt[t0 + j] * ref_dot(dy, x, dim);
             for (uint64_t p = 0; p < dim; p++)
                 big_dx[j * dim + p] += f * dy[p];
             for (uint64_t s = 0; s < ns; s++) {
@@ -239,14 +201,15 @@ static void chunk_diag_bwd(const struct head *e, uint64_t t0, uint64_t n, const 
     }
 }
 
-/* What passes through the states: s before the chunk, e->ds after it, left as before it. */
-static void chunk_state_bwd(struct head *e, uint64_t t0, uint64_t n, const double *run,
+/* Through the states: s is the state before the chunk; e->ds is the gradient of the state after it,
+ * and becomes that of s. */
+static void chunk_state_bwd(struct mamba_head_bwd *e, uint64_t t0, uint64_t n, const double *run,
                             const double *s, double *big_dx, double *drun)
 {
     uint64_t dim = e->dim, ns = e->ns;
-    double decay = exp(run[n - 1]), *ds = doubles(dim * ns);
+    double decay = exp(run[n - 1]), *ds = ref_doubles(dim * ns);
 
-    drun[n - 1] += decay * dot(s, e->ds, dim * ns);
+    drun[n - 1] += decay * ref_dot(s, e->ds, dim * ns);
     for (uint64_t i = 0; i < dim * ns; i++)
         ds[i] = decay * e->ds[i];
     for (uint64_t i = 0; i < n; i++) {
@@ -255,9 +218,9 @@ static void chunk_state_bwd(struct head *e, uint64_t t0, uint64_t n, const doubl
         for (uint64_t p = 0; p < dim; p++) {
             double dy = e->dy[(t0 + i) * dim + p];
             double x = e->dt[t0 + i] * e->x[(t0 + i) * dim + p];
-            double read = r * dot(e->ds + p * ns, b, ns);
+            double read = r * ref_dot(e->ds + p * ns, b, ns);
             big_dx[i * dim + p] += read;
-            drun[i] += dy * ei * dot(s + p * ns, c, ns) - x * read;
+            drun[i] += dy * ei * ref_dot(s + p * ns, c, ns) - x * read;
             drun[n - 1] += x * read;
             for (uint64_t k = 0; k < ns; k++) {
                 e->dc[(t0 + i) * ns + k] += ei * dy * s[p * ns + k];
@@ -270,19 +233,20 @@ static void chunk_state_bwd(struct head *e, uint64_t t0, uint64_t n, const doubl
     free(ds);
 }
 
-static void chunk_bwd(struct head *e, uint64_t t0, uint64_t n, const double *s)
+static void chunk_bwd(struct mamba_head_bwd *e, uint64_t t0, uint64_t n, const double *s)
 {
     uint64_t dim = e->dim;
-    double *run = running(e, t0, n), *big_dx = doubles(n * dim), *drun = doubles(n), sfx = 0;
+    double *run = running(e, t0, n), *big_dx = ref_doubles(n * dim), *drun = ref_doubles(n),
+           sfx = 0;
 
     chunk_diag_bwd(e, t0, n, run, big_dx, drun);
     chunk_state_bwd(e, t0, n, run, s, big_dx, drun);
     for (uint64_t i = n; i-- > 0;) {
         const double *x = e->x + (t0 + i) * dim, *dy = e->dy + (t0 + i) * dim;
         sfx += drun[i];
-        e->ddt[t0 + i] += dot(x, big_dx + i * dim, dim) + e->a * sfx;
+        e->ddt[t0 + i] += ref_dot(x, big_dx + i * dim, dim) + e->a * sfx;
         e->da += e->dt[t0 + i] * sfx;
-        e->dd += dot(x, dy, dim);
+        e->dd += ref_dot(x, dy, dim);
         for (uint64_t p = 0; p < dim; p++)
             e->dx[(t0 + i) * dim + p] += e->dt[t0 + i] * big_dx[i * dim + p] + e->d * dy[p];
     }
@@ -291,29 +255,21 @@ static void chunk_bwd(struct head *e, uint64_t t0, uint64_t n, const double *s)
     free(drun);
 }
 
-/* Tokens of the chunk at t: to the chunk's length, the next document or the end. */
-static uint64_t chunk_length(const uint32_t *first, uint64_t n_tok, uint64_t chunk, uint64_t t)
-{
-    uint64_t n = 1;
-    while (n < chunk && t + n < n_tok && !(first && first[t + n] == t + n))
-        n++;
-    return n;
-}
-
 void ref_mamba_chunked_bwd(const struct ref_mamba *m, const uint32_t *first, uint32_t chunk,
                            const double *dout, const struct ref_mamba_grad *g)
 {
     uint64_t n = (uint64_t)m->head_dim * m->d_state, n_tok = m->n_tok;
     uint64_t *length = mem_alloc(n_tok + 1, sizeof *length); /* of the chunk that ends there */
-    double *s = doubles(n_tok * n), *now = doubles(n); /* s: states at chunk starts, by token */
+    double *s = ref_doubles(n_tok * n),
+           *now = ref_doubles(n); /* s: states at chunk starts, by token */
     HLM_ASSERT(length != NULL);
 
     for (uint64_t h = 0; h < m->n_head; h++) {
-        struct head e = head_create(m, h, dout, g->dstate);
+        struct mamba_head_bwd e = head_create(m, h, dout, g->dstate);
         for (uint64_t t = 0, len; t < n_tok; t += len) {
-            len = chunk_length(first, n_tok, chunk, t);
+            len = ref_chunk_length(first, n_tok, chunk, t);
             length[t + len] = len;
-            start_state(m, first, h, t, n, now);
+            ref_start_state(first, t, m->state ? m->state + h * n : NULL, n, now);
             memcpy(s + t * n, now, n * sizeof *s);
             chunk_state(&e, t, len, now);
         }

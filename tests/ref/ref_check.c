@@ -58,13 +58,6 @@ double *rc_start(uint64_t n)
     return x;
 }
 
-double *rc_zeros(uint64_t n)
-{
-    double *x = mem_alloc(n ? n : 1, sizeof *x);
-    HLM_ASSERT(x != NULL);
-    return x;
-}
-
 double rc_weigh(const double *dy, double *y, uint64_t n)
 {
     double sum = 0;

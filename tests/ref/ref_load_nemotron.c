@@ -1,14 +1,14 @@
 /* ref_load_nemotron: keys and tensors of nemotron_h and nemotron_h_moe (models/README.md, "Nemotron
  * keys" and "Nemotron tensors").
  *
- * A block has one norm and one mixer - Mamba2, attention, MLP or MoE -, an MTP block attention and
- * MoE, and there is no rotation, whatever the file says of one (trap "Nemotron has no rotary").
- * Read ref_model.h first. */
+ * A block has one norm and one mixer: Mamba2, attention, MLP or MoE. An MTP block has attention and
+ * MoE. Nothing is rotated, whatever the file says (trap "Nemotron has no rotary"). Read ref_model.h
+ * first. */
 #include "ref/ref_model.h"
 
 /* ---- keys ------------------------------------------------------------------------------- */
 
-/* Either name, or both (section 11). */
+/* The file has one of the two names, or both ("Nemotron keys"). */
 static bool read_eps(struct ref_loader *ld)
 {
     static const char rms[] = "attention.layer_norm_rms_epsilon";
@@ -17,8 +17,8 @@ static bool read_eps(struct ref_loader *ld)
     return ref_key_f32(ld, has_rms ? rms : plain, REQUIRED, &ld->m->c.eps);
 }
 
-/* The kind of each block from two arrays ("Nemotron keys"). A last block with both is MTP, also
- * where the file does not count it. */
+/* The kind of each block, from two arrays ("Nemotron keys"). A last block with both kinds is an MTP
+ * block, even where the file does not count it. */
 static bool read_kinds(struct ref_loader *ld)
 {
     struct ref_config *c = &ld->m->c;

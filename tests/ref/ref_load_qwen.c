@@ -15,7 +15,7 @@ static bool read_delta(struct ref_loader *ld)
     if (c->ssm_dim != c->d_state)
         return fail(ld->err, "%s: V heads of %u, K heads of %u", gguf_path(ld->g), c->ssm_dim,
                     c->d_state);
-    /* V-head order ("DeltaNet tensors"): the name decides, unless the file says it. */
+    /* The order of V heads ("DeltaNet tensors"): the architecture decides, unless the file says. */
     c->tiled = strcmp(c->arch, "qwen3next") != 0;
     return gguf_bool(ld->g, ref_key(ld, "ssm.v_head_reordered"), OPTIONAL, &c->tiled, ld->err);
 }
@@ -77,7 +77,7 @@ bool ref_qwen_keys(struct ref_loader *ld)
 
 /* ---- tensors ---------------------------------------------------------------------------- */
 
-/* ssm_ba (qwen3next): per K head r rows of b, then r rows of a (trap "interleaved ssm_ba"). */
+/* ssm_ba (qwen3next): for each K head r rows of b, then r rows of a (trap "interleaved ssm_ba"). */
 static bool load_ba(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;
@@ -98,8 +98,8 @@ static bool load_ba(struct ref_loader *ld, uint32_t i_layer)
     return true;
 }
 
-/* ssm_in (old qwen3next): per K head S rows of q, S of k, r S of v, r S of z ("DeltaNet tensors").
- */
+/* ssm_in (old qwen3next): for each K head S rows of q, S of k, r S of v, r S of z ("DeltaNet
+ * tensors"). */
 static bool load_ssm_in(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;

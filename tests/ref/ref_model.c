@@ -1,8 +1,8 @@
-/* ref_model: whole models in double, on ref_ops.c - what a sequence keeps, and the forward pass
- * (models/README.md, "Qwen blocks", "Nemotron blocks", "Step blocks").
+/* ref_model: whole models in double precision, from the operations of ref_ops.c: what a sequence
+ * keeps, and the forward pass (models/README.md, "Qwen blocks", "Nemotron blocks", "Step blocks").
  *
- * One block() for all families: a layer says what it has (ref_model.h), nothing here asks for an
- * architecture. MTP blocks and images are not its business. */
+ * There is one block() for all families. A layer says what it has (ref_model.h); nothing here asks
+ * for the architecture. MTP blocks are in ref_train.c. */
 #include "ref/ref_model.h"
 
 #include <math.h>
@@ -20,15 +20,8 @@ struct layer_state {
 struct ref_state {
     uint32_t n_layer, pos;
     struct layer_state *layer;
-    struct ref_told *told;
+    struct ref_stats *stats;
 };
-
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n ? n : 1, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
 
 struct ref_state *ref_state_create(const struct ref_model *m)
 {
@@ -42,8 +35,8 @@ struct ref_state *ref_state_create(const struct ref_model *m)
     for (uint32_t i = 0; i < c->n_layer; i++) {
         if (m->layer[i].mixer != MIXER_DELTA && m->layer[i].mixer != MIXER_MAMBA)
             continue;
-        s->layer[i].window = doubles((uint64_t)(c->conv_k - 1) * ref_conv_width(c));
-        s->layer[i].ssm = doubles((uint64_t)ref_inner(c) * c->d_state);
+        s->layer[i].window = ref_doubles((uint64_t)(c->conv_k - 1) * ref_conv_width(c));
+        s->layer[i].ssm = ref_doubles((uint64_t)ref_inner(c) * c->d_state);
     }
     return s;
 }
@@ -62,18 +55,115 @@ void ref_state_destroy(struct ref_state *s)
     free(s);
 }
 
-void ref_state_tell(struct ref_state *s, struct ref_told *told) { s->told = told; }
+void ref_state_watch(struct ref_state *s, struct ref_stats *stats) { s->stats = stats; }
 
 uint32_t ref_state_pos(const struct ref_state *s) { return s->pos; }
 
+/* ---- what a layer gives its operations -------------------------------------------------- */
+
+struct ref_attention ref_layer_attention(const struct ref_config *c, const struct ref_layer *l)
+{
+    return (struct ref_attention){
+        .n_head = l->n_head, .n_kv_head = l->n_kv_head, .head_dim = c->head_dim, .window = l->window
+    };
+}
+
+struct ref_conv ref_layer_conv(const struct ref_config *c, const struct ref_layer *l)
+{
+    return (struct ref_conv){
+        .n_ch = ref_conv_width(c), .conv_k = c->conv_k, .w = l->conv, .bias = l->conv_bias
+    };
+}
+
+struct ref_delta ref_layer_delta(const struct ref_config *c, const struct ref_layer *l)
+{
+    return (struct ref_delta){ .n_k_head = c->n_group,
+                               .n_v_head = c->n_ssm_head,
+                               .d_state = c->d_state,
+                               .tiled = c->tiled,
+                               .ssm_a = l->ssm_a,
+                               .dt_bias = l->dt_bias };
+}
+
+struct ref_mamba ref_layer_mamba(const struct ref_config *c, const struct ref_layer *l)
+{
+    return (struct ref_mamba){ .n_head = c->n_ssm_head,
+                               .head_dim = c->ssm_dim,
+                               .n_group = c->n_group,
+                               .d_state = c->d_state,
+                               .ssm_a = l->ssm_a,
+                               .dt_bias = l->dt_bias,
+                               .d = l->ssm_d };
+}
+
+struct ref_ffn ref_layer_ffn(const struct ref_config *c, const struct ref_layer *l)
+{
+    return (struct ref_ffn){ .n_embd = c->n_embd,
+                             .n_ff = l->n_ff,
+                             .gate = l->gate,
+                             .up = l->up,
+                             .down = l->down,
+                             .limit = (double)l->shared_limit,
+                             .up_bias = l->up_bias,
+                             .down_bias = l->down_bias };
+}
+
+struct ref_moe ref_layer_moe(const struct ref_config *c, const struct ref_layer *l)
+{
+    return (struct ref_moe){ .n_embd = c->n_embd,
+                             .n_expert = c->n_expert,
+                             .n_used = l->n_used,
+                             .n_ff = l->n_ff_expert,
+                             .n_ff_shared = c->n_ff_shared,
+                             .router = l->router,
+                             .gate = l->gate_exps,
+                             .up = l->up_exps,
+                             .down = l->down_exps,
+                             .shared_router = l->shared_router,
+                             .shared_gate = l->shared_gate,
+                             .shared_up = l->shared_up,
+                             .shared_down = l->shared_down,
+                             .limit = (double)l->limit,
+                             .shared_limit = (double)l->shared_limit,
+                             .n_latent = c->n_latent,
+                             .latent_down = l->latent_down,
+                             .latent_up = l->latent_up,
+                             .sigmoid = c->sigmoid,
+                             .router_bias = l->router_bias,
+                             .n_group = c->router_group,
+                             .n_group_used = c->router_group_used,
+                             .norm = c->norm,
+                             .scale = (double)c->scale };
+}
+
+void ref_embed(const struct ref_model *m, const int32_t *ids, uint32_t n_tok, double *h)
+{
+    uint64_t dim = m->c.n_embd;
+    for (uint64_t t = 0; t < n_tok; t++) {
+        HLM_ASSERT(ids[t] >= 0 && (uint32_t)ids[t] < m->c.n_vocab);
+        for (uint64_t i = 0; i < dim; i++)
+            h[t * dim + i] = (double)m->token_embd[(uint64_t)ids[t] * dim + i];
+    }
+}
+
+void ref_norm_rotate(const struct ref_config *c, const struct ref_layer *l,
+                     const struct ref_heads *of, double *x)
+{
+    uint32_t n_head = of->n_head, hd = c->head_dim;
+    if (of->norm)
+        ref_rmsnorm(x, of->norm, hd, of->n_tok * n_head, (double)c->eps, x);
+    for (uint32_t t = 0; l->n_rot && t < of->n_tok; t++)
+        ref_rope(l->rope_freq, l->n_rot, of->pos + t, n_head, hd, x + (uint64_t)t * n_head * hd);
+}
+
 /* ---- mixers ----------------------------------------------------------------------------- */
 
-/* What a block is given: the model, its layer and the layer's past. */
+/* What a block works on: the model, its layer and the past of the layer. */
 struct pass {
     const struct ref_config *c;
     const struct ref_layer *l;
     struct layer_state *past;
-    struct ref_told *told;
+    struct ref_stats *stats;
     uint32_t n_tok, pos;
 };
 
@@ -81,43 +171,16 @@ struct pass {
 static double *linear(const struct pass *p, const float *w, const float *bias, uint32_t n_in,
                       uint32_t n_out, const double *x)
 {
-    uint64_t n = (uint64_t)p->n_tok * n_out;
-    double *y = doubles(n);
+    double *y = ref_doubles((uint64_t)p->n_tok * n_out);
     ref_linear(w, n_in, n_out, x, p->n_tok, y);
-    for (uint64_t i = 0; bias && i < n; i++)
-        y[i] += (double)bias[i % n_out];
+    ref_add_bias(bias, n_out, p->n_tok, y);
     return y;
 }
 
-/* Columns from .. from + n of x [n_tok, width], alone. */
-static double *columns(const struct pass *p, const double *x, uint32_t width, uint32_t from,
-                       uint32_t n)
+static void norm_rotate(const struct pass *p, const float *norm, uint32_t n_head, double *x)
 {
-    double *y = doubles((uint64_t)p->n_tok * n);
-    for (uint64_t t = 0; t < p->n_tok; t++)
-        memcpy(y + t * n, x + t * width + from, n * sizeof *y);
-    return y;
-}
-
-/* The rows of attn_q are per head: head_dim of the query, then head_dim of its gate (trap
- * "interleaved query and gate"). */
-static void split_query(const struct pass *p, const double *qg, double *q, double *gate)
-{
-    uint64_t hd = p->c->head_dim, n = (uint64_t)p->n_tok * p->l->n_head;
-    for (uint64_t i = 0; i < n; i++) {
-        memcpy(q + i * hd, qg + 2 * i * hd, hd * sizeof *q);
-        memcpy(gate + i * hd, qg + (2 * i + 1) * hd, hd * sizeof *q);
-    }
-}
-
-static void norm_and_rotate(const struct pass *p, const float *norm, uint32_t n_head, double *x)
-{
-    uint32_t hd = p->c->head_dim;
-    if (norm)
-        ref_rmsnorm(x, norm, hd, p->n_tok * n_head, (double)p->c->eps, x);
-    for (uint32_t t = 0; p->l->n_rot && t < p->n_tok; t++)
-        ref_rope(p->l->rope_freq, p->l->n_rot, p->pos + t, n_head, hd,
-                 x + (uint64_t)t * n_head * hd);
+    struct ref_heads of = { norm, n_head, p->n_tok, p->pos };
+    ref_norm_rotate(p->c, p->l, &of, x);
 }
 
 static double *append(double *rows, uint64_t n_old, const double *more, uint64_t n_more)
@@ -135,35 +198,32 @@ static double *attention_mixer(const struct pass *p, const double *x)
     uint32_t q_dim = l->n_head * c->head_dim, kv_dim = l->n_kv_head * c->head_dim;
     double *k = linear(p, l->wk, l->k_bias, c->n_embd, kv_dim, x);
     double *v = linear(p, l->wv, l->v_bias, c->n_embd, kv_dim, x);
-    double *o = doubles((uint64_t)p->n_tok * q_dim), *q, *gate = NULL, *head_gate = NULL;
+    double *o = ref_doubles((uint64_t)p->n_tok * q_dim), *q, *gate = NULL, *head_gate = NULL;
 
-    if (l->wq_gated) {
+    if (l->wq_gated) { /* rows by head (trap "interleaved query and gate") */
+        uint64_t hd = c->head_dim, n = (uint64_t)p->n_tok * l->n_head;
         double *qg = linear(p, l->wq_gated, NULL, c->n_embd, 2 * q_dim, x);
-        q = doubles((uint64_t)p->n_tok * q_dim);
-        gate = doubles((uint64_t)p->n_tok * q_dim);
-        split_query(p, qg, q, gate);
+        q = ref_columns(qg, 2 * hd, 0, hd, n);
+        gate = ref_columns(qg, 2 * hd, hd, hd, n);
         free(qg);
     } else {
         q = linear(p, l->wq, l->q_bias, c->n_embd, q_dim, x);
     }
     if (l->head_gate)
         head_gate = linear(p, l->head_gate, NULL, c->n_embd, l->n_head, x);
-    norm_and_rotate(p, l->q_norm, l->n_head, q);
-    norm_and_rotate(p, l->k_norm, l->n_kv_head, k);
+    norm_rotate(p, l->q_norm, l->n_head, q);
+    norm_rotate(p, l->k_norm, l->n_kv_head, k);
     p->past->k = append(p->past->k, (uint64_t)p->pos * kv_dim, k, (uint64_t)p->n_tok * kv_dim);
     p->past->v = append(p->past->v, (uint64_t)p->pos * kv_dim, v, (uint64_t)p->n_tok * kv_dim);
-    ref_attention(&(struct ref_attention){ .n_tok = p->n_tok,
-                                           .n_past = p->pos,
-                                           .n_head = l->n_head,
-                                           .n_kv_head = l->n_kv_head,
-                                           .head_dim = c->head_dim,
-                                           .q = q,
-                                           .k = p->past->k,
-                                           .v = p->past->v,
-                                           .gate = gate,
-                                           .window = l->window,
-                                           .head_gate = head_gate },
-                  o);
+    struct ref_attention a = ref_layer_attention(c, l);
+    a.n_tok = p->n_tok;
+    a.n_past = p->pos;
+    a.q = q;
+    a.k = p->past->k;
+    a.v = p->past->v;
+    a.gate = gate;
+    a.head_gate = head_gate;
+    ref_attention(&a, o);
     double *y = linear(p, l->wo, l->o_bias, q_dim, c->n_embd, o);
     free(k);
     free(v);
@@ -176,21 +236,18 @@ static double *attention_mixer(const struct pass *p, const double *x)
 
 static double *convolved(const struct pass *p, const double *x)
 {
-    double *u = doubles((uint64_t)p->n_tok * ref_conv_width(p->c));
-    ref_conv_silu(&(struct ref_conv){ .n_tok = p->n_tok,
-                                      .n_ch = ref_conv_width(p->c),
-                                      .conv_k = p->c->conv_k,
-                                      .w = p->l->conv,
-                                      .x = x,
-                                      .window = p->past->window,
-                                      .bias = p->l->conv_bias },
-                  u);
+    double *u = ref_doubles((uint64_t)p->n_tok * ref_conv_width(p->c));
+    struct ref_conv conv = ref_layer_conv(p->c, p->l);
+    conv.n_tok = p->n_tok;
+    conv.x = x;
+    conv.window = p->past->window;
+    ref_conv_silu(&conv, u);
     return u;
 }
 
-static void tell_gate(const struct pass *p, double decay, double write)
+static void add_gate(const struct pass *p, double decay, double write)
 {
-    struct ref_told *t = p->told;
+    struct ref_stats *t = p->stats;
     t->least = t->n > 0 ? fmin(t->least, decay) : decay;
     t->most = t->n > 0 ? fmax(t->most, decay) : decay;
     t->decays += decay;
@@ -198,34 +255,34 @@ static void tell_gate(const struct pass *p, double decay, double write)
     t->n++;
 }
 
-static void tell_delta(const struct pass *p, const struct ref_delta *d)
+static void add_delta(const struct pass *p, const struct ref_delta *d)
 {
     uint64_t n = (uint64_t)d->n_tok * d->n_v_head;
-    double *beta = doubles(2 * n), *g = beta + n;
+    double *beta = ref_doubles(2 * n), *g = beta + n;
     ref_delta_gates(d, beta, g);
     for (uint64_t i = 0; i < n; i++)
-        tell_gate(p, exp(g[i]), beta[i]);
+        add_gate(p, exp(g[i]), beta[i]);
     free(beta);
 }
 
-static void tell_mamba(const struct pass *p, const double *dt)
+static void add_mamba(const struct pass *p, const double *dt)
 {
     uint64_t n_head = p->c->n_ssm_head, n = p->n_tok * n_head;
     for (uint64_t i = 0; i < n; i++) {
         double step = ref_softplus(dt[i] + (double)p->l->dt_bias[i % n_head]);
-        tell_gate(p, exp(step * (double)p->l->ssm_a[i % n_head]), step);
+        add_gate(p, exp(step * (double)p->l->ssm_a[i % n_head]), step);
     }
 }
 
-static void tell_state(const struct pass *p)
+static void add_state(const struct pass *p)
 {
     uint64_t n = (uint64_t)ref_inner(p->c) * p->c->d_state;
     if (!p->past->ssm)
         return;
-    p->told->n_state += (double)n;
+    p->stats->n_state += (double)n;
     for (uint64_t i = 0; i < n; i++) {
-        p->told->squares += p->past->ssm[i] * p->past->ssm[i];
-        p->told->peak = fmax(p->told->peak, fabs(p->past->ssm[i]));
+        p->stats->squares += p->past->ssm[i] * p->past->ssm[i];
+        p->stats->peak = fmax(p->stats->peak, fabs(p->past->ssm[i]));
     }
 }
 
@@ -237,22 +294,17 @@ static double *delta_mixer(const struct pass *p, const double *x)
     double *z = linear(p, l->wz, NULL, c->n_embd, ref_inner(c), x);
     double *b = linear(p, l->wb, NULL, c->n_embd, c->n_ssm_head, x);
     double *a = linear(p, l->wa, NULL, c->n_embd, c->n_ssm_head, x);
-    double *u = convolved(p, qkv), *o = doubles((uint64_t)p->n_tok * ref_inner(c));
+    double *u = convolved(p, qkv), *o = ref_doubles((uint64_t)p->n_tok * ref_inner(c));
 
-    struct ref_delta d = { .n_tok = p->n_tok,
-                           .n_k_head = c->n_group,
-                           .n_v_head = c->n_ssm_head,
-                           .d_state = c->d_state,
-                           .tiled = c->tiled,
-                           .qkv = u,
-                           .b = b,
-                           .a = a,
-                           .ssm_a = l->ssm_a,
-                           .dt_bias = l->dt_bias,
-                           .state = p->past->ssm };
+    struct ref_delta d = ref_layer_delta(c, l);
+    d.n_tok = p->n_tok;
+    d.qkv = u;
+    d.b = b;
+    d.a = a;
+    d.state = p->past->ssm;
     ref_delta(&d, o);
-    if (p->told)
-        tell_delta(p, &d);
+    if (p->stats)
+        add_delta(p, &d);
     ref_gated_norm(o, z, l->delta_norm, c->d_state, p->n_tok * c->n_ssm_head, (double)c->eps);
     double *y = linear(p, l->ssm_out, NULL, ref_inner(c), c->n_embd, o);
     free(qkv);
@@ -270,25 +322,19 @@ static double *mamba_mixer(const struct pass *p, const double *x)
     const struct ref_layer *l = p->l;
     uint32_t inner = ref_inner(c), width = ref_mamba_in(c);
     double *in = linear(p, l->ssm_in, l->in_bias, c->n_embd, width, x);
-    double *z = columns(p, in, width, 0, inner);
-    double *xbc = columns(p, in, width, inner, ref_conv_width(c));
-    double *dt = columns(p, in, width, width - c->n_ssm_head, c->n_ssm_head);
-    double *u = convolved(p, xbc), *o = doubles((uint64_t)p->n_tok * inner);
+    double *z = ref_columns(in, width, 0, inner, p->n_tok);
+    double *xbc = ref_columns(in, width, inner, ref_conv_width(c), p->n_tok);
+    double *dt = ref_columns(in, width, width - c->n_ssm_head, c->n_ssm_head, p->n_tok);
+    double *u = convolved(p, xbc), *o = ref_doubles((uint64_t)p->n_tok * inner);
 
-    ref_mamba(&(struct ref_mamba){ .n_tok = p->n_tok,
-                                   .n_head = c->n_ssm_head,
-                                   .head_dim = c->ssm_dim,
-                                   .n_group = c->n_group,
-                                   .d_state = c->d_state,
-                                   .xbc = u,
-                                   .dt = dt,
-                                   .ssm_a = l->ssm_a,
-                                   .dt_bias = l->dt_bias,
-                                   .d = l->ssm_d,
-                                   .state = p->past->ssm },
-              o);
-    if (p->told)
-        tell_mamba(p, dt);
+    struct ref_mamba m = ref_layer_mamba(c, l);
+    m.n_tok = p->n_tok;
+    m.xbc = u;
+    m.dt = dt;
+    m.state = p->past->ssm;
+    ref_mamba(&m, o);
+    if (p->stats)
+        add_mamba(p, dt);
     ref_mamba_norm(o, z, l->group_norm, p->n_tok, c->n_group, inner / c->n_group, (double)c->eps);
     double *y = linear(p, l->ssm_out, l->out_bias, inner, c->n_embd, o);
     free(in);
@@ -304,53 +350,18 @@ static double *mamba_mixer(const struct pass *p, const double *x)
 
 static double *dense_ffn(const struct pass *p, const double *x)
 {
-    const struct ref_layer *l = p->l;
-    double *y = doubles((uint64_t)p->n_tok * p->c->n_embd);
-
-    ref_ffn(&(struct ref_ffn){ .n_embd = p->c->n_embd,
-                               .n_ff = l->n_ff,
-                               .gate = l->gate,
-                               .up = l->up,
-                               .down = l->down,
-                               .limit = (double)l->shared_limit,
-                               .up_bias = l->up_bias,
-                               .down_bias = l->down_bias },
-            x, p->n_tok, y);
+    struct ref_ffn f = ref_layer_ffn(p->c, p->l);
+    double *y = ref_doubles((uint64_t)p->n_tok * p->c->n_embd);
+    ref_ffn(&f, x, p->n_tok, y);
     return y;
 }
 
 static double *moe_ffn(const struct pass *p, const double *x)
 {
-    const struct ref_config *c = p->c;
-    const struct ref_layer *l = p->l;
-    double *y = doubles((uint64_t)p->n_tok * c->n_embd);
-
-    ref_moe(&(struct ref_moe){ .n_embd = c->n_embd,
-                               .n_expert = c->n_expert,
-                               .n_used = l->n_used,
-                               .n_ff = l->n_ff_expert,
-                               .n_ff_shared = c->n_ff_shared,
-                               .router = l->router,
-                               .gate = l->gate_exps,
-                               .up = l->up_exps,
-                               .down = l->down_exps,
-                               .shared_router = l->shared_router,
-                               .shared_gate = l->shared_gate,
-                               .shared_up = l->shared_up,
-                               .shared_down = l->shared_down,
-                               .limit = (double)l->limit,
-                               .shared_limit = (double)l->shared_limit,
-                               .n_latent = c->n_latent,
-                               .latent_down = l->latent_down,
-                               .latent_up = l->latent_up,
-                               .sigmoid = c->sigmoid,
-                               .router_bias = l->router_bias,
-                               .n_group = c->router_group,
-                               .n_group_used = c->router_group_used,
-                               .norm = c->norm,
-                               .scale = (double)c->scale,
-                               .load = p->told ? p->told->load : NULL },
-            x, p->n_tok, y);
+    struct ref_moe m = ref_layer_moe(p->c, p->l);
+    double *y = ref_doubles((uint64_t)p->n_tok * p->c->n_embd);
+    m.load = p->stats ? p->stats->load : NULL;
+    ref_moe(&m, x, p->n_tok, y);
     return y;
 }
 
@@ -373,7 +384,7 @@ static void block(const struct pass *p, double *h)
     };
     uint32_t dim = p->c->n_embd;
     uint64_t n = (uint64_t)p->n_tok * dim;
-    double *x = doubles(n);
+    double *x = ref_doubles(n);
 
     if (p->l->mixer != MIXER_NONE) {
         ref_rmsnorm(h, p->l->attn_norm, dim, p->n_tok, (double)p->c->eps, x);
@@ -398,10 +409,8 @@ bool ref_forward(const struct ref_model *m, struct ref_state *s, const int32_t *
             return false;
     if (n_tok == 0)
         return true;
-    h = doubles(n);
-    for (uint64_t t = 0; t < n_tok; t++)
-        for (uint64_t i = 0; i < c->n_embd; i++)
-            h[t * c->n_embd + i] = (double)m->token_embd[(uint64_t)ids[t] * c->n_embd + i];
+    h = ref_doubles(n);
+    ref_embed(m, ids, n_tok, h);
     if (hidden)
         memcpy(hidden, h, n * sizeof *h);
 
@@ -411,10 +420,10 @@ bool ref_forward(const struct ref_model *m, struct ref_state *s, const int32_t *
                           .past = &s->layer[i],
                           .n_tok = n_tok,
                           .pos = s->pos,
-                          .told = s->told ? &s->told[i] : NULL };
+                          .stats = s->stats ? &s->stats[i] : NULL };
         block(&p, h);
-        if (p.told)
-            tell_state(&p);
+        if (p.stats)
+            add_state(&p);
         if (hidden)
             memcpy(hidden + (i + 1) * n, h, n * sizeof *h);
     }

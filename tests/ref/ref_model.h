@@ -1,13 +1,13 @@
-/* ref_model: the inside of the reference's whole models. ref_load.c and one ref_load_*.c a family
- * read keys and tensors into these structs; ref_model.c runs what they say and knows no family.
+/* ref_model: the inside of the whole models of the reference. ref_load.c and a ref_load_*.c for
+ * each family read keys and tensors into these structs; ref_model.c runs them and knows no family.
  *
  * Quoted words are sections of models/README.md. Read ref.h first, then ref_model.c. */
 #pragma once
-#include "ref/ref.h"
+#include "ref/ref_parts.h"
 
-/* The weights, once: field, name inside the block, dimensions as GGUF has them (fastest first;
- * those of 1 do not count). A loader expands the lists that its family has, with c the config and l
- * the layer. */
+/* The lists of weights: field, name inside the block, dimensions as GGUF has them (fastest first;
+ * those of 1 do not count). A loader expands the lists of its family, with c the config and l the
+ * layer. */
 // clang-format off
 #define WEIGHTS_ATTENTION(W)                                                                    \
     W(wk,            "attn_k.weight",             c->n_embd, c->head_dim * l->n_kv_head, 1)     \
@@ -15,7 +15,7 @@
     W(wo,            "attn_output.weight",        c->head_dim * l->n_head, c->n_embd, 1)
 #define WEIGHTS_QUERY(W)                                                                        \
     W(wq,            "attn_q.weight",             c->n_embd, c->head_dim * l->n_head, 1)
-#define WEIGHTS_QUERY_GATED(W) /* rows per head: the query, then its gate */                    \
+#define WEIGHTS_QUERY_GATED(W) /* for each head the rows of the query, then of its gate */      \
     W(wq_gated,      "attn_q.weight",             c->n_embd, 2 * c->head_dim * l->n_head, 1)
 #define WEIGHTS_HEAD_GATE(W)                                                                    \
     W(head_gate,     "attn_gate.weight",          c->n_embd, l->n_head, 1)
@@ -60,7 +60,7 @@
     W(shared_gate,   "ffn_gate_shexp.weight",     c->n_embd, c->n_ff_shared, 1)
 #define WEIGHTS_SHARED_ROUTER(W)                                                                \
     W(shared_router, "ffn_gate_inp_shexp.weight", c->n_embd, 1, 1)
-/* Added where a file has them ("Nemotron tensors"). */
+/* Biases are added where a file has them ("Nemotron tensors"). */
 #define BIASES_ATTENTION(W)                                                                     \
     W(q_bias,        "attn_q.bias",               c->head_dim * l->n_head, 1, 1)                \
     W(k_bias,        "attn_k.bias",               c->head_dim * l->n_kv_head, 1, 1)             \
@@ -76,8 +76,8 @@
 #define BIASES_MOE(W)                                                                           \
     W(router_bias,   "exp_probs_b.bias",          c->n_expert, 1, 1)
 
-/* One block: h += mixer(rms(h, attn_norm)), then h += ffn(rms(h, ffn_norm)); Nemotron-H has only
- * one of the two. Of the weights those are there that the block has. */
+/* One block: h += mixer(rms(h, attn_norm)), then h += ffn(rms(h, ffn_norm)). A block of Nemotron-H
+ * has only one of the two. Weights that a block does not have are NULL. */
 struct ref_layer {
     enum { MIXER_NONE, MIXER_ATTENTION, MIXER_DELTA, MIXER_MAMBA } mixer;
     enum { FFN_NONE, FFN_DENSE, FFN_MOE } ffn;
@@ -85,7 +85,7 @@ struct ref_layer {
     uint32_t window;             /* of attention; 0: all keys */
     uint32_t n_rot;              /* 0: no rotation */
     float *rope_freq;            /* [n_rot / 2] */
-    float limit, shared_limit;   /* of SwiGLU, the latter also of the dense MLP; 0: none */
+    float limit, shared_limit;   /* of SwiGLU; shared_limit also of the dense MLP; 0: none */
     float *attn_norm, *ffn_norm; /* [n_embd] */
 #define W(field, ...) float *field;
     WEIGHTS_ATTENTION(W) WEIGHTS_QUERY(W) WEIGHTS_QUERY_GATED(W) WEIGHTS_HEAD_GATE(W)
@@ -99,7 +99,7 @@ struct ref_layer {
 };
 // clang-format on
 
-/* What an MTP block has besides its layer ("Draft blocks"). */
+/* What an MTP block has beside its layer ("Draft blocks"). */
 /* clang-format off */
 #define WEIGHTS_MTP(W)                                                                          \
     W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
@@ -116,14 +116,14 @@ struct ref_model {
     struct ref_config c;
     struct ref_layer *layer; /* [n_layer + n_mtp] */
     struct ref_mtp *mtp;     /* [n_mtp] */
-    bool mtp_raw; /* a depth reads rows before the norm of who made them ("Draft blocks") */
+    bool mtp_raw; /* a depth reads rows before the closing norm ("Draft blocks"), else after it */
     float *token_embd, *output_norm, *output;
     void **owned; /* every float array above, once */
     uint64_t n_owned;
 };
 
-/* V heads or Mamba heads, side by side; what the convolution runs over: that and q and k, or B and
- * C, of every group. */
+/* The width of all V heads or Mamba heads; the channels of the convolution, which add q and k, or B
+ * and C, of every group; the rows of ssm_in of Mamba2; what experts read. */
 static inline uint32_t ref_inner(const struct ref_config *c) { return c->n_ssm_head * c->ssm_dim; }
 static inline uint32_t ref_conv_width(const struct ref_config *c)
 {
@@ -138,6 +138,26 @@ static inline uint32_t ref_expert_in(const struct ref_config *c)
     return c->n_latent ? c->n_latent : c->n_embd;
 }
 
+/* What an operation takes from a layer: sizes and weights. The caller adds the inputs, the state
+ * and the past. */
+struct ref_attention ref_layer_attention(const struct ref_config *c, const struct ref_layer *l);
+struct ref_conv ref_layer_conv(const struct ref_config *c, const struct ref_layer *l);
+struct ref_delta ref_layer_delta(const struct ref_config *c, const struct ref_layer *l);
+struct ref_mamba ref_layer_mamba(const struct ref_config *c, const struct ref_layer *l);
+struct ref_ffn ref_layer_ffn(const struct ref_config *c, const struct ref_layer *l);
+struct ref_moe ref_layer_moe(const struct ref_config *c, const struct ref_layer *l);
+
+/* h [n_tok, n_embd]: the embeddings of ids, which are inside the vocabulary. */
+void ref_embed(const struct ref_model *m, const int32_t *ids, uint32_t n_tok, double *h);
+/* q or k of attention, x [n_tok, n_head, head_dim], in place: the norm of each head unless norm is
+ * NULL, then the rotation of the layer. The first token is at pos. */
+struct ref_heads {
+    const float *norm; /* [head_dim] */
+    uint32_t n_head, n_tok, pos;
+};
+void ref_norm_rotate(const struct ref_config *c, const struct ref_layer *l,
+                     const struct ref_heads *of, double *x);
+
 /* ---- loading ---------------------------------------------------------------------------- */
 
 struct ref_loader {
@@ -148,7 +168,8 @@ struct ref_loader {
     char key[96], name[96];
 };
 
-/* A family: the keys of the model and its layers' kinds, then the tensors of one layer. */
+/* A family: reads the keys of the model and the kinds of its layers, then the tensors of a
+ * layer. */
 struct ref_family {
     const char *arch;
     bool (*keys)(struct ref_loader *ld);
@@ -161,28 +182,29 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer);
 bool ref_step_keys(struct ref_loader *ld);
 bool ref_step_layer(struct ref_loader *ld, uint32_t i_layer);
 
-/* Are there MTP blocks behind the trunk, or are they only counted? Sets n_mtp. */
+/* Sets n_mtp: 0 where the file counts MTP blocks after the trunk but does not have them. */
 void ref_find_mtp(struct ref_loader *ld);
 /* The key of this architecture, in ld->key. */
 const char *ref_key(struct ref_loader *ld, const char *name);
 bool ref_key_u32(struct ref_loader *ld, const char *name, enum gguf_need need, uint32_t *v);
 bool ref_key_f32(struct ref_loader *ld, const char *name, enum gguf_need need, float *v);
-/* A scalar for all blocks or an array of n_block, into fresh memory that the model owns; without
- * the key every entry is `absent`. NULL with a reason. */
+/* A key that is a scalar for all blocks or an array of n_block, in memory that the model owns.
+ * Without the key every entry is `absent`. NULL, with a reason. */
 uint32_t *ref_key_u32_each(struct ref_loader *ld, const char *name, enum gguf_need need,
                            uint32_t absent);
 float *ref_key_f32_each(struct ref_loader *ld, const char *name, float absent);
 bool *ref_key_bool_each(struct ref_loader *ld, const char *name, enum gguf_need need);
 
-/* Parts that several families have: head_dim (default n_embd / n_head), refusing other V heads;
- * refusing rope scaling; the ssm keys, ssm_dim = inner_size / n_ssm_head; expert counts and the
- * shared expert's width; the sigmoid router's keys ("Sigmoid router"). */
+/* What several families read: head_dim (default n_embd / n_head), where V heads of another size are
+ * refused; rope scaling, which is refused; the ssm keys, with ssm_dim = inner_size / n_ssm_head;
+ * the counts of experts and the width of the shared expert; the keys of the sigmoid router
+ * ("Sigmoid router"). */
 bool ref_read_head_dim(struct ref_loader *ld, uint32_t n_head);
 bool ref_read_rope_scaling(struct ref_loader *ld);
 bool ref_read_ssm(struct ref_loader *ld);
 bool ref_read_experts(struct ref_loader *ld);
 bool ref_read_sigmoid_router(struct ref_loader *ld);
-/* A layer's heads, and its rotation: n_rot dimensions of head_dim. */
+/* Checks the heads of a layer; sets its rotation, of n_rot dimensions of head_dim. */
 bool ref_check_heads(struct ref_loader *ld, uint32_t i_layer);
 bool ref_set_rope(struct ref_loader *ld, uint32_t i_layer, uint32_t n_rot, float theta,
                   const float *factor);
@@ -190,7 +212,7 @@ bool ref_set_rope(struct ref_loader *ld, uint32_t i_layer, uint32_t n_rot, float
 float *ref_take(struct ref_model *m, uint64_t n); /* memory that the model owns */
 const char *ref_in_block(struct ref_loader *ld, uint32_t i_layer, const char *name);
 bool ref_has(struct ref_loader *ld, uint32_t i_layer, const char *name);
-/* A tensor as floats: d0 the length of a row, d1 rows, d2 experts. Where it is not there, an error,
- * or with OPTIONAL *out as it was. */
+/* A tensor as floats: d0 is the length of a row, d1 counts rows, d2 experts. One that is missing is
+ * an error; with OPTIONAL it leaves *out as it was. */
 bool ref_load(struct ref_loader *ld, const char *name, enum gguf_need need, uint64_t d0,
               uint64_t d1, uint64_t d2, float **out);

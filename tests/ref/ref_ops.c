@@ -1,26 +1,11 @@
 /* ref_ops: the operations of ref.h, one after the other. Formulas: models/README.md.
  *
  * Every sum runs in index order in one double. Slow and plain on purpose; do not optimise. */
-#include "ref/ref.h"
+#include "ref/ref_parts.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static double *doubles(uint64_t n)
-{
-    double *p = mem_alloc(n ? n : 1, sizeof *p);
-    HLM_ASSERT(p != NULL);
-    return p;
-}
-
-static double dot(const double *a, const double *b, uint32_t n)
-{
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
 
 double ref_sigmoid(double x) { return 1 / (1 + exp(-x)); }
 double ref_silu(double x) { return x * ref_sigmoid(x); }
@@ -45,7 +30,7 @@ void ref_rmsnorm(const double *x, const float *w, uint32_t dim, uint32_t n_row, 
 {
     for (uint64_t r = 0; r < n_row; r++) {
         const double *in = x + r * dim;
-        double scale = 1 / sqrt(dot(in, in, dim) / dim + eps);
+        double scale = 1 / sqrt(ref_dot(in, in, dim) / dim + eps);
         for (uint32_t i = 0; i < dim; i++)
             y[r * dim + i] = in[i] * scale * (double)w[i];
     }
@@ -55,7 +40,7 @@ void ref_l2norm(double *x, uint32_t dim, uint32_t n_row, double scale)
 {
     for (uint64_t r = 0; r < n_row; r++) {
         double *row = x + r * dim;
-        double f = scale / sqrt(dot(row, row, dim) + 1e-6);
+        double f = scale / sqrt(ref_dot(row, row, dim) + 1e-6);
         for (uint32_t i = 0; i < dim; i++)
             row[i] *= f;
     }
@@ -84,27 +69,10 @@ void ref_rope(const float *freq, uint32_t n_rot, uint32_t pos, uint32_t n_head, 
     }
 }
 
-/* One query against n_key keys of its KV head; stride is between keys. score is room for n_key. */
-static void attend(const double *q, const double *k, const double *v, uint64_t stride,
-                   uint32_t n_key, uint32_t dim, double *score, double *y)
-{
-    double top = -INFINITY, sum = 0;
-    for (uint32_t j = 0; j < n_key; j++) {
-        score[j] = dot(q, k + j * stride, dim) / sqrt(dim);
-        top = fmax(top, score[j]);
-    }
-    for (uint32_t j = 0; j < n_key; j++)
-        sum += score[j] = exp(score[j] - top);
-    memset(y, 0, dim * sizeof *y);
-    for (uint32_t j = 0; j < n_key; j++)
-        for (uint32_t i = 0; i < dim; i++)
-            y[i] += score[j] / sum * v[j * stride + i];
-}
-
 void ref_attention(const struct ref_attention *a, double *y)
 {
     uint64_t hd = a->head_dim, stride = a->n_kv_head * hd;
-    double *score = doubles((uint64_t)a->n_past + a->n_tok);
+    double *score = ref_doubles((uint64_t)a->n_past + a->n_tok);
 
     for (uint32_t t = 0; t < a->n_tok; t++) {
         for (uint32_t h = 0; h < a->n_head; h++) {
@@ -113,7 +81,14 @@ void ref_attention(const struct ref_attention *a, double *y)
             if (a->window)
                 n_key = min_u32(n_seen, a->window);
             uint64_t kv = h / (a->n_head / a->n_kv_head) * hd + (n_seen - n_key) * stride;
-            attend(a->q + at, a->k + kv, a->v + kv, stride, n_key, a->head_dim, score, y + at);
+            ref_attend(&(struct ref_query){ .q = a->q + at,
+                                            .k = a->k + kv,
+                                            .v = a->v + kv,
+                                            .stride = stride,
+                                            .n_key = n_key,
+                                            .dim = a->head_dim,
+                                            .p = score },
+                       y + at);
             for (uint64_t i = 0; a->gate && i < hd; i++)
                 y[at + i] *= ref_sigmoid(a->gate[at + i]);
             for (uint64_t i = 0; a->head_gate && i < hd; i++)
@@ -128,7 +103,8 @@ void ref_attention(const struct ref_attention *a, double *y)
 void ref_conv_silu(const struct ref_conv *c, double *y)
 {
     uint64_t n_ch = c->n_ch, n_past = c->conv_k - 1, n_row = n_past + c->n_tok;
-    double *row = doubles(n_row * n_ch); /* the window, then x: token t sees rows t .. t + n_past */
+    double *row =
+        ref_doubles(n_row * n_ch); /* the window, then x: token t sees rows t .. t + n_past */
 
     memcpy(row, c->window, n_past * n_ch * sizeof *row);
     memcpy(row + n_past * n_ch, c->x, c->n_tok * n_ch * sizeof *row);
@@ -144,43 +120,31 @@ void ref_conv_silu(const struct ref_conv *c, double *y)
     free(row);
 }
 
-static void delta_gate(const struct ref_delta *d, uint64_t t, uint64_t j, double *beta, double *g)
-{
-    uint64_t at = t * d->n_v_head + j;
-    *beta = ref_sigmoid(d->b[at]);
-    *g = (double)d->ssm_a[j] * ref_softplus(d->a[at] + (double)d->dt_bias[j]);
-}
-
 void ref_delta_gates(const struct ref_delta *d, double *beta, double *g)
 {
     for (uint64_t t = 0; t < d->n_tok; t++)
         for (uint64_t j = 0; j < d->n_v_head; j++)
-            delta_gate(d, t, j, &beta[t * d->n_v_head + j], &g[t * d->n_v_head + j]);
+            ref_delta_gate(d, t, j, &beta[t * d->n_v_head + j], &g[t * d->n_v_head + j]);
 }
 
-/* What both forms start from: q (normed, scaled), k (normed) and v of one V head, [n_tok, dim]
- * each, and its gates, [n_tok]. */
+/* What both forms start from, for one V head: q (normed, scaled), k (normed) and v, [n_tok, dim]
+ * each, and the gates, [n_tok]. */
 struct delta_head {
     double *q, *k, *v, *beta, *g;
 };
 
 static struct delta_head delta_head_create(const struct ref_delta *d, uint32_t j)
 {
-    uint64_t dim = d->d_state, n_tok = d->n_tok, width = (2 * d->n_k_head + d->n_v_head) * dim;
-    uint64_t k_head = d->tiled ? j % d->n_k_head : j / (d->n_v_head / d->n_k_head);
-    struct delta_head h = { .q = doubles(n_tok * dim),
-                            .k = doubles(n_tok * dim),
-                            .v = doubles(n_tok * dim),
-                            .beta = doubles(n_tok),
-                            .g = doubles(n_tok) };
+    uint64_t dim = d->d_state, n_tok = d->n_tok, n_k = d->n_k_head, kh = ref_k_head(d, j);
+    uint64_t width = (2 * n_k + d->n_v_head) * dim;
+    struct delta_head h = { .q = ref_columns(d->qkv, width, kh * dim, dim, n_tok),
+                            .k = ref_columns(d->qkv, width, (n_k + kh) * dim, dim, n_tok),
+                            .v = ref_columns(d->qkv, width, (2 * n_k + j) * dim, dim, n_tok),
+                            .beta = ref_doubles(n_tok),
+                            .g = ref_doubles(n_tok) };
 
-    for (uint64_t t = 0; t < n_tok; t++) {
-        const double *row = d->qkv + t * width;
-        memcpy(h.q + t * dim, row + k_head * dim, dim * sizeof *row);
-        memcpy(h.k + t * dim, row + (d->n_k_head + k_head) * dim, dim * sizeof *row);
-        memcpy(h.v + t * dim, row + (2 * d->n_k_head + j) * dim, dim * sizeof *row);
-        delta_gate(d, t, j, &h.beta[t], &h.g[t]);
-    }
+    for (uint64_t t = 0; t < n_tok; t++)
+        ref_delta_gate(d, t, j, &h.beta[t], &h.g[t]);
     ref_l2norm(h.q, d->d_state, d->n_tok, 1 / sqrt(d->d_state));
     ref_l2norm(h.k, d->d_state, d->n_tok, 1);
     return h;
@@ -207,7 +171,7 @@ static void state_read(const double *m, const double *x, uint64_t dim, double *y
 void ref_delta(const struct ref_delta *d, double *o)
 {
     uint64_t dim = d->d_state;
-    double *delta = doubles(dim);
+    double *delta = ref_doubles(dim);
 
     for (uint32_t j = 0; j < d->n_v_head; j++) {
         struct delta_head h = delta_head_create(d, j);
@@ -240,7 +204,8 @@ static void delta_chunk(const struct ref_delta *d, const struct delta_head *h, u
     uint64_t dim = d->d_state;
     uint32_t dim32 = d->d_state;
     const double *q = h->q + t0 * dim, *k = h->k + t0 * dim, *v = h->v + t0 * dim;
-    double *run = doubles(n), *u = doubles(n * dim), *w = doubles(n * dim), *read = doubles(dim);
+    double *run = ref_doubles(n), *u = ref_doubles(n * dim), *w = ref_doubles(n * dim),
+           *read = ref_doubles(dim);
 
     for (uint64_t i = 0; i < n; i++) {
         run[i] = h->g[t0 + i] + (i ? run[i - 1] : 0);
@@ -250,7 +215,7 @@ static void delta_chunk(const struct ref_delta *d, const struct delta_head *h, u
             w[i * dim + c] = b * exp(run[i]) * k[i * dim + c];
         }
         for (uint64_t j = 0; j < i; j++) {
-            double a = b * dot(k + i * dim, k + j * dim, dim32) * exp(run[i] - run[j]);
+            double a = b * ref_dot(k + i * dim, k + j * dim, dim32) * exp(run[i] - run[j]);
             for (uint64_t c = 0; c < dim; c++) {
                 u[i * dim + c] -= a * u[j * dim + c];
                 w[i * dim + c] -= a * w[j * dim + c];
@@ -268,7 +233,7 @@ static void delta_chunk(const struct ref_delta *d, const struct delta_head *h, u
         for (uint64_t c = 0; c < dim; c++)
             y[c] = exp(run[i]) * read[c];
         for (uint64_t j = 0; j <= i; j++) {
-            double p = dot(q + i * dim, k + j * dim, dim32) * exp(run[i] - run[j]);
+            double p = ref_dot(q + i * dim, k + j * dim, dim32) * exp(run[i] - run[j]);
             for (uint64_t c = 0; c < dim; c++)
                 y[c] += p * u[j * dim + c];
         }
@@ -310,8 +275,8 @@ void ref_gated_norm(double *o, const double *z, const float *w, uint32_t dim, ui
 
 /* ---- Mamba2 ----------------------------------------------------------------------------- */
 
-/* What both forms start from: B and C, [n_tok, d_state], x and dt x, [n_tok, head_dim], of one
- * head, and the logarithm of its decay, [n_tok]. */
+/* What both forms start from, for one head: B and C, [n_tok, d_state], x and dt x, [n_tok,
+ * head_dim], and the logarithm of the decay, [n_tok]. */
 struct mamba_head {
     double *b, *c, *x, *dt_x, *g;
 };
@@ -321,11 +286,11 @@ static struct mamba_head mamba_head_create(const struct ref_mamba *m, uint32_t h
     uint64_t n_tok = m->n_tok, dim = m->head_dim, ns = m->d_state;
     uint64_t inner = m->n_head * dim, width = inner + 2 * m->n_group * ns;
     uint64_t group = h / (m->n_head / m->n_group);
-    struct mamba_head head = { .b = doubles(n_tok * ns),
-                               .c = doubles(n_tok * ns),
-                               .x = doubles(n_tok * dim),
-                               .dt_x = doubles(n_tok * dim),
-                               .g = doubles(n_tok) };
+    struct mamba_head head = { .b = ref_doubles(n_tok * ns),
+                               .c = ref_doubles(n_tok * ns),
+                               .x = ref_doubles(n_tok * dim),
+                               .dt_x = ref_doubles(n_tok * dim),
+                               .g = ref_doubles(n_tok) };
 
     for (uint64_t t = 0; t < n_tok; t++) {
         const double *row = m->xbc + t * width;
@@ -363,7 +328,7 @@ void ref_mamba(const struct ref_mamba *m, double *y)
                 double *row = s + p * ns;
                 for (uint64_t i = 0; i < ns; i++)
                     row[i] = decay * row[i] + head.dt_x[t * dim + p] * b[i];
-                out[p] = dot(row, c, m->d_state) + (double)m->d[h] * head.x[t * dim + p];
+                out[p] = ref_dot(row, c, m->d_state) + (double)m->d[h] * head.x[t * dim + p];
             }
         }
         mamba_head_destroy(&head);
@@ -377,15 +342,15 @@ static void mamba_chunk(const struct ref_mamba *m, const struct mamba_head *h, u
 {
     uint64_t dim = m->head_dim, ns = m->d_state;
     const double *b = h->b + t0 * ns, *c = h->c + t0 * ns, *x = h->dt_x + t0 * dim;
-    double *run = doubles(n);
+    double *run = ref_doubles(n);
 
     for (uint64_t i = 0; i < n; i++) {
         double *out = y + (t0 + i) * m->n_head * dim;
         run[i] = h->g[t0 + i] + (i ? run[i - 1] : 0);
         for (uint64_t p = 0; p < dim; p++)
-            out[p] = exp(run[i]) * dot(s + p * ns, c + i * ns, m->d_state);
+            out[p] = exp(run[i]) * ref_dot(s + p * ns, c + i * ns, m->d_state);
         for (uint64_t j = 0; j <= i; j++) {
-            double f = dot(c + i * ns, b + j * ns, m->d_state) * exp(run[i] - run[j]);
+            double f = ref_dot(c + i * ns, b + j * ns, m->d_state) * exp(run[i] - run[j]);
             for (uint64_t p = 0; p < dim; p++)
                 out[p] += f * x[j * dim + p];
         }
@@ -445,21 +410,15 @@ void ref_swiglu_limit(const double *gate, const double *up, uint64_t n, double l
         y[i] = fmin(ref_silu(gate[i]), limit) * fmax(fmin(up[i], limit), -limit);
 }
 
-static void add_bias(const float *bias, uint32_t n, uint32_t n_row, double *y)
-{
-    for (uint64_t i = 0; bias && i < (uint64_t)n_row * n; i++)
-        y[i] += (double)bias[i % n];
-}
-
 void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y)
 {
     uint64_t n = (uint64_t)n_tok * f->n_ff;
-    double *up = doubles(n);
+    double *up = ref_doubles(n);
 
     ref_linear(f->up, f->n_embd, f->n_ff, x, n_tok, up);
-    add_bias(f->up_bias, f->n_ff, n_tok, up);
+    ref_add_bias(f->up_bias, f->n_ff, n_tok, up);
     if (f->gate) {
-        double *gate = doubles(n);
+        double *gate = ref_doubles(n);
         ref_linear(f->gate, f->n_embd, f->n_ff, x, n_tok, gate);
         ref_swiglu_limit(gate, up, n, f->limit, up);
         free(gate);
@@ -468,12 +427,12 @@ void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y
             up[i] = ref_relu2(up[i]);
     }
     ref_linear(f->down, f->n_ff, f->n_embd, up, n_tok, y);
-    add_bias(f->down_bias, f->n_embd, n_tok, y);
+    ref_add_bias(f->down_bias, f->n_embd, n_tok, y);
     free(up);
 }
 
-/* The n_used largest of score, largest first, the lower index where equal. They leave score as
- * -inf. */
+/* The n_used largest of score, the largest first, the lower index where two are equal. Their score
+ * becomes -inf. */
 static void take_top(double *score, uint32_t n, uint32_t n_used, uint32_t *id)
 {
     for (uint32_t i = 0; i < n_used; i++) {
@@ -488,7 +447,7 @@ static void take_top(double *score, uint32_t n, uint32_t n_used, uint32_t *id)
 void ref_moe_route(const double *logits, uint32_t n_expert, uint32_t n_used, uint32_t *id,
                    double *weight)
 {
-    double *p = doubles(2 * (uint64_t)n_expert), *score = p + n_expert;
+    double *p = ref_doubles(2 * (uint64_t)n_expert), *score = p + n_expert;
     double top = -INFINITY, all = 0, chosen = 0;
 
     for (uint32_t e = 0; e < n_expert; e++)
@@ -505,11 +464,11 @@ void ref_moe_route(const double *logits, uint32_t n_expert, uint32_t n_used, uin
     free(p);
 }
 
-/* Experts outside the n_used best groups leave choice as -inf. */
+/* The choice of experts outside the n_used best groups becomes -inf. */
 static void keep_groups(double *choice, uint32_t n_expert, uint32_t n_group, uint32_t n_used)
 {
     uint32_t size = n_expert / n_group, *best = mem_alloc(n_used, sizeof *best);
-    double *score = doubles(n_group), *kept = doubles(n_expert);
+    double *score = ref_doubles(n_group), *kept = ref_doubles(n_expert);
     HLM_ASSERT(best != NULL);
 
     for (uint32_t g = 0; g < n_group; g++) {
@@ -535,7 +494,7 @@ void ref_moe_route_sigmoid(const double *logits, const float *bias, uint32_t n_e
                            uint32_t n_used, uint32_t n_group, uint32_t n_group_used, bool norm,
                            double scale, uint32_t *id, double *weight)
 {
-    double *choice = doubles(n_expert), sum = 1e-20;
+    double *choice = ref_doubles(n_expert), sum = 1e-20;
 
     for (uint32_t e = 0; e < n_expert; e++)
         choice[e] = ref_sigmoid(logits[e]) + (bias ? (double)bias[e] : 0);
@@ -549,24 +508,18 @@ void ref_moe_route_sigmoid(const double *logits, const float *bias, uint32_t n_e
     free(choice);
 }
 
-/* The routed experts of one token, summed. in and y [n_in]. */
-static void experts(const struct ref_moe *m, uint32_t n_in, const uint32_t *id,
-                    const double *weight, const double *in, double *y)
+/* The routed experts of one token, summed. in and y [ref_moe_width()]. */
+static void experts(const struct ref_moe *m, const uint32_t *id, const double *weight,
+                    const double *in, double *y)
 {
-    uint64_t size = (uint64_t)n_in * m->n_ff;
-    double *one = doubles(n_in);
+    uint32_t width = ref_moe_width(m);
+    double *one = ref_doubles(width);
 
-    memset(y, 0, n_in * sizeof *y);
+    memset(y, 0, width * sizeof *y);
     for (uint32_t i = 0; i < m->n_used; i++) {
-        uint64_t at = id[i] * size;
-        struct ref_ffn f = { .n_embd = n_in,
-                             .n_ff = m->n_ff,
-                             .gate = m->gate ? m->gate + at : NULL,
-                             .up = m->up + at,
-                             .down = m->down + at,
-                             .limit = m->limit };
+        struct ref_ffn f = ref_moe_expert(m, id[i]);
         ref_ffn(&f, in, 1, one);
-        for (uint32_t c = 0; c < n_in; c++)
+        for (uint32_t c = 0; c < width; c++)
             y[c] += weight[i] * one[c];
     }
     free(one);
@@ -574,13 +527,8 @@ static void experts(const struct ref_moe *m, uint32_t n_in, const uint32_t *id,
 
 static void add_shared(const struct ref_moe *m, const double *in, double *y)
 {
-    struct ref_ffn f = { .n_embd = m->n_embd,
-                         .n_ff = m->n_ff_shared,
-                         .gate = m->shared_gate,
-                         .up = m->shared_up,
-                         .down = m->shared_down,
-                         .limit = m->shared_limit };
-    double *one = doubles(m->n_embd), share = 1;
+    struct ref_ffn f = ref_moe_shared(m);
+    double *one = ref_doubles(m->n_embd), share = 1;
 
     if (m->shared_router) {
         ref_linear(m->shared_router, m->n_embd, 1, in, 1, &share);
@@ -594,8 +542,8 @@ static void add_shared(const struct ref_moe *m, const double *in, double *y)
 
 void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y)
 {
-    double *logits = doubles(m->n_expert), *weight = doubles(m->n_used);
-    double *low = doubles(2 * (uint64_t)m->n_latent), *low_sum = low + m->n_latent;
+    double *logits = ref_doubles(m->n_expert), *weight = ref_doubles(m->n_used);
+    double *low = ref_doubles(2 * (uint64_t)m->n_latent), *low_sum = low + m->n_latent;
     uint32_t *id = mem_alloc(m->n_used, sizeof *id);
     HLM_ASSERT(id != NULL);
 
@@ -603,19 +551,15 @@ void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y
         const double *in = x + t * m->n_embd;
         double *out = y + t * m->n_embd;
         ref_linear(m->router, m->n_embd, m->n_expert, in, 1, logits);
-        if (m->sigmoid)
-            ref_moe_route_sigmoid(logits, m->router_bias, m->n_expert, m->n_used, m->n_group,
-                                  m->n_group_used, m->norm, m->scale, id, weight);
-        else
-            ref_moe_route(logits, m->n_expert, m->n_used, id, weight);
+        ref_moe_choose(m, logits, id, weight);
         for (uint32_t i = 0; m->load && i < m->n_used; i++)
             m->load[id[i]]++;
         if (m->n_latent) {
             ref_linear(m->latent_down, m->n_embd, m->n_latent, in, 1, low);
-            experts(m, m->n_latent, id, weight, low, low_sum);
+            experts(m, id, weight, low, low_sum);
             ref_linear(m->latent_up, m->n_latent, m->n_embd, low_sum, 1, out);
         } else {
-            experts(m, m->n_embd, id, weight, in, out);
+            experts(m, id, weight, in, out);
         }
         if (m->shared_up)
             add_shared(m, in, out);

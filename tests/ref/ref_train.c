@@ -1,10 +1,10 @@
-/* ref_train: a training step of whole models in double - one document from zero state, forward
- * with adapters and gate deltas, then backward (tests/fixtures/train/README.md; models/README.md,
- * the blocks and "Draft loss").
+/* ref_train: a training step of whole models in double precision: one document from zero state,
+ * forward with adapters and gate deltas, then backward (tests/fixtures/train/README.md;
+ * models/README.md, the blocks and "Draft loss").
  *
- * Kept are the residuals between layers; a layer's turn comes with its forward done again. A mixer
- * is one function of two halves: without dy it gives y, with dy it adds to dx and to the params'
- * gradients. Read ref_bwd.h and ref_model.c first. */
+ * The residuals between layers are kept; when the backward reaches a layer, its forward is computed
+ * again. A mixer is one function of two halves: without dy it returns y, with dy it adds to dx and
+ * to the gradients of the params. Read ref_bwd.h and ref_model.c first. */
 #include "ref/ref_bwd.h"
 #include "ref/ref_model.h"
 
@@ -104,7 +104,7 @@ void ref_tune_close(struct ref_tune *t)
 
 /* ---- one layer's turn ------------------------------------------------------------------- */
 
-/* The layer, and the memory of its turn: taken zeroed, freed together. */
+/* A layer at work, and the memory that it takes: zeroed, and freed together. */
 struct turn {
     const struct ref_tune *t;
     const struct ref_config *c;
@@ -132,7 +132,7 @@ static void release(struct turn *p)
     p->n_taken = 0;
 }
 
-/* The param of this layer by the rest of its name; NULL. */
+/* The param of this layer that has this name and ending, or NULL. */
 static struct ref_param *find(const struct turn *p, const char *name, const char *ending)
 {
     char full[96];
@@ -158,8 +158,8 @@ static struct ref_lora adapter(const struct turn *p, const char *name, uint64_t 
                               .db = b->grad };
 }
 
-/* A gate of this layer with its delta: log for A_log, else added (tests/fixtures/train/README.md).
- */
+/* A gate of this layer with its delta, which is added, or multiplies as an exponent for A_log
+ * (tests/fixtures/train/README.md). */
 static const float *gate_value(struct turn *p, const char *name, const float *base, bool log)
 {
     const struct ref_param *d = find(p, name, "delta");
@@ -188,8 +188,7 @@ static double *linear(struct turn *p, const struct matrix *m, const double *x)
     struct ref_lora l = adapter(p, m->name, m->n_in, m->n_out, 1);
     double *y = rows(p, m->n_out);
     ref_linear_lora(m->w, m->n_in, m->n_out, &l, x, p->n_tok, y);
-    for (uint64_t i = 0; m->bias && i < (uint64_t)p->n_tok * m->n_out; i++)
-        y[i] += (double)m->bias[i % m->n_out];
+    ref_add_bias(m->bias, m->n_out, p->n_tok, y);
     return y;
 }
 static void linear_bwd(struct turn *p, const struct matrix *m, const double *x, const double *dy,
@@ -199,38 +198,27 @@ static void linear_bwd(struct turn *p, const struct matrix *m, const double *x, 
     ref_linear_bwd(m->w, m->n_in, m->n_out, &l, x, p->n_tok, dy, dx);
 }
 
-/* n_part columns of each of n_block blocks of a row: from rows of `block` columns a block to rows
- * of them alone, and back. */
-static double *part(struct turn *p, const double *x, uint64_t n_block, uint64_t block,
-                    uint64_t from, uint64_t n_part)
+/* Columns from .. from + n of rows [n_row, width], alone, in memory of the turn. */
+static double *part(struct turn *p, const double *x, uint64_t width, uint64_t from, uint64_t n,
+                    uint64_t n_row)
 {
-    double *y = rows(p, n_block * n_part);
-    for (uint64_t i = 0; i < p->n_tok * n_block; i++)
-        memcpy(y + i * n_part, x + i * block + from, n_part * sizeof *y);
+    double *y = take(p, n_row * n);
+    ref_put_columns(x, width, from, n, n_row, y);
     return y;
-}
-static void part_bwd(struct turn *p, const double *dy, uint64_t n_block, uint64_t block,
-                     uint64_t from, uint64_t n_part, double *dx)
-{
-    for (uint64_t i = 0; i < p->n_tok * n_block; i++)
-        memcpy(dx + i * block + from, dy + i * n_part, n_part * sizeof *dx);
 }
 
 /* ---- attention -------------------------------------------------------------------------- */
 
 static double *norm_rotate(struct turn *p, const float *norm, uint32_t n_head, const double *x)
 {
-    uint32_t hd = p->c->head_dim;
-    uint64_t row = (uint64_t)n_head * hd;
+    uint64_t row = (uint64_t)n_head * p->c->head_dim;
     double *y = rows(p, row);
+    struct ref_heads of = { norm, n_head, p->n_tok, 0 };
     memcpy(y, x, p->n_tok * row * sizeof *y);
-    if (norm)
-        ref_rmsnorm(x, norm, hd, p->n_tok * n_head, (double)p->c->eps, y);
-    for (uint32_t t = 0; p->l->n_rot && t < p->n_tok; t++)
-        ref_rope(p->l->rope_freq, p->l->n_rot, t, n_head, hd, y + t * row);
+    ref_norm_rotate(p->c, p->l, &of, y);
     return y;
 }
-/* dy is turned back in place. Gives the gradient of x. */
+/* Rotates dy back in place. Returns the gradient of x. */
 static double *norm_rotate_bwd(struct turn *p, const float *norm, uint32_t n_head, const double *x,
                                double *dy)
 {
@@ -251,6 +239,7 @@ static double *attention(struct turn *p, const double *x, const double *dy, doub
     const struct ref_layer *l = p->l;
     uint32_t hd = c->head_dim, nq = l->n_head * hd, nkv = l->n_kv_head * hd, dim = c->n_embd;
     bool gated = l->wq_gated != NULL;
+    uint64_t n_row = (uint64_t)p->n_tok * l->n_head;
     struct matrix wq = { "attn_q.weight", gated ? l->wq_gated : l->wq, l->q_bias, dim,
                          gated ? 2 * nq : nq };
     struct matrix wk = { "attn_k.weight", l->wk, l->k_bias, dim, nkv };
@@ -258,17 +247,14 @@ static double *attention(struct turn *p, const double *x, const double *dy, doub
     struct matrix wo = { "attn_output.weight", l->wo, l->o_bias, nq, dim };
     struct matrix wg = { "attn_gate.weight", l->head_gate, NULL, dim, l->n_head };
     double *qg = linear(p, &wq, x), *kx = linear(p, &wk, x), *o = rows(p, nq);
-    double *qx = gated ? part(p, qg, l->n_head, 2 * hd, 0, hd) : qg;
-    struct ref_attention a = { .n_tok = p->n_tok,
-                               .n_head = l->n_head,
-                               .n_kv_head = l->n_kv_head,
-                               .head_dim = hd,
-                               .q = norm_rotate(p, l->q_norm, l->n_head, qx),
-                               .k = norm_rotate(p, l->k_norm, l->n_kv_head, kx),
-                               .v = linear(p, &wv, x),
-                               .gate = gated ? part(p, qg, l->n_head, 2 * hd, hd, hd) : NULL,
-                               .window = l->window,
-                               .head_gate = l->head_gate ? linear(p, &wg, x) : NULL };
+    double *qx = gated ? part(p, qg, 2 * hd, 0, hd, n_row) : qg;
+    struct ref_attention a = ref_layer_attention(c, l);
+    a.n_tok = p->n_tok;
+    a.q = norm_rotate(p, l->q_norm, l->n_head, qx);
+    a.k = norm_rotate(p, l->k_norm, l->n_kv_head, kx);
+    a.v = linear(p, &wv, x);
+    a.gate = gated ? part(p, qg, 2 * hd, hd, hd, n_row) : NULL;
+    a.head_gate = l->head_gate ? linear(p, &wg, x) : NULL;
     ref_attention(&a, o);
     if (!dy)
         return linear(p, &wo, o);
@@ -283,8 +269,8 @@ static double *attention(struct turn *p, const double *x, const double *dy, doub
     ref_attention_bwd(&a, NULL, d_o, &g);
     double *dq = norm_rotate_bwd(p, l->q_norm, l->n_head, qx, g.dq);
     if (gated) {
-        part_bwd(p, dq, l->n_head, 2 * hd, 0, hd, dqg);
-        part_bwd(p, g.dgate, l->n_head, 2 * hd, hd, hd, dqg);
+        ref_add_columns(dq, 2 * hd, 0, hd, n_row, dqg);
+        ref_add_columns(g.dgate, 2 * hd, hd, hd, n_row, dqg);
     }
     linear_bwd(p, &wq, x, gated ? dqg : dq, dx);
     linear_bwd(p, &wk, x, norm_rotate_bwd(p, l->k_norm, l->n_kv_head, kx, g.dk), dx);
@@ -298,24 +284,21 @@ static double *attention(struct turn *p, const double *x, const double *dy, doub
 
 static struct ref_conv convolution(struct turn *p, const double *x)
 {
-    uint32_t n_ch = ref_conv_width(p->c);
-    return (struct ref_conv){ .n_tok = p->n_tok,
-                              .n_ch = n_ch,
-                              .conv_k = p->c->conv_k,
-                              .w = p->l->conv,
-                              .x = x,
-                              .window = take(p, (uint64_t)(p->c->conv_k - 1) * n_ch),
-                              .bias = p->l->conv_bias };
+    struct ref_conv conv = ref_layer_conv(p->c, p->l);
+    conv.n_tok = p->n_tok;
+    conv.x = x;
+    conv.window = take(p, (uint64_t)(conv.conv_k - 1) * conv.n_ch);
+    return conv;
 }
-/* The forward leaves its window behind; the backward wants the one before: zero. */
+/* The forward has changed its window; the backward needs the one before, which is zero. */
 static void convolution_bwd(struct turn *p, const double *x, const double *dy, double *dx)
 {
     struct ref_conv c = convolution(p, x);
     ref_conv_silu_bwd(&c, NULL, dy, dx, NULL);
 }
 
-/* b and a come from two matrices, or from ssm_ba: per K head r rows of b, then r of a ("DeltaNet
- * tensors"). Its adapter's B is then dealt out the same way; A serves both. */
+/* b and a come from two matrices, or from ssm_ba, which has for each K head r rows of b, then r of
+ * a ("DeltaNet tensors"). The B of its adapter is split in the same way; both share A. */
 struct gates_in {
     struct matrix w[2]; /* b, a */
     struct ref_lora lora[2], fused;
@@ -384,17 +367,14 @@ static double *delta(struct turn *p, const double *x, const double *dy, double *
     double *qkv = linear(p, &wqkv, x), *z = linear(p, &wz, x), *u = rows(p, width);
     double *o = rows(p, inner), *y = rows(p, inner);
     struct ref_conv conv = convolution(p, qkv);
-    struct ref_delta d = { .n_tok = p->n_tok,
-                           .n_k_head = c->n_group,
-                           .n_v_head = nh,
-                           .d_state = c->d_state,
-                           .tiled = c->tiled,
-                           .qkv = u,
-                           .b = gates_linear(p, &in, 0, x),
-                           .a = gates_linear(p, &in, 1, x),
-                           .ssm_a = gate_value(p, "ssm_a", l->ssm_a, true),
-                           .dt_bias = gate_value(p, "ssm_dt.bias", l->dt_bias, false),
-                           .state = take(p, (uint64_t)inner * c->d_state) };
+    struct ref_delta d = ref_layer_delta(c, l);
+    d.n_tok = p->n_tok;
+    d.qkv = u;
+    d.b = gates_linear(p, &in, 0, x);
+    d.a = gates_linear(p, &in, 1, x);
+    d.ssm_a = gate_value(p, "ssm_a", l->ssm_a, true);
+    d.dt_bias = gate_value(p, "ssm_dt.bias", l->dt_bias, false);
+    d.state = take(p, (uint64_t)inner * c->d_state);
     ref_conv_silu(&conv, u);
     ref_delta(&d, o);
     memcpy(y, o, (uint64_t)p->n_tok * inner * sizeof *y);
@@ -433,20 +413,18 @@ static double *mamba(struct turn *p, const double *x, const double *dy, double *
     uint32_t nh = c->n_ssm_head, group = inner / c->n_group;
     struct matrix win = { "ssm_in.weight", l->ssm_in, l->in_bias, c->n_embd, all };
     struct matrix wo = { "ssm_out.weight", l->ssm_out, l->out_bias, inner, c->n_embd };
-    double *in = linear(p, &win, x), *z = part(p, in, 1, all, 0, inner), *u = rows(p, width);
-    double *xbc = part(p, in, 1, all, inner, width), *o = rows(p, inner), *y = rows(p, inner);
+    double *in = linear(p, &win, x), *z = part(p, in, all, 0, inner, p->n_tok), *u = rows(p, width);
+    double *xbc = part(p, in, all, inner, width, p->n_tok), *o = rows(p, inner),
+           *y = rows(p, inner);
     struct ref_conv conv = convolution(p, xbc);
-    struct ref_mamba m = { .n_tok = p->n_tok,
-                           .n_head = nh,
-                           .head_dim = c->ssm_dim,
-                           .n_group = c->n_group,
-                           .d_state = c->d_state,
-                           .xbc = u,
-                           .dt = part(p, in, 1, all, inner + width, nh),
-                           .ssm_a = gate_value(p, "ssm_a", l->ssm_a, true),
-                           .dt_bias = gate_value(p, "ssm_dt.bias", l->dt_bias, false),
-                           .d = gate_value(p, "ssm_d", l->ssm_d, false),
-                           .state = take(p, (uint64_t)inner * c->d_state) };
+    struct ref_mamba m = ref_layer_mamba(c, l);
+    m.n_tok = p->n_tok;
+    m.xbc = u;
+    m.dt = part(p, in, all, inner + width, nh, p->n_tok);
+    m.ssm_a = gate_value(p, "ssm_a", l->ssm_a, true);
+    m.dt_bias = gate_value(p, "ssm_dt.bias", l->dt_bias, false);
+    m.d = gate_value(p, "ssm_d", l->ssm_d, false);
+    m.state = take(p, (uint64_t)inner * c->d_state);
     ref_conv_silu(&conv, u);
     ref_mamba(&m, o);
     memcpy(y, o, (uint64_t)p->n_tok * inner * sizeof *y);
@@ -470,9 +448,9 @@ static double *mamba(struct turn *p, const double *x, const double *dy, double *
     else
         ref_mamba_bwd(&m, NULL, d_o, &g);
     convolution_bwd(p, xbc, g.dxbc, dxbc);
-    part_bwd(p, dz, 1, all, 0, inner, din);
-    part_bwd(p, dxbc, 1, all, inner, width, din);
-    part_bwd(p, g.ddt, 1, all, inner + width, nh, din);
+    ref_add_columns(dz, all, 0, inner, p->n_tok, din);
+    ref_add_columns(dxbc, all, inner, width, p->n_tok, din);
+    ref_add_columns(g.ddt, all, inner + width, nh, p->n_tok, din);
     linear_bwd(p, &win, x, din, dx);
     return NULL;
 }
@@ -483,14 +461,7 @@ static double *dense(struct turn *p, const double *x, const double *dy, double *
 {
     const struct ref_layer *l = p->l;
     uint32_t dim = p->c->n_embd, n_ff = l->n_ff;
-    struct ref_ffn f = { .n_embd = dim,
-                         .n_ff = n_ff,
-                         .gate = l->gate,
-                         .up = l->up,
-                         .down = l->down,
-                         .limit = (double)l->shared_limit,
-                         .up_bias = l->up_bias,
-                         .down_bias = l->down_bias };
+    struct ref_ffn f = ref_layer_ffn(p->c, l);
     struct ref_ffn_lora lora = { adapter(p, "ffn_gate.weight", dim, n_ff, 1),
                                  adapter(p, "ffn_up.weight", dim, n_ff, 1),
                                  adapter(p, "ffn_down.weight", n_ff, dim, 1) };
@@ -507,30 +478,7 @@ static double *moe(struct turn *p, const double *x, const double *dy, double *dx
     const struct ref_config *c = p->c;
     const struct ref_layer *l = p->l;
     uint32_t dim = c->n_embd, in = ref_expert_in(c), n_ff = l->n_ff_expert, ns = c->n_ff_shared;
-    struct ref_moe m = { .n_embd = dim,
-                         .n_expert = c->n_expert,
-                         .n_used = l->n_used,
-                         .n_ff = n_ff,
-                         .n_ff_shared = ns,
-                         .router = l->router,
-                         .gate = l->gate_exps,
-                         .up = l->up_exps,
-                         .down = l->down_exps,
-                         .shared_router = l->shared_router,
-                         .shared_gate = l->shared_gate,
-                         .shared_up = l->shared_up,
-                         .shared_down = l->shared_down,
-                         .limit = (double)l->limit,
-                         .shared_limit = (double)l->shared_limit,
-                         .n_latent = c->n_latent,
-                         .latent_down = l->latent_down,
-                         .latent_up = l->latent_up,
-                         .sigmoid = c->sigmoid,
-                         .router_bias = l->router_bias,
-                         .n_group = c->router_group,
-                         .n_group_used = c->router_group_used,
-                         .norm = c->norm,
-                         .scale = (double)c->scale };
+    struct ref_moe m = ref_layer_moe(c, l);
     struct ref_moe_lora lora = {
         .experts = { adapter(p, "ffn_gate_exps.weight", in, n_ff, c->n_expert),
                      adapter(p, "ffn_up_exps.weight", in, n_ff, c->n_expert),
@@ -559,7 +507,7 @@ static part_fn *const mixers[] = {
 };
 static part_fn *const ffns[] = { [FFN_DENSE] = dense, [FFN_MOE] = moe };
 
-/* h + f(rmsnorm(h)) for a part that the layer has, else h: in fresh memory of the turn. */
+/* h + f(rmsnorm(h)), or h where the layer has no such part (f NULL), in memory of the turn. */
 static double *residual(struct turn *p, part_fn *f, const float *norm, const double *h)
 {
     uint32_t dim = p->c->n_embd;
@@ -575,7 +523,7 @@ static double *residual(struct turn *p, part_fn *f, const float *norm, const dou
     return out;
 }
 
-/* dh: of the sum; left as that of h. */
+/* dh is the gradient of the sum, and becomes that of h. */
 static void residual_bwd(struct turn *p, part_fn *f, const float *norm, const double *h, double *dh)
 {
     uint32_t dim = p->c->n_embd;
@@ -594,7 +542,7 @@ static struct turn turn(const struct ref_tune *t, uint32_t i_layer, uint32_t n_t
     };
 }
 
-/* h [n_layer + 1, n_tok, n_embd]: the embeddings are there, the residuals come. */
+/* h [n_layer + 1, n_tok, n_embd]: the embeddings are there, the residuals are computed. */
 static void forward(const struct ref_tune *t, uint32_t n_tok, double *h)
 {
     uint64_t n = (uint64_t)n_tok * t->m->c.n_embd;
@@ -619,19 +567,9 @@ static void backward(const struct ref_tune *t, uint32_t n_tok, const double *h, 
     }
 }
 
-static void embed(const struct ref_tune *t, const int32_t *ids, uint32_t n_tok, double *h)
-{
-    uint64_t dim = t->m->c.n_embd;
-    for (uint64_t i = 0; i < n_tok; i++) {
-        HLM_ASSERT(ids[i] >= 0 && (uint32_t)ids[i] < t->m->c.n_vocab);
-        for (uint64_t k = 0; k < dim; k++)
-            h[i * dim + k] = (double)t->m->token_embd[(uint64_t)ids[i] * dim + k];
-    }
-}
-
-/* From rows before the norm to the sum of nll over the rows whose target, the token `ahead` behind,
- * counts; nll by that token's index. x: room for the normed rows, left there. dx, or NULL: their
- * gradient times weight, added. */
+/* From rows before the norm to the sum of nll over the rows whose target counts: the token `ahead`
+ * places later. nll is indexed by that token. x is room for the normed rows, which stay there. dx,
+ * or NULL: their gradient times weight is added. */
 static double head_loss(struct turn *p, const float *norm, const struct matrix *output,
                         const double *h, const int32_t *ids, const uint8_t *mask, uint32_t ahead,
                         double weight, double *nll, double *x, double *dx)
@@ -652,9 +590,9 @@ static double head_loss(struct turn *p, const float *norm, const struct matrix *
 
 /* ---- MTP -------------------------------------------------------------------------------- */
 
-/* Depth k at slots 0 .. n_tok - 3 - k of a document: of token t + k + 1 and x_t, for target
- * t + k + 2 ("Draft blocks", "Draft loss"). x: rows of the trunk or of the depth before, after the
- * norm of who made them or, raw, before; dx is where their gradient goes. */
+/* Depth k at slots 0 .. n_tok - 3 - k of a document: from token t + k + 1 and x_t it predicts token
+ * t + k + 2 ("Draft blocks", "Draft loss"). x: rows of the trunk or of the depth before, after
+ * their closing norm or, raw, before it. Their gradient goes to dx. */
 struct depth {
     struct turn p;
     const struct ref_mtp *mtp;
@@ -682,17 +620,17 @@ static void depth_forward(struct depth *d, const struct ref_tune *t, const int32
     d->dout = rows(p, dim);
     d->v = rows(p, dim);
     d->dv = rows(p, dim);
-    embed(t, ids + k + 1, p->n_tok, e);
+    ref_embed(m, ids + k + 1, p->n_tok, e);
     ref_rmsnorm(e, d->mtp->enorm, dim, p->n_tok, eps, e);
     ref_rmsnorm(x, d->mtp->hnorm, dim, p->n_tok, eps, hn);
-    part_bwd(p, e, 1, 2 * dim, 0, dim, d->cat);
-    part_bwd(p, hn, 1, 2 * dim, dim, dim, d->cat);
+    ref_add_columns(e, 2 * dim, 0, dim, p->n_tok, d->cat);
+    ref_add_columns(hn, 2 * dim, dim, dim, p->n_tok, d->cat);
     d->u = linear(p, &d->proj, d->cat);
     d->mid = residual(p, mixers[p->l->mixer], p->l->attn_norm, d->u);
     d->out = residual(p, ffns[p->l->ffn], p->l->ffn_norm, d->mid);
 }
 
-/* What the depth behind has added to dout or dv is there. */
+/* The next depth has already added to dout or dv. */
 static void depth_backward(struct depth *d)
 {
     struct turn *p = &d->p;
@@ -704,10 +642,11 @@ static void depth_backward(struct depth *d)
     residual_bwd(p, mixers[p->l->mixer], p->l->attn_norm, d->u, d->dout);
     linear_bwd(p, &d->proj, d->cat, d->dout, dcat);
     ref_rmsnorm_bwd(d->x, d->mtp->hnorm, dim, p->n_tok, (double)p->c->eps,
-                    part(p, dcat, 1, 2 * dim, dim, dim), d->dx);
+                    part(p, dcat, 2 * dim, dim, dim, p->n_tok), d->dx);
 }
 
-/* The mean of the depths' losses; a document of n tokens has room for n - 2 of them. Adds to dx. */
+/* The mean of the losses of the depths; a document of n tokens has room for n - 2 depths. Adds to
+ * dx. */
 static double mtp_loss(const struct ref_tune *t, const int32_t *ids, const uint8_t *mask,
                        uint32_t n_tok, double weight, double *nll, const double *x, double *dx)
 {
@@ -745,7 +684,7 @@ struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, 
     double *dx = take(&p, n), *dh = take(&p, n);
     struct matrix output = { "output.weight", t->m->output, NULL, c->n_embd, c->n_vocab };
 
-    embed(t, ids, n_tok, h);
+    ref_embed(t->m, ids, n_tok, h);
     if (nll)
         memset(nll, 0, n_tok * sizeof *nll);
     if (nll_mtp)
@@ -769,7 +708,7 @@ struct ref_sums ref_tune_document(const struct ref_tune *t, const int32_t *ids, 
 
 /* ---- the update ------------------------------------------------------------------------- */
 
-/* As PyTorch's AdamW after clip_grad_norm_ (tests/fixtures/train/README.md). */
+/* AdamW after clip_grad_norm_, as in PyTorch (tests/fixtures/train/README.md). */
 double ref_tune_update(struct ref_tune *t, const struct ref_adamw *o, uint32_t step)
 {
     double norm = 0, clip = 1;
