@@ -27,11 +27,10 @@ struct gpu_caps {
     uint32_t max_shared;  /* bytes of workgroup memory */
     uint32_t max_invocations; /* the most in a workgroup */
     uint32_t subgroup;        /* lanes of a subgroup */
-    bool subgroup_arith;      /* compute shaders can use subgroupAdd, subgroupShuffle and the like;
-                                 required */
+    bool subgroup_arith;      /* compute shaders have subgroup arithmetic and shuffles; required */
     bool unified;             /* the host can see all device memory: no staging copies are needed */
     bool loop_budget; /* the driver silently ends the loops of an invocation after 65535 rounds in
-                         all (Mesa's llvmpipe before 23): stay below 60000 */
+                         total (Mesa's llvmpipe before 23): stay below 60000 */
     /* features that the device has; shown by --list-devices */
     bool f16, bf16_store, int_dot, coopmat, timeline, memory_budget;
     /* The size of f16 matrices, [m][k] by [k][n], that a subgroup of `subgroup` lanes multiplies
@@ -48,17 +47,17 @@ struct gpu_params {
     bool validate;     /* turns on the validation layer with core and synchronization checks; each
                           message is logged as an error and counted */
     bool profile;      /* takes the time of every dispatch */
-    uint64_t memory;   /* the most bytes of device memory for all arenas together; 0: what is free,
-                          minus a twentieth that is left for other programs and the driver */
-    bool test_staging; /* for tests: as if the device were not unified */
+    uint64_t memory;   /* the most bytes of device memory for all arenas together; 0: 95 % of what
+                          is free, so that other programs and the driver have the rest */
+    bool test_staging; /* for tests: treats the device as not unified */
     uint64_t test_max_alloc; /* for tests: a smaller caps.max_alloc */
     uint64_t test_max_range; /* for tests: a smaller caps.max_range */
 };
 
 struct gpu;
 
-/* NULL with a reason: there is no Vulkan loader, no device (the reason names packages that provide
- * one), or none that matches. */
+/* NULL with a reason: there is no Vulkan loader, no device that matches, or no device at all (the
+ * reason then names packages with drivers). */
 struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err);
 void gpu_close(struct gpu *g); /* takes NULL; waits until the device has finished */
 const struct gpu_caps *gpu_caps(const struct gpu *g);
@@ -71,31 +70,31 @@ bool gpu_ok(const struct gpu *g, struct hlm_err *err);
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* MEM_HOST: mapped and coherent, for small data that both the host and the device use. */
+/* MEM_HOST is mapped and coherent, for small data that both the host and the device use. */
 enum gpu_mem { MEM_DEVICE, MEM_HOST };
 
-/* An arena starts empty. arena_take hands out ranges, arena_commit allocates exactly what was
- * taken, and only then can the arena be used. Where the driver limits the size of a buffer, an
- * arena consists of several; no range crosses from one to the next. The sizes of uncommitted arenas
- * are what --plan prints. */
+/* An arena begins empty. arena_take returns ranges, then arena_commit allocates exactly what was
+ * taken; before that the arena cannot be used. Where the driver limits the size of a buffer, an
+ * arena consists of several; no range crosses from one to the next. */
 struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
                            struct hlm_err *err);
 /* Returns the range's offset in bytes from the arena's start, a multiple of align. align is at
- * least 16; 0 stands for the device's alignment of bindings. */
+ * least 16; 0 means the device's alignment of bindings. */
 uint64_t arena_take(struct arena *a, uint64_t bytes, uint64_t align);
-/* Takes all that `like` has taken, so that every offset in `like` has as much room here. */
+/* Takes as much as `like` has taken, so that every offset in `like` is also valid here. */
 void arena_take_like(struct arena *a, const struct arena *like);
 /* Its rows follow each other without gaps. */
 tensor arena_tensor(struct arena *a, enum dtype dtype, uint32_t n, uint32_t n_row);
-/* Contents are zero. The reason of a failure says how much was asked for and how much is free. */
+/* Allocates what was taken, filled with zeros. The reason of a failure says how much was asked for
+ * and how much is free. */
 bool arena_commit(struct arena *a, struct hlm_err *err);
 /* Takes NULL; waits until the device has finished the arena's last use. */
 void arena_destroy(struct arena *a);
 uint64_t arena_bytes(const struct arena *a); /* what has been taken so far */
-/* What that takes of memory: the driver rounds sizes up. Nothing is allocated to find out. */
+/* The memory that this needs, with the driver's rounding. Nothing is allocated to find out. */
 uint64_t arena_cost(const struct arena *a);
 const char *arena_purpose(const struct arena *a);
-/* MEM_HOST only; valid until the arena is destroyed. */
+/* The mapped bytes of a MEM_HOST arena; valid until the arena is destroyed. */
 void *arena_map(struct arena *a, uint64_t offset);
 
 /* The plan: what all arenas of the gpu cost, committed or not, by purpose, in the order in which
@@ -115,17 +114,17 @@ uint64_t gpu_budget(const struct gpu *g); /* params.memory, or what was chosen f
 /* A dry run: the code that creates an object also finds out what the object would cost. While a gpu
  * is dry nothing is allocated, written or run. arena_commit checks only that buffers can be as
  * large as the ranges that were taken, and leaves the arena uncommitted. cmd_dispatch checks its
- * arguments and adds nothing to the list; cmd_copy and cmd_fill do nothing. cmd_end reports only
- * whether recording went well, and leaves the cmd unfinished, so that cmd_submit fails. gpu_write
- * does nothing. What was taken from arenas counts in arena_cost and gpu_plan as always. gpu_dry
- * returns what was set before; the caller restores it. */
+ * arguments and adds nothing to the list; cmd_copy, cmd_fill and gpu_write do nothing. cmd_end only
+ * reports whether recording succeeded, and leaves the cmd unfinished, so that cmd_submit fails.
+ * arena_cost and gpu_plan count what was taken from arenas as always. gpu_dry returns the previous
+ * setting, which the caller restores. */
 bool gpu_dry(struct gpu *g, bool dry);
 bool gpu_is_dry(const struct gpu *g);
 
-/* Faults for tests, over all gpus of this process, each of which happens once. After gpu_test_fail
+/* Faults for tests, counted over all gpus of this process. Each happens once. After gpu_test_fail
  * the n-th request to a driver from now is refused for lack of memory; after gpu_test_lose the n-th
- * submission or wait from now finds the device lost. 1: the next one, 0: none. They return how many
- * requests the fault that was set before still had to go, 0 if it has happened. */
+ * submission or wait from now finds the device lost. 1: the next one, 0: none. The result is the
+ * number of requests that were left before the previous fault, 0 if it has happened. */
 uint64_t gpu_test_fail(uint64_t n);
 uint64_t gpu_test_lose(uint64_t n);
 void gpu_test_staging(bool on); /* gpus that are opened from now on have params.test_staging */
@@ -138,8 +137,8 @@ void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t byte
                 struct hlm_err *err);
 bool gpu_stage_end(struct gpu *g, struct hlm_err *err);
 
-/* Small transfers that wait for their end, ordered after everything that was submitted before.
- * offset counts bytes from the tensor's start. */
+/* Small transfers. They run after everything that was submitted before, and return when they are
+ * done. offset counts bytes from the tensor's start. */
 bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint64_t bytes,
                struct hlm_err *err);
 bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t bytes,
@@ -200,32 +199,32 @@ struct tape *cmd_tape(const struct cmd *c);
  * from it; the tensor stays until that block scratch begins anew. Every block of a model begins
  * with cmd_begin_block, which changes to the other block scratch and empties it: the block finds
  * its input in the block scratch of the block before and leaves its output in its own.
- * cmd_restart_block empties the one in use, for a block whose input and output stand elsewhere. */
+ * cmd_restart_block empties the one in use, for a block whose input and output lie elsewhere. */
 tensor cmd_scratch(struct cmd *c, enum dtype dtype, uint32_t n, uint32_t n_row);
 void cmd_begin_block(struct cmd *c);
 void cmd_restart_block(struct cmd *c);
 
-/* Whether products recorded from here on may take f16 operands. At first they may not. Sums are f32
- * in any case. */
+/* Sets whether products recorded from now on may take f16 operands; the default is false. Sums are
+ * f32 in any case. */
 void cmd_set_f16(struct cmd *c, bool on);
 bool cmd_f16(const struct cmd *c);
 
 /* Appends a dispatch. The uses are the bindings of set 0, in order; there must be as many as the
- * kernel has. What is bound are the tensor's rows from its offset; tensor.col is not applied,
- * kernels get it as a number. A dispatch of zero workgroups is dropped. After the first failure,
- * and on a lost device, recording calls do nothing. The cmd fails if spec sets a constant that the
- * shader does not have, or lacks a size that the shader needs. */
+ * kernel has. A binding covers the tensor's rows from its offset; kernels get tensor.col as a
+ * number. A dispatch of zero workgroups is dropped. After the first failure, and on a lost device,
+ * recording calls do nothing. The cmd fails if spec sets a constant that the shader does not have,
+ * or lacks a size that the shader needs. */
 void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec spec,
                   const void *push, size_t n_push, const struct use *use, uint32_t n_use);
 /* Both start at the tensors' offsets; sizes are multiples of 4 bytes. */
 void cmd_copy(struct cmd *c, tensor dst, tensor src, uint64_t bytes);
 void cmd_fill(struct cmd *c, tensor dst, uint64_t bytes, uint32_t word);
-/* The floating-point operations of the next dispatch, from which a cmd is cut into submissions of
- * bounded time. */
+/* Declares the floating-point operations of the next dispatch. They show where a cmd must be cut,
+ * so that no submission runs too long. */
 void cmd_work(struct cmd *c, double flop);
 /* The first failure of a recording sticks to c. cmd_fail() is for what the device cannot do
- * (HLM_ERR_UNSUPPORTED), the other says another kind: HLM_ERR_WONT_FIT where fewer tokens would do.
- */
+ * (HLM_ERR_UNSUPPORTED). cmd_fail_as() takes the kind: HLM_ERR_WONT_FIT where fewer tokens would
+ * fit. */
 void cmd_fail(struct cmd *c, const char *fmt, ...) HLM_PRINTF(2, 3);
 void cmd_fail_as(struct cmd *c, enum hlm_error kind, const char *fmt, ...) HLM_PRINTF(3, 4);
 /* True when recording has failed or the device is lost: from then on scratch tensors are empty, and
@@ -233,10 +232,10 @@ void cmd_fail_as(struct cmd *c, enum hlm_error kind, const char *fmt, ...) HLM_P
 bool cmd_failed(const struct cmd *c);
 
 bool cmd_check(const struct cmd *c,
-               struct hlm_err *err); /* true if recording has gone well so far */
+               struct hlm_err *err); /* true if recording has succeeded so far */
 
 /* Ends recording: creates missing pipelines (on several threads), writes descriptor sets, records
- * command buffers. The scratch arena must be committed before. */
+ * command buffers. The scratch arena must be committed. */
 bool cmd_end(struct cmd *c, struct hlm_err *err);
 /* Runs the whole list after everything that was submitted before, in one queue submission, or in
  * several if it might take longer than a watchdog allows. Does not wait. */
@@ -244,8 +243,7 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err);
 bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything that was submitted has run */
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
-/* The constants, bit `id` each (spec.def), that some dispatch of the kernel gives; 0: there is
- * none. */
+/* The constants that any dispatch of the kernel sets, as bits `id` of spec.def. */
 uint64_t cmd_constants(const struct cmd *c, enum kernel k);
 uint32_t cmd_n_barrier(const struct cmd *c);
 

@@ -1,16 +1,16 @@
 /* gpu_cmd: records a list of dispatches, finds its hazards, turns it into command buffers, and runs
  * them.
  *
- * Recording only fills a list. Vulkan is not called before cmd_end, so a list can be made, and the
- * scratch that it needs be measured, before memory is committed. A use conflicts with an earlier
- * use since the last barrier if their bytes overlap and one of them writes. Then one global barrier
- * is put before the entry (drivers flush the same for a global barrier as for one per buffer).
+ * Recording only fills a list. Vulkan is not called before cmd_end, so that the scratch memory of a
+ * list can be measured before it is committed. A use conflicts with an earlier use since the last
+ * barrier if their bytes overlap and one of them writes. The entry then gets one global barrier
+ * (drivers flush the same for a global barrier as for one per buffer).
  *
  * The list is cut into stretches, each with a command buffer, that are short enough for a watchdog.
  * Stretches are joined into as few submissions as the measured speed allows. The expected time of a
  * stretch is the work that ops declare (cmd_work) divided by that speed, and is compared with
- * LIMIT_S. The speed is a guess until gpu_prof.c has timed a cmd of some size, and then half of the
- * slowest measured. A single dispatch is never cut; the size of the batch bounds it.
+ * LIMIT_S. The speed is a guess until gpu_prof.c has timed a cmd of some size. Then it is 1/2 of
+ * the slowest speed measured. A single dispatch is never cut; the size of the batch bounds it.
  *
  * A cmd begins with a full barrier and ends with one for the host, so whole cmds follow each other
  * like statements. Command buffers are kept and submitted again unchanged. */
@@ -107,7 +107,7 @@ static bool recording(const struct cmd *c)
     return !cmd_failed(c);
 }
 
-/* Room for n more in one of the cmd's lists, which has `have` entries. A failure sticks to the cmd.
+/* Makes room for n more entries in a list of the cmd that has `have`. A failure sticks to the cmd.
  */
 static bool grow(struct cmd *c, void *list, uint32_t have, uint32_t n, uint64_t *cap, size_t size)
 {
@@ -146,9 +146,9 @@ void cmd_work(struct cmd *c, double flop) { c->pending_flop = flop; }
 
 /* ---- hazards --------------------------------------------------------------------------------- */
 
-/* Two writes to the same rows that have no column in common, as those of the matrices of a joint
- * projection. A read beside a write does get a barrier: the validation layer checks whole bindings,
- * and little could be gained. */
+/* True for two writes to different columns of the same rows, such as the matrices of a joint
+ * projection make. A read and a write of different columns do get a barrier: the validation layer
+ * checks whole bindings, and little could be gained. */
 static bool columns_apart(const struct cmd_range *a, const struct cmd_range *b)
 {
     return a->write && b->write && a->offset == b->offset && a->stride == b->stride &&
@@ -161,8 +161,7 @@ static bool conflict(const struct cmd_range *a, const struct cmd_range *b)
            b->offset < a->offset + a->bytes && !columns_apart(a, b);
 }
 
-/* Adds the arena to the list of all that the cmd uses, which get the value of each submission as
- * their last use. */
+/* Adds the arena to the list of arenas that the cmd uses. Each submission marks them as used. */
 static bool note_arena(struct cmd *c, struct arena *a)
 {
     for (uint32_t i = 0; i < c->n_arena; i++)
@@ -238,15 +237,15 @@ static bool constants_fit(struct cmd *c, enum kernel k, const struct spec *spec)
     uint64_t lacking = s->sizes & ~given;
     for (uint32_t id = 0; s->words && (strange || lacking) && id < N_CONSTANT; id++)
         if (strange >> id & 1)
-            cmd_fail(c, "%s is given the constant %s, which its shader does not have",
+            cmd_fail(c, "%s gets the constant %s, which its shader does not have",
                      kernel_table[k].name, name[id]);
         else if (lacking >> id & 1)
-            cmd_fail(c, "%s is not given the constant %s, which its shader needs",
+            cmd_fail(c, "%s does not get the constant %s, which its shader needs",
                      kernel_table[k].name, name[id]);
     return !c->err.kind;
 }
 
-/* Refuses what the device cannot run; mistakes of our own are asserted. */
+/* Refuses what the device cannot run. Mistakes of the engine are asserted. */
 static bool dispatch_fits(struct cmd *c, enum kernel k, struct grid grid, const struct spec *spec,
                           const struct use *use, uint32_t n_use)
 {
@@ -286,8 +285,8 @@ void cmd_dispatch(struct cmd *c, enum kernel k, struct grid grid, struct spec sp
     if (!dispatch_fits(c, k, grid, &spec, use, n_use) ||
         !grow(c, &c->push, c->n_push, (uint32_t)n_push, &c->cap_push, 1))
         return;
-    /* Only on a CPU device is such a workgroup surely one subgroup: other drivers may use subgroups
-     * that are smaller than they report. */
+    /* Only a CPU device is sure to make one subgroup of such a workgroup: other drivers may use
+     * subgroups that are smaller than they report. */
     spec.one_subgroup = c->g->caps.kind == GPU_CPU && spec.wg <= c->g->caps.subgroup;
     struct cmd_entry e = { .op = OP_DISPATCH, .k = k, .grid = grid };
     for (uint32_t i = 0; i < n_use; i++)
@@ -363,7 +362,7 @@ static void barrier_between(const struct cmd *c, VkCommandBuffer cb)
                 VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
 }
 
-/* One pool with a set for each dispatch, written once. */
+/* Makes one pool with a set for each dispatch. Sets are written once. */
 static bool sets_make(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
@@ -662,11 +661,10 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err)
     if (c->err.kind)
         return fail_from(err, &c->err, "");
     if (c->g->dry)
-        return fail_as(err, HLM_ERR_STATE, "%s: this is a dry run, nothing can be computed",
-                       c->name);
+        return fail_as(err, HLM_ERR_STATE, "%s: nothing can be computed in a dry run", c->name);
     HLM_ASSERT(c->ended);
-    /* The next run overwrites the time stamps. When profiling, every run is waited for; otherwise
-     * it is enough to collect the times of runs that happen to be done. */
+    /* The next run overwrites the time stamps. Profiling waits for every run; otherwise the times
+     * of runs that happen to be done are enough. */
     if (c->g->profile && !gpu_wait_for(c->g, c->last_use, err))
         return false;
     prof_collect(c);

@@ -57,7 +57,7 @@ static struct slot *slot_next(struct gpu *g, struct hlm_err *err)
 
 static bool slot_begin(struct gpu *g, struct slot *s, struct hlm_err *err)
 {
-    VKTRY(vkResetCommandBuffer(s->cb, 0)); /* an earlier recording may have stopped half-way */
+    VKTRY(vkResetCommandBuffer(s->cb, 0)); /* an earlier recording may have failed part-way */
     VKTRY(vkBeginCommandBuffer(s->cb, &(VkCommandBufferBeginInfo){
                                           .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                           .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT,
@@ -109,7 +109,7 @@ static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t o
 
 uint64_t gpu_stage_max(const struct gpu *g) { return min_u64(SLOT_BYTES, g->caps.max_alloc); }
 
-/* Submits the copy of what the caller of gpu_stage has filled. */
+/* Submits the copy of the bytes that the caller of gpu_stage has written. */
 static bool stage_flush(struct gpu *g, struct hlm_err *err)
 {
     struct slot *s = g->staged.slot;
@@ -195,8 +195,8 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
     return true;
 }
 
-/* The host clears the small arenas that it shares with the device; the device clears its own
- * faster. */
+/* The host clears the small arenas that it shares with the device. The rest is faster to clear on
+ * the device. */
 bool copy_zero(struct gpu *g, struct arena *a, struct hlm_err *err)
 {
     struct slot *s = NULL;

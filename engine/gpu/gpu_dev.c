@@ -1,9 +1,9 @@
 /* gpu_dev: the instance, the choice of the device, its features as struct gpu_caps, opening and
  * closing.
  *
- * A device must have Vulkan 1.2 with a compute queue and 16-bit storage; everything else is a
- * capability. Only features that a kernel may use are switched on. The feature struct is not simply
- * copied from the device's, which may have robustBufferAccess: that costs up to 40 % on some
+ * A device must have Vulkan 1.2, a compute queue, 16-bit storage, and subgroup arithmetic;
+ * everything else is a capability. Only features that a kernel may use are switched on: copying the
+ * device's feature struct would switch on robustBufferAccess, which costs up to 40 % on some
  * drivers. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
@@ -16,7 +16,7 @@
 
 #define VALIDATION_LAYER "VK_LAYER_KHRONOS_validation"
 
-/* The headers of Debian 12 end at 1.3.239. Newer features are declared here as in the registry. */
+/* The headers of Debian 12 end at 1.3.239. Newer features are declared here, as in the registry. */
 #ifndef VK_KHR_cooperative_matrix
 #define VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR                          \
     ((VkStructureType)1000506000)
@@ -50,8 +50,8 @@ typedef struct {
 } VkPhysicalDeviceShaderBfloat16FeaturesKHR;
 #endif
 
-/* What is known of a device before it is opened. Must not be copied, as the feature structs point
- * to each other. */
+/* What is known of a device before it is opened. It must not be copied, because the feature structs
+ * point to each other. */
 struct probe {
     VkPhysicalDevice phys;
     struct gpu_caps caps;
@@ -93,19 +93,18 @@ static const char *result_text(VkResult r)
     }
 }
 
-/* The submission that was running: the first one whose value the timeline has not reached. The
- * timeline of a lost device is not reliable; if it shows a value past the last submission, nothing
- * can be said. */
+/* Names the submission that was running: the first one whose value the timeline has not reached.
+ * The timeline of a lost device is unreliable: a value past the last submission shows nothing. */
 static const char *running(struct gpu *g)
 {
     uint64_t done = g->done, now;
     if (vkGetSemaphoreCounterValue(g->dev, g->timeline, &now) == VK_SUCCESS && now < g->submitted)
         done = now;
     const struct flight *f = &g->flight[(done + 1) % N_FLIGHT];
-    return f->value == done + 1 ? f->what : "nothing that hlm knows of";
+    return f->value == done + 1 ? f->what : "an unknown submission";
 }
 
-/* What a call's result is to the caller: want of memory, or a driver that hlm cannot use. */
+/* The kind of error of a call's result: no memory, or a driver that hlm cannot use. */
 static enum hlm_error result_kind(VkResult r)
 {
     return r == VK_ERROR_OUT_OF_HOST_MEMORY || r == VK_ERROR_OUT_OF_DEVICE_MEMORY ||
@@ -123,10 +122,10 @@ bool gpu_refused(struct gpu *g, VkResult r, const char *call, struct hlm_err *er
                        result_text(r), (int)r);
     if (!g->lost) {
         g->lost = true;
-        fail_as(&g->lost_err, HLM_ERR_DEVICE_LOST, "%s was lost (%.*s) while it ran %s",
+        fail_as(&g->lost_err, HLM_ERR_DEVICE_LOST, "%s was lost (%.*s) while running %s",
                 g->caps.name, n, call, g->timeline ? running(g) : "nothing");
         log_msg(HLM_LOG_DEBUG, "%s", g->lost_err.msg);
-        if (g->dev) /* nothing below waits, so everything that still runs must end here */
+        if (g->dev) /* later code does not wait any more, so everything must have ended */
             vkDeviceWaitIdle(g->dev);
     }
     return fail_from(err, &g->lost_err, "");
@@ -154,7 +153,7 @@ static VKAPI_ATTR VkBool32 VKAPI_CALL on_message(VkDebugUtilsMessageSeverityFlag
     return VK_FALSE;
 }
 
-/* Only the findings of the layer; messages of the loader about drivers are of type GENERAL. */
+/* Takes only what the layer finds; the loader's messages about drivers have type GENERAL. */
 static VkDebugUtilsMessengerCreateInfoEXT messenger_info(struct messages *to)
 {
     return (VkDebugUtilsMessengerCreateInfoEXT){
@@ -177,10 +176,10 @@ static bool instance_refused(VkResult r, bool validate, struct hlm_err *err)
                        "the Vulkan validation layer is not installed "
                        "(Debian, Ubuntu: vulkan-validationlayers)");
     return fail_as(err, HLM_ERR_UNSUPPORTED,
-                   "no Vulkan driver was found (%s). Debian and Ubuntu have them in the package "
-                   "mesa-vulkan-drivers, for AMD, Intel and for computing on the CPU; "
-                   "NVIDIA's is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
-                   r < 0 ? result_text(r) : "none has a device");
+                   "no Vulkan device was found (%s). On Debian and Ubuntu the package "
+                   "mesa-vulkan-drivers has drivers for AMD, Intel and the CPU; the driver for "
+                   "NVIDIA is in nvidia-driver (Debian) or nvidia-driver-NNN (Ubuntu)",
+                   r < 0 ? result_text(r) : "no driver has one");
 }
 
 /* to: the receiver of the validation layer's messages; NULL: the layer is off. */
@@ -331,8 +330,8 @@ static void keep_features(struct probe *p)
     p->coopmat.cooperativeMatrixRobustBufferAccess = false;
 }
 
-/* Is all device-local memory mappable, on a device that is not a card? Access to a card's mapped
- * memory would cross the bus. */
+/* True if all device-local memory can be mapped and the device is not a card. Access to a card's
+ * mapped memory would cross the bus. */
 static bool is_unified(const VkPhysicalDeviceMemoryProperties *m, enum gpu_kind kind)
 {
     const VkMemoryPropertyFlags both =
@@ -375,9 +374,9 @@ static void memory_caps(struct probe *p)
     c->max_range = p->props.properties.limits.maxStorageBufferRange;
 }
 
-/* Does the driver count the rounds of all loops of an invocation together, and end every loop after
- * its first round once the count is 65535? Mesa 22.3.6 does; 25.0.7 was measured not to. If in
- * doubt it is assumed. */
+/* True if the driver counts the rounds of all loops of an invocation together, and ends every loop
+ * after its first round once the count is 65535. Mesa 22.3.6 does; 25.0.7 was measured not to. In
+ * doubt the answer is true. */
 static bool has_loop_budget(const VkPhysicalDeviceVulkan12Properties *p)
 {
     int major = 0;
@@ -651,8 +650,7 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     if (params->test_max_range)
         g->caps.max_range = min_u64(g->caps.max_range, params->test_max_range);
     g->budget = params->memory ? params->memory : g->caps.free_bytes / 20 * 19;
-    /* The speed until one is measured: that of the slowest machines with a watchdog, and of a CPU.
-     */
+    /* The speed until one is measured: of the slowest machines with a watchdog, and of a CPU. */
     g->flop_s = g->caps.kind == GPU_CPU ? 5e9 : g->caps.kind == GPU_DISCRETE ? 4e11 : 1e11;
     if (!device_open(g, p, err) || !pipes_open(g, params->cache_dir, err) || !copy_open(g, err))
         goto fail;

@@ -29,7 +29,7 @@ struct arena *arena_create(struct gpu *g, const char *purpose, enum gpu_mem mem,
     return a;
 }
 
-/* The first offset from `at` on where `bytes` can start: aligned, and within one chunk. */
+/* The first offset from `at` on that is aligned and has room for `bytes` within its chunk. */
 static uint64_t fit_range(const struct arena *a, uint64_t at, uint64_t bytes, uint64_t align)
 {
     uint64_t cap = a->g->caps.max_alloc;
@@ -90,7 +90,7 @@ bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t byt
         if (start % cap + bytes > have)
             return fail_size(err, HLM_ERR_WONT_FIT,
                              &(struct hlm_err){ .need = start + bytes, .have = have },
-                             "%s has %llu bytes for a block, %llu are needed", a->purpose,
+                             "%s: a block has %llu bytes, %llu are needed", a->purpose,
                              (unsigned long long)have, (unsigned long long)(start + bytes));
     } else {
         claim_range(a, span, start, bytes);
@@ -297,7 +297,7 @@ static uint32_t arena_type(const struct arena *a, uint32_t allowed)
     return memory_type(a->g, allowed, local, 0, seen | cached);
 }
 
-/* What can never be had is a matter of the plan, what cannot be had now one of memory. */
+/* More than the device can ever give is HLM_ERR_WONT_FIT; more than is free now, HLM_ERR_MEMORY. */
 static bool out_of_memory(const struct arena *a, uint64_t free_bytes, bool known,
                           struct hlm_err *err)
 {
@@ -319,8 +319,8 @@ static bool no_type(const struct arena *a, struct hlm_err *err)
                    a->g->caps.name);
 }
 
-/* Some drivers grant memory that does not exist, and the process is killed when it uses it. So this
- * refuses before they would, near the end of what they report as free. */
+/* Some drivers grant memory that does not exist, and the process is killed when it uses it. So the
+ * request is refused here when it comes near to what the driver reports as free. */
 static bool enough(const struct arena *a, struct hlm_err *err)
 {
     const struct gpu *g = a->g;
@@ -337,10 +337,11 @@ static bool enough(const struct arena *a, struct hlm_err *err)
         return out_of_memory(a, free_bytes, known, err);
     uint64_t left = g->budget - min_u64(g->budget, g->given_device);
     if (!arena_on_host(a) && want > left)
-        return fail_size(err, HLM_ERR_WONT_FIT, &(struct hlm_err){ .need = want, .have = left },
-                         "out of memory: %s needs %s, of %s %s may be used and %s are taken",
-                         a->purpose, bytes_text(big, want), g->caps.name,
-                         bytes_text(cap, g->budget), bytes_text(had, g->given_device));
+        return fail_size(
+            err, HLM_ERR_WONT_FIT, &(struct hlm_err){ .need = want, .have = left },
+            "out of memory: %s needs %s; the limit on %s is %s, of which %s are in use", a->purpose,
+            bytes_text(big, want), g->caps.name, bytes_text(cap, g->budget),
+            bytes_text(had, g->given_device));
     if (a->too_big)
         return fail_size(err, HLM_ERR_WONT_FIT,
                          &(struct hlm_err){ .need = a->too_big, .have = g->caps.max_alloc },

@@ -1,10 +1,9 @@
 /* gpu_pipe: makes pipelines from kernels and their constants, on several threads, and keeps them in
  * a file between runs.
  *
- * The file has a header that says for which driver and which shaders it was made, then the hashes
- * of the pipelines in it, then the driver's own bytes. A driver need not check the bytes that it is
- * given, so the header has a length and a checksum, and a file that differs in any respect is
- * ignored. */
+ * The file has a header that names the driver and the shaders it was made for, then the hashes of
+ * the pipelines in it, then the driver's own bytes. Not every driver checks the bytes it gets, so
+ * the header has a length and a checksum. A file that does not match completely is ignored. */
 #define _POSIX_C_SOURCE 200809L
 #include "gpu/vk.h"
 
@@ -41,7 +40,7 @@ static uint64_t fnv_bytes(uint64_t h, const void *bytes, uint64_t n)
 }
 #define HASH_START 0xcbf29ce484222325u
 
-/* Uses the kernel's name, because its number changes with the table. */
+/* Hashes the kernel's name, because its number changes with the table. */
 static uint64_t pipe_hash(const struct pipe *p)
 {
     const char *name = kernel_table[p->k].name;
@@ -78,9 +77,9 @@ static const char *header_misfit(const struct gpu *g, const char *bytes, uint64_
         return "it is too short";
     memcpy(&h, bytes, sizeof h);
     if (memcmp(h.magic, cache_magic, sizeof h.magic))
-        return "it is not one";
+        return "it is not a pipeline cache";
     if (memcmp(h.uuid, g->cache_uuid, sizeof h.uuid) || h.driver_version != g->driver_version)
-        return "it is another driver's";
+        return "it is for another driver";
     if (h.shader_hash != g->shader_hash)
         return "it is for other shaders";
     uint64_t rest = n - sizeof h;
@@ -118,8 +117,7 @@ static char *cache_load(struct gpu *g, uint64_t *n_data, const char **data)
     return file;
 }
 
-/* Writes the file if a pipeline was made that it did not have. A failure only makes the next start
- * slower. */
+/* Writes the file if it lacks a pipeline. A failure only makes the next start slower. */
 static void cache_save(struct gpu *g)
 {
     size_t n_data = 0;
@@ -165,7 +163,7 @@ static void cache_name(struct gpu *g, const char *dir)
         snprintf(hex + 2 * i, 3, "%02x", g->cache_uuid[i]);
     if (strlen(dir) + sizeof "/pipelines-.bin" + sizeof hex > sizeof g->cache_path ||
         !make_dirs(dir)) {
-        log_msg(HLM_LOG_DEBUG, "%s: no pipeline cache can be kept there", dir);
+        log_msg(HLM_LOG_DEBUG, "%s: no pipeline cache can be written there", dir);
         return;
     }
     snprintf(g->cache_path, sizeof g->cache_path, "%s/pipelines-%s.bin", dir, hex);
@@ -270,7 +268,7 @@ uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec)
     return g->n_pipe++;
 }
 
-/* A constant lies in struct spec where its id says. */
+/* The id of a constant is its place in struct spec. */
 #define CONSTANT(id, name)                                                                         \
     _Static_assert(offsetof(struct spec, name) == 4 * (id), "spec.def: ids count up from 0");
 #include "shaders/spec.def"

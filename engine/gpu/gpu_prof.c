@@ -31,8 +31,8 @@ fail:
     return false;
 }
 
-/* The stamp before entry i is also the end of entry i - 1. So dispatches that overlap divide their
- * time between them, and the sum is the time of the whole. */
+/* The stamp before entry i is also the end of entry i - 1. So dispatches that overlap share their
+ * time, and the sum is the time of the whole list. */
 void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry)
 {
     if (!c->query || (i_entry && !c->g->profile))
@@ -60,8 +60,7 @@ static void add_time(struct cmd *c, const struct cmd_entry *e, double us)
         t->bytes += c->use[e->use + i].bytes;
 }
 
-/* New cmds are cut by half of the slowest speed that was measured; a cmd that has run, by its own
- * speed. */
+/* A new cmd is cut by 1/2 of the slowest speed measured; a cmd that has run, by its own speed. */
 static void learn_speed(struct cmd *c, double us)
 {
     struct gpu *g = c->g;

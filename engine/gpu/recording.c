@@ -12,7 +12,8 @@ static void recording_drop(struct recording *p)
     *p = (struct recording){ 0 };
 }
 
-/* The slot of the key's recording; else an empty slot, else that of the oldest recording. */
+/* The slot of the key's recording. If there is none: an empty slot, or that of the recording used
+ * longest ago. */
 static struct recording *find_slot(struct recordings *r, struct recording_key key)
 {
     struct recording *slot = r->at;

@@ -8,8 +8,8 @@ struct shader {
     const uint32_t *words; /* NULL: this build has no module for the kernel */
     uint32_t n_bytes;
     uint32_t n_bind; /* storage buffers, at bindings 0 to n_bind - 1 of set 0 */
-    /* Specialization constants, bit `id` each (spec.def): that the module has; of these the sizes,
-     * whose own value is not 0, which every dispatch must give. */
+    /* Specialization constants as bits `id` of spec.def: all that the module has, and those that
+     * every dispatch must set (sizes, whose default is not 0). */
     uint64_t constants, sizes;
 };
 

@@ -18,19 +18,19 @@ typedef struct tensor {
     uint64_t offset;  /* bytes from the arena's start to column 0 of the first row */
     enum dtype dtype; /* F32, F16, I32, or Q8_0 in caches; packed weights have a struct of their own
                          (op.h: linear) */
-    uint32_t n, n_row; /* elements of a row that are viewed; rows */
+    uint32_t n, n_row; /* elements of each row in this view; number of rows */
     uint32_t stride;   /* elements from one row to the next */
-    uint32_t col;      /* the first element viewed in each row, which kernels get as a number */
+    uint32_t col; /* the first element of each row in this view, which kernels get as a number */
 } tensor;
 
-/* For Q8_0, of the quants alone. */
+/* For Q8_0, only of the quants. */
 static inline uint32_t tensor_elem_bytes(tensor t)
 {
     return t.dtype == Q8_0 ? 1 : t.dtype == F16 ? 2 : 4;
 }
 
-/* From one row to the next. A row of Q8_0 consists of its quants (stride is a multiple of 4), one
- * f16 for every 32 of them, and padding to a whole word: see kv.glsl. */
+/* Bytes from one row to the next. A row of Q8_0 consists of its quants (stride is a multiple of 4),
+ * one f16 for every 32 of them, and padding to a whole word: see kv.glsl. */
 static inline uint64_t tensor_row_bytes(tensor t)
 {
     uint64_t scales = t.dtype == Q8_0 ? ((uint64_t)t.stride + 63) / 64 * 4 : 0;

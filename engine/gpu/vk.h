@@ -1,9 +1,9 @@
-/* vk: what the gpu_*.c files share: Vulkan's headers, the private structs, and the functions that
- * they call of each other. No other file includes it. Read gpu.h first, then gpu_cmd.c.
+/* vk: what the gpu_*.c files share: Vulkan's headers, private structs and functions. No other file
+ * includes it. Read gpu.h first, then gpu_cmd.c.
  *
- * Time on the device is one number. Every queue submission has a value to which it raises the
- * timeline semaphore when it is done, and an arena, a cmd or a staging slot remembers the value of
- * its last use, after which it is free. */
+ * Time on the device is one number. Every queue submission raises the timeline semaphore to its own
+ * value when it is done. An arena, a cmd or a staging slot remembers the value of its last use, and
+ * is free when the timeline has reached it. */
 #pragma once
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,8 +14,8 @@
 /* A call that a driver may refuse for lack of memory. Tests make it fail (gpu_test_fail). */
 #define GUARD(call) (fault_memory() ? VK_ERROR_OUT_OF_DEVICE_MEMORY : (call))
 
-/* For a function with g, err and a label `fail`: what Vulkan refuses becomes the reason in err, and
- * a lost device is remembered in g. */
+/* For a function with g, err and a label `fail`: when Vulkan refuses the call, err gets the reason,
+ * and g remembers a lost device. */
 #define VKTRY(call)                                                                                \
     do {                                                                                           \
         VkResult result_ = GUARD(call);                                                            \
@@ -32,9 +32,9 @@
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* The top four bits of an offset into an arena are its span: span 0 is what arena_take hands out,
- * spans 1 and 2 are the two block scratches of a scratch arena. A span is divided into chunks of
- * caps.max_alloc bytes. Each chunk is a buffer of its own, as long as the ranges in it need. */
+/* The top four bits of an offset into an arena are its span: arena_take uses span 0, the two block
+ * scratches of a scratch arena are spans 1 and 2. A span is divided into chunks of caps.max_alloc
+ * bytes. Each chunk is a separate buffer, as large as its ranges need. */
 #define N_SPAN 3
 #define SPAN_SHIFT 60
 #define MAX_CHUNK 128 /* of a span: 256 GiB at the smallest caps.max_alloc that we know of */
@@ -68,8 +68,7 @@ struct buffer_range {
     uint8_t *map;
 };
 struct buffer_range arena_place(const struct arena *a, uint64_t offset, uint64_t bytes);
-/* Takes a range in block scratch i_block of a scratch arena, at or after *at; moves *at to its end.
- */
+/* Takes a range in block scratch i_block of a scratch arena, from *at on; moves *at to its end. */
 bool arena_scratch(struct arena *a, uint32_t i_block, uint64_t *at, uint64_t bytes,
                    uint64_t *offset, struct hlm_err *err);
 /* Bytes that can still be allocated from a heap; false if neither the driver nor the system reports
@@ -126,7 +125,7 @@ struct gpu {
     double tick_us; /* microseconds per tick of a time stamp; 0: the queue has none */
 
     VkSemaphore timeline;
-    /* values of the timeline: of the last submission; the last one known to be reached */
+    /* values of the timeline: of the last submission, and the last one known to be reached */
     uint64_t submitted, done;
     struct flight flight[N_FLIGHT]; /* index: value % N_FLIGHT */
     /* the speed by which new cmds are cut into stretches; the slowest speed measured, 0: none yet
@@ -219,8 +218,8 @@ struct cmd {
     bool ended, transfers;
 
     struct arena *scratch;
-    uint32_t i_block;     /* of the two block scratches, the one in use */
-    uint64_t block_at[2]; /* of each, the end of what is taken */
+    uint32_t i_block;     /* the block scratch in use, 0 or 1 */
+    uint64_t block_at[2]; /* the end of what is taken in each */
     struct tape *tape;    /* NULL: it does not train */
     bool f16;
 
@@ -230,7 +229,7 @@ struct cmd {
     struct arena **arena; /* all that its entries use, each once */
     uint32_t n_entry, n_use, n_push, n_arena;
     uint64_t cap_entry, cap_use, cap_push, cap_arena;
-    uint32_t fresh; /* no barrier stands after the uses from here on */
+    uint32_t fresh; /* the uses from here on have no barrier after them yet */
     uint32_t n_barrier, n_dispatch;
     double pending_flop, flop;
 
@@ -241,7 +240,7 @@ struct cmd {
     VkQueryPool query; /* NULL: times are not taken */
     uint32_t n_query;
     bool timed;    /* the times of a submission have not been collected yet */
-    double flop_s; /* the speed by which its stretches are joined into submissions */
+    double flop_s; /* the speed that decides how many stretches a submission has */
     uint64_t last_use;
 };
 
