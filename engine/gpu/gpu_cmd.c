@@ -9,7 +9,7 @@
  * The list is cut into stretches, each with a command buffer, that are short enough for a watchdog.
  * Stretches are joined into as few submissions as the measured speed allows. The expected time of a
  * stretch is the work that ops declare (cmd_work) divided by that speed, and is compared with
- * LIMIT_S. The speed is a guess until gpu_prof.c has timed a cmd of some size. Then it is 1/2 of
+ * LIMIT_S. The speed is a guess until gpu_prof.c has timed a cmd of some size. Then it is half
  * the slowest speed measured. A single dispatch is never cut; the size of the batch bounds it.
  *
  * A cmd begins with a full barrier and ends with one for the host, so whole cmds follow each other

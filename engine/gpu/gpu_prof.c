@@ -60,7 +60,7 @@ static void add_time(struct cmd *c, const struct cmd_entry *e, double us)
         t->bytes += c->use[e->use + i].bytes;
 }
 
-/* A new cmd is cut by 1/2 of the slowest speed measured; a cmd that has run, by its own speed. */
+/* A new cmd is cut by half the slowest speed measured; a cmd that has run, by its own speed. */
 static void learn_speed(struct cmd *c, double us)
 {
     struct gpu *g = c->g;

@@ -1,8 +1,7 @@
-/* op: the operations that layers are made of. An op is as large as the largest unit that can be
- * fused: a norm with the projections that read it, a whole linear-attention mixer, a whole mixture
- * of experts. From a table of paths it picks the dispatches that suit the batch size and the
- * device; models know nothing of that. Every op keeps its plain path, which is the reference for
- * the others.
+/* op: the operations that layers are made of. An op is the largest unit that can be fused: a norm
+ * with the projections that read it, a whole linear-attention mixer, a whole mixture of experts. It
+ * picks the dispatches that suit the batch size and the device from a table of paths, which models
+ * do not see. Every op has a plain path, which is the reference for the others.
  *
  * An op returns its output, a tensor in the cmd's scratch. The tensor stays until the block scratch
  * in which it was made is emptied (gpu.h). Activations are f32. Errors stick to the cmd. */
@@ -17,35 +16,35 @@ typedef struct linear {
     enum dtype dtype;
     uint32_t n_in, n_out, n_expert;
     uint32_t row_q; /* 16-byte words of a packed row */
-    /* This many rows at the end always take f32 operands, whatever the cmd allows, because they
-     * make recurrent gates or choose experts. A matrix with such rows comes last among those that
-     * are multiplied side by side. */
+    /* This many rows at the end always take f32 operands, because they make recurrent gates or
+     * choose experts. A matrix with such rows comes last among those that are multiplied side by
+     * side. */
     uint32_t n_f32_rows;
     tensor bias;       /* [n_out], added to the product; arena NULL: there is none */
-    uint64_t codebook; /* of the type (dtype_codebook), bytes from the arena's start; a type without
-                          a codebook does not use it */
+    uint64_t codebook; /* where the type's codebook (dtype_codebook) is, in bytes from the arena's
+                          start; unused if the type has none */
     const struct lora *lora; /* what adapters add to the product; NULL: nothing */
 } linear;
 
-/* Low-rank factors beside a matrix: y += B (A x). Both are F32 and have as many experts as the
- * matrix. A has as many rows as B has columns, a multiple of 4. Matrices that are multiplied
- * together may share A. */
+/* Low-rank factors of a matrix: y += B (A x). Both are F32 and have as many experts as the matrix.
+ * The rank, which is the number of rows of A and of columns of B, is a multiple of 4. Matrices that
+ * are multiplied together may share A. */
 struct lora {
     linear a, b;
     uint32_t id; /* the number of A in its set of adapters, which picks the units that dropout
                     leaves out of A's input (tape.h) */
 };
 
-/* What a feed-forward network does between its matrices. */
+/* The activation between the matrices of a feed-forward network. */
 struct act {
     enum act_kind kind; /* enums.h */
     float limit;        /* 0: none */
 };
-/* Input columns for each output column. */
+/* The number of input columns for each output column. */
 static inline uint32_t act_width(struct act a) { return a.kind == ACT_SWIGLU ? 2 : 1; }
 
-/* How the tokens of a training row belong to documents. No document sees another, and each begins
- * with nothing before it: no keys, no window, no state. Padding is a document of its own. */
+/* The documents of a training row. No document sees another: each begins without keys, window and
+ * state. Padding is a separate document. */
 struct docs {
     tensor first; /* I32 [1][n_tok]: the first token of each token's document, so that the position
                      of token t is t - first[t] */
@@ -54,11 +53,11 @@ struct docs {
     /* I32 [n_chunk][4]: the chunk's first token; how many tokens it has, 0 if it is not in use; 1
      * if it begins a document; 1 if it ends one. */
     tensor chunks;
-    tensor real; /* I32 [1][n_tok]: 0 for padding, which statistics leave out; arena NULL: no
+    tensor real; /* I32 [1][n_tok]: 0 for padding, which statistics do not count; arena NULL: no
                     statistics are wanted */
 };
 
-/* What all ops of one submission share. */
+/* Shared by all ops of one submission. */
 struct batch {
     uint32_t n_tok;
     tensor step;             /* struct step of push.h */
@@ -70,14 +69,14 @@ struct batch {
 };
 
 /* The lanes of a workgroup. A CPU device runs the subgroups of a workgroup one after another, so
- * there a workgroup has only one. */
+ * its workgroups have only one. */
 static inline uint32_t wg_size(const struct gpu_caps *caps, uint32_t on_gpu)
 {
     return caps->kind == GPU_CPU ? caps->subgroup : on_gpu;
 }
 
-/* n invocations for each of n_row rows. Rows have a dimension of the grid to themselves. As a
- * dimension has at most 65535 workgroups, kernels go on from a row to row + gl_NumWorkGroups.y. */
+/* n invocations for each of n_row rows, which are dimension y of the grid. A dimension has at most
+ * 65535 workgroups, so kernels go on from a row to row + gl_NumWorkGroups.y. */
 static inline struct grid row_grid(uint32_t n, uint32_t n_row, uint32_t wg)
 {
     return GRID(div_up(n, wg), min_u32(n_row, 32768), 1);
@@ -85,8 +84,7 @@ static inline struct grid row_grid(uint32_t n, uint32_t n_row, uint32_t wg)
 
 /* ---- op_stats.c ---- */
 
-/* Where the statistics of a recurrent layer's heads go (push.h); arenas NULL: they are not wanted.
- */
+/* Where to write statistics of a recurrent layer's heads (push.h); arena NULL: not wanted. */
 struct gate_stats {
     tensor gates; /* F32 [n_head][GATE_STATS] */
     tensor state; /* F32 [n_head][STATE_STATS] */
@@ -111,7 +109,7 @@ struct state_stats {
 };
 void op_state_stats(struct cmd *c, const struct state_stats *s);
 
-/* What a recurrent layer (Gated DeltaNet, Mamba2) keeps of the tokens before a batch. */
+/* What a recurrent layer (Gated DeltaNet, Mamba2) remembers of earlier batches. */
 struct recurrent {
     tensor window; /* F32 [2][conv_k - 1][d_conv]: two copies of the convolution's last inputs,
                       one of which is current (push.h: struct step) */
@@ -134,10 +132,10 @@ struct linear_path {
 };
 extern const struct linear_path linear_paths[];
 extern const uint32_t n_linear_path;
-/* Do f16 operands make the products of many tokens faster? They do on a device with matrix units
- * that is not a software device. */
+/* True if f16 operands make the products of many tokens faster: on a device with matrix units that
+ * is not a software device. */
 bool linear_f16_pays(const struct gpu_caps *caps);
-/* Can the device run the path? */
+/* True if the device can run the path. */
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path);
 
 struct linear_args {
@@ -146,20 +144,20 @@ struct linear_args {
     tensor y;           /* [n_tok][n_out]; col and stride apply */
     const tensor *norm; /* [n_in]: x is normalised first; only with a path that fuses */
     float eps;
-    const struct act *act; /* x goes through it first; only with a path that fuses */
+    const struct act *act; /* applied to x first; only with a path that fuses */
     const tensor *res;     /* [n_tok][n_out]: added to the product */
     const tensor *gate;    /* [n_tok][1]: its sigmoid multiplies the product before res is added */
     const tensor
-        *halves; /* x in f16, when several products share it; NULL: a path that needs it makes it */
+        *halves; /* x in f16, shared by several products; NULL: made here if the path needs it */
 };
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a);
 /* Rows [row0, row0 + n) of w as plain words, for binding. */
 tensor linear_rows(const linear *w, uint64_t row0, uint32_t n);
-/* The rows of a slab: the most that a binding of the device can address such that the next slab
+/* The number of rows of a slab: the most that a binding can address, and so that the next slab
  * begins where a binding may begin. 0: not even one row fits. */
 uint32_t linear_slab_rows(const struct gpu_caps *caps, const linear *w);
-/* The codebook of w's type as words, for the binding that weight.glsl calls CODEBOOK_BINDING; for a
- * type that has none, some tensor that may be bound there. */
+/* The codebook of w's type as words, for the binding that weight.glsl calls CODEBOOK_BINDING. For a
+ * type without one, any tensor that may be bound there. */
 tensor linear_codebook(const linear *w);
 
 /* ---- op_linear_bwd.c ---- */
@@ -179,16 +177,15 @@ void linear_outer(struct cmd *c, const linear *w, tensor x, tensor dy, tensor dw
 
 /* y = rms(x) * w, for each row of x. */
 tensor op_norm(struct cmd *c, tensor x, tensor w, float eps);
-/* The activation of x, [n_tok][x.n / act_width]. Gates are the left half of x's columns. */
+/* The activation of x, [n_tok][x.n / act_width]. Gates are the first half of x's columns. */
 tensor op_act(struct cmd *c, tensor x, struct act act);
 
 /* ---- op_product.c ---- */
 
-/* y += x, of the same size: how the gradient of a value that bypasses an op, such as a residual, is
- * added. */
+/* y += x, of the same size. Adds the gradient of a value that bypasses an op, as residuals do. */
 void op_accumulate(struct cmd *c, tensor y, tensor x);
-/* All W_i rms(x) side by side: [n_tok][sum of n_out], with the stride rounded up to 4. Matrices of
- * one type that lie one after another in memory share one dispatch. */
+/* All W_i rms(x) side by side: [n_tok][sum of n_out], with the stride rounded up to 4. Consecutive
+ * matrices in memory that have one type share one dispatch. */
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
                       uint32_t n_w);
 /* The same without a norm. */
@@ -217,45 +214,44 @@ struct grouping {
 struct grouped_args {
     const linear *w;
     tensor x;      /* [n_tok][n_in]; with by_entry [entries][n_in] */
-    bool by_entry; /* each entry has a row of its own, else those of a token share its row */
+    bool by_entry; /* x has a row for each entry, else one for each token */
     const struct grouping *g;
 };
 /* y[e] = W_expert(e) x[e] for all entries e = token * n_used + slot. y: [entries][n_out] */
 void linear_grouped(struct cmd *c, struct grouped_args a, tensor y);
 /* Its backward, from the gradient dy of y. Adds the gradient of every entry's x to dx,
- * [entries][n_in] (arena NULL: it is not wanted), and to the gradients of the experts' factors,
- * where these are trained. */
+ * [entries][n_in] (arena NULL: not wanted), and adds to the gradients of the experts' factors that
+ * are trained. */
 void linear_grouped_bwd(struct cmd *c, struct grouped_args a, tensor dy, tensor dx);
-/* The most entries that a tile may have; 0 when this device has no kernel that takes tiles. */
+/* The most entries that a tile may have; 0: the device cannot run the kernels for tiles. */
 uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row);
 
 /* ---- op_embed.c ---- */
 
-/* The rows of w that the batch's ids name: [n_tok][n_in]. */
+/* The rows of w for the batch's ids: [n_tok][n_in]. */
 tensor op_embed(struct cmd *c, const linear *w, const struct batch *b);
 /* Each row of x with the same row of y after it: [n_tok][x.n + y.n]. */
 tensor op_beside(struct cmd *c, tensor x, tensor y);
-/* Moves the step buffer on, as the batch has been read. The last op of a submission that does not
- * sample. */
+/* Advances the step buffer past the batch. The last op of a submission that does not sample. */
 void op_advance(struct cmd *c, const struct batch *b);
 
 /* ---- op_sample.c ---- */
 
 struct sampler {
     tensor unused;      /* I32 bit set: one bit per vocabulary entry */
-    tensor work, count; /* [n_vocab], scratch that outlives the cmd; count is zero at first */
+    tensor work, count; /* [n_vocab], outside the cmd's scratch; count is zero at first */
     tensor chosen;      /* I32 [1], host memory: the id */
 };
 /* Samples an id from logits [1][n_vocab] with the settings of the step buffer, appends it to ids,
- * and moves the step buffer on by `advance` tokens. */
+ * and advances the step buffer by `advance` tokens. */
 void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
                uint32_t advance);
 
 /* ---- op_loss.c ---- */
 
-/* The negative log likelihoods of tokens that the history holds. Row i of logits belongs to token
- * row0 + i of the batch; row row0 + i of parts [n_tok][NLL_PARTS] gets the numbers from which
- * nll_from computes that of the token after it, over the whole vocabulary. */
+/* The negative log likelihoods of tokens in the history, over the whole vocabulary. Row i of logits
+ * belongs to token row0 + i of the batch. Row row0 + i of parts, [n_tok][NLL_PARTS], gets the
+ * numbers from which nll_from computes the likelihood of the token after it. */
 enum { NLL_PARTS = 4 };
 void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, uint32_t row0);
 /* In natural units; not finite if the logits are not. */
@@ -264,11 +260,11 @@ double nll_from(const float parts[NLL_PARTS]);
 /* In training only counted tokens have logits, and not all of them at the same time. A cmd that is
  * submitted repeatedly computes one slice of them, n rows, each time. slice: I32 [4]; its word 0 is
  * the number of the slice. The lists of rows and targets are I32 [1][N] for all slices together.
- * NO_ROW (push.h) in a list, or a place past its end, stands for no row. */
-/* y[i] = x[rows[i]] for the rows of the slice, zeros where there is no row. No row is in the list
- * twice. While the tape runs, x either has a gradient set by grad_is or needs none. */
+ * NO_ROW (push.h) in a list, or a place past its end, means no row. */
+/* y[i] = x[rows[i]] for the rows of the slice, zeros where there is no row. The list must not have
+ * a row twice. While the tape runs, x either has a gradient set by grad_is or needs none. */
 tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice);
-/* As op_nll, for the slice's rows of logits, each with a target from the list. Rows of parts
+/* Like op_nll, for the slice's rows of logits, each with a target from the list. Rows of parts
  * [N][NLL_PARTS] without a target are not written. While the tape runs, the logits are overwritten
  * by their own gradient times weight (F32, one number). */
 void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, tensor parts,
@@ -280,10 +276,10 @@ void op_next_slice(struct cmd *c, tensor slice);
 
 /* Rows of trained numbers, in any order. Neighbouring rows that bindings can address together share
  * a dispatch. rows, scale: I32 [n_row][4] and F32 [1][n_row] on the device; row: the same as rows
- * on the host, needed while recording. The device holds, in arena values, scale times the numbers
- * that are saved. The gradients, in arena grads, are with respect to the numbers on the device;
- * norm and moments are with respect to the numbers that are saved. m, v: F32 [1][numbers of all
- * rows], zero at first. */
+ * on the host, needed while recording. The numbers on the device, in arena values, are scale times
+ * those that are saved. The gradients, in arena grads, are with respect to the numbers on the
+ * device; norm and moments are with respect to the numbers that are saved. m, v: F32 [1][numbers of
+ * all rows], zero at first. */
 struct adam_part {
     const struct adam_row *row; /* push.h */
     uint32_t n_row;
@@ -327,23 +323,22 @@ struct kv_layer {
 struct attention {
     uint32_t n_head, n_kv_head, head_dim;
     uint32_t n_rot;  /* 0: no rotary embedding; turn is not used */
-    uint32_t window; /* 0: a token sees every key; otherwise the newest `window` keys, its own
-                        included */
+    uint32_t window; /* a token sees this many of the newest keys, its own included; 0: all keys */
     enum attention_gate gate;
-    bool norm; /* queries and keys are normalised; otherwise q_norm and k_norm are not used */
+    bool norm; /* normalises queries and keys; otherwise q_norm and k_norm are not used */
     tensor q_norm, k_norm; /* [head_dim] */
     tensor turn;           /* I32 [n_rot], from rope_turns */
     float eps;
 };
 /* ATTENTION_PLAIN and ATTENTION_COLS read a cache: the lanes of a workgroup are keys, or tokens
  * (head_dim up to 128). ATTENTION_DOCS and ATTENTION_DOCS_WIDE work on a training row: a workgroup
- * is one subgroup whose lanes hold much, or has many lanes that hold little (GPUs). */
+ * is one subgroup whose lanes have many numbers each, or many lanes with few numbers (GPUs). */
 enum attention_path { ATTENTION_PLAIN, ATTENTION_COLS, ATTENTION_DOCS, ATTENTION_DOCS_WIDE };
 tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const struct attention *a,
                     const struct kv_layer *kv, const struct batch *b);
-/* Causal attention; appends to the cache. A row of p holds q, k, v, and with GATE_HEAD one gate per
- * head after them; with GATE_ELEM, q and gate alternate by head, as Qwen's projections give them.
- * On a training row kv is not used, and there is a backward. Returns [n_tok][n_head * head_dim]. */
+/* Causal attention. Appends to the cache. A row of p has q, k, v. With GATE_HEAD one gate per head
+ * follows them; with GATE_ELEM, q and gate alternate by head, as in Qwen's projections. On a
+ * training row kv is not used, and there is a backward. Returns [n_tok][n_head * head_dim]. */
 tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b);
 /* Fills turn, n_rot/2 pairs of words, for theta: the fraction of a turn per position in units of
@@ -360,16 +355,17 @@ struct delta {
     tensor conv, ssm_a, dt_bias, norm; /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
     float eps;
 };
-/* DELTA_PLAIN: any number of tokens, token by token, in three dispatches. DELTA_STEP: one token in
- * one dispatch. DELTA_CHUNK: any number in chunks of 32 tokens, in four dispatches.
+/* DELTA_PLAIN: any number of tokens, token by token, in three dispatches. DELTA_STEP: one token, in
+ * one dispatch. DELTA_CHUNK: any number, in chunks of 32 tokens, in four dispatches.
  * DELTA_CHUNK_WIDE: chunks of 64, with workgroups of several subgroups even on CPU devices. */
 enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_CHUNK, DELTA_CHUNK_WIDE };
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
                 const struct recurrent *s, const struct batch *b);
 /* Gated DeltaNet (Yang et al., arXiv 2412.06464): convolution, l2 norms, gates, recurrence and
- * gated norm. A row of p holds q k v, z, b, a. Moves window and state on. A training row is always
+ * gated norm. A row of p has q k v, z, b, a. Updates window and state. A training row is always
  * computed in the chunks of its documents, and has a backward: the gradients of p, and those of
- * A_log (in that of ssm_a) and dt_bias if they are trained. Returns [n_tok][n_v_head * d_state]. */
+ * A_log (stored as that of ssm_a) and dt_bias if they are trained. Returns [n_tok][n_v_head *
+ * d_state]. */
 tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct recurrent *s,
                 const struct batch *b);
 
@@ -385,12 +381,12 @@ struct mamba {
 };
 /* MAMBA_PLAIN: any number of tokens in three dispatches. MAMBA_STEP and MAMBA_STEP_WIDE: one token
  * in two dispatches; a lane has whole rows of a head's state, or many lanes share each row (GPUs).
- * MAMBA_CHUNK: any number of tokens, in chunks that are computed side by side (GPUs). */
+ * MAMBA_CHUNK: any number of tokens, in chunks that are computed in parallel (GPUs). */
 enum mamba_path { MAMBA_PLAIN, MAMBA_STEP, MAMBA_STEP_WIDE, MAMBA_CHUNK };
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
                 const struct recurrent *s, const struct batch *b);
 /* Mamba2 (Dao and Gu, arXiv 2405.21060): convolution, gates, recurrence, then gate and grouped
- * norm. A row of p holds z, x B C, dt. Moves window and state on. A training row has a backward;
+ * norm. A row of p has z, x B C, dt. Updates window and state. A training row has a backward;
  * its head_dim must be a multiple of 4. Returns [n_tok][n_head * head_dim]. */
 tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct recurrent *s,
                 const struct batch *b);
@@ -399,7 +395,7 @@ tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct rec
 
 struct ffn {
     struct act act;
-    linear gate, up, down; /* gate: only with SwiGLU; lies right before up */
+    linear gate, up, down; /* gate: only with SwiGLU; directly before up in memory */
 };
 /* x + down(act(gate h, up h)), h = rms(x) */
 tensor op_ffn(struct cmd *c, tensor x, tensor norm, float eps, const struct ffn *f);
@@ -408,7 +404,7 @@ struct moe {
     uint32_t n_expert, n_used, n_ff;
     enum route route;
     /* bias to scale are for ROUTE_SIGMOID only; softmax weights always sum to 1 */
-    tensor bias; /* [n_expert]: added to make the choice, but not in the weights */
+    tensor bias; /* [n_expert]: added for the choice of experts, but not to their weights */
     uint32_t n_group,
         n_group_used;   /* experts come from the best n_group_used groups; 1: no groups */
     bool renorm;        /* weights are divided by their sum */
@@ -421,7 +417,7 @@ struct moe {
     linear gate_up, gate, up, down; /* routed experts: gate_up if gate and up have one type (gate
                                        rows first), otherwise both; only up if act has no gate */
     linear sh_gate, sh_up,
-        sh_down; /* the shared expert; n_in 0: it does not exist, or lacks this matrix */
+        sh_down; /* the shared expert; n_in 0: it has no such matrix, or does not exist */
 };
 /* load: I32 [1][n_expert], how often each expert has been chosen so far; arena NULL: not counted. A
  * choice that is repeated in a recomputation (tape_keep) counts once. */

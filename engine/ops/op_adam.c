@@ -1,10 +1,9 @@
-/* op_adam: from gradients to new values: the norm over everything that is trained, AdamW
- * (Loshchilov and Hutter, arXiv 1711.05101) in PyTorch's form, and gates from their deltas.
+/* op_adam: updates from gradients: the norm over everything that is trained, AdamW (Loshchilov and
+ * Hutter, arXiv 1711.05101) in PyTorch's form, and gates from their deltas.
  *
- * Values and gradients are where the ops use them, in rows of two arenas with gaps between the
- * rows. A table on the device says where. From its copy on the host this file finds which rows a
- * dispatch can reach: a binding cannot be longer than the device allows, nor lie in two buffers of
- * an arena. */
+ * Values and gradients are rows of two arenas, with gaps between them. A table on the device says
+ * where they are. A copy on the host shows which rows one dispatch can reach: a binding cannot be
+ * longer than the device allows, nor lie in two buffers of an arena. */
 #include "ops/op.h"
 
 #include <math.h>

@@ -16,7 +16,7 @@
 void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *turn)
 {
     for (uint32_t i = 0; i < n_rot / 2; i++) {
-        /* The models' code rounds the frequency to f32, and from there on the angle is exact
+        /* The models' own code rounds the frequency to f32. The angle is not rounded afterwards
          * (models/README.md, "Shared operations"). */
         double exact = 1.0 / pow(theta, 2.0 * i / n_rot);
         double freq = (float)(factor ? exact / (double)factor[i] : exact);
@@ -26,9 +26,9 @@ void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *tur
     }
 }
 
-/* The keys of a run. They are few enough that an invocation has fewer than 60000 rounds of loops
- * (wg keys take head_dim/4 rounds for the scores and wg rounds for the values). On a GPU the runs
- * are short in decoding, so that there are workgroups for all of it. */
+/* The number of keys in a run. They are few enough that an invocation has fewer than 60000 rounds
+ * of loops (wg keys take head_dim/4 rounds for the scores and wg rounds for the values). On a GPU
+ * the runs are short in decoding, so that there are enough workgroups to fill it. */
 static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_dim, uint32_t n_tok)
 {
     uint32_t rounds = head_dim / 4 + wg + wg / caps->subgroup * 4 + 4;
@@ -36,9 +36,9 @@ static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_
     return caps->kind != GPU_CPU && n_tok <= 8 ? min_u32(most, 8 * wg) : most;
 }
 
-/* The query heads of a workgroup of attn_cols: those that share a key head, but not more than
- * registers can hold (2 * heads * head_dim numbers of queries and sums per lane) and than the
- * unrolled loop can have without taking long to compile. */
+/* The number of query heads in a workgroup of attn_cols: those that share a key head, within two
+ * limits. Registers must hold 2 * heads * head_dim numbers of queries and sums per lane, and the
+ * unrolled loop must not take long to compile. */
 static uint32_t cols_heads(const struct attention *a)
 {
     uint32_t shared = a->n_head / a->n_kv_head, most = 128 / a->head_dim;
@@ -77,8 +77,8 @@ static struct columns columns(const struct attention *a, uint32_t col)
     return p;
 }
 
-/* Writes normalised and rotated queries to q, and keys, likewise, and values to the cache or, for a
- * training row, to the scratch that replaces it. */
+/* Normalises and rotates queries and keys. Queries go to q; keys and values go to the cache or, for
+ * a training row, to the scratch that replaces it. */
 static void prepare(struct cmd *c, tensor p, const struct attention *a, const struct kv_layer *kv,
                     const struct batch *b, struct spec spec, tensor q)
 {
@@ -123,7 +123,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     prepare(c, p, a, kv, b, spec, q);
 
-    /* A workgroup of attn_cols reads from the first key of its first token to the own key of its
+    /* A workgroup of attn_cols reads from the first key that its first token sees to the key of its
      * last token. */
     uint32_t n_row = kv->k.n_row / a->n_kv_head, tile = cols ? wg : 1;
     uint32_t n_key = a->window ? (uint32_t)min_u64(n_row, (uint64_t)a->window + tile - 1) : n_row;
@@ -172,8 +172,8 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 
 /* ---- a row of documents ---------------------------------------------------------------------- */
 
-/* How attn_docs and its backward divide a head: into slices that are narrow enough to keep loops
- * and the numbers of a lane few. A lane has several query heads or keys, which share what it loads.
+/* How attn_docs and its backward divide a head: into slices so narrow that a lane has few rounds of
+ * loops and few numbers. A lane has several query heads or keys, which share what it loads.
  * Measured on lavapipe, in GFLOP/s per core, for the forward and the two backward kernels: heads of
  * 32: 13, 16, 18; of 64: 11, 11, 13; of 128: 8, 9, 6. More numbers in a lane would be faster, but
  * take long to compile. */
@@ -259,7 +259,7 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
     struct cut f = cut_heads(caps, a, wide, CUT_FORWARD);
     tensor first = b->docs->first;
     if (n_tok > max_rounds(caps))
-        cmd_fail_as(c, HLM_ERR_WONT_FIT, "attention over a row of %u tokens, %s can do %u", n_tok,
+        cmd_fail_as(c, HLM_ERR_WONT_FIT, "attention over a row of %u tokens: %s can do %u", n_tok,
                     caps->driver, max_rounds(caps));
     HLM_ASSERT(p.n == columns(a, 0).end && p.n_row == n_tok);
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
@@ -357,8 +357,7 @@ static void attention_bwd(struct cmd *c, const void *rec)
     if (cmd_failed(c))
         return;
     cmd_work(c, 10.0 * a->n_head * hd * n_tok);
-    /* Without a gate nothing is added to dp, and dq is bound in the place of d_o, which is not
-     * written. */
+    /* Without a gate nothing is added to dp. d_o is then not written, and dq is bound instead. */
     cmd_dispatch(c, K_attn_docs_bwd, GRID(a->n_head, n_tok, 1),
                  SPEC(.wg = wg_size(caps, 64), .gate = a->gate), PUSH(push),
                  USES(READ(dy), READ(r->y), READ(p), READ(r->first), BOTH(dp), BOTH(r->stat),

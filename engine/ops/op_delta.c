@@ -2,7 +2,7 @@
  *
  * The recurrence (Yang, Kautz, Hatamizadeh, "Gated Delta Networks", arXiv 2412.06464) is computed
  * token by token, or in chunks, where matrix products combine the tokens of a chunk. The state, the
- * decay and the write strength are f32; shaders/gate.glsl is the one place that computes them.
+ * decay and the write strength are f32; only shaders/gate.glsl computes them.
  *
  * A training row is always computed in chunks that begin and end with its documents, and only this
  * form has a backward (models/README.md, "DeltaNet backward"). */
@@ -20,7 +20,7 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct rec
 {
     if (b->docs)
         return delta_docs(c, p, d, s, b);
-    /* A CPU device has no faster shared memory: there chunks take a fifth longer than single tokens
+    /* A CPU device has no faster shared memory: there chunks take 20 % longer than single tokens
      * for 16 heads of 128, and nearly twice as long for 8 heads of 32. */
     bool chunks = b->n_tok >= CHUNK_MIN && gpu_caps(cmd_gpu(c))->kind != GPU_CPU;
     enum delta_path path = b->n_tok == 1 ? DELTA_STEP : chunks ? DELTA_CHUNK : DELTA_PLAIN;
@@ -41,14 +41,13 @@ static void delta_scan(struct cmd *c, tensor u, tensor p, tensor o, const struct
 
 /* ---- in chunks ------------------------------------------------------------------------------- */
 
-/* Tensors for the chunks of some K heads with their V heads. A row of a tensor is a slot: one V
- * head and one chunk. The slots of a head are adjacent. */
+/* Tensors for the chunks of some K heads with their V heads. A tensor has one row for each V head
+ * and chunk; the rows of a head are adjacent. */
 struct chunked {
     struct push_delta_chunk push;
     struct spec make, walk;
-    uint32_t once; /* the most chunks that one dispatch may walk over */
-    uint32_t n_k_head,
-        n_row; /* the K heads for which there is room at the same time; their slots */
+    uint32_t once;            /* the most chunks of one dispatch */
+    uint32_t n_k_head, n_row; /* the K heads for which there is room at the same time; their rows */
     tensor uw, within, gates, state;
     tensor chunks, solve,
         states; /* of documents; states only if there is a backward; otherwise zero */
@@ -105,7 +104,7 @@ static struct chunked chunked_plan(const struct gpu_caps *caps, uint32_t chunk, 
     return k;
 }
 
-/* states: whether the states with which the chunks of documents begin are wanted. */
+/* states: keeps the states with which the chunks of documents begin. */
 static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *docs, bool states)
 {
     uint32_t n = k->push.d_state, chunk = k->push.chunk;
@@ -176,8 +175,8 @@ static struct push_delta push_of(tensor p, const struct delta *d, uint32_t n_tok
     };
 }
 
-/* A workgroup has a multiple of 32 lanes, so that its subgroups are complete: a driver was seen to
- * compute wrong sums with an incomplete one (Mesa 22.3.6, subgroups of 8, workgroups of 12). */
+/* A workgroup has a multiple of 32 lanes, so that its subgroups are complete. Mesa 22.3.6 computed
+ * wrong sums with an incomplete one (subgroups of 8, workgroups of 12). */
 static uint32_t head_wg(struct cmd *c, const struct delta *d)
 {
     return wg_size(gpu_caps(cmd_gpu(c)), d->d_state > 32 ? 64 : 32);
@@ -251,7 +250,7 @@ struct delta_docs_rec {
     const struct delta *d;
     struct docs docs;
     tensor p, u, o, y;
-    struct chunked k; /* its tensors: the forward's chunks */
+    struct chunked k; /* the forward's chunks */
 };
 
 static struct chunked docs_plan(struct cmd *c, const struct delta *d, const struct push_delta *push,

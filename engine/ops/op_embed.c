@@ -1,5 +1,5 @@
-/* op_embed: the way into a model: ids become rows of the embedding, two kinds of rows become one,
- * and a batch that has been read moves the step buffer on. */
+/* op_embed: the way into a model: looks up rows of the embedding, joins two kinds of rows, and
+ * advances the step buffer. */
 #include "ops/op_linear_parts.h"
 
 tensor op_embed(struct cmd *c, const linear *w, const struct batch *b)

@@ -13,7 +13,7 @@ uint32_t linear_group_tile(const struct gpu_caps *caps, uint32_t n_row)
 }
 
 /* The tile of path p. Entries were grouped for the tile t of the f32 paths; a path with f16
- * operands gets its smallest tile that holds as many tokens. */
+ * operands gets its smallest tile with room for as many tokens. */
 static struct linear_tile grouped_tile(const struct linear_path *p, const struct gpu_caps *caps,
                                        struct linear_tile t, const struct grouping *g)
 {

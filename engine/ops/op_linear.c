@@ -1,16 +1,17 @@
 /* op_linear: y = W x on packed weights: the ways to compute it, the sizes of their tiles, and the
  * forward product.
  *
- * Operands are f32, or f16 if the cmd allows it (cmd_set_f16). In f16 the model's weights are
- * rounded, those of F32 matrices to the sum of two numbers, and each row of x is multiplied by a
- * power of two that brings it into the range of f16. Sums are always f32. Some products take only
- * f32 operands: those that make recurrent gates or choose experts (linear.n_f32_rows), and those
- * with the factors of adapters and for their gradients. With matrix units f16 is many times as
- * fast; on other devices it gains nothing, and its path is only there for comparison. */
+ * Operands are f32, or f16 if the cmd allows it (cmd_set_f16). For f16 the model's weights are
+ * rounded (a weight of an F32 matrix to the sum of two f16 numbers), and each row of x is
+ * multiplied by a power of two that brings it into the range of f16. Sums are always f32. Some
+ * products take only f32 operands: those that make recurrent gates or choose experts
+ * (linear.n_f32_rows), those with the factors of adapters, and those for the gradients of factors.
+ * With matrix units f16 is many times as fast. On other devices it gains nothing and only serves
+ * tests. */
 #include "ops/op_linear_parts.h"
 
-/* The first path that fits is taken. A CPU device has no workgroup memory that is faster than a
- * load, so it uses lanes as tokens ("cols") already for few tokens. */
+/* The first path that fits is taken. On a CPU device workgroup memory is not faster than other
+ * memory, so its lanes are tokens ("cols") even when there are few of them. */
 const struct linear_path linear_paths[] = {
     { "coop", K_linear_coop, ANY_DEVICE, 9, UINT32_MAX, false, true },
     { "tile, f16", K_linear_tile, ANY_DEVICE, 9, UINT32_MAX, false, true },
@@ -45,7 +46,7 @@ const struct linear_path *linear_path_of(const struct linear_path *paths, uint32
             linear_path_runs(caps, p))
             return p;
     }
-    return &paths[n - 1]; /* only without tokens, after recording has failed */
+    return &paths[n - 1]; /* only after recording has failed, when there are no tokens */
 }
 
 const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16)
@@ -79,7 +80,7 @@ struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps 
 {
     struct spec s =
         SPEC(.wg = t.wg, .w_type = dtype, .toks = t.toks, .grouped = grouped, .halves = p->f16);
-    if (!is_tile(p->kernel)) /* whose rows are a number of its own */
+    if (!is_tile(p->kernel)) /* tiles have their own constant for rows */
         s.rows = t.rows;
     if (is_coop(p->kernel)) {
         s.fm = caps->coop.m;
@@ -90,7 +91,7 @@ struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps 
     return s;
 }
 
-/* The rows of x as the kernel halves makes them; x itself for a path with f32 operands. */
+/* The rows of x in f16, made by the kernel `halves`; x itself for a path with f32 operands. */
 tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x)
 {
     if (!p->f16 || cmd_failed(c))
@@ -148,7 +149,7 @@ tensor linear_codebook(const linear *w)
     };
 }
 
-/* The number of rows from one where a binding may begin to the next such row. */
+/* The distance between rows at which a binding may begin. */
 uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w)
 {
     uint32_t row = w->row_q * 16, even = row & (0 - row);

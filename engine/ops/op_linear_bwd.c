@@ -88,8 +88,8 @@ void linear_bwd(struct cmd *c, const linear *w, tensor dy, tensor dx)
     linear_bwd_by(c, linear_bwd_pick(c, dy.n_row, cmd_f16(c)), w, dy, dx);
 }
 
-/* Into how many parts, which run side by side, the sum over tokens is divided if there are too few
- * workgroups otherwise. The same sizes give the same parts, and so the same bits. */
+/* The number of parts, computed in parallel, into which the sum over tokens is divided when there
+ * would be too few workgroups. The same sizes give the same parts, and so the same bits. */
 static uint32_t outer_splits(const struct gpu_caps *caps, uint32_t n_group, uint32_t n_tok)
 {
     uint32_t want = caps->kind == GPU_CPU ? 8 : 512;

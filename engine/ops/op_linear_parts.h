@@ -3,8 +3,8 @@
 #pragma once
 #include "ops/op.h"
 
-/* The lanes of a workgroup; the rows that it owns; the tokens that each lane (for K_linear and
- * coop.glsl the workgroup) owns; the tokens that the workgroup owns. */
+/* A workgroup's lanes; its rows; the tokens of each lane (for K_linear and coop.glsl, of the
+ * workgroup); the tokens of the workgroup. */
 struct linear_tile {
     uint32_t wg, rows, toks, toks_per_group;
 };
@@ -31,26 +31,26 @@ struct spec linear_many_spec(const struct linear_path *p, const struct gpu_caps 
                              struct linear_tile t, enum dtype dtype, enum grouped_by grouped);
 /* Rows of x as the path takes them: x itself, or a copy in f16. */
 tensor linear_operand(struct cmd *c, const struct linear_path *p, tensor x);
-/* A binding may begin at rows of w whose number is a multiple of this. */
+/* A binding may begin at every row of w whose index is a multiple of this. */
 uint32_t linear_row_unit(const struct gpu_caps *caps, const linear *w);
 
 /* One step of a walk over a matrix by slabs, the rows that one binding can address:
  *
  *     for (struct slab s = slabs_of_rows(c, w, UINT32_MAX); slab_next(&s);)
  *
- * A slab of experts holds all rows of each of its experts. Where a binding can address not even one
- * row or expert the cmd fails, and the walk has no steps. */
+ * A slab of experts has all rows of each of its experts. If a binding cannot address even one row
+ * or expert, the cmd fails and the walk has no steps. */
 struct slab {
     uint32_t first, n; /* rows or experts [first, first + n) of the matrix */
     tensor rows;       /* their packed rows, for binding */
-    linear units;      /* the matrix; of experts, one whose rows are the experts */
+    linear units;      /* the matrix; for experts, a matrix whose rows are the experts */
     uint32_t step;     /* rows or experts of every slab but the last */
 };
 struct slab slabs_of_rows(struct cmd *c, const linear *w, uint32_t max_rows);
 struct slab slabs_of_experts(struct cmd *c, const linear *w);
 bool slab_next(struct slab *s);
 
-/* Can four numbers of a row be loaded at once? */
+/* True if four numbers of a row can be loaded at once. */
 static inline bool tensor_in_quads(tensor t) { return t.stride % 4 == 0 && t.col % 4 == 0; }
 
 /* dx += W^T dy for one slab of w: some of its rows, or with g some of its experts. */
@@ -75,7 +75,7 @@ struct linear_outer_args {
 };
 void linear_outer_dispatch(struct cmd *c, const struct linear_outer_args *a);
 
-/* y = x with dropout: the generator picks the units by `id` (tape.h). add: the result is added to
+/* y = x with dropout; `id` is the number that the generator takes (tape.h). add: adds the result to
  * y. Row r of y is made from row r / n_used of x. */
 void linear_dropout(struct cmd *c, tensor x, uint32_t id, uint32_t n_used, tensor y, bool add);
 /* The input of l's A: x after dropout, in n_used rows for each row of x; x itself if there is no

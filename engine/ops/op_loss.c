@@ -79,8 +79,7 @@ tensor op_gather(struct cmd *c, tensor x, tensor rows, uint32_t n, tensor slice)
     return y;
 }
 
-/* Needs no record on the tape: the gradient has taken the place of the logits, where the op that
- * made them finds it. */
+/* Pushes no record: the gradient replaces the logits, where the op that made them finds it. */
 void op_nll_targets(struct cmd *c, tensor logits, tensor targets, tensor slice, tensor parts,
                     tensor weight)
 {

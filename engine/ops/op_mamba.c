@@ -1,13 +1,13 @@
 /* op_mamba: the Mamba2 mixer, from the joint projection to the gated, normalised heads.
  *
  * The recurrence (Dao and Gu, "Transformers are SSMs", arXiv 2405.21060) is computed token by token
- * or, for many tokens on a GPU, in chunks. The state, dt and the decay are f32; shaders/gate.glsl
- * is the one place that computes them. The norm is over groups of heads. It has a dispatch of its
- * own even for a single token, because one workgroup per group would leave most of a GPU idle while
- * the states are read and written.
+ * or, for many tokens on a GPU, in chunks. The state, dt and the decay are f32; only
+ * shaders/gate.glsl computes them. The norm is over groups of heads. It has a separate dispatch
+ * even for a single token, because one workgroup per group would leave most of a GPU idle while the
+ * states are read and written.
  *
- * A training row has kernels of its own, mamba_docs_*, which work in chunks on every device: all
- * that the backward of a chunk needs of the tokens before it is the state with which it begins. The
+ * A training row has its own kernels, mamba_docs_*, which work in chunks on every device: the
+ * backward of a chunk needs only the state with which it begins, not the tokens before it. The
  * backward is derived in mamba_docs_pairs_bwd, mamba_docs_bc_bwd and mamba_docs_cross_bwd. It has
  * the matrices of the forward with B and C, x and dy, and the two directions exchanged, so most of
  * its kernels are those of the forward. */
@@ -45,8 +45,7 @@ static uint32_t scan_part(uint32_t d_state, uint32_t max)
     return n;
 }
 
-/* A lane has n_part + 2 rounds of loops for each of its elements of a group (gpu_caps.loop_budget).
- */
+/* A lane has n_part + 2 rounds of loops for each of its elements (gpu_caps.loop_budget). */
 static uint32_t norm_wg(const struct gpu_caps *caps, uint32_t n, uint32_t n_part)
 {
     uint32_t wg = wg_size(caps, n > 256 ? 256 : 64);
@@ -210,8 +209,8 @@ struct docs_pass {
     struct push_mamba_docs push;
 };
 
-/* How many chunks are a run: a multiple of 4, so that the tensors of a run begin where a binding
- * may. */
+/* The number of chunks of a run: a multiple of 4, so that the tensors of a run begin where a
+ * binding may begin. */
 static uint32_t docs_run(const struct gpu_caps *caps, const struct mamba *m, const struct docs *d)
 {
     enum { MAX_RUN = 16 };
@@ -275,8 +274,8 @@ static struct tiling tiling(struct cmd *c, uint32_t n_row, uint32_t n_col)
                             div_up(n_row, wg / lanes * rows) * div_up(n_col, lanes * 4) };
 }
 
-/* Fills states with those with which the chunks of the run begin, from what each chunk adds. back:
- * with the gradients of the states with which they end. */
+/* Computes the states with which the chunks of the run begin, from what each chunk adds. back:
+ * computes the gradients of the states with which they end. */
 static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool back)
 {
     const struct mamba *m = d->m;
@@ -296,8 +295,8 @@ static void docs_states(struct cmd *c, struct docs_pass *d, tensor states, bool 
                  USES(READ(d->t.chunks), READ(run_sums(d)), BOTH(states), BOTH(d->t.carry)));
 }
 
-/* Fills y with o, from x and the states with which chunks begin. back: with dx, from dy and the
- * gradients of the states with which they end. */
+/* Computes o into y, from x and the states with which chunks begin. back: computes dx, from dy and
+ * the gradients of the states with which they end. */
 static void docs_out(struct cmd *c, struct docs_pass *d, tensor states, tensor y, bool back)
 {
     const struct mamba *m = d->m;
@@ -322,8 +321,8 @@ struct docs_grads {
     tensor dp, du, dstates, m, g, terms, part_c, part_b, d_a, d_dt, d_d;
 };
 
-/* dC, from dy and the states with which chunks begin. back: dB, from x and the gradients of the
- * states with which they end. */
+/* Computes dC, from dy and the states with which chunks begin. back: computes dB, from x and the
+ * gradients of the states with which they end. */
 static void docs_bc_bwd(struct cmd *c, struct docs_pass *d, const struct docs_grads *g, bool back)
 {
     const struct mamba *m = d->m;
@@ -367,7 +366,7 @@ static void docs_dt_bwd(struct cmd *c, struct docs_pass *d, const struct docs_gr
                       READ(m->dt_bias), BOTH(g->terms), BOTH(dp)));
     if (!g->d_a.arena && !g->d_dt.arena && !g->d_d.arena)
         return;
-    tensor none = cmd_scratch(c, F32, m->n_head, 1); /* stands for gradients that are not wanted */
+    tensor none = cmd_scratch(c, F32, m->n_head, 1); /* for gradients that are not wanted */
     cmd_work(c, 3.0 * n * m->n_head * q);
     cmd_dispatch(c, K_mamba_docs_gates_bwd, GRID(m->n_head, 1, 1), spec, PUSH(*push),
                  USES(READ(chunks), READ(g->terms), BOTH(g->d_a.arena ? g->d_a : none),
@@ -407,15 +406,17 @@ static void docs_norm_bwd(struct cmd *c, struct docs_pass *d, tensor dy, tensor 
                       BOTH(tensor_cols(dp, 0, d->d_inner))));
 }
 
-/* Do the loops of a lane over all heads of a group stay below the limit of some drivers? */
+/* True if the loops of a lane over all heads of a group stay below the limit of some drivers. */
 static bool docs_fit(struct cmd *c, const struct mamba *m)
 {
     uint32_t n = m->n_head / m->n_group * (m->head_dim / 4 + 2);
     if (m->head_dim % 4 != 0)
-        cmd_fail(c, "training: Mamba2 heads of %u, expected a multiple of 4", m->head_dim);
+        cmd_fail(c, "training: Mamba2 heads have dimension %u, expected a multiple of 4",
+                 m->head_dim);
     else if (gpu_caps(cmd_gpu(c))->loop_budget && n > 59000)
-        cmd_fail(c, "training: groups of %u Mamba2 heads of %u are too large for this driver",
-                 m->n_head / m->n_group, m->head_dim);
+        cmd_fail(
+            c, "training: groups of %u Mamba2 heads of dimension %u are too large for this driver",
+            m->n_head / m->n_group, m->head_dim);
     return !cmd_failed(c);
 }
 

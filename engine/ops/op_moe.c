@@ -2,13 +2,13 @@
  * of the chosen experts, and a shared expert with or without a gate. With a latent width the routed
  * experts work between two more matrices (Nemotron 3 Super); the shared expert reads all of x.
  *
- * There are two ways to multiply. Few tokens each read the rows of their experts. Many tokens are
- * sorted by expert on the device, so that the rows of an expert are read once per tile of tokens.
- * Only the second way has a backward, so training uses it.
+ * There are two ways to multiply. When there are few tokens, each reads the rows of its experts.
+ * Many tokens are sorted by expert on the device, so that the rows of an expert are read once per
+ * tile of tokens. Only the second way has a backward, so training uses it.
  *
- * The tape gets a record of the router's choice, and one each of the routed experts before and
- * after their activation. Norm, router, activation, shared expert and latent matrices are ops with
- * records of their own. */
+ * The tape gets one record for the router's choice, and one each for the routed experts before and
+ * after their activation. Norm, router, activation, shared expert and latent matrices are separate
+ * ops, which push their own records. */
 #include "ops/op_linear_parts.h"
 
 /* [n_tok][n_used]: the experts of each token and their weights. */
@@ -20,12 +20,12 @@ struct chosen {
 struct expert_args {
     const linear *w;
     struct chosen ch;
-    tensor x; /* a row per token */
+    tensor x; /* a row for each token */
     uint32_t
         x_slot; /* from one slot's part of x's row to the next; 0: all slots read the whole row */
     uint32_t n_used; /* slots */
     uint32_t out;    /* OUT_SLOTS: stored; OUT_SLOTS_ADD: added to y; OUT_SUM: weighted and summed
-                        over the slots; OUT_SUM_ADD: that, added to res */
+                        over the slots; OUT_SUM_ADD: this sum, added to res */
     tensor y;
     uint32_t y_slot; /* from one slot's part of y to the next; 0 for sums */
     tensor res;      /* for OUT_SUM_ADD */
@@ -63,7 +63,7 @@ static void expert_product(struct cmd *c, const struct expert_args *a)
     }
 }
 
-/* The same, with the expert's adapter added. */
+/* The same, with the adapters of the experts. */
 static void expert_linear(struct cmd *c, const struct expert_args *a)
 {
     const struct lora *l = a->w->lora;
@@ -120,7 +120,7 @@ static tensor moe_plain(struct cmd *c, const struct moe *m, tensor h, struct cho
     }
     tensor act = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
     a.w = &m->down;
-    a.x = act; /* a row per token, which holds its slots side by side */
+    a.x = act; /* a row for each token, with its slots side by side */
     a.x.n = a.x.stride = act.stride * m->n_used;
     a.x.n_row = h.n_row;
     a.x_slot = act.stride;
@@ -158,7 +158,7 @@ static struct grouping moe_group(struct cmd *c, const struct moe *m, tensor id)
     return g;
 }
 
-/* ---- grouped, by parts: what a record of each holds ------------------------------------------ */
+/* ---- grouped, in parts, each with its record ------------------------------------------------- */
 
 /* The tensors of the routed experts for one batch, with its n_tok * n_used entries. */
 struct routed {
@@ -222,7 +222,7 @@ static void experts_in(struct cmd *c, const struct moe *m, const struct routed *
     linear_grouped(c, by_token(&m->up, r), up);
 }
 
-/* Runs after experts_out_bwd, which no longer needs `each`: here it holds the gradient of h for
+/* Runs after experts_out_bwd, when `each` is no longer needed and can take the gradient of h for
  * each entry. */
 static void experts_in_bwd(struct cmd *c, const void *rec)
 {
@@ -291,7 +291,7 @@ static tensor moe_grouped(struct cmd *c, const struct moe *m, tensor h, struct c
     return r.out;
 }
 
-/* ---- the router, the whole ------------------------------------------------------------------- */
+/* ---- the router, the whole op ---------------------------------------------------------------- */
 
 struct choose_rec {
     const struct moe *m;
@@ -373,7 +373,7 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
     tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
                                    : op_linear(c, h, LINEARS(&m->router));
     struct chosen ch = choose_experts(c, m, tensor_cols(r, 0, m->n_expert), s, b);
-    /* First the shared expert, to whose output the routed ones are added. */
+    /* The shared expert comes first, because the routed ones are added to its output. */
     tensor y = shared_expert(c, m, x, h, r);
     tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
         path == MOE_GROUPED ? moe_grouped : moe_plain;
@@ -387,11 +387,13 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
               const struct moe_layer *s, const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    /* By size, whatever is faster: a shorter batch must not need more scratch than a longer one. */
+    /* Chosen by size and not by speed: a shorter batch must not need more scratch than a longer
+     * one.
+     */
     bool can = linear_group_tile(caps, 1), group = (x.n_row > 8 && can) || tape_trains(c);
     if (tape_trains(c) && !can) {
         cmd_fail(c,
-                 "training experts takes a kernel that %s has not the workgroup memory for (%u "
+                 "training experts needs a kernel for which %s has too little workgroup memory (%u "
                  "bytes)",
                  caps->name, caps->max_shared);
         return (tensor){ 0 };

@@ -1,6 +1,5 @@
-/* op_product: products as layers use them: several matrices side by side, after a norm or with a
- * residual added, with their biases, adapters, dropout and gates. Each step pushes its record on
- * the tape. */
+/* op_product: products as layers use them: several matrices side by side, with a norm before or a
+ * residual after, with biases, adapters, dropout and gates. Each step pushes its own record. */
 #include "ops/op_linear_parts.h"
 
 /* Rows [row0, row0 + n) as a matrix; a binding may begin at row0. */
@@ -63,7 +62,7 @@ void op_accumulate(struct cmd *c, tensor y, tensor x)
                  SPEC(.wg = wg, .aligned = quads), PUSH(p), USES(READ(x), BOTH(y)));
 }
 
-/* y = res + what another record stands for */
+/* y = res + x, where another record has the x */
 struct residual_rec {
     tensor res, y;
 };
@@ -125,14 +124,14 @@ tensor linear_dropped(struct cmd *c, tensor x, const struct lora *l, uint32_t n_
 
 /* ---- products -------------------------------------------------------------------------------- */
 
-/* Does b begin where a ends, so that both can be multiplied as one matrix? */
+/* True if b begins where a ends, so that both can be multiplied as one matrix. */
 static bool follows(const linear *a, const linear *b)
 {
     return a->arena == b->arena && a->dtype == b->dtype && a->n_in == b->n_in &&
            a->offset + (uint64_t)a->n_out * a->row_q * 16 == b->offset;
 }
 
-/* In a dispatch of its own, because only older Nemotron-H files have biases. */
+/* In a separate dispatch, because only older Nemotron-H files have biases. */
 static void add_bias(struct cmd *c, tensor y, const linear *w)
 {
     if (!w->bias.arena || cmd_failed(c))
@@ -191,8 +190,8 @@ static bool any_lora(const linear *const *w, uint32_t n_w)
     return false;
 }
 
-/* Can w be added to a run of matrices whose last n_f32_rows rows take f32 operands? Such rows must
- * stay the last of the run. If so, updates n_f32_rows. */
+/* True if w can be added to a run of matrices whose last n_f32_rows rows take f32 operands. Such
+ * rows must stay the last of the run. Updates n_f32_rows if true. */
 static bool joins_run(const linear *run, uint32_t *n_f32_rows, const linear *w)
 {
     bool all = w->n_f32_rows == w->n_out;
@@ -291,7 +290,7 @@ static void gate_add_bwd(struct cmd *c, const void *rec)
                  USES(READ(x), READ(gate), READ(dy), BOTH(dx), BOTH(dgate)));
 }
 
-/* res + sigmoid(gate[t]) * x[t]. Otherwise a product does this as it stores; in training the
+/* res + sigmoid(gate[t]) * x[t]. Without training a product does this as it stores its result; the
  * backward needs x. */
 static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
 {

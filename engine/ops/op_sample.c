@@ -1,5 +1,5 @@
-/* op_sample: the way out of a model: from logits to the next id, on the device. shaders/sample.comp
- * has the rules of sampling. */
+/* op_sample: the way out of a model: samples the next id from the logits, on the device. The rules
+ * of sampling are in shaders/sample.comp. */
 #include "ops/op.h"
 
 void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,

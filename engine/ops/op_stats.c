@@ -1,5 +1,5 @@
-/* op_stats: statistics of the gates and states of recurrent layers, for people to watch. They are
- * small dispatches for which no other dispatch waits. Chosen experts are counted in op_moe.c. */
+/* op_stats: statistics of the gates and states of recurrent layers, for people to watch. No other
+ * dispatch waits for these small ones. op_moe.c counts chosen experts. */
 #include "ops/op.h"
 
 void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_col, tensor ssm_a,

@@ -1,14 +1,13 @@
-/* pack: see pack.h. Each function below writes what one branch of shaders/weight.glsl reads. A
- * comment on a function lists what it stores besides the quants, per block of 32 elements unless it
- * says otherwise. */
+/* pack: see pack.h. Each function writes what one branch of shaders/weight.glsl reads. Its comment
+ * lists what it stores besides the quants, for each block of 32 elements or as the comment says. */
 #include "ops/pack.h"
 
 #include <string.h>
 
 enum { QK = 32 };
 
-/* The bits that a 32-element block takes for quants and for everything else (blocks may share a
- * byte), and the function that packs a row. */
+/* The bits of a 32-element block for quants and for everything else (blocks may share a byte), and
+ * the function that packs a row. */
 struct pack_kind {
     uint32_t quant_bits, aux_bits;
     void (*row)(const uint8_t *src, uint32_t n_block, uint8_t *quant, uint8_t *aux);

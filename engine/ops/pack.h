@@ -1,13 +1,13 @@
-/* pack: how weight rows lie on the device. shaders/weight.glsl reads exactly what pack.c writes.
+/* pack: the layout of weight rows on the device. shaders/weight.glsl reads what pack.c writes.
  *
- * A GGUF block mixes quants and scales at odd offsets, while a GPU loads best 16 aligned bytes at
- * once. A packed row consists of whole 16-byte words: first the quants of all its 32-element
- * blocks, then the scales, minima and high bits, with the bits that the file has, only in another
- * order. n_in is rounded up to a multiple of 32 with zeros. */
+ * A GGUF block mixes quants and scales at odd offsets, but a GPU is fastest when it loads 16
+ * aligned bytes at once. A packed row consists of whole 16-byte words: first the quants of all its
+ * 32-element blocks, then the scales, minima and high bits. The bits are those of the file in
+ * another order. n_in is rounded up to a multiple of 32 with zeros. */
 #pragma once
 #include "base/dtype.h"
 
-/* Can kernels compute with the type? */
+/* True if kernels can compute with the type. */
 bool pack_supported(enum dtype type);
 /* The bytes of a packed row, a multiple of 16. The type must be supported. */
 uint64_t pack_row_bytes(enum dtype type, uint32_t n_in);

@@ -1,5 +1,5 @@
 /* tape: see tape.h. A block pushes a few dozen records and asks for about as many gradients, so
- * both are lists that are walked. The records lie one after another in one array of bytes. */
+ * both are searched from end to end. The records lie one after another in one array of bytes. */
 #include "ops/tape.h"
 
 #include <stdlib.h>
@@ -7,11 +7,11 @@
 
 struct pushed {
     tape_bwd *bwd;
-    uint64_t at; /* of the record in bytes */
+    uint64_t at; /* where the record is, in bytes */
 };
 struct gradient {
     tensor of, at;
-}; /* bases: columns are not theirs */
+}; /* whole rows, not views of columns */
 struct kept {
     tensor t;
     bool taken;
@@ -20,14 +20,14 @@ struct kept {
 struct tape {
     struct pushed *op;
     unsigned char *bytes;
-    struct gradient *live, *vector; /* of what the block made; of vectors that are trained */
+    struct gradient *live, *vector; /* of the block's tensors; of vectors that are trained */
     struct kept *kept;              /* by layer */
     uint64_t n_op, cap_op, n_byte, cap_byte, n_live, cap_live;
     uint64_t n_vector, cap_vector, n_kept, cap_kept;
     struct arena *keeps, *of, *to;
     struct dropout dropout;
     uint32_t i_layer;
-    bool held, runs, keep_all; /* keep_all: no dropout */
+    bool again, runs, keep_all; /* keep_all: no dropout */
 };
 
 struct tape *tape_create(struct arena *kept, const struct dropout *d, struct hlm_err *err)
@@ -133,7 +133,7 @@ static tensor as_viewed(tensor base, tensor t)
 void grad_is(struct cmd *c, tensor t, tensor dt)
 {
     struct tape *tape = cmd_tape(c);
-    if (cmd_failed(c)) /* an op's output is empty then */
+    if (cmd_failed(c)) /* the outputs of ops are then empty */
         return;
     HLM_ASSERT(t.col == 0 && t.n == dt.n && t.n_row == dt.n_row);
     if (mem_reserve(&tape->live, tape->n_live + 1, &tape->cap_live, sizeof *tape->live))
@@ -172,11 +172,11 @@ tensor grad(struct cmd *c, tensor t)
 
 /* ---- choices --------------------------------------------------------------------------------- */
 
-void tape_layer(struct cmd *c, uint32_t i_layer, bool held)
+void tape_layer(struct cmd *c, uint32_t i_layer, bool again)
 {
     struct tape *t = cmd_tape(c);
     t->i_layer = i_layer;
-    t->held = held;
+    t->again = again;
     for (; t->n_kept <= i_layer && !cmd_failed(c); t->n_kept++) {
         if (!mem_reserve(&t->kept, t->n_kept + 1, &t->cap_kept, sizeof *t->kept)) {
             cmd_fail_as(c, HLM_ERR_MEMORY, "out of memory: choices of %u layers", i_layer);
@@ -194,7 +194,7 @@ bool tape_keep(struct cmd *c, uint32_t n, uint32_t n_row, tensor *to)
         return false;
     }
     struct kept *k = &t->kept[t->i_layer];
-    if (!k->taken) { /* the longest row comes first: it has room for all */
+    if (!k->taken) { /* the longest row comes first, so all others fit */
         k->t = arena_tensor(t->keeps, I32, (uint32_t)align_up(n, 4), n_row);
         k->taken = true;
     }
@@ -202,5 +202,5 @@ bool tape_keep(struct cmd *c, uint32_t n, uint32_t n_row, tensor *to)
     *to = k->t;
     to->n = n;
     to->n_row = n_row;
-    return t->held;
+    return t->again;
 }

@@ -37,7 +37,7 @@ static uint32_t oldest_end(const struct hlm_talk *t, uint32_t drop)
 }
 
 /* Makes the prompt, and makes it fit. The context is full when the last answer filled it, or when
- * this prompt leaves no room for an answer. The oldest turns are then left out until 1/2 of the
+ * this prompt leaves no room for an answer. The oldest turns are then left out until half of the
  * context is free. *drop: messages after the system message that were left out. */
 static bool fit_prompt(const struct hlm_talk *t, struct talk_prompt *p, uint32_t *drop,
                        struct hlm_talk_turn *turn, struct hlm_err *err)

@@ -188,7 +188,7 @@ static tensor run_draft(struct cmd *c, struct trainer *t, const struct train_pas
     return model_draft(c, m, i - 1, &stats, &p->batch, (struct draft_input){ h, e });
 }
 
-static void record_first(struct cmd *c, struct trainer *t, const struct train_pass *p, bool held)
+static void record_first(struct cmd *c, struct trainer *t, const struct train_pass *p, bool again)
 {
     const struct model *m = t->m;
     tensor x = op_embed(c, &m->token_embd, &p->batch);
@@ -197,13 +197,13 @@ static void record_first(struct cmd *c, struct trainer *t, const struct train_pa
         if (i == m->n_layer)
             break;
         restart_block_scratch(c);
-        tape_layer(c, i, held);
+        tape_layer(c, i, again);
         x = run_block(c, t, p, i);
     }
     for (uint32_t i = 0; i < t->n_loss; i++) {
         if (i) {
             restart_block_scratch(c);
-            tape_layer(c, m->n_layer + i - 1, held);
+            tape_layer(c, m->n_layer + i - 1, again);
             x = run_draft(c, t, p, i);
             cmd_copy(c, t->loss[i].x, x, tensor_bytes(x));
         }
