@@ -19,7 +19,7 @@
 #include <string.h>
 
 enum { MAX_LIST = 32, MAX_REP = 1000, MAX_KERNEL = 128, WARM_TOK = 16 };
-enum format { MD, JSON, CSV };
+enum report_format { MD, JSON, CSV };
 
 static struct {
     const char *model, *pp, *tg, *depth, *batch;
@@ -63,16 +63,16 @@ static const struct program program = {
     .n_flag = ARRAY_LEN(flags),
 };
 
-struct list {
+struct number_list {
     uint32_t v[MAX_LIST], n;
 };
 
-struct test {
+struct bench_test {
     uint32_t n_prompt, n_gen, n_depth, n_batch; /* one of the first two is 0 */
 };
 
 struct result {
-    struct test test;
+    struct bench_test test;
     double s[MAX_REP]; /* of each repetition */
     uint32_t n_rep;
     uint64_t n_submit, n_record;          /* during the timed part of all of them */
@@ -80,7 +80,7 @@ struct result {
     uint32_t n_kernel;
 };
 
-struct model {
+struct bench_model {
     hlm *m;
     struct hlm_info info;
     char type[64]; /* "qwen35 Q8_0" */
@@ -89,9 +89,10 @@ struct model {
 
 /* ---- the command line ----------------------------------------------------------------------- */
 
-static bool read_list(const char *flag, const char *text, struct list *l, struct hlm_err *err)
+static bool read_list(const char *flag, const char *text, struct number_list *l,
+                      struct hlm_err *err)
 {
-    *l = (struct list){ 0 };
+    *l = (struct number_list){ 0 };
     for (const char *s = text;;) {
         char *end;
         errno = 0;
@@ -122,19 +123,19 @@ static uint32_t find_models(int argc, char **argv, const char **path, uint32_t m
 }
 
 /* In llama-bench's order: by depth, prompts before tokens. */
-static struct test *make_tests(uint32_t *n, struct hlm_err *err)
+static struct bench_test *make_tests(uint32_t *n, struct hlm_err *err)
 {
-    struct list pp, tg, depth, batch;
+    struct number_list pp, tg, depth, batch;
     if (!read_list("-p", o.pp, &pp, err) || !read_list("-n", o.tg, &tg, err) ||
         !read_list("-d", o.depth, &depth, err) || !read_list("-b", o.batch, &batch, err))
         return NULL;
     uint64_t max = (uint64_t)batch.n * depth.n * (pp.n + tg.n);
-    struct test *t = ui_alloc(max, sizeof *t);
+    struct bench_test *t = ui_alloc(max, sizeof *t);
     *n = 0;
     for (uint32_t b = 0; t && b < batch.n; b++)
         for (uint32_t d = 0; d < depth.n; d++)
             for (uint32_t i = 0; i < pp.n + tg.n; i++) {
-                struct test one = { .n_depth = depth.v[d], .n_batch = batch.v[b] };
+                struct bench_test one = { .n_depth = depth.v[d], .n_batch = batch.v[b] };
                 if (i < pp.n)
                     one.n_prompt = pp.v[i];
                 else
@@ -220,7 +221,7 @@ static bool go_on(void *user, uint64_t done, uint64_t total)
 static bool run_once(hlm *m, hlm_session *s, struct result *r, uint64_t *rng, int32_t *id,
                      bool timed, struct hlm_err *err)
 {
-    const struct test *t = &r->test;
+    const struct bench_test *t = &r->test;
     uint32_t before = t->n_gen ? ui_max_u32(t->n_depth, 1) : t->n_depth;
     random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
     hlm_session_reset(s);
@@ -248,7 +249,7 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, uint64_t *rng, in
 
 static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
 {
-    const struct test *t = &r->test;
+    const struct bench_test *t = &r->test;
     uint32_t n_ctx = t->n_gen ? ui_max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
     struct hlm_session_params p = { .n_ctx = n_ctx,
                                     .n_batch = t->n_batch,
@@ -274,7 +275,7 @@ struct text {
     char s[96];
 };
 
-static struct text test_name(const struct test *t)
+static struct text test_name(const struct bench_test *t)
 {
     struct text out;
     int n = snprintf(out.s, sizeof out.s, "%s%u", t->n_gen ? "tg" : "pp",
@@ -322,10 +323,10 @@ static void print_head(void)
              "n_prompt,n_gen,n_depth,avg_ns,stddev_ns,avg_ts,stddev_ts");
 }
 
-static void print_row(const struct model *m, const struct result *r)
+static void print_row(const struct bench_model *m, const struct result *r)
 {
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
-    const struct test *t = &r->test;
+    const struct bench_test *t = &r->test;
     if (o.format == MD) {
         char speed[48];
         struct num size = num_bytes(m->info.tensor_bytes), params = num_short(m->info.n_param);
@@ -367,10 +368,10 @@ static void kernel_table(const struct result *r)
            rest / wall * 0.1, "", "", "");
 }
 
-static json_t *result_json(const struct model *m, const struct result *r)
+static json_t *result_json(const struct bench_model *m, const struct result *r)
 {
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
-    const struct test *t = &r->test;
+    const struct bench_test *t = &r->test;
     json_t *row =
         json_pack("{s:s, s:s, s:s, s:I, s:I, s:s, s:s, s:f}", "model_filename", m->info.path,
                   "model_name", m->info.name, "model_type", m->type, "model_size",
@@ -398,8 +399,8 @@ static json_t *result_json(const struct model *m, const struct result *r)
 
 /* ---- models --------------------------------------------------------------------------------- */
 
-static bool run_tests(const struct model *m, const struct test *test, uint32_t n, json_t *all,
-                      struct hlm_err *err)
+static bool run_tests(const struct bench_model *m, const struct bench_test *test, uint32_t n,
+                      json_t *all, struct hlm_err *err)
 {
     struct result *r = ui_alloc(n, sizeof *r);
     bool ok = r || ui_fail_memory(err, "out of memory for %u results", n);
@@ -418,7 +419,7 @@ static bool run_tests(const struct model *m, const struct test *test, uint32_t n
     return ok;
 }
 
-static int run_model(const char *path, const struct test *test, uint32_t n, json_t *all,
+static int run_model(const char *path, const struct bench_test *test, uint32_t n, json_t *all,
                      struct hlm_err *err)
 {
     int rc = RC_FAILED;
@@ -426,7 +427,7 @@ static int run_model(const char *path, const struct test *test, uint32_t n, json
     struct hlm_params p = {
         .model = path, .f32_only = o.exact, .profile = o.kernels, .validate = o.validate
     };
-    struct model m = { .m = ui_open_model(p, &rc) };
+    struct bench_model m = { .m = ui_open_model(p, &rc) };
     if (!m.m)
         return rc;
     m.open_s = ui_now_s() - t0;
@@ -457,7 +458,7 @@ int main(int argc, char **argv)
         return usage_error(&program, "no model: -m FILE");
     if (o.kernels && o.format == CSV)
         return usage_error(&program, "--kernels goes with -o md and json");
-    struct test *test = make_tests(&n_test, &err);
+    struct bench_test *test = make_tests(&n_test, &err);
     if (!test)
         return usage_error(&program, "%s", err.msg);
     json_t *all = o.format == JSON ? json_array() : NULL;

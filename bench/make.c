@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct shape {
+struct model_shape {
     const char *name, *arch;
     uint32_t n_layer, d, n_head, n_kv, head_dim, n_k, n_v, d_state, ff;
     uint32_t n_expert, n_used, ff_exp, ff_shared, n_vocab;
@@ -30,7 +30,7 @@ struct shape {
 
 /* qwen: every fourth layer is attention, a quarter of each head is rotated. */
 /* clang-format off */
-static const struct shape shapes[] = {
+static const struct model_shape shapes[] = {
     { "qwen35-tiny", "qwen35",
       4, 256, 4, 2, 64, 2, 4, 32, 512, 0, 0, 0, 0, 4096, .tied = true },
     { "qwen35moe-tiny", "qwen35moe",
@@ -68,8 +68,8 @@ static const struct shape shapes[] = {
 };
 /* clang-format on */
 
-static bool is_nemotron(const struct shape *s) { return s->pattern != NULL; }
-static bool is_step(const struct shape *s) { return s->window != 0; }
+static bool is_nemotron(const struct model_shape *s) { return s->pattern != NULL; }
+static bool is_step(const struct model_shape *s) { return s->window != 0; }
 static bool slides(uint32_t i) { return i % 4 != 0; }
 
 /* GGUF's ids; blocks of n elements in n_bytes. */
@@ -84,7 +84,7 @@ static const struct {
 /* Normal with a spread; near 1; -A of the decay; bias of the step. */
 enum fill { WEIGHT, ONES, GATE_A, GATE_DT };
 
-struct tensor {
+struct made_tensor {
     char name[64];
     enum type type;
     enum fill fill;
@@ -97,9 +97,9 @@ static struct {
     FILE *f;
     const char *path;
     char part[4096];
-    const struct shape *shape;
+    const struct model_shape *shape;
     int type; /* 0: Q4_K and Q6_K as in Q4_K_M files; Q8_0; F16 */
-    struct tensor *tensor;
+    struct made_tensor *tensor;
     uint64_t n_tensor, n_key, n_byte;
     bool counting; /* keys are counted, not written */
     uint64_t rng;
@@ -289,7 +289,7 @@ static void put_tokenizer(void)
 
 static void put_qwen_keys(void)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     if (s->ff)
         key_u32(".feed_forward_length", s->ff);
     key_u32(".attention.head_count", s->n_head);
@@ -322,7 +322,7 @@ static void key_by_block(const char *name, char kind, uint32_t v)
 
 static void put_nemotron_keys(void)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     key_f32(".attention.layer_norm_epsilon", 1e-5f); /* llama.cpp reads this one */
     key_by_block(".feed_forward_length", 'E', s->ff_exp);
     key_u32(".attention.head_count", s->n_head);
@@ -339,7 +339,7 @@ static void put_nemotron_keys(void)
 
 static void put_step_keys(void)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     key_u32(".feed_forward_length", s->ff);
     key_array(".attention.head_count", KEY_I32, s->n_layer);
     for (uint32_t i = 0; i < s->n_layer; i++)
@@ -362,7 +362,7 @@ static void put_step_keys(void)
 
 static void put_keys(void)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     char name[64];
     snprintf(name, sizeof name, "random %s %s", s->arch, s->name);
     key_str("general.architecture", s->arch);
@@ -394,17 +394,17 @@ static void put_keys(void)
 /* ---- tensors -------------------------------------------------------------------------------- */
 
 /* F32 where every converter has it; else what was asked for, or what fits where that does not. */
-static struct tensor *add(enum type type, uint64_t n_in, uint64_t n_out, uint64_t n_expert,
-                          const char *fmt, ...)
+static struct made_tensor *add(enum type type, uint64_t n_in, uint64_t n_out, uint64_t n_expert,
+                               const char *fmt, ...)
 {
-    struct tensor *grown = realloc(g.tensor, (g.n_tensor + 1) * sizeof *grown);
+    struct made_tensor *grown = realloc(g.tensor, (g.n_tensor + 1) * sizeof *grown);
     if (!grown)
         die("out of memory");
     g.tensor = grown;
-    struct tensor *t = &grown[g.n_tensor++];
+    struct made_tensor *t = &grown[g.n_tensor++];
     va_list ap;
     va_start(ap, fmt);
-    *t = (struct tensor){
+    *t = (struct made_tensor){
         .n_dim = n_expert ? 3
                  : n_out  ? 2
                           : 1,
@@ -429,7 +429,7 @@ static void add_norm(uint64_t n, const char *fmt, uint32_t i)
 
 static void add_delta(uint32_t i)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     uint64_t kd = s->n_k * s->d_state, vd = s->n_v * s->d_state;
     add(Q4_K, s->d, 2 * kd + vd, 0, "blk.%u.attn_qkv.weight", i);
     add(Q4_K, s->d, vd, 0, "blk.%u.attn_gate.weight", i);
@@ -455,7 +455,7 @@ static enum type more_bits(uint32_t i)
 
 static void add_attention(uint32_t i)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     add(Q4_K, s->d, 2 * s->head_dim * s->n_head, 0, "blk.%u.attn_q.weight", i);
     add(Q4_K, s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_k.weight", i);
     add(more_bits(i), s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_v.weight", i);
@@ -466,7 +466,7 @@ static void add_attention(uint32_t i)
 
 static void add_moe(uint32_t i)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     add(F32, s->d, s->n_expert, 0, "blk.%u.ffn_gate_inp.weight", i);
     add(Q4_K, s->d, s->ff_exp, s->n_expert, "blk.%u.ffn_gate_exps.weight", i);
     add(Q4_K, s->d, s->ff_exp, s->n_expert, "blk.%u.ffn_up_exps.weight", i);
@@ -479,7 +479,7 @@ static void add_moe(uint32_t i)
 
 static void add_mamba(uint32_t i)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     uint64_t inner = (uint64_t)s->n_v * s->m_head, conv = inner + 2 * s->n_k * s->d_state;
     add(Q4_K, s->d, inner + conv + s->n_v, 0, "blk.%u.ssm_in.weight", i);
     add(F32, 4, conv, 0, "blk.%u.ssm_conv1d.weight", i);
@@ -494,7 +494,7 @@ static void add_mamba(uint32_t i)
 /* Attention of Nemotron and Step: no gate in the queries. */
 static void add_plain_attention(uint32_t i, uint32_t n_head)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     add(Q4_K, s->d, s->head_dim * n_head, 0, "blk.%u.attn_q.weight", i);
     add(Q4_K, s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_k.weight", i);
     add(more_bits(i), s->d, s->head_dim * s->n_kv, 0, "blk.%u.attn_v.weight", i);
@@ -504,7 +504,7 @@ static void add_plain_attention(uint32_t i, uint32_t n_head)
 /* Experts behind a sigmoid router; gates only where the activation has them. */
 static void add_biased_moe(uint32_t i, bool gates)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     add(F32, s->d, s->n_expert, 0, "blk.%u.ffn_gate_inp.weight", i);
     add(F32, s->n_expert, 0, 0, "blk.%u.exp_probs_b.bias", i)->spread = 0.01;
     if (gates) {
@@ -519,7 +519,7 @@ static void add_biased_moe(uint32_t i, bool gates)
 
 static void add_dense(uint32_t i)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_gate.weight", i);
     add(Q4_K, s->d, s->ff, 0, "blk.%u.ffn_up.weight", i);
     add(more_bits(i), s->ff, s->d, 0, "blk.%u.ffn_down.weight", i);
@@ -551,7 +551,7 @@ static void add_nemotron_layer(uint32_t i)
 
 static void add_step_layer(uint32_t i)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     uint32_t n_head = slides(i) ? s->n_head_sliding : s->n_head;
     add_plain_attention(i, n_head);
     add_norm(s->head_dim, "blk.%u.attn_q_norm.weight", i);
@@ -566,7 +566,7 @@ static void add_step_layer(uint32_t i)
 
 static void add_tensors(void)
 {
-    const struct shape *s = g.shape;
+    const struct model_shape *s = g.shape;
     add(s->tied ? Q6_K : Q4_K, s->d, s->n_vocab, 0, "token_embd.weight");
     add(F32, s->d, 0, 0, "output_norm.weight")->fill = ONES;
     if (!s->tied)
@@ -584,7 +584,7 @@ static void add_tensors(void)
 
 /* ---- weights -------------------------------------------------------------------------------- */
 
-static float value(const struct tensor *t)
+static float value(const struct made_tensor *t)
 {
     switch (t->fill) {
     case ONES: return (float)(1 + 0.05 * rng_normal());
@@ -605,7 +605,7 @@ static void pack_scales(const uint8_t s[8], uint8_t sc[12]) /* of Q4_K; minima l
 }
 
 /* Random numbers in every place; d such that the values have the spread. */
-static void make_block(const struct tensor *t, uint8_t *b)
+static void make_block(const struct made_tensor *t, uint8_t *b)
 {
     uint16_t d, m;
     float f;
@@ -650,7 +650,7 @@ static void make_block(const struct tensor *t, uint8_t *b)
     }
 }
 
-static void put_tensor(const struct tensor *t)
+static void put_tensor(const struct made_tensor *t)
 {
     static uint8_t buf[1 << 16];
     uint32_t n = block_of[t->type].n_bytes;
@@ -681,7 +681,7 @@ static void put_file(void)
     put_u64(g.n_tensor);
     put_u64(g.n_key);
     put_keys();
-    for (struct tensor *t = g.tensor; t < g.tensor + g.n_tensor; t++) {
+    for (struct made_tensor *t = g.tensor; t < g.tensor + g.n_tensor; t++) {
         put_str(t->name);
         put_u32(t->n_dim);
         put(t->dim, 8 * t->n_dim);
@@ -690,7 +690,7 @@ static void put_file(void)
         offset += aligned(t->n_bytes);
     }
     put_padding();
-    for (struct tensor *t = g.tensor; t < g.tensor + g.n_tensor; t++) {
+    for (struct made_tensor *t = g.tensor; t < g.tensor + g.n_tensor; t++) {
         put_tensor(t);
         put_padding();
     }

@@ -29,12 +29,12 @@ static const struct saved_want tiny_want = {
     .kv_bytes = tiny_kv,
 };
 
-struct bytes {
+struct tiny_bytes {
     uint8_t p[4096];
     uint64_t n;
 };
 
-static inline void tiny_put(struct bytes *b, const void *p, uint64_t n)
+static inline void tiny_put(struct tiny_bytes *b, const void *p, uint64_t n)
 {
     HLM_ASSERT(b->n + n <= sizeof b->p);
     if (n)
@@ -42,14 +42,14 @@ static inline void tiny_put(struct bytes *b, const void *p, uint64_t n)
     b->n += n;
 }
 
-static inline void tiny_any(struct bytes *b, uint64_t n)
+static inline void tiny_any(struct tiny_bytes *b, uint64_t n)
 {
     for (uint64_t i = 0; i < n; i++)
         tiny_put(b, &(uint8_t){ (uint8_t)(b->n * 7 + 1) }, 1);
 }
 
 /* Sets the checksum to the right one. */
-static inline void tiny_seal(struct bytes *b)
+static inline void tiny_seal(struct tiny_bytes *b)
 {
     uint64_t sum[2];
     struct sum *s = sum_begin(NULL);
@@ -60,9 +60,9 @@ static inline void tiny_seal(struct bytes *b)
 }
 
 /* A file of n_past tokens, one more that is unread, and snapshots at every 5th. */
-static inline struct bytes tiny_file(uint32_t n_past, const char *note)
+static inline struct tiny_bytes tiny_file(uint32_t n_past, const char *note)
 {
-    struct bytes b = { .n = 0 };
+    struct tiny_bytes b = { .n = 0 };
     struct saved_head h = { .version = SAVED_VERSION,
                             .model_hash = { 1, 2 },
                             .n_layer = 2,

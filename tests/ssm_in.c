@@ -5,13 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct heads {
+struct ssm_in_heads {
     uint32_t n_k, n_v, dim;
 };
 
 /* Per K head: dim rows of q, dim of k, r dim of v, r dim of z; r = n_v / n_k. */
 static uint8_t *interleave(const struct gguf_tensor *qkv, const struct gguf_tensor *z,
-                           const struct heads *h)
+                           const struct ssm_in_heads *h)
 {
     uint64_t row = qkv->n_bytes / qkv->dim[1], k_part = h->dim * row,
              v_part = k_part * (h->n_v / h->n_k);
@@ -30,7 +30,7 @@ static uint8_t *interleave(const struct gguf_tensor *qkv, const struct gguf_tens
 }
 
 /* False when the block has no such pair of tensors. */
-static bool rewrite(struct gguf_build *b, const struct gguf *g, const struct heads *h,
+static bool rewrite(struct gguf_build *b, const struct gguf *g, const struct ssm_in_heads *h,
                     uint32_t i_block)
 {
     char qkv_name[64], z_name[64], in_name[64];
@@ -52,7 +52,7 @@ static bool rewrite(struct gguf_build *b, const struct gguf *g, const struct hea
 
 struct gguf_build *ssm_in_build(const char *path, struct hlm_err *err)
 {
-    struct heads h;
+    struct ssm_in_heads h;
     uint32_t n_block, n_done = 0;
     struct gguf *g = gguf_open(path, err);
     struct gguf_build *b = g ? gb_from(path, err) : NULL;

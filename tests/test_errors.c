@@ -471,14 +471,14 @@ static void test_clear(hlm *m)
 
 /* ---- whose messages they are ----------------------------------------------------------------- */
 
-struct sink {
+struct message_count {
     uint32_t n;
 };
 
 static void count_message(void *user, enum hlm_log_level level, const char *msg)
 {
     (void)level, (void)msg;
-    ((struct sink *)user)->n++;
+    ((struct message_count *)user)->n++;
 }
 
 struct other {
@@ -498,7 +498,7 @@ static bool use_other(void *user, uint64_t done, uint64_t total)
 
 static void test_sinks(void)
 {
-    struct sink a = { 0 }, b = { 0 };
+    struct message_count a = { 0 }, b = { 0 };
     struct hlm_err err;
     struct hlm_session_params tight = small;
     test_case("messages go to the sink of their own model");

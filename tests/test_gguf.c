@@ -277,7 +277,7 @@ enum where { HEAD, LENGTH, NAME, AFTER, CUT };
 
 /* One change of the sample: size bytes of value, or of text, are put there. The refusal must say
  * these parts. */
-static const struct broken {
+static const struct broken_gguf {
     const char *what;
     enum where where;
     const char *name; /* of the key or tensor */
@@ -385,7 +385,7 @@ static uint64_t find_name(const uint8_t *bytes, uint64_t n, const char *name)
     return 0;
 }
 
-static void break_it(const struct broken *c, uint8_t *bytes, uint64_t *n)
+static void break_it(const struct broken_gguf *c, uint8_t *bytes, uint64_t *n)
 {
     uint64_t at = c->at < 0 && !c->name ? *n : 0;
     if (c->name)

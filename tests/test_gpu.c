@@ -66,7 +66,7 @@ static bool holds(struct gpu *g, tensor t, float want)
 
 /* A cmd and one arena of n tensors [N]. The cases record dispatches, then run them. */
 #define MAX_T 40
-struct rig {
+struct cmd_rig {
     struct gpu *g;
     struct arena *a;
     struct cmd *c;
@@ -74,9 +74,9 @@ struct rig {
     struct hlm_err err;
 };
 
-static struct rig rig_open(struct gpu *g)
+static struct cmd_rig cmd_rig_open(struct gpu *g)
 {
-    struct rig r = { .g = g };
+    struct cmd_rig r = { .g = g };
     r.a = arena_create(g, "test", MEM_DEVICE, &r.err);
     for (uint32_t i = 0; i < MAX_T; i++)
         r.t[i] = arena_tensor(r.a, F32, N, 1);
@@ -85,12 +85,12 @@ static struct rig rig_open(struct gpu *g)
     return r;
 }
 
-static void rig_run(struct rig *r)
+static void rig_run(struct cmd_rig *r)
 {
     ok(cmd_end(r->c, &r->err) && cmd_submit(r->c, &r->err), &r->err);
 }
 
-static void rig_close(struct rig *r)
+static void cmd_rig_close(struct cmd_rig *r)
 {
     cmd_destroy(r->c);
     arena_destroy(r->a);
@@ -279,7 +279,7 @@ static void test_chunks(void)
 static void test_hazards(struct gpu *g)
 {
     test_case("a chain of dependent dispatches");
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     fill(r.c, r.t[0], 1);
     for (uint32_t i = 1; i < MAX_T; i++)
         axpy(r.c, r.t[i], r.t[i - 1], 1);
@@ -287,10 +287,10 @@ static void test_hazards(struct gpu *g)
     CHECK_EQ(cmd_n_dispatch(r.c), MAX_T - 1);
     rig_run(&r);
     holds(g, r.t[MAX_T - 1], 1);
-    rig_close(&r);
+    cmd_rig_close(&r);
 
     test_case("independent dispatches, with shared reads");
-    r = rig_open(g);
+    r = cmd_rig_open(g);
     fill(r.c, r.t[0], 3);
     for (uint32_t i = 1; i < MAX_T; i++)
         axpy(r.c, r.t[i], r.t[0], 2);
@@ -298,10 +298,10 @@ static void test_hazards(struct gpu *g)
     rig_run(&r);
     for (uint32_t i = 1; i < MAX_T; i++)
         holds(g, r.t[i], 6);
-    rig_close(&r);
+    cmd_rig_close(&r);
 
     test_case("a write after a read, and one after a write");
-    r = rig_open(g);
+    r = cmd_rig_open(g);
     fill(r.c, r.t[0], 5);
     axpy(r.c, r.t[1], r.t[0], 1); /* barrier: it reads the fill */
     fill(r.c, r.t[0], 7);         /* barrier: the read must come first */
@@ -312,7 +312,7 @@ static void test_hazards(struct gpu *g)
     rig_run(&r);
     holds(g, r.t[1], 10);
     holds(g, r.t[2], 7);
-    rig_close(&r);
+    cmd_rig_close(&r);
 }
 
 static void test_ranges(struct gpu *g)
@@ -357,7 +357,7 @@ static void test_ranges(struct gpu *g)
 static void test_copies(struct gpu *g)
 {
     test_case("copies and fills among dispatches");
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     fill(r.c, r.t[0], 2);
     cmd_copy(r.c, r.t[1], r.t[0], 4 * N);
     axpy(r.c, r.t[1], r.t[1], 0); /* in place: a dispatch may see its own operands */
@@ -368,7 +368,7 @@ static void test_copies(struct gpu *g)
     rig_run(&r);
     holds(g, r.t[2], 4);
     holds(g, r.t[3], 0);
-    rig_close(&r);
+    cmd_rig_close(&r);
 }
 
 /* ---- running --------------------------------------------------------------------------------- */
@@ -376,7 +376,7 @@ static void test_copies(struct gpu *g)
 static void test_replay(struct gpu *g)
 {
     test_case("one recording, submitted 200 times without a wait");
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     struct gpu_counts before = gpu_counts(g);
     float one[N];
     for (uint32_t i = 0; i < N; i++)
@@ -392,29 +392,29 @@ static void test_replay(struct gpu *g)
     CHECK_EQ(gpu_counts(g).n_record - before.n_record, 1);
     holds(g, r.t[1], 200);
     holds(g, r.t[2], 200 * 201 / 2);
-    rig_close(&r);
+    cmd_rig_close(&r);
 
     test_case("a cmd that is destroyed while it runs");
-    r = rig_open(g);
+    r = cmd_rig_open(g);
     for (uint32_t i = 0; i < 100; i++)
         axpy(r.c, r.t[1], r.t[0], 1);
     rig_run(&r);
-    rig_close(&r);
+    cmd_rig_close(&r);
 
     test_case("an empty cmd, and a grid of nothing");
-    r = rig_open(g);
+    r = cmd_rig_open(g);
     cmd_dispatch(r.c, K_test_axpy, GRID(0, 1, 1), SPEC(.wg = 64),
                  PUSH((struct push_test_axpy){ 0 }), USES(BOTH(r.t[0]), READ(r.t[1])));
     CHECK_EQ(cmd_n_dispatch(r.c), 0);
     rig_run(&r);
     ok(gpu_wait(g, &r.err), &r.err);
-    rig_close(&r);
+    cmd_rig_close(&r);
 }
 
 static void test_scratch(struct gpu *g)
 {
     struct hlm_err err = { 0 };
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     struct arena *s = arena_create(g, "scratch", MEM_DEVICE, &err);
     struct cmd *c = cmd_create(g, "blocks", s, &err), *wide = cmd_create(g, "wide", s, &err);
     test_case("scratch halves take turns");
@@ -455,14 +455,14 @@ static void test_scratch(struct gpu *g)
     cmd_destroy(wide);
     cmd_destroy(c);
     arena_destroy(s);
-    rig_close(&r);
+    cmd_rig_close(&r);
 }
 
 /* Work that would run long is cut into several submissions, with the same result. */
 static void test_cut(struct gpu *g)
 {
     test_case("long work is cut");
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     fill(r.c, r.t[0], 1);
     for (uint32_t i = 1; i < MAX_T; i++) {
         cmd_work(r.c, 1e13);
@@ -477,10 +477,10 @@ static void test_cut(struct gpu *g)
     ok(cmd_submit(r.c, &r.err), &r.err);
     CHECK(gpu_counts(g).n_submit - before <= cut);
     holds(g, r.t[MAX_T - 1], MAX_T);
-    rig_close(&r);
+    cmd_rig_close(&r);
 
     test_case("the work of a token is not");
-    r = rig_open(g);
+    r = cmd_rig_open(g);
     cmd_work(r.c, 4e9);
     axpy(r.c, r.t[1], r.t[0], 1);
     cmd_work(r.c, 4e9);
@@ -488,7 +488,7 @@ static void test_cut(struct gpu *g)
     before = gpu_counts(g).n_submit;
     rig_run(&r);
     CHECK_EQ(gpu_counts(g).n_submit - before, 1);
-    rig_close(&r);
+    cmd_rig_close(&r);
 }
 
 /* ---- what is refused while recording --------------------------------------------------------- */
@@ -522,14 +522,14 @@ static void test_refusals(struct gpu *g)
         recording_refused(g, one, SPEC(.wg = 64), caps->max_range / 4 + 4, "test_axpy|binding 0");
 
     test_case("cmd_fail sticks");
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     cmd_fail(r.c, "layer %d has no weights", 3);
     axpy(r.c, r.t[0], r.t[1], 1);
     CHECK_EQ(cmd_n_dispatch(r.c), 0);
     CHECK(!cmd_end(r.c, &r.err));
     CHECK_STR(r.err.msg, "test: layer 3 has no weights");
     CHECK(!cmd_submit(r.c, &r.err));
-    rig_close(&r);
+    cmd_rig_close(&r);
 }
 
 /* ---- pipelines ------------------------------------------------------------------------------- */
@@ -553,7 +553,7 @@ static struct gpu_counts make_pipelines(const char *dir, uint32_t n)
     struct gpu *g = open_with((struct gpu_params){ .cache_dir = dir });
     if (!g)
         return (struct gpu_counts){ 0 };
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     float want = 0;
     for (uint32_t i = 0; i < n; i++) {
         cmd_dispatch(r.c, K_test_axpy, GRID(div_up(N, 32), 1, 1), SPEC(.wg = 32, .bias = i),
@@ -562,7 +562,7 @@ static struct gpu_counts make_pipelines(const char *dir, uint32_t n)
     }
     rig_run(&r);
     holds(g, r.t[0], want);
-    rig_close(&r);
+    cmd_rig_close(&r);
     struct gpu_counts counts = gpu_counts(g);
     CHECK_EQ(counts.n_pipeline, n);
     CHECK_EQ(gpu_validation_count(g), 0);
@@ -623,7 +623,7 @@ static void test_profile(void)
     struct gpu *g = open_with((struct gpu_params){ .profile = true });
     if (!g)
         return;
-    struct rig r = rig_open(g);
+    struct cmd_rig r = cmd_rig_open(g);
     struct gpu_kernel_time times[8];
     for (uint32_t i = 1; i < 10; i++) {
         cmd_work(r.c, 2 * N);
@@ -646,7 +646,7 @@ static void test_profile(void)
     CHECK_EQ(seen, 2);
     gpu_times_reset(g);
     CHECK_EQ(gpu_times(g, times, ARRAY_LEN(times)), 0);
-    rig_close(&r);
+    cmd_rig_close(&r);
     close_checked(g);
 }
 

@@ -587,7 +587,7 @@ static void test_cannot_be_set(void)
 
 /* ---- what is refused -------------------------------------------------------------------- */
 
-enum edit {
+enum lora_edit {
     SET_STR, /* key, text */
     SET_F32, /* key, value */
     DROP_KEY,
@@ -603,7 +603,7 @@ enum edit {
 
 /* One edit of a sound adapter, or of its factor, and the parts of the refusal besides the file. */
 static const struct bad {
-    enum edit edit;
+    enum lora_edit edit;
     const char *name;
     double value;
     const char *text;

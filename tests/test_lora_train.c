@@ -12,23 +12,23 @@
 #include <stdlib.h>
 
 /* A base model, and an adapter for it in memory. */
-struct rig {
+struct adapter_rig {
     struct gguf *file;
     struct model *model;
     uint8_t *bytes;
     uint64_t n_bytes;
 };
 
-static bool rig_open(struct rig *r, const char *path, bool draft)
+static bool adapter_rig_open(struct adapter_rig *r, const char *path, bool draft)
 {
     struct hlm_err err = { 0 };
     struct gpu *g = test_gpu();
-    *r = (struct rig){ .file = g ? gguf_open(path, &err) : NULL };
+    *r = (struct adapter_rig){ .file = g ? gguf_open(path, &err) : NULL };
     r->model = r->file ? model_load(g, r->file, draft, &err) : NULL;
     return CHECK_OK(r->model != NULL, err);
 }
 
-static void rig_close(struct rig *r)
+static void adapter_rig_close(struct adapter_rig *r)
 {
     free(r->bytes);
     model_unload(r->model);
@@ -36,7 +36,7 @@ static void rig_close(struct rig *r)
 }
 
 /* A fresh adapter for `words` with all numbers random, those of B too. */
-static bool rig_make(struct rig *r, const char *words, uint32_t rank)
+static bool rig_make(struct adapter_rig *r, const char *words, uint32_t rank)
 {
     struct hlm_err err = { 0 };
     struct rng rng = { 5 };
@@ -59,7 +59,7 @@ static bool rig_make(struct rig *r, const char *words, uint32_t rank)
     return ok;
 }
 
-static struct lora_set *rig_set(struct rig *r, bool train)
+static struct lora_set *rig_set(struct adapter_rig *r, bool train)
 {
     struct hlm_err err = { 0 };
     struct gguf *g = gguf_parse(r->bytes, r->n_bytes, "made.gguf", &err);
@@ -184,11 +184,11 @@ static void check_ids(const struct lora_base *b)
 
 static void test_places(const char *path, const char *words, uint32_t rank, bool draft)
 {
-    struct rig r;
+    struct adapter_rig r;
     struct hlm_err err = { 0 };
     test_case("%s: every number in one place, rank %u", path, rank);
-    if (!rig_open(&r, path, draft) || !rig_make(&r, words, rank)) {
-        rig_close(&r);
+    if (!adapter_rig_open(&r, path, draft) || !rig_make(&r, words, rank)) {
+        adapter_rig_close(&r);
         return;
     }
     struct lora_base *b = &r.model->base;
@@ -220,24 +220,24 @@ static void test_places(const char *path, const char *words, uint32_t rank, bool
     gguf_close(g);
     lora_set_destroy(train);
     lora_set_destroy(plain);
-    rig_close(&r);
+    adapter_rig_close(&r);
 }
 
 /* The old layout of the same model has the same groups of matrices: none joins the group of
  * matrices that another op multiplies, with which an adapter on it would share a stack. */
 static void check_groups(const char *path, const char *old)
 {
-    struct rig a = { 0 }, b = { 0 };
+    struct adapter_rig a = { 0 }, b = { 0 };
     test_case("qwen3next with ssm_in: groups of matrices");
-    if (rig_open(&a, path, false) && rig_open(&b, old, false)) {
+    if (adapter_rig_open(&a, path, false) && adapter_rig_open(&b, old, false)) {
         const struct lora_base *x = &a.model->base, *y = &b.model->base;
         CHECK_EQ(x->n_matrix, y->n_matrix);
         for (uint64_t i = 0; i < min_u64(x->n_matrix, y->n_matrix); i++)
             CHECK_MSG(x->matrix[i].beside == y->matrix[i].beside, "matrix %llu",
                       (unsigned long long)i);
     }
-    rig_close(&a);
-    rig_close(&b);
+    adapter_rig_close(&a);
+    adapter_rig_close(&b);
 }
 
 static void test_all_places(void)
@@ -373,10 +373,11 @@ static void test_in_force(const char *dir)
 static void test_refused(void)
 {
     struct hlm_err err = { 0 };
-    struct rig r;
+    struct adapter_rig r;
     test_case("sets for training: one adapter, no factor");
-    if (!rig_open(&r, fixture("train/qwen35/model.gguf"), false) || !rig_make(&r, "attn", 4)) {
-        rig_close(&r);
+    if (!adapter_rig_open(&r, fixture("train/qwen35/model.gguf"), false) ||
+        !rig_make(&r, "attn", 4)) {
+        adapter_rig_close(&r);
         return;
     }
     for (uint32_t n = 1; n <= 2; n++) {
@@ -387,7 +388,7 @@ static void test_refused(void)
         CHECK_REFUSED(lora_set_create(NULL, &r.model->base, f, n, true, &err), err,
                       n == 1 ? "made.gguf|factor|0.5" : "2 adapters");
     }
-    rig_close(&r);
+    adapter_rig_close(&r);
 }
 
 /* ---- targets ---------------------------------------------------------------------------- */
@@ -436,12 +437,12 @@ static void test_words(void)
     for (uint32_t i = 0; i < ARRAY_LEN(words); i++) {
         const struct words *w = &words[i];
         struct hlm_err err = { 0 };
-        struct rig r;
+        struct adapter_rig r;
         struct lora_targets t;
         char path[96];
         test_case("%s: targets %s", w->model, w->words ? w->words : "(usual)");
         snprintf(path, sizeof path, "train/%s/model.gguf", w->model);
-        if (rig_open(&r, fixture("%s", path), w->draft)) {
+        if (adapter_rig_open(&r, fixture("%s", path), w->draft)) {
             bool ok = lora_find_targets(&r.model->base, w->words, &t, &err);
             CHECK_MSG(ok == (w->n > 0) && (!ok || t.n == w->n), "%llu, expected %llu: %s",
                       ok ? (unsigned long long)t.n : 0ull, (unsigned long long)w->n, err.msg);
@@ -452,13 +453,13 @@ static void test_words(void)
             if (ok)
                 free(t.t);
         }
-        rig_close(&r);
+        adapter_rig_close(&r);
     }
 }
 
 /* ---- fresh ones ------------------------------------------------------------------------- */
 
-static struct gguf *fresh(struct rig *r, const char *w, const struct lora_fresh *how,
+static struct gguf *fresh(struct adapter_rig *r, const char *w, const struct lora_fresh *how,
                           uint8_t **bytes)
 {
     struct hlm_err err = { 0 };
@@ -500,14 +501,14 @@ static void check_start(const struct gguf *g)
 
 static void test_fresh(void)
 {
-    struct rig r;
+    struct adapter_rig r;
     struct hlm_err err = { 0 };
     struct lora_fresh how = { .rank = 8, .alpha = 12, .seed = 3 }, rs = how, other = how;
     uint8_t *bytes[4];
     float alpha = 0;
     test_case("fresh adapters");
-    if (!rig_open(&r, fixture("train/qwen35moe-mtp/model.gguf"), false)) {
-        rig_close(&r);
+    if (!adapter_rig_open(&r, fixture("train/qwen35moe-mtp/model.gguf"), false)) {
+        adapter_rig_close(&r);
         return;
     }
     rs.rslora = true;
@@ -552,7 +553,7 @@ static void test_fresh(void)
     for (uint32_t i = 0; i < ARRAY_LEN(bads); i++) {
         CHECK_REFUSED(lora_make(&r.model->base, &t, &bads[i].how, &n, &err), err, bads[i].says);
     }
-    rig_close(&r);
+    adapter_rig_close(&r);
 }
 
 /* ---- written ---------------------------------------------------------------------------- */

@@ -23,7 +23,7 @@ static const char *const base_file[] = {
     [STEP] = "step35/base/model-f32.gguf",
 };
 
-enum edit {
+enum model_edit {
     DROP_KEY,
     SET_U32,
     SET_F32,
@@ -38,9 +38,9 @@ enum edit {
 
 /* One edit of a sound file, and the parts that the refusal must say (CHECK_SAYS). A name that
  * begins with a dot is a key of the architecture. */
-static const struct row {
+static const struct bad_model {
     enum base base;
-    enum edit edit;
+    enum model_edit edit;
     const char *name;
     double value;     /* the key's number; RETYPE: the type */
     const char *text; /* the key's text; RENAME: the tensor's new name */
@@ -287,7 +287,7 @@ static const struct row {
     /* clang-format on */
 };
 
-static bool apply(struct gguf_build *b, const struct row *r, const char *arch)
+static bool apply(struct gguf_build *b, const struct bad_model *r, const char *arch)
 {
     char key[128];
     uint32_t many[8] = { 0 }, n_dim = 0;
@@ -346,7 +346,7 @@ static void test_column(const char *path)
     gb_free(b);
 }
 
-static void test_row(const struct row *r, const char *path)
+static void test_row(const struct bad_model *r, const char *path)
 {
     static const char *const arch[] = { "qwen35",     "qwen35moe",      "qwen3next",
                                         "nemotron_h", "nemotron_h_moe", "step35" };

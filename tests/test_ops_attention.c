@@ -24,16 +24,16 @@ struct attn_row {
 /* ---- what goes in and what comes out ----------------------------------------------------- */
 
 /* The op's inputs as numbers; p is [n_tok][n_p]. */
-struct inputs {
+struct attn_inputs {
     uint32_t n_p, step, gate; /* the step from one query to the next; where the gates begin */
     float *p, *q_norm, *k_norm, freq[MAX_HEAD / 2];
     struct attention a;
 };
 
-static struct inputs inputs_make(struct rig *r, const struct attn_row *c, uint32_t n_tok)
+static struct attn_inputs inputs_make(struct rig *r, const struct attn_row *c, uint32_t n_tok)
 {
     uint32_t hd = c->head_dim, turn[MAX_HEAD];
-    struct inputs in = { .step = c->gate == GATE_ELEM ? 2 * hd : hd };
+    struct attn_inputs in = { .step = c->gate == GATE_ELEM ? 2 * hd : hd };
     uint32_t n_qkv = in.step * c->n_head + 2 * hd * c->n_kv_head;
     in.gate = c->gate == GATE_ELEM ? hd : n_qkv;
     in.n_p = n_qkv + (c->gate == GATE_HEAD ? c->n_head : 0);
@@ -74,18 +74,18 @@ static void heads_ref(const struct attn_row *c, const float *p, uint32_t step, u
 }
 
 /* Queries, keys, values and gates of every token, in double. */
-struct heads {
+struct attn_heads {
     double *q, *k, *v, *gate;
 };
 
-static struct heads heads_make(struct rig *r, const struct attn_row *c, const struct inputs *in,
-                               uint32_t n_past, uint32_t n_tok)
+static struct attn_heads heads_make(struct rig *r, const struct attn_row *c,
+                                    const struct attn_inputs *in, uint32_t n_past, uint32_t n_tok)
 {
     uint32_t hd = c->head_dim, n_q = c->n_head * hd, n_kv = c->n_kv_head * hd;
-    struct heads h = { .q = rig_doubles(r, NULL, (uint64_t)n_tok * n_q),
-                       .k = rig_doubles(r, NULL, (uint64_t)n_tok * n_kv),
-                       .v = rig_doubles(r, NULL, (uint64_t)n_tok * n_kv),
-                       .gate = rig_doubles(r, NULL, (uint64_t)n_tok * n_q) };
+    struct attn_heads h = { .q = rig_doubles(r, NULL, (uint64_t)n_tok * n_q),
+                            .k = rig_doubles(r, NULL, (uint64_t)n_tok * n_kv),
+                            .v = rig_doubles(r, NULL, (uint64_t)n_tok * n_kv),
+                            .gate = rig_doubles(r, NULL, (uint64_t)n_tok * n_q) };
     for (uint32_t t = 0; t < n_tok; t++) {
         const float *row = in->p + (uint64_t)t * in->n_p, *k = row + c->n_head * in->step;
         double *gate = h.gate + (uint64_t)t * (c->gate == GATE_HEAD ? c->n_head : n_q);
@@ -157,7 +157,7 @@ static bool near_steps(const char *what, const float *got, const double *want, u
 }
 
 /* The new rows of the cache are right; values, which are only copied, are the nearest numbers. */
-static bool check_cache(struct rig *r, const struct attn_row *c, const struct heads *h,
+static bool check_cache(struct rig *r, const struct attn_row *c, const struct attn_heads *h,
                         const double *k, const double *v)
 {
     uint32_t n_kv = c->n_kv_head * c->head_dim;
@@ -177,8 +177,8 @@ static bool check_cache(struct rig *r, const struct attn_row *c, const struct he
            rig_near_values(r, "cache, values", got + n, near_v, n_kv, c->n_tok, 0);
 }
 
-static struct ref_attention ref_of(const struct attn_row *c, const struct heads *h, const double *k,
-                                   const double *v)
+static struct ref_attention ref_of(const struct attn_row *c, const struct attn_heads *h,
+                                   const double *k, const double *v)
 {
     return (struct ref_attention){ .n_head = c->n_head,
                                    .n_kv_head = c->n_kv_head,
@@ -212,14 +212,14 @@ static void attn_case(struct gpu *g, const struct attn_row *c, enum attention_pa
                    c->norm ? "" : ", no norm", (double)c->peak))
         return;
     struct rig r = rig_open(g, by);
-    struct inputs in = inputs_make(&r, c, c->n_tok);
+    struct attn_inputs in = inputs_make(&r, c, c->n_tok);
     tensor p = rig_strided(&r, in.p, in.n_p, c->n_tok);
     struct kv_layer kv = { .k = cache_make(&r, c) };
     kv.v = cache_make(&r, c);
     struct step step = { .n_past = c->n_past };
     struct batch b = rig_batch(&r, c->n_tok, &step, NULL, 0, false);
     tensor y = attention_by(r.c, path, p, &in.a, &kv, &b);
-    struct heads h = heads_make(&r, c, &in, c->n_past, c->n_tok);
+    struct attn_heads h = heads_make(&r, c, &in, c->n_past, c->n_tok);
     double *want = rig_doubles(&r, NULL, (uint64_t)c->n_tok * c->n_head * c->head_dim);
     if (rig_run(&r)) {
         /* The expected output is made from what the cache holds, with its rounding. */
@@ -372,7 +372,7 @@ static void ring_case(struct gpu *g, const struct ring_row *c)
     row.n_row = min_u32(row.window + c->n_batch, row.n_tok);
     all.n_row = row.n_tok;
     all.window = 0;
-    struct inputs in = inputs_make(&r, &row, row.n_tok);
+    struct attn_inputs in = inputs_make(&r, &row, row.n_tok);
     struct attention wide = in.a;
     wide.window = 0;
     struct kv_layer ring = { .k = cache_make(&r, &row) }, keep = { .k = cache_make(&r, &all) };
@@ -388,7 +388,7 @@ static void ring_case(struct gpu *g, const struct ring_row *c)
         s->all = attention_by(r.c, path, p, &wide, &keep, &b);
         op_advance(r.c, &b);
     }
-    struct heads h = heads_make(&r, &row, &in, 0, row.n_tok);
+    struct attn_heads h = heads_make(&r, &row, &in, 0, row.n_tok);
     double *want = rig_doubles(&r, NULL, (uint64_t)row.n_tok * n_q);
     double *want_all = rig_doubles(&r, NULL, (uint64_t)row.n_tok * n_q);
     bool good = rig_run(&r);

@@ -9,7 +9,7 @@
 #define EPS 1e-6f
 enum { MAX_HEAD = 512, MAX_DOC = 24 };
 
-struct docs_row {
+struct attn_docs {
     uint32_t head_dim, n_head, n_kv_head, n_rot;
     enum attention_gate gate;
     bool norm;
@@ -25,13 +25,13 @@ struct docs_row {
 /* ---- what goes in ------------------------------------------------------------------------- */
 
 /* Columns of the projection as op.h has them. */
-struct shape {
+struct attn_columns {
     uint32_t n_tok, n_p, step, k, v, gate, n_q, n_kv;
 };
 
-static struct shape shape_of(const struct docs_row *c)
+static struct attn_columns shape_of(const struct attn_docs *c)
 {
-    struct shape s = { .step = c->gate == GATE_ELEM ? 2 * c->head_dim : c->head_dim };
+    struct attn_columns s = { .step = c->gate == GATE_ELEM ? 2 * c->head_dim : c->head_dim };
     for (const uint32_t *len = c->len; *len; len++)
         s.n_tok += *len;
     s.n_q = c->n_head * c->head_dim;
@@ -45,22 +45,22 @@ static struct shape shape_of(const struct docs_row *c)
 }
 
 /* An op with its weights, and one training row that it works on. */
-struct layer {
+struct attn_layer {
     struct attention a;
     float *q_norm, *k_norm, freq[MAX_HEAD / 2];
 };
-struct row {
+struct attn_train {
     uint32_t *first;
     float *p, *dy, *dp; /* dp: what the gradient starts as */
     tensor at_first, at_p, at_dy, at_dp, y;
     struct docs docs;
 };
 
-static struct layer layer_make(struct rig *r, const struct docs_row *c)
+static struct attn_layer layer_make(struct rig *r, const struct attn_docs *c)
 {
     uint32_t hd = c->head_dim, turn[MAX_HEAD];
-    struct layer l = { .q_norm = rig_normal(r, hd, (double)c->peak),
-                       .k_norm = rig_normal(r, hd, 1) };
+    struct attn_layer l = { .q_norm = rig_normal(r, hd, (double)c->peak),
+                            .k_norm = rig_normal(r, hd, 1) };
     rope_turns(1e7, c->n_rot, NULL, turn);
     ref_rope_freq(1e7, c->n_rot, NULL, l.freq);
     l.a = (struct attention){ .n_head = c->n_head,
@@ -80,7 +80,7 @@ static struct layer layer_make(struct rig *r, const struct docs_row *c)
     return l;
 }
 
-static void firsts(const struct docs_row *c, uint32_t *first)
+static void firsts(const struct attn_docs *c, uint32_t *first)
 {
     for (uint32_t d = 0, at = 0; c->len[d]; at += c->len[d++])
         for (uint32_t i = 0; i < c->len[d]; i++)
@@ -97,14 +97,14 @@ static tensor whole(tensor t)
 
 /* The tensors of the training row. The projection is some columns of something wider, and so is its
  * gradient. */
-static struct row row_make(struct rig *r, const struct docs_row *c)
+static struct attn_train row_make(struct rig *r, const struct attn_docs *c)
 {
-    struct shape s = shape_of(c);
+    struct attn_columns s = shape_of(c);
     uint64_t n = (uint64_t)s.n_tok * s.n_p;
-    struct row w = { .first = rig_alloc(r, s.n_tok, sizeof *w.first),
-                     .p = rig_normal(r, n, 1.5),
-                     .dy = rig_normal(r, (uint64_t)s.n_tok * s.n_q, 1),
-                     .dp = rig_normal(r, n, 1) };
+    struct attn_train w = { .first = rig_alloc(r, s.n_tok, sizeof *w.first),
+                            .p = rig_normal(r, n, 1.5),
+                            .dy = rig_normal(r, (uint64_t)s.n_tok * s.n_q, 1),
+                            .dp = rig_normal(r, n, 1) };
     firsts(c, w.first);
     w.at_first = rig_words(r, w.first, s.n_tok);
     w.at_p = rig_strided(r, w.p, s.n_p, s.n_tok);
@@ -117,7 +117,7 @@ static struct row row_make(struct rig *r, const struct docs_row *c)
 }
 
 /* Records the forward and backward of the training row; without a tape, the forward alone. */
-static void row_record(struct rig *r, const struct layer *l, struct row *w,
+static void row_record(struct rig *r, const struct attn_layer *l, struct attn_train *w,
                        enum attention_path path, bool train)
 {
     struct batch b = { .n_tok = w->at_p.n_row, .docs = &w->docs };
@@ -136,16 +136,16 @@ static void row_record(struct rig *r, const struct layer *l, struct row *w,
 /* ---- the reference ------------------------------------------------------------------------ */
 
 /* The heads of a training row in double, by token, or their gradients. */
-struct heads {
+struct train_heads {
     double *q, *k, *v, *gate;
 };
 
-static struct heads heads_make(struct rig *r, const struct shape *s)
+static struct train_heads heads_make(struct rig *r, const struct attn_columns *s)
 {
-    return (struct heads){ rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_q),
-                           rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_kv),
-                           rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_kv),
-                           rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_q) };
+    return (struct train_heads){ rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_q),
+                                 rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_kv),
+                                 rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_kv),
+                                 rig_doubles(r, NULL, (uint64_t)s->n_tok * s->n_q) };
 }
 
 static void copy_heads(const float *p, uint32_t step, uint32_t n_head, uint32_t hd, double *out)
@@ -155,7 +155,7 @@ static void copy_heads(const float *p, uint32_t step, uint32_t n_head, uint32_t 
             out[h * hd + i] = (double)p[(uint64_t)h * step + i];
 }
 
-static void norm_rotate(const struct docs_row *c, const struct layer *l, const float *norm,
+static void norm_rotate(const struct attn_docs *c, const struct attn_layer *l, const float *norm,
                         uint32_t n_head, uint32_t pos, double *x)
 {
     if (c->norm)
@@ -163,10 +163,10 @@ static void norm_rotate(const struct docs_row *c, const struct layer *l, const f
     ref_rope(l->freq, c->n_rot, pos, n_head, c->head_dim, x);
 }
 
-static void heads_fill(const struct docs_row *c, const struct layer *l, const struct row *w,
-                       const struct heads *h)
+static void heads_fill(const struct attn_docs *c, const struct attn_layer *l,
+                       const struct attn_train *w, const struct train_heads *h)
 {
-    struct shape s = shape_of(c);
+    struct attn_columns s = shape_of(c);
     for (uint32_t t = 0; t < s.n_tok; t++) {
         const float *p = w->p + (uint64_t)t * s.n_p;
         double *q = h->q + (uint64_t)t * s.n_q, *k = h->k + (uint64_t)t * s.n_kv;
@@ -184,10 +184,10 @@ static void heads_fill(const struct docs_row *c, const struct layer *l, const st
     }
 }
 
-static struct ref_attention ref_of(const struct docs_row *c, const struct heads *h, uint64_t at,
-                                   uint32_t n_tok)
+static struct ref_attention ref_of(const struct attn_docs *c, const struct train_heads *h,
+                                   uint64_t at, uint32_t n_tok)
 {
-    struct shape s = shape_of(c);
+    struct attn_columns s = shape_of(c);
     return (struct ref_attention){
         .n_tok = n_tok,
         .n_head = c->n_head,
@@ -203,9 +203,9 @@ static struct ref_attention ref_of(const struct docs_row *c, const struct heads 
 }
 
 /* Adds to the gradient of p: from d, the gradient of a token's heads after norm and rotation. */
-static void norm_rotate_bwd(const struct docs_row *c, const struct layer *l, const float *norm,
-                            uint32_t n_head, uint32_t pos, const float *p, uint32_t step, double *d,
-                            double *dp)
+static void norm_rotate_bwd(const struct attn_docs *c, const struct attn_layer *l,
+                            const float *norm, uint32_t n_head, uint32_t pos, const float *p,
+                            uint32_t step, double *d, double *dp)
 {
     double x[MAX_HEAD];
     uint32_t hd = c->head_dim;
@@ -221,10 +221,10 @@ static void norm_rotate_bwd(const struct docs_row *c, const struct layer *l, con
     }
 }
 
-static void heads_bwd(const struct docs_row *c, const struct layer *l, const struct row *w,
-                      const struct heads *d, double *dp)
+static void heads_bwd(const struct attn_docs *c, const struct attn_layer *l,
+                      const struct attn_train *w, const struct train_heads *d, double *dp)
 {
-    struct shape s = shape_of(c);
+    struct attn_columns s = shape_of(c);
     for (uint32_t t = 0; t < s.n_tok; t++, dp += s.n_p) {
         const float *p = w->p + (uint64_t)t * s.n_p;
         double *gate = d->gate + (uint64_t)t * (c->gate == GATE_HEAD ? c->n_head : s.n_q);
@@ -248,11 +248,11 @@ static const struct bound gradient_off = { .most = 1e-13, .measured = 3e-14 };
 static const struct bound gradient_many = { .most = 1e-11, .measured = 4e-12 };
 
 /* Compares what was run with the reference. */
-static bool row_check(struct rig *r, const struct docs_row *c, const struct layer *l,
-                      const struct row *w, bool train)
+static bool row_check(struct rig *r, const struct attn_docs *c, const struct attn_layer *l,
+                      const struct attn_train *w, bool train)
 {
-    struct shape s = shape_of(c);
-    struct heads h = heads_make(r, &s), d = heads_make(r, &s);
+    struct attn_columns s = shape_of(c);
+    struct train_heads h = heads_make(r, &s), d = heads_make(r, &s);
     double *y = rig_doubles(r, NULL, (uint64_t)s.n_tok * s.n_q);
     double *dp = rig_doubles(r, w->dp, (uint64_t)s.n_tok * s.n_p);
     heads_fill(c, l, w, &h);
@@ -285,7 +285,8 @@ static struct tape *tape_of(struct rig *r)
     return t;
 }
 
-static void docs_case(struct gpu *g, const struct docs_row *c, enum attention_path path, bool train)
+static void docs_case(struct gpu *g, const struct attn_docs *c, enum attention_path path,
+                      bool train)
 {
     static const char *const gates[] = { "no gate", "gates", "gate a head" };
     if (!test_case("documents%s%s, %u/%u heads of %u, %u rotated, window %u, %s%s, peak %g",
@@ -295,8 +296,8 @@ static void docs_case(struct gpu *g, const struct docs_row *c, enum attention_pa
         return;
     struct rig r = rig_open(g, "documents");
     struct tape *tape = train ? tape_of(&r) : NULL;
-    struct layer l = layer_make(&r, c);
-    struct row w = row_make(&r, c);
+    struct attn_layer l = layer_make(&r, c);
+    struct attn_train w = row_make(&r, c);
     row_record(&r, &l, &w, path, train);
     if (rig_run(&r))
         row_check(&r, c, &l, &w, train);
@@ -304,7 +305,7 @@ static void docs_case(struct gpu *g, const struct docs_row *c, enum attention_pa
     tape_destroy(tape);
 }
 
-static const struct docs_row rows[] = {
+static const struct attn_docs rows[] = {
     { 32, 4, 2, 8, QWEN, 0, 1, { 1, 2, 17, 9, 33, 5 } },
     { 32, 4, 2, 32, STEP, 20, 1, { 50, 7, 19, 20, 21, 1, 3 } },
     { 64, 2, 1, 16, QWEN, 0, 1, { 65, 1, 13, 2 } },
@@ -323,10 +324,10 @@ static const struct docs_row rows[] = {
 /* ---- the same document elsewhere ---------------------------------------------------------- */
 
 /* Tokens [from, from + n) of one training row get the values of those from `at` on of another. */
-static void give(struct rig *r, const struct docs_row *c, const struct row *src, uint32_t at,
-                 struct row *dst, uint32_t from, uint32_t n)
+static void give(struct rig *r, const struct attn_docs *c, const struct attn_train *src,
+                 uint32_t at, struct attn_train *dst, uint32_t from, uint32_t n)
 {
-    struct shape s = shape_of(c);
+    struct attn_columns s = shape_of(c);
     uint64_t n_p = (uint64_t)n * s.n_p * sizeof *src->p;
     memcpy(dst->p + (uint64_t)from * s.n_p, src->p + (uint64_t)at * s.n_p, n_p);
     memcpy(dst->dp + (uint64_t)from * s.n_p, src->dp + (uint64_t)at * s.n_p, n_p);
@@ -351,7 +352,7 @@ static void check_same(struct rig *r, const char *what, tensor a, uint32_t at, t
         }
 }
 
-static void places_case(struct gpu *g, const struct docs_row *shape, enum attention_path path)
+static void places_case(struct gpu *g, const struct attn_docs *shape, enum attention_path path)
 {
     enum { N = 37 };
     static const uint32_t alone[] = { N, 0 }, second[] = { 1, N, 5, 0 },
@@ -366,10 +367,10 @@ static void places_case(struct gpu *g, const struct docs_row *shape, enum attent
         return;
     struct rig r = rig_open(g, "places");
     struct tape *tape = tape_of(&r);
-    struct layer l = layer_make(&r, shape);
-    struct row w[ARRAY_LEN(in)];
+    struct attn_layer l = layer_make(&r, shape);
+    struct attn_train w[ARRAY_LEN(in)];
     for (uint32_t i = 0; i < ARRAY_LEN(in); i++) {
-        struct docs_row c = *shape;
+        struct attn_docs c = *shape;
         memset(c.len, 0, sizeof c.len);
         for (uint32_t d = 0; in[i].len[d]; d++)
             c.len[d] = in[i].len[d];
@@ -398,16 +399,16 @@ static bool run_again(struct rig *r)
                      "%s", r->err.msg);
 }
 
-static void again_case(struct gpu *g, const struct docs_row *shape)
+static void again_case(struct gpu *g, const struct attn_docs *shape)
 {
     static const uint32_t other[][MAX_DOC] = { { 67 }, { 1, 1, 31, 34 } };
-    struct docs_row c = *shape;
+    struct attn_docs c = *shape;
     if (!test_case("one plan, other documents"))
         return;
     struct rig r = rig_open(g, "one plan");
     struct tape *tape = tape_of(&r);
-    struct layer l = layer_make(&r, &c);
-    struct row w = row_make(&r, &c);
+    struct attn_layer l = layer_make(&r, &c);
+    struct attn_train w = row_make(&r, &c);
     row_record(&r, &l, &w, ATTENTION_DOCS, true);
     bool good = rig_run(&r) && row_check(&r, &c, &l, &w, true);
     for (uint32_t i = 0; good && i < ARRAY_LEN(other); i++) {

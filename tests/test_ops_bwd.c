@@ -16,33 +16,33 @@ static const struct bound residual_off = { .most = 1e-14 };
 
 /* ---- dX and outer products, as the ops call them --------------------------------------------- */
 
-struct shape {
+struct product_shape {
     enum dtype dtype;
     uint32_t n_in, n_out, n_tok;
 };
 
-static const char *shape_text(char text[64], struct shape s)
+static const char *shape_text(char text[64], struct product_shape s)
 {
     snprintf(text, 64, "%s %u x %u, %u tokens", dtype_info(s.dtype)->name, s.n_in, s.n_out,
              s.n_tok);
     return text;
 }
 
-struct pending {
+struct pending_grads {
     struct grads dx;
-    struct shape s;
+    struct product_shape s;
 };
 
 /* Records dX for a shape. Where a number is odd, the rows and columns of dy allow no wide loads. */
-static struct pending record(struct rig *r, const struct linear_path *path, struct shape s,
-                             bool odd)
+static struct pending_grads record(struct rig *r, const struct linear_path *path,
+                                   struct product_shape s, bool odd)
 {
     struct weight w = rig_weight(r, s.dtype, s.n_in, s.n_out, 1, 1, false);
     const float *v = rig_normal(r, (uint64_t)s.n_out * s.n_tok, 1);
     tensor dy = rig_view(r, F32, s.n_out, s.n_tok, (uint32_t)align_up(s.n_out, 4) + (odd ? 7 : 4),
                          odd ? 3 : 4);
     tensor x = rig_view(r, F32, s.n_in, s.n_tok, s.n_in + 12, 8);
-    struct pending p = { rig_grad(r, x), s };
+    struct pending_grads p = { rig_grad(r, x), s };
     rig_put(r, dy, v);
     linear_bwd_by(r->c, path, &w.w, dy, p.dx.t);
     if (path->f16) {
@@ -59,7 +59,7 @@ static void bwd_shapes(struct gpu *g, const struct linear_path *path)
 {
     static const uint32_t toks[] = { 1, 7, 9, 33, 65 }, outs[] = { 1, 4, 5, 33 };
     static const uint32_t ins[] = { 4, 12, 36, 132 };
-    struct pending p[ARRAY_LEN(toks) * ARRAY_LEN(outs) * ARRAY_LEN(ins)];
+    struct pending_grads p[ARRAY_LEN(toks) * ARRAY_LEN(outs) * ARRAY_LEN(ins)];
     uint32_t n = 0;
     if (!test_case("dX by %s, F32, %zu shapes", path->name, ARRAY_LEN(p)))
         return;
@@ -67,7 +67,8 @@ static void bwd_shapes(struct gpu *g, const struct linear_path *path)
     for (uint32_t t = 0; t < ARRAY_LEN(toks); t++)
         for (uint32_t o = 0; o < ARRAY_LEN(outs); o++)
             for (uint32_t i = 0; i < ARRAY_LEN(ins); i++, n++)
-                p[n] = record(&r, path, (struct shape){ F32, ins[i], outs[o], toks[t] }, t == 2);
+                p[n] = record(&r, path, (struct product_shape){ F32, ins[i], outs[o], toks[t] },
+                              t == 2);
     bool good = rig_run(&r);
     char text[64];
     for (uint32_t i = 0; good && i < n; i++)
@@ -93,7 +94,8 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
         if (!test_case("dX by %s, %s", path->name, dtype_info(types[i])->name))
             continue;
         struct rig r = rig_open_train(g, "linear_bwd", NULL);
-        struct pending p = record(&r, path, (struct shape){ types[i], 2 * n_in, 13, 5 }, false);
+        struct pending_grads p =
+            record(&r, path, (struct product_shape){ types[i], 2 * n_in, 13, 5 }, false);
         char what[64];
         snprintf(what, sizeof what, "%s, %s", path->name, dtype_info(types[i])->name);
         if (rig_run(&r))
@@ -105,7 +107,7 @@ static void bwd_types(struct gpu *g, const struct linear_path *path)
 /* The gradient of the matrix itself; either side may be the long one. */
 static void outer_shapes(struct gpu *g)
 {
-    static const struct shape shapes[] = {
+    static const struct product_shape shapes[] = {
         { F32, 4, 1, 1 },     { F32, 36, 4, 7 },   { F32, 8, 33, 300 },
         { F32, 132, 20, 65 }, { F32, 20, 129, 9 }, { F32, 12, 12, 33 },
     };
@@ -114,7 +116,7 @@ static void outer_shapes(struct gpu *g)
         return;
     struct rig r = rig_open_train(g, "outer", NULL);
     for (uint32_t i = 0; i < ARRAY_LEN(shapes); i++) {
-        struct shape s = shapes[i];
+        struct product_shape s = shapes[i];
         struct weight w = rig_weight(&r, F32, s.n_in, s.n_out, 1, 1, false);
         const float *x = rig_normal(&r, (uint64_t)s.n_in * s.n_tok, 1);
         const float *dy = rig_normal(&r, (uint64_t)s.n_out * s.n_tok, 1);
@@ -173,11 +175,12 @@ static void pieces(void)
         return;
     test_case("back in pieces");
     struct rig r = rig_open_train(g, "back in pieces", NULL);
-    struct pending p[8];
+    struct pending_grads p[8];
     HLM_ASSERT(n_linear_bwd_path <= ARRAY_LEN(p));
     for (uint32_t i = 0; i < n_linear_bwd_path; i++)
         if (takes(g, &linear_bwd_paths[i]))
-            p[i] = record(&r, &linear_bwd_paths[i], (struct shape){ F32, 256, 129, 5 }, false);
+            p[i] =
+                record(&r, &linear_bwd_paths[i], (struct product_shape){ F32, 256, 129, 5 }, false);
     struct weight w = rig_weight(&r, F32, 256, 129, 1, 1, false);
     const float *x = rig_normal(&r, 256 * 5, 1), *dy = rig_normal(&r, 129 * 5, 1);
     struct grads dw = rig_grad_factor(&r, &w.w);

@@ -15,7 +15,7 @@
 
 enum { MAX_DOC = 16 };
 
-struct docs_row {
+struct delta_docs {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
     uint32_t chunk;
@@ -26,7 +26,7 @@ struct docs_row {
 };
 
 /* Values by document in the order listed, wherever the documents stand. */
-struct docs_values {
+struct delta_docs_in {
     uint32_t n_doc, n_tok, d_conv, d_out, n_p;
     uint32_t at[MAX_DOC],
         place[MAX_DOC]; /* the first token, among the values and in the training row */
@@ -35,14 +35,14 @@ struct docs_values {
 };
 
 /* The results by document in the order listed: [n_tok][d_out], [n_tok][n_p], [n_v_head] twice. */
-struct docs_result {
+struct delta_docs_out {
     float *y, *dp, *da_log, *ddt_bias;
 };
 
-static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
+static struct delta_docs_in docs_values(struct rig *r, const struct delta_docs *c)
 {
-    struct docs_values d = { .d_conv = (2 * c->n_k_head + c->n_v_head) * c->d_state,
-                             .d_out = c->n_v_head * c->d_state };
+    struct delta_docs_in d = { .d_conv = (2 * c->n_k_head + c->n_v_head) * c->d_state,
+                               .d_out = c->n_v_head * c->d_state };
     for (; d.n_doc < MAX_DOC && c->length[d.n_doc]; d.n_tok += c->length[d.n_doc++])
         d.at[d.n_doc] = d.place[d.n_doc] = d.n_tok;
     d.first = rig_alloc(r, d.n_tok, sizeof *d.first);
@@ -68,7 +68,7 @@ static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
 }
 
 /* Moves rows [n_tok][n] between the order of the values and that of the training row. */
-static float *moved(struct rig *r, const struct docs_row *c, const struct docs_values *d,
+static float *moved(struct rig *r, const struct delta_docs *c, const struct delta_docs_in *d,
                     const float *v, uint32_t n, bool to_row)
 {
     float *out = rig_alloc(r, (uint64_t)d->n_tok * n, sizeof *out);
@@ -81,12 +81,12 @@ static float *moved(struct rig *r, const struct docs_row *c, const struct docs_v
 
 /* ---- the reference --------------------------------------------------------------------------- */
 
-struct docs_want {
+struct delta_docs_want {
     double *y, *dp, *da_log, *ddt_bias;
 };
 
 /* Columns [col, col + n) of rows of n_p; back: they are added to. */
-static double *columns(struct rig *r, const struct docs_values *d, uint32_t col, uint32_t n)
+static double *columns(struct rig *r, const struct delta_docs_in *d, uint32_t col, uint32_t n)
 {
     double *out = rig_doubles(r, NULL, (uint64_t)d->n_tok * n);
     for (uint64_t t = 0; t < d->n_tok; t++)
@@ -95,7 +95,7 @@ static double *columns(struct rig *r, const struct docs_values *d, uint32_t col,
     return out;
 }
 
-static void columns_add(const struct docs_values *d, const double *v, uint32_t col, uint32_t n,
+static void columns_add(const struct delta_docs_in *d, const double *v, uint32_t col, uint32_t n,
                         double *dp)
 {
     for (uint64_t t = 0; t < d->n_tok; t++)
@@ -105,8 +105,8 @@ static void columns_add(const struct docs_values *d, const double *v, uint32_t c
 
 /* Runs the documents one by one from zero states, then backward over all; in the order of the
  * values. */
-static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
-                                  const struct docs_values *d)
+static struct delta_docs_want docs_want(struct rig *r, const struct delta_docs *c,
+                                        const struct delta_docs_in *d)
 {
     uint64_t n_u = (uint64_t)d->n_tok * d->d_conv, n_o = (uint64_t)d->n_tok * d->d_out;
     uint32_t n_v = c->n_v_head, b_col = d->d_conv + d->d_out, n_gate = d->n_tok * n_v;
@@ -143,9 +143,9 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
         for (uint32_t t = 0; t < c->length[i]; t++)
             first[at + t] = d->at[i];
     }
-    struct docs_want w = { .dp = rig_doubles(r, d->dp, (uint64_t)d->n_tok * d->n_p),
-                           .da_log = rig_doubles(r, d->da_log, n_v),
-                           .ddt_bias = rig_doubles(r, d->ddt_bias, n_v) };
+    struct delta_docs_want w = { .dp = rig_doubles(r, d->dp, (uint64_t)d->n_tok * d->n_p),
+                                 .da_log = rig_doubles(r, d->da_log, n_v),
+                                 .ddt_bias = rig_doubles(r, d->ddt_bias, n_v) };
     double *d_o = rig_doubles(r, NULL, n_o), *dz = rig_doubles(r, NULL, n_o);
     double *dx = rig_doubles(r, NULL, n_u);
     struct ref_delta_grad g = { .dqkv = rig_doubles(r, NULL, n_u),
@@ -169,7 +169,8 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
 /* ---- the op ---------------------------------------------------------------------------------- */
 
 /* The tables of first tokens and of chunks; two entries are not in use. */
-static struct docs docs_tables(struct rig *r, const struct docs_row *c, const struct docs_values *d)
+static struct docs docs_tables(struct rig *r, const struct delta_docs *c,
+                               const struct delta_docs_in *d)
 {
     uint32_t(*table)[4] = rig_alloc(r, d->n_tok + 2, sizeof *table), n = 0;
     for (uint32_t t = 0; t < d->n_tok; t += table[n++][1]) {
@@ -202,7 +203,8 @@ static tensor sum_of(struct rig *r, const float *v, uint32_t n, uint32_t n_row)
     return t;
 }
 
-static float *got(struct rig *r, const struct docs_row *c, const struct docs_values *d, tensor t)
+static float *got(struct rig *r, const struct delta_docs *c, const struct delta_docs_in *d,
+                  tensor t)
 {
     return moved(r, c, d, rig_get(r, t), t.n, false);
 }
@@ -215,23 +217,23 @@ static float *kept(const float *v, uint64_t n)
     return copy;
 }
 
-static void docs_result_free(struct docs_result *res)
+static void docs_result_free(struct delta_docs_out *res)
 {
     free(res->y);
     free(res->dp);
     free(res->da_log);
     free(res->ddt_bias);
-    *res = (struct docs_result){ 0 };
+    *res = (struct delta_docs_out){ 0 };
 }
 
 /* NMSE of outputs and of the gradient of what gates them; of gradients through the states. */
 static const struct bound output_off = { .most = 1e-12 };
 static const struct bound state_off = { .most = 1e-11 };
 
-static void check_docs(struct rig *r, const struct docs_row *c, const struct docs_values *d,
-                       const struct docs_result *res)
+static void check_docs(struct rig *r, const struct delta_docs *c, const struct delta_docs_in *d,
+                       const struct delta_docs_out *res)
 {
-    struct docs_want w = docs_want(r, c, d);
+    struct delta_docs_want w = docs_want(r, c, d);
     uint32_t n = d->n_tok, n_v = c->n_v_head;
     const struct {
         const char *name;
@@ -261,18 +263,18 @@ static void check_docs(struct rig *r, const struct docs_row *c, const struct doc
 }
 
 /* alone: no other case uses the result, which is empty where --case leaves this one out. */
-static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, bool against_ref,
-                                    bool alone)
+static struct delta_docs_out docs_case(struct gpu *g, const struct delta_docs *c, bool against_ref,
+                                       bool alone)
 {
     struct rig r = rig_open(g, "delta of documents");
-    struct docs_values d = docs_values(&r, c);
+    struct delta_docs_in d = docs_values(&r, c);
     if (!test_case(
             "delta of documents: %u/%u heads of %u, %s, conv %u, chunk %u, rate %g, %u tokens%s",
             c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
             c->chunk, (double)c->rate, d.n_tok, c->turned ? ", turned" : "") &&
         alone) {
         rig_close(&r);
-        return (struct docs_result){ 0 };
+        return (struct delta_docs_out){ 0 };
     }
     struct delta m = { .n_k_head = c->n_k_head,
                        .n_v_head = c->n_v_head,
@@ -302,7 +304,7 @@ static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, boo
     tensor y = op_delta(r.c, p, &m, &(struct recurrent){ 0 }, &b);
     tape_back(r.c, y, dy);
 
-    struct docs_result res = { 0 };
+    struct delta_docs_out res = { 0 };
     if (rig_run(&r)) {
         res.y = kept(got(&r, c, &d, y), (uint64_t)d.n_tok * d.d_out);
         res.dp = kept(got(&r, c, &d, dp), (uint64_t)d.n_tok * d.n_p);
@@ -324,15 +326,15 @@ static struct docs_result docs_case(struct gpu *g, const struct docs_row *c, boo
         1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 197, 7                                           \
     }
 
-static const struct docs_row rows[] = {
+static const struct delta_docs rows[] = {
     { 1, 3, 12, 2, true, 16, 0, { 1, 2, 15, 16, 17, 53, 7 }, false, true },
     { 2, 4, 16, 4, true, 16, STRONG, { 1, 2, 15, 16, 17, 53, 7 }, false, false },
     { 1, 1, 256, 4, false, 16, 0, { 53, 17, 1 }, false, false },
 };
 
 /* The largest NMSE of b's numbers against a's. */
-static void check_agree(const struct docs_row *c, const struct docs_result *a,
-                        const struct docs_result *b, uint64_t n_y, uint64_t n_dp)
+static void check_agree(const struct delta_docs *c, const struct delta_docs_out *a,
+                        const struct delta_docs_out *b, uint64_t n_y, uint64_t n_dp)
 {
     double worst = 0;
     const float *const pair[][2] = {
@@ -357,16 +359,16 @@ static void check_agree(const struct docs_row *c, const struct docs_result *a,
  * with its documents in another order, which may change no bit of a token's own results. */
 static void test_chunks(struct gpu *g)
 {
-    struct docs_row c = { 2, 6, 16, 4, false, 16, SLOW, LENGTHS, false, false };
-    struct docs_result by16 = { 0 };
+    struct delta_docs c = { 2, 6, 16, 4, false, 16, SLOW, LENGTHS, false, false };
+    struct delta_docs_out by16 = { 0 };
     uint64_t n_tok = 0, d_out = 6 * 16, n_p = 10 * 16 + d_out + 12;
     for (uint32_t i = 0; c.length[i]; i++)
         n_tok += c.length[i];
     for (; c.chunk <= 64; c.chunk *= test_brief() ? 4 : 2) {
         c.turned = false;
-        struct docs_result a = docs_case(g, &c, true, false);
+        struct delta_docs_out a = docs_case(g, &c, true, false);
         c.turned = true;
-        struct docs_result b = docs_case(g, &c, false, false);
+        struct delta_docs_out b = docs_case(g, &c, false, false);
         if (CHECK(a.y && b.y)) {
             CHECK(memcmp(a.y, b.y, n_tok * d_out * sizeof *a.y) == 0);
             CHECK(memcmp(a.dp, b.dp, n_tok * n_p * sizeof *a.dp) == 0);
@@ -389,8 +391,8 @@ static void test_small(void)
     struct gpu *g = ops_open_small(128 << 10);
     if (!g)
         return;
-    struct docs_row c = { 2, 6, 16, 4, true, 16, SLOW, { 1, 33, 70, 7 }, false, false };
-    struct docs_result res = docs_case(g, &c, true, true);
+    struct delta_docs c = { 2, 6, 16, 4, true, 16, SLOW, { 1, 33, 70, 7 }, false, false };
+    struct delta_docs_out res = docs_case(g, &c, true, true);
     docs_result_free(&res);
     gpu_close(g);
 }
@@ -402,7 +404,7 @@ void test_ops_delta_bwd(void)
         return;
     test_chunks(g);
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
-        struct docs_result res = docs_case(g, &rows[i], true, true);
+        struct delta_docs_out res = docs_case(g, &rows[i], true, true);
         docs_result_free(&res);
     }
     test_small();

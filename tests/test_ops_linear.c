@@ -144,15 +144,15 @@ struct linear_row { /* a product to take: the first n_out rows and n_tok tokens 
     uint32_t n_out, n_tok, epilogue, input;
 };
 
-struct pending {
+struct pending_product {
     tensor y;
     double *want;
     struct linear_row row;
 };
 
 /* Records one product with views of odd strides, and what it should give. */
-static struct pending record(struct rig *r, const struct linear_path *path, const struct product *p,
-                             struct linear_row row)
+static struct pending_product record(struct rig *r, const struct linear_path *path,
+                                     const struct product *p, struct linear_row row)
 {
     uint32_t n_in = p->w.w.n_in, n_out = row.n_out, n_tok = row.n_tok;
     const struct act *act = row.input == SWIGLU       ? &(struct act){ ACT_SWIGLU, 0 }
@@ -171,7 +171,7 @@ static struct pending record(struct rig *r, const struct linear_path *path, cons
     tensor res = rig_view(r, F32, n_out, n_tok, n_out + 7, 2);
     tensor gate = rig_strided(r, gate_v, 1, n_tok);
     rig_put(r, res, res_v);
-    struct pending out = { .row = row, .want = rig_doubles(r, NULL, n) };
+    struct pending_product out = { .row = row, .want = rig_doubles(r, NULL, n) };
     out.y = rig_view(r, F32, n_out, n_tok, n_out + 5, 3);
     rig_writes(r, out.y);
     linear_by(r->c, path,
@@ -198,7 +198,7 @@ static struct pending record(struct rig *r, const struct linear_path *path, cons
 }
 
 static void check_pending(struct rig *r, const struct linear_path *path, enum dtype dtype,
-                          const struct pending *p, uint32_t n)
+                          const struct pending_product *p, uint32_t n)
 {
     bool good = rig_run(r);
     for (uint32_t i = 0; good && i < n; i++) {
@@ -254,7 +254,7 @@ static void test_shapes(struct gpu *g)
         if (!takes(g, path))
             continue;
         for (uint32_t i_in = 0; i_in < ARRAY_LEN(some_in); i_in++) {
-            struct pending p[ARRAY_LEN(some_tok) * ARRAY_LEN(some_out)];
+            struct pending_product p[ARRAY_LEN(some_tok) * ARRAY_LEN(some_out)];
             uint32_t n = 0;
             if (!test_case("linear by %s, F32, n_in %u, %zu shapes", path->name, some_in[i_in],
                            ARRAY_LEN(p)))
@@ -294,7 +294,7 @@ static void test_types(struct gpu *g)
             /* One pipeline for each type and path: by lanes, one token. */
             uint32_t n_tok = path->kernel == K_linear ? 1 : max_u32(lanes, 5) - 1;
             struct linear_row row = { 11, n_tok, ADD, PLAIN };
-            struct pending p[3];
+            struct pending_product p[3];
             if (!test_case("linear by %s, %s", path->name, dtype_info(dtype)->name))
                 continue;
             struct rig r = rig_open(g, "linear");
@@ -320,7 +320,7 @@ static void test_wide(struct gpu *g)
             continue;
         struct rig r = rig_open(g, "linear");
         struct product prod = product_make(&r, path, Q8_0, 96, 129, 129, false);
-        const struct pending p[2] = {
+        const struct pending_product p[2] = {
             record(&r, path, &prod, (struct linear_row){ 129, 129, ADD, PLAIN }),
             record(&r, path, &prod, (struct linear_row){ 5, 96, ADD, PLAIN }),
         };
@@ -352,7 +352,7 @@ static void test_real(struct gpu *g)
             struct rig r = rig_open(g, "linear");
             bool fused = path->fuses && rows[i].dtype == Q4_K;
             struct product prod = product_make(&r, path, rows[i].dtype, 1024, 3584, n_tok, fused);
-            struct pending p = record(
+            struct pending_product p = record(
                 &r, path, &prod,
                 (struct linear_row){ 3584, n_tok, path->kernel == K_linear ? ADD : rows[i].epilogue,
                                      fused ? SWIGLU : PLAIN });
@@ -468,7 +468,7 @@ static void pieces_linear(struct gpu *g)
         const struct linear_path *path = &linear_paths[i_path];
         if (!takes(g, path))
             continue;
-        struct pending p[2];
+        struct pending_product p[2];
         if (!test_case("linear by %s in pieces", path->name))
             continue;
         struct rig r = rig_open(g, "linear in pieces");

@@ -16,14 +16,14 @@ struct mamba_row {
 };
 
 /* A mixer's inputs as numbers; p is [n_tok][d_inner + d_conv + n_head]. */
-struct mamba_case {
+struct mamba_mixer {
     uint32_t n_tok, d_conv, d_inner, n_p;
     float *p, *conv, *bias, *ssm_a, *dt_bias, *d, *norm, *window, *state;
 };
 
-static struct mamba_case mamba_values(struct rig *r, const struct mamba_row *c)
+static struct mamba_mixer mamba_values(struct rig *r, const struct mamba_row *c)
 {
-    struct mamba_case m = { .d_inner = c->n_head * c->head_dim };
+    struct mamba_mixer m = { .d_inner = c->n_head * c->head_dim };
     m.d_conv = m.d_inner + 2 * c->n_group * c->d_state;
     m.n_p = m.d_inner + m.d_conv + c->n_head;
     for (uint32_t i = 0; i < ARRAY_LEN(c->piece); i++)
@@ -45,7 +45,7 @@ static struct mamba_case mamba_values(struct rig *r, const struct mamba_row *c)
 }
 
 /* Columns [col, col + n) of p as doubles. */
-static double *columns(struct rig *r, const struct mamba_case *m, uint32_t col, uint32_t n)
+static double *columns(struct rig *r, const struct mamba_mixer *m, uint32_t col, uint32_t n)
 {
     double *out = rig_doubles(r, NULL, (uint64_t)m->n_tok * n);
     for (uint64_t t = 0; t < m->n_tok; t++)
@@ -67,7 +67,7 @@ static double *turned(struct rig *r, const double *v, uint64_t n_head, uint64_t 
 }
 
 /* Runs the whole sequence at once. window and state (in the device's order) are advanced. */
-static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct mamba_case *m,
+static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct mamba_mixer *m,
                           double *window, double *state)
 {
     double *z = columns(r, m, 0, m->d_inner), *x = columns(r, m, m->d_inner, m->d_conv);
@@ -115,7 +115,7 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
             c->piece[2], c->piece[3], c->i_window, one[c->one], c->slow ? ", slow" : ""))
         return;
     struct rig r = rig_open(g, c->slow ? "mamba, slow" : "mamba");
-    struct mamba_case v = mamba_values(&r, c);
+    struct mamba_mixer v = mamba_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = 0;
     while (n_piece < ARRAY_LEN(c->piece) && c->piece[n_piece])
         n_piece++;

@@ -8,7 +8,7 @@
 
 #define EPS 1e-5f
 
-struct docs_row {
+struct mamba_docs {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
     enum {
         USUAL,
@@ -25,18 +25,18 @@ enum { N_DOC = ARRAY_LEN(lengths), N_GATE = 3 };
 
 /* A mixer's inputs as numbers, document by document in the order of `lengths`; dp: what its
  * gradient starts as. */
-struct docs_values {
+struct mamba_docs_in {
     uint32_t n_tok, d_inner, d_conv, n_p, first[N_DOC];
     float *p, *dp, *dy, *conv, *bias, *gate[N_GATE], *dgate[N_GATE], *norm;
 };
 /* The results, in the same order. */
-struct docs_got {
+struct mamba_docs_out {
     float *y, *dp, *dgate[N_GATE];
 };
 
-static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
+static struct mamba_docs_in docs_values(struct rig *r, const struct mamba_docs *c)
 {
-    struct docs_values v = { .d_inner = c->n_head * c->head_dim };
+    struct mamba_docs_in v = { .d_inner = c->n_head * c->head_dim };
     v.d_conv = v.d_inner + 2 * c->n_group * c->d_state;
     v.n_p = v.d_inner + v.d_conv + c->n_head;
     for (uint32_t i = 0; i < N_DOC; i++) {
@@ -65,7 +65,7 @@ static struct docs_values docs_values(struct rig *r, const struct docs_row *c)
 
 /* ---- what is expected -------------------------------------------------------------------- */
 
-static double *columns(struct rig *r, const struct docs_values *v, uint32_t col, uint32_t n)
+static double *columns(struct rig *r, const struct mamba_docs_in *v, uint32_t col, uint32_t n)
 {
     double *out = rig_doubles(r, NULL, (uint64_t)v->n_tok * n);
     for (uint64_t t = 0; t < v->n_tok; t++)
@@ -74,7 +74,7 @@ static double *columns(struct rig *r, const struct docs_values *v, uint32_t col,
     return out;
 }
 
-static void columns_add(const struct docs_values *v, uint32_t col, uint32_t n, const double *from,
+static void columns_add(const struct mamba_docs_in *v, uint32_t col, uint32_t n, const double *from,
                         double *rows)
 {
     for (uint64_t t = 0; t < v->n_tok; t++)
@@ -82,12 +82,12 @@ static void columns_add(const struct docs_values *v, uint32_t col, uint32_t n, c
             rows[t * v->n_p + col + i] += from[t * n + i];
 }
 
-struct docs_want {
+struct mamba_docs_want {
     double *y, *dp, *dgate[N_GATE];
 };
 
-static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
-                                  const struct docs_values *v)
+static struct mamba_docs_want docs_want(struct rig *r, const struct mamba_docs *c,
+                                        const struct mamba_docs_in *v)
 {
     uint64_t n = v->n_tok;
     uint32_t *first = rig_alloc(r, n, sizeof *first);
@@ -129,8 +129,8 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
         ref_conv_silu(&conv_i, u + t0 * v->d_conv);
         ref_mamba(&ref_i, o + t0 * v->d_inner);
     }
-    struct docs_want w = { .y = rig_doubles(r, NULL, n * v->d_inner),
-                           .dp = rig_doubles(r, v->dp, n * v->n_p) };
+    struct mamba_docs_want w = { .y = rig_doubles(r, NULL, n * v->d_inner),
+                                 .dp = rig_doubles(r, v->dp, n * v->n_p) };
     memcpy(w.y, o, n * v->d_inner * sizeof *o);
     uint32_t width = v->d_inner / c->n_group;
     ref_mamba_norm(w.y, z, v->norm, v->n_tok, c->n_group, width, (double)EPS);
@@ -157,7 +157,7 @@ static struct docs_want docs_want(struct rig *r, const struct docs_row *c,
 
 /* The documents stand in the order of `order`. Copies rows from the order of `lengths` to that of
  * the training row, or back. */
-static float *reordered(struct rig *r, const struct docs_values *v, const uint32_t *order,
+static float *reordered(struct rig *r, const struct mamba_docs_in *v, const uint32_t *order,
                         const float *from, uint32_t n, bool back)
 {
     float *to = rig_alloc(r, (uint64_t)v->n_tok * n, sizeof *to);
@@ -170,7 +170,7 @@ static float *reordered(struct rig *r, const struct docs_values *v, const uint32
 }
 
 /* The tables of a training row, with more entries than there are chunks, as in a recording. */
-static struct docs docs_tables(struct rig *r, const struct docs_values *v, const uint32_t *order,
+static struct docs docs_tables(struct rig *r, const struct mamba_docs_in *v, const uint32_t *order,
                                uint32_t chunk)
 {
     uint32_t n_chunk = v->n_tok / chunk + N_DOC + 3, n = 0, at = 0;
@@ -195,8 +195,8 @@ static struct docs docs_tables(struct rig *r, const struct docs_values *v, const
 }
 
 /* Runs one training row, forward and back. False: the case failed. */
-static bool docs_run(struct rig *r, const struct docs_row *c, const struct docs_values *v,
-                     const uint32_t *order, uint32_t chunk, struct docs_got *got)
+static bool docs_run(struct rig *r, const struct mamba_docs *c, const struct mamba_docs_in *v,
+                     const uint32_t *order, uint32_t chunk, struct mamba_docs_out *got)
 {
     struct mamba m = { .n_head = c->n_head,
                        .head_dim = c->head_dim,
@@ -250,8 +250,8 @@ static const char *const decays[] = { "mamba documents", "mamba documents, slow"
                                       "mamba documents, fast" };
 
 /* Compares some columns of dp. */
-static bool near_columns(struct rig *r, const char *what, const struct docs_values *v, uint32_t col,
-                         uint32_t n, const float *got, const double *want, double tol)
+static bool near_columns(struct rig *r, const char *what, const struct mamba_docs_in *v,
+                         uint32_t col, uint32_t n, const float *got, const double *want, double tol)
 {
     float *a = rig_alloc(r, (uint64_t)v->n_tok * n, sizeof *a);
     double *b = rig_doubles(r, NULL, (uint64_t)v->n_tok * n);
@@ -269,7 +269,7 @@ static const struct bound output_off = { .most = 2e-13, .measured = 2e-13 };
 static const struct bound gradient_off = { .most = 1e-12, .measured = 5e-13 };
 static const struct bound fast_bc_off = { .most = 1.5e-11, .measured = 9e-12 };
 
-static void docs_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
+static void docs_case(struct gpu *g, const struct mamba_docs *c, uint32_t chunk)
 {
     static const char *const name[N_GATE] = { "dA_log", "ddt_bias", "dD" };
     uint32_t order[N_DOC];
@@ -280,9 +280,9 @@ static void docs_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
     for (uint32_t i = 0; i < N_DOC; i++)
         order[i] = i;
     struct rig r = rig_open(g, decays[c->decay]);
-    struct docs_values v = docs_values(&r, c);
-    struct docs_want w = docs_want(&r, c, &v);
-    struct docs_got got;
+    struct mamba_docs_in v = docs_values(&r, c);
+    struct mamba_docs_want w = docs_want(&r, c, &v);
+    struct mamba_docs_out got;
     uint32_t d_bc = v.d_conv - v.d_inner;
     double tol = gradient_off.most, tol_bc = c->decay == FAST ? fast_bc_off.most : tol;
     if (docs_run(&r, c, &v, order, chunk, &got)) {
@@ -299,7 +299,7 @@ static void docs_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
 }
 
 /* Documents change places and neighbours, but not their bits. */
-static void places_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
+static void places_case(struct gpu *g, const struct mamba_docs *c, uint32_t chunk)
 {
     static const uint32_t order[2][N_DOC] = {
         { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14 },
@@ -308,8 +308,8 @@ static void places_case(struct gpu *g, const struct docs_row *c, uint32_t chunk)
     if (!test_case("mamba documents in other places, chunks of %u", chunk))
         return;
     struct rig r[2];
-    struct docs_values v = { 0 };
-    struct docs_got got[2];
+    struct mamba_docs_in v = { 0 };
+    struct mamba_docs_out got[2];
     bool good = true;
     for (uint32_t i = 0; i < 2; i++) {
         r[i] = rig_open(g, decays[c->decay]);
@@ -343,12 +343,12 @@ static void odd_case(struct gpu *g)
 
 void test_ops_mamba_bwd(void)
 {
-    static const struct docs_row rows[] = {
+    static const struct mamba_docs rows[] = {
         { 4, 36, 2, 20, 4, USUAL, 7 },
         { 4, 36, 2, 20, 4, SLOW, 7 },
         { 4, 36, 2, 20, 4, FAST, 7 },
     };
-    static const struct docs_row others[] = {
+    static const struct mamba_docs others[] = {
         { 9, 12, 3, 4, 3, USUAL, 5 },
         { 8, 24, 1, 44, 2, SLOW, 0 },
     };

@@ -23,15 +23,15 @@ struct delta_row {
 static const char *const hows[] = { "best path", "scan", "chunks", "wide chunks" };
 
 /* A mixer's inputs as numbers; p is [n_tok][d_conv + d_out + 2 n_v_head]. */
-struct delta_case {
+struct delta_mixer {
     uint32_t n_tok, d_conv, d_out, n_p;
     float *p, *conv, *ssm_a, *dt_bias, *norm, *window, *state;
 };
 
-static struct delta_case delta_values(struct rig *r, const struct delta_row *c)
+static struct delta_mixer delta_values(struct rig *r, const struct delta_row *c)
 {
-    struct delta_case d = { .d_conv = (2 * c->n_k_head + c->n_v_head) * c->d_state,
-                            .d_out = c->n_v_head * c->d_state };
+    struct delta_mixer d = { .d_conv = (2 * c->n_k_head + c->n_v_head) * c->d_state,
+                             .d_out = c->n_v_head * c->d_state };
     for (uint32_t i = 0; i < ARRAY_LEN(c->piece); i++)
         d.n_tok += c->piece[i];
     d.n_p = d.d_conv + d.d_out + 2 * c->n_v_head;
@@ -48,7 +48,7 @@ static struct delta_case delta_values(struct rig *r, const struct delta_row *c)
 }
 
 /* Columns [col, col + n) of p as doubles. */
-static double *columns(struct rig *r, const struct delta_case *d, uint32_t col, uint32_t n)
+static double *columns(struct rig *r, const struct delta_mixer *d, uint32_t col, uint32_t n)
 {
     double *out = rig_doubles(r, NULL, (uint64_t)d->n_tok * n);
     for (uint64_t t = 0; t < d->n_tok; t++)
@@ -58,7 +58,7 @@ static double *columns(struct rig *r, const struct delta_case *d, uint32_t col, 
 }
 
 /* Runs the whole sequence at once. window and state are advanced. */
-static double *delta_want(struct rig *r, const struct delta_row *c, const struct delta_case *d,
+static double *delta_want(struct rig *r, const struct delta_row *c, const struct delta_mixer *d,
                           double *window, double *state)
 {
     double *x = columns(r, d, 0, d->d_conv), *z = columns(r, d, d->d_conv, d->d_out);
@@ -111,7 +111,7 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
             (double)c->rate))
         return;
     struct rig r = rig_open(g, c->how >= CHUNKS ? "delta in chunks" : "delta");
-    struct delta_case d = delta_values(&r, c);
+    struct delta_mixer d = delta_values(&r, c);
     uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);
     uint32_t end_window = (c->i_window + n_piece) % 2;
     struct delta m = { .n_k_head = c->n_k_head,

@@ -3,7 +3,7 @@
  * Errors are relative, not NMSE: the likelihoods of a sure model are tiny, and a perplexity is made
  * of all of them. Rows are of every kind that a model can give; the token that came is the
  * likeliest, an unlikely one, or any. */
-#include "ops.h"
+#include "ops_nll.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,46 +12,10 @@ static const struct bound nll_off = { .most = 2e-7 }; /* of a token, relative */
 
 enum { N_PAST = 3 };
 
-enum kind {
-    PLAIN, /* normal numbers */
-    LARGE, /* around 3e4: the largest must be subtracted first */
-    SURE,  /* one logit far above the others */
-    TIES,  /* few different values, so that the largest one occurs often */
-    HOLES, /* half of the vocabulary at -1e30 or -inf */
-    EQUAL, /* all the same */
-};
-
-static float value(struct rig *r, enum kind kind, uint32_t i)
-{
-    double v = rng_normal(&r->rng);
-    switch (kind) {
-    case PLAIN: return (float)(3 * v);
-    case LARGE: return (float)(3e4 + 3 * v);
-    case SURE: return (float)(i == 0 ? 31.7 : v - 9);
-    case TIES: return (float)floor(2 * v);
-    case HOLES: return i % 4 == 1 ? -1e30f : i % 4 == 3 ? -INFINITY : (float)v;
-    case EQUAL: return -7.25f;
-    }
-    return 0;
-}
-
-static double want_nll(const float *l, uint32_t n, int32_t id)
-{
-    long double sum = 0;
-    uint32_t top = 0;
-    for (uint32_t i = 0; i < n; i++)
-        top = l[i] > l[top] ? i : top;
-    for (uint32_t i = 0; i < n; i++)
-        if (i != top)
-            sum += expl((long double)l[i] - (long double)l[top]);
-    return (double)(log1pl(sum) + ((long double)l[top] - (long double)l[id]));
-}
-
 /* The worst relative error of n_tok rows, two of them in a call of their own. */
-static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum kind kind)
+static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum logits_kind kind)
 {
-    static const char *const name[] = { "plain", "large", "sure", "ties", "holes", "equal" };
-    if (!test_case("nll, vocabulary %u, %u rows, %s", n_vocab, n_tok, name[kind]))
+    if (!test_case("nll, vocabulary %u, %u rows, %s", n_vocab, n_tok, logits_kinds[kind]))
         return 0;
     struct rig r = rig_open(g, "nll");
     struct step step = { .n_past = N_PAST };
@@ -60,8 +24,7 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum kin
     int32_t *ids = rig_alloc(&r, N_PAST + n_tok + 1u, sizeof *ids);
     for (uint32_t t = 0; t < n_tok; t++) {
         uint32_t first = (uint32_t)(rng_u64(&r.rng) % n_vocab);
-        for (uint32_t i = 0; i < n_vocab; i++)
-            l[(uint64_t)t * n_vocab + (first + i) % n_vocab] = value(&r, kind, i);
+        logits_fill(&r, kind, n_vocab, first, l + (uint64_t)t * n_vocab);
         ids[N_PAST + 1 + t] =
             t % 2 ? (int32_t)first : (int32_t)((first + 2 * (rng_u64(&r.rng) % n_vocab)) % n_vocab);
         while (l[(uint64_t)t * n_vocab + (uint32_t)ids[N_PAST + 1 + t]] < -1e29f)
@@ -81,7 +44,8 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum kin
         const float *got = rig_get(&r, parts);
         for (uint32_t t = 0; t < n_tok; t++) {
             double v = nll_from(got + (uint64_t)NLL_PARTS * t);
-            double want = want_nll(l + (uint64_t)t * n_vocab, n_vocab, ids[N_PAST + 1 + t]);
+            double want = logits_nll(l + (uint64_t)t * n_vocab, n_vocab,
+                                     (uint32_t)ids[N_PAST + 1 + t], 0, NULL);
             double off = fabs(v - want) / (want + 1e-30);
             if (!CHECK_MSG(off <= nll_off.most, "row %u: %.17g, expected %.17g, %.3g off", t, v,
                            want, off))
@@ -138,8 +102,9 @@ void test_ops_nll(void)
         return;
     double worst = 0;
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
-        for (enum kind k = PLAIN; k <= EQUAL; k++)
-            if (rows[i].n_vocab < 100000 || k == PLAIN || k == SURE || k == HOLES)
+        for (enum logits_kind k = 0; k < N_LOGITS_KIND; k++)
+            if (rows[i].n_vocab < 100000 || k == LOGITS_PLAIN || k == LOGITS_SURE ||
+                k == LOGITS_HOLES)
                 worst = fmax(worst, nll_case(g, rows[i].n_vocab, rows[i].n_tok, k));
     test_note("  worst relative error %.3g", worst);
     test_no_number(g);

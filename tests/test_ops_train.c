@@ -4,6 +4,7 @@
  *
  * Likelihoods are compared with sums in long double, row by row; updates with the reference's
  * (ref_bwd.h), from given gradients, in arenas of which no other byte may change. */
+#include "ops_nll.h"
 #include "ops_train.h"
 #include "ref/ref_bwd.h"
 
@@ -87,42 +88,12 @@ static void gather_case(struct gpu *g, uint32_t n, uint32_t n_x, uint32_t n_list
 
 /* ---- likelihoods ------------------------------------------------------------------------- */
 
-enum kind { PLAIN, SURE, TIES, HOLES }; /* as in test_ops_nll.c */
-
-static float value(struct rig *r, enum kind kind, uint32_t i)
-{
-    double v = rng_normal(&r->rng);
-    switch (kind) {
-    case PLAIN: return (float)(3 * v);
-    case SURE: return (float)(i == 0 ? 31.7 : v - 9);
-    case TIES: return (float)floor(2 * v);
-    case HOLES: return i % 4 == 1 ? -1e30f : i % 4 == 3 ? -INFINITY : (float)v;
-    }
-    return 0;
-}
-
-/* nll of a row, and weight * (softmax - onehot) without cancellation at its target. */
-static double want_row(const float *l, uint32_t n, uint32_t id, double weight, double *d)
-{
-    long double rest = 0;
-    uint32_t top = 0;
-    for (uint32_t i = 0; i < n; i++)
-        top = l[i] > l[top] ? i : top;
-    for (uint32_t i = 0; i < n; i++)
-        rest += i == top ? 0 : expl((long double)l[i] - (long double)l[top]);
-    for (uint32_t i = 0; i < n; i++) {
-        long double e = expl((long double)l[i] - (long double)l[top]);
-        d[i] = weight * (double)((i != id ? e : id == top ? -rest : e - (1 + rest)) / (1 + rest));
-    }
-    return (double)(log1pl(rest) + ((long double)l[top] - (long double)l[id]));
-}
-
 /* Rows of logits of the second of two slices; some have no target. */
-static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind kind, bool back)
+static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum logits_kind kind,
+                     bool back)
 {
-    static const char *const name[] = { "plain", "sure", "ties", "holes" };
-    if (!test_case("nll by targets, vocabulary %u, %u rows, %s%s", n_vocab, n_row, name[kind],
-                   back ? ", gradient" : ""))
+    if (!test_case("nll by targets, vocabulary %u, %u rows, %s%s", n_vocab, n_row,
+                   logits_kinds[kind], back ? ", gradient" : ""))
         return;
     struct rig r = rig_open(g, "nll targets");
     struct tape *tape = tape_for(&r);
@@ -131,8 +102,7 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
     int32_t *target = rig_alloc(&r, n_target, sizeof *target), word[4] = { 1, 0, 0, 0 };
     for (uint32_t t = 0; t < n_row; t++) {
         uint32_t at = (uint32_t)(rng_u64(&r.rng) % n_vocab), id = t % 2 ? at : at + 2 * t;
-        for (uint32_t i = 0; i < n_vocab; i++)
-            l[(uint64_t)t * n_vocab + (at + i) % n_vocab] = value(&r, kind, i);
+        logits_fill(&r, kind, n_vocab, at, l + (uint64_t)t * n_vocab);
         while (l[(uint64_t)t * n_vocab + id % n_vocab] < -1e29f)
             id++;
         if (first + t < n_target)
@@ -166,12 +136,12 @@ static void nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_row, enum kind 
                         break;
                 continue;
             }
-            double want = want_row(row, n_vocab, (uint32_t)target[first + t], (double)weight, d);
+            double want = logits_nll(row, n_vocab, (uint32_t)target[first + t], (double)weight, d);
             double nll = nll_from(got + (uint64_t)NLL_PARTS * (first + t));
             CHECK_MSG(fabs(nll - want) <= nll_off.most * want, "row %u: %.17g, expected %.17g", t,
                       nll, want);
             if (back)
-                rig_near_values(&r, name[kind], dl, d, n_vocab, 1, gradient_off.most);
+                rig_near_values(&r, logits_kinds[kind], dl, d, n_vocab, 1, gradient_off.most);
         }
     }
     rig_close(&r);
@@ -588,8 +558,8 @@ void test_ops_train(void)
     gather_case(g, 68, 23, 11, 4);
     gather_case(g, 516, 40, 32, 8);
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
-        for (enum kind k = PLAIN; k <= HOLES; k++)
-            if (rows[i].n_vocab < 30000 || k == SURE)
+        for (enum logits_kind k = LOGITS_PLAIN; k <= LOGITS_HOLES; k++)
+            if (rows[i].n_vocab < 30000 || k == LOGITS_SURE)
                 nll_case(g, rows[i].n_vocab, rows[i].n_row, k, i != 2);
     test_no_number(g);
     test_adam(g);

@@ -119,7 +119,7 @@ struct want {
     bool seen;
 };
 
-struct rig {
+struct peft_rig {
     struct gguf *base, *lora;
     const char *arch;
     uint32_t nk, nv, s, n_layer;
@@ -128,24 +128,24 @@ struct rig {
 };
 
 /* The place in the checkpoint of V head j of the file. */
-static uint64_t to_head(const struct rig *g, uint64_t j)
+static uint64_t to_head(const struct peft_rig *g, uint64_t j)
 {
     return strcmp(g->arch, "qwen3next") ? j % g->nk * (g->nv / g->nk) + j / g->nk : j;
 }
 
-static uint64_t to_item(const struct rig *g, uint64_t i, uint64_t each)
+static uint64_t to_item(const struct peft_rig *g, uint64_t i, uint64_t each)
 {
     return to_head(g, i / each) * each + i % each;
 }
 
 /* Row o of a tensor: its module (without the layer) and the row there, of n_out. */
-struct place {
+struct peft_place {
     const char *module;
     uint64_t row, n_out;
 };
 
-static struct place place_of(const struct rig *g, const char *stem, const struct gguf_tensor *x,
-                             uint64_t o)
+static struct peft_place place_of(const struct peft_rig *g, const char *stem,
+                                  const struct gguf_tensor *x, uint64_t o)
 {
     /* clang-format off */
     static const struct { const char *arch, *stem, *module; } plain[] = {
@@ -188,44 +188,46 @@ static struct place place_of(const struct rig *g, const char *stem, const struct
     uint64_t r = g->nv ? g->nv / g->nk : 0, rs = r * g->s, per = 2 * g->s + 2 * rs, v;
     bool next = !strcmp(g->arch, "qwen3next"), qwen = g->arch[0] == 'q';
     if (qwen && !strcmp(stem, "attn_qkv") && !next)
-        return (struct place){ "linear_attn.in_proj_qkv",
-                               o < 2 * kd ? o : 2 * kd + to_item(g, o - 2 * kd, g->s), n };
+        return (struct peft_place){ "linear_attn.in_proj_qkv",
+                                    o < 2 * kd ? o : 2 * kd + to_item(g, o - 2 * kd, g->s), n };
     if (qwen && !strcmp(stem, "attn_qkv")) {
         v = o < 2 * kd ? 0 : to_item(g, o - 2 * kd, g->s);
-        return (struct place){ "linear_attn.in_proj_qkvz",
-                               o < kd       ? o / g->s * per + o % g->s
-                               : o < 2 * kd ? (o - kd) / g->s * per + g->s + o % g->s
-                                            : v / rs * per + 2 * g->s + v % rs,
-                               2 * kd + 2 * vd };
+        return (struct peft_place){ "linear_attn.in_proj_qkvz",
+                                    o < kd       ? o / g->s * per + o % g->s
+                                    : o < 2 * kd ? (o - kd) / g->s * per + g->s + o % g->s
+                                                 : v / rs * per + 2 * g->s + v % rs,
+                                    2 * kd + 2 * vd };
     }
     if (qwen && !strcmp(stem, "attn_gate")) {
         v = to_item(g, o, g->s);
-        return next ? (struct place){ "linear_attn.in_proj_qkvz",
-                                      v / rs * per + 2 * g->s + rs + v % rs, 2 * kd + 2 * vd }
-                    : (struct place){ "linear_attn.in_proj_z", v, n };
+        return next ? (struct peft_place){ "linear_attn.in_proj_qkvz",
+                                           v / rs * per + 2 * g->s + rs + v % rs, 2 * kd + 2 * vd }
+                    : (struct peft_place){ "linear_attn.in_proj_z", v, n };
     }
     if (qwen && !strcmp(stem, "ssm_alpha"))
-        return (struct place){ "linear_attn.in_proj_a", to_head(g, o), n };
+        return (struct peft_place){ "linear_attn.in_proj_a", to_head(g, o), n };
     if (qwen && !strcmp(stem, "ssm_beta"))
-        return (struct place){ "linear_attn.in_proj_b", to_head(g, o), n };
+        return (struct peft_place){ "linear_attn.in_proj_b", to_head(g, o), n };
     if (!strncmp(g->arch, "qwen35", 6) && !strcmp(stem, "ffn_gate_exps"))
-        return (struct place){ "mlp.experts.%u.gate_up_proj", o, 2 * n };
+        return (struct peft_place){ "mlp.experts.%u.gate_up_proj", o, 2 * n };
     if (!strncmp(g->arch, "qwen35", 6) && !strcmp(stem, "ffn_up_exps"))
-        return (struct place){ "mlp.experts.%u.gate_up_proj", n + o, 2 * n };
+        return (struct peft_place){ "mlp.experts.%u.gate_up_proj", n + o, 2 * n };
     if (!strncmp(g->arch, "qwen35", 6) && !strcmp(stem, "ffn_gate_up_exps"))
-        return (struct place){ "mlp.experts.%u.gate_up_proj", o, n };
+        return (struct peft_place){ "mlp.experts.%u.gate_up_proj", o, n };
     if (!strcmp(stem, "ffn_gate_up_exps") && o < n / 2)
-        return (struct place){ qwen ? "mlp.experts.%u.gate_proj" : "moe.%u.gate_proj", o, n / 2 };
+        return (struct peft_place){ qwen ? "mlp.experts.%u.gate_proj" : "moe.%u.gate_proj", o,
+                                    n / 2 };
     if (!strcmp(stem, "ffn_gate_up_exps"))
-        return (struct place){ qwen ? "mlp.experts.%u.up_proj" : "moe.%u.up_proj", o - n / 2,
-                               n / 2 };
+        return (struct peft_place){ qwen ? "mlp.experts.%u.up_proj" : "moe.%u.up_proj", o - n / 2,
+                                    n / 2 };
     for (uint32_t i = 0; i < ARRAY_LEN(plain); i++)
         if (!strncmp(g->arch, plain[i].arch, strlen(plain[i].arch)) && !strcmp(plain[i].stem, stem))
-            return (struct place){ plain[i].module, o, n };
-    return (struct place){ 0 };
+            return (struct peft_place){ plain[i].module, o, n };
+    return (struct peft_place){ 0 };
 }
 
-static void layer_of(const struct rig *g, uint32_t layer, const char *stem, char *to, size_t size)
+static void layer_of(const struct peft_rig *g, uint32_t layer, const char *stem, char *to,
+                     size_t size)
 {
     bool draft = layer >= g->n_layer, first = !strncmp(stem, "attn", 4) || !strncmp(stem, "nex", 3);
     const char *top = !strncmp(g->arch, "qwen35", 6) ? "model.language_model.layers."
@@ -239,7 +241,7 @@ static void layer_of(const struct rig *g, uint32_t layer, const char *stem, char
         snprintf(to, size, "mtp.%s", strncmp(stem, "nextn", 5) ? "layers.0." : "");
 }
 
-static struct want *want_of(struct rig *g, const char *name, uint64_t n_in, uint64_t n_out)
+static struct want *want_of(struct peft_rig *g, const char *name, uint64_t n_in, uint64_t n_out)
 {
     for (uint32_t i = 0; i < g->n_want; i++)
         if (!strcmp(g->want[i].name, name))
@@ -251,7 +253,7 @@ static struct want *want_of(struct rig *g, const char *name, uint64_t n_in, uint
     return w;
 }
 
-static void add_product(struct rig *g, const struct gguf_tensor *a, float alpha)
+static void add_product(struct peft_rig *g, const struct gguf_tensor *a, float alpha)
 {
     char name[128], stem[64] = "", layer[64] = "", module[64];
     unsigned n = 0;
@@ -268,9 +270,9 @@ static void add_product(struct rig *g, const struct gguf_tensor *a, float alpha)
     bool cols = g->nv && !strcmp(stem, "ssm_out");
     for (uint64_t e = 0; e < x->dim[2]; e++)
         for (uint64_t o = 0; o < x->dim[1]; o++) {
-            struct place p = place_of(g, stem, x, o);
+            struct peft_place p = place_of(g, stem, x, o);
             if (!strcmp(x->name, "output.weight"))
-                p = (struct place){ "lm_head", o, x->dim[1] };
+                p = (struct peft_place){ "lm_head", o, x->dim[1] };
             if (!CHECK_MSG(p.module, "%s: the test knows no place for it", x->name))
                 break;
             const char *expert = strstr(p.module, "%u");
@@ -314,7 +316,8 @@ static json_t *text_of(const json_t *metadata, const char *key)
 }
 
 /* The modules of one file. */
-static double compare(struct rig *g, const struct safe *s, const json_t *config, const char *prefix)
+static double compare(struct peft_rig *g, const struct safe *s, const json_t *config,
+                      const char *prefix)
 {
     double worst = 0, alpha = json_number_value(json_object_get(config, "lora_alpha"));
     double r = json_number_value(json_object_get(config, "r"));
@@ -360,7 +363,7 @@ static double compare(struct rig *g, const struct safe *s, const json_t *config,
     return worst;
 }
 
-static void compare_gates(const struct rig *g, const struct safe *s, uint32_t *n)
+static void compare_gates(const struct peft_rig *g, const struct safe *s, uint32_t *n)
 {
     for (uint64_t i = 0; i < gguf_n_tensor(g->lora); i++) {
         const struct gguf_tensor *d = gguf_tensor_at(g->lora, i);
@@ -405,11 +408,11 @@ static uint32_t key_of(const struct gguf *g, const char *arch, const char *name)
 static void test_export(const char *model, const char *arch, float alpha, bool mtp)
 {
     struct hlm_err err = { 0 };
-    struct rig *g = test_room(1, sizeof *g);
+    struct peft_rig *g = test_room(1, sizeof *g);
     const char *lora = test_scratch("peft_lora.gguf"), *out = test_scratch("peft");
     struct hlm_peft_sum sum;
     test_case("%s: exported, alpha %g", model, (double)alpha);
-    *g = (struct rig){ .base = gguf_open(model, &err), .arch = arch };
+    *g = (struct peft_rig){ .base = gguf_open(model, &err), .arch = arch };
     struct gguf_build *b = g->base ? make_adapter(g->base, arch, alpha) : NULL;
     bool ok = CHECK_OK(b && gb_write(b, lora, &err), err);
     gb_free(b);

@@ -19,7 +19,7 @@
 /* Bounds on the NMSE of the fixtures' float32 results against this reference, in units of 1e-13.
  * The noise is theirs, not ours: the fixtures' README has the same figures for exact arithmetic.
  * Each measured value is that of the worst file. */
-static const struct ref_family {
+static const struct family_bounds {
     const char *arch;
     const char *half;                           /* type of the file whose weights take 16 bits */
     struct bound p7, p65, p300, decode, hidden; /* f32 file */
@@ -207,7 +207,7 @@ static json_t *prompt_of(json_t *manifest, const char *name)
 /* ---- against the fixtures --------------------------------------------------------------- */
 
 /* full_<prompt>: one prefill, logits and, where the fixture has them, hidden states. */
-static void ref_full(const struct ref_family *f, const char *dir, const struct ref_model *m,
+static void ref_full(const struct family_bounds *f, const char *dir, const struct ref_model *m,
                      json_t *manifest, const char *prompt, struct bound bound)
 {
     const struct ref_config *c = ref_model_config(m);
@@ -233,7 +233,7 @@ static void ref_full(const struct ref_family *f, const char *dir, const struct r
     free(ids);
 }
 
-static void ref_decode(const struct ref_family *f, const char *dir, const struct ref_model *m,
+static void ref_decode(const struct family_bounds *f, const char *dir, const struct ref_model *m,
                        json_t *manifest)
 {
     uint32_t n_tok, n_vocab = ref_model_config(m)->n_vocab, piece[64];
@@ -304,7 +304,7 @@ static double nmse(const double *got, const double *want, uint64_t n)
 /* Every weight is a bf16 number, so a bf16 file is the same model. An f16 file almost is: below
  * 2^-17 f16 has fewer bits than bf16, and 11 of the 388608 f16 weights of qwen35 lie there, 16 of
  * the 284160 of nemotron_h, 19 of the 470656 of step35. */
-static void ref_half(const struct ref_family *f, const char *dir, const struct ref_model *m,
+static void ref_half(const struct family_bounds *f, const char *dir, const struct ref_model *m,
                      json_t *manifest)
 {
     uint32_t n_tok;
@@ -345,7 +345,7 @@ static void test_dequant(const char *dir, const struct ref_model *m, json_t *pro
     free(ids);
 }
 
-static void ref_k256(const struct ref_family *f)
+static void ref_k256(const struct family_bounds *f)
 {
     char dir[32], path[64];
     uint32_t n_found = 0;
@@ -377,7 +377,7 @@ static void ref_k256(const struct ref_family *f)
     json_decref(manifest);
 }
 
-static void ref_base(const struct ref_family *f)
+static void ref_base(const struct family_bounds *f)
 {
     char dir[32], path[64];
 

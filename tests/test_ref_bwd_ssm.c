@@ -26,7 +26,7 @@ static void check_same(const char *what, const double *got, const double *want, 
 enum { N_K = 2, N_V = 4, DIM = 3, DELTA_ROW = (2 * N_K + N_V) * DIM, N_STATE = N_V * DIM * DIM };
 enum { N_QKV = RC_TOK * DELTA_ROW, N_GATE = RC_TOK * N_V, N_OUT = RC_TOK * N_V * DIM };
 
-struct delta_case {
+struct delta_check {
     struct ref_delta d;
     bool packed;
     double *dout, *dstate; /* the weights of the loss */
@@ -34,7 +34,7 @@ struct delta_case {
 
 static double delta_loss(const void *ctx)
 {
-    const struct delta_case *c = ctx;
+    const struct delta_check *c = ctx;
     double *y = ref_doubles(N_OUT), *state = ref_doubles(N_STATE), sum = 0;
     if (!c->packed)
         memcpy(state, c->d.state, N_STATE * sizeof *state);
@@ -59,7 +59,7 @@ struct delta_inputs {
     double *qkv, *b, *a, *state;
     float *dt_bias;
 };
-static void delta_run(const struct delta_case *c, uint32_t chunk, struct ref_delta_grad *g)
+static void delta_run(const struct delta_check *c, uint32_t chunk, struct ref_delta_grad *g)
 {
     const uint32_t *first = c->packed ? rc_first : NULL;
     *g = (struct ref_delta_grad){ .dqkv = rc_start(N_QKV),
@@ -78,7 +78,7 @@ static void delta_run(const struct delta_case *c, uint32_t chunk, struct ref_del
         g->dstate[i] += START;
 }
 
-static void delta_check(struct delta_case *c, const struct delta_inputs *in, float *ssm_a,
+static void delta_check(struct delta_check *c, const struct delta_inputs *in, float *ssm_a,
                         struct ref_delta_grad *g)
 {
     rc_check("dqkv", delta_loss, c, in->qkv, N_QKV, g->dqkv);
@@ -104,20 +104,20 @@ static void test_delta(bool tiled, bool packed)
                                .a = rc_normals(&r, N_GATE),
                                .state = rc_normals(&r, N_STATE),
                                .dt_bias = rc_floats(&r, N_V) };
-    struct delta_case c = { .d = { .n_tok = RC_TOK,
-                                   .n_k_head = N_K,
-                                   .n_v_head = N_V,
-                                   .d_state = DIM,
-                                   .tiled = tiled,
-                                   .qkv = in.qkv,
-                                   .b = in.b,
-                                   .a = in.a,
-                                   .ssm_a = ssm_a,
-                                   .dt_bias = in.dt_bias,
-                                   .state = in.state },
-                            .packed = packed,
-                            .dout = rc_normals(&r, N_OUT),
-                            .dstate = rc_normals(&r, N_STATE) };
+    struct delta_check c = { .d = { .n_tok = RC_TOK,
+                                    .n_k_head = N_K,
+                                    .n_v_head = N_V,
+                                    .d_state = DIM,
+                                    .tiled = tiled,
+                                    .qkv = in.qkv,
+                                    .b = in.b,
+                                    .a = in.a,
+                                    .ssm_a = ssm_a,
+                                    .dt_bias = in.dt_bias,
+                                    .state = in.state },
+                             .packed = packed,
+                             .dout = rc_normals(&r, N_OUT),
+                             .dstate = rc_normals(&r, N_STATE) };
     struct ref_delta_grad serial = { 0 }, g;
 
     in.a[N_V] = 25;
@@ -145,7 +145,7 @@ enum { N_HEAD = 4, M_GROUP = 2, M_DIM = 3, NS = 2, M_INNER = N_HEAD * M_DIM };
 enum { M_ROW = M_INNER + 2 * M_GROUP * NS, N_XBC = RC_TOK * M_ROW, N_DT = RC_TOK * N_HEAD };
 enum { N_Y = RC_TOK * M_INNER, M_STATE = M_INNER * NS };
 
-struct mamba_case {
+struct mamba_check {
     struct ref_mamba m;
     bool packed;
     double *dout, *dstate;
@@ -153,7 +153,7 @@ struct mamba_case {
 
 static double mamba_loss(const void *ctx)
 {
-    const struct mamba_case *c = ctx;
+    const struct mamba_check *c = ctx;
     double *y = ref_doubles(N_Y), *state = ref_doubles(M_STATE), sum = 0;
     if (!c->packed)
         memcpy(state, c->m.state, M_STATE * sizeof *state);
@@ -177,7 +177,7 @@ struct mamba_inputs {
     double *xbc, *dt, *state;
     float *dt_bias, *d;
 };
-static void mamba_run(const struct mamba_case *c, uint32_t chunk, struct ref_mamba_grad *g)
+static void mamba_run(const struct mamba_check *c, uint32_t chunk, struct ref_mamba_grad *g)
 {
     const uint32_t *first = c->packed ? rc_first : NULL;
     *g = (struct ref_mamba_grad){ .dxbc = rc_start(N_XBC),
@@ -196,7 +196,7 @@ static void mamba_run(const struct mamba_case *c, uint32_t chunk, struct ref_mam
         g->dstate[i] += START;
 }
 
-static void mamba_check(struct mamba_case *c, const struct mamba_inputs *in, float *ssm_a,
+static void mamba_check(struct mamba_check *c, const struct mamba_inputs *in, float *ssm_a,
                         struct ref_mamba_grad *g)
 {
     rc_check("dxbc", mamba_loss, c, in->xbc, N_XBC, g->dxbc);
@@ -220,20 +220,20 @@ static void test_mamba(bool packed)
                                .state = rc_normals(&r, M_STATE),
                                .dt_bias = rc_floats(&r, N_HEAD),
                                .d = rc_floats(&r, N_HEAD) };
-    struct mamba_case c = { .m = { .n_tok = RC_TOK,
-                                   .n_head = N_HEAD,
-                                   .head_dim = M_DIM,
-                                   .n_group = M_GROUP,
-                                   .d_state = NS,
-                                   .xbc = in.xbc,
-                                   .dt = in.dt,
-                                   .ssm_a = ssm_a,
-                                   .dt_bias = in.dt_bias,
-                                   .d = in.d,
-                                   .state = in.state },
-                            .packed = packed,
-                            .dout = rc_normals(&r, N_Y),
-                            .dstate = rc_normals(&r, M_STATE) };
+    struct mamba_check c = { .m = { .n_tok = RC_TOK,
+                                    .n_head = N_HEAD,
+                                    .head_dim = M_DIM,
+                                    .n_group = M_GROUP,
+                                    .d_state = NS,
+                                    .xbc = in.xbc,
+                                    .dt = in.dt,
+                                    .ssm_a = ssm_a,
+                                    .dt_bias = in.dt_bias,
+                                    .d = in.d,
+                                    .state = in.state },
+                             .packed = packed,
+                             .dout = rc_normals(&r, N_Y),
+                             .dstate = rc_normals(&r, M_STATE) };
     struct ref_mamba_grad serial = { 0 }, g;
 
     in.dt[N_HEAD] = 25;

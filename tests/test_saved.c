@@ -13,7 +13,7 @@
 
 /* ---- the file alone --------------------------------------------------------------------- */
 
-static bool opens(const struct bytes *b, const struct saved_want *w, struct hlm_err *err)
+static bool opens(const struct tiny_bytes *b, const struct saved_want *w, struct hlm_err *err)
 {
     struct saved s;
     *err = (struct hlm_err){ 0 };
@@ -63,7 +63,7 @@ static void test_foreign(void)
     struct hlm_err err;
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         test_case("saved file: refused: %s", rows[i].says);
-        struct bytes b = tiny_file(22, "note");
+        struct tiny_bytes b = tiny_file(22, "note");
         memcpy(b.p + rows[i].at, &rows[i].value, 4);
         if (rows[i].at == offsetof(struct saved_head, arch))
             b.p[offsetof(struct saved_head, model_hash)] = 9;
@@ -71,7 +71,7 @@ static void test_foreign(void)
         CHECK_REFUSED(opens(&b, &tiny_want, &err), err, rows[i].says);
     }
     test_case("saved file: more tokens than the context");
-    struct bytes b = tiny_file(22, "note");
+    struct tiny_bytes b = tiny_file(22, "note");
     struct saved_want w = tiny_want;
     w.n_ctx = 21;
     CHECK_REFUSED(opens(&b, &w, &err), err, "22 tokens|21");
@@ -88,13 +88,13 @@ void test_saved_file(void)
     struct rng r = { 99 };
     test_case("saved file: what is right is taken");
     for (uint32_t n = 0; n <= 64; n += 8) {
-        struct bytes b = tiny_file(n, n % 16 ? "" : "a note");
+        struct tiny_bytes b = tiny_file(n, n % 16 ? "" : "a note");
         CHECK_MSG(opens(&b, &tiny_want, &err), "%s", err.msg);
     }
     test_foreign();
 
     test_case("saved file: any byte changed");
-    struct bytes b = tiny_file(22, "note");
+    struct tiny_bytes b = tiny_file(22, "note");
     for (uint64_t i = 0; i < b.n; i++)
         for (uint32_t bit = 0; bit < 8; bit += 3) {
             b.p[i] ^= (uint8_t)(1u << bit);

@@ -186,7 +186,7 @@ static void split_refused(const char *path, const char *file, const char *says)
     CHECK_SAYS(err.msg, file);
 }
 
-static const struct broken {
+static const struct broken_shard {
     const char *what;
     uint32_t shard; /* 0, 1 or 2: the shard that is wrong */
     const char *key;
@@ -222,7 +222,7 @@ static const struct broken {
 /* clang-format on */
 
 /* Writes the three shards of the small model, one of them changed. */
-static void write_broken(const struct broken *c)
+static void write_broken(const struct broken_shard *c)
 {
     struct gguf_build *b = small();
     for (uint32_t i = 0; i < 3; i++) {
@@ -242,7 +242,7 @@ static void write_broken(const struct broken *c)
 static void test_broken(void)
 {
     for (uint32_t i = 0; i < ARRAY_LEN(broken); i++) {
-        const struct broken *c = &broken[i];
+        const struct broken_shard *c = &broken[i];
         test_case("split files refused: %s", c->what);
         write_broken(c);
         split_refused(shard_path("bad", 0, 3), shard_path("bad", c->shard, 3), c->says);

@@ -238,14 +238,14 @@ static void sweep_one(void *user, uint64_t pid, const char *name)
         shm_unlink(name);
 }
 
-struct list {
+struct pid_list {
     uint64_t *pid;
     uint32_t n, max;
 };
 
 static void list_one(void *user, uint64_t pid, const char *name)
 {
-    struct list *l = user;
+    struct pid_list *l = user;
     struct hlm_err err = { 0 };
     struct ring_reader *r = ring_attach(pid, &err);
     (void)name;
@@ -259,7 +259,7 @@ static void list_one(void *user, uint64_t pid, const char *name)
 
 uint32_t ring_list(uint64_t *pid, uint32_t max)
 {
-    struct list l = { .pid = pid, .max = max };
+    struct pid_list l = { .pid = pid, .max = max };
     walk(list_one, &l);
     return l.n;
 }

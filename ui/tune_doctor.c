@@ -25,7 +25,7 @@ struct span span_text(double s)
 
 /* ---- what is trained ------------------------------------------------------------------------- */
 
-struct kind {
+struct target_kind {
     char name[64];
     struct hlm_tune_target t;
     uint64_t n;
@@ -38,7 +38,7 @@ static void kind_name(char out[64], const char *name)
     snprintf(out, 64, "%s%s", at ? "blk.N" : "", name + at);
 }
 
-static uint32_t count_kinds(const struct hlm_tune_info *i, struct kind *kind)
+static uint32_t count_kinds(const struct hlm_tune_info *i, struct target_kind *kind)
 {
     uint32_t n = 0, k;
     for (uint64_t j = 0; j < i->n_target; j++) {
@@ -50,7 +50,7 @@ static uint32_t count_kinds(const struct hlm_tune_info *i, struct kind *kind)
                 kind[k].t.n_out == t->n_out && kind[k].t.rank == t->rank)
                 break;
         if (k == n) {
-            kind[n++] = (struct kind){ .t = *t };
+            kind[n++] = (struct target_kind){ .t = *t };
             memcpy(kind[k].name, name, sizeof name);
         }
         kind[k].n++;
@@ -61,7 +61,7 @@ static uint32_t count_kinds(const struct hlm_tune_info *i, struct kind *kind)
 void doctor_targets(struct tune *u, FILE *to)
 {
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
-    struct kind *kind = ui_alloc(i.n_target + 1, sizeof *kind);
+    struct target_kind *kind = ui_alloc(i.n_target + 1, sizeof *kind);
     json_t *list = json_array();
     uint32_t n = kind ? count_kinds(&i, kind) : 0;
     fprintf(to, "trained: %llu matrices, %llu gates, %s numbers\n", (ull)(i.n_target - i.n_gate),

@@ -31,7 +31,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
 
 size_t LLVMFuzzerCustomMutator(uint8_t *bytes, size_t n, size_t max, unsigned seed)
 {
-    struct bytes b = tiny_file(seed % 40, seed % 3 ? "note" : "");
+    struct tiny_bytes b = tiny_file(seed % 40, seed % 3 ? "note" : "");
     if (n < sizeof(struct saved_head) + 16 && b.n <= max) {
         memcpy(bytes, b.p, b.n);
         return b.n;
