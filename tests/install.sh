@@ -103,7 +103,7 @@ programs() ( # in a shell of its own
         src=$(find ui -maxdepth 1 -name "$p*.c")
         [ $p != bench ] || src=$(find bench -maxdepth 1 -name '*.c')
         # shellcheck disable=SC2046,SC2086
-        ${CC:-gcc} -std=c17 -I. -o "$work/$p" $src $common $(pkg-config --cflags --libs hlm) -ledit -ljansson -lm -lpthread || exit 1
+        ${CC:-gcc} -std=c17 -I. -o "$work/$p" $src $common $(pkg-config --cflags --libs hlm) -lutf8proc -ljansson -lm -lpthread || exit 1
     done
 )
 ok "ui/ and bench/ build against the installed library" programs

@@ -6,7 +6,7 @@
 set -eu
 
 need="gcc libc6-dev make glslang-tools libvulkan-dev mesa-vulkan-drivers libpcre2-dev libutf8proc-dev
-      libjansson-dev libedit-dev libxxhash-dev"
+      libjansson-dev libxxhash-dev"
 for list in "$@"; do
     case $list in
     test) need="$need vulkan-validationlayers spirv-tools g++ pkg-config man-db tmux" ;;
@@ -35,7 +35,6 @@ have() {
         "${CC:-cc}" -E - >/dev/null 2>&1 ;;
     libutf8proc-dev) have_header utf8proc.h ;;
     libjansson-dev) have_header jansson.h ;;
-    libedit-dev) have_header editline/readline.h ;;
     libxxhash-dev) have_header xxhash.h ;;
     mesa-vulkan-drivers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \
         -path "*/icd.d/*.json" | grep . ;;

@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "chat_slash.h"
 #include "chat_term.h"
+#include "chat_tty.h"
 #include "common_plan.h"
 #include "hlm_test_hooks.h"
 
@@ -174,7 +175,7 @@ static int chat_terminal(struct slash *s, struct term *t)
         char *text;
         bool quoted;
         ui_interrupt_clear();
-        if (term_read(t, &text, &quoted) == TERM_LEFT)
+        if (term_read(t, NULL, &text, &quoted) == TERM_LEFT)
             return ui_interrupted() ? RC_INTERRUPTED : RC_OK;
         enum slash_got got = SLASH_DONE;
         if (text[0] == '/' && !quoted)
@@ -332,7 +333,12 @@ static int chat(hlm *m, hlm_talk *t, struct show *show, const char *text)
     char path[4200];
     const char *dir = dir_state();
     snprintf(path, sizeof path, "%s/chat_history", dir ? dir : "");
-    struct term *term = term_open(dir ? path : NULL, slash_words(), &err);
+    struct term *term = term_open(&(struct term_params){ .history = dir ? path : NULL,
+                                                         .editor = ui_editor(),
+                                                         .folder = dir,
+                                                         .complete = slash_complete,
+                                                         .user = &s },
+                                  &err);
     if (!term) {
         ui_error("%s; --lines reads plain lines", err.msg);
         return RC_FAILED;
@@ -369,6 +375,8 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
     struct show show = { .reasoning = true };
     int rc = RC_FAILED;
     hlm_talk *t = NULL;
+    if (!text && !o.lines && tty_open())
+        tty_set(TTY_QUIET); /* what is typed from now on belongs to the first message */
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model,
                                                 .validate = o.validate,
                                                 .profile = o.profile,
@@ -395,6 +403,7 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
         rc = rc == RC_OK ? RC_FAILED : rc;
     }
 out:
+    tty_close();
     if (err->kind)
         show_error(err, &options);
     hlm_talk_close(t);

@@ -12,7 +12,7 @@ static void end_reasoning(struct show *s)
 {
     if (s->reasoning && ui_notes())
         ui_dim("\n\n", s->line_open ? 2 : 1);
-    else if (ui.color)
+    else if (ui.tty && ui.escapes)
         fputs("\r\033[K", stderr);
     ui_undim();
 }
@@ -29,7 +29,7 @@ static void on_text(void *user, enum hlm_part part, const char *text, uint64_t n
             return;
         if (s->reasoning && ui_notes())
             ui_dim(text, n);
-        else if (s->at != SHOW_REASONING && ui.color)
+        else if (s->at != SHOW_REASONING && ui.tty && ui.escapes)
             ui_dim("thinking ...", 12);
         s->at = SHOW_REASONING;
         s->line_open = text[n - 1] != '\n';

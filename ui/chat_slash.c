@@ -239,12 +239,14 @@ static const struct command commands[] = {
     { "/bye", "", "leave (Ctrl-D does too)", do_bye },
 };
 
-const char *const *slash_words(void)
+void slash_complete(void *user, const char *text, size_t at, struct choices *c)
 {
-    static const char *words[ARRAY_LEN(commands) + 1];
+    (void)user;
+    if (!at || text[0] != '/' || memchr(text, ' ', at))
+        return;
     for (uint32_t i = 0; i < ARRAY_LEN(commands); i++)
-        words[i] = commands[i].name;
-    return words;
+        if (strncmp(commands[i].name, text, at) == 0)
+            choices_add(c, commands[i].name, NULL, true);
 }
 
 static enum slash_got do_help(struct slash *s, const char *arg)
@@ -253,9 +255,21 @@ static enum slash_got do_help(struct slash *s, const char *arg)
     (void)arg;
     for (const struct command *c = commands; c < commands + ARRAY_LEN(commands); c++)
         ui_say("%-8s %-23s %s", c->name, c->args, c->help);
-    ui_say("\nCtrl-C stops an answer, which stays in the history. At the prompt the first clears\n"
-           "the line, the second leaves. \"\"\" opens and closes a message of several lines;\n"
-           "a paste is one message. A space in front of a slash makes it text.");
+    ui_say(
+        "\nCtrl-C stops an answer, which stays in the history; at the prompt it clears the line.\n"
+        "Alt-Enter or Shift-Enter begins a new line of the message, \"\"\" opens and closes one "
+        "of\n"
+        "several lines, a paste is one message. A space in front of a slash makes it text.\n"
+        "\n"
+        "Home End, Ctrl-A Ctrl-E          ends of the line\n"
+        "Ctrl-Left Ctrl-Right, Alt-B Alt-F  a word to the left, to the right\n"
+        "Up Down, Ctrl-P Ctrl-N           lines of the message, then messages before and after\n"
+        "Ctrl-R                           search the messages before: Ctrl-R goes on, Ctrl-G gives "
+        "up\n"
+        "Ctrl-W Alt-Backspace Alt-D       cut a word: to the blank, to the left, to the right\n"
+        "Ctrl-U Ctrl-K Ctrl-Y             cut to the beginning, to the end; put it back\n"
+        "Ctrl-T Ctrl-L Tab                swap two letters; clear the screen; complete\n"
+        "Ctrl-X Ctrl-E                    change the message in $VISUAL or $EDITOR");
     return SLASH_DONE;
 }
 

@@ -1,5 +1,6 @@
 /* chat_slash: the commands that begin with a slash. What they report goes to standard error. */
 #pragma once
+#include "chat_edit.h"
 #include "chat_show.h"
 #include "common_lora.h"
 
@@ -16,4 +17,5 @@ struct slash {
 /* SLASH_LOST: the talk has lost its session */
 enum slash_got { SLASH_DONE, SLASH_FAILED, SLASH_BYE, SLASH_LOST };
 enum slash_got slash_run(struct slash *s, const char *line);
-const char *const *slash_words(void); /* for completion; ends with NULL */
+/* For term_params: what the line may go on with. user: a struct slash. */
+void slash_complete(void *user, const char *text, size_t at, struct choices *c);

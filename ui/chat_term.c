@@ -1,342 +1,436 @@
-/* chat_term: see chat_term.h. libedit edits; bytes come in through a reader of ours, so that
- * signals and pastes are seen, whatever libedit makes of them. */
+/* chat_term: see chat_term.h. */
 #define _XOPEN_SOURCE 700
 #include "chat_term.h"
+
+#include "chat_tty.h"
 #include "common.h"
 
 #include <errno.h>
-#include <histedit.h>
-#include <langinfo.h>
-#include <locale.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
-#include <wchar.h>
 
-struct term {
-    EditLine *el;
-    History *history;
-    const char *history_path;
-    const char *const *words;
-    FILE *out;
-    const char *prompt;
-    struct winsize size;
-    char *text; /* the message so far */
-    uint64_t n, cap;
+enum {
+    ESCAPE_MS = 500,     /* a sequence that has paused so long is not going on */
+    DELIBERATE_MS = 300, /* a Ctrl-C sooner than this after the last one is a held key */
 };
 
-static struct term *term_of(EditLine *el)
-{
-    void *t = NULL;
-    el_get(el, EL_CLIENTDATA, &t);
-    return t;
-}
+struct term {
+    struct term_params params;
+    struct history history;
+    struct edit edit;
+    struct screen screen;
+    int fd; /* what is drawn goes there */
+    bool own_fd;
+    char *in; /* bytes that were read and are no keys yet */
+    size_t n_in, cap_in;
+    double noticed_s; /* when it was said that Ctrl-C would leave; 0: it does not */
+};
 
-static char *show_prompt(EditLine *el)
-{
-    static char prompt[16];
-    snprintf(prompt, sizeof prompt, "%s", term_of(el)->prompt);
-    return prompt;
-}
+/* ---- bytes ----------------------------------------------------------------------------------- */
 
-/* ---- input ----------------------------------------------------------------------------------- */
-
-static bool read_byte(EditLine *el, unsigned char *b)
+static void flush(struct term *t)
 {
-    struct term *t = term_of(el);
-    for (;;) {
-        ssize_t n = read(STDIN_FILENO, b, 1);
-        if (n == 1)
-            return true;
-        if (n == 0 || errno != EINTR || ui_interrupted())
-            return false;
-        /* Another signal: most likely the window has a new size. */
-        struct winsize now = t->size;
-        if (ioctl(STDIN_FILENO, TIOCGWINSZ, &now) == 0 &&
-            (now.ws_col != t->size.ws_col || now.ws_row != t->size.ws_row)) {
-            t->size = now;
-            el_resize(el);
-        }
-    }
-}
-
-/* One character of UTF-8; what is none becomes U+FFFD. Returns 1, or 0 at the end and on Ctrl-C. */
-static int read_char(EditLine *el, wchar_t *out)
-{
-    unsigned char b;
-    if (!read_byte(el, &b))
-        return 0;
-    int more = b >= 0xf0 && b < 0xf5 ? 3 : b >= 0xe0 ? 2 : b >= 0xc2 ? 1 : 0;
-    uint32_t c = b < 0x80 ? b : more == 3 ? b & 7u : more == 2 ? b & 15u : b & 31u;
-    bool good = b < 0x80 || (b >= 0xc2 && b < 0xf5);
-    for (; good && more; more--) {
-        if (!read_byte(el, &b))
-            return 0;
-        good = (b & 0xc0) == 0x80;
-        c = c << 6 | (b & 63u);
-    }
-    *out = good && c <= 0x10ffff ? (wchar_t)c : 0xfffd;
-    return 1;
-}
-
-/* ESC [ 2 0 0 ~ has come: everything up to ESC [ 2 0 1 ~ is text, line ends and all. */
-static unsigned char on_paste(EditLine *el, wint_t key)
-{
-    static const char end[] = "\033[201~";
-    char *text = NULL;
-    uint64_t n = 0, cap = 0, n_end = sizeof end - 1;
-    unsigned char b;
-    (void)key;
-    while (read_byte(el, &b)) {
-        if (n + 2 > cap) {
-            char *more = ui_grow(text, cap = 2 * cap + 256, 1);
-            if (!more)
-                break;
-            text = more;
-        }
-        text[n++] = (char)b;
-        if (n >= n_end && memcmp(text + n - n_end, end, (size_t)n_end) == 0) {
-            n -= n_end;
+    const char *s = t->screen.out;
+    for (size_t n = t->screen.n_out; n;) {
+        ssize_t got = write(t->fd, s, n);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
             break;
+        s += got;
+        n -= (size_t)got;
+    }
+    t->screen.n_out = 0;
+}
+
+static void draw(struct term *t, bool whole)
+{
+    char room[128];
+    struct picture p = edit_picture(&t->edit, ">>> ", room, sizeof room);
+    p.whole = whole;
+    p.at = whole ? p.n : p.at;
+    screen_draw(&t->screen, &p);
+    flush(t);
+}
+
+static void draw_anew(struct term *t, enum tty_change why)
+{
+    unsigned cols, rows;
+    if (why == TTY_SAME || !ui.escapes)
+        return;
+    if (why == TTY_CONTINUED)
+        screen_forget(&t->screen);
+    tty_size(&cols, &rows);
+    screen_resize(&t->screen, cols, rows);
+    draw(t, false);
+}
+
+enum read_got { READ_SOME, READ_PAUSE, READ_END };
+
+/* Waits for more bytes, at most this long; < 0: as long as it takes. */
+static enum read_got read_more(struct term *t, int wait_ms)
+{
+    if (t->cap_in - t->n_in < 4096) {
+        size_t cap = 2 * t->cap_in + 8192;
+        char *more = ui_grow(t->in, cap, 1);
+        if (!more)
+            return READ_END;
+        t->in = more;
+        t->cap_in = cap;
+    }
+    for (;;) {
+        tty_hold_signals();
+        draw_anew(t, tty_changed());
+        int ready = ui_interrupted() ? -2 : tty_wait(wait_ms); /* Ctrl-C itself is a key here */
+        tty_release_signals();
+        if (ready == 0)
+            return READ_PAUSE;
+        ssize_t n = ready < 0 ? -1 : read(STDIN_FILENO, t->in + t->n_in, t->cap_in - t->n_in);
+        if (n > 0) {
+            t->n_in += (size_t)n;
+            return READ_SOME;
+        }
+        if (ready == -2 || n == 0 || errno != EINTR)
+            return READ_END;
+    }
+}
+
+static void take(struct term *t, size_t n)
+{
+    memmove(t->in, t->in + n, t->n_in - n);
+    t->n_in -= n;
+}
+
+/* The text of a paste, which begins the bytes at hand. False: the input ended in it. */
+static bool read_paste(struct term *t)
+{
+    static const size_t n_end = sizeof KEY_PASTE_END - 1;
+    for (size_t at = 0;; at++) {
+        while (at + n_end > t->n_in)
+            if (read_more(t, -1) == READ_END)
+                return false;
+        if (memcmp(t->in + at, KEY_PASTE_END, n_end) == 0) {
+            edit_paste(&t->edit, t->in, at);
+            take(t, at + n_end);
+            return true;
         }
     }
-    uint64_t w = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        if (text[i] == '\r' && i + 1 < n && text[i + 1] == '\n')
-            continue;
-        char c = text[i] == '\r' ? '\n' : text[i];
-        if ((unsigned char)c >= ' ' || c == '\n' || c == '\t') /* no other control characters */
-            text[w++] = c;
+}
+
+/* ---- what a key may ask for ------------------------------------------------------------------ */
+
+/* The terminal as other programs expect it, the cursor below the message. */
+static void leave(struct term *t)
+{
+    draw(t, true);
+    screen_leave(&t->screen);
+    flush(t);
+}
+
+static bool write_file(const char *path, const char *s, size_t n)
+{
+    FILE *f = fopen(path, "w");
+    bool ok = f && fwrite(s, 1, n, f) == n;
+    return (f ? fclose(f) == 0 : false) && ok;
+}
+
+/* Lets the person's editor change the message: a file in a folder of its own, which only its owner
+ * can read. */
+static void edit_outside(struct term *t)
+{
+    struct hlm_err err = { 0 };
+    struct line *l = &t->edit.line;
+    char folder[3000], path[3100], command[4200];
+    uint64_t n = 0;
+    snprintf(folder, sizeof folder, "%s/message-XXXXXX", t->params.folder ? t->params.folder : "");
+    if (!t->params.editor || !t->params.folder)
+        ui_fail(&err, "no editor: set VISUAL or EDITOR");
+    else if (!mkdtemp(folder))
+        ui_fail_system(&err, "%.300s: %s", folder, strerror(errno));
+    snprintf(path, sizeof path, "%s/message.md", folder);
+    snprintf(command, sizeof command, "%s '%s'", t->params.editor, path);
+    leave(t);
+    tty_set(TTY_FOUND);
+    if (!err.kind && !write_file(path, l->s, l->n))
+        ui_fail_system(&err, "%.300s: %s", path, strerror(errno));
+    int rc = err.kind ? 0 : system(command);
+    char *text = err.kind ? NULL : ui_read_file(path, 1 << 26, &n, &err);
+    if (rc != 0)
+        ui_fail(&err, "%s: failed: the message is as it was", t->params.editor);
+    if (text && rc == 0) {
+        while (n && text[n - 1] == '\n')
+            n--;
+        line_set(l, text, n);
     }
-    while (w && text[w - 1] == '\n') /* Enter is the person's to press */
-        w--;
-    bool ok = w == 0;
-    if (w) {
-        text[w] = 0;
-        ok = el_insertstr(el, text) == 0;
-    }
+    unlink(path);
+    rmdir(folder);
     free(text);
-    return ok ? CC_REFRESH : CC_ERROR;
+    if (err.kind)
+        ui_wrong("%s", err.msg);
+    tty_set(TTY_RAW);
+    draw_anew(t, TTY_CONTINUED);
 }
 
-static unsigned char on_newline(EditLine *el, wint_t key)
+/* The choices of a completion, in columns below the message, which is then drawn again. */
+static void show_list(struct term *t)
 {
-    (void)key;
-    return el_insertstr(el, "\n") == 0 ? CC_REFRESH : CC_ERROR;
-}
-
-/* Completes the first word of the line as far as it is unique. */
-static unsigned char on_tab(EditLine *el, wint_t key)
-{
-    struct term *t = term_of(el);
-    const LineInfo *line = el_line(el);
-    size_t n = (size_t)(line->cursor - line->buffer), common = 0;
-    const char *found = NULL;
-    (void)key;
-    for (const char *const *w = t->words; w && *w && n; w++) {
-        if (strncmp(*w, line->buffer, n) != 0)
-            continue;
-        size_t same = n;
-        while (found && same < common && found[same] == (*w)[same])
-            same++;
-        common = found ? same : strlen(*w);
-        found = *w;
+    enum { MOST = 200, GAP = 2 };
+    const struct choices *c = &t->edit.list;
+    uint32_t n = ui_min_u32(c->n, MOST);
+    unsigned widest = 1;
+    leave(t);
+    for (uint32_t i = 0; i < n; i++) {
+        const char *s = c->v[i].shown ? c->v[i].shown : c->v[i].text;
+        widest = ui_max_u32(widest, text_columns(s, strlen(s)));
     }
-    if (!found || common == n)
-        return CC_ERROR;
-    char rest[32];
-    snprintf(rest, sizeof rest, "%.*s", (int)(common - n), found + n);
-    return el_insertstr(el, rest) == 0 ? CC_REFRESH : CC_ERROR;
+    uint32_t per_row = ui_max_u32((t->screen.cols + GAP - 1) / (widest + GAP), 1);
+    uint32_t n_row = (n + per_row - 1) / per_row;
+    for (uint32_t row = 0; row < n_row; row++) {
+        for (uint32_t i = row; i < n; i += n_row) {
+            const char *s = c->v[i].shown ? c->v[i].shown : c->v[i].text;
+            screen_put(&t->screen, s, strlen(s));
+            for (unsigned w = text_columns(s, strlen(s)); i + n_row < n && w < widest + GAP; w++)
+                screen_put(&t->screen, " ", 1);
+        }
+        screen_put(&t->screen, "\r\n", 2);
+    }
+    if (c->n > n)
+        screen_put(&t->screen, "...\r\n", 5);
+    choices_free(&t->edit.list);
+}
+
+/* Does what the key asks for besides changing the line. True: the message is at its end. */
+static bool act(struct term *t, enum edit_did did)
+{
+    switch (did) {
+    case EDIT_ON: return false;
+    case EDIT_LIST: show_list(t); return false;
+    case EDIT_WRITE: edit_outside(t); return false;
+    case EDIT_CLEAR:
+        screen_put(&t->screen, "\033[H\033[2J", 7);
+        screen_forget(&t->screen);
+        return false;
+    case EDIT_STOP:
+    case EDIT_QUIT:
+        leave(t);
+        (did == EDIT_STOP ? tty_stop : tty_quit)();
+        return false;
+    default: return true;
+    }
+}
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+/* Takes keys until one ends the message. EDIT_LEAVE: or the input ended; EDIT_CANCEL: or another
+ * program sent SIGINT. */
+static enum edit_did take_keys(struct term *t)
+{
+    for (bool last = false;;) {
+        struct key key;
+        size_t n = key_read(t->in, t->n_in, last, &key);
+        last = false;
+        if (!n) {
+            draw(t, false);
+            enum read_got got = read_more(t, t->n_in ? ESCAPE_MS : -1);
+            if (got == READ_END)
+                return ui_interrupted() && !ui_terminated() ? EDIT_CANCEL : EDIT_LEAVE;
+            last = got == READ_PAUSE;
+            continue;
+        }
+        take(t, n);
+        if (key.code == KEY_PASTE) {
+            if (!read_paste(t))
+                return EDIT_LEAVE;
+            continue;
+        }
+        enum edit_did did = edit_key(&t->edit, &key);
+        if (did != EDIT_CANCEL)
+            t->noticed_s = 0;
+        if (act(t, did))
+            return did;
+    }
+}
+
+/* Ctrl-C: clears a line; on an empty one says what the next one does, and that one leaves. One that
+ * follows so fast that the key is held down, or pressed twice by habit, does not count. */
+static bool leaves_by_interrupt(struct term *t, bool typed)
+{
+    double now = ui_now_s();
+    if (typed || !t->noticed_s) {
+        t->noticed_s = typed ? 0 : now;
+        if (!typed)
+            ui_note("(Ctrl-C once more, Ctrl-D or /exit to leave)");
+        return false;
+    }
+    bool deliberate = now - t->noticed_s > DELIBERATE_MS * 1e-3;
+    t->noticed_s = now;
+    return deliberate;
+}
+
+static size_t trimmed(const char *s, size_t n)
+{
+    while (n && text_is_blank(s[n - 1]))
+        n--;
+    return n;
+}
+
+static const char quotes[] = "\"\"\"";
+
+/* Where the text after opening quotes begins; 0: it does not begin with them. */
+static size_t after_quotes(const char *s, size_t n)
+{
+    size_t at = 0;
+    while (at < n && (s[at] == ' ' || s[at] == '\t'))
+        at++;
+    return n - at >= 3 && memcmp(s + at, quotes, 3) == 0 ? at + 3 : 0;
+}
+
+static bool closes_quotes(const char *s, size_t from, size_t n)
+{
+    return n >= from + 3 && memcmp(s + n - 3, quotes, 3) == 0;
+}
+
+static bool is_open(const char *s, size_t n)
+{
+    size_t from = after_quotes(s, n);
+    return from && !closes_quotes(s, from, trimmed(s, n));
+}
+
+/* The message without its quotes and the blanks at its end; the caller frees it. */
+static char *message_of(const char *s, size_t n, bool *quoted)
+{
+    size_t from = after_quotes(s, n), end = trimmed(s, n);
+    *quoted = from || memchr(s, '\n', end) != NULL;
+    if (from && closes_quotes(s, from, end))
+        end = trimmed(s, end - 3);
+    if (from && from < end && s[from] == '\n') /* no empty line after the opening quotes */
+        from++;
+    return ui_copy(s + from, end > from ? end - from : 0);
+}
+
+/* Where the terminal cannot move its cursor, it edits lines itself, one at a time. */
+static enum edit_did take_plain_lines(struct term *t)
+{
+    struct line *l = &t->edit.line;
+    tty_set(TTY_FOUND);
+    do {
+        const char *prompt = l->n ? "... " : ">>> ";
+        screen_put(&t->screen, prompt, 4);
+        flush(t);
+        for (char *end; !(end = t->n_in ? memchr(t->in, '\n', t->n_in) : NULL);)
+            if (read_more(t, -1) == READ_END)
+                return ui_interrupted() && !ui_terminated() ? EDIT_CANCEL : EDIT_LEAVE;
+        size_t n = (size_t)((char *)memchr(t->in, '\n', t->n_in) - t->in);
+        if (l->n)
+            line_insert(l, "\n", 1);
+        line_insert(l, t->in, n);
+        take(t, n + 1);
+        t->noticed_s = 0;
+    } while (l->n && is_open(l->s, l->n));
+    return EDIT_DONE;
+}
+
+static enum edit_did take_message(struct term *t, const char *prefill)
+{
+    edit_begin(&t->edit, prefill ? prefill : "");
+    if (!ui.escapes)
+        return take_plain_lines(t);
+    tty_size(&t->screen.cols, &t->screen.rows);
+    tty_set(TTY_RAW);
+    enum edit_did did = take_keys(t);
+    draw(t, true);
+    if (did == EDIT_CANCEL)
+        screen_put(&t->screen, "^C", 2);
+    screen_leave(&t->screen);
+    flush(t);
+    tty_set(TTY_QUIET);
+    return did;
+}
+
+static void remember(struct term *t, const char *text)
+{
+    struct hlm_err err = { 0 };
+    if (history_add(&t->history, text, &err))
+        return;
+    ui_warn("%s: messages are kept until the program ends", err.msg);
+    t->history.path = NULL;
+}
+
+enum term_got term_read(struct term *t, const char *prefill, char **text, bool *quoted)
+{
+    *text = NULL;
+    for (;;) {
+        enum edit_did did = take_message(t, prefill);
+        const struct line *l = &t->edit.line;
+        prefill = NULL;
+        if (did == EDIT_LEAVE)
+            return TERM_LEFT;
+        if (did == EDIT_CANCEL) {
+            bool leaves = leaves_by_interrupt(t, l->n > 0);
+            if (leaves)
+                return TERM_LEFT;
+            ui_interrupt_clear();
+            continue;
+        }
+        if (!(*text = message_of(l->s ? l->s : "", l->n, quoted)))
+            return TERM_LEFT;
+        if (**text) {
+            remember(t, *text);
+            return TERM_MESSAGE;
+        }
+        free(*text);
+    }
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
-/* libedit shows characters by the locale; text is UTF-8 whatever the locale is called. */
-static void need_utf8(void)
+/* Prompts are no answers: they leave by standard error where that is the terminal. */
+static int open_output(bool *own)
 {
-    setlocale(LC_CTYPE, "");
-    if (strcmp(nl_langinfo(CODESET), "UTF-8") != 0 && !setlocale(LC_CTYPE, "C.UTF-8"))
-        setlocale(LC_CTYPE, "en_US.UTF-8");
+    *own = !isatty(STDERR_FILENO) && !isatty(STDOUT_FILENO);
+    if (*own)
+        return open("/dev/tty", O_WRONLY | O_CLOEXEC);
+    return isatty(STDERR_FILENO) ? STDERR_FILENO : STDOUT_FILENO;
 }
 
-struct term *term_open(const char *history_path, const char *const *words, struct hlm_err *err)
+struct term *term_open(const struct term_params *p, struct hlm_err *err)
 {
-    need_utf8();
+    struct hlm_err why = { 0 };
     struct term *t = ui_alloc(1, sizeof *t);
-    HistEvent ev;
-    if (!t)
-        goto fail;
-    t->words = words;
-    t->prompt = ">>> ";
-    /* Prompts are no answers: they leave by standard error where that is the terminal. */
-    int fd = dup(isatty(STDERR_FILENO) ? STDERR_FILENO : STDOUT_FILENO);
-    t->out = fd >= 0 ? fdopen(fd, "w") : NULL;
-    t->el = t->out ? el_init(ui.program, stdin, t->out, t->out) : NULL;
-    t->history = history_init();
-    if (!t->el || !t->history)
-        goto fail;
-    el_set(t->el, EL_CLIENTDATA, t);
-    el_set(t->el, EL_EDITOR, "emacs");
-    el_set(t->el, EL_SIGNAL, 0);
-    el_set(t->el, EL_PROMPT, show_prompt);
-    el_set(t->el, EL_HIST, history, t->history);
-    el_set(t->el, EL_ADDFN, "hlm-paste", "a paste", on_paste);
-    el_set(t->el, EL_ADDFN, "hlm-newline", "a line end inside the message", on_newline);
-    el_set(t->el, EL_ADDFN, "hlm-tab", "complete a command", on_tab);
-    el_source(t->el, NULL); /* the person's ~/.editrc */
-    el_set(t->el, EL_BIND, "\033[200~", "hlm-paste", NULL);
-    el_set(t->el, EL_BIND, "\033\r", "hlm-newline", NULL);
-    el_set(t->el, EL_BIND, "\t", "hlm-tab", NULL);
-    el_set(t->el, EL_GETCFN, read_char);
-    history(t->history, &ev, H_SETSIZE, 1000);
-    history(t->history, &ev, H_SETUNIQUE, 1);
-    if (history_path)
-        history(t->history, &ev, H_LOAD, history_path); /* the first time there is none */
-    t->history_path = history_path;
-    return t;
-fail:
-    ui_fail(err, "no line editing on this terminal");
-    term_close(t);
-    return NULL;
-}
-
-/* Written beside and renamed: a second hlm-chat that ends now replaces it whole, or comes to
- * nothing. */
-static void save_history(struct term *t)
-{
-    char beside[4200];
-    HistEvent ev;
-    int n = snprintf(beside, sizeof beside, "%s.%ld", t->history_path, (long)getpid());
-    if (n < 0 || (size_t)n >= sizeof beside)
-        return;
-    if (history(t->history, &ev, H_SAVE, beside) < 0 || rename(beside, t->history_path) != 0) {
-        ui_note("%s: the history could not be kept: %s", t->history_path, strerror(errno));
-        unlink(beside);
+    if (!t) {
+        ui_fail_memory(err, "out of memory for the line");
+        return NULL;
     }
+    t->params = *p;
+    t->fd = open_output(&t->own_fd);
+    if (t->fd < 0 || !tty_open()) {
+        ui_fail(err, "standard input is no terminal that lines could be typed at");
+        term_close(t);
+        return NULL;
+    }
+    if (p->history && !history_open(&t->history, p->history, &why))
+        ui_warn("%s: messages are kept until the program ends", why.msg);
+    tty_marks_pastes(ui.escapes ? t->fd : -1);
+    tty_set(TTY_QUIET);
+    t->screen.color = ui.color;
+    t->edit.history = &t->history;
+    t->edit.hooks = (struct edit_hooks){ is_open, p->complete, p->user };
+    return t;
 }
 
 void term_close(struct term *t)
 {
     if (!t)
         return;
-    if (t->history && t->history_path)
-        save_history(t);
-    if (t->el)
-        el_end(t->el);
-    if (t->history)
-        history_end(t->history);
-    if (t->out)
-        fclose(t->out);
-    free(t->text);
+    tty_close();
+    edit_free(&t->edit);
+    history_free(&t->history);
+    screen_free(&t->screen);
+    if (t->own_fd && t->fd >= 0)
+        close(t->fd);
+    free(t->in);
     free(t);
-}
-
-/* ---- messages -------------------------------------------------------------------------------- */
-
-static bool append(struct term *t, const char *s, size_t n)
-{
-    if (t->n + n + 1 > t->cap) {
-        uint64_t cap = 2 * (t->n + n) + 256;
-        char *more = ui_grow(t->text, cap, 1);
-        if (!more)
-            return false;
-        t->text = more;
-        t->cap = cap;
-    }
-    memcpy(t->text + t->n, s, n);
-    t->n += n;
-    t->text[t->n] = 0;
-    return true;
-}
-
-/* One line without its end, NULL at the end of input and on Ctrl-C. Valid until the next one. */
-static const char *edit_line(struct term *t, const char *prompt, size_t *n)
-{
-    int count = 0;
-    t->prompt = prompt;
-    ioctl(STDIN_FILENO, TIOCGWINSZ, &t->size);
-    fputs(ui.color ? "\033[?2004h" : "", t->out);
-    fflush(t->out);
-    const char *line = el_gets(t->el, &count);
-    fputs(ui.color ? "\033[?2004l" : "", t->out);
-    fflush(t->out);
-    *n = line && count > 0 ? (size_t)count : 0;
-    while (*n && (line[*n - 1] == '\n' || line[*n - 1] == '\r'))
-        (*n)--;
-    return line && count > 0 ? line : NULL;
-}
-
-static size_t trimmed(const char *s, size_t n)
-{
-    while (n && strchr(" \t\n", s[n - 1]))
-        n--;
-    return n;
-}
-
-/* Adds a line to the message: true when that is now whole. open: inside """. */
-static bool add_line(struct term *t, const char *s, size_t n, bool *open, bool *quoted)
-{
-    static const char quotes[] = "\"\"\"";
-    size_t end = trimmed(s, n), begin = 0;
-    if (!*open) {
-        while (begin < end && (s[begin] == ' ' || s[begin] == '\t'))
-            begin++;
-        if (end - begin < 3 || memcmp(s + begin, quotes, 3) != 0) {
-            *quoted = memchr(s, '\n', end) != NULL;
-            append(t, s, end);
-            return true;
-        }
-        *open = *quoted = true;
-        s += begin + 3;
-        n -= begin + 3;
-        end -= begin + 3;
-    }
-    if (end >= 3 && memcmp(s + end - 3, quotes, 3) == 0) {
-        append(t, s, end - 3);
-        *open = false;
-        return true;
-    }
-    if ((t->n || end) && append(t, s, n)) /* no empty line after the opening quotes */
-        append(t, "\n", 1);
-    return false;
-}
-
-enum term_got term_read(struct term *t, char **text, bool *quoted)
-{
-    bool open = false;
-    int n_interrupt = 0;
-    HistEvent ev;
-    t->n = 0;
-    *text = NULL;
-    for (;;) {
-        size_t n;
-        const char *line = edit_line(t, open ? "... " : ">>> ", &n);
-        if (!line) {
-            const LineInfo *left = el_line(t->el);
-            bool typed = open || left->lastchar > left->buffer;
-            fputs(ui_interrupted() ? "^C\n" : "\n", t->out);
-            fflush(t->out);
-            n_interrupt = typed ? 1 : n_interrupt + 1;
-            if (!ui_interrupted() || ui_terminated() || n_interrupt > 1)
-                return TERM_LEFT;
-            if (!typed)
-                ui_note("(Ctrl-C once more, Ctrl-D or /bye to leave)");
-            ui_interrupt_clear();
-            open = false;
-            t->n = 0;
-            continue;
-        }
-        n_interrupt = 0;
-        if (!add_line(t, line, n, &open, quoted) ||
-            (t->n = trimmed(t->text ? t->text : "", t->n)) == 0) {
-            t->n = open ? t->n : 0;
-            continue;
-        }
-        t->text[t->n] = 0;
-        history(t->history, &ev, H_ENTER, t->text);
-        if ((*text = ui_copy(t->text, t->n)))
-            return TERM_MESSAGE;
-    }
 }

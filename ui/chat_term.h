@@ -1,21 +1,28 @@
-/* chat_term: messages typed at a terminal - line editing, history, pastes, several lines.
+/* chat_term: messages typed at a terminal - line editing, history, pastes, several lines. The keys
+ * are in chat_edit.
  *
  * A paste is one message whatever lines it has (bracketed paste); """ opens and closes a message of
- * several lines. The terminal is in its ordinary state whenever no call is running. */
+ * several lines. Outside of term_read nothing that is typed is shown: it waits for the next one. */
 #pragma once
-#include "common_base.h"
+#include "chat_edit.h"
 
 struct term;
 
-/* history: a file that is read now and written by term_close, or NULL. words: what Tab completes at
- * the beginning of a line, ended by NULL. NULL with a reason: no line editing can be had here. */
-struct term *term_open(const char *history, const char *const *words, struct hlm_err *err);
+struct term_params {
+    const char *history; /* a file, or NULL */
+    const char *editor;  /* the command of Ctrl-X Ctrl-E, or NULL */
+    const char *folder;  /* private, for the file that it edits; or NULL */
+    void (*complete)(void *user, const char *text, size_t at, struct choices *c); /* or NULL */
+    void *user;
+};
+/* Standard input must be a terminal. NULL with a reason: no line editing can be had here. */
+struct term *term_open(const struct term_params *p, struct hlm_err *err);
 void term_close(struct term *t); /* takes NULL */
 
 enum term_got {
     TERM_MESSAGE,
-    TERM_LEFT, /* end of input, or the second Ctrl-C in a row (then ui_interrupted) */
+    TERM_LEFT, /* end of input, or Ctrl-C once more after the notice */
 };
-/* Waits for a message that is not empty. *text is the caller's; quoted: it came in """ or in
- * several lines, so it is no command. */
-enum term_got term_read(struct term *t, char **text, bool *quoted);
+/* Waits for a message that is not empty. prefill: text that stands in the line already, or NULL.
+ * *text is the caller's; quoted: it came in """ or in several lines, so it is no command. */
+enum term_got term_read(struct term *t, const char *prefill, char **text, bool *quoted);

@@ -66,6 +66,18 @@ void ui_error(const char *fmt, ...)
     ui_event("error", "{s:s}", "message", msg);
 }
 
+void ui_wrong(const char *fmt, ...)
+{
+    char msg[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    before_message();
+    fprintf(stderr, "%s: %s\n", ui.program, msg);
+    ui_event("wrong", "{s:s}", "message", msg);
+}
+
 int ui_failed(const struct hlm_err *err)
 {
     if (!err->kind || err->kind == HLM_ERR_STOPPED)
@@ -160,15 +172,24 @@ void ui_event(const char *event, const char *fmt, ...)
 /* ---- signals --------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t n_interrupt, terminated, patience = 2;
+static void (*before_kill)(void);
+
+/* What shells report of a process that the signal has ended. */
+static int rc_of_signal(void) { return terminated ? 128 + (int)terminated : RC_INTERRUPTED; }
 
 static void on_signal(int sig)
 {
     if (sig != SIGINT)
-        terminated = 1;
+        terminated = sig;
     n_interrupt = n_interrupt + 1;
-    if (n_interrupt > patience)
-        _exit(RC_INTERRUPTED);
+    if (n_interrupt <= patience)
+        return;
+    if (before_kill)
+        before_kill();
+    _exit(rc_of_signal());
 }
+
+void ui_before_kill(void (*fn)(void)) { before_kill = fn; }
 
 bool ui_interrupted(void) { return n_interrupt > 0; }
 bool ui_terminated(void) { return terminated != 0; }
@@ -189,7 +210,8 @@ bool ui_start(const char *program)
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
     ui.tty = isatty(STDERR_FILENO);
     ui.out_tty = isatty(STDOUT_FILENO);
-    ui.color = ui.tty && term && *term && strcmp(term, "dumb") != 0 && !(no_color && *no_color);
+    ui.escapes = term && *term && strcmp(term, "dumb") != 0;
+    ui.color = ui.tty && ui.escapes && !(no_color && *no_color);
 
     /* No SA_RESTART: a read at the prompt must come back. */
     struct sigaction act = { .sa_handler = on_signal };
@@ -212,6 +234,8 @@ int ui_end(int rc)
 {
     counters_end();
     bar_clear();
+    if (rc == RC_INTERRUPTED)
+        rc = rc_of_signal();
     if (fflush(stdout) != 0 || ferror(stdout)) {
         ui_error("standard output: %s", strerror(errno));
         rc = rc == RC_OK ? RC_FAILED : rc;
@@ -231,6 +255,11 @@ int ui_end(int rc)
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
+/* Where a line can be written over. */
+static bool has_line(void) { return ui.tty && ui.escapes; }
+static const char *dim(void) { return ui.color ? "\033[2m" : ""; }
+static const char *undim(void) { return ui.color ? "\033[0m" : ""; }
+
 static int screen_width(void)
 {
     struct winsize w;
@@ -244,7 +273,8 @@ bool bar_progress(void *user, uint64_t done, uint64_t total)
     if (b->start_s == 0)
         b->start_s = now;
     /* Short work shows nothing, long work ten pictures a second. */
-    if (ui.color && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 && done < total) {
+    if (has_line() && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 &&
+        done < total) {
         char bar[41], text[128];
         int width = screen_width() - 48, n;
         width = width > 40 ? 40 : width < 0 ? 0 : width;
@@ -259,8 +289,8 @@ bool bar_progress(void *user, uint64_t done, uint64_t total)
                          (unsigned long long)total);
         (void)n;
         fflush(stdout);
-        fprintf(stderr, "\r\033[2m%s %s %3.0f %%  %s\033[0m\033[K", b->what, bar,
-                100.0 * (double)done / (double)total, text);
+        fprintf(stderr, "\r%s%s %s %3.0f %%  %s%s\033[K", dim(), b->what, bar,
+                100.0 * (double)done / (double)total, text, undim());
         b->drawn_s = now;
         bar_shown = true;
     }
@@ -274,12 +304,12 @@ void ui_status(const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
-    if (!ui.color) {
+    if (!has_line()) {
         ui_note("%s", line);
         return;
     }
     fflush(stdout);
-    fprintf(stderr, "\r\033[2m%.*s\033[0m\033[K", screen_width() - 1, line);
+    fprintf(stderr, "\r%s%.*s%s\033[K", dim(), screen_width() - 1, line, undim());
     bar_shown = true;
 }
 
@@ -470,4 +500,10 @@ const char *dir_state(void)
 {
     static char path[4096];
     return dir_of("XDG_STATE_HOME", ".local/state", path, sizeof path);
+}
+
+const char *ui_editor(void)
+{
+    const char *visual = getenv("VISUAL"), *editor = getenv("EDITOR");
+    return visual && *visual ? visual : editor && *editor ? editor : NULL;
 }

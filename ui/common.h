@@ -19,7 +19,8 @@ struct ui {
     const char *log_json; /* --log-json */
     bool tty;             /* standard error is a terminal */
     bool out_tty;         /* standard output is */
-    bool color;           /* ... that takes escapes, and NO_COLOR is not set */
+    bool escapes;         /* terminals take escapes: TERM is set and not "dumb" */
+    bool color;           /* standard error is such a terminal, and NO_COLOR is not set */
 };
 extern struct ui ui;
 
@@ -32,6 +33,9 @@ int ui_end(int rc);
 /* ---- messages -------------------------------------------------------------------------------- */
 
 void ui_error(const char *fmt, ...) UI_PRINTF(1, 2); /* "hlm-chat: ..." and an event */
+/* The same for a mistake in what a person typed: it is no error of the program's and counts as
+ * none. */
+void ui_wrong(const char *fmt, ...) UI_PRINTF(1, 2);
 /* Shows the error, unless a callback asked to stop. RC_INTERRUPTED then, else RC_FAILED. */
 int ui_failed(const struct hlm_err *err);
 /* As the log's warnings and its information: shown always, and with -v; an event. */
@@ -59,6 +63,8 @@ void ui_event(const char *event, const char *fmt, ...);
 bool ui_interrupted(void);
 void ui_interrupt_clear(void);
 bool ui_terminated(void);
+/* Called before a signal ends the process at once, in its handler. */
+void ui_before_kill(void (*fn)(void));
 /* From now on the second Ctrl-C ends the process: for work that takes a while to stop well. */
 void ui_interrupt_twice(void);
 
@@ -103,3 +109,5 @@ char *read_stdin(uint64_t *n, struct hlm_err *err);
 const char *dir_cache(void);
 /* $XDG_STATE_HOME/hlm or ~/.local/state/hlm: the line history lives here. */
 const char *dir_state(void);
+/* $VISUAL or $EDITOR; NULL: neither is set. */
+const char *ui_editor(void);
