@@ -421,7 +421,7 @@ static void test_gates_only(void)
     gb_free(only);
     gguf_close(g);
     CHECK_REFUSED(merge_n(base, &l, 1, out, NULL, test_scratch("x.gguf"), &err), err,
-                  "nothing but gate");
+                  "only gate deltas");
 }
 
 static void test_parts(void)

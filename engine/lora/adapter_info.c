@@ -1,7 +1,7 @@
-/* adapter_info: what an adapter file says of itself, and its tensors by kind - hlm_adapter_read().
+/* adapter_info: hlm_adapter_read(): what an adapter file says about itself, and its tensors by
+ * kind.
  *
- * The model that it is for is not needed: what can be checked within the file is checked, what only
- * a model can tell is not. */
+ * It works without the model, so it checks only what the file alone shows. */
 #include "file/file.h"
 
 #include <stdio.h>
@@ -14,7 +14,7 @@ static bool has_tail(const char *s, const char *tail)
     return n > m && !strcmp(s + n - m, tail);
 }
 
-/* The name without its last n_tail bytes; the number of the layer becomes N. */
+/* The name without its last n_tail bytes, and with N instead of the number of the layer. */
 static void adapter_kind_name(char out[64], const char *name, size_t n_tail)
 {
     size_t n = strlen(name) - n_tail, at = 0, k = 0;
@@ -65,7 +65,7 @@ static bool read_pair(struct hlm_adapter_info *d, const struct gguf *g, const st
     snprintf(name, sizeof name, "%.*s%s", (int)n, t->name, is_a ? ".lora_b" : ".lora_a");
     const struct gguf_tensor *b = gguf_tensor(g, name);
     if (!b)
-        return fail(err, "%s: tensor %s has no %s beside it", gguf_path(g), t->name, name);
+        return fail(err, "%s: tensor %s has no partner %s", gguf_path(g), t->name, name);
     if (!is_a)
         return true;
     if (t->dim[1] != b->dim[0])
@@ -101,7 +101,7 @@ static bool read_adapter_tensors(struct hlm_adapter_info *d, const struct gguf *
                         gguf_path(g), t->name);
         }
     }
-    return n > 0 || fail(err, "%s: there is no tensor in it", gguf_path(g));
+    return n > 0 || fail(err, "%s: it has no tensors", gguf_path(g));
 }
 
 static bool key_is(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
@@ -114,7 +114,7 @@ static bool key_is(const struct gguf *g, const char *key, const char *want, stru
                 (int)min_u64(s.n, 60), s.p, want);
 }
 
-/* A text of the file, cut to fit, in one line; empty when the file has none. */
+/* A text from the file, in one line and cut to fit; empty when the file has none. */
 static void copy_key(const struct gguf *g, const char *key, char *out, size_t size)
 {
     struct hlm_str s = { 0 };

@@ -46,7 +46,7 @@ void lora_base_free(struct lora_base *b)
     *b = (struct lora_base){ 0 };
 }
 
-/* Is it a matrix that activations are multiplied by? Decided by name and shape alone. */
+/* True if the tensor is a matrix that multiplies activations. Decided by name and shape. */
 static bool is_matrix(const struct gguf_tensor *t)
 {
     static const char *const other[] = { "_norm.weight", ".ssm_conv1d.weight", "rope_freqs.weight",
@@ -75,7 +75,7 @@ bool lora_file_base(struct lora_file_base *b, const struct gguf *file, struct hl
             b->matrix[i].n_out = (uint32_t)t->dim[1];
             ok = lora_base_matrix(&b->base, &b->matrix[i], false) &&
                  lora_base_rows(&b->base, t, 0, (uint32_t)(t->dim[1] * t->dim[2]));
-        } else if (!ends_with(t->name, ".weight")) { /* lora_base_uses finds out which are gates */
+        } else if (!ends_with(t->name, ".weight")) { /* lora_base_uses finds the gates among them */
             ok = lora_base_gate(&b->base, (tensor){ 0 }, t);
         }
     }
@@ -104,7 +104,7 @@ static struct dims_text dims_text(const struct gguf_tensor *t)
     return out;
 }
 
-/* Refuses g in one line, whatever its names contain. Returns false. */
+/* Refuses g in one line, whatever characters its names have. Returns false. */
 static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
     HLM_PRINTF(3, 4);
 static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
@@ -143,12 +143,12 @@ static bool check_keys(const struct gguf *g, const struct lora_base *b, float *a
                               (double)*alpha);
     if (gguf_kv(g, "adapter.alora.invocation_tokens"))
         return refuse_adapter(g, err,
-                              "adapter.alora.invocation_tokens is set: adapters that wait for a "
-                              "token sequence are not supported");
+                              "adapter.alora.invocation_tokens is set: adapters that a token "
+                              "sequence activates are not supported");
     return true;
 }
 
-/* Are all values finite? */
+/* True if all values are finite. */
 static bool check_values(const struct gguf *g, const struct gguf_tensor *t, struct hlm_err *err)
 {
     const struct dtype_info *info = dtype_info(t->type);
@@ -171,7 +171,7 @@ static bool check_values(const struct gguf *g, const struct gguf_tensor *t, stru
     return true;
 }
 
-/* Does the tensor belong to a draft block that is not loaded? */
+/* True if the tensor belongs to a draft block that is not loaded. */
 static bool is_draft(const struct lora_base *b, const struct gguf_tensor *t)
 {
     unsigned layer = 0;
@@ -179,7 +179,7 @@ static bool is_draft(const struct lora_base *b, const struct gguf_tensor *t)
            layer - b->n_layer < b->n_mtp;
 }
 
-/* Are the tensor's rows of each expert the matrix's rows of the same expert? */
+/* True if tensor and matrix divide their rows among experts in the same way. */
 static bool same_experts(const struct linear *w, const struct base_rows *r)
 {
     uint64_t per = r->t->dim[1], last = r->n - 1;
@@ -239,17 +239,17 @@ static bool check_pair(const struct gguf *g, const struct lora_base *b, const st
     return check_values(g, p->a, err) && check_values(g, p->b, err);
 }
 
-/* State of reading one adapter file. */
+/* The reading of one adapter file. */
 struct lora_reader {
     struct lora_file *f;
     const struct lora_base *b;
     struct hlm_err *err;
     const uint8_t *use; /* enum meets, by tensor of the base */
     float alpha;
-    uint64_t n_norm, n_draft; /* left out */
+    uint64_t n_norm, n_draft; /* ignored */
 };
 
-/* The tensor of the base that a name without its last n_tail bytes means. */
+/* The tensor of the base whose name is this one without its last n_tail bytes. */
 static const struct gguf_tensor *base_tensor(struct lora_reader *r, const char *name, size_t n_tail)
 {
     char x[128];
@@ -290,14 +290,13 @@ static bool read_factors(struct lora_reader *r, const struct gguf_tensor *a)
     if (!x)
         return false;
     if (!other)
-        return refuse_adapter(f->g, r->err, "tensor %s has no %s beside it", a->name, name);
+        return refuse_adapter(f->g, r->err, "tensor %s has no partner %s", a->name, name);
     if (!is_a)
         return true; /* it is read with its A */
     struct lora_pair p = { .x = x, .a = a, .b = other };
     bool embed = !strcmp(x->name, "token_embd.weight");
     if (embed || (r->use[x->index] != IN_A_MATRIX && !is_draft(r->b, x)))
-        return refuse_adapter(f->g, r->err, "tensor %s: hlm takes no adapter on %s%s", a->name,
-                              x->name,
+        return refuse_adapter(f->g, r->err, "tensor %s: hlm cannot adapt %s%s", a->name, x->name,
                               embed ? ", the embedding"
                               : r->use[x->index] == ODD_EXPERTS
                                   ? ", whose experts are in an order it does not know"
@@ -312,7 +311,7 @@ static bool read_factors(struct lora_reader *r, const struct gguf_tensor *a)
     p.scale = r->alpha != 0 ? r->alpha / (float)p.rank * f->scale : f->scale;
     if (!isfinite(p.scale))
         return refuse_adapter(f->g, r->err,
-                              "tensor %s: alpha %g, rank %u and a factor of %g multiply to "
+                              "tensor %s: alpha %g, rank %u and a factor of %g give the scale "
                               "%g, expected a finite number",
                               a->name, (double)r->alpha, p.rank, (double)f->scale, (double)p.scale);
     f->pair[f->n_pair++] = p;
@@ -352,7 +351,7 @@ static bool read_all_factors(struct lora_reader *r)
     return true;
 }
 
-/* Hashes what the adapter computes, not how its file is laid out. */
+/* Hashes what the adapter computes; the layout of the file does not matter. */
 static bool hash_file(struct lora_file *f, float alpha, struct hlm_err *err)
 {
     struct sum *s = sum_begin(err);

@@ -22,8 +22,8 @@ const struct lora_group lora_groups[] = {
     [FFN] = { "ffn", "dense feed-forward: gate, up, down" },
     [SHARED] = { "shared", "the shared expert: gate, up, down" },
     [EXPERTS] = { "experts", "routed experts: gate, up, down, and the matrices of a latent width" },
-    [ROUTER] = { "router", "what chooses experts, and the shared expert's gate" },
-    [MTP] = { "mtp", "everything in the draft blocks but routers" },
+    [ROUTER] = { "router", "the router of experts, and the shared expert's gate" },
+    [MTP] = { "mtp", "everything in the draft blocks except routers" },
 };
 const uint32_t n_lora_group = ARRAY_LEN(lora_groups);
 
@@ -41,7 +41,7 @@ static const struct target_stem { const char *name; enum lora_group_id group; } 
 };
 /* clang-format on */
 
-/* The name of a tensor within its block; n 0: it belongs to none. */
+/* The name of a tensor within its block; n 0: it belongs to no block. */
 struct block_name {
     unsigned layer;
     const char *name;
@@ -100,7 +100,7 @@ static bool word_matches(const struct lora_base *b, const char *word, const stru
     return fnmatch(word, t->name, 0) == 0;
 }
 
-/* Marks in `chosen` the tensors that a word means, and returns their number. */
+/* Marks in `chosen` the tensors that a word selects, and returns their number. */
 static uint64_t choose_word(const struct lora_base *b, const uint8_t *use, const char *word,
                             uint8_t *chosen)
 {
@@ -158,7 +158,7 @@ static bool choose_words(const struct lora_base *b, const uint8_t *use, const ch
         char word[MAX_WORD];
         size_t n = strcspn(p, ",");
         if (n == 0 || n >= sizeof word)
-            return fail(err, "targets '%.200s': %s, expected words separated by commas", words,
+            return fail(err, "targets '%.200s': %s, expected words with commas between them", words,
                         n ? "a word is too long" : "a word is empty");
         memcpy(word, p, n);
         word[n] = 0;
@@ -352,15 +352,16 @@ static bool same_adapter_keys(const struct gguf *g, const struct lora_write *w)
            !memcmp(&alpha, &w->alpha, sizeof alpha);
 }
 
-/* Reads back what was written. */
+/* Reads the file back and compares it with what was written. */
 static bool check_written_adapter(struct file_out *out, const char *path,
                                   const struct lora_write *w, const struct lora_hash *hash,
                                   struct hlm_err *err)
 {
     const char *tmp = file_out_flush(out, err);
     struct gguf *g = tmp ? gguf_open(tmp, err) : NULL;
-    bool ok = g && ((same_adapter_keys(g, w) && gguf_n_tensor(g) == w->n_tensor) ||
-                    fail_system(err, "%.300s: read back, its keys are not what was written", path));
+    bool ok =
+        g && ((same_adapter_keys(g, w) && gguf_n_tensor(g) == w->n_tensor) ||
+              fail_system(err, "%.300s: its keys, read back, differ from what was written", path));
     for (uint64_t i = 0; ok && i < w->n_tensor; i++) {
         const struct lora_tensor *t = &w->tensor[i];
         const struct gguf_tensor *got = gguf_tensor(g, t->name);
@@ -369,7 +370,8 @@ static bool check_written_adapter(struct file_out *out, const char *path,
              got->dim[1] == t->dim[1] && got->dim[2] == t->dim[2] &&
              hash_of(got->data, got->n_bytes, &h, err) && !memcmp(&h, &hash[i], sizeof h);
         if (!ok)
-            fail_system(err, "%.300s: read back, tensor %s is not what was written", path, t->name);
+            fail_system(err, "%.300s: tensor %s, read back, differs from what was written", path,
+                        t->name);
     }
     gguf_close(g);
     return ok;

@@ -5,7 +5,7 @@
 
 /* ---- targets --------------------------------------------------------------------------------- */
 
-/* A name for a set of matrices. */
+/* A set of matrices that has a name. */
 struct lora_group {
     const char *name, *about;
 };
@@ -17,11 +17,13 @@ struct lora_targets {
     const struct gguf_tensor **t;
     uint64_t n;
 };
-/* words: separated by commas. Each is a group, or the short name of a matrix (attn_q, ssm_ba: what
- * is between the block and ".weight"), or a pattern for whole names, in which * is any text and ?
- * any one character (blk.1?.ffn_*.weight). Groups and short names mean matrices of the main blocks;
- * the group mtp means those of draft blocks. A word that matches nothing is refused with a list of
- * what would match. words NULL: attn, linear, ffn and shared, those that the base has. */
+/* Selects matrices by words with commas between them. A word is a group, the short name of a matrix
+ * (attn_q, ssm_ba: the part between the block and ".weight"), or a pattern for whole names, in
+ * which
+ * * is any text and ? any one character (blk.1?.ffn_*.weight). Groups and short names select
+ * matrices of the main blocks; only the group mtp selects those of draft blocks. A word that
+ * matches nothing is refused with a list of what would match. words NULL: those of attn, linear,
+ * ffn and shared that the base has. */
 bool lora_find_targets(const struct lora_base *b, const char *words, struct lora_targets *out,
                        struct hlm_err *err);
 
@@ -30,14 +32,14 @@ bool lora_find_targets(const struct lora_base *b, const char *words, struct lora
 struct lora_fresh {
     uint32_t rank;
     float alpha;
-    bool rslora; /* scale by alpha / sqrt(rank), arXiv 2312.03732, instead of
-                    alpha / rank; the alpha in the file accounts for it */
+    bool rslora; /* scale by alpha / sqrt(rank), arXiv 2312.03732, instead of alpha / rank; the
+                    file then has another alpha, with the same effect */
     uint64_t seed;
 };
-/* A new adapter, as a GGUF file in memory for gguf_parse and lora_file_check; the caller frees it
- * after closing those. A is uniform within 1 / sqrt(n_in), as PyTorch initialises linear layers
- * (Kaiming uniform, arXiv 1502.01852); B is zero. The numbers of a matrix do not depend on which
- * others are adapted. NULL with a reason. */
+/* Makes a new adapter as a GGUF file in memory, for gguf_parse and lora_file_check. The caller
+ * closes those and then frees it. A is uniform within 1 / sqrt(n_in), as PyTorch initialises linear
+ * layers (Kaiming uniform, arXiv 1502.01852); B is zero. The numbers of a matrix do not depend on
+ * which others are adapted. NULL with a reason. */
 uint8_t *lora_make(const struct lora_base *b, const struct lora_targets *t,
                    const struct lora_fresh *how, uint64_t *n_bytes, struct hlm_err *err);
 
@@ -57,7 +59,7 @@ struct lora_write {
     bool (*values)(void *user, uint64_t i, float *to, struct hlm_err *err);
     void *user;
 };
-/* Writes the file beside its target, reads it back, and then renames it. */
+/* Writes a temporary file, reads it back, and renames it to its target. */
 bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *err);
-/* What adapter.lora.alpha must be for a scale of alpha / rank, or of alpha / sqrt(rank). */
+/* The value of adapter.lora.alpha for a scale of alpha / rank, or of alpha / sqrt(rank). */
 float lora_file_alpha(float alpha, uint32_t rank, bool rslora);

@@ -1,6 +1,6 @@
-/* lora_parts: what lora.c (reads adapters), lora_set.c (makes sets of them), lora_train.c (finds
- * their numbers on the device), lora_make.c (makes and writes adapters), merge.c and the peft files
- * share. */
+/* lora_parts: shared by lora.c (reads adapters), lora_set.c (makes sets of them), lora_train.c
+ * (finds their numbers on the device), lora_make.c (makes and writes adapters), merge.c and
+ * peft*.c. */
 #pragma once
 #include "lora/lora.h"
 
@@ -9,7 +9,7 @@
 /* The end of the name of a decay gate. The tensor is -exp(A_log); deltas are added to A_log. */
 #define DECAY ".ssm_a"
 
-/* Of one adapter: the factors of one tensor x of the base, or the delta d of one gate. */
+/* What one adapter has for a tensor x of the base: a pair of factors, or the delta d of a gate. */
 struct lora_pair {
     const struct gguf_tensor *x, *a, *b;
     uint32_t rank;
@@ -35,13 +35,13 @@ struct stacked {
     uint32_t col;
 };
 
-/* What adapters add to a matrix. Several matrices in a row may share a stack of A; a pair that
- * reaches more than one of them is in it once. */
+/* What adapters add to a matrix. Consecutive matrices may share a stack of A; it has a pair only
+ * once, even if the pair changes several of them. */
 struct lora_stack {
     uint64_t first, n;           /* the matrices that share the stack */
     uint64_t stacked, n_stacked; /* the pairs of all of them */
     uint32_t rank;               /* of the stack */
-    bool reached;                /* an adapter reaches this matrix */
+    bool reached;                /* an adapter changes this matrix */
     struct lora lora;
 };
 
@@ -70,7 +70,7 @@ struct lora_set {
 /* Fills col, first and b_rows. */
 bool lora_train_index(struct lora_set *s, struct hlm_err *err);
 
-/* What a tensor of the base is to an adapter. */
+/* The role of a tensor of the base for adapters. */
 enum meets { NOT_A_MATRIX, IN_A_MATRIX, ODD_EXPERTS, A_GATE };
 /* An enum meets for each tensor of the file; the caller frees it. NULL without memory. */
 uint8_t *lora_base_uses(const struct lora_base *b);

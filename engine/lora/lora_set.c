@@ -19,7 +19,7 @@ uint32_t lora_rank(const struct lora_set *s, uint64_t i)
     return s->stack[i].reached ? s->stack[i].rank : 0;
 }
 
-/* Of a tensor of the base, while stacks are made. */
+/* A tensor of the base, while stacks are made. */
 struct tensor_mark {
     uint64_t stack; /* 1 + the first matrix of the last stack that took its pairs; 0: none yet */
     bool paired;    /* an adapter has a pair for it */
@@ -34,8 +34,9 @@ static bool add_stacked(struct lora_set *s, const struct lora_pair *p, uint32_t 
     return true;
 }
 
-/* Adds the pairs of matrix i to the stack that begins with matrix `first`, from column *col on:
- * those of each tensor that it has rows of, unless the stack has them already. */
+/* Adds the pairs of matrix i to the stack that begins with matrix `first`, from column *col on.
+ * These are the pairs of all tensors from which the matrix has rows, unless the stack has them
+ * already. */
 static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct tensor_mark *mark,
                          uint32_t *col)
 {
@@ -59,7 +60,7 @@ static bool stack_matrix(struct lora_set *s, uint64_t first, uint64_t i, struct 
     return ok;
 }
 
-/* Does a pair of the stack that begins with matrix `first` reach matrix i too? */
+/* True if a pair of the stack that begins with matrix `first` also changes matrix i. */
 static bool reaches(const struct lora_set *s, uint64_t first, uint64_t i,
                     const struct tensor_mark *mark)
 {
@@ -72,8 +73,8 @@ static bool reaches(const struct lora_set *s, uint64_t first, uint64_t i,
     return false;
 }
 
-/* May matrix `end` share the stack that begins with matrix i? In a set for training only where it
- * must: columns of B that belong to other pairs are zero, and would get gradients. */
+/* True if matrix `end` shares the stack that begins with matrix i. In a set for training it does so
+ * only if it must: columns of B that belong to other pairs are zero, but would get gradients. */
 static bool may_share(const struct lora_set *s, uint64_t i, uint64_t end,
                       const struct tensor_mark *mark)
 {
@@ -93,7 +94,7 @@ static bool make_stack(struct lora_set *s, uint64_t i, struct tensor_mark *mark,
         uint32_t with = rank;
         uint64_t n_stacked = s->n_stacked;
         ok = stack_matrix(s, i, *end, mark, &with);
-        if (!s->train && with > MAX_SHARED) { /* that matrix begins a stack of its own */
+        if (!s->train && with > MAX_SHARED) { /* that matrix begins a new stack */
             s->n_stacked = n_stacked;
             break;
         }
@@ -140,7 +141,7 @@ void lora_row_a(const struct lora_set *s, uint64_t i, uint64_t r, float *out)
     }
 }
 
-/* The rows of the file that row r of a matrix is among. */
+/* The range of rows of the file that has row r of a matrix. */
 static const struct base_rows *rows_at(const struct lora_base *b, const struct base_matrix *m,
                                        uint64_t r)
 {
@@ -190,8 +191,8 @@ static linear take_factors(struct lora_set *s, uint32_t n_in, uint32_t n_out, ui
     return w;
 }
 
-/* Matrices that share A have their B one after the other, so that these too are one dispatch.
- * Otherwise a B begins where a binding may, and in a set for training every B does. */
+/* Matrices that share A have their B one after the other, so that these are one dispatch too.
+ * Otherwise, and always in a set for training, B begins where a binding may begin. */
 static void place_stacks(struct lora_set *s)
 {
     const struct base_matrix *m = s->b->matrix;
@@ -239,7 +240,7 @@ bool lora_set_upload(struct lora_set *s, struct gpu *g, struct hlm_err *err)
 {
     struct hlm_err why = { 0 };
     if (!arena_commit(s->arena, &why))
-        return fail_size(err, why.kind, &why, "%s: fewer or smaller adapters need less", why.msg);
+        return fail_size(err, why.kind, &why, "%s; fewer or smaller adapters need less", why.msg);
     if (gpu_is_dry(g))
         return true;
     for (uint64_t i = 0; i < s->b->n_matrix; i++) {
@@ -267,7 +268,7 @@ static struct lora_hash hash_set(const struct lora_set *s)
     return h;
 }
 
-/* A set for training is one adapter, as it is in its file. */
+/* A set for training is one adapter with a factor of 1. */
 static bool check_train(const struct lora_set *s, struct hlm_err *err)
 {
     if (!s->train)
@@ -310,7 +311,7 @@ struct lora_set *lora_set_create(struct gpu *g, const struct lora_base *b, struc
     return s;
 }
 
-/* The values of a gate with all deltas added: to its logarithm where it is a decay. False: no
+/* The values of a gate with all deltas added; a decay gets them added to its logarithm. False: no
  * adapter has a delta for it. */
 static bool gate_values(const struct lora_set *s, const struct base_gate *gate, float *v,
                         double *sum)
@@ -346,7 +347,7 @@ static bool use_gates(const struct lora_set *s, struct gpu *g, struct lora_base 
         bool ok = (v && sum) || fail_memory(err, "out of memory: a gate of %" PRIu64 " values", n);
         bool any = ok && gate_values(s, gate, v, sum);
         if (ok && (any || gate->moved)) {
-            gate->moved = true; /* also if the write fails part-way */
+            gate->moved = true; /* also when the write fails part-way */
             ok = gpu_write(g, gate->at, 0, v, n * sizeof *v, err);
         }
         if (ok)

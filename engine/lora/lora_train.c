@@ -12,7 +12,7 @@ static int by_row(const void *a, const void *b)
     return (x->row0 > y->row0) - (x->row0 < y->row0);
 }
 
-/* Is each row of a pair's tensor in exactly one matrix? */
+/* Checks that each row of a pair's tensor is in exactly one matrix. */
 static bool check_b_rows(const struct lora_set *s, const struct lora_pair *p,
                          const struct b_rows *c, uint64_t n, struct hlm_err *err)
 {
@@ -21,7 +21,7 @@ static bool check_b_rows(const struct lora_set *s, const struct lora_pair *p,
     for (uint64_t k = 0; ok && k < n; row += c[k++].n)
         ok = c[k].row0 == row && (p->x->dim[2] > 1 || s->b->matrix[c[k].matrix].w->n_expert <= 1);
     return (ok && row == p->x->dim[1] * p->x->dim[2]) ||
-           fail(err, "%.300s: %s cannot be trained: the rows of %s are not in one matrix each",
+           fail(err, "%.300s: %s cannot be trained: a row of %s is in no matrix or in several",
                 gguf_path(s->file[0]->g), p->a->name, p->x->name);
 }
 
@@ -94,7 +94,7 @@ struct lora_param lora_param(const struct lora_set *s, uint64_t i)
     return out;
 }
 
-/* The rows of pair k that `row` is among. */
+/* The range of rows of pair k that has `row`. */
 static const struct b_rows *b_rows_at(const struct lora_set *s, uint64_t k, uint64_t row)
 {
     uint64_t lo = s->first[k], hi = s->first[k + 1];

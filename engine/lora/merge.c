@@ -1,5 +1,5 @@
-/* merge: see merge.h. Adapters are read and checked by lora.c, as for running beside the weights.
- * Here the base is the file alone: each matrix is one tensor, and draft blocks are included. */
+/* merge: see merge.h. lora.c reads and checks the adapters. The base is only a file: each matrix is
+ * one tensor, and draft blocks are included. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "lora/merge.h"
@@ -29,7 +29,7 @@ struct merge_run {
     struct gguf *base;
     struct lora_file_base fb;
     struct lora_file *file[MAX_ADAPTERS];
-    enum dtype type; /* where p->type is set */
+    enum dtype type; /* of p->type, if that is set */
     struct merge_fate *fate;
     uint64_t done, total;
     /* memory for one row */
@@ -43,7 +43,7 @@ static bool merge_no_memory(struct merge_run *m)
     return fail_memory(m->err, "%.300s: out of memory", m->p->model);
 }
 
-/* n more bytes are done. False: the caller of hlm_merge wants no more. */
+/* Reports that n more bytes are done. False: the caller of hlm_merge wants to stop. */
 static bool merge_progress(struct merge_run *m, uint64_t n)
 {
     m->done += n;
@@ -67,7 +67,7 @@ static bool see_base(struct merge_run *m)
     return lora_file_base(&m->fb, m->base, m->err);
 }
 
-/* ---- what adapters touch --------------------------------------------------------------------- */
+/* ---- what adapters change -------------------------------------------------------------------- */
 
 static bool refuse_tensor(struct merge_run *m, const struct gguf_tensor *t, const char *why)
 {
@@ -88,8 +88,7 @@ static bool touch_matrix(struct merge_run *m, const struct gguf_tensor *t)
     snprintf(scale, sizeof scale, "%.*s.scale", (int)(strlen(t->name) - strlen(".weight")),
              t->name);
     if (t->type == NVFP4 && gguf_tensor(m->base, scale))
-        return refuse_tensor(m, t,
-                             "with scales in a tensor of their own: hlm cannot merge into it");
+        return refuse_tensor(m, t, "with scales in a separate tensor: hlm cannot merge into it");
     if (!quant_has(f->type))
         return refuse_tensor(m, t, "which hlm does not write: name another type");
     if (t->dim[0] % to->block_len) {
@@ -135,19 +134,19 @@ static bool open_adapters(struct merge_run *m)
         return fail(m->err, "%.200s: it has no gate deltas, so there is nothing to separate",
                     gguf_path(l->g));
     return l->n_pair || fail(m->err,
-                             "%.200s: there is nothing but gate deltas in it: merged "
-                             "plainly it leaves no adapter over",
+                             "%.200s: it has only gate deltas: after merging them, no "
+                             "adapter would be left",
                              gguf_path(l->g));
 }
 
 /* ---- one row --------------------------------------------------------------------------------- */
 
-/* The factors of one adapter for the tensor that is being merged; of A, those of one expert. */
+/* The factors of one adapter for the tensor being merged. Of A only one expert's are in memory. */
 struct merge_factor {
     const struct lora_pair *p;
-    double scale; /* p's, without its rounding to float */
+    double scale; /* that of p, not rounded to float */
     float *a, *b;
-    uint64_t expert; /* the one whose A is in a; UINT64_MAX: none yet */
+    uint64_t expert; /* the expert whose A is in a; UINT64_MAX: none yet */
 };
 
 struct merge_tensor {
@@ -166,7 +165,7 @@ static void read_values(const struct gguf_tensor *t, uint64_t at, uint64_t n, fl
     dtype_to_f32(t->type, t->data + bytes, n, to);
 }
 
-/* D of a row (rows of all experts are numbered on), in double. False: all of it is zero. */
+/* D of a row, in double. Rows of all experts are numbered consecutively. False: D is zero. */
 static bool row_delta(struct merge_tensor *x, uint64_t row)
 {
     uint64_t n = x->t->dim[0], expert = row / x->t->dim[1];
@@ -204,7 +203,7 @@ static void measure_row(struct merge_tensor *x)
     }
 }
 
-/* Writes the merged row, as the file will have it, to m->bytes. */
+/* Writes the merged row to m->bytes, in the type of the file. */
 static bool merge_row(struct merge_tensor *x, uint64_t row, uint64_t old_bytes)
 {
     struct merge_run *m = x->m;
@@ -410,8 +409,8 @@ static bool sum_tensor(struct merge_run *m, const struct gguf_tensor *t, struct 
     return ok;
 }
 
-/* Reads back what was written and compares: its keys, its directory, and the checksum of every
- * tensor. */
+/* Reads the file back and compares its keys, its directory, and the checksum of every tensor with
+ * what was written. */
 static bool check_merged_file(struct merge_run *m, struct file_out *out, const char *path,
                               const struct gguf *g, const struct merge_fate *fate)
 {
@@ -423,8 +422,8 @@ static bool check_merged_file(struct merge_run *m, struct file_out *out, const c
         const struct gguf_kv *a = gguf_kv_at(g, i), *b = gguf_kv(got, a->key);
         if (!b || a->type != b->type || a->elem != b->elem || a->n != b->n ||
             (memcmp(a->data, b->data, (size_t)gguf_kv_bytes(a)) && strcmp(a->key, "split.count")))
-            ok = fail_system(m->err, "%.200s: read back, key %.60s is not what was written", path,
-                             a->key);
+            ok = fail_system(m->err, "%.200s: key %.60s, read back, differs from what was written",
+                             path, a->key);
     }
     for (uint64_t i = 0; ok && i < gguf_n_tensor(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i), *b = gguf_tensor(got, t->name);
@@ -436,13 +435,12 @@ static bool check_merged_file(struct merge_run *m, struct file_out *out, const c
              !memcmp(b->dim, t->dim, sizeof t->dim);
         ok = ok && sum_tensor(m, b, &h);
         if (!ok || h.lo != fate[i].sum.lo || h.hi != fate[i].sum.hi)
-            ok = fail_system(m->err, "%.200s: read back, tensor %s is not what was written", path,
-                             t->name);
+            ok = fail_system(m->err, "%.200s: tensor %s, read back, differs from what was written",
+                             path, t->name);
     }
     if (ok && n != gguf_n_tensor(got))
-        ok = fail_system(m->err,
-                         "%.200s: read back, there are %" PRIu64 " tensors, expected %" PRIu64,
-                         path, gguf_n_tensor(got), n);
+        ok = fail_system(m->err, "%.200s: %" PRIu64 " tensors read back, expected %" PRIu64, path,
+                         gguf_n_tensor(got), n);
     gguf_close(got);
     return ok;
 }
@@ -457,9 +455,9 @@ static struct file_out *make_file(struct merge_run *m, const char *path, const s
     return NULL;
 }
 
-/* ---- all ------------------------------------------------------------------------------------- */
+/* ---- the call -------------------------------------------------------------------------------- */
 
-/* The adapter without its gates. */
+/* What becomes of the adapter's tensors when its gates are dropped. */
 static struct merge_fate *adapter_fate(struct merge_run *m)
 {
     const struct gguf *g = m->file[0]->g;
@@ -496,7 +494,7 @@ static bool write_outputs(struct merge_run *m)
     return file_out_end(out, m->err);
 }
 
-/* An output that replaces an input would leave nothing to go back to. */
+/* No output may replace an input. */
 static bool check_paths(const struct hlm_merge_params *p, struct hlm_err *err)
 {
     const char *out[2] = { p->out, p->gates_only };
@@ -518,11 +516,10 @@ static bool find_type(struct merge_run *m)
     for (uint32_t i = 0; m->p->type && i < DTYPE_COUNT; i++)
         if (dtype_info(i) && !strcasecmp(dtype_info(i)->name, m->p->type)) {
             m->type = (enum dtype)i;
-            return quant_has(m->type) ||
-                   fail_as(m->err, HLM_ERR_UNSUPPORTED, "type %s: hlm does not write it",
-                           dtype_info(i)->name);
+            return quant_has(m->type) || fail_as(m->err, HLM_ERR_UNSUPPORTED,
+                                                 "hlm cannot write type %s", dtype_info(i)->name);
         }
-    return !m->p->type || fail(m->err, "type '%.40s': there is no type of that name", m->p->type);
+    return !m->p->type || fail(m->err, "unknown type '%.40s'", m->p->type);
 }
 
 static bool make_row_memory(struct merge_run *m)
@@ -536,7 +533,7 @@ static bool make_row_memory(struct merge_run *m)
     m->w = mem_alloc(n, sizeof *m->w);
     m->after = mem_alloc(n, sizeof *m->after);
     m->d = mem_alloc(n, sizeof *m->d);
-    m->bytes = mem_alloc(n, sizeof(float)); /* no type takes more than F32 */
+    m->bytes = mem_alloc(n, sizeof(float)); /* F32 is the largest type */
     return (m->w && m->after && m->d && m->bytes) || merge_no_memory(m);
 }
 
@@ -548,7 +545,7 @@ bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum, stru
     if (!p->n_lora || p->n_lora > MAX_ADAPTERS)
         return fail(err, "%" PRIu32 " adapters, expected 1 to %d", p->n_lora, MAX_ADAPTERS);
     if (p->gates_only && p->n_lora != 1)
-        return fail(err, "%.200s: the gates of %" PRIu32 " adapters, expected one adapter",
+        return fail(err, "%.200s: %" PRIu32 " adapters, expected one to merge only its gates",
                     p->gates_only, p->n_lora);
     bool ok = check_paths(p, err) && find_type(&m) && (m.base = gguf_open(p->model, err)) &&
               see_base(&m) && open_adapters(&m) && make_row_memory(&m) && write_outputs(&m);

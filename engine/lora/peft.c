@@ -1,5 +1,4 @@
-/* peft: writes the folder; see peft.h. Adapters are read and checked by lora.c; the base is its
- * file alone. */
+/* peft: writes the folder; see peft.h. lora.c reads and checks the adapter. */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>
@@ -16,13 +15,13 @@ static bool peft_no_memory(struct peft *p)
 
 /* ---- ranks and scales ------------------------------------------------------------------------ */
 
-/* What modules with the same last name have in common. */
+/* Modules with the same last name. */
 struct peft_leaf {
     const char *name;
     uint32_t rank;
     double alpha; /* scale * rank */
     uint64_t n;
-    bool same; /* all of them have this rank and alpha */
+    bool same; /* all have this rank and alpha */
 };
 struct peft_leaves {
     struct peft_leaf l[MAX_LEAF];
@@ -63,7 +62,7 @@ static json_t *json_number(double v)
 }
 
 /* Writes r and lora_alpha, and rank_pattern and alpha_pattern for the modules that differ from
- * them: by their last name where all modules of that name agree, else by their whole name. */
+ * them. A pattern is a last name if all modules with that name agree, otherwise a whole name. */
 static void put_ranks(const struct peft *p, bool draft, json_t *to)
 {
     struct peft_leaves all;
@@ -143,7 +142,7 @@ static bool write_config(struct peft *p, const char *path)
               (got = file_read(path, 1 << 26, &n, p->err)) != NULL;
     json_t *again = ok ? json_loads(got, 0, NULL) : NULL;
     if (ok && !json_equal(all, again))
-        ok = fail_system(p->err, "%.300s: read back, it is not what was written", path);
+        ok = fail_system(p->err, "%.300s: read back, it differs from what was written", path);
     json_decref(again);
     json_decref(all);
     free(text);
@@ -153,7 +152,7 @@ static bool write_config(struct peft *p, const char *path)
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 
-/* The tensors of one file: A and B of each module, then gates. */
+/* The tensors of one file: A and B of each module, then the gates. */
 struct peft_tensors {
     struct peft *p;
     const struct peft_module **module;
@@ -167,7 +166,7 @@ static void peft_tensor_at(void *user, uint64_t i, struct st_tensor *t)
     *t = (struct st_tensor){ .n_dim = 2 };
     if (i >= 2 * l->n_module) {
         const struct gguf_tensor *x = l->p->lora->delta[i - 2 * l->n_module].x;
-        peft_gate_name(l->p, x, t->name, sizeof t->name); /* it succeeded before */
+        peft_gate_name(l->p, x, t->name, sizeof t->name); /* cannot fail: it succeeded before */
         t->n_dim = 1;
         t->shape[0] = x->n_elem;
         return;
@@ -236,7 +235,7 @@ static bool write_tensors(struct peft *p, const char *path, bool draft, float *r
     return ok;
 }
 
-/* ---- all ------------------------------------------------------------------------------------- */
+/* ---- the call -------------------------------------------------------------------------------- */
 
 static bool write_folder(struct peft *p, float *room, bool extra)
 {
@@ -292,7 +291,7 @@ static void count_name(void *user, const char *name)
     ++*(uint64_t *)user;
 }
 
-/* Nothing may be at path but an empty folder. */
+/* Only an empty folder may exist at path. */
 static bool check_folder(const char *path, struct hlm_err *err)
 {
     uint64_t n = 0;

@@ -1,5 +1,5 @@
-/* peft_map: from the matrices and heads of a GGUF file to those of its checkpoint on Hugging Face,
- * by the table of the architecture (hf.h); see peft.h. Facts: models/README.md, "Tensors". */
+/* peft_map: maps the matrices and heads of a GGUF file to those of its checkpoint on Hugging Face,
+ * with the table of the architecture (hf.h). See peft.h and models/README.md, "Tensors". */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>
@@ -9,7 +9,7 @@
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-/* NULL: an architecture that is not known. */
+/* NULL: the architecture has no table. */
 static const struct hf_names *names_of(const char *arch)
 {
     static const struct {
@@ -26,7 +26,7 @@ static const struct hf_names *names_of(const char *arch)
     return NULL;
 }
 
-/* What stands before a module of a block in the checkpoint: "model.layers.3." and the like. */
+/* The text before a module of a block in the checkpoint, such as "model.layers.3.". */
 static void layer_name(const struct peft *p, uint32_t layer, const char *stem, char *name,
                        size_t size)
 {
@@ -36,7 +36,7 @@ static void layer_name(const struct peft *p, uint32_t layer, const char *stem, c
         p->names->draft(layer - p->n_layer, stem, name, size);
 }
 
-/* The block that a tensor belongs to, and its name there; false: it belongs to none. */
+/* The block of a tensor, and its name there. False: it belongs to no block. */
 static bool split_name(const char *name, uint32_t *layer, char stem[64])
 {
     int at = 0;
@@ -62,7 +62,7 @@ static const struct lora_pair *pair_of(const struct peft *p, const struct gguf_t
     return NULL;
 }
 
-/* Do the sizes that the order assumes fit the tensor? */
+/* Checks that the tensor has the sizes that the order assumes. */
 static bool check_order(const struct peft *p, const struct peft_module *m)
 {
     const struct peft_heads *h = &p->heads;
@@ -124,8 +124,8 @@ static bool add_matrix(struct peft *p, const struct lora_pair *a, const struct h
             return true; /* done with the first one */
         if (!y || y->dim[0] != a->x->dim[0] || y->dim[2] != a->x->dim[2])
             return fail(p->err,
-                        "%.300s: %s does not fit %s, with which the checkpoint has it "
-                        "in one matrix",
+                        "%.300s: %s does not fit %s, although the checkpoint fuses them "
+                        "into one matrix",
                         gguf_path(p->file), a->x->name, other);
     }
     layer_name(p, layer, e->stem, name, sizeof name);
@@ -152,7 +152,7 @@ static bool add_pair(struct peft *p, const struct lora_pair *a)
                 return false;
         }
     return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED,
-                            "%.200s: %s: the name of %s in checkpoints of %s is not known",
+                            "%.200s: %s: hlm does not know the name of %s in checkpoints of %s",
                             gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
 }
 
@@ -180,9 +180,9 @@ bool peft_map(struct peft *p)
     char name[64];
     p->names = names_of(p->fb.arch);
     if (!p->names)
-        return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: checkpoints of %s are not known",
+        return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: hlm cannot export adapters for %s",
                        gguf_path(p->file), p->fb.arch);
-    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks are the last */
+    for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks come last */
         uint32_t layer = 0;
         if (split_name(gguf_tensor_at(p->file, i)->name, &layer, name) && layer < 1u << 16)
             p->n_layer = max_u32(p->n_layer, layer + 1);
@@ -201,8 +201,8 @@ bool peft_map(struct peft *p)
 
 /* ---- numbers --------------------------------------------------------------------------------- */
 
-/* GGUF's V head for V head i of the checkpoint, which has them by K head. The tiled order has the
- * first V head of every K head first. */
+/* GGUF's V head for V head i of the checkpoint, which orders them by K head. The tiled order begins
+ * with the first V head of every K head. */
 static uint64_t v_head(const struct peft_heads *h, uint64_t i)
 {
     uint64_t r = h->nv / h->nk;
@@ -215,7 +215,8 @@ static uint64_t v_item(const struct peft_heads *h, uint64_t i, uint64_t each)
     return v_head(h, i / each) * each + i % each;
 }
 
-/* Finds row o of a module: returns which of its tensors has it, and sets *row to its row there. */
+/* Finds row o of a module: returns the index of the tensor that has it, and sets *row to its row
+ * there. */
 static uint32_t find_hf_row(const struct peft_heads *h, const struct peft_module *m, uint64_t o,
                             uint64_t *row)
 {
@@ -304,8 +305,8 @@ bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *nam
             return true;
         }
     return fail_as(p->err, HLM_ERR_UNSUPPORTED,
-                   "%.300s: the name of %s in checkpoints of %s is not known", gguf_path(p->file),
-                   x->name, p->fb.arch);
+                   "%.300s: hlm does not know the name of %s in checkpoints of %s",
+                   gguf_path(p->file), x->name, p->fb.arch);
 }
 
 bool peft_gate(const struct peft *p, const struct lora_delta *d, float *to)

@@ -1,5 +1,5 @@
-/* peft_parts: what peft.c (the folder), peft_map.c (names, and where the numbers of a module are)
- * and peft_st.c (safetensors files) share. */
+/* peft_parts: shared by peft.c (the folder), peft_map.c (names, and where the numbers of a module
+ * are) and peft_st.c (safetensors files). */
 #pragma once
 #include "lora/lora_parts.h"
 #include "lora/hf.h"
@@ -9,7 +9,7 @@
 
 /* ---- modules (peft_map.c) -------------------------------------------------------------------- */
 
-/* Heads of Gated DeltaNet; nv 0: the architecture has none. */
+/* The heads of Gated DeltaNet; nv 0: the architecture has none. */
 struct peft_heads {
     uint32_t nk, nv, s; /* K heads, V heads, numbers of a head */
     bool tiled;
@@ -19,9 +19,9 @@ struct peft_heads {
 struct peft_module {
     char name[112];
     enum hf_order order;
-    bool draft;                     /* of a draft block */
-    const struct gguf_tensor *x[2]; /* of the base; [1] NULL: it is one tensor alone */
-    const struct lora_pair *p[2];   /* NULL: no adapter on that one */
+    bool draft;                     /* belongs to a draft block */
+    const struct gguf_tensor *x[2]; /* its tensors in the base; [1] NULL: there is only one */
+    const struct lora_pair *p[2];   /* their factors; NULL: no adapter on that one */
     uint32_t expert;
     uint64_t n_in, n_out;
     uint32_t rank; /* of both pairs together */
@@ -35,20 +35,20 @@ struct peft {
     struct lora_file_base fb;
     const struct hf_names *names;
     struct lora_file *lora;
-    double alpha; /* of the adapter file */
+    double alpha; /* in the adapter file */
     struct peft_heads heads;
     uint32_t n_layer;           /* main blocks */
-    struct peft_module *module; /* those of draft blocks too */
+    struct peft_module *module; /* of all blocks, draft blocks too */
     uint64_t n_module, cap_module;
     float *row; /* memory for one row */
     uint64_t done, total;
 };
 /* Fills names, heads, n_layer and module, in the order of the adapter. */
 bool peft_map(struct peft *p);
-/* Row r of a module's A (n_in numbers) or B (rank numbers). */
+/* Write row r of a module's A (n_in numbers) or B (rank numbers). */
 void peft_row_a(const struct peft *p, const struct peft_module *m, uint64_t r, float *to);
 void peft_row_b(const struct peft *p, const struct peft_module *m, uint64_t r, float *to);
-/* The name of a gate; and all its values with the delta added, in the checkpoint's order. */
+/* The name of a gate. Then all its values with the delta added, in the checkpoint's order. */
 bool peft_gate_name(const struct peft *p, const struct gguf_tensor *x, char *name, size_t size);
 bool peft_gate(const struct peft *p, const struct lora_delta *d, float *to);
 
@@ -67,5 +67,5 @@ struct st {
     bool (*row)(void *user, uint64_t i, uint64_t r, float *to);
     void *user;
 };
-/* Writes the file beside its target, reads it back, and renames it. room: for the longest row. */
+/* Writes a temporary file, reads it back, and renames it. room: memory for the longest row. */
 bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err);

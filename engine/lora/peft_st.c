@@ -1,5 +1,6 @@
-/* peft_st: writes safetensors files of F32 tensors. Format: the length of a JSON object in 8 bytes;
- * the object, which maps names to dtype, shape and offsets; the tensors' bytes without gaps. */
+/* peft_st: writes safetensors files of F32 tensors. The format is the length of a JSON object in 8
+ * bytes, then the object, which maps names to dtype, shape and offsets, then the tensors' bytes
+ * without gaps. */
 #include "lora/peft_parts.h"
 
 #include <inttypes.h>
@@ -72,7 +73,7 @@ static bool st_put_rows(struct file_out *out, const struct st *s, float *room, u
 
 /* ---- reading back ---------------------------------------------------------------------------- */
 
-/* Is the entry of every tensor what it should be, and does each begin where the one before ends? */
+/* Checks the entry of every tensor, and that each begins where the one before it ends. */
 static bool check_header(const json_t *all, const struct st *s, uint64_t *at)
 {
     bool ok = json_object_size(all) == s->n + 1;
@@ -121,7 +122,7 @@ static bool check_st(const char *tmp, const char *path, const struct st *s, cons
     json_decref(all);
     free(text);
     file_in_close(&f);
-    return ok || fail_system(err, "%.300s: read back, it is not what was written", path);
+    return ok || fail_system(err, "%.300s: read back, it differs from what was written", path);
 }
 
 bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err)
