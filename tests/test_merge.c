@@ -477,7 +477,7 @@ static void test_refused(void)
                   "init-lora.gguf|expected");
     merge_refused(base, "/nowhere/a.gguf", out, NULL, "/nowhere/a.gguf|No such file");
     merge_refused("/nowhere/m.gguf", lora, out, NULL, "/nowhere/m.gguf|No such file");
-    merge_refused(base, lora, out, "IQ1_S", "IQ1_S|not write");
+    merge_refused(base, lora, out, "IQ1_S", "cannot write|IQ1_S");
     merge_refused(base, lora, out, "Q9", "Q9");
     merge_refused(base, lora, out, "Q4_K", "blk.0|256");
     merge_refused(base, lora, base, NULL, "train/qwen35/model.gguf|of its own");

@@ -1,10 +1,10 @@
 /* file: a GGUF file as a read-only value (its metadata, its directory of tensors, its mapped
  * bytes), the writing of GGUF files, and files and folders that are either whole or not there.
  *
- * Nothing here knows a GPU or an architecture. Files are untrusted: every count, offset and size is
- * checked before it is used, so a caller may read data[0 .. n_bytes) of any tensor that it is
- * given. Format: GGUF versions 2 and 3, little-endian. A model in several files (shards) is opened
- * by the first of them and reads as one. */
+ * Nothing here depends on a GPU or an architecture. Files are not trusted: every count, offset and
+ * size is checked before it is used, so a caller may read data[0 .. n_bytes) of any tensor. The
+ * format is GGUF version 2 or 3, little-endian. A model in several files (shards) is opened by the
+ * first of them and looks like one file. */
 #pragma once
 #include "base/dtype.h"
 
@@ -28,7 +28,7 @@ enum gguf_type { /* types of metadata values, with GGUF's numbers */
 };
 
 struct gguf_tensor {
-    const char *name; /* terminated, less than 64 bytes */
+    const char *name; /* ends with a zero; less than 64 bytes */
     uint32_t n_dim;
     uint64_t dim[4]; /* the fastest first; unused ones are 1 */
     enum dtype type;
@@ -38,20 +38,21 @@ struct gguf_tensor {
 };
 
 struct gguf_kv {
-    const char *key;     /* terminated; has no NUL inside */
+    const char *key;     /* ends with a zero; has no other */
     enum gguf_type type; /* of the value, or GGUF_ARRAY */
     enum gguf_type elem; /* of an array's elements; otherwise equal to type */
     uint64_t n;          /* elements of an array, bytes of a string, 1 for scalars */
-    const uint8_t *data; /* unaligned; strings are not terminated */
+    const uint8_t *data; /* unaligned; strings do not end with a zero */
 };
 
-/* Opens, maps and checks a whole file. Where its key split.count says that it is the first of
- * several, the others (PREFIX-00002-of-0000N.gguf and so on) are opened too: their tensors follow
- * its own, and its keys are the model's. NULL with a reason: one line with the file, the key or
- * tensor, what was found and what was expected. A file without tensors (a vocabulary) is valid. */
+/* Opens, maps and checks a whole file. If its key split.count says that it is the first of several,
+ * the others (PREFIX-00002-of-0000N.gguf and so on) are opened too: their tensors follow its own,
+ * and the first file's keys are those of the model. A file without tensors (a vocabulary) is valid.
+ * NULL with a reason: one line with the file, the key or tensor, what was found and what was
+ * expected. */
 struct gguf *gguf_open(const char *path, struct hlm_err *err);
-/* The same for bytes in memory, which must outlive the result. They are one file, whatever the keys
- * say. name is for messages. */
+/* The same for bytes in memory, which must outlive the result. They are always one file, even if
+ * their keys say shard. name is for messages. */
 struct gguf *gguf_parse(const uint8_t *bytes, uint64_t n, const char *name, struct hlm_err *err);
 void gguf_close(struct gguf *g); /* takes NULL */
 
@@ -78,8 +79,8 @@ bool gguf_bool(const struct gguf *g, const char *key, enum gguf_need need, bool 
 bool gguf_str(const struct gguf *g, const char *key, enum gguf_need need, struct hlm_str *v,
               struct hlm_err *err);
 
-/* Fills v[0..n) from a scalar, which stands for every entry, or from an array, which must have
- * exactly n elements. On failure v may be half filled. */
+/* Fills v[0..n) from a scalar, which becomes every entry, or from an array, which must have exactly
+ * n elements. On failure v may be partly filled. */
 bool gguf_u32_each(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
                    uint64_t n, struct hlm_err *err);
 bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, float *v, uint64_t n,
@@ -87,15 +88,15 @@ bool gguf_f32_each(const struct gguf *g, const char *key, enum gguf_need need, f
 bool gguf_bool_each(const struct gguf *g, const char *key, enum gguf_need need, bool *v, uint64_t n,
                     struct hlm_err *err);
 
-/* The strings of an array, in order: start with { kv->data, kv->n }. False at the end. */
+/* Goes through the strings of an array, beginning with { kv->data, kv->n }. False at the end. */
 struct gguf_str_iter {
     const uint8_t *p;
     uint64_t left;
 };
 bool gguf_next_str(struct gguf_str_iter *it, struct hlm_str *s);
 
-/* A fingerprint of a file's contents, for telling models apart: all metadata, the directory of
- * tensors, and the first and last 4096 bytes of every tensor. */
+/* A fingerprint of a file, which differs from that of any other model: a hash of all metadata, the
+ * directory of tensors, and the first and last 4096 bytes of every tensor. */
 bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct hlm_err *err);
 
 /* The checksum of a stream (XXH3, 128 bits). It detects damage, not malice. */
@@ -104,34 +105,35 @@ struct sum *sum_begin(struct hlm_err *err); /* NULL without memory */
 void sum_add(struct sum *s, const void *p, uint64_t n);
 void sum_end(struct sum *s, uint64_t hash[2]); /* frees s */
 
-/* A file that is being written. It grows beside its target and replaces it once it is complete and
- * on disk. On any failure the target stays as it was, and nothing is left beside it. */
+/* A file that is being written. It grows under a temporary name beside its target, and replaces the
+ * target when it is complete and on disk. After a failure the target is unchanged and the temporary
+ * file is gone. */
 struct file_out;
 struct file_out *file_out_begin(const char *path, struct hlm_err *err);
-/* False where file_out_begin would refuse the path: a device or a folder is there, and renaming
- * onto it would remove it. */
+/* False if file_out_begin would refuse the path, because it is a device or a folder, which renaming
+ * would remove. */
 bool file_may_write(const char *path, struct hlm_err *err);
-/* Are both the same path, or two names of the same file? */
+/* True if both are the same path, or two names of the same file. */
 bool file_same(const char *a, const char *b);
 /* After the first failure every call fails. */
 bool file_out_put(struct file_out *f, const void *bytes, uint64_t n, struct hlm_err *err);
-/* The path at which everything put so far can be read, until the end; NULL with a reason. */
+/* The path where everything put so far can be read until the end; NULL with a reason. */
 const char *file_out_flush(struct file_out *f, struct hlm_err *err);
 bool file_out_end(struct file_out *f, struct hlm_err *err); /* frees f in any case */
 void file_out_drop(struct file_out *f); /* undoes everything and frees f; takes NULL */
-/* All of that in one call. */
+/* Writes a whole file in one call. */
 bool file_write_atomic(const char *path, const void *bytes, uint64_t n, struct hlm_err *err);
-/* For tests: counts the system calls that write a file (open, write, sync, close, rename); the nth
- * from now finds the disk full, torn: after half of the bytes. 0: none. file_test_left returns how
- * many are still to come before it. */
+/* For tests: counts the system calls that write a file (open, write, sync, close, rename). The nth
+ * from now fails because the disk is full; torn: after it has written half of the bytes. 0: none.
+ * file_test_left returns how many calls are left before it. */
 void file_test_fault(uint32_t nth, bool torn);
 uint32_t file_test_left(void);
-/* Counts syncs and removals of folders too, and kills the process at the nth, after half of the
- * bytes. */
+/* Also counts syncs and removals of folders. Kills the process at the nth call, after it has
+ * written half of the bytes. */
 void file_test_kill(uint32_t nth);
 
-/* A folder that is being written: ordinary files are put into `tmp`, which is renamed to `path`
- * when all of them are on disk. Nothing may exist at path before that. */
+/* A folder that is being written. Ordinary files are put into `tmp`, which is renamed to `path`
+ * when all of them are on disk. Nothing may exist at path. */
 struct folder_out {
     char *tmp, *path;
 };
@@ -140,53 +142,54 @@ bool folder_end(struct folder_out *f, struct hlm_err *err); /* frees f in any ca
 void folder_drop(struct folder_out *f); /* removes the folder and its files; takes a zeroed one */
 /* The path of a name in a folder; the caller frees it. NULL without memory. */
 char *folder_path(const char *folder, const char *name);
-bool folder_make(const char *path, struct hlm_err *err); /* does nothing where it exists */
+bool folder_make(const char *path, struct hlm_err *err); /* does nothing if it exists */
 bool folder_is(const char *path);
 /* Calls fn with each name in the folder, in no particular order. False: it cannot be read. */
 bool folder_each(const char *path, void (*fn)(void *user, const char *name), void *user,
                  struct hlm_err *err);
-/* Removes a folder of ordinary files. Wherever this is interrupted, the folder is either gone or
- * complete under its name; a remainder has a name that ends in ".tmp". False: it was not removed.
- */
+/* Removes a folder of ordinary files. If this is interrupted at any point, the folder is either
+ * gone or complete under its name; what remains of it has a name that ends in ".tmp". False: it was
+ * not removed. */
 bool folder_remove(const char *path);
 
-/* A GGUF file that is being written, front to back. Each call passes its bytes on at once. After
- * the first failure calls do nothing. */
+/* A GGUF file that is being written from beginning to end. Each call passes its bytes on at once.
+ * After the first failure calls do nothing. */
 struct gguf_out {
     bool (*put)(void *user, const void *bytes, uint64_t n, struct hlm_err *err);
     void *user;
     struct hlm_err *err;
-    uint64_t alignment; /* 32, or what the key general.alignment says */
+    uint64_t alignment; /* 32, or the value of the key general.alignment */
     bool failed;
     uint64_t at;     /* bytes written */
     uint64_t offset; /* of the directory's next tensor, from the first one */
 };
-/* A put for struct gguf_out; user is a struct file_out. */
+/* A `put` function for struct gguf_out; user is a struct file_out. */
 bool gguf_out_to_file(void *user, const void *bytes, uint64_t n, struct hlm_err *err);
 void gguf_out_begin(struct gguf_out *o, uint64_t n_tensor, uint64_t n_kv);
 void gguf_out_kv(struct gguf_out *o, const struct gguf_kv *kv);
 void gguf_out_str(struct gguf_out *o, const char *key, const char *value);
 void gguf_out_f32(struct gguf_out *o, const char *key, float value);
-/* One entry of the directory. After the last, and after the bytes of each tensor (which follow in
- * the same order), comes gguf_out_pad. */
+/* Writes one entry of the directory. The bytes of the tensors follow the directory in the same
+ * order. gguf_out_pad must be called after the last entry and after the bytes of each tensor. */
 void gguf_out_tensor(struct gguf_out *o, const char *name, enum dtype type, uint32_t n_dim,
                      const uint64_t *dim);
 bool gguf_out_bytes(struct gguf_out *o, const void *p, uint64_t n);
 bool gguf_out_pad(struct gguf_out *o);
 uint64_t gguf_kv_bytes(const struct gguf_kv *kv); /* bytes at kv->data */
 
-/* A file that is read in parts. With mem set (tests), those bytes are the file. */
+/* A file that is read in parts. Tests set mem, which is then the content of the file. */
 struct file_in {
     const char *path;
     int fd;
     const uint8_t *mem;
     uint64_t bytes;
 };
-/* Opens an ordinary file; path must live as long as f. Reads check the length once more. */
+/* Opens an ordinary file. path must live as long as f. Every read checks that the file has not
+ * become shorter. */
 bool file_in_open(struct file_in *f, const char *path, struct hlm_err *err);
 bool file_in_read(const struct file_in *f, uint64_t at, void *to, uint64_t n, struct hlm_err *err);
-void file_in_close(struct file_in *f); /* takes one that failed to open */
+void file_in_close(struct file_in *f); /* may also be called when opening failed */
 
-/* Reads a whole file (at most max bytes) into fresh memory and appends a NUL; the caller frees it.
+/* Reads a whole file (at most max bytes) into new memory and appends a zero; the caller frees it.
  * NULL with a reason. */
 char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err);

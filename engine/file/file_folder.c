@@ -1,4 +1,4 @@
-/* file_folder: folders, as file.h describes them: made complete or not at all, listed, removed. */
+/* file_folder: writes, lists and removes folders, as file.h describes it. */
 #define _POSIX_C_SOURCE 200809L
 #include "file/file_parts.h"
 
@@ -31,7 +31,7 @@ bool folder_make(const char *path, struct hlm_err *err)
         return true;
     if (file_is_faulty() || mkdir(path, 0777))
         return fail_system(err, "%.300s: cannot make the folder: %s", path, strerror(errno));
-    char *copy = folder_path(path, ".."); /* the name is on disk once the parent folder is */
+    char *copy = folder_path(path, ".."); /* syncing the parent folder brings the name to disk */
     if (copy)
         file_sync_folder(copy);
     free(copy);
@@ -103,7 +103,7 @@ bool folder_begin(struct folder_out *f, const char *path, struct hlm_err *err)
     memcpy(f->path, path, n);
     bool ok = !file_is_faulty();
     int e = ok ? EEXIST : errno;
-    for (int i = 0; ok && e == EEXIST && i < 100; i++) { /* a killed run leaves a folder */
+    for (int i = 0; ok && e == EEXIST && i < 100; i++) { /* a killed run may have left a folder */
         snprintf(f->tmp, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
         e = mkdir(f->tmp, 0777) ? errno : 0;
     }

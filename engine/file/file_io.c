@@ -1,5 +1,4 @@
-/* file_io: ordinary files, as file.h describes them: written beside their target and renamed, read
- * whole or in parts. */
+/* file_io: writes and reads ordinary files, as file.h describes it. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "file/file_parts.h"
@@ -79,14 +78,14 @@ static bool write_fully(int fd, const uint8_t *p, uint64_t n)
     return !faulty;
 }
 
-/* Creates a file beside path and writes its name to tmp. */
+/* Creates a temporary file beside path and writes its name to tmp. */
 static int open_beside(const char *path, char *tmp, size_t size)
 {
     int fd = -1;
     if (file_is_faulty())
         return -1;
     errno = EEXIST;
-    for (int i = 0; fd < 0 && errno == EEXIST && i < 100; i++) { /* a killed run leaves a file */
+    for (int i = 0; fd < 0 && errno == EEXIST && i < 100; i++) { /* a killed run may leave one */
         snprintf(tmp, size, "%s.%ld-%d.tmp", path, (long)getpid(), i);
         fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     }
@@ -123,7 +122,7 @@ bool file_may_write(const char *path, struct hlm_err *err)
 {
     struct stat st;
     return stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
-           fail(err, "%.300s: cannot write: this is not an ordinary file", path);
+           fail(err, "%.300s: cannot write: it is not an ordinary file", path);
 }
 
 bool file_same(const char *a, const char *b)
@@ -291,7 +290,7 @@ char *file_read(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err
     uint64_t len = 0, cap = 0;
     size_t k = 1;
     bool ok = true;
-    while (ok && k && len <= max) { /* to the end rather than by size: a pipe has none */
+    while (ok && k && len <= max) { /* until the end, since a pipe has no size */
         if (!mem_reserve(&buf, len + (1 << 15), &cap, 1)) {
             ok = fail_memory(err, "%.300s: no memory to read it", path);
             break;

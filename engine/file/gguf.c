@@ -1,10 +1,10 @@
-/* gguf: opening and reading GGUF files (models/README.md, "GGUF container"); see file.h. Models in
- * several files: gguf_shard.c.
+/* gguf: opens and reads GGUF files (models/README.md, "GGUF container"). See file.h. Models in
+ * several files are in gguf_shard.c.
  *
- * The reader walks the bytes once: the header, the keys, the directory of tensors. It moves only by
- * take_bytes(), which cannot leave the file. Tensors get their addresses last, when the start of
- * the data is known. Every fault ends in one line from gguf_bad(). One fault is not guarded
- * against: a file that shrinks while it is mapped. */
+ * The reader walks over the bytes once: the header, the keys, the directory of tensors. It moves
+ * only by take_bytes(), which cannot leave the file. Tensors get their addresses last, when the
+ * beginning of the data is known. Every fault is reported in one line by gguf_bad(), except one
+ * that cannot be caught: a file that shrinks while it is mapped. */
 #define _POSIX_C_SOURCE 200809L
 #define _FILE_OFFSET_BITS 64
 #include "file/gguf_parts.h"
@@ -20,7 +20,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Far above any real file, and low enough that the tables they size cannot exhaust memory. */
+/* Limits far above any real file, but low enough that tables of this size cannot exhaust memory. */
 #define MAX_KEYS 65536u
 #define MAX_TENSORS (1u << 20)
 #define MAX_KEY_BYTES 65535u
@@ -45,7 +45,7 @@ struct gguf {
     struct gguf_kv *kv;
     struct gguf_entry *tensor;
     struct gguf_index kv_index, tensor_index;
-    struct gguf **shard; /* [n_shard] further files, to whose bytes tensors point */
+    struct gguf **shard; /* [n_shard] the other files, which have the bytes of some tensors */
     uint32_t n_shard;
 };
 
@@ -114,7 +114,7 @@ struct gguf_reader {
     struct gguf_place at;
 };
 
-/* The next n bytes, or NULL. Parsing moves on in no other way. */
+/* The next n bytes, or NULL. All reading goes through this function. */
 static const uint8_t *take_bytes(struct gguf_reader *r, uint64_t n)
 {
     uint64_t left = r->g->n_bytes - r->pos;
@@ -161,7 +161,7 @@ static bool take_str(struct gguf_reader *r, const char *what, uint64_t max, stru
     return true;
 }
 
-/* A name that can be handed out as a C string: not empty, and without a NUL inside. */
+/* A name that can be a C string: not empty, and without a zero. */
 static bool take_c_name(struct gguf_reader *r, uint64_t max)
 {
     struct hlm_str name;
@@ -175,7 +175,7 @@ static bool take_c_name(struct gguf_reader *r, uint64_t max)
     return true;
 }
 
-/* A count from the header. So many records must fit into the file, and be at most max. */
+/* A count from the header: at most max, and so that as many records fit into the file. */
 static bool take_count(struct gguf_reader *r, const char *what, uint64_t record_bytes, uint64_t max,
                        uint64_t *n)
 {
@@ -290,10 +290,10 @@ static bool read_keys(struct gguf_reader *r, uint64_t n)
         g->n_kv++;
         if (!gguf_index_add(&g->kv_index, key))
             return gguf_bad(&r->at, "appears twice, expected once");
-        /* The weights are stored rotated: used as they are they give plausible nonsense. */
+        /* The weights are rotated; used without rotating them back they give plausible nonsense. */
         if (!strncmp(key, "prism.hadamard.", 15))
-            return gguf_bad(&r->at,
-                            "the weights are folded with a Hadamard transform, expected plain");
+            return gguf_bad(
+                &r->at, "the weights are rotated with a Hadamard transform, expected plain ones");
     }
     return true;
 }
@@ -383,12 +383,12 @@ static int by_offset(const void *a, const void *b)
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-/* Points tensors to their bytes, which must lie in the file; no byte belongs to two tensors. */
+/* Points tensors to their bytes, which must lie in the file and not overlap. */
 static bool place_tensors(struct gguf_reader *r)
 {
     struct gguf *g = r->g;
     if (!g->n_tensor)
-        return true; /* a file of a vocabulary may end before the padding */
+        return true; /* a file without tensors may end before the padding */
     uint64_t start = align_up(r->pos, g->alignment);
     uint64_t n_data = start < g->n_bytes ? g->n_bytes - start : 0;
     struct gguf_entry **order = mem_alloc(g->n_tensor, sizeof *order);
@@ -458,7 +458,7 @@ struct gguf *gguf_open_alone(const char *path, struct hlm_err *err)
     void *map = NULL;
     struct stat st;
     const char *why = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a FIFO must not block */
     enum hlm_error kind = HLM_ERR_INPUT;
     if (fd < 0 || fstat(fd, &st)) {
         why = strerror(errno);
@@ -527,7 +527,7 @@ bool gguf_adopt(struct gguf *g, struct gguf **shard, uint32_t n, struct hlm_err 
             e->t.index = i_all;
             at = (struct gguf_place){ from, err, "tensor", 0, 0, { e->name, strlen(e->name) } };
             ok = gguf_index_add(&index, e->name) ||
-                 gguf_bad(&at, "is in an earlier shard too, expected in one");
+                 gguf_bad(&at, "is also in an earlier shard, expected in one");
         }
     }
     if (!ok) {
@@ -549,7 +549,7 @@ void gguf_close(struct gguf *g)
     if (!g)
         return;
     for (uint32_t i = 0; i < g->n_shard; i++)
-        gguf_close(g->shard[i]); /* which has none itself */
+        gguf_close(g->shard[i]); /* a shard has no shards itself */
     free(g->shard);
     for (uint64_t i = 0; i < g->n_kv; i++)
         free((char *)g->kv[i].key);

@@ -1,6 +1,6 @@
-/* gguf_hash: checksums of streams, and the fingerprint of a GGUF file. Of each tensor the
- * fingerprint covers only both ends: a file of 20 GB need not be read for it, and a model that was
- * requantised or retrained differs there too. */
+/* gguf_hash: checksums of streams, and the fingerprint of a GGUF file. The fingerprint covers only
+ * both ends of each tensor, so that a file of 20 GB need not be read. A model that was requantised
+ * or retrained differs there too. */
 #include "file/file.h"
 
 #include <string.h>
@@ -37,7 +37,7 @@ void sum_end(struct sum *s, uint64_t hash[2])
 
 enum { END_BYTES = 4096 };
 
-/* The length goes in first, so that two strings and their concatenation differ. */
+/* Adds the length first, so that two strings and their concatenation differ. */
 static void add_bytes(struct sum *s, const void *p, uint64_t n)
 {
     sum_add(s, &n, sizeof n);

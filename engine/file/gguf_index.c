@@ -1,4 +1,4 @@
-/* gguf_index: from names of keys and tensors to their places; see gguf_parts.h. */
+/* gguf_index: finds keys and tensors by name. See gguf_parts.h. */
 #include "file/gguf_parts.h"
 
 #include <stdlib.h>
@@ -22,7 +22,7 @@ void gguf_index_finish(struct gguf_index *ix)
     *ix = (struct gguf_index){ 0 };
 }
 
-/* The slot that holds the name, or the free one where it belongs. */
+/* The slot of the name, or the free one where it belongs. */
 static uint32_t *index_slot(const struct gguf_index *ix, const char *name)
 {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a */

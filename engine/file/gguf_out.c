@@ -1,4 +1,4 @@
-/* gguf_out: writing GGUF files; see file.h. */
+/* gguf_out: writes GGUF files. See file.h. */
 #include "file/gguf_parts.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* gguf_parts: what the gguf_*.c files share. Only they include it, and tests that join shards held
- * in memory. */
+/* gguf_parts: shared by the gguf_*.c files. Otherwise only tests that join shards in memory include
+ * it. */
 #pragma once
 #include "file/file.h"
 
@@ -14,7 +14,8 @@ uint64_t gguf_number(const uint8_t *p, uint32_t n_bytes);
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* What a message is about: the file, and "key 'x'" or, while its name is unknown, "key 3 of 9". */
+/* The place that a message names: the file, and "key 'x'" or, while its name is unknown, "key 3 of
+ * 9". */
 struct gguf_place {
     const struct gguf *g;
     struct hlm_err *err;
@@ -22,8 +23,8 @@ struct gguf_place {
     uint64_t i, n;    /* i counts from 1; n = 0: there is only one */
     struct hlm_str name;
 };
-/* Fails with one line: the file, the place, and the message, which gives what was found and what
- * was expected. */
+/* Fails with one line: the file, the place, and the message, which says what was found and what was
+ * expected. */
 bool gguf_bad(const struct gguf_place *at, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* The same for a key. */
 bool gguf_refuse(const struct gguf *g, const char *key, struct hlm_err *err, const char *fmt, ...)
@@ -31,8 +32,7 @@ bool gguf_refuse(const struct gguf *g, const char *key, struct hlm_err *err, con
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-/* Finds the position of a name in an array: a hash table with open addressing, at most half full.
- */
+/* A hash table from names to their positions, with open addressing and at most half full. */
 struct gguf_index {
     const char **name; /* [n], borrowed, in file order */
     uint32_t *slot;    /* [mask + 1]: 1 + the position; 0: free */
@@ -47,13 +47,13 @@ uint32_t gguf_index_find(const struct gguf_index *ix, const char *name); /* 1 + 
 
 /* ---- shards ---------------------------------------------------------------------------------- */
 
-/* One file as it is, whether or not it is a shard of a model. */
+/* Opens one file only, even if it is a shard. */
 struct gguf *gguf_open_alone(const char *path, struct hlm_err *err);
 /* Appends the tensors of n more files to g's directory. Takes over shard[n], which mem_alloc made,
  * and the files in it, also on failure. Afterwards their tensors are found in g only. */
 bool gguf_adopt(struct gguf *g, struct gguf **shard, uint32_t n, struct hlm_err *err);
 
-/* Opens the shards that belong to a first one, each by its path, and joins them to it. A file that
- * is not a shard stays as it is. Takes over g, also on failure: NULL with a reason. */
+/* Opens the other shards of a model whose first shard is g, and joins them to it. A file that is
+ * not a shard is returned unchanged. Takes over g, also on failure: NULL with a reason. */
 typedef struct gguf *(*gguf_opener)(void *user, const char *path, struct hlm_err *err);
 struct gguf *gguf_join(struct gguf *g, gguf_opener opener, void *user, struct hlm_err *err);

@@ -1,9 +1,9 @@
-/* gguf_shard: models in several files (models/README.md, "Split models"); see gguf_parts.h.
+/* gguf_shard: models in several files (models/README.md, "Split models"). See gguf_parts.h.
  *
  * Shards are called PREFIX-00001-of-00003.gguf and so on. Each is a whole GGUF file with a
- * directory and data of its own, and its keys say which shard of how many it is. Only the first
- * has the model's keys, so that is the one to open. The others are expected beside it, under its
- * own name with another number: nothing inside a file chooses a path. */
+ * directory and data of its own, and its keys say which shard of how many it is. Only the first has
+ * the model's keys, so it is the one to open. The others must lie beside it and have its name with
+ * another number, so that the content of a file never chooses a path. */
 #include "file/gguf_parts.h"
 
 #include <inttypes.h>
@@ -17,7 +17,7 @@
 #define MAX_SHARDS 65535u /* the keys are u16 */
 #define MAX_FIELD 99999u  /* names have five digits */
 
-struct shard {          /* what a file says of itself */
+struct shard {          /* what a file says about itself */
     uint32_t no, count; /* no counts from 0 */
     uint32_t total;     /* tensors in all shards */
 };
@@ -44,8 +44,8 @@ static struct shard_ending ending_of(uint32_t i_shard, uint32_t count)
     return e;
 }
 
-/* The path of another shard: g's own with another number. The caller frees it. NULL without memory,
- * or where g is not named like a shard (*named is then false). */
+/* The path of another shard: g's own with another number. The caller frees it. NULL: no memory, or
+ * g is not named like a shard (*named is then false). */
 static char *other_shard_path(const struct gguf *g, const struct shard *own, uint32_t i_shard,
                               bool *named)
 {
@@ -77,7 +77,7 @@ static bool refuse_later(const struct gguf *g, const struct shard *own, struct h
     return false;
 }
 
-/* May the opened file be a first shard? False with a reason. */
+/* Checks that the open file can be a first shard. False with a reason. */
 static bool check_first(const struct gguf *g, const struct shard *own, struct hlm_err *err)
 {
     bool named;

@@ -1,4 +1,4 @@
-/* gguf_values: typed readers of metadata; see file.h. */
+/* gguf_values: typed readers of metadata. See file.h. */
 #include "file/gguf_parts.h"
 
 #include <float.h>
@@ -23,15 +23,14 @@ uint64_t gguf_number(const uint8_t *p, uint32_t n_bytes)
     return v;
 }
 
-/* A key that a caller wants. kv NULL: there is nothing to read; ok says whether that is an error.
- */
+/* A key that a caller wants. kv NULL: there is nothing to read, which is an error unless ok. */
 struct wanted_key {
     const struct gguf_kv *kv;
     bool ok;
     struct gguf_place at;
 };
 
-#define ONE_VALUE UINT64_MAX /* as array_len: an array is refused */
+#define ONE_VALUE UINT64_MAX /* for array_len: refuses arrays */
 
 static struct wanted_key want_key(const struct gguf *g, const char *key, enum gguf_need need,
                                   uint64_t array_len, struct hlm_err *err)
@@ -57,7 +56,7 @@ static bool wrong_value_type(const struct wanted_key *w, const char *expected)
                     gguf_types[w->kv->elem].name, expected);
 }
 
-/* Value i of the key; a scalar stands for every i. */
+/* Value i of the key; a scalar has this value for every i. */
 static const uint8_t *value_at(const struct wanted_key *w, uint64_t i)
 {
     return w->kv->data + (w->kv->type == GGUF_ARRAY ? i * gguf_types[w->kv->elem].bytes : 0);
