@@ -65,7 +65,7 @@ static bool nemotron_block_keys(struct model *m, struct binder *b, struct nemotr
     if (!model_u32s(b, "attention.head_count_kv", REQUIRED, &l->n_kv_head, sizeof *l) ||
         !model_u32s(b, "feed_forward_length", REQUIRED, &l->n_ff, sizeof *l))
         return false;
-    /* Where nextn_predict_layers is missing, the lists show the draft block. */
+    /* Where neither nextn_predict_layers nor a tensor says so, the lists show the draft block. */
     if (m->n_mtp == 0 && m->n_layer > 1 && nemotron_kind_of(m, q, m->n_layer - 1) == DRAFT)
         model_mtp(b, 1);
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
@@ -113,8 +113,9 @@ static bool nemotron_moe_keys(struct model *m, struct binder *b, struct nemotron
         !model_range(b, "expert_count", q->n_expert, 1, MAX_EXPERT) ||
         !model_u32s(b, "expert_used_count", REQUIRED, &l->n_used, sizeof *l) ||
         !model_u32s(b, "expert_feed_forward_length", REQUIRED, &l->n_ff_exp, sizeof *l) ||
-        !model_width_or_none(b, "expert_shared_feed_forward_length", &q->n_ff_shared) ||
-        !model_width_or_none(b, "moe_latent_size", &q->n_latent))
+        !model_width_or_none(b, "expert_shared_feed_forward_length", "blk.%u.ffn_up_shexp.weight",
+                             &q->n_ff_shared) ||
+        !model_width_or_none(b, "moe_latent_size", "blk.%u.ffn_latent_down.weight", &q->n_latent))
         return false;
     for (uint32_t i = 0; i < m->n_layer + m->n_draft; i++) {
         if (l[i].kind != MOE && l[i].kind != DRAFT)

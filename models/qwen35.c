@@ -89,8 +89,11 @@ static bool qwen35_delta_keys(struct model *m, struct binder *b, struct qwen35 *
     if (!model_u32(b, "full_attention_interval", OPTIONAL, &interval) ||
         !model_range(b, "full_attention_interval", interval, 1, 512))
         return false;
+    /* Where no key says which layers are linear, the tensors do. */
+    bool said = model_has_key(b, "full_attention_interval");
     for (uint32_t i = 0; i < m->n_layer; i++)
-        q->layer[i].is_delta = (i + 1) % interval != 0;
+        q->layer[i].is_delta =
+            said ? (i + 1) % interval != 0 : model_has(b, "blk.%u.ssm_conv1d.weight", i);
     if (!model_bools(b, "attention.recurrent_layers", OPTIONAL, &q->layer->is_delta,
                      sizeof *q->layer))
         return false;
@@ -104,11 +107,13 @@ static bool qwen35_ffn_keys(struct binder *b, struct qwen35 *q)
     if (!model_u32(b, "feed_forward_length", OPTIONAL, &q->n_ff) ||
         !model_u32(b, "expert_count", OPTIONAL, &q->n_expert) ||
         !model_u32(b, "expert_used_count", OPTIONAL, &q->n_used) ||
-        !model_u32(b, "expert_feed_forward_length", OPTIONAL, &q->n_ff_exp) ||
-        !model_u32(b, "expert_shared_feed_forward_length", OPTIONAL, &q->n_ff_shared))
+        !model_u32(b, "expert_feed_forward_length", OPTIONAL, &q->n_ff_exp))
         return false;
     if (q->n_expert == 0)
         return true; /* each dense layer checks its width */
+    if (!model_width_or_none(b, "expert_shared_feed_forward_length", "blk.%u.ffn_up_shexp.weight",
+                             &q->n_ff_shared))
+        return false;
     return model_range(b, "expert_count", q->n_expert, 1, MAX_EXPERT) &&
            model_range(b, "expert_used_count", q->n_used, 1,
                        min_u32(q->n_expert, MAX_EXPERT_USED)) &&
@@ -169,6 +174,16 @@ static bool qwen35_bind_delta_in(struct model *m, struct binder *b, struct qwen3
     struct qwen35_layer *l = &q->layer[i];
     uint32_t d = m->n_embd, nk = q->ssm.n_group, nv = q->ssm.n_head, s = q->ssm.d_state;
     uint32_t kd = nk * s, vd = nv * s, r = nv / nk;
+    static const char *const fused[] = { "blk.%u.ssm_in.weight", "blk.%u.ssm_ba.weight" };
+    for (uint32_t k = 0; k < 2 && m->arch != &arch_qwen3next; k++)
+        if (model_has(b, fused[k], i))
+            return model_refuse(
+                b,
+                "blk.%u.%s is there, whose order of rows is known of qwen3next only; "
+                "expected %s",
+                i, fused[k] + strlen("blk.%u."),
+                k ? "ssm_beta.weight and ssm_alpha.weight"
+                  : "attn_qkv.weight and attn_gate.weight");
     if (model_has(b, "blk.%u.ssm_in.weight", i)) {
         const struct qwen35_rows in = {
             bind_find(b, "blk.%u.ssm_in.weight", i, d, 2 * kd + 2 * vd),

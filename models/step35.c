@@ -70,7 +70,8 @@ static bool step35_moe_keys(struct binder *b, struct step35 *q)
                        min_u32(q->n_expert, MAX_EXPERT_USED)) &&
            model_u32(b, "expert_feed_forward_length", REQUIRED, &q->moe.n_ff) &&
            model_width(b, "expert_feed_forward_length", q->moe.n_ff) &&
-           model_width_or_none(b, "expert_shared_feed_forward_length", &q->n_ff_shared) &&
+           model_width_or_none(b, "expert_shared_feed_forward_length", "blk.%u.ffn_up_shexp.weight",
+                               &q->n_ff_shared) &&
            model_sigmoid_router(b, q->moe.n_used, &q->moe);
 }
 

@@ -226,9 +226,13 @@ static void test_readers(void)
     CHECK(gguf_u32(g, "s.u8", REQUIRED, &u, &err) && u == 200);
     CHECK(gguf_u32(g, "s.u32", REQUIRED, &u, &err) && u == 0xff030201);
     CHECK(gguf_u32(g, "fits", REQUIRED, &u, &err) && u == UINT32_MAX);
+    CHECK(gguf_u32(g, "a.u32", REQUIRED, &u, &err) && u == 0xff030201);
     CHECK(gguf_f32(g, "none", OPTIONAL, &f, &err) && f == 2);
     CHECK(gguf_f32(g, "s.f32", REQUIRED, &f, &err) && f == -1.5f);
     CHECK(gguf_f32(g, "s.f64", REQUIRED, &f, &err) && f == 2.5f);
+    CHECK(gguf_f32(g, "a.f32", REQUIRED, &f, &err) && f == -1.5f);
+    CHECK(gguf_bool(g, "a.bool", REQUIRED, &flag, &err) && flag);
+    flag = false;
     CHECK(gguf_bool(g, "s.bool", REQUIRED, &flag, &err) && flag);
     CHECK(gguf_str(g, "general.architecture", REQUIRED, &s, &err) && s.n == 6 &&
           !memcmp(s.p, "sample", 6));
@@ -248,8 +252,10 @@ static void test_readers(void)
     CHECK_REFUSED(gguf_u32(g, "s.f32", REQUIRED, &u, &err), err, "readers.gguf|s.f32|f32|integer");
     CHECK_REFUSED(gguf_u32(g, "s.bool", REQUIRED, &u, &err), err,
                   "readers.gguf|s.bool|bool|integer");
-    CHECK_REFUSED(gguf_u32(g, "a.u32", REQUIRED, &u, &err), err,
-                  "readers.gguf|a.u32|array of u32|one value");
+    CHECK_REFUSED(gguf_u32(g, "layers", REQUIRED, &u, &err), err,
+                  "readers.gguf|layers|array of i32|not all equal|one value");
+    CHECK_REFUSED(gguf_f32(g, "a.none", OPTIONAL, &f, &err), err,
+                  "readers.gguf|a.none|empty array of f32|one value");
     CHECK_REFUSED(gguf_f32(g, "huge", REQUIRED, &f, &err), err, "readers.gguf|huge|1e+39");
     CHECK_REFUSED(gguf_f32(g, "s.u32", OPTIONAL, &f, &err), err, "readers.gguf|s.u32|u32|f32");
     CHECK_REFUSED(gguf_bool(g, "s.u8", REQUIRED, &flag, &err), err, "readers.gguf|s.u8|u8|bool");
@@ -307,7 +313,7 @@ static const struct broken_gguf {
     { "NUL in a key", NAME, "s.u8", 1, 1, 0, 0, "s?u8|NUL" },
     { "key twice", NAME, "s.u16", 0, 5, 0, "s.i16", "s.i16|twice" },
     { "control bytes in a name", NAME, "s.u16", 0, 9, 0, "s\n.\x1b.c\0\0",
-      "s?.?.|type 99" },
+      "s?.?.|control character 0x0a|none" },
     { "high bytes in a name", NAME, "s.u16", 0, 9, 0, "s\xc2.\x9b.c\0\0",
       "s?.?.|type 99" },
     { "value type 13", AFTER, "s.u8", 0, 4, 13, 0, "s.u8|type 13" },

@@ -70,6 +70,10 @@ static const struct bad_model {
         SAYS("qwen35.nextn_predict_layers|5|0|4")),
     ROW(DENSE, SET_U32, ".nextn_predict_layers", .value = 4e9,
         SAYS("qwen35.nextn_predict_layers|4000000000|0|4")),
+    ROW(DENSE, SET_U32, ".nextn_predict_layers", .value = 0,
+        SAYS("qwen35.nextn_predict_layers|0|5 blocks|block 4|draft block|blk.4.nextn")),
+    ROW(DENSE, SET_U32, ".nextn_predict_layers", .value = 2,
+        SAYS("qwen35.nextn_predict_layers|2|block 3|layer|blk.3.nextn.eh_proj.weight")),
     ROW(DENSE, DROP_KEY, ".embedding_length", SAYS("qwen35.embedding_length|missing")),
     ROW(DENSE, SET_U32, ".embedding_length", .value = 66,
         SAYS("qwen35.embedding_length|66|multiple|4")),
@@ -94,6 +98,8 @@ static const struct bad_model {
         SAYS("qwen35.attention.layer_norm_rms_epsilon|inf|positive")),
     ROW(DENSE, SET_STR, ".rope.scaling.type", .text = "yarn",
         SAYS("qwen35.rope.scaling.type|yarn|not supported")),
+    ROW(DENSE, SET_F32, ".rope.scaling.factor", .value = 2,
+        SAYS("qwen35.rope.scaling.type|none|factor of 2|not supported")),
     ROW(DENSE, SET_U32, ".rope.scaling.type", .value = 1,
         SAYS("qwen35.rope.scaling.type|u32|string")),
     ROW(DENSE, SET_U32, "prism.hadamard.block", .value = 1, SAYS("prism.hadamard.block|Hadamard")),
@@ -178,6 +184,10 @@ static const struct bad_model {
     ROW(NEXT, DROP_TENSOR, "blk.0.attn_gate.weight", SAYS("blk.0.attn_gate.weight|missing")),
     ROW(NEXT, RENAME, "blk.0.attn_qkv.weight", .text = "blk.0.ssm_in.weight",
         SAYS("blk.0.ssm_in.weight|64 x 160|64 x 256")),
+    ROW(DENSE, RENAME, "blk.0.ssm_beta.weight", .text = "blk.0.ssm_ba.weight",
+        SAYS("blk.0.ssm_ba.weight|qwen3next only|ssm_beta.weight|ssm_alpha.weight")),
+    ROW(MOE, RENAME, "blk.0.attn_qkv.weight", .text = "blk.0.ssm_in.weight",
+        SAYS("blk.0.ssm_in.weight|qwen3next only|attn_qkv.weight|attn_gate.weight")),
     ROW(DENSE, SHAPE, "blk.0.ffn_up.weight", .dim = { 160, 64 },
         SAYS("blk.0.ffn_up.weight|160 x 64|64 x 160")),
     ROW(DENSE, SHAPE, "blk.0.ffn_up.weight", .dim = { 64, 159 },
@@ -243,6 +253,8 @@ static const struct bad_model {
     ROW(NEMO_MOE, DROP_TENSOR, "blk.1.exp_probs_b.bias", SAYS("blk.1.exp_probs_b.bias|missing")),
     ROW(NEMO_MOE, SET_U32, ".expert_shared_feed_forward_length", .value = 64,
         SAYS("blk.1.ffn_up_shexp.weight|64 x 96|64 x 64")),
+    ROW(NEMO_MOE, SET_U32, ".expert_shared_feed_forward_length",
+        SAYS("nemotron_h_moe.expert_shared_feed_forward_length|0|4|blk.1.ffn_up_shexp.weight")),
     ROW(NEMO_MOE, SET_STR, "general.architecture", .text = "nemotron_h",
         SAYS("nemotron_h.block_count|missing")),
     /* step35 */
@@ -474,8 +486,8 @@ void test_model_bad(void)
         return;
     snprintf(path, sizeof path, "%s/bad.gguf", test_tmp());
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
-        test_case("row %u: %s", i, rows[i].name);
-        test_row(&rows[i], path);
+        if (test_case("row %u: %s", i, rows[i].name))
+            test_row(&rows[i], path);
     }
     test_column(path);
     test_flips("qwen35/base/model-f16.gguf", 140, 1, path);

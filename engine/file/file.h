@@ -28,7 +28,8 @@ enum gguf_type { /* types of metadata values, with GGUF's numbers */
 };
 
 struct gguf_tensor {
-    const char *name; /* ends with a zero; less than 64 bytes */
+    const char *name; /* ends with a zero; less than 64 bytes; a name that only other programs
+                         write is replaced by the usual one */
     uint32_t n_dim;
     uint64_t dim[4]; /* the fastest first; unused ones are 1 */
     enum dtype type;
@@ -38,7 +39,7 @@ struct gguf_tensor {
 };
 
 struct gguf_kv {
-    const char *key;     /* ends with a zero; has no other */
+    const char *key;     /* ends with a zero; has no control character */
     enum gguf_type type; /* of the value, or GGUF_ARRAY */
     enum gguf_type elem; /* of an array's elements; otherwise equal to type */
     uint64_t n;          /* elements of an array, bytes of a string, 1 for scalars */
@@ -68,7 +69,8 @@ const struct gguf_kv *gguf_kv(const struct gguf *g, const char *key);
 
 /* Typed readers. A missing key leaves *v alone and returns true, unless it is REQUIRED. A key of
  * the wrong type or out of range is an error that names file, key, found and expected. Integers are
- * read from any integer type, floats from F32 and F64, bools from BOOL. */
+ * read from any integer type, floats from F32 and F64, bools from BOOL. A list of equal numbers is
+ * that number: some converters write one for each block. */
 enum gguf_need { OPTIONAL, REQUIRED };
 bool gguf_u32(const struct gguf *g, const char *key, enum gguf_need need, uint32_t *v,
               struct hlm_err *err);

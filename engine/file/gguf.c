@@ -161,7 +161,7 @@ static bool take_str(struct gguf_reader *r, const char *what, uint64_t max, stru
     return true;
 }
 
-/* A name that can be a C string: not empty, and without a zero. */
+/* A name that can be a C string, and can be shown: not empty, and without control characters. */
 static bool take_c_name(struct gguf_reader *r, uint64_t max)
 {
     struct hlm_str name;
@@ -172,6 +172,12 @@ static bool take_c_name(struct gguf_reader *r, uint64_t max)
     r->at.name = name;
     if (memchr(name.p, 0, name.n))
         return gguf_bad(&r->at, "a NUL byte in the name, expected none");
+    for (uint64_t i = 0; i < name.n; i++)
+        if ((unsigned char)name.p[i] < 0x20 || (unsigned char)name.p[i] == 0x7f)
+            return gguf_bad(&r->at,
+                            "byte %" PRIu64 " of the name is control character 0x%02x, "
+                            "expected none",
+                            i, (unsigned char)name.p[i]);
     return true;
 }
 
@@ -315,6 +321,28 @@ static bool read_alignment(struct gguf_reader *r)
     return true;
 }
 
+/* Other programs write these names for tensors (Ollama: Qwen3.5, Nemotron 3). They become the usual
+ * ones here, so that nothing else has to know them. */
+static void take_usual_name(struct gguf_entry *e)
+{
+    static const struct {
+        const char *found, *usual;
+    } row[] = {
+        { ".ssm_dt", ".ssm_dt.bias" },
+        { ".ffn_latent_in.weight", ".ffn_latent_down.weight" },
+        { ".ffn_latent_out.weight", ".ffn_latent_up.weight" },
+    };
+    size_t n = strlen(e->name);
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        size_t tail = strlen(row[i].found), usual = strlen(row[i].usual);
+        if (!strncmp(e->name, "blk.", 4) && n > tail && n - tail + usual <= MAX_NAME &&
+            !strcmp(e->name + n - tail, row[i].found)) {
+            memcpy(e->name + n - tail, row[i].usual, usual + 1);
+            return;
+        }
+    }
+}
+
 static bool read_tensor_entry(struct gguf_reader *r, struct gguf_entry *e)
 {
     struct gguf_tensor *t = &e->t;
@@ -322,6 +350,7 @@ static bool read_tensor_entry(struct gguf_reader *r, struct gguf_entry *e)
     if (!take_c_name(r, MAX_NAME) || !take_u32(r, &t->n_dim))
         return false;
     t->name = memcpy(e->name, r->at.name.p, r->at.name.n);
+    take_usual_name(e);
     if (t->n_dim < 1 || t->n_dim > 4)
         return gguf_bad(&r->at, "%" PRIu32 " dimensions, expected 1 to 4", t->n_dim);
     t->n_elem = 1;

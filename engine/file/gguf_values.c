@@ -30,7 +30,17 @@ struct wanted_key {
     struct gguf_place at;
 };
 
-#define ONE_VALUE UINT64_MAX /* for array_len: refuses arrays */
+#define ONE_VALUE UINT64_MAX /* for array_len: an array must hold equal values */
+
+/* A list of equal values where one is expected: some converters write a value for each block. */
+static bool all_equal(const struct gguf_kv *kv)
+{
+    uint64_t bytes = gguf_types[kv->elem].bytes;
+    for (uint64_t i = 1; bytes && i < kv->n; i++)
+        if (memcmp(kv->data, kv->data + i * bytes, (size_t)bytes))
+            return false;
+    return bytes && kv->n;
+}
 
 static struct wanted_key want_key(const struct gguf *g, const char *key, enum gguf_need need,
                                   uint64_t array_len, struct hlm_err *err)
@@ -40,10 +50,11 @@ static struct wanted_key want_key(const struct gguf *g, const char *key, enum gg
                             { .g = g, .err = err, .kind = "key", .name = { key, strlen(key) } } };
     if (!w.kv && need == REQUIRED)
         w.ok = gguf_bad(&w.at, "is missing, expected in this file");
-    else if (w.kv && w.kv->type == GGUF_ARRAY && array_len == ONE_VALUE)
-        w.ok =
-            gguf_bad(&w.at, "is an array of %s, expected one value", gguf_types[w.kv->elem].name);
-    else if (w.kv && w.kv->type == GGUF_ARRAY && w.kv->n != array_len)
+    else if (w.kv && w.kv->type == GGUF_ARRAY && array_len == ONE_VALUE && !all_equal(w.kv))
+        w.ok = gguf_bad(&w.at, "is an %sarray of %s%s, expected one value", w.kv->n ? "" : "empty ",
+                        gguf_types[w.kv->elem].name,
+                        w.kv->n && w.kv->elem != GGUF_STRING ? " that are not all equal" : "");
+    else if (w.kv && w.kv->type == GGUF_ARRAY && array_len != ONE_VALUE && w.kv->n != array_len)
         w.ok = gguf_bad(&w.at, "has %" PRIu64 " elements, expected %" PRIu64, w.kv->n, array_len);
     if (!w.ok)
         w.kv = NULL;

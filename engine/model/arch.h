@@ -23,6 +23,7 @@ static inline uint32_t model_n_block(const struct model *m) { return m->n_layer 
 
 /* A key is named without the architecture in front of it. A missing key leaves the value alone,
  * and is an error only where it is REQUIRED. */
+bool model_has_key(struct binder *b, const char *key);
 bool model_u32(struct binder *b, const char *key, enum gguf_need need, uint32_t *v);
 bool model_f32(struct binder *b, const char *key, enum gguf_need need, float *v);
 bool model_bool(struct binder *b, const char *key, enum gguf_need need, bool *v);
@@ -40,8 +41,10 @@ bool model_refuse(struct binder *b, const char *fmt, ...) HLM_PRINTF(2, 3);
 bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, uint32_t max);
 /* A width of activations: a multiple of 4 (kernels take four numbers at a time), and not 0. */
 bool model_width(struct binder *b, const char *key, uint32_t v);
-/* Reads a width that may be missing or 0, for none. */
-bool model_width_or_none(struct binder *b, const char *key, uint32_t *v);
+/* Reads a width that may be missing or 0, for none. `rows` names the tensors with so many rows (%u:
+ * the block). Where the key is missing, the first of them decides; where the key is 0 and there is
+ * one, the file is refused. */
+bool model_width_or_none(struct binder *b, const char *key, const char *rows, uint32_t *v);
 
 /* Keys that several architectures share. */
 

@@ -33,6 +33,8 @@ struct binder {
 
 /* The key with the architecture in front of it. */
 const char *model_key(const struct binder *b, const char *key, char *buf, size_t n);
+/* The name with i_layer in the place of %u. */
+const char *model_tensor_name(const char *fmt, uint32_t i_layer, char *buf, size_t n);
 /* Factor i of an NVFP4 scale; a single one stands for all. */
 float bind_scale(const struct gguf_tensor *scale, uint64_t i);
 /* Brings the rows of every job to the device. HLM_ERR_STOPPED where progress returns false. */

@@ -15,6 +15,64 @@ bool model_commit(struct arena *a, const char *hint, struct hlm_err *err)
 
 /* ---- load ------------------------------------------------------------------------------------ */
 
+static bool is_draft_block(struct binder *b, uint32_t i)
+{
+    return model_has(b, "blk.%u.nextn.eh_proj.weight", i) ||
+           model_has(b, "blk.%u.nextn.enorm.weight", i) ||
+           model_has(b, "blk.%u.nextn.hnorm.weight", i);
+}
+
+/* Which blocks are draft blocks is said by a key, and by their tensors. Where the key is missing
+ * the tensors decide; else the two must agree, because a draft block that runs as a layer, or a
+ * layer that is left out as a draft block, gives plausible nonsense. (A file may count draft blocks
+ * and have nothing of them.) */
+static bool check_drafts(struct binder *b, uint32_t n_block)
+{
+    struct model *m = b->m;
+    char key[256];
+    bool counted = model_has_key(b, "nextn_predict_layers");
+    model_key(b, "nextn_predict_layers", key, sizeof key);
+    while (!counted && m->n_mtp + 1 < n_block && is_draft_block(b, n_block - m->n_mtp - 1))
+        m->n_mtp++;
+    for (uint32_t i = 0; i < n_block; i++) {
+        bool draft = is_draft_block(b, i);
+        if (draft && i < n_block - m->n_mtp)
+            return model_refuse(b,
+                                "%s is %u of %u blocks, but block %u is a draft block too: it has "
+                                "tensors blk.%u.nextn",
+                                key, m->n_mtp, n_block, i, i);
+        if (!draft && i >= n_block - m->n_mtp && model_has(b, "blk.%u.attn_norm.weight", i))
+            return model_refuse(b,
+                                "%s is %u of %u blocks, but block %u is a layer: it has no tensor "
+                                "blk.%u.nextn.eh_proj.weight",
+                                key, m->n_mtp, n_block, i, i);
+    }
+    return true;
+}
+
+/* Positions of longer contexts are scaled, in ways that hlm does not know. A factor of 1 is none.
+ */
+static bool check_rope_scaling(struct binder *b)
+{
+    struct hlm_str type = { "none", 4 };
+    float factor = 1;
+    char key[256];
+    if (!gguf_str(b->m->file, model_key(b, "rope.scaling.type", key, sizeof key), OPTIONAL, &type,
+                  b->err) ||
+        !model_f32(b, "rope.scaling.factor", OPTIONAL, &factor))
+        return false;
+    bool plain = false;
+    static const char *const words[] = { "", "none", "default", "linear" };
+    for (uint32_t i = 0; i < ARRAY_LEN(words); i++)
+        plain = plain || (type.n == strlen(words[i]) && !memcmp(type.p, words[i], type.n));
+    if (plain && (factor == 1 || factor == 0))
+        return true;
+    return fail_as(
+        b->err, HLM_ERR_UNSUPPORTED,
+        "%s: %s is \"%s\" with a factor of %g: extended-context scaling is not supported",
+        gguf_path(b->m->file), key, show_text(type.p, type.n, 40).s, (double)factor);
+}
+
 static bool load_common(struct binder *b)
 {
     struct model *m = b->m;
@@ -26,6 +84,7 @@ static bool load_common(struct binder *b)
         !model_range(b, "block_count", n_block, 1, 512) ||
         !model_u32(b, "nextn_predict_layers", OPTIONAL, &m->n_mtp) ||
         !model_range(b, "nextn_predict_layers", m->n_mtp, 0, n_block - 1) ||
+        !check_drafts(b, n_block) || !check_rope_scaling(b) ||
         !model_u32(b, "embedding_length", REQUIRED, &m->n_embd) ||
         !model_range(b, "embedding_length", m->n_embd, 4, 1u << 18) ||
         !model_u32(b, "context_length", REQUIRED, &m->n_ctx_train) ||
@@ -47,15 +106,6 @@ static bool load_common(struct binder *b)
     m->n_layer = n_block - m->n_mtp;
     model_mtp(b, m->n_mtp);
 
-    struct hlm_str scaling = { 0 };
-    char key[256];
-    model_key(b, "rope.scaling.type", key, sizeof key);
-    if (!gguf_str(m->file, key, OPTIONAL, &scaling, b->err))
-        return false;
-    if (scaling.n && !(scaling.n == 4 && !memcmp(scaling.p, "none", 4)))
-        return fail_as(b->err, HLM_ERR_UNSUPPORTED,
-                       "%s: %s is \"%.*s\": extended-context scaling is not supported",
-                       gguf_path(m->file), key, (int)min_u64(scaling.n, 40), scaling.p);
     if (!bind_linear(b, &m->token_embd, "token_embd.weight", 0, m->n_embd, m->n_vocab) ||
         !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
         return false;
@@ -136,7 +186,8 @@ static void warn_unused(const struct binder *b)
         unsigned layer = 0;
         bool mtp = sscanf(name, "blk.%u.", &layer) == 1 && layer >= b->m->n_layer &&
                    layer < b->m->n_layer + b->m->n_mtp;
-        if (b->used[i] || mtp || !strncmp(name, "v.", 2) || !strncmp(name, "mm.", 3))
+        if (b->used[i] || mtp || !strncmp(name, "v.", 2) || !strncmp(name, "mm.", 3) ||
+            !strncmp(name, "mtp.", 4))
             continue;
         if (n++ == 0)
             first = i;
@@ -164,8 +215,8 @@ const struct arch *model_arch(const struct gguf *g, struct hlm_err *err)
         snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
                  archs[i]->name);
     }
-    fail_as(err, HLM_ERR_UNSUPPORTED, "%s: architecture \"%.*s\" is not supported (known: %s)",
-            gguf_path(g), (int)min_u64(s.n, 60), s.p ? s.p : "", known);
+    fail_as(err, HLM_ERR_UNSUPPORTED, "%s: architecture \"%s\" is not supported (known: %s)",
+            gguf_path(g), show_text(s.p, s.n, 60).s, known);
     return NULL;
 }
 

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The name with i_layer in the place of %u. */
-static const char *layer_tensor_name(const char *fmt, uint32_t i_layer, char *buf, size_t n)
+const char *model_tensor_name(const char *fmt, uint32_t i_layer, char *buf, size_t n)
 {
     const char *at = strstr(fmt, "%u");
     if (!at)
@@ -22,7 +21,7 @@ static const char *layer_tensor_name(const char *fmt, uint32_t i_layer, char *bu
 bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer)
 {
     char name[128];
-    return gguf_tensor(b->m->file, layer_tensor_name(name_fmt, i_layer, name, sizeof name)) != NULL;
+    return gguf_tensor(b->m->file, model_tensor_name(name_fmt, i_layer, name, sizeof name)) != NULL;
 }
 
 /* NVFP4 keeps factors beside a matrix: `<name without .weight>.scale` multiplies the product, one
@@ -80,7 +79,7 @@ static const struct gguf_tensor *find_tensor(struct binder *b, const char *name_
     const struct gguf *g = b->m->file;
     char name[128];
     const struct gguf_tensor *t =
-        gguf_tensor(g, layer_tensor_name(name_fmt, i_layer, name, sizeof name));
+        gguf_tensor(g, model_tensor_name(name_fmt, i_layer, name, sizeof name));
     if (!t) {
         fail(b->err, "%s: tensor %s is missing", gguf_path(g), name);
         return NULL;

@@ -27,6 +27,12 @@ bool model_refuse(struct binder *b, const char *fmt, ...)
 
 /* ---- one value ------------------------------------------------------------------------------- */
 
+bool model_has_key(struct binder *b, const char *key)
+{
+    char k[KEY_BYTES];
+    return gguf_kv(b->m->file, model_key(b, key, k, sizeof k)) != NULL;
+}
+
 bool model_u32(struct binder *b, const char *key, enum gguf_need need, uint32_t *v)
 {
     char k[KEY_BYTES];
@@ -132,9 +138,20 @@ bool model_width(struct binder *b, const char *key, uint32_t v)
             model_refuse(b, "%s.%s is %u, expected a multiple of 4", b->prefix, key, v));
 }
 
-bool model_width_or_none(struct binder *b, const char *key, uint32_t *v)
+bool model_width_or_none(struct binder *b, const char *key, const char *rows, uint32_t *v)
 {
-    return model_u32(b, key, OPTIONAL, v) && (!*v || model_width(b, key, *v));
+    const struct gguf_tensor *t = NULL;
+    char name[128] = "";
+    for (uint32_t i = 0; !t && i < model_n_block(b->m); i++)
+        t = gguf_tensor(b->m->file, model_tensor_name(rows, i, name, sizeof name));
+    if (t && !model_has_key(b, key))
+        *v = (uint32_t)min_u64(t->dim[1], UINT32_MAX);
+    else if (!model_u32(b, key, OPTIONAL, v))
+        return false;
+    if (t && !*v)
+        return model_refuse(b, "%s.%s is 0, expected 4 to %u, as there is a tensor %s", b->prefix,
+                            key, 1u << 20, name);
+    return !*v || model_width(b, key, *v);
 }
 
 /* ---- keys that several architectures share --------------------------------------------------- */
