@@ -131,6 +131,8 @@ static void test_save(void)
     snprintf(lines, sizeof lines, "%s/save %s\n", first, file);
     t = converse(0, lines, "--temp 0 -sys Be_kind. -m " DEMO);
     CHECK_STR(t.r.err, "");
+    struct stat st;
+    CHECK(stat(file, &st) == 0 && (st.st_mode & 07777) == 0600);
     talked_free(&t);
     snprintf(lines, sizeof lines, "Hello!\n/load %s\nWhat is my name?\n/undo\n/undo\nBye.\n", file);
     t = converse(0, lines, "--temp 0 -c 777 -m " DEMO);
@@ -163,6 +165,41 @@ static void test_save(void)
     CHECK_EQ(n_lines(t.r.err), 1);
     CHECK_SAYS(t.r.err, "talk.hlm|tokens|context|32|-c");
     talked_free(&t);
+}
+
+/* /save replaces an earlier conversation, and nothing else that may stand there. */
+static void test_save_over(void)
+{
+    char lines[512];
+    const char *file = scratch("over.hlm"), *notes = scratch("notes.md"),
+               *model = scratch("m.gguf");
+    test_case("/save: an earlier conversation is replaced, and that is said");
+    snprintf(lines, sizeof lines, "Hello!\n/save %s\nHello!\n/save %s\n", file, file);
+    struct talked t = converse(0, lines, "-n 4 -v -m " DEMO);
+    CHECK_SAYS(t.r.err, "saved 1 turn|over.hlm|saved 2 turns|over.hlm|in place");
+    talked_free(&t);
+
+    test_case("/save: a file that is no conversation stays, the loaded model above all");
+    uint64_t n = 0, n_after = 0;
+    char *bytes = file_read(DEMO, 1u << 28, &n, NULL);
+    CHECK(bytes && file_write_atomic(model, bytes, n, NULL));
+    free(bytes);
+    spill(notes, "mine\n");
+    snprintf(lines, sizeof lines, "Hello!\n/save %s\n/save %s\n/save %s\n", model, notes,
+             test_tmp());
+    char flags[256];
+    snprintf(flags, sizeof flags, "-n 4 -m %s", model);
+    t = converse(1, lines, flags);
+    CHECK_EQ(n_lines(t.r.err), 3);
+    CHECK_SAYS(t.r.err,
+               "m.gguf|is there already|not a saved conversation|notes.md|no ordinary file");
+    talked_free(&t);
+    bytes = file_read(model, 1u << 28, &n_after, NULL);
+    CHECK_EQ(n_after, n);
+    free(bytes);
+    bytes = slurp(notes);
+    CHECK_STR(bytes, "mine\n");
+    free(bytes);
 }
 
 /* Templates that drop reasoning from the history and write a block into the prompt themselves. The
@@ -781,6 +818,7 @@ void test_talk(void)
     ran_free(&r);
     test_second_turn();
     test_save();
+    test_save_over();
     test_thinking();
     test_full();
     test_commands();

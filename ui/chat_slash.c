@@ -1,4 +1,5 @@
 /* chat_slash: see chat_slash.h. */
+#define _POSIX_C_SOURCE 200809L
 #include "chat_slash.h"
 
 #include "common.h"
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 struct command {
     const char *name, *args, *help;
@@ -191,12 +193,18 @@ static enum slash_got do_stats(struct slash *s, const char *arg)
 static enum slash_got do_save(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
+    bool replaces = false;
     if (!*arg)
         ui_fail(&err, "/save: to which file?");
-    if (err.kind || !hlm_talk_save(s->talk, arg, &err))
+    mode_t mask = umask(077); /* what was said is nobody else's to read */
+    bool ok = !err.kind && ui_may_replace(arg, FILE_TALK, &replaces, &err) &&
+              hlm_talk_save(s->talk, arg, &err);
+    umask(mask);
+    if (!ok)
         return complain(s, &err);
-    ui_note("saved %u turns, %u tokens to %s", hlm_talk_n_turn(s->talk),
-            hlm_session_n_past(hlm_talk_session(s->talk)), arg);
+    ui_note("saved %u turns, %u tokens to %s%s", hlm_talk_n_turn(s->talk),
+            hlm_session_n_past(hlm_talk_session(s->talk)), arg,
+            replaces ? ", in place of the conversation that was there" : "");
     return SLASH_DONE;
 }
 

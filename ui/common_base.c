@@ -3,10 +3,12 @@
 #include "common_base.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 
 static void describe(struct hlm_err *err, enum hlm_error kind, const char *fmt, va_list ap)
@@ -97,4 +99,71 @@ char *ui_read_file(const char *path, uint64_t max, uint64_t *n, struct hlm_err *
     text[len] = 0;
     *n = len;
     return text;
+}
+
+/* ---- what may be replaced -------------------------------------------------------------------- */
+
+static const struct {
+    const char *a, *begins; /* with its article; what such a file begins with */
+} file_kinds[] = {
+    [FILE_TALK] = { "a saved conversation", "hlmstate" },
+    [FILE_TALK_JSON] = { "a conversation exported as JSON", "{" },
+    [FILE_TALK_TEXT] = { "a conversation exported as Markdown", UI_TALK_MARK },
+    [FILE_MODEL] = { "a model", "GGUF" },
+    [FILE_ADAPTER] = { "an adapter", "GGUF" },
+};
+
+static bool begins_with(const char *path, const char *what)
+{
+    char begin[64];
+    size_t n = strlen(what);
+    FILE *f = fopen(path, "rb");
+    bool is = f && n <= sizeof begin && fread(begin, 1, n, f) == n && memcmp(begin, what, n) == 0;
+    if (f)
+        fclose(f);
+    return is;
+}
+
+static bool is_adapter(const char *path)
+{
+    struct hlm_adapter_info info = { 0 };
+    bool is = hlm_adapter_read(path, &info, NULL);
+    hlm_adapter_info_free(&info);
+    return is;
+}
+
+static bool has_messages(const char *path)
+{
+    json_t *j = json_load_file(path, 0, NULL);
+    bool has = json_is_array(json_object_get(j, "messages"));
+    json_decref(j);
+    return has;
+}
+
+static bool is_kind(const char *path, enum file_kind kind)
+{
+    if (!begins_with(path, file_kinds[kind].begins))
+        return false;
+    switch (kind) {
+    case FILE_MODEL: return !is_adapter(path);
+    case FILE_ADAPTER: return is_adapter(path);
+    case FILE_TALK_JSON: return has_messages(path);
+    default: return true;
+    }
+}
+
+bool ui_may_replace(const char *path, enum file_kind kind, bool *replaces, struct hlm_err *err)
+{
+    struct stat st;
+    bool is_there = stat(path, &st) == 0;
+    if (!is_there && errno != ENOENT)
+        return ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+    if (is_there && !S_ISREG(st.st_mode))
+        return ui_fail(err, "%.300s: is no ordinary file", path);
+    if (is_there && !is_kind(path, kind))
+        return ui_fail(err, "%.300s: is there already and is not %s: it would be lost", path,
+                       file_kinds[kind].a);
+    if (replaces)
+        *replaces = is_there;
+    return true;
 }

@@ -1,5 +1,5 @@
 /* common_base: what the programs have in place of the engine's own base - error text, checked
- * allocation, a clock, reading a file whole. */
+ * allocation, a clock, reading a file whole, which files may be replaced. */
 #pragma once
 #include "hlm.h"
 
@@ -32,6 +32,21 @@ double ui_now_s(void); /* monotonic seconds */
 /* All of a file, at most max bytes, terminated by a NUL that *n does not count; freed with free.
  * NULL with a reason. */
 char *ui_read_file(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err);
+
+/* What a file that a program writes is to be. An earlier one of the same kind may be replaced,
+ * anything else that stands at the path may not: it is some other work of the person's. */
+enum file_kind {
+    FILE_TALK,      /* a saved conversation (hlm_talk_save) */
+    FILE_TALK_JSON, /* an exported one: an object with "messages" */
+    FILE_TALK_TEXT, /* an exported one: Markdown that begins with UI_TALK_MARK */
+    FILE_MODEL,     /* a GGUF file, but no adapter */
+    FILE_ADAPTER,   /* a GGUF file with an adapter */
+};
+#define UI_TALK_MARK "<!-- a conversation exported by hlm-chat -->\n"
+/* May a file of this kind be written to the path? Nothing is there, or an ordinary file of the same
+ * kind: then *replaces is true (replaces may be NULL). False with what is there and what was
+ * expected. */
+bool ui_may_replace(const char *path, enum file_kind kind, bool *replaces, struct hlm_err *err);
 
 static inline uint32_t ui_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static inline uint32_t ui_max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
