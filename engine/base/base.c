@@ -150,7 +150,7 @@ struct shown show_text(const char *text, uint64_t n, uint64_t max)
             len += 3;
             i = n - max / 2;
         }
-        /* A NUL would end the text early. */
+        /* A zero would end the text early. */
         out.s[len++] = text[i] ? text[i] : '?';
     }
     out.s[len] = 0;
@@ -180,12 +180,12 @@ double now_s(void)
 
 /* ---- host memory ----------------------------------------------------------------------------- */
 
-static atomic_llong fail_in;    /* allocations until the one that a test makes fail */
-static atomic_bool fail_behind; /* and whether all later ones fail too */
+static atomic_llong fail_in;   /* allocations until the one that a test makes fail */
+static atomic_bool fail_later; /* and whether all later ones fail too */
 
 static uint64_t fail_at(uint64_t n, bool behind)
 {
-    atomic_store(&fail_behind, behind);
+    atomic_store(&fail_later, behind);
     long long left = atomic_exchange(&fail_in, (long long)n);
     return left > 0 ? (uint64_t)left : 0;
 }
@@ -201,7 +201,7 @@ static bool alloc_strikes(void)
         at = atomic_fetch_sub(&fail_in, 1);
     if (at != 1)
         return at == struck;
-    atomic_store(&fail_in, atomic_load(&fail_behind) ? struck : 0);
+    atomic_store(&fail_in, atomic_load(&fail_later) ? struck : 0);
     return true;
 }
 

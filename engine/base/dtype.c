@@ -1,12 +1,11 @@
 /* dtype: the table of GGUF tensor types, and the conversions of those with which hlm computes. See
  * dtype.h.
  *
- * The decoders follow models/README.md, "Tensor encodings". Their products are exact in f32,
- * because a scale has 11 significant bits, and sub-scale and code together have at most 12. So only
- * the addition in formats with a minimum rounds, and a compiler that contracts it to an fma changes
- * nothing. Blocks follow each other without padding and may start at any address, so everything is
- * read by bytes.
- */
+ * The decoders follow models/README.md, "Tensor encodings". Products are not rounded in f32: a
+ * scale has 11 significant bits, and sub-scale and code together have at most 12. Only the addition
+ * in formats with a minimum rounds, so a compiler that contracts it to an fma changes nothing.
+ * Blocks follow each other without padding and may begin at any address, so everything is read by
+ * bytes. */
 #include "base/dtype.h"
 
 #include "base/dtype_codebooks.h"
@@ -43,8 +42,7 @@ float f16_to_f32(uint16_t h)
 uint16_t f32_to_f16(float f)
 {
     uint32_t sign = bits_of(f) >> 16 & 0x8000, mag = bits_of(f) & 0x7fffffff, h;
-    if (mag >
-        0x7f800000) /* nan: made quiet, because without its low bits it could become infinity */
+    if (mag > 0x7f800000) /* nan: made quiet, since losing its low bits could make it infinity */
         h = 0x7e00 | (mag >> 13 & 0x3ff);
     else if (mag >= 0x477ff000) /* from 65520, halfway past the largest f16 */
         h = 0x7c00;
@@ -115,7 +113,7 @@ static void from_q4_1(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* One word has the fifth bits of all 32 codes, that of element j at bit j. */
+/* One word has the fifth bits of all 32 codes; bit j belongs to element j. */
 static void from_q5_0(const void *src, uint64_t n, float *dst)
 {
     const uint8_t *b = src;
@@ -144,7 +142,7 @@ static void from_q5_1(const void *src, uint64_t n, float *dst)
 
 const float iq4_value[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
                               1,    13,   25,  38,  53,  69,  89,  113 };
-/* E2M1, doubled to make whole numbers; the scales are halved in return. */
+/* E2M1, doubled to make whole numbers; the scales are halved to match. */
 const float fp4_value[16] = { 0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12 };
 
 static void from_iq4_nl(const void *src, uint64_t n, float *dst)
@@ -503,7 +501,7 @@ static void from_iq1_m(const void *src, uint64_t n, float *dst)
     }
 }
 
-/* Ids that are missing here are retired or, like Q8_1 and Q8_K, never used in files. */
+/* Ids that are missing here are retired, or never used in files (Q8_1 and Q8_K). */
 static const struct dtype_info table[DTYPE_COUNT] = {
     [F32] = { "F32", 1, 4, from_f32 },
     [F16] = { "F16", 1, 2, from_f16 },

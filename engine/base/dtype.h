@@ -1,8 +1,7 @@
-/* dtype: the table of tensor types, numbered as in GGUF, and exact conversions to f32.
+/* dtype: the table of tensor types, numbered as in GGUF, and their conversions to f32.
  *
- * The formulas are those of GGUF's quantised block formats, restated in models/README.md, "Tensor
- * encodings". This file knows how a type is stored in files; ops/pack.h says how it lies on the
- * device. */
+ * The formulas are in models/README.md, "Tensor encodings". This file is about types in files;
+ * ops/pack.h has their layout on the device. */
 #pragma once
 #include "base/base.h"
 
@@ -15,25 +14,22 @@ struct dtype_info {
     void (*to_f32)(const void *src, uint64_t n, float *dst); /* NULL: hlm cannot compute with it */
 };
 
-/* NULL for an id that GGUF never had, has retired, or does not use in files. Types with to_f32 ==
- * NULL are those whose size hlm knows, so that a refusal can name them, but with which it cannot
- * compute. */
+/* NULL for an id that GGUF never had, has retired, or does not use in files. A type with to_f32 ==
+ * NULL is one that hlm can name and measure, but with which it cannot compute. */
 const struct dtype_info *dtype_info(uint32_t id);
 
-/* Exact: each value is the result of its type's formula, rounded to f32 once. n must be a multiple
- * of the block length; src may have any alignment. Requires to_f32 != NULL. */
+/* Each value is the result of its type's formula, rounded to f32 once. n must be a multiple of the
+ * block length; src may have any alignment. Requires to_f32 != NULL. */
 void dtype_to_f32(enum dtype type, const void *src, uint64_t n, float *dst);
 
-/* The codebook of a type whose numbers are indices of its points (dtype_codebooks.h): *n words.
- * NULL, and *n = 0, for a type without one. */
+/* The codebook of a type (dtype_codebooks.h): *n words. NULL and *n = 0 for a type without one. */
 const uint32_t *dtype_codebook(enum dtype type, uint32_t *n);
 
-/* The values of the 16 codes of IQ4_NL and IQ4_XS, in ascending order; and of MXFP4 and NVFP4,
+/* The values of the 16 codes. Of IQ4_NL and IQ4_XS: in ascending order. Of MXFP4 and NVFP4:
  * doubled, with the negative ones last. */
 extern const float iq4_value[16], fp4_value[16];
 
-/* The bytes of n elements in a file. n must be a multiple of the block length. False on overflow.
- */
+/* The bytes of n elements in a file. n must be a multiple of the block length. False: overflow. */
 bool dtype_bytes(enum dtype type, uint64_t n, uint64_t *bytes);
 
 float f16_to_f32(uint16_t h);

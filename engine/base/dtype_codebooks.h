@@ -1,12 +1,12 @@
-/* dtype_codebooks: the codebooks of the IQ formats. These are data of the formats, not code: the
- * points that the author of llama.cpp chose when he trained the formats (ggml-common.h names them
- * iq2xxs_grid, iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid, iq1s_grid). No formula gives them. A
- * file stores the number of a point; the tables list the points in the order of their numbers.
+/* dtype_codebooks: the codebooks of the IQ formats. These points are a part of the formats: the
+ * authors of llama.cpp found them by training, and no formula gives them (they are called
+ * iq2xxs_grid, iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid, iq1s_grid in ggml-common.h). A file
+ * stores the index of a point in its table.
  *
  * A point has 16 bits. A word holds two points, the first one in its lower half. In iq1 and iq2 a
- * point is eight coordinates of two bits, lowest first; 0, 1, 2 stand for -1, 0, 1 in iq1 and for
- * 8, 25, 43 in iq2. In iq3 a point is four coordinates c of three bits; c stands for 4 + 8 c in
- * iq3_xxs, except that 7 stands for 62, and for 1 + 2 c in iq3_s. */
+ * point is eight coordinates of two bits, lowest first; 0, 1, 2 mean -1, 0, 1 in iq1 and 8, 25, 43
+ * in iq2. In iq3 a point is four coordinates c of three bits; c means 4 + 8 c in iq3_xxs, except
+ * that 7 means 62, and 1 + 2 c in iq3_s. */
 #pragma once
 #include "base/base.h"
 

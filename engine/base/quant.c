@@ -1,10 +1,10 @@
 /* quant: see quant.h. It writes the layouts that dtype.c reads (models/README.md, "Tensor
  * encodings").
  *
- * All formats but MXFP4 have one form. A block has groups, and an element of group g is a*c + b
- * with a code c from a small set. a is the block's d, multiplied by a whole number of the group if
- * the format has groups; b comes from m in the same way. So there is one search, and a format is
- * described by a few numbers and two functions for its layout. */
+ * All formats but MXFP4 have one form. A block has groups, and an element of a group is a*c + b
+ * with a code c from a small set. a is the block's d, multiplied by the group's own whole number if
+ * the format has groups; b comes from m in the same way. So there is one search, and a format is a
+ * few numbers and two functions for its layout. */
 #include "base/quant.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@
 
 enum { MAX_LEN = 256, MAX_GROUP = 16 };
 
-struct block { /* the contents of a block, one number per member */
+struct block { /* the contents of a block, unpacked */
     float d, m;
     int sc[MAX_GROUP], mn[MAX_GROUP];
     uint8_t q[MAX_LEN]; /* codes, the lowest being 0 */
@@ -25,7 +25,7 @@ struct form {
     bool has_min;
     int sc_lo, sc_hi, mn_hi; /* the ranges of a group's whole numbers; sc_hi 0: there are none, a is
                                 d and b is m */
-    int n_try;               /* how many scales are tried on either side of the obvious one */
+    int n_try;               /* the number of scales to try above and below the obvious one */
     float step;              /* the distance between them, in codes */
     void (*get)(const uint8_t *p, struct block *b); /* reads and writes the scales */
     void (*put)(const struct block *b, uint8_t *p);
@@ -283,7 +283,7 @@ struct sums {
     double c, cc, x, xc;
 };
 
-/* Most of the time is spent here, so it has four sums side by side and no branches. */
+/* Most of the time is spent here, so it has four independent sums and no branches. */
 static struct sums add_whole(const struct form *f, const float *x, float inverse, float b)
 {
     float lo = (float)f->lo, hi = (float)f->hi;
@@ -320,7 +320,7 @@ static struct sums add_table(const struct form *f, const float *x, float inverse
 
 struct line {
     double a, b, gain;
-}; /* gain: by how much it reduces the squared error from sum x^2 */
+}; /* gain: the squared error is sum x^2 minus this */
 
 /* The line of least squares through these points. If all offsets of a block have one sign, b is at
  * most 0. */
@@ -404,7 +404,7 @@ static void line_of(const struct form *f, const struct block *b, int g, float *a
     *off = f->mn_hi ? -(b->m * (float)b->mn[g]) : f->has_min ? b->m : 0;
 }
 
-/* The codes of a group under its scales; returns the squared error. */
+/* Finds the codes of a group for its scales; returns the squared error. */
 static double set_codes(const struct form *f, const float *x, struct block *b, int g)
 {
     float a, off;
@@ -482,7 +482,7 @@ static void refit(const struct form *f, const float *x, struct block *b, double 
     }
 }
 
-/* Fills b with the best block that is found for x. False if a number is too large. */
+/* Fills b with the best block found for x. False if a number is too large. */
 static bool fit_block(const struct form *f, const float *x, struct block *b, double *error)
 {
     struct line l[MAX_GROUP];
@@ -571,7 +571,7 @@ static bool put_mxfp4(const float *x, uint8_t *dst)
     return true;
 }
 
-/* ---- all ------------------------------------------------------------------------------------- */
+/* ---- the calls ------------------------------------------------------------------------------- */
 
 bool quant_has(enum dtype type)
 {
@@ -597,7 +597,7 @@ static bool put_plain(enum dtype type, const float *x, uint8_t *dst)
     return (h & 0x7fff) < (type == F16 ? 0x7c00 : 0x7f80);
 }
 
-/* Does the block decode to exactly these numbers? */
+/* True if the block decodes to these numbers. */
 static bool says(enum dtype type, const void *block, const float *x, uint32_t n)
 {
     float v[MAX_LEN];

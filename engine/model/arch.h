@@ -1,35 +1,34 @@
-/* arch: what models/<arch>.c is written with: readers of its keys, and the binder, which turns
- * names of tensors into packed matrices and vectors on the device.
+/* arch: for models/<arch>.c: readers of its keys, and the binder, which finds tensors by name and
+ * makes packed matrices and vectors on the device of them.
  *
  * The binder checks the type and shape of every tensor and gives it a place among the weights, in
- * the order of the calls. Nothing is allocated or read at that time: the values follow in
- * model_upload. Each call returns false on failure, with the reason in the err that model_load was
- * given. */
+ * the order of the calls. Nothing is allocated or read yet; model_upload does that. Each call
+ * returns false on failure, with the reason in the err of model_load. */
 #pragma once
 #include "lora/hf.h"
 #include "model/model.h"
 
-/* What kernels take at most. */
+/* The limits of the kernels. */
 enum { MAX_HEAD = 1024, MAX_HEAD_DIM = 512, MAX_EXPERT = 512, MAX_EXPERT_USED = 64 };
 
 /* ---- keys ------------------------------------------------------------------------------------ */
 
-/* The architecture's own part of m: zeroed memory of `bytes`, followed by `block_bytes` for each
- * block of the file, draft blocks included. It is m->own, which model_unload frees. NULL without
- * memory. */
+/* Allocates the architecture's own part of m: `bytes`, followed by `block_bytes` for each block of
+ * the file, draft blocks included, all zero. It becomes m->own, which model_unload frees. NULL
+ * without memory. */
 void *model_own(struct binder *b, uint64_t bytes, uint64_t block_bytes);
-/* Blocks of the file, draft blocks included. */
+/* The number of blocks of the file, draft blocks included. */
 static inline uint32_t model_n_block(const struct model *m) { return m->n_layer + m->n_mtp; }
 
-/* A key is named without the architecture in front of it. A missing key leaves the value alone,
- * and is an error only where it is REQUIRED. */
+/* A key is given without the architecture in front of it. A missing key leaves the value alone, and
+ * is an error only if it is REQUIRED. */
 bool model_has_key(struct binder *b, const char *key);
 bool model_u32(struct binder *b, const char *key, enum gguf_need need, uint32_t *v);
 bool model_f32(struct binder *b, const char *key, enum gguf_need need, float *v);
 bool model_bool(struct binder *b, const char *key, enum gguf_need need, bool *v);
-/* A value for each block of the file, from a list, or from a scalar that stands for all. v points
- * to the first block's; the others follow at distances of `stride` bytes. Floats must be finite;
- * for bools integers will do, which some converters write. */
+/* Reads a value for each block of the file, from a list, or from a scalar for all blocks. v points
+ * to the value of the first block; the others follow at distances of `stride` bytes. Floats must be
+ * finite. Bools may be integers, because some converters write them so. */
 bool model_u32s(struct binder *b, const char *key, enum gguf_need need, uint32_t *v,
                 uint64_t stride);
 bool model_f32s(struct binder *b, const char *key, enum gguf_need need, float *v, uint64_t stride);
@@ -37,51 +36,51 @@ bool model_bools(struct binder *b, const char *key, enum gguf_need need, bool *v
 
 /* Refuses the file: its path, then the message. Returns false. */
 bool model_refuse(struct binder *b, const char *fmt, ...) HLM_PRINTF(2, 3);
-/* Is v, which key gave, from min to max? The refusal names the key. */
+/* Checks that v, the value of key, is from min to max. The refusal names the key. */
 bool model_range(struct binder *b, const char *key, uint32_t v, uint32_t min, uint32_t max);
-/* A width of activations: a multiple of 4 (kernels take four numbers at a time), and not 0. */
+/* Checks a width of activations: not 0, and a multiple of 4, since kernels take four at a time. */
 bool model_width(struct binder *b, const char *key, uint32_t v);
-/* Reads a width that may be missing or 0, for none. `rows` names the tensors with so many rows (%u:
- * the block). Where the key is missing, the first of them decides; where the key is 0 and there is
- * one, the file is refused. */
+/* Reads a width that may be 0, for none. `rows` names the tensors with that many rows (%u: the
+ * block). If the key is missing, the first of them gives the width. If the key is 0 but there is
+ * such a tensor, the file is refused. */
 bool model_width_or_none(struct binder *b, const char *key, const char *rows, uint32_t *v);
 
 /* Keys that several architectures share. */
 
-/* attention.key_length, and attention.value_length, which must be equal to it. Where OPTIONAL,
- * *head_dim is the default. */
+/* Reads attention.key_length, and attention.value_length, which must be equal. If OPTIONAL, the
+ * value of *head_dim is the default. */
 bool model_head_dim(struct binder *b, enum gguf_need need, uint32_t *head_dim);
-/* Do a block's query heads come in equal groups, one for each key head? */
+/* Checks that a block has the same number of query heads for each key head. */
 bool model_kv_heads(struct binder *b, uint32_t i_block, uint32_t n_head, uint32_t n_kv_head);
-/* A rotary base frequency; 10000 where the key is missing. */
+/* Reads a rotary base frequency; 10000 if the key is missing. */
 bool model_rope_base(struct binder *b, const char *key, float *theta);
 
-/* The keys ssm.*, all required. Gated DeltaNet: n_group K heads and n_head V heads; Mamba2: groups
- * and heads. */
+/* Reads the keys ssm.*, all required. Gated DeltaNet has n_group K heads and n_head V heads; Mamba2
+ * has groups and heads. */
 struct ssm_keys {
     uint32_t conv_k, d_state, n_group, n_head, inner;
 };
 bool model_ssm(struct binder *b, uint32_t max_head, struct ssm_keys *k);
 
-/* The keys of a sigmoid router, into the fields of m that begin with `route`. m->n_expert is set
- * already; n_used: the experts that a token takes at most. */
+/* Reads the keys of a sigmoid router into the fields of m that begin with `route`. m->n_expert must
+ * be set. n_used: the most experts that a token takes. */
 bool model_sigmoid_router(struct binder *b, uint32_t n_used, struct moe *m);
 
-/* Says that the last n blocks of the file are draft blocks. Layers to bind are those before
+/* Declares the last n blocks of the file as draft blocks. The layers to bind are then those before
  * n_layer + n_draft. */
 void model_mtp(struct binder *b, uint32_t n);
 
 /* ---- tensors --------------------------------------------------------------------------------- */
 
-/* Names may hold one %u, which stands for i_layer. */
+/* A name may contain one %u, which is replaced by i_layer. */
 bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer);
-/* Values of a vector that the host needs and the device does not. */
+/* The values of a vector that only the host needs. */
 bool model_vector(struct binder *b, const char *name, uint32_t n, float *v);
 
-/* A vector, or n_row of them in one: F32 on the device, whatever the file has. */
+/* A vector, or n_row vectors in one tensor. F32 on the device, whatever its type in the file. */
 bool bind_vector(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n,
                  uint32_t n_row);
-/* A vector of a recurrent gate. The file should have it in F32; another type is converted with a
+/* A vector of a recurrent gate. It should be F32 in the file; another type is converted, with a
  * warning. */
 bool bind_gate(struct binder *b, tensor *t, const char *name_fmt, uint32_t i_layer, uint32_t n);
 /* The turns of rotary positions (rope_turns in op.h), n_rot of them. */
@@ -89,18 +88,19 @@ bool bind_turns(struct binder *b, tensor *t, float theta, uint32_t n_rot, const 
 
 bool bind_linear(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer, uint32_t n_in,
                  uint32_t n_out);
-/* The bias of a matrix that is bound; none where the file has none. */
+/* The bias of a bound matrix, if the file has one. */
 bool bind_bias(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer);
-/* The last n_row rows of w make gates or choose experts: their products are always f32. True. */
+/* Declares that the last n_row rows of w make gates or choose experts, so that their products are
+ * always f32. Returns true. */
 static inline bool bind_f32_rows(linear *w, uint32_t n_row)
 {
     w->n_f32_rows = n_row;
     return true;
 }
 
-/* Matrices that one op multiplies together. They lie side by side in the order of the list, so that
- * those of one type are one dispatch. beside: the matrix bound just before, which the list
- * continues; NULL: it begins a group. */
+/* Binds matrices that one op multiplies together. They lie one after another in the order of the
+ * list, so that those of one type are one dispatch. beside: the matrix bound just before, whose
+ * group the list continues; NULL: the list begins a group. */
 struct bind_matrix {
     linear *w;
     const char *name_fmt;
@@ -114,19 +114,19 @@ bool bind_group(struct binder *b, uint32_t i_layer, uint32_t n_in, const linear 
                                  sizeof(struct bind_matrix))
 /* clang-format on */
 
-/* n_expert matrices of this size, one after the other. */
+/* Binds n_expert matrices of this size, one after the other. */
 struct matrix_size {
     uint32_t n_in, n_out, n_expert;
 };
 bool bind_experts(struct binder *b, linear *w, const char *name_fmt, uint32_t i_layer,
                   struct matrix_size size);
-/* The gate and up matrices of m's experts: one matrix where both have one type. */
+/* Binds the gate and up matrices of m's experts; they become one matrix if both have one type. */
 bool bind_gate_up(struct binder *b, struct moe *m, uint32_t i_layer, uint32_t n_in);
 
-/* A matrix that is put together from rows of tensors, for files that order rows in another way.
- * bind_find returns a tensor with rows of n_in numbers, n_row of them in all its dimensions. Then,
- * between begin and end, bind_rows appends rows [row0, row0 + n) of a tensor. All of them must have
- * the type that bind_begin was given; beside is as for bind_group. */
+/* Builds a matrix from rows of tensors, for files that order rows in another way. bind_find returns
+ * a tensor with rows of n_in numbers, and n_row rows in all its dimensions. Between bind_begin and
+ * bind_end, bind_rows appends rows [row0, row0 + n) of a tensor. All rows must have the type given
+ * to bind_begin; beside is as for bind_group. */
 const struct gguf_tensor *bind_find(struct binder *b, const char *name_fmt, uint32_t i_layer,
                                     uint32_t n_in, uint64_t n_row);
 void bind_begin(struct binder *b, linear *w, enum dtype dtype, struct matrix_size size,

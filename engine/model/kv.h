@@ -10,11 +10,11 @@ struct recurrent_shape {
     uint32_t d_conv, conv_k;   /* the window: conv_k - 1 inputs of d_conv channels */
 };
 
-struct layer_shape { /* what a layer keeps; zeros for what it does not have */
+struct layer_shape { /* what a layer keeps; 0: it has nothing of that kind */
     uint32_t n_kv_head, head_dim;
-    uint32_t window; /* a token sees so many keys; 0: all */
+    uint32_t window; /* a token sees this many keys; 0: all */
     struct recurrent_shape recurrent;
-    uint32_t n_expert; /* only counted: how often each was chosen */
+    uint32_t n_expert; /* for counting how often each is chosen */
 };
 
 struct layer_cache {
@@ -35,10 +35,10 @@ struct kv {
 struct kv_params {
     uint32_t n_layer;
     const struct layer_shape *shape; /* [n_layer] */
-    uint32_t n_ctx, n_batch;         /* positions; tokens of a batch at most */
+    uint32_t n_ctx, n_batch;         /* positions; the most tokens of a batch */
     enum dtype type;                 /* of keys and values: F16, F32 or Q8_0 */
 };
-/* Takes memory for all layers in two new arenas and leaves these uncommitted, so that the plan can
- * report them. After a failure kv_finish is still to be called. */
+/* Takes memory for all layers in two new arenas, which stay uncommitted so that a plan can be made.
+ * kv_finish must be called even after a failure. */
 bool kv_init(struct kv *kv, struct gpu *g, const struct kv_params *p, struct hlm_err *err);
 void kv_finish(struct kv *kv); /* takes a zeroed one */

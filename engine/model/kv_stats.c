@@ -1,9 +1,9 @@
-/* kv_stats: where the statistics of layers lie; see kv_stats.h. */
+/* kv_stats: see kv_stats.h. */
 #include "model/kv_stats.h"
 
 #include <stdlib.h>
 
-/* Takes n words at the end, where a binding may begin. */
+/* Takes n words at the end, beginning where a binding may begin. */
 static uint32_t take_words(uint64_t *n_word, uint32_t n, uint32_t align)
 {
     uint64_t at = align_up(*n_word, align / 4);

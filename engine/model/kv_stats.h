@@ -1,18 +1,18 @@
-/* kv_stats: statistics of each layer (hlm_counters.h): how often each expert was chosen, and what
- * recurrent gates and states are like.
+/* kv_stats: statistics of each layer (hlm_counters.h): how often each expert was chosen, and the
+ * values of recurrent gates and states.
  *
- * All of them lie in one range of device memory, so that one read brings them to the host. Experts
- * are counted from the first batch on. Gates are those of the last batch that reported them (op.h:
+ * All lie in one range of device memory, so that one read copies them to the host. Experts are
+ * counted from the first batch on. Gates are those of the last batch with statistics (op.h:
  * batch.stats). */
 #pragma once
 #include "model/kv.h"
 
-struct stats_place { /* of a layer, in words from the start of the range */
+struct stats_place { /* of a layer, in words from the beginning of the range */
     uint32_t n_expert, n_head;
     uint32_t load, gates, state;
 };
 
-struct kv_layers { /* n of each */
+struct kv_layers { /* arrays of n */
     uint32_t n;
     const struct layer_shape *shape;
     struct layer_cache *cache;
@@ -25,17 +25,17 @@ struct kv_stats {
     tensor all; /* I32; arena NULL: no layer has statistics */
     bool has_gates;
     bool ran;            /* it has been used, so there may be counts to read */
-    uint32_t *now, *was; /* as read last, and as read before that */
+    uint32_t *now, *was; /* from the last read, and from the one before */
     struct cmd *states;  /* computes statistics of the states in caches; NULL: none */
 };
 
-/* Takes memory in an uncommitted arena and points the statistics of the layers' caches there. */
+/* Takes memory in an uncommitted arena and makes the layers write their statistics there. */
 bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, const struct kv_layers *l,
                    struct hlm_err *err);
 /* Records statistics of the recurrent states in caches; kv_stats_read runs the recording. */
 bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, struct arena *scratch,
                      struct hlm_err *err);
-/* Brings the statistics to `now`, and what was there to `was`. The arena must be committed. Waits
- * for the device. */
+/* Moves `now` to `was` and reads the statistics into `now`. The arena must be committed. Waits for
+ * the device. */
 bool kv_stats_read(struct kv_stats *s, struct hlm_err *err);
 void kv_stats_finish(struct kv_stats *s); /* takes a zeroed one */

@@ -1,4 +1,4 @@
-/* model: loading and running what all architectures have in common; see model.h. */
+/* model: loads and runs models: the part that all architectures share. See model.h. */
 #include "model/binder.h"
 
 #include <inttypes.h>
@@ -110,7 +110,7 @@ static bool load_common(struct binder *b)
         !bind_vector(b, &m->output_norm, "output_norm.weight", 0, m->n_embd, 1))
         return false;
     if (!model_has(b, "output.weight", 0)) {
-        m->output = m->token_embd; /* tied */
+        m->output = m->token_embd; /* tied to the embedding */
         return true;
     }
     return bind_linear(b, &m->output, "output.weight", 0, m->n_embd, m->n_vocab);
@@ -125,7 +125,7 @@ void *model_own(struct binder *b, uint64_t bytes, uint64_t block_bytes)
     return b->m->own;
 }
 
-/* A file may count draft blocks and not have them. */
+/* A file may declare draft blocks that it does not have. */
 void model_mtp(struct binder *b, uint32_t n)
 {
     struct model *m = b->m;
@@ -175,8 +175,7 @@ static bool bind_drafts(struct binder *b)
     return true;
 }
 
-/* Draft blocks and vision towers are left out on purpose. Other tensors that nothing was bound to
- * deserve a warning. */
+/* Warns about tensors that were not bound, except draft blocks and vision towers. */
 static void warn_unused(const struct binder *b)
 {
     const struct gguf *g = b->m->file;

@@ -1,8 +1,8 @@
-/* model: a GGUF file's weights on the device, bound to the fields of one architecture, and running
- * them.
+/* model: loads a GGUF file's weights to the device, bound to the fields of an architecture, and
+ * runs them.
  *
- * models/<arch>.c describes an architecture (its keys, its weights, its block()) by means of
- * arch.h. Here is what all architectures have in common. */
+ * models/<arch>.c describes an architecture (its keys, its weights, its block()) with arch.h. This
+ * file has what all architectures share. */
 #pragma once
 #include "file/file.h"
 #include "model/kv.h"
@@ -12,12 +12,12 @@ struct binder;
 
 /* A draft block (multi-token prediction; "nextn" in files). From the hidden state of a token and
  * the embedding of the next token it predicts the token after that. Its transformer block is layer
- * n_layer + i of the architecture; the rest of it is here. */
+ * n_layer + i of the architecture; its other parts are here. */
 struct draft {
     tensor enorm, hnorm;               /* of the embedding, of the hidden state */
     linear eh_proj;                    /* columns for the embedding, then for the hidden state */
     tensor norm;                       /* before the head */
-    const linear *token_embd, *output; /* the model's, or its own below */
+    const linear *token_embd, *output; /* the model's, or the draft block's own below */
     linear own_embd, own_output;
 };
 
@@ -26,7 +26,7 @@ struct model {
     const struct gguf *file; /* the caller's; must outlive the model */
     struct gpu *gpu;
     struct arena *weights;
-    struct binder *binder; /* what model_upload will bring; NULL afterwards */
+    struct binder *binder; /* what model_upload has to upload; NULL afterwards */
     uint32_t n_layer, n_embd, n_vocab, n_ctx_train;
     uint32_t n_mtp;      /* draft blocks of the file, which are its last blocks */
     uint32_t n_draft;    /* how many of those are loaded: all or none */
@@ -35,7 +35,7 @@ struct model {
     uint64_t n_param; /* numbers in all weights that are bound */
     linear token_embd, output;
     tensor output_norm;
-    struct lora_base base; /* what adapters may name; lora changes it */
+    struct lora_base base; /* what adapters can change */
     void *own;             /* the architecture's part (arch.h: model_own) */
 };
 
@@ -48,37 +48,34 @@ struct arch {
      * [n_tok][n_embd]. */
     tensor (*block)(struct cmd *c, const struct model *m, uint32_t i_layer,
                     struct layer_cache *cache, const struct batch *b, tensor x);
-    /* Draft blocks read hidden states before the norm: the first one the model's before the final
-     * norm, each further one those of the block before it. Otherwise they read them after it. */
+    /* Draft blocks read hidden states before the norm: the first block reads the model's, each
+     * further block those of the block before it. False: they read them after the norm. */
     bool draft_raw;
 };
 #define ARCH(name) extern const struct arch arch_##name;
 #include "models/models.def"
 #undef ARCH
 
-/* The row of models.def for a file; NULL with a reason. Needs no device, so it can be asked
- * first. */
+/* The architecture of a file; NULL with a reason. Needs no device. */
 const struct arch *model_arch(const struct gguf *file, struct hlm_err *err);
 /* Reads keys and shapes. Afterwards the model's layers and its size on the device are known, but
- * nothing is allocated there. draft: loads the draft blocks too, where the file has any. NULL with
- * a reason. */
+ * nothing is allocated there. draft: also loads draft blocks, if the file has any. NULL with a
+ * reason. */
 struct model *model_load(struct gpu *g, const struct gguf *file, bool draft, struct hlm_err *err);
-/* Allocates the weights and brings them to the device. To be called once. HLM_ERR_STOPPED where
- * progress returns false. */
+/* Allocates and uploads the weights, once. HLM_ERR_STOPPED if progress returns false. */
 bool model_upload(struct model *m, bool (*progress)(void *user, uint64_t done, uint64_t total),
                   void *user, struct hlm_err *err);
 void model_unload(struct model *m); /* takes NULL */
 
-/* arena_commit, whose refusal ends in a hint: what would need less memory. */
+/* Like arena_commit; a refusal ends with a hint at what would need less memory. */
 bool model_commit(struct arena *a, const char *hint, struct hlm_err *err);
 
 /* Embeds the batch and runs every layer. Returns the last layer's output, before the final norm.
- * hidden, if not NULL, receives n_layer + 1 groups of n_tok rows: the embeddings, and the output of
+ * hidden, if not NULL, gets n_layer + 1 groups of n_tok rows: the embeddings, and the output of
  * every layer. */
 tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const struct batch *b,
                      const tensor *hidden);
-/* Final norm and head for rows of x: [n_row][n_vocab]. norm, if not NULL, receives the normed
- * rows. */
+/* Final norm and head for rows of x: [n_row][n_vocab]. norm, if not NULL, gets the normed rows. */
 tensor model_head(struct cmd *c, const struct model *m, tensor x, const tensor *norm);
 /* Runs draft block i on a batch of hidden states h (arch->draft_raw says which) and the embeddings
  * e of the tokens that follow theirs. The result is for draft[i].norm and then draft[i].output. */

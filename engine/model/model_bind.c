@@ -1,4 +1,4 @@
-/* model_bind: turning names of tensors into matrices and vectors on the device; see arch.h. */
+/* model_bind: makes matrices and vectors on the device of named tensors. See arch.h. */
 #include "model/binder.h"
 #include "ops/pack.h"
 
@@ -24,9 +24,9 @@ bool model_has(struct binder *b, const char *name_fmt, uint32_t i_layer)
     return gguf_tensor(b->m->file, model_tensor_name(name_fmt, i_layer, name, sizeof name)) != NULL;
 }
 
-/* NVFP4 keeps factors beside a matrix: `<name without .weight>.scale` multiplies the product, one
- * value for all or one for each expert; `.input_scale` is for activations of that type, which hlm
- * does not use. NULL: the file has none. */
+/* The factors that an NVFP4 matrix has in another tensor; NULL: none. `<name without
+ * .weight>.scale` multiplies the product, with one value for all or one for each expert.
+ * `.input_scale` is for activations of that type, which hlm does not use. */
 static const struct gguf_tensor *sidecar(const struct binder *b, const struct gguf_tensor *t,
                                          const char *what)
 {
@@ -45,7 +45,7 @@ float bind_scale(const struct gguf_tensor *scale, uint64_t i)
     return v;
 }
 
-/* Marks the sidecars of t as used; false when they cannot be applied. */
+/* Marks these tensors of t as used. False when they cannot be applied. */
 static bool check_sidecars(struct binder *b, const struct gguf_tensor *t)
 {
     const struct gguf_tensor *scale = sidecar(b, t, "scale"), *input = sidecar(b, t, "input_scale");
@@ -61,7 +61,7 @@ static bool check_sidecars(struct binder *b, const struct gguf_tensor *t)
     if (scale->type != F32 || (scale->n_elem != 1 && scale->n_elem != n_expert))
         return fail(b->err, "%s: %s is %s with %" PRIu64 " values, %s needs F32 with 1%s",
                     gguf_path(b->m->file), scale->name, dtype_info(scale->type)->name,
-                    scale->n_elem, t->name, n_expert > 1 ? " or one an expert" : "");
+                    scale->n_elem, t->name, n_expert > 1 ? " or one for each expert" : "");
     for (uint64_t i = 0; i < scale->n_elem; i++)
         if (!isfinite(bind_scale(scale, i)))
             return fail(b->err, "%s: %s[%" PRIu64 "] is %g, %s needs finite scales",
@@ -70,8 +70,8 @@ static bool check_sidecars(struct binder *b, const struct gguf_tensor *t)
     return true;
 }
 
-/* The tensor with rows of n_in numbers, n_row of them in all its dimensions. A vector may also be a
- * column in its file. */
+/* The tensor with rows of n_in numbers, and n_row rows in all its dimensions. A vector may also be
+ * a column in the file. */
 static const struct gguf_tensor *find_tensor(struct binder *b, const char *name_fmt,
                                              uint32_t i_layer, uint32_t n_in, uint64_t n_row,
                                              bool vector)
@@ -185,7 +185,7 @@ bool bind_turns(struct binder *b, tensor *t, float theta, uint32_t n_rot, const 
 
 /* ---- matrices -------------------------------------------------------------------------------- */
 
-/* Where the codebook of a type lies; all matrices of the type share one. 0: the type has none. */
+/* Where the codebook of a type lies, which all matrices of the type share. 0: the type has none. */
 static uint64_t place_codebook(struct binder *b, enum dtype dtype)
 {
     uint32_t n = 0;
@@ -273,7 +273,7 @@ bool bind_group(struct binder *b, uint32_t i_layer, uint32_t n_in, const linear 
     return true;
 }
 
-/* As files with one tensor for both have them: the gate rows of an expert, then its up rows. */
+/* As in files with one tensor for both: the gate rows of an expert, then its up rows. */
 bool bind_gate_up(struct binder *b, struct moe *m, uint32_t i_layer, uint32_t n_in)
 {
     uint32_t ff = m->n_ff, n = m->n_expert;

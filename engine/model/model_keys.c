@@ -1,4 +1,4 @@
-/* model_keys: reading and checking the metadata of an architecture; see arch.h. */
+/* model_keys: reads and checks the metadata of an architecture. See arch.h. */
 #include "model/binder.h"
 
 #include <math.h>
@@ -53,7 +53,7 @@ bool model_bool(struct binder *b, const char *key, enum gguf_need need, bool *v)
 
 /* ---- a value for each block ------------------------------------------------------------------ */
 
-/* v of every block, one after the other, in fresh memory; NULL without. */
+/* Copies the value of every block to new memory, one after the other. NULL: no memory. */
 static void *gather_blocks(struct binder *b, const void *v, uint64_t stride, uint64_t size)
 {
     uint32_t n = model_n_block(b->m);
@@ -65,7 +65,7 @@ static void *gather_blocks(struct binder *b, const void *v, uint64_t stride, uin
     return dense;
 }
 
-/* Puts them back and frees them. */
+/* Copies the values back to the blocks and frees the memory. */
 static bool scatter_blocks(struct binder *b, void *dense, void *v, uint64_t stride, uint64_t size)
 {
     for (uint32_t i = 0; i < model_n_block(b->m); i++)
@@ -165,7 +165,7 @@ bool model_head_dim(struct binder *b, enum gguf_need need, uint32_t *head_dim)
     return model_u32(b, "attention.value_length", OPTIONAL, &n_value) &&
            model_range(b, "attention.value_length", n_value, *head_dim, *head_dim) &&
            (*head_dim % 4 == 0 ||
-            model_refuse(b, "heads of %u, expected a multiple of 4", *head_dim));
+            model_refuse(b, "heads have dimension %u, expected a multiple of 4", *head_dim));
 }
 
 bool model_kv_heads(struct binder *b, uint32_t i_block, uint32_t n_head, uint32_t n_kv_head)
@@ -198,7 +198,7 @@ bool model_ssm(struct binder *b, uint32_t max_head, struct ssm_keys *k)
            model_range(b, "ssm.inner_size", k->inner, 4, 1u << 20);
 }
 
-/* A missing factor, as one of 0, is 1. */
+/* A factor that is missing or 0 means 1. */
 static bool expert_scale(struct binder *b, float *scale)
 {
     *scale = 0;
@@ -222,7 +222,7 @@ bool model_sigmoid_router(struct binder *b, uint32_t n_used, struct moe *m)
         !expert_scale(b, &m->scale) || !model_u32(b, "expert_group_count", OPTIONAL, &m->n_group) ||
         !model_u32(b, "expert_group_used_count", OPTIONAL, &m->n_group_used))
         return false;
-    m->n_group = max_u32(m->n_group, 1); /* no groups are one group */
+    m->n_group = max_u32(m->n_group, 1); /* without groups there is one */
     m->n_group_used = max_u32(m->n_group_used, 1);
     if (!model_range(b, "expert_group_count", m->n_group, 1, 64) ||
         !model_range(b, "expert_group_used_count", m->n_group_used, 1, m->n_group))

@@ -1,5 +1,4 @@
-/* model_upload: packs the rows of everything that was bound and brings them to the device; see
- * model.h. */
+/* model_upload: packs and uploads the rows of everything that was bound. See model.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "model/binder.h"
 #include "ops/pack.h"
@@ -9,13 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Bytes of a row on the device. */
+/* The bytes of a row on the device. */
 static uint64_t job_row_bytes(const struct upload_job *j)
 {
     return j->t && !j->vector ? pack_row_bytes(j->t->type, j->n_in) : 4ull * j->n_in;
 }
 
-/* Rows [row, row + n) of a job, written to dst. */
+/* Writes rows [row, row + n) of a job to dst. */
 struct upload_rows {
     const struct upload_job *j;
     uint64_t row, n, row_bytes;
@@ -52,7 +51,7 @@ static void *write_rows(void *arg)
 
 enum { MAX_THREAD = 16, THREAD_BYTES = 1 << 20 };
 
-/* Packing is slower than the bus, so many rows are divided among the processors. */
+/* Packing is slower than the bus, so several threads share the rows when there are many. */
 static void write_rows_on_threads(struct upload_rows all)
 {
     struct upload_rows run[MAX_THREAD];
