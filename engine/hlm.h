@@ -68,7 +68,8 @@ enum hlm_error {
     HLM_ERR_WONT_FIT,    /* the plan is larger than what may be used; see need, have and fits */
     HLM_ERR_FULL,        /* the context has no room for more tokens; see need and have */
     HLM_ERR_SYSTEM,      /* a file could not be read or written */
-    HLM_ERR_UNSUPPORTED, /* no device, a driver without what hlm needs, an unknown architecture */
+    HLM_ERR_UNSUPPORTED, /* no device, a driver without what hlm needs, an architecture or a tensor
+                            type that hlm does not know */
     HLM_ERR_DEVICE_LOST, /* the device is gone: only closing is left to do */
     HLM_ERR_STATE, /* not possible now: an earlier call failed, or something is still in use */
 };

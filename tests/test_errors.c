@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define TINY "train/qwen35/"
+#define TINY_FACTOR "blk.0.attn_qkv.weight.lora_a"
 #define DATA "tests/fixtures/" TINY "data.jsonl"
 
 enum { N_CTX = 64, N_PROMPT = 12 };
@@ -119,6 +120,61 @@ static void test_files(void)
     CHECK_MSG(!fixture_has("../../%s", out), "%s is there", out);
 }
 
+/* A copy of a fixture at `out`, in which a tensor has another type, known to hlm or not. */
+static bool retype(const char *from, const char *name, uint32_t type, const char *out)
+{
+    struct hlm_err err = { 0 };
+    struct gguf_build *b = gb_from(fixture("%s", from), &err);
+    uint64_t n = 0, at = 0, n_name = strlen(name);
+    if (!CHECK_OK(b != NULL, err))
+        return false;
+    const struct dtype_info *info = dtype_info(type);
+    bool ok = !info || CHECK(gb_retype(b, name, (enum dtype)type));
+    uint8_t *bytes = gb_bytes(b, &n);
+    gb_free(b);
+    while (at + n_name < n && memcmp(bytes + at, name, n_name) != 0)
+        at++;
+    uint32_t n_dim = 0;
+    at += n_name; /* after the name: the number of dimensions, dimensions of 8 bytes, the type */
+    ok = ok && CHECK(at + 4 < n);
+    if (ok) {
+        memcpy(&n_dim, bytes + at, 4);
+        memcpy(bytes + at + 4 + 8 * (uint64_t)n_dim, &type, 4);
+    }
+    FILE *f = ok ? fopen(out, "wb") : NULL;
+    ok = CHECK(f) && CHECK(fwrite(bytes, 1, n, f) == n);
+    ok = (!f || CHECK(fclose(f) == 0)) && ok;
+    free(bytes);
+    return ok;
+}
+
+/* Ids of types: one that hlm can read but not compute with, and one that is newer than hlm. */
+enum { KNOWN_TYPE = I32, NEWER_TYPE = 99 };
+
+static void test_types(void)
+{
+    struct hlm_err err;
+    struct hlm_adapter_info info;
+    const char *other = test_scratch("types.gguf"), *out = test_scratch("merged.gguf");
+    struct hlm_lora l = { other, 1 };
+    struct hlm_merge_params p = {
+        .model = fixture(TINY "model.gguf"), .out = out, .lora = &l, .n_lora = 1
+    };
+    test_case("unsupported: a tensor of a type that hlm does not know, in a model and an adapter");
+    if (retype(TINY "model.gguf", "output_norm.weight", NEWER_TYPE, other)) {
+        is_kind(hlm_vocab_open(other, NULL, &err), &err, HLM_ERR_UNSUPPORTED);
+        CHECK_SAYS(err.msg, "types.gguf|output_norm.weight|type 99");
+        is_kind(merge(out, NULL, other, NULL, &err), &err, HLM_ERR_UNSUPPORTED);
+    }
+    if (retype(TINY "init-lora.gguf", TINY_FACTOR, NEWER_TYPE, other))
+        is_kind(hlm_adapter_read(other, &info, &err), &err, HLM_ERR_UNSUPPORTED);
+    test_case("unsupported: a tensor of a type that hlm cannot compute with, in an adapter");
+    if (retype(TINY "init-lora.gguf", TINY_FACTOR, KNOWN_TYPE, other)) {
+        is_kind(hlm_merge(&p, NULL, &err), &err, HLM_ERR_UNSUPPORTED);
+        CHECK_SAYS(err.msg, "types.gguf|" TINY_FACTOR "|type I32");
+    }
+}
+
 /* Every allocation of a call fails in its turn: the kind is memory until the call succeeds. */
 #define WALK_MEMORY(what, call, undo)                                                              \
     do {                                                                                           \
@@ -157,6 +213,7 @@ void test_errors_host(void)
 {
     test_names();
     test_files();
+    test_types();
     test_memory_host();
 }
 
@@ -167,7 +224,7 @@ static void test_open(void)
     struct hlm_err err;
     struct hlm_device list[4];
     const char *other = test_scratch("other.gguf");
-    test_case("opening: no file, no such device, another architecture, stopped");
+    test_case("opening: no file, no such device, another architecture, other types, stopped");
     is_kind(hlm_test_try_as((struct hlm_params){ 0 }, &err), &err, HLM_ERR_INPUT);
     is_kind(hlm_test_try("nowhere/x.gguf", &err), &err, HLM_ERR_SYSTEM);
     struct hlm_params params = { .model = fixture(TINY "model.gguf"), .device = "no such device" };
@@ -179,6 +236,13 @@ static void test_open(void)
         is_kind(hlm_test_try(other, &err), &err, HLM_ERR_UNSUPPORTED);
     }
     gb_free(b);
+    static const char *const changed[] = { "output_norm.weight", "blk.0.ffn_up.weight" };
+    for (uint32_t i = 0; i < ARRAY_LEN(changed); i++)
+        if (retype(TINY "model.gguf", changed[i], KNOWN_TYPE, other)) {
+            is_kind(hlm_test_try(other, &err), &err, HLM_ERR_UNSUPPORTED);
+            CHECK_MSG(test_has(err.msg, changed[i]) && test_has(err.msg, "type I32"), "%s",
+                      err.msg);
+        }
     params = (struct hlm_params){ .model = fixture(TINY "model.gguf"), .progress = stop };
     is_kind(hlm_test_try_as(params, &err), &err, HLM_ERR_STOPPED);
     int n = hlm_devices(list, 4, &err);

@@ -85,12 +85,14 @@ bool gguf_bad(const struct gguf_place *at, const char *fmt, ...)
     return false;
 }
 
-static bool bad_memory(const struct gguf_place *at, const char *fmt, ...) HLM_PRINTF(2, 3);
-static bool bad_memory(const struct gguf_place *at, const char *fmt, ...)
+/* The same with another kind of error. */
+static bool bad_as(const struct gguf_place *at, enum hlm_error kind, const char *fmt, ...)
+    HLM_PRINTF(3, 4);
+static bool bad_as(const struct gguf_place *at, enum hlm_error kind, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    gguf_fail(at, HLM_ERR_MEMORY, fmt, ap);
+    gguf_fail(at, kind, fmt, ap);
     va_end(ap);
     return false;
 }
@@ -283,7 +285,7 @@ static bool read_keys(struct gguf_reader *r, uint64_t n)
     struct gguf *g = r->g;
     g->kv = mem_alloc(n, sizeof *g->kv);
     if (!g->kv || !gguf_index_init(&g->kv_index, n))
-        return bad_memory(&r->at, "no memory for %" PRIu64 " keys", n);
+        return bad_as(&r->at, HLM_ERR_MEMORY, "no memory for %" PRIu64 " keys", n);
     for (uint64_t i = 0; i < n; i++) {
         struct gguf_kv *kv = &g->kv[i];
         r->at = (struct gguf_place){ .g = g, .err = r->at.err, .kind = "key", .i = i + 1, .n = n };
@@ -291,7 +293,7 @@ static bool read_keys(struct gguf_reader *r, uint64_t n)
             return false;
         char *key = mem_alloc(r->at.name.n + 1, 1);
         if (!key)
-            return bad_memory(&r->at, "no memory for its name");
+            return bad_as(&r->at, HLM_ERR_MEMORY, "no memory for its name");
         kv->key = memcpy(key, r->at.name.p, r->at.name.n);
         g->n_kv++;
         if (!gguf_index_add(&g->kv_index, key))
@@ -369,8 +371,8 @@ static bool read_tensor_entry(struct gguf_reader *r, struct gguf_entry *e)
         return false;
     const struct dtype_info *info = dtype_info(type);
     if (!info)
-        return gguf_bad(&r->at, "type %" PRIu32 " is unknown or retired, expected one of GGUF's",
-                        type);
+        return bad_as(&r->at, HLM_ERR_UNSUPPORTED,
+                      "type %" PRIu32 " is unknown or retired, expected one of GGUF's", type);
     t->type = (enum dtype)type;
     if (t->dim[0] % info->block_len)
         return gguf_bad(&r->at,
@@ -391,7 +393,7 @@ static bool read_directory(struct gguf_reader *r, uint64_t n)
     r->at = (struct gguf_place){ .g = g, .err = r->at.err, .kind = "header" };
     g->tensor = mem_alloc(n, sizeof *g->tensor);
     if (!g->tensor || !gguf_index_init(&g->tensor_index, n))
-        return bad_memory(&r->at, "no memory for %" PRIu64 " tensors", n);
+        return bad_as(&r->at, HLM_ERR_MEMORY, "no memory for %" PRIu64 " tensors", n);
     for (uint64_t i = 0; i < n; i++) {
         struct gguf_entry *e = &g->tensor[i];
         r->at =
@@ -421,7 +423,7 @@ static bool place_tensors(struct gguf_reader *r)
     uint64_t start = align_up(r->pos, g->alignment);
     uint64_t n_data = start < g->n_bytes ? g->n_bytes - start : 0;
     struct gguf_entry **order = mem_alloc(g->n_tensor, sizeof *order);
-    bool ok = order || bad_memory(&r->at, "no memory to sort tensors");
+    bool ok = order || bad_as(&r->at, HLM_ERR_MEMORY, "no memory to sort tensors");
     for (uint64_t i = 0; ok && i < g->n_tensor; i++) {
         struct gguf_entry *e = order[i] = &g->tensor[i];
         r->at.name = (struct hlm_str){ e->name, strlen(e->name) };
@@ -546,7 +548,8 @@ bool gguf_adopt(struct gguf *g, struct gguf **shard, uint32_t n, struct hlm_err 
                         MAX_TENSORS);
     struct gguf_entry *all = mem_alloc(n_tensor, sizeof *all);
     bool ok = (all && gguf_index_init(&index, n_tensor)) ||
-              bad_memory(&at, "no memory for the %" PRIu64 " tensors of all its shards", n_tensor);
+              bad_as(&at, HLM_ERR_MEMORY, "no memory for the %" PRIu64 " tensors of all its shards",
+                     n_tensor);
     for (uint32_t i = 0; ok && i <= n; i++) {
         const struct gguf *from = i ? shard[i - 1] : g;
         for (uint64_t k = 0; ok && k < from->n_tensor; k++, i_all++) {

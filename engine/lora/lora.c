@@ -105,9 +105,10 @@ static struct dims_text dims_text(const struct gguf_tensor *t)
 }
 
 /* Refuses g in one line, whatever characters its names have. Returns false. */
-static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
-    HLM_PRINTF(3, 4);
-static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char *fmt, ...)
+static bool refuse_as(const struct gguf *g, struct hlm_err *err, enum hlm_error kind,
+                      const char *fmt, ...) HLM_PRINTF(4, 5);
+static bool refuse_as(const struct gguf *g, struct hlm_err *err, enum hlm_error kind,
+                      const char *fmt, ...)
 {
     char what[400], all[sizeof err->msg];
     va_list ap;
@@ -116,8 +117,9 @@ static bool refuse_adapter(const struct gguf *g, struct hlm_err *err, const char
     va_end(ap);
     snprintf(all, sizeof all, "%s: %s", gguf_path(g), what);
     one_line(all);
-    return fail(err, "%s", all);
+    return fail_as(err, kind, "%s", all);
 }
+#define refuse_adapter(g, err, ...) refuse_as(g, err, HLM_ERR_INPUT, __VA_ARGS__)
 
 static bool check_key(const struct gguf *g, const char *key, const char *want, struct hlm_err *err)
 {
@@ -154,9 +156,9 @@ static bool check_values(const struct gguf *g, const struct gguf_tensor *t, stru
     const struct dtype_info *info = dtype_info(t->type);
     float v[1024];
     if (!info->to_f32)
-        return refuse_adapter(g, err,
-                              "%s has type %s, which this version of hlm cannot compute with",
-                              t->name, info->name);
+        return refuse_as(g, err, HLM_ERR_UNSUPPORTED,
+                         "%s has type %s, which this version of hlm cannot compute with", t->name,
+                         info->name);
     uint64_t step = ARRAY_LEN(v) / info->block_len * info->block_len, bytes = 0;
     for (uint64_t at = 0; at < t->n_elem; at += step) {
         uint64_t n = min_u64(step, t->n_elem - at);
