@@ -461,7 +461,8 @@ HLM_API bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, doub
                              struct hlm_err *err);
 
 /* Samples the next token on the device. The token returned before, if it is unread, is read first,
- * in the same submission. Fails with HLM_ERR_FULL when the context has no room for that. */
+ * in the same submission. Logits that are not finite fail the call, and the message names the first
+ * block whose output is not. Fails with HLM_ERR_FULL when the context has no room for that. */
 HLM_API bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
                               struct hlm_err *err);
 

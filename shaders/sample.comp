@@ -20,7 +20,9 @@ layout(binding = 4) buffer Work { float l[]; };                 // [n_vocab] log
                                                                 // penalties
 layout(binding = 5) buffer Count { uint count[]; };             // [n_vocab] occurrences, zero
                                                                 // between calls
-layout(binding = 6) writeonly buffer Chosen { uint chosen[]; }; // read by the host
+layout(binding = 6) writeonly buffer Chosen { uint chosen[]; }; // [2] read by the host: the token;
+                                                                // 1: a logit is not finite. The
+                                                                // host sets that back
 
 const float NEVER = -1e30;
 shared float lane_mass[WG];
@@ -100,6 +102,9 @@ void main()
         float v = logits[i];
         bool out_of_use = st.allow_unused == 0 && (unused[i / 32] >> (i % 32) & 1u) != 0;
         l[i] = out_of_use || !(v > NEVER) ? NEVER : v;
+        // asked of the bits: a compiler may take floats to be finite
+        if (!out_of_use && (floatBitsToUint(v) & 0x7f800000u) == 0x7f800000u)
+            chosen[1] = 1u;
     }
     if (st.last_n > 0 && (st.repeat != 1.0 || st.frequency != 0.0 || st.presence != 0.0))
         penalties(n_past);

@@ -183,7 +183,7 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
         .unused = rig_words(r, unused, div_up(c->n_vocab, 32)),
         .work = rig_view(r, F32, c->n_vocab, 1, c->n_vocab, 0),
         .count = rig_words(r, zero, c->n_vocab),
-        .chosen = rig_view(r, I32, 1, 1, 1, 0),
+        .chosen = rig_words(r, (const uint32_t[2]){ 0 }, 2),
     };
     tensor l = rig_view(r, F32, c->n_vocab, 1, (uint32_t)align_up(c->n_vocab, 4), 0);
     rig_put(r, l, logits);
@@ -198,6 +198,11 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
         return false;
     memcpy(ids, r->back + b.ids.offset, 4ull * (n_ids - 1));
     memcpy(ids + n_ids - 1, r->back + s.chosen.offset, 4);
+    uint32_t odd = 0, told;
+    for (uint32_t i = 0; i < c->n_vocab; i++)
+        odd |= !isfinite(logits[i]) && (c->s.allow_unused || !(unused[i / 32] >> i % 32 & 1));
+    memcpy(&told, r->back + s.chosen.offset + 4, 4);
+    CHECK_EQ(told, odd);
     struct step after = step;
     after.n_past += c->n_draw;
     after.i_window = c->n_draw % 2;
@@ -310,7 +315,7 @@ static void test_same(struct gpu *g)
     struct sampler s = { .unused = rig_words(&r, zero, 1),
                          .work = rig_view(&r, F32, 8, 1, 8, 0),
                          .count = rig_words(&r, zero, 8),
-                         .chosen = rig_view(&r, I32, 1, 1, 1, 0) };
+                         .chosen = rig_words(&r, zero, 2) };
     rig_writes(&r, s.work);
     rig_writes(&r, s.count);
     rig_writes(&r, s.chosen);

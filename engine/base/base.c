@@ -171,6 +171,17 @@ const char *bytes_text(char out[32], uint64_t bytes)
     return out;
 }
 
+bool all_finite(const float *v, uint64_t n)
+{
+    uint32_t odd = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, &v[i], 4);
+        odd |= (u & 0x7f800000) == 0x7f800000;
+    }
+    return !odd;
+}
+
 double now_s(void)
 {
     struct timespec t;

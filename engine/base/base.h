@@ -71,6 +71,9 @@ struct shown {
 struct shown show_text(const char *text, uint64_t n, uint64_t max);
 const char *bytes_text(char out[32], uint64_t bytes); /* "1.5 GiB"; small sizes in bytes */
 
+/* Is none of these infinite or not a number? */
+bool all_finite(const float *v, uint64_t n);
+
 /* Monotonic seconds. */
 double now_s(void);
 

@@ -240,7 +240,7 @@ void op_advance(struct cmd *c, const struct batch *b);
 struct sampler {
     tensor unused;      /* I32 bit set: one bit per vocabulary entry */
     tensor work, count; /* [n_vocab], outside the cmd's scratch; count is zero at first */
-    tensor chosen;      /* I32 [1], host memory: the id */
+    tensor chosen; /* I32 [2], host memory: the id; 1: a logit was not finite (never set to 0) */
 };
 /* Samples an id from logits [1][n_vocab] with the settings of the step buffer, appends it to ids,
  * and advances the step buffer by `advance` tokens. */

@@ -394,18 +394,10 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
 
 struct hlm_found hlm_session_found(const hlm_session *s) { return s->found; }
 
-bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
-                      struct hlm_err *err)
+bool session_read_rows(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
+                       struct hlm_err *err)
 {
     const struct model *m = s->m->model;
-    api_begin(&s->m->log, err);
-    if (n > s->n_ctx - s->n_past)
-        return full(s, (uint64_t)s->n_past + n, err);
-    if (!check_token_ids(s, id, n, err))
-        return false;
-    if ((logits && !s->keep_logits) || (hidden && !s->keep_hidden))
-        return fail_as(err, HLM_ERR_STATE, "this session was created without %s",
-                       hidden && !s->keep_hidden ? "keep_hidden" : "keep_logits");
     double t0 = now_s();
     uint32_t stride = s->all_logits.stride;
     count_read(s, 0, n);
@@ -434,6 +426,38 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     return ok;
 }
 
+/* Of the entries that are tokens: rows of a matrix that pad the vocabulary may be anything. */
+static bool finite_row(const hlm_session *s, const float *logits)
+{
+    uint32_t n = s->m->model->n_vocab;
+    if (all_finite(logits, n))
+        return true;
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(logits[i]) && !(s->m->unused[i / 32] >> i % 32 & 1))
+            return false;
+    return true;
+}
+
+bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
+                      struct hlm_err *err)
+{
+    api_begin(&s->m->log, err);
+    if (n > s->n_ctx - s->n_past)
+        return full(s, (uint64_t)s->n_past + n, err);
+    if (!check_token_ids(s, id, n, err))
+        return false;
+    if ((logits && !s->keep_logits) || (hidden && !s->keep_hidden))
+        return fail_as(err, HLM_ERR_STATE, "this session was created without %s",
+                       hidden && !s->keep_hidden ? "keep_hidden" : "keep_logits");
+    if (!session_read_rows(s, id, n, logits, hidden, err))
+        return false;
+    const struct model *m = s->m->model;
+    bool ok = !hidden || all_finite(hidden, (uint64_t)(m->n_layer + 2) * n * m->n_embd);
+    for (uint32_t t = 0; ok && logits && t < n; t++)
+        ok = finite_row(s, logits + (uint64_t)t * m->n_vocab);
+    return ok || session_not_finite(s, err);
+}
+
 bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
                      struct hlm_err *err)
 {
@@ -459,8 +483,7 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
         for (uint32_t i = 0; i < take; i++) {
             nll[done + i] = nll_from(parts + NLL_PARTS * i);
             if (!isfinite(nll[done + i]))
-                return fail(err, "the logits before position %u are no finite numbers",
-                            s->n_past - take + i + 1);
+                return session_not_finite(s, err);
         }
         count_read(s, done + take, n - 1);
     }
@@ -490,7 +513,13 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
         s->i_window ^= 1;
         s->n_row = max_u32(s->n_row, s->n_past);
     }
-    *id = *(const int32_t *)arena_map(s->host, s->sampler.chosen.offset);
+    int32_t *chosen = arena_map(s->host, s->sampler.chosen.offset);
+    if (chosen[1]) {
+        chosen[1] = 0;
+        lose_position(s);
+        return session_not_finite(s, err);
+    }
+    *id = chosen[0];
     set_id(s, s->n_past, *id);
     s->n_known = s->n_past + 1;
     s->has_logits = true;

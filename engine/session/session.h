@@ -50,6 +50,13 @@ struct hlm_session {
     struct hlm_stats stats, counted; /* counted: the part of stats that the model's counters have */
 };
 
+/* Reads n tokens, with the logits and hidden states of hlm_session_eval, finite or not. */
+bool session_read_rows(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
+                       struct hlm_err *err);
+/* After logits that are not finite: says which block is the first whose output is not. Always
+ * false (not_finite.c). */
+bool session_not_finite(hlm_session *s, struct hlm_err *err);
+
 /* Once the arenas are there, though not yet allocated. */
 void session_init_recordings(hlm_session *s);
 /* Records the largest list of each kind, so that the scratch arena becomes as large as they need.

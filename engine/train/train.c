@@ -6,6 +6,8 @@
  * the tokens that count need slices. */
 #include "train/train_parts.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -343,6 +345,32 @@ static bool write_row(struct trainer *t, const struct data_row *row, double weig
     return !*any || gpu_write(t->gpu, all, 0, t->host, t->host_bytes, err);
 }
 
+/* After a row whose loss is not finite: which block is the first whose output is not. Always
+ * false. */
+static bool not_finite(struct trainer *t, uint32_t n_row, struct hlm_err *err)
+{
+    const struct model *m = t->m;
+    uint64_t n = (uint64_t)n_row * m->n_embd;
+    float *v = mem_alloc(n, sizeof *v);
+    char what[64] = "the output matrix";
+    bool found = false;
+    for (uint32_t i = 0; v && !found && i < m->n_layer + t->n_loss; i++) {
+        tensor x = i <= m->n_layer ? t->input[i] : t->loss[i - m->n_layer].x;
+        if (!gpu_read(t->gpu, x, 0, v, 4 * n, err))
+            break;
+        found = !all_finite(v, n);
+        if (found && i)
+            snprintf(what, sizeof what, "block %u", i - 1);
+        else if (found)
+            snprintf(what, sizeof what, "token_embd.weight");
+    }
+    free(v);
+    return fail(err,
+                "the loss is not finite, and %s is the first whose output is not: training "
+                "diverged (try a lower learning rate), or %s is damaged",
+                what, gguf_path(m->file));
+}
+
 static bool run_row(struct trainer *t, const struct data_row *row, bool back, struct row_job job,
                     struct train_sums *sums, struct hlm_err *err)
 {
@@ -374,7 +402,8 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, st
                        i ? job.nll_mtp : job.nll, err))
             return false;
     sums->n += t->loss[0].n;
-    return gpu_wait(t->gpu, err);
+    return gpu_wait(t->gpu, err) &&
+           ((isfinite(sums->main) && isfinite(sums->mtp)) || not_finite(t, row->n, err));
 }
 
 bool train_row(struct trainer *t, const struct data_row *row, struct row_job job,

@@ -56,7 +56,8 @@ struct row_job {
                               NULL: not wanted */
 };
 /* Adds weight * (main + mtp_factor * mtp) of the row's gradient to the gradients, and the row's
- * losses to *sums. False: the device is lost, or there is no memory. */
+ * losses to *sums. False: the device is lost, there is no memory, or a loss is not finite; the
+ * message then names the first block whose output is not. */
 bool train_row(struct trainer *t, const struct data_row *row, struct row_job job,
                struct train_sums *sums, struct hlm_err *err);
 /* The losses alone, without dropout. */

@@ -2,7 +2,7 @@
 #include "train/tune.h"
 
 #include <inttypes.h>
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -99,16 +99,17 @@ static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t ste
     for (uint32_t i = 0; i < rows_of_step(t); i++, c.i_row++) {
         const struct data_row *row = stream_row(&t->stream, &c, err);
         const struct row_job job = { .weight = 1.0 / (double)n, .step = step, .i_row = i };
-        if (!row || (row->n_counted && !train_row(t->trainer, row, job, sums, err)))
+        struct hlm_err why = { 0 };
+        char where[40];
+        if (!row)
             return false;
+        snprintf(where, sizeof where, "step %" PRIu64 ": ", step);
+        if (row->n_counted && !train_row(t->trainer, row, job, sums, &why))
+            return fail_from(err, &why, where);
         count_train(t->m, &layers, HLM_TRAINING, i + 1, rows_of_step(t));
     }
     HLM_ASSERT(sums->n == n);
-    return (isfinite(sums->main) && isfinite(sums->mtp)) ||
-           fail(err,
-                "step %" PRIu64 ": the loss is no finite number: training diverged; try a lower "
-                "learning rate",
-                step);
+    return true;
 }
 
 static bool update_params(hlm_tune *t, uint64_t step, double lr, double *norm, struct hlm_err *err)
