@@ -65,8 +65,9 @@ struct hlm_tune_params {
                             linear, ffn and shared, as far as the model has them */
     bool target_mtp;     /* and those of the draft blocks */
 
-    /* How. With train.steps 0 `epochs` counts. With train.total_steps 0 it is worked out, and with
-     * it warmup_steps (by `warmup`) and warmup_from. */
+    /* How. With train.steps 0 `epochs` counts, also where total_steps is set. With
+     * train.total_steps 0 the schedule covers all steps: warmup_steps (by `warmup`) and warmup_from
+     * are worked out too. */
     struct hlm_train_options train;
     double epochs, warmup; /* warmup: share of the steps */
     /* Operands of the model's products. Sums, activations between ops and everything that is
@@ -126,7 +127,8 @@ struct hlm_set_info {
     bool packed;
     const uint32_t *doc_tok; /* [n_doc] tokens of each document; NULL with ids_json */
 };
-/* Rows are those of the first pass. Pointers are valid until hlm_tune_close. */
+/* Rows are those of the first pass. Pointers are valid until hlm_tune_close. Zeros for a number
+ * that is no set. */
 HLM_API struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set);
 
 /* One training row: documents, then padding. */
@@ -172,19 +174,23 @@ struct hlm_tune_step {
     uint64_t epoch;    /* whole passes done */
     double took_s;
 };
-/* One more step. After a failure nothing has changed, unless the device is lost or a loss is not
- * finite: only what was saved is good then. */
+/* One more step. HLM_ERR_STATE, and a lack of memory before its first row, change nothing. Any
+ * other failure ends the run, as its gradients are half made: of memory, of the device, of the file
+ * of gradients, a loss or a gradient that is not finite. What is trained can still be written, but
+ * steps, validations and saves are refused with HLM_ERR_STATE, unless hlm_tune_take_best brings the
+ * values of a checkpoint. To go on, open the run anew with `resume`. */
 HLM_API bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err);
 /* Runs the first row forward and back twice, as a step would, without an update, and times the
- * second. In place of steps only: it leaves gradients behind. */
+ * second. For a run that ends with it: gradients stay behind, and steps, validations and saves are
+ * refused afterwards. */
 HLM_API bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err);
 
 struct hlm_tune_loss {
     double main, mtp; /* means over n counted tokens */
     uint64_t n;
 };
-/* The loss of a whole set. That of the validation set is remembered in hlm_tune_info. progress is
- * given rows. */
+/* The loss of a whole set; HLM_ERR_INPUT when no token of it counts. That of the validation set is
+ * remembered in hlm_tune_info. progress counts rows. Also possible after hlm_tune_take_best. */
 HLM_API bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
                                hlm_progress progress, void *user, struct hlm_err *err);
 
@@ -193,8 +199,11 @@ HLM_API bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tu
 HLM_API bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err);
 HLM_API bool hlm_tune_has_saved(const char *folder); /* are there checkpoints in it? */
 HLM_API bool hlm_tune_is_saved(const hlm_tune *t);   /* is the run as it stands in one? */
-/* What is trained becomes what the checkpoint of the best validation holds, if folder has that; for
- * testing and writing, not for further steps. *found: whether there was one. */
+/* What is trained becomes what the checkpoint of the best validation holds, if folder has that.
+ * *found: the values are now the best ones; false: nothing was validated, or that checkpoint is not
+ * there, and nothing has changed. Validations and hlm_tune_write then take these values; steps and
+ * saves are refused, unless the best step is the last. A failure after the file was found sound
+ * ends the run like that of a step. */
 HLM_API bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm_err *err);
 
 /* Writes the adapter as a GGUF file and reads it back. */

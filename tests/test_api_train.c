@@ -90,12 +90,36 @@ static void test_sets(bool pack)
         struct hlm_tune_info i = hlm_tune_get_info(t);
         CHECK(train.packed == pack && train.row_length == (pack ? 96u : 0u) && !i.from_ids);
         CHECK(train.n_doc > 0 && valid.n_doc > 0 && valid.n_row > 0 && !none.n_doc && !none.n_row);
+        struct hlm_set_info no_set = hlm_tune_set_info(t, (enum hlm_tune_set)3);
+        CHECK(!no_set.n_doc && !no_set.n_row && !no_set.doc_tok);
         CHECK(i.train->steps == 4 && i.n_target > 0 && i.max_tok <= 96 && i.step == 0);
         check_rows(t, &train);
         check_lengths(&train);
         check_lengths(&valid);
         CHECK_OK(hlm_load(m, &err) && hlm_tune_begin(t, NULL, &err), err);
         CHECK(!hlm_tune_row(t, 0, &(struct hlm_row){ 0 }));
+    }
+    hlm_tune_close(t);
+    hlm_test_close(m);
+}
+
+/* Once, such a run had no step. */
+static void test_given_schedule(void)
+{
+    struct hlm_err err;
+    struct hlm_tune_params p = tiny_run();
+    test_case("steps are worked out beside a schedule that is given");
+    p.no_pack = true;
+    p.epochs = 2;
+    p.train.steps = 0;
+    p.train.total_steps = 99;
+    p.train.warmup_steps = 7;
+    hlm *m = open_dry();
+    hlm_tune *t = m ? hlm_tune_open(m, &p, &err) : NULL;
+    if (CHECK_MSG(!m || t, "%s", err.msg) && t) {
+        struct hlm_tune_info i = hlm_tune_get_info(t);
+        CHECK_EQ(i.train->steps, 2 * hlm_tune_set_info(t, HLM_TUNE_TRAIN).n_row);
+        CHECK(i.train->total_steps == 99 && i.train->warmup_steps == 7);
     }
     hlm_tune_close(t);
     hlm_test_close(m);
@@ -190,6 +214,7 @@ void test_api_train(void)
 {
     test_sets(true);
     test_sets(false);
+    test_given_schedule();
     test_dump();
     test_adapter();
     test_info();

@@ -283,6 +283,132 @@ static void test_session_beside(hlm *m)
     }
 }
 
+/* ---- the best ------------------------------------------------------------------------------- */
+
+/* A folder of all three files; the test data is the validation data. */
+static void make_folder(const char *path)
+{
+    static const char *const names[] = { "train", "valid", "test" };
+    char *text = slurp(TINY "data.jsonl"), file[256];
+    CHECK(mkdir(path, 0700) == 0);
+    for (uint32_t i = 0; i < 3; i++) {
+        snprintf(file, sizeof file, "%s/%s.jsonl", path, names[i]);
+        spill(file, text);
+    }
+    free(text);
+}
+
+/* At a rate as high as this the second step makes the validation worse. */
+static struct hlm_tune_params worsening(void)
+{
+    struct hlm_tune_params p = tiny();
+    p.data = scratch("three");
+    p.targets = "attn";
+    p.train.rank = 2;
+    p.train.lr = p.train.peak = 1;
+    p.train.schedule = HLM_CONSTANT;
+    p.train.train_gates = false;
+    p.train.lora_dropout = 0;
+    p.warmup = 0;
+    return p;
+}
+
+static void check_taken(hlm_tune *t, const char *folder, double best)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_tune_loss v = { 0 };
+    struct hlm_tune_step s;
+    double row_s;
+    bool found = false;
+    CHECK_OK(hlm_tune_take_best(t, folder, &found, &err), err);
+    CHECK(found && validate(t) == best && hlm_tune_get_info(t).best_loss == best);
+    CHECK_OK(hlm_tune_validate(t, HLM_TUNE_TRAIN, &v, NULL, NULL, &err), err);
+    CHECK_OK(hlm_tune_write(t, test_scratch("taken.gguf"), &err), err);
+    CHECK(!hlm_tune_do_step(t, &s, &err) && err.kind == HLM_ERR_STATE);
+    CHECK(!hlm_tune_save(t, folder, 1, &err) && err.kind == HLM_ERR_STATE);
+    CHECK(!hlm_tune_measure(t, &row_s, &err) && err.kind == HLM_ERR_STATE);
+}
+
+/* Once, taking the best forbade all that came after, as a step that failed part-way does. */
+static void test_best(hlm *m)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_tune_params p = worsening();
+    struct hlm_tune_step s;
+    const char *folder = test_scratch("tune-best");
+    double loss, best = 0;
+    bool found = true;
+    test_case("the best is not the last: it is validated and written, and no step follows");
+    hlm_tune *t = hlm_tune_open(m, &p, &err);
+    if (CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, NULL, &err), err)) {
+        CHECK(hlm_tune_take_best(t, folder, &found, &err) && !found); /* nothing was validated */
+        CHECK(steps(t, 1, &loss) && (best = validate(t)) > 0);
+        CHECK_OK(hlm_tune_save(t, folder, 1, &err), err);
+        CHECK(steps(t, 1, &loss) && validate(t) > best);
+        CHECK(hlm_tune_take_best(t, test_scratch("empty"), &found, &err) && !found);
+        CHECK(steps(t, 1, &loss)); /* nothing was taken */
+        check_taken(t, folder, best);
+    }
+    hlm_tune_close(t);
+
+    test_case("a step that fails ends the run; its best can still be taken");
+    t = hlm_tune_open(m, &p, &err);
+    if (CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, NULL, &err), err)) {
+        struct hlm_tune_loss v;
+        best = validate(t);
+        folder = test_scratch("tune-first");
+        CHECK_OK(hlm_tune_save(t, folder, 1, &err), err);
+        hlm_tune_dump_grads(t, "nowhere/x.gguf");
+        CHECK(!hlm_tune_do_step(t, &s, &err) && err.kind == HLM_ERR_SYSTEM);
+        CHECK(!hlm_tune_do_step(t, &s, &err) && err.kind == HLM_ERR_STATE);
+        CHECK(!hlm_tune_save(t, folder, 1, &err) && err.kind == HLM_ERR_STATE);
+        CHECK(!hlm_tune_validate(t, HLM_TUNE_VALID, &v, NULL, NULL, &err));
+        CHECK_EQ(err.kind, HLM_ERR_STATE);
+        check_taken(t, folder, best);
+    }
+    hlm_tune_close(t);
+}
+
+/* ---- progress -------------------------------------------------------------------------------- */
+
+struct validating {
+    uint64_t n_call, total, stop_at; /* stop_at: rows at which to stop */
+    bool in_order;
+};
+
+static bool on_row(void *user, uint64_t done, uint64_t total)
+{
+    struct validating *v = user;
+    v->in_order = v->in_order && done == v->n_call;
+    v->n_call++;
+    v->total = total;
+    return done != v->stop_at;
+}
+
+static void test_progress(hlm *m)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_tune_params p = tiny();
+    struct hlm_tune_loss loss;
+    test_case("progress of a validation: before the first row, after each; any call may stop it");
+    hlm_tune *t = hlm_tune_open(m, &p, &err);
+    if (CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, NULL, &err), err)) {
+        uint64_t n = hlm_tune_set_info(t, HLM_TUNE_VALID).n_row;
+        for (uint64_t stop_at = 0; stop_at <= n + 1; stop_at++) {
+            struct validating v = { .stop_at = stop_at, .in_order = true };
+            bool ok = hlm_tune_validate(t, HLM_TUNE_VALID, &loss, on_row, &v, &err);
+            CHECK(ok == (stop_at > n) && (ok || err.kind == HLM_ERR_STOPPED));
+            CHECK(v.in_order && v.n_call == min_u64(stop_at, n) + 1 && v.total == n);
+            CHECK((hlm_tune_get_info(t).valid_loss < (double)INFINITY) == ok);
+        }
+        CHECK(!hlm_tune_validate(t, (enum hlm_tune_set)3, &loss, NULL, NULL, &err));
+        CHECK(err.kind == HLM_ERR_INPUT && strstr(err.msg, "3"));
+        CHECK(!hlm_tune_validate(t, HLM_TUNE_TEST, &loss, NULL, NULL, &err));
+        CHECK_EQ(err.kind, HLM_ERR_INPUT);
+    }
+    hlm_tune_close(t);
+}
+
 /* ---- a full disk ----------------------------------------------------------------------------- */
 
 static void test_full(hlm *m)
@@ -390,24 +516,10 @@ static void test_ids_json(void)
     "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25"                  \
     " --target attn --rank 2"
 
-/* A folder of all three files; the test data is the validation data. */
-static void make_folder(const char *path)
-{
-    static const char *const names[] = { "train", "valid", "test" };
-    char *text = slurp(TINY "data.jsonl"), file[256];
-    CHECK(mkdir(path, 0700) == 0);
-    for (uint32_t i = 0; i < 3; i++) {
-        snprintf(file, sizeof file, "%s/%s.jsonl", path, names[i]);
-        spill(file, text);
-    }
-    free(text);
-}
-
 static void test_patience(void)
 {
     test_case("--patience: no validation is better where nothing is learnt; --sample; test.jsonl");
     const char *out = scratch("early.gguf"), *log = scratch("early.json"), *dir = scratch("three");
-    make_folder(dir);
     struct ran r = run(NULL,
                        SMALL " -d %s --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
                              "--sample Birds? --sample-tokens 3 --log-json %s",
@@ -429,6 +541,26 @@ static void test_patience(void)
     json_decref(tested);
     for (size_t i = 0; i < 3; i++) /* the same bits, whatever was run between */
         CHECK(number(valid, i, "valid_loss") == number(valid, 0, "valid_loss"));
+    json_decref(valid);
+}
+
+/* Once, the test at the end was refused whenever the best step was not the last. */
+static void test_best_of_three(void)
+{
+    test_case("test.jsonl is tested with the best adapter, which is not the last");
+    const char *out = scratch("worse.gguf"), *log = scratch("worse.json"), *dir = scratch("three");
+    struct ran r = run(NULL,
+                       SMALL " -d %s --steps 3 --lr 1 --schedule constant --warmup 0"
+                             " --valid-every 1 --log-json %s -o %s",
+                       dir, log, out);
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    CHECK_SAYS(r.out, "worse-best.gguf|step 1|the best");
+    CHECK_SAYS(r.out, "test loss|best adapter");
+    ran_free(&r);
+    json_t *valid = events(log, "valid"), *tested = events(log, "test");
+    CHECK(number(tested, 0, "test_loss") == number(valid, 1, "valid_loss"));
+    CHECK(number(valid, 3, "valid_loss") > number(valid, 1, "valid_loss"));
+    json_decref(tested);
     json_decref(valid);
 }
 
@@ -529,14 +661,18 @@ void test_tune_run(void)
     hlm *m = open_model(false, 0, &err);
     if (CHECK_MSG(m, "%s", err.msg)) {
         const char *folder = scratch("tune-saved");
+        make_folder(scratch("three"));
         test_resume(m, folder);
         test_refused(m, folder);
         test_session_beside(m);
+        test_best(m);
+        test_progress(m);
         test_full(m);
     }
     hlm_test_close(m);
     test_ids_json();
     test_layer_log();
     test_patience();
+    test_best_of_three();
     test_interrupt();
 }

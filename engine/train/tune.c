@@ -159,8 +159,7 @@ static bool make_schedule(hlm_tune *t, struct hlm_err *err)
     if (!step_rows || step_rows > MAX_STEP_ROWS)
         return fail(err, "a step of %u times %u rows, expected 1 to %d rows", o->accumulation,
                     o->batch_rows, MAX_STEP_ROWS);
-    if (!o->total_steps)
-        tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
+    tune_schedule(o, t->p.epochs, t->p.warmup, first->n_row);
     uint64_t n_row = step_rows * o->steps;
     if (!stream_extent(&t->stream, n_row, &t->extent, err))
         return false;

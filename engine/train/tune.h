@@ -139,18 +139,23 @@ struct hlm_tune {
     char *from;          /* the checkpoint that it resumes; NULL: none */
     char *grads;         /* the file for the first step's gradients; NULL: none */
     bool grads_lost;     /* there was no memory for that name */
-    bool unclear;        /* a step failed part-way: gradients and moments are unknown */
+    bool unclear;        /* a call failed part-way: gradients, moments and values are unknown */
+    bool taken;          /* the values are those of an earlier step: hlm_tune_take_best */
 };
 
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
-/* Works out what total_steps 0 leaves open, for n_row rows in a pass. */
+/* Works out what steps 0 and total_steps 0 leave open, for n_row rows in a pass. */
 void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row);
 /* How the documents of p->data are read for this file's vocabulary. */
 bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
                   struct data_params *how, struct hlm_err *err);
 /* The numbers of every set, for hlm_tune_set_info (tune_info.c). */
 bool tune_count_sets(hlm_tune *t, struct hlm_err *err);
-bool tune_begun(const hlm_tune *t, struct hlm_err *err); /* else HLM_ERR_STATE */
+/* Each is false with HLM_ERR_STATE: the run has not begun; its values are unknown; they are not
+ * those that the optimizer goes on from. */
+bool tune_begun(const hlm_tune *t, struct hlm_err *err);
+bool tune_sound(const hlm_tune *t, struct hlm_err *err);
+bool tune_may_step(const hlm_tune *t, struct hlm_err *err);
 /* Finds the checkpoint that p.resume means, checks it, and sets `from`. */
 bool tune_find(hlm_tune *t, struct hlm_err *err);
 /* The trainer and the position become those of the checkpoint `from`. */

@@ -65,6 +65,8 @@ static struct hlm_set_info fixed_info(const hlm_tune *t)
 
 struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set)
 {
+    if ((unsigned)set > HLM_TUNE_TEST)
+        return (struct hlm_set_info){ 0 };
     const struct data_set *d = documents(t, set);
     const struct data_rows *rows = set == HLM_TUNE_VALID  ? &t->valid
                                    : set == HLM_TUNE_TEST ? &t->test

@@ -23,6 +23,8 @@ void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, ui
     double rows = epochs * (double)n_row, per = (double)o->batch_rows * o->accumulation;
     if (!o->steps)
         o->steps = (uint32_t)fmin(fmax(ceil(rows / per - 1e-9), 1), UINT32_MAX / 2);
+    if (o->total_steps) /* the schedule is the caller's */
+        return;
     o->total_steps = o->steps;
     o->warmup_steps = (uint32_t)ceil(warmup * o->steps - 1e-9);
     if (o->warmup_steps >= o->steps)

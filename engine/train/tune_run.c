@@ -40,11 +40,18 @@ void hlm_tune_dump_grads(hlm_tune *t, const char *path)
 
 static uint32_t rows_of_step(const hlm_tune *t) { return t->o.batch_rows * t->o.accumulation; }
 
-static bool is_sound(const hlm_tune *t, struct hlm_err *err)
+bool tune_sound(const hlm_tune *t, struct hlm_err *err)
 {
     return tune_begun(t, err) &&
            (!t->unclear || fail_as(err, HLM_ERR_STATE,
-                                   "an earlier step failed part-way: only what was saved is good"));
+                                   "an earlier call failed part-way: only what was saved is good"));
+}
+
+bool tune_may_step(const hlm_tune *t, struct hlm_err *err)
+{
+    return tune_sound(t, err) &&
+           (!t->taken ||
+            fail_as(err, HLM_ERR_STATE, "the best of this run was taken: no step can follow"));
 }
 
 /* Counts the targets and the tokens of the rows of a step, from c on. c moves past them. */
@@ -139,7 +146,7 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *er
     api_begin(&t->m->log, err);
     if (t->grads_lost)
         return fail_memory(err, "out of memory for the name of the file of gradients");
-    if (!is_sound(t, err) || !find_step_rows(t, &from, &to, &n, &n_tok, err))
+    if (!tune_may_step(t, err) || !find_step_rows(t, &from, &to, &n, &n_tok, err))
         return false;
     t->unclear = true;
     if (!run_step_rows(t, from, n, step, &sums, err) ||
@@ -177,7 +184,7 @@ bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err)
     const struct data_row *row = NULL;
     struct train_sums sums = { 0 };
     api_begin(&t->m->log, err);
-    if (!is_sound(t, err))
+    if (!tune_may_step(t, err))
         return false;
     for (row = stream_row(&t->stream, &c, err); row && !row->n_counted; c.i_row++)
         row = stream_row(&t->stream, &c, err);
@@ -206,28 +213,49 @@ static void note_validation(struct tune_position *p, double loss)
     }
 }
 
-bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
-                       hlm_progress progress, void *user, struct hlm_err *err)
+/* The rows of a set in the order of the first pass. NULL with a reason. */
+static const struct data_rows *rows_of_set(hlm_tune *t, enum hlm_tune_set set, struct hlm_err *err)
+{
+    switch (set) {
+    case HLM_TUNE_TRAIN: return stream_first(&t->stream, err);
+    case HLM_TUNE_VALID: return &t->valid;
+    case HLM_TUNE_TEST: return &t->test;
+    }
+    fail(err, "a set of number %u, expected 0 to %u", (unsigned)set, (unsigned)HLM_TUNE_TEST);
+    return NULL;
+}
+
+/* Sums the loss of these rows. */
+static bool validate_rows(hlm_tune *t, const struct data_rows *rows, struct train_sums *sums,
+                          hlm_progress progress, void *user, struct hlm_err *err)
 {
     const struct layer_source layers = layers_of(t);
-    struct train_sums sums = { 0 };
-    api_begin(&t->m->log, err);
-    const struct data_rows *rows = set == HLM_TUNE_VALID  ? &t->valid
-                                   : set == HLM_TUNE_TEST ? &t->test
-                                                          : stream_first(&t->stream, err);
-    if (!rows || !is_sound(t, err))
-        return false;
-    for (uint32_t i = 0; i < rows->n_row; i++) {
+    for (uint32_t i = 0; i <= rows->n_row; i++) {
         bool on = !progress || progress(user, i, rows->n_row);
         log_to(&t->m->log);
         if (!on)
             return fail_stopped(err);
-        if (rows->row[i].n_counted && !train_eval(t->trainer, &rows->row[i], &sums, err))
+        if (i == rows->n_row)
+            break;
+        if (rows->row[i].n_counted && !train_eval(t->trainer, &rows->row[i], sums, err))
             return false;
         count_train(t->m, &layers, HLM_VALIDATING, i + 1, rows->n_row);
     }
-    if (!sums.n)
+    return true;
+}
+
+bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
+                       hlm_progress progress, void *user, struct hlm_err *err)
+{
+    struct train_sums sums = { 0 };
+    api_begin(&t->m->log, err);
+    const struct data_rows *rows = tune_sound(t, err) ? rows_of_set(t, set, err) : NULL;
+    if (!rows)
+        return false;
+    if (!rows->n_counted)
         return fail(err, "there is nothing to validate with: no token counts");
+    if (!validate_rows(t, rows, &sums, progress, user, err))
+        return false;
     *out = (struct hlm_tune_loss){ .main = sums.main / (double)sums.n,
                                    .mtp = sums.mtp / (double)sums.n,
                                    .n = sums.n };

@@ -6,6 +6,7 @@
 #include "train/tune.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,7 +159,11 @@ static bool restore_checkpoint(hlm_tune *t, const char *folder, enum restore wha
     bool ok = path ? describe_state(t, &w, err) && file_in_open(&in, path, err) &&
                          state_check(&in, &w, head, err)
                    : no_checkpoint_memory(folder, err) != NULL;
-    ok = ok && (what == RESTORE_NOTHING || state_read(&in, &w, what == RESTORE_ALL, err));
+    if (ok && what != RESTORE_NOTHING) {
+        t->unclear = true;
+        ok = state_read(&in, &w, what == RESTORE_ALL, err);
+        t->unclear = !ok;
+    }
     file_in_close(&in);
     free(path);
     return ok;
@@ -313,11 +318,8 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
     char name[MAX_STEP_NAME], *path;
     struct folder_out f = { 0 };
     api_begin(&t->m->log, err);
-    if (!tune_begun(t, err))
+    if (!tune_may_step(t, err)) /* a checkpoint is what steps can go on from */
         return false;
-    if (t->unclear)
-        return fail_as(err, HLM_ERR_STATE,
-                       "%.300s: a step failed part-way, nothing sound is left to save", folder);
     step_name(name, t->position.step);
     if (!(path = folder_path(folder, name)))
         return no_checkpoint_memory(folder, err) != NULL;
@@ -340,21 +342,24 @@ bool hlm_tune_is_saved(const hlm_tune *t) { return t->saved_step == t->position.
 
 bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm_err *err)
 {
+    const struct tune_position *p = &t->position;
     char name[MAX_STEP_NAME], *path;
     struct state_head h;
     api_begin(&t->m->log, err);
     *found = false;
     if (!tune_begun(t, err))
         return false;
-    if ((*found = t->position.best_step == t->position.step))
+    if (!(p->best_loss < (double)INFINITY))
+        return true; /* nothing was validated */
+    if ((*found = p->best_step == p->step && !t->unclear))
         return true;
-    step_name(name, t->position.best_step);
+    step_name(name, p->best_step);
     if (!(path = folder_path(folder, name)))
         return no_checkpoint_memory(folder, err) != NULL;
     bool ok = true;
     if (folder_is(path)) {
-        t->unclear = true; /* no more steps: the moments are those of another step */
         ok = *found = restore_checkpoint(t, path, RESTORE_VALUES, &h, err);
+        t->taken = t->taken || ok;
     }
     free(path);
     return ok;
