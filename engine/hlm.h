@@ -582,6 +582,12 @@ HLM_API uint32_t hlm_talk_n_message(const hlm_talk *t);
 HLM_API struct hlm_message hlm_talk_message(const hlm_talk *t,
                                             uint32_t i); /* valid until a change */
 HLM_API uint32_t hlm_talk_n_turn(const hlm_talk *t);     /* in the history */
+/* Replaces the conversation by these messages: perhaps a system message, then pairs of user and
+ * assistant. The next turn reads them. On failure the conversation stays. */
+HLM_API bool hlm_talk_set_messages(hlm_talk *t, const struct hlm_message *msg, uint32_t n,
+                                   struct hlm_err *err);
+/* How many tokens the history has in the next prompt, whether they have been read or not. */
+HLM_API bool hlm_talk_count(hlm_talk *t, uint32_t *n, struct hlm_err *err);
 struct hlm_talk_total { /* sums over all turns ever, and the last one */
     uint64_t n_turn, n_read, n_reused, n_reread, n_gen, n_reasoning, n_dropped, n_dropped_turns;
     double read_s, gen_s;

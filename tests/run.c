@@ -55,6 +55,14 @@ static const char *bin(void)
     return dir;
 }
 
+const char *program_path(const char *name)
+{
+    static char path[PATH_MAX + 16];
+    int n = snprintf(path, sizeof path, "%s/%s", bin(), name);
+    HLM_ASSERT(n > 0 && (size_t)n < sizeof path);
+    return path;
+}
+
 char *slurp(const char *path)
 {
     uint64_t n;
@@ -72,13 +80,13 @@ void spill(const char *path, const char *text)
 
 pid_t start(const char *command, const char *in, const char *out, const char *err)
 {
-    char words[2048], program[PATH_MAX + 16], *argv[64];
+    char words[2048], *argv[64];
     uint32_t argc = 0;
     snprintf(words, sizeof words, "%s", command);
     for (char *w = strtok(words, " "); w && argc + 1 < ARRAY_LEN(argv); w = strtok(NULL, " "))
         argv[argc++] = w;
     argv[argc] = NULL;
-    snprintf(program, sizeof program, "%s/%s", bin(), argv[0]);
+    const char *program = program_path(argv[0]);
 
     pid_t pid = -1;
     posix_spawn_file_actions_t a;

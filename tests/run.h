@@ -20,6 +20,8 @@ struct ran run(const char *input, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* The same in two steps, with files as its streams. */
 pid_t start(const char *command, const char *in, const char *out, const char *err);
 int finish(pid_t pid);
+/* The path of a program beside this one. Its caches are put there too, by the environment. */
+const char *program_path(const char *name);
 /* A case: the command exits with rc and writes one message with these parts (CHECK_SAYS) to
  * standard error - followed by a line of usage where rc is 2 - and nothing to standard output. */
 void run_refused(int rc, const char *command, const char *says);

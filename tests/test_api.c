@@ -354,6 +354,50 @@ static void say(hlm_talk *t, const char *text)
     CHECK_OK(hlm_talk_say(t, text, NULL, &err), err);
 }
 
+/* A conversation that was put in goes on as the one that it was taken from. */
+static void test_set_messages(hlm *m)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_message msg[8];
+    uint32_t n, n_before;
+    test_case("a talk: its messages put into another one");
+    hlm_talk *t = talk_of(m, 512), *other = talk_of(m, 512);
+    if (!t || !other)
+        return;
+    CHECK(hlm_talk_count(t, &n, &err) && n == 0);
+    CHECK_OK(hlm_talk_set_system(t, "Be kind.", &err), err);
+    CHECK_OK(hlm_talk_count(t, &n_before, &err), err);
+    say(t, "My name is Anna.");
+    say(t, "Hello!");
+    for (n = 0; n < hlm_talk_n_message(t); n++)
+        msg[n] = hlm_talk_message(t, n);
+    say(other, "Something else.");
+    CHECK_OK(hlm_talk_set_messages(other, msg, n, &err), err);
+    CHECK_STR(history(other), history(t));
+    say(t, "What is my name?");
+    say(other, "What is my name?");
+    CHECK_STR(history(other), history(t));
+
+    test_case("a talk: counted in tokens, less after an undo");
+    uint32_t all, less;
+    CHECK(hlm_talk_count(t, &all, &err) && all >= hlm_session_n_past(hlm_talk_session(t)));
+    CHECK(hlm_talk_undo(t) && hlm_talk_count(t, &less, &err) && n_before < less && less < all);
+    CHECK(hlm_talk_undo(t) && hlm_talk_undo(t) && hlm_talk_count(t, &less, &err));
+    CHECK_EQ(less, n_before);
+
+    test_case("a talk: messages out of order are refused, and the history stays");
+    char was[4096];
+    snprintf(was, sizeof was, "%s", history(other));
+    for (uint32_t i = 0; i < n; i++)
+        msg[i] = hlm_talk_message(other, i);
+    CHECK_REFUSED(hlm_talk_set_messages(other, msg, n - 1, &err), err, "out of order|assistant");
+    CHECK_REFUSED(hlm_talk_set_messages(other, msg + 2, n - 2, &err), err, "out of order");
+    CHECK_STR(history(other), was);
+    CHECK(hlm_talk_set_messages(other, NULL, 0, &err) && hlm_talk_n_message(other) == 0);
+    hlm_talk_close(t);
+    hlm_talk_close(other);
+}
+
 static void test_history(hlm *m)
 {
     struct hlm_err err = { .kind = HLM_ERR_FULL, .msg = "old" };
@@ -388,6 +432,7 @@ static void test_history(hlm *m)
     CHECK(hlm_talk_set_system(t, NULL, &err) && hlm_talk_n_message(t) == 0);
     CHECK(!hlm_talk_regenerate(t, NULL, &err) && err.kind == HLM_ERR_STATE);
     hlm_talk_close(t);
+    test_set_messages(m);
 
     test_case("a talk: an unknown format is refused");
     struct hlm_talk_params p = { .session = { .n_ctx = 64 }, .format = "llama2" };

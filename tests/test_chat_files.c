@@ -1,11 +1,14 @@
-/* test_chat_files: files of hlm-chat and of the other programs, without a device - which may be
- * replaced by which. */
+/* test_chat_files: files and words of hlm-chat and of the other programs, without a device - which
+ * files may be replaced by which, the words after a command, completing paths, misspelt words. */
+#define _XOPEN_SOURCE 700
 #include "gguf_build.h"
 #include "run.h"
-#include "ui/common_base.h"
+#include "ui/chat_words.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static void test_replacing(void)
 {
@@ -48,4 +51,111 @@ static void test_replacing(void)
     CHECK_REFUSED(ui_may_replace("/dev/null", FILE_MODEL, NULL, &err), err, "/dev/null|ordinary");
 }
 
-void test_chat_files(void) { test_replacing(); }
+static void test_words(void)
+{
+    static const struct {
+        const char *args, *first, *second, *rest;
+    } rows[] = {
+        { "", NULL, NULL, NULL },
+        { "  a  b c ", "a", "b", "a  b c" },
+        { "\"a b\" c", "a b", "c", "a b" },
+        { "'a \"b' c", "a \"b", "c", "a \"b" },
+        { "a\\ b c", "a b", "c", "a b c" },
+        { "\"a\\\"b\"c d", "a\"bc", "d", "a\"bc" },
+        { "~/x ~", "/home/me/x", "/home/me", "/home/me/x ~" },
+        { "~you/x a~", "~you/x", "a~", "~you/x a~" },
+        { "\"never closed", "never closed", NULL, "never closed" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("words of: %s", rows[i].args);
+        const char *at = rows[i].args;
+        char *first = word_next(&at, "/home/me"), *second = word_next(&at, "/home/me");
+        char *rest = word_rest(rows[i].args, "/home/me");
+        CHECK_STR(first, rows[i].first);
+        CHECK_STR(second, rows[i].second);
+        CHECK_STR(rest, rows[i].rest);
+        free(first);
+        free(second);
+        free(rest);
+    }
+}
+
+/* Paths in a folder with these names: the choices, each in [ ]. */
+static void test_paths(void)
+{
+    static const char *const files[] = { "notes.md", "notes two.md", "a.gguf", ".hidden", "it's" };
+    static const struct {
+        const char *text, *end, *want;
+    } rows[] = {
+        { "/x no", NULL, "[\"notes two.md\"][notes.md]" },
+        { "/x \"notes t", NULL, "[\"notes two.md\"]" },
+        { "/x notes\\ t", NULL, "[\"notes two.md\"]" },
+        { "/x s", NULL, "[sub/]" },
+        { "/x sub/", NULL, "[sub/inner.gguf]" },
+        { "/x ~/sub/", NULL, "[~/sub/inner.gguf]" },
+        { "/x .", NULL, "[.hidden]" },
+        { "/x i", NULL, "[\"it's\"]" },
+        { "/x ", ".gguf", "[a.gguf][sub/]" },
+        { "/x nothing", NULL, "" },
+        { "/x nowhere/", NULL, "" },
+    };
+    char home[300], text[600];
+    const char *folder = scratch("paths");
+    HLM_ASSERT(mkdir(folder, 0700) == 0 && mkdir(scratch("paths/sub"), 0700) == 0);
+    for (uint32_t i = 0; i < ARRAY_LEN(files); i++) {
+        snprintf(text, sizeof text, "paths/%s", files[i]);
+        spill(scratch(text), "");
+    }
+    spill(scratch("paths/sub/inner.gguf"), "");
+    snprintf(home, sizeof home, "%s", folder);
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("paths for: %s", rows[i].text);
+        /* Relative to the folder: its path stands before what is typed, but for the ~. */
+        const char *typed = rows[i].text + 3;
+        bool quoted = *typed == '"';
+        snprintf(text, sizeof text, "/x %s%s%s%s", quoted ? "\"" : "", *typed == '~' ? "" : folder,
+                 *typed == '~' ? "" : "/", typed + quoted);
+        struct choices c = { 0 };
+        char got[1024] = "";
+        complete_path(text, 3, strlen(text), home, rows[i].end, &c);
+        CHECK_EQ(c.from, 3);
+        for (uint32_t k = 0; k < c.n; k++) {
+            char one[512];
+            snprintf(one, sizeof one, "%s", c.v[k].text);
+            char *at = strstr(one, folder);
+            if (at)
+                memmove(at, at + strlen(folder) + 1, strlen(at + strlen(folder)));
+            snprintf(got + strlen(got), sizeof got - strlen(got), "[%s]", one);
+        }
+        CHECK_STR(got, rows[i].want);
+        choices_free(&c);
+    }
+}
+
+static void test_nearest(void)
+{
+    static const char *const list[] = { "/help", "/history", "/save", "/set", "/stats",
+                                        "/quit", "top_k",    "temp",  NULL };
+    static const struct {
+        const char *word, *want;
+    } rows[] = {
+        { "/hepl", "/help" },  { "/hel", "/help" },
+        { "/HELP", "/help" },  { "/histroy", "/history" },
+        { "/stat", "/stats" }, { "/quitt", "/quit" },
+        { "top-k", "top_k" },  { "tempp", "temp" },
+        { "/nope", NULL },     { "/x", NULL },
+        { "", NULL },          { "frobnicate", NULL },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        test_case("meant by '%s'", rows[i].word);
+        CHECK_STR(ui_nearest(rows[i].word, list), rows[i].want);
+    }
+}
+
+void test_chat_files(void)
+{
+    test_replacing();
+    test_words();
+    test_paths();
+    test_nearest();
+}

@@ -55,7 +55,9 @@ static int prompt_main(void *user)
         &err);
     if (!t)
         return 98;
-    while (term_read(t, NULL, &text, &quoted) == TERM_MESSAGE) {
+    for (enum term_got got; (got = term_read(t, ">>> ", NULL, &text, &quoted)) != TERM_LEFT;) {
+        if (got == TERM_CLEARED)
+            continue;
         if (strcmp(text, "work") == 0 && write(1, "working", 7) == 7)
             while (read(a->go[0], &byte, 1) < 0 && errno == EINTR)
                 ;

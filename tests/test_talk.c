@@ -303,7 +303,8 @@ static void test_commands(void)
     static const struct {
         const char *line, *says;
     } rows[] = {
-        { "/nope x", "unknown|/nope|/help|/clear" },
+        { "/nope x", "unknown|/nope|/help" },
+        { "/histroy", "unknown|/histroy|perhaps|/history" },
         { "/save", "/save|file" },
         { "/save /nowhere/x", "/nowhere/x|write|No such file" },
         { "/load", "/load|file" },
@@ -313,7 +314,15 @@ static void test_commands(void)
         { "/regen", "no answer" },
         { "/think on", "no thinking" },
         { "/think x", "/think|on|off|show|hide" },
+        { "/edit", "no message" },
+        { "/export", "/export|file|.md|.json" },
+        { "/export /tmp/x.txt", "/tmp/x.txt|.md|.json" },
+        { "/export README.md", "README.md|is there already|exported" },
+        { "/file", "/file|which" },
+        { "/file /nowhere/x", "/nowhere/x|No such file" },
+        { "/file " DEMO " what?", DEMO "|NUL" },
         { "/set nope 1", "/set|nope" },
+        { "/set tempp 1", "/set|tempp|perhaps|temp" },
         { "/set temp", "/set temp|value" },
         { "/set top_k x", "top_k|x|whole number" },
         { "/clear x", "/clear|nothing" },
@@ -326,6 +335,14 @@ static void test_commands(void)
         CHECK_SAYS(r.err, rows[i].says);
         ran_free(&r);
     }
+    test_case("/set takes capitals and short names; typing errors are no errors");
+    struct ran w = run("/nope\n/set NOPE 1\n/set temp x\n/undo\n/load README.md\n/set TEMP 0.125\n"
+                       "/set n 3\n/set\n/stats\n/quit\nnever read\n",
+                       "hlm-chat --lines -m " DEMO);
+    CHECK_SAYS(w.err, "predict|3|temp|0.125");
+    CHECK_SAYS(w.err, "0 errors so far");
+    CHECK_STR(w.out, "");
+    ran_free(&w);
     test_case("/set, /system and /stats");
     struct ran r = run("/set temp 0.25\n/set\n/system Be kind.\n/system\nHello!\n/stats\n",
                        "hlm-chat --lines -m " DEMO);
@@ -340,6 +357,80 @@ static void test_commands(void)
     ran_free(&r);
 }
 
+/* What of the history commands show, change and write. */
+static void test_history_commands(void)
+{
+    char lines[1024], a[256], b[256];
+    const char *json = scratch("talk.json"), *md = scratch("talk.md"),
+               *file = scratch("a file.txt");
+    test_case("/history, and /stats after /undo");
+    struct talked t = converse(0, "Hello!\nMy name is Anna.\n/undo\n/history\n/undo\n/stats\n",
+                               "--temp 0 -sys Be_kind. -m " DEMO);
+    CHECK_SAYS(t.r.err, "system: Be_kind.|>>> Hello!");
+    CHECK_MSG(!test_has(t.r.err, "Anna"), "%s", t.r.err);
+    CHECK_SAYS(t.r.err, "0 in the history|2 answered");
+    const char *context = strstr(t.r.err, "context ");
+    long used = context ? strtol(context + 8, NULL, 10) : -1;
+    CHECK_MSG(used > 0 && used < num(&t, 0, "prompt"), "%ld used, %lld before the message", used,
+              num(&t, 0, "prompt")); /* the system message */
+    talked_free(&t);
+
+    test_case("/edit: the last message is another one, what is before stays");
+    t = converse(0, "My name is Anna.\nHello!\n/edit What is my name?\n", "--temp 0 -m " DEMO);
+    struct talked u = converse(0, "My name is Anna.\nWhat is my name?\n", "--temp 0 -m " DEMO);
+    CHECK_STR(answer(&t, 2, a, sizeof a), answer(&u, 1, b, sizeof b));
+    CHECK_EQ(num(&t, 2, "prompt"), num(&u, 1, "prompt"));
+    talked_free(&u);
+
+    test_case("/file: before a message, and with one; /file - drops it");
+    spill(file, "My name is Anna.\n\n");
+    snprintf(lines, sizeof lines,
+             "/file \"%s\"\nHello!\n/clear\n/file \"%s\" Hello!\n/clear\n"
+             "/file \"%s\"\n/file -\nHello!\n",
+             file, file, file);
+    talked_free(&t);
+    t = converse(0, lines, "--temp 0 -n 4 -m " DEMO);
+    CHECK_EQ(num(&t, 0, "prompt"), num(&t, 1, "prompt"));
+    CHECK_MSG(num(&t, 2, "prompt") + 5 < num(&t, 1, "prompt"), "%lld and %lld tokens",
+              num(&t, 2, "prompt"), num(&t, 1, "prompt"));
+    talked_free(&t);
+
+    test_case("/export: JSON that /load reads, Markdown; an earlier one is replaced");
+    snprintf(lines, sizeof lines,
+             "My name is Anna.\n/export %s\n/export %s\nHello!\n/export %s\n/undo\n"
+             "What is my name?\n",
+             json, md, md);
+    t = converse(0, lines, "--temp 0 -v -m " DEMO);
+    CHECK_SAYS(t.r.err, "wrote 2 messages|wrote 4 messages|talk.md|in place");
+    char *text = slurp(md);
+    CHECK_SAYS(text, "# A conversation with hlm-demo|## User|My name is Anna.|## Assistant|Hello!");
+    free(text);
+    snprintf(lines, sizeof lines, "/load %s\nWhat is my name?\n", json);
+    u = converse(0, lines, "--temp 0 -m " DEMO);
+    CHECK_STR(answer(&u, 0, a, sizeof a), answer(&t, 2, b, sizeof b));
+    CHECK_EQ(num(&u, 0, "prompt"), num(&t, 2, "prompt"));
+    talked_free(&t);
+    talked_free(&u);
+
+    static const char *const broken[][2] = {
+        { "{\"messages\": 3}", "talk.json|no conversation|messages" },
+        { "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}",
+          "talk.json|out of order|assistant" },
+        { "{\"messages\": [{\"role\": \"user\"}]}", "talk.json|no conversation|content" },
+        { "{\"messages\": ", "talk.json|line 1" },
+    };
+    snprintf(lines, sizeof lines, "/load %s\n", json);
+    for (uint32_t i = 0; i < ARRAY_LEN(broken); i++) {
+        test_case("/load: %s", broken[i][0]);
+        spill(json, broken[i][0]);
+        struct ran r = run(lines, "hlm-chat --lines -m " DEMO);
+        CHECK_EQ(r.rc, 1);
+        CHECK_SAYS(r.err, broken[i][1]);
+        CHECK_EQ(n_lines(r.err), 1);
+        ran_free(&r);
+    }
+}
+
 static void test_one_turn(void)
 {
     test_case("the same seed gives the same text, by -p, by -f and by a pipe");
@@ -352,6 +443,18 @@ static void test_one_turn(void)
     CHECK_STR(b.out, a.out);
     CHECK_STR(c.out, a.out);
     CHECK(n_lines(a.out) >= 1);
+    ran_free(&a);
+    ran_free(&b);
+    ran_free(&c);
+
+    test_case("-p: text on standard input follows it, as -f does");
+    spill(scratch("question"), "My name is Anna.\n");
+    a = run("My name is Anna.\n", "hlm-chat -s 7 -n 24 -p Hello! -m " DEMO);
+    b = run("not read", "hlm-chat -s 7 -n 24 -p Hello! -f %s -m " DEMO, scratch("question"));
+    c = run("", "hlm-chat -s 7 -n 24 -p Hello! -m " DEMO);
+    CHECK_EQ(a.rc + b.rc + c.rc, 0);
+    CHECK_STR(a.out, b.out);
+    CHECK_MSG(strcmp(a.out, c.out) != 0, "standard input makes no difference: %s", a.out);
     ran_free(&a);
     ran_free(&b);
     ran_free(&c);
@@ -512,7 +615,7 @@ static void watch_all(struct watch *w, pid_t pid, const char *shm_path)
     ring_detach(r);
 }
 
-/* The last sample of a conversation of two turns and an unknown command. */
+/* The last sample of a conversation of two turns, an unknown command and a failed one. */
 static void check_last_sample(const struct hlm_counters *c)
 {
     CHECK_STR(c->model, "hlm-demo");
@@ -526,7 +629,7 @@ static void check_last_sample(const struct hlm_counters *c)
           c->other_bytes);
     CHECK(c->n_submit > c->n_gen && c->n_record && c->n_pipeline);
     CHECK_EQ(c->n_error, 1);
-    CHECK_SAYS(c->error, "unknown|/nope");
+    CHECK_SAYS(c->error, "/nowhere/x");
 }
 
 /* The last counters in the log are those of the last sample; there is at least one event a turn. */
@@ -582,9 +685,10 @@ static void test_watched(void)
     pid_t pid = start(command, fifo, scratch("out"), scratch("err"));
     snprintf(shm_path, sizeof shm_path, "/dev/shm/hlm-%lu-%ld", (unsigned long)geteuid(),
              (long)pid);
-    CHECK(write(hold, "Tell me a story.\nHello!\n/nope\n/bye\n", 36) == 36);
+    static const char lines[] = "Tell me a story.\nHello!\n/nope\n/save /nowhere/x\n/bye\n";
+    CHECK(write(hold, lines, sizeof lines - 1) == sizeof lines - 1);
     watch_all(&w, pid, shm_path);
-    CHECK_EQ(finish(pid), 1); /* because of the unknown command */
+    CHECK_EQ(finish(pid), 1); /* because of the commands that failed */
     close(hold);
     CHECK_MSG(w.n >= 8 && w.lost == 0, "%llu samples, %llu lost", (unsigned long long)w.n,
               (unsigned long long)w.lost);
@@ -822,6 +926,7 @@ void test_talk(void)
     test_thinking();
     test_full();
     test_commands();
+    test_history_commands();
     test_one_turn();
     test_results();
     test_perplexity();

@@ -3,6 +3,7 @@
  * Read main() first. The conversation is an hlm_talk, its look chat_show, the line editor
  * chat_term, the commands chat_slash; here are the flags and what feeds messages in. */
 #define _POSIX_C_SOURCE 200809L
+#include "chat_keep.h"
 #include "chat_slash.h"
 #include "chat_term.h"
 #include "chat_tty.h"
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct hlm_talk_options options; /* the talk's; flags and /set point into it */
@@ -27,7 +29,7 @@ static struct {
     int32_t n_ctx, n_batch;
     int kv, think, on_full;
     uint64_t snapshot_budget, memory;
-    bool lines, plan, fit;
+    bool lines, plan, fit, go_on;
     int32_t fail, lose;     /* of --debug */
     bool profile, validate; /* of --debug */
     struct flag_list lora;
@@ -45,6 +47,8 @@ static const struct flag flags[] = {
       "with -p too it follows that after an empty line" },
     { FLAG_SWITCH, "--lines", NULL, &o.lines, 0, 0,
       "every line of standard input is a turn of one conversation,\nslash commands included" },
+    { FLAG_SWITCH, "--continue", NULL, &o.go_on, 0, 0,
+      "go on with the last conversation, which is kept when you leave" },
     { FLAG_TEXT, "-sys --system --system-prompt", "TEXT", &o.system, 0, 0, "the system message" },
     { FLAG_CHOICE, "--think", "on|off", &o.think, 0, 0,
       "reason first, where the model can choose" },
@@ -106,29 +110,87 @@ static const struct program program = {
     .name = "hlm-chat",
     .usage = "-m MODEL.gguf [-p TEXT | -f FILE | --lines] [flags]; --help lists them",
     .about = "Chat with a model. At a terminal: a prompt, where /help lists the commands.\n"
-             "When standard input is no terminal, all of it is one message, unless -p, -f or\n"
-             "--lines is given. Standard output carries the answers alone.",
+             "When standard input is no terminal, all of it is one message, or follows the text\n"
+             "of -p, or with --lines each line is a turn. Standard output has the answers alone.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* One turn. The answer is on standard output; false: it failed, or was stopped before it began. */
+/* One turn, with the files that are attached. The answer is on standard output; false: it failed,
+ * or was stopped before it began. */
 static bool turn(struct slash *s, const char *text)
 {
     struct hlm_err err = { 0 };
     struct hlm_talk_turn got = { 0 };
+    char *all = slash_attach(s, text);
+    bool edits = s->editing, ok = false;
+    s->editing = false;
     show_begin(s->show);
-    bool ok = hlm_talk_say(s->talk, text, &got, &err);
+    if (!all)
+        ui_fail_memory(&err, "out of memory for the message");
+    else if (edits)
+        ok = hlm_talk_edit(s->talk, hlm_talk_n_turn(s->talk) - 1, all, &got, &err);
+    else
+        ok = hlm_talk_say(s->talk, all, &got, &err);
     show_end(s->show, s->talk, ok, &got, &err);
+    if (ok)
+        slash_detach(s);
+    else if (s->attached)
+        ui_note("the file goes with the next message; /file - drops it");
+    free(all);
     return ok;
+}
+
+/* A line that begins with a slash, and the message that the command may have for the model. */
+static enum slash_got command(struct slash *s, const char *line)
+{
+    s->editing = false;
+    enum slash_got got = slash_run(s, line);
+    char *say = s->say;
+    s->say = NULL;
+    if (got == SLASH_DONE && say && !turn(s, say))
+        got = SLASH_FAILED;
+    free(say);
+    return got;
+}
+
+/* Keeps the conversation for --continue. */
+static void keep(struct slash *s)
+{
+    static bool failed;
+    struct hlm_err err = { 0 };
+    const char *path = keep_path();
+    if (failed || !path || !hlm_talk_n_turn(s->talk))
+        return;
+    failed = !keep_write_json(s->talk, hlm_get_info(s->model).name, path, &err);
+    if (failed)
+        ui_warn("%s: this conversation is not kept", err.msg);
 }
 
 static int chat_once(struct slash *s, const char *text)
 {
+    s->show->once = true;
     bool ok = turn(s, text);
+    if (o.go_on)
+        keep(s);
     return ui_interrupted() ? RC_INTERRUPTED : ok ? RC_OK : RC_FAILED;
+}
+
+/* One line of standard input. *bye: it was the last. */
+static bool take_line(struct slash *s, const char *line, size_t n, bool *bye)
+{
+    if (strlen(line) != n) {
+        ui_error("a line of standard input holds a NUL byte: that is no text");
+        return false;
+    }
+    if (line[0] == '/') {
+        enum slash_got got = command(s, line);
+        *bye = got == SLASH_BYE || got == SLASH_LOST;
+        return got == SLASH_DONE || got == SLASH_BYE;
+    }
+    return n == 0 || turn(s, line);
 }
 
 /* A turn that fails is reported and the next line is read: the exit code remembers. */
@@ -144,19 +206,9 @@ static int chat_lines(struct slash *s)
             break;
         while (n && strchr(" \t\r\n", line[n - 1]))
             line[--n] = 0;
-        bool ok = true;
-        if (strlen(line) != (size_t)n) {
-            ui_error("a line of standard input holds a NUL byte: that is no text");
-            ok = false;
-        } else if (line[0] == '/') {
-            enum slash_got got = slash_run(s, line);
-            ok = got != SLASH_FAILED;
-            bye = got == SLASH_BYE || got == SLASH_LOST;
-            ok = ok && got != SLASH_LOST;
-        } else if (n) {
-            ok = turn(s, line);
-        }
-        rc = ok ? rc : RC_FAILED;
+        rc = take_line(s, line, (size_t)n, &bye) ? rc : RC_FAILED;
+        if (o.go_on)
+            keep(s);
     }
     if (ferror(stdin) && !ui_interrupted()) {
         ui_error("standard input: %s", strerror(errno));
@@ -166,26 +218,45 @@ static int chat_lines(struct slash *s)
     return ui_interrupted() ? RC_INTERRUPTED : rc;
 }
 
+/* The next message or command at the prompt. False: it was left. */
+static bool read_prompt(struct slash *s, struct term *t, char **text, bool *quoted)
+{
+    for (;;) {
+        ui_interrupt_clear();
+        enum term_got got = term_read(t, s->editing ? "edit> " : ">>> ", s->prefill, text, quoted);
+        free(s->prefill);
+        s->prefill = NULL;
+        if (got != TERM_CLEARED)
+            return got == TERM_MESSAGE;
+        s->editing = false;
+    }
+}
+
 static int chat_terminal(struct slash *s, struct term *t)
 {
     struct hlm_info i = hlm_get_info(s->model);
     ui_note("%s on %s, %u tokens of context; /help lists the commands", i.name, i.device,
             hlm_session_n_ctx(hlm_talk_session(s->talk)));
-    for (;;) {
-        char *text;
-        bool quoted;
-        ui_interrupt_clear();
-        if (term_read(t, NULL, &text, &quoted) == TERM_LEFT)
-            return ui_interrupted() ? RC_INTERRUPTED : RC_OK;
+    if (o.go_on && ui_notes())
+        show_messages(s->talk, 2);
+    char *text;
+    bool quoted;
+    while (read_prompt(s, t, &text, &quoted)) {
         enum slash_got got = SLASH_DONE;
         if (text[0] == '/' && !quoted)
-            got = slash_run(s, text);
+            got = command(s, text);
         else
             turn(s, text);
         free(text);
-        if (got == SLASH_BYE || got == SLASH_LOST || !hlm_ok(s->model))
-            return got == SLASH_BYE ? RC_OK : RC_FAILED;
+        keep(s);
+        if (got == SLASH_BYE)
+            break;
+        if (got == SLASH_LOST || !hlm_ok(s->model))
+            return RC_FAILED;
     }
+    if (hlm_talk_n_turn(s->talk) && keep_path())
+        ui_note("(--continue goes on with this conversation)");
+    return ui_terminated() ? RC_INTERRUPTED : RC_OK;
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
@@ -215,33 +286,47 @@ static bool read_debug(struct hlm_err *err)
     return true;
 }
 
-/* The message that -p, -f and a pipe give together. NULL with a reason, or without one when the
- * program is to hold a conversation. */
-static char *one_message(struct hlm_err *err)
+/* Is standard input open at all? */
+static bool has_stdin(void)
 {
-    char *text = NULL, *both = NULL;
+    struct stat st;
+    return fstat(STDIN_FILENO, &st) == 0;
+}
+
+/* The text of -f or of a pipe, without line ends at its end. NULL: there is none, or with a
+ * reason. */
+static char *piped_text(struct hlm_err *err)
+{
     uint64_t n = 0;
-    bool piped = !o.prompt && !o.file && !o.lines && !isatty(STDIN_FILENO);
-    if (piped || (o.file && strcmp(o.file, "-") == 0))
-        text = read_stdin(&n, err);
-    else if (o.file)
-        text = ui_read_file(o.file, 1u << 28, &n, err);
-    else if (o.prompt)
-        return ui_copy(o.prompt, strlen(o.prompt));
+    bool by_file = o.file && strcmp(o.file, "-") != 0;
+    const char *from = by_file ? o.file : "standard input";
+    if (!o.file && (o.lines || isatty(STDIN_FILENO) || (o.prompt && !has_stdin())))
+        return NULL;
+    char *text = by_file ? ui_read_file(o.file, 1u << 28, &n, err) : read_stdin(&n, err);
     if (!text)
         return NULL;
     while (n && (text[n - 1] == '\n' || text[n - 1] == '\r'))
         text[--n] = 0;
-    const char *first = o.prompt ? o.prompt : "";
-    const char *from = o.file && !piped ? o.file : "standard input";
     if (strlen(text) != n)
         ui_fail(err, "%s holds a NUL byte: that is no text", from);
-    else if (n == 0)
+    else if (n == 0 && (o.file || !o.prompt)) /* a pipe beside -p may well be empty */
         ui_fail(err, "%s is empty: there is nothing to answer", from);
-    else if (!(both = ui_alloc(strlen(first) + n + 3, 1)))
+    if (n && !err->kind)
+        return text;
+    free(text);
+    return NULL;
+}
+
+/* The message that -p, -f and a pipe give together. NULL with a reason, or without one when the
+ * program is to hold a conversation. */
+static char *one_message(struct hlm_err *err)
+{
+    char *text = piped_text(err), *both = NULL;
+    const char *first = o.prompt ? o.prompt : "", *then = text ? text : "";
+    if ((o.prompt || text) && !err->kind && !(both = ui_alloc(strlen(first) + strlen(then) + 3, 1)))
         ui_fail_memory(err, "out of memory for the message");
-    else
-        sprintf(both, "%s%s%s", first, *first ? "\n\n" : "", text);
+    if (both)
+        sprintf(both, "%s%s%s", first, *first && *then ? "\n\n" : "", then);
     free(text);
     return both;
 }
@@ -284,6 +369,17 @@ static void set_options(hlm_talk *t, struct show *show, int argc, char **argv)
     *hlm_talk_options(t) = options;
 }
 
+/* --continue */
+static bool take_up(hlm_talk *t, struct hlm_err *err)
+{
+    const char *path = o.go_on ? keep_path() : NULL;
+    if (o.go_on && !path)
+        return ui_fail(err, "--continue: no conversation is kept: there is no HOME folder");
+    if (path && access(path, F_OK) != 0)
+        return ui_fail(err, "--continue: no conversation has been kept: there is no %.300s", path);
+    return !path || keep_read_json(t, path, err);
+}
+
 /* NULL with a reason. */
 static hlm_talk *open_talk(hlm *m, struct hlm_err *err)
 {
@@ -300,8 +396,8 @@ static hlm_talk *open_talk(hlm *m, struct hlm_err *err)
         ui_warn("%s: its chat template is of a kind that hlm does not know: using %s "
                 "(--chat-format chooses)",
                 o.model, hlm_talk_format(t));
-    if ((o.think < 0 || hlm_talk_set_think(t, o.think == 0, err)) &&
-        hlm_talk_set_system(t, o.system, err))
+    if (take_up(t, err) && (o.think < 0 || hlm_talk_set_think(t, o.think == 0, err)) &&
+        (!o.system || hlm_talk_set_system(t, o.system, err)))
         return t;
     hlm_talk_close(t);
     return NULL;
@@ -315,6 +411,27 @@ static void log_talk(const hlm_talk *t)
              (long long)options.sampling.seed);
 }
 
+static int open_terminal(struct slash *s)
+{
+    struct hlm_err err = { 0 };
+    char path[4200];
+    const char *dir = dir_state();
+    snprintf(path, sizeof path, "%s/chat_history", dir ? dir : "");
+    struct term *term = term_open(&(struct term_params){ .history = dir ? path : NULL,
+                                                         .editor = ui_editor(),
+                                                         .folder = dir,
+                                                         .complete = slash_complete,
+                                                         .user = s },
+                                  &err);
+    if (!term) {
+        ui_error("%s; --lines reads plain lines", err.msg);
+        return RC_FAILED;
+    }
+    int rc = chat_terminal(s, term);
+    term_close(term);
+    return rc;
+}
+
 /* The four ways to be fed. text: the one message, if it is to be that. */
 static int chat(hlm *m, hlm_talk *t, struct show *show, const char *text)
 {
@@ -325,26 +442,8 @@ static int chat(hlm *m, hlm_talk *t, struct show *show, const char *text)
                        .options = &options,
                        .adapters = &adapters,
                        .params = &params };
-    struct hlm_err err = { 0 };
-    if (text)
-        return chat_once(&s, text);
-    if (o.lines)
-        return chat_lines(&s);
-    char path[4200];
-    const char *dir = dir_state();
-    snprintf(path, sizeof path, "%s/chat_history", dir ? dir : "");
-    struct term *term = term_open(&(struct term_params){ .history = dir ? path : NULL,
-                                                         .editor = ui_editor(),
-                                                         .folder = dir,
-                                                         .complete = slash_complete,
-                                                         .user = &s },
-                                  &err);
-    if (!term) {
-        ui_error("%s; --lines reads plain lines", err.msg);
-        return RC_FAILED;
-    }
-    int rc = chat_terminal(&s, term);
-    term_close(term);
+    int rc = text ? chat_once(&s, text) : o.lines ? chat_lines(&s) : open_terminal(&s);
+    slash_free(&s);
     return rc;
 }
 

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 /* ---- while it runs --------------------------------------------------------------------------- */
 
@@ -146,7 +147,8 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
     if (!ok) {
         show_error(err, o);
         if (err->kind == HLM_ERR_STOPPED)
-            ui_say("%s: stopped; the message is not in the history", ui.program);
+            ui_say("%s: stopped%s", ui.program,
+                   s->once ? "" : "; the message is not in the history");
         return;
     }
     if (turn->end == HLM_TALK_FULL)
@@ -160,14 +162,50 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
 
 /* ---- when asked ------------------------------------------------------------------------------ */
 
-void show_stats(const struct show *show, const hlm_talk *t)
+/* A text line by line, each after `first` and then after `more`. */
+static void show_lines(const char *text, const char *first, const char *more)
+{
+    for (const char *begin = first; text; begin = more) {
+        size_t n = strcspn(text, "\n");
+        fputs(begin, stderr);
+        ui_text(stderr, text, n);
+        fputc('\n', stderr);
+        text = text[n] ? text + n + 1 : NULL;
+    }
+}
+
+void show_messages(const hlm_talk *t, uint32_t n_turn)
+{
+    uint32_t all = hlm_talk_n_turn(t), skip = all > n_turn ? all - n_turn : 0, turn = 0;
+    fflush(stdout);
+    for (uint32_t i = 0; i < hlm_talk_n_message(t); i++) {
+        struct hlm_message m = hlm_talk_message(t, i);
+        bool user = strcmp(m.role, "user") == 0, system = strcmp(m.role, "system") == 0;
+        turn += user;
+        if (turn <= skip && !(system && !skip))
+            continue;
+        if (user)
+            show_lines(m.content, ">>> ", "... ");
+        else
+            show_lines(m.content, system ? "system: " : "", "");
+    }
+}
+
+/* What of the context the history takes. After an undo the session still holds more. */
+static uint32_t tokens_used(hlm_talk *t)
+{
+    uint32_t n, held = hlm_session_n_past(hlm_talk_session(t));
+    return hlm_talk_count(t, &n, NULL) ? ui_min_u32(n, held) : held;
+}
+
+void show_stats(const struct show *show, hlm_talk *t)
 {
     struct hlm_info i = hlm_get_info(show->model);
     const hlm_session *session = hlm_talk_session(t);
     struct hlm_stats s = hlm_session_stats(session);
     const struct hlm_talk_total total = hlm_talk_get_total(t), *u = &total;
     const struct hlm_talk_turn *last = &u->last;
-    uint32_t used = hlm_session_n_past(session), n_ctx = hlm_session_n_ctx(session);
+    uint32_t used = tokens_used(t), n_ctx = hlm_session_n_ctx(session);
     ui_say("model     %s (%s, %s parameters) on %s", i.name, i.arch, num_short(i.n_param).s,
            i.device);
     ui_say("turns     %u in the history, %llu answered; context %u used, %u left",

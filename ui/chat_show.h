@@ -5,6 +5,7 @@
 struct show {
     hlm *model;
     bool reasoning; /* show it, dimmed; else only that there is some */
+    bool once;      /* one answer, and that is all: there is no history */
     /* Of the turn that runs: */
     enum { SHOW_NOTHING, SHOW_REASONING, SHOW_CONTENT } at;
     bool line_open; /* the answer's last line has not ended */
@@ -18,4 +19,6 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
               const struct hlm_err *err);
 /* A failure, with the flags and commands of this program that would help; silent about a stop. */
 void show_error(const struct hlm_err *err, const struct hlm_talk_options *o);
-void show_stats(const struct show *s, const hlm_talk *t); /* /stats */
+/* The last n turns, and the system message where that is all; to standard error. */
+void show_messages(const hlm_talk *t, uint32_t n_turn);
+void show_stats(const struct show *s, hlm_talk *t); /* /stats */

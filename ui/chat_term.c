@@ -26,6 +26,7 @@ struct term {
     bool own_fd;
     char *in; /* bytes that were read and are no keys yet */
     size_t n_in, cap_in;
+    const char *prompt;
     double noticed_s; /* when it was said that Ctrl-C would leave; 0: it does not */
 };
 
@@ -49,7 +50,7 @@ static void flush(struct term *t)
 static void draw(struct term *t, bool whole)
 {
     char room[128];
-    struct picture p = edit_picture(&t->edit, ">>> ", room, sizeof room);
+    struct picture p = edit_picture(&t->edit, t->prompt, room, sizeof room);
     p.whole = whole;
     p.at = whole ? p.n : p.at;
     screen_draw(&t->screen, &p);
@@ -317,8 +318,8 @@ static enum edit_did take_plain_lines(struct term *t)
     struct line *l = &t->edit.line;
     tty_set(TTY_FOUND);
     do {
-        const char *prompt = l->n ? "... " : ">>> ";
-        screen_put(&t->screen, prompt, 4);
+        const char *prompt = l->n ? "... " : t->prompt;
+        screen_put(&t->screen, prompt, strlen(prompt));
         flush(t);
         for (char *end; !(end = t->n_in ? memchr(t->in, '\n', t->n_in) : NULL);)
             if (read_more(t, -1) == READ_END)
@@ -359,20 +360,22 @@ static void remember(struct term *t, const char *text)
     t->history.path = NULL;
 }
 
-enum term_got term_read(struct term *t, const char *prefill, char **text, bool *quoted)
+enum term_got term_read(struct term *t, const char *prompt, const char *prefill, char **text,
+                        bool *quoted)
 {
     *text = NULL;
-    for (;;) {
+    t->prompt = prompt;
+    for (;; prefill = NULL) {
         enum edit_did did = take_message(t, prefill);
         const struct line *l = &t->edit.line;
-        prefill = NULL;
         if (did == EDIT_LEAVE)
             return TERM_LEFT;
         if (did == EDIT_CANCEL) {
-            bool leaves = leaves_by_interrupt(t, l->n > 0);
-            if (leaves)
+            if (leaves_by_interrupt(t, l->n > 0))
                 return TERM_LEFT;
             ui_interrupt_clear();
+            if (l->n)
+                return TERM_CLEARED;
             continue;
         }
         if (!(*text = message_of(l->s ? l->s : "", l->n, quoted)))

@@ -21,8 +21,10 @@ void term_close(struct term *t); /* takes NULL */
 
 enum term_got {
     TERM_MESSAGE,
-    TERM_LEFT, /* end of input, or Ctrl-C once more after the notice */
+    TERM_CLEARED, /* the line was cleared by Ctrl-C */
+    TERM_LEFT,    /* end of input, or Ctrl-C once more after the notice */
 };
 /* Waits for a message that is not empty. prefill: text that stands in the line already, or NULL.
  * *text is the caller's; quoted: it came in """ or in several lines, so it is no command. */
-enum term_got term_read(struct term *t, const char *prefill, char **text, bool *quoted);
+enum term_got term_read(struct term *t, const char *prompt, const char *prefill, char **text,
+                        bool *quoted);

@@ -502,6 +502,12 @@ const char *dir_state(void)
     return dir_of("XDG_STATE_HOME", ".local/state", path, sizeof path);
 }
 
+const char *dir_home(void)
+{
+    const char *home = getenv("HOME");
+    return home && *home ? home : NULL;
+}
+
 const char *ui_editor(void)
 {
     const char *visual = getenv("VISUAL"), *editor = getenv("EDITOR");

@@ -58,6 +58,44 @@ char *ui_copy(const char *s, uint64_t n)
     return out;
 }
 
+static char plain(char c) { return c == '_' ? '-' : c >= 'A' && c <= 'Z' ? (char)(c + 32) : c; }
+
+/* How many letters differ: one too many, one missing, another one, or two neighbours swapped
+ * (optimal string alignment). `most` or more: most. */
+static uint32_t distance(const char *a, const char *b, uint32_t most)
+{
+    enum { MAX = 32 };
+    uint32_t row[3][MAX + 1], n_a = (uint32_t)strlen(a), n_b = (uint32_t)strlen(b);
+    if (n_a > MAX || n_b > MAX)
+        return most;
+    for (uint32_t i = 0; i <= n_a; i++)
+        for (uint32_t k = 0; k <= n_b; k++) {
+            uint32_t *at = &row[i % 3][k], *up = row[(i + 2) % 3], *up2 = row[(i + 1) % 3];
+            bool same = i && k && plain(a[i - 1]) == plain(b[k - 1]);
+            *at = i ? up[k] + 1 : k;
+            if (k && i)
+                *at = ui_min_u32(ui_min_u32(*at, at[-1] + 1), up[k - 1] + !same);
+            if (i > 1 && k > 1 && plain(a[i - 1]) == plain(b[k - 2]) &&
+                plain(a[i - 2]) == plain(b[k - 1]))
+                *at = ui_min_u32(*at, up2[k - 2] + 1);
+        }
+    return ui_min_u32(row[n_a % 3][n_b], most);
+}
+
+const char *ui_nearest(const char *word, const char *const *list)
+{
+    const char *best = NULL;
+    uint32_t least = (uint32_t)strlen(word) / 3 + 1; /* a longer word may have more mistakes */
+    for (; *list; list++) {
+        uint32_t d = distance(word, *list, least + 1);
+        if (d <= least && (!best || d < least)) {
+            best = *list;
+            least = d;
+        }
+    }
+    return best;
+}
+
 double ui_now_s(void)
 {
     struct timespec t;

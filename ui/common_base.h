@@ -1,5 +1,5 @@
 /* common_base: what the programs have in place of the engine's own base - error text, checked
- * allocation, a clock, reading a file whole, which files may be replaced. */
+ * allocation, a clock, reading a file whole, misspelt words, which files may be replaced. */
 #pragma once
 #include "hlm.h"
 
@@ -26,6 +26,10 @@ bool ui_fail_stopped(struct hlm_err *err);
 void *ui_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *ui_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
 char *ui_copy(const char *s, uint64_t n);            /* n bytes and a NUL */
+
+/* The word of a list, which ends with NULL, that is most likely meant by a misspelt one; NULL: none
+ * is near. Capitals, and _ for -, are no difference. */
+const char *ui_nearest(const char *word, const char *const *list);
 
 double ui_now_s(void); /* monotonic seconds */
 

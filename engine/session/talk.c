@@ -86,6 +86,55 @@ uint32_t hlm_talk_n_turn(const hlm_talk *t)
     return n;
 }
 
+bool talk_right_order(const struct chat_msg *msg, uint32_t n)
+{
+    uint32_t first = n && msg_is(&msg[0], "system");
+    for (uint32_t i = first; i < n; i++)
+        if (!msg_is(&msg[i], (i - first) % 2 ? "assistant" : "user"))
+            return false;
+    return (n - first) % 2 == 0;
+}
+
+void talk_free_msgs(struct chat_msg *msg, uint32_t n)
+{
+    for (uint32_t i = 0; msg && i < n; i++)
+        chat_msg_free(&msg[i]);
+    free(msg);
+}
+
+static char *copy_text(const char *s) { return s ? mem_text(s, strlen(s)) : NULL; }
+
+bool hlm_talk_set_messages(hlm_talk *t, const struct hlm_message *msg, uint32_t n,
+                           struct hlm_err *err)
+{
+    api_begin(&t->m->log, err);
+    uint32_t cap = n < UINT32_MAX - 16 ? n + 16 : n;
+    struct chat_msg *own = mem_alloc(cap, sizeof *own);
+    bool ok = own != NULL;
+    for (uint32_t i = 0; ok && i < n; i++) {
+        own[i].role = copy_text(msg[i].role);
+        own[i].content = copy_text(msg[i].content);
+        own[i].reasoning = copy_text(msg[i].reasoning);
+        ok = own[i].role && own[i].content && (own[i].reasoning || !msg[i].reasoning);
+    }
+    if (!ok)
+        fail_memory(err, "out of memory for the history");
+    else if (!(ok = talk_right_order(own, n)))
+        fail(err, "the messages are out of order: expected perhaps a system message, then pairs "
+                  "of user and assistant");
+    if (!ok) {
+        talk_free_msgs(own, n);
+        return false;
+    }
+    talk_free_msgs(t->msg, t->n_msg);
+    t->msg = own;
+    t->n_msg = n;
+    t->cap = cap;
+    t->n_again = 0;
+    t->full = false;
+    return true;
+}
+
 /* ---- opening --------------------------------------------------------------------------------- */
 
 hlm_talk *hlm_talk_open(hlm *m, const struct hlm_talk_params *params, struct hlm_err *err)

@@ -33,6 +33,9 @@ bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_e
 bool talk_add(struct hlm_talk *t, uint32_t i, const char *role, const char *text,
               struct hlm_err *err);
 void talk_forget(struct hlm_talk *t, uint32_t from, uint32_t to); /* messages [from, to) */
+/* The order must be: perhaps a system message, then pairs of user and assistant. */
+bool talk_right_order(const struct chat_msg *msg, uint32_t n);
+void talk_free_msgs(struct chat_msg *msg, uint32_t n); /* the array too; takes NULL */
 /* False with a reason when the talk has lost its session. */
 bool talk_check(const struct hlm_talk *t, struct hlm_err *err);
 

@@ -115,23 +115,6 @@ static bool get_ids(const json_t *o, uint32_t n_vocab, struct chat_msg *m)
     return true;
 }
 
-/* The order must be: perhaps a system message, then pairs of user and assistant. */
-static bool right_order(const struct chat_msg *msg, uint32_t n)
-{
-    uint32_t first = n && strcmp(msg[0].role, "system") == 0;
-    for (uint32_t i = first; i < n; i++)
-        if (strcmp(msg[i].role, (i - first) % 2 ? "assistant" : "user") != 0)
-            return false;
-    return (n - first) % 2 == 0;
-}
-
-static void free_msgs(struct chat_msg *msg, uint32_t n)
-{
-    for (uint32_t i = 0; msg && i < n; i++)
-        chat_msg_free(&msg[i]);
-    free(msg);
-}
-
 struct noted {
     struct chat_msg *msg;
     uint32_t n, cap;
@@ -160,11 +143,11 @@ static bool read_note(const struct hlm_talk *t, const char *path, const char *te
         m->reasoning = get_text(o, "reasoning");
         ok = m->role && m->content && (m->reasoning || !reasons) && get_ids(o, n_vocab, m);
     }
-    ok = ok && right_order(got->msg, got->n);
+    ok = ok && talk_right_order(got->msg, got->n);
     json_decref(note);
     if (ok)
         return true;
-    free_msgs(got->msg, got->n);
+    talk_free_msgs(got->msg, got->n);
     *got = (struct noted){ 0 };
     return fail(err, "%s: not a saved conversation: its note has no valid list of messages", path);
 }
@@ -183,7 +166,7 @@ bool hlm_talk_load(hlm_talk *t, const char *path, struct hlm_err *err)
         hlm_session_reset(t->session);
     }
     if (ok) {
-        free_msgs(t->msg, t->n_msg);
+        talk_free_msgs(t->msg, t->n_msg);
         t->msg = got.msg;
         t->n_msg = got.n;
         t->cap = got.cap;
@@ -192,7 +175,7 @@ bool hlm_talk_load(hlm_talk *t, const char *path, struct hlm_err *err)
         if (t->format.thinking == CHAT_MAY_THINK)
             t->think = got.think;
     } else {
-        free_msgs(got.msg, got.n);
+        talk_free_msgs(got.msg, got.n);
     }
     free(seen);
     free(note);

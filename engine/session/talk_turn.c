@@ -73,6 +73,18 @@ static bool fit_prompt(const struct hlm_talk *t, struct talk_prompt *p, uint32_t
     return true;
 }
 
+bool hlm_talk_count(hlm_talk *t, uint32_t *n, struct hlm_err *err)
+{
+    struct talk_prompt p = { 0 };
+    api_begin(&t->m->log, err);
+    *n = 0;
+    bool ok = !t->n_msg || make_prompt(t, 0, &p, err);
+    if (ok && p.n_msg)
+        *n = p.begin[p.n_msg - 1]; /* the generation prompt is no part of it */
+    talk_prompt_free(&p);
+    return ok;
+}
+
 /* ---- answer ---------------------------------------------------------------------------------- */
 
 static bool generate_answer(const struct hlm_talk *t, struct talk_answer *a,

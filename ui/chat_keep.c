@@ -1,0 +1,194 @@
+/* chat_keep: see chat_keep.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "chat_keep.h"
+
+#include "chat_text.h"
+#include "common.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { MAX_JSON = 1 << 30 };
+
+/* ---- files ----------------------------------------------------------------------------------- */
+
+/* Writes beside the target, for its owner alone to read, and renames. */
+static bool write_beside(const char *path, const char *text, size_t n, struct hlm_err *err)
+{
+    char beside[4200];
+    int len = snprintf(beside, sizeof beside, "%s.%ld.tmp", path, (long)getpid());
+    if (len < 0 || (size_t)len >= sizeof beside)
+        return ui_fail(err, "%.300s: the path is too long", path);
+    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
+    bool ok = f && fwrite(text, 1, n, f) == n;
+    ok = f && fclose(f) == 0 && ok;
+    ok = ok && rename(beside, path) == 0;
+    if (!ok)
+        ui_fail_system(err, "%.300s: cannot be written: %s", path, strerror(errno));
+    if (!ok && fd >= 0)
+        unlink(beside);
+    return ok;
+}
+
+const char *keep_path(void)
+{
+    static char path[4200];
+    const char *dir = dir_state();
+    snprintf(path, sizeof path, "%s/last.json", dir ? dir : "");
+    return dir ? path : NULL;
+}
+
+bool keep_is_json(const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    int c = f ? getc(f) : EOF;
+    if (f)
+        fclose(f);
+    return c == '{';
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+/* A model's answer may have been cut inside a character. */
+static json_t *json_text(const char *s)
+{
+    size_t n = strlen(s);
+    json_t *v = json_stringn(s, n);
+    char *clean = v ? NULL : ui_alloc(n + 1, 3);
+    if (clean)
+        v = json_stringn(clean, text_clean(s, n, clean));
+    free(clean);
+    return v;
+}
+
+bool keep_write_json(hlm_talk *t, const char *model, const char *path, struct hlm_err *err)
+{
+    json_t *list = json_array();
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < hlm_talk_n_message(t); i++) {
+        struct hlm_message m = hlm_talk_message(t, i);
+        json_t *o = json_object();
+        ok = json_array_append_new(list, o) == 0 &&
+             json_object_set_new(o, "role", json_string(m.role)) == 0 &&
+             (!m.reasoning ||
+              json_object_set_new(o, "reasoning_content", json_text(m.reasoning)) == 0) &&
+             json_object_set_new(o, "content", json_text(m.content)) == 0;
+    }
+    json_t *all = json_pack("{s:o, s:b, s:o}", "model", json_text(model), "think",
+                            (int)hlm_talk_thinks(t), "messages", list);
+    char *text = ok ? json_dumps(all, JSON_COMPACT) : NULL;
+    json_decref(all);
+    if (!text)
+        return ui_fail_memory(err, "%.300s: out of memory for the messages", path);
+    size_t n = strlen(text);
+    text[n] = '\n'; /* in the place of the NUL: a whole line */
+    ok = write_beside(path, text, n + 1, err);
+    free(text);
+    return ok;
+}
+
+/* Fills msg with texts of the JSON, of at most n messages. False: that is no list of messages. */
+static bool read_messages(const json_t *list, struct hlm_message *msg)
+{
+    const json_t *o;
+    size_t i;
+    json_array_foreach(list, i, o)
+    {
+        const json_t *reasoning = json_object_get(o, "reasoning_content");
+        msg[i] = (struct hlm_message){ json_string_value(json_object_get(o, "role")),
+                                       json_string_value(json_object_get(o, "content")),
+                                       json_string_value(reasoning) };
+        if (!msg[i].role || !msg[i].content || (reasoning && !msg[i].reasoning))
+            return false;
+    }
+    return true;
+}
+
+bool keep_read_json(hlm_talk *t, const char *path, struct hlm_err *err)
+{
+    json_error_t e;
+    struct hlm_err why = { 0 };
+    uint64_t n_text;
+    char *text = ui_read_file(path, MAX_JSON, &n_text, err);
+    json_t *j = text ? json_loadb(text, (size_t)n_text, 0, &e) : NULL;
+    const json_t *list = json_object_get(j, "messages"), *think = json_object_get(j, "think");
+    size_t n = json_array_size(list);
+    struct hlm_message *msg = j ? ui_alloc(n, sizeof *msg) : NULL;
+    bool ok = false;
+    if (text && !j)
+        ui_fail(err, "%.300s: line %d: %.100s", path, e.line, e.text);
+    else if (j && !msg)
+        ui_fail_memory(err, "%.300s: out of memory for the messages", path);
+    else if (j && (!json_is_array(list) || n > UINT32_MAX || !read_messages(list, msg)))
+        ui_fail(err,
+                "%.300s: is no conversation: expected \"messages\", each with \"role\" and "
+                "\"content\" as text",
+                path);
+    else if (j && !(ok = hlm_talk_set_messages(t, msg, (uint32_t)n, &why)))
+        ui_fail(err, "%.200s: %.250s", path, why.msg);
+    if (ok && json_is_boolean(think))
+        hlm_talk_set_think(t, json_is_true(think), NULL); /* where this model has the choice */
+    free(msg);
+    json_decref(j);
+    free(text);
+    return ok;
+}
+
+/* ---- Markdown -------------------------------------------------------------------------------- */
+
+static void quote(FILE *to, const char *s)
+{
+    for (bool more = true; more;) {
+        size_t n = strcspn(s, "\n");
+        fprintf(to, "> %.*s\n", (int)n, s);
+        more = s[n] != 0;
+        s += n + more;
+    }
+    fputc('\n', to);
+}
+
+bool keep_write_text(hlm_talk *t, const char *model, const char *path, struct hlm_err *err)
+{
+    char *text = NULL;
+    size_t n = 0;
+    FILE *to = open_memstream(&text, &n);
+    if (!to)
+        return ui_fail_memory(err, "%.300s: out of memory for the messages", path);
+    fprintf(to, UI_TALK_MARK "# A conversation with %s\n\n", model);
+    for (uint32_t i = 0; i < hlm_talk_n_message(t); i++) {
+        struct hlm_message m = hlm_talk_message(t, i);
+        fprintf(to, "## %s\n\n",
+                strcmp(m.role, "system") == 0 ? "System message"
+                : strcmp(m.role, "user") == 0 ? "User"
+                                              : "Assistant");
+        if (m.reasoning)
+            quote(to, m.reasoning);
+        fprintf(to, "%s\n\n", m.content);
+    }
+    bool ok = fclose(to) == 0;
+    ok = ok ? write_beside(path, text, n, err)
+            : ui_fail_memory(err, "%.300s: out of memory for the messages", path);
+    free(text);
+    return ok;
+}
+
+static bool ends_with(const char *path, const char *end)
+{
+    size_t n = strlen(path), m = strlen(end);
+    return n > m && strcmp(path + n - m, end) == 0;
+}
+
+bool keep_export(hlm_talk *t, const char *model, const char *path, bool *replaces,
+                 struct hlm_err *err)
+{
+    bool json = ends_with(path, ".json");
+    if (!json && !ends_with(path, ".md"))
+        return ui_fail(err, "%.300s: expected a name that ends in .md or .json", path);
+    return ui_may_replace(path, json ? FILE_TALK_JSON : FILE_TALK_TEXT, replaces, err) &&
+           (json ? keep_write_json : keep_write_text)(t, model, path, err);
+}
