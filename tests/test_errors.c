@@ -92,6 +92,43 @@ static bool export(const char *out, hlm_progress progress, struct hlm_err *err)
     return hlm_peft_export(&p, NULL, err);
 }
 
+/* Texts of files reach terminals by way of errors, messages, and the names that calls return. */
+#define ESCAPES "a\x1b]0;t\x07\n\x7f\xc2\x9b\x9b\u202e\u2029\xc3(\u00e4\u65e5"
+#define Q "?" /* one by one: two in a row may begin a trigraph */
+#define ESCAPED "a" Q "]0;t" Q Q Q Q Q Q Q Q Q Q Q Q Q "(\u00e4\u65e5"
+
+static void keep_log(void *user, enum hlm_log_level level, const char *msg)
+{
+    (void)level;
+    snprintf(user, 200, "%s", msg);
+}
+
+static void test_escapes(void)
+{
+    struct hlm_err err = { 0 };
+    char logged[200] = "";
+    test_case("text of a file is fit for a terminal in errors and messages");
+    fail(&err, "%s|", ESCAPES);
+    CHECK_STR(err.msg, ESCAPED "|");
+    struct hlm_log was = log_get();
+    log_to(&(struct hlm_log){ .fn = keep_log, .user = logged });
+    log_msg(HLM_LOG_WARN, "%s|", ESCAPES);
+    log_to(&was);
+    CHECK_STR(logged, ESCAPED "|");
+
+    test_case("a file whose names hold control characters");
+    struct gguf_build *b = gb_new();
+    uint64_t n;
+    gb_tensor(b, "blk.0.\x1b[31m", F32, 1, (const uint64_t[]){ 4 }, NULL);
+    uint8_t *bytes = gb_bytes(b, &n);
+    struct gguf *g = NULL;
+    CHECK_REFUSED((g = gguf_parse(bytes, n, "names.gguf", &err)) != NULL, err,
+                  "names.gguf|blk.0.?[31m|control character 0x1b");
+    gguf_close(g);
+    gb_free(b);
+    free(bytes);
+}
+
 static void test_files(void)
 {
     struct hlm_err err;
@@ -212,6 +249,7 @@ static void test_memory_host(void)
 void test_errors_host(void)
 {
     test_names();
+    test_escapes();
     test_files();
     test_types();
     test_memory_host();
@@ -231,6 +269,12 @@ static void test_open(void)
     is_kind(hlm_test_try_as(params, &err), &err, HLM_ERR_INPUT);
     struct gguf_build *b = gb_from(fixture(TINY "model.gguf"), &err);
     if (CHECK(b)) {
+        gb_str(b, "general.name", ESCAPES);
+        CHECK_OK(gb_write(b, other, &err), err);
+        hlm *m = hlm_test_try_as((struct hlm_params){ .model = other, .dry = true }, &err);
+        if (CHECK_OK(m != NULL, err))
+            CHECK_STR(hlm_get_info(m).name, ESCAPED);
+        hlm_close(m);
         gb_str(b, "general.architecture", "gpt99");
         CHECK_OK(gb_write(b, other, &err), err);
         is_kind(hlm_test_try(other, &err), &err, HLM_ERR_UNSUPPORTED);

@@ -88,6 +88,21 @@ int ui_failed(const struct hlm_err *err)
 
 bool ui_notes(void) { return ui.tty || ui.verbose; }
 
+/* A message with texts of files in it, which may hold a terminal's own codes. */
+static void say(const char *fmt, va_list ap)
+{
+    va_list twice;
+    va_copy(twice, ap);
+    int n = vsnprintf(NULL, 0, fmt, twice);
+    va_end(twice);
+    char *text = n < 0 ? NULL : malloc((size_t)n + 1);
+    if (!text)
+        return;
+    vsnprintf(text, (size_t)n + 1, fmt, ap);
+    ui_text(stderr, text, (uint64_t)n);
+    free(text);
+}
+
 void ui_note(const char *fmt, ...)
 {
     if (!ui_notes())
@@ -96,7 +111,7 @@ void ui_note(const char *fmt, ...)
     va_list ap;
     va_start(ap, fmt);
     fputs(ui.color ? "\033[2m" : "", stderr);
-    vfprintf(stderr, fmt, ap);
+    say(fmt, ap);
     fputs(ui.color ? "\033[0m\n" : "\n", stderr);
     va_end(ap);
 }
@@ -106,7 +121,7 @@ void ui_say(const char *fmt, ...)
     before_message();
     va_list ap;
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    say(fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
 }

@@ -128,7 +128,7 @@ static bool print_prompt(hlm_vocab *v, struct hlm_err *err)
     };
     char *text = hlm_render(v, &p, &n, err);
     if (text)
-        fwrite(text, 1, (size_t)n, stdout);
+        ui_text(stdout, text, n);
     hlm_free(text);
     free(json);
     return text != NULL;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <utf8proc.h>
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 
@@ -17,6 +18,7 @@ static bool describe(struct hlm_err *err, enum hlm_error kind, const char *fmt, 
 {
     if (err && !err->kind) {
         vsnprintf(err->msg, sizeof err->msg, fmt, ap);
+        one_line(err->msg); /* texts of files may be in it */
         err->kind = kind;
     }
     return false;
@@ -108,6 +110,7 @@ void log_msg(enum hlm_log_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
+    one_line(msg);
     pthread_mutex_lock(&sink_lock);
     sink.fn(sink.user, level, msg);
     pthread_mutex_unlock(&sink_lock);
@@ -132,11 +135,21 @@ bool size_add(uint64_t a, uint64_t b, uint64_t *out)
     return true;
 }
 
+/* Moves a terminal, breaks a line, or turns the direction of the text around it. */
+static bool is_control(utf8proc_int32_t c)
+{
+    return c < 0x20 || (c >= 0x7f && c < 0xa0) || (c >= 0x2028 && c <= 0x202e) ||
+           (c >= 0x2066 && c <= 0x2069);
+}
+
 void one_line(char *s)
 {
-    for (; *s; s++)
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            *s = '?';
+    for (utf8proc_int32_t c = 0; *s;) {
+        utf8proc_ssize_t n = utf8proc_iterate((const uint8_t *)s, -1, &c);
+        if (n < 1 || is_control(c)) /* bytes that are no character may be a terminal's own codes */
+            memset(s, '?', (size_t)(n = n < 1 ? 1 : n));
+        s += n;
+    }
 }
 
 struct shown show_text(const char *text, uint64_t n, uint64_t max)

@@ -60,8 +60,9 @@ static inline uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-/* Makes text from outside safe for a message: every byte that would break the line or control a
- * terminal becomes '?'. */
+/* Makes text from outside fit for a message: each byte becomes '?' of a character that would break
+ * the line, move a terminal or reverse what is around it, and of what is no character. fail() and
+ * log_msg() do this with every message. */
 void one_line(char *s);
 /* A copy of n bytes of text, made safe in the same way. The middle of a text longer than max bytes
  * (at most 240) is left out. */

@@ -104,20 +104,18 @@ static struct dims_text dims_text(const struct gguf_tensor *t)
     return out;
 }
 
-/* Refuses g in one line, whatever characters its names have. Returns false. */
+/* Refuses g. Returns false. */
 static bool refuse_as(const struct gguf *g, struct hlm_err *err, enum hlm_error kind,
                       const char *fmt, ...) HLM_PRINTF(4, 5);
 static bool refuse_as(const struct gguf *g, struct hlm_err *err, enum hlm_error kind,
                       const char *fmt, ...)
 {
-    char what[400], all[sizeof err->msg];
+    char what[400];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
-    snprintf(all, sizeof all, "%s: %s", gguf_path(g), what);
-    one_line(all);
-    return fail_as(err, kind, "%s", all);
+    return fail_as(err, kind, "%s: %s", gguf_path(g), what);
 }
 #define refuse_adapter(g, err, ...) refuse_as(g, err, HLM_ERR_INPUT, __VA_ARGS__)
 

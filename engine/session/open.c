@@ -38,14 +38,17 @@ int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err)
     return n;
 }
 
-/* general.name, else the file's own name. */
+/* general.name, else the file's own name; fit to be shown. */
 static char *model_name(const struct gguf *g)
 {
     struct hlm_str s = { 0 };
     const char *path = gguf_path(g), *slash = strrchr(path, '/');
     if (!gguf_str(g, "general.name", OPTIONAL, &s, NULL) || !s.n)
         s = (struct hlm_str){ slash ? slash + 1 : path, strlen(slash ? slash + 1 : path) };
-    return mem_text(s.p, s.n);
+    char *name = mem_text(s.p, s.n);
+    if (name)
+        one_line(name);
+    return name;
 }
 
 static bool mark_unused(hlm *m, struct hlm_err *err)

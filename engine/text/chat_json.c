@@ -76,7 +76,7 @@ static bool parse_args(const struct place *at, const json_t *text, struct chat_c
         return fail(at->err,
                     "%s: message %llu: call %llu: the text of \"arguments\" is not JSON: "
                     "%s",
-                    at->name, at->i, at->k, show_text(e.text, strlen(e.text), sizeof e.text).s);
+                    at->name, at->i, at->k, e.text);
     if (!json_is_object(c->args))
         return wrong(at, "arguments", "must be an object, or the text of one");
     return copy(at, text, &c->args_text);
@@ -175,8 +175,7 @@ struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name
     *tools = NULL;
     *n = 0;
     if (!j)
-        fail(err, "%s: line %d: %s", name, e.line,
-             show_text(e.text, strlen(e.text), sizeof e.text).s);
+        fail(err, "%s: line %d: %s", name, e.line, e.text);
     else if (!list)
         fail(err, "%s: expected a JSON array of messages, or an object with \"messages\"", name);
     else if (chat_tools_check(json_object_get(j, "tools"), name, tools, err))

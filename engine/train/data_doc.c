@@ -513,10 +513,8 @@ bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err
     json_t *j = json_loadb(json, (size_t)n, JSON_REJECT_DUPLICATES, &e);
     if (!j && json_error_code(&e) == json_error_out_of_memory)
         return no_line_memory(l, err);
-    if (!j) {
-        one_line(e.text);
+    if (!j)
         return fail(err, "%s: column %d: %s", l->where, e.column, e.text);
-    }
     bool ok =
         json_is_object(j) ? line_object(l, j, err) : bad_line(l, err, "a JSON object is expected");
     json_decref(j);

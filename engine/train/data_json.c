@@ -429,7 +429,6 @@ bool data_read_text(const char *json, uint64_t n, const char *name, uint32_t n_v
     *r = (struct data_rows){ 0 };
     *o = data_options_default();
     *has = false;
-    one_line(e.text);
     bool ok = j ? read_json_rows(&in, j, n_vocab, r, o, has)
                 : fail(err, "%.300s: line %d: %s", name, e.line, e.text);
     json_decref(j);
