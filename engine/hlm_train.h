@@ -26,7 +26,8 @@ typedef struct hlm_tune hlm_tune;
 struct hlm_data_params {
     const char *format;  /* a name of HLM_CHAT_FORMATS; NULL: by the file's template */
     uint32_t max_seq;    /* tokens of a document, the rest is cut off, and of a packed row */
-    double valid;        /* share of a single file's lines that goes to validation, below 1 */
+    double valid;        /* share of a single file's lines that goes to validation, below 1; below
+                            0: 0.05 of 100 lines or more, none of fewer */
     bool loss_all;       /* every token after a document's first counts, not only answers */
     bool turns_each;     /* each answer of a conversation is a document of its own */
     bool raw_completion; /* prompt and completion are two texts, not two turns */
@@ -67,7 +68,10 @@ struct hlm_tune_params {
 
     /* How. With train.steps 0 `epochs` counts, also where total_steps is set. With
      * train.total_steps 0 the schedule covers all steps: warmup_steps (by `warmup`) and warmup_from
-     * are worked out too. */
+     * are worked out too. What is left open is chosen by the data's size and the model's width:
+     * epochs 0, train.batch_rows 0, and train.lr below 0. A peak below 0 is lr, a final rate below 0
+     * a tenth of the peak. Rows are balanced, and there are as many of them in a pass as 100 updates
+     * need, unless steps are given. */
     struct hlm_train_options train;
     double epochs, warmup; /* warmup: share of the steps */
     /* Operands of the model's products. Sums, activations between ops and everything that is
@@ -78,10 +82,12 @@ struct hlm_tune_params {
 
     const struct hlm_session_params *sample; /* a session that will live beside the run: its memory
                                                 is part of the plan. NULL: none */
-    const char *resume; /* a checkpoint, or a folder of them: the newest. NULL: none */
+    const char *resume; /* a checkpoint, or a folder of them: the newest. NULL: none. Everything but
+                           the number of steps, with the rates that follow from it, must be as the
+                           run was begun */
 };
-/* rank 16, alpha 32, 3 epochs, 2e-4 after 3 % of warm-up, cosine to a tenth, clipping at 1, 5 %
- * validation, documents of 2048 tokens, one row a step. */
+/* rank 16, alpha 32, cosine to a tenth after 3 % of warm-up, clipping at 1, documents of 2048
+ * tokens; passes, rows a step, rate and validation are chosen. */
 HLM_API struct hlm_tune_params hlm_tune_defaults(void);
 /* The options that a file of rows holds, into *o, which stays as it is where the file has none. */
 HLM_API bool hlm_tune_options(const char *ids_json, struct hlm_train_options *o,
@@ -143,11 +149,13 @@ struct hlm_row {
 HLM_API bool hlm_tune_row(hlm_tune *t, uint64_t i, struct hlm_row *out);
 
 struct hlm_tune_info {
-    const struct hlm_train_options *train; /* as used, everything worked out */
-    bool from_ids;                         /* ids_json: there are no documents */
-    bool f16;                              /* operands of the products */
-    uint32_t max_tok, max_doc;             /* of a row: tokens, documents */
-    uint64_t n_run_row;                    /* rows that all steps take */
+    const struct hlm_train_options *train;         /* as used, everything worked out */
+    bool from_ids;                                 /* ids_json: there are no documents */
+    bool f16;                                      /* operands of the products */
+    uint32_t max_tok, max_doc;                     /* of a row: tokens, documents */
+    uint64_t n_run_row;                            /* rows that all steps take */
+    double epochs;                                 /* 0: steps were given */
+    bool chose_epochs, chose_batch_rows, chose_lr; /* they were left open */
     const struct hlm_tune_target *target;
     uint64_t n_target, n_number, n_gate; /* targets, trained numbers, gates among the targets */
     uint64_t step;                       /* done */
@@ -198,6 +206,8 @@ HLM_API bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tu
  * `keep` and the one of the best validation. Removing never fails the call. The folder is made. */
 HLM_API bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err);
 HLM_API bool hlm_tune_has_saved(const char *folder); /* are there checkpoints in it? */
+/* Removes all checkpoints of a folder; what else is in it stays. */
+HLM_API bool hlm_tune_remove_saved(const char *folder, struct hlm_err *err);
 HLM_API bool hlm_tune_is_saved(const hlm_tune *t);   /* is the run as it stands in one? */
 /* What is trained becomes what the checkpoint of the best validation holds, if folder has that.
  * *found: the values are now the best ones; false: nothing was validated, or that checkpoint is not

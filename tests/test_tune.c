@@ -14,6 +14,15 @@
 
 /* ---- rates ----------------------------------------------------------------------------------- */
 
+static struct hlm_train_options run_options(uint32_t batch_rows)
+{
+    struct hlm_train_options o = hlm_tune_defaults().train;
+    o.batch_rows = batch_rows;
+    o.lr = o.peak = 2e-4;
+    o.final = 2e-5;
+    return o;
+}
+
 static void test_rates(void)
 {
     struct hlm_train_options o;
@@ -33,7 +42,7 @@ static void test_rates(void)
     json_decref(want);
 
     test_case("rates of a run that is worked out");
-    o = hlm_tune_defaults().train;
+    o = run_options(1);
     tune_schedule(&o, 3, 0.03, 100);
     CHECK_EQ(o.steps, 300);
     CHECK_EQ(o.warmup_steps, 9);
@@ -47,16 +56,62 @@ static void test_rates(void)
     o.schedule = HLM_CONSTANT;
     CHECK(fabs(hlm_tune_rate(&o, 5) / 1e-4 - 1) < 1e-12 && hlm_tune_rate(&o, 200) == o.peak);
 
-    o = hlm_tune_defaults().train;
-    o.batch_rows = 3;
+    o = run_options(3);
     o.accumulation = 2;
     tune_schedule(&o, 0.5, 0, 100);
     CHECK_EQ(o.steps, 9); /* 50 training rows in batches of 6 */
     CHECK_EQ(o.warmup_steps, 0);
-    o = hlm_tune_defaults().train;
+    o = run_options(1);
     tune_schedule(&o, 1e-6, 1, 1);
     CHECK_EQ(o.steps, 1);
     CHECK(o.warmup_steps == 0 && hlm_tune_rate(&o, 1) == o.peak);
+}
+
+/* ---- what a run chooses ---------------------------------------------------------------------- */
+
+static void test_choices(void)
+{
+    const struct {
+        const char *what;
+        struct tune_size size;
+        double given_epochs, epochs;
+        uint32_t steps, batch_rows, want_rows;
+    } row[] = {
+        { "20 lines", { 20, 500, 2048, 4096 }, 0, 20, 0, 1, 5 },
+        { "one line", { 1, 30, 2048, 4096 }, 0, 20, 0, 1, 1 },
+        { "100 lines", { 100, 10000, 2048, 4096 }, 0, 4, 0, 1, 25 },
+        { "a million tokens", { 5000, 1000000, 2048, 4096 }, 0, 3, 0, 1, 34 },
+        { "ten million tokens", { 50000, 10000000, 2048, 4096 }, 0, 3, 0, 8, 267 },
+        { "ten million, a row each", { 50000, 10000000, 0, 4096 }, 0, 3, 0, 8, 267 },
+        { "passes are given", { 20, 500, 2048, 4096 }, 25, 25, 0, 1, 4 },
+        { "steps are given", { 20, 500, 2048, 4096 }, 0, 0, 7, 1, 0 },
+        { "rows of ids", { 0, 0, 0, 0 }, 0, 3, 0, 1, 0 },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct hlm_train_options o = hlm_tune_defaults().train;
+        double epochs = row[i].given_epochs;
+        struct tune_chosen c;
+        test_case("what a run chooses: %s", row[i].what);
+        o.steps = row[i].steps;
+        tune_choose(&row[i].size, &o, &epochs, &c);
+        CHECK_MSG(!(epochs < row[i].epochs || epochs > row[i].epochs), "%g passes", epochs);
+        CHECK_EQ(o.batch_rows, row[i].batch_rows);
+        CHECK_EQ(c.want_rows, row[i].want_rows);
+        CHECK(c.lr && c.batch_rows && c.epochs == (row[i].given_epochs <= 0 && !row[i].steps));
+        CHECK(fabs(o.lr / (row[i].size.n_doc ? 2.855e-4 : 2e-4) - 1) < 1e-3);
+        CHECK(o.peak == o.lr && fabs(o.final / o.lr - 0.1) < 1e-12);
+    }
+    test_case("what is given stays");
+    struct hlm_train_options o = run_options(5);
+    double epochs = 2;
+    struct tune_chosen c;
+    tune_choose(&row[0].size, &o, &epochs, &c);
+    CHECK(!c.lr && !c.batch_rows && !c.epochs && o.batch_rows == 5);
+    CHECK(fabs(o.lr - 2e-4) < 1e-12 && fabs(o.final - 2e-5) < 1e-12);
+    test_case("the rate by the model's width");
+    CHECK(fabs(tune_width_rate(2000) / 5e-4 - 1) < 1e-12);
+    CHECK(tune_width_rate(4096) < 2.9e-4 && tune_width_rate(192) >= 5e-4 &&
+          tune_width_rate(192) <= 5e-4);
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */
@@ -75,6 +130,38 @@ static void make_set(struct data_set *s, uint32_t n)
             s->mask[s->n_id++] = k > 0;
         }
     }
+}
+
+/* Rows are about equally full, and never more than with the longest rows. */
+static void test_row_length(void)
+{
+    enum { N = 600 };
+    struct data_set set;
+    struct data_rows r;
+    struct hlm_err err = { 0 };
+    uint32_t order[N];
+    make_set(&set, N);
+    uint64_t n_tok = set.n_id;
+    for (uint32_t most = 32; most <= 4096; most = most * 3 / 2 + 1)
+        for (uint32_t want = 0; want < 40; want += 13) {
+            test_case("rows of at most %u tokens, at least %u of them", most, want);
+            data_shuffle(order, N, most, want);
+            uint32_t length = data_row_length(&set, order, most, want), at_most;
+            CHECK_OK(data_pack(&r, &set, order, most, 0, &err), err);
+            at_most = max_u32(r.n_row, want);
+            data_rows_free(&r);
+            CHECK_OK(data_pack(&r, &set, order, length, 0, &err), err);
+            CHECK_MSG(r.n_row <= at_most, "%u rows of %u, at most %u", r.n_row, length, at_most);
+            CHECK_MSG(length <= most && length < n_tok / at_most + 6 + 32, "rows of %u", length);
+            CHECK(length == most || length % 32 == 0);
+            data_rows_free(&r);
+            if (length > 32) { /* shorter rows would be more */
+                CHECK_OK(data_pack(&r, &set, order, (length - 1) / 32 * 32, 0, &err), err);
+                CHECK(r.n_row > at_most);
+                data_rows_free(&r);
+            }
+        }
+    data_set_free(&set);
 }
 
 static void test_rows(void)
@@ -406,6 +493,8 @@ static void test_full(void)
 void test_tune(void)
 {
     test_rates();
+    test_choices();
+    test_row_length();
     test_rows();
     test_state();
     test_kill();

@@ -363,7 +363,7 @@ static void set_options(hlm_talk *t, struct show *show, int argc, char **argv)
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
         if (flags[i].type == FLAG_SEED) /* drawn anew unless given */
             flag_value(&flags[i], "", "-1", NULL);
-    flags_again(&program, argc, argv);
+    flags_again(&program, argc, argv, NULL); /* the same words were read before */
     options.stop_on_full = o.on_full == 1;
     show_hook(show, &options);
     *hlm_talk_options(t) = options;

@@ -270,8 +270,7 @@ int ui_end(int rc)
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
-/* Where a line can be written over. */
-static bool has_line(void) { return ui.tty && ui.escapes; }
+bool ui_has_line(void) { return ui.tty && ui.escapes; }
 static const char *dim(void) { return ui.color ? "\033[2m" : ""; }
 static const char *undim(void) { return ui.color ? "\033[0m" : ""; }
 
@@ -288,7 +287,7 @@ bool bar_progress(void *user, uint64_t done, uint64_t total)
     if (b->start_s == 0)
         b->start_s = now;
     /* Short work shows nothing, long work ten pictures a second. */
-    if (has_line() && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 &&
+    if (ui_has_line() && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 &&
         done < total) {
         char bar[41], text[128];
         int width = screen_width() - 48, n;
@@ -319,7 +318,7 @@ void ui_status(const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
-    if (!has_line()) {
+    if (!ui_has_line()) {
         ui_note("%s", line);
         return;
     }

@@ -82,6 +82,7 @@ void bar_clear(void);              /* takes a bar off the screen, if there is on
 /* A line in the bar's place: it overwrites what stood there, and what is printed next takes it off.
  * An ordinary note where the terminal has no such lines. */
 void ui_status(const char *fmt, ...) UI_PRINTF(1, 2);
+bool ui_has_line(void); /* has the terminal lines that can be overwritten? */
 
 /* ---- models ---------------------------------------------------------------------------------- */
 

@@ -197,11 +197,9 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
 
 /* ---- the command line ------------------------------------------------------------------------ */
 
-static bool read_all(const struct program *p, int argc, char **argv, struct hlm_err *err)
+bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, void *user,
+                struct hlm_err *err)
 {
-    for (uint32_t i = 0; i < p->n_flag; i++)
-        if (p->flag[i].type == FLAG_LIST) /* the line may be read again */
-            ((struct flag_list *)p->flag[i].to)->n = 0;
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
         size_t len = strncmp(arg, "--", 2) == 0 ? strcspn(arg, "=") : strlen(arg);
@@ -220,10 +218,25 @@ static bool read_all(const struct program *p, int argc, char **argv, struct hlm_
                 return ui_fail(err, "%s needs a value: %s", who, f->arg);
             value = argv[++i];
         }
-        if (!flag_value(f, who, value, err))
+        if (!fn(user, f, who, value, err))
             return false;
     }
     return true;
+}
+
+static bool take_value(void *user, const struct flag *f, const char *who, const char *value,
+                       struct hlm_err *err)
+{
+    (void)user;
+    return flag_value(f, who, value, err);
+}
+
+static bool read_all(const struct program *p, int argc, char **argv, struct hlm_err *err)
+{
+    for (uint32_t i = 0; i < p->n_flag; i++)
+        if (p->flag[i].type == FLAG_LIST) /* the line may be read again */
+            ((struct flag_list *)p->flag[i].to)->n = 0;
+    return flags_each(p, argc, argv, take_value, NULL, err);
 }
 
 static void help_rows(const struct flag *flag, uint32_t n)
@@ -323,9 +336,9 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
     return false;
 }
 
-void flags_again(const struct program *p, int argc, char **argv)
+bool flags_again(const struct program *p, int argc, char **argv, struct hlm_err *err)
 {
-    read_all(p, argc, argv, NULL); /* the same words were read before */
+    return read_all(p, argc, argv, err);
 }
 
 int usage_error(const struct program *p, const char *fmt, ...)

@@ -42,8 +42,15 @@ struct program {
  * when the program is to leave with *rc: --help, --version and --list-devices are done, a bad flag
  * is reported. */
 bool flags_read(const struct program *p, int argc, char **argv, int *rc);
-/* Reads it once more, for values that stand over defaults known only by now. Cannot fail. */
-void flags_again(const struct program *p, int argc, char **argv);
+/* Reads a line of flags once more, for values that replace defaults known only by now, or another
+ * line, which can fail. */
+bool flags_again(const struct program *p, int argc, char **argv, struct hlm_err *err);
+/* Calls fn for every flag of a line in its order; who is its name as it was written, value NULL for
+ * a switch. fn ends the walk by false. */
+typedef bool flag_fn(void *user, const struct flag *f, const char *who, const char *value,
+                     struct hlm_err *err);
+bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, void *user,
+                struct hlm_err *err);
 
 /* The flag called `--name`, an underscore counting as a dash; NULL if there is none. */
 const struct flag *flag_named(const struct program *p, const char *name);

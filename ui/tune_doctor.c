@@ -155,6 +155,35 @@ static void print_row(FILE *to, const hlm_vocab *v, const struct hlm_row *r)
     fprintf(to, "%s%s\n", is ? off : "", n < r->n - r->padding ? " ..." : "");
 }
 
+/* What was left open, and why it is what it is. */
+static void print_chosen(FILE *to, const struct hlm_tune_info *i, const struct hlm_set_info *s)
+{
+    if (!i->chose_epochs && !i->chose_batch_rows && !i->chose_lr)
+        return;
+    fputs("chosen     ", to);
+    if (i->chose_epochs)
+        fprintf(to, "%g passes for %llu documents%s", i->epochs, (ull)s->n_doc,
+                i->chose_batch_rows || i->chose_lr ? ", " : "");
+    if (i->chose_batch_rows)
+        fprintf(to, "%u row%s a step%s", i->train->batch_rows, i->train->batch_rows == 1 ? "" : "s",
+                i->chose_lr ? ", " : "");
+    if (i->chose_lr)
+        fputs("the rate by the model's width", to);
+    fputs(" (--epochs, --batch-rows, --lr)\n", to);
+}
+
+/* An adapter begins at nothing: it needs some updates before it does anything. */
+static void warn_of_few(const struct hlm_tune_info *i, const struct hlm_set_info *s)
+{
+    enum { FEW = 50, ENOUGH = 100 };
+    const struct hlm_train_options *o = i->train;
+    double rows = (double)o->batch_rows * o->accumulation;
+    if (o->steps >= FEW || i->from_ids)
+        return;
+    ui_warn("%u updates in all are too few to learn much: --epochs %.0f makes %d, --steps %d too",
+            o->steps, ENOUGH * rows / (double)s->n_row + 0.5, ENOUGH, ENOUGH);
+}
+
 void doctor_data(struct tune *u, FILE *to)
 {
     static const char *const name[] = { "train", "validation", "test" };
@@ -184,6 +213,8 @@ void doctor_data(struct tune *u, FILE *to)
             o->batch_rows * o->accumulation == 1 ? "" : "s",
             (double)i.n_run_row / (double)train.n_row, o->peak,
             o->schedule == HLM_CONSTANT ? o->peak : o->final, o->warmup_steps);
+    print_chosen(to, &i, &train);
+    warn_of_few(&i, &train);
     fprintf(to, "precision  %s\n",
             i.f16 ? "f16 products with f32 sums; what is trained is f32" : "f32");
 }

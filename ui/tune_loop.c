@@ -2,6 +2,7 @@
  *
  * At a step that is due for it: validation, samples, a checkpoint, in this order, so that a
  * checkpoint knows what validation gave; a run that goes on does what was due and not yet done. */
+#define _POSIX_C_SOURCE 200809L
 #include "common_counters.h"
 #include "tune_run.h"
 
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 typedef unsigned long long ull;
 
@@ -21,12 +23,44 @@ struct loop {
     bool has_last, valid_known, stopped; /* stopped: by --patience */
     double valid, step_s;                /* step_s: of a step, lately */
     uint64_t sampled;                    /* 1 + the step that samples were printed at */
+    /* Of the steps since the last line that stays: */
+    double loss_sum, said_s; /* when that line was printed */
+    uint64_t n_loss;
 };
 
 /* ---- telling --------------------------------------------------------------------------------- */
 
+/* The mean loss of the steps since the last line that stays; "" without a step. */
+static const char *recent_loss(struct loop *l, char out[48])
+{
+    out[0] = 0;
+    if (l->n_loss)
+        snprintf(out, 48, "loss %.4f  ", l->loss_sum / (double)l->n_loss);
+    l->loss_sum = 0;
+    l->n_loss = 0;
+    l->said_s = ui_now_s();
+    return out;
+}
+
+/* Where no line can be overwritten - in a file, a pipe, a queue - a line now and then says how it
+ * goes: twenty a run, and one a minute. With -v each step has its own. */
+static void report_progress(struct loop *l)
+{
+    char loss[48];
+    const struct hlm_tune_step *s = &l->last;
+    bool due =
+        s->step == 1 || s->step % ui_max_u64(l->n_step / 20, 1) == 0 || ui_now_s() - l->said_s > 60;
+    if (ui_has_line() || ui.verbose || !due)
+        return;
+    ui_say("step %llu/%llu  %slr %.2e  %.0f tok/s  %s left", (ull)s->step, (ull)l->n_step,
+           recent_loss(l, loss), s->lr, s->took_s > 0 ? (double)s->n_tok / s->took_s : 0,
+           span_text(l->step_s * (double)(l->n_step - s->step)).s);
+}
+
 static void tell_step(struct loop *l)
 {
+    l->loss_sum += l->last.loss;
+    l->n_loss++;
     const struct hlm_tune_step *s = &l->last;
     char valid[32] = "";
     double per_s = s->took_s > 0 ? (double)s->n_tok / s->took_s : 0;
@@ -41,15 +75,18 @@ static void tell_step(struct loop *l)
              s->has_mtp ? json_real(s->loss_mtp) : json_null(), "grad_norm", s->grad_norm, "lr",
              s->lr, "n", (json_int_t)s->n, "tokens", (json_int_t)s->n_tok, "epoch",
              (json_int_t)s->epoch, "step_s", s->took_s, "tokens_per_s", per_s, "left_s", left);
+    report_progress(l);
 }
 
 static void tell_valid(struct loop *l, const struct hlm_tune_loss *v)
 {
     struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
-    ui_note("step %llu  validation loss %.4f over %llu tokens%s", (ull)i.step, v->main, (ull)v->n,
-            !i.step                 ? ", before training"
-            : i.best_step == i.step ? ", the best"
-                                    : "");
+    char loss[48];
+    ui_say("step %llu  %svalidation loss %.4f over %llu tokens%s", (ull)i.step,
+           recent_loss(l, loss), v->main, (ull)v->n,
+           !i.step                 ? ", before training"
+           : i.best_step == i.step ? ", the best"
+                                   : "");
     ui_event("valid", "{s:I, s:f, s:f, s:I, s:b}", "step", (json_int_t)i.step, "valid_loss",
              v->main, "valid_loss_mtp", v->mtp, "n", (json_int_t)v->n, "best",
              (int)(i.best_step == i.step));
@@ -90,7 +127,7 @@ static bool validate(struct loop *l, struct hlm_err *err)
     tell_valid(l, &v);
     counters_log(u->m);
     if ((l->stopped = is_stopped(u)))
-        ui_note("no better validation in %d: the run ends here (--patience)", u->patience);
+        ui_say("no better validation in %d: the run ends here (--patience)", u->patience);
     return true;
 }
 
@@ -112,6 +149,7 @@ static bool save(struct loop *l, struct hlm_err *err)
     if (!hlm_tune_save(u->t, u->folder, (uint32_t)u->keep, err))
         return false;
     uint64_t step = hlm_tune_get_info(u->t).step;
+    ui_say("step %llu  checkpoint in %s", (ull)step, u->folder);
     ui_event("saved", "{s:I, s:s, s:f}", "step", (json_int_t)step, "folder", u->folder, "took_s",
              ui_now_s() - t0);
     return true;
@@ -158,6 +196,12 @@ static bool test(struct loop *l, const char *what, struct hlm_err *err)
     return true;
 }
 
+static void say_how_to_use(const struct tune *u, const char *adapter)
+{
+    fflush(stdout);
+    ui_say("try it: hlm-chat -m %s --lora %s", u->model, adapter);
+}
+
 /* The adapter as it is now and, where there was validation, the best one beside it. */
 static bool finish(struct loop *l, struct hlm_err *err)
 {
@@ -176,11 +220,13 @@ static bool finish(struct loop *l, struct hlm_err *err)
     if (i.n_gate)
         puts("It holds gate deltas, which llama.cpp refuses: hlm-tune merge --gates-only makes a "
              "pair\nof model and adapter that it loads.");
-    if (!(i.best_loss < INFINITY))
-        return test(l, "with the last adapter", err);
-    if (!i.best_step) {
-        printf("no validation was better than the one before training: %.4f\n", i.best_loss);
-        return test(l, "with the last adapter", err);
+    if (!(i.best_loss < INFINITY) || !i.best_step) {
+        if (i.best_loss < INFINITY)
+            printf("no validation was better than the one before training: %.4f\n", i.best_loss);
+        if (!test(l, "with the last adapter", err))
+            return false;
+        say_how_to_use(u, u->out);
+        return true;
     }
     if (!hlm_tune_take_best(u->t, u->folder, &is, err))
         return false;
@@ -192,21 +238,37 @@ static bool finish(struct loop *l, struct hlm_err *err)
         ui_event("written", "{s:s, s:I, s:b}", "path", path, "step", (json_int_t)i.best_step,
                  "best", 1);
     }
+    ok = ok && test(l, is ? "with the best adapter" : "with the last adapter", err);
+    if (ok)
+        say_how_to_use(u, path ? path : u->out);
     free(path);
-    return ok && test(l, is ? "with the best adapter" : "with the last adapter", err);
+    return ok;
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
+
+/* Takes away the folder of a run that has done no step. */
+static void remove_folder(const char *folder)
+{
+    if (hlm_tune_has_saved(folder))
+        return;
+    again_remove(folder);
+    rmdir(folder);
+}
 
 static int interrupted(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     bool any = hlm_tune_get_info(u->t).step > 0;
-    if (any && !save(l, err))
+    if (any && !(save(l, err) && again_write(u->folder, &u->again, u->program, false, err)))
         return RC_FAILED;
     if (any)
         ui_say("hlm-tune: stopped at step %llu; --resume %s goes on from there",
                (ull)hlm_tune_get_info(u->t).step, u->folder);
+    else
+        ui_say("hlm-tune: stopped before the first step; nothing was written");
+    if (!any && u->saves)
+        remove_folder(u->folder);
     return RC_INTERRUPTED;
 }
 
@@ -247,14 +309,21 @@ static bool prepare(struct loop *l, struct hlm_err *err)
                     : valid       ? l->valid_every
                     : i.from_ids  ? 0
                                   : tenth;
-    if ((u->saves && !make_folder(u->folder, err)) || !hlm_tune_begin(u->t, &from, err))
+    if (u->clears) {
+        ui_say("%s: the run that ended there makes room for this one", u->folder);
+        if (!hlm_tune_remove_saved(u->folder, err))
+            return false;
+    }
+    if ((u->saves && !(make_folder(u->folder, err) &&
+                       again_write(u->folder, &u->again, u->program, false, err))) ||
+        !hlm_tune_begin(u->t, &from, err))
         return false;
     i = hlm_tune_get_info(u->t);
     l->valid = i.valid_loss;
     l->valid_known = i.valid_loss < INFINITY;
     l->stopped = is_stopped(u);
     if (from)
-        ui_note("going on from %s, step %llu of %llu", from, (ull)i.step, (ull)l->n_step);
+        ui_say("going on from %s, step %llu of %llu", from, (ull)i.step, (ull)l->n_step);
     if (u->samples.n && !(u->session = hlm_session_create(u->m, &u->session_params, err)))
         return false;
     return true;
@@ -284,6 +353,7 @@ int tune_loop(struct tune *u, struct hlm_err *err)
     if (u->profile)
         ui_kernels(u->m);
     bool ok = finish(&l, err); /* also where the last checkpoint could not be written */
+    ok = ok && (!u->saves || again_write(u->folder, &u->again, u->program, true, err));
     hlm_idle(u->m);
     return ok && saved ? RC_OK : RC_FAILED;
 }

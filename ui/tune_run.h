@@ -4,6 +4,27 @@
 #include "common_flags.h"
 #include "hlm_train.h"
 
+/* ---- the flags of a run, beside its checkpoints (tune_again.c) ------------------------------- */
+
+/* A line of flags: those of run.json, if there is one, then those of this call, which win. Texts
+ * live in both. */
+struct again {
+    int argc;
+    char **argv;
+    bool known, finished; /* is there a run.json; has that run ended */
+    void *root;
+};
+/* folder: of checkpoints, or one of them; NULL: none. Without run.json the line is this call's. */
+bool again_read(const char *folder, int argc, char **argv, struct again *a, struct hlm_err *err);
+/* Writes FOLDER/run.json: the flags of a->argv, paths from the root. */
+bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
+                 struct hlm_err *err);
+void again_free(struct again *a);
+void again_remove(const char *folder); /* run.json, if it is there */
+
+/* ---- the run ----------------------------------------------------------------------------------
+ */
+
 struct tune {
     struct hlm_tune_params p;
     const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *debug;
@@ -21,7 +42,10 @@ struct tune {
     hlm_session *session; /* for samples; NULL: none are wanted */
     hlm_vocab *vocab;     /* the model's; NULL: its tokenizer is not usable */
     char *folder;         /* of checkpoints */
-    bool saves;           /* on the way; else when it is interrupted alone */
+    struct again again;   /* the flags that the run has */
+    const struct program *program;
+    bool saves;  /* on the way; else when it is interrupted alone */
+    bool clears; /* the folder holds checkpoints of a run that has ended */
     struct hlm_session_params session_params;
 };
 

@@ -30,7 +30,8 @@ static const struct flag flags[] = {
       "go on from this adapter, with all that it trains, as a new\nrun" },
     { FLAG_TEXT, "--resume", "DIR", &o.p.resume, 0, 0,
       "go on with a run, from a checkpoint or from the newest in a\n"
-      "folder of them; the other flags are to be as they were" },
+      "folder of them; its flags are known, and --steps, --epochs and\n"
+      "paths may be given anew" },
     { FLAG_TEXT, "--ids-json", "FILE", &o.p.ids_json, 0, 0,
       "instead of -d: rows of ids with masks and options, which\n"
       "stand wherever no flag says otherwise" },
@@ -54,7 +55,8 @@ static const struct flag flags[] = {
       "nothing of each other" },
     { FLAG_SWITCH, "--no-shuffle", NULL, &o.no_shuffle, 0, 0, "documents in the file's order" },
     { FLAG_REAL, "--valid --val-split -val-split", "X", &o.p.read.valid, 0, 0.99,
-      "share of a single file that is kept for validation (0.05)" },
+      "share of a single file that is kept for validation (0.05 of 100\nlines or more, none of "
+      "fewer)" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.p.read.format, 0, 0,
       HLM_CHAT_FORMATS ":\nagainst the file's own template" },
     { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
@@ -81,11 +83,14 @@ static const struct flag flags[] = {
       "--mtp-loss 0.1, and mtp among the targets" },
 
     { FLAG_GROUP, "How it is trained", 0, 0, 0, 0, 0 },
-    { FLAG_REAL, "--epochs -epochs", "X", &o.p.epochs, 1e-6, 1e6, "times through the data (3)" },
+    { FLAG_REAL, "--epochs -epochs", "X", &o.p.epochs, 1e-6, 1e6,
+      "times through the data (chosen by its size, 3 to 20)" },
     INTS("--steps --iters", "N", &o.p.train.steps, 0, "steps in all; 0: what --epochs makes (0)"),
-    INTS("-b --batch-rows", "N", &o.p.train.batch_rows, 1, "rows of a step (1)"),
+    INTS("-b --batch-rows", "N", &o.p.train.batch_rows, 1,
+         "rows of a step (chosen by the data's size, 1 to 8)"),
     INTS("--accumulation", "N", &o.p.train.accumulation, 1, "... times this (1)"),
-    { FLAG_REAL, "--lr --learning-rate -lr", "X", &o.p.train.lr, 0, 100, "rate (2e-4)" },
+    { FLAG_REAL, "--lr --learning-rate -lr", "X", &o.p.train.lr, 0, 100,
+      "rate (chosen by the model's width, 5e-4 at most)" },
     { FLAG_REAL, "--lr-min --learning-rate-min -lr-min", "X", &o.lr_min, 0, 100,
       "the rate at the end (a tenth)" },
     { FLAG_CHOICE, "--schedule", "constant|cosine|linear", &o.p.train.schedule, 0, 0,
@@ -157,7 +162,8 @@ static bool take_file_options(int argc, char **argv, struct hlm_err *err)
     if (!hlm_tune_options(o.p.ids_json, p, err))
         return false;
     double lr = p->lr, final = p->final;
-    flags_again(&program, argc, argv);
+    if (!flags_again(&program, argc, argv, err))
+        return false;
     if (p->lr < lr || p->lr > lr)
         p->peak = p->lr;
     p->final = o.lr_min >= 0 ? o.lr_min : final;
@@ -183,7 +189,7 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
         return false;
     if (!o.p.ids_json || !p->total_steps) {
         p->peak = p->lr;
-        p->final = o.lr_min >= 0 ? o.lr_min : p->lr / 10;
+        p->final = o.lr_min;
     }
     if (o.mtp >= 0)
         p->mtp_factor = o.mtp;
@@ -304,12 +310,18 @@ static bool find_folder(struct hlm_err *err)
         strcpy(o.folder, o.checkpoints);
     else
         snprintf(o.folder, n, "%s.ckpt", o.out);
-    if (o.saves && !o.p.resume && hlm_tune_has_saved(o.folder))
+    if (!o.saves || o.plan || o.dry_run || o.p.resume || !hlm_tune_has_saved(o.folder))
+        return true;
+    struct again old;
+    bool ok = again_read(o.folder, 0, (char *[]){ NULL }, &old, err);
+    o.clears = ok && old.finished;
+    again_free(&old);
+    if (ok && !o.clears)
         return ui_fail(err,
                        "%.200s: there are checkpoints of another run: go on with it (--resume "
                        "%.200s), remove them, or choose another folder (--checkpoints)",
                        o.folder, o.folder);
-    return true;
+    return ok;
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
@@ -341,10 +353,9 @@ static bool look(struct hlm_err *err)
     if (!known)
         ui_warn("--chat-format chooses another chat format");
     doctor_targets(&o, stdout);
-    if (!o.plan && (o.dry_run || ui_notes()))
+    if (!o.plan)
         doctor_data(&o, to);
-    if (o.plan || o.dry_run || ui_notes())
-        doctor_plan(&o, to);
+    doctor_plan(&o, to);
     fflush(stdout);
     return true;
 }
@@ -401,15 +412,41 @@ static int train(struct hlm_err *err)
     return !o.dry_run ? tune_loop(&o, err) : measure(err) ? RC_OK : RC_FAILED;
 }
 
+static void set_defaults(void)
+{
+    o = (struct tune){
+        .p = hlm_tune_defaults(), .n_sample = 64, .keep = 2, .lr_min = -1, .mtp = -1
+    };
+}
+
+/* With --resume, the flags of the run that it names, and over them those of this call. */
+static bool take_known_flags(int argc, char **argv, struct again *a, struct hlm_err *err)
+{
+    if (!again_read(o.p.resume, argc, argv, a, err))
+        return false;
+    if (!a->known)
+        return true;
+    set_defaults();
+    return flags_again(&program, a->argc, a->argv, err);
+}
+
 int tune_train(int argc, char **argv)
 {
     struct hlm_err err = { 0 };
     int rc;
-    o = (struct tune){
-        .p = hlm_tune_defaults(), .n_sample = 64, .keep = 2, .lr_min = -1, .mtp = -1
-    };
+    set_defaults();
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
+    struct again again;
+    bool known = take_known_flags(argc, argv, &again, &err);
+    o.again = again;
+    o.program = &program;
+    if (!known) {
+        again_free(&again);
+        return ui_end(ui_failed(&err));
+    }
+    argc = again.argc;
+    argv = again.argv;
     const char *why = misfit();
     if (why)
         return ui_end(usage_error(&program, "%s", why));
@@ -424,5 +461,6 @@ int tune_train(int argc, char **argv)
     hlm_tune_close(o.t);
     hlm_close(o.m);
     free(o.folder);
+    again_free(&o.again);
     return ui_end(rc);
 }

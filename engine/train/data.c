@@ -205,9 +205,10 @@ static bool split_off_valid(struct data *d, const char *path, const struct data_
                             struct hlm_err *err)
 {
     uint32_t n = count_lines(&d->train);
-    if (p->valid <= 0 || n < 2)
+    double share = p->valid >= 0 ? p->valid : n < DATA_FEW ? 0 : DATA_VALID;
+    if (share <= 0 || n < 2)
         return true;
-    uint32_t k = (uint32_t)(p->valid * n + 0.5);
+    uint32_t k = (uint32_t)(share * n + 0.5);
     k = max_u32(1, min_u32(k, n - 1));
     struct data_set all = d->train;
     uint32_t *order = mem_alloc(n, sizeof *order);
@@ -268,9 +269,9 @@ bool data_load(struct data *d, const char *path, const struct data_params *p, st
 {
     struct stat st;
     *d = (struct data){ 0 };
-    if (!(p->valid >= 0 && p->valid < 1))
-        return fail(err, "%.300s: a share of %g for validation, from 0 to below 1 is possible",
-                    path, p->valid);
+    if (!(p->valid < 1))
+        return fail(err, "%.300s: a share of %g for validation, expected less than 1", path,
+                    p->valid);
     bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
     bool ok = folder ? load_folder(d, path, p, err)
                      : load_file(&d->train, path, p, err) && split_off_valid(d, path, p, err);

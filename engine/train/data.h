@@ -16,14 +16,18 @@
 #include "hlm_train.h"
 #include "text/chat.h"
 
-#define DATA_VALID 0.05 /* share of a single file that validation takes by default */
+/* By default validation takes this share of a single file, but nothing of a file with fewer lines,
+ * of which each is needed to learn from. */
+#define DATA_VALID 0.05
+#define DATA_FEW 100
 
 struct data_params {
     struct tok *tok; /* of the model, and its chat format */
     struct chat_format format;
     int32_t eos;         /* end of text (data_eos); below 0: none is added */
     uint32_t max_seq;    /* ids of a document; the rest is cut off; 0: no limit */
-    double valid;        /* share of a single file's lines for validation, below 1; 0: none */
+    double valid;        /* share of a single file's lines for validation, below 1; below 0: the
+                            default */
     uint64_t seed;       /* decides which lines */
     bool loss_all;       /* every token but a document's first counts */
     bool turns_each;     /* a document for each assistant turn, in which only that turn counts */
@@ -105,13 +109,22 @@ struct data_rows {
     uint64_t n_counted;
 };
 void data_rows_free(struct data_rows *r);
+/* Slots of a row without the padding at its end. */
+static inline uint32_t data_row_used(const struct data_row *r) { return r->n - r->padding; }
 
 /* Makes rows of a set's documents. order: n_doc indices; NULL: the order of the set. row_length 0:
  * each document is a row, without padding. Else rows are packed, in order: documents go into the
  * open row while they fit; a document that does not fit closes the row with padding and opens the
- * next. A document longer than row_length is an error: max_seq is there to cut it. */
+ * next. A document longer than row_length is an error: max_seq is there to cut it. data_row_length
+ * chooses a length. */
 bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *order,
                uint32_t row_length, int32_t pad_id, struct hlm_err *err);
+
+/* The shortest length, a multiple of 32 or `most`, with which these documents in this order make no
+ * more rows than with the length `most`, and no more than n_row if that is more. So the rows of a
+ * pass are about equally full, and a small set can have more of them than one. */
+uint32_t data_row_length(const struct data_set *s, const uint32_t *order, uint32_t most,
+                         uint32_t n_row);
 
 /* The hyper-parameters of a run that a file of rows can hold. */
 struct hlm_train_options data_options_default(void);

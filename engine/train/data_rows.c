@@ -56,6 +56,42 @@ void data_row_finish(struct data_rows *rows, struct data_row *r)
     rows->n_counted += r->n_counted;
 }
 
+static const struct data_doc *in_order(const struct data_set *s, const uint32_t *order, uint32_t i)
+{
+    return &s->doc[order ? order[i] : i];
+}
+
+/* Rows that data_pack would make; UINT32_MAX: a document is longer than a row. */
+static uint32_t count_rows(const struct data_set *s, const uint32_t *order, uint32_t row_length)
+{
+    uint32_t n_row = 0;
+    uint64_t n = row_length;
+    for (uint32_t i = 0; i < s->n_doc; i++) {
+        uint32_t len = in_order(s, order, i)->n;
+        if (len > row_length)
+            return UINT32_MAX;
+        if (n + len > row_length) {
+            n_row++;
+            n = 0;
+        }
+        n += len;
+    }
+    return n_row;
+}
+
+uint32_t data_row_length(const struct data_set *s, const uint32_t *order, uint32_t most,
+                         uint32_t n_row)
+{
+    enum { STEP = 32 };
+    uint32_t enough = max_u32(count_rows(s, order, most), n_row);
+    uint32_t too_short = 0, long_enough = div_up(most, STEP);
+    while (long_enough - too_short > 1) { /* longer rows are never more */
+        uint32_t n = too_short + (long_enough - too_short) / 2;
+        *(count_rows(s, order, n * STEP) <= enough ? &long_enough : &too_short) = n;
+    }
+    return min_u32(long_enough * STEP, most);
+}
+
 bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *order,
                uint32_t row_length, int32_t pad_id, struct hlm_err *err)
 {
@@ -63,7 +99,7 @@ bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *or
     for (uint32_t i = 0, n_doc; i < s->n_doc; i += n_doc) {
         uint64_t n = 0;
         for (n_doc = 0; i + n_doc < s->n_doc; n_doc++) {
-            const struct data_doc *d = &s->doc[order ? order[i + n_doc] : i + n_doc];
+            const struct data_doc *d = in_order(s, order, i + n_doc);
             if (n_doc && (!row_length || n + d->n > row_length))
                 break;
             n += d->n;
@@ -80,7 +116,7 @@ bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *or
             return fail_memory(err, "no memory for rows of %u documents", s->n_doc);
         }
         for (uint32_t k = 0; k < n_doc; k++) {
-            const struct data_doc *d = &s->doc[order ? order[i + k] : i + k];
+            const struct data_doc *d = in_order(s, order, i + k);
             memcpy(row->ids + at, s->ids + d->at, d->n * sizeof *row->ids);
             memcpy(row->mask + at, s->mask + d->at, d->n);
             row->doc_start[k] = at;

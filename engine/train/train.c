@@ -1,9 +1,10 @@
 /* train: rows of documents to gradients. See train.h; updates are in train_update.c.
  *
- * A pass is recorded once for each row length (a multiple of 32 slots). What a row consists of -
- * ids, documents, chunks, targets - is in one block of tables that the host writes before the pass.
- * The head is a pass of its own. It computes one slice of the logits, and is submitted as often as
- * the tokens that count need slices. */
+ * A row costs what it holds: padding at its end is computed only up to a multiple of 32 slots. A
+ * pass is recorded once for each such length. What a row consists of - ids, documents, chunks,
+ * targets - is in one block of tables that the host writes before the pass. The head is a pass of
+ * its own. It computes one slice of the logits, and is submitted as often as the tokens that count
+ * need slices. */
 #include "train/train_parts.h"
 
 #include <math.h>
@@ -96,8 +97,7 @@ static bool take_inputs(struct trainer *t, struct hlm_err *err)
     return true;
 }
 
-/* Slots [row->n, n_tok), which round the length up, join the padding. The padding is a document of
- * its own. */
+/* Slots that round the length up to n_tok join the padding, which is a document of its own. */
 static void write_documents(struct trainer *t, const struct data_row *row, uint32_t n_tok)
 {
     uint32_t *ids = table_words(t, t->ids), *first = table_words(t, t->docs.first);
@@ -334,7 +334,7 @@ static bool write_row(struct trainer *t, const struct data_row *row, double weig
 {
     uint32_t n_word = (uint32_t)(t->host_bytes / 4);
     tensor all = { .arena = t->tables, .dtype = I32, .n = n_word, .n_row = 1, .stride = n_word };
-    HLM_ASSERT(row->n <= t->max_tok && row->n_doc <= t->p.max_doc);
+    HLM_ASSERT(data_row_used(row) <= t->max_tok && row->n_doc <= t->p.max_doc);
     write_documents(t, row, n_tok);
     *any = false;
     for (uint32_t i = 0; i < t->n_loss; i++) {
@@ -374,7 +374,7 @@ static bool not_finite(struct trainer *t, uint32_t n_row, struct hlm_err *err)
 static bool run_row(struct trainer *t, const struct data_row *row, bool back, struct row_job job,
                     struct train_sums *sums, struct hlm_err *err)
 {
-    uint32_t n_tok = (uint32_t)align_up(max_u32(row->n, 1), ROW_STEP);
+    uint32_t n_tok = (uint32_t)align_up(max_u32(data_row_used(row), 1), ROW_STEP);
     bool any;
     n_tok = min_u32(n_tok, t->max_tok);
     if (job.nll)

@@ -12,15 +12,14 @@
 struct hlm_tune_params hlm_tune_defaults(void)
 {
     struct hlm_tune_params p = {
-        .read = { .max_seq = 2048, .valid = DATA_VALID },
+        .read = { .max_seq = 2048, .valid = -1 },
         .train = data_options_default(),
-        .epochs = 3,
         .warmup = 0.03,
     };
     p.train.steps = 0;
     p.train.shuffle = true;
-    p.train.lr = p.train.peak = 2e-4;
-    p.train.final = p.train.lr / 10;
+    p.train.batch_rows = 0;
+    p.train.lr = p.train.peak = p.train.final = -1;
     p.train.schedule = HLM_COSINE;
     p.train.clip_norm = 1;
     return p;
@@ -80,13 +79,17 @@ static bool read_documents(hlm_tune *t, struct hlm_err *err)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.data);
     uint32_t length = t->p.no_pack ? 0 : how.max_seq;
     int32_t pad = data_pad(m->file, how.tok);
+    const struct tune_size size = { t->data.train.n_doc, t->data.train.n_id, length,
+                                    m->model->n_embd };
+    tune_choose(&size, &t->o, &t->p.epochs, &t->chosen);
     t->stream = (struct stream){ .set = &t->data.train,
                                  .row_length = length,
+                                 .want_rows = t->chosen.want_rows,
                                  .pad_id = pad,
                                  .seed = t->p.seed,
                                  .shuffle = t->o.shuffle };
-    return (!t->data.valid.n_doc || data_pack(&t->valid, &t->data.valid, NULL, length, pad, err)) &&
-           (!t->data.test.n_doc || data_pack(&t->test, &t->data.test, NULL, length, pad, err));
+    return tune_pack(&t->valid, &t->data.valid, length, 0, pad, err) &&
+           tune_pack(&t->test, &t->data.test, length, 0, pad, err);
 }
 
 static bool read_fixed_rows(hlm_tune *t, struct hlm_err *err)
@@ -97,6 +100,7 @@ static bool read_fixed_rows(hlm_tune *t, struct hlm_err *err)
         return false;
     if (!t->fixed.n_counted)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.ids_json);
+    tune_choose(&(struct tune_size){ 0 }, &t->o, &t->p.epochs, &t->chosen);
     t->stream = (struct stream){ .fixed = &t->fixed,
                                  .row_length = t->fixed.row_length,
                                  .seed = t->p.seed,
@@ -167,7 +171,7 @@ static bool make_schedule(hlm_tune *t, struct hlm_err *err)
     const struct data_rows *more[] = { &t->valid, &t->test };
     for (uint32_t k = 0; k < ARRAY_LEN(more); k++)
         for (uint32_t i = 0; i < more[k]->n_row; i++) {
-            t->extent.max_tok = max_u32(t->extent.max_tok, more[k]->row[i].n);
+            t->extent.max_tok = max_u32(t->extent.max_tok, data_row_used(&more[k]->row[i]));
             t->extent.max_doc = max_u32(t->extent.max_doc, more[k]->row[i].n_doc);
         }
     return true;

@@ -20,7 +20,8 @@ struct stream {
     const struct data_rows *fixed;
     struct data_rows rows; /* of the pass `epoch`, if `ready` and there is a set */
     uint32_t *order;       /* of documents or of rows; NULL: as in the file */
-    uint32_t row_length;
+    uint32_t row_length;   /* at most; each pass has the length that balances its rows */
+    uint32_t want_rows;    /* rows of a pass at least, as far as documents permit */
     int32_t pad_id;
     uint64_t seed, epoch;
     bool shuffle, ready;
@@ -38,6 +39,23 @@ struct extent {
     uint32_t max_tok, max_doc;
 };
 bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hlm_err *err);
+
+/* ---- what is left open (tune_choose.c) --------------------------------------------------- */
+
+struct tune_size {
+    uint32_t n_doc; /* of training; 0: rows of ids */
+    uint64_t n_tok;
+    uint32_t max_seq; /* of a packed row; 0: each document is a row */
+    uint32_t n_embd;
+};
+struct tune_chosen {
+    bool epochs, batch_rows, lr; /* which were left open */
+    uint32_t want_rows;          /* rows of a pass at least, so that there are enough updates */
+};
+/* Fills in what is left open: epochs 0 without steps, batch_rows 0, lr, peak and final below 0. */
+void tune_choose(const struct tune_size *s, struct hlm_train_options *o, double *epochs,
+                 struct tune_chosen *c);
+double tune_width_rate(uint32_t n_embd); /* the rate of a model of this width */
 
 /* ---- a checkpoint's state in a file (tune_state.c) --------------------------------------- */
 
@@ -117,7 +135,8 @@ struct hlm_tune {
         struct hlm_session_params sample;
     } own;
     struct hlm_train_options o; /* all worked out */
-    bool f16;                   /* as p.precision says, worked out too */
+    struct tune_chosen chosen;
+    bool f16; /* as p.precision says, worked out too */
     struct data data;
     struct data_rows fixed, valid, test;
     struct stream stream;
@@ -146,6 +165,10 @@ struct hlm_tune {
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
 /* Works out what steps 0 and total_steps 0 leave open, for n_row rows in a pass. */
 void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row);
+/* Packs a whole set in the file's order. row_length: the longest that rows may be; they are
+ * balanced, and at least want_rows; 0: each document is a row. An empty set makes none. */
+bool tune_pack(struct data_rows *r, const struct data_set *s, uint32_t row_length,
+               uint32_t want_rows, int32_t pad_id, struct hlm_err *err);
 /* How the documents of p->data are read for this file's vocabulary. */
 bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
                   struct data_params *how, struct hlm_err *err);

@@ -119,6 +119,10 @@ struct hlm_tune_info hlm_tune_get_info(hlm_tune *t)
         .max_tok = t->extent.max_tok,
         .max_doc = t->extent.max_doc,
         .n_run_row = t->extent.n_row,
+        .epochs = t->p.epochs,
+        .chose_epochs = t->chosen.epochs,
+        .chose_batch_rows = t->chosen.batch_rows,
+        .chose_lr = t->chosen.lr,
         .target = t->target,
         .n_target = t->n_target,
         .n_number = t->n_number,
@@ -145,6 +149,17 @@ static void case_name(char out[64], const char *path)
     snprintf(out, 64, "%.*s", (int)strcspn(name, "."), name);
 }
 
+static bool width_of(const struct gguf *g, uint32_t *n_embd, struct hlm_err *err)
+{
+    struct hlm_str arch;
+    char key[80];
+    if (!gguf_str(g, "general.architecture", REQUIRED, &arch, err))
+        return false;
+    snprintf(key, sizeof key, "%.*s.embedding_length", (int)min_u64(arch.n, 40), arch.p);
+    return gguf_u32(g, key, REQUIRED, n_embd, err) &&
+           (*n_embd || fail(err, "%.300s: %s is 0", gguf_path(g), key));
+}
+
 static bool dump(const struct hlm_vocab *v, const struct hlm_tune_params *p, const char *path,
                  struct hlm_dump_sum *sum, struct hlm_err *err)
 {
@@ -155,12 +170,17 @@ static bool dump(const struct hlm_vocab *v, const struct hlm_tune_params *p, con
     char name[64];
     if (!tune_reading(p, v, &how, err))
         return false;
-    bool ok = data_load(&d, p->data, &how, err) &&
-              data_pack(&rows, &d.train, NULL, p->no_pack ? 0 : how.max_seq,
-                        data_pad(v->file, v->tok), err);
+    uint32_t n_embd, length = p->no_pack ? 0 : how.max_seq;
+    double epochs = p->epochs;
+    struct tune_chosen chosen;
+    if (!width_of(v->file, &n_embd, err) || !data_load(&d, p->data, &how, err))
+        return false;
+    const struct tune_size size = { d.train.n_doc, d.train.n_id, length, n_embd };
+    tune_choose(&size, &o, &epochs, &chosen);
+    bool ok = tune_pack(&rows, &d.train, length, chosen.want_rows, data_pad(v->file, v->tok), err);
     if (ok) {
         o.shuffle = false;
-        tune_schedule(&o, p->epochs, p->warmup, rows.n_row);
+        tune_schedule(&o, epochs, p->warmup, rows.n_row);
         case_name(name, p->data);
         ok = data_dump(path, &rows, &o, name, "jsonl", err);
     }

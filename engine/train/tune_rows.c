@@ -35,6 +35,24 @@ void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, ui
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
+static bool pack(struct data_rows *r, const struct data_set *s, const uint32_t *order,
+                 const struct stream *how, struct hlm_err *err)
+{
+    uint32_t length = how->row_length;
+    if (length)
+        length = data_row_length(s, order, length, how->want_rows);
+    return data_pack(r, s, order, length, how->pad_id, err);
+}
+
+bool tune_pack(struct data_rows *r, const struct data_set *s, uint32_t row_length,
+               uint32_t want_rows, int32_t pad_id, struct hlm_err *err)
+{
+    const struct stream how = { .row_length = row_length,
+                                .want_rows = want_rows,
+                                .pad_id = pad_id };
+    return !s->n_doc || pack(r, s, NULL, &how, err);
+}
+
 static const struct data_rows *rows_of_pass(const struct stream *s)
 {
     return s->set ? &s->rows : s->fixed;
@@ -52,7 +70,7 @@ static bool load_pass(struct stream *s, uint64_t epoch, struct hlm_err *err)
     s->ready = false;
     if (s->set) {
         data_rows_free(&s->rows);
-        if (!data_pack(&s->rows, s->set, s->order, s->row_length, s->pad_id, err))
+        if (!pack(&s->rows, s->set, s->order, s, err))
             return false;
     }
     s->epoch = epoch;
@@ -87,7 +105,7 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hl
         const struct data_row *r = stream_row(s, &c, err);
         if (!r)
             return false;
-        e->max_tok = max_u32(e->max_tok, r->n);
+        e->max_tok = max_u32(e->max_tok, data_row_used(r));
         e->max_doc = max_u32(e->max_doc, r->n_doc);
     }
     return true;

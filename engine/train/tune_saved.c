@@ -279,6 +279,26 @@ static int newest_first(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
+bool hlm_tune_remove_saved(const char *folder, struct hlm_err *err)
+{
+    struct listing l = { .folder = folder };
+    api_begin(NULL, err);
+    bool ok = folder_each(folder, list_step, &l, err) &&
+              (!l.full || fail_memory(err, "%.300s: out of memory", folder));
+    for (uint64_t i = 0; ok && i < l.n; i++) {
+        char name[MAX_STEP_NAME], *path;
+        step_name(name, l.step[i]);
+        ok = (path = folder_path(folder, name)) || no_checkpoint_memory(folder, err);
+        if (ok)
+            folder_remove(path);
+        free(path);
+    }
+    free(l.step);
+    return ok &&
+           (!hlm_tune_has_saved(folder) ||
+            fail_as(err, HLM_ERR_SYSTEM, "%.300s: its checkpoints cannot be removed", folder));
+}
+
 /* Removes the checkpoints up to this step, except the newest `keep` and the best. Those of later
  * steps stay: the run was set back from them, and will write them again. */
 static void remove_old(const hlm_tune *t, const char *folder, uint32_t keep)

@@ -87,6 +87,18 @@ static bool damaged(const char *path, struct hlm_err *err)
 
 static bool starts_alike(const char *a, const char *b, size_t n) { return !strncmp(a, b, n); }
 
+/* A run may be made longer or shorter, and its rates with it. The length of documents is in the
+ * data's hash. */
+static bool may_change(const char *option)
+{
+    static const char *const names[] = { "steps", "total_steps", "warmup_steps", "warmup_from",
+                                         "max_seq" };
+    for (uint32_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(option, names[i]))
+            return true;
+    return false;
+}
+
 /* Whether the run was begun as it would be begun now; if not, the message says the first
  * difference.
  */
@@ -101,16 +113,19 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
                     path, f->name, f->arch, w->name, w->arch,
                     starts_alike(f->name, w->name, sizeof f->name) ? ", another file" : "");
 #define U(key)                                                                                     \
-    if (f->options.key != w->options.key)                                                          \
+    if (!may_change(#key) && f->options.key != w->options.key)                                     \
         return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path,     \
                     #key, f->options.key, w->options.key);
 #define F(key)                                                                                     \
-    if (memcmp(&f->options.key, &w->options.key, sizeof(double)))                                  \
+    if (!may_change(#key) && memcmp(&f->options.key, &w->options.key, sizeof(double)))             \
         return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, #key,             \
                     f->options.key, w->options.key);
     TUNE_OPTIONS(U, F)
 #undef F
 #undef U
+    if (f->position.step > w->options.steps)
+        return fail(err, "%.200s: has done %" PRIu64 " steps, expected at most %" PRIu64, path,
+                    f->position.step, w->options.steps);
     return !memcmp(f->data_hash, w->data_hash, sizeof f->data_hash) ||
            fail(err,
                 "%.200s: was begun with other data: its tokens, what counts of them, or what "

@@ -1,0 +1,167 @@
+/* tune_again: the flags of a run in run.json, beside its checkpoints, so that it can be resumed
+ * without them. See tune_run.h. */
+#define _POSIX_C_SOURCE 200809L
+#include "tune_run.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* "FOLDER/run.json", fresh memory. */
+static char *file_in(const char *folder)
+{
+    size_t n = strlen(folder) + 12;
+    char *path = ui_alloc(n, 1);
+    if (path)
+        snprintf(path, n, "%s/run.json", folder);
+    return path;
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+/* Not part of what the run is: they belong to one call of the program. */
+static bool is_for_one_call(const struct flag *f)
+{
+    static const char *const names[] = { "--resume",     "--plan",      "--dry-run",
+                                         "--dump-grads", "--dump-rows", "--debug" };
+    for (uint32_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(f->names, names[i]))
+            return true;
+    return false;
+}
+
+static bool is_path(const struct flag *f)
+{
+    return f->arg && (strstr(f->arg, "FILE") || strstr(f->arg, "DIR"));
+}
+
+/* The path from the root, so that the run can be resumed from anywhere; fresh memory. The file may
+ * not be there yet. */
+static char *from_root(const char *path)
+{
+    char *cwd = path[0] == '/' ? NULL : getcwd(NULL, 0);
+    size_t n = strlen(path) + (cwd ? strlen(cwd) : 0) + 2;
+    char *out = ui_alloc(n, 1);
+    if (out)
+        snprintf(out, n, "%s%s%s", cwd ? cwd : "", cwd ? "/" : "", path);
+    free(cwd);
+    return out;
+}
+
+struct list {
+    const struct program *program;
+    json_t *flags;
+};
+
+static bool keep_flag(void *user, const struct flag *f, const char *who, const char *value,
+                      struct hlm_err *err)
+{
+    struct list *l = user;
+    if (is_for_one_call(f) || f < l->program->flag || f >= l->program->flag + l->program->n_flag)
+        return true; /* or one that all programs share */
+    char *path = value && is_path(f) ? from_root(value) : NULL;
+    bool ok = !value || !is_path(f) || path;
+    ok = ok && json_array_append_new(l->flags, json_string(who)) == 0 &&
+         (!value || json_array_append_new(l->flags, json_string(path ? path : value)) == 0);
+    free(path);
+    return ok || ui_fail_memory(err, "the flags of a run: out of memory, or no UTF-8: %.64s", who);
+}
+
+bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
+                 struct hlm_err *err)
+{
+    struct list l = { p, json_array() };
+    json_t *root = NULL;
+    char *path = file_in(folder);
+    bool ok = l.flags && path ? flags_each(p, a->argc, a->argv, keep_flag, &l, err)
+                              : ui_fail_memory(err, "out of memory for the flags of a run");
+    if (ok)
+        root = json_pack("{s:i, s:s, s:O, s:b}", "version", 1, "program", "hlm-tune", "flags",
+                         l.flags, "finished", (int)finished);
+    if (ok && (!root || json_dump_file(root, path, JSON_INDENT(1)) != 0))
+        ok = ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
+    json_decref(root);
+    json_decref(l.flags);
+    free(path);
+    return ok;
+}
+
+void again_remove(const char *folder)
+{
+    char *path = file_in(folder);
+    if (path)
+        unlink(path);
+    free(path);
+}
+
+/* ---- reading --------------------------------------------------------------------------------- */
+
+/* Of FOLDER, or of FOLDER/step-N: NULL without an error when neither has one. */
+static json_t *load(const char *folder, char **path, struct hlm_err *err)
+{
+    json_error_t why;
+    for (uint32_t up = 0; up < 2; up++) {
+        size_t n = strlen(folder) + 4;
+        char *at = ui_alloc(n, 1);
+        if (at)
+            snprintf(at, n, "%s%s", folder, up ? "/.." : "");
+        free(*path);
+        *path = at ? file_in(at) : NULL;
+        free(at);
+        if (!*path) {
+            ui_fail_memory(err, "out of memory for the name of a file");
+            return NULL;
+        }
+        if (access(*path, F_OK) != 0)
+            continue;
+        json_t *root = json_load_file(*path, JSON_REJECT_DUPLICATES, &why);
+        if (!root)
+            ui_fail(err, "%.300s: line %d: %.160s", *path, why.line, why.text);
+        return root;
+    }
+    return NULL;
+}
+
+static bool check(const json_t *root, const char *path, struct hlm_err *err)
+{
+    const json_t *flags = json_object_get(root, "flags"), *f;
+    size_t i;
+    if (json_integer_value(json_object_get(root, "version")) != 1 || !json_is_array(flags) ||
+        json_array_size(flags) > 1000)
+        return ui_fail(err, "%.300s: expected version 1 and a list of flags", path);
+    json_array_foreach(flags, i, f) if (!json_is_string(f)) return ui_fail(
+        err, "%.300s: flag %zu is no text", path, i + 1);
+    return true;
+}
+
+bool again_read(const char *folder, int argc, char **argv, struct again *a, struct hlm_err *err)
+{
+    char *path = NULL;
+    json_t *root = folder ? load(folder, &path, err) : NULL;
+    bool ok = root ? check(root, path, err) : !err->kind;
+    const json_t *flags = json_object_get(root, "flags");
+    size_t n = ok ? json_array_size(flags) : 0;
+    *a = (struct again){ .root = root };
+    if (ok && !(a->argv = ui_alloc((size_t)argc + n + 1, sizeof *a->argv)))
+        ok = ui_fail_memory(err, "out of memory for the flags of a run");
+    if (ok) {
+        a->argv[a->argc++] = argv[0];
+        for (size_t i = 0; i < n; i++)
+            a->argv[a->argc++] = (char *)json_string_value(json_array_get(flags, i));
+        for (int i = 1; i < argc; i++)
+            a->argv[a->argc++] = argv[i];
+        a->finished = json_is_true(json_object_get(root, "finished"));
+        a->known = root != NULL;
+    }
+    free(path);
+    return ok;
+}
+
+void again_free(struct again *a)
+{
+    free(a->argv);
+    json_decref(a->root);
+    *a = (struct again){ 0 };
+}
