@@ -638,7 +638,7 @@ static void test_interrupt(void)
     ran_free(&r);
     r = run(NULL, "hlm-tune --resume %s --rank 5", ckpt);
     CHECK_EQ(r.rc, 1);
-    CHECK_SAYS(r.err, "begun with rank 16|5");
+    CHECK_SAYS(r.err, "begun with rank 2|5");
     ran_free(&r);
     r = run(NULL, "hlm-tune --resume %s", ckpt); /* its flags are known */
     CHECK_EQ(r.rc, 0);
