@@ -69,9 +69,9 @@ struct hlm_tune_params {
     /* How. With train.steps 0 `epochs` counts, also where total_steps is set. With
      * train.total_steps 0 the schedule covers all steps: warmup_steps (by `warmup`) and warmup_from
      * are worked out too. What is left open is chosen by the data's size and the model's width:
-     * epochs 0, train.batch_rows 0, and train.lr below 0. A peak below 0 is lr, a final rate below 0
-     * a tenth of the peak. Rows are balanced, and there are as many of them in a pass as 100 updates
-     * need, unless steps are given. */
+     * epochs 0, train.batch_rows 0, and train.lr below 0. A peak below 0 is lr, a final rate below
+     * 0 a tenth of the peak. Rows are balanced, and there are as many of them in a pass as 100
+     * updates need, unless steps are given. */
     struct hlm_train_options train;
     double epochs, warmup; /* warmup: share of the steps */
     /* Operands of the model's products. Sums, activations between ops and everything that is
@@ -208,7 +208,7 @@ HLM_API bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struc
 HLM_API bool hlm_tune_has_saved(const char *folder); /* are there checkpoints in it? */
 /* Removes all checkpoints of a folder; what else is in it stays. */
 HLM_API bool hlm_tune_remove_saved(const char *folder, struct hlm_err *err);
-HLM_API bool hlm_tune_is_saved(const hlm_tune *t);   /* is the run as it stands in one? */
+HLM_API bool hlm_tune_is_saved(const hlm_tune *t); /* is the run as it stands in one? */
 /* What is trained becomes what the checkpoint of the best validation holds, if folder has that.
  * *found: the values are now the best ones; false: nothing was validated, or that checkpoint is not
  * there, and nothing has changed. Validations and hlm_tune_write then take these values; steps and
