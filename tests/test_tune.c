@@ -302,7 +302,7 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
     struct { const char *says; struct state_want w; } rows[] = {
         { "another model", w }, { "another model|a model (qwen35)|b (qwen35)", w },
         { "seed|7|8", w }, { "lr|0.0002|0.0003", w },
-        { "steps|9|10", w }, { "other data", w },
+        { "has done 4 steps|at most 3", w }, { "other data", w },
         { "3 tensors|2", w },
         { "blk.0.ssm_a.delta|5|blk.0.ssm_a.delta|6", w },
     };
@@ -315,7 +315,7 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
     memcpy(rows[1].w.head.name, "b", 2);
     rows[2].w.head.options.seed = 8;
     rows[3].w.head.options.lr = 3e-4;
-    rows[4].w.head.options.steps = 10;
+    rows[4].w.head.options.steps = 3;
     rows[5].w.head.data_hash[0] = 9;
     rows[6].w.head.n_param = 2;
     rows[7].w.param = other;
@@ -323,6 +323,10 @@ static void test_other_runs(const uint8_t *p, uint64_t n)
         test_case("a state of another run: %s", rows[i].says);
         CHECK_REFUSED(state_takes(p, n, &rows[i].w, &err), err, rows[i].says);
     }
+    test_case("a run may be made longer");
+    struct state_want longer = w;
+    longer.head.options.steps = longer.head.options.total_steps = 90;
+    CHECK_OK(state_takes(p, n, &longer, &err), err);
 }
 
 static void test_state(void)
