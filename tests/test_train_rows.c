@@ -281,9 +281,10 @@ static void test_slope(struct gpu *g, const struct train_rows_family *f)
     test_case("%s: slopes of the loss along the gradient", f->path);
     if (open_family(&r, g, f)) {
         train_run_documents(&s, len, ARRAY_LEN(len), r.m->n_vocab);
-        struct train_params p = {
-            .train_lora = true, .train_gates = f->recurrent, .hold = true, .mtp_factor = f->mtp
-        };
+        struct train_params p = { .train_lora = true,
+                                  .train_gates = f->recurrent,
+                                  .keep_experts = true,
+                                  .mtp_factor = f->mtp };
         bool ok = CHECK(data_pack(&rows, &s, NULL, 96, 0, &r.err));
         train_run_room(&p, &rows);
         ok = ok && train_run_trainer(&r, &p);

@@ -355,7 +355,7 @@ static void test_state(void)
     test_case("a state that nobody wrote");
     memcpy(broken, p, n);
     memcpy(broken, "GGUF", 4);
-    CHECK_REFUSED(state_takes(broken, n, &into, &err), err, "no checkpoint");
+    CHECK_REFUSED(state_takes(broken, n, &into, &err), err, "not a checkpoint");
     memcpy(broken, p, n);
     broken[8] = 9;
     CHECK_REFUSED(state_takes(broken, n, &into, &err), err, "version|9|1");

@@ -1,8 +1,7 @@
-/* data_json: rows of ids with the options of a run as JSON, written and read. See data.h.
+/* data_json: writes and reads rows of ids, with the options of a run, as JSON. See data.h.
  *
  * The form is that of the reference data. It describes the documents of a row twice: by starts and
- * lengths, and by an index and a position for each slot. Reading checks that all of this agrees, so
- * that training is on what the author of the file meant. */
+ * lengths, and by an index and a position for each slot. Reading checks that both agree. */
 #include "train/data_parts.h"
 
 #include <inttypes.h>
@@ -11,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Every option: F a number, Z a number that is null in the file when it is 0, U a count, B a flag.
+/* The options: F a number, Z a number that is null in the file when it is 0, U a count, B a flag.
  */
 /* clang-format off */
 #define OPTIONS(F, Z, U, B)                                                                        \
@@ -19,7 +18,7 @@
     B(bias_correction) F(weight_decay) F(weight_decay_gates) Z(clip_norm) U(rank) F(alpha)         \
     B(rslora) F(lora_dropout) B(train_lora) B(train_gates) Z(mtp_factor)
 /* clang-format on */
-/* ... and those of the schedule, except its kind. */
+/* The options of the schedule, except its kind. */
 #define SCHEDULE(F, U) U(warmup_steps) F(warmup_from) F(peak) F(final) U(total_steps)
 
 static const char *const schedule_names[] = { "constant", "cosine", "linear" };
@@ -75,7 +74,7 @@ static void text_put_num(struct json_text *o, int64_t v)
     text_put_n(o, t, (uint64_t)snprintf(t, sizeof t, "%" PRId64, v));
 }
 
-/* A value of the library, which then is gone; NULL: there was no memory for it. */
+/* Appends a jansson value and frees it. NULL: there was no memory for it. */
 static void text_put_json(struct json_text *o, json_t *j)
 {
     char *s = j ? json_dumps(j, JSON_ENCODE_ANY) : NULL;
@@ -94,7 +93,7 @@ static void text_put_json(struct json_text *o, json_t *j)
             text_put_num(o, (int64_t)(value)[i_]);                                                 \
         }                                                                                          \
         text_put(o, (n) ? "]" : "[]");                                                             \
-    } while (0) /* the lists differ in their elements' type only */
+    } while (0) /* the lists differ only in the type of their elements */
 
 static void text_put_row(struct json_text *o, const struct data_row *r)
 {
@@ -192,7 +191,7 @@ bool data_dump(const char *path, const struct data_rows *r, const struct hlm_tra
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* The place in the file, for messages: its name and the row, from 0; below 0: no row. */
+/* The place in the file, for messages: its name, and the row from 0; below 0: no row. */
 struct json_source {
     const char *name;
     int64_t row;
@@ -215,7 +214,7 @@ static bool get_u32(const struct json_source *in, const json_t *j, const char *k
     return true;
 }
 
-/* An option: if the file does not have it, *v stays as it is. */
+/* Reads an option. If the file does not have it, *v is unchanged. */
 static bool opt_u32(const struct json_source *in, const json_t *j, const char *key, uint32_t *v)
 {
     return !json_object_get(j, key) || get_u32(in, j, key, v);
@@ -301,7 +300,7 @@ static bool read_options(const struct json_source *in, const json_t *j, struct h
     return !schedule || read_schedule(in, schedule, o);
 }
 
-/* A list of exactly n whole numbers, each from lo to hi. */
+/* Reads a list of exactly n whole numbers, each from lo to hi. */
 static bool is_list(const struct json_source *in, const json_t *j, const char *key, uint64_t n,
                     int64_t lo, int64_t hi)
 {
@@ -330,13 +329,13 @@ static bool check_slots(const struct json_source *in, const json_t *j, const str
 {
     for (uint32_t i = 0; i < r->n; i++) {
         if (item(j, "doc_index", i) != r->doc[i])
-            return wrong_key(in, "doc_index", "is not what doc_starts and doc_lengths say");
+            return wrong_key(in, "doc_index", "does not agree with doc_starts and doc_lengths");
         if (item(j, "positions", i) != r->pos[i])
             return wrong_key(in, "positions", "do not run from 0 in each document");
         if (r->mask[i] && (r->doc[i] < 0 || !r->pos[i]))
             return wrong_key(in, "target_mask", "counts padding or the first token of a document");
         if (r->doc[i] < 0 && r->ids[i] != rows->pad_id)
-            return wrong_key(in, "ids", "hold something else than \"pad_id\" in the padding");
+            return wrong_key(in, "ids", "must all be \"pad_id\" in the padding");
     }
     return true;
 }
@@ -351,9 +350,10 @@ static bool read_json_row(const struct json_source *in, const json_t *j, uint32_
         return fail(in->err, "%.300s: row %" PRId64 " is not an object", in->name, in->row + 1);
     if (!n || n > INT32_MAX || (rows->row_length && n != rows->row_length))
         return wrong_key(in, "ids",
-                         "must be a list as long as \"row_length\", or of one id at least");
+                         "must be a list as long as \"row_length\", with at least one id");
     if (!n_doc || n_doc > n)
-        return wrong_key(in, "doc_starts", "must be a list of one to as many as there are ids");
+        return wrong_key(in, "doc_starts",
+                         "must be a list of at least one and at most as many as ids");
     if (!is_list(in, j, "ids", n, 0, (int64_t)n_vocab - 1) ||
         !is_list(in, j, "target_mask", n, 0, 1) || !is_list(in, j, "doc_index", n, -1, INT32_MAX) ||
         !is_list(in, j, "positions", n, 0, INT32_MAX) ||
@@ -375,11 +375,11 @@ static bool read_json_row(const struct json_source *in, const json_t *j, uint32_
         if (r->doc_start[i] != at)
             return wrong_key(in, "doc_starts", "leave a gap, or \"doc_lengths\" overlap");
         if (r->doc_len[i] > n - at)
-            return wrong_key(in, "doc_lengths", "are more than the row has ids");
+            return wrong_key(in, "doc_lengths", "add up to more than the ids of the row");
         at += r->doc_len[i];
     }
     if (padding != n - at)
-        return wrong_key(in, "padding", "and \"doc_lengths\" do not make up the row");
+        return wrong_key(in, "padding", "and \"doc_lengths\" do not add up to the row");
     data_row_finish(rows, r);
     return check_slots(in, j, rows, r);
 }
@@ -391,7 +391,7 @@ static bool read_json_rows(struct json_source *in, const json_t *j, uint32_t n_v
                  *length = json_object_get(j, "row_length");
     uint32_t version = 0, pad = 0, n_counted = 0;
     if (!json_is_object(j) || !get_u32(in, j, "version", &version))
-        return fail(in->err, "%.300s: a JSON object is expected", in->name);
+        return fail(in->err, "%.300s: expected a JSON object", in->name);
     if (version != 2)
         return wrong_key(in, "version", "must be 2");
     if (!get_u32(in, j, "pad_id", &pad) || !opt_bool(in, j, "packed", &r->packed))
@@ -406,7 +406,7 @@ static bool read_json_rows(struct json_source *in, const json_t *j, uint32_t n_v
     if (*has && !read_options(in, options, o))
         return false;
     if (!json_is_array(rows) || !json_array_size(rows))
-        return wrong_key(in, "rows", "must be a list of one row at least");
+        return wrong_key(in, "rows", "must be a list of at least one row");
     for (size_t i = 0; i < json_array_size(rows); i++) {
         in->row = (int64_t)i;
         if (!read_json_row(in, json_array_get(rows, i), n_vocab, r))

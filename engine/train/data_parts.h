@@ -1,9 +1,8 @@
-/* data_parts: what the data*.c files share. See data.h. */
+/* data_parts: shared by the data*.c files. See data.h. */
 #pragma once
 #include "train/data.h"
 
-/* One line of a file, on its way into a set. If it fails the line can be skipped, unless `fatal`.
- */
+/* A line of a file that is read into a set. A line that fails can be skipped, unless `fatal`. */
 struct data_line {
     const struct data_params *p;
     struct data_set *set;
@@ -15,8 +14,8 @@ struct data_line {
     bool fatal;
 };
 
-/* Appends the documents of a line that holds more than white space. After a failure the set may
- * hold a part of them. */
+/* Appends the documents of a line that is not only white space. After a failure the set may have
+ * some of them. */
 bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err *err);
 
 /* Appends a row of n slots and n_doc documents, all zero. NULL: no memory. */

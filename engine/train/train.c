@@ -1,10 +1,10 @@
-/* train: rows of documents to gradients. See train.h; updates are in train_update.c.
+/* train: gradients of rows of documents. See train.h; updates are in train_update.c.
  *
- * A row costs what it holds: padding at its end is computed only up to a multiple of 32 slots. A
- * pass is recorded once for each such length. What a row consists of - ids, documents, chunks,
- * targets - is in one block of tables that the host writes before the pass. The head is a pass of
- * its own. It computes one slice of the logits, and is submitted as often as the tokens that count
- * need slices. */
+ * Padding at the end of a row is computed only up to a multiple of 32 slots, and a pass is recorded
+ * once for each such length. What differs from row to row (ids, documents, chunks, targets) is in
+ * one block of tables that the host writes before the pass. The head is a separate pass. It
+ * computes one slice of the logits, and is submitted once for each slice that the counted tokens
+ * fill. */
 #include "train/train_parts.h"
 
 #include <math.h>
@@ -13,9 +13,9 @@
 #include <string.h>
 
 enum { ROW_STEP = 32 };                         /* row lengths are rounded up to this */
-static const uint64_t SLICE_BYTES = 256u << 20; /* of a slice of logits, at most */
+static const uint64_t SLICE_BYTES = 256u << 20; /* the most bytes of a slice of logits */
 
-/* ---- what passes read ------------------------------------------------------------------------ */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 /* A table of the block: its tensor, and its words on the host. */
 static tensor take_table(struct trainer *t, uint32_t n, uint32_t n_row)
@@ -76,7 +76,8 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
     return !t->p.layers || take_stats(t, err);
 }
 
-/* Inputs of layers, two gradients of inputs that layers use by turns, and the inputs of losses. */
+/* Takes memory for the inputs of layers, for two gradients of inputs that layers use in turn, and
+ * for the inputs of losses. */
 static bool take_inputs(struct trainer *t, struct hlm_err *err)
 {
     uint32_t d = t->m->n_embd, n = t->max_tok, n_layer = t->m->n_layer;
@@ -97,7 +98,7 @@ static bool take_inputs(struct trainer *t, struct hlm_err *err)
     return true;
 }
 
-/* Slots that round the length up to n_tok join the padding, which is a document of its own. */
+/* Slots that round the length up to n_tok belong to the padding, which is a separate document. */
 static void write_documents(struct trainer *t, const struct data_row *row, uint32_t n_tok)
 {
     uint32_t *ids = table_words(t, t->ids), *first = table_words(t, t->docs.first);
@@ -124,7 +125,7 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
     memset(chunk + 4 * n_chunk, 0, 16 * (size_t)(t->docs.n_chunk - n_chunk));
 }
 
-/* The token that slot i of a row must predict, `ahead` tokens on; -1: it does not count. */
+/* The token that slot i of a row must predict, `ahead` tokens later; -1: it does not count. */
 static int32_t target_of(const struct data_row *row, uint32_t i, uint32_t ahead)
 {
     uint32_t at = i + ahead;
@@ -154,16 +155,15 @@ static void write_targets(struct trainer *t, const struct data_row *row, struct 
 
 static tensor first_rows(tensor t, uint32_t n) { return tensor_rows(t, 0, n); }
 
-/* Nothing that a layer takes from the block scratch is read after it: the next layer begins again
- * in the same half. */
+/* Later layers read nothing from the block scratch of a layer, so all use the same one. */
 static void restart_block_scratch(struct cmd *c)
 {
     cmd_begin_block(c);
     cmd_begin_block(c);
 }
 
-/* Training has no caches. In the first pass over a row, this has room for the statistics of layer
- * i. */
+/* The cache of layer i. Training has no caches; in the first pass over a row this has only room for
+ * the layer's statistics. */
 static struct layer_cache stats_cache(const struct trainer *t, const struct train_pass *p,
                                       uint32_t i)
 {
@@ -213,7 +213,7 @@ static void record_first(struct cmd *c, struct trainer *t, const struct train_pa
     }
 }
 
-/* From the last draft block down to the lowest layer with something to train. */
+/* Records the backward from the last draft block to the lowest layer with something to train. */
 static void record_back(struct cmd *c, struct trainer *t, const struct train_pass *p)
 {
     for (uint32_t i = t->n_loss; i-- > 1 && !cmd_failed(c);) {
@@ -236,7 +236,7 @@ static void record_back(struct cmd *c, struct trainer *t, const struct train_pas
     }
 }
 
-/* One slice of the tokens that count in loss i. */
+/* Records the loss of one slice of the counted tokens of loss i. */
 static void record_head(struct cmd *c, struct trainer *t, uint32_t i, bool back)
 {
     const struct model *m = t->m;
@@ -273,12 +273,12 @@ static void record_pass(void *user, struct cmd *c, struct recording_key key, uin
     else if (p->kind == PASS_HEAD || p->kind == PASS_HEAD_EVAL)
         record_head(c, t, key.index, p->kind == PASS_HEAD);
     else
-        record_first(c, t, p, p->kind == PASS_HELD);
+        record_first(c, t, p, p->kind == PASS_AGAIN);
 }
 
 static const char *const pass_names[] = {
     [PASS_FIRST] = "first pass",
-    [PASS_HELD] = "first pass, experts held",
+    [PASS_AGAIN] = "first pass, experts kept",
     [PASS_EVAL] = "validation pass",
     [PASS_BACK] = "backward pass",
     [PASS_HEAD] = "loss",
@@ -311,7 +311,7 @@ static bool run_pass(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uin
     return c && cmd_submit(c, err);
 }
 
-/* The losses of all slices are read back in parts, and summed in double and in order. */
+/* Reads back the losses of all slices, and sums them in double and in order. */
 static bool read_loss(struct trainer *t, const struct loss *l, double share, double *sum,
                       double *nll, struct hlm_err *err)
 {
@@ -327,8 +327,8 @@ static bool read_loss(struct trainer *t, const struct loss *l, double share, dou
     return true;
 }
 
-/* Brings the row's tables to the device. False in *any: no token of the row counts, so nothing has
- * to be run. */
+/* Writes the row's tables to the device. *any false: no token of the row counts, so nothing has to
+ * be run. */
 static bool write_row(struct trainer *t, const struct data_row *row, double weight, uint32_t n_tok,
                       bool *any, struct hlm_err *err)
 {
@@ -386,8 +386,8 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, st
     if (!any)
         return true;
     enum pass_kind first = !back ? PASS_EVAL : PASS_FIRST;
-    if (t->p.hold && t->chosen)
-        first = PASS_HELD;
+    if (t->p.keep_experts && t->chosen)
+        first = PASS_AGAIN;
     if (!run_pass(t, first, n_tok, 0, err))
         return false;
     t->chosen = true;
@@ -423,8 +423,7 @@ bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums
 
 struct kv_stats *train_stats(struct trainer *t) { return &t->stats; }
 
-/* ---- making and ending
- * ------------------------------------------------------------------------------------ */
+/* ---- creating and destroying ----------------------------------------------------------------- */
 
 struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *set,
                              const struct train_params *p, struct hlm_err *err)
@@ -439,7 +438,7 @@ struct trainer *train_create(struct gpu *g, struct model *m, struct lora_set *se
     t->m = m;
     t->set = set;
     t->p = *p;
-    /* on CPU devices the products within a larger chunk cost more than fewer states save */
+    /* on CPU devices the products of a larger chunk cost more than is saved by fewer states */
     t->chunk = p->chunk ? p->chunk : gpu_caps(g)->kind == GPU_CPU ? 32 : 64;
     t->max_tok = max_u32(p->max_tok, 1);
     t->slice_rows = max_u32(1, min_u32(t->max_tok, (uint32_t)(SLICE_BYTES / (4 * m->n_vocab))));

@@ -1,13 +1,13 @@
-/* train_parts: what train.c (passes) and train_update.c (parameters and AdamW) share. */
+/* train_parts: shared by train.c (passes) and train_update.c (parameters and AdamW). */
 #pragma once
 #include "train/train.h"
 
 #include "gpu/recording.h"
 
-enum pass_kind { PASS_FIRST, PASS_HELD, PASS_EVAL, PASS_BACK, PASS_HEAD, PASS_HEAD_EVAL };
+enum pass_kind { PASS_FIRST, PASS_AGAIN, PASS_EVAL, PASS_BACK, PASS_HEAD, PASS_HEAD_EVAL };
 enum { MAX_LOSS = 9 };
 
-/* What a recorded pass works on: the tables cut to its row length. Its tape points here. */
+/* The tables of a recorded pass, cut to its row length. Its tape points here. */
 struct train_pass {
     enum pass_kind kind;
     uint32_t n_tok;
@@ -15,7 +15,7 @@ struct train_pass {
     struct batch batch;
 };
 
-/* The loss on targets `ahead` tokens on. Only slots whose target counts have logits. */
+/* The loss on targets `ahead` tokens later. Only slots whose target counts have logits. */
 struct loss {
     uint32_t ahead, n;
     tensor x, dx;         /* the hidden states before the norm and the head, and their gradient */
@@ -41,24 +41,24 @@ struct trainer {
     struct dropout dropout;
     struct loss loss[MAX_LOSS]; /* the main loss, then one for each draft block */
     uint32_t n_loss;
-    uint8_t *host; /* [host_bytes] the tables as they will be written, at the same offsets */
+    uint8_t *host; /* [host_bytes] the tables on the host, at the same offsets */
     uint64_t host_bytes;
     float *parts;
     struct kv_stats stats;
     struct layer_cache *stats_at; /* [layers, draft blocks]: room for the stats; NULL: none */
     tensor *input;                /* [n_layer + 1]: of each layer, then the output of the last */
-    tensor d_input[2];            /* of layer i: [i % 2] */
+    tensor d_input[2];            /* d_input[i % 2] belongs to layer i */
 
     struct tape *tape;
     struct recordings recordings;          /* kind: enum pass_kind; index: the loss of a head */
     struct train_pass pass[MAX_RECORDING]; /* by the recording's slot */
-    bool chosen;                           /* experts, for params.hold */
+    bool chosen;                           /* experts are chosen, for params.keep_experts */
 
     struct updates *u; /* train_update.c */
 };
 
-/* In this order: takes gradients, moments and tables of rows; names to the tape what is trained;
- * records the update; allocates. */
+/* To be called in this order. They take memory for gradients, moments and tables of rows; add the
+ * trained tensors to the tape; record the update; and allocate. */
 bool updates_init(struct trainer *t, struct hlm_err *err);
 bool updates_tape(struct trainer *t, struct hlm_err *err);
 bool updates_record(struct trainer *t, struct hlm_err *err);

@@ -1,5 +1,5 @@
-/* train_update: the parameters that are trained - factors where the lora_set has them, gates as
- * deltas in an arena of the trainer - with their gradients, AdamW's moments, and the update. */
+/* train_update: the trained parameters, their gradients, AdamW's moments, and the update. Factors
+ * are where the lora_set has them; gates are deltas in an arena of the trainer. */
 #include "train/train_parts.h"
 
 #include <inttypes.h>
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A gate: its delta, and its value in the file. */
+/* A gate: its delta, and its value in the model's file. */
 struct trained_gate {
     struct base_gate *base;
     char name[80];
@@ -61,14 +61,14 @@ struct train_param train_param(const struct trainer *t, uint64_t i)
     };
 }
 
-/* The layer of a tensor; n_layer for every tensor that no layer has. */
+/* The layer of a tensor; n_layer for tensors outside the layers. */
 static uint32_t param_layer(const struct trainer *t, const char *name)
 {
     unsigned n;
     return sscanf(name, "blk.%u.", &n) == 1 ? min_u32(n, t->m->n_layer) : t->m->n_layer;
 }
 
-/* All gates that are trained, or that the adapter has changed. */
+/* Finds all gates that are trained or that the adapter has changed. */
 static bool find_gates(struct trainer *t, struct hlm_err *err)
 {
     struct updates *u = t->u;
@@ -128,8 +128,8 @@ static int by_position(const void *a, const void *b)
     return p->at < q->at ? -1 : p->at > q->at;
 }
 
-/* Writes the table of rows p[n] in the order of their bytes, from row0 on. Returns how many numbers
- * their moments are. */
+/* Writes rows p[n] to the table, from row0 on, in the order of their bytes. Returns the number of
+ * their moments. */
 static uint64_t fill_rows(struct trainer *t, struct param_row *p, uint64_t n, uint64_t row0)
 {
     struct updates *u = t->u;
@@ -167,8 +167,8 @@ static bool add_adam_part(struct trainer *t, uint64_t from, uint64_t to, struct 
     uint64_t n_moment = fill_rows(t, p, n, row0);
     free(p);
     if (n_moment >= UINT32_MAX || n >= UINT32_MAX)
-        return fail_as(err, HLM_ERR_UNSUPPORTED,
-                       "%" PRIu64 " numbers to train: more than can be numbered", n_moment);
+        return fail_as(err, HLM_ERR_UNSUPPORTED, "%" PRIu64 " numbers to train are too many",
+                       n_moment);
     struct adam_part *part = &u->part[u->n_part++];
     *part = (struct adam_part){
         .row = u->row + row0, .n_row = (uint32_t)n, .values = values, .grads = grads
@@ -247,7 +247,7 @@ bool updates_record(struct trainer *t, struct hlm_err *err)
     return cmd_check(u->cmd, err);
 }
 
-/* Computes the gates from their deltas; for deltas that did not come from an update. */
+/* Computes the gates from deltas that did not come from an update. */
 static bool apply_gates(struct trainer *t, struct hlm_err *err)
 {
     if (!t->u->n_gate)
@@ -363,10 +363,10 @@ void updates_finish(struct trainer *t)
     t->u = NULL;
 }
 
-/* ---- in and out ------------------------------------------------------------------------------ */
+/* ---- reading and writing --------------------------------------------------------------------- */
 
-/* Where the numbers of a param are, and what turns the device's numbers into the file's: times,
- * then divided by. */
+/* Where the numbers of a param are. A number in the file is the device's, multiplied by `times` and
+ * divided by `divided_by`. */
 struct param_at {
     struct arena *arena;
     uint64_t base, n_row; /* base: in bytes, for moments */
@@ -406,8 +406,8 @@ static uint64_t param_row_at(const struct trainer *t, const struct param_at *w, 
     return i >= u->n_lora ? u->gate[i - u->n_lora].delta.offset : u->at[u->first[i] + row];
 }
 
-/* Copies the rows of a param to or from the host, in runs of rows that lie within this many bytes.
- * A run is read and written as a whole. */
+/* Copies the rows of a param to or from the host. A run of rows that lie within this many bytes is
+ * one copy. */
 enum { RUN_BYTES = 8 << 20 };
 
 static bool copy_param(struct trainer *t, enum train_what what, uint64_t i, float *to,
@@ -418,7 +418,7 @@ static bool copy_param(struct trainer *t, enum train_what what, uint64_t i, floa
     bool ok = buf || fail_memory(err, "out of memory: a parameter of %" PRIu64 " rows", w.n_row);
     for (uint64_t r = 0, end; ok && r < w.n_row; r = end) {
         uint64_t lo = param_row_at(t, &w, i, r), hi = lo + 4ull * w.n;
-        for (end = r + 1; end < w.n_row; end++) { /* within a run, rows ascend */
+        for (end = r + 1; end < w.n_row; end++) { /* the rows of a run ascend */
             uint64_t at = param_row_at(t, &w, i, end);
             if (at < hi || at + 4ull * w.n - lo > RUN_BYTES)
                 break;

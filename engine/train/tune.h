@@ -1,4 +1,5 @@
-/* tune: what the files of a training run share. The public calls are in hlm_train.h. */
+/* tune: shared by the tune*.c files, which make up a training run. The public calls are in
+ * hlm_train.h. */
 #pragma once
 #include "hlm_train.h"
 #include "lora/lora_make.h"
@@ -7,7 +8,7 @@
 
 /* ---- rows in the order of training (tune_rows.c) ----------------------------------------- */
 
-/* A row of the run: a pass over the data (from 0), and which of its rows. */
+/* A row of the run: the pass over the data, and the row in it; both from 0. */
 struct cursor {
     uint64_t epoch;
     uint32_t i_row;
@@ -26,14 +27,14 @@ struct stream {
     uint64_t seed, epoch;
     bool shuffle, ready;
 };
-/* The row that c names. If the pass has no such row, c moves to the start of the next pass. NULL:
- * no memory. */
+/* The row at c. If the pass has no such row, c moves to the first row of the next pass. NULL: no
+ * memory. */
 const struct data_row *stream_row(struct stream *s, struct cursor *c, struct hlm_err *err);
 /* All rows of the first pass; NULL as above. */
 const struct data_rows *stream_first(struct stream *s, struct hlm_err *err);
 void stream_finish(struct stream *s);
 
-/* How many rows the steps take, and the most slots and documents that one of them has. */
+/* The number of rows that the steps take, and the most slots and documents of one row. */
 struct extent {
     uint64_t n_row;
     uint32_t max_tok, max_doc;
@@ -61,7 +62,7 @@ double tune_width_rate(uint32_t n_embd); /* the rate of a model of this width */
 
 enum { STATE_VERSION = 1, MAX_STATE_OPTION = 40 };
 
-/* Everything that decides which numbers a run computes, by the names of hlm_train.h. */
+/* All options that change the numbers of a run, with the names of hlm_train.h. */
 /* clang-format off */
 #define TUNE_OPTIONS(U, F)                                                                     \
     U(seed) U(precision) U(no_pack) U(max_seq) U(no_shuffle) U(steps) U(batch_rows)            \
@@ -83,16 +84,16 @@ struct tune_options {
 struct tune_position {
     uint64_t step;                           /* steps done */
     uint64_t epoch, i_row;                   /* the next row */
-    uint64_t valid_step, best_step, n_worse; /* steps of the last and the best validation; how many
-                                                came after the best */
+    uint64_t valid_step, best_step, n_worse; /* steps of the last and the best validation; number of
+                                                validations after the best */
     double valid_loss, best_loss;
-    uint64_t n_counted, n_tok; /* of all steps so far, and their time */
+    uint64_t n_counted, n_tok; /* of all steps so far; took_s is their time */
     double took_s;
 };
 
-/* The file's first bytes. They are followed by a struct state_param for each parameter, by each
- * parameter's values as the device has them, m and v, all F32, and by a checksum of all that. Texts
- * are cut to fit and need not be terminated. */
+/* The beginning of the file. A struct state_param for each parameter follows; then, for each
+ * parameter, its values on the device, m and v, all F32; then a checksum of everything before it.
+ * Texts are cut to fit; a text that fills its array has no zero at its end. */
 struct state_head {
     char magic[8];
     uint32_t version, n_param;
@@ -107,9 +108,9 @@ struct state_param {
     uint64_t n;
 };
 
-/* What a state file of this run must be, and the way to the numbers on the device. */
+/* What a state file of this run must contain, and how to get and put the numbers on the device. */
 struct state_want {
-    struct state_head head; /* as it would be written now */
+    struct state_head head; /* the head of a file written now */
     const struct state_param *param;
     /* TRAIN_DEVICE, TRAIN_M and TRAIN_V of parameter i; to and from have n numbers */
     bool (*get)(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err);
@@ -118,25 +119,25 @@ struct state_want {
     void *user;
 };
 bool state_write(const char *path, struct state_want *w, struct hlm_err *err);
-/* Checks that the file is whole and that its head and its parameters are those of w; *head becomes
- * the file's. Nothing is put. */
+/* Checks that the file is complete and that its head and its parameters are those of w; *head
+ * becomes the file's. Puts nothing. */
 bool state_check(const struct file_in *f, const struct state_want *w, struct state_head *head,
                  struct hlm_err *err);
-/* Puts all numbers of a file that was checked, or the values alone. */
+/* Puts all numbers of a checked file, or only the values. */
 bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct hlm_err *err);
 
 /* ---- a run ----------------------------------------------------------------------------------- */
 
 struct hlm_tune {
-    hlm *m;                   /* the adapter that is trained is in force there */
-    struct hlm_tune_params p; /* with the texts and the session of `own` */
+    hlm *m;                   /* the trained adapter is in force there */
+    struct hlm_tune_params p; /* its texts and its session are copies in `own` */
     struct {
         char *data, *ids_json, *init_lora, *targets, *resume, *format;
         struct hlm_session_params sample;
     } own;
-    struct hlm_train_options o; /* all worked out */
+    struct hlm_train_options o; /* with no value left to choose */
     struct tune_chosen chosen;
-    bool f16; /* as p.precision says, worked out too */
+    bool f16; /* products take f16 operands; from p.precision and the device */
     struct data data;
     struct data_rows fixed, valid, test;
     struct stream stream;
@@ -146,7 +147,7 @@ struct hlm_tune {
     uint32_t *doc_tok[3];      /* by enum hlm_tune_set: tokens of each document; NULL: ids_json */
     struct trainer *trainer;   /* NULL until hlm_tune_begin */
     bool begun;
-    uint8_t *fresh;            /* the file of a new adapter; NULL: it came from init_lora */
+    uint8_t *fresh;            /* the file of a new adapter; NULL: it is from init_lora */
     float alpha;               /* of the adapter's file */
     struct state_param *param; /* in the trainer's order */
     uint32_t n_param;
@@ -155,18 +156,21 @@ struct hlm_tune {
     struct hlm_plan plan;
     struct tune_position position;
     uint64_t saved_step; /* 1 + the step of the newest checkpoint; 0: none */
-    char *from;          /* the checkpoint that it resumes; NULL: none */
+    char *from;          /* the checkpoint that is resumed; NULL: none */
     char *grads;         /* the file for the first step's gradients; NULL: none */
     bool grads_lost;     /* there was no memory for that name */
-    bool unclear;        /* a call failed part-way: gradients, moments and values are unknown */
+    bool unclear;        /* a call failed part-way: gradients, moments and values are undefined */
     bool taken;          /* the values are those of an earlier step: hlm_tune_take_best */
 };
 
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
-/* Works out what steps 0 and total_steps 0 leave open, for n_row rows in a pass. */
+/* Computes steps and total_steps where they are 0, and what depends on them, for n_row rows in a
+ * pass. */
 void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row);
 /* Packs a whole set in the file's order. row_length: the longest that rows may be; they are
- * balanced, and at least want_rows; 0: each document is a row. An empty set makes none. */
+ * balanced, and there are at least want_rows. row_length 0: each document is a row. An empty set
+ * makes no rows.
+ */
 bool tune_pack(struct data_rows *r, const struct data_set *s, uint32_t row_length,
                uint32_t want_rows, int32_t pad_id, struct hlm_err *err);
 /* How the documents of p->data are read for this file's vocabulary. */
@@ -174,14 +178,14 @@ bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
                   struct data_params *how, struct hlm_err *err);
 /* The numbers of every set, for hlm_tune_set_info (tune_info.c). */
 bool tune_count_sets(hlm_tune *t, struct hlm_err *err);
-/* Each is false with HLM_ERR_STATE: the run has not begun; its values are unknown; they are not
- * those that the optimizer goes on from. */
+/* These are false with HLM_ERR_STATE if the run has not begun; if also its values are undefined; if
+ * also no step can follow, because they are not the values of the last step. */
 bool tune_begun(const hlm_tune *t, struct hlm_err *err);
 bool tune_sound(const hlm_tune *t, struct hlm_err *err);
 bool tune_may_step(const hlm_tune *t, struct hlm_err *err);
-/* Finds the checkpoint that p.resume means, checks it, and sets `from`. */
+/* Finds the checkpoint for p.resume, checks it, and sets `from`. */
 bool tune_find(hlm_tune *t, struct hlm_err *err);
-/* The trainer and the position become those of the checkpoint `from`. */
+/* Sets the trainer and the position to those of the checkpoint `from`. */
 bool tune_resume(hlm_tune *t, struct hlm_err *err);
 /* Writes these numbers of all parameters as an adapter file. */
 bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_err *err);

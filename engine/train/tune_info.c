@@ -1,4 +1,4 @@
-/* tune_info: what a run reports of its data, its targets and where it stands, and rows as a file.
+/* tune_info: reports the data, the targets and the progress of a run, and writes rows to a file.
  * See hlm_train.h. */
 #include "train/tune.h"
 
@@ -49,7 +49,7 @@ bool tune_count_sets(hlm_tune *t, struct hlm_err *err)
     return ok;
 }
 
-/* Rows of ids say of their documents only how long they are. */
+/* Rows of ids only have the lengths of their documents. */
 static struct hlm_set_info fixed_info(const hlm_tune *t)
 {
     const struct data_rows *r = &t->fixed;
@@ -196,7 +196,7 @@ bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params *p, cons
     struct hlm_dump_sum sum = { 0 };
     api_begin(log, err);
     if (!p->data)
-        return fail(err, "%.300s: rows are written of documents, and none were named", path);
+        return fail(err, "%.300s: there are no documents to write rows of", path);
     struct gguf *g = gguf_open(model, err);
     struct hlm_vocab *v = g ? vocab_of(g, log, err) : NULL;
     bool ok = v && dump(v, p, path, &sum, err);

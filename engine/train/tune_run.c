@@ -1,4 +1,4 @@
-/* tune_run: a run that has begun - steps and validations. See hlm_train.h. */
+/* tune_run: the steps and validations of a run. See hlm_train.h. */
 #include "train/tune.h"
 
 #include <inttypes.h>
@@ -12,7 +12,7 @@ bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err)
     struct train_params p = tune_train_params(t, t->extent.max_tok);
     api_begin(&m->log, err);
     if (t->trainer)
-        return fail_as(err, HLM_ERR_STATE, "this training has begun before");
+        return fail_as(err, HLM_ERR_STATE, "this training run has already begun");
     if (!model_bring(m, err))
         return false;
     t->trainer = train_create(m->gpu, m->model, m->adapters.set, &p, err);
@@ -26,7 +26,7 @@ bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err)
 
 bool tune_begun(const hlm_tune *t, struct hlm_err *err)
 {
-    return t->begun || fail_as(err, HLM_ERR_STATE, "this training has not begun");
+    return t->begun || fail_as(err, HLM_ERR_STATE, "this training run has not begun");
 }
 
 void hlm_tune_dump_grads(hlm_tune *t, const char *path)
@@ -44,14 +44,14 @@ bool tune_sound(const hlm_tune *t, struct hlm_err *err)
 {
     return tune_begun(t, err) &&
            (!t->unclear || fail_as(err, HLM_ERR_STATE,
-                                   "an earlier call failed part-way: only what was saved is good"));
+                                   "an earlier call failed part-way: only checkpoints are valid"));
 }
 
 bool tune_may_step(const hlm_tune *t, struct hlm_err *err)
 {
     return tune_sound(t, err) &&
-           (!t->taken ||
-            fail_as(err, HLM_ERR_STATE, "the best of this run was taken: no step can follow"));
+           (!t->taken || fail_as(err, HLM_ERR_STATE,
+                                 "this run has gone back to its best values: no step can follow"));
 }
 
 /* Counts the targets and the tokens of the rows of a step, from c on. c moves past them. */
@@ -69,8 +69,8 @@ static bool count_step_rows(hlm_tune *t, struct cursor *c, uint64_t *n, uint64_t
     return true;
 }
 
-/* The rows [*from, *to) of the next step. Rows among which no token counts make no step, and are
- * passed over. */
+/* Finds the rows [*from, *to) of the next step. Rows without a counted token make no step and are
+ * skipped. */
 static bool find_step_rows(hlm_tune *t, struct cursor *from, struct cursor *to, uint64_t *n,
                            uint64_t *n_tok, struct hlm_err *err)
 {
@@ -91,7 +91,7 @@ static bool gate_deltas(void *user, float *most, uint32_t n, struct hlm_err *err
     return train_gate_deltas(user, most, n, err);
 }
 
-/* What the counters show of the layers while this run works. */
+/* What the counters show of the layers during this run. */
 static struct layer_source layers_of(const hlm_tune *t)
 {
     return (struct layer_source){ .stats = train_stats(t->trainer),
@@ -253,7 +253,7 @@ bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss 
     if (!rows)
         return false;
     if (!rows->n_counted)
-        return fail(err, "there is nothing to validate with: no token counts");
+        return fail(err, "nothing to validate: no token counts");
     if (!validate_rows(t, rows, &sums, progress, user, err))
         return false;
     *out = (struct hlm_tune_loss){ .main = sums.main / (double)sums.n,

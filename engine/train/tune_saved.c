@@ -1,8 +1,8 @@
-/* tune_saved: checkpoints of a run, a folder each, and the adapter as a file.
+/* tune_saved: writes and resumes checkpoints, and writes the adapter.
  *
- * FOLDER/step-000123/ holds adapter.gguf, an adapter like any other, and state.bin, which is
- * tune_state.c's. A checkpoint is written under another name, all its files are brought to disk,
- * and then it is renamed: a folder of that name is whole. */
+ * A checkpoint is a folder FOLDER/step-000123/ with adapter.gguf, an adapter like any other, and
+ * state.bin (tune_state.c). It is written under another name, and renamed when all its files are on
+ * disk. So a folder with the right name is complete. */
 #include "train/tune.h"
 
 #include <inttypes.h>
@@ -21,7 +21,7 @@ static void step_name(char out[MAX_STEP_NAME], uint64_t step)
     snprintf(out, MAX_STEP_NAME, "step-%06" PRIu64, step);
 }
 
-/* step-000123 and nothing more. */
+/* Reads step-000123 with nothing after it. */
 static bool is_step_name(const char *name, uint64_t *step)
 {
     char *end, same[MAX_STEP_NAME];
@@ -32,7 +32,7 @@ static bool is_step_name(const char *name, uint64_t *step)
     return !strcmp(name, same);
 }
 
-/* ---- what a checkpoint holds ----------------------------------------------------------------- */
+/* ---- the content of a checkpoint ------------------------------------------------------------- */
 
 static bool get_param(void *user, enum train_what what, uint64_t i, float *to, struct hlm_err *err)
 {
@@ -124,7 +124,7 @@ static char *no_checkpoint_memory(const char *path, struct hlm_err *err)
     return NULL;
 }
 
-/* The checkpoint that a path means: the path itself, or the newest checkpoint in it. */
+/* The checkpoint at a path: the path itself, or the newest checkpoint in it. */
 static char *find_checkpoint(const char *path, struct hlm_err *err)
 {
     char *state = folder_path(path, STATE), *found = NULL, name[MAX_STEP_NAME];
@@ -147,7 +147,7 @@ static char *find_checkpoint(const char *path, struct hlm_err *err)
     return (found = folder_path(path, name)) ? found : no_checkpoint_memory(path, err);
 }
 
-/* Checks the state in a checkpoint. Then makes it the trainer's: all of it, or the values alone. */
+/* Checks the state in a checkpoint, then puts all of it, or only the values, into the trainer. */
 enum restore { RESTORE_NOTHING, RESTORE_VALUES, RESTORE_ALL };
 
 static bool restore_checkpoint(hlm_tune *t, const char *folder, enum restore what,
@@ -178,7 +178,7 @@ bool tune_find(hlm_tune *t, struct hlm_err *err)
         return false;
     if (strncmp(h.device, device, sizeof h.device - 1))
         log_msg(HLM_LOG_WARN,
-                "%s: was trained on %.*s, this is %s: the numbers will not be the same "
+                "%s: was trained on %.*s, this device is %s: the numbers will not be the same "
                 "bits",
                 t->from, (int)sizeof h.device, h.device, device);
     return true;
@@ -240,7 +240,7 @@ bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err)
 
 /* ---- saving ---------------------------------------------------------------------------------- */
 
-/* The steps whose checkpoints are in a folder. What killed runs have left there is removed. */
+/* The steps of the checkpoints in a folder. Removes what killed runs have left there. */
 struct listing {
     const char *folder;
     uint64_t *step, n, cap;
@@ -300,7 +300,7 @@ bool hlm_tune_remove_saved(const char *folder, struct hlm_err *err)
 }
 
 /* Removes the checkpoints up to this step, except the newest `keep` and the best. Those of later
- * steps stay: the run was set back from them, and will write them again. */
+ * steps stay: they are from before the run was set back, and it will replace them. */
 static void remove_old(const hlm_tune *t, const char *folder, uint32_t keep)
 {
     struct listing l = { .folder = folder };
@@ -338,7 +338,7 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
     char name[MAX_STEP_NAME], *path;
     struct folder_out f = { 0 };
     api_begin(&t->m->log, err);
-    if (!tune_may_step(t, err)) /* a checkpoint is what steps can go on from */
+    if (!tune_may_step(t, err)) /* steps must be able to go on from a checkpoint */
         return false;
     step_name(name, t->position.step);
     if (!(path = folder_path(folder, name)))

@@ -1,6 +1,6 @@
-/* tune_state: the state of a run in a file - what the run was begun with, its position, and all
- * parameters with their moments. Values are as the device has them, because those of an adapter
- * file need not give the same bits again. Needs no device. See tune.h. */
+/* tune_state: the state of a run in a file: the options of the run, its position, and all
+ * parameters with their moments. Values are those on the device, because those of an adapter file
+ * may not give the same bits again. Needs no device. See tune.h. */
 #include "train/tune.h"
 
 #include <assert.h>
@@ -87,8 +87,8 @@ static bool damaged(const char *path, struct hlm_err *err)
 
 static bool starts_alike(const char *a, const char *b, size_t n) { return !strncmp(a, b, n); }
 
-/* A run may be made longer or shorter, and its rates with it. The length of documents is in the
- * data's hash. */
+/* A run may become longer or shorter, and its rates may change with it. The length of documents is
+ * in the hash of the data. */
 static bool may_change(const char *option)
 {
     static const char *const names[] = { "steps", "total_steps", "warmup_steps", "warmup_from",
@@ -99,9 +99,7 @@ static bool may_change(const char *option)
     return false;
 }
 
-/* Whether the run was begun as it would be begun now; if not, the message says the first
- * difference.
- */
+/* Checks that the run was begun with these options. The message names the first difference. */
 static bool same_run(const char *path, const struct state_head *f, const struct state_head *w,
                      struct hlm_err *err)
 {
@@ -114,11 +112,11 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
                     starts_alike(f->name, w->name, sizeof f->name) ? ", another file" : "");
 #define U(key)                                                                                     \
     if (!may_change(#key) && f->options.key != w->options.key)                                     \
-        return fail(err, "%.200s: was begun with %s %" PRIu64 ", it is %" PRIu64 " now", path,     \
-                    #key, f->options.key, w->options.key);
+        return fail(err, "%.200s: was begun with %s %" PRIu64 ", now it is %" PRIu64, path, #key,  \
+                    f->options.key, w->options.key);
 #define F(key)                                                                                     \
     if (!may_change(#key) && memcmp(&f->options.key, &w->options.key, sizeof(double)))             \
-        return fail(err, "%.200s: was begun with %s %.9g, it is %.9g now", path, #key,             \
+        return fail(err, "%.200s: was begun with %s %.9g, now it is %.9g", path, #key,             \
                     f->options.key, w->options.key);
     TUNE_OPTIONS(U, F)
 #undef F
@@ -128,7 +126,7 @@ static bool same_run(const char *path, const struct state_head *f, const struct 
                     f->position.step, w->options.steps);
     return !memcmp(f->data_hash, w->data_hash, sizeof f->data_hash) ||
            fail(err,
-                "%.200s: was begun with other data: its tokens, what counts of them, or what "
+                "%.200s: was begun with other data: its tokens, which of them count, or what "
                 "validates",
                 path);
 }
@@ -137,8 +135,8 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
                         const struct state_head *head, struct hlm_err *err)
 {
     if (head->n_param != w->head.n_param)
-        return fail(err, "%.200s: trains %u tensors, expected %u: the targets are not the same",
-                    f->path, head->n_param, w->head.n_param);
+        return fail(err, "%.200s: trains %u tensors, expected %u: it has other targets", f->path,
+                    head->n_param, w->head.n_param);
     for (uint32_t i = 0; i < head->n_param; i++) {
         const struct state_param *p = &w->param[i];
         struct state_param have;
@@ -147,7 +145,7 @@ static bool same_params(const struct file_in *f, const struct state_want *w,
         if (!starts_alike(have.name, p->name, sizeof have.name) || have.n != p->n)
             return fail(err,
                         "%.200s: trains %.64s of %" PRIu64 " numbers, expected %.64s of %" PRIu64
-                        ": the targets are not the same",
+                        ": it has other targets",
                         f->path, have.name, have.n, p->name, p->n);
     }
     return true;
@@ -159,7 +157,7 @@ static bool position_ok(const char *path, const struct state_head *h, struct hlm
     if (p->step <= h->options.steps && p->i_row <= UINT32_MAX && p->best_step <= p->step &&
         p->valid_step <= p->step && !isnan(p->best_loss) && isfinite(p->took_s))
         return true;
-    return fail(err, "%.300s: is damaged: it stands at step %" PRIu64 " of %" PRIu64, path, p->step,
+    return fail(err, "%.300s: is damaged: it is at step %" PRIu64 " of %" PRIu64, path, p->step,
                 h->options.steps);
 }
 
@@ -187,16 +185,16 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
                  struct hlm_err *err)
 {
     if (f->bytes < sizeof *head + 16)
-        return fail(err, "%.300s: is no checkpoint: %" PRIu64 " bytes, expected at least %zu",
+        return fail(err, "%.300s: is not a checkpoint: %" PRIu64 " bytes, expected at least %zu",
                     f->path, f->bytes, sizeof *head + 16);
     if (!file_in_read(f, 0, head, sizeof *head, err))
         return false;
     if (memcmp(head->magic, state_magic, sizeof head->magic))
-        return fail(err, "%.300s: is no checkpoint: it does not begin with %s", f->path,
+        return fail(err, "%.300s: is not a checkpoint: it does not begin with %s", f->path,
                     state_magic);
     if (head->version != STATE_VERSION)
-        return fail(err, "%.300s: is of version %u of the format, expected %d", f->path,
-                    head->version, STATE_VERSION);
+        return fail(err, "%.300s: has format version %u, expected %d", f->path, head->version,
+                    STATE_VERSION);
     if (head->file_bytes != f->bytes)
         return fail(
             err, "%.300s: has %" PRIu64 " bytes, expected %" PRIu64 ": it was cut short or damaged",
@@ -205,7 +203,8 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
         !position_ok(f->path, head, err))
         return false;
     if (f->bytes < sizeof *head + head->n_param * sizeof *w->param + 16)
-        return fail(err, "%.300s: is damaged: %u tensors are not in it", f->path, head->n_param);
+        return fail(err, "%.300s: is damaged: it is too short for %u tensors", f->path,
+                    head->n_param);
     return same_params(f, w, head, err) &&
            (f->bytes == state_file_bytes(w) ||
             fail(err, "%.300s: is damaged: it has %" PRIu64 " bytes, expected %" PRIu64, f->path,
