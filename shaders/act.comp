@@ -1,6 +1,5 @@
 #version 450
-// act: the activation of a feed-forward on its own, y[t][i] of x[t][i] and, with SwiGLU,
-// x[t][n_ff + i].
+// act: an activation as a separate dispatch: y[t][i] from x[t][i] and, with SwiGLU, x[t][n_ff + i].
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "act.glsl"

@@ -1,5 +1,5 @@
-// act: what a feed-forward does between its matrices, four elements at a time. Limit L > 0 cuts
-// silu(gate) from above and up on both sides (Step-3.5); relu2 has no gate.
+// act: the activation between the matrices of a feed-forward network, four elements at a time. A
+// limit L > 0 cuts silu(gate) from above and up on both sides (Step-3.5). relu2 has no gate.
 
 vec4 act_swiglu(vec4 gate, vec4 up, float limit)
 {

@@ -1,5 +1,6 @@
 #version 450
-// act_bwd: the backward of act. A clamp that holds stops the gradient; on its edge it does not.
+// act_bwd: the backward of act. A clamp stops the gradient where it cuts, but not at its limit
+// itself.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "act.glsl"

@@ -1,7 +1,7 @@
 #version 450
-// adam: one update of AdamW, and the gradients are zero again; nothing where their norm is no
-// finite number. Moments are of the gradient of what is saved, of which the device holds scale
-// times as much.
+// adam: one update of AdamW, after which the gradients are zero. If their norm is not finite
+// nothing changes. The numbers on the device are scale times those that are saved; moments belong
+// to the gradient with respect to the saved numbers.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "adam.glsl"

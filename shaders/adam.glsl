@@ -1,12 +1,12 @@
-// adam: walking over rows of what is trained. A workgroup has per_group rows of the table; as many
-// lanes share a row as its first row has numbers, so that rows of a few numbers use all lanes too.
+// adam: a walk over rows of trained numbers. A workgroup has per_group rows of the table. As many
+// lanes share a row as the first row has numbers, so that short rows also use all lanes.
 layout(push_constant) uniform Push { push_adam p; };
 layout(binding = 0) readonly buffer Rows { adam_row rows[]; };
 layout(binding = 1) readonly buffer Scale { float scale[]; };
 
 struct walk { uint row, end, by, lane, width; };
 
-// The grid's lines lie one behind the other.
+// The index of the workgroup: the lines of the grid follow one another.
 uint group() { return gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x; }
 
 walk walk_begin()
@@ -24,6 +24,6 @@ walk walk_begin()
     return w;
 }
 
-// The row's first number, of what is bound.
+// The index of the row's first number in the binding.
 uint value_at(adam_row r) { return 4 * (r.at - p.base); }
 uint moment_at(adam_row r) { return r.moment - p.moment0; }

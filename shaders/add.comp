@@ -1,5 +1,5 @@
 #version 450
-// add: y[t][i] += x[t][i], four at a time where rows and columns of both allow.
+// add: y[t][i] += x[t][i], four at a time if the rows and columns of both allow it.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

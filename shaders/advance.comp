@@ -1,5 +1,5 @@
 #version 450
-// advance: the batch has been read; the next one begins behind it and finds the other
+// advance: moves the step buffer past a batch: the next batch begins after it and reads the other
 // convolution window.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"

@@ -1,13 +1,12 @@
-// attn: which keys a token sees, and how the attention kernels leave a head: divided and gated by
-// sigmoid, or, where attn_merge follows, undivided with its maximum and sum behind it.
-// Include after declaring p, proj, proj1 and y; a kernel that always leaves heads undivided defines
-// ALWAYS_MERGED.
+// attn: which keys a token sees, and how the attention kernels store a head: divided by the sum and
+// gated or, if attn_merge follows, undivided with its maximum and sum after it. Include after
+// declaring p, proj, proj1 and y. A kernel whose heads are always merged defines ALWAYS_MERGED.
 layout(constant_id = SPEC_ring) const uint RING = 0;  // 1: a token sees p.window keys; in a ring
-const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
+const float NEVER = -1e30;      // finite, so that the difference of two of these is not a NaN
 
 uint first_key(uint pos) { return RING != 0 && pos >= p.window ? pos + 1 - p.window : 0; }
 
-// Row of key first + i in a head's cache, with row = row_of(first) and i below p.n_row.
+// The row of key first + i in a head's cache, where row = row_of(first) and i < p.n_row.
 uint row_of(uint key) { return RING != 0 ? key % p.n_row : key; }
 uint row_on(uint row, uint i)
 {

@@ -1,7 +1,7 @@
 #version 450
-// attn_cols: attn for prompts on CPU devices. A lane owns a token of HEADS query heads that share a
-// key head, so that keys and values are uniform loads which serve WG * HEADS rows, and no lane
-// talks to another.
+// attn_cols: attn for prompts on CPU devices. A lane owns a token, for HEADS query heads that share
+// a key head. So keys and values are uniform loads that serve WG * HEADS rows, and lanes exchange
+// nothing.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1

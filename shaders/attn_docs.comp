@@ -1,8 +1,8 @@
 #version 450
-// attn_docs: softmax(q k' / sqrt(head_dim)) v over the keys of a token's own document, causal, in a
-// window where there is one; divided, gated, and with what the backward needs to have the weights
-// again. A lane owns a slice of a token's rows of HEADS query heads; the softmax runs along, key by
-// key (online, f32).
+// attn_docs: softmax(q k' / sqrt(head_dim)) v over the keys of a token's own document, causal,
+// perhaps in a window. The result is divided and gated. It also stores what the backward needs to
+// compute the weights again. A lane owns a slice of a token's rows of HEADS query heads. The
+// softmax is online, key by key, in f32.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
@@ -19,7 +19,7 @@ layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Y { vec4 y[]; };
 layout(binding = 6) writeonly buffer Stat { vec4 stat[]; };     // [n_head][n_tok]: maximum of the
                                                                 // scores, 1 / sum of the weights
-const float NEVER = -1e30;      // finite: the difference of two of these must not be a NaN
+const float NEVER = -1e30;      // finite, so that the difference of two of these is not a NaN
 shared float part[SLICES > 1 ? ROUND * HEADS * WG : 1];
 
 void main()

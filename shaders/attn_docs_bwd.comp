@@ -1,8 +1,8 @@
 #version 450
-// attn_docs_bwd: backward of the output gates, and what the rest of attention's backward has of a
-// (head, token): with y = s o, s = sigmoid(gate),
+// attn_docs_bwd: the backward of the output gates, and what the rest of the backward needs of each
+// (head, token). With y = s o, s = sigmoid(gate):
 //   do = s dy,   dgate = (1 - s) y dy,   delta = sum of o do = sum of y dy
-// so that the output without its gate is not needed.
+// so the output without its gate is not needed.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -15,7 +15,7 @@ layout(binding = 2) readonly buffer P1 { float proj1[]; };
 layout(binding = 3) readonly buffer First { uint first[]; };
 layout(binding = 4) buffer Dp { vec4 dproj[]; };
 layout(binding = 4) buffer Dp1 { float dproj1[]; };
-layout(binding = 5) buffer Stat { vec4 stat[]; };       // gets delta, and first[t] as a number
+layout(binding = 5) buffer Stat { vec4 stat[]; };       // gets delta, and first[t] as a float
 layout(binding = 6) writeonly buffer Do { vec4 d_o[]; };        // not written without a gate
 
 void main()
@@ -31,7 +31,7 @@ void main()
             uint e = 2 * h * quads + i;
             vec4 g = proj[g_at / 4 + e];
             vec4 s = vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
-            // 1 - s by the sigmoid of the other side: nothing cancels
+            // 1 - s as the sigmoid of -gate, so that nothing cancels
             vec4 r = vec4(sigmoid(-g.x), sigmoid(-g.y), sigmoid(-g.z), sigmoid(-g.w));
             dproj[d_at / 4 + e] += r * yd;
             d_o[at + i] = s * d;

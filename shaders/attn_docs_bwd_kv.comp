@@ -1,9 +1,9 @@
 #version 450
-// attn_docs_bwd_kv: gradients of keys, normed and rotated as they are, and of values:
+// attn_docs_bwd_kv: the gradients of normalised and rotated keys, and of values:
 //   dk = sum over queries of ds q / sqrt(head_dim),   dv = sum over queries of w do
-// with w and ds as in attn_docs_bwd_q. A lane owns slices of KEYS keys and their values; of the
-// query heads that share them p.n_heads from p.head0 on come one after the other, tokens one by
-// one. Further heads, p.more, are added to what stands there.
+// with w and ds as in attn_docs_bwd_q. A lane owns slices of KEYS keys and their values. It goes
+// through p.n_heads of the query heads that share them, from p.head0 on, one after the other, and
+// through their tokens one by one. With p.more the results are added to those of earlier heads.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
@@ -64,7 +64,7 @@ void main()
                     }
                 }
             }
-            // Nobody from here on sees a key of this workgroup.
+            // No later token sees a key of this workgroup.
             if (first_key(t0, uint(st[0].w)) > last)
                 break;
             ADD_SLICES(s, 2 * N)

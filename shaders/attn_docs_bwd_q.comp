@@ -1,8 +1,8 @@
 #version 450
-// attn_docs_bwd_q: gradient of the queries, normed and rotated as they are. With weights w made
-// again from the scores, dw = do v', and what attn_docs_bwd left:
+// attn_docs_bwd_q: the gradient of normalised and rotated queries. Weights w are computed again
+// from the scores; dw = do v', and delta comes from attn_docs_bwd:
 //   ds = w (dw - delta),   dq = sum over keys of ds k / sqrt(head_dim)
-// A lane owns a slice of a token's rows of HEADS query heads; keys come one by one.
+// A lane owns a slice of a token's rows of HEADS query heads. Keys come one by one.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"

@@ -1,6 +1,5 @@
 #version 450
-// attn_merge: puts the runs of keys of one (head, token) together, divides and gates.
-// See attn.comp.
+// attn_merge: merges the runs of keys of one (head, token), divides and gates. See attn.comp.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

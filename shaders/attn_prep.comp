@@ -1,8 +1,8 @@
 #version 450
-// attn_prep: queries and keys are normalised per head and rotated, where the layer does that; keys
-// and values go to the cache. One workgroup for (head slot, token): slots are the query heads, then
-// the key heads, then the value heads.
-// Rotation pairs element i with i + n_rot/2 (NeoX) and leaves elements from n_rot on alone.
+// attn_prep: normalises queries and keys per head and rotates them, if the layer does that, and
+// writes keys and values to the cache. One workgroup for (head slot, token). Slots are the query
+// heads, then the key heads, then the value heads. Rotation pairs element i with i + n_rot/2 (NeoX)
+// and does not change elements from n_rot on.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "rope.glsl"
@@ -12,15 +12,15 @@
 #include "kv.glsl"
 
 layout(constant_id = SPEC_norm) const uint NORM = 0;
-layout(constant_id = SPEC_ring) const uint RING = 0;  // position pos lies in row pos % n_row
-layout(constant_id = SPEC_docs) const uint DOCS = 0;  // a row of documents; token t lies in row t
+layout(constant_id = SPEC_ring) const uint RING = 0;  // position pos is in row pos % n_row
+layout(constant_id = SPEC_docs) const uint DOCS = 0;  // a row of documents; token t is in row t
 layout(push_constant) uniform Push { push_attn_prep p; };
 layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
 layout(binding = 2) readonly buffer Kn { vec4 k_norm[]; };
 layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };   // n_rot/2 frequencies, see rope.glsl
 layout(binding = 4) readonly buffer Step { step st; };
-layout(binding = 4) readonly buffer First { uint first[]; };  // DOCS, in its place
+layout(binding = 4) readonly buffer First { uint first[]; };  // the same binding, with DOCS
 layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };     // [n_tok][n_head][head_dim]
 
 shared float row[MAX_HEAD];

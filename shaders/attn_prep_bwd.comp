@@ -1,6 +1,6 @@
 #version 450
-// attn_prep_bwd: from gradients of queries, keys and values as attention reads them to those of the
-// projection, which they are added to: the rotation back, then the backward of the norm,
+// attn_prep_bwd: adds the gradients of queries, keys and values to the gradient of the projection.
+// It undoes the rotation, then applies the backward of the norm,
 //   y = x r w, r = 1 / rms(x):   dx = r (w dy - x r^2 / n sum(x w dy))
 // Workgroups as in attn_prep.
 #extension GL_GOOGLE_include_directive : require
@@ -21,7 +21,7 @@ layout(binding = 6) readonly buffer Dk1 { float dk1[]; };
 layout(binding = 7) readonly buffer Dv { vec4 dv[]; };
 layout(binding = 8) buffer Dp { vec4 dproj[]; };
 
-// Element i of the row that begins at `at`, rotated back.
+// Element i of the row that begins at `at`, with the rotation undone.
 float back(bool is_q, uint at, uint i, uint pos)
 {
     uint h = p.n_rot / 2, other = i < h ? i + h : i - h;
@@ -33,7 +33,7 @@ float back(bool is_q, uint at, uint i, uint pos)
     return i < h ? a * c + b * s : a * c - b * s;
 }
 
-// The same of four, from the quad's number.
+// The same for the four elements of a quad.
 vec4 back4(bool is_q, uint at, uint i, uint pos)
 {
     vec4 d;

@@ -1,10 +1,10 @@
-// chunk: what the kernels of Mamba2's chunked form share. Before it stand the push constants p and
-// the bindings U1 { float u[]; }, U4 { vec4 u4[]; } [n_tok]: x, B, C, dt, decay. Chunk i of a run
-// begins at token tok0 + i Q. Tokens past n_tok are there with dt = 0: they change nothing.
+// chunk: shared by the kernels of Mamba2's chunked form. Include after the push constants p and the
+// bindings U1 { float u[]; }, U4 { vec4 u4[]; } [n_tok]: x, B, C, dt, decay. Chunk i of a run
+// begins at token tok0 + i Q. Tokens past n_tok have dt = 0, so that they change nothing.
 //
-// A workgroup makes a tile of TILE rows and LANES * COLS columns of one matrix, a lane ROWS by COLS
-// of it: neighbouring lanes have neighbouring columns. Tiles of a matrix count along the grid's z,
-// its rows first.
+// A workgroup computes a tile of TILE rows and LANES * COLS columns of one matrix; a lane has ROWS
+// by COLS of it, and neighbouring lanes have neighbouring columns. Dimension z of the grid counts
+// the tiles of a matrix, rows first.
 layout(constant_id = SPEC_q) const uint Q = 64;        // tokens of a chunk, a multiple of 4
 layout(constant_id = SPEC_lanes) const uint LANES = 32;
 layout(constant_id = SPEC_rows) const uint ROWS = 8;     // a multiple of 4

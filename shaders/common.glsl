@@ -1,6 +1,6 @@
-// common: extensions, the workgroup, reductions over it, and the few functions that must be exact.
-// Vulkan promises little about exp, log, sin and cos (and nothing equal between drivers), so the
-// ones that the model's numbers depend on are written out here.
+// common: extensions, the workgroup, reductions over it, and accurate exp and log. Vulkan promises
+// little accuracy for exp, log, sin and cos, and drivers differ, so those on which the model's
+// numbers depend are written out here and in rope.glsl.
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_KHR_shader_subgroup_arithmetic : require
 #extension GL_EXT_control_flow_attributes : require
@@ -24,7 +24,7 @@ uint lane() { return gl_LocalInvocationIndex; }
 shared float wg_tmp[WG];
 
 // Sum of v over the workgroup, the same in every lane. Call it in uniform control flow.
-// Any subgroup size; nothing is assumed about how lanes map to subgroups.
+// Works for any subgroup size and any mapping of lanes to subgroups.
 float wg_sum(float v)
 {
     v = subgroupAdd(v);
@@ -55,8 +55,9 @@ float wg_max(float v)
     return v;
 }
 
-// e^x to about one unit in the last place; 0 below -87. Reduction by ln 2 in two parts whose
-// product with the exponent is exact (Cody and Waite), polynomial of degree 6 (Cephes' expf).
+// e^x to about one unit in the last place; 0 below -87. The argument is reduced by ln 2 in two
+// parts, whose products with the exponent are not rounded (Cody and Waite). The polynomial has
+// degree 6 (Cephes' expf).
 float exp1(float x)
 {
     x = min(x, 88.0);

@@ -1,17 +1,17 @@
 // conv: the short causal convolution with SiLU before a recurrent mixer. Include after declaring
-// the push constants p, the buffers proj, conv_w [d_conv][CONV_K] (the last tap is the token
-// itself) and window, and the functions d_conv() (channels), conv_col() (where in a row of proj
-// they begin) and conv_bias(channel).
+// the push constants p, the buffers proj, conv_w [d_conv][CONV_K] (the last tap is for the token
+// itself) and window, and the functions d_conv() (channels), conv_col() (their first column in
+// proj) and conv_bias(channel).
 //
-// The window keeps the last CONV_K - 1 inputs before the batch, [2][CONV_K - 1][d_conv]. There are
-// two of them: a batch reads the one that step.i_window names and writes the other, so that nobody
-// overwrites what a neighbour reads.
+// The window has the last CONV_K - 1 inputs before the batch, [2][CONV_K - 1][d_conv]. There are
+// two copies: a batch reads the one given by step.i_window and writes the other, so that no
+// workgroup overwrites what another still reads.
 uint window_at(uint i_window, uint row, uint ch)
 {
     return (i_window * (CONV_K - 1) + row) * d_conv() + ch;
 }
 
-// Input of channel ch at token t of this batch; below 0: before it.
+// The input of channel ch at token t of this batch. t < 0: a token before the batch.
 float conv_in(uint i_window, int t, uint ch)
 {
     return t >= 0 ? proj[uint(t) * p.p_stride + conv_col() + ch]

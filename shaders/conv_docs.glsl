@@ -1,11 +1,12 @@
 // conv_docs: the convolution of conv.glsl over a row of documents, each of which begins with zeros,
 // and its backward. A lane walks over CONV_TOKENS tokens of a channel, so that it loads an input
-// once. Include after CONV_K, the push constants p and the buffer first { int first[]; }: of each
-// token, its document's first.
+// only once. Include after CONV_K, the push constants p and the buffer first { int first[]; },
+// which has the first token of each token's document.
 #define MAX_CONV_K 8
 struct conv_run {
-    uint t0, n;                                 // the first token; how many there are
-    int first[CONV_TOKENS + MAX_CONV_K - 1];    // of each and of the CONV_K - 1 behind; none: n_tok
+    uint t0, n;                                 // the first token; the number of tokens
+    int first[CONV_TOKENS + MAX_CONV_K - 1];    // of these and of the CONV_K - 1 tokens after them;
+                                                // n_tok: no such token
 };
 
 conv_run conv_run_at(uint t0)
@@ -18,8 +19,8 @@ conv_run conv_run_at(uint t0)
     return r;
 }
 
-// v[i], input of token t0 + i - (CONV_K - 1), to the sums that the SiLU is taken of; w: a channel's
-// taps, the last one the token's own.
+// Replaces v[i], the input of token t0 + i - (CONV_K - 1), by the sums before the SiLU. w: the taps
+// of a channel; the last one is for the token itself.
 void conv_docs(conv_run r, float w[MAX_CONV_K], float v[CONV_TOKENS + MAX_CONV_K - 1],
                out float sum[CONV_TOKENS])
 {
@@ -31,7 +32,7 @@ void conv_docs(conv_run r, float w[MAX_CONV_K], float v[CONV_TOKENS + MAX_CONV_K
     }
 }
 
-// v[i], gradient of that sum of token t0 + i, to the gradients of inputs.
+// Replaces v[i], the gradient of that sum for token t0 + i, by the gradients of inputs.
 void conv_docs_bwd(conv_run r, float w[MAX_CONV_K], float v[CONV_TOKENS + MAX_CONV_K - 1],
                    out float sum[CONV_TOKENS])
 {

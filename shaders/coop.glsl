@@ -1,9 +1,9 @@
-// coop: a tile of a product by cooperative matrices (VK_KHR_cooperative_matrix): f16 operands, f32
-// sums. A workgroup owns ROWS rows of the result by TOKS tokens. Its SUBGROUPS stand SG_M by SG_N
-// over that, and each holds FRAGS_M by FRAGS_N sums of FM by FN numbers, sizes that the device
-// lists. A step stages DEPTH of the dimension that is summed over: the left operand in a_tile, by
-// rows or, with A_TURNED, by columns; the right one in b_tile, by tokens. Include behind
-// common.glsl and weight.glsl, define coop_store.
+// coop: a tile of a product by cooperative matrices (VK_KHR_cooperative_matrix), with f16 operands
+// and f32 sums. A workgroup owns ROWS rows of the result by TOKS tokens. Its SUBGROUPS are arranged
+// SG_M by SG_N over that. Each has FRAGS_M by FRAGS_N sums of FM by FN numbers, sizes that the
+// device supports. A step stages DEPTH of the dimension that is summed over: the left operand in
+// a_tile, by rows or, with A_TURNED, by columns; the right one in b_tile, by tokens. Include after
+// common.glsl and weight.glsl, and define coop_store.
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -18,7 +18,8 @@ const uint DEPTH = 64;
 const uint SG_N = TOKS / FN > 1 && SUBGROUPS > 1 ? 2 : 1, SG_M = SUBGROUPS / SG_N;
 const uint FRAGS_M = ROWS / (SG_M * FM), FRAGS_N = TOKS / (SG_N * FN);
 
-// In units of eight halves, one more than a row has, so that neighbours begin in other banks.
+// Row lengths in units of eight f16. One more than a row has, so that neighbouring rows begin in
+// other memory banks.
 const uint B_STRIDE = DEPTH / 8 + 1;
 #ifdef A_TURNED
 const uint A_STRIDE = ROWS / 8 + 1, A_LINES = DEPTH;
@@ -30,7 +31,7 @@ shared uvec4 b_tile[TOKS * B_STRIDE];
 
 coopmat<float, gl_ScopeSubgroup, FM, FN, gl_MatrixUseAccumulator> sums[FRAGS_M * FRAGS_N];
 
-// Where in the tile this subgroup's sums begin.
+// Where this subgroup's sums begin in the tile.
 uvec2 coop_first()
 {
     return uvec2(gl_SubgroupID % SG_M * FRAGS_M * FM, gl_SubgroupID / SG_M * FRAGS_N * FN);
@@ -42,7 +43,7 @@ void coop_clear()
         sums[i] = coopmat<float, gl_ScopeSubgroup, FM, FN, gl_MatrixUseAccumulator>(0.0);
 }
 
-// One block of 32 weights into a_tile from unit `at` on; of weights in two parts, one of them.
+// Writes a block of 32 weights to a_tile from unit `at` on; one part, if the weights have two.
 void stage_block(uint at, vec4 w[8], uint part)
 {
     [[unroll]] for (uint g = 0; g < 8; g++) {
@@ -54,7 +55,7 @@ void stage_block(uint at, vec4 w[8], uint part)
         a_tile[at + q] = uvec4(half_words(w[2 * q]), half_words(w[2 * q + 1]));
 }
 
-// The product of what is staged, added to the sums.
+// Adds the product of the staged operands to the sums.
 void coop_step()
 {
     uvec2 first = coop_first();
@@ -80,7 +81,7 @@ void coop_step()
     }
 }
 
-// Takes what stands in row m of the tile for token n.
+// Takes the result for row m of the tile and token n.
 void coop_store(uint m, uint n, float v);
 
 void subgroup_sync()
@@ -89,8 +90,8 @@ void subgroup_sync()
                    gl_SemanticsAcquireRelease);
 }
 
-// Hands all sums to coop_store, through a part of a_tile for each subgroup; nobody may be reading
-// that any more.
+// Passes all sums to coop_store, through a part of a_tile for each subgroup. No subgroup may still
+// be reading a_tile.
 void coop_finish()
 {
     uvec2 first = coop_first();

@@ -1,12 +1,12 @@
 #version 450
-// delta_chunk: what the chunked Gated DeltaNet needs of a chunk of CHUNK tokens beside the state
-// (names as in Yang et al., arXiv 2412.06464). G is the sum of log decays up to a token, its own
-// among them, D_ij = exp(G_i - G_j) for j <= i:
+// delta_chunk: what the chunked Gated DeltaNet computes of each chunk without its state (names as
+// in Yang et al., arXiv 2412.06464). G is the sum of log decays up to and with a token; D_ij =
+// exp(G_i - G_j) for j <= i; b are the write strengths:
 //   A = strictly lower (b K K') . D    T = (I + A)^-1    U = T (b V)    W = T (b exp(G) K)
 //   P = lower (Q K') . D
-// One workgroup for (V head; chunk). Tokens that a chunk lacks have b = 0 and decay 1; where
-// vectors of theirs are read, the last token's stand for them. The matrices have as many rows as
-// there are tokens, rounded up to 4; what lies above the tiles on the diagonal is never written.
+// One workgroup for (V head, chunk). Tokens past the end of a chunk have b = 0 and decay 1, and
+// where their vectors are read, those of the last token are used. The matrices have as many rows as
+// there are tokens, rounded up to 4. The part above the tiles on the diagonal is never written.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
@@ -27,7 +27,7 @@ layout(binding = 8) writeonly buffer Ta { vec4 ta4[]; };    // [slot][T, A][CHUN
 #include "delta_chunk.glsl"
 
 const uint LD = CHUNK + 1;          // keeps lanes that walk down a column out of one memory bank
-shared float tri[CHUNK * LD];       // below the diagonal A; on it and above the transpose of T
+shared float tri[CHUNK * LD];       // A below the diagonal; the transpose of T on and above it
 shared float g_hi[CHUNK], g_lo[CHUNK], g_exp[CHUNK], beta[CHUNK];
 
 // exp(G_i - G_j)
@@ -109,8 +109,8 @@ void main()
         }
     }
     barrier();
-    // T by substitution, four of its columns a lane and four rows at once. A lane reads what is
-    // below the diagonal and the rows that it writes.
+    // T by substitution: a lane computes four columns, four rows at a time. It reads the part below
+    // the diagonal and the rows that it has written.
     for (uint c0 = 4 * lane(); c0 < n4; c0 += 4 * WG)
         for (uint i0 = c0; i0 < n4; i0 += 4) {
             vec4 t[4];
@@ -148,7 +148,7 @@ void main()
             ta4[(slot * 2 + 1) * CHUNK * (CHUNK / 4) + at] = a;
         }
     }
-    // Eight rows of U and of W, four columns each; there may be rows behind the last.
+    // Eight rows of U and of W, four columns each. Rows after the last may be among them.
     for (uint tile = lane(); tile < (n + 7) / 8 * d4; tile += WG) {
         uint i0 = tile / d4 * 8, x = tile % d4;
         vec4 su[8], sw[8];

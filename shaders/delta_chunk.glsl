@@ -1,8 +1,8 @@
-// delta_chunk: what the kernels of the chunked Gated DeltaNet share: which heads and tokens a
-// workgroup is about. Before it stand the push constants p.
+// delta_chunk: shared by the kernels of the chunked Gated DeltaNet: the heads and tokens of a
+// workgroup. Include after the push constants p.
 //
-// V heads count by K head, so that those of one lie together, from the first that is bound:
-// k_head0. What is kept of a chunk of a V head lies in the slot of both.
+// V heads are numbered by K head, so that those of one K head are adjacent, and from k_head0, the
+// first that is bound. The numbers of a V head and a chunk lie in the slot of both.
 uint n_shared() { return p.n_v_head / p.n_k_head; }         // V heads of a K head
 uint k_head_of(uint v) { return p.k_head0 + v / n_shared(); }
 uint v_head_of(uint v)
@@ -18,9 +18,9 @@ uint q4_of(uint v) { return k_head_of(v) * (p.d_state / 4); }
 uint k4_of(uint v) { return (p.n_k_head + k_head_of(v)) * (p.d_state / 4); }
 uint v4_of(uint v) { return (2 * p.n_k_head + v_head_of(v)) * (p.d_state / 4); }
 
-// Of a chunk's gates, [GATE_ROWS][chunk]: G is the sum of log decays up to a token, its own among
-// them, as a high and a low word. After strong decays a float's last place would be an error of its
-// own size in the weak decays that follow.
+// The rows of a chunk's gates, [GATE_ROWS][chunk]. G is the sum of log decays up to and with a
+// token, as a high and a low word: after strong decays, the last place of one float would be an
+// error as large as the weak decays that follow.
 const uint EXP_G = 0, EXP_REST = 1, BETA = 2, G_HI = 3, G_LO = 4;   // rest: G of the end less it
 uint gates_of(uint slot) { return slot * GATE_ROWS * p.chunk; }
 

@@ -1,10 +1,11 @@
 #version 450
-// delta_chunk_gate_bwd: the gradients of write strengths and log decays. With X = dP . P + dA . A,
-// and q, k, r what queries, keys and keys again have through the states (delta_chunk_state_bwd),
+// delta_chunk_gate_bwd: the gradients of write strengths and log decays. X = dP . P + dA . A. q, k
+// and r are the products of queries, of keys, and of keys a second time, with the gradients that
+// they get through the states (delta_chunk_state_bwd):
 //   dg_t = sum_{i >= t, j < t} X_ij + sum_{i >= t} (q_i - k_i) + sum_{j < t} r_j
 //          + exp(G_end) <M, M^>
-// is the sum over all of a chunk that a token's decay has a part in: nothing is added that is taken
-// away again. One workgroup for (V head, chunk).
+// This is the sum over everything in a chunk that depends on the decay of token t. It adds nothing
+// that would have to be subtracted again. One workgroup for (V head, chunk).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"

@@ -1,8 +1,8 @@
 #version 450
-// delta_chunk_key_bwd: what queries and keys get from the other tokens of their chunk, added to
-// what came through the states: with X = dP . D and Z = b dA . D
+// delta_chunk_key_bwd: adds the gradients that queries and keys get from the other tokens of their
+// chunk to those that came through the states. With X = dP . D and Z = b dA . D:
 //   dQ += X K;  dK += X' Q + Z K + Z' K
-// One workgroup for (K head, chunk); four tokens and four columns a lane.
+// One workgroup for (K head, chunk). A lane has four tokens and four columns.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -26,7 +26,7 @@ void main()
     for (uint tile = lane(); tile < (dc.n + 3) / 4 * d4; tile += WG) {
         uint i0 = tile / d4 * 4, x = tile % d4;
         vec4 dq[4] = vec4[](vec4(0), vec4(0), vec4(0), vec4(0)), dk[4] = dq;
-        // Tokens before the four and they: whole rows of X and Z, columns beyond the tokens are 0.
+        // The four tokens and those before them: whole rows of X and Z; columns past them are 0.
         [[dont_unroll]] for (uint j = 0; j <= i0 / 4; j++) {
             vec4 k[4];
             [[unroll]] for (uint e = 0; e < 4; e++)
@@ -39,7 +39,7 @@ void main()
                 }
             }
         }
-        // They and the tokens behind them: columns.
+        // The four tokens and those after them: columns of X and Z.
         [[dont_unroll]] for (uint i = i0; i < dc.n; i++) {
             vec4 xc = pair4[x_at + i * c4 + i0 / 4], zc = pair4[z_at + i * c4 + i0 / 4];
             vec4 q = u4[q4 + i * row4 + x], k = u4[k4 + i * row4 + x];

@@ -1,7 +1,7 @@
 #version 450
-// delta_chunk_lower_bwd: the transpose of one of a chunk's lower triangular matrices times rows:
-// P' dO, and dR = T' dV', the gradient of b (V - exp(G) K M). Of the latter come the gradient of
-// the values, b dR, and the part of the write strengths' that they have.
+// delta_chunk_lower_bwd: the transpose of a lower triangular matrix of a chunk times rows: P' dO,
+// and dR = T' dV', the gradient of b (V - exp(G) K M). From dR it also computes the gradient of the
+// values, b dR, and the part of the write strengths' gradient that comes from the values.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,9 +1,9 @@
 #version 450
 // delta_chunk_pair_bwd: the gradients of the matrices whose entries are pairs of tokens,
 //   dP = lower (dO V'');  dA = -strictly lower (dR V'')
-// V'' being V' transposed. dP . P and dA . A take the place of P and A; dP . D and b dA . D, from
-// which come the gradients of queries and keys, are summed over the V heads of a K head, in their
-// order. One workgroup for (K head, chunk); tiles of four tokens by four.
+// where V'' is V' transposed. dP . P and dA . A replace P and A. dP . D and b dA . D, which the
+// gradients of queries and keys need, are summed over the V heads of a K head, in their order. One
+// workgroup for (K head, chunk), with tiles of four by four tokens.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

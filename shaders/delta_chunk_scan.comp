@@ -1,17 +1,19 @@
 #version 450
-// delta_chunk_scan: the chunked Gated DeltaNet's walk over the chunks, from what delta_chunk made
-// of each. A workgroup owns COLS columns of a V head's state M and keeps them in shared memory:
+// delta_chunk_scan: the walk of the chunked Gated DeltaNet over the chunks, from what delta_chunk
+// computed of each. A workgroup owns COLS columns of a V head's state M and keeps them in shared
+// memory:
 //   V' = U - W M;  O = exp(G) (Q M) + P V';  M = exp(G_end) M + K' (exp(G_end - G) V')
-// A lane owns four columns; lanes of the same columns share the rows. The state is f32, in place.
+// A lane owns four columns; lanes of the same columns share the rows. The state is f32 and updated
+// in place.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
 layout(constant_id = SPEC_chunk) const uint CHUNK = 4;
-layout(constant_id = SPEC_cols) const uint COLS = 4;    // a quarter of it divides WG
-layout(constant_id = SPEC_rows) const uint ROWS = 1;    // of a chunk that a lane makes at once,
-                                                        // 4 at most: of P, whole fours
-layout(constant_id = SPEC_fours) const uint FOURS = 1;  // of rows of M, likewise
+layout(constant_id = SPEC_cols) const uint COLS = 4;    // COLS / 4 divides WG
+layout(constant_id = SPEC_rows) const uint ROWS = 1;    // rows of a chunk that a lane computes at
+                                                        // a time, at most 4; of P, whole fours
+layout(constant_id = SPEC_fours) const uint FOURS = 1;  // the same of M, in fours of rows
 layout(constant_id = SPEC_docs) const uint DOCS = 0;    // chunks of documents; V' replaces U
 layout(push_constant) uniform Push { push_delta_chunk p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };      // [n_tok][d_conv]: q, k, v heads
@@ -36,8 +38,8 @@ void main()
     col = min(col, D4 - 1);
     uint state_at = head * D_STATE * D4 + col;
 
-    // Every lane keeps to rows 4 i .. 4 (i + FOURS) - 1 of M here, below where it moves on, and at
-    // the end.
+    // Each lane reads and writes only rows 4 i .. 4 (i + FOURS) - 1 of M: here, where the state is
+    // updated, and at the end.
     for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
         [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
             m[(4 * i + e) * NC + c] = state4[state_at + (4 * i + e) * D4];
@@ -48,7 +50,7 @@ void main()
             t0 = chunks[chunk].x;
             n = chunks[chunk].y;
             if (n == 0)
-                break;              // so are all that follow
+                break;              // and so are all later ones
             for (uint i = row0 * FOURS; i < D4 && chunks[chunk].z != 0; i += n_row * FOURS)
                 [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
                     m[(4 * i + e) * NC + c] = vec4(0);

@@ -1,8 +1,8 @@
 #version 450
-// delta_chunk_scan_bwd: the gradient of the state from chunk to chunk, last to first, M^ being that
-// of the state that a chunk leaves (models/README.md, "DeltaNet backward"):
+// delta_chunk_scan_bwd: the gradient of the state from chunk to chunk, from the last to the first.
+// M^ is the gradient of the state after a chunk (models/README.md, "DeltaNet backward"):
 //   dV' = P' dO + exp(G_end - G) K M^;  dM = exp(G_end) M^ + (exp(G) Q)' dO - W' dV'
-// P' dO stands where dV' shall. A document's last chunk leaves its state to nobody. Workgroups and
+// dV' replaces P' dO. The state after the last chunk of a document has no gradient. Workgroups and
 // lanes as in delta_chunk_scan.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"

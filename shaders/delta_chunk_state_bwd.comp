@@ -1,10 +1,10 @@
 #version 450
-// delta_chunk_state_bwd: what reaches queries and keys through the states, M before a chunk and M^
-// the gradient of that behind it:
+// delta_chunk_state_bwd: the gradients that queries and keys get through the states. M is the state
+// before a chunk, M^ the gradient of the state after it:
 //   dQ = exp(G) (dO M');  dK = exp(G_end - G) (V' M^') - b exp(G) (dR M')
-// summed over the V heads of a K head, in their order; and the products of these with the queries
-// and keys themselves, for the gates, as sums over four columns each. One workgroup for (K head,
-// chunk, 8 tokens).
+// They are summed over the V heads of a K head, in their order. For the gates it also stores the
+// products of these with the queries and keys themselves, as sums over four columns each. One
+// workgroup for (K head, chunk, 8 tokens).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

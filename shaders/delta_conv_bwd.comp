@@ -1,6 +1,7 @@
 #version 450
-// delta_conv_bwd: the backward of delta_conv_docs up to the convolution: through the l2 norm of q
-// and k heads and the SiLU, in place. One workgroup for (head of q, k or v; CONV_TOKENS tokens).
+// delta_conv_bwd: the backward of delta_conv_docs, in place, through the l2 norm of q and k heads
+// and the SiLU, but not through the convolution. One workgroup for (head of q, k or v; CONV_TOKENS
+// tokens).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -45,7 +46,7 @@ void main()
     [[unroll]] for (uint t = 0; t < CONV_TOKENS; t++) {
         float all = wg_sum(xx[t]) + 1e-6, along = wg_sum(xg[t]) / all;
         float scale = l2_scale(head, all);
-        for (uint i = lane(); i < n && t < r.n; i += WG) {      // each lane its own
+        for (uint i = lane(); i < n && t < r.n; i += WG) {      // elements of the same lane
             float c = row[t * MAX_STATE + i];
             float g = du[at + t * n_row + i];
             du[at + t * n_row + i] = scale * (g - silu(c) * along) * silu_bwd(c);

@@ -36,7 +36,7 @@ void main()
         return;
     [[unroll]] for (uint t = 0; t < CONV_TOKENS; t++) {
         float scale = l2_scale(head, wg_sum(ss[t]) + 1e-6);
-        for (uint i = lane(); i < n && t < r.n; i += WG)        // each lane its own
+        for (uint i = lane(); i < n && t < r.n; i += WG)        // elements of the same lane
             u[at + t * n_row + i] *= scale;
     }
 }

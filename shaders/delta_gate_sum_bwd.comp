@@ -1,5 +1,5 @@
 #version 450
-// delta_gate_sum_bwd: sums over all tokens, which the gradients of A_log and of dt_bias are. One
+// delta_gate_sum_bwd: the gradients of A_log and dt_bias, which are sums over all tokens. One
 // workgroup for a V head.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"

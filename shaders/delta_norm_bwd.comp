@@ -1,6 +1,6 @@
 #version 450
-// delta_norm_bwd: from the gradient of y = rms(o) * w * silu(z) to those of o and z, for one
-// (V head, token).
+// delta_norm_bwd: the gradients of o and z from that of y = rms(o) * w * silu(z), for one (V head,
+// token).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

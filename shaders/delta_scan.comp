@@ -1,9 +1,10 @@
 #version 450
-// delta_scan: the Gated DeltaNet recurrence, token by token (the serial form: reference, and
-// decode). A lane owns one column of a V head's state M [d_state][d_state] and keeps it in
+// delta_scan: the Gated DeltaNet recurrence, token by token (the serial form, for decode and as the
+// reference). A lane owns one column of a V head's state M [d_state][d_state] and keeps it in
 // registers:
 //   M = decay M;  d = beta (v - M'k);  M = M + k d';  o = M'q
-// Columns do not meet, so a head may be spread over workgroups. The state is f32, in place.
+// Columns are independent, so several workgroups may share a head. The state is f32 and updated in
+// place.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"

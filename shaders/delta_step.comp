@@ -1,7 +1,7 @@
 #version 450
 // delta_step: delta_conv, delta_scan and delta_norm for one token in one dispatch. A workgroup owns
-// a V head; V heads that share a K head each convolve its q and k anew, and the first of them moves
-// their window on.
+// a V head. V heads that share a K head each compute the convolution of its q and k; only the first
+// of them updates the convolution window.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
@@ -58,7 +58,7 @@ void main()
     for (uint col = lane(); col < D_STATE; col += WG) {
         uint at = head * D_STATE * D_STATE + col;
         float v = conv_silu(i_window, 0, v_ch + col), read = 0.0, out_v = 0.0;
-        // The column is read twice rather than kept: D_STATE registers would leave a GPU few lanes.
+        // The column is read twice: keeping it in D_STATE registers would leave a GPU few lanes.
         [[dont_unroll]] for (uint i = 0; i < D_STATE; i++)
             read += decay * state[at + i * D_STATE] * k_row[i];
         float d = beta * (v - read);

@@ -1,7 +1,7 @@
 #version 450
-// delta_tap_bwd: the backward of the convolution itself over documents: a token's input has reached
-// the CONV_K - 1 tokens behind it, by the taps from the last on. A lane has a channel of
-// CONV_TOKENS tokens.
+// delta_tap_bwd: the backward of the convolution over documents. The input of a token was
+// multiplied by the last tap for the token itself and by earlier taps for the CONV_K - 1 tokens
+// after it. A lane has CONV_TOKENS tokens of a channel.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

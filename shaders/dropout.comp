@@ -1,10 +1,11 @@
 #version 450
-// dropout: y[r][i] = x[r / n_used][i] * scale, or 0 where the unit is left out; with ADD that is
-// added to y, which is the backward: the gradients of both have the same mask.
+// dropout: y[r][i] = x[r / n_used][i] * scale, or 0 for units that are left out. With ADD the
+// result is added to y; this is the backward, since gradients have the same mask.
 //
-// Which are left out says a counter generator: Philox4x32 with 10 rounds (Salmon, Moraes, Dror and
-// Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, 2011), whose key is the seed and whose counter
-// the number of four elements, the id of what they go into, step and row.
+// A counter-based generator decides which units are left out: Philox4x32 with 10 rounds (Salmon,
+// Moraes, Dror and Shaw, Parallel Random Numbers: As Easy as 1, 2, 3, 2011). Its key is the seed.
+// Its counter is the number of the group of four elements, the id of the factors, the step and the
+// row.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

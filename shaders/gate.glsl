@@ -1,5 +1,5 @@
-// gate: what the recurrent mixers decay and write by, in f32, computed here and nowhere else. ssm_a
-// is -exp(A_log) as the file stores it.
+// gate: the gates of the recurrent mixers: decay and write strength, in f32. They are computed only
+// here. ssm_a is -exp(A_log), as the file stores it.
 
 // Gated DeltaNet; a and b are the raw projections of one V head.
 float delta_log_decay(float ssm_a, float dt_bias, float a)
@@ -11,7 +11,8 @@ float delta_decay(float ssm_a, float dt_bias, float a)
     return exp1(delta_log_decay(ssm_a, dt_bias, a));
 }
 float delta_beta(float b) { return sigmoid(b); }
-// The gradient of a from that of the log decay; of b, from that of the strength times the strength.
+// The gradient of a, from that of the log decay; and of b, from the product of the write strength
+// and its gradient.
 float delta_log_decay_bwd(float ssm_a, float dt_bias, float a, float dg)
 {
     return dg * (ssm_a * sigmoid(a + dt_bias));

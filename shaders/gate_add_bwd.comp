@@ -1,6 +1,6 @@
 #version 450
 // gate_add_bwd: with s = sigmoid(gate[t]), dx[t] += s dy[t] and dgate[t] += s (1 - s) dy[t] . x[t].
-// One workgroup a row.
+// One workgroup per row.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,6 @@
 #version 450
-// gate_delta: a gate with what has been learnt added to it - to its logarithm, where it is a
-// decay -exp(A_log).
+// gate_delta: a gate with its trained delta added; for a decay, -exp(A_log), the delta is added to
+// A_log.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,6 @@
 #version 450
-// gate_stats: GATE_STATS of push.h for the tokens of a batch, a recurrent head a workgroup. DOCS:
-// of a row of documents, where tokens of padding are left out.
+// gate_stats: GATE_STATS of push.h for the tokens of a batch. One workgroup per recurrent head.
+// DOCS: for a row of documents, without the tokens of padding.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
@@ -11,7 +11,7 @@ layout(push_constant) uniform Push { push_gate_stats p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer A { float ssm_a[]; };
 layout(binding = 2) readonly buffer Dt { float dt_bias[]; };
-layout(binding = 3) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
+layout(binding = 3) readonly buffer Real { uint real[]; };      // [n_tok], only DOCS
 layout(binding = 4) writeonly buffer Out { float stats[]; };     // [n_head][GATE_STATS]
 
 const float FAR = 3e38;

@@ -1,6 +1,6 @@
 #version 450
-// gather: y[i] = x[rows[k]] for the k-th of a longer list of rows, of which this is a slice; zeros
-// where there is none. One workgroup a row.
+// gather: y[i] = x[rows[k]], for a slice of a longer list of rows; zeros where the list has no row.
+// One workgroup per row.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

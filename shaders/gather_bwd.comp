@@ -1,5 +1,6 @@
 #version 450
-// gather_bwd: dx[rows[k]] += dy[i], where gather read it. No row stands twice in the list.
+// gather_bwd: dx[rows[k]] += dy[i] for the rows that gather read. The list must not have a row
+// twice.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,6 @@
 #version 450
-// grad_norm: sums of squares of gradients, one a workgroup. A gradient is with respect to what is
-// saved: the device holds scale times that.
+// grad_norm: sums of squares of gradients, one sum per workgroup. Gradients are with respect to the
+// numbers that are saved; those on the device are scale times as large.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "adam.glsl"

@@ -1,8 +1,9 @@
 #version 450
 // halves: rows of numbers as f16 operands, for the kernels that take them (linear_tile, linear_coop
-// and their backward). A row is multiplied by the power of two that brings its largest number to
-// between 2^14 and 2^15: gradients would vanish in f16 and large activations leave it, and a power
-// of two costs no bit. What takes it back stands behind the row. Rows are padded with zeros.
+// and their backward). Each row is multiplied by the power of two that brings its largest number to
+// between 2^14 and 2^15. Otherwise small gradients would become 0 in f16 and large activations
+// infinite; a power of two causes no rounding. The factor that undoes it is stored after the row.
+// Rows are padded with zeros.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "halves.glsl"
@@ -19,8 +20,8 @@ void main()
         for (uint i = lane(); i < p.n; i += WG)
             top = max(top, abs(x[from + i]));
         top = wg_max(top);
-        // Its exponent, so that both powers are normal numbers; of a row of zeros any will do, of
-        // one that is not finite nothing is saved.
+        // The exponent is limited so that both powers are normal numbers. For a row of zeros any
+        // exponent will do; a row that is not finite is lost in any case.
         uint e = clamp(floatBitsToUint(top) >> 23, 15u, 254u);
         float by = uintBitsToFloat((268u - e) << 23);
         for (uint i = lane(); i < n; i += WG) {

@@ -1,8 +1,8 @@
 // kv: elements of the key and value cache, [kv_head][row][head_dim], four at a time. Include after
 // defining the bindings K_BINDING and V_BINDING.
 //
-// Q8: the quants of a row, four to a word, then the scales of 32 elements each, two halves to a
-// word. The last block of a row may be shorter, the last half of one may be unused.
+// Q8: a row has its quants, four to a word, then a scale for each 32 elements, two f16 to a word.
+// The last block of a row may be shorter, and the last f16 may be unused.
 layout(constant_id = SPEC_kv_type) const uint KV_TYPE = F32;  // enum dtype: F32, F16 or Q8_0
 #ifdef KV_WRITE
 #define KV_ACCESS
@@ -16,14 +16,14 @@ layout(set = 0, binding = V_BINDING) KV_ACCESS buffer V4 { uvec4 v_f32[]; };
 layout(set = 0, binding = V_BINDING) KV_ACCESS buffer V2 { uvec2 v_f16[]; };
 layout(set = 0, binding = V_BINDING) KV_ACCESS buffer V1 { uint v_q8[]; };
 
-// Where row begins, in units that the type is loaded in; quads of an element row.
+// Where a row begins, in the units of loads of the type; `quads`: those of a row's elements.
 uint kv_at(uint row, uint quads)
 {
     return row * (KV_TYPE == Q8_0 ? quads + (quads + 15) / 16 : quads);
 }
 
 vec4 half4(uvec2 h) { return vec4(unpackHalf2x16(h.x), unpackHalf2x16(h.y)); }
-// A word of quants; word of scales and which quad it is of.
+// Four quants, with their scale from a word of two; i: the quad that they are.
 vec4 quant4(uint q, uint d, uint i)
 {
     ivec4 v = ivec4(q << 24, q << 16, q << 8, q) >> 24;
@@ -48,12 +48,12 @@ vec4 load_v(uint at, uint i, uint quads)
     return uintBitsToFloat(v_f32[at + i]);
 }
 #ifdef KV_WRITE
-// Bits of the nearest halves, ties to even, small ones too: packHalf2x16 alone may cut.
+// The bits of the nearest f16, ties to even, also for small numbers: packHalf2x16 may truncate.
 uvec4 half_bits(vec4 v)
 {
     uvec4 u = floatBitsToUint(v) & 0x7fffffffu;
     uvec4 h = (u + 0xfffu + ((u >> 13) & 1u) - 0x38000000u) >> 13;
-    uvec4 small = floatBitsToUint(abs(v) + 0.5) - 0x3f000000u;  // 0.5 ends where halves do
+    uvec4 small = floatBitsToUint(abs(v) + 0.5) - 0x3f000000u;  // 0.5 has the last bit of small f16
     h = mix(min(h, uvec4(0x7c00)), small, lessThan(u, uvec4(0x38800000)));
     return h | (floatBitsToUint(v) >> 16 & 0x8000u);
 }
@@ -88,7 +88,7 @@ uint quant_word(vec4 v, float d)
 const uint MAX_HEAD = 512;
 shared vec4 q8_row[KV_TYPE == Q8_0 ? MAX_HEAD / 4 : 1];
 shared uint q8_scale[MAX_HEAD / 32 + 1];
-// Stores the row that all lanes have put into q8_row.
+// Stores the row that all lanes have written to q8_row.
 void store_q8(bool is_v, uint at, uint quads)
 {
     uint n_block = (quads + 7) / 8;

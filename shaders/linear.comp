@@ -1,12 +1,11 @@
 #version 450
-// linear: matrix times up to COLS vectors, the decode kernel and the plain one. A workgroup
-// owns ROWS rows; its lanes share out the 32-element blocks of a row, and every weight read
-// serves all columns.
+// linear: matrix times up to COLS vectors, the decode kernel and the plain one. A workgroup owns
+// ROWS rows. Its lanes share the 32-element blocks of a row, and each weight that is read serves
+// all columns.
 //
-// What happens to x on the way in saves a dispatch and a barrier at the price of every workgroup
-// doing it anew:
-// IN_NORM: RMS over n_in, times a weight. IN_ACT: an activation of act.glsl; with SwiGLU x has
-// 2 n_in columns, gates first.
+// An operation on x as it is read saves a dispatch and a barrier, but every workgroup repeats it.
+// IN_NORM: RMS over n_in, times a weight. IN_ACT: an activation of act.glsl; with SwiGLU x has 2
+// n_in columns, gates first.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define CODEBOOK_BINDING 6

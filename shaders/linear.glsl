@@ -1,5 +1,5 @@
-// linear: what the matrix kernels share - bindings, loads of x, and what happens to a product
-// before it is stored. y[t][r] = sum_k W[r][k] x[t][k]. Include after defining CODEBOOK_BINDING.
+// linear: shared by the matrix kernels: bindings, loads of x, and the epilogue of a product.
+// y[t][r] = sum_k W[r][k] x[t][k]. Include after defining CODEBOOK_BINDING.
 #define WEIGHT_BINDING 0
 #define HALVES_BINDING 1
 #include "weight.glsl"
@@ -7,8 +7,8 @@
 
 layout(constant_id = SPEC_epi) const uint EPI = EPI_STORE;
 
-// 1: operands are f16, rows of x lie as halves.glsl says. Only kernels that define TAKES_HALVES can
-// take such operands.
+// 1: operands are f16, and rows of x have the layout of halves.glsl. Only for kernels that define
+// TAKES_HALVES.
 #ifdef TAKES_HALVES
 layout(constant_id = SPEC_halves) const uint HALVES = 0;
 #else
@@ -29,8 +29,8 @@ vec4 load_x(uint t, uint k)
     return k < p.n_in ? x[(t * p.x_stride + p.x_col + k) / 4] : vec4(0);
 }
 
-// What the products of row `from` of x, which go to row t of y, are multiplied by: once a token,
-// not once an element.
+// The factor for products of row `from` of x, which go to row t of y: computed once per token and
+// not per element.
 float y_scale(uint from, uint t)
 {
     float by = 1.0;

@@ -1,6 +1,6 @@
-// linear_bwd: what the kernels of dX share. dx[t][k] += sum_o W[o][k] dy[t][o]: the contraction is
-// over W's rows, so that a row's blocks, which lie along k, are unpacked as in the forward. Include
-// after defining ENTRIES_BINDING and CODEBOOK_BINDING.
+// linear_bwd: shared by the kernels of dX. dx[t][k] += sum_o W[o][k] dy[t][o]: the sum is over W's
+// rows, so blocks of a row, which lie along k, are unpacked as in the forward. Include after
+// defining ENTRIES_BINDING and CODEBOOK_BINDING.
 #define WEIGHT_BINDING 0
 #define HALVES_BINDING 1
 #include "weight.glsl"
@@ -8,8 +8,8 @@
 
 layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows and column of dy: multiples of 4
 
-// 1: operands are f16, rows of dy lie as halves.glsl says. Only kernels that define TAKES_HALVES
-// can take such operands.
+// 1: operands are f16, and rows of dy have the layout of halves.glsl. Only for kernels that define
+// TAKES_HALVES.
 #ifdef TAKES_HALVES
 layout(constant_id = SPEC_halves) const uint HALVES = 0;
 #else
@@ -37,7 +37,7 @@ vec4 load_dy(uint t, uint r)
     return vec4(v.x, n > 1 ? v.y : 0.0, n > 2 ? v.z : 0.0, n > 3 ? v.w : 0.0);
 }
 
-// What the products of row t of dy are multiplied by.
+// The factor for products of row t of dy.
 float dx_scale(uint t)
 {
     return HALVES != 0 ? half_scale(t * p.dy_stride, p.n_out) / HALF_FACTOR : 1.0;

@@ -1,8 +1,8 @@
 #version 450
-// linear_cols: matrix times many vectors where workgroup memory is no faster than a load and a
-// shuffle is one instruction (CPU devices). A lane owns TOKS tokens and the workgroup ROWS rows;
-// for a step of four columns each lane unpacks the weights of its own rows, ROWS / WG, and hands
-// them to all others.
+// linear_cols: matrix times many vectors, for CPU devices, where workgroup memory is not faster
+// than other memory and a shuffle is one instruction. A lane owns TOKS tokens and the workgroup
+// ROWS rows. For each step of four columns a lane unpacks the weights of its ROWS / WG rows and
+// passes them to all other lanes.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
@@ -17,7 +17,7 @@ const uint OWN = ROWS / WG;
 
 uint row_of(owned o, uint r) { return (o.w_row + min(r, p.n_out - 1)) * p.row_q; }
 
-// What all lanes get of row r: from the lane that has it, or read by all.
+// A value for row r in all lanes: from the lane that has it, or read by all.
 float scale_of(scales sc[OWN], uint r, uint w_row, uint n_block, uint b, bool upper, bool is_min)
 {
     if (!is_min && (W_TYPE == F32 || W_TYPE == F16 || W_TYPE == BF16))
@@ -55,7 +55,8 @@ void main()
         }
         [[unroll]] for (uint c = 0; c < TOKS; c++)
             v_sum[c] = 0.0;
-        // These stay loops: a block unrolled runs no faster and compiles eight times as long.
+        // These stay loops: unrolled they would be no faster and take eight times as long to
+        // compile.
         [[dont_unroll]] for (uint upper = 0; upper < 2; upper++) {
             float part[ROWS * TOKS];
             if (MIN_HALVES)

@@ -1,7 +1,7 @@
 #version 450
 // linear_cols_bwd: dX without workgroup memory, the backward of linear_cols and the plain one. A
-// lane owns TOKS tokens and the workgroup QUADS times 4 columns of x, within one block of W's rows;
-// of every row each lane unpacks a quad and hands it to all others.
+// lane owns TOKS tokens and the workgroup QUADS times 4 columns of x, within one block of W's rows.
+// Of every row each lane unpacks a quad and passes it to all other lanes.
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
@@ -27,7 +27,7 @@ void main()
     [[unroll]] for (uint i = 0; i < TOKS * QUADS; i++)
         acc[i] = vec4(0);
 
-    // Four rows unrolled: what is carried around a loop costs a blend each time.
+    // Four rows unrolled: a value carried around a loop costs a blend in each round.
     [[dont_unroll]] for (uint r = 0; r < p.n_out; r += 4) {
         vec4 d[TOKS];
         [[unroll]] for (uint c = 0; c < TOKS; c++)

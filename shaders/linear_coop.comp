@@ -1,5 +1,5 @@
 #version 450
-// linear_coop: matrix times many vectors on matrix units; see linear_tile for the same without. A
+// linear_coop: matrix times many vectors on matrix units; linear_tile is the same without them. A
 // workgroup owns ROWS rows of W and stages two 32-element blocks of each at a time.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"

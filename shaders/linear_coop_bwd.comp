@@ -1,6 +1,6 @@
 #version 450
-// linear_coop_bwd: dX on matrix units; see linear_tile_bwd for the same without. A workgroup owns
-// ROWS columns of x, which are rows of W turned, and stages DEPTH rows of W at a time.
+// linear_coop_bwd: dX on matrix units; linear_tile_bwd is the same without them. A workgroup owns
+// ROWS columns of x, which are rows of the transpose of W, and stages DEPTH rows of W at a time.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define CODEBOOK_BINDING 3

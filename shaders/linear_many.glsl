@@ -1,10 +1,10 @@
-// linear_many: which tokens a workgroup of the many-token kernels owns. Without GROUPED: a run of
-// the batch. With it: a tile of one expert's entries (moe_sort.comp); entry e of a batch is slot e
-// % n_used of token e / n_used, its product goes to row e of y, and x is read from the token's row
-// (GROUPED_TOKEN) or from row e (GROUPED_ENTRY). Include after defining ENTRIES_BINDING; the tiles
-// are bound behind it.
+// linear_many: the tokens of a workgroup of the kernels for many tokens. Without GROUPED they are a
+// run of the batch. With it they are a tile of one expert's entries (moe_sort.comp). Entry e of a
+// batch is slot e % n_used of token e / n_used; its product goes to row e of y, and x is read from
+// the token's row (GROUPED_TOKEN) or from row e (GROUPED_ENTRY). Include after defining
+// ENTRIES_BINDING; the next binding has the tiles.
 layout(constant_id = SPEC_grouped) const uint GROUPED = GROUPED_NOT;
-// by expert; count and of each expert, first entry, entries
+// the entries by expert; the number of tiles, then each tile's expert, first entry and entries
 layout(set = 0, binding = ENTRIES_BINDING) readonly buffer Entries { uint entries[]; };
 layout(set = 0, binding = ENTRIES_BINDING + 1) readonly buffer Tiles { uint tiles[]; };
 
@@ -13,7 +13,7 @@ struct owned {
     uint first, n;      // tokens or places in entries
 };
 
-// False: nothing to do. The same for the whole workgroup.
+// False: the workgroup has nothing to do.
 bool own_tokens(uint per_group, out owned o)
 {
     uint i = gl_WorkGroupID.y;

@@ -1,7 +1,7 @@
 #version 450
 // linear_tile_bwd: dX through workgroup memory, for GPUs of any subgroup size; see linear_tile. A
-// workgroup of 128 owns 128 columns of x by 8 TOKS tokens and a lane 8 by TOKS of them; a step
-// stages 32 rows of W, a block of which each lane unpacks.
+// workgroup of 128 owns 128 columns of x by 8 TOKS tokens, and a lane 8 by TOKS of them. A step
+// stages 32 rows of W; each lane unpacks one block of a row.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define CODEBOOK_BINDING 3

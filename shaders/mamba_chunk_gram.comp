@@ -1,6 +1,6 @@
 #version 450
-// mamba_chunk_gram: C B^T of one (group of heads, chunk), which its heads share; and what else the
-// chunks' kernels need of each token: the running sums of dt A of every head.
+// mamba_chunk_gram: C B^T of one (group of heads, chunk), which the heads of the group share. It
+// also computes the running sums of dt A of every head, which the other kernels need.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -12,7 +12,7 @@ layout(binding = 2) writeonly buffer Gram { float gram[]; };    // [chunk][n_gro
 layout(binding = 3) writeonly buffer Sums { float sums[]; };
 #include "chunk.glsl"
 
-// Knuth's sum of two numbers: what is lost of each goes to the low word.
+// Knuth's sum of two numbers: the low word gets what the high word loses.
 void sum_head(uint head)
 {
     float a = ssm_a[head], high = 0.0, low = 0.0;

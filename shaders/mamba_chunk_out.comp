@@ -1,8 +1,8 @@
 #version 450
 // mamba_chunk_out: the outputs of one (head, chunk), for rows of tokens and columns of head_dim:
 //   y_i = exp(c_i) C_i S + sum over j <= i of (C_i B_j) exp(c_i - c_j) dt_j x_j + D x_i
-// S the state that the chunk begins with. The factors of x_j, D among them, meet in workgroup
-// memory: every lane of a row needs all of them.
+// where S is the state at the beginning of the chunk. The factors of x_j, with D, are computed in
+// workgroup memory, because every lane of a row needs them all.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

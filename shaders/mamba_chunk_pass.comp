@@ -1,6 +1,6 @@
 #version 450
-// mamba_chunk_pass: the state from chunk to chunk, S = exp(c_last) S + what the chunk adds. Leaves
-// each chunk the state that it begins with in the place of what it adds.
+// mamba_chunk_pass: the state from chunk to chunk, S = exp(c_last) S + what the chunk adds. The
+// state at the beginning of a chunk replaces what the chunk adds.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,6 @@
 #version 450
-// mamba_chunk_state: what one chunk alone adds to the state of a head, for rows of d_state and
-// columns of head_dim: sum over its tokens of B_j dt_j exp(c_last - c_j) x_j.
+// mamba_chunk_state: what the tokens of one chunk add to the state of a head, for rows of d_state
+// and columns of head_dim: the sum over them of B_j dt_j exp(c_last - c_j) x_j.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,8 +1,8 @@
 #version 450
-// mamba_conv: all that the scan needs of each token: the convolution over x, B and C with bias and
-// SiLU, and the gates of each head, which stand behind them like channels. One workgroup for
-// (CHANNELS of them; TOKS tokens): a lane walks the tokens of a channel and loads each input once.
-// The last workgroup of a channel moves the window on.
+// mamba_conv: the inputs of the scan for each token: the convolution over x, B and C with bias and
+// SiLU, and the gates of each head, which follow like further channels. One workgroup for (CHANNELS
+// of them; TOKS tokens). A lane walks over the tokens of a channel and loads each input once. The
+// last workgroup of a channel updates the window.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"

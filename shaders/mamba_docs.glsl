@@ -1,11 +1,12 @@
-// mamba_docs: what the chunks' kernels share where the batch is a row of documents (op.h: docs).
-// Before it stand the push constants p. Chunk i of a run is entry chunk0 + i of the table; it
-// belongs to one document, so nothing a token computes depends on where the document stands. Tokens
-// past the end of a chunk stand for its last one, and weigh nothing.
+// mamba_docs: shared by the kernels of Mamba2 for rows of documents (op.h: docs). Include after the
+// push constants p. Chunk i of a run is entry chunk0 + i of the table. A chunk belongs to one
+// document, so a token's result does not depend on where its document stands. For tokens past the
+// end of a chunk, the last token is read, with weight 0.
 //
-// A workgroup makes a tile of TILE rows and LANES * 4 columns of one matrix, a lane ROWS rows of
-// four columns: neighbouring lanes read neighbouring words. Tiles of a matrix count along the
-// grid's z, its rows first. No workgroup memory: on a CPU device it is no nearer than any other.
+// A workgroup computes a tile of TILE rows and LANES * 4 columns of one matrix; a lane has ROWS
+// rows of four columns, and neighbouring lanes read neighbouring words. Dimension z of the grid
+// counts the tiles of a matrix, rows first. Workgroup memory is not used, because on a CPU device
+// it is not faster than other memory.
 layout(constant_id = SPEC_lanes) const uint LANES = 8;
 layout(constant_id = SPEC_rows) const uint ROWS = 8;    // a multiple of 4
 const uint TILE = WG / LANES * ROWS;
@@ -38,7 +39,7 @@ uint terms_at(uint head, uint which)
 uint pair_at(uint head) { return (i_chunk() * p.n_head + head) * p.q * p.q; }
 uint state_at(uint head) { return (i_chunk() * p.n_head + head) * p.d_state * p.head_dim; }
 
-// Drivers load once what they see is the same in all lanes.
+// Drivers load a value only once if they can see that it is the same in all lanes.
 uint lane_row() { return LANES == WG ? 0 : lane() / LANES * ROWS; }
 uint tile_row(uint n_row)
 {
@@ -49,7 +50,7 @@ uint tile_col(uint n_row)
     return (gl_WorkGroupID.z / ((n_row + TILE - 1) / TILE) * LANES + lane() % LANES) * 4;
 }
 
-// acc[i][j] += the product of n numbers of u4 from a[i] on with those from b[j] on.
+// acc[i][j] += the dot product of n numbers of u4 from a[i] on with n numbers from b[j] on.
 void rows_by_rows(uint a[ROWS], uint b[4], uint n, inout vec4 acc[ROWS])
 {
     [[dont_unroll]] for (uint k = 0; k < n / 4; k++) {

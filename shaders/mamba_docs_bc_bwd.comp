@@ -1,9 +1,10 @@
 #version 450
 // mamba_docs_bc_bwd: dC of one (group of heads, chunk), for rows of tokens and columns of d_state:
-//   dC_i = sum over heads of weight_i z_i + sum over j of dG_ij B_j,  z_i = S dy_i
-// with S the state that the chunk begins with, the weight exp(c), and j up to i. The same makes dB:
-// of x, the gradient of the state that the chunk ends with, r dt, dG transposed, C, and j from i
-// on. z . C, and z . B, is what c sees of that: each lane leaves its own columns' part of it.
+//   dC_i = sum over heads of weight_i z_i + sum over j <= i of dG_ij B_j,  z_i = S dy_i
+// where S is the state at the beginning of the chunk and the weight is exp(c). The same kernel
+// computes dB, from x, the gradient of the state at the end of the chunk, the weight r dt, dG
+// transposed, C, and j >= i. The gradient of c needs z . C, or z . B; each lane stores the part of
+// its columns.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -15,7 +16,7 @@ layout(binding = 5) writeonly buffer Part { float part[]; };    // [chunk][n_hea
 layout(binding = 6) writeonly buffer Du { vec4 du4[]; };        // [n_tok][d_conv]
 #include "mamba_docs.glsl"
 
-// What head k of the group says.
+// Adds the part of head k of the group.
 void add_head(chunk c, uint head, uint row0, uint col0, vec4 own[ROWS], inout vec4 acc[ROWS])
 {
     uint s[4], v[ROWS], hd = p.head_dim;

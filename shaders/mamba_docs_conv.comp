@@ -1,6 +1,6 @@
 #version 450
-// mamba_docs_conv: the convolution over x, B and C with bias and SiLU, which sees nothing of the
-// documents before. One workgroup for (CHANNELS of them; TOKS tokens): a lane walks the tokens of
+// mamba_docs_conv: the convolution over x, B and C with bias and SiLU, which begins with zeros in
+// each document. One workgroup for (CHANNELS of them; TOKS tokens). A lane walks over the tokens of
 // four channels and loads each input once.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"

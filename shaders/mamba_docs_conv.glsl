@@ -1,5 +1,5 @@
-// mamba_docs_conv: four channels of the convolution of Mamba2 along a row of documents, forward and
-// for the backward again. The last tap is the token itself.
+// mamba_docs_conv: four channels of Mamba2's convolution along a row of documents, for the forward
+// and the backward. The last tap is for the token itself.
 layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
 layout(constant_id = SPEC_channels) const uint CHANNELS = 64;
 layout(constant_id = SPEC_toks) const uint TOKS = 16;
@@ -27,7 +27,7 @@ void taps(uint ch, out vec4 w[CONV_K])
             w[j][e] = conv_w[(ch + e) * CONV_K + j];
 }
 
-// x: the inputs that the token before t saw, the newest last, as far as t sees them too.
+// x: the inputs that the token before t reads and that t also reads, the newest last.
 void inputs_before(uint ch, uint t, out vec4 x[CONV_K])
 {
     uint n = t - first_of[t];
@@ -38,7 +38,7 @@ void inputs_before(uint ch, uint t, out vec4 x[CONV_K])
     }
 }
 
-// Moves x on to token t and returns the sum before SiLU.
+// Advances x to token t and returns the sum before the SiLU.
 vec4 next_input(uint ch, uint t, vec4 bias, vec4 w[CONV_K], inout vec4 x[CONV_K])
 {
     vec4 v = bias;

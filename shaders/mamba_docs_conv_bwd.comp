@@ -1,7 +1,7 @@
 #version 450
-// mamba_docs_conv_bwd: the backward of mamba_docs_conv. A lane walks TOKS tokens of four channels
-// and the few behind them that saw their inputs: a token adds to the gradient of every input that
-// it saw, which ends where its document began.
+// mamba_docs_conv_bwd: the backward of mamba_docs_conv. A lane walks over TOKS tokens of four
+// channels, and over the few tokens after them that read their inputs. A token adds to the gradient
+// of every input that it read, back to the beginning of its document.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

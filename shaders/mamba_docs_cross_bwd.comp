@@ -1,8 +1,9 @@
 #version 450
-// mamba_docs_cross_bwd: M_ij, what passes from token j to i, becomes what passes from j to tokens
-// from i on and out of the chunk, all that a decay at i bears on; the state that the chunk begins
-// with is one more j. Sums over pairs that do cross i: differences of sums over all would lose what
-// a head keeps when it forgets fast. A lane has a j of a head.
+// mamba_docs_cross_bwd: replaces M_ij, the flow from token j to token i, by the flow from j to all
+// tokens from i on and out of the chunk. This is everything from j that the decay at i affects. The
+// state at the beginning of the chunk is one more j. Only pairs that cross i are summed:
+// differences of sums over all pairs would lose what is left of a head that forgets fast. A lane
+// has one j of a head.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,7 +1,7 @@
 #version 450
-// mamba_docs_dt_bwd: the gradient of dt, for four tokens of a head a lane: x . dX / dt, and A times
-// all that crosses the token; through the softplus to the projections. Leaves what the tokens add
-// to the gates' gradients.
+// mamba_docs_dt_bwd: the gradient of dt: x . dX / dt, plus A times the flow that crosses the token.
+// It goes through the softplus to the projections. The kernel also stores what each token adds to
+// the gates' gradients. A lane has four tokens of a head.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,7 +1,8 @@
 #version 450
-// mamba_docs_edge_bwd: what one (head, chunk)'s tokens have to do with the states on either side:
-// what each reads of the one before, in row q of M as if that state were a token; what each leaves
-// to the one behind; and what comes through from the one to the other, exp(c_last) <S, dS>.
+// mamba_docs_edge_bwd: the flow between the tokens of one (head, chunk) and the states before and
+// after it: what each token reads of the state before (row q of M, as if that state were a token),
+// what each adds to the state after, and what passes through from one to the other, exp(c_last) <S,
+// dS>.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,9 +1,9 @@
 #version 450
 // mamba_docs_out: the outputs of one (head, chunk), for rows of tokens and columns of head_dim:
 //   y_i = weight_i own_i S + sum over j of F_ij v_j
-// Forward own is C, S the state that the chunk begins with, the weight exp(c), v is x, and j goes
-// up to i. In the backward the same makes dx of dy: B, the gradient of the state that the chunk
-// ends with, r dt, F transposed, and j from i on.
+// In the forward, own is C, S the state at the beginning of the chunk, the weight exp(c), v is x,
+// and j <= i. In the backward the same kernel computes dx: v is dy, own is B, S the gradient of the
+// state at the end of the chunk, the weight r dt, F is transposed, and j >= i.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

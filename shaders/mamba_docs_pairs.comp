@@ -1,7 +1,7 @@
 #version 450
-// mamba_docs_pairs: how the tokens of a chunk weigh in each other's outputs, for the heads of one
-// group, which share C and B: F_ij = (C_i . B_j) exp(c_i - c_j) dt_j for j <= i, and D on the
-// diagonal. Zero elsewhere.
+// mamba_docs_pairs: the factors between the tokens of a chunk, for the heads of one group, which
+// share C and B: F_ij = (C_i . B_j) exp(c_i - c_j) dt_j for j < i, the same plus D for j = i, and 0
+// for j > i.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

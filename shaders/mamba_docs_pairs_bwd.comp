@@ -1,9 +1,9 @@
 #version 450
-// mamba_docs_pairs_bwd: what the pairs of tokens of a chunk say in the backward, for the heads of
+// mamba_docs_pairs_bwd: the factors between the tokens of a chunk in the backward, for the heads of
 // one group. For j <= i, with G_ij = C_i . B_j, L_ij = exp(c_i - c_j), N_ij = dy_i . x_j:
-//   F_ij as forward, transposed: what dx takes of dy
-//   M_ij = N G L, transposed: what passes from j to i, all that c and dt see of it
-//   dG_ij = sum over the heads of N L dt_j, both ways round: what dC takes of B, and dB of C
+//   F_ij: as in the forward, but transposed; the factors of dy in dx
+//   M_ij = N G L, transposed: the flow from j to i, from which c and dt get their gradients
+//   dG_ij = sum over the heads of N L dt_j, and its transpose: the factors of B in dC, of C in dB
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -20,7 +20,7 @@ layout(binding = 7) writeonly buffer Terms { float terms[]; };
 uint row0, col0;
 uvec4 i_col;
 
-// F, M and N . L . dt of one head for row j, from its product n.
+// F, M and N . L . dt of one head for row j, from the product N.
 vec4 head_row(chunk c, uint head, uint j, vec4 gram, vec4 n, vec4 high_i, vec4 low_i)
 {
     float dt = sums[sums_at(head, MAMBA_DT) + j], skip = d_skip[head];

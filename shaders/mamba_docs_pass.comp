@@ -1,7 +1,7 @@
 #version 450
 // mamba_docs_pass: the state from chunk to chunk, S = exp(c_last) S + what the chunk adds, from
-// zero where a document begins. Leaves each chunk the state that it begins with in the place of
-// what it adds; in the backward the gradient of the one that it ends with.
+// zero at the beginning of a document. The state at the beginning of a chunk replaces what the
+// chunk adds; in the backward, the gradient of the state at its end does.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

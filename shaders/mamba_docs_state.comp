@@ -1,7 +1,7 @@
 #version 450
 // mamba_docs_state: what the tokens of one chunk add to the state of a head, for rows of d_state
-// and columns of head_dim: sum over j of weight_j own_j (outer) v_j. Forward own is B, v is x and
-// the weight r dt; in the backward, which walks from the end, C, dy and exp(c).
+// and columns of head_dim: the sum over j of weight_j own_j (outer) v_j. In the forward own is B, v
+// is x and the weight r dt. In the backward, which walks from the end, they are C, dy and exp(c).
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

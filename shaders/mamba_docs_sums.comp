@@ -1,6 +1,6 @@
 #version 450
-// mamba_docs_sums: what a chunk's tokens weigh, for every head: MAMBA_SUMS of push.h. Tokens past
-// the chunk's end have dt = 0: they change nothing. A lane has a head.
+// mamba_docs_sums: the weights of a chunk's tokens, for every head (MAMBA_SUMS of push.h). Tokens
+// past the end of the chunk have dt = 0, so that they change nothing. A lane has a head.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"

@@ -1,6 +1,6 @@
 #version 450
-// mamba_norm: y = rms(o * silu(z)) * w for one (group of heads, token), o the sum of its parts.
-// Gate first, then norm, over all heads of the group at once.
+// mamba_norm: y = rms(o * silu(z)) * w for one (group of heads, token), where o is the sum of its
+// parts. The gate comes before the norm, which is over all heads of the group together.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

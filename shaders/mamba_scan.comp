@@ -1,10 +1,11 @@
 #version 450
-// mamba_scan: the Mamba2 recurrence, token by token (the serial form: reference, and decode):
+// mamba_scan: the Mamba2 recurrence, token by token (the serial form, for decode and as the
+// reference):
 //   s = decay s + dt x (outer) B;  y = s C + D x
-// A lane owns ROWS of a head's head_dim and, of their state, one part of PART columns, which it
-// keeps in registers. Rows do not meet, so a head may be spread over workgroups; parts meet in
-// their outputs only, which mamba_norm adds up. The state is f32, in place, and head_dim is its
-// fast index, so that neighbouring lanes read neighbouring words.
+// A lane owns ROWS rows of a head's head_dim and, in their state, one part of PART columns, which
+// it keeps in registers. Rows are independent, so several workgroups may share a head. mamba_norm
+// adds up the outputs of the parts. The state is f32 and updated in place. head_dim is its fast
+// index, so that neighbouring lanes read neighbouring words.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,7 +1,7 @@
 #version 450
 // mamba_step: mamba_conv and mamba_scan for one token in one dispatch. A workgroup owns rows of a
-// head, LANES of them at a time, each by WG / LANES lanes that share its columns out. Heads of a
-// group each convolve its B and C anew, and the first of them moves their window on.
+// head, LANES of them at a time; WG / LANES lanes share the columns of each. The heads of a group
+// each compute the convolution of its B and C; only the first of them updates their window.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
@@ -25,7 +25,7 @@ const uint MAX_DIM = 256;                       // d_state, head_dim
 shared float u[3 * MAX_DIM];                    // B, C, x of this workgroup's rows
 shared float sums[WG];
 
-// The workgroups of a head share its rows out, or one takes them all.
+// The workgroups of a head share its rows, or one takes them all.
 void main()
 {
     uint head = gl_WorkGroupID.x, hd = p.head_dim, ds = p.d_state, i_window = st.i_window;
@@ -50,7 +50,7 @@ void main()
         bool live = r < n_row;
         uint row = min(r, n_row - 1), at = head * ds * hd + row0 + row;
         float v = u[2 * ds + row], x = g.dt * v, y = part == 0 ? d_skip[head] * v : 0.0;
-        // Four loads before four stores: a driver cannot know that they do not meet.
+        // Four loads before four stores: a driver cannot know that they do not overlap.
         [[dont_unroll]] for (uint i = 4 * part; i < ds; i += 4 * (WG / LANES)) {
             vec4 m;
             [[unroll]] for (uint e = 0; e < 4; e++)

@@ -1,9 +1,8 @@
 #version 450
-// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token, with
-// OUT_SLOTS_ADD added to what is there; with OUT_SUM weighted and summed over the slots, with
-// OUT_SUM_ADD also added to what y's row takes from res. A workgroup owns ROWS rows. Experts that
-// are not bound contribute nothing: a matrix wider than a binding is several dispatches, one after
-// the other.
+// moe_linear: y[t][slot] = W[expert(t, slot)] x[t] for the routed experts of each token.
+// OUT_SLOTS_ADD: added to y. OUT_SUM: weighted and summed over the slots. OUT_SUM_ADD: this sum,
+// added to res. A workgroup owns ROWS rows. Experts that are not bound contribute nothing, so a
+// matrix larger than a binding takes several dispatches, one after the other.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0

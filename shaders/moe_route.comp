@@ -1,11 +1,10 @@
 #version 450
 // moe_route: the n_used best experts of each token (the lower index on a tie) and their weights.
-// ROUTE_SOFTMAX: by logit; weights are divided by their sum, which is the softmax over the chosen
-// logits alone. ROUTE_SIGMOID: by sigmoid plus bias, within the best groups of experts where there
-// are groups (a group counts as much as its two best); weights are without the bias. HELD: the
-// experts stand there already, whatever the logits say, and get their weights. COUNT: the choices
-// are counted, of a row of documents (DOCS) those of tokens that are no padding. One workgroup a
-// token.
+// ROUTE_SOFTMAX: chooses by logit; the weights are the softmax over the chosen logits.
+// ROUTE_SIGMOID: chooses by sigmoid plus bias, within the best groups of experts if there are
+// groups (a group is as good as its two best experts together); weights do not include the bias.
+// HELD: the experts are already chosen and only get their weights. COUNT: counts the choices; for a
+// row of documents (DOCS), without tokens of padding. One workgroup per token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -17,9 +16,9 @@ layout(push_constant) uniform Push { push_route p; };
 layout(binding = 0) readonly buffer X { float x[]; };
 layout(binding = 1) buffer Id { uint id[]; };                   // [n_tok][id_stride]
 layout(binding = 2) writeonly buffer Wt { float wt[]; };        // [n_tok][id_stride]
-layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], ROUTE_SIGMOID alone
-layout(binding = 4) buffer Load { uint load[]; };               // [n_expert], COUNT alone
-layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
+layout(binding = 3) readonly buffer Bias { float bias[]; };     // [n_expert], only ROUTE_SIGMOID
+layout(binding = 4) buffer Load { uint load[]; };               // [n_expert], only COUNT
+layout(binding = 5) readonly buffer Real { uint real[]; };      // [n_tok], only DOCS
 
 const uint MAX_EXPERT = 512, MAX_USED = 64, MAX_GROUP = 64;
 #define NEVER uintBitsToFloat(0xff800000u)      // minus infinity
@@ -64,7 +63,7 @@ void choose(uint at)
         for (uint e = lane(); e < p.n_expert; e += WG)
             best = max(best, left[e]);
         best = wg_max(best);
-        // of the experts that reach the maximum, the first: the largest of -index, exact in f32
+        // the first of the experts with the maximum: the largest -index, which f32 does not round
         float first = -float(MAX_EXPERT);
         for (uint e = lane(); e < p.n_expert; e += WG)
             if (left[e] == best)
@@ -93,7 +92,7 @@ void main()
     }
     float sum = 0.0, by = 1.0, top = weight[0];
     for (uint s = 1; s < p.n_used; s++)
-        top = max(top, weight[s]);      // not the first one's where they are held
+        top = max(top, weight[s]);      // with HELD, not always that of slot 0
     for (uint s = 0; s < p.n_used; s++)
         sum += ROUTE == ROUTE_SIGMOID ? weight[s] : exp1(weight[s] - top);
     if (ROUTE == ROUTE_SIGMOID)

@@ -1,9 +1,9 @@
 #version 450
-// moe_route_bwd: from the gradient of the chosen experts' weights to that of their logits, which is
-// added to; the choice is constant, so logits of others have none. ROUTE_SOFTMAX, over the chosen:
-// dx_i += w_i (dw_i - sum w dw). ROUTE_SIGMOID, w_i = by s_i, with by = scale / sum s under renorm,
-// else scale: dx_i += by s_i' (dw_i - sum(s dw) / sum s), without the second term unless renorm. A
-// lane has a token.
+// moe_route_bwd: adds to the gradient of the chosen experts' logits, from that of their weights.
+// The choice is constant, so other logits have no gradient. ROUTE_SOFTMAX, over the chosen: dx_i +=
+// w_i (dw_i - sum w dw). ROUTE_SIGMOID, w_i = by s_i, where by = scale / sum s with renorm, else
+// scale: dx_i += by s_i' (dw_i - sum(s dw) / sum s), without the second term unless renorm. A lane
+// has a token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,8 +1,8 @@
 #version 450
-// moe_sort: the (token, slot) entries of a batch ordered by expert, and the list of tiles that
-// cover them, so that each expert's weights are read once a tile instead of once a token. The order
-// within an expert is that of the batch, whatever the device does: a workgroup counts them all and
-// then places a chunk of them, each lane those of the experts that are its own.
+// moe_sort: the (token, slot) entries of a batch sorted by expert, and the list of tiles that cover
+// them, so that each expert's weights are read once per tile instead of once per token. Within an
+// expert the order is that of the batch, on every device: a workgroup counts all entries, then
+// places one chunk of them, and each lane places those of its own experts.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -13,8 +13,8 @@ layout(binding = 2) writeonly buffer Tiles { uint tiles[]; };      // count; exp
                                                                    // entries
 
 const uint MAX_EXPERT = 512;
-shared uint count[MAX_EXPERT], before[MAX_EXPERT];     // of all entries; before the chunk, then
-                                                        // the place of the chunk's next
+shared uint count[MAX_EXPERT], before[MAX_EXPERT];     // of all entries; of those before the chunk,
+                                                        // then the place of the next in the chunk
 uint expert(uint i) { return id[i / p.n_used * p.id_stride + i % p.n_used]; }
 
 void main()

@@ -1,6 +1,6 @@
 #version 450
-// moe_sum: y[t] = sum over slots, in their order, of weight[t][slot] * x[t * n_used + slot], where
-// EVEN without the weights, with ADD plus res[t].
+// moe_sum: y[t] = sum over slots, in their order, of weight[t][slot] * x[t * n_used + slot]. EVEN:
+// without the weights. ADD: plus res[t].
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,7 +1,8 @@
 #version 450
-// moe_sum_bwd: of y[t] = sum over slots of weight[t][slot] * x[t * n_used + slot] plus res[t]: the
-// weights' gradient is added to, with ADD that of res too, and x becomes its own gradient - what it
-// held is not needed again, and entries are what a long row has most of. A workgroup has an entry.
+// moe_sum_bwd: the backward of y[t] = sum over slots of weight[t][slot] * x[t * n_used + slot] plus
+// res[t]. Adds to the gradient of the weights and, with ADD, to that of res. The gradient of x
+// replaces x, which is not needed again; a second tensor of entries would take most of a long row's
+// memory. A workgroup has an entry.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

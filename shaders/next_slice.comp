@@ -1,5 +1,5 @@
 #version 450
-// next_slice: the slice has been done; the same cmd does the next one when it runs again.
+// next_slice: moves the slice on, so that the same cmd computes the next one when it runs again.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

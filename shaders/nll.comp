@@ -1,5 +1,5 @@
 #version 450
-// nll: of rows of logits, for the token that follows in the history.
+// nll: the parts of nll.glsl for rows of logits and the token that follows in the history.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

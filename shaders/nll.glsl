@@ -1,14 +1,14 @@
-// nll: what the negative log likelihood of a token is made of, one workgroup a row of the logits
-// l[], which the includer has declared.
+// nll: the numbers that give the negative log likelihood of a token, one workgroup per row of the
+// logits l[], which the includer has declared.
 //
-// Of each row: the largest logit, how many there are of it, the sum of e^(l - largest) over the
-// others, and the logit of the token that came. The largest ones are counted, not added: then the
-// sum of the rest keeps its own precision however sure the model is. The logarithm is left to
-// double precision (op_loss.c), since Vulkan's is good to 2^-21 only.
+// They are the largest logit, how many logits are equal to it, the sum of e^(l - largest) over the
+// others, and the logit of the target. The largest ones are counted and not added, so that the sum
+// of the rest keeps its precision even if the model is very sure. The logarithm is taken on the
+// host in double precision (op_loss.c), since Vulkan promises an error of only 2^-21.
 #include "sum.glsl"
 
-// e^(v - top), with what the subtraction rounds away (Knuth's TwoSum): logits of a sure model lie
-// far apart.
+// e^(v - top), corrected by what the subtraction rounds away (Knuth's TwoSum): the logits of a
+// model that is sure lie far apart.
 float share(float v, float top)
 {
     precise float d = v - top;
@@ -16,10 +16,10 @@ float share(float v, float top)
     precise float left = v - (d - part_of_d);
     precise float gone = left - (top + part_of_d);
     float e = exp1(d);
-    return d < -87.0 ? 0.0 : e + e * gone;      // also of -inf, whose gone is no number
+    return d < -87.0 ? 0.0 : e + e * gone;      // also for -inf, where gone is a NaN
 }
 
-// The first three of n logits from `at` on, the same in every lane.
+// The first three numbers for n logits from `at` on, the same in every lane.
 vec3 nll_parts(uint at, uint n)
 {
     uint first = at + lane(), end = at + n;
@@ -37,7 +37,7 @@ vec3 nll_parts(uint at, uint n)
         else if (v < top)
             add(sum, lost, share(v, top));
         else
-            bad = true;                 // NaN, here or in all of the row
+            bad = true;                 // a NaN: the whole row counts as NaN
     }
     n_top = wg_sum(bad ? uintBitsToFloat(0x7fc00000u) : n_top);
     return vec3(top, n_top, exact_sum(sum - lost));

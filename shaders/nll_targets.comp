@@ -1,10 +1,10 @@
 #version 450
-// nll_targets: of rows of logits that are a slice of a longer list, each with a target of its own;
-// and their gradient, in their place.
+// nll_targets: the parts of nll.glsl for rows of logits that are a slice of a longer list, each
+// with a target, and their gradient, which replaces them.
 //
-// The gradient is weight * (softmax - onehot). Where the target has the largest logit alone, the
-// difference is taken from what the others have: a sure model is nearly right, and its gradient
-// still exact.
+// The gradient is weight * (softmax - onehot). If only the target has the largest logit, the
+// difference is computed as minus the sum of the other probabilities, so that it keeps its
+// precision when the model is nearly right.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

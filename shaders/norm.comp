@@ -1,5 +1,5 @@
 #version 450
-// norm: y[t] = x[t] * w / sqrt(mean(x[t]^2) + eps). One workgroup a row.
+// norm: y[t] = x[t] * w / sqrt(mean(x[t]^2) + eps). One workgroup per row.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,6 @@
 #version 450
 // norm_bwd: with r = 1 / sqrt(mean(x^2) + eps), dx += r (w dy - x r^2 mean(x w dy)). One workgroup
-// a row.
+// per row.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,6 @@
 #version 450
-// norm_sum: sums of sums, per_group of them a workgroup; and from the last one the norm, and what
-// clipping multiplies gradients by.
+// norm_sum: sums of sums, per_group of them in each workgroup. The last sum gives the norm and the
+// factor by which clipping multiplies gradients.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "sum.glsl"

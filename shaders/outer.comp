@@ -1,22 +1,23 @@
 #version 450
-// outer: what products add to the gradient of their weights - out[s][l] += sum_t S[t][s] L[t][l],
-// or with TURNED the same to out[l][s]. A workgroup owns ROWS of the short side and a lane four of
-// the long one; tokens come in their order, four at a time, of whose short rows each lane of a CPU
-// device loads a quad and hands it to all others. With SPLIT the tokens are split, each part stores
-// its sums in a layout as out's, and outer_sum adds them up.
+// outer: what products add to the gradient of their weights: out[s][l] += sum_t S[t][s] L[t][l], or
+// with TURNED the same to out[l][s]. A workgroup owns ROWS of the short side, and a lane four of
+// the long one. Tokens come in their order, four at a time; on a CPU device each lane loads a quad
+// of their short rows and passes it to all other lanes. SPLIT: the tokens are divided into parts;
+// each part stores its sums in the layout of out, and outer_sum adds them up.
 //
-// GROUPED: gl_WorkGroupID.z is an expert and t its entries as moe_sort has them; S has a row an
-// entry, L (GROUPED_TOKEN) one a token or (GROUPED_ENTRY) also one an entry.
+// GROUPED: gl_WorkGroupID.z is an expert, and t goes through its entries as moe_sort lists them. S
+// has a row for each entry; L has one for each token (GROUPED_TOKEN) or entry (GROUPED_ENTRY).
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 
 layout(constant_id = SPEC_rows) const uint ROWS = 4;        // a multiple of 4
 layout(constant_id = SPEC_turned) const uint TURNED = 0;
-layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows at multiples of 4: 1 L, 2 S
+layout(constant_id = SPEC_aligned) const uint ALIGNED = 0;  // rows begin at multiples of 4: of L
+                                                            // (bit 0), of S (bit 1)
 layout(constant_id = SPEC_split) const uint SPLIT = 0;
 layout(constant_id = SPEC_grouped) const uint GROUPED = GROUPED_NOT;
-const uint OWN = (ROWS + WG - 1) / WG;      // quads of four tokens' short rows, by lanes
+const uint OWN = (ROWS + WG - 1) / WG;      // quads of four tokens' short rows that a lane loads
 
 layout(push_constant) uniform Push { push_outer p; };
 layout(set = 0, binding = 0) readonly restrict buffer Long4 { vec4 long4[]; };
@@ -27,7 +28,7 @@ layout(set = 0, binding = 2) restrict buffer Sums { float sums[]; };
 layout(set = 0, binding = 3) readonly buffer Entries { uint entries[]; };
 layout(set = 0, binding = 4) readonly buffer Tiles { uint tiles[]; };   // linear_many.glsl
 
-// Four of a row with n; what is past its end is never stored.
+// Four numbers of a row of n. Those past its end are never stored.
 vec4 load_long(uint t, uint l)
 {
     uint at = t * p.long_stride + p.long_col, top = p.n_long - 1;

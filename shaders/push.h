@@ -1,20 +1,20 @@
-/* push: the numbers each kernel takes, one struct compiled by both C and GLSL (scalar members only,
- * so that both lay it out alike). A kernel's bindings are listed at its op. */
+/* push: the numbers that each kernel takes, as structs that C and GLSL both compile. They have only
+ * scalar members, so that both use the same layout. A kernel's bindings are listed at its op. */
 #ifdef VULKAN
 #define uint32_t uint
 #endif
 #include "enums.h"
 
-/* What changes from one submission to the next. It lies in device memory; the last kernel of a
- * submission moves it on, so that the host writes nothing between tokens. */
+/* The step buffer: what changes from one submission to the next. It lies in device memory; the last
+ * kernel of a submission advances it, so that the host writes nothing between tokens. */
 struct step {
     uint32_t n_past;            /* position of the batch's first token */
-    uint32_t i_window;              /* which of the two convolution windows holds the past */
+    uint32_t i_window;          /* the copy of the convolution window that has the past */
     uint32_t seed_lo, seed_hi;
     float temp, top_p, min_p;
     uint32_t top_k;             /* 0: off */
     float repeat, presence, frequency;
-    uint32_t last_n;            /* tokens that the penalties look back on */
+    uint32_t last_n;            /* the number of newest tokens that penalties apply to */
     uint32_t allow_unused;
 };
 
@@ -36,7 +36,7 @@ struct push_norm_bwd {
     float eps;
 };
 
-/* y[t][r] = sum_k W[r][k] x[t][k], and what follows from it; see linear.glsl. */
+/* y[t][r] = sum_k W[r][k] x[t][k], with an epilogue; see linear.glsl. */
 struct push_linear {
     uint32_t n_in, n_out;       /* n_out: rows of W bound */
     uint32_t n_tok;
@@ -72,10 +72,10 @@ struct push_linear_bwd {
 /* out[s][l] += sum_t S[t][s] L[t][l]; see outer.comp. */
 struct push_outer {
     uint32_t n_long, n_short;
-    uint32_t n_tok, per_split;  /* tokens; of them those of one split */
+    uint32_t n_tok, per_split;  /* all tokens; those of one part */
     uint32_t long_stride, long_col;
     uint32_t short_stride, short_col;
-    uint32_t out_stride, n_row; /* n_row: rows of out, of one split or expert */
+    uint32_t out_stride, n_row; /* n_row: rows of out, for one part or expert */
     uint32_t n_used, expert0;   /* GROUPED */
 };
 
@@ -94,7 +94,7 @@ struct push_act_bwd {
 /* y += x, row by row. */
 struct push_add { uint32_t n, n_row, x_stride, x_col, y_stride, y_col; };
 
-/* y = res + sigmoid(gate[t]) * x; the backward's y is the gradient of y. */
+/* y = res + sigmoid(gate[t]) * x. In the backward y means the gradient of y. */
 struct push_gate {
     uint32_t n, n_row;
     uint32_t x_stride, x_col, gate_stride, gate_col;
@@ -102,13 +102,13 @@ struct push_gate {
     uint32_t dx_stride, dx_col, dgate_stride, dgate_col;
 };
 
-/* Units left out of x: tape.h. */
+/* Dropout: tape.h. */
 struct push_dropout {
     uint32_t n, n_row;
     uint32_t id;
-    uint32_t below;             /* of 2^32: words below it leave a unit out */
-    float scale;                /* of the others */
-    uint32_t n_used;            /* x's row is row / n_used of y */
+    uint32_t below;             /* a random word below this leaves a unit out */
+    float scale;                /* multiplies the other units */
+    uint32_t n_used;            /* row r of y is made from row r / n_used of x */
     uint32_t x_stride, x_col, y_stride, y_col;
 };
 
@@ -116,7 +116,7 @@ struct push_bias { uint32_t n, n_row, y_stride, y_col; };
 
 struct push_attn_prep {
     uint32_t n_head, n_kv_head, head_dim, n_rot;
-    uint32_t n_row;             /* of the cache, a head */
+    uint32_t n_row;             /* rows of a head's cache */
     uint32_t p_stride, q_col, k_col, v_col;
     uint32_t q_step;            /* from one head's query to the next */
     float eps;
@@ -125,10 +125,10 @@ struct push_attn_prep {
 struct push_attn {
     uint32_t n_head, n_kv_head, head_dim;
     uint32_t n_tok;
-    uint32_t n_row;                 /* of the cache, a head */
-    uint32_t window;                /* RING: keys that a token sees at most */
-    uint32_t n_split, split_len;    /* keys are cut in n_split runs of split_len, from the first */
-    uint32_t tile;                  /* that the first of this many tokens sees */
+    uint32_t n_row;                 /* rows of a head's cache */
+    uint32_t window;                /* RING: the most keys that a token sees */
+    uint32_t n_split, split_len;    /* keys are divided into n_split runs of split_len, from the */
+    uint32_t tile;                  /* first that the first of `tile` tokens sees */
     uint32_t merge;                 /* attn_merge follows */
     uint32_t p_stride, gate_col;    /* of the first head's gate */
     float scale;
@@ -138,11 +138,11 @@ struct push_attn {
 struct push_attn_docs {
     uint32_t n_head, n_kv_head, head_dim;
     uint32_t n_tok;
-    uint32_t window;                /* WINDOW: keys that a token sees at most */
+    uint32_t window;                /* WINDOW: the most keys that a token sees */
     uint32_t p_stride, gate_col;    /* of the first head's gate */
     uint32_t d_stride, d_gate_col;  /* of its gradient */
-    uint32_t head0, n_heads, more;  /* of the query heads that share a key head, those whose turn it
-                                       is; 1: some have been before */
+    uint32_t head0, n_heads, more;  /* the query heads of this dispatch, among those that share a
+                                       key head; more: 1 if there were some before */
     float scale;
 };
 
@@ -150,7 +150,7 @@ struct push_attn_prep_bwd {
     uint32_t n_head, n_kv_head, head_dim, n_rot;
     uint32_t n_tok;
     uint32_t p_stride, p_col, d_stride, d_col;  /* of the projection and of its gradient */
-    uint32_t k_col, v_col, q_step;              /* behind that column */
+    uint32_t k_col, v_col, q_step;              /* counted from that column */
     float eps;
 };
 
@@ -161,13 +161,13 @@ struct push_delta {
     uint32_t n_k_head, n_v_head, d_state;
     uint32_t n_tok;
     uint32_t p_stride, qkv_col, z_col, b_col, a_col;
-    uint32_t tiled;             /* V head j reads K head j % n_k_head; else
+    uint32_t tiled;             /* 1: V head j reads K head j % n_k_head; 0: K head
                                    j / (n_v_head / n_k_head) */
     float eps;
-    uint32_t d_stride, d_col;   /* of the projection's gradient, from its first column on */
+    uint32_t d_stride, d_col;   /* of the projection's gradient; d_col is its first column */
 };
 
-/* Numbers kept of a token of a chunk: delta_chunk.glsl. */
+/* The numbers stored for each token of a chunk: delta_chunk.glsl. */
 #define GATE_ROWS 8
 
 struct push_delta_chunk {
@@ -175,12 +175,12 @@ struct push_delta_chunk {
     uint32_t n_tok;
     uint32_t p_stride, b_col, a_col;
     uint32_t tiled;
-    uint32_t chunk;             /* tokens of a chunk at most */
-    uint32_t n_slot;            /* chunks that a head has room for */
-    uint32_t k_head0;           /* first K head of those that are bound */
-    uint32_t chunk0, n_chunk;   /* that one dispatch walks over */
-    uint32_t keep;              /* the state that each chunk begins with */
-    uint32_t by_slot;           /* delta_chunk_lower_bwd: T, else P */
+    uint32_t chunk;             /* the most tokens of a chunk */
+    uint32_t n_slot;            /* the most chunks of a head */
+    uint32_t k_head0;           /* the first K head that is bound */
+    uint32_t chunk0, n_chunk;   /* the chunks of this dispatch */
+    uint32_t keep;              /* 1: stores the state with which each chunk begins */
+    uint32_t by_slot;           /* delta_chunk_lower_bwd: 1: T; 0: P */
     uint32_t d_stride, db_col, da_col;      /* of the projection's gradient */
 };
 
@@ -191,31 +191,31 @@ struct push_mamba {
     uint32_t n_tok;
     uint32_t p_stride, z_col, conv_col, dt_col;
     uint32_t u_stride;
-    uint32_t n_part;            /* the state's columns are cut in n_part runs, whose outputs
-                                   mamba_norm adds up */
+    uint32_t n_part;            /* the state's columns are divided into n_part parts, whose
+                                   outputs mamba_norm adds up */
     float eps;
-    uint32_t tok0, n_chunk;     /* a run of chunks, from a token on */
+    uint32_t tok0, n_chunk;     /* a run of chunks that begins at token tok0 */
 };
 
-/* Rows of documents. u: what the convolution makes of each token - x, B, C - and behind it the
+/* Rows of documents. A row of u has the output of the convolution for a token (x, B, C), then the
  * gradient of the recurrence's output. */
 struct push_mamba_docs {
     uint32_t n_head, head_dim, n_group, d_state;
-    uint32_t n_tok, q;          /* q: tokens that a chunk has at most */
+    uint32_t n_tok, q;          /* q: the most tokens of a chunk */
     uint32_t chunk0, n_chunk;   /* a run of chunks */
-    uint32_t p_stride, p_col;   /* of the projections, and of their gradient */
+    uint32_t p_stride, p_col;   /* of the projections; then of their gradient */
     uint32_t dp_stride, dp_col;
     uint32_t u_stride;
-    uint32_t own_col, other_col, v_col;     /* of u, see the kernels */
+    uint32_t own_col, other_col, v_col;     /* columns of u: see the kernels */
     uint32_t y_stride, y_col;
-    uint32_t weight;            /* which of a token's sums weighs what the state says */
-    uint32_t back;              /* 1: a token takes from those after it, not before it */
+    uint32_t weight;            /* the sum of a token that is the factor of the state */
+    uint32_t back;              /* 1: a token reads those after it, not those before it */
     float eps;
 };
 
-/* A token's sums, [chunk][n_head][MAMBA_SUMS][q]: c, the running sum of dt A inside its chunk, as
- * high and low words - their differences lose nothing, however far the sum has come - then dt,
- * exp(c), r = exp(c_last - c), and r dt. */
+/* The sums of a token, [chunk][n_head][MAMBA_SUMS][q]: c, the running sum of dt A inside its chunk,
+ * as a high and a low word, so that differences of long sums keep their precision; then dt, exp(c),
+ * r = exp(c_last - c), and r dt. */
 #define MAMBA_HIGH 0
 #define MAMBA_LOW 1
 #define MAMBA_DT 2
@@ -224,10 +224,10 @@ struct push_mamba_docs {
 #define MAMBA_R_DT 5
 #define MAMBA_SUMS 6
 
-/* What the backward says of a token, [chunk][n_head][MAMBA_TERMS][q]: dy . x; what its x brings
- * through the state behind the chunk, and in all; what it adds to the gradients of A_log and
- * dt_bias; and of the chunk, in the first place of its row, what comes through from the state
- * before it to the one behind it. */
+/* The terms of a token in the backward, [chunk][n_head][MAMBA_TERMS][q]: dy . x; the product of its
+ * x with the gradient that comes through the state after the chunk, then with the whole gradient;
+ * what the token adds to the gradients of A_log and of dt_bias. The last row has one number for the
+ * chunk: what passes from the state before it to the state after it. */
 #define MAMBA_DY_X 0
 #define MAMBA_LEAVES 1
 #define MAMBA_X_DX 2
@@ -238,33 +238,34 @@ struct push_mamba_docs {
 
 struct push_route {
     uint32_t n_expert, n_used, id_stride, x_stride, x_col;
-    uint32_t n_group, n_group_used;     /* ROUTE_SIGMOID, as the rest */
+    uint32_t n_group, n_group_used;     /* these and the rest: ROUTE_SIGMOID */
     uint32_t renorm;
     float scale;
 };
 
 struct push_route_bwd {
     uint32_t n_tok, n_used, id_stride, dwt_stride, x_stride, x_col, dx_stride, dx_col;
-    uint32_t renorm;                    /* ROUTE_SIGMOID, as the rest */
+    uint32_t renorm;                    /* this and the rest: ROUTE_SIGMOID */
     float scale;
 };
 
-/* What is told of a recurrent head: tokens; their decays' sum, least and most; the sum of what they
- * write by (beta, of Mamba2 dt). And of its states: how many; the sum of their squares, the largest
- * magnitude. */
+/* Statistics of a recurrent head. Of its gates: the number of tokens; the sum, the least and the
+ * largest of their decays; the sum of their write strengths (beta; for Mamba2 dt). Of its states:
+ * their number, the sum of squares, the largest magnitude. */
 #define GATE_STATS 5
 #define STATE_STATS 3
 
 struct push_gate_stats { uint32_t n_tok, p_stride, decay_col, beta_col; };
 
-/* States of n numbers: of head h and chunk from + i the number h * by_head + (from + i) * by_chunk;
- * chunk0: of the first one in the documents' table. */
+/* States of n numbers. The state of head h and chunk from + i has the index
+ * h * by_head + (from + i) * by_chunk. chunk0: the index of the first chunk in the documents'
+ * table. */
 struct push_state_stats { uint32_t n, by_head, by_chunk, from, chunk0, n_chunk, head0; };
 
 struct push_moe_sort {
     uint32_t n_expert, n_used, n_tok;
     uint32_t id_stride;
-    uint32_t tile;              /* entries of a tile at most */
+    uint32_t tile;              /* the most entries of a tile */
     uint32_t chunk;             /* entries that a workgroup places */
 };
 
@@ -279,8 +280,8 @@ struct push_expert {
     uint32_t n_used, id_stride;
     uint32_t expert0, n_expert; /* experts that are bound */
     uint32_t row_q;
-    uint32_t x_stride, x_slot;  /* elements from a token's row to the next, from a slot's row to
-                                   the next */
+    uint32_t x_stride, x_slot;  /* elements from one token's row to the next; from one slot's row
+                                   to the next */
     uint32_t y_stride, y_slot, y_col;
 };
 
@@ -288,16 +289,16 @@ struct push_advance { uint32_t n_tok; };
 
 struct push_sample {
     uint32_t n_vocab;
-    uint32_t n_ids;             /* room in the history */
-    uint32_t advance;           /* 1: the submission has read one token more */
+    uint32_t n_ids;             /* the room of the history */
+    uint32_t advance;           /* 1: the submission has read one more token */
 };
 
 struct push_nll {
     uint32_t n_vocab, stride, col;
-    uint32_t row0;              /* of the batch, for the first row of logits */
+    uint32_t row0;              /* the token of the batch that the first row of logits is for */
 };
 
-/* A row that is none, in a list of rows or of ids. */
+/* Means no row, in a list of rows or of ids. */
 #define NO_ROW 0xffffffffu
 
 struct push_nll_targets {
@@ -309,22 +310,22 @@ struct push_nll_targets {
 struct push_gather {
     uint32_t n;
     uint32_t n_row;             /* of a slice */
-    uint32_t n_list, n_x;       /* rows of all slices; that x has */
+    uint32_t n_list, n_x;       /* rows of all slices; rows of x */
     uint32_t x_stride, x_col, y_stride, y_col;
 };
 
 struct push_next_slice { uint32_t by; };
 
-/* A row of what is trained: n numbers of an arena of values, from `at` words of 16 bytes behind its
- * start on. Its gradient stands at the same place of another arena, its moments lie dense among
- * those of the other rows. */
+/* A row of trained numbers: n numbers in the arena of values, from `at` 16-byte words after its
+ * beginning. The gradient is at the same place of another arena. The moments of all rows lie one
+ * after another, without gaps. */
 struct adam_row {
     uint32_t at, n;
-    uint32_t moment;            /* the first one's place */
+    uint32_t moment;            /* the index of its first moment */
     uint32_t gate;              /* 1: a delta of a gate */
 };
 
-/* AdamW's numbers for one update, made in double precision (adam_hyper). */
+/* AdamW's numbers for one update, computed in double precision (adam_hyper). */
 struct adam_hyper {
     float beta1, beta2, rest1, rest2;   /* rest: 1 - beta */
     float step;                 /* lr / (1 - beta1^t) */
@@ -334,18 +335,18 @@ struct adam_hyper {
     float clip_norm;            /* 0: none */
 };
 
-/* Rows [row0, row0 + n_row) of the table that is bound; what is bound of the arenas begins `base`
- * words of 16 bytes behind their starts, of the moments with number moment0. */
+/* Rows [row0, row0 + n_row) of the bound table. The bindings of the arenas begin `base` 16-byte
+ * words after the arenas' beginnings; those of the moments with number moment0. */
 struct push_adam {
     uint32_t row0, n_row;
     uint32_t per_group;         /* rows of a workgroup */
     uint32_t base, moment0;
-    uint32_t to;                /* grad_norm: of the first workgroup's sum */
+    uint32_t to;                /* grad_norm: the place of the first workgroup's sum */
 };
 
 struct push_norm_sum { uint32_t n, from, to, per_group; };
 
 struct push_gate_delta { uint32_t n; };
 
-/* y += a x; only the tests of the GPU layer run it. */
+/* y += a x. Only the tests of the GPU layer run it. */
 struct push_test_axpy { uint32_t n; float a; };

@@ -1,8 +1,9 @@
-// rope: cosine and sine of position times frequency, exact to about 1e-7 at any position.
+// rope: cosine and sine of position times frequency, with an error of about 1e-7 at any position.
 //
-// A frequency comes as a 64-bit fraction of a turn per position, made on the host in double from
-// the f32 frequency. position * fraction modulo 1 is integer arithmetic, so nothing is lost however
-// long the context; what is left is a polynomial on an eighth of a turn (Cephes' sinf and cosf).
+// A frequency is given as a 64-bit fraction of a turn per position, which the host computes in
+// double precision from the f32 frequency. position * fraction modulo 1 is integer arithmetic, so
+// nothing is lost at long contexts. The rest is a polynomial on an eighth of a turn (Cephes' sinf
+// and cosf).
 void rope_cos_sin(uint pos, uvec2 turn, out float c, out float s)   // turn: x high word, y low word
 {
     uint hi, lo;

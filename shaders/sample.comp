@@ -1,11 +1,11 @@
 #version 450
 // sample: the next token, from logits to id, in one workgroup and without sorting.
 //
-// Order as in llama.cpp: penalties, top-k, top-p, min-p, temperature. Each of the three cuts keeps
-// the upper end of the logits in sorted order, so each is a threshold, found by bisection on the
-// bits of a float: top-k's by counting, top-p's by summing probabilities, min-p's in closed form.
-// The draw walks the survivors in index order. Sums have a fixed order: the same device, seed and
-// history give the same token.
+// The order is that of llama.cpp: penalties, top-k, top-p, min-p, temperature. Each of the three
+// cuts keeps the largest logits, so each is a threshold, found by bisection on the bits of a float:
+// for top-k by counting, for top-p by summing probabilities, for min-p by a formula. The draw walks
+// over the remaining tokens in the order of their ids. Sums have a fixed order: the same device,
+// seed and history give the same token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -27,7 +27,7 @@ layout(binding = 6) writeonly buffer Chosen { uint chosen[]; }; // [2] read by t
 const float NEVER = -1e30;
 shared float lane_mass[WG];
 
-// Floats as unsigned numbers of the same order.
+// Floats as unsigned integers in the same order.
 uint ordered(float f)
 {
     uint u = floatBitsToUint(f);
@@ -47,7 +47,7 @@ float uniform01(uint pos)
     return float(pcg(pcg(pcg(st.seed_lo) ^ st.seed_hi) ^ pos) >> 8) * 5.9604645e-8;
 }
 
-// Lanes own runs of the vocabulary, so that lane order is index order.
+// Each lane owns a run of the vocabulary, so that the order of lanes is the order of ids.
 uint run_begin() { return min(lane() * ((p.n_vocab + WG - 1) / WG), p.n_vocab); }
 uint run_end() { return min((lane() + 1) * ((p.n_vocab + WG - 1) / WG), p.n_vocab); }
 
@@ -61,7 +61,7 @@ float above(float cut, bool mass, float top)
     return wg_sum(sum);
 }
 
-// The largest threshold, at least `low`, above which there is still `want`.
+// The largest threshold, at least `low`, at which at least `want` is left.
 float threshold(float low, float top, bool mass, float want)
 {
     uint lo = ordered(low), hi = ordered(top);
@@ -147,7 +147,7 @@ void main()
                     u -= lane_mass[i];
             }
         }
-        bool past_end = pick == WG;     // rounding: the last survivor then
+        bool past_end = pick == WG;     // by rounding: takes the last token that is left
         if (past_end)
             pick = last;
         uint len = (p.n_vocab + WG - 1) / WG, id = 0;

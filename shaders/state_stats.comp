@@ -1,7 +1,7 @@
 #version 450
-// state_stats: STATE_STATS of push.h for the states of a recurrent head, a head a workgroup. DOCS:
-// those that chunks of documents begin with, but not the zeros at a document's start, nor what
-// padding leaves. ADD: to what stands there.
+// state_stats: STATE_STATS of push.h for the states of a recurrent head. One workgroup per head.
+// DOCS: the states with which chunks of documents begin, except the zeros at the beginning of a
+// document and states after padding. ADD: added to the statistics that are there.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -9,8 +9,8 @@ layout(constant_id = SPEC_docs) const uint DOCS = 0;
 layout(constant_id = SPEC_add) const uint ADD = 0;
 layout(push_constant) uniform Push { push_state_stats p; };
 layout(binding = 0) readonly buffer State { vec4 state4[]; };
-layout(binding = 1) readonly buffer Chunks { uvec4 chunks[]; }; // DOCS alone
-layout(binding = 2) readonly buffer Real { uint real[]; };      // [n_tok], DOCS alone
+layout(binding = 1) readonly buffer Chunks { uvec4 chunks[]; }; // only DOCS
+layout(binding = 2) readonly buffer Real { uint real[]; };      // [n_tok], only DOCS
 layout(binding = 3) buffer Out { float stats[]; };               // [n_head][STATE_STATS]
 
 void main()

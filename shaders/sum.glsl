@@ -1,8 +1,8 @@
-// sum: long sums in single precision that keep their last digits.
+// sum: long sums in single precision with small errors.
 
 shared float sum_part[WG];
 
-// Adds v to a sum whose rounding errors are carried along in lost (Kahan).
+// Adds v to a sum; `lost` carries its rounding errors (Kahan).
 void add(inout float sum, inout float lost, float v)
 {
     precise float w = v - lost;
@@ -13,8 +13,8 @@ void add(inout float sum, inout float lost, float v)
     sum = t;
 }
 
-// Sum over the workgroup of positive numbers, to a few roundings: subgroups add as trees, and
-// their sums are added with what each addition loses. The same in every lane.
+// The sum of positive numbers over the workgroup, with an error of a few roundings: subgroups add
+// as trees, and their sums are added with what each addition loses. The same in every lane.
 float exact_sum(float v)
 {
     v = subgroupAdd(v);

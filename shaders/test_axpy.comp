@@ -1,6 +1,6 @@
 #version 450
-// test_axpy: y[i] = a x[i] + y[i] + BIAS, for the tests of the GPU layer: order and ranges
-// show in the result.
+// test_axpy: y[i] = a x[i] + y[i] + BIAS, for the tests of the GPU layer: the result shows in which
+// order and over which ranges dispatches ran.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,7 +1,7 @@
-// weight: the only place that knows how packed weights lie. A matrix is rows of 16-byte words; a
-// row is its 32-element blocks' quants, then what belongs to them (scales, minima, high bits);
-// engine/ops/pack.c writes what this reads, type by type in the same order. n_in is rounded up to
-// blocks; padding is zero.
+// weight: the layout of packed weights, which no other shader knows. A matrix is rows of 16-byte
+// words. A row has the quants of its 32-element blocks, then what belongs to them (scales, minima,
+// high bits). engine/ops/pack.c writes what this reads, with the types in the same order. n_in is
+// rounded up to blocks with zeros.
 //
 // Include after defining WEIGHT_BINDING and CODEBOOK_BINDING. Some types have a codebook
 // (engine/base/dtype_codebooks.h); for the others any buffer may be bound there. W_TYPE is GGUF's
@@ -16,8 +16,9 @@ layout(set = 0, binding = CODEBOOK_BINDING) readonly restrict buffer Codebook
     uint codebook_word[];
 };
 
-// Sixteen signed bytes each: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113, and E2M1
-// doubled, 0 1 2 3 4 6 8 12 and their negatives. Bytes in words: a table of floats is memory.
+// Two tables of sixteen signed bytes: -127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113,
+// and E2M1 doubled, 0 1 2 3 4 6 8 12 and their negatives. They are words, because a table of floats
+// would be put into memory.
 const uvec4 NL = uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
 const uvec4 FP4 = uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
 
@@ -39,7 +40,7 @@ vec4 bit4(uint v, uint i)
     v >>= 4u * i;
     return vec4(v & 1u, (v >> 1) & 1u, (v >> 2) & 1u, (v >> 3) & 1u);
 }
-// half number i of a row of halves that starts at word `at`
+// f16 number i of a row of them that begins at word `at`
 float half_at(uint at, uint i)
 {
     vec2 h = unpackHalf2x16(w_word[at + (i >> 1)]);
@@ -48,12 +49,12 @@ float half_at(uint at, uint i)
 uint byte_at(uint at, uint i) { return (w_word[at + (i >> 2)] >> (8u * (i & 3u))) & 255u; }
 uint nibble_at(uint at, uint i) { return (w_word[at + (i >> 3)] >> (4u * (i & 7u))) & 15u; }
 uint short_at(uint at, uint i) { return (w_word[at + (i >> 1)] >> (16u * (i & 1u))) & 0xffffu; }
-// the lowest byte's four numbers of 2 bits
+// the four 2-bit numbers of the lowest byte
 vec4 crumb4(uint v) { return vec4(v & 3u, (v >> 2) & 3u, (v >> 4) & 3u, (v >> 6) & 3u); }
-// two numbers of 4 bits, the lower one first
+// two 4-bit numbers, the low bits first
 vec2 nib2(uint v) { return vec2(v & 15u, (v >> 4) & 15u); }
 
-// Half an E4M3 without sign; 0x7f is 0 (models/README.md, "Tensor encodings").
+// Half the value of an unsigned E4M3; 0x7f is 0 (models/README.md, "Tensor encodings").
 float half_e4m3(uint v)
 {
     uint e = (v >> 3) & 15u, m = v & 7u;
@@ -77,31 +78,31 @@ vec2 k_scale(uvec4 head, uint g)
     return unpackHalf2x16(head.x) * vec2(s, m);
 }
 
-// A weight is a quant times a scale, plus, in types that have one, a minimum: of a block's 32,
-// the lower half d.x q + m.x and the upper half d.y q + m.y. Products take both once a block, or
-// once a half where minima differ.
+// A weight is a quant times a scale, plus a minimum in types that have one. In a block of 32 the
+// lower half is d.x q + m.x and the upper half d.y q + m.y. A product uses the minimum once per
+// block, or once per half where they differ.
 struct scales { vec2 d, m; };
 
 const bool MIN_HALVES = W_TYPE == Q2_K;
 const bool HAS_MIN = W_TYPE == Q4_0 || W_TYPE == Q4_1 || W_TYPE == Q5_0 ||
                      W_TYPE == Q5_1 || W_TYPE == Q4_K || W_TYPE == Q5_K || MIN_HALVES;
 
-// Numbers of points of eight coordinates, and of four.
+// Types whose quants are indices of points with eight coordinates, and with four.
 const bool CODEBOOK_8 = W_TYPE == IQ1_S || W_TYPE == IQ1_M || W_TYPE == IQ2_XXS ||
                     W_TYPE == IQ2_XS || W_TYPE == IQ2_S;
 const bool CODEBOOK_4 = W_TYPE == IQ3_XXS || W_TYPE == IQ3_S;
 
-// 32-bit words of quants in a block. In the types of four words, byte i of 16 holds element i
-// (low half) and element 16 + i (high half). In those of two, codes of 2 bits one behind the
-// other, or what IQ types have of a point's number; in those of one, bits or the latter. TQ1_0
-// alone has 13 for eight blocks.
+// The number of 32-bit words of quants in a block. Types with four words: byte i of 16 has element
+// i in its low and element 16 + i in its high nibble. With two words: codes of 2 bits one after the
+// other, or low bits of the indices of points. With one word: single bits, or low bits of indices.
+// Only TQ1_0 differs: it has 13 words for eight blocks.
 const uint QUANT_WORDS = W_TYPE == F32 ? 32 : W_TYPE == F16 || W_TYPE == BF16 ? 16 :
                          W_TYPE == Q8_0 ? 8 :
                          W_TYPE == Q2_K || W_TYPE == Q3_K || W_TYPE == TQ2_0 ||
                          W_TYPE == Q2_0 || W_TYPE == IQ2_XS || CODEBOOK_4 ? 2 :
                          W_TYPE == Q1_0 || CODEBOOK_8 ? 1 : 4;
 
-// The word behind the row's quants.
+// The first word after the row's quants.
 uint aux_of(uint row, uint n_block)
 {
     return 4u * row + (W_TYPE == TQ1_0 ? 13u * (n_block / 8u) : QUANT_WORDS * n_block);
@@ -133,7 +134,8 @@ scales weight_scales(uint row, uint n_block, uint b)
         s.d = dm.xx;
         s.m = -dm.yy;
     } else if (W_TYPE == Q6_K) {
-        // behind two words of high bits a block: two 8-bit scales a block, a half of d for eight
+        // after two words of high bits for each block: two 8-bit scales for each block, then d as
+        // f16 for each eight blocks
         uint at = aux + 2u * n_block;
         int sc = int(short_at(at, b));
         s.d = half_at(at + n_block / 2u, b / 8u) * vec2((sc << 24) >> 24, (sc << 16) >> 24);
@@ -165,7 +167,7 @@ scales weight_scales(uint row, uint n_block, uint b)
         uint sc = (short_at(aux, b) >> 12) & 7u;
         s.d = vec2(half_at(aux + n_block / 2u, b / 8u) * float(2u * sc + 1u));
     } else if (W_TYPE == IQ1_M) {
-        // of two words for eight blocks, the top nibble of each half is one of d
+        // two words for eight blocks; the top nibbles of their four 16-bit halves are d
         uint at = aux + n_block / 2u + 2u * (b / 8u), lo = w_word[at], hi = w_word[at + 1u];
         uint d = ((lo >> 12) & 15u) | ((lo >> 24) & 0xf0u) | ((hi >> 4) & 0xf00u) |
                  ((hi >> 16) & 0xf000u);
@@ -174,7 +176,7 @@ scales weight_scales(uint row, uint n_block, uint b)
     } else if (W_TYPE == TQ1_0 || W_TYPE == TQ2_0) {
         s.d = vec2(half_at(aux, b / 8u));
     } else if (W_TYPE == NVFP4) {
-        uint sc = short_at(aux, b);     // behind them all the row's own scale
+        uint sc = short_at(aux, b);     // after all of these comes the scale of the row
         s.d = vec2(half_e4m3(sc & 255u), half_e4m3(sc >> 8)) *
               uintBitsToFloat(w_word[aux + n_block / 2u]);
     } else if (W_TYPE == Q1_0 || W_TYPE == Q2_0) {
@@ -183,7 +185,7 @@ scales weight_scales(uint row, uint n_block, uint b)
     return s;
 }
 
-// High bits of a block's quants, and signs.
+// The high bits of a block's quants, and signs.
 uvec2 weight_high(uint row, uint n_block, uint b)
 {
     uint aux = aux_of(row, n_block);
@@ -201,7 +203,7 @@ uvec2 weight_high(uint row, uint n_block, uint b)
     return uvec2(0u);
 }
 
-// Signs as factors: bit i of the eight for coordinates 4g .. 4g+3 of a block.
+// Signs as factors, from the eight bits for the coordinates of a point.
 vec4 sign4(uint eight, uint g) { return 1.0 - 2.0 * bit4(eight, g & 1u); }
 // Eight signs from a 7-bit code: the last makes the number of minus signs even.
 uint even_signs(uint code)
@@ -210,7 +212,7 @@ uint even_signs(uint code)
     return code | ((uint(bitCount(code)) & 1u) << 7);
 }
 
-// Quants 4g .. 4g+3 of the IQ types; code is the word that holds the number of their point.
+// Quants 4g .. 4g+3 of the IQ types. code: the word with the low bits of the point's index.
 vec4 point_quad(uint code, uvec2 high, uint g)
 {
     uint k = g >> 1, i, point;
@@ -259,8 +261,8 @@ vec4 trit4(uint v, uint k)
     return vec4(even & 3u, odd & 3u, (even >> 16) & 3u, (odd >> 16) & 3u) - 1.0;
 }
 
-// The word of a row of TQ1_0 that holds quants 4g .. 4g+3 of block b, and which of its digits
-// they are: 8 words of 160 elements, 4 of 80, one of 16.
+// The word of a row of TQ1_0 with quants 4g .. 4g+3 of block b, and the index of their digits: 8
+// words have 160 elements, 4 words the next 80, one word the last 16.
 uvec2 trit_place(uint b, uint g)
 {
     uint i = b & 7u, n = 8u * i + g - 40u, at = 13u * (b / 8u);
@@ -269,9 +271,9 @@ uvec2 trit_place(uint b, uint g)
     return n < 20u ? uvec2(at + 8u + (n & 3u), n >> 2) : uvec2(at + 12u, n - 20u);
 }
 
-// Quants 4g .. 4g+3 of a block from the words they lie in - `lo`, and for 16-bit types `hi`; for
-// TQ1_0 that is the digit - and the high bits. Each call is a copy of it until the type is folded:
-// few calls start sooner.
+// Quants 4g .. 4g+3 of a block from their words and their high bits. hi: for 16-bit types the
+// second word, for TQ1_0 the index of the digit. Each call is copied inline before the type is
+// folded, so fewer calls make a shader start sooner.
 vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
 {
     if (W_TYPE == TQ1_0)
@@ -299,8 +301,8 @@ vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
         return q + 16.0 * bit4(high.x, g);
     if (W_TYPE == Q6_K)
         return q + 16.0 * crumb4((g < 4u ? high.x : high.y) >> (8u * (g & 3u))) - 32.0;
-    // two branches, not a choice between the tables: that would be a specialization-constant select
-    // of a vector, which Mesa 22.3.6 gets wrong
+    // Two branches, because choosing between the tables would be a specialization-constant select
+    // of a vector, which Mesa 22.3.6 gets wrong.
     uvec4 i = uvec4(q);
     if (W_TYPE == IQ4_NL || W_TYPE == IQ4_XS)
         return vec4(entry(NL, i.x), entry(NL, i.y), entry(NL, i.z), entry(NL, i.w));
@@ -309,8 +311,8 @@ vec4 quad_of(uint lo, uint hi, uvec2 high, uint g)
     return q;
 }
 
-// Quants 4g .. 4g+3 of block b of the row that starts at 16-byte word `row`, read word by word:
-// for loops over g that are to stay loops.
+// Quants 4g .. 4g+3 of block b of the row that begins at 16-byte word `row`, read word by word: for
+// loops over g that are not unrolled.
 vec4 weight_quad(uint row, uvec2 high, uint b, uint g)
 {
     if (W_TYPE == F32)
@@ -330,7 +332,7 @@ vec4 weight_quad(uint row, uvec2 high, uint b, uint g)
     return quad_of(lo, hi, high, g);
 }
 
-// Weights 4g .. 4g+3 of a block, exactly the values of the file's format.
+// Weights 4g .. 4g+3 of a block, with the values of the file's format.
 vec4 weight4(uint row, uint n_block, uint b, uint g)
 {
     scales s = weight_scales(row, n_block, b);
@@ -338,9 +340,9 @@ vec4 weight4(uint row, uint n_block, uint b, uint g)
     return HAS_MIN ? q + (g < 4u ? s.m.x : s.m.y) : q;
 }
 
-// Weights as f16 operands. Who keeps a matrix in F32 wants its bits: it is the sum of two operands,
-// and larger by a factor, so that the second need not be one of the numbers below 2^-14 that a
-// device may take for zero.
+// Weights as f16 operands. An F32 weight is the sum of two operands, to keep its precision. Both
+// are multiplied by a factor, so that the second is not below 2^-14, where a device may take it for
+// zero.
 const uint HALF_PARTS = W_TYPE == F32 ? 2 : 1;
 const float HALF_FACTOR = W_TYPE == F32 ? 64.0 : 1.0;
 uvec2 half_words(vec4 w) { return uvec2(packHalf2x16(w.xy), packHalf2x16(w.zw)); }
@@ -353,7 +355,7 @@ vec4 half_operand(vec4 w)
 {
     return HALF_PARTS == 1 ? w : clamp(HALF_FACTOR * w, vec4(-65504.0), vec4(65504.0));
 }
-// The sum of all parts.
+// The sum of both parts.
 vec4 half_sum(vec4 w)
 {
     w = half_operand(w);
@@ -361,7 +363,7 @@ vec4 half_sum(vec4 w)
     return HALF_PARTS == 1 ? first : first + half_first(w - first);
 }
 
-// A whole block, read as much of 16 bytes at a time as it has.
+// A whole block, read up to 16 bytes at a time.
 struct quants { vec4 q[8]; vec2 d, m; };
 
 quants weight_quants(uint row, uint n_block, uint b)
@@ -402,7 +404,7 @@ quants weight_quants(uint row, uint n_block, uint b)
     return w;
 }
 
-// The weights themselves: exactly the values of the file's format.
+// A block of weights, with the values of the file's format.
 void weight_block(uint row, uint n_block, uint b, out vec4 w[8])
 {
     quants u = weight_quants(row, n_block, b);
@@ -413,7 +415,7 @@ void weight_block(uint row, uint n_block, uint b, out vec4 w[8])
     }
 }
 
-// What a block's minima add to its product; v_sum: sums of v's halves.
+// What a block's minima add to its product. v_sum: the sums of the two halves of v.
 float min_dot(vec2 m, vec2 v_sum)
 {
     if (MIN_HALVES)
@@ -421,8 +423,8 @@ float min_dot(vec2 m, vec2 v_sum)
     return HAS_MIN ? m.x * (v_sum.x + v_sum.y) : 0.0;
 }
 
-// Sum of 32 weights times v[at .. at + 7]; v_sum: sums of the lower and upper half of those
-// elements, needed where HAS_MIN.
+// The sum of 32 weights times v[at .. at + 7]. v_sum: the sums of the lower and upper half of these
+// elements, needed if HAS_MIN.
 #define WEIGHT_DOT(w, v, at, v_sum) \
     (w.d.x * (dot(w.q[0], v[at]) + dot(w.q[1], v[at + 1]) + \
               dot(w.q[2], v[at + 2]) + dot(w.q[3], v[at + 3])) + \
