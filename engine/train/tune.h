@@ -167,10 +167,8 @@ struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
 /* Computes steps and total_steps where they are 0, and what depends on them, for n_row rows in a
  * pass. */
 void tune_schedule(struct hlm_train_options *o, double epochs, double warmup, uint64_t n_row);
-/* Packs a whole set in the file's order. row_length: the longest that rows may be; they are
- * balanced, and there are at least want_rows. row_length 0: each document is a row. An empty set
- * makes no rows.
- */
+/* Packs a whole set in the file's order. row_length: the longest row; rows are balanced, and there
+ * are at least want_rows. row_length 0: each document is a row. An empty set makes no rows. */
 bool tune_pack(struct data_rows *r, const struct data_set *s, uint32_t row_length,
                uint32_t want_rows, int32_t pad_id, struct hlm_err *err);
 /* How the documents of p->data are read for this file's vocabulary. */
@@ -178,11 +176,10 @@ bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
                   struct data_params *how, struct hlm_err *err);
 /* The numbers of every set, for hlm_tune_set_info (tune_info.c). */
 bool tune_count_sets(hlm_tune *t, struct hlm_err *err);
-/* These are false with HLM_ERR_STATE if the run has not begun; if also its values are undefined; if
- * also no step can follow, because they are not the values of the last step. */
-bool tune_begun(const hlm_tune *t, struct hlm_err *err);
-bool tune_sound(const hlm_tune *t, struct hlm_err *err);
-bool tune_may_step(const hlm_tune *t, struct hlm_err *err);
+/* Each checks what the one before it does, and more. False with HLM_ERR_STATE. */
+bool tune_begun(const hlm_tune *t, struct hlm_err *err);    /* the run has begun */
+bool tune_sound(const hlm_tune *t, struct hlm_err *err);    /* its values are defined */
+bool tune_may_step(const hlm_tune *t, struct hlm_err *err); /* they are those of the last step */
 /* Finds the checkpoint for p.resume, checks it, and sets `from`. */
 bool tune_find(hlm_tune *t, struct hlm_err *err);
 /* Sets the trainer and the position to those of the checkpoint `from`. */
