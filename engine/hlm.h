@@ -99,7 +99,11 @@ struct hlm_log {
     void *user;
 };
 
-/* How far long work is. Returning false stops it: the call then fails with HLM_ERR_STOPPED. */
+/* How far long work is: called with done 0 before it, then after each piece, the last time with
+ * done == total; not at all when there is nothing to do. A comment beside each says what is
+ * counted. Calls may be thousands a second. Returning false, at any of them, stops the work: the
+ * call then fails with HLM_ERR_STOPPED. It may call nothing of the model at work and of what was
+ * made from it; other models are free. */
 typedef bool (*hlm_progress)(void *user, uint64_t done, uint64_t total);
 
 /* ---- devices --------------------------------------------------------------------------------- */
@@ -150,8 +154,8 @@ struct hlm_params {
 };
 
 HLM_API hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err);
-/* Brings the weights of a dry model, and its adapters, to the device. After a failure the model can
- * only be closed. Does nothing when they are there. */
+/* Brings the weights of a dry model, and its adapters, to the device. Does nothing when they are
+ * there. After a failure the model can only be closed; another call fails with HLM_ERR_STATE. */
 HLM_API bool hlm_load(hlm *m, struct hlm_err *err);
 HLM_API void hlm_close(hlm *m); /* its sessions, conversations and runs must be gone */
 
@@ -551,13 +555,15 @@ struct hlm_talk_turn { /* what one turn did, in tokens and seconds */
 };
 
 /* Adds a message of the user and answers it. When it fails, or is stopped before the answer begins
- * (HLM_ERR_STOPPED), the message is not in the history. turn may be NULL. */
+ * (HLM_ERR_STOPPED), the message is not in the history. turn may be NULL; after a failure it
+ * says how far the turn came. */
 HLM_API bool hlm_talk_say(hlm_talk *t, const char *text, struct hlm_talk_turn *turn,
                           struct hlm_err *err);
 /* Answers the last message once more, with another seed. When it fails the old answer stays. */
 HLM_API bool hlm_talk_regenerate(hlm_talk *t, struct hlm_talk_turn *turn, struct hlm_err *err);
 /* Puts another text in the place of the i-th message of the user (0 is the first), forgets what
- * came after it, and answers. When it fails the history stays. */
+ * came after it, and answers. HLM_ERR_INPUT when there is no such message. When it fails the
+ * history stays. */
 HLM_API bool hlm_talk_edit(hlm_talk *t, uint32_t i, const char *text, struct hlm_talk_turn *turn,
                            struct hlm_err *err);
 HLM_API bool hlm_talk_undo(hlm_talk *t);  /* forgets the last turn; false: there is none */
@@ -588,7 +594,9 @@ HLM_API bool hlm_talk_set_messages(hlm_talk *t, const struct hlm_message *msg, u
                                    struct hlm_err *err);
 /* How many tokens the history has in the next prompt, whether they have been read or not. */
 HLM_API bool hlm_talk_count(hlm_talk *t, uint32_t *n, struct hlm_err *err);
-struct hlm_talk_total { /* sums over all turns ever, and the last one */
+/* Of all turns ever. n_turn are those that were answered. The sums, and last, include turns that
+ * failed, as what they read and generated cost the same. */
+struct hlm_talk_total {
     uint64_t n_turn, n_read, n_reused, n_reread, n_gen, n_reasoning, n_dropped, n_dropped_turns;
     double read_s, gen_s;
     struct hlm_talk_turn last;

@@ -466,8 +466,12 @@ static void test_edit(hlm *m)
     test_case("edit: a failure leaves the history as it was");
     say(t, "Hello!");
     snprintf(was, sizeof was, "%s", history(t));
-    CHECK(!hlm_talk_edit(t, 3, "x", &turn, &err) && err.kind == HLM_ERR_STATE);
+    CHECK(!hlm_talk_edit(t, 3, "x", &turn, &err) && err.kind == HLM_ERR_INPUT);
+    CHECK(turn.n_prompt == 0 && turn.n_gen == 0); /* no turn began */
     CHECK_MSG(strstr(err.msg, "message 4"), "%s", err.msg);
+    CHECK(!hlm_talk_edit(t, 0, NULL, &turn, &err) && err.kind == HLM_ERR_INPUT);
+    CHECK(!hlm_talk_say(t, NULL, &turn, &err) && err.kind == HLM_ERR_INPUT);
+    CHECK_STR(history(t), was);
     asked.stop_reading = true;
     CHECK(!hlm_talk_edit(t, 0, "Something else, long enough", &turn, &err));
     CHECK_EQ(err.kind, HLM_ERR_STOPPED);

@@ -39,6 +39,38 @@ static bool stop(void *user, uint64_t done, uint64_t total)
     return false;
 }
 
+/* Progress as it is to be: from 0 to the total, and never back. */
+struct rising {
+    uint64_t n_call, done, total, stop_at; /* stop_at: a call, from 1; 0: none */
+    bool ok;
+};
+
+static bool rises(void *user, uint64_t done, uint64_t total)
+{
+    struct rising *r = user;
+    r->ok = r->n_call ? r->ok && done > r->done && done <= total && total == r->total
+                      : done == 0 && total > 0;
+    r->done = done;
+    r->total = total;
+    return ++r->n_call != r->stop_at;
+}
+
+/* Calls with .user = &r: once to the end, then stopped by the first and by the last call. */
+#define CHECK_RISING(r, call)                                                                      \
+    do {                                                                                           \
+        (r) = (struct rising){ 0 };                                                                \
+        CHECK_MSG((call), "%s", err.msg);                                                          \
+        uint64_t n_ = (r).n_call;                                                                  \
+        CHECK_MSG((r).ok &&n_ > 1 && (r).done == (r).total, "%llu calls, to %llu of %llu",         \
+                  (unsigned long long)n_, (unsigned long long)(r).done,                            \
+                  (unsigned long long)(r).total);                                                  \
+        for (int last_ = 0; last_ < 2; last_++) {                                                  \
+            (r) = (struct rising){ .stop_at = last_ ? n_ : 1 };                                    \
+            is_kind((call), &err, HLM_ERR_STOPPED);                                                \
+            CHECK_EQ((r).n_call, last_ ? n_ : 1);                                                  \
+        }                                                                                          \
+    } while (0)
+
 static hlm *open_model(struct hlm_params params)
 {
     struct hlm_err err = { 0 };
@@ -212,6 +244,29 @@ static void test_types(void)
     }
 }
 
+static void test_progress_host(void)
+{
+    struct hlm_err err;
+    struct rising r;
+    struct hlm_lora l = { fixture(TINY "init-lora.gguf"), 1 };
+    struct hlm_merge_params m = { .model = fixture(TINY "model.gguf"),
+                                  .out = test_scratch("rising.gguf"),
+                                  .lora = &l,
+                                  .n_lora = 1,
+                                  .progress = rises,
+                                  .user = &r };
+    struct hlm_peft_params p = { .model = m.model,
+                                 .adapter = l.path,
+                                 .out = test_scratch("rising"),
+                                 .progress = rises,
+                                 .user = &r };
+    test_case("progress of a merge: from 0 to the total, and any call may stop it");
+    CHECK_RISING(r, hlm_merge(&m, NULL, &err));
+    test_case("progress of an export likewise");
+    CHECK_RISING(
+        r, (p.out = r.stop_at ? test_scratch("stopped") : p.out, hlm_peft_export(&p, NULL, &err)));
+}
+
 /* Every allocation of a call fails in its turn: the kind is memory until the call succeeds. */
 #define WALK_MEMORY(what, call, undo)                                                              \
     do {                                                                                           \
@@ -251,6 +306,7 @@ void test_errors_host(void)
     test_names();
     test_escapes();
     test_files();
+    test_progress_host();
     test_types();
     test_memory_host();
 }
@@ -291,6 +347,33 @@ static void test_open(void)
     is_kind(hlm_test_try_as(params, &err), &err, HLM_ERR_STOPPED);
     int n = hlm_devices(list, 4, &err);
     CHECK_MSG(n > 0 && !err.kind && list[0].name[0] && list[0].kind, "%d devices: %s", n, err.msg);
+}
+
+static void test_load(void)
+{
+    struct hlm_err err;
+    struct rising r;
+    hlm *m = NULL;
+    struct hlm_session_params params = small;
+    struct hlm_params p = { .model = fixture(TINY "model.gguf"),
+                            .progress = rises,
+                            .progress_user = &r };
+    test_case("progress of opening: from 0 to the total, and any call may stop it");
+    CHECK_RISING(r, (m = hlm_open(&p, &err), hlm_close(m), m != NULL));
+
+    test_case("state: a model that could not be loaded can only be closed");
+    p.dry = true;
+    r = (struct rising){ .stop_at = 2 };
+    m = hlm_open(&p, &err);
+    if (CHECK_MSG(m, "%s", err.msg)) {
+        is_kind(hlm_load(m, &err), &err, HLM_ERR_STOPPED);
+        is_kind(hlm_load(m, &err), &err, HLM_ERR_STATE);
+        CHECK_MSG(strstr(err.msg, p.model), "%s", err.msg);
+        hlm_session *s = hlm_session_create(m, &params, &err);
+        CHECK(!s || !hlm_session_sync(s, prompt, N_PROMPT, NULL, 0, NULL, NULL, &err));
+        hlm_session_destroy(s);
+    }
+    hlm_close(m);
 }
 
 /* ---- what does not fit ----------------------------------------------------------------------- */
@@ -340,6 +423,8 @@ static void test_session_size(void)
     struct hlm_session_params bad = small;
     bad.kv = (enum hlm_kv)9;
     is_kind(any && hlm_session_create(any, &bad, &err), &err, HLM_ERR_INPUT);
+    is_kind(any && hlm_session_plan(any, &bad, &plan, &err), &err, HLM_ERR_INPUT);
+    is_kind(any && hlm_session_fit(any, &bad, &plan.n_ctx, &err), &err, HLM_ERR_INPUT);
     hlm_test_close(any);
 }
 
@@ -639,6 +724,7 @@ static void test_sinks(void)
 void test_errors(void)
 {
     test_open();
+    test_load();
     test_session_size();
     test_run_size();
     hlm *m = open_model((struct hlm_params){ 0 });

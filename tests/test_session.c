@@ -319,10 +319,14 @@ static void test_progress(void)
     check_counts(40, 2 * N_BATCH, 0, 0);
     AS_FRESH(t.id, 2 * N_BATCH, 40);
 
-    test_case("progress: a no after the last piece is too late");
+    test_case("progress: a no after the last piece stops too, and all has been read");
     start();
-    CHECK_OK(hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &last, &err), err);
+    CHECK(!hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &last, &err));
+    CHECK_EQ(err.kind, HLM_ERR_STOPPED);
     CHECK_EQ(hlm_session_n_past(t.s), 40);
+    sync_to(t.id, 40, 0);
+    check_counts(40, 40, 0, 0);
+    AS_FRESH(t.id, 40);
 }
 
 /* ---- sampling --------------------------------------------------------------------------- */

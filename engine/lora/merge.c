@@ -477,7 +477,7 @@ static struct merge_fate *adapter_fate(struct merge_run *m)
 static bool write_outputs(struct merge_run *m)
 {
     struct merge_fate *rest = m->p->gates_only ? adapter_fate(m) : NULL;
-    bool ok = rest || !m->p->gates_only;
+    bool ok = (rest || !m->p->gates_only) && merge_progress(m, 0);
     struct file_out *out = ok ? make_file(m, m->p->out, m->base, m->fate) : NULL, *pair = NULL;
     ok = out != NULL;
     if (ok && m->p->gates_only)

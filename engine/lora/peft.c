@@ -178,6 +178,15 @@ static void peft_tensor_at(void *user, uint64_t i, struct st_tensor *t)
     t->shape[1] = i % 2 ? m->rank : m->n_in;
 }
 
+/* n more bytes are done. False: the caller of hlm_peft_export wants no more. */
+static bool peft_progress(struct peft *p, uint64_t n)
+{
+    p->done += n;
+    bool on = !p->params->progress || p->params->progress(p->params->user, p->done, p->total);
+    log_to(&p->params->log);
+    return on || fail_stopped(p->err);
+}
+
 static bool peft_row_at(void *user, uint64_t i, uint64_t r, float *to)
 {
     const struct peft_tensors *l = user;
@@ -193,10 +202,7 @@ static bool peft_row_at(void *user, uint64_t i, uint64_t r, float *to)
         n = i % 2 ? m->rank : m->n_in;
         (i % 2 ? peft_row_b : peft_row_a)(p, m, r, to);
     }
-    p->done += n * sizeof *to;
-    bool on = !p->params->progress || p->params->progress(p->params->user, p->done, p->total);
-    log_to(&p->params->log);
-    return on || fail_stopped(p->err);
+    return peft_progress(p, n * sizeof *to);
 }
 
 /* Values of metadata are text. */
@@ -278,7 +284,7 @@ static bool write_export(struct peft *p, struct hlm_peft_sum *sum)
     p->total = sum->bytes;
     float *room = mem_alloc(widest, sizeof *room);
     p->row = mem_alloc(widest, sizeof *p->row);
-    bool ok = ((room && p->row) || peft_no_memory(p)) &&
+    bool ok = ((room && p->row) || peft_no_memory(p)) && peft_progress(p, 0) &&
               write_folder(p, room, sum->n_draft || sum->n_gate);
     free(room);
     free(p->row);

@@ -97,13 +97,17 @@ static bool run_job(struct binder *b, const struct upload_job *j)
 
 bool upload_jobs(struct binder *b, bool (*progress)(void *, uint64_t, uint64_t), void *user)
 {
-    uint64_t done = 0, total = arena_bytes(b->m->weights);
-    for (uint64_t i = 0; i < b->n_job; i++) {
+    uint64_t done = 0, total = 0;
+    for (uint64_t i = 0; i < b->n_job; i++)
+        total += job_row_bytes(&b->job[i]) * b->job[i].n_row;
+    for (uint64_t i = 0; i <= b->n_job; i++) {
+        if (progress && !progress(user, done, total))
+            return fail_stopped(b->err);
+        if (i == b->n_job)
+            break;
         if (!run_job(b, &b->job[i]))
             return false;
         done += job_row_bytes(&b->job[i]) * b->job[i].n_row;
-        if (progress && !progress(user, done, total))
-            return fail_stopped(b->err);
     }
     return gpu_stage_end(b->m->gpu, b->err);
 }

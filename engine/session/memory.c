@@ -204,11 +204,17 @@ bool session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ct
     return true;
 }
 
+static bool check_kv(const struct hlm_session_params *params, struct hlm_err *err)
+{
+    return (uint32_t)params->kv <= HLM_KV_Q8_0 || fail(err, "a cache of type %u, expected 0 to %u",
+                                                       (uint32_t)params->kv, (uint32_t)HLM_KV_Q8_0);
+}
+
 bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
                      struct hlm_err *err)
 {
     api_begin(&m->log, err);
-    return session_fit(m, params, n_ctx, err);
+    return check_kv(params, err) && session_fit(m, params, n_ctx, err);
 }
 
 uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
@@ -216,10 +222,7 @@ uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_er
     uint32_t n_ctx = params->n_ctx;
     if (n_ctx > MAX_CTX)
         return fail(err, "a context of %u tokens, expected at most %u", n_ctx, MAX_CTX);
-    if ((uint32_t)params->kv > HLM_KV_Q8_0)
-        return fail(err, "a cache of type %u, expected 0 to %u", (uint32_t)params->kv,
-                    (uint32_t)HLM_KV_Q8_0);
-    if (!n_ctx && !session_fit(m, params, &n_ctx, err))
+    if (!check_kv(params, err) || (!n_ctx && !session_fit(m, params, &n_ctx, err)))
         return 0;
     return max_u32(n_ctx, 1);
 }

@@ -14,7 +14,7 @@ struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch);
 /* The context that a session with these params has: if they leave it open, the longest that fits,
  * but at least one token. 0 on failure. */
 uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
-/* hlm_session_fit without clearing err. */
+/* hlm_session_fit without clearing err, of params that were checked. */
 bool session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ctx,
                  struct hlm_err *err);
 /* What the plan needs on the device and what there is: HLM_ERR_WONT_FIT, without what would fit.

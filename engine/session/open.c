@@ -112,13 +112,18 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
 
 bool model_bring(hlm *m, struct hlm_err *err)
 {
+    if (m->load_failed)
+        return fail_as(err, HLM_ERR_STATE, "%.300s: loading it failed before: only closing is left",
+                       m->path);
     if (!gpu_is_dry(m->gpu))
         return true;
     gpu_dry(m->gpu, false);
-    bool ok = model_upload(m->model, count_load, m, err) && adapters_upload(m, err);
-    if (ok)
+    m->load_failed = !model_upload(m->model, count_load, m, err) || !adapters_upload(m, err);
+    if (m->load_failed)
+        gpu_dry(m->gpu, true); /* so that nothing computes with what is missing */
+    else
         count_idle(m);
-    return ok;
+    return !m->load_failed;
 }
 
 bool hlm_load(hlm *m, struct hlm_err *err)

@@ -22,6 +22,7 @@ struct hlm {
     uint32_t *unused; /* one bit for each vocabulary entry that is no token */
     uint64_t hash[2]; /* of the file, once `hashed` */
     bool hashed;
+    bool load_failed; /* a part of the weights may be on the device */
 };
 
 /* hlm_load without clearing err. */

@@ -350,7 +350,7 @@ static bool full(const hlm_session *s, uint64_t need, struct hlm_err *err)
 static bool report(const hlm_session *s, hlm_progress progress, void *user, uint64_t done,
                    uint64_t total, struct hlm_err *err)
 {
-    bool on = !progress || progress(user, done, total) || (done && done == total);
+    bool on = !progress || progress(user, done, total);
     log_to(&s->m->log);
     return on || fail_stopped(err);
 }

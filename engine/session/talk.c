@@ -31,6 +31,8 @@ bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_e
 bool talk_add(struct hlm_talk *t, uint32_t i, const char *role, const char *text,
               struct hlm_err *err)
 {
+    if (!text)
+        return fail(err, "a message is NULL, expected text");
     struct chat_msg m = { .role = mem_text(role, strlen(role)),
                           .content = mem_text(text, strlen(text)) };
     return talk_insert(t, i, m, err);

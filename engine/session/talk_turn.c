@@ -205,15 +205,24 @@ void hlm_talk_why(const struct hlm_talk_turn *turn, char *out, uint64_t size)
 
 /* ---- turns ----------------------------------------------------------------------------------- */
 
+/* Where a call reports on its turn: an empty report until the turn begins. */
+static struct hlm_talk_turn *begin_report(struct hlm_talk_turn *turn, struct hlm_talk_turn *own)
+{
+    turn = turn ? turn : own;
+    *turn = (struct hlm_talk_turn){ 0 };
+    return turn;
+}
+
 bool hlm_talk_say(hlm_talk *t, const char *text, struct hlm_talk_turn *turn, struct hlm_err *err)
 {
     struct hlm_talk_turn own;
     uint32_t n_again = t->n_again;
     api_begin(&t->m->log, err);
+    turn = begin_report(turn, &own);
     if (!talk_check(t, err) || !talk_add(t, t->n_msg, "user", text, err))
         return false;
     t->n_again = 0;
-    if (answer_turn(t, turn ? turn : &own, err))
+    if (answer_turn(t, turn, err))
         return true;
     t->n_again = n_again;
     talk_forget(t, t->n_msg - 1, t->n_msg);
@@ -225,6 +234,7 @@ bool hlm_talk_regenerate(hlm_talk *t, struct hlm_talk_turn *turn, struct hlm_err
     struct hlm_talk_turn own;
     uint32_t last = t->n_msg;
     api_begin(&t->m->log, err);
+    turn = begin_report(turn, &own);
     if (!talk_check(t, err))
         return false;
     if (last < 2 || !msg_is(&t->msg[last - 1], "assistant"))
@@ -234,7 +244,7 @@ bool hlm_talk_regenerate(hlm_talk *t, struct hlm_talk_turn *turn, struct hlm_err
     t->n_msg--;
     t->n_again++;
     t->full = false; /* the same prompt had room before */
-    if (answer_turn(t, turn ? turn : &own, err)) {
+    if (answer_turn(t, turn, err)) {
         chat_msg_free(&old);
         return true;
     }
@@ -259,13 +269,13 @@ bool hlm_talk_edit(hlm_talk *t, uint32_t i, const char *text, struct hlm_talk_tu
 {
     struct hlm_talk_turn own;
     api_begin(&t->m->log, err);
+    turn = begin_report(turn, &own);
     uint32_t at = find_user(t, i), n = t->n_msg - at, n_again = t->n_again;
     bool full = t->full;
     if (!talk_check(t, err))
         return false;
     if (!n)
-        return fail_as(err, HLM_ERR_STATE, "there is no user message %u: there are %u", i + 1,
-                       hlm_talk_n_turn(t));
+        return fail(err, "there is no user message %u: there are %u", i + 1, hlm_talk_n_turn(t));
     struct chat_msg *old = mem_alloc(n, sizeof *old);
     if (!old)
         return fail_memory(err, "out of memory for the history");
@@ -274,7 +284,7 @@ bool hlm_talk_edit(hlm_talk *t, uint32_t i, const char *text, struct hlm_talk_tu
     t->n_again = 0;
     t->full = false;
     bool ok = talk_add(t, at, "user", text, err);
-    if (ok && !answer_turn(t, turn ? turn : &own, err)) {
+    if (ok && !answer_turn(t, turn, err)) {
         talk_forget(t, at, t->n_msg);
         ok = false;
     }
