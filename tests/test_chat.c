@@ -16,7 +16,8 @@ static char *render(const struct chat_format *f, const char *json, bool generate
     struct chat_prompt p;
     uint32_t n = 0;
     struct json_t *tools = NULL;
-    struct chat_msg *msg = chat_from_json(json, strlen(json), "chat.json", &n, &tools, why);
+    struct chat_msg *msg =
+        chat_from_json((struct hlm_str){ json, strlen(json) }, f, "chat.json", &n, &tools, why);
     struct chat_input in = { .msg = msg, .n = n, .tools = tools };
     char *text = NULL;
     if (msg && chat_render(f, &in, generate, think, &p, why)) {
@@ -213,6 +214,39 @@ static void test_step(void)
     free(got);
 }
 
+#define P(text) "{\"type\":\"text\",\"text\":\"" text "\"}"
+#define UP(parts) "{\"role\":\"user\",\"content\":[" parts "]}"
+
+/* What clients of chat APIs send in the place of a text. */
+static void test_parts(void)
+{
+    test_case("content as a list of parts");
+    renders("qwen35", true, "[" UP(P("one") "," P(" two ")) "]",
+            TURN("user", "one two") GO "<think>\n");
+    renders("chatml", true,
+            "[" UP("\"a\",{\"text\":\"b\"},{\"type\":\"text\",\"value\":\"c\"}") "]",
+            TURN("user", "abc") GO);
+    renders("chatml", true, "[" UP("") "]", TURN("user", "") GO);
+    renders("step", true, "[" UP(P("one") "," P("two")) "]", TURN("user", "onetwo") GO "<think>\n");
+
+    test_case("an answer without content");
+    renders("qwen35", true, "[" U("a") ",{\"role\":\"assistant\",\"content\":null}," U("b") "]",
+            TURN("user", "a") TURN("assistant", "") TURN("user", "b") GO "<think>\n");
+
+    renders("qwen3", true,
+            "[" U("a") ",{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}," U("b") "]",
+            TURN("user", "a") TURN("assistant", "") TURN("user", "b") GO);
+
+    chat_refuses("chatml", "[" UP(P("x") ",{\"type\":\"image_url\",\"image_url\":{}}") "]",
+                 "chat.json|message 1|part 2|\"image_url\"|text");
+    chat_refuses("chatml", "[" UP("{\"type\":\"text\"}") "]", "chat.json|message 1|part 1|text");
+    chat_refuses("chatml", "[" UP("7") "]", "chat.json|message 1|part 1|unknown|text");
+    chat_refuses("chatml", "[{\"role\":\"user\",\"content\":null}]",
+                 "chat.json|message 1|content|string");
+    chat_refuses("chatml", "[" U("x") ",{\"role\":\"assistant\"}]",
+                 "chat.json|message 2|content|string");
+}
+
 static void test_errors(void)
 {
     chat_refuses("chatml", "[{\"role\":\"function\",\"content\":\"x\"}]", "message 1|function");
@@ -312,8 +346,6 @@ static void test_tool_errors(void)
                  "[" CALLS("assistant", "[{\"name\":\"f\",\"arguments\":{\"x\":"
                                         "9223372036854775808}}]") "]",
                  "chat.json|too big integer");
-    chat_refuses("qwen3", "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[]}]",
-                 "chat.json|message 1|content|string");
     chat_refuses("qwen3", "[{\"role\":\"assistant\",\"content\":1,\"tool_calls\":[" TOOL "]}]",
                  "chat.json|message 1|content|string");
 }
@@ -413,7 +445,8 @@ static void test_tool_spans(void)
         struct chat_prompt p = { 0 };
         uint32_t n = 0, n_said = 0;
         test_case("%s: texts of tools are never special, and have a cut for each message", f.name);
-        struct chat_msg *msg = chat_from_json(json, sizeof json - 1, "x", &n, &tools, &err);
+        struct chat_msg *msg =
+            chat_from_json((struct hlm_str){ json, sizeof json - 1 }, &f, "x", &n, &tools, &err);
         struct chat_input in = { .msg = msg, .n = n, .tools = tools };
         if (CHECK_MSG(msg && chat_render(&f, &in, true, true, &p, &err), "%s", err.msg)) {
             for (uint32_t k = 0; k < p.n_span; k++)
@@ -584,6 +617,25 @@ static void test_variants(void)
     }
 }
 
+/* Step 3.7 puts a space between parts. */
+static void test_parts_template(void)
+{
+    uint8_t *bytes;
+    bool known;
+    struct hlm_err err = { 0 };
+    test_case("a template that separates the parts of a content");
+    struct gguf *g = template_file("{{ needs_text_separator }}" STEP, true, &bytes);
+    if (g) {
+        struct chat_format f = chat_detect(g, &known);
+        char *got = render(&f, "[" UP(P("one") "," P("two")) "]", true, true, &err);
+        if (CHECK_MSG(got, "%s", err.msg))
+            CHECK_STR(got, TURN("user", "one two") GO "<think>\n");
+        free(got);
+    }
+    gguf_close(g);
+    free(bytes);
+}
+
 static void test_bos(void)
 {
     static const struct {
@@ -720,6 +772,7 @@ void test_chat(void)
     test_qwen3();
     test_nemotron();
     test_step();
+    test_parts();
     test_errors();
     test_tools();
     test_tool_errors();
@@ -730,4 +783,5 @@ void test_chat(void)
     test_detect();
     test_variants();
     test_bos();
+    test_parts_template();
 }

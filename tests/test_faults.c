@@ -59,8 +59,9 @@ static bool read_and_write(const char *path, struct hlm_err *err)
     struct tok *t = g ? tok_create(g, err) : NULL;
     bool ok = t && tok_encode_text(t, text, sizeof text - 1, true, &ids, err);
     chat_by_name("qwen3", g, &format);
-    struct chat_msg *msg =
-        ok ? chat_from_json(talk, sizeof talk - 1, "talk", &n, &tools, err) : NULL;
+    struct chat_msg *msg = ok ? chat_from_json((struct hlm_str){ talk, sizeof talk - 1 }, &format,
+                                               "talk", &n, &tools, err)
+                              : NULL;
     struct chat_input in = { .msg = msg, .n = n, .tools = tools };
     ok = msg && chat_render(&format, &in, true, true, &prompt, err);
     chat_prompt_free(&prompt);

@@ -23,9 +23,10 @@ struct chat_format {
     const struct chat_tools *tools; /* how tools, calls and their answers are rendered; NULL: not
                                        supported */
     enum chat_thinking thinking;
-    bool think;           /* what the template does by default */
-    const char *on, *off; /* what ends the generation prompt, thinking and not */
-    const char *past;     /* what replaces it once the reasoning has been dropped */
+    bool think;                /* what the template does by default */
+    const char *on, *off;      /* what ends the generation prompt, thinking and not */
+    const char *past;          /* what replaces it once the reasoning has been dropped */
+    const char *between_parts; /* of a content that is a list; NULL: nothing */
     bool prints_bos;
     struct hlm_str bos; /* its text in the file, which must outlive the format; may be empty */
 };
@@ -76,15 +77,16 @@ bool chat_render_tools(const struct chat_format *fmt, struct json_t *tools, stru
 bool chat_render(const struct chat_format *fmt, const struct chat_input *in, bool generate,
                  bool think, struct chat_prompt *out, struct hlm_err *err);
 
-/* Reads a list of messages: {role, content[, reasoning_content, name, tool_calls]}. Content may be
- * null or missing when there are tool_calls. A call is {name, arguments}, bare or inside
+/* Reads a list of messages: {role, content[, reasoning_content, name, tool_calls]}. Content is text
+ * or a list of text parts, {type: "text", text}, which f joins. That of an answer may be null, and
+ * missing when there are tool_calls. A call is {name, arguments}, bare or inside
  * {function: {...}}; its arguments are an object, or the JSON text of one. `name` is the file's
  * name for errors. The result is freed with chat_free(). NULL with a reason. */
-struct chat_msg *chat_from_list(struct json_t *list, const char *name, uint32_t *n,
-                                struct hlm_err *err);
+struct chat_msg *chat_from_list(struct json_t *list, const struct chat_format *f, const char *name,
+                                uint32_t *n, struct hlm_err *err);
 /* The same from JSON text: a list, or an object with "messages" and perhaps "tools". */
-struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
-                                struct json_t **tools, struct hlm_err *err);
+struct chat_msg *chat_from_json(struct hlm_str json, const struct chat_format *f, const char *name,
+                                uint32_t *n, struct json_t **tools, struct hlm_err *err);
 /* Takes NULL. */
 void chat_free(struct chat_msg *msg, uint32_t n, struct json_t *tools);
 /* Checks that j is a list of functions: {name, ...}, bare or inside {function: {...}}. *tools

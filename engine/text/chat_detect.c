@@ -149,6 +149,7 @@ static struct chat_format detect(struct hlm_str text, bool *known)
     if (str_has(text, "<|im_start|>tool_response") ||
         str_has(text, "functions in JSONSchema format")) {
         f = step;
+        f.between_parts = str_has(text, "needs_text_separator") ? " " : NULL; /* Step 3.7 */
         *known = *known && str_has(text, "<think>\\n") && !str_has(text, "enable_thinking") &&
                  (!str_has(text, "effort") || str_has(text, "effort is defined"));
         return f;

@@ -30,7 +30,7 @@ void chat_free(struct chat_msg *msg, uint32_t n, json_t *tools)
 
 /* A place in the file: message i and its call k, counted from 1. k is 0 for the message itself. */
 struct place {
-    const char *name;
+    const char *name, *join; /* join: between the parts of a content */
     unsigned long long i, k;
     struct hlm_err *err;
 };
@@ -124,27 +124,78 @@ static bool take_calls(struct place *at, json_t *list, struct chat_msg *m)
     return true;
 }
 
+/* The text of part i of a content; NULL, and the reason, if it is no text. */
+static const json_t *text_of_part(const struct place *at, const json_t *list, size_t i)
+{
+    const json_t *part = json_array_get(list, i), *type = json_object_get(part, "type"),
+                 *text = json_object_get(part, "text");
+    if (json_is_object(part) && !text)
+        text = json_object_get(part, "value"); /* Step's name for it */
+    if (json_is_string(part))
+        return part;
+    if (json_is_string(text) &&
+        (!type || (json_is_string(type) && !strcmp(json_string_value(type), "text"))))
+        return text;
+    const char *is = json_is_string(type) ? json_string_value(type) : "unknown";
+    fail(at->err,
+         "%s: message %llu: part %llu of \"content\" has the type \"%s\", expected \"text\" with a "
+         "text: only text can be read",
+         at->name, at->i, (unsigned long long)i + 1, show_text(is, strlen(is), 40).s);
+    return NULL;
+}
+
+/* A content that is a list of parts, as clients of chat APIs send it. */
+static bool take_parts(const struct place *at, const json_t *list, char **to)
+{
+    uint64_t n = 1, join = strlen(at->join);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *text = text_of_part(at, list, i);
+        if (!text)
+            return false;
+        n += json_string_length(text) + join;
+    }
+    char *p = *to = mem_alloc(n, 1);
+    if (!p)
+        return no_memory(at);
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *text = text_of_part(at, list, i);
+        memcpy(p, at->join, i ? join : 0);
+        p += i ? join : 0;
+        memcpy(p, json_string_value(text), json_string_length(text));
+        p += json_string_length(text);
+    }
+    return true;
+}
+
+/* Text, a list of parts, or nothing, which an answer may have: it calls, or says nothing. */
+static bool take_content(const struct place *at, const json_t *j, struct chat_msg *m)
+{
+    const json_t *content = json_object_get(j, "content");
+    bool none = !content || json_is_null(content);
+    if (json_is_array(content))
+        return take_parts(at, content, &m->content);
+    if (none && (m->n_call || (content && !strcmp(m->role, "assistant"))))
+        return (m->content = mem_alloc(1, 1)) || no_memory(at);
+    return json_is_string(content) ? copy(at, content, &m->content)
+                                   : wrong(at, "content", "must be a string or a list of parts");
+}
+
 static bool take(struct place *at, json_t *j, struct chat_msg *m)
 {
-    json_t *reasoning = json_object_get(j, "reasoning_content"), *name = json_object_get(j, "name"),
-           *content = json_object_get(j, "content");
+    json_t *reasoning = json_object_get(j, "reasoning_content"), *name = json_object_get(j, "name");
     if (!json_is_object(j))
         return fail(at->err, "%s: message %llu is not an object", at->name, at->i);
     if (!take_string(at, j, "role", &m->role) ||
-        !take_calls(at, json_object_get(j, "tool_calls"), m))
+        !take_calls(at, json_object_get(j, "tool_calls"), m) || !take_content(at, j, m))
         return false;
-    bool said = !m->n_call || (content && !json_is_null(content));
-    if (said && !take_string(at, j, "content", &m->content))
-        return false;
-    if (!said && !(m->content = mem_alloc(1, 1)))
-        return no_memory(at);
     if (reasoning && !json_is_null(reasoning) &&
         !take_string(at, j, "reasoning_content", &m->reasoning))
         return false;
     return !json_is_string(name) || copy(at, name, &m->name);
 }
 
-struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, struct hlm_err *err)
+struct chat_msg *chat_from_list(json_t *list, const struct chat_format *f, const char *name,
+                                uint32_t *n, struct hlm_err *err)
 {
     struct hlm_err own = { 0 };
     uint64_t count = json_array_size(list);
@@ -155,7 +206,8 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
     else if (!(msg = mem_alloc(count, sizeof *msg)))
         fail_memory(&own, "%s: no memory for %llu messages", name, (unsigned long long)count);
     for (uint64_t i = 0; !own.kind && i < count; i++)
-        take(&(struct place){ name, i + 1, 0, &own }, json_array_get(list, i), &msg[i]);
+        take(&(struct place){ name, f->between_parts ? f->between_parts : "", i + 1, 0, &own },
+             json_array_get(list, i), &msg[i]);
     if (own.kind) {
         fail_from(err, &own, "");
         chat_free(msg, (uint32_t)count, NULL);
@@ -165,11 +217,12 @@ struct chat_msg *chat_from_list(json_t *list, const char *name, uint32_t *n, str
     return msg;
 }
 
-struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name, uint32_t *n,
-                                json_t **tools, struct hlm_err *err)
+struct chat_msg *chat_from_json(struct hlm_str json, const struct chat_format *f, const char *name,
+                                uint32_t *n, json_t **tools, struct hlm_err *err)
 {
     json_error_t e;
-    json_t *j = json_loadb(json, len, 0, &e); /* refuses U+0000, which content cannot hold */
+    json_t *j =
+        json_loadb(json.p, (size_t)json.n, 0, &e); /* refuses U+0000, which content cannot hold */
     json_t *list = json_is_object(j) ? json_object_get(j, "messages") : j;
     struct chat_msg *msg = NULL;
     *tools = NULL;
@@ -179,7 +232,7 @@ struct chat_msg *chat_from_json(const char *json, uint64_t len, const char *name
     else if (!list)
         fail(err, "%s: expected a JSON array of messages, or an object with \"messages\"", name);
     else if (chat_tools_check(json_object_get(j, "tools"), name, tools, err))
-        msg = chat_from_list(list, name, n, err);
+        msg = chat_from_list(list, f, name, n, err);
     *tools = msg && *tools ? json_incref(*tools) : NULL;
     json_decref(j);
     return msg;

@@ -120,7 +120,8 @@ static bool render(const struct hlm_vocab *v, const struct hlm_render_params *p,
     char where[164];
     *r = (struct rendered){ 0 };
     if (!vocab_format(v, p->format, &format, err) ||
-        !(r->msg = chat_from_json(p->json, p->n, name, &r->n_msg, &r->tools, err)))
+        !(r->msg = chat_from_json((struct hlm_str){ p->json, p->n }, &format, name, &r->n_msg,
+                                  &r->tools, err)))
         return false;
     struct chat_input in = { .msg = r->msg, .n = r->n_msg, .tools = r->tools };
     if (chat_render(&format, &in, !p->no_prompt, !p->no_think, &r->prompt, &why))

@@ -459,7 +459,7 @@ static bool messages_docs(struct data_line *l, json_t *list, json_t *tools, stru
     if (l->tools && !chat_render_tools(&l->p->format, l->tools, &l->tools_text, NULL))
         return no_line_memory(l, err);
     struct hlm_err why = { 0 };
-    struct chat_msg *msg = chat_from_list(list, l->where, &n, &why);
+    struct chat_msg *msg = chat_from_list(list, &l->p->format, l->where, &n, &why);
     l->fatal = l->fatal || why.kind == HLM_ERR_MEMORY;
     bool ok = msg ? chat_docs(l, msg, n, err) : fail_from(err, &why, "");
     chat_free(msg, n, NULL);

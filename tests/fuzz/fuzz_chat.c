@@ -90,7 +90,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     size_t n_json = strlen(text);
     uint32_t n_msg = 0;
     struct json_t *tools = NULL;
-    struct chat_msg *msg = chat_from_json(text, n_json, "fuzz.json", &n_msg, &tools, &err);
+    struct chat_msg *msg =
+        chat_from_json((struct hlm_str){ text, n_json }, &(struct chat_format){ 0 }, "fuzz.json",
+                       &n_msg, &tools, &err);
     struct chat_input in = { .msg = msg, .n = n_msg, .tools = tools };
     HLM_ASSERT(msg || !tools);
     HLM_ASSERT(msg || (err.kind && !strncmp(err.msg, "fuzz.json: ", 11) && !strchr(err.msg, '\n')));
