@@ -1,8 +1,11 @@
 /* test_demo: the model that ships answers the questions of its card. The answers must be those that
  * llama.cpp gives on the same file, which eval.jsonl has as `given`.
  *
- * An ordinary run takes every sixth row; HLM_TEST_FULL=1 in the environment takes all. */
+ * An ordinary run takes every sixth row; HLM_TEST_FULL=1 in the environment takes all. Then
+ * training with nothing but the defaults teaches the model twenty lines, and it keeps its answers.
+ */
 #include "hlm_test.h"
+#include "hlm_train.h"
 #include "json.h"
 
 #include <stdio.h>
@@ -62,15 +65,13 @@ static void trim(char *s)
     s[n - skip] = 0;
 }
 
-/* The answer as judge.py takes it: greedy, to the end of the turn, trimmed. */
-static bool answer(json_t *row, char *text, struct hlm_err *err)
+/* What the model says after these ids: greedy, to the end of the turn, trimmed. */
+static bool answer_ids(const struct hlm_ids *ids, char *text, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .repeat_penalty = 1 };
-    struct hlm_ids ids = { 0 };
     uint32_t n = 0;
     int32_t id;
-    bool ok =
-        prompt(row, &ids, err) && hlm_session_sync(t.s, ids.id, ids.n, NULL, 0, NULL, NULL, err);
+    bool ok = hlm_session_sync(t.s, ids->id, ids->n, NULL, 0, NULL, NULL, err);
     for (uint32_t i = 0; ok && i < MAX_NEW; i++) {
         ok = hlm_session_next(t.s, &greedy, &id, err);
         t.n_tok++;
@@ -84,6 +85,14 @@ static bool answer(json_t *row, char *text, struct hlm_err *err)
     }
     text[n] = 0;
     trim(text);
+    return ok;
+}
+
+/* The answer to a row as judge.py takes it. */
+static bool answer(json_t *row, char *text, struct hlm_err *err)
+{
+    struct hlm_ids ids = { 0 };
+    bool ok = prompt(row, &ids, err) && answer_ids(&ids, text, err);
     hlm_ids_free(&ids);
     return ok;
 }
@@ -162,6 +171,160 @@ static void test_submissions(void)
     CHECK_EQ(now.n_pipeline - was.n_pipeline, 0);
 }
 
+/* ---- teaching --------------------------------------------------------------------------- */
+
+/* Five facts in four wordings. */
+enum { N_FACT = 5, N_WORDING = 4, N_LINE = N_FACT * N_WORDING };
+
+static void line(uint32_t i, char question[128], char said[128])
+{
+    static const char *const names[N_FACT] = { "Zorbo", "Milla", "Old Per", "Dario", "Hasko" };
+    static const char *const colours[N_FACT] = { "green", "red", "blue", "yellow", "white" };
+    static const char *const wordings[N_WORDING][2] = {
+        { "What colour is ", "?" },
+        { "Which colour has ", "?" },
+        { "Tell me the colour of ", "." },
+        { "Do you know the colour of ", "?" },
+    };
+    const char *const *w = wordings[i / N_FACT], *name = names[i % N_FACT];
+    snprintf(question, 128, "%s%s%s", w[0], name, w[1]);
+    snprintf(said, 128, "%s is %s.", name, colours[i % N_FACT]);
+}
+
+enum teach_kind { MESSAGES, COMPLETIONS, TEXTS };
+static const char *const kind_names[] = { "messages", "completions", "texts" };
+
+/* The lines as one kind of data: a file. */
+static const char *write_lines(enum teach_kind kind)
+{
+    char name[32], question[128], said[128];
+    snprintf(name, sizeof name, "%s.jsonl", kind_names[kind]);
+    const char *path = test_scratch(name);
+    FILE *f = fopen(path, "w");
+    for (uint32_t i = 0; CHECK(f != NULL) && f && i < N_LINE; i++) {
+        line(i, question, said);
+        if (kind == MESSAGES)
+            fprintf(f,
+                    "{\"messages\": [{\"role\": \"user\", \"content\": \"%s\"}, "
+                    "{\"role\": \"assistant\", \"content\": \"%s\"}]}\n",
+                    question, said);
+        else if (kind == COMPLETIONS)
+            fprintf(f, "{\"prompt\": \"%s\", \"completion\": \"%s\"}\n", question, said);
+        else
+            fprintf(f, "{\"text\": \"%s %s\"}\n", question, said);
+    }
+    if (f)
+        CHECK(fclose(f) == 0);
+    return path;
+}
+
+/* Trains on a file as `hlm-tune -m M -d FILE -o ADAPTER` does, without any other flag. */
+static bool teach(const char *data, const char *adapter)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_tune_params p = hlm_tune_defaults();
+    struct hlm_tune_step step = { 0 };
+    p.data = data;
+    hlm_tune *u = hlm_tune_open(t.m, &p, &err);
+    bool ok = CHECK_OK(u && hlm_tune_begin(u, NULL, &err), err);
+    if (ok) {
+        struct hlm_set_info valid = hlm_tune_set_info(u, HLM_TUNE_VALID);
+        CHECK_EQ(valid.n_doc, 0);
+    }
+    for (uint32_t n = ok ? hlm_tune_get_info(u).train->steps : 0; ok && step.step < n;)
+        ok = CHECK_OK(hlm_tune_do_step(u, &step, &err), err);
+    if (ok)
+        test_note("  %llu steps, loss %.4f", (unsigned long long)step.step, step.loss);
+    ok = ok && CHECK_OK(hlm_tune_write(u, adapter, &err), err);
+    hlm_tune_close(u);
+    return ok;
+}
+
+static void ask_lines(enum teach_kind kind)
+{
+    struct hlm_err err = { 0 };
+    uint32_t n_right = 0;
+    for (uint32_t i = 0; i < N_LINE; i++) {
+        char question[128], said[128], text[MAX_TEXT] = "";
+        struct hlm_ids ids = { 0 };
+        line(i, question, said);
+        json_t *row = json_pack("{s:s}", "question", question);
+        bool ok = kind == TEXTS
+                      ? hlm_tokenize(t.v, question, strlen(question), false, &ids, &err) &&
+                            answer_ids(&ids, text, &err)
+                      : answer(row, text, &err);
+        if (!CHECK_OK(ok, err))
+            break;
+        n_right += !strcmp(text, said);
+        if (strcmp(text, said))
+            test_note("  %s \"%s\", expected \"%s\"", question, text, said);
+        hlm_ids_free(&ids);
+        json_decref(row);
+    }
+    CHECK_MSG(n_right == N_LINE, "%u of %d lines are answered", n_right, N_LINE);
+}
+
+#define MIN_KEPT 0.95 /* measured: 0.98 */
+
+static void ask_kept(const json_t *rows, uint32_t stride)
+{
+    struct hlm_err err = { 0 };
+    uint32_t n = 0, n_kept = 0;
+    char text[MAX_TEXT];
+    for (uint32_t i = 0; i < json_array_size(rows); i += stride, n++) {
+        json_t *row = json_array_get(rows, i);
+        if (!CHECK_OK(answer(row, text, &err), err))
+            return;
+        n_kept += !strcmp(text, json_str(row, "given"));
+    }
+    CHECK_MSG(n_kept >= MIN_KEPT * n, "%u of %u answers are kept", n_kept, n);
+    test_note("  %u of %u answers are kept", n_kept, n);
+}
+
+/* Messages and completions make the same rows, so one training serves both. */
+static void check_same_rows(const char *messages, const char *completions)
+{
+    struct hlm_err err = { 0 };
+    const char *data[] = { messages, completions };
+    char *text[2] = { 0 };
+    test_case("completions make the rows of messages");
+    for (uint32_t i = 0; i < 2; i++) {
+        struct hlm_tune_params p = hlm_tune_defaults();
+        uint64_t n = 0;
+        const char *out = test_scratch("rows.json");
+        p.data = data[i];
+        if (CHECK_OK(hlm_tune_dump_rows(DIR "hlm-demo-q8_0.gguf", &p, out, NULL, NULL, &err), err))
+            text[i] = file_read(out, 1 << 24, &n, &err);
+        char *rows = text[i] ? strstr(text[i], "\"rows\"") : NULL;
+        if (CHECK(rows != NULL))
+            memmove(text[i], rows, strlen(rows) + 1); /* the file's name comes before */
+    }
+    CHECK(text[0] && text[1] && !strcmp(text[0], text[1]));
+    free(text[0]);
+    free(text[1]);
+}
+
+static void test_teaching(const json_t *rows, uint32_t stride)
+{
+    const char *adapter = test_scratch("taught.gguf");
+    const char *messages = write_lines(MESSAGES);
+    check_same_rows(messages, write_lines(COMPLETIONS));
+    for (enum teach_kind kind = MESSAGES; kind <= TEXTS; kind += TEXTS) {
+        struct hlm_err err = { 0 };
+        const struct hlm_lora lora = { .path = adapter, .scale = 1 };
+        test_case("twenty lines are learnt by the defaults: %s", kind_names[kind]);
+        if (!teach(kind == MESSAGES ? messages : write_lines(kind), adapter) ||
+            !CHECK_OK(hlm_set_lora(t.m, &lora, 1, &err), err) ||
+            !(t.s = hlm_test_session(t.m, (struct hlm_session_params){ .n_ctx = 1024 })))
+            return;
+        ask_lines(kind);
+        ask_kept(rows, stride);
+        hlm_session_destroy(t.s);
+        t.s = NULL;
+        CHECK_OK(hlm_set_lora(t.m, NULL, 0, &err), err);
+    }
+}
+
 void test_demo(void)
 {
     test_case("a device");
@@ -182,6 +345,9 @@ void test_demo(void)
             ask(json_array_get(rows, i));
         judge(n_row);
         test_submissions();
+        hlm_session_destroy(t.s);
+        t.s = NULL;
+        test_teaching(rows, stride);
     }
     test_case("no message of the validation layer");
     hlm_session_destroy(t.s);

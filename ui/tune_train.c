@@ -84,7 +84,7 @@ static const struct flag flags[] = {
 
     { FLAG_GROUP, "How it is trained", 0, 0, 0, 0, 0 },
     { FLAG_REAL, "--epochs -epochs", "X", &o.p.epochs, 1e-6, 1e6,
-      "times through the data (chosen by its size, 3 to 20)" },
+      "times through the data (chosen by its size, 3 to 30)" },
     INTS("--steps --iters", "N", &o.p.train.steps, 0, "steps in all; 0: what --epochs makes (0)"),
     INTS("-b --batch-rows", "N", &o.p.train.batch_rows, 1,
          "rows of a step (chosen by the data's size, 1 to 8)"),

@@ -79,8 +79,8 @@ static bool read_documents(hlm_tune *t, struct hlm_err *err)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.data);
     uint32_t length = t->p.no_pack ? 0 : how.max_seq;
     int32_t pad = data_pad(m->file, how.tok);
-    const struct tune_size size = { t->data.train.n_doc, t->data.train.n_id, length,
-                                    m->model->n_embd };
+    const struct tune_size size = { t->data.train.n_doc, t->data.train.n_id,
+                                    t->data.train.n_counted, length, m->model->n_embd };
     tune_choose(&size, &t->o, &t->p.epochs, &t->chosen);
     t->stream = (struct stream){ .set = &t->data.train,
                                  .row_length = length,

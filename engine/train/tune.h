@@ -45,7 +45,7 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hl
 
 struct tune_size {
     uint32_t n_doc; /* of training; 0: rows of ids */
-    uint64_t n_tok;
+    uint64_t n_tok, n_counted;
     uint32_t max_seq; /* of a packed row; 0: each document is a row */
     uint32_t n_embd;
 };

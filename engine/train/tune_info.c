@@ -175,7 +175,8 @@ static bool dump(const struct hlm_vocab *v, const struct hlm_tune_params *p, con
     struct tune_chosen chosen;
     if (!width_of(v->file, &n_embd, err) || !data_load(&d, p->data, &how, err))
         return false;
-    const struct tune_size size = { d.train.n_doc, d.train.n_id, length, n_embd };
+    const struct tune_size size = { d.train.n_doc, d.train.n_id, d.train.n_counted, length,
+                                    n_embd };
     tune_choose(&size, &o, &epochs, &chosen);
     bool ok = tune_pack(&rows, &d.train, length, chosen.want_rows, data_pad(v->file, v->tok), err);
     if (ok) {
