@@ -1,4 +1,4 @@
-/* data_lines: what the tests of training data share: a small vocabulary, lines of JSON, and the
+/* data_lines: shared by the tests of training data: a small vocabulary, lines of JSON, and the
  * documents of a set as marked text. */
 #pragma once
 #include "train/data.h"
@@ -15,11 +15,10 @@ void lines_close(void);
 
 /* Parameters with the vocabulary and a chat format. */
 struct data_params lines_params(const char *format);
-/* data_parse() of a text, called some.jsonl. */
+/* data_parse() of a text under the name some.jsonl. */
 bool lines_parse(struct data_set *s, const char *lines, const struct data_params *p,
                  struct hlm_err *err);
-/* The documents of a set as text, with a line of dashes between them; counted tokens stand in
- * [[ ]]. */
+/* The documents of a set as text: a line of dashes between them, counted tokens in [[ ]]. */
 void lines_marked(const struct data_set *s, char *to, size_t room);
 /* Checks that the numbers of a set agree with each other. */
 void lines_check(const struct data_set *s, uint32_t max_seq);
@@ -46,7 +45,7 @@ void lines_file(const char *path, const char *text);
 #define TALK2 ROW(USER("a") "," SAYS("b") "," USER("c") "," SAYS("d"))
 #define THOUGHT2 ROW(USER("a") "," THINKS("why", "b") "," USER("c") "," THINKS("how", "d"))
 
-/* What ChatML makes of them. */
+/* Their prompts in ChatML. */
 #define S(role) "<|im_start|>" role "\n"
 #define E "<|im_end|>"
 #define ASKED(text) S("user") text E "\n" S("assistant")

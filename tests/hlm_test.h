@@ -8,8 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Opens as tests do, without the validation layer where this machine has none (test_validation
- * reports that). NULL with the reason of hlm_open. */
+/* Opens a model, without the validation layer if this machine has none (test_validation reports
+ * that). NULL with the reason of hlm_open. */
 static inline hlm *hlm_test_try_as(struct hlm_params params, struct hlm_err *err)
 {
     static bool bare;
@@ -51,7 +51,7 @@ static inline void hlm_test_close(hlm *m)
 static inline struct gguf *hlm_test_file(hlm *m) { return m->file; }
 static inline struct tok *hlm_test_tok(hlm *m) { return m->vocab->tok; }
 
-/* A session. A budget of 0 means none here, and this value the library's default. */
+/* Opens a session. Here a snapshot budget of 0 means none, and this value the library's default. */
 #define TEST_BUDGET_DEFAULT (UINT64_MAX - 1)
 static inline hlm_session *hlm_test_session(hlm *m, struct hlm_session_params params)
 {

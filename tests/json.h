@@ -6,8 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A fixture as JSON; NULL, and the open case failed, when it is missing or broken. Free it with
- * json_decref(). */
+/* A fixture as JSON, freed with json_decref(). NULL and a failed case if it cannot be read. */
 static inline json_t *fixture_json(const char *path)
 {
     uint64_t n;
@@ -20,7 +19,7 @@ static inline json_t *fixture_json(const char *path)
     return j;
 }
 
-/* Are ids the integers of the array? */
+/* True if ids are the integers of the array. */
 static inline bool json_ids_equal(const json_t *want, const int32_t *id, uint32_t n)
 {
     bool equal = json_array_size(want) == n;
@@ -54,7 +53,7 @@ static inline const char *json_str(json_t *j, const char *path)
     return s ? s : "";
 }
 
-/* An array of integers as ids in fresh memory; NULL and a failed case when it is not one. */
+/* An array of integers as ids in new memory; NULL and a failed case when it is not one. */
 static inline int32_t *json_ids(const json_t *j, uint32_t *n)
 {
     int32_t *ids = json_is_array(j) ? mem_alloc(json_array_size(j) + 1, sizeof *ids) : NULL;
@@ -69,7 +68,7 @@ static inline int32_t *json_ids(const json_t *j, uint32_t *n)
 }
 
 /* The n floats of a tensor of expected.bin; expected.json has the places and shapes. NULL and a
- * failed case when its size is another. */
+ * failed case when its size is not n. */
 static inline const float *json_expected(json_t *expected, const uint8_t *bin, uint64_t n_bin,
                                          const char *name, uint64_t n)
 {

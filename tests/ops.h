@@ -1,9 +1,9 @@
-/* ops: one op on the device between guard bands - what the test_ops_*.c are written with.
+/* ops: runs one op on the device between guard bands, for the tests test_ops_*.c.
  *
- * A rig holds one arena for everything the op is given, a scratch arena for what it makes, and one
- * cmd. The arena is mirrored on the host: every byte starts as part of a NaN unless it was put
- * there, and after the run every byte that was not declared as written must be what it was - bands,
- * columns beside a view, inputs. Scratch starts as the same NaN, with a band at either end. */
+ * A rig has one arena for the arguments of the op, a scratch arena for its results, and one cmd.
+ * The arena has a copy on the host. Its bytes are NaN until values are put there. After the run
+ * every byte that was not declared as written must be unchanged: bands, columns beside a view,
+ * inputs. Scratch begins as the same NaN, with a band at either end. */
 #pragma once
 #include "ops/op.h"
 #include "ops/pack.h"
@@ -14,10 +14,10 @@
 
 struct rig {
     struct gpu *g;
-    const char *op; /* under which the worst error is noted */
+    const char *op; /* the name for the note of the worst error */
     struct arena *mem, *scratch;
     struct cmd *c;
-    uint8_t *image, *free, *back; /* of mem: what it holds, 1 where the op writes, what came */
+    uint8_t *image, *free, *back; /* of mem: its content, 1 where the op writes, the result */
     uint64_t n_image;
     tensor head, tail; /* of scratch */
     struct tape *tape; /* of a cmd that trains: ops_train.h */
@@ -26,7 +26,7 @@ struct rig {
     uint32_t n_own;
     struct rng rng;
     struct hlm_err err;
-    bool ran, checked; /* the cmd has run well; its kernels are noted as checked */
+    bool ran, checked; /* the cmd ran without failure; its kernels count as checked */
 };
 
 /* Opens a rig on g. */
@@ -35,7 +35,7 @@ void rig_close(struct rig *r);
 /* Memory that rig_close frees. */
 void *rig_alloc(struct rig *r, uint64_t n, uint64_t size);
 
-/* A tensor [n_row][n] in rows of stride, from column col; bands around it. No values. */
+/* A tensor [n_row][n] without values, in rows of stride, from column col, with bands around it. */
 tensor rig_view(struct rig *r, enum dtype dtype, uint32_t n, uint32_t n_row, uint32_t stride,
                 uint32_t col);
 /* Gives t's elements (F32, F16; Q8_0, dense) the values v [n_row][n]. */
@@ -45,11 +45,11 @@ void rig_put_words(struct rig *r, tensor t, const void *words); /* I32 */
 void rig_writes(struct rig *r, tensor t);
 void rig_writes_rows(struct rig *r, tensor t, uint32_t row, uint32_t n);
 
-/* rig_view and rig_put in one, dense and with odd strides. */
+/* rig_view and rig_put in one: dense, and with odd strides. */
 tensor rig_dense(struct rig *r, const float *v, uint32_t n, uint32_t n_row);
 tensor rig_strided(struct rig *r, const float *v, uint32_t n, uint32_t n_row);
 tensor rig_words(struct rig *r, const void *words, uint32_t n);
-/* Step and history of a batch; the step is written by the op when `moves`. */
+/* The step buffer and the history of a batch. moves: the op writes the step buffer. */
 struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct step *step, const int32_t *ids,
                        uint32_t n_ids, bool moves);
 
@@ -57,53 +57,53 @@ struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct step *step, c
 float *rig_normal(struct rig *r, uint64_t n, double scale);
 double *rig_doubles(struct rig *r, const float *v, uint64_t n);
 
-/* A matrix of random valid blocks; v: its values as dtype_to_f32 has them,
- * [n_expert * n_out][n_in]. Products with normal x are about gain * 1. beside: right behind the
- * matrix made before. */
+/* A matrix of random valid blocks. v: its values from dtype_to_f32, [n_expert * n_out][n_in].
+ * Products with normal x are about gain * 1. beside: directly after the last matrix in memory. */
 struct weight {
     linear w;
     const float *v, *base, *lora_a, *lora_b;
 };
 struct weight rig_weight(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, double gain, bool beside);
-/* The same from blocks at hand: n_out * n_expert rows as in a file. */
+/* The same from given blocks: n_out * n_expert rows as in a file. */
 struct weight rig_blocks(struct rig *r, enum dtype dtype, uint32_t n_in, uint32_t n_out,
                          uint32_t n_expert, const void *rows, bool beside);
-/* The same matrix with low-rank factors beside it, whose product is in v; base: without it. share:
- * a matrix whose A it has too, its B right behind that one's. */
+/* The same matrix with low-rank factors. v includes their product; base does not. share: a matrix
+ * that has the same A; the new B lies directly after its B. */
 struct weight rig_lora(struct rig *r, struct weight w, uint32_t rank, const struct weight *share);
-/* The same matrix, and rows of x or dy, rounded as paths have them whose operands are f16
- * (weight.glsl, halves.comp). */
+/* The same matrix, and rows of x or dy, rounded as for paths with f16 operands (weight.glsl,
+ * halves.comp). */
 struct weight rig_f16_weight(struct rig *r, struct weight w);
 float *rig_f16_rows(struct rig *r, const float *v, uint32_t n, uint32_t n_row);
-/* One block of random codes; its scales are about `scale`, or any there are (extreme). */
+/* One block of random codes. Its scales are about `scale`; extreme: they are any that exist. */
 void random_block(struct rng *rng, enum dtype dtype, double scale, bool extreme, uint8_t *block);
 enum { N_WEIGHT_TYPE = 28 };
 extern const enum dtype weight_types[N_WEIGHT_TYPE];
 
-/* A device of its own that binds no more than max_range at once: matrices come in pieces. Opens a
- * case, which is skipped or fails when there is none. The caller closes it. */
+/* Opens another device whose bindings have at most max_range bytes, so that matrices are run slab
+ * by slab. Opens a case, which is skipped or fails without a device. The caller closes it. */
 struct gpu *ops_open_small(uint64_t max_range);
 
-/* Whether --brief leaves the kernel out: its module has no instruction of subgroups, so where its
- * constants do not follow their size either it is the same program on any. */
+/* True if --brief leaves the kernel out. Its module has no subgroup instructions, so if its
+ * constants do not depend on the subgroup size either, it is the same program for every size. */
 bool ops_brief_skips(enum kernel k);
 
-/* Commits, uploads, runs the cmd, reads back, checks the bands and all that may not change. */
+/* Commits, uploads, runs the cmd, reads back, and checks everything that must not change. */
 bool rig_run(struct rig *r);
-/* Rows of t as floats, [n_row][n], in memory of the rig; of mem as it came back, or of scratch. */
+/* Rows of t after the run as floats, [n_row][n], in memory of the rig. t is in mem or scratch. */
 float *rig_get(struct rig *r, tensor t);
-/* t is near want [n_row][n]: by the tolerance of its type, or of tol when that is above 0. What
- * lies between rows of a scratch tensor must be untouched. */
+/* Checks that t is near want [n_row][n], within the tolerance of its type, or within tol if that is
+ * above 0. The bytes between rows of a scratch tensor must be unchanged. */
 bool rig_near(struct rig *r, const char *what, tensor t, const double *want, double tol);
-/* The same for values at hand. */
+/* The same for given values. */
 bool rig_near_values(struct rig *r, const char *what, const float *got, const double *want,
                      uint32_t n, uint32_t n_row, double tol);
-/* The case has held what the cmd made against the reference by itself; rig_near and its like say so
- * too. The kernels that the cmd dispatched count as checked, if it has run well. */
+/* Declares that the case has compared the results with the reference itself; rig_near and the other
+ * comparisons do this too. The kernels that the cmd dispatched then count as checked, if it ran
+ * without failure. */
 void rig_checked(struct rig *r);
-/* NMSE allowed, by the type of what is compared. */
+/* The NMSE that is allowed, by the type of the compared tensor. */
 double ops_tolerance(enum dtype dtype);
-/* Logs the worst NMSE of each op so far (shown with -v); opens a case for the validation layer's
- * count. */
+/* Logs the worst NMSE of each op so far (shown with -v), and opens a case for the messages of the
+ * validation layer. */
 void ops_report(struct gpu *g);

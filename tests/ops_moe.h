@@ -1,4 +1,4 @@
-/* ops_moe: mixtures of experts, one a table row, as the device and as the reference have them. */
+/* ops_moe: mixtures of experts, one for each row of a table, for the device and the reference. */
 #pragma once
 #include "ops.h"
 
@@ -27,21 +27,21 @@ struct moe_row {
     uint32_t n_group, n_group_used, n_latent;
     struct act act; /* the shared expert's limit is twice this one */
     uint32_t rank;  /* rank of adapters; 0: none */
-    float pull;     /* of the first expert's bias up, of the last one's down */
-    /* of a backward */
+    float pull;     /* raises the first expert's bias and lowers the last one's */
+    /* for a backward */
     bool frozen; /* the input's gradient is not wanted */
 };
 
-/* Both read the same numbers, which live as long as the rig. */
+/* Both have the same numbers, which live as long as the rig. */
 struct moe_pair {
     struct moe m;
     struct ref_moe ref;
     struct weight gate, up, down;
 };
 
-/* merged: the rank of the row is that of adapters on the router and all experts, which the
- * reference has merged into its matrices. Otherwise it is that of adapters on the routed experts,
- * and the reference has what they are added to. */
+/* merged: the row's rank is that of adapters on the router and all experts, which are merged into
+ * the reference's matrices. Otherwise it is that of adapters on the routed experts only, and the
+ * reference has the matrices without them. */
 struct moe_pair moe_make(struct rig *r, const struct moe_row *row, bool merged);
-/* The rest of a case's name, after the name of what is tested. */
+/* The second part of a case's name, after the name of the op. */
 const char *moe_text(const struct moe_row *row, char text[200]);

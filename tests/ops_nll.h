@@ -1,5 +1,5 @@
-/* ops_nll: rows of logits of every kind that a model can give, and their likelihoods in long double
- * - for the tests of the losses. */
+/* ops_nll: rows of logits of every kind that a model can give, and their likelihoods in long
+ * double, for the tests of the losses. */
 #pragma once
 #include "ops.h"
 
@@ -14,8 +14,7 @@ enum logits_kind {
 };
 extern const char *const logits_kinds[N_LOGITS_KIND]; /* their names */
 
-/* A row of n. The logit that LOGITS_SURE raises, and with which the holes begin, is the one at
- * `first`. */
+/* A row of n. `first` is the logit that LOGITS_SURE raises, and the first of the holes. */
 void logits_fill(struct rig *r, enum logits_kind kind, uint32_t n, uint32_t first, float *row);
 /* -log p of id. d [n], unless NULL: weight * (softmax - onehot), without cancellation at id. */
 double logits_nll(const float *row, uint32_t n, uint32_t id, double weight, double *d);

@@ -1,4 +1,4 @@
-/* ops_train: an op in a cmd that trains, and back - what the test_ops_*_bwd.c are written with.
+/* ops_train: runs an op forward and backward in a cmd that trains, for the tests test_ops_*_bwd.c.
  *
  *     struct rig r = rig_open_train(g, "norm", NULL);
  *     struct grads dx = rig_grad(&r, x);           after rig_open_train, before the op
@@ -9,13 +9,12 @@
  *         rig_near_grad(&r, "dx", &dx, 0);
  *     rig_close(&r);
  *
- * Every gradient starts as random numbers, which `want` holds as well: the reference adds to them
- * as the op must. They lie in rows of odd strides between bands, so that what is written beside
- * them is seen. */
+ * Every gradient begins as random numbers, which `want` has too: the reference adds to them, and so
+ * must the op. They lie in rows of odd strides between bands, which show writes beside them. */
 #pragma once
 #include "ops.h"
 
-/* A gradient: where it stands on the device, and what is to come of it, [n_row][n]. */
+/* A gradient: where it is on the device, and its expected result, [n_row][n]. */
 struct grads {
     tensor t;
     double *want;
@@ -29,14 +28,14 @@ struct rig_dropout {
 };
 struct rig rig_open_train(struct gpu *g, const char *op, const struct rig_dropout *d);
 
-/* The gradient of an input x is wanted. Without it x is frozen. */
+/* Asks for the gradient of an input x; otherwise x is frozen. */
 struct grads rig_grad(struct rig *r, tensor x);
-/* A vector [n] is trained: a gate's parameters. */
+/* Trains a vector [n]: the parameters of a gate. */
 struct grads rig_grad_vector(struct rig *r, tensor v);
-/* The rows of low-rank factors of all experts are: want is [n_out * n_expert][n_in]. */
+/* Trains the rows of low-rank factors of all experts; want is [n_out * n_expert][n_in]. */
 struct grads rig_grad_factor(struct rig *r, const linear *w);
 
-/* Ends the forward at y and records the way back from a random gradient of it. Returns that
+/* Ends the forward at y and records the backward from a random gradient of it. Returns that
  * gradient, [n_row][n]. */
 double *rig_back(struct rig *r, tensor y);
 bool rig_near_grad(struct rig *r, const char *what, const struct grads *g, double tol);

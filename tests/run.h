@@ -1,5 +1,5 @@
-/* run: runs hlm-chat and the other programs, and gives their output and exit code. The programs are
- * beside the test program. */
+/* run: runs hlm-chat and the other programs, which are beside the test program, and returns their
+ * output and exit code. */
 #pragma once
 #include "json.h"
 
@@ -9,13 +9,13 @@
 #define TIMEOUT_S 300 /* of one program, so that one that hangs does not stop the whole run */
 
 struct ran {
-    int rc;          /* 128 + signal when one ended it */
-    char *out, *err; /* terminated */
+    int rc;          /* the exit code; 128 + signal when one ended the program */
+    char *out, *err; /* end with a zero */
 };
 void ran_free(struct ran *r);
 
-/* Runs "hlm-chat -m x ...": words separated by blanks, so no word can contain one. input: text for
- * standard input, NULL for none. */
+/* Runs a command such as "hlm-chat -m x ...". Blanks separate words, so no word can contain one.
+ * input: text for standard input; NULL: none. */
 struct ran run(const char *input, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* The same in two steps, with files as its streams. */
 pid_t start(const char *command, const char *in, const char *out, const char *err);

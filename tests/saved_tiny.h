@@ -1,5 +1,5 @@
-/* saved_tiny: saved sessions of a few hundred bytes, of a model that does not exist, for the checks
- * of saved_open that need no device. */
+/* saved_tiny: saved sessions of a few hundred bytes, for a model that does not exist, to test
+ * saved_open without a device. */
 #pragma once
 #include "session/saved.h"
 
@@ -48,7 +48,7 @@ static inline void tiny_any(struct tiny_bytes *b, uint64_t n)
         tiny_put(b, &(uint8_t){ (uint8_t)(b->n * 7 + 1) }, 1);
 }
 
-/* Sets the checksum to the right one. */
+/* Corrects the checksum. */
 static inline void tiny_seal(struct tiny_bytes *b)
 {
     uint64_t sum[2];
@@ -59,7 +59,7 @@ static inline void tiny_seal(struct tiny_bytes *b)
     memcpy(b->p + b->n - sizeof sum, sum, sizeof sum);
 }
 
-/* A file of n_past tokens, one more that is unread, and snapshots at every 5th. */
+/* A file with n_past tokens, one more that is not read yet, and a snapshot at every 5th. */
 static inline struct tiny_bytes tiny_file(uint32_t n_past, const char *note)
 {
     struct tiny_bytes b = { .n = 0 };

@@ -1,6 +1,6 @@
-/* serial: likelihoods by the kernels that decode. A model with caches reads a document in pieces of
- * so few tokens that no device takes the chunked recurrences. It gives the likelihoods of the next
- * token and, by the model's first draft block after the trunk, of the token after that. */
+/* serial: likelihoods from the kernels of decoding. A model with caches reads a document in such
+ * short pieces that no device takes the chunked recurrences. The results are the likelihoods of the
+ * next token and, from the first draft block, of the token after that. */
 #pragma once
 #include "model/model.h"
 #include "test.h"
@@ -17,11 +17,11 @@ struct serial {
     tensor parts[2];
 };
 
-/* Opens m with the adapters and gates in force. Call serial_close() even where this fails. */
+/* Opens m with the adapters and gates in force. Call serial_close() even if this fails. */
 bool serial_open(struct serial *s, const struct model *m, struct hlm_err *err);
 void serial_close(struct serial *s);
 
 /* Runs a document of n tokens, SERIAL_LONGEST at most, from an empty state. Writes the likelihoods
- * of the targets that mask counts (NULL: all) and leaves the others alone. mtp NULL: not wanted. */
+ * of the targets that mask counts (NULL: all), and nothing for the others. mtp NULL: not wanted. */
 bool serial_document(struct serial *s, const int32_t *ids, const uint8_t *mask, uint32_t n,
                      double *nll, double *mtp, struct hlm_err *err);

@@ -1,7 +1,7 @@
 /* ssm_in: rewrites a qwen3next file into the old layout, in which attn_qkv and attn_gate of a
  * linear layer are one tensor ssm_in in the order of the checkpoint (models/README.md, "DeltaNet
- * tensors"). It is the same model, so the logits must be equal bit by bit. This tests the loading
- * of such files without having one. */
+ * tensors"). It is the same model, so the logits must be the same bits. No old file is needed to
+ * test that such files load. */
 #pragma once
 #include "gguf_build.h"
 

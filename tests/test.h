@@ -1,11 +1,10 @@
-/* test: the frame that all tests run in. A test file defines functions `void test_x(void)`,
- * tests.def names them, each opens cases, and a case passes unless something in it failed. See
- * main.c. */
+/* test: the frame of all tests. A test file defines functions `void test_x(void)`, which are listed
+ * in tests.def. Each opens cases; a case passes unless a check in it fails. See main.c. */
 #pragma once
 #include "base/base.h"
 
-/* Opens the next case; the one before is closed and counted. False when --case leaves it out: then
- * nothing in it is counted, and a case that no later one builds on need not run. */
+/* Opens the next case; the one before is closed and counted. False when --case leaves it out: its
+ * checks are then not counted, and it need not run unless a later case builds on it. */
 bool test_case(const char *fmt, ...) HLM_PRINTF(1, 2);
 /* Fails the open case and prints why, with the place. Returns false. */
 bool test_fail_at(const char *file, int line, const char *fmt, ...) HLM_PRINTF(3, 4);
@@ -20,14 +19,15 @@ void test_skip(const char *fmt, ...) HLM_PRINTF(1, 2);
 bool test_eq_at(const char *file, int line, const char *what, long long got, long long want);
 bool test_str_at(const char *file, int line, const char *what, const char *got, const char *want);
 
-/* What a message must say. The parts are separated by '|'; each must occur as whole words (so "4"
- * is not found in "64"), in this order, and none may overlap. Name what a person needs: the file,
- * the tensor, key or flag, the number found, the number expected, and a word that sets this reason
- * apart from the others. The sentence around them may change. */
+/* Checks what a message says. The parts are separated by '|'. Each must occur as whole words (so
+ * "4" is not found in "64"), in this order, without overlap. Quote what a person needs: the file,
+ * the tensor, key or flag, the number found, the number expected, and a word that distinguishes
+ * this reason from others. The sentence around them may change. */
 #define CHECK_SAYS(text, parts) test_says_at(__FILE__, __LINE__, (text), (parts))
 bool test_says_at(const char *file, int line, const char *text, const char *parts);
 bool test_has(const char *text, const char *parts);
-/* The call fails and fills err, which is cleared first, with one line that says these parts. */
+/* Checks that the call fails and fills err, which is cleared first, with one line that says these
+ * parts. */
 #define CHECK_REFUSED(call, err, parts)                                                            \
     ((err) = (struct hlm_err){ 0 },                                                                \
      test_refused_at(__FILE__, __LINE__, (call) ? true : false, &(err), (parts)))
@@ -43,14 +43,14 @@ struct diff {
 struct diff diff_f32(const float *got, const float *want, uint64_t n);
 struct diff diff_f64(const float *got, const double *want, uint64_t n);
 
-/* A bound, and the worst value that was measured when it was set, on lavapipe unless it says
- * otherwise; 0: not recorded. Bounds are only ever tightened. */
+/* A bound, and the worst value measured when it was set (on lavapipe, if nothing else is said); 0:
+ * not recorded. Bounds are only ever tightened. */
 struct bound {
     double most, measured;
 };
-/* got is at most bound.most; -v prints it beside the bound and what was measured. */
+/* Checks that got is at most bound.most; -v prints both, with the value measured earlier. */
 #define CHECK_WITHIN(what, got, bound) test_within_at(__FILE__, __LINE__, (what), (got), (bound))
-/* The larger of two errors; not a number is the largest. */
+/* The larger of two errors; a NaN is larger than any number. */
 static inline double test_worse(double a, double b) { return a >= b || a != a ? a : b; }
 bool test_within_at(const char *file, int line, const char *what, double got, struct bound bound);
 
@@ -58,22 +58,22 @@ bool test_within_at(const char *file, int line, const char *what, double got, st
  * The string stays valid until the eighth call from here. */
 const char *fixture(const char *fmt, ...) HLM_PRINTF(1, 2);
 bool fixture_has(const char *fmt, ...) HLM_PRINTF(1, 2);
-/* A whole file in fresh memory; fails the open case when it is missing. */
+/* A whole file in new memory; fails the open case when it is missing. */
 void *fixture_read(uint64_t *n_bytes, const char *fmt, ...) HLM_PRINTF(2, 3);
 /* A scratch folder for this run under build/, made on first use. */
 const char *test_tmp(void);
 
-/* --all: a test that usually takes a few of many cases takes them all. */
+/* --all: tests that usually run a few of many cases run them all. */
 bool test_all(void);
-/* --brief: a test leaves out cases that another subgroup size, which an earlier run had, does not
- * change. */
+/* --brief: tests leave out cases whose result does not depend on the subgroup size, because an
+ * earlier run with another size had them. */
 bool test_brief(void);
-/* Do all tests of this test's group run, with all of their cases? */
+/* True if all tests of this test's group run, with all their cases. */
 bool test_whole_group(void);
 
-/* Sends messages of the engine to fn until the next call; NULL: to the output, as at the start.
- * Objects are opened with test_sink() for their log. What has no log of its own uses the sink of
- * the calling thread, which test_log sets too. */
+/* Sends messages of the engine to fn until the next call; NULL: to the output, as at first. Objects
+ * are opened with test_sink() as their log. Code without its own log uses the sink of the calling
+ * thread, which this sets too. */
 void test_log(hlm_log_fn fn, void *user);
 struct hlm_log test_sink(void);
 /* A line of the output; only with -v. */

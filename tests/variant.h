@@ -1,5 +1,5 @@
-/* variant: the same model written in another way, or with something that no fixture has, made from
- * the f32 file of a fixture: what old, pruned and large Nemotron-H files contain (models/README.md,
+/* variant: makes, from the f32 file of a fixture, the same model written in another way or a model
+ * with parts that no fixture has, as in old, pruned and large Nemotron-H files (models/README.md,
  * "Nemotron keys" and "Nemotron tensors"). */
 #pragma once
 #include "gguf_build.h"
@@ -20,7 +20,7 @@ enum variant {
 
 /* The variant's name in a test case. */
 const char *variant_name(enum variant v);
-/* Does the variant change a file of this architecture? */
+/* True if the variant changes files of this architecture. */
 bool variant_fits(enum variant v, const char *arch);
 /* NULL with a reason when path is not an f32 file of nemotron_h or nemotron_h_moe. Free it with
  * gb_free(). */

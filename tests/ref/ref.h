@@ -1,13 +1,12 @@
-/* ref: the reference in double precision - operations, and whole models from a GGUF.
+/* ref: the reference in double precision: operations, and whole models from a GGUF.
  *
- * An independent reading of the specification (models/README.md; quoted words are names of its
- * sections and traps), written for clarity: plain loops, a fixed order of summation, nothing shared
- * with the engine but the file reader. Weights come as float rows, as the file says them;
- * everything computed is a double. Because the order of summation never depends on how a sequence
- * is cut, any split gives the same bits.
+ * It was written from the specification (models/README.md; quoted words are names of its sections
+ * and traps), for clarity: plain loops, a fixed order of summation, nothing shared with the engine
+ * but the file reader. Weights are rows of floats; everything computed is a double. The order of
+ * summation never depends on how a sequence is cut, so any split gives the same bits.
  *
- * Arrays are row-major with the last index fastest; [a, b] is a rows of b. Out of memory is an
- * assertion: this is test code. Read ref_ops.c first, then ref_model.c. */
+ * Arrays are row-major with the last index fastest; [a, b] is a rows of b. Running out of memory is
+ * an assertion. Read ref_ops.c first, then ref_model.c. */
 #pragma once
 #include "file/file.h"
 
@@ -15,7 +14,7 @@
 
 double ref_sigmoid(double x);
 double ref_silu(double x);
-double ref_softplus(double x); /* log(1 + e^x), x itself above 20: as the models were trained */
+double ref_softplus(double x); /* log(1 + e^x); above 20 x itself, as in the models' training */
 double ref_relu2(double x);    /* max(x, 0)^2 */
 
 /* y = W x. w [n_out, n_in], x [n_tok, n_in], y [n_tok, n_out]. */
@@ -31,8 +30,8 @@ void ref_rmsnorm(const double *x, const float *w, uint32_t dim, uint32_t n_row, 
  * dim]. */
 void ref_l2norm(double *x, uint32_t dim, uint32_t n_row, double scale);
 
-/* Inverse frequencies as the engine must have them: theta^(-2i/n_rot) in double, divided by
- * factor[i] where there are factors (NULL: none), rounded to float ("Shared operations"). */
+/* Inverse frequencies: theta^(-2i/n_rot) in double, divided by factor[i] (NULL: no factors),
+ * rounded to float ("Shared operations"). */
 void ref_rope_freq(double theta, uint32_t n_rot, const float *factor /* [n_rot / 2] */,
                    float *freq /* [n_rot / 2] */);
 
@@ -42,8 +41,8 @@ void ref_rope(const float *freq, uint32_t n_rot, uint32_t pos, uint32_t n_head, 
               double *x);
 
 /* softmax(q k^T / sqrt(head_dim)) v over the keys 0 .. n_past + t for token t, or the newest of
- * them, times sigmoid of a gate ("Shared operations", "Qwen blocks", "Step blocks"). Query head h
- * reads KV head h / (n_head / n_kv_head). */
+ * them, times the sigmoid of a gate ("Shared operations", "Qwen blocks", "Step blocks"). Query head
+ * h reads KV head h / (n_head / n_kv_head). */
 struct ref_attention {
     uint32_t n_tok, n_past, n_head, n_kv_head, head_dim;
     const double *q;     /* [n_tok, n_head, head_dim], normed and rotated */
@@ -61,8 +60,8 @@ struct ref_conv {
     uint32_t n_tok, n_ch, conv_k;
     const float *w;    /* [n_ch, conv_k] */
     const double *x;   /* [n_tok, n_ch] */
-    double *window;    /* [conv_k - 1, n_ch] the inputs before x, oldest first; left as those before
-                        * the next call. Zero at the start of a sequence. */
+    double *window;    /* [conv_k - 1, n_ch] the inputs before x, oldest first; updated for the next
+                        * call. Zero at the start of a sequence. */
     const float *bias; /* [n_ch], or NULL: none */
 };
 void ref_conv_silu(const struct ref_conv *c, double *y /* [n_tok, n_ch] */);
@@ -81,10 +80,10 @@ struct ref_delta {
     double *state; /* [n_v_head, d_state of k, d_state of v], read and updated; zero at the start */
 };
 void ref_delta(const struct ref_delta *d, double *o /* [n_tok, n_v_head, d_state] */);
-/* The same in chunks ("DeltaNet in chunks"): what prefill and training kernels compute. */
+/* The same in chunks ("DeltaNet in chunks"), as prefill and training kernels compute it. */
 void ref_delta_chunked(const struct ref_delta *d, uint32_t chunk, double *o);
 
-/* The gates alone. b, a, beta, g [n_tok, n_v_head]; g <= 0 is the logarithm of the decay. */
+/* Only the gates. b, a, beta, g [n_tok, n_v_head]; g <= 0 is the logarithm of the decay. */
 void ref_delta_gates(const struct ref_delta *d, double *beta, double *g);
 
 /* o = rmsnorm(o, w) * silu(z), norm first (trap "norm and gate order"), in place. o, z [n_row,
@@ -103,10 +102,10 @@ struct ref_mamba {
     double *state; /* [n_head, head_dim, d_state], read and updated; zero at the start */
 };
 void ref_mamba(const struct ref_mamba *m, double *y /* [n_tok, n_head, head_dim] */);
-/* The same in chunks ("Mamba2 in chunks"): what prefill and training kernels compute. */
+/* The same in chunks ("Mamba2 in chunks"), as prefill and training kernels compute it. */
 void ref_mamba_chunked(const struct ref_mamba *m, uint32_t chunk, double *y);
 
-/* y = rms_group(y * silu(z)) * w, gate first, the mean over each group alone (trap "norm and gate
+/* y = rms_group(y * silu(z)) * w, gate first, with a mean for each group (trap "norm and gate
  * order"), in place. y, z [n_tok, n_group, group_dim], w [n_group, group_dim]. */
 void ref_mamba_norm(double *y, const double *z, const float *w, uint32_t n_tok, uint32_t n_group,
                     uint32_t group_dim, double eps);
@@ -117,7 +116,7 @@ void ref_swiglu(const double *gate, const double *up, uint64_t n, double *y);
  * clamp"). y may be gate or up. */
 void ref_swiglu_limit(const double *gate, const double *up, uint64_t n, double limit, double *y);
 
-/* y = down( silu(gate x) * (up x) ), or down( relu2(up x) ) where there is no gate matrix ("Shared
+/* y = down( silu(gate x) * (up x) ), or down( relu2(up x) ) without a gate matrix ("Shared
  * operations"). y [n_tok, n_embd]. */
 struct ref_ffn {
     uint32_t n_embd, n_ff;
@@ -127,18 +126,17 @@ struct ref_ffn {
 };
 void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y);
 
-/* p = softmax(logits). The n_used largest are chosen, the largest first, the lower index where two
- * are equal. Their weights are p divided by the sum of the chosen p ("Softmax router"). One
- * token. */
+/* p = softmax(logits). Chooses the n_used largest, the largest first, the lower index of equals.
+ * Their weights are p divided by the sum of the chosen p ("Softmax router"). One token. */
 void ref_moe_route(const double *logits, uint32_t n_expert, uint32_t n_used, uint32_t *id,
                    double *weight);
 
-/* s = sigmoid(logits). The n_used largest of s + bias are chosen (of s where bias is NULL), the
- * largest first, the lower index where two are equal. Their weights are s, divided by the sum of
- * the chosen s + 1e-20 if norm, times scale (trap "selection bias"). With n_group > 1 only the
- * experts of the n_group_used best groups can be chosen: the groups with the largest sum of their
- * two largest s + bias, the lower group where two are equal. One token. n_expert is a multiple of
- * n_group, and n_used is at most the number of experts in n_group_used groups. */
+/* s = sigmoid(logits). Chooses the n_used largest of s + bias (bias NULL: of s), the largest first,
+ * the lower index of equals. Their weights are s, divided by the sum of the chosen s + 1e-20 if
+ * norm, times scale (trap "selection bias"). With n_group > 1 only the experts of the n_group_used
+ * best groups can be chosen: the groups with the largest sum of their two largest s + bias, the
+ * lower group of equals. One token. n_expert is a multiple of n_group, and n_used is at most the
+ * number of experts in n_group_used groups. */
 void ref_moe_route_sigmoid(const double *logits, const float *bias, uint32_t n_expert,
                            uint32_t n_used, uint32_t n_group, uint32_t n_group_used, bool norm,
                            double scale, uint32_t *id, double *weight);
@@ -158,12 +156,12 @@ struct ref_moe {
     double limit, shared_limit;                         /* of SwiGLU; 0: none */
     uint32_t n_latent;                                  /* 0: none */
     const float *latent_down, *latent_up;               /* [n_latent, n_embd], [n_embd, n_latent] */
-    bool sigmoid;             /* ref_moe_route_sigmoid() with what follows; else ref_moe_route() */
+    bool sigmoid; /* ref_moe_route_sigmoid() with the next fields; else ref_moe_route() */
     const float *router_bias; /* [n_expert], or NULL */
     uint32_t n_group, n_group_used;
     bool norm;
     double scale;
-    uint64_t *load; /* [n_expert]: how often each expert was chosen is added; NULL: not wanted */
+    uint64_t *load; /* [n_expert]: counts how often each expert is chosen; NULL: not wanted */
 };
 void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y);
 
@@ -178,7 +176,7 @@ struct ref_config {
     uint32_t conv_k, d_state, n_group, n_ssm_head, ssm_dim;
     bool tiled;
     uint32_t n_expert, n_ff_shared, n_latent;
-    bool sigmoid, norm; /* the router; what follows belongs to the sigmoid one */
+    bool sigmoid, norm; /* the router; the next fields belong to the sigmoid router */
     uint32_t router_group, router_group_used;
     float scale, eps;
 };
@@ -186,9 +184,9 @@ struct ref_config {
 struct ref_model; /* weights as floats; immutable, copied out of the file */
 struct ref_state; /* one sequence: position, keys, values, convolution windows, recurrent states */
 
-/* Loads the trunk, and the MTP blocks for ref_bwd.h. NULL, with a reason, when a key or a tensor is
- * missing, when a tensor has another shape, or when its type is one that dtype.h cannot compute. g
- * may be closed afterwards. */
+/* Loads the trunk, and the MTP blocks for ref_bwd.h. NULL with a reason when a key or a tensor is
+ * missing, when a tensor has the wrong shape, or when dtype.h cannot convert its type. g may be
+ * closed afterwards. */
 struct ref_model *ref_model_open(const struct gguf *g, struct hlm_err *err);
 void ref_model_close(struct ref_model *m); /* takes NULL */
 const struct ref_config *ref_model_config(const struct ref_model *m);
@@ -198,14 +196,14 @@ struct ref_state *ref_state_create(const struct ref_model *m);
 void ref_state_destroy(struct ref_state *s);       /* takes NULL */
 uint32_t ref_state_pos(const struct ref_state *s); /* tokens read so far */
 
-/* The stats of a layer. Every ref_forward() of a state that watches them adds to them. */
+/* The stats of a layer. Every ref_forward() of a watched state adds to them. */
 struct ref_stats {
     uint64_t *load; /* [n_expert]; NULL: not wanted */
-    /* Of the gates, one of each token and head: their number, the sums of decay and write (of
+    /* Of the gates of all tokens and heads: their number, the sums of decay and write strength (for
      * Mamba2: dt), the least and the largest decay. */
     double n, decays, writes, least, most;
-    /* Of the state after the last token: how many numbers, the sum of their squares, the largest.
-     */
+    /* Of the state after the last token: the number of its numbers, their sum of squares, the
+     * largest. */
     double n_state, squares, peak;
 };
 void ref_state_watch(struct ref_state *s, struct ref_stats *stats /* [n_layer], or NULL */);

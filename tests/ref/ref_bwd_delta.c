@@ -1,10 +1,10 @@
 /* ref_bwd_delta: the backward of the Gated DeltaNet, token by token and in chunks
  * (models/README.md, "DeltaNet backward").
  *
- * Both work on one V head between the l2 norms and the output. head_create() and head_bwd() do what
- * surrounds that: norms, gates, and the K heads that V heads share. The first form follows from the
- * recurrence, the second from the formulas of that section, with their names, so they check each
- * other. Read ref_bwd.h first. */
+ * Both work on one V head between the l2 norms and the output. head_create() and head_bwd() do the
+ * rest: norms, gates, and the K heads that V heads share. The first form follows from the
+ * recurrence, the second from the formulas of that section, so they check each other. Read
+ * ref_bwd.h first. */
 #include "ref/ref_bwd.h"
 #include "ref/ref_parts.h"
 

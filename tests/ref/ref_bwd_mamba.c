@@ -2,7 +2,7 @@
  * backward").
  *
  * As in ref_bwd_delta.c, both work on one head, after the softplus; head_create() and head_bwd() do
- * what surrounds that. Read ref_bwd.h first. */
+ * the rest. Read ref_bwd.h first. */
 #include "ref/ref_bwd.h"
 #include "ref/ref_parts.h"
 

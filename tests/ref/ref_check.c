@@ -67,7 +67,7 @@ double rc_weigh(const double *dy, double *y, uint64_t n)
     return sum;
 }
 
-/* The value under test, of either type. */
+/* The element that is varied, a double or a float. */
 struct value {
     double *d;
     float *f;

@@ -1,5 +1,5 @@
-/* ref_check: what the tests of ref_bwd.h share: random inputs, a packed row, and the comparison
- * with central differences. rc_free() frees the memory of a case. */
+/* ref_check: shared by the tests of ref_bwd.h: random inputs, a packed row, and the comparison with
+ * central differences. rc_free() frees the memory of a case. */
 #pragma once
 #include "ref/ref_bwd.h"
 #include "ref/ref_parts.h"
@@ -9,15 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define START 0.75 /* what gradients hold before */
+#define START 0.75 /* the value of gradients before a backward */
 
 /* A row of three documents: of 5, 1 and 8 tokens. */
 enum { RC_TOK = 14 };
 extern const uint32_t rc_first[RC_TOK];
 uint32_t rc_doc_length(uint32_t t); /* of the document that starts at t */
 
-/* rc_free() frees these. Values are multiples of 2^-12, so that a float holds them and their
- * neighbours at the steps of a difference exactly. */
+/* rc_free() frees these. Values are multiples of 2^-12, so that they, and their neighbours at the
+ * steps of a difference, are floats without rounding. */
 double *rc_normals(struct rng *r, uint64_t n);
 float *rc_floats(struct rng *r, uint64_t n);
 double *rc_start(uint64_t n);

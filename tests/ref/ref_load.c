@@ -1,4 +1,4 @@
-/* ref_load: what all families read alike: the table of architectures, keys that are scalars or
+/* ref_load: the part of loading that all architectures share: their table, keys that are scalars or
  * arrays, tensors as floats (models/README.md, "Common keys" and "Tensors").
  *
  * Extended-context scaling is refused. Read ref_model.h first. */
@@ -292,7 +292,7 @@ void ref_find_mtp(struct ref_loader *ld)
     c->n_mtp = there ? ld->n_block - c->n_layer : 0;
 }
 
-/* One with an embedding of its own would be another model ("Draft blocks"). */
+/* An MTP block with its own embedding would be another model ("Draft blocks"). */
 static bool load_mtp(struct ref_loader *ld, uint32_t i_layer)
 {
     const struct ref_config *c = &ld->m->c;

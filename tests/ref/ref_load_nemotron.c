@@ -8,7 +8,7 @@
 
 /* ---- keys ------------------------------------------------------------------------------- */
 
-/* The file has one of the two names, or both ("Nemotron keys"). */
+/* The key has two names; a file has one or both ("Nemotron keys"). */
 static bool read_eps(struct ref_loader *ld)
 {
     static const char rms[] = "attention.layer_norm_rms_epsilon";

@@ -1,8 +1,8 @@
 /* ref_load_step: keys and tensors of step35 (models/README.md, "Step keys" and "Step tensors").
  *
- * Heads, window and rotation differ by layer. Sliding layers rotate the whole head, with a base of
- * their own. Full layers rotate half of it, with frequency factors where the file has them (trap
- * "Step differs by layer"). Read ref_model.h first. */
+ * Heads, window and rotation differ by layer. Sliding layers rotate the whole head, with another
+ * base. Full layers rotate half of it, with frequency factors if the file has them (trap "Step
+ * differs by layer"). Read ref_model.h first. */
 #include "ref/ref_model.h"
 
 /* ---- keys ------------------------------------------------------------------------------- */

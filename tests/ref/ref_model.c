@@ -1,8 +1,9 @@
-/* ref_model: whole models in double precision, from the operations of ref_ops.c: what a sequence
- * keeps, and the forward pass (models/README.md, "Qwen blocks", "Nemotron blocks", "Step blocks").
+/* ref_model: whole models in double precision, from the operations of ref_ops.c: the state of a
+ * sequence, and the forward pass (models/README.md, "Qwen blocks", "Nemotron blocks", "Step
+ * blocks").
  *
- * There is one block() for all families. A layer says what it has (ref_model.h); nothing here asks
- * for the architecture. MTP blocks are in ref_train.c. */
+ * There is one block() for all architectures: a layer has fields for all that it may have
+ * (ref_model.h). MTP blocks are in ref_train.c. */
 #include "ref/ref_model.h"
 
 #include <math.h>
@@ -59,7 +60,7 @@ void ref_state_watch(struct ref_state *s, struct ref_stats *stats) { s->stats = 
 
 uint32_t ref_state_pos(const struct ref_state *s) { return s->pos; }
 
-/* ---- what a layer gives its operations -------------------------------------------------- */
+/* ---- arguments of operations ------------------------------------------------------------ */
 
 struct ref_attention ref_layer_attention(const struct ref_config *c, const struct ref_layer *l)
 {
@@ -158,7 +159,7 @@ void ref_norm_rotate(const struct ref_config *c, const struct ref_layer *l,
 
 /* ---- mixers ----------------------------------------------------------------------------- */
 
-/* What a block works on: the model, its layer and the past of the layer. */
+/* The arguments of a block: the model, its layer and the past of the layer. */
 struct pass {
     const struct ref_config *c;
     const struct ref_layer *l;

@@ -1,12 +1,12 @@
-/* ref_model: the inside of the whole models of the reference. ref_load.c and a ref_load_*.c for
- * each family read keys and tensors into these structs; ref_model.c runs them and knows no family.
+/* ref_model: the structs of the reference's whole models. ref_load.c and the ref_load_*.c files
+ * read keys and tensors into them; ref_model.c runs them and does not know the architecture.
  *
  * Quoted words are sections of models/README.md. Read ref.h first, then ref_model.c. */
 #pragma once
 #include "ref/ref_parts.h"
 
-/* The lists of weights: field, name inside the block, dimensions as GGUF has them (fastest first;
- * those of 1 do not count). A loader expands the lists of its family, with c the config and l the
+/* The lists of weights: field, name inside the block, dimensions in GGUF's order (fastest first;
+ * those of 1 do not count). A loader expands the lists that it needs, with c the config and l the
  * layer. */
 // clang-format off
 #define WEIGHTS_ATTENTION(W)                                                                    \
@@ -99,7 +99,7 @@ struct ref_layer {
 };
 // clang-format on
 
-/* What an MTP block has beside its layer ("Draft blocks"). */
+/* The parts of an MTP block outside its layer ("Draft blocks"). */
 /* clang-format off */
 #define WEIGHTS_MTP(W)                                                                          \
     W(eh_proj,       "nextn.eh_proj.weight",      2 * c->n_embd, c->n_embd, 1)                  \
@@ -122,8 +122,8 @@ struct ref_model {
     uint64_t n_owned;
 };
 
-/* The width of all V heads or Mamba heads; the channels of the convolution, which add q and k, or B
- * and C, of every group; the rows of ssm_in of Mamba2; what experts read. */
+/* Widths: of all V heads or Mamba heads; of the convolution, which adds q and k, or B and C, of
+ * every group; of the rows of ssm_in of Mamba2; of the input of experts. */
 static inline uint32_t ref_inner(const struct ref_config *c) { return c->n_ssm_head * c->ssm_dim; }
 static inline uint32_t ref_conv_width(const struct ref_config *c)
 {
@@ -138,8 +138,8 @@ static inline uint32_t ref_expert_in(const struct ref_config *c)
     return c->n_latent ? c->n_latent : c->n_embd;
 }
 
-/* What an operation takes from a layer: sizes and weights. The caller adds the inputs, the state
- * and the past. */
+/* Fill the arguments of an operation with the layer's sizes and weights. The caller adds the
+ * inputs, the state and the past. */
 struct ref_attention ref_layer_attention(const struct ref_config *c, const struct ref_layer *l);
 struct ref_conv ref_layer_conv(const struct ref_config *c, const struct ref_layer *l);
 struct ref_delta ref_layer_delta(const struct ref_config *c, const struct ref_layer *l);
@@ -168,8 +168,8 @@ struct ref_loader {
     char key[96], name[96];
 };
 
-/* A family: reads the keys of the model and the kinds of its layers, then the tensors of a
- * layer. */
+/* The loader of an architecture: reads the keys of the model and the kinds of its layers, then the
+ * tensors of a layer. */
 struct ref_family {
     const char *arch;
     bool (*keys)(struct ref_loader *ld);
@@ -182,23 +182,23 @@ bool ref_nemotron_layer(struct ref_loader *ld, uint32_t i_layer);
 bool ref_step_keys(struct ref_loader *ld);
 bool ref_step_layer(struct ref_loader *ld, uint32_t i_layer);
 
-/* Sets n_mtp: 0 where the file counts MTP blocks after the trunk but does not have them. */
+/* Sets n_mtp; it is 0 if the file declares MTP blocks but does not have them. */
 void ref_find_mtp(struct ref_loader *ld);
-/* The key of this architecture, in ld->key. */
+/* Writes the key, with the architecture in front, to ld->key. */
 const char *ref_key(struct ref_loader *ld, const char *name);
 bool ref_key_u32(struct ref_loader *ld, const char *name, enum gguf_need need, uint32_t *v);
 bool ref_key_f32(struct ref_loader *ld, const char *name, enum gguf_need need, float *v);
 /* A key that is a scalar for all blocks or an array of n_block, in memory that the model owns.
- * Without the key every entry is `absent`. NULL, with a reason. */
+ * Without the key every entry is `absent`. NULL with a reason. */
 uint32_t *ref_key_u32_each(struct ref_loader *ld, const char *name, enum gguf_need need,
                            uint32_t absent);
 float *ref_key_f32_each(struct ref_loader *ld, const char *name, float absent);
 bool *ref_key_bool_each(struct ref_loader *ld, const char *name, enum gguf_need need);
 
-/* What several families read: head_dim (default n_embd / n_head), where V heads of another size are
- * refused; rope scaling, which is refused; the ssm keys, with ssm_dim = inner_size / n_ssm_head;
- * the counts of experts and the width of the shared expert; the keys of the sigmoid router
- * ("Sigmoid router"). */
+/* Keys that several architectures share: head_dim (default n_embd / n_head; V heads of another size
+ * are refused); rope scaling, which is refused; the ssm keys, with ssm_dim = inner_size /
+ * n_ssm_head; the counts of experts and the width of the shared expert; the keys of the sigmoid
+ * router ("Sigmoid router"). */
 bool ref_read_head_dim(struct ref_loader *ld, uint32_t n_head);
 bool ref_read_rope_scaling(struct ref_loader *ld);
 bool ref_read_ssm(struct ref_loader *ld);
@@ -212,7 +212,7 @@ bool ref_set_rope(struct ref_loader *ld, uint32_t i_layer, uint32_t n_rot, float
 float *ref_take(struct ref_model *m, uint64_t n); /* memory that the model owns */
 const char *ref_in_block(struct ref_loader *ld, uint32_t i_layer, const char *name);
 bool ref_has(struct ref_loader *ld, uint32_t i_layer, const char *name);
-/* A tensor as floats: d0 is the length of a row, d1 counts rows, d2 experts. One that is missing is
- * an error; with OPTIONAL it leaves *out as it was. */
+/* A tensor as floats: d0 is the length of a row, d1 counts rows, d2 experts. A missing tensor is an
+ * error, unless OPTIONAL; *out is then unchanged. */
 bool ref_load(struct ref_loader *ld, const char *name, enum gguf_need need, uint64_t d0,
               uint64_t d1, uint64_t d2, float **out);

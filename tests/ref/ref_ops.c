@@ -1,6 +1,6 @@
 /* ref_ops: the operations of ref.h, one after the other. Formulas: models/README.md.
  *
- * Every sum runs in index order in one double. Slow and plain on purpose; do not optimise. */
+ * Every sum runs in index order in one double. Slow and plain on purpose: do not optimise. */
 #include "ref/ref_parts.h"
 
 #include <math.h>
@@ -127,7 +127,7 @@ void ref_delta_gates(const struct ref_delta *d, double *beta, double *g)
             ref_delta_gate(d, t, j, &beta[t * d->n_v_head + j], &g[t * d->n_v_head + j]);
 }
 
-/* What both forms start from, for one V head: q (normed, scaled), k (normed) and v, [n_tok, dim]
+/* The inputs of both forms, for one V head: q (normed, scaled), k (normed) and v, [n_tok, dim]
  * each, and the gates, [n_tok]. */
 struct delta_head {
     double *q, *k, *v, *beta, *g;
@@ -222,7 +222,7 @@ static void delta_chunk(const struct ref_delta *d, const struct delta_head *h, u
             }
         }
     }
-    for (uint64_t i = 0; i < n; i++) { /* Vn takes the place of U */
+    for (uint64_t i = 0; i < n; i++) { /* Vn replaces U */
         state_read(m, w + i * dim, dim, read);
         for (uint64_t c = 0; c < dim; c++)
             u[i * dim + c] -= read[c];
@@ -275,8 +275,8 @@ void ref_gated_norm(double *o, const double *z, const float *w, uint32_t dim, ui
 
 /* ---- Mamba2 ----------------------------------------------------------------------------- */
 
-/* What both forms start from, for one head: B and C, [n_tok, d_state], x and dt x, [n_tok,
- * head_dim], and the logarithm of the decay, [n_tok]. */
+/* The inputs of both forms, for one head: B and C, [n_tok, d_state], x and dt x, [n_tok, head_dim],
+ * and the logarithm of the decay, [n_tok]. */
 struct mamba_head {
     double *b, *c, *x, *dt_x, *g;
 };
@@ -431,8 +431,8 @@ void ref_ffn(const struct ref_ffn *f, const double *x, uint32_t n_tok, double *y
     free(up);
 }
 
-/* The n_used largest of score, the largest first, the lower index where two are equal. Their score
- * becomes -inf. */
+/* The n_used largest of score, the largest first, the lower index of equals. Their score becomes
+ * -inf. */
 static void take_top(double *score, uint32_t n, uint32_t n_used, uint32_t *id)
 {
     for (uint32_t i = 0; i < n_used; i++) {
@@ -464,7 +464,7 @@ void ref_moe_route(const double *logits, uint32_t n_expert, uint32_t n_used, uin
     free(p);
 }
 
-/* The choice of experts outside the n_used best groups becomes -inf. */
+/* Sets the scores of experts outside the n_used best groups to -inf. */
 static void keep_groups(double *choice, uint32_t n_expert, uint32_t n_group, uint32_t n_used)
 {
     uint32_t size = n_expert / n_group, *best = mem_alloc(n_used, sizeof *best);

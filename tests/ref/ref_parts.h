@@ -1,5 +1,5 @@
-/* ref_parts: what the files of the reference share below its operations - memory, columns of rows,
- * one query of attention, the parts of a mixture of experts, where documents and chunks begin.
+/* ref_parts: shared by the files of the reference: memory, columns of rows, one query of attention,
+ * the parts of a mixture of experts, the beginnings of documents and chunks.
  *
  * Read ref.h first. */
 #pragma once
@@ -33,17 +33,17 @@ void ref_attend(const struct ref_query *a, double *y);
 uint64_t ref_k_head(const struct ref_delta *d, uint64_t j);
 void ref_delta_gate(const struct ref_delta *d, uint64_t t, uint64_t j, double *beta, double *g);
 
-/* The width of what the experts of m read: the latent or the token itself. One expert, and the
- * shared one. */
+/* The width of the input of m's experts: of the latent or of the token itself. Then one expert, and
+ * the shared one. */
 uint32_t ref_moe_width(const struct ref_moe *m);
 struct ref_ffn ref_moe_expert(const struct ref_moe *m, uint64_t e);
 struct ref_ffn ref_moe_shared(const struct ref_moe *m);
-/* By the router of m: id and weight [n_used], from logits [n_expert]. */
+/* Chooses as the router of m does: id and weight [n_used], from logits [n_expert]. */
 void ref_moe_choose(const struct ref_moe *m, const double *logits, uint32_t *id, double *weight);
 
-/* The state before token t, n numbers. It is zero where a document begins. At the first token of a
- * sequence (first NULL) it is `past`, or zero where that is NULL. Elsewhere s stays what the token
- * before has left. */
+/* Sets s to the state before token t, n numbers: zero where a document begins; `past` at the first
+ * token of a sequence (first NULL), or zero if that is NULL. Elsewhere s is unchanged, as the token
+ * before left it. */
 void ref_start_state(const uint32_t *first, uint64_t t, const double *past, uint64_t n, double *s);
 /* Tokens of the chunk at t: up to the chunk's length, the next document or the end. */
 uint64_t ref_chunk_length(const uint32_t *first, uint64_t n_tok, uint64_t chunk, uint64_t t);

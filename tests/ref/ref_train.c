@@ -3,8 +3,8 @@
  * models/README.md, the blocks and "Draft loss").
  *
  * The residuals between layers are kept; when the backward reaches a layer, its forward is computed
- * again. A mixer is one function of two halves: without dy it returns y, with dy it adds to dx and
- * to the gradients of the params. Read ref_bwd.h and ref_model.c first. */
+ * again. A mixer is one function: without dy it returns y; with dy it adds to dx and to the
+ * gradients of the params. Read ref_bwd.h and ref_model.c first. */
 #include "ref/ref_bwd.h"
 #include "ref/ref_model.h"
 
@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- what is trained -------------------------------------------------------------------- */
+/* ---- trained parameters ----------------------------------------------------------------- */
 
 static struct ref_param *add_param(struct ref_tune *t, const char *name, uint64_t n, uint32_t rank)
 {
@@ -102,9 +102,9 @@ void ref_tune_close(struct ref_tune *t)
     *t = (struct ref_tune){ 0 };
 }
 
-/* ---- one layer's turn ------------------------------------------------------------------- */
+/* ---- one layer -------------------------------------------------------------------------- */
 
-/* A layer at work, and the memory that it takes: zeroed, and freed together. */
+/* The computation of a layer, with its memory, which is zeroed and freed together. */
 struct turn {
     const struct ref_tune *t;
     const struct ref_config *c;
@@ -198,7 +198,7 @@ static void linear_bwd(struct turn *p, const struct matrix *m, const double *x, 
     ref_linear_bwd(m->w, m->n_in, m->n_out, &l, x, p->n_tok, dy, dx);
 }
 
-/* Columns from .. from + n of rows [n_row, width], alone, in memory of the turn. */
+/* Columns from .. from + n of rows [n_row, width], copied to memory of the turn. */
 static double *part(struct turn *p, const double *x, uint64_t width, uint64_t from, uint64_t n,
                     uint64_t n_row)
 {
@@ -290,7 +290,7 @@ static struct ref_conv convolution(struct turn *p, const double *x)
     conv.window = take(p, (uint64_t)(conv.conv_k - 1) * conv.n_ch);
     return conv;
 }
-/* The forward has changed its window; the backward needs the one before, which is zero. */
+/* The forward has changed its window; the backward needs the window before it, which is zero. */
 static void convolution_bwd(struct turn *p, const double *x, const double *dy, double *dx)
 {
     struct ref_conv c = convolution(p, x);
@@ -507,7 +507,7 @@ static part_fn *const mixers[] = {
 };
 static part_fn *const ffns[] = { [FFN_DENSE] = dense, [FFN_MOE] = moe };
 
-/* h + f(rmsnorm(h)), or h where the layer has no such part (f NULL), in memory of the turn. */
+/* h + f(rmsnorm(h)), or h if the layer has no such part (f NULL), in memory of the turn. */
 static double *residual(struct turn *p, part_fn *f, const float *norm, const double *h)
 {
     uint32_t dim = p->c->n_embd;
@@ -542,7 +542,7 @@ static struct turn turn(const struct ref_tune *t, uint32_t i_layer, uint32_t n_t
     };
 }
 
-/* h [n_layer + 1, n_tok, n_embd]: the embeddings are there, the residuals are computed. */
+/* h [n_layer + 1, n_tok, n_embd]: the embeddings are given, the residuals are computed. */
 static void forward(const struct ref_tune *t, uint32_t n_tok, double *h)
 {
     uint64_t n = (uint64_t)n_tok * t->m->c.n_embd;
@@ -567,9 +567,9 @@ static void backward(const struct ref_tune *t, uint32_t n_tok, const double *h, 
     }
 }
 
-/* From rows before the norm to the sum of nll over the rows whose target counts: the token `ahead`
- * places later. nll is indexed by that token. x is room for the normed rows, which stay there. dx,
- * or NULL: their gradient times weight is added. */
+/* The sum of nll, from rows before the norm, over the rows whose target counts. The target is the
+ * token `ahead` places later, by which nll is indexed. x gets the normed rows. dx, unless NULL,
+ * gets their gradient times weight added. */
 static double head_loss(struct turn *p, const float *norm, const struct matrix *output,
                         const double *h, const int32_t *ids, const uint8_t *mask, uint32_t ahead,
                         double weight, double *nll, double *x, double *dx)
