@@ -436,7 +436,11 @@ HLM_API const int32_t *hlm_session_ids(const hlm_session *s);
  * than 8 tokens evicts none. Going back to a prefix keeps the state that is left, where there is
  * room.
  *
- * When it is stopped or fails, the caches hold what was read so far. */
+ * When it is stopped or fails, the caches hold what was read so far.
+ *
+ * A session may live while a training does. What it read before a step of it, or before its end,
+ * is void then: sync reads everything again, and until it has, the calls that would go on fail with
+ * HLM_ERR_STATE. */
 HLM_API bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint32_t *snap,
                               uint32_t n_snap, hlm_progress progress, void *user,
                               struct hlm_err *err);

@@ -108,7 +108,8 @@ HLM_API bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params 
  * model is loaded (then the adapters are). What cannot fit fails with HLM_ERR_WONT_FIT. After a
  * failure the model is without adapters. */
 HLM_API hlm_tune *hlm_tune_open(hlm *m, const struct hlm_tune_params *p, struct hlm_err *err);
-/* Leaves the model without adapters, its gates as in the file. */
+/* Leaves the model without adapters, its gates as in the file. Sessions may outlive a run; they
+ * read their tokens again (hlm_session_sync). */
 HLM_API void hlm_tune_close(hlm_tune *t);
 
 /* What is trained: a pair of factors beside one tensor, or what is added to a gate. */

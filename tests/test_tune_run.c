@@ -283,6 +283,74 @@ static void test_session_beside(hlm *m)
     }
 }
 
+enum { N_BESIDE = 9 };
+static const int32_t beside[N_BESIDE] = { 5, 6, 7, 8, 9, 10, 11, 12, 13 };
+
+/* Syncs with all but the last token, from the `from`-th one on, and reads that one. */
+static bool read_beside(hlm_session *s, uint32_t from, float *logits)
+{
+    static const uint32_t snap[] = { 4 };
+    struct hlm_err err = { 0 };
+    return CHECK_OK(hlm_session_sync(s, beside, N_BESIDE - 1, snap, 1, NULL, NULL, &err), err) &&
+           CHECK_EQ(hlm_session_found(s).n_from, from) &&
+           CHECK_OK(hlm_session_eval(s, &beside[N_BESIDE - 1], 1, logits, NULL, &err), err);
+}
+
+/* What would go on with what was read before is refused, and changes nothing. */
+static void refuses_to_go_on(hlm_session *s, float *logits)
+{
+    static const char says[] = "trained|sync";
+    struct hlm_sampling greedy = { .temp = 0, .repeat_penalty = 1 };
+    struct hlm_err err = { 0 };
+    int32_t id;
+    double nll;
+    CHECK_REFUSED(hlm_session_next(s, &greedy, &id, &err), err, says);
+    CHECK_EQ(err.kind, HLM_ERR_STATE);
+    CHECK_REFUSED(hlm_session_eval(s, beside, 1, logits, NULL, &err), err, says);
+    CHECK_REFUSED(hlm_session_nll(s, beside, 2, &nll, &err), err, says);
+    CHECK_REFUSED(hlm_session_save(s, scratch("old.hlm"), NULL, 0, &err), err, says);
+    CHECK_EQ(hlm_session_n_past(s), N_BESIDE);
+}
+
+/* A session that lives across steps mixed keys and values of several of them: the model that it
+ * answered with was none that there ever was. After the run it used an adapter that was gone. */
+static void test_session_across(hlm *m)
+{
+    const struct hlm_session_params sp = {
+        .n_ctx = 64, .n_batch = 16, .kv = HLM_KV_F32, .keep_logits = true, .keep_nll = true
+    };
+    struct hlm_tune_params p = tiny();
+    struct hlm_err err = { 0 };
+    double loss;
+    uint64_t n = hlm_get_info(m).n_vocab, bytes = n * sizeof(float);
+    float *plain = test_room(4 * n, sizeof *plain), *before = plain + n, *after = before + n,
+          *fresh = after + n;
+    test_case("a session that lives across a step and the end of a run reads its tokens again");
+    p.sample = &sp;
+    hlm_session *s = hlm_session_create(m, &sp, &err), *other = NULL;
+    bool ok = CHECK_MSG(s, "%s", err.msg) && read_beside(s, 0, plain);
+    hlm_session_destroy(s);
+    s = NULL;
+    hlm_tune *t = ok ? hlm_tune_open(m, &p, &err) : NULL;
+    if (CHECK_MSG(t, "%s", err.msg) && CHECK_OK(hlm_tune_begin(t, NULL, &err), err) &&
+        steps(t, 1, &loss) && CHECK_MSG((s = hlm_session_create(m, &sp, &err)), "%s", err.msg)) {
+        CHECK(read_beside(s, 0, before) && steps(t, 1, &loss));
+        refuses_to_go_on(s, after);
+        CHECK(read_beside(s, 0, after) && memcmp(before, after, bytes) != 0);
+        other = hlm_session_create(m, &sp, &err);
+        CHECK_MSG(other && read_beside(other, 0, fresh), "%s", err.msg);
+        CHECK(memcmp(after, fresh, bytes) == 0);
+    }
+    hlm_session_destroy(other);
+    hlm_tune_close(t);
+    if (s) {
+        refuses_to_go_on(s, after);
+        CHECK(read_beside(s, 0, after) && memcmp(plain, after, bytes) == 0);
+    }
+    hlm_session_destroy(s);
+    free(plain);
+}
+
 /* ---- the best ------------------------------------------------------------------------------- */
 
 /* A folder of all three files; the test data is the validation data. */
@@ -672,6 +740,7 @@ void test_tune_run(void)
         test_resume(m, folder);
         test_refused(m, folder);
         test_session_beside(m);
+        test_session_across(m);
         test_best(m);
         test_progress(m);
         test_full(m);

@@ -43,6 +43,7 @@ void adapters_finish(struct adapters_in_force *a)
 bool adapters_clear(hlm *m, struct hlm_err *err)
 {
     bool ok = lora_set_use(NULL, m->gpu, &m->model->base, err);
+    m->n_change++;
     adapters_finish(&m->adapters);
     return ok;
 }

@@ -102,6 +102,7 @@ hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, ui
         return NULL;
     }
     s->m = m;
+    s->n_change = m->n_change;
     m->n_session++;
     choose_sizes(s, params, n_ctx);
     s->id = mem_alloc(n_ctx + 1u, sizeof *s->id);

@@ -17,6 +17,8 @@ struct hlm {
     struct counting counting;
     uint32_t n_session;    /* alive */
     struct hlm_tune *tune; /* the training that is alive; NULL: none */
+    uint64_t n_change;     /* how often training has changed what tokens are read with; a session
+                              counts as unread what it read before the last change */
     char *path, *name;
     bool f16;         /* prompts may be read with f16 operands */
     uint32_t *unused; /* one bit for each vocabulary entry that is no token */

@@ -376,6 +376,8 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
     if (n_note > MAX_NOTE)
         return fail(err, "%.200s: a note of %llu bytes, expected at most %d", path,
                     (unsigned long long)n_note, MAX_NOTE);
+    if (!session_current(s, err))
+        return false;
     if (s->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "%.200s: an earlier call failed part-way, no sound state is left", path);

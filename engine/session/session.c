@@ -215,10 +215,37 @@ bool session_clear(hlm_session *s, struct hlm_err *err)
     return !s->unclear;
 }
 
+/* Everything that is cached counts as unread where training has changed the model since. At the end
+ * of a training its adapter goes, and the recordings that use it. */
+static void forget_old(hlm_session *s)
+{
+    if (s->n_change == s->m->n_change)
+        return;
+    s->n_change = s->m->n_change;
+    if (!s->m->tune)
+        recordings_finish(&s->recordings);
+    snapshots_cut(&s->snaps, 0);
+    s->n_row = 0;
+    s->n_known = s->n_past;
+    s->has_logits = false;
+    s->unclear |= s->n_past > 0;
+}
+
+bool session_current(hlm_session *s, struct hlm_err *err)
+{
+    if (s->n_past == 0)
+        forget_old(s);
+    return s->n_change == s->m->n_change ||
+           fail_as(err, HLM_ERR_STATE,
+                   "the model was trained after this session has read its tokens: only a new sync "
+                   "can go on from here");
+}
+
 void hlm_session_reset(hlm_session *s)
 {
     struct hlm_err err = { 0 };
     log_to(&s->m->log);
+    forget_old(s);
     snapshots_cut(&s->snaps, 0);
     s->n_row = 0;
     if (!session_clear(s, &err))
@@ -366,6 +393,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
     if (!check_token_ids(s, id, n, err))
         return false;
     double t0 = now_s();
+    forget_old(s);
     if (!go_back(s, id, n, err))
         return false;
     s->n_known = s->n_past; /* a token that was returned and not read is dropped */
@@ -442,6 +470,8 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
                       struct hlm_err *err)
 {
     api_begin(&s->m->log, err);
+    if (!session_current(s, err))
+        return false;
     if (n > s->n_ctx - s->n_past)
         return full(s, (uint64_t)s->n_past + n, err);
     if (!check_token_ids(s, id, n, err))
@@ -464,6 +494,8 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
     api_begin(&s->m->log, err);
     if (n < 2)
         return fail(err, "likelihoods of %u tokens, expected at least 2", n);
+    if (!session_current(s, err))
+        return false;
     if (n - 1 > s->n_ctx - s->n_past)
         return full(s, (uint64_t)s->n_past + n - 1, err);
     if (!check_token_ids(s, id, n, err))
@@ -495,8 +527,10 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
 bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
                       struct hlm_err *err)
 {
-    bool unread = s->n_known > s->n_past;
     api_begin(&s->m->log, err);
+    if (!session_current(s, err))
+        return false;
+    bool unread = s->n_known > s->n_past;
     if (!unread && !s->has_logits)
         return fail_as(err, HLM_ERR_STATE,
                        "there are no logits to sample from: nothing has been read");

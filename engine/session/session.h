@@ -45,6 +45,7 @@ struct hlm_session {
                        set back, more; reading a token below n_row is reading it again */
     bool has_logits; /* of id[n_past - 1] */
     bool unclear; /* a call failed part-way: which tokens the recurrent state has seen is unknown */
+    uint64_t n_change; /* of the model, when the tokens were read */
     struct snapshots snaps;
     struct hlm_found found;
     struct hlm_stats stats, counted; /* counted: the part of stats that the model's counters have */
@@ -66,6 +67,9 @@ bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err);
  * allocated. */
 bool session_ready(hlm_session *s, struct hlm_err *err);
 
+/* False, with a reason, where training has changed the model since the tokens were read, so that
+ * only a new sync can go on. */
+bool session_current(hlm_session *s, struct hlm_err *err);
 /* Goes to the start: a zero state, and no tokens. The caches keep their contents, which no position
  * reaches. */
 bool session_clear(hlm_session *s, struct hlm_err *err);

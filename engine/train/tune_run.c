@@ -133,6 +133,7 @@ static bool update_params(hlm_tune *t, uint64_t step, double lr, double *norm, s
         .bias_correction = o->bias_correction,
         .step = step,
     };
+    t->m->n_change++;
     return train_update(t->trainer, &u, norm, err);
 }
 

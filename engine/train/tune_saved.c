@@ -160,6 +160,7 @@ static bool restore_checkpoint(hlm_tune *t, const char *folder, enum restore wha
                          state_check(&in, &w, head, err)
                    : no_checkpoint_memory(folder, err) != NULL;
     if (ok && what != RESTORE_NOTHING) {
+        t->m->n_change++;
         t->unclear = true;
         ok = state_read(&in, &w, what == RESTORE_ALL, err);
         t->unclear = !ok;
