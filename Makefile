@@ -29,7 +29,7 @@ blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
 
 engine   := $(sort $(wildcard engine/*/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
-prompt   := $(patsubst %,ui/chat_%.c,keys text line history screen edit tty term words)# of hlm-chat, for tests
+prompt   := $(patsubst %,ui/chat_%.c,keys text line history screen edit tty term words prose)# of hlm-chat, for tests
 tests    := $(sort $(wildcard tests/*.c tests/*/*.c))
 lib      := $(B)/libhlm.a
 engine_objs = $(call obj,$(engine)) $(B)/obj/shaders.o

@@ -151,6 +151,10 @@ struct hlm_params {
     void *progress_user;
     hlm_watch watch;
     void *watch_user;
+    /* Kernels that are made for the device, of those that cache_dir does not have: in the first
+     * run, and whenever the driver is another one. It may take seconds. */
+    hlm_progress preparing;
+    void *preparing_user;
 };
 
 HLM_API hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err);

@@ -659,6 +659,53 @@ static void test_model_threads(void)
     }
 }
 
+/* What the callback on kernels was told. */
+static struct prepared {
+    uint64_t done, total, n_call;
+    bool stop, wrong;
+} prepared;
+
+static bool on_preparing(void *user, uint64_t done, uint64_t total)
+{
+    struct prepared *p = user;
+    p->wrong |= done > total || (p->n_call && (total != p->total || done < p->done));
+    *p = (struct prepared){ done, total, p->n_call + 1, p->stop, p->wrong };
+    return !p->stop;
+}
+
+static void test_prepared(void)
+{
+    struct hlm_err err = { 0 };
+    char folder[300];
+    snprintf(folder, sizeof folder, "%s/pipelines", test_tmp());
+    struct hlm_params params = {
+        .model = DEMO, .cache_dir = folder, .preparing = on_preparing, .preparing_user = &prepared
+    };
+    struct hlm_session_params sp = { .n_ctx = 64 };
+    test_case("kernels are prepared once: counted, stopped, gone on with");
+    hlm *m = hlm_open(&params, &err);
+    if (!CHECK_MSG(m, "%s", err.msg))
+        return;
+    prepared = (struct prepared){ .stop = true };
+    hlm_session *s = hlm_session_create(m, &sp, &err);
+    CHECK(!s && err.kind == HLM_ERR_STOPPED && prepared.n_call > 0);
+    hlm_session_destroy(s);
+    prepared = (struct prepared){ 0 };
+    CHECK_OK((s = hlm_session_create(m, &sp, &err)) != NULL, err);
+    CHECK_MSG(prepared.total > 5 && prepared.done == prepared.total && !prepared.wrong,
+              "%llu of %llu", (unsigned long long)prepared.done,
+              (unsigned long long)prepared.total);
+    hlm_session_destroy(s);
+    hlm_close(m);
+    test_case("kernels that the cache has are not counted");
+    prepared = (struct prepared){ 0 };
+    CHECK_OK((m = hlm_open(&params, &err)) != NULL, err);
+    s = m ? hlm_session_create(m, &sp, &err) : NULL;
+    CHECK_MSG(s && prepared.n_call == 0, "%llu calls", (unsigned long long)prepared.n_call);
+    hlm_session_destroy(s);
+    hlm_close(m);
+}
+
 void test_api_talk(void)
 {
     test_case("a device");
@@ -676,5 +723,6 @@ void test_api_talk(void)
     }
     test_case("no message of the validation layer");
     hlm_test_close(m);
+    test_prepared();
     test_model_threads();
 }

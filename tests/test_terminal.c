@@ -4,6 +4,7 @@
 #define _XOPEN_SOURCE 700
 #include "pty.h"
 #include "run.h"
+#include "ui/chat_prose.h"
 
 #include <limits.h>
 #include <signal.h>
@@ -130,6 +131,114 @@ static void test_typed_ahead(void)
     CHECK_EQ(pty_end(&p), 143);
 }
 
+/* ---- what is shown --------------------------------------------------------------------------- */
+
+static void take_text(void *user, const char *s, size_t n) { strncat(user, s, n); }
+
+/* An answer at the terminal is that of a pipe, with its lines broken between words. */
+static void test_words(void)
+{
+    struct pty p;
+    char want[2048] = "\n";
+    test_case("an answer: lines are broken between words");
+    struct ran r = run("Tell me a story.", "hlm-chat -m " DEMO " --temp 0");
+    struct prose prose = { .put = take_text, .user = want, .cols = 80 };
+    prose_text(&prose, r.out, strlen(r.out));
+    prose_end(&prose);
+    CHECK_MSG(strlen(r.out) > 100, "the answer is too short: %s", r.out);
+    begin(&p, "");
+    pty_type(&p, "Tell me a story.\r");
+    CHECK_SHOWN(&p, want);
+    ran_free(&r);
+
+    test_case("/set figures off: no line after the turn; /set raw on and off");
+    pty_type(&p, "\014/set figures off\rHello!\r");
+    CHECK_SHOWN(&p, "figures is off\n>>> Hello!\nHello! ");
+    CHECK_SHOWN(&p, "?\n>>> |\n");
+    pty_type(&p, "/set raw on\r");
+    CHECK_SHOWN(&p, "raw is on\n>>> |\n");
+    pty_type(&p, "/set raw o\t\tff\r");
+    CHECK_SHOWN(&p, ">>> /set raw o\non   off\n>>> /set raw off\n");
+    CHECK_SHOWN(&p, "raw is off\n>>> |\n");
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
+}
+
+static void test_markdown(void)
+{
+    static const char talk[] =
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"A list, please.\"},"
+        "{\"role\": \"assistant\", \"content\": \"## Two things\\n- the **first**\\n"
+        "- \\u001b[31mthe\\u0007 \\u009bsecond\\n```\\na*b*c\\n```\\nDone.\"}]}";
+    struct pty p;
+    char keys[400];
+    const char *file = scratch("markdown.json");
+    spill(file, talk);
+    test_case("Markdown is shown as what it stands for; escapes of the text never arrive");
+    begin(&p, "");
+    snprintf(keys, sizeof keys, "\014/load %s\r", file);
+    pty_type(&p, keys);
+    CHECK_SHOWN(&p, ">>> A list, please.\nTwo things\n\342\200\242 the first\n"
+                    "\342\200\242 [31mthe second\na*b*c\nDone.\n>>> |\n");
+    test_case("--raw: as it stands");
+    pty_type(&p, "/set raw on\r\014/history\r");
+    CHECK_SHOWN(&p, "## Two things\n- the **first**\n- [31mthe second\n```\na*b*c\n```\nDone.\n");
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
+}
+
+static void test_waiting(void)
+{
+    struct pty p;
+    char keys[400];
+    const char *file = scratch("long.txt");
+    FILE *f = fopen(file, "w");
+    HLM_ASSERT(f);
+    for (int i = 0; i < 150; i++)
+        fputs("The dog sat on the boat. ", f);
+    fclose(f);
+    test_case("reading a long prompt: a bar with speed and time left");
+    begin(&p, "-b 32 -n 3");
+    snprintf(keys, sizeof keys, "/file %s Hello!\r", file);
+    pty_type(&p, keys);
+    CHECK_SHOWN(&p, "s left|\n");
+    CHECK_SHOWN(&p, "left]\n>>> |\n");
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
+
+    char before[PATH_MAX];
+    test_case("the first start says what it waits for");
+    program_path("");
+    snprintf(before, sizeof before, "%s", getenv("XDG_CACHE_HOME"));
+    setenv("XDG_CACHE_HOME", state_folder("cache"), 1);
+    setenv("MESA_SHADER_CACHE_DISABLE", "true", 1);
+    test_tmp();
+    pty_start(&p, 80, 40, exec_chat, "");
+    CHECK_SHOWN(&p, "preparing kernels for this device, once: ");
+    CHECK_SHOWN(&p, "\n>>> |\n");
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
+    unsetenv("MESA_SHADER_CACHE_DISABLE");
+    setenv("XDG_CACHE_HOME", before, 1);
+}
+
+static void test_banner(void)
+{
+    struct pty p;
+    char flags[400];
+    test_case("the banner: model, device, adapters, system message, in 80 columns");
+    snprintf(flags, sizeof flags, "--lora %s:0.5 -sys Be_kind.",
+             demo_adapter(scratch("some.gguf")));
+    begin(&p, flags);
+    CHECK_SHOWN(&p, " tokens of context\nadapter some.gguf:0.5; a system message; /help lists the "
+                    "commands\n>>> |\n");
+    char *text = screen_mem_text(&p.screen);
+    CHECK_MSG(strncmp(text, "hlm-demo on ", 12) == 0 && n_lines(text) == 3, "%s", text);
+    free(text);
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
+}
+
 void test_terminal(void)
 {
     test_case("a device is there");
@@ -137,6 +246,10 @@ void test_terminal(void)
         return;
     test_conversation();
     test_typed_ahead();
+    test_words();
+    test_markdown();
+    test_waiting();
+    test_banner();
     test_case("--continue where nothing was kept");
     char before[PATH_MAX];
     program_path("");

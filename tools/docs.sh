@@ -74,7 +74,7 @@ EOF
     done
     cat <<EOF
 .SH EXIT STATUS
-0: done. 1: failed. 2: a bad flag. 130: interrupted.
+0: done. 1: failed. 2: a bad flag. 130: interrupted. 143: terminated.
 .SH ENVIRONMENT
 .TP
 \\fBXDG_CACHE_HOME\\fR

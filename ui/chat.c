@@ -20,6 +20,7 @@
 static struct hlm_talk_options options; /* the talk's; flags and /set point into it */
 static struct hlm_session_params params;
 static struct adapters adapters;
+static struct show show = { .reasoning = true };
 
 /* The value of --snapshot-budget when it is not given; 0 asks for none. */
 #define DEFAULT_BUDGET UINT64_MAX
@@ -52,6 +53,10 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-sys --system --system-prompt", "TEXT", &o.system, 0, 0, "the system message" },
     { FLAG_CHOICE, "--think", "on|off", &o.think, 0, 0,
       "reason first, where the model can choose" },
+    { FLAG_SWITCH, "--raw", NULL, &show.raw, 0, 0,
+      "show Markdown as the model writes it, also at a terminal" },
+    { FLAG_CHOICE, "--figures", "on|off", &show.figures, 0, 0,
+      "tokens, speed and context after each turn at a terminal (on)" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
       HLM_CHAT_FORMATS ":\nagainst the file's own template" },
 
@@ -234,11 +239,9 @@ static bool read_prompt(struct slash *s, struct term *t, char **text, bool *quot
 
 static int chat_terminal(struct slash *s, struct term *t)
 {
-    struct hlm_info i = hlm_get_info(s->model);
-    ui_note("%s on %s, %u tokens of context; /help lists the commands", i.name, i.device,
-            hlm_session_n_ctx(hlm_talk_session(s->talk)));
+    show_banner(s->model, s->talk, s->adapters);
     if (o.go_on && ui_notes())
-        show_messages(s->talk, 2);
+        show_messages(s->show, s->talk, 2);
     char *text;
     bool quoted;
     while (read_prompt(s, t, &text, &quoted)) {
@@ -357,7 +360,7 @@ static bool check_size(hlm *m, struct hlm_err *err)
 }
 
 /* The flags on top of the model's own defaults. */
-static void set_options(hlm_talk *t, struct show *show, int argc, char **argv)
+static void set_options(hlm_talk *t, int argc, char **argv)
 {
     options = *hlm_talk_options(t);
     for (uint32_t i = 0; i < ARRAY_LEN(flags); i++)
@@ -365,7 +368,7 @@ static void set_options(hlm_talk *t, struct show *show, int argc, char **argv)
             flag_value(&flags[i], "", "-1", NULL);
     flags_again(&program, argc, argv, NULL); /* the same words were read before */
     options.stop_on_full = o.on_full == 1;
-    show_hook(show, &options);
+    show_hook(&show, &options);
     *hlm_talk_options(t) = options;
 }
 
@@ -433,11 +436,11 @@ static int open_terminal(struct slash *s)
 }
 
 /* The four ways to be fed. text: the one message, if it is to be that. */
-static int chat(hlm *m, hlm_talk *t, struct show *show, const char *text)
+static int chat(hlm *m, hlm_talk *t, const char *text)
 {
     struct slash s = { .model = m,
                        .talk = t,
-                       .show = show,
+                       .show = &show,
                        .flags = &program,
                        .options = &options,
                        .adapters = &adapters,
@@ -471,7 +474,6 @@ static int print_plan(void)
 /* A model and a talk, from nothing to the end of the conversation: exit code. */
 static int converse(const char *text, int argc, char **argv, struct hlm_err *err)
 {
-    struct show show = { .reasoning = true };
     int rc = RC_FAILED;
     hlm_talk *t = NULL;
     if (!text && !o.lines && tty_open())
@@ -489,9 +491,9 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
     hlm_test_fail((uint64_t)o.fail);
     show.model = m;
     if ((t = open_talk(m, err))) {
-        set_options(t, &show, argc, argv);
+        set_options(t, argc, argv);
         log_talk(t);
-        rc = chat(m, t, &show, text);
+        rc = chat(m, t, text);
     } else {
         rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;
     }

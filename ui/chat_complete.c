@@ -39,9 +39,9 @@ static void complete_setting(const struct slash *s, const char *text, size_t fro
         size_t n = strlen(name);
         if (begin == from)
             add_if(name, text + from, at - from, c);
-        else if (f->type == FLAG_CHOICE && strncmp(text + from, name, n) == 0 &&
-                 text_is_blank(text[from + n]))
-            add_words(f->arg, text + begin, at - begin, c);
+        else if ((f->type == FLAG_CHOICE || f->type == FLAG_SWITCH) &&
+                 strncmp(text + from, name, n) == 0 && text_is_blank(text[from + n]))
+            add_words(f->type == FLAG_SWITCH ? "on|off" : f->arg, text + begin, at - begin, c);
     }
 }
 

@@ -3,37 +3,132 @@
 
 #include "common_counters.h"
 
+#include "chat_text.h"
+
 #include <jansson.h>
+#include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* ---- the banner ------------------------------------------------------------------------------ */
+
+/* Adds to a line of n columns at most; what has no room is cut. */
+UI_PRINTF(3, 4) static void add_part(char *line, size_t n, const char *fmt, ...)
+{
+    size_t at = strlen(line);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line + at, n - at, fmt, ap);
+    va_end(ap);
+}
+
+void show_banner(hlm *m, const hlm_talk *t, const struct adapters *a)
+{
+    struct hlm_info i = hlm_get_info(m);
+    char line[80] = "", device[80];
+    /* What stands in brackets after a device's name are versions: --list-devices has them. */
+    snprintf(device, sizeof device, "%.*s", (int)strcspn(i.device, "("), i.device);
+    for (size_t n = strlen(device); n && device[n - 1] == ' ';)
+        device[--n] = 0;
+    add_part(line, sizeof line, "%.28s on %.24s, %u tokens of context", i.name, device,
+             hlm_session_n_ctx(hlm_talk_session(t)));
+    ui_note("%s", line);
+    line[0] = 0;
+    for (uint32_t k = 0; k < a->n && k < 2; k++) {
+        const char *slash = strrchr(a->l[k].path, '/');
+        add_part(line, sizeof line - 30, "%s%.24s",
+                 k          ? ", "
+                 : a->n > 1 ? "adapters "
+                            : "adapter ",
+                 slash ? slash + 1 : a->l[k].path);
+        if (a->l[k].scale != 1)
+            add_part(line, sizeof line - 30, ":%g", (double)a->l[k].scale);
+    }
+    if (a->n > 2)
+        add_part(line, sizeof line, " ...");
+    if (hlm_talk_system(t))
+        add_part(line, sizeof line, "%sa system message", *line ? "; " : "");
+    add_part(line, sizeof line, "%s/help lists the commands", *line ? "; " : "");
+    ui_note("%s", line);
+}
+
+/* ---- text of the model ----------------------------------------------------------------------- */
+
+static void put_answer(void *user, const char *s, size_t n)
+{
+    (void)user;
+    fwrite(s, 1, n, stdout);
+}
+
+static void put_error(void *user, const char *s, size_t n)
+{
+    (void)user;
+    fwrite(s, 1, n, stderr);
+}
+
+static void put_dim(void *user, const char *s, size_t n)
+{
+    (void)user;
+    ui_dim(s, n);
+}
+
+/* How text is laid out on one of the standard streams, which is a terminal. */
+static void begin_prose(struct prose *p, FILE *to, bool markdown)
+{
+    p->put = to == stdout ? put_answer : markdown ? put_error : put_dim;
+    p->cols = ui_columns(to);
+    p->markdown = markdown && ui.escapes;
+    p->color = ui.color;
+}
+
+/* Whole characters: those that could move the cursor or colour the screen are left out. */
+static void add_prose(struct prose *p, const char *text, uint64_t n)
+{
+    char *clean = ui_alloc(n + 1, 3);
+    if (clean)
+        prose_text(p, clean, text_clean(text, (size_t)n, clean));
+    free(clean);
+}
 
 /* ---- while it runs --------------------------------------------------------------------------- */
 
 static void end_reasoning(struct show *s)
 {
-    if (s->reasoning && ui_notes())
+    if (s->reasoning && ui_notes()) {
+        prose_end(&s->prose);
         ui_dim("\n\n", s->line_open ? 2 : 1);
-    else if (ui.tty && ui.escapes)
+    } else if (ui_has_line()) {
         fputs("\r\033[K", stderr);
+    }
     ui_undim();
+}
+
+static void show_reasoning(struct show *s, const char *text, uint64_t n)
+{
+    while (n && s->at != SHOW_REASONING && *text == '\n') { /* what follows the tag */
+        text++;
+        n--;
+    }
+    if (!n)
+        return;
+    if (s->reasoning && ui.tty) {
+        begin_prose(&s->prose, stderr, false);
+        add_prose(&s->prose, text, n);
+    } else if (s->reasoning && ui_notes()) {
+        ui_dim(text, n);
+    } else if (s->at != SHOW_REASONING && ui_has_line()) {
+        ui_dim("thinking ...", 12);
+    }
+    s->at = SHOW_REASONING;
+    s->line_open = text[n - 1] != '\n';
 }
 
 static void on_text(void *user, enum hlm_part part, const char *text, uint64_t n)
 {
     struct show *s = user;
     if (part == HLM_PART_REASONING) {
-        while (n && s->at != SHOW_REASONING && *text == '\n') { /* what follows the tag */
-            text++;
-            n--;
-        }
-        if (!n)
-            return;
-        if (s->reasoning && ui_notes())
-            ui_dim(text, n);
-        else if (s->at != SHOW_REASONING && ui.tty && ui.escapes)
-            ui_dim("thinking ...", 12);
-        s->at = SHOW_REASONING;
-        s->line_open = text[n - 1] != '\n';
+        show_reasoning(s, text, n);
         return;
     }
     if (s->at == SHOW_REASONING)
@@ -41,7 +136,12 @@ static void on_text(void *user, enum hlm_part part, const char *text, uint64_t n
     bar_clear();
     s->at = SHOW_CONTENT;
     s->line_open = text[n - 1] != '\n';
-    ui_text(stdout, text, n);
+    if (ui.out_tty) {
+        begin_prose(&s->prose, stdout, !s->raw);
+        add_prose(&s->prose, text, n);
+    } else {
+        ui_text(stdout, text, n);
+    }
     fflush(stdout);
 }
 
@@ -135,6 +235,8 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
         end_reasoning(s);
         s->line_open = true;
     }
+    if (s->at == SHOW_CONTENT)
+        prose_end(&s->prose);
     if ((ok || s->at == SHOW_CONTENT) && s->line_open)
         putchar('\n');
     fflush(stdout);
@@ -156,25 +258,40 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
                turn->n_ctx, o->stop_on_full ? "" : "; the next message drops the oldest turns");
     if (turn->end == HLM_TALK_LIMIT)
         ui_note("[ended after %d tokens: -n]", o->n_predict);
-    note_turn(turn);
+    if (s->figures == 0)
+        note_turn(turn);
     log_turn(t, turn);
 }
 
 /* ---- when asked ------------------------------------------------------------------------------ */
 
-/* A text line by line, each after `first` and then after `more`. */
-static void show_lines(const char *text, const char *first, const char *more)
+/* As it was typed at the prompt. */
+static void show_typed(const char *text)
 {
-    for (const char *begin = first; text; begin = more) {
+    for (const char *prompt = ">>> "; text; prompt = "... ") {
         size_t n = strcspn(text, "\n");
-        fputs(begin, stderr);
+        fprintf(stderr, "%s%s%s", ui.color ? "\033[1;36m" : "", prompt, ui.color ? "\033[0m" : "");
         ui_text(stderr, text, n);
         fputc('\n', stderr);
         text = text[n] ? text + n + 1 : NULL;
     }
 }
 
-void show_messages(const hlm_talk *t, uint32_t n_turn)
+static void show_said(const struct show *s, const char *text)
+{
+    struct prose p = { 0 };
+    if (ui.tty) {
+        begin_prose(&p, stderr, !s->raw);
+        p.put = put_error;
+        add_prose(&p, text, strlen(text));
+        prose_end(&p);
+    } else {
+        ui_text(stderr, text, strlen(text));
+    }
+    fputc('\n', stderr);
+}
+
+void show_messages(const struct show *s, const hlm_talk *t, uint32_t n_turn)
 {
     uint32_t all = hlm_talk_n_turn(t), skip = all > n_turn ? all - n_turn : 0, turn = 0;
     fflush(stdout);
@@ -184,10 +301,12 @@ void show_messages(const hlm_talk *t, uint32_t n_turn)
         turn += user;
         if (turn <= skip && !(system && !skip))
             continue;
+        if (system)
+            fputs("system: ", stderr);
         if (user)
-            show_lines(m.content, ">>> ", "... ");
+            show_typed(m.content);
         else
-            show_lines(m.content, system ? "system: " : "", "");
+            show_said(s, m.content);
     }
 }
 

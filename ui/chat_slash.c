@@ -130,7 +130,7 @@ static enum slash_got do_history(struct slash *s, const char *arg)
     (void)arg;
     if (!hlm_talk_n_message(s->talk))
         ui_say("nothing has been said yet");
-    show_messages(s->talk, UINT32_MAX);
+    show_messages(s->show, s->talk, UINT32_MAX);
     return SLASH_DONE;
 }
 
@@ -210,11 +210,16 @@ static enum slash_got do_think(struct slash *s, const char *arg)
     return SLASH_DONE;
 }
 
-/* Flags whose value lies inside the options may change between turns. */
+static bool lies_in(const struct flag *f, const void *begin, size_t size)
+{
+    uintptr_t at = (uintptr_t)f->to, from = (uintptr_t)begin;
+    return f->type != FLAG_GROUP && at >= from && at - from < size;
+}
+
+/* Flags whose value lies inside the options, or says what is shown, may change between turns. */
 static bool settable(const struct slash *s, const struct flag *f)
 {
-    uintptr_t at = (uintptr_t)f->to, options = (uintptr_t)s->options;
-    return f->type != FLAG_GROUP && at >= options && at - options < sizeof *s->options;
+    return lies_in(f, s->options, sizeof *s->options) || lies_in(f, s->show, sizeof *s->show);
 }
 
 /* The first long name, with _ for -. */
@@ -268,12 +273,38 @@ static const struct flag *find_setting(const struct slash *s, const char *name, 
     return NULL;
 }
 
+static bool set_value(const struct flag *f, const char *name, const char *value,
+                      struct hlm_err *err)
+{
+    if (f->type != FLAG_SWITCH)
+        return flag_value(f, name, value, err);
+    bool on = strcmp(value, "on") == 0;
+    if (!on && strcmp(value, "off") != 0)
+        return ui_fail(err, "%s: '%s' is none of on|off", name, value);
+    *(bool *)f->to = on;
+    return true;
+}
+
+static void print_value(const struct flag *f, char *out, size_t size)
+{
+    if (f->type == FLAG_SWITCH) {
+        snprintf(out, size, "%s", *(bool *)f->to ? "on" : "off");
+    } else if (f->type == FLAG_CHOICE) {
+        const char *word = f->arg;
+        for (int i = *(int *)f->to; i > 0; i--)
+            word += strcspn(word, "|") + 1;
+        snprintf(out, size, "%.*s", (int)strcspn(word, "|"), word);
+    } else {
+        flag_print(f, out, size);
+    }
+}
+
 static enum slash_got list_settings(const struct slash *s)
 {
     char name[32], value[32];
     const struct flag *f;
     for (uint32_t i = 0; (f = slash_setting(s, i, name, sizeof name)); i++) {
-        flag_print(f, value, sizeof value);
+        print_value(f, value, sizeof value);
         ui_say("%-18s %s", name, value);
     }
     return SLASH_DONE;
@@ -294,11 +325,11 @@ static enum slash_got do_set(struct slash *s, const char *arg)
     if (f && !*to)
         ui_fail(&err, "/set %s: which value?", name);
     else if (f)
-        flag_value(f, name, to, &err);
+        set_value(f, name, to, &err);
     if (err.kind)
         return complain(s, &err);
     *hlm_talk_options(s->talk) = *s->options;
-    flag_print(f, value, sizeof value);
+    print_value(f, value, sizeof value);
     ui_note("%s is %s", name, value);
     return SLASH_DONE;
 }
@@ -405,7 +436,7 @@ static enum slash_got do_load(struct slash *s, const char *arg)
                 s_of(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
                 hlm_talk_thinks(s->talk) ? "on" : "off");
         if (ui_notes())
-            show_messages(s->talk, 2);
+            show_messages(s->show, s->talk, 2);
     }
     free(path);
     if (!ok && err.kind == HLM_ERR_FULL)

@@ -274,10 +274,39 @@ bool ui_has_line(void) { return ui.tty && ui.escapes; }
 static const char *dim(void) { return ui.color ? "\033[2m" : ""; }
 static const char *undim(void) { return ui.color ? "\033[0m" : ""; }
 
-static int screen_width(void)
+unsigned ui_columns(FILE *of)
 {
     struct winsize w;
-    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+    return ioctl(fileno(of), TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+}
+
+static int screen_width(void) { return (int)ui_columns(stderr); }
+
+/* "reading ########........  50 %  2048 / 4096, 412.3/s, 5.0 s left" */
+static void draw_bar(struct bar *b, uint64_t done, uint64_t total, double now)
+{
+    char bar[31], count[64], speed[96] = "";
+    double per_s = (double)done / (now - b->start_s);
+    int width = screen_width() - 70;
+    width = width > 30 ? 30 : width < 0 ? 0 : width;
+    int full = (int)((double)width * (double)done / (double)total);
+    for (int i = 0; i < width; i++)
+        bar[i] = i < full ? '#' : '.';
+    bar[width] = 0;
+    if (b->bytes)
+        snprintf(count, sizeof count, "%s / %s", num_bytes(done).s, num_bytes(total).s);
+    else
+        snprintf(count, sizeof count, "%llu / %llu", (unsigned long long)done,
+                 (unsigned long long)total);
+    struct num rate = num_bytes((uint64_t)per_s);
+    if (!b->bytes)
+        snprintf(rate.s, sizeof rate.s, per_s < 100 ? "%.1f" : "%.0f", per_s);
+    if (done >= total / 20) /* before that the time left would be a guess */
+        snprintf(speed, sizeof speed, ", %s/s, %s left", rate.s,
+                 span_text((double)(total - done) / per_s).s);
+    ui_status("%s %s %3.0f %%  %s%s", b->what, bar, 100.0 * (double)done / (double)total, count,
+              speed);
+    b->drawn_s = now;
 }
 
 bool bar_progress(void *user, uint64_t done, uint64_t total)
@@ -289,24 +318,7 @@ bool bar_progress(void *user, uint64_t done, uint64_t total)
     /* Short work shows nothing, long work ten pictures a second. */
     if (ui_has_line() && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 &&
         done < total) {
-        char bar[41], text[128];
-        int width = screen_width() - 48, n;
-        width = width > 40 ? 40 : width < 0 ? 0 : width;
-        int full = (int)((double)width * (double)done / (double)total);
-        for (int i = 0; i < width; i++)
-            bar[i] = i < full ? '#' : '.';
-        bar[width] = 0;
-        if (b->bytes)
-            n = snprintf(text, sizeof text, "%s / %s", num_bytes(done).s, num_bytes(total).s);
-        else
-            n = snprintf(text, sizeof text, "%llu / %llu", (unsigned long long)done,
-                         (unsigned long long)total);
-        (void)n;
-        fflush(stdout);
-        fprintf(stderr, "\r%s%s %s %3.0f %%  %s%s\033[K", dim(), b->what, bar,
-                100.0 * (double)done / (double)total, text, undim());
-        b->drawn_s = now;
-        bar_shown = true;
+        draw_bar(b, done, total, now);
     }
     return !ui_interrupted();
 }
@@ -338,6 +350,19 @@ void bar_clear(void)
 
 static struct bar loading; /* outlives hlm_open: hlm_load has the same progress */
 
+/* The line stays until there is another: the first run of a kernel may take a while too. */
+static bool on_preparing(void *user, uint64_t done, uint64_t total)
+{
+    static double began_s;
+    (void)user;
+    if (!done)
+        began_s = ui_now_s();
+    if (ui_has_line() && ui_now_s() - began_s > 0.1)
+        ui_status("preparing kernels for this device, once: %llu of %llu", (unsigned long long)done,
+                  (unsigned long long)total);
+    return !ui_interrupted();
+}
+
 hlm *ui_open_model(struct hlm_params params, int *rc)
 {
     struct hlm_err err = { 0 };
@@ -347,6 +372,7 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
     params.log = ui_log();
     params.progress = bar_progress;
     params.progress_user = &loading;
+    params.preparing = on_preparing;
     params.watch = counters_watch;
     double t0 = ui_now_s();
     hlm *m = hlm_open(&params, &err);
@@ -440,6 +466,21 @@ struct num num_short(uint64_t n)
 {
     static const char *const unit[] = { "", "k", "M", "B" };
     return scaled(n, 1000, unit, (int)ARRAY_LEN(unit));
+}
+
+struct span span_text(double s)
+{
+    struct span out;
+    unsigned long long n = s > 0 ? (unsigned long long)(s + 0.5) : 0;
+    if (s < 1)
+        snprintf(out.s, sizeof out.s, "%.0f ms", 1000 * s);
+    else if (n < 120)
+        snprintf(out.s, sizeof out.s, n < 10 ? "%.1f s" : "%.0f s", s);
+    else if (n < 7200)
+        snprintf(out.s, sizeof out.s, "%llu min", (n + 30) / 60);
+    else
+        snprintf(out.s, sizeof out.s, "%llu h %llu min", n / 3600, n % 3600 / 60);
+    return out;
 }
 
 char *read_stdin(uint64_t *n, struct hlm_err *err)

@@ -82,7 +82,8 @@ void bar_clear(void);              /* takes a bar off the screen, if there is on
 /* A line in the bar's place: it overwrites what stood there, and what is printed next takes it off.
  * An ordinary note where the terminal has no such lines. */
 void ui_status(const char *fmt, ...) UI_PRINTF(1, 2);
-bool ui_has_line(void); /* has the terminal lines that can be overwritten? */
+unsigned ui_columns(FILE *of); /* of the terminal that it is; 80 where that is not known */
+bool ui_has_line(void);        /* has the terminal lines that can be overwritten? */
 
 /* ---- models ---------------------------------------------------------------------------------- */
 
@@ -101,6 +102,10 @@ struct num {
 };
 struct num num_bytes(uint64_t n); /* "4.6 MiB" */
 struct num num_short(uint64_t n); /* "4.2 M" */
+struct span {
+    char s[48];
+};
+struct span span_text(double s); /* "3 h 20 min" */
 
 /* All of standard input, terminated. NULL with a reason. */
 char *read_stdin(uint64_t *n, struct hlm_err *err);

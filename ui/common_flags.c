@@ -318,7 +318,7 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
         printf("usage: %s %s\n\n%s\n", p->name, p->usage, p->about);
         help_rows(p->flag, p->n_flag);
         help_rows(common_flags, ARRAY_LEN(common_flags));
-        puts("\nExit codes: 0 done, 1 failed, 2 bad flags, 130 interrupted.");
+        puts("\nExit codes: 0 done, 1 failed, 2 bad flags, 130 interrupted, 143 terminated.");
     } else if (want_table) {
         print_table(p);
     } else if (want_version) {

@@ -8,21 +8,6 @@
 
 typedef unsigned long long ull;
 
-struct span span_text(double s)
-{
-    struct span out;
-    uint64_t n = s > 0 ? (uint64_t)(s + 0.5) : 0;
-    if (s < 1)
-        snprintf(out.s, sizeof out.s, "%.0f ms", 1000 * s);
-    else if (n < 120)
-        snprintf(out.s, sizeof out.s, n < 10 ? "%.1f s" : "%.0f s", s);
-    else if (n < 7200)
-        snprintf(out.s, sizeof out.s, "%llu min", (ull)((n + 30) / 60));
-    else
-        snprintf(out.s, sizeof out.s, "%llu h %llu min", (ull)(n / 3600), (ull)(n % 3600 / 60));
-    return out;
-}
-
 /* ---- what is trained ------------------------------------------------------------------------- */
 
 struct target_kind {

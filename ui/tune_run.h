@@ -67,8 +67,3 @@ int tune_loop(struct tune *u, struct hlm_err *err);
 char *best_path(const char *out);
 /* Text behind a prompt as the model is now, on standard output (tune_sample.c). */
 bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err);
-
-struct span {
-    char s[48];
-};
-struct span span_text(double s); /* "3 h 20 min" */

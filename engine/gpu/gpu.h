@@ -44,12 +44,14 @@ struct gpu_params {
     const char *device;    /* NULL: the preferred kind; a number: the device with that number;
                               otherwise a part of a device's name */
     const char *cache_dir; /* the folder of the pipeline cache file; NULL: no file is kept */
-    bool validate;     /* turns on the validation layer with core and synchronization checks; each
-                          message is logged as an error and counted */
-    bool profile;      /* takes the time of every dispatch */
-    uint64_t memory;   /* the most bytes of device memory for all arenas together; 0: 95 % of what
-                          is free, so that other programs and the driver have the rest */
-    bool test_staging; /* for tests: treats the device as not unified */
+    bool validate;   /* turns on the validation layer with core and synchronization checks; each
+                        message is logged as an error and counted */
+    bool profile;    /* takes the time of every dispatch */
+    uint64_t memory; /* the most bytes of device memory for all arenas together; 0: 95 % of what
+                        is free, so that other programs and the driver have the rest */
+    hlm_progress preparing; /* pipelines that are created, of those that the cache does not have */
+    void *preparing_user;
+    bool test_staging;       /* for tests: treats the device as not unified */
     uint64_t test_max_alloc; /* for tests: a smaller caps.max_alloc */
     uint64_t test_max_range; /* for tests: a smaller caps.max_range */
 };

@@ -523,7 +523,8 @@ bool cmd_end(struct cmd *c, struct hlm_err *err)
     if (c->g->dry)
         return true;
     c->flop_s = c->g->flop_s;
-    pipes_make(c->g);
+    if (!pipes_make(c->g, err))
+        return false;
     for (uint32_t i = 0; i < c->n_entry; i++)
         if (c->entry[i].op == OP_DISPATCH && !pipe_ready(c->g, c->entry[i].pipe, err))
             return false;

@@ -630,6 +630,8 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
     }
     g->validate = params->validate;
     g->profile = params->profile;
+    g->preparing = params->preparing;
+    g->preparing_user = params->preparing_user;
     g->messages.log = log_get();
     if (!(g->instance = instance_open(g->validate ? &g->messages : NULL, err)) ||
         (g->validate && !messenger_open(g, err)) ||

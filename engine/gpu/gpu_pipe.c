@@ -318,32 +318,56 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
 /* The threads take pipelines from one list until none is left. */
 struct pipe_job {
     struct gpu *g;
-    struct hlm_log log; /* of the thread that waits for them */
-    uint32_t *todo, n;
-    atomic_uint next;
+    struct hlm_log log;       /* of the thread that waits for them */
+    uint32_t *todo, n, n_new; /* n_new: those that the cache does not have */
+    atomic_uint next, n_made; /* n_made: of n_new */
 };
+
+/* How far it is, on the thread that waits. Where it is to stop, no thread takes another one. */
+static bool tell(struct pipe_job *j)
+{
+    struct gpu *g = j->g;
+    bool on = !j->n_new || !g->preparing ||
+              g->preparing(g->preparing_user, atomic_load(&j->n_made), j->n_new);
+    if (!on)
+        atomic_store(&j->next, j->n);
+    return on;
+}
+
+static bool make_next(struct pipe_job *j)
+{
+    uint32_t i = atomic_fetch_add(&j->next, 1);
+    if (i >= j->n)
+        return false;
+    struct pipe *p = &j->g->pipe[j->todo[i]];
+    p->result = pipe_make(j->g, p);
+    if (!is_known(j->g, pipe_hash(p)))
+        atomic_fetch_add(&j->n_made, 1);
+    return true;
+}
 
 static void *worker(void *arg)
 {
     struct pipe_job *j = arg;
     log_to(&j->log);
-    for (uint32_t i; (i = atomic_fetch_add(&j->next, 1)) < j->n;) {
-        struct pipe *p = &j->g->pipe[j->todo[i]];
-        p->result = pipe_make(j->g, p);
-    }
+    while (make_next(j))
+        ;
     return NULL;
 }
 
-static void run_workers(struct pipe_job *j)
+static bool run_workers(struct pipe_job *j)
 {
     pthread_t thread[MAX_THREAD];
     long n_cpu = sysconf(_SC_NPROCESSORS_ONLN);
     uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
     while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
         n++;
-    worker(j); /* this thread works too, alone if no other could be started */
+    bool on = tell(j);
+    while (on && make_next(j)) /* this thread works too, alone if no other could be started */
+        on = tell(j);
     while (n)
         pthread_join(thread[--n], NULL);
+    return on && tell(j);
 }
 
 /* A pipeline that failed for lack of memory may succeed later; a shader that the driver refuses
@@ -354,17 +378,18 @@ static bool may_try(VkResult r)
            r == VK_ERROR_OUT_OF_DEVICE_MEMORY;
 }
 
-void pipes_make(struct gpu *g)
+bool pipes_make(struct gpu *g, struct hlm_err *err)
 {
     struct pipe_job j = { .g = g, .log = log_get() };
     double t0 = now_s();
     if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
-        return;
+        return true; /* pipe_ready says what is missing */
     for (uint32_t i = 0; i < g->n_pipe; i++)
         if (!g->pipe[i].handle && hlm_shaders[g->pipe[i].k].words && may_try(g->pipe[i].result))
             j.todo[j.n++] = i;
-    if (j.n)
-        run_workers(&j);
+    for (uint32_t i = 0; i < j.n; i++)
+        j.n_new += !is_known(g, pipe_hash(&g->pipe[j.todo[i]]));
+    bool on = !j.n || run_workers(&j);
     for (uint32_t i = 0; i < j.n; i++)
         if (g->pipe[j.todo[i]].handle) {
             g->counts.n_pipeline++;
@@ -372,6 +397,7 @@ void pipes_make(struct gpu *g)
         }
     g->counts.pipeline_s += j.n ? now_s() - t0 : 0;
     free(j.todo);
+    return on || fail_stopped(err);
 }
 
 bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err)

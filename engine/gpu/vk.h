@@ -144,6 +144,8 @@ struct gpu {
     uint32_t driver_version;
     uint64_t *known; /* hashes of the pipelines that were in the cache file */
     uint64_t n_known;
+    hlm_progress preparing;
+    void *preparing_user;
 
     VkCommandPool pool; /* the slots' command buffers */
     struct slot slot[N_SLOT];
@@ -175,8 +177,9 @@ void pipes_close(struct gpu *g);
 /* The index of the pipeline, whether it has been created or not; UINT32_MAX if there is no memory.
  */
 uint32_t pipe_find(struct gpu *g, enum kernel k, const struct spec *spec);
-/* Creates all pipelines that pipe_find returned and that were not tried before. */
-void pipes_make(struct gpu *g);
+/* Creates all pipelines that pipe_find returned and that were not tried before. False when the
+ * callback asked to stop. */
+bool pipes_make(struct gpu *g, struct hlm_err *err);
 bool pipe_ready(struct gpu *g, uint32_t i_pipe, struct hlm_err *err);
 
 /* ---- recording ------------------------------------------------------------------------------- */

@@ -231,6 +231,8 @@ void count_open(hlm *m, const struct hlm_params *params)
     m->counting.watch_user = params->watch_user;
     m->counting.progress = params->progress;
     m->counting.progress_user = params->progress_user;
+    m->counting.preparing = params->preparing;
+    m->counting.preparing_user = params->preparing_user;
     m->counting.profile = params->profile;
     m->counting.layers = params->layers;
     snprintf(c->model, sizeof c->model, "%s", m->name);
@@ -245,6 +247,15 @@ bool count_load(void *user, uint64_t done, uint64_t total)
     const struct counting *n = &m->counting;
     count_state(m, HLM_LOADING, done, total);
     bool on = !n->progress || n->progress(n->progress_user, done, total);
+    log_to(&m->log);
+    return on;
+}
+
+bool count_prepare(void *user, uint64_t done, uint64_t total)
+{
+    hlm *m = user;
+    const struct counting *n = &m->counting;
+    bool on = !n->preparing || n->preparing(n->preparing_user, done, total);
     log_to(&m->log);
     return on;
 }

@@ -18,8 +18,9 @@ struct layer_source {
 struct counting {
     struct hlm_counters counters;
     hlm_watch watch;
-    hlm_progress progress; /* of the upload of weights (open.c sets it) */
-    void *watch_user, *progress_user;
+    hlm_progress progress;  /* of the upload of weights (open.c sets it) */
+    hlm_progress preparing; /* of kernels */
+    void *watch_user, *progress_user, *preparing_user;
     bool profile, layers; /* as in struct hlm_params; session/ and train/ read layers */
     double watched_s;     /* when watch was called last */
     double read_began_s;  /* when reading began */
@@ -31,9 +32,10 @@ struct counting {
     uint32_t n_load, load_stride; /* n_load: layers */
 };
 
-void count_open(hlm *m, const struct hlm_params *params); /* before the weights are loaded */
-void count_idle(hlm *m);                                  /* hlm_idle, within a public call */
-bool count_load(void *m, uint64_t done, uint64_t total);  /* an hlm_progress of weights */
+void count_open(hlm *m, const struct hlm_params *params);   /* before the weights are loaded */
+void count_idle(hlm *m);                                    /* hlm_idle, within a public call */
+bool count_load(void *m, uint64_t done, uint64_t total);    /* an hlm_progress of weights */
+bool count_prepare(void *m, uint64_t done, uint64_t total); /* of kernels */
 
 /* Reports of a session; s->stats already includes what is reported. */
 void count_read(hlm_session *s, uint64_t done, uint64_t total); /* tokens of a prompt */

@@ -82,7 +82,9 @@ static bool open_on_device(hlm *m, const struct hlm_params *params, struct hlm_e
                              .cache_dir = params->cache_dir,
                              .validate = params->validate,
                              .profile = params->profile,
-                             .memory = params->memory };
+                             .memory = params->memory,
+                             .preparing = count_prepare,
+                             .preparing_user = m };
     if (!params->model)
         return fail(err, "no model file was named");
     if (!open_model_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
