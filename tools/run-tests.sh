@@ -59,10 +59,12 @@ if [ $# -eq 0 ]; then
     kernels >"$out/tests-kernels.log" 2>&1 &
     echo "the library as installed:"
     { sh tests/install.sh "$out"; echo "status $?"; } 2>&1 | tee "$out/tests-install.log" | grep -v '^status [0-9]*$'
+    echo "what the build refuses:"
+    { sh tests/embed.sh "$out"; echo "status $?"; } 2>&1 | tee "$out/tests-embed.log" | grep -v '^status [0-9]*$'
     run all --skip ops
     wait
     cat "$out/tests-kernels.log"
-    for name in install all 256 128 512; do count $name; done
+    for name in install embed all 256 128 512; do count $name; done
 else
     run all "$@"
     count all
