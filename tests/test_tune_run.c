@@ -710,7 +710,7 @@ static void test_interrupt(void)
     ran_free(&r);
     r = run(NULL, "hlm-tune --resume %s", ckpt); /* its flags are known */
     CHECK_EQ(r.rc, 0);
-    CHECK_SAYS(r.err, "going on from|of 16");
+    CHECK_SAYS(r.err, "continuing from|of 16");
     ran_free(&r);
     r = run(NULL, SMALL " --steps 16 -o %s", b);
     CHECK_EQ(r.rc, 0);

@@ -29,14 +29,14 @@ static void name_of(uint64_t pid, char name[NAME])
     snprintf(name, NAME, "/hlm-%lu-%llu", (unsigned long)geteuid(), (unsigned long long)pid);
 }
 
-/* Containers may share memory and not processes: there the same pid is another process. */
+/* Containers may share memory but not processes; the same pid is then another process. */
 static uint64_t pid_space(void)
 {
     struct stat st;
     return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
 }
 
-/* When a process began: with the pid it names one process for good. 0 where it is not to be had. */
+/* The time when a process began, which with the pid identifies it for ever. 0: unknown. */
 static uint64_t start_tick(uint64_t pid)
 {
     char path[64], text[1024];
@@ -52,11 +52,11 @@ static uint64_t start_tick(uint64_t pid)
     return at ? strtoull(at, NULL, 10) : 0;
 }
 
-/* Is the process that made this ring still there? */
+/* True if the process that made this ring still exists, or may exist. */
 static bool alive(const struct ring_head *h)
 {
     if (h->pid_space != pid_space())
-        return true; /* not ours to tell */
+        return true; /* it cannot be known from here */
     if (kill((pid_t)h->pid, 0) != 0 && errno == ESRCH)
         return false;
     uint64_t tick = start_tick(h->pid);
@@ -78,7 +78,7 @@ static struct ring_slot *slot_of(struct ring_head *h, uint32_t n_slot, uint64_t 
 struct ring_reader {
     struct ring_head *head; /* mapped for reading */
     uint64_t bytes, next;
-    uint32_t n_slot; /* as it was checked: the other side can write it */
+    uint32_t n_slot; /* the checked value: the writer could change that of the head */
 };
 
 static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *err)

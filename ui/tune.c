@@ -1,5 +1,5 @@
-/* hlm-tune: training adapters, and what adapters are as files. Reads the first word and hands over;
- * each subcommand has its own flags. */
+/* hlm-tune: trains adapters, and reads, merges and exports adapter files. The first word chooses
+ * the subcommand; each has its own flags. */
 #include "tune.h"
 #include "common.h"
 

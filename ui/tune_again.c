@@ -1,5 +1,5 @@
-/* tune_again: the flags of a run in run.json, beside its checkpoints, so that it can be resumed
- * without them. See tune_run.h. */
+/* tune_again: keeps the flags of a run in run.json beside its checkpoints, so that resuming it
+ * needs no flags. See tune_run.h. */
 #define _POSIX_C_SOURCE 200809L
 #include "tune_run.h"
 
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* "FOLDER/run.json", fresh memory. */
+/* "FOLDER/run.json" in new memory. */
 static char *file_in(const char *folder)
 {
     size_t n = strlen(folder) + 12;
@@ -21,7 +21,7 @@ static char *file_in(const char *folder)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-/* Not part of what the run is: they belong to one call of the program. */
+/* Flags that belong to one call of the program and not to the run. */
 static bool is_for_one_call(const struct flag *f)
 {
     static const char *const names[] = { "--resume",     "--plan",      "--dry-run",
@@ -37,8 +37,8 @@ static bool is_path(const struct flag *f)
     return f->arg && (strstr(f->arg, "FILE") || strstr(f->arg, "DIR"));
 }
 
-/* The path from the root, so that the run can be resumed from anywhere; fresh memory. The file may
- * not be there yet. */
+/* The absolute path in new memory, so that the run can be resumed from any folder. The file need
+ * not exist. */
 static char *from_root(const char *path)
 {
     char *cwd = path[0] == '/' ? NULL : getcwd(NULL, 0);
@@ -60,13 +60,14 @@ static bool keep_flag(void *user, const struct flag *f, const char *who, const c
 {
     struct list *l = user;
     if (is_for_one_call(f) || f < l->program->flag || f >= l->program->flag + l->program->n_flag)
-        return true; /* or one that all programs share */
+        return true; /* also leaves out flags that all programs share */
     char *path = value && is_path(f) ? from_root(value) : NULL;
     bool ok = !value || !is_path(f) || path;
     ok = ok && json_array_append_new(l->flags, json_string(who)) == 0 &&
          (!value || json_array_append_new(l->flags, json_string(path ? path : value)) == 0);
     free(path);
-    return ok || ui_fail_memory(err, "the flags of a run: out of memory, or no UTF-8: %.64s", who);
+    return ok ||
+           ui_fail_memory(err, "out of memory for the flags of a run, or not UTF-8: %.64s", who);
 }
 
 bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
@@ -98,7 +99,8 @@ void again_remove(const char *folder)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Of FOLDER, or of FOLDER/step-N: NULL without an error when neither has one. */
+/* Loads FOLDER/run.json, where the path is FOLDER or FOLDER/step-N. NULL without an error when
+ * there is none. */
 static json_t *load(const char *folder, char **path, struct hlm_err *err)
 {
     json_error_t why;
@@ -132,7 +134,7 @@ static bool check(const json_t *root, const char *path, struct hlm_err *err)
         json_array_size(flags) > 1000)
         return ui_fail(err, "%.300s: expected version 1 and a list of flags", path);
     json_array_foreach(flags, i, f) if (!json_is_string(f)) return ui_fail(
-        err, "%.300s: flag %zu is no text", path, i + 1);
+        err, "%.300s: flag %zu is not a string", path, i + 1);
     return true;
 }
 

@@ -1,5 +1,5 @@
-/* tune_doctor: what can be said before the first step - of the data, of what is trained, of what it
- * takes. See tune_run.h. */
+/* tune_doctor: reports the data, the targets, and the memory and time of a run before its first
+ * step. See tune_run.h. */
 #include "tune_run.h"
 
 #include <jansson.h>
@@ -8,7 +8,7 @@
 
 typedef unsigned long long ull;
 
-/* ---- what is trained ------------------------------------------------------------------------- */
+/* ---- targets --------------------------------------------------------------------------------- */
 
 struct target_kind {
     char name[64];
@@ -16,7 +16,7 @@ struct target_kind {
     uint64_t n;
 };
 
-/* The name with its layer's number as N. */
+/* The name with N instead of the number of its layer. */
 static void kind_name(char out[64], const char *name)
 {
     size_t at = strncmp(name, "blk.", 4) ? 0 : 4 + strspn(name + 4, "0123456789");
@@ -49,7 +49,7 @@ void doctor_targets(struct tune *u, FILE *to)
     struct target_kind *kind = ui_alloc(i.n_target + 1, sizeof *kind);
     json_t *list = json_array();
     uint32_t n = kind ? count_kinds(&i, kind) : 0;
-    fprintf(to, "trained: %llu matrices, %llu gates, %s numbers\n", (ull)(i.n_target - i.n_gate),
+    fprintf(to, "training %llu matrices, %llu gates, %s numbers\n", (ull)(i.n_target - i.n_gate),
             (ull)i.n_gate, num_short(i.n_number).s);
     for (uint32_t k = 0; k < n; k++) {
         const struct hlm_tune_target *t = &kind[k].t;
@@ -85,7 +85,7 @@ static void print_set(FILE *to, const char *name, const struct hlm_set_info *s)
              "dropped", (json_int_t)s->n_dropped, "malformed", (json_int_t)s->n_bad);
 }
 
-/* Lengths in classes of powers of two. */
+/* A histogram of lengths by powers of two. */
 static void print_lengths(FILE *to, const struct hlm_set_info *s)
 {
     uint32_t count[33] = { 0 }, most = 1, longest[3] = { 0 };
@@ -115,14 +115,14 @@ static void print_lengths(FILE *to, const struct hlm_set_info *s)
         fprintf(to, "skipped    %llu malformed lines\n", (ull)s->n_bad);
 }
 
-/* The first row, what counts in brackets - or, on a terminal, in another colour. */
+/* Prints the first row, with counted tokens in brackets or, on a terminal, in another colour. */
 static void print_row(FILE *to, const hlm_vocab *v, const struct hlm_row *r)
 {
     bool color = ui.color && (to == stderr ? ui.tty : ui.out_tty);
     const char *on = color ? "\033[32m" : "[[", *off = color ? "\033[0m" : "]]";
     uint32_t n = ui_min_u32(r->n - r->padding, 400);
     bool is = false;
-    fprintf(to, "the first row, what counts %s:\n", color ? "in colour" : "in [[ ]]");
+    fprintf(to, "the first row, with counted tokens %s:\n", color ? "in colour" : "in [[ ]]");
     for (uint32_t i = 0; i < n; i++) {
         struct hlm_str s = v ? hlm_token_text(v, r->ids[i]) : (struct hlm_str){ "", 0 };
         if (i && r->doc[i] != r->doc[i - 1])
@@ -140,7 +140,7 @@ static void print_row(FILE *to, const hlm_vocab *v, const struct hlm_row *r)
     fprintf(to, "%s%s\n", is ? off : "", n < r->n - r->padding ? " ..." : "");
 }
 
-/* What was left open, and why it is what it is. */
+/* The values that no flag has set, and what they follow from. */
 static void print_chosen(FILE *to, const struct hlm_tune_info *i, const struct hlm_set_info *s)
 {
     if (!i->chose_epochs && !i->chose_batch_rows && !i->chose_lr)
@@ -150,14 +150,14 @@ static void print_chosen(FILE *to, const struct hlm_tune_info *i, const struct h
         fprintf(to, "%g passes for %llu documents%s", i->epochs, (ull)s->n_doc,
                 i->chose_batch_rows || i->chose_lr ? ", " : "");
     if (i->chose_batch_rows)
-        fprintf(to, "%u row%s a step%s", i->train->batch_rows, i->train->batch_rows == 1 ? "" : "s",
-                i->chose_lr ? ", " : "");
+        fprintf(to, "%u row%s per step%s", i->train->batch_rows,
+                i->train->batch_rows == 1 ? "" : "s", i->chose_lr ? ", " : "");
     if (i->chose_lr)
-        fputs("the rate by the model's width", to);
+        fputs("the rate for the model's width", to);
     fputs(" (--epochs, --batch-rows, --lr)\n", to);
 }
 
-/* An adapter begins at nothing: it needs some updates before it does anything. */
+/* A new adapter changes nothing; it needs some updates before it has an effect. */
 static void warn_of_few(const struct hlm_tune_info *i, const struct hlm_set_info *s)
 {
     enum { FEW = 50, ENOUGH = 100 };
@@ -165,7 +165,7 @@ static void warn_of_few(const struct hlm_tune_info *i, const struct hlm_set_info
     double rows = (double)o->batch_rows * o->accumulation;
     if (o->steps >= FEW || i->from_ids)
         return;
-    ui_warn("%u updates in all are too few to learn much: --epochs %.0f makes %d, --steps %d too",
+    ui_warn("%u updates in total are too few to learn much; --epochs %.0f or --steps %d makes %d",
             o->steps, ENOUGH * rows / (double)s->n_row + 0.5, ENOUGH, ENOUGH);
 }
 
@@ -187,13 +187,13 @@ void doctor_data(struct tune *u, FILE *to)
         print_lengths(to, &train);
     }
     if (train.packed)
-        fprintf(to, "packed     into rows of %u, %llu slots of them empty\n", train.row_length,
+        fprintf(to, "packed     into rows of %u tokens, %llu of them padding\n", train.row_length,
                 (ull)train.n_padding);
     if (hlm_tune_row(u->t, 0, &row))
         print_row(to, u->vocab, &row);
     fprintf(to,
-            "steps      %u of %u row%s, %.3g times through the data; rate %g to %g, %u of "
-            "warm-up\n",
+            "steps      %u of %u row%s, %.3g passes over the data; rate %g to %g, %u warm-up "
+            "steps\n",
             o->steps, o->batch_rows * o->accumulation,
             o->batch_rows * o->accumulation == 1 ? "" : "s",
             (double)i.n_run_row / (double)train.n_row, o->peak,
@@ -201,7 +201,7 @@ void doctor_data(struct tune *u, FILE *to)
     print_chosen(to, &i, &train);
     warn_of_few(&i, &train);
     fprintf(to, "precision  %s\n",
-            i.f16 ? "f16 products with f32 sums; what is trained is f32" : "f32");
+            i.f16 ? "f16 products with f32 sums; trained numbers are f32" : "f32");
 }
 
 /* ---- the plan and the time ------------------------------------------------------------------- */
@@ -224,9 +224,9 @@ void doctor_plan(struct tune *u, FILE *to)
         json_object_set_new(by, plan.row[k].purpose, json_integer((json_int_t)plan.row[k].bytes));
     }
     print_memory(to, "all", plan.device_bytes);
-    print_memory(to, "may be used", plan.memory);
+    print_memory(to, "limit", plan.memory);
     if (plan.host_bytes)
-        print_memory(to, "of the host", plan.host_bytes);
+        print_memory(to, "host memory", plan.host_bytes);
     ui_event("plan", "{s:o, s:I, s:I, s:I, s:i, s:i}", "bytes_by", by, "device_bytes",
              (json_int_t)plan.device_bytes, "host_bytes", (json_int_t)plan.host_bytes,
              "may_be_used", (json_int_t)plan.memory, "max_tok", (int)i.max_tok, "max_doc",
@@ -237,7 +237,7 @@ void doctor_time(struct tune *u, double row_s, FILE *to)
 {
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
     double all = row_s * (double)i.n_run_row;
-    fprintf(to, "time       a row took %s: %u steps take about %s\n", span_text(row_s).s,
+    fprintf(to, "time       a row took %s, so %u steps take about %s\n", span_text(row_s).s,
             i.train->steps, span_text(all).s);
     ui_event("estimate", "{s:f, s:f}", "row_s", row_s, "all_s", all);
 }

@@ -10,18 +10,19 @@ static struct {
 static const struct flag flags[] = {
     { FLAG_GROUP, "Exporting", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
-      "the model it was trained on, a GGUF file; of several the\n"
-      "first" },
+      "the model that the adapter was trained on, a GGUF file;\n"
+      "of a split model the first" },
     { FLAG_TEXT, "--lora", "FILE", &o.lora, 0, 0, "the adapter, a GGUF file" },
-    { FLAG_TEXT, "-o --out", "FOLDER", &o.out, 0, 0, "the folder to make" },
+    { FLAG_TEXT, "-o --out", "FOLDER", &o.out, 0, 0, "the folder to create" },
 };
 
 static const struct program program = {
     .name = "hlm-tune",
     .usage = "export -m MODEL.gguf --lora ADAPTER.gguf -o FOLDER [flags]; --help lists them",
-    .about = "Writes an adapter as Hugging Face's PEFT has them: adapter_config.json and\n"
-             "adapter_model.safetensors, names and heads as in the model's checkpoint. What PEFT\n"
-             "has no place for, trained gates and draft blocks, goes to hlm_extra.safetensors.",
+    .about = "Exports an adapter for Hugging Face's PEFT: adapter_config.json and\n"
+             "adapter_model.safetensors, with names and heads as in the model's checkpoint.\n"
+             "Trained gates and draft blocks, which PEFT does not support, are written to\n"
+             "hlm_extra.safetensors.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
@@ -40,12 +41,13 @@ static bool export(struct hlm_err *err)
     bar_clear();
     if (!ok)
         return false;
-    ui_note("%s: adapters of %llu modules, %s; read back and as written", o.out,
+    ui_note("%s: adapters of %llu modules, %s, verified by reading back", o.out,
             (unsigned long long)sum.n_module, num_bytes(sum.bytes).s);
     if (sum.n_gate || sum.n_draft)
-        ui_say("hlm-tune: hlm_extra.safetensors has what PEFT does not load: %llu gates as they "
-               "are now, adapters of %llu modules of draft blocks",
-               (unsigned long long)sum.n_gate, (unsigned long long)sum.n_draft);
+        ui_say(
+            "hlm-tune: hlm_extra.safetensors has what PEFT does not load: the new values of %llu "
+            "gates, and adapters of %llu modules of draft blocks",
+            (unsigned long long)sum.n_gate, (unsigned long long)sum.n_draft);
     ui_event("exported", "{s:s, s:I, s:I, s:I, s:I}", "path", o.out, "modules",
              (long long)sum.n_module, "draft_modules", (long long)sum.n_draft, "gates",
              (long long)sum.n_gate, "bytes", (long long)sum.bytes);
@@ -59,10 +61,10 @@ int tune_export(int argc, char **argv)
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
     if (!o.model)
-        return usage_error(&program, "no model: -m FILE");
+        return usage_error(&program, "no model: give one with -m FILE");
     if (!o.lora)
-        return usage_error(&program, "no adapter: --lora FILE");
+        return usage_error(&program, "no adapter: give one with --lora FILE");
     if (!o.out)
-        return usage_error(&program, "nowhere to write: -o FOLDER");
+        return usage_error(&program, "no output: give a folder with -o FOLDER");
     return ui_end(export(&err) ? RC_OK : ui_failed(&err));
 }

@@ -1,5 +1,5 @@
-/* tune_info: hlm-tune info - what an adapter file says of itself, and its tensors by kind, a kind
- * being a name without the number of its layer. */
+/* tune_info: hlm-tune info: what an adapter file says about itself, and its tensors by kind. A kind
+ * is a name without the number of the layer. */
 #include "common.h"
 #include "common_flags.h"
 #include "tune.h"
@@ -9,11 +9,12 @@
 static const struct program program = {
     .name = "hlm-tune",
     .usage = "info ADAPTER.gguf [flags]; --help lists them",
-    .about = "What a LoRA adapter is: its keys, its matrices by kind with shapes and counts, its\n"
-             "gate deltas, its size.",
+    .about =
+        "Describes a LoRA adapter: its keys, its matrices by kind with shapes and counts, its\n"
+        "gate deltas, its size.",
 };
 
-/* A line where the file has the text. */
+/* Prints a line if the file has the text. */
 static void print_text(const char *label, const char *text)
 {
     if (text[0])
@@ -54,14 +55,14 @@ static void print_all(const struct hlm_adapter_info *d)
     printf("\n%-12s %llu matrices, %llu gates", "tensors", (unsigned long long)d->n_matrix,
            (unsigned long long)d->n_gate);
     if (d->n_norm)
-        printf(", %llu norm vectors (hlm leaves them out)", (unsigned long long)d->n_norm);
+        printf(", %llu norm vectors (hlm ignores them)", (unsigned long long)d->n_norm);
     printf("\n%-12s %llu numbers, %s; the file %s\n", "size", (unsigned long long)d->n_param,
            num_bytes(d->bytes).s, num_bytes(d->file_bytes).s);
     for (uint32_t i = 0; i < d->n_kind; i++)
         print_kind(&d->kind[i]);
     if (d->n_gate)
-        puts("Gate deltas are hlm's own: llama.cpp refuses the file; hlm-tune merge --gates-only "
-             "makes\na pair that it loads.");
+        puts("Only hlm has gate deltas: llama.cpp refuses the file. hlm-tune merge --gates-only "
+             "makes\na model and an adapter that llama.cpp loads.");
 }
 
 static bool info(const char *path, struct hlm_err *err)
@@ -89,6 +90,6 @@ int tune_info(int argc, char **argv)
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
     if (!path)
-        return ui_end(usage_error(&program, "no adapter: hlm-tune info ADAPTER.gguf"));
+        return ui_end(usage_error(&program, "no adapter: give the path of one, ADAPTER.gguf"));
     return ui_end(info(path, &err) ? RC_OK : ui_failed(&err));
 }

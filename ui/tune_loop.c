@@ -1,7 +1,8 @@
 /* tune_loop: a run from its first step to the adapter on disk. See tune_run.h.
  *
- * At a step that is due for it: validation, samples, a checkpoint, in this order, so that a
- * checkpoint knows what validation gave; a run that goes on does what was due and not yet done. */
+ * Validation, samples and a checkpoint come in this order after the steps for which they are due,
+ * so that a checkpoint has the result of the validation. A resumed run first does what was still
+ * due. */
 #define _POSIX_C_SOURCE 200809L
 #include "common_counters.h"
 #include "tune_run.h"
@@ -21,16 +22,16 @@ struct loop {
     uint64_t n_step, valid_every, save_every;
     struct hlm_tune_step last;
     bool has_last, valid_known, stopped; /* stopped: by --patience */
-    double valid, step_s;                /* step_s: of a step, lately */
-    uint64_t sampled;                    /* 1 + the step that samples were printed at */
-    /* Of the steps since the last line that stays: */
-    double loss_sum, said_s; /* when that line was printed */
+    double valid, step_s;                /* step_s: the recent time of a step */
+    uint64_t sampled;                    /* 1 + the step at which samples were printed */
+    /* of the steps since the last permanent line: */
+    double loss_sum, said_s; /* said_s: when that line was printed */
     uint64_t n_loss;
 };
 
-/* ---- telling --------------------------------------------------------------------------------- */
+/* ---- progress -------------------------------------------------------------------------------- */
 
-/* The mean loss of the steps since the last line that stays; "" without a step. */
+/* The mean loss of the steps since the last permanent line; "" without a step. */
 static const char *recent_loss(struct loop *l, char out[48])
 {
     out[0] = 0;
@@ -42,8 +43,8 @@ static const char *recent_loss(struct loop *l, char out[48])
     return out;
 }
 
-/* Where no line can be overwritten - in a file, a pipe, a queue - a line now and then says how it
- * goes: twenty a run, and one a minute. With -v each step has its own. */
+/* Where no line can be overwritten (in a file or a pipe), prints about twenty lines per run, and at
+ * least one per minute. With -v each step has its own line. */
 static void report_progress(struct loop *l)
 {
     char loss[48];
@@ -57,7 +58,7 @@ static void report_progress(struct loop *l)
            span_text(l->step_s * (double)(l->n_step - s->step)).s);
 }
 
-static void tell_step(struct loop *l)
+static void print_step(struct loop *l)
 {
     l->loss_sum += l->last.loss;
     l->n_loss++;
@@ -78,7 +79,7 @@ static void tell_step(struct loop *l)
     report_progress(l);
 }
 
-static void tell_valid(struct loop *l, const struct hlm_tune_loss *v)
+static void print_valid(struct loop *l, const struct hlm_tune_loss *v)
 {
     struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
     char loss[48];
@@ -124,7 +125,7 @@ static bool validate(struct loop *l, struct hlm_err *err)
         return false;
     l->valid = v.main;
     l->valid_known = true;
-    tell_valid(l, &v);
+    print_valid(l, &v);
     counters_log(u->m);
     if ((l->stopped = is_stopped(u)))
         ui_say("no better validation in %d: the run ends here (--patience)", u->patience);
@@ -155,7 +156,7 @@ static bool save(struct loop *l, struct hlm_err *err)
     return true;
 }
 
-/* A checkpoint that cannot be written is told, and the run goes on: those before stand. */
+/* A checkpoint that cannot be written is reported, and the run goes on with the earlier ones. */
 static bool save_due(struct loop *l)
 {
     struct hlm_err err = { 0 };
@@ -165,7 +166,7 @@ static bool save_due(struct loop *l)
     bool wanted = i.step && (best || last || due(i.step, l->save_every, l->n_step));
     if (!l->u->saves || !wanted || save(l, &err))
         return true;
-    ui_error("%s; checkpoints before this one stand", err.msg);
+    ui_error("%s; earlier checkpoints are still valid", err.msg);
     return false;
 }
 
@@ -202,7 +203,7 @@ static void say_how_to_use(const struct tune *u, const char *adapter)
     ui_say("try it: hlm-chat -m %s --lora %s", u->model, adapter);
 }
 
-/* The adapter as it is now and, where there was validation, the best one beside it. */
+/* Writes the last adapter and, if there was validation, the best one. */
 static bool finish(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
@@ -218,11 +219,11 @@ static bool finish(struct loop *l, struct hlm_err *err)
     putchar('\n');
     ui_event("written", "{s:s, s:I}", "path", u->out, "step", (json_int_t)i.step);
     if (i.n_gate)
-        puts("It holds gate deltas, which llama.cpp refuses: hlm-tune merge --gates-only makes a "
-             "pair\nof model and adapter that it loads.");
+        puts("It has gate deltas, which llama.cpp refuses. hlm-tune merge --gates-only makes a "
+             "model\nand an adapter that llama.cpp loads.");
     if (!(i.best_loss < INFINITY) || !i.best_step) {
         if (i.best_loss < INFINITY)
-            printf("no validation was better than the one before training: %.4f\n", i.best_loss);
+            printf("no validation loss was below the one before training, %.4f\n", i.best_loss);
         if (!test(l, "with the last adapter", err))
             return false;
         say_how_to_use(u, u->out);
@@ -247,7 +248,7 @@ static bool finish(struct loop *l, struct hlm_err *err)
 
 /* ---- the loop -------------------------------------------------------------------------------- */
 
-/* Takes away the folder of a run that has done no step. */
+/* Removes the folder of a run that has done no step. */
 static void remove_folder(const char *folder)
 {
     if (hlm_tune_has_saved(folder))
@@ -263,7 +264,7 @@ static int interrupted(struct loop *l, struct hlm_err *err)
     if (any && !(save(l, err) && again_write(u->folder, &u->again, u->program, false, err)))
         return RC_FAILED;
     if (any)
-        ui_say("hlm-tune: stopped at step %llu; --resume %s goes on from there",
+        ui_say("hlm-tune: stopped at step %llu; --resume %s continues from there",
                (ull)hlm_tune_get_info(u->t).step, u->folder);
     else
         ui_say("hlm-tune: stopped before the first step; nothing was written");
@@ -276,17 +277,17 @@ static bool step(struct loop *l, struct hlm_err *err)
 {
     if (!hlm_tune_do_step(l->u->t, &l->last, err))
         return false;
-    /* The first step makes pipelines and says nothing of the others. */
+    /* The first step also makes pipelines, so its time does not count. */
     double took = l->last.took_s;
     l->step_s = !l->has_last || l->step_s <= 0 ? took : 0.8 * l->step_s + 0.2 * took;
     if (l->last.step <= 2)
         l->step_s = took;
     l->has_last = true;
-    tell_step(l);
+    print_step(l);
     return true;
 }
 
-/* Where checkpoints go, so that it is known now that they can. */
+/* Makes the folder of checkpoints now, so that a failure shows before training. */
 static bool make_folder(const char *path, struct hlm_err *err)
 {
     struct stat st;
@@ -310,7 +311,7 @@ static bool prepare(struct loop *l, struct hlm_err *err)
                     : i.from_ids  ? 0
                                   : tenth;
     if (u->clears) {
-        ui_say("%s: the run that ended there makes room for this one", u->folder);
+        ui_say("%s: removing the checkpoints of a run that has ended", u->folder);
         if (!hlm_tune_remove_saved(u->folder, err))
             return false;
     }
@@ -323,7 +324,7 @@ static bool prepare(struct loop *l, struct hlm_err *err)
     l->valid_known = i.valid_loss < INFINITY;
     l->stopped = is_stopped(u);
     if (from)
-        ui_say("going on from %s, step %llu of %llu", from, (ull)i.step, (ull)l->n_step);
+        ui_say("continuing from %s, step %llu of %llu", from, (ull)i.step, (ull)l->n_step);
     if (u->samples.n && !(u->session = hlm_session_create(u->m, &u->session_params, err)))
         return false;
     return true;
@@ -352,7 +353,7 @@ int tune_loop(struct tune *u, struct hlm_err *err)
     }
     if (u->profile)
         ui_kernels(u->m);
-    bool ok = finish(&l, err); /* also where the last checkpoint could not be written */
+    bool ok = finish(&l, err); /* even if the last checkpoint could not be written */
     ok = ok && (!u->saves || again_write(u->folder, &u->again, u->program, true, err));
     hlm_idle(u->m);
     return ok && saved ? RC_OK : RC_FAILED;

@@ -1,4 +1,4 @@
-/* tune_merge: hlm-tune merge. Standard output has a line for every tensor that is changed. */
+/* tune_merge: hlm-tune merge. Prints a line for every tensor that is changed. */
 #include "common.h"
 #include "common_flags.h"
 #include "common_lora.h"
@@ -14,49 +14,51 @@ static struct {
 static const struct flag flags[] = {
     { FLAG_GROUP, "Merging", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
-      "the model, a GGUF file; of several the first" },
+      "the model, a GGUF file; of a split model the first" },
     { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
-      "a LoRA adapter, a GGUF file; again for more, summed;\n"
-      "SCALE is a factor on its own (1)" },
-    { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the model to write, one file" },
+      "a LoRA adapter, a GGUF file, with a factor (1); repeat the\n"
+      "flag to add several" },
+    { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the model to write, in one file" },
     { FLAG_TEXT, "--merge-type", "TYPE", &o.type, 0, 0,
-      "type of the matrices that adapters reach: F32 F16 BF16\n"
+      "type of the matrices that adapters change: F32 F16 BF16\n"
       "Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL\n"
-      "IQ4_XS MXFP4 (each its own)" },
+      "IQ4_XS MXFP4 (the type that each has)" },
     { FLAG_TEXT, "--gates-only", "FILE", &o.gates_only, 0, 0,
-      "write the model with just its gates changed, and here the\n"
-      "adapter without them: a pair that llama.cpp loads" },
+      "write the model with only its gates changed, and to FILE the\n"
+      "adapter without gates; llama.cpp loads both" },
 };
 
 static const struct program program = {
     .name = "hlm-tune",
     .usage = "merge -m MODEL.gguf --lora ADAPTER.gguf[:SCALE] -o OUT.gguf [flags];"
              " --help lists them",
-    .about = "Puts adapters into a model's weights: W' = W + scale B A, quantised again to its\n"
-             "own type. Keys and all other tensors stay as they are. Told of every matrix, with D\n"
-             "what the adapters add: |D|/|W|; kept, how much of D arrived, <W'-W, D>/<D, D>; and\n"
-             "noise, what came along, |W'-W-D|/|D|, which should stay below 1.",
+    .about =
+        "Merges adapters into a model's weights: W' = W + D with D = scale B A, quantised\n"
+        "again to the type of W. Keys and all other tensors do not change. For each matrix it\n"
+        "prints the size of the change, |D|/|W|; how much of D survived quantisation, kept =\n"
+        "<W'-W, D>/<D, D>; and the error that rounding added, noise = |W'-W-D|/|D|, which\n"
+        "should be below 1.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
 
-struct telling {
+struct merge_report {
     struct bar bar;
     uint32_t n_loud, n_matrix;
 };
 
 static bool on_progress(void *user, uint64_t done, uint64_t total)
 {
-    struct telling *t = user;
+    struct merge_report *t = user;
     return bar_progress(&t->bar, done, total);
 }
 
 static void on_tensor(void *user, const struct hlm_merged *m)
 {
-    struct telling *t = user;
+    struct merge_report *t = user;
     bar_clear();
     if (m->gate) {
-        printf("%-36s gate, changed by %.3g of itself\n", m->name, m->size);
+        printf("%-36s gate, relative change %.3g\n", m->name, m->size);
     } else {
         bool loud = m->noise > 1, lost = m->kept < 0.5;
         t->n_matrix++;
@@ -65,7 +67,7 @@ static void on_tensor(void *user, const struct hlm_merged *m)
                m->from == m->to ? "" : " -> ", m->from == m->to ? "" : m->to, m->size, m->kept,
                m->noise,
                loud   ? "  warning: more noise than adapter"
-               : lost ? "  warning: mostly lost"
+               : lost ? "  warning: most of the adapter is lost"
                       : "");
     }
     ui_event("merged", "{s:s, s:s, s:s, s:b, s:f, s:f, s:f}", "tensor", m->name, "from", m->from,
@@ -75,7 +77,7 @@ static void on_tensor(void *user, const struct hlm_merged *m)
 static bool merge(struct hlm_err *err)
 {
     struct adapters a;
-    struct telling t = { .bar = { .what = "merging", .bytes = true } };
+    struct merge_report t = { .bar = { .what = "merging", .bytes = true } };
     struct hlm_merge_sum sum;
     if (!adapters_read(&a, o.lora.v, o.lora.n, err))
         return false;
@@ -91,19 +93,19 @@ static bool merge(struct hlm_err *err)
                                   .user = &t };
     bool ok = o.gates_only && a.l[0].scale != 1
                   ? ui_fail(err,
-                            "%s: a factor of %g does not go with --gates-only: the adapter that "
-                            "is left over would not have it",
+                            "%s: a factor of %g is not possible with --gates-only: the adapter "
+                            "that is written could not have it",
                             a.l[0].path, (double)a.l[0].scale)
                   : hlm_merge(&p, &sum, err);
     bar_clear();
     if (ok && t.n_loud)
         ui_warn(
-            "in %u of %u matrices rounding drowns the adapter (noise above 1, or less than half "
-            "of it kept): a finer --merge-type keeps more",
+            "rounding loses the adapter in %u of %u matrices (noise above 1, or kept below 0.5); "
+            "a finer --merge-type keeps more",
             t.n_loud, t.n_matrix);
     if (ok)
-        ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s; read back and as "
-                "written",
+        ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s, verified by reading "
+                "back",
                 o.out, (unsigned long long)sum.n_matrix, (unsigned long long)sum.n_gate,
                 (unsigned long long)sum.n_tensor, num_bytes(sum.bytes).s);
     if (ok && o.gates_only)
@@ -119,11 +121,11 @@ int tune_merge(int argc, char **argv)
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
     if (!o.model)
-        return usage_error(&program, "no model: -m FILE");
+        return usage_error(&program, "no model: give one with -m FILE");
     if (!o.lora.n)
-        return usage_error(&program, "no adapter: --lora FILE");
+        return usage_error(&program, "no adapter: give one with --lora FILE");
     if (!o.out)
-        return usage_error(&program, "nowhere to write: -o FILE");
+        return usage_error(&program, "no output: give a file with -o FILE");
     if (o.gates_only && (o.lora.n != 1 || o.type))
         return usage_error(&program, "--gates-only takes one --lora and no --merge-type");
     return ui_end(merge(&err) ? RC_OK : ui_failed(&err));

@@ -1,4 +1,4 @@
-/* tune_run: what the files of hlm-tune's training share - the flags, the doctor, the run. */
+/* tune_run: shared by the files of hlm-tune's training: the flags, the doctor, the run. */
 #pragma once
 #include "common.h"
 #include "common_flags.h"
@@ -6,64 +6,63 @@
 
 /* ---- the flags of a run, beside its checkpoints (tune_again.c) ------------------------------- */
 
-/* A line of flags: those of run.json, if there is one, then those of this call, which win. Texts
- * live in both. */
+/* A command line: the flags of run.json, if there is one, then those of this call, which win. The
+ * texts belong to the JSON and to this call. */
 struct again {
     int argc;
     char **argv;
-    bool known, finished; /* is there a run.json; has that run ended */
+    bool known, finished; /* there is a run.json; that run has ended */
     void *root;
 };
-/* folder: of checkpoints, or one of them; NULL: none. Without run.json the line is this call's. */
+/* folder: of checkpoints, or one of them; NULL: none. Without run.json: only this call's flags. */
 bool again_read(const char *folder, int argc, char **argv, struct again *a, struct hlm_err *err);
-/* Writes FOLDER/run.json: the flags of a->argv, paths from the root. */
+/* Writes FOLDER/run.json: the flags of a->argv, with absolute paths. */
 bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
                  struct hlm_err *err);
 void again_free(struct again *a);
-void again_remove(const char *folder); /* run.json, if it is there */
+void again_remove(const char *folder); /* removes run.json, if there is one */
 
-/* ---- the run ----------------------------------------------------------------------------------
- */
+/* ---- the run --------------------------------------------------------------------------------- */
 
 struct tune {
     struct hlm_tune_params p;
     const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *debug;
     struct flag_list samples;
     int32_t n_sample;                                /* tokens */
-    int32_t valid_every, save_every, keep, patience; /* 0: chosen; none */
+    int32_t valid_every, save_every, keep, patience; /* 0: chosen; patience 0: never ends early */
     uint64_t memory;
-    double lr_min; /* below 0: a tenth of the rate */
+    double lr_min; /* below 0: lr / 10 */
     double mtp;    /* --mtp-loss; below 0: not given */
     int loss_on, turns, precision;
     bool no_shuffle, no_lora, train_mtp, dry_run, plan, profile, validate;
 
     hlm *m;
     hlm_tune *t;
-    hlm_session *session; /* for samples; NULL: none are wanted */
-    hlm_vocab *vocab;     /* the model's; NULL: its tokenizer is not usable */
+    hlm_session *session; /* for samples; NULL: no samples */
+    hlm_vocab *vocab;     /* the model's; NULL: its tokenizer cannot be used */
     char *folder;         /* of checkpoints */
     struct again again;   /* the flags that the run has */
     const struct program *program;
-    bool saves;  /* on the way; else when it is interrupted alone */
-    bool clears; /* the folder holds checkpoints of a run that has ended */
+    bool saves;  /* writes checkpoints during the run, not only when it is interrupted */
+    bool clears; /* removes checkpoints of a run that has ended from the folder */
     struct hlm_session_params session_params;
 };
 
 /* ---- the doctor (tune_doctor.c) -------------------------------------------------------------- */
 
-/* Matrices and gates by kind. */
+/* Prints matrices and gates by kind. */
 void doctor_targets(struct tune *u, FILE *to);
-/* Everything else that can be said before the first step; as an event too. */
+/* Print the data, and the plan; as events too. */
 void doctor_data(struct tune *u, FILE *to);
 void doctor_plan(struct tune *u, FILE *to);
-/* What it will take, from a measured row. */
+/* Prints the time of the run, from a measured row. */
 void doctor_time(struct tune *u, double row_s, FILE *to);
 
 /* ---- the run (tune_loop.c) ------------------------------------------------------------------- */
 
-/* From the model's weights to the adapter on disk: the exit code. */
+/* The whole run; the adapter is then on disk. Returns the exit code. */
 int tune_loop(struct tune *u, struct hlm_err *err);
-/* Where the best adapter goes, beside the last: OUT-best.gguf. Fresh memory, or NULL. */
+/* The path of the best adapter, OUT-best.gguf, in new memory; NULL: no memory. */
 char *best_path(const char *out);
-/* Text behind a prompt as the model is now, on standard output (tune_sample.c). */
+/* Prints the model's present answers to the prompts of --sample (tune_sample.c). */
 bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err);

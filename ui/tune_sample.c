@@ -1,12 +1,12 @@
-/* tune_sample: what the model says as it is now, to the prompts of --sample. Always its likeliest
- * words, so that two looks differ only by what was learnt. */
+/* tune_sample: the model's present answers to the prompts of --sample. They are greedy, so that
+ * answers at different steps differ only by what was learnt. */
 #include "tune_run.h"
 
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* As hlm-chat would send it without thinking; with --raw-completion as it stands. */
+/* The prompt that hlm-chat would make without thinking; with --raw-completion, the text itself. */
 static bool encode(struct tune *u, const char *text, struct hlm_ids *ids, struct hlm_err *err)
 {
     if (u->p.read.raw_completion)
@@ -19,20 +19,20 @@ static bool encode(struct tune *u, const char *text, struct hlm_ids *ids, struct
                                    .format = u->p.read.format,
                                    .no_think = true };
     bool ok = json ? hlm_render_ids(u->vocab, &p, ids, err)
-                   : ui_fail(err, "--sample: the text is no UTF-8");
+                   : ui_fail(err, "--sample: the text is not UTF-8");
     json_decref(list);
     free(json);
     return ok;
 }
 
-/* The answer's text into *out, fresh memory. */
+/* Sets *out to the text of the answer, in new memory. */
 static bool answer(struct tune *u, const struct hlm_ids *ids, char **out, struct hlm_err *err)
 {
     struct hlm_sampling greedy = { .temp = 0, .repeat_penalty = 1 };
     uint64_t n = 0, room = 64;
     *out = ui_alloc(room, 1);
     bool ok = *out != NULL;
-    hlm_session_reset(u->session); /* what it held was said by another adapter */
+    hlm_session_reset(u->session); /* its caches are from other values of the adapter */
     ok = ok && hlm_session_sync(u->session, ids->id, ids->n, NULL, 0, NULL, NULL, err);
     for (int32_t i = 0, id; ok && i < u->n_sample && !ui_interrupted(); i++) {
         ok = hlm_session_next(u->session, &greedy, &id, err);

@@ -1,5 +1,4 @@
-/* tune_train: hlm-tune without a subcommand - flags, and what they mean together. The run itself is
- * in tune_loop.c. */
+/* tune_train: hlm-tune without a subcommand: its flags and how they combine. See tune_loop.c. */
 #define _POSIX_C_SOURCE 200809L
 #include "tune.h"
 #include "tune_run.h"
@@ -18,123 +17,132 @@ static struct tune o;
     }
 
 static const struct flag flags[] = {
-    { FLAG_GROUP, "What is read and written", 0, 0, 0, 0, 0 },
+    { FLAG_GROUP, "Files", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
-      "the model, a GGUF file; it stays as it is" },
+      "the model, a GGUF file; it is not changed" },
     { FLAG_TEXT, "-d --data", "FILE|DIR", &o.p.data, 0, 0,
-      "what is learnt: lines of JSON with messages, with prompt and\n"
-      "completion, or with text; of a folder train.jsonl, and\n"
-      "valid.jsonl and test.jsonl if they are there" },
+      "training data: lines of JSON with messages, with prompt and\n"
+      "completion, or with text; in a folder train.jsonl, and\n"
+      "valid.jsonl and test.jsonl if they exist" },
     { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the adapter to write, a GGUF file" },
     { FLAG_TEXT, "--init-lora", "FILE", &o.p.init_lora, 0, 0,
-      "go on from this adapter, with all that it trains, as a new\nrun" },
+      "begin a new run with this adapter, and train what it has" },
     { FLAG_TEXT, "--resume", "DIR", &o.p.resume, 0, 0,
-      "go on with a run, from a checkpoint or from the newest in a\n"
-      "folder of them; its flags are known, and --steps, --epochs and\n"
-      "paths may be given anew" },
+      "continue a run from a checkpoint, or from the newest in a\n"
+      "folder of them; its flags are kept, but --steps, --epochs and\n"
+      "paths may be given again" },
     { FLAG_TEXT, "--ids-json", "FILE", &o.p.ids_json, 0, 0,
-      "instead of -d: rows of ids with masks and options, which\n"
-      "stand wherever no flag says otherwise" },
+      "instead of -d: rows of ids with masks, and options that apply\n"
+      "unless a flag changes them" },
 
-    { FLAG_GROUP, "How the data is read", 0, 0, 0, 0, 0 },
+    { FLAG_GROUP, "Reading the data", 0, 0, 0, 0, 0 },
     INTS("--max-seq", "N", &o.p.read.max_seq, 2,
-         "tokens of a document, and of a packed row; what is longer is\ncut (2048)"),
+         "most tokens of a document and of a row; longer documents are\ncut (2048)"),
     { FLAG_CHOICE, "--loss-on", "answers|all", &o.loss_on, 0, 0,
-      "what counts: answers, or all but a document's first token\n"
-      "(answers; of plain text all)" },
+      "tokens whose loss counts: of answers, or all but the first of a\n"
+      "document (answers; in plain text all)" },
     { FLAG_CHOICE, "--turns", "all|each", &o.turns, 0, 0,
-      "each: every answer of a conversation is a document of its own\nwith what stands before it "
+      "all: a conversation is one document; each: every answer makes\none, with the turns before "
+      "it "
       "(all)" },
     { FLAG_SWITCH, "--raw-completion", NULL, &o.p.read.raw_completion, 0, 0,
-      "prompt and completion are two texts, not two turns of a chat" },
-    { FLAG_SWITCH, "--no-eos", NULL, &o.p.read.no_eos, 0, 0, "no end of text behind texts" },
+      "treat prompt and completion as plain texts, not as a chat" },
+    { FLAG_SWITCH, "--no-eos", NULL, &o.p.read.no_eos, 0, 0,
+      "no end-of-text token after plain texts" },
     { FLAG_SWITCH, "--skip-bad", NULL, &o.p.read.skip_bad, 0, 0,
-      "leave out malformed lines, and say so" },
+      "skip malformed lines and report their number" },
     { FLAG_SWITCH, "--no-pack", NULL, &o.p.no_pack, 0, 0,
-      "every document is a row of its own; else they share rows of\n--max-seq tokens, and see "
-      "nothing of each other" },
-    { FLAG_SWITCH, "--no-shuffle", NULL, &o.no_shuffle, 0, 0, "documents in the file's order" },
+      "one document per row; otherwise documents share rows of up to\n--max-seq tokens, without "
+      "seeing each other" },
+    { FLAG_SWITCH, "--no-shuffle", NULL, &o.no_shuffle, 0, 0,
+      "keep the documents in the file's order" },
     { FLAG_REAL, "--valid --val-split -val-split", "X", &o.p.read.valid, 0, 0.99,
-      "share of a single file that is kept for validation (0.05 of 100\nlines or more, none of "
-      "fewer)" },
+      "share of a single data file kept for validation (0.05; 0 if it\nhas fewer than 100 lines)" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.p.read.format, 0, 0,
-      HLM_CHAT_FORMATS ":\nagainst the file's own template" },
+      HLM_CHAT_FORMATS "\n(the format of the model's template)" },
     { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
-      "write the rows that would be trained on, in the file's order,\n"
-      "as JSON that --ids-json takes, and exit; needs no device" },
+      "write the training rows, in the file's order, as JSON for\n"
+      "--ids-json, and exit; needs no device" },
 
-    { FLAG_GROUP, "What is trained", 0, 0, 0, 0, 0 },
+    { FLAG_GROUP, "The adapter", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "--target --targets", "LIST", &o.p.targets, 0, 0,
-      "with commas between: attn, linear, ffn, shared, experts,\n"
-      "router, mtp; names as ffn_down; patterns as blk.1?.attn_*\n"
-      "(attn,linear,ffn,shared, as far as there are any)" },
+      "matrices to train, with commas between: the groups attn,\n"
+      "linear, ffn, shared, experts, router and mtp; names such as\n"
+      "ffn_down; patterns such as blk.1?.attn_*\n"
+      "(attn,linear,ffn,shared, those that the model has)" },
     INTS("-r --rank", "N", &o.p.train.rank, 1, "rank of the adapter (16)"),
-    { FLAG_REAL, "--alpha", "X", &o.p.train.alpha, 1e-9, 1e9, "its factor is alpha / rank (32)" },
-    { FLAG_SWITCH, "--rslora", NULL, &o.p.train.rslora, 0, 0, "... or alpha / sqrt(rank)" },
+    { FLAG_REAL, "--alpha", "X", &o.p.train.alpha, 1e-9, 1e9,
+      "scale of the adapter: alpha / rank (32)" },
+    { FLAG_SWITCH, "--rslora", NULL, &o.p.train.rslora, 0, 0,
+      "use the scale alpha / sqrt(rank) instead" },
     { FLAG_REAL, "--dropout", "X", &o.p.train.lora_dropout, 0, 0.99,
-      "of what goes into the adapter (0)" },
+      "dropout of the adapter's inputs (0)" },
     { FLAG_SWITCH, "--train-gates", NULL, &o.p.train.train_gates, 0, 0,
-      "train A_log, dt_bias and D too, as fp32 deltas in the adapter" },
+      "also train the gates A_log, dt_bias and D, as F32 deltas in the\nadapter" },
     { FLAG_SWITCH, "--no-lora", NULL, &o.no_lora, 0, 0,
-      "... and nothing else; what --init-lora has of matrices stays" },
+      "with --train-gates: train no matrices; those of --init-lora do\nnot change" },
     { FLAG_REAL, "--mtp-loss", "X", &o.mtp, 0, 100,
       "add X times the loss of the draft (MTP) blocks (0)" },
     { FLAG_SWITCH, "--train-mtp", NULL, &o.train_mtp, 0, 0,
-      "--mtp-loss 0.1, and mtp among the targets" },
+      "train the draft blocks: --mtp-loss 0.1, and the group mtp" },
 
-    { FLAG_GROUP, "How it is trained", 0, 0, 0, 0, 0 },
+    { FLAG_GROUP, "Training", 0, 0, 0, 0, 0 },
     { FLAG_REAL, "--epochs -epochs", "X", &o.p.epochs, 1e-6, 1e6,
-      "times through the data (chosen by its size, 3 to 30)" },
-    INTS("--steps --iters", "N", &o.p.train.steps, 0, "steps in all; 0: what --epochs makes (0)"),
+      "passes over the data (chosen by its size, 3 to 30)" },
+    INTS("--steps --iters", "N", &o.p.train.steps, 0,
+         "steps in total; 0: as many as --epochs needs (0)"),
     INTS("-b --batch-rows", "N", &o.p.train.batch_rows, 1,
-         "rows of a step (chosen by the data's size, 1 to 8)"),
-    INTS("--accumulation", "N", &o.p.train.accumulation, 1, "... times this (1)"),
+         "rows per step (chosen by the data's size, 1 to 8)"),
+    INTS("--accumulation", "N", &o.p.train.accumulation, 1,
+         "multiplies the rows per step, one after another (1)"),
     { FLAG_REAL, "--lr --learning-rate -lr", "X", &o.p.train.lr, 0, 100,
-      "rate (chosen by the model's width, 5e-4 at most)" },
+      "learning rate (chosen by the model's width, at most 5e-4)" },
     { FLAG_REAL, "--lr-min --learning-rate-min -lr-min", "X", &o.lr_min, 0, 100,
-      "the rate at the end (a tenth)" },
+      "learning rate at the end (--lr / 10)" },
     { FLAG_CHOICE, "--schedule", "constant|cosine|linear", &o.p.train.schedule, 0, 0,
-      "how it gets there (cosine)" },
-    { FLAG_REAL, "--warmup", "X", &o.p.warmup, 0, 1, "share of the steps that it rises in (0.03)" },
+      "how the rate falls (cosine)" },
+    { FLAG_REAL, "--warmup", "X", &o.p.warmup, 0, 1,
+      "share of the steps in which the rate rises (0.03)" },
     { FLAG_REAL, "--weight-decay --wd -wd", "X", &o.p.train.weight_decay, 0, 100,
-      "of the adapter (0)" },
+      "weight decay of matrices (0)" },
     { FLAG_REAL, "--weight-decay-gates", "X", &o.p.train.weight_decay_gates, 0, 100,
-      "of gates (0)" },
-    { FLAG_REAL, "--beta1", "X", &o.p.train.beta1, 0, 0.999999, "of AdamW (0.9)" },
-    { FLAG_REAL, "--beta2", "X", &o.p.train.beta2, 0, 0.999999999, "(0.999)" },
-    { FLAG_REAL, "--eps", "X", &o.p.train.eps, 1e-30, 1, "(1e-8)" },
+      "weight decay of gates (0)" },
+    { FLAG_REAL, "--beta1", "X", &o.p.train.beta1, 0, 0.999999, "AdamW's beta1 (0.9)" },
+    { FLAG_REAL, "--beta2", "X", &o.p.train.beta2, 0, 0.999999999, "AdamW's beta2 (0.999)" },
+    { FLAG_REAL, "--eps", "X", &o.p.train.eps, 1e-30, 1, "AdamW's epsilon (1e-8)" },
     { FLAG_REAL, "--clip", "X", &o.p.train.clip_norm, 0, 1e30,
-      "largest norm of a step's gradients; 0: any (1)" },
+      "largest norm of a step's gradient; 0: no limit (1)" },
     { FLAG_SEED, "-s --seed", "N", &o.p.seed, 0, 0,
-      "of the adapter's first numbers, of order, of dropout (0)" },
+      "seed of the new adapter, of the order and of dropout (0)" },
     { FLAG_CHOICE, "--precision", "auto|f32|f16", &o.precision, 0, 0,
-      "what the model's matrices are multiplied in, with f32 sums; what is\n"
-      "trained is f32 in any case. auto: f16 on matrix units, but f32 for\n"
-      "--ids-json (auto)" },
+      "type of the operands in products with the model's matrices;\n"
+      "sums and trained numbers are f32. auto: f16 on matrix units,\n"
+      "but f32 with --ids-json (auto)" },
 
-    { FLAG_GROUP, "While it goes on", 0, 0, 0, 0, 0 },
-    INTS("--valid-every", "N", &o.valid_every, 0, "steps between validations; 0: ten a run (0)"),
+    { FLAG_GROUP, "The run", 0, 0, 0, 0, 0 },
+    INTS("--valid-every", "N", &o.valid_every, 0,
+         "steps between validations; 0: ten validations per run (0)"),
     INTS("--patience", "N", &o.patience, 0,
          "end after this many validations without a better one; 0: never\n(0)"),
     { FLAG_LIST, "--sample", "TEXT", &o.samples, 0, 0,
-      "have this answered at each validation; again for more" },
-    INTS("--sample-tokens", "N", &o.n_sample, 1, "tokens of an answer at most (64)"),
+      "print an answer to this at each validation; may be repeated" },
+    INTS("--sample-tokens", "N", &o.n_sample, 1, "most tokens of such an answer (64)"),
     INTS("--save-every", "N", &o.save_every, 0,
-         "steps between checkpoints; 0: at validations, ten a run where\n"
-         "there are none, with --ids-json never (0)"),
-    INTS("--keep", "N", &o.keep, 1, "checkpoints that stay, besides the best (2)"),
+         "steps between checkpoints; 0: at each validation, or ten per run\n"
+         "without validation, but none with --ids-json (0)"),
+    INTS("--keep", "N", &o.keep, 1, "checkpoints to keep besides the best (2)"),
     { FLAG_TEXT, "--checkpoints", "DIR", &o.checkpoints, 0, 0,
-      "where they go (the adapter's name and .ckpt)" },
+      "folder of the checkpoints (the adapter's path with .ckpt)" },
     { FLAG_SWITCH, "--dry-run", NULL, &o.dry_run, 0, 0,
-      "look at the data, the plan and one row's time, and exit" },
+      "report the data, the plan and the time of one row, and exit" },
     { FLAG_SWITCH, "--plan", NULL, &o.plan, 0, 0,
-      "print what it takes of the device's memory, to the byte, and\nexit; nothing is allocated" },
+      "print the device memory that the run needs, to the byte, and\nexit; allocates nothing" },
     { FLAG_BYTES, "--memory", "BYTES", &o.memory, 0, 0x1p60,
-      "device memory that may be used; K, M, G; 0: what is free but\nfor a twentieth (0)" },
+      "limit on device memory, such as 12G (K, M, G); 0: 95 % of what\nis free (0)" },
 
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "--dump-grads", "FILE", &o.dump_grads, 0, 0,
-      "write the first step's gradients, before clipping" },
+      "write the gradients of the first step, before clipping" },
     { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
       "prof: time per kernel; check: validation layer" },
 };
@@ -143,19 +151,19 @@ static const struct program program = {
     .name = "hlm-tune",
     .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; or info, merge, export; each has"
              " --help",
-    .about = "Trains a LoRA adapter of a model, straight on its quantised weights.\n\n"
+    .about = "Trains a LoRA adapter of a model, directly on its quantised weights.\n\n"
              "  hlm-tune -m M -d DATA -o OUT   trains; OUT is the adapter\n"
-             "  hlm-tune info ADAPTER          what an adapter file holds\n"
-             "  hlm-tune merge -m M ...        writes a model file with adapters in it\n"
-             "  hlm-tune export -m M ...       writes an adapter as PEFT has it\n\n"
-             "Ctrl-C finishes the step, saves and exits; a second one leaves at once.",
+             "  hlm-tune info ADAPTER          describes an adapter file\n"
+             "  hlm-tune merge -m M ...        writes a model file with adapters merged into it\n"
+             "  hlm-tune export -m M ...       writes an adapter for Hugging Face's PEFT\n\n"
+             "Ctrl-C finishes the step, saves and exits; a second one exits at once.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
 };
 
-/* ---- what the flags mean together ------------------------------------------------------------ */
+/* ---- how the flags combine ------------------------------------------------------------------- */
 
-/* The options of the file of rows, and over them what the line says. */
+/* Takes the options of the file of rows; flags of the command line win. */
 static bool take_file_options(int argc, char **argv, struct hlm_err *err)
 {
     struct hlm_train_options *p = &o.p.train;
@@ -196,8 +204,7 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
     else if (o.train_mtp && !(p->mtp_factor > 0))
         p->mtp_factor = 0.1;
     if (o.p.targets && !(p->mtp_factor > 0) && has_word(o.p.targets, "mtp"))
-        return ui_fail(err, "--target mtp: nothing is learnt there without --mtp-loss (--train-mtp "
-                            "is both)");
+        return ui_fail(err, "--target mtp has no effect without --mtp-loss; --train-mtp sets both");
     if (o.no_shuffle)
         p->shuffle = false;
     if (o.no_lora)
@@ -211,28 +218,29 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
     return true;
 }
 
-/* NULL: they go together. */
+/* Why the flags cannot be combined; NULL: they can. */
 static const char *misfit(void)
 {
     static char why[160];
     if (!o.model)
-        return "no model: -m FILE";
+        return "no model: give one with -m FILE";
     if (!o.p.data && !o.p.ids_json)
-        return "nothing to learn from: -d FILE or a folder";
+        return "no training data: give a file or a folder with -d";
     if (o.p.data && o.p.ids_json)
-        return "-d and --ids-json do not go together";
+        return "-d and --ids-json cannot be combined";
     if (o.dump_rows && !o.p.data)
-        return "--dump-rows goes with -d";
+        return "--dump-rows needs -d";
     if (!o.out && !o.dump_rows && !o.dry_run && !o.plan)
-        return "nowhere to write: -o FILE";
+        return "no output: give a file with -o FILE";
     if (o.no_lora && !o.p.train.train_gates)
-        return "--no-lora goes with --train-gates: else nothing is trained";
+        return "--no-lora needs --train-gates: otherwise nothing is trained";
     if (o.no_lora && o.train_mtp)
-        return "--no-lora and --train-mtp do not go together";
+        return "--no-lora and --train-mtp cannot be combined";
     if (o.p.init_lora && (o.train_mtp || o.p.targets))
-        return "--target and --train-mtp do not go with --init-lora, which says what is trained";
+        return "--target and --train-mtp cannot be combined with --init-lora, whose matrices are "
+               "trained";
     if (o.p.read.format && !hlm_is_chat_format(o.p.read.format)) {
-        snprintf(why, sizeof why, "--chat-format: '%.32s' is none of " HLM_CHAT_FORMATS,
+        snprintf(why, sizeof why, "--chat-format: '%.32s', expected one of " HLM_CHAT_FORMATS,
                  o.p.read.format);
         return why;
     }
@@ -243,14 +251,14 @@ static const char *misfit(void)
         else if (n == 5 && !memcmp(p, "check", 5))
             o.validate = true;
         else
-            return "--debug: a word that is none of prof, check";
+            return "--debug: unknown word, expected prof or check";
         p += n;
     }
     return NULL;
 }
 
-/* A run of hours must not end with a folder that is not there: a file is made beside the path, and
- * removed again. */
+/* Checks that the adapter can be written, so that a run of hours does not fail at its end: makes a
+ * file beside the path and removes it again. */
 static bool may_write(const char *path, struct hlm_err *err)
 {
     struct stat st;
@@ -262,9 +270,8 @@ static bool may_write(const char *path, struct hlm_err *err)
         return ui_fail_memory(err, "%.300s: no memory to write it", path);
     snprintf(beside, n, "%s.XXXXXX", path);
     int fd = -1;
-    bool ok =
-        stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
-        ui_fail(err, "%.300s: cannot write: it is no ordinary file, expected one or none", path);
+    bool ok = stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
+              ui_fail(err, "%.300s: cannot write: it is not an ordinary file", path);
     if (ok && (fd = mkstemp(beside)) < 0)
         ok = ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
     if (fd >= 0) {
@@ -282,7 +289,7 @@ static bool same_file(const char *a, const char *b)
            (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
-/* What is written must not take the place of what is read: a model is not learnt again. */
+/* No output may replace an input. */
 static bool check_outputs(struct hlm_err *err)
 {
     const char *in[] = { o.model, o.p.data, o.p.ids_json, o.p.init_lora };
@@ -292,12 +299,12 @@ static bool check_outputs(struct hlm_err *err)
     for (uint32_t i = 0; ok && i < ARRAY_LEN(out); i++)
         for (uint32_t k = 0; ok && out[i] && k < ARRAY_LEN(in); k++)
             ok = !in[k] || !same_file(out[i], in[k]) ||
-                 ui_fail(err, "%.300s: is also read, expected a file of its own", out[i]);
+                 ui_fail(err, "%.300s: is also an input, expected another file", out[i]);
     free(best);
     return ok;
 }
 
-/* Where checkpoints go, and that it is not another run's place. */
+/* Finds the folder of checkpoints, which must not have those of another run. */
 static bool find_folder(struct hlm_err *err)
 {
     size_t n = o.out ? strlen(o.out) + 6 : 0;
@@ -318,15 +325,15 @@ static bool find_folder(struct hlm_err *err)
     again_free(&old);
     if (ok && !o.clears)
         return ui_fail(err,
-                       "%.200s: there are checkpoints of another run: go on with it (--resume "
-                       "%.200s), remove them, or choose another folder (--checkpoints)",
+                       "%.200s: has checkpoints of another run: continue it (--resume %.200s), "
+                       "remove them, or choose another folder (--checkpoints)",
                        o.folder, o.folder);
     return ok;
 }
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
-/* Adds to a refusal which flag changes what was refused. */
+/* Adds to a refusal the flags that change what was refused. */
 static void explain(struct hlm_err *err)
 {
     size_t n = strlen(err->msg), room = sizeof err->msg - n;
@@ -339,7 +346,7 @@ static void explain(struct hlm_err *err)
         snprintf(err->msg + n, room, " (--mtp-loss, --train-mtp)");
 }
 
-/* Everything that can be known before the model's weights are there. */
+/* Reports everything that is known before the model's weights are loaded. */
 static bool look(struct hlm_err *err)
 {
     FILE *to = o.dry_run || o.plan ? stdout : stderr;
@@ -351,7 +358,7 @@ static bool look(struct hlm_err *err)
     if (o.vocab && o.p.data && !o.p.read.format)
         hlm_chat_format(o.vocab, &known);
     if (!known)
-        ui_warn("--chat-format chooses another chat format");
+        ui_warn("--chat-format sets another chat format");
     doctor_targets(&o, stdout);
     if (!o.plan)
         doctor_data(&o, to);
@@ -419,7 +426,7 @@ static void set_defaults(void)
     };
 }
 
-/* With --resume, the flags of the run that it names, and over them those of this call. */
+/* With --resume, reads the flags of that run, then those of this call, which win. */
 static bool take_known_flags(int argc, char **argv, struct again *a, struct hlm_err *err)
 {
     if (!again_read(o.p.resume, argc, argv, a, err))
