@@ -22,8 +22,7 @@
  * Threads. Calls on one hlm, and on what was made from it, must not overlap; which thread makes
  * them does not matter. Different hlm, and vocabularies opened from files, are independent.
  * Callbacks run inside the call that was given them, on its thread, and may call only what their
- * comment names. A log sink may also be called from helper threads while a call is running, one
- * message at a time.
+ * comment names. A log sink may also be called from helper threads while a call is running.
  *
  * The library prints nothing, never exits, and does not read the environment. */
 #ifndef HLM_H
@@ -91,6 +90,9 @@ HLM_API const char *hlm_error_name(enum hlm_error kind); /* "input" */
 /* ---- log ------------------------------------------------------------------------------------- */
 
 enum hlm_log_level { HLM_LOG_ERROR, HLM_LOG_WARN, HLM_LOG_INFO, HLM_LOG_DEBUG };
+/* A message: one line, without a line end, valid during the call. A sink (fn and user) gets one at
+ * a time, whatever the threads; different sinks do not wait for each other. It may use other
+ * models, but nothing of the one whose message it is. */
 typedef void (*hlm_log_fn)(void *user, enum hlm_log_level level, const char *msg);
 
 /* Where the messages of an object go. fn NULL: nowhere. */

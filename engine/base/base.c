@@ -89,7 +89,17 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line)
 /* ---- log ------------------------------------------------------------------------------------- */
 
 static _Thread_local struct hlm_log sink;
-static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* A message on its way. A sink, which is a function and its user, has one at a time; no sink waits
+ * for another, and a thread never waits for itself. */
+struct delivery {
+    struct hlm_log to;
+    pthread_t by;
+    struct delivery *next;
+};
+static struct delivery *deliveries;
+static pthread_mutex_t deliveries_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t delivered = PTHREAD_COND_INITIALIZER;
 
 void log_to(const struct hlm_log *log) { sink = log ? *log : (struct hlm_log){ 0 }; }
 
@@ -99,6 +109,33 @@ void api_begin(const struct hlm_log *log, struct hlm_err *err)
 {
     log_to(log);
     err_clear(err);
+}
+
+static bool must_wait(const struct delivery *d)
+{
+    for (const struct delivery *o = deliveries; o; o = o->next)
+        if (o->to.fn == d->to.fn && o->to.user == d->to.user && !pthread_equal(o->by, d->by))
+            return true;
+    return false;
+}
+
+static void deliver(enum hlm_log_level level, const char *msg)
+{
+    struct delivery d = { .to = sink, .by = pthread_self() }, **at = &deliveries;
+    pthread_mutex_lock(&deliveries_lock);
+    while (must_wait(&d))
+        pthread_cond_wait(&delivered, &deliveries_lock);
+    d.next = deliveries;
+    deliveries = &d;
+    pthread_mutex_unlock(&deliveries_lock);
+    d.to.fn(d.to.user, level, msg);
+    sink = d.to; /* the sink may have used another model */
+    pthread_mutex_lock(&deliveries_lock);
+    while (*at != &d)
+        at = &(*at)->next;
+    *at = d.next;
+    pthread_cond_broadcast(&delivered);
+    pthread_mutex_unlock(&deliveries_lock);
 }
 
 void log_msg(enum hlm_log_level level, const char *fmt, ...)
@@ -111,9 +148,7 @@ void log_msg(enum hlm_log_level level, const char *fmt, ...)
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
     one_line(msg);
-    pthread_mutex_lock(&sink_lock);
-    sink.fn(sink.user, level, msg);
-    pthread_mutex_unlock(&sink_lock);
+    deliver(level, msg);
 }
 
 /* ---- sizes, text, time, memory ----------------------------------------------------------------

@@ -42,7 +42,8 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line);
 
 /* Messages go to the sink of the calling thread. Every public call begins by setting the sink of
  * its object; a helper thread sets that of the thread that started it. Without a sink messages are
- * dropped. A sink gets one message at a time, even from several threads. */
+ * dropped. A sink gets one message at a time, even from several threads; other sinks do not wait
+ * for it. */
 void log_to(const struct hlm_log *log); /* NULL: nowhere. Copied */
 struct hlm_log log_get(void);           /* the calling thread's, for a helper thread */
 /* Every public call that can fail begins with this. log: that of its object, or NULL. */
