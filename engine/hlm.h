@@ -231,6 +231,11 @@ struct hlm_adapter_info {
     uint64_t rank_min, rank_max;
     uint32_t n_kind;
     struct hlm_adapter_kind *kind; /* freed by hlm_adapter_info_free */
+    /* What hlm wrote of the run that made it: keys without "hlm.", and their texts. */
+    uint32_t n_past;
+    struct hlm_adapter_past {
+        char key[32], text[2048];
+    } past[8];
 };
 /* What an adapter file holds. Checks what can be checked without its model. */
 HLM_API bool hlm_adapter_read(const char *path, struct hlm_adapter_info *out, struct hlm_err *err);

@@ -80,6 +80,8 @@ struct hlm_tune_params {
     enum hlm_precision precision;
     uint64_t seed; /* of everything */
 
+    const char *note; /* kept in the adapter: how it was made, say the program's flags and the date;
+                         at most 2000 bytes. NULL: none */
     const struct hlm_session_params *sample; /* a session that will live beside the run: its memory
                                                 is part of the plan. NULL: none */
     const char *resume; /* a checkpoint, or a folder of them: the newest. NULL: none. Everything but

@@ -680,6 +680,7 @@ static void test_layer_log(void)
 static void test_interrupt(void)
 {
     test_case("Ctrl-C finishes the step, saves, and the run goes on from there");
+    setenv("SOURCE_DATE_EPOCH", "1790000000", 1); /* adapters say the day: it may end meanwhile */
     char command[1024], ckpt[256];
     const char *log = scratch("int.json"), *a = scratch("int-a.gguf"), *b = scratch("int-b.gguf");
     snprintf(command, sizeof command, SMALL " --steps 16 --log-json %s -o %s", log, a);
@@ -721,6 +722,23 @@ static void test_interrupt(void)
     CHECK_MSG(x && y && n_a == n_b && !memcmp(x, y, n_a), "%s", why.msg);
     free(x);
     free(y);
+    test_case("an adapter says how it was made");
+    r = run(NULL, "hlm-tune info %s", a);
+    CHECK_EQ(r.rc, 0);
+    CHECK_SAYS(r.out, "base file|trained on   data.jsonl|steps        16 of 16|best         loss");
+    CHECK_SAYS(r.out,
+               "by hlm       " HLM_VERSION "|with         2026-09-21|--no-pack --valid 0.25");
+    ran_free(&r);
+    test_case("an adapter on another file than its own is warned about");
+    r = run(NULL, "hlm-bench -m " TINY "model.gguf --lora %s -p 8 -n 0 -r 1", a);
+    CHECK_EQ(r.rc, 0);
+    CHECK_MSG(!strstr(r.err, "another file"), "%s", r.err);
+    ran_free(&r);
+    r = run(NULL, "hlm-bench -m " TINY "model-q8_0.gguf --lora %s -p 8 -n 0 -r 1", a);
+    CHECK_EQ(r.rc, 0);
+    CHECK_SAYS(r.err, "warning|int-a.gguf|trained on another file than|model-q8_0.gguf");
+    ran_free(&r);
+    unsetenv("SOURCE_DATE_EPOCH");
 }
 
 void test_tune_run(void)

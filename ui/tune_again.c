@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* "FOLDER/run.json" in new memory. */
@@ -87,6 +88,36 @@ bool again_write(const char *folder, const struct again *a, const struct program
     json_decref(l.flags);
     free(path);
     return ok;
+}
+
+struct note {
+    char *out;
+    size_t n, room;
+};
+
+static bool note_flag(void *user, const struct flag *f, const char *who, const char *value,
+                      struct hlm_err *err)
+{
+    struct note *t = user;
+    (void)err;
+    if (is_path(f) || is_for_one_call(f) || f->type == FLAG_GROUP)
+        return true;
+    int n = snprintf(t->out + t->n, t->room - t->n, "%s%s%s%s", t->n ? " " : "", who,
+                     value ? " " : "", value ? value : "");
+    t->n = n > 0 && t->n + (size_t)n < t->room ? t->n + (size_t)n : t->n;
+    t->out[t->n] = 0; /* what does not fit is left out */
+    return true;
+}
+
+void again_note(const struct again *a, const struct program *p, char *out, size_t room)
+{
+    const char *epoch = getenv("SOURCE_DATE_EPOCH"); /* of reproducible builds */
+    time_t now = epoch && *epoch ? (time_t)strtoll(epoch, NULL, 10) : time(NULL);
+    struct tm day;
+    struct note t = { .out = out, .room = room };
+    if (gmtime_r(&now, &day))
+        t.n = strftime(out, room, "%Y-%m-%d", &day);
+    flags_each(p, a->argc, a->argv, note_flag, &t, NULL);
 }
 
 void again_remove(const char *folder)

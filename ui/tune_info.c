@@ -5,6 +5,7 @@
 #include "tune.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const struct program program = {
     .name = "hlm-tune",
@@ -39,6 +40,25 @@ static void print_kind(const struct hlm_adapter_kind *k)
     printf("  %s\n", num_bytes(k->bytes).s);
 }
 
+static void print_past(const struct hlm_adapter_past *p)
+{
+    static const struct {
+        const char *key, *label;
+    } labels[] = {
+        { "base.hash", "base file" },
+        { "train.data", "trained on" },
+        { "train.data_hash", "data" },
+        { "train.steps", "steps" },
+        { "train.best_validation", "best" },
+        { "train.last_validation", "last" },
+        { "version", "by hlm" },
+        { "train.note", "with" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(labels); i++)
+        if (!strcmp(p->key, labels[i].key))
+            print_text(labels[i].label, p->text);
+}
+
 static void print_all(const struct hlm_adapter_info *d)
 {
     print_text("name", d->name);
@@ -58,6 +78,8 @@ static void print_all(const struct hlm_adapter_info *d)
         printf(", %llu norm vectors (hlm ignores them)", (unsigned long long)d->n_norm);
     printf("\n%-12s %llu numbers, %s; the file %s\n", "size", (unsigned long long)d->n_param,
            num_bytes(d->bytes).s, num_bytes(d->file_bytes).s);
+    for (uint32_t i = 0; i < d->n_past; i++)
+        print_past(&d->past[i]);
     for (uint32_t i = 0; i < d->n_kind; i++)
         print_kind(&d->kind[i]);
     if (d->n_gate)

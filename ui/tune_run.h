@@ -20,6 +20,8 @@ bool again_read(const char *folder, int argc, char **argv, struct again *a, stru
 bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
                  struct hlm_err *err);
 void again_free(struct again *a);
+/* "2026-11-30 --rank 8 ...": the day, and the flags that are no paths. */
+void again_note(const struct again *a, const struct program *p, char *out, size_t room);
 void again_remove(const char *folder); /* removes run.json, if there is one */
 
 /* ---- the run --------------------------------------------------------------------------------- */

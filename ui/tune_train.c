@@ -452,6 +452,9 @@ int tune_train(int argc, char **argv)
         again_free(&again);
         return ui_end(ui_failed(&err));
     }
+    static char note[1024];
+    again_note(&again, &program, note, sizeof note);
+    o.p.note = note;
     argc = again.argc;
     argv = again.argv;
     const char *why = misfit();

@@ -124,6 +124,26 @@ static void copy_key(const struct gguf *g, const char *key, char *out, size_t si
     one_line(out);
 }
 
+static void copy_past(const struct gguf *g, struct hlm_adapter_info *d)
+{
+    static const char *const keys[] = {
+        "hlm.base.hash",
+        "hlm.train.data",
+        "hlm.train.data_hash",
+        "hlm.train.steps",
+        "hlm.train.best_validation",
+        "hlm.train.last_validation",
+        "hlm.version",
+        "hlm.train.note",
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(keys); i++) {
+        struct hlm_adapter_past *p = &d->past[d->n_past];
+        copy_key(g, keys[i], p->text, sizeof p->text);
+        snprintf(p->key, sizeof p->key, "%s", keys[i] + strlen("hlm."));
+        d->n_past += p->text[0] != 0;
+    }
+}
+
 bool hlm_adapter_read(const char *path, struct hlm_adapter_info *out, struct hlm_err *err)
 {
     struct hlm_adapter_info d = { 0 };
@@ -141,6 +161,7 @@ bool hlm_adapter_read(const char *path, struct hlm_adapter_info *out, struct hlm
         copy_key(g, "general.architecture", d.arch, sizeof d.arch);
         copy_key(g, "general.base_model.0.name", d.base_name, sizeof d.base_name);
         copy_key(g, "general.base_model.0.repo_url", d.base_repo, sizeof d.base_repo);
+        copy_past(g, &d);
         d.file_bytes = gguf_file_bytes(g);
         *out = d;
     } else {

@@ -402,6 +402,8 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
     return f;
 }
 
+const struct gguf *lora_file_gguf(const struct lora_file *f) { return f->g; }
+
 void lora_file_close(struct lora_file *f)
 {
     if (!f)

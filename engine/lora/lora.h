@@ -7,6 +7,7 @@
  * (struct lora_base). Adapter files are not trusted. Names in them follow llama.cpp, except those
  * of gate deltas (X.delta), which only hlm has. */
 #pragma once
+#define LORA_BASE_HASH "hlm.base.hash" /* of the file that an adapter was trained on: gguf_hash */
 #include "file/file.h"
 #include "ops/op.h"
 
@@ -64,6 +65,7 @@ struct lora_file;
 struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora_base *b,
                                   struct hlm_err *err);
 void lora_file_close(struct lora_file *f); /* takes NULL */
+const struct gguf *lora_file_gguf(const struct lora_file *f);
 
 /* ---- sets of adapters ------------------------------------------------------------------------ */
 

@@ -203,10 +203,11 @@ float lora_file_alpha(float alpha, uint32_t rank, bool rslora)
     return rslora ? (float)((double)alpha * sqrt((double)rank)) : alpha;
 }
 
-static void begin_adapter(struct gguf_out *o, const char *arch, float alpha, uint64_t n_tensor)
+static void begin_adapter(struct gguf_out *o, const char *arch, float alpha, uint64_t n_tensor,
+                          uint32_t n_text)
 {
     o->alignment = 32;
-    gguf_out_begin(o, n_tensor, 4);
+    gguf_out_begin(o, n_tensor, 4 + n_text);
     gguf_out_str(o, "general.type", "adapter");
     gguf_out_str(o, "general.architecture", arch);
     gguf_out_str(o, "adapter.type", "lora");
@@ -283,7 +284,7 @@ uint8_t *lora_make(const struct lora_base *b, const struct lora_targets *t,
     struct gguf_out o = { .put = put_memory, .user = &m, .err = err };
     if (!check_new(b, t, how, err))
         return NULL;
-    begin_adapter(&o, b->arch, lora_file_alpha(how->alpha, how->rank, how->rslora), 2 * t->n);
+    begin_adapter(&o, b->arch, lora_file_alpha(how->alpha, how->rank, how->rslora), 2 * t->n, 0);
     for (uint64_t i = 0; i < t->n; i++) {
         const struct gguf_tensor *x = t->t[i];
         char name[80];
@@ -390,7 +391,9 @@ bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *er
     bool ok = out != NULL;
     if (ok) {
         struct gguf_out o = { .put = gguf_out_to_file, .user = out, .err = err };
-        begin_adapter(&o, w->arch, w->alpha, w->n_tensor);
+        begin_adapter(&o, w->arch, w->alpha, w->n_tensor, w->n_text);
+        for (uint32_t i = 0; i < w->n_text; i++)
+            gguf_out_str(&o, w->text[i].key, w->text[i].value);
         for (uint64_t i = 0; i < w->n_tensor; i++) {
             const struct lora_tensor *t = &w->tensor[i];
             gguf_out_tensor(&o, t->name, F32, t->n_dim,

@@ -50,6 +50,10 @@ struct lora_tensor {
     const char *name;
     uint32_t dim[3], n_dim;
 };
+/* A text of the file's metadata. */
+struct lora_text {
+    const char *key, *value;
+};
 struct lora_write {
     const char *arch;
     float alpha;
@@ -58,6 +62,8 @@ struct lora_write {
     /* writes all numbers of tensor i */
     bool (*values)(void *user, uint64_t i, float *to, struct hlm_err *err);
     void *user;
+    const struct lora_text *text; /* [n_text] what else the file says of itself */
+    uint32_t n_text;
 };
 /* Writes a temporary file, reads it back, and renames it to its target. */
 bool lora_write(const char *path, const struct lora_write *w, struct hlm_err *err);

@@ -1,6 +1,8 @@
 /* adapters: see adapters.h. */
 #include "session/open.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -66,8 +68,27 @@ bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, s
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
+/* An adapter that hlm made knows on which file. Another one of the same shape takes it and may
+ * answer wrongly; if it is another quantisation of the same model, it does not. */
+static void warn_of_base(hlm *m, const struct lora_file *f)
+{
+    char here[40];
+    struct hlm_str was = { 0 };
+    const struct gguf *g = lora_file_gguf(f);
+    if (!gguf_kv(g, LORA_BASE_HASH) || !gguf_str(g, LORA_BASE_HASH, OPTIONAL, &was, NULL) ||
+        (!m->hashed && !gguf_hash(m->file, m->hash, NULL)))
+        return;
+    m->hashed = true;
+    snprintf(here, sizeof here, "%016" PRIx64 "%016" PRIx64, m->hash[0], m->hash[1]);
+    if (was.n != strlen(here) || memcmp(was.p, here, was.n))
+        log_msg(HLM_LOG_WARN,
+                "%s: was trained on another file than %s: its answers may be wrong unless that is "
+                "the same model in another quantisation",
+                gguf_path(g), m->path);
+}
+
 /* The files, read and checked. NULL: one of them was refused. */
-static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
+static struct lora_file **read_lora(hlm *m, const struct hlm_lora *l, uint32_t n,
                                     struct hlm_err *err)
 {
     struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
@@ -77,8 +98,10 @@ static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint
     }
     for (uint32_t i = 0; i < n; i++) {
         file[i] = lora_file_check(gguf_open(l[i].path, err), l[i].scale, &m->model->base, err);
-        if (file[i])
+        if (file[i]) {
+            warn_of_base(m, file[i]);
             continue;
+        }
         while (i > 0)
             lora_file_close(file[--i]);
         free(file);

@@ -437,7 +437,7 @@ static bool own_params(hlm_tune *t, const struct hlm_tune_params *p, struct hlm_
            own_text(&t->own.ids_json, &t->p.ids_json, err) &&
            own_text(&t->own.init_lora, &t->p.init_lora, err) &&
            own_text(&t->own.targets, &t->p.targets, err) &&
-           own_text(&t->own.resume, &t->p.resume, err) &&
+           own_text(&t->own.resume, &t->p.resume, err) && own_text(&t->own.note, &t->p.note, err) &&
            own_text(&t->own.format, &t->p.read.format, err);
 }
 
@@ -508,8 +508,8 @@ void hlm_tune_close(hlm_tune *t)
     free(t->grads);
     for (uint32_t i = 0; i < ARRAY_LEN(t->doc_tok); i++)
         free(t->doc_tok[i]);
-    char *own[] = { t->own.data,    t->own.ids_json, t->own.init_lora,
-                    t->own.targets, t->own.resume,   t->own.format };
+    char *own[] = { t->own.data,   t->own.ids_json, t->own.init_lora, t->own.targets,
+                    t->own.resume, t->own.format,   t->own.note };
     for (uint32_t i = 0; i < ARRAY_LEN(own); i++)
         free(own[i]);
     m->tune = NULL;

@@ -132,7 +132,7 @@ struct hlm_tune {
     hlm *m;                   /* the trained adapter is in force there */
     struct hlm_tune_params p; /* its texts and its session are copies in `own` */
     struct {
-        char *data, *ids_json, *init_lora, *targets, *resume, *format;
+        char *data, *ids_json, *init_lora, *targets, *resume, *format, *note;
         struct hlm_session_params sample;
     } own;
     struct hlm_train_options o; /* with no value left to choose */
@@ -163,6 +163,14 @@ struct hlm_tune {
     bool taken;          /* the values are those of an earlier step: hlm_tune_take_best */
 };
 
+enum { TUNE_PAST = 9 };
+struct tune_past {
+    struct lora_text text[TUNE_PAST];
+    char room[TUNE_PAST][2048];
+    uint32_t n;
+};
+/* The texts with which an adapter remembers its run (tune_past.c). */
+bool tune_past(hlm_tune *t, struct tune_past *p, struct hlm_err *err);
 struct train_params tune_train_params(const hlm_tune *t, uint32_t max_tok);
 /* Computes steps and total_steps where they are 0, and what depends on them, for n_row rows in a
  * pass. */

@@ -212,6 +212,7 @@ bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_
 {
     struct lora_tensor *list = mem_alloc(t->n_param + 1ull, sizeof *list);
     struct adapter_numbers user = { t, what };
+    struct tune_past past;
     struct lora_write w = { .arch = t->m->model->arch->name,
                             .alpha = t->alpha,
                             .tensor = list,
@@ -220,6 +221,12 @@ bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_
                             .user = &user };
     if (!list)
         return no_checkpoint_memory(path, err) != NULL;
+    if (!tune_past(t, &past, err)) {
+        free(list);
+        return false;
+    }
+    w.text = past.text;
+    w.n_text = past.n;
     for (uint32_t i = 0; i < t->n_param; i++) {
         struct train_param p = train_param(t->trainer, i);
         list[i] = (struct lora_tensor){ .name = t->param[i].name, .n_dim = p.n_dim };
