@@ -100,6 +100,7 @@ HLM_API double hlm_tune_rate(const struct hlm_train_options *o, uint64_t step);
  * device. out may be NULL. */
 struct hlm_dump_sum {
     uint64_t n_row, n_doc, n_counted;
+    uint64_t n_answer, n_unsaid; /* as in hlm_set_info */
 };
 HLM_API bool hlm_tune_dump_rows(const char *model, const struct hlm_tune_params *p,
                                 const char *path, const struct hlm_log *log,
@@ -135,6 +136,9 @@ struct hlm_set_info {
     uint32_t row_length;              /* 0: rows as long as their one document */
     bool packed;
     const uint32_t *doc_tok; /* [n_doc] tokens of each document; NULL with ids_json */
+    uint64_t n_answer;       /* answers that are to be learnt */
+    uint64_t n_unsaid;       /* of these: do not count, because the template shows an earlier answer
+                                otherwise than the model says it. turns_each is the way out */
 };
 /* Rows are those of the first pass. Pointers are valid until hlm_tune_close. Zeros for a number
  * that is no set. */

@@ -369,6 +369,25 @@ static void test_dump_rows(void)
 
 /* hlm-tune on a training fixture: it prints a line for each of the 31 matrices and writes the
  * file. */
+static void test_unsaid_answers(void)
+{
+    test_case("--dump-rows: answers that do not count, and the flag with which they do");
+    spill(
+        scratch("turns.jsonl"),
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":"
+        "\"b\"},{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"}]"
+        "}");
+    struct ran r = run(NULL, TUNE " --chat-format qwen35 -d %s --dump-rows %s",
+                       scratch("turns.jsonl"), scratch("turns.json"));
+    CHECK_EQ(r.rc, 0);
+    CHECK_SAYS(r.err, "1 of 2 answers|--turns each");
+    ran_free(&r);
+    r = run(NULL, TUNE " --chat-format qwen35 -d %s --turns each --dump-rows %s",
+            scratch("turns.jsonl"), scratch("turns.json"));
+    CHECK_STR(r.err, "");
+    ran_free(&r);
+}
+
 static void test_tune(void)
 {
     const char *lora = fixture("train/qwen35/init-lora.gguf"), *out = scratch("merged.gguf");
@@ -412,6 +431,7 @@ void test_programs(void)
     test_help();
     test_tune();
     test_dump_rows();
+    test_unsaid_answers();
     for (uint32_t i = 0; i < ARRAY_LEN(vocab); i++)
         test_tokenize(vocab[i]);
     test_chat_prompts();

@@ -79,10 +79,11 @@ static void print_set(FILE *to, const char *name, const struct hlm_set_info *s)
     fprintf(to, "%-10s %llu documents, %s tokens, %s of them count (%.0f %%), in %llu rows\n", name,
             (ull)s->n_doc, num_short(s->n_tok).s, num_short(s->n_counted).s,
             100.0 * (double)s->n_counted / (double)s->n_tok, (ull)s->n_row);
-    ui_event("data", "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "set", name, "documents",
+    ui_event("data", "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "set", name, "documents",
              (json_int_t)s->n_doc, "tokens", (json_int_t)s->n_tok, "counted",
              (json_int_t)s->n_counted, "rows", (json_int_t)s->n_row, "cut", (json_int_t)s->n_cut,
-             "dropped", (json_int_t)s->n_dropped, "malformed", (json_int_t)s->n_bad);
+             "dropped", (json_int_t)s->n_dropped, "malformed", (json_int_t)s->n_bad, "answers",
+             (json_int_t)s->n_answer, "answers_unsaid", (json_int_t)s->n_unsaid);
 }
 
 /* A histogram of lengths by powers of two. */
@@ -111,6 +112,12 @@ static void print_lengths(FILE *to, const struct hlm_set_info *s)
                 (ull)s->n_cut, (ull)s->n_tok_cut, (ull)s->longest);
     if (s->n_dropped)
         fprintf(to, "dropped    %llu documents without a token that counts\n", (ull)s->n_dropped);
+    if (s->n_unsaid)
+        fprintf(
+            to,
+            "answers    %llu of %llu do not count: the template shows earlier answers otherwise "
+            "than\n           the model says them; with --turns each every answer counts\n",
+            (ull)s->n_unsaid, (ull)s->n_answer);
     if (s->n_bad)
         fprintf(to, "skipped    %llu malformed lines\n", (ull)s->n_bad);
 }

@@ -385,6 +385,10 @@ static int dump_rows(struct hlm_err *err)
     ui_note("%s: %llu rows, %llu documents, %llu tokens count", o.dump_rows,
             (unsigned long long)sum.n_row, (unsigned long long)sum.n_doc,
             (unsigned long long)sum.n_counted);
+    if (sum.n_unsaid)
+        ui_warn("%llu of %llu answers do not count: the template shows earlier answers otherwise "
+                "than the model says them; with --turns each every answer counts",
+                (unsigned long long)sum.n_unsaid, (unsigned long long)sum.n_answer);
     return RC_OK;
 }
 

@@ -120,10 +120,12 @@ bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *n
                   "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
                   " malformed, %" PRIu64 " without a token that counts",
                   name, s->counts.n_line + s->counts.n_bad, s->counts.n_bad, s->counts.n_dropped);
-    if (ok)
+    if (ok) {
         warn_of_lines(s, name, p);
-    else
+        data_warn_passed(&l, name);
+    } else {
         data_set_free(s);
+    }
     return ok;
 }
 

@@ -1,8 +1,21 @@
 /* data: training data - JSONL documents as ids with a loss mask, and rows of them.
  *
- * A document is one line: {"messages": [...]}, with "tools" beside them if there are any (chat.h
- * describes both), {"prompt": ..., "completion": ...} or {"text": ...}. These keys tell the three
- * apart; other keys are ignored. The files are untrusted. No GPU, no threads.
+ * A document is one row. Its keys tell which form it has:
+ *
+ *     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+ *         with "tools" and "system" beside them if there are any; chat.h describes messages
+ *     {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+ *         ShareGPT; also system, tool or observation, and function_call
+ *     {"instruction": "a", "input": "c", "output": "b"}
+ *         Alpaca; the input, if it is not empty, follows the instruction after a line end
+ *     {"prompt": "a", "completion": "b"}
+ *         also "question" or "input" for the prompt; "response", "output" or "answer" for the
+ *         completion; "system" or "system_prompt" beside them
+ *     {"text": "a b"}
+ *
+ * An answer beside which "weight" is 0, or "train", "training" or "loss" is false, is not learnt.
+ * Other keys that trainers obey are passed over, and a warning names them once for each file. The
+ * files are untrusted. No GPU, no threads.
  *
  * Which tokens count is decided token by token. An answer counts from the end of the prompt that
  * hlm-chat would send for it to the token that closes it. That prompt opens a block of reasoning if
@@ -49,11 +62,13 @@ struct data_doc {
 
 /* What became of the lines of a file. Empty lines are no documents. */
 struct data_counts {
-    uint64_t n_line, n_bad;    /* lines that are documents; malformed lines, not in n_line */
-    uint64_t n_cut, n_ids_cut; /* documents longer than max_seq, and the ids that were cut off */
-    uint64_t n_dropped;        /* documents that no counted token is in */
-    uint64_t longest;          /* ids of the longest document, before it was cut */
-    uint64_t bad_line, cut_line, dropped_line; /* the first of each, from 1 */
+    uint64_t n_line, n_bad;      /* lines that are documents; malformed lines, not in n_line */
+    uint64_t n_cut, n_ids_cut;   /* documents longer than max_seq, and the ids that were cut off */
+    uint64_t n_dropped;          /* documents that no counted token is in */
+    uint64_t n_answer, n_unsaid; /* answers that are to be learnt; those that do not count, because
+                                    they stand otherwise than the model says them */
+    uint64_t longest;            /* ids of the longest document, before it was cut */
+    uint64_t bad_line, cut_line, dropped_line, unsaid_line; /* the first of each, from 1 */
 };
 
 /* Documents in the order of the file. A text of one token, which has no target, stays unless it was

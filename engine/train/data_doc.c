@@ -19,12 +19,12 @@ enum { MAX_MSG = 1024 };
 
 /* ---- documents in a set ---------------------------------------------------------------------- */
 
-static bool bad_line(struct data_line *l, struct hlm_err *err, const char *why)
+bool data_bad(struct data_line *l, struct hlm_err *err, const char *why)
 {
     return fail(err, "%s: %s", l->where, why);
 }
 
-static bool no_line_memory(struct data_line *l, struct hlm_err *err)
+bool data_no_memory(struct data_line *l, struct hlm_err *err)
 {
     l->fatal = true;
     return fail_memory(err, "%s: no memory for this document", l->where);
@@ -37,7 +37,7 @@ static bool begin_doc(struct data_line *l, struct hlm_err *err)
         uint64_t cap = min_u64(2ull * s->cap_doc + 16, UINT32_MAX);
         struct data_doc *more = cap > s->n_doc ? mem_grow(s->doc, cap, sizeof *more) : NULL;
         if (!more)
-            return no_line_memory(l, err);
+            return data_no_memory(l, err);
         s->doc = more;
         s->cap_doc = (uint32_t)cap;
     }
@@ -46,13 +46,13 @@ static bool begin_doc(struct data_line *l, struct hlm_err *err)
 }
 
 /* Appends ids to the last document. */
-static bool add_ids(struct data_line *l, const int32_t *id, uint32_t n, bool counts,
+static bool add_ids(struct data_line *l, const int32_t *id, uint32_t n, uint8_t mark,
                     struct hlm_err *err)
 {
     struct data_set *s = l->set;
     struct data_doc *d = &s->doc[s->n_doc - 1];
     if (n > UINT32_MAX - d->n)
-        return bad_line(l, err, "more tokens than a document can have");
+        return data_bad(l, err, "more tokens than a document can have");
     if (n > s->cap_id - s->n_id) {
         uint64_t cap = 2 * s->cap_id + n + 256;
         int32_t *ids = mem_grow(s->ids, cap, sizeof *ids);
@@ -60,12 +60,12 @@ static bool add_ids(struct data_line *l, const int32_t *id, uint32_t n, bool cou
         uint8_t *mask = ids ? mem_grow(s->mask, cap, 1) : NULL;
         s->mask = mask ? mask : s->mask;
         if (!mask)
-            return no_line_memory(l, err);
+            return data_no_memory(l, err);
         s->cap_id = cap;
     }
     if (n) {
         memcpy(s->ids + s->n_id, id, n * sizeof *id);
-        memset(s->mask + s->n_id, counts, n);
+        memset(s->mask + s->n_id, mark, n);
     }
     s->n_id += n;
     d->n += n;
@@ -73,7 +73,7 @@ static bool add_ids(struct data_line *l, const int32_t *id, uint32_t n, bool cou
 }
 
 /* Encoding fails only for want of memory: any bytes are a text. */
-static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t n, bool counts,
+static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t n, uint8_t mark,
                       struct hlm_err *err)
 {
     l->scratch.n = 0;
@@ -81,13 +81,13 @@ static bool add_spans(struct data_line *l, const struct tok_span *span, uint32_t
         l->fatal = true;
         return false;
     }
-    return add_ids(l, l->scratch.id, l->scratch.n, counts, err);
+    return add_ids(l, l->scratch.id, l->scratch.n, mark, err);
 }
 
-static bool add_text(struct data_line *l, struct hlm_str s, bool counts, struct hlm_err *err)
+static bool add_text(struct data_line *l, struct hlm_str s, uint8_t mark, struct hlm_err *err)
 {
     struct tok_span span = { .text = s.p, .len = s.n, .special = true };
-    return add_spans(l, &span, 1, counts, err);
+    return add_spans(l, &span, 1, mark, err);
 }
 
 /* Adds the bos if the file asks for one and the template has not printed it (`first` is the first
@@ -95,12 +95,12 @@ static bool add_text(struct data_line *l, struct hlm_str s, bool counts, struct 
 static bool add_doc_bos(struct data_line *l, int32_t first, struct hlm_err *err)
 {
     int32_t bos;
-    return !tok_add_bos(l->p->tok, &bos) || bos == first || add_ids(l, &bos, 1, false, err);
+    return !tok_add_bos(l->p->tok, &bos) || bos == first || add_ids(l, &bos, 1, MARK_NO, err);
 }
 
 static bool add_eos(struct data_line *l, struct hlm_err *err)
 {
-    return l->p->no_eos || l->p->eos < 0 || add_ids(l, &l->p->eos, 1, true, err);
+    return l->p->no_eos || l->p->eos < 0 || add_ids(l, &l->p->eos, 1, MARK_COUNTS, err);
 }
 
 /* Counts a document that is left out because it would teach nothing. */
@@ -130,8 +130,9 @@ static void end_doc(struct data_line *l, bool stays_short)
     if (d->n)
         s->mask[d->at] = 0;
     for (uint32_t i = 0; i < d->n; i++) {
-        s->mask[d->at + i] |= (uint8_t)(l->p->loss_all && i);
-        d->n_counted += s->mask[d->at + i];
+        uint8_t *mark = &s->mask[d->at + i];
+        *mark = *mark == MARK_COUNTS || (*mark == MARK_NO && l->p->loss_all && i);
+        d->n_counted += *mark;
     }
     s->n_counted += d->n_counted;
     if (!d->n || (!d->n_counted && (cut || !stays_short))) {
@@ -143,14 +144,9 @@ static void end_doc(struct data_line *l, bool stays_short)
 
 /* ---- texts ----------------------------------------------------------------------------------- */
 
-static struct hlm_str str_of(const json_t *j)
-{
-    return (struct hlm_str){ json_string_value(j), json_string_length(j) };
-}
-
 static bool text_doc(struct data_line *l, struct hlm_str text, struct hlm_err *err)
 {
-    if (!begin_doc(l, err) || !add_doc_bos(l, -1, err) || !add_text(l, text, true, err) ||
+    if (!begin_doc(l, err) || !add_doc_bos(l, -1, err) || !add_text(l, text, MARK_COUNTS, err) ||
         !add_eos(l, err))
         return false;
     end_doc(l, text.n > 0);
@@ -160,8 +156,8 @@ static bool text_doc(struct data_line *l, struct hlm_str text, struct hlm_err *e
 static bool raw_doc(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
                     struct hlm_err *err)
 {
-    if (!begin_doc(l, err) || !add_doc_bos(l, -1, err) || !add_text(l, prompt, false, err) ||
-        !add_text(l, completion, true, err) || !add_eos(l, err))
+    if (!begin_doc(l, err) || !add_doc_bos(l, -1, err) || !add_text(l, prompt, MARK_NO, err) ||
+        !add_text(l, completion, MARK_COUNTS, err) || !add_eos(l, err))
         return false;
     end_doc(l, false);
     return true;
@@ -249,11 +245,11 @@ static bool turn_make(struct data_line *l, const struct chat_msg *msg, uint32_t 
 {
     *t = (struct answer_turn){ 0 };
     if (!render_messages(l, msg, n, false, false, &t->said, NULL))
-        return !l->fatal || no_line_memory(l, err);
+        return !l->fatal || data_no_memory(l, err);
     for (int k = think ? 0 : 1; k < 2 && !t->asked; k++) {
         chat_prompt_free(&t->prompt);
         if (!render_messages(l, msg, n - 1, true, k == 0, &t->prompt, NULL))
-            return !l->fatal || no_line_memory(l, err);
+            return !l->fatal || data_no_memory(l, err);
         t->from = t->prompt.len;
         t->asked = t->said.len > t->prompt.len &&
                    !memcmp(t->said.text, t->prompt.text, (size_t)t->prompt.len);
@@ -297,7 +293,8 @@ struct doc_text {
     struct hlm_str part[2];
     struct tok_span *span;
     uint32_t n_span;
-    struct tok_span *some; /* room for some of them */
+    struct tok_span *some;          /* room for some of them */
+    const struct chat_prompt *head; /* what part[0] is the text of */
 };
 
 /* Whether the text continues with s at byte `at`. */
@@ -337,11 +334,11 @@ static bool doc_text_make(struct data_line *l, const struct chat_prompt *history
 {
     const struct chat_prompt *a = t->asked ? &t->prompt : history, *b = &t->said;
     uint64_t n = a->n_span + (t->asked ? (uint64_t)b->n_span : 0);
-    *w = (struct doc_text){ .part[0] = { a->text, a->len }, .n_span = a->n_span };
+    *w = (struct doc_text){ .part[0] = { a->text, a->len }, .n_span = a->n_span, .head = a };
     w->span = mem_alloc(n + 1, sizeof *w->span);
     w->some = mem_alloc(n + 1, sizeof *w->some);
     if (!w->span || !w->some)
-        return no_line_memory(l, err);
+        return data_no_memory(l, err);
     if (a->n_span)
         memcpy(w->span, a->span, a->n_span * sizeof *a->span);
     if (t->asked) {
@@ -352,9 +349,9 @@ static bool doc_text_make(struct data_line *l, const struct chat_prompt *history
 }
 
 static bool put_bytes(struct data_line *l, struct doc_text *w, uint64_t from, uint64_t to,
-                      bool counts, struct hlm_err *err)
+                      uint8_t mark, struct hlm_err *err)
 {
-    return add_spans(l, w->some, cut_spans(w->span, w->n_span, from, to, w->some), counts, err);
+    return add_spans(l, w->some, cut_spans(w->span, w->n_span, from, to, w->some), mark, err);
 }
 
 /* Bytes [0, to): whether a bos has to be added is seen from the first id. */
@@ -367,34 +364,73 @@ static bool put_first(struct data_line *l, struct doc_text *w, uint64_t to, stru
         return false;
     }
     return add_doc_bos(l, l->scratch.n ? l->scratch.id[0] : -1, err) &&
-           add_ids(l, l->scratch.id, l->scratch.n, false, err);
+           add_ids(l, l->scratch.id, l->scratch.n, MARK_NO, err);
 }
 
-static bool put_doc_text(struct data_line *l, struct doc_text *w, const struct chat_msg *msg,
-                         uint32_t n, bool think, const struct answer_turn *last,
-                         struct hlm_err *err)
+/* A stretch of the document's text. */
+struct stretch {
+    uint64_t begin, end;
+};
+
+/* Where message i stands, from after its header to the next one's. */
+static struct stretch stretch_of(const struct doc_text *w, uint32_t i)
 {
-    uint64_t at = 0;
+    const struct chat_prompt *a = w->head;
+    uint64_t len = w->part[0].n + w->part[1].n;
+    return (struct stretch){ i < a->n_cut ? bytes_before_span(a, a->cut[i].text) : len,
+                             i + 1 < a->n_cut ? bytes_before_span(a, a->cut[i + 1].begin) : len };
+}
+
+/* Does the document have this answer after the prompt that asks for it, as the model would say
+ * it? */
+static bool find_answer(const struct doc_text *w, const struct answer_turn *t, uint64_t at,
+                        struct stretch *s)
+{
+    *s = (struct stretch){ t->prompt.len, t->prompt.len };
+    if (!t->asked || s->begin < at ||
+        !text_has(w, 0, (struct hlm_str){ t->prompt.text, s->begin }) ||
+        !text_has(w, s->begin, answer_of(t)))
+        return false;
+    s->end += answer_of(t).n;
+    return true;
+}
+
+static void count_answer(struct data_line *l, bool found)
+{
+    struct data_counts *c = &l->set->counts;
+    c->n_answer++;
+    if (!found && !c->n_unsaid++)
+        c->unsaid_line = l->line + 1;
+}
+
+static bool put_doc_text(struct data_line *l, struct doc_text *w, const struct chat_input *in,
+                         bool think, const struct answer_turn *last, struct hlm_err *err)
+{
+    uint64_t at = 0, len = w->part[0].n + w->part[1].n;
+    uint32_t n = in->n;
     bool ok = true;
     for (uint32_t i = l->p->turns_each ? n - 1 : 0; ok && i < n; i++) {
-        if (strcmp(msg[i].role, "assistant"))
-            continue;
+        bool skip = l->skip && l->skip[i], found;
         struct answer_turn own = { 0 };
+        struct stretch s;
+        if (strcmp(in->msg[i].role, "assistant") || (skip && !l->p->loss_all))
+            continue;
         const struct answer_turn *t = i + 1 == n ? last : &own;
-        ok = t == last || turn_make(l, msg, i + 1, think, &own, err);
-        uint64_t begin = t->prompt.len, end;
-        if (ok && t->asked && begin >= at &&
-            text_has(w, 0, (struct hlm_str){ t->prompt.text, begin }) &&
-            text_has(w, begin, answer_of(t))) {
-            end = begin + answer_of(t).n;
-            ok = (at ? put_bytes(l, w, at, begin, false, err) : put_first(l, w, begin, err)) &&
-                 put_bytes(l, w, begin, end, true, err);
-            at = end;
+        ok = skip || t == last || turn_make(l, in->msg, i + 1, think, &own, err);
+        if (skip)
+            s = stretch_of(w, i);
+        found = ok && (skip ? s.begin >= at && s.end <= len : find_answer(w, t, at, &s));
+        if (ok && !skip)
+            count_answer(l, found);
+        if (found) {
+            ok =
+                (at ? put_bytes(l, w, at, s.begin, MARK_NO, err) : put_first(l, w, s.begin, err)) &&
+                put_bytes(l, w, s.begin, s.end, skip ? MARK_NEVER : MARK_COUNTS, err);
+            at = s.end;
         }
         turn_free(&own);
     }
-    uint64_t len = w->part[0].n + w->part[1].n;
-    return ok && (at ? put_bytes(l, w, at, len, false, err) : put_first(l, w, len, err));
+    return ok && (at ? put_bytes(l, w, at, len, MARK_NO, err) : put_first(l, w, len, err));
 }
 
 /* Makes n messages one document. With turns_each only the last of them, an answer, counts. */
@@ -410,7 +446,7 @@ static bool chat_doc(struct data_line *l, const struct chat_msg *msg, uint32_t n
     bool ok = render_conversation(l, msg, n, &history, err) &&
               (!answer || turn_make(l, msg, n, think, &last, err)) &&
               doc_text_make(l, &history, &last, &w, err) && begin_doc(l, err) &&
-              put_doc_text(l, &w, msg, n, think, &last, err);
+              put_doc_text(l, &w, &(struct chat_input){ .msg = msg, .n = n }, think, &last, err);
     if (ok)
         end_doc(l, false);
     free(w.span);
@@ -429,14 +465,14 @@ static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t 
         return chat_doc(l, msg, n, err);
     bool ok = render_conversation(l, msg, n, &text, err);
     for (uint32_t i = 0; ok && i < n; i++) {
-        if (strcmp(msg[i].role, "assistant"))
+        if (strcmp(msg[i].role, "assistant") || (l->skip && l->skip[i]))
             continue;
         n_answer++;
         chat_prompt_free(&text);
         if (render_messages(l, msg, i + 1, false, false, &text, NULL))
             ok = chat_doc(l, msg, i + 1, err);
         else if (l->fatal)
-            ok = no_line_memory(l, err);
+            ok = data_no_memory(l, err);
         else /* the format has no such conversation: it begins with an answer, for example */
             drop_doc(l);
     }
@@ -446,65 +482,60 @@ static bool chat_docs(struct data_line *l, const struct chat_msg *msg, uint32_t 
     return ok;
 }
 
-static bool messages_docs(struct data_line *l, json_t *list, json_t *tools, struct hlm_err *err)
+bool data_messages(struct data_line *l, json_t *list, json_t *tools, struct hlm_err *err)
 {
     uint32_t n = 0;
-    if (!json_is_array(list))
-        return bad_line(l, err, "\"messages\" must be a list");
+    uint8_t skip[MAX_MSG];
     if (!json_array_size(list) || json_array_size(list) > MAX_MSG)
-        return fail(err, "%s: %llu messages, 1 to %u are possible", l->where,
+        return fail(err, "%s: %llu messages, expected 1 to %u", l->where,
                     (unsigned long long)json_array_size(list), MAX_MSG);
     if (!chat_tools_check(tools, l->where, &l->tools, err))
         return false;
     if (l->tools && !chat_render_tools(&l->p->format, l->tools, &l->tools_text, NULL))
-        return no_line_memory(l, err);
+        return data_no_memory(l, err);
     struct hlm_err why = { 0 };
     struct chat_msg *msg = chat_from_list(list, &l->p->format, l->where, &n, &why);
     l->fatal = l->fatal || why.kind == HLM_ERR_MEMORY;
+    l->skip = msg && data_marks(l, list, skip) ? skip : NULL;
     bool ok = msg ? chat_docs(l, msg, n, err) : fail_from(err, &why, "");
     chat_free(msg, n, NULL);
     chat_prompt_free(&l->tools_text);
     l->tools = NULL;
+    l->skip = NULL;
     return ok;
 }
 
-static bool prompt_docs(struct data_line *l, struct hlm_str prompt, struct hlm_str completion,
-                        struct hlm_err *err)
+static bool pair_docs(struct data_line *l, const struct data_pair *p, struct hlm_err *err)
 {
-    static char user[] = "user", assistant[] = "assistant";
-    struct chat_msg msg[2] = {
-        { .role = user, .content = mem_text(prompt.p, prompt.n) },
-        { .role = assistant, .content = mem_text(completion.p, completion.n) },
-    };
-    bool ok = msg[0].content && msg[1].content ? chat_docs(l, msg, 2, err) : no_line_memory(l, err);
-    free(msg[0].content);
-    free(msg[1].content);
+    static char roles[][16] = { "system", "user", "assistant" };
+    const char *text[] = { p->system, p->question, p->answer };
+    struct chat_msg msg[3] = { 0 };
+    uint32_t n = 0;
+    bool ok = true;
+    for (uint32_t i = 0; i < ARRAY_LEN(text); i++)
+        if (text[i]) {
+            msg[n] = (struct chat_msg){ .role = roles[i],
+                                        .content = mem_text(text[i], strlen(text[i])) };
+            ok = ok && msg[n].content;
+            n++;
+        }
+    ok = ok ? chat_docs(l, msg, n, err) : data_no_memory(l, err);
+    for (uint32_t i = 0; i < n; i++)
+        free(msg[i].content);
     return ok;
 }
 
-/* ---- lines ----------------------------------------------------------------------------------- */
-
-static bool line_object(struct data_line *l, const json_t *j, struct hlm_err *err)
+bool data_pair(struct data_line *l, const struct data_pair *p, struct hlm_err *err)
 {
-    json_t *list = json_object_get(j, "messages"), *text = json_object_get(j, "text"),
-           *prompt = json_object_get(j, "prompt"), *completion = json_object_get(j, "completion"),
-           *tools = json_object_get(j, "tools");
-    if (!list + !text + !(prompt || completion) != 2)
-        return bad_line(l, err,
-                        list || text || prompt || completion
-                            ? "more than one of \"messages\", \"prompt\" and \"text\""
-                            : "none of \"messages\", \"prompt\" and \"text\"");
-    if (list)
-        return messages_docs(l, list, tools, err);
-    if (tools && !json_is_null(tools) && !(json_is_array(tools) && !json_array_size(tools)))
-        return bad_line(l, err, "\"tools\" without \"messages\"");
-    if (text)
-        return json_is_string(text) ? text_doc(l, str_of(text), err)
-                                    : bad_line(l, err, "\"text\" must be a string");
-    if (!json_is_string(prompt) || !json_is_string(completion))
-        return bad_line(l, err, "\"prompt\" and \"completion\" must both be strings");
-    return l->p->raw_completion ? raw_doc(l, str_of(prompt), str_of(completion), err)
-                                : prompt_docs(l, str_of(prompt), str_of(completion), err);
+    struct hlm_str question = { p->question, strlen(p->question) },
+                   answer = { p->answer, strlen(p->answer) };
+    return l->p->raw_completion ? raw_doc(l, question, answer, err) : pair_docs(l, p, err);
+}
+
+bool data_text(struct data_line *l, const json_t *text, struct hlm_err *err)
+{
+    struct hlm_str s = { json_string_value(text), json_string_length(text) };
+    return text_doc(l, s, err);
 }
 
 bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err *err)
@@ -512,11 +543,11 @@ bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err
     json_error_t e;
     json_t *j = json_loadb(json, (size_t)n, JSON_REJECT_DUPLICATES, &e);
     if (!j && json_error_code(&e) == json_error_out_of_memory)
-        return no_line_memory(l, err);
+        return data_no_memory(l, err);
     if (!j)
         return fail(err, "%s: column %d: %s", l->where, e.column, e.text);
     bool ok =
-        json_is_object(j) ? line_object(l, j, err) : bad_line(l, err, "a JSON object is expected");
+        json_is_object(j) ? data_object(l, j, err) : data_bad(l, err, "expected a JSON object");
     json_decref(j);
     return ok;
 }

@@ -81,6 +81,8 @@ struct hlm_set_info hlm_tune_set_info(hlm_tune *t, enum hlm_tune_set set)
         .n_dropped = d->counts.n_dropped,
         .n_bad = d->counts.n_bad,
         .longest = d->counts.longest,
+        .n_answer = d->counts.n_answer,
+        .n_unsaid = d->counts.n_unsaid,
         .doc_tok = t->doc_tok[set],
     };
     log_to(&t->m->log);
@@ -185,7 +187,9 @@ static bool dump(const struct hlm_vocab *v, const struct hlm_tune_params *p, con
         case_name(name, p->data);
         ok = data_dump(path, &rows, &o, name, "jsonl", err);
     }
-    *sum = (struct hlm_dump_sum){ rows.n_row, d.train.n_doc, rows.n_counted };
+    const struct data_counts *c = &d.train.counts;
+    *sum = (struct hlm_dump_sum){ rows.n_row, d.train.n_doc, rows.n_counted, c->n_answer,
+                                  c->n_unsaid };
     data_rows_free(&rows);
     data_free(&d);
     return ok;
