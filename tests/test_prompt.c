@@ -425,6 +425,15 @@ static void test_stopped(void)
     CHECK_STR(message(&a), "work");
     CHECK_SHOWN(&a.pty, ">>> neX|xt\n");
     pty_type(&a.pty, "\025\013");
+    test_case("what is pasted while it works is one message");
+    pty_type(&a.pty, "work\r");
+    CHECK_SHOWN(&a.pty, "working|");
+    CHECK(a.pty.screen.pastes);
+    pty_type(&a.pty, "\033[200~one\rtwo\r\033[201~");
+    CHECK(write(a.go[1], "", 1) == 1);
+    CHECK_STR(message(&a), "work");
+    pty_type(&a.pty, "\r");
+    CHECK_STR(message(&a), "one\ntwo");
     CHECK_EQ(leave(&a), 0);
 }
 

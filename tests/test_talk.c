@@ -705,6 +705,38 @@ static void test_watched(void)
     check_counters_log(log, &w.last.c);
 }
 
+/* -p has no history that a message could be left out of. */
+static void test_interrupted_once(void)
+{
+    static struct ring_sample s;
+    struct ring_reader *r = NULL;
+    char command[512];
+    uint64_t lost;
+    const char *text = scratch("long_question"), *err = scratch("err");
+    test_case("Ctrl-C while -p reads: 130, and no word about a history");
+    FILE *f = fopen(text, "w");
+    HLM_ASSERT(f);
+    for (int i = 0; i < 400; i++)
+        fputs("The dog sat on the boat. ", f);
+    fclose(f);
+    snprintf(command, sizeof command, "hlm-chat -m " DEMO " -b 8 -f %s", text);
+    pid_t pid = start(command, "/dev/null", scratch("out"), err);
+    for (double end_s = now_s() + TIMEOUT_S; now_s() < end_s;) {
+        nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
+        if (!r)
+            r = ring_attach((uint64_t)pid, NULL);
+        enum ring_got got = r ? ring_next(r, &s, &lost) : RING_NONE;
+        if (got == RING_GONE || (got == RING_SAMPLE && s.c.state == HLM_READING && s.c.done))
+            break;
+    }
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid), 130);
+    ring_detach(r);
+    char *said = slurp(err);
+    CHECK_STR(said, "hlm-chat: stopped\n");
+    free(said);
+}
+
 static void test_perplexity(void)
 {
     static const char text[] = "Hello! What is two plus three? Two plus three is five.\n"
@@ -932,6 +964,7 @@ void test_talk(void)
     test_perplexity();
     test_adapters();
     test_watched();
+    test_interrupted_once();
     test_plan_output();
     test_lost();
 }

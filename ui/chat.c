@@ -476,8 +476,8 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
 {
     int rc = RC_FAILED;
     hlm_talk *t = NULL;
-    if (!text && !o.lines && tty_open())
-        tty_set(TTY_QUIET); /* what is typed from now on belongs to the first message */
+    if (!text && !o.lines)
+        term_hold();
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model,
                                                 .validate = o.validate,
                                                 .profile = o.profile,

@@ -260,7 +260,7 @@ static enum edit_did take_keys(struct term *t)
 static bool leaves_by_interrupt(struct term *t, bool typed)
 {
     double now = ui_now_s();
-    if (typed || !t->noticed_s) {
+    if (typed || t->noticed_s == 0) {
         t->noticed_s = typed ? 0 : now;
         if (!typed)
             ui_note("(Ctrl-C once more, Ctrl-D or /exit to leave)");
@@ -390,6 +390,14 @@ enum term_got term_read(struct term *t, const char *prompt, const char *prefill,
 
 /* ---- open and close -------------------------------------------------------------------------- */
 
+void term_hold(void)
+{
+    if (!tty_open())
+        return;
+    tty_marks_pastes(!ui.escapes ? -1 : ui.tty ? STDERR_FILENO : ui.out_tty ? STDOUT_FILENO : -1);
+    tty_set(TTY_QUIET);
+}
+
 /* Prompts are no answers: they leave by standard error where that is the terminal. */
 static int open_output(bool *own)
 {
@@ -409,15 +417,14 @@ struct term *term_open(const struct term_params *p, struct hlm_err *err)
     }
     t->params = *p;
     t->fd = open_output(&t->own_fd);
-    if (t->fd < 0 || !tty_open()) {
+    term_hold();
+    if (t->fd < 0 || !isatty(STDIN_FILENO)) {
         ui_fail(err, "standard input is no terminal that lines could be typed at");
         term_close(t);
         return NULL;
     }
     if (p->history && !history_open(&t->history, p->history, &why))
         ui_warn("%s: messages are kept until the program ends", why.msg);
-    tty_marks_pastes(ui.escapes ? t->fd : -1);
-    tty_set(TTY_QUIET);
     t->screen.color = ui.color;
     t->edit.history = &t->history;
     t->edit.hooks = (struct edit_hooks){ is_open, p->complete, p->user };

@@ -15,6 +15,9 @@ struct term_params {
     void (*complete)(void *user, const char *text, size_t at, struct choices *c); /* or NULL */
     void *user;
 };
+/* From now on nothing that is typed is shown: it waits for the first term_read. Does nothing where
+ * standard input is no terminal. */
+void term_hold(void);
 /* Standard input must be a terminal. NULL with a reason: no line editing can be had here. */
 struct term *term_open(const struct term_params *p, struct hlm_err *err);
 void term_close(struct term *t); /* takes NULL */

@@ -36,7 +36,7 @@ static void apply(enum tty_mode mode)
         t.c_lflag &= ~(tcflag_t)ISIG;
     tcsetattr(STDIN_FILENO, TCSADRAIN, &t);
     if (tty.paste_fd >= 0) {
-        ssize_t got = write(tty.paste_fd, mode == TTY_RAW ? on : off, sizeof on - 1);
+        ssize_t got = write(tty.paste_fd, mode == TTY_FOUND ? off : on, sizeof on - 1);
         (void)got; /* what would there be to do? */
     }
 }
@@ -131,6 +131,7 @@ bool tty_open(void)
     ui_before_kill(restore);
     set_handler(SIGTSTP, on_stop_or_quit);
     set_handler(SIGQUIT, on_stop_or_quit);
+    set_handler(SIGABRT, on_stop_or_quit);
     set_handler(SIGCONT, on_change);
     set_handler(SIGWINCH, on_change);
     return true;

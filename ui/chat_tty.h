@@ -8,7 +8,7 @@
 enum tty_mode {
     TTY_FOUND, /* as it was found: the system edits lines and shows them */
     TTY_QUIET, /* nothing is shown; what is typed waits to be read; Ctrl-C and Ctrl-Z are signals */
-    TTY_RAW,   /* as QUIET, but every key is read, and a paste is marked as one */
+    TTY_RAW,   /* as QUIET, but every key is read */
 };
 
 /* Remembers the terminal and takes over its signals. False, and the other calls do nothing, when
@@ -16,7 +16,8 @@ enum tty_mode {
 bool tty_open(void);
 void tty_set(enum tty_mode mode);
 void tty_close(void); /* leaves it as it was found */
-/* TTY_RAW marks pastes on this file descriptor; -1: they are not marked. */
+/* The terminal of this file descriptor marks a paste as one, except as it was found; -1: none
+ * does. To be called before tty_set. */
 void tty_marks_pastes(int fd);
 /* What has become of it since the last call. */
 enum tty_change {
