@@ -428,11 +428,28 @@ static void test_session_size(void)
     hlm_test_close(any);
 }
 
+/* A file of one text, of more tokens than any run here takes. */
+static const char *one_long_text(void)
+{
+    const char *path = test_scratch("long.jsonl");
+    FILE *f = fopen(path, "w");
+    if (!CHECK(f != NULL) || !f)
+        return path;
+    fputs("{\"text\": \"", f);
+    for (uint32_t i = 0; i < 1000; i++)
+        fprintf(f, "%u ", i);
+    fputs("\"}\n", f);
+    CHECK(fclose(f) == 0);
+    return path;
+}
+
 static bool run_fits(uint64_t memory, uint32_t max_seq, uint64_t *need, struct hlm_err *err)
 {
     struct hlm_tune_params p = tiny_run();
-    p.read.max_seq = max_seq;
-    p.no_pack = false; /* training rows are as long as that */
+    p.data = one_long_text();
+    p.read.max_seq = max_seq; /* one row, of as many tokens */
+    p.read.valid = 0;
+    p.no_pack = false;
     hlm *m = open_model((struct hlm_params){ .memory = memory, .dry = true });
     hlm_tune *t = m ? hlm_tune_open(m, &p, err) : NULL;
     if (t)
