@@ -76,6 +76,7 @@ static void finite_training(void)
     p.data = "tests/fixtures/train/qwen35/data.jsonl";
     p.targets = "attn";
     p.read.max_seq = 64;
+    p.read.valid = 0.1;
     p.train.steps = 1;
     hlm *m = path ? hlm_test_open(path) : NULL;
     hlm_tune *t = m ? hlm_tune_open(m, &p, &err) : NULL;

@@ -402,8 +402,8 @@ static bool run_row(struct trainer *t, const struct data_row *row, bool back, st
                        i ? job.nll_mtp : job.nll, err))
             return false;
     sums->n += t->loss[0].n;
-    return gpu_wait(t->gpu, err) &&
-           ((isfinite(sums->main) && isfinite(sums->mtp)) || not_finite(t, row->n, err));
+    return gpu_wait(t->gpu, err) && ((isfinite(sums->main) && isfinite(sums->mtp)) ||
+                                     not_finite(t, data_row_used(row), err));
 }
 
 bool train_row(struct trainer *t, const struct data_row *row, struct row_job job,
