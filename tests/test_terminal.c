@@ -194,11 +194,11 @@ static void test_waiting(void)
     const char *file = scratch("long.txt");
     FILE *f = fopen(file, "w");
     HLM_ASSERT(f);
-    for (int i = 0; i < 150; i++)
+    for (int i = 0; i < 450; i++)
         fputs("The dog sat on the boat. ", f);
     fclose(f);
     test_case("reading a long prompt: a bar with speed and time left");
-    begin(&p, "-b 32 -n 3");
+    begin(&p, "-b 16 -n 3");
     snprintf(keys, sizeof keys, "/file %s Hello!\r", file);
     pty_type(&p, keys);
     CHECK_SHOWN(&p, "s left|\n");
