@@ -153,8 +153,8 @@ struct hlm_params {
     void *progress_user;
     hlm_watch watch;
     void *watch_user;
-    /* Kernels that are made for the device, of those that cache_dir does not have: in the first
-     * run, and whenever the driver is another one. It may take seconds. */
+    /* Counts kernels as the driver compiles them, which may take seconds. Only those that are not
+     * in cache_dir are compiled: all of them in the first run, or after the driver was changed. */
     hlm_progress preparing;
     void *preparing_user;
 };

@@ -138,38 +138,54 @@ static bool write_file(const char *path, const char *s, size_t n)
     return (f ? fclose(f) == 0 : false) && ok;
 }
 
+/* Runs the editor on a file with the line's text, and takes what the file then holds. The shell is
+ * given the path in a variable, so that no character of it matters. */
+static bool run_editor(const struct term *t, const char *path, struct line *l, struct hlm_err *err)
+{
+    char command[1200];
+    uint64_t n = 0;
+    int len = snprintf(command, sizeof command, "%s \"$HLM_MESSAGE\"", t->params.editor);
+    if (len < 0 || (size_t)len >= sizeof command)
+        return ui_fail(err, "the command of the editor is too long: %.60s...", t->params.editor);
+    if (!write_file(path, l->s, l->n) || setenv("HLM_MESSAGE", path, 1) != 0)
+        return ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+    int rc = system(command);
+    unsetenv("HLM_MESSAGE");
+    if (rc != 0)
+        return ui_fail(err, "%s: failed: the message is as it was", t->params.editor);
+    char *text = ui_read_file(path, 1 << 26, &n, err);
+    while (text && n && text[n - 1] == '\n')
+        n--;
+    bool ok = text != NULL;
+    if (ok)
+        line_set(l, text, n);
+    free(text);
+    return ok;
+}
+
 /* Lets the person's editor change the message: a file in a folder of its own, which only its owner
  * can read. */
-static void edit_outside(struct term *t)
+static bool edit_outside(struct term *t, struct hlm_err *err)
 {
-    struct hlm_err err = { 0 };
-    struct line *l = &t->edit.line;
-    char folder[3000], path[3100], command[4200];
-    uint64_t n = 0;
-    snprintf(folder, sizeof folder, "%s/message-XXXXXX", t->params.folder ? t->params.folder : "");
+    char folder[3000], path[3100];
     if (!t->params.editor || !t->params.folder)
-        ui_fail(&err, "no editor: set VISUAL or EDITOR");
-    else if (!mkdtemp(folder))
-        ui_fail_system(&err, "%.300s: %s", folder, strerror(errno));
+        return ui_fail(err, "no editor: set VISUAL or EDITOR");
+    snprintf(folder, sizeof folder, "%s/message-XXXXXX", t->params.folder); /* for mkdtemp */
+    if (!mkdtemp(folder))
+        return ui_fail_system(err, "%.300s: %s", folder, strerror(errno));
     snprintf(path, sizeof path, "%s/message.md", folder);
-    snprintf(command, sizeof command, "%s '%s'", t->params.editor, path);
-    leave(t);
-    tty_set(TTY_FOUND);
-    if (!err.kind && !write_file(path, l->s, l->n))
-        ui_fail_system(&err, "%.300s: %s", path, strerror(errno));
-    int rc = err.kind ? 0 : system(command);
-    char *text = err.kind ? NULL : ui_read_file(path, 1 << 26, &n, &err);
-    if (rc != 0)
-        ui_fail(&err, "%s: failed: the message is as it was", t->params.editor);
-    if (text && rc == 0) {
-        while (n && text[n - 1] == '\n')
-            n--;
-        line_set(l, text, n);
-    }
+    bool ok = run_editor(t, path, &t->edit.line, err);
     unlink(path);
     rmdir(folder);
-    free(text);
-    if (err.kind)
+    return ok;
+}
+
+static void edit_and_return(struct term *t)
+{
+    struct hlm_err err = { 0 };
+    leave(t);
+    tty_set(TTY_FOUND);
+    if (!edit_outside(t, &err))
         ui_wrong("%s", err.msg);
     tty_set(TTY_RAW);
     draw_anew(t, TTY_CONTINUED);
@@ -209,7 +225,7 @@ static bool act(struct term *t, enum edit_did did)
     switch (did) {
     case EDIT_ON: return false;
     case EDIT_LIST: show_list(t); return false;
-    case EDIT_WRITE: edit_outside(t); return false;
+    case EDIT_WRITE: edit_and_return(t); return false;
     case EDIT_CLEAR:
         screen_put(&t->screen, "\033[H\033[2J", 7);
         screen_forget(&t->screen);

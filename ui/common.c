@@ -53,29 +53,31 @@ struct hlm_log ui_log(void) { return (struct hlm_log){ .fn = on_log }; }
 void ui_warn(const char *fmt, ...) { LOG(HLM_LOG_WARN); }
 void ui_info(const char *fmt, ...) { LOG(HLM_LOG_INFO); }
 
-void ui_error(const char *fmt, ...)
+static void print_error(const char *event, const char *fmt, va_list ap)
 {
     char msg[1024];
-    va_list ap;
-    va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
-    va_end(ap);
     before_message();
     fprintf(stderr, "%s: %s\n", ui.program, msg);
-    counters_error(msg);
-    ui_event("error", "{s:s}", "message", msg);
+    if (!strcmp(event, "error"))
+        counters_error(msg);
+    ui_event(event, "{s:s}", "message", msg);
+}
+
+void ui_error(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    print_error("error", fmt, ap);
+    va_end(ap);
 }
 
 void ui_wrong(const char *fmt, ...)
 {
-    char msg[1024];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(msg, sizeof msg, fmt, ap);
+    print_error("wrong", fmt, ap);
     va_end(ap);
-    before_message();
-    fprintf(stderr, "%s: %s\n", ui.program, msg);
-    ui_event("wrong", "{s:s}", "message", msg);
 }
 
 int ui_failed(const struct hlm_err *err)

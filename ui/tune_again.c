@@ -71,6 +71,23 @@ static bool keep_flag(void *user, const struct flag *f, const char *who, const c
            ui_fail_memory(err, "out of memory for the flags of a run, or not UTF-8: %.64s", who);
 }
 
+/* The old file stays until the new one is whole. */
+static bool replace_file(const json_t *root, const char *path, struct hlm_err *err)
+{
+    size_t n = strlen(path) + 8;
+    char *part = ui_alloc(n, 1);
+    if (!part)
+        return ui_fail_memory(err, "%.300s: no memory to write it", path);
+    snprintf(part, n, "%s.part", path);
+    bool ok = json_dump_file(root, part, JSON_INDENT(1)) == 0 && rename(part, path) == 0;
+    if (!ok) {
+        ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
+        unlink(part);
+    }
+    free(part);
+    return ok;
+}
+
 bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
                  struct hlm_err *err)
 {
@@ -82,8 +99,9 @@ bool again_write(const char *folder, const struct again *a, const struct program
     if (ok)
         root = json_pack("{s:i, s:s, s:O, s:b}", "version", 1, "program", "hlm-tune", "flags",
                          l.flags, "finished", (int)finished);
-    if (ok && (!root || json_dump_file(root, path, JSON_INDENT(1)) != 0))
-        ok = ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
+    if (ok && !root)
+        ok = ui_fail_memory(err, "out of memory for the flags of a run");
+    ok = ok && replace_file(root, path, err);
     json_decref(root);
     json_decref(l.flags);
     free(path);

@@ -49,7 +49,8 @@ struct gpu_params {
     bool profile;    /* takes the time of every dispatch */
     uint64_t memory; /* the most bytes of device memory for all arenas together; 0: 95 % of what
                         is free, so that other programs and the driver have the rest */
-    hlm_progress preparing; /* pipelines that are created, of those that the cache does not have */
+    /* Counts pipelines as they are created. Those that the cache on disk has are not counted. */
+    hlm_progress preparing;
     void *preparing_user;
     bool test_staging;       /* for tests: treats the device as not unified */
     uint64_t test_max_alloc; /* for tests: a smaller caps.max_alloc */

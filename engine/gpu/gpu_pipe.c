@@ -318,13 +318,16 @@ static VkResult pipe_make(struct gpu *g, struct pipe *p)
 /* The threads take pipelines from one list until none is left. */
 struct pipe_job {
     struct gpu *g;
-    struct hlm_log log;       /* of the thread that waits for them */
-    uint32_t *todo, n, n_new; /* n_new: those that the cache does not have */
-    atomic_uint next, n_made; /* n_made: of n_new */
+    struct hlm_log log;   /* of the thread that waits for them */
+    uint32_t *missing, n; /* indices of the pipelines to create */
+    uint32_t n_new;       /* how many of them are not in the cache on disk */
+    atomic_uint next;     /* the next of `missing` */
+    atomic_uint n_made;   /* how many of n_new have been created */
 };
 
-/* How far it is, on the thread that waits. Where it is to stop, no thread takes another one. */
-static bool tell(struct pipe_job *j)
+/* Reports progress, on the thread that waits. If the callback asks to stop, no thread takes another
+ * pipeline. */
+static bool report(struct pipe_job *j)
 {
     struct gpu *g = j->g;
     bool on = !j->n_new || !g->preparing ||
@@ -339,7 +342,7 @@ static bool make_next(struct pipe_job *j)
     uint32_t i = atomic_fetch_add(&j->next, 1);
     if (i >= j->n)
         return false;
-    struct pipe *p = &j->g->pipe[j->todo[i]];
+    struct pipe *p = &j->g->pipe[j->missing[i]];
     p->result = pipe_make(j->g, p);
     if (!is_known(j->g, pipe_hash(p)))
         atomic_fetch_add(&j->n_made, 1);
@@ -362,12 +365,12 @@ static bool run_workers(struct pipe_job *j)
     uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
     while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
         n++;
-    bool on = tell(j);
+    bool on = report(j);
     while (on && make_next(j)) /* this thread works too, alone if no other could be started */
-        on = tell(j);
+        on = report(j);
     while (n)
         pthread_join(thread[--n], NULL);
-    return on && tell(j);
+    return on && report(j);
 }
 
 /* A pipeline that failed for lack of memory may succeed later; a shader that the driver refuses
@@ -382,21 +385,21 @@ bool pipes_make(struct gpu *g, struct hlm_err *err)
 {
     struct pipe_job j = { .g = g, .log = log_get() };
     double t0 = now_s();
-    if (!(j.todo = mem_alloc(g->n_pipe, sizeof *j.todo)))
+    if (!(j.missing = mem_alloc(g->n_pipe, sizeof *j.missing)))
         return true; /* pipe_ready says what is missing */
     for (uint32_t i = 0; i < g->n_pipe; i++)
         if (!g->pipe[i].handle && hlm_shaders[g->pipe[i].k].words && may_try(g->pipe[i].result))
-            j.todo[j.n++] = i;
+            j.missing[j.n++] = i;
     for (uint32_t i = 0; i < j.n; i++)
-        j.n_new += !is_known(g, pipe_hash(&g->pipe[j.todo[i]]));
+        j.n_new += !is_known(g, pipe_hash(&g->pipe[j.missing[i]]));
     bool on = !j.n || run_workers(&j);
     for (uint32_t i = 0; i < j.n; i++)
-        if (g->pipe[j.todo[i]].handle) {
+        if (g->pipe[j.missing[i]].handle) {
             g->counts.n_pipeline++;
-            g->counts.n_pipeline_cached += is_known(g, pipe_hash(&g->pipe[j.todo[i]]));
+            g->counts.n_pipeline_cached += is_known(g, pipe_hash(&g->pipe[j.missing[i]]));
         }
     g->counts.pipeline_s += j.n ? now_s() - t0 : 0;
-    free(j.todo);
+    free(j.missing);
     return on || fail_stopped(err);
 }
 

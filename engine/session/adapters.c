@@ -88,7 +88,7 @@ static void warn_of_base(hlm *m, const struct lora_file *f)
 }
 
 /* The files, read and checked. NULL: one of them was refused. */
-static struct lora_file **read_lora(hlm *m, const struct hlm_lora *l, uint32_t n,
+static struct lora_file **read_lora(const hlm *m, const struct hlm_lora *l, uint32_t n,
                                     struct hlm_err *err)
 {
     struct lora_file **file = mem_alloc(n + 1ull, sizeof *file);
@@ -98,10 +98,8 @@ static struct lora_file **read_lora(hlm *m, const struct hlm_lora *l, uint32_t n
     }
     for (uint32_t i = 0; i < n; i++) {
         file[i] = lora_file_check(gguf_open(l[i].path, err), l[i].scale, &m->model->base, err);
-        if (file[i]) {
-            warn_of_base(m, file[i]);
+        if (file[i])
             continue;
-        }
         while (i > 0)
             lora_file_close(file[--i]);
         free(file);
@@ -150,6 +148,8 @@ bool adapters_change(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_er
                        "adapters cannot change while a session or a training is alive");
     struct hlm_lora *asked = adapters_copy(l, n, err);
     struct lora_file **file = asked ? read_lora(m, l, n, err) : NULL;
+    for (uint32_t i = 0; file && i < n; i++)
+        warn_of_base(m, file[i]);
     bool ok = file && adapters_set(m, file, n, false, err);
     free(file);
     if (!ok) {
