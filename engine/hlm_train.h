@@ -71,7 +71,7 @@ struct hlm_tune_params {
      * are worked out too. What is left open is chosen by the data's size and the model's width:
      * epochs 0, train.batch_rows 0, and train.lr below 0. A peak below 0 is lr, a final rate below
      * 0 a tenth of the peak. Rows are balanced, and there are as many of them in a pass as 100
-     * updates need, unless steps are given. */
+     * updates need in the number of passes that would be chosen. */
     struct hlm_train_options train;
     double epochs, warmup; /* warmup: share of the steps */
     /* Operands of the model's products. Sums, activations between ops and everything that is

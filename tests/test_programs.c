@@ -330,8 +330,8 @@ static void test_dump_rows(void)
     } rows[] = {
         { "qwen35", "qwen35", "--no-pack", false },
         { "step35", "step35", "--no-pack", false },
-        { "qwen35-packed", "qwen35", "--max-seq 192 --steps 1", false },
-        { "nemotron_h_moe-packed", "nemotron_h_moe", "--max-seq 640 --steps 1", true },
+        { "qwen35-packed", "qwen35", "--max-seq 192", true },
+        { "nemotron_h_moe-packed", "nemotron_h_moe", "--max-seq 640", true },
     };
     static const char *const keys[] = { "ids",        "target_mask", "positions", "doc_lengths",
                                         "doc_starts", "doc_index",   "padding",   "documents" };
@@ -350,7 +350,8 @@ static void test_dump_rows(void)
         snprintf(path, sizeof path, "train/%s/data.json", rows[i].name);
         json_t *want = fixture_json(path), *got = json_load_file(out, 0, NULL);
         const json_t *w = json_object_get(want, "rows"), *g = json_object_get(got, "rows");
-        CHECK(json_array_size(w) > 0 && json_array_size(w) == json_array_size(g));
+        CHECK(json_array_size(w) > 0 &&
+              (rows[i].balanced || json_array_size(w) == json_array_size(g)));
         for (uint32_t j = 0; j < OF_DOCUMENTS; j++) {
             json_t *x = all_rows(w, keys[j]), *y = all_rows(g, keys[j]);
             CHECK_MSG(json_array_size(x) > 0 && json_equal(x, y), "%s differs", keys[j]);

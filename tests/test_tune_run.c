@@ -722,6 +722,23 @@ static void test_interrupt(void)
     CHECK_MSG(x && y && n_a == n_b && !memcmp(x, y, n_a), "%s", why.msg);
     free(x);
     free(y);
+    test_case("a run whose rows were chosen is made longer");
+    const char *longer = scratch("longer.gguf");
+    r = run(NULL,
+            "hlm-tune -m " TINY "model.gguf -d " TINY
+            "data.jsonl --target attn --rank 2 --epochs 0.2"
+            " --save-every 1 -o %s",
+            longer);
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    ran_free(&r);
+    r = run(NULL, "hlm-tune --resume %s.ckpt --epochs 0.4", longer);
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    CHECK_SAYS(r.err, "continuing from");
+    ran_free(&r);
+    r = run(NULL, "hlm-tune --resume %s.ckpt --steps 40", longer);
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    CHECK_SAYS(r.out, "40 steps");
+    ran_free(&r);
     test_case("an adapter says how it was made");
     r = run(NULL, "hlm-tune info %s", a);
     CHECK_EQ(r.rc, 0);

@@ -51,7 +51,8 @@ struct tune_size {
 };
 struct tune_chosen {
     bool epochs, batch_rows, lr; /* which were left open */
-    uint32_t want_rows;          /* rows of a pass at least, so that there are enough updates */
+    uint32_t want_rows; /* rows of a pass at least, so that the usual number of passes makes
+                           enough updates */
 };
 /* Fills in what is left open: epochs 0 without steps, batch_rows 0, lr, peak and final below 0. */
 void tune_choose(const struct tune_size *s, struct hlm_train_options *o, double *epochs,

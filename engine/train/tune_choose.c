@@ -23,10 +23,7 @@ enum {
 };
 static const double MOST_RATE = 5e-4;
 
-double tune_width_rate(uint32_t n_embd)
-{
-    return fmin(5e-4 * pow(2000.0 / n_embd, 0.781), MOST_RATE);
-}
+double tune_width_rate(uint32_t n_embd) { return MOST_RATE * fmin(1, pow(2000.0 / n_embd, 0.781)); }
 
 static double clamp(double v, double least, double most) { return fmin(fmax(v, least), most); }
 
@@ -48,24 +45,25 @@ void tune_choose(const struct tune_size *s, struct hlm_train_options *o, double 
                  struct tune_chosen *c)
 {
     bool by_data = s->n_doc > 0; /* rows of ids are as someone else chose them */
-    *c = (struct tune_chosen){ .epochs = *epochs <= 0 && !o->steps && !o->total_steps,
+    double usual = passes(s);
+    *c = (struct tune_chosen){ .epochs = *epochs <= 0 && !o->steps,
                                .batch_rows = !o->batch_rows,
                                .lr = o->lr < 0 };
     if (c->epochs)
-        *epochs = passes(s);
+        *epochs = usual;
+    /* Neither depends on the passes or steps that are given, so a run can be made longer. */
     if (c->batch_rows)
-        o->batch_rows = by_data && !o->steps
-                            ? (uint32_t)clamp(rows_of_pass(s) * *epochs / MANY_UPDATES /
-                                                  max_u32(o->accumulation, 1),
-                                              1, MOST_STEP_ROWS)
-                            : 1;
+        o->batch_rows = by_data ? (uint32_t)clamp(rows_of_pass(s) * usual / MANY_UPDATES /
+                                                      max_u32(o->accumulation, 1),
+                                                  1, MOST_STEP_ROWS)
+                                : 1;
+    if (by_data)
+        c->want_rows = (uint32_t)clamp(
+            ceil((double)FEW_UPDATES * o->batch_rows * o->accumulation / usual), 0, s->n_doc);
     if (c->lr)
         o->lr = by_data ? tune_width_rate(s->n_embd) : 2e-4;
     if (o->peak < 0)
         o->peak = o->lr;
     if (o->final < 0)
         o->final = o->peak / 10;
-    if (by_data && !o->steps && !o->total_steps)
-        c->want_rows = (uint32_t)clamp(
-            ceil((double)FEW_UPDATES * o->batch_rows * o->accumulation / *epochs), 0, s->n_doc);
 }
