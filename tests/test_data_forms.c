@@ -60,6 +60,15 @@ static const struct form_row {
     { "messages beside their first question",
       "{\"prompt\":\"a\",\"answer\":\"x\",\"messages\":[" USER("a") "," SAYS("b") "]}",
       ROW(USER("a") "," SAYS("b")), 0 },
+    { "a table with columns that a row does not use",
+      "{\"messages\":[" USER("a") "," SAYS(
+          "b") "],\"text\":null,\"prompt\":null,"
+               "\"instruction\":null,\"completion\":null,\"tools\":null}",
+      ROW(USER("a") "," SAYS("b")), 0 },
+    { "empty tools and an empty system text before another",
+      "{\"tools\":\"\",\"system\":\"\",\"system_prompt\":\"s\",\"prompt\":\"a\",\"response\":"
+      "\"b\"}",
+      ROW("{\"role\":\"system\",\"content\":\"s\"}," USER("a") "," SAYS("b")), 0 },
     { "a text beside other columns", "{\"text\":\"abc\",\"instruction\":\"a\",\"output\":\"b\"}",
       "{\"text\":\"abc\"}", 0 },
 };
@@ -240,19 +249,21 @@ static void test_unsaid(void)
 {
     static const struct {
         const char *format;
-        bool each;
+        bool each, all;
         uint32_t n_unsaid;
     } rows[] = {
-        { "chatml", false, 0 }, { "qwen35", false, 2 }, { "qwen3", false, 2 },
-        { "step", false, 2 },   { "qwen35", true, 0 },
+        { "chatml", false, false, 0 }, { "qwen35", false, false, 2 }, { "qwen3", false, false, 2 },
+        { "step", false, false, 2 },   { "qwen35", true, false, 0 },  { "qwen35", false, true, 0 },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         struct data_params p = lines_params(rows[i].format);
         struct data_set s = { 0 };
         struct hlm_err err = { 0 };
-        test_case("%s%s: answers that do not count are counted", rows[i].format,
-                  rows[i].each ? ", a document for each" : "");
+        test_case("%s%s%s: answers that do not count are counted", rows[i].format,
+                  rows[i].each ? ", a document for each" : "",
+                  rows[i].all ? ", every token counts" : "");
         p.turns_each = rows[i].each;
+        p.loss_all = rows[i].all;
         if (CHECK_MSG(lines_parse(&s,
                                   "{\"text\":\"abc\"}\n" ROW(USER("a") "," SAYS("b") "," USER(
                                       "c") "," SAYS("d") "," USER("e") "," SAYS("f")),

@@ -28,7 +28,7 @@ static const struct {
     { "{\"text\":\"a\",\"completion\":\"b\"}", "more than one" },
     { "{\"text\":\"a\",\"text\":\"b\"}", "duplicate" },
     { "{\"text\":3}", "text|string" },
-    { "{\"text\":null}", "text|string" },
+    { "{\"text\":null}", "none of|found \"text\" (null)" },
     { "{\"text\":\"\\u0000\"}", "column|\\u0000" },
     { "{\"text\":\"\xff\"}", "column|byte 0xff" },
     { "{\"text\":\"\xed\xa0\x80\"}", "column|byte 0xed" },

@@ -421,7 +421,7 @@ static bool put_doc_text(struct data_line *l, struct doc_text *w, const struct c
             s = stretch_of(w, i);
         found = ok && (skip ? s.begin >= at && s.end <= len : find_answer(w, t, at, &s));
         if (ok && !skip)
-            count_answer(l, found);
+            count_answer(l, found || l->p->loss_all);
         if (found) {
             ok =
                 (at ? put_bytes(l, w, at, s.begin, MARK_NO, err) : put_first(l, w, s.begin, err)) &&

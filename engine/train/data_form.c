@@ -24,14 +24,16 @@ static bool is_one_of(const char *key, const char *const *list, uint32_t n)
 /* Remembers a key for data_warn_passed(), once for each file. */
 static void pass_over(struct data_line *l, const char *key, bool beside)
 {
+    struct shown shown = show_text(key, strlen(key), 44);
     for (uint32_t i = 0; i < l->n_passed; i++)
-        if (l->passed[i].beside == beside && !strcmp(l->passed[i].key, key))
+        if (l->passed[i].beside == beside &&
+            !strncmp(l->passed[i].key, shown.s, sizeof l->passed[i].key - 1))
             return;
     if (l->n_passed == MAX_PASSED)
         return;
     struct data_passed *p = &l->passed[l->n_passed++];
     *p = (struct data_passed){ .beside = beside, .line = l->line + 1 };
-    snprintf(p->key, sizeof p->key, "%.47s", show_text(key, strlen(key), 44).s);
+    snprintf(p->key, sizeof p->key, "%.47s", shown.s);
 }
 
 void data_warn_passed(const struct data_line *l, const char *name)
@@ -58,9 +60,11 @@ static void pass_over_row(struct data_line *l, json_t *row)
     };
     const char *key;
     json_t *v;
-    json_object_foreach(row, key,
-                        v) if (!json_is_null(v) && is_one_of(key, obeyed, ARRAY_LEN(obeyed)))
-        pass_over(l, key, false);
+    json_object_foreach(row, key, v)
+    {
+        if (!json_is_null(v) && is_one_of(key, obeyed, ARRAY_LEN(obeyed)))
+            pass_over(l, key, false);
+    }
 }
 
 /* ---- which answers count --------------------------------------------------------------------- */
@@ -108,6 +112,13 @@ bool data_marks(struct data_line *l, json_t *list, uint8_t *skip)
     return any;
 }
 
+/* The keys of a row, by what they mean. */
+struct form {
+    json_t *list, *text, *system, *tools, *question, *input, *answer;
+    const char *list_key, *question_key, *answer_key, *system_key;
+    uint32_t n_list, n_question, n_answer;
+};
+
 /* ---- ShareGPT -------------------------------------------------------------------------------- */
 
 static const char *role_of(const char *from)
@@ -145,6 +156,8 @@ static bool set_call(struct data_line *l, size_t i, json_t *to, const json_t *va
                        ? json_loadb(json_string_value(value), json_string_length(value),
                                     JSON_REJECT_DUPLICATES, &e)
                        : NULL;
+    if (!call && json_is_string(value) && json_error_code(&e) == json_error_out_of_memory)
+        return data_no_memory(l, err);
     if (!json_is_object(call)) {
         json_decref(call);
         return fail(err,
@@ -153,8 +166,8 @@ static bool set_call(struct data_line *l, size_t i, json_t *to, const json_t *va
                     l->where, i + 1);
     }
     json_t *calls = json_array();
-    bool ok = json_array_append_new(calls, call) == 0 && json_object_del(to, "content") <= 0 &&
-              json_object_set(to, "tool_calls", calls) == 0;
+    bool ok =
+        json_array_append_new(calls, call) == 0 && json_object_set(to, "tool_calls", calls) == 0;
     json_decref(calls);
     return ok || data_no_memory(l, err);
 }
@@ -169,9 +182,10 @@ static bool set_turn(struct data_line *l, size_t i, json_t *to, struct hlm_err *
                     "%s: message %zu: \"from\" is \"%s\", expected human, gpt, system, tool or "
                     "function_call",
                     l->where, i + 1, from ? show_text(from, strlen(from), 40).s : "no string");
+    bool call = !strcmp(from, "function_call");
     bool ok = json_object_set_new(to, "role", json_string(role)) == 0 &&
-              (!value || json_object_set(to, "content", value) == 0);
-    if (ok && !strcmp(from, "function_call"))
+              (call || !value || json_object_set(to, "content", value) == 0);
+    if (ok && call)
         ok = set_call(l, i, to, value, err);
     else if (!ok)
         data_no_memory(l, err);
@@ -182,9 +196,9 @@ static bool set_turn(struct data_line *l, size_t i, json_t *to, struct hlm_err *
 
 /* The messages of a row as hlm has them, with a system message before them if the row has one; the
  * caller releases the list. Messages that are no objects are reported by chat_from_list(). */
-static json_t *usual_messages(struct data_line *l, json_t *list, json_t *system,
-                              struct hlm_err *err)
+static json_t *usual_messages(struct data_line *l, const struct form *f, struct hlm_err *err)
 {
+    json_t *list = f->list, *system = f->system;
     json_t *out = json_array(), *message;
     size_t i;
     bool ok = out || data_no_memory(l, err);
@@ -192,7 +206,7 @@ static json_t *usual_messages(struct data_line *l, json_t *list, json_t *system,
     const char *role = json_string_value(json_object_get(first, "role"));
     const char *from = json_string_value(json_object_get(first, "from"));
     if (system && ((role && !strcmp(role, "system")) || (from && !strcmp(from, "system"))))
-        pass_over(l, "system", false);
+        pass_over(l, f->system_key, false);
     else if (ok && system)
         ok = json_array_append_new(
                  out, json_pack("{s:s, s:O}", "role", "system", "content", system)) == 0 ||
@@ -214,18 +228,18 @@ static json_t *usual_messages(struct data_line *l, json_t *list, json_t *system,
 
 /* ---- rows ------------------------------------------------------------------------------------ */
 
-/* The keys of a row, by what they mean. */
-struct form {
-    json_t *list, *text, *system, *tools, *question, *input, *answer;
-    const char *list_key, *question_key, *answer_key;
-    uint32_t n_list, n_question, n_answer;
-};
+/* NULL for null, which tables written as JSON lines have in columns that a row does not use. */
+static json_t *column(json_t *row, const char *key)
+{
+    json_t *v = json_object_get(row, key);
+    return json_is_null(v) ? NULL : v;
+}
 
 static void take_first(json_t *row, const char *const *keys, uint32_t n, json_t **v,
                        const char **key, uint32_t *found)
 {
     for (uint32_t i = 0; i < n; i++) {
-        json_t *x = json_object_get(row, keys[i]);
+        json_t *x = column(row, keys[i]);
         if (x && !*found) {
             *v = x;
             *key = keys[i];
@@ -234,10 +248,11 @@ static void take_first(json_t *row, const char *const *keys, uint32_t n, json_t 
     }
 }
 
-/* NULL for null and for an empty text, which forms with several columns have. */
-static json_t *filled(json_t *v)
+/* The same for an empty text, where a form may do without the column. */
+static json_t *filled(json_t *row, const char *key)
 {
-    return json_is_null(v) || (json_is_string(v) && !json_string_length(v)) ? NULL : v;
+    json_t *v = column(row, key);
+    return json_is_string(v) && !json_string_length(v) ? NULL : v;
 }
 
 static struct form form_of(json_t *row)
@@ -245,23 +260,26 @@ static struct form form_of(json_t *row)
     static const char *const lists[] = { "messages", "conversations" },
                              *const questions[] = { "prompt", "instruction", "question" },
                              *const answers[] = { "completion", "response", "output", "answer" };
-    struct form f = { .text = json_object_get(row, "text"),
-                      .system = json_object_get(row, "system"),
-                      .tools = json_object_get(row, "tools"),
-                      .input = json_object_get(row, "input") };
+    struct form f = { .text = column(row, "text"),
+                      .system = filled(row, "system"),
+                      .system_key = "system",
+                      .tools = filled(row, "tools"),
+                      .input = column(row, "input") };
     take_first(row, lists, ARRAY_LEN(lists), &f.list, &f.list_key, &f.n_list);
     take_first(row, questions, ARRAY_LEN(questions), &f.question, &f.question_key, &f.n_question);
     take_first(row, answers, ARRAY_LEN(answers), &f.answer, &f.answer_key, &f.n_answer);
-    if (!f.system)
-        f.system = json_object_get(row, "system_prompt");
+    if (!f.system) {
+        f.system = filled(row, "system_prompt");
+        f.system_key = "system_prompt";
+    }
     if (!f.n_question && f.input && f.answer) {
         f.question = f.input;
         f.question_key = "input";
         f.n_question = 1;
         f.input = NULL;
     }
-    f.input = filled(f.input);
-    f.system = filled(f.system);
+    if (f.input)
+        f.input = filled(row, "input");
     return f;
 }
 
@@ -272,16 +290,21 @@ static bool refuse_form(struct data_line *l, json_t *row, bool none, struct hlm_
     size_t n = 0;
     const char *key;
     json_t *v;
-    json_object_foreach(row, key, v) if (n + 48 < sizeof found) n += (size_t)snprintf(
-        found + n, sizeof found - n, "%s\"%s\"", n ? ", " : "", show_text(key, strlen(key), 30).s);
+    json_object_foreach(row, key, v)
+    {
+        if (n + 56 < sizeof found)
+            n += (size_t)snprintf(found + n, sizeof found - n, "%s\"%s\"%s", n ? ", " : "",
+                                  show_text(key, strlen(key), 30).s,
+                                  json_is_null(v) ? " (null)" : "");
+    }
     return fail(err,
                 "%s: %s \"messages\", \"conversations\", \"prompt\" and \"completion\", "
                 "\"instruction\" and \"output\", and \"text\", expected one of these; found %s",
                 l->where, none ? "none of" : "more than one of", n ? found : "no key");
 }
 
-/* Beside messages and texts these keys are notes of the row's owner, or say the same again; a
- * prompt with its completion is a second form. */
+/* Beside messages or a text, a question or an answer is a note of the row's owner and is dropped. A
+ * prompt beside a text, or any completion, is a second form. */
 static void drop_doubles(struct data_line *l, struct form *f)
 {
     bool prompt = f->question && !strcmp(f->question_key, "prompt");
@@ -309,9 +332,11 @@ static bool messages_form(struct data_line *l, const struct form *f, struct hlm_
         return data_bad(l, err, "\"system\" must be a string");
     if (json_is_string(f->tools) && json_string_length(f->tools) &&
         !(tools = json_loadb(json_string_value(f->tools), json_string_length(f->tools), 0, &e)))
-        return data_bad(l, err, "the text of \"tools\" is not JSON");
+        return json_error_code(&e) == json_error_out_of_memory
+                   ? data_no_memory(l, err)
+                   : data_bad(l, err, "the text of \"tools\" is not JSON");
     bool text = json_is_string(f->tools);
-    bool ok = (list = usual_messages(l, f->list, f->system, err)) != NULL &&
+    bool ok = (list = usual_messages(l, f, err)) != NULL &&
               data_messages(l, list, text ? tools : f->tools, err);
     json_decref(list);
     json_decref(tools);
@@ -354,7 +379,7 @@ static bool pair_form(struct data_line *l, const struct form *f, struct hlm_err 
     };
     bool ok = question ? data_pair(l, &p, err) : data_no_memory(l, err);
     if (l->p->raw_completion && f->system)
-        pass_over(l, "system", false);
+        pass_over(l, f->system_key, false);
     free(question);
     return ok;
 }
@@ -369,7 +394,7 @@ bool data_object(struct data_line *l, json_t *row, struct hlm_err *err)
         return refuse_form(l, row, !f.list && !f.text && !pair, err);
     if (f.list)
         return messages_form(l, &f, err);
-    if (f.tools && !json_is_null(f.tools) && !(json_is_array(f.tools) && !json_array_size(f.tools)))
+    if (f.tools && !(json_is_array(f.tools) && !json_array_size(f.tools)))
         return data_bad(l, err, "\"tools\" without \"messages\"");
     if (f.text)
         return json_is_string(f.text) ? data_text(l, f.text, err)

@@ -84,12 +84,12 @@ uint32_t data_row_length(const struct data_set *s, const uint32_t *order, uint32
 {
     enum { STEP = 32 };
     uint32_t enough = max_u32(count_rows(s, order, most), n_row);
-    uint32_t too_short = 0, long_enough = div_up(most, STEP);
+    uint32_t too_short = 0, long_enough = most / STEP + (most % STEP != 0);
     while (long_enough - too_short > 1) { /* longer rows are never more */
         uint32_t n = too_short + (long_enough - too_short) / 2;
         *(count_rows(s, order, n * STEP) <= enough ? &long_enough : &too_short) = n;
     }
-    return min_u32(long_enough * STEP, most);
+    return (uint32_t)min_u64((uint64_t)long_enough * STEP, most);
 }
 
 bool data_pack(struct data_rows *r, const struct data_set *s, const uint32_t *order,
