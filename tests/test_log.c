@@ -102,6 +102,9 @@ void test_log_threads(void)
     static struct sink shared = { &one, 2, 5, NULL };
     static struct sink last = { &chain, 0, 0, NULL }, first = { &chain, 0, 0, &last };
     static struct sink again = { &self, 0, 0, &again };
+    static struct meeting cross = MEETING;
+    static struct sink right, left = { &cross, 2, 5000, &right };
+    right = (struct sink){ &cross, 2, 5000, &left };
     test_case("sinks of two threads are called at the same time");
     CHECK(log_at_once((struct sink *const[]){ &a, &b }, 2) && two.most_in == 2);
     test_case("one sink gets one message at a time, whatever the threads");
@@ -111,4 +114,6 @@ void test_log_threads(void)
         CHECK_EQ(chain.n_message, 2 * N_MESSAGE);
     if (log_at_once((struct sink *const[]){ &again }, 1))
         CHECK_EQ(self.n_message, 2 * N_MESSAGE);
+    test_case("two sinks that cause messages to each other do not wait for ever");
+    CHECK(log_at_once((struct sink *const[]){ &left, &right }, 2));
 }

@@ -90,8 +90,8 @@ _Noreturn void hlm_assert_failed(const char *cond, const char *file, int line)
 
 static _Thread_local struct hlm_log sink;
 
-/* A message on its way. A sink, which is a function and its user, has one at a time; no sink waits
- * for another, and a thread never waits for itself. */
+/* A message on its way. A sink, which is a function and its user, has one at a time. A message from
+ * inside a sink does not wait: it could wait for its own thread, or two threads for each other. */
 struct delivery {
     struct hlm_log to;
     pthread_t by;
@@ -113,10 +113,13 @@ void api_begin(const struct hlm_log *log, struct hlm_err *err)
 
 static bool must_wait(const struct delivery *d)
 {
-    for (const struct delivery *o = deliveries; o; o = o->next)
-        if (o->to.fn == d->to.fn && o->to.user == d->to.user && !pthread_equal(o->by, d->by))
-            return true;
-    return false;
+    bool wait = false;
+    for (const struct delivery *o = deliveries; o; o = o->next) {
+        if (pthread_equal(o->by, d->by))
+            return false;
+        wait = wait || (o->to.fn == d->to.fn && o->to.user == d->to.user);
+    }
+    return wait;
 }
 
 static void deliver(enum hlm_log_level level, const char *msg)
