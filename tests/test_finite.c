@@ -50,12 +50,13 @@ static void finite_row(const char *file, const char *name, uint64_t at, float ba
         double nll[N_ID];
         CHECK_OK(hlm_session_sync(s, ids, N_ID, NULL, 0, NULL, NULL, &err), err);
         CHECK_REFUSED(hlm_session_next(s, &greedy, &id, &err), err, says);
-        CHECK_SAYS(err.msg, "damaged.gguf|logits after token 6");
+        CHECK_SAYS(err.msg, "damaged.gguf|the first 6 tokens");
         /* a second time, after the session has gone back */
         CHECK_OK(hlm_session_sync(s, ids, N_ID, NULL, 0, NULL, NULL, &err), err);
         CHECK_REFUSED(hlm_session_next(s, &greedy, &id, &err), err, says);
         hlm_session_reset(s);
         CHECK_REFUSED(hlm_session_eval(s, ids, N_ID, logits, NULL, &err), err, says);
+        CHECK(!hlm_session_save(s, test_scratch("bad.hlm"), NULL, 0, &err)); /* it is lost */
         hlm_session_reset(s);
         CHECK_REFUSED(hlm_session_nll(s, ids, N_ID, nll, &err), err, says);
         free(logits);

@@ -9,7 +9,7 @@
 
 enum { TRACE_BATCH = 32 };
 
-/* What the rows of a batch came out of; false: all of them are finite. */
+/* Names the first part of the model whose output for this batch is not finite. False: all is. */
 static bool first_of_batch(const hlm_session *s, const float *hidden, const float *logits,
                            uint32_t first, uint32_t n, char where[160])
 {
@@ -20,7 +20,7 @@ static bool first_of_batch(const hlm_session *s, const float *hidden, const floa
             uint32_t width = head ? m->n_vocab : m->n_embd;
             const float *row =
                 head ? logits + (uint64_t)t * width : hidden + ((uint64_t)l * n + t) * width;
-            if (all_finite(row, width))
+            if (head ? session_finite_logits(s, row) : all_finite(row, width))
                 continue;
             char what[64];
             if (l && l <= m->n_layer)
@@ -74,6 +74,8 @@ bool session_not_finite(hlm_session *s, struct hlm_err *err)
 {
     char where[160];
     find_first(s, where);
-    return fail(err, "%s: the logits after token %u are not finite: %s", gguf_path(s->m->file),
-                s->n_past, where);
+    fail(err, "%s: of the first %u tokens some numbers are not finite: %s", gguf_path(s->m->file),
+         s->n_past, where);
+    session_forget(s);
+    return false;
 }

@@ -215,6 +215,15 @@ bool session_clear(hlm_session *s, struct hlm_err *err)
     return !s->unclear;
 }
 
+void session_forget(hlm_session *s)
+{
+    snapshots_cut(&s->snaps, 0);
+    s->n_row = 0;
+    s->n_known = s->n_past;
+    s->has_logits = false;
+    s->unclear |= s->n_past > 0;
+}
+
 /* Everything that is cached counts as unread where training has changed the model since. At the end
  * of a training its adapter goes, and the recordings that use it. */
 static void forget_old(hlm_session *s)
@@ -224,11 +233,7 @@ static void forget_old(hlm_session *s)
     s->n_change = s->m->n_change;
     if (!s->m->tune)
         recordings_finish(&s->recordings);
-    snapshots_cut(&s->snaps, 0);
-    s->n_row = 0;
-    s->n_known = s->n_past;
-    s->has_logits = false;
-    s->unclear |= s->n_past > 0;
+    session_forget(s);
 }
 
 bool session_current(hlm_session *s, struct hlm_err *err)
@@ -454,8 +459,7 @@ bool session_read_rows(hlm_session *s, const int32_t *id, uint32_t n, float *log
     return ok;
 }
 
-/* Of the entries that are tokens: rows of a matrix that pad the vocabulary may be anything. */
-static bool finite_row(const hlm_session *s, const float *logits)
+bool session_finite_logits(const hlm_session *s, const float *logits)
 {
     uint32_t n = s->m->model->n_vocab;
     if (all_finite(logits, n))
@@ -484,7 +488,7 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     const struct model *m = s->m->model;
     bool ok = !hidden || all_finite(hidden, (uint64_t)(m->n_layer + 2) * n * m->n_embd);
     for (uint32_t t = 0; ok && logits && t < n; t++)
-        ok = finite_row(s, logits + (uint64_t)t * m->n_vocab);
+        ok = session_finite_logits(s, logits + (uint64_t)t * m->n_vocab);
     return ok || session_not_finite(s, err);
 }
 
@@ -550,7 +554,6 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     int32_t *chosen = arena_map(s->host, s->sampler.chosen.offset);
     if (chosen[1]) {
         chosen[1] = 0;
-        lose_position(s);
         return session_not_finite(s, err);
     }
     *id = chosen[0];

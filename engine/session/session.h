@@ -54,8 +54,12 @@ struct hlm_session {
 /* Reads n tokens, with the logits and hidden states of hlm_session_eval, finite or not. */
 bool session_read_rows(hlm_session *s, const int32_t *id, uint32_t n, float *logits, float *hidden,
                        struct hlm_err *err);
-/* After logits that are not finite: says which block is the first whose output is not. Always
- * false (not_finite.c). */
+/* Are the logits of all tokens finite? Rows of a matrix that pad the vocabulary may be anything. */
+bool session_finite_logits(const hlm_session *s, const float *logits);
+/* All that is cached counts as unread; the next sync reads it again. */
+void session_forget(hlm_session *s);
+/* After logits that are not finite: says which block is the first whose output is not, and forgets
+ * what is cached. Always false (not_finite.c). */
 bool session_not_finite(hlm_session *s, struct hlm_err *err);
 
 /* Once the arenas are there, though not yet allocated. */

@@ -110,8 +110,10 @@ bool hlm_talk_set_messages(hlm_talk *t, const struct hlm_message *msg, uint32_t 
                            struct hlm_err *err)
 {
     api_begin(&t->m->log, err);
-    uint32_t cap = n < UINT32_MAX - 16 ? n + 16 : n;
-    struct chat_msg *own = mem_alloc(cap, sizeof *own);
+    for (uint32_t i = 0; i < n; i++)
+        if (!msg[i].role || !msg[i].content)
+            return fail(err, "message %u has no role or no content", i + 1);
+    struct chat_msg *own = mem_alloc(n, sizeof *own);
     bool ok = own != NULL;
     for (uint32_t i = 0; ok && i < n; i++) {
         own[i].role = copy_text(msg[i].role);
@@ -131,7 +133,7 @@ bool hlm_talk_set_messages(hlm_talk *t, const struct hlm_message *msg, uint32_t 
     talk_free_msgs(t->msg, t->n_msg);
     t->msg = own;
     t->n_msg = n;
-    t->cap = cap;
+    t->cap = n;
     t->n_again = 0;
     t->full = false;
     return true;
