@@ -363,9 +363,9 @@ static bool run_workers(struct pipe_job *j)
     pthread_t thread[MAX_THREAD];
     long n_cpu = sysconf(_SC_NPROCESSORS_ONLN);
     uint32_t want = min_u32(min_u32(j->n, MAX_THREAD), n_cpu > 1 ? (uint32_t)n_cpu : 1), n = 0;
-    while (n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
-        n++;
     bool on = report(j);
+    while (on && n + 1 < want && pthread_create(&thread[n], NULL, worker, j) == 0)
+        n++;
     while (on && make_next(j)) /* this thread works too, alone if no other could be started */
         on = report(j);
     while (n)

@@ -352,9 +352,11 @@ static bool not_finite(struct trainer *t, uint32_t n_row, struct hlm_err *err)
     const struct model *m = t->m;
     uint64_t n = (uint64_t)n_row * m->n_embd;
     float *v = mem_alloc(n, sizeof *v);
-    char what[64] = "the output matrix";
+    char what[64] = "the last norm or the output matrix";
     bool found = false;
-    for (uint32_t i = 0; v && !found && i < m->n_layer + t->n_loss; i++) {
+    if (!v)
+        return fail(err, "the loss is not finite; there is no memory to find the block");
+    for (uint32_t i = 0; !found && i < m->n_layer + t->n_loss; i++) {
         tensor x = i <= m->n_layer ? t->input[i] : t->loss[i - m->n_layer].x;
         if (!gpu_read(t->gpu, x, 0, v, 4 * n, err))
             break;
