@@ -434,6 +434,21 @@ static void test_stopped(void)
     CHECK_STR(message(&a), "work");
     pty_type(&a.pty, "\r");
     CHECK_STR(message(&a), "one\ntwo");
+    test_case("Ctrl-Z and fg: a message of two rows stands there once");
+    pty_type(&a.pty, "\014one\033\rtwo\032");
+    CHECK_SHOWS(&a.pty, ">>> one\n... two\nstopped\n>>> one\n... two|\n");
+    pty_type(&a.pty, "\003");
+    CHECK_EQ(leave(&a), 0);
+
+    test_case("Ctrl-Z where no shell is that it could be stopped into: every key still works");
+    a = (struct at_prompt){ 0 };
+    begin(&a, 60, 12);
+    pty_type(&a.pty, "one two\032");
+    CHECK_SHOWS(&a.pty, ">>> one two\n>>> one two|\n");
+    pty_type(&a.pty, "\033[1;5DX");
+    CHECK_SHOWS(&a.pty, ">>> one two\n>>> one X|two\n");
+    pty_type(&a.pty, "\r");
+    CHECK_STR(message(&a), "one Xtwo");
     CHECK_EQ(leave(&a), 0);
 }
 

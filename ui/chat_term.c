@@ -234,6 +234,8 @@ static bool act(struct term *t, enum edit_did did)
     case EDIT_QUIT:
         leave(t);
         (did == EDIT_STOP ? tty_stop : tty_quit)();
+        tty_changed();
+        draw_anew(t, TTY_CONTINUED); /* here, where the cursor stands on an empty row */
         return false;
     default: return true;
     }

@@ -59,6 +59,12 @@ static void set_handler(int sig, void (*fn)(int))
     sigaction(sig, &act, NULL);
 }
 
+static void set_again(void)
+{
+    if (tty.open && tty.mode != TTY_FOUND && in_foreground())
+        apply((enum tty_mode)tty.mode);
+}
+
 /* Does to the process what the signal does by default, with the terminal as it was found. */
 static void on_stop_or_quit(int sig)
 {
@@ -72,6 +78,7 @@ static void on_stop_or_quit(int sig)
     pthread_sigmask(SIG_UNBLOCK, &one, &old); /* here it stops, until SIGCONT */
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     set_handler(sig, on_stop_or_quit);
+    set_again(); /* no SIGCONT came where nothing stopped: no shell waits for this process group */
     errno = e;
 }
 
@@ -82,8 +89,8 @@ static void on_change(int sig)
         tty.continued = 1;
     else
         tty.resized = 1;
-    if (sig == SIGCONT && tty.open && tty.mode != TTY_FOUND && in_foreground())
-        apply((enum tty_mode)tty.mode);
+    if (sig == SIGCONT)
+        set_again();
     errno = e;
 }
 
