@@ -25,6 +25,7 @@
 struct at_prompt {
     const char *term, *no_color; /* of its environment */
     bool shell;                  /* a shell is between, which it can be stopped into */
+    int ignored;                 /* a signal that it is started with ignored, or 0 */
     const char *editor, *history;
     int got[2], go[2]; /* pipes: messages, each ended by NUL; a byte ends the work */
     struct pty pty;
@@ -46,6 +47,8 @@ static int prompt_main(void *user)
     struct hlm_err err = { 0 };
     char byte, *text;
     bool quoted;
+    if (a->ignored)
+        signal(a->ignored, SIG_IGN);
     setenv("TERM", a->term, 1);
     setenv("NO_COLOR", a->no_color ? a->no_color : "", 1);
     ui_start("test");
@@ -398,6 +401,24 @@ static void test_interrupt(void)
     pty_to_end(&a.pty);
     CHECK(pty_is_found(&a.pty));
     CHECK_EQ(end(&a), 128 + SIGQUIT);
+
+    static const int ends[] = { SIGPIPE, SIGABRT, SIGILL }; /* sanitizers leave these alone */
+    for (uint32_t i = 0; i < ARRAY_LEN(ends); i++) {
+        test_case("signal %d leaves the terminal as it was found", ends[i]);
+        a = (struct at_prompt){ 0 };
+        begin(&a, 60, 12);
+        kill(a.pty.pid, ends[i]);
+        pty_to_end(&a.pty);
+        CHECK(pty_is_found(&a.pty));
+        CHECK_EQ(end(&a), 128 + ends[i]);
+    }
+    test_case("a signal that was ignored is ignored still");
+    a = (struct at_prompt){ .ignored = SIGPIPE };
+    begin(&a, 60, 12);
+    kill(a.pty.pid, SIGPIPE);
+    pty_type(&a.pty, "here\r");
+    CHECK_STR(message(&a), "here");
+    CHECK_EQ(leave(&a), 0);
 }
 
 static void test_stopped(void)

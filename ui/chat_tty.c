@@ -82,6 +82,19 @@ static void on_stop_or_quit(int sig)
     errno = e;
 }
 
+/* What stops the process, and what ends it where nobody else handles it: a sanitizer's handler
+ * stays, and what was ignored before is ignored still. */
+static const int stops_or_quits[] = { SIGTSTP, SIGQUIT, SIGPIPE, SIGABRT,
+                                      SIGSEGV, SIGBUS,  SIGFPE,  SIGILL };
+
+static void take_over_stops_and_ends(void)
+{
+    struct sigaction old;
+    for (size_t i = 0; i < ARRAY_LEN(stops_or_quits); i++)
+        if (sigaction(stops_or_quits[i], NULL, &old) == 0 && old.sa_handler == SIG_DFL)
+            set_handler(stops_or_quits[i], on_stop_or_quit);
+}
+
 static void on_change(int sig)
 {
     int e = errno;
@@ -136,9 +149,7 @@ bool tty_open(void)
     tty.open = true;
     tty.mode = TTY_FOUND;
     ui_before_kill(restore);
-    set_handler(SIGTSTP, on_stop_or_quit);
-    set_handler(SIGQUIT, on_stop_or_quit);
-    set_handler(SIGABRT, on_stop_or_quit);
+    take_over_stops_and_ends();
     set_handler(SIGCONT, on_change);
     set_handler(SIGWINCH, on_change);
     return true;
