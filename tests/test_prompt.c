@@ -27,6 +27,7 @@ struct at_prompt {
     bool shell;                  /* a shell is between, which it can be stopped into */
     int ignored;                 /* a signal that it is started with ignored, or 0 */
     const char *editor, *history;
+    const char *prefill; /* stands in the first line */
     int got[2], go[2]; /* pipes: messages, each ended by NUL; a byte ends the work */
     struct pty pty;
 };
@@ -58,7 +59,9 @@ static int prompt_main(void *user)
         &err);
     if (!t)
         return 98;
-    for (enum term_got got; (got = term_read(t, ">>> ", NULL, &text, &quoted)) != TERM_LEFT;) {
+    const char *prefill = a->prefill;
+    for (enum term_got got; (got = term_read(t, ">>> ", prefill, &text, &quoted)) != TERM_LEFT;) {
+        prefill = NULL;
         if (got == TERM_CLEARED)
             continue;
         if (strcmp(text, "work") == 0 && write(1, "working", 7) == 7)
@@ -352,7 +355,7 @@ static void test_no_color(void)
         CHECK(!a.pty.screen.pastes && pty_is_found(&a.pty));
         CHECK_EQ(end(&a), 0);
     }
-    struct at_prompt a = { .term = "dumb" };
+    struct at_prompt a = { .term = "dumb", .prefill = "before " };
     test_case("TERM=dumb: no sequence at all, and lines are edited by the terminal");
     begin(&a, 40, 8);
     pty_type(&a.pty, "Hellp\177o!\n");

@@ -354,7 +354,7 @@ static enum edit_did take_plain_lines(struct term *t)
 
 static enum edit_did take_message(struct term *t, const char *prefill)
 {
-    edit_begin(&t->edit, prefill ? prefill : "");
+    edit_begin(&t->edit, prefill && ui.escapes ? prefill : "");
     if (!ui.escapes)
         return take_plain_lines(t);
     tty_size(&t->screen.cols, &t->screen.rows);

@@ -2,7 +2,9 @@
  * are in chat_edit.
  *
  * A paste is one message whatever lines it has (bracketed paste); """ opens and closes a message of
- * several lines. Outside of term_read nothing that is typed is shown: it waits for the next one. */
+ * several lines. Outside of term_read nothing that is typed is shown: it waits for the next one.
+ * A terminal that takes no escapes (TERM=dumb) edits lines itself: there each line of a paste is a
+ * message, and no text can stand in a line already. */
 #pragma once
 #include "chat_edit.h"
 
@@ -27,7 +29,8 @@ enum term_got {
     TERM_CLEARED, /* the line was cleared by Ctrl-C */
     TERM_LEFT,    /* end of input, or Ctrl-C once more after the notice */
 };
-/* Waits for a message that is not empty. prefill: text that stands in the line already, or NULL.
- * *text is the caller's; quoted: it came in """ or in several lines, so it is no command. */
+/* Waits for a message that is not empty. prefill: text that stands in the line already, or NULL;
+ * only where the terminal takes escapes. *text is the caller's; quoted: it came in """ or in
+ * several lines, so it is no command. */
 enum term_got term_read(struct term *t, const char *prompt, const char *prefill, char **text,
                         bool *quoted);
