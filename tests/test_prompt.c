@@ -28,7 +28,7 @@ struct at_prompt {
     int ignored;                 /* a signal that it is started with ignored, or 0 */
     const char *editor, *history;
     const char *prefill; /* stands in the first line */
-    int got[2], go[2]; /* pipes: messages, each ended by NUL; a byte ends the work */
+    int got[2], go[2];   /* pipes: messages, each ended by NUL; a byte ends the work */
     struct pty pty;
 };
 
@@ -392,6 +392,16 @@ static void test_interrupt(void)
     pty_type(p, "\003");
     CHECK_EQ(end(&a), 0);
 
+    test_case("SIGINT in the midst of a paste clears the line");
+    a = (struct at_prompt){ 0 };
+    begin(&a, 60, 12);
+    pty_type(&a.pty, "some\033[200~pasted");
+    CHECK_SHOWS(&a.pty, ">>> some|\n"); /* the paste is being read */
+    kill(a.pty.pid, SIGINT);
+    CHECK_SHOWS(&a.pty, ">>> some^C\n>>> |\n");
+    pty_type(&a.pty, "\033[201~next\r");
+    CHECK_STR(message(&a), "next");
+    CHECK_EQ(leave(&a), 0);
     test_case("SIGTERM at the prompt");
     a = (struct at_prompt){ 0 };
     begin(&a, 60, 12);

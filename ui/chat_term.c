@@ -105,14 +105,17 @@ static void take(struct term *t, size_t n)
     t->n_in -= n;
 }
 
-/* The text of a paste, which begins the bytes at hand. False: the input ended in it. */
+/* The text of a paste, which begins the bytes at hand. False: reading ended in it, and what came of
+ * it is dropped. */
 static bool read_paste(struct term *t)
 {
     static const size_t n_end = sizeof KEY_PASTE_END - 1;
     for (size_t at = 0;; at++) {
         while (at + n_end > t->n_in)
-            if (read_more(t, -1) == READ_END)
+            if (read_more(t, -1) == READ_END) {
+                t->n_in = 0;
                 return false;
+            }
         if (memcmp(t->in + at, KEY_PASTE_END, n_end) == 0) {
             edit_paste(&t->edit, t->in, at);
             take(t, at + n_end);
@@ -243,8 +246,14 @@ static bool act(struct term *t, enum edit_did did)
 
 /* ---- messages -------------------------------------------------------------------------------- */
 
-/* Takes keys until one ends the message. EDIT_LEAVE: or the input ended; EDIT_CANCEL: or another
- * program sent SIGINT. */
+/* What an end of reading is like: the key that leaves or, where another program sent SIGINT, the
+ * one that clears the line. */
+static enum edit_did why_ended(void)
+{
+    return ui_interrupted() && !ui_terminated() ? EDIT_CANCEL : EDIT_LEAVE;
+}
+
+/* Takes keys until one ends the message, or reading ends. */
 static enum edit_did take_keys(struct term *t)
 {
     for (bool last = false;;) {
@@ -255,14 +264,15 @@ static enum edit_did take_keys(struct term *t)
             draw(t, false);
             enum read_got got = read_more(t, t->n_in ? ESCAPE_MS : -1);
             if (got == READ_END)
-                return ui_interrupted() && !ui_terminated() ? EDIT_CANCEL : EDIT_LEAVE;
+                return why_ended();
             last = got == READ_PAUSE;
             continue;
         }
         take(t, n);
         if (key.code == KEY_PASTE) {
+            draw(t, false); /* a long paste takes a while */
             if (!read_paste(t))
-                return EDIT_LEAVE;
+                return why_ended();
             continue;
         }
         enum edit_did did = edit_key(&t->edit, &key);
@@ -341,7 +351,7 @@ static enum edit_did take_plain_lines(struct term *t)
         flush(t);
         for (char *end; !(end = t->n_in ? memchr(t->in, '\n', t->n_in) : NULL);)
             if (read_more(t, -1) == READ_END)
-                return ui_interrupted() && !ui_terminated() ? EDIT_CANCEL : EDIT_LEAVE;
+                return why_ended();
         size_t n = (size_t)((char *)memchr(t->in, '\n', t->n_in) - t->in);
         if (l->n)
             line_insert(l, "\n", 1);
