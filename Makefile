@@ -30,6 +30,7 @@ blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
 engine   := $(sort $(wildcard engine/*/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
 prompt   := $(patsubst %,ui/chat_%.c,keys text line history screen edit tty term words prose)# of hlm-chat, for tests
+watch    := $(sort $(wildcard monitor/run*.c monitor/source*.c monitor/watch.c monitor/process.c))#  of hlm-monitor, without SDL
 tests    := $(sort $(wildcard tests/*.c tests/*/*.c))
 lib      := $(B)/libhlm.a
 engine_objs = $(call obj,$(engine)) $(B)/obj/shaders.o
@@ -97,7 +98,7 @@ $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
 $(B)/hlm-tune: $(call obj,$(sort $(wildcard ui/tune*.c)) $(common))
 $(B)/hlm-bench: $(call obj,bench/bench.c bench/make.c $(common))
-$(B)/tests: $(call obj,$(tests) ui/ring.c ui/common.c ui/common_base.c ui/common_counters.c $(prompt)) $(engine_objs)
+$(B)/tests: $(call obj,$(tests) ui/ring.c ui/common.c ui/common_base.c ui/common_counters.c $(prompt) $(watch)) $(engine_objs)
 $(progs): $(lib)
 $(progs) $(B)/tests:
 	$(call say,LD,$@)

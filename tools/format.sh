@@ -16,7 +16,7 @@ done
     echo "format: clang-format 14 is needed (Debian 12: clang-format)" >&2
     exit 1
 }
-files=$(find engine models ui bench tests tools -name '*.[ch]' -not -path 'models/demo/*')
+files=$(find engine models ui bench monitor tests tools -name '*.[ch]' -not -path 'models/demo/*')
 case ${1:-} in
 '')
     # shellcheck disable=SC2086

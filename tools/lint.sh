@@ -49,7 +49,8 @@ files() { # what git would commit of these patterns; all of it where there is no
     fi
 }
 
-sources=$(files 'engine/*.[ch]' 'models/*.[ch]' 'ui/*.[ch]' 'bench/*.[ch]' 'tests/*.[ch]' 'tools/*.[ch]' |
+sources=$(files 'engine/*.[ch]' 'models/*.[ch]' 'ui/*.[ch]' 'bench/*.[ch]' 'monitor/*.[ch]' \
+    'tests/*.[ch]' 'tools/*.[ch]' |
     grep -v '^models/demo/')
 tables=$(files 'engine/*.def' 'models/*.def' 'tests/*.def')
 glsl=$(files 'shaders/*.comp' 'shaders/*.glsl' 'shaders/*.h' 'shaders/*.def')
@@ -88,8 +89,8 @@ FILENAME != "-" { there[$0] = 1; next }
     why = ""
     if (!(target in there)) why = "no such file"
     else if (file ~ /^(tests|tools)\//) why = ""
-    else if (file ~ /^(ui|bench)\//) {
-        if (target !~ /^(ui|bench)\// && target !~ /^engine\/hlm[a-z_]*\.h$/)
+    else if (file ~ /^(ui|bench|monitor)\//) {
+        if (target !~ /^(ui|bench|monitor)\// && target !~ /^engine\/hlm[a-z_]*\.h$/)
             why = "programs include the public headers engine/hlm*.h and nothing else of the engine"
     } else if (target ~ /^(engine\/hlm[a-z_]*\.h$|shaders\/|models\/)/) why = ""
     else if (target !~ /^engine\/[a-z]+\//) why = "an include against the order of the rooms"
