@@ -22,7 +22,7 @@ extern "C" {
 
 typedef struct hlm_tune hlm_tune;
 
-/* How documents are read from JSON lines. */
+/* How documents are read from files of training data. */
 struct hlm_data_params {
     const char *format;  /* a name of HLM_CHAT_FORMATS; NULL: by the file's template */
     uint32_t max_seq;    /* tokens of a document, the rest is cut off, and of a packed row */
@@ -53,9 +53,13 @@ enum hlm_precision { HLM_PRECISION_AUTO, HLM_PRECISION_F32, HLM_PRECISION_F16 };
 /* Zero is not the default of every member: begin with hlm_tune_defaults(). */
 struct hlm_tune_params {
     /* What is learnt from. One of these two is set. */
-    const char *data;            /* JSON lines: a file, or a folder with train.jsonl and, if wanted,
-                                    valid.jsonl and test.jsonl */
-    const char *ids_json;        /* training rows of ids, as hlm_tune_dump_rows writes them */
+    const char *data;     /* JSON lines, a JSON list of objects, or columns (CSV): a file,
+                             or a folder with train.jsonl and, if wanted, valid.jsonl and
+                             test.jsonl; in a folder also .json, .csv and .tsv */
+    const char *ids_json; /* training rows of ids, as hlm_tune_dump_rows writes them */
+    const char *const *data_more, *const *data_valid; /* files after `data`; files of validation, in
+                                                         place of read.valid. At most 64 of each */
+    uint32_t n_data_more, n_data_valid;
     struct hlm_data_params read; /* of data */
     bool no_pack;                /* every document is a row of its own */
 

@@ -22,6 +22,8 @@ bool lines_parse(struct data_set *s, const char *lines, const struct data_params
 void lines_marked(const struct data_set *s, char *to, size_t room);
 /* Checks that the numbers of a set agree with each other. */
 void lines_check(const struct data_set *s, uint32_t max_seq);
+/* One file for data_load(). */
+#define ONE(path) (&(struct data_files){ .train = (const char *[]){ path }, .n_train = 1 })
 /* Writes a text file. */
 void lines_file(const char *path, const char *text);
 

@@ -34,7 +34,7 @@ static void test_share(void)
         p.valid = row[i].share;
         p.turns_each = true;
         p.seed = 5;
-        if (!CHECK_MSG(data_load(&d, path, &p, &err), "%s", err.msg))
+        if (!CHECK_MSG(data_load(&d, ONE(path), &p, &err), "%s", err.msg))
             continue;
         uint32_t each = row[i].n <= 30 ? 2 : 1;
         CHECK_EQ(d.valid.n_doc, each * row[i].want);
@@ -47,7 +47,7 @@ static void test_share(void)
             seen[d.valid.doc[k].line] |= 2;
         for (uint32_t k = 0; k < row[i].n; k++)
             CHECK(seen[k] == 1 || seen[k] == 2);
-        CHECK(data_load(&again, path, &p, &err) && again.valid.n_doc == d.valid.n_doc);
+        CHECK(data_load(&again, ONE(path), &p, &err) && again.valid.n_doc == d.valid.n_doc);
         for (uint32_t k = 0; k < d.valid.n_doc; k++)
             CHECK_EQ(again.valid.doc[k].line, d.valid.doc[k].line);
         data_free(&again);
@@ -58,7 +58,7 @@ static void test_share(void)
     struct hlm_err err = { 0 };
     test_case("a share of one is none");
     p.valid = 1;
-    CHECK_REFUSED(data_load(&d, path, &p, &err), err, "share|1|validation");
+    CHECK_REFUSED(data_load(&d, ONE(path), &p, &err), err, "share|1|validation");
     data_free(&d);
 }
 
@@ -77,25 +77,25 @@ static void test_folder(void)
         snprintf(path, sizeof path, "%s/%s", dir, name[i]);
         remove(path);
     }
-    CHECK_REFUSED(data_load(&d, dir, &p, &err), err, "data-folder/train.jsonl|No such file");
+    CHECK_REFUSED(data_load(&d, ONE(dir), &p, &err), err, "data-folder/train.jsonl|No such file");
     snprintf(path, sizeof path, "%s/train.jsonl", dir);
     lines_file(path, "{\"text\":\"ab\"}\n{\"text\":\"abc\"}\n");
     err = (struct hlm_err){ 0 };
-    CHECK_MSG(data_load(&d, dir, &p, &err), "%s", err.msg);
+    CHECK_MSG(data_load(&d, ONE(dir), &p, &err), "%s", err.msg);
     CHECK(d.train.n_doc == 2 && !d.valid.n_doc && !d.test.n_doc); /* a folder is not shared out */
     data_free(&d);
     for (int i = 1; i < 3; i++) {
         snprintf(path, sizeof path, "%s/%s", dir, name[i]);
         lines_file(path, i == 1 ? "{\"text\":\"v\"}" : "{\"text\":\"t\"}\n{\"text\":\"tt\"}\n\n");
     }
-    CHECK_MSG(data_load(&d, dir, &p, &err), "%s", err.msg);
+    CHECK_MSG(data_load(&d, ONE(dir), &p, &err), "%s", err.msg);
     CHECK(d.train.n_doc == 2 && d.valid.n_doc == 1 && d.test.n_doc == 2);
     data_free(&d);
     lines_file(path, "{\"text\":\"t\"}\n{\n");
-    CHECK_REFUSED(data_load(&d, dir, &p, &err), err, "data-folder/test.jsonl:2");
+    CHECK_REFUSED(data_load(&d, ONE(dir), &p, &err), err, "data-folder/test.jsonl:2");
     CHECK(!d.train.ids && !d.valid.doc);
     snprintf(path, sizeof path, "%s/none.jsonl", dir);
-    CHECK_REFUSED(data_load(&d, path, &p, &err), err, "none.jsonl|No such file");
+    CHECK_REFUSED(data_load(&d, ONE(path), &p, &err), err, "none.jsonl|No such file");
 }
 
 /* Every allocation fails once. The failure is reported, nothing is leaked, and no line is skipped
@@ -118,7 +118,8 @@ static void test_no_memory(void)
         struct hlm_err err = { 0 };
         char *dump = NULL;
         mem_test_fail(i);
-        bool ok = data_load(&d, path, &p, &err) && data_pack(&r, &d.train, NULL, 200, 0, &err) &&
+        bool ok = data_load(&d, ONE(path), &p, &err) &&
+                  data_pack(&r, &d.train, NULL, 200, 0, &err) &&
                   (dump = data_dump_text(&r, NULL, "x", "messages", &n, &err));
         left = mem_test_fail(0);
         CHECK_EQ(ok, left != 0);

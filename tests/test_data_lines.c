@@ -123,7 +123,11 @@ static void test_hostile(void)
     HLM_ASSERT(line);
     test_case("a line of brackets, one of too many messages, one of a megabyte");
     memset(line, '[', n);
+    CHECK_REFUSED(data_parse(&s, line, n, "deep.json", &p, &err), err, "deep.json:1|does not end");
+    err = (struct hlm_err){ 0 };
+    memcpy(line, "{\"a\":", 5);
     CHECK_REFUSED(data_parse(&s, line, n, "deep.jsonl", &p, &err), err, "deep.jsonl:1|depth");
+    err = (struct hlm_err){ 0 };
     uint64_t at = (uint64_t)sprintf(line, "{\"messages\":[");
     for (int i = 0; i < 1025; i++)
         at += (uint64_t)sprintf(line + at, "%s{}", i ? "," : "");

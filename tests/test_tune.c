@@ -69,6 +69,11 @@ static void test_rates(void)
 
 /* ---- what a run chooses ---------------------------------------------------------------------- */
 
+#define SIZE(doc, tok, counted, seq, embd)                                                         \
+    {                                                                                              \
+        .n_doc = doc, .n_tok = tok, .n_counted = counted, .max_seq = seq, .n_embd = embd           \
+    }
+
 static void test_choices(void)
 {
     const struct {
@@ -77,23 +82,18 @@ static void test_choices(void)
         double given_epochs, epochs;
         uint32_t steps, batch_rows, want_rows;
     } row[] = {
-        { "20 lines", { 20, 500, 166, 2048, 4096 }, 0, 20, 0, 1, 5 },
-        { "20 texts", { 20, 500, 480, 2048, 4096 }, 0, 30, 0, 1, 4 },
-        { "one line", { 1, 30, 10, 2048, 4096 }, 0, 20, 0, 1, 1 },
-        { "100 lines", { 100, 10000, 3333, 2048, 4096 }, 0, 4, 0, 1, 25 },
-        { "a million tokens", { 5000, 1000000, 333333, 2048, 4096 }, 0, 3, 0, 1, 34 },
-        { "ten million tokens", { 50000, 10000000, 3333333, 2048, 4096 }, 0, 3, 0, 8, 267 },
-        { "ten million, a row each", { 50000, 10000000, 3333333, 0, 4096 }, 0, 3, 0, 8, 267 },
-        { "passes are given", { 20, 500, 166, 2048, 4096 }, 25, 25, 0, 1, 5 },
-        { "steps are given", { 20, 500, 166, 2048, 4096 }, 0, 0, 7, 1, 5 },
-        { "steps are given, much data",
-          { 50000, 10000000, 3333333, 2048, 4096 },
-          0,
-          0,
-          500,
-          8,
+        { "20 lines", SIZE(20, 500, 166, 2048, 4096), 0, 20, 0, 1, 5 },
+        { "20 texts", SIZE(20, 500, 480, 2048, 4096), 0, 30, 0, 1, 4 },
+        { "one line", SIZE(1, 30, 10, 2048, 4096), 0, 20, 0, 1, 1 },
+        { "100 lines", SIZE(100, 10000, 3333, 2048, 4096), 0, 4, 0, 1, 25 },
+        { "a million tokens", SIZE(5000, 1000000, 333333, 2048, 4096), 0, 3, 0, 1, 34 },
+        { "ten million tokens", SIZE(50000, 10000000, 3333333, 2048, 4096), 0, 3, 0, 8, 267 },
+        { "ten million, a row each", SIZE(50000, 10000000, 3333333, 0, 4096), 0, 3, 0, 8, 267 },
+        { "passes are given", SIZE(20, 500, 166, 2048, 4096), 25, 25, 0, 1, 5 },
+        { "steps are given", SIZE(20, 500, 166, 2048, 4096), 0, 0, 7, 1, 5 },
+        { "steps are given, much data", SIZE(50000, 10000000, 3333333, 2048, 4096), 0, 0, 500, 8,
           267 },
-        { "rows of ids", { 0, 0, 0, 0, 0 }, 0, 3, 0, 1, 0 },
+        { "rows of ids", SIZE(0, 0, 0, 0, 0), 0, 3, 0, 1, 0 },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
         struct hlm_train_options o = hlm_tune_defaults().train;

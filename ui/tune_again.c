@@ -187,22 +187,71 @@ static bool check(const json_t *root, const char *path, struct hlm_err *err)
     return true;
 }
 
-bool again_read(const char *folder, int argc, char **argv, struct again *a, struct hlm_err *err)
+/* Two command lines of which one is made. */
+struct joining {
+    struct again *a;
+    char **word; /* of the run's line; word 0 is no flag */
+    int at;      /* the next of its words */
+    const struct flag *list[8];
+    uint32_t n_list; /* flags that may be repeated, and that this call has */
+};
+
+static bool mark_list(void *user, const struct flag *f, const char *who, const char *value,
+                      struct hlm_err *err)
+{
+    struct joining *j = user;
+    (void)who, (void)value, (void)err;
+    if (f->type == FLAG_LIST && j->n_list < ARRAY_LEN(j->list))
+        j->list[j->n_list++] = f;
+    return true;
+}
+
+/* Takes a flag of the run, with the words that it has there. */
+static bool take_kept(void *user, const struct flag *f, const char *who, const char *value,
+                      struct hlm_err *err)
+{
+    struct joining *j = user;
+    int n = value && j->word[j->at + 1] == value ? 2 : 1;
+    bool again = false;
+    (void)who, (void)err;
+    for (uint32_t i = 0; i < j->n_list; i++)
+        again = again || j->list[i] == f;
+    for (int i = 0; i < n && !again; i++)
+        j->a->argv[j->a->argc++] = j->word[j->at + i];
+    j->at += n;
+    return true;
+}
+
+/* The flags of the run and then those of this call; a repeated one replaces what the run has. */
+static bool join(const struct program *p, const json_t *flags, int argc, char **argv,
+                 struct again *a, struct hlm_err *err)
+{
+    size_t n = json_array_size(flags);
+    struct joining j = { .a = a, .at = 1, .word = ui_alloc(n + 2, sizeof *j.word) };
+    a->argv = ui_alloc((size_t)argc + n + 1, sizeof *a->argv);
+    bool ok = (a->argv && j.word) || ui_fail_memory(err, "out of memory for the flags of a run");
+    for (size_t i = 0; ok && i < n; i++)
+        j.word[1 + i] = (char *)json_string_value(json_array_get(flags, i));
+    if (ok) {
+        a->argv[a->argc++] = argv[0];
+        ok = flags_each(p, argc, argv, mark_list, &j, err) &&
+             flags_each(p, (int)n + 1, j.word, take_kept, &j, err);
+    }
+    for (int i = 1; ok && i < argc; i++)
+        a->argv[a->argc++] = argv[i];
+    free(j.word);
+    return ok;
+}
+
+bool again_read(const char *folder, const struct program *p, int argc, char **argv, struct again *a,
+                struct hlm_err *err)
 {
     char *path = NULL;
     json_t *root = folder ? load(folder, &path, err) : NULL;
-    bool ok = root ? check(root, path, err) : !err->kind;
-    const json_t *flags = json_object_get(root, "flags");
-    size_t n = ok ? json_array_size(flags) : 0;
     *a = (struct again){ .root = root };
-    if (ok && !(a->argv = ui_alloc((size_t)argc + n + 1, sizeof *a->argv)))
-        ok = ui_fail_memory(err, "out of memory for the flags of a run");
+    bool ok = (root ? check(root, path, err) : !err->kind) &&
+              join(p, json_object_get(root, "flags"), argc, argv, a, err);
     if (ok) {
-        a->argv[a->argc++] = argv[0];
-        for (size_t i = 0; i < n; i++)
-            a->argv[a->argc++] = (char *)json_string_value(json_array_get(flags, i));
-        for (int i = 1; i < argc; i++)
-            a->argv[a->argc++] = argv[i];
         a->finished = json_is_true(json_object_get(root, "finished"));
         a->known = root != NULL;
     }

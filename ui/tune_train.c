@@ -20,10 +20,14 @@ static const struct flag flags[] = {
     { FLAG_GROUP, "Files", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
       "the model, a GGUF file; it is not changed" },
-    { FLAG_TEXT, "-d --data", "FILE|DIR", &o.p.data, 0, 0,
-      "training data: lines of JSON with messages, with prompt and\n"
-      "completion, or with text; in a folder train.jsonl, and\n"
-      "valid.jsonl and test.jsonl if they exist" },
+    { FLAG_LIST, "-d --data", "FILE|DIR", &o.data, 0, 0,
+      "training data: lines of JSON, a JSON list, or a table (CSV),\n"
+      "with messages, with prompt and completion, or with text; may be\n"
+      "repeated; in a folder train.jsonl, and valid.jsonl and\n"
+      "test.jsonl if they exist (or .json, .csv, .tsv)" },
+    { FLAG_LIST, "--valid-data", "FILE", &o.valid_data, 0, 0,
+      "validation data, instead of a share of the training data; may\n"
+      "be repeated" },
     { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the adapter to write, a GGUF file" },
     { FLAG_TEXT, "--init-lora", "FILE", &o.p.init_lora, 0, 0,
       "begin a new run with this adapter, and train what it has" },
@@ -57,7 +61,7 @@ static const struct flag flags[] = {
     { FLAG_SWITCH, "--no-shuffle", NULL, &o.no_shuffle, 0, 0,
       "keep the documents in the file's order" },
     { FLAG_REAL, "--valid --val-split -val-split", "X", &o.p.read.valid, 0, 0.99,
-      "share of a single data file kept for validation (0.05; 0 if it\nhas fewer than 100 lines)" },
+      "share of the data kept for validation (0.05; 0 if it has fewer\nthan 100 lines)" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.p.read.format, 0, 0,
       HLM_CHAT_FORMATS "\n(the format of the model's template)" },
     { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
@@ -218,6 +222,16 @@ static bool settle(int argc, char **argv, struct hlm_err *err)
     return true;
 }
 
+/* The files of data are lists of the program's and parameters of the run. */
+static void take_files(void)
+{
+    o.p.data = o.data.n ? o.data.v[0] : NULL;
+    o.p.data_more = o.data.v + 1;
+    o.p.n_data_more = o.data.n ? o.data.n - 1 : 0;
+    o.p.data_valid = o.valid_data.v;
+    o.p.n_data_valid = o.valid_data.n;
+}
+
 /* Why the flags cannot be combined; NULL: they can. */
 static const char *misfit(void)
 {
@@ -226,8 +240,11 @@ static const char *misfit(void)
         return "no model: give one with -m FILE";
     if (!o.p.data && !o.p.ids_json)
         return "no training data: give a file or a folder with -d";
-    if (o.p.data && o.p.ids_json)
-        return "-d and --ids-json cannot be combined";
+    if ((o.p.data || o.valid_data.n) && o.p.ids_json)
+        return o.p.data ? "-d and --ids-json cannot be combined"
+                        : "--valid-data and --ids-json cannot be combined";
+    if (o.valid_data.n && o.p.read.valid > 0)
+        return "--valid-data and --valid cannot be combined";
     if (o.dump_rows && !o.p.data)
         return "--dump-rows needs -d";
     if (!o.out && !o.dump_rows && !o.dry_run && !o.plan)
@@ -289,17 +306,25 @@ static bool same_file(const char *a, const char *b)
            (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
+static bool is_input(const char *out, const char *const *in, uint32_t n, struct hlm_err *err)
+{
+    for (uint32_t i = 0; out && i < n; i++)
+        if (in[i] && same_file(out, in[i]))
+            return !ui_fail(err, "%.300s: is also an input, expected another file", out);
+    return false;
+}
+
 /* No output may replace an input. */
 static bool check_outputs(struct hlm_err *err)
 {
-    const char *in[] = { o.model, o.p.data, o.p.ids_json, o.p.init_lora };
+    const char *in[] = { o.model, o.p.ids_json, o.p.init_lora };
     char *best = o.out ? best_path(o.out) : NULL;
     const char *out[] = { o.out, best, o.dump_rows, o.dump_grads };
     bool ok = !o.out || best || ui_fail_memory(err, "out of memory for the name of a file");
     for (uint32_t i = 0; ok && i < ARRAY_LEN(out); i++)
-        for (uint32_t k = 0; ok && out[i] && k < ARRAY_LEN(in); k++)
-            ok = !in[k] || !same_file(out[i], in[k]) ||
-                 ui_fail(err, "%.300s: is also an input, expected another file", out[i]);
+        ok = !is_input(out[i], in, ARRAY_LEN(in), err) &&
+             !is_input(out[i], o.data.v, o.data.n, err) &&
+             !is_input(out[i], o.valid_data.v, o.valid_data.n, err);
     free(best);
     return ok;
 }
@@ -320,7 +345,7 @@ static bool find_folder(struct hlm_err *err)
     if (!o.saves || o.plan || o.dry_run || o.p.resume || !hlm_tune_has_saved(o.folder))
         return true;
     struct again old;
-    bool ok = again_read(o.folder, 0, (char *[]){ NULL }, &old, err);
+    bool ok = again_read(o.folder, &program, 1, (char *[]){ "", NULL }, &old, err);
     o.clears = ok && old.finished;
     again_free(&old);
     if (ok && !o.clears)
@@ -433,7 +458,7 @@ static void set_defaults(void)
 /* With --resume, reads the flags of that run, then those of this call, which win. */
 static bool take_known_flags(int argc, char **argv, struct again *a, struct hlm_err *err)
 {
-    if (!again_read(o.p.resume, argc, argv, a, err))
+    if (!again_read(o.p.resume, &program, argc, argv, a, err))
         return false;
     if (!a->known)
         return true;
@@ -461,6 +486,7 @@ int tune_train(int argc, char **argv)
     o.p.note = note;
     argc = again.argc;
     argv = again.argv;
+    take_files();
     const char *why = misfit();
     if (why)
         return ui_end(usage_error(&program, "%s", why));

@@ -50,21 +50,13 @@ void data_set_free(struct data_set *s)
     *s = (struct data_set){ 0 };
 }
 
-static bool is_blank_line(const char *s, uint64_t n)
-{
-    uint64_t i = 0;
-    while (i < n && (s[i] == ' ' || s[i] == '\t' || s[i] == '\r'))
-        i++;
-    return i == n;
-}
-
-/* Takes a line whole or not at all. False: reading ends with an error. */
-static bool take_line(struct data_line *l, const char *text, uint64_t n, struct hlm_err *err)
+/* Takes a row whole or not at all. False: reading ends with an error. */
+static bool take_row(struct data_line *l, struct hlm_str row, struct hlm_err *err)
 {
     struct data_set *s = l->set, was = *s;
     struct hlm_err why = { 0 };
     s->counts.n_line++;
-    if (data_line(l, text, n, &why))
+    if (l->csv ? data_csv_row(l, row, &why) : data_line(l, row.p, row.n, &why))
         return true;
     if (l->fatal || !l->p->skip_bad)
         return fail_from(err, &why, "");
@@ -96,30 +88,38 @@ static void warn_of_lines(const struct data_set *s, const char *name, const stru
                 name, t->n_dropped, t->dropped_line);
 }
 
+/* The first record of columns names them; it is no row. */
+static bool take_next(struct data_line *l, struct data_text *t, struct hlm_str *row,
+                      struct hlm_err *err)
+{
+    if (!data_text_next(l, t, row, err))
+        return false;
+    if (t->form != DATA_CSV || l->csv || !row->p)
+        return true;
+    return (l->csv = data_csv_head(l, *row, t->sep, err)) && data_text_next(l, t, row, err);
+}
+
 bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *name,
                 const struct data_params *p, struct hlm_err *err)
 {
     char where[400];
-    struct data_line l = { .p = p, .set = s, .where = where };
-    const char *at = bytes, *end = bytes + n;
-    bool ok = true;
+    struct data_line l = {
+        .p = p, .set = s, .name = name, .where = where, .where_bytes = sizeof where
+    };
+    struct data_text t;
+    struct hlm_str row = { 0 };
     *s = (struct data_set){ 0 };
-    if (n >= 3 &&
-        !memcmp(bytes, "\xef\xbb\xbf", 3)) /* a byte order mark, which some editors write */
-        at += 3;
-    for (; ok && at < end; l.line++) {
-        const char *stop = memchr(at, '\n', (size_t)(end - at));
-        uint64_t len = (uint64_t)((stop ? stop : end) - at);
-        snprintf(where, sizeof where, "%.300s:%" PRIu64, name, l.line + 1);
-        ok = is_blank_line(at, len) || take_line(&l, at, len, err);
-        at += len + (stop != NULL);
-    }
+    bool ok = data_text_open(&l, &t, bytes, n, err);
+    while (ok && (ok = take_next(&l, &t, &row, err)) && row.p)
+        ok = take_row(&l, row, err);
     hlm_ids_free(&l.scratch);
+    data_csv_free(l.csv);
     if (ok && !s->n_doc)
         ok = fail(err,
-                  "%.300s: no document to learn from: %" PRIu64 " lines, %" PRIu64
+                  "%.300s: no document to learn from: %" PRIu64 " %s, %" PRIu64
                   " malformed, %" PRIu64 " without a token that counts",
-                  name, s->counts.n_line + s->counts.n_bad, s->counts.n_bad, s->counts.n_dropped);
+                  name, s->counts.n_line + s->counts.n_bad, t.form == DATA_LINES ? "lines" : "rows",
+                  s->counts.n_bad, s->counts.n_dropped);
     if (ok) {
         warn_of_lines(s, name, p);
         data_warn_passed(&l, name);
@@ -240,43 +240,145 @@ void data_free(struct data *d)
     data_set_free(&d->test);
 }
 
+/* Appends the documents of another file, whose lines are numbered after those that are there. */
+static bool append_set(struct data_set *to, const struct data_set *more)
+{
+    uint64_t cap_doc = to->cap_doc, line = to->n_doc ? to->doc[to->n_doc - 1].line + 1 : 0;
+    uint8_t *mask = mem_grow(to->mask, to->n_id + more->n_id, 1);
+    to->mask = mask ? mask : to->mask;
+    int32_t *ids = mask ? mem_grow(to->ids, to->n_id + more->n_id, sizeof *ids) : NULL;
+    to->ids = ids ? ids : to->ids;
+    if (!ids || more->n_doc > UINT32_MAX - to->n_doc ||
+        !mem_reserve(&to->doc, (uint64_t)to->n_doc + more->n_doc, &cap_doc, sizeof *to->doc))
+        return false;
+    to->cap_doc = (uint32_t)min_u64(cap_doc, UINT32_MAX);
+    to->cap_id = to->n_id + more->n_id;
+    memcpy(to->ids + to->n_id, more->ids, more->n_id * sizeof *ids);
+    memcpy(to->mask + to->n_id, more->mask, more->n_id);
+    for (uint32_t i = 0; i < more->n_doc; i++) {
+        struct data_doc d = more->doc[i];
+        d.at += to->n_id;
+        d.line += line;
+        to->doc[to->n_doc++] = d;
+    }
+    to->n_id += more->n_id;
+    to->n_counted += more->n_counted;
+    return true;
+}
+
+static void add_counts(struct data_counts *to, const struct data_counts *more)
+{
+    to->n_line += more->n_line;
+    to->n_bad += more->n_bad;
+    to->n_cut += more->n_cut;
+    to->n_ids_cut += more->n_ids_cut;
+    to->n_dropped += more->n_dropped;
+    to->n_answer += more->n_answer;
+    to->n_unsaid += more->n_unsaid;
+    to->longest = max_u64(to->longest, more->longest);
+}
+
+static bool load_files(struct data_set *s, const char *const *path, uint32_t n,
+                       const struct data_params *p, struct hlm_err *err)
+{
+    bool ok = load_file(s, path[0], p, err);
+    for (uint32_t i = 1; ok && i < n; i++) {
+        struct data_set more;
+        ok = load_file(&more, path[i], p, err);
+        if (ok && !append_set(s, &more))
+            ok = fail_memory(err, "%.300s: no memory for its documents", path[i]);
+        if (ok)
+            add_counts(&s->counts, &more.counts);
+        data_set_free(&more);
+    }
+    return ok;
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* The path of the one file in a folder that has this name and one of the endings, in new memory;
+ * NULL without an error when there is none and none is needed. */
+static char *find_in_folder(const char *folder, const char *name, bool must, struct hlm_err *err)
+{
+    static const char *const ending[] = { "jsonl", "json", "csv", "tsv" };
+    uint64_t n = strlen(folder) + strlen(name) + 8;
+    char *found = NULL;
+    for (uint32_t i = 0; i < ARRAY_LEN(ending); i++) {
+        char *file = mem_alloc(n, 1);
+        struct stat st;
+        if (!file) {
+            fail_memory(err, "%.300s: no memory to read it", folder);
+            free(found);
+            return NULL;
+        }
+        snprintf(file, (size_t)n, "%s/%s.%s", folder, name, ending[i]);
+        if (stat(file, &st) != 0) {
+            free(file);
+        } else if (found) {
+            fail(err, "%.300s: there is also %s.%s, expected one of them", found, name, ending[i]);
+            free(file);
+            free(found);
+            return NULL;
+        } else {
+            found = file;
+        }
+    }
+    if (!found && must)
+        fail_system(err, "%.300s/%s.jsonl: No such file, nor .json, .csv or .tsv", folder, name);
+    return found;
+}
+
 static bool load_folder(struct data *d, const char *path, const struct data_params *p,
                         struct hlm_err *err)
 {
     const struct {
         struct data_set *set;
-        const char *file;
-        bool must;
+        const char *name;
     } row[] = {
-        { &d->train, "train.jsonl", true },
-        { &d->valid, "valid.jsonl", false },
-        { &d->test, "test.jsonl", false },
+        { &d->train, "train" },
+        { &d->valid, "valid" },
+        { &d->test, "test" },
     };
+    struct hlm_err why = { 0 };
     bool ok = true;
     for (uint32_t i = 0; ok && i < ARRAY_LEN(row); i++) {
-        uint64_t n = strlen(path) + 16;
-        char *file = mem_alloc(n, 1);
-        struct stat st;
-        if (!file)
-            return fail_memory(err, "%.300s: no memory to read it", path);
-        snprintf(file, (size_t)n, "%s/%s", path, row[i].file);
-        if (row[i].must || stat(file, &st) == 0)
-            ok = load_file(row[i].set, file, p, err);
+        char *file = find_in_folder(path, row[i].name, !i, &why);
+        ok = file ? load_file(row[i].set, file, p, err) : !why.kind || fail_from(err, &why, "");
         free(file);
     }
     return ok;
 }
 
-bool data_load(struct data *d, const char *path, const struct data_params *p, struct hlm_err *err)
+bool data_load(struct data *d, const struct data_files *f, const struct data_params *p,
+               struct hlm_err *err)
 {
-    struct stat st;
+    const char *first = f->train[0];
     *d = (struct data){ 0 };
     if (!(p->valid < 1))
-        return fail(err, "%.300s: a share of %g for validation, expected less than 1", path,
+        return fail(err, "%.300s: a share of %g for validation, expected less than 1", first,
                     p->valid);
-    bool folder = stat(path, &st) == 0 && S_ISDIR(st.st_mode);
-    bool ok = folder ? load_folder(d, path, p, err)
-                     : load_file(&d->train, path, p, err) && split_off_valid(d, path, p, err);
+    if (p->valid > 0 && f->n_valid)
+        return fail(
+            err, "%.300s: a share of %g for validation, expected none where there is a file of it",
+            f->valid[0], p->valid);
+    bool folder = false, ok = true;
+    for (uint32_t i = 0; i < f->n_train; i++)
+        folder = folder || is_folder(f->train[i]);
+    if (folder && f->n_train + f->n_valid > 1)
+        return fail(err,
+                    "%.300s: a folder cannot be combined with other files, which may stand "
+                    "in it as train and valid",
+                    first);
+    if (folder)
+        ok = load_folder(d, first, p, err);
+    else
+        ok = load_files(&d->train, f->train, f->n_train, p, err) &&
+             (f->n_valid ? load_files(&d->valid, f->valid, f->n_valid, p, err)
+                         : split_off_valid(d, first, p, err));
     if (!ok)
         data_free(d);
     return ok;

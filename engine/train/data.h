@@ -1,6 +1,7 @@
-/* data: training data - JSONL documents as ids with a loss mask, and rows of them.
+/* data: training data - documents of files as ids with a loss mask, and training rows of them.
  *
- * A document is one row. Its keys tell which form it has:
+ * A file has lines of JSON, one list of JSON objects, or columns (CSV: commas, semicolons or tabs)
+ * whose names are in its first line. A document is one row of it. Its keys tell which form it has:
  *
  *     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
  *         with "tools" and "system" beside them if there are any; chat.h describes messages
@@ -90,13 +91,20 @@ struct data {
     struct data_set train, valid, test;
 };
 
-/* Reads a file, or a folder with train.jsonl and, if they exist, valid.jsonl and test.jsonl. The
- * share `valid` of a file of two lines or more goes to validation: at least one line, and all
+struct data_files {
+    const char *const *train, *const *valid;
+    uint32_t n_train, n_valid; /* n_train: 1 or more */
+};
+/* Reads files, or a folder with train.jsonl and, if they exist, valid.jsonl and test.jsonl; they
+ * may be .json, .csv or .tsv instead. Lines of several files are numbered through. Without files of
+ * validation the share `valid` of two lines or more goes there: at least one line, and all
  * documents of a line together. Cuts, drops and skipped lines are logged too. False: the message
  * names file and line, and *d is empty. A file without any document is an error. */
-bool data_load(struct data *d, const char *path, const struct data_params *p, struct hlm_err *err);
+bool data_load(struct data *d, const struct data_files *f, const struct data_params *p,
+               struct hlm_err *err);
 void data_free(struct data *d);
-/* Reads the bytes of one file into one set; name is for messages. */
+/* Reads the bytes of one file into one set; name is for messages, and its ending helps to tell
+ * which form the file has. */
 bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *name,
                 const struct data_params *p, struct hlm_err *err);
 

@@ -7,6 +7,7 @@
  * that ends with it. */
 #include "train/data_parts.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -544,8 +545,9 @@ bool data_line(struct data_line *l, const char *json, uint64_t n, struct hlm_err
     json_t *j = json_loadb(json, (size_t)n, JSON_REJECT_DUPLICATES, &e);
     if (!j && json_error_code(&e) == json_error_out_of_memory)
         return data_no_memory(l, err);
-    if (!j)
-        return fail(err, "%s: column %d: %s", l->where, e.column, e.text);
+    if (!j) /* an object of a list may have several lines */
+        return fail(err, "%.300s:%" PRIu64 ": column %d: %s", l->name,
+                    l->line + (uint64_t)max_u32((uint32_t)e.line, 1), e.column, e.text);
     bool ok =
         json_is_object(j) ? data_object(l, j, err) : data_bad(l, err, "expected a JSON object");
     json_decref(j);

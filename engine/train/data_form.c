@@ -283,8 +283,13 @@ static struct form form_of(json_t *row)
     return f;
 }
 
-/* A row that has none of the forms, or more than one. Always false. */
-static bool refuse_form(struct data_line *l, json_t *row, bool none, struct hlm_err *err)
+bool data_has_form(json_t *row)
+{
+    struct form f = form_of(row);
+    return f.list || f.text || (f.question && f.answer);
+}
+
+bool data_refuse_form(struct data_line *l, json_t *row, bool none, struct hlm_err *err)
 {
     char found[200] = "";
     size_t n = 0;
@@ -391,7 +396,7 @@ bool data_object(struct data_line *l, json_t *row, struct hlm_err *err)
     pass_over_row(l, row);
     bool pair = f.n_question || f.n_answer;
     if (!f.list + !f.text + !pair != 2 || f.n_list > 1 || f.n_question > 1 || f.n_answer > 1)
-        return refuse_form(l, row, !f.list && !f.text && !pair, err);
+        return data_refuse_form(l, row, !f.list && !f.text && !pair, err);
     if (f.list)
         return messages_form(l, &f, err);
     if (f.tools && !(json_is_array(f.tools) && !json_array_size(f.tools)))

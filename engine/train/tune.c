@@ -69,18 +69,38 @@ bool tune_reading(const struct hlm_tune_params *p, const struct hlm_vocab *v,
     return true;
 }
 
+bool tune_files(const struct hlm_tune_params *p, struct tune_files *f, struct hlm_err *err)
+{
+    uint32_t most = max_u32(p->n_data_more, p->n_data_valid);
+    if (most > TUNE_MAX_FILES)
+        return fail(err, "%u files of data, expected at most %d", most, TUNE_MAX_FILES);
+    f->train[0] = p->data;
+    for (uint32_t i = 0; i < p->n_data_more; i++)
+        f->train[1 + i] = p->data_more[i];
+    f->files = (struct data_files){ .train = f->train,
+                                    .n_train = 1 + p->n_data_more,
+                                    .valid = p->data_valid,
+                                    .n_valid = p->n_data_valid };
+    return true;
+}
+
 static bool read_documents(hlm_tune *t, struct hlm_err *err)
 {
     hlm *m = t->m;
     struct data_params how;
-    if (!tune_reading(&t->p, m->vocab, &how, err) || !data_load(&t->data, t->p.data, &how, err))
+    struct tune_files f;
+    if (!tune_reading(&t->p, m->vocab, &how, err) || !tune_files(&t->p, &f, err) ||
+        !data_load(&t->data, &f.files, &how, err))
         return false;
     if (!t->data.train.n_counted)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.data);
     uint32_t length = t->p.no_pack ? 0 : how.max_seq;
     int32_t pad = data_pad(m->file, how.tok);
-    const struct tune_size size = { t->data.train.n_doc, t->data.train.n_id,
-                                    t->data.train.n_counted, length, m->model->n_embd };
+    const struct tune_size size = { .n_doc = t->data.train.n_doc,
+                                    .n_tok = t->data.train.n_id,
+                                    .n_counted = t->data.train.n_counted,
+                                    .max_seq = length,
+                                    .n_embd = m->model->n_embd };
     tune_choose(&size, &t->o, &t->p.epochs, &t->chosen);
     t->stream = (struct stream){ .set = &t->data.train,
                                  .row_length = length,
@@ -100,7 +120,7 @@ static bool read_fixed_rows(hlm_tune *t, struct hlm_err *err)
         return false;
     if (!t->fixed.n_counted)
         return fail(err, "%.300s: no token counts: there is nothing to learn", t->p.ids_json);
-    tune_choose(&(struct tune_size){ 0 }, &t->o, &t->p.epochs, &t->chosen);
+    tune_choose(&(struct tune_size){ .n_doc = 0 }, &t->o, &t->p.epochs, &t->chosen);
     t->stream = (struct stream){ .fixed = &t->fixed,
                                  .row_length = t->fixed.row_length,
                                  .seed = t->p.seed,
@@ -404,6 +424,9 @@ static bool check_options(const hlm_tune *t, struct hlm_err *err)
     const struct hlm_train_options *o = &t->o;
     if (!t->p.data == !t->p.ids_json)
         return fail(err, "one of data and rows of ids is needed to learn from");
+    if (!t->p.data && t->p.n_data_more + t->p.n_data_valid)
+        return fail(err, "%.300s: rows of ids cannot be combined with other files of data",
+                    t->p.ids_json);
     if (!o->train_lora && !o->train_gates)
         return fail(err, "nothing is to be trained: neither an adapter nor gates");
     if (o->train_gates && !t->m->model->base.n_gate)
@@ -424,6 +447,17 @@ static bool own_text(char **own, const char **text, struct hlm_err *err)
     return *own || fail_memory(err, "out of memory for the parameters of a run");
 }
 
+static bool own_list(char **own, const char *const **list, uint32_t n, struct hlm_err *err)
+{
+    if (n > TUNE_MAX_FILES)
+        return fail(err, "%u files of data, expected at most %d", n, TUNE_MAX_FILES);
+    for (uint32_t i = 0; i < n; i++)
+        if (!(own[i] = mem_text((*list)[i], strlen((*list)[i]))))
+            return fail_memory(err, "out of memory for the parameters of a run");
+    *list = (const char *const *)own;
+    return true;
+}
+
 /* The caller's texts need not live as long as the run. */
 static bool own_params(hlm_tune *t, const struct hlm_tune_params *p, struct hlm_err *err)
 {
@@ -438,7 +472,9 @@ static bool own_params(hlm_tune *t, const struct hlm_tune_params *p, struct hlm_
            own_text(&t->own.init_lora, &t->p.init_lora, err) &&
            own_text(&t->own.targets, &t->p.targets, err) &&
            own_text(&t->own.resume, &t->p.resume, err) && own_text(&t->own.note, &t->p.note, err) &&
-           own_text(&t->own.format, &t->p.read.format, err);
+           own_text(&t->own.format, &t->p.read.format, err) &&
+           own_list(t->own.more, &t->p.data_more, p->n_data_more, err) &&
+           own_list(t->own.valid, &t->p.data_valid, p->n_data_valid, err);
 }
 
 /* What is to be trained, and that it fits. */
@@ -512,6 +548,10 @@ void hlm_tune_close(hlm_tune *t)
                     t->own.resume, t->own.format,   t->own.note };
     for (uint32_t i = 0; i < ARRAY_LEN(own); i++)
         free(own[i]);
+    for (uint32_t i = 0; i < TUNE_MAX_FILES; i++) {
+        free(t->own.more[i]);
+        free(t->own.valid[i]);
+    }
     m->tune = NULL;
     free(t);
 }

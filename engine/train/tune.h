@@ -43,7 +43,7 @@ bool stream_extent(struct stream *s, uint64_t n_row, struct extent *e, struct hl
 
 /* ---- what is left open (tune_choose.c) --------------------------------------------------- */
 
-struct tune_size {
+struct HLM_NAMED tune_size {
     uint32_t n_doc; /* of training; 0: rows of ids */
     uint64_t n_tok, n_counted;
     uint32_t max_seq; /* of a packed row; 0: each document is a row */
@@ -127,6 +127,17 @@ bool state_check(const struct file_in *f, const struct state_want *w, struct sta
 /* Puts all numbers of a checked file, or only the values. */
 bool state_read(const struct file_in *f, const struct state_want *w, bool all, struct hlm_err *err);
 
+/* ---- files of data --------------------------------------------------------------------------- */
+
+enum { TUNE_MAX_FILES = 64 };
+
+struct tune_files {
+    const char *train[1 + TUNE_MAX_FILES];
+    struct data_files files;
+};
+/* The files that parameters name; f is valid as long as they are. */
+bool tune_files(const struct hlm_tune_params *p, struct tune_files *f, struct hlm_err *err);
+
 /* ---- a run ----------------------------------------------------------------------------------- */
 
 struct hlm_tune {
@@ -134,6 +145,7 @@ struct hlm_tune {
     struct hlm_tune_params p; /* its texts and its session are copies in `own` */
     struct {
         char *data, *ids_json, *init_lora, *targets, *resume, *format, *note;
+        char *more[TUNE_MAX_FILES], *valid[TUNE_MAX_FILES]; /* further files of data */
         struct hlm_session_params sample;
     } own;
     struct hlm_train_options o; /* with no value left to choose */

@@ -175,10 +175,15 @@ static bool dump(const struct hlm_vocab *v, const struct hlm_tune_params *p, con
     uint32_t n_embd, length = p->no_pack ? 0 : how.max_seq;
     double epochs = p->epochs;
     struct tune_chosen chosen;
-    if (!width_of(v->file, &n_embd, err) || !data_load(&d, p->data, &how, err))
+    struct tune_files f;
+    if (!width_of(v->file, &n_embd, err) || !tune_files(p, &f, err) ||
+        !data_load(&d, &f.files, &how, err))
         return false;
-    const struct tune_size size = { d.train.n_doc, d.train.n_id, d.train.n_counted, length,
-                                    n_embd };
+    const struct tune_size size = { .n_doc = d.train.n_doc,
+                                    .n_tok = d.train.n_id,
+                                    .n_counted = d.train.n_counted,
+                                    .max_seq = length,
+                                    .n_embd = n_embd };
     tune_choose(&size, &o, &epochs, &chosen);
     bool ok = tune_pack(&rows, &d.train, length, chosen.want_rows, data_pad(v->file, v->tok), err);
     if (ok) {

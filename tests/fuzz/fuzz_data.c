@@ -1,6 +1,6 @@
 /* fuzz_data: libFuzzer harness of training data: two letters that choose options and chat format,
- * then JSONL, which is also read as a file of training rows. `make fuzz` runs it for long,
- * test_fuzz.c on tests/corpus/data. */
+ * then JSONL, a JSON list or CSV, which is also read as a file of training rows. `make fuzz` runs
+ * it for long, test_fuzz.c on tests/corpus/data. */
 #include "train/data.h"
 #include "gguf_build.h"
 
@@ -122,14 +122,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n)
     p.raw_completion = bytes[0] & 4;
     p.no_eos = bytes[0] & 8;
     p.skip_bad = bytes[0] & 16;
+    const char *name = bytes[0] & 32 ? "fuzz.csv" : "fuzz.jsonl";
     p.max_seq = bytes[1] / ARRAY_LEN(names) % 8 * 6;
     HLM_ASSERT(chat_by_name(names[bytes[1] % ARRAY_LEN(names)], NULL, &p.format));
-    if (data_parse(&s, (const char *)bytes + 2, n - 2, "fuzz.jsonl", &p, &err)) {
+    if (data_parse(&s, (const char *)bytes + 2, n - 2, name, &p, &err)) {
         check_set(&s, p.max_seq);
         rows_of(&s, 0);
         rows_of(&s, p.max_seq ? p.max_seq : 500);
     } else {
-        HLM_ASSERT(is_one_line(&err, "fuzz.jsonl:") && !s.ids && !s.doc);
+        HLM_ASSERT(is_one_line(&err, name) && !s.ids && !s.doc);
     }
     data_set_free(&s);
 
