@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static void test_replacing(void)
 {
@@ -83,7 +84,11 @@ static void test_words(void)
 /* Paths in a folder with these names: the choices, each in [ ]. */
 static void test_paths(void)
 {
-    static const char *const files[] = { "notes.md", "notes two.md", "a.gguf", ".hidden", "it's" };
+    static const char *const files[] = {
+        "notes.md",  "notes two.md", "a.gguf", ".hidden",   "it's",  "z ok",
+        "z\033[31m", "z\007",        "z\nx",   "z\tx",      "z\377", "z\302\233x",
+        "z\"x",      "z\\ x",        "z x\\",  "z\303\266",
+    };
     static const struct {
         const char *text, *end, *want;
     } rows[] = {
@@ -97,6 +102,8 @@ static void test_paths(void)
         { "/x i", NULL, "[\"it's\"]" },
         { "/x ", ".gguf", "[a.gguf][sub/]" },
         { "/x nothing", NULL, "" },
+        { "/x z", NULL,
+          "[\"z ok\"][z\303\266]" }, /* none that no line could have, or none could show */
         { "/x nowhere/", NULL, "" },
     };
     char home[300], text[600];
@@ -144,6 +151,8 @@ static void test_nearest(void)
         { "/stat", "/stats" }, { "/quitt", "/quit" },
         { "top-k", "top_k" },  { "tempp", "temp" },
         { "/nope", NULL },     { "/x", NULL },
+        { "/q", "/quit" },     { "/s", "/save" },
+        { "/", NULL },         { "te", "temp" },
         { "", NULL },          { "frobnicate", NULL },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
@@ -152,8 +161,55 @@ static void test_nearest(void)
     }
 }
 
+static void test_replace_file(void)
+{
+    struct hlm_err err = { 0 };
+    struct stat st;
+    char *text, link[300];
+    const char *path = scratch("replaced"), *other = scratch("replaced_too");
+    test_case("a file is replaced as a whole; its mode, and a link to it");
+    CHECK_MSG(ui_replace_file(path, 0600, "one", 3, &err), "%s", err.msg);
+    CHECK(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
+    snprintf(link, sizeof link, "%s.link", path);
+    HLM_ASSERT(symlink("replaced", link) == 0);
+    CHECK_MSG(ui_replace_file(link, 0600, "two", 3, &err), "%s", err.msg);
+    CHECK(lstat(link, &st) == 0 && S_ISLNK(st.st_mode));
+    text = slurp(path);
+    CHECK_STR(text, "two");
+    free(text);
+    test_case("a failure leaves nothing behind");
+    CHECK_REFUSED(ui_replace_file("/nowhere/x", 0600, "x", 1, &err), err, "/nowhere/x|No such");
+    HLM_ASSERT(mkdir(other, 0700) == 0);
+    CHECK_REFUSED(ui_replace_file(other, 0600, "x", 1, &err), err, "replaced_too|written");
+    char part[400];
+    snprintf(part, sizeof part, "%s.%ld.part", other, (long)getpid());
+    CHECK(stat(part, &st) != 0);
+}
+
+static void test_reading(void)
+{
+    struct hlm_err err = { 0 };
+    uint64_t n = 0;
+    const char *path = scratch("read");
+    spill(path, "0123456789\n\n");
+    test_case("the end of a file");
+    char *text = ui_read_tail(path, 5, &n, &err);
+    CHECK(text && n == 5);
+    CHECK_STR(text, "789\n\n");
+    free(text);
+    test_case("a text without the line ends at its end");
+    text = ui_as_text(ui_read_file(path, 100, &n, &err), &n, "read", &err);
+    CHECK(text && n == 10);
+    free(text);
+    spill(path, "\n");
+    CHECK_REFUSED(ui_as_text(ui_read_file(path, 9, &n, &err), &n, "read", &err), err, "read|empty");
+    CHECK_REFUSED(ui_read_file(path, 0, &n, &err), err, "read|too large|0 bytes");
+}
+
 void test_chat_files(void)
 {
+    test_replace_file();
+    test_reading();
     test_replacing();
     test_words();
     test_paths();

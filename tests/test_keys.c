@@ -197,7 +197,7 @@ static void test_clusters(void)
 
     test_case("text is cleaned of all that is no text");
     char to[64];
-    size_t m = text_clean("a\r\nb\rc\td\033[31m\007\302\233\377\177", 18, to);
+    size_t m = ui_clean("a\r\nb\rc\td\033[31m\007\302\233\377\177", 18, to);
     to[m] = 0;
     CHECK_STR(to, "a\nb\nc\td[31m\357\277\275");
 }
@@ -440,6 +440,21 @@ static void test_history_file(void)
         CHECK_MSG(history_find(&h, text, h.n, -1) < h.n, "%s is lost", text);
     }
     history_free(&h);
+
+    test_case("of a file above 16 MiB the newest part is read, and it is shortened");
+    spill(path, "_HiStOrY_V2_\nold\n");
+    HLM_ASSERT(truncate(path, 17 << 20) == 0);
+    f = fopen(path, "a");
+    HLM_ASSERT(f);
+    fputs("\nnew\\040one\nnewest\n", f);
+    fclose(f);
+    CHECK_MSG(history_open(&h, path, &err), "%s", err.msg);
+    if (CHECK_EQ(h.n, 2))
+        CHECK_STR(h.entry[0], "new one");
+    history_free(&h);
+    char *left = slurp(path);
+    CHECK_STR(left, "_HiStOrY_V2_\nnew\\040one\nnewest\n");
+    free(left);
 
     test_case("a file that is no history stays as it is");
     spill(path, "my notes\n");

@@ -67,6 +67,13 @@ static int prompt_main(void *user)
         if (strcmp(text, "work") == 0 && write(1, "working", 7) == 7)
             while (read(a->go[0], &byte, 1) < 0 && errno == EINTR)
                 ;
+        if (strcmp(text, "report") == 0) {
+            ui_error("an error of \033[31mred\007.txt");
+            ui_wrong("a mistake in \033[5mb\377c");
+            ui_warn("a warning of \302\233x");
+            ui_note("a note of \033]0;title\007y");
+            ui_status("half done");
+        }
         size_t n = strlen(text) + 1;
         if (write(a->got[1], text, n) != (ssize_t)n)
             return 97;
@@ -364,8 +371,40 @@ static void test_no_color(void)
     CHECK_SHOWN(&a.pty, "... |");
     pty_type(&a.pty, "two\"\"\"\n");
     CHECK_STR(message(&a), "one\ntwo");
+    pty_type(&a.pty, "report\n");
+    CHECK_STR(message(&a), "report");
+    pty_type(&a.pty, "after\n");
+    CHECK_STR(message(&a), "after");
+    test_case("TERM=dumb: progress is no line of its own");
+    char *text = screen_mem_text(&a.pty.screen);
+    CHECK_MSG(strstr(text, "a note of") && !strstr(text, "half done"), "%s", text);
+    free(text);
     CHECK(!a.pty.screen.pastes && a.pty.screen.n_colored == 0);
     CHECK_EQ(leave(&a), 0);
+}
+
+static int exec_wrong_flag(void *user)
+{
+    (void)user;
+    execl(program_path("hlm-chat"), "hlm-chat", "--no\033[31mpe", (char *)NULL);
+    return 99;
+}
+
+/* The screen fails the case where a sequence comes that hlm-chat never sends. */
+static void test_messages_clean(void)
+{
+    struct at_prompt a = { 0 };
+    test_case("no message brings a terminal anything but text");
+    begin(&a, 60, 12);
+    pty_type(&a.pty, "report\r");
+    CHECK_SHOWN(&a.pty, "test: an error of [31mred.txt\ntest: a mistake in [5mb\357\277\275c\n"
+                        "test: warning: a warning of x\na note of ]0;titley\n");
+    CHECK_EQ(leave(&a), 0);
+    test_case("nor do wrong flags");
+    struct pty p;
+    pty_start(&p, 60, 12, exec_wrong_flag, NULL);
+    CHECK_SHOWN(&p, "hlm-chat: unknown flag '--no[31mpe'");
+    CHECK_EQ(pty_end(&p), 2);
 }
 
 /* ---- signals --------------------------------------------------------------------------------- */
@@ -542,6 +581,7 @@ void test_prompt(void)
     test_wide();
     test_resize();
     test_no_color();
+    test_messages_clean();
     test_interrupt();
     test_stopped();
     test_editor();

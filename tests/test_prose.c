@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct laid_out {
     char s[8192];
@@ -20,6 +21,12 @@ static void take(void *user, const char *s, size_t n)
     memcpy(to->s + to->n, s, n);
     to->n += n;
     to->s[to->n] = 0;
+}
+
+static void count(void *user, const char *s, size_t n)
+{
+    (void)s;
+    *(size_t *)user += n;
 }
 
 /* The text with its escapes as <b> bold, <i> italic, <u> underlined, <c> code, <q> dim, <> none. */
@@ -53,6 +60,9 @@ static const char *show(const char *text, unsigned cols, bool markdown, bool col
     }
     return out.s;
 }
+
+#define RULE5 "\342\224\200\342\224\200\342\224\200\342\224\200\342\224\200"
+#define RULE20 RULE5 RULE5 RULE5 RULE5
 
 static const struct {
     const char *text, *want;
@@ -105,6 +115,7 @@ static const struct {
       "\200\342\224\200\342\224\200\342\224\200\342\224\200\342\224\200\342\224\200\342\224"
       "\200\342\224\200\342\224\200\342\224\200\342\224\200\342\224\200\342\224\200<>\nx" },
     { "--\n-", "--\n-" },
+    { "- -\n_ _\n* *", "\342\200\242 -\n_ _\n\342\200\242 *" }, /* a rule has three marks */
     { "| a | b **c** that is long |", "| a | b **c** that is long |" },
     /* code: as it stands, whatever is in it */
     { "```python\nif a*b: # **no** and longer\n\n    x\n```\nend",
@@ -112,6 +123,15 @@ static const struct {
     { "```\na\n``\n````\nb", "<><c>a<>\n<><c>``<>\nb" },
     { "~~~\n```\n~~~\nb", "<><c>```<>\nb" },
     { "```\nnever closed", "<><c>never closed<>" },
+    { "```a``` b", "<><c>a<> b" }, /* backquotes later in the line: no fence */
+    { "``` `\nx", "``` `\nx" },
+    { "~~~ `a`\nx*y*\n~~~", "<><q> `a`<>\n<><c>x*y*<>\n" },
+    /* after more than three blanks there is text alone */
+    { "    # a\n    ---\n    - b", "    # a\n    ---\n    - b" },
+    { "   ---", "<><q>" RULE20 "<>" },
+    { "    ```\nx", "    ```\nx" },
+    { "```\n    ```\n   ```\nx", "<><c>    ```<>\nx" },
+    { "12. a\n    ```\n    x\n    ```\nb", "12. a\n<><c>    x<>\nb" },
 };
 
 void test_prose(void)
@@ -133,14 +153,38 @@ void test_prose(void)
     CHECK_STR(show("as long as it likes to be, and longer", 0, false, false, true),
               "as long as it likes to be, and longer");
 
+    test_case("a long line costs as its length does, whatever its marks are");
+    static const char *const units[] = { "*a ", "`a ", "**a* ", "`", "-", " ", "~~~`", "1", "\\" };
+    for (uint32_t i = 0; i < ARRAY_LEN(units); i++) {
+        enum { N = 40000 };
+        static char text[4 * N + 1];
+        size_t n = 0;
+        for (int k = 0; k < N; k++)
+            n += (size_t)snprintf(text + n, sizeof text - n, "%s", units[i]);
+        for (int pieces = 0; pieces < 2; pieces++) {
+            struct prose p = { .put = count, .user = &(size_t){ 0 }, .markdown = true };
+            clock_t begin = clock();
+            for (size_t at = 0, some; at < n; at += some) {
+                some = pieces ? 4 : n;
+                prose_text(&p, text + at, at + some > n ? n - at : some);
+            }
+            prose_end(&p);
+            double took_s = (double)(clock() - begin) / CLOCKS_PER_SEC;
+            CHECK_MSG(took_s < 2, "%.1f s for \"%s\"", took_s, units[i]);
+        }
+    }
+
     test_case("random text: pieces give what the whole gives, and every letter comes out");
     struct rng rng = { 3 };
     for (int i = 0; i < 3000; i++) {
         static const char letters[] = "ab *`#->1.\n\n~|_\\c";
-        char text[64], whole[8192];
-        size_t n = rng_u64(&rng) % (sizeof text - 1), letters_in = 0, letters_out = 0;
+        char text[1200], whole[8192];
+        size_t n = rng_u64(&rng) % (i % 64 ? 63 : sizeof text - 1); /* a few are long */
+        size_t letters_in = 0, letters_out = 0;
+        const char *from = i % 64 ? letters : "abcd *`1";
+        size_t n_from = strlen(from);
         for (size_t k = 0; k < n; k++)
-            text[k] = letters[rng_u64(&rng) % (sizeof letters - 1)];
+            text[k] = from[rng_u64(&rng) % n_from];
         text[n] = 0;
         snprintf(whole, sizeof whole, "%s", show(text, 20, true, false, false));
         if (!CHECK_STR(show(text, 20, true, false, true), whole))

@@ -109,8 +109,18 @@ static void test_conversation(void)
     pty_type(&p, "What is my name?\r");
     CHECK_SHOWN(&p, "Your name is");
     CHECK_SHOWN(&p, "left]\n>>> |\n");
+
+    test_case("what is cleared is not kept either; another program's conversation stays");
+    pty_type(&p, "\014/clear\r");
+    CHECK_SHOWN(&p, "forgot the conversation, also for --continue\n>>> |\n");
+    CHECK(stat(path, &st) != 0);
+    spill(path, "{\"messages\": []}\n");
+    pty_type(&p, "\014/clear\r");
+    CHECK_SHOWN(&p, "forgot the conversation");
     pty_type(&p, "\004");
     CHECK_EQ(pty_end(&p), 0);
+    CHECK(stat(path, &st) == 0);
+    unlink(path);
 }
 
 static void test_typed_ahead(void)

@@ -74,7 +74,7 @@ EOF
     done
     cat <<EOF
 .SH EXIT STATUS
-0: done. 1: failed. 2: a bad flag. 130: interrupted. 143: terminated.
+0: done. 1: failed. 2: a wrong flag. 128 + N: ended by signal N, as 130 by Ctrl-C and 143 by SIGTERM.
 .SH ENVIRONMENT
 .TP
 \\fBXDG_CACHE_HOME\\fR

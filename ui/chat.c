@@ -167,9 +167,13 @@ static void keep(struct slash *s)
     static bool failed;
     struct hlm_err err = { 0 };
     const char *path = keep_path();
-    if (failed || !path || !hlm_talk_n_turn(s->talk))
+    if (failed || !path)
         return;
-    failed = !keep_write_json(s->talk, hlm_get_info(s->model).name, path, &err);
+    if (!hlm_talk_n_turn(s->talk)) { /* what was cleared is not to come back */
+        keep_forget(path);
+        return;
+    }
+    failed = !keep_last(s->talk, hlm_get_info(s->model).name, path, &err);
     if (failed)
         ui_warn("%s: this conversation is not kept", err.msg);
 }
@@ -302,22 +306,15 @@ static char *piped_text(struct hlm_err *err)
 {
     uint64_t n = 0;
     bool by_file = o.file && strcmp(o.file, "-") != 0;
-    const char *from = by_file ? o.file : "standard input";
     if (!o.file && (o.lines || isatty(STDIN_FILENO) || (o.prompt && !has_stdin())))
         return NULL;
     char *text = by_file ? ui_read_file(o.file, 1u << 28, &n, err) : read_stdin(&n, err);
-    if (!text)
+    if (text && !o.file && o.prompt &&
+        strspn(text, "\r\n") == n) { /* a pipe beside -p may well be empty */
+        free(text);
         return NULL;
-    while (n && (text[n - 1] == '\n' || text[n - 1] == '\r'))
-        text[--n] = 0;
-    if (strlen(text) != n)
-        ui_fail(err, "%s holds a NUL byte: that is no text", from);
-    else if (n == 0 && (o.file || !o.prompt)) /* a pipe beside -p may well be empty */
-        ui_fail(err, "%s is empty: there is nothing to answer", from);
-    if (n && !err->kind)
-        return text;
-    free(text);
-    return NULL;
+    }
+    return ui_as_text(text, &n, by_file ? o.file : "standard input", err);
 }
 
 /* The message that -p, -f and a pipe give together. NULL with a reason, or without one when the
@@ -325,11 +322,8 @@ static char *piped_text(struct hlm_err *err)
 static char *one_message(struct hlm_err *err)
 {
     char *text = piped_text(err), *both = NULL;
-    const char *first = o.prompt ? o.prompt : "", *then = text ? text : "";
-    if ((o.prompt || text) && !err->kind && !(both = ui_alloc(strlen(first) + strlen(then) + 3, 1)))
+    if ((o.prompt || text) && !err->kind && !(both = ui_joined(o.prompt, text)))
         ui_fail_memory(err, "out of memory for the message");
-    if (both)
-        sprintf(both, "%s%s%s", first, *first && *then ? "\n\n" : "", then);
     free(text);
     return both;
 }
@@ -380,7 +374,10 @@ static bool take_up(hlm_talk *t, struct hlm_err *err)
         return ui_fail(err, "--continue: no conversation is kept: there is no HOME folder");
     if (path && access(path, F_OK) != 0)
         return ui_fail(err, "--continue: no conversation has been kept: there is no %.300s", path);
-    return !path || keep_read_json(t, path, err);
+    if (!path)
+        return true;
+    keep_is_ours(path);
+    return keep_read_json(t, path, err);
 }
 
 /* NULL with a reason. */

@@ -158,7 +158,9 @@ static void search_from(struct edit *e, uint32_t from, int step)
         return;
     e->search.hit = i;
     line_set(&e->line, e->history->entry[i], strlen(e->history->entry[i]));
-    e->line.at = (size_t)(strstr(e->line.s, query) - e->line.s);
+    const char *at = e->line.s ? strstr(e->line.s, query) : NULL; /* NULL without memory */
+    if (at)
+        e->line.at = (size_t)(at - e->line.s);
 }
 
 static enum edit_did on_search(struct edit *e)
@@ -328,7 +330,7 @@ static const struct binding {
 enum edit_did edit_key(struct edit *e, const struct key *k)
 {
     struct key key = *k;
-    bool after_x = e->ctrl_x, cut = e->line.killing;
+    bool after_x = e->ctrl_x;
     if (key.code == KEY_NONE || (e->search.on && search_key(e, &key)))
         return EDIT_ON;
     if (key.code == KEY_CHAR && key.mods == KEY_ALT && key.ch >= 'A' && key.ch <= 'Z')
@@ -345,8 +347,6 @@ enum edit_did edit_key(struct edit *e, const struct key *k)
             return b->run(e);
     if (key.code == KEY_CHAR && !key.mods)
         line_type(&e->line, key.ch);
-    else
-        e->line.killing = cut;
     return EDIT_ON;
 }
 

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_ENTRY = 1000, MAX_FILE = 64 << 20 };
+enum { MAX_ENTRY = 1000, MAX_FILE = 16 << 20 };
 static const char first_line[] = "_HiStOrY_V2_\n";
 
 /* ---- lines of the file ----------------------------------------------------------------------- */
@@ -130,85 +130,90 @@ static int open_locked(const char *path)
     }
 }
 
-static bool write_all(int fd, const char *s, size_t n)
-{
-    while (n) {
-        ssize_t got = write(fd, s, n);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        s += got;
-        n -= (size_t)got;
-    }
-    return true;
-}
-
-/* Appends one entry; of a file that is new, after the first line. */
-static bool append(int fd, const char *text)
+/* Adds the entry as a line of the file; to a file that is new, after the first line. */
+static bool add_line(struct ui_bytes *to, bool is_new, const char *text)
 {
     size_t n;
     char *line = encode(text, &n);
-    struct stat st;
-    bool ok = line && fstat(fd, &st) == 0 &&
-              (st.st_size || write_all(fd, first_line, sizeof first_line - 1)) &&
-              write_all(fd, line, n);
+    bool ok =
+        line && (!is_new || ui_add(to, first_line, sizeof first_line - 1)) && ui_add(to, line, n);
     free(line);
+    return ok;
+}
+
+/* One write, as far as the system can: a reader under the lock sees whole lines. */
+static bool append(int fd, const char *text)
+{
+    struct ui_bytes b = { 0 };
+    struct stat st;
+    bool ok = fstat(fd, &st) == 0 && add_line(&b, st.st_size == 0, text);
+    for (size_t at = 0; ok && at < b.n;) {
+        ssize_t got = write(fd, b.s + at, b.n - at);
+        ok = got > 0 || (got < 0 && errno == EINTR);
+        at += got > 0 ? (size_t)got : 0;
+    }
+    ui_bytes_free(&b);
     return ok;
 }
 
 /* Puts a file of the newest entries in the place of the one that is locked. */
 static bool shorten(const struct history *h)
 {
-    char beside[4200];
-    int n = snprintf(beside, sizeof beside, "%s.%ld", h->path, (long)getpid());
-    int fd = n > 0 && (size_t)n < sizeof beside
-                 ? open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_APPEND, 0600)
-                 : -1;
-    bool ok = fd >= 0;
+    struct ui_bytes b = { 0 };
+    bool ok = true;
     for (uint32_t i = h->n > MAX_ENTRY ? h->n - MAX_ENTRY : 0; ok && i < h->n; i++)
-        ok = append(fd, h->entry[i]);
-    ok = fd >= 0 && close(fd) == 0 && ok;
-    if (ok && rename(beside, h->path) == 0)
-        return true;
-    if (fd >= 0)
-        unlink(beside);
-    return false;
+        ok = add_line(&b, b.n == 0, h->entry[i]);
+    ok = ok && b.n && ui_replace_file(h->path, 0600, b.s, b.n, NULL);
+    ui_bytes_free(&b);
+    return ok;
 }
 
 /* The first line and, of files that libedit cut to nothing, not even that. */
-static bool read_entries(struct history *h, char *text, uint64_t n)
+static bool is_history(int fd, uint64_t size)
 {
-    size_t begin = sizeof first_line - 1;
-    if (n && (n < begin || memcmp(text, first_line, begin) != 0))
-        return false;
-    for (char *line = n ? text + begin : text, *end; *line; line = end) {
+    char begin[sizeof first_line - 1];
+    return size == 0 || (pread(fd, begin, sizeof begin, 0) == (ssize_t)sizeof begin &&
+                         memcmp(begin, first_line, sizeof begin) == 0);
+}
+
+/* The lines after the first one, which may be the rest of a line. */
+static void read_entries(struct history *h, char *text, size_t n)
+{
+    char *line = memchr(text, '\n', n);
+    for (char *end; line && *line && *++line; line = end) {
         end = line + strcspn(line, "\n");
-        if (*end)
-            *end++ = 0;
+        bool more = *end != 0;
+        *end = 0;
         decode(line);
         keep(h, line);
+        if (!more)
+            break;
+        *end = '\n';
     }
-    return true;
 }
 
 bool history_open(struct history *h, const char *path, struct hlm_err *err)
 {
     uint64_t n = 0;
+    struct stat st = { 0 };
     *h = (struct history){ .path = path };
     int fd = open_locked(path);
     if (fd < 0) {
         h->path = NULL;
         return ui_fail_system(err, "%.300s: %s", path, strerror(errno));
     }
-    char *text = ui_read_file(path, MAX_FILE, &n, err);
+    fstat(fd, &st);
+    char *text = NULL;
+    if (!is_history(fd, (uint64_t)st.st_size))
+        ui_fail(err, "%.300s: is no history of hlm-chat, expected it to begin with %.12s", path,
+                first_line);
+    else
+        text = ui_read_tail(path, MAX_FILE, &n, err);
     bool ok = text != NULL;
-    if (ok && !read_entries(h, text, n))
-        ok = ui_fail(err, "%.300s: is no history of messages, expected it to begin with %.12s",
-                     path, first_line);
     if (ok) {
+        read_entries(h, text, (size_t)n);
         fchmod(fd, 0600);
-        if (h->n > 2 * MAX_ENTRY)
+        if (h->n > 2 * MAX_ENTRY || st.st_size > MAX_FILE)
             shorten(h);
     } else {
         h->path = NULL;

@@ -14,7 +14,8 @@ struct history {
 };
 
 /* Reads the file, which need not exist, and shortens it when it has grown past twice of what is
- * kept. A file that is no history is left alone: path is NULL then, and err says why. */
+ * kept. Of a file above 16 MiB only the newest part is read. A file that is no history is left
+ * alone: path is NULL then, and err says why. */
 bool history_open(struct history *h, const char *path, struct hlm_err *err);
 void history_free(struct history *h);
 /* Adds a message, unless it is the same as the last one or empty. False: it is not in the file. */

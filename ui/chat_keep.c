@@ -5,35 +5,15 @@
 #include "chat_text.h"
 #include "common.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAX_JSON = 1 << 30 };
 
 /* ---- files ----------------------------------------------------------------------------------- */
-
-/* Writes beside the target, for its owner alone to read, and renames. */
-static bool write_beside(const char *path, const char *text, size_t n, struct hlm_err *err)
-{
-    char beside[4200];
-    int len = snprintf(beside, sizeof beside, "%s.%ld.tmp", path, (long)getpid());
-    if (len < 0 || (size_t)len >= sizeof beside)
-        return ui_fail(err, "%.300s: the path is too long", path);
-    int fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    FILE *f = fd >= 0 ? fdopen(fd, "w") : NULL;
-    bool ok = f && fwrite(text, 1, n, f) == n;
-    ok = f && fclose(f) == 0 && ok;
-    ok = ok && rename(beside, path) == 0;
-    if (!ok)
-        ui_fail_system(err, "%.300s: cannot be written: %s", path, strerror(errno));
-    if (!ok && fd >= 0)
-        unlink(beside);
-    return ok;
-}
 
 const char *keep_path(void)
 {
@@ -41,6 +21,32 @@ const char *keep_path(void)
     const char *dir = dir_state();
     snprintf(path, sizeof path, "%s/last.json", dir ? dir : "");
     return dir ? path : NULL;
+}
+
+/* The file that this process has kept, or gone on with. */
+static struct stat kept;
+
+static bool kept_by_us(const char *path, struct stat *is)
+{
+    return stat(path, is) == 0 && is->st_ino == kept.st_ino && is->st_dev == kept.st_dev &&
+           is->st_mtime == kept.st_mtime;
+}
+
+bool keep_last(hlm_talk *t, const char *model, const char *path, struct hlm_err *err)
+{
+    return keep_write_json(t, model, path, err) && (keep_is_ours(path), true);
+}
+
+void keep_is_ours(const char *path)
+{
+    if (stat(path, &kept) != 0)
+        kept = (struct stat){ 0 };
+}
+
+bool keep_forget(const char *path)
+{
+    struct stat is;
+    return kept_by_us(path, &is) && unlink(path) == 0;
 }
 
 bool keep_is_json(const char *path)
@@ -61,7 +67,7 @@ static json_t *json_text(const char *s)
     json_t *v = json_stringn(s, n);
     char *clean = v ? NULL : ui_alloc(n + 1, 3);
     if (clean)
-        v = json_stringn(clean, text_clean(s, n, clean));
+        v = json_stringn(clean, ui_clean(s, n, clean));
     free(clean);
     return v;
 }
@@ -87,7 +93,7 @@ bool keep_write_json(hlm_talk *t, const char *model, const char *path, struct hl
         return ui_fail_memory(err, "%.300s: out of memory for the messages", path);
     size_t n = strlen(text);
     text[n] = '\n'; /* in the place of the NUL: a whole line */
-    ok = write_beside(path, text, n + 1, err);
+    ok = ui_replace_file(path, 0600, text, n + 1, err);
     free(text);
     return ok;
 }
@@ -171,23 +177,17 @@ bool keep_write_text(hlm_talk *t, const char *model, const char *path, struct hl
         fprintf(to, "%s\n\n", m.content);
     }
     bool ok = fclose(to) == 0;
-    ok = ok ? write_beside(path, text, n, err)
+    ok = ok ? ui_replace_file(path, 0600, text, n, err)
             : ui_fail_memory(err, "%.300s: out of memory for the messages", path);
     free(text);
     return ok;
 }
 
-static bool ends_with(const char *path, const char *end)
-{
-    size_t n = strlen(path), m = strlen(end);
-    return n > m && strcmp(path + n - m, end) == 0;
-}
-
 bool keep_export(hlm_talk *t, const char *model, const char *path, bool *replaces,
                  struct hlm_err *err)
 {
-    bool json = ends_with(path, ".json");
-    if (!json && !ends_with(path, ".md"))
+    bool json = ui_ends_with(path, ".json");
+    if (!json && !ui_ends_with(path, ".md"))
         return ui_fail(err, "%.300s: expected a name that ends in .md or .json", path);
     return ui_may_replace(path, json ? FILE_TALK_JSON : FILE_TALK_TEXT, replaces, err) &&
            (json ? keep_write_json : keep_write_text)(t, model, path, err);

@@ -19,3 +19,8 @@ bool keep_is_json(const char *path); /* or of the other form: hlm_talk_load's */
 /* Where the last conversation is kept: $XDG_STATE_HOME/hlm/last.json. Static memory; NULL: there is
  * no such folder. */
 const char *keep_path(void);
+bool keep_last(hlm_talk *t, const char *model, const char *path, struct hlm_err *err);
+/* What is there is the conversation that goes on. */
+void keep_is_ours(const char *path);
+/* Removes it, unless another program has kept its own there. False: nothing was removed. */
+bool keep_forget(const char *path);

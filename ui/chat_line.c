@@ -39,7 +39,7 @@ bool line_insert(struct line *l, const char *s, size_t n)
     char *clean = ui_alloc(n + 1, 3);
     if (!clean)
         return false;
-    size_t m = text_clean(s, n, clean);
+    size_t m = ui_clean(s, n, clean);
     bool ok = reserve(l, l->n + m);
     if (ok) {
         memmove(l->s + l->at + m, l->s + l->at, l->n - l->at + 1);

@@ -16,7 +16,7 @@ struct line {
 
 void line_free(struct line *l);
 void line_move(struct line *l, size_t at);
-/* Puts this text in place of the old, cleaned (text_clean), the cursor at its end. All that put
+/* Puts this text in place of the old, cleaned (ui_clean), the cursor at its end. All that put
  * text in do nothing, and return false, without memory. */
 bool line_set(struct line *l, const char *s, size_t n);
 bool line_insert(struct line *l, const char *s, size_t n); /* at the cursor; cleaned */

@@ -2,14 +2,15 @@
 #include "chat_prose.h"
 
 #include "chat_text.h"
-#include "common_base.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum style { BOLD = 1, ITALIC = 2, UNDERLINE = 4, CODE = 8, QUIET = 16 };
-enum { LONGEST_MARKED = 400 }; /* bytes that are held back for the end of marked text */
+/* Marked text and what a line begins with are known after so many bytes, or are plain text. So no
+ * more is held back, and none of it is searched twice. */
+enum { LONGEST_MARKED = 400, LONGEST_HEAD = 400 };
 
 /* ---- words ----------------------------------------------------------------------------------- */
 
@@ -19,26 +20,7 @@ static void put(struct prose *p, const char *s, size_t n)
         p->put(p->user, s, n);
 }
 
-static bool add(char **to, size_t *n_to, size_t *cap, const char *s, size_t n)
-{
-    if (*n_to + n + 1 > *cap) {
-        size_t more = 2 * (*n_to + n) + 64;
-        char *grown = ui_grow(*to, more, 1);
-        if (!grown)
-            return false;
-        *to = grown;
-        *cap = more;
-    }
-    memcpy(*to + *n_to, s, n);
-    *n_to += n;
-    (*to)[*n_to] = 0;
-    return true;
-}
-
-static void add_word(struct prose *p, const char *s, size_t n)
-{
-    add(&p->word, &p->n_word, &p->cap_word, s, n);
-}
+static void add_word(struct prose *p, const char *s, size_t n) { ui_add(&p->word, s, n); }
 
 /* The escapes of a style go into the word, so that they come out where it does. */
 static void set_style(struct prose *p, unsigned style)
@@ -83,8 +65,8 @@ static void end_word(struct prose *p)
         p->col += p->gap + p->word_cols;
         p->gap = 0;
     }
-    put(p, p->word, p->n_word);
-    p->n_word = p->word_cols = 0;
+    put(p, p->word.s, p->word.n);
+    p->word.n = p->word_cols = 0;
 }
 
 /* One cluster: a part of the word, or a wide character, after which a row may end. */
@@ -152,49 +134,41 @@ struct marked {
     bool undecided; /* its end may still come */
 };
 
-/* Code up to as many backquotes as opened it. */
-static struct marked find_code(const char *s, size_t n, bool whole)
+/* The end of the text that a mark of so many bytes c opens, on the first LONGEST_MARKED bytes; 0:
+ * there is none. is_end is called with what stands before and after such a mark. */
+static size_t find_end(const char *s, size_t n, size_t n_mark, char c, bool whole,
+                       bool (*is_end)(char before, char after))
 {
-    struct marked m = { .n_mark = run_of(s, n, '`'), .style = CODE };
-    if (m.n_mark == n) {
-        m.undecided = !whole;
-        return m;
-    }
-    for (size_t at = m.n_mark; at < n;) {
-        size_t run = run_of(s + at, n - at, '`');
-        if (run == m.n_mark && (at + run < n || whole)) {
-            m.n = at - m.n_mark;
-            return m;
-        }
+    for (size_t at = n_mark; at < n && at < LONGEST_MARKED;) {
+        size_t run = run_of(s + at, n - at, c);
+        if (at + run > LONGEST_MARKED || (at + run == n && !whole))
+            break;
+        if (run == n_mark && is_end(s[at - 1], at + run < n ? s[at + run] : 0))
+            return at;
         at += run ? run : 1;
     }
-    m.undecided = !whole;
-    return m;
+    return 0;
 }
 
-/* *italic*, **bold**, ***both***. */
-static struct marked find_emphasis(const struct prose *p, const char *s, size_t n, bool whole)
+/* Backquotes end code wherever they stand. */
+static bool ends_code(char before, char after) { return before || after; }
+
+/* Code up to as many backquotes as opened it; *italic*, **bold**, ***both***. */
+static struct marked find_marked(const struct prose *p, const char *s, size_t n, bool whole)
 {
-    struct marked m = { .n_mark = run_of(s, n, '*') };
     static const unsigned styles[] = { 0, ITALIC, BOLD, BOLD | ITALIC };
+    struct marked m = { .n_mark = run_of(s, ui_min_u64(n, LONGEST_MARKED + 1), s[0]) };
+    bool code = s[0] == '`', more = !whole && n <= LONGEST_MARKED;
     if (m.n_mark == n) {
-        m.undecided = !whole;
+        m.undecided = more;
         return m;
     }
-    if (m.n_mark > 3 || !opens(p->last, s[m.n_mark]))
+    if (!code && (m.n_mark > 3 || !opens(p->last, s[m.n_mark])))
         return m;
-    m.style = styles[m.n_mark];
-    for (size_t at = m.n_mark; at < n;) {
-        size_t run = run_of(s + at, n - at, '*');
-        if (at + run == n && !whole)
-            break;
-        if (run == m.n_mark && closes(s[at - 1], at + run < n ? s[at + run] : 0)) {
-            m.n = at - m.n_mark;
-            return m;
-        }
-        at += run ? run : 1;
-    }
-    m.undecided = !whole;
+    m.style = code ? CODE : styles[m.n_mark];
+    size_t end = find_end(s, n, m.n_mark, s[0], whole, code ? ends_code : closes);
+    m.n = end ? end - m.n_mark : 0;
+    m.undecided = !end && more;
     return m;
 }
 
@@ -219,9 +193,8 @@ static size_t put_marked(struct prose *p, const char *s, size_t n, unsigned styl
             at += 1u + escapes;
             continue;
         }
-        struct marked m = s[at] == '`' ? find_code(s + at, n - at, whole)
-                                       : find_emphasis(p, s + at, n - at, whole);
-        if (m.undecided && n - at < LONGEST_MARKED)
+        struct marked m = find_marked(p, s + at, n - at, whole);
+        if (m.undecided)
             break;
         if (m.n) {
             const char *inner = s + at + m.n_mark;
@@ -257,15 +230,18 @@ struct head {
     size_t n, blanks; /* bytes of it; blanks before it */
 };
 
-static bool may_be_rule(const char *s, size_t n)
+/* How many marks of a rule the line has; 0: it is none. */
+static size_t rule_marks(const char *s, size_t n)
 {
     size_t marks = 0;
+    if (!strchr("-*_", s[0]))
+        return 0;
     for (size_t i = 0; i < n; i++) {
-        if (s[i] != ' ' && (s[i] != s[0] || !strchr("-*_", s[i])))
-            return false;
+        if (s[i] != ' ' && s[i] != s[0])
+            return 0;
         marks += s[i] != ' ';
     }
-    return marks > 0;
+    return marks;
 }
 
 /* "- " and "12. ": bytes of the mark, without its blank; 0: none. */
@@ -279,41 +255,56 @@ static size_t item_mark(const char *s, size_t n)
     return digits && digits < n && (s[digits] == '.' || s[digits] == ')') ? digits + 1 : 0;
 }
 
-static struct head read_head(const char *s, size_t n, bool whole)
+/* A fence of backquotes has none after it: those are code in the text. */
+static bool is_fence(const char *s, size_t n)
 {
-    struct head h = { .blanks = run_of(s, n, ' ') };
-    const char *t = s + h.blanks;
-    size_t m = n - h.blanks, mark;
-    h.n = h.blanks;
-    h.kind = HEAD_TEXT;
-    if (m == 0) {
-        h.kind = whole ? HEAD_TEXT : HEAD_UNDECIDED;
-    } else if ((t[0] == '`' || t[0] == '~') && run_of(t, m, t[0]) >= 3) {
-        h.kind = whole ? HEAD_FENCE : HEAD_UNDECIDED;
-    } else if ((t[0] == '`' || t[0] == '~') && run_of(t, m, t[0]) == m) {
-        h.kind = whole ? HEAD_TEXT : HEAD_UNDECIDED;
-    } else if (t[0] == '#' && run_of(t, m, '#') <= 6) {
-        mark = run_of(t, m, '#');
-        if (mark == m)
-            h.kind = whole ? HEAD_TEXT : HEAD_UNDECIDED;
-        else if (t[mark] == ' ') {
-            h.kind = HEAD_TITLE;
-            h.n += mark + 1;
-        }
-    } else if (may_be_rule(t, m)) {
-        h.kind = !whole ? HEAD_UNDECIDED : m >= 3 ? HEAD_RULE : HEAD_TEXT;
-    } else if ((mark = item_mark(t, m)) > 0 && mark < m && t[mark] == ' ') {
-        h.kind = HEAD_ITEM;
-        h.n += mark + 1;
-    } else if (t[0] >= '0' && t[0] <= '9' && (mark = item_mark(t, m), mark == 0 || mark == m) &&
-               strspn(t, "0123456789") >= m - (mark > 0) && !whole) {
+    size_t run = run_of(s, n, s[0]);
+    return run >= 3 && (s[0] == '~' || !memchr(s + run, '`', n - run));
+}
+
+/* What the line is that begins with s, after its blanks. UNDECIDED: more of it must come. */
+static struct head read_mark(const char *s, size_t n, bool whole)
+{
+    struct head h = { .kind = HEAD_TEXT };
+    size_t mark = item_mark(s, n), run = run_of(s, n, s[0]);
+    size_t rule = n <= LONGEST_HEAD ? rule_marks(s, n) : 0; /* so long a line is text */
+    if (s[0] == '`' || s[0] == '~') {
+        if (is_fence(s, n) && n <= LONGEST_HEAD)
+            h.kind = whole ? HEAD_FENCE : HEAD_UNDECIDED;
+        else if (run == n && run < 3 && !whole)
+            h.kind = HEAD_UNDECIDED;
+    } else if (s[0] == '#' && run <= 6) {
+        h.kind = run < n || whole ? HEAD_TEXT : HEAD_UNDECIDED;
+        if (run < n && s[run] == ' ')
+            h = (struct head){ .kind = HEAD_TITLE, .n = run + 1 };
+    } else if (rule && (!whole || rule != 2)) {
+        h.kind = !whole ? HEAD_UNDECIDED : rule >= 3 ? HEAD_RULE : HEAD_TEXT;
+    } else if (mark > 0 && mark < n && s[mark] == ' ') {
+        h = (struct head){ .kind = HEAD_ITEM, .n = mark + 1 };
+    } else if (s[0] >= '0' && s[0] <= '9' && (mark == 0 || mark == n) && n <= 10 && !whole &&
+               strspn(s, "0123456789") >= n - (mark > 0)) {
         h.kind = HEAD_UNDECIDED;
-    } else if (t[0] == '>') {
-        h.kind = m > 1 || whole ? HEAD_QUOTE : HEAD_UNDECIDED;
-        h.n += m > 1 && t[1] == ' ' ? 2 : 1;
-    } else if (t[0] == '|') {
+    } else if (s[0] == '>') {
+        h.kind = n > 1 || whole ? HEAD_QUOTE : HEAD_UNDECIDED;
+        h.n = n > 1 && s[1] == ' ' ? 2 : 1;
+    } else if (s[0] == '|') {
         h.kind = HEAD_RAW;
     }
+    return h;
+}
+
+/* After more than three blanks, counted from the text of the list item that is open, there is text
+ * alone. */
+static struct head read_head(const struct prose *p, const char *s, size_t n, bool whole)
+{
+    struct head h = { .kind = HEAD_TEXT };
+    size_t blanks = run_of(s, ui_min_u64(n, LONGEST_HEAD), ' ');
+    if (blanks == n && n < LONGEST_HEAD && !whole)
+        h.kind = HEAD_UNDECIDED;
+    else if (blanks < n && blanks <= p->item + 3)
+        h = read_mark(s + blanks, n - blanks, whole);
+    h.blanks = blanks;
+    h.n += blanks;
     return h;
 }
 
@@ -321,8 +312,8 @@ static struct head read_head(const char *s, size_t n, bool whole)
 static size_t begin_code_line(struct prose *p, const char *s, size_t n, bool whole)
 {
     size_t blanks = run_of(s, n, ' '), run = run_of(s + blanks, n - blanks, p->fence);
-    bool only = blanks + run == n ||
-                (whole && run_of(s + blanks + run, n - blanks - run, ' ') == n - blanks - run);
+    bool only = blanks <= p->item + 3 && n <= LONGEST_HEAD &&
+                run_of(s + blanks + run, n - blanks - run, ' ') == n - blanks - run;
     if (!whole && only)
         return 0;
     if (whole && run >= p->n_fence && only) {
@@ -359,8 +350,8 @@ static void put_rule(struct prose *p)
  * cannot be said yet. */
 static size_t begin_line(struct prose *p, bool whole, bool *held)
 {
-    const char *s = p->pend;
-    size_t n = p->n_pend;
+    const char *s = p->pend.s;
+    size_t n = p->pend.n;
     *held = false;
     p->at = PROSE_TEXT;
     p->line_style = p->indent = 0;
@@ -373,7 +364,11 @@ static size_t begin_line(struct prose *p, bool whole, bool *held)
         *held = p->at == PROSE_BEGIN;
         return done;
     }
-    struct head h = read_head(s, n, whole);
+    struct head h = read_head(p, s, n, whole);
+    if (h.kind == HEAD_ITEM)
+        p->item = h.n;
+    else if (h.kind != HEAD_UNDECIDED && h.blanks < n)
+        p->item = ui_min_u64(p->item, h.blanks);
     put_blanks(p, h.kind == HEAD_ITEM || h.kind == HEAD_QUOTE ? (unsigned)h.blanks : 0);
     switch (h.kind) {
     case HEAD_UNDECIDED:
@@ -401,30 +396,22 @@ static size_t begin_line(struct prose *p, bool whole, bool *held)
     return h.n;
 }
 
-static void drop(struct prose *p, size_t n)
-{
-    if (!n)
-        return;
-    memmove(p->pend, p->pend + n, p->n_pend - n + 1);
-    p->n_pend -= n;
-}
-
 /* Puts out what of the pending line is certain. whole: the line is at its end. */
 static void put_line(struct prose *p, bool whole)
 {
     bool held = false;
-    if (p->at == PROSE_BEGIN && (p->n_pend || whole))
-        drop(p, begin_line(p, whole, &held));
+    if (p->at == PROSE_BEGIN && (p->pend.n || whole))
+        ui_drop(&p->pend, begin_line(p, whole, &held));
     if (held || p->at == PROSE_BEGIN)
         return;
-    if (p->at == PROSE_RAW && p->n_pend) { /* as it stands: the terminal breaks it */
+    if (p->at == PROSE_RAW && p->pend.n) { /* as it stands: the terminal breaks it */
         set_style(p, p->line_style);
-        add_word(p, p->pend, p->n_pend);
-        put(p, p->word, p->n_word);
-        p->n_word = p->word_cols = 0;
-        drop(p, p->n_pend);
-    } else if (p->n_pend) {
-        drop(p, put_marked(p, p->pend, p->n_pend, p->line_style, whole));
+        add_word(p, p->pend.s, p->pend.n);
+        put(p, p->word.s, p->word.n);
+        p->word.n = p->word_cols = 0;
+        ui_drop(&p->pend, p->pend.n);
+    } else if (p->pend.n) {
+        ui_drop(&p->pend, put_marked(p, p->pend.s, p->pend.n, p->line_style, whole));
     }
 }
 
@@ -449,7 +436,7 @@ void prose_text(struct prose *p, const char *s, size_t n)
     while (n) {
         const char *end = memchr(s, '\n', n);
         size_t len = end ? (size_t)(end - s) : n;
-        if (!add(&p->pend, &p->n_pend, &p->cap_pend, s, len))
+        if (!ui_add(&p->pend, s, len))
             put(p, s, len);
         if (end)
             end_line(p);
@@ -465,10 +452,9 @@ void prose_text(struct prose *p, const char *s, size_t n)
 void prose_end(struct prose *p)
 {
     end_line(p);
-    free(p->pend);
-    free(p->word);
-    p->pend = p->word = NULL;
-    p->n_pend = p->cap_pend = p->n_word = p->cap_word = 0;
+    ui_bytes_free(&p->pend);
+    ui_bytes_free(&p->word);
+    p->item = 0;
     p->fence = 0;
     p->mute = false;
 }

@@ -2,7 +2,6 @@
 #include "chat_screen.h"
 
 #include "chat_text.h"
-#include "common_base.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,19 +13,7 @@ enum { TAB = 8 };
 
 /* ---- output ---------------------------------------------------------------------------------- */
 
-void screen_put(struct screen *c, const char *s, size_t n)
-{
-    if (c->n_out + n > c->cap_out) {
-        size_t cap = 2 * (c->n_out + n) + 256;
-        char *more = ui_grow(c->out, cap, 1);
-        if (!more)
-            return;
-        c->out = more;
-        c->cap_out = cap;
-    }
-    memcpy(c->out + c->n_out, s, n);
-    c->n_out += n;
-}
+void screen_put(struct screen *c, const char *s, size_t n) { ui_add(&c->out, s, n); }
 
 static void put(struct screen *c, const char *s) { screen_put(c, s, strlen(s)); }
 
@@ -58,7 +45,7 @@ static void go_to(struct screen *c, uint32_t row)
 static void free_rows(struct row *row, uint32_t from, uint32_t to)
 {
     for (uint32_t i = from; i < to; i++)
-        free(row[i].bytes);
+        ui_bytes_free(&row[i].text);
 }
 
 /* The rows of a message as they are laid out. */
@@ -73,15 +60,8 @@ struct layout {
 static void add(struct layout *l, const char *s, size_t n, unsigned width)
 {
     struct row *r = &l->row[l->n - 1];
-    char *more = l->failed ? NULL : ui_grow(r->bytes, r->n + n + 1, 1);
-    l->failed |= !more;
-    if (!more)
-        return;
-    memcpy(more + r->n, s, n);
-    r->bytes = more;
-    r->n += n;
-    r->bytes[r->n] = 0;
-    r->width += width;
+    l->failed = l->failed || !ui_add(&r->text, s, n);
+    r->width += l->failed ? 0 : width;
 }
 
 static void add_prompt(struct layout *l, const char *prompt)
@@ -116,7 +96,7 @@ static void mark_cursor(struct layout *l)
 {
     l->at_row = l->n - 1;
     l->at_col = l->row[l->n - 1].width;
-    l->at_byte = (uint32_t)l->row[l->n - 1].n;
+    l->at_byte = (uint32_t)l->row[l->n - 1].text.n;
 }
 
 /* One cluster, on a new row where this one has no room for it. */
@@ -202,15 +182,15 @@ static void draw_rows(struct screen *c, struct row *row, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         bool there = i < c->n_row;
-        if (!there || strcmp(row[i].bytes, c->row[i].bytes) != 0) {
+        if (!there || strcmp(row[i].text.s, c->row[i].text.s) != 0) {
             go_to(c, i);
             put(c, "\033[K"); /* first: at the last column it would erase what was just printed */
-            screen_put(c, row[i].bytes, row[i].n);
+            screen_put(c, row[i].text.s, row[i].text.n);
         }
         if (there)
-            free(c->row[i].bytes);
+            ui_bytes_free(&c->row[i].text);
         c->row[i] = row[i];
-        row[i].bytes = NULL;
+        row[i].text = (struct ui_bytes){ 0 };
         c->n_row = ui_max_u32(c->n_row, i + 1);
     }
     if (c->n_row > n) {
@@ -232,7 +212,7 @@ void screen_draw(struct screen *c, const struct picture *p)
             draw_rows(c, l.row + c->top, n);
             uint32_t row = l.at_row - c->top;
             go_to(c, row);
-            screen_put(c, c->row[row].bytes, l.at_byte);
+            screen_put(c, c->row[row].text.s, l.at_byte);
             c->at_col = l.at_col;
         }
     }
@@ -273,6 +253,6 @@ void screen_free(struct screen *c)
 {
     screen_forget(c);
     free(c->row);
-    free(c->out);
+    ui_bytes_free(&c->out);
     *c = (struct screen){ 0 };
 }

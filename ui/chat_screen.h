@@ -5,13 +5,10 @@
  * (text_columns). The cursor is put where it belongs by printing the row up to there once more, so
  * it is right however wide the terminal makes a cluster. */
 #pragma once
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "common_base.h"
 
-struct row {     /* of the screen, as it was drawn */
-    char *bytes; /* with the escapes of its prompt */
-    size_t n;
+struct row {              /* of the screen, as it was drawn */
+    struct ui_bytes text; /* with the escapes of its prompt */
     unsigned width;
 };
 
@@ -23,8 +20,7 @@ struct screen {
     uint32_t n_row, cap;
     uint32_t at_row, at_col; /* of the cursor, in them */
     uint32_t top;            /* rows of the message above the first that is in view */
-    char *out;               /* what is to be written to the terminal */
-    size_t n_out, cap_out;
+    struct ui_bytes out;     /* what is to be written to the terminal */
 };
 
 struct picture {

@@ -87,7 +87,7 @@ static void add_prose(struct prose *p, const char *text, uint64_t n)
 {
     char *clean = ui_alloc(n + 1, 3);
     if (clean)
-        prose_text(p, clean, text_clean(text, (size_t)n, clean));
+        prose_text(p, clean, ui_clean(text, (size_t)n, clean));
     free(clean);
 }
 
@@ -258,7 +258,7 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
                turn->n_ctx, o->stop_on_full ? "" : "; the next message drops the oldest turns");
     if (turn->end == HLM_TALK_LIMIT)
         ui_note("[ended after %d tokens: -n]", o->n_predict);
-    if (s->figures == 0)
+    if (s->figures == FIGURES_ON)
         note_turn(turn);
     log_turn(t, turn);
 }

@@ -4,11 +4,13 @@
 #include "common.h"
 #include "common_lora.h"
 
+enum figures { FIGURES_ON, FIGURES_OFF }; /* in the order of the flag's words */
+
 struct show {
     hlm *model;
     /* Flags and settings: */
     bool raw;       /* Markdown as it stands, also at a terminal */
-    int figures;    /* 0: a line of them after each turn; 1: none */
+    int figures;    /* an enum figures: a line of them after each turn */
     bool reasoning; /* show it, dimmed; else only that there is some */
     bool once;      /* one answer, and that is all: there is no history */
     /* Of the turn that runs: */

@@ -39,17 +39,7 @@ void slash_free(struct slash *s)
     replace_text(&s->say, NULL);
 }
 
-/* a, an empty line, b; either may be NULL or empty. */
-static char *joined(const char *a, const char *b)
-{
-    size_t n = a ? strlen(a) : 0, m = b ? strlen(b) : 0;
-    char *out = ui_alloc(n + m + 3, 1);
-    if (out)
-        sprintf(out, "%s%s%s", n ? a : "", n && m ? "\n\n" : "", m ? b : "");
-    return out;
-}
-
-char *slash_attach(const struct slash *s, const char *text) { return joined(text, s->attached); }
+char *slash_attach(const struct slash *s, const char *text) { return ui_joined(text, s->attached); }
 void slash_detach(struct slash *s) { replace_text(&s->attached, NULL); }
 
 /* The newest message of the user; NULL: there is none. */
@@ -76,7 +66,7 @@ static enum slash_got do_clear(struct slash *s, const char *arg)
 {
     (void)arg;
     hlm_talk_clear(s->talk);
-    ui_note("forgot the conversation%s",
+    ui_note("forgot the conversation, also for --continue%s",
             hlm_talk_system(s->talk) ? "; the system message stays" : "");
     return SLASH_DONE;
 }
@@ -134,22 +124,6 @@ static enum slash_got do_history(struct slash *s, const char *arg)
     return SLASH_DONE;
 }
 
-/* A file's text, terminated, without line ends at its end. NULL with a reason. */
-static char *read_text(const char *path, uint64_t *n, struct hlm_err *err)
-{
-    char *text = ui_read_file(path, 1u << 28, n, err);
-    if (!text)
-        return NULL;
-    bool is_text = strlen(text) == *n;
-    while (*n && (text[*n - 1] == '\n' || text[*n - 1] == '\r'))
-        text[--*n] = 0;
-    if (is_text && *n)
-        return text;
-    ui_fail(err, "%.300s: %s", path, is_text ? "is empty" : "holds a NUL byte: that is no text");
-    free(text);
-    return NULL;
-}
-
 /* Puts a file's text after the next message, or after the text that follows the path. */
 static enum slash_got do_file(struct slash *s, const char *arg)
 {
@@ -162,11 +136,11 @@ static enum slash_got do_file(struct slash *s, const char *arg)
     }
     char *path = word_next(&arg, dir_home());
     arg += strspn(arg, " \t");
-    char *text = path ? read_text(path, &n, &err) : NULL;
+    char *text = path ? ui_as_text(ui_read_file(path, 1u << 28, &n, &err), &n, path, &err) : NULL;
     if (!path)
         ui_fail(&err, "/file: which file?");
     if (text) {
-        replace_text(&s->attached, joined(s->attached, text));
+        replace_text(&s->attached, ui_joined(s->attached, text));
         replace_text(&s->say, *arg ? ui_copy(arg, strlen(arg)) : NULL);
         if (!*arg)
             ui_note("%s goes with the next message (%s)", path, num_bytes(n).s);
@@ -223,7 +197,7 @@ static bool settable(const struct slash *s, const struct flag *f)
 }
 
 /* The first long name, with _ for -. */
-static void set_name(const struct flag *f, char *out, size_t size)
+static void setting_name(const struct flag *f, char *out, size_t size)
 {
     const char *name = strstr(f->names, "--");
     snprintf(out, size, "%.*s", (int)strcspn(name + 2, " "), name + 2);
@@ -237,7 +211,7 @@ const struct flag *slash_setting(const struct slash *s, uint32_t i, char *name, 
         const struct flag *f = &s->flags->flag[k];
         if (!settable(s, f) || i--)
             continue;
-        set_name(f, name, size);
+        setting_name(f, name, size);
         return f;
     }
     return NULL;
@@ -273,38 +247,12 @@ static const struct flag *find_setting(const struct slash *s, const char *name, 
     return NULL;
 }
 
-static bool set_value(const struct flag *f, const char *name, const char *value,
-                      struct hlm_err *err)
-{
-    if (f->type != FLAG_SWITCH)
-        return flag_value(f, name, value, err);
-    bool on = strcmp(value, "on") == 0;
-    if (!on && strcmp(value, "off") != 0)
-        return ui_fail(err, "%s: '%s' is none of on|off", name, value);
-    *(bool *)f->to = on;
-    return true;
-}
-
-static void print_value(const struct flag *f, char *out, size_t size)
-{
-    if (f->type == FLAG_SWITCH) {
-        snprintf(out, size, "%s", *(bool *)f->to ? "on" : "off");
-    } else if (f->type == FLAG_CHOICE) {
-        const char *word = f->arg;
-        for (int i = *(int *)f->to; i > 0; i--)
-            word += strcspn(word, "|") + 1;
-        snprintf(out, size, "%.*s", (int)strcspn(word, "|"), word);
-    } else {
-        flag_print(f, out, size);
-    }
-}
-
 static enum slash_got list_settings(const struct slash *s)
 {
     char name[32], value[32];
     const struct flag *f;
     for (uint32_t i = 0; (f = slash_setting(s, i, name, sizeof name)); i++) {
-        print_value(f, value, sizeof value);
+        flag_print(f, value, sizeof value);
         ui_say("%-18s %s", name, value);
     }
     return SLASH_DONE;
@@ -321,15 +269,15 @@ static enum slash_got do_set(struct slash *s, const char *arg)
     const char *to = arg + n + strspn(arg + n, " \t");
     const struct flag *f = find_setting(s, name, &err);
     if (f)
-        set_name(f, name, sizeof name);
+        setting_name(f, name, sizeof name);
     if (f && !*to)
         ui_fail(&err, "/set %s: which value?", name);
     else if (f)
-        set_value(f, name, to, &err);
+        flag_value(f, name, to, &err);
     if (err.kind)
         return complain(s, &err);
     *hlm_talk_options(s->talk) = *s->options;
-    print_value(f, value, sizeof value);
+    flag_print(f, value, sizeof value);
     ui_note("%s is %s", name, value);
     return SLASH_DONE;
 }
@@ -465,7 +413,7 @@ static enum slash_got do_help(struct slash *s, const char *arg)
 
 const struct slash_command slash_commands[] = {
     { "/help", "", "this list", ARG_NONE, do_help },
-    { "/clear", "", "forget the conversation; the system message stays", ARG_NONE, do_clear },
+    { "/clear", "", "forget the conversation, also for --continue", ARG_NONE, do_clear },
     { "/history", "", "show what was said", ARG_NONE, do_history },
     { "/regen", "", "answer the last message again, with another seed", ARG_NONE, do_regen },
     { "/edit", "[TEXT]", "change the last message and answer it anew", ARG_TEXT, do_edit },

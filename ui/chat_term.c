@@ -24,8 +24,7 @@ struct term {
     struct screen screen;
     int fd; /* what is drawn goes there */
     bool own_fd;
-    char *in; /* bytes that were read and are no keys yet */
-    size_t n_in, cap_in;
+    struct ui_bytes in; /* that were read and are no keys yet */
     const char *prompt;
     double noticed_s; /* when it was said that Ctrl-C would leave; 0: it does not */
 };
@@ -34,8 +33,8 @@ struct term {
 
 static void flush(struct term *t)
 {
-    const char *s = t->screen.out;
-    for (size_t n = t->screen.n_out; n;) {
+    const char *s = t->screen.out.s;
+    for (size_t n = t->screen.out.n; n;) {
         ssize_t got = write(t->fd, s, n);
         if (got < 0 && errno == EINTR)
             continue;
@@ -44,7 +43,7 @@ static void flush(struct term *t)
         s += got;
         n -= (size_t)got;
     }
-    t->screen.n_out = 0;
+    t->screen.out.n = 0;
 }
 
 static void draw(struct term *t, bool whole)
@@ -74,14 +73,8 @@ enum read_got { READ_SOME, READ_PAUSE, READ_END };
 /* Waits for more bytes, at most this long; < 0: as long as it takes. */
 static enum read_got read_more(struct term *t, int wait_ms)
 {
-    if (t->cap_in - t->n_in < 4096) {
-        size_t cap = 2 * t->cap_in + 8192;
-        char *more = ui_grow(t->in, cap, 1);
-        if (!more)
-            return READ_END;
-        t->in = more;
-        t->cap_in = cap;
-    }
+    if (!ui_reserve(&t->in, 4096))
+        return READ_END;
     for (;;) {
         tty_hold_signals();
         draw_anew(t, tty_changed());
@@ -89,20 +82,15 @@ static enum read_got read_more(struct term *t, int wait_ms)
         tty_release_signals();
         if (ready == 0)
             return READ_PAUSE;
-        ssize_t n = ready < 0 ? -1 : read(STDIN_FILENO, t->in + t->n_in, t->cap_in - t->n_in);
+        ssize_t n = ready < 0 ? -1 : read(STDIN_FILENO, t->in.s + t->in.n, 4096);
         if (n > 0) {
-            t->n_in += (size_t)n;
+            t->in.n += (size_t)n;
+            t->in.s[t->in.n] = 0;
             return READ_SOME;
         }
         if (ready == -2 || n == 0 || errno != EINTR)
             return READ_END;
     }
-}
-
-static void take(struct term *t, size_t n)
-{
-    memmove(t->in, t->in + n, t->n_in - n);
-    t->n_in -= n;
 }
 
 /* The text of a paste, which begins the bytes at hand. False: reading ended in it, and what came of
@@ -111,14 +99,14 @@ static bool read_paste(struct term *t)
 {
     static const size_t n_end = sizeof KEY_PASTE_END - 1;
     for (size_t at = 0;; at++) {
-        while (at + n_end > t->n_in)
+        while (at + n_end > t->in.n)
             if (read_more(t, -1) == READ_END) {
-                t->n_in = 0;
+                t->in.n = 0;
                 return false;
             }
-        if (memcmp(t->in + at, KEY_PASTE_END, n_end) == 0) {
-            edit_paste(&t->edit, t->in, at);
-            take(t, at + n_end);
+        if (memcmp(t->in.s + at, KEY_PASTE_END, n_end) == 0) {
+            edit_paste(&t->edit, t->in.s, at);
+            ui_drop(&t->in, at + n_end);
             return true;
         }
     }
@@ -258,17 +246,17 @@ static enum edit_did take_keys(struct term *t)
 {
     for (bool last = false;;) {
         struct key key;
-        size_t n = key_read(t->in, t->n_in, last, &key);
+        size_t n = key_read(t->in.s, t->in.n, last, &key);
         last = false;
         if (!n) {
             draw(t, false);
-            enum read_got got = read_more(t, t->n_in ? ESCAPE_MS : -1);
+            enum read_got got = read_more(t, t->in.n ? ESCAPE_MS : -1);
             if (got == READ_END)
                 return why_ended();
             last = got == READ_PAUSE;
             continue;
         }
-        take(t, n);
+        ui_drop(&t->in, n);
         if (key.code == KEY_PASTE) {
             draw(t, false); /* a long paste takes a while */
             if (!read_paste(t))
@@ -349,14 +337,14 @@ static enum edit_did take_plain_lines(struct term *t)
         const char *prompt = l->n ? "... " : t->prompt;
         screen_put(&t->screen, prompt, strlen(prompt));
         flush(t);
-        for (char *end; !(end = t->n_in ? memchr(t->in, '\n', t->n_in) : NULL);)
+        for (char *end; !(end = t->in.n ? memchr(t->in.s, '\n', t->in.n) : NULL);)
             if (read_more(t, -1) == READ_END)
                 return why_ended();
-        size_t n = (size_t)((char *)memchr(t->in, '\n', t->n_in) - t->in);
+        size_t n = (size_t)((char *)memchr(t->in.s, '\n', t->in.n) - t->in.s);
         if (l->n)
             line_insert(l, "\n", 1);
-        line_insert(l, t->in, n);
-        take(t, n + 1);
+        line_insert(l, t->in.s, n);
+        ui_drop(&t->in, n + 1);
         t->noticed_s = 0;
     } while (l->n && is_open(l->s, l->n));
     return EDIT_DONE;
@@ -384,7 +372,7 @@ static void remember(struct term *t, const char *text)
     struct hlm_err err = { 0 };
     if (history_add(&t->history, text, &err))
         return;
-    ui_warn("%s: messages are kept until the program ends", err.msg);
+    ui_warn("%s: earlier messages are known until the program ends", err.msg);
     t->history.path = NULL;
 }
 
@@ -452,7 +440,7 @@ struct term *term_open(const struct term_params *p, struct hlm_err *err)
         return NULL;
     }
     if (p->history && !history_open(&t->history, p->history, &why))
-        ui_warn("%s: messages are kept until the program ends", why.msg);
+        ui_warn("%s: earlier messages are known until the program ends", why.msg);
     t->screen.color = ui.color;
     t->edit.history = &t->history;
     t->edit.hooks = (struct edit_hooks){ is_open, p->complete, p->user };
@@ -469,6 +457,6 @@ void term_close(struct term *t)
     screen_free(&t->screen);
     if (t->own_fd && t->fd >= 0)
         close(t->fd);
-    free(t->in);
+    ui_bytes_free(&t->in);
     free(t);
 }

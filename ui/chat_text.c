@@ -66,24 +66,3 @@ bool text_in_word(const char *s, size_t n, size_t at)
 }
 
 bool text_is_blank(char c) { return c == ' ' || c == '\t' || c == '\n'; }
-
-size_t text_clean(const char *s, size_t n, char *to)
-{
-    size_t w = 0, len;
-    for (size_t at = 0; at < n; at += len) {
-        utf8proc_int32_t c = char_at(s, n, at, &len);
-        if (c == '\r' && at + 1 < n && s[at + 1] == '\n')
-            continue;
-        c = c == '\r' ? '\n' : c;
-        if (c == '\n' || c == '\t') {
-            to[w++] = (char)c;
-        } else if (c < 0) {
-            memcpy(to + w, "\xef\xbf\xbd", 3);
-            w += 3;
-        } else if (c >= 0x20 && (c < 0x7f || c >= 0xa0)) {
-            memcpy(to + w, s + at, len);
-            w += len;
-        }
-    }
-    return w;
-}

@@ -15,7 +15,3 @@ unsigned text_columns(const char *s, size_t n);
 /* Is there a letter, digit or mark at `at`? Words are made of these. */
 bool text_in_word(const char *s, size_t n, size_t at);
 bool text_is_blank(char c); /* space, tab, line end */
-
-/* Copies n bytes to `to`, which has room for 3 n, and returns how many came out: valid UTF-8 whose
- * only control characters are line ends (LF for any of CR LF, CR, LF) and tabs. */
-size_t text_clean(const char *s, size_t n, char *to);

@@ -94,23 +94,23 @@ size_t word_begin(const char *text, size_t from, size_t at)
 
 /* ---- paths ----------------------------------------------------------------------------------- */
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
-/* A path as word_next reads it: in quotes where it has blanks. A folder's are left open. */
+/* A path as word_next reads it: in quotes where it has blanks. A folder's are left open. A name
+ * that could not be read back, or not be shown as it is, is not offered. */
 static void add_path(const char *folder, const char *name, bool is_folder, struct choices *c)
 {
-    char path[4200], shown[300];
+    char path[4200], full[4200], back[4200], shown[300], open;
     bool quotes = strpbrk(folder, " \t'\\") || strpbrk(name, " \t'\\");
     int n = snprintf(path, sizeof path, "%s%s%s%s", quotes ? "\"" : "", folder, name,
                      is_folder ? "/"
                      : quotes  ? "\""
                                : "");
     snprintf(shown, sizeof shown, "%s%s", name, is_folder ? "/" : "");
-    if (n > 0 && (size_t)n < sizeof path && !strchr(name, '"') && !strchr(name, '\n'))
+    snprintf(full, sizeof full, "%s%s%s", folder, name, is_folder ? "/" : "");
+    if (n <= 0 || (size_t)n >= sizeof path || !ui_is_clean(name) || strpbrk(name, "\n\t") ||
+        strcmp(full, "~") == 0)
+        return;
+    unquote(path, (size_t)n, true, back, &open);
+    if (strcmp(back, full) == 0)
         choices_add(c, path, shown, !is_folder);
 }
 
@@ -138,7 +138,7 @@ void complete_path(const char *text, size_t from, size_t at, const char *home, c
         snprintf(path, sizeof path, "%s%s", folder, s);
         bool hidden = s[0] == '.' && (begins[0] != '.' || !strcmp(s, ".") || !strcmp(s, ".."));
         if (!hidden && strncmp(s, begins, strlen(begins)) == 0 && stat(path, &st) == 0 &&
-            (S_ISDIR(st.st_mode) || !end || ends_with(s, end)))
+            (S_ISDIR(st.st_mode) || !end || ui_ends_with(s, end)))
             add_path(word, s, S_ISDIR(st.st_mode), c);
         free(entry[i]);
     }

@@ -28,56 +28,58 @@ static void before_message(void)
     bar_clear();
 }
 
+/* Every message of the programs on its way to standard error: "hlm-chat: warning: ...". */
+static void print_message(const char *word, const char *msg)
+{
+    before_message();
+    fprintf(stderr, "%s: %s%s", ui.program, word, *word ? ": " : "");
+    ui_text(stderr, msg, strlen(msg)); /* it may have names and texts of files in it */
+    fputc('\n', stderr);
+}
+
 static void on_log(void *user, enum hlm_log_level level, const char *msg)
 {
     static const char *const word[] = { "error", "warning", "info", "debug" };
     (void)user;
-    if (level <= HLM_LOG_WARN || (ui.verbose && level == HLM_LOG_INFO)) {
-        before_message();
-        fprintf(stderr, "%s: %s%s%s\n", ui.program, level == HLM_LOG_INFO ? "" : word[level],
-                level == HLM_LOG_INFO ? "" : ": ", msg);
-    }
+    if (level <= HLM_LOG_WARN || (ui.verbose && level == HLM_LOG_INFO))
+        print_message(level == HLM_LOG_INFO ? "" : word[level], msg);
     ui_event("log", "{s:s, s:s}", "level", word[level], "message", msg);
 }
 
 struct hlm_log ui_log(void) { return (struct hlm_log){ .fn = on_log }; }
 
-#define LOG(level)                                                                                 \
+#define MESSAGE                                                                                    \
     char msg[1024];                                                                                \
     va_list ap;                                                                                    \
     va_start(ap, fmt);                                                                             \
     vsnprintf(msg, sizeof msg, fmt, ap);                                                           \
-    va_end(ap);                                                                                    \
-    on_log(NULL, level, msg)
+    va_end(ap)
 
-void ui_warn(const char *fmt, ...) { LOG(HLM_LOG_WARN); }
-void ui_info(const char *fmt, ...) { LOG(HLM_LOG_INFO); }
-
-static void print_error(const char *event, const char *fmt, va_list ap)
+void ui_warn(const char *fmt, ...)
 {
-    char msg[1024];
-    vsnprintf(msg, sizeof msg, fmt, ap);
-    before_message();
-    fprintf(stderr, "%s: %s\n", ui.program, msg);
-    if (!strcmp(event, "error"))
-        counters_error(msg);
-    ui_event(event, "{s:s}", "message", msg);
+    MESSAGE;
+    on_log(NULL, HLM_LOG_WARN, msg);
+}
+
+void ui_info(const char *fmt, ...)
+{
+    MESSAGE;
+    on_log(NULL, HLM_LOG_INFO, msg);
 }
 
 void ui_error(const char *fmt, ...)
 {
-    va_list ap;
-    va_start(ap, fmt);
-    print_error("error", fmt, ap);
-    va_end(ap);
+    MESSAGE;
+    print_message("", msg);
+    counters_error(msg);
+    ui_event("error", "{s:s}", "message", msg);
 }
 
 void ui_wrong(const char *fmt, ...)
 {
-    va_list ap;
-    va_start(ap, fmt);
-    print_error("wrong", fmt, ap);
-    va_end(ap);
+    MESSAGE;
+    print_message("", msg);
+    ui_event("wrong", "{s:s}", "message", msg);
 }
 
 int ui_failed(const struct hlm_err *err)
@@ -136,26 +138,15 @@ void ui_dim(const char *s, uint64_t n)
     ui_text(stderr, s, n);
 }
 
-/* Bytes of the control character that s begins with - C0, DEL, or C1 as UTF-8 has it; 0: it is
- * none, or a line end or tab. */
-static uint64_t control_bytes(const char *s, uint64_t n)
-{
-    unsigned char c = (unsigned char)s[0], next = n > 1 ? (unsigned char)s[1] : 0;
-    if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
-        return 1;
-    return c == 0xc2 && next >= 0x80 && next < 0xa0 ? 2 : 0;
-}
-
 void ui_text(FILE *to, const char *s, uint64_t n)
 {
     bool terminal = to == stderr ? ui.tty : ui.out_tty;
-    for (uint64_t i = 0, from = 0, skip; i <= n; i += skip ? skip : 1) {
-        skip = i < n && terminal ? control_bytes(s + i, n - i) : 0;
-        if (skip || i == n) {
-            fwrite(s + from, 1, (size_t)(i - from), to);
-            from = i + skip;
-        }
-    }
+    char *clean = terminal ? ui_alloc(n + 1, 3) : NULL;
+    if (clean)
+        fwrite(clean, 1, ui_clean(s, (size_t)n, clean), to);
+    else if (!terminal)
+        fwrite(s, 1, (size_t)n, to);
+    free(clean);
 }
 
 void ui_undim(void)
@@ -220,16 +211,20 @@ void ui_interrupt_clear(void)
 
 /* ---- start and end --------------------------------------------------------------------------- */
 
-bool ui_start(const char *program)
+void ui_look(const char *program)
 {
-    ui.program = program;
-    start_s = ui_now_s();
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
+    ui.program = program;
     ui.tty = isatty(STDERR_FILENO);
     ui.out_tty = isatty(STDOUT_FILENO);
     ui.escapes = term && *term && strcmp(term, "dumb") != 0;
     ui.color = ui.tty && ui.escapes && !(no_color && *no_color);
+}
 
+bool ui_start(const char *program)
+{
+    ui_look(program);
+    start_s = ui_now_s();
     /* No SA_RESTART: a read at the prompt must come back. */
     struct sigaction act = { .sa_handler = on_signal };
     sigemptyset(&act.sa_mask);
@@ -333,7 +328,8 @@ void ui_status(const char *fmt, ...)
     vsnprintf(line, sizeof line, fmt, ap);
     va_end(ap);
     if (!ui_has_line()) {
-        ui_note("%s", line);
+        if (ui.verbose)
+            ui_note("%s", line);
         return;
     }
     fflush(stdout);
@@ -487,37 +483,29 @@ struct span span_text(double s)
 
 char *read_stdin(uint64_t *n, struct hlm_err *err)
 {
-    char *text = NULL;
-    uint64_t cap = 0;
-    *n = 0;
+    enum { PIECE = 1 << 16 };
+    struct ui_bytes b = { 0 };
     for (;;) {
-        if (*n + 1 >= cap) {
-            cap = cap ? 2 * cap : 4096;
-            char *more = ui_grow(text, cap, 1);
-            if (!more) {
-                ui_fail_memory(err, "standard input: out of memory at %s", num_bytes(*n).s);
-                break;
-            }
-            text = more;
+        if (!ui_reserve(&b, PIECE)) {
+            ui_fail_memory(err, "standard input: out of memory at %s", num_bytes(b.n).s);
+            break;
         }
-        ssize_t got = read(STDIN_FILENO, text + *n, (size_t)(cap - *n - 1));
+        ssize_t got = read(STDIN_FILENO, b.s + b.n, PIECE);
         if (got < 0 && errno == EINTR && !ui_interrupted())
             continue;
-        if (got < 0 && errno == EINTR) {
+        if (got < 0 && errno == EINTR)
             ui_fail_stopped(err);
-            break;
-        }
-        if (got < 0) {
+        else if (got < 0)
             ui_fail_system(err, "standard input: %s", strerror(errno));
+        if (got < 0)
             break;
-        }
-        if (got == 0) {
-            text[*n] = 0;
-            return text;
-        }
-        *n += (uint64_t)got;
+        b.n += (size_t)got;
+        b.s[b.n] = 0;
+        *n = b.n;
+        if (got == 0)
+            return b.s;
     }
-    free(text);
+    ui_bytes_free(&b);
     return NULL;
 }
 

@@ -24,6 +24,8 @@ struct ui {
 };
 extern struct ui ui;
 
+/* Fills what ui says of the streams and the program; ui_start does it too. */
+void ui_look(const char *program);
 /* Opens --log-json and installs the signal handlers. Reports its failures itself. */
 bool ui_start(const char *program);
 /* Flushes standard output, writes the last event. rc, or RC_FAILED when results could not be
@@ -45,8 +47,8 @@ struct hlm_log ui_log(void); /* the same for the messages of an object of the li
 void ui_note(const char *fmt, ...) UI_PRINTF(1, 2); /* dim; on a terminal or with -v */
 void ui_say(const char *fmt, ...) UI_PRINTF(1, 2);  /* what a person asked for: always shown */
 bool ui_notes(void);                                /* would ui_note show anything? */
-/* A model's text, whole UTF-8 characters of it, as it stands; on a terminal without the control
- * characters that would move it: what a model says may come from anywhere. */
+/* Text from outside, whole UTF-8 characters of it, as it stands; on a terminal cleaned (ui_clean):
+ * what a model or a file says may come from anywhere. All calls above print their messages so. */
 void ui_text(FILE *to, const char *s, uint64_t n);
 /* Such text as a stream on standard error, dim where possible; ui_undim ends the colour. */
 void ui_dim(const char *s, uint64_t n);
@@ -80,7 +82,8 @@ bool bar_progress(void *bar, uint64_t done,
                   uint64_t total); /* an hlm_progress; false once interrupted */
 void bar_clear(void);              /* takes a bar off the screen, if there is one */
 /* A line in the bar's place: it overwrites what stood there, and what is printed next takes it off.
- * An ordinary note where the terminal has no such lines. */
+ * Where the terminal has no such lines, a note with -v and nothing else: what must be seen has a
+ * line of its own. */
 void ui_status(const char *fmt, ...) UI_PRINTF(1, 2);
 unsigned ui_columns(FILE *of); /* of the terminal that it is; 80 where that is not known */
 bool ui_has_line(void);        /* has the terminal lines that can be overwritten? */

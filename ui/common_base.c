@@ -1,8 +1,9 @@
 /* common_base: see common_base.h. */
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700 /* realpath */
 #include "common_base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -10,6 +11,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
+#include <utf8proc.h>
 
 static void describe(struct hlm_err *err, enum hlm_error kind, const char *fmt, va_list ap)
 {
@@ -58,6 +61,99 @@ char *ui_copy(const char *s, uint64_t n)
     return out;
 }
 
+/* ---- text ------------------------------------------------------------------------------------ */
+
+bool ui_reserve(struct ui_bytes *b, size_t n)
+{
+    if (n < b->cap && b->n < b->cap - n)
+        return true;
+    if (n > SIZE_MAX / 4 - b->n)
+        return false;
+    size_t cap = 2 * (b->n + n) + 64;
+    char *more = ui_grow(b->s, cap, 1);
+    if (!more)
+        return false;
+    b->s = more;
+    b->cap = cap;
+    b->s[b->n] = 0;
+    return true;
+}
+
+bool ui_add(struct ui_bytes *b, const char *s, size_t n)
+{
+    if (!ui_reserve(b, n))
+        return false;
+    if (n)
+        memcpy(b->s + b->n, s, n);
+    b->n += n;
+    b->s[b->n] = 0;
+    return true;
+}
+
+void ui_drop(struct ui_bytes *b, size_t n)
+{
+    if (!n)
+        return;
+    memmove(b->s, b->s + n, b->n - n + 1);
+    b->n -= n;
+}
+
+void ui_bytes_free(struct ui_bytes *b)
+{
+    free(b->s);
+    *b = (struct ui_bytes){ 0 };
+}
+
+size_t ui_clean(const char *s, size_t n, char *to)
+{
+    size_t w = 0, len;
+    for (size_t at = 0; at < n; at += len) {
+        utf8proc_int32_t c;
+        utf8proc_ssize_t got =
+            utf8proc_iterate((const utf8proc_uint8_t *)s + at, (utf8proc_ssize_t)(n - at), &c);
+        len = got > 0 ? (size_t)got : 1;
+        if (s[at] == '\r' && at + 1 < n && s[at + 1] == '\n')
+            continue;
+        c = s[at] == '\r' ? '\n' : c;
+        if (got <= 0) {
+            memcpy(to + w, "\xef\xbf\xbd", 3);
+            w += 3;
+        } else if (c == '\n' || c == '\t') {
+            to[w++] = (char)c;
+        } else if (c >= 0x20 && (c < 0x7f || c >= 0xa0)) {
+            memcpy(to + w, s + at, len);
+            w += len;
+        }
+    }
+    return w;
+}
+
+bool ui_is_clean(const char *s)
+{
+    size_t n = strlen(s);
+    char *clean = ui_alloc(n + 1, 3);
+    bool is = clean && ui_clean(s, n, clean) == n && memcmp(clean, s, n) == 0;
+    free(clean);
+    return is;
+}
+
+char *ui_joined(const char *a, const char *b)
+{
+    size_t n = a ? strlen(a) : 0, m = b ? strlen(b) : 0;
+    char *out = ui_alloc(n + m + 3, 1);
+    if (out)
+        sprintf(out, "%s%s%s", n ? a : "", n && m ? "\n\n" : "", m ? b : "");
+    return out;
+}
+
+bool ui_ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* ---- misspelt words -------------------------------------------------------------------------- */
+
 static char plain(char c) { return c == '_' ? '-' : c >= 'A' && c <= 'Z' ? (char)(c + 32) : c; }
 
 /* How many letters differ: one too many, one missing, another one, or two neighbours swapped
@@ -84,7 +180,7 @@ static uint32_t distance(const char *a, const char *b, uint32_t most)
 
 const char *ui_nearest(const char *word, const char *const *list)
 {
-    const char *best = NULL;
+    const char *best = NULL, *const *begin = list;
     uint32_t least = (uint32_t)strlen(word) / 3 + 1; /* a longer word may have more mistakes */
     for (; *list; list++) {
         uint32_t d = distance(word, *list, least + 1);
@@ -93,6 +189,10 @@ const char *ui_nearest(const char *word, const char *const *list)
             least = d;
         }
     }
+    size_t n = strlen(word);
+    for (; !best && n >= 2 && *begin; begin++) /* the beginning of a word is meant to be that */
+        if (strncmp(*begin, word, n) == 0 && strspn(word, "-/") < n)
+            best = *begin;
     return best;
 }
 
@@ -103,40 +203,133 @@ double ui_now_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-char *ui_read_file(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err)
+/* ---- files ----------------------------------------------------------------------------------- */
+
+/* To the end rather than by size: a pipe has none. What is more than `max` bytes before the end is
+ * dropped on the way where `tail`, and else too much. */
+static bool read_all(FILE *f, const char *path, uint64_t max, bool tail, struct ui_bytes *b,
+                     struct hlm_err *err)
 {
-    FILE *f = fopen(path, "rb");
-    char *text = NULL;
-    uint64_t len = 0, room = 0;
-    size_t got = 1;
-    bool ok = f || ui_fail_system(err, "%.300s: %s", path, strerror(errno));
-    while (ok && got && len <= max) { /* to the end rather than by size: a pipe has none */
-        if (len == room) {
-            room = room ? 2 * room : 1 << 16;
-            char *more = ui_grow(text, room + 1, 1);
-            if (!more) {
-                ok = ui_fail_memory(err, "%.300s: no memory to read it", path);
-                break;
-            }
-            text = more;
-        }
-        got = fread(text + len, 1, (size_t)(room - len), f);
-        len += got;
+    enum { PIECE = 1 << 16 };
+    for (size_t got = 1; got;) {
+        if (!ui_reserve(b, PIECE))
+            return ui_fail_memory(err, "%.300s: no memory to read it", path);
+        got = fread(b->s + b->n, 1, PIECE, f);
+        b->n += got;
         if (ferror(f))
-            ok = ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+            return ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+        if (b->n > max && !tail)
+            return ui_fail(err, "%.300s: too large, expected at most %llu bytes", path,
+                           (unsigned long long)max);
+        if (b->n / 2 > max) /* seldom, so that each byte moves about once */
+            ui_drop(b, (size_t)(b->n - max));
     }
-    if (f)
-        fclose(f);
-    if (ok && len > max)
-        ok = ui_fail(err, "%.300s: too large, expected at most %llu bytes", path,
-                     (unsigned long long)max);
-    if (!ok) {
-        free(text);
+    if (b->n > max)
+        ui_drop(b, (size_t)(b->n - max));
+    b->s[b->n] = 0;
+    return true;
+}
+
+static char *read_file(const char *path, uint64_t max, bool tail, uint64_t *n, struct hlm_err *err)
+{
+    struct ui_bytes b = { 0 };
+    struct stat st;
+    FILE *f = fopen(path, "rb");
+    if (!f) {
+        ui_fail_system(err, "%.300s: %s", path, strerror(errno));
         return NULL;
     }
-    text[len] = 0;
-    *n = len;
-    return text;
+    if (tail && fstat(fileno(f), &st) == 0 && st.st_size > 0 && (uint64_t)st.st_size > max)
+        fseeko(f, (off_t)((uint64_t)st.st_size - max),
+               SEEK_SET); /* a pipe is read from its begin */
+    if (!read_all(f, path, max, tail, &b, err))
+        ui_bytes_free(&b);
+    fclose(f);
+    *n = b.n;
+    return b.s;
+}
+
+char *ui_read_file(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err)
+{
+    return read_file(path, max, false, n, err);
+}
+
+char *ui_read_tail(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err)
+{
+    return read_file(path, max, true, n, err);
+}
+
+char *ui_as_text(char *text, uint64_t *n, const char *from, struct hlm_err *err)
+{
+    if (!text)
+        return NULL;
+    bool is_text = strlen(text) == *n;
+    while (*n && (text[*n - 1] == '\n' || text[*n - 1] == '\r'))
+        text[--*n] = 0;
+    if (is_text && *n)
+        return text;
+    ui_fail(err, "%.300s %s", from, is_text ? "is empty" : "holds a NUL byte: that is no text");
+    free(text);
+    return NULL;
+}
+
+static bool write_all(int fd, const char *s, uint64_t n)
+{
+    while (n) {
+        ssize_t got = write(fd, s, (size_t)ui_min_u64(n, 1 << 30));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return false;
+        s += got;
+        n -= (uint64_t)got;
+    }
+    return true;
+}
+
+/* The new name is on disk only once its folder is. Not every file system can say so. */
+static void sync_folder_of(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (slash)
+        slash[slash == path] = 0;
+    int fd = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+}
+
+bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_t n,
+                     struct hlm_err *err)
+{
+    char *real = realpath(path, NULL), *to = real ? real : ui_copy(path, strlen(path));
+    size_t size = to ? strlen(to) + 32 : 0;
+    char *beside = to ? ui_alloc(size, 1) : NULL;
+    if (!beside) {
+        free(to);
+        return ui_fail_memory(err, "%.300s: no memory to write it", path);
+    }
+    snprintf(beside, size, "%s.%ld.part", to, (long)getpid());
+    unlink(beside); /* of a process of the same number, long ended */
+    int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
+    bool ok = fd >= 0 && write_all(fd, bytes, n) && fsync(fd) == 0;
+    int why = errno;
+    if (fd >= 0 && close(fd) != 0 && ok) {
+        why = errno;
+        ok = false;
+    }
+    if (ok && rename(beside, to) != 0) {
+        why = errno;
+        ok = false;
+    }
+    if (ok)
+        sync_folder_of(to);
+    else if (fd >= 0)
+        unlink(beside);
+    free(beside);
+    free(to);
+    return ok || ui_fail_system(err, "%.300s: cannot be written: %s", path, strerror(why));
 }
 
 /* ---- what may be replaced -------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* common_base: what the programs have in place of the engine's own base - error text, checked
- * allocation, a clock, reading a file whole, misspelt words, which files may be replaced. */
+ * allocation, a clock, clean text, reading and replacing files, misspelt words, which files may be
+ * replaced. */
 #pragma once
 #include "hlm.h"
 
@@ -27,6 +28,25 @@ void *ui_alloc(uint64_t n, uint64_t size);           /* zeroed */
 void *ui_grow(void *old, uint64_t n, uint64_t size); /* realloc; new bytes are not zeroed */
 char *ui_copy(const char *s, uint64_t n);            /* n bytes and a NUL */
 
+/* Bytes that grow, with a NUL after them. Zero it before use. False, and unchanged, without
+ * memory. */
+struct ui_bytes {
+    char *s;
+    size_t n, cap;
+};
+bool ui_reserve(struct ui_bytes *b, size_t n); /* room for n more */
+bool ui_add(struct ui_bytes *b, const char *s, size_t n);
+void ui_drop(struct ui_bytes *b, size_t n); /* the first n */
+void ui_bytes_free(struct ui_bytes *b);
+
+/* Copies n bytes to `to`, which has room for 3 n, and returns how many came out: valid UTF-8 whose
+ * only control characters are line ends (LF for any of CR LF, CR, LF) and tabs. */
+size_t ui_clean(const char *s, size_t n, char *to);
+bool ui_is_clean(const char *s); /* would ui_clean leave it as it is? */
+/* a, an empty line, b, in new memory; either may be NULL or empty. */
+char *ui_joined(const char *a, const char *b);
+bool ui_ends_with(const char *s, const char *end);
+
 /* The word of a list, which ends with NULL, that is most likely meant by a misspelt one; NULL: none
  * is near. Capitals, and _ for -, are no difference. */
 const char *ui_nearest(const char *word, const char *const *list);
@@ -36,6 +56,16 @@ double ui_now_s(void); /* monotonic seconds */
 /* All of a file, at most max bytes, terminated by a NUL that *n does not count; freed with free.
  * NULL with a reason. */
 char *ui_read_file(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err);
+/* The last max bytes of it, where it is longer. */
+char *ui_read_tail(const char *path, uint64_t max, uint64_t *n, struct hlm_err *err);
+/* Checks text of n bytes that was read from `from`, takes the line ends from its end, and returns
+ * it. NULL, and it is freed, with a reason: it is NULL, is empty, or holds a NUL byte. */
+char *ui_as_text(char *text, uint64_t *n, const char *from, struct hlm_err *err);
+/* Puts a file of these bytes in the place of what is at the path: all of it or, after a failure and
+ * after a crash of the machine, nothing. mode: who may read it, where it is new. A symbolic link
+ * stays one. */
+bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_t n,
+                     struct hlm_err *err);
 
 /* What a file that a program writes is to be. An earlier one of the same kind may be replaced,
  * anything else that stands at the path may not: it is some other work of the person's. */

@@ -164,6 +164,17 @@ static bool add_to_list(const struct flag *f, const char *who, const char *value
     return true;
 }
 
+/* NULL, as on the command line: on. */
+static bool read_switch(const struct flag *f, const char *who, const char *value,
+                        struct hlm_err *err)
+{
+    bool on = !value || strcmp(value, "on") == 0;
+    if (!on && strcmp(value, "off") != 0)
+        return ui_fail(err, "%s: '%s' is none of on|off", who, value);
+    *(bool *)f->to = on;
+    return true;
+}
+
 bool flag_value(const struct flag *f, const char *who, const char *value, struct hlm_err *err)
 {
     switch (f->type) {
@@ -175,10 +186,18 @@ bool flag_value(const struct flag *f, const char *who, const char *value, struct
     case FLAG_SEED: return read_seed(f, who, value, err);
     case FLAG_LIST: return add_to_list(f, who, value, err);
     case FLAG_CHOICE: return read_choice(f, who, value, err);
-    case FLAG_SWITCH: *(bool *)f->to = true; return true;
+    case FLAG_SWITCH: return read_switch(f, who, value, err);
     case FLAG_GROUP: break;
     }
     return ui_fail(err, "%s takes no value", who);
+}
+
+static void print_choice(const struct flag *f, char *out, uint64_t size)
+{
+    const char *word = f->arg;
+    for (int i = *(int *)f->to; i > 0; i--)
+        word += strcspn(word, "|") + 1;
+    snprintf(out, (size_t)size, "%.*s", (int)strcspn(word, "|"), word);
 }
 
 void flag_print(const struct flag *f, char *out, uint64_t size)
@@ -191,7 +210,12 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
     case FLAG_SEED:
         snprintf(out, (size_t)size, "%llu", (unsigned long long)*(uint64_t *)f->to);
         break;
-    default: snprintf(out, (size_t)size, "-"); break;
+    case FLAG_SWITCH: snprintf(out, (size_t)size, "%s", *(bool *)f->to ? "on" : "off"); break;
+    case FLAG_CHOICE: print_choice(f, out, size); break;
+    case FLAG_TEXT:
+        snprintf(out, (size_t)size, "%s", *(const char **)f->to ? *(const char **)f->to : "");
+        break;
+    default: out[0] = 0; break;
     }
 }
 
@@ -309,7 +333,7 @@ static void print_table(const struct program *p)
 bool flags_read(const struct program *p, int argc, char **argv, int *rc)
 {
     struct hlm_err err = { 0 };
-    ui.program = p->name;
+    ui_look(p->name);
     if (!read_all(p, argc, argv, &err)) {
         *rc = usage_error(p, "%s", err.msg);
         return false;
@@ -318,7 +342,8 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
         printf("usage: %s %s\n\n%s\n", p->name, p->usage, p->about);
         help_rows(p->flag, p->n_flag);
         help_rows(common_flags, ARRAY_LEN(common_flags));
-        puts("\nExit codes: 0 done, 1 failed, 2 bad flags, 130 interrupted, 143 terminated.");
+        puts("\nExit codes: 0 done, 1 failed, 2 wrong flags, 128 + N ended by signal N (130: "
+             "Ctrl-C).");
     } else if (want_table) {
         print_table(p);
     } else if (want_version) {
@@ -345,8 +370,11 @@ int usage_error(const struct program *p, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
+    char msg[1024];
+    vsnprintf(msg, sizeof msg, fmt, ap);
+    ui_look(p->name);
     fprintf(stderr, "%s: ", p->name);
-    vfprintf(stderr, fmt, ap);
+    ui_text(stderr, msg, strlen(msg));
     fprintf(stderr, "\nusage: %s %s\n", p->name, p->usage);
     va_end(ap);
     return RC_USAGE;

@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char empty_think[] = "<think></think>";
-
 /* ---- rendering ------------------------------------------------------------------------------- */
 
 /* A message's content as the template leaves it. Unchanged content is given by its sampled ids. */
@@ -81,7 +79,7 @@ static void put_tagged(struct prompt_builder *b, struct hlm_str content, bool ke
     bool closed = str_around(content, "</think>", &before, &after),
          opened = str_has(content, "<think>");
     if (opened && closed && !kept) {
-        prompt_put(b, empty_think);
+        prompt_put(b, CHAT_EMPTY_THINK);
         prompt_text(b, after);
         return;
     }
@@ -108,7 +106,7 @@ static void put_cut_off(struct prompt_builder *b, const struct chat_msg *m, stru
         cut = after;
     else if (!m->reasoning || !str_strip(str_of(m->reasoning), BOTH).n)
         str_around(content, "<think>", &cut, &after);
-    prompt_put(b, empty_think);
+    prompt_put(b, CHAT_EMPTY_THINK);
     put_content(b, m, str_strip(cut, BOTH));
 }
 
@@ -123,7 +121,7 @@ static void put_nemotron(struct prompt_builder *b, const struct chat_msg *m, str
             prompt_text(b, str_of(m->reasoning));
             prompt_put(b, "\n</think>");
         } else {
-            prompt_put(b, empty_think);
+            prompt_put(b, CHAT_EMPTY_THINK);
         }
         if (!kept && str_around(content, "</think>", &none, &after)) {
             prompt_text(b, after);
@@ -134,7 +132,7 @@ static void put_nemotron(struct prompt_builder *b, const struct chat_msg *m, str
     } else if (str_has(content, "<think>") || str_has(content, "</think>")) {
         put_tagged(b, content, kept);
     } else {
-        prompt_put(b, empty_think);
+        prompt_put(b, CHAT_EMPTY_THINK);
         put_content(b, m, content);
     }
 }

@@ -5,7 +5,7 @@
 #include <pcre2.h>
 #include <string.h>
 
-static const char no_think[] = "<think>\n\n</think>\n\n", empty_think[] = "<think></think>";
+static const char no_think[] = "<think>\n\n</think>\n\n";
 
 static const struct chat_format chatml = {
     .name = "chatml",
@@ -46,8 +46,8 @@ static const struct chat_format nemotron = {
     .thinking = CHAT_MAY_THINK,
     .think = true,
     .on = "<think>\n",
-    .off = empty_think,
-    .past = empty_think,
+    .off = CHAT_EMPTY_THINK,
+    .past = CHAT_EMPTY_THINK,
 };
 static const struct chat_format step = {
     .name = "step",
@@ -141,7 +141,7 @@ static struct chat_format detect(struct hlm_str text, bool *known)
     if (str_has(text, "truncate_history_thinking")) {
         f = nemotron;
         f.think = !str_has(text, "enable_thinking is defined else False");
-        *known = *known && str_has(text, empty_think) && str_has(text, "\\n</think>\\n") &&
+        *known = *known && str_has(text, CHAT_EMPTY_THINK) && str_has(text, "\\n</think>\\n") &&
                  str_has(text, "enable_thinking") && !str_has(text, "/no_think");
         return f;
     }

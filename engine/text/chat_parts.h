@@ -5,6 +5,8 @@
 
 #include <jansson.h>
 
+#define CHAT_EMPTY_THINK "<think></think>"
+
 /* How a family of templates renders tools. */
 struct chat_tools {
     const char *list, *list_end; /* around the tools in the system turn */
