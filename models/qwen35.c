@@ -84,9 +84,8 @@ static bool qwen35_delta_keys(struct model *m, struct binder *b, struct qwen35 *
                             "do not fit together",
                             s->n_head, s->d_state, s->n_group, s->inner);
     q->tiled = m->arch != &arch_qwen3next;
-    if (!gguf_bool(m->file, "ssm.v_head_reordered", OPTIONAL, &q->tiled, NULL))
-        return model_refuse(b, "ssm.v_head_reordered is not a bool");
-    if (!model_u32(b, "full_attention_interval", OPTIONAL, &interval) ||
+    if (!model_bool(b, "ssm.v_head_reordered", OPTIONAL, &q->tiled) ||
+        !model_u32(b, "full_attention_interval", OPTIONAL, &interval) ||
         !model_range(b, "full_attention_interval", interval, 1, 512))
         return false;
     /* Where no key says which layers are linear, the tensors do. */

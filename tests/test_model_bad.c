@@ -146,7 +146,8 @@ static const struct bad_model {
         SAYS("qwen35.attention.recurrent_layers|3 elements|5")),
     ROW(DENSE, SET_BOOL, ".attention.recurrent_layers", .value = 1,
         SAYS("blk.3.attn_qkv.weight|missing")),
-    ROW(DENSE, SET_U32, "ssm.v_head_reordered", .value = 1, SAYS("ssm.v_head_reordered|bool")),
+    ROW(DENSE, SET_U32, ".ssm.v_head_reordered", .value = 1,
+        SAYS("qwen35.ssm.v_head_reordered|u32|bool")),
     /* feed-forward */
     ROW(DENSE, DROP_KEY, ".feed_forward_length", SAYS("qwen35.feed_forward_length|0|4|1048576")),
     ROW(DENSE, SET_U32, ".feed_forward_length", .value = 128,

@@ -19,6 +19,9 @@ enum { MAX_MODULE = 256, MAX_GATE = 32 };
  * have different ranks. */
 static const struct bound module_off = { .most = 2e-7, .measured = 5.8e-8 };
 
+/* The key by which a file of qwen35 says how it orders V heads. */
+#define V_ORDER "qwen35.ssm.v_head_reordered"
+
 /* ---- an adapter of many ranks --------------------------------------------------------------- */
 
 /* An adapter for everything that takes one, with a different rank for every tensor of a layer, and
@@ -123,6 +126,7 @@ struct peft_rig {
     struct gguf *base, *lora;
     const char *arch;
     uint32_t nk, nv, s, n_layer;
+    bool tiled;
     struct want want[MAX_MODULE];
     uint32_t n_want;
 };
@@ -130,7 +134,7 @@ struct peft_rig {
 /* The place in the checkpoint of V head j of the file. */
 static uint64_t to_head(const struct peft_rig *g, uint64_t j)
 {
-    return strcmp(g->arch, "qwen3next") ? j % g->nk * (g->nv / g->nk) + j / g->nk : j;
+    return g->tiled ? j % g->nk * (g->nv / g->nk) + j / g->nk : j;
 }
 
 static uint64_t to_item(const struct peft_rig *g, uint64_t i, uint64_t each)
@@ -425,6 +429,8 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
             g->nk = key_of(g->base, arch, "ssm.group_count");
             g->nv = key_of(g->base, arch, "ssm.time_step_rank");
             g->s = key_of(g->base, arch, "ssm.state_size");
+            g->tiled = strcmp(arch, "qwen3next") != 0;
+            CHECK_OK(gguf_bool(g->base, V_ORDER, OPTIONAL, &g->tiled, &err), err);
         }
         g->n_layer =
             key_of(g->base, arch, "block_count") - key_of(g->base, arch, "nextn_predict_layers");
@@ -553,6 +559,12 @@ void test_peft(void)
     struct gguf_build *b = ssm_in_build(fixture("qwen3next/base/model-f32.gguf"), &err);
     if (CHECK_OK(b && gb_write(b, path, &err), err))
         test_export(path, "qwen3next", 8, false);
+    gb_free(b);
+    b = gb_from(fixture("train/qwen35/model.gguf"), &err);
+    if (b)
+        gb_bool(b, V_ORDER, false);
+    if (CHECK_OK(b && gb_write(b, path, &err), err))
+        test_export(path, "qwen35", 8, false);
     gb_free(b);
     test_faults();
 }

@@ -159,17 +159,18 @@ static bool add_pair(struct peft *p, const struct lora_pair *a)
 static bool peft_read_heads(struct peft *p)
 {
     struct peft_heads *h = &p->heads;
-    char key[3][96];
-    static const char *const keys[] = { "ssm.group_count", "ssm.time_step_rank", "ssm.state_size" };
+    char key[4][96];
+    static const char *const keys[] = { "ssm.group_count", "ssm.time_step_rank", "ssm.state_size",
+                                        "ssm.v_head_reordered" };
     if (p->names->v_heads == HF_NO_V_HEADS)
         return true;
-    for (uint32_t i = 0; i < 3; i++)
+    for (uint32_t i = 0; i < ARRAY_LEN(keys); i++)
         snprintf(key[i], sizeof key[i], "%s.%s", p->fb.arch, keys[i]);
     h->tiled = p->names->v_heads == HF_V_TILED;
     return gguf_u32(p->file, key[0], REQUIRED, &h->nk, p->err) &&
            gguf_u32(p->file, key[1], REQUIRED, &h->nv, p->err) &&
            gguf_u32(p->file, key[2], REQUIRED, &h->s, p->err) &&
-           gguf_bool(p->file, "ssm.v_head_reordered", OPTIONAL, &h->tiled, p->err) &&
+           gguf_bool(p->file, key[3], OPTIONAL, &h->tiled, p->err) &&
            ((h->nk && h->nv && h->s && h->nv % h->nk == 0) ||
             fail(p->err, "%.300s: %u V heads for %u K heads, expected a multiple",
                  gguf_path(p->file), h->nv, h->nk));
