@@ -34,7 +34,7 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file; again for more" },
     { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
       "a LoRA adapter, a GGUF file; again for more, all active;\n"
-      "SCALE is a factor on its own (1)" },
+      "SCALE is a factor on its own, 1 where it is left out" },
     { FLAG_TEXT, "-p --n-prompt", "N,...", &o.pp, 0, 0, "prompts of N tokens, 0: none (512)" },
     { FLAG_TEXT, "-n --n-gen", "N,...", &o.tg, 0, 0, "N tokens made, 0: none (128)" },
     { FLAG_TEXT, "-d --n-depth", "N,...", &o.depth, 0, 0, "after N tokens that are not timed (0)" },
@@ -61,6 +61,7 @@ static const struct program program = {
              "`hlm-bench make` writes a model with random weights and true dimensions.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
+    .commands = "make",
 };
 
 struct number_list {
@@ -109,17 +110,23 @@ static bool read_list(const char *flag, const char *text, struct number_list *l,
     }
 }
 
-/* The values of -m in their order: the flag table keeps the last one only. */
-static uint32_t find_models(int argc, char **argv, const char **path, uint32_t max)
+/* The flag table keeps the last model only. */
+struct models {
+    const char *path[MAX_LIST];
+    uint32_t n;
+};
+
+static bool add_model(void *user, const struct flag *f, const char *who, const char *value,
+                      struct hlm_err *err)
 {
-    uint32_t n = 0;
-    for (int i = 1; i < argc && n < max; i++) {
-        if (strncmp(argv[i], "--model=", 8) == 0)
-            path[n++] = argv[i] + 8;
-        else if ((!strcmp(argv[i], "-m") || !strcmp(argv[i], "--model")) && i + 1 < argc)
-            path[n++] = argv[++i];
-    }
-    return n;
+    struct models *m = user;
+    (void)who;
+    if (f->to != &o.model)
+        return true;
+    if (m->n == ARRAY_LEN(m->path))
+        return ui_fail(err, "-m: more than %u models", m->n);
+    m->path[m->n++] = value;
+    return true;
 }
 
 /* In llama-bench's order: by depth, prompts before tokens. */
@@ -449,12 +456,14 @@ int main(int argc, char **argv)
     if (argc > 1 && !strcmp(argv[1], "make"))
         return bench_make(argc - 1, argv + 1);
     struct hlm_err err = { 0 };
-    const char *path[MAX_LIST];
-    uint32_t n_test = 0, n_path = find_models(argc, argv, path, MAX_LIST);
+    struct models model = { 0 };
+    uint32_t n_test = 0;
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
-    if (!n_path)
+    if (!flags_each(&program, argc, argv, add_model, &model, &err))
+        return usage_error(&program, "%s", err.msg);
+    if (!model.n)
         return usage_error(&program, "no model: -m FILE");
     if (o.kernels && o.format == CSV)
         return usage_error(&program, "--kernels goes with -o md and json");
@@ -464,8 +473,8 @@ int main(int argc, char **argv)
     json_t *all = o.format == JSON ? json_array() : NULL;
     print_head();
     rc = RC_OK;
-    for (uint32_t i = 0; rc == RC_OK && i < n_path; i++)
-        rc = run_model(path[i], test, n_test, all, &err);
+    for (uint32_t i = 0; rc == RC_OK && i < model.n; i++)
+        rc = run_model(model.path[i], test, n_test, all, &err);
     if (all && json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) == 0)
         putchar('\n');
     json_decref(all);

@@ -22,6 +22,17 @@ static const struct {
     { 2, "hlm-chat", "no model|-m" },
     { 2, "hlm-chat --nope", "unknown|--nope" },
     { 2, CHAT " x", "unexpected|x" },
+    { 2, CHAT " " DEMO, "unexpected|" DEMO "|the model is" },
+    { 2, "hlm-chat none.gguf", "unexpected|none.gguf|no such file" },
+    { 2, CHAT " --tempp 1", "unknown flag|--tempp|perhaps|--temp" },
+    { 2, CHAT " --repeat-penalti=1", "unknown flag '--repeat-penalti'|perhaps|--repeat-penalty" },
+    { 2, CHAT " -temp 1", "unknown flag|-temp|perhaps|--temp" },
+    { 2, CHAT " --log_jsno x", "unknown flag|perhaps|--log-json" },
+    { 2, "hlm-tune infoo", "infoo|perhaps|command info" },
+    { 2, "hlm-tune merge --merge-typ x", "--merge-typ|perhaps|--merge-type" },
+    { 2, EVAL " --perplexty x", "--perplexty|perhaps|--perplexity" },
+    { 2, "hlm-bench mak", "mak|perhaps|command make" },
+    { 2, "hlm-bench --n-promt 3", "--n-promt|perhaps|--n-prompt" },
     { 2, CHAT " -n", "-n|needs" },
     { 2, CHAT " --temp 0.8x", "--temp|0.8x|number" },
     { 2, CHAT " --top-p 1.5", "--top-p|1.5|0|1" },
@@ -122,7 +133,8 @@ static void test_help(void)
         "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
         "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
         "--lines", "--plan", "--fit", "--memory BYTES", "--chat-format", "--log-json",
-        "--list-devices", "--help", "--version", "-v,",
+        "--list-devices", "--help", "--version", "-v,", "\nContext\n", "[default: 0.8]\n",
+        "[default: f16]\n", "[default: 512M, two at least]\n", "[default: 0.95]\n",
     };
     /* clang-format on */
     static const char *const eval[] = {
@@ -156,6 +168,9 @@ static void test_help(void)
         { "hlm-tune", "--help", tune, ARRAY_LEN(tune) },
         { "hlm-tune", "merge --help", merge, ARRAY_LEN(merge) },
         { "hlm-tune", "export --help", export, ARRAY_LEN(export) },
+        { "hlm-tune", "info --help", NULL, 0 },
+        { "hlm-bench", "--help", NULL, 0 },
+        { "hlm-bench", "make --help", NULL, 0 },
     };
     for (uint32_t p = 0; p < ARRAY_LEN(help); p++) {
         const char *name = help[p].name;
@@ -165,6 +180,10 @@ static void test_help(void)
         CHECK_STR(r.err, "");
         for (uint32_t i = 0; i < help[p].n; i++)
             CHECK_MSG(strstr(r.out, help[p].say[i]), "%s is not in it", help[p].say[i]);
+        uint32_t widest = 0;
+        for (const char *line = r.out; *line; line += strcspn(line, "\n") + 1)
+            widest = max_u32(widest, (uint32_t)strcspn(line, "\n"));
+        CHECK_MSG(widest > 40 && widest <= 80, "the widest line has %u columns", widest);
         ran_free(&r);
         r = run(NULL, "%s --version", name);
         CHECK_EQ(r.rc, 0);
@@ -172,6 +191,16 @@ static void test_help(void)
         CHECK_STR(r.err, "");
         ran_free(&r);
     }
+}
+
+static void test_bare_model(void)
+{
+    test_case("a word without a flag is the model");
+    struct ran r = run("\"a\"\n", "hlm-eval --tokenize " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_STR(r.err, "");
+    CHECK_EQ(n_lines(r.out), 1);
+    ran_free(&r);
 }
 
 /* All cases of a tokenizer fixture in one run. */
@@ -430,6 +459,7 @@ void test_programs(void)
     static const char *const vocab[] = { "qwen2", "qwen35", "llama3", "tekken", "deepseek-v3" };
     test_refused();
     test_help();
+    test_bare_model();
     test_tune();
     test_dump_rows();
     test_unsaid_answers();

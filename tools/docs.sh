@@ -136,6 +136,8 @@ EOF
 bash_completion() {
     p=$1
     f=_$(echo "$p" | tr - _)
+    first='[ -n "$cur" ]' # a word without a flag is the model
+    [ -z "$(commands "$p")" ] || first='[ "$COMP_CWORD" != 1 ]'
     cat <<EOF
 # bash completion of $p, made by tools/docs.sh
 $f()
@@ -161,7 +163,7 @@ EOF
     cat <<EOF
     if [ -n "\$words" ]; then
         COMPREPLY=(\$(compgen -W "\$words" -- "\$cur"))
-    elif [ -n "\$files" ] || { [ "\${cur#-}" = "\$cur" ] && [ "\$COMP_CWORD" != 1 ]; }; then
+    elif [ -n "\$files" ] || { [ "\${cur#-}" = "\$cur" ] && $first; }; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "\$cur")
     else
@@ -209,7 +211,7 @@ zsh_completion() {
     else
         echo '_arguments \'
         table "$p" | zsh_specs
-        echo "        && return 0"
+        echo "        '*:model:_files' && return 0"
     fi
 }
 

@@ -41,7 +41,7 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
     { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
       "a LoRA adapter, a GGUF file; again for more, all active;\n"
-      "SCALE is a factor on its own (1)" },
+      "SCALE is a factor on its own, 1 where it is left out" },
     { FLAG_TEXT, "-p --prompt", "TEXT", &o.prompt, 0, 0, "answer this and exit" },
     { FLAG_TEXT, "-f --file", "FILE", &o.file, 0, 0,
       "answer this file's text and exit (-: standard input);\n"
@@ -63,7 +63,7 @@ static const struct flag flags[] = {
     { FLAG_GROUP, "Context", 0, 0, 0, 0, 0 },
     { FLAG_INT, "-c --ctx-size", "N", &o.n_ctx, 0, INT32_MAX,
       "tokens of context; 0: as many as fit, up to what the model was\n"
-      "trained for (to 8192 where the device is the CPU)" },
+      "trained for, and to 8192 where the device is the CPU (0)" },
     { FLAG_INT, "-n --predict --n-predict", "N", &options.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
     { FLAG_INT, "-b --batch-size", "N", &o.n_batch, 0, INT32_MAX,
@@ -113,7 +113,7 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-chat",
-    .usage = "-m MODEL.gguf [-p TEXT | -f FILE | --lines] [flags]; --help lists them",
+    .usage = "MODEL.gguf [-p TEXT | -f FILE | --lines] [flags]; --help lists them",
     .about = "Chat with a model. At a terminal: a prompt, where /help lists the commands.\n"
              "When standard input is no terminal, all of it is one message, or follows the text\n"
              "of -p, or with --lines each line is a turn. Standard output has the answers alone.",

@@ -344,7 +344,7 @@ static const struct {
     [FILE_ADAPTER] = { "an adapter", "GGUF" },
 };
 
-static bool begins_with(const char *path, const char *what)
+bool ui_begins_with(const char *path, const char *what)
 {
     char begin[64];
     size_t n = strlen(what);
@@ -373,7 +373,7 @@ static bool has_messages(const char *path)
 
 static bool is_kind(const char *path, enum file_kind kind)
 {
-    if (!begins_with(path, file_kinds[kind].begins))
+    if (!ui_begins_with(path, file_kinds[kind].begins))
         return false;
     switch (kind) {
     case FILE_MODEL: return !is_adapter(path);

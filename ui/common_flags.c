@@ -221,20 +221,90 @@ void flag_print(const struct flag *f, char *out, uint64_t size)
 
 /* ---- the command line ------------------------------------------------------------------------ */
 
+/* The names of a table, as words of their own, at most n. Returns how many. */
+static uint32_t list_names(const struct flag *flag, uint32_t n_flag, char (*word)[48],
+                           const char **list, uint32_t n)
+{
+    uint32_t k = 0;
+    for (const struct flag *f = flag; f < flag + n_flag; f++)
+        for (const char *p = f->type == FLAG_GROUP || !f->help ? "" : f->names; *p && k < n;
+             p += strspn(p, " ")) {
+            size_t len = strcspn(p, " ");
+            snprintf(word[k], sizeof word[k], "%.*s", (int)len, p);
+            list[k] = word[k];
+            k++;
+            p += len;
+        }
+    return k;
+}
+
+bool flag_unknown(const struct program *p, const char *what, const char *name, struct hlm_err *err)
+{
+    enum { MAX = 160 };
+    static char word[MAX][48];
+    const char *list[MAX + 1];
+    uint32_t n = list_names(p->flag, p->n_flag, word, list, MAX);
+    n += list_names(common_flags, ARRAY_LEN(common_flags), word + n, list + n, MAX - n);
+    list[n] = NULL;
+    const char *near = ui_nearest(name, list);
+    return ui_fail(err, "%s '%s'%s%s", what, name, near ? ", perhaps you mean " : "",
+                   near ? near : "");
+}
+
+static bool unknown(const struct program *p, const char *arg, size_t len, struct hlm_err *err)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)len, arg);
+    return flag_unknown(p, "unknown flag", name, err);
+}
+
+static bool unknown_word(const struct program *p, const char *arg, struct hlm_err *err)
+{
+    char room[64];
+    const char *list[8], *near;
+    uint32_t n = 0;
+    snprintf(room, sizeof room, "%s", p->commands ? p->commands : "");
+    for (char *w = strtok(room, " "); w && n + 1 < ARRAY_LEN(list); w = strtok(NULL, " "))
+        list[n++] = w;
+    list[n] = NULL;
+    near = ui_nearest(arg, list);
+    return ui_fail(err, "unexpected argument '%.200s'%s%s", arg,
+                   near ? ", perhaps you mean the command " : "", near ? near : "");
+}
+
+/* A word without a flag: the model, where it is a model file and there is none yet. */
+static const struct flag *bare_model(const struct program *p, const char *arg, const char *model,
+                                     struct hlm_err *err)
+{
+    const struct flag *f = find(p, "--model", strlen("--model"));
+    bool gguf = ui_begins_with(arg, "GGUF");
+    if (f && gguf && !model)
+        return f;
+    if (f && gguf)
+        ui_fail(err, "unexpected argument '%.200s': the model is %.200s", arg, model);
+    else if (f && access(arg, F_OK) != 0 && ui_ends_with(arg, ".gguf"))
+        ui_fail(err, "unexpected argument '%.200s': there is no such file", arg);
+    else
+        unknown_word(p, arg, err);
+    return NULL;
+}
+
 bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, void *user,
                 struct hlm_err *err)
 {
+    const char *model = NULL;
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i];
         size_t len = strncmp(arg, "--", 2) == 0 ? strcspn(arg, "=") : strlen(arg);
         const char *value = arg[len] ? arg + len + 1 : NULL;
-        if (arg[0] != '-')
-            return ui_fail(err, "unexpected argument '%s'", arg);
-        const struct flag *f = find(p, arg, len);
+        bool bare = arg[0] != '-';
+        const struct flag *f = bare ? bare_model(p, arg, model, err) : find(p, arg, len);
         if (!f)
-            return ui_fail(err, "unknown flag '%.*s'", (int)len, arg);
+            return bare ? false : unknown(p, arg, len, err);
         char who[64];
-        snprintf(who, sizeof who, "%.*s", (int)len, arg);
+        snprintf(who, sizeof who, "%.*s", bare ? 7 : (int)len, bare ? "--model" : arg);
+        if (bare)
+            value = arg;
         if (f->type == FLAG_SWITCH && value)
             return ui_fail(err, "%s takes no value", who);
         if (f->type != FLAG_SWITCH && !value) {
@@ -242,6 +312,8 @@ bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, voi
                 return ui_fail(err, "%s needs a value: %s", who, f->arg);
             value = argv[++i];
         }
+        if (has_name(f, "--model", strlen("--model")))
+            model = value;
         if (!fn(user, f, who, value, err))
             return false;
     }
@@ -263,36 +335,118 @@ static bool read_all(const struct program *p, int argc, char **argv, struct hlm_
     return flags_each(p, argc, argv, take_value, NULL, err);
 }
 
-static void help_rows(const struct flag *flag, uint32_t n)
+/* ---- help ------------------------------------------------------------------------------------ */
+
+enum { HELP_COLUMNS = 80, HELP_INDENT = 28 };
+
+/* Puts a word on the line, which is broken where it has no room. *col: columns of it. */
+static void put_word(const char *s, size_t n, unsigned indent, unsigned *col)
 {
-    for (const struct flag *f = flag; f < flag + n; f++) {
-        if (f->type == FLAG_GROUP) {
-            printf("\n%s\n", f->names);
-            continue;
-        }
-        if (!f->help) /* of no use to a person */
-            continue;
-        char left[96];
-        size_t w = 0;
-        for (const char *c = f->names; *c && w + 3 < sizeof left; c++) {
-            if (*c == ' ')
-                left[w++] = ',';
-            left[w++] = *c;
-        }
-        left[w] = 0;
-        if (f->arg)
-            snprintf(left + w, sizeof left - w, " %s", f->arg);
-        printf("  %-33s ", left);
-        for (const char *line = f->help;;) {
-            size_t len = strcspn(line, "\n");
-            printf("%.*s\n", (int)len, line);
-            if (!line[len])
-                break;
-            line += len + 1;
-            printf("%36s", "");
-        }
+    if (*col > indent && *col + 1 + n > HELP_COLUMNS) {
+        printf("\n%*s", (int)indent, "");
+        *col = indent;
+    } else if (*col > indent) {
+        putchar(' ');
+        ++*col;
+    }
+    printf("%.*s", (int)n, s);
+    *col += (unsigned)n;
+}
+
+static void put_text(const char *s, size_t n, unsigned indent, unsigned *col)
+{
+    for (size_t at = 0, len; at < n; at += len) {
+        at += strspn(s + at, " \n");
+        len = ui_min_u64(strcspn(s + at, " \n"), n > at ? n - at : 0);
+        if (len)
+            put_word(s + at, len, indent, col);
     }
 }
+
+/* The length of a flag's help without the default that it ends with in brackets; the default is in
+ * def. */
+static size_t split_default(const char *help, char *def, size_t size)
+{
+    size_t n = strlen(help), open = n;
+    def[0] = 0;
+    if (!n || help[n - 1] != ')')
+        return n;
+    while (open && help[open - 1] != '(')
+        open--;
+    if (!open)
+        return n;
+    snprintf(def, size, "[default: %.*s]", (int)(n - open - 1), help + open);
+    for (n = open - 1; n && (help[n - 1] == ' ' || help[n - 1] == '\n');)
+        n--;
+    return n;
+}
+
+static void help_row(const struct flag *f)
+{
+    char left[128], def[128];
+    size_t w = (size_t)snprintf(left, sizeof left, "  ");
+    for (const char *c = f->names; *c && w + 3 < sizeof left; c++) {
+        if (*c == ' ')
+            left[w++] = ',';
+        left[w++] = *c;
+    }
+    left[w] = 0;
+    if (f->arg)
+        w += (size_t)snprintf(left + w, sizeof left - w, " %s", f->arg);
+    unsigned col = HELP_INDENT;
+    if (w + 2 > HELP_INDENT)
+        printf("%s\n%*s", left, HELP_INDENT, "");
+    else
+        printf("%-*s", HELP_INDENT, left);
+    put_text(f->help, split_default(f->help, def, sizeof def), HELP_INDENT, &col);
+    if (*def && strlen(def) < HELP_COLUMNS - HELP_INDENT)
+        put_word(def, strlen(def), HELP_INDENT, &col);
+    else
+        put_text(def, strlen(def), HELP_INDENT, &col);
+    putchar('\n');
+}
+
+static void help_rows(const struct flag *flag, uint32_t n)
+{
+    for (const struct flag *f = flag; f < flag + n; f++)
+        if (f->type == FLAG_GROUP)
+            printf("\n%s\n", f->names);
+        else if (f->help)
+            help_row(f);
+}
+
+/* Lines flow, but for empty ones and those that begin with a blank. */
+static void put_about(const char *s)
+{
+    unsigned col = 0;
+    for (size_t n; *s; s += n + (s[n] != 0)) {
+        n = strcspn(s, "\n");
+        bool stays = !n || *s == ' ';
+        if (stays && col)
+            putchar('\n');
+        if (stays)
+            printf("%.*s\n", (int)n, s);
+        else
+            put_text(s, n, 0, &col);
+        col = stays ? 0 : col;
+    }
+    puts("");
+}
+
+static void print_help(const struct program *p)
+{
+    unsigned col = 7 + (unsigned)strlen(p->name);
+    printf("usage: %s", p->name);
+    put_text(p->usage, strlen(p->usage), 7, &col);
+    puts("\n");
+    put_about(p->about);
+    help_rows(p->flag, p->n_flag);
+    help_rows(common_flags, ARRAY_LEN(common_flags));
+    puts("\nExit codes: 0 done, 1 failed, 2 wrong flags, 128 + N ended by signal N (130:\n"
+         "Ctrl-C).");
+}
+
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 /* Text as one field of a line. */
 static void print_field(const char *s, char end)
@@ -305,15 +459,20 @@ static void print_field(const char *s, char end)
 static void table_rows(const struct flag *flag, uint32_t n)
 {
     for (const struct flag *f = flag; f < flag + n; f++) {
+        char def[128], help[1024] = "";
         if (f->type != FLAG_GROUP && !f->help)
             continue;
+        if (f->type != FLAG_GROUP) {
+            int len = (int)split_default(f->help, def, sizeof def);
+            snprintf(help, sizeof help, "%.*s%s%s", len, f->help, *def ? " " : "", def);
+        }
         print_field(f->type == FLAG_GROUP    ? "group"
                     : f->type == FLAG_CHOICE ? "choice"
                                              : "flag",
                     '\t');
         print_field(f->names, '\t');
         print_field(f->arg, '\t');
-        print_field(f->type == FLAG_GROUP ? NULL : f->help, '\n');
+        print_field(help, '\n');
     }
 }
 
@@ -339,11 +498,7 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
         return false;
     }
     if (want_help) {
-        printf("usage: %s %s\n\n%s\n", p->name, p->usage, p->about);
-        help_rows(p->flag, p->n_flag);
-        help_rows(common_flags, ARRAY_LEN(common_flags));
-        puts("\nExit codes: 0 done, 1 failed, 2 wrong flags, 128 + N ended by signal N (130: "
-             "Ctrl-C).");
+        print_help(p);
     } else if (want_table) {
         print_table(p);
     } else if (want_version) {

@@ -27,7 +27,7 @@ struct flag {
     const char *arg;   /* how --help calls the value */
     void *to;
     double min, max;
-    const char *help; /* further lines after a newline */
+    const char *help; /* lines flow; ends with the default in round brackets, if there is one */
 };
 
 struct program {
@@ -36,11 +36,12 @@ struct program {
     const char *about; /* a few lines for --help */
     const struct flag *flag;
     uint32_t n_flag;
+    const char *commands; /* words that may stand in the place of flags, for "perhaps you mean" */
 };
 
-/* Reads the command line, the flags that all programs share included, and calls ui_start. False
- * when the program is to leave with *rc: --help, --version and --list-devices are done, a bad flag
- * is reported. */
+/* Reads the command line, the flags that all programs share included, and calls ui_start. A word
+ * without a flag is the model, where it is a model file. False when the program is to leave with
+ * *rc: --help, --version and --list-devices are done, a bad flag is reported. */
 bool flags_read(const struct program *p, int argc, char **argv, int *rc);
 /* Reads a line of flags once more, for values that replace defaults known only by now, or another
  * line, which can fail. */
@@ -52,6 +53,8 @@ typedef bool flag_fn(void *user, const struct flag *f, const char *who, const ch
 bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, void *user,
                 struct hlm_err *err);
 
+/* Fails with "WHAT 'name'" and the flag that may have been meant. */
+bool flag_unknown(const struct program *p, const char *what, const char *name, struct hlm_err *err);
 /* The flag called `--name`, an underscore counting as a dash; NULL if there is none. */
 const struct flag *flag_named(const struct program *p, const char *name);
 /* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on

@@ -33,7 +33,7 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
     { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
       "a LoRA adapter, a GGUF file; again for more, all active;\n"
-      "SCALE is a factor on its own (1)" },
+      "SCALE is a factor on its own, 1 where it is left out" },
     { FLAG_TEXT, "--ids", "FILE", &o.ids, 0, 0, "decimal token ids separated by white space" },
     { FLAG_TEXT, "--logits", "OUT", &o.logits, 0, 0, "float32 little-endian [n_tok][n_vocab]" },
     { FLAG_TEXT, "--hidden", "OUT", &o.hidden, 0, 0,

@@ -24,7 +24,7 @@ static const struct flag flags[] = {
       "training data: lines of JSON, a JSON list, or a table (CSV),\n"
       "with messages, with prompt and completion, or with text; may be\n"
       "repeated; in a folder train.jsonl, and valid.jsonl and\n"
-      "test.jsonl if they exist (or .json, .csv, .tsv)" },
+      "test.jsonl if they exist; .json, .csv and .tsv too" },
     { FLAG_LIST, "--valid-data", "FILE", &o.valid_data, 0, 0,
       "validation data, instead of a share of the training data; may\n"
       "be repeated" },
@@ -158,11 +158,12 @@ static const struct program program = {
     .about = "Trains a LoRA adapter of a model, directly on its quantised weights.\n\n"
              "  hlm-tune -m M -d DATA -o OUT   trains; OUT is the adapter\n"
              "  hlm-tune info ADAPTER          describes an adapter file\n"
-             "  hlm-tune merge -m M ...        writes a model file with adapters merged into it\n"
+             "  hlm-tune merge -m M ...        writes a model with adapters merged into it\n"
              "  hlm-tune export -m M ...       writes an adapter for Hugging Face's PEFT\n\n"
              "Ctrl-C finishes the step, saves and exits; a second one exits at once.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
+    .commands = "info merge export",
 };
 
 /* ---- how the flags combine ------------------------------------------------------------------- */
