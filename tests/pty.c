@@ -33,6 +33,9 @@ void pty_start(struct pty *p, uint32_t cols, uint32_t rows, int (*run)(void *use
     p->pid = fork();
     HLM_ASSERT(p->pid >= 0);
     if (p->pid == 0) {
+        for (int i = 1; i < NSIG;
+             i++) /* tests may run where some are ignored: after nohup, or in the background */
+            signal(i, SIG_DFL);
         setsid();
         int tty = open(ptsname(p->fd), O_RDWR); /* the first one opened is the controlling one */
         close(p->fd);
@@ -112,8 +115,13 @@ void pty_wait(struct pty *p, int ms)
 
 void pty_to_end(struct pty *p)
 {
-    while (!pty_ended(p))
+    double end_s = now_s() + WAIT_S;
+    while (!pty_ended(p) && now_s() < end_s)
         take(p, 10);
+    if (!pty_ended(p)) {
+        FAIL("the program did not end");
+        kill(p->pid, SIGKILL);
+    }
     while (take(p, 0))
         ;
 }
