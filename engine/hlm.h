@@ -157,6 +157,7 @@ struct hlm_params {
      * in cache_dir are compiled: all of them in the first run, or after the driver was changed. */
     hlm_progress preparing;
     void *preparing_user;
+    bool any_base; /* no warning of adapters that were trained on another file */
 };
 
 HLM_API hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err);
@@ -235,7 +236,7 @@ struct hlm_adapter_info {
     uint32_t n_past;
     struct hlm_adapter_past {
         char key[32], text[2048];
-    } past[8];
+    } past[16];
 };
 /* What an adapter file holds. Checks what can be checked without its model. */
 HLM_API bool hlm_adapter_read(const char *path, struct hlm_adapter_info *out, struct hlm_err *err);
@@ -258,6 +259,7 @@ struct hlm_merge_params {
     /* Not NULL: `out` is the model with its gates changed and nothing else, and this file is the
      * one adapter without them. */
     const char *gates_only;
+    bool any_base; /* no warning of adapters that were trained on another file */
     struct hlm_log log;
     hlm_progress progress; /* bytes */
     void (*merged)(void *user, const struct hlm_merged *t);
@@ -284,6 +286,20 @@ struct hlm_peft_sum {
 /* An adapter as a folder that Hugging Face's PEFT reads, without a device. Written beside its
  * place, read back, and only then put there. sum may be NULL. */
 HLM_API bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum,
+                             struct hlm_err *err);
+
+struct hlm_peft_import_params {
+    const char *model;  /* a GGUF file */
+    const char *folder; /* adapter_config.json and adapter_model.safetensors */
+    const char *out;    /* the adapter to write, a GGUF file */
+    struct hlm_log log;
+    hlm_progress progress; /* bytes */
+    void *user;
+};
+/* The way back: such a folder as an adapter of this model. Settings with which PEFT computes
+ * something that hlm cannot, such as DoRA, are refused by name. Of sum, which may be NULL, n_module
+ * and bytes are set. */
+HLM_API bool hlm_peft_import(const struct hlm_peft_import_params *p, struct hlm_peft_sum *sum,
                              struct hlm_err *err);
 
 /* ---- text ------------------------------------------------------------------------------------ */

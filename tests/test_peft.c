@@ -409,6 +409,61 @@ static uint32_t key_of(const struct gguf *g, const char *arch, const char *name)
     return v;
 }
 
+/* What an adapter adds to a tensor of the base, in new memory. */
+static double *product_of(const struct gguf *g, const struct gguf_tensor *x)
+{
+    char name[2][100];
+    float alpha = 0;
+    double *d = test_room(x->n_elem, sizeof *d);
+    for (int k = 0; k < 2; k++)
+        snprintf(name[k], sizeof name[k], "%s.lora_%c", x->name, k ? 'b' : 'a');
+    const struct gguf_tensor *a = gguf_tensor(g, name[0]), *b = gguf_tensor(g, name[1]);
+    if (!CHECK_MSG(a && b, "%s is missing", name[0]))
+        return d;
+    float *va = test_floats(a), *vb = test_floats(b);
+    uint64_t rank = a->dim[1], n_in = x->dim[0];
+    gguf_f32(g, "adapter.lora.alpha", REQUIRED, &alpha, NULL);
+    for (uint64_t r = 0; r < x->dim[1] * x->dim[2]; r++)
+        for (uint64_t k = 0; k < rank; k++)
+            for (uint64_t c = 0; c < n_in; c++)
+                d[r * n_in + c] += (alpha != 0 ? (double)alpha / (double)rank : 1) *
+                                   (double)vb[r * rank + k] *
+                                   (double)va[(r / x->dim[1] * rank + k) * n_in + c];
+    free(va);
+    free(vb);
+    return d;
+}
+
+/* What was exported and is imported again adds the same to every tensor. */
+static void compare_import(const struct peft_rig *g, const char *model, const char *folder)
+{
+    struct hlm_err err = { 0 };
+    const char *again = test_scratch("peft_again.gguf");
+    struct hlm_peft_import_params p = { .model = model, .folder = folder, .out = again };
+    struct gguf *got = hlm_peft_import(&p, NULL, &err) ? gguf_open(again, &err) : NULL;
+    double worst = 0;
+    for (uint64_t i = 0; CHECK_OK(got, err) && i < gguf_n_tensor(g->base); i++) {
+        const struct gguf_tensor *x = gguf_tensor_at(g->base, i);
+        char name[100];
+        unsigned layer = 0;
+        snprintf(name, sizeof name, "%s.lora_a", x->name);
+        bool draft = sscanf(x->name, "blk.%u.", &layer) == 1 && layer >= g->n_layer;
+        CHECK_MSG(!draft || !gguf_tensor(got, name), "%s is of a draft block", name);
+        if (draft || !gguf_tensor(g->lora, name))
+            continue;
+        double *was = product_of(g->lora, x), *is = product_of(got, x), most = 1e-30, off = 0;
+        for (uint64_t k = 0; k < x->n_elem; k++) {
+            most = fmax(most, fabs(was[k]));
+            off = fmax(off, fabs(is[k] - was[k]));
+        }
+        worst = fmax(worst, off / most);
+        free(was);
+        free(is);
+    }
+    CHECK_WITHIN("import", worst, module_off);
+    gguf_close(got);
+}
+
 static void test_export(const char *model, const char *arch, float alpha, bool mtp)
 {
     struct hlm_err err = { 0 };
@@ -458,6 +513,7 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
             for (uint32_t i = 0; i < g->n_want; i++)
                 CHECK_MSG(g->want[i].seen, "%s is missing", g->want[i].name);
             compare_gates(g, &rest, &n_gate);
+            compare_import(g, model, out);
             test_note("  %u modules, %u gates, %.2g off", g->n_want, n_gate, worst);
             CHECK(sum.n_module + sum.n_draft == g->n_want && sum.n_gate == n_gate);
             CHECK((sum.n_draft > 0) == mtp && (rest.head != NULL) == (mtp || n_gate));

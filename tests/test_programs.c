@@ -12,6 +12,7 @@
 #define TUNE "hlm-tune -m " DEMO
 #define TUNE_MERGE "hlm-tune merge -m " DEMO
 #define TUNE_EXPORT "hlm-tune export -m " DEMO
+#define TUNE_IMPORT "hlm-tune import -m " DEMO
 #define EVAL "hlm-eval -m " DEMO
 
 /* Commands that must exit with rc and say these parts (CHECK_SAYS). */
@@ -89,6 +90,11 @@ static const struct {
     { 2, TUNE_EXPORT, "no adapter|--lora" },
     { 2, TUNE_EXPORT " --lora a", "no output|-o" },
     { 1, TUNE_EXPORT " --lora " DEMO " -o /nowhere/o", DEMO "|general.type|model|adapter" },
+    { 2, "hlm-tune import", "no model|-m" },
+    { 2, TUNE_IMPORT, "no adapter|--peft" },
+    { 2, TUNE_IMPORT " --peft a", "no output|-o" },
+    { 1, TUNE_IMPORT " --peft /nowhere/p -o /nowhere/o",
+      "/nowhere/p/adapter_config.json|No such file" },
     { 1, "hlm-tune info " DEMO, DEMO "|general.type|model|adapter" },
     { 1, TUNE_MERGE " --lora /nowhere/a -o /nowhere/o", "/nowhere/a|No such file" },
     { 1, TUNE_MERGE " --lora " DEMO " -o /nowhere/o", DEMO "|general.type|model|adapter" },
@@ -159,6 +165,7 @@ static void test_help(void)
         "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
     };
     static const char *const export[] = { "-m,", "--lora FILE ", "-o, --out FOLDER" };
+    static const char *const import[] = { "-m,", "--peft FOLDER", "-o, --out FILE" };
     static const struct {
         const char *name, *flags, *const *say;
         uint32_t n;
@@ -168,6 +175,7 @@ static void test_help(void)
         { "hlm-tune", "--help", tune, ARRAY_LEN(tune) },
         { "hlm-tune", "merge --help", merge, ARRAY_LEN(merge) },
         { "hlm-tune", "export --help", export, ARRAY_LEN(export) },
+        { "hlm-tune", "import --help", import, ARRAY_LEN(import) },
         { "hlm-tune", "info --help", NULL, 0 },
         { "hlm-bench", "--help", NULL, 0 },
         { "hlm-bench", "make --help", NULL, 0 },

@@ -12,7 +12,7 @@ mkdir -p "$b/man" "$b/completions/bash" "$b/completions/zsh" "$b/completions/fis
 
 commands() { # of a program, with what each is for
     case $1 in
-    hlm-tune) echo "info merge export" ;;
+    hlm-tune) echo "info merge export import" ;;
     hlm-bench) echo "make" ;;
     esac
 }

@@ -1,4 +1,5 @@
-/* hlm-tune: trains adapters, and reads, merges and exports adapter files. The first word chooses
+/* hlm-tune: trains adapters, and reads, merges, exports and imports adapter
+ * files. The first word chooses
  * the subcommand; each has its own flags. */
 #include "tune.h"
 #include "common.h"
@@ -13,5 +14,7 @@ int main(int argc, char **argv)
         return tune_merge(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "export"))
         return tune_export(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "import"))
+        return tune_import(argc - 1, argv + 1);
     return tune_train(argc, argv);
 }

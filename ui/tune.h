@@ -5,3 +5,4 @@ int tune_train(int argc, char **argv);
 int tune_info(int argc, char **argv);
 int tune_merge(int argc, char **argv);
 int tune_export(int argc, char **argv);
+int tune_import(int argc, char **argv);

@@ -46,9 +46,13 @@ static void print_past(const struct hlm_adapter_past *p)
         const char *key, *label;
     } labels[] = {
         { "base.hash", "base file" },
+        { "lora.scaling", "scaled as" },
         { "train.data", "trained on" },
+        { "train.valid", "validation" },
         { "train.data_hash", "data" },
+        { "train.init", "from" },
         { "train.steps", "steps" },
+        { "train.loss", "loss" },
         { "train.best_validation", "best" },
         { "train.last_validation", "last" },
         { "version", "by hlm" },

@@ -153,13 +153,14 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-tune",
-    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; or info, merge, export; each has"
-             " --help",
+    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; or info, merge, export, import;"
+             " each has --help",
     .about = "Trains a LoRA adapter of a model, directly on its quantised weights.\n\n"
              "  hlm-tune -m M -d DATA -o OUT   trains; OUT is the adapter\n"
              "  hlm-tune info ADAPTER          describes an adapter file\n"
              "  hlm-tune merge -m M ...        writes a model with adapters merged into it\n"
-             "  hlm-tune export -m M ...       writes an adapter for Hugging Face's PEFT\n\n"
+             "  hlm-tune export -m M ...       writes an adapter for Hugging Face's PEFT\n"
+             "  hlm-tune import -m M ...       reads an adapter of PEFT\n\n"
              "Ctrl-C finishes the step, saves and exits; a second one exits at once.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),

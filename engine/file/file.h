@@ -100,6 +100,11 @@ bool gguf_next_str(struct gguf_str_iter *it, struct hlm_str *s);
 /* A fingerprint of a file, which differs from that of any other model: a hash of all metadata, the
  * directory of tensors, and the first and last 4096 bytes of every tensor. */
 bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct hlm_err *err);
+/* Such a hash as it is printed and written into files. */
+struct hash_text {
+    char s[33];
+};
+struct hash_text hash_text(const uint64_t hash[2]);
 
 /* The checksum of a stream (XXH3, 128 bits). It detects damage, not malice. */
 struct sum;

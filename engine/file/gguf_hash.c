@@ -3,6 +3,8 @@
  * or retrained differs there too. */
 #include "file/file.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -81,4 +83,11 @@ bool gguf_hash(const struct gguf *g, uint64_t hash[2], struct hlm_err *err)
         add_tensor(s, gguf_tensor_at(g, i));
     sum_end(s, hash);
     return true;
+}
+
+struct hash_text hash_text(const uint64_t hash[2])
+{
+    struct hash_text t;
+    snprintf(t.s, sizeof t.s, "%016" PRIx64 "%016" PRIx64, hash[0], hash[1]);
+    return t;
 }

@@ -2,7 +2,7 @@
  * kind.
  *
  * It works without the model, so it checks only what the file alone shows. */
-#include "file/file.h"
+#include "lora/lora.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -124,22 +124,16 @@ static void copy_key(const struct gguf *g, const char *key, char *out, size_t si
     one_line(out);
 }
 
+_Static_assert(N_LORA_PAST <= ARRAY_LEN(((struct hlm_adapter_info *)0)->past),
+               "hlm.h has room for all of them");
+
 static void copy_past(const struct gguf *g, struct hlm_adapter_info *d)
 {
-    static const char *const keys[] = {
-        "hlm.base.hash",
-        "hlm.train.data",
-        "hlm.train.data_hash",
-        "hlm.train.steps",
-        "hlm.train.best_validation",
-        "hlm.train.last_validation",
-        "hlm.version",
-        "hlm.train.note",
-    };
-    for (uint32_t i = 0; i < ARRAY_LEN(keys); i++) {
+    for (uint32_t i = 0; i < N_LORA_PAST; i++) {
+        const char *key = lora_past_key((enum lora_past)i);
         struct hlm_adapter_past *p = &d->past[d->n_past];
-        copy_key(g, keys[i], p->text, sizeof p->text);
-        snprintf(p->key, sizeof p->key, "%s", keys[i] + strlen("hlm."));
+        copy_key(g, key, p->text, sizeof p->text);
+        snprintf(p->key, sizeof p->key, "%s", key + strlen("hlm."));
         d->n_past += p->text[0] != 0;
     }
 }

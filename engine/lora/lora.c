@@ -404,6 +404,36 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
 
 const struct gguf *lora_file_gguf(const struct lora_file *f) { return f->g; }
 
+const char *lora_past_key(enum lora_past k)
+{
+    static const char *const keys[] = {
+#define PAST(name, key) "hlm." key,
+        LORA_PAST(PAST)
+#undef PAST
+    };
+    return keys[k];
+}
+
+void lora_warn_of_base(const struct gguf *g, const char *path, const uint64_t hash[2])
+{
+    struct hash_text here = hash_text(hash);
+    struct hlm_str was = { 0 };
+    if (!gguf_str(g, lora_past_key(LORA_BASE_HASH), OPTIONAL, &was, NULL) || !was.n)
+        return;
+    if (was.n != strlen(here.s) || memcmp(was.p, here.s, was.n))
+        log_msg(HLM_LOG_WARN,
+                "%s: was trained on another file than %s: its answers may be wrong unless that is "
+                "the same model in another quantisation",
+                gguf_path(g), path);
+}
+
+bool lora_is_rslora(const struct gguf *g)
+{
+    struct hlm_str s = { 0 };
+    return gguf_str(g, lora_past_key(LORA_SCALING), OPTIONAL, &s, NULL) &&
+           s.n == strlen(LORA_RSLORA) && !memcmp(s.p, LORA_RSLORA, s.n);
+}
+
 void lora_file_close(struct lora_file *f)
 {
     if (!f)

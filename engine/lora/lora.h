@@ -7,9 +7,27 @@
  * (struct lora_base). Adapter files are not trusted. Names in them follow llama.cpp, except those
  * of gate deltas (X.delta), which only hlm has. */
 #pragma once
-#define LORA_BASE_HASH "hlm.base.hash" /* of the file that an adapter was trained on: gguf_hash */
 #include "file/file.h"
 #include "ops/op.h"
+
+/* What adapters say of themselves beside llama.cpp's keys: texts, in the order in which they are
+ * shown. base_hash: of the file that the adapter was trained on, gguf_hash. scaling: LORA_RSLORA
+ * where the scale was given as alpha / sqrt(rank). */
+/* clang-format off */
+#define LORA_PAST(X)                                                                               \
+    X(BASE_HASH, "base.hash") X(SCALING, "lora.scaling") X(DATA, "train.data")                     \
+    X(VALID, "train.valid") X(DATA_HASH, "train.data_hash") X(INIT, "train.init")                  \
+    X(STEPS, "train.steps") X(LOSS, "train.loss") X(BEST, "train.best_validation")                 \
+    X(LAST, "train.last_validation") X(VERSION, "version") X(NOTE, "train.note")
+/* clang-format on */
+enum lora_past {
+#define PAST(name, key) LORA_##name,
+    LORA_PAST(PAST)
+#undef PAST
+        N_LORA_PAST
+};
+const char *lora_past_key(enum lora_past k); /* with "hlm." before it */
+#define LORA_RSLORA "rslora"
 
 /* Rows [row0, row0 + n) of a tensor of the file are rows [at, at + n) of a matrix. A list of these
  * covers all rows of a matrix, with those of all its experts. */
@@ -66,6 +84,10 @@ struct lora_file *lora_file_check(struct gguf *g, float scale, const struct lora
                                   struct hlm_err *err);
 void lora_file_close(struct lora_file *f); /* takes NULL */
 const struct gguf *lora_file_gguf(const struct lora_file *f);
+/* An adapter that hlm made knows on which file. Another one of the same shape takes it and may
+ * answer wrongly; if it is another quantisation of the same model, it does not. */
+void lora_warn_of_base(const struct gguf *g, const char *path, const uint64_t hash[2]);
+bool lora_is_rslora(const struct gguf *g); /* does it say so with LORA_SCALING? */
 
 /* ---- sets of adapters ------------------------------------------------------------------------ */
 

@@ -120,10 +120,14 @@ static bool touch(struct merge_run *m, const struct lora_file *l)
 
 static bool open_adapters(struct merge_run *m)
 {
+    uint64_t hash[2];
+    bool has_hash = !m->p->any_base && gguf_hash(m->base, hash, NULL);
     for (uint32_t i = 0; i < m->p->n_lora; i++) {
         const struct hlm_lora *a = &m->p->lora[i];
         struct gguf *g = gguf_open(a->path, m->err);
         m->file[i] = lora_file_check(g, a->scale, &m->fb.base, m->err);
+        if (m->file[i] && has_hash)
+            lora_warn_of_base(g, m->p->model, hash);
         if (!m->file[i] || !touch(m, m->file[i]))
             return false;
     }

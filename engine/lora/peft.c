@@ -19,7 +19,7 @@ static bool peft_no_memory(struct peft *p)
 struct peft_leaf {
     const char *name;
     uint32_t rank;
-    double alpha; /* scale * rank */
+    double alpha; /* for PEFT, which makes the scale of it and the rank */
     uint64_t n;
     bool same; /* all have this rank and alpha */
 };
@@ -32,6 +32,15 @@ static const char *leaf_name(const struct peft_module *m)
 {
     const char *dot = strrchr(m->name, '.');
     return dot ? dot + 1 : m->name;
+}
+
+/* With rsLoRA the file has alpha times a square root, in f32: the alpha that was given is mostly a
+ * whole number near this one. */
+static double alpha_of(const struct peft *p, const struct peft_module *m)
+{
+    double v = m->scale * (p->rslora ? sqrt((double)m->rank) : (double)m->rank),
+           near = floor(v + 0.5);
+    return p->rslora && fabs(near - v) <= 1e-6 * fabs(v) ? near : v;
 }
 
 static bool same_alpha(double a, double b) { return fabs(a - b) <= 1e-9 * fabs(b); }
@@ -48,10 +57,10 @@ static void find_leaves(const struct peft *p, bool draft, struct peft_leaves *ou
         if (l == out->l + out->n) {
             HLM_ASSERT(out->n < MAX_LEAF); /* no table of models/ has so many */
             out->n++;
-            *l = (struct peft_leaf){ leaf_name(m), m->rank, m->scale * m->rank, 0, true };
+            *l = (struct peft_leaf){ leaf_name(m), m->rank, alpha_of(p, m), 0, true };
         }
         l->n++;
-        l->same &= l->rank == m->rank && same_alpha(l->alpha, m->scale * m->rank);
+        l->same &= l->rank == m->rank && same_alpha(l->alpha, alpha_of(p, m));
     }
 }
 
@@ -82,13 +91,14 @@ static void put_ranks(const struct peft *p, bool draft, json_t *to)
         const char *key = l->same ? l->name : m->name;
         if (m->rank != rank)
             json_object_set_new(ranks, key, json_integer(m->rank));
-        if (!same_alpha(m->scale * m->rank, alpha))
-            json_object_set_new(alphas, key, json_number(m->scale * m->rank));
+        if (!same_alpha(alpha_of(p, m), alpha))
+            json_object_set_new(alphas, key, json_number(alpha_of(p, m)));
     }
     json_object_set_new(to, "r", json_integer(rank));
     json_object_set_new(to, "lora_alpha", json_number(alpha));
     json_object_set_new(to, "rank_pattern", ranks);
     json_object_set_new(to, "alpha_pattern", alphas);
+    json_object_set_new(to, "use_rslora", json_boolean(p->rslora));
 }
 
 /* ---- adapter_config.json --------------------------------------------------------------------- */
@@ -115,7 +125,7 @@ static json_t *base_name(const struct peft *p)
 
 static bool write_config(struct peft *p, const char *path)
 {
-    static const char *const no[] = { "use_rslora", "use_dora", "fan_in_fan_out" };
+    static const char *const no[] = { "use_dora", "fan_in_fan_out" };
     static const char *const none[] = { "auto_mapping", "revision", "modules_to_save",
                                         "layers_to_transform", "layers_pattern" };
     json_t *all = json_object(), *targets = json_array();
@@ -323,6 +333,7 @@ bool hlm_peft_export(const struct hlm_peft_params *params, struct hlm_peft_sum *
               (p.lora = lora_file_check(gguf_open(params->adapter, err), 1, &p.fb.base, err)) &&
               gguf_f32(p.lora->g, "adapter.lora.alpha", REQUIRED, &alpha, err);
     p.alpha = (double)alpha;
+    p.rslora = ok && lora_is_rslora(lora_file_gguf(p.lora));
     ok = ok && peft_map(&p) && write_export(&p, &own);
     if (sum)
         *sum = own;

@@ -1,5 +1,5 @@
-/* peft: exports an adapter as a folder that Hugging Face's PEFT can load. The call,
- * hlm_peft_export(), is in hlm.h.
+/* peft: an adapter as a folder that Hugging Face's PEFT can load, and such a folder as an adapter.
+ * The calls, hlm_peft_export() and hlm_peft_import(), are in hlm.h.
  *
  *   adapter_config.json         ranks and scales
  *   adapter_model.safetensors   base_model.model.MODULE.lora_A.weight [r, n_in] and .lora_B.weight
@@ -13,6 +13,9 @@
  * (in_proj_qkvz, in_proj_ba, Qwen3.5's gate_up_proj), their A are stacked and their B are blocks of
  * one matrix. Where GGUF fuses matrices that the checkpoint keeps apart, A is written twice. A
  * stack of experts S.NAME becomes S.E.NAME for expert E: the checkpoint's own name, wherever it has
- * one for each expert. */
+ * one for each expert.
+ *
+ * Importing reads the first two files, with F32, F16 or BF16. It computes what PEFT would, or
+ * refuses (peft_config.c). */
 #pragma once
 #include "base/base.h"

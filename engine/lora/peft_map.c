@@ -151,9 +151,10 @@ static bool add_pair(struct peft *p, const struct lora_pair *a)
             if (!add_matrix(p, a, e, layer))
                 return false;
         }
-    return n > 0 || fail_as(p->err, HLM_ERR_UNSUPPORTED,
-                            "%.200s: %s: hlm does not know the name of %s in checkpoints of %s",
-                            gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
+    return n > 0 || p->any_name ||
+           fail_as(p->err, HLM_ERR_UNSUPPORTED,
+                   "%.200s: %s: hlm does not know the name of %s in checkpoints of %s",
+                   gguf_path(p->lora->g), a->a->name, a->x->name, p->fb.arch);
 }
 
 static bool peft_read_heads(struct peft *p)
@@ -181,8 +182,9 @@ bool peft_map(struct peft *p)
     char name[64];
     p->names = names_of(p->fb.arch);
     if (!p->names)
-        return fail_as(p->err, HLM_ERR_UNSUPPORTED, "%.300s: hlm cannot export adapters for %s",
-                       gguf_path(p->file), p->fb.arch);
+        return fail_as(p->err, HLM_ERR_UNSUPPORTED,
+                       "%.300s: hlm does not know the checkpoints of %s", gguf_path(p->file),
+                       p->fb.arch);
     for (uint64_t i = 0; i < gguf_n_tensor(p->file); i++) { /* draft blocks come last */
         uint32_t layer = 0;
         if (split_name(gguf_tensor_at(p->file, i)->name, &layer, name) && layer < 1u << 16)
@@ -216,11 +218,14 @@ static uint64_t v_item(const struct peft_heads *h, uint64_t i, uint64_t each)
     return v_head(h, i / each) * each + i % each;
 }
 
-/* Finds row o of a module: returns the index of the tensor that has it, and sets *row to its row
- * there. */
-static uint32_t find_hf_row(const struct peft_heads *h, const struct peft_module *m, uint64_t o,
-                            uint64_t *row)
+uint64_t peft_column(const struct peft *p, const struct peft_module *m, uint64_t c)
 {
+    return m->order == HF_V_COLS ? v_item(&p->heads, c, p->heads.s) : c;
+}
+
+uint32_t peft_row(const struct peft *p, const struct peft_module *m, uint64_t o, uint64_t *row)
+{
+    const struct peft_heads *h = &p->heads;
     uint64_t s = h->s, kd = h->nk * s, r = h->nv ? h->nv / h->nk : 0, first = m->x[0]->dim[1];
     uint64_t per = 2 * s + 2 * r * s, at;
     *row = o;
@@ -267,13 +272,13 @@ void peft_row_a(const struct peft *p, const struct peft_module *m, uint64_t r, f
     }
     read_f32_row(a->a, row, p->row);
     for (uint64_t c = 0; c < m->n_in; c++)
-        to[c] = p->row[v_item(&p->heads, c, p->heads.s)];
+        to[c] = p->row[peft_column(p, m, c)];
 }
 
 void peft_row_b(const struct peft *p, const struct peft_module *m, uint64_t r, float *to)
 {
     uint64_t row = 0;
-    uint32_t k = find_hf_row(&p->heads, m, r, &row), first = m->p[0] ? m->p[0]->rank : 0;
+    uint32_t k = peft_row(p, m, r, &row), first = m->p[0] ? m->p[0]->rank : 0;
     const struct lora_pair *a = m->p[k];
     memset(to, 0, m->rank * sizeof *to);
     if (!a)

@@ -1,5 +1,6 @@
-/* peft_parts: shared by peft.c (the folder), peft_map.c (names, and where the numbers of a module
- * are) and peft_st.c (safetensors files). */
+/* peft_parts: shared by peft.c (the folder), peft_import.c (the way back), peft_config.c
+ * (settings), peft_map.c (names, and where the numbers of a module are), peft_st.c and peft_st_in.c
+ * (safetensors files). */
 #pragma once
 #include "lora/lora_parts.h"
 #include "lora/hf.h"
@@ -37,6 +38,8 @@ struct peft {
     struct lora_file *lora;
     double alpha; /* in the adapter file */
     struct peft_heads heads;
+    bool any_name;              /* matrices that checkpoints do not have are passed over */
+    bool rslora;                /* the adapter was made with a scale of alpha / sqrt(rank) */
     uint32_t n_layer;           /* main blocks */
     struct peft_module *module; /* of all blocks, draft blocks too */
     uint64_t n_module, cap_module;
@@ -45,6 +48,10 @@ struct peft {
 };
 /* Fills names, heads, n_layer and module, in the order of the adapter. */
 bool peft_map(struct peft *p);
+/* Where the model has column c of a module; and its row o: the result is the index of the tensor in
+ * x[] that has it, *row its row there. */
+uint64_t peft_column(const struct peft *p, const struct peft_module *m, uint64_t c);
+uint32_t peft_row(const struct peft *p, const struct peft_module *m, uint64_t o, uint64_t *row);
 /* Write row r of a module's A (n_in numbers) or B (rank numbers). */
 void peft_row_a(const struct peft *p, const struct peft_module *m, uint64_t r, float *to);
 void peft_row_b(const struct peft *p, const struct peft_module *m, uint64_t r, float *to);
@@ -69,3 +76,35 @@ struct st {
 };
 /* Writes a temporary file, reads it back, and renames it. room: memory for the longest row. */
 bool st_write(const char *path, const struct st *s, float *room, struct hlm_err *err);
+
+/* ---- reading safetensors (peft_st_in.c) ------------------------------------------------------ */
+
+struct st_in {
+    const char *path;
+    struct file_in f;
+    json_t *head;
+    uint64_t data; /* where the bytes of tensors begin */
+};
+struct st_found {
+    enum dtype type;
+    uint64_t shape[2], n, at, bytes;
+};
+bool st_open(struct st_in *s, const char *path, struct hlm_err *err);
+void st_close(struct st_in *s); /* also when opening failed */
+/* A matrix by its name, which the file has. */
+bool st_find(const struct st_in *s, const char *name, struct st_found *t, struct hlm_err *err);
+bool st_read(const struct st_in *s, const struct st_found *t, float *to, struct hlm_err *err);
+
+/* ---- settings (peft_config.c) ---------------------------------------------------------------- */
+
+struct peft_config {
+    const char *path;
+    json_t *root;
+    bool rslora;
+};
+/* Refuses what hlm cannot do; warns of settings that it does not know. */
+bool peft_config_read(struct peft_config *c, const char *path, struct hlm_err *err);
+void peft_config_free(struct peft_config *c); /* takes a zeroed one */
+/* The factor of a module whose factors have this rank. */
+bool peft_config_scale(const struct peft_config *c, const char *module, uint64_t rank,
+                       double *scale, struct hlm_err *err);

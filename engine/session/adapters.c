@@ -68,23 +68,11 @@ bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, s
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-/* An adapter that hlm made knows on which file. Another one of the same shape takes it and may
- * answer wrongly; if it is another quantisation of the same model, it does not. */
-static void warn_of_base(hlm *m, const struct lora_file *f)
+void adapters_warn_of_base(hlm *m, const struct lora_file *f)
 {
-    char here[40];
-    struct hlm_str was = { 0 };
-    const struct gguf *g = lora_file_gguf(f);
-    if (!gguf_kv(g, LORA_BASE_HASH) || !gguf_str(g, LORA_BASE_HASH, OPTIONAL, &was, NULL) ||
-        (!m->hashed && !gguf_hash(m->file, m->hash, NULL)))
-        return;
-    m->hashed = true;
-    snprintf(here, sizeof here, "%016" PRIx64 "%016" PRIx64, m->hash[0], m->hash[1]);
-    if (was.n != strlen(here) || memcmp(was.p, here, was.n))
-        log_msg(HLM_LOG_WARN,
-                "%s: was trained on another file than %s: its answers may be wrong unless that is "
-                "the same model in another quantisation",
-                gguf_path(g), m->path);
+    const uint64_t *hash = m->any_base ? NULL : model_hash(m, NULL);
+    if (hash)
+        lora_warn_of_base(lora_file_gguf(f), m->path, hash);
 }
 
 /* The files, read and checked. NULL: one of them was refused. */
@@ -149,7 +137,7 @@ bool adapters_change(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_er
     struct hlm_lora *asked = adapters_copy(l, n, err);
     struct lora_file **file = asked ? read_lora(m, l, n, err) : NULL;
     for (uint32_t i = 0; file && i < n; i++)
-        warn_of_base(m, file[i]);
+        adapters_warn_of_base(m, file[i]);
     bool ok = file && adapters_set(m, file, n, false, err);
     free(file);
     if (!ok) {

@@ -34,6 +34,9 @@ bool adapters_clear(hlm *m, struct hlm_err *err);
  * a session is not saved, and none is loaded beside a training. */
 bool adapters_identity(const hlm *m, const char *path, struct lora_hash *hash, struct hlm_err *err);
 
+/* Warns of an adapter that was trained on another file, unless the model was opened for any. */
+void adapters_warn_of_base(hlm *m, const struct lora_file *f);
+
 /* hlm_set_lora without clearing err. */
 bool adapters_change(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
 /* A copy of such a list, with its paths, freed with adapters_copy_free. NULL: no memory; for n 0 it

@@ -89,6 +89,7 @@ static bool open_on_device(hlm *m, const struct hlm_params *params, struct hlm_e
         return fail(err, "no model file was named");
     if (!open_model_file(m, params->model, err) || !(m->gpu = gpu_open(&gp, err)))
         return false;
+    m->any_base = params->any_base;
     m->f16 = params->f16 || (!params->f32_only && linear_f16_pays(gpu_caps(m->gpu)));
     count_open(m, params);
     gpu_dry(m->gpu, true);
@@ -110,6 +111,12 @@ hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err)
         return NULL;
     }
     return m;
+}
+
+const uint64_t *model_hash(hlm *m, struct hlm_err *err)
+{
+    m->hashed = m->hashed || gguf_hash(m->file, m->hash, err);
+    return m->hashed ? m->hash : NULL;
 }
 
 bool model_bring(hlm *m, struct hlm_err *err)

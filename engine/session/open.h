@@ -24,8 +24,11 @@ struct hlm {
     uint32_t *unused; /* one bit for each vocabulary entry that is no token */
     uint64_t hash[2]; /* of the file, once `hashed` */
     bool hashed;
+    bool any_base;    /* adapters of another file give no warning */
     bool load_failed; /* a part of the weights may be on the device */
 };
 
+/* The hash of its file, computed once. NULL without memory. */
+const uint64_t *model_hash(hlm *m, struct hlm_err *err);
 /* hlm_load without clearing err. */
 bool model_bring(hlm *m, struct hlm_err *err);

@@ -279,9 +279,9 @@ static bool describe_session(hlm_session *s, const char *path, struct saved_want
     struct lora_hash lora;
     if (!adapters_identity(m, path, &lora, err))
         return false;
-    if (!m->hashed && !gguf_hash(m->file, m->hash, err))
+    const uint64_t *hash = model_hash(m, err);
+    if (!hash)
         return false;
-    m->hashed = true;
     *w = (struct saved_want){
         .arch = m->model->arch->name,
         .name = m->name,
@@ -294,7 +294,7 @@ static bool describe_session(hlm_session *s, const char *path, struct saved_want
         .kv_bytes = kv_bytes,
         .user = s,
     };
-    memcpy(w->model_hash, m->hash, sizeof w->model_hash);
+    memcpy(w->model_hash, hash, sizeof w->model_hash);
     return true;
 }
 

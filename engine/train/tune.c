@@ -242,11 +242,16 @@ static struct lora_file *first_adapter(hlm_tune *t, uint32_t rank, const char *t
 {
     struct gguf *g =
         t->p.init_lora ? gguf_open(t->p.init_lora, err) : fresh_adapter(t, rank, targets, err);
+    t->rslora = t->p.init_lora ? g && lora_is_rslora(g) : t->o.rslora;
     if (g && !gguf_f32(g, "adapter.lora.alpha", REQUIRED, &t->alpha, err)) {
         gguf_close(g);
         g = NULL;
     }
-    return lora_file_check(g, 1, &t->m->model->base, err);
+    struct lora_file *f = lora_file_check(g, 1, &t->m->model->base, err);
+    if (f && t->p.init_lora && !t->warned)
+        adapters_warn_of_base(t->m, f);
+    t->warned = true; /* it is read again, where less than all of it might fit */
+    return f;
 }
 
 /* Puts the adapter in force in place of the one before; on a dry gpu nothing is brought to the

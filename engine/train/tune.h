@@ -162,12 +162,16 @@ struct hlm_tune {
     bool begun;
     uint8_t *fresh;            /* the file of a new adapter; NULL: it is from init_lora */
     float alpha;               /* of the adapter's file */
+    bool warned;               /* of an adapter of another file */
+    bool rslora;               /* it says that alpha was given for a scale of alpha / sqrt(rank) */
     struct state_param *param; /* in the trainer's order */
     uint32_t n_param;
     struct hlm_tune_target *target;
     uint64_t n_target, n_number, n_gate;
     struct hlm_plan plan;
     struct tune_position position;
+    double loss; /* of the step loss_step, the last of this process; 0: none yet */
+    uint64_t loss_step;
     uint64_t saved_step; /* 1 + the step of the newest checkpoint; 0: none */
     char *from;          /* the checkpoint that is resumed; NULL: none */
     char *grads;         /* the file for the first step's gradients; NULL: none */
@@ -176,10 +180,9 @@ struct hlm_tune {
     bool taken;          /* the values are those of an earlier step: hlm_tune_take_best */
 };
 
-enum { TUNE_PAST = 9 };
 struct tune_past {
-    struct lora_text text[TUNE_PAST];
-    char room[TUNE_PAST][2048];
+    struct lora_text text[N_LORA_PAST + 1]; /* and the model's name */
+    char room[N_LORA_PAST + 1][2048];
     uint32_t n;
 };
 /* The texts with which an adapter remembers its run (tune_past.c). */

@@ -8,11 +8,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static void add(struct tune_past *p, const char *key, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
+static void add(struct tune_past *p, const char *key, const char *fmt, ...) HLM_PRINTF(3, 4);
 static void add(struct tune_past *p, const char *key, const char *fmt, ...)
 {
-    HLM_ASSERT(p->n < TUNE_PAST);
+    HLM_ASSERT(p->n < ARRAY_LEN(p->text));
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(p->room[p->n], sizeof p->room[0], fmt, ap);
@@ -27,34 +26,66 @@ static const char *file_name(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
-/* Two halves as the file's identity is printed elsewhere. */
-static void add_hash(struct tune_past *p, const char *key, const uint64_t hash[2])
+/* The names of files, with commas between them. */
+static const char *file_names(char *out, size_t room, const char *const *path, uint32_t n)
 {
-    add(p, key, "%016" PRIx64 "%016" PRIx64, hash[0], hash[1]);
+    size_t at = 0;
+    out[0] = 0;
+    for (uint32_t i = 0; i < n && at < room; i++)
+        at += (size_t)snprintf(out + at, room - at, "%s%s", i ? ", " : "", file_name(path[i]));
+    return out;
+}
+
+static void add_files(hlm_tune *t, struct tune_past *p)
+{
+    char names[1024];
+    struct tune_files f;
+    if (t->p.ids_json) {
+        add(p, lora_past_key(LORA_DATA), "%s", file_name(t->p.ids_json));
+    } else if (tune_files(&t->p, &f, NULL)) {
+        add(p, lora_past_key(LORA_DATA), "%s",
+            file_names(names, sizeof names, f.files.train, f.files.n_train));
+        if (f.files.n_valid)
+            add(p, lora_past_key(LORA_VALID), "%s",
+                file_names(names, sizeof names, f.files.valid, f.files.n_valid));
+    }
+    add(p, lora_past_key(LORA_DATA_HASH), "%s", hash_text(t->data_hash).s);
+    if (t->p.init_lora)
+        add(p, lora_past_key(LORA_INIT), "%s", file_name(t->p.init_lora));
+}
+
+static void add_losses(const hlm_tune *t, struct tune_past *p)
+{
+    const struct tune_position *at = &t->position;
+    if (t->loss_step && !t->taken)
+        add(p, lora_past_key(LORA_LOSS), "%.6g in step %" PRIu64, t->loss, t->loss_step);
+    if (isfinite(at->best_loss))
+        add(p, lora_past_key(LORA_BEST), "loss %.6g after step %" PRIu64, at->best_loss,
+            at->best_step);
+    if (isfinite(at->valid_loss))
+        add(p, lora_past_key(LORA_LAST), "loss %.6g after step %" PRIu64, at->valid_loss,
+            at->valid_step);
 }
 
 bool tune_past(hlm_tune *t, struct tune_past *p, struct hlm_err *err)
 {
     const struct tune_position *at = &t->position;
     hlm *m = t->m;
-    if (!m->hashed && !gguf_hash(m->file, m->hash, err))
+    const uint64_t *hash = model_hash(m, err);
+    if (!hash)
         return false;
-    m->hashed = true;
     p->n = 0;
     if (m->name[0])
         add(p, "general.base_model.0.name", "%s", m->name);
-    add_hash(p, LORA_BASE_HASH, m->hash);
-    add(p, "hlm.train.data", "%s", file_name(t->p.data ? t->p.data : t->p.ids_json));
-    add_hash(p, "hlm.train.data_hash", t->data_hash);
-    add(p, "hlm.train.steps", "%" PRIu64 " of %u", t->taken ? at->best_step : at->step, t->o.steps);
-    if (isfinite(at->best_loss))
-        add(p, "hlm.train.best_validation", "loss %.6g after step %" PRIu64, at->best_loss,
-            at->best_step);
-    if (isfinite(at->valid_loss))
-        add(p, "hlm.train.last_validation", "loss %.6g after step %" PRIu64, at->valid_loss,
-            at->valid_step);
-    add(p, "hlm.version", "%s", HLM_VERSION);
+    add(p, lora_past_key(LORA_BASE_HASH), "%s", hash_text(hash).s);
+    if (t->rslora)
+        add(p, lora_past_key(LORA_SCALING), "%s", LORA_RSLORA);
+    add_files(t, p);
+    add(p, lora_past_key(LORA_STEPS), "%" PRIu64 " of %u", t->taken ? at->best_step : at->step,
+        t->o.steps);
+    add_losses(t, p);
+    add(p, lora_past_key(LORA_VERSION), "%s", HLM_VERSION);
     if (t->p.note)
-        add(p, "hlm.train.note", "%s", t->p.note);
+        add(p, lora_past_key(LORA_NOTE), "%s", t->p.note);
     return true;
 }

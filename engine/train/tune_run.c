@@ -99,6 +99,13 @@ static struct layer_source layers_of(const hlm_tune *t)
                                   .user = t->trainer };
 }
 
+static bool fail_step(uint64_t step, const struct hlm_err *why, struct hlm_err *err)
+{
+    char where[40];
+    snprintf(where, sizeof where, "step %" PRIu64 ": ", step);
+    return fail_from(err, why, where);
+}
+
 static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
                           struct train_sums *sums, struct hlm_err *err)
 {
@@ -107,12 +114,10 @@ static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t ste
         const struct data_row *row = stream_row(&t->stream, &c, err);
         const struct row_job job = { .weight = 1.0 / (double)n, .step = step, .i_row = i };
         struct hlm_err why = { 0 };
-        char where[40];
         if (!row)
             return false;
-        snprintf(where, sizeof where, "step %" PRIu64 ": ", step);
         if (row->n_counted && !train_row(t->trainer, row, job, sums, &why))
-            return fail_from(err, &why, where);
+            return fail_step(step, &why, err);
         count_train(t->m, &layers, HLM_TRAINING, i + 1, rows_of_step(t));
     }
     HLM_ASSERT(sums->n == n);
@@ -175,6 +180,8 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *er
         .took_s = took,
     };
     out->loss = out->loss_main + t->o.mtp_factor * out->loss_mtp;
+    t->loss = out->loss;
+    t->loss_step = step;
     count_step(t->m, out, t->o.steps);
     return true;
 }

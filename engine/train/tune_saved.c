@@ -86,15 +86,15 @@ static struct tune_options options_of(const hlm_tune *t)
 static bool describe_state(hlm_tune *t, struct state_want *w, struct hlm_err *err)
 {
     hlm *m = t->m;
-    if (!m->hashed && !gguf_hash(m->file, m->hash, err))
+    const uint64_t *hash = model_hash(m, err);
+    if (!hash)
         return false;
-    m->hashed = true;
     *w = (struct state_want){ .param = t->param, .get = get_param, .put = put_param, .user = t };
     struct state_head *h = &w->head;
     h->n_param = t->n_param;
     h->options = options_of(t);
     h->position = t->position;
-    memcpy(h->model_hash, m->hash, sizeof h->model_hash);
+    memcpy(h->model_hash, hash, sizeof h->model_hash);
     memcpy(h->data_hash, t->data_hash, sizeof h->data_hash);
     snprintf(h->arch, sizeof h->arch, "%s", m->model->arch->name);
     snprintf(h->name, sizeof h->name, "%.*s", (int)sizeof h->name - 1, m->name);
