@@ -195,13 +195,14 @@ struct hlm_tune_step {
 };
 /* One more step. HLM_ERR_STATE, and a lack of memory before its first row, change nothing. Any
  * other failure ends the run, as its gradients are half made: of memory, of the device, of the file
- * of gradients, a loss or a gradient that is not finite. What is trained can still be written, but
- * steps, validations and saves are refused with HLM_ERR_STATE, unless hlm_tune_take_best brings the
- * values of a checkpoint. To go on, open the run anew with `resume`. */
+ * of gradients, a loss or a gradient that is not finite. Only checkpoints are valid then: steps,
+ * validations, saves and hlm_tune_write are refused with HLM_ERR_STATE, but for what
+ * hlm_tune_take_best permits once it has brought the values of a checkpoint. To go on, open the run
+ * anew with `resume`. */
 HLM_API bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err);
 /* Runs the first row forward and back twice, as a step would, without an update, and times the
- * second. For a run that ends with it: gradients stay behind, and steps, validations and saves are
- * refused afterwards. */
+ * second. For a run that ends with it: gradients stay behind, and steps, validations, saves and
+ * hlm_tune_write are refused afterwards. */
 HLM_API bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err);
 
 struct hlm_tune_loss {
@@ -227,7 +228,8 @@ HLM_API bool hlm_tune_is_saved(const hlm_tune *t); /* is the run as it stands in
  * ends the run like that of a step. */
 HLM_API bool hlm_tune_take_best(hlm_tune *t, const char *folder, bool *found, struct hlm_err *err);
 
-/* Writes the adapter as a GGUF file and reads it back. */
+/* Writes the adapter as a GGUF file and reads it back. HLM_ERR_STATE after a call that failed
+ * part-way. */
 HLM_API bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err);
 /* The first step writes its gradients, before clipping, to this file, tensors as in the adapter.
  * NULL: it does not. */

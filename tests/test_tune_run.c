@@ -373,12 +373,30 @@ static struct hlm_tune_params worsening(void)
     p.data = scratch("three");
     p.targets = "attn";
     p.train.rank = 2;
+    p.train.rslora = true;
     p.train.lr = p.train.peak = 1;
     p.train.schedule = HLM_CONSTANT;
     p.train.train_gates = false;
     p.train.lora_dropout = 0;
     p.warmup = 0;
     return p;
+}
+
+/* The adapter of a run with rsLoRA says so. */
+static void check_scaling(const char *path)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_adapter_info info = { 0 };
+    bool is = false, loss = false;
+    CHECK_OK(hlm_adapter_read(path, &info, &err), err);
+    for (uint32_t i = 0; i < info.n_past; i++) {
+        is = is ||
+             (!strcmp(info.past[i].key, "lora.scaling") && !strcmp(info.past[i].text, "rslora"));
+        loss = loss || !strcmp(info.past[i].key, "train.loss");
+    }
+    CHECK(is && !loss); /* the loss of the last step is not that of the best one */
+    CHECK(fabs((double)info.alpha - 32 * sqrt(2)) < 1e-5);
+    hlm_adapter_info_free(&info);
 }
 
 static void check_taken(hlm_tune *t, const char *folder, double best)
@@ -391,7 +409,9 @@ static void check_taken(hlm_tune *t, const char *folder, double best)
     CHECK_OK(hlm_tune_take_best(t, folder, &found, &err), err);
     CHECK(found && validate(t) == best && hlm_tune_get_info(t).best_loss == best);
     CHECK_OK(hlm_tune_validate(t, HLM_TUNE_TRAIN, &v, NULL, NULL, &err), err);
-    CHECK_OK(hlm_tune_write(t, test_scratch("taken.gguf"), &err), err);
+    const char *out = test_scratch("taken.gguf");
+    CHECK_OK(hlm_tune_write(t, out, &err), err);
+    check_scaling(out);
     CHECK(!hlm_tune_do_step(t, &s, &err) && err.kind == HLM_ERR_STATE);
     CHECK(!hlm_tune_save(t, folder, 1, &err) && err.kind == HLM_ERR_STATE);
     CHECK(!hlm_tune_measure(t, &row_s, &err) && err.kind == HLM_ERR_STATE);
@@ -430,6 +450,7 @@ static void test_best(hlm *m)
         CHECK(!hlm_tune_do_step(t, &s, &err) && err.kind == HLM_ERR_SYSTEM);
         CHECK(!hlm_tune_do_step(t, &s, &err) && err.kind == HLM_ERR_STATE);
         CHECK(!hlm_tune_save(t, folder, 1, &err) && err.kind == HLM_ERR_STATE);
+        CHECK(!hlm_tune_write(t, test_scratch("unclear.gguf"), &err) && err.kind == HLM_ERR_STATE);
         CHECK(!hlm_tune_validate(t, HLM_TUNE_VALID, &v, NULL, NULL, &err));
         CHECK_EQ(err.kind, HLM_ERR_STATE);
         check_taken(t, folder, best);
@@ -580,17 +601,16 @@ static void test_ids_json(void)
     gguf_close(o);
 }
 
-#define SMALL                                                                                      \
-    "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl --no-pack --valid 0.25"                  \
-    " --target attn --rank 2"
+#define SMALL_ON "hlm-tune -m " TINY "model.gguf --no-pack --valid 0.25 --target attn --rank 2 -d "
+#define SMALL SMALL_ON TINY "data.jsonl"
 
 static void test_patience(void)
 {
     test_case("--patience: no validation is better where nothing is learnt; --sample; test.jsonl");
     const char *out = scratch("early.gguf"), *log = scratch("early.json"), *dir = scratch("three");
     struct ran r = run(NULL,
-                       SMALL " -d %s --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
-                             "--sample Birds? --sample-tokens 3 --log-json %s",
+                       SMALL_ON "%s --steps 50 --lr 0 --valid-every 1 --patience 2 -v -o %s "
+                                "--sample Birds? --sample-tokens 3 --log-json %s",
                        dir, out, log);
     CHECK_EQ(r.rc, 0);
     CHECK_SAYS(r.out, "early.gguf|2 steps");
@@ -618,8 +638,8 @@ static void test_best_of_three(void)
     test_case("test.jsonl is tested with the best adapter, which is not the last");
     const char *out = scratch("worse.gguf"), *log = scratch("worse.json"), *dir = scratch("three");
     struct ran r = run(NULL,
-                       SMALL " -d %s --steps 3 --lr 1 --schedule constant --warmup 0"
-                             " --valid-every 1 --log-json %s -o %s",
+                       SMALL_ON "%s --steps 3 --lr 1 --schedule constant --warmup 0"
+                                " --valid-every 1 --log-json %s -o %s",
                        dir, log, out);
     CHECK_MSG(r.rc == 0, "%s", r.err);
     CHECK_SAYS(r.out, "worse-best.gguf|step 1|the best");
@@ -742,7 +762,8 @@ static void test_interrupt(void)
     test_case("an adapter says how it was made");
     r = run(NULL, "hlm-tune info %s", a);
     CHECK_EQ(r.rc, 0);
-    CHECK_SAYS(r.out, "base file|trained on   data.jsonl|steps        16 of 16|best         loss");
+    CHECK_SAYS(r.out, "base file|trained on   data.jsonl|steps        16 of 16|loss|in step 16|"
+                      "best         loss");
     CHECK_SAYS(r.out,
                "by hlm       " HLM_VERSION "|with         2026-09-21|--no-pack --valid 0.25");
     ran_free(&r);

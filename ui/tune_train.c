@@ -164,7 +164,7 @@ static const struct program program = {
              "Ctrl-C finishes the step, saves and exits; a second one exits at once.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
-    .commands = "info merge export",
+    .commands = "info merge export import",
 };
 
 /* ---- how the flags combine ------------------------------------------------------------------- */

@@ -241,9 +241,7 @@ bool tune_write(hlm_tune *t, enum train_what what, const char *path, struct hlm_
 bool hlm_tune_write(hlm_tune *t, const char *path, struct hlm_err *err)
 {
     api_begin(&t->m->log, err);
-    if (!tune_begun(t, err))
-        return false;
-    return tune_write(t, TRAIN_VALUE, path, err);
+    return tune_sound(t, err) && tune_write(t, TRAIN_VALUE, path, err);
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
