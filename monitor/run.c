@@ -417,6 +417,12 @@ void run_end(struct run *r, enum run_life life)
     r->n_change++;
 }
 
+static void init(struct run *r)
+{
+    r->exit_code = -1;
+    r->part = r->left_s = r->test_loss = r->past->log_left_s = -1;
+}
+
 struct run *run_create(void)
 {
     struct run *r = ui_alloc(1, sizeof *r);
@@ -427,21 +433,37 @@ struct run *run_create(void)
         return NULL;
     }
     r->past = p;
-    r->exit_code = -1;
-    r->part = r->left_s = r->test_loss = p->log_left_s = -1;
+    init(r);
     return r;
 }
 
-void run_destroy(struct run *r)
+static void empty(struct run *r)
 {
-    if (!r)
-        return;
     for (uint32_t i = 0; i < N_SERIES; i++)
         free(r->series[i].p);
     for (uint32_t i = 0; i < r->n_answer; i++) {
         free(r->answer[i].prompt);
         free(r->answer[i].text);
     }
+}
+
+void run_reset(struct run *r)
+{
+    struct run_past *p = r->past;
+    uint64_t n_change = r->n_change + 1;
+    empty(r);
+    memset(p, 0, sizeof *p);
+    memset(r, 0, sizeof *r);
+    r->past = p;
+    r->n_change = n_change;
+    init(r);
+}
+
+void run_destroy(struct run *r)
+{
+    if (!r)
+        return;
+    empty(r);
     free(r->past);
     free(r);
 }

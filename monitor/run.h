@@ -132,6 +132,7 @@ struct run {
 
 struct run *run_create(void);    /* NULL: no memory */
 void run_destroy(struct run *r); /* takes NULL */
+void run_reset(struct run *r);   /* as it was made */
 
 /* Who writes the ring. clock_s: what the run's clock, CLOCK_MONOTONIC, showed when it began. */
 void run_is_ring(struct run *r, const struct ring_head *head, double clock_s);

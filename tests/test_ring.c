@@ -230,8 +230,8 @@ static void test_ring_refused(void)
         const char *says;
     } bad[] = {
         { offsetof(struct ring_head, magic), 8, 7, "ring" },
-        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|2.3|1.3" },
-        { offsetof(struct ring_head, counters_version), 4, 9, "version|1.9|1.3" },
+        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|3.3|2.3" },
+        { offsetof(struct ring_head, counters_version), 4, 9, "version|2.9|2.3" },
         { offsetof(struct ring_head, head_bytes), 4, 8, "head|8" },
         { offsetof(struct ring_head, sample_bytes), 4, 100, "samples|100" },
         { offsetof(struct ring_head, n_slot), 4, 0, "head of" },
@@ -431,6 +431,59 @@ static void test_sound(void)
     ring_destroy(w);
 }
 
+/* What a monitor asks for holds for its lease, and nothing that another writes there is a wish. */
+static void test_wishes(void)
+{
+    struct hlm_err err = { 0 };
+    char name[64];
+    test_case("wishes hold for their lease, and lapse");
+    ring_name((uint64_t)getpid(), name, sizeof name);
+    struct ring *w = ring_create("hlm-test", 2, &err);
+    struct ring_reader *a = ring_attach((uint64_t)getpid(), &err);
+    struct ring_reader *b = ring_attach((uint64_t)getpid(), &err);
+    int fd = shm_open(name, O_RDWR, 0);
+    if (CHECK_MSG(w && a && b && fd >= 0, "%s", err.msg)) {
+        CHECK_EQ(ring_wanted(w), 0);
+        CHECK_MSG(ring_want(a, RING_TIME_KERNELS, &err), "%s", err.msg);
+        CHECK_EQ(ring_wanted(w), RING_TIME_KERNELS);
+        CHECK_MSG(ring_want(b, RING_TELL_LAYERS | ~3u, &err), "%s", err.msg);
+        CHECK_EQ(ring_wanted(w), RING_TIME_KERNELS | RING_TELL_LAYERS);
+        uint64_t now = (uint64_t)(now_s() * 1e3), lease = (uint64_t)(1e3 * RING_LEASE_S);
+        const struct {
+            uint64_t until;
+            uint32_t wanted;
+        } row[] = { { now - 1, 0 },    { now + 1000, 1 },      { now + 2 * lease, 0 },
+                    { UINT64_MAX, 0 }, { now + lease / 2, 1 }, { 0, 0 } };
+        CHECK(pwrite(fd, &(uint64_t){ 0 }, 8, offsetof(struct ring_head, until[1])) == 8);
+        for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+            CHECK(pwrite(fd, &row[i].until, 8, offsetof(struct ring_head, until)) == 8);
+            CHECK_EQ(ring_wanted(w), row[i].wanted);
+        }
+        close(fd);
+    }
+    ring_detach(a);
+    ring_detach(b);
+    test_case("what has the name of a process that is gone is not asked");
+    struct ring_reader *late = ring_attach((uint64_t)getpid(), &err);
+    ring_destroy(w);
+    CHECK_REFUSED(late && ring_want(late, RING_TIME_KERNELS, &err), err, "hlm");
+    ring_detach(late);
+}
+
+static void test_open_to_others(void)
+{
+    struct hlm_err err = { 0 };
+    char name[64];
+    test_case("a ring that others may open is refused");
+    ring_name((uint64_t)getpid(), name, sizeof name);
+    struct ring *w = ring_create("hlm-test", 2, &err);
+    int fd = shm_open(name, O_RDWR, 0);
+    CHECK(w && fd >= 0 && fchmod(fd, 0644) == 0);
+    CHECK_REFUSED(ring_attach((uint64_t)getpid(), &err), err, "mode|644|600");
+    close(fd);
+    ring_destroy(w);
+}
+
 /* A sample must cost far less than a token takes. */
 static void test_cost(void)
 {
@@ -474,5 +527,7 @@ void test_ring(void)
     test_own_name();
     test_ended();
     test_sound();
+    test_wishes();
+    test_open_to_others();
     test_cost();
 }

@@ -77,8 +77,10 @@ static struct ring_slot *slot_of(struct ring_head *h, uint32_t n_slot, uint64_t 
 
 struct ring_reader {
     struct ring_head *head; /* mapped for reading */
+    struct ring_head *wish; /* the head once more, for writing; NULL: nothing was asked for yet */
     uint64_t bytes, next;
     uint32_t n_slot; /* the checked value: the writer could change that of the head */
+    char name[NAME];
 };
 
 static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *err)
@@ -89,8 +91,8 @@ static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *
         return ui_fail(err, "%s: no complete ring of an hlm program", name);
     r->n_slot = *(const volatile uint32_t *)&h->n_slot;
     if (h->version != RING_VERSION || h->counters_version != HLM_COUNTERS_VERSION)
-        return ui_fail(err, "%s: version %u.%u, expected %d.%d", name, h->version,
-                       h->counters_version, RING_VERSION, HLM_COUNTERS_VERSION);
+        return ui_fail(err, "%s: a program of another version: its ring is %u.%u, expected %d.%d",
+                       name, h->version, h->counters_version, RING_VERSION, HLM_COUNTERS_VERSION);
     if (h->head_bytes != sizeof *h || h->sample_bytes != sizeof(struct ring_sample) ||
         r->n_slot == 0 || bytes < ring_bytes(r->n_slot))
         return ui_fail(err, "%s: head of %u, samples of %u bytes in %llu, expected %zu and %zu",
@@ -99,20 +101,26 @@ static bool check_head(struct ring_reader *r, const char *name, struct hlm_err *
     return true;
 }
 
-/* Maps an object of this user for reading, whatever is in it. Anybody can put a FIFO by that name
- * there, and opening one must not wait. */
-static struct ring_head *map_name(const char *name, uint64_t *bytes, struct hlm_err *err)
+/* Maps an object that is this user's alone, whatever is in it: all of it for reading, or with
+ * `writes` its head for writing too. Anybody can put a FIFO by that name there, and opening one
+ * must not wait. */
+static struct ring_head *map_name(const char *name, bool writes, uint64_t *bytes,
+                                  struct hlm_err *err)
 {
-    struct stat st;
+    struct stat st = { 0 };
     void *at = MAP_FAILED;
-    int fd = shm_open(name, O_RDONLY | O_NONBLOCK, 0);
+    int fd = shm_open(name, (writes ? O_RDWR : O_RDONLY) | O_NONBLOCK, 0);
     if (fd < 0 || fstat(fd, &st) != 0)
         ui_fail_system(err, "%s: %s", name, strerror(errno));
     else if (st.st_uid != geteuid())
         ui_fail(err, "%s: belongs to user %lu, not to you", name, (unsigned long)st.st_uid);
+    else if (st.st_mode & 077)
+        ui_fail(err, "%s: mode %03o lets others in, expected 600", name, st.st_mode & 0777);
     else if (st.st_size < (off_t)sizeof(struct ring_head))
         ui_fail(err, "%s: no complete ring of an hlm program", name);
-    else if ((at = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
+    else if ((at = mmap(NULL, writes ? sizeof(struct ring_head) : (size_t)st.st_size,
+                        writes ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0)) ==
+             MAP_FAILED)
         ui_fail_system(err, "%s: %s", name, strerror(errno));
     if (fd >= 0)
         close(fd);
@@ -122,15 +130,14 @@ static struct ring_head *map_name(const char *name, uint64_t *bytes, struct hlm_
 
 struct ring_reader *ring_attach(uint64_t pid, struct hlm_err *err)
 {
-    char name[NAME];
-    name_of(pid, name);
     struct ring_reader *r = ui_alloc(1, sizeof *r);
     if (!r) {
-        ui_fail_memory(err, "%s: out of memory", name);
+        ui_fail_memory(err, "ring of process %llu: out of memory", (unsigned long long)pid);
         return NULL;
     }
-    r->head = map_name(name, &r->bytes, err);
-    if (!r->head || !check_head(r, name, err)) {
+    name_of(pid, r->name);
+    r->head = map_name(r->name, false, &r->bytes, err);
+    if (!r->head || !check_head(r, r->name, err)) {
         ring_detach(r);
         return NULL;
     }
@@ -143,6 +150,8 @@ void ring_detach(struct ring_reader *r)
 {
     if (r && r->head)
         munmap(r->head, (size_t)r->bytes);
+    if (r && r->wish)
+        munmap(r->wish, sizeof *r->wish);
     free(r);
 }
 
@@ -199,6 +208,36 @@ enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t
     }
 }
 
+/* ---- wishes ---------------------------------------------------------------------------------- */
+
+static uint64_t now_ms(void) { return (uint64_t)(ui_now_s() * 1e3); }
+
+/* By now the name may be another process's. */
+static bool map_wishes(struct ring_reader *r, struct hlm_err *err)
+{
+    uint64_t bytes;
+    struct ring_head *h = r->wish ? r->wish : map_name(r->name, true, &bytes, err);
+    if (!h || r->wish)
+        return h != NULL;
+    if (h->pid != r->head->pid || h->start_tick != r->head->start_tick) {
+        munmap(h, sizeof *h);
+        return ui_fail(err, "%s: the ring of another process by now", r->name);
+    }
+    r->wish = h;
+    return true;
+}
+
+bool ring_want(struct ring_reader *r, uint32_t wishes, struct hlm_err *err)
+{
+    uint64_t until = now_ms() + (uint64_t)(1e3 * RING_LEASE_S);
+    if (!map_wishes(r, err))
+        return false;
+    for (uint32_t i = 0; i < RING_WISHES; i++)
+        if (wishes >> i & 1)
+            atomic_store_explicit(&r->wish->until[i], until, memory_order_relaxed);
+    return true;
+}
+
 /* ---- all of a user --------------------------------------------------------------------------- */
 
 /* Calls fn for every ring of this user. POSIX has no list of shared memory objects; Linux has them
@@ -225,7 +264,7 @@ static void sweep_one(void *user, uint64_t pid, const char *name)
 {
     struct hlm_err err = { 0 };
     uint64_t bytes;
-    struct ring_head *h = map_name(name, &bytes, &err);
+    struct ring_head *h = map_name(name, false, &bytes, &err);
     bool is_ring = h && atomic_load_explicit(&h->magic, memory_order_acquire) == RING_MAGIC;
     /* One that never got its head says nothing about its maker but the pid in the name. */
     bool dead = is_ring && h->version == RING_VERSION && h->head_bytes == sizeof *h
@@ -257,10 +296,26 @@ static void list_one(void *user, uint64_t pid, const char *name)
     ring_detach(r);
 }
 
+static void list_any(void *user, uint64_t pid, const char *name)
+{
+    struct pid_list *l = user;
+    (void)name;
+    if (l->n < l->max)
+        l->pid[l->n] = pid;
+    l->n++;
+}
+
 uint32_t ring_list(uint64_t *pid, uint32_t max)
 {
     struct pid_list l = { .pid = pid, .max = max };
     walk(list_one, &l);
+    return l.n;
+}
+
+uint32_t ring_pids(uint64_t *pid, uint32_t max)
+{
+    struct pid_list l = { .pid = pid, .max = max };
+    walk(list_any, &l);
     return l.n;
 }
 
@@ -333,7 +388,7 @@ static bool start_beat(struct ring *r)
 static bool take_name(const char *name)
 {
     uint64_t bytes;
-    struct ring_head *h = map_name(name, &bytes, NULL);
+    struct ring_head *h = map_name(name, false, &bytes, NULL);
     bool theirs = h && atomic_load_explicit(&h->magic, memory_order_acquire) == RING_MAGIC &&
                   h->pid_space != pid_space();
     if (h)
@@ -397,6 +452,7 @@ struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *e
     h->start_tick = start_tick(h->pid);
     h->start_unix = (int64_t)time(NULL);
     snprintf(h->program, sizeof h->program, "%s", program);
+    snprintf(h->release, sizeof h->release, "%s", hlm_version());
     atomic_store_explicit(&h->magic, RING_MAGIC, memory_order_release);
     if (!start_beat(r)) {
         ui_fail(err, "shared memory %s: no thread for it", r->name);
@@ -416,6 +472,17 @@ void ring_publish(struct ring *r, const struct hlm_counters *c)
     if (rested && c->state != HLM_IDLE)
         pthread_cond_signal(&r->wake);
     pthread_mutex_unlock(&r->lock);
+}
+
+uint32_t ring_wanted(const struct ring *r)
+{
+    uint64_t now = now_ms(), most = now + (uint64_t)(1e3 * RING_LEASE_S);
+    uint32_t wishes = 0;
+    for (uint32_t i = 0; i < RING_WISHES; i++) {
+        uint64_t until = atomic_load_explicit(&r->head->until[i], memory_order_relaxed);
+        wishes |= until > now && until <= most ? 1u << i : 0;
+    }
+    return wishes;
 }
 
 void ring_destroy(struct ring *r)

@@ -14,15 +14,25 @@
  *          that is too slow loses the oldest samples and is told how many.
  * Times    a sample is written at every change of state and, while there is work, at least every
  *          quarter of a second - by a thread of its own when the engine does not come up for air
- *          that long, so that a slow device is not taken for a dead one. */
+ *          that long, so that a slow device is not taken for a dead one.
+ * Wishes   what costs the program something is off until a monitor asks for it: it writes into
+ *          head.until, one word for each wish, the time until which it wants that, RING_LEASE_S
+ * from now at most, and renews it while somebody looks. The program takes the wishes up between two
+ * submissions. A time that is further away, or past, is no wish. Nothing else in a ring is written
+ * by anybody but its maker. */
 #pragma once
 #include "hlm.h"
 #include "hlm_counters.h"
 
 #include <stdatomic.h>
 
-enum { RING_VERSION = 1, RING_SLOTS = 64 };
+enum { RING_VERSION = 2, RING_SLOTS = 64 };
 #define RING_MAGIC 0x31676e69726d6c68u /* "hlmring1" */
+
+/* What a monitor may ask for, as bits. */
+enum ring_wish { RING_TIME_KERNELS = 1, RING_TELL_LAYERS = 2 };
+enum { RING_WISHES = 2 };
+#define RING_LEASE_S 2.0
 
 struct ring_sample {
     uint64_t number; /* 0, 1, 2, ... */
@@ -36,12 +46,13 @@ struct ring_head {
     _Atomic uint64_t magic;
     uint32_t version, counters_version;
     uint32_t head_bytes, sample_bytes, n_slot, uid;
-    uint64_t pid, pid_space; /* pid_space: which processes the pid is one of */
-    uint64_t start_tick;     /* of the process: field 22 of its /proc stat; 0: unknown */
-    int64_t start_unix;      /* seconds, when the ring was made */
-    char program[32];
-    _Atomic uint64_t n_written; /* samples so far */
-    _Atomic uint64_t ended;     /* 1: there will be no more */
+    uint64_t pid, pid_space;       /* pid_space: which processes the pid is one of */
+    uint64_t start_tick;           /* of the process: field 22 of its /proc stat; 0: unknown */
+    int64_t start_unix;            /* seconds, when the ring was made */
+    char program[32], release[16]; /* release: HLM_VERSION of the program */
+    _Atomic uint64_t n_written;    /* samples so far */
+    _Atomic uint64_t ended;        /* 1: there will be no more */
+    _Atomic uint64_t until[RING_WISHES]; /* milliseconds of CLOCK_MONOTONIC; 0: never wanted */
 };
 
 struct ring_slot {
@@ -58,6 +69,8 @@ struct ring;
 struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *err);
 /* One more sample. */
 void ring_publish(struct ring *r, const struct hlm_counters *c);
+/* The wishes that hold now, as bits. */
+uint32_t ring_wanted(const struct ring *r);
 void ring_destroy(struct ring *r); /* takes NULL */
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -66,7 +79,10 @@ struct ring_reader;
 
 /* The processes of this user that have a ring. Returns how many, at most max filled. */
 uint32_t ring_list(uint64_t *pid, uint32_t max);
-/* NULL with a reason: there is none, it is another user's, another version's, not complete. */
+/* All names of rings of this user, whatever they are, dead processes' too. As ring_list. */
+uint32_t ring_pids(uint64_t *pid, uint32_t max);
+/* NULL with a reason: there is none, it is another user's or others may open it, another version's,
+ * not complete. */
 struct ring_reader *ring_attach(uint64_t pid, struct hlm_err *err);
 void ring_detach(struct ring_reader *r); /* takes NULL */
 const struct ring_head *ring_get_head(const struct ring_reader *r);
@@ -77,3 +93,6 @@ enum ring_got { RING_SAMPLE, RING_NONE, RING_GONE };
  * range, whoever wrote it. lost, where it is not NULL, grows by
  * those that were overwritten before they could be read. Never blocks. */
 enum ring_got ring_next(struct ring_reader *r, struct ring_sample *out, uint64_t *lost);
+/* Asks for these for RING_LEASE_S from now; one that is left out lapses. False, with a reason, when
+ * the ring cannot be opened for writing. */
+bool ring_want(struct ring_reader *r, uint32_t wishes, struct hlm_err *err);
