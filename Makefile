@@ -31,13 +31,16 @@ engine   := $(sort $(wildcard engine/*/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
 prompt   := $(patsubst %,ui/chat_%.c,keys text line history screen edit tty term words prose)# of hlm-chat, for tests
 watch    := $(sort $(wildcard monitor/run*.c monitor/source*.c monitor/watch.c monitor/process.c))#  of hlm-monitor, without SDL
-tests    := $(sort $(wildcard tests/*.c tests/*/*.c))
+# The window, its drawing and its panels: built, and tested, only where SDL2 is there.
+sdl      := $(shell printf '\043include <%s>\n' SDL2/SDL_ttf.h png.h | $(CC) -E - >/dev/null 2>&1 && echo yes)
+window   := $(if $(sdl),$(filter-out $(watch),$(sort $(wildcard monitor/*.c))))
+tests    := $(filter-out $(if $(sdl),,tests/test_monitor_draw.c tests/test_monitor_panels.c),$(sort $(wildcard tests/*.c tests/*/*.c)))
 lib      := $(B)/libhlm.a
 engine_objs = $(call obj,$(engine)) $(B)/obj/shaders.o
-progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c)))
+progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c) $(if $(filter monitor/watch.c,$(watch)),$(filter monitor/monitor.c,$(window)))))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-.PHONY: all chat test crash bench fuzz lint format asan spv deps clean help check FORCE
+.PHONY: all chat monitor test crash bench fuzz lint format asan spv deps clean help check FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -47,6 +50,11 @@ chat:
 	@sh tools/deps.sh
 	@+$(again) $(B)/hlm-chat
 	@$(B)/hlm-chat -m $(M) $(ARGS)
+
+monitor:
+	@sh tools/deps.sh monitor
+	@+$(again) $(B)/hlm-monitor
+	@$(B)/hlm-monitor $(ARGS)
 
 test:
 	@sh tools/deps.sh test
@@ -79,6 +87,7 @@ clean: ; rm -rf $(B)
 help: ; @sed -n 's/^#: //p' Makefile
 #: make            the library and the programs, into build/
 #: make chat       installs what is missing (Debian, Ubuntu), builds hlm-chat, starts it; M=model.gguf
+#: make monitor    installs what is missing, builds hlm-monitor, starts it: a window on what runs
 #: make test       builds, validates the shaders, runs all tests; ARGS="--only tok,chat"
 #: make crash      kills a training run at every write, sync and rename of a save, and goes on with it
 #: make asan       the tests that need no GPU, under the address and undefined-behaviour sanitizers
@@ -98,7 +107,9 @@ $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
 $(B)/hlm-tune: $(call obj,$(sort $(wildcard ui/tune*.c)) $(common))
 $(B)/hlm-bench: $(call obj,bench/bench.c bench/make.c $(common))
-$(B)/tests: $(call obj,$(tests) ui/ring.c ui/common.c ui/common_base.c ui/common_counters.c $(prompt) $(watch)) $(engine_objs)
+$(B)/hlm-monitor: $(call obj,$(watch) $(window) $(common))
+$(B)/tests: $(call obj,$(tests) ui/ring.c ui/common.c ui/common_base.c ui/common_counters.c $(prompt) $(watch) $(filter-out monitor/monitor.c monitor/window.c,$(window))) $(engine_objs)
+$(B)/hlm-monitor $(B)/tests: private LIBS += $(if $(sdl),-lSDL2 -lSDL2_ttf -lpng)
 $(progs): $(lib)
 $(progs) $(B)/tests:
 	$(call say,LD,$@)
@@ -128,7 +139,8 @@ $(B)/shaders/%.spv: shaders/%.comp                      # glslang has no quiet m
 	    { echo "$$m"; exit 1; }; echo "$$m" | grep -i warning || :
 $(B)/shaders/%.valid: $(B)/shaders/%.spv
 	$(Q)spirv-val --target-env vulkan1.2 --scalar-block-layout $< && touch $@
-$(B)/flags: now = $(CC) $(STD) $(PIC) $(WARN) $(CFLAGS)
+$(B)/obj/tests/main.o: private DEFS = $(if $(sdl),-DHLM_MONITOR)
+$(B)/flags: now = $(CC) $(STD) $(PIC) $(WARN) $(CFLAGS) $(sdl)
 $(B)/list:  now = $(engine) $(blobs)
 $(B)/flags $(B)/list: FORCE     # newer than what was made from them once flags or files are others
 	@mkdir -p $(@D); echo '$(now)' | cmp -s - $@ || echo '$(now)' >$@

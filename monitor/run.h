@@ -133,6 +133,8 @@ struct run {
 struct run *run_create(void);    /* NULL: no memory */
 void run_destroy(struct run *r); /* takes NULL */
 void run_reset(struct run *r);   /* as it was made */
+/* Another one, as it stands, that is never fed. NULL: no memory. */
+struct run *run_copy(const struct run *r);
 
 /* Who writes the ring. clock_s: what the run's clock, CLOCK_MONOTONIC, showed when it began. */
 void run_is_ring(struct run *r, const struct ring_head *head, double clock_s);

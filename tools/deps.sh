@@ -1,18 +1,20 @@
 #!/bin/sh
 # deps: what building hlm needs (deps.sh), and testing it (deps.sh test), and its CI (deps.sh test ci),
-# and its Debian packages (deps.sh deb).
+# its Debian packages (deps.sh deb), and hlm-monitor (deps.sh monitor).
 # Debian and Ubuntu: installs what is missing, as root or through sudo. Elsewhere, and where that cannot
 # be done, names what is missing. Fails only if something is. Quiet and quick when nothing is.
 set -eu
 
 need="gcc libc6-dev make glslang-tools libvulkan-dev mesa-vulkan-drivers libpcre2-dev libutf8proc-dev
       libjansson-dev libxxhash-dev"
+monitor="libsdl2-dev libsdl2-ttf-dev libpng-dev fonts-inter"
 for list in "$@"; do
     case $list in
-    test) need="$need vulkan-validationlayers spirv-tools g++ pkg-config man-db tmux" ;;
+    monitor) need="$need $monitor" ;;
+    test) need="$need $monitor xvfb vulkan-validationlayers spirv-tools g++ pkg-config man-db tmux" ;;
     ci) need="$need clang clang-format zsh fish" ;;
-    deb) need="$need dpkg-dev debhelper lintian pkg-config" ;;
-    *) echo "usage: deps.sh [test] [ci] [deb]" >&2; exit 2 ;;
+    deb) need="$need $monitor dpkg-dev debhelper lintian pkg-config" ;;
+    *) echo "usage: deps.sh [monitor] [test] [ci] [deb]" >&2; exit 2 ;;
     esac
 done
 
@@ -36,6 +38,11 @@ have() {
     libutf8proc-dev) have_header utf8proc.h ;;
     libjansson-dev) have_header jansson.h ;;
     libxxhash-dev) have_header xxhash.h ;;
+    libsdl2-dev) have_header SDL2/SDL.h ;;
+    libsdl2-ttf-dev) have_header SDL2/SDL_ttf.h ;;
+    libpng-dev) have_header png.h ;;
+    fonts-inter) find /usr/share/fonts /usr/local/share/fonts -name 'Inter-Regular.otf' | grep . ;;
+    xvfb) command -v Xvfb ;;
     mesa-vulkan-drivers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \
         -path "*/icd.d/*.json" | grep . ;;
     vulkan-validationlayers) find /usr/share/vulkan /usr/local/share/vulkan /etc/vulkan \

@@ -547,6 +547,12 @@ const char *dir_state(void)
     return dir_of("XDG_STATE_HOME", ".local/state", path, sizeof path);
 }
 
+const char *dir_config(void)
+{
+    static char path[4096];
+    return dir_of("XDG_CONFIG_HOME", ".config", path, sizeof path);
+}
+
 const char *dir_home(void)
 {
     const char *home = getenv("HOME");

@@ -118,6 +118,8 @@ char *read_stdin(uint64_t *n, struct hlm_err *err);
 const char *dir_cache(void);
 /* $XDG_STATE_HOME/hlm or ~/.local/state/hlm: the line history lives here. */
 const char *dir_state(void);
+/* $XDG_CONFIG_HOME/hlm or ~/.config/hlm: what a window looked like. */
+const char *dir_config(void);
 const char *dir_home(void); /* $HOME; NULL: not set */
 /* $VISUAL or $EDITOR; NULL: neither is set. */
 const char *ui_editor(void);

@@ -26,6 +26,14 @@ static const struct flag common_flags[] = {
     { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
     { FLAG_SWITCH, "--print-flags", NULL, &want_table, 0, 0, NULL }, /* for tools/docs.sh */
 };
+enum { FIRST_PLAIN = 5 }; /* of those that programs without an engine have too */
+
+static const struct flag *common_of(const struct program *p, uint32_t *n)
+{
+    uint32_t from = p->no_engine ? FIRST_PLAIN : 0;
+    *n = (uint32_t)ARRAY_LEN(common_flags) - from;
+    return common_flags + from;
+}
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
@@ -47,9 +55,11 @@ static const struct flag *find(const struct program *p, const char *name, size_t
     for (uint32_t i = 0; i < p->n_flag; i++)
         if (has_name(&p->flag[i], name, len))
             return &p->flag[i];
-    for (uint32_t i = 0; i < ARRAY_LEN(common_flags); i++)
-        if (has_name(&common_flags[i], name, len))
-            return &common_flags[i];
+    uint32_t n;
+    const struct flag *common = common_of(p, &n);
+    for (uint32_t i = 0; i < n; i++)
+        if (has_name(&common[i], name, len))
+            return &common[i];
     return NULL;
 }
 
@@ -244,7 +254,9 @@ bool flag_unknown(const struct program *p, const char *what, const char *name, s
     static char word[MAX][48];
     const char *list[MAX + 1];
     uint32_t n = list_names(p->flag, p->n_flag, word, list, MAX);
-    n += list_names(common_flags, ARRAY_LEN(common_flags), word + n, list + n, MAX - n);
+    uint32_t n_common;
+    const struct flag *common = common_of(p, &n_common);
+    n += list_names(common, n_common, word + n, list + n, MAX - n);
     list[n] = NULL;
     const char *near = ui_nearest(name, list);
     return ui_fail(err, "%s '%s'%s%s", what, name, near ? ", perhaps you mean " : "",
@@ -298,6 +310,12 @@ bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, voi
         size_t len = strncmp(arg, "--", 2) == 0 ? strcspn(arg, "=") : strlen(arg);
         const char *value = arg[len] ? arg + len + 1 : NULL;
         bool bare = arg[0] != '-';
+        if (bare && p->words) {
+            if (p->words->n == MAX_FLAG_LIST)
+                return ui_fail(err, "more than %d words: '%s'", MAX_FLAG_LIST, arg);
+            p->words->v[p->words->n++] = arg;
+            continue;
+        }
         const struct flag *f = bare ? bare_model(p, arg, model, err) : find(p, arg, len);
         if (!f)
             return bare ? false : unknown(p, arg, len, err);
@@ -332,6 +350,8 @@ static bool read_all(const struct program *p, int argc, char **argv, struct hlm_
     for (uint32_t i = 0; i < p->n_flag; i++)
         if (p->flag[i].type == FLAG_LIST) /* the line may be read again */
             ((struct flag_list *)p->flag[i].to)->n = 0;
+    if (p->words)
+        p->words->n = 0;
     return flags_each(p, argc, argv, take_value, NULL, err);
 }
 
@@ -441,7 +461,9 @@ static void print_help(const struct program *p)
     puts("\n");
     put_about(p->about);
     help_rows(p->flag, p->n_flag);
-    help_rows(common_flags, ARRAY_LEN(common_flags));
+    uint32_t n_common;
+    const struct flag *common = common_of(p, &n_common);
+    help_rows(common, n_common);
     puts("\nExit codes: 0 done, 1 failed, 2 wrong flags, 128 + N ended by signal N (130:\n"
          "Ctrl-C).");
 }
@@ -486,7 +508,9 @@ static void print_table(const struct program *p)
          line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL)
         printf("about\t%.*s\n", (int)strcspn(line, "\n"), line);
     table_rows(p->flag, p->n_flag);
-    table_rows(common_flags, ARRAY_LEN(common_flags));
+    uint32_t n_common;
+    const struct flag *common = common_of(p, &n_common);
+    table_rows(common, n_common);
 }
 
 bool flags_read(const struct program *p, int argc, char **argv, int *rc)

@@ -37,6 +37,8 @@ struct program {
     const struct flag *flag;
     uint32_t n_flag;
     const char *commands; /* words that may stand in the place of flags, for "perhaps you mean" */
+    struct flag_list *words; /* takes the words without a flag; NULL: one may be the model */
+    bool no_engine;          /* it has none: no flags of devices, statistics and --log-json */
 };
 
 /* Reads the command line, the flags that all programs share included, and calls ui_start. A word
