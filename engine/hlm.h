@@ -11,9 +11,15 @@
  * destroys it; both take NULL. Strings and structs passed in are copied unless a comment says
  * otherwise.
  *
- * Parameters. Zero is the default of every member of a parameter struct, so that
- * `(struct hlm_params){ .model = path }` is complete. Members may be added at the end of any struct
- * between versions whose minor number differs; the soname of the library changes then.
+ * Parameters. Zero is the default of every member of a struct hlm_*_params, so that
+ * `(struct hlm_params){ .model = path }` is complete. There are three exceptions: hlm_tune_params,
+ * with what it contains, begins as hlm_tune_defaults() returns it; hlm_sampling as
+ * hlm_sampling_default() does; the options of a conversation as hlm_talk_open() makes them.
+ *
+ * Versions. Any struct, also one inside another, may get more members when the minor number of the
+ * version changes. The soname of the library changes then too, so programs are compiled again; name
+ * members in initialisers, and old code still means the same. Versions that differ in the patch
+ * number alone have the same structs.
  *
  * Errors. A call that can fail returns false, NULL or -1, and describes the failure in *err, which
  * may be NULL; every such call clears *err when it begins. After a failure an object is unchanged
@@ -21,8 +27,8 @@
  *
  * Threads. Calls on one hlm, and on what was made from it, must not overlap; which thread makes
  * them does not matter. Different hlm, and vocabularies opened from files, are independent.
- * Callbacks run inside the call that was given them, on its thread, and may call only what their
- * comment names. A log sink may also be called from helper threads while a call is running.
+ * Callbacks run during a call, on its thread, and may call only what their comment names. A log
+ * sink may also be called from helper threads while a call is running.
  *
  * The library prints nothing, never exits, and does not read the environment. */
 #ifndef HLM_H
@@ -85,7 +91,8 @@ struct hlm_err {
     char msg[512]; /* one sentence; names the file and the tensor, what was found and expected */
 };
 
-HLM_API const char *hlm_error_name(enum hlm_error kind); /* "input" */
+/* "input"; "unknown" for a number that is no kind. A constant, never freed. */
+HLM_API const char *hlm_error_name(enum hlm_error kind);
 
 /* ---- log ------------------------------------------------------------------------------------- */
 
@@ -101,11 +108,11 @@ struct hlm_log {
     void *user;
 };
 
-/* How far long work is: called with done 0 before it, then after each piece, the last time with
- * done == total; not at all when there is nothing to do. A comment beside each says what is
- * counted. Calls may be thousands a second. Returning false, at any of them, stops the work: the
- * call then fails with HLM_ERR_STOPPED. It may call nothing of the model at work and of what was
- * made from it; other models are free. */
+/* Reports how far long work is. It is called with done 0 before the work begins and then after each
+ * piece of it, the last time with done == total. When there is nothing to do, it is not called. The
+ * comment beside each callback says what it counts. There may be thousands of calls a second. When
+ * one of them returns false, the work stops and fails with HLM_ERR_STOPPED. The callback must not
+ * call anything of the model at work or of what was made from it; other models are free. */
 typedef bool (*hlm_progress)(void *user, uint64_t done, uint64_t total);
 
 /* ---- devices --------------------------------------------------------------------------------- */
@@ -130,7 +137,9 @@ typedef struct hlm_vocab hlm_vocab;
 struct hlm_counters; /* hlm_counters.h */
 
 /* Called at every change of state and, during work, up to four times a second between submissions.
- * c is valid during the call; of m only hlm_expert_loads may be called. */
+ * It runs on the thread of the call that works, also inside hlm_open, before that has returned m,
+ * and inside hlm_session_destroy. c is valid during the call; of m only hlm_expert_loads may be
+ * called. */
 typedef void (*hlm_watch)(void *user, const hlm *m, const struct hlm_counters *c);
 
 struct hlm_params {
@@ -164,7 +173,10 @@ HLM_API hlm *hlm_open(const struct hlm_params *params, struct hlm_err *err);
 /* Brings the weights of a dry model, and its adapters, to the device. Does nothing when they are
  * there. After a failure the model can only be closed; another call fails with HLM_ERR_STATE. */
 HLM_API bool hlm_load(hlm *m, struct hlm_err *err);
-HLM_API void hlm_close(hlm *m); /* its sessions, conversations and runs must be gone */
+/* Its sessions, conversations and training run must be gone. While one is alive, this closes
+ * nothing and logs an error: destroy what is left and close again. The vocabulary that
+ * hlm_get_vocab returned goes with the model. */
+HLM_API void hlm_close(hlm *m);
 
 struct hlm_info {
     const char *path, *arch;
@@ -199,7 +211,8 @@ HLM_API void hlm_get_counters(hlm *m, struct hlm_counters *out);
 HLM_API const uint64_t *hlm_expert_loads(const hlm *m, uint32_t i_layer, uint32_t *n);
 /* Says that no work is under way: until the next call the counters' state is HLM_IDLE. */
 HLM_API void hlm_idle(hlm *m);
-/* Bytes of device memory, as the driver gave them, of everything that is alive. */
+/* Bytes that the driver gave for everything that is alive, as it rounds them: memory of the device,
+ * and memory of the host that the device uses. A plan has both (hlm_plan). */
 HLM_API uint64_t hlm_allocated(const hlm *m);
 
 /* ---- adapters -------------------------------------------------------------------------------- */
@@ -209,7 +222,8 @@ struct hlm_lora {
     float scale;      /* a factor on the adapter's own */
 };
 /* Makes these adapters active, all together and unmerged, in place of those before; n 0: none. No
- * session may be alive. On failure those before stay, unless the device is lost. */
+ * session may be alive. On failure those before stay; only if the device fails while gates are put
+ * back is the model left without adapters. */
 HLM_API bool hlm_set_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
 /* Reads and checks the files as hlm_set_lora would, and changes nothing. */
 HLM_API bool hlm_check_lora(hlm *m, const struct hlm_lora *l, uint32_t n, struct hlm_err *err);
@@ -252,12 +266,12 @@ struct hlm_merged {
     double noise; /* |W' - W - D| / |D|: the error that rounding added */
 };
 struct hlm_merge_params {
-    const char *model, *out;
-    const struct hlm_lora *lora;
+    const char *model, *out;     /* GGUF files; `out` is one file also where the model is split */
+    const struct hlm_lora *lora; /* what they add is summed; 1 to 32 of them */
     uint32_t n_lora;
     const char *type; /* of the matrices that adapters reach: "Q8_0"; NULL: the type they had */
-    /* Not NULL: `out` is the model with its gates changed and nothing else, and this file is the
-     * one adapter without them. */
+    /* NULL, or a second file to write, for a single adapter: `out` is then the model with nothing
+     * but its gates changed, and this file is the adapter without its gates. */
     const char *gates_only;
     bool any_base; /* no warning of adapters that were trained on another file */
     struct hlm_log log;
@@ -268,14 +282,16 @@ struct hlm_merge_params {
 struct hlm_merge_sum {
     uint64_t n_matrix, n_gate, n_tensor, bytes;
 };
-/* W' = W + scale B A into a model file, without a device. The file is written beside its place,
- * read back, and only then put there: on failure what stood there stands. sum may be NULL. */
+/* W' = W + scale B A into a model file, without a device. The file is written under another name in
+ * the same folder, read back, and only then renamed: on failure the old file is still there. Of two
+ * files, both are written and read back before the first is renamed, the adapter. sum may be NULL.
+ */
 HLM_API bool hlm_merge(const struct hlm_merge_params *p, struct hlm_merge_sum *sum,
                        struct hlm_err *err);
 
 struct hlm_peft_params {
     const char *model, *adapter; /* GGUF files */
-    const char *out;             /* a folder that does not exist yet */
+    const char *out;             /* a folder that is empty or does not exist yet */
     struct hlm_log log;
     hlm_progress progress; /* bytes */
     void *user;
@@ -283,8 +299,8 @@ struct hlm_peft_params {
 struct hlm_peft_sum {
     uint64_t n_module, n_draft, n_gate, bytes; /* modules, those of draft blocks, gates */
 };
-/* An adapter as a folder that Hugging Face's PEFT reads, without a device. Written beside its
- * place, read back, and only then put there. sum may be NULL. */
+/* An adapter as a folder that Hugging Face's PEFT reads, without a device. It is written under
+ * another name, read back, and only then renamed. sum may be NULL. */
 HLM_API bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum,
                              struct hlm_err *err);
 
@@ -305,7 +321,8 @@ HLM_API bool hlm_peft_import(const struct hlm_peft_import_params *p, struct hlm_
 /* ---- text ------------------------------------------------------------------------------------ */
 
 /* Reads the tokenizer and the chat template of a GGUF file, of any architecture, with or without
- * tensors. */
+ * tensors. A file without a tokenizer that hlm can use opens too: it has a chat format and no
+ * tokens, and the calls that need tokens fail and say why. */
 HLM_API hlm_vocab *hlm_vocab_open(const char *path, const struct hlm_log *log, struct hlm_err *err);
 HLM_API void hlm_vocab_close(hlm_vocab *v);
 /* The vocabulary of an open model, which owns it. NULL when its file has no usable tokenizer. */
@@ -328,6 +345,9 @@ HLM_API void hlm_ids_free(struct hlm_ids *ids);
  */
 HLM_API bool hlm_tokenize(hlm_vocab *v, const char *text, uint64_t n, bool special,
                           struct hlm_ids *out, struct hlm_err *err);
+/* Appends the token that a text begins with (bos), if the file asks for one: call it before
+ * hlm_tokenize. */
+HLM_API bool hlm_add_bos(hlm_vocab *v, struct hlm_ids *out, struct hlm_err *err);
 /* The bytes of a token, of a control token its literal text. May be part of a UTF-8 character.
  * Empty when there is no such token. Valid while v is. */
 HLM_API struct hlm_str hlm_token_text(const hlm_vocab *v, int32_t id);
@@ -399,12 +419,14 @@ enum hlm_kv { HLM_KV_F16, HLM_KV_F32, HLM_KV_Q8_0 };
 
 struct hlm_session_params {
     uint32_t n_ctx;   /* positions; 0: the most that fit, up to hlm_default_ctx */
-    uint32_t n_batch; /* tokens that are read at once at most; 0: chosen for the device */
+    uint32_t n_batch; /* tokens that are read at once at most; 0: chosen for the device. More than
+                         512 counts as 512, more than n_ctx as n_ctx */
     enum hlm_kv kv;   /* type of the key and value caches */
     bool keep_logits, keep_hidden; /* hlm_session_eval may be asked for these */
     bool keep_nll;                 /* hlm_session_nll may be called */
     /* Bytes for snapshots. 0: the default of 512 MiB, or the size of two snapshots where that is
-     * more; in the device's own memory at most a sixteenth of it. HLM_SNAPSHOT_NONE, or less than
+     * more. Where snapshots lie in the device's memory (hlm_memory.on_host is false), the default
+     * is at most a sixteenth of what may be used (hlm_info.memory). HLM_SNAPSHOT_NONE, or less than
      * one snapshot takes: none. There are 128 at most. */
     uint64_t snapshot_budget;
 };
@@ -418,9 +440,13 @@ HLM_API void hlm_session_destroy(hlm_session *s);
 /* What an object would take of memory, by purpose. It comes from the engine's own dry run, in which
  * the session is laid out and recorded as always and nothing is allocated. */
 struct hlm_memory {
-    char purpose[32]; /* "weights" "kv" "state" "scratch" ... */
-    bool on_host;     /* mapped memory of a card's host, which does not count as the device's */
-    uint64_t bytes;   /* as the driver rounds them */
+    /* Of a model: "weights", "adapters", "staging" (where uploads need it). Of a session: "kv"
+     * (keys and values), "state" (of recurrent layers), "scratch", "snapshots", "io" (ids, logits,
+     * sampling), "host" (the chosen token). Of a training run: "gradients", "optimizer", "layer
+     * inputs", "rows" (ids and positions), "scratch". */
+    char purpose[32];
+    bool on_host;   /* mapped memory of a card's host, which does not count as the device's */
+    uint64_t bytes; /* as the driver rounds them */
 };
 struct hlm_plan {
     uint32_t n_ctx, n_batch;
@@ -463,7 +489,10 @@ HLM_API const int32_t *hlm_session_ids(const hlm_session *s);
  * than 8 tokens evicts none. Going back to a prefix keeps the state that is left, where there is
  * room.
  *
- * When it is stopped or fails, the caches hold what was read so far.
+ * When it is stopped, the caches hold what was read so far. When the device or memory fails in the
+ * midst of it, or of another call that reads, it may not be known what the caches hold. Then
+ * hlm_session_eval, _nll and _next fail with HLM_ERR_STATE until a sync succeeds, which reads again
+ * what it must.
  *
  * A session may live while a training does. What it read before a step of it, or before its end,
  * is void then: sync reads everything again, and until it has, the calls that would go on fail with

@@ -59,7 +59,9 @@ struct hlm_layer_count {
 
 struct hlm_counters {
     char model[128], arch[32], device[128], driver[128];
-    char error[192]; /* the newest that was reported */
+    /* For the program that publishes the counters: the newest error that it printed, and how many.
+     * The engine leaves them empty. */
+    char error[192];
     uint64_t n_error;
     uint32_t state;         /* enum hlm_state */
     uint32_t n_validation;  /* messages of the validation layer */

@@ -86,8 +86,10 @@ struct hlm_tune_params {
 
     const char *note; /* kept in the adapter: how it was made, say the program's flags and the date;
                          at most 2000 bytes. NULL: none */
-    const struct hlm_session_params *sample; /* a session that will live beside the run: its memory
-                                                is part of the plan. NULL: none */
+    const struct hlm_session_params *sample; /* a session that the caller will create after
+                                                hlm_tune_begin: its memory is part of the plan. It
+                                                may be destroyed before the run or after. NULL:
+                                                none */
     const char *resume; /* a checkpoint, or a folder of them: the newest. NULL: none. Everything but
                            the number of steps, with the rates that follow from it, must be as the
                            run was begun */
@@ -193,15 +195,15 @@ struct hlm_tune_step {
     uint64_t epoch;    /* whole passes done */
     double took_s;
 };
-/* One more step. HLM_ERR_STATE, and a lack of memory before its first row, change nothing. Any
- * other failure ends the run, as its gradients are half made: of memory, of the device, of the file
- * of gradients, a loss or a gradient that is not finite. Only checkpoints are valid then: steps,
- * validations, saves and hlm_tune_write are refused with HLM_ERR_STATE, but for what
- * hlm_tune_take_best permits once it has brought the values of a checkpoint. To go on, open the run
- * anew with `resume`. */
+/* One more step. A failure with HLM_ERR_STATE changes nothing, nor does a lack of memory before the
+ * first row. Every other failure ends the run, because its gradients are half made: one of memory
+ * or of the device, of the file of gradients, or a loss or gradient that is not finite. Only the
+ * checkpoints are valid then: steps, validations, saves and hlm_tune_write fail with HLM_ERR_STATE,
+ * unless hlm_tune_take_best brings back the values of a checkpoint. To go on, open the run again
+ * with `resume`. */
 HLM_API bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *err);
 /* Runs the first row forward and back twice, as a step would, without an update, and times the
- * second. For a run that ends with it: gradients stay behind, and steps, validations, saves and
+ * second. For a run that ends with it: gradients are left over, and steps, validations, saves and
  * hlm_tune_write are refused afterwards. */
 HLM_API bool hlm_tune_measure(hlm_tune *t, double *row_s, struct hlm_err *err);
 
@@ -214,8 +216,9 @@ struct hlm_tune_loss {
 HLM_API bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss *out,
                                hlm_progress progress, void *user, struct hlm_err *err);
 
-/* Writes the checkpoint folder/step-N, whole or not at all, then removes the oldest but the newest
- * `keep` and the one of the best validation. Removing never fails the call. The folder is made. */
+/* Writes the checkpoint folder/step-N, whole or not at all; the folder is made. Then it removes the
+ * older checkpoints, except the newest `keep` (0 counts as 1) and the one of the best validation.
+ * What cannot be removed stays, and the call succeeds all the same. */
 HLM_API bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_err *err);
 HLM_API bool hlm_tune_has_saved(const char *folder); /* are there checkpoints in it? */
 /* Removes all checkpoints of a folder; what else is in it stays. */

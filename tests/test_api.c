@@ -49,6 +49,7 @@ static void test_tokens(hlm_vocab *v)
     struct hlm_err err = { 0 };
     int32_t end = hlm_find_token(v, "<|im_end|>");
     test_case("tokens: to ids and back, control tokens only when asked for");
+    CHECK(hlm_add_bos(v, &ids, &err) && !ids.n); /* the file asks for none */
     CHECK_EQ(hlm_n_vocab(v), 1024);
     CHECK(end > 0 && hlm_is_end(v, end) && hlm_is_control(v, end));
     CHECK_EQ(hlm_find_token(v, "no such token"), -1);
@@ -147,6 +148,9 @@ static void test_other_files(void)
     hlm_vocab *v = open_vocab(path);
     if (v && CHECK_OK(hlm_render_ids(v, &p, &ids, &err), err))
         CHECK(ids.n > 2 && ids.id[0] == 5 && ids.id[1] == hlm_find_token(v, "<|im_start|>"));
+    uint32_t n = ids.n;
+    if (v && CHECK_OK(hlm_add_bos(v, &ids, &err), err))
+        CHECK(ids.n == n + 1 && ids.id[n] == 5);
     hlm_ids_free(&ids);
     hlm_vocab_close(v);
 
@@ -166,6 +170,7 @@ static void test_other_files(void)
         CHECK(!hlm_tokenize(v, "x", 1, false, &ids, &err) && err.kind == HLM_ERR_INPUT);
         CHECK_MSG(strstr(err.msg, path), "%s", err.msg);
         CHECK(!hlm_render_ids(v, &p, &ids, &err) && err.kind == HLM_ERR_INPUT);
+        CHECK(!hlm_add_bos(v, &ids, &err) && err.kind == HLM_ERR_INPUT && !ids.n);
         CHECK(hlm_n_vocab(v) == 0 && hlm_find_token(v, "x") == -1 && !hlm_token_text(v, 0).n);
         CHECK(!hlm_is_end(v, 0) && !hlm_is_control(v, 0));
     }
@@ -194,6 +199,7 @@ static void test_reused_err(hlm_vocab *v)
     CHECK(!hlm_vocab_open("/nowhere/m.gguf", NULL, NULL)); /* NULL will do */
     hlm_ids_free(&ids);
     CHECK_STR(hlm_error_name(HLM_ERR_STOPPED), "stopped");
+    CHECK_STR(hlm_error_name((enum hlm_error)99), "unknown");
     CHECK_STR(hlm_version(), HLM_VERSION);
 }
 

@@ -679,6 +679,44 @@ static void test_clear(hlm *m)
     hlm_tune_close(t);
 }
 
+/* ---- closing in the wrong order -------------------------------------------------------------- */
+
+/* The newest error of a sink. */
+static void keep_error(void *user, enum hlm_log_level level, const char *msg)
+{
+    if (level == HLM_LOG_ERROR)
+        snprintf(user, 256, "%s", msg);
+}
+
+/* Freeing the model under them would end the process at their next call, or at none. */
+static void test_close_early(void)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_tune_params p = tiny_run();
+    char msg[256] = "";
+    struct hlm_params params = { .model = fixture(TINY "model.gguf"), .cache_dir = "build/cache" };
+    params.log = (struct hlm_log){ keep_error, msg };
+    params.dry = true;
+    test_case("a model is not closed while a session or a run of it is alive");
+    hlm *m = hlm_open(&params, &err);
+    if (!CHECK_MSG(m, "%s", err.msg))
+        return;
+    hlm_session *s = hlm_session_create(m, &small, &err);
+    CHECK_MSG(s, "%s", err.msg);
+    hlm_close(m);
+    CHECK_SAYS(msg, "model.gguf|not closed|session");
+    CHECK_EQ(hlm_session_n_ctx(s), N_CTX);
+    hlm_session_destroy(s);
+    hlm_tune *t = hlm_tune_open(m, &p, &err);
+    CHECK_MSG(t, "%s", err.msg);
+    hlm_close(m);
+    CHECK_SAYS(msg, "model.gguf|not closed|training run");
+    hlm_tune_close(t);
+    msg[0] = 0;
+    hlm_close(m);
+    CHECK_STR(msg, "");
+}
+
 /* ---- whose messages they are ----------------------------------------------------------------- */
 
 struct message_count {
@@ -754,5 +792,6 @@ void test_errors(void)
     }
     hlm_test_close(m);
     test_lost();
+    test_close_early();
     test_sinks();
 }

@@ -586,7 +586,9 @@ static void test_faults(void)
     test_case("a folder that is there is left alone");
     CHECK_REFUSED(hlm_peft_export(&p, &sum, &err), err, "not empty");
     folder_remove(out);
-    err = (struct hlm_err){ 0 };
+    CHECK_OK(folder_make(out, &err), err); /* but an empty one is taken */
+    CHECK_OK(hlm_peft_export(&p, &sum, &err), err);
+    folder_remove(out);
     CHECK(file_write_atomic(out, "x", 1, &err));
     CHECK_REFUSED(hlm_peft_export(&p, &sum, &err), err, "none|a file");
 

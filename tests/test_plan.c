@@ -100,6 +100,9 @@ static void same_as_run(hlm *m, struct hlm_session_params params)
     CHECK_EQ(hlm_allocated(m), before);
 }
 
+/* What struct hlm_memory lists for a model and a session. */
+static const char purposes[] = "weights adapters staging kv state scratch snapshots io host";
+
 static void test_exact(const char *model)
 {
     static const struct hlm_session_params rows[] = {
@@ -117,7 +120,11 @@ static void test_exact(const char *model)
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
         dry[i] = plan_for(m, rows[i]);
         CHECK(dry[i].fits && dry[i].n_row >= 5 && row(&dry[i], "weights") > 0);
+        for (uint32_t k = 0; k < dry[i].n_row; k++)
+            CHECK_MSG(test_has(purposes, dry[i].row[k].purpose), "\"%s\" is not in hlm.h",
+                      dry[i].row[k].purpose);
     }
+    CHECK_EQ(plan_for(m, (struct hlm_session_params){ .n_ctx = 5, .n_batch = 9999 }).n_batch, 5);
     CHECK_EQ(hlm_allocated(m), 0);
     if (CHECK_OK(hlm_load(m, &err), err)) {
         CHECK(hlm_allocated(m) >= row(&dry[0], "weights"));

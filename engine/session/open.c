@@ -146,6 +146,11 @@ void hlm_close(hlm *m)
     if (!m)
         return;
     log_to(&m->log);
+    if (m->n_session || m->tune) {
+        log_msg(HLM_LOG_ERROR, "%.300s: not closed: %s of it is still open", m->path,
+                m->tune ? "a training run" : "a session");
+        return;
+    }
     count_close(m);
     adapters_finish(&m->adapters);
     model_unload(m->model);

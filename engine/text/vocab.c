@@ -54,6 +54,12 @@ bool hlm_tokenize(hlm_vocab *v, const char *text, uint64_t n, bool special, stru
                   : fail_from(err, &v->tok_err, "");
 }
 
+bool hlm_add_bos(hlm_vocab *v, struct hlm_ids *out, struct hlm_err *err)
+{
+    api_begin(&v->log, err);
+    return v->tok ? tok_lead_bos(v->tok, out, out->n, err) : fail_from(err, &v->tok_err, "");
+}
+
 struct hlm_str hlm_token_text(const hlm_vocab *v, int32_t id)
 {
     return v->tok ? tok_bytes(v->tok, id) : (struct hlm_str){ "", 0 };

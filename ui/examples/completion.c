@@ -22,7 +22,8 @@ int main(int argc, char **argv)
     hlm_vocab *v = m ? hlm_get_vocab(m, &err) : NULL;
 
     /* The prompt as tokens, read into a session's caches. */
-    bool ok = v && hlm_tokenize(v, argv[2], strlen(argv[2]), true, &ids, &err) &&
+    bool ok = v && hlm_add_bos(v, &ids, &err) &&
+              hlm_tokenize(v, argv[2], strlen(argv[2]), true, &ids, &err) &&
               (s = hlm_session_create(m, &session_params, &err)) != NULL &&
               hlm_session_sync(s, ids.id, ids.n, NULL, 0, NULL, NULL, &err);
 
