@@ -333,11 +333,12 @@ static float put(struct draw *d, enum face f, SDL_Color c, float x, int base, ui
     return m->advance;
 }
 
-/* n bytes of s at most. Pixels in, pixels out. */
+/* n bytes of s at most. Pixels in, pixels out. A line begins at a whole pixel: a text looks the
+ * same wherever it stands. */
 static float put_line(struct draw *d, enum face f, SDL_Color c, float x, int base, const char *s,
                       size_t n)
 {
-    float from = x;
+    float from = x = roundf(x);
     for (const char *end = s + n; s < end && *s;)
         x += put(d, f, c, x, base, next_char(&s));
     return x - from;
@@ -404,7 +405,7 @@ float draw_label(struct draw *d, SDL_FRect r, enum align a, enum face f, SDL_Col
     float w = width_px(d, f, s, n) + (all ? 0 : dots);
     float x = r.x * d->scale + (a == ALIGN_LEFT ? 0 : (room - w) * (a == ALIGN_CENTER ? 0.5f : 1));
     int base = (int)roundf((r.y + r.h / 2) * d->scale + t->cap[f] / 2);
-    float end = x + put_line(d, f, c, x, base, s, n);
+    float end = roundf(x) + put_line(d, f, c, x, base, s, n);
     if (!all)
         put(d, f, c, end, base, ELLIPSIS);
     return w / d->scale;

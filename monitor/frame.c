@@ -230,9 +230,14 @@ static void nothing(struct frame *f, const struct frame_in *in)
 {
     struct gui *g = &f->gui;
     float w = fminf(in->w - 2 * MARGIN, 560), x = (in->w - w) / 2, y = in->h / 2 - 150;
-    SDL_FPoint mid = { in->w / 2, y + 24 };
-    draw_ring(g->d, mid.x, mid.y, 22, 2, g->t->border);
-    draw_arc(g->d, mid, 22, 2, -0.08f, 0.17f, g->t->accent);
+    /* A curve at rest. */
+    SDL_FPoint rest[41];
+    for (int i = 0; i < 41; i++) {
+        float u = ((float)i - 20) / 7;
+        rest[i] = (SDL_FPoint){ in->w / 2 + ((float)i - 20) * 3, y + 40 - 26 * expf(-u * u) };
+    }
+    draw_area(g->d, rest, 41, y + 41, 0.1f, draw_alpha(g->t->accent, 0.3f));
+    draw_line(g->d, rest, 41, 2, g->t->accent);
     y += 66;
     draw_label(g->d, (SDL_FRect){ x, y, w, 30 }, ALIGN_CENTER, FACE_FIGURE, g->t->text,
                "Nothing is running");
@@ -322,15 +327,25 @@ static void pause_or_go_on(struct frame *f, const struct frame_in *in, int chose
 
 /* ---- the picture ----------------------------------------------------------------------------- */
 
+/* What is shown: while paused, the runs as they were. Returns the index of the chosen one. */
+static int shown(const struct frame *f, const struct frame_in *in, struct frame_in *out)
+{
+    *out = *in;
+    if (!f->paused)
+        return frame_chosen(f, in);
+    out->run = f->still;
+    out->n_run = f->n_still;
+    return (int)f->i_still;
+}
+
 static void panel_input(struct frame *f, const struct frame_in *in, int chosen,
                         struct run **newest_first, struct panel_in *out)
 {
-    struct run *const *run = f->paused ? f->still : in->run;
-    uint32_t n = ui_min_u32(f->paused ? f->n_still : in->n_run, FRAME_MAX_RUN);
+    uint32_t n = ui_min_u32(in->n_run, FRAME_MAX_RUN);
     for (uint32_t i = 0; i < n; i++)
-        newest_first[i] = run[n - 1 - i];
+        newest_first[i] = in->run[shown_at(in, i)];
     *out = (struct panel_in){ .g = &f->gui,
-                              .run = f->paused ? f->still[f->i_still] : in->run[chosen],
+                              .run = in->run[chosen],
                               .all = newest_first,
                               .n_all = n,
                               .view = &f->panel[f->open].view,
@@ -356,7 +371,7 @@ static void body(struct frame *f, const struct frame_in *in, SDL_FRect r, int ch
     graph_view_end(g, &p->view);
 }
 
-static unsigned keys(struct frame *f, const struct frame_in *in, int chosen)
+static unsigned keys(struct frame *f, const struct frame_in *in)
 {
     static const struct {
         int key;
@@ -369,11 +384,12 @@ static unsigned keys(struct frame *f, const struct frame_in *in, int chosen)
         { SDLK_t, FRAME_THEME },
     };
     struct gui *g = &f->gui;
+    int chosen = frame_chosen(f, in);
     unsigned did = 0;
     for (uint32_t i = 0; i < ARRAY_LEN(row); i++)
         if (gui_key(g, row[i].key))
             did |= row[i].did;
-    if (g->in.right && chosen >= 0)
+    if (g->in.right && (chosen >= 0 || f->paused))
         did |= FRAME_COPY;
     if (gui_key(g, SDLK_QUESTION) || (f->help && (gui_key(g, SDLK_ESCAPE) || g->in.pressed))) {
         f->help = !f->help;
@@ -393,16 +409,17 @@ static unsigned keys(struct frame *f, const struct frame_in *in, int chosen)
 unsigned frame_draw(struct frame *f, const struct frame_in *in, const struct gui_input *input)
 {
     struct gui *g = &f->gui;
-    struct frame_in at = *in;
+    struct frame_in at = *in, now;
     at.w = fmaxf(in->w, FRAME_MIN_W);
     at.h = fmaxf(in->h, FRAME_MIN_H);
     in = &at;
     gui_begin(g, input, in->now_s);
     draw_clear(g->d, g->t->back);
     draw_clip(g->d, (SDL_FRect){ 0, 0, in->w, in->h });
-    int chosen = frame_chosen(f, in);
-    unsigned did = keys(f, in, chosen);
-    if (chosen >= 0 || f->paused) {
+    unsigned did = keys(f, in);
+    int chosen = shown(f, in, &now);
+    in = &now;
+    if (chosen >= 0) {
         float side = in->w < WIDE_W ? STRIP_W : SIDE_W;
         list(f, in, (SDL_FRect){ 0, 0, side, in->h }, chosen);
         body(f, in, (SDL_FRect){ side, 0, in->w - side, in->h }, chosen);
@@ -421,10 +438,11 @@ bool frame_csv(struct frame *f, const struct frame_in *in, FILE *to)
 {
     struct run *newest_first[FRAME_MAX_RUN];
     struct panel_in pi;
-    int chosen = frame_chosen(f, in);
-    if (chosen < 0 && !f->paused)
+    struct frame_in now;
+    int chosen = shown(f, in, &now);
+    if (chosen < 0)
         return false;
-    panel_input(f, in, chosen, newest_first, &pi);
+    panel_input(f, &now, chosen, newest_first, &pi);
     panel_table[f->open]->csv(&pi, to);
     return true;
 }

@@ -49,6 +49,28 @@ static void detail(const struct run *r, char *out, size_t size)
     }
 }
 
+/* How far the work is; where that is not measured, how full the context is, or that a training has
+ * run to its end. */
+static void progress(const struct panel_in *in, SDL_FRect r, bool measured, SDL_Color c)
+{
+    struct gui *g = in->g;
+    const struct run *run = in->run;
+    double part = run->part;
+    bool context = !measured && !run->now.n_step && run->now.n_ctx;
+    if (context)
+        part = (double)run->now.n_used / run->now.n_ctx;
+    else if (!measured)
+        part = run->now.n_step ? (double)run->now.step / (double)run->now.n_step : 0;
+    char text[48];
+    SDL_snprintf(text, sizeof text, context ? "%.0f\u2009%% of the context" : "%.0f\u2009%%",
+                 floor(100 * part));
+    float w =
+        draw_label(g->d, (SDL_FRect){ r.x, r.y - 6, r.w, 20 }, ALIGN_RIGHT,
+                   measured ? FACE_STRONG : FACE_SMALL, measured ? g->t->text : g->t->muted, text);
+    r.w -= w + 12;
+    widget_bar(g, r, (float)part, measured ? c : g->t->faint);
+}
+
 static float state_card(const struct panel_in *in, SDL_FRect r)
 {
     struct gui *g = in->g;
@@ -76,18 +98,7 @@ static float state_card(const struct panel_in *in, SDL_FRect r)
     float x = at.x + 26 + w + 14;
     draw_text(g->d, FACE_TEXT, g->t->muted, x, at.y + 16 + draw_cap_height(g->d, FACE_FIGURE) / 2,
               x + draw_text_width(g->d, FACE_TEXT, text) < at.x + at.w - lw - 12 ? text : "");
-    SDL_FRect bar = { at.x, at.y + at.h - 18, at.w - (measured ? 56 : 0), 8 };
-    if (measured) {
-        widget_bar(g, bar, (float)run->part, c);
-        SDL_snprintf(text, sizeof text, "%.0f\u2009%%", floor(100 * run->part));
-        draw_label(g->d, (SDL_FRect){ bar.x + bar.w, bar.y - 6, 56, 20 }, ALIGN_RIGHT, FACE_STRONG,
-                   g->t->text, text);
-    } else if (run->life == RUN_ALIVE && run->known && run->now.state != HLM_IDLE) {
-        widget_bar_busy(g, bar, c);
-    } else {
-        widget_bar(g, bar, run->life == RUN_ENDED && run->exit_code <= 0 && run->now.n_step ? 1 : 0,
-                   c);
-    }
+    progress(in, (SDL_FRect){ at.x, at.y + at.h - 18, at.w, 8 }, measured, c);
     return h;
 }
 

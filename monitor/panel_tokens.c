@@ -50,21 +50,40 @@ static void context(const struct panel_in *in, SDL_FRect r)
     float part = c->n_ctx ? (float)c->n_used / (float)c->n_ctx : 0;
     char text[48], used[32], all[32];
     SDL_FRect at = panel_card(in, r, "Context", NULL);
-    float radius = fminf(at.w, at.h * 1.15f) / 2 - 6;
-    SDL_FPoint mid = { at.x + at.w / 2, at.y + radius + 4 };
-    SDL_Color col = part > 0.95f ? g->t->warn : g->t->accent;
     /* A gauge that is open at its foot: three quarters of a turn. */
-    draw_arc(g->d, mid, radius, 10, -0.375f, 0.375f, g->t->raised);
+    float radius = fminf(at.w / 2 - 4, (at.h - 20) / 1.71f);
+    SDL_FPoint mid = { at.x + at.w / 2, at.y + radius };
+    draw_arc(g->d, mid, radius, 9, -0.375f, 0.375f, g->t->raised);
     if (part > 0)
-        draw_arc(g->d, mid, radius, 10, -0.375f, -0.375f + 0.75f * fminf(part, 1), col);
+        draw_arc(g->d, mid, radius, 9, -0.375f, -0.375f + 0.75f * fminf(part, 1),
+                 part > 0.95f ? g->t->warn : g->t->accent);
     SDL_snprintf(text, sizeof text, c->n_ctx ? "%.0f\u2009%%" : "-", 100 * (double)part);
     draw_label(g->d, (SDL_FRect){ mid.x - radius, mid.y - 20, 2 * radius, 40 }, ALIGN_CENTER,
-               radius > 55 ? FACE_HUGE : FACE_FIGURE, g->t->text, text);
+               radius > 66 ? FACE_HUGE : FACE_FIGURE, g->t->text, text);
     show_count(c->n_used, used, sizeof used);
     show_count(c->n_ctx, all, sizeof all);
-    SDL_snprintf(text, sizeof text, "%s of %s", used, all);
-    draw_label(g->d, (SDL_FRect){ at.x, mid.y + radius * 0.72f, at.w, 18 }, ALIGN_CENTER,
+    SDL_snprintf(text, sizeof text, "%s of %s positions", used, all);
+    draw_label(g->d, (SDL_FRect){ at.x, mid.y + radius * 0.71f + 4, at.w, 16 }, ALIGN_CENTER,
                FACE_SMALL, g->t->muted, text);
+}
+
+static void work(const struct panel_in *in, SDL_FRect r)
+{
+    const struct hlm_counters *c = &in->run->now;
+    char kept[48] = "", evicted[32] = "", submit[32], record[32], read[32], made[32];
+    show_count((double)c->n_submit, submit, sizeof submit);
+    show_count((double)c->n_record, record, sizeof record);
+    show_clock(c->read_s, read, sizeof read);
+    show_clock(c->gen_s, made, sizeof made);
+    if (in->run->n_snapshot_max)
+        SDL_snprintf(kept, sizeof kept, "%llu of %llu", (unsigned long long)in->run->n_snapshot,
+                     (unsigned long long)in->run->n_snapshot_max);
+    if (in->run->n_evicted)
+        show_count((double)in->run->n_evicted, evicted, sizeof evicted);
+    const struct fact f[] = { { "Time reading", read },   { "Time making", made },
+                              { "Snapshots held", kept }, { "Snapshots evicted", evicted },
+                              { "Submissions", submit },  { "Recordings", record } };
+    panel_facts(in, r, "Work", f, ARRAY_LEN(f));
 }
 
 static float speeds(const struct panel_in *in, SDL_FRect r)
@@ -106,7 +125,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
     float y = r.y;
     y += account(in, (SDL_FRect){ r.x, y, r.w, 0 }) + PANEL_GAP;
     y += speeds(in, (SDL_FRect){ r.x, y, r.w, 0 }) + PANEL_GAP;
-    float high = fmaxf(r.y + r.h - y, 360);
+    float high = fmaxf(r.y + r.h - y, 392);
     bool wide = r.w > 620;
     float gauge = wide ? 220 : r.w, graph_w = wide ? r.w - gauge - PANEL_GAP : r.w;
     float half = (high - PANEL_GAP) / 2;
@@ -131,12 +150,16 @@ static float draw(const struct panel_in *in, SDL_FRect r)
                     NULL, NULL);
     widget_graph(in->g, gui_id(&panel_tokens, 2), at, &gr, in->view);
     if (wide) {
-        context(in, (SDL_FRect){ r.x + graph_w + PANEL_GAP, y, gauge, fminf(high, 250) });
+        float x = r.x + graph_w + PANEL_GAP;
+        context(in, (SDL_FRect){ x, y, gauge, half });
+        work(in, (SDL_FRect){ x, y + half + PANEL_GAP, gauge, high - half - PANEL_GAP });
         return y + high - r.y;
     }
     y += high + PANEL_GAP;
-    context(in, (SDL_FRect){ r.x, y, r.w, 230 });
-    return y + 230 - r.y;
+    context(in, (SDL_FRect){ r.x, y, r.w, 190 });
+    y += 190 + PANEL_GAP;
+    work(in, (SDL_FRect){ r.x, y, r.w, 190 });
+    return y + 190 - r.y;
 }
 
 static void csv(const struct panel_in *in, FILE *to)

@@ -66,7 +66,7 @@ void panel_tile(const struct panel_in *in, SDL_FRect r, const struct tile *t)
 
 float panel_tiles(const struct panel_in *in, SDL_FRect r, const struct tile *t, uint32_t n)
 {
-    uint32_t cols = (uint32_t)fmaxf((r.w + PANEL_GAP) / (168 + PANEL_GAP), 1);
+    uint32_t cols = (uint32_t)fmaxf((r.w + PANEL_GAP) / (124 + PANEL_GAP), 1);
     cols = ui_min_u32(cols, n);
     uint32_t rows = (n + cols - 1) / cols;
     cols = (n + rows - 1) / rows; /* rows as even as they can be */
@@ -78,6 +78,28 @@ float panel_tiles(const struct panel_in *in, SDL_FRect r, const struct tile *t, 
         panel_tile(in, at, &t[i]);
     }
     return (float)rows * (TILE_H + PANEL_GAP) - PANEL_GAP;
+}
+
+float panel_facts(const struct panel_in *in, SDL_FRect r, const char *title, const struct fact *f,
+                  uint32_t n)
+{
+    struct gui *g = in->g;
+    float line = draw_line_height(g->d, FACE_TEXT) + 6;
+    uint32_t shown = 0;
+    for (uint32_t i = 0; i < n; i++)
+        shown += f[i].value && *f[i].value;
+    r.h = fmaxf(r.h, panel_card_height((float)shown * line, true));
+    SDL_FRect at = panel_card(in, r, title, NULL);
+    at.h = line;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!f[i].value || !*f[i].value)
+            continue;
+        float w = draw_label(g->d, at, ALIGN_RIGHT, FACE_TEXT, g->t->text, f[i].value);
+        draw_label(g->d, (SDL_FRect){ at.x, at.y, at.w - w - 8, line }, ALIGN_LEFT, FACE_TEXT,
+                   g->t->muted, f[i].name);
+        at.y += line;
+    }
+    return r.h;
 }
 
 float panel_empty(const struct panel_in *in, SDL_FRect r, const char *why, const char *fill)

@@ -63,6 +63,13 @@ struct tile {
 void panel_tile(const struct panel_in *in, SDL_FRect r, const struct tile *t);
 /* n tiles side by side, in rows when they would be too narrow. Returns the height. */
 float panel_tiles(const struct panel_in *in, SDL_FRect r, const struct tile *t, uint32_t n);
+/* A card of rows, each a name and a value: value NULL or "" leaves the row out. Returns the height,
+ * which is r's where that is more. */
+struct fact {
+    const char *name, *value;
+};
+float panel_facts(const struct panel_in *in, SDL_FRect r, const char *title, const struct fact *f,
+                  uint32_t n);
 /* When there is nothing to show: why, and what would fill it. Returns the height. */
 float panel_empty(const struct panel_in *in, SDL_FRect r, const char *why, const char *fill);
 

@@ -79,8 +79,6 @@ enum mark { MARK_DISC, MARK_RING, MARK_TRIANGLE, MARK_CROSS, MARK_SQUARE, MARK_C
 void widget_mark(struct gui *g, float x, float y, float size, enum mark m, SDL_Color c);
 
 void widget_bar(struct gui *g, SDL_FRect r, float part, SDL_Color c); /* part: 0 to 1 */
-/* The same for work whose end is not known: a stripe that moves. */
-void widget_bar_busy(struct gui *g, SDL_FRect r, SDL_Color c);
 
 struct segment {
     const char *name, *value; /* value: as people read it */

@@ -50,17 +50,6 @@ void widget_bar(struct gui *g, SDL_FRect r, float part, SDL_Color c)
         draw_round(g->d, full, radius, c);
 }
 
-void widget_bar_busy(struct gui *g, SDL_FRect r, SDL_Color c)
-{
-    float part = (float)fmod(g->now_s / 1.6, 1), w = r.w * 0.3f;
-    draw_round(g->d, r, fminf(r.h / 2, 4), g->t->raised);
-    float from = fmaxf(r.x, r.x + (r.w + w) * part - w);
-    float to = fminf(r.x + r.w, r.x + (r.w + w) * part);
-    if (to - from > 1)
-        draw_round(g->d, (SDL_FRect){ from, r.y, to - from, r.h }, fminf(r.h / 2, 4), c);
-    gui_again(g, 0.05);
-}
-
 int widget_segments(struct gui *g, SDL_FRect r, const struct segment *s, uint32_t n)
 {
     int at = -1;

@@ -1,73 +1,14 @@
 /* test_monitor_draw: the drawing layer and the widgets of hlm-monitor, drawn into memory. What is
  * expected is computed, never a stored picture: another version of the font may come. */
 #define _DEFAULT_SOURCE /* M_PI */
-#include "monitor/picture.h"
-#include "test.h"
+#include "monitor_pixels.h"
 
 #include <math.h>
 #include <string.h>
 
-static const SDL_Color black = { 0, 0, 0, 255 }, white = { 255, 255, 255, 255 };
-
-/* ---- pictures -------------------------------------------------------------------------------- */
-
-static struct picture pic;
-
-static bool begin(int w, int h, float scale)
-{
-    struct hlm_err err = { 0 };
-    picture_destroy(&pic);
-    bool ok = picture_create(&pic, (int)((float)w * scale), (int)((float)h * scale), scale, &err);
-    if (!CHECK_MSG(ok, "%s", err.msg))
-        return false;
-    draw_clear(pic.draw, black);
-    return true;
-}
-
-static SDL_Color at(int x, int y) /* pixels */
-{
-    const Uint32 *row = (const Uint32 *)(const void *)((const Uint8 *)pic.surface->pixels +
-                                                       (ptrdiff_t)y * pic.surface->pitch);
-    return (SDL_Color){ row[x] >> 16 & 255, row[x] >> 8 & 255, row[x] & 255, 255 };
-}
-
-static bool same(SDL_Color a, SDL_Color b) { return a.r == b.r && a.g == b.g && a.b == b.b; }
-static void show(void) { SDL_RenderFlush(pic.renderer); }
-
-/* What is not black: the box around it, and the sum of its red. */
-struct ink {
-    int x0, y0, x1, y1; /* x1, y1: beyond it */
-    double sum;         /* 1 for a white pixel */
-};
-static struct ink ink(void)
-{
-    struct ink k = { 1 << 20, 1 << 20, 0, 0, 0 };
-    show();
-    for (int y = 0; y < pic.surface->h; y++)
-        for (int x = 0; x < pic.surface->w; x++) {
-            SDL_Color c = at(x, y);
-            if (same(c, black))
-                continue;
-            k.x0 = x < k.x0 ? x : k.x0;
-            k.y0 = y < k.y0 ? y : k.y0;
-            k.x1 = x + 1 > k.x1 ? x + 1 : k.x1;
-            k.y1 = y + 1 > k.y1 ? y + 1 : k.y1;
-            k.sum += c.r / 255.0;
-        }
-    return k;
-}
-
-static void check_ink(int x0, int y0, int x1, int y1)
-{
-    struct ink k = ink();
-    CHECK_MSG(k.x0 == x0 && k.y0 == y0 && k.x1 == x1 && k.y1 == y1,
-              "drawn from %d, %d to %d, %d, expected from %d, %d to %d, %d", k.x0, k.y0, k.x1, k.y1,
-              x0, y0, x1, y1);
-}
-
 static void check_sum(double want, double within)
 {
-    double got = ink().sum;
+    double got = pixels_ink().sum;
     CHECK_MSG(fabs(got - want) <= within, "%.2f pixels are covered, expected %.2f", got, want);
 }
 
@@ -78,81 +19,84 @@ static void boxes(void)
     static const float scales[] = { 1, 1.5f, 2 };
     for (uint32_t i = 0; i < ARRAY_LEN(scales); i++) {
         float s = scales[i];
-        if (!test_case("a box has sharp edges at scale %g", (double)s) || !begin(60, 40, s))
+        if (!test_case("a box has sharp edges at scale %g", (double)s) || !pixels_begin(60, 40, s))
             continue;
         draw_box(pic.draw, (SDL_FRect){ 10.2f, 5.1f, 20.1f, 10 }, white);
-        check_ink((int)roundf(10.2f * s), (int)roundf(5.1f * s), (int)roundf(30.3f * s),
-                  (int)roundf(15.1f * s));
-        struct ink k = ink();
+        check_pixels((int)roundf(10.2f * s), (int)roundf(5.1f * s), (int)roundf(30.3f * s),
+                     (int)roundf(15.1f * s));
+        struct ink k = pixels_ink();
         CHECK_EQ((int)k.sum, (k.x1 - k.x0) * (k.y1 - k.y0));
     }
-    if (test_case("a rule is one pixel, and two at scale 2") && begin(60, 40, 1)) {
+    if (test_case("a rule is one pixel, and two at scale 2") && pixels_begin(60, 40, 1)) {
         draw_rule(pic.draw, 5, 7, 20, white);
-        check_ink(5, 7, 25, 8);
-        begin(60, 40, 2);
+        check_pixels(5, 7, 25, 8);
+        pixels_begin(60, 40, 2);
         draw_post(pic.draw, 5, 7, 20, white);
-        check_ink(10, 14, 12, 54);
+        check_pixels(10, 14, 12, 54);
     }
-    if (test_case("corners are round, sides are straight") && begin(60, 60, 1)) {
+    if (test_case("corners are round, sides are straight") && pixels_begin(60, 60, 1)) {
         draw_round(pic.draw, (SDL_FRect){ 10, 10, 40, 40 }, 8, white);
-        check_ink(10, 10, 50, 50);
+        check_pixels(10, 10, 50, 50);
         check_sum(40 * 40 - (4 - M_PI) * 64, 3);
-        CHECK(same(at(10, 10), black) && same(at(10, 30), white));
+        CHECK(same_color(pixel_at(10, 10), black) && same_color(pixel_at(10, 30), white));
     }
 }
 
 static void shapes(void)
 {
-    if (test_case("coverage is exact") && begin(40, 40, 1)) {
+    if (test_case("coverage is exact") && pixels_begin(40, 40, 1)) {
         const SDL_FPoint p[4] = { { 10.5f, 10.25f }, { 10.5f, 20 }, { 20, 20 }, { 20, 10.25f } };
         draw_polygon(pic.draw, p, 4, white);
-        show();
-        CHECK(abs(at(10, 15).r - 128) <= 1); /* blending rounds */
-        CHECK(abs(at(15, 10).r - 191) <= 1);
-        CHECK(abs(at(10, 10).r - 96) <= 1);
-        CHECK_EQ(at(15, 15).r, 255);
-        check_ink(10, 10, 20, 20);
+        pixels_show();
+        CHECK(abs(pixel_at(10, 15).r - 128) <= 1); /* blending rounds */
+        CHECK(abs(pixel_at(15, 10).r - 191) <= 1);
+        CHECK(abs(pixel_at(10, 10).r - 96) <= 1);
+        CHECK_EQ(pixel_at(15, 15).r, 255);
+        check_pixels(10, 10, 20, 20);
     }
-    if (test_case("a slanted edge covers what it should") && begin(40, 40, 1)) {
+    if (test_case("a slanted edge covers what it should") && pixels_begin(40, 40, 1)) {
         const SDL_FPoint p[3] = { { 3.3f, 2.1f }, { 36.7f, 13.9f }, { 9.4f, 37.2f } };
         double area = 0.5 * fabs((36.7 - 3.3) * (37.2 - 2.1) - (9.4 - 3.3) * (13.9 - 2.1));
         draw_polygon(pic.draw, p, 3, white);
         check_sum(area, 1);
     }
-    if (test_case("a disc, a ring and an arc have their areas") && begin(60, 60, 2)) {
+    if (test_case("a disc, a ring and an arc have their areas") && pixels_begin(60, 60, 2)) {
         draw_disc(pic.draw, 30, 30, 10, white);
         check_sum(M_PI * 400, 6);
-        begin(60, 60, 2);
+        pixels_begin(60, 60, 2);
         draw_ring(pic.draw, 30, 30, 20, 5, white);
         check_sum(M_PI * (1600 - 900), 8);
-        begin(60, 60, 2);
+        pixels_begin(60, 60, 2);
         draw_arc(pic.draw, (SDL_FPoint){ 30, 30 }, 20, 5, 0, 0.25f, white);
         check_sum(M_PI * (1600 - 900) / 4, 4);
-        struct ink k = ink();
+        struct ink k = pixels_ink();
         CHECK(k.x0 == 60 && k.y1 == 60); /* a quarter from the top goes to the right */
     }
-    if (test_case("a line is as wide as it says") && begin(60, 40, 1)) {
+    if (test_case("a line is as wide as it says") && pixels_begin(60, 40, 1)) {
         const SDL_FPoint p[3] = { { 10, 20 }, { 30, 20 }, { 50, 20 } };
         draw_line(pic.draw, p, 3, 2, white);
-        show();
-        CHECK(same(at(30, 19), white) && same(at(30, 20), white));
-        CHECK(same(at(30, 18), black) && same(at(30, 21), black));
+        pixels_show();
+        CHECK(same_color(pixel_at(30, 19), white) && same_color(pixel_at(30, 20), white));
+        CHECK(same_color(pixel_at(30, 18), black) && same_color(pixel_at(30, 21), black));
     }
-    if (test_case("a line ends at a point that is none") && begin(60, 40, 1)) {
+    if (test_case("a line ends at a point that is none") && pixels_begin(60, 40, 1)) {
         const SDL_FPoint p[5] = { { 5, 20 }, { 15, 20 }, { NAN, 20 }, { 40, 20 }, { 50, 20 } };
         draw_line(pic.draw, p, 5, 2, white);
-        show();
-        CHECK(same(at(10, 20), white) && same(at(27, 20), black) && same(at(45, 20), white));
+        pixels_show();
+        CHECK(same_color(pixel_at(10, 20), white) && same_color(pixel_at(27, 20), black) &&
+              same_color(pixel_at(45, 20), white));
     }
-    if (test_case("an area reaches from the line to its level, and fades") && begin(60, 60, 1)) {
+    if (test_case("an area reaches from the line to its level, and fades") &&
+        pixels_begin(60, 60, 1)) {
         const SDL_FPoint p[3] = { { 10, 10 }, { 30, 30 }, { 50, 10 } };
         draw_area(pic.draw, p, 3, 50, 0.5f, white);
-        show();
-        check_ink(10, 10, 50, 50);
-        CHECK(same(at(30, 25), black) && at(30, 34).r > 150 && at(30, 48).r < 145 &&
-              at(30, 48).r > 120);
+        pixels_show();
+        check_pixels(10, 10, 50, 50);
+        CHECK(same_color(pixel_at(30, 25), black) && pixel_at(30, 34).r > 150 &&
+              pixel_at(30, 48).r < 145 && pixel_at(30, 48).r > 120);
     }
-    if (test_case("what is no number, or far outside, draws nothing wrong") && begin(40, 40, 1)) {
+    if (test_case("what is no number, or far outside, draws nothing wrong") &&
+        pixels_begin(40, 40, 1)) {
         const SDL_FPoint bad[4] = {
             { NAN, 3 }, { INFINITY, -INFINITY }, { 1e30f, 4 }, { 5, -1e30f }
         };
@@ -163,16 +107,16 @@ static void shapes(void)
         draw_box(pic.draw, (SDL_FRect){ NAN, 0, INFINITY, 4 }, black);
         draw_text(pic.draw, FACE_TEXT, white, NAN, 1e30f, "x");
         const SDL_FPoint wide[2] = { { -1e6f, 20 }, { 1e6f, 20 } };
-        begin(40, 40, 1);
+        pixels_begin(40, 40, 1);
         draw_line(pic.draw, wide, 2, 2, white);
-        check_ink(0, 19, 40, 21);
+        check_pixels(0, 19, 40, 21);
     }
 }
 
 static void clips(void)
 {
     if (!test_case("nothing is drawn outside of the clip, nor of the one before it") ||
-        !begin(100, 100, 1))
+        !pixels_begin(100, 100, 1))
         return;
     draw_clip(pic.draw, (SDL_FRect){ 20, 20, 60, 60 });
     draw_clip(pic.draw, (SDL_FRect){ 0, 40, 50, 60 });
@@ -180,24 +124,24 @@ static void clips(void)
     draw_disc(pic.draw, 20, 40, 30, white);
     draw_text(pic.draw, FACE_HUGE, white, 10, 50, "WWWWWW");
     draw_line(pic.draw, (SDL_FPoint[]){ { 0, 0 }, { 100, 100 } }, 2, 9, white);
-    check_ink(20, 40, 50, 80);
+    check_pixels(20, 40, 50, 80);
     draw_clip(pic.draw, (SDL_FRect){ 90, 90, 5, 5 }); /* nothing of it is left */
     draw_box(pic.draw, (SDL_FRect){ 0, 0, 100, 100 }, white);
     draw_disc(pic.draw, 92, 92, 5, white);
     draw_text(pic.draw, FACE_HUGE, white, 80, 95, "WWWWWW");
-    check_ink(20, 40, 50, 80);
+    check_pixels(20, 40, 50, 80);
     draw_unclip(pic.draw);
     draw_unclip(pic.draw);
     draw_unclip(pic.draw);
     draw_box(pic.draw, (SDL_FRect){ 0, 0, 100, 100 }, white);
-    check_ink(0, 0, 100, 100);
+    check_pixels(0, 0, 100, 100);
 }
 
 /* ---- text ------------------------------------------------------------------------------------ */
 
 static void texts(void)
 {
-    if (test_case("all figures are equally wide") && begin(200, 60, 1)) {
+    if (test_case("all figures are equally wide") && pixels_begin(200, 60, 1)) {
         for (int f = 0; f < N_FACE; f++)
             for (char c = '1'; c <= '9'; c++) {
                 char s[4] = { c, c, c, 0 };
@@ -206,61 +150,63 @@ static void texts(void)
                 CHECK_MSG(a == b, "face %d: %s is %g wide, 000 is %g", f, s, (double)a, (double)b);
             }
     }
-    if (test_case("the ink of a text is where its width says") && begin(300, 60, 2)) {
+    if (test_case("the ink of a text is where its width says") && pixels_begin(300, 60, 2)) {
         float w = draw_text_width(pic.draw, FACE_FIGURE, "Harbour");
         draw_text(pic.draw, FACE_FIGURE, white, 10, 40, "Harbour");
-        struct ink k = ink();
+        struct ink k = pixels_ink();
         CHECK_MSG(k.x0 >= 19 && k.x0 <= 26 && k.x1 <= (int)((10 + w) * 2) + 2 &&
                       k.x1 > (int)((10 + w) * 2) - 8,
                   "drawn from %d to %d, width %g at scale 2", k.x0, k.x1, (double)w);
         CHECK_EQ(k.y1 <= 82, true); /* it stands on 80; round letters reach a little below */
         CHECK_EQ(80 - k.y0 >= (int)(draw_cap_height(pic.draw, FACE_FIGURE) * 2), true);
     }
-    if (test_case("at twice the scale a text is twice as wide") && begin(300, 60, 1)) {
+    if (test_case("at twice the scale a text is twice as wide") && pixels_begin(300, 60, 1)) {
         float a = draw_text_width(pic.draw, FACE_TEXT, "tokens per second");
-        begin(300, 60, 2);
+        pixels_begin(300, 60, 2);
         float b = draw_text_width(pic.draw, FACE_TEXT, "tokens per second");
         CHECK_MSG(fabsf(a - b) < 0.02f * a, "%g and %g points", (double)a, (double)b);
     }
     if (test_case("a label too long for its box ends in an ellipsis, within the box") &&
-        begin(200, 40, 1)) {
+        pixels_begin(200, 40, 1)) {
         SDL_FRect r = { 20, 10, 80, 20 };
         draw_label(pic.draw, r, ALIGN_LEFT, FACE_TEXT, white, "a label that is far too long");
-        struct ink k = ink();
+        struct ink k = pixels_ink();
         CHECK(k.x0 >= 20 && k.x1 <= 100 && k.x1 > 80);
-        begin(200, 40, 1);
+        pixels_begin(200, 40, 1);
         draw_label(pic.draw, (SDL_FRect){ 20, 10, 2, 20 }, ALIGN_LEFT, FACE_TEXT, white, "ab");
-        CHECK(ink().sum == 0);
+        CHECK(pixels_ink().sum == 0);
     }
-    if (test_case("labels keep to their side") && begin(200, 40, 1)) {
+    if (test_case("labels keep to their side") && pixels_begin(200, 40, 1)) {
         draw_label(pic.draw, (SDL_FRect){ 0, 0, 150, 40 }, ALIGN_RIGHT, FACE_TEXT, white, "H");
-        struct ink k = ink();
+        struct ink k = pixels_ink();
         CHECK(k.x1 >= 146 && k.x1 <= 150);
         CHECK_MSG(abs((k.y0 + k.y1) - 40) <= 1, "a capital from %d to %d in 40", k.y0, k.y1);
-        begin(200, 40, 1);
+        pixels_begin(200, 40, 1);
         draw_label(pic.draw, (SDL_FRect){ 0, 0, 150, 40 }, ALIGN_CENTER, FACE_TEXT, white, "H");
-        k = ink();
+        k = pixels_ink();
         CHECK_MSG(abs((k.x0 + k.x1) - 150) <= 2, "drawn from %d to %d", k.x0, k.x1);
     }
     if (test_case("what is no character, or moves others, is a question mark") &&
-        begin(200, 40, 1)) {
+        pixels_begin(200, 40, 1)) {
         float one = draw_text_width(pic.draw, FACE_TEXT, "?");
         static const char *const bad[] = { "\xff", "\x1b", "\xe2\x80\xae", "\xc3" };
         for (uint32_t i = 0; i < ARRAY_LEN(bad); i++)
             CHECK_MSG(draw_text_width(pic.draw, FACE_TEXT, bad[i]) == one, "text %u", i);
     }
-    if (test_case("prose is broken at blanks, and stays within its box") && begin(200, 200, 1)) {
+    if (test_case("prose is broken at blanks, and stays within its box") &&
+        pixels_begin(200, 200, 1)) {
         const char *s = "one two three four five six seven eight nine ten";
         SDL_FRect r = { 10, 10, 90, 150 };
         float h = draw_prose(pic.draw, r, FACE_TEXT, white, s);
-        struct ink k = ink();
+        struct ink k = pixels_ink();
         CHECK(k.x0 >= 10 && k.x1 <= 100 && k.y0 >= 10 && k.y1 <= 10 + (int)h);
         CHECK_EQ((int)(h / draw_line_height(pic.draw, FACE_TEXT)), 4);
-        begin(200, 200, 1);
-        CHECK(draw_prose(pic.draw, r, FACE_TEXT, (SDL_Color){ 0 }, s) == h && ink().sum == 0);
+        pixels_begin(200, 200, 1);
+        CHECK(draw_prose(pic.draw, r, FACE_TEXT, (SDL_Color){ 0 }, s) == h &&
+              pixels_ink().sum == 0);
         CHECK(draw_prose(pic.draw, (SDL_FRect){ 0, 0, 0, 90 }, FACE_TEXT, white, s) == 0);
     }
-    if (test_case("the atlas takes more glyphs than it has room for") && begin(300, 60, 2)) {
+    if (test_case("the atlas takes more glyphs than it has room for") && pixels_begin(300, 60, 2)) {
         char s[8];
         for (uint32_t cp = 0x21; cp < 0x2000; cp += 1 + (cp > 0x500)) {
             SDL_snprintf(s, sizeof s, "%s", "");
@@ -278,9 +224,9 @@ static void texts(void)
             s[n] = 0;
             draw_text(pic.draw, FACE_HUGE, white, 10, 40, s);
         }
-        begin(300, 60, 2);
+        pixels_begin(300, 60, 2);
         draw_text(pic.draw, FACE_HUGE, white, 10, 40, "H");
-        CHECK(ink().sum > 100);
+        CHECK(pixels_ink().sum > 100);
     }
 }
 
@@ -327,8 +273,8 @@ static void colors(void)
                           last);
                 last = now;
             }
-            CHECK(same(theme_heat(t, NAN), theme_heat(t, 0)));
-            CHECK(same(theme_heat(t, 7), theme_heat(t, 1)));
+            CHECK(same_color(theme_heat(t, NAN), theme_heat(t, 0)));
+            CHECK(same_color(theme_heat(t, 7), theme_heat(t, 1)));
         }
     }
     if (test_case("seeing without green cones is computed as published")) {
@@ -363,9 +309,9 @@ static void frame_with(struct gui_input in)
 static int run_of(SDL_Color c, int y)
 {
     int n = 0;
-    show();
+    pixels_show();
     for (int x = 0; x < pic.surface->w; x++)
-        n += same(at(x, y), c);
+        n += same_color(pixel_at(x, y), c);
     return n;
 }
 
@@ -373,16 +319,17 @@ static int run_of(SDL_Color c, int y)
 static void check_white(int y, double want)
 {
     double n = 0, track = gui.t->raised.r / 255.0;
-    show();
+    pixels_show();
     for (int x = 0; x < pic.surface->w; x++)
-        n += fmax(at(x, y).r / 255.0 - track, 0) / (1 - track);
+        n += fmax(pixel_at(x, y).r / 255.0 - track, 0) / (1 - track);
     CHECK_MSG(fabs(n - want) <= 1, "%.2f pixels of row %d, expected %g", n, y, want);
 }
 
 static void bars(void)
 {
     for (int s = 1; s <= 2; s++) {
-        if (!test_case("bars have their lengths at scale %d", s) || !begin(220, 60, (float)s))
+        if (!test_case("bars have their lengths at scale %d", s) ||
+            !pixels_begin(220, 60, (float)s))
             continue;
         frame_at(-100, -100);
         widget_bar(&gui, (SDL_FRect){ 10, 10, 200, 8 }, 0.4f, white);
@@ -395,7 +342,7 @@ static void bars(void)
         gui_end(&gui);
     }
     if (test_case("segments have their lengths, and no bar grows over its end") &&
-        begin(220, 60, 1)) {
+        pixels_begin(220, 60, 1)) {
         const struct segment seg[] = { { "a", "1", 0.25, { 255, 0, 0, 255 }, false },
                                        { "b", "2", 0.5, { 0, 255, 0, 255 }, false },
                                        { "c", "3", (double)NAN, { 0, 0, 255, 255 }, false },
@@ -406,7 +353,7 @@ static void bars(void)
         CHECK_EQ(run_of(seg[0].color, 20), 49); /* and a gap */
         CHECK_EQ(run_of(seg[2].color, 20), 0);
         CHECK_EQ(run_of(seg[3].color, 20), 50);
-        check_ink(10, 10, 210, 30);
+        check_pixels(10, 10, 210, 30);
         gui_end(&gui);
     }
 }
@@ -422,23 +369,24 @@ static void heats(void)
     struct heat h = { .rows = 3, .cols = 4, .part = part_of, .of = &most };
     SDL_FRect r = { 10, 10, 80, 60 };
     for (int s = 1; s <= 2; s++) {
-        if (!test_case("the cells of a heat map, at scale %d", s) || !begin(100, 80, (float)s))
+        if (!test_case("the cells of a heat map, at scale %d", s) ||
+            !pixels_begin(100, 80, (float)s))
             continue;
         frame_at(10 + 20 * 1.5f, 10 + 20 * 2.5f);
         struct heat_cell c = widget_heat(&gui, r, &h);
         CHECK(c.hit && c.row == 2 && c.col == 1);
-        show();
+        pixels_show();
         for (uint32_t row = 0; row < 3; row++)
             for (uint32_t col = 0; col < 4; col++) {
                 SDL_FRect cell = widget_heat_cell(&gui, r, &h, row, col);
-                SDL_Color got = at((int)((cell.x + cell.w / 2) * (float)s),
-                                   (int)((cell.y + cell.h / 2) * (float)s));
+                SDL_Color got = pixel_at((int)((cell.x + cell.w / 2) * (float)s),
+                                         (int)((cell.y + cell.h / 2) * (float)s));
                 SDL_Color want =
                     row == 1 && col == 2 ? black : theme_heat(gui.t, (float)(row * 4 + col) / most);
-                CHECK_MSG(same(got, want), "cell %u, %u: %02x%02x%02x", row, col, got.r, got.g,
-                          got.b);
+                CHECK_MSG(same_color(got, want), "cell %u, %u: %02x%02x%02x", row, col, got.r,
+                          got.g, got.b);
             }
-        struct ink k = ink();
+        struct ink k = pixels_ink();
         CHECK(k.x0 == 10 * s && k.y0 == 10 * s && k.x1 <= 90 * s && k.y1 <= 70 * s);
         gui_end(&gui);
     }
@@ -473,7 +421,7 @@ static void tables(void)
     struct table_state s = { 0 };
     SDL_FRect r = { 0, 0, 300, 200 };
     if (!test_case("a table is sorted by a click on a head; what is unknown comes last") ||
-        !begin(300, 200, 1))
+        !pixels_begin(300, 200, 1))
         return;
     check_order(&t, &s, "0123");
     frame_with((struct gui_input){ .x = 280, .y = 10, .pressed = true, .down = true });
@@ -499,7 +447,7 @@ static void reactions(void)
 {
     SDL_FRect a = { 10, 10, 60, 20 }, b = { 80, 10, 60, 20 }, c = { 10, 50, 60, 20 };
     if (test_case("a tab is chosen by a click and by Enter; Tab and arrows move the focus") &&
-        begin(200, 100, 1)) {
+        pixels_begin(200, 100, 1)) {
         memset(&gui, 0, sizeof gui);
         static const struct {
             int key;
@@ -526,7 +474,7 @@ static void reactions(void)
         CHECK_EQ(gui.focus, 2);
     }
     if (test_case("a slider is dragged, and moved by arrow keys; it keeps to its range") &&
-        begin(200, 40, 1)) {
+        pixels_begin(200, 40, 1)) {
         float v = 0.5f;
         memset(&gui, 0, sizeof gui);
         SDL_FRect r = { 0, 0, 114, 20 };
@@ -544,7 +492,7 @@ static void reactions(void)
         gui_end(&gui);
     }
     if (test_case("a scrolled area moves by wheel and keys, and no further than its end") &&
-        begin(100, 100, 1)) {
+        pixels_begin(100, 100, 1)) {
         struct scroll s = { 0 };
         memset(&gui, 0, sizeof gui);
         SDL_FRect r = { 0, 0, 100, 100 };
@@ -600,7 +548,7 @@ static struct graph_map draw_graph(struct graph *g, struct graph_view *v, struct
     widget_graph(&gui, 77, r, g, v);
     graph_view_end(&gui, v);
     gui_end(&gui);
-    show();
+    pixels_show();
     return m;
 }
 
@@ -610,7 +558,7 @@ static void graph_pixels(void)
 {
     for (int s = 1; s <= 2; s++) {
         if (!test_case("a curve goes through the pixels of its values at scale %d", s) ||
-            !begin(400, 200, (float)s))
+            !pixels_begin(400, 200, (float)s))
             continue;
         curve.n = 9;
         for (uint32_t i = 0; i < curve.n; i++) {
@@ -629,11 +577,12 @@ static void graph_pixels(void)
             CHECK(fabsf(p.x - lin.x) < 0.01f && fabsf(p.y - lin.y) < 0.01f);
             int x = (int)(p.x * (float)s), y = (int)(p.y * (float)s);
             y -= curve.y[i] == 0; /* half of its width is below the plot's end */
-            CHECK_MSG(at(x, y).r > 100, "point %u is not at %d, %d", i, x, y);
-            CHECK_MSG(at(x, y - 12 * s).r < 100 || curve.y[i] < 20, "point %u: also above it", i);
+            CHECK_MSG(pixel_at(x, y).r > 100, "point %u is not at %d, %d", i, x, y);
+            CHECK_MSG(pixel_at(x, y - 12 * s).r < 100 || curve.y[i] < 20, "point %u: also above it",
+                      i);
         }
     }
-    if (test_case("a peak between many points is not lost") && begin(400, 200, 1)) {
+    if (test_case("a peak between many points is not lost") && pixels_begin(400, 200, 1)) {
         curve.n = 4000;
         for (uint32_t i = 0; i < curve.n; i++) {
             curve.x[i] = i;
@@ -646,12 +595,12 @@ static void graph_pixels(void)
         SDL_FPoint hi = graph_at(&m, 2111, 100), lo = graph_at(&m, 3001, -100);
         int most = 0, least = 0;
         for (int dx = -1; dx <= 1; dx++) {
-            most |= at((int)hi.x + dx, (int)hi.y + 1).r > 90;
-            least |= at((int)lo.x + dx, (int)lo.y - 1).r > 90;
+            most |= pixel_at((int)hi.x + dx, (int)hi.y + 1).r > 90;
+            least |= pixel_at((int)lo.x + dx, (int)lo.y - 1).r > 90;
         }
         CHECK(most && least);
     }
-    if (test_case("a gap in the values is a gap in the curve") && begin(400, 200, 1)) {
+    if (test_case("a gap in the values is a gap in the curve") && pixels_begin(400, 200, 1)) {
         curve.n = 5;
         for (uint32_t i = 0; i < 5; i++) {
             curve.x[i] = i;
@@ -662,9 +611,9 @@ static void graph_pixels(void)
         struct graph_view v = { 0 };
         struct graph_map m = draw_graph(&g, &v, away);
         SDL_FPoint p = graph_at(&m, 2, 5), q = graph_at(&m, 0.5, 5);
-        CHECK(at((int)p.x, (int)p.y).r < 100 && at((int)q.x, (int)q.y).r > 100);
+        CHECK(pixel_at((int)p.x, (int)p.y).r < 100 && pixel_at((int)q.x, (int)q.y).r > 100);
     }
-    if (test_case("levels may be logarithmic") && begin(400, 200, 1)) {
+    if (test_case("levels may be logarithmic") && pixels_begin(400, 200, 1)) {
         curve.n = 3;
         for (uint32_t i = 0; i < 3; i++) {
             curve.x[i] = i;
@@ -679,7 +628,7 @@ static void graph_pixels(void)
         CHECK(isnan(graph_at(&m, 0, -1).y));
     }
     if (test_case("values that are none, infinite or huge stay within the graph") &&
-        begin(400, 200, 1)) {
+        pixels_begin(400, 200, 1)) {
         static const float evil[] = { NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 0, 1e-40f };
         struct rng r = { 5 };
         for (int k = 0; k < 60; k++) {
@@ -693,9 +642,8 @@ static void graph_pixels(void)
             struct graph_view v = { 0 };
             draw_graph(&g, &v, (struct gui_input){ .x = 200, .y = 100 });
             draw_graph(&g, &v, (struct gui_input){ .x = 200, .y = 100 });
-            struct ink ink_now = ink();
-            if (!CHECK(ink_now.x0 >= 10 && ink_now.y0 >= 10 && ink_now.x1 <= 390 &&
-                       ink_now.y1 <= 190))
+            struct ink all = pixels_ink();
+            if (!CHECK(all.x0 >= 10 && all.y0 >= 10 && all.x1 <= 390 && all.y1 <= 190))
                 break;
         }
     }
@@ -704,7 +652,7 @@ static void graph_pixels(void)
 static void graph_zoom(void)
 {
     if (!test_case("a graph is zoomed by a drag and a wheel, and shown whole again") ||
-        !begin(400, 200, 1))
+        !pixels_begin(400, 200, 1))
         return;
     memset(&gui, 0, sizeof gui);
     curve.n = 101;
@@ -719,7 +667,8 @@ static void graph_zoom(void)
     float x = graph_at(&m, 20, 0).x, to = graph_at(&m, 60, 0).x, y = m.plot.y + 40;
     draw_graph(&g, &v, (struct gui_input){ .x = x, .y = y, .pressed = true, .down = true });
     draw_graph(&g, &v, (struct gui_input){ .x = to, .y = y, .down = true });
-    CHECK(at((int)((x + to) / 2), (int)m.plot.y + 3).b > at((int)to + 20, (int)m.plot.y + 3).b);
+    CHECK(pixel_at((int)((x + to) / 2), (int)m.plot.y + 3).b >
+          pixel_at((int)to + 20, (int)m.plot.y + 3).b);
     draw_graph(&g, &v, (struct gui_input){ .x = to, .y = y, .released = true });
     CHECK_MSG(fabs(v.from - 20) < 0.2 && fabs(v.to - 60) < 0.2, "from %g to %g", v.from, v.to);
     m = draw_graph(&g, &v, (struct gui_input){ .x = m.plot.x + m.plot.w / 2, .y = y, .wheel = 1 });
@@ -734,7 +683,7 @@ static void graph_zoom(void)
 
 static void graph_cross(void)
 {
-    if (!test_case("the crosshair is shared, and moved by keys") || !begin(400, 200, 1))
+    if (!test_case("the crosshair is shared, and moved by keys") || !pixels_begin(400, 200, 1))
         return;
     memset(&gui, 0, sizeof gui);
     curve.n = 51;
