@@ -395,6 +395,13 @@ HLM_API void hlm_free(void *p); /* what a comment says is freed with it; takes N
 /* ---- sampling -------------------------------------------------------------------------------- */
 
 /* In llama.cpp's order: penalties, top-k, top-p, min-p, temperature. */
+/* What is added to the logit of a token before everything else; -infinity: it is never chosen. */
+enum { HLM_MAX_BIAS = 64 };
+struct hlm_bias {
+    int32_t id;
+    float by;
+};
+
 struct hlm_sampling {
     float temp;              /* <= 0: greedy */
     int32_t top_k;           /* <= 0: off */
@@ -406,6 +413,8 @@ struct hlm_sampling {
     int32_t repeat_last_n;   /* tokens that the penalties look back on; -1: all, 0: off */
     uint64_t seed;           /* same seed, same history, same device: same token */
     bool allow_unused;       /* unused vocabulary entries may be chosen too (tests) */
+    struct hlm_bias bias[HLM_MAX_BIAS];
+    uint32_t n_bias;
 };
 /* llama.cpp's defaults, and over them the file's general.sampling.* keys. */
 HLM_API struct hlm_sampling hlm_sampling_default(const hlm *m);
@@ -580,6 +589,11 @@ struct hlm_talk_options {
     hlm_progress reading;        /* tokens of the prompt; may be NULL */
     bool (*stopped)(void *user); /* asked before each token; true ends the answer; may be NULL */
     void *user;
+    /* Texts that end the answer where the first of them begins, across the borders of tokens. They
+     * are not looked for in reasoning, and must be there as long as they stand here. An empty one
+     * ends nothing. */
+    const char *const *stop;
+    uint32_t n_stop;
 };
 
 struct hlm_talk_params {
@@ -600,6 +614,7 @@ enum hlm_talk_end {
     HLM_TALK_LIMIT,   /* n_predict tokens were made */
     HLM_TALK_FULL,    /* the context has no room left */
     HLM_TALK_STOPPED, /* the callback said so; what there is belongs to the history */
+    HLM_TALK_STOP,    /* the answer came to a stop text, which is no part of it */
 };
 struct hlm_talk_turn { /* what one turn did, in tokens and seconds */
     enum hlm_talk_end end;

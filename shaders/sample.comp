@@ -1,11 +1,11 @@
 #version 450
 // sample: the next token, from logits to id, in one workgroup and without sorting.
 //
-// The order is that of llama.cpp: penalties, top-k, top-p, min-p, temperature. Each of the three
-// cuts keeps the largest logits, so each is a threshold, found by bisection on the bits of a float:
-// for top-k by counting, for top-p by summing probabilities, for min-p by a formula. The draw walks
-// over the remaining tokens in the order of their ids. Sums have a fixed order: the same device,
-// seed and history give the same token.
+// The order is that of llama.cpp: biases, penalties, top-k, top-p, min-p, temperature. Each of the
+// three cuts keeps the largest logits, so each is a threshold, found by bisection on the bits of a
+// float: for top-k by counting, for top-p by summing probabilities, for min-p by a formula. The
+// draw walks over the remaining tokens in the order of their ids. Sums have a fixed order: the same
+// device, seed and history give the same token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -23,6 +23,9 @@ layout(binding = 5) buffer Count { uint count[]; };             // [n_vocab] occ
 layout(binding = 6) writeonly buffer Chosen { uint chosen[]; }; // [2] read by the host: the token;
                                                                 // 1: a logit is not finite. The
                                                                 // host sets that back
+
+layout(binding = 7) readonly buffer Bias { uint bias[]; };       // how many; then an id and what is
+                                                                // added to its logit, each
 
 const float NEVER = -1e30;
 shared float lane_mass[WG];
@@ -105,6 +108,12 @@ void main()
         // asked of the bits: a compiler may take floats to be finite
         if (!out_of_use && (floatBitsToUint(v) & 0x7f800000u) == 0x7f800000u)
             chosen[1] = 1u;
+    }
+    for (uint k = 0; k < bias[0]; k++) {
+        uint id = bias[1 + 2 * k];
+        float by = uintBitsToFloat(bias[2 + 2 * k]);
+        if (id >= run_begin() && id < run_end() && l[id] > NEVER)
+            l[id] = by <= NEVER ? NEVER : l[id] + by;
     }
     if (st.last_n > 0 && (st.repeat != 1.0 || st.frequency != 0.0 || st.presence != 0.0))
         penalties(n_past);

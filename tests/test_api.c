@@ -6,6 +6,7 @@
 #include "run.h"
 
 #include <pthread.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -527,6 +528,111 @@ static void test_stopped(hlm *m)
     hlm_talk_close(t);
 }
 
+static void take_answer(void *user, enum hlm_part part, const char *s, uint64_t n)
+{
+    (void)part;
+    strncat(user, s, n);
+}
+
+/* The answer to a greeting, where one of these texts stops it. */
+static const char *stopped_by(hlm_talk *t, const char *a, const char *b, struct hlm_talk_turn *turn)
+{
+    static char shown[512];
+    const char *const stop[] = { a, b };
+    struct hlm_talk_options *o = hlm_talk_options(t);
+    struct hlm_err err = { 0 };
+    shown[0] = 0;
+    o->text = take_answer;
+    o->user = shown;
+    o->stop = stop;
+    o->n_stop = b ? 2 : a ? 1 : 0;
+    CHECK_OK(hlm_talk_say(t, "Hello!", turn, &err), err);
+    o->n_stop = 0;
+    CHECK_STR(hlm_talk_message(t, hlm_talk_n_message(t) - 1).content, shown);
+    return shown;
+}
+
+static void test_stop_texts(hlm *m)
+{
+    struct hlm_talk_turn turn = { 0 };
+    char all[512], want[512];
+    test_case("stop texts: the answer ends before the first, wherever tokens end");
+    hlm_talk *t = talk_of(m, 512);
+    if (!t)
+        return;
+    snprintf(all, sizeof all, "%s", stopped_by(t, NULL, NULL, &turn));
+    size_t n = strlen(all);
+    uint64_t n_gen = turn.n_gen;
+    CHECK(n > 12 && turn.end != HLM_TALK_STOP);
+    for (size_t at = 0; at + 4 <= n; at += 5) {
+        char text[5] = "";
+        memcpy(text, all + at, 4);
+        hlm_talk_clear(t);
+        snprintf(want, sizeof want, "%.*s", (int)(strstr(all, text) - all), all);
+        CHECK_STR(stopped_by(t, text, "never said", &turn), want);
+        CHECK(turn.end == HLM_TALK_STOP && turn.n_gen <= n_gen);
+    }
+    hlm_talk_clear(t);
+    snprintf(want, sizeof want, "%.5s", all);
+    char late[3] = { all[8], all[9], 0 }, early[3] = { all[5], all[6], 0 };
+    CHECK_STR(stopped_by(t, late, early, &turn), want);
+    test_case("stop texts: what only begins like one is shown, and the next turn goes on");
+    char begun[8];
+    snprintf(begun, sizeof begun, "%s#", all + n - 3);
+    hlm_talk_clear(t);
+    CHECK_STR(stopped_by(t, begun, "", &turn), all);
+    say(t, "And you?");
+    CHECK_EQ(hlm_talk_n_turn(t), 2);
+    hlm_talk_close(t);
+}
+
+static void test_bias(hlm *m)
+{
+    struct hlm_talk_turn turn = { 0 };
+    struct hlm_err err = { 0 };
+    char all[512], other[512];
+    test_case("biases: 0 changes nothing, -infinity is never said, a large one always");
+    hlm_talk *t = talk_of(m, 512);
+    if (!t)
+        return;
+    struct hlm_sampling *s = &hlm_talk_options(t)->sampling;
+    snprintf(all, sizeof all, "%s", stopped_by(t, NULL, NULL, &turn));
+    int32_t first = hlm_session_ids(hlm_talk_session(t))[turn.n_prompt];
+    struct hlm_str text = hlm_token_text(hlm_get_vocab(m, NULL), first);
+    s->n_bias = 1;
+    s->bias[0] = (struct hlm_bias){ first, 0 };
+    hlm_talk_clear(t);
+    CHECK_STR(stopped_by(t, NULL, NULL, &turn), all);
+    s->bias[0].by = -INFINITY;
+    for (int temp = 0; temp < 2; temp++) {
+        s->temp = (float)temp * 3;
+        s->top_p = 1;
+        hlm_talk_clear(t);
+        snprintf(other, sizeof other, "%s", stopped_by(t, NULL, NULL, &turn));
+        const int32_t *id = hlm_session_ids(hlm_talk_session(t));
+        for (uint32_t i = turn.n_prompt; i < turn.n_used; i++)
+            CHECK(id[i] != first);
+        CHECK_MSG(strcmp(other, all) != 0, "%s", other);
+    }
+    s->bias[0].by = 1000;
+    hlm_talk_clear(t);
+    stopped_by(t, NULL, NULL, &turn);
+    const int32_t *id = hlm_session_ids(hlm_talk_session(t));
+    for (uint32_t i = turn.n_prompt; i < turn.n_used; i++)
+        CHECK_EQ(id[i], first);
+    CHECK(text.n > 0);
+    test_case("biases that cannot be are refused");
+    s->bias[0] = (struct hlm_bias){ -1, 1 };
+    CHECK_REFUSED(hlm_talk_say(t, "x", NULL, &err), err, "token -1");
+    s->bias[0] = (struct hlm_bias){ 1024, 1 };
+    CHECK_REFUSED(hlm_talk_say(t, "x", NULL, &err), err, "token 1024|1023");
+    s->bias[0] = (struct hlm_bias){ 1, NAN };
+    CHECK_REFUSED(hlm_talk_say(t, "x", NULL, &err), err, "token 1|nan");
+    s->n_bias = HLM_MAX_BIAS + 1;
+    CHECK_REFUSED(hlm_talk_say(t, "x", NULL, &err), err, "65 biases|64");
+    hlm_talk_close(t);
+}
+
 /* Fills a short context. */
 static void test_full(hlm *m)
 {
@@ -723,6 +829,8 @@ void test_api_talk(void)
         test_history(m);
         test_edit(m);
         test_stopped(m);
+        test_stop_texts(m);
+        test_bias(m);
         test_full(m);
         test_lora(m);
         test_stopped_below(m);

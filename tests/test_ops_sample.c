@@ -7,6 +7,7 @@
  * compared with the probabilities. */
 #include "ops.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,11 @@ struct sample_row {
     uint32_t n_unused;  /* every so many entries one is unused; 0: none */
     uint32_t n_odd;     /* how many of the largest logits become NaN, -inf or a tie, in turn */
     bool count;         /* all draws are from one distribution: their counts are compared with it */
+    uint32_t n_bias;
+    struct {
+        int32_t id;
+        float by;
+    } bias[4];
 };
 
 /* ---- the reference ----------------------------------------------------------------------- */
@@ -171,6 +177,25 @@ static bool zeros(struct rig *r, tensor t)
     return true;
 }
 
+static tensor bias_words(struct rig *r, const struct sample_row *c)
+{
+    uint32_t *word = rig_alloc(r, 1 + 2 * MAX_BIAS, sizeof *word);
+    word[0] = c->n_bias;
+    for (uint32_t i = 0; i < c->n_bias; i++)
+        memcpy(&word[1 + 2 * i], &c->bias[i], 8);
+    return rig_words(r, word, 1 + 2 * MAX_BIAS);
+}
+
+/* What the biases make of the logits, before anything else is done with them. */
+static float *biased(struct rig *r, const struct sample_row *c, const float *logits)
+{
+    float *l = rig_alloc(r, c->n_vocab, sizeof *l);
+    memcpy(l, logits, c->n_vocab * sizeof *l);
+    for (uint32_t i = 0; i < c->n_bias; i++)
+        l[c->bias[i].id] = c->bias[i].by <= -1e30f ? -INFINITY : l[c->bias[i].id] + c->bias[i].by;
+    return l;
+}
+
 /* Draws n_draw times in one submission; each position is hashed anew. ids gets the draws, [N_PROMPT
  * + n_draw]. The history has room for one less than is drawn. */
 static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
@@ -183,6 +208,7 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
         .unused = rig_words(r, unused, div_up(c->n_vocab, 32)),
         .work = rig_view(r, F32, c->n_vocab, 1, c->n_vocab, 0),
         .count = rig_words(r, zero, c->n_vocab),
+        .bias = bias_words(r, c),
         .chosen = rig_words(r, (const uint32_t[2]){ 0 }, 2),
     };
     tensor l = rig_view(r, F32, c->n_vocab, 1, (uint32_t)align_up(c->n_vocab, 4), 0);
@@ -228,6 +254,7 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
     for (uint32_t i = 0; i < N_PROMPT; i++) /* some ids often, one of them outside */
         ids[i] = i == 3 ? INT32_MAX : (int32_t)(i * i % 7 * (c->n_vocab / 7) % c->n_vocab);
     bool good = draw(&r, c, logits, unused, ids);
+    logits = biased(&r, c, logits);
     for (uint32_t i = N_PROMPT, n = 0; good && i < N_PROMPT + c->n_draw; i++) {
         if (n == 0 || c->s.last_n)
             n = distribution(logits, c->n_vocab, unused, &c->s, ids, i, count, cand);
@@ -247,44 +274,54 @@ static void sample_case(struct gpu *g, const struct sample_row *c)
 
 /* clang-format off */
 static const struct sample_row rows[] = {
-    { "greedy", 1, 2, { OFF }, 1, 0, 0, 0, false },
-    { "greedy", 77, 2, { OFF }, 3, 0, 0, 0, false },
-    { "greedy, odd", 5000, 2, { OFF, .top_k = 3 }, 3, 0, 3, 6, false },
+    { "greedy", 1, 2, { OFF }, 1, 0, 0, 0, .count = false },
+    { "greedy", 77, 2, { OFF }, 3, 0, 0, 0, .count = false },
+    { "greedy, odd", 5000, 2, { OFF, .top_k = 3 }, 3, 0, 3, 6, .count = false },
     { "greedy, penalties", 64, 30, { .top_p = 1, .repeat = 1.1f, .presence = 1, .last_n = 20 },
-      3, 0, 0, 0, false },
-    { "all", 10, 1500, { OFF, .temp = 1, .seed_lo = 1 }, 1, 0, 0, 0, true },
-    { "cold", 50, 100, { OFF, .temp = 0.5f, .seed_lo = 2 }, 2, 0, 0, 0, true },
-    { "hot", 50, 100, { OFF, .temp = 1.7f, .seed_lo = 3, .seed_hi = 9 }, 2, 0, 0, 0, true },
-    { "top-k 1", 65, 5, { OFF, .temp = 1, .top_k = 1 }, 1, 0, 0, 0, false },
-    { "top-k 10", 300, 300, { OFF, .temp = 1, .top_k = 10, .seed_lo = 4 }, 2, 0, 0, 0, true },
-    { "top-k above n", 20, 100, { OFF, .temp = 1, .top_k = 50, .seed_lo = 5 }, 2, 0, 0, 0, true },
-    { "top-k 4, ties", 63, 100, { OFF, .temp = 1, .top_k = 4, .seed_lo = 6 }, 2, 0, 0, 3, false },
-    { "top-p 0", 65, 5, { .temp = 1, .repeat = 1 }, 1, 0, 0, 0, false },
-    { "top-p 0.9", 300, 300, { .temp = 1, .top_p = 0.9f, .repeat = 1 }, 3, 0, 0, 0, true },
+      3, 0, 0, 0, .count = false },
+    { "all", 10, 1500, { OFF, .temp = 1, .seed_lo = 1 }, 1, 0, 0, 0, .count = true },
+    { "cold", 50, 100, { OFF, .temp = 0.5f, .seed_lo = 2 }, 2, 0, 0, 0, .count = true },
+    { "hot", 50, 100, { OFF, .temp = 1.7f, .seed_lo = 3, .seed_hi = 9 }, 2, 0, 0, 0,
+      .count = true },
+    { "top-k 1", 65, 5, { OFF, .temp = 1, .top_k = 1 }, 1, 0, 0, 0, .count = false },
+    { "top-k 10", 300, 300, { OFF, .temp = 1, .top_k = 10, .seed_lo = 4 }, 2, 0, 0, 0,
+      .count = true },
+    { "top-k above n", 20, 100, { OFF, .temp = 1, .top_k = 50, .seed_lo = 5 }, 2, 0, 0, 0,
+      .count = true },
+    { "top-k 4, ties", 63, 100, { OFF, .temp = 1, .top_k = 4, .seed_lo = 6 }, 2, 0, 0, 3,
+      .count = false },
+    { "top-p 0", 65, 5, { .temp = 1, .repeat = 1 }, 1, 0, 0, 0, .count = false },
+    { "top-p 0.9", 300, 300, { .temp = 1, .top_p = 0.9f, .repeat = 1 }, 3, 0, 0, 0, .count = true },
     { "top-p 0.5 of top-k 9", 300, 100, { .temp = 2, .top_k = 9, .top_p = 0.5f, .repeat = 1 },
-      1, 0, 0, 0, true },
-    { "min-p 0.1", 300, 300, { OFF, .temp = 1, .min_p = 0.1f }, 2, 0, 0, 0, true },
-    { "min-p 1", 300, 5, { OFF, .temp = 1, .min_p = 1 }, 2, 0, 0, 0, false },
+      1, 0, 0, 0, .count = true },
+    { "min-p 0.1", 300, 300, { OFF, .temp = 1, .min_p = 0.1f }, 2, 0, 0, 0, .count = true },
+    { "min-p 1", 300, 5, { OFF, .temp = 1, .min_p = 1 }, 2, 0, 0, 0, .count = false },
     { "defaults", 1000, 100, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-      .repeat = 1 }, 3, 0, 0, 0, true },
-    { "unused", 100, 100, { OFF, .temp = 1 }, 1, 0, 2, 3, false },
-    { "unused allowed", 100, 100, { OFF, .temp = 1, .allow_unused = 1 }, 1, 0, 2, 2, false },
+      .repeat = 1 }, 3, 0, 0, 0, .count = true },
+    { "unused", 100, 100, { OFF, .temp = 1 }, 1, 0, 2, 3, .count = false },
+    { "unused allowed", 100, 100, { OFF, .temp = 1, .allow_unused = 1 }, 1, 0, 2, 2,
+      .count = false },
     { "repeat 1.3, all below 0", 20, 100, { .top_p = 1, .temp = 1, .repeat = 1.3f, .last_n = 16 },
-      1, -5, 0, 0, false },
+      1, -5, 0, 0, .count = false },
     { "repeat 1.3 of 5", 40, 100, { .top_p = 1, .temp = 1, .repeat = 1.3f, .last_n = 5 },
-      2, 0, 0, 0, false },
+      2, 0, 0, 0, .count = false },
     { "frequency 0.2, presence 0.5 of 64", 40, 100, { OFF, .temp = 1, .frequency = 0.2f,
-      .presence = 0.5f, .last_n = 64 }, 2, 0, 0, 0, false },
+      .presence = 0.5f, .last_n = 64 }, 2, 0, 0, 0, .count = false },
     { "penalties and cuts", 1000, 50, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f,
       .min_p = 0.05f, .repeat = 1.2f, .frequency = 0.1f, .presence = 0.1f, .last_n = 32,
-      .seed_lo = 8 }, 3, 0, 3, 2, false },
-    { "all", 4096, 20, { OFF, .temp = 1 }, 2, 0, 0, 0, false },
-    { "top-k 40", 4097, 10, { OFF, .temp = 1, .top_k = 40 }, 2, 0, 0, 0, false },
+      .seed_lo = 8 }, 3, 0, 3, 2, .count = false },
+    { "all", 4096, 20, { OFF, .temp = 1 }, 2, 0, 0, 0, .count = false },
+    { "biases", 30, 200, { OFF, .temp = 1, .seed_lo = 12 }, 1, 0, 7, 0, .count = true,
+      .n_bias = 4, .bias = { { 1, 2.5f }, { 29, -1.25f }, { 14, 50 }, { 2, -FLT_MAX } } },
+    { "biases before penalties and cuts", 100, 100, { .temp = 0.8f, .top_k = 10, .top_p = 0.9f,
+      .repeat = 1.2f, .presence = 0.3f, .last_n = 32, .seed_lo = 13 }, 2, 0, 0, 0, .count = false,
+      .n_bias = 3, .bias = { { 0, 3 }, { 64, 1 }, { 99, -FLT_MAX } } },
+    { "top-k 40", 4097, 10, { OFF, .temp = 1, .top_k = 40 }, 2, 0, 0, 0, .count = false },
     { "defaults", 151936, 6, { .temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f,
-      .repeat = 1 }, 3, 0, 9, 5, false },
+      .repeat = 1 }, 3, 0, 9, 5, .count = false },
     { "top-p 0.95 and penalties", 151936, 4, { .temp = 1, .top_p = 0.95f, .repeat = 1.1f,
-      .last_n = 64 }, 3, 0, 0, 0, false },
-    { "greedy", 248320, 2, { OFF }, 3, 0, 0, 2, false },
+      .last_n = 64 }, 3, 0, 0, 0, .count = false },
+    { "greedy", 248320, 2, { OFF }, 3, 0, 0, 2, .count = false },
 };
 /* clang-format on */
 
@@ -315,6 +352,7 @@ static void test_same(struct gpu *g)
     struct sampler s = { .unused = rig_words(&r, zero, 1),
                          .work = rig_view(&r, F32, 8, 1, 8, 0),
                          .count = rig_words(&r, zero, 8),
+                         .bias = rig_words(&r, zero, 1),
                          .chosen = rig_words(&r, zero, 2) };
     rig_writes(&r, s.work);
     rig_writes(&r, s.count);

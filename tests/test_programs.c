@@ -139,6 +139,7 @@ static void test_help(void)
         "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
         "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
         "--lines", "--plan", "--fit", "--memory BYTES", "--chat-format", "--log-json",
+        "--stop TEXT", "--logit-bias TOKEN=BIAS", "--json",
         "--list-devices", "--help", "--version", "-v,", "\nContext\n", "[default: 0.8]\n",
         "[default: f16]\n", "[default: 512M, two at least]\n", "[default: 0.95]\n",
     };
@@ -199,6 +200,18 @@ static void test_help(void)
         CHECK_STR(r.err, "");
         ran_free(&r);
     }
+}
+
+static void test_log_to_stdout(void)
+{
+    test_case("--log-json -: standard output");
+    struct ran r = run("\"a\"\n", "hlm-eval --tokenize --log-json - -m " DEMO);
+    CHECK_EQ(r.rc, 0);
+    CHECK_EQ(n_lines(r.out), 2);
+    json_t *e = json_loads(r.out + strcspn(r.out, "\n"), 0, NULL);
+    CHECK_STR(json_str(e, "event"), "end");
+    json_decref(e);
+    ran_free(&r);
 }
 
 static void test_bare_model(void)
@@ -468,6 +481,7 @@ void test_programs(void)
     test_refused();
     test_help();
     test_bare_model();
+    test_log_to_stdout();
     test_tune();
     test_dump_rows();
     test_unsaid_answers();

@@ -459,6 +459,30 @@ static void test_one_turn(void)
     ran_free(&b);
     ran_free(&c);
 
+    test_case(
+        "--json: an object for each answer; --stop, --logit-bias; a turn that fails is one too");
+    a = run(
+        "Hello!\n/nope\nMy name is Anna.\n",
+        "hlm-chat --lines --json --temp 0 --stop lo! --stop never --logit-bias Nice=-inf -m " DEMO);
+    CHECK_EQ(a.rc, 1);
+    CHECK_SAYS(a.err, "/nope");
+    CHECK_EQ(n_lines(a.out), 2);
+    json_t *one = json_loadb(a.out, strcspn(a.out, "\n"), 0, NULL);
+    json_t *two = json_loads(a.out + strcspn(a.out, "\n"), 0, NULL);
+    CHECK_STR(json_str(one, "text"), "Hel");
+    CHECK_STR(json_str(one, "stop_reason"), "stop");
+    CHECK(json_is_null(json_object_get(one, "reasoning")));
+    CHECK(json_integer_value(json_object_get(json_object_get(one, "figures"), "generated")) > 0);
+    CHECK_STR(json_str(two, "stop_reason"), "done");
+    CHECK(strncmp(json_str(two, "text"), "Nice", 4) != 0);
+    json_decref(one);
+    json_decref(two);
+    ran_free(&a);
+    run_refused(1, "hlm-chat -p x --logit-bias 1024=1 -m " DEMO, "--logit-bias|1024|1023");
+    run_refused(1, "hlm-chat -p x --logit-bias Hellothere=1 -m " DEMO, "--logit-bias|tokens|one");
+    run_refused(1, "hlm-chat -p x --logit-bias Hello=x -m " DEMO,
+                "--logit-bias|Hello=x|TOKEN=BIAS");
+
     test_case("--debug=prof,check: a table, and nothing from the validation layer");
     a = run(NULL, "hlm-chat --temp 0 -n 8 -p Hello! --debug=prof,check -m " DEMO);
     if (a.rc == 1 && test_has(a.err, "not installed"))

@@ -3,6 +3,7 @@
  * Read main() first. The conversation is an hlm_talk, its look chat_show, the line editor
  * chat_term, the commands chat_slash; here are the flags and what feeds messages in. */
 #define _POSIX_C_SOURCE 200809L
+#include "chat_bias.h"
 #include "chat_keep.h"
 #include "chat_slash.h"
 #include "chat_term.h"
@@ -20,6 +21,7 @@
 static struct hlm_talk_options options; /* the talk's; flags and /set point into it */
 static struct hlm_session_params params;
 static struct adapters adapters;
+static struct hlm_sampling biases; /* of it only these */
 static struct show show = { .reasoning = true };
 
 /* The value of --snapshot-budget when it is not given; 0 asks for none. */
@@ -30,10 +32,10 @@ static struct {
     int32_t n_ctx, n_batch;
     int kv, think, on_full;
     uint64_t snapshot_budget, memory;
-    bool lines, plan, fit, go_on;
+    bool lines, plan, fit, go_on, json;
     int32_t fail, lose;     /* of --debug */
     bool profile, validate; /* of --debug */
-    struct flag_list lora;
+    struct flag_list lora, stop, bias;
 } o = { .think = -1, .snapshot_budget = DEFAULT_BUDGET };
 
 static const struct flag flags[] = {
@@ -57,6 +59,8 @@ static const struct flag flags[] = {
       "show Markdown as the model writes it, also at a terminal" },
     { FLAG_CHOICE, "--figures", "on|off", &show.figures, 0, 0,
       "tokens, speed and context after each turn at a terminal (on)" },
+    { FLAG_SWITCH, "--json", NULL, &o.json, 0, 0,
+      "an object of JSON on a line for each answer: text, reasoning, stop_reason and figures" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.format, 0, 0,
       HLM_CHAT_FORMATS ":\nagainst the file's own template" },
 
@@ -66,6 +70,9 @@ static const struct flag flags[] = {
       "trained for, and to 8192 where the device is the CPU (0)" },
     { FLAG_INT, "-n --predict --n-predict", "N", &options.n_predict, -1, INT32_MAX,
       "tokens of an answer at most; -1: as many as there is room" },
+    { FLAG_LIST, "--stop", "TEXT", &o.stop, 0, 0,
+      "an answer ends before this text, which is not shown; again for more; reasoning is not "
+      "searched" },
     { FLAG_INT, "-b --batch-size", "N", &o.n_batch, 0, INT32_MAX,
       "tokens read at once at most; 0: chosen for the device" },
     { FLAG_CHOICE, "--on-full", "drop|stop", &o.on_full, 0, 0,
@@ -103,6 +110,8 @@ static const struct flag flags[] = {
       "the same, for each time seen (0)" },
     { FLAG_INT, "--repeat-last-n", "N", &options.sampling.repeat_last_n, -1, INT32_MAX,
       "how many tokens are lately; -1: all, 0: none (64)" },
+    { FLAG_LIST, "--logit-bias", "TOKEN=BIAS", &o.bias, 0, 0,
+      "adds to the logit of a token, an id or the text of one; -inf: never; again for more" },
 
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
@@ -362,7 +371,12 @@ static void set_options(hlm_talk *t, int argc, char **argv)
             flag_value(&flags[i], "", "-1", NULL);
     flags_again(&program, argc, argv, NULL); /* the same words were read before */
     options.stop_on_full = o.on_full == 1;
+    options.stop = o.stop.v;
+    options.n_stop = o.stop.n;
+    show.json = o.json;
     show_hook(&show, &options);
+    memcpy(options.sampling.bias, biases.bias, sizeof biases.bias);
+    options.sampling.n_bias = biases.n_bias;
     *hlm_talk_options(t) = options;
 }
 
@@ -482,7 +496,8 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
                                                 .layers = true,
                                                 .dry = true },
                            &rc);
-    if (!m || !check_size(m, err) || !ui_load_model(m, &rc))
+    if (!m || !bias_read(hlm_get_vocab(m, NULL), &o.bias, &biases, err) || !check_size(m, err) ||
+        !ui_load_model(m, &rc))
         goto out;
     hlm_test_lose((uint64_t)o.lose);
     hlm_test_fail((uint64_t)o.fail);
@@ -520,6 +535,8 @@ int main(int argc, char **argv)
         return usage_error(&program, "no model: -m FILE");
     if (o.lines && (o.prompt || o.file))
         return usage_error(&program, "--lines does not go with -p and -f");
+    if (o.json && !o.lines && !o.prompt && !o.file && isatty(STDIN_FILENO))
+        return usage_error(&program, "--json goes with -p, -f, --lines or text on standard input");
     if (o.format && !hlm_is_chat_format(o.format))
         return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
     if (!read_debug(&err))

@@ -60,8 +60,7 @@ bool keep_is_json(const char *path)
 
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
-/* A model's answer may have been cut inside a character. */
-static json_t *json_text(const char *s)
+json_t *keep_json_text(const char *s)
 {
     size_t n = strlen(s);
     json_t *v = json_stringn(s, n);
@@ -82,10 +81,10 @@ bool keep_write_json(hlm_talk *t, const char *model, const char *path, struct hl
         ok = json_array_append_new(list, o) == 0 &&
              json_object_set_new(o, "role", json_string(m.role)) == 0 &&
              (!m.reasoning ||
-              json_object_set_new(o, "reasoning_content", json_text(m.reasoning)) == 0) &&
-             json_object_set_new(o, "content", json_text(m.content)) == 0;
+              json_object_set_new(o, "reasoning_content", keep_json_text(m.reasoning)) == 0) &&
+             json_object_set_new(o, "content", keep_json_text(m.content)) == 0;
     }
-    json_t *all = json_pack("{s:o, s:b, s:o}", "model", json_text(model), "think",
+    json_t *all = json_pack("{s:o, s:b, s:o}", "model", keep_json_text(model), "think",
                             (int)hlm_talk_thinks(t), "messages", list);
     char *text = ok ? json_dumps(all, JSON_COMPACT) : NULL;
     json_decref(all);

@@ -14,6 +14,8 @@ bool keep_export(hlm_talk *t, const char *model, const char *path, bool *replace
                  struct hlm_err *err);
 /* Replaces the conversation by that of a JSON file. */
 bool keep_read_json(hlm_talk *t, const char *path, struct hlm_err *err);
+/* Text as JSON, also where an answer was cut inside a character; jansson's. */
+struct json_t *keep_json_text(const char *s);
 bool keep_is_json(const char *path); /* or of the other form: hlm_talk_load's */
 
 /* Where the last conversation is kept: $XDG_STATE_HOME/hlm/last.json. Static memory; NULL: there is

@@ -1,9 +1,8 @@
 /* chat_show: see chat_show.h. */
 #include "chat_show.h"
 
+#include "chat_keep.h"
 #include "common_counters.h"
-
-#include "chat_text.h"
 
 #include <jansson.h>
 #include <stdarg.h>
@@ -127,6 +126,8 @@ static void show_reasoning(struct show *s, const char *text, uint64_t n)
 static void on_text(void *user, enum hlm_part part, const char *text, uint64_t n)
 {
     struct show *s = user;
+    if (s->json)
+        return;
     if (part == HLM_PART_REASONING) {
         show_reasoning(s, text, n);
         return;
@@ -177,9 +178,37 @@ void show_begin(struct show *s)
 
 static double per_s(uint64_t n, double s) { return s > 0 ? (double)n / s : 0; }
 
+static const char *const end_words[] = { "done", "limit", "full", "stopped", "stop" };
+
+/* The answer as an object of JSON, or what went wrong. */
+static void print_json(hlm_talk *t, bool ok, const struct hlm_talk_turn *u,
+                       const struct hlm_err *err)
+{
+    uint32_t n = hlm_talk_n_message(t);
+    struct hlm_message m = ok ? hlm_talk_message(t, n - 1) : (struct hlm_message){ 0 };
+    json_t *o =
+        ok ? json_pack("{s:o, s:o, s:s}", "text", keep_json_text(m.content), "reasoning",
+                       m.reasoning ? keep_json_text(m.reasoning) : json_null(), "stop_reason",
+                       end_words[u->end])
+           : json_pack("{s:s, s:s}", "error", hlm_error_name(err->kind), "message", err->msg);
+    json_t *figures = json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:I, s:f, s:f, s:f}", "prompt", (int)u->n_prompt,
+        "read", (json_int_t)u->n_read, "reused", (json_int_t)u->n_reused, "reread",
+        (json_int_t)u->n_reread, "generated", (json_int_t)u->n_gen, "reasoning",
+        (json_int_t)u->n_reasoning, "used", (int)u->n_used, "n_ctx", (int)u->n_ctx, "seed",
+        (json_int_t)u->seed, "read_s", u->read_s, "gen_s", u->gen_s, "first_s", u->first_s);
+    if (ok)
+        json_object_set(o, "figures", figures);
+    char *line = json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    printf("%s\n", line ? line : "{\"error\":\"memory\"}");
+    fflush(stdout);
+    free(line);
+    json_decref(figures);
+    json_decref(o);
+}
+
 static void log_turn(const hlm_talk *t, const struct hlm_talk_turn *u)
 {
-    static const char *const end[] = { "done", "limit", "full", "stopped" };
     struct hlm_stats m = hlm_session_stats(hlm_talk_session(t));
     char why[160];
     hlm_talk_why(u, why, sizeof why);
@@ -187,7 +216,7 @@ static void log_turn(const hlm_talk *t, const struct hlm_talk_turn *u)
              "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:s, s:I, s:I, s:I,"
              " s:I, s:I, s:i, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f,"
              " s:{s:I, s:I, s:I, s:I, s:I, s:I}}",
-             "turn", (int)hlm_talk_get_total(t).n_turn, "end", end[u->end], "think",
+             "turn", (int)hlm_talk_get_total(t).n_turn, "end", end_words[u->end], "think",
              (int)hlm_talk_thinks(t), "prompt", (int)u->n_prompt, "read", (json_int_t)u->n_read,
              "reused", (json_int_t)u->n_reused, "reread", (json_int_t)u->n_reread, "why", why,
              "held", (json_int_t)u->found.n_cached, "same", (json_int_t)u->found.n_same,
@@ -237,7 +266,9 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
     }
     if (s->at == SHOW_CONTENT)
         prose_end(&s->prose);
-    if ((ok || s->at == SHOW_CONTENT) && s->line_open)
+    if (s->json)
+        print_json(t, ok, turn, err);
+    else if ((ok || s->at == SHOW_CONTENT) && s->line_open)
         putchar('\n');
     fflush(stdout);
     if (turn->n_dropped_turns)

@@ -13,6 +13,7 @@ struct show {
     int figures;    /* an enum figures: a line of them after each turn */
     bool reasoning; /* show it, dimmed; else only that there is some */
     bool once;      /* one answer, and that is all: there is no history */
+    bool json;      /* answers are objects of JSON */
     /* Of the turn that runs: */
     enum { SHOW_NOTHING, SHOW_REASONING, SHOW_CONTENT } at;
     bool line_open; /* the answer's last line has not ended */

@@ -235,7 +235,10 @@ bool ui_start(const char *program)
     if (sigaction(SIGHUP, NULL, &old) == 0 && old.sa_handler != SIG_IGN) /* nohup */
         sigaction(SIGHUP, &act, NULL);
 
-    if (ui.log_json && !(json_file = fopen(ui.log_json, "w"))) {
+    bool to_stdout = ui.log_json && strcmp(ui.log_json, "-") == 0;
+    if (to_stdout)
+        json_file = stdout;
+    else if (ui.log_json && !(json_file = fopen(ui.log_json, "w"))) {
         ui_error("%s: %s", ui.log_json, strerror(errno));
         return false;
     }
@@ -255,7 +258,7 @@ int ui_end(int rc)
     ui_event("end", "{s:i}", "exit", rc);
     if (json_file) {
         bool bad = ferror(json_file) != 0;
-        bad |= fclose(json_file) != 0;
+        bad |= (json_file == stdout ? fflush(stdout) : fclose(json_file)) != 0;
         json_file = NULL;
         if (bad) {
             ui_error("%s: not all of the log could be written", ui.log_json);

@@ -181,7 +181,8 @@ static uint32_t distance(const char *a, const char *b, uint32_t most)
 const char *ui_nearest(const char *word, const char *const *list)
 {
     const char *best = NULL, *const *begin = list;
-    uint32_t least = (uint32_t)strlen(word) / 3 + 1; /* a longer word may have more mistakes */
+    uint32_t letters = (uint32_t)strlen(word + strspn(word, "-/"));
+    uint32_t least = letters / 3 + 1; /* a longer word may have more mistakes */
     for (; *list; list++) {
         uint32_t d = distance(word, *list, least + 1);
         if (d <= least && (!best || d < least)) {

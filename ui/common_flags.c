@@ -21,7 +21,8 @@ static const struct flag common_flags[] = {
     { FLAG_SWITCH, "--list-devices", NULL, &want_devices, 0, 0, "list Vulkan devices and exit" },
     { FLAG_SWITCH, "-v --verbose", NULL, &ui.verbose, 0, 0,
       "statistics and messages, also off a terminal" },
-    { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0, "events and statistics as JSON lines" },
+    { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0,
+      "events and statistics as lines of JSON; -: standard output" },
     { FLAG_SWITCH, "-h --help", NULL, &want_help, 0, 0, "this text" },
     { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
     { FLAG_SWITCH, "--print-flags", NULL, &want_table, 0, 0, NULL }, /* for tools/docs.sh */

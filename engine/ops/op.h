@@ -237,9 +237,11 @@ void op_advance(struct cmd *c, const struct batch *b);
 
 /* ---- op_sample.c ---- */
 
+enum { MAX_BIAS = 64 };
 struct sampler {
     tensor unused;      /* I32 bit set: one bit per vocabulary entry */
     tensor work, count; /* [n_vocab], outside the cmd's scratch; count is zero at first */
+    tensor bias;   /* I32 [1 + 2 MAX_BIAS]: how many; an id and the bits of what is added, each */
     tensor chosen; /* I32 [2], host memory: the id; 1: a logit was not finite (never set to 0) */
 };
 /* Samples an id from logits [1][n_vocab] with the settings of the step buffer, appends it to ids,

@@ -14,5 +14,5 @@ void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const stru
     cmd_work(c, 64.0 * logits.n);
     cmd_dispatch(c, K_sample, GRID(1, 1, 1), SPEC(.wg = wg), PUSH(p),
                  USES(READ(logits), READ(s->unused), BOTH(b->step), BOTH(b->ids), BOTH(s->work),
-                      BOTH(s->count), WRITE(s->chosen)));
+                      BOTH(s->count), WRITE(s->chosen), READ(s->bias)));
 }

@@ -60,6 +60,7 @@ static void take_io(hlm_session *s)
     s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
     s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
     s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
+    s->sampler.bias = arena_tensor(s->io, I32, 1 + 2 * MAX_BIAS, 1);
     s->sampler.chosen = arena_tensor(s->host, I32, 2, 1);
 }
 

@@ -6,6 +6,8 @@
  * last kernel of each recording advances it, so that between two tokens the host writes nothing. */
 #include "session/session.h"
 
+#include <assert.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -173,10 +175,45 @@ bool session_place(hlm_session *s, struct hlm_err *err)
     return gpu_write(s->m->gpu, s->step, 0, at, sizeof at, err);
 }
 
+/* The kernel takes what it finds. */
+static bool check_bias(const hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
+{
+    uint32_t n_vocab = s->m->model->n_vocab;
+    if (p->n_bias > HLM_MAX_BIAS)
+        return fail(err, "%u biases of logits, expected at most %u", p->n_bias, HLM_MAX_BIAS);
+    for (uint32_t i = 0; i < p->n_bias; i++) {
+        const struct hlm_bias *b = &p->bias[i];
+        if (b->id < 0 || (uint32_t)b->id >= n_vocab)
+            return fail(err, "the bias of token %d: the model has tokens 0 to %u", b->id,
+                        n_vocab - 1);
+        if (!(b->by < INFINITY))
+            return fail(err, "the bias of token %d is %g, expected a number or minus infinity",
+                        b->id, (double)b->by);
+    }
+    return true;
+}
+
+static bool write_bias(hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
+{
+    static_assert((int)MAX_BIAS >= (int)HLM_MAX_BIAS, "the buffer has room for all of them");
+    uint32_t word[1 + 2 * MAX_BIAS] = { p->n_bias };
+    if (s->sampling_set && p->n_bias == s->sampling.n_bias &&
+        !memcmp(p->bias, s->sampling.bias, sizeof p->bias))
+        return true;
+    for (uint32_t i = 0; i < p->n_bias; i++) {
+        float by = p->bias[i].by > -FLT_MAX ? p->bias[i].by : -FLT_MAX; /* below every threshold */
+        word[1 + 2 * i] = (uint32_t)p->bias[i].id;
+        memcpy(&word[2 + 2 * i], &by, 4);
+    }
+    return gpu_write(s->m->gpu, s->sampler.bias, 0, word, sizeof word, err);
+}
+
 static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
 {
     if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
         return true;
+    if (!check_bias(s, p, err) || !write_bias(s, p, err))
+        return false;
     struct step st = {
         .n_past = s->n_past,
         .i_window = s->i_window,

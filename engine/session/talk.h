@@ -53,12 +53,13 @@ struct talk_answer {
     uint64_t pos; /* bytes shown or skipped */
     uint64_t reasoning, reasoning_end, content;
     uint32_t n_reasoning; /* ids up to the end of the reasoning */
+    bool stopped;         /* a stop text has come: what there is ends before it */
     struct hlm_utf8 utf8;
 };
 void talk_answer_free(struct talk_answer *a);
 bool talk_answer_push(const struct hlm_talk *t, struct talk_answer *a, int32_t id,
                       struct hlm_err *err);
-/* Passes new text to options.text, except what may begin a tag; last: all of it. */
+/* Passes new text to options.text, except what may begin a tag or a stop text; last: all of it. */
 void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last);
 /* Makes a message of the answer. It has the sampled ids if its text begins and ends at the border
  * of an id. */

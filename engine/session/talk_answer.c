@@ -83,6 +83,35 @@ static const char *find_tag(const char *s, uint64_t n, const char *tag)
     return NULL;
 }
 
+/* Ends the answer at this byte: what comes after it is no part of it. */
+static void cut(struct talk_answer *a, uint64_t at)
+{
+    a->n = at;
+    while (a->ids.n && (a->ids.n > 1 ? a->end[a->ids.n - 2] : 0) >= at)
+        a->ids.n--;
+    a->stopped = true;
+}
+
+/* What may begin a stop text is not passed on, so the texts begin nowhere before a->pos. */
+static void show_content(const struct hlm_talk *t, struct talk_answer *a, bool last)
+{
+    uint64_t n = a->n - a->pos, first = n, held = 0;
+    for (uint32_t i = 0; i < t->options.n_stop; i++) {
+        const char *stop = t->options.stop[i], *s = a->text + a->pos;
+        const char *found = *stop ? find_tag(s, n, stop) : NULL;
+        if (found)
+            first = min_u64(first, (uint64_t)(found - s));
+        else if (*stop)
+            held = max_u64(held, tag_begun(s, n, stop));
+    }
+    if (first < n) {
+        cut(a, a->pos + first);
+        hand_out(t, a, HLM_PART_ANSWER, a->n, true);
+    } else {
+        hand_out(t, a, HLM_PART_ANSWER, last ? a->n : a->n - held, last);
+    }
+}
+
 void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last)
 {
     static const char open_tag[] = "<think>", close_tag[] = "</think>";
@@ -122,7 +151,7 @@ void talk_answer_show(const struct hlm_talk *t, struct talk_answer *a, bool last
             a->at = CONTENT;
     }
     if (a->at == CONTENT)
-        hand_out(t, a, HLM_PART_ANSWER, a->n, last);
+        show_content(t, a, last);
 }
 
 /* White space around the text is removed only where the template would remove it. */

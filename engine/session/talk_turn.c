@@ -114,6 +114,10 @@ static bool generate_answer(const struct hlm_talk *t, struct talk_answer *a,
         if (!talk_answer_push(t, a, id, err))
             return false;
         talk_answer_show(t, a, false);
+        if (a->stopped) {
+            turn->end = HLM_TALK_STOP;
+            break;
+        }
     }
     return turn->end != HLM_TALK_STOPPED || unread || fail_stopped(err);
 }
