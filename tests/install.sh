@@ -111,7 +111,9 @@ sh_ok "... and answer" "echo 'What is the capital of France?' | $work/chat -m $m
 
 # ---- man pages and completions ---------------------------------------------------------------------
 
-for p in hlm-chat hlm-eval hlm-bench hlm-tune; do
+monitor= # it is built where SDL2 is there
+[ ! -x "$prefix/bin/hlm-monitor" ] || monitor=hlm-monitor
+for p in hlm-chat hlm-eval hlm-bench hlm-tune $monitor; do
     page=$prefix/share/man/man1/$p.1
     if command -v man >/dev/null; then
         sh_ok "man -l $p.1" "MANWIDTH=80 man --warnings=w -l $page >$work/page 2>$work/warned && [ ! -s $work/warned ] && grep -q 'EXIT STATUS' $work/page"

@@ -15,7 +15,7 @@ unknown=
 tree=$out/hlm-$version
 rm -rf "$out"
 mkdir -p "$tree"
-cp -r LICENSE Makefile README.md engine models shaders ui bench tests tools "$tree"
+cp -r LICENSE Makefile README.md engine models shaders ui bench monitor tests tools "$tree"
 rm -rf "$tree/tests/fixtures" "$tree/tests/corpus"
 cp -r tools/debian "$tree/debian"
 sed -i "s/^Maintainer: .*/Maintainer: $maintainer/" "$tree/debian/control"

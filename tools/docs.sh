@@ -8,6 +8,8 @@
 set -eu
 
 b=$1
+programs="hlm-chat hlm-eval hlm-bench hlm-tune"
+[ ! -x "$b/hlm-monitor" ] || programs="$programs hlm-monitor" # where SDL2 is there
 mkdir -p "$b/man" "$b/completions/bash" "$b/completions/zsh" "$b/completions/fish"
 
 commands() { # of a program, with what each is for
@@ -22,10 +24,11 @@ what() {
     hlm-eval) echo "logits, ids, perplexity and prompts of a language model" ;;
     hlm-bench) echo "measure how fast a language model is" ;;
     hlm-tune) echo "train LoRA adapters of a language model" ;;
+    hlm-monitor) echo "watch hlm-chat, hlm-tune, hlm-bench and hlm-eval in a window" ;;
     esac
 }
 others() {
-    for p in hlm-chat hlm-eval hlm-bench hlm-tune; do [ $p = "$1" ] || echo "$p"; done
+    for p in $programs; do [ "$p" = "$1" ] || echo "$p"; done
 }
 
 # Rows of a flag table to stdout: the program's own, or (command given) those of one command.
@@ -75,6 +78,23 @@ EOF
     cat <<EOF
 .SH EXIT STATUS
 0: done. 1: failed. 2: a wrong flag. 128 + N: ended by signal N, as 130 by Ctrl-C and 143 by SIGTERM.
+EOF
+    environment "$p"
+    echo '.SH SEE ALSO'
+    others "$p" | sed 's/-/\\-/g; s/.*/.BR & (1),/; $s/,$//'
+}
+
+environment() {
+    if [ "$1" = hlm-monitor ]; then
+        cat <<EOF
+.SH ENVIRONMENT
+.TP
+\\fBXDG_CONFIG_HOME\\fR
+How the window was left is kept in \\fIhlm/monitor\\fR below it; \\fI~/.config\\fR when it is not set.
+EOF
+        return
+    fi
+    cat <<EOF
 .SH ENVIRONMENT
 .TP
 \\fBXDG_CACHE_HOME\\fR
@@ -85,9 +105,7 @@ The history of the line editor is kept in \\fIhlm/\\fR below it; \\fI~/.local/st
 .TP
 \\fBNO_COLOR\\fR
 No colours when it is set.
-.SH SEE ALSO
 EOF
-    others "$p" | sed 's/-/\\-/g; s/.*/.BR & (1),/; $s/,$//'
 }
 
 flag_words() { # every name of a flag table
@@ -243,9 +261,9 @@ fish_completion() {
     table "$p" | fish_rows "$p" "${all:+ -n 'not __fish_seen_subcommand_from $all'}"
 }
 
-for p in hlm-chat hlm-eval hlm-bench hlm-tune; do
-    man_page $p >"$b/man/$p.1"
-    bash_completion $p >"$b/completions/bash/$p"
-    zsh_completion $p >"$b/completions/zsh/_$p"
-    fish_completion $p >"$b/completions/fish/$p.fish"
+for p in $programs; do
+    man_page "$p" >"$b/man/$p.1"
+    bash_completion "$p" >"$b/completions/bash/$p"
+    zsh_completion "$p" >"$b/completions/zsh/_$p"
+    fish_completion "$p" >"$b/completions/fish/$p.fish"
 done
