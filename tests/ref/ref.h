@@ -168,7 +168,7 @@ void ref_moe(const struct ref_moe *m, const double *x, uint32_t n_tok, double *y
 /* ---- whole models ----------------------------------------------------------------------- */
 
 struct ref_config {
-    char arch[16];    /* qwen35, qwen35moe, qwen3next, nemotron_h, nemotron_h_moe, step35 */
+    char arch[32];    /* qwen35, qwen35moe, qwen3next, nemotron_h, nemotron_h_moe, step35 */
     uint32_t n_layer; /* without MTP blocks */
     uint32_t n_mtp;   /* MTP blocks after them, one for each depth; 0 where the file has none */
     uint32_t n_embd, n_vocab, head_dim;
