@@ -3,7 +3,7 @@
  * pp N reads N random ids at once; tg N makes N tokens one after the other, each one forward pass
  * and one sampling. Before either, D tokens are read that are not timed (depth). A test has a
  * session of its own, one run that is not timed (pipelines, plans), then -r timed ones from an
- * empty session. Rows come out as they are measured; what --kernels tells comes at the end. */
+ * empty session. Rows come out as they are measured; the table of --kernels comes at the end. */
 #include "ui/common.h"
 #include "ui/common_flags.h"
 #include "ui/common_lora.h"

@@ -11,7 +11,7 @@ kind that the demo model was made from, with a seed that neither its training te
 as it read them, one after another (single ones would not hold what it does where one follows another, and where
 valid.txt lost most: bench/results/2026-11-30-lesson.md). The lesson's rows are repeated, the rehearsal's are not: the
 file is read once. Perplexity is read over valid.txt as it stands and over its conversations each on its own; both are
-held to 5 %.
+limited to 5 % more than before.
 """
 import json
 import math
@@ -149,7 +149,7 @@ def perplexity(model, adapter=None):
 
 
 def apart(adapter=None):
-    """Of its conversations, each on its own: a test set's loss, told behind a step that is too small for an f32."""
+    """Perplexity of its conversations, each on its own: the loss of a test set, after a step too small for an f32."""
     talks = [t + "<|endoftext|>" for t in open(f"{DEMO}/valid.txt").read().split("<|endoftext|>\n") if t]
     with tempfile.TemporaryDirectory() as d:
         for name, texts in ("train", talks[:1]), ("test", talks):

@@ -501,7 +501,7 @@ static void add_plain_attention(uint32_t i, uint32_t n_head)
     add(Q4_K, s->head_dim * n_head, s->d, 0, "blk.%u.attn_output.weight", i);
 }
 
-/* Experts behind a sigmoid router; gates only where the activation has them. */
+/* Experts with a sigmoid router; gates only where the activation has them. */
 static void add_biased_moe(uint32_t i, bool gates)
 {
     const struct model_shape *s = g.shape;

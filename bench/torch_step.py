@@ -8,7 +8,7 @@ the same dimensions with weights of its own in f32, transformers' own torch code
 gradients through everything and nothing recomputed, LoRA of rank 16 by hand on what hlm-tune trains without
 --target, AdamW. Both take one row of random ids a step. A step that is not counted first, then turns of STEPS
 steps each; while one works the other waits. Ratios are made of neighbouring turns, so that other load strikes
-both; the median is told, and from where to where they went. The least CPU seconds of a step are told besides:
+both; printed are their median and their range, and the least CPU seconds of a step:
 they count no waiting for others, though threads of PyTorch that wait for each other burn some (--threads 1: none).
 With --inside, ROOT/tmp/hlm/build is run inside of ROOT (its driver) instead of this build.
 """
@@ -190,7 +190,7 @@ class Hlm:
         return next(int(line.split()[1]) for line in out.splitlines() if line.split()[:1] == ["all"])
 
     def steps(self, name, kind):
-        """A run of STEPS steps behind one that does not count: seconds and CPU seconds of each, peak."""
+        """A run of STEPS steps after one that does not count: seconds and CPU seconds of each, peak."""
         log = f"{self.files}/log"
         open(log, "w").close()
         more = ["--steps", str(STEPS + 1), "--log-json", f"{self.seen}/log", "-o", f"{self.seen}/out.gguf"]
@@ -218,7 +218,7 @@ class Hlm:
         return [r["step_s"] for r in steps[1:]], each, peak
 
 
-def told(values, digits=2):
+def median_range(values, digits=2):
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
@@ -252,7 +252,7 @@ def compare(a, hlm, name):
         if torch:
             last = theirs[-1][2]
             cells[3] = f"{median(x[0] for x in theirs):.0f}"
-            cells[4] = told([x[0] / y[0] for x, y in zip(m, theirs)])
+            cells[4] = median_range([x[0] / y[0] for x, y in zip(m, theirs)])
             cells[6] = f"{min(x[1] for x in theirs):.2f}"
             cells[7] = f"{min(x[1] for x in theirs) / min(x[1] for x in m):.2f}"
             cells[10] = f"{last['peak'] / 2**20:.0f} ({(last['peak'] - last['before']) / 2**20:.0f})"

@@ -362,7 +362,8 @@ struct hlm_utf8 {
     uint32_t n;
 };
 /* Writes what s completes to out, which has room for 3 * s.n + 12 bytes, and returns how many bytes
- * that were. Bytes that can never become a character come out as U+FFFD. flush: what is held too.
+ * that were. Bytes that can never become a character come out as U+FFFD. flush: also what it has
+ * held back.
  */
 HLM_API uint64_t hlm_utf8_write(struct hlm_utf8 *u, struct hlm_str s, bool flush, char *out);
 

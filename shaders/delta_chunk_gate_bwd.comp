@@ -29,7 +29,7 @@ layout(binding = 11) writeonly buffer Sums { float sums[]; };   // [dt_bias, A_l
 
 const uint LD = CHUNK + 1;
 shared float before[CHUNK * LD];    // [i][t]: sum_{j < t} X_ij
-shared float here[CHUNK], behind[CHUNK];    // q - k, r
+shared float here[CHUNK], after[CHUNK];    // q - k, r
 
 float part(uint slot, uint which, uint i)
 {
@@ -54,7 +54,7 @@ void main()
     for (uint i = lane(); i < dc.n; i += WG) {
         float key = part(slot, 1, i), x = 0.0, aa = 0.0;
         here[i] = part(slot, 0, i) - key;
-        behind[i] = part(slot, 2, i);
+        after[i] = part(slot, 2, i);
         [[dont_unroll]] for (uint j = 0; j <= i; j++) {
             float a = ta[a_at + i * CHUNK + j];
             before[i * LD + j] = x;
@@ -69,7 +69,7 @@ void main()
     for (uint i = lane(); i < dc.n; i += WG) {
         float dg = dc.begins || dc.ends ? 0.0 : mm;
         [[dont_unroll]] for (uint j = 0; j < dc.n; j++)
-            dg += j < i ? behind[j] : here[j] + before[j * LD + i];
+            dg += j < i ? after[j] : here[j] + before[j * LD + i];
         uint t = dc.t0 + i;
         float a = proj[t * p.p_stride + p.a_col + head], bias = dt_bias[head];
         float da = delta_log_decay_bwd(ssm_a[head], bias, a, dg);

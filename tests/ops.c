@@ -463,7 +463,7 @@ bool rig_run(struct rig *r)
                        gpu_write(r->g, all, 0, r->image, r->n_image, err) && cmd_end(r->c, err) &&
                        fill_scratch(r) && cmd_submit(r->c, err) && gpu_wait(r->g, err) &&
                        gpu_read(r->g, all, 0, r->back, r->n_image, err)) &&
-             band_whole(r, "before", r->head) && band_whole(r, "behind", r->tail) && unchanged(r);
+             band_whole(r, "before", r->head) && band_whole(r, "after", r->tail) && unchanged(r);
     return r->ran;
 }
 
@@ -494,7 +494,7 @@ float *rig_get(struct rig *r, tensor t)
             memcpy(&half, at, 2);
             if (i < t.col || i >= t.col + t.n) {
                 if (t.arena != r->mem && t.col == 0 && !is_guard(at))
-                    FAIL("%s: row %u is written behind its end, at %u", r->op, row, i);
+                    FAIL("%s: row %u is written past its end, at %u", r->op, row, i);
             } else if (t.dtype == F16) {
                 *to = f16_to_f32(half);
             } else {

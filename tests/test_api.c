@@ -771,7 +771,7 @@ static void test_model_threads(void)
     }
 }
 
-/* What the callback on kernels was told. */
+/* What the callback on kernels received. */
 static struct prepared {
     uint64_t done, total, n_call;
     bool stop, wrong;

@@ -29,7 +29,7 @@ static void on_message(void *user, enum hlm_log_level level, const char *msg)
 }
 
 /* There is a reason in one line, and it says these parts. */
-static void told(const char *what, uint64_t n, const struct hlm_err *err, const char *says)
+static void has_reason(const char *what, uint64_t n, const struct hlm_err *err, const char *says)
 {
     if (!err->kind)
         FAIL("%s %llu: failed without a reason", what, (unsigned long long)n);
@@ -84,7 +84,7 @@ static void walk_host(const char *what, uint64_t (*arm)(uint64_t))
         more = arm(0) == 0;
         n_failed += !ok;
         if (!ok)
-            told("allocation", n, &err, "memory");
+            has_reason("allocation", n, &err, "memory");
         CHECK_MSG(more || ok, "%s", err.msg);
     }
     CHECK(n_failed > 20);
@@ -241,7 +241,7 @@ static void walk(enum phase phase, const char *what, uint64_t (*arm)(uint64_t), 
         more = arm(0) == 0;
         n_failed += !ok;
         if (!ok)
-            told(what, n, &err, word);
+            has_reason(what, n, &err, word);
         CHECK_MSG(more || ok, "%s", err.msg);
         after(phase, ok, base);
     }
@@ -267,7 +267,7 @@ static void walk_lost(void)
         CHECK_EQ(ok, !more);
         if (!ok) {
             bool named = false;
-            told("submission", n, &err, "lost");
+            has_reason("submission", n, &err, "lost");
             for (uint32_t i = 0; i < ARRAY_LEN(plans); i++)
                 named |= test_has(err.msg, plans[i]);
             CHECK_MSG(named, "%s", err.msg);

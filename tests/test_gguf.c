@@ -380,7 +380,7 @@ static const struct broken_gguf {
 };
 /* clang-format on */
 
-/* Where a name is. Its length is in front of it, which tells it from the same text in a value. */
+/* Where a name is. Its length is in front of it, which the same text in a value has not. */
 static uint64_t find_name(const uint8_t *bytes, uint64_t n, const char *name)
 {
     uint64_t len = strlen(name);
@@ -476,9 +476,9 @@ static void parse_anything(const uint8_t *bytes, uint64_t n)
 /* Makes one to four changes, nearly all of them before the data, where the reader looks. */
 static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n, uint64_t n_head)
 {
-    static const uint64_t telling[] = { 0,          1,          8,         9,        13,
-                                        63,         64,         255,       1u << 31, UINT32_MAX,
-                                        1ull << 62, 1ull << 63, UINT64_MAX };
+    static const uint64_t edges[] = { 0,          1,          8,         9,        13,
+                                      63,         64,         255,       1u << 31, UINT32_MAX,
+                                      1ull << 62, 1ull << 63, UINT64_MAX };
     for (uint64_t k = 1 + rng_u64(r) % 4; k; k--) {
         uint64_t most = rng_u64(r) % 16 ? min_u64(n_head, n) : n;
         if (most < 64)
@@ -493,8 +493,8 @@ static uint64_t mutate(struct rng *r, uint8_t *bytes, uint64_t n, uint64_t n_hea
             n -= len;
             break;
         case 3: memmove(bytes + at + len, bytes + at, n - at - len); break; /* insert a piece */
-        case 4: memcpy(bytes + at, &telling[rng_u64(r) % ARRAY_LEN(telling)], 8); break;
-        case 5: memcpy(bytes + at, &telling[rng_u64(r) % ARRAY_LEN(telling)], 4); break;
+        case 4: memcpy(bytes + at, &edges[rng_u64(r) % ARRAY_LEN(edges)], 8); break;
+        case 5: memcpy(bytes + at, &edges[rng_u64(r) % ARRAY_LEN(edges)], 4); break;
         case 6: bytes[at] = (uint8_t)rng_u64(r); break;
         default: bytes[at] ^= (uint8_t)(1 << rng_u64(r) % 8); break;
         }

@@ -174,7 +174,7 @@ void test_layouts(void)
         return;
     if (test_case("qwen35 as Ollama's converter wrote it"))
         same_logits(layout_base("qwen35"), ollama_qwen35());
-    if (test_case("nemotron_h_moe: a latent width that only the tensors tell, by other names"))
+    if (test_case("nemotron_h_moe: a latent width that only the tensors show, by other names"))
         same_logits(latent_nemotron(true), latent_nemotron(false));
     if (test_case("qwen35: which layers are linear, seen from the tensors"))
         same_logits(odd_layers(true), odd_layers(false));

@@ -75,7 +75,7 @@ static void *log_some(void *user)
     return NULL;
 }
 
-/* A thread for each sink. Threads that do not end are left behind, so that the case fails and does
+/* A thread for each sink. Threads that do not end are abandoned, so that the case fails and does
  * not hang; what they use is static for that. */
 static bool log_at_once(struct sink *const *sink, uint32_t n)
 {

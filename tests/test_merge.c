@@ -14,7 +14,7 @@
 /* NMSE of the logits of a merged F32 file, against base and adapter. */
 static const struct bound logits_off = { .most = 1e-12, .measured = 3.4e-13 };
 
-enum { MAX_TOLD = 256, N_TOK = 24 };
+enum { MAX_MERGED = 256, N_TOK = 24 };
 
 static struct gguf *open_file(const char *path)
 {
@@ -93,18 +93,18 @@ static void make_adapter(const char *base, const struct merge_adapter *how, cons
 /* ---- merging --------------------------------------------------------------------------------- */
 
 static struct {
-    char name[MAX_TOLD][64];
-    struct hlm_merged t[MAX_TOLD];
+    char name[MAX_MERGED][64];
+    struct hlm_merged t[MAX_MERGED];
     uint32_t n;
     uint64_t stop_at; /* the progress at which to stop; 0: never */
-} told;
+} merged;
 
-static void on_told(void *user, const struct hlm_merged *t)
+static void on_merged(void *user, const struct hlm_merged *t)
 {
     (void)user;
-    if (told.n < MAX_TOLD) {
-        told.t[told.n] = *t;
-        snprintf(told.name[told.n++], 64, "%s", t->name);
+    if (merged.n < MAX_MERGED) {
+        merged.t[merged.n] = *t;
+        snprintf(merged.name[merged.n++], 64, "%s", t->name);
     }
 }
 
@@ -112,14 +112,14 @@ static bool on_progress(void *user, uint64_t done, uint64_t total)
 {
     (void)user;
     CHECK_MSG(done <= total, "%llu of %llu", (unsigned long long)done, (unsigned long long)total);
-    return !told.stop_at || done < told.stop_at;
+    return !merged.stop_at || done < merged.stop_at;
 }
 
 static bool merge_n(const char *model, const struct hlm_lora *a, uint32_t n, const char *out,
                     const char *type, const char *gates, struct hlm_err *err)
 {
     struct hlm_merge_sum sum;
-    told.n = 0;
+    merged.n = 0;
     return hlm_merge(&(struct hlm_merge_params){ .model = model,
                                                  .out = out,
                                                  .lora = a,
@@ -127,7 +127,7 @@ static bool merge_n(const char *model, const struct hlm_lora *a, uint32_t n, con
                                                  .type = type,
                                                  .gates_only = gates,
                                                  .progress = on_progress,
-                                                 .merged = on_told },
+                                                 .merged = on_merged },
                      &sum, err);
 }
 
@@ -236,7 +236,7 @@ static void check_out(const char *base, const char *out, const struct hlm_lora *
         }
         free(w);
     }
-    CHECK_EQ(n_touched, told.n);
+    CHECK_EQ(n_touched, merged.n);
     for (uint32_t i = 0; i < n; i++)
         gguf_close(g[i]);
     gguf_close(a);
@@ -261,9 +261,9 @@ static void test_fixture(const char *dir)
         made);
     CHECK_OK(merge_n(base, l, 2, out, NULL, NULL, &err), err);
     check_out(base, out, l, 2);
-    for (uint32_t i = 0; i < told.n; i++)
-        CHECK_MSG(fabs(told.t[i].kept - 1) < 1e-4 && told.t[i].noise < 1e-4, "%s: kept %g noise %g",
-                  told.name[i], told.t[i].kept, told.t[i].noise);
+    for (uint32_t i = 0; i < merged.n; i++)
+        CHECK_MSG(fabs(merged.t[i].kept - 1) < 1e-4 && merged.t[i].noise < 1e-4,
+                  "%s: kept %g noise %g", merged.name[i], merged.t[i].kept, merged.t[i].noise);
 }
 
 /* A quantised base, an adapter, and the mean noise that is reported. */
@@ -287,15 +287,15 @@ static void test_quantised(const struct quantised *q)
         base, &(struct merge_adapter){ .rank = 4, .type = F32, .alpha = 4, .size = q->size }, made);
     CHECK_OK(merge_n(base, &l, 1, out, NULL, NULL, &err), err);
     check_out(base, out, &l, 1);
-    for (uint32_t i = 0; i < told.n; i++) {
-        CHECK(told.t[i].from == told.t[i].to);
-        if (!strcmp(told.t[i].from, "F32"))
+    for (uint32_t i = 0; i < merged.n; i++) {
+        CHECK(merged.t[i].from == merged.t[i].to);
+        if (!strcmp(merged.t[i].from, "F32"))
             continue;
         n++;
-        kept += told.t[i].kept;
-        noise += told.t[i].noise;
-        test_note("  %s %s: size %.3g kept %.4f noise %.3g", told.name[i], told.t[i].from,
-                  told.t[i].size, told.t[i].kept, told.t[i].noise);
+        kept += merged.t[i].kept;
+        noise += merged.t[i].noise;
+        test_note("  %s %s: size %.3g kept %.4f noise %.3g", merged.name[i], merged.t[i].from,
+                  merged.t[i].size, merged.t[i].kept, merged.t[i].noise);
     }
     if (!CHECK(n > 0))
         return;
@@ -355,16 +355,16 @@ static void test_types(void)
     for (uint32_t i = 0; i < ARRAY_LEN(types); i++) {
         test_case("--merge-type %s: one matrix in that type, error against the sum", types[i].type);
         CHECK_OK(merge(base, made, 1, out, types[i].type, &err), err);
-        for (uint32_t k = 0; k < told.n; k++) {
-            double off =
-                told.t[k].noise * told.t[k].size / sqrt(1 + told.t[k].size * told.t[k].size);
-            if (!CHECK_MSG(!strcasecmp(told.t[k].to, types[i].type) && off <= types[i].most,
-                           "%s: %s, %.4f off", told.name[k], told.t[k].to, off))
+        for (uint32_t k = 0; k < merged.n; k++) {
+            double off = merged.t[k].noise * merged.t[k].size /
+                         sqrt(1 + merged.t[k].size * merged.t[k].size);
+            if (!CHECK_MSG(!strcasecmp(merged.t[k].to, types[i].type) && off <= types[i].most,
+                           "%s: %s, %.4f off", merged.name[k], merged.t[k].to, off))
                 break;
         }
         struct gguf *g = open_file(out);
-        for (uint32_t k = 0; g && k < told.n; k++)
-            CHECK_STR(dtype_info(gguf_tensor(g, told.name[k])->type)->name, told.t[k].to);
+        for (uint32_t k = 0; g && k < merged.n; k++)
+            CHECK_STR(dtype_info(gguf_tensor(g, merged.name[k])->type)->name, merged.t[k].to);
         gguf_close(g);
     }
 }
@@ -383,8 +383,8 @@ static void test_gates_only(void)
         &(struct merge_adapter){ .rank = 3, .type = F32, .alpha = 6, .size = 0.02, .deltas = true },
         all);
     CHECK_OK(merge_n(base, &l, 1, out, NULL, rest, &err), err);
-    for (uint32_t i = 0; i < told.n; i++)
-        CHECK_MSG(told.t[i].gate, "%s is no gate", told.name[i]);
+    for (uint32_t i = 0; i < merged.n; i++)
+        CHECK_MSG(merged.t[i].gate, "%s is no gate", merged.name[i]);
     struct gguf *a = open_file(base), *b = open_file(out), *g = open_file(all),
                 *r = open_file(rest);
     uint64_t n_same = 0, n_delta = 0;
@@ -517,13 +517,13 @@ static void test_left(void)
     uint32_t before = n_files();
     test_case("stopped: nothing is left, the old file stands");
     for (uint64_t at = 1; at < 2000000; at += 450000) {
-        told.stop_at = at;
+        merged.stop_at = at;
         bool ok = merge(base, lora, 1, out, NULL, &err);
         CHECK_MSG(!ok && err.kind == HLM_ERR_STOPPED, "stopped at %llu: %s", (unsigned long long)at,
                   err.msg);
         CHECK_EQ(n_files(), before);
     }
-    told.stop_at = 0;
+    merged.stop_at = 0;
     test_case("the disk is full: one line, nothing is left");
     uint32_t i = 1;
     for (bool done = false; !done && i < 40; i++) {

@@ -281,7 +281,7 @@ static uint32_t draw_pieces(struct rng *r, uint32_t n, uint32_t *piece, uint32_t
 }
 
 /* Pieces whose bit in `skip` is set are read without logits, as hlm_session_sync reads a prompt.
- * The last piece never is, so its logits show what all pieces before it left behind. */
+ * The last piece never is, so its logits show what all pieces before it left in the caches. */
 static void read_mixed(const struct subject *t, const int32_t *id, uint32_t n,
                        const uint32_t *piece, uint32_t n_piece, uint64_t skip, float *got,
                        const float *whole)

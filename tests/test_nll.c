@@ -83,7 +83,7 @@ static void nll_model(const char *arch)
         if (read_nll(s, id, 0, N_ID, nll))
             check_near("at once", nll, want, N_ID - 1);
         if (read_nll(s, id, 20, 70, nll))
-            check_near("in calls behind what is held", nll + 20, want + 20, N_ID - 21);
+            check_near("in calls after what is cached", nll + 20, want + 20, N_ID - 21);
         if (read_nll(s, id, N_ID - 6, 2, nll))
             check_near("one by one", nll + N_ID - 6, want + N_ID - 6, 5);
     }
@@ -99,7 +99,7 @@ static void nll_limits(void)
     struct hlm_err err = { 0 };
     int32_t id[N_ID], next;
     double nll[N_ID];
-    test_case("limits, and what is held afterwards");
+    test_case("limits, and what is cached afterwards");
     hlm *m = hlm_test_open(fixture("qwen35/base/model-f32.gguf"));
     struct hlm_session_params params = { .n_ctx = 20, .kv = HLM_KV_F32, .keep_nll = true };
     hlm_session *s = m ? hlm_test_session(m, params) : NULL;

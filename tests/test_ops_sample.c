@@ -224,11 +224,11 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
         return false;
     memcpy(ids, r->back + b.ids.offset, 4ull * (n_ids - 1));
     memcpy(ids + n_ids - 1, r->back + s.chosen.offset, 4);
-    uint32_t odd = 0, told;
+    uint32_t odd = 0, reported;
     for (uint32_t i = 0; i < c->n_vocab; i++)
         odd |= !isfinite(logits[i]) && (c->s.allow_unused || !(unused[i / 32] >> i % 32 & 1));
-    memcpy(&told, r->back + s.chosen.offset + 4, 4);
-    CHECK_EQ(told, odd);
+    memcpy(&reported, r->back + s.chosen.offset + 4, 4);
+    CHECK_EQ(reported, odd);
     struct step after = step;
     after.n_past += c->n_draw;
     after.i_window = c->n_draw % 2;

@@ -93,7 +93,7 @@ static void check_as_fresh(const int32_t *id, const uint32_t *end)
 static void test_reuse(void)
 {
     int32_t other[N_ID];
-    test_case("sync: what is held is not read again");
+    test_case("sync: what is cached is not read again");
     start();
     sync_to(t.id, 40, 0);
     check_counts(40, 0, 0, 0);
@@ -110,14 +110,14 @@ static void test_reuse(void)
     check_counts(15, 0, 30, 0);
     AS_FRESH(other, 45);
 
-    test_case("sync: a part of what is held is read from the start");
+    test_case("sync: a part of what is cached is read from the start");
     start();
     sync_to(t.id, 40, 0);
     sync_to(t.id, 20, 0);
     check_counts(40, 0, 20, 0);
     AS_FRESH(t.id, 20);
 
-    test_case("reset: nothing is held, nothing counts as read again");
+    test_case("reset: nothing is cached, nothing counts as read again");
     hlm_session_reset(t.s);
     CHECK_EQ(hlm_session_n_past(t.s), 0);
     check_counts(UINT64_MAX, 0, 0, 0);
@@ -232,14 +232,14 @@ static void test_random_calls(void)
         }
         if (rng_u64(&r) % 8 == 0)
             hlm_session_reset(t.s);
-        uint32_t held = hlm_session_n_past(t.s);
-        memcpy(id, hlm_session_ids(t.s), held * sizeof *id);
-        id[held] = 5;
+        uint32_t n_past = hlm_session_n_past(t.s);
+        memcpy(id, hlm_session_ids(t.s), n_past * sizeof *id);
+        id[n_past] = 5;
         const float *got = read_one(t.s, 5);
         hlm_session_reset(t.fresh);
-        CHECK_OK(hlm_session_eval(t.fresh, id, held + 1, all, NULL, &err), err);
+        CHECK_OK(hlm_session_eval(t.fresh, id, n_past + 1, all, NULL, &err), err);
         struct diff d =
-            got ? diff_f32(got, all + (uint64_t)held * t.n_vocab, t.n_vocab) : (struct diff){ 0 };
+            got ? diff_f32(got, all + (uint64_t)n_past * t.n_vocab, t.n_vocab) : (struct diff){ 0 };
         CHECK_WITHIN("nmse", d.nmse, timeline_off);
     }
 }
@@ -299,7 +299,7 @@ static void test_progress(void)
     struct hlm_err err = { 0 };
     struct stop all = { 0 }, none = { 0 }, first = { .stop_at = 1 }, third = { .stop_at = 3 },
                 last = { .stop_at = 4 };
-    test_case("progress: told before and after every piece, to the end");
+    test_case("progress: reported before and after every piece, to the end");
     start();
     CHECK_OK(hlm_session_sync(t.s, t.id, 40, NULL, 0, on_progress, &all, &err), err);
     CHECK_EQ(all.n_call, 4);

@@ -454,7 +454,7 @@ static void test_places(void)
     read_to(60, N_ID, NULL, 0);
     CHECK_EQ(hlm_session_found(b.s).n_from, 60);
 
-    test_case("another token behind it makes that void");
+    test_case("another token after it makes that void");
     read_to(30, N_ID, NULL, 0);
     CHECK_OK(hlm_session_next(b.s, &greedy, &id, &err), err);
     CHECK(id != b.id[30]);

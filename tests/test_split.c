@@ -135,7 +135,7 @@ static void test_good(void)
     gguf_close(want);
 }
 
-/* Four tensors whose places a test can tell apart; each shard has its own alignment. */
+/* Four tensors whose places a test can distinguish; each shard has its own alignment. */
 static struct gguf_build *small(void)
 {
     struct gguf_build *b = gb_new();

@@ -14,7 +14,7 @@ rooms="base file text gpu ops lora model session train"
 
 found=$(mktemp)
 trap 'rm -f "$found" "$found.c" "$found.f"' EXIT
-# grep's lines, with the rule behind; the words of comments and strings do not count where code is searched.
+# grep's lines, each followed by the rule; the words of comments and strings do not count where code is searched.
 say() { while IFS= read -r line; do echo "$line: $1" >>"$found"; done; }
 code() { # blanks out comments, strings and characters, keeps the lines: file:line:text
     awk '

@@ -245,9 +245,9 @@ double now_s(void)
 static atomic_llong fail_in;   /* allocations until the one that a test makes fail */
 static atomic_bool fail_later; /* and whether all later ones fail too */
 
-static uint64_t fail_at(uint64_t n, bool behind)
+static uint64_t fail_at(uint64_t n, bool later_too)
 {
-    atomic_store(&fail_later, behind);
+    atomic_store(&fail_later, later_too);
     long long left = atomic_exchange(&fail_in, (long long)n);
     return left > 0 ? (uint64_t)left : 0;
 }

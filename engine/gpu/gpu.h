@@ -102,7 +102,7 @@ void *arena_map(struct arena *a, uint64_t offset);
 
 /* The plan: what all arenas of the gpu cost, committed or not, by purpose, in the order in which
  * they were created. Fills at most max entries and returns how many purposes there are. A gpu whose
- * memory has to be staged owns one arena itself, the staging ring. */
+ * memory has to be staged owns one arena itself, the staging slots. */
 struct gpu_memory {
     char purpose[64];
     bool on_host; /* in the host's memory, so not part of the device's budget */

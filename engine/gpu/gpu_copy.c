@@ -1,6 +1,6 @@
-/* gpu_copy: moves bytes between host and device: the staging ring, upload, readback, zeroing.
+/* gpu_copy: moves bytes between host and device: the staging slots, upload, readback, zeroing.
  *
- * The ring has a few slots, each with some mapped memory and a command buffer. A slot is free when
+ * There are a few slots, each with some mapped memory and a command buffer. A slot is free when
  * the timeline has reached its last submission, so the host fills one slot while the device empties
  * others. If all memory is mapped, nothing is staged: callers get the arena's own bytes after its
  * last use has ended. */

@@ -26,7 +26,7 @@
     } while (0)
 
 #define MAX_BIND 16 /* storage buffers of one kernel */
-#define N_SLOT 4    /* of the staging ring */
+#define N_SLOT 4    /* of staging memory */
 #define SLOT_BYTES (16ull << 20)
 #define N_FLIGHT 256 /* submissions whose names are kept, for the report of a lost device */
 

@@ -357,7 +357,7 @@ static void merge_put_keys(struct gguf_out *o, const struct gguf *g)
     uint64_t none = 0;
     for (uint64_t i = 0; i < gguf_n_kv(g); i++) {
         struct gguf_kv kv = *gguf_kv_at(g, i);
-        /* Several shards become one file; 0 shards tells readers that it is complete. */
+        /* Several shards become one file; 0 shards says that it is complete. */
         if (!strcmp(kv.key, "split.count") && kv.type != GGUF_ARRAY &&
             gguf_kv_bytes(&kv) <= sizeof none)
             kv.data = (const uint8_t *)&none;

@@ -327,7 +327,7 @@ static struct chosen choose_experts(struct cmd *c, const struct moe *m, tensor l
                                     const struct moe_layer *s, const struct batch *b)
 {
     struct chosen ch = { .wt = cmd_scratch(c, F32, m->n_used, logits.n_row) };
-    bool held = tape_keep(c, m->n_used, logits.n_row, &ch.id);
+    bool known = tape_keep(c, m->n_used, logits.n_row, &ch.id);
     struct push_route p = {
         .n_expert = m->n_expert,
         .n_used = m->n_used,
@@ -341,9 +341,9 @@ static struct chosen choose_experts(struct cmd *c, const struct moe *m, tensor l
     };
     HLM_ASSERT(cmd_failed(c) || ch.id.stride == ch.wt.stride);
     tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
-    bool count = s->load.arena && !held, row = count && b->docs;
+    bool count = s->load.arena && !known, row = count && b->docs;
     cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
-                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .route = m->route, .held = held,
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .route = m->route, .held = known,
                       .count = count, .docs = row),
                  PUSH(p),
                  USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),

@@ -15,8 +15,8 @@
 /* ---- recordings ------------------------------------------------------------------------------ */
 
 /* Head and likelihoods for the rows of x, a slice at a time: with a large vocabulary, all logits of
- * a batch would take half a gigabyte. x is copied first, because every head begins the other half
- * of the scratch memory. */
+ * a batch would take half a gigabyte. x is copied first, because every head takes the other block
+ * scratch. */
 static void record_nll(hlm_session *s, struct cmd *c, tensor x, const struct batch *b)
 {
     cmd_copy(c, s->nll_rows, x, 4ull * x.n * b->n_tok);

@@ -166,8 +166,9 @@ struct snapshot *snapshots_add(struct snapshots *k, uint32_t n_past)
 
 /* ---- choosing -------------------------------------------------------------------------------- */
 
-/* Adds a position to the wanted ones. If they become more than the slots, the one goes that costs
- * least to read again; but not the new one. */
+/* Adds a position to the wanted ones. If there are then more of them than slots, the one is dropped
+ * that costs the fewest tokens to read again. That is never the new one: one that would save fewer
+ * than WORTH tokens is not added at all. */
 static void want_snapshot(struct snapshots *k, uint32_t n_past)
 {
     uint32_t i = k->n_want, least = 0;

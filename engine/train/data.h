@@ -1,7 +1,7 @@
 /* data: training data - documents of files as ids with a loss mask, and training rows of them.
  *
  * A file has lines of JSON, one list of JSON objects, or columns (CSV: commas, semicolons or tabs)
- * whose names are in its first line. A document is one row of it. Its keys tell which form it has:
+ * whose names are in its first line. A document is one row of it. Its keys show which form it has:
  *
  *     {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
  *         with "tools" and "system" beside them if there are any; chat.h describes messages
@@ -103,7 +103,7 @@ struct data_files {
 bool data_load(struct data *d, const struct data_files *f, const struct data_params *p,
                struct hlm_err *err);
 void data_free(struct data *d);
-/* Reads the bytes of one file into one set; name is for messages, and its ending helps to tell
+/* Reads the bytes of one file into one set; name is for messages, and its ending helps to find
  * which form the file has. */
 bool data_parse(struct data_set *s, const char *bytes, uint64_t n, const char *name,
                 const struct data_params *p, struct hlm_err *err);

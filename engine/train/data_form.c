@@ -1,5 +1,5 @@
-/* data_form: the forms in which people have training data, told apart by their keys; which answers
- * a row says are not to be learnt; and the keys that hlm does not obey. See data.h.
+/* data_form: the forms in which people have training data, distinguished by their keys; which
+ * answers a row says are not to be learnt; and the keys that hlm does not obey. See data.h.
  *
  * Every form becomes one of three: messages, a prompt with its completion, or a text. data_doc.c
  * makes documents of these. */

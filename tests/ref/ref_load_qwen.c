@@ -42,14 +42,14 @@ static bool read_mixers(struct ref_loader *ld)
     delta = n_kv ? ref_key_bool_each(ld, "attention.recurrent_layers", OPTIONAL) : NULL;
     if (!delta)
         return false;
-    bool told = gguf_kv(ld->g, ref_key(ld, "attention.recurrent_layers")) != NULL;
+    bool listed = gguf_kv(ld->g, ref_key(ld, "attention.recurrent_layers")) != NULL;
     for (uint32_t i = 0; i < c->n_layer + c->n_mtp; i++) {
         struct ref_layer *l = &ld->m->layer[i];
         l->n_head = n_head;
         l->n_kv_head = n_kv[i];
         if (i >= c->n_layer) {
             /* a draft block is an attention layer ("Qwen draft tensors") */
-        } else if (told ? delta[i] : (i + 1) % interval != 0) {
+        } else if (listed ? delta[i] : (i + 1) % interval != 0) {
             l->mixer = MIXER_DELTA;
             continue;
         }
