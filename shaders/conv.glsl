@@ -32,3 +32,28 @@ void keep_window(uint i_window, uint ch)
         window[window_at(1 - i_window, j, ch)] =
             conv_in(i_window, int(p.n_tok + j) - int(CONV_K - 1), ch);
 }
+
+// The same for a batch of one token, in parts: a driver cannot know that windows do not overlap, so
+// a kernel that wants its loads to go out together puts all of them before its first store.
+const uint MAX_CONV_K = 8;
+struct conv_inputs { float tap[MAX_CONV_K]; };
+
+void conv_load(uint i_window, uint ch, out conv_inputs x)
+{
+    [[unroll]] for (uint j = 0; j < CONV_K; j++)
+        x.tap[j] = conv_in(i_window, int(j) - int(CONV_K - 1), ch);
+}
+
+float conv_sum(conv_inputs x, uint ch)
+{
+    float v = conv_bias(ch);
+    [[unroll]] for (uint j = 0; j < CONV_K; j++)
+        v += conv_w[ch * CONV_K + j] * x.tap[j];
+    return silu(v);
+}
+
+void conv_keep(uint i_window, conv_inputs x, uint ch)
+{
+    [[unroll]] for (uint j = 0; j + 1 < CONV_K; j++)
+        window[window_at(1 - i_window, j, ch)] = x.tap[j + 1];
+}

@@ -2,12 +2,17 @@
 // delta_step: delta_conv, delta_scan and delta_norm for one token in one dispatch. A workgroup owns
 // a V head. V heads that share a K head each compute the convolution of its q and k; only the first
 // of them updates the convolution window.
+//
+// The state is all that costs time. LANES lanes share a column of it. Each of them loads its rows at
+// once, before anything else, and keeps them in registers, so that the whole state of a head is on
+// its way at the same time. With LANES 1 a lane walks over its columns twice.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
 
 layout(constant_id = SPEC_d_state) const uint D_STATE = 4;
 layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
+layout(constant_id = SPEC_lanes) const uint LANES = 1;          // more: WG is LANES * D_STATE
 layout(push_constant) uniform Push { push_delta p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };
@@ -21,27 +26,46 @@ layout(binding = 8) writeonly buffer Y { float y[]; };          // [n_v_head * d
 #include "delta.glsl"
 #include "conv.glsl"
 
-shared float q_row[D_STATE], k_row[D_STATE], o[D_STATE];
+const uint ROWS = LANES > 1 ? D_STATE / LANES : 1;              // of a lane
+shared float q_row[D_STATE], k_row[D_STATE], v_row[D_STATE], o[D_STATE];
+shared float part[WG];
 
-void main()
+// The sum of what the lanes of column col have, in the order of their rows.
+float column_sum(uint col, float v)
 {
-    uint head = gl_WorkGroupID.x, kh = k_head_of(head), i_window = st.i_window;
+    part[lane()] = v;
+    barrier();
+    v = part[col];
+    [[unroll]] for (uint i = 1; i < LANES; i++)
+        v += part[i * D_STATE + col];
+    barrier();
+    return v;
+}
+
+// q, k and v of the head, each row in shared memory; q and k normalised.
+void convolve(uint head)
+{
+    uint kh = k_head_of(head), i_window = st.i_window;
     uint q_ch = kh * D_STATE, k_ch = (p.n_k_head + kh) * D_STATE;
     uint v_ch = (2 * p.n_k_head + head) * D_STATE;
     bool first = p.tiled != 0 ? head < p.n_k_head : head % (p.n_v_head / p.n_k_head) == 0;
-
     float qq = 0.0, kk = 0.0;
     for (uint i = lane(); i < D_STATE; i += WG) {
-        float q = conv_silu(i_window, 0, q_ch + i), k = conv_silu(i_window, 0, k_ch + i);
+        conv_inputs q_in, k_in, v_in;
+        conv_load(i_window, q_ch + i, q_in);
+        conv_load(i_window, k_ch + i, k_in);
+        conv_load(i_window, v_ch + i, v_in);
+        float q = conv_sum(q_in, q_ch + i), k = conv_sum(k_in, k_ch + i);
         q_row[i] = q;
         k_row[i] = k;
+        v_row[i] = conv_sum(v_in, v_ch + i);
         qq += q * q;
         kk += k * k;
         if (first) {
-            keep_window(i_window, q_ch + i);
-            keep_window(i_window, k_ch + i);
+            conv_keep(i_window, q_in, q_ch + i);
+            conv_keep(i_window, k_in, k_ch + i);
         }
-        keep_window(i_window, v_ch + i);
+        conv_keep(i_window, v_in, v_ch + i);
     }
     float q_scale = 1.0 / sqrt(wg_sum(qq) + 1e-6) / sqrt(float(D_STATE));
     float k_scale = 1.0 / sqrt(wg_sum(kk) + 1e-6);
@@ -51,24 +75,57 @@ void main()
         k_row[i] *= k_scale;
     }
     barrier();
+}
 
+// The new state of column col, and its product with q, both by one lane.
+float step_column(uint at, uint col, float decay, float beta)
+{
+    float read = 0.0, y = 0.0;
+    [[dont_unroll]] for (uint i = 0; i < D_STATE; i++)
+        read += decay * state[at + i * D_STATE] * k_row[i];
+    float d = beta * (v_row[col] - read);
+    [[dont_unroll]] for (uint i = 0; i < D_STATE; i++) {
+        float m = decay * state[at + i * D_STATE] + k_row[i] * d;
+        state[at + i * D_STATE] = m;
+        y += m * q_row[i];
+    }
+    return y;
+}
+
+void main()
+{
+    uint head = gl_WorkGroupID.x, col = lane() % D_STATE, row0 = lane() / D_STATE * ROWS;
+    uint at = head * D_STATE * D_STATE + row0 * D_STATE + col;
+    float m[ROWS], oo = 0.0;
+    if (LANES > 1)
+        [[unroll]] for (uint i = 0; i < ROWS; i++)
+            m[i] = state[at + i * D_STATE];
     float decay = delta_decay(ssm_a[head], dt_bias[head], proj[p.a_col + head]);
     float beta = delta_beta(proj[p.b_col + head]);
-    float oo = 0.0;
-    for (uint col = lane(); col < D_STATE; col += WG) {
-        uint at = head * D_STATE * D_STATE + col;
-        float v = conv_silu(i_window, 0, v_ch + col), read = 0.0, out_v = 0.0;
-        // The column is read twice: keeping it in D_STATE registers would leave a GPU few lanes.
-        [[dont_unroll]] for (uint i = 0; i < D_STATE; i++)
-            read += decay * state[at + i * D_STATE] * k_row[i];
-        float d = beta * (v - read);
-        [[dont_unroll]] for (uint i = 0; i < D_STATE; i++) {
-            float m = decay * state[at + i * D_STATE] + k_row[i] * d;
-            state[at + i * D_STATE] = m;
-            out_v += m * q_row[i];
+    convolve(head);
+
+    if (LANES > 1) {
+        float read = 0.0, y_part = 0.0;
+        [[unroll]] for (uint i = 0; i < ROWS; i++) {
+            m[i] *= decay;
+            read += m[i] * k_row[row0 + i];
         }
-        o[col] = out_v;
-        oo += out_v * out_v;
+        float d = beta * (v_row[col] - column_sum(col, read));
+        [[unroll]] for (uint i = 0; i < ROWS; i++) {
+            m[i] += k_row[row0 + i] * d;
+            state[at + i * D_STATE] = m[i];
+            y_part += m[i] * q_row[row0 + i];
+        }
+        float sum = column_sum(col, y_part);
+        if (row0 == 0) {
+            o[col] = sum;
+            oo = sum * sum;
+        }
+    } else {
+        [[dont_unroll]] for (uint c = lane(); c < D_STATE; c += WG) {
+            o[c] = step_column(head * D_STATE * D_STATE + c, c, decay, beta);
+            oo += o[c] * o[c];
+        }
     }
     float r = 1.0 / sqrt(wg_sum(oo) / float(D_STATE) + p.eps);
     for (uint i = lane(); i < D_STATE; i += WG)     // each lane reads back its own columns

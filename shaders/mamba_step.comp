@@ -8,6 +8,7 @@
 
 layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
 layout(constant_id = SPEC_lanes) const uint LANES = 1;
+layout(constant_id = SPEC_fours) const uint FOURS = 1;  // four columns each, loaded before any is stored
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };
@@ -38,9 +39,11 @@ void main()
         uint ch = i < ds       ? d_inner() + group * ds + i
                   : i < 2 * ds ? d_inner() + (p.n_group + group) * ds + i - ds
                                : head * hd + row0 + i - 2 * ds;
-        u[i] = conv_silu(i_window, 0, ch);
+        conv_inputs x;
+        conv_load(i_window, ch, x);
+        u[i] = conv_sum(x, ch);
         if (first || i >= 2 * ds)
-            keep_window(i_window, ch);
+            conv_keep(i_window, x, ch);
     }
     barrier();
 
@@ -50,17 +53,23 @@ void main()
         bool live = r < n_row;
         uint row = min(r, n_row - 1), at = head * ds * hd + row0 + row;
         float v = u[2 * ds + row], x = g.dt * v, y = part == 0 ? d_skip[head] * v : 0.0;
-        // Four loads before four stores: a driver cannot know that they do not overlap.
-        [[dont_unroll]] for (uint i = 4 * part; i < ds; i += 4 * (WG / LANES)) {
-            vec4 m;
-            [[unroll]] for (uint e = 0; e < 4; e++)
-                m[e] = state[at + (i + e) * hd];
-            m = m * g.decay + vec4(u[i], u[i + 1], u[i + 2], u[i + 3]) * x;
-            if (live)
+        // All loads of a round before its stores: a driver cannot know that they do not overlap.
+        const uint next = 4 * (WG / LANES);
+        [[dont_unroll]] for (uint from = 4 * part; from < ds; from += FOURS * next) {
+            vec4 m[FOURS];
+            [[unroll]] for (uint f = 0; f < FOURS; f++)
                 [[unroll]] for (uint e = 0; e < 4; e++)
-                    state[at + (i + e) * hd] = m[e];
-            uint c = ds + i;
-            y += dot(m, vec4(u[c], u[c + 1], u[c + 2], u[c + 3]));
+                    m[f][e] = state[at + (min(from + f * next, ds - 4) + e) * hd];
+            [[unroll]] for (uint f = 0; f < FOURS; f++) {
+                uint i = from + f * next, c = ds + i;
+                if (i >= ds)
+                    break;
+                m[f] = m[f] * g.decay + vec4(u[i], u[i + 1], u[i + 2], u[i + 3]) * x;
+                if (live)
+                    [[unroll]] for (uint e = 0; e < 4; e++)
+                        state[at + (i + e) * hd] = m[f][e];
+                y += dot(m[f], vec4(u[c], u[c + 1], u[c + 2], u[c + 3]));
+            }
         }
         if (WG != LANES) {
             sums[lane()] = y;

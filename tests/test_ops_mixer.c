@@ -15,12 +15,12 @@ struct delta_row {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
     uint32_t i_window;
-    uint32_t piece[4];                      /* tokens of the batches; 0 ends them */
-    enum { BEST, PLAIN, CHUNKS, WIDE } how; /* as op_delta chooses, or all of them by one path */
+    uint32_t piece[4];                                 /* tokens of the batches; 0 ends them */
+    enum { BEST, PLAIN, STEP_WIDE, CHUNKS, WIDE } how; /* as op_delta chooses, or all by one path */
     float rate; /* the decay of the first V head, of the i-th i times that; 0: random decays */
 };
 
-static const char *const hows[] = { "best path", "scan", "chunks", "wide chunks" };
+static const char *const hows[] = { "best path", "scan", "wide step", "chunks", "wide chunks" };
 
 /* A mixer's inputs as numbers; p is [n_tok][d_conv + d_out + 2 n_v_head]. */
 struct delta_mixer {
@@ -101,9 +101,10 @@ static uint32_t n_pieces(const struct delta_row *c)
  * step. */
 static void delta_case(struct gpu *g, const struct delta_row *c)
 {
-    static const enum delta_path path[] = {
-        [PLAIN] = DELTA_PLAIN, [CHUNKS] = DELTA_CHUNK, [WIDE] = DELTA_CHUNK_WIDE
-    };
+    static const enum delta_path path[] = { [PLAIN] = DELTA_PLAIN,
+                                            [STEP_WIDE] = DELTA_STEP_WIDE,
+                                            [CHUNKS] = DELTA_CHUNK,
+                                            [WIDE] = DELTA_CHUNK_WIDE };
     if (!test_case(
             "delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, window %u, %s, rate %g",
             c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
@@ -179,6 +180,15 @@ static void test_delta(struct gpu *g)
         { 2, 4, 16, 4, true, 0, { 200, 57 }, BEST, 0 },
         { 2, 4, 16, 4, false, 0, { 300, 20 }, PLAIN, SLOW },
     };
+    /* Two lanes a column, four, eight; the most of a workgroup; a width that allows only one. */
+    static const struct delta_row steps[] = {
+        { 1, 3, 12, 4, true, 1, { 1, 1 }, STEP_WIDE, 0 },
+        { 2, 4, 32, 4, true, 0, { 1, 1, 1, 1 }, STEP_WIDE, 0 },
+        { 2, 2, 64, 2, false, 1, { 1, 1, 1 }, STEP_WIDE, 0 },
+        { 2, 4, 128, 4, true, 0, { 1, 1 }, STEP_WIDE, 0 },
+        { 1, 2, 128, 4, false, 1, { 1, 1, 1 }, STEP_WIDE, SLOW },
+        { 1, 1, 256, 4, true, 0, { 1 }, STEP_WIDE, 0 },
+    };
     /* Lengths of a chunk, one less and one more, and several with a rest; widths that the
      * columns of workgroups do not divide; 128 over more tokens than one dispatch may walk
      * (loop_budget). */
@@ -201,6 +211,8 @@ static void test_delta(struct gpu *g)
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         delta_case(g, &rows[i]);
+    for (uint32_t i = 0; i < ARRAY_LEN(steps); i++)
+        delta_case(g, &steps[i]);
     for (uint32_t i = 0; !test_brief() && i < ARRAY_LEN(rows); i++) {
         struct delta_row c = rows[i];
         c.how = CHUNKS;

@@ -358,9 +358,10 @@ struct delta {
     float eps;
 };
 /* DELTA_PLAIN: any number of tokens, token by token, in three dispatches. DELTA_STEP: one token, in
- * one dispatch. DELTA_CHUNK: any number, in chunks of 32 tokens, in four dispatches.
- * DELTA_CHUNK_WIDE: chunks of 64, with workgroups of several subgroups even on CPU devices. */
-enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_CHUNK, DELTA_CHUNK_WIDE };
+ * one dispatch; wide: with many lanes for a column of the state, which GPUs take. DELTA_CHUNK: any
+ * number, in chunks of 32 tokens, in four dispatches; wide: chunks of 64, with workgroups of
+ * several subgroups even on CPU devices. */
+enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_STEP_WIDE, DELTA_CHUNK, DELTA_CHUNK_WIDE };
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
                 const struct recurrent *s, const struct batch *b);
 /* Gated DeltaNet (Yang et al., arXiv 2412.06464): convolution, l2 norms, gates, recurrence and

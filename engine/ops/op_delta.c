@@ -22,8 +22,10 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct rec
         return delta_docs(c, p, d, s, b);
     /* A CPU device has no faster shared memory: there chunks take 20 % longer than single tokens
      * for 16 heads of 128, and nearly twice as long for 8 heads of 32. */
-    bool chunks = b->n_tok >= CHUNK_MIN && gpu_caps(cmd_gpu(c))->kind != GPU_CPU;
-    enum delta_path path = b->n_tok == 1 ? DELTA_STEP : chunks ? DELTA_CHUNK : DELTA_PLAIN;
+    bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
+    enum delta_path path = b->n_tok == 1                   ? cpu ? DELTA_STEP : DELTA_STEP_WIDE
+                           : b->n_tok >= CHUNK_MIN && !cpu ? DELTA_CHUNK
+                                                           : DELTA_PLAIN;
     return delta_by(c, path, p, d, s, b);
 }
 
@@ -215,23 +217,44 @@ static void delta_norm(struct cmd *c, tensor o, tensor p, tensor y, const struct
                  PUSH(*push), USES(READ(o), READ(p), READ(d->norm), WRITE(y)));
 }
 
+/* How many lanes share a column of a head's state [n][n], with at least MIN_ROWS rows each. 1: the
+ * device or n does not allow more. */
+static uint32_t column_lanes(const struct gpu_caps *caps, uint32_t n)
+{
+    enum { MIN_ROWS = 16 };
+    for (uint32_t lanes = n / MIN_ROWS; lanes > 1; lanes--)
+        if (n % lanes == 0 && lanes * n % 32 == 0 && lanes * n <= caps->max_invocations)
+            return lanes;
+    return 1;
+}
+
+/* One token. wide: many lanes share a column of the state, as GPUs want it. */
+static void delta_step(struct cmd *c, bool wide, tensor p, tensor y, const struct delta *d,
+                       const struct recurrent *s, const struct batch *b,
+                       const struct push_delta *push)
+{
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    uint32_t n = d->d_state, lanes = wide ? column_lanes(caps, n) : 1;
+    uint32_t wg = lanes > 1 ? lanes * n : wg_size(caps, min_u32(max_u32(n, 32), 128));
+    HLM_ASSERT(b->n_tok == 1);
+    cmd_work(c, 8.0 * y.n * n + 40.0 * (2 * d->n_k_head + d->n_v_head) * n);
+    cmd_dispatch(c, K_delta_step, GRID(d->n_v_head, 1, 1),
+                 SPEC(.wg = wg, .d_state = n, .conv_k = d->conv_k, .lanes = lanes), PUSH(*push),
+                 USES(READ(p), READ(d->conv), BOTH(s->window), READ(b->step), READ(d->ssm_a),
+                      READ(d->dt_bias), BOTH(s->state), READ(d->norm), WRITE(y)));
+}
+
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
                 const struct recurrent *s, const struct batch *b)
 {
-    uint32_t n = d->d_state, d_out = d->n_v_head * n;
+    uint32_t d_out = d->n_v_head * d->d_state;
     if (cmd_failed(c))
         return p;
     struct push_delta push = push_of(p, d, b->n_tok);
     tensor y = cmd_scratch(c, F32, d_out, b->n_tok);
     delta_gate_stats(c, p, d, s, b, &push);
-    if (path == DELTA_STEP) {
-        uint32_t wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(max_u32(n, 32), 128));
-        HLM_ASSERT(b->n_tok == 1);
-        cmd_work(c, 8.0 * d_out * n + 40.0 * (2 * d->n_k_head + d->n_v_head) * n);
-        cmd_dispatch(c, K_delta_step, GRID(d->n_v_head, 1, 1),
-                     SPEC(.wg = wg, .d_state = n, .conv_k = d->conv_k), PUSH(push),
-                     USES(READ(p), READ(d->conv), BOTH(s->window), READ(b->step), READ(d->ssm_a),
-                          READ(d->dt_bias), BOTH(s->state), READ(d->norm), WRITE(y)));
+    if (path == DELTA_STEP || path == DELTA_STEP_WIDE) {
+        delta_step(c, path == DELTA_STEP_WIDE, p, y, d, s, b, &push);
         return y;
     }
     tensor u = delta_conv(c, p, d, s, b, &push);

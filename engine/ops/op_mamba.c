@@ -61,11 +61,13 @@ static tensor mamba_step(struct cmd *c, tensor p, const struct mamba *m, const s
     uint32_t d_inner = m->n_head * m->head_dim;
     uint32_t lanes = wide ? 32 : wg_size(caps, 64); /* lanes of a workgroup that have a row each */
     uint32_t wg = wide ? min_u32(256, caps->max_invocations / lanes * lanes) : lanes;
+    /* 128 columns over 8 lanes of a row: all of them at once */
+    uint32_t fours = wide ? min_u32(4, div_up(m->d_state, 4 * (wg / lanes))) : 1;
     HLM_ASSERT(b->n_tok == 1);
     tensor o = cmd_scratch(c, F32, d_inner, 1);
     cmd_work(c, 5.0 * d_inner * m->d_state);
     cmd_dispatch(c, K_mamba_step, GRID(m->n_head, wide ? div_up(m->head_dim, lanes) : 1, 1),
-                 SPEC(.wg = wg, .conv_k = m->conv_k, .lanes = lanes), PUSH(*push),
+                 SPEC(.wg = wg, .conv_k = m->conv_k, .lanes = lanes, .fours = fours), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
                       READ(m->ssm_a), READ(m->dt_bias), READ(m->d), BOTH(s->state), WRITE(o)));
     return o;
