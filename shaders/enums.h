@@ -24,14 +24,14 @@ END
 ENUM(epilogue)
     EPI_STORE = 0,          /* y = product */
     EPI_ADD = 1,            /* y = res + product */
-    EPI_ADD_GATED = 2       /* y = res + product * sigmoid(gate[t]) */
+    EPI_ADD_GATED = 2,      /* y = res + product * sigmoid(gate[t]) */
+    EPI_ACT = 3             /* y = activation of the product: its act_kind is added to this */
 END
 
 /* What linear.comp does to x as it reads it. */
 ENUM(linear_in)
     IN_PLAIN = 0,
-    IN_NORM = 1,            /* RMS over n_in, times a weight */
-    IN_ACT = 2              /* an activation: its act_kind is added to this */
+    IN_NORM = 1             /* RMS over n_in, times a weight */
 END
 
 /* The activation between the matrices of a feed-forward network. */

@@ -46,7 +46,7 @@ struct push_linear {
     uint32_t res_stride, res_col;
     uint32_t gate_stride, gate_col;
     float eps;                  /* IN_NORM */
-    float limit;                /* IN_ACT */
+    float limit;                /* EPI_ACT */
     uint32_t n_used;            /* GROUPED */
     uint32_t expert0, n_expert; /* GROUPED: experts that are bound */
 };

@@ -28,7 +28,12 @@ float entry(uvec4 table, uint i)
     return float(int(word << (24u - 8u * (i & 3u))) >> 24);
 }
 
-vec4 nib4(uint v) { return vec4(v & 15u, (v >> 8) & 15u, (v >> 16) & 15u, (v >> 24) & 15u); }
+// Whole bytes, which GPUs turn into floats in one instruction.
+vec4 nib4(uint v)
+{
+    v &= 0x0f0f0f0fu;
+    return vec4(v & 255u, (v >> 8) & 255u, (v >> 16) & 255u, v >> 24);
+}
 vec4 s8x4(uint v)
 {
     int i = int(v);
@@ -67,14 +72,10 @@ float half_e4m3(uint v)
 // (models/README.md, "Tensor encodings").
 vec2 k_scale(uvec4 head, uint g)
 {
-    uint s, m, i = g & 3u, sh = 8u * i;
-    if (g < 4u) {
-        s = (head.y >> sh) & 63u;
-        m = (head.z >> sh) & 63u;
-    } else {
-        s = ((head.w >> sh) & 15u) | (((head.y >> sh) & 0xc0u) >> 2);
-        m = ((head.w >> (sh + 4u)) & 15u) | (((head.z >> sh) & 0xc0u) >> 2);
-    }
+    uint sh = 8u * (g & 3u), low_d = head.y >> sh, low_m = head.z >> sh, high = head.w >> sh;
+    bool lower = g < 4u;
+    uint s = lower ? low_d & 63u : (high & 15u) | (low_d & 0xc0u) >> 2;
+    uint m = lower ? low_m & 63u : (high >> 4 & 15u) | (low_m & 0xc0u) >> 2;
     return unpackHalf2x16(head.x) * vec2(s, m);
 }
 

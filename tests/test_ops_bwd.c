@@ -398,7 +398,8 @@ static void add_case(struct gpu *g, bool gated)
     rig_put(&r, gate, gate_v);
     struct grads dx = rig_grad(&r, x), dres = rig_grad(&r, res), dgate = rig_grad(&r, gate);
     struct grads da = rig_grad_factor(&r, &w.w.lora->a), db = rig_grad_factor(&r, &w.w.lora->b);
-    tensor y = gated ? op_act_linear_add(r.c, x, (struct act){ ACT_RELU2, 0 }, &w.w, res, &gate)
+    tensor y = gated ? op_linear_add_gated(r.c, op_act(r.c, x, (struct act){ ACT_RELU2, 0 }), &w.w,
+                                           res, gate)
                      : op_linear_add(r.c, x, &w.w, res);
     double *dy = rig_back(&r, y), *in = rig_doubles(&r, x_v, N_IN * N_TOK);
     double *x_d = rig_doubles(&r, x_v, N_IN * N_TOK), *din = rig_doubles(&r, NULL, N_IN * N_TOK);

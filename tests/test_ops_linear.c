@@ -86,12 +86,12 @@ static void test_embed(struct gpu *g)
 
 /* ---- products ---------------------------------------------------------------------------- */
 
-enum { STORE, ADD, ADD_GATED, N_EPILOGUE };
-enum { PLAIN, NORM, SWIGLU, SWIGLU_CUT, RELU2, N_INPUT };
+enum { STORE, ADD, ADD_GATED, N_EPILOGUE, SWIGLU = N_EPILOGUE, SWIGLU_CUT, RELU2 };
+enum { PLAIN, NORM, N_INPUT };
 #define LIMIT 0.4f
 
-/* Weights [max_out][n_in], x [max_tok][2 n_in] (half of that where x has no gates) and all their
- * products in double, of which every shape takes a part. */
+/* Weights [max_out][n_in], x [max_tok][n_in] and all their products in double, of which every shape
+ * takes a part. */
 struct product {
     struct weight w;
     const float *x, *norm_w;
@@ -106,33 +106,16 @@ static struct product product_make(struct rig *r, const struct linear_path *path
     p.w = rig_weight(r, dtype, n_in, max_out, 1, 1, false);
     if (path->f16)
         p.w = rig_f16_weight(r, p.w);
-    p.x = rig_normal(r, (uint64_t)max_tok * 2 * n_in, 1.5);
+    p.x = rig_normal(r, (uint64_t)max_tok * n_in, 1.5);
     p.norm_w = rig_normal(r, n_in, 1);
     double *x = rig_doubles(r, NULL, (uint64_t)max_tok * n_in);
     const float *x_v = p.x;
-    if (path->f16) { /* the left halves are rows of their own */
-        float *left = rig_alloc(r, (uint64_t)max_tok * n_in, sizeof *left);
-        for (uint32_t t = 0; t < max_tok; t++)
-            memcpy(left + (uint64_t)t * n_in, p.x + (uint64_t)t * 2 * n_in, 4ull * n_in);
-        left = rig_f16_rows(r, left, n_in, max_tok);
-        float *both = rig_alloc(r, (uint64_t)max_tok * 2 * n_in, sizeof *both);
-        for (uint32_t t = 0; t < max_tok; t++)
-            memcpy(both + (uint64_t)t * 2 * n_in, left + (uint64_t)t * n_in, 4ull * n_in);
-        x_v = both;
-    }
+    if (path->f16)
+        x_v = rig_f16_rows(r, p.x, n_in, max_tok);
     for (uint32_t in = 0; in < (fused ? N_INPUT : 1); in++) {
         p.y[in] = rig_doubles(r, NULL, (uint64_t)max_tok * max_out);
-        for (uint32_t t = 0; t < max_tok; t++)
-            for (uint32_t i = 0; i < n_in; i++) {
-                const float *row = x_v + (uint64_t)t * 2 * n_in;
-                double v = (double)row[i];
-                if (in == SWIGLU || in == SWIGLU_CUT)
-                    ref_swiglu_limit(&v, &(double){ (double)row[n_in + i] }, 1,
-                                     in == SWIGLU ? 0 : (double)LIMIT, &v);
-                if (in == RELU2)
-                    v = ref_relu2(v);
-                x[(uint64_t)t * n_in + i] = v;
-            }
+        for (uint64_t i = 0; i < (uint64_t)max_tok * n_in; i++)
+            x[i] = (double)x_v[i];
         if (in == NORM)
             ref_rmsnorm(x, p.norm_w, n_in, max_tok, (double)EPS, x);
         ref_linear(p.w.v, n_in, max_out, x, max_tok, p.y[in]);
@@ -140,7 +123,8 @@ static struct product product_make(struct rig *r, const struct linear_path *path
     return p;
 }
 
-struct linear_row { /* a product to take: the first n_out rows and n_tok tokens */
+struct linear_row { /* a product to take: the first n_out rows and n_tok tokens; with SwiGLU an
+                       even number of rows */
     uint32_t n_out, n_tok, epilogue, input;
 };
 
@@ -154,18 +138,17 @@ struct pending_product {
 static struct pending_product record(struct rig *r, const struct linear_path *path,
                                      const struct product *p, struct linear_row row)
 {
-    uint32_t n_in = p->w.w.n_in, n_out = row.n_out, n_tok = row.n_tok;
-    const struct act *act = row.input == SWIGLU       ? &(struct act){ ACT_SWIGLU, 0 }
-                            : row.input == SWIGLU_CUT ? &(struct act){ ACT_SWIGLU, LIMIT }
-                            : row.input == RELU2      ? &(struct act){ ACT_RELU2, 0 }
-                                                      : NULL;
-    uint32_t n_x = act ? act_width(*act) * n_in : n_in;
+    const struct act *act = row.epilogue == SWIGLU       ? &(struct act){ ACT_SWIGLU, 0 }
+                            : row.epilogue == SWIGLU_CUT ? &(struct act){ ACT_SWIGLU, LIMIT }
+                            : row.epilogue == RELU2      ? &(struct act){ ACT_RELU2, 0 }
+                                                         : NULL;
+    uint32_t n_in = p->w.w.n_in, n_tok = row.n_tok, n_out = row.n_out / (act ? act_width(*act) : 1);
+    bool adds = row.epilogue == ADD || row.epilogue == ADD_GATED;
     uint64_t n = (uint64_t)n_out * n_tok;
     linear w = p->w.w;
-    w.n_out = n_out;
-    tensor x = rig_view(r, F32, n_x, n_tok, n_x + 12, 4);
-    for (uint32_t t = 0; t < n_tok; t++)
-        rig_put(r, tensor_rows(x, t, 1), p->x + (uint64_t)t * 2 * n_in);
+    w.n_out = row.n_out;
+    tensor x = rig_view(r, F32, n_in, n_tok, n_in + 12, 4);
+    rig_put(r, x, p->x);
     tensor norm = rig_dense(r, p->norm_w, n_in, 1);
     float *res_v = rig_normal(r, n, 1), *gate_v = rig_normal(r, n_tok, 2);
     tensor res = rig_view(r, F32, n_out, n_tok, n_out + 7, 2);
@@ -182,16 +165,21 @@ static struct pending_product record(struct rig *r, const struct linear_path *pa
                   .norm = row.input == NORM ? &norm : NULL,
                   .eps = EPS,
                   .act = act,
-                  .res = row.epilogue != STORE ? &res : NULL,
+                  .res = adds ? &res : NULL,
                   .gate = row.epilogue == ADD_GATED ? &gate : NULL,
               });
     for (uint32_t t = 0; t < n_tok; t++)
         for (uint32_t o = 0; o < n_out; o++) {
             double *y = &out.want[(uint64_t)t * n_out + o];
-            *y = p->y[row.input][(uint64_t)t * p->max_out + o];
+            const double *products = p->y[row.input] + (uint64_t)t * p->max_out;
+            *y = products[o];
+            if (row.epilogue == SWIGLU || row.epilogue == SWIGLU_CUT)
+                ref_swiglu_limit(y, &products[n_out + o], 1, (double)act->limit, y);
+            if (row.epilogue == RELU2)
+                *y = ref_relu2(*y);
             if (row.epilogue == ADD_GATED)
                 *y *= ref_sigmoid((double)gate_v[t]);
-            if (row.epilogue != STORE)
+            if (adds)
                 *y += (double)res_v[(uint64_t)t * n_out + o];
         }
     return out;
@@ -223,7 +211,7 @@ static struct linear_row shape(const struct linear_path *path, uint32_t lanes, u
                                uint32_t n_tok, uint32_t n_out)
 {
     static const uint32_t fused[5][2] = {
-        { STORE, NORM }, { ADD, SWIGLU }, { ADD_GATED, SWIGLU }, { ADD, SWIGLU_CUT }, { ADD, RELU2 }
+        { STORE, NORM }, { SWIGLU, NORM }, { SWIGLU, PLAIN }, { SWIGLU_CUT, NORM }, { RELU2, NORM }
     };
     struct linear_row row = { n_out, n_tok, i % 2 ? ADD_GATED : STORE, PLAIN };
     if (path->kernel == K_linear)
@@ -234,6 +222,8 @@ static struct linear_row shape(const struct linear_path *path, uint32_t lanes, u
         const uint32_t *f = fused[n_tok == 1 ? i % 5 : n_tok > 3];
         row.epilogue = f[0];
         row.input = f[1];
+        if (row.epilogue >= N_EPILOGUE)
+            row.n_out = max_u32(n_out & ~1u, 2);
     }
     return row;
 }
@@ -352,10 +342,10 @@ static void test_real(struct gpu *g)
             struct rig r = rig_open(g, "linear");
             bool fused = path->fuses && rows[i].dtype == Q4_K;
             struct product prod = product_make(&r, path, rows[i].dtype, 1024, 3584, n_tok, fused);
-            struct pending_product p = record(
-                &r, path, &prod,
-                (struct linear_row){ 3584, n_tok, path->kernel == K_linear ? ADD : rows[i].epilogue,
-                                     fused ? SWIGLU : PLAIN });
+            uint32_t epilogue = fused ? SWIGLU : path->kernel == K_linear ? ADD : rows[i].epilogue;
+            struct pending_product p =
+                record(&r, path, &prod,
+                       (struct linear_row){ 3584, n_tok, epilogue, fused ? NORM : PLAIN });
             check_pending(&r, path, rows[i].dtype, &p, 1);
             rig_close(&r);
         }
@@ -367,7 +357,7 @@ static void test_real(struct gpu *g)
  * two lie together, a residual, an activation before it and a gate after it, a bias. */
 static void op_case(struct gpu *g, uint32_t n_tok)
 {
-    enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C, N_Y = 10 };
+    enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C, N_Y = 12 };
     if (!test_case("ops over linear_by, %u tokens", n_tok))
         return;
     struct rig r = rig_open(g, "op_linear");
@@ -375,6 +365,7 @@ static void op_case(struct gpu *g, uint32_t n_tok)
     struct weight b = rig_weight(&r, Q8_0, N_IN, B, 1, 1, true);
     struct weight c = rig_weight(&r, F32, N_IN, C, 1, 1, true);
     struct weight sq = rig_weight(&r, Q8_0, N_IN, N_IN, 1, 1, false);
+    struct weight up = rig_weight(&r, Q8_0, N_IN, N_IN, 1, 1, true); /* follows sq */
     float *x_v = rig_normal(&r, n_tok * N_IN, 1), *norm_v = rig_normal(&r, N_IN, 1);
     float *gate_v = rig_normal(&r, n_tok, 1), *gu_v = rig_normal(&r, n_tok * 2 * N_IN, 2);
     tensor x = rig_strided(&r, x_v, N_IN, n_tok), norm = rig_dense(&r, norm_v, N_IN, 1);
@@ -392,31 +383,35 @@ static void op_case(struct gpu *g, uint32_t n_tok)
         op_norm_linear(r.c, x, norm, EPS, LINEARS(&a.w, &b.w, &c.w)),
         op_linear_add(r.c, x, &sq.w, x),
         op_act(r.c, gu, swiglu),
-        op_act_linear_add(r.c, gu, swiglu, &sq.w, x, NULL),
-        op_act_linear_add(r.c, gu, swiglu, &sq.w, x, &gate),
+        op_norm_linear_act(r.c, x, norm, EPS, LINEARS(&sq.w, &up.w), swiglu),
+        op_linear_add_gated(r.c, x, &sq.w, x, gate),
         op_act(r.c, gu, (struct act){ ACT_SWIGLU, LIMIT }),
         op_act(r.c, x, (struct act){ ACT_RELU2, 0 }),
-        op_act_linear_add(r.c, x, (struct act){ ACT_RELU2, 0 }, &with_bias, x, NULL),
+        op_linear_act(r.c, x, LINEARS(&with_bias), (struct act){ ACT_RELU2, 0 }),
+        op_linear_act(r.c, x, LINEARS(&up.w, &sq.w), swiglu),
+        op_linear_act(r.c, x, LINEARS(&sq.w), (struct act){ ACT_RELU2, 0 }),
     };
     double *want[N_Y], *in[2] = { rig_doubles(&r, x_v, n_tok * N_IN) };
     for (uint32_t i = 0; i < N_Y; i++)
         want[i] = rig_doubles(&r, NULL, n_tok * N_IN);
+    double *sq_y[2], *up_y[2]; /* of x and of the normed x */
     ref_rmsnorm(in[0], norm_v, N_IN, n_tok, (double)EPS, in[1] = want[0]);
-    ref_linear(sq.v, N_IN, N_IN, in[0], n_tok, want[3]);
+    for (uint32_t k = 0; k < 2; k++) {
+        ref_linear(sq.v, N_IN, N_IN, in[k], n_tok, sq_y[k] = rig_doubles(&r, NULL, n_tok * N_IN));
+        ref_linear(up.v, N_IN, N_IN, in[k], n_tok, up_y[k] = rig_doubles(&r, NULL, n_tok * N_IN));
+    }
     for (uint32_t i = 0; i < n_tok * N_IN; i++) {
         const float *at = gu_v + i / N_IN * 2 * N_IN + i % N_IN;
-        want[3][i] += in[0][i];
+        want[3][i] = sq_y[0][i] + in[0][i];
         want[4][i] = ref_silu((double)at[0]) * (double)at[N_IN];
+        want[5][i] = ref_silu(sq_y[1][i]) * up_y[1][i];
+        want[6][i] = sq_y[0][i] * ref_sigmoid((double)gate_v[i / N_IN]) + in[0][i];
         ref_swiglu_limit(&(double){ (double)at[0] }, &(double){ (double)at[N_IN] }, 1,
                          (double)LIMIT, &want[7][i]);
         want[8][i] = ref_relu2(in[0][i]);
-    }
-    ref_linear(sq.v, N_IN, N_IN, want[8], n_tok, want[9]);
-    ref_linear(sq.v, N_IN, N_IN, want[4], n_tok, want[5]);
-    for (uint32_t i = 0; i < n_tok * N_IN; i++) {
-        want[6][i] = want[5][i] * ref_sigmoid((double)gate_v[i / N_IN]) + in[0][i];
-        want[5][i] += in[0][i];
-        want[9][i] += in[0][i] + (double)bias_v[0][i % N_IN];
+        want[9][i] = ref_relu2(sq_y[0][i] + (double)bias_v[0][i % N_IN]);
+        want[10][i] = ref_silu(up_y[0][i]) * sq_y[0][i];
+        want[11][i] = ref_relu2(sq_y[0][i]);
     }
     for (uint32_t t = 0; t < n_tok; t++)
         for (uint32_t k = 0; k < 2; k++) {
@@ -429,9 +424,9 @@ static void op_case(struct gpu *g, uint32_t n_tok)
         }
     /* clang-format off */
     static const char *const what[N_Y] = { "norm",   "linear", "norm_linear", "linear_add",
-                                           "swiglu", "swiglu_linear_add",
-                                           "swiglu_linear_add gated", "swiglu with a limit",
-                                           "relu2", "relu2_linear_add with a bias" };
+                                           "swiglu", "norm_linear_act", "linear_add_gated",
+                                           "swiglu with a limit", "relu2", "relu2 after a bias",
+                                           "swiglu of matrices apart", "linear_act with relu2" };
     /* clang-format on */
     bool good = rig_run(&r);
     for (uint32_t i = 0; good && i < N_Y; i++)

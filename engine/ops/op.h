@@ -126,7 +126,7 @@ struct linear_path {
     enum kernel kernel;
     enum { ANY_DEVICE, CPU_ONLY, NOT_CPU } device;
     uint32_t min_tok, max_tok;
-    bool fuses; /* it can apply a norm or an activation to x as it reads it */
+    bool fuses; /* it can apply a norm to x as it reads it, and an activation to the product */
     bool f16; /* operands are f16, each row of x or dy scaled to fit; sums are f32. Taken only when
                  the cmd allows it (cmd_set_f16) */
 };
@@ -139,12 +139,13 @@ bool linear_f16_pays(const struct gpu_caps *caps);
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path);
 
 struct linear_args {
-    tensor x; /* [n_tok][n_in]; with act, act_width times as wide */
+    tensor x; /* [n_tok][n_in] */
     const linear *w;
-    tensor y;           /* [n_tok][n_out]; col and stride apply */
+    tensor y;           /* [n_tok][n_out], with act n_out / act_width; col and stride apply */
     const tensor *norm; /* [n_in]: x is normalised first; only with a path that fuses */
     float eps;
-    const struct act *act; /* applied to x first; only with a path that fuses */
+    const struct act *act; /* applied to the product; only with a path that fuses, without res, and
+                              where one binding holds w */
     const tensor *res;     /* [n_tok][n_out]: added to the product */
     const tensor *gate;    /* [n_tok][1]: its sigmoid multiplies the product before res is added */
     const tensor
@@ -190,11 +191,15 @@ tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const lin
                       uint32_t n_w);
 /* The same without a norm. */
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w);
+/* The activation of all W_i rms(x) side by side, or of all W_i x: with SwiGLU of two matrices, that
+ * of the gates first. */
+tensor op_norm_linear_act(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
+                          uint32_t n_w, struct act act);
+tensor op_linear_act(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w, struct act act);
 /* res + W x */
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res);
-/* res + W op_act(x). If gate, [n_tok][1], is not NULL, sigmoid(gate[t]) multiplies the product. */
-tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
-                         const tensor *gate);
+/* res + sigmoid(gate[t]) W x. gate: [n_tok][1] */
+tensor op_linear_add_gated(struct cmd *c, tensor x, const linear *w, tensor res, tensor gate);
 /* clang-format off */
 #define LINEARS(...) (const linear *const[]){ __VA_ARGS__ }, \
                      (uint32_t)(sizeof((const linear *const[]){ __VA_ARGS__ }) / \

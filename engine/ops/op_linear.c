@@ -202,19 +202,23 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     uint32_t n_tok = a->x.n_row;
     if (cmd_failed(c))
         return;
-    HLM_ASSERT(a->x.n == (a->act ? act_width(*a->act) : 1) * w->n_in && a->y.n == w->n_out &&
-               a->y.n_row == n_tok);
+    uint32_t width = a->act ? act_width(*a->act) : 1;
+    HLM_ASSERT(a->x.n == w->n_in && a->y.n * width == w->n_out && a->y.n_row == n_tok);
     HLM_ASSERT(path->fuses || (!a->norm && !a->act));
+    HLM_ASSERT(!a->act || (!a->res && !a->gate && linear_slab_rows(caps, w) == w->n_out));
     struct linear_tile t = linear_tile_of(path, caps, w->dtype, w->n_out, n_tok);
     tensor x = a->halves ? *a->halves : linear_operand(c, path, a->x);
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
-    uint32_t in = a->norm ? IN_NORM : a->act ? IN_ACT + (uint32_t)a->act->kind : IN_PLAIN;
+    uint32_t in = a->norm ? IN_NORM : IN_PLAIN;
     struct spec spec =
         path->kernel == K_linear
             ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows, .cols = t.toks, .in = in)
             : linear_many_spec(path, caps, t, w->dtype, GROUPED_NOT);
-    spec.epi = a->gate ? EPI_ADD_GATED : a->res ? EPI_ADD : EPI_STORE;
+    spec.epi = a->act    ? EPI_ACT + (uint32_t)a->act->kind
+               : a->gate ? EPI_ADD_GATED
+               : a->res  ? EPI_ADD
+                         : EPI_STORE;
 
     for (struct slab s = slabs_of_rows(c, w, UINT32_MAX); slab_next(&s);) {
         struct push_linear p = {

@@ -359,10 +359,11 @@ static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor
 {
     if (!m->sh_up.n_in)
         return x;
-    tensor in = m->sh_gate.n_in ? op_linear(c, h, LINEARS(&m->sh_gate, &m->sh_up))
-                                : op_linear(c, h, LINEARS(&m->sh_up));
-    tensor gate = tensor_cols(r, m->n_expert, 1);
-    return op_act_linear_add(c, in, m->sh_act, &m->sh_down, x, m->shared_gate.n_in ? &gate : NULL);
+    tensor a = m->sh_gate.n_in ? op_linear_act(c, h, LINEARS(&m->sh_gate, &m->sh_up), m->sh_act)
+                               : op_linear_act(c, h, LINEARS(&m->sh_up), m->sh_act);
+    return m->shared_gate.n_in
+               ? op_linear_add_gated(c, a, &m->sh_down, x, tensor_cols(r, m->n_expert, 1))
+               : op_linear_add(c, a, &m->sh_down, x);
 }
 
 tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,

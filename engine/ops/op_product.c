@@ -245,18 +245,63 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
     return y;
 }
 
+/* All W_i rms(x), or all W_i x where norm is NULL. */
+static tensor norm_linear(struct cmd *c, tensor x, const tensor *norm, float eps,
+                          const linear *const *w, uint32_t n_w)
+{
+    const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
+    if (norm && path->fuses && !any_lora(w, n_w) && !tape_trains(c))
+        return side_by_side(c, path, x, norm, eps, w, n_w);
+    return side_by_side(c, path, norm ? op_norm(c, x, *norm, eps) : x, NULL, 0, w, n_w);
+}
+
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
                       uint32_t n_w)
 {
-    const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
-    if (path->fuses && !any_lora(w, n_w) && !tape_trains(c))
-        return side_by_side(c, path, x, &norm, eps, w, n_w);
-    return side_by_side(c, path, op_norm(c, x, norm, eps), NULL, 0, w, n_w);
+    return norm_linear(c, x, &norm, eps, w, n_w);
 }
 
 tensor op_linear(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w)
 {
-    return side_by_side(c, linear_pick(c, x.n_row, cmd_f16(c)), x, NULL, 0, w, n_w);
+    return norm_linear(c, x, NULL, 0, w, n_w);
+}
+
+/* Can one product make all of them and their activation? Then run is the matrix. */
+static bool act_fuses(struct cmd *c, const struct linear_path *path, const linear *const *w,
+                      uint32_t n_w, linear *run)
+{
+    *run = *w[0];
+    bool plain = path->fuses && !any_lora(w, n_w) && !tape_trains(c) && !run->bias.arena;
+    for (uint32_t i = 1; plain && i < n_w; i++) {
+        plain = follows(run, w[i]) && !w[i]->bias.arena;
+        run->n_out += w[i]->n_out;
+    }
+    return plain && linear_slab_rows(gpu_caps(cmd_gpu(c)), run) == run->n_out;
+}
+
+static tensor linear_act(struct cmd *c, tensor x, const tensor *norm, float eps,
+                         const linear *const *w, uint32_t n_w, struct act act)
+{
+    const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
+    linear run;
+    if (!act_fuses(c, path, w, n_w, &run))
+        return op_act(c, norm_linear(c, x, norm, eps, w, n_w), act);
+    tensor y = cmd_scratch(c, F32, run.n_out / act_width(act), x.n_row);
+    linear_by(
+        c, path,
+        &(struct linear_args){ .x = x, .w = &run, .y = y, .norm = norm, .eps = eps, .act = &act });
+    return y;
+}
+
+tensor op_norm_linear_act(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
+                          uint32_t n_w, struct act act)
+{
+    return linear_act(c, x, &norm, eps, w, n_w, act);
+}
+
+tensor op_linear_act(struct cmd *c, tensor x, const linear *const *w, uint32_t n_w, struct act act)
+{
+    return linear_act(c, x, NULL, 0, w, n_w, act);
 }
 
 struct gate_add_rec {
@@ -317,21 +362,15 @@ static tensor gate_add(struct cmd *c, tensor x, tensor gate, tensor res)
     return y;
 }
 
-static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate,
-                         const struct act *act)
+static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, const tensor *gate)
 {
     const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
-    bool fused = act && path->fuses && !w->lora && !tape_trains(c);
-    if (act && !fused)
-        x = op_act(c, x, *act);
     tensor y;
     if (gate && tape_trains(c)) {
         y = gate_add(c, side_by_side(c, path, x, NULL, 0, &w, 1), *gate, res);
     } else {
         y = cmd_scratch(c, F32, w->n_out, x.n_row);
-        product(c, path,
-                &(struct linear_args){
-                    .x = x, .w = w, .y = y, .res = &res, .gate = gate, .act = fused ? act : NULL },
+        product(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate },
                 w);
         add_bias(c, y, w);
         add_lora(c, x, &w, 1, y, gate);
@@ -343,11 +382,10 @@ static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, c
 
 tensor op_linear_add(struct cmd *c, tensor x, const linear *w, tensor res)
 {
-    return linear_add(c, x, w, res, NULL, NULL);
+    return linear_add(c, x, w, res, NULL);
 }
 
-tensor op_act_linear_add(struct cmd *c, tensor x, struct act act, const linear *w, tensor res,
-                         const tensor *gate)
+tensor op_linear_add_gated(struct cmd *c, tensor x, const linear *w, tensor res, tensor gate)
 {
-    return linear_add(c, x, w, res, gate, &act);
+    return linear_add(c, x, w, res, &gate);
 }
