@@ -53,7 +53,8 @@ ENUM(expert_out)
     OUT_SLOTS = 0,          /* stores a row for each */
     OUT_SUM = 1,            /* stores their weighted sum */
     OUT_SUM_ADD = 2,        /* the same, added to res */
-    OUT_SLOTS_ADD = 3       /* adds each to its row */
+    OUT_SLOTS_ADD = 3,      /* adds each to its row */
+    OUT_ACT = 4             /* stores a row for each: its activation (ACT) */
 END
 
 /* How a router chooses experts and weighs them. */

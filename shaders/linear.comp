@@ -49,7 +49,7 @@ void main()
         [[unroll]] for (uint c = 0; c < COLS; c++) {
             v_sum[c] = vec2(0.0);
             [[unroll]] for (uint i = 0; i < 8; i++) {
-                uint k = 32 * b + 4 * i, in_k = clamp_in(k);
+                uint k = 32 * b + 4 * i, in_k = clamp_in(k, p.n_in);
                 v[c * 8 + i] = x[(min(tok0 + c, p.n_tok - 1) * p.x_stride + p.x_col + in_k) / 4];
                 if (IN == IN_NORM) {
                     squares[c] += k < p.n_in ? dot(v[c * 8 + i], v[c * 8 + i]) : 0.0;

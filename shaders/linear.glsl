@@ -29,10 +29,6 @@ vec4 load_x(uint t, uint k)
     return k < p.n_in ? x[(t * p.x_stride + p.x_col + k) / 4] : vec4(0);
 }
 
-// k, but past the end of a row of x its last four numbers, so that no load waits for a branch. For
-// kernels that multiply them by the zeros which pad packed weights.
-uint clamp_in(uint k) { return min(k, (p.n_in - 1) & ~3u); }
-
 // The factor for products of row `from` of x, which go to row t of y: computed once per token and
 // not per element.
 float y_scale(uint from, uint t)

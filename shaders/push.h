@@ -283,6 +283,7 @@ struct push_expert {
     uint32_t x_stride, x_slot;  /* elements from one token's row to the next; from one slot's row
                                    to the next */
     uint32_t y_stride, y_slot, y_col;
+    float limit;                /* OUT_ACT */
 };
 
 struct push_advance { uint32_t n_tok; };

@@ -25,7 +25,9 @@ struct expert_args {
         x_slot; /* from one slot's part of x's row to the next; 0: all slots read the whole row */
     uint32_t n_used; /* slots */
     uint32_t out;    /* OUT_SLOTS: stored; OUT_SLOTS_ADD: added to y; OUT_SUM: weighted and summed
-                        over the slots; OUT_SUM_ADD: this sum, added to res */
+                        over the slots; OUT_SUM_ADD: this sum, added to res; OUT_ACT: the
+                        activation is stored, whose width y has */
+    struct act act;  /* for OUT_ACT */
     tensor y;
     uint32_t y_slot; /* from one slot's part of y to the next; 0 for sums */
     tensor res;      /* for OUT_SUM_ADD */
@@ -51,15 +53,18 @@ static void expert_product(struct cmd *c, const struct expert_args *a)
             .y_stride = sum ? a->y.stride : a->y_slot * a->n_used,
             .y_slot = a->y_slot,
             .y_col = a->y.col,
+            .limit = a->act.limit,
         };
         /* Sums of later slabs are added to those of the earlier ones. */
         uint32_t how = sum && s.first ? OUT_SUM_ADD : a->out;
         tensor from = how != OUT_SUM_ADD ? a->x : s.first ? a->y : a->res;
         cmd_work(c, 2.0 * w->n_in * w->n_out * a->n_used * n_tok * s.n / w->n_expert);
-        cmd_dispatch(c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : a->n_used, n_tok),
-                     SPEC(.wg = wg, .w_type = w->dtype, .out = how, .rows = rows), PUSH(p),
-                     USES(READ(s.rows), READ(a->x), BOTH(a->y), READ(a->ch.id), READ(a->ch.wt),
-                          READ(from), READ(linear_codebook(w))));
+        cmd_dispatch(
+            c, K_moe_linear, GRID(div_up(w->n_out, rows), sum ? 1 : a->n_used, n_tok),
+            SPEC(.wg = wg, .w_type = w->dtype, .out = how, .act = a->act.kind, .rows = rows),
+            PUSH(p),
+            USES(READ(s.rows), READ(a->x), BOTH(a->y), READ(a->ch.id), READ(a->ch.wt), READ(from),
+                 READ(linear_codebook(w))));
     }
 }
 
@@ -93,32 +98,40 @@ static void expert_linear(struct cmd *c, const struct expert_args *a)
 enum { SORT_CHUNK = 1024 };
 static uint32_t sort_wg(const struct gpu_caps *caps) { return min_u32(512, caps->max_invocations); }
 
+/* The activation between the matrices of the routed experts, a row for each slot of each row of
+ * a->x. One dispatch makes it where one matrix has all that it needs, without adapters. */
+static tensor moe_hidden(struct cmd *c, const struct moe *m, struct expert_args *a)
+{
+    uint32_t width = act_width(m->act), n_row = a->x.n_row * m->n_used;
+    const linear *all = m->gate_up.n_in ? &m->gate_up : &m->up;
+    bool joint = m->gate_up.n_in || width == 1;
+    if (joint && !all->lora) {
+        a->w = all;
+        a->y = cmd_scratch(c, F32, m->n_ff, n_row);
+        a->y_slot = a->y.stride;
+        a->out = OUT_ACT;
+        a->act = m->act;
+        expert_product(c, a);
+        return a->y;
+    }
+    tensor in = cmd_scratch(c, F32, width * m->n_ff, n_row);
+    a->y_slot = in.stride;
+    a->out = OUT_SLOTS;
+    const linear *const w[] = { joint ? all : &m->gate, &m->up };
+    for (uint32_t i = 0, col = 0; i < (joint ? 1 : 2); col += w[i++]->n_out) {
+        a->w = w[i];
+        a->y = tensor_cols(in, col, w[i]->n_out);
+        expert_linear(c, a);
+    }
+    return op_act(c, in, m->act);
+}
+
 /* The sum of the routed experts for rows h, plus res if it is not NULL: [n_tok][width of down]. */
 static tensor moe_plain(struct cmd *c, const struct moe *m, tensor h, struct chosen ch,
                         const tensor *res)
 {
-    uint32_t width = act_width(m->act);
-    tensor in = cmd_scratch(c, F32, width * m->n_ff, h.n_row * m->n_used);
-    struct expert_args a = {
-        .w = &m->gate_up,
-        .ch = ch,
-        .x = h,
-        .n_used = m->n_used,
-        .y = in,
-        .y_slot = in.stride,
-    };
-    if (m->gate_up.n_in) {
-        expert_linear(c, &a);
-    } else {
-        a.w = &m->gate;
-        a.y = tensor_cols(in, 0, m->n_ff);
-        if (width == 2)
-            expert_linear(c, &a);
-        a.w = &m->up;
-        a.y = tensor_cols(in, (width - 1) * m->n_ff, m->n_ff);
-        expert_linear(c, &a);
-    }
-    tensor act = op_act(c, in, m->act), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
+    struct expert_args a = { .ch = ch, .x = h, .n_used = m->n_used };
+    tensor act = moe_hidden(c, m, &a), out = cmd_scratch(c, F32, m->down.n_out, h.n_row);
     a.w = &m->down;
     a.x = act; /* a row for each token, with its slots side by side */
     a.x.n = a.x.stride = act.stride * m->n_used;
