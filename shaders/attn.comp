@@ -1,8 +1,8 @@
 #version 450
 // attn: softmax(q k' / sqrt(head_dim)) v over the cache, causal, for one (head, token, run of
-// keys). A lane takes one key for the scores, and a slice of the head for the values. The softmax
-// is online, in f32. With one run this kernel divides and gates the result; with several,
-// attn_merge does.
+// keys). A lane takes one key for the scores, and a slice of the head for the values, ROUND loads at
+// a time. The softmax is online, in f32. With one run this kernel divides and gates the result; with
+// several, attn_merge does.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1
@@ -19,8 +19,8 @@ layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
 #include "attn.glsl"
 
-const uint MAX_HEAD = 512;
-shared vec4 q_row[MAX_HEAD / 4];
+const uint MAX_HEAD = 512, ROUND = WG < 8 ? WG : 8;
+shared vec4 q_row[MAX_HEAD / 4 + ROUND - 1];        // zeros after the head
 shared float weight[WG];
 
 void main()
@@ -30,8 +30,8 @@ void main()
     uint end = min(pos + 1, first + p.split_len);
     uint kv = h / (p.n_head / p.n_kv_head) * p.n_row;
 
-    for (uint i = lane(); i < quads; i += WG)
-        q_row[i] = q[(t * p.n_head + h) * quads + i] * p.scale;
+    for (uint i = lane(); i < quads + ROUND - 1; i += WG)
+        q_row[i] = i < quads ? q[(t * p.n_head + h) * quads + i] * p.scale : vec4(0);
     barrier();
 
     float m = NEVER, l = 0.0;
@@ -44,8 +44,13 @@ void main()
         if (j < end) {
             uint at = kv_at(kv + row_on(row, lane()), quads);
             s = 0.0;
-            for (uint i = 0; i < quads; i++)
-                s += dot(q_row[i], load_k(at, i, quads));
+            [[dont_unroll]] for (uint i = 0; i < quads; i += ROUND) {
+                vec4 k[ROUND];
+                [[unroll]] for (uint e = 0; e < ROUND; e++)
+                    k[e] = load_k(at, min(i + e, quads - 1), quads);
+                [[unroll]] for (uint e = 0; e < ROUND; e++)
+                    s += dot(q_row[i + e], k[e]);
+            }
         }
         float m_new = max(m, wg_max(s)), old = exp1(m - m_new);
         float e = j < end ? exp1(s - m_new) : 0.0;
@@ -55,12 +60,17 @@ void main()
         barrier();
         [[unroll]] for (uint i = 0; i < QUADS; i++)
             o[i] *= old;
-        for (uint jj = 0; jj < min(WG, end - j0); jj++) {
-            uint at = kv_at(kv + row_on(row, jj), quads);
-            [[unroll]] for (uint i = 0; i < QUADS; i++)
-                if (lane() + i * WG < quads)
-                    o[i] += weight[jj] * load_v(at, lane() + i * WG, quads);
-        }
+        uint n_key = min(WG, end - j0);     // the weights of later ones are zero
+        [[dont_unroll]] for (uint jj = 0; jj < n_key; jj += ROUND)
+            [[unroll]] for (uint i = 0; i < QUADS; i++) {
+                uint quad = min(lane() + i * WG, quads - 1);
+                vec4 v[ROUND];
+                [[unroll]] for (uint e = 0; e < ROUND; e++)
+                    v[e] = load_v(kv_at(kv + row_on(row, min(jj + e, n_key - 1)), quads), quad,
+                                  quads);
+                [[unroll]] for (uint e = 0; e < ROUND; e++)
+                    o[i] += weight[jj + e] * v[e];
+            }
         barrier();
     }
 

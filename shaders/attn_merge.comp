@@ -11,6 +11,8 @@ layout(binding = 2) readonly buffer Step { step st; };
 layout(binding = 3) writeonly buffer Out { vec4 y[]; };
 #include "attn.glsl"
 
+const uint ROUND = 4;       // runs that are loaded at a time
+
 void main()
 {
     uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, quads = p.head_dim / 4;
@@ -18,16 +20,27 @@ void main()
     uint low = first_key(st.n_past + t / p.tile * p.tile);
     uint n_run = min(p.n_split, (st.n_past + t - low) / p.split_len + 1);
     float m = NEVER, l = 0.0;
-    for (uint s = 0; s < n_run; s++)
+    for (uint s = lane(); s < n_run; s += WG)
         m = max(m, part[at + s * (quads + 1) + quads].x);
-    for (uint s = 0; s < n_run; s++) {
+    m = wg_max(m);
+    for (uint s = lane(); s < n_run; s += WG) {
         vec4 ml = part[at + s * (quads + 1) + quads];
         l += exp1(ml.x - m) * ml.y;
     }
+    l = wg_sum(l);
     for (uint d = lane(); d < quads; d += WG) {
         vec4 o = vec4(0);
-        for (uint s = 0; s < n_run; s++)
-            o += exp1(part[at + s * (quads + 1) + quads].x - m) * part[at + s * (quads + 1) + d];
+        [[dont_unroll]] for (uint s = 0; s < n_run; s += ROUND) {
+            float of_run[ROUND];
+            vec4 v[ROUND];
+            [[unroll]] for (uint e = 0; e < ROUND; e++) {
+                uint run = at + min(s + e, n_run - 1) * (quads + 1);
+                of_run[e] = part[run + quads].x;
+                v[e] = part[run + d];
+            }
+            [[unroll]] for (uint e = 0; e < ROUND; e++)
+                o += s + e < n_run ? exp1(of_run[e] - m) * v[e] : vec4(0);
+        }
         y[(t * p.n_head + h) * quads + d] = gated(t, h, d, o / l);
     }
 }

@@ -28,12 +28,15 @@ void rope_turns(double theta, uint32_t n_rot, const float *factor, uint32_t *tur
 
 /* The number of keys in a run. They are few enough that an invocation has fewer than 60000 rounds
  * of loops (wg keys take head_dim/4 rounds for the scores and wg rounds for the values). On a GPU
- * the runs are short in decoding, so that there are enough workgroups to fill it. */
-static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_dim, uint32_t n_tok)
+ * the runs are short in decoding, so that there are enough workgroups to fill it: of a workgroup's
+ * keys, twice, but no more than 256 runs. */
+static uint32_t run_len(const struct gpu_caps *caps, uint32_t wg, uint32_t head_dim, uint32_t n_tok,
+                        uint32_t n_key)
 {
     uint32_t rounds = head_dim / 4 + wg + wg / caps->subgroup * 4 + 4;
     uint32_t most = 60000 / rounds * wg;
-    return caps->kind != GPU_CPU && n_tok <= 8 ? min_u32(most, 8 * wg) : most;
+    uint32_t few = max_u32(2, div_up(n_key, 256 * wg)) * wg;
+    return caps->kind != GPU_CPU && n_tok <= 8 ? min_u32(most, few) : most;
 }
 
 /* The number of query heads in a workgroup of attn_cols: those that share a key head, within two
@@ -127,7 +130,7 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
      * last token. */
     uint32_t n_row = kv->k.n_row / a->n_kv_head, tile = cols ? wg : 1;
     uint32_t n_key = a->window ? (uint32_t)min_u64(n_row, (uint64_t)a->window + tile - 1) : n_row;
-    uint32_t len = run_len(caps, wg, hd, n_tok), n_split = div_up(n_key, len);
+    uint32_t len = run_len(caps, wg, hd, n_tok, n_key), n_split = div_up(n_key, len);
     tensor y = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     bool merge = n_split > 1 || cols;
     tensor part = merge ? cmd_scratch(c, F32, a->n_head * n_split * (hd + 4), n_tok) : y;
