@@ -1,8 +1,8 @@
 #version 450
 // attn: softmax(q k' / sqrt(head_dim)) v over the cache, causal, for one (head, token, run of
-// keys). A lane takes one key for the scores, and a slice of the head for the values, ROUND loads at
-// a time. The softmax is online, in f32. With one run this kernel divides and gates the result; with
-// several, attn_merge does.
+// keys). A lane takes one key for the scores, and a slice of the head for the values, with ROUND
+// loads at a time. The softmax is online, in f32. With one run this kernel divides and gates the
+// result; with several, attn_merge does.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1

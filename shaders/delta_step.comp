@@ -3,9 +3,9 @@
 // a V head. V heads that share a K head each compute the convolution of its q and k; only the first
 // of them updates the convolution window.
 //
-// The state is all that costs time. LANES lanes share a column of it. Each of them loads its rows at
-// once, before anything else, and keeps them in registers, so that the whole state of a head is on
-// its way at the same time. With LANES 1 a lane walks over its columns twice.
+// The state is all that costs time. LANES lanes share a column of it. Each of them loads its rows
+// at once, before anything else, and keeps them in registers, so that the whole state of a head is
+// on its way at the same time. With LANES 1 a lane walks over its columns twice.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"

@@ -8,7 +8,7 @@
 
 layout(constant_id = SPEC_conv_k) const uint CONV_K = 4;
 layout(constant_id = SPEC_lanes) const uint LANES = 1;
-layout(constant_id = SPEC_fours) const uint FOURS = 1;  // four columns each, loaded before any is stored
+layout(constant_id = SPEC_fours) const uint FOURS = 1;  // loads of four columns in a round
 layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };

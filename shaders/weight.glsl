@@ -424,8 +424,8 @@ float min_dot(vec2 m, vec2 v_sum)
     return HAS_MIN ? m.x * (v_sum.x + v_sum.y) : 0.0;
 }
 
-// k, but past the end of a row of n_in numbers the last four of them: what is multiplied by the zeros
-// that pad a packed row may be any number, and no load has to wait for a branch.
+// k, but past the end of a row of n_in numbers the last four of them: what is multiplied by the
+// zeros that pad a packed row may be any number, and no load has to wait for a branch.
 uint clamp_in(uint k, uint n_in) { return min(k, (n_in - 1) & ~3u); }
 
 // The sum of 32 weights times v[at .. at + 7]. v_sum: the sums of the lower and upper half of these
