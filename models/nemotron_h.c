@@ -258,14 +258,16 @@ static tensor nemotron_block(struct cmd *c, const struct model *m, uint32_t i_la
     if (l->kind == MLP)
         return op_ffn(c, x, l->norm, m->eps, &l->ffn);
     if (l->kind == MOE)
-        return op_moe(c, x, l->norm, m->eps, &l->moe, &cache->moe, b);
+        return op_moe(c, (struct normed){ x, l->norm, m->eps }, &l->moe, &cache->moe, b);
     if (l->kind == MAMBA) {
         tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->in));
         return op_linear_add(c, op_mamba(c, p, &l->mamba, &cache->recurrent, b), &l->out, x);
     }
     tensor p = op_norm_linear(c, x, l->norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
     x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
-    return l->kind == DRAFT ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b) : x;
+    return l->kind == DRAFT
+               ? op_moe(c, (struct normed){ x, l->ffn_norm, m->eps }, &l->moe, &cache->moe, b)
+               : x;
 }
 
 static struct layer_shape nemotron_shape(const struct model *m, uint32_t i_layer)

@@ -173,16 +173,18 @@ static bool qwen35_bind_delta_in(struct model *m, struct binder *b, struct qwen3
     struct qwen35_layer *l = &q->layer[i];
     uint32_t d = m->n_embd, nk = q->ssm.n_group, nv = q->ssm.n_head, s = q->ssm.d_state;
     uint32_t kd = nk * s, vd = nv * s, r = nv / nk;
-    static const char *const fused[] = { "blk.%u.ssm_in.weight", "blk.%u.ssm_ba.weight" };
-    for (uint32_t k = 0; k < 2 && m->arch != &arch_qwen3next; k++)
-        if (model_has(b, fused[k], i))
-            return model_refuse(
-                b,
-                "blk.%u.%s is there, whose order of rows is known of qwen3next only; "
-                "expected %s",
-                i, fused[k] + strlen("blk.%u."),
-                k ? "ssm_beta.weight and ssm_alpha.weight"
-                  : "attn_qkv.weight and attn_gate.weight");
+    static const struct {
+        const char *name, *stem, *apart;
+    } fused[] = {
+        { "blk.%u.ssm_in.weight", "ssm_in", "attn_qkv.weight and attn_gate.weight" },
+        { "blk.%u.ssm_ba.weight", "ssm_ba", "ssm_beta.weight and ssm_alpha.weight" },
+    };
+    for (uint32_t k = 0; k < ARRAY_LEN(fused) && m->arch != &arch_qwen3next; k++)
+        if (model_has(b, fused[k].name, i))
+            return model_refuse(b,
+                                "blk.%u.%s.weight is there, whose order of rows is known of "
+                                "qwen3next only; expected %s",
+                                i, fused[k].stem, fused[k].apart);
     if (model_has(b, "blk.%u.ssm_in.weight", i)) {
         const struct qwen35_rows in = {
             bind_find(b, "blk.%u.ssm_in.weight", i, d, 2 * kd + 2 * vd),
@@ -306,7 +308,7 @@ static tensor qwen35_block(struct cmd *c, const struct model *m, uint32_t i_laye
         tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv));
         x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
     }
-    return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b)
+    return l->is_moe ? op_moe(c, (struct normed){ x, l->ffn_norm, m->eps }, &l->moe, &cache->moe, b)
                      : op_ffn(c, x, l->ffn_norm, m->eps, &l->ffn);
 }
 

@@ -203,7 +203,7 @@ static tensor step35_block(struct cmd *c, const struct model *m, uint32_t i_laye
     const struct step35_layer *l = &((const struct step35 *)m->own)->layer[i_layer];
     tensor p = op_norm_linear(c, x, l->attn_norm, m->eps, LINEARS(&l->wq, &l->wk, &l->wv, &l->wg));
     x = op_linear_add(c, op_attention(c, p, &l->attn, &cache->kv, b), &l->wo, x);
-    return l->is_moe ? op_moe(c, x, l->ffn_norm, m->eps, &l->moe, &cache->moe, b)
+    return l->is_moe ? op_moe(c, (struct normed){ x, l->ffn_norm, m->eps }, &l->moe, &cache->moe, b)
                      : op_ffn(c, x, l->ffn_norm, m->eps, &l->ffn);
 }
 

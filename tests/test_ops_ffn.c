@@ -77,7 +77,7 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path,
     struct docs docs = { .real = rig_words(&r, real, c->n_tok) };
     struct batch b = { .docs = row ? &docs : NULL };
     rig_writes(&r, s.load);
-    tensor y = moe_by(r.c, path, x, norm, MOE_EPS, &pair.m, &s, &b);
+    tensor y = moe_by(r.c, path, (struct normed){ x, norm, MOE_EPS }, &pair.m, &s, &b);
 
     double *h = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, NULL, n);
     ref_rmsnorm(h, norm_v, c->n_embd, c->n_tok, (double)MOE_EPS, h);

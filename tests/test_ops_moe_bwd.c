@@ -268,7 +268,7 @@ static tensor first_pass(struct rig *r, tensor x, tensor norm, const struct moe 
     if (tape_runs(r->c))
         tape_back(r->c, x, x); /* belongs to no op */
     tape_layer(r->c, 0, false);
-    tensor y = op_moe(r->c, x, norm, MOE_EPS, m, &(struct moe_layer){ 0 }, NULL);
+    tensor y = op_moe(r->c, (struct normed){ x, norm, MOE_EPS }, m, &(struct moe_layer){ 0 }, NULL);
     tape_layer(r->c, 0, true);
     tape_begin(r->c, (tensor){ 0 }, (tensor){ 0 });
     return y;
@@ -292,7 +292,8 @@ static void whole_case(struct gpu *g, const struct moe_row *c)
     if (!c->frozen)
         dx = rig_grad(&r, x);
     struct adapted a = adapted(&r, &pair);
-    tensor y = op_moe(r.c, x, norm, MOE_EPS, &pair.m, &(struct moe_layer){ 0 }, NULL);
+    tensor y =
+        op_moe(r.c, (struct normed){ x, norm, MOE_EPS }, &pair.m, &(struct moe_layer){ 0 }, NULL);
     double *dy = rig_back(&r, y);
 
     double *xd = rig_doubles(&r, x_v, n), *h = rig_doubles(&r, x_v, n);
@@ -325,7 +326,7 @@ static tensor run_among(struct rig *r, const struct moe *m, tensor norm, const f
     rig_writes(r, *dx);
     first_pass(r, x, norm, m);
     grad_is(r->c, x, *dx);
-    tensor y = op_moe(r->c, x, norm, MOE_EPS, m, &(struct moe_layer){ 0 }, NULL);
+    tensor y = op_moe(r->c, (struct normed){ x, norm, MOE_EPS }, m, &(struct moe_layer){ 0 }, NULL);
     tape_back(r->c, y, dy);
     return y;
 }
@@ -375,7 +376,8 @@ static void refused_case(void)
     tensor x = rig_dense(&r, v, 32, 1);
     caps->kind = GPU_OTHER;
     caps->max_shared = 16 << 10;
-    tensor y = op_moe(r.c, x, x, MOE_EPS, &(struct moe){ .n_expert = 4, .n_used = 2, .n_ff = 32 },
+    tensor y = op_moe(r.c, (struct normed){ x, x, MOE_EPS },
+                      &(struct moe){ .n_expert = 4, .n_used = 2, .n_ff = 32 },
                       &(struct moe_layer){ 0 }, NULL);
     tape_back(r.c, y, x); /* finds nothing to undo, and no shape of y */
     CHECK_REFUSED(cmd_check(r.c, &r.err), r.err, "training|experts");

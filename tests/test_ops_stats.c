@@ -38,7 +38,8 @@ static void gate_case(struct gpu *g, const struct gate_row *c)
     struct docs docs = { .real = rig_words(&r, real, c->n_tok) };
     struct batch b = { .n_tok = c->n_tok, .docs = c->row ? &docs : NULL };
     rig_writes(&r, to);
-    op_gate_stats(r.c, p, p.col + 1, c->mamba ? NO_BETA : p.col + n + 2, a, dt, &b, to);
+    const struct gate_input in = { p, a, dt, p.col + 1, c->mamba ? NO_BETA : p.col + n + 2 };
+    op_gate_stats(r.c, &in, &b, to);
     const float *got = rig_run(&r) ? rig_get(&r, to) : NULL;
     for (uint32_t h = 0; got && h < n; h++) {
         double want[GATE_STATS] = { 0, 0, 2, -1, 0 };

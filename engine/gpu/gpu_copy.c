@@ -87,13 +87,15 @@ static struct buffer_range slot_place(struct gpu *g, const struct slot *s, uint6
     return arena_place(g->stage, g->stage_at[s - g->slot], bytes);
 }
 
-/* Copies between a slot's memory and an arena. */
-static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t offset,
-                      uint64_t bytes, bool up, struct hlm_err *err)
+/* Copies between a slot's memory and an arena; up: to the arena. */
+static bool slot_copy(struct gpu *g, struct slot *s, const struct copy_range *to, bool up,
+                      struct hlm_err *err)
 {
     char what[128];
-    struct buffer_range dev = arena_place(a, offset, bytes), host = slot_place(g, s, bytes);
-    snprintf(what, sizeof what, "a copy %s %s", up ? "to" : "from", a->purpose);
+    uint64_t bytes = to->bytes;
+    struct buffer_range dev = arena_place(to->arena, to->offset, bytes),
+                        host = slot_place(g, s, bytes);
+    snprintf(what, sizeof what, "a copy %s %s", up ? "to" : "from", to->arena->purpose);
     if (!slot_begin(g, s, err))
         return false;
     if (up)
@@ -102,7 +104,7 @@ static bool slot_copy(struct gpu *g, struct slot *s, struct arena *a, uint64_t o
     else
         vkCmdCopyBuffer(s->cb, dev.buf, host.buf, 1,
                         &(VkBufferCopy){ dev.offset, host.offset, bytes });
-    return slot_submit(g, s, what, a, err);
+    return slot_submit(g, s, what, to->arena, err);
 }
 
 /* ---- staging --------------------------------------------------------------------------------- */
@@ -114,7 +116,7 @@ static bool stage_flush(struct gpu *g, struct hlm_err *err)
 {
     struct slot *s = g->staged.slot;
     g->staged.slot = NULL;
-    return !s || slot_copy(g, s, g->staged.dst, g->staged.offset, g->staged.bytes, true, err);
+    return !s || slot_copy(g, s, &g->staged.to, true, err);
 }
 
 void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t bytes,
@@ -130,9 +132,7 @@ void *gpu_stage(struct gpu *g, struct arena *dst, uint64_t offset, uint64_t byte
     if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)))
         return NULL;
     g->staged.slot = s;
-    g->staged.dst = dst;
-    g->staged.offset = offset;
-    g->staged.bytes = bytes;
+    g->staged.to = (struct copy_range){ dst, offset, bytes };
     return slot_place(g, s, bytes).map;
 }
 
@@ -163,7 +163,7 @@ bool gpu_write(struct gpu *g, tensor dst, uint64_t offset, const void *src, uint
         if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)))
             return false;
         memcpy(slot_place(g, s, n).map, (const uint8_t *)src + done, n);
-        if (!slot_copy(g, s, a, dst.offset + offset + done, n, true, err))
+        if (!slot_copy(g, s, &(struct copy_range){ a, dst.offset + offset + done, n }, true, err))
             return false;
     }
     return gpu_wait_for(g, a->last_use, err);
@@ -186,9 +186,9 @@ bool gpu_read(struct gpu *g, tensor src, uint64_t offset, void *dst, uint64_t by
     for (uint64_t done = 0, n; done < bytes; done += n) {
         struct slot *s;
         n = min_u64(bytes - done, gpu_stage_max(g));
+        const struct copy_range from = { a, src.offset + offset + done, n };
         if (!arena_commit(g->stage, err) || !(s = slot_next(g, err)) ||
-            !slot_copy(g, s, a, src.offset + offset + done, n, false, err) ||
-            !gpu_wait_for(g, s->value, err))
+            !slot_copy(g, s, &from, false, err) || !gpu_wait_for(g, s->value, err))
             return false;
         memcpy((uint8_t *)dst + done, slot_place(g, s, n).map, n);
     }

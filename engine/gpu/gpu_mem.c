@@ -429,7 +429,7 @@ void arena_destroy(struct arena *a)
     if (!a)
         return;
     gpu_done_with(a->g, a->last_use);
-    if (a->g->staged.dst == a)
+    if (a->g->staged.to.arena == a)
         a->g->staged.slot = NULL;
     chunks_free(a);
     for (struct arena **at = &a->g->arenas; *at; at = &(*at)->next)

@@ -155,8 +155,10 @@ struct gpu {
     uint64_t stage_at[N_SLOT];
     struct { /* what gpu_stage has handed out and not yet copied; slot NULL: nothing */
         struct slot *slot;
-        struct arena *dst;
-        uint64_t offset, bytes;
+        struct copy_range {
+            struct arena *arena;
+            uint64_t offset, bytes;
+        } to;
     } staged;
 
     uint64_t budget;                   /* bytes of device memory that arenas may have */

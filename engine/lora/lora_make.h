@@ -18,12 +18,11 @@ struct lora_targets {
     uint64_t n;
 };
 /* Selects matrices by words with commas between them. A word is a group, the short name of a matrix
- * (attn_q, ssm_ba: the part between the block and ".weight"), or a pattern for whole names, in
- * which
- * * is any text and ? any one character (blk.1?.ffn_*.weight). Groups and short names select
- * matrices of the main blocks; only the group mtp selects those of draft blocks. A word that
- * matches nothing is refused with a list of what would match. words NULL: those of attn, linear,
- * ffn and shared that the base has. */
+ * (attn_q, ssm_ba: the part between the block and ".weight"), or a pattern for whole names such as
+ * "blk.1?.ffn_*.weight", in which an asterisk is any text and ? any one character. Groups and short
+ * names select matrices of the main blocks; only the group mtp selects those of draft blocks. A
+ * word that matches nothing is refused with a list of what would match. words NULL: those of attn,
+ * linear, ffn and shared that the base has. */
 bool lora_find_targets(const struct lora_base *b, const char *words, struct lora_targets *out,
                        struct hlm_err *err);
 

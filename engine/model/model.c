@@ -22,11 +22,11 @@ static bool is_draft_block(struct binder *b, uint32_t i)
            model_has(b, "blk.%u.nextn.hnorm.weight", i);
 }
 
-/* Which blocks are draft blocks is said by a key, and by their tensors. Where the key is missing
- * the tensors decide; else the two must agree, because a draft block that runs as a layer, or a
- * layer that is left out as a draft block, gives plausible nonsense. (A file may count draft blocks
- * and have nothing of them.) */
-static bool check_drafts(struct binder *b, uint32_t n_block)
+/* Finds how many draft blocks there are. A key says it, and so do their tensors. Where the key is
+ * missing, the tensors decide; otherwise the two must agree, because a draft block that runs as a
+ * layer, or a layer that is left out as a draft block, gives plausible nonsense. (A file may count
+ * draft blocks and have nothing of them.) */
+static bool find_drafts(struct binder *b, uint32_t n_block)
 {
     struct model *m = b->m;
     char key[256];
@@ -84,7 +84,7 @@ static bool load_common(struct binder *b)
         !model_range(b, "block_count", n_block, 1, 512) ||
         !model_u32(b, "nextn_predict_layers", OPTIONAL, &m->n_mtp) ||
         !model_range(b, "nextn_predict_layers", m->n_mtp, 0, n_block - 1) ||
-        !check_drafts(b, n_block) || !check_rope_scaling(b) ||
+        !find_drafts(b, n_block) || !check_rope_scaling(b) ||
         !model_u32(b, "embedding_length", REQUIRED, &m->n_embd) ||
         !model_range(b, "embedding_length", m->n_embd, 4, 1u << 18) ||
         !model_u32(b, "context_length", REQUIRED, &m->n_ctx_train) ||

@@ -89,12 +89,16 @@ struct gate_stats {
     tensor gates; /* F32 [n_head][GATE_STATS] */
     tensor state; /* F32 [n_head][STATE_STATS] */
 };
-/* Writes the statistics of the batch's gates, which it computes from the joint projection p. For
- * Gated DeltaNet the columns of a begin at decay_col and those of b at beta_col; for Mamba2, which
- * has no b (NO_BETA), the columns of dt begin at decay_col. */
+/* What gates are computed from: columns of the joint projection p, and two vectors. For Gated
+ * DeltaNet the columns of a begin at decay_col and those of b at beta_col; for Mamba2, which has no
+ * b (NO_BETA), the columns of dt begin at decay_col. */
 #define NO_BETA UINT32_MAX
-void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_col, tensor ssm_a,
-                   tensor dt_bias, const struct batch *b, tensor to);
+struct gate_input {
+    tensor p, ssm_a, dt_bias;
+    uint32_t decay_col, beta_col;
+};
+/* Writes the statistics of the batch's gates. */
+void op_gate_stats(struct cmd *c, const struct gate_input *in, const struct batch *b, tensor to);
 /* Statistics of states of n numbers each, a multiple of 4. Without docs there is one state for each
  * of n_head heads. With docs they are the states with which chunks [chunk0, chunk0 + n_chunk)
  * begin, except chunks that begin a document; push_state_stats (push.h) says where they lie. add:
@@ -247,10 +251,11 @@ struct sampler {
     tensor unused;      /* I32 bit set: one bit per vocabulary entry */
     tensor work, count; /* [n_vocab], outside the cmd's scratch; count is zero at first */
     tensor bias;   /* I32 [1 + 2 MAX_BIAS]: how many; an id and the bits of what is added, each */
-    tensor chosen; /* I32 [2], host memory: the id; 1: a logit was not finite (never set to 0) */
+    tensor chosen; /* I32 [2], host memory: [0] the id; [1] becomes 1 when a logit is not finite,
+                      and the host makes it 0 again */
 };
 /* Samples an id from logits [1][n_vocab] with the settings of the step buffer, appends it to ids,
- * and advances the step buffer by `advance` tokens. */
+ * and moves the position in the step buffer on by `advance`. */
 void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const struct batch *b,
                uint32_t advance);
 
@@ -435,10 +440,15 @@ struct moe_layer {
 /* MOE_PLAIN reads an expert's weights once per token. MOE_GROUPED reads them once per tile of
  * tokens, and has a backward. */
 enum moe_path { MOE_PLAIN, MOE_GROUPED };
-tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
-              const struct moe *m, const struct moe_layer *s, const struct batch *b);
+/* The input of a layer's second half, and the RMS norm that is taken of it. */
+struct normed {
+    tensor x, w;
+    float eps;
+};
+tensor moe_by(struct cmd *c, enum moe_path path, struct normed in, const struct moe *m,
+              const struct moe_layer *s, const struct batch *b);
 /* x + the weighted sum of the chosen experts + [sigmoid(shared_gate h)] shared(h), where h =
  * rms(x). The router is softmax (Qwen3), or sigmoid with a bias for the choice (DeepSeek-V3, arXiv
  * 2412.19437). */
-tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m,
-              const struct moe_layer *s, const struct batch *b);
+tensor op_moe(struct cmd *c, struct normed in, const struct moe *m, const struct moe_layer *s,
+              const struct batch *b);

@@ -205,8 +205,9 @@ static void delta_gate_stats(struct cmd *c, tensor p, const struct delta *d,
                              const struct recurrent *s, const struct batch *b,
                              const struct push_delta *push)
 {
+    const struct gate_input in = { p, d->ssm_a, d->dt_bias, push->a_col, push->b_col };
     if (b->stats && s->stats.gates.arena)
-        op_gate_stats(c, p, push->a_col, push->b_col, d->ssm_a, d->dt_bias, b, s->stats.gates);
+        op_gate_stats(c, &in, b, s->stats.gates);
 }
 
 static void delta_norm(struct cmd *c, tensor o, tensor p, tensor y, const struct delta *d,

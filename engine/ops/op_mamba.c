@@ -154,9 +154,9 @@ static tensor mamba_chunks(struct cmd *c, tensor p, const struct mamba *m,
 static void mamba_gate_stats(struct cmd *c, tensor p, const struct mamba *m,
                              const struct recurrent *s, const struct batch *b)
 {
+    const struct gate_input in = { p, m->ssm_a, m->dt_bias, p.col + p.n - m->n_head, NO_BETA };
     if (b->stats && s->stats.gates.arena)
-        op_gate_stats(c, p, p.col + p.n - m->n_head, NO_BETA, m->ssm_a, m->dt_bias, b,
-                      s->stats.gates);
+        op_gate_stats(c, &in, b, s->stats.gates);
 }
 
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,

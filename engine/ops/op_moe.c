@@ -379,16 +379,16 @@ static tensor shared_expert(struct cmd *c, const struct moe *m, tensor x, tensor
                : op_linear_add(c, a, &m->sh_down, x);
 }
 
-tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float eps,
-              const struct moe *m, const struct moe_layer *s, const struct batch *b)
+tensor moe_by(struct cmd *c, enum moe_path path, struct normed in, const struct moe *m,
+              const struct moe_layer *s, const struct batch *b)
 {
     HLM_ASSERT(path == MOE_GROUPED || !tape_trains(c));
-    tensor h = op_norm(c, x, norm, eps);
+    tensor h = op_norm(c, in.x, in.w, in.eps);
     tensor r = m->shared_gate.n_in ? op_linear(c, h, LINEARS(&m->router, &m->shared_gate))
                                    : op_linear(c, h, LINEARS(&m->router));
     struct chosen ch = choose_experts(c, m, tensor_cols(r, 0, m->n_expert), s, b);
     /* The shared expert comes first, because the routed ones are added to its output. */
-    tensor y = shared_expert(c, m, x, h, r);
+    tensor y = shared_expert(c, m, in.x, h, r);
     tensor (*routed)(struct cmd *, const struct moe *, tensor, struct chosen, const tensor *) =
         path == MOE_GROUPED ? moe_grouped : moe_plain;
     if (!m->latent_down.n_in)
@@ -397,14 +397,12 @@ tensor moe_by(struct cmd *c, enum moe_path path, tensor x, tensor norm, float ep
     return op_linear_add(c, routed(c, m, low, ch, NULL), &m->latent_up, y);
 }
 
-tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe *m,
-              const struct moe_layer *s, const struct batch *b)
+tensor op_moe(struct cmd *c, struct normed in, const struct moe *m, const struct moe_layer *s,
+              const struct batch *b)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
-    /* Chosen by size and not by speed: a shorter batch must not need more scratch than a longer
-     * one.
-     */
-    bool can = linear_group_tile(caps, 1), group = (x.n_row > 8 && can) || tape_trains(c);
+    /* Chosen by size, not by speed: a shorter batch must not need more scratch than a longer. */
+    bool can = linear_group_tile(caps, 1), group = (in.x.n_row > 8 && can) || tape_trains(c);
     if (tape_trains(c) && !can) {
         cmd_fail(c,
                  "training experts needs a kernel for which %s has too little workgroup memory (%u "
@@ -412,5 +410,5 @@ tensor op_moe(struct cmd *c, tensor x, tensor norm, float eps, const struct moe 
                  caps->name, caps->max_shared);
         return (tensor){ 0 };
     }
-    return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, x, norm, eps, m, s, b);
+    return moe_by(c, group ? MOE_GROUPED : MOE_PLAIN, in, m, s, b);
 }

@@ -201,12 +201,13 @@ static bool joins_run(const linear *run, uint32_t *n_f32_rows, const linear *w)
     return true;
 }
 
-/* All W_i h side by side. Matrices that lie one after another are multiplied as one. norm: as in
- * struct linear_args; NULL if a matrix has an adapter. */
-static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor h,
-                           const tensor *norm, float eps, const linear *const *w, uint32_t n_w)
+/* All W_i h side by side. Matrices that lie one after another are multiplied as one. in: x is h;
+ * norm and eps, unless a matrix has an adapter. */
+static tensor side_by_side(struct cmd *c, const struct linear_path *path,
+                           const struct linear_args *in, const linear *const *w, uint32_t n_w)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    tensor h = in->x;
     uint32_t n_out = 0;
     for (uint32_t i = 0; i < n_w; i++)
         n_out += w[i]->n_out;
@@ -234,8 +235,8 @@ static tensor side_by_side(struct cmd *c, const struct linear_path *path, tensor
                     &(struct linear_args){ .x = h,
                                            .halves = path->f16 ? &halves : NULL,
                                            .w = &run,
-                                           .norm = norm,
-                                           .eps = eps,
+                                           .norm = in->norm,
+                                           .eps = in->eps,
                                            .y = tensor_cols(y, col, run.n_out) },
                     w[first]);
         for (; first < i; col += w[first++]->n_out)
@@ -250,9 +251,14 @@ static tensor norm_linear(struct cmd *c, tensor x, const tensor *norm, float eps
                           const linear *const *w, uint32_t n_w)
 {
     const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
-    if (norm && path->fuses && !any_lora(w, n_w) && !tape_trains(c))
-        return side_by_side(c, path, x, norm, eps, w, n_w);
-    return side_by_side(c, path, norm ? op_norm(c, x, *norm, eps) : x, NULL, 0, w, n_w);
+    struct linear_args in = { .x = x };
+    if (norm && path->fuses && !any_lora(w, n_w) && !tape_trains(c)) {
+        in.norm = norm;
+        in.eps = eps;
+    } else if (norm) {
+        in.x = op_norm(c, x, *norm, eps);
+    }
+    return side_by_side(c, path, &in, w, n_w);
 }
 
 tensor op_norm_linear(struct cmd *c, tensor x, tensor norm, float eps, const linear *const *w,
@@ -367,7 +373,8 @@ static tensor linear_add(struct cmd *c, tensor x, const linear *w, tensor res, c
     const struct linear_path *path = linear_pick(c, x.n_row, cmd_f16(c));
     tensor y;
     if (gate && tape_trains(c)) {
-        y = gate_add(c, side_by_side(c, path, x, NULL, 0, &w, 1), *gate, res);
+        tensor wx = side_by_side(c, path, &(struct linear_args){ .x = x }, &w, 1);
+        y = gate_add(c, wx, *gate, res);
     } else {
         y = cmd_scratch(c, F32, w->n_out, x.n_row);
         product(c, path, &(struct linear_args){ .x = x, .w = w, .y = y, .res = &res, .gate = gate },

@@ -2,21 +2,20 @@
  * dispatch waits for these small ones. op_moe.c counts chosen experts. */
 #include "ops/op.h"
 
-void op_gate_stats(struct cmd *c, tensor p, uint32_t decay_col, uint32_t beta_col, tensor ssm_a,
-                   tensor dt_bias, const struct batch *b, tensor to)
+void op_gate_stats(struct cmd *c, const struct gate_input *in, const struct batch *b, tensor to)
 {
-    bool mamba = beta_col == NO_BETA, row = b->docs != NULL;
+    bool mamba = in->beta_col == NO_BETA, row = b->docs != NULL;
     struct push_gate_stats push = { .n_tok = b->n_tok,
-                                    .p_stride = p.stride,
-                                    .decay_col = decay_col,
-                                    .beta_col = mamba ? 0 : beta_col };
+                                    .p_stride = in->p.stride,
+                                    .decay_col = in->decay_col,
+                                    .beta_col = mamba ? 0 : in->beta_col };
     cmd_work(c, 60.0 * b->n_tok * to.n_row);
-    cmd_dispatch(
-        c, K_gate_stats, GRID(to.n_row, 1, 1),
-        SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), b->n_tok > 32 ? 128 : 32), .mamba = mamba,
-             .docs = row),
-        PUSH(push),
-        USES(READ(p), READ(ssm_a), READ(dt_bias), READ(row ? b->docs->real : p), WRITE(to)));
+    cmd_dispatch(c, K_gate_stats, GRID(to.n_row, 1, 1),
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), b->n_tok > 32 ? 128 : 32), .mamba = mamba,
+                      .docs = row),
+                 PUSH(push),
+                 USES(READ(in->p), READ(in->ssm_a), READ(in->dt_bias),
+                      READ(row ? b->docs->real : in->p), WRITE(to)));
 }
 
 void op_state_stats(struct cmd *c, const struct state_stats *s)

@@ -1,5 +1,6 @@
 /* tape: see tape.h. A block pushes a few dozen records and asks for about as many gradients, so
- * both are searched from end to end. The records lie one after another in one array of bytes. */
+ * neither list has an index: each is searched entry by entry. The records lie one after another in
+ * one array of bytes. */
 #include "ops/tape.h"
 
 #include <stdlib.h>

@@ -189,8 +189,7 @@ void count_close(hlm *m)
     m->counting.load = NULL;
 }
 
-/* ---- what is going on
- * ---------------------------------------------------------------------------- */
+/* ---- the state, the sums --------------------------------------------------------------------- */
 
 static void fill_counters(hlm *m)
 {

@@ -17,8 +17,9 @@ struct hlm {
     struct counting counting;
     uint32_t n_session;    /* alive */
     struct hlm_tune *tune; /* the training that is alive; NULL: none */
-    uint64_t n_change;     /* how often training has changed what tokens are read with; a session
-                              counts as unread what it read before the last change */
+    uint64_t n_change;     /* counts the changes that training has made to the numbers that tokens
+                              are read with. A session knows the count at which it read: when that
+                              is not the present one, what it has cached is void */
     char *path, *name;
     bool f16;         /* prompts may be read with f16 operands */
     uint32_t *unused; /* one bit for each vocabulary entry that is no token */

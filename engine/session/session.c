@@ -166,8 +166,7 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     return st;
 }
 
-/* ---- the position of the timeline ---------------------------------------------------------------
- */
+/* ---- the position ---------------------------------------------------------------------------- */
 
 bool session_place(hlm_session *s, struct hlm_err *err)
 {

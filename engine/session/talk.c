@@ -10,15 +10,7 @@ bool msg_is(const struct chat_msg *m, const char *role) { return strcmp(m->role,
 
 bool talk_insert(struct hlm_talk *t, uint32_t i, struct chat_msg m, struct hlm_err *err)
 {
-    if (t->n_msg == t->cap) {
-        uint32_t cap = t->cap ? 2 * t->cap : 16;
-        struct chat_msg *more = mem_grow(t->msg, cap, sizeof *more);
-        if (more) {
-            t->msg = more;
-            t->cap = cap;
-        }
-    }
-    if (t->n_msg == t->cap || !m.role || !m.content) {
+    if (!m.role || !m.content || !mem_reserve(&t->msg, t->n_msg + 1ull, &t->cap, sizeof *t->msg)) {
         chat_msg_free(&m);
         return fail_memory(err, "out of memory for the history");
     }

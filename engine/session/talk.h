@@ -17,7 +17,8 @@ struct hlm_talk {
     struct chat_format format;
     bool think;
     struct chat_msg *msg; /* system (if any), then user and assistant in turn */
-    uint32_t n_msg, cap;
+    uint32_t n_msg;
+    uint64_t cap;     /* of msg */
     uint32_t n_again; /* how often this turn was regenerated: each time has its own seed */
     bool full;        /* the last turn ended because the context was full */
     struct hlm_talk_total total;
@@ -46,9 +47,9 @@ bool talk_check(const struct hlm_talk *t, struct hlm_err *err);
  * when it is clear that they do not. */
 struct talk_answer {
     struct hlm_ids ids;
-    uint64_t *end, end_cap; /* where the text of each id ends */
+    uint64_t *end, cap_end; /* where the text of each id ends */
     char *text;
-    uint64_t n, cap;
+    uint64_t n, cap_text;
     enum { OPENING, REASONING, BETWEEN, CONTENT } at;
     uint64_t pos; /* bytes shown or skipped */
     uint64_t reasoning, reasoning_end, content;

@@ -21,22 +21,9 @@ bool talk_answer_push(const struct hlm_talk *t, struct talk_answer *a, int32_t i
     if (tok_is_special(t->tok, id) && id != tok_find(t->tok, "<think>") &&
         id != tok_find(t->tok, "</think>"))
         s.n = 0;
-    if (a->n + s.n >= a->cap) {
-        uint64_t cap = 2 * (a->n + s.n) + 256;
-        char *text = mem_grow(a->text, cap, 1);
-        if (!text)
-            return fail_memory(err, "out of memory for the answer");
-        a->text = text;
-        a->cap = cap;
-    }
-    if (a->ids.n == a->end_cap) {
-        uint64_t cap = 2 * a->end_cap + 64;
-        uint64_t *end = mem_grow(a->end, cap, sizeof *end);
-        if (!end)
-            return fail_memory(err, "out of memory for the answer");
-        a->end = end;
-        a->end_cap = cap;
-    }
+    if (!mem_reserve(&a->text, a->n + s.n + 1, &a->cap_text, 1) ||
+        !mem_reserve(&a->end, a->ids.n + 1ull, &a->cap_end, sizeof *a->end))
+        return fail_memory(err, "out of memory for the answer");
     if (!tok_ids_push(&a->ids, &id, 1, err))
         return false;
     if (s.n)

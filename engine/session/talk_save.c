@@ -1,7 +1,7 @@
-/* talk_save: a conversation in a file. The messages are the note of the saved session, a JSON
- * object
- * {"messages": [{"role", "content", "reasoning", "ids"}], "think"}. Text that is not UTF-8, such as
- * an answer cut inside a character, is saved as "content_hex" or "reasoning_hex".
+/* talk_save: a conversation in a file. The note of the saved session has the messages, as
+ * the JSON object {"messages": [{"role", "content", "reasoning", "ids"}], "think"}. Text that is
+ * not UTF-8, such as an answer cut inside a character, is saved as "content_hex" or
+ * "reasoning_hex".
  *
  * A note from a file is not trusted: all of it is checked before the conversation changes. */
 #include "session/talk.h"
@@ -117,7 +117,7 @@ static bool get_ids(const json_t *o, uint32_t n_vocab, struct chat_msg *m)
 
 struct noted {
     struct chat_msg *msg;
-    uint32_t n, cap;
+    uint32_t n;
     bool think;
 };
 
@@ -129,11 +129,8 @@ static bool read_note(const struct hlm_talk *t, const char *path, const char *te
     size_t n = json_array_size(list);
     uint32_t n_vocab = hlm_get_info(t->m).n_vocab;
     *got = (struct noted){ .think = json_is_true(think) };
-    bool ok = json_is_array(list) && json_is_boolean(think) && n < UINT32_MAX - 16;
-    if (ok) {
-        got->cap = (uint32_t)n + 16;
-        ok = (got->msg = mem_alloc(got->cap, sizeof *got->msg)) != NULL;
-    }
+    bool ok = json_is_array(list) && json_is_boolean(think) && n < UINT32_MAX &&
+              (got->msg = mem_alloc(n + 1, sizeof *got->msg)) != NULL;
     for (size_t i = 0; ok && i < n; i++) {
         const json_t *o = json_array_get(list, i);
         struct chat_msg *m = &got->msg[got->n++];
@@ -169,7 +166,7 @@ bool hlm_talk_load(hlm_talk *t, const char *path, struct hlm_err *err)
         talk_free_msgs(t->msg, t->n_msg);
         t->msg = got.msg;
         t->n_msg = got.n;
-        t->cap = got.cap;
+        t->cap = got.n;
         t->n_again = 0;
         t->full = false;
         if (t->format.thinking == CHAT_MAY_THINK)

@@ -187,7 +187,7 @@ static bool copy_lines(const struct data_set *all, const uint8_t *chosen, bool w
     if (!s->doc || !s->ids || !s->mask)
         return false;
     s->cap_doc = all->n_doc;
-    s->cap_id = all->n_id;
+    s->cap_id = s->cap_mask = all->n_id;
     for (uint32_t i = 0; i < all->n_doc; i++) {
         struct data_doc d = all->doc[i];
         line += i && d.line != all->doc[i - 1].line;
@@ -243,17 +243,12 @@ void data_free(struct data *d)
 /* Appends the documents of another file, whose lines are numbered after those that are there. */
 static bool append_set(struct data_set *to, const struct data_set *more)
 {
-    uint64_t cap_doc = to->cap_doc, line = to->n_doc ? to->doc[to->n_doc - 1].line + 1 : 0;
-    uint8_t *mask = mem_grow(to->mask, to->n_id + more->n_id, 1);
-    to->mask = mask ? mask : to->mask;
-    int32_t *ids = mask ? mem_grow(to->ids, to->n_id + more->n_id, sizeof *ids) : NULL;
-    to->ids = ids ? ids : to->ids;
-    if (!ids || more->n_doc > UINT32_MAX - to->n_doc ||
-        !mem_reserve(&to->doc, (uint64_t)to->n_doc + more->n_doc, &cap_doc, sizeof *to->doc))
+    uint64_t line = to->n_doc ? to->doc[to->n_doc - 1].line + 1 : 0, n_id = to->n_id + more->n_id;
+    if (more->n_doc > UINT32_MAX - to->n_doc || !mem_reserve(&to->mask, n_id, &to->cap_mask, 1) ||
+        !mem_reserve(&to->ids, n_id, &to->cap_id, sizeof *to->ids) ||
+        !mem_reserve(&to->doc, (uint64_t)to->n_doc + more->n_doc, &to->cap_doc, sizeof *to->doc))
         return false;
-    to->cap_doc = (uint32_t)min_u64(cap_doc, UINT32_MAX);
-    to->cap_id = to->n_id + more->n_id;
-    memcpy(to->ids + to->n_id, more->ids, more->n_id * sizeof *ids);
+    memcpy(to->ids + to->n_id, more->ids, more->n_id * sizeof *to->ids);
     memcpy(to->mask + to->n_id, more->mask, more->n_id);
     for (uint32_t i = 0; i < more->n_doc; i++) {
         struct data_doc d = more->doc[i];

@@ -30,8 +30,8 @@
 #include "hlm_train.h"
 #include "text/chat.h"
 
-/* By default validation takes this share of a single file, but nothing of a file with fewer lines,
- * of which each is needed to learn from. */
+/* The share of a single file that validation takes by default. Of a file of fewer than DATA_FEW
+ * lines it takes none: all of them are needed for training. */
 #define DATA_VALID 0.05
 #define DATA_FEW 100
 
@@ -82,8 +82,7 @@ struct data_set {
     uint32_t n_doc;
     struct data_counts
         counts; /* of the file; the train set has it for a single file that was split */
-    uint64_t cap_id;
-    uint32_t cap_doc;
+    uint64_t cap_id, cap_mask, cap_doc;
 };
 void data_set_free(struct data_set *s);
 
@@ -125,7 +124,8 @@ struct data_row {
 
 struct data_rows {
     struct data_row *row;
-    uint32_t n_row, cap_row;
+    uint32_t n_row;
+    uint64_t cap_row;
     uint32_t row_length; /* 0: rows as long as their one document */
     bool packed;
     int32_t pad_id;

@@ -34,14 +34,9 @@ bool data_no_memory(struct data_line *l, struct hlm_err *err)
 static bool begin_doc(struct data_line *l, struct hlm_err *err)
 {
     struct data_set *s = l->set;
-    if (s->n_doc == s->cap_doc) {
-        uint64_t cap = min_u64(2ull * s->cap_doc + 16, UINT32_MAX);
-        struct data_doc *more = cap > s->n_doc ? mem_grow(s->doc, cap, sizeof *more) : NULL;
-        if (!more)
-            return data_no_memory(l, err);
-        s->doc = more;
-        s->cap_doc = (uint32_t)cap;
-    }
+    if (s->n_doc == UINT32_MAX ||
+        !mem_reserve(&s->doc, s->n_doc + 1ull, &s->cap_doc, sizeof *s->doc))
+        return data_no_memory(l, err);
     s->doc[s->n_doc++] = (struct data_doc){ .at = s->n_id, .line = l->line };
     return true;
 }
@@ -54,16 +49,9 @@ static bool add_ids(struct data_line *l, const int32_t *id, uint32_t n, uint8_t 
     struct data_doc *d = &s->doc[s->n_doc - 1];
     if (n > UINT32_MAX - d->n)
         return data_bad(l, err, "more tokens than a document can have");
-    if (n > s->cap_id - s->n_id) {
-        uint64_t cap = 2 * s->cap_id + n + 256;
-        int32_t *ids = mem_grow(s->ids, cap, sizeof *ids);
-        s->ids = ids ? ids : s->ids;
-        uint8_t *mask = ids ? mem_grow(s->mask, cap, 1) : NULL;
-        s->mask = mask ? mask : s->mask;
-        if (!mask)
-            return data_no_memory(l, err);
-        s->cap_id = cap;
-    }
+    if (!mem_reserve(&s->ids, s->n_id + n, &s->cap_id, sizeof *s->ids) ||
+        !mem_reserve(&s->mask, s->n_id + n, &s->cap_mask, 1))
+        return data_no_memory(l, err);
     if (n) {
         memcpy(s->ids + s->n_id, id, n * sizeof *id);
         memset(s->mask + s->n_id, mark, n);

@@ -52,13 +52,7 @@ struct json_text {
 
 static void text_put_n(struct json_text *o, const char *s, uint64_t n)
 {
-    if (n >= o->cap - o->n && !o->full) {
-        uint64_t cap = 2 * o->cap + n + 4096;
-        char *more = mem_grow(o->text, cap, 1);
-        o->full = !more;
-        o->text = more ? more : o->text;
-        o->cap = more ? cap : o->cap;
-    }
+    o->full = o->full || !mem_reserve(&o->text, o->n + n + 1, &o->cap, 1);
     if (o->full)
         return;
     memcpy(o->text + o->n, s, (size_t)n);

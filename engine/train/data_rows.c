@@ -14,14 +14,9 @@ void data_rows_free(struct data_rows *r)
 
 struct data_row *data_rows_add(struct data_rows *r, uint32_t n, uint32_t n_doc)
 {
-    if (r->n_row == r->cap_row) {
-        uint64_t cap = min_u64(2ull * r->cap_row + 16, UINT32_MAX);
-        struct data_row *more = cap > r->n_row ? mem_grow(r->row, cap, sizeof *more) : NULL;
-        if (!more)
-            return NULL;
-        r->row = more;
-        r->cap_row = (uint32_t)cap;
-    }
+    if (r->n_row == UINT32_MAX ||
+        !mem_reserve(&r->row, r->n_row + 1ull, &r->cap_row, sizeof *r->row))
+        return NULL;
     struct data_row row = { .n = n, .n_doc = n_doc };
     uint64_t slot = sizeof *row.ids + sizeof *row.doc + sizeof *row.pos + sizeof *row.mask;
     uint64_t doc = sizeof *row.document + sizeof *row.doc_start + sizeof *row.doc_len;

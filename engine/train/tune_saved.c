@@ -267,16 +267,10 @@ static void list_step(void *user, const char *name)
     }
     if (!is_step_name(name, &step))
         return;
-    if (l->n == l->cap) {
-        uint64_t *more = mem_grow(l->step, 2 * l->cap + 16, sizeof *more);
-        if (!more) {
-            l->full = true;
-            return;
-        }
-        l->step = more;
-        l->cap = 2 * l->cap + 16;
-    }
-    l->step[l->n++] = step;
+    if (mem_reserve(&l->step, l->n + 1, &l->cap, sizeof *l->step))
+        l->step[l->n++] = step;
+    else
+        l->full = true;
 }
 
 static int newest_first(const void *a, const void *b)
