@@ -542,6 +542,15 @@ static void note(const char *op, const char *what, struct diff d)
     worst[i].max_abs = fmax(worst[i].max_abs, d.max_abs);
 }
 
+double *rig_columns(struct rig *r, const struct rig_rows *p, uint32_t col, uint32_t n)
+{
+    double *out = rig_doubles(r, NULL, (uint64_t)p->n_row * n);
+    for (uint64_t t = 0; t < p->n_row; t++)
+        for (uint64_t i = 0; i < n; i++)
+            out[t * n + i] = (double)p->v[t * p->n + col + i];
+    return out;
+}
+
 double ops_tolerance(enum dtype dtype)
 {
     /* Worst measured: f32 6e-13 (products of 1024 in one sum), f16 8e-8 (rounding to nearest). */

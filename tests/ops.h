@@ -104,6 +104,14 @@ bool rig_near_values(struct rig *r, const char *what, const float *got, const do
 void rig_checked(struct rig *r);
 /* The NMSE that is allowed, by the type of the compared tensor. */
 double ops_tolerance(enum dtype dtype);
+
+/* Rows of a joint projection, as the mixers have them. */
+struct rig_rows {
+    const float *v;
+    uint32_t n, n_row;
+};
+/* Columns [col, col + n) as doubles. */
+double *rig_columns(struct rig *r, const struct rig_rows *p, uint32_t col, uint32_t n);
 /* Logs the worst NMSE of each op so far (shown with -v), and opens a case for the messages of the
  * validation layer. */
 void ops_report(struct gpu *g);

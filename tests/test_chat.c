@@ -665,100 +665,98 @@ static void test_bos(void)
     }
 }
 
+/* What chat_detect makes of templates. */
+static const struct {
+    const char *what, *template, *name;
+    bool exact, reasoning, think;
+    enum chat_thinking thinking;
+    const char *on;
+} templates[] = {
+    { "no template", NULL, "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+    { "an empty template", "", "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+    { "another family",
+      "{{ bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}", "chatml",
+      false, false, false, CHAT_NEVER_THINKS, "" },
+    { "a plain loop", LOOP GENERATE "' }}{%- endif %}", "chatml", true, false, false,
+      CHAT_NEVER_THINKS, "" },
+    { "a loop with a system text of its own", "<|im_start|>system\\nYou are Q.<|im_end|>" LOOP,
+      "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+    { "Qwen3-Next Instruct", TOOLS3 LOOP GENERATE "' }}{%- endif %}", "qwen3", true, false, false,
+      CHAT_NEVER_THINKS, "" },
+    { "Qwen3-Next Thinking", TOOLS3 "reasoning_content" LOOP GENERATE "<think>\\n' }}{%- endif %}",
+      "qwen3", true, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+    { "Qwen3", TOOLS3 "reasoning_content" LOOP GENERATE "' }}" NO_THINK "{%- endif %}{%- endif %}",
+      "qwen3", true, true, true, CHAT_MAY_THINK, "" },
+    { "Qwen3.5", QWEN35 "{%- endif %}", "qwen35", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+    { "Qwen3.5, small",
+      "<function=f>" LOOP GENERATE
+      "' }}{%- if enable_thinking is defined and enable_thinking is true %}"
+      "{{- '<think>\\n' }}{%- else %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}",
+      "qwen35", true, true, false, CHAT_MAY_THINK, "<think>\n" },
+    { "Qwen2.5", TOOLS3 "You are Qwen" LOOP, "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
+    { "Nemotron 3", NEMOTRON, "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+    { "a Nemotron 3 that thinks only when asked",
+      NEMOTRON "{%- set enable_thinking = enable_thinking if enable_thinking is defined else "
+               "False %}",
+      "nemotron", true, true, false, CHAT_MAY_THINK, "<think>\n" },
+    { "a later Nemotron", NEMOTRON "{%- if '/no_think' in content %}", "nemotron", false, true,
+      true, CHAT_MAY_THINK, "<think>\n" },
+    { "Step 3.5", "{{- bos_token }}" STEP, "step", true, true, true, CHAT_ALWAYS_THINKS,
+      "<think>\n" },
+    { "Step 3.7", "{{- bos_token }}" STEP "{{- 'Reasoning: ' ~ reasoning_effort }}", "step", false,
+      true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+    { "Step 3.7, where no effort is said unless it is asked for",
+      "{{- bos_token }}" STEP "{%- if reasoning_effort is defined %}{{- 'Reasoning: ' + "
+      "reasoning_effort }}{%- endif %}",
+      "step", true, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
+    { "Qwen3.6, which keeps reasoning when asked",
+      QWEN35 "{%- if preserve_thinking is defined and preserve_thinking is true or x %}", "qwen35",
+      true, true, true, CHAT_MAY_THINK, "<think>\n" },
+    { "Qwen3.8, which keeps reasoning unless asked not to",
+      QWEN35 "{%- if preserve_thinking is undefined or preserve_thinking is true or x %}", "qwen35",
+      false, true, true, CHAT_MAY_THINK, "<think>\n" },
+    { "Qwen3.8, which says how much to think",
+      "{%- if enable_thinking is undefined or enable_thinking is true %}"
+      "{%- set e = reasoning_effort | default('xhigh') %}{%- endif %}" QWEN35,
+      "qwen35", false, true, true, CHAT_MAY_THINK, "<think>\n" },
+    { "an option that is on by itself",
+      "{%- set terse = terse if terse is defined else True %}" NEMOTRON, "nemotron", false, true,
+      true, CHAT_MAY_THINK, "<think>\n" },
+    { "an option that is off by itself",
+      "{%- set medium_effort = medium_effort if medium_effort is defined else False "
+      "%}" NEMOTRON,
+      "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
+    { "an option that is set where it is missing",
+      "{%- if not terse is defined %}{%- set terse = true %}{%- endif %}" LOOP, "chatml", false,
+      false, false, CHAT_NEVER_THINKS, "" },
+    { "a generation prompt that is set where it is missing",
+      "{%- if not add_generation_prompt is defined %}{%- set add_generation_prompt = false %}"
+      "{%- endif %}" LOOP,
+      "chatml", true, false, false, CHAT_NEVER_THINKS, "" },
+    { "an option that is set to nothing where it is missing",
+      "{% if date is not defined %}{% set date = none %}{% endif %}" LOOP, "chatml", true, false,
+      false, CHAT_NEVER_THINKS, "" },
+    { "a message's own keys", "{{ m.note is not defined }}{{ m.note | default('x') }}" LOOP,
+      "chatml", true, false, false, CHAT_NEVER_THINKS, "" },
+    { "tools of no known kind", "<function=f><think>" LOOP, "chatml", false, false, false,
+      CHAT_NEVER_THINKS, "" },
+};
+
 static void test_detect(void)
 {
-    static const struct {
-        const char *what, *template, *name;
-        bool exact, reasoning, think;
-        enum chat_thinking thinking;
-        const char *on;
-    } row[] = {
-        { "no template", NULL, "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
-        { "an empty template", "", "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
-        { "another family",
-          "{{ bos_token }}{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}",
-          "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
-        { "a plain loop", LOOP GENERATE "' }}{%- endif %}", "chatml", true, false, false,
-          CHAT_NEVER_THINKS, "" },
-        { "a loop with a system text of its own", "<|im_start|>system\\nYou are Q.<|im_end|>" LOOP,
-          "chatml", false, false, false, CHAT_NEVER_THINKS, "" },
-        { "Qwen3-Next Instruct", TOOLS3 LOOP GENERATE "' }}{%- endif %}", "qwen3", true, false,
-          false, CHAT_NEVER_THINKS, "" },
-        { "Qwen3-Next Thinking",
-          TOOLS3 "reasoning_content" LOOP GENERATE "<think>\\n' }}{%- endif %}", "qwen3", true,
-          true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
-        { "Qwen3",
-          TOOLS3 "reasoning_content" LOOP GENERATE "' }}" NO_THINK "{%- endif %}{%- endif %}",
-          "qwen3", true, true, true, CHAT_MAY_THINK, "" },
-        { "Qwen3.5", QWEN35 "{%- endif %}", "qwen35", true, true, true, CHAT_MAY_THINK,
-          "<think>\n" },
-        { "Qwen3.5, small",
-          "<function=f>" LOOP GENERATE
-          "' }}{%- if enable_thinking is defined and enable_thinking is true %}"
-          "{{- '<think>\\n' }}{%- else %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}",
-          "qwen35", true, true, false, CHAT_MAY_THINK, "<think>\n" },
-        { "Qwen2.5", TOOLS3 "You are Qwen" LOOP, "chatml", false, false, false, CHAT_NEVER_THINKS,
-          "" },
-        { "Nemotron 3", NEMOTRON, "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
-        { "a Nemotron 3 that thinks only when asked",
-          NEMOTRON "{%- set enable_thinking = enable_thinking if enable_thinking is defined else "
-                   "False %}",
-          "nemotron", true, true, false, CHAT_MAY_THINK, "<think>\n" },
-        { "a later Nemotron", NEMOTRON "{%- if '/no_think' in content %}", "nemotron", false, true,
-          true, CHAT_MAY_THINK, "<think>\n" },
-        { "Step 3.5", "{{- bos_token }}" STEP, "step", true, true, true, CHAT_ALWAYS_THINKS,
-          "<think>\n" },
-        { "Step 3.7", "{{- bos_token }}" STEP "{{- 'Reasoning: ' ~ reasoning_effort }}", "step",
-          false, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
-        { "Step 3.7, where no effort is said unless it is asked for",
-          "{{- bos_token }}" STEP "{%- if reasoning_effort is defined %}{{- 'Reasoning: ' + "
-          "reasoning_effort }}{%- endif %}",
-          "step", true, true, true, CHAT_ALWAYS_THINKS, "<think>\n" },
-        { "Qwen3.6, which keeps reasoning when asked",
-          QWEN35 "{%- if preserve_thinking is defined and preserve_thinking is true or x %}",
-          "qwen35", true, true, true, CHAT_MAY_THINK, "<think>\n" },
-        { "Qwen3.8, which keeps reasoning unless asked not to",
-          QWEN35 "{%- if preserve_thinking is undefined or preserve_thinking is true or x %}",
-          "qwen35", false, true, true, CHAT_MAY_THINK, "<think>\n" },
-        { "Qwen3.8, which says how much to think",
-          "{%- if enable_thinking is undefined or enable_thinking is true %}"
-          "{%- set e = reasoning_effort | default('xhigh') %}{%- endif %}" QWEN35,
-          "qwen35", false, true, true, CHAT_MAY_THINK, "<think>\n" },
-        { "an option that is on by itself",
-          "{%- set terse = terse if terse is defined else True %}" NEMOTRON, "nemotron", false,
-          true, true, CHAT_MAY_THINK, "<think>\n" },
-        { "an option that is off by itself",
-          "{%- set medium_effort = medium_effort if medium_effort is defined else False "
-          "%}" NEMOTRON,
-          "nemotron", true, true, true, CHAT_MAY_THINK, "<think>\n" },
-        { "an option that is set where it is missing",
-          "{%- if not terse is defined %}{%- set terse = true %}{%- endif %}" LOOP, "chatml", false,
-          false, false, CHAT_NEVER_THINKS, "" },
-        { "a generation prompt that is set where it is missing",
-          "{%- if not add_generation_prompt is defined %}{%- set add_generation_prompt = false %}"
-          "{%- endif %}" LOOP,
-          "chatml", true, false, false, CHAT_NEVER_THINKS, "" },
-        { "an option that is set to nothing where it is missing",
-          "{% if date is not defined %}{% set date = none %}{% endif %}" LOOP, "chatml", true,
-          false, false, CHAT_NEVER_THINKS, "" },
-        { "a message's own keys", "{{ m.note is not defined }}{{ m.note | default('x') }}" LOOP,
-          "chatml", true, false, false, CHAT_NEVER_THINKS, "" },
-        { "tools of no known kind", "<function=f><think>" LOOP, "chatml", false, false, false,
-          CHAT_NEVER_THINKS, "" },
-    };
-    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+    for (uint32_t i = 0; i < ARRAY_LEN(templates); i++) {
         uint8_t *bytes;
         bool exact;
-        test_case("template of %s", row[i].what);
-        struct gguf *g = template_file(row[i].template, true, &bytes);
+        test_case("template of %s", templates[i].what);
+        struct gguf *g = template_file(templates[i].template, true, &bytes);
         if (g) {
             struct chat_format f = chat_detect(g, &exact);
-            CHECK_STR(f.name, row[i].name);
-            CHECK_STR(f.on, row[i].on);
-            CHECK_EQ(exact, row[i].exact);
-            CHECK_EQ(f.answer != CHAT_PLAIN, row[i].reasoning);
-            CHECK_EQ(f.think, row[i].think);
-            CHECK_EQ(f.thinking, row[i].thinking);
+            CHECK_STR(f.name, templates[i].name);
+            CHECK_STR(f.on, templates[i].on);
+            CHECK_EQ(exact, templates[i].exact);
+            CHECK_EQ(f.answer != CHAT_PLAIN, templates[i].reasoning);
+            CHECK_EQ(f.think, templates[i].think);
+            CHECK_EQ(f.thinking, templates[i].thinking);
         }
         gguf_close(g);
         free(bytes);

@@ -197,7 +197,8 @@ static void test_large_vocabulary(void)
 
 /* --- Typed readers. ------------------------------------------------------------------------- */
 
-static void test_readers(void)
+/* A file with numbers at the edges of their types. */
+static struct gguf *readers_file(uint8_t **bytes)
 {
     struct gguf_build *b = sample();
     gb_u32(b, "n", 7);
@@ -209,19 +210,23 @@ static void test_readers(void)
     gb_array(b, "flags", GGUF_BOOL, 3, (uint8_t[]){ 1, 0, 1 });
     uint64_t n;
     struct hlm_err err = { 0 };
-    uint8_t *bytes = gb_bytes(b, &n);
-    struct gguf *g = gguf_parse(bytes, n, "readers.gguf", &err);
+    *bytes = gb_bytes(b, &n);
+    struct gguf *g = gguf_parse(*bytes, n, "readers.gguf", &err);
     gb_free(b);
+    HLM_ASSERT(g);
+    return g;
+}
 
-    test_case("values that fit");
+static void test_readers(void)
+{
+    uint8_t *bytes;
+    struct gguf *g = readers_file(&bytes);
+    struct hlm_err err = { 0 };
     uint32_t u = 5, each[3] = { 0 };
     float f = 2;
     bool flag = false, flags[3] = { false, true, false };
     struct hlm_str s = { 0 };
-    if (!CHECK_MSG(g, "%s", err.msg)) {
-        free(bytes);
-        return;
-    }
+    test_case("values that fit");
     CHECK(gguf_u32(g, "none", OPTIONAL, &u, &err) && u == 5);
     CHECK(gguf_u32(g, "s.u8", REQUIRED, &u, &err) && u == 200);
     CHECK(gguf_u32(g, "s.u32", REQUIRED, &u, &err) && u == 0xff030201);
@@ -242,7 +247,19 @@ static void test_readers(void)
     CHECK(gguf_bool_each(g, "flags", REQUIRED, flags, 3, &err) && flags[0] && !flags[1]);
     CHECK(gguf_bool_each(g, "s.bool", REQUIRED, flags, 3, &err) && flags[0] && flags[1]);
     CHECK_MSG(!err.kind, "%s", err.msg);
+    gguf_close(g);
+    free(bytes);
+}
 
+static void test_refused_values(void)
+{
+    uint8_t *bytes;
+    struct gguf *g = readers_file(&bytes);
+    struct hlm_err err = { 0 };
+    uint32_t u, each[3];
+    float f;
+    bool flag, flags[3];
+    struct hlm_str s;
     test_case("values that do not fit are refused by key, found and expected");
     CHECK_REFUSED(gguf_u32(g, "none", REQUIRED, &u, &err), err, "readers.gguf|none|missing");
     CHECK_REFUSED(gguf_u32(g, "s.i8", REQUIRED, &u, &err), err, "readers.gguf|s.i8|-2");
@@ -598,6 +615,7 @@ void test_gguf(void)
     test_fixtures();
     test_large_vocabulary();
     test_readers();
+    test_refused_values();
     test_broken();
     test_mutations();
     test_small_files();

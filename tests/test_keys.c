@@ -376,12 +376,11 @@ static void test_completion(void)
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
-static void test_history_file(void)
+static void test_history_two(const char *path)
 {
     struct hlm_err err = { 0 };
     struct history h, other;
     struct stat st;
-    const char *path = scratch("history");
     test_case("a history of libedit's is read");
     spill(path, "_HiStOrY_V2_\nHello!\nWhat\\040is\\040this?\ntwo\\012lines\na\\134b \\\\c\n"
                 "\\M-C\\M-6\n\303\266\n");
@@ -411,7 +410,12 @@ static void test_history_file(void)
         CHECK_STR(h.entry[7], "mine,\ntoo");
     }
     history_free(&h);
+}
 
+static void test_history_many(const char *path)
+{
+    struct hlm_err err = { 0 };
+    struct history h;
     test_case("many at once lose nothing, also while the file is shortened");
     FILE *f = fopen(path, "w");
     HLM_ASSERT(f);
@@ -440,11 +444,16 @@ static void test_history_file(void)
         CHECK_MSG(history_find(&h, text, h.n, -1) < h.n, "%s is lost", text);
     }
     history_free(&h);
+}
 
+static void test_history_other(const char *path)
+{
+    struct hlm_err err = { 0 };
+    struct history h;
     test_case("of a file above 16 MiB the newest part is read, and it is shortened");
     spill(path, "_HiStOrY_V2_\nold\n");
     HLM_ASSERT(truncate(path, 17 << 20) == 0);
-    f = fopen(path, "a");
+    FILE *f = fopen(path, "a");
     HLM_ASSERT(f);
     fputs("\nnew\\040one\nnewest\n", f);
     fclose(f);
@@ -464,6 +473,15 @@ static void test_history_file(void)
     char *text = slurp(path);
     CHECK_STR(text, "my notes\n");
     free(text);
+}
+
+static void test_history_file(void)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s", scratch("history"));
+    test_history_two(path);
+    test_history_many(path);
+    test_history_other(path);
 }
 
 void test_keys(void)

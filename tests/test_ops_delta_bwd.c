@@ -85,16 +85,7 @@ struct delta_docs_want {
     double *y, *dp, *da_log, *ddt_bias;
 };
 
-/* Columns [col, col + n) of rows of n_p; back: they are added to. */
-static double *columns(struct rig *r, const struct delta_docs_in *d, uint32_t col, uint32_t n)
-{
-    double *out = rig_doubles(r, NULL, (uint64_t)d->n_tok * n);
-    for (uint64_t t = 0; t < d->n_tok; t++)
-        for (uint64_t i = 0; i < n; i++)
-            out[t * n + i] = (double)d->p[t * d->n_p + col + i];
-    return out;
-}
-
+/* Adds v to columns [col, col + n) of dp. */
 static void columns_add(const struct delta_docs_in *d, const double *v, uint32_t col, uint32_t n,
                         double *dp)
 {
@@ -110,8 +101,10 @@ static struct delta_docs_want docs_want(struct rig *r, const struct delta_docs *
 {
     uint64_t n_u = (uint64_t)d->n_tok * d->d_conv, n_o = (uint64_t)d->n_tok * d->d_out;
     uint32_t n_v = c->n_v_head, b_col = d->d_conv + d->d_out, n_gate = d->n_tok * n_v;
-    double *x = columns(r, d, 0, d->d_conv), *z = columns(r, d, d->d_conv, d->d_out);
-    double *b = columns(r, d, b_col, n_v), *a = columns(r, d, b_col + n_v, n_v);
+    const struct rig_rows rows = { d->p, d->n_p, d->n_tok };
+    double *x = rig_columns(r, &rows, 0, d->d_conv),
+           *z = rig_columns(r, &rows, d->d_conv, d->d_out);
+    double *b = rig_columns(r, &rows, b_col, n_v), *a = rig_columns(r, &rows, b_col + n_v, n_v);
     double *u = rig_doubles(r, NULL, n_u), *o = rig_doubles(r, NULL, n_o);
     uint32_t *first = rig_alloc(r, d->n_tok, sizeof *first);
     struct ref_conv conv = {

@@ -44,16 +44,6 @@ static struct mamba_mixer mamba_values(struct rig *r, const struct mamba_row *c)
     return m;
 }
 
-/* Columns [col, col + n) of p as doubles. */
-static double *columns(struct rig *r, const struct mamba_mixer *m, uint32_t col, uint32_t n)
-{
-    double *out = rig_doubles(r, NULL, (uint64_t)m->n_tok * n);
-    for (uint64_t t = 0; t < m->n_tok; t++)
-        for (uint64_t i = 0; i < n; i++)
-            out[t * n + i] = (double)m->p[t * m->n_p + col + i];
-    return out;
-}
-
 /* Transposes every head: [n_head][d_state][head_dim] of the device to or from the reference's
  * [n_head][head_dim][d_state]. */
 static double *turned(struct rig *r, const double *v, uint64_t n_head, uint64_t n, uint64_t n_row)
@@ -70,8 +60,10 @@ static double *turned(struct rig *r, const double *v, uint64_t n_head, uint64_t 
 static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct mamba_mixer *m,
                           double *window, double *state)
 {
-    double *z = columns(r, m, 0, m->d_inner), *x = columns(r, m, m->d_inner, m->d_conv);
-    double *dt = columns(r, m, m->d_inner + m->d_conv, c->n_head);
+    const struct rig_rows rows = { m->p, m->n_p, m->n_tok };
+    double *z = rig_columns(r, &rows, 0, m->d_inner),
+           *x = rig_columns(r, &rows, m->d_inner, m->d_conv);
+    double *dt = rig_columns(r, &rows, m->d_inner + m->d_conv, c->n_head);
     double *u = rig_doubles(r, NULL, (uint64_t)m->n_tok * m->d_conv);
     double *y = rig_doubles(r, NULL, (uint64_t)m->n_tok * m->d_inner);
     double *s = turned(r, state, c->n_head, c->head_dim, c->d_state);

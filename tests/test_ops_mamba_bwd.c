@@ -65,15 +65,6 @@ static struct mamba_docs_in docs_values(struct rig *r, const struct mamba_docs *
 
 /* ---- what is expected -------------------------------------------------------------------- */
 
-static double *columns(struct rig *r, const struct mamba_docs_in *v, uint32_t col, uint32_t n)
-{
-    double *out = rig_doubles(r, NULL, (uint64_t)v->n_tok * n);
-    for (uint64_t t = 0; t < v->n_tok; t++)
-        for (uint64_t i = 0; i < n; i++)
-            out[t * n + i] = (double)v->p[t * v->n_p + col + i];
-    return out;
-}
-
 static void columns_add(const struct mamba_docs_in *v, uint32_t col, uint32_t n, const double *from,
                         double *rows)
 {
@@ -91,8 +82,10 @@ static struct mamba_docs_want docs_want(struct rig *r, const struct mamba_docs *
 {
     uint64_t n = v->n_tok;
     uint32_t *first = rig_alloc(r, n, sizeof *first);
-    double *z = columns(r, v, 0, v->d_inner), *x = columns(r, v, v->d_inner, v->d_conv);
-    double *dt = columns(r, v, v->d_inner + v->d_conv, c->n_head);
+    const struct rig_rows rows = { v->p, v->n_p, v->n_tok };
+    double *z = rig_columns(r, &rows, 0, v->d_inner),
+           *x = rig_columns(r, &rows, v->d_inner, v->d_conv);
+    double *dt = rig_columns(r, &rows, v->d_inner + v->d_conv, c->n_head);
     double *u = rig_doubles(r, NULL, n * v->d_conv), *o = rig_doubles(r, NULL, n * v->d_inner);
     double *window = rig_doubles(r, NULL, (uint64_t)c->conv_k * v->d_conv);
     double *state = rig_doubles(r, NULL, (uint64_t)v->d_inner * c->d_state);

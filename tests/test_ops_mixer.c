@@ -47,23 +47,15 @@ static struct delta_mixer delta_values(struct rig *r, const struct delta_row *c)
     return d;
 }
 
-/* Columns [col, col + n) of p as doubles. */
-static double *columns(struct rig *r, const struct delta_mixer *d, uint32_t col, uint32_t n)
-{
-    double *out = rig_doubles(r, NULL, (uint64_t)d->n_tok * n);
-    for (uint64_t t = 0; t < d->n_tok; t++)
-        for (uint64_t i = 0; i < n; i++)
-            out[t * n + i] = (double)d->p[t * d->n_p + col + i];
-    return out;
-}
-
 /* Runs the whole sequence at once. window and state are advanced. */
 static double *delta_want(struct rig *r, const struct delta_row *c, const struct delta_mixer *d,
                           double *window, double *state)
 {
-    double *x = columns(r, d, 0, d->d_conv), *z = columns(r, d, d->d_conv, d->d_out);
-    double *b = columns(r, d, d->d_conv + d->d_out, c->n_v_head);
-    double *a = columns(r, d, d->d_conv + d->d_out + c->n_v_head, c->n_v_head);
+    const struct rig_rows rows = { d->p, d->n_p, d->n_tok };
+    double *x = rig_columns(r, &rows, 0, d->d_conv),
+           *z = rig_columns(r, &rows, d->d_conv, d->d_out);
+    double *b = rig_columns(r, &rows, d->d_conv + d->d_out, c->n_v_head);
+    double *a = rig_columns(r, &rows, d->d_conv + d->d_out + c->n_v_head, c->n_v_head);
     double *u = rig_doubles(r, NULL, (uint64_t)d->n_tok * d->d_conv);
     double *o = rig_doubles(r, NULL, (uint64_t)d->n_tok * d->d_out);
     struct ref_conv conv = { .n_tok = d->n_tok,
