@@ -138,8 +138,8 @@ struct hlm_counters; /* hlm_counters.h */
 
 /* Called at every change of state and, during work, up to four times a second between submissions.
  * It runs on the thread of the call that works, also inside hlm_open, before that has returned m,
- * and inside hlm_session_destroy. c is valid during the call; of m only hlm_expert_loads may be
- * called. */
+ * and inside hlm_session_destroy. c is valid during the call; of m only hlm_expert_loads and
+ * hlm_set_watched may be called. */
 typedef void (*hlm_watch)(void *user, const hlm *m, const struct hlm_counters *c);
 
 struct hlm_params {
@@ -200,14 +200,22 @@ struct hlm_kernel {
     uint64_t n, bytes; /* dispatches; bytes that they may touch */
     double us, flop;
 };
-/* Time per kernel since the last reset; needs params.profile. Returns how many were filled. */
+/* Time per kernel since the last reset, while it was taken: params.profile, hlm_set_watched.
+ * Returns how many were filled. */
 HLM_API uint32_t hlm_kernels(hlm *m, struct hlm_kernel *out, uint32_t max);
 HLM_API void hlm_kernels_reset(hlm *m);
 
-/* The counters as they stand. With params.profile or params.layers it waits for the device. */
+/* The counters as they stand. While kernels or layers are watched it waits for the device. */
 HLM_API void hlm_get_counters(hlm *m, struct hlm_counters *out);
+/* Switches on and off, while a model is open, what params.profile and params.layers switch on when
+ * it is opened; what was on then stays on. Any thread may call it at any time between hlm_open and
+ * hlm_close, whatever calls are running, and so may watch. Work takes it up between two
+ * submissions: at the next batch of a prompt, token or training row. Without room for statistics of
+ * layers work goes on without them, with a warning. Off costs nothing, and neither changes a bit of
+ * any result. The counters keep the last kernels and layers when they are off again. */
+HLM_API void hlm_set_watched(const hlm *m, bool kernels, bool layers);
 /* How often each of layer i_layer's *n experts was chosen, as of the last counters; NULL: the layer
- * has no experts, or params.layers is not set. Valid until the counters change. */
+ * has no experts, or layers were never watched. Valid until the counters change. */
 HLM_API const uint64_t *hlm_expert_loads(const hlm *m, uint32_t i_layer, uint32_t *n);
 /* Says that no work is under way: until the next call the counters' state is HLM_IDLE. */
 HLM_API void hlm_idle(hlm *m);

@@ -650,6 +650,37 @@ static void test_profile(void)
     close_checked(g);
 }
 
+/* Times are switched on and off between two submissions of a cmd that was ended before. */
+static void test_profile_later(void)
+{
+    static const bool on[] = { false, true, true, false, true };
+    test_case("times per kernel, switched on and off under way");
+    struct gpu *g = open_with((struct gpu_params){ 0 });
+    if (!g)
+        return;
+    struct cmd_rig r = cmd_rig_open(g);
+    struct gpu_kernel_time times[8];
+    fill(r.c, r.t[0], 1);
+    for (uint32_t i = 1; i < 10; i++)
+        axpy(r.c, r.t[i], r.t[0], 1);
+    rig_run(&r);
+    uint64_t n_record = gpu_counts(g).n_record, n_want = 0;
+    for (uint32_t i = 0; i < ARRAY_LEN(on); i++) {
+        gpu_set_profile(g, on[i]);
+        ok(cmd_submit(r.c, &r.err), &r.err);
+        n_want += on[i] ? 1 : 0;
+        uint32_t n = gpu_times(g, times, ARRAY_LEN(times));
+        CHECK_EQ(n, n_want ? 2 : 0);
+        for (uint32_t k = 0; k < n; k++)
+            CHECK_EQ(times[k].n, n_want * (strcmp(times[k].name, "fill") == 0 ? 1 : 9));
+    }
+    for (uint32_t i = 1; i < 10; i++)
+        holds(g, r.t[i], ARRAY_LEN(on) + 1);
+    CHECK_EQ(gpu_counts(g).n_record, n_record);
+    cmd_rig_close(&r);
+    close_checked(g);
+}
+
 void test_gpu_layer(void)
 {
     test_case("a device");
@@ -680,4 +711,5 @@ void test_gpu_layer(void)
     test_refusals(g);
     test_cache();
     test_profile();
+    test_profile_later();
 }

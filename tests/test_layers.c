@@ -177,7 +177,21 @@ static void decode(hlm *m, hlm_session *s, struct ref_run *r)
     CHECK_EQ(seen.c.n_layer, r->n_layer);
 }
 
-static void test_session_of(const char *path)
+/* What was asked for while the model was open is let go with the next token, memory included. */
+static void let_go(hlm *m, hlm_session *s)
+{
+    const struct hlm_sampling greedy = { .repeat_penalty = 1 };
+    struct hlm_err err = { 0 };
+    int32_t got;
+    uint64_t more = hlm_allocated(m);
+    CHECK(seen.c.n_kernel > 0);
+    hlm_set_watched(m, false, false);
+    CHECK_OK(hlm_session_next(s, &greedy, &got, &err), err);
+    CHECK(hlm_allocated(m) < more);
+}
+
+/* later: layers, and kernels, are asked for while the model is open, not when it is opened. */
+static void test_session_of(const char *path, bool later)
 {
     struct hlm_session_params params = {
         .n_ctx = 64,
@@ -192,7 +206,7 @@ static void test_session_of(const char *path)
     struct rng rng = { 11 };
     int32_t ids[N_ID];
     float *logits[2];
-    test_case("%s: a session's layers", path);
+    test_case("%s: a session's layers%s", path, later ? ", asked for later" : "");
     if (!ref_run_open(&r, fixture("%s", path))) {
         ref_run_close(&r);
         return;
@@ -202,11 +216,13 @@ static void test_session_of(const char *path)
         ids[i] = (int32_t)(rng_u64(&rng) % n_vocab);
     for (uint32_t k = 0; k < 2; k++) {
         hlm *m = hlm_test_try_as((struct hlm_params){ .model = fixture("%s", path),
-                                                      .layers = k,
+                                                      .layers = k && !later,
                                                       .watch = k ? look : NULL },
                                  &err);
         hlm_session *s = CHECK_MSG(m, "%s", err.msg) ? hlm_test_session(m, params) : NULL;
         logits[k] = test_room(n_vocab, sizeof(float));
+        if (m && k && later)
+            hlm_set_watched(m, true, true);
         bool ok = s && read_all(s, ids, NULL, false);
         if (ok && k) {
             ref_begin(&r);
@@ -222,6 +238,10 @@ static void test_session_of(const char *path)
             read_ref(&r, ids + N_ID - 1, 1);
             check_layers(m, &r, 1);
             decode(m, s, &r);
+            if (later)
+                let_go(m, s);
+            else
+                CHECK_EQ(seen.c.n_kernel, 0);
             uint64_t all = hlm_allocated(m);
             hlm_session_destroy(s);
             s = NULL;
@@ -376,7 +396,8 @@ static void check_deltas(struct train_run *t)
     CHECK(!memcmp(got, want, sizeof got));
 }
 
-static void test_training_of(struct gpu *g, const char *path, bool draft)
+/* later: the trainer is asked for layers once it is there. */
+static void test_training_of(struct gpu *g, const char *path, bool draft, bool later)
 {
     static const uint32_t len[] = { 1, 2, 40, 64, 65, 130 };
     struct data_doc doc[ARRAY_LEN(len)];
@@ -410,11 +431,12 @@ static void test_training_of(struct gpu *g, const char *path, bool draft)
                                   .train_gates = true,
                                   .chunk = CHUNK,
                                   .mtp_factor = draft ? 0.3 : 0,
-                                  .layers = k };
+                                  .layers = k && !later };
         struct train_sums sums = { 0 };
         const struct data_row *row = &rows.row[0];
         train_run_room(&p, &rows);
         ok = train_run_trainer(&t, &p) &&
+             (!k || !later || CHECK_MSG(train_tell_layers(t.t, true, &t.err), "%s", t.err.msg)) &&
              CHECK_MSG(
                  train_row(t.t, row, (struct row_job){ .weight = 0.01, .step = 1 }, &sums, &t.err),
                  "%s", t.err.msg);
@@ -448,11 +470,11 @@ void test_layers(void)
     if (!g)
         return;
     for (uint32_t i = 0; i < ARRAY_LEN(models); i++)
-        test_session_of(models[i]);
+        test_session_of(models[i], i == 1 || i == 4); /* those with experts */
     test_two_sessions("qwen35moe/base/model-f32.gguf");
-    test_training_of(g, "train/qwen35moe-mtp/model.gguf", true);
-    test_training_of(g, "qwen3next/base/model-f32.gguf", false);
-    test_training_of(g, "nemotron_h_moe/base/model-f32.gguf", false);
+    test_training_of(g, "train/qwen35moe-mtp/model.gguf", true, true);
+    test_training_of(g, "qwen3next/base/model-f32.gguf", false, false);
+    test_training_of(g, "nemotron_h_moe/base/model-f32.gguf", false, true);
     test_case("no message of the validation layer");
     CHECK_EQ(gpu_validation_count(g), 0);
 }

@@ -110,14 +110,17 @@ static json_t *to_json(const hlm *m, const struct hlm_counters *c)
     return o;
 }
 
-static void publish(void)
+/* Returns what monitors want, RING_... */
+static uint32_t publish(void)
 {
     struct hlm_err err = { 0 };
     if (!w.tried && !(w.ring = ring_create(ui.program, 0, &err)))
         ui_info("%s: no monitor can watch this process", err.msg);
     w.tried = true;
-    if (w.ring)
-        ring_publish(w.ring, &w.last);
+    if (!w.ring)
+        return 0;
+    ring_publish(w.ring, &w.last);
+    return ring_wanted(w.ring);
 }
 
 /* Errors are the program's, not the engine's. */
@@ -136,7 +139,8 @@ void counters_watch(void *user, const hlm *m, const struct hlm_counters *c)
     with_errors(&now);
     w.last = now;
     w.known = true;
-    publish();
+    uint32_t wanted = publish();
+    hlm_set_watched(m, wanted & RING_TIME_KERNELS, wanted & RING_TELL_LAYERS);
     if (done)
         ui_event("counters", "o", to_json(m, &w.last));
 }

@@ -259,8 +259,12 @@ struct gpu_kernel_time {
     uint64_t bytes;
     double flop;
 };
-/* The times of the kernels that ran since gpu_open or the last reset, longest first. Needs
- * params.profile. */
+/* Whether the time of every dispatch is taken, from the next submission on: params.profile at
+ * first. A cmd that was ended under the other setting has its command buffers recorded once more
+ * when it is next submitted. */
+void gpu_set_profile(struct gpu *g, bool on);
+/* The times of the kernels that ran since gpu_open or the last reset, longest first, while times
+ * were taken. */
 uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max);
 void gpu_times_reset(struct gpu *g);
 

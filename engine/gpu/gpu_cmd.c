@@ -465,6 +465,32 @@ fail:
     return false;
 }
 
+static bool record_stretches(struct cmd *c, struct hlm_err *err)
+{
+    if (!prof_begin(c, err))
+        return false;
+    for (uint32_t i = 0; i < c->n_stretch; i++)
+        if (!record_stretch(c, i, err))
+            return false;
+    return true;
+}
+
+/* Records the same list anew, with time stamps or without them. */
+static bool record_again(struct cmd *c, struct hlm_err *err)
+{
+    struct gpu *g = c->g;
+    if (!gpu_wait_for(g, c->last_use, err))
+        return false;
+    prof_collect(c);
+    c->timed = false;
+    vkDestroyQueryPool(g->dev, c->query, NULL);
+    c->query = VK_NULL_HANDLE;
+    VKTRY(vkResetCommandPool(g->dev, c->pool, 0));
+    return record_stretches(c, err);
+fail:
+    return false;
+}
+
 /* The work that one submission may have, at the measured or expected speed of this cmd. */
 static double limit_flop(const struct cmd *c)
 {
@@ -528,11 +554,8 @@ bool cmd_end(struct cmd *c, struct hlm_err *err)
     for (uint32_t i = 0; i < c->n_entry; i++)
         if (c->entry[i].op == OP_DISPATCH && !pipe_ready(c->g, c->entry[i].pipe, err))
             return false;
-    if (!sets_make(c, err) || !cut_stretches(c, err) || !prof_begin(c, err))
+    if (!sets_make(c, err) || !cut_stretches(c, err) || !record_stretches(c, err))
         return false;
-    for (uint32_t i = 0; i < c->n_stretch; i++)
-        if (!record_stretch(c, i, err))
-            return false;
     c->ended = true;
     c->g->counts.n_record++;
     return true;
@@ -664,9 +687,11 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err)
     if (c->g->dry)
         return fail_as(err, HLM_ERR_STATE, "%s: nothing can be computed in a dry run", c->name);
     HLM_ASSERT(c->ended);
+    if (c->profiled != c->g->profile && !record_again(c, err))
+        return false;
     /* The next run overwrites the time stamps. Profiling waits for every run; otherwise the times
      * of runs that happen to be done are enough. */
-    if (c->g->profile && !gpu_wait_for(c->g, c->last_use, err))
+    if (c->profiled && !gpu_wait_for(c->g, c->last_use, err))
         return false;
     prof_collect(c);
     double limit = limit_flop(c);

@@ -1,6 +1,6 @@
-/* gpu_prof: time stamps. A gpu that was opened to profile takes one per dispatch. Otherwise there
- * is one pair around a cmd that is large enough to measure the device's speed, by which gpu_cmd.c
- * decides how much work a submission may have. */
+/* gpu_prof: time stamps. While a gpu profiles, one is taken per dispatch. Otherwise there is one
+ * pair around a cmd that is large enough to measure the device's speed, by which gpu_cmd.c decides
+ * how much work a submission may have. */
 #include "gpu/vk.h"
 
 #include <stdlib.h>
@@ -17,7 +17,8 @@ bool prof_begin(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     bool large = c->flop > g->flop_s * MIN_TIMED_S;
-    c->n_query = g->tick_us <= 0 || !c->n_entry ? 0 : g->profile ? c->n_entry + 1 : large ? 2 : 0;
+    c->profiled = g->profile;
+    c->n_query = g->tick_us <= 0 || !c->n_entry ? 0 : c->profiled ? c->n_entry + 1 : large ? 2 : 0;
     if (c->n_query)
         VKTRY(vkCreateQueryPool(g->dev,
                                 &(VkQueryPoolCreateInfo){
@@ -35,7 +36,7 @@ fail:
  * time, and the sum is the time of the whole list. */
 void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry)
 {
-    if (!c->query || (i_entry && !c->g->profile))
+    if (!c->query || (i_entry && !c->profiled))
         return;
     if (i_entry == 0)
         vkCmdResetQueryPool(cb, c->query, 0, c->n_query);
@@ -82,7 +83,7 @@ void prof_collect(struct cmd *c)
         c->timed = false;
         if (tick[c->n_query - 1] > tick[0])
             learn_speed(c, (double)(tick[c->n_query - 1] - tick[0]) * g->tick_us);
-        for (uint32_t i = 0; g->profile && i < c->n_entry; i++)
+        for (uint32_t i = 0; c->profiled && i < c->n_entry; i++)
             add_time(c, &c->entry[i], (double)(tick[i + 1] - tick[i]) * g->tick_us);
     }
     free(tick);
@@ -100,6 +101,8 @@ static void collect_all(struct gpu *g)
         for (struct cmd *c = g->cmds; c; c = c->next)
             prof_collect(c);
 }
+
+void gpu_set_profile(struct gpu *g, bool on) { g->profile = on; }
 
 uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max)
 {

@@ -244,6 +244,7 @@ struct cmd {
     uint32_t n_stretch;
     VkQueryPool query; /* NULL: times are not taken */
     uint32_t n_query;
+    bool profiled; /* as it is recorded: with a time stamp for each entry */
     bool timed;    /* the times of a submission have not been collected yet */
     double flop_s; /* the speed that decides how many stretches a submission has */
     uint64_t last_use;

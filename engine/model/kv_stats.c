@@ -93,9 +93,33 @@ bool kv_stats_read(struct kv_stats *s, struct hlm_err *err)
     return true;
 }
 
+bool kv_stats_open(struct kv_stats *s, struct gpu *g, const struct kv_layers *l,
+                   struct arena *scratch, struct hlm_err *err)
+{
+    struct arena *own = arena_create(g, "statistics", MEM_DEVICE, err);
+    bool ok = own && kv_stats_init(s, g, own, l, err);
+    s->own = own;
+    ok = ok && (!s->all.arena || arena_commit(own, err)) &&
+         (!scratch || kv_stats_states(s, l, scratch, err)) &&
+         (!s->states || cmd_end(s->states, err));
+    if (!ok)
+        kv_stats_close(s, l);
+    return ok;
+}
+
+void kv_stats_close(struct kv_stats *s, const struct kv_layers *l)
+{
+    for (uint32_t i = 0; i < l->n; i++) {
+        l->cache[i].moe.load = (tensor){ 0 };
+        l->cache[i].recurrent.stats = (struct gate_stats){ { 0 }, { 0 } };
+    }
+    kv_stats_finish(s);
+}
+
 void kv_stats_finish(struct kv_stats *s)
 {
     cmd_destroy(s->states);
+    arena_destroy(s->own);
     free(s->place);
     free(s->now);
     free(s->was);

@@ -27,6 +27,7 @@ struct kv_stats {
     bool ran;            /* it has been used, so there may be counts to read */
     uint32_t *now, *was; /* from the last read, and from the one before */
     struct cmd *states;  /* computes statistics of the states in caches; NULL: none */
+    struct arena *own;   /* of kv_stats_open */
 };
 
 /* Takes memory in an uncommitted arena and makes the layers write their statistics there. */
@@ -38,4 +39,11 @@ bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, struct arena
 /* Moves `now` to `was` and reads the statistics into `now`. The arena must be committed. Waits for
  * the device. */
 bool kv_stats_read(struct kv_stats *s, struct hlm_err *err);
+/* The three above at once, in memory of its own, for caches that are in use already; ready to be
+ * used. scratch NULL: there are no states in caches. What was recorded with these caches before
+ * writes no statistics. After a failure there are none. */
+bool kv_stats_open(struct kv_stats *s, struct gpu *g, const struct kv_layers *l,
+                   struct arena *scratch, struct hlm_err *err);
+/* Ends statistics, and takes them out of the layers. What was recorded with them is void. */
+void kv_stats_close(struct kv_stats *s, const struct kv_layers *l);
 void kv_stats_finish(struct kv_stats *s); /* takes a zeroed one */

@@ -4,11 +4,11 @@
  * it is always on. What takes longer - the device's counts, times of kernels, statistics of layers
  * - is done only when the watcher is called.
  *
- * Statistics of layers (params.layers) cost more and are off by default. With every batch the
- * device counts the choices of experts and runs a kernel for the gates of each recurrent layer; of
- * the tokens of an answer, only one between two calls of the watcher does the latter. Each call of
- * the watcher waits for the device, runs a kernel for the states of each recurrent layer and reads
- * all of that back; so does the end of a session or of a training. */
+ * Statistics of layers (params.layers, hlm_set_watched) cost more and are off by default. With
+ * every batch the device counts the choices of experts and runs a kernel for the gates of each
+ * recurrent layer; of the tokens of an answer, only one between two calls of the watcher does the
+ * latter. Each call of the watcher waits for the device, runs a kernel for the states of each
+ * recurrent layer and reads all of that back; so does the end of a session or of a training. */
 #include "session/session.h"
 
 #include <math.h>
@@ -176,6 +176,25 @@ void count_leave(hlm *m, struct kv_stats *s)
         m->counting.source = (struct layer_source){ 0 };
 }
 
+void hlm_set_watched(const hlm *m, bool kernels, bool layers)
+{
+    /* An hlm is never constant; watch is given one that it must not call other things of. */
+    struct counting *n = &((hlm *)m)->counting;
+    atomic_store_explicit(&n->wish, (kernels ? WISH_KERNELS : 0) | (layers ? WISH_LAYERS : 0),
+                          memory_order_relaxed);
+}
+
+void count_follow(hlm *m)
+{
+    struct counting *n = &m->counting;
+    uint32_t wish = atomic_load_explicit(&n->wish, memory_order_relaxed) | n->opened_with;
+    bool profile = wish & WISH_KERNELS;
+    if (profile != n->profile)
+        gpu_set_profile(m->gpu, profile);
+    n->profile = profile;
+    n->layers = wish & WISH_LAYERS;
+}
+
 bool count_watched(const hlm *m) { return m->counting.watch != NULL; }
 
 bool count_due(const hlm *m)
@@ -232,6 +251,8 @@ void count_open(hlm *m, const struct hlm_params *params)
     m->counting.progress_user = params->progress_user;
     m->counting.preparing = params->preparing;
     m->counting.preparing_user = params->preparing_user;
+    m->counting.opened_with =
+        (params->profile ? WISH_KERNELS : 0) | (params->layers ? WISH_LAYERS : 0);
     m->counting.profile = params->profile;
     m->counting.layers = params->layers;
     snprintf(c->model, sizeof c->model, "%s", m->name);

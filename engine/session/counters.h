@@ -5,6 +5,8 @@
 #include "hlm_train.h"
 #include "model/kv_stats.h"
 
+#include <stdatomic.h>
+
 /* Where statistics of layers come from: the session or the training that worked last. */
 struct layer_source {
     struct kv_stats *stats; /* NULL: nothing works, or nothing that worked is left */
@@ -14,6 +16,8 @@ struct layer_source {
     void *user;
 };
 
+enum { WISH_KERNELS = 1, WISH_LAYERS = 2 };
+
 /* Part of struct hlm; its members are counters.c's, but for those marked. */
 struct counting {
     struct hlm_counters counters;
@@ -21,12 +25,14 @@ struct counting {
     hlm_progress progress;  /* of the upload of weights (open.c sets it) */
     hlm_progress preparing; /* of kernels */
     void *watch_user, *progress_user, *preparing_user;
-    bool profile, layers; /* as in struct hlm_params; session/ and train/ read layers */
-    double watched_s;     /* when watch was called last */
-    double read_began_s;  /* when reading began */
-    double gen_s;         /* seconds and ... */
-    uint64_t n_gen;       /* ... tokens that were made before the current answer */
-    hlm_session *session; /* the one that worked last; NULL: it is gone */
+    bool profile, layers;  /* in force; session/ and train/ read layers */
+    uint32_t opened_with;  /* WISH_... of struct hlm_params */
+    _Atomic uint32_t wish; /* WISH_... of hlm_set_watched */
+    double watched_s;      /* when watch was called last */
+    double read_began_s;   /* when reading began */
+    double gen_s;          /* seconds and ... */
+    uint64_t n_gen;        /* ... tokens that were made before the current answer */
+    hlm_session *session;  /* the one that worked last; NULL: it is gone */
     struct layer_source source;
     uint64_t *load;               /* [n_load][load_stride]: how often each expert was chosen */
     uint32_t n_load, load_stride; /* n_load: layers */
@@ -50,6 +56,7 @@ void count_train(hlm *m, const struct layer_source *source, enum hlm_state state
 void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);
 void count_valid(hlm *m, double loss);
 
+void count_follow(hlm *m);        /* takes up what hlm_set_watched was told; between submissions */
 bool count_watched(const hlm *m); /* there is a watcher */
 /* There is a watcher, and its next call is due: the next batch should report its gates. */
 bool count_due(const hlm *m);

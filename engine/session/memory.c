@@ -64,6 +64,35 @@ static void take_io(hlm_session *s)
     s->sampler.chosen = arena_tensor(s->host, I32, 2, 1);
 }
 
+/* The shapes of the layers, in new memory. */
+static struct layer_shape *shapes_of(const struct model *m, struct hlm_err *err)
+{
+    struct layer_shape *shape = mem_alloc(m->n_layer, sizeof *shape);
+    for (uint32_t i = 0; shape && i < m->n_layer; i++)
+        shape[i] = m->arch->shape(m, i);
+    if (!shape)
+        fail_memory(err, "out of memory: %u layers", m->n_layer);
+    return shape;
+}
+
+bool session_show_layers(hlm_session *s, bool on, struct hlm_err *err)
+{
+    const struct model *m = s->m->model;
+    struct layer_shape *shape = shapes_of(m, err);
+    const struct kv_layers layers = { m->n_layer, shape, s->kv.layer };
+    bool ok = shape != NULL;
+    if (ok && on) {
+        ok = kv_stats_open(&s->layers, s->m->gpu, &layers, s->scratch, err);
+    } else if (ok) {
+        count_leave(s->m, &s->layers);
+        kv_stats_close(&s->layers, &layers);
+    }
+    free(shape);
+    if (ok)
+        recordings_finish(&s->recordings);
+    return ok;
+}
+
 /* Gives every arena its size but for the scratch arena, which grows as lists are recorded. */
 static bool take_memory(hlm_session *s, uint64_t snapshot_budget, struct hlm_err *err)
 {
@@ -72,11 +101,9 @@ static bool take_memory(hlm_session *s, uint64_t snapshot_budget, struct hlm_err
     };
     const struct model *m = s->m->model;
     struct gpu *g = s->m->gpu;
-    struct layer_shape *shape = mem_alloc(m->n_layer, sizeof *shape);
+    struct layer_shape *shape = shapes_of(m, err);
     if (!shape)
-        return fail_memory(err, "out of memory: %u layers", m->n_layer);
-    for (uint32_t i = 0; i < m->n_layer; i++)
-        shape[i] = m->arch->shape(m, i);
+        return false;
     const struct kv_params kv = { .n_layer = m->n_layer,
                                   .shape = shape,
                                   .n_ctx = s->n_ctx,

@@ -125,10 +125,35 @@ bool session_ready(hlm_session *s, struct hlm_err *err)
             recordings_get(&s->recordings, session_key(REC_NEXT_STATS, 1), err));
 }
 
+/* Takes up what is wanted by now. Work goes on without statistics for which there is no room. */
+static void follow_watch(hlm_session *s)
+{
+    struct hlm_err why = { 0 };
+    count_follow(s->m);
+    bool wanted = s->m->counting.layers, are = s->layers.place != NULL;
+    if (!wanted)
+        s->layers_off = s->stats_off = false;
+    if (wanted == are || (wanted && s->layers_off) || (are && !s->layers.own))
+        return;
+    s->layers_off = !session_show_layers(s, wanted, &why);
+    if (s->layers_off)
+        log_msg(HLM_LOG_WARN, "no statistics of layers: %s", why.msg);
+}
+
 static struct cmd *get_recording(hlm_session *s, enum session_recording kind, uint32_t n_tok,
                                  struct hlm_err *err)
 {
-    return recordings_get(&s->recordings, session_key(kind, n_tok), err);
+    struct hlm_err why = { 0 };
+    struct recording_key key = session_key(kind, n_tok);
+    struct cmd *c = recordings_get(&s->recordings, key, &why);
+    if (!c && s->layers.own) { /* perhaps they are what there was no room for */
+        log_msg(HLM_LOG_WARN, "no statistics of layers: %s", why.msg);
+        s->layers_off = true;
+        return session_show_layers(s, false, err) ? recordings_get(&s->recordings, key, err) : NULL;
+    }
+    if (!c)
+        fail_from(err, &why, "");
+    return c;
 }
 
 /* The recording of one token and the token after it. Statistics never end an answer: if their
@@ -138,7 +163,7 @@ static struct cmd *get_next(hlm_session *s, struct hlm_err *err)
 {
     struct hlm_err why = { 0 };
     if (reports_gates(s) && !s->stats_off && count_due(s->m)) {
-        struct cmd *c = get_recording(s, REC_NEXT_STATS, 1, &why);
+        struct cmd *c = recordings_get(&s->recordings, session_key(REC_NEXT_STATS, 1), &why);
         if (c)
             return c;
         s->stats_off = true;
@@ -354,6 +379,7 @@ static bool read_batch(hlm_session *s, const int32_t *id, uint32_t n, enum sessi
     if (s->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "an earlier call failed part-way: only a new sync can go on from here");
+    follow_watch(s);
     struct cmd *c = get_recording(s, kind, n, err);
     if (!c)
         return false;
@@ -577,6 +603,7 @@ bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32
     if (unread && s->n_past == s->n_ctx)
         return full(s, s->n_ctx + 1ull, err);
     double t0 = now_s();
+    follow_watch(s);
     struct cmd *c = unread ? get_next(s, err) : get_recording(s, REC_SAMPLE, 1, err);
     if (!c || !write_sampling(s, sampling, err))
         return false;

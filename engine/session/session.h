@@ -30,8 +30,9 @@ struct hlm_session {
     struct kv kv;
     struct arena *scratch, *io, *host;
     tensor step, ids, logits, all_logits, hidden, nll_rows, nll_parts;
-    struct kv_stats layers; /* zeros without params.layers */
+    struct kv_stats layers; /* zeros while nobody wants layers */
     bool stats_off;         /* REC_NEXT_STATS could not be recorded: answers go without it */
+    bool layers_off;        /* there was no room for statistics of layers that were asked for */
     struct sampler sampler;
     struct hlm_sampling sampling; /* as in the step buffer, if sampling_set */
     bool sampling_set;
@@ -70,6 +71,10 @@ bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err);
 /* Ends the recordings that answers need; then no answer waits for a pipeline. The arenas must be
  * allocated. */
 bool session_ready(hlm_session *s, struct hlm_err *err);
+
+/* Statistics of layers that a model was not opened with: begins or ends them, and drops all
+ * recordings. After a failure to begin there are none (memory.c). */
+bool session_show_layers(hlm_session *s, bool on, struct hlm_err *err);
 
 /* False, with a reason, where training has changed the model since the tokens were read, so that
  * only a new sync can go on. */

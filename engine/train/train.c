@@ -28,18 +28,38 @@ static uint32_t *table_words(struct trainer *t, tensor of)
     return (uint32_t *)(t->host + of.offset);
 }
 
-static bool take_stats(struct trainer *t, struct hlm_err *err)
+/* Takes room for statistics: in the tables, or, once these are allocated, in memory of its own. */
+static bool take_stats(struct trainer *t, bool own, struct hlm_err *err)
 {
     uint32_t n = t->m->n_layer + t->n_loss - 1;
     struct layer_shape *shape = mem_alloc(n, sizeof *shape);
     t->stats_at = mem_alloc(n, sizeof *t->stats_at);
     for (uint32_t i = 0; shape && i < n; i++)
         shape[i] = t->m->arch->shape(t->m, i);
+    const struct kv_layers layers = { n, shape, t->stats_at };
     bool ok = shape && t->stats_at &&
-              kv_stats_init(&t->stats, t->gpu, t->tables,
-                            &(struct kv_layers){ n, shape, t->stats_at }, err);
+              (own ? kv_stats_open(&t->stats, t->gpu, &layers, NULL, err)
+                   : kv_stats_init(&t->stats, t->gpu, t->tables, &layers, err));
     free(shape);
     return ok || fail_memory(err, "out of memory: %u layers", n);
+}
+
+static void leave_stats(struct trainer *t)
+{
+    kv_stats_finish(&t->stats);
+    free(t->stats_at);
+    t->stats_at = NULL;
+}
+
+bool train_tells_layers(const struct trainer *t) { return t->stats_at != NULL; }
+
+bool train_tell_layers(struct trainer *t, bool on, struct hlm_err *err)
+{
+    recordings_finish(&t->recordings);
+    if (on && take_stats(t, true, err))
+        return true;
+    leave_stats(t);
+    return !on;
 }
 
 static bool take_tables(struct trainer *t, struct hlm_err *err)
@@ -54,8 +74,7 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
                              .chunk = (uint32_t)align_up(t->chunk, 16),
                              .n_chunk = n_chunk,
                              .chunks = take_table(t, 4, n_chunk) };
-    if (t->p.layers)
-        t->docs.real = take_table(t, n, 1);
+    t->docs.real = take_table(t, n, 1);
     t->dropout.key = take_table(t, 4, 1);
     for (uint32_t i = 0; i < t->n_loss; i++) {
         struct loss *l = &t->loss[i];
@@ -73,7 +92,7 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
     t->host = mem_alloc(t->host_bytes, 1);
     if (!t->host || !t->parts)
         return fail_memory(err, "out of memory: rows of %u tokens", n);
-    return !t->p.layers || take_stats(t, err);
+    return !t->p.layers || take_stats(t, false, err);
 }
 
 /* Takes memory for the inputs of layers, for two gradients of inputs that layers use in turn, and
@@ -103,7 +122,7 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
 {
     uint32_t *ids = table_words(t, t->ids), *first = table_words(t, t->docs.first);
     uint32_t *chunk = table_words(t, t->docs.chunks), n_chunk = 0;
-    uint32_t *real = t->docs.real.arena ? table_words(t, t->docs.real) : NULL;
+    uint32_t *real = table_words(t, t->docs.real);
     for (uint32_t i = 0; i < n_tok; i++)
         ids[i] = i < row->n ? (uint32_t)row->ids[i] : 0;
     for (uint32_t i = 0; i < t->n_loss; i++)
@@ -118,7 +137,7 @@ static void write_documents(struct trainer *t, const struct data_row *row, uint3
         }
         for (uint32_t k = i; k < end; k++)
             first[k] = i;
-        for (uint32_t k = i; real && k < end; k++)
+        for (uint32_t k = i; k < end; k++)
             real[k] = doc >= 0;
     }
     HLM_ASSERT(n_chunk <= t->docs.n_chunk);
@@ -307,7 +326,17 @@ static bool lay_out_passes(struct trainer *t, struct hlm_err *err)
 static bool run_pass(struct trainer *t, enum pass_kind kind, uint32_t n_tok, uint32_t loss,
                      struct hlm_err *err)
 {
-    struct cmd *c = recordings_get(&t->recordings, pass_key(kind, n_tok, loss), err);
+    const struct recording_key key = pass_key(kind, n_tok, loss);
+    struct hlm_err why = { 0 };
+    struct cmd *c = recordings_get(&t->recordings, key, &why);
+    if (!c && t->stats.own) { /* perhaps they are what there was no room for */
+        log_msg(HLM_LOG_WARN, "no statistics of layers: %s", why.msg);
+        t->stats_refused = true;
+        train_tell_layers(t, false, NULL);
+        c = recordings_get(&t->recordings, key, err);
+    } else if (!c) {
+        fail_from(err, &why, "");
+    }
     return c && cmd_submit(c, err);
 }
 
@@ -424,6 +453,7 @@ bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums
 }
 
 struct kv_stats *train_stats(struct trainer *t) { return &t->stats; }
+bool train_refused_layers(const struct trainer *t) { return t->stats_refused; }
 
 /* ---- creating and destroying ----------------------------------------------------------------- */
 
@@ -484,7 +514,7 @@ void train_destroy(struct trainer *t)
         return;
     recordings_finish(&t->recordings);
     updates_finish(t);
-    kv_stats_finish(&t->stats);
+    leave_stats(t);
     tape_destroy(t->tape);
     arena_destroy(t->tables);
     arena_destroy(t->inputs);
@@ -492,6 +522,5 @@ void train_destroy(struct trainer *t)
     free(t->input);
     free(t->host);
     free(t->parts);
-    free(t->stats_at);
     free(t);
 }

@@ -63,8 +63,14 @@ bool train_row(struct trainer *t, const struct data_row *row, struct row_job job
 bool train_eval(struct trainer *t, const struct data_row *row, struct train_sums *sums,
                 struct hlm_err *err);
 
-/* The statistics of layers; all.arena is NULL without params.layers. */
+/* The statistics of layers; all.arena is NULL while there are none. */
 struct kv_stats *train_stats(struct trainer *t);
+/* Statistics of layers of a trainer that was made without them, from the next row on; also drops
+ * all recordings. False, with a reason: there is no memory, and there are none. */
+bool train_tell_layers(struct trainer *t, bool on, struct hlm_err *err);
+bool train_tells_layers(const struct trainer *t);
+/* A row had no room to be recorded with them: since then there are none. */
+bool train_refused_layers(const struct trainer *t);
 /* Writes to most[n], for each layer, the largest magnitude of the deltas of its gates; 0 if it has
  * none. Waits for the device. */
 bool train_gate_deltas(struct trainer *t, float *most, uint32_t n, struct hlm_err *err);

@@ -46,6 +46,7 @@ struct trainer {
     float *parts;
     struct kv_stats stats;
     struct layer_cache *stats_at; /* [layers, draft blocks]: room for the stats; NULL: none */
+    bool stats_refused;           /* there was no room to record with them */
     tensor *input;                /* [n_layer + 1]: of each layer, then the output of the last */
     tensor d_input[2];            /* d_input[i % 2] belongs to layer i */
 

@@ -159,6 +159,7 @@ struct hlm_tune {
     uint64_t n_row, n_padding; /* of the first pass */
     uint32_t *doc_tok[3];      /* by enum hlm_tune_set: tokens of each document; NULL: ids_json */
     struct trainer *trainer;   /* NULL until hlm_tune_begin */
+    bool layers_off;           /* there was no memory for statistics of layers */
     bool begun;
     uint8_t *fresh;            /* the file of a new adapter; NULL: it is from init_lora */
     float alpha;               /* of the adapter's file */

@@ -106,6 +106,25 @@ static bool fail_step(uint64_t step, const struct hlm_err *why, struct hlm_err *
     return fail_from(err, why, where);
 }
 
+/* Takes up what is wanted by now. Work goes on without statistics for which there is no room. */
+static void follow_watch(hlm_tune *t)
+{
+    hlm *m = t->m;
+    struct hlm_err why = { 0 };
+    count_follow(m);
+    bool wanted = m->counting.layers;
+    if (!wanted)
+        t->layers_off = false;
+    if (train_refused_layers(t->trainer) || t->layers_off ||
+        wanted == train_tells_layers(t->trainer))
+        return;
+    if (!wanted)
+        count_leave(m, train_stats(t->trainer));
+    t->layers_off = !train_tell_layers(t->trainer, wanted, &why);
+    if (t->layers_off)
+        log_msg(HLM_LOG_WARN, "no statistics of layers: %s", why.msg);
+}
+
 static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t step,
                           struct train_sums *sums, struct hlm_err *err)
 {
@@ -116,6 +135,7 @@ static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t ste
         struct hlm_err why = { 0 };
         if (!row)
             return false;
+        follow_watch(t);
         if (row->n_counted && !train_row(t->trainer, row, job, sums, &why))
             return fail_step(step, &why, err);
         count_train(t->m, &layers, HLM_TRAINING, i + 1, rows_of_step(t));
