@@ -575,6 +575,7 @@ struct hlm_stats {
     uint64_t n_snapshot, snapshot_max;       /* kept now; how many there is room for */
     uint64_t weight_bytes, adapter_bytes;
     uint64_t kv_bytes, state_bytes, scratch_bytes, snapshot_bytes, other_bytes;
+    uint64_t n_evicted; /* snapshots that others took the room of */
 };
 HLM_API struct hlm_stats hlm_session_stats(const hlm_session *s);
 

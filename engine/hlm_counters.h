@@ -14,8 +14,9 @@ extern "C" {
 #endif
 
 enum {
-    HLM_COUNTERS_VERSION = 3,
+    HLM_COUNTERS_VERSION = 4,
     HLM_MAX_COUNTED = 64,
+    HLM_MAX_PURPOSE = 16,
     HLM_MAX_LAYER = 128,
     HLM_MAX_BAR = 32768, /* what is beyond is not shown */
 };
@@ -57,6 +58,13 @@ struct hlm_layer_count {
     uint32_t n_state, spare;    /* states that this is of, heads times chunks; 0: none yet */
 };
 
+/* Memory for one purpose, of everything that is alive. */
+struct hlm_memory_count {
+    char purpose[32];    /* "weights" "kv" "state" "scratch" ... */
+    uint64_t plan, real; /* as laid out; as the driver has given it */
+    uint32_t on_host, spare;
+};
+
 struct hlm_counters {
     char model[128], arch[32], device[128], driver[128];
     /* For the program that publishes the counters: the newest error that it printed, and how many.
@@ -86,6 +94,25 @@ struct hlm_counters {
     uint64_t weight_bytes, adapter_bytes, kv_bytes, state_bytes, scratch_bytes, snapshot_bytes,
         other_bytes;
     uint64_t train_bytes; /* of a training run, without weights and adapters */
+
+    uint64_t budget_bytes;           /* of the device, that all purposes together may take */
+    uint64_t heap_bytes, free_bytes; /* that the device has; that anybody can still get of them */
+    uint64_t n_memory;
+    struct hlm_memory_count memory[HLM_MAX_PURPOSE];
+    uint64_t n_snapshot, snapshot_max; /* of the session at work: kept now, room for */
+    uint64_t n_evicted;                /* snapshots that others took the room of */
+
+    double clip_norm;             /* 0: gradients are not clipped */
+    double best_loss;             /* of validation, at best_step; holds if n_valid is not 0 */
+    uint64_t best_step, n_valid;  /* n_valid: validations in this process */
+    uint64_t epoch;               /* whole passes done */
+    uint64_t n_saved, saved_step; /* checkpoints written, and the step of the newest */
+
+    /* What the program adds: why its newest turn read tokens again, "" when it did not; the newest
+     * sample answer of a training. */
+    char why[160];
+    uint64_t sample_step, n_sample; /* n_sample: so far */
+    char sample_prompt[160], sample_text[640];
 
     /* Since hlm_kernels_reset, the slowest first; only with params.profile. */
     uint64_t n_kernel;

@@ -10,9 +10,10 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define RATE_S 1.5 /* speeds are means over this time */
-#define MOST 1e18  /* no figure is larger ... */
-#define MOST_S 1e9 /* ... and no run longer */
+#define RATE_S 1.5          /* speeds are means over this time */
+#define MOST 1e18           /* no figure is larger ... */
+#define MOST_S 1e9          /* ... and no run longer */
+enum { MAX_ANSWER = 4096 }; /* bytes of a text that are kept */
 
 /* ---- checks ---------------------------------------------------------------------------------- */
 
@@ -91,16 +92,18 @@ static void check_layer(struct hlm_layer_count *l, bool *infinite)
 
 static void check_sums(struct hlm_counters *c)
 {
-    uint64_t *const count[] = { &c->done,         &c->total,         &c->n_read,
-                                &c->n_reused,     &c->n_reread,      &c->n_gen,
-                                &c->n_step,       &c->step,          &c->n_counted,
-                                &c->n_submit,     &c->n_record,      &c->n_pipeline,
-                                &c->weight_bytes, &c->adapter_bytes, &c->kv_bytes,
-                                &c->state_bytes,  &c->scratch_bytes, &c->snapshot_bytes,
-                                &c->other_bytes,  &c->train_bytes,   &c->n_error };
-    double *const real[] = { &c->read_s,    &c->gen_s,      &c->read_per_s, &c->gen_per_s,
-                             &c->loss,      &c->loss_mtp,   &c->valid_loss, &c->lr,
-                             &c->grad_norm, &c->train_per_s };
+    uint64_t *const count[] = {
+        &c->done,         &c->total,         &c->n_read,         &c->n_reused,      &c->n_reread,
+        &c->n_gen,        &c->n_step,        &c->step,           &c->n_counted,     &c->n_submit,
+        &c->n_record,     &c->n_pipeline,    &c->weight_bytes,   &c->adapter_bytes, &c->kv_bytes,
+        &c->state_bytes,  &c->scratch_bytes, &c->snapshot_bytes, &c->other_bytes,   &c->train_bytes,
+        &c->n_error,      &c->budget_bytes,  &c->heap_bytes,     &c->free_bytes,    &c->n_snapshot,
+        &c->snapshot_max, &c->n_evicted,     &c->best_step,      &c->n_valid,       &c->epoch,
+        &c->n_saved,      &c->saved_step,    &c->sample_step,    &c->n_sample
+    };
+    double *const real[] = { &c->read_s,    &c->gen_s,       &c->read_per_s, &c->gen_per_s,
+                             &c->loss,      &c->loss_mtp,    &c->valid_loss, &c->lr,
+                             &c->grad_norm, &c->train_per_s, &c->clip_norm,  &c->best_loss };
     for (uint32_t i = 0; i < ARRAY_LEN(count); i++)
         *count[i] = sound_count(*count[i]);
     for (uint32_t i = 0; i < ARRAY_LEN(real); i++)
@@ -122,6 +125,16 @@ static void check(struct run *r)
     sound_text(c->device, sizeof c->device);
     sound_text(c->driver, sizeof c->driver);
     sound_text(c->error, sizeof c->error);
+    sound_text(c->why, sizeof c->why);
+    c->sample_prompt[sizeof c->sample_prompt - 1] = 0;
+    c->sample_text[sizeof c->sample_text - 1] = 0;
+    c->n_memory = ui_min_u64(c->n_memory, HLM_MAX_PURPOSE);
+    for (uint32_t i = 0; i < c->n_memory; i++) {
+        struct hlm_memory_count *p = &c->memory[i];
+        sound_text(p->purpose, sizeof p->purpose);
+        p->plan = sound_count(p->plan);
+        p->real = sound_count(p->real);
+    }
     check_kernels(c);
     c->n_layer = ui_min_u64(c->n_layer, HLM_MAX_LAYER);
     for (uint32_t i = 0; i < HLM_MAX_LAYER; i++)
@@ -263,34 +276,78 @@ static void push_valid(struct run *r)
         r->best_valid = c->valid_loss;
         r->best_step = c->step;
     }
+    if (c->n_valid) { /* the process knows of those before we came */
+        r->n_valid = c->n_valid;
+        r->best_valid = c->best_loss;
+        r->best_step = c->best_step;
+    }
 }
 
-static void add_purpose(struct run_device *d, const char *name, uint64_t real)
+/* What a ring shows of a training beside figures: the newest answer and checkpoint. */
+static void take_marks(struct run *r)
 {
-    if (!real || d->n_purpose == RUN_MAX_PURPOSE)
+    const struct hlm_counters *c = &r->now;
+    struct run_past *p = r->past;
+    if (c->n_sample > p->n_sample)
+        run_add_answer(r, c->sample_step, c->sample_prompt, c->sample_text);
+    if (c->n_saved > p->n_saved)
+        run_add_saved(r, &(struct run_saved){ .step = c->saved_step, .t = p->t });
+    p->n_sample = c->n_sample;
+    p->n_saved = c->n_saved;
+}
+
+/* The same as the counters have, for panels. */
+static void copy_figures(struct run *r)
+{
+    const struct hlm_counters *c = &r->now;
+    memcpy(r->why, c->why, sizeof r->why);
+    r->epoch = (double)c->epoch;
+    r->clip_norm = c->clip_norm;
+    r->n_snapshot = c->n_snapshot;
+    r->n_snapshot_max = c->snapshot_max;
+    r->n_evicted = c->n_evicted;
+}
+
+static void add_purpose(struct run_device *d, const char *name, uint64_t plan, uint64_t real)
+{
+    if ((!real && !plan) || d->n_purpose == RUN_MAX_PURPOSE)
         return;
     struct run_purpose *p = &d->purpose[d->n_purpose++];
     snprintf(p->name, sizeof p->name, "%s", name);
+    p->plan = plan;
     p->real = real;
     d->real += real;
+}
+
+/* Of older figures, and of a run that says nothing by purpose. */
+static void sums_by_purpose(const struct hlm_counters *c, struct run_device *d)
+{
+    add_purpose(d, "weights", 0, c->weight_bytes);
+    add_purpose(d, "adapters", 0, c->adapter_bytes);
+    add_purpose(d, "kv", 0, c->kv_bytes);
+    add_purpose(d, "state", 0, c->state_bytes);
+    add_purpose(d, "scratch", 0, c->scratch_bytes);
+    add_purpose(d, "snapshots", 0, c->snapshot_bytes);
+    add_purpose(d, "training", 0, c->train_bytes);
+    add_purpose(d, "other", 0, c->other_bytes);
 }
 
 static void set_devices(struct run *r)
 {
     const struct hlm_counters *c = &r->now;
-    struct run_device *d = &r->device[0];
-    uint64_t budget = d->budget;
-    *d = (struct run_device){ .budget = budget };
-    r->n_device = 1;
+    struct run_device *d = &r->device[0], *host = &r->device[1];
+    *d = (struct run_device){ .budget = c->budget_bytes,
+                              .left = c->free_bytes,
+                              .heap = c->heap_bytes };
+    *host = (struct run_device){ .name = "host memory" };
     snprintf(d->name, sizeof d->name, "%s", c->device);
-    add_purpose(d, "weights", c->weight_bytes);
-    add_purpose(d, "adapters", c->adapter_bytes);
-    add_purpose(d, "kv", c->kv_bytes);
-    add_purpose(d, "state", c->state_bytes);
-    add_purpose(d, "scratch", c->scratch_bytes);
-    add_purpose(d, "snapshots", c->snapshot_bytes);
-    add_purpose(d, "training", c->train_bytes);
-    add_purpose(d, "other", c->other_bytes);
+    for (uint32_t i = 0; i < c->n_memory; i++) {
+        const struct hlm_memory_count *p = &c->memory[i];
+        add_purpose(p->on_host ? host : d, p->purpose, p->plan, p->real);
+    }
+    if (!c->n_memory)
+        sums_by_purpose(c, d);
+    r->n_device = host->n_purpose ? 2 : 1;
     if (d->real)
         run_push(r, SERIES_MEMORY, 0, (double)d->real);
 }
@@ -342,8 +399,10 @@ void run_update(struct run *r, const struct hlm_counters *c)
     push_step(r);
     push_valid(r);
     set_devices(r);
+    copy_figures(r);
     set_progress(r, began);
     if (!r->from_log) {
+        take_marks(r);
         keep_mark(r, began);
         push_speeds(r);
     }
@@ -352,11 +411,32 @@ void run_update(struct run *r, const struct hlm_counters *c)
 
 /* ---- from a ring ----------------------------------------------------------------------------- */
 
+/* Lines of a name, a tab and a value. */
+static void take_flags(struct run *r, const char *from, uint64_t size)
+{
+    char text[RING_FLAGS];
+    uint64_t n = ui_min_u64(size, sizeof text);
+    memcpy(text, from, (size_t)n);
+    text[n - 1] = 0;
+    for (char *line = text, *end; *line; line = end) {
+        end = line + strcspn(line, "\n");
+        if (*end)
+            *end++ = 0;
+        char *tab = strchr(line, '\t');
+        if (!tab)
+            continue;
+        *tab = 0;
+        run_set(r, line, tab + 1);
+    }
+}
+
 void run_is_ring(struct run *r, const struct ring_head *head, double clock_s)
 {
     r->pid = head->pid;
     r->start_unix = head->start_unix > 0 ? head->start_unix : 0;
     run_text(r->program, sizeof r->program, head->program, sizeof head->program, false);
+    run_text(r->version, sizeof r->version, head->release, sizeof head->release, false);
+    take_flags(r, head->flags, sizeof head->flags);
     r->past->clock_s = clock_s;
 }
 
@@ -415,6 +495,40 @@ void run_end(struct run *r, enum run_life life)
     r->silent_s = 0;
     r->left_s = -1;
     r->n_change++;
+}
+
+static char *copy_lines(const char *s)
+{
+    uint64_t n = ui_min_u64(strlen(s), MAX_ANSWER);
+    char *out = ui_alloc(n + 1, 1);
+    if (out)
+        run_text(out, n + 1, s, n, true);
+    return out;
+}
+
+void run_add_answer(struct run *r, uint64_t step, const char *prompt, const char *text)
+{
+    struct run_answer a = { .step = step, .t = r->past->t };
+    a.prompt = copy_lines(prompt);
+    a.text = copy_lines(text);
+    if (!a.prompt || !a.text) {
+        free(a.prompt);
+        free(a.text);
+        return;
+    }
+    if (r->n_answer == RUN_MAX_ANSWER) {
+        free(r->answer[0].prompt);
+        free(r->answer[0].text);
+        memmove(r->answer, r->answer + 1, --r->n_answer * sizeof a);
+    }
+    r->answer[r->n_answer++] = a;
+}
+
+void run_add_saved(struct run *r, const struct run_saved *s)
+{
+    if (r->n_saved == RUN_MAX_SAVED) /* the first stays, as the newest do */
+        memmove(&r->saved[1], &r->saved[2], (--r->n_saved - 1) * sizeof *s);
+    r->saved[r->n_saved++] = *s;
 }
 
 static void init(struct run *r)

@@ -114,7 +114,8 @@ struct run {
     double best_valid;
     uint64_t best_step; /* best_valid holds if n_valid > 0 */
     uint64_t n_valid;
-    uint64_t n_snapshot, n_snapshot_max, n_evicted;
+    uint64_t n_snapshot, n_snapshot_max; /* held, room for; n_snapshot_max 0: not known */
+    uint64_t n_evicted;
     double test_loss; /* below 0: none */
 
     struct run_series series[N_SERIES];

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LINE = 4 << 20, MAX_ANSWER = 8192 };
+enum { MAX_LINE = 4 << 20 };
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
@@ -115,6 +115,33 @@ static void read_memory(struct line *l, struct hlm_counters *c)
     l->bad |= m.bad;
 }
 
+static void read_device(struct line *l, struct hlm_counters *c)
+{
+    struct line d = part(l, "device_memory");
+    size_t i;
+    json_t *v, *by = d.o ? list(&d, "by") : NULL;
+    c->budget_bytes = d.o ? count(&d, "budget") : c->budget_bytes;
+    c->heap_bytes = count(&d, "heap");
+    c->free_bytes = count(&d, "free");
+    c->n_snapshot = count(&d, "snapshots");
+    c->snapshot_max = count(&d, "snapshots_max");
+    c->n_evicted = count(&d, "evicted");
+    c->n_memory = 0;
+    json_array_foreach(by, i, v)
+    {
+        struct line p = { .o = v, .bad = !json_is_object(v) };
+        if (c->n_memory == HLM_MAX_PURPOSE)
+            break;
+        struct hlm_memory_count *to = &c->memory[c->n_memory++];
+        *to = (struct hlm_memory_count){ .plan = count(&p, "plan"),
+                                         .real = count(&p, "real"),
+                                         .on_host = flag(&p, "on_host") };
+        put_text(to->purpose, sizeof to->purpose, text(&p, "purpose"));
+        d.bad |= p.bad;
+    }
+    l->bad |= d.bad;
+}
+
 static void read_training(struct line *l, struct hlm_counters *c)
 {
     struct line t = part(l, "training");
@@ -130,6 +157,7 @@ static void read_training(struct line *l, struct hlm_counters *c)
     c->grad_norm = num(&t, "grad_norm");
     c->train_per_s = num(&t, "tokens_per_s");
     c->train_bytes = count(&t, "bytes");
+    c->clip_norm = num(&t, "clip_norm");
     l->bad |= t.bad;
 }
 
@@ -231,6 +259,7 @@ static bool on_counters(struct run *r, struct line *l)
     *c = r->now;
     read_sums(l, c);
     read_memory(l, c);
+    read_device(l, c);
     read_training(l, c);
     read_kernels(l, c);
     read_layers(l, c);
@@ -266,7 +295,7 @@ static bool on_step(struct run *r, struct line *l)
     c->grad_norm = norm;
     c->lr = lr;
     c->train_per_s = per_s;
-    r->epoch = run_sound(epoch);
+    c->epoch = (uint64_t)run_sound(epoch);
     r->past->log_left_s = left >= 0 ? left : -1;
     run_update(r, c);
     return true;
@@ -287,13 +316,6 @@ static bool on_valid(struct run *r, struct line *l)
     return true;
 }
 
-static void add_saved(struct run *r, const struct run_saved *s)
-{
-    if (r->n_saved == RUN_MAX_SAVED) /* the first stays, as the newest do */
-        memmove(&r->saved[1], &r->saved[2], (--r->n_saved - 1) * sizeof *s);
-    r->saved[r->n_saved++] = *s;
-}
-
 static bool on_file(struct run *r, struct line *l, const char *key, bool adapter)
 {
     struct run_saved s = { .step = count(l, "step"), .t = r->past->t, .adapter = adapter };
@@ -302,7 +324,7 @@ static bool on_file(struct run *r, struct line *l, const char *key, bool adapter
     if (l->bad || !path)
         return false;
     put_text(s.path, sizeof s.path, path);
-    add_saved(r, &s);
+    run_add_saved(r, &s);
     return true;
 }
 
@@ -318,34 +340,13 @@ static bool on_test(struct run *r, struct line *l)
     return true;
 }
 
-static char *copy_lines(const char *s)
-{
-    uint64_t n = ui_min_u64(strlen(s), MAX_ANSWER);
-    char *out = ui_alloc(n + 1, 1);
-    if (out)
-        run_text(out, n + 1, s, n, true);
-    return out;
-}
-
 static bool on_sample(struct run *r, struct line *l)
 {
-    struct run_answer a = { .step = count(l, "step"), .t = r->past->t };
+    uint64_t step = count(l, "step");
     const char *prompt = text(l, "prompt"), *said = text(l, "text");
     if (l->bad || !prompt || !said)
         return false;
-    a.prompt = copy_lines(prompt);
-    a.text = copy_lines(said);
-    if (!a.prompt || !a.text) {
-        free(a.prompt);
-        free(a.text);
-        return true;
-    }
-    if (r->n_answer == RUN_MAX_ANSWER) {
-        free(r->answer[0].prompt);
-        free(r->answer[0].text);
-        memmove(r->answer, r->answer + 1, --r->n_answer * sizeof a);
-    }
-    r->answer[r->n_answer++] = a;
+    run_add_answer(r, step, prompt, said);
     return true;
 }
 
@@ -436,10 +437,10 @@ static bool on_turn(struct run *r, struct line *l)
     c->n_gen += n[3];
     c->read_per_s = read;
     c->gen_per_s = gen;
-    r->n_snapshot = held;
+    c->n_snapshot = held;
     run_push(r, SERIES_CONTEXT, 0, (double)used);
-    r->why[0] = 0;
-    put_text(r->why, sizeof r->why, why);
+    c->why[0] = 0;
+    put_text(c->why, sizeof c->why, n[2] ? why : NULL);
     run_update(r, c);
     return true;
 }
@@ -480,7 +481,8 @@ static bool on_plan(struct run *r, struct line *l)
     uint64_t budget = count(l, "may_be_used");
     if (l->bad)
         return false;
-    r->device[0].budget = budget;
+    r->now.budget_bytes = budget;
+    run_update(r, &r->now);
     return true;
 }
 

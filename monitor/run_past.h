@@ -18,7 +18,8 @@ struct run_past {
     uint64_t seen_step; /* the newest step that is in the series */
     double step_t;      /* of the first step that is in them */
     uint64_t first_step;
-    double log_left_s; /* as the log says; below 0: it does not */
+    double log_left_s;          /* as the log says; below 0: it does not */
+    uint64_t n_sample, n_saved; /* of the counters, that are in the tables */
 };
 
 /* Everything that is no finite number from 0 to 1e18 becomes 0. */
@@ -31,4 +32,7 @@ void run_clear_training(struct run *r); /* another training begins */
 /* Takes new figures, perhaps r->now itself, changed: checks them, adds to the series, works out
  * progress and devices. */
 void run_update(struct run *r, const struct hlm_counters *c);
+/* A sample answer, a file that was written: the newest. */
+void run_add_answer(struct run *r, uint64_t step, const char *prompt, const char *text);
+void run_add_saved(struct run *r, const struct run_saved *s);
 void run_set(struct run *r, const char *name, const char *value); /* a setting, new or changed */

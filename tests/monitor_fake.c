@@ -33,6 +33,25 @@ static void model_of(struct hlm_counters *c, const char *model, const char *arch
     c->scratch_bytes = (uint64_t)(141 * MIB);
     c->snapshot_bytes = (uint64_t)(76 * MIB);
     c->other_bytes = (uint64_t)(12 * MIB);
+    c->budget_bytes = 15ull << 30;
+    c->heap_bytes = 16ull << 30;
+    c->free_bytes = 13ull << 30;
+    c->n_snapshot = 9;
+    c->snapshot_max = 26;
+    const struct {
+        const char *purpose;
+        uint64_t real, plan;
+    } row[] = {
+        { "weights", c->weight_bytes, 0 },     { "kv", c->kv_bytes, 0 },
+        { "state", c->state_bytes, 0 },        { "scratch", c->scratch_bytes, 160u << 20 },
+        { "snapshots", c->snapshot_bytes, 0 }, { "io", c->other_bytes, 0 },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct hlm_memory_count *p = &c->memory[c->n_memory++];
+        p->real = row[i].real;
+        p->plan = row[i].plan ? row[i].plan : row[i].real;
+        snprintf(p->purpose, sizeof p->purpose, "%s", row[i].purpose);
+    }
 }
 
 static void take(struct run *r, struct ring_sample *s, double time_s)

@@ -55,6 +55,11 @@ static void test_live(void)
     CHECK_EQ(r->n_device, 1);
     CHECK_STR(r->device[0].purpose[0].name, "weights");
     CHECK_EQ(r->device[0].real, 1156ull << 20);
+    CHECK_STR(r->device[0].purpose[3].name, "scratch");
+    CHECK_EQ(r->device[0].purpose[3].plan, 160u << 20);
+    CHECK_EQ(r->device[0].budget, 15ull << 30);
+    CHECK_EQ(r->device[0].left, 13ull << 30);
+    CHECK(r->n_snapshot == 9 && r->n_snapshot_max == 26);
     CHECK_EQ(run_newest(r, SERIES_MEMORY), 1156ull << 20);
     struct run_notice n[RUN_MAX_NOTICE];
     CHECK_EQ(run_notices(r, n), 0);
@@ -194,6 +199,39 @@ static void test_mixture(void)
     run_destroy(r);
 }
 
+/* What a ring says of a training that began before the monitor did. */
+static void test_marks(void)
+{
+    static struct ring_sample s;
+    test_case("a ring's answers, checkpoints and best validation");
+    struct run *r = fake_idle();
+    for (uint32_t i = 1; i <= 3; i++) {
+        s.c = (struct hlm_counters){ .state = HLM_TRAINING, .n_step = 90, .step = 10 * i };
+        s.c.n_sample = s.c.n_saved = i;
+        s.c.sample_step = s.c.saved_step = 10 * i;
+        s.c.valid_loss = 3 - 0.1 * i;
+        s.c.n_valid = 7 + i;
+        s.c.best_step = 5;
+        s.c.best_loss = 2.5;
+        s.c.clip_norm = 1;
+        snprintf(s.c.sample_prompt, sizeof s.c.sample_prompt, "Who?");
+        snprintf(s.c.sample_text, sizeof s.c.sample_text, "two\nlines, %u", i);
+        for (uint32_t k = 0; k < 2; k++) { /* the same again is no other */
+            s.time_s = s.count_s = FAKE_CLOCK_S + i + 0.25 * k;
+            run_take_sample(r, &s, 0);
+        }
+    }
+    CHECK_EQ(r->n_answer, 3);
+    CHECK_STR(r->answer[2].text, "two\nlines, 3");
+    CHECK_EQ(r->answer[1].step, 20);
+    CHECK_EQ(r->n_saved, 3);
+    CHECK_EQ(r->saved[0].step, 10);
+    CHECK_EQ(r->series[SERIES_VALID].n, 3);
+    CHECK_EQ(r->n_valid, 10);
+    CHECK(r->best_step == 5 && near(r->best_valid, 2.5) && r->clip_norm == 1);
+    run_destroy(r);
+}
+
 static void test_unusual(void)
 {
     static struct ring_sample s;
@@ -201,6 +239,8 @@ static void test_unusual(void)
     struct run *r = fake_idle();
     s.c = r->now;
     s.c.n_reread = 512;
+    s.c.n_evicted = 3;
+    snprintf(s.c.why, sizeof s.c.why, "the system message changed");
     s.c.n_error = 2;
     s.c.n_validation = 1;
     s.c.n_layer = 4;
@@ -210,9 +250,10 @@ static void test_unusual(void)
     s.c.loss = NAN;
     snprintf(s.c.error, sizeof s.c.error, "demo.gguf: disk full");
     s.time_s = s.count_s = FAKE_CLOCK_S;
-    r->device[0].budget = 1200ull << 20;
+    s.c.budget_bytes = 1200ull << 20;
     run_take_sample(r, &s, 0);
-    CHECK(notes(r, RUN_WARN, "512 tokens|again"));
+    CHECK(notes(r, RUN_WARN, "512 tokens|again|system message changed"));
+    CHECK(notes(r, RUN_NOTE, "3 snapshots|evicted"));
     CHECK(notes(r, RUN_BAD, "disk full|2 errors"));
     CHECK(notes(r, RUN_BAD, "1 message|validation layer"));
     CHECK(notes(r, RUN_BAD, "layer 2|finite"));
@@ -256,6 +297,11 @@ static bool sound_figures(const struct run *r)
               c->n_used <= c->n_ctx && r->part <= 1 && isfinite(r->left_s) && isfinite(r->t) &&
               isfinite(r->silent_s) && isfinite(c->loss) && isfinite(c->gen_per_s) &&
               c->gen_per_s >= 0 && c->weight_bytes <= 1000000000000000000u;
+    for (uint32_t i = 0; i < r->n_device; i++)
+        ok &= r->device[i].n_purpose <= RUN_MAX_PURPOSE &&
+              r->device[i].real <= RUN_MAX_PURPOSE * 1000000000000000000u;
+    for (uint32_t i = 0; i < r->n_answer; i++)
+        ok &= strlen(r->answer[i].text) <= 4096;
     ok &= sound_text(c->model, sizeof c->model) && sound_text(c->error, sizeof c->error) &&
           sound_text(r->program, sizeof r->program);
     for (uint32_t i = 0; i < c->n_kernel; i++)
@@ -375,6 +421,7 @@ void test_monitor_run(void)
     test_training();
     test_thinned();
     test_mixture();
+    test_marks();
     test_unusual();
     test_lying();
     test_lines_refused();

@@ -34,7 +34,7 @@ static pid_t process(uint64_t n_read)
         sigemptyset(&term);
         sigaddset(&term, SIGTERM);
         sigprocmask(SIG_BLOCK, &term, NULL);
-        struct ring *r = ring_create("hlm-fake", 8, &err);
+        struct ring *r = ring_create("hlm-fake", "--model\tm.gguf\n--seed\t7\n", 8, &err);
         counters.n_read = n_read;
         snprintf(counters.model, sizeof counters.model, "model-%llu", (unsigned long long)n_read);
         if (r)
@@ -90,6 +90,10 @@ static void test_follow(void)
         CHECK_EQ(run_of(w, one)->now.n_read, 11);
         CHECK_STR(run_of(w, one)->model, "model-11");
         CHECK_STR(run_of(w, one)->program, "hlm-fake");
+        CHECK_STR(run_of(w, one)->version, HLM_VERSION);
+        CHECK_EQ(run_of(w, one)->n_setting, 2);
+        CHECK_STR(run_of(w, one)->setting[1].name, "--seed");
+        CHECK_STR(run_of(w, one)->setting[1].value, "7");
     }
     end(one, SIGTERM);
     becomes(w, one, RUN_ENDED);
@@ -320,7 +324,7 @@ void test_monitor_watch(void)
 {
     struct hlm_err err = { 0 };
     test_case("shared memory is there");
-    struct ring *r = ring_create("hlm-test", 2, &err);
+    struct ring *r = ring_create("hlm-test", NULL, 2, &err);
     if (!r) {
         test_skip("%s", err.msg);
         return;

@@ -63,7 +63,7 @@ static pid_t writer(uint32_t n_slot, uint64_t n)
     if (pid == 0) {
         static struct hlm_counters c;
         struct hlm_err err = { 0 };
-        struct ring *r = ring_create("writer", n_slot, &err);
+        struct ring *r = ring_create("writer", NULL, n_slot, &err);
         for (uint64_t i = 1; r && (n == 0 || i <= n); i++) {
             make_counters(&c, i);
             ring_publish(r, &c);
@@ -208,7 +208,7 @@ static void test_reading(void)
 {
     struct hlm_err err = { 0 };
     test_case("one process writes and reads");
-    struct ring *w = ring_create("hlm-test", 8, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 8, &err);
     struct ring_reader *r = w ? ring_attach((uint64_t)getpid(), &err) : NULL;
     if (!CHECK_MSG(r, "%s", err.msg)) {
         ring_destroy(w);
@@ -230,8 +230,8 @@ static void test_ring_refused(void)
         const char *says;
     } bad[] = {
         { offsetof(struct ring_head, magic), 8, 7, "ring" },
-        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|3.3|2.3" },
-        { offsetof(struct ring_head, counters_version), 4, 9, "version|2.9|2.3" },
+        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|3.4|2.4" },
+        { offsetof(struct ring_head, counters_version), 4, 9, "version|2.9|2.4" },
         { offsetof(struct ring_head, head_bytes), 4, 8, "head|8" },
         { offsetof(struct ring_head, sample_bytes), 4, 100, "samples|100" },
         { offsetof(struct ring_head, n_slot), 4, 0, "head of" },
@@ -242,7 +242,7 @@ static void test_ring_refused(void)
     ring_name((uint64_t)getpid(), name, sizeof name);
     for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
         test_case("refused: %s", bad[i].says);
-        struct ring *w = ring_create("hlm-test", 2, &err);
+        struct ring *w = ring_create("hlm-test", NULL, 2, &err);
         int fd = shm_open(name, O_RDWR, 0);
         if (CHECK_MSG(w && fd >= 0, "%s", err.msg)) {
             CHECK_EQ(pwrite(fd, &bad[i].value, bad[i].size, (off_t)bad[i].at), bad[i].size);
@@ -262,7 +262,7 @@ static void test_changed_later(void)
     test_case("the number of slots stays the one that was checked, whatever the head says later");
     static const struct hlm_counters rest = { .n_read = 5 };
     static struct ring_sample s;
-    struct ring *own = ring_create("hlm-test", 2, &err);
+    struct ring *own = ring_create("hlm-test", NULL, 2, &err);
     struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
     int head = shm_open(name, O_RDWR, 0);
     if (CHECK_MSG(own && r && head >= 0, "%s", err.msg)) {
@@ -282,7 +282,7 @@ static void test_ring_cut(void)
     struct hlm_err err = { 0 };
     ring_name((uint64_t)getpid(), name, sizeof name);
     test_case("refused: one that is cut short");
-    struct ring *w = ring_create("hlm-test", 4, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 4, &err);
     int fd = shm_open(name, O_RDWR, 0);
     if (CHECK_MSG(w && fd >= 0, "%s", err.msg)) {
         for (off_t n = sizeof(struct ring_head) + 4 * sizeof(struct ring_slot) - 1; n >= 0;
@@ -322,7 +322,7 @@ static void test_killed(void)
     }
     CHECK_EQ(n_dead, 0);
     CHECK(n_living == 1 || n > ARRAY_LEN(pids));
-    struct ring *w = ring_create("hlm-test", 0, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 0, &err);
     CHECK_MSG(w, "%s", err.msg);
     CHECK(!exists((uint64_t)dead));
     CHECK(exists((uint64_t)living));
@@ -341,7 +341,7 @@ static void test_pid_reused(void)
             pause();
     }
     ring_name((uint64_t)child, name, sizeof name);
-    struct ring *w = ring_create("hlm-test", 2, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 2, &err);
     if (CHECK_MSG(w, "%s", err.msg)) { /* our ring under the child's name: the start times differ */
         char mine[64], from[128], to[128];
         ring_name((uint64_t)getpid(), mine, sizeof mine);
@@ -354,7 +354,7 @@ static void test_pid_reused(void)
         uint64_t tick = 1;
         CHECK(pwrite(fd, &tick, 8, offsetof(struct ring_head, start_tick)) == 8);
         close(fd);
-        struct ring *other = ring_create("hlm-test", 2, &err);
+        struct ring *other = ring_create("hlm-test", NULL, 2, &err);
         CHECK_MSG(other, "%s", err.msg);
         CHECK(!exists((uint64_t)child));
         ring_destroy(other);
@@ -372,7 +372,7 @@ static void test_own_name(void)
     int fd = shm_open(name, O_RDWR | O_CREAT, 0644);
     CHECK(fd >= 0 && pwrite(fd, "x", 1, 0) == 1);
     close(fd);
-    struct ring *w = ring_create("hlm-test", 2, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 2, &err);
     CHECK_MSG(w, "%s", err.msg);
     struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
     CHECK_MSG(r, "%s", err.msg);
@@ -396,7 +396,7 @@ static void test_ended(void)
     if (CHECK(mkfifo(fifo, 0600) == 0)) {
         CHECK(!ring_attach((uint64_t)ended, &err));
         err = (struct hlm_err){ 0 };
-        struct ring *w = ring_create("hlm-test", 2, &err);
+        struct ring *w = ring_create("hlm-test", NULL, 2, &err);
         CHECK_MSG(w, "%s", err.msg);
         CHECK(!exists((uint64_t)ended));
         ring_destroy(w);
@@ -412,7 +412,7 @@ static void test_sound(void)
     struct hlm_err err = { 0 };
     test_case("a sample of nonsense is read as terminated texts and indices in range");
     memset(&c, 0xff, sizeof c);
-    struct ring *w = ring_create("hlm-test", 2, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 2, &err);
     CHECK_MSG(w, "%s", err.msg);
     struct ring_reader *r = ring_attach((uint64_t)getpid(), &err);
     CHECK_MSG(r, "%s", err.msg);
@@ -438,7 +438,7 @@ static void test_wishes(void)
     char name[64];
     test_case("wishes hold for their lease, and lapse");
     ring_name((uint64_t)getpid(), name, sizeof name);
-    struct ring *w = ring_create("hlm-test", 2, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 2, &err);
     struct ring_reader *a = ring_attach((uint64_t)getpid(), &err);
     struct ring_reader *b = ring_attach((uint64_t)getpid(), &err);
     int fd = shm_open(name, O_RDWR, 0);
@@ -476,7 +476,7 @@ static void test_open_to_others(void)
     char name[64];
     test_case("a ring that others may open is refused");
     ring_name((uint64_t)getpid(), name, sizeof name);
-    struct ring *w = ring_create("hlm-test", 2, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 2, &err);
     int fd = shm_open(name, O_RDWR, 0);
     CHECK(w && fd >= 0 && fchmod(fd, 0644) == 0);
     CHECK_REFUSED(ring_attach((uint64_t)getpid(), &err), err, "mode|644|600");
@@ -490,7 +490,7 @@ static void test_cost(void)
     static struct hlm_counters c;
     struct hlm_err err = { 0 };
     test_case("a sample costs next to nothing");
-    struct ring *w = ring_create("hlm-test", 0, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 0, &err);
     if (!CHECK_MSG(w, "%s", err.msg))
         return;
     make_counters(&c, 1);
@@ -510,7 +510,7 @@ void test_ring(void)
 {
     struct hlm_err err = { 0 };
     test_case("shared memory is there");
-    struct ring *w = ring_create("hlm-test", 0, &err);
+    struct ring *w = ring_create("hlm-test", NULL, 0, &err);
     if (!w) {
         test_skip("%s", err.msg);
         return;

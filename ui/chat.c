@@ -470,7 +470,7 @@ static int print_plan(void)
     hlm *m = ui_open_model((struct hlm_params){ .model = o.model,
                                                 .validate = o.validate,
                                                 .memory = o.memory,
-                                                .layers = true,
+                                                .layers = ui.log_json != NULL,
                                                 .dry = true },
                            &rc);
     if (m && adapters_open(m, &o.lora, &err) &&
@@ -493,7 +493,7 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
                                                 .validate = o.validate,
                                                 .profile = o.profile,
                                                 .memory = o.memory,
-                                                .layers = true,
+                                                .layers = ui.log_json != NULL,
                                                 .dry = true },
                            &rc);
     if (!m || !bias_read(hlm_get_vocab(m, NULL), &o.bias, &biases, err) || !check_size(m, err) ||

@@ -212,6 +212,7 @@ static void log_turn(const hlm_talk *t, const struct hlm_talk_turn *u)
     struct hlm_stats m = hlm_session_stats(hlm_talk_session(t));
     char why[160];
     hlm_talk_why(u, why, sizeof why);
+    counters_why(u->n_reread ? why : "");
     ui_event("turn",
              "{s:i, s:s, s:b, s:i, s:I, s:I, s:I, s:s, s:I, s:I, s:I,"
              " s:I, s:I, s:i, s:i, s:i, s:i, s:I, s:f, s:f, s:f, s:f, s:f,"

@@ -17,6 +17,7 @@ struct ui {
     bool verbose;         /* -v */
     const char *device;   /* --device */
     const char *log_json; /* --log-json */
+    char flags[2048];     /* of the command line, as in a ring (ring.h) */
     bool tty;             /* standard error is a terminal */
     bool out_tty;         /* standard output is */
     bool escapes;         /* terminals take escapes: TERM is set and not "dumb" */

@@ -68,6 +68,21 @@ static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
     return layers;
 }
 
+static json_t *memory_json(const struct hlm_counters *c)
+{
+    json_t *by = json_array();
+    for (uint64_t i = 0; i < c->n_memory; i++) {
+        const struct hlm_memory_count *p = &c->memory[i];
+        json_array_append_new(by, json_pack("{s:s, s:I, s:I, s:b}", "purpose", p->purpose, "plan",
+                                            (json_int_t)p->plan, "real", (json_int_t)p->real,
+                                            "on_host", (int)p->on_host));
+    }
+    return json_pack("{s:I, s:I, s:I, s:o, s:I, s:I, s:I}", "budget", (json_int_t)c->budget_bytes,
+                     "heap", (json_int_t)c->heap_bytes, "free", (json_int_t)c->free_bytes, "by", by,
+                     "snapshots", (json_int_t)c->n_snapshot, "snapshots_max",
+                     (json_int_t)c->snapshot_max, "evicted", (json_int_t)c->n_evicted);
+}
+
 static json_t *to_json(const hlm *m, const struct hlm_counters *c)
 {
     json_t *o = json_pack(
@@ -85,15 +100,17 @@ static json_t *to_json(const hlm *m, const struct hlm_counters *c)
         (json_int_t)c->scratch_bytes, "snapshot", (json_int_t)c->snapshot_bytes, "other",
         (json_int_t)c->other_bytes);
     if (o && c->n_step)
-        json_object_set_new(o, "training",
-                            json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:o, s:f, s:I}", "step",
-                                      (json_int_t)c->step, "n_step", (json_int_t)c->n_step,
-                                      "counted", (json_int_t)c->n_counted, "loss",
-                                      real_or_null(true, c->loss), "loss_mtp",
-                                      real_or_null(true, c->loss_mtp), "valid_loss",
-                                      real_or_null(true, c->valid_loss), "lr", c->lr, "grad_norm",
-                                      real_or_null(true, c->grad_norm), "tokens_per_s",
-                                      c->train_per_s, "bytes", (json_int_t)c->train_bytes));
+        json_object_set_new(
+            o, "training",
+            json_pack("{s:I, s:I, s:I, s:o, s:o, s:o, s:f, s:o, s:f, s:I, s:f}", "step",
+                      (json_int_t)c->step, "n_step", (json_int_t)c->n_step, "counted",
+                      (json_int_t)c->n_counted, "loss", real_or_null(true, c->loss), "loss_mtp",
+                      real_or_null(true, c->loss_mtp), "valid_loss",
+                      real_or_null(true, c->valid_loss), "lr", c->lr, "grad_norm",
+                      real_or_null(true, c->grad_norm), "tokens_per_s", c->train_per_s, "bytes",
+                      (json_int_t)c->train_bytes, "clip_norm", c->clip_norm));
+    if (o && c->n_memory)
+        json_object_set_new(o, "device_memory", memory_json(c));
     json_t *kernels = c->n_kernel ? json_array() : NULL;
     for (uint64_t i = 0; kernels && i < c->n_kernel; i++) {
         const struct hlm_kernel_count *k = &c->kernel[i];
@@ -114,7 +131,7 @@ static json_t *to_json(const hlm *m, const struct hlm_counters *c)
 static uint32_t publish(void)
 {
     struct hlm_err err = { 0 };
-    if (!w.tried && !(w.ring = ring_create(ui.program, 0, &err)))
+    if (!w.tried && !(w.ring = ring_create(ui.program, ui.flags, 0, &err)))
         ui_info("%s: no monitor can watch this process", err.msg);
     w.tried = true;
     if (!w.ring)
@@ -123,11 +140,16 @@ static uint32_t publish(void)
     return ring_wanted(w.ring);
 }
 
-/* Errors are the program's, not the engine's. */
-static void with_errors(struct hlm_counters *c)
+/* What is the program's, not the engine's. */
+static void with_ours(struct hlm_counters *c)
 {
     c->n_error = w.last.n_error;
     memcpy(c->error, w.last.error, sizeof c->error);
+    memcpy(c->why, w.last.why, sizeof c->why);
+    c->sample_step = w.last.sample_step;
+    c->n_sample = w.last.n_sample;
+    memcpy(c->sample_prompt, w.last.sample_prompt, sizeof c->sample_prompt);
+    memcpy(c->sample_text, w.last.sample_text, sizeof c->sample_text);
 }
 
 void counters_watch(void *user, const hlm *m, const struct hlm_counters *c)
@@ -136,7 +158,7 @@ void counters_watch(void *user, const hlm *m, const struct hlm_counters *c)
     bool done = c->state == HLM_IDLE && w.known && w.last.state != HLM_IDLE;
     (void)user;
     now = *c;
-    with_errors(&now);
+    with_ours(&now);
     w.last = now;
     w.known = true;
     uint32_t wanted = publish();
@@ -148,7 +170,7 @@ void counters_watch(void *user, const hlm *m, const struct hlm_counters *c)
 void counters_get(hlm *m, struct hlm_counters *out)
 {
     hlm_get_counters(m, out);
-    with_errors(out);
+    with_ours(out);
 }
 
 void counters_log(hlm *m)
@@ -162,6 +184,25 @@ void counters_error(const char *message)
 {
     w.last.n_error++;
     snprintf(w.last.error, sizeof w.last.error, "%.*s", (int)sizeof w.last.error - 1, message);
+    if (w.known)
+        publish();
+}
+
+void counters_why(const char *why)
+{
+    snprintf(w.last.why, sizeof w.last.why, "%.*s", (int)sizeof w.last.why - 1, why);
+    if (w.known)
+        publish();
+}
+
+void counters_sample(uint64_t step, const char *prompt, const char *text)
+{
+    struct hlm_counters *c = &w.last;
+    c->sample_step = step;
+    c->n_sample++;
+    snprintf(c->sample_prompt, sizeof c->sample_prompt, "%.*s", (int)sizeof c->sample_prompt - 1,
+             prompt);
+    snprintf(c->sample_text, sizeof c->sample_text, "%.*s", (int)sizeof c->sample_text - 1, text);
     if (w.known)
         publish();
 }

@@ -4,6 +4,7 @@
 #include "common.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -514,6 +515,48 @@ static void print_table(const struct program *p)
     table_rows(common, n_common);
 }
 
+/* ---- the run's own description --------------------------------------------------------------- */
+
+/* Adds "--name", the longest of its names, and the value to a JSON object. */
+static bool note_flag(void *user, const struct flag *f, const char *who, const char *value,
+                      struct hlm_err *err)
+{
+    const char *name = strrchr(f->names, ' ');
+    json_t *at = json_object_get(user, name = name ? name + 1 : f->names);
+    const char *had = json_string_value(at);
+    (void)who;
+    (void)err;
+    /* Several values of one flag stand in one text. */
+    json_object_set_new(user, name,
+                        had && f->type == FLAG_LIST ? json_sprintf("%s, %s", had, value)
+                                                    : json_string(value ? value : "yes"));
+    return true;
+}
+
+/* The first line of --log-json says what runs and how; a ring has the flags too. */
+static void note_start(const struct program *p, int argc, char **argv)
+{
+    json_t *flags = json_object(), *v;
+    const char *name;
+    size_t n = 0;
+    flags_each(p, argc, argv, note_flag, flags, NULL);
+    json_object_foreach(flags, name, v)
+    {
+        char line[256];
+        int len = snprintf(line, sizeof line, "%s\t%.200s\n", name, json_string_value(v));
+        for (char *c = strchr(line, '\t'); len > 0 && *++c && c < line + len - 1;)
+            *c = *c == '\n' || *c == '\t' ? ' ' : *c;
+        if (len > 0 && (size_t)len < sizeof line && n + (size_t)len < sizeof ui.flags) {
+            memcpy(ui.flags + n, line, (size_t)len + 1);
+            n += (size_t)len;
+        }
+    }
+    ui_event("start", "{s:s, s:s, s:I, s:I, s:o}", "program", p->name, "version", hlm_version(),
+             "unix", (json_int_t)time(NULL), "pid", (json_int_t)getpid(), "flags", flags);
+    if (!ui.log_json)
+        json_decref(flags);
+}
+
 bool flags_read(const struct program *p, int argc, char **argv, int *rc)
 {
     struct hlm_err err = { 0 };
@@ -532,6 +575,7 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
         *rc = RC_FAILED;
         if (!ui_start(p->name))
             return false;
+        note_start(p, argc, argv);
         if (!want_devices)
             return true;
         *rc = ui_end(ui_list_devices());

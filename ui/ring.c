@@ -160,13 +160,18 @@ const struct ring_head *ring_get_head(const struct ring_reader *r) { return r->h
 /* What another process wrote may be anything: texts end, and numbers index what there is. */
 static void make_sound(struct hlm_counters *c)
 {
-    char *const text[] = { c->model, c->arch, c->device, c->driver, c->error };
-    const size_t size[] = { sizeof c->model, sizeof c->arch, sizeof c->device, sizeof c->driver,
-                            sizeof c->error };
+    char *const text[] = { c->model, c->arch, c->device,        c->driver,
+                           c->error, c->why,  c->sample_prompt, c->sample_text };
+    const size_t size[] = { sizeof c->model,         sizeof c->arch,       sizeof c->device,
+                            sizeof c->driver,        sizeof c->error,      sizeof c->why,
+                            sizeof c->sample_prompt, sizeof c->sample_text };
     for (size_t i = 0; i < ARRAY_LEN(text); i++)
         text[i][size[i] - 1] = 0;
     if (c->state > HLM_VALIDATING)
         c->state = HLM_IDLE;
+    c->n_memory = ui_min_u64(c->n_memory, HLM_MAX_PURPOSE);
+    for (uint32_t i = 0; i < HLM_MAX_PURPOSE; i++)
+        c->memory[i].purpose[sizeof c->memory[i].purpose - 1] = 0;
     c->n_kernel = ui_min_u64(c->n_kernel, HLM_MAX_COUNTED);
     for (uint32_t i = 0; i < HLM_MAX_COUNTED; i++)
         c->kernel[i].name[sizeof c->kernel[i].name - 1] = 0;
@@ -420,7 +425,8 @@ static bool make(struct ring *r, uint32_t n_slot, struct hlm_err *err)
     return true;
 }
 
-struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *err)
+struct ring *ring_create(const char *program, const char *flags, uint32_t n_slot,
+                         struct hlm_err *err)
 {
     struct ring *r = ui_alloc(1, sizeof *r);
     if (!r) {
@@ -452,6 +458,7 @@ struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *e
     h->start_tick = start_tick(h->pid);
     h->start_unix = (int64_t)time(NULL);
     snprintf(h->program, sizeof h->program, "%s", program);
+    snprintf(h->flags, sizeof h->flags, "%s", flags ? flags : "");
     snprintf(h->release, sizeof h->release, "%s", hlm_version());
     atomic_store_explicit(&h->magic, RING_MAGIC, memory_order_release);
     if (!start_beat(r)) {

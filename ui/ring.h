@@ -26,7 +26,7 @@
 
 #include <stdatomic.h>
 
-enum { RING_VERSION = 2, RING_SLOTS = 64 };
+enum { RING_VERSION = 2, RING_SLOTS = 64, RING_FLAGS = 2048 };
 #define RING_MAGIC 0x31676e69726d6c68u /* "hlmring1" */
 
 /* What a monitor may ask for, as bits. */
@@ -50,6 +50,7 @@ struct ring_head {
     uint64_t start_tick;           /* of the process: field 22 of its /proc stat; 0: unknown */
     int64_t start_unix;            /* seconds, when the ring was made */
     char program[32], release[16]; /* release: HLM_VERSION of the program */
+    char flags[RING_FLAGS];        /* of its command line: lines of a name, a tab and a value */
     _Atomic uint64_t n_written;    /* samples so far */
     _Atomic uint64_t ended;        /* 1: there will be no more */
     _Atomic uint64_t until[RING_WISHES]; /* milliseconds of CLOCK_MONOTONIC; 0: never wanted */
@@ -64,9 +65,11 @@ struct ring_slot {
 
 struct ring;
 
-/* Removes what dead processes of this user have left, then makes this process's own. n_slot 0:
- * RING_SLOTS. NULL with a reason: there is no shared memory; the program goes on without. */
-struct ring *ring_create(const char *program, uint32_t n_slot, struct hlm_err *err);
+/* Removes what dead processes of this user have left, then makes this process's own. flags: as in
+ * the head; NULL: none. n_slot 0: RING_SLOTS. NULL with a reason: there is no shared memory; the
+ * program goes on without. */
+struct ring *ring_create(const char *program, const char *flags, uint32_t n_slot,
+                         struct hlm_err *err);
 /* One more sample. */
 void ring_publish(struct ring *r, const struct hlm_counters *c);
 /* The wishes that hold now, as bits. */

@@ -71,11 +71,12 @@ static void print_step(struct loop *l)
     ui_status("step %llu/%llu  loss %.4f%s  lr %.2e  norm %.3g  %.0f tok/s  %s  %s left",
               (ull)s->step, (ull)l->n_step, s->loss, valid, s->lr, s->grad_norm, per_s,
               num_bytes(hlm_tune_plan(l->u->t).device_bytes).s, span_text(left).s);
-    ui_event("step", "{s:I, s:f, s:f, s:o, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f}", "step",
+    ui_event("step", "{s:I, s:f, s:f, s:o, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:I}", "step",
              (json_int_t)s->step, "loss", s->loss, "loss_main", s->loss_main, "loss_mtp",
              s->has_mtp ? json_real(s->loss_mtp) : json_null(), "grad_norm", s->grad_norm, "lr",
              s->lr, "n", (json_int_t)s->n, "tokens", (json_int_t)s->n_tok, "epoch",
-             (json_int_t)s->epoch, "step_s", s->took_s, "tokens_per_s", per_s, "left_s", left);
+             (json_int_t)s->epoch, "step_s", s->took_s, "tokens_per_s", per_s, "left_s", left,
+             "n_step", (json_int_t)l->n_step);
     report_progress(l);
 }
 

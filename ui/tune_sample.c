@@ -1,5 +1,6 @@
 /* tune_sample: the model's present answers to the prompts of --sample. They are greedy, so that
  * answers at different steps differ only by what was learnt. */
+#include "common_counters.h"
 #include "tune_run.h"
 
 #include <jansson.h>
@@ -66,6 +67,7 @@ bool print_samples(struct tune *u, uint64_t step, struct hlm_err *err)
             ui_text(stdout, text, strlen(text));
             putchar('\n');
             fflush(stdout);
+            counters_sample(step, u->samples.v[i], text);
             ui_event("sample", "{s:I, s:s, s:s%}", "step", (long long)step, "prompt",
                      u->samples.v[i], "text", text, strlen(text));
         }

@@ -427,7 +427,7 @@ static int train(struct hlm_err *err)
                                                    .profile = o.profile,
                                                    .memory = o.memory,
                                                    .f32_only = true,
-                                                   .layers = true,
+                                                   .layers = ui.log_json != NULL,
                                                    .dry = true,
                                                    .draft_blocks = o.p.train.mtp_factor > 0 },
                               &rc)))

@@ -113,6 +113,9 @@ uint32_t gpu_plan(const struct gpu *g, struct gpu_memory *out, uint32_t max);
  * all. When every arena is committed, these are the bytes of the plan. */
 uint64_t gpu_allocated(const struct gpu *g, const char *purpose);
 uint64_t gpu_budget(const struct gpu *g); /* params.memory, or what was chosen for 0 */
+/* Bytes of the device's memory that anybody can still get; 0: neither the driver nor the system
+ * reports it. Asks the driver. */
+uint64_t gpu_left(const struct gpu *g);
 
 /* A dry run: the code that creates an object also finds out what the object would cost. While a gpu
  * is dry nothing is allocated, written or run. arena_commit checks only that buffers can be as

@@ -56,7 +56,7 @@ struct probe {
     VkPhysicalDevice phys;
     struct gpu_caps caps;
     char missing[96]; /* what it lacks, so that hlm cannot use it; empty if it lacks nothing */
-    uint32_t family, tick_bits;
+    uint32_t family, tick_bits, heap;
     const char *ext[4]; /* extensions to switch on */
     uint32_t n_ext;
     VkPhysicalDeviceProperties2 props;
@@ -361,6 +361,7 @@ static void memory_caps(struct probe *p)
             c->heap_bytes = p->memory.memoryHeaps[h].size;
             heap = h;
         }
+    p->heap = heap;
     if (c->kind == GPU_CPU) /* Mesa's llvmpipe before 23 reports 2 GiB on every machine */
         c->heap_bytes = max_u64(c->heap_bytes, host_bytes());
     if (!heap_free(p->phys, c->kind, c->memory_budget, heap, &c->free_bytes))
@@ -651,6 +652,7 @@ struct gpu *gpu_open(const struct gpu_params *params, struct hlm_err *err)
         g->caps.max_alloc = min_u64(g->caps.max_alloc, align_up(params->test_max_alloc, 65536));
     if (params->test_max_range)
         g->caps.max_range = min_u64(g->caps.max_range, params->test_max_range);
+    g->heap = p->heap;
     g->budget = params->memory ? params->memory : g->caps.free_bytes / 20 * 19;
     /* The speed until one is measured: of the slowest machines with a watchdog, and of a CPU. */
     g->flop_s = g->caps.kind == GPU_CPU ? 5e9 : g->caps.kind == GPU_DISCRETE ? 4e11 : 1e11;

@@ -260,6 +260,13 @@ bool heap_free(VkPhysicalDevice phys, enum gpu_kind kind, bool budget, uint32_t 
     return budget || host;
 }
 
+uint64_t gpu_left(const struct gpu *g)
+{
+    uint64_t bytes;
+    bool known = heap_free(g->phys, g->caps.kind, g->caps.memory_budget, g->heap, &bytes);
+    return known ? bytes : 0;
+}
+
 /* The best of the allowed memory types: it has all flags of need, most of like, and least of avoid.
  */
 static uint32_t memory_type(const struct gpu *g, uint32_t allowed, VkMemoryPropertyFlags need,

@@ -111,6 +111,7 @@ struct messages { /* of the validation layer */
 struct gpu {
     struct gpu_caps caps;
     bool validate, profile, lost, dry;
+    uint32_t heap;           /* the device's own */
     struct hlm_err lost_err; /* why the device was lost */
     struct messages messages;
 

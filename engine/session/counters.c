@@ -210,6 +210,24 @@ void count_close(hlm *m)
 
 /* ---- the state, the sums --------------------------------------------------------------------- */
 
+static void fill_memory(hlm *m)
+{
+    struct hlm_counters *c = &m->counting.counters;
+    struct gpu_memory row[HLM_MAX_PURPOSE];
+    c->budget_bytes = gpu_budget(m->gpu);
+    c->heap_bytes = gpu_caps(m->gpu)->heap_bytes;
+    c->free_bytes = gpu_left(m->gpu);
+    c->n_memory = min_u32(gpu_plan(m->gpu, row, ARRAY_LEN(row)), ARRAY_LEN(row));
+    for (uint32_t i = 0; i < c->n_memory; i++) {
+        struct hlm_memory_count *to = &c->memory[i];
+        *to = (struct hlm_memory_count){ .plan = row[i].bytes,
+                                         .real = gpu_allocated(m->gpu, row[i].purpose),
+                                         .on_host = row[i].on_host };
+        snprintf(to->purpose, sizeof to->purpose, "%.*s", (int)sizeof to->purpose - 1,
+                 row[i].purpose);
+    }
+}
+
 static void fill_counters(hlm *m)
 {
     struct hlm_counters *c = &m->counting.counters;
@@ -218,6 +236,8 @@ static void fill_counters(hlm *m)
     c->n_record = n.n_record;
     c->n_pipeline = n.n_pipeline;
     c->n_validation = gpu_validation_count(m->gpu);
+    if (!gpu_is_dry(m->gpu) && gpu_ok(m->gpu, NULL))
+        fill_memory(m);
     if (m->counting.profile && gpu_ok(m->gpu, NULL))
         fill_kernels(m, c);
     if (m->counting.source.stats && gpu_ok(m->gpu, NULL))
@@ -315,7 +335,11 @@ static void take_sums(hlm_session *s)
     c->scratch_bytes = now->scratch_bytes;
     c->snapshot_bytes = now->snapshot_bytes;
     c->other_bytes = now->other_bytes;
+    c->n_evicted += s->snaps.n_evicted - was->n_evicted;
+    c->n_snapshot = snapshots_held(&s->snaps);
+    c->snapshot_max = s->snaps.n_slot;
     s->counted = *now;
+    s->counted.n_evicted = s->snaps.n_evicted;
     s->m->counting.session = s;
 }
 
@@ -349,9 +373,12 @@ void count_gen(hlm_session *s)
     count_state(m, HLM_GENERATING, 0, 0);
 }
 
-void count_begin(hlm *m, const struct hlm_plan *plan)
+void count_begin(hlm *m, const struct hlm_plan *plan, double clip_norm)
 {
     struct hlm_counters *c = &m->counting.counters;
+    c->clip_norm = clip_norm;
+    c->n_valid = c->best_step = 0;
+    c->best_loss = 0;
     count_idle(m);
     c->train_bytes = plan->device_bytes + plan->host_bytes - c->weight_bytes - c->adapter_bytes;
 }
@@ -369,6 +396,7 @@ void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step)
     c->n_step = n_step;
     c->step = s->step;
     c->n_counted += s->n;
+    c->epoch = s->epoch;
     c->loss = s->loss;
     c->loss_mtp = s->loss_mtp;
     c->lr = s->lr;
@@ -377,7 +405,20 @@ void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step)
     count_state(m, HLM_TRAINING, 0, 0);
 }
 
-void count_valid(hlm *m, double loss) { m->counting.counters.valid_loss = loss; }
+void count_valid(hlm *m, double loss, double best, uint64_t best_step)
+{
+    struct hlm_counters *c = &m->counting.counters;
+    c->valid_loss = loss;
+    c->best_loss = best;
+    c->best_step = best_step;
+    c->n_valid++;
+}
+
+void count_saved(hlm *m, uint64_t step)
+{
+    m->counting.counters.n_saved++;
+    m->counting.counters.saved_step = step;
+}
 
 void count_end(hlm_session *s)
 {
@@ -389,6 +430,7 @@ void count_end(hlm_session *s)
     count_idle(m);
     m->counting.session = NULL;
     c->n_ctx = c->n_used = 0;
+    c->n_snapshot = c->snapshot_max = 0;
     c->kv_bytes = c->state_bytes = c->scratch_bytes = c->snapshot_bytes = c->other_bytes = 0;
 }
 

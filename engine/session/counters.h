@@ -49,12 +49,14 @@ void count_gen(hlm_session *s);                                 /* one token mor
 void count_end(hlm_session *s);                                 /* it will be destroyed */
 
 /* Reports of a training: it begins, and takes this plan; `done` of `total` rows of a step or of a
- * validation have been run; one of n_step steps is done; the loss of a validation. */
-void count_begin(hlm *m, const struct hlm_plan *plan);
+ * validation have been run; one of n_step steps is done; the loss of a validation, and the best so
+ * far; a checkpoint is written. */
+void count_begin(hlm *m, const struct hlm_plan *plan, double clip_norm);
 void count_train(hlm *m, const struct layer_source *source, enum hlm_state state, uint64_t done,
                  uint64_t total);
 void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);
-void count_valid(hlm *m, double loss);
+void count_valid(hlm *m, double loss, double best, uint64_t best_step);
+void count_saved(hlm *m, uint64_t step);
 
 void count_follow(hlm *m);        /* takes up what hlm_set_watched was told; between submissions */
 bool count_watched(const hlm *m); /* there is a watcher */

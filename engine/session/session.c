@@ -186,8 +186,8 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     st.n_record = n.n_record;
     st.n_pipeline = n.n_pipeline;
     st.snapshot_max = s->snaps.n_slot;
-    for (uint32_t i = 0; i < s->snaps.n; i++)
-        st.n_snapshot += s->snaps.at[i].slot != NO_SLOT;
+    st.n_evicted = s->snaps.n_evicted;
+    st.n_snapshot = snapshots_held(&s->snaps);
     return st;
 }
 

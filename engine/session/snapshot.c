@@ -119,16 +119,19 @@ static uint32_t evict(struct snapshots *k)
     }
     uint32_t slot = least->slot;
     least->slot = NO_SLOT;
+    k->n_evicted++;
     return slot;
 }
 
-bool snapshots_free(const struct snapshots *k)
+uint32_t snapshots_held(const struct snapshots *k)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < k->n; i++)
         n += k->at[i].slot != NO_SLOT;
-    return n < k->n_slot;
+    return n;
 }
+
+bool snapshots_free(const struct snapshots *k) { return snapshots_held(k) < k->n_slot; }
 
 static uint32_t free_slot(struct snapshots *k)
 {

@@ -23,6 +23,7 @@ struct snapshots {
     uint64_t state_bytes, logits_bytes, slot_bytes;
     uint64_t slot_at[MAX_SLOT]; /* bytes from the arena's start */
     uint32_t n_slot, n;
+    uint64_t n_evicted;
     struct snapshot at[MAX_SNAPSHOT];
     uint32_t want[MAX_SLOT + 1], n_want; /* where snapshots are to be: snapshots_aim */
     struct cmd *cmd;                     /* the newest copy; it may still run */
@@ -47,7 +48,8 @@ uint32_t snapshots_evicted(const struct snapshots *k, uint32_t n_past, uint32_t 
 void snapshots_aim(struct snapshots *k, uint32_t from, uint32_t to, const uint32_t *at, uint32_t n);
 /* The first chosen position after n_past that has no snapshot; `to` if none comes before it. */
 uint32_t snapshots_stop(const struct snapshots *k, uint32_t n_past, uint32_t to);
-bool snapshots_free(const struct snapshots *k); /* there is an empty slot */
+uint32_t snapshots_held(const struct snapshots *k); /* those that have a slot */
+bool snapshots_free(const struct snapshots *k);     /* there is an empty slot */
 bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logits);
 /* Copy the session's state (and its logits, if has_logits) to a slot, or back. They do not wait. */
 bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t i_window, bool has_logits,

@@ -19,7 +19,7 @@ bool hlm_tune_begin(hlm_tune *t, const char **resumed, struct hlm_err *err)
     if (resumed)
         *resumed = t->from;
     bool ok = t->trainer && train_commit(t->trainer, err) && (!t->from || tune_resume(t, err));
-    count_begin(t->m, &t->plan);
+    count_begin(t->m, &t->plan, t->o.clip_norm);
     t->begun = ok;
     return ok;
 }
@@ -289,7 +289,7 @@ bool hlm_tune_validate(hlm_tune *t, enum hlm_tune_set set, struct hlm_tune_loss 
                                    .n = sums.n };
     if (set == HLM_TUNE_VALID) {
         note_validation(&t->position, out->main);
-        count_valid(t->m, out->main);
+        count_valid(t->m, out->main, t->position.best_loss, t->position.best_step);
     }
     return true;
 }

@@ -354,6 +354,7 @@ bool hlm_tune_save(hlm_tune *t, const char *folder, uint32_t keep, struct hlm_er
     if (!ok)
         return false;
     t->saved_step = t->position.step + 1;
+    count_saved(t->m, t->position.step);
     remove_old(t, folder, keep);
     return true;
 }
