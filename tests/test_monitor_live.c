@@ -38,6 +38,8 @@ static bool attach(struct live *l)
 static bool turn(struct live *l, const char *line, uint64_t n_gen, uint32_t wishes)
 {
     const struct run *r = watch_get(l->w, l->i);
+    if (wishes)
+        watch_want(l->w, l->i, wishes);
     if (write(l->to, line, strlen(line)) != (ssize_t)strlen(line))
         return FAIL("hlm-chat does not read");
     for (double until = now_s() + 60; now_s() < until; nap()) {
@@ -88,7 +90,7 @@ static void talk(struct live *l)
     uint64_t n = n_dispatch(r);
     CHECK_MSG(r->now.n_kernel > 5 && n > 1000, "%llu kernels, %llu dispatches",
               (unsigned long long)r->now.n_kernel, (unsigned long long)n);
-    CHECK(r->now.n_layer > 0 && r->now.layer[0].n_tok > 0);
+    CHECK(r->now.n_layer > 0 && r->now.layer[0].n_state > 0);
     CHECK_EQ(n_dispatch(watch_get(l->other, 0)), n);
     let_lapse(l->pid);
     if (!turn(l, "/clear\n" PROMPT, 120, 0))
