@@ -11,7 +11,10 @@
 /* In the order of their tabs; the keys 1, 2, 3 ... choose them. */
 #define PANELS(P)                                                                                  \
     P(overview)                                                                                    \
-    P(tokens)
+    P(tokens)                                                                                      \
+    P(memory)                                                                                      \
+    P(kernels)                                                                                     \
+    P(layers)
 
 /* What a panel is drawn from. */
 struct panel_in {

@@ -21,7 +21,7 @@ uint32_t graph_ticks(double min, double max, uint32_t max_n, double *out)
                                     : 10 * unit;
     uint32_t n = 0;
     for (double k = ceil(min / step - 1e-9); k * step <= max + 1e-9 * step && n < max_n; k++)
-        out[n++] = k * step;
+        out[n++] = k * step + 0.0; /* never -0 */
     return n;
 }
 

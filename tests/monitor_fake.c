@@ -123,8 +123,9 @@ uint8_t fake_bar(uint32_t layer, uint32_t expert)
 {
     if (layer == 5 && expert % 16 == 3)
         return 0;
-    return (uint8_t)(expert == (7 * layer) % FAKE_EXPERTS ? 255
-                                                          : 20 + (expert * 37 + layer * 11) % 200);
+    return (uint8_t)(expert == (7 * layer + 1) % FAKE_EXPERTS
+                         ? 255
+                         : 20 + (expert * 37 + layer * 11) % 200);
 }
 
 static void mixture_layer(struct hlm_counters *c, uint32_t i)
