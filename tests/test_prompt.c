@@ -376,6 +376,7 @@ static void test_no_color(void)
     pty_type(&a.pty, "after\n");
     CHECK_STR(message(&a), "after");
     test_case("TERM=dumb: progress is no line of its own");
+    CHECK_SHOWN(&a.pty, "a note of"); /* what was written may still be on its way */
     char *text = screen_mem_text(&a.pty.screen);
     CHECK_MSG(strstr(text, "a note of") && !strstr(text, "half done"), "%s", text);
     free(text);
