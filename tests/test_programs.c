@@ -207,8 +207,16 @@ static void test_log_to_stdout(void)
     test_case("--log-json -: standard output");
     struct ran r = run("\"a\"\n", "hlm-eval --tokenize --log-json - -m " DEMO);
     CHECK_EQ(r.rc, 0);
-    CHECK_EQ(n_lines(r.out), 2);
-    json_t *e = json_loads(r.out + strcspn(r.out, "\n"), 0, NULL);
+    CHECK_EQ(n_lines(r.out), 3); /* the start, the ids, the end */
+    json_t *e = json_loads(r.out, JSON_DISABLE_EOF_CHECK, NULL);
+    CHECK_STR(json_str(e, "event"), "start");
+    CHECK_STR(json_str(e, "program"), "hlm-eval");
+    CHECK_STR(json_str(e, "version"), HLM_VERSION);
+    CHECK_STR(json_str(json_object_get(e, "flags"), "--model"), DEMO);
+    CHECK_STR(json_str(json_object_get(e, "flags"), "--tokenize"), "yes");
+    json_decref(e);
+    char *last = strrchr(r.out, '{');
+    e = last ? json_loads(last, 0, NULL) : NULL;
     CHECK_STR(json_str(e, "event"), "end");
     json_decref(e);
     ran_free(&r);
