@@ -139,6 +139,24 @@ static void test_paths(void)
     }
 }
 
+static void test_file_names(void)
+{
+    static const char *const rows[][2] = {
+        { "Hello!", "chat-2026-12-01-hello" },
+        { "What's the weather like in Rome today?", "chat-2026-12-01-whats-the-weather-like-in" },
+        { "../../etc/passwd\n\033[31m", "chat-2026-12-01-etc-passwd-31m" },
+        { "\346\274\242", "chat-2026-12-01" },
+        { "Donaudampfschifffahrtselektrizitaetenhauptbetriebswerk",
+          "chat-2026-12-01-donaudampfschifffahrtselektrizitaetenha" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char name[96];
+        test_case("a file's name for: %s", rows[i][0]);
+        word_file_name(rows[i][0], "2026-12-01", name, sizeof name);
+        CHECK_STR(name, rows[i][1]);
+    }
+}
+
 static void test_nearest(void)
 {
     static const char *const list[] = { "/help", "/history", "/save", "/set", "/stats",
@@ -214,4 +232,5 @@ void test_chat_files(void)
     test_words();
     test_paths();
     test_nearest();
+    test_file_names();
 }

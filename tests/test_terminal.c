@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 struct gpu;
@@ -86,6 +87,21 @@ static void test_conversation(void)
     pty_type(&p, "\r");
     CHECK_SHOWN(&p, "Anna.\nNice");
     CHECK_SHOWN(&p, "left]\n>>> |\n");
+
+    test_case("/save alone: a name of its own, and the same one again");
+    char name[64];
+    time_t now = time(NULL);
+    strftime(name, sizeof name, "chat-%Y-%m-%d-my-name-is-anna.hlm", localtime(&now));
+    if (access(name, F_OK) != 0) {
+        char want[200];
+        pty_type(&p, "\014/save\r");
+        snprintf(want, sizeof want, "tokens to %s\n>>> |\n", name);
+        CHECK_SHOWN(&p, want);
+        pty_type(&p, "/save\r");
+        CHECK_SHOWN(&p, "my-name-is-anna.hlm, in place of the ");
+        CHECK(stat(name, &st) == 0 && (st.st_mode & 07777) == 0600);
+        unlink(name);
+    }
 
     test_case("Tab completes commands, settings and paths");
     pty_type(&p, "\014/exp\tREAD\t");

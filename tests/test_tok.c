@@ -117,6 +117,65 @@ static void test_properties(struct tok *t)
 
 /* The tokens that end a turn, by key and by text, and the bos of each kind of tokenizer when the
  * file has no key. */
+/* The control tokens of a template with other types than control; text may look like them. */
+static void test_control_types(void)
+{
+    static const struct {
+        const char *text;
+        int32_t type;
+        bool control;
+    } added[] = {
+        { "<|im_start|>", 1, true },
+        { "<|im_end|>", 4, true },
+        { "<|endoftext|>", 3, true },
+        { "<think>", 4, false },
+        { "<br>", 1, false },
+        { "<fim>", 1, true },                /* eot */
+        { "<|start_header_id|>", 5, false }, /* unused */
+    };
+    struct hlm_str token[300];
+    int32_t type[300];
+    char bytes[256][2];
+    uint32_t n = 0;
+    for (; n < ARRAY_LEN(added); n++) {
+        token[n] = (struct hlm_str){ added[n].text, strlen(added[n].text) };
+        type[n] = added[n].type;
+    }
+    for (uint32_t c = 33; c < 127; c++, n++) {
+        bytes[c][0] = (char)c;
+        token[n] = (struct hlm_str){ bytes[c], 1 };
+        type[n] = 1;
+    }
+    struct gguf_build *b = gb_new();
+    struct hlm_err err = { 0 };
+    uint64_t n_bytes;
+    gb_str(b, "tokenizer.ggml.model", "gpt2");
+    gb_str(b, "tokenizer.ggml.pre", "qwen35");
+    gb_strs(b, "tokenizer.ggml.tokens", n, token);
+    gb_array(b, "tokenizer.ggml.token_type", GGUF_I32, n, type);
+    gb_strs(b, "tokenizer.ggml.merges", 0, NULL);
+    gb_u32(b, "tokenizer.ggml.eos_token_id", 1);
+    gb_u32(b, "tokenizer.ggml.eot_token_id", 5);
+    uint8_t *file = gb_bytes(b, &n_bytes);
+    struct gguf *g = gguf_parse(file, n_bytes, "types.gguf", &err);
+    struct tok *t = g ? tok_create(g, &err) : NULL;
+    test_case("control tokens that are stored with another type");
+    if (CHECK_MSG(t, "%s", err.msg)) {
+        struct hlm_ids ids = { 0 };
+        for (uint32_t i = 0; i < ARRAY_LEN(added); i++)
+            CHECK_MSG(tok_is_special(t, (int32_t)i) == added[i].control, "%s", added[i].text);
+        CHECK(tok_is_eog(t, 1) && tok_is_eog(t, 5));
+        CHECK(tok_encode_text(t, "<|im_start|>a<|im_end|>", 23, true, &ids, &err) && ids.n == 3);
+        ids.n = 0; /* the same as text of a person */
+        CHECK(tok_encode_text(t, "<|im_start|>a<|im_end|>", 23, false, &ids, &err) && ids.n == 23);
+        hlm_ids_free(&ids);
+    }
+    tok_destroy(t);
+    gguf_close(g);
+    free(file);
+    gb_free(b);
+}
+
 static void test_families(void)
 {
     static const char add_bos[] = "tokenizer.ggml.add_bos_token";
@@ -497,6 +556,7 @@ void test_tok(void)
         test_kind(kinds[i]);
     test_utf8_out();
     test_families();
+    test_control_types();
     test_hostile();
     test_big();
     for (uint32_t i = 0; i < ARRAY_LEN(kinds); i++) {

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 static void show_help(void);
 
@@ -37,6 +39,7 @@ void slash_free(struct slash *s)
     replace_text(&s->prefill, NULL);
     replace_text(&s->attached, NULL);
     replace_text(&s->say, NULL);
+    replace_text(&s->saved, NULL);
 }
 
 char *slash_attach(const struct slash *s, const char *text) { return ui_joined(text, s->attached); }
@@ -66,6 +69,7 @@ static enum slash_got do_clear(struct slash *s, const char *arg)
 {
     (void)arg;
     hlm_talk_clear(s->talk);
+    replace_text(&s->saved, NULL); /* the next one is another conversation */
     ui_note("forgot the conversation, also for --continue%s",
             hlm_talk_system(s->talk) ? "; the system message stays" : "");
     return SLASH_DONE;
@@ -345,21 +349,58 @@ static const char *instead(bool replaces)
     return replaces ? ", in place of the conversation that was there" : "";
 }
 
+/* A name where nothing stands yet, from the date and the first words; the caller frees it. */
+static char *new_name(const struct slash *s)
+{
+    char date[32], name[96], path[112];
+    time_t now = time(NULL);
+    struct tm tm;
+    const char *text = "";
+    for (uint32_t i = hlm_talk_n_message(s->talk); i--;)
+        if (strcmp(hlm_talk_message(s->talk, i).role, "user") == 0)
+            text = hlm_talk_message(s->talk, i).content;
+    localtime_r(&now, &tm);
+    strftime(date, sizeof date, "%Y-%m-%d", &tm);
+    word_file_name(text, date, name, sizeof name);
+    snprintf(path, sizeof path, "%s.hlm", name);
+    for (uint32_t i = 2; access(path, F_OK) == 0 && i < 1000; i++)
+        snprintf(path, sizeof path, "%s-%u.hlm", name, i);
+    return ui_copy(path, strlen(path));
+}
+
+/* The path of the arguments; without one that of the last /save or /load, or a new name. */
+static char *path_to_save(const struct slash *s, const char *arg, struct hlm_err *err)
+{
+    char *path = *arg       ? path_of(arg, "/save: to which file?", err)
+                 : s->saved ? ui_copy(s->saved, strlen(s->saved))
+                            : new_name(s);
+    if (!path)
+        ui_fail_memory(err, "/save: out of memory for the name");
+    return path;
+}
+
 static enum slash_got do_save(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
     bool replaces = false;
-    char *path = path_of(arg, "/save: to which file?", &err);
+    if (!*arg && !hlm_talk_n_turn(s->talk)) {
+        ui_wrong("/save: nothing has been said yet");
+        return SLASH_FAILED;
+    }
+    char *path = path_to_save(s, arg, &err);
     mode_t mask = umask(077); /* what was said is nobody else's to read */
     bool ok = path && ui_may_replace(path, FILE_TALK, &replaces, &err) &&
               hlm_talk_save(s->talk, path, &err);
     umask(mask);
-    if (ok)
-        ui_note("saved %u turn%s, %u tokens to %s%s", hlm_talk_n_turn(s->talk),
-                s_of(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
-                instead(replaces));
-    free(path);
-    return ok ? SLASH_DONE : complain(s, &err);
+    if (!ok) {
+        free(path);
+        return complain(s, &err);
+    }
+    ui_note("saved %u turn%s, %u tokens to %s%s", hlm_talk_n_turn(s->talk),
+            s_of(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
+            instead(replaces));
+    replace_text(&s->saved, path);
+    return SLASH_DONE;
 }
 
 static enum slash_got do_export(struct slash *s, const char *arg)
@@ -369,7 +410,8 @@ static enum slash_got do_export(struct slash *s, const char *arg)
     char *path = path_of(arg, "/export: to which file, .md or .json?", &err);
     bool ok = path && keep_export(s->talk, hlm_get_info(s->model).name, path, &replaces, &err);
     if (ok)
-        ui_note("wrote %u messages to %s%s", hlm_talk_n_message(s->talk), path, instead(replaces));
+        ui_note("wrote %u message%s to %s%s", hlm_talk_n_message(s->talk),
+                s_of(hlm_talk_n_message(s->talk)), path, instead(replaces));
     free(path);
     return ok ? SLASH_DONE : complain(s, &err);
 }
@@ -378,7 +420,10 @@ static enum slash_got do_load(struct slash *s, const char *arg)
 {
     struct hlm_err err = { 0 };
     char *path = path_of(arg, "/load: which file?", &err);
-    bool ok = path && (keep_is_json(path) ? keep_read_json : hlm_talk_load)(s->talk, path, &err);
+    bool json = path && keep_is_json(path);
+    bool ok = path && (json ? keep_read_json : hlm_talk_load)(s->talk, path, &err);
+    if (ok && !json)
+        replace_text(&s->saved, ui_copy(path, strlen(path)));
     if (ok) {
         ui_note("loaded %u turn%s, %u tokens from %s; thinking is %s", hlm_talk_n_turn(s->talk),
                 s_of(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
@@ -420,8 +465,8 @@ const struct slash_command slash_commands[] = {
     { "/undo", "", "forget the last turn; its message stands in the line", ARG_NONE, do_undo },
     { "/file", "FILE|- [TEXT]", "put a file's text after the next message, or after TEXT", ARG_FILE,
       do_file },
-    { "/save", "FILE", "write the conversation to a file, with all that was read", ARG_PATH,
-      do_save },
+    { "/save", "[FILE]", "write the conversation, with all that was read; to the last file",
+      ARG_PATH, do_save },
     { "/load", "FILE", "go on with a saved one, or with an exported .json", ARG_PATH, do_load },
     { "/export", "FILE", "write what was said, as .md or .json", ARG_PATH, do_export },
     { "/system", "[TEXT|-]", "show, set or remove (-) the system message", ARG_TEXT, do_system },

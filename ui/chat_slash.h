@@ -13,10 +13,11 @@ struct slash {
     struct adapters *adapters;               /* in force */
     const struct hlm_session_params *params; /* of the talk */
 
-    /* What a command leaves for the next message; freed by slash_free. */
+    /* What a command leaves for the next one, or for the next message; freed by slash_free. */
     char *prefill;  /* stands in the next line already */
     char *attached; /* the text of files that goes with the next message */
     char *say;      /* a message that is to be said now */
+    char *saved;    /* the file of the last /save or /load */
     bool editing;   /* the next message takes the place of the last one */
 };
 

@@ -147,3 +147,23 @@ void complete_path(const char *text, size_t from, size_t at, const char *home, c
     free(begins);
     free(word);
 }
+
+void word_file_name(const char *text, const char *date, char *out, size_t size)
+{
+    enum { MOST = 40, MOST_WORDS = 5 };
+    uint32_t n_word = 0;
+    size_t at = (size_t)snprintf(out, size, "chat-%s", date), end = at + MOST;
+    bool between = true;
+    for (; *text && at + 2 < size && at < end; text++) {
+        bool upper = *text >= 'A' && *text <= 'Z';
+        bool letter = upper || (*text >= 'a' && *text <= 'z') || (*text >= '0' && *text <= '9');
+        if (letter && between && ++n_word > MOST_WORDS)
+            break;
+        if (letter && between)
+            out[at++] = '-';
+        if (letter)
+            out[at++] = upper ? (char)(*text + 32) : *text;
+        between = !letter && *text != '\'';
+    }
+    out[at] = 0;
+}

@@ -15,3 +15,7 @@ size_t word_begin(const char *text, size_t from, size_t at);
  * whose names end so, and folders; NULL: all. */
 void complete_path(const char *text, size_t from, size_t at, const char *home, const char *end,
                    struct choices *c);
+
+/* A name for the file of a conversation that begins with this text: "chat-DATE-its-first-words", in
+ * letters that every file system takes. */
+void word_file_name(const char *text, const char *date, char *out, size_t size);

@@ -343,6 +343,51 @@ static bool load_ends(struct tok *t, const struct gguf *g, struct hlm_err *err)
     return true;
 }
 
+static bool looks_control(struct hlm_str s)
+{
+    return s.n >= 3 && s.p[0] == '<' && s.p[s.n - 1] == '>';
+}
+
+/* Files exist whose control tokens have the type of ordinary or of added ones. Prompts would then
+ * not find them, or take them from a message's own text. So the tokens that the keys name, and
+ * those that frame the turns of known templates, are control tokens whatever their type is. */
+static bool mark_control(struct tok *t, const struct gguf *g, struct hlm_err *err)
+{
+    static const char *const key[] = { "bos", "eos", "eot", "eom" };
+    static const char *const text[] = {
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end_of_text|>",
+        "<|begin_of_text|>",
+        "<|start_header_id|>",
+        "<|end_header_id|>",
+        "<｜end▁of▁sentence｜>",
+        "<｜begin▁of▁sentence｜>",
+    };
+    uint32_t n = 0;
+    int32_t id, first = -1;
+    for (uint32_t i = 0; i < ARRAY_LEN(key) + ARRAY_LEN(text); i++) {
+        if (i >= ARRAY_LEN(key))
+            id = tok_find(t, text[i - ARRAY_LEN(key)]);
+        else if (!read_id(t, g, key[i], &id, err))
+            return false;
+        if (id < 0 || t->flags[id] & (IS_CONTROL | IS_UNUSED) || !looks_control(tok_bytes(t, id)))
+            continue;
+        t->flags[id] = (uint8_t)((t->flags[id] & ~IS_USER) | IS_CONTROL);
+        first = n++ ? first : id;
+    }
+    if (n)
+        log_msg(HLM_LOG_WARN,
+                "%s: tokenizer.ggml.token_type has another type than control for %u control "
+                "token%s, as %s: taken as control",
+                gguf_path(g), n, n == 1 ? "" : "s",
+                show_text(tok_bytes(t, first).p, tok_bytes(t, first).n, 40).s);
+    return true;
+}
+
 static bool load_pre(struct tok *t, const struct gguf *g, struct hlm_err *err)
 {
     struct hlm_str model = { "", 0 }, name = { "", 0 };
@@ -376,7 +421,7 @@ struct tok *tok_create(const struct gguf *g, struct hlm_err *err)
     struct tok *t = mem_alloc(1, sizeof *t);
     if (!t)
         fail_memory(err, "%s: no memory for the tokenizer", gguf_path(g));
-    else if (load_tokens(t, g, byte_of, err) && load_pre(t, g, err) &&
+    else if (load_tokens(t, g, byte_of, err) && load_pre(t, g, err) && mark_control(t, g, err) &&
              load_merges(t, g, byte_of, err) && load_added(t, g, err) && load_ends(t, g, err))
         return t;
     tok_destroy(t);
