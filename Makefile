@@ -85,6 +85,7 @@ spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
 deps: ; @sh tools/deps.sh $(if $(TESTS),test)
 clean: ; rm -rf $(B)
 help: ; @sed -n 's/^#: //p' Makefile
+.DEFAULT: ; @echo "make: there is no '$@' to make, and no rule for it; 'make help' lists what there is" >&2; exit 2
 #: make            the library and the programs, into build/
 #: make chat       installs what is missing (Debian, Ubuntu), builds hlm-chat, starts it; M=model.gguf
 #: make monitor    installs what is missing, builds hlm-monitor, starts it: a window on what runs

@@ -254,30 +254,6 @@ static bool run_once(hlm *m, hlm_session *s, struct result *r, uint64_t *rng, in
     return true;
 }
 
-static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
-{
-    const struct bench_test *t = &r->test;
-    uint32_t n_ctx = t->n_gen ? ui_max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
-    struct hlm_session_params p = { .n_ctx = n_ctx,
-                                    .n_batch = t->n_batch,
-                                    .kv = (enum hlm_kv)o.kv,
-                                    .snapshot_budget = HLM_SNAPSHOT_NONE };
-    struct bar bar = { .what = t->n_gen ? "tokens" : "prompts" };
-    uint64_t rng = 1;
-    int32_t *id = ui_alloc(n_ctx, sizeof *id);
-    hlm_session *s = id ? plan_create(m, &p, err) : NULL;
-    bool ok = s || ui_fail_memory(err, "out of memory: %u ids", n_ctx);
-    for (int32_t i = 0; ok && i <= o.n_rep; i++)
-        ok = (bar_progress(&bar, (uint64_t)i, (uint64_t)o.n_rep + 1) || ui_fail_stopped(err)) &&
-             run_once(m, s, r, &rng, id, i > 0, err);
-    bar_clear();
-    hlm_session_destroy(s);
-    free(id);
-    return ok;
-}
-
-/* ---- results -------------------------------------------------------------------------------- */
-
 struct text {
     char s[96];
 };
@@ -293,6 +269,33 @@ static struct text test_name(const struct bench_test *t)
         snprintf(out.s + n, sizeof out.s - (size_t)n, " b%u", t->n_batch);
     return out;
 }
+
+static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
+{
+    const struct bench_test *t = &r->test;
+    uint32_t n_ctx = t->n_gen ? ui_max_u32(t->n_depth, 1) + t->n_gen + 1 : t->n_depth + t->n_prompt;
+    struct hlm_session_params p = { .n_ctx = n_ctx,
+                                    .n_batch = t->n_batch,
+                                    .kv = (enum hlm_kv)o.kv,
+                                    .snapshot_budget = HLM_SNAPSHOT_NONE };
+    struct text name = test_name(t);
+    struct bar bar = { .what = name.s, .unit = "tok" };
+    uint64_t per_run = (uint64_t)t->n_depth + t->n_prompt + t->n_gen;
+    uint64_t rng = 1;
+    int32_t *id = ui_alloc(n_ctx, sizeof *id);
+    hlm_session *s = id ? plan_create(m, &p, err) : NULL;
+    bool ok = s || ui_fail_memory(err, "out of memory: %u ids", n_ctx);
+    for (int32_t i = 0; ok && i <= o.n_rep; i++)
+        ok = (bar_progress(&bar, (uint64_t)i * per_run, ((uint64_t)o.n_rep + 1) * per_run) ||
+              ui_fail_stopped(err)) &&
+             run_once(m, s, r, &rng, id, i > 0, err);
+    bar_clear();
+    hlm_session_destroy(s);
+    free(id);
+    return ok;
+}
+
+/* ---- results -------------------------------------------------------------------------------- */
 
 struct speed {
     double mean, sd;
@@ -332,6 +335,7 @@ static void print_head(void)
 
 static void print_row(const struct bench_model *m, const struct result *r)
 {
+    char device[80];
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
     const struct bench_test *t = &r->test;
     if (o.format == MD) {
@@ -339,7 +343,8 @@ static void print_row(const struct bench_model *m, const struct result *r)
         struct num size = num_bytes(m->info.tensor_bytes), params = num_short(m->info.n_param);
         snprintf(speed, sizeof speed, "%.2f ± %.2f", ts.mean, ts.sd);
         printf("| %-20s | %10s | %10s | %-7s | %-30.30s | %15s | %21s |\n", m->type, size.s,
-               params.s, "Vulkan", m->info.device, test_name(t).s, speed);
+               params.s, "Vulkan", device_name(m->info.device, device, sizeof device),
+               test_name(t).s, speed);
     } else if (o.format == CSV) {
         csv_text(m->info.path);
         csv_text(m->type);

@@ -4,9 +4,11 @@
  * Shapes are the published ones of Qwen3.5, Qwen3-Next, Nemotron 3 and Step-3.5. Weights have the
  * spread of a freshly initialised network, so that nothing overflows and every expert gets its
  * share; what such a model says is noise. The vocabulary is a working byte-level one: bytes, then
- * letters merged to two, three and four, then the special tokens. Needs libc only. */
+ * letters merged to two, three and four, then the special tokens. */
 #define _FILE_OFFSET_BITS 64
 #include "make.h"
+
+#include "ui/common.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -103,21 +105,23 @@ static struct {
     uint64_t n_tensor, n_key, n_byte;
     bool counting; /* keys are counted, not written */
     uint64_t rng;
-} g = { .rng = 1 };
+    uint64_t n_all; /* bytes of all tensors */
+    struct bar bar;
+} g = { .rng = 1, .bar = { .what = "writing", .bytes = true } };
 
 static _Noreturn void die(const char *fmt, ...)
 {
+    char msg[512];
     va_list ap;
     va_start(ap, fmt);
-    fputs("hlm-bench make: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
     if (g.f) {
         fclose(g.f);
         remove(g.part);
     }
-    exit(1);
+    ui_error("%s", msg);
+    exit(ui_end(ui_interrupted() ? RC_INTERRUPTED : RC_FAILED));
 }
 
 /* ---- bytes ---------------------------------------------------------------------------------- */
@@ -659,6 +663,8 @@ static void put_tensor(const struct made_tensor *t)
         for (; fill + n <= sizeof buf && at < t->n_bytes; fill += n, at += n)
             make_block(t, buf + fill);
         put(buf, fill);
+        if (!bar_progress(&g.bar, ui_min_u64(g.n_byte, g.n_all), g.n_all))
+            die("stopped: %s is not written", g.path);
     }
 }
 
@@ -701,13 +707,46 @@ static void put_file(void)
     "Writes a model with random weights and true dimensions, for measuring speed.\n"               \
     "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n"
 
-static int usage(FILE *to)
+static int usage(void)
 {
-    fputs("usage: hlm-bench " USAGE "\n" ABOUT, to);
+    fputs("usage: hlm-bench " USAGE "\n" ABOUT, stdout);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        fprintf(to, "  %-22s  %2u layers, width %u\n", shapes[i].name, shapes[i].n_layer,
-                shapes[i].d);
-    return to == stdout ? 0 : 2;
+        printf("  %-22s  %2u layers, width %u\n", shapes[i].name, shapes[i].n_layer, shapes[i].d);
+    return RC_OK;
+}
+
+/* A word that is none of the list: which it may be, and which there are. */
+static int unknown(const char *what, const char *word, const char *const *list)
+{
+    const char *near = ui_nearest(word, list);
+    char all[512] = "";
+    for (size_t i = 0, n = 0; list[i] && n < sizeof all; i++)
+        n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", list[i]);
+    ui_look("hlm-bench");
+    ui_wrong("make: unknown %s '%s'%s%s; known are %s", what, word,
+             near ? ", perhaps you mean " : "", near ? near : "", all);
+    fputs("usage: hlm-bench " USAGE "\n", stderr);
+    return RC_USAGE;
+}
+
+/* What the words say is to be made. RC_OK, or it is said what is wrong. */
+static int read_words(char **argv)
+{
+    static const char *const types[] = { "q4_k_m", "q8_0", "f16", NULL };
+    static const int ids[] = { 0, Q8_0, F16 };
+    const char *names[sizeof shapes / sizeof *shapes + 1] = { NULL };
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        names[i] = shapes[i].name;
+        if (!strcmp(argv[1], shapes[i].name))
+            g.shape = &shapes[i];
+    }
+    if (!g.shape)
+        return unknown("ARCH-SIZE", argv[1], names);
+    g.type = -1;
+    for (size_t i = 0; types[i]; i++)
+        if (!strcmp(argv[2], types[i]))
+            g.type = ids[i];
+    return g.type < 0 ? unknown("TYPE", argv[2], types) : RC_OK;
 }
 
 /* The same as lines of fields, for man pages and completions (tools/docs.sh). */
@@ -727,25 +766,28 @@ int bench_make(int argc, char **argv)
     if (argc == 2 && !strcmp(argv[1], "--print-flags"))
         return print_table();
     if (argc == 2 && !strcmp(argv[1], "--help"))
-        return usage(stdout);
-    if (argc < 4 || argc > 5)
-        return usage(stderr);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        if (!strcmp(argv[1], shapes[i].name))
-            g.shape = &shapes[i];
-    g.type = !strcmp(argv[2], "q4_k_m") ? 0
-             : !strcmp(argv[2], "q8_0") ? Q8_0
-             : !strcmp(argv[2], "f16")  ? F16
-                                        : -1;
+        return usage();
+    if (argc < 4 || argc > 5) {
+        fputs("hlm-bench: make takes three or four words; --help explains them\nusage: "
+              "hlm-bench " USAGE "\n",
+              stderr);
+        return RC_USAGE;
+    }
+    int rc = read_words(argv);
+    if (rc != RC_OK)
+        return rc;
+    if (!ui_start("hlm-bench"))
+        return RC_FAILED;
     g.path = argv[3];
     g.rng = argc > 4 ? strtoull(argv[4], NULL, 10) : 1;
-    if (!g.shape || g.type < 0)
-        return usage(stderr);
     int n = snprintf(g.part, sizeof g.part, "%s.part", g.path);
     if (n < 0 || n >= (int)sizeof g.part || !(g.f = fopen(g.part, "wb")))
         die("%s.part: cannot be made", g.path);
     add_tensors();
+    for (uint64_t i = 0; i < g.n_tensor; i++)
+        g.n_all += g.tensor[i].n_bytes;
     put_file();
+    bar_clear();
     int bad = ferror(g.f);
     bad |= fclose(g.f);
     g.f = NULL;
@@ -756,8 +798,7 @@ int bench_make(int argc, char **argv)
     uint64_t n_param = 0;
     for (uint64_t i = 0; i < g.n_tensor; i++)
         n_param += g.tensor[i].dim[0] * g.tensor[i].dim[1] * g.tensor[i].dim[2];
-    printf("%s: %.2f GB, %.3f billion weights\n", g.path, (double)g.n_byte * 1e-9,
-           (double)n_param * 1e-9);
+    printf("%s: %s, %s weights\n", g.path, num_bytes(g.n_byte).s, num_short(n_param).s);
     free(g.tensor);
-    return 0;
+    return ui_end(RC_OK);
 }

@@ -33,6 +33,10 @@ static const struct {
     { 2, "hlm-tune merge --merge-typ x", "--merge-typ|perhaps|--merge-type" },
     { 2, EVAL " --perplexty x", "--perplexty|perhaps|--perplexity" },
     { 2, "hlm-bench mak", "mak|perhaps|command make" },
+    { 2, "hlm-bench make qwen35-4x q8_0 x", "qwen35-4x|perhaps|qwen35-4b|known are|step35-flash" },
+    { 2, "hlm-bench make qwen35-4b q8 x", "TYPE|q8|perhaps|q8_0|q4_k_m" },
+    { 2, "hlm-bench make qwen35-4b", "three or four words" },
+    { 1, "hlm-bench make qwen35-tiny q8_0 /nowhere/x", "/nowhere/x.part" },
     { 2, "hlm-bench --n-promt 3", "--n-promt|perhaps|--n-prompt" },
     { 2, CHAT " -n", "-n|needs" },
     { 2, CHAT " --temp 0.8x", "--temp|0.8x|number" },
@@ -200,6 +204,16 @@ static void test_help(void)
         CHECK_STR(r.err, "");
         ran_free(&r);
     }
+}
+
+static void test_plurals(void)
+{
+    test_case("one document, one row");
+    spill(scratch("one.jsonl"), "{\"text\": \"Hello, you.\"}\n");
+    struct ran r =
+        run(NULL, TUNE " -v -d %s --dump-rows %s", scratch("one.jsonl"), scratch("one.rows"));
+    CHECK_SAYS(r.err, "one.rows: 1 row, 1 document, ");
+    ran_free(&r);
 }
 
 static void test_log_to_stdout(void)
@@ -490,6 +504,7 @@ void test_programs(void)
     test_help();
     test_bare_model();
     test_log_to_stdout();
+    test_plurals();
     test_tune();
     test_dump_rows();
     test_unsaid_answers();

@@ -26,12 +26,8 @@ void show_banner(hlm *m, const hlm_talk *t, const struct adapters *a)
 {
     struct hlm_info i = hlm_get_info(m);
     char line[80] = "", device[80];
-    /* What stands in brackets after a device's name are versions: --list-devices has them. */
-    snprintf(device, sizeof device, "%.*s", (int)strcspn(i.device, "("), i.device);
-    for (size_t n = strlen(device); n && device[n - 1] == ' ';)
-        device[--n] = 0;
-    add_part(line, sizeof line, "%.28s on %.24s, %u tokens of context", i.name, device,
-             hlm_session_n_ctx(hlm_talk_session(t)));
+    add_part(line, sizeof line, "%.28s on %.24s, %u tokens of context", i.name,
+             device_name(i.device, device, sizeof device), hlm_session_n_ctx(hlm_talk_session(t)));
     ui_note("%s", line);
     line[0] = 0;
     for (uint32_t k = 0; k < a->n && k < 2; k++) {
@@ -171,7 +167,7 @@ void show_begin(struct show *s)
 {
     s->at = SHOW_NOTHING;
     s->line_open = true; /* an empty answer is a line too */
-    s->bar = (struct bar){ .what = "reading" };
+    s->bar = (struct bar){ .what = "reading", .unit = "tok" };
 }
 
 /* ---- at the end of a turn -------------------------------------------------------------------- */
@@ -275,8 +271,8 @@ void show_end(struct show *s, hlm_talk *t, bool ok, const struct hlm_talk_turn *
     if (turn->n_dropped_turns)
         ui_say("%s: the context was full: dropped the oldest %u turn%s (%u tokens), read %llu "
                "tokens anew",
-               ui.program, turn->n_dropped_turns, turn->n_dropped_turns == 1 ? "" : "s",
-               turn->n_dropped, (unsigned long long)(turn->n_read + turn->n_reread));
+               ui.program, turn->n_dropped_turns, ui_s(turn->n_dropped_turns), turn->n_dropped,
+               (unsigned long long)(turn->n_read + turn->n_reread));
     const struct hlm_talk_options *o = hlm_talk_options(t);
     if (!ok) {
         show_error(err, o);

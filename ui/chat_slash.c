@@ -342,8 +342,6 @@ static enum slash_got do_stats(struct slash *s, const char *arg)
 
 /* ---- files ----------------------------------------------------------------------------------- */
 
-static const char *s_of(uint64_t n) { return n == 1 ? "" : "s"; }
-
 static const char *instead(bool replaces)
 {
     return replaces ? ", in place of the conversation that was there" : "";
@@ -397,7 +395,7 @@ static enum slash_got do_save(struct slash *s, const char *arg)
         return complain(s, &err);
     }
     ui_note("saved %u turn%s, %u tokens to %s%s", hlm_talk_n_turn(s->talk),
-            s_of(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
+            ui_s(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
             instead(replaces));
     replace_text(&s->saved, path);
     return SLASH_DONE;
@@ -411,7 +409,7 @@ static enum slash_got do_export(struct slash *s, const char *arg)
     bool ok = path && keep_export(s->talk, hlm_get_info(s->model).name, path, &replaces, &err);
     if (ok)
         ui_note("wrote %u message%s to %s%s", hlm_talk_n_message(s->talk),
-                s_of(hlm_talk_n_message(s->talk)), path, instead(replaces));
+                ui_s(hlm_talk_n_message(s->talk)), path, instead(replaces));
     free(path);
     return ok ? SLASH_DONE : complain(s, &err);
 }
@@ -426,7 +424,7 @@ static enum slash_got do_load(struct slash *s, const char *arg)
         replace_text(&s->saved, ui_copy(path, strlen(path)));
     if (ok) {
         ui_note("loaded %u turn%s, %u tokens from %s; thinking is %s", hlm_talk_n_turn(s->talk),
-                s_of(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
+                ui_s(hlm_talk_n_turn(s->talk)), hlm_session_n_past(hlm_talk_session(s->talk)), path,
                 hlm_talk_thinks(s->talk) ? "on" : "off");
         if (ui_notes())
             show_messages(s->show, s->talk, 2);

@@ -282,7 +282,7 @@ unsigned ui_columns(FILE *of)
 
 static int screen_width(void) { return (int)ui_columns(stderr); }
 
-/* "reading ########........  50 %  2048 / 4096, 412.3/s, 5.0 s left" */
+/* "reading ########........  50 %  2048 / 4096, 412 tok/s, 5.0 s left" */
 static void draw_bar(struct bar *b, uint64_t done, uint64_t total, double now)
 {
     char bar[31], count[64], speed[96] = "";
@@ -301,9 +301,9 @@ static void draw_bar(struct bar *b, uint64_t done, uint64_t total, double now)
     struct num rate = num_bytes((uint64_t)per_s);
     if (!b->bytes)
         snprintf(rate.s, sizeof rate.s, per_s < 100 ? "%.1f" : "%.0f", per_s);
-    if (done >= total / 20) /* before that the time left would be a guess */
-        snprintf(speed, sizeof speed, ", %s/s, %s left", rate.s,
-                 span_text((double)(total - done) / per_s).s);
+    if (done && done >= total / 20) /* before that the time left would be a guess */
+        snprintf(speed, sizeof speed, ", %s%s%s/s, %s left", rate.s, b->unit ? " " : "",
+                 b->unit ? b->unit : "", span_text((double)(total - done) / per_s).s);
     ui_status("%s %s %3.0f %%  %s%s", b->what, bar, 100.0 * (double)done / (double)total, count,
               speed);
     b->drawn_s = now;
@@ -467,6 +467,14 @@ struct num num_short(uint64_t n)
 {
     static const char *const unit[] = { "", "k", "M", "B" };
     return scaled(n, 1000, unit, (int)ARRAY_LEN(unit));
+}
+
+const char *device_name(const char *name, char *out, uint64_t size)
+{
+    snprintf(out, (size_t)size, "%.*s", (int)strcspn(name, "("), name);
+    for (size_t n = strlen(out); n && out[n - 1] == ' ';)
+        out[--n] = 0;
+    return out;
 }
 
 struct span span_text(double s)

@@ -77,6 +77,7 @@ void ui_interrupt_twice(void);
 struct bar {
     const char *what;        /* "loading" */
     bool bytes;              /* show sizes, not counts */
+    const char *unit;        /* of a count, "tok": the speed is in tok/s; NULL: none is named */
     double start_s, drawn_s; /* zero both to begin */
 };
 bool bar_progress(void *bar, uint64_t done,
@@ -106,6 +107,8 @@ struct num {
 };
 struct num num_bytes(uint64_t n); /* "4.6 MiB" */
 struct num num_short(uint64_t n); /* "4.2 M" */
+/* A device's name, up to size bytes of it, without the versions in brackets after it. */
+const char *device_name(const char *name, char *out, uint64_t size);
 struct span {
     char s[48];
 };

@@ -47,6 +47,8 @@ bool ui_is_clean(const char *s); /* would ui_clean leave it as it is? */
 char *ui_joined(const char *a, const char *b);
 bool ui_ends_with(const char *s, const char *end);
 
+static inline const char *ui_s(uint64_t n) { return n == 1 ? "" : "s"; } /* of a plural */
+
 /* The word of a list, which ends with NULL, that is most likely meant by a misspelt one; NULL: none
  * is near. Capitals, and _ for -, are no difference. */
 const char *ui_nearest(const char *word, const char *const *list);

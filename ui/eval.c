@@ -278,7 +278,7 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
         sizeof(float) * ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0));
     uint32_t most = per_tok ? (uint32_t)ui_max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
     uint32_t longest = 1;
-    struct bar bar = { .what = "reading" };
+    struct bar bar = { .what = "reading", .unit = "tok" };
     float *row = NULL, *state = NULL;
     for (uint32_t i = 0, at = 0; i < p->n; at = p->end[i++])
         longest = ui_max_u32(longest, ui_min_u32(most, p->end[i] - at));
@@ -313,7 +313,7 @@ static bool print_greedy(hlm_session *s, struct hlm_err *err)
     struct hlm_sampling greedy = {
         .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
     };
-    struct bar bar = { .what = "deciding" };
+    struct bar bar = { .what = "deciding", .unit = "tok" };
     for (int32_t i = 0; i < o.greedy; i++) {
         int32_t id;
         if (!hlm_session_next(s, &greedy, &id, err))
@@ -379,6 +379,7 @@ static int eval_ids(const struct id_list *l, const struct pieces *p, struct hlm_
 /* ---- perplexity ------------------------------------------------------------------------------ */
 
 /* How far a perplexity is: with -v, and without a bar, a line now and then. */
+enum { NOTE_S = 5 };
 struct reading {
     struct bar bar;
     double noted_s, sum; /* sum: of n likelihoods */
@@ -387,10 +388,13 @@ struct reading {
 
 static bool note_progress(struct reading *r, uint64_t done, uint64_t total)
 {
-    if (!ui.color && ui.verbose && ui_now_s() - r->noted_s > 5) {
-        r->noted_s = ui_now_s();
-        ui_note("[%llu of %llu tokens, perplexity so far %.4f]", (unsigned long long)done,
-                (unsigned long long)total, exp(r->sum / (double)r->n));
+    double now = ui_now_s(), took = now - r->bar.start_s;
+    if (!ui_has_line() && ui.verbose && now - r->noted_s > NOTE_S) {
+        r->noted_s = now;
+        ui_note("[%llu of %llu tokens, %.0f tok/s, %s left, perplexity so far %.4f]",
+                (unsigned long long)done, (unsigned long long)total, (double)done / took,
+                span_text((double)(total - done) * took / (double)done).s,
+                exp(r->sum / (double)r->n));
     }
     return bar_progress(&r->bar, done, total);
 }
@@ -398,9 +402,10 @@ static bool note_progress(struct reading *r, uint64_t done, uint64_t total)
 static bool print_perplexity(hlm_session *s, const struct hlm_ids *ids, uint32_t window,
                              struct hlm_err *err)
 {
-    struct reading r = { .bar = { .what = "reading" }, .noted_s = ui_now_s() };
+    struct reading r = { .bar = { .what = "reading", .unit = "tok" }, .noted_s = ui_now_s() };
     double *nll = ui_alloc(window, sizeof *nll);
     bool ok = nll || ui_fail_memory(err, "out of memory for a window of %u tokens", window);
+    bar_progress(&r.bar, 0, ids->n); /* the first window counts too */
     for (uint32_t at = 0, take; ok && ids->n - at >= 2; at += take) {
         take = ui_min_u32(window, ids->n - at);
         hlm_session_reset(s);

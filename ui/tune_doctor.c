@@ -76,9 +76,9 @@ static void print_set(FILE *to, const char *name, const struct hlm_set_info *s)
 {
     if (!s->n_doc)
         return;
-    fprintf(to, "%-10s %llu documents, %s tokens, %s of them count (%.0f %%), in %llu rows\n", name,
-            (ull)s->n_doc, num_short(s->n_tok).s, num_short(s->n_counted).s,
-            100.0 * (double)s->n_counted / (double)s->n_tok, (ull)s->n_row);
+    fprintf(to, "%-10s %llu document%s, %s tokens, %s of them count (%.0f %%), in %llu row%s\n",
+            name, (ull)s->n_doc, ui_s(s->n_doc), num_short(s->n_tok).s, num_short(s->n_counted).s,
+            100.0 * (double)s->n_counted / (double)s->n_tok, (ull)s->n_row, ui_s(s->n_row));
     ui_event("data", "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "set", name, "documents",
              (json_int_t)s->n_doc, "tokens", (json_int_t)s->n_tok, "counted",
              (json_int_t)s->n_counted, "rows", (json_int_t)s->n_row, "cut", (json_int_t)s->n_cut,
@@ -108,10 +108,11 @@ static void print_lengths(FILE *to, const struct hlm_set_info *s)
             fprintf(to, "%9llu to %-9llu %8u  %.*s\n", 1ull << c, (2ull << c) - 1, count[c],
                     (int)(count[c] * 40ull / most), "########################################");
     if (s->n_cut)
-        fprintf(to, "cut        %llu documents, %llu tokens lost; the longest had %llu\n",
-                (ull)s->n_cut, (ull)s->n_tok_cut, (ull)s->longest);
+        fprintf(to, "cut        %llu document%s, %llu tokens lost; the longest had %llu\n",
+                (ull)s->n_cut, ui_s(s->n_cut), (ull)s->n_tok_cut, (ull)s->longest);
     if (s->n_dropped)
-        fprintf(to, "dropped    %llu documents without a token that counts\n", (ull)s->n_dropped);
+        fprintf(to, "dropped    %llu document%s without a token that counts\n", (ull)s->n_dropped,
+                ui_s(s->n_dropped));
     if (s->n_unsaid)
         fprintf(
             to,

@@ -409,9 +409,9 @@ static int dump_rows(struct hlm_err *err)
     struct hlm_dump_sum sum;
     if (!hlm_tune_dump_rows(o.model, &o.p, o.dump_rows, &log, &sum, err))
         return RC_FAILED;
-    ui_note("%s: %llu rows, %llu documents, %llu tokens count", o.dump_rows,
-            (unsigned long long)sum.n_row, (unsigned long long)sum.n_doc,
-            (unsigned long long)sum.n_counted);
+    ui_note("%s: %llu row%s, %llu document%s, %llu tokens count", o.dump_rows,
+            (unsigned long long)sum.n_row, ui_s(sum.n_row), (unsigned long long)sum.n_doc,
+            ui_s(sum.n_doc), (unsigned long long)sum.n_counted);
     if (sum.n_unsaid)
         ui_warn("%llu of %llu answers do not count: the template shows earlier answers otherwise "
                 "than the model says them; with --turns each every answer counts",
