@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define CHAT "hlm-chat -m " DEMO
 #define TUNE "hlm-tune -m " DEMO
@@ -204,6 +205,77 @@ static void test_help(void)
         CHECK_STR(r.err, "");
         ran_free(&r);
     }
+}
+
+/* The file of settings, in a folder that the environment names. */
+static void test_config(void)
+{
+    static const struct {
+        const char *file, *flags;
+        bool refused; /* with these words */
+        const char *want;
+    } rows[] = {
+        { "", "", false, "" },
+        { "# comment\n\n temp = 0.5 \ntop_k=3\n", "", false, "temp = 0.5\ntop-k = 3\n" },
+        { "temp = 0.5\n", "--temp 0.25 --min-p 0", false, "temp = 0.25\nmin-p = 0\n" },
+        { "stop = a\nstop = b\n", "", false, "stop = a\nstop = b\n" },
+        { "system = \"two\\nlines \\\"q\\\"\"\nraw = on\n", "--raw=off", false,
+          "system = \"two\\nlines \\\"q\\\"\"\nraw = off\n" },
+        { "color = off\ndevice = 0\nkv = q8_0\n", "", false,
+          "color = off\ndevice = 0\nkv = q8_0\n" },
+        { "temp = 1\ntempp = 1\n", "", true,
+          "hlm/config: line 2|unknown setting 'tempp'|mean temp" },
+        { "\n\ntemp = 500\n", "", true, "hlm/config: line 3|temp|500|0 to 100" },
+        { "raw = yes\n", "", true, "line 1|raw|yes|on" },
+        { "kv = q4_0\n", "", true, "line 1|kv|q4_0|f16" },
+        { "temp\n", "", true, "line 1|temp|NAME = VALUE" },
+        { "system = \"open\n", "", true, "line 1|system|quote" },
+        { "prompt = x\n", "", true, "line 1|prompt|no setting|one call" },
+        { "log-json = x\n", "", true, "line 1|log-json|no setting" },
+    };
+    char folder[300], was[300], path[400], want[600];
+    program_path("");
+    snprintf(was, sizeof was, "%s", getenv("XDG_CONFIG_HOME"));
+    HLM_ASSERT(realpath(test_tmp(), want));
+    snprintf(folder, sizeof folder, "%.280s/config", want);
+    setenv("XDG_CONFIG_HOME", folder, 1);
+    test_case("settings: there is no file");
+    struct ran r = run(NULL, "hlm-chat --print-config");
+    snprintf(want, sizeof want, "# %s/hlm/config: is not there\n", folder);
+    CHECK_STR(r.out, want);
+    ran_free(&r);
+    HLM_ASSERT(mkdir(folder, 0700) == 0);
+    snprintf(path, sizeof path, "%s/hlm", folder);
+    HLM_ASSERT(mkdir(path, 0700) == 0);
+    snprintf(path, sizeof path, "%s/hlm/config", folder);
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++) {
+        char command[400];
+        spill(path, rows[i].file);
+        snprintf(command, sizeof command, "hlm-chat --print-config %s", rows[i].flags);
+        if (rows[i].refused) {
+            run_refused(2, command, rows[i].want);
+            continue;
+        }
+        test_case("settings, row %u", i);
+        r = run(NULL, "%s", command);
+        CHECK_EQ(r.rc, 0);
+        snprintf(want, sizeof want, "# %s\n%s", path, rows[i].want);
+        CHECK_STR(r.out, want);
+        ran_free(&r);
+    }
+    test_case("settings are used: the model, and a path from the home folder");
+    spill(path, "model = ~/none.gguf\n");
+    r = run(NULL, "hlm-chat -p x");
+    CHECK_EQ(r.rc, 1);
+    snprintf(want, sizeof want, "%s/none.gguf|No such file", getenv("HOME") ? getenv("HOME") : "~");
+    CHECK_SAYS(r.err, want);
+    ran_free(&r);
+    test_case("--help and --version do not need them");
+    spill(path, "nope = 1\n");
+    r = run(NULL, "hlm-chat --version");
+    CHECK_EQ(r.rc, 0);
+    ran_free(&r);
+    setenv("XDG_CONFIG_HOME", was, 1);
 }
 
 static void test_plurals(void)
@@ -505,6 +577,7 @@ void test_programs(void)
     test_bare_model();
     test_log_to_stdout();
     test_plurals();
+    test_config();
     test_tune();
     test_dump_rows();
     test_unsaid_answers();

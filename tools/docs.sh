@@ -103,6 +103,9 @@ Compiled pipelines are kept in \\fIhlm/\\fR below it; \\fI~/.cache\\fR when it i
 \\fBXDG_STATE_HOME\\fR
 The history of the line editor is kept in \\fIhlm/\\fR below it; \\fI~/.local/state\\fR when it is not set.
 .TP
+\\fBXDG_CONFIG_HOME\\fR
+hlm-chat reads \\fIhlm/config\\fR below it, settings with the names of flags; \\fI~/.config\\fR when it is not set.
+.TP
 \\fBNO_COLOR\\fR
 No colours when it is set.
 EOF

@@ -8,6 +8,7 @@
 #include "chat_slash.h"
 #include "chat_term.h"
 #include "chat_tty.h"
+#include "common_config.h"
 #include "common_plan.h"
 #include "hlm_test_hooks.h"
 
@@ -32,7 +33,7 @@ static struct {
     int32_t n_ctx, n_batch;
     int kv, think, on_full;
     uint64_t snapshot_budget, memory;
-    bool lines, plan, fit, go_on, json;
+    bool lines, plan, fit, go_on, json, print_config;
     int32_t fail, lose;     /* of --debug */
     bool profile, validate; /* of --debug */
     struct flag_list lora, stop, bias;
@@ -113,12 +114,19 @@ static const struct flag flags[] = {
     { FLAG_LIST, "--logit-bias", "TOKEN=BIAS", &o.bias, 0, 0,
       "adds to the logit of a token, an id or the text of one; -inf: never; again for more" },
 
+    { FLAG_GROUP, "Settings", 0, 0, 0, 0, 0 },
+    { FLAG_SWITCH, "--print-config", NULL, &o.print_config, 0, 0,
+      "print where the file of settings is and what it and these flags set, and exit; the file has "
+      "lines such as temp = 0.6, with the names of flags; flags win" },
+
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
     { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
       "prof: time per kernel at the end; check: validation layer;\n"
       "lose=N: the device is lost at the N-th submission or wait once\n"
       "the model is loaded; fail=N: so is the N-th piece of memory" },
 };
+
+static struct config config;
 
 static const struct program program = {
     .name = "hlm-chat",
@@ -128,6 +136,7 @@ static const struct program program = {
              "of -p, or with --lines each line is a turn. Standard output has the answers alone.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
+    .config = &config,
 };
 
 /* ---- messages -------------------------------------------------------------------------------- */
@@ -531,6 +540,13 @@ int main(int argc, char **argv)
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
+    if (!config_read(&program, &config, &err) || !flags_again(&program, argc, argv, &err))
+        return ui_end(usage_error(&program, "%s", err.msg));
+    ui_look(program.name); /* colours may be set */
+    if (o.print_config) {
+        config_print(&program, &config, argc, argv);
+        return ui_end(RC_OK);
+    }
     if (!o.model)
         return usage_error(&program, "no model: -m FILE");
     if (o.lines && (o.prompt || o.file))

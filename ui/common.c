@@ -218,7 +218,9 @@ void ui_look(const char *program)
     ui.tty = isatty(STDERR_FILENO);
     ui.out_tty = isatty(STDOUT_FILENO);
     ui.escapes = term && *term && strcmp(term, "dumb") != 0;
-    ui.color = ui.tty && ui.escapes && !(no_color && *no_color);
+    bool wanted =
+        ui.color_choice == COLOR_ON || (ui.color_choice == COLOR_AUTO && !(no_color && *no_color));
+    ui.color = ui.tty && ui.escapes && wanted;
 }
 
 bool ui_start(const char *program)
@@ -562,6 +564,18 @@ const char *dir_config(void)
 {
     static char path[4096];
     return dir_of("XDG_CONFIG_HOME", ".config", path, sizeof path);
+}
+
+const char *config_path(void)
+{
+    static char path[4096];
+    const char *base = getenv("XDG_CONFIG_HOME"), *home = getenv("HOME");
+    bool by_base = base && base[0] == '/';
+    if (!by_base && !(home && home[0] == '/'))
+        return NULL;
+    int n = snprintf(path, sizeof path, "%s%s/hlm/config", by_base ? base : home,
+                     by_base ? "" : "/.config");
+    return n > 0 && (size_t)n < sizeof path ? path : NULL;
 }
 
 const char *dir_home(void)

@@ -11,6 +11,8 @@
 
 enum { RC_OK = 0, RC_FAILED = 1, RC_USAGE = 2, RC_INTERRUPTED = 130 };
 
+enum ui_color { COLOR_AUTO, COLOR_ON, COLOR_OFF }; /* in the order of the flag's words */
+
 /* One process, one terminal, one log: the only global of the programs. Filled by flags_read. */
 struct ui {
     const char *program;
@@ -21,7 +23,8 @@ struct ui {
     bool tty;             /* standard error is a terminal */
     bool out_tty;         /* standard output is */
     bool escapes;         /* terminals take escapes: TERM is set and not "dumb" */
-    bool color;           /* standard error is such a terminal, and NO_COLOR is not set */
+    int color_choice;     /* --color: an enum ui_color */
+    bool color;           /* standard error is such a terminal, and colours are wanted */
 };
 extern struct ui ui;
 
@@ -125,5 +128,8 @@ const char *dir_state(void);
 /* $XDG_CONFIG_HOME/hlm or ~/.config/hlm: what a window looked like. */
 const char *dir_config(void);
 const char *dir_home(void); /* $HOME; NULL: not set */
+/* $XDG_CONFIG_HOME/hlm/config or ~/.config/hlm/config, there or not; NULL: there is no such folder.
+ * Static memory. */
+const char *config_path(void);
 /* $VISUAL or $EDITOR; NULL: neither is set. */
 const char *ui_editor(void);

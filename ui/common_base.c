@@ -345,6 +345,8 @@ static const struct {
     [FILE_ADAPTER] = { "an adapter", "GGUF" },
 };
 
+bool ui_exists(const char *path) { return access(path, F_OK) == 0; }
+
 bool ui_begins_with(const char *path, const char *what)
 {
     char begin[64];

@@ -69,6 +69,7 @@ char *ui_as_text(char *text, uint64_t *n, const char *from, struct hlm_err *err)
 bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_t n,
                      struct hlm_err *err);
 
+bool ui_exists(const char *path);
 bool ui_begins_with(const char *path, const char *what); /* a file, with at most 64 bytes */
 
 /* What a file that a program writes is to be. An earlier one of the same kind may be replaced,

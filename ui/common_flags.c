@@ -2,6 +2,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "common_flags.h"
 #include "common.h"
+#include "common_config.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -22,6 +23,8 @@ static const struct flag common_flags[] = {
     { FLAG_SWITCH, "--list-devices", NULL, &want_devices, 0, 0, "list Vulkan devices and exit" },
     { FLAG_SWITCH, "-v --verbose", NULL, &ui.verbose, 0, 0,
       "statistics and messages, also off a terminal" },
+    { FLAG_CHOICE, "--color", "auto|on|off", &ui.color_choice, 0, 0,
+      "auto: unless NO_COLOR is set (auto)" },
     { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0,
       "events and statistics as lines of JSON; -: standard output" },
     { FLAG_SWITCH, "-h --help", NULL, &want_help, 0, 0, "this text" },
@@ -63,6 +66,17 @@ static const struct flag *find(const struct program *p, const char *name, size_t
         if (has_name(&common[i], name, len))
             return &common[i];
     return NULL;
+}
+
+bool flag_has_name(const struct flag *f, const char *name)
+{
+    return has_name(f, name, strlen(name));
+}
+
+const char *flag_long_name(const struct flag *f)
+{
+    const char *name = strstr(f->names, "--");
+    return name ? name + 2 : f->names;
 }
 
 const struct flag *flag_named(const struct program *p, const char *name)
@@ -250,7 +264,8 @@ static uint32_t list_names(const struct flag *flag, uint32_t n_flag, char (*word
     return k;
 }
 
-bool flag_unknown(const struct program *p, const char *what, const char *name, struct hlm_err *err)
+bool flag_unknown(const struct program *p, const char *what, const char *name, size_t skip,
+                  struct hlm_err *err)
 {
     enum { MAX = 160 };
     static char word[MAX][48];
@@ -261,15 +276,15 @@ bool flag_unknown(const struct program *p, const char *what, const char *name, s
     n += list_names(common, n_common, word + n, list + n, MAX - n);
     list[n] = NULL;
     const char *near = ui_nearest(name, list);
-    return ui_fail(err, "%s '%s'%s%s", what, name, near ? ", perhaps you mean " : "",
-                   near ? near : "");
+    return ui_fail(err, "%s '%s'%s%s", what, name + skip, near ? ", perhaps you mean " : "",
+                   near ? near + (strlen(near) > skip ? skip : 0) : "");
 }
 
 static bool unknown(const struct program *p, const char *arg, size_t len, struct hlm_err *err)
 {
     char name[64];
     snprintf(name, sizeof name, "%.*s", (int)len, arg);
-    return flag_unknown(p, "unknown flag", name, err);
+    return flag_unknown(p, "unknown flag", name, 0, err);
 }
 
 static bool unknown_word(const struct program *p, const char *arg, struct hlm_err *err)
@@ -325,7 +340,8 @@ bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, voi
         snprintf(who, sizeof who, "%.*s", bare ? 7 : (int)len, bare ? "--model" : arg);
         if (bare)
             value = arg;
-        if (f->type == FLAG_SWITCH && value)
+        bool is_word = value && (strcmp(value, "on") == 0 || strcmp(value, "off") == 0);
+        if (f->type == FLAG_SWITCH && value && !is_word)
             return ui_fail(err, "%s takes no value", who);
         if (f->type != FLAG_SWITCH && !value) {
             if (i + 1 >= argc)
@@ -340,21 +356,35 @@ bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, voi
     return true;
 }
 
+/* A list that the line gives takes the place of the settings' one. */
+struct taking {
+    const struct flag *list[8];
+    uint32_t n;
+};
+
 static bool take_value(void *user, const struct flag *f, const char *who, const char *value,
                        struct hlm_err *err)
 {
-    (void)user;
+    struct taking *t = user;
+    uint32_t i = 0;
+    while (i < t->n && t->list[i] != f)
+        i++;
+    if (f->type == FLAG_LIST && i == t->n && t->n < ARRAY_LEN(t->list)) {
+        t->list[t->n++] = f;
+        ((struct flag_list *)f->to)->n = 0;
+    }
     return flag_value(f, who, value, err);
 }
 
 static bool read_all(const struct program *p, int argc, char **argv, struct hlm_err *err)
 {
+    struct taking t = { 0 };
     for (uint32_t i = 0; i < p->n_flag; i++)
         if (p->flag[i].type == FLAG_LIST) /* the line may be read again */
             ((struct flag_list *)p->flag[i].to)->n = 0;
-    if (p->words)
-        p->words->n = 0;
-    return flags_each(p, argc, argv, take_value, NULL, err);
+    for (uint32_t i = 0; p->config && i < p->config->n; i++)
+        flag_value(p->config->at[i].flag, p->config->at[i].who, p->config->at[i].value, NULL);
+    return flags_each(p, argc, argv, take_value, &t, err);
 }
 
 /* ---- help ------------------------------------------------------------------------------------ */

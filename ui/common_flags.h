@@ -36,6 +36,7 @@ struct program {
     const char *about; /* a few lines for --help */
     const struct flag *flag;
     uint32_t n_flag;
+    const struct config *config; /* settings that come before the line's; may be NULL */
     const char *commands; /* words that may stand in the place of flags, for "perhaps you mean" */
     struct flag_list *words; /* takes the words without a flag; NULL: one may be the model */
     bool no_engine;          /* it has none: no flags of devices, statistics and --log-json */
@@ -55,8 +56,12 @@ typedef bool flag_fn(void *user, const struct flag *f, const char *who, const ch
 bool flags_each(const struct program *p, int argc, char **argv, flag_fn *fn, void *user,
                 struct hlm_err *err);
 
-/* Fails with "WHAT 'name'" and the flag that may have been meant. */
-bool flag_unknown(const struct program *p, const char *what, const char *name, struct hlm_err *err);
+/* Fails with "WHAT 'name'" and the flag that may have been meant; `skip` bytes of their names are
+ * not shown. */
+bool flag_unknown(const struct program *p, const char *what, const char *name, size_t skip,
+                  struct hlm_err *err);
+bool flag_has_name(const struct flag *f, const char *name); /* with its dashes */
+const char *flag_long_name(const struct flag *f);           /* without; more names may follow */
 /* The flag called `--name`, an underscore counting as a dash; NULL if there is none. */
 const struct flag *flag_named(const struct program *p, const char *name);
 /* Reads one value; who is the flag's name in the message. What `to` points at stays as it was on
