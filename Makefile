@@ -29,7 +29,7 @@ blobs    := $(spvs) $(sort $(wildcard shaders/spv/*.spv))
 
 engine   := $(sort $(wildcard engine/*/*.c models/*.c))
 common   := $(filter-out ui/chat% ui/eval% ui/tune%,$(sort $(wildcard ui/*.c)))
-prompt   := $(patsubst %,ui/chat_%.c,keys text line history screen edit tty term words prose)# of hlm-chat, for tests
+prompt   := $(patsubst %,ui/chat_%.c,keys text line history screen edit tty term words prose models)# of hlm-chat, for tests
 watch    := $(sort $(wildcard monitor/run*.c monitor/source*.c monitor/watch.c monitor/process.c))#  of hlm-monitor, without SDL
 # The window, its drawing and its panels: built, and tested, only where SDL2 is there.
 sdl      := $(shell printf '\043include <%s>\n' SDL2/SDL_ttf.h png.h | $(CC) -E - >/dev/null 2>&1 && echo yes)

@@ -51,6 +51,7 @@ static const char *bin(void)
         snprintf(cache, sizeof cache, "%s/cache", dir);
         setenv("XDG_CACHE_HOME", cache, 1);
         setenv("XDG_STATE_HOME", cache, 1);
+        setenv("HOME", cache, 1);            /* and no models but those of a test */
         setenv("XDG_CONFIG_HOME", cache, 1); /* no settings but those of a test */
     }
     return dir;

@@ -3,6 +3,7 @@
 #define _XOPEN_SOURCE 700
 #include "gguf_build.h"
 #include "run.h"
+#include "ui/chat_models.h"
 #include "ui/chat_words.h"
 
 #include <stdio.h>
@@ -139,6 +140,61 @@ static void test_paths(void)
     }
 }
 
+/* Folders with models as hlm, llama.cpp and ollama have them. */
+static void test_models(void)
+{
+    static const struct {
+        const char *path, *text;
+    } files[] = {
+        { "found/own/Zeta.gguf", "GGUF" },
+        { "found/own/no-model.gguf", "text" },
+        { "found/own/notes.txt", "GGUF" },
+        { "found/own/sub/mmproj-Zeta.gguf", "GGUF" },
+        { "found/own/sub/big-00001-of-00002.gguf", "GGUF12" },
+        { "found/own/sub/big-00002-of-00002.gguf", "GGUF1234" },
+        { "found/ollama/blobs/sha256-00aa", "GGUF" },
+        { "found/ollama/manifests/registry/library/qwen/4b",
+          "{\"layers\": [{\"mediaType\": \"application/vnd.ollama.image.template\", \"digest\": "
+          "\"sha256:00aa\"}, {\"mediaType\": \"application/vnd.ollama.image.model\", \"digest\": "
+          "\"sha256:00aa\"}]}" },
+        { "found/ollama/manifests/registry/library/gone/1b",
+          "{\"layers\": [{\"mediaType\": \"application/vnd.ollama.image.model\", \"digest\": "
+          "\"sha256:00bb\"}]}" },
+        { "found/ollama/manifests/registry/library/bad/1b", "{" },
+    };
+    char base[300], list[700], got[512] = "";
+    struct found_models m;
+    test_case("models on this machine: plain files, split ones, ollama's");
+    HLM_ASSERT(realpath(test_tmp(), base));
+    for (uint32_t i = 0; i < ARRAY_LEN(files); i++) {
+        char path[600];
+        snprintf(path, sizeof path, "%s/%s", base, files[i].path);
+        for (char *p = path + strlen(base) + 1; *p; p++)
+            if (*p == '/') {
+                *p = 0;
+                mkdir(path, 0700);
+                *p = '/';
+            }
+        spill(path, files[i].text);
+    }
+    snprintf(list, sizeof list, "%s/nowhere:%s/found/own", base, base);
+    setenv("HLM_MODELS", list, 1);
+    snprintf(list, sizeof list, "%s/found/ollama", base);
+    setenv("OLLAMA_MODELS", list, 1);
+    program_path("");
+    models_find(&m);
+    for (uint32_t i = 0; i < m.n; i++)
+        snprintf(got + strlen(got), sizeof got - strlen(got), "[%s %llu]", m.v[i].name,
+                 (unsigned long long)m.v[i].bytes);
+    CHECK_STR(got, "[big-00001-of-00002 14][qwen:4b 4][Zeta 4]");
+    const char *path = models_path(&m, "zeta");
+    CHECK(path && strstr(path, "found/own/Zeta.gguf"));
+    CHECK(!models_path(&m, "no-model"));
+    models_free(&m);
+    unsetenv("HLM_MODELS");
+    unsetenv("OLLAMA_MODELS");
+}
+
 static void test_file_names(void)
 {
     static const char *const rows[][2] = {
@@ -233,4 +289,5 @@ void test_chat_files(void)
     test_paths();
     test_nearest();
     test_file_names();
+    test_models();
 }

@@ -140,6 +140,7 @@ static void pictures(void)
 
 void test_monitor_window(void)
 {
+    program_path(""); /* sets the environment of programs, once */
     const char *before = getenv("XDG_CONFIG_HOME");
     char *old = before ? strdup(before) : NULL;
     char *root = realpath(test_tmp(), NULL); /* a relative one would not count */

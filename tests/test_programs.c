@@ -237,7 +237,7 @@ static void test_config(void)
     program_path("");
     snprintf(was, sizeof was, "%s", getenv("XDG_CONFIG_HOME"));
     HLM_ASSERT(realpath(test_tmp(), want));
-    snprintf(folder, sizeof folder, "%.280s/config", want);
+    snprintf(folder, sizeof folder, "%.280s/settings", want);
     setenv("XDG_CONFIG_HOME", folder, 1);
     test_case("settings: there is no file");
     struct ran r = run(NULL, "hlm-chat --print-config");

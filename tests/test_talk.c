@@ -7,6 +7,7 @@
 #include "run.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -446,6 +447,28 @@ static void test_one_turn(void)
     ran_free(&a);
     ran_free(&b);
     ran_free(&c);
+
+    test_case("models that are found are listed, and taken by name");
+    char folder[PATH_MAX], path[PATH_MAX + 32], demo[PATH_MAX];
+    HLM_ASSERT(realpath(test_tmp(), folder) && realpath(DEMO, demo));
+    strncat(folder, "/models", sizeof folder - strlen(folder) - 1);
+    HLM_ASSERT(mkdir(folder, 0700) == 0);
+    snprintf(path, sizeof path, "%s/Small.gguf", folder);
+    HLM_ASSERT(symlink(demo, path) == 0);
+    snprintf(path, sizeof path, "%s/Other.gguf", folder);
+    spill(path, "GGUF, but no more");
+    setenv("HLM_MODELS", folder, 1);
+    a = run(NULL, "hlm-chat");
+    CHECK_EQ(a.rc, 2);
+    CHECK_SAYS(
+        a.err,
+        "Models on this machine|Other|cannot be opened|Small|4.3 MiB|qwen35|fits|no model|-m NAME");
+    ran_free(&a);
+    a = run(NULL, "hlm-chat -m small --temp 0 -n 1 -p Hello!");
+    CHECK_EQ(a.rc, 0);
+    CHECK_STR(a.out, "Hello\n");
+    ran_free(&a);
+    unsetenv("HLM_MODELS");
 
     test_case("-p: text on standard input follows it, as -f does");
     spill(scratch("question"), "My name is Anna.\n");

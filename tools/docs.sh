@@ -106,6 +106,9 @@ The history of the line editor is kept in \\fIhlm/\\fR below it; \\fI~/.local/st
 \\fBXDG_CONFIG_HOME\\fR
 hlm-chat reads \\fIhlm/config\\fR below it, settings with the names of flags; \\fI~/.config\\fR when it is not set.
 .TP
+\\fBHLM_MODELS\\fR
+Folders, with colons between, where hlm-chat looks for models by name.
+.TP
 \\fBNO_COLOR\\fR
 No colours when it is set.
 EOF

@@ -5,6 +5,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include "chat_bias.h"
 #include "chat_keep.h"
+#include "chat_models.h"
 #include "chat_slash.h"
 #include "chat_term.h"
 #include "chat_tty.h"
@@ -41,7 +42,9 @@ static struct {
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "Model and message", 0, 0, 0, 0, 0 },
-    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0, "the model, a GGUF file" },
+    { FLAG_TEXT, "-m --model", "FILE", &o.model, 0, 0,
+      "the model, a GGUF file, or the name of one that is on this machine; without it those are "
+      "listed" },
     { FLAG_LIST, "--lora", "FILE[:SCALE]", &o.lora, 0, 0,
       "a LoRA adapter, a GGUF file; again for more, all active;\n"
       "SCALE is a factor on its own, 1 where it is left out" },
@@ -534,6 +537,29 @@ out:
     return rc;
 }
 
+/* ---- models on this machine ------------------------------------------------------------------ */
+
+static struct found_models found;
+
+static int no_model(void)
+{
+    models_find(&found);
+    if (found.n)
+        ui_say("Models on this machine, for -m NAME:");
+    models_list(&found, o.memory);
+    return ui_end(usage_error(&program, "no model: -m FILE%s", found.n ? " or -m NAME" : ""));
+}
+
+/* -m NAME: a model that no_model lists, where there is no file of that name. */
+static void find_by_name(void)
+{
+    if (strchr(o.model, '/') || ui_exists(o.model))
+        return;
+    models_find(&found);
+    const char *path = models_path(&found, o.model);
+    o.model = path ? path : o.model;
+}
+
 int main(int argc, char **argv)
 {
     struct hlm_err err = { 0 };
@@ -548,7 +574,7 @@ int main(int argc, char **argv)
         return ui_end(RC_OK);
     }
     if (!o.model)
-        return usage_error(&program, "no model: -m FILE");
+        return no_model();
     if (o.lines && (o.prompt || o.file))
         return usage_error(&program, "--lines does not go with -p and -f");
     if (o.json && !o.lines && !o.prompt && !o.file && isatty(STDIN_FILENO))
@@ -557,6 +583,7 @@ int main(int argc, char **argv)
         return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
     if (!read_debug(&err))
         return usage_error(&program, "%s", err.msg);
+    find_by_name();
     if (o.plan || o.fit)
         return ui_end(print_plan());
 

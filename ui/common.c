@@ -566,6 +566,51 @@ const char *dir_config(void)
     return dir_of("XDG_CONFIG_HOME", ".config", path, sizeof path);
 }
 
+/* The i-th part of a list with colons; false: there is none. */
+static bool part_of(const char *list, uint32_t i, char *out, size_t size)
+{
+    while (list && i--)
+        list = strchr(list, ':') ? strchr(list, ':') + 1 : NULL;
+    if (!list || !*list)
+        return false;
+    snprintf(out, size, "%.*s", (int)strcspn(list, ":"), list);
+    return true;
+}
+
+bool models_folder(uint32_t i, char *out, uint64_t size, bool *ollama)
+{
+    static const struct {
+        const char *env, *under_env, *under_home;
+        bool ollama;
+    } rows[] = {
+        { "XDG_CACHE_HOME", "/hlm/models", "/.cache/hlm/models", false },
+        { "LLAMA_CACHE", "", "/.cache/llama.cpp", false },
+        { NULL, "", "/.lmstudio/models", false },
+        { NULL, "", "/.cache/lm-studio/models", false },
+        { "OLLAMA_MODELS", "", "/.ollama/models", true },
+    };
+    uint32_t n = 0;
+    *ollama = false;
+    for (; part_of(getenv("HLM_MODELS"), n, out, (size_t)size); n++)
+        if (n == i)
+            return true;
+    i -= n;
+    out[0] = 0;
+    if (i > ARRAY_LEN(rows))
+        return false;
+    *ollama = i == ARRAY_LEN(rows) || rows[i].ollama;
+    if (i == ARRAY_LEN(rows)) { /* where it runs as a service */
+        snprintf(out, (size_t)size, "/usr/share/ollama/.ollama/models");
+        return true;
+    }
+    const char *base = rows[i].env ? getenv(rows[i].env) : NULL, *home = getenv("HOME");
+    if (base && base[0] == '/')
+        snprintf(out, (size_t)size, "%s%s", base, rows[i].under_env);
+    else if (home && home[0] == '/')
+        snprintf(out, (size_t)size, "%s%s", home, rows[i].under_home);
+    return true;
+}
+
 const char *config_path(void)
 {
     static char path[4096];

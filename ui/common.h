@@ -128,6 +128,10 @@ const char *dir_state(void);
 /* $XDG_CONFIG_HOME/hlm or ~/.config/hlm: what a window looked like. */
 const char *dir_config(void);
 const char *dir_home(void); /* $HOME; NULL: not set */
+/* The i-th folder where models may be: those of HLM_MODELS, hlm's own, llama.cpp's, LM Studio's and
+ * ollama's. Empty where it is not set. ollama: it has manifests and blobs. False: there are no
+ * more. */
+bool models_folder(uint32_t i, char *out, uint64_t size, bool *ollama);
 /* $XDG_CONFIG_HOME/hlm/config or ~/.config/hlm/config, there or not; NULL: there is no such folder.
  * Static memory. */
 const char *config_path(void);
