@@ -21,6 +21,7 @@ Q        := $(if $(V),,@)
 say       = $(if $(V),,@printf '  %-6s %s\n' $(1) $(2))
 # Rules that need the packages first, or another set of flags, call make again on this same file.
 again     = $(MAKE) --no-print-directory $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+CAIRO     = $(shell pkg-config --silence-errors --cflags --libs cairo)# draws for hlm-tune plot; none: it does not
 # Shaders that need a newer glslang than Debian 12's are listed in shaders/spv/list and come prebuilt.
 optional := $(addprefix shaders/,$(addsuffix .comp,$(shell sed 's/\#.*//' shaders/spv/list 2>/dev/null)))
 comps    := $(filter-out $(optional),$(sort $(wildcard shaders/*.comp)))
@@ -107,6 +108,9 @@ help: ; @sed -n 's/^#: //p' Makefile
 $(B)/hlm-chat: $(call obj,$(sort $(wildcard ui/chat*.c)) $(common))
 $(B)/hlm-eval: $(call obj,$(sort $(wildcard ui/eval*.c)) $(common))
 $(B)/hlm-tune: $(call obj,$(sort $(wildcard ui/tune*.c)) $(common))
+$(B)/hlm-tune: private LIBS += $(filter-out -I%,$(CAIRO))
+$(B)/obj/ui/tune_draw.o: private DEFS = $(if $(CAIRO),-DHLM_CAIRO $(filter -I%,$(CAIRO)))
+$(B)/obj/ui/tune_draw.o: $(B)/cairo
 $(B)/hlm-bench: $(call obj,bench/bench.c bench/make.c $(common))
 $(B)/hlm-monitor: $(call obj,$(watch) $(window) $(common))
 $(B)/tests: $(call obj,$(tests) ui/ring.c ui/common.c ui/common_base.c ui/common_counters.c $(prompt) $(watch) $(filter-out monitor/monitor.c monitor/window.c,$(window))) $(engine_objs)
@@ -143,7 +147,8 @@ $(B)/shaders/%.valid: $(B)/shaders/%.spv
 $(B)/obj/tests/main.o: private DEFS = $(if $(sdl),-DHLM_MONITOR)
 $(B)/flags: now = $(CC) $(STD) $(PIC) $(WARN) $(CFLAGS) $(sdl)
 $(B)/list:  now = $(engine) $(blobs)
-$(B)/flags $(B)/list: FORCE     # newer than what was made from them once flags or files are others
+$(B)/cairo: now = $(CAIRO)
+$(B)/flags $(B)/list $(B)/cairo: FORCE     # newer than what was made from them once flags or files are others
 	@mkdir -p $(@D); echo '$(now)' | cmp -s - $@ || echo '$(now)' >$@
 include tools/install.mk
 

@@ -702,9 +702,10 @@ static void put_file(void)
     }
 }
 
-#define USAGE "make ARCH-SIZE TYPE OUT.gguf [SEED]"
+#define USAGE "make ARCH-SIZE TYPE OUT.gguf [SEED] [--force]"
 #define ABOUT                                                                                      \
     "Writes a model with random weights and true dimensions, for measuring speed.\n"               \
+    "An earlier model there is replaced; with --force any file is.\n"                              \
     "TYPE: q4_k_m q8_0 f16. ARCH-SIZE:\n"
 
 static int usage(void)
@@ -767,6 +768,10 @@ int bench_make(int argc, char **argv)
         return print_table();
     if (argc == 2 && !strcmp(argv[1], "--help"))
         return usage();
+    if (argc > 1 && !strcmp(argv[argc - 1], "--force")) {
+        ui.force = true;
+        argc--;
+    }
     if (argc < 4 || argc > 5) {
         fputs("hlm-bench: make takes three or four words; --help explains them\nusage: "
               "hlm-bench " USAGE "\n",
@@ -780,9 +785,12 @@ int bench_make(int argc, char **argv)
         return RC_FAILED;
     g.path = argv[3];
     g.rng = argc > 4 ? strtoull(argv[4], NULL, 10) : 1;
+    if (!ui_may_write(g.path, FILE_MODEL))
+        return ui_end(RC_USAGE);
     int n = snprintf(g.part, sizeof g.part, "%s.part", g.path);
     if (n < 0 || n >= (int)sizeof g.part || !(g.f = fopen(g.part, "wb")))
         die("%s.part: cannot be made", g.path);
+    ui_unfinished(g.part, true);
     add_tensors();
     for (uint64_t i = 0; i < g.n_tensor; i++)
         g.n_all += g.tensor[i].n_bytes;

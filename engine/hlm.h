@@ -312,6 +312,10 @@ struct hlm_peft_sum {
 HLM_API bool hlm_peft_export(const struct hlm_peft_params *p, struct hlm_peft_sum *sum,
                              struct hlm_err *err);
 
+/* Removes the files that calls are writing under temporary names. For a handler of signals that
+ * ends the process afterwards, in which it is safe. */
+HLM_API void hlm_drop_unfinished(void);
+
 struct hlm_peft_import_params {
     const char *model;  /* a GGUF file */
     const char *folder; /* adapter_config.json and adapter_model.safetensors */

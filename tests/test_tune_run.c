@@ -785,6 +785,11 @@ static void test_past(void)
     CHECK_EQ(r.rc, 0);
     CHECK_SAYS(r.err, "warning|int-a.gguf|trained on another file than|model-q8_0.gguf");
     ran_free(&r);
+    r = run(NULL, "hlm-bench -m " TINY "model-q8_0.gguf --lora %s -p 8 -n 0 -r 1 --force", a);
+    CHECK_EQ(r.rc, 0);
+    CHECK_MSG(!strstr(r.err, "another file"), "%s", r.err);
+    ran_free(&r);
+    unsetenv("SOURCE_DATE_EPOCH");
 }
 
 void test_tune_run(void)

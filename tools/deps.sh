@@ -11,9 +11,10 @@ monitor="libsdl2-dev libsdl2-ttf-dev libpng-dev fonts-inter"
 for list in "$@"; do
     case $list in
     monitor) need="$need $monitor" ;;
-    test) need="$need $monitor xvfb vulkan-validationlayers spirv-tools g++ pkg-config man-db tmux" ;;
+    test) need="$need $monitor xvfb vulkan-validationlayers spirv-tools g++ pkg-config libcairo2-dev
+        man-db tmux" ;;
     ci) need="$need clang clang-format zsh fish" ;;
-    deb) need="$need $monitor dpkg-dev debhelper lintian pkg-config" ;;
+    deb) need="$need $monitor dpkg-dev debhelper lintian pkg-config libcairo2-dev" ;;
     *) echo "usage: deps.sh [monitor] [test] [ci] [deb]" >&2; exit 2 ;;
     esac
 done
@@ -37,6 +38,7 @@ have() {
         "${CC:-cc}" -E - >/dev/null 2>&1 ;;
     libutf8proc-dev) have_header utf8proc.h ;;
     libjansson-dev) have_header jansson.h ;;
+    libcairo2-dev) pkg-config --exists cairo ;;
     libxxhash-dev) have_header xxhash.h ;;
     libsdl2-dev) have_header SDL2/SDL.h ;;
     libsdl2-ttf-dev) have_header SDL2/SDL_ttf.h ;;

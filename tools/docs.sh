@@ -14,7 +14,7 @@ mkdir -p "$b/man" "$b/completions/bash" "$b/completions/zsh" "$b/completions/fis
 
 commands() { # of a program, with what each is for
     case $1 in
-    hlm-tune) echo "info merge export import" ;;
+    hlm-tune) echo "info merge export import plot" ;;
     hlm-bench) echo "make" ;;
     esac
 }

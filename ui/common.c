@@ -177,6 +177,20 @@ void ui_event(const char *event, const char *fmt, ...)
     json_decref(o);
 }
 
+bool ui_may_write(const char *path, enum file_kind kind)
+{
+    struct hlm_err err = { 0 };
+    bool replaces = false;
+    if (!ui_may_replace(path, kind, &replaces, &err) && !(ui.force && ui_is_file(path))) {
+        ui_wrong("%s%s", err.msg, ui_is_file(path) ? " (--force)" : "");
+        return false;
+    }
+    bool often = kind == FILE_EVENTS || kind == FILE_ROWS; /* of scripts, again and again */
+    if (replaces)
+        (often ? ui_note : ui_say)("%s: replacing %s", path, ui_kind_name(kind));
+    return true;
+}
+
 /* ---- signals --------------------------------------------------------------------------------- */
 
 static volatile sig_atomic_t n_interrupt, terminated, patience = 2;
@@ -194,6 +208,8 @@ static void on_signal(int sig)
         return;
     if (before_kill)
         before_kill();
+    ui_drop_unfinished();
+    hlm_drop_unfinished();
     _exit(rc_of_signal());
 }
 
@@ -371,6 +387,7 @@ hlm *ui_open_model(struct hlm_params params, int *rc)
     struct hlm_err err = { 0 };
     loading = (struct bar){ .what = "loading", .bytes = true };
     params.device = ui.device;
+    params.any_base = ui.force;
     params.cache_dir = dir_cache();
     params.log = ui_log();
     params.progress = bar_progress;

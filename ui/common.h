@@ -20,6 +20,7 @@ struct ui {
     const char *device;   /* --device */
     const char *log_json; /* --log-json */
     char flags[2048];     /* of the command line, as in a ring (ring.h) */
+    bool force;           /* --force */
     bool tty;             /* standard error is a terminal */
     bool out_tty;         /* standard output is */
     bool escapes;         /* terminals take escapes: TERM is set and not "dumb" */
@@ -61,6 +62,11 @@ void ui_undim(void);
 /* One line of --log-json: {"event":..., "t": seconds since the start, ...}. fmt and what follows
  * are json_pack's, an object. Does nothing without --log-json. */
 void ui_event(const char *event, const char *fmt, ...);
+
+/* Whether a file of this kind may be written to the path (ui_may_replace); with --force it may
+ * replace any ordinary file. Says that an earlier one will be replaced. False: the reason is shown,
+ * and the exit code is RC_USAGE. */
+bool ui_may_write(const char *path, enum file_kind kind);
 
 /* ---- signals --------------------------------------------------------------------------------- */
 

@@ -2,10 +2,12 @@
 #define _XOPEN_SOURCE 700 /* realpath */
 #include "common_base.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -301,6 +303,26 @@ static void sync_folder_of(char *path)
     }
 }
 
+static _Atomic(const char *) unfinished[8];
+
+void ui_unfinished(const char *path, bool is)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(unfinished); i++) {
+        const char *was = is ? NULL : path;
+        if (atomic_compare_exchange_strong(&unfinished[i], &was, is ? path : NULL))
+            return;
+    }
+}
+
+void ui_drop_unfinished(void)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(unfinished); i++) {
+        const char *path = atomic_load(&unfinished[i]);
+        if (path)
+            unlink(path);
+    }
+}
+
 bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_t n,
                      struct hlm_err *err)
 {
@@ -313,6 +335,7 @@ bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_
     }
     snprintf(beside, size, "%s.%ld.part", to, (long)getpid());
     unlink(beside); /* of a process of the same number, long ended */
+    ui_unfinished(beside, true);
     int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, (mode_t)mode);
     bool ok = fd >= 0 && write_all(fd, bytes, n) && fsync(fd) == 0;
     int why = errno;
@@ -328,6 +351,7 @@ bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_
         sync_folder_of(to);
     else if (fd >= 0)
         unlink(beside);
+    ui_unfinished(beside, false);
     free(beside);
     free(to);
     return ok || ui_fail_system(err, "%.300s: cannot be written: %s", path, strerror(why));
@@ -336,16 +360,30 @@ bool ui_replace_file(const char *path, unsigned mode, const void *bytes, uint64_
 /* ---- what may be replaced -------------------------------------------------------------------- */
 
 static const struct {
-    const char *a, *begins; /* with its article; what such a file begins with */
+    const char *a, *earlier, *begins; /* begins: what such a file begins with */
 } file_kinds[] = {
-    [FILE_TALK] = { "a saved conversation", "hlmstate" },
-    [FILE_TALK_JSON] = { "a conversation exported as JSON", "{" },
-    [FILE_TALK_TEXT] = { "a conversation exported as Markdown", UI_TALK_MARK },
-    [FILE_MODEL] = { "a model", "GGUF" },
-    [FILE_ADAPTER] = { "an adapter", "GGUF" },
+    [FILE_TALK] = { "a saved conversation", "an earlier conversation", "hlmstate" },
+    [FILE_TALK_JSON] = { "a conversation exported as JSON", "an earlier export", "{" },
+    [FILE_TALK_TEXT] = { "a conversation exported as Markdown", "an earlier export", UI_TALK_MARK },
+    [FILE_MODEL] = { "a model", "an earlier model", "GGUF" },
+    [FILE_ADAPTER] = { "an adapter", "an earlier adapter", "GGUF" },
+    [FILE_EXPORT] = { "an empty folder", "an empty folder", "" },
+    [FILE_EVENTS] = { "a log of hlm", "an earlier log", "{\"event\":" },
+    [FILE_ROWS] = { "a file of training rows", "earlier training rows",
+                    "{\"version\": 2, \"case\":" },
+    [FILE_PLOT] = { "a picture that hlm-tune drew", "an earlier picture", "\x89PNG\r\n" },
+    [FILE_FIGURES] = { "a file of figures", "earlier figures", UI_FIGURES_MARK },
 };
 
 bool ui_exists(const char *path) { return access(path, F_OK) == 0; }
+
+const char *ui_kind_name(enum file_kind kind) { return file_kinds[kind].earlier; }
+
+bool ui_is_file(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
 
 bool ui_begins_with(const char *path, const char *what)
 {
@@ -374,16 +412,49 @@ static bool has_messages(const char *path)
     return has;
 }
 
+/* The mark stands after the signature, the header, and its own length. */
+static bool has_plot_mark(const char *path)
+{
+    enum { AT = 8 + 25 + 4 };
+    char begin[AT + sizeof UI_PLOT_MARK - 1];
+    FILE *f = fopen(path, "rb");
+    bool is = f && fread(begin, 1, sizeof begin, f) == sizeof begin &&
+              memcmp(begin + AT, UI_PLOT_MARK, sizeof begin - AT) == 0;
+    if (f)
+        fclose(f);
+    return is;
+}
+
+static bool is_empty(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && st.st_size == 0;
+}
+
 static bool is_kind(const char *path, enum file_kind kind)
 {
+    if (is_empty(path)) /* nothing can be lost */
+        return true;
     if (!ui_begins_with(path, file_kinds[kind].begins))
         return false;
     switch (kind) {
     case FILE_MODEL: return !is_adapter(path);
     case FILE_ADAPTER: return is_adapter(path);
     case FILE_TALK_JSON: return has_messages(path);
+    case FILE_PLOT: return has_plot_mark(path);
     default: return true;
     }
+}
+
+static bool is_empty_folder(const char *path)
+{
+    DIR *d = opendir(path);
+    uint32_t n = 0;
+    for (struct dirent *e; d && (e = readdir(d));)
+        n += strcmp(e->d_name, ".") && strcmp(e->d_name, "..");
+    if (d)
+        closedir(d);
+    return d && !n;
 }
 
 bool ui_may_replace(const char *path, enum file_kind kind, bool *replaces, struct hlm_err *err)
@@ -392,6 +463,12 @@ bool ui_may_replace(const char *path, enum file_kind kind, bool *replaces, struc
     bool is_there = stat(path, &st) == 0;
     if (!is_there && errno != ENOENT)
         return ui_fail_system(err, "%.300s: %s", path, strerror(errno));
+    if (is_there && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode) && kind == FILE_EVENTS)
+        is_there = false;
+    if (is_there && kind == FILE_EXPORT && is_empty_folder(path))
+        is_there = false;
+    if (is_there && kind == FILE_EXPORT)
+        return ui_fail(err, "%.300s: is there already, expected a new or an empty folder", path);
     if (is_there && !S_ISREG(st.st_mode))
         return ui_fail(err, "%.300s: is no ordinary file", path);
     if (is_there && !is_kind(path, kind))

@@ -80,12 +80,26 @@ enum file_kind {
     FILE_TALK_TEXT, /* an exported one: Markdown that begins with UI_TALK_MARK */
     FILE_MODEL,     /* a GGUF file, but no adapter */
     FILE_ADAPTER,   /* a GGUF file with an adapter */
+    FILE_EXPORT,    /* hlm-tune export: a folder, which must be empty */
+    FILE_EVENTS,    /* --log-json; also a device or a pipe */
+    FILE_ROWS,      /* hlm-tune --dump-rows */
+    FILE_PLOT,      /* a picture of hlm-tune plot */
+    FILE_FIGURES,   /* figures of hlm-tune plot */
 };
+#define UI_PLOT_MARK "tEXtSoftware\0hlm-tune plot" /* in such a picture, after its header */
+#define UI_FIGURES_MARK "log,step"                 /* its first columns */
 #define UI_TALK_MARK "<!-- a conversation exported by hlm-chat -->\n"
 /* May a file of this kind be written to the path? Nothing is there, or an ordinary file of the same
  * kind: then *replaces is true (replaces may be NULL). False with what is there and what was
  * expected. */
 bool ui_may_replace(const char *path, enum file_kind kind, bool *replaces, struct hlm_err *err);
+const char *ui_kind_name(enum file_kind kind); /* "an earlier adapter" */
+bool ui_is_file(const char *path);             /* is an ordinary file there? */
+
+/* Notes a file that is written under a temporary name, or (is false) no longer; the path must live
+ * as long. ui_drop_unfinished removes them all, for a handler of signals that ends the process. */
+void ui_unfinished(const char *path, bool is);
+void ui_drop_unfinished(void);
 
 static inline uint32_t ui_min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static inline uint32_t ui_max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }

@@ -27,6 +27,9 @@ static const struct flag common_flags[] = {
       "auto: unless NO_COLOR is set (auto)" },
     { FLAG_TEXT, "--log-json", "FILE", &ui.log_json, 0, 0,
       "events and statistics as lines of JSON; -: standard output" },
+    { FLAG_SWITCH, "--force", NULL, &ui.force, 0, 0,
+      "outputs replace any file, not only an earlier one of their kind;\n"
+      "adapters of another model file give no warning" },
     { FLAG_SWITCH, "-h --help", NULL, &want_help, 0, 0, "this text" },
     { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
     { FLAG_SWITCH, "--print-flags", NULL, &want_table, 0, 0, NULL }, /* for tools/docs.sh */
@@ -602,6 +605,9 @@ bool flags_read(const struct program *p, int argc, char **argv, int *rc)
     } else if (want_version) {
         printf("%s %s\n", p->name, hlm_version());
     } else {
+        *rc = RC_USAGE;
+        if (ui.log_json && !ui_may_write(ui.log_json, FILE_EVENTS))
+            return false;
         *rc = RC_FAILED;
         if (!ui_start(p->name))
             return false;

@@ -153,6 +153,8 @@ static bool out_open(struct out *f, const char *path, struct hlm_err *err)
             return ui_fail_memory(err, "%s: out of memory", path);
         snprintf(f->beside, n, "%s.%ld.part", path, (long)getpid());
     }
+    if (f->beside)
+        ui_unfinished(f->beside, true);
     f->f = fopen(f->beside ? f->beside : path, "wb");
     return f->f || ui_fail_system(err, "%s: %s", path, strerror(errno));
 }
@@ -176,6 +178,8 @@ static bool out_close(struct out *f, bool keep, struct hlm_err *err)
         ok = ui_fail_system(err, "%s: %s", f->path, strerror(errno));
     if (f->beside && !(ok && keep))
         unlink(f->beside);
+    if (f->beside)
+        ui_unfinished(f->beside, false);
     free(f->beside);
     *f = (struct out){ 0 };
     return ok;

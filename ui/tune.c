@@ -16,5 +16,7 @@ int main(int argc, char **argv)
         return tune_export(argc - 1, argv + 1);
     if (argc > 1 && !strcmp(argv[1], "import"))
         return tune_import(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "plot"))
+        return tune_plot(argc - 1, argv + 1);
     return tune_train(argc, argv);
 }

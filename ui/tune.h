@@ -6,3 +6,4 @@ int tune_info(int argc, char **argv);
 int tune_merge(int argc, char **argv);
 int tune_export(int argc, char **argv);
 int tune_import(int argc, char **argv);
+int tune_plot(int argc, char **argv);

@@ -66,5 +66,7 @@ int tune_export(int argc, char **argv)
         return usage_error(&program, "no adapter: give one with --lora FILE");
     if (!o.out)
         return usage_error(&program, "no output: give a folder with -o FOLDER");
+    if (!ui_may_write(o.out, FILE_EXPORT))
+        return ui_end(RC_USAGE);
     return ui_end(export(&err) ? RC_OK : ui_failed(&err));
 }

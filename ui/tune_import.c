@@ -62,5 +62,7 @@ int tune_import(int argc, char **argv)
         return usage_error(&program, "no adapter: give its folder with --peft FOLDER");
     if (!o.out)
         return usage_error(&program, "no output: give a file with -o FILE");
+    if (!ui_may_write(o.out, FILE_ADAPTER))
+        return ui_end(RC_USAGE);
     return ui_end(import(&err) ? RC_OK : ui_failed(&err));
 }

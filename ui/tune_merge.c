@@ -87,6 +87,7 @@ static bool merge(struct hlm_err *err)
                                   .n_lora = a.n,
                                   .type = o.type,
                                   .gates_only = o.gates_only,
+                                  .any_base = ui.force,
                                   .log = ui_log(),
                                   .progress = on_progress,
                                   .merged = on_tensor,
@@ -128,5 +129,8 @@ int tune_merge(int argc, char **argv)
         return usage_error(&program, "no output: give a file with -o FILE");
     if (o.gates_only && (o.lora.n != 1 || o.type))
         return usage_error(&program, "--gates-only takes one --lora and no --merge-type");
+    if (!ui_may_write(o.out, FILE_MODEL) ||
+        (o.gates_only && !ui_may_write(o.gates_only, FILE_ADAPTER)))
+        return ui_end(RC_USAGE);
     return ui_end(merge(&err) ? RC_OK : ui_failed(&err));
 }

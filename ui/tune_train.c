@@ -153,18 +153,19 @@ static const struct flag flags[] = {
 
 static const struct program program = {
     .name = "hlm-tune",
-    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; or info, merge, export, import;"
-             " each has --help",
+    .usage = "-m MODEL.gguf -d FILE|DIR -o OUT.gguf [flags]; or info, merge, export, import,"
+             " plot; each has --help",
     .about = "Trains a LoRA adapter of a model, directly on its quantised weights.\n\n"
              "  hlm-tune -m M -d DATA -o OUT   trains; OUT is the adapter\n"
              "  hlm-tune info ADAPTER          describes an adapter file\n"
              "  hlm-tune merge -m M ...        writes a model with adapters merged into it\n"
              "  hlm-tune export -m M ...       writes an adapter for Hugging Face's PEFT\n"
-             "  hlm-tune import -m M ...       reads an adapter of PEFT\n\n"
+             "  hlm-tune import -m M ...       reads an adapter of PEFT\n"
+             "  hlm-tune plot LOG -o PNG       draws the losses of a run\n\n"
              "Ctrl-C finishes the step, saves and exits; a second one exits at once.",
     .flag = flags,
     .n_flag = ARRAY_LEN(flags),
-    .commands = "info merge export import",
+    .commands = "info merge export import plot",
 };
 
 /* ---- how the flags combine ------------------------------------------------------------------- */
@@ -280,7 +281,6 @@ static const char *misfit(void)
  * file beside the path and removes it again. */
 static bool may_write(const char *path, struct hlm_err *err)
 {
-    struct stat st;
     size_t n = path ? strlen(path) + 8 : 0;
     char *beside = path ? ui_alloc(n, 1) : NULL;
     if (!path)
@@ -289,9 +289,8 @@ static bool may_write(const char *path, struct hlm_err *err)
         return ui_fail_memory(err, "%.300s: no memory to write it", path);
     snprintf(beside, n, "%s.XXXXXX", path);
     int fd = -1;
-    bool ok = stat(path, &st) != 0 || S_ISREG(st.st_mode) ||
-              ui_fail(err, "%.300s: cannot write: it is not an ordinary file", path);
-    if (ok && (fd = mkstemp(beside)) < 0)
+    bool ok = (fd = mkstemp(beside)) >= 0;
+    if (!ok)
         ok = ui_fail_system(err, "%.300s: cannot write: %s", path, strerror(errno));
     if (fd >= 0) {
         close(fd);
@@ -327,6 +326,19 @@ static bool check_outputs(struct hlm_err *err)
         ok = !is_input(out[i], in, ARRAY_LEN(in), err) &&
              !is_input(out[i], o.data.v, o.data.n, err) &&
              !is_input(out[i], o.valid_data.v, o.valid_data.n, err);
+    free(best);
+    return ok;
+}
+
+/* May the outputs of this call replace what is there? */
+static bool may_replace(void)
+{
+    bool trains = !o.plan && !o.dry_run && !o.dump_rows;
+    char *best = trains && o.out ? best_path(o.out) : NULL;
+    bool ok = !trains || !o.out || ui_may_write(o.out, FILE_ADAPTER);
+    ok = ok && (!best || ui_may_write(best, FILE_ADAPTER));
+    ok = ok && (!trains || !o.dump_grads || ui_may_write(o.dump_grads, FILE_ADAPTER));
+    ok = ok && (!o.dump_rows || ui_may_write(o.dump_rows, FILE_ROWS));
     free(best);
     return ok;
 }
@@ -492,8 +504,11 @@ int tune_train(int argc, char **argv)
     const char *why = misfit();
     if (why)
         return ui_end(usage_error(&program, "%s", why));
-    if (!check_outputs(&err) || !settle(argc, argv, &err) || !may_write(o.out, &err) ||
-        !find_folder(&err))
+    if (!check_outputs(&err) || !settle(argc, argv, &err))
+        rc = RC_FAILED;
+    else if (!may_replace())
+        rc = RC_USAGE;
+    else if (!may_write(o.out, &err) || !find_folder(&err))
         rc = RC_FAILED;
     else
         rc = o.dump_rows ? dump_rows(&err) : train(&err);

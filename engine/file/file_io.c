@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,8 +112,30 @@ void file_sync_folder_of(char *path)
     file_sync_folder(slash ? path : ".");
 }
 
+/* The temporary files that exist; those beyond are not removed by hlm_drop_unfinished. */
+static _Atomic(char *) unfinished[8];
+
+static void set_unfinished(char *was, char *is)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(unfinished); i++) {
+        char *expected = was;
+        if (atomic_compare_exchange_strong(&unfinished[i], &expected, is))
+            return;
+    }
+}
+
+void hlm_drop_unfinished(void)
+{
+    for (uint32_t i = 0; i < ARRAY_LEN(unfinished); i++) {
+        const char *tmp = atomic_load(&unfinished[i]);
+        if (tmp)
+            unlink(tmp);
+    }
+}
+
 static void out_free(struct file_out *f)
 {
+    set_unfinished(f->tmp, NULL);
     free(f->path);
     free(f->tmp);
     free(f);
@@ -155,6 +178,7 @@ struct file_out *file_out_begin(const char *path, struct hlm_err *err)
         out_free(f);
         return NULL;
     }
+    set_unfinished(NULL, f->tmp);
     return f;
 }
 

@@ -1,0 +1,159 @@
+/* test_outputs: what programs write. A file that is there is replaced only by one of its own kind,
+ * or with --force; and what is unfinished is removed when a program is stopped. */
+#define _POSIX_C_SOURCE 200809L
+#include "file/file.h"
+#include "hlm_test.h"
+#include "run.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NOTES "notes of a person\n"
+#define TINY "tests/fixtures/train/qwen35/"
+
+/* The same file of notes at each place: the exit code is that of wrong usage, the message names the
+ * file and what it should have been, and the notes stand. With --force the program goes on, and
+ * fails at `next`. */
+static void test_refused(void)
+{
+    static const struct {
+        const char *command, *kind, *next;
+    } row[] = {
+        { "hlm-tune -m " DEMO " -d /nowhere/d -o %s", "an adapter", "/nowhere/d" },
+        { "hlm-tune -m " DEMO " -d /nowhere/d --dump-rows %s", "training rows", "/nowhere/d" },
+        { "hlm-tune -m " DEMO " -d /nowhere/d -o /nowhere/a --dump-grads %s", "an adapter",
+          "/nowhere/a" },
+        { "hlm-tune merge -m " DEMO " --lora /nowhere/a -o %s", "a model", "/nowhere/a" },
+        { "hlm-tune merge -m " DEMO " --lora /nowhere/a -o /nowhere/o --gates-only %s",
+          "an adapter", "/nowhere/a" },
+        { "hlm-tune import -m " DEMO " --peft /nowhere/p -o %s", "an adapter", "/nowhere/p" },
+        { "hlm-tune info /nowhere/a --log-json %s", "a log of hlm", "/nowhere/a" },
+        { "hlm-eval -m /nowhere/m --tokenize --log-json %s", "a log of hlm", "/nowhere/m" },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        const char *path = scratch("notes.txt");
+        char command[600];
+        test_case("not replaced: %s", row[i].command);
+        spill(path, NOTES);
+        snprintf(command, sizeof command, row[i].command, path);
+        struct ran r = run(NULL, "%s", command);
+        CHECK_MSG(r.rc == 2, "%d: %s", r.rc, r.err);
+        CHECK_SAYS(r.err, "notes.txt|is there already|--force");
+        CHECK_MSG(strstr(r.err, row[i].kind), "%s", r.err);
+        ran_free(&r);
+        char *text = slurp(path);
+        CHECK_STR(text, NOTES);
+        free(text);
+        r = run(NULL, "%s --force", command);
+        CHECK_MSG(r.rc == 1, "%d: %s", r.rc, r.err);
+        CHECK_MSG(strstr(r.err, row[i].next), "%s", r.err);
+        ran_free(&r);
+    }
+}
+
+static void test_kinds(void)
+{
+    const char *a = scratch("kind-a.gguf"), *model = scratch("kind-m.gguf"),
+               *folder = scratch("kind-export");
+    struct hlm_err err = { 0 };
+    uint64_t n = 0;
+    char *bytes = file_read(TINY "init-lora.gguf", 1 << 26, &n, &err);
+    if (!CHECK_OK(bytes, err))
+        return;
+    test_case("an adapter does not become a model, nor a model an adapter; each its own kind");
+    CHECK_OK(file_write_atomic(a, bytes, n, &err), err);
+    struct ran r =
+        run(NULL, "hlm-tune merge -m " TINY "model.gguf --lora " TINY "init-lora.gguf -o %s", a);
+    CHECK_EQ(r.rc, 2);
+    CHECK_SAYS(r.err, "kind-a.gguf|is not a model");
+    ran_free(&r);
+    for (int i = 0; i < 2; i++) {
+        r = run(NULL, "hlm-tune merge -m " TINY "model.gguf --lora " TINY "init-lora.gguf -o %s",
+                model);
+        CHECK_EQ(r.rc, 0);
+        CHECK_MSG((strstr(r.err, "replacing an earlier model") != NULL) == i, "%s", r.err);
+        ran_free(&r);
+    }
+    r = run(NULL, "hlm-tune -m /nowhere/m -d x -o %s", model);
+    CHECK_EQ(r.rc, 2);
+    CHECK_SAYS(r.err, "kind-m.gguf|is not an adapter");
+    ran_free(&r);
+    r = run(NULL, "hlm-tune -m /nowhere/m -d x -o %s", a);
+    CHECK_EQ(r.rc, 1);
+    CHECK_SAYS(r.err, "kind-a.gguf|replacing an earlier adapter");
+    ran_free(&r);
+    free(bytes);
+
+    test_case("an export goes into a new folder or an empty one");
+    CHECK(mkdir(folder, 0700) == 0);
+    for (int i = 0; i < 2; i++) {
+        r = run(NULL, "hlm-tune export -m " TINY "model.gguf --lora " TINY "init-lora.gguf -o %s",
+                folder);
+        CHECK_MSG(r.rc == (i ? 2 : 0), "%s", r.err);
+        if (i)
+            CHECK_SAYS(r.err, "kind-export|is there already|empty folder");
+        ran_free(&r);
+    }
+    test_case("an output that is a folder, and one that is empty");
+    r = run(NULL, "hlm-tune -m /nowhere/m -d x -o %s --force", folder);
+    CHECK_EQ(r.rc, 2);
+    CHECK_SAYS(r.err, "kind-export|no ordinary file");
+    ran_free(&r);
+    folder_remove(folder);
+    spill(scratch("kind-empty"), "");
+    r = run(NULL, "hlm-tune -m /nowhere/m -d x -o %s", scratch("kind-empty"));
+    CHECK_EQ(r.rc, 1);
+    ran_free(&r);
+}
+
+/* ---- stopped --------------------------------------------------------------------------------- */
+
+static uint32_t n_unfinished(const char *begin)
+{
+    uint32_t n = 0;
+    DIR *d = opendir(test_tmp());
+    for (struct dirent *e; d && (e = readdir(d));)
+        n += !strncmp(e->d_name, begin, strlen(begin));
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* hlm-bench make writes for minutes; it is stopped once its file is there. */
+static void test_stopped(void)
+{
+    char command[500];
+    const struct timespec ms = { .tv_nsec = 5000000 };
+    test_case("hlm-bench make, stopped by Ctrl-C: 130, and nothing is left");
+    snprintf(command, sizeof command, "hlm-bench make step35-flash f16 %s", scratch("huge.gguf"));
+    pid_t pid = start(command, "/dev/null", scratch("stop.out"), scratch("stop.err"));
+    for (int i = 0; i < 2000 && !n_unfinished("huge.gguf"); i++)
+        nanosleep(&ms, NULL);
+    CHECK_EQ(n_unfinished("huge.gguf"), 1);
+    kill(pid, SIGINT);
+    CHECK_EQ(finish(pid), 130);
+    CHECK_EQ(n_unfinished("huge.gguf"), 0);
+
+    test_case("files that the library writes go when a handler ends the process");
+    struct hlm_err err = { 0 };
+    struct file_out *f = file_out_begin(scratch("lib.gguf"), &err),
+                    *g = file_out_begin(scratch("lib2.gguf"), &err);
+    if (CHECK_OK(f && g, err)) {
+        file_out_drop(f);
+        CHECK_EQ(n_unfinished("lib"), 1);
+        hlm_drop_unfinished();
+        CHECK_EQ(n_unfinished("lib"), 0);
+    }
+    file_out_drop(g);
+}
+
+void test_outputs(void)
+{
+    test_refused();
+    test_kinds();
+    test_stopped();
+}
