@@ -151,8 +151,52 @@ static void test_stopped(void)
     file_out_drop(g);
 }
 
+/* ---- the flags of a run ---------------------------------------------------------------------- */
+
+static void test_again(void)
+{
+    const char *folder = scratch("again");
+    char file[300], below[300];
+    test_case("run.json is read in its folder, and from a checkpoint in it, if it is hlm-tune's");
+    snprintf(file, sizeof file, "%s/run.json", folder);
+    CHECK(mkdir(folder, 0700) == 0);
+    spill(file, "{\"version\": 1, \"program\": \"hlm-chat\", \"flags\": []}");
+    static const char *const at[] = { "", "/step-000002", "/step-000002/" };
+    for (uint32_t i = 0; i < ARRAY_LEN(at); i++) {
+        struct ran r = run(NULL, "hlm-tune --resume %s%s", folder, at[i]);
+        CHECK_EQ(r.rc, 1);
+        CHECK_SAYS(r.err, "run.json|hlm-chat|expected a run of hlm-tune");
+        ran_free(&r);
+        snprintf(below, sizeof below, "%s/step-000002", folder);
+        mkdir(below, 0700);
+    }
+    snprintf(below, sizeof below, "%s/step-2x", folder);
+    mkdir(below, 0700);
+    struct ran r = run(NULL, "hlm-tune --resume %s", below);
+    CHECK_EQ(r.rc, 2); /* there is no run.json in it */
+    CHECK_SAYS(r.err, "no model");
+    ran_free(&r);
+    test_case("--more: an adapter without a note, and what it cannot stand beside");
+    r = run(NULL, "hlm-tune -m x -d y -o z --more " TINY "init-lora.gguf");
+    CHECK_EQ(r.rc, 1);
+    CHECK_SAYS(r.err, "init-lora.gguf|does not say how|--init-lora");
+    ran_free(&r);
+    r = run(NULL, "hlm-tune -m x -d y -o z --more a --init-lora b");
+    CHECK_SAYS(r.err, "--more|--resume|--init-lora");
+    CHECK(r.rc != 0);
+    ran_free(&r);
+    test_case("one of a thing is one");
+    spill(scratch("one.jsonl"), "{\"text\": \"a bird\"}\n");
+    r = run(NULL, "hlm-tune -m " TINY "model.gguf -d %s --dump-rows %s -v", scratch("one.jsonl"),
+            scratch("one.json"));
+    CHECK_EQ(r.rc, 0);
+    CHECK_SAYS(r.err, "one.json|1 row, 1 document,|count");
+    ran_free(&r);
+}
+
 void test_outputs(void)
 {
+    test_again();
     test_refused();
     test_kinds();
     test_stopped();

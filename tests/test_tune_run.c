@@ -758,7 +758,7 @@ static void test_longer(void)
     CHECK_MSG(r.rc == 0, "%s", r.err);
     CHECK_SAYS(r.err, "continuing from");
     ran_free(&r);
-    r = run(NULL, "hlm-tune --resume %s.ckpt --steps 40", longer);
+    r = run(NULL, "hlm-tune --resume %s.ckpt --steps 40 -d " TINY "data.jsonl", longer); /* once */
     CHECK_MSG(r.rc == 0, "%s", r.err);
     CHECK_SAYS(r.out, "40 steps");
     ran_free(&r);
@@ -775,6 +775,15 @@ static void test_past(void)
                       "best         loss");
     CHECK_SAYS(r.out,
                "by hlm       " HLM_VERSION "|with         2026-09-21|--no-pack --valid 0.25");
+    ran_free(&r);
+    test_case("an adapter is trained further with its own flags; those that are given win");
+    r = run(NULL, "hlm-tune -m " TINY "model.gguf -d " TINY "data.jsonl -o %s --more %s --steps 2",
+            scratch("int-more.gguf"), a);
+    CHECK_MSG(r.rc == 0, "%s", r.err);
+    ran_free(&r);
+    r = run(NULL, "hlm-tune info %s", scratch("int-more.gguf"));
+    CHECK_SAYS(r.out, "rank 2|from         int-a.gguf|steps        2 of 2|--no-pack --valid 0.25");
+    CHECK_MSG(!strstr(r.out, "--target") && !strstr(r.out, "--more"), "%s", r.out);
     ran_free(&r);
     test_case("an adapter on another file than its own is warned about");
     r = run(NULL, "hlm-bench -m " TINY "model.gguf --lora %s -p 8 -n 0 -r 1", a);

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 struct ui ui;
@@ -493,6 +494,17 @@ const char *device_name(const char *name, char *out, uint64_t size)
     snprintf(out, (size_t)size, "%.*s", (int)strcspn(name, "("), name);
     for (size_t n = strlen(out); n && out[n - 1] == ' ';)
         out[--n] = 0;
+    return out;
+}
+
+struct num ui_day(void)
+{
+    struct num out = { "" };
+    const char *epoch = getenv("SOURCE_DATE_EPOCH");
+    time_t now = epoch && *epoch ? (time_t)strtoll(epoch, NULL, 10) : time(NULL);
+    struct tm day;
+    if (gmtime_r(&now, &day))
+        strftime(out.s, sizeof out.s, "%Y-%m-%d", &day);
     return out;
 }
 

@@ -122,6 +122,7 @@ struct span {
     char s[48];
 };
 struct span span_text(double s); /* "3 h 20 min" */
+struct num ui_day(void); /* "2026-11-30"; SOURCE_DATE_EPOCH sets it for reproducible builds */
 
 /* All of standard input, terminated. NULL with a reason. */
 char *read_stdin(uint64_t *n, struct hlm_err *err);

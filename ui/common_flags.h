@@ -15,6 +15,8 @@ enum flag_type {
     FLAG_CHOICE, /* int: index of the word in arg, "f16|f32" */
 };
 
+/* A flag that says what one call of the program is to do, and is none of the run's. */
+enum { FLAG_ONE_CALL = 1 };
 enum { MAX_FLAG_LIST = 32 };
 struct flag_list {
     const char *v[MAX_FLAG_LIST];
@@ -26,7 +28,7 @@ struct flag {
     const char *names; /* separated by spaces, all with their dashes: "-n --predict" */
     const char *arg;   /* how --help calls the value */
     void *to;
-    double min, max;
+    double min, max;  /* of texts and switches min may be FLAG_ONE_CALL */
     const char *help; /* lines flow; ends with the default in round brackets, if there is one */
 };
 

@@ -7,7 +7,6 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* "FOLDER/run.json" in new memory. */
@@ -22,15 +21,12 @@ static char *file_in(const char *folder)
 
 /* ---- writing --------------------------------------------------------------------------------- */
 
-/* Flags that belong to one call of the program and not to the run. */
-static bool is_for_one_call(const struct flag *f)
+/* Is it a flag of a run: one of the program's own, and not for one call? */
+static bool is_of_the_run(const struct program *p, const struct flag *f)
 {
-    static const char *const names[] = { "--resume",     "--plan",      "--dry-run",
-                                         "--dump-grads", "--dump-rows", "--debug" };
-    for (uint32_t i = 0; i < ARRAY_LEN(names); i++)
-        if (!strcmp(f->names, names[i]))
-            return true;
-    return false;
+    bool own = f >= p->flag && f < p->flag + p->n_flag;
+    bool once = (f->type == FLAG_TEXT || f->type == FLAG_SWITCH) && f->min > 0;
+    return own && !once && f->type != FLAG_GROUP;
 }
 
 static bool is_path(const struct flag *f)
@@ -60,8 +56,8 @@ static bool keep_flag(void *user, const struct flag *f, const char *who, const c
                       struct hlm_err *err)
 {
     struct list *l = user;
-    if (is_for_one_call(f) || f < l->program->flag || f >= l->program->flag + l->program->n_flag)
-        return true; /* also leaves out flags that all programs share */
+    if (!is_of_the_run(l->program, f))
+        return true;
     char *path = value && is_path(f) ? from_root(value) : NULL;
     bool ok = !value || !is_path(f) || path;
     ok = ok && json_array_append_new(l->flags, json_string(who)) == 0 &&
@@ -109,6 +105,7 @@ bool again_write(const char *folder, const struct again *a, const struct program
 }
 
 struct note {
+    const struct program *program;
     char *out;
     size_t n, room;
 };
@@ -118,8 +115,8 @@ static bool note_flag(void *user, const struct flag *f, const char *who, const c
 {
     struct note *t = user;
     (void)err;
-    if (is_path(f) || is_for_one_call(f) || f->type == FLAG_GROUP)
-        return true;
+    if (is_path(f) || !is_of_the_run(t->program, f) || f->type == FLAG_LIST)
+        return true; /* texts of --sample are no setting */
     int n = snprintf(t->out + t->n, t->room - t->n, "%s%s%s%s", t->n ? " " : "", who,
                      value ? " " : "", value ? value : "");
     t->n = n > 0 && t->n + (size_t)n < t->room ? t->n + (size_t)n : t->n;
@@ -129,12 +126,8 @@ static bool note_flag(void *user, const struct flag *f, const char *who, const c
 
 void again_note(const struct again *a, const struct program *p, char *out, size_t room)
 {
-    const char *epoch = getenv("SOURCE_DATE_EPOCH"); /* of reproducible builds */
-    time_t now = epoch && *epoch ? (time_t)strtoll(epoch, NULL, 10) : time(NULL);
-    struct tm day;
-    struct note t = { .out = out, .room = room };
-    if (gmtime_r(&now, &day))
-        t.n = strftime(out, room, "%Y-%m-%d", &day);
+    struct note t = { .program = p, .out = out, .room = room };
+    t.n = (size_t)snprintf(out, room, "%s", ui_day().s);
     flags_each(p, a->argc, a->argv, note_flag, &t, NULL);
 }
 
@@ -148,12 +141,24 @@ void again_remove(const char *folder)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
+/* Is it a checkpoint, FOLDER/step-N? */
+static bool is_step_folder(const char *path)
+{
+    size_t end = strlen(path), at;
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    for (at = end; at > 0 && path[at - 1] != '/';)
+        at--;
+    return end - at > 5 && !strncmp(path + at, "step-", 5) &&
+           strspn(path + at + 5, "0123456789") == end - at - 5;
+}
+
 /* Loads FOLDER/run.json, where the path is FOLDER or FOLDER/step-N. NULL without an error when
  * there is none. */
 static json_t *load(const char *folder, char **path, struct hlm_err *err)
 {
     json_error_t why;
-    for (uint32_t up = 0; up < 2; up++) {
+    for (uint32_t up = 0; up < 1u + is_step_folder(folder); up++) {
         size_t n = strlen(folder) + 4;
         char *at = ui_alloc(n, 1);
         if (at)
@@ -179,6 +184,10 @@ static bool check(const json_t *root, const char *path, struct hlm_err *err)
 {
     const json_t *flags = json_object_get(root, "flags"), *f;
     size_t i;
+    const char *program = json_string_value(json_object_get(root, "program"));
+    if (!program || strcmp(program, "hlm-tune"))
+        return ui_fail(err, "%.300s: is of %.40s, expected a run of hlm-tune", path,
+                       program ? program : "no program");
     if (json_integer_value(json_object_get(root, "version")) != 1 || !json_is_array(flags) ||
         json_array_size(flags) > 1000)
         return ui_fail(err, "%.300s: expected version 1 and a list of flags", path);
@@ -259,9 +268,82 @@ bool again_read(const char *folder, const struct program *p, int argc, char **ar
     return ok;
 }
 
+/* ---- further training ------------------------------------------------------------------------ */
+
+/* What the adapter decides itself, and what was asked for with it. */
+static bool is_of_the_adapter(const char *name)
+{
+    static const char *const names[] = { "-r",       "--rank",    "--alpha",    "--rslora",
+                                         "--target", "--targets", "--train-mtp" };
+    for (uint32_t i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(name, names[i]))
+            return true;
+    return false;
+}
+
+static bool take_noted(void *user, const struct flag *f, const char *who, const char *value,
+                       struct hlm_err *err)
+{
+    struct joining *j = user;
+    int n = value && j->word[j->at + 1] == value ? 2 : 1;
+    (void)f, (void)err;
+    if (!strcmp(who, "--train-mtp")) { /* its loss stays; what it trains is in the adapter */
+        j->a->argv[j->a->argc++] = "--mtp-loss=0.1";
+    } else if (!is_of_the_adapter(who)) {
+        for (int i = 0; i < n; i++)
+            j->a->argv[j->a->argc++] = j->word[j->at + i];
+    }
+    j->at += n;
+    return true;
+}
+
+/* The note of an adapter in new memory: the day, and flags. */
+static char *note_of(const char *adapter, struct hlm_err *err)
+{
+    struct hlm_adapter_info info;
+    char *note = NULL;
+    if (!hlm_adapter_read(adapter, &info, err))
+        return NULL;
+    for (uint32_t i = 0; i < info.n_past; i++)
+        if (!strcmp(info.past[i].key, "train.note") &&
+            !(note = ui_copy(info.past[i].text, strlen(info.past[i].text))))
+            ui_fail_memory(err, "out of memory for the flags of a run");
+    hlm_adapter_info_free(&info);
+    if (!note)
+        ui_fail(err, "%.300s: does not say how it was trained; --init-lora begins with it too",
+                adapter);
+    return note;
+}
+
+bool again_more(const char *adapter, const struct program *p, int argc, char **argv,
+                struct again *a, struct hlm_err *err)
+{
+    *a = (struct again){ .words = note_of(adapter, err) };
+    if (!a->words)
+        return false;
+    size_t n = 0, most = strlen(a->words) / 2 + 2;
+    struct joining j = { .a = a, .at = 1, .word = ui_alloc(most + 1, sizeof *j.word) };
+    a->argv = ui_alloc((size_t)argc + most + 3, sizeof *a->argv);
+    bool ok = (a->argv && j.word) || ui_fail_memory(err, "out of memory for the flags of a run");
+    for (char *w = ok ? strtok(a->words, " ") : NULL; w; w = strtok(NULL, " "))
+        j.word[n++] = w; /* the first is the day */
+    if (ok) {
+        a->argv[a->argc++] = argv[0];
+        ok = flags_each(p, (int)n, j.word, take_noted, &j, err);
+        a->argv[a->argc++] = "--init-lora";
+        a->argv[a->argc++] = (char *)(uintptr_t)adapter;
+    }
+    for (int i = 1; ok && i < argc; i++)
+        a->argv[a->argc++] = argv[i];
+    a->known = true;
+    free(j.word);
+    return ok;
+}
+
 void again_free(struct again *a)
 {
     free(a->argv);
+    free(a->words);
     json_decref(a->root);
     *a = (struct again){ 0 };
 }

@@ -49,8 +49,10 @@ void doctor_targets(struct tune *u, FILE *to)
     struct target_kind *kind = ui_alloc(i.n_target + 1, sizeof *kind);
     json_t *list = json_array();
     uint32_t n = kind ? count_kinds(&i, kind) : 0;
-    fprintf(to, "training %llu matrices, %llu gates, %s numbers\n", (ull)(i.n_target - i.n_gate),
-            (ull)i.n_gate, num_short(i.n_number).s);
+    ull n_matrix = i.n_target - i.n_gate;
+    fprintf(to, "training %llu matri%s, %llu gate%s, %s number%s\n", n_matrix,
+            n_matrix == 1 ? "x" : "ces", (ull)i.n_gate, ui_s(i.n_gate), num_short(i.n_number).s,
+            ui_s(i.n_number));
     for (uint32_t k = 0; k < n; k++) {
         const struct hlm_tune_target *t = &kind[k].t;
         fprintf(to, "  %4llu  %-36s %llu", (ull)kind[k].n, kind[k].name, (ull)t->n_in);
@@ -76,8 +78,9 @@ static void print_set(FILE *to, const char *name, const struct hlm_set_info *s)
 {
     if (!s->n_doc)
         return;
-    fprintf(to, "%-10s %llu document%s, %s tokens, %s of them count (%.0f %%), in %llu row%s\n",
-            name, (ull)s->n_doc, ui_s(s->n_doc), num_short(s->n_tok).s, num_short(s->n_counted).s,
+    fprintf(to, "%-10s %llu document%s, %s token%s, %s of them count%s (%.0f %%), in %llu row%s\n",
+            name, (ull)s->n_doc, ui_s(s->n_doc), num_short(s->n_tok).s, ui_s(s->n_tok),
+            num_short(s->n_counted).s, s->n_counted == 1 ? "s" : "",
             100.0 * (double)s->n_counted / (double)s->n_tok, (ull)s->n_row, ui_s(s->n_row));
     ui_event("data", "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "set", name, "documents",
              (json_int_t)s->n_doc, "tokens", (json_int_t)s->n_tok, "counted",
@@ -108,8 +111,9 @@ static void print_lengths(FILE *to, const struct hlm_set_info *s)
             fprintf(to, "%9llu to %-9llu %8u  %.*s\n", 1ull << c, (2ull << c) - 1, count[c],
                     (int)(count[c] * 40ull / most), "########################################");
     if (s->n_cut)
-        fprintf(to, "cut        %llu document%s, %llu tokens lost; the longest had %llu\n",
-                (ull)s->n_cut, ui_s(s->n_cut), (ull)s->n_tok_cut, (ull)s->longest);
+        fprintf(to, "cut        %llu document%s, %llu token%s lost; the longest had %llu\n",
+                (ull)s->n_cut, ui_s(s->n_cut), (ull)s->n_tok_cut, ui_s(s->n_tok_cut),
+                (ull)s->longest);
     if (s->n_dropped)
         fprintf(to, "dropped    %llu document%s without a token that counts\n", (ull)s->n_dropped,
                 ui_s(s->n_dropped));
@@ -120,7 +124,7 @@ static void print_lengths(FILE *to, const struct hlm_set_info *s)
             "than\n           the model says them; with --turns each every answer counts\n",
             (ull)s->n_unsaid, (ull)s->n_answer);
     if (s->n_bad)
-        fprintf(to, "skipped    %llu malformed lines\n", (ull)s->n_bad);
+        fprintf(to, "skipped    %llu malformed line%s\n", (ull)s->n_bad, ui_s(s->n_bad));
 }
 
 /* Prints the first row, with counted tokens in brackets or, on a terminal, in another colour. */
@@ -155,11 +159,11 @@ static void print_chosen(FILE *to, const struct hlm_tune_info *i, const struct h
         return;
     fputs("chosen     ", to);
     if (i->chose_epochs)
-        fprintf(to, "%g passes for %llu documents%s", i->epochs, (ull)s->n_doc,
+        fprintf(to, "%g passes for %llu document%s%s", i->epochs, (ull)s->n_doc, ui_s(s->n_doc),
                 i->chose_batch_rows || i->chose_lr ? ", " : "");
     if (i->chose_batch_rows)
-        fprintf(to, "%u row%s per step%s", i->train->batch_rows,
-                i->train->batch_rows == 1 ? "" : "s", i->chose_lr ? ", " : "");
+        fprintf(to, "%u row%s per step%s", i->train->batch_rows, ui_s(i->train->batch_rows),
+                i->chose_lr ? ", " : "");
     if (i->chose_lr)
         fputs("the rate for the model's width", to);
     fputs(" (--epochs, --batch-rows, --lr)\n", to);
@@ -173,8 +177,9 @@ static void warn_of_few(const struct hlm_tune_info *i, const struct hlm_set_info
     double rows = (double)o->batch_rows * o->accumulation;
     if (o->steps >= FEW || i->from_ids)
         return;
-    ui_warn("%u updates in total are too few to learn much; --epochs %.0f or --steps %d makes %d",
-            o->steps, ENOUGH * rows / (double)s->n_row + 0.5, ENOUGH, ENOUGH);
+    ui_warn("%u update%s in total %s too few to learn much; --epochs %.0f or --steps %d makes %d",
+            o->steps, ui_s(o->steps), o->steps == 1 ? "is" : "are",
+            ENOUGH * rows / (double)s->n_row + 0.5, ENOUGH, ENOUGH);
 }
 
 void doctor_data(struct tune *u, FILE *to)
@@ -185,8 +190,9 @@ void doctor_data(struct tune *u, FILE *to)
     const struct hlm_train_options *o = i.train;
     struct hlm_row row;
     if (i.from_ids) {
-        fprintf(to, "train      %llu rows of ids, %llu tokens count\n", (ull)train.n_row,
-                (ull)train.n_counted);
+        fprintf(to, "train      %llu row%s of ids, %llu token%s count%s\n", (ull)train.n_row,
+                ui_s(train.n_row), (ull)train.n_counted, ui_s(train.n_counted),
+                train.n_counted == 1 ? "s" : "");
     } else {
         for (int k = HLM_TUNE_TRAIN; k <= HLM_TUNE_TEST; k++) {
             struct hlm_set_info s = hlm_tune_set_info(u->t, (enum hlm_tune_set)k);
@@ -224,8 +230,8 @@ void doctor_plan(struct tune *u, FILE *to)
     struct hlm_plan plan = hlm_tune_plan(u->t);
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
     json_t *by = json_object();
-    fprintf(to, "memory     rows of %u tokens, %u documents; on %s, bytes\n", i.max_tok, i.max_doc,
-            hlm_get_info(u->m).device);
+    fprintf(to, "memory     rows of %u tokens, %u document%s; on %s, bytes\n", i.max_tok, i.max_doc,
+            ui_s(i.max_doc), hlm_get_info(u->m).device);
     for (uint32_t k = 0; k < plan.n_row; k++) {
         if (plan.row[k].bytes && !plan.row[k].on_host)
             print_memory(to, plan.row[k].purpose, plan.row[k].bytes);
@@ -245,7 +251,7 @@ void doctor_time(struct tune *u, double row_s, FILE *to)
 {
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
     double all = row_s * (double)i.n_run_row;
-    fprintf(to, "time       a row took %s, so %u steps take about %s\n", span_text(row_s).s,
-            i.train->steps, span_text(all).s);
+    fprintf(to, "time       a row took %s, so %u step%s take%s about %s\n", span_text(row_s).s,
+            i.train->steps, ui_s(i.train->steps), i.train->steps == 1 ? "s" : "", span_text(all).s);
     ui_event("estimate", "{s:f, s:f}", "row_s", row_s, "all_s", all);
 }

@@ -41,8 +41,8 @@ static bool export(struct hlm_err *err)
     bar_clear();
     if (!ok)
         return false;
-    ui_note("%s: adapters of %llu modules, %s, verified by reading back", o.out,
-            (unsigned long long)sum.n_module, num_bytes(sum.bytes).s);
+    ui_note("%s: adapters of %llu module%s, %s, verified by reading back", o.out,
+            (unsigned long long)sum.n_module, ui_s(sum.n_module), num_bytes(sum.bytes).s);
     if (sum.n_gate || sum.n_draft)
         ui_say(
             "hlm-tune: hlm_extra.safetensors has what PEFT does not load: the new values of %llu "

@@ -43,8 +43,8 @@ static bool import(struct hlm_err *err)
     bar_clear();
     if (!ok)
         return false;
-    ui_note("%s: adapters of %llu modules, %s", o.out, (unsigned long long)sum.n_module,
-            num_bytes(sum.bytes).s);
+    ui_note("%s: adapters of %llu module%s, %s", o.out, (unsigned long long)sum.n_module,
+            ui_s(sum.n_module), num_bytes(sum.bytes).s);
     ui_event("imported", "{s:s, s:I, s:I}", "path", o.out, "modules", (long long)sum.n_module,
              "bytes", (long long)sum.bytes);
     return true;

@@ -84,8 +84,8 @@ static void print_valid(struct loop *l, const struct hlm_tune_loss *v)
 {
     struct hlm_tune_info i = hlm_tune_get_info(l->u->t);
     char loss[48];
-    ui_say("step %llu  %svalidation loss %.4f over %llu tokens%s", (ull)i.step,
-           recent_loss(l, loss), v->main, (ull)v->n,
+    ui_say("step %llu  %svalidation loss %.4f over %llu token%s%s", (ull)i.step,
+           recent_loss(l, loss), v->main, (ull)v->n, ui_s(v->n),
            !i.step                 ? ", before training"
            : i.best_step == i.step ? ", the best"
                                    : "");
@@ -192,7 +192,7 @@ static bool test(struct loop *l, const char *what, struct hlm_err *err)
     if (!hlm_tune_validate(l->u->t, HLM_TUNE_TEST, &v, bar_progress, &bar, err))
         return false;
     bar_clear();
-    printf("test loss %.4f over %llu tokens, %s\n", v.main, (ull)v.n, what);
+    printf("test loss %.4f over %llu token%s, %s\n", v.main, (ull)v.n, ui_s(v.n), what);
     ui_event("test", "{s:f, s:f, s:I}", "test_loss", v.main, "test_loss_mtp", v.mtp, "n",
              (json_int_t)v.n);
     return true;
@@ -212,7 +212,7 @@ static bool finish(struct loop *l, struct hlm_err *err)
     bool is = false;
     if (!hlm_tune_write(u->t, u->out, err))
         return false;
-    printf("%s: %llu steps", u->out, (ull)i.step);
+    printf("%s: %llu step%s", u->out, (ull)i.step, ui_s(i.step));
     if (l->has_last)
         printf(", loss %.4f", l->last.loss);
     if (l->valid_known)

@@ -151,7 +151,7 @@ static bool read_log(struct log *l, const char *path, struct hlm_err *err)
     free(text);
     if (ok && l->n_bad)
         ui_warn("%s: %llu line%s skipped: cut off, or no event of a run", path,
-                (unsigned long long)l->n_bad, l->n_bad == 1 ? "" : "s");
+                (unsigned long long)l->n_bad, ui_s(l->n_bad));
     return ok && (l->n_row || ui_fail(err,
                                       "%.300s: no loss is in it, expected a log that hlm-tune "
                                       "wrote with --log-json",
@@ -222,8 +222,9 @@ static bool plot(char *const *path, uint32_t n, bool picture, struct hlm_err *er
         ok = read_log(&l[i], path[i], err);
     ok = ok && make(l, n, picture, &b, err) && ui_replace_file(out_path, 0666, b.s, b.n, err);
     for (uint32_t i = 0; ok && i < n; i++) {
-        ui_note("%s: %llu steps, %llu validations of %s", out_path,
-                (unsigned long long)l[i].s.n_train, (unsigned long long)l[i].s.n_valid, path[i]);
+        ui_note("%s: %llu step%s, %llu validation%s of %s", out_path,
+                (unsigned long long)l[i].s.n_train, ui_s(l[i].s.n_train),
+                (unsigned long long)l[i].s.n_valid, ui_s(l[i].s.n_valid), path[i]);
         ui_event("plotted", "{s:s, s:s, s:I, s:I, s:I}", "path", out_path, "log", path[i], "steps",
                  (json_int_t)l[i].s.n_train, "validations", (json_int_t)l[i].s.n_valid, "skipped",
                  (json_int_t)l[i].n_bad);

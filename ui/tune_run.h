@@ -13,11 +13,16 @@ struct again {
     char **argv;
     bool known, finished; /* there is a run.json; that run has ended */
     void *root;
+    char *words; /* of an adapter's note */
 };
 /* folder: of checkpoints, or one of them; NULL: none. Without run.json: only this call's flags. A
  * flag that may be repeated is not added to: those of this call replace those of the run. */
 bool again_read(const char *folder, const struct program *p, int argc, char **argv, struct again *a,
                 struct hlm_err *err);
+/* The flags with which an adapter says that it was made, to train it further: without those that it
+ * decides itself, and with --init-lora. */
+bool again_more(const char *adapter, const struct program *p, int argc, char **argv,
+                struct again *a, struct hlm_err *err);
 /* Writes FOLDER/run.json: the flags of a->argv, with absolute paths. */
 bool again_write(const char *folder, const struct again *a, const struct program *p, bool finished,
                  struct hlm_err *err);
@@ -30,7 +35,7 @@ void again_remove(const char *folder); /* removes run.json, if there is one */
 
 struct tune {
     struct hlm_tune_params p;
-    const char *model, *out, *dump_rows, *dump_grads, *checkpoints, *debug;
+    const char *model, *out, *more, *dump_rows, *dump_grads, *checkpoints, *debug;
     struct flag_list data, valid_data, samples;
     int32_t n_sample;                                /* tokens */
     int32_t valid_every, save_every, keep, patience; /* 0: chosen; patience 0: never ends early */

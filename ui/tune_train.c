@@ -31,7 +31,11 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-o --out", "FILE", &o.out, 0, 0, "the adapter to write, a GGUF file" },
     { FLAG_TEXT, "--init-lora", "FILE", &o.p.init_lora, 0, 0,
       "begin a new run with this adapter, and train what it has" },
-    { FLAG_TEXT, "--resume", "DIR", &o.p.resume, 0, 0,
+    { FLAG_TEXT, "--more", "FILE", &o.more, FLAG_ONE_CALL, 0,
+      "train an adapter of hlm's further, as it was trained: its flags\n"
+      "are taken over, but those that are given win; only data and -o\n"
+      "have to be" },
+    { FLAG_TEXT, "--resume", "DIR", &o.p.resume, FLAG_ONE_CALL, 0,
       "continue a run from a checkpoint, or from the newest in a\n"
       "folder of them; its flags are kept, but --steps, --epochs and\n"
       "paths may be given again" },
@@ -64,7 +68,7 @@ static const struct flag flags[] = {
       "share of the data kept for validation (0.05; 0 if it has fewer\nthan 100 lines)" },
     { FLAG_TEXT, "--chat-format", "NAME", &o.p.read.format, 0, 0,
       HLM_CHAT_FORMATS "\n(the format of the model's template)" },
-    { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, 0, 0,
+    { FLAG_TEXT, "--dump-rows", "FILE", &o.dump_rows, FLAG_ONE_CALL, 0,
       "write the training rows, in the file's order, as JSON for\n"
       "--ids-json, and exit; needs no device" },
 
@@ -137,17 +141,17 @@ static const struct flag flags[] = {
     INTS("--keep", "N", &o.keep, 1, "checkpoints to keep besides the best (2)"),
     { FLAG_TEXT, "--checkpoints", "DIR", &o.checkpoints, 0, 0,
       "folder of the checkpoints (the adapter's path with .ckpt)" },
-    { FLAG_SWITCH, "--dry-run", NULL, &o.dry_run, 0, 0,
+    { FLAG_SWITCH, "--dry-run", NULL, &o.dry_run, FLAG_ONE_CALL, 0,
       "report the data, the plan and the time of one row, and exit" },
-    { FLAG_SWITCH, "--plan", NULL, &o.plan, 0, 0,
+    { FLAG_SWITCH, "--plan", NULL, &o.plan, FLAG_ONE_CALL, 0,
       "print the device memory that the run needs, to the byte, and\nexit; allocates nothing" },
     { FLAG_BYTES, "--memory", "BYTES", &o.memory, 0, 0x1p60,
       "limit on device memory, such as 12G (K, M, G); 0: 95 % of what\nis free (0)" },
 
     { FLAG_GROUP, "For developers", 0, 0, 0, 0, 0 },
-    { FLAG_TEXT, "--dump-grads", "FILE", &o.dump_grads, 0, 0,
+    { FLAG_TEXT, "--dump-grads", "FILE", &o.dump_grads, FLAG_ONE_CALL, 0,
       "write the gradients of the first step, before clipping" },
-    { FLAG_TEXT, "--debug", "LIST", &o.debug, 0, 0,
+    { FLAG_TEXT, "--debug", "LIST", &o.debug, FLAG_ONE_CALL, 0,
       "prof: time per kernel; check: validation layer" },
 };
 
@@ -421,9 +425,10 @@ static int dump_rows(struct hlm_err *err)
     struct hlm_dump_sum sum;
     if (!hlm_tune_dump_rows(o.model, &o.p, o.dump_rows, &log, &sum, err))
         return RC_FAILED;
-    ui_note("%s: %llu row%s, %llu document%s, %llu tokens count", o.dump_rows,
+    ui_note("%s: %llu row%s, %llu document%s, %llu token%s count%s", o.dump_rows,
             (unsigned long long)sum.n_row, ui_s(sum.n_row), (unsigned long long)sum.n_doc,
-            ui_s(sum.n_doc), (unsigned long long)sum.n_counted);
+            ui_s(sum.n_doc), (unsigned long long)sum.n_counted, ui_s(sum.n_counted),
+            sum.n_counted == 1 ? "s" : "");
     if (sum.n_unsaid)
         ui_warn("%llu of %llu answers do not count: the template shows earlier answers otherwise "
                 "than the model says them; with --turns each every answer counts",
@@ -469,10 +474,13 @@ static void set_defaults(void)
     };
 }
 
-/* With --resume, reads the flags of that run, then those of this call, which win. */
+/* With --resume or --more, reads the flags of that run, then those of this call, which win. */
 static bool take_known_flags(int argc, char **argv, struct again *a, struct hlm_err *err)
 {
-    if (!again_read(o.p.resume, &program, argc, argv, a, err))
+    if (o.more && (o.p.resume || o.p.init_lora))
+        return ui_fail(err, "--more cannot be combined with --resume or --init-lora");
+    if (!(o.more ? again_more(o.more, &program, argc, argv, a, err)
+                 : again_read(o.p.resume, &program, argc, argv, a, err)))
         return false;
     if (!a->known)
         return true;

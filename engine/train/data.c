@@ -75,17 +75,19 @@ static void warn_of_lines(const struct data_set *s, const char *name, const stru
 {
     const struct data_counts *t = &s->counts;
     if (t->n_bad > MAX_REPORTED)
-        log_msg(HLM_LOG_WARN, "%s: %" PRIu64 " malformed lines skipped", name, t->n_bad);
+        log_msg(HLM_LOG_WARN, "%s: %" PRIu64 " malformed lines skipped", name,
+                t->n_bad); /* more than five */
     if (t->n_cut)
         log_msg(HLM_LOG_WARN,
-                "%s: %" PRIu64 " documents cut to %u tokens, which lost %" PRIu64
-                " tokens; the longest had %" PRIu64 ", the first is line %" PRIu64,
-                name, t->n_cut, p->max_seq, t->n_ids_cut, t->longest, t->cut_line);
+                "%s: %" PRIu64 " document%s cut to %u tokens, which lost %" PRIu64
+                " token%s; the longest had %" PRIu64 ", the first is line %" PRIu64,
+                name, t->n_cut, t->n_cut == 1 ? "" : "s", p->max_seq, t->n_ids_cut,
+                t->n_ids_cut == 1 ? "" : "s", t->longest, t->cut_line);
     if (t->n_dropped)
         log_msg(HLM_LOG_WARN,
-                "%s: %" PRIu64 " documents dropped, they had no token that counts; the first is "
-                "line %" PRIu64,
-                name, t->n_dropped, t->dropped_line);
+                "%s: %" PRIu64
+                " document%s dropped, without a token that counts; the first is line %" PRIu64,
+                name, t->n_dropped, t->n_dropped == 1 ? "" : "s", t->dropped_line);
 }
 
 /* The first record of columns names them; it is no row. */
