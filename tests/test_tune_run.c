@@ -789,7 +789,6 @@ static void test_past(void)
     r = run(NULL, "hlm-bench -m " TINY "model.gguf --lora %s -p 8 -n 0 -r 1", a);
     CHECK_EQ(r.rc, 0);
     CHECK_MSG(!strstr(r.err, "another file"), "%s", r.err);
-    ran_free(&r);
     r = run(NULL, "hlm-bench -m " TINY "model-q8_0.gguf --lora %s -p 8 -n 0 -r 1", a);
     CHECK_EQ(r.rc, 0);
     CHECK_SAYS(r.err, "warning|int-a.gguf|trained on another file than|model-q8_0.gguf");
