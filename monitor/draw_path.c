@@ -141,23 +141,24 @@ static void end_faded(struct draw *d, SDL_Color col, float y_full, float y_fade,
     SDL_Texture *tex = texture(d);
     void *pixels;
     int pitch;
+    /* The colour is in the texture: SDL copies those that it must not change several times faster.
+     */
+    Uint32 rgb = (Uint32)col.r << 16 | (Uint32)col.g << 8 | col.b;
     bool there = tex && SDL_LockTexture(tex, &all, &pixels, &pitch) == 0;
     for (int y = 0; y < c->at.h; y++) {
         float *row = c->sum + (uint64_t)y * ((uint64_t)c->at.w + 1), sum = 0;
         float t = ((float)(c->at.y + y) + 0.5f - y_full) / fmaxf(y_fade - y_full, 1);
-        float strong = 255 * (1 - (1 - fade) * fminf(fmaxf(t, 0), 1));
+        float strong = (float)col.a * (1 - (1 - fade) * fminf(fmaxf(t, 0), 1));
         Uint32 *out = there ? (Uint32 *)(void *)((Uint8 *)pixels + (ptrdiff_t)y * pitch) : NULL;
         for (int x = 0; out && x < c->at.w; x++) {
             sum += row[x];
-            out[x] = 0xffffffu | (Uint32)(fminf(fabsf(sum), 1) * strong + 0.5f) << 24;
+            out[x] = rgb | (Uint32)(fminf(fabsf(sum), 1) * strong + 0.5f) << 24;
         }
         memset(row, 0, ((size_t)c->at.w + 1) * sizeof *row);
     }
     if (!there)
         return;
     SDL_UnlockTexture(tex);
-    SDL_SetTextureColorMod(tex, col.r, col.g, col.b);
-    SDL_SetTextureAlphaMod(tex, col.a);
     SDL_RenderCopy(d->to, tex, &all, &c->at);
 }
 

@@ -45,7 +45,7 @@ static void detail(const struct run *r, char *out, size_t size)
     } else {
         show_count((double)c->n_gen, a, sizeof a);
         show_count((double)c->n_read, b, sizeof b);
-        SDL_snprintf(out, size, "%s tokens made, %s read", a, b);
+        SDL_snprintf(out, size, "%s tokens generated, %s read", a, b);
     }
 }
 
@@ -152,15 +152,15 @@ static float figures(const struct panel_in *in, SDL_FRect r)
     struct tile t[4] = { 0 };
     if (train) {
         show_rate(run_newest(in->run, SERIES_TRAIN), v[0], sizeof v[0]);
-        SDL_snprintf(below[0], sizeof below[0], "padding not counted");
+        SDL_snprintf(below[0], sizeof below[0], "without padding");
         double loss = run_newest(in->run, SERIES_LOSS), valid = run_newest(in->run, SERIES_VALID);
         SDL_snprintf(v[1], sizeof v[1], loss >= 0 ? "%.3f" : "-", loss);
         SDL_snprintf(below[1], sizeof below[1],
-                     valid >= 0 ? "validation %.3f" : "no validation yet", valid);
+                     valid >= 0 ? "validation %.3f" : "not validated yet", valid);
         t[0] = (struct tile){ "Training", v[0], "tok/s", below[0], -1, { 0 } };
         t[1] = (struct tile){ "Loss", v[1], NULL, below[1], -1, { 0 } };
         show_count((double)c->n_counted, v[2], sizeof v[2]);
-        t[2] = (struct tile){ "Tokens learnt from", v[2], NULL, "whose loss counted", -1, { 0 } };
+        t[2] = (struct tile){ "Tokens", v[2], NULL, "whose loss counted", -1, { 0 } };
     } else {
         show_rate(c->gen_per_s > 0 ? c->gen_per_s : -1, v[0], sizeof v[0]);
         show_count((double)c->n_gen, n, sizeof n);
@@ -169,16 +169,19 @@ static float figures(const struct panel_in *in, SDL_FRect r)
         show_count((double)c->n_read, n, sizeof n);
         show_count((double)c->n_reused, m, sizeof m);
         SDL_snprintf(below[1], sizeof below[1], "%s tokens, %s reused", n, m);
-        t[0] = (struct tile){ "Making", v[0], "tok/s", below[0], -1, { 0 } };
+        t[0] = (struct tile){ "Generating", v[0], "tok/s", below[0], -1, { 0 } };
         t[1] = (struct tile){ "Reading", v[1], "tok/s", below[1], -1, { 0 } };
         double part = c->n_ctx ? (double)c->n_used / c->n_ctx : 0;
         SDL_snprintf(v[2], sizeof v[2], c->n_ctx ? "%.0f" : "-", 100 * part);
         show_count(c->n_used, n, sizeof n);
         show_count(c->n_ctx, m, sizeof m);
-        SDL_snprintf(below[2], sizeof below[2], "%s of %s positions", n, m);
-        t[2] = (struct tile){ "Context",   v[2],
-                              "% full",    below[2],
-                              (float)part, part > 0.95 ? in->g->t->warn : in->g->t->accent };
+        SDL_snprintf(below[2], sizeof below[2], c->n_ctx ? "%s of %s positions" : "none yet", n, m);
+        t[2] = (struct tile){ "Context",
+                              v[2],
+                              "% full",
+                              below[2],
+                              c->n_ctx ? (float)part : -1,
+                              part > 0.95 ? in->g->t->warn : in->g->t->accent };
     }
     uint64_t bytes = 0, budget = 0;
     for (uint32_t i = 0; i < in->run->n_device; i++) {
@@ -190,7 +193,7 @@ static float figures(const struct panel_in *in, SDL_FRect r)
     if (unit)
         *unit++ = 0;
     show_bytes((double)budget, n, sizeof n);
-    SDL_snprintf(below[3], sizeof below[3], budget ? "of %s that it may use" : "on the device", n);
+    SDL_snprintf(below[3], sizeof below[3], budget ? "of %s" : "on the device", n);
     double full = budget ? (double)bytes / (double)budget : -1;
     t[3] = (struct tile){
         "Memory",    v[3],
@@ -249,7 +252,7 @@ static void token_curves(const struct panel_in *in, SDL_FRect r)
     struct graph_series made = panel_series(run, SERIES_GEN, NULL, GRAPH_AREA, t->accent, false);
     struct graph_series read =
         panel_series(run, SERIES_READ, NULL, GRAPH_AREA, t->series[1], false);
-    struct graph gr = { .title = "Making",
+    struct graph gr = { .title = "Generating",
                         .unit = "tok/s",
                         .series = &made,
                         .n_series = 1,

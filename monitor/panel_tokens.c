@@ -10,7 +10,7 @@ static float account(const struct panel_in *in, SDL_FRect r)
     struct gui *g = in->g;
     const struct hlm_counters *c = &in->run->now;
     const uint64_t v[4] = { c->n_reused, c->n_read, c->n_reread, c->n_gen };
-    static const char *const name[4] = { "reused", "read", "read again", "made" };
+    static const char *const name[4] = { "reused", "read", "read again", "generated" };
     const SDL_Color color[4] = { g->t->series[2], g->t->series[1], g->t->bad, g->t->accent };
     double sum = 0;
     for (int i = 0; i < 4; i++)
@@ -80,7 +80,7 @@ static void work(const struct panel_in *in, SDL_FRect r)
                      (unsigned long long)in->run->n_snapshot_max);
     if (in->run->n_evicted)
         show_count((double)in->run->n_evicted, evicted, sizeof evicted);
-    const struct fact f[] = { { "Time reading", read },   { "Time making", made },
+    const struct fact f[] = { { "Time reading", read },   { "Time generating", made },
                               { "Snapshots held", kept }, { "Snapshots evicted", evicted },
                               { "Submissions", submit },  { "Recordings", record } };
     panel_facts(in, r, "Work", f, ARRAY_LEN(f));
@@ -118,7 +118,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
         if (run->now.n_step)
             return panel_empty(in, r, "A training reads rows, not prompts",
                                "Its tokens are counted in the panel Training.\n"
-                               "This one fills when hlm-chat or hlm-bench reads and makes tokens.");
+                               "This one fills when hlm-chat or hlm-bench reads and generates tokens.");
         return panel_empty(in, r, "No tokens yet",
                            "This fills with the first prompt that is read.");
     }
@@ -132,7 +132,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
     struct graph_series read =
         panel_series(run, SERIES_READ, "reading", GRAPH_AREA, t->series[1], false);
     struct graph_series made =
-        panel_series(run, SERIES_GEN, "making", GRAPH_AREA, t->accent, false);
+        panel_series(run, SERIES_GEN, "generating", GRAPH_AREA, t->accent, false);
     struct graph gr = { .title = "Prompt",
                         .unit = "tok/s",
                         .series = &read,
@@ -145,7 +145,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
     widget_graph(in->g, gui_id(&panel_tokens, 1), at, &gr, in->view);
     gr.title = "Answer";
     gr.series = &made;
-    gr.empty = "No token was made yet";
+    gr.empty = "No token was generated yet";
     at = panel_card(in, (SDL_FRect){ r.x, y + half + PANEL_GAP, graph_w, high - half - PANEL_GAP },
                     NULL, NULL);
     widget_graph(in->g, gui_id(&panel_tokens, 2), at, &gr, in->view);

@@ -50,9 +50,10 @@ void panel_tile(const struct panel_in *in, SDL_FRect r, const struct tile *t)
     draw_clip(g->d, at);
     draw_label(g->d, (SDL_FRect){ at.x, at.y, at.w, 16 }, ALIGN_LEFT, FACE_SMALL, g->t->muted,
                t->label);
+    bool known = strcmp(t->value, "-") != 0;
     float w = draw_label(g->d, (SDL_FRect){ at.x, at.y + 17, at.w, 28 }, ALIGN_LEFT, FACE_FIGURE,
-                         g->t->text, t->value);
-    if (t->unit) /* on the level on which the figure stands */
+                         known ? g->t->text : g->t->faint, known ? t->value : "\u2013");
+    if (t->unit && known) /* on the level on which the figure stands */
         draw_text(g->d, FACE_TEXT, g->t->muted, at.x + w + 6,
                   at.y + 31 + draw_cap_height(g->d, FACE_FIGURE) / 2, t->unit);
     if (t->below)
@@ -142,6 +143,14 @@ static struct graph_point by_step(const void *of, uint32_t i)
     return point(p, p->step);
 }
 
+/* What a process has not told otherwise still holds: nothing is sampled while it is idle. */
+static bool holds(const struct run *r, enum run_series_id id)
+{
+    bool measured_always =
+        id == SERIES_READ || id == SERIES_GEN || id == SERIES_MEMORY || id == SERIES_CONTEXT;
+    return measured_always && r->life == RUN_ALIVE && !r->from_log;
+}
+
 struct graph_series panel_series(const struct run *r, enum run_series_id id, const char *name,
                                  enum graph_style style, SDL_Color color, bool step)
 {
@@ -150,7 +159,8 @@ struct graph_series panel_series(const struct run *r, enum run_series_id id, con
                                   .color = color,
                                   .n = r->series[id].n,
                                   .at = step ? by_step : by_time,
-                                  .of = r->series[id].p };
+                                  .of = r->series[id].p,
+                                  .hold_to = holds(r, id) && !step ? r->t : 0 };
 }
 
 /* ---- states ---------------------------------------------------------------------------------- */

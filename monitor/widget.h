@@ -154,7 +154,8 @@ struct graph_series {
     uint32_t n;
     struct graph_point (*at)(const void *of, uint32_t i); /* x never goes back */
     const void *of;
-    bool hidden; /* from the legend's values at the pointer */
+    bool hidden;    /* from the legend's values at the pointer */
+    double hold_to; /* the last value holds until there; 0: it ends where it is */
 };
 struct graph_mark { /* an upright line, with a word at its top */
     double x;

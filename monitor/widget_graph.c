@@ -263,6 +263,10 @@ static uint32_t shown(const struct graph_series *s, const struct graph_map *m, f
         if (p.x > m->x1)
             break;
     }
+    if (i == s->n && n && n < max && s->hold_to > s->at(s->of, s->n - 1).x) {
+        out[n] = out[n - 1];
+        out[n++].x = graph_at(m, s->hold_to, m->y0).x;
+    }
     return n;
 }
 
@@ -453,7 +457,9 @@ static void crosshair(struct gui *g, const struct graph *gr, const struct graph_
         if (gr->series[i].hidden || gr->series[i].style == GRAPH_FAINT ||
             !graph_value(&gr->series[i], v->cross, &p))
             continue;
-        SDL_FPoint at = graph_at(m, p.x, (double)p.y);
+        const struct graph_series *se = &gr->series[i];
+        bool held = p.x == se->at(se->of, se->n - 1).x && se->hold_to > p.x;
+        SDL_FPoint at = graph_at(m, held ? fmin(v->cross, se->hold_to) : p.x, (double)p.y);
         if (at.x < m->plot.x - 1 || !isfinite(at.y))
             at.x = m->plot.x;
         draw_disc(g->d, at.x, at.y, 4.5f, g->t->card);

@@ -535,7 +535,9 @@ static struct curve curve;
 
 static struct graph_series series_of(enum graph_style style)
 {
-    return (struct graph_series){ "s", style, white, curve.n, curve_at, &curve, false };
+    return (struct graph_series){
+        .name = "s", .style = style, .color = white, .n = curve.n, .at = curve_at, .of = &curve
+    };
 }
 
 /* Draws a graph with the pointer somewhere; returns where values are. */
@@ -612,6 +614,20 @@ static void graph_pixels(void)
         struct graph_map m = draw_graph(&g, &v, away);
         SDL_FPoint p = graph_at(&m, 2, 5), q = graph_at(&m, 0.5, 5);
         CHECK(pixel_at((int)p.x, (int)p.y).r < 100 && pixel_at((int)q.x, (int)q.y).r > 100);
+    }
+    if (test_case("a last value holds for as long as it is said to") && pixels_begin(400, 200, 1)) {
+        curve.n = 2;
+        for (uint32_t i = 0; i < 2; i++) {
+            curve.x[i] = i;
+            curve.y[i] = 5;
+        }
+        struct graph_series se = series_of(GRAPH_LINE);
+        se.hold_to = 6;
+        struct graph g = { .series = &se, .n_series = 1, .x_max = 8, .y_min = 0, .y_max = 9 };
+        struct graph_view v = { 0 };
+        struct graph_map m = draw_graph(&g, &v, away);
+        SDL_FPoint p = graph_at(&m, 5, 5), q = graph_at(&m, 7, 5);
+        CHECK(pixel_at((int)p.x, (int)p.y).r > 100 && pixel_at((int)q.x, (int)q.y).r < 100);
     }
     if (test_case("levels may be logarithmic") && pixels_begin(400, 200, 1)) {
         curve.n = 3;

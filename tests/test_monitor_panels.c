@@ -169,6 +169,11 @@ static void overview(void)
                       got, want);
         }
     }
+    if (test_case("what is not known yet is a dash, without a unit")) {
+        overview_at(idle, -9, -9);
+        check_text(FACE_FIGURE, t->faint, "\u2013");
+        CHECK(!find_text(FACE_TEXT, t->muted, t->card, "tok/s", NULL, NULL));
+    }
     if (test_case("the crosshair reads the value that the run has there")) {
         /* The left of the two graphs, in the middle: 20 s of 40, where tokens are made. */
         overview_at(chat, 16 + 46 + (494 - 32 - 50) / 2.0f, 300);
