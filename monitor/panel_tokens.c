@@ -116,9 +116,10 @@ static float draw(const struct panel_in *in, SDL_FRect r)
     const struct theme *t = in->g->t;
     if (!run->known || run->now.n_read + run->now.n_gen + run->now.n_reused == 0) {
         if (run->now.n_step)
-            return panel_empty(in, r, "A training reads rows, not prompts",
-                               "Its tokens are counted in the panel Training.\n"
-                               "This one fills when hlm-chat or hlm-bench reads and generates tokens.");
+            return panel_empty(
+                in, r, "A training reads rows, not prompts",
+                "Its tokens are counted in the panel Training.\n"
+                "This one fills when hlm-chat or hlm-bench reads and generates tokens.");
         return panel_empty(in, r, "No tokens yet",
                            "This fills with the first prompt that is read.");
     }

@@ -231,6 +231,27 @@ static void keep_mark(struct run *r, bool anew)
         (struct mark){ .t = p->t, .read = c->n_read + c->n_reread, .gen = c->n_gen };
 }
 
+/* The first tokens of a state say little of its speed: what was drawn of it so far becomes the mean
+ * over more of it, as soon as that is known or the state is over. */
+static void settle_speed(struct run *r, uint32_t state, bool over)
+{
+    struct run_past *p = r->past;
+    bool gen = state == HLM_GENERATING;
+    struct run_series *s = &r->series[gen ? SERIES_GEN : SERIES_READ];
+    if ((!gen && state != HLM_READING) || !p->n_mark || p->settled)
+        return;
+    double from = p->mark[0].t, own = gen ? r->now.gen_per_s : r->now.read_per_s;
+    bool enough = p->mark[p->n_mark - 1].t - from >= 0.5 * RATE_S;
+    if (enough)
+        own = rate_of(r, gen, own);
+    if (!(enough || over) || own <= 0)
+        return;
+    for (uint32_t i = s->n; i > 0 && s->p[i - 1].t >= from && s->p[i - 1].n_point == 1; i--)
+        if (s->p[i - 1].v > 0)
+            s->p[i - 1].v = s->p[i - 1].lo = s->p[i - 1].hi = (float)own;
+    p->settled = true;
+}
+
 static void push_speeds(struct run *r)
 {
     const struct hlm_counters *c = &r->now;
@@ -403,7 +424,11 @@ void run_update(struct run *r, const struct hlm_counters *c)
     set_progress(r, began);
     if (!r->from_log) {
         take_marks(r);
+        if (began)
+            settle_speed(r, before, true);
+        r->past->settled &= !began;
         keep_mark(r, began);
+        settle_speed(r, r->now.state, false);
         push_speeds(r);
     }
     r->n_change++;

@@ -13,6 +13,7 @@ struct run_past {
         uint64_t read, gen;
     } mark[N_MARK];
     uint32_t n_mark;
+    bool settled;   /* the speeds drawn of this state are means over enough of it */
     double began_t; /* when the work under way began, and how much was done then */
     uint64_t began_done;
     uint64_t seen_step; /* the newest step that is in the series */

@@ -95,6 +95,41 @@ static void test_silence(void)
     run_destroy(r);
 }
 
+static void test_short(void)
+{
+    if (!test_case("the speed of an answer is its mean, not what its first token looked like"))
+        return;
+    struct run *r = run_create();
+    struct ring_sample s = { .time_s = 100, .count_s = 100 };
+    struct ring_head head = { .pid = 1 };
+    run_is_ring(r, &head, 100);
+    static const struct {
+        double t, per_s;
+        uint32_t state;
+        uint64_t n_gen;
+    } row[] = { { 100, 0, HLM_IDLE, 0 },         { 101, 4000, HLM_GENERATING, 1 },
+                { 101.1, 134, HLM_IDLE, 12 },    { 103, 5000, HLM_GENERATING, 13 },
+                { 105, 10, HLM_GENERATING, 33 }, { 105.5, 10, HLM_IDLE, 38 } };
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++) {
+        s.number = i;
+        s.time_s = s.count_s = row[i].t;
+        s.c.state = row[i].state;
+        s.c.n_gen = row[i].n_gen;
+        s.c.gen_per_s = row[i].per_s;
+        run_take_sample(r, &s, 0);
+    }
+    const struct run_series *of = &r->series[SERIES_GEN];
+    float short_one = 0, long_one = 0;
+    for (uint32_t i = 0; i < of->n; i++)
+        if (of->p[i].t < 2)
+            short_one = of->p[i].v > short_one ? of->p[i].v : short_one;
+        else
+            long_one = of->p[i].v > long_one ? of->p[i].v : long_one;
+    CHECK_EQ((int)short_one, 134);
+    CHECK_EQ((int)long_one, 10);
+    run_destroy(r);
+}
+
 static void test_progress(void)
 {
     test_case("time left follows from what was done in this piece of work");
@@ -417,6 +452,7 @@ void test_monitor_run(void)
 {
     test_live();
     test_silence();
+    test_short();
     test_progress();
     test_training();
     test_thinned();
