@@ -232,6 +232,7 @@ static void training_curves(const struct panel_in *in, SDL_FRect r)
     struct graph gr = { .title = "Loss",
                         .series = loss,
                         .n_series = run->series[SERIES_VALID].n ? 2 : 1,
+                        .x_min = panel_from(run),
                         .x_max = run->t,
                         .empty = "The curve begins with the first step" };
     curve(in, r, 0, &gr);
@@ -256,6 +257,7 @@ static void token_curves(const struct panel_in *in, SDL_FRect r)
                         .unit = "tok/s",
                         .series = &made,
                         .n_series = 1,
+                        .x_min = panel_from(run),
                         .x_max = run->t,
                         .from_zero = true,
                         .show_y = show_rate,

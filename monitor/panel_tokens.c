@@ -138,6 +138,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
                         .unit = "tok/s",
                         .series = &read,
                         .n_series = 1,
+                        .x_min = panel_from(run),
                         .x_max = run->t,
                         .from_zero = true,
                         .show_y = show_rate,

@@ -163,6 +163,15 @@ struct graph_series panel_series(const struct run *r, enum run_series_id id, con
                                   .hold_to = holds(r, id) && !step ? r->t : 0 };
 }
 
+double panel_from(const struct run *r)
+{
+    double from = r->t;
+    for (uint32_t i = 0; i < N_SERIES; i++)
+        if (r->series[i].n && r->series[i].p[0].t < from)
+            from = r->series[i].p[0].t;
+    return from;
+}
+
 /* ---- states ---------------------------------------------------------------------------------- */
 
 SDL_Color state_color(const struct theme *t, const struct run *r)

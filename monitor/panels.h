@@ -80,6 +80,10 @@ float panel_empty(const struct panel_in *in, SDL_FRect r, const char *why, const
 struct graph_series panel_series(const struct run *r, enum run_series_id id, const char *name,
                                  enum graph_style style, SDL_Color color, bool by_step);
 
+/* The time of the first thing that is known of the run: graphs begin there, for the monitor may
+ * have come late. */
+double panel_from(const struct run *r);
+
 /* Colours and marks of a run's state: the same everywhere. */
 SDL_Color state_color(const struct theme *t, const struct run *r);
 enum mark state_mark(const struct run *r);

@@ -177,7 +177,7 @@ static void overview(void)
     if (test_case("the crosshair reads the value that the run has there")) {
         /* The left of the two graphs, in the middle: 20 s of 40, where tokens are made. */
         overview_at(chat, 16 + 46 + (494 - 32 - 50) / 2.0f, 300);
-        CHECK(view.has_cross && fabs(view.cross - chat->t / 2) < 1);
+        CHECK(view.has_cross && fabs(view.cross - (panel_from(chat) + chat->t) / 2) < 1);
         char when[32];
         show_clock(view.cross, when, sizeof when);
         check_text(FACE_SMALL, t->faint, when);
