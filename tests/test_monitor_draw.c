@@ -208,7 +208,7 @@ static void texts(void)
     }
     if (test_case("the atlas takes more glyphs than it has room for") && pixels_begin(300, 60, 2)) {
         char s[8];
-        for (uint32_t cp = 0x21; cp < 0x2000; cp += 1 + (cp > 0x500)) {
+        for (uint32_t cp = 0x21; cp < 0x2000; cp += 3) {
             SDL_snprintf(s, sizeof s, "%s", "");
             size_t n = 0;
             if (cp < 0x80) {
