@@ -133,7 +133,8 @@ struct table {
 };
 enum { TABLE_COLS = 16, TABLE_ROWS = 1024 };
 float widget_table_height(const struct gui *g, const struct table *t); /* with all its rows */
-/* Heads sort by a click. Returns the row that is pointed at, as it comes, or -1. */
+/* Heads sort by a click; a row is chosen by one, or by the arrow keys. Returns the row that is
+ * pointed at, as it comes, or -1. */
 int widget_table(struct gui *g, uint64_t id, SDL_FRect r, const struct table *t,
                  struct table_state *s);
 /* The order in which the rows are shown. */

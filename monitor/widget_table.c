@@ -114,6 +114,30 @@ static void row(struct gui *g, SDL_FRect r, const struct table *t, uint32_t i, c
     }
 }
 
+/* The rows are one place for the focus; within it the arrow keys choose a row, and leave at its
+ * ends. */
+static void row_keys(struct gui *g, uint64_t id, SDL_FRect body, const uint16_t *order, uint32_t n,
+                     struct table_state *s)
+{
+    if (!(gui_touch(g, id, body) & GUI_FOCUS))
+        return;
+    widget_focus_ring(g, body, 4);
+    int at = -1;
+    for (uint32_t k = 0; k < n; k++)
+        if (order[k] + 1u == s->chosen)
+            at = (int)k;
+    if (at + 1 < (int)n && gui_key(g, SDLK_DOWN))
+        at++;
+    else if (at > 0 && gui_key(g, SDLK_UP))
+        at--;
+    else
+        return;
+    float y = (float)at * ROW_H; /* into sight */
+    s->chosen = order[at] + 1u;
+    s->scroll.y = fminf(fmaxf(s->scroll.y, y + ROW_H - body.h), y);
+    gui_again(g, 0);
+}
+
 int widget_table(struct gui *g, uint64_t id, SDL_FRect r, const struct table *t,
                  struct table_state *s)
 {
@@ -140,6 +164,8 @@ int widget_table(struct gui *g, uint64_t id, SDL_FRect r, const struct table *t,
         row(g, line, t, order[k], wide);
     }
     widget_scroll_end(g, id, body, &s->scroll, (float)n * ROW_H);
+    body.w = in.w; /* the bar is its own */
+    row_keys(g, gui_id(t->col, ~(uint32_t)id), body, order, n, s);
     draw_unclip(g->d);
     return at;
 }

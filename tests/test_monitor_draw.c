@@ -439,6 +439,18 @@ static void tables(void)
     frame_at(50, 26 + 24 * 1.5f);
     CHECK_EQ(widget_table(&gui, 1, r, &t, &s), 3);
     gui_end(&gui);
+    frame_with((struct gui_input){ .x = 50, .y = 26 + 24 * 1.5f, .pressed = true });
+    widget_table(&gui, 1, r, &t, &s);
+    gui_end(&gui);
+    CHECK_EQ(s.chosen, 3 + 1);
+    frame_with((struct gui_input){ .x = -9, .key = SDLK_DOWN }); /* the focus is on the rows now */
+    widget_table(&gui, 1, r, &t, &s);
+    gui_end(&gui);
+    CHECK_EQ(s.chosen, 0 + 1);
+    frame_with((struct gui_input){ .x = -9, .key = SDLK_UP });
+    widget_table(&gui, 1, r, &t, &s);
+    gui_end(&gui);
+    CHECK_EQ(s.chosen, 3 + 1);
 }
 
 /* ---- what reacts ----------------------------------------------------------------------------- */
