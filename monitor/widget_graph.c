@@ -167,7 +167,10 @@ static void range_y(const struct graph *gr, struct graph_map *m)
     if (step > 0) {
         double air = 0.06 * (max - min);
         max = ceil((max + air) / step) * step;
-        min = gr->from_zero && min >= 0 ? min : floor((min - air) / step) * step;
+        double low = floor((min - air) / step) * step;
+        min = min >= 0 && (gr->from_zero || low < 0)
+                  ? 0
+                  : low; /* nothing is below 0: nor is the axis */
     }
     m->y0 = min;
     m->y1 = max;
@@ -206,8 +209,9 @@ static void axes(struct gui *g, const struct graph *gr, const struct graph_map *
     double tick[MAX_TICK];
     char text[32];
     uint32_t most = (uint32_t)fminf(fmaxf(m->plot.h / 34, 3), 6);
-    uint32_t n =
-        m->log ? log_ticks(m->y0, m->y1, MAX_TICK, tick) : graph_ticks(m->y0, m->y1, most, tick);
+    uint32_t n = m->log ? log_ticks(m->y0, m->y1, MAX_TICK, tick) : 0;
+    for (uint32_t k = most; !m->log && n < 2 && k <= MAX_TICK; k++) /* one level says nothing */
+        n = graph_ticks(m->y0, m->y1, k, tick);
     for (uint32_t i = 0; i < n; i++) {
         float y = graph_at(m, m->x0, tick[i]).y;
         draw_rule(g->d, m->plot.x, y, m->plot.w,

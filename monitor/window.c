@@ -20,7 +20,7 @@ struct window {
     struct watch *w;
     struct settings set;
     struct gui_input in;
-    float scale; /* pixels a point */
+    float scale; /* pixels a point, as it is wanted; a small window has fewer */
     bool stale;  /* to be drawn */
     bool hidden, leave;
 };
@@ -94,11 +94,8 @@ static void write_picture(struct window *w, const struct frame_in *in)
 
 static void set_scale(struct window *w, float scale)
 {
-    struct hlm_err err = { 0 };
-    scale = fminf(fmaxf(scale, 0.75f), 4);
-    if (!draw_set_scale(w->d, scale, &err))
-        return;
-    w->set.scale = w->scale = scale;
+    w->set.scale = w->scale = fminf(fmaxf(scale, 0.75f), 4);
+    w->stale = true;
 }
 
 static void drop(struct window *w, const char *path)
@@ -115,12 +112,23 @@ static void drop(struct window *w, const char *path)
 
 /* ---- drawing --------------------------------------------------------------------------------- */
 
+/* What does not fit is drawn smaller, in steps, for each opens the fonts anew. */
+static void fit_scale(struct window *w, int wide, int high)
+{
+    float most = fminf((float)wide / FRAME_MIN_W, (float)high / FRAME_MIN_H);
+    float scale = fmaxf(fminf(w->scale, floorf(most * 8) / 8), 0.75f);
+    if (scale != draw_scale(w->d))
+        draw_set_scale(w->d, scale, NULL); /* or it stays as it is */
+}
+
 static double draw_now(struct window *w)
 {
     int wide, high;
     struct run *run[WATCH_MAX_RUN];
     SDL_GetRendererOutputSize(w->to, &wide, &high);
-    struct frame_in in = frame_in_of(w->w, run, (float)wide / w->scale, (float)high / w->scale);
+    fit_scale(w, wide, high);
+    float scale = draw_scale(w->d);
+    struct frame_in in = frame_in_of(w->w, run, (float)wide / scale, (float)high / scale);
     unsigned did = frame_draw(w->f, &in, &w->in);
     if (did & FRAME_PNG)
         write_picture(w, &in); /* before a message lies on it */
@@ -151,8 +159,8 @@ static void pointer_at(struct window *w, int x, int y)
     SDL_GetRendererOutputSize(w->to, &pw, &ph);
     SDL_GetWindowSize(w->win, &ww, &wh);
     float ratio = ww > 0 ? (float)pw / (float)ww : 1; /* pixels a unit of the window */
-    w->in.x = (float)x * ratio / w->scale;
-    w->in.y = (float)y * ratio / w->scale;
+    w->in.x = (float)x * ratio / draw_scale(w->d);
+    w->in.y = (float)y * ratio / draw_scale(w->d);
 }
 
 /* Keys that make no character, and control characters. */

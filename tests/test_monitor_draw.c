@@ -596,6 +596,21 @@ static void graph_pixels(void)
                       i);
         }
     }
+    if (test_case("the axis of what is never below 0 is not either") && pixels_begin(400, 200, 1)) {
+        curve.n = 3;
+        for (uint32_t i = 0; i < 3; i++) {
+            curve.x[i] = i;
+            curve.y[i] = (float)(2 - i);
+        }
+        struct graph_series se = series_of(GRAPH_LINE);
+        struct graph g = { .series = &se, .n_series = 1 };
+        struct graph_view v = { 0 };
+        CHECK(draw_graph(&g, &v, away).y0 == 0);
+        curve.y[0] = 1002;
+        curve.y[1] = 1001;
+        curve.y[2] = 1000;
+        CHECK(draw_graph(&g, &v, away).y0 > 990);
+    }
     if (test_case("a peak between many points is not lost") && pixels_begin(400, 200, 1)) {
         curve.n = 4000;
         for (uint32_t i = 0; i < curve.n; i++) {
@@ -747,6 +762,7 @@ static void ticks(void)
     double t[8];
     CHECK(graph_ticks(0, 30, 4, t) == 4 && t[1] == 10 && t[3] == 30);
     CHECK(graph_ticks(0.1, 0.97, 6, t) == 4 && fabs(t[0] - 0.2) < 1e-9 && fabs(t[3] - 0.8) < 1e-9);
+    CHECK(graph_ticks(-1, 1, 3, t) == 3 && !signbit(t[1]));
     CHECK_EQ(graph_ticks(5, 5, 6, t), 0);
     CHECK_EQ(graph_ticks((double)NAN, 5, 6, t), 0);
     CHECK(graph_ticks(-1e300, 1e300, 6, t) <= 6);
