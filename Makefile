@@ -41,7 +41,7 @@ engine_objs = $(call obj,$(engine)) $(B)/obj/shaders.o
 progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c) $(if $(filter monitor/watch.c,$(watch)),$(filter monitor/monitor.c,$(window)))))
 obj       = $(patsubst %.c,$(B)/obj/%.o,$(1))
 
-.PHONY: all chat monitor test crash bench fuzz lint format asan spv deps clean help check FORCE
+.PHONY: all chat monitor shots test crash bench fuzz lint format asan spv deps clean help check FORCE
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -80,6 +80,9 @@ crash:
 	@+$(again) $(B)/tests
 	@MESA_SHADER_CACHE_DIR=$(B)/cache/mesa $(B)/tests --only crash --all
 
+shots: all
+	@sh tools/shots.sh $(B) $(M) $(B)/shots
+
 lint: ; @sh tools/lint.sh
 format: ; @sh tools/format.sh
 spv:  ; @sh tools/spv.sh build $(GLSLANG) $(GLSLFLAGS)
@@ -95,6 +98,7 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make asan       the tests that need no GPU, under the address and undefined-behaviour sanitizers
 #: make bench      times a model with hlm-bench; M=model.gguf
 #: make fuzz       every tests/fuzz/*.c for T=1200 seconds; needs clang, what it finds goes to build/
+#: make shots      pictures of hlm-monitor from real runs on the demo model, into build/shots/
 #: make lint       checks the rules of the house
 #: make format     lays out all C as .clang-format says (clang-format 14)
 #: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
