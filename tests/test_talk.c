@@ -306,7 +306,7 @@ static void test_commands(void)
     } rows[] = {
         { "/nope x", "unknown|/nope|/help" },
         { "/histroy", "unknown|/histroy|perhaps|/history" },
-        { "/save", "/save|file" },
+        { "/save", "/save|nothing has been said" },
         { "/save /nowhere/x", "/nowhere/x|write|No such file" },
         { "/load", "/load|file" },
         { "/load /nowhere/x", "/nowhere/x|No such file" },
