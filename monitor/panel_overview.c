@@ -63,7 +63,7 @@ static void progress(const struct panel_in *in, SDL_FRect r, bool measured, SDL_
         part = run->now.n_step ? (double)run->now.step / (double)run->now.n_step : 0;
     char text[48];
     SDL_snprintf(text, sizeof text, context ? "%.0f\u2009%% of the context" : "%.0f\u2009%%",
-                 floor(100 * part));
+                 measured ? floor(100 * part) : 100 * part);
     float w =
         draw_label(g->d, (SDL_FRect){ r.x, r.y - 6, r.w, 20 }, ALIGN_RIGHT,
                    measured ? FACE_STRONG : FACE_SMALL, measured ? g->t->text : g->t->muted, text);
