@@ -223,8 +223,10 @@ static void keep_mark(struct run *r, bool anew)
 {
     struct run_past *p = r->past;
     const struct hlm_counters *c = &r->now;
-    if (anew)
+    if (anew) {
         p->n_mark = 0;
+        p->settled = false;
+    }
     if (p->n_mark == N_MARK)
         memmove(p->mark, p->mark + 1, --p->n_mark * sizeof *p->mark);
     p->mark[p->n_mark++] =
@@ -417,6 +419,8 @@ void run_update(struct run *r, const struct hlm_counters *c)
         memcpy(r->model, r->now.model, sizeof r->model);
     r->known = true;
     began |= before != r->now.state;
+    if (began && !r->from_log)
+        settle_speed(r, before, true);
     push_step(r);
     push_valid(r);
     set_devices(r);
@@ -424,9 +428,6 @@ void run_update(struct run *r, const struct hlm_counters *c)
     set_progress(r, began);
     if (!r->from_log) {
         take_marks(r);
-        if (began)
-            settle_speed(r, before, true);
-        r->past->settled &= !began;
         keep_mark(r, began);
         settle_speed(r, r->now.state, false);
         push_speeds(r);
