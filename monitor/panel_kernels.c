@@ -124,8 +124,10 @@ static const struct table_col narrow_cols[] = {
     { "calls", 76, ALIGN_RIGHT, true },
 };
 
+/* digits: of large numbers; small ones have two. */
 static void number(double v, int digits, struct table_cell *out)
 {
+    digits = v < 10 ? 2 : digits;
     out->sort = v;
     if (isfinite(v))
         SDL_snprintf(out->text, sizeof out->text, "%.*f", digits, v);
@@ -141,8 +143,8 @@ static void cell(const void *of, uint32_t row, uint32_t col, struct table_cell *
     switch (col) {
     case COL_NAME: SDL_snprintf(out->text, sizeof out->text, "%s", k->name); break;
     case COL_SHARE:
-        number(100 * share, 1, out);
-        SDL_strlcat(out->text, " %", sizeof out->text);
+        out->sort = share;
+        SDL_snprintf(out->text, sizeof out->text, "%.1f %%", 100 * share);
         out->bar = (float)share; /* beneath figures, which reach no lower than the line */
         break;
     case COL_TIME: number(k->us * 1e-3, 1, out); break;

@@ -6,9 +6,8 @@
 #include <math.h>
 #include <string.h>
 
-#define GUTTER 116.0f /* words and scales at the left of the columns */
+#define GUTTER 128.0f /* words and scales at the left of the columns */
 #define BAND_GAP 14.0f
-#define MAX_COLUMN 44.0f /* a model of few layers is not stretched over the window */
 #define EVEN_W 150.0f    /* beside the heat map: evenness, the busiest */
 #define MIN_CELL_H 13.0f /* of a row with words beside it */
 #define MAX_CELL_H 22.0f
@@ -31,7 +30,7 @@ static layer at_layer(const struct bands *b, uint32_t i) { return &b->run->now.l
 /* Where a bar of column i lies; as wide as it may be without touching its neighbours. */
 static SDL_FRect column(const struct bands *b, uint32_t i, float y, float h)
 {
-    float bar = fmaxf(fminf(b->wide * 0.62f, 16), 2);
+    float bar = fmaxf(fminf(b->wide * 0.62f, 24), 2);
     return (SDL_FRect){ b->r.x + ((float)i + 0.5f) * b->wide - bar / 2, y, bar, h };
 }
 
@@ -50,7 +49,7 @@ static void level(const struct bands *b, float y, const char *name)
 {
     struct gui *g = b->in->g;
     draw_rule(g->d, b->r.x, y, b->wide * (float)b->n, g->t->grid);
-    draw_label(g->d, (SDL_FRect){ b->r.x - 46, y - 8, 38, 16 }, ALIGN_RIGHT, FACE_SMALL,
+    draw_label(g->d, (SDL_FRect){ b->r.x - 56, y - 8, 48, 16 }, ALIGN_RIGHT, FACE_SMALL,
                g->t->faint, name);
 }
 
@@ -63,16 +62,21 @@ static float decay_band(const struct bands *b, float y)
     level(b, y, "1");
     level(b, y + h / 2, "0.5");
     level(b, y + h, "0");
+    bool any = false;
     for (uint32_t i = 0; i < b->n; i++) {
         layer l = at_layer(b, i);
         if (!l->n_head || !l->n_tok)
             continue;
+        any = true;
         float lo = fminf(l->decay_min, l->decay_max), hi = fmaxf(l->decay_min, l->decay_max);
         SDL_FRect c = column(b, i, y + h * (1 - hi), fmaxf(h * (hi - lo), 1));
         draw_round(g->d, c, 2, draw_alpha(g->t->accent, 0.35f));
         float mean = fminf(fmaxf(l->decay, lo), hi);
         draw_box(g->d, (SDL_FRect){ c.x - 1, y + h * (1 - mean) - 1.5f, c.w + 2, 3 }, g->t->accent);
     }
+    if (!any)
+        draw_label(g->d, (SDL_FRect){ b->r.x, y + h / 2 - 21, b->r.w, 20 }, ALIGN_CENTER, FACE_TEXT,
+                   g->t->faint, "Gates are looked at with the next tokens or rows");
     return h + BAND_GAP;
 }
 
@@ -237,7 +241,7 @@ static float gates_card(const struct panel_in *in, SDL_FRect r)
     SDL_FRect at = panel_card(in, (SDL_FRect){ r.x, r.y, r.w, h }, "Gates and states", right);
     struct bands b = { .in = in, .run = run, .n = (uint32_t)run->now.n_layer, .over = -1 };
     b.r = (SDL_FRect){ at.x + GUTTER, at.y, at.w - GUTTER, at.h };
-    b.wide = fminf(b.r.w / (float)b.n, MAX_COLUMN);
+    b.wide = b.r.w / (float)b.n;
     float y = at.y + 6;
     for (uint32_t i = 0; i < b.n; i++) {
         SDL_FRect c = { b.r.x + (float)i * b.wide, at.y, b.wide, at.h };

@@ -202,10 +202,18 @@ SDL_Color purpose_color(const struct theme *t, const char *purpose)
     static const char *const known[N_SERIES_COLOR] = {
         "weights", "adapters", "kv", "state", "scratch", "snapshots", "training", "other"
     };
+    static const struct {
+        const char *name;
+        uint32_t as; /* index in known */
+    } kin[] = { { "rows", 6 }, { "layer inputs", 6 }, { "gradients", 2 }, { "optimizer", 3 },
+                { "io", 7 },   { "host", 7 },         { "staging", 7 },   { "statistics", 7 } };
     uint32_t sum = 0;
     for (uint32_t i = 0; i < N_SERIES_COLOR; i++)
         if (strcmp(known[i], purpose) == 0)
             return t->series[i];
+    for (uint32_t i = 0; i < ARRAY_LEN(kin); i++)
+        if (strcmp(kin[i].name, purpose) == 0)
+            return t->series[kin[i].as];
     for (const char *p = purpose; *p; p++)
         sum = sum * 31 + (unsigned char)*p;
     return t->series[sum % N_SERIES_COLOR];

@@ -235,7 +235,7 @@ static void layers(void)
         drawn(&panel_layers, r, map.x + cw * 12.5f, (float)y0 + ch * 5.5f, false);
         CHECK_SAYS(gui.tip, "layer 5, expert 12|of the layer's choices|if all were alike|1.56 %");
         gui_end(&gui);
-        drawn(&panel_layers, r, 16 + 116 + 36 * 4.5f, 120, false);
+        drawn(&panel_layers, r, 16 + 128 + 35 * 4.5f, 120, false);
         CHECK_SAYS(gui.tip, "layer 4|recurrent|decay|0.74|write|0.54|state|0.3 rms|at most 8");
         gui_end(&gui);
         says(&panel_layers, r, "layer,heads|5,16,0.75|64,200000|36,4");
@@ -256,7 +256,7 @@ static void infinite(void)
         run_take_sample(r, &s, 0);
         still(&panel_layers, r);
         bool cross = false;
-        float x = 16 + 116 + 36.17f * 4.5f;
+        float x = 16 + 128 + 35 * 4.5f;
         for (int y = 180; y < 320; y++)
             cross |= same_color(pixel_at((int)x, y), t->bad);
         CHECK_MSG(cross, "no cross in the column of layer 4");
