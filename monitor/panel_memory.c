@@ -51,7 +51,8 @@ static float tiles(const struct panel_in *in, SDL_FRect r)
           : full > 0.8 ? t->warn
                        : t->accent },
         { "Free", v[1], split_unit(v[1]), below[1], (float)rest, t->series[2] },
-        { "Snapshots held", v[2], NULL, below[2], (float)held, t->accent },
+        { "Snapshots", v[2], run->n_snapshot_max ? "held" : NULL, below[2], (float)held,
+          t->accent },
         { "Snapshots evicted",
           v[3],
           NULL,
