@@ -268,6 +268,7 @@ static const char *const key_help[][2] = {
     { "p", "write the picture as PNG" },
     { "t", "dark or light" },
     { "n", "the newest run" },
+    { "x", "in Runs: over steps or time" },
     { "?  Esc", "this list" },
     { "q", "leave" },
 };

@@ -14,7 +14,9 @@
     P(tokens)                                                                                      \
     P(memory)                                                                                      \
     P(kernels)                                                                                     \
-    P(layers)
+    P(layers)                                                                                      \
+    P(training)                                                                                    \
+    P(runs)
 
 /* What a panel is drawn from. */
 struct panel_in {

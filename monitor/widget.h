@@ -116,8 +116,9 @@ struct table_col {
 };
 struct table_cell {
     char text[96];
-    double sort; /* what is compared; where all are equal the text is */
-    float bar;   /* a bar beneath the text, 0 to 1; 0: none */
+    double sort;   /* what is compared; where all are equal the text is */
+    float bar;     /* a bar beneath the text, 0 to 1; 0: none */
+    SDL_Color dot; /* before the text, as of a curve; alpha 0: none */
 };
 struct table_state {
     uint32_t sort; /* 1 + column; 0: as the rows come */

@@ -110,6 +110,11 @@ static void row(struct gui *g, SDL_FRect r, const struct table *t, uint32_t i, c
             draw_round(g->d, (SDL_FRect){ in.x, r.y + r.h - 5, w, 3 }, 1.5f,
                        draw_alpha(g->t->accent, 0.75f));
         }
+        if (cell.dot.a) {
+            draw_disc(g->d, in.x + 5, r.y + r.h / 2, 4.5f, cell.dot);
+            in.x += 16;
+            in.w -= 16;
+        }
         draw_label(g->d, in, t->col[c].align, FACE_TEXT, c ? g->t->text : g->t->text, cell.text);
     }
 }
