@@ -411,7 +411,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
     if (!gates && !e.n_layer) {
         if (run->life == RUN_ALIVE && !run->from_log)
             return panel_empty(
-                in, r, "No layer has told of itself yet",
+                in, r, "No layer has reported yet",
                 "The process is asked to look at its layers while this panel is open.\n"
                 "It fills with the next tokens or rows, where the model has recurrent\n"
                 "layers or experts.");

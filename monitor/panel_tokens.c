@@ -35,10 +35,10 @@ static float account(const struct panel_in *in, SDL_FRect r)
         gui_tip(g, "%s\ntokens\t%s\nshare\t%.1f %%", name[over], text[over],
                 100 * (double)v[over] / sum);
     if (why) {
-        char told[200];
-        SDL_snprintf(told, sizeof told, "Read again because %s", in->run->why);
+        char reason[200];
+        SDL_snprintf(reason, sizeof reason, "Read again because %s", in->run->why);
         draw_label(g->d, (SDL_FRect){ at.x, at.y + 34 + legend, at.w, line }, ALIGN_LEFT,
-                   FACE_SMALL, g->t->warn, told);
+                   FACE_SMALL, g->t->warn, reason);
     }
     return h;
 }

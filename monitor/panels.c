@@ -143,7 +143,7 @@ static struct graph_point by_step(const void *of, uint32_t i)
     return point(p, p->step);
 }
 
-/* What a process has not told otherwise still holds: nothing is sampled while it is idle. */
+/* What a process has not changed still holds: nothing is sampled while it is idle. */
 static bool holds(const struct run *r, enum run_series_id id)
 {
     bool measured_always =

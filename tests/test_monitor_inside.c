@@ -78,7 +78,7 @@ static void empty(void)
         still(&panel_kernels, ended);
         has(FACE_TITLE, t->muted, "No kernel was timed");
         still(&panel_layers, chat);
-        has(FACE_TITLE, t->muted, "No layer has told of itself yet");
+        has(FACE_TITLE, t->muted, "No layer has reported yet");
         still(&panel_layers, ended);
         has(FACE_TITLE, t->muted, "Nothing is known of the layers");
     }

@@ -1,9 +1,10 @@
 #!/bin/sh
-# shots: pictures of hlm-monitor, from real runs on the demo model.
+# shots: pictures of hlm-monitor, from real runs on the demo model and on a mixture with random weights.
 #
 #     shots.sh BUILD MODEL.gguf OUT       writes OUT/*.png, dark and light
 #
-# A conversation is watched while it goes on; a training is read from its log, after 60 steps.
+# Conversations are watched while they go on; a training is read from its log, after 120 steps. The README shows
+# chat-overview, training-training and experts-layers (monitor/pictures/).
 set -eu
 
 b=$1 model=$2 out=$3
@@ -22,26 +23,38 @@ shot() { # name, panel, what to watch
     done
 }
 
-# ---- a conversation --------------------------------------------------------------------------------
+# ---- conversations ----------------------------------------------------------------------------------
 
-mkfifo "$work/in"
-{
-    for i in 1 2 3 4; do
-        for q in "Hello! My name is Clara." "What is $i + 30?" "What is the capital of France?" "Please spell cat."; do
-            echo "$q"
-            sleep 1
+talk() { # model, answers to wait for
+    rm -f "$work/in" && mkfifo "$work/in"
+    {
+        for i in $(seq 40); do
+            printf '%s\n' "Hello! My name is Clara." "What is $i + 30?" "What is the capital of France?" \
+                "Please spell cat."
+            sleep 4
         done
+    } >"$work/in" &
+    feed=$!
+    "$b/hlm-chat" -m "$1" --lines -n 60 <"$work/in" >"$work/answers" 2>/dev/null &
+    chat=$!
+    for _ in $(seq 240); do
+        [ "$(wc -l <"$work/answers")" -lt "$2" ] || break
+        sleep 0.5
     done
-    sleep 600
-} >"$work/in" &
-feed=$!
-"$b/hlm-chat" -m "$model" --lines <"$work/in" >"$work/answers" 2>/dev/null &
-chat=$!
-for _ in $(seq 120); do
-    [ "$(wc -l <"$work/answers")" -lt 14 ] || break
-    sleep 0.5
-done
-for panel in overview tokens; do shot chat $panel $chat; done
+}
+hush() {
+    kill $chat $feed 2>/dev/null || :
+    wait $chat $feed 2>/dev/null || :
+    chat='' feed=''
+}
+
+talk "$model" 14
+for panel in overview tokens memory kernels layers; do shot chat $panel $chat; done
+hush
+"$b/hlm-bench" make qwen35moe-tiny q8_0 "$work/experts.gguf" >/dev/null 2>&1
+talk "$work/experts.gguf" 4
+shot experts layers $chat
+hush
 
 # ---- a training ------------------------------------------------------------------------------------
 
@@ -51,8 +64,8 @@ awk 'BEGIN {
         printf "{\"prompt\": \"What is %d + %d?\", \"completion\": \"%d, my friend.\"}\n", a, b, a + b
     }
 }' >"$work/data.jsonl"
-"$b/hlm-tune" -m "$model" -d "$work/data.jsonl" -o "$work/adapter.gguf" --steps 60 --log-json "$work/run.jsonl" \
-    >/dev/null 2>&1
-for panel in overview; do shot training $panel "$work/run.jsonl"; done
+"$b/hlm-tune" -m "$model" -d "$work/data.jsonl" -o "$work/adapter.gguf" --steps 120 \
+    --valid 0.1 --valid-every 20 --sample "What is 5 + 9?" --log-json "$work/run.jsonl" >/dev/null 2>&1
+for panel in overview training memory; do shot training $panel "$work/run.jsonl"; done
 
 ls -l "$out"
