@@ -210,9 +210,10 @@ HLM_API void hlm_get_counters(hlm *m, struct hlm_counters *out);
 /* Switches on and off, while a model is open, what params.profile and params.layers switch on when
  * it is opened; what was on then stays on. Any thread may call it at any time between hlm_open and
  * hlm_close, whatever calls are running, and so may watch. Work takes it up between two
- * submissions: at the next batch of a prompt, token or training row. Without room for statistics of
- * layers work goes on without them, with a warning. Off costs nothing, and neither changes a bit of
- * any result. The counters keep the last kernels and layers when they are off again. */
+ * submissions: at the next batch of a prompt, token or training row. Of the work a twenty-fifth is
+ * timed, since stamps may cost as much as what they time. Without room for statistics of layers
+ * work goes on without them, with a warning. Off costs nothing, and neither changes a bit of any
+ * result. The counters keep the last kernels and layers when they are off again. */
 HLM_API void hlm_set_watched(const hlm *m, bool kernels, bool layers);
 /* How often each of layer i_layer's *n experts was chosen, as of the last counters; NULL: the layer
  * has no experts, or layers were never watched. Valid until the counters change. */

@@ -263,8 +263,8 @@ struct gpu_kernel_time {
     double flop;
 };
 /* Whether the time of every dispatch is taken, from the next submission on: params.profile at
- * first. A cmd that was ended under the other setting has its command buffers recorded once more
- * when it is next submitted. */
+ * first. A cmd that was ended under the other setting is recorded once more when it is next
+ * submitted, and keeps both. */
 void gpu_set_profile(struct gpu *g, bool on);
 /* The times of the kernels that ran since gpu_open or the last reset, longest first, while times
  * were taken. */

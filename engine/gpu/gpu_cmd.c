@@ -441,53 +441,85 @@ static void record_entry(const struct cmd *c, const struct cmd_entry *e, VkComma
 static bool record_stretch(struct cmd *c, uint32_t i_stretch, struct hlm_err *err)
 {
     struct gpu *g = c->g;
-    struct stretch *p = &c->stretch[i_stretch];
+    const struct stretch *p = &c->stretch[i_stretch];
+    VkCommandBuffer cb = c->now.cb[i_stretch];
     VkPipeline bound = VK_NULL_HANDLE;
-    VKTRY(vkBeginCommandBuffer(p->cb, &(VkCommandBufferBeginInfo){
-                                          .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
-                                          .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT,
-                                      }));
+    VKTRY(vkBeginCommandBuffer(cb, &(VkCommandBufferBeginInfo){
+                                       .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                       .flags = VK_COMMAND_BUFFER_USAGE_SIMULTANEOUS_USE_BIT,
+                                   }));
     if (i_stretch == 0)
-        barrier_full(p->cb);
+        barrier_full(cb);
     for (uint32_t i = p->first; i < p->end; i++) {
         if (c->entry[i].barrier)
-            barrier_between(c, p->cb);
-        prof_stamp(c, p->cb, i);
-        record_entry(c, &c->entry[i], p->cb, &bound);
+            barrier_between(c, cb);
+        prof_stamp(c, cb, i);
+        record_entry(c, &c->entry[i], cb, &bound);
     }
     if (i_stretch == c->n_stretch - 1) {
-        prof_stamp_end(c, p->cb);
-        barrier_host(p->cb);
+        prof_stamp_end(c, cb);
+        barrier_host(cb);
     }
-    VKTRY(vkEndCommandBuffer(p->cb));
+    VKTRY(vkEndCommandBuffer(cb));
     return true;
 fail:
     return false;
 }
 
-static bool record_stretches(struct cmd *c, struct hlm_err *err)
+/* Makes command buffers for all stretches, as the gpu's setting of profile wants them. */
+static bool record_now(struct cmd *c, struct hlm_err *err)
 {
+    struct gpu *g = c->g;
+    if (!(c->now.cb = mem_alloc(c->n_stretch, sizeof(VkCommandBuffer))))
+        return fail_memory(err, "%s: out of host memory", c->name);
+    VKTRY(vkCreateCommandPool(g->dev,
+                              &(VkCommandPoolCreateInfo){
+                                  .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                  .queueFamilyIndex = g->family,
+                              },
+                              NULL, &c->now.pool));
+    VKTRY(vkAllocateCommandBuffers(g->dev,
+                                   &(VkCommandBufferAllocateInfo){
+                                       .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                       .commandPool = c->now.pool,
+                                       .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                       .commandBufferCount = c->n_stretch,
+                                   },
+                                   c->now.cb));
     if (!prof_begin(c, err))
         return false;
     for (uint32_t i = 0; i < c->n_stretch; i++)
         if (!record_stretch(c, i, err))
             return false;
     return true;
+fail:
+    return false;
 }
 
-/* Records the same list anew, with time stamps or without them. */
-static bool record_again(struct cmd *c, struct hlm_err *err)
+static void buffers_finish(const struct gpu *g, struct cmd_buffers *b)
 {
-    struct gpu *g = c->g;
-    if (!gpu_wait_for(g, c->last_use, err))
+    vkDestroyCommandPool(g->dev, b->pool, NULL);
+    vkDestroyQueryPool(g->dev, b->query, NULL);
+    free(b->cb);
+    *b = (struct cmd_buffers){ 0 };
+}
+
+/* The setting of profile is another one: the same list with time stamps, or without them. It is
+ * recorded the first time that it is wanted. */
+static bool take_other(struct cmd *c, struct hlm_err *err)
+{
+    if (!gpu_wait_for(c->g, c->last_use, err))
         return false;
     prof_collect(c);
     c->timed = false;
-    vkDestroyQueryPool(g->dev, c->query, NULL);
-    c->query = VK_NULL_HANDLE;
-    VKTRY(vkResetCommandPool(g->dev, c->pool, 0));
-    return record_stretches(c, err);
-fail:
+    struct cmd_buffers was = c->now;
+    c->now = c->other;
+    c->other = was;
+    if (c->now.pool || record_now(c, err))
+        return true;
+    buffers_finish(c->g, &c->now);
+    c->now = was;
+    c->other = (struct cmd_buffers){ 0 };
     return false;
 }
 
@@ -502,7 +534,6 @@ static double limit_flop(const struct cmd *c)
 /* Cuts the list into stretches whose work stays within the limit. */
 static bool cut_stretches(struct cmd *c, struct hlm_err *err)
 {
-    struct gpu *g = c->g;
     double limit = limit_flop(c);
     if (!(c->stretch = mem_alloc((uint64_t)c->n_entry + 1, sizeof *c->stretch)))
         return fail_memory(err, "%s: out of host memory", c->name);
@@ -516,24 +547,7 @@ static bool cut_stretches(struct cmd *c, struct hlm_err *err)
         p->flop += c->entry[i].flop;
         p->end = i + 1;
     }
-    VKTRY(vkCreateCommandPool(g->dev,
-                              &(VkCommandPoolCreateInfo){
-                                  .sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
-                                  .queueFamilyIndex = g->family,
-                              },
-                              NULL, &c->pool));
-    for (uint32_t i = 0; i < c->n_stretch; i++)
-        VKTRY(vkAllocateCommandBuffers(g->dev,
-                                       &(VkCommandBufferAllocateInfo){
-                                           .sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-                                           .commandPool = c->pool,
-                                           .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
-                                           .commandBufferCount = 1,
-                                       },
-                                       &c->stretch[i].cb));
     return true;
-fail:
-    return false;
 }
 
 bool cmd_check(const struct cmd *c, struct hlm_err *err)
@@ -554,7 +568,7 @@ bool cmd_end(struct cmd *c, struct hlm_err *err)
     for (uint32_t i = 0; i < c->n_entry; i++)
         if (c->entry[i].op == OP_DISPATCH && !pipe_ready(c->g, c->entry[i].pipe, err))
             return false;
-    if (!sets_make(c, err) || !cut_stretches(c, err) || !record_stretches(c, err))
+    if (!sets_make(c, err) || !cut_stretches(c, err) || !record_now(c, err))
         return false;
     c->ended = true;
     c->g->counts.n_record++;
@@ -574,8 +588,8 @@ void cmd_destroy(struct cmd *c)
             break;
         }
     vkDestroyDescriptorPool(g->dev, c->sets, NULL);
-    vkDestroyCommandPool(g->dev, c->pool, NULL);
-    vkDestroyQueryPool(g->dev, c->query, NULL);
+    buffers_finish(g, &c->now);
+    buffers_finish(g, &c->other);
     free(c->entry);
     free(c->use);
     free(c->push);
@@ -665,7 +679,7 @@ static bool submit_stretches(struct cmd *c, uint32_t first, uint32_t end, struct
     uint32_t a = c->stretch[first].first, z = c->stretch[end - 1].end;
     HLM_ASSERT(end - first <= MAX_JOINED);
     for (uint32_t i = first; i < end; i++)
-        cb[i - first] = c->stretch[i].cb;
+        cb[i - first] = c->now.cb[i];
     if (z > a)
         snprintf(what, sizeof what, "%s, entries %u (%s) to %u (%s) of %u", c->name, a,
                  entry_name(&c->entry[a]), z - 1, entry_name(&c->entry[z - 1]), c->n_entry);
@@ -687,11 +701,11 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err)
     if (c->g->dry)
         return fail_as(err, HLM_ERR_STATE, "%s: nothing can be computed in a dry run", c->name);
     HLM_ASSERT(c->ended);
-    if (c->profiled != c->g->profile && !record_again(c, err))
+    if (c->now.profiled != c->g->profile && !take_other(c, err))
         return false;
     /* The next run overwrites the time stamps. Profiling waits for every run; otherwise the times
      * of runs that happen to be done are enough. */
-    if (c->profiled && !gpu_wait_for(c->g, c->last_use, err))
+    if (c->now.profiled && !gpu_wait_for(c->g, c->last_use, err))
         return false;
     prof_collect(c);
     double limit = limit_flop(c);
@@ -704,6 +718,6 @@ bool cmd_submit(struct cmd *c, struct hlm_err *err)
         if (!submit_stretches(c, first, end, err))
             return false;
     }
-    c->timed = c->query != VK_NULL_HANDLE;
+    c->timed = c->now.query != VK_NULL_HANDLE;
     return true;
 }

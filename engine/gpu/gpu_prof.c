@@ -17,16 +17,19 @@ bool prof_begin(struct cmd *c, struct hlm_err *err)
 {
     struct gpu *g = c->g;
     bool large = c->flop > g->flop_s * MIN_TIMED_S;
-    c->profiled = g->profile;
-    c->n_query = g->tick_us <= 0 || !c->n_entry ? 0 : c->profiled ? c->n_entry + 1 : large ? 2 : 0;
-    if (c->n_query)
+    c->now.profiled = g->profile;
+    c->now.n_query = g->tick_us <= 0 || !c->n_entry ? 0
+                     : c->now.profiled              ? c->n_entry + 1
+                     : large                        ? 2
+                                                    : 0;
+    if (c->now.n_query)
         VKTRY(vkCreateQueryPool(g->dev,
                                 &(VkQueryPoolCreateInfo){
                                     .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
                                     .queryType = VK_QUERY_TYPE_TIMESTAMP,
-                                    .queryCount = c->n_query,
+                                    .queryCount = c->now.n_query,
                                 },
-                                NULL, &c->query));
+                                NULL, &c->now.query));
     return true;
 fail:
     return false;
@@ -36,17 +39,18 @@ fail:
  * time, and the sum is the time of the whole list. */
 void prof_stamp(struct cmd *c, VkCommandBuffer cb, uint32_t i_entry)
 {
-    if (!c->query || (i_entry && !c->profiled))
+    if (!c->now.query || (i_entry && !c->now.profiled))
         return;
     if (i_entry == 0)
-        vkCmdResetQueryPool(cb, c->query, 0, c->n_query);
-    vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->query, i_entry);
+        vkCmdResetQueryPool(cb, c->now.query, 0, c->now.n_query);
+    vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->now.query, i_entry);
 }
 
 void prof_stamp_end(struct cmd *c, VkCommandBuffer cb)
 {
-    if (c->query)
-        vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->query, c->n_query - 1);
+    if (c->now.query)
+        vkCmdWriteTimestamp(cb, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, c->now.query,
+                            c->now.n_query - 1);
 }
 
 static void add_time(struct cmd *c, const struct cmd_entry *e, double us)
@@ -77,13 +81,14 @@ void prof_collect(struct cmd *c)
     struct gpu *g = c->g;
     if (!c->timed || g->lost)
         return;
-    uint64_t *tick = mem_alloc(c->n_query, sizeof *tick);
-    if (tick && vkGetQueryPoolResults(g->dev, c->query, 0, c->n_query, c->n_query * sizeof *tick,
-                                      tick, sizeof *tick, VK_QUERY_RESULT_64_BIT) == VK_SUCCESS) {
+    uint64_t *tick = mem_alloc(c->now.n_query, sizeof *tick);
+    if (tick && vkGetQueryPoolResults(g->dev, c->now.query, 0, c->now.n_query,
+                                      c->now.n_query * sizeof *tick, tick, sizeof *tick,
+                                      VK_QUERY_RESULT_64_BIT) == VK_SUCCESS) {
         c->timed = false;
-        if (tick[c->n_query - 1] > tick[0])
-            learn_speed(c, (double)(tick[c->n_query - 1] - tick[0]) * g->tick_us);
-        for (uint32_t i = 0; c->profiled && i < c->n_entry; i++)
+        if (tick[c->now.n_query - 1] > tick[0])
+            learn_speed(c, (double)(tick[c->now.n_query - 1] - tick[0]) * g->tick_us);
+        for (uint32_t i = 0; c->now.profiled && i < c->n_entry; i++)
             add_time(c, &c->entry[i], (double)(tick[i + 1] - tick[i]) * g->tick_us);
     }
     free(tick);

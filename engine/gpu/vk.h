@@ -211,7 +211,6 @@ struct cmd_entry {
 };
 
 struct stretch { /* entries [first, end), which share a command buffer */
-    VkCommandBuffer cb;
     uint32_t first, end;
     double flop;
 };
@@ -240,14 +239,17 @@ struct cmd {
     double pending_flop, flop;
 
     VkDescriptorPool sets;
-    VkCommandPool pool;
     struct stretch *stretch;
     uint32_t n_stretch;
-    VkQueryPool query; /* NULL: times are not taken */
-    uint32_t n_query;
-    bool profiled; /* as it is recorded: with a time stamp for each entry */
-    bool timed;    /* the times of a submission have not been collected yet */
-    double flop_s; /* the speed that decides how many stretches a submission has */
+    struct cmd_buffers { /* the list as it is recorded */
+        VkCommandPool pool;
+        VkCommandBuffer *cb; /* [n_stretch] */
+        VkQueryPool query;   /* NULL: times are not taken */
+        uint32_t n_query;
+        bool profiled; /* with a time stamp for each entry */
+    } now, other;      /* other: under the other setting of profile; NULLs until it is wanted */
+    bool timed;        /* the times of a submission have not been collected yet */
+    double flop_s;     /* the speed that decides how many stretches a submission has */
     uint64_t last_use;
 };
 

@@ -17,6 +17,7 @@
 #include <string.h>
 
 #define EVERY_S 0.25 /* between two calls of the watcher while work goes on */
+#define UNTIMED 24   /* times as long as a timed piece of work, none is timed (hlm_set_watched) */
 
 static void fill_kernels(hlm *m, struct hlm_counters *c)
 {
@@ -184,17 +185,6 @@ void hlm_set_watched(const hlm *m, bool kernels, bool layers)
                           memory_order_relaxed);
 }
 
-void count_follow(hlm *m)
-{
-    struct counting *n = &m->counting;
-    uint32_t wish = atomic_load_explicit(&n->wish, memory_order_relaxed) | n->opened_with;
-    bool profile = wish & WISH_KERNELS;
-    if (profile != n->profile)
-        gpu_set_profile(m->gpu, profile);
-    n->profile = profile;
-    n->layers = wish & WISH_LAYERS;
-}
-
 bool count_watched(const hlm *m) { return m->counting.watch != NULL; }
 
 bool count_due(const hlm *m)
@@ -238,10 +228,25 @@ static void fill_counters(hlm *m)
     c->n_validation = gpu_validation_count(m->gpu);
     if (!gpu_is_dry(m->gpu) && gpu_ok(m->gpu, NULL))
         fill_memory(m);
-    if (m->counting.profile && gpu_ok(m->gpu, NULL))
+    if (m->counting.wants_kernels && gpu_ok(m->gpu, NULL))
         fill_kernels(m, c);
     if (m->counting.source.stats && gpu_ok(m->gpu, NULL))
         fill_layers(m);
+}
+
+/* Stamps cost some devices as much as the work between them, so that of work which somebody happens
+ * to look at only a part is timed. */
+static void time_work(hlm *m, bool on)
+{
+    struct counting *n = &m->counting;
+    if (on == n->profile)
+        return;
+    if (on)
+        n->timed_s = now_s();
+    else
+        n->time_next_s = now_s() + UNTIMED * (now_s() - n->timed_s);
+    n->profile = on;
+    gpu_set_profile(m->gpu, on);
 }
 
 static void count_state(hlm *m, enum hlm_state state, uint64_t done, uint64_t total)
@@ -253,12 +258,24 @@ static void count_state(hlm *m, enum hlm_state state, uint64_t done, uint64_t to
     c->state = state;
     c->done = done;
     c->total = total;
+    if (n->profile && !(n->opened_with & WISH_KERNELS))
+        time_work(m, false); /* the piece of work that was timed has ended */
     if (n->watch && (changed || count_due(m))) {
         fill_counters(m);
         n->watched_s = now;
         n->watch(n->watch_user, m, c);
         log_to(&m->log);
     }
+}
+
+void count_follow(hlm *m)
+{
+    struct counting *n = &m->counting;
+    uint32_t wish = atomic_load_explicit(&n->wish, memory_order_relaxed) | n->opened_with;
+    n->layers = wish & WISH_LAYERS;
+    n->wants_kernels = wish & WISH_KERNELS;
+    if (!(n->opened_with & WISH_KERNELS))
+        time_work(m, n->wants_kernels && now_s() >= n->time_next_s);
 }
 
 void count_open(hlm *m, const struct hlm_params *params)
@@ -273,7 +290,7 @@ void count_open(hlm *m, const struct hlm_params *params)
     m->counting.preparing_user = params->preparing_user;
     m->counting.opened_with =
         (params->profile ? WISH_KERNELS : 0) | (params->layers ? WISH_LAYERS : 0);
-    m->counting.profile = params->profile;
+    m->counting.profile = m->counting.wants_kernels = params->profile;
     m->counting.layers = params->layers;
     snprintf(c->model, sizeof c->model, "%s", m->name);
     snprintf(c->arch, sizeof c->arch, "%s", model_arch(m->file, NULL)->name);

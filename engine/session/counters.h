@@ -25,14 +25,16 @@ struct counting {
     hlm_progress progress;  /* of the upload of weights (open.c sets it) */
     hlm_progress preparing; /* of kernels */
     void *watch_user, *progress_user, *preparing_user;
-    bool profile, layers;  /* in force; session/ and train/ read layers */
-    uint32_t opened_with;  /* WISH_... of struct hlm_params */
-    _Atomic uint32_t wish; /* WISH_... of hlm_set_watched */
-    double watched_s;      /* when watch was called last */
-    double read_began_s;   /* when reading began */
-    double gen_s;          /* seconds and ... */
-    uint64_t n_gen;        /* ... tokens that were made before the current answer */
-    hlm_session *session;  /* the one that worked last; NULL: it is gone */
+    bool profile, layers; /* in force; session/ and train/ read layers */
+    bool wants_kernels;   /* somebody wants times of kernels, perhaps of a part of the work */
+    double timed_s, time_next_s; /* since when work is timed; when it may be again */
+    uint32_t opened_with;        /* WISH_... of struct hlm_params */
+    _Atomic uint32_t wish;       /* WISH_... of hlm_set_watched */
+    double watched_s;            /* when watch was called last */
+    double read_began_s;         /* when reading began */
+    double gen_s;                /* seconds and ... */
+    uint64_t n_gen;              /* ... tokens that were made before the current answer */
+    hlm_session *session;        /* the one that worked last; NULL: it is gone */
     struct layer_source source;
     uint64_t *load;               /* [n_load][load_stride]: how often each expert was chosen */
     uint32_t n_load, load_stride; /* n_load: layers */
@@ -58,7 +60,8 @@ void count_step(hlm *m, const struct hlm_tune_step *s, uint64_t n_step);
 void count_valid(hlm *m, double loss, double best, uint64_t best_step);
 void count_saved(hlm *m, uint64_t step);
 
-void count_follow(hlm *m);        /* takes up what hlm_set_watched was told; between submissions */
+/* Takes up what hlm_set_watched was told, before a piece of work: a batch, a token, a row. */
+void count_follow(hlm *m);
 bool count_watched(const hlm *m); /* there is a watcher */
 /* There is a watcher, and its next call is due: the next batch should report its gates. */
 bool count_due(const hlm *m);

@@ -146,6 +146,7 @@ static bool run_step_rows(hlm_tune *t, struct cursor c, uint64_t n, uint64_t ste
 
 static bool update_params(hlm_tune *t, uint64_t step, double lr, double *norm, struct hlm_err *err)
 {
+    follow_watch(t);
     const struct hlm_train_options *o = &t->o;
     struct adam_update u = {
         .lr = lr,
