@@ -286,7 +286,7 @@ static void test_no_log(void)
     CHECK_REFUSED(watch_add_file(w, test_tmp(), NULL, &err), err, "ordinary|log-json");
     put("w", "a,b\n1,2\n");
     CHECK_REFUSED(watch_add_file(w, log_path(), NULL, &err), err, "2 lines|no event|log-json");
-    snprintf(path, sizeof path, "%s/fifo", test_tmp());
+    snprintf(path, sizeof path, "%s/watch-fifo", test_tmp());
     CHECK(mkfifo(path, 0600) == 0);
     CHECK_REFUSED(watch_add_file(w, path, NULL, &err), err, "ordinary");
     CHECK_REFUSED(watch_add(w, "999999999", NULL, &err), err, "hlm|999999999");

@@ -366,7 +366,7 @@ static void test_state(void)
     CHECK_REFUSED(state_takes(broken, n, &into, &err), err, "not a checkpoint");
     memcpy(broken, p, n);
     broken[8] = 9;
-    CHECK_REFUSED(state_takes(broken, n, &into, &err), err, "version|9|1");
+    CHECK_REFUSED(state_takes(broken, n, &into, &err), err, "version|9|2");
     free(broken);
     free(p);
 }

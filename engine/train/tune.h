@@ -61,7 +61,7 @@ double tune_width_rate(uint32_t n_embd); /* the rate of a model of this width */
 
 /* ---- a checkpoint's state in a file (tune_state.c) --------------------------------------- */
 
-enum { STATE_VERSION = 1, MAX_STATE_OPTION = 40 };
+enum { STATE_VERSION = 2, MAX_STATE_OPTION = 40 };
 
 /* All options that change the numbers of a run, with the names of hlm_train.h. */
 /* clang-format off */
@@ -87,6 +87,7 @@ struct tune_position {
     uint64_t epoch, i_row;                   /* the next row */
     uint64_t valid_step, best_step, n_worse; /* steps of the last and the best validation; number of
                                                 validations after the best */
+    double loss;                             /* of the last step; not known before the first */
     double valid_loss, best_loss;
     uint64_t n_counted, n_tok; /* of all steps so far; took_s is their time */
     double took_s;
@@ -171,8 +172,6 @@ struct hlm_tune {
     uint64_t n_target, n_number, n_gate;
     struct hlm_plan plan;
     struct tune_position position;
-    double loss; /* of the step loss_step, the last of this process; 0: none yet */
-    uint64_t loss_step;
     uint64_t saved_step; /* 1 + the step of the newest checkpoint; 0: none */
     char *from;          /* the checkpoint that is resumed; NULL: none */
     char *grads;         /* the file for the first step's gradients; NULL: none */

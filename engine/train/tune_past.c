@@ -57,8 +57,8 @@ static void add_files(hlm_tune *t, struct tune_past *p)
 static void add_losses(const hlm_tune *t, struct tune_past *p)
 {
     const struct tune_position *at = &t->position;
-    if (t->loss_step && !t->taken)
-        add(p, lora_past_key(LORA_LOSS), "%.6g in step %" PRIu64, t->loss, t->loss_step);
+    if (at->step && !t->taken)
+        add(p, lora_past_key(LORA_LOSS), "%.6g in step %" PRIu64, at->loss, at->step);
     if (isfinite(at->best_loss))
         add(p, lora_past_key(LORA_BEST), "loss %.6g after step %" PRIu64, at->best_loss,
             at->best_step);

@@ -201,8 +201,7 @@ bool hlm_tune_do_step(hlm_tune *t, struct hlm_tune_step *out, struct hlm_err *er
         .took_s = took,
     };
     out->loss = out->loss_main + t->o.mtp_factor * out->loss_mtp;
-    t->loss = out->loss;
-    t->loss_step = step;
+    p->loss = out->loss;
     count_step(t->m, out, t->o.steps);
     return true;
 }

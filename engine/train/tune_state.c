@@ -13,7 +13,7 @@
 static const char state_magic[] = "hlmtrain";
 
 static_assert(sizeof(struct tune_options) == 29 * 8, "as in the files that there are");
-static_assert(sizeof(struct state_head) == 16 + 5 * 8 + 29 * 8 + 11 * 8 + 224,
+static_assert(sizeof(struct state_head) == 16 + 5 * 8 + 29 * 8 + 12 * 8 + 224,
               "as in the files that there are");
 
 static const enum train_what saved_numbers[] = { TRAIN_DEVICE, TRAIN_M, TRAIN_V };
