@@ -29,7 +29,7 @@ static struct stat kept;
 static bool kept_by_us(const char *path, struct stat *is)
 {
     return stat(path, is) == 0 && is->st_ino == kept.st_ino && is->st_dev == kept.st_dev &&
-           is->st_mtime == kept.st_mtime;
+           is->st_mtim.tv_sec == kept.st_mtim.tv_sec && is->st_mtim.tv_nsec == kept.st_mtim.tv_nsec;
 }
 
 bool keep_last(hlm_talk *t, const char *model, const char *path, struct hlm_err *err)
@@ -46,7 +46,10 @@ void keep_is_ours(const char *path)
 bool keep_forget(const char *path)
 {
     struct stat is;
-    return kept_by_us(path, &is) && unlink(path) == 0;
+    if (!kept_by_us(path, &is) || unlink(path) != 0)
+        return false;
+    kept = (struct stat){ 0 }; /* the next file may get the same number */
+    return true;
 }
 
 bool keep_is_json(const char *path)
