@@ -67,7 +67,7 @@ check: all $(if $(tests),$(B)/tests) $(spvs:.spv=.valid)
 asan:
 	@sh tools/deps.sh test
 	@+$(again) B=$(B)/asan CFLAGS='$(SANITIZE)' LDFLAGS='$(SANITIZE)' WARN= all $(B)/asan/tests
-	@$(B)/asan/tests --host $(ARGS)
+	@LSAN_OPTIONS=suppressions=tests/lsan.supp:print_suppressions=0 $(B)/asan/tests --host $(ARGS)
 
 bench: $(B)/hlm-bench
 	@$(B)/hlm-bench -m $(M) $(ARGS)

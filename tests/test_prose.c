@@ -157,7 +157,7 @@ void test_prose(void)
     static const char *const units[] = { "*a ", "`a ", "**a* ", "`", "-", " ", "~~~`", "1", "\\" };
     for (uint32_t i = 0; i < ARRAY_LEN(units); i++) {
         enum { N = 40000 };
-        static char text[4 * N + 1];
+        static char text[5 * N + 1];
         size_t n = 0;
         for (int k = 0; k < N; k++)
             n += (size_t)snprintf(text + n, sizeof text - n, "%s", units[i]);
