@@ -495,7 +495,7 @@ int tune_train(int argc, char **argv)
     set_defaults();
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
-    struct again again;
+    struct again again = { 0 };
     bool known = take_known_flags(argc, argv, &again, &err);
     o.again = again;
     o.program = &program;
