@@ -28,7 +28,7 @@ static float tiles(const struct panel_in *in, SDL_FRect r)
     const struct run *run = in->run;
     const struct run_device *d = &run->device[0];
     const struct theme *t = in->g->t;
-    char v[4][32], below[4][64], n[32];
+    char v[4][32], below[4][64] = { { 0 } }, n[32];
     double full = d->budget ? (double)d->real / (double)d->budget : -1;
     double rest = d->heap && d->left <= d->heap ? (double)d->left / (double)d->heap : -1;
     double held = run->n_snapshot_max ? (double)run->n_snapshot / (double)run->n_snapshot_max : -1;
@@ -38,7 +38,8 @@ static float tiles(const struct panel_in *in, SDL_FRect r)
                  n);
     show_bytes(d->left ? (double)d->left : -1, v[1], sizeof v[1]);
     show_bytes((double)d->heap, n, sizeof n);
-    SDL_snprintf(below[1], sizeof below[1], d->heap ? "of the device's %s, for anybody" : "", n);
+    if (d->heap)
+        SDL_snprintf(below[1], sizeof below[1], "of the device's %s, for anybody", n);
     SDL_snprintf(v[2], sizeof v[2], run->n_snapshot_max ? "%.0f" : "-", (double)run->n_snapshot);
     show_bytes((double)run->now.snapshot_bytes / fmax((double)run->n_snapshot_max, 1), n, sizeof n);
     SDL_snprintf(below[2], sizeof below[2],
