@@ -1,4 +1,4 @@
-/* hlm-monitor: a window on running programs of hlm, and on the logs of those that have ended. */
+/* hlm-monitor: a window that shows what hlm's programs do, and what their logs say. */
 #include "window.h"
 
 #include "ui/common_flags.h"

@@ -1,6 +1,6 @@
 /* panel_layers: what happens inside of each layer. Above one column a layer - its kind, how much of
  * its state the gates keep, how strongly they write, how large the state is; below, for mixtures of
- * experts, how often each expert is chosen. The process tells of it while this panel is open. */
+ * experts, how often each expert is chosen. The process reports this while the panel is open. */
 #include "panels.h"
 
 #include <math.h>
@@ -416,7 +416,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
                 "It fills with the next tokens or rows, where the model has recurrent\n"
                 "layers or experts.");
         return panel_empty(in, r, "Nothing is known of the layers",
-                           "A process tells of them while this panel is open,\n"
+                           "A process reports them while this panel is open,\n"
                            "and writes them to its log (--log-json).");
     }
     float y = r.y;

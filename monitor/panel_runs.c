@@ -22,7 +22,7 @@ struct keep {
     struct table_state table;
 };
 
-/* The trainings that are shown, and what tells them apart. */
+/* The trainings that are shown, and how they differ. */
 struct runs {
     const struct run *run[MOST];
     char name[MOST][48];

@@ -51,7 +51,7 @@ void watch_forget(struct watch *w, uint32_t i)
     memmove(&w->v[i], &w->v[i + 1], (--w->n - i) * sizeof w->v[0]);
 }
 
-/* Room for one more: the first that has ended goes, where there is one. */
+/* Makes room for one more run. If the list is full, the oldest run that has ended is removed. */
 static bool make_room(struct watch *w, struct hlm_err *err)
 {
     if (w->n < WATCH_MAX_RUN)

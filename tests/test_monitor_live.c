@@ -112,7 +112,7 @@ void test_monitor_live(void)
 {
     char fifo[512];
     struct live l = { .w = watch_create(), .other = watch_create(), .to = -1 };
-    test_case("hlm-chat times kernels and tells of layers while a monitor wants it, no longer");
+    test_case("hlm-chat times kernels and reports layers only while a monitor asks for it");
     if (!test_gpu())
         return;
     snprintf(fifo, sizeof fifo, "%s/live.in", test_tmp());

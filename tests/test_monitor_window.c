@@ -127,6 +127,8 @@ static void pictures(void)
         run_refused(2, "hlm-monitor --size wide", "--size|wide|1280x800");
         run_refused(2, "hlm-monitor --panel tokn", "--panel|tokn|tokens");
         run_refused(2, "hlm-monitor --device 0", "--device");
+        run_refused(2, "hlm-monitor --force", "--force");
+        run_refused(2, "hlm-monitor --log-json x", "--log-json");
         run_refused(1, "hlm-monitor /nowhere/a.jsonl", "/nowhere/a.jsonl");
         const char *mine = scratch("mine.txt");
         spill(mine, "somebody's work\n");

@@ -34,11 +34,11 @@ static const struct flag common_flags[] = {
     { FLAG_SWITCH, "--version", NULL, &want_version, 0, 0, "the version" },
     { FLAG_SWITCH, "--print-flags", NULL, &want_table, 0, 0, NULL }, /* for tools/docs.sh */
 };
-enum { FIRST_PLAIN = 5 }; /* of those that programs without an engine have too */
+enum { N_PLAIN = 3 }; /* the last ones, which programs without an engine have too */
 
 static const struct flag *common_of(const struct program *p, uint32_t *n)
 {
-    uint32_t from = p->no_engine ? FIRST_PLAIN : 0;
+    uint32_t from = p->no_engine ? (uint32_t)ARRAY_LEN(common_flags) - N_PLAIN : 0;
     *n = (uint32_t)ARRAY_LEN(common_flags) - from;
     return common_flags + from;
 }
