@@ -214,6 +214,12 @@ void cmd_restart_block(struct cmd *c);
  * f32 in any case. */
 void cmd_set_f16(struct cmd *c, bool on);
 bool cmd_f16(const struct cmd *c);
+/* Sets whether the rows of what is recorded from now on are independent tokens, for example of
+ * several conversations; the default is false. Each row of a result then has exactly the bits that
+ * it has when its token is computed alone, whatever the other rows hold. Meant for a few tokens:
+ * kernels for many tokens are not taken. */
+void cmd_set_each(struct cmd *c, bool on);
+bool cmd_each(const struct cmd *c);
 
 /* Appends a dispatch. The uses are the bindings of set 0, in order; there must be as many as the
  * kernel has. A binding covers the tensor's rows from its offset; kernels get tensor.col as a

@@ -54,6 +54,8 @@ void cmd_set_tape(struct cmd *c, struct tape *t) { c->tape = t; }
 struct tape *cmd_tape(const struct cmd *c) { return c->tape; }
 void cmd_set_f16(struct cmd *c, bool on) { c->f16 = on; }
 bool cmd_f16(const struct cmd *c) { return c->f16; }
+void cmd_set_each(struct cmd *c, bool on) { c->each = on; }
+bool cmd_each(const struct cmd *c) { return c->each; }
 uint32_t cmd_n_dispatch(const struct cmd *c) { return c->n_dispatch; }
 uint32_t cmd_n_barrier(const struct cmd *c) { return c->n_barrier; }
 

@@ -226,7 +226,7 @@ struct cmd {
     uint32_t i_block;     /* the block scratch in use, 0 or 1 */
     uint64_t block_at[2]; /* the end of what is taken in each */
     struct tape *tape;    /* NULL: it does not train */
-    bool f16;
+    bool f16, each;
 
     struct cmd_entry *entry;
     struct cmd_range *use;

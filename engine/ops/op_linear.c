@@ -51,7 +51,9 @@ const struct linear_path *linear_path_of(const struct linear_path *paths, uint32
 
 const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16)
 {
-    return linear_path_of(linear_paths, n_linear_path, gpu_caps(cmd_gpu(c)), n_tok, f16);
+    /* The path is that of one token where each row must have its bits. */
+    return linear_path_of(linear_paths, n_linear_path, gpu_caps(cmd_gpu(c)),
+                          cmd_each(c) ? 1 : n_tok, f16);
 }
 
 /* For coop.glsl: the lanes of a workgroup, and the most tokens with which each lane has at most 64

@@ -402,7 +402,8 @@ tensor op_moe(struct cmd *c, struct normed in, const struct moe *m, const struct
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     /* Chosen by size, not by speed: a shorter batch must not need more scratch than a longer. */
-    bool can = linear_group_tile(caps, 1), group = (in.x.n_row > 8 && can) || tape_trains(c);
+    bool can = linear_group_tile(caps, 1);
+    bool group = (in.x.n_row > 8 && can && !cmd_each(c)) || tape_trains(c);
     if (tape_trains(c) && !can) {
         cmd_fail(c,
                  "training experts needs a kernel for which %s has too little workgroup memory (%u "
