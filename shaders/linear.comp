@@ -12,6 +12,7 @@
 #include "common.glsl"
 #define CODEBOOK_BINDING 6
 #include "linear.glsl"
+#include "linear_sum.glsl"
 #include "act.glsl"
 
 layout(constant_id = SPEC_rows) const uint ROWS = 1;
@@ -19,6 +20,11 @@ layout(constant_id = SPEC_cols) const uint COLS = 1;
 layout(constant_id = SPEC_in) const uint IN = IN_PLAIN;
 layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
 const bool PAIRS = EPI == EPI_ACT + ACT_SWIGLU;
+
+// The sum of the quants from 4 i on times v[at + i] and the next three.
+#define HALF_DOT(w, v, at, i) \
+    (dot(w.q[i], v[at + i]) + dot(w.q[i + 1], v[at + i + 1]) + \
+     dot(w.q[i + 2], v[at + i + 2]) + dot(w.q[i + 3], v[at + i + 3]))
 
 // The r-th row of the workgroup whose first is row0.
 uint row_of(uint row0, uint r)
@@ -62,7 +68,8 @@ void main()
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             quants w = weight_quants(min(row_of(row0, r), p.n_out - 1) * p.row_q, n_block, b);
             [[unroll]] for (uint c = 0; c < COLS; c++)
-                acc[r * COLS + c] += WEIGHT_DOT(w, v, c * 8, v_sum[c]);
+                acc[r * COLS + c] = add_block(acc[r * COLS + c], w.d, w.m, HALF_DOT(w, v, c * 8, 0),
+                                              HALF_DOT(w, v, c * 8, 4), v_sum[c]);
         }
     }
     [[unroll]] for (uint c = 0; c < COLS; c++) {

@@ -236,6 +236,9 @@ static bool takes(struct gpu *g, const struct linear_path *path)
            !(path->kernel == K_linear_tile && ops_brief_skips(K_linear_tile));
 }
 
+/* Tokens that are computed as if alone are compared with "rows" to the bit (test_each). */
+static bool by_each(const struct linear_path *path) { return path->kernel == K_linear_each; }
+
 /* f32 in all shapes: every path, also where the device itself would choose another. */
 static void test_shapes(struct gpu *g)
 {
@@ -246,6 +249,8 @@ static void test_shapes(struct gpu *g)
         for (uint32_t i_in = 0; i_in < ARRAY_LEN(some_in); i_in++) {
             struct pending_product p[ARRAY_LEN(some_tok) * ARRAY_LEN(some_out)];
             uint32_t n = 0;
+            if (by_each(path) && some_in[i_in] != 36)
+                continue;
             if (!test_case("linear by %s, F32, n_in %u, %zu shapes", path->name, some_in[i_in],
                            ARRAY_LEN(p)))
                 continue;
@@ -274,7 +279,7 @@ static void test_types(struct gpu *g)
     const uint32_t lanes = gpu_caps(g)->subgroup;
     for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
         const struct linear_path *path = &linear_paths[i_path];
-        if (!takes(g, path))
+        if (!takes(g, path) || by_each(path))
             continue;
         for (uint32_t i = 1; i < ARRAY_LEN(weight_types); i++) {
             enum dtype dtype = weight_types[i];
@@ -333,7 +338,7 @@ static void test_real(struct gpu *g)
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
             const struct linear_path *path = &linear_paths[i_path];
-            if (!takes(g, path))
+            if (!takes(g, path) || by_each(path))
                 continue;
             uint32_t n_tok = path->kernel == K_linear && rows[i].dtype != F32 ? 1 : rows[i].n_tok;
             if (!test_case("linear by %s, %s, 1024 x 3584, %u tokens", path->name,
@@ -435,6 +440,107 @@ static void op_case(struct gpu *g, uint32_t n_tok)
     rig_close(&r);
 }
 
+/* ---- tokens that are computed as if each were alone ------------------------------------------ */
+
+enum { EACH_ADD, EACH_NORM, EACH_ACT, EACH_GATED, EACH_LORA, EACH_BIAS, N_EACH };
+static const char *const each_name[N_EACH] = { "residual", "norm", "activation",
+                                               "gate",     "lora", "bias" };
+
+struct each_input {
+    tensor x, res, gate, norm;
+    linear w, beside, lora, bias;
+};
+
+static tensor each_op(struct cmd *c, uint32_t op, const struct each_input *in)
+{
+    const struct act swiglu = { ACT_SWIGLU, 0 }, relu2 = { ACT_RELU2, 0 };
+    switch (op) {
+    case EACH_NORM: return op_norm_linear(c, in->x, in->norm, EPS, LINEARS(&in->w, &in->beside));
+    case EACH_ACT:
+        return op_norm_linear_act(c, in->x, in->norm, EPS, LINEARS(&in->w, &in->beside), swiglu);
+    case EACH_GATED: return op_linear_add_gated(c, in->x, &in->w, in->res, in->gate);
+    case EACH_LORA: return op_linear_add(c, in->x, &in->lora, in->res);
+    case EACH_BIAS: return op_linear_act(c, in->x, LINEARS(&in->bias), relu2);
+    default: return op_linear_add(c, in->x, &in->w, in->res);
+    }
+}
+
+/* Rows [row, row + n) of what has a row for each token. */
+static struct each_input each_rows(struct each_input in, uint32_t row, uint32_t n)
+{
+    in.x = tensor_rows(in.x, row, n);
+    in.res = tensor_rows(in.res, row, n);
+    in.gate = tensor_rows(in.gate, row, n);
+    return in;
+}
+
+/* Tokens together have the bits of each alone, also where every other token is not finite, or so
+ * large that its sums are not. */
+static void each_case(struct gpu *g, uint32_t op, enum dtype dtype, uint32_t n_in, uint32_t n_tok)
+{
+    enum { N_OUT = 44, STRIDE = 64 }; /* a binding can begin at every row */
+    static const float bad[] = { NAN, INFINITY, 3e38f, -INFINITY };
+    if (!test_case("each of %u tokens as if alone, %s, %s, n_in %u", n_tok, each_name[op],
+                   dtype_info(dtype)->name, n_in))
+        return;
+    struct rig r = rig_open(g, "each");
+    uint32_t stride = (uint32_t)align_up(n_in + 4, STRIDE);
+    struct weight w = rig_weight(&r, dtype, n_in, N_OUT, 1, 1, false);
+    struct weight beside = rig_weight(&r, dtype, n_in, N_OUT, 1, 1, true);
+    struct each_input in[2] = { { .w = w.w, .beside = beside.w, .bias = w.w } };
+    in[0].lora = rig_lora(&r, w, 8, NULL).w;
+    in[0].bias.bias = rig_dense(&r, rig_normal(&r, N_OUT, 1), N_OUT, 1);
+    in[0].norm = rig_dense(&r, rig_normal(&r, n_in, 1), n_in, 1);
+    in[1] = in[0];
+    float *x = rig_normal(&r, (uint64_t)n_tok * n_in, 1.5);
+    float *res = rig_normal(&r, (uint64_t)n_tok * N_OUT, 1), *gate = rig_normal(&r, n_tok, 2);
+    for (uint32_t k = 0; k < 2; k++) {
+        for (uint32_t i = 0; k && i < n_tok * n_in; i++)
+            x[i] = i / n_in % 2 ? x[i] : bad[i / n_in / 2 % 4];
+        in[k].x = rig_view(&r, F32, n_in, n_tok, stride, 4);
+        in[k].res = rig_view(&r, F32, N_OUT, n_tok, STRIDE, 2);
+        in[k].gate = rig_view(&r, F32, 1, n_tok, STRIDE, 1);
+        rig_put(&r, in[k].x, x);
+        rig_put(&r, in[k].res, res);
+        rig_put(&r, in[k].gate, gate);
+    }
+    tensor all[2], alone[16];
+    cmd_set_each(r.c, true);
+    for (uint32_t k = 0; k < 2; k++)
+        all[k] = each_op(r.c, op, &in[k]);
+    cmd_set_each(r.c, false);
+    for (uint32_t t = 0; t < n_tok; t++) {
+        struct each_input one = each_rows(in[0], t, 1);
+        alone[t] = each_op(r.c, op, &one);
+    }
+    bool good = rig_run(&r);
+    for (uint32_t t = 0; good && t < n_tok; t++)
+        for (uint32_t k = 0; good && k < (t % 2 ? 2 : 1); k++) {
+            uint32_t n = all[k].n;
+            const float *got = rig_get(&r, all[k]) + (uint64_t)t * n, *want = rig_get(&r, alone[t]);
+            for (uint32_t i = 0; good && i < n; i++)
+                good = memcmp(&got[i], &want[i], sizeof *got) == 0 ||
+                       FAIL("token %u of %s has %.9g in column %u, alone %.9g", t,
+                            k ? "tokens that are not all finite" : "all", (double)got[i], i,
+                            (double)want[i]);
+        }
+    rig_close(&r);
+}
+
+static void test_each(struct gpu *g)
+{
+    static const uint32_t n_tok[] = { 2, 3, 4, 7, 8, 9, 16 };
+    for (uint32_t i = 0; i < ARRAY_LEN(weight_types); i++)
+        if (!test_brief() || stands_for_all(weight_types[i]))
+            each_case(g, EACH_ADD, weight_types[i], 1280, 5);
+    for (uint32_t i = 0; i < ARRAY_LEN(n_tok); i++)
+        each_case(g, EACH_ADD, i % 2 ? F32 : Q8_0, 1280, n_tok[i]);
+    for (uint32_t op = EACH_NORM; op < N_EACH; op++)
+        each_case(g, op, Q8_0, 256, 2 + 5 * (op % 3));
+    each_case(g, EACH_ADD, F32, 36, 16);
+    each_case(g, EACH_ADD, Q2_K, 256, 11);
+}
+
 /* Rows whose sums are zero, very small and large; the width of one workgroup and more. */
 static void norm_case(struct gpu *g, uint32_t n, uint32_t n_row)
 {
@@ -502,6 +608,7 @@ void test_ops_linear(void)
     test_real(g);
     op_case(g, 1);
     op_case(g, 7);
+    test_each(g);
     static const uint32_t norm[][2] = { { 4, 1 },   { 4, 5 },     { 32, 3 },
                                         { 36, 5 },  { 252, 2 },   { 512, 1 },
                                         { 516, 5 }, { 1024, 17 }, { 5120, 3 } };

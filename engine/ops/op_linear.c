@@ -10,13 +10,16 @@
  * tests. */
 #include "ops/op_linear_parts.h"
 
-/* The first path that fits is taken. On a CPU device workgroup memory is not faster than other
- * memory, so its lanes are tokens ("cols") even when there are few of them. */
+/* The first path that fits is taken; "each" fits no number of tokens, but takes the place of "rows"
+ * where each token must have the bits that it has alone (linear_pick). On a CPU device workgroup
+ * memory is not faster than other memory, so its lanes are tokens ("cols") even when there are few
+ * of them. */
 const struct linear_path linear_paths[] = {
     { "coop", K_linear_coop, ANY_DEVICE, 9, UINT32_MAX, false, true },
     { "tile, f16", K_linear_tile, ANY_DEVICE, 9, UINT32_MAX, false, true },
     { "cols", K_linear_cols, CPU_ONLY, 5, UINT32_MAX, false, false },
     { "tile", K_linear_tile, NOT_CPU, 9, UINT32_MAX, false, false },
+    { "each", K_linear_each, CPU_ONLY, 1, 0, false, false },
     { "rows", K_linear, CPU_ONLY, 1, UINT32_MAX, false, false },
     { "rows, fused", K_linear, NOT_CPU, 1, UINT32_MAX, true, false },
 };
@@ -34,6 +37,8 @@ bool linear_f16_pays(const struct gpu_caps *caps) { return caps->coop.m && caps-
 bool linear_path_runs(const struct gpu_caps *caps, const struct linear_path *path)
 {
     bool many = is_tile(path->kernel) || is_coop(path->kernel);
+    if (path->kernel == K_linear_each && caps->kind != GPU_CPU) /* it needs whole subgroups */
+        return false;
     return (!many || caps->max_shared >= TILE_SHARED) && (!is_coop(path->kernel) || caps->coop.m);
 }
 
@@ -51,9 +56,14 @@ const struct linear_path *linear_path_of(const struct linear_path *paths, uint32
 
 const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16)
 {
-    /* The path is that of one token where each row must have its bits. */
-    return linear_path_of(linear_paths, n_linear_path, gpu_caps(cmd_gpu(c)),
-                          cmd_each(c) ? 1 : n_tok, f16);
+    const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
+    if (!cmd_each(c))
+        return linear_path_of(linear_paths, n_linear_path, caps, n_tok, f16);
+    const struct linear_path *one = linear_path_of(linear_paths, n_linear_path, caps, 1, f16);
+    for (const struct linear_path *p = linear_paths; p < one && n_tok > 2; p++)
+        if (p->kernel == K_linear_each && linear_path_runs(caps, p))
+            return p;
+    return one;
 }
 
 /* For coop.glsl: the lanes of a workgroup, and the most tokens with which each lane has at most 64
@@ -117,8 +127,18 @@ struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_
     uint32_t n_word;
     bool cpu = caps->kind == GPU_CPU, plain = dtype == F32 || dtype == F16 || dtype == BF16;
     uint32_t cpu_rows = plain || dtype_codebook(dtype, &n_word) ? 4 : 8;
-    if (p->kernel != K_linear && p->kernel != K_linear_cols)
+    if (is_tile(p->kernel) || is_coop(p->kernel))
         return linear_shared_tile(p, caps, n_tok);
+    if (p->kernel == K_linear_each) {
+        uint32_t wg = caps->subgroup, lanes = 1;
+        while (lanes < min_u32(n_tok, wg))
+            lanes *= 2;
+        /* the more, the more seldom x is read; a lane has at most 64 sums */
+        uint32_t toks = n_tok > lanes ? 2 : 1, rows = 8 / toks * wg;
+        while (rows > wg && rows / 2 >= n_out)
+            rows /= 2;
+        return (struct linear_tile){ wg, rows, toks, toks * lanes };
+    }
     if (p->kernel == K_linear_cols) {
         uint32_t toks = n_tok > 2 * caps->subgroup ? 4 : n_tok > caps->subgroup ? 2 : 1;
         /* 32 rows; fewer for factors that have fewer */
@@ -216,7 +236,9 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     struct spec spec =
         path->kernel == K_linear
             ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows, .cols = t.toks, .in = in)
-            : linear_many_spec(path, caps, t, w->dtype, GROUPED_NOT);
+        : path->kernel == K_linear_each ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows,
+                                               .toks = t.toks, .lanes = t.toks_per_group / t.toks)
+                                        : linear_many_spec(path, caps, t, w->dtype, GROUPED_NOT);
     spec.epi = a->act    ? EPI_ACT + (uint32_t)a->act->kind
                : a->gate ? EPI_ADD_GATED
                : a->res  ? EPI_ADD
@@ -245,6 +267,10 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
             cmd_dispatch(c, K_linear, g, spec, PUSH(p),
                          USES(READ(s.rows), READ(a->x), WRITE(a->y), READ(res), READ(gate),
                               READ(norm), READ(linear_codebook(w))));
+        else if (path->kernel == K_linear_each)
+            cmd_dispatch(c, K_linear_each, g, spec, PUSH(p),
+                         USES(READ(s.rows), READ(x), WRITE(a->y), READ(res), READ(gate),
+                              READ(linear_codebook(w))));
         else
             cmd_dispatch(c, path->kernel, g, spec, PUSH(p),
                          USES(READ(s.rows), READ(x), WRITE(a->y), READ(res), READ(gate), READ(res),
