@@ -19,6 +19,10 @@ layout(constant_id = SPEC_rows) const uint ROWS = 1;
 layout(constant_id = SPEC_cols) const uint COLS = 1;
 layout(constant_id = SPEC_in) const uint IN = IN_PLAIN;
 layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
+// With many columns the weights of all rows are kept and x is read a column at a time, else x is
+// kept and the weights are read a row at a time.
+const bool MANY = COLS > 4;
+const uint AT_ONCE = MANY ? 1 : COLS;
 const bool PAIRS = EPI == EPI_ACT + ACT_SWIGLU;
 
 // The sum of the quants from 4 i on times v[at + i] and the next three.
@@ -50,26 +54,36 @@ void main()
         squares[c] = 0.0;
 
     for (uint b = lane(); b < n_block; b += WG) {
-        vec4 v[COLS * 8];
-        vec2 v_sum[COLS];
-        [[unroll]] for (uint c = 0; c < COLS; c++) {
-            v_sum[c] = vec2(0.0);
-            [[unroll]] for (uint i = 0; i < 8; i++) {
-                uint k = 32 * b + 4 * i, in_k = clamp_in(k, p.n_in);
-                v[c * 8 + i] = x[(min(tok0 + c, p.n_tok - 1) * p.x_stride + p.x_col + in_k) / 4];
-                if (IN == IN_NORM) {
-                    squares[c] += k < p.n_in ? dot(v[c * 8 + i], v[c * 8 + i]) : 0.0;
-                    v[c * 8 + i] *= norm_w[in_k / 4];
+        quants w[MANY ? ROWS : 1];
+        vec4 v[AT_ONCE * 8];
+        vec2 v_sum[AT_ONCE];
+        [[unroll]] for (uint r = 0; MANY && r < ROWS; r++)
+            w[r] = weight_quants(min(row_of(row0, r), p.n_out - 1) * p.row_q, n_block, b);
+        [[unroll]] for (uint c0 = 0; c0 < COLS; c0 += AT_ONCE) {
+            [[unroll]] for (uint c = 0; c < AT_ONCE; c++) {
+                uint at = min(tok0 + c0 + c, p.n_tok - 1) * p.x_stride + p.x_col;
+                v_sum[c] = vec2(0.0);
+                [[unroll]] for (uint i = 0; i < 8; i++) {
+                    uint k = 32 * b + 4 * i, in_k = clamp_in(k, p.n_in), j = c * 8 + i;
+                    v[j] = x[(at + in_k) / 4];
+                    if (IN == IN_NORM) {
+                        squares[c0 + c] += k < p.n_in ? dot(v[j], v[j]) : 0.0;
+                        v[j] *= norm_w[in_k / 4];
+                    }
+                    if (HAS_MIN)
+                        v_sum[c] += i < 4 ? vec2(sum4(v[j]), 0) : vec2(0, sum4(v[j]));
                 }
-                if (HAS_MIN)
-                    v_sum[c] += i < 4 ? vec2(sum4(v[c * 8 + i]), 0) : vec2(0, sum4(v[c * 8 + i]));
             }
-        }
-        [[unroll]] for (uint r = 0; r < ROWS; r++) {
-            quants w = weight_quants(min(row_of(row0, r), p.n_out - 1) * p.row_q, n_block, b);
-            [[unroll]] for (uint c = 0; c < COLS; c++)
-                acc[r * COLS + c] = add_block(acc[r * COLS + c], w.d, w.m, HALF_DOT(w, v, c * 8, 0),
-                                              HALF_DOT(w, v, c * 8, 4), v_sum[c]);
+            [[unroll]] for (uint r = 0; r < ROWS; r++) {
+                uint i = MANY ? r : 0;
+                if (!MANY)
+                    w[0] = weight_quants(min(row_of(row0, r), p.n_out - 1) * p.row_q, n_block, b);
+                [[unroll]] for (uint c = 0; c < AT_ONCE; c++) {
+                    uint to = r * COLS + c0 + c;
+                    acc[to] = add_block(acc[to], w[i].d, w[i].m, HALF_DOT(w[i], v, c * 8, 0),
+                                        HALF_DOT(w[i], v, c * 8, 4), v_sum[c]);
+                }
+            }
         }
     }
     [[unroll]] for (uint c = 0; c < COLS; c++) {

@@ -1,6 +1,7 @@
 /* test_ops_ffn: the feed-forward half of a layer, dense and as a mixture of experts. */
 #include "ops_moe.h"
 
+#include <math.h>
 #include <string.h>
 
 #define EPS 1e-6f
@@ -94,6 +95,35 @@ static void moe_case(struct gpu *g, const struct moe_row *c, enum moe_path path,
             if (!CHECK_EQ(got[e], had[e] + load[e]))
                 break;
     }
+    rig_close(&r);
+}
+
+/* Tokens together, more than would be sorted by expert, have the bits of each alone. */
+static void moe_each_case(struct gpu *g, const struct moe_row *c)
+{
+    char text[200];
+    if (!test_case("moe, each of %u tokens as if alone, %s", c->n_tok, moe_text(c, text)))
+        return;
+    struct rig r = rig_open(g, "moe each");
+    struct moe_pair pair = moe_make(&r, c, true);
+    float *x_v = rig_normal(&r, (uint64_t)c->n_tok * c->n_embd, 1);
+    for (uint32_t i = 0; i < 2 * c->n_embd; i++)
+        x_v[i] = i < c->n_embd ? NAN : 3e38f;
+    tensor x = rig_dense(&r, x_v, c->n_embd, c->n_tok);
+    tensor norm = rig_dense(&r, rig_normal(&r, c->n_embd, 1), c->n_embd, 1), alone[16];
+    struct moe_layer s = { .load = { 0 } };
+    struct batch b = { 0 };
+    cmd_set_each(r.c, true);
+    tensor y = op_moe(r.c, (struct normed){ x, norm, MOE_EPS }, &pair.m, &s, &b);
+    cmd_set_each(r.c, false);
+    for (uint32_t t = 2; t < c->n_tok; t++)
+        alone[t] =
+            op_moe(r.c, (struct normed){ tensor_rows(x, t, 1), norm, MOE_EPS }, &pair.m, &s, &b);
+    bool good = rig_run(&r);
+    for (uint32_t t = 2; good && t < c->n_tok; t++)
+        good = memcmp(rig_get(&r, y) + (uint64_t)t * c->n_embd, rig_get(&r, alone[t]),
+                      c->n_embd * sizeof(float)) == 0 ||
+               FAIL("token %u has other bits than alone", t);
     rig_close(&r);
 }
 
@@ -197,6 +227,13 @@ void test_ops_ffn(void)
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
         for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
             moe_case(g, &moe[i], path, (i + path) % 2);
+    static const struct moe_row each[] = {
+        { 9, 4, 64, 32, 32, 13, Q8_0, Q8_0, Q8_0, Q8_0, .rank = 4 },
+        { 9, 4, 64, 32, 32, 16, F32, F32, F32, F32, .sigmoid = true, .n_latent = 32, .act = RELU2 },
+        { 9, 4, 64, 32, 32, 10, Q8_0, F32, Q8_0, F32, .act = CUT },
+    };
+    for (uint32_t i = 0; i < ARRAY_LEN(each); i++)
+        moe_each_case(g, &each[i]);
     sort_case(g, 5, 3, 11);
     sort_case(g, 128, 8, 8200);
     ops_report(g);

@@ -147,7 +147,7 @@ struct linear_tile linear_tile_of(const struct linear_path *p, const struct gpu_
             rows /= 2;
         return (struct linear_tile){ wg, rows, toks, toks * wg };
     }
-    uint32_t cols = n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
+    uint32_t cols = n_tok > 4 && !cpu ? 8 : n_tok >= 4 ? 4 : n_tok >= 2 ? 2 : 1;
     return (struct linear_tile){ wg_size(caps, 64), cpu ? cpu_rows : 2, cols, cols };
 }
 
