@@ -19,9 +19,9 @@ layout(constant_id = SPEC_rows) const uint ROWS = 1;
 layout(constant_id = SPEC_cols) const uint COLS = 1;
 layout(constant_id = SPEC_in) const uint IN = IN_PLAIN;
 layout(set = 0, binding = 5) readonly buffer NormW { vec4 norm_w[]; };
-// With many columns the weights of all rows are kept and x is read a column at a time, else x is
-// kept and the weights are read a row at a time.
-const bool MANY = COLS > 4;
+// With more columns than rows the weights of all rows are kept and x is read a column at a time,
+// else x is kept and the weights are read a row at a time.
+const bool MANY = COLS > ROWS;
 const uint AT_ONCE = MANY ? 1 : COLS;
 const bool PAIRS = EPI == EPI_ACT + ACT_SWIGLU;
 
