@@ -9,6 +9,7 @@
 // EPI_ACT with SwiGLU: the upper half of the matrix makes gates, the lower half what they gate. A
 // workgroup owns ROWS / 2 rows of each, so y has half as many columns.
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_shuffle : require
 #include "common.glsl"
 #define CODEBOOK_BINDING 6
 #include "linear.glsl"
@@ -34,6 +35,20 @@ const bool PAIRS = EPI == EPI_ACT + ACT_SWIGLU;
 uint row_of(uint row0, uint r)
 {
     return PAIRS ? (r & 1u) * (p.n_out / 2) + row0 / 2 + r / 2 : row0 + r;
+}
+
+// Not 0: the sums of this many lanes, all of the workgroup, are added one after the other. A CPU
+// device would do the same in a loop that is several times as slow.
+layout(constant_id = SPEC_lanes) const uint LANES = 0;
+
+float lanes_sum(float v)
+{
+    if (LANES == 0)
+        return wg_sum(v);
+    precise float sum = 0.0;
+    [[unroll]] for (uint l = 0; l < LANES; l++)
+        sum += subgroupShuffle(v, l);
+    return sum;
 }
 
 // What becomes of the product, of two in turn: the gate's and the one that it gates.
@@ -90,10 +105,10 @@ void main()
         uint t = min(tok0 + c, p.n_tok - 1);
         float by = y_scale(t, t);
         if (IN == IN_NORM)
-            by *= 1.0 / sqrt(wg_sum(squares[c]) / float(p.n_in) + p.eps);
+            by *= 1.0 / sqrt(lanes_sum(squares[c]) / float(p.n_in) + p.eps);
         float sum[ROWS];
         [[unroll]] for (uint r = 0; r < ROWS; r++)
-            sum[r] = wg_sum(acc[r * COLS + c]) * by;
+            sum[r] = lanes_sum(acc[r * COLS + c]) * by;
         const uint step = PAIRS ? 2 : 1;
         [[unroll]] for (uint r = 0; r < ROWS; r += step)
             if (lane() == 0 && row_of(row0, r) < p.n_out / step && tok0 + c < p.n_tok)

@@ -60,7 +60,7 @@ const struct linear_path *linear_pick(struct cmd *c, uint32_t n_tok, bool f16)
     if (!cmd_each(c))
         return linear_path_of(linear_paths, n_linear_path, caps, n_tok, f16);
     const struct linear_path *one = linear_path_of(linear_paths, n_linear_path, caps, 1, f16);
-    for (const struct linear_path *p = linear_paths; p < one && n_tok > 2; p++)
+    for (const struct linear_path *p = linear_paths; p < one && n_tok > 1; p++)
         if (p->kernel == K_linear_each && linear_path_runs(caps, p))
             return p;
     return one;
@@ -217,6 +217,15 @@ bool slab_next(struct slab *s)
     return true;
 }
 
+/* For two tokens and long rows linear.comp is faster, with the same bits. */
+static const struct linear_path *each_or_rows(const struct gpu_caps *caps,
+                                              const struct linear_path *path, const linear *w,
+                                              uint32_t n_tok)
+{
+    bool rows = path->kernel == K_linear_each && n_tok <= 2 && w->n_in > 512;
+    return rows ? linear_path_of(linear_paths, n_linear_path, caps, 1, false) : path;
+}
+
 void linear_by(struct cmd *c, const struct linear_path *path, const struct linear_args *a)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
@@ -225,6 +234,7 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     if (cmd_failed(c))
         return;
     uint32_t width = a->act ? act_width(*a->act) : 1;
+    path = each_or_rows(caps, path, w, n_tok);
     HLM_ASSERT(a->x.n == w->n_in && a->y.n * width == w->n_out && a->y.n_row == n_tok);
     HLM_ASSERT(path->fuses || (!a->norm && !a->act));
     HLM_ASSERT(!a->act || (!a->res && !a->gate && linear_slab_rows(caps, w) == w->n_out));
@@ -233,12 +243,13 @@ void linear_by(struct cmd *c, const struct linear_path *path, const struct linea
     tensor res = a->res ? *a->res : a->x, gate = a->gate ? *a->gate : a->x;
     tensor norm = a->norm ? *a->norm : a->x;
     uint32_t in = a->norm ? IN_NORM : IN_PLAIN;
-    struct spec spec =
-        path->kernel == K_linear
-            ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows, .cols = t.toks, .in = in)
-        : path->kernel == K_linear_each ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows,
-                                               .toks = t.toks, .lanes = t.toks_per_group / t.toks)
-                                        : linear_many_spec(path, caps, t, w->dtype, GROUPED_NOT);
+    struct spec spec = path->kernel == K_linear
+                           ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows, .cols = t.toks,
+                                  .in = in, .lanes = caps->kind == GPU_CPU ? t.wg : 0)
+                       : path->kernel == K_linear_each
+                           ? SPEC(.wg = t.wg, .w_type = w->dtype, .rows = t.rows, .toks = t.toks,
+                                  .lanes = t.toks_per_group / t.toks)
+                           : linear_many_spec(path, caps, t, w->dtype, GROUPED_NOT);
     spec.epi = a->act    ? EPI_ACT + (uint32_t)a->act->kind
                : a->gate ? EPI_ADD_GATED
                : a->res  ? EPI_ADD
