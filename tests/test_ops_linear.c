@@ -333,14 +333,13 @@ static void test_real(struct gpu *g)
     } rows[] = {
         { Q4_K, 1, ADD },
         { Q8_0, 7, ADD },
-        { F32, 7, STORE },
     };
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         for (uint32_t i_path = 0; i_path < n_linear_path; i_path++) {
             const struct linear_path *path = &linear_paths[i_path];
             if (!takes(g, path) || by_each(path))
                 continue;
-            uint32_t n_tok = path->kernel == K_linear && rows[i].dtype != F32 ? 1 : rows[i].n_tok;
+            uint32_t n_tok = path->kernel == K_linear ? 1 : rows[i].n_tok;
             if (!test_case("linear by %s, %s, 1024 x 3584, %u tokens", path->name,
                            dtype_info(rows[i].dtype)->name, n_tok))
                 continue;
@@ -486,9 +485,11 @@ static void each_case(struct gpu *g, uint32_t op, enum dtype dtype, uint32_t n_i
     struct rig r = rig_open(g, "each");
     uint32_t stride = (uint32_t)align_up(n_in + 4, STRIDE);
     struct weight w = rig_weight(&r, dtype, n_in, N_OUT, 1, 1, false);
-    struct weight beside = rig_weight(&r, dtype, n_in, N_OUT, 1, 1, true);
-    struct each_input in[2] = { { .w = w.w, .beside = beside.w, .bias = w.w } };
-    in[0].lora = rig_lora(&r, w, 8, NULL).w;
+    struct each_input in[2] = { { .w = w.w, .bias = w.w } };
+    if (op == EACH_NORM || op == EACH_ACT)
+        in[0].beside = rig_weight(&r, dtype, n_in, N_OUT, 1, 1, true).w;
+    if (op == EACH_LORA)
+        in[0].lora = rig_lora(&r, w, 8, NULL).w;
     in[0].bias.bias = rig_dense(&r, rig_normal(&r, N_OUT, 1), N_OUT, 1);
     in[0].norm = rig_dense(&r, rig_normal(&r, n_in, 1), n_in, 1);
     in[1] = in[0];
@@ -532,9 +533,9 @@ static void test_each(struct gpu *g)
     static const uint32_t n_tok[] = { 2, 3, 4, 7, 8, 9, 16 };
     for (uint32_t i = 0; i < ARRAY_LEN(weight_types); i++)
         if (!test_brief() || stands_for_all(weight_types[i]))
-            each_case(g, EACH_ADD, weight_types[i], 1280, 5);
+            each_case(g, EACH_ADD, weight_types[i], 768, 5);
     for (uint32_t i = 0; i < ARRAY_LEN(n_tok); i++)
-        each_case(g, EACH_ADD, i % 2 ? F32 : Q8_0, 1280, n_tok[i]);
+        each_case(g, EACH_ADD, i % 2 ? F32 : Q8_0, 768, n_tok[i]);
     for (uint32_t op = EACH_NORM; op < N_EACH; op++)
         each_case(g, op, Q8_0, 256, 2 + 5 * (op % 3));
     each_case(g, EACH_ADD, F32, 36, 16);
