@@ -131,6 +131,7 @@ HLM_API int hlm_devices(struct hlm_device *out, int max, struct hlm_err *err);
 /* ---- model ----------------------------------------------------------------------------------- */
 
 typedef struct hlm hlm;
+typedef struct hlm_context hlm_context;
 typedef struct hlm_session hlm_session;
 typedef struct hlm_talk hlm_talk;
 typedef struct hlm_vocab hlm_vocab;
@@ -452,6 +453,8 @@ struct hlm_session_params {
      * is at most a sixteenth of what may be used (hlm_info.memory). HLM_SNAPSHOT_NONE, or less than
      * one snapshot takes: none. There are 128 at most. */
     uint64_t snapshot_budget;
+    uint32_t n_seq; /* of a context: sequences, 16 at most; 0: 1. n_ctx is then that of each, and
+                       each has an equal part of the budget for snapshots */
 };
 /* Everything that the session takes is allocated here, or nothing. What does not fit is refused
  * with HLM_ERR_WONT_FIT. On a model that is still dry the same is checked and nothing is allocated;
@@ -459,6 +462,23 @@ struct hlm_session_params {
 HLM_API hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
                                         struct hlm_err *err);
 HLM_API void hlm_session_destroy(hlm_session *s);
+
+/* A context: the caches of params->n_seq sequences, and one scratch memory for all of them. Each
+ * open session of it is one sequence, and does all that a session does; hlm_session_create makes a
+ * context of one. What a session computes has the same bits, alone or beside others.
+ *
+ * Everything that the sequences take is allocated here, as hlm_session_create says. Plans are
+ * those of hlm_session_plan and hlm_session_fit. */
+HLM_API hlm_context *hlm_context_create(hlm *m, const struct hlm_session_params *params,
+                                        struct hlm_err *err);
+/* Ends its sessions too. */
+HLM_API void hlm_context_destroy(hlm_context *x);
+/* A sequence without tokens. HLM_ERR_FULL: all are open. Its session is ended with
+ * hlm_session_destroy, which makes room for another one. */
+HLM_API hlm_session *hlm_context_open(hlm_context *x, struct hlm_err *err);
+/* Another sequence of the same context that holds what s holds: tokens, state and logits, but no
+ * snapshots. Both go on independently. Keys, values and state are copied on the device. */
+HLM_API hlm_session *hlm_session_fork(hlm_session *s, struct hlm_err *err);
 
 /* What an object would take of memory, by purpose. It comes from the engine's own dry run, in which
  * the session is laid out and recorded as always and nothing is allocated. */
@@ -552,6 +572,28 @@ HLM_API bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, doub
  * block whose output is not. Fails with HLM_ERR_FULL when the context has no room for that. */
 HLM_API bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
                               struct hlm_err *err);
+
+/* The same for several sessions of one context, in one batch, which costs little more than one of
+ * them. Each token is the one that hlm_session_next would give. n: 1 to 16 sessions, none twice. */
+struct hlm_next {
+    hlm_session *session;
+    const struct hlm_sampling *sampling;
+    int32_t id; /* the token; -1: none was made */
+};
+/* On failure the sessions without a token are where they were, and those that have one go on.
+ * Logits that are not finite fail only their session: it counts as unread. */
+HLM_API bool hlm_decode(struct hlm_next *row, uint32_t n, struct hlm_err *err);
+
+/* Pieces of several prompts, of one context, one after another: each session reads n tokens after
+ * those that it holds. Snapshots are taken by hlm_session_sync alone. more: further pieces of this
+ * prompt follow, so that no logits are made. On failure sessions hold what they have read. */
+struct hlm_piece {
+    hlm_session *session;
+    const int32_t *id;
+    uint32_t n;
+    bool more;
+};
+HLM_API bool hlm_read(const struct hlm_piece *piece, uint32_t n, struct hlm_err *err);
 
 /* Writes the whole session to a file: ids, keys and values, state, logits, snapshots, and a note of
  * the caller's (any bytes, may be NULL). The file is replaced atomically. While a training is alive

@@ -1,16 +1,18 @@
 #version 450
-// advance: moves the step buffer past a batch: the next batch begins after it and reads the other
-// convolution window.
+// advance: moves the step buffer past a batch: the next batch begins after it, reads the states that
+// this one wrote, and writes the others.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(push_constant) uniform Push { push_advance p; };
-layout(binding = 0) buffer Step { step st; };
+layout(binding = 0) buffer Step { segment seg[]; };
 
 void main()
 {
-    if (lane() == 0) {
-        st.n_past += p.n_tok;
-        st.i_window = 1 - st.i_window;
+    for (uint s = lane(); s < p.n_seg; s += WG) {
+        uint slot = seg[s].slot_in;
+        seg[s].pos += p.n_tok;
+        seg[s].slot_in = seg[s].slot_out;
+        seg[s].slot_out = slot;
     }
 }

@@ -13,7 +13,7 @@
 layout(constant_id = SPEC_quads) const uint QUADS = 1;
 layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
-layout(binding = 3) readonly buffer Step { step st; };
+layout(binding = 3) readonly buffer Step { segment seg[]; };
 layout(binding = 4) readonly buffer P { vec4 proj[]; };
 layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
@@ -26,9 +26,9 @@ shared float weight[WG];
 void main()
 {
     uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, run = gl_WorkGroupID.z, quads = p.head_dim / 4;
-    uint pos = st.n_past + t, first = first_key(pos) + run * p.split_len;
+    uint pos = pos_of(t, p.n_seg), first = first_key(pos) + run * p.split_len;
     uint end = min(pos + 1, first + p.split_len);
-    uint kv = h / (p.n_head / p.n_kv_head) * p.n_row;
+    uint kv = cache_of(t, h);
 
     for (uint i = lane(); i < quads + ROUND - 1; i += WG)
         q_row[i] = i < quads ? q[(t * p.n_head + h) * quads + i] * p.scale : vec4(0);

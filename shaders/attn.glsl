@@ -1,8 +1,17 @@
 // attn: which keys a token sees, and how the attention kernels store a head: divided by the sum and
 // gated or, if attn_merge follows, undivided with its maximum and sum after it. Include after
-// declaring p, proj, proj1 and y. A kernel whose heads are always merged defines ALWAYS_MERGED.
+// declaring p, proj, proj1, seg and y. A kernel whose heads are always merged defines ALWAYS_MERGED.
 layout(constant_id = SPEC_ring) const uint RING = 0;  // 1: a token sees p.window keys; in a ring
+#include "segments.glsl"
+
 const float NEVER = -1e30;      // finite, so that the difference of two of these is not a NaN
+
+// The first row of the cache for query head h of token t.
+uint cache_of(uint t, uint h)
+{
+    uint seq = seg[segment_of(t, p.n_seg)].seq;
+    return (seq * p.n_kv_head + h / (p.n_head / p.n_kv_head)) * p.n_row;
+}
 
 uint first_key(uint pos) { return RING != 0 && pos >= p.window ? pos + 1 - p.window : 0; }
 

@@ -1,7 +1,7 @@
 #version 450
 // attn_cols: attn for prompts on CPU devices. A lane owns a token, for HEADS query heads that share
 // a key head. So keys and values are uniform loads that serve WG * HEADS rows, and lanes exchange
-// nothing.
+// nothing. The batch is one segment.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define K_BINDING 1
@@ -12,7 +12,7 @@ layout(constant_id = SPEC_quads) const uint QUADS = 1;  // head_dim / 4
 layout(constant_id = SPEC_heads) const uint HEADS = 1;
 layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Q { vec4 q[]; };
-layout(binding = 3) readonly buffer Step { step st; };
+layout(binding = 3) readonly buffer Step { segment seg[]; };
 layout(binding = 4) readonly buffer P { vec4 proj[]; };
 layout(binding = 4) readonly buffer P1 { float proj1[]; };
 layout(binding = 5) writeonly buffer Out { vec4 y[]; };
@@ -22,10 +22,10 @@ layout(binding = 5) writeonly buffer Out { vec4 y[]; };
 void main()
 {
     uint head0 = gl_WorkGroupID.x * HEADS, tok0 = gl_WorkGroupID.y * WG, run = gl_WorkGroupID.z;
-    uint t = min(tok0 + lane(), p.n_tok - 1), pos = st.n_past + t;
-    uint low = first_key(pos), first = first_key(st.n_past + tok0) + run * p.split_len;
-    uint end = min(st.n_past + min(tok0 + WG, p.n_tok), first + p.split_len);
-    uint kv = head0 / (p.n_head / p.n_kv_head) * p.n_row;
+    uint t = min(tok0 + lane(), p.n_tok - 1), n_past = seg[0].pos, pos = n_past + t;
+    uint low = first_key(pos), first = first_key(n_past + tok0) + run * p.split_len;
+    uint end = min(n_past + min(tok0 + WG, p.n_tok), first + p.split_len);
+    uint kv = cache_of(t, head0);
 
     vec4 qr[HEADS * QUADS], o[HEADS * QUADS];
     float m[HEADS], l[HEADS];

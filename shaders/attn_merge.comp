@@ -7,7 +7,7 @@ layout(push_constant) uniform Push { push_attn p; };
 layout(binding = 0) readonly buffer Part { vec4 part[]; };
 layout(binding = 1) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer P1 { float proj1[]; };
-layout(binding = 2) readonly buffer Step { step st; };
+layout(binding = 2) readonly buffer Step { segment seg[]; };
 layout(binding = 3) writeonly buffer Out { vec4 y[]; };
 #include "attn.glsl"
 
@@ -17,8 +17,8 @@ void main()
 {
     uint h = gl_WorkGroupID.x, t = gl_WorkGroupID.y, quads = p.head_dim / 4;
     uint at = run_at(t, h, 0);
-    uint low = first_key(st.n_past + t / p.tile * p.tile);
-    uint n_run = min(p.n_split, (st.n_past + t - low) / p.split_len + 1);
+    uint pos = pos_of(t, p.n_seg), low = first_key(pos - t % p.tile);
+    uint n_run = min(p.n_split, (pos - low) / p.split_len + 1);
     float m = NEVER, l = 0.0;
     for (uint s = lane(); s < n_run; s += WG)
         m = max(m, part[at + s * (quads + 1) + quads].x);

@@ -19,9 +19,10 @@ layout(binding = 0) readonly buffer P { vec4 proj[]; };
 layout(binding = 1) readonly buffer Qn { vec4 q_norm[]; };
 layout(binding = 2) readonly buffer Kn { vec4 k_norm[]; };
 layout(binding = 3) readonly buffer Turn { uvec2 turn[]; };   // n_rot/2 frequencies, see rope.glsl
-layout(binding = 4) readonly buffer Step { step st; };
+layout(binding = 4) readonly buffer Step { segment seg[]; };
 layout(binding = 4) readonly buffer First { uint first[]; };  // the same binding, with DOCS
 layout(binding = 5) writeonly buffer Q { vec4 q_out[]; };     // [n_tok][n_head][head_dim]
+#include "segments.glsl"
 
 shared float row[MAX_HEAD];
 
@@ -46,17 +47,19 @@ uint row_of(uint t, uint pos) { return DOCS != 0 ? t : RING != 0 ? pos % p.n_row
 void main()
 {
     uint slot = gl_WorkGroupID.x, t = gl_WorkGroupID.y, quads = p.head_dim / 4;
-    uint pos = t;
-    if (DOCS != 0)
-        pos -= first[t];
-    else
-        pos += st.n_past;
+    uint pos = 0, seq = 0;
+    if (DOCS != 0) {
+        pos = t - first[t];
+    } else {
+        pos = pos_of(t, p.n_seg);
+        seq = seg[segment_of(t, p.n_seg)].seq;
+    }
     bool is_q = slot < p.n_head, is_v = slot >= p.n_head + p.n_kv_head;
     uint kv_head = is_v ? slot - p.n_head - p.n_kv_head : slot - p.n_head;
     uint col = is_q ? p.q_col + slot * p.q_step
                     : (is_v ? p.v_col : p.k_col) + kv_head * p.head_dim;
     uint at = (t * p.p_stride + col) / 4;
-    uint cache = kv_at(kv_head * p.n_row + row_of(t, pos), quads);
+    uint cache = kv_at((seq * p.n_kv_head + kv_head) * p.n_row + row_of(t, pos), quads);
 
     if (is_v) {
         for (uint i = lane(); i < quads; i += WG)

@@ -3,45 +3,46 @@
 // itself) and window, and the functions d_conv() (channels), conv_col() (their first column in
 // proj) and conv_bias(channel).
 //
-// The window has the last CONV_K - 1 inputs before the batch, [2][CONV_K - 1][d_conv]. There are
-// two copies: a batch reads the one given by step.i_window and writes the other, so that no
-// workgroup overwrites what another still reads.
-uint window_at(uint i_window, uint row, uint ch)
+// The window has the last CONV_K - 1 inputs before the batch, [n_slot][CONV_K - 1][d_conv]. A batch
+// reads that of a slot and writes that of another, so that no workgroup overwrites what another
+// still reads. t is a token of a batch of one segment.
+uint window_at(uint slot, uint row, uint ch)
 {
-    return (i_window * (CONV_K - 1) + row) * d_conv() + ch;
+    return (slot * (CONV_K - 1) + row) * d_conv() + ch;
 }
 
 // The input of channel ch at token t of this batch. t < 0: a token before the batch.
-float conv_in(uint i_window, int t, uint ch)
+float conv_in(uint slot, int t, uint ch)
 {
     return t >= 0 ? proj[uint(t) * p.p_stride + conv_col() + ch]
-                  : window[window_at(i_window, uint(t + int(CONV_K) - 1), ch)];
+                  : window[window_at(slot, uint(t + int(CONV_K) - 1), ch)];
 }
 
-float conv_silu(uint i_window, uint t, uint ch)
+float conv_silu(uint slot, uint t, uint ch)
 {
     float v = conv_bias(ch);
     [[unroll]] for (uint j = 0; j < CONV_K; j++)
-        v += conv_w[ch * CONV_K + j] * conv_in(i_window, int(t + j) - int(CONV_K - 1), ch);
+        v += conv_w[ch * CONV_K + j] * conv_in(slot, int(t + j) - int(CONV_K - 1), ch);
     return silu(v);
 }
 
-void keep_window(uint i_window, uint ch)
+void keep_window(uint slot_in, uint slot_out, uint ch)
 {
     [[unroll]] for (uint j = 0; j + 1 < CONV_K; j++)
-        window[window_at(1 - i_window, j, ch)] =
-            conv_in(i_window, int(p.n_tok + j) - int(CONV_K - 1), ch);
+        window[window_at(slot_out, j, ch)] =
+            conv_in(slot_in, int(p.n_tok + j) - int(CONV_K - 1), ch);
 }
 
-// The same for a batch of one token, in parts: a driver cannot know that windows do not overlap, so
+// The same for segments of one token, in parts. t: the token, whose segment has the slot. A driver cannot know that windows do not overlap, so
 // a kernel that wants its loads to go out together puts all of them before its first store.
 const uint MAX_CONV_K = 8;
 struct conv_inputs { float tap[MAX_CONV_K]; };
 
-void conv_load(uint i_window, uint ch, out conv_inputs x)
+void conv_load(uint slot, uint t, uint ch, out conv_inputs x)
 {
-    [[unroll]] for (uint j = 0; j < CONV_K; j++)
-        x.tap[j] = conv_in(i_window, int(j) - int(CONV_K - 1), ch);
+    [[unroll]] for (uint j = 0; j + 1 < CONV_K; j++)
+        x.tap[j] = window[window_at(slot, j, ch)];
+    x.tap[CONV_K - 1] = proj[t * p.p_stride + conv_col() + ch];
 }
 
 float conv_sum(conv_inputs x, uint ch)
@@ -52,8 +53,8 @@ float conv_sum(conv_inputs x, uint ch)
     return silu(v);
 }
 
-void conv_keep(uint i_window, conv_inputs x, uint ch)
+void conv_keep(uint slot, conv_inputs x, uint ch)
 {
     [[unroll]] for (uint j = 0; j + 1 < CONV_K; j++)
-        window[window_at(1 - i_window, j, ch)] = x.tap[j + 1];
+        window[window_at(slot, j, ch)] = x.tap[j + 1];
 }

@@ -3,8 +3,7 @@
 // computed of each. A workgroup owns COLS columns of a V head's state M and keeps them in shared
 // memory:
 //   V' = U - W M;  O = exp(G) (Q M) + P V';  M = exp(G_end) M + K' (exp(G_end - G) V')
-// A lane owns four columns; lanes of the same columns share the rows. The state is f32 and updated
-// in place.
+// A lane owns four columns; lanes of the same columns share the rows. The state is f32.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -21,9 +20,11 @@ layout(binding = 1) buffer Uw { vec4 uw4[]; };              // [slot][U, W][CHUN
 layout(binding = 2) readonly buffer Pm { vec4 pm4[]; };     // [slot][CHUNK][CHUNK]
 layout(binding = 3) readonly buffer G { float gates[]; };   // [slot][GATE_ROWS][CHUNK]
 layout(binding = 4) readonly buffer Chunks { ivec4 chunks[]; };
-layout(binding = 5) buffer State { vec4 state4[]; };        // [n_v_head][d_state k][d_state v]
+layout(binding = 5) buffer State { vec4 state4[]; };        // [n_slot][n_v_head][d_state k]
+                                                            // [d_state v]; DOCS: one slot
 layout(binding = 6) writeonly buffer O { vec4 o4[]; };      // [n_tok][n_v_head * d_state]
 layout(binding = 7) writeonly buffer M { vec4 m4[]; };      // [slot][d_state k][d_state v]
+layout(binding = 8) readonly buffer Step { segment seg[]; };    // not with DOCS
 #include "delta_chunk.glsl"
 
 const uint NC = COLS / 4, D4 = D_STATE / 4;
@@ -36,7 +37,12 @@ void main()
     uint row4 = u_row4(), col = gl_WorkGroupID.y * NC + c;
     bool live = col < D4;
     col = min(col, D4 - 1);
-    uint state_at = head * D_STATE * D4 + col;
+    uint state_at = head * D_STATE * D4 + col, state_to = state_at;
+    if (DOCS == 0) {        // the first dispatch of a batch takes the state from the slot before it
+        uint slot = p.chunk0 == 0 ? seg[0].slot_in : seg[0].slot_out;
+        state_at += slot * p.n_v_head * D_STATE * D4;
+        state_to += seg[0].slot_out * p.n_v_head * D_STATE * D4;
+    }
 
     // Each lane reads and writes only rows 4 i .. 4 (i + FOURS) - 1 of M: here, where the state is
     // updated, and at the end.
@@ -135,5 +141,5 @@ void main()
     if (live)
         for (uint i = row0 * FOURS; i < D4; i += n_row * FOURS)
             [[unroll]] for (uint e = 0; e < 4 * FOURS; e++)
-                state4[state_at + (4 * i + e) * D4] = m[(4 * i + e) * NC + c];
+                state4[state_to + (4 * i + e) * D4] = m[(4 * i + e) * NC + c];
 }

@@ -9,7 +9,7 @@ layout(push_constant) uniform Push { push_delta p; };
 layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };
 layout(binding = 2) buffer Window { float window[]; };
-layout(binding = 3) readonly buffer Step { step st; };
+layout(binding = 3) readonly buffer Step { segment seg[]; };
 layout(binding = 4) writeonly buffer U { float u[]; };          // [n_tok][d_conv]
 #include "delta.glsl"
 #include "conv.glsl"
@@ -19,10 +19,10 @@ shared float row[MAX_STATE];
 
 void main()
 {
-    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state, i_window = st.i_window;
+    uint head = gl_WorkGroupID.x, t = gl_WorkGroupID.y, n = p.d_state, from = seg[0].slot_in;
     float ss = 0.0;
     for (uint i = lane(); i < n; i += WG) {
-        float v = conv_silu(i_window, t, head * n + i);
+        float v = conv_silu(from, t, head * n + i);
         ss += v * v;
         row[i] = v;
     }
@@ -36,5 +36,5 @@ void main()
         u[t * d_conv() + head * n + i] = row[i] * scale;
     if (t + 1 == p.n_tok)
         for (uint i = lane(); i < n; i += WG)
-            keep_window(i_window, head * n + i);
+            keep_window(from, seg[0].slot_out, head * n + i);
 }

@@ -3,8 +3,7 @@
 // reference). A lane owns one column of a V head's state M [d_state][d_state] and keeps it in
 // registers:
 //   M = decay M;  d = beta (v - M'k);  M = M + k d';  o = M'q
-// Columns are independent, so several workgroups may share a head. The state is f32 and updated in
-// place.
+// Columns are independent, so several workgroups may share a head. The state is f32.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"
@@ -17,8 +16,10 @@ layout(binding = 0) readonly buffer U1 { float u[]; };
 layout(binding = 1) readonly buffer P { float proj[]; };
 layout(binding = 2) readonly buffer A { float ssm_a[]; };
 layout(binding = 3) readonly buffer Dt { float dt_bias[]; };
-layout(binding = 4) buffer State { float state[]; };            // [n_v_head][d_state k][d_state v]
+layout(binding = 4) buffer State { float state[]; };            // [n_slot][n_v_head][d_state k]
+                                                                // [d_state v]
 layout(binding = 5) writeonly buffer O { float o[]; };          // [n_tok][n_v_head * d_state]
+layout(binding = 6) readonly buffer Step { segment seg[]; };
 
 void main()
 {
@@ -26,7 +27,9 @@ void main()
     uint k_head = p.tiled != 0 ? head % p.n_k_head : head / (p.n_v_head / p.n_k_head);
     uint d_conv = (2 * p.n_k_head + p.n_v_head) * D_STATE;
     bool live = col < D_STATE;
-    uint c = min(col, D_STATE - 1), at = head * D_STATE * D_STATE + c;
+    uint c = min(col, D_STATE - 1), n = D_STATE * D_STATE;
+    uint at = (seg[0].slot_in * p.n_v_head + head) * n + c;
+    uint to = (seg[0].slot_out * p.n_v_head + head) * n + c;
 
     vec4 m[D_STATE / 4];
     [[unroll]] for (uint i = 0; i < D_STATE / 4; i++)
@@ -55,5 +58,5 @@ void main()
     if (live)
         [[unroll]] for (uint i = 0; i < D_STATE / 4; i++)
             [[unroll]] for (uint e = 0; e < 4; e++)
-                state[at + (4 * i + e) * D_STATE] = m[i][e];
+                state[to + (4 * i + e) * D_STATE] = m[i][e];
 }

@@ -1,5 +1,5 @@
 #version 450
-// embed: y[t] = row ids[n_past + t] of the embedding matrix. Rows [row0, row0 + n_vocab) of the
+// embed: y[t] = the row of the embedding matrix for the id of token t. Rows [row0, row0 + n_vocab) of the
 // matrix are bound; tokens of other rows are left to the dispatch that binds those. One workgroup
 // per token.
 #extension GL_GOOGLE_include_directive : require
@@ -9,13 +9,15 @@
 #include "weight.glsl"
 
 layout(push_constant) uniform Push { push_embed p; };
-layout(binding = 1) readonly buffer Ids { uint ids[]; };
-layout(binding = 2) readonly buffer Step { step st; };
+layout(binding = 1) readonly buffer Ids { uint ids[]; };     // [n_seq][n_ids]
+layout(binding = 2) readonly buffer Step { segment seg[]; };
 layout(binding = 3) writeonly buffer Y { vec4 y[]; };
+#include "segments.glsl"
 
 void main()
 {
-    uint t = gl_WorkGroupID.x, id = ids[st.n_past + t] - p.row0, n_block = (p.n_embd + 31) / 32;
+    uint t = gl_WorkGroupID.x, s = segment_of(t, p.n_seg), n_block = (p.n_embd + 31) / 32;
+    uint id = ids[seg[s].seq * p.n_ids + pos_of(t, p.n_seg)] - p.row0;
     if (id >= p.n_vocab)
         return;
     for (uint b = lane(); b < n_block; b += WG) {

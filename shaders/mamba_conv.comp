@@ -15,7 +15,7 @@ layout(binding = 0) readonly buffer P { float proj[]; };
 layout(binding = 1) readonly buffer W { float conv_w[]; };
 layout(binding = 2) readonly buffer Bias { float conv_b[]; };
 layout(binding = 3) buffer Window { float window[]; };
-layout(binding = 4) readonly buffer Step { step st; };
+layout(binding = 4) readonly buffer Step { segment seg[]; };
 layout(binding = 5) readonly buffer A { float ssm_a[]; };
 layout(binding = 6) readonly buffer Dt { float dt_bias[]; };
 layout(binding = 7) writeonly buffer U { float u[]; };          // [n_tok][d_conv + 2 n_head]
@@ -32,12 +32,13 @@ void gates(uint head, uint t0, uint t1)
     }
 }
 
-void convolve(uint i_window, uint ch, uint t0, uint t1)
+void convolve(uint ch, uint t0, uint t1)
 {
     float w[CONV_K], x[CONV_K];             // inputs, the newest last
+    uint slot = seg[0].slot_in;
     [[unroll]] for (uint j = 0; j < CONV_K; j++) {
         w[j] = conv_w[ch * CONV_K + j];
-        x[j] = j == 0 ? 0.0 : conv_in(i_window, int(t0 + j) - int(CONV_K), ch);
+        x[j] = j == 0 ? 0.0 : conv_in(slot, int(t0 + j) - int(CONV_K), ch);
     }
     [[dont_unroll]] for (uint t = t0; t < t1; t++) {
         float v = conv_b[ch];
@@ -49,16 +50,16 @@ void convolve(uint i_window, uint ch, uint t0, uint t1)
         u[t * p.u_stride + ch] = silu(v);
     }
     if (t1 == p.n_tok)
-        keep_window(i_window, ch);
+        keep_window(slot, seg[0].slot_out, ch);
 }
 
 void main()
 {
-    uint first = gl_WorkGroupID.x * CHANNELS, t0 = gl_WorkGroupID.y * TOKS, i_window = st.i_window;
+    uint first = gl_WorkGroupID.x * CHANNELS, t0 = gl_WorkGroupID.y * TOKS;
     uint end = min(first + CHANNELS, d_conv() + p.n_head), t1 = min(t0 + TOKS, p.n_tok);
     for (uint ch = first + lane(); ch < end; ch += WG) {
         if (ch < d_conv())
-            convolve(i_window, ch, t0, t1);
+            convolve(ch, t0, t1);
         else
             gates(ch - d_conv(), t0, t1);
     }

@@ -4,7 +4,7 @@
 //   s = decay s + dt x (outer) B;  y = s C + D x
 // A lane owns ROWS rows of a head's head_dim and, in their state, one part of PART columns, which
 // it keeps in registers. Rows are independent, so several workgroups may share a head. mamba_norm
-// adds up the outputs of the parts. The state is f32 and updated in place. head_dim is its fast
+// adds up the outputs of the parts. The state is f32. head_dim is its fast
 // index, so that neighbouring lanes read neighbouring words.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -15,8 +15,10 @@ layout(push_constant) uniform Push { push_mamba p; };
 layout(binding = 0) readonly buffer U4 { vec4 u4[]; };          // [n_tok]: x, B, C, dt, decay
 layout(binding = 0) readonly buffer U1 { float u[]; };
 layout(binding = 1) readonly buffer D { float d_skip[]; };
-layout(binding = 2) buffer State { float state[]; };            // [n_head][d_state][head_dim]
+layout(binding = 2) buffer State { float state[]; };            // [n_slot][n_head][d_state]
+                                                                // [head_dim]
 layout(binding = 3) writeonly buffer O { float o[]; };          // [n_part][n_tok][d_inner]
+layout(binding = 4) readonly buffer Step { segment seg[]; };
 
 void main()
 {
@@ -24,7 +26,8 @@ void main()
     uint row0 = gl_WorkGroupID.y * WG * ROWS + lane();
     uint d_inner = p.n_head * hd, d_conv = d_inner + 2 * p.n_group * p.d_state;
     uint b_col = d_inner + head / (p.n_head / p.n_group) * p.d_state + part * PART;
-    uint first = (head * p.d_state + part * PART) * hd;
+    uint slot_n = p.n_head * p.d_state * hd, in_slot = (head * p.d_state + part * PART) * hd;
+    uint first = seg[0].slot_in * slot_n + in_slot, to = seg[0].slot_out * slot_n + in_slot;
     float skip = part == 0 ? d_skip[head] : 0.0;
 
     uint row[ROWS];
@@ -60,5 +63,5 @@ void main()
         if (row0 + r * WG < hd)
             [[unroll]] for (uint i = 0; i < PART / 4; i++)
                 [[unroll]] for (uint e = 0; e < 4; e++)
-                    state[first + (4 * i + e) * hd + row[r]] = m[r * PART / 4 + i][e];
+                    state[to + (4 * i + e) * hd + row[r]] = m[r * PART / 4 + i][e];
 }

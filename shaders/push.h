@@ -5,12 +5,19 @@
 #endif
 #include "enums.h"
 
-/* The step buffer: what changes from one submission to the next. It lies in device memory; the last
- * kernel of a submission advances it, so that the host writes nothing between tokens. */
-struct step {
-    uint32_t n_past;            /* position of the batch's first token */
-    uint32_t i_window;          /* the copy of the convolution window that has the past */
-    uint32_t seed_lo, seed_hi;
+/* A segment: tokens of one sequence in a batch. A batch is one segment of any number of tokens, or
+ * up to MAX_SEGMENT segments of one token each, so that token t belongs to segment t.
+ *
+ * The segments of a batch are the step buffer: what changes from one submission to the next. It lies
+ * in device memory; the last kernel of a submission advances it, so that the host writes nothing
+ * between tokens. */
+#define MAX_SEGMENT 16
+struct segment {
+    uint32_t pos;               /* position of the first token in its sequence */
+    uint32_t seq;               /* the sequence: which history, keys and values */
+    uint32_t slot_in, slot_out; /* the state slots that the recurrent layers read and write; never
+                                   the same one. The logits of the last token belong to slot_out */
+    uint32_t seed_lo, seed_hi;  /* this and the rest: how to sample the next token */
     float temp, top_p, min_p;
     uint32_t top_k;             /* 0: off */
     float repeat, presence, frequency;
@@ -22,6 +29,7 @@ struct push_embed {
     uint32_t n_embd;
     uint32_t row_q;             /* 16-byte words from one packed row to the next */
     uint32_t row0, n_vocab;     /* rows that are bound */
+    uint32_t n_seg, n_ids;      /* n_ids: the room of a sequence's history */
 };
 
 struct push_norm {
@@ -116,6 +124,7 @@ struct push_bias { uint32_t n, n_row, y_stride, y_col; };
 
 struct push_attn_prep {
     uint32_t n_head, n_kv_head, head_dim, n_rot;
+    uint32_t n_seg;
     uint32_t n_row;             /* rows of a head's cache */
     uint32_t p_stride, q_col, k_col, v_col;
     uint32_t q_step;            /* from one head's query to the next */
@@ -124,7 +133,7 @@ struct push_attn_prep {
 
 struct push_attn {
     uint32_t n_head, n_kv_head, head_dim;
-    uint32_t n_tok;
+    uint32_t n_tok, n_seg;
     uint32_t n_row;                 /* rows of a head's cache */
     uint32_t window;                /* RING: the most keys that a token sees */
     uint32_t n_split, split_len;    /* keys are divided into n_split runs of split_len, from the */
@@ -286,10 +295,13 @@ struct push_expert {
     float limit;                /* OUT_ACT */
 };
 
-struct push_advance { uint32_t n_tok; };
+struct push_advance { uint32_t n_tok, n_seg; };     /* n_tok: of each segment */
+
+/* Logits of the last token of each segment, in a batch and in its state slot. */
+struct push_keep_logits { uint32_t n_vocab, stride, slot_stride; };
 
 struct push_sample {
-    uint32_t n_vocab;
+    uint32_t n_vocab, stride;
     uint32_t n_ids;             /* the room of the history */
     uint32_t advance;           /* 1: the submission has read one more token */
 };
@@ -297,6 +309,7 @@ struct push_sample {
 struct push_nll {
     uint32_t n_vocab, stride, col;
     uint32_t row0;              /* the token of the batch that the first row of logits is for */
+    uint32_t n_ids;
 };
 
 /* Means no row, in a list of rows or of ids. */

@@ -13,7 +13,9 @@ layout(push_constant) uniform Push { push_sample p; };
 layout(binding = 0) readonly buffer Logits { float logits[]; };
 layout(binding = 1) readonly buffer Unused { uint unused[]; };  // bit i: vocabulary entry i is not
                                                                 // a token
-layout(binding = 2) buffer Step { step st; };
+layout(binding = 2) buffer Step { segment seg[]; };
+#define ROW gl_WorkGroupID.x
+#define st seg[ROW]
 layout(binding = 3) buffer Ids { uint ids[]; };                 // the history; the token is
                                                                 // appended
 layout(binding = 4) buffer Work { float l[]; };                 // [n_vocab] logits after masks and
@@ -54,13 +56,13 @@ float uniform01(uint pos)
 uint run_begin() { return min(lane() * ((p.n_vocab + WG - 1) / WG), p.n_vocab); }
 uint run_end() { return min((lane() + 1) * ((p.n_vocab + WG - 1) / WG), p.n_vocab); }
 
-// Sum of weight(l[i]) over l[i] >= cut: 1 each, or e^(l - top).
+// Sum of weight(l[ROW * p.n_vocab + i]) over l[ROW * p.n_vocab + i] >= cut: 1 each, or e^(l - top).
 float above(float cut, bool mass, float top)
 {
     float sum = 0.0;
     for (uint i = run_begin(); i < run_end(); i++)
-        if (l[i] >= cut)
-            sum += mass ? exp1(l[i] - top) : 1.0;
+        if (l[ROW * p.n_vocab + i] >= cut)
+            sum += mass ? exp1(l[ROW * p.n_vocab + i] - top) : 1.0;
     return wg_sum(sum);
 }
 
@@ -82,43 +84,43 @@ void penalties(uint n_past)
 {
     uint n = min(st.last_n, n_past), from = n_past - n;
     for (uint i = from + lane(); i < n_past; i += WG)
-        if (ids[i] < p.n_vocab)
-            atomicAdd(count[ids[i]], 1u);
+        if (ids[st.seq * p.n_ids + i] < p.n_vocab)
+            atomicAdd(count[ROW * p.n_vocab + ids[st.seq * p.n_ids + i]], 1u);
     memoryBarrierBuffer();
     barrier();
     for (uint i = run_begin(); i < run_end(); i++) {
-        uint c = count[i];
+        uint c = count[ROW * p.n_vocab + i];
         if (c != 0) {
-            float v = l[i];
+            float v = l[ROW * p.n_vocab + i];
             v = v <= 0.0 ? v * st.repeat : v / st.repeat;
-            l[i] = v - float(c) * st.frequency - st.presence;
-            count[i] = 0;
+            l[ROW * p.n_vocab + i] = v - float(c) * st.frequency - st.presence;
+            count[ROW * p.n_vocab + i] = 0;
         }
     }
 }
 
 void main()
 {
-    uint n_past = st.n_past + p.advance;
+    uint n_past = st.pos + p.advance;
     float top = NEVER;
     for (uint i = run_begin(); i < run_end(); i++) {
-        float v = logits[i];
+        float v = logits[ROW * p.stride + i];
         bool out_of_use = st.allow_unused == 0 && (unused[i / 32] >> (i % 32) & 1u) != 0;
-        l[i] = out_of_use || !(v > NEVER) ? NEVER : v;
+        l[ROW * p.n_vocab + i] = out_of_use || !(v > NEVER) ? NEVER : v;
         // asked of the bits: a compiler may take floats to be finite
         if (!out_of_use && (floatBitsToUint(v) & 0x7f800000u) == 0x7f800000u)
-            chosen[1] = 1u;
+            chosen[2 * ROW + 1] = 1u;
     }
-    for (uint k = 0; k < bias[0]; k++) {
-        uint id = bias[1 + 2 * k];
-        float by = uintBitsToFloat(bias[2 + 2 * k]);
-        if (id >= run_begin() && id < run_end() && l[id] > NEVER)
-            l[id] = by <= NEVER ? NEVER : l[id] + by;
+    for (uint k = 0; k < bias[ROW * 129 + 0]; k++) {
+        uint id = bias[ROW * 129 + 1 + 2 * k];
+        float by = uintBitsToFloat(bias[ROW * 129 + 2 + 2 * k]);
+        if (id >= run_begin() && id < run_end() && l[ROW * p.n_vocab + id] > NEVER)
+            l[ROW * p.n_vocab + id] = by <= NEVER ? NEVER : l[ROW * p.n_vocab + id] + by;
     }
     if (st.last_n > 0 && (st.repeat != 1.0 || st.frequency != 0.0 || st.presence != 0.0))
         penalties(n_past);
     for (uint i = run_begin(); i < run_end(); i++)
-        top = max(top, l[i]);
+        top = max(top, l[ROW * p.n_vocab + i]);
     top = wg_max(top);
 
     bool greedy = st.temp <= 0.0;
@@ -137,8 +139,8 @@ void main()
     // draw: mass of each lane's run, then the lane and the entry where the sum passes u
     float t_inv = greedy ? 0.0 : 1.0 / st.temp, mass = 0.0;
     for (uint i = run_begin(); i < run_end(); i++)
-        if (l[i] >= cut)
-            mass += exp1((l[i] - top) * t_inv);
+        if (l[ROW * p.n_vocab + i] >= cut)
+            mass += exp1((l[ROW * p.n_vocab + i] - top) * t_inv);
     lane_mass[lane()] = mass;
     barrier();
     if (lane() == 0) {
@@ -161,18 +163,21 @@ void main()
             pick = last;
         uint len = (p.n_vocab + WG - 1) / WG, id = 0;
         for (uint i = pick * len; i < min((pick + 1) * len, p.n_vocab); i++)
-            if (l[i] >= cut) {
-                float e = exp1((l[i] - top) * t_inv);
+            if (l[ROW * p.n_vocab + i] >= cut) {
+                float e = exp1((l[ROW * p.n_vocab + i] - top) * t_inv);
                 id = i;
                 if (!past_end && u < e)
                     break;
                 u -= e;
             }
         if (n_past < p.n_ids)
-            ids[n_past] = id;
-        chosen[0] = id;
-        st.n_past = n_past;
-        if (p.advance != 0)
-            st.i_window = 1 - st.i_window;
+            ids[st.seq * p.n_ids + n_past] = id;
+        chosen[2 * ROW + 0] = id;
+        st.pos = n_past;
+        if (p.advance != 0) {
+            uint slot = st.slot_in;
+            st.slot_in = st.slot_out;
+            st.slot_out = slot;
+        }
     }
 }

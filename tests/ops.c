@@ -193,12 +193,12 @@ tensor rig_words(struct rig *r, const void *words, uint32_t n)
     return t;
 }
 
-struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct step *step, const int32_t *ids,
+struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct segment *seg, const int32_t *ids,
                        uint32_t n_ids, bool moves)
 {
-    struct batch b = { .n_tok = n_tok };
-    b.step = rig_words(r, step, sizeof *step / 4);
-    b.ids = rig_view(r, I32, 1, n_ids ? n_ids : 1, 1, 0);
+    struct batch b = { .n_tok = n_tok, .n_seg = 1 };
+    b.step = rig_words(r, seg, sizeof *seg / 4);
+    b.ids = rig_view(r, I32, n_ids ? n_ids : 1, 1, n_ids ? n_ids : 1, 0);
     if (n_ids)
         rig_put_words(r, b.ids, ids);
     if (moves)

@@ -49,8 +49,9 @@ void rig_writes_rows(struct rig *r, tensor t, uint32_t row, uint32_t n);
 tensor rig_dense(struct rig *r, const float *v, uint32_t n, uint32_t n_row);
 tensor rig_strided(struct rig *r, const float *v, uint32_t n, uint32_t n_row);
 tensor rig_words(struct rig *r, const void *words, uint32_t n);
-/* The step buffer and the history of a batch. moves: the op writes the step buffer. */
-struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct step *step, const int32_t *ids,
+/* The step buffer and the history of a batch of one segment. moves: the op writes the step buffer.
+ */
+struct batch rig_batch(struct rig *r, uint32_t n_tok, const struct segment *seg, const int32_t *ids,
                        uint32_t n_ids, bool moves);
 
 /* n normal numbers times scale, in memory of the rig. */

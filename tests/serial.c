@@ -45,10 +45,12 @@ bool serial_open(struct serial *s, const struct model *m, struct hlm_err *err)
     s->cmd = s->scratch ? cmd_create(s->g, "serial", s->scratch, err) : NULL;
     if (!s->mem || !s->cmd ||
         !kv_init(&s->kv, s->g,
-                 &(struct kv_params){ n_layer, shape, SERIAL_LONGEST, SERIAL_PIECE, F32 }, err))
+                 &(struct kv_params){ n_layer, shape, SERIAL_LONGEST, SERIAL_PIECE, 1, 2, F32 },
+                 err))
         return false;
     s->batch.n_tok = SERIAL_PIECE;
-    s->batch.step = arena_tensor(s->mem, I32, sizeof(struct step) / 4, 1);
+    s->batch.n_seg = 1;
+    s->batch.step = arena_tensor(s->mem, I32, sizeof(struct segment) / 4, 1);
     s->batch.ids = arena_tensor(s->mem, I32, SERIAL_LONGEST + 1, 1);
     s->next = s->batch;
     s->next.ids = arena_tensor(s->mem, I32, SERIAL_LONGEST + 1, 1);
@@ -75,11 +77,11 @@ bool serial_document(struct serial *s, const int32_t *ids, const uint8_t *mask, 
                      double *nll, double *mtp, struct hlm_err *err)
 {
     int32_t row[SERIAL_LONGEST + 2] = { 0 };
-    struct step step = { 0 };
+    struct segment seg = { .slot_out = 1 };
     HLM_ASSERT(n <= SERIAL_LONGEST);
     memcpy(row, ids, n * sizeof *ids);
     bool ok = zero(s->g, s->kv.state, err) &&
-              gpu_write(s->g, s->batch.step, 0, &step, sizeof step, err) &&
+              gpu_write(s->g, s->batch.step, 0, &seg, sizeof seg, err) &&
               gpu_write(s->g, s->batch.ids, 0, row, 4 * (SERIAL_LONGEST + 1), err) &&
               gpu_write(s->g, s->next.ids, 0, row + 1, 4 * (SERIAL_LONGEST + 1), err);
     for (uint32_t at = 0; ok && at < n; at += SERIAL_PIECE) {

@@ -216,8 +216,9 @@ static void attn_case(struct gpu *g, const struct attn_row *c, enum attention_pa
     tensor p = rig_strided(&r, in.p, in.n_p, c->n_tok);
     struct kv_layer kv = { .k = cache_make(&r, c) };
     kv.v = cache_make(&r, c);
-    struct step step = { .n_past = c->n_past };
-    struct batch b = rig_batch(&r, c->n_tok, &step, NULL, 0, false);
+    kv.n_row = c->n_row;
+    struct segment seg = { .pos = c->n_past };
+    struct batch b = rig_batch(&r, c->n_tok, &seg, NULL, 0, false);
     tensor y = attention_by(r.c, path, p, &in.a, &kv, &b);
     struct attn_heads h = heads_make(&r, c, &in, c->n_past, c->n_tok);
     double *want = rig_doubles(&r, NULL, (uint64_t)c->n_tok * c->n_head * c->head_dim);
@@ -378,7 +379,9 @@ static void ring_case(struct gpu *g, const struct ring_row *c)
     struct kv_layer ring = { .k = cache_make(&r, &row) }, keep = { .k = cache_make(&r, &all) };
     ring.v = cache_make(&r, &row);
     keep.v = cache_make(&r, &all);
-    struct batch b = rig_batch(&r, 0, &(struct step){ 0 }, NULL, 0, true);
+    ring.n_row = row.n_row;
+    keep.n_row = all.n_row;
+    struct batch b = rig_batch(&r, 0, &(struct segment){ 0 }, NULL, 0, true);
     uint32_t n_piece = ring_cut(&r, c, piece);
     for (struct ring_piece *s = piece; s < piece + n_piece; s++) {
         tensor p = rig_strided(&r, in.p + (uint64_t)s->at * in.n_p, in.n_p, s->n);
@@ -453,9 +456,10 @@ static void test_room(struct gpu *g)
         struct kv kv;
         test_case("room of %u heads of %u, window %u, %s", s->n_kv_head, s->head_dim, s->window,
                   dtype_info(rows[i].type)->name);
-        if (CHECK_MSG(
-                kv_init(&kv, g, &(struct kv_params){ 1, s, N_CTX, N_BATCH, rows[i].type }, &err),
-                "%s", err.msg)) {
+        if (CHECK_MSG(kv_init(&kv, g,
+                              &(struct kv_params){ 1, s, N_CTX, N_BATCH, 1, 2, rows[i].type },
+                              &err),
+                      "%s", err.msg)) {
             tensor k = kv.layer[0].kv.k, v = kv.layer[0].kv.v;
             uint64_t bytes = (uint64_t)rows[i].n_row * s->n_kv_head * rows[i].bytes;
             uint64_t a = gpu_caps(g)->align, all = align_up(align_up(bytes, a), 16) + bytes;
@@ -508,8 +512,8 @@ static void rope_case(struct gpu *g, double theta, uint32_t n_rot, bool factors,
     tensor none = rig_view(&r, F32, 4, 1, 4, 0);
     tensor turns = rig_words(&r, turn, n_rot);
     rig_writes(&r, q);
-    struct step step = { .n_past = pos };
-    struct batch b = rig_batch(&r, 1, &step, NULL, 0, false);
+    struct segment seg = { .pos = pos };
+    struct batch b = rig_batch(&r, 1, &seg, NULL, 0, false);
     struct push_attn_prep push = { .n_head = N_HEAD,
                                    .head_dim = HD,
                                    .n_rot = n_rot,

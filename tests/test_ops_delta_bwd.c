@@ -284,7 +284,7 @@ static struct delta_docs_out docs_case(struct gpu *g, const struct delta_docs *c
     tensor dy = rig_dense(&r, moved(&r, c, &d, d.dy, d.d_out, true), d.d_out, d.n_tok);
     tensor da_log = sum_of(&r, d.da_log, c->n_v_head, 1);
     tensor ddt_bias = sum_of(&r, d.ddt_bias, c->n_v_head, 1);
-    struct batch b = rig_batch(&r, d.n_tok, &(struct step){ 0 }, NULL, 0, false);
+    struct batch b = rig_batch(&r, d.n_tok, &(struct segment){ 0 }, NULL, 0, false);
     struct docs docs = docs_tables(&r, c, &d);
     b.docs = &docs;
 

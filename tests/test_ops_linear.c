@@ -51,8 +51,8 @@ static void embed_case(struct gpu *g, enum dtype dtype, uint32_t n_in, uint32_t 
         ids[t] = t < n_past ? -1 : (int32_t)(((t - n_past) * 37 + 5) % n_vocab);
     for (uint32_t t = 0; t < n_tok; t++)
         memcpy(want + (uint64_t)t * n_in, w.v + (uint64_t)ids[n_past + t] * n_in, 4ull * n_in);
-    struct step step = { .n_past = n_past };
-    struct batch b = rig_batch(&r, n_tok, &step, ids, n_past + n_tok, false);
+    struct segment seg = { .pos = n_past };
+    struct batch b = rig_batch(&r, n_tok, &seg, ids, n_past + n_tok, false);
     tensor y = op_embed(r.c, &w.w, &b);
     if (rig_run(&r) && same_values(rig_get(&r, y), want, (uint64_t)n_tok * n_in, &n_flushed))
         rig_checked(&r);

@@ -8,7 +8,7 @@
 
 struct mamba_row {
     uint32_t n_head, head_dim, n_group, d_state, conv_k;
-    uint32_t i_window;
+    uint32_t slot;
     uint32_t piece[4];   /* tokens of the batches; 0 ends them */
     enum mamba_path one; /* for batches of one token */
     bool slow; /* steps of e^-4 and below, as models have them, and decays of about 0.999: the state
@@ -96,22 +96,24 @@ static double *mamba_want(struct rig *r, const struct mamba_row *c, const struct
 /* NMSE where a lane sums 18000 squares; every other row is at most 4e-13 off. */
 static const struct bound wide_off = { .most = 1e-10, .measured = 4.5e-11 };
 
+enum { N_SLOT = 3 }; /* state slots, of which the one in the middle is not used */
+
 /* Several batches in one submission, op_advance after each: checks outputs, window, state and step.
  */
 static void mamba_case(struct gpu *g, const struct mamba_row *c)
 {
     static const char *const one[] = { "plain", "step", "wide step", "chunks" };
     if (!test_case(
-            "mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, window %u, %s%s",
+            "mamba %u heads of %u, %u groups of %u, conv %u, tokens %u %u %u %u, slot %u, %s%s",
             c->n_head, c->head_dim, c->n_group, c->d_state, c->conv_k, c->piece[0], c->piece[1],
-            c->piece[2], c->piece[3], c->i_window, one[c->one], c->slow ? ", slow" : ""))
+            c->piece[2], c->piece[3], c->slot, one[c->one], c->slow ? ", slow" : ""))
         return;
     struct rig r = rig_open(g, c->slow ? "mamba, slow" : "mamba");
     struct mamba_mixer v = mamba_values(&r, c);
-    uint32_t n_window = c->conv_k - 1, n_piece = 0;
+    uint32_t n_window = c->conv_k - 1, n_row = c->n_head * c->d_state, n_piece = 0;
     while (n_piece < ARRAY_LEN(c->piece) && c->piece[n_piece])
         n_piece++;
-    uint32_t end_window = (c->i_window + n_piece) % 2;
+    uint32_t in = c->slot ? 0 : 2, out = 2 - in, end = n_piece % 2 ? out : in;
     struct mamba m = { .n_head = c->n_head,
                        .head_dim = c->head_dim,
                        .n_group = c->n_group,
@@ -125,18 +127,20 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     m.d = rig_dense(&r, v.d, c->n_head, 1);
     m.norm = rig_dense(&r, v.norm, v.d_inner, 1);
     struct recurrent s = {
-        .state = rig_dense(&r, v.state, c->head_dim, c->n_head * c->d_state),
-        .window = rig_view(&r, F32, v.d_conv, 2 * n_window, v.d_conv, 0),
+        .state = rig_view(&r, F32, c->head_dim, N_SLOT * n_row, c->head_dim, 0),
+        .window = rig_view(&r, F32, v.d_conv, N_SLOT * n_window, v.d_conv, 0),
     };
-    rig_put(&r, tensor_rows(s.window, c->i_window * n_window, n_window), v.window);
-    rig_writes(&r, s.state);
-    rig_writes_rows(&r, s.window, (1 - c->i_window) * n_window, n_window);
-    if (n_piece > 1)
-        rig_writes_rows(&r, s.window, c->i_window * n_window, n_window);
-    struct step step = {
-        .n_past = 100, .i_window = c->i_window, .seed_lo = 7, .temp = 0.5f, .last_n = 3
+    rig_put(&r, tensor_rows(s.window, in * n_window, n_window), v.window);
+    rig_put(&r, tensor_rows(s.state, in * n_row, n_row), v.state);
+    for (uint32_t i = 0; i < (n_piece > 1 ? 2 : 1); i++) {
+        uint32_t slot = i ? in : out;
+        rig_writes_rows(&r, s.state, slot * n_row, n_row);
+        rig_writes_rows(&r, s.window, slot * n_window, n_window);
+    }
+    struct segment seg = {
+        .pos = 100, .slot_in = in, .slot_out = out, .seed_lo = 7, .temp = 0.5f, .last_n = 3
     };
-    struct batch b = rig_batch(&r, 0, &step, NULL, 0, true);
+    struct batch b = rig_batch(&r, 0, &seg, NULL, 0, true);
     tensor y[ARRAY_LEN(c->piece)];
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
         tensor p = rig_strided(&r, v.p + (uint64_t)at * v.n_p, v.n_p, c->piece[i]);
@@ -154,15 +158,15 @@ static void mamba_case(struct gpu *g, const struct mamba_row *c)
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
         good = rig_near(&r, c->piece[i] == 1 ? one[c->one] : "scan", y[i],
                         want + (uint64_t)at * v.d_inner, tol);
-    good =
-        good && rig_near(&r, "state", s.state, state, 0) &&
-        rig_near(&r, "window", tensor_rows(s.window, end_window * n_window, n_window), window, 0);
+    good = good && rig_near(&r, "state", tensor_rows(s.state, end * n_row, n_row), state, 0) &&
+           rig_near(&r, "window", tensor_rows(s.window, end * n_window, n_window), window, 0);
     if (good) {
-        struct step after = step;
-        after.n_past += v.n_tok;
-        after.i_window = end_window;
+        struct segment after = seg;
+        after.pos += v.n_tok;
+        after.slot_in = end;
+        after.slot_out = 2 - end;
         CHECK_MSG(memcmp(r.back + b.step.offset, &after, sizeof after) == 0,
-                  "the step is not what op_advance should make of it");
+                  "the segment is not what op_advance should make of it");
     }
     rig_close(&r);
 }
@@ -183,7 +187,7 @@ static uint64_t scratch_bytes(struct gpu *g, enum mamba_path path, uint32_t d_st
         .state = rig_view(&r, F32, m.head_dim, m.n_head * d_state, m.head_dim, 0),
         .window = rig_view(&r, F32, d_conv, 2 * (m.conv_k - 1), d_conv, 0),
     };
-    struct batch b = rig_batch(&r, n_tok, &(struct step){ 0 }, NULL, 0, true);
+    struct batch b = rig_batch(&r, n_tok, &(struct segment){ .slot_out = 1 }, NULL, 0, true);
     uint32_t n_p = d_inner + d_conv + m.n_head, stride = (uint32_t)align_up(n_p, 4);
     mamba_by(r.c, path, rig_view(&r, F32, n_p, n_tok, stride, 0), &m, &s, &b);
     uint64_t bytes = arena_bytes(r.scratch);

@@ -212,7 +212,7 @@ static bool docs_run(struct rig *r, const struct mamba_docs *c, const struct mam
         }
     }
     struct docs docs = docs_tables(r, v, order, chunk);
-    struct batch b = rig_batch(r, v->n_tok, &(struct step){ 0 }, NULL, 0, false);
+    struct batch b = rig_batch(r, v->n_tok, &(struct segment){ 0 }, NULL, 0, false);
     b.docs = &docs;
     tensor p = rig_strided(r, reordered(r, v, order, v->p, v->n_p, false), v->n_p, v->n_tok);
     tensor dp = rig_strided(r, reordered(r, v, order, v->dp, v->n_p, false), v->n_p, v->n_tok);

@@ -14,7 +14,7 @@
 struct delta_row {
     uint32_t n_k_head, n_v_head, d_state, conv_k;
     bool tiled;
-    uint32_t i_window;
+    uint32_t slot;
     uint32_t piece[4];                                 /* tokens of the batches; 0 ends them */
     enum { BEST, PLAIN, STEP_WIDE, CHUNKS, WIDE } how; /* as op_delta chooses, or all by one path */
     float rate; /* the decay of the first V head, of the i-th i times that; 0: random decays */
@@ -89,6 +89,8 @@ static uint32_t n_pieces(const struct delta_row *c)
     return n;
 }
 
+enum { N_SLOT = 3 }; /* state slots, of which the one in the middle is not used */
+
 /* Several batches in one submission, op_advance after each: checks outputs, window, state and
  * step. */
 static void delta_case(struct gpu *g, const struct delta_row *c)
@@ -97,16 +99,15 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
                                             [STEP_WIDE] = DELTA_STEP_WIDE,
                                             [CHUNKS] = DELTA_CHUNK,
                                             [WIDE] = DELTA_CHUNK_WIDE };
-    if (!test_case(
-            "delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, window %u, %s, rate %g",
-            c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
-            c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->i_window, hows[c->how],
-            (double)c->rate))
+    if (!test_case("delta %u/%u heads of %u, %s, conv %u, tokens %u %u %u %u, slot %u, %s, rate %g",
+                   c->n_k_head, c->n_v_head, c->d_state, c->tiled ? "tiled" : "grouped", c->conv_k,
+                   c->piece[0], c->piece[1], c->piece[2], c->piece[3], c->slot, hows[c->how],
+                   (double)c->rate))
         return;
     struct rig r = rig_open(g, c->how >= CHUNKS ? "delta in chunks" : "delta");
     struct delta_mixer d = delta_values(&r, c);
-    uint32_t n_window = c->conv_k - 1, n_piece = n_pieces(c);
-    uint32_t end_window = (c->i_window + n_piece) % 2;
+    uint32_t n_window = c->conv_k - 1, n_row = d.d_out, n_piece = n_pieces(c);
+    uint32_t in = c->slot ? 0 : 2, out = 2 - in, end = n_piece % 2 ? out : in;
     struct delta m = { .n_k_head = c->n_k_head,
                        .n_v_head = c->n_v_head,
                        .d_state = c->d_state,
@@ -117,17 +118,19 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     m.ssm_a = rig_dense(&r, d.ssm_a, c->n_v_head, 1);
     m.dt_bias = rig_dense(&r, d.dt_bias, c->n_v_head, 1);
     m.norm = rig_dense(&r, d.norm, c->d_state, 1);
-    struct recurrent s = { .state = rig_dense(&r, d.state, c->d_state, d.d_out) };
-    s.window = rig_view(&r, F32, d.d_conv, 2 * n_window, d.d_conv, 0);
-    rig_put(&r, tensor_rows(s.window, c->i_window * n_window, n_window), d.window);
-    rig_writes(&r, s.state);
-    rig_writes_rows(&r, s.window, (1 - c->i_window) * n_window, n_window);
-    if (n_piece > 1)
-        rig_writes_rows(&r, s.window, c->i_window * n_window, n_window);
-    struct step step = {
-        .n_past = 100, .i_window = c->i_window, .seed_lo = 7, .temp = 0.5f, .last_n = 3
+    struct recurrent s = { .state = rig_view(&r, F32, c->d_state, N_SLOT * n_row, c->d_state, 0) };
+    s.window = rig_view(&r, F32, d.d_conv, N_SLOT * n_window, d.d_conv, 0);
+    rig_put(&r, tensor_rows(s.window, in * n_window, n_window), d.window);
+    rig_put(&r, tensor_rows(s.state, in * n_row, n_row), d.state);
+    for (uint32_t i = 0; i < (n_piece > 1 ? 2 : 1); i++) {
+        uint32_t slot = i ? in : out;
+        rig_writes_rows(&r, s.state, slot * n_row, n_row);
+        rig_writes_rows(&r, s.window, slot * n_window, n_window);
+    }
+    struct segment seg = {
+        .pos = 100, .slot_in = in, .slot_out = out, .seed_lo = 7, .temp = 0.5f, .last_n = 3
     };
-    struct batch b = rig_batch(&r, 0, &step, NULL, 0, true);
+    struct batch b = rig_batch(&r, 0, &seg, NULL, 0, true);
     tensor y[ARRAY_LEN(c->piece)];
     for (uint32_t i = 0, at = 0; i < n_piece; at += c->piece[i++]) {
         tensor p = rig_strided(&r, d.p + (uint64_t)at * d.n_p, d.n_p, c->piece[i]);
@@ -143,15 +146,15 @@ static void delta_case(struct gpu *g, const struct delta_row *c)
     for (uint32_t i = 0, at = 0; good && i < n_piece; at += c->piece[i++])
         good = rig_near(&r, c->piece[i] == 1 && c->how == BEST ? "step" : hows[c->how], y[i],
                         want + (uint64_t)at * d.d_out, 0);
-    good =
-        good && rig_near(&r, "state", s.state, state, 0) &&
-        rig_near(&r, "window", tensor_rows(s.window, end_window * n_window, n_window), window, 0);
+    good = good && rig_near(&r, "state", tensor_rows(s.state, end * n_row, n_row), state, 0) &&
+           rig_near(&r, "window", tensor_rows(s.window, end * n_window, n_window), window, 0);
     if (good) {
-        struct step after = step;
-        after.n_past += d.n_tok;
-        after.i_window = end_window;
+        struct segment after = seg;
+        after.pos += d.n_tok;
+        after.slot_in = end;
+        after.slot_out = 2 - end;
         CHECK_MSG(memcmp(r.back + b.step.offset, &after, sizeof after) == 0,
-                  "the step is not what op_advance should make of it");
+                  "the segment is not what op_advance should make of it");
     }
     rig_close(&r);
 }

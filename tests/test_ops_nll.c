@@ -18,7 +18,7 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum log
     if (!test_case("nll, vocabulary %u, %u rows, %s", n_vocab, n_tok, logits_kinds[kind]))
         return 0;
     struct rig r = rig_open(g, "nll");
-    struct step step = { .n_past = N_PAST };
+    struct segment seg = { .pos = N_PAST };
     uint32_t n_first = n_tok > 2 ? n_tok - 2 : n_tok;
     float *l = rig_alloc(&r, (uint64_t)n_tok * n_vocab, sizeof *l);
     int32_t *ids = rig_alloc(&r, N_PAST + n_tok + 1u, sizeof *ids);
@@ -34,7 +34,7 @@ static double nll_case(struct gpu *g, uint32_t n_vocab, uint32_t n_tok, enum log
     if (n_first < n_tok)
         b = rig_strided(&r, l + (uint64_t)n_first * n_vocab, n_vocab, n_tok - n_first);
     tensor parts = rig_view(&r, F32, NLL_PARTS, n_tok, NLL_PARTS, 0);
-    struct batch batch = rig_batch(&r, n_tok, &step, ids, N_PAST + n_tok + 1, false);
+    struct batch batch = rig_batch(&r, n_tok, &seg, ids, N_PAST + n_tok + 1, false);
     rig_writes(&r, parts);
     op_nll(r.c, a, parts, &batch, 0);
     if (n_first < n_tok)
@@ -68,13 +68,13 @@ static void test_no_number(struct gpu *g)
         if (!test_case("nll: %s of %g", whole ? "a row" : "a logit", (double)x))
             continue;
         struct rig r = rig_open(g, "nll");
-        struct step step = { .n_past = 0 };
+        struct segment seg = { .pos = 0 };
         int32_t ids[4] = { 0, 5, 5, 5 };
         float *l = rig_normal(&r, 3 * 77, 2);
         for (uint32_t i = 0; i < 77; i++)
             l[77 + i] = whole || i == (k == 2 ? 5 : 50) ? x : l[77 + i];
         tensor parts = rig_view(&r, F32, NLL_PARTS, 3, NLL_PARTS, 0);
-        struct batch batch = rig_batch(&r, 3, &step, ids, 4, false);
+        struct batch batch = rig_batch(&r, 3, &seg, ids, 4, false);
         rig_writes(&r, parts);
         op_nll(r.c, rig_strided(&r, l, 77, 3), parts, &batch, 0);
         if (rig_run(&r)) {

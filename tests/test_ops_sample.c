@@ -15,7 +15,7 @@
 struct sample_row {
     const char *name;
     uint32_t n_vocab, n_draw;
-    struct step s;
+    struct segment s;
     float spread, mean; /* of the logits */
     uint32_t n_unused;  /* every so many entries one is unused; 0: none */
     uint32_t n_odd;     /* how many of the largest logits become NaN, -inf or a tie, in turn */
@@ -35,7 +35,7 @@ static uint32_t pcg(uint32_t v)
     return w >> 22 ^ w;
 }
 
-static double uniform01(const struct step *s, uint32_t pos)
+static double uniform01(const struct segment *s, uint32_t pos)
 {
     return ldexp(pcg(pcg(pcg(s->seed_lo) ^ s->seed_hi) ^ pos) >> 8, -24);
 }
@@ -78,7 +78,7 @@ static void softmax(struct candidate *c, uint32_t n, double temp)
 /* Fills c with the candidates that are left and their probabilities, by id. Returns how many. The
  * history is ids[0 .. n_past). */
 static uint32_t distribution(const float *logits, uint32_t n_vocab, const uint32_t *unused,
-                             const struct step *s, const int32_t *ids, uint32_t n_past,
+                             const struct segment *s, const int32_t *ids, uint32_t n_past,
                              uint32_t *count, struct candidate *c)
 {
     uint32_t n = 0, keep = 1;
@@ -202,8 +202,9 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
                  const uint32_t *unused, int32_t *ids)
 {
     uint32_t *zero = rig_alloc(r, c->n_vocab, sizeof *zero), n_ids = N_PROMPT + c->n_draw;
-    struct step step = c->s;
-    step.n_past = N_PROMPT - 1; /* the submission that samples reads the last token of the prompt */
+    struct segment seg = c->s;
+    seg.pos = N_PROMPT - 1;
+    seg.slot_out = 1; /* the submission that samples reads the last token of the prompt */
     struct sampler s = {
         .unused = rig_words(r, unused, div_up(c->n_vocab, 32)),
         .work = rig_view(r, F32, c->n_vocab, 1, c->n_vocab, 0),
@@ -213,7 +214,7 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
     };
     tensor l = rig_view(r, F32, c->n_vocab, 1, (uint32_t)align_up(c->n_vocab, 4), 0);
     rig_put(r, l, logits);
-    struct batch b = rig_batch(r, 1, &step, ids, n_ids - 1, true);
+    struct batch b = rig_batch(r, 1, &seg, ids, n_ids - 1, true);
     rig_writes(r, s.work);
     rig_writes(r, s.count);
     rig_writes(r, s.chosen);
@@ -229,11 +230,12 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
         odd |= !isfinite(logits[i]) && (c->s.allow_unused || !(unused[i / 32] >> i % 32 & 1));
     memcpy(&reported, r->back + s.chosen.offset + 4, 4);
     CHECK_EQ(reported, odd);
-    struct step after = step;
-    after.n_past += c->n_draw;
-    after.i_window = c->n_draw % 2;
+    struct segment after = seg;
+    after.pos += c->n_draw;
+    after.slot_in = c->n_draw % 2;
+    after.slot_out = 1 - after.slot_in;
     return CHECK_MSG(memcmp(r->back + b.step.offset, &after, sizeof after) == 0,
-                     "the step is not what %u draws should make of it", c->n_draw);
+                     "the segment is not what %u draws should make of it", c->n_draw);
 }
 
 static void sample_case(struct gpu *g, const struct sample_row *c)
@@ -325,7 +327,7 @@ static const struct sample_row rows[] = {
 };
 /* clang-format on */
 
-/* The same seed draws the same, another seed does not; a draw alone leaves i_window. */
+/* The same seed draws the same, another seed does not; a draw alone leaves the slots. */
 static void test_same(struct gpu *g)
 {
     int32_t ids[3][N_PROMPT + 64] = { { 0 } };
@@ -347,8 +349,8 @@ static void test_same(struct gpu *g)
     uint32_t zero[8] = { 0 };
     int32_t history[4] = { 3, 2, -1, -1 };
     float logits[8] = { 0, 1, 2, 5, 4, 5, 3, 1 };
-    struct step step = { .n_past = 2, .i_window = 1, OFF }, after = step;
-    struct batch b = rig_batch(&r, 5, &step, history, 4, true);
+    struct segment seg = { .pos = 2, .slot_in = 1, OFF }, after = seg;
+    struct batch b = rig_batch(&r, 5, &seg, history, 4, true);
     struct sampler s = { .unused = rig_words(&r, zero, 1),
                          .work = rig_view(&r, F32, 8, 1, 8, 0),
                          .count = rig_words(&r, zero, 8),
@@ -366,8 +368,9 @@ static void test_same(struct gpu *g)
         memcpy(&got[1], r.back + b.ids.offset + 8, 4);
         CHECK_EQ(got[0], 3); /* of the two largest, the first */
         CHECK_EQ(got[1], 3);
-        after.n_past = 7;
-        after.i_window = 0;
+        after.pos = 7;
+        after.slot_in = 0;
+        after.slot_out = 1;
         CHECK(memcmp(r.back + b.step.offset, &after, sizeof after) == 0);
         rig_checked(&r);
     }

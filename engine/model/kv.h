@@ -24,11 +24,11 @@ struct layer_cache {
 };
 
 struct kv {
-    uint32_t n_layer, n_ctx;
+    uint32_t n_layer, n_ctx, n_seq, n_slot;
     struct layer_cache *layer;
     /* kv: keys and values of every position; a shorter history is a prefix of them. state: what
-     * overwrites the past, so that snapshots must copy it: recurrent states, windows, and the rings
-     * of sliding-window layers. */
+     * overwrites the past, so that snapshots must copy it: the states and windows of recurrent
+     * layers, in slots, and the rings of sliding-window layers. */
     struct arena *kv, *state;
 };
 
@@ -36,9 +36,34 @@ struct kv_params {
     uint32_t n_layer;
     const struct layer_shape *shape; /* [n_layer] */
     uint32_t n_ctx, n_batch;         /* positions; the most tokens of a batch */
+    uint32_t n_seq, n_slot;          /* sequences; state slots of all of them */
     enum dtype type;                 /* of keys and values: F16, F32 or Q8_0 */
 };
 /* Takes memory for all layers in two new arenas, which stay uncommitted so that a plan can be made.
  * kv_finish must be called even after a failure. */
 bool kv_init(struct kv *kv, struct gpu *g, const struct kv_params *p, struct hlm_err *err);
 void kv_finish(struct kv *kv); /* takes a zeroed one */
+
+/* A part of what overwrites the past, as one range: of a recurrent layer the state or the window in
+ * one slot; of a sliding-window layer the ring of keys or of values of one sequence. */
+struct kv_part {
+    uint32_t layer;
+    bool ring;
+    tensor t; /* what it belongs to, for the sizes of rows and heads */
+    uint64_t offset, bytes;
+};
+static inline tensor kv_part_tensor(const struct kv_part *p) /* as a place to copy from or to */
+{
+    return (tensor){ .arena = p->t.arena,
+                     .offset = p->t.offset + p->offset,
+                     .dtype = I32,
+                     .n = 1024,
+                     .n_row = 1,
+                     .stride = 1024 };
+}
+/* The parts that belong to sequence seq with its state in a slot, in an order that is always the
+ * same. Begin with at = 0; false: there are no more. */
+bool kv_next_part(const struct kv *kv, uint32_t seq, uint32_t slot, uint32_t *at,
+                  struct kv_part *part);
+/* The bytes of all these parts. */
+uint64_t kv_part_bytes(const struct kv *kv);

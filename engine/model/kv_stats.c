@@ -59,8 +59,8 @@ bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, const str
     return true;
 }
 
-bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, struct arena *scratch,
-                     struct hlm_err *err)
+bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, tensor step,
+                     struct arena *scratch, struct hlm_err *err)
 {
     if (!s->has_gates)
         return true;
@@ -69,6 +69,7 @@ bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, struct arena
         const struct recurrent_shape *r = &l->shape[i].recurrent;
         struct state_stats stats = {
             .states = l->cache[i].recurrent.state,
+            .step = step,
             .n = r->n_row * r->n,
             .n_head = r->n_head,
             .to = l->cache[i].recurrent.stats.state,
@@ -93,14 +94,14 @@ bool kv_stats_read(struct kv_stats *s, struct hlm_err *err)
     return true;
 }
 
-bool kv_stats_open(struct kv_stats *s, struct gpu *g, const struct kv_layers *l,
+bool kv_stats_open(struct kv_stats *s, struct gpu *g, const struct kv_layers *l, tensor step,
                    struct arena *scratch, struct hlm_err *err)
 {
     struct arena *own = arena_create(g, "statistics", MEM_DEVICE, err);
     bool ok = own && kv_stats_init(s, g, own, l, err);
     s->own = own;
     ok = ok && (!s->all.arena || arena_commit(own, err)) &&
-         (!scratch || kv_stats_states(s, l, scratch, err)) &&
+         (!scratch || kv_stats_states(s, l, step, scratch, err)) &&
          (!s->states || cmd_end(s->states, err));
     if (!ok)
         kv_stats_close(s, l);

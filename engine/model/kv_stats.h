@@ -33,16 +33,17 @@ struct kv_stats {
 /* Takes memory in an uncommitted arena and makes the layers write their statistics there. */
 bool kv_stats_init(struct kv_stats *s, struct gpu *g, struct arena *a, const struct kv_layers *l,
                    struct hlm_err *err);
-/* Records statistics of the recurrent states in caches; kv_stats_read runs the recording. */
-bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, struct arena *scratch,
-                     struct hlm_err *err);
+/* Records statistics of the recurrent states in caches, of the sequence that the step buffer names
+ * first; kv_stats_read runs the recording. */
+bool kv_stats_states(struct kv_stats *s, const struct kv_layers *l, tensor step,
+                     struct arena *scratch, struct hlm_err *err);
 /* Moves `now` to `was` and reads the statistics into `now`. The arena must be committed. Waits for
  * the device. */
 bool kv_stats_read(struct kv_stats *s, struct hlm_err *err);
 /* The three above at once, in memory of its own, for caches that are in use already; ready to be
- * used. scratch NULL: there are no states in caches. What was recorded with these caches before
- * writes no statistics. After a failure there are none. */
-bool kv_stats_open(struct kv_stats *s, struct gpu *g, const struct kv_layers *l,
+ * used. scratch NULL: there are no states in caches, and no step buffer. What was recorded with
+ * these caches before writes no statistics. After a failure there are none. */
+bool kv_stats_open(struct kv_stats *s, struct gpu *g, const struct kv_layers *l, tensor step,
                    struct arena *scratch, struct hlm_err *err);
 /* Ends statistics, and takes them out of the layers. What was recorded with them is void. */
 void kv_stats_close(struct kv_stats *s, const struct kv_layers *l);

@@ -57,16 +57,21 @@ struct docs {
                     statistics are wanted */
 };
 
-/* Shared by all ops of one submission. */
+/* Shared by all ops of one submission. Its tokens are one segment, or n_seg segments of one token
+ * each (push.h). Segments of one token are decoded: each gets the bits that it gets alone, whatever
+ * the others are, if the cmd is set to that (cmd_set_each). */
 struct batch {
-    uint32_t n_tok;
-    tensor step;             /* struct step of push.h */
-    tensor ids;              /* I32 [1][n_ctx + 1]: the ids of all tokens so far, by position */
+    uint32_t n_tok, n_seg;
+    tensor step;             /* struct segment of push.h for each of n_seg segments */
+    tensor ids;              /* I32 [n_seq][n_ctx + 1]: the ids of each sequence, by position */
     const struct docs *docs; /* NULL: the tokens continue what the caches hold. Otherwise there are
-                                no caches, and the batch is one training row */
+                                no caches, and the batch is one training row, in one segment */
     bool stats; /* recurrent layers with room for statistics (struct gate_stats) write those of
                    their gates and, for a training row, those of their states */
 };
+
+/* Every token is decoded in a segment of its own. */
+static inline bool batch_decodes(const struct batch *b) { return b->n_seg == b->n_tok; }
 
 /* The lanes of a workgroup. A CPU device runs the subgroups of a workgroup one after another, so
  * its workgroups have only one. */
@@ -100,11 +105,12 @@ struct gate_input {
 /* Writes the statistics of the batch's gates. */
 void op_gate_stats(struct cmd *c, const struct gate_input *in, const struct batch *b, tensor to);
 /* Statistics of states of n numbers each, a multiple of 4. Without docs there is one state for each
- * of n_head heads. With docs they are the states with which chunks [chunk0, chunk0 + n_chunk)
- * begin, except chunks that begin a document; push_state_stats (push.h) says where they lie. add:
- * the result is added to what `to` holds for these heads. */
+ * of n_head heads, in the slot that the first segment of the next batch reads. With docs they are
+ * the states with which chunks [chunk0, chunk0 + n_chunk) begin, except chunks that begin a
+ * document; push_state_stats (push.h) says where they lie. add: the result is added to what `to`
+ * holds for these heads. */
 struct state_stats {
-    tensor states;
+    tensor states, step; /* step: the step buffer, not with docs */
     uint32_t n, n_head;
     const struct docs *docs;
     uint32_t by_head, by_chunk, from, chunk0, n_chunk, head0;
@@ -115,10 +121,10 @@ void op_state_stats(struct cmd *c, const struct state_stats *s);
 
 /* What a recurrent layer (Gated DeltaNet, Mamba2) remembers of earlier batches. */
 struct recurrent {
-    tensor window; /* F32 [2][conv_k - 1][d_conv]: two copies of the convolution's last inputs,
-                      one of which is current (push.h: struct step) */
-    tensor state;  /* F32 [n_head][n_row][n]: Gated DeltaNet [n_v_head][d_state][d_state], Mamba2
-                      [n_head][d_state][head_dim] */
+    /* In state slots (push.h: struct segment): a batch reads one and writes another. */
+    tensor window; /* F32 [n_slot][conv_k - 1][d_conv]: the convolution's last inputs */
+    tensor state;  /* F32 [n_slot][n_head][n_row][n]: Gated DeltaNet [n_v_head][d_state][d_state],
+                      Mamba2 [n_head][d_state][head_dim] */
     struct gate_stats stats;
 };
 
@@ -243,6 +249,11 @@ tensor op_embed(struct cmd *c, const linear *w, const struct batch *b);
 tensor op_beside(struct cmd *c, tensor x, tensor y);
 /* Advances the step buffer past the batch. The last op of a submission that does not sample. */
 void op_advance(struct cmd *c, const struct batch *b);
+/* The logits of the last token of each segment belong to the state slot that the batch writes:
+ * copies rows of logits, [n_seg][n_vocab], there. slots: F32 [n_slot][n_vocab] */
+void op_keep_logits(struct cmd *c, tensor logits, tensor slots, const struct batch *b);
+/* The logits of the slots that the next batch reads: [n_seg][n_vocab]. */
+tensor op_kept_logits(struct cmd *c, tensor slots, const struct batch *b);
 
 /* ---- op_sample.c ---- */
 
@@ -324,12 +335,13 @@ void op_gate_delta(struct cmd *c, tensor base, tensor delta, bool decay, tensor 
 
 /* ---- op_attention.c ---- */
 
-/* The cache of an attention layer: [n_kv_head][rows][head_dim] in F16, F32, or Q8_0 (laid out as
- * tensor.h says). Position p has row p. With a sliding window it has row p modulo the number of
- * rows; these suffice for the window of a batch's first token and the whole batch after it, or for
+/* The cache of an attention layer: [n_seq][n_kv_head][n_row][head_dim] in F16, F32, or Q8_0 (laid
+ * out as tensor.h says). Position p has row p. With a sliding window it has row p modulo n_row;
+ * these rows suffice for the window of a batch's first token and the whole batch after it, or for
  * the context if that is shorter. */
 struct kv_layer {
     tensor k, v;
+    uint32_t n_row; /* rows of a head */
 };
 
 struct attention {
@@ -367,10 +379,10 @@ struct delta {
     tensor conv, ssm_a, dt_bias, norm; /* [d_conv][conv_k] [n_v_head] [n_v_head] [d_state] */
     float eps;
 };
-/* DELTA_PLAIN: any number of tokens, token by token, in three dispatches. DELTA_STEP: one token, in
- * one dispatch; wide: with many lanes for a column of the state, which GPUs take. DELTA_CHUNK: any
- * number, in chunks of 32 tokens, in four dispatches; wide: chunks of 64, with workgroups of
- * several subgroups even on CPU devices. */
+/* DELTA_PLAIN: any number of tokens, token by token, in three dispatches. DELTA_STEP: segments of
+ * one token, in one dispatch; wide: with many lanes for a column of the state, which GPUs take.
+ * DELTA_CHUNK: any number, in chunks of 32 tokens, in four dispatches; wide: chunks of 64, with
+ * workgroups of several subgroups even on CPU devices. */
 enum delta_path { DELTA_PLAIN, DELTA_STEP, DELTA_STEP_WIDE, DELTA_CHUNK, DELTA_CHUNK_WIDE };
 tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delta *d,
                 const struct recurrent *s, const struct batch *b);
@@ -392,9 +404,9 @@ struct mamba {
     tensor ssm_a, dt_bias, d, norm; /* [n_head] [n_head] [n_head] [n_head * head_dim] */
     float eps;
 };
-/* MAMBA_PLAIN: any number of tokens in three dispatches. MAMBA_STEP and MAMBA_STEP_WIDE: one token
- * in two dispatches; a lane has whole rows of a head's state, or many lanes share each row (GPUs).
- * MAMBA_CHUNK: any number of tokens, in chunks that are computed in parallel (GPUs). */
+/* MAMBA_PLAIN: any number of tokens in three dispatches. MAMBA_STEP and MAMBA_STEP_WIDE: segments
+ * of one token in two dispatches; a lane has whole rows of a head's state, or many lanes share each
+ * row (GPUs). MAMBA_CHUNK: any number of tokens, in chunks that are computed in parallel (GPUs). */
 enum mamba_path { MAMBA_PLAIN, MAMBA_STEP, MAMBA_STEP_WIDE, MAMBA_CHUNK };
 tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamba *m,
                 const struct recurrent *s, const struct batch *b);

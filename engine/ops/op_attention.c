@@ -60,7 +60,7 @@ tensor op_attention(struct cmd *c, tensor p, const struct attention *a, const st
     bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
     if (b->docs)
         return attention_by(c, cpu ? ATTENTION_DOCS : ATTENTION_DOCS_WIDE, p, a, kv, b);
-    bool cols = cpu && b->n_tok >= 4 && cols_heads(a);
+    bool cols = cpu && !batch_decodes(b) && b->n_tok >= 4 && cols_heads(a);
     return attention_by(c, cols ? ATTENTION_COLS : ATTENTION_PLAIN, p, a, kv, b);
 }
 
@@ -91,7 +91,8 @@ static void prepare(struct cmd *c, tensor p, const struct attention *a, const st
         .n_kv_head = a->n_kv_head,
         .head_dim = a->head_dim,
         .n_rot = a->n_rot,
-        .n_row = kv->k.n_row / a->n_kv_head,
+        .n_seg = b->n_seg,
+        .n_row = kv->n_row,
         .p_stride = p.stride,
         .q_col = col.q,
         .k_col = col.k,
@@ -128,14 +129,16 @@ tensor attention_by(struct cmd *c, enum attention_path path, tensor p, const str
 
     /* A workgroup of attn_cols reads from the first key that its first token sees to the key of its
      * last token. */
-    uint32_t n_row = kv->k.n_row / a->n_kv_head, tile = cols ? wg : 1;
+    uint32_t n_row = kv->n_row, tile = cols ? wg : 1;
     uint32_t n_key = a->window ? (uint32_t)min_u64(n_row, (uint64_t)a->window + tile - 1) : n_row;
-    uint32_t len = run_len(caps, wg, hd, n_tok, n_key), n_split = div_up(n_key, len);
+    uint32_t len = run_len(caps, wg, hd, batch_decodes(b) ? 1 : n_tok, n_key);
+    uint32_t n_split = div_up(n_key, len);
     tensor y = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     bool merge = n_split > 1 || cols;
     tensor part = merge ? cmd_scratch(c, F32, a->n_head * n_split * (hd + 4), n_tok) : y;
     struct push_attn push = {
         .n_tok = n_tok,
+        .n_seg = b->n_seg,
         .n_head = a->n_head,
         .n_kv_head = a->n_kv_head,
         .head_dim = hd,
@@ -267,7 +270,8 @@ static tensor attention_docs(struct cmd *c, bool wide, tensor p, const struct at
     HLM_ASSERT(p.n == columns(a, 0).end && p.n_row == n_tok);
     tensor q = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     struct kv_layer kv = { .k = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok),
-                           .v = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok) };
+                           .v = cmd_scratch(c, F32, hd, a->n_kv_head * n_tok),
+                           .n_row = n_tok };
     tensor stat = cmd_scratch(c, F32, 4, a->n_head * n_tok);
     tensor y = cmd_scratch(c, F32, a->n_head * hd, n_tok);
     prepare(c, p, a, &kv, b, SPEC(.wg = f.wg, .kv_type = F32), q);

@@ -23,7 +23,7 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct rec
     /* A CPU device has no faster shared memory: there chunks take 20 % longer than single tokens
      * for 16 heads of 128, and nearly twice as long for 8 heads of 32. */
     bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
-    enum delta_path path = b->n_tok == 1                   ? cpu ? DELTA_STEP : DELTA_STEP_WIDE
+    enum delta_path path = batch_decodes(b)                ? cpu ? DELTA_STEP : DELTA_STEP_WIDE
                            : b->n_tok >= CHUNK_MIN && !cpu ? DELTA_CHUNK
                                                            : DELTA_PLAIN;
     return delta_by(c, path, p, d, s, b);
@@ -31,14 +31,15 @@ tensor op_delta(struct cmd *c, tensor p, const struct delta *d, const struct rec
 
 /* The recurrence token by token, from u to o. */
 static void delta_scan(struct cmd *c, tensor u, tensor p, tensor o, const struct delta *d,
-                       const struct recurrent *s, const struct push_delta *push)
+                       const struct recurrent *s, const struct batch *b,
+                       const struct push_delta *push)
 {
     uint32_t n = d->d_state, wg = wg_size(gpu_caps(cmd_gpu(c)), min_u32(n, 64));
     cmd_work(c, 8.0 * o.n * n * push->n_tok);
-    cmd_dispatch(
-        c, K_delta_scan, GRID(d->n_v_head, div_up(n, wg), 1), SPEC(.wg = wg, .d_state = n),
-        PUSH(*push),
-        USES(READ(u), READ(p), READ(d->ssm_a), READ(d->dt_bias), BOTH(s->state), WRITE(o)));
+    cmd_dispatch(c, K_delta_scan, GRID(d->n_v_head, div_up(n, wg), 1), SPEC(.wg = wg, .d_state = n),
+                 PUSH(*push),
+                 USES(READ(u), READ(p), READ(d->ssm_a), READ(d->dt_bias), BOTH(s->state), WRITE(o),
+                      READ(b->step)));
 }
 
 /* ---- in chunks ------------------------------------------------------------------------------- */
@@ -51,6 +52,7 @@ struct chunked {
     uint32_t once;            /* the most chunks of one dispatch */
     uint32_t n_k_head, n_row; /* the K heads for which there is room at the same time; their rows */
     tensor uw, within, gates, state;
+    tensor step; /* not of documents */
     tensor chunks, solve,
         states; /* of documents; states only if there is a backward; otherwise zero */
 };
@@ -117,8 +119,10 @@ static void chunked_take(struct cmd *c, struct chunked *k, const struct docs *do
     k->chunks = docs ? docs->chunks : none;
     k->solve = docs ? cmd_scratch(c, F32, 2 * chunk * chunk, k->n_row) : none;
     k->states = states ? cmd_scratch(c, F32, n * n, k->n_row) : none;
-    if (docs)
+    if (docs) {
         k->state = cmd_scratch(c, F32, n * n, k->push.n_v_head);
+        k->step = none;
+    }
 }
 
 /* For the K heads from k_head0 on, from u to o. */
@@ -138,14 +142,14 @@ static void chunked_run(struct cmd *c, struct chunked *k, uint32_t k_head0, tens
         cmd_dispatch(c, K_delta_chunk_scan, GRID(n_head, div_up(n, k->walk.cols), 1), k->walk,
                      PUSH(k->push),
                      USES(READ(u), BOTH(k->uw), READ(k->within), READ(k->gates), READ(k->chunks),
-                          BOTH(k->state), WRITE(o), WRITE(k->states)));
+                          BOTH(k->state), WRITE(o), WRITE(k->states), READ(k->step)));
     }
 }
 
 /* The recurrence in chunks, from u to o. */
 static void delta_scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tensor o,
                               const struct delta *d, const struct recurrent *s,
-                              const struct push_delta *push)
+                              const struct batch *b, const struct push_delta *push)
 {
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t chunk = wide ? 64 : 32, lanes = min_u32(4 * chunk, caps->max_invocations);
@@ -153,6 +157,7 @@ static void delta_scan_chunks(struct cmd *c, bool wide, tensor u, tensor p, tens
         chunked_plan(caps, chunk, wide ? lanes : wg_size(caps, lanes), d, push, NULL);
     chunked_take(c, &k, NULL, false);
     k.state = s->state;
+    k.step = b->step;
     chunked_run(c, &k, 0, u, p, o, d);
 }
 
@@ -229,7 +234,7 @@ static uint32_t column_lanes(const struct gpu_caps *caps, uint32_t n)
     return 1;
 }
 
-/* One token. wide: many lanes share a column of the state, as GPUs want it. */
+/* Segments of one token. wide: many lanes share a column of the state, as GPUs want it. */
 static void delta_step(struct cmd *c, bool wide, tensor p, tensor y, const struct delta *d,
                        const struct recurrent *s, const struct batch *b,
                        const struct push_delta *push)
@@ -237,9 +242,9 @@ static void delta_step(struct cmd *c, bool wide, tensor p, tensor y, const struc
     const struct gpu_caps *caps = gpu_caps(cmd_gpu(c));
     uint32_t n = d->d_state, lanes = wide ? column_lanes(caps, n) : 1;
     uint32_t wg = lanes > 1 ? lanes * n : wg_size(caps, min_u32(max_u32(n, 32), 128));
-    HLM_ASSERT(b->n_tok == 1);
-    cmd_work(c, 8.0 * y.n * n + 40.0 * (2 * d->n_k_head + d->n_v_head) * n);
-    cmd_dispatch(c, K_delta_step, GRID(d->n_v_head, 1, 1),
+    HLM_ASSERT(batch_decodes(b));
+    cmd_work(c, (8.0 * y.n * n + 40.0 * (2 * d->n_k_head + d->n_v_head) * n) * b->n_tok);
+    cmd_dispatch(c, K_delta_step, GRID(d->n_v_head, b->n_seg, 1),
                  SPEC(.wg = wg, .d_state = n, .conv_k = d->conv_k, .lanes = lanes), PUSH(*push),
                  USES(READ(p), READ(d->conv), BOTH(s->window), READ(b->step), READ(d->ssm_a),
                       READ(d->dt_bias), BOTH(s->state), READ(d->norm), WRITE(y)));
@@ -258,12 +263,13 @@ tensor delta_by(struct cmd *c, enum delta_path path, tensor p, const struct delt
         delta_step(c, path == DELTA_STEP_WIDE, p, y, d, s, b, &push);
         return y;
     }
+    HLM_ASSERT(b->n_seg == 1);
     tensor u = delta_conv(c, p, d, s, b, &push);
     tensor o = cmd_scratch(c, F32, d_out, b->n_tok);
     if (path == DELTA_PLAIN)
-        delta_scan(c, u, p, o, d, s, &push);
+        delta_scan(c, u, p, o, d, s, b, &push);
     else
-        delta_scan_chunks(c, path == DELTA_CHUNK_WIDE, u, p, o, d, s, &push);
+        delta_scan_chunks(c, path == DELTA_CHUNK_WIDE, u, p, o, d, s, b, &push);
     delta_norm(c, o, p, y, d, &push);
     return y;
 }

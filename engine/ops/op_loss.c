@@ -17,7 +17,11 @@ void op_nll(struct cmd *c, tensor logits, tensor parts, const struct batch *b, u
 {
     uint32_t wg = row_wg(gpu_caps(cmd_gpu(c)), logits.n);
     struct push_nll p = {
-        .n_vocab = logits.n, .stride = logits.stride, .col = logits.col, .row0 = row0
+        .n_vocab = logits.n,
+        .stride = logits.stride,
+        .col = logits.col,
+        .row0 = row0,
+        .n_ids = b->ids.stride,
     };
     cmd_work(c, 16.0 * logits.n * logits.n_row);
     cmd_dispatch(c, K_nll, GRID(logits.n_row, 1, 1), SPEC(.wg = wg), PUSH(p),

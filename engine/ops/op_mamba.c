@@ -29,7 +29,7 @@ tensor op_mamba(struct cmd *c, tensor p, const struct mamba *m, const struct rec
     bool cpu = gpu_caps(cmd_gpu(c))->kind == GPU_CPU;
     if (b->docs)
         return docs(c, p, m, s, b);
-    enum mamba_path path = b->n_tok == 1                       ? cpu ? MAMBA_STEP : MAMBA_STEP_WIDE
+    enum mamba_path path = batch_decodes(b)                    ? cpu ? MAMBA_STEP : MAMBA_STEP_WIDE
                            : cpu || b->n_tok < MAMBA_CHUNK_MIN ? MAMBA_PLAIN
                                                                : MAMBA_CHUNK;
     return mamba_by(c, path, p, m, s, b);
@@ -63,10 +63,10 @@ static tensor mamba_step(struct cmd *c, tensor p, const struct mamba *m, const s
     uint32_t wg = wide ? min_u32(256, caps->max_invocations / lanes * lanes) : lanes;
     /* 128 columns over 8 lanes of a row: all of them at once */
     uint32_t fours = wide ? min_u32(4, div_up(m->d_state, 4 * (wg / lanes))) : 1;
-    HLM_ASSERT(b->n_tok == 1);
-    tensor o = cmd_scratch(c, F32, d_inner, 1);
-    cmd_work(c, 5.0 * d_inner * m->d_state);
-    cmd_dispatch(c, K_mamba_step, GRID(m->n_head, wide ? div_up(m->head_dim, lanes) : 1, 1),
+    HLM_ASSERT(batch_decodes(b));
+    tensor o = cmd_scratch(c, F32, d_inner, b->n_seg);
+    cmd_work(c, 5.0 * d_inner * m->d_state * b->n_seg);
+    cmd_dispatch(c, K_mamba_step, GRID(m->n_head, wide ? div_up(m->head_dim, lanes) : 1, b->n_seg),
                  SPEC(.wg = wg, .conv_k = m->conv_k, .lanes = lanes, .fours = fours), PUSH(*push),
                  USES(READ(p), READ(m->conv), READ(m->conv_bias), BOTH(s->window), READ(b->step),
                       READ(m->ssm_a), READ(m->dt_bias), READ(m->d), BOTH(s->state), WRITE(o)));
@@ -105,7 +105,7 @@ static tensor mamba_scan(struct cmd *c, tensor p, const struct mamba *m, const s
     cmd_work(c, 5.0 * d_inner * m->d_state * b->n_tok);
     cmd_dispatch(c, K_mamba_scan, GRID(m->n_head, div_up(m->head_dim, wg * rows), push->n_part),
                  SPEC(.wg = wg, .part = part, .rows = rows), PUSH(*push),
-                 USES(READ(u), READ(m->d), BOTH(s->state), WRITE(o)));
+                 USES(READ(u), READ(m->d), BOTH(s->state), WRITE(o), READ(b->step)));
     return o;
 }
 
@@ -143,7 +143,7 @@ static tensor mamba_chunks(struct cmd *c, tensor p, const struct mamba *m,
         cmd_work(c, 2.0 * n * d_inner * ds);
         cmd_dispatch(c, K_mamba_chunk_pass, GRID(div_up(hd * ds, WG), m->n_head, 1),
                      SPEC(.wg = WG, .q = Q), PUSH(*push),
-                     USES(READ(sums), BOTH(states), BOTH(s->state)));
+                     USES(READ(sums), BOTH(states), BOTH(s->state), READ(b->step)));
         cmd_work(c, 2.0 * n * Q * d_inner * (ds + Q / 2));
         cmd_dispatch(c, K_mamba_chunk_out, GRID(m->n_head, n, Q / TILE * n_wide), spec, PUSH(*push),
                      USES(READ(u), READ(gram), READ(sums), READ(states), READ(m->d), WRITE(o)));
@@ -184,6 +184,7 @@ tensor mamba_by(struct cmd *c, enum mamba_path path, tensor p, const struct mamb
         .eps = m->eps,
     };
 
+    HLM_ASSERT(b->n_seg == 1 || path == MAMBA_STEP || path == MAMBA_STEP_WIDE);
     mamba_gate_stats(c, p, m, s, b);
     tensor y = cmd_scratch(c, F32, d_inner, b->n_tok);
     tensor o = path == MAMBA_PLAIN   ? mamba_scan(c, p, m, s, b, part, &push)

@@ -10,9 +10,11 @@ void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const stru
      * many lanes as the device has, which also keeps the loops of a lane short
      * (gpu_caps.loop_budget). */
     uint32_t wg = logits.n <= 4096 ? 64 : min_u32(1024, caps->max_invocations);
-    struct push_sample p = { .n_vocab = logits.n, .n_ids = b->ids.n_row, .advance = advance };
+    struct push_sample p = {
+        .n_vocab = logits.n, .stride = logits.stride, .n_ids = b->ids.n, .advance = advance
+    };
     cmd_work(c, 64.0 * logits.n);
-    cmd_dispatch(c, K_sample, GRID(1, 1, 1), SPEC(.wg = wg), PUSH(p),
+    cmd_dispatch(c, K_sample, GRID(logits.n_row, 1, 1), SPEC(.wg = wg), PUSH(p),
                  USES(READ(logits), READ(s->unused), BOTH(b->step), BOTH(b->ids), BOTH(s->work),
                       BOTH(s->count), WRITE(s->chosen), READ(s->bias)));
 }

@@ -38,7 +38,7 @@ void op_state_stats(struct cmd *c, const struct state_stats *s)
         cmd_work(c, 3.0 * s->n * n * s->n_head);
         cmd_dispatch(c, K_state_stats, GRID(s->n_head, 1, 1),
                      SPEC(.wg = wg, .docs = s->docs != NULL, .add = s->add || at > 0), PUSH(push),
-                     USES(READ(s->states), READ(s->docs ? s->docs->chunks : s->states),
+                     USES(READ(s->states), READ(s->docs ? s->docs->chunks : s->step),
                           READ(s->docs ? s->docs->real : s->states), BOTH(s->to)));
     }
 }

@@ -343,7 +343,7 @@ static void take_sums(hlm_session *s)
     c->n_gen += now->n_gen - was->n_gen;
     c->read_s += now->read_s - was->read_s;
     c->gen_s += now->gen_s - was->gen_s;
-    c->n_ctx = s->n_ctx;
+    c->n_ctx = s->x->n_ctx;
     c->n_used = s->n_past;
     c->weight_bytes = now->weight_bytes;
     c->adapter_bytes = now->adapter_bytes;
@@ -365,7 +365,7 @@ void count_read(hlm_session *s, uint64_t done, uint64_t total)
     hlm *m = s->m;
     struct hlm_counters *c = &m->counting.counters;
     take_sums(s);
-    show_layers(m, &(struct layer_source){ .stats = &s->layers });
+    show_layers(m, &(struct layer_source){ .stats = &s->x->layers });
     if (done == 0)
         m->counting.read_began_s = now_s();
     double took = now_s() - m->counting.read_began_s;
@@ -384,7 +384,7 @@ void count_gen(hlm_session *s)
         n->gen_s = c->gen_s;
     }
     take_sums(s);
-    show_layers(m, &(struct layer_source){ .stats = &s->layers });
+    show_layers(m, &(struct layer_source){ .stats = &s->x->layers });
     if (c->gen_s > n->gen_s)
         c->gen_per_s = (double)(c->n_gen - n->n_gen) / (c->gen_s - n->gen_s);
     count_state(m, HLM_GENERATING, 0, 0);

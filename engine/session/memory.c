@@ -1,8 +1,8 @@
-/* memory: what a session consists of, what that costs, whether it fits, and allocating it. So this
- * is where sessions are made and ended.
+/* memory: what a context consists of, what that costs, whether it fits, and allocating it. So this
+ * is where contexts and sessions are made and ended.
  *
- * There is no second book-keeping: a plan is a dry run (gpu_dry) of what hlm_session_create does,
- * so it cannot differ from what is then allocated. Laying out a session takes about a millisecond,
+ * There is no second book-keeping: a plan is a dry run (gpu_dry) of what hlm_context_create does,
+ * so it cannot differ from what is then allocated. Laying out a context takes about a millisecond,
  * which is what one step of the search for a context that fits costs. */
 #include "session/memory.h"
 
@@ -22,46 +22,47 @@ static uint32_t default_batch(const struct gpu_caps *caps)
     return caps->kind == GPU_CPU ? 256 : MAX_BATCH;
 }
 
-static void choose_sizes(hlm_session *s, const struct hlm_session_params *p, uint32_t n_ctx)
+static void choose_sizes(hlm_context *x, const struct hlm_session_params *p, uint32_t n_ctx)
 {
-    const hlm *m = s->m;
+    const hlm *m = x->m;
     uint32_t batch = p->n_batch ? p->n_batch : default_batch(gpu_caps(m->gpu));
-    s->kv_type = p->kv;
-    s->keep_logits = p->keep_logits;
-    s->keep_hidden = p->keep_hidden;
-    s->n_ctx = n_ctx;
-    s->n_batch = min_u32(min_u32(batch, MAX_BATCH), n_ctx);
-    uint32_t slice = max_u32(1, min_u32(s->n_batch, SLICE_BYTES / (4 * m->model->n_vocab)));
-    s->n_eval = p->keep_logits ? slice : p->keep_hidden ? s->n_batch : 0;
-    s->n_nll = p->keep_nll ? slice : 0;
+    x->kv_type = p->kv;
+    x->keep_logits = p->keep_logits;
+    x->keep_hidden = p->keep_hidden;
+    x->n_ctx = n_ctx;
+    x->n_seq = max_u32(p->n_seq, 1);
+    x->n_batch = min_u32(min_u32(batch, MAX_BATCH), n_ctx);
+    uint32_t slice = max_u32(1, min_u32(x->n_batch, SLICE_BYTES / (4 * m->model->n_vocab)));
+    x->n_eval = p->keep_logits ? slice : p->keep_hidden ? x->n_batch : 0;
+    x->n_nll = p->keep_nll ? slice : 0;
 }
 
-static bool make_arenas(hlm_session *s, struct hlm_err *err)
+static bool make_arenas(hlm_context *x, struct hlm_err *err)
 {
-    struct gpu *g = s->m->gpu;
-    return (s->scratch = arena_create(g, "scratch", MEM_DEVICE, err)) &&
-           (s->io = arena_create(g, "io", MEM_DEVICE, err)) &&
-           (s->host = arena_create(g, "host", MEM_HOST, err));
+    struct gpu *g = x->m->gpu;
+    return (x->scratch = arena_create(g, "scratch", MEM_DEVICE, err)) &&
+           (x->io = arena_create(g, "io", MEM_DEVICE, err)) &&
+           (x->host = arena_create(g, "host", MEM_HOST, err));
 }
 
-static void take_io(hlm_session *s)
+static void take_io(hlm_context *x)
 {
-    const struct model *m = s->m->model;
+    const struct model *m = x->m->model;
     uint32_t stride = (uint32_t)align_up(m->n_vocab, 4);
-    uint32_t n_hidden = s->keep_hidden ? s->n_eval * (m->n_layer + 2) : 1;
-    s->step = arena_tensor(s->io, I32, sizeof(struct step) / 4, 1);
-    s->ids = arena_tensor(s->io, I32, 1, s->n_ctx + 1);
-    s->logits = arena_tensor(s->io, F32, stride, 1);
-    s->logits.n = m->n_vocab;
-    s->all_logits = arena_tensor(s->io, F32, stride, s->n_eval ? s->n_eval : 1);
-    s->hidden = arena_tensor(s->io, F32, m->n_embd, n_hidden);
-    s->nll_rows = arena_tensor(s->io, F32, s->n_nll ? m->n_embd : 1, s->n_nll ? s->n_batch : 1);
-    s->nll_parts = arena_tensor(s->io, F32, NLL_PARTS, s->n_nll ? s->n_batch : 1);
-    s->sampler.unused = arena_tensor(s->io, I32, div_up(m->n_vocab, 32), 1);
-    s->sampler.work = arena_tensor(s->io, F32, m->n_vocab, 1);
-    s->sampler.count = arena_tensor(s->io, I32, m->n_vocab, 1);
-    s->sampler.bias = arena_tensor(s->io, I32, 1 + 2 * MAX_BIAS, 1);
-    s->sampler.chosen = arena_tensor(s->host, I32, 2, 1);
+    uint32_t n_hidden = x->keep_hidden ? x->n_eval * (m->n_layer + 2) : 1;
+    x->step = arena_tensor(x->io, I32, sizeof(struct segment) / 4, x->n_seq);
+    x->ids = arena_tensor(x->io, I32, x->n_ctx + 1, x->n_seq);
+    x->logits = arena_tensor(x->io, F32, stride, SLOTS_OF_SEQ * x->n_seq);
+    x->logits.n = m->n_vocab;
+    x->all_logits = arena_tensor(x->io, F32, stride, x->n_eval ? x->n_eval : 1);
+    x->hidden = arena_tensor(x->io, F32, m->n_embd, n_hidden);
+    x->nll_rows = arena_tensor(x->io, F32, x->n_nll ? m->n_embd : 1, x->n_nll ? x->n_batch : 1);
+    x->nll_parts = arena_tensor(x->io, F32, NLL_PARTS, x->n_nll ? x->n_batch : 1);
+    x->sampler.unused = arena_tensor(x->io, I32, div_up(m->n_vocab, 32), 1);
+    x->sampler.work = arena_tensor(x->io, F32, m->n_vocab, x->n_seq);
+    x->sampler.count = arena_tensor(x->io, I32, m->n_vocab, x->n_seq);
+    x->sampler.bias = arena_tensor(x->io, I32, 1 + 2 * MAX_BIAS, x->n_seq);
+    x->sampler.chosen = arena_tensor(x->host, I32, 2, x->n_seq);
 }
 
 /* The shapes of the layers, in new memory. */
@@ -75,104 +76,132 @@ static struct layer_shape *shapes_of(const struct model *m, struct hlm_err *err)
     return shape;
 }
 
-bool session_show_layers(hlm_session *s, bool on, struct hlm_err *err)
+bool context_show_layers(hlm_context *x, bool on, struct hlm_err *err)
 {
-    const struct model *m = s->m->model;
+    const struct model *m = x->m->model;
     struct layer_shape *shape = shapes_of(m, err);
-    const struct kv_layers layers = { m->n_layer, shape, s->kv.layer };
+    const struct kv_layers layers = { m->n_layer, shape, x->kv.layer };
     bool ok = shape != NULL;
     if (ok && on) {
-        ok = kv_stats_open(&s->layers, s->m->gpu, &layers, s->scratch, err);
+        ok = kv_stats_open(&x->layers, x->m->gpu, &layers, x->step, x->scratch, err);
     } else if (ok) {
-        count_leave(s->m, &s->layers);
-        kv_stats_close(&s->layers, &layers);
+        count_leave(x->m, &x->layers);
+        kv_stats_close(&x->layers, &layers);
     }
     free(shape);
     if (ok)
-        recordings_finish(&s->recordings);
+        recordings_finish(&x->recordings);
     return ok;
 }
 
+/* The sequences: their ids and snapshots. */
+static bool take_sequences(hlm_context *x, uint64_t snapshot_budget, struct hlm_err *err)
+{
+    if (!(x->seq = mem_alloc(x->n_seq, sizeof *x->seq)))
+        return fail_memory(err, "out of memory: %u sequences", x->n_seq);
+    bool none = snapshot_budget == HLM_SNAPSHOT_NONE;
+    uint64_t budget = none ? HLM_SNAPSHOT_NONE : snapshot_budget / x->n_seq;
+    if (snapshot_budget && !budget)
+        budget = HLM_SNAPSHOT_NONE;
+    for (uint32_t i = 0; i < x->n_seq; i++) {
+        hlm_session *s = &x->seq[i];
+        s->m = x->m;
+        s->x = x;
+        s->seq = i;
+        s->id = mem_alloc(x->n_ctx + 1u, sizeof *s->id);
+        if (!s->id)
+            return fail_memory(err, "out of memory: %u token ids", x->n_ctx);
+        if (!snapshots_init(&s->snaps, x->m->gpu, &x->kv, i, x->logits, budget, err))
+            return false;
+    }
+    return true;
+}
+
 /* Gives every arena its size but for the scratch arena, which grows as lists are recorded. */
-static bool take_memory(hlm_session *s, uint64_t snapshot_budget, struct hlm_err *err)
+static bool take_memory(hlm_context *x, uint64_t snapshot_budget, struct hlm_err *err)
 {
     static const enum dtype type[] = {
         [HLM_KV_F16] = F16, [HLM_KV_F32] = F32, [HLM_KV_Q8_0] = Q8_0
     };
-    const struct model *m = s->m->model;
-    struct gpu *g = s->m->gpu;
+    const struct model *m = x->m->model;
+    struct gpu *g = x->m->gpu;
     struct layer_shape *shape = shapes_of(m, err);
     if (!shape)
         return false;
     const struct kv_params kv = { .n_layer = m->n_layer,
                                   .shape = shape,
-                                  .n_ctx = s->n_ctx,
-                                  .n_batch = s->n_batch,
-                                  .type = type[s->kv_type] };
-    bool ok = kv_init(&s->kv, g, &kv, err) && make_arenas(s, err);
-    const struct kv_layers layers = { m->n_layer, shape, s->kv.layer };
+                                  .n_ctx = x->n_ctx,
+                                  .n_batch = x->n_batch,
+                                  .n_seq = x->n_seq,
+                                  .n_slot = SLOTS_OF_SEQ * x->n_seq,
+                                  .type = type[x->kv_type] };
+    bool ok = kv_init(&x->kv, g, &kv, err) && make_arenas(x, err);
+    const struct kv_layers layers = { m->n_layer, shape, x->kv.layer };
     if (ok)
-        take_io(s);
-    ok = ok && snapshots_init(&s->snaps, g, s->kv.state, s->logits, snapshot_budget, err);
-    if (ok && s->m->counting.layers)
-        ok = kv_stats_init(&s->layers, g, s->io, &layers, err) &&
-             kv_stats_states(&s->layers, &layers, s->scratch, err);
+        take_io(x);
+    ok = ok && take_sequences(x, snapshot_budget, err);
+    if (ok && x->m->counting.layers)
+        ok = kv_stats_init(&x->layers, g, x->io, &layers, err) &&
+             kv_stats_states(&x->layers, &layers, x->step, x->scratch, err);
     free(shape);
     return ok;
 }
 
-hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+hlm_context *context_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
                              struct hlm_err *err)
 {
-    hlm_session *s = mem_alloc(1, sizeof *s);
-    if (!s) {
-        fail_memory(err, "out of memory: a session");
+    hlm_context *x = mem_alloc(1, sizeof *x);
+    if (!x) {
+        fail_memory(err, "out of memory: a context");
         return NULL;
     }
-    s->m = m;
-    s->n_change = m->n_change;
+    x->m = m;
     m->n_session++;
-    choose_sizes(s, params, n_ctx);
-    s->id = mem_alloc(n_ctx + 1u, sizeof *s->id);
-    bool ok = (s->id || fail_memory(err, "out of memory: %u token ids", n_ctx)) &&
-              take_memory(s, params->snapshot_budget, err);
+    choose_sizes(x, params, n_ctx);
+    bool ok = take_memory(x, params->snapshot_budget, err);
     if (ok)
-        session_init_recordings(s);
-    ok = ok && session_lay_out_recordings(s, err);
+        context_init_recordings(x);
+    ok = ok && context_lay_out_recordings(x, err);
     if (!ok) {
-        hlm_session_destroy(s);
+        context_destroy(x);
         return NULL;
     }
-    return s;
+    return x;
 }
 
-bool session_commit(hlm_session *s, struct hlm_err *err)
+bool context_commit(hlm_context *x, struct hlm_err *err)
 {
     const char *shorter = "a shorter context needs less";
     const char *smaller = "a smaller batch or a shorter context needs less";
-    return model_commit(s->kv.kv, shorter, err) && arena_commit(s->kv.state, err) &&
-           model_commit(s->scratch, smaller, err) && arena_commit(s->io, err) &&
-           arena_commit(s->host, err) &&
-           model_commit(s->snaps.arena, "a smaller budget for snapshots needs less", err);
+    bool ok = model_commit(x->kv.kv, shorter, err) && arena_commit(x->kv.state, err) &&
+              model_commit(x->scratch, smaller, err) && arena_commit(x->io, err) &&
+              arena_commit(x->host, err);
+    for (uint32_t i = 0; ok && i < x->n_seq; i++)
+        ok = model_commit(x->seq[i].snaps.arena, "a smaller budget for snapshots needs less", err);
+    return ok;
 }
 
-void hlm_session_destroy(hlm_session *s)
+void context_destroy(hlm_context *x)
 {
-    if (!s)
+    if (!x)
         return;
-    log_to(&s->m->log);
-    count_end(s);
-    count_leave(s->m, &s->layers);
-    s->m->n_session--;
-    recordings_finish(&s->recordings);
-    snapshots_finish(&s->snaps);
-    kv_stats_finish(&s->layers);
-    kv_finish(&s->kv);
-    arena_destroy(s->scratch);
-    arena_destroy(s->io);
-    arena_destroy(s->host);
-    free(s->id);
-    free(s);
+    log_to(&x->m->log);
+    for (uint32_t i = 0; x->seq && i < x->n_seq; i++)
+        session_close(&x->seq[i]);
+    count_leave(x->m, &x->layers);
+    x->m->n_session--;
+    recordings_finish(&x->recordings);
+    for (uint32_t i = 0; x->seq && i < x->n_seq; i++) {
+        snapshots_finish(&x->seq[i].snaps);
+        free(x->seq[i].id);
+    }
+    kv_stats_finish(&x->layers);
+    kv_finish(&x->kv);
+    arena_destroy(x->scratch);
+    arena_destroy(x->io);
+    arena_destroy(x->host);
+    free(x->seq);
+    free(x);
 }
 
 /* ---- what it costs --------------------------------------------------------------------------- */
@@ -200,11 +229,11 @@ static bool dry_session(hlm *m, const struct hlm_session_params *params, uint32_
                         struct hlm_plan *plan, struct hlm_err *err)
 {
     bool was = gpu_dry(m->gpu, true);
-    hlm_session *s = session_lay_out(m, params, n_ctx, err);
-    bool ok = s && session_commit(s, err);
+    hlm_context *x = context_lay_out(m, params, n_ctx, err);
+    bool ok = x && context_commit(x, err);
     if (ok)
-        *plan = plan_of(m, n_ctx, s->n_batch);
-    hlm_session_destroy(s);
+        *plan = plan_of(m, n_ctx, x->n_batch);
+    context_destroy(x);
     gpu_dry(m->gpu, was);
     return ok;
 }
@@ -233,8 +262,10 @@ bool session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *n_ct
     return true;
 }
 
-static bool check_kv(const struct hlm_session_params *params, struct hlm_err *err)
+static bool check_params(const struct hlm_session_params *params, struct hlm_err *err)
 {
+    if (params->n_seq > MAX_SEGMENT)
+        return fail(err, "%u sequences, expected at most %u", params->n_seq, MAX_SEGMENT);
     return (uint32_t)params->kv <= HLM_KV_Q8_0 || fail(err, "a cache of type %u, expected 0 to %u",
                                                        (uint32_t)params->kv, (uint32_t)HLM_KV_Q8_0);
 }
@@ -243,7 +274,7 @@ bool hlm_session_fit(hlm *m, const struct hlm_session_params *params, uint32_t *
                      struct hlm_err *err)
 {
     api_begin(&m->log, err);
-    return check_kv(params, err) && session_fit(m, params, n_ctx, err);
+    return check_params(params, err) && session_fit(m, params, n_ctx, err);
 }
 
 uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
@@ -251,7 +282,7 @@ uint32_t plan_ctx(hlm *m, const struct hlm_session_params *params, struct hlm_er
     uint32_t n_ctx = params->n_ctx;
     if (n_ctx > MAX_CTX)
         return fail(err, "a context of %u tokens, expected at most %u", n_ctx, MAX_CTX);
-    if (!check_kv(params, err) || (!n_ctx && !session_fit(m, params, &n_ctx, err)))
+    if (!check_params(params, err) || (!n_ctx && !session_fit(m, params, &n_ctx, err)))
         return 0;
     return max_u32(n_ctx, 1);
 }
@@ -293,50 +324,89 @@ bool plan_refuse(const hlm *m, const struct hlm_plan *plan, struct hlm_err *err)
 
 /* ---- making ---------------------------------------------------------------------------------- */
 
-static hlm_session *make_session(hlm *m, const struct hlm_session_params *params,
+static hlm_context *make_context(hlm *m, const struct hlm_session_params *params,
                                  struct hlm_err *err)
 {
     uint32_t n_ctx = plan_ctx(m, params, err);
-    hlm_session *s = n_ctx ? session_lay_out(m, params, n_ctx, err) : NULL;
-    if (!s)
+    hlm_context *x = n_ctx ? context_lay_out(m, params, n_ctx, err) : NULL;
+    if (!x)
         return NULL;
-    struct hlm_plan plan = plan_of(m, s->n_ctx, s->n_batch);
+    struct hlm_plan plan = plan_of(m, x->n_ctx, x->n_batch);
     if (!plan.fits) {
-        hlm_session_destroy(s);
+        context_destroy(x);
         plan_refuse(m, &plan, err);
         return NULL;
     }
-    if (!session_commit(s, err) || !session_ready(s, err) ||
-        (s->layers.states && !cmd_end(s->layers.states, err)) ||
-        !gpu_write(m->gpu, s->sampler.unused, 0, m->unused, 4ull * div_up(m->model->n_vocab, 32),
+    if (!context_commit(x, err) || !context_ready(x, err) ||
+        (x->layers.states && !cmd_end(x->layers.states, err)) ||
+        !gpu_write(m->gpu, x->sampler.unused, 0, m->unused, 4ull * div_up(m->model->n_vocab, 32),
                    err)) {
-        hlm_session_destroy(s);
+        context_destroy(x);
         return NULL;
     }
-    s->stats.weight_bytes = arena_cost(m->model->weights);
-    s->stats.adapter_bytes = lora_set_bytes(m->adapters.set);
-    s->stats.kv_bytes = arena_cost(s->kv.kv);
-    s->stats.state_bytes = arena_cost(s->kv.state);
-    s->stats.scratch_bytes = arena_cost(s->scratch);
-    s->stats.snapshot_bytes = arena_cost(s->snaps.arena);
-    s->stats.other_bytes = arena_cost(s->io) + arena_cost(s->host);
-    return s;
+    return x;
 }
 
-hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
-                                struct hlm_err *err)
+static hlm_context *create_context(hlm *m, const struct hlm_session_params *params,
+                                   struct hlm_err *err)
 {
     struct hlm_err why = { 0 }, broken = { 0 };
     uint32_t fits;
-    api_begin(&m->log, err);
-    hlm_session *s = make_session(m, params, &why);
-    if (!s && why.kind == HLM_ERR_WONT_FIT) {
+    hlm_context *x = make_context(m, params, &why);
+    if (!x && why.kind == HLM_ERR_WONT_FIT) {
         if (session_fit(m, params, &fits, &broken))
             why.fits = fits;
         else
             why = broken;
     }
-    if (!s)
+    if (!x)
         fail_from(err, &why, "");
-    return s;
+    return x;
+}
+
+hlm_context *hlm_context_create(hlm *m, const struct hlm_session_params *params,
+                                struct hlm_err *err)
+{
+    api_begin(&m->log, err);
+    return create_context(m, params, err);
+}
+
+void hlm_context_destroy(hlm_context *x) { context_destroy(x); }
+
+hlm_session *hlm_context_open(hlm_context *x, struct hlm_err *err)
+{
+    api_begin(&x->m->log, err);
+    hlm_session *s = context_free_session(x);
+    if (!s) {
+        fail_size(err, HLM_ERR_FULL, &(struct hlm_err){ .need = x->n_seq + 1, .have = x->n_seq },
+                  "the context has %u sequences, all of them are open", x->n_seq);
+        return NULL;
+    }
+    return session_open(s, err) ? s : NULL;
+}
+
+hlm_session *hlm_session_create(hlm *m, const struct hlm_session_params *params,
+                                struct hlm_err *err)
+{
+    struct hlm_session_params one = *params;
+    api_begin(&m->log, err);
+    one.n_seq = 1;
+    hlm_context *x = create_context(m, &one, err);
+    if (!x || !session_open(&x->seq[0], err)) {
+        context_destroy(x);
+        return NULL;
+    }
+    x->of_session = true;
+    return &x->seq[0];
+}
+
+void hlm_session_destroy(hlm_session *s)
+{
+    if (!s)
+        return;
+    log_to(&s->m->log);
+    if (s->x->of_session)
+        context_destroy(s->x);
+    else
+        session_close(s);
 }

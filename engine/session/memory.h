@@ -1,13 +1,14 @@
-/* memory: laying a session out, what that costs, and allocating it. */
+/* memory: laying a context out, what that costs, and allocating it. */
 #pragma once
 #include "session/session.h"
 
-/* Makes a session without its memory: all its arenas have their sizes, because the largest of its
- * lists are recorded. session_commit then allocates them. For plans too; those are made while the
+/* Makes a context without its memory: all its arenas have their sizes, because the largest of its
+ * lists are recorded. context_commit then allocates them. For plans too; those are made while the
  * gpu is dry. NULL with a reason. */
-hlm_session *session_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
+hlm_context *context_lay_out(hlm *m, const struct hlm_session_params *params, uint32_t n_ctx,
                              struct hlm_err *err);
-bool session_commit(hlm_session *s, struct hlm_err *err);
+bool context_commit(hlm_context *x, struct hlm_err *err);
+void context_destroy(hlm_context *x); /* with its sessions; takes NULL */
 
 /* What all arenas cost that exist now, whether or not they are allocated. */
 struct hlm_plan plan_of(const hlm *m, uint32_t n_ctx, uint32_t n_batch);

@@ -43,12 +43,12 @@ static void find_first(const hlm_session *s, char where[160])
     struct hlm_err why = { 0 };
     struct hlm_session_params p = { .n_ctx = s->n_past,
                                     .n_batch = TRACE_BATCH,
-                                    .kv = s->kv_type,
+                                    .kv = s->x->kv_type,
                                     .keep_logits = true,
                                     .keep_hidden = true,
                                     .snapshot_budget = HLM_SNAPSHOT_NONE };
     hlm_session *again = hlm_session_create(s->m, &p, &why);
-    uint32_t batch = again ? again->n_eval : 0;
+    uint32_t batch = again ? again->x->n_eval : 0;
     float *hidden = mem_alloc((uint64_t)(m->n_layer + 2) * batch, 4ull * m->n_embd);
     float *logits = mem_alloc(batch, 4ull * m->n_vocab);
     bool found = false, ok = again && hidden && logits;

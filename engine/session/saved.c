@@ -75,8 +75,8 @@ static bool head_fits(const char *path, const struct saved_head *h, const struct
 static bool check_head_counts(const char *path, const struct saved_head *h, uint64_t bytes,
                               struct hlm_err *err)
 {
-    if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->i_window > 1 ||
-        h->has_logits > 1 || h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
+    if (h->n_known < h->n_past || h->n_known - h->n_past > 1 || h->has_logits > 1 ||
+        h->n_snap > MAX_SNAPSHOT || h->n_note > min_u64(bytes, MAX_NOTE) ||
         (h->has_logits && !h->n_past))
         return fail(err, "%.200s: is damaged: %u tokens read of %u, %u snapshots, a note of %llu",
                     path, h->n_past, h->n_known, h->n_snap, (unsigned long long)h->n_note);
@@ -125,7 +125,7 @@ static bool read_tables(const struct file_in *f, struct saved *s, struct hlm_err
                         s->id[i], h->n_vocab - 1);
     for (uint32_t i = 0, before = 0; i < h->n_snap; before = s->snap[i++].n_past)
         if (s->snap[i].n_past <= before || s->snap[i].n_past > h->n_past ||
-            s->snap[i].i_window > 1 || s->snap[i].has_logits > 1)
+            s->snap[i].has_logits > 1)
             return fail(err, "%.200s: is damaged: snapshot %u is of %u tokens, expected %u to %u",
                         f->path, i, s->snap[i].n_past, before + 1, h->n_past);
     return true;
@@ -191,47 +191,48 @@ bool saved_open(struct saved *s, const struct file_in *f, const struct saved_wan
 typedef bool (*range_fn)(void *user, tensor t, uint64_t offset, uint64_t bytes,
                          struct hlm_err *err);
 
-/* Positions [from, to) of a cache, head by head. In a ring they may be two ranges. */
-static bool walk_rows(tensor t, uint32_t n_head, uint32_t from, uint32_t to, range_fn fn,
-                      void *user, struct hlm_err *err)
+/* The keys or values of a sequence: n_row rows of `row` bytes for each of n_head heads, from an
+ * offset in t. */
+struct rows_of {
+    tensor t;
+    uint64_t offset, row, n_row;
+    uint32_t n_head;
+};
+
+/* Positions [from, to), head by head. In a ring they may be two ranges. */
+static bool walk_rows(const struct rows_of *w, uint32_t from, uint32_t to, range_fn fn, void *user,
+                      struct hlm_err *err)
 {
-    uint64_t row = tensor_row_bytes(t), n_row = t.n_row / n_head;
-    for (uint32_t h = 0; h < n_head; h++)
+    for (uint32_t h = 0; h < w->n_head; h++)
         for (uint64_t p = from, n; p < to; p += n) {
-            uint64_t r = p % n_row;
-            n = min_u64(to - p, n_row - r);
-            if (!fn(user, t, row * (h * n_row + r), row * n, err))
+            uint64_t r = p % w->n_row;
+            n = min_u64(to - p, w->n_row - r);
+            if (!fn(user, w->t, w->offset + w->row * (h * w->n_row + r), w->row * n, err))
                 return false;
         }
     return true;
 }
 
-/* All that a snapshot of n_past tokens holds; of a ring, only what a later token can see. at: the
- * session's state, or a slot. */
-static bool walk_state(const hlm_session *s, tensor at, uint32_t n_past, range_fn fn, void *user,
-                       struct hlm_err *err)
+/* All that a snapshot of n_past tokens holds; of a ring, only what a later token can see. snap: a
+ * snapshot's slot; NULL: the session's own state. */
+static bool walk_state(const hlm_session *s, const tensor *snap, uint32_t n_past, range_fn fn,
+                       void *user, struct hlm_err *err)
 {
     const struct model *m = s->m->model;
-    for (uint32_t i = 0; i < m->n_layer; i++) {
-        const struct layer_cache *l = &s->kv.layer[i];
-        struct layer_shape shape = m->arch->shape(m, i);
-        tensor rings[] = { l->kv.k, l->kv.v };
-        tensor whole[] = { l->recurrent.state, l->recurrent.window };
-        for (uint32_t k = 0; shape.n_kv_head && shape.window && k < ARRAY_LEN(rings); k++) {
-            tensor t = rings[k];
-            t.arena = at.arena;
-            t.offset += at.offset;
-            uint32_t from = n_past - min_u32(n_past, shape.window);
-            if (!walk_rows(t, shape.n_kv_head, from, n_past, fn, user, err))
-                return false;
-        }
-        for (uint32_t k = 0; k < ARRAY_LEN(whole); k++) {
-            tensor t = whole[k];
-            t.arena = at.arena;
-            t.offset += at.offset;
-            if (t.n_row && !fn(user, t, 0, tensor_bytes(whole[k]), err))
-                return false;
-        }
+    struct kv_part part;
+    uint64_t offset = 0;
+    for (uint32_t at = 0; kv_next_part(&s->x->kv, s->seq, session_slot(s), &at, &part);) {
+        struct layer_shape shape = m->arch->shape(m, part.layer);
+        struct rows_of ring = { .t = snap ? *snap : part.t,
+                                .offset = snap ? offset : part.offset,
+                                .row = tensor_row_bytes(part.t),
+                                .n_row = s->x->kv.layer[part.layer].kv.n_row,
+                                .n_head = shape.n_kv_head };
+        uint32_t from = n_past - min_u32(n_past, shape.window);
+        if (part.ring ? !walk_rows(&ring, from, n_past, fn, user, err)
+                      : !fn(user, ring.t, ring.offset, part.bytes, err))
+            return false;
+        offset += part.bytes;
     }
     return true;
 }
@@ -240,12 +241,19 @@ static bool walk_kv(const hlm_session *s, uint32_t n_past, range_fn fn, void *us
                     struct hlm_err *err)
 {
     const struct model *m = s->m->model;
+    const struct kv *kv = &s->x->kv;
     for (uint32_t i = 0; i < m->n_layer; i++) {
         struct layer_shape shape = m->arch->shape(m, i);
-        tensor rows[] = { s->kv.layer[i].kv.k, s->kv.layer[i].kv.v };
-        for (uint32_t k = 0; shape.n_kv_head && !shape.window && k < ARRAY_LEN(rows); k++)
-            if (!walk_rows(rows[k], shape.n_kv_head, 0, n_past, fn, user, err))
+        const tensor both[] = { kv->layer[i].kv.k, kv->layer[i].kv.v };
+        for (uint32_t k = 0; shape.n_kv_head && !shape.window && k < ARRAY_LEN(both); k++) {
+            struct rows_of rows = { .t = both[k],
+                                    .offset = tensor_bytes(both[k]) / kv->n_seq * s->seq,
+                                    .row = tensor_row_bytes(both[k]),
+                                    .n_row = kv->layer[i].kv.n_row,
+                                    .n_head = shape.n_kv_head };
+            if (!walk_rows(&rows, 0, n_past, fn, user, err))
                 return false;
+        }
     }
     return true;
 }
@@ -261,7 +269,7 @@ static uint64_t state_bytes(const void *user, uint32_t n_past)
 {
     const hlm_session *s = user;
     uint64_t n = 0;
-    walk_state(s, s->snaps.state, n_past, count_range, &n, NULL);
+    walk_state(s, NULL, n_past, count_range, &n, NULL);
     return n;
 }
 
@@ -288,8 +296,8 @@ static bool describe_session(hlm_session *s, const char *path, struct saved_want
         .lora_hash = { lora.lo, lora.hi },
         .n_layer = m->model->n_layer,
         .n_vocab = m->model->n_vocab,
-        .n_ctx = s->n_ctx,
-        .kv_type = s->kv_type,
+        .n_ctx = s->x->n_ctx,
+        .kv_type = s->x->kv_type,
         .state_bytes = state_bytes,
         .kv_bytes = kv_bytes,
         .user = s,
@@ -298,11 +306,10 @@ static bool describe_session(hlm_session *s, const char *path, struct saved_want
     return true;
 }
 
-static tensor snapshot_logits(const struct snapshots *k, const struct snapshot *s)
+/* The logits of the session's last token. */
+static tensor own_logits(const hlm_session *s)
 {
-    tensor t = snapshots_slot(k, s);
-    t.offset += k->slot_bytes - k->logits_bytes;
-    return t;
+    return tensor_rows(s->x->logits, session_slot(s), 1);
 }
 
 /* ---- saving ---------------------------------------------------------------------------------- */
@@ -356,15 +363,17 @@ static bool save_parts(hlm_session *s, struct save *w, struct saved_head *h, con
     bool ok = put_saved(w, h, sizeof *h, err) && put_saved(w, s->id, 4ull * h->n_known, err) &&
               put_saved(w, note, n_note, err);
     for (uint32_t i = 0; ok && i < h->n_snap; i++) {
-        struct saved_snap row = { kept[i]->n_past, kept[i]->i_window, kept[i]->has_logits, 0 };
+        struct saved_snap row = { kept[i]->n_past, kept[i]->has_logits, { 0 } };
         ok = put_saved(w, &row, sizeof row, err);
     }
-    ok = ok && (!h->has_logits || put_range(w, s->logits, 0, logits, err)) &&
-         walk_state(s, k->state, h->n_past, put_range, w, err) &&
+    ok = ok && (!h->has_logits || put_range(w, own_logits(s), 0, logits, err)) &&
+         walk_state(s, NULL, h->n_past, put_range, w, err) &&
          walk_kv(s, h->n_past, put_range, w, err);
-    for (uint32_t i = 0; ok && i < h->n_snap; i++)
-        ok = walk_state(s, snapshots_slot(k, kept[i]), kept[i]->n_past, put_range, w, err) &&
-             (!kept[i]->has_logits || put_range(w, snapshot_logits(k, kept[i]), 0, logits, err));
+    for (uint32_t i = 0; ok && i < h->n_snap; i++) {
+        tensor at = snapshots_slot(k, kept[i]);
+        ok = walk_state(s, &at, kept[i]->n_past, put_range, w, err) &&
+             (!kept[i]->has_logits || put_range(w, snapshots_logits(k, kept[i]), 0, logits, err));
+    }
     return ok;
 }
 
@@ -385,12 +394,11 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
         return false;
     struct saved_head h = {
         .version = SAVED_VERSION,
-        .kv_type = s->kv_type,
+        .kv_type = s->x->kv_type,
         .n_layer = own.n_layer,
         .n_vocab = own.n_vocab,
         .n_past = s->n_past,
         .n_known = s->n_known,
-        .i_window = s->i_window,
         .has_logits = s->has_logits,
         .n_note = n_note,
     };
@@ -454,18 +462,18 @@ static bool load_parts(hlm_session *s, struct load *r, const struct saved *f, st
         place[i] = f->snap[i].n_past;
     snapshots_aim(k, 0, h->n_past, place, h->n_snap);
     bool ok = take_range(r, (tensor){ 0 }, 0, f->logits_at, err) &&
-              (!h->has_logits || take_range(r, s->logits, 0, logits, err)) &&
-              walk_state(s, k->state, h->n_past, take_range, r, err) &&
+              (!h->has_logits || take_range(r, own_logits(s), 0, logits, err)) &&
+              walk_state(s, NULL, h->n_past, take_range, r, err) &&
               walk_kv(s, h->n_past, take_range, r, err);
     for (uint32_t i = 0; ok && i < h->n_snap; i++) {
         const struct saved_snap *from = &f->snap[i];
         bool keeps = snapshots_wanted(k, from->n_past, false);
         struct snapshot *to = keeps ? snapshots_add(k, from->n_past) : NULL;
         if (to) {
-            to->i_window = from->i_window;
             to->has_logits = from->has_logits;
-            ok = walk_state(s, snapshots_slot(k, to), from->n_past, take_range, r, err) &&
-                 (!to->has_logits || take_range(r, snapshot_logits(k, to), 0, logits, err));
+            tensor at = snapshots_slot(k, to);
+            ok = walk_state(s, &at, from->n_past, take_range, r, err) &&
+                 (!to->has_logits || take_range(r, snapshots_logits(k, to), 0, logits, err));
         } else {
             ok = take_range(r, (tensor){ 0 }, 0,
                             state_bytes(s, from->n_past) + (from->has_logits ? logits : 0), err);
@@ -486,7 +494,8 @@ static bool load_session(hlm_session *s, const struct file_in *in, const struct 
     }
     hlm_session_reset(s);
     bool ok = load_parts(s, &r, f, err) &&
-              (!h->n_known || gpu_write(r.gpu, s->ids, 0, f->id, 4ull * h->n_known, err));
+              (!h->n_known ||
+               gpu_write(r.gpu, s->x->ids, 4 * session_id_at(s, 0), f->id, 4ull * h->n_known, err));
     sum_end(r.sum, sum);
     free(r.buf);
     if (ok && memcmp(sum, f->sum, sizeof sum) != 0)
@@ -495,11 +504,9 @@ static bool load_session(hlm_session *s, const struct file_in *in, const struct 
         memcpy(s->id, f->id, h->n_known * sizeof *s->id);
         s->n_past = s->n_row = h->n_past;
         s->n_known = h->n_known;
-        s->i_window = h->i_window;
         s->has_logits = h->has_logits;
         s->found = (struct hlm_found){ 0 };
-        ok = session_place(s, err);
-        s->unclear = !ok;
+        s->unclear = false;
     }
     if (!ok)
         hlm_session_reset(s);

@@ -6,7 +6,7 @@
 
 #include <assert.h>
 
-enum { SAVED_VERSION = 1 };
+enum { SAVED_VERSION = 2 };
 
 /* The first bytes of the file. Texts are cut to fit and need not be terminated. */
 struct saved_head {
@@ -14,14 +14,14 @@ struct saved_head {
     uint32_t version, kv_type;
     uint64_t file_bytes;
     uint64_t model_hash[2], lora_hash[2];
-    uint32_t n_layer, n_vocab, n_past, n_known, i_window, has_logits, n_snap, spare;
+    uint32_t n_layer, n_vocab, n_past, n_known, has_logits, n_snap, spare[2];
     uint64_t n_note;
     char arch[32], name[64];
 };
 static_assert(sizeof(struct saved_head) == 192, "as in the files that there are");
 
 struct saved_snap {
-    uint32_t n_past, i_window, has_logits, spare;
+    uint32_t n_past, has_logits, spare[2];
 };
 
 /* What a file must be to fit a session. */

@@ -1,9 +1,5 @@
-/* session: reading tokens into the caches and taking tokens out of the model.
- *
- * For each way of using the model - n tokens with or without logits, one token with sampling,
- * sampling alone - a session has a recording (gpu/recording.h), made when it is first needed. What
- * differs between submissions (position, ids, sampling parameters) is in device memory, and the
- * last kernel of each recording advances it, so that between two tokens the host writes nothing. */
+/* session: reading tokens into the caches and taking tokens out of the model, for one sequence; and
+ * for several of a context at once. */
 #include "session/session.h"
 
 #include <assert.h>
@@ -12,169 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- recordings ------------------------------------------------------------------------------ */
-
-/* Head and likelihoods for the rows of x, a slice at a time: with a large vocabulary, all logits of
- * a batch would take half a gigabyte. x is copied first, because every head takes the other block
- * scratch. */
-static void record_nll(hlm_session *s, struct cmd *c, tensor x, const struct batch *b)
-{
-    cmd_copy(c, s->nll_rows, x, 4ull * x.n * b->n_tok);
-    for (uint32_t at = 0; at < b->n_tok; at += s->n_nll) {
-        uint32_t n = min_u32(s->n_nll, b->n_tok - at);
-        tensor slice = cmd_scratch(c, F32, x.n, n);
-        cmd_copy(c, slice, tensor_rows(s->nll_rows, at, n), 4ull * x.n * n);
-        op_nll(c, model_head(c, s->m->model, slice, NULL), s->nll_parts, b, at);
-    }
-}
-
-static void record_session(void *user, struct cmd *c, struct recording_key key, uint32_t slot)
-{
-    hlm_session *s = user;
-    const struct model *m = s->m->model;
-    enum session_recording kind = key.kind;
-    struct batch b = {
-        .n_tok = key.n_tok, .step = s->step, .ids = s->ids, .stats = kind != REC_NEXT
-    };
-    (void)slot;
-    cmd_set_f16(c, s->m->f16);
-    if (kind == REC_SAMPLE) {
-        op_sample(c, s->logits, &s->sampler, &b, 0);
-        return;
-    }
-    bool hidden = kind == REC_EVAL_HIDDEN, all = kind == REC_EVAL || hidden;
-    uint32_t n_row = hidden ? b.n_tok * (m->n_layer + 1) : 0; /* before the final norm */
-    tensor rows = tensor_rows(s->hidden, 0, n_row);
-    tensor norm = hidden ? tensor_rows(s->hidden, n_row, b.n_tok) : s->hidden;
-    tensor x = model_forward(c, m, &s->kv, &b, hidden ? &rows : NULL);
-    if (all) {
-        tensor y = model_head(c, m, x, hidden ? &norm : NULL);
-        cmd_copy(c, s->all_logits, y, 4ull * y.stride * b.n_tok);
-        cmd_copy(c, s->logits, tensor_rows(y, b.n_tok - 1, 1), 4ull * m->n_vocab);
-    } else if (kind == REC_NLL) {
-        record_nll(s, c, x, &b);
-    } else if (kind != REC_READ) {
-        tensor last = x;
-        if (b.n_tok > 1) { /* a binding may not begin at any row: copy the last one to the start */
-            last = cmd_scratch(c, F32, x.n, 1);
-            cmd_copy(c, last, tensor_rows(x, b.n_tok - 1, 1), 4ull * x.n);
-        }
-        cmd_copy(c, s->logits, model_head(c, m, last, NULL), 4ull * m->n_vocab);
-    }
-    if (kind == REC_NEXT || kind == REC_NEXT_STATS)
-        op_sample(c, s->logits, &s->sampler, &b, 1);
-    else
-        op_advance(c, &b);
-}
-
-void session_init_recordings(hlm_session *s)
-{
-    static const char *const names[] = {
-        [REC_READ] = "read",
-        [REC_READ_LAST] = "read, last logits",
-        [REC_EVAL] = "eval",
-        [REC_EVAL_HIDDEN] = "eval with hidden states",
-        [REC_NLL] = "likelihoods",
-        [REC_NEXT] = "next token",
-        [REC_NEXT_STATS] = "next token, gates reported",
-        [REC_SAMPLE] = "sample",
-    };
-    s->recordings = (struct recordings){ .gpu = s->m->gpu,
-                                         .scratch = s->scratch,
-                                         .name = names,
-                                         .n = MAX_SESSION_RECORDING,
-                                         .record = record_session,
-                                         .user = s };
-}
-
-static struct recording_key session_key(enum session_recording kind, uint32_t n_tok)
-{
-    return (struct recording_key){ .kind = kind, .n_tok = n_tok };
-}
-
-/* Answers report their gates from time to time. */
-static bool reports_gates(const hlm_session *s)
-{
-    return s->layers.has_gates && count_watched(s->m);
-}
-
-bool session_lay_out_recordings(hlm_session *s, struct hlm_err *err)
-{
-    const struct {
-        bool wanted;
-        struct recording_key key;
-    } rows[] = {
-        { true, session_key(REC_READ_LAST, s->n_batch) },
-        { true, session_key(REC_NEXT, 1) },
-        { s->n_batch >= 8, session_key(REC_READ_LAST, 8) }, /* other kernels than a large batch */
-        { s->n_eval > 0, session_key(REC_EVAL, s->n_eval) },
-        { s->keep_hidden, session_key(REC_EVAL_HIDDEN, s->n_eval) },
-        { s->n_nll > 0, session_key(REC_NLL, s->n_batch) },
-        { reports_gates(s), session_key(REC_NEXT_STATS, 1) },
-    };
-    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (rows[i].wanted && !recordings_lay_out(&s->recordings, rows[i].key, err))
-            return false;
-    return true;
-}
-
-bool session_ready(hlm_session *s, struct hlm_err *err)
-{
-    return recordings_get(&s->recordings, session_key(REC_NEXT, 1), err) &&
-           (!reports_gates(s) ||
-            recordings_get(&s->recordings, session_key(REC_NEXT_STATS, 1), err));
-}
-
-/* Takes up what is wanted by now. Work goes on without statistics for which there is no room. */
-static void follow_watch(hlm_session *s)
-{
-    struct hlm_err why = { 0 };
-    count_follow(s->m);
-    bool wanted = s->m->counting.layers, are = s->layers.place != NULL;
-    if (!wanted)
-        s->layers_off = s->stats_off = false;
-    if (wanted == are || (wanted && s->layers_off) || (are && !s->layers.own))
-        return;
-    s->layers_off = !session_show_layers(s, wanted, &why);
-    if (s->layers_off)
-        log_msg(HLM_LOG_WARN, "no statistics of layers: %s", why.msg);
-}
-
-static struct cmd *get_recording(hlm_session *s, enum session_recording kind, uint32_t n_tok,
-                                 struct hlm_err *err)
-{
-    struct hlm_err why = { 0 };
-    struct recording_key key = session_key(kind, n_tok);
-    struct cmd *c = recordings_get(&s->recordings, key, &why);
-    if (!c && s->layers.own) { /* perhaps they are what there was no room for */
-        log_msg(HLM_LOG_WARN, "no statistics of layers: %s", why.msg);
-        s->layers_off = true;
-        return session_show_layers(s, false, err) ? recordings_get(&s->recordings, key, err) : NULL;
-    }
-    if (!c)
-        fail_from(err, &why, "");
-    return c;
-}
-
-/* The recording of one token and the token after it. Statistics never end an answer: if their
- * recording had to make room for another one and cannot be made again, decoding goes on without
- * them. */
-static struct cmd *get_next(hlm_session *s, struct hlm_err *err)
-{
-    struct hlm_err why = { 0 };
-    if (reports_gates(s) && !s->stats_off && count_due(s->m)) {
-        struct cmd *c = recordings_get(&s->recordings, session_key(REC_NEXT_STATS, 1), &why);
-        if (c)
-            return c;
-        s->stats_off = true;
-        log_msg(HLM_LOG_WARN, "answers no longer report their gates: %s", why.msg);
-    }
-    return get_recording(s, REC_NEXT, 1, err);
-}
-
 /* ---- what it is ------------------------------------------------------------------------------ */
 
-uint32_t hlm_session_n_ctx(const hlm_session *s) { return s->n_ctx; }
+uint32_t hlm_session_n_ctx(const hlm_session *s) { return s->x->n_ctx; }
 uint32_t hlm_session_n_past(const hlm_session *s) { return s->n_past; }
 const int32_t *hlm_session_ids(const hlm_session *s) { return s->id; }
 
@@ -191,12 +27,52 @@ struct hlm_stats hlm_session_stats(const hlm_session *s)
     return st;
 }
 
+/* ---- opening and closing ----------------------------------------------------------------------
+ */
+
+bool session_open(hlm_session *s, struct hlm_err *err)
+{
+    const hlm_context *x = s->x;
+    struct hlm_stats *st = &s->stats;
+    if (s->used && !session_clear(s, err)) /* memory is zero at first */
+        return false;
+    s->open = s->used = true;
+    s->n_row = 0;
+    s->sampling_set = false;
+    s->n_change = s->m->n_change;
+    s->found = (struct hlm_found){ 0 };
+    snapshots_cut(&s->snaps, 0);
+    s->snaps.n_evicted = 0;
+    s->counted = *st = (struct hlm_stats){ 0 };
+    st->weight_bytes = arena_cost(s->m->model->weights);
+    st->adapter_bytes = lora_set_bytes(s->m->adapters.set);
+    st->kv_bytes = arena_cost(x->kv.kv);
+    st->state_bytes = arena_cost(x->kv.state);
+    st->scratch_bytes = arena_cost(x->scratch);
+    for (uint32_t i = 0; i < x->n_seq; i++)
+        st->snapshot_bytes += arena_cost(x->seq[i].snaps.arena);
+    st->other_bytes = arena_cost(x->io) + arena_cost(x->host);
+    return true;
+}
+
+void session_close(hlm_session *s)
+{
+    if (!s->open)
+        return;
+    count_end(s);
+    s->open = false;
+}
+
 /* ---- the position ---------------------------------------------------------------------------- */
 
-bool session_place(hlm_session *s, struct hlm_err *err)
+struct segment session_segment(const hlm_session *s)
 {
-    uint32_t at[2] = { s->n_past, s->i_window };
-    return gpu_write(s->m->gpu, s->step, 0, at, sizeof at, err);
+    struct segment g = s->sampler;
+    g.pos = s->n_past;
+    g.seq = s->seq;
+    g.slot_in = session_slot(s);
+    g.slot_out = session_spare_slot(s);
+    return g;
 }
 
 /* The kernel takes what it finds. */
@@ -217,30 +93,26 @@ static bool check_bias(const hlm_session *s, const struct hlm_sampling *p, struc
     return true;
 }
 
-static bool write_bias(hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
+static void bias_row(const struct hlm_sampling *p, uint32_t row[1 + 2 * MAX_BIAS])
 {
     static_assert((int)MAX_BIAS >= (int)HLM_MAX_BIAS, "the buffer has room for all of them");
-    uint32_t word[1 + 2 * MAX_BIAS] = { p->n_bias };
-    if (s->sampling_set && p->n_bias == s->sampling.n_bias &&
-        !memcmp(p->bias, s->sampling.bias, sizeof p->bias))
-        return true;
+    memset(row, 0, (1 + 2 * MAX_BIAS) * sizeof *row);
+    row[0] = p->n_bias;
     for (uint32_t i = 0; i < p->n_bias; i++) {
         float by = p->bias[i].by > -FLT_MAX ? p->bias[i].by : -FLT_MAX; /* below every threshold */
-        word[1 + 2 * i] = (uint32_t)p->bias[i].id;
-        memcpy(&word[2 + 2 * i], &by, 4);
+        row[1 + 2 * i] = (uint32_t)p->bias[i].id;
+        memcpy(&row[2 + 2 * i], &by, 4);
     }
-    return gpu_write(s->m->gpu, s->sampler.bias, 0, word, sizeof word, err);
 }
 
-static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
+bool session_set_sampling(hlm_session *s, const struct hlm_sampling *p, struct hlm_err *err)
 {
     if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
         return true;
-    if (!check_bias(s, p, err) || !write_bias(s, p, err))
+    if (!check_bias(s, p, err))
         return false;
-    struct step st = {
-        .n_past = s->n_past,
-        .i_window = s->i_window,
+    bias_row(p, s->bias);
+    s->sampler = (struct segment){
         .seed_lo = (uint32_t)p->seed,
         .seed_hi = (uint32_t)(p->seed >> 32),
         .temp = p->temp < 1e-5f || isnan(p->temp) ? 0.0f : p->temp,
@@ -250,12 +122,9 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
         .repeat = p->repeat_penalty > 0 ? p->repeat_penalty : 1.0f,
         .presence = p->presence_penalty,
         .frequency = p->frequency_penalty,
-        .last_n = p->repeat_last_n < 0 ? s->n_ctx : (uint32_t)p->repeat_last_n,
+        .last_n = p->repeat_last_n < 0 ? s->x->n_ctx : (uint32_t)p->repeat_last_n,
         .allow_unused = p->allow_unused,
     };
-    s->sampling_set = false;
-    if (!gpu_write(s->m->gpu, s->step, 0, &st, sizeof st, err))
-        return false;
     s->sampling = *p;
     s->sampling_set = true;
     return true;
@@ -263,17 +132,21 @@ static bool write_sampling(hlm_session *s, const struct hlm_sampling *p, struct 
 
 bool session_clear(hlm_session *s, struct hlm_err *err)
 {
-    struct cmd *c = cmd_create(s->m->gpu, "clear", s->scratch, err);
-    bool ok = c != NULL;
-    if (ok && s->snaps.state_bytes) {
-        cmd_fill(c, s->snaps.state, s->snaps.state_bytes, 0);
-        ok = cmd_end(c, err) && cmd_submit(c, err);
-    }
+    const struct kv *kv = &s->x->kv;
+    struct cmd *c = cmd_create(s->m->gpu, "clear", s->x->scratch, err);
+    struct kv_part part;
+    bool any = false, ok = c != NULL;
+    for (uint32_t at = 0; ok && kv_next_part(kv, s->seq, session_slot(s), &at, &part);)
+        if (!part.ring) {
+            cmd_fill(c, kv_part_tensor(&part), part.bytes, 0);
+            any = true;
+        }
+    ok = ok && (!any || (cmd_end(c, err) && cmd_submit(c, err)));
     cmd_destroy(c);
-    s->n_past = s->n_known = s->i_window = 0;
+    s->n_past = s->n_known = 0;
     s->has_logits = false;
-    s->unclear = !ok || !session_place(s, err);
-    return !s->unclear;
+    s->unclear = !ok;
+    return ok;
 }
 
 void session_forget(hlm_session *s)
@@ -293,7 +166,7 @@ static void forget_old(hlm_session *s)
         return;
     s->n_change = s->m->n_change;
     if (!s->m->tune)
-        recordings_finish(&s->recordings);
+        recordings_finish(&s->x->recordings);
     session_forget(s);
 }
 
@@ -318,9 +191,7 @@ void hlm_session_reset(hlm_session *s)
         log_msg(HLM_LOG_ERROR, "%s", err.msg); /* the device is lost: the next call says so again */
 }
 
-/* Sets the id at a position. If it was another id, the keys and values from there on are those of
- * another text, and so are the snapshots of longer prefixes. */
-static void set_id(hlm_session *s, uint32_t at, int32_t id)
+void session_set_id(hlm_session *s, uint32_t at, int32_t id)
 {
     if (at < s->n_row && s->id[at] != id) {
         s->n_row = at;
@@ -329,13 +200,8 @@ static void set_id(hlm_session *s, uint32_t at, int32_t id)
     s->id[at] = id;
 }
 
-/* After a failure: a part of a submission may have run, or all of it without returning its token.
- * The next sync goes back to a snapshot or to the start. Always false. */
-static bool lose_position(hlm_session *s)
+bool session_keep_position(hlm_session *s)
 {
-    s->unclear = true;
-    s->has_logits = false;
-    s->n_known = s->n_past;
     s->n_row = min_u32(s->n_row, s->n_past);
     snapshots_cut(&s->snaps, s->n_past);
     return false;
@@ -344,20 +210,30 @@ static bool lose_position(hlm_session *s)
 static bool keep_snapshot(hlm_session *s, struct hlm_err *err)
 {
     return !snapshots_wanted(&s->snaps, s->n_past, s->has_logits) ||
-           snapshots_keep(&s->snaps, s->n_past, s->i_window, s->has_logits, s->scratch, err);
+           snapshots_keep(&s->snaps, s->n_past, session_slot(s), s->has_logits, s->x->scratch, err);
 }
 
+/* Rings of sliding windows have one copy only: after a failure it is not known what they hold. */
 static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct hlm_err *err)
 {
     s->unclear = true;
-    s->has_logits = false;
-    if (!snapshots_restore(&s->snaps, from, s->scratch, err))
+    if (!snapshots_restore(&s->snaps, from, session_spare_slot(s), s->x->scratch, err))
         return false;
+    s->slot ^= 1;
     s->n_past = s->n_known = from->n_past;
-    s->i_window = from->i_window;
     s->has_logits = from->has_logits;
-    s->unclear = !session_place(s, err);
-    return !s->unclear;
+    s->unclear = false;
+    return true;
+}
+
+bool session_full(const hlm_session *s, uint64_t need, struct hlm_err *err)
+{
+    struct hlm_err size = { .need = need, .have = s->x->n_ctx };
+    if (s->n_past == s->x->n_ctx)
+        return fail_size(err, HLM_ERR_FULL, &size, "the context of %u positions is full",
+                         s->x->n_ctx);
+    return fail_size(err, HLM_ERR_FULL, &size, "%llu tokens do not fit a context of %u",
+                     (unsigned long long)need, s->x->n_ctx);
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
@@ -373,27 +249,30 @@ static bool check_token_ids(const hlm_session *s, const int32_t *id, uint32_t n,
 }
 
 /* Reads one batch: n tokens after those that are cached. */
-static bool read_batch(hlm_session *s, const int32_t *id, uint32_t n, enum session_recording kind,
+static bool read_batch(hlm_session *s, const int32_t *id, uint32_t n, enum context_recording kind,
                        struct hlm_err *err)
 {
+    hlm_context *x = s->x;
     if (s->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "an earlier call failed part-way: only a new sync can go on from here");
-    follow_watch(s);
-    struct cmd *c = get_recording(s, kind, n, err);
+    context_follow_watch(x);
+    struct cmd *c = context_recording(x, kind, n, err);
     if (!c)
         return false;
-    if (!gpu_write(s->m->gpu, s->ids, 4ull * s->n_past, id, 4ull * n, err) || !cmd_submit(c, err))
-        return lose_position(s);
+    if (!gpu_write(x->m->gpu, x->ids, 4 * session_id_at(s, s->n_past), id, 4ull * n, err) ||
+        !context_submit(x, c, &s, 1, n, true, err)) {
+        s->n_known = s->n_past; /* the id that was to be read next may be overwritten */
+        return session_keep_position(s);
+    }
     for (uint32_t i = 0; i < n; i++)
-        set_id(s, s->n_past + i, id[i]);
+        session_set_id(s, s->n_past + i, id[i]);
     uint32_t end = s->n_past + n;
     uint32_t old = s->n_past < s->n_row ? min_u32(s->n_row, end) - s->n_past : 0;
     s->stats.n_reread += old;
     s->stats.n_read += n - old;
     s->n_past = s->n_known = end;
     s->n_row = max_u32(s->n_row, end);
-    s->i_window ^= 1;
     s->has_logits = kind != REC_READ && kind != REC_NLL;
     return true;
 }
@@ -430,16 +309,6 @@ static bool go_back(hlm_session *s, const int32_t *id, uint32_t n, struct hlm_er
     return ok;
 }
 
-/* More tokens than there are positions. Always false. */
-static bool full(const hlm_session *s, uint64_t need, struct hlm_err *err)
-{
-    struct hlm_err size = { .need = need, .have = s->n_ctx };
-    if (s->n_past == s->n_ctx)
-        return fail_size(err, HLM_ERR_FULL, &size, "the context of %u positions is full", s->n_ctx);
-    return fail_size(err, HLM_ERR_FULL, &size, "%llu tokens do not fit a context of %u",
-                     (unsigned long long)need, s->n_ctx);
-}
-
 /* Says how far reading is. False: it is to stop, and err says so. */
 static bool report(const hlm_session *s, hlm_progress progress, void *user, uint64_t done,
                    uint64_t total, struct hlm_err *err)
@@ -455,8 +324,8 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
     api_begin(&s->m->log, err);
     if (n == 0)
         return fail(err, "there are no tokens to read, expected at least one");
-    if (n > s->n_ctx)
-        return full(s, n, err);
+    if (n > s->x->n_ctx)
+        return session_full(s, n, err);
     if (!check_token_ids(s, id, n, err))
         return false;
     double t0 = now_s();
@@ -472,7 +341,7 @@ bool hlm_session_sync(hlm_session *s, const int32_t *id, uint32_t n, const uint3
     bool ok = keep_snapshot(s, err) && (from == n || report(s, progress, user, 0, n - from, err));
     while (ok && s->n_past < n) {
         uint32_t stop = snapshots_stop(&s->snaps, s->n_past, n);
-        uint32_t take = min_u32(s->n_batch, stop - s->n_past);
+        uint32_t take = min_u32(s->x->n_batch, stop - s->n_past);
         bool last = s->n_past + take == n;
         ok = read_batch(s, id + s->n_past, take, last ? REC_READ_LAST : REC_READ, err) &&
              keep_snapshot(s, err);
@@ -494,23 +363,23 @@ bool session_read_rows(hlm_session *s, const int32_t *id, uint32_t n, float *log
 {
     const struct model *m = s->m->model;
     double t0 = now_s();
-    uint32_t stride = s->all_logits.stride;
+    uint32_t stride = s->x->all_logits.stride;
     count_read(s, 0, n);
     for (uint32_t done = 0, take; done < n; done += take) {
-        enum session_recording kind = hidden                   ? REC_EVAL_HIDDEN
-                                      : logits                 ? REC_EVAL
-                                      : n - done <= s->n_batch ? REC_READ_LAST
-                                                               : REC_READ;
-        take = min_u32(hidden || logits ? s->n_eval : s->n_batch, n - done);
+        enum context_recording kind = hidden                      ? REC_EVAL_HIDDEN
+                                      : logits                    ? REC_EVAL
+                                      : n - done <= s->x->n_batch ? REC_READ_LAST
+                                                                  : REC_READ;
+        take = min_u32(hidden || logits ? s->x->n_eval : s->x->n_batch, n - done);
         if (!read_batch(s, id + done, take, kind, err))
             return false;
         for (uint32_t t = 0; logits && t < take; t++)
-            if (!gpu_read(s->m->gpu, s->all_logits, 4ull * t * stride,
+            if (!gpu_read(s->m->gpu, s->x->all_logits, 4ull * t * stride,
                           logits + (uint64_t)(done + t) * m->n_vocab, 4ull * m->n_vocab, err))
                 return false;
         uint64_t row = 4ull * m->n_embd;
         for (uint32_t l = 0; hidden && l < m->n_layer + 2; l++)
-            if (!gpu_read(s->m->gpu, s->hidden, row * l * take,
+            if (!gpu_read(s->m->gpu, s->x->hidden, row * l * take,
                           hidden + ((uint64_t)l * n + done) * m->n_embd, row * take, err))
                 return false;
         count_read(s, done + take, n);
@@ -538,13 +407,13 @@ bool hlm_session_eval(hlm_session *s, const int32_t *id, uint32_t n, float *logi
     api_begin(&s->m->log, err);
     if (!session_current(s, err))
         return false;
-    if (n > s->n_ctx - s->n_past)
-        return full(s, (uint64_t)s->n_past + n, err);
+    if (n > s->x->n_ctx - s->n_past)
+        return session_full(s, (uint64_t)s->n_past + n, err);
     if (!check_token_ids(s, id, n, err))
         return false;
-    if ((logits && !s->keep_logits) || (hidden && !s->keep_hidden))
+    if ((logits && !s->x->keep_logits) || (hidden && !s->x->keep_hidden))
         return fail_as(err, HLM_ERR_STATE, "this session was created without %s",
-                       hidden && !s->keep_hidden ? "keep_hidden" : "keep_logits");
+                       hidden && !s->x->keep_hidden ? "keep_hidden" : "keep_logits");
     if (!session_read_rows(s, id, n, logits, hidden, err))
         return false;
     const struct model *m = s->m->model;
@@ -562,21 +431,22 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
         return fail(err, "likelihoods of %u tokens, expected at least 2", n);
     if (!session_current(s, err))
         return false;
-    if (n - 1 > s->n_ctx - s->n_past)
-        return full(s, (uint64_t)s->n_past + n - 1, err);
+    if (n - 1 > s->x->n_ctx - s->n_past)
+        return session_full(s, (uint64_t)s->n_past + n - 1, err);
     if (!check_token_ids(s, id, n, err))
         return false;
-    if (!s->n_nll)
+    if (!s->x->n_nll)
         return fail_as(err, HLM_ERR_STATE, "this session was created without keep_nll");
     double t0 = now_s();
     count_read(s, 0, n - 1);
     for (uint32_t done = 0, take; done < n - 1; done += take) {
         float parts[MAX_BATCH * NLL_PARTS];
-        take = min_u32(s->n_batch, n - 1 - done);
-        uint64_t next = 4ull * (s->n_past + take); /* the id after the last row is in no batch */
-        if (!gpu_write(s->m->gpu, s->ids, next, id + done + take, 4, err) ||
+        take = min_u32(s->x->n_batch, n - 1 - done);
+        uint64_t next =
+            4 * session_id_at(s, s->n_past + take); /* the id after the last row is in no batch */
+        if (!gpu_write(s->m->gpu, s->x->ids, next, id + done + take, 4, err) ||
             !read_batch(s, id + done, take, REC_NLL, err) ||
-            !gpu_read(s->m->gpu, s->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
+            !gpu_read(s->m->gpu, s->x->nll_parts, 0, parts, 4ull * NLL_PARTS * take, err))
             return false;
         for (uint32_t i = 0; i < take; i++) {
             nll[done + i] = nll_from(parts + NLL_PARTS * i);
@@ -590,41 +460,42 @@ bool hlm_session_nll(hlm_session *s, const int32_t *id, uint32_t n, double *nll,
     return true;
 }
 
-bool hlm_session_next(hlm_session *s, const struct hlm_sampling *sampling, int32_t *id,
-                      struct hlm_err *err)
+/* ---- several sequences ----------------------------------------------------------------------- */
+
+static bool check_piece(const struct hlm_piece *p, struct hlm_err *err)
 {
-    api_begin(&s->m->log, err);
-    if (!session_current(s, err))
+    hlm_session *s = p->session;
+    if (!session_current(s, err) || !check_token_ids(s, p->id, p->n, err))
         return false;
-    bool unread = s->n_known > s->n_past;
-    if (!unread && !s->has_logits)
-        return fail_as(err, HLM_ERR_STATE,
-                       "there are no logits to sample from: nothing has been read");
-    if (unread && s->n_past == s->n_ctx)
-        return full(s, s->n_ctx + 1ull, err);
-    double t0 = now_s();
-    follow_watch(s);
-    struct cmd *c = unread ? get_next(s, err) : get_recording(s, REC_SAMPLE, 1, err);
-    if (!c || !write_sampling(s, sampling, err))
+    return p->n <= s->x->n_ctx - s->n_past || session_full(s, (uint64_t)s->n_past + p->n, err);
+}
+
+bool hlm_read(const struct hlm_piece *piece, uint32_t n, struct hlm_err *err)
+{
+    hlm_session *s[MAX_SEGMENT];
+    if (!sessions_count(n, err))
         return false;
-    if (!cmd_submit(c, err) || !gpu_wait(s->m->gpu, err))
-        return lose_position(s);
-    if (unread) {
-        s->n_past++;
-        s->i_window ^= 1;
-        s->n_row = max_u32(s->n_row, s->n_past);
+    api_begin(&piece[0].session->m->log, err);
+    for (uint32_t i = 0; i < n; i++)
+        s[i] = piece[i].session;
+    if (!sessions_together(s, n, err))
+        return false;
+    for (uint32_t i = 0; i < n; i++)
+        if (!check_piece(&piece[i], err))
+            return false;
+    bool ok = true;
+    for (uint32_t i = 0; ok && i < n; i++) {
+        const struct hlm_piece *p = &piece[i];
+        double t0 = now_s();
+        count_read(s[i], 0, p->n);
+        for (uint32_t done = 0, take; ok && done < p->n; done += take) {
+            take = min_u32(s[i]->x->n_batch, p->n - done);
+            bool last = done + take == p->n && !p->more;
+            ok = read_batch(s[i], p->id + done, take, last ? REC_READ_LAST : REC_READ, err);
+        }
+        ok = (i + 1 < n || gpu_wait(s[i]->m->gpu, err)) && ok;
+        s[i]->stats.read_s += now_s() - t0;
+        count_read(s[i], p->n, p->n);
     }
-    int32_t *chosen = arena_map(s->host, s->sampler.chosen.offset);
-    if (chosen[1]) {
-        chosen[1] = 0;
-        return session_not_finite(s, err);
-    }
-    *id = chosen[0];
-    set_id(s, s->n_past, *id);
-    s->n_known = s->n_past + 1;
-    s->has_logits = true;
-    s->stats.n_gen++;
-    s->stats.gen_s += now_s() - t0;
-    count_gen(s);
-    return true;
+    return ok;
 }

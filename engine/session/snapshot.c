@@ -13,16 +13,15 @@ enum { LOGITS_ALIGN = 256 };
 
 /* ---- making and ending ----------------------------------------------------------------------- */
 
-bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, tensor logits,
-                    uint64_t budget, struct hlm_err *err)
+bool snapshots_init(struct snapshots *k, struct gpu *g, const struct kv *kv, uint32_t seq,
+                    tensor logits, uint64_t budget, struct hlm_err *err)
 {
-    *k = (struct snapshots){ .gpu = g, .logits = logits };
-    k->state = (tensor){ .arena = state, .dtype = I32, .n = 1024, .n_row = 1, .stride = 1024 };
-    k->state_bytes = arena_bytes(state);
-    k->logits_bytes = tensor_bytes(logits);
+    *k = (struct snapshots){ .gpu = g, .kv = kv, .seq = seq, .logits = logits };
+    k->state_bytes = kv_part_bytes(kv);
+    k->logits_bytes = tensor_row_bytes(logits);
     k->slot_bytes = align_up(k->state_bytes, LOGITS_ALIGN) + k->logits_bytes;
     char all[32], cap[32];
-    if (k->state_bytes > gpu_caps(g)->max_alloc) /* it is cleared and copied as one range */
+    if (k->state_bytes > gpu_caps(g)->max_alloc) /* a snapshot is one range */
         return fail_size(
             err, HLM_ERR_WONT_FIT,
             &(struct hlm_err){ .need = k->state_bytes, .have = gpu_caps(g)->max_alloc },
@@ -33,6 +32,7 @@ bool snapshots_init(struct snapshots *k, struct gpu *g, struct arena *state, ten
         return false;
     /* if the slots are device memory too, the context is worth more than they are */
     uint64_t some = gpu_caps(g)->unified ? min_u64(512ull << 20, gpu_budget(g) / 16) : 512ull << 20;
+    some /= kv->n_seq;
     bool none = budget == HLM_SNAPSHOT_NONE;
     uint64_t n = none ? 0 : budget ? budget / k->slot_bytes : max_u64(2, some / k->slot_bytes);
     k->n_slot = (uint32_t)min_u64(n, MAX_SLOT);
@@ -225,45 +225,66 @@ bool snapshots_wanted(const struct snapshots *k, uint32_t n_past, bool has_logit
 
 /* ---- copying --------------------------------------------------------------------------------- */
 
-tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s)
+/* A place in the snapshot's slot, to copy from or to. */
+static tensor place_in(const struct snapshots *k, const struct snapshot *s, uint64_t offset)
 {
-    tensor t = k->state;
-    t.arena = k->arena;
-    t.offset = k->slot_at[s->slot];
-    return t;
+    return (tensor){ .arena = k->arena,
+                     .offset = k->slot_at[s->slot] + offset,
+                     .dtype = I32,
+                     .n = 1024,
+                     .n_row = 1,
+                     .stride = 1024 };
 }
 
-static bool copy_snapshot(struct snapshots *k, const struct snapshot *s, bool keep,
-                          struct arena *scratch, struct hlm_err *err)
+tensor snapshots_slot(const struct snapshots *k, const struct snapshot *s)
 {
-    tensor state = snapshots_slot(k, s), logits = state;
-    logits.offset += align_up(k->state_bytes, LOGITS_ALIGN);
+    return place_in(k, s, 0);
+}
+
+tensor snapshots_logits(const struct snapshots *k, const struct snapshot *s)
+{
+    return place_in(k, s, k->slot_bytes - k->logits_bytes);
+}
+
+static void copy_either_way(struct cmd *c, bool keep, tensor kept, tensor state, uint64_t bytes)
+{
+    cmd_copy(c, keep ? kept : state, keep ? state : kept, bytes);
+}
+
+static bool copy_snapshot(struct snapshots *k, const struct snapshot *s, uint32_t state_slot,
+                          bool keep, struct arena *scratch, struct hlm_err *err)
+{
+    struct kv_part part;
     cmd_destroy(k->cmd);
     k->cmd = cmd_create(k->gpu, keep ? "keep snapshot" : "restore snapshot", scratch, err);
     if (!k->cmd)
         return false;
-    cmd_copy(k->cmd, keep ? state : k->state, keep ? k->state : state, k->state_bytes);
+    uint64_t offset = 0;
+    for (uint32_t at = 0; kv_next_part(k->kv, k->seq, state_slot, &at, &part);) {
+        copy_either_way(k->cmd, keep, place_in(k, s, offset), kv_part_tensor(&part), part.bytes);
+        offset += part.bytes;
+    }
     if (s->has_logits)
-        cmd_copy(k->cmd, keep ? logits : k->logits, keep ? k->logits : logits, k->logits_bytes);
+        copy_either_way(k->cmd, keep, snapshots_logits(k, s), tensor_rows(k->logits, state_slot, 1),
+                        k->logits_bytes);
     return (!k->state_bytes && !s->has_logits) || (cmd_end(k->cmd, err) && cmd_submit(k->cmd, err));
 }
 
-bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t i_window, bool has_logits,
+bool snapshots_keep(struct snapshots *k, uint32_t n_past, uint32_t state_slot, bool has_logits,
                     struct arena *scratch, struct hlm_err *err)
 {
     struct snapshot *s = snapshots_add(k, n_past);
     if (!s)
         return true;
-    s->i_window = i_window;
     s->has_logits = has_logits;
-    if (copy_snapshot(k, s, true, scratch, err))
+    if (copy_snapshot(k, s, state_slot, true, scratch, err))
         return true;
     drop_snapshot(k, (uint32_t)(s - k->at));
     return false;
 }
 
-bool snapshots_restore(struct snapshots *k, const struct snapshot *from, struct arena *scratch,
-                       struct hlm_err *err)
+bool snapshots_restore(struct snapshots *k, const struct snapshot *from, uint32_t state_slot,
+                       struct arena *scratch, struct hlm_err *err)
 {
-    return copy_snapshot(k, from, false, scratch, err);
+    return copy_snapshot(k, from, state_slot, false, scratch, err);
 }

@@ -38,7 +38,7 @@ static bool take_stats(struct trainer *t, bool own, struct hlm_err *err)
         shape[i] = t->m->arch->shape(t->m, i);
     const struct kv_layers layers = { n, shape, t->stats_at };
     bool ok = shape && t->stats_at &&
-              (own ? kv_stats_open(&t->stats, t->gpu, &layers, NULL, err)
+              (own ? kv_stats_open(&t->stats, t->gpu, &layers, (tensor){ 0 }, NULL, err)
                    : kv_stats_init(&t->stats, t->gpu, t->tables, &layers, err));
     free(shape);
     return ok || fail_memory(err, "out of memory: %u layers", n);
@@ -78,7 +78,7 @@ static bool take_tables(struct trainer *t, struct hlm_err *err)
     t->dropout.key = take_table(t, 4, 1);
     for (uint32_t i = 0; i < t->n_loss; i++) {
         struct loss *l = &t->loss[i];
-        l->step = take_table(t, sizeof(struct step) / 4, 1);
+        l->step = take_table(t, sizeof(struct segment) / 4, 1);
         l->rows = take_table(t, n_row, 1);
         l->targets = take_table(t, n_row, 1);
         l->slice = take_table(t, 4, 1);
@@ -165,7 +165,7 @@ static void write_targets(struct trainer *t, const struct data_row *row, struct 
         }
     for (uint32_t i = l->n; i < l->rows.n; i++)
         rows[i] = targets[i] = NO_ROW;
-    table_words(t, l->step)[0] = l->ahead - 1; /* n_past of struct step; the rest is zero */
+    table_words(t, l->step)[0] = l->ahead - 1; /* pos of struct segment; the rest is zero */
     memset(table_words(t, l->slice), 0, 16);
     memcpy(table_words(t, l->weight), &w, 4);
 }
@@ -276,9 +276,12 @@ static void record_pass(void *user, struct cmd *c, struct recording_key key, uin
     struct trainer *t = user;
     struct train_pass *p = &t->pass[slot];
     *p = (struct train_pass){ .kind = key.kind, .n_tok = key.n_tok, .docs = t->docs };
-    p->batch = (struct batch){
-        .n_tok = p->n_tok, .step = t->loss[0].step, .ids = t->ids, .docs = &p->docs, .stats = true
-    };
+    p->batch = (struct batch){ .n_tok = p->n_tok,
+                               .n_seg = 1,
+                               .step = t->loss[0].step,
+                               .ids = t->ids,
+                               .docs = &p->docs,
+                               .stats = true };
     p->docs.first.n = p->docs.real.n = p->n_tok;
     p->docs.n_chunk = div_up(p->n_tok, t->chunk) + min_u32(t->p.max_doc + 1, p->n_tok);
     p->docs.n_chunk = min_u32(p->docs.n_chunk, t->docs.n_chunk);

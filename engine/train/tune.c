@@ -351,11 +351,11 @@ static bool dry_training(hlm_tune *t, uint32_t max_tok, bool list, struct hlm_pl
     struct trainer *trainer = make_trainer(t, max_tok, err);
     bool ok = trainer && (!list || list_params(t, trainer, err)) && train_commit(trainer, err);
     uint32_t n_ctx = ok && sp ? plan_ctx(t->m, sp, err) : 0;
-    hlm_session *s = n_ctx ? session_lay_out(t->m, sp, n_ctx, err) : NULL;
-    ok = ok && (!sp || (s && session_commit(s, err)));
+    hlm_context *x = n_ctx ? context_lay_out(t->m, sp, n_ctx, err) : NULL;
+    ok = ok && (!sp || (x && context_commit(x, err)));
     if (ok)
         *plan = plan_of(t->m, max_tok, 0);
-    hlm_session_destroy(s);
+    context_destroy(x);
     train_destroy(trainer);
     return ok;
 }
