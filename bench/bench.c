@@ -18,16 +18,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LIST = 32, MAX_REP = 1000, MAX_KERNEL = 128, WARM_TOK = 16 };
+enum { MAX_LIST = 32, MAX_STREAM = 16, MAX_REP = 1000, MAX_KERNEL = 128, WARM_TOK = 16 };
 enum report_format { MD, JSON, CSV };
 
 static struct {
-    const char *model, *pp, *tg, *depth, *batch;
+    const char *model, *pp, *tg, *depth, *batch, *streams;
     int32_t n_rep;
     int format, kv;
     bool exact, kernels, validate;
     struct flag_list lora;
-} o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .n_rep = 5 };
+} o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .streams = "1", .n_rep = 5 };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "What to measure", 0, 0, 0, 0, 0 },
@@ -37,6 +37,9 @@ static const struct flag flags[] = {
       "SCALE is a factor on its own, 1 where it is left out" },
     { FLAG_TEXT, "-p --n-prompt", "N,...", &o.pp, 0, 0, "prompts of N tokens, 0: none (512)" },
     { FLAG_TEXT, "-n --n-gen", "N,...", &o.tg, 0, 0, "N tokens made, 0: none (128)" },
+    { FLAG_TEXT, "-s --streams", "N,...", &o.streams, 0, 0,
+      "N conversations that make tokens together, 16 at most; the\n"
+      "speed is that of all of them (1)" },
     { FLAG_TEXT, "-d --n-depth", "N,...", &o.depth, 0, 0, "after N tokens that are not timed (0)" },
     { FLAG_TEXT, "-b --batch-size", "N,...", &o.batch, 0, 0,
       "tokens of one prefill piece at most; 0: as the device likes" },
@@ -70,6 +73,7 @@ struct number_list {
 
 struct bench_test {
     uint32_t n_prompt, n_gen, n_depth, n_batch; /* one of the first two is 0 */
+    uint32_t n_stream;                          /* conversations; 1 with n_prompt */
 };
 
 struct result {
@@ -132,21 +136,31 @@ static bool add_model(void *user, const struct flag *f, const char *who, const c
 /* In llama-bench's order: by depth, prompts before tokens. */
 static struct bench_test *make_tests(uint32_t *n, struct hlm_err *err)
 {
-    struct number_list pp, tg, depth, batch;
+    struct number_list pp, tg, depth, batch, streams;
     if (!read_list("-p", o.pp, &pp, err) || !read_list("-n", o.tg, &tg, err) ||
-        !read_list("-d", o.depth, &depth, err) || !read_list("-b", o.batch, &batch, err))
+        !read_list("-d", o.depth, &depth, err) || !read_list("-b", o.batch, &batch, err) ||
+        !read_list("-s", o.streams, &streams, err))
         return NULL;
-    uint64_t max = (uint64_t)batch.n * depth.n * (pp.n + tg.n);
+    for (uint32_t i = 0; i < streams.n; i++)
+        if (!streams.v[i] || streams.v[i] > MAX_STREAM) {
+            ui_fail(err, "-s: %u conversations, expected 1 to %d", streams.v[i], MAX_STREAM);
+            return NULL;
+        }
+    uint64_t max = (uint64_t)batch.n * depth.n * (pp.n + tg.n * streams.n);
     struct bench_test *t = ui_alloc(max, sizeof *t);
     *n = 0;
     for (uint32_t b = 0; t && b < batch.n; b++)
         for (uint32_t d = 0; d < depth.n; d++)
-            for (uint32_t i = 0; i < pp.n + tg.n; i++) {
-                struct bench_test one = { .n_depth = depth.v[d], .n_batch = batch.v[b] };
-                if (i < pp.n)
+            for (uint32_t i = 0; i < pp.n + tg.n * streams.n; i++) {
+                struct bench_test one = { .n_depth = depth.v[d],
+                                          .n_batch = batch.v[b],
+                                          .n_stream = 1 };
+                if (i < pp.n) {
                     one.n_prompt = pp.v[i];
-                else
-                    one.n_gen = tg.v[i - pp.n];
+                } else {
+                    one.n_gen = tg.v[(i - pp.n) / streams.n];
+                    one.n_stream = streams.v[(i - pp.n) % streams.n];
+                }
                 if (one.n_prompt || one.n_gen)
                     t[(*n)++] = one;
             }
@@ -177,17 +191,39 @@ static void random_ids(uint64_t *state, int32_t *id, uint32_t n, uint32_t n_voca
         id[i] = (int32_t)(random_u64(state) % n_vocab);
 }
 
-/* n tokens, each what the model likes best; nothing ends them. */
-static bool make_tokens(hlm_session *s, uint32_t n, struct hlm_err *err)
+/* n tokens of each conversation, each what the model likes best; nothing ends them. */
+static bool make_tokens(hlm_session *const *s, uint32_t n_stream, uint32_t n, struct hlm_err *err)
 {
     const struct hlm_sampling greedy = {
         .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
     };
-    int32_t id;
+    struct hlm_next row[MAX_STREAM];
+    for (uint32_t i = 0; i < n_stream; i++)
+        row[i] = (struct hlm_next){ s[i], &greedy, 0 };
     for (uint32_t i = 0; i < n; i++)
-        if ((ui_interrupted() && !ui_fail_stopped(err)) || !hlm_session_next(s, &greedy, &id, err))
+        if ((ui_interrupted() && !ui_fail_stopped(err)) || !hlm_decode(row, n_stream, err))
             return false;
     return true;
+}
+
+/* An hlm_progress for what is not timed: with one, reading waits after every piece. */
+static bool go_on(void *user, uint64_t done, uint64_t total)
+{
+    (void)user, (void)done, (void)total;
+    return !ui_interrupted();
+}
+
+/* Prompts of `before` tokens that are not timed, another one for each conversation. */
+static bool read_depth(hlm *m, hlm_session *const *s, const struct bench_test *t, uint32_t before,
+                       uint64_t *rng, int32_t *id, struct hlm_err *err)
+{
+    for (uint32_t i = 0; i < t->n_stream; i++) {
+        random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
+        hlm_session_reset(s[i]);
+        if (before && !hlm_session_sync(s[i], id, before, NULL, 0, go_on, NULL, err))
+            return false;
+    }
+    return !t->n_gen || make_tokens(s, t->n_stream, 1, err);
 }
 
 static int by_time(const void *a, const void *b)
@@ -216,34 +252,25 @@ static void add_kernels(hlm *m, struct result *r)
     qsort(r->kernel, r->n_kernel, sizeof *r->kernel, by_time);
 }
 
-/* An hlm_progress for what is not timed: with one, reading waits after every piece. */
-static bool go_on(void *user, uint64_t done, uint64_t total)
-{
-    (void)user, (void)done, (void)total;
-    return !ui_interrupted();
-}
-
 /* Once from an empty session. The token before the first timed one is sampled outside of the clock,
  * so that each timed one is a forward pass; without depth there is one token to go on from. */
-static bool run_once(hlm *m, hlm_session *s, struct result *r, uint64_t *rng, int32_t *id,
+static bool run_once(hlm *m, hlm_session *const *s, struct result *r, uint64_t *rng, int32_t *id,
                      bool timed, struct hlm_err *err)
 {
     const struct bench_test *t = &r->test;
     uint32_t before = t->n_gen ? ui_max_u32(t->n_depth, 1) : t->n_depth;
-    random_ids(rng, id, before + t->n_prompt, hlm_get_info(m).n_vocab);
-    hlm_session_reset(s);
-    if (before && !hlm_session_sync(s, id, before, NULL, 0, go_on, NULL, err))
-        return false;
-    if (t->n_gen && !make_tokens(s, 1, err))
+    if (!read_depth(m, s, t, before, rng, id, err))
         return false;
     if (o.kernels)
         hlm_kernels_reset(m);
-    struct hlm_stats at = hlm_session_stats(s);
+    struct hlm_stats at = hlm_session_stats(s[0]);
     double t0 = ui_now_s();
-    bool ok = t->n_gen ? make_tokens(s, timed ? t->n_gen : ui_min_u32(t->n_gen, WARM_TOK), err)
-                       : hlm_session_sync(s, id, before + t->n_prompt, NULL, 0, go_on, NULL, err);
+    uint32_t n_gen = timed ? t->n_gen : ui_min_u32(t->n_gen, WARM_TOK);
+    bool ok = t->n_gen
+                  ? make_tokens(s, t->n_stream, n_gen, err)
+                  : hlm_session_sync(s[0], id, before + t->n_prompt, NULL, 0, go_on, NULL, err);
     double took = ui_now_s() - t0;
-    struct hlm_stats now = hlm_session_stats(s);
+    struct hlm_stats now = hlm_session_stats(s[0]);
     if (!ok || !timed)
         return ok;
     r->s[r->n_rep++] = took;
@@ -263,6 +290,8 @@ static struct text test_name(const struct bench_test *t)
     struct text out;
     int n = snprintf(out.s, sizeof out.s, "%s%u", t->n_gen ? "tg" : "pp",
                      t->n_gen ? t->n_gen : t->n_prompt);
+    if (t->n_stream > 1)
+        n += snprintf(out.s + n, sizeof out.s - (size_t)n, " x%u", t->n_stream);
     if (t->n_depth)
         n += snprintf(out.s + n, sizeof out.s - (size_t)n, " @ d%u", t->n_depth);
     if (t->n_batch)
@@ -277,20 +306,24 @@ static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
     struct hlm_session_params p = { .n_ctx = n_ctx,
                                     .n_batch = t->n_batch,
                                     .kv = (enum hlm_kv)o.kv,
-                                    .snapshot_budget = HLM_SNAPSHOT_NONE };
+                                    .snapshot_budget = HLM_SNAPSHOT_NONE,
+                                    .n_seq = t->n_stream };
     struct text name = test_name(t);
     struct bar bar = { .what = name.s, .unit = "tok" };
     uint64_t per_run = (uint64_t)t->n_depth + t->n_prompt + t->n_gen;
     uint64_t rng = 1;
     int32_t *id = ui_alloc(n_ctx, sizeof *id);
-    hlm_session *s = id ? plan_create(m, &p, err) : NULL;
-    bool ok = s || ui_fail_memory(err, "out of memory: %u ids", n_ctx);
+    hlm_context *x = id ? plan_create_context(m, &p, err) : NULL;
+    hlm_session *s[MAX_STREAM];
+    bool ok = x || ui_fail_memory(err, "out of memory: %u ids", n_ctx);
+    for (uint32_t i = 0; ok && i < t->n_stream; i++)
+        ok = (s[i] = hlm_context_open(x, err)) != NULL;
     for (int32_t i = 0; ok && i <= o.n_rep; i++)
         ok = (bar_progress(&bar, (uint64_t)i * per_run, ((uint64_t)o.n_rep + 1) * per_run) ||
               ui_fail_stopped(err)) &&
              run_once(m, s, r, &rng, id, i > 0, err);
     bar_clear();
-    hlm_session_destroy(s);
+    hlm_context_destroy(x);
     free(id);
     return ok;
 }
@@ -303,7 +336,8 @@ struct speed {
 
 static struct speed speed_of(const struct result *r, bool seconds)
 {
-    double n_tok = r->test.n_gen ? r->test.n_gen : r->test.n_prompt, sum = 0, dev = 0;
+    const struct bench_test *t = &r->test;
+    double n_tok = t->n_gen ? (double)t->n_gen * t->n_stream : t->n_prompt, sum = 0, dev = 0;
     for (uint32_t i = 0; i < r->n_rep; i++)
         sum += seconds ? r->s[i] : n_tok / r->s[i];
     struct speed v = { .mean = sum / r->n_rep };
@@ -330,7 +364,7 @@ static void print_head(void)
              "--------- | --------------: | -------------------: |");
     else if (o.format == CSV)
         puts("model_filename,model_type,model_size,model_n_params,device,driver,n_batch,type_kv,"
-             "n_prompt,n_gen,n_depth,avg_ns,stddev_ns,avg_ts,stddev_ts");
+             "n_prompt,n_gen,n_depth,n_streams,avg_ns,stddev_ns,avg_ts,stddev_ts");
 }
 
 static void print_row(const struct bench_model *m, const struct result *r)
@@ -351,8 +385,9 @@ static void print_row(const struct bench_model *m, const struct result *r)
         printf("%" PRIu64 ",%" PRIu64 ",", m->info.tensor_bytes, m->info.n_param);
         csv_text(m->info.device);
         csv_text(m->info.driver);
-        printf("%u,%s,%u,%u,%u,%.0f,%.0f,%.6f,%.6f\n", t->n_batch, kv_name((enum hlm_kv)o.kv),
-               t->n_prompt, t->n_gen, t->n_depth, s.mean * 1e9, s.sd * 1e9, ts.mean, ts.sd);
+        printf("%u,%s,%u,%u,%u,%u,%.0f,%.0f,%.6f,%.6f\n", t->n_batch, kv_name((enum hlm_kv)o.kv),
+               t->n_prompt, t->n_gen, t->n_depth, t->n_stream, s.mean * 1e9, s.sd * 1e9, ts.mean,
+               ts.sd);
     }
     fflush(stdout);
     if (o.format != JSON && ui.verbose)
@@ -389,12 +424,12 @@ static json_t *result_json(const struct bench_model *m, const struct result *r)
                   "model_name", m->info.name, "model_type", m->type, "model_size",
                   (json_int_t)m->info.tensor_bytes, "model_n_params", (json_int_t)m->info.n_param,
                   "device", m->info.device, "driver", m->info.driver, "open_s", m->open_s);
-    json_t *more =
-        json_pack("{s:i, s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "n_batch",
-                  (int)t->n_batch, "type_kv", kv_name((enum hlm_kv)o.kv), "n_prompt",
-                  (int)t->n_prompt, "n_gen", (int)t->n_gen, "n_depth", (int)t->n_depth, "avg_ns",
-                  s.mean * 1e9, "stddev_ns", s.sd * 1e9, "avg_ts", ts.mean, "stddev_ts", ts.sd,
-                  "submissions", (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
+    json_t *more = json_pack(
+        "{s:i, s:s, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:I, s:I}", "n_batch", (int)t->n_batch,
+        "type_kv", kv_name((enum hlm_kv)o.kv), "n_prompt", (int)t->n_prompt, "n_gen", (int)t->n_gen,
+        "n_depth", (int)t->n_depth, "n_streams", (int)t->n_stream, "avg_ns", s.mean * 1e9,
+        "stddev_ns", s.sd * 1e9, "avg_ts", ts.mean, "stddev_ts", ts.sd, "submissions",
+        (json_int_t)r->n_submit, "recordings", (json_int_t)r->n_record);
     json_t *samples = json_array(), *kernels = json_array();
     for (uint32_t i = 0; i < r->n_rep; i++)
         json_array_append_new(samples, json_real(r->s[i] * 1e9));

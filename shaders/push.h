@@ -17,6 +17,8 @@ struct segment {
     uint32_t seq;               /* the sequence: which history, keys and values */
     uint32_t slot_in, slot_out; /* the state slots that the recurrent layers read and write; never
                                    the same one. The logits of the last token belong to slot_out */
+    uint32_t turn;              /* 0 and 1 in turn, from step to step: where the sampler puts the
+                                   token, so that the host can read that of the step before */
     uint32_t seed_lo, seed_hi;  /* this and the rest: how to sample the next token */
     float temp, top_p, min_p;
     uint32_t top_k;             /* 0: off */

@@ -109,7 +109,7 @@ void main()
         l[ROW * p.n_vocab + i] = out_of_use || !(v > NEVER) ? NEVER : v;
         // asked of the bits: a compiler may take floats to be finite
         if (!out_of_use && (floatBitsToUint(v) & 0x7f800000u) == 0x7f800000u)
-            chosen[2 * ROW + 1] = 1u;
+            chosen[4 * ROW + 2 * st.turn + 1] = 1u;
     }
     for (uint k = 0; k < bias[ROW * 129 + 0]; k++) {
         uint id = bias[ROW * 129 + 1 + 2 * k];
@@ -172,12 +172,13 @@ void main()
             }
         if (n_past < p.n_ids)
             ids[st.seq * p.n_ids + n_past] = id;
-        chosen[2 * ROW + 0] = id;
+        chosen[4 * ROW + 2 * st.turn] = id;
         st.pos = n_past;
         if (p.advance != 0) {
             uint slot = st.slot_in;
             st.slot_in = st.slot_out;
             st.slot_out = slot;
+            st.turn = 1 - st.turn;
         }
     }
 }

@@ -54,6 +54,15 @@ hlm_session *plan_create(hlm *m, const struct hlm_session_params *params, struct
     return s;
 }
 
+hlm_context *plan_create_context(hlm *m, const struct hlm_session_params *params,
+                                 struct hlm_err *err)
+{
+    hlm_context *x = hlm_context_create(m, params, err);
+    if (!x)
+        plan_explain(m, params, err);
+    return x;
+}
+
 bool plan_refusal(hlm *m, const struct hlm_session_params *params, struct hlm_err *err)
 {
     hlm_session_destroy(plan_create(m, params, err));

@@ -15,4 +15,6 @@ void plan_explain(hlm *m, const struct hlm_session_params *params, struct hlm_er
 bool plan_refusal(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
 /* hlm_session_create, with that explanation. */
 hlm_session *plan_create(hlm *m, const struct hlm_session_params *params, struct hlm_err *err);
+hlm_context *plan_create_context(hlm *m, const struct hlm_session_params *params,
+                                 struct hlm_err *err);
 const char *kv_name(enum hlm_kv kv);

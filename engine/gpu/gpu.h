@@ -253,6 +253,9 @@ bool cmd_end(struct cmd *c, struct hlm_err *err);
  * several if it might take longer than a watchdog allows. Does not wait. */
 bool cmd_submit(struct cmd *c, struct hlm_err *err);
 bool gpu_wait(struct gpu *g, struct hlm_err *err); /* until everything that was submitted has run */
+/* The number of the newest submission, and waiting until that of a number has run. */
+uint64_t gpu_submitted(const struct gpu *g);
+bool gpu_wait_for(struct gpu *g, uint64_t submission, struct hlm_err *err);
 
 uint32_t cmd_n_dispatch(const struct cmd *c);
 /* The constants that any dispatch of the kernel sets, as bits `id` of spec.def. */

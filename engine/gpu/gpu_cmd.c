@@ -666,6 +666,7 @@ void gpu_done_with(struct gpu *g, uint64_t value)
         vkDeviceWaitIdle(g->dev);
 }
 
+uint64_t gpu_submitted(const struct gpu *g) { return g->submitted; }
 bool gpu_wait(struct gpu *g, struct hlm_err *err) { return gpu_wait_for(g, g->submitted, err); }
 
 static const char *entry_name(const struct cmd_entry *e)

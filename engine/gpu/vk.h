@@ -259,7 +259,6 @@ void barrier_host(VkCommandBuffer cb); /* the host will see what was written */
  * report of a lost device. */
 uint64_t gpu_queue(struct gpu *g, const VkCommandBuffer *cb, uint32_t n, const char *what,
                    struct hlm_err *err);
-bool gpu_wait_for(struct gpu *g, uint64_t value, struct hlm_err *err);
 /* Before something is destroyed: waits for its last use even after a failure. */
 void gpu_done_with(struct gpu *g, uint64_t value);
 

@@ -262,8 +262,8 @@ struct sampler {
     tensor unused;      /* I32 bit set: one bit per vocabulary entry */
     tensor work, count; /* [n_vocab], outside the cmd's scratch; count is zero at first */
     tensor bias;   /* I32 [1 + 2 MAX_BIAS]: how many; an id and the bits of what is added, each */
-    tensor chosen; /* I32 [2], host memory: [0] the id; [1] becomes 1 when a logit is not finite,
-                      and the host makes it 0 again */
+    tensor chosen; /* I32 [n_seg][2 turns][2], host memory: the id; then 1 when a logit is not
+                      finite, which the host makes 0 again */
 };
 /* Samples an id from logits [1][n_vocab] with the settings of the step buffer, appends it to ids,
  * and moves the position in the step buffer on by `advance`. */

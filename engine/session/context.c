@@ -217,8 +217,10 @@ static bool write_rows(hlm_context *x, tensor to, const void *want, void *have, 
 static bool place_segments(hlm_context *x, hlm_session *const *s, uint32_t n, struct hlm_err *err)
 {
     struct segment want[MAX_SEGMENT];
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         want[i] = session_segment(s[i]);
+        want[i].turn = x->n_seg ? x->seg[0].turn : 0; /* all rows take turns together */
+    }
     return write_rows(x, x->step, want, x->seg, &x->n_seg, n, err);
 }
 
@@ -244,31 +246,119 @@ static bool clear_counts(hlm_context *x, struct hlm_err *err)
     return ok;
 }
 
-/* As the device does. */
-static void advance_segments(hlm_context *x, hlm_session *const *s, uint32_t n, uint32_t n_tok)
+static bool clear_flags(hlm_context *x, struct hlm_err *err)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        struct segment *g = &x->seg[i];
-        uint32_t slot = g->slot_in;
-        g->pos += n_tok;
-        g->slot_in = g->slot_out;
-        g->slot_out = slot;
-        s[i]->slot ^= 1;
-    }
+    if (!x->flags_unclear)
+        return true;
+    if (!gpu_wait(x->m->gpu, err))
+        return false;
+    memset(arena_map(x->host, x->sampler.chosen.offset), 0, tensor_bytes(x->sampler.chosen));
+    x->flags_unclear = false;
+    return true;
+}
+
+/* After a failure it is not known how far the device has come. */
+static bool submit_or_forget(hlm_context *x, struct cmd *c, struct hlm_err *err)
+{
+    if (cmd_submit(c, err))
+        return true;
+    x->n_seg = 0;
+    x->counts_unclear = true;
+    return false;
+}
+
+/* What the device makes of a segment. */
+static void advance_segment(struct segment *g, uint32_t n_tok)
+{
+    uint32_t slot = g->slot_in;
+    g->pos += n_tok;
+    g->slot_in = g->slot_out;
+    g->slot_out = slot;
+}
+
+static void advance_segments(hlm_context *x, uint32_t n, uint32_t n_tok)
+{
+    for (uint32_t i = 0; i < n; i++)
+        advance_segment(&x->seg[i], n_tok);
+}
+
+static void turn_segments(hlm_context *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        x->seg[i].turn ^= 1;
 }
 
 bool context_submit(hlm_context *x, struct cmd *c, hlm_session *const *s, uint32_t n,
                     uint32_t n_tok, bool moves, struct hlm_err *err)
 {
-    if (!clear_counts(x, err) || !place_segments(x, s, n, err) || !place_biases(x, s, n, err))
+    context_drop_ahead(x);
+    if (!clear_counts(x, err) || !clear_flags(x, err) || !place_segments(x, s, n, err) ||
+        !place_biases(x, s, n, err) || !submit_or_forget(x, c, err))
         return false;
-    if (!cmd_submit(c, err)) {
-        x->n_seg = 0;
-        x->counts_unclear = true;
-        return false;
-    }
     if (moves)
-        advance_segments(x, s, n, n_tok);
+        advance_segments(x, n, n_tok);
+    return true;
+}
+
+/* ---- steps, and steps ahead ------------------------------------------------------------------ */
+
+void context_drop_ahead(hlm_context *x)
+{
+    x->flags_unclear |= x->ahead.n > 0;
+    x->ahead.n = 0;
+}
+
+/* Has this step been submitted ahead? It has if the device went on from where these sessions are,
+ * with their sampling. */
+static bool is_ahead(const hlm_context *x, hlm_session *const *s, uint32_t n)
+{
+    if (!x->ahead.n || x->ahead.n != n || x->n_seg < n || x->n_bias < n)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        struct segment g = session_segment(s[i]);
+        advance_segment(&g, 1);
+        g.turn = x->seg[i].turn;
+        if (x->ahead.s[i] != s[i] || memcmp(&g, &x->seg[i], sizeof g) != 0 ||
+            memcmp(s[i]->bias, x->bias[i], sizeof x->bias[i]) != 0)
+            return false;
+    }
+    return true;
+}
+
+/* Submits the step after the one that is at work. It is only a guess that somebody will want it, so
+ * a failure is no error: the device is lost, which the next call reports, or memory is short. */
+static void go_ahead(hlm_context *x, hlm_session *const *s, uint32_t n)
+{
+    struct hlm_err why = { 0 };
+    for (uint32_t i = 0; i < n; i++)
+        if (x->seg[i].pos >= x->n_ctx)
+            return;
+    struct cmd *c = context_recording(x, REC_NEXT, n, &why);
+    if (!c || !submit_or_forget(x, c, &why))
+        return;
+    advance_segments(x, n, 1);
+    turn_segments(x, n);
+    memcpy(x->ahead.s, s, n * sizeof *s);
+    x->ahead.n = n;
+    x->ahead.submission = gpu_submitted(x->m->gpu);
+}
+
+bool context_submit_step(hlm_context *x, hlm_session *const *s, uint32_t n, bool reads,
+                         struct context_step *step, struct hlm_err *err)
+{
+    if (reads && is_ahead(x, s, n)) {
+        *step = (struct context_step){ x->ahead.submission, x->seg[0].turn ^ 1 };
+        x->ahead.n = 0;
+    } else {
+        struct cmd *c = context_recording(x, reads ? REC_NEXT : REC_SAMPLE, n, err);
+        if (!c || !context_submit(x, c, s, n, 1, reads, err))
+            return false;
+        *step = (struct context_step){ gpu_submitted(x->m->gpu), x->seg[0].turn };
+        if (reads)
+            turn_segments(x, n);
+    }
+    if (x->goes_ahead)
+        go_ahead(x, s, n);
     return true;
 }
 

@@ -43,6 +43,18 @@ struct hlm_context {
     uint32_t n_seg;
     uint32_t bias[MAX_SEGMENT][1 + 2 * MAX_BIAS]; /* of the first n_bias rows */
     uint32_t n_bias;
+    /* The step after the one whose token the host has read last, submitted before somebody asks for
+     * it. It reads the state that its sessions are in and writes the other slots, so that it can be
+     * dropped at no cost but its time. */
+    struct {
+        uint32_t n; /* its sessions; 0: there is none */
+        hlm_session *s[MAX_SEGMENT];
+        uint64_t submission;
+    } ahead;
+    bool
+        goes_ahead; /* steps are submitted ahead. On a CPU device that gains nothing: the host waits
+                       for it in any case, and the step that nobody asks for takes its time */
+    bool flags_unclear;  /* a step that was dropped may have found logits that are not finite */
     bool counts_unclear; /* a failed submission may have left counts in sampler.count */
 
     hlm_session *seq; /* [n_seq], some of them open */
@@ -71,10 +83,21 @@ void context_follow_watch(hlm_context *x);
 struct cmd *context_recording(hlm_context *x, enum context_recording kind, uint32_t n,
                               struct hlm_err *err);
 /* Submits a recording for these sessions, one segment each with n_tok tokens, after bringing step
- * buffer and sampler up to date, and moves the sessions to the slots that it writes. moves: the
- * recording advances the step buffer. Does not wait. On failure the sessions stay where they are.
- */
+ * buffer and sampler up to date. moves: the recording advances the step buffer; the state is then
+ * in the sessions' spare slots. Does not wait, and does not change the sessions. */
 bool context_submit(hlm_context *x, struct cmd *c, hlm_session *const *s, uint32_t n,
                     uint32_t n_tok, bool moves, struct hlm_err *err);
+
+/* A step, submitted: one token of each of n sessions. */
+struct context_step {
+    uint64_t submission;
+    uint32_t turn; /* of its sampler */
+};
+/* Submits a step, or finds that it has been submitted ahead; then submits the one after it, if the
+ * context goes ahead. reads: with a token to read; otherwise from the logits that are there. */
+bool context_submit_step(hlm_context *x, hlm_session *const *s, uint32_t n, bool reads,
+                         struct context_step *step, struct hlm_err *err);
+/* The sessions go another way than the step that was submitted ahead. */
+void context_drop_ahead(hlm_context *x);
 /* A session of the context that is not open; NULL: there is none. */
 hlm_session *context_free_session(hlm_context *x);

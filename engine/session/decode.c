@@ -64,19 +64,20 @@ static bool step(hlm_session *const *s, uint32_t n, int32_t *const *id, struct h
 {
     hlm_context *x = s[0]->x;
     bool read = reads(s[0]), ok = true;
-    struct cmd *c = context_recording(x, read ? REC_NEXT : REC_SAMPLE, n, err);
-    if (!c)
-        return false;
-    if (!context_submit(x, c, s, n, 1, read, err) || !gpu_wait(x->m->gpu, err)) {
+    struct context_step at;
+    if (!context_submit_step(x, s, n, read, &at, err) ||
+        !gpu_wait_for(x->m->gpu, at.submission, err)) {
         for (uint32_t i = 0; i < n; i++)
             session_keep_position(s[i]);
         return false;
     }
     int32_t *chosen = arena_map(x->host, x->sampler.chosen.offset);
     for (uint32_t i = 0; i < n; i++) {
-        if (read)
+        if (read) {
+            s[i]->slot ^= 1;
             s[i]->n_row = max_u32(s[i]->n_row, ++s[i]->n_past);
-        if (take_token(s[i], chosen + 2 * i, id[i]))
+        }
+        if (take_token(s[i], chosen + 4 * i + 2 * at.turn, id[i]))
             continue;
         if (ok) /* it names the first one */
             session_not_finite(s[i], err);

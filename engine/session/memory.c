@@ -31,6 +31,7 @@ static void choose_sizes(hlm_context *x, const struct hlm_session_params *p, uin
     x->keep_hidden = p->keep_hidden;
     x->n_ctx = n_ctx;
     x->n_seq = max_u32(p->n_seq, 1);
+    x->goes_ahead = gpu_caps(m->gpu)->kind != GPU_CPU;
     x->n_batch = min_u32(min_u32(batch, MAX_BATCH), n_ctx);
     uint32_t slice = max_u32(1, min_u32(x->n_batch, SLICE_BYTES / (4 * m->model->n_vocab)));
     x->n_eval = p->keep_logits ? slice : p->keep_hidden ? x->n_batch : 0;
@@ -62,7 +63,7 @@ static void take_io(hlm_context *x)
     x->sampler.work = arena_tensor(x->io, F32, m->n_vocab, x->n_seq);
     x->sampler.count = arena_tensor(x->io, I32, m->n_vocab, x->n_seq);
     x->sampler.bias = arena_tensor(x->io, I32, 1 + 2 * MAX_BIAS, x->n_seq);
-    x->sampler.chosen = arena_tensor(x->host, I32, 2, x->n_seq);
+    x->sampler.chosen = arena_tensor(x->host, I32, 4, x->n_seq);
 }
 
 /* The shapes of the layers, in new memory. */
@@ -89,6 +90,7 @@ bool context_show_layers(hlm_context *x, bool on, struct hlm_err *err)
         kv_stats_close(&x->layers, &layers);
     }
     free(shape);
+    context_drop_ahead(x);
     if (ok)
         recordings_finish(&x->recordings);
     return ok;

@@ -136,6 +136,7 @@ bool session_clear(hlm_session *s, struct hlm_err *err)
     struct cmd *c = cmd_create(s->m->gpu, "clear", s->x->scratch, err);
     struct kv_part part;
     bool any = false, ok = c != NULL;
+    context_drop_ahead(s->x);
     for (uint32_t at = 0; ok && kv_next_part(kv, s->seq, session_slot(s), &at, &part);)
         if (!part.ring) {
             cmd_fill(c, kv_part_tensor(&part), part.bytes, 0);
@@ -217,6 +218,7 @@ static bool keep_snapshot(hlm_session *s, struct hlm_err *err)
 static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct hlm_err *err)
 {
     s->unclear = true;
+    context_drop_ahead(s->x);
     if (!snapshots_restore(&s->snaps, from, session_spare_slot(s), s->x->scratch, err))
         return false;
     s->slot ^= 1;
@@ -267,6 +269,7 @@ static bool read_batch(hlm_session *s, const int32_t *id, uint32_t n, enum conte
     }
     for (uint32_t i = 0; i < n; i++)
         session_set_id(s, s->n_past + i, id[i]);
+    s->slot ^= 1;
     uint32_t end = s->n_past + n;
     uint32_t old = s->n_past < s->n_row ? min_u32(s->n_row, end) - s->n_past : 0;
     s->stats.n_reread += old;
