@@ -178,7 +178,7 @@ void main()
             uint slot = st.slot_in;
             st.slot_in = st.slot_out;
             st.slot_out = slot;
-            st.turn = 1 - st.turn;
         }
+        st.turn = 1 - st.turn;
     }
 }

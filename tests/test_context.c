@@ -328,6 +328,87 @@ static void test_schedules(const char *model, enum hlm_kv kv, bool validate, uin
     hlm_test_close(t.m);
 }
 
+/* Scratch memory has the size that the largest batches need, so a smaller one must never need more:
+ * whatever its kernels, it is recorded after the memory is committed. */
+static void test_scratch_room(const char *model)
+{
+    const struct hlm_session_params p = { .n_ctx = 300, .n_batch = 256, .n_seq = 16 };
+    struct hlm_err err = { 0 };
+    if (!test_case("%s: fewer tokens never need more scratch memory", model))
+        return;
+    t.many = NULL;
+    if ((t.m = open_bare(fixture("%s/base/model-f32.gguf", model))) &&
+        CHECK_OK((t.many = hlm_context_create(t.m, &p, &err)), err))
+        for (uint32_t n = 1; n <= 256; n += n < 40 ? 1 : 9)
+            for (uint32_t kind = REC_READ; kind <= REC_NEXT; kind++) {
+                const struct recording_key key = { .kind = kind, .n_tok = n };
+                if (kind == REC_READ || kind == REC_READ_LAST || (kind == REC_NEXT && n <= 16))
+                    CHECK_MSG(recordings_lay_out(&t.many->recordings, key, &err), "%u tokens: %s",
+                              n, err.msg);
+            }
+    hlm_context_destroy(t.many);
+    hlm_test_close(t.m);
+}
+
+/* ---- steps ahead ----------------------------------------------------------------------------- */
+
+/* Answers with changes in between: of sampling, of the text, and of the sessions that step together.
+ * Returns how many ids it has written. */
+static uint32_t run_changes(hlm_session *const s[2], bool ahead, int32_t *id)
+{
+    struct hlm_err err = { 0 };
+    int32_t prompt[2][10];
+    uint32_t n = 0;
+    t.rng = (struct rng){ 21 };
+    s[0]->x->goes_ahead = ahead;
+    for (uint32_t i = 0; i < 2; i++) {
+        random_ids(prompt[i], 10);
+        CHECK_OK(hlm_session_sync(s[i], prompt[i], 10, NULL, 0, NULL, NULL, &err), err);
+    }
+    for (uint32_t i = 0; i < 24; i++) {
+        struct hlm_next row[2] = { { s[0], &hows[i / 5 % 4], 0 }, { s[1], &hows[1], 0 } };
+        if (i % 6 == 4) { /* one alone, so that the other waits */
+            CHECK_OK(hlm_session_next(s[i / 6 % 2], &hows[2], &id[n++], &err), err);
+            continue;
+        }
+        if (i == 14) /* the text changes */
+            CHECK_OK(hlm_session_sync(s[0], prompt[1], 7, NULL, 0, NULL, NULL, &err), err);
+        CHECK_OK(hlm_decode(row, 2, &err), err);
+        id[n++] = row[0].id;
+        id[n++] = row[1].id;
+    }
+    return n;
+}
+
+static void test_ahead(void)
+{
+    struct hlm_err err = { 0 };
+    hlm_session *s[2] = { hlm_context_open(t.many, &err), hlm_context_open(t.many, &err) };
+    int32_t id[2][64];
+    test_case("context: steps ahead give the same tokens");
+    if (!CHECK_OK(s[0] && s[1], err))
+        return;
+    uint32_t n = run_changes(s, false, id[0]);
+    CHECK_EQ(run_changes(s, true, id[1]), n);
+    CHECK(!memcmp(id[0], id[1], n * sizeof **id));
+
+    test_case("context: a step ahead is at work when a token is returned, and is the next one");
+    uint64_t was = gpu_submitted(t.m->gpu);
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_OK(hlm_session_next(s[0], &hows[0], &id[0][i], &err), err);
+    CHECK_EQ(gpu_submitted(t.m->gpu), was + 4);
+
+    test_case("context: no step ahead where the context ends");
+    for (bool full = false; !full;)
+        if (!hlm_session_next(s[0], &hows[0], id[0], &err))
+            full = CHECK_EQ(err.kind, HLM_ERR_FULL);
+    CHECK_EQ(hlm_session_n_past(s[0]), N_CTX);
+    CHECK_EQ(t.many->ahead.n, 0);
+    t.many->goes_ahead = false;
+    hlm_session_destroy(s[0]);
+    hlm_session_destroy(s[1]);
+}
+
 /* ---- refusals and failures ------------------------------------------------------------------- */
 
 /* Four sequences with prompts of their own. */
@@ -446,11 +527,14 @@ void test_context(void)
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         for (uint32_t validate = 0; validate < 2; validate++)
             test_schedules(rows[i].model, rows[i].kv, validate, validate ? 4 : 30);
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        test_scratch_room(rows[i].model);
     if ((t.m = hlm_test_open(fixture("qwen35/base/model-f32.gguf")))) {
         t.many = open_context(4, HLM_KV_F16);
         t.alone = open_context(1, HLM_KV_F16);
         if (t.many && t.alone) {
             test_memory();
+            test_ahead();
             test_refusals();
         }
         hlm_context_destroy(t.many);

@@ -210,7 +210,7 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
         .work = rig_view(r, F32, c->n_vocab, 1, c->n_vocab, 0),
         .count = rig_words(r, zero, c->n_vocab),
         .bias = bias_words(r, c),
-        .chosen = rig_words(r, (const uint32_t[2]){ 0 }, 2),
+        .chosen = rig_words(r, (const uint32_t[4]){ 0 }, 4),
     };
     tensor l = rig_view(r, F32, c->n_vocab, 1, (uint32_t)align_up(c->n_vocab, 4), 0);
     rig_put(r, l, logits);
@@ -224,16 +224,18 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
     if (!rig_run(r) || !zeros(r, s.count))
         return false;
     memcpy(ids, r->back + b.ids.offset, 4ull * (n_ids - 1));
-    memcpy(ids + n_ids - 1, r->back + s.chosen.offset, 4);
+    const uint8_t *chosen = r->back + s.chosen.offset; /* [2 turns][2] */
+    memcpy(ids + n_ids - 1, chosen + 8 * ((c->n_draw - 1) % 2), 4);
     uint32_t odd = 0, reported;
     for (uint32_t i = 0; i < c->n_vocab; i++)
         odd |= !isfinite(logits[i]) && (c->s.allow_unused || !(unused[i / 32] >> i % 32 & 1));
-    memcpy(&reported, r->back + s.chosen.offset + 4, 4);
+    memcpy(&reported, chosen + 8 * ((c->n_draw - 1) % 2) + 4, 4);
     CHECK_EQ(reported, odd);
     struct segment after = seg;
     after.pos += c->n_draw;
     after.slot_in = c->n_draw % 2;
     after.slot_out = 1 - after.slot_in;
+    after.turn = c->n_draw % 2;
     return CHECK_MSG(memcmp(r->back + b.step.offset, &after, sizeof after) == 0,
                      "the segment is not what %u draws should make of it", c->n_draw);
 }
@@ -355,7 +357,7 @@ static void test_same(struct gpu *g)
                          .work = rig_view(&r, F32, 8, 1, 8, 0),
                          .count = rig_words(&r, zero, 8),
                          .bias = rig_words(&r, zero, 1),
-                         .chosen = rig_words(&r, zero, 2) };
+                         .chosen = rig_words(&r, zero, 4) };
     rig_writes(&r, s.work);
     rig_writes(&r, s.count);
     rig_writes(&r, s.chosen);
@@ -370,7 +372,7 @@ static void test_same(struct gpu *g)
         CHECK_EQ(got[1], 3);
         after.pos = 7;
         after.slot_in = 0;
-        after.slot_out = 1;
+        after.slot_out = after.turn = 1;
         CHECK(memcmp(r.back + b.step.offset, &after, sizeof after) == 0);
         rig_checked(&r);
     }

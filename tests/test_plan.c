@@ -82,9 +82,12 @@ static void same_as_run(hlm *m, struct hlm_session_params params)
     struct hlm_err err = { 0 };
     struct hlm_plan plan = plan_for(m, params);
     uint64_t before = hlm_allocated(m);
-    hlm_session *s = hlm_session_create(m, &params, &err);
-    if (!CHECK_MSG(s, "%s", err.msg))
+    hlm_context *x = hlm_context_create(m, &params, &err);
+    hlm_session *s = x ? hlm_context_open(x, &err) : NULL;
+    if (!CHECK_MSG(s, "%s", err.msg)) {
+        hlm_context_destroy(x);
         return;
+    }
     CHECK_EQ(hlm_allocated(m), sum(&plan));
     CHECK_EQ(hlm_session_n_ctx(s), plan.n_ctx);
     struct hlm_stats st = hlm_session_stats(s);
@@ -96,7 +99,7 @@ static void same_as_run(hlm *m, struct hlm_session_params params)
     if (plan.n_ctx == 77)
         use(m, s);
     CHECK_EQ(hlm_allocated(m), sum(&plan));
-    hlm_session_destroy(s);
+    hlm_context_destroy(x);
     CHECK_EQ(hlm_allocated(m), before);
 }
 
@@ -110,6 +113,7 @@ static void test_exact(const char *model)
         { .n_ctx = 77, .n_batch = 16, .kv = HLM_KV_F32, .snapshot_budget = 1 << 20 },
         { .n_ctx = 33, .n_batch = 1, .kv = HLM_KV_Q8_0, .snapshot_budget = HLM_SNAPSHOT_NONE },
         { .n_ctx = 1, .snapshot_budget = HLM_SNAPSHOT_NONE },
+        { .n_ctx = 50, .n_batch = 16, .snapshot_budget = 5 << 20, .n_seq = 5 },
     };
     struct hlm_plan dry[ARRAY_LEN(rows)];
     struct hlm_err err = { 0 };

@@ -354,8 +354,7 @@ bool context_submit_step(hlm_context *x, hlm_session *const *s, uint32_t n, bool
         if (!c || !context_submit(x, c, s, n, 1, reads, err))
             return false;
         *step = (struct context_step){ gpu_submitted(x->m->gpu), x->seg[0].turn };
-        if (reads)
-            turn_segments(x, n);
+        turn_segments(x, n);
     }
     if (x->goes_ahead)
         go_ahead(x, s, n);
