@@ -352,8 +352,8 @@ static void test_scratch_room(const char *model)
 
 /* ---- steps ahead ----------------------------------------------------------------------------- */
 
-/* Answers with changes in between: of sampling, of the text, and of the sessions that step together.
- * Returns how many ids it has written. */
+/* Answers with changes in between: of sampling, of the text, and of the sessions that step
+ * together. Returns how many ids it has written. */
 static uint32_t run_changes(hlm_session *const s[2], bool ahead, int32_t *id)
 {
     struct hlm_err err = { 0 };

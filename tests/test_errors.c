@@ -604,7 +604,8 @@ static void test_lost(void)
         is_kind(hlm_session_sync(s, prompt, N_PROMPT, NULL, 0, NULL, NULL, &err), &err,
                 HLM_ERR_DEVICE_LOST);
         is_kind(hlm_session_create(m, &small, &err), &err, HLM_ERR_DEVICE_LOST);
-        is_kind(hlm_session_save(s, test_scratch("lost.hlm"), NULL, 0, &err), &err, HLM_ERR_STATE);
+        is_kind(hlm_session_save(s, test_scratch("lost.hlm"), NULL, 0, &err), &err,
+                HLM_ERR_DEVICE_LOST);
         CHECK(!hlm_session_next(s, &greedy, &next, &err));
     }
     hlm_session_destroy(s);

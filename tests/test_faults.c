@@ -108,7 +108,7 @@ static struct {
 } t;
 
 static const int32_t prompt[4] = { 5, 250, 17, 3 };
-enum { MAX_LENGTHS = 14 }; /* more than the recordings that a session keeps */
+enum { MAX_LENGTHS = 18 }; /* more than the recordings that a session keeps */
 static const struct hlm_sampling greedy = { .repeat_penalty = 1 };
 
 /* A file with the first layer of a fixture, and its vocabulary. */

@@ -168,6 +168,14 @@ static void check_counts(const struct candidate *c, uint32_t n, const int32_t *g
     CHECK_MSG(chi2 < dof + 5 * sqrt(2.0 * dof) + 10, "chi squared of %u shares is %.1f", dof, chi2);
 }
 
+/* A row of words as rows of one word. */
+static tensor by_word(tensor t)
+{
+    t.n_row = t.n;
+    t.n = t.stride = 1;
+    return t;
+}
+
 static bool zeros(struct rig *r, tensor t)
 {
     const uint8_t *at = r->back + t.offset;
@@ -218,7 +226,7 @@ static bool draw(struct rig *r, const struct sample_row *c, const float *logits,
     rig_writes(r, s.work);
     rig_writes(r, s.count);
     rig_writes(r, s.chosen);
-    rig_writes_rows(r, b.ids, N_PROMPT, c->n_draw - 1);
+    rig_writes_rows(r, by_word(b.ids), N_PROMPT, c->n_draw - 1);
     for (uint32_t i = 0; i < c->n_draw; i++)
         op_sample(r->c, l, &s, &b, 1);
     if (!rig_run(r) || !zeros(r, s.count))
@@ -361,7 +369,7 @@ static void test_same(struct gpu *g)
     rig_writes(&r, s.work);
     rig_writes(&r, s.count);
     rig_writes(&r, s.chosen);
-    rig_writes_rows(&r, b.ids, 2, 1);
+    rig_writes_rows(&r, by_word(b.ids), 2, 1);
     op_sample(r.c, rig_dense(&r, logits, 8, 1), &s, &b, 0);
     op_advance(r.c, &b);
     if (rig_run(&r)) {

@@ -95,7 +95,7 @@ void context_init_recordings(hlm_context *x)
         [REC_NEXT_STATS] = "next token, gates reported",
         [REC_SAMPLE] = "sample",
     };
-    enum { MAX_OTHERS = 24 }; /* reading in batches of many sizes */
+    enum { MAX_OTHERS = 15 }; /* reading in batches of many sizes */
     static_assert(MAX_OTHERS + MAX_SEGMENT <= MAX_RECORDING, "there is room for all of them");
     x->recordings = (struct recordings){ .gpu = x->m->gpu,
                                          .scratch = x->scratch,

@@ -390,7 +390,8 @@ bool hlm_session_save(hlm_session *s, const char *path, const void *note, uint64
     if (s->unclear)
         return fail_as(err, HLM_ERR_STATE,
                        "%.200s: an earlier call failed part-way, no sound state is left", path);
-    if (!describe_session(s, path, &own, err) || !gpu_wait(s->m->gpu, err))
+    if (!describe_session(s, path, &own, err) || !gpu_ok(s->m->gpu, err) ||
+        !gpu_wait(s->m->gpu, err))
         return false;
     struct saved_head h = {
         .version = SAVED_VERSION,
