@@ -70,6 +70,12 @@ struct state_row {
     uint32_t begun;
 };
 
+/* A step buffer whose next batch reads a state slot. */
+static tensor step_of_slot(struct rig *r, uint32_t slot)
+{
+    return rig_words(r, &(struct segment){ .slot_in = slot }, sizeof(struct segment) / 4);
+}
+
 /* Chunks of a training row, three for each document: some begin one, some are padding, the last are
  * not in use. The first `begun` have been reported before. */
 static void state_case(struct gpu *g, const struct state_row *c)
@@ -81,7 +87,9 @@ static void state_case(struct gpu *g, const struct state_row *c)
     struct rig r = rig_open(g, "state_stats");
     uint32_t n_chunk = max_u32(c->n_chunk, 1), n_row = c->n_head * n_chunk;
     uint32_t *chunk = rig_alloc(&r, 4ull * n_chunk, 4), *real = rig_alloc(&r, TOK * n_chunk, 4);
-    float *v = rig_normal(&r, (uint64_t)n_row * c->n, 1), *had;
+    /* without documents the states are those of the slot after the first */
+    uint32_t slot = c->n_chunk ? 0 : 1;
+    float *v = rig_normal(&r, (slot + 1ull) * n_row * c->n, 1), *had;
     for (uint32_t i = 0; i < n_chunk; i++) {
         bool used = i + 2 < n_chunk || n_chunk < 4;
         memcpy(chunk + 4 * i, (uint32_t[]){ TOK * i, used ? TOK : 0, i % 3 == 0, i % 3 == 2 }, 16);
@@ -97,7 +105,8 @@ static void state_case(struct gpu *g, const struct state_row *c)
     rig_put(&r, to, had);
     rig_writes_rows(&r, to, 1, c->n_head);
     struct state_stats s = {
-        .states = rig_dense(&r, v, c->n, n_row),
+        .states = rig_dense(&r, v, c->n, (slot + 1) * n_row),
+        .step = step_of_slot(&r, slot),
         .n = c->n,
         .n_head = c->n_head,
         .docs = c->n_chunk ? &docs : NULL,
@@ -117,7 +126,8 @@ static void state_case(struct gpu *g, const struct state_row *c)
         for (uint32_t i = 0; s.add && i < STATE_STATS; i++)
             want[i] = (double)had[(h + 1) * STATE_STATS + i];
         for (uint32_t i = c->begun; i < n_chunk; i++) {
-            const float *x = v + (uint64_t)c->n * (h * s.by_head + i * s.by_chunk);
+            uint32_t row = slot * n_row + h * s.by_head + i * s.by_chunk;
+            const float *x = v + (uint64_t)c->n * row;
             if (c->n_chunk && (!chunk[4 * i + 1] || chunk[4 * i + 2] || !real[TOK * i]))
                 continue;
             want[0]++;
@@ -144,6 +154,7 @@ static void broken_case(struct gpu *g)
         float *v = rig_normal(&r, 2 * 64, 1);
         v[64 + 37] = bad[i];
         struct state_stats s = { .states = rig_dense(&r, v, 64, 2),
+                                 .step = step_of_slot(&r, 0),
                                  .n = 64,
                                  .n_head = 2,
                                  .to = rig_view(&r, F32, STATE_STATS, 2, STATE_STATS, 0) };
