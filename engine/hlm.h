@@ -443,8 +443,8 @@ enum hlm_kv { HLM_KV_F16, HLM_KV_F32, HLM_KV_Q8_0 };
 
 struct hlm_session_params {
     uint32_t n_ctx;   /* positions; 0: the most that fit, up to hlm_default_ctx */
-    uint32_t n_batch; /* tokens that are read at once at most; 0: chosen for the device. More than
-                         512 counts as 512, more than n_ctx as n_ctx */
+    uint32_t n_batch; /* tokens that are read at once at most; 0: chosen for the device, up to 512.
+                         More than 4096 counts as 4096, more than n_ctx as n_ctx */
     enum hlm_kv kv;   /* type of the key and value caches */
     bool keep_logits, keep_hidden; /* hlm_session_eval may be asked for these */
     bool keep_nll;                 /* hlm_session_nll may be called */

@@ -7,8 +7,11 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 enum { N_CTX = 72, N_BATCH = 16, MAX_ID = 24, MAX_CALL = 64, N_TRACE = 32 };
+
+#define LARGE_BATCH_OFF 1e-10 /* NMSE of logits */
 
 /* One call on a sequence, and what it gave. */
 struct call {
@@ -332,14 +335,14 @@ static void test_schedules(const char *model, enum hlm_kv kv, bool validate, uin
  * whatever its kernels, it is recorded after the memory is committed. */
 static void test_scratch_room(const char *model)
 {
-    const struct hlm_session_params p = { .n_ctx = 300, .n_batch = 256, .n_seq = 16 };
+    const struct hlm_session_params p = { .n_ctx = 4100, .n_batch = 4096, .n_seq = 16 };
     struct hlm_err err = { 0 };
     if (!test_case("%s: fewer tokens never need more scratch memory", model))
         return;
     t.many = NULL;
     if ((t.m = open_bare(fixture("%s/base/model-f32.gguf", model))) &&
         CHECK_OK((t.many = hlm_context_create(t.m, &p, &err)), err))
-        for (uint32_t n = 1; n <= 256; n += n < 40 ? 1 : 9)
+        for (uint32_t n = 1; n <= 4096; n += n < 40 ? 1 : n < 600 ? 31 : 500)
             for (uint32_t kind = REC_READ; kind <= REC_NEXT; kind++) {
                 const struct recording_key key = { .kind = kind, .n_tok = n };
                 if (kind == REC_READ || kind == REC_READ_LAST || (kind == REC_NEXT && n <= 16))
@@ -347,6 +350,43 @@ static void test_scratch_room(const char *model)
                               n, err.msg);
             }
     hlm_context_destroy(t.many);
+    hlm_test_close(t.m);
+}
+
+/* A batch of thousands of tokens gives what small ones give. */
+static void test_large_batch(const char *model)
+{
+    enum { N = 1100 };
+    static const uint32_t n_batch[2] = { 4096, 256 };
+    struct hlm_err err = { 0 };
+    float *logits[2] = { NULL };
+    if (!test_case("%s: %d tokens in one batch", model, N) ||
+        !(t.m = open_bare(fixture("%s/base/model-f32.gguf", model))))
+        return;
+    uint32_t n_vocab = t.m->model->n_vocab;
+    int32_t *id = test_room(N, sizeof *id);
+    t.rng = (struct rng){ 4 };
+    random_ids(id, N);
+    for (uint32_t i = 0; i < 2; i++) {
+        const struct hlm_session_params p = { .n_ctx = N, .n_batch = n_batch[i] };
+        hlm_session *s = hlm_test_session(t.m, p);
+        logits[i] = test_room(n_vocab, sizeof **logits);
+        if (s && CHECK_OK(hlm_session_sync(s, id, N, NULL, 0, NULL, NULL, &err), err))
+            CHECK_OK(gpu_read(t.m->gpu, tensor_rows(s->x->logits, session_slot(s), 1), 0, logits[i],
+                              4ull * n_vocab, &err),
+                     err);
+        hlm_session_destroy(s);
+    }
+    double off = 0, all = 0;
+    for (uint32_t i = 0; i < n_vocab; i++) {
+        off += pow((double)logits[0][i] - (double)logits[1][i], 2);
+        all += pow((double)logits[1][i], 2);
+    }
+    test_note("  nmse %.2g", off / all);
+    CHECK(off <= all * LARGE_BATCH_OFF && all > 0);
+    free(id);
+    free(logits[0]);
+    free(logits[1]);
     hlm_test_close(t.m);
 }
 
@@ -437,7 +477,8 @@ static void test_refusals(void)
     struct hlm_err err = { 0 };
     hlm_session *s[4] = { 0 }, *other;
     struct hlm_next row[20];
-    test_case("context: what is refused");
+    if (!test_case("context: what is refused"))
+        return;
     const struct hlm_session_params many = { .n_ctx = N_CTX, .n_seq = 17 };
     CHECK_REFUSED(hlm_context_create(t.m, &many, &err), err, "17 sequences");
     if (!open_four(t.many, s))
@@ -500,7 +541,8 @@ static void test_memory(void)
 {
     hlm_session *s[4];
     int32_t got[2][4][4] = { 0 };
-    test_case("context: every allocation of a batched step fails once");
+    if (!test_case("context: every allocation of a batched step fails once"))
+        return;
     for (uint32_t pass = 0; pass < 2 && open_four(t.many, s); pass++) {
         uint32_t n_fault = decode_four(s, !pass, got[pass]);
         test_note("  %u allocations failed", n_fault);
@@ -529,6 +571,7 @@ void test_context(void)
             test_schedules(rows[i].model, rows[i].kv, validate, validate ? 4 : 30);
     for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
         test_scratch_room(rows[i].model);
+    test_large_batch("qwen35moe");
     if ((t.m = hlm_test_open(fixture("qwen35/base/model-f32.gguf")))) {
         t.many = open_context(4, HLM_KV_F16);
         t.alone = open_context(1, HLM_KV_F16);

@@ -192,7 +192,7 @@ static void logits_case(struct gpu *g)
         const float *kept = rig_get(&r, slots), *got = rig_get(&r, taken);
         for (uint32_t i = 0; i < N_SEG; i++) {
             const struct segment *s = &segments[i];
-            CHECK(!memcmp(kept + s->slot_out * N, new + i * N, 4ull * N));
+            CHECK(!memcmp(kept + s->slot_out * N, new + i *N, 4ull * N));
             CHECK(!memcmp(got + i * N, old + s->slot_in * N, 4ull * N));
         }
         rig_checked(&r);

@@ -19,7 +19,7 @@ enum context_recording {
     REC_NEXT_STATS, /* the same, and layers report their gates */
     REC_SAMPLE,     /* a token of a sequence from the logits that are there */
 };
-enum { MAX_BATCH = 512 };
+enum { MAX_BATCH = 4096 };
 
 struct hlm_context {
     hlm *m;

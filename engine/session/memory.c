@@ -15,11 +15,11 @@ enum { MAX_CTX = 1 << 24 };
 
 /* ---- laying out and ending ------------------------------------------------------------------- */
 
-/* Tokens of a batch: few enough that the loops of every shader are short (delta_scan takes the
- * tokens one by one) and that the scratch memory is small beside the weights. */
+/* Tokens of a batch: few enough that the scratch memory is small beside the weights. A mixture of
+ * many experts has more work for each of them in a larger batch. */
 static uint32_t default_batch(const struct gpu_caps *caps)
 {
-    return caps->kind == GPU_CPU ? 256 : MAX_BATCH;
+    return caps->kind == GPU_CPU ? 256 : 512;
 }
 
 static void choose_sizes(hlm_context *x, const struct hlm_session_params *p, uint32_t n_ctx)
