@@ -6,10 +6,10 @@
  * HLM.
  *
  * Objects. An hlm is a model on a device. An hlm_session holds one sequence of tokens: caches and
- * state. An hlm_talk is a conversation over a session of its own. An hlm_vocab is a file's
- * tokenizer and chat format, and needs no device. Whoever opens or creates an object closes or
- * destroys it; both take NULL. Strings and structs passed in are copied unless a comment says
- * otherwise.
+ * state. An hlm_context holds the caches of several sessions, which can be decoded together. An
+ * hlm_talk is a conversation over a session of its own. An hlm_vocab is a file's tokenizer and chat
+ * format, and needs no device. Whoever opens or creates an object closes or destroys it; both take
+ * NULL. Strings and structs passed in are copied unless a comment says otherwise.
  *
  * Parameters. Zero is the default of every member of a struct hlm_*_params, so that
  * `(struct hlm_params){ .model = path }` is complete. There are three exceptions: hlm_tune_params,
@@ -57,11 +57,11 @@ extern "C" {
 /* ---- version --------------------------------------------------------------------------------- */
 
 #define HLM_VERSION_MAJOR 0
-#define HLM_VERSION_MINOR 2
+#define HLM_VERSION_MINOR 3
 #define HLM_VERSION_PATCH 0
-#define HLM_VERSION "0.2.0"
+#define HLM_VERSION "0.3.0"
 
-HLM_API const char *hlm_version(void); /* of the library that is linked: "0.2.0" */
+HLM_API const char *hlm_version(void); /* of the library that is linked: "0.3.0" */
 
 /* ---- errors ---------------------------------------------------------------------------------- */
 

@@ -1,6 +1,6 @@
 #version 450
-// advance: moves the step buffer past a batch: the next batch begins after it, reads the states that
-// this one wrote, and writes the others.
+// advance: moves the step buffer past a batch: the next batch begins after it, reads the states
+// that this one wrote, and writes the others.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

@@ -1,6 +1,7 @@
 // attn: which keys a token sees, and how the attention kernels store a head: divided by the sum and
 // gated or, if attn_merge follows, undivided with its maximum and sum after it. Include after
-// declaring p, proj, proj1, seg and y. A kernel whose heads are always merged defines ALWAYS_MERGED.
+// declaring p, proj, proj1, seg and y. A kernel whose heads are always merged defines
+// ALWAYS_MERGED.
 layout(constant_id = SPEC_ring) const uint RING = 0;  // 1: a token sees p.window keys; in a ring
 #include "segments.glsl"
 

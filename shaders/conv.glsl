@@ -33,8 +33,9 @@ void keep_window(uint slot_in, uint slot_out, uint ch)
             conv_in(slot_in, int(p.n_tok + j) - int(CONV_K - 1), ch);
 }
 
-// The same for segments of one token, in parts. t: the token, whose segment has the slot. A driver cannot know that windows do not overlap, so
-// a kernel that wants its loads to go out together puts all of them before its first store.
+// The same for segments of one token, in parts. t: the token, whose segment has the slot. A driver
+// cannot know that windows do not overlap, so a kernel that wants its loads to go out together puts
+// all of them before its first store.
 const uint MAX_CONV_K = 8;
 struct conv_inputs { float tap[MAX_CONV_K]; };
 

@@ -1,7 +1,7 @@
 #version 450
-// delta_step: delta_conv, delta_scan and delta_norm for a token of each segment, in one
-// dispatch. A workgroup owns a V head of a segment. V heads that share a K head each compute the convolution of its q and k; only the first
-// of them updates the convolution window.
+// delta_step: delta_conv, delta_scan and delta_norm for a token of each segment, in one dispatch. A
+// workgroup owns a V head of a segment. V heads that share a K head each compute the convolution of
+// its q and k; only the first of them updates the convolution window.
 //
 // The state is all that costs time. LANES lanes share a column of it. Each of them loads its rows
 // at once, before anything else, and keeps them in registers, so that the whole state of a head is

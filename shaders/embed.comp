@@ -1,7 +1,7 @@
 #version 450
-// embed: y[t] = the row of the embedding matrix for the id of token t. Rows [row0, row0 + n_vocab) of the
-// matrix are bound; tokens of other rows are left to the dispatch that binds those. One workgroup
-// per token.
+// embed: y[t] = the row of the embedding matrix for the id of token t. Rows [row0, row0 + n_vocab)
+// of the matrix are bound; tokens of other rows are left to the dispatch that binds those. One
+// workgroup per token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define WEIGHT_BINDING 0

@@ -1,7 +1,8 @@
 #version 450
 // mamba_step: mamba_conv and mamba_scan for a token of each segment, in one dispatch. A workgroup
-// owns rows of a head, LANES of them at a time; WG / LANES lanes share the columns of each. The heads of a group
-// each compute the convolution of its B and C; only the first of them updates their window.
+// owns rows of a head, LANES of them at a time; WG / LANES lanes share the columns of each. The
+// heads of a group each compute the convolution of its B and C; only the first of them updates
+// their window.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "gate.glsl"

@@ -8,9 +8,9 @@
 /* A segment: tokens of one sequence in a batch. A batch is one segment of any number of tokens, or
  * up to MAX_SEGMENT segments of one token each, so that token t belongs to segment t.
  *
- * The segments of a batch are the step buffer: what changes from one submission to the next. It lies
- * in device memory; the last kernel of a submission advances it, so that the host writes nothing
- * between tokens. */
+ * The segments of a batch are the step buffer: what changes from one submission to the next. It
+ * lies in device memory; the last kernel of a submission advances it, so that the host writes
+ * nothing between tokens. */
 #define MAX_SEGMENT 16
 struct segment {
     uint32_t pos;               /* position of the first token in its sequence */

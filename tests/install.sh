@@ -63,7 +63,7 @@ cat "$prefix"/include/hlm/*.h | tr '\n' ' ' | sed 's,/\*[^*]*\*/,,g' | grep -oE 
 sh_ok "every declared call is in the library" "sort -u $work/so | comm -13 - $work/declared >$work/none && ! grep . $work/none"
 sh_ok "nothing undeclared is exported, but for the hooks of tests" \
     "sort -u $work/so | comm -23 - $work/declared | grep -v '^hlm_test_' >$work/more; ! grep . $work/more"
-sh_ok "the soname has the minor number" "readelf -d $prefix/lib/libhlm.so | grep -q 'SONAME.*libhlm.so.0.2'"
+sh_ok "the soname has the minor number" "readelf -d $prefix/lib/libhlm.so | grep -q 'SONAME.*libhlm.so.0.3'"
 
 # ---- examples, by pkg-config alone -----------------------------------------------------------------
 
