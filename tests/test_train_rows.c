@@ -202,7 +202,9 @@ static void test_packed(struct gpu *g, const struct train_rows_family *f)
             rows_run_free(&kernels);
         }
         CHECK_WITHIN("likelihoods of the serial kernels", kernels_off, nll_off);
-        for (uint32_t i = 0; ok && i < (f->recurrent ? ARRAY_LEN(chunks) : 1); i++)
+        /* an ordinary run has every length for one family of either recurrence */
+        bool every = test_all() || strstr(f->path, "qwen35/") || strstr(f->path, "nemotron_h/");
+        for (uint32_t i = 0; ok && i < (f->recurrent ? ARRAY_LEN(chunks) : 1); i += every ? 1 : 3)
             ok = test_chunk(&r, f, &s, ROW, chunks[i], &serial);
         rows_run_free(&serial);
         data_set_free(&s);
