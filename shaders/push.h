@@ -304,8 +304,10 @@ struct push_keep_logits { uint32_t n_vocab, stride, slot_stride; };
 
 struct push_sample {
     uint32_t n_vocab, stride;
-    uint32_t n_ids;             /* the room of the history */
+    uint32_t n_ids;             /* the room of a sequence's history */
     uint32_t advance;           /* 1: the submission has read one more token */
+    uint32_t block, n_block;    /* entries of a block; blocks, 512 at most */
+    uint32_t bias_words, blocks_stride;     /* of a segment */
 };
 
 struct push_nll {

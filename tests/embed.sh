@@ -87,7 +87,7 @@ refuses 'a constant with another name' name 'constant 3|W_TYPE|OTHER' "$linear"
 make_embed order shaders/spec.def 's/^CONSTANT(14, rows)/CONSTANT(15, rows)/; s/^CONSTANT(15, cols)/CONSTANT(14, cols)/'
 refuses 'constants in another order' order 'constant 14|ROWS|COLS' "$linear"
 make_embed short shaders/spec.def '/^CONSTANT([1-9][0-9]/d'
-refuses 'a constant that is not in the table' short 'constant 14|ROWS|it is not' "$linear"
+refuses 'a constant that is not in the table' short 'constant 21|LANES|it is not' "$linear"
 
 # ---- modules ---------------------------------------------------------------------------------------
 

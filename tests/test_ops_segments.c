@@ -200,6 +200,62 @@ static void logits_case(struct gpu *g)
     rig_close(&r);
 }
 
+/* Each segment with sampling, a history and biases of its own. */
+static void sample_case(struct gpu *g, uint32_t n_vocab)
+{
+    enum { N_IDS = 72, BIAS = 3 };
+    if (!test_case("segments: sampling from %u", n_vocab))
+        return;
+    struct segment how[N_SEG];
+    struct rig r = rig_open(g, "samples of segments");
+    uint32_t stride = (uint32_t)align_up(n_vocab, 4);
+    uint32_t *zero = rig_alloc(&r, (uint64_t)N_SEG * n_vocab, 4);
+    const float *logits = rig_normal(&r, (uint64_t)N_SEG * n_vocab, 2);
+    int32_t ids[N_SEG][N_IDS];
+    uint32_t bias[N_SEG][BIAS] = { { 1, 5, 0x40400000 }, { 0 }, { 1, 7, 0xc0400000 } };
+    for (uint32_t i = 0; i < N_SEG; i++) {
+        how[i] = segments[i];
+        how[i].temp = 0.7f + 0.3f * (float)i;
+        how[i].top_k = i == 1 ? 0 : 40;
+        how[i].top_p = 0.9f;
+        how[i].repeat = 1.2f;
+        how[i].last_n = 64;
+        how[i].seed_lo = 5 + i;
+        for (uint32_t k = 0; k < N_IDS; k++)
+            ids[i][k] = (int32_t)(rng_u64(&r.rng) % n_vocab);
+    }
+    /* the first run has all segments, the others have one each */
+    tensor chosen[1 + N_SEG];
+    for (uint32_t run = 0; run <= N_SEG; run++) {
+        uint32_t first = run ? run - 1 : 0, n = run ? 1 : N_SEG;
+        struct batch b = { .n_tok = n, .n_seg = n };
+        b.step = rig_words(&r, &how[first], n * SEG_WORDS);
+        b.ids = rig_view(&r, I32, N_IDS, N_SEG, N_IDS, 0);
+        rig_put_words(&r, b.ids, ids);
+        struct sampler s = { .unused = rig_words(&r, zero, div_up(n_vocab, 32)),
+                             .work = rig_view(&r, F32, n_vocab, n, n_vocab, 0),
+                             .count = rig_view(&r, I32, n_vocab, n, n_vocab, 0),
+                             .bias = rig_view(&r, I32, BIAS, n, BIAS, 0),
+                             .chosen = rig_view(&r, I32, 4, n, 4, 0) };
+        rig_put_words(&r, s.count, zero);
+        rig_put_words(&r, s.bias, bias[first]);
+        rig_put_words(&r, s.chosen, zero);
+        tensor rows = rig_view(&r, F32, n_vocab, n, stride, 0);
+        rig_put(&r, rows, logits + (uint64_t)first * n_vocab);
+        const tensor writes[] = { b.step, b.ids, s.work, s.count, s.chosen };
+        for (uint32_t i = 0; i < ARRAY_LEN(writes); i++)
+            rig_writes(&r, writes[i]);
+        op_sample(r.c, rows, &s, &b, 1);
+        chosen[run] = s.chosen;
+    }
+    if (rig_run(&r)) {
+        for (uint32_t i = 0; i < N_SEG; i++)
+            CHECK(!memcmp(r.back + chosen[0].offset + 16 * i, r.back + chosen[1 + i].offset, 16));
+        rig_checked(&r);
+    }
+    rig_close(&r);
+}
+
 void test_ops_segments(void)
 {
     struct gpu *g = test_gpu();
@@ -213,4 +269,6 @@ void test_ops_segments(void)
     attention_case(g, F16, 40);
     attention_case(g, Q8_0, 0);
     logits_case(g);
+    sample_case(g, 600);
+    sample_case(g, 5003);
 }
