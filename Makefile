@@ -35,7 +35,7 @@ watch    := $(sort $(wildcard monitor/run*.c monitor/source*.c monitor/watch.c m
 # The window, its drawing and its panels: built, and tested, only where SDL2 is there.
 sdl      := $(shell printf '\043include <%s>\n' SDL2/SDL_ttf.h png.h | $(CC) -E - >/dev/null 2>&1 && echo yes)
 window   := $(if $(sdl),$(filter-out $(watch),$(sort $(wildcard monitor/*.c))))
-tests    := $(filter-out $(if $(sdl),,$(patsubst %,tests/test_monitor_%.c,draw panels inside train window) tests/monitor_pixels.c),$(sort $(wildcard tests/*.c tests/*/*.c)))
+tests    := $(filter-out $(if $(sdl),,$(patsubst %,tests/test_monitor_%.c,draw panels inside train events window screen) tests/monitor_pixels.c),$(sort $(wildcard tests/*.c tests/*/*.c)))
 lib      := $(B)/libhlm.a
 engine_objs = $(call obj,$(engine)) $(B)/obj/shaders.o
 progs    := $(patsubst %.c,$(B)/hlm-%,$(notdir $(wildcard ui/chat.c ui/eval.c ui/tune.c bench/bench.c) $(if $(filter monitor/watch.c,$(watch)),$(filter monitor/monitor.c,$(window)))))

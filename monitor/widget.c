@@ -250,7 +250,7 @@ SDL_FRect widget_scroll_begin(struct gui *g, uint64_t id, SDL_FRect r, struct sc
     float most = fmaxf(s->high - r.h, 0), line = 40;
     bool has = g->focus == id;
     if (most > 0) {
-        if (gui_hover(g, r) && g->in.wheel != 0 && !g->wheel_taken) {
+        if (gui_hover(g, r) && g->in.wheel != 0 && !g->in.shift && !g->wheel_taken) {
             s->y -= g->in.wheel * line;
             g->wheel_taken = true;
         }

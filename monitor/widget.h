@@ -16,7 +16,7 @@ struct gui_input {
     bool right;                      /* its right button was pressed */
     float wheel;                     /* lines, up is above 0 */
     int key;                         /* SDL_Keycode of a key that was pressed, 0: none */
-    bool shift;
+    bool shift;                      /* with the key or the wheel */
 };
 
 enum { MAX_TARGET = 512, MAX_TIP = 640 };
@@ -68,7 +68,7 @@ struct scroll {
     float y, high; /* how far, and how high the content was in the last frame */
 };
 /* What is drawn until the end is cut to r and moves with the wheel and the keys. Returns where the
- * content begins; its width leaves room for the bar. */
+ * content begins; its width leaves room for the bar. With Shift the wheel is the content's. */
 SDL_FRect widget_scroll_begin(struct gui *g, uint64_t id, SDL_FRect r, struct scroll *s);
 void widget_scroll_end(struct gui *g, uint64_t id, SDL_FRect r, struct scroll *s, float high);
 

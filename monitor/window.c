@@ -4,6 +4,7 @@
  * until an event comes or it is time to look for samples, and draws when there is something new. */
 #define _POSIX_C_SOURCE 200809L
 #include "window.h"
+#include "events.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -19,10 +20,7 @@ struct window {
     struct frame *f;
     struct watch *w;
     struct settings set;
-    struct gui_input in;
-    float scale; /* pixels a point, as it is wanted; a small window has fewer */
-    bool stale;  /* to be drawn */
-    bool hidden, leave;
+    struct events e;
 };
 
 /* ---- what is shown --------------------------------------------------------------------------- */
@@ -92,149 +90,52 @@ static void write_picture(struct window *w, const struct frame_in *in)
     SDL_FreeSurface(s);
 }
 
-static void set_scale(struct window *w, float scale)
-{
-    w->set.scale = w->scale = fminf(fmaxf(scale, 0.75f), 4);
-    w->stale = true;
-}
-
-static void drop(struct window *w, const char *path)
-{
-    struct hlm_err err = { 0 };
-    uint32_t i;
-    if (watch_add_file(w->w, path, &i, &err)) {
-        w->f->chosen = watch_get(w->w, i);
-        w->f->by_hand = true;
-    } else {
-        frame_note(w->f, ui_now_s(), "%s", err.msg);
-    }
-}
-
 /* ---- drawing --------------------------------------------------------------------------------- */
 
 /* What does not fit is drawn smaller, in steps, for each opens the fonts anew. */
 static void fit_scale(struct window *w, int wide, int high)
 {
     float most = fminf((float)wide / FRAME_MIN_W, (float)high / FRAME_MIN_H);
-    float scale = fmaxf(fminf(w->scale, floorf(most * 8) / 8), 0.75f);
+    float scale = fmaxf(fminf(w->e.scale, floorf(most * 8) / 8), 0.75f);
     if (scale != draw_scale(w->d))
         draw_set_scale(w->d, scale, NULL); /* or it stays as it is */
+}
+
+static void size_of(struct window *w, int *wide, int *high)
+{
+    int units;
+    SDL_GetRendererOutputSize(w->to, wide, high);
+    SDL_GetWindowSize(w->win, &units, NULL);
+    w->e.ratio = units > 0 ? (float)*wide / (float)units : 1;
 }
 
 static double draw_now(struct window *w)
 {
     int wide, high;
     struct run *run[WATCH_MAX_RUN];
-    SDL_GetRendererOutputSize(w->to, &wide, &high);
+    size_of(w, &wide, &high);
     fit_scale(w, wide, high);
     float scale = draw_scale(w->d);
     struct frame_in in = frame_in_of(w->w, run, (float)wide / scale, (float)high / scale);
-    unsigned did = frame_draw(w->f, &in, &w->in);
+    unsigned did = frame_draw(w->f, &in, &w->e.in);
     if (did & FRAME_PNG)
         write_picture(w, &in); /* before a message lies on it */
     SDL_RenderPresent(w->to);
-    w->in.pressed = w->in.released = w->in.doubled = w->in.right = false;
-    w->in.wheel = 0;
-    w->in.key = 0;
-    w->stale = did != 0;
+    events_seen(&w->e);
+    w->e.stale = did != 0;
     if (did & FRAME_COPY)
         copy_csv(w, &in);
     if (did & (FRAME_LARGER | FRAME_SMALLER))
-        set_scale(w, w->scale + (did & FRAME_LARGER ? 0.25f : -0.25f));
+        events_set_scale(&w->e, w->e.scale + (did & FRAME_LARGER ? 0.25f : -0.25f));
+    w->set.scale = w->e.scaled ? w->e.scale : w->set.scale;
     if (did & FRAME_THEME) {
         w->set.theme = w->f->gui.t->dark ? THEME_LIGHT : THEME_DARK;
         w->f->gui.t = theme_of(&w->set);
     }
     if (did & FRAME_QUIT)
-        w->leave = true;
+        w->e.leave = true;
     ask(w->f, w->w, &in);
     return w->f->gui.again_s;
-}
-
-/* ---- events ---------------------------------------------------------------------------------- */
-
-static void pointer_at(struct window *w, int x, int y)
-{
-    int pw, ph, ww, wh;
-    SDL_GetRendererOutputSize(w->to, &pw, &ph);
-    SDL_GetWindowSize(w->win, &ww, &wh);
-    float ratio = ww > 0 ? (float)pw / (float)ww : 1; /* pixels a unit of the window */
-    w->in.x = (float)x * ratio / draw_scale(w->d);
-    w->in.y = (float)y * ratio / draw_scale(w->d);
-}
-
-/* Keys that make no character, and control characters. */
-static bool is_plain_key(SDL_Keycode k)
-{
-    return k == SDLK_TAB || k == SDLK_RETURN || k == SDLK_KP_ENTER || k == SDLK_ESCAPE ||
-           k == SDLK_LEFT || k == SDLK_RIGHT || k == SDLK_UP || k == SDLK_DOWN ||
-           k == SDLK_PAGEUP || k == SDLK_PAGEDOWN || k == SDLK_HOME || k == SDLK_END;
-}
-
-/* True when the event must be seen by a frame of its own: two keys cannot share one. */
-static bool take_event(struct window *w, const SDL_Event *e)
-{
-    switch (e->type) {
-    case SDL_QUIT: w->leave = true; return true;
-    case SDL_WINDOWEVENT:
-        if (e->window.event == SDL_WINDOWEVENT_LEAVE)
-            w->in.x = w->in.y = -1e4f;
-        if (e->window.event == SDL_WINDOWEVENT_HIDDEN ||
-            e->window.event == SDL_WINDOWEVENT_MINIMIZED)
-            w->hidden = true;
-        if (e->window.event == SDL_WINDOWEVENT_SHOWN ||
-            e->window.event == SDL_WINDOWEVENT_RESTORED ||
-            e->window.event == SDL_WINDOWEVENT_EXPOSED)
-            w->hidden = false;
-        break;
-    case SDL_RENDER_TARGETS_RESET:
-    case SDL_RENDER_DEVICE_RESET: draw_forget_textures(w->d); break;
-    case SDL_MOUSEMOTION: pointer_at(w, e->motion.x, e->motion.y); break;
-    case SDL_MOUSEBUTTONDOWN:
-        pointer_at(w, e->button.x, e->button.y);
-        if (e->button.button == SDL_BUTTON_LEFT) {
-            w->in.down = w->in.pressed = true;
-            w->in.doubled = e->button.clicks == 2;
-        }
-        w->in.right = e->button.button == SDL_BUTTON_RIGHT;
-        w->stale = true;
-        return true;
-    case SDL_MOUSEBUTTONUP:
-        pointer_at(w, e->button.x, e->button.y);
-        if (e->button.button == SDL_BUTTON_LEFT) {
-            w->in.down = false;
-            w->in.released = true;
-        }
-        w->stale = true;
-        return true;
-    case SDL_MOUSEWHEEL:
-        if (SDL_GetModState() & KMOD_CTRL)
-            set_scale(w, w->scale + (e->wheel.y > 0 ? 0.25f : -0.25f));
-        else
-            w->in.wheel += (float)e->wheel.y;
-        w->in.shift = SDL_GetModState() & KMOD_SHIFT;
-        break;
-    case SDL_KEYDOWN:
-        if (!is_plain_key(e->key.keysym.sym))
-            return false;
-        w->in.key = e->key.keysym.sym;
-        w->in.shift = e->key.keysym.mod & KMOD_SHIFT;
-        w->stale = true;
-        return true;
-    case SDL_TEXTINPUT:
-        if (e->text.text[0] & 0x80 || e->text.text[1])
-            return false;
-        w->in.key = e->text.text[0];
-        w->stale = true;
-        return true;
-    case SDL_DROPFILE:
-        drop(w, e->drop.file);
-        SDL_free(e->drop.file);
-        break;
-    default: return false;
-    }
-    w->stale = true;
-    return false;
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -243,8 +144,8 @@ static void loop(struct window *w)
 {
     double poll_s = 0, drawn_s = 0, again_s = -1;
     bool fresh = false; /* there are new samples */
-    w->stale = true;
-    while (!w->leave && !ui_interrupted()) {
+    w->e.stale = true;
+    while (!w->e.leave && !ui_interrupted()) {
         double now = ui_now_s();
         if (now >= poll_s) {
             fresh |= watch_poll(w->w);
@@ -252,7 +153,7 @@ static void loop(struct window *w)
         }
         bool due = (fresh && !w->f->paused && now >= drawn_s + DRAW_S) ||
                    (again_s >= 0 && now >= drawn_s + again_s);
-        if (!w->hidden && (w->stale || due)) {
+        if (!w->e.hidden && (w->e.stale || due)) {
             again_s = draw_now(w);
             drawn_s = now;
             fresh = false;
@@ -261,9 +162,9 @@ static void loop(struct window *w)
         if (again_s >= 0)
             wait = fmin(wait, drawn_s + again_s - ui_now_s());
         SDL_Event e;
-        if (w->stale || !SDL_WaitEventTimeout(&e, wait > 0 ? (int)(wait * 1000) + 1 : 0))
+        if (w->e.stale || !SDL_WaitEventTimeout(&e, wait > 0 ? (int)(wait * 1000) + 1 : 0))
             continue;
-        while (!take_event(w, &e) && SDL_PollEvent(&e))
+        while (!events_take(&w->e, &e) && SDL_PollEvent(&e))
             ;
     }
 }
@@ -298,19 +199,22 @@ static bool open_window(struct window *w, struct hlm_err *err)
     w->to = SDL_CreateRenderer(w->win, -1, SDL_RENDERER_SOFTWARE);
     if (!w->to)
         return ui_fail_system(err, "nothing can be drawn: %s", SDL_GetError());
-    w->scale = s->scale > 0 ? s->scale : display_scale(w->win);
-    w->d = draw_create(w->to, w->scale, err);
+    float scale = s->scale > 0 ? s->scale : display_scale(w->win);
+    w->d = draw_create(w->to, scale, err);
     if (!w->d)
         return false;
     w->f = frame_create(w->d, theme_of(s));
+    if (!w->f)
+        return ui_fail_memory(err, "no memory for the window");
+    events_init(&w->e, w->f, w->w, scale);
     SDL_StartTextInput();
-    return w->f || ui_fail_memory(err, "no memory for the window");
+    return true;
 }
 
 int window_run(struct watch *watch, const struct window_params *params)
 {
     struct hlm_err err = { 0 };
-    struct window w = { .w = watch, .set = params->settings, .in = { .x = -1e4f, .y = -1e4f } };
+    struct window w = { .w = watch, .set = params->settings };
     int rc = RC_OK;
     if (open_window(&w, &err)) {
         w.f->open = params->panel;
