@@ -104,6 +104,14 @@ static float state_card(const struct panel_in *in, SDL_FRect r)
 
 /* ---- what is unusual ------------------------------------------------------------------------- */
 
+/* A capital letter, unless the text begins with the name of a file, a program or a tensor. */
+static void begin_sentence(char *text)
+{
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyz");
+    if (n && (text[n] == ' ' || !text[n]))
+        *text = (char)(*text - 'a' + 'A');
+}
+
 static float notices_card(const struct panel_in *in, SDL_FRect r, const struct run_notice *n,
                           uint32_t n_notice)
 {
@@ -125,8 +133,7 @@ static float notices_card(const struct panel_in *in, SDL_FRect r, const struct r
     for (uint32_t i = 0; i < n_notice; i++) {
         char text[sizeof n->text];
         SDL_strlcpy(text, n[i].text, sizeof text);
-        if (*text >= 'a' && *text <= 'z')
-            *text = (char)(*text - 'a' + 'A');
+        begin_sentence(text);
         SDL_Color c = n[i].level == RUN_BAD    ? g->t->bad
                       : n[i].level == RUN_WARN ? g->t->warn
                                                : g->t->muted;

@@ -192,6 +192,27 @@ static void overview(void)
         overview_at(chat, -9, -9);
         check_text(FACE_TEXT, t->muted, "Nothing unusual");
     }
+    if (test_case("a sentence begins with a capital letter, the name of a file with its own")) {
+        static struct ring_sample s;
+        struct run *r = fake_idle();
+        s.c = r->now;
+        s.c.n_error = s.c.n_validation = 1;
+        s.c.n_evicted = 2;
+        s.time_s = s.count_s = FAKE_CLOCK_S;
+        static const char *const said[][2] = {
+            { "models/demo.gguf: disk full", "models/demo.gguf: disk full" },
+            { "token_embd.weight is empty", "token_embd.weight is empty" },
+            { "out of memory", "Out of memory" },
+        };
+        for (uint32_t i = 0; i < ARRAY_LEN(said); i++) {
+            snprintf(s.c.error, sizeof s.c.error, "%s", said[i][0]);
+            run_take_sample(r, &s, 0);
+            overview_at(r, -9, -9);
+            check_text(FACE_TEXT, t->text, said[i][1]);
+        }
+        check_text(FACE_TEXT, t->text, "1 message of Vulkan's validation layer");
+        run_destroy(r);
+    }
 }
 
 static void tokens(void)
