@@ -125,6 +125,18 @@ for p in hlm-chat hlm-eval hlm-bench hlm-tune $monitor; do
     fi
 done
 
+# ---- in the desktop's menu -------------------------------------------------------------------------
+
+# What the entry names is there: the program, and an icon that is XML of one element.
+if [ -n "$monitor" ]; then
+    entry=$prefix/share/applications/hlm-monitor.desktop icon=$prefix/share/icons/hicolor/scalable/apps/hlm-monitor.svg
+    sh_ok "hlm-monitor.desktop names a program that is installed" \
+        "p=\$(sed -n 's/^Exec=\([^ ]*\).*/\1/p' $entry) && [ -n \"\$p\" ] && [ -x $prefix/bin/\$p ]"
+    sh_ok "... and an icon" "[ -s $(dirname "$icon")/\$(sed -n 's/^Icon=//p' $entry).svg ] && grep -q '^<svg .*viewBox' $icon"
+    sh_ok "... and has what an entry must have" "head -n 1 $entry | grep -qx '\[Desktop Entry\]' &&
+        grep -qx Type=Application $entry && grep -q '^Name=.' $entry && grep -q '^Categories=.*;$' $entry"
+fi
+
 # Types a line in a shell and reads what it became.
 type_in() { # shell command, setup line, typed text
     tmux kill-server 2>/dev/null

@@ -12,6 +12,8 @@ abi       := $(shell sed -n 's/^.define HLM_VERSION "\([0-9]*\.[0-9]*\).*/\1/p' 
 shared    := $(B)/libhlm.so.$(version)
 headers   := engine/hlm.h engine/hlm_train.h engine/hlm_counters.h
 examples  := $(sort $(wildcard ui/examples/*.c))
+icondir    = $(datadir)/icons/hicolor/scalable/apps
+windowed  := $(filter %/hlm-monitor,$(progs))
 to         = $(DESTDIR)$(1)
 
 .PHONY: install uninstall docs examples deb
@@ -54,13 +56,16 @@ install: all $(shared) $(B)/hlm.pc docs
 	$(Q)install -m 644 $(B)/completions/zsh/* $(call to,$(datadir))/zsh/vendor-completions
 	$(Q)install -m 644 $(B)/completions/fish/* $(call to,$(datadir))/fish/vendor_completions.d
 	$(Q)install -m 644 $(examples) $(call to,$(datadir))/doc/hlm/examples
+	$(if $(windowed),$(Q)install -D -m 644 -t $(call to,$(datadir))/applications monitor/desktop/hlm-monitor.desktop)
+	$(if $(windowed),$(Q)install -D -m 644 -t $(call to,$(icondir)) monitor/desktop/hlm-monitor.svg)
 
 uninstall:
 	$(Q)rm -f $(addprefix $(call to,$(bindir))/,$(notdir $(progs))) $(call to,$(libdir))/libhlm.* \
 	    $(call to,$(libdir))/pkgconfig/hlm.pc $(call to,$(datadir))/man/man1/hlm-*.1 \
 	    $(call to,$(datadir))/bash-completion/completions/hlm-* \
 	    $(call to,$(datadir))/zsh/vendor-completions/_hlm-* \
-	    $(call to,$(datadir))/fish/vendor_completions.d/hlm-*
+	    $(call to,$(datadir))/fish/vendor_completions.d/hlm-* \
+	    $(call to,$(datadir))/applications/hlm-monitor.desktop $(call to,$(icondir))/hlm-monitor.svg
 	$(Q)rm -rf $(call to,$(includedir)) $(call to,$(datadir))/doc/hlm
 
 # Debian's tools want the tree to be its own and a folder debian/ at its root.
