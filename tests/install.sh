@@ -111,10 +111,36 @@ sh_ok "... and answer" "echo 'What is the capital of France?' | $work/chat -m $m
 
 # ---- man pages and completions ---------------------------------------------------------------------
 
+# Every name of a flag table, of the program and of its commands, in the completions of the three shells. fish has names
+# without their dashes.
+completed() {
+    bash=$prefix/share/bash-completion/completions/$1 zsh=$prefix/share/zsh/vendor-completions/_$1
+    fish=$prefix/share/fish/vendor_completions.d/$1.fish
+    for c in '' $(sed -n 's/.*__fish_is_first_token. -a \([a-z]*\) .*/\1/p' "$fish"); do
+        # shellcheck disable=SC2086
+        "$prefix/bin/$1" $c --print-flags >"$work/table" && awk -F '\t' -v bash="$bash" -v zsh="$zsh" -v fish="$fish" '
+            function all(file,    line, text) { while ((getline line <file) > 0) text = text line "\n"; return text }
+            BEGIN { b = all(bash); z = all(zsh); f = all(fish) }
+            $1 != "flag" && $1 != "choice" { next }
+            {
+                n = split($2, name, " ")
+                for (i = 1; i <= n; i++) {
+                    bare = name[i]
+                    sub(/^-+/, "", bare)
+                    if (!(index(b, " " name[i] " ") || index(b, "\"" name[i] " ")) || !index(z, "*" name[i] "[") || f !~ " -[lso] " bare " ") {
+                        print "not completed: " name[i]
+                        exit 1
+                    }
+                }
+            }' "$work/table" || return 1
+    done
+}
+
 monitor= # it is built where SDL2 is there
 [ ! -x "$prefix/bin/hlm-monitor" ] || monitor=hlm-monitor
 for p in hlm-chat hlm-eval hlm-bench hlm-tune $monitor; do
     page=$prefix/share/man/man1/$p.1
+    ok "completions of $p have every flag, and those of its commands" completed "$p"
     if command -v man >/dev/null; then
         sh_ok "man -l $p.1" "MANWIDTH=80 man --warnings=w -l $page >$work/page 2>$work/warned && [ ! -s $work/warned ] && grep -q 'EXIT STATUS' $work/page"
         # Each flag of --help stands in the page.
