@@ -190,6 +190,74 @@ static void let_go(hlm *m, hlm_session *s)
     CHECK(hlm_allocated(m) < more);
 }
 
+struct now_and_then {
+    hlm *m;
+    struct rng rng;
+    bool on; /* somebody comes and goes */
+    uint32_t n_toggle;
+};
+
+static void toggle(struct now_and_then *w)
+{
+    uint64_t r = rng_u64(&w->rng);
+    if (!w->on || r % 2)
+        return;
+    hlm_set_watched(w->m, r & 8, r & 16);
+    w->n_toggle++;
+}
+
+static bool toggle_reading(void *user, uint64_t done, uint64_t total)
+{
+    (void)done, (void)total;
+    toggle(user);
+    return true;
+}
+
+/* Turns whose prompts go on from the answers. Returns how many ids it has put into
+ * out. */
+static uint32_t converse(struct now_and_then *w, hlm_session *s, uint32_t n_vocab, int32_t *out)
+{
+    enum { TURNS = 2, ASKED = 12, ANSWERED = 9 };
+    const struct hlm_sampling sampling = { .temp = 1, .seed = 5, .repeat_penalty = 1 };
+    struct hlm_err err = { 0 };
+    struct rng ask = { 31 };
+    uint32_t n = 0;
+    for (uint32_t turn = 0; turn < TURNS; turn++) {
+        for (uint32_t i = 0; i < ASKED; i++)
+            out[n++] = (int32_t)(rng_u64(&ask) % n_vocab);
+        if (!CHECK_OK(hlm_session_sync(s, out, n, NULL, 0, toggle_reading, w, &err), err))
+            return n;
+        for (uint32_t i = 0; i < ANSWERED; i++) {
+            toggle(w);
+            if (turn == 1 && i == 5) /* a look is due: the token reports statistics */
+                nanosleep(&(struct timespec){ .tv_nsec = 260000000 }, NULL);
+            if (!CHECK_OK(hlm_session_next(s, &sampling, &out[n++], &err), err))
+                return n;
+        }
+        n -= turn == 0 ? 4 : 0; /* back into the answer, as after an edit */
+    }
+    return n;
+}
+
+/* The same ids, whoever looks, and when. */
+static void now_and_then(hlm *m, hlm_session *s, uint32_t n_vocab)
+{
+    int32_t ids[2][64] = { { 0 } };
+    struct now_and_then w = { .m = m, .rng = { 77 } };
+    for (uint32_t k = 0; k < ARRAY_LEN(ids); k++) {
+        w.on = k;
+        hlm_session_reset(s);
+        uint32_t n = converse(&w, s, n_vocab, ids[k]);
+        for (uint32_t i = 0; k && i < n; i++)
+            if (!CHECK_MSG(ids[1][i] == ids[0][i], "id %u is %d, unwatched %d", i, ids[1][i],
+                           ids[0][i]))
+                break;
+    }
+    CHECK_MSG(w.n_toggle > 8, "%u changes", w.n_toggle);
+    hlm_set_watched(m, false, false);
+    read_all(s, ids[0], NULL, false);
+}
+
 /* later: layers, and kernels, are asked for while the model is open, not when it is opened. */
 static void test_session_of(const char *path, bool later)
 {
@@ -238,10 +306,12 @@ static void test_session_of(const char *path, bool later)
             read_ref(&r, ids + N_ID - 1, 1);
             check_layers(m, &r, 1);
             decode(m, s, &r);
-            if (later)
+            if (later) {
                 let_go(m, s);
-            else
+                now_and_then(m, s, n_vocab);
+            } else {
                 CHECK_EQ(seen.c.n_kernel, 0);
+            }
             uint64_t all = hlm_allocated(m);
             hlm_session_destroy(s);
             s = NULL;
