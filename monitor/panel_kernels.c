@@ -182,7 +182,7 @@ static float draw(const struct panel_in *in, SDL_FRect r)
                 "The table fills with the next tokens or rows that it works on.");
         return panel_empty(in, r, "No kernel was timed",
                            "Kernels are timed while this panel is open on a running process.\n"
-                           "A log has them when the program was started with --profile.");
+                           "A log has them when it was open on the process that wrote the log.");
     }
     struct sums s = sums_of(run);
     float y = r.y;

@@ -39,11 +39,11 @@ static float tiles(const struct panel_in *in, SDL_FRect r)
     show_bytes(d->left ? (double)d->left : -1, v[1], sizeof v[1]);
     show_bytes((double)d->heap, n, sizeof n);
     if (d->heap)
-        SDL_snprintf(below[1], sizeof below[1], "of the device's %s, for anybody", n);
+        SDL_snprintf(below[1], sizeof below[1], "of the device's %s", n);
     SDL_snprintf(v[2], sizeof v[2], run->n_snapshot_max ? "%.0f" : "-", (double)run->n_snapshot);
     show_bytes((double)run->now.snapshot_bytes / fmax((double)run->n_snapshot_max, 1), n, sizeof n);
     SDL_snprintf(below[2], sizeof below[2],
-                 run->n_snapshot_max ? "room for %.0f, %s each" : "of conversations",
+                 run->n_snapshot_max ? "room for %.0f of %s" : "of conversations",
                  (double)run->n_snapshot_max, n);
     show_count((double)run->n_evicted, v[3], sizeof v[3]);
     struct tile tile[4] = {

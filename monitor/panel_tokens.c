@@ -142,12 +142,14 @@ static float draw(const struct panel_in *in, SDL_FRect r)
                         .x_max = run->t,
                         .from_zero = true,
                         .show_y = show_rate,
-                        .empty = "No prompt was read yet" };
+                        .empty = run->from_log ? "The log has no speeds of prompts"
+                                               : "The curve begins with the first prompt" };
     SDL_FRect at = panel_card(in, (SDL_FRect){ r.x, y, graph_w, half }, NULL, NULL);
     widget_graph(in->g, gui_id(&panel_tokens, 1), at, &gr, in->view);
     gr.title = "Answer";
     gr.series = &made;
-    gr.empty = "No token was generated yet";
+    gr.empty = run->from_log ? "The log has no speeds of answers"
+                             : "The curve begins with the first answer";
     at = panel_card(in, (SDL_FRect){ r.x, y + half + PANEL_GAP, graph_w, high - half - PANEL_GAP },
                     NULL, NULL);
     widget_graph(in->g, gui_id(&panel_tokens, 2), at, &gr, in->view);

@@ -371,8 +371,12 @@ static void set_devices(struct run *r)
     if (!c->n_memory)
         sums_by_purpose(c, d);
     r->n_device = host->n_purpose ? 2 : 1;
-    if (d->real)
-        run_push(r, SERIES_MEMORY, 0, (double)d->real);
+    if (!d->real)
+        return;
+    double was = run_newest(r, SERIES_MEMORY);
+    if (was > 0 && was != (double)(float)d->real) /* what is taken stays until other is known */
+        run_push(r, SERIES_MEMORY, 0, was);
+    run_push(r, SERIES_MEMORY, 0, (double)d->real);
 }
 
 /* From how long the part that is done took. */

@@ -207,5 +207,6 @@ void widget_graph(struct gui *g, uint64_t id, SDL_FRect r, const struct graph *g
 bool graph_view_end(struct gui *g, struct graph_view *v);
 /* Nice steps for an axis: returns how many of out were filled, at most max. */
 uint32_t graph_ticks(double min, double max, uint32_t max_n, double *out);
+uint32_t graph_time_ticks(double min, double max, uint32_t max_n, double *out); /* of a clock */
 /* The newest value at or before x; false: there is none. */
 bool graph_value(const struct graph_series *s, double x, struct graph_point *out);

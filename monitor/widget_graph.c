@@ -25,13 +25,11 @@ uint32_t graph_ticks(double min, double max, uint32_t max_n, double *out)
     return n;
 }
 
-/* Times in steps that clocks have. */
-static uint32_t time_ticks(double min, double max, uint32_t max_n, double *out)
+/* Times in steps that clocks have; of less than a second there is none to be read. */
+uint32_t graph_time_ticks(double min, double max, uint32_t max_n, double *out)
 {
     static const double nice[] = { 1,   2,   5,    10,   15,   30,    60,    120,   300,
                                    600, 900, 1800, 3600, 7200, 14400, 28800, 43200, 86400 };
-    if (max - min < (double)max_n)
-        return graph_ticks(min, max, max_n, out);
     for (uint32_t i = 0; i < ARRAY_LEN(nice); i++) {
         if ((max - min) / nice[i] > (double)(max_n - 1))
             continue;
@@ -223,7 +221,7 @@ static void axes(struct gui *g, const struct graph *gr, const struct graph_map *
     if (r.h <= 90)
         return;
     most = (uint32_t)fminf(fmaxf(m->plot.w / 90, 2), MAX_TICK);
-    n = (gr->show_x ? graph_ticks : time_ticks)(m->x0, m->x1, most, tick);
+    n = (gr->show_x ? graph_ticks : graph_time_ticks)(m->x0, m->x1, most, tick);
     for (uint32_t i = 0; i < n; i++) {
         float x = graph_at(m, tick[i], m->y0).x;
         (gr->show_x ? gr->show_x : default_x)(tick[i], text, sizeof text);

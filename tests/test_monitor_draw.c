@@ -766,6 +766,9 @@ static void ticks(void)
     CHECK_EQ(graph_ticks(5, 5, 6, t), 0);
     CHECK_EQ(graph_ticks((double)NAN, 5, 6, t), 0);
     CHECK(graph_ticks(-1e300, 1e300, 6, t) <= 6);
+    CHECK(graph_time_ticks(0.2, 3.9, 8, t) == 3 && t[0] == 1 && t[1] == 2 && t[2] == 3);
+    CHECK(graph_time_ticks(0, 200, 5, t) == 4 && t[1] == 60);
+    CHECK_EQ(graph_time_ticks(4.1, 4.9, 8, t), 0);
 }
 
 void test_monitor_draw(void)

@@ -102,7 +102,7 @@ static void memory(bool dark)
         has(FACE_STRONG, t->text, "Radeon RX 7800 XT");
         has(FACE_STRONG, t->text, "812 MiB");
         has(FACE_TEXT, t->text, "160 MiB"); /* planned, more than the 141 that are taken */
-        has(FACE_SMALL, t->faint, "room for 26, 2.92 MiB each");
+        has(FACE_SMALL, t->faint, "room for 26 of 2.92 MiB");
         float x = 0, y = 0, most = W - 2 * PANEL_PAD - 128 - 2 * 92 - 8;
         for (uint32_t i = 0; i < d->n_purpose; i++) {
             const struct run_purpose *p = &d->purpose[i];

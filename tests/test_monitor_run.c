@@ -267,6 +267,29 @@ static void test_marks(void)
     run_destroy(r);
 }
 
+/* A log has memory only now and then: what is taken is a level that holds. */
+static void test_memory_of_log(void)
+{
+    static const char line[] = "{\"event\":\"counters\",\"t\":%d,\"device_memory\":{\"budget\":900,"
+                               "\"by\":[{\"purpose\":\"kv\",\"plan\":%d,\"real\":%d}]}}";
+    static const int real[] = { 100, 300, 300, 200 };
+    test_case("the memory of a log is a level that holds until other is known");
+    struct run *r = run_create();
+    for (uint32_t i = 0; i < ARRAY_LEN(real); i++) {
+        char text[300];
+        int n = snprintf(text, sizeof text, line, 10 * (int)i, real[i], real[i]);
+        CHECK(run_take_line(r, text, (uint64_t)n));
+    }
+    const struct run_series *s = &r->series[SERIES_MEMORY];
+    static const float want[][2] = { { 0, 100 },  { 10, 100 }, { 10, 300 },
+                                     { 20, 300 }, { 30, 300 }, { 30, 200 } };
+    CHECK_EQ(s->n, ARRAY_LEN(want));
+    for (uint32_t i = 0; i < s->n && i < ARRAY_LEN(want); i++)
+        CHECK_MSG((float)s->p[i].t == want[i][0] && s->p[i].v == want[i][1], "%u: %g at %g", i,
+                  (double)s->p[i].v, (double)s->p[i].t);
+    run_destroy(r);
+}
+
 static void test_unusual(void)
 {
     static struct ring_sample s;
@@ -458,6 +481,7 @@ void test_monitor_run(void)
     test_thinned();
     test_mixture();
     test_marks();
+    test_memory_of_log();
     test_unusual();
     test_lying();
     test_lines_refused();

@@ -672,6 +672,18 @@ static void test_layer_log(void)
     size_t i, k;
     uint32_t n_moe = 0, n_gate = 0;
     CHECK(json_array_size(all) >= 3); /* before the first step, and after each of two */
+    json_t *steps = events(log, "step"), *row;
+    double first_s = json_number_value(json_object_get(json_array_get(steps, 0), "t"));
+    bool planned = false; /* all memory is known before the first step */
+    json_array_foreach(all, i, layer)
+    {
+        bool before = json_number_value(json_object_get(layer, "t")) < first_s;
+        json_t *by = json_object_get(json_object_get(layer, "device_memory"), "by");
+        json_array_foreach(by, k, row) planned |=
+            before && !strcmp(json_string_value(json_object_get(row, "purpose")), "optimizer");
+    }
+    CHECK(planned);
+    json_decref(steps);
     json_array_foreach(layers, i, layer)
     {
         json_t *experts = json_object_get(layer, "experts"), *gates;

@@ -10,6 +10,7 @@
 #include "chat_term.h"
 #include "chat_tty.h"
 #include "common_config.h"
+#include "common_counters.h"
 #include "common_plan.h"
 #include "hlm_test_hooks.h"
 
@@ -517,6 +518,7 @@ static int converse(const char *text, int argc, char **argv, struct hlm_err *err
     if ((t = open_talk(m, err))) {
         set_options(t, argc, argv);
         log_talk(t);
+        counters_log(m);
         rc = chat(m, t, text);
     } else {
         rc = ui_interrupted() ? RC_INTERRUPTED : RC_FAILED;

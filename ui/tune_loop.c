@@ -43,19 +43,29 @@ static const char *recent_loss(struct loop *l, char out[48])
     return out;
 }
 
+/* "  20 s left"; "" after the last step. */
+static const char *left_text(const struct loop *l, char out[64])
+{
+    uint64_t n = l->n_step - l->last.step;
+    out[0] = 0;
+    if (n)
+        snprintf(out, 64, "  %s left", span_text(l->step_s * (double)n).s);
+    return out;
+}
+
 /* Where no line can be overwritten (in a file or a pipe), prints about twenty lines per run, and at
  * least one per minute. With -v each step has its own line. */
 static void report_progress(struct loop *l)
 {
-    char loss[48];
+    char loss[48], left[64];
     const struct hlm_tune_step *s = &l->last;
     bool due =
         s->step == 1 || s->step % ui_max_u64(l->n_step / 20, 1) == 0 || ui_now_s() - l->said_s > 60;
     if (ui_has_line() || ui.verbose || !due)
         return;
-    ui_say("step %llu/%llu  %slr %.2e  %.0f tok/s  %s left", (ull)s->step, (ull)l->n_step,
+    ui_say("step %llu/%llu  %slr %.2e  %.0f tok/s%s", (ull)s->step, (ull)l->n_step,
            recent_loss(l, loss), s->lr, s->took_s > 0 ? (double)s->n_tok / s->took_s : 0,
-           span_text(l->step_s * (double)(l->n_step - s->step)).s);
+           left_text(l, left));
 }
 
 static void print_step(struct loop *l)
@@ -63,14 +73,14 @@ static void print_step(struct loop *l)
     l->loss_sum += l->last.loss;
     l->n_loss++;
     const struct hlm_tune_step *s = &l->last;
-    char valid[32] = "";
+    char valid[32] = "", left_s[64];
     double per_s = s->took_s > 0 ? (double)s->n_tok / s->took_s : 0;
     double left = l->step_s * (double)(l->n_step - s->step);
     if (l->valid_known)
         snprintf(valid, sizeof valid, "  valid %.4f", l->valid);
-    ui_status("step %llu/%llu  loss %.4f%s  lr %.2e  norm %.3g  %.0f tok/s  %s  %s left",
+    ui_status("step %llu/%llu  loss %.4f%s  lr %.2e  norm %.3g  %.0f tok/s  %s%s",
               (ull)s->step, (ull)l->n_step, s->loss, valid, s->lr, s->grad_norm, per_s,
-              num_bytes(hlm_tune_plan(l->u->t).device_bytes).s, span_text(left).s);
+              num_bytes(hlm_tune_plan(l->u->t).device_bytes).s, left_text(l, left_s));
     ui_event("step", "{s:I, s:f, s:f, s:o, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:I}", "step",
              (json_int_t)s->step, "loss", s->loss, "loss_main", s->loss_main, "loss_mtp",
              s->has_mtp ? json_real(s->loss_mtp) : json_null(), "grad_norm", s->grad_norm, "lr",
@@ -320,6 +330,7 @@ static bool prepare(struct loop *l, struct hlm_err *err)
                        again_write(u->folder, &u->again, u->program, false, err))) ||
         !hlm_tune_begin(u->t, &from, err))
         return false;
+    counters_log(u->m); /* with all memory that the run takes */
     i = hlm_tune_get_info(u->t);
     l->valid = i.valid_loss;
     l->valid_known = i.valid_loss < INFINITY;
