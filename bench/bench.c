@@ -309,7 +309,7 @@ static bool run_test(hlm *m, struct result *r, struct hlm_err *err)
                                     .snapshot_budget = HLM_SNAPSHOT_NONE,
                                     .n_seq = t->n_stream };
     struct text name = test_name(t);
-    struct bar bar = { .what = name.s, .unit = "tok" };
+    struct bar bar = { .what = name.s, .unit = "tok", .lines = true };
     uint64_t per_run = (uint64_t)t->n_depth + t->n_prompt + t->n_gen;
     uint64_t rng = 1;
     int32_t *id = ui_alloc(n_ctx, sizeof *id);

@@ -107,7 +107,7 @@ static struct {
     uint64_t rng;
     uint64_t n_all; /* bytes of all tensors */
     struct bar bar;
-} g = { .rng = 1, .bar = { .what = "writing", .bytes = true } };
+} g = { .rng = 1, .bar = { .what = "writing", .bytes = true, .lines = true } };
 
 static _Noreturn void die(const char *fmt, ...)
 {

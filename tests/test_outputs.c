@@ -3,10 +3,12 @@
 #define _POSIX_C_SOURCE 200809L
 #include "file/file.h"
 #include "hlm_test.h"
+#include "pty.h"
 #include "run.h"
+#include "ui/common.h"
 
 #include <dirent.h>
-#include <signal.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -110,6 +112,53 @@ static void test_kinds(void)
     ran_free(&r);
 }
 
+/* ---- how far it is --------------------------------------------------------------------------- */
+
+/* What these calls write to standard error. */
+static char *said_by(struct bar *bar, uint64_t done, uint64_t total)
+{
+    const char *path = scratch("bar.err");
+    fflush(stderr);
+    int old = dup(2), to = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    CHECK(old >= 0 && to >= 0 && dup2(to, 2) == 2);
+    CHECK(bar_progress(bar, done, total));
+    fflush(stderr);
+    dup2(old, 2);
+    close(old);
+    close(to);
+    return slurp(path);
+}
+
+static void check_said(struct bar *bar, uint64_t done, uint64_t total, const char *want)
+{
+    char *said = said_by(bar, done, total);
+    CHECK_STR(said, want);
+    free(said);
+}
+
+static void test_lines(void)
+{
+    enum { ALL = 100 << 20 };
+    struct bar bar = { .what = "merging", .bytes = true, .lines = true };
+    test_case("off a terminal long work says how far it is, now and then");
+    check_said(&bar, 0, ALL, "");
+    check_said(&bar, ALL / 8, ALL, ""); /* it may be short */
+    bar.start_s -= 20;
+    char *said = said_by(&bar, ALL / 4, ALL);
+    CHECK_SAYS(said, "merging: 25 %, 25.0 MiB / 100.0 MiB, 1.2 MiB/s, 60 s left");
+    CHECK_EQ(n_lines(said), 1);
+    free(said);
+    check_said(&bar, ALL / 2, ALL, "");
+    bar.drawn_s -= 31;
+    said = said_by(&bar, ALL / 2, ALL);
+    CHECK_SAYS(said, "merging: 50 %");
+    free(said);
+    bar.drawn_s -= 31;
+    check_said(&bar, ALL, ALL, "");
+    bar.lines = false; /* of programs whose output is read by others */
+    check_said(&bar, ALL / 2, ALL, "");
+}
+
 /* ---- stopped --------------------------------------------------------------------------------- */
 
 static uint32_t n_unfinished(const char *begin)
@@ -123,19 +172,29 @@ static uint32_t n_unfinished(const char *begin)
     return n;
 }
 
-/* hlm-bench make writes for minutes; it is stopped once its file is there. */
+static int exec_make(void *path)
+{
+    char *argv[] = { "hlm-bench", "make", "step35-flash", "f16", path, NULL };
+    setenv("TERM", "xterm-256color", 1);
+    unsetenv("NO_COLOR");
+    execv(program_path(argv[0]), argv);
+    return 127;
+}
+
+/* hlm-bench make writes for minutes; it is stopped once it has said how far it is. */
 static void test_stopped(void)
 {
-    char command[500];
-    const struct timespec ms = { .tv_nsec = 5000000 };
-    test_case("hlm-bench make, stopped by Ctrl-C: 130, and nothing is left");
-    snprintf(command, sizeof command, "hlm-bench make step35-flash f16 %s", scratch("huge.gguf"));
-    pid_t pid = start(command, "/dev/null", scratch("stop.out"), scratch("stop.err"));
-    for (int i = 0; i < 2000 && !n_unfinished("huge.gguf"); i++)
-        nanosleep(&ms, NULL);
+    struct pty p;
+    char path[300];
+    test_case("hlm-bench make: how far it is; stopped by Ctrl-C: 130, and nothing is left");
+    snprintf(path, sizeof path, "%s", scratch("huge.gguf"));
+    pty_start(&p, 100, 10, exec_make, path);
+    CHECK_SHOWN(&p, "writing ...");
+    CHECK_SHOWN(&p, " GiB");
     CHECK_EQ(n_unfinished("huge.gguf"), 1);
-    kill(pid, SIGINT);
-    CHECK_EQ(finish(pid), 130);
+    pty_type(&p, "\003");
+    CHECK_SHOWN(&p, "huge.gguf is not written");
+    CHECK_EQ(pty_end(&p), 130);
     CHECK_EQ(n_unfinished("huge.gguf"), 0);
 
     test_case("files that the library writes go when a handler ends the process");
@@ -199,5 +258,6 @@ void test_outputs(void)
     test_again();
     test_refused();
     test_kinds();
+    test_lines();
     test_stopped();
 }

@@ -220,7 +220,7 @@ static void test_waiting(void)
     const char *file = scratch("long.txt");
     FILE *f = fopen(file, "w");
     HLM_ASSERT(f);
-    for (int i = 0; i < 450; i++)
+    for (int i = 0; i < 300; i++)
         fputs("The dog sat on the boat. ", f);
     fclose(f);
     test_case("reading a long prompt: a bar with speed and time left");
@@ -245,6 +245,20 @@ static void test_waiting(void)
     pty_type(&p, "\004");
     CHECK_EQ(pty_end(&p), 0);
     unsetenv("MESA_SHADER_CACHE_DISABLE");
+
+    test_case("the second start does not");
+    pty_start(&p, 80, 40, exec_chat, "");
+    bool waited = false, ready = false;
+    for (double until = now_s() + 10; !ready && now_s() < until;) {
+        pty_wait(&p, 1);
+        char *text = screen_mem_text(&p.screen);
+        waited |= strstr(text, "preparing") != NULL;
+        ready = strstr(text, "\n>>> |\n") != NULL;
+        free(text);
+    }
+    CHECK(ready && !waited);
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
     setenv("XDG_CACHE_HOME", before, 1);
 }
 

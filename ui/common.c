@@ -301,43 +301,58 @@ unsigned ui_columns(FILE *of)
 
 static int screen_width(void) { return (int)ui_columns(stderr); }
 
-/* "reading ########........  50 %  2048 / 4096, 412 tok/s, 5.0 s left" */
-static void draw_bar(struct bar *b, uint64_t done, uint64_t total, double now)
+#define FIRST_LINE_S 10.0 /* of work that reports in lines */
+#define NEXT_LINE_S 30.0
+
+/* "2048 / 4096, 412 tok/s, 5.0 s left" */
+static void amounts(const struct bar *b, uint64_t done, uint64_t total, double now, char out[160])
 {
-    char bar[31], count[64], speed[96] = "";
     double per_s = (double)done / (now - b->start_s);
+    struct num rate = num_bytes((uint64_t)per_s);
+    int n;
+    if (b->bytes)
+        n = snprintf(out, 160, "%s / %s", num_bytes(done).s, num_bytes(total).s);
+    else
+        n = snprintf(out, 160, "%llu / %llu", (unsigned long long)done, (unsigned long long)total);
+    if (!b->bytes)
+        snprintf(rate.s, sizeof rate.s, per_s < 100 ? "%.1f" : "%.0f", per_s);
+    if (done && done >= total / 20) /* before that the time left would be a guess */
+        snprintf(out + n, 160 - (size_t)n, ", %s%s%s/s, %s left", rate.s, b->unit ? " " : "",
+                 b->unit ? b->unit : "", span_text((double)(total - done) / per_s).s);
+}
+
+/* "reading ########........  50 %  2048 / 4096, 412 tok/s, 5.0 s left" */
+static void draw_bar(const struct bar *b, uint64_t done, uint64_t total, double now)
+{
+    char bar[31], text[160];
     int width = screen_width() - 70;
     width = width > 30 ? 30 : width < 0 ? 0 : width;
     int full = (int)((double)width * (double)done / (double)total);
     for (int i = 0; i < width; i++)
         bar[i] = i < full ? '#' : '.';
     bar[width] = 0;
-    if (b->bytes)
-        snprintf(count, sizeof count, "%s / %s", num_bytes(done).s, num_bytes(total).s);
-    else
-        snprintf(count, sizeof count, "%llu / %llu", (unsigned long long)done,
-                 (unsigned long long)total);
-    struct num rate = num_bytes((uint64_t)per_s);
-    if (!b->bytes)
-        snprintf(rate.s, sizeof rate.s, per_s < 100 ? "%.1f" : "%.0f", per_s);
-    if (done && done >= total / 20) /* before that the time left would be a guess */
-        snprintf(speed, sizeof speed, ", %s%s%s/s, %s left", rate.s, b->unit ? " " : "",
-                 b->unit ? b->unit : "", span_text((double)(total - done) / per_s).s);
-    ui_status("%s %s %3.0f %%  %s%s", b->what, bar, 100.0 * (double)done / (double)total, count,
-              speed);
-    b->drawn_s = now;
+    amounts(b, done, total, now, text);
+    ui_status("%s %s %3.0f %%  %s", b->what, bar, 100.0 * (double)done / (double)total, text);
 }
 
 bool bar_progress(void *user, uint64_t done, uint64_t total)
 {
     struct bar *b = user;
-    double now = ui_now_s();
+    char text[160];
+    double now = ui_now_s(), since = now - b->drawn_s;
     if (b->start_s == 0)
         b->start_s = now;
+    double took = now - b->start_s;
+    if (done >= total)
+        return !ui_interrupted();
     /* Short work shows nothing, long work ten pictures a second. */
-    if (ui_has_line() && total > 0 && now - b->start_s > 0.5 && now - b->drawn_s > 0.1 &&
-        done < total) {
+    if (ui_has_line() && took > 0.5 && since > 0.1) {
         draw_bar(b, done, total, now);
+        b->drawn_s = now;
+    } else if (!ui_has_line() && b->lines && took > FIRST_LINE_S && since > NEXT_LINE_S) {
+        amounts(b, done, total, now, text);
+        ui_say("%s: %.0f %%, %s", b->what, 100.0 * (double)done / (double)total, text);
+        b->drawn_s = now;
     }
     return !ui_interrupted();
 }

@@ -82,11 +82,13 @@ void ui_interrupt_twice(void);
 
 /* ---- progress -------------------------------------------------------------------------------- */
 
-/* A bar on the last line of the terminal, drawn once work has taken longer than half a second. */
+/* A bar on the last line of the terminal, drawn once work has taken longer than half a second. With
+ * `lines`, where there is no such line: a line of text after ten seconds, then twice a minute. */
 struct bar {
-    const char *what;        /* "loading" */
-    bool bytes;              /* show sizes, not counts */
-    const char *unit;        /* of a count, "tok": the speed is in tok/s; NULL: none is named */
+    const char *what; /* "loading" */
+    bool bytes;       /* show sizes, not counts */
+    const char *unit; /* of a count, "tok": the speed is in tok/s; NULL: none is named */
+    bool lines;
     double start_s, drawn_s; /* zero both to begin */
 };
 bool bar_progress(void *bar, uint64_t done,

@@ -282,7 +282,7 @@ static bool read_pieces(hlm *m, hlm_session *s, const struct id_list *l, const s
         sizeof(float) * ((o.logits ? n_row : 0) + (o.hidden ? n_hidden * n_embd : 0));
     uint32_t most = per_tok ? (uint32_t)ui_max_u64(1, MAX_ROWS_BYTES / per_tok) : UINT32_MAX;
     uint32_t longest = 1;
-    struct bar bar = { .what = "reading", .unit = "tok" };
+    struct bar bar = { .what = "reading", .unit = "tok", .lines = true };
     float *row = NULL, *state = NULL;
     for (uint32_t i = 0, at = 0; i < p->n; at = p->end[i++])
         longest = ui_max_u32(longest, ui_min_u32(most, p->end[i] - at));
@@ -317,7 +317,7 @@ static bool print_greedy(hlm_session *s, struct hlm_err *err)
     struct hlm_sampling greedy = {
         .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
     };
-    struct bar bar = { .what = "deciding", .unit = "tok" };
+    struct bar bar = { .what = "deciding", .unit = "tok", .lines = true };
     for (int32_t i = 0; i < o.greedy; i++) {
         int32_t id;
         if (!hlm_session_next(s, &greedy, &id, err))
@@ -406,7 +406,8 @@ static bool note_progress(struct reading *r, uint64_t done, uint64_t total)
 static bool print_perplexity(hlm_session *s, const struct hlm_ids *ids, uint32_t window,
                              struct hlm_err *err)
 {
-    struct reading r = { .bar = { .what = "reading", .unit = "tok" }, .noted_s = ui_now_s() };
+    struct reading r = { .bar = { .what = "reading", .unit = "tok", .lines = !ui.verbose },
+                         .noted_s = ui_now_s() };
     double *nll = ui_alloc(window, sizeof *nll);
     bool ok = nll || ui_fail_memory(err, "out of memory for a window of %u tokens", window);
     bar_progress(&r.bar, 0, ids->n); /* the first window counts too */

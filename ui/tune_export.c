@@ -1,6 +1,5 @@
 /* tune_export: hlm-tune export. */
 #include "common.h"
-#include "common_flags.h"
 #include "tune.h"
 
 static struct {
@@ -29,7 +28,7 @@ static const struct program program = {
 
 static bool export(struct hlm_err *err)
 {
-    struct bar bar = { .what = "exporting", .bytes = true };
+    struct bar bar = { .what = "exporting", .bytes = true, .lines = true };
     struct hlm_peft_params p = { .model = o.model,
                                  .adapter = o.lora,
                                  .out = o.out,
@@ -41,8 +40,7 @@ static bool export(struct hlm_err *err)
     bar_clear();
     if (!ok)
         return false;
-    ui_note("%s: adapters of %llu module%s, %s, verified by reading back", o.out,
-            (unsigned long long)sum.n_module, ui_s(sum.n_module), num_bytes(sum.bytes).s);
+    tune_wrote(o.out, &sum, ", verified by reading back");
     if (sum.n_gate || sum.n_draft)
         ui_say(
             "hlm-tune: hlm_extra.safetensors has what PEFT does not load: the new values of %llu "
@@ -60,12 +58,13 @@ int tune_export(int argc, char **argv)
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
-    if (!o.model)
-        return usage_error(&program, "no model: give one with -m FILE");
-    if (!o.lora)
-        return usage_error(&program, "no adapter: give one with --lora FILE");
-    if (!o.out)
-        return usage_error(&program, "no output: give a folder with -o FOLDER");
+    const struct tune_need need[] = {
+        TUNE_NEED_MODEL(o.model),
+        TUNE_NEED_LORA(o.lora),
+        { o.out != NULL, "output", "a folder with -o FOLDER" },
+    };
+    if (!tune_has(&program, need, ARRAY_LEN(need), &rc))
+        return rc;
     if (!ui_may_write(o.out, FILE_EXPORT))
         return ui_end(RC_USAGE);
     return ui_end(export(&err) ? RC_OK : ui_failed(&err));

@@ -1,6 +1,5 @@
 /* tune_import: hlm-tune import. */
 #include "common.h"
-#include "common_flags.h"
 #include "tune.h"
 
 static struct {
@@ -31,7 +30,7 @@ static const struct program program = {
 
 static bool import(struct hlm_err *err)
 {
-    struct bar bar = { .what = "importing", .bytes = true };
+    struct bar bar = { .what = "importing", .bytes = true, .lines = true };
     struct hlm_peft_import_params p = { .model = o.model,
                                         .folder = o.peft,
                                         .out = o.out,
@@ -43,8 +42,7 @@ static bool import(struct hlm_err *err)
     bar_clear();
     if (!ok)
         return false;
-    ui_note("%s: adapters of %llu module%s, %s", o.out, (unsigned long long)sum.n_module,
-            ui_s(sum.n_module), num_bytes(sum.bytes).s);
+    tune_wrote(o.out, &sum, "");
     ui_event("imported", "{s:s, s:I, s:I}", "path", o.out, "modules", (long long)sum.n_module,
              "bytes", (long long)sum.bytes);
     return true;
@@ -56,12 +54,13 @@ int tune_import(int argc, char **argv)
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
-    if (!o.model)
-        return usage_error(&program, "no model: give one with -m FILE");
-    if (!o.peft)
-        return usage_error(&program, "no adapter: give its folder with --peft FOLDER");
-    if (!o.out)
-        return usage_error(&program, "no output: give a file with -o FILE");
+    const struct tune_need need[] = {
+        TUNE_NEED_MODEL(o.model),
+        { o.peft != NULL, "adapter", "its folder with --peft FOLDER" },
+        TUNE_NEED_FILE(o.out),
+    };
+    if (!tune_has(&program, need, ARRAY_LEN(need), &rc))
+        return rc;
     if (!ui_may_write(o.out, FILE_ADAPTER))
         return ui_end(RC_USAGE);
     return ui_end(import(&err) ? RC_OK : ui_failed(&err));

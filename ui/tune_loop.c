@@ -78,8 +78,8 @@ static void print_step(struct loop *l)
     double left = l->step_s * (double)(l->n_step - s->step);
     if (l->valid_known)
         snprintf(valid, sizeof valid, "  valid %.4f", l->valid);
-    ui_status("step %llu/%llu  loss %.4f%s  lr %.2e  norm %.3g  %.0f tok/s  %s%s",
-              (ull)s->step, (ull)l->n_step, s->loss, valid, s->lr, s->grad_norm, per_s,
+    ui_status("step %llu/%llu  loss %.4f%s  lr %.2e  norm %.3g  %.0f tok/s  %s%s", (ull)s->step,
+              (ull)l->n_step, s->loss, valid, s->lr, s->grad_norm, per_s,
               num_bytes(hlm_tune_plan(l->u->t).device_bytes).s, left_text(l, left_s));
     ui_event("step", "{s:I, s:f, s:f, s:o, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:I}", "step",
              (json_int_t)s->step, "loss", s->loss, "loss_main", s->loss_main, "loss_mtp",
@@ -125,7 +125,7 @@ static bool validate(struct loop *l, struct hlm_err *err)
 {
     struct tune *u = l->u;
     struct hlm_tune_info i = hlm_tune_get_info(u->t);
-    struct bar bar = { .what = "validating" };
+    struct bar bar = { .what = "validating", .lines = true };
     struct hlm_tune_loss v;
     bool done = i.best_loss < INFINITY && i.valid_step == i.step;
     if (!has_rows(u, HLM_TUNE_VALID) || done || !due(i.step, l->valid_every, l->n_step))
@@ -196,7 +196,7 @@ char *best_path(const char *out)
 static bool test(struct loop *l, const char *what, struct hlm_err *err)
 {
     struct hlm_tune_loss v;
-    struct bar bar = { .what = "testing" };
+    struct bar bar = { .what = "testing", .lines = true };
     if (!has_rows(l->u, HLM_TUNE_TEST))
         return true;
     if (!hlm_tune_validate(l->u->t, HLM_TUNE_TEST, &v, bar_progress, &bar, err))

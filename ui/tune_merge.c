@@ -1,6 +1,5 @@
 /* tune_merge: hlm-tune merge. Prints a line for every tensor that is changed. */
 #include "common.h"
-#include "common_flags.h"
 #include "common_lora.h"
 #include "tune.h"
 
@@ -77,7 +76,7 @@ static void on_tensor(void *user, const struct hlm_merged *m)
 static bool merge(struct hlm_err *err)
 {
     struct adapters a;
-    struct merge_report t = { .bar = { .what = "merging", .bytes = true } };
+    struct merge_report t = { .bar = { .what = "merging", .bytes = true, .lines = true } };
     struct hlm_merge_sum sum;
     if (!adapters_read(&a, o.lora.v, o.lora.n, err))
         return false;
@@ -121,12 +120,13 @@ int tune_merge(int argc, char **argv)
     int rc;
     if (!flags_read(&program, argc, argv, &rc))
         return rc;
-    if (!o.model)
-        return usage_error(&program, "no model: give one with -m FILE");
-    if (!o.lora.n)
-        return usage_error(&program, "no adapter: give one with --lora FILE");
-    if (!o.out)
-        return usage_error(&program, "no output: give a file with -o FILE");
+    const struct tune_need need[] = {
+        TUNE_NEED_MODEL(o.model),
+        TUNE_NEED_LORA(o.lora.n),
+        TUNE_NEED_FILE(o.out),
+    };
+    if (!tune_has(&program, need, ARRAY_LEN(need), &rc))
+        return rc;
     if (o.gates_only && (o.lora.n != 1 || o.type))
         return usage_error(&program, "--gates-only takes one --lora and no --merge-type");
     if (!ui_may_write(o.out, FILE_MODEL) ||
