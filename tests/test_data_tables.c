@@ -85,7 +85,7 @@ static void test_refused(void)
         { "a.csv", "prompt,completion\na,b\na,b,c\n", "a.csv:3|more fields|2 columns" },
         { "a.csv", "prompt,completion\na\n", "a.csv:2|found 1 field,|2 columns" },
         { "a.csv", "prompt,completion\na,\xff\n", "a.csv:2|field 2|UTF-8" },
-        { "a.csv", "prompt,completion\na,\n", "a.csv:2|prompt|completion|strings" },
+        { "a.csv", "prompt,completion\na,\n", "a.csv:2|there is \"prompt\"|no \"completion\"" },
         { "a.csv", "prompt,Prompt\na,b\n", "a.csv:1|two columns|\"prompt\"" },
         { "a.csv", "foo,bar\na,b\n", "a.csv:1|none of|found \"foo\", \"bar\"" },
         { "a.csv", "prompt,completion\n", "a.csv|no document|0 rows" },

@@ -393,7 +393,7 @@ static const struct broken_gguf {
     { "cut in a string", CUT, "a.string", 46, 0, 0, 0, "a.string|length 3" },
     { "cut in the tensor directory", CUT, "t.q4k", 12, 0, 0, 0, "t.q4k|ends early" },
     { "cut before the data", CUT, "t.iq", 24, 0, 0, 0, "t.f32|past the end" },
-    { "cut by a byte", CUT, 0, -1, 0, 0, 0, "t.iq|past the end" },
+    { "cut by a byte", CUT, 0, -1, 0, 0, 0, "t.iq|past the end|incomplete download" },
 };
 /* clang-format on */
 

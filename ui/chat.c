@@ -364,7 +364,11 @@ static struct hlm_session_params session_params(void)
  * before anything is loaded. Leaves the context that was chosen in o.n_ctx. */
 static bool check_size(hlm *m, struct hlm_err *err)
 {
+    uint32_t trained = hlm_get_info(m).n_ctx_train;
     params = session_params();
+    if (params.n_ctx > trained)
+        ui_warn("-c %u: %s was trained for %u tokens of context; answers may get worse after them",
+                params.n_ctx, o.model, trained);
     if (!adapters_read(&adapters, o.lora.v, o.lora.n, err) ||
         (adapters.n && !adapters_use(m, &adapters, err)))
         return false;

@@ -17,8 +17,8 @@ bool tune_has(const struct program *p, const struct tune_need *need, uint32_t n,
 
 void tune_wrote(const char *path, const struct hlm_peft_sum *sum, const char *more)
 {
-    ui_note("%s: adapters of %llu module%s, %s%s", path, (unsigned long long)sum->n_module,
-            ui_s(sum->n_module), num_bytes(sum->bytes).s, more);
+    ui_say("%s: adapters of %llu module%s, %s%s", path, (unsigned long long)sum->n_module,
+           ui_s(sum->n_module), num_bytes(sum->bytes).s, more);
 }
 
 int main(int argc, char **argv)

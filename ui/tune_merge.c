@@ -101,15 +101,15 @@ static bool merge(struct hlm_err *err)
     if (ok && t.n_loud)
         ui_warn(
             "rounding loses the adapter in %u of %u matrices (noise above 1, or kept below 0.5); "
-            "a finer --merge-type keeps more",
+            "a finer --merge-type, such as F16, keeps more",
             t.n_loud, t.n_matrix);
     if (ok)
-        ui_note("%s: %llu matrices and %llu gates of %llu tensors changed, %s, verified by reading "
-                "back",
-                o.out, (unsigned long long)sum.n_matrix, (unsigned long long)sum.n_gate,
-                (unsigned long long)sum.n_tensor, num_bytes(sum.bytes).s);
+        ui_say("%s: %llu matrices and %llu gates of %llu tensors changed, %s, verified by reading "
+               "back",
+               o.out, (unsigned long long)sum.n_matrix, (unsigned long long)sum.n_gate,
+               (unsigned long long)sum.n_tensor, num_bytes(sum.bytes).s);
     if (ok && o.gates_only)
-        ui_note("%s: the adapter without its gates", o.gates_only);
+        ui_say("%s: the adapter without its gates", o.gates_only);
     adapters_free(&a);
     return ok;
 }

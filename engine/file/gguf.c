@@ -431,7 +431,7 @@ static bool place_tensors(struct gguf_reader *r)
             ok = gguf_bad(&r->at,
                           "%" PRIu64 " bytes at offset %" PRIu64
                           " reach past the end of the file, expected them within %" PRIu64
-                          " bytes of data",
+                          " bytes of data; the file is cut off, perhaps an incomplete download",
                           e->t.n_bytes, e->offset, n_data);
         else
             e->t.data = g->bytes + start + e->offset;

@@ -372,9 +372,12 @@ static bool pair_form(struct data_line *l, const struct form *f, struct hlm_err 
         (f->input && !json_is_string(f->input)) || (f->system && !json_is_string(f->system))) {
         for (uint32_t i = 0; !a && i < ARRAY_LEN(partner); i++)
             a = strcmp(q, partner[i][0]) ? NULL : partner[i][1];
-        return fail(err, "%s: \"%s\" and \"%s\"%s must %s be strings", l->where, q,
-                    a ? a : "completion", f->input ? " and \"input\"" : "",
-                    f->input ? "all" : "both");
+        a = a ? a : "completion";
+        if (!f->question || !f->answer)
+            return fail(err, "%s: there is \"%s\" and no \"%s\", expected both", l->where,
+                        f->question ? q : a, f->question ? a : q);
+        return fail(err, "%s: \"%s\" and \"%s\"%s must %s be strings", l->where, q, a,
+                    f->input ? " and \"input\"" : "", f->input ? "all" : "both");
     }
     char *question = question_text(f);
     const struct data_pair p = {
