@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define CHAT "hlm-chat -m " DEMO
 #define TUNE "hlm-tune -m " DEMO
@@ -136,6 +137,37 @@ static void test_refused(void)
     ran_free(&r);
 }
 
+static const char flag_chars[] = "abcdefghijklmnopqrstuvwxyz0123456789-";
+
+/* Is it a flag of a program, by all that --help prints? */
+static bool is_flag(const char *help, const char *flag)
+{
+    size_t n = strlen(flag);
+    for (const char *at = help; (at = strstr(at, flag)); at++)
+        if (!strchr(flag_chars, at[n]))
+            return true;
+    return false;
+}
+
+static void check_manual(const char *help)
+{
+    static const char *const page[] = { "README.md", "ui/README.md", "monitor/README.md" };
+    uint32_t n = 0;
+    test_case("every flag that the manual names is a flag");
+    for (uint32_t i = 0; i < ARRAY_LEN(page); i++) {
+        char *text = slurp(page[i]), flag[40];
+        for (const char *at = text; (at = strstr(at, "--")); at += 2 + strspn(at, "-")) {
+            snprintf(flag, sizeof flag, "%.*s", (int)strspn(at, flag_chars), at);
+            if (strlen(flag) < 4 || flag[2] == '-')
+                continue; /* a rule of a table */
+            n++;
+            CHECK_MSG(is_flag(help, flag), "%s: %s", page[i], flag);
+        }
+        free(text);
+    }
+    CHECK_MSG(n > 100, "%u flags", n);
+}
+
 static void test_help(void)
 {
     /* clang-format off */
@@ -182,11 +214,21 @@ static void test_help(void)
         { "hlm-tune", "export --help", export, ARRAY_LEN(export) },
         { "hlm-tune", "import --help", import, ARRAY_LEN(import) },
         { "hlm-tune", "info --help", NULL, 0 },
+        { "hlm-tune", "plot --help", NULL, 0 },
         { "hlm-bench", "--help", NULL, 0 },
         { "hlm-bench", "make --help", NULL, 0 },
+        { "hlm-monitor", "--help", NULL, 0 }, /* built where SDL2 is there */
     };
+    char *all = NULL;
+    size_t n_all;
+    FILE *to = open_memstream(&all, &n_all);
+    bool every = true;
     for (uint32_t p = 0; p < ARRAY_LEN(help); p++) {
         const char *name = help[p].name;
+        if (access(program_path(name), X_OK) != 0) {
+            every = false;
+            continue;
+        }
         test_case("%s %s and --version", name, help[p].flags);
         struct ran r = run(NULL, "%s %s", name, help[p].flags);
         CHECK_EQ(r.rc, 0);
@@ -197,6 +239,7 @@ static void test_help(void)
         for (const char *line = r.out; *line; line += strcspn(line, "\n") + 1)
             widest = max_u32(widest, (uint32_t)strcspn(line, "\n"));
         CHECK_MSG(widest > 40 && widest <= 80, "the widest line has %u columns", widest);
+        fputs(r.out, to);
         ran_free(&r);
         r = run(NULL, "%s --version", name);
         CHECK_EQ(r.rc, 0);
@@ -204,6 +247,10 @@ static void test_help(void)
         CHECK_STR(r.err, "");
         ran_free(&r);
     }
+    fclose(to);
+    if (every)
+        check_manual(all);
+    free(all);
 }
 
 /* The file of settings, in a folder that the environment names. */
