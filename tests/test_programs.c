@@ -62,7 +62,8 @@ static const struct {
     { 1, CHAT, "standard input|empty" },
     { 1, CHAT " -f /nowhere/x", "/nowhere/x|No such file" },
     { 1, CHAT " -p x --log-json /nowhere/log", "/nowhere/log|No such file" },
-    { 1, "hlm-chat -m /nowhere/m -p x", "/nowhere/m|No such file" },
+    { 1, "hlm-chat -m /nowhere/m -p x", "/nowhere/m|No such file|without -m" },
+    { 1, "hlm-chat -m nosuch -p x", "nosuch: No such file|no model of that name|without -m" },
 
     { 2, "hlm-tune", "no model|-m" },
     { 2, "hlm-tune train", "unexpected|train" },

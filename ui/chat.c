@@ -556,14 +556,28 @@ static int no_model(void)
     return ui_end(usage_error(&program, "no model: -m FILE%s", found.n ? " or -m NAME" : ""));
 }
 
-/* -m NAME: a model that no_model lists, where there is no file of that name. */
-static void find_by_name(void)
+/* -m NAME: a model that no_model lists, where there is no file of that name. False: there is
+ * neither. */
+static bool find_by_name(struct hlm_err *err)
 {
-    if (strchr(o.model, '/') || ui_exists(o.model))
-        return;
+    if (ui_exists(o.model))
+        return true;
     models_find(&found);
-    const char *path = models_path(&found, o.model);
-    o.model = path ? path : o.model;
+    const char *path = strchr(o.model, '/') ? NULL : models_path(&found, o.model);
+    if (path) {
+        o.model = path;
+        return true;
+    }
+    const char **name = ui_alloc(found.n + 1ull, sizeof *name);
+    for (uint32_t i = 0; name && i < found.n; i++)
+        name[i] = found.v[i].name;
+    const char *near = name ? ui_nearest(o.model, name) : NULL;
+    ui_fail(err, "%s: No such file%s%s%s", o.model,
+            strchr(o.model, '/') ? "" : ", and no model of that name on this machine",
+            near ? "; perhaps you mean " : "; hlm-chat without -m lists those there are",
+            near ? near : "");
+    free(name);
+    return false;
 }
 
 int main(int argc, char **argv)
@@ -589,7 +603,8 @@ int main(int argc, char **argv)
         return usage_error(&program, "--chat-format: '%s' is none of " HLM_CHAT_FORMATS, o.format);
     if (!read_debug(&err))
         return usage_error(&program, "%s", err.msg);
-    find_by_name();
+    if (!find_by_name(&err))
+        return ui_end(ui_failed(&err));
     if (o.plan || o.fit)
         return ui_end(print_plan());
 
