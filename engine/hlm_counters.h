@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 enum {
-    HLM_COUNTERS_VERSION = 4,
+    HLM_COUNTERS_VERSION = 5,
     HLM_MAX_COUNTED = 64,
     HLM_MAX_PURPOSE = 16,
     HLM_MAX_LAYER = 128,
@@ -55,7 +55,8 @@ struct hlm_layer_count {
     float state_rms, state_max; /* root of the mean square, largest magnitude; infinite when one is
                                    no finite number */
     float delta_max;            /* magnitude of the largest delta that training gave its gates */
-    uint32_t n_state, spare;    /* states that this is of, heads times chunks; 0: none yet */
+    uint32_t n_state;           /* states that this is of, heads times chunks; 0: none yet */
+    float us; /* microseconds of its kernels, while they were timed; needs no params.layers */
 };
 
 /* Memory for one purpose, of everything that is alive. */

@@ -213,6 +213,10 @@ void cmd_restart_block(struct cmd *c);
 /* Sets whether products recorded from now on may take f16 operands; the default is false. Sums are
  * f32 in any case. */
 void cmd_set_f16(struct cmd *c, bool on);
+/* What is recorded from now on is work of this layer, by which times are summed (gpu_layer_times);
+ * NO_LAYER, as at first: of none. */
+#define NO_LAYER UINT32_MAX
+void cmd_set_layer(struct cmd *c, uint32_t i);
 bool cmd_f16(const struct cmd *c);
 /* Sets whether the rows of what is recorded from now on are independent tokens, for example of
  * several conversations; the default is false. Each row of a result then has exactly the bits that
@@ -278,6 +282,9 @@ void gpu_set_profile(struct gpu *g, bool on);
 /* The times of the kernels that ran since gpu_open or the last reset, longest first, while times
  * were taken. */
 uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max);
+/* The same by layers, in microseconds, of the first max layers, 128 at most. Returns how many have
+ * run. */
+uint32_t gpu_layer_times(struct gpu *g, double *us, uint32_t max);
 void gpu_times_reset(struct gpu *g);
 
 /* n_record: cmds that were ended; n_submit: queue submissions */

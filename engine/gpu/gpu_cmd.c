@@ -42,6 +42,7 @@ struct cmd *cmd_create(struct gpu *g, const char *name, struct arena *scratch, s
     HLM_ASSERT(!scratch || (scratch->g == g && scratch->mem == MEM_DEVICE));
     c->g = g;
     c->scratch = scratch;
+    c->layer = NO_LAYER;
     c->next = g->cmds;
     g->cmds = c;
     snprintf(c->name, sizeof c->name, "%s", name);
@@ -53,6 +54,7 @@ struct arena *cmd_scratch_arena(const struct cmd *c) { return c->scratch; }
 void cmd_set_tape(struct cmd *c, struct tape *t) { c->tape = t; }
 struct tape *cmd_tape(const struct cmd *c) { return c->tape; }
 void cmd_set_f16(struct cmd *c, bool on) { c->f16 = on; }
+void cmd_set_layer(struct cmd *c, uint32_t i) { c->layer = i; }
 bool cmd_f16(const struct cmd *c) { return c->f16; }
 void cmd_set_each(struct cmd *c, bool on) { c->each = on; }
 bool cmd_each(const struct cmd *c) { return c->each; }
@@ -216,6 +218,7 @@ static void append(struct cmd *c, struct cmd_entry e)
 {
     if (!grow(c, &c->entry, c->n_entry, 1, &c->cap_entry, sizeof *c->entry))
         return;
+    e.layer = c->layer;
     c->flop += e.flop;
     c->n_dispatch += e.op == OP_DISPATCH;
     c->transfers |= e.op != OP_DISPATCH;

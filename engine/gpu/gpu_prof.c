@@ -60,6 +60,8 @@ static void add_time(struct cmd *c, const struct cmd_entry *e, double us)
                                                                  : KERNEL_COUNT + 1];
     t->n++;
     t->us += us;
+    if (e->layer < ARRAY_LEN(c->g->layer_us))
+        c->g->layer_us[e->layer] += us;
     t->flop += e->flop;
     for (uint32_t i = 0; i < e->n_use; i++)
         t->bytes += c->use[e->use + i].bytes;
@@ -125,8 +127,20 @@ uint32_t gpu_times(struct gpu *g, struct gpu_kernel_time *out, uint32_t max)
     return n;
 }
 
+uint32_t gpu_layer_times(struct gpu *g, double *us, uint32_t max)
+{
+    uint32_t n = 0;
+    collect_all(g);
+    for (uint32_t i = 0; i < ARRAY_LEN(g->layer_us) && i < max; i++) {
+        us[i] = g->layer_us[i];
+        n = us[i] > 0 ? i + 1 : n;
+    }
+    return n;
+}
+
 void gpu_times_reset(struct gpu *g)
 {
     collect_all(g);
+    memset(g->layer_us, 0, sizeof g->layer_us);
     memset(g->time, 0, sizeof g->time);
 }

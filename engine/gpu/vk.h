@@ -168,6 +168,7 @@ struct gpu {
     struct cmd *cmds;                  /* a list of all */
     struct gpu_counts counts;
     struct gpu_kernel_time time[KERNEL_COUNT + 2]; /* of each kernel, of copies, of fills */
+    double layer_us[128];
 };
 
 /* Makes Vulkan's refusal of a call the reason in err, and remembers a lost device. Always false. */
@@ -206,6 +207,7 @@ struct cmd_entry {
     uint32_t push, n_push; /* its part of cmd.push */
     uint64_t bytes;        /* of a copy or fill */
     uint32_t word;         /* of a fill */
+    uint32_t layer;        /* that it is work of, or NO_LAYER */
     double flop;
     VkDescriptorSet set;
 };
@@ -227,6 +229,7 @@ struct cmd {
     uint64_t block_at[2]; /* the end of what is taken in each */
     struct tape *tape;    /* NULL: it does not train */
     bool f16, each;
+    uint32_t layer; /* of what is recorded now */
 
     struct cmd_entry *entry;
     struct cmd_range *use;

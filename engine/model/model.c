@@ -298,9 +298,11 @@ tensor model_forward(struct cmd *c, const struct model *m, struct kv *kv, const 
     keep_rows(c, hidden, 0, x);
     for (uint32_t i = 0; i < m->n_layer; i++) {
         cmd_begin_block(c);
+        cmd_set_layer(c, i);
         x = m->arch->block(c, m, i, &kv->layer[i], b, x);
         keep_rows(c, hidden, i + 1, x);
     }
+    cmd_set_layer(c, NO_LAYER);
     return x;
 }
 

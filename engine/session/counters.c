@@ -30,6 +30,11 @@ static void fill_kernels(hlm *m, struct hlm_counters *c)
         };
         snprintf(to->name, sizeof to->name, "%s", k[i].name);
     }
+    double us[HLM_MAX_LAYER];
+    uint32_t n_layer = gpu_layer_times(m->gpu, us, HLM_MAX_LAYER);
+    for (uint32_t i = 0; i < n_layer; i++)
+        c->layer[i].us = (float)us[i];
+    c->n_layer = max_u64(c->n_layer, n_layer);
 }
 
 /* ---- layers ---------------------------------------------------------------------------------- */

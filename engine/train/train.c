@@ -209,6 +209,13 @@ static tensor run_draft(struct cmd *c, struct trainer *t, const struct train_pas
     return model_draft(c, m, i - 1, &stats, &p->batch, (struct draft_input){ h, e });
 }
 
+static void begin_layer(struct cmd *c, uint32_t i, bool again)
+{
+    restart_block_scratch(c);
+    cmd_set_layer(c, i);
+    tape_layer(c, i, again);
+}
+
 static void record_first(struct cmd *c, struct trainer *t, const struct train_pass *p, bool again)
 {
     const struct model *m = t->m;
@@ -217,14 +224,12 @@ static void record_first(struct cmd *c, struct trainer *t, const struct train_pa
         cmd_copy(c, t->input[i], x, tensor_bytes(x));
         if (i == m->n_layer)
             break;
-        restart_block_scratch(c);
-        tape_layer(c, i, again);
+        begin_layer(c, i, again);
         x = run_block(c, t, p, i);
     }
     for (uint32_t i = 0; i < t->n_loss; i++) {
         if (i) {
-            restart_block_scratch(c);
-            tape_layer(c, m->n_layer + i - 1, again);
+            begin_layer(c, m->n_layer + i - 1, again);
             x = run_draft(c, t, p, i);
             cmd_copy(c, t->loss[i].x, x, tensor_bytes(x));
         }
@@ -236,8 +241,7 @@ static void record_first(struct cmd *c, struct trainer *t, const struct train_pa
 static void record_back(struct cmd *c, struct trainer *t, const struct train_pass *p)
 {
     for (uint32_t i = t->n_loss; i-- > 1 && !cmd_failed(c);) {
-        restart_block_scratch(c);
-        tape_layer(c, t->m->n_layer + i - 1, true);
+        begin_layer(c, t->m->n_layer + i - 1, true);
         tape_begin(c, first_rows(t->loss[i - 1].x, p->n_tok),
                    first_rows(t->loss[i - 1].dx, p->n_tok));
         tape_back(c, run_draft(c, t, p, i), first_rows(t->loss[i].dx, p->n_tok));
@@ -248,8 +252,7 @@ static void record_back(struct cmd *c, struct trainer *t, const struct train_pas
             dx = first_rows(t->d_input[i % 2], p->n_tok);
             cmd_fill(c, dx, tensor_bytes(dx), 0);
         }
-        restart_block_scratch(c);
-        tape_layer(c, i, true);
+        begin_layer(c, i, true);
         tape_begin(c, first_rows(t->input[i], p->n_tok), dx);
         tape_back(c, run_block(c, t, p, i), dy);
     }
