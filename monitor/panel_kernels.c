@@ -1,5 +1,6 @@
-/* panel_kernels: what the device spends its time on, kernel by kernel, and how near each comes to
- * what the device can move and compute. The process times its kernels while this panel is open. */
+/* panel_kernels: what the device spends its time on, kernel by kernel and layer by layer, and how
+ * near each kernel comes to what the device can move and compute. The process times its kernels
+ * while this panel is open. */
 #include "panels.h"
 
 #include <math.h>
@@ -102,6 +103,58 @@ static float shares(const struct panel_in *in, SDL_FRect r, const struct sums *s
     return h;
 }
 
+/* ---- layers ---------------------------------------------------------------------------------- */
+
+#define LAYER_H 64.0f /* of the column of the busiest */
+
+static void layer_column(const struct panel_in *in, SDL_FRect at, uint32_t i, double most,
+                         double all)
+{
+    struct gui *g = in->g;
+    double us = (double)in->run->now.layer[i].us;
+    float high = fmaxf(LAYER_H * (float)part(us, most), us > 0 ? 1 : 0);
+    float wide = fminf(fmaxf(at.w * 0.62f, 1), 24);
+    bool over = gui_hover(g, at);
+    draw_box(g->d, (SDL_FRect){ at.x + (at.w - wide) / 2, at.y + LAYER_H - high, wide, high },
+             over ? g->t->text : g->t->accent);
+    if (over)
+        gui_tip(g, "layer %u\nshare of the time\t%.1f %%\nin its kernels\t%s", i,
+                100 * part(us, all), span_text(us * 1e-6).s);
+}
+
+/* A column a layer. What no layer does, such as the head, is in none. Returns how high it is; 0:
+ * layers were not timed. */
+static float by_layer(const struct panel_in *in, SDL_FRect r, const struct sums *s)
+{
+    const struct hlm_counters *c = &in->run->now;
+    struct gui *g = in->g;
+    uint32_t busiest = 0;
+    double sum = 0;
+    char text[96];
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        busiest = c->layer[i].us > c->layer[busiest].us ? i : busiest;
+        sum += (double)c->layer[i].us;
+    }
+    if (!(sum > 0))
+        return 0;
+    SDL_snprintf(text, sizeof text, "%.1f %% outside of layers",
+                 100 * fmax(1 - part(sum, s->us), 0));
+    float h = panel_card_height(LAYER_H + 18, true);
+    SDL_FRect at = panel_card(in, (SDL_FRect){ r.x, r.y, r.w, h }, "Time by layer", text);
+    float wide = at.w / (float)c->n_layer;
+    uint32_t step = (uint32_t)ceilf(26 / wide);
+    draw_rule(g->d, at.x, at.y + LAYER_H, at.w, g->t->border);
+    for (uint32_t i = 0; i < c->n_layer; i++) {
+        SDL_FRect column = { at.x + (float)i * wide, at.y, wide, LAYER_H };
+        layer_column(in, column, i, (double)c->layer[busiest].us, s->us);
+        SDL_snprintf(text, sizeof text, "%u", i);
+        if (i % step == 0)
+            draw_label(g->d, (SDL_FRect){ column.x + wide / 2 - 15, at.y + LAYER_H + 3, 30, 16 },
+                       ALIGN_CENTER, FACE_SMALL, g->t->faint, text);
+    }
+    return h;
+}
+
 /* ---- the table ------------------------------------------------------------------------------- */
 
 struct rows {
@@ -188,6 +241,8 @@ static float draw(const struct panel_in *in, SDL_FRect r)
     float y = r.y;
     y += tiles(in, (SDL_FRect){ r.x, y, r.w, 0 }, &s) + PANEL_GAP;
     y += shares(in, (SDL_FRect){ r.x, y, r.w, 0 }, &s) + PANEL_GAP;
+    float layers = by_layer(in, (SDL_FRect){ r.x, y, r.w, 0 }, &s);
+    y += layers > 0 ? layers + PANEL_GAP : 0;
     bool wide = r.w > 680;
     struct rows of = { run, s.us };
     struct table t = { .col = wide ? wide_cols : narrow_cols,
@@ -215,6 +270,9 @@ static void csv(const struct panel_in *in, FILE *to)
         fprintf(to, ",%llu,%.3f,%llu,%.6g\n", (unsigned long long)k->n, k->us,
                 (unsigned long long)k->bytes, k->flop);
     }
+    for (uint32_t i = 0; i < in->run->now.n_layer; i++)
+        if (in->run->now.layer[i].us > 0)
+            fprintf(to, "layer %u,,%.3f,,\n", i, (double)in->run->now.layer[i].us);
 }
 
 const struct panel panel_kernels = { .name = "kernels",

@@ -88,6 +88,7 @@ static void check_layer(struct hlm_layer_count *l, bool *infinite)
     l->state_rms = sound_float(l->state_rms);
     l->state_max = sound_float(l->state_max);
     l->delta_max = sound_float(l->delta_max);
+    l->us = sound_float(l->us);
 }
 
 static void check_sums(struct hlm_counters *c)

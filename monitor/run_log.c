@@ -245,6 +245,7 @@ static void read_layers(struct line *l, struct hlm_counters *c)
         if (at < HLM_MAX_LAYER && !one.bad) {
             read_experts(&one, c, &c->layer[at], &bar_at);
             read_gates(&one, &c->layer[at]);
+            c->layer[at].us = (float)num(&one, "us");
             c->n_layer = ui_max_u64(c->n_layer, at + 1);
         }
         l->bad |= one.bad;

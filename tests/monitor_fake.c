@@ -132,6 +132,7 @@ static void mixture_layer(struct hlm_counters *c, uint32_t i)
 {
     struct hlm_layer_count *l = &c->layer[i];
     uint32_t sum = 0, unused = 0;
+    l->us = 1000 * (float)(20 + i);
     l->n_expert = FAKE_EXPERTS;
     l->bar_at = i * FAKE_EXPERTS;
     for (uint32_t e = 0; e < FAKE_EXPERTS; e++) {

@@ -184,7 +184,16 @@ static void let_go(hlm *m, hlm_session *s)
     struct hlm_err err = { 0 };
     int32_t got;
     uint64_t more = hlm_allocated(m);
+    double all = 0, in_layers = 0;
     CHECK(seen.c.n_kernel > 0);
+    for (uint32_t i = 0; i < seen.c.n_kernel; i++)
+        all += seen.c.kernel[i].us;
+    for (uint32_t i = 0; i < seen.c.n_layer; i++) {
+        CHECK_MSG(seen.c.layer[i].us > 0, "no time in layer %u", i);
+        in_layers += (double)seen.c.layer[i].us;
+    }
+    CHECK_MSG(in_layers < all * 1.0001 && in_layers > all / 4, "%g of %g us in layers", in_layers,
+              all); /* the rest: embedding, head, sampling, statistics */
     hlm_set_watched(m, false, false);
     CHECK_OK(hlm_session_next(s, &greedy, &got, &err), err);
     CHECK(hlm_allocated(m) < more);

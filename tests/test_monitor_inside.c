@@ -174,8 +174,28 @@ static void kernels(void)
             CHECK(find_text(FACE_TEXT, t->text, t->card, "moe_combine", NULL, &second));
             CHECK_MSG(first > second, "at %g and %g", (double)first, (double)second);
         }
-        says(&panel_kernels, r, "kernel,calls,us,bytes,flop|moe_gate_up_q4_k,24000,4000000.000");
+        says(&panel_kernels, r,
+             "kernel,calls,us,bytes,flop|moe_gate_up_q4_k,24000,4000000.000|layer 23,,43000.000,,");
     }
+    if (test_case("kernels: a column a layer, as high as its share of the busiest") &&
+        begin(true)) {
+        still(&panel_kernels, r);
+        float y, wide = (W - 2 * PANEL_PAD) / (float)FAKE_LAYERS;
+        if (!CHECK(find_text(FACE_STRONG, t->text, t->card, "Time by layer", NULL, &y)))
+            goto out;
+        for (uint32_t i = 0; i < FAKE_LAYERS; i += 23) {
+            int x = (int)(PANEL_PAD + wide * ((float)i + 0.5f)), n = 0;
+            for (int at = (int)y + 12; at < (int)y + 110; at++)
+                n += same_color(pixel_at(x, at), t->accent);
+            float want = 64 * (float)(20 + i) / 43;
+            CHECK_MSG(fabsf((float)n - want) <= 1, "layer %u is %d high, expected %.1f", i, n,
+                      (double)want);
+        }
+        drawn(&panel_kernels, r, PANEL_PAD + wide * 23.5f, y + 40, false);
+        CHECK_SAYS(gui.tip, "layer 23|share of the time|in its kernels|43 ms");
+        gui_end(&gui);
+    }
+out:
     run_destroy(r);
 }
 

@@ -287,6 +287,10 @@ static void test_memory_of_log(void)
     for (uint32_t i = 0; i < s->n && i < ARRAY_LEN(want); i++)
         CHECK_MSG((float)s->p[i].t == want[i][0] && s->p[i].v == want[i][1], "%u: %g at %g", i,
                   (double)s->p[i].v, (double)s->p[i].t);
+    static const char timed[] =
+        "{\"event\":\"counters\",\"t\":40,\"layers\":[{\"layer\":1,\"us\":5.5}]}";
+    CHECK(run_take_line(r, timed, sizeof timed - 1));
+    CHECK(r->now.n_layer == 2 && r->now.layer[1].us == 5.5f);
     run_destroy(r);
 }
 
@@ -368,7 +372,8 @@ static bool sound_figures(const struct run *r)
     for (uint32_t i = 0; i < c->n_layer; i++) {
         const struct hlm_layer_count *l = &c->layer[i];
         ok &= l->bar_at <= HLM_MAX_BAR && l->n_expert <= HLM_MAX_BAR - l->bar_at && l->decay >= 0 &&
-              l->decay <= 1 && isfinite(l->state_max) && l->load_even <= 1;
+              l->decay <= 1 && isfinite(l->state_max) && l->load_even <= 1 && l->us >= 0 &&
+              isfinite(l->us);
     }
     return ok;
 }

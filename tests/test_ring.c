@@ -230,8 +230,8 @@ static void test_ring_refused(void)
         const char *says;
     } bad[] = {
         { offsetof(struct ring_head, magic), 8, 7, "ring" },
-        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|3.4|2.4" },
-        { offsetof(struct ring_head, counters_version), 4, 9, "version|2.9|2.4" },
+        { offsetof(struct ring_head, version), 4, RING_VERSION + 1, "version|3.5|2.5" },
+        { offsetof(struct ring_head, counters_version), 4, 9, "version|2.9|2.5" },
         { offsetof(struct ring_head, head_bytes), 4, 8, "head|8" },
         { offsetof(struct ring_head, sample_bytes), 4, 100, "samples|100" },
         { offsetof(struct ring_head, n_slot), 4, 0, "head of" },

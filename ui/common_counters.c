@@ -43,6 +43,8 @@ static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
         const struct hlm_layer_count *l = &c->layer[i];
         json_t *o = json_pack("{s:i}", "layer", (int)i);
         bool known = l->n_tok > 0, seen = l->n_state > 0;
+        if (l->us > 0)
+            json_object_set_new(o, "us", real_or_null(true, (double)l->us));
         if (l->n_expert)
             json_object_set_new(o, "experts", experts_json(m, i, l));
         if (l->n_head) {
@@ -60,7 +62,7 @@ static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
                                           real_or_null(seen, (double)l->state_max), "finite",
                                           (int)isfinite(l->state_max)));
         }
-        if (l->n_expert || l->n_head)
+        if (l->n_expert || l->n_head || l->us > 0)
             json_array_append_new(layers, o);
         else
             json_decref(o);
