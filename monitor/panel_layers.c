@@ -235,7 +235,7 @@ static float gates_card(const struct panel_in *in, SDL_FRect r)
     uint32_t n_rec = 0;
     for (uint32_t i = 0; i < run->now.n_layer; i++)
         n_rec += run->now.layer[i].n_head > 0;
-    SDL_snprintf(right, sizeof right, "%u recurrent (filled), %u others (rings)", n_rec,
+    SDL_snprintf(right, sizeof right, "recurrent (filled): %u, others (rings): %u", n_rec,
                  (unsigned)run->now.n_layer - n_rec);
     float h = bands_height(run);
     SDL_FRect at = panel_card(in, (SDL_FRect){ r.x, r.y, r.w, h }, "Gates and states", right);

@@ -222,7 +222,7 @@ static void layers(void)
     if (test_case("layers: every cell of the heat map has its colour") && begin(true)) {
         still(&panel_layers, r);
         has(FACE_STRONG, t->text, "Gates and states");
-        has(FACE_SMALL, t->muted, "18 recurrent (filled), 6 others (rings)");
+        has(FACE_SMALL, t->muted, "recurrent (filled): 18, others (rings): 6");
         has(FACE_SMALL, t->muted, "24 layers of 64 experts, 4 never chosen (crosses)");
         SDL_FRect map;
         if (!find_map(&map))

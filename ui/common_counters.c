@@ -35,7 +35,7 @@ static json_t *experts_json(const hlm *m, uint32_t i_layer, const struct hlm_lay
                      (double)l->load_even, "load", loads);
 }
 
-/* The layers that have figures. */
+/* The layers that have figures, and the last, so that it is known how many there are. */
 static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
 {
     json_t *layers = json_array();
@@ -62,7 +62,7 @@ static json_t *layers_json(const hlm *m, const struct hlm_counters *c)
                                           real_or_null(seen, (double)l->state_max), "finite",
                                           (int)isfinite(l->state_max)));
         }
-        if (l->n_expert || l->n_head || l->us > 0)
+        if (l->n_expert || l->n_head || l->us > 0 || i + 1 == c->n_layer)
             json_array_append_new(layers, o);
         else
             json_decref(o);
