@@ -251,7 +251,8 @@ static float draw(const struct panel_in *in, SDL_FRect r)
                        .cell = cell,
                        .of = &of };
     float all = panel_card_height(widget_table_height(in->g, &t), false);
-    float high = fmaxf(r.y + r.h - y, fminf(all, 260));
+    /* It scrolls by itself where that shows enough of it; else the panel does. */
+    float room = r.y + r.h - y, high = room >= fminf(all, 260) ? room : all;
     SDL_FRect at = panel_card(in, (SDL_FRect){ r.x, y, r.w, high }, NULL, NULL);
     at.x -= 8;
     at.w += 16;
