@@ -236,6 +236,12 @@ static void tokens(void)
     panel_tokens.draw(&in, (SDL_FRect){ 0, 0, 1000, 700 });
     gui_end(&gui);
     check_text(FACE_TITLE, t->muted, "A training reads rows, not prompts");
+    pixels_begin(1000, 700, 1);
+    in = panel_in_of(idle, t, -9, -9);
+    panel_tokens.draw(&in, (SDL_FRect){ 0, 0, 1000, 700 });
+    gui_end(&gui);
+    check_text(FACE_TITLE, t->muted, "No tokens yet");
+    check_text(FACE_TEXT, t->faint, "This fills with the first prompt that is read.");
 }
 
 /* ---- numbers --------------------------------------------------------------------------------- */
