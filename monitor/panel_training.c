@@ -96,7 +96,7 @@ static float figures(const struct panel_in *in, SDL_FRect r, double loss)
     t[2] = (struct tile){ "Smoothed loss", v[0], NULL, below[0], -1, { 0 } };
     SDL_snprintf(v[1], sizeof v[1], valid >= 0 ? "%.3f" : "-", valid);
     show_count((double)run->best_step, n, sizeof n);
-    SDL_snprintf(below[1], sizeof below[1], run->n_valid ? "best %.3f at step %s" : "none yet",
+    SDL_snprintf(below[1], sizeof below[1], run->n_valid ? "best %.3f at %s" : "none yet",
                  run->best_valid, n);
     t[3] = (struct tile){ "Validation loss", v[1], NULL, below[1], -1, { 0 } };
     SDL_snprintf(v[2], sizeof v[2], "%.3g", c->grad_norm);

@@ -162,7 +162,7 @@ static void figures(struct run *train)
     has(FACE_FIGURE, t->text, "200");
     has(FACE_SMALL, t->faint, "of 250, epoch 4");
     has(FACE_FIGURE, t->text, span_text(50).s);
-    snprintf(text, sizeof text, "best %.3f at step 120", fake_valid(120, 0));
+    snprintf(text, sizeof text, "best %.3f at 120", fake_valid(120, 0));
     has(FACE_SMALL, t->faint, text);
     snprintf(text, sizeof text, "%.3f", fake_valid(STEPS, 0));
     has(FACE_FIGURE, t->text, text);
