@@ -301,8 +301,26 @@ static void test_memory_host(void)
     WALK_MEMORY("rows", hlm_tune_dump_rows(model, &p, rows, NULL, NULL, &err), (void)0);
 }
 
+/* Sizes that stand side by side in a message are in the units in which people compare them. */
+static void test_sizes(void)
+{
+    static const struct {
+        uint64_t bytes;
+        const char *want;
+    } row[] = {
+        { 16, "16 bytes" },          { 1023, "1023 bytes" },       { 1024, "1.0 KiB" },
+        { 180224, "176.0 KiB" },     { 4521779, "4.3 MiB" },       { 8u << 20, "8.0 MiB" },
+        { 22840853650, "21.3 GiB" }, { 1ull << 42, "4096.0 GiB" },
+    };
+    char text[32];
+    test_case("sizes in messages");
+    for (uint32_t i = 0; i < ARRAY_LEN(row); i++)
+        CHECK_STR(bytes_text(text, row[i].bytes), row[i].want);
+}
+
 void test_errors_host(void)
 {
+    test_sizes();
     test_names();
     test_escapes();
     test_files();

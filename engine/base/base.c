@@ -211,11 +211,11 @@ struct shown show_text(const char *text, uint64_t n, uint64_t max)
 
 const char *bytes_text(char out[32], uint64_t bytes)
 {
-    if (bytes < 10240)
+    if (bytes < 1024)
         snprintf(out, 32, "%llu bytes", (unsigned long long)bytes);
-    else if (bytes < 10ull << 20)
+    else if (bytes < 1ull << 20)
         snprintf(out, 32, "%.1f KiB", (double)bytes / 1024);
-    else if (bytes < 10ull << 30)
+    else if (bytes < 1ull << 30)
         snprintf(out, 32, "%.1f MiB", (double)bytes / (1 << 20));
     else
         snprintf(out, 32, "%.1f GiB", (double)bytes / (1 << 30));
