@@ -103,7 +103,7 @@ help: ; @sed -n 's/^#: //p' Makefile
 #: make format     lays out all C as .clang-format says (clang-format 14)
 #: make spv        compiles the optional shaders of shaders/spv/list; needs a new glslang
 #: make examples   the three of ui/examples, into build/examples/
-#: make install    programs, library, headers, man pages, completions; PREFIX=/usr/local DESTDIR=
+#: make install    programs, library, headers, man pages, completions, menu entry; PREFIX=/usr/local DESTDIR=
 #: make deb        Debian packages, into build/deb/; lintian must find no error
 #: make deps       installs the packages, or names them; TESTS=1: also those of the tests
 #: make clean      removes build/
