@@ -27,7 +27,14 @@ static struct {
     int format, kv;
     bool exact, kernels, validate;
     struct flag_list lora;
-} o = { .pp = "512", .tg = "128", .depth = "0", .batch = "0", .streams = "1", .n_rep = 5 };
+    struct hlm_sampling how;
+} o = { .pp = "512",
+        .tg = "128",
+        .depth = "0",
+        .batch = "0",
+        .streams = "1",
+        .n_rep = 5,
+        .how = { .top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64, .allow_unused = true } };
 
 static const struct flag flags[] = {
     { FLAG_GROUP, "What to measure", 0, 0, 0, 0, 0 },
@@ -43,6 +50,12 @@ static const struct flag flags[] = {
     { FLAG_TEXT, "-d --n-depth", "N,...", &o.depth, 0, 0, "after N tokens that are not timed (0)" },
     { FLAG_TEXT, "-b --batch-size", "N,...", &o.batch, 0, 0,
       "tokens of one prefill piece at most; 0: as the device likes" },
+    { FLAG_FLOAT, "--temp --temperature", "X", &o.how.temp, 0, 100,
+      "tokens are sampled; 0: the likeliest one (0)" },
+    { FLAG_INT, "--top-k", "N", &o.how.top_k, 0, INT32_MAX, "of the N likeliest, 0: off (0)" },
+    { FLAG_FLOAT, "--top-p", "X", &o.how.top_p, 0, 1, "of those with a mass of X, 1: off (1)" },
+    { FLAG_FLOAT, "--min-p", "X", &o.how.min_p, 0, 1,
+      "of those at least X times as likely as the likeliest (0)" },
     { FLAG_CHOICE, "--kv", "f16|f32|q8_0", &o.kv, 0, 0, "type of the KV cache (f16)" },
     { FLAG_SWITCH, "--exact", NULL, &o.exact, 0, 0, "the f32 paths of hlm-eval, not hlm-chat's" },
     { FLAG_INT, "-r --repetitions", "N", &o.n_rep, 1, MAX_REP, "timed runs of a test (5)" },
@@ -191,15 +204,12 @@ static void random_ids(uint64_t *state, int32_t *id, uint32_t n, uint32_t n_voca
         id[i] = (int32_t)(random_u64(state) % n_vocab);
 }
 
-/* n tokens of each conversation, each what the model likes best; nothing ends them. */
+/* n tokens of each conversation; nothing ends them. */
 static bool make_tokens(hlm_session *const *s, uint32_t n_stream, uint32_t n, struct hlm_err *err)
 {
-    const struct hlm_sampling greedy = {
-        .temp = 0, .top_p = 1, .repeat_penalty = 1, .allow_unused = true
-    };
     struct hlm_next row[MAX_STREAM];
     for (uint32_t i = 0; i < n_stream; i++)
-        row[i] = (struct hlm_next){ s[i], &greedy, 0 };
+        row[i] = (struct hlm_next){ s[i], &o.how, 0 };
     for (uint32_t i = 0; i < n; i++)
         if ((ui_interrupted() && !ui_fail_stopped(err)) || !hlm_decode(row, n_stream, err))
             return false;
@@ -292,6 +302,8 @@ static struct text test_name(const struct bench_test *t)
                      t->n_gen ? t->n_gen : t->n_prompt);
     if (t->n_stream > 1)
         n += snprintf(out.s + n, sizeof out.s - (size_t)n, " x%u", t->n_stream);
+    if (t->n_gen && o.how.temp > 0)
+        n += snprintf(out.s + n, sizeof out.s - (size_t)n, " temp %g", (double)o.how.temp);
     if (t->n_depth)
         n += snprintf(out.s + n, sizeof out.s - (size_t)n, " @ d%u", t->n_depth);
     if (t->n_batch)
@@ -355,8 +367,13 @@ static void csv_text(const char *s)
     fputs("\",", stdout);
 }
 
+/* Before the first row, so that a model that cannot be opened leaves an error alone. */
 static void print_head(void)
 {
+    static bool printed;
+    if (printed)
+        return;
+    printed = true;
     if (o.format == MD)
         puts("| model                |       size |     params | backend | device               "
              "          |            test |                  t/s |\n"
@@ -364,7 +381,8 @@ static void print_head(void)
              "--------- | --------------: | -------------------: |");
     else if (o.format == CSV)
         puts("model_filename,model_type,model_size,model_n_params,device,driver,n_batch,type_kv,"
-             "n_prompt,n_gen,n_depth,n_streams,avg_ns,stddev_ns,avg_ts,stddev_ts");
+             "n_prompt,n_gen,n_depth,n_streams,temp,top_k,top_p,min_p,avg_ns,stddev_ns,avg_ts,"
+             "stddev_ts");
 }
 
 static void print_row(const struct bench_model *m, const struct result *r)
@@ -372,6 +390,7 @@ static void print_row(const struct bench_model *m, const struct result *r)
     char device[80];
     struct speed ts = speed_of(r, false), s = speed_of(r, true);
     const struct bench_test *t = &r->test;
+    print_head();
     if (o.format == MD) {
         char speed[48];
         struct num size = num_bytes(m->info.tensor_bytes), params = num_short(m->info.n_param);
@@ -385,9 +404,10 @@ static void print_row(const struct bench_model *m, const struct result *r)
         printf("%" PRIu64 ",%" PRIu64 ",", m->info.tensor_bytes, m->info.n_param);
         csv_text(m->info.device);
         csv_text(m->info.driver);
-        printf("%u,%s,%u,%u,%u,%u,%.0f,%.0f,%.6f,%.6f\n", t->n_batch, kv_name((enum hlm_kv)o.kv),
-               t->n_prompt, t->n_gen, t->n_depth, t->n_stream, s.mean * 1e9, s.sd * 1e9, ts.mean,
-               ts.sd);
+        printf("%u,%s,%u,%u,%u,%u,%g,%d,%g,%g,%.0f,%.0f,%.6f,%.6f\n", t->n_batch,
+               kv_name((enum hlm_kv)o.kv), t->n_prompt, t->n_gen, t->n_depth, t->n_stream,
+               (double)o.how.temp, o.how.top_k, (double)o.how.top_p, (double)o.how.min_p,
+               s.mean * 1e9, s.sd * 1e9, ts.mean, ts.sd);
     }
     fflush(stdout);
     if (o.format != JSON && ui.verbose)
@@ -434,6 +454,10 @@ static json_t *result_json(const struct bench_model *m, const struct result *r)
     for (uint32_t i = 0; i < r->n_rep; i++)
         json_array_append_new(samples, json_real(r->s[i] * 1e9));
     json_object_set_new(more, "samples_ns", samples);
+    json_object_set_new(more, "sampling",
+                        json_pack("{s:f, s:i, s:f, s:f}", "temp", (double)o.how.temp, "top_k",
+                                  (int)o.how.top_k, "top_p", (double)o.how.top_p, "min_p",
+                                  (double)o.how.min_p));
     for (const struct hlm_kernel *k = r->kernel; k < r->kernel + r->n_kernel; k++)
         json_array_append_new(kernels, json_pack("{s:s, s:I, s:f, s:I, s:f}", "name", k->name,
                                                  "calls", (json_int_t)k->n, "us", k->us, "bytes",
@@ -511,7 +535,6 @@ int main(int argc, char **argv)
     if (!test)
         return usage_error(&program, "%s", err.msg);
     json_t *all = o.format == JSON ? json_array() : NULL;
-    print_head();
     rc = RC_OK;
     for (uint32_t i = 0; rc == RC_OK && i < model.n; i++)
         rc = run_model(model.path[i], test, n_test, all, &err);
