@@ -96,7 +96,17 @@ pid_t start(const char *command, const char *in, const char *out, const char *er
     posix_spawn_file_actions_addopen(&a, 0, in, O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&a, 1, out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     posix_spawn_file_actions_addopen(&a, 2, err, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-    int e = posix_spawn(&pid, program, &a, NULL, argv, environ);
+    /* Also where the tests themselves run in the background of a shell, which ignores them. */
+    posix_spawnattr_t attr;
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGQUIT);
+    posix_spawnattr_init(&attr);
+    posix_spawnattr_setsigdefault(&attr, &set);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+    int e = posix_spawn(&pid, program, &a, &attr, argv, environ);
+    posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&a);
     CHECK_MSG(e == 0, "%s: %s", program, strerror(e));
     return e == 0 ? pid : -1;
