@@ -54,7 +54,8 @@ static struct {
     struct count count;      /* of it */
     enum outcome outcome;    /* of the open case */
     char name[200];          /* of the open case */
-    clock_t start;           /* of the open case: processor time of all threads */
+    clock_t start_cpu;       /* of the open case: processor time of all threads */
+    double start_s;
     uint32_t n_fail;         /* messages of the open case */
     bool mid_line;           /* the test's own line has been begun and not ended */
     char skip_reason[200];   /* of the first case that was skipped */
@@ -74,10 +75,16 @@ static void end_line(void)
 
 static double cpu_s(clock_t since) { return (double)(clock() - since) / CLOCKS_PER_SEC; }
 
+static void start_clocks(void)
+{
+    t.start_cpu = clock();
+    t.start_s = now_s();
+}
+
 static void close_case(void)
 {
     if (t.verbose && t.outcome != NONE && t.outcome != LEFT_OUT)
-        printf("  %s: %.1f CPU s\n", t.test->name, cpu_s(t.start));
+        printf("  %s: %.1f s (CPU %.1f)\n", t.test->name, now_s() - t.start_s, cpu_s(t.start_cpu));
     if (t.n_fail > MAX_FAIL_SHOWN)
         printf("  %s: %s: %u more\n", t.test->name, t.name, t.n_fail - MAX_FAIL_SHOWN);
     t.count.passed += t.outcome == OPEN;
@@ -95,7 +102,7 @@ bool test_case(const char *fmt, ...)
     vsnprintf(t.name, sizeof t.name, fmt, ap);
     va_end(ap);
     t.outcome = !t.text || strstr(t.name, t.text) ? OPEN : LEFT_OUT;
-    t.start = clock();
+    start_clocks();
     if (t.verbose && t.outcome == OPEN) {
         end_line();
         printf("  %s: %s\n", t.test->name, t.name);
@@ -111,7 +118,7 @@ static void need_case(void)
         return;
     snprintf(t.name, sizeof t.name, "(outside of any case)");
     t.outcome = OPEN;
-    t.start = clock();
+    start_clocks();
 }
 
 bool test_fail_at(const char *file, int line, const char *fmt, ...)
