@@ -56,9 +56,9 @@ static struct {
     char name[200];          /* of the open case */
     clock_t start_cpu;       /* of the open case: processor time of all threads */
     double start_s;
-    uint32_t n_fail;         /* messages of the open case */
-    bool mid_line;           /* the test's own line has been begun and not ended */
-    char skip_reason[200];   /* of the first case that was skipped */
+    uint32_t n_fail;       /* messages of the open case */
+    bool mid_line;         /* the test's own line has been begun and not ended */
+    char skip_reason[200]; /* of the first case that was skipped */
     char tmp[64];
 } t = { .fixtures = "tests/fixtures" };
 

@@ -575,6 +575,16 @@ bool rig_near(struct rig *r, const char *what, tensor t, const double *want, dou
                            tol > 0 ? tol : ops_tolerance(t.dtype));
 }
 
+void rig_advanced(struct rig *r, const struct batch *b, struct segment was, uint32_t n_tok,
+                  uint32_t slot)
+{
+    was.pos += n_tok;
+    was.slot_in = slot;
+    was.slot_out = 2 - slot;
+    CHECK_MSG(memcmp(r->back + b->step.offset, &was, sizeof was) == 0,
+              "the segment is not what op_advance should make of it");
+}
+
 void ops_report(struct gpu *g)
 {
     for (uint32_t i = 0; i < ARRAY_LEN(worst) && worst[i].op; i++)

@@ -96,6 +96,9 @@ float *rig_get(struct rig *r, tensor t);
 /* Checks that t is near want [n_row][n], within the tolerance of its type, or within tol if that is
  * above 0. The bytes between rows of a scratch tensor must be unchanged. */
 bool rig_near(struct rig *r, const char *what, tensor t, const double *want, double tol);
+/* The segment of b is `was` after n_tok tokens in all, the last of which wrote slot 0 or 2. */
+void rig_advanced(struct rig *r, const struct batch *b, struct segment was, uint32_t n_tok,
+                  uint32_t slot);
 /* The same for given values. */
 bool rig_near_values(struct rig *r, const char *what, const float *got, const double *want,
                      uint32_t n, uint32_t n_row, double tol);

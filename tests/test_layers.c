@@ -267,6 +267,26 @@ static void now_and_then(hlm *m, hlm_session *s, uint32_t n_vocab)
     read_all(s, ids[0], NULL, false);
 }
 
+/* All tokens of the prompt but the last, piece by piece: the layers are those of the reference. */
+static void check_prompt(hlm *m, struct ref_run *r, const int32_t *ids)
+{
+    ref_begin(r);
+    for (uint32_t at = 0; at < N_ID - 1; at += PIECE) {
+        forget(r, true);
+        read_ref(r, ids + at, min_u32(PIECE, N_ID - 1 - at));
+    }
+    check_layers(m, r, (N_ID - 1) % PIECE);
+}
+
+/* The last token of the prompt, and what is decoded after it. */
+static void check_answer(hlm *m, hlm_session *s, struct ref_run *r, int32_t last)
+{
+    forget(r, true);
+    read_ref(r, &last, 1);
+    check_layers(m, r, 1);
+    decode(m, s, r);
+}
+
 /* later: layers, and kernels, are asked for while the model is open, not when it is opened. */
 static void test_session_of(const char *path, bool later)
 {
@@ -301,20 +321,11 @@ static void test_session_of(const char *path, bool later)
         if (m && k && later)
             hlm_set_watched(m, true, true);
         bool ok = s && read_all(s, ids, NULL, false);
-        if (ok && k) {
-            ref_begin(&r);
-            for (uint32_t at = 0; at < N_ID - 1; at += PIECE) {
-                forget(&r, true);
-                read_ref(&r, ids + at, min_u32(PIECE, N_ID - 1 - at));
-            }
-            check_layers(m, &r, (N_ID - 1) % PIECE);
-        }
+        if (ok && k)
+            check_prompt(m, &r, ids);
         ok = ok && read_all(s, ids, logits[k], true);
         if (ok && k) {
-            forget(&r, true);
-            read_ref(&r, ids + N_ID - 1, 1);
-            check_layers(m, &r, 1);
-            decode(m, s, &r);
+            check_answer(m, s, &r, ids[N_ID - 1]);
             if (later) {
                 let_go(m, s);
                 now_and_then(m, s, n_vocab);
@@ -475,12 +486,30 @@ static void check_deltas(struct train_run *t)
     CHECK(!memcmp(got, want, sizeof got));
 }
 
+static const uint32_t doc_len[] = { 1, 2, 40, 64, 65, 130 };
+
+/* Documents of these lengths, of random tokens; all but the first token of each count. */
+static void fill_docs(struct data_set *set, int32_t *ids, uint8_t *mask, uint32_t n_vocab)
+{
+    struct rng rng = { 21 };
+    for (uint32_t i = 0; i < set->n_doc; set->n_id += doc_len[i++]) {
+        uint32_t n = doc_len[i];
+        set->doc[i] = (struct data_doc){ .at = set->n_id, .n = n, .line = i, .n_counted = n - 1 };
+        for (uint32_t k = 0; k < n; k++) {
+            ids[set->n_id + k] = (int32_t)(rng_u64(&rng) % n_vocab);
+            mask[set->n_id + k] = k > 0;
+        }
+        set->n_counted += n - 1;
+    }
+    set->ids = ids;
+    set->mask = mask;
+}
+
 /* later: the trainer is asked for layers once it is there. */
 static void test_training_of(struct gpu *g, const char *path, bool draft, bool later)
 {
-    static const uint32_t len[] = { 1, 2, 40, 64, 65, 130 };
-    struct data_doc doc[ARRAY_LEN(len)];
-    struct data_set set = { .n_doc = ARRAY_LEN(len), .doc = doc };
+    struct data_doc doc[ARRAY_LEN(doc_len)];
+    struct data_set set = { .n_doc = ARRAY_LEN(doc_len), .doc = doc };
     struct data_rows rows = { 0 };
     struct train_run t = { 0 };
     struct ref_run r = { 0 };
@@ -488,21 +517,11 @@ static void test_training_of(struct gpu *g, const char *path, bool draft, bool l
     uint8_t mask[302];
     float *grad[2] = { NULL, NULL };
     uint64_t n_grad = 0;
-    struct rng rng = { 21 };
     test_case("%s: layers in training", path);
     bool ok = train_run_model(&t, g, fixture("%s", path), draft) &&
               train_run_fresh(&t, "blk.*.weight") && ref_run_open(&r, fixture("%s", path));
-    for (uint32_t i = 0; ok && i < ARRAY_LEN(len); set.n_id += len[i++]) {
-        doc[i] =
-            (struct data_doc){ .at = set.n_id, .n = len[i], .line = i, .n_counted = len[i] - 1 };
-        for (uint32_t k = 0; k < len[i]; k++) {
-            ids[set.n_id + k] = (int32_t)(rng_u64(&rng) % t.m->n_vocab);
-            mask[set.n_id + k] = k > 0;
-        }
-        set.n_counted += len[i] - 1;
-    }
-    set.ids = ids;
-    set.mask = mask;
+    if (ok)
+        fill_docs(&set, ids, mask, t.m->n_vocab);
     ok = ok && CHECK_MSG(data_pack(&rows, &set, NULL, 330, 0, &t.err), "%s", t.err.msg) &&
          CHECK(rows.n_row == 1 && rows.row[0].padding == 28);
     for (uint32_t k = 0; ok && k < 2; k++) {

@@ -294,6 +294,29 @@ static struct lora_set *use(hlm *m, const char *path, bool train)
     return NULL;
 }
 
+/* The last row of every parameter lies on the device as the file has it, times its scale. */
+static void check_rows(hlm *m, struct lora_set *s, const char *path)
+{
+    struct hlm_err err = { 0 };
+    struct gguf *file = gguf_open(path, &err);
+    for (uint64_t i = 0; file && i < lora_n_param(s); i++) {
+        struct lora_param p = lora_param(s, i);
+        float *v = test_floats(gguf_tensor(file, p.name)), on[512];
+        uint64_t row = p.n_row - 1;
+        tensor at = { .arena = lora_arena(s),
+                      .offset = lora_param_at(s, i, row),
+                      .dtype = F32,
+                      .n = p.n,
+                      .n_row = 1,
+                      .stride = p.n };
+        CHECK(p.n <= 512 && gpu_read(m->gpu, at, 0, on, p.n * sizeof *on, &err));
+        for (uint32_t k = 0; k < p.n; k++)
+            CHECK(on[k] == p.scale * v[row * p.n + k]);
+        free(v);
+    }
+    gguf_close(file);
+}
+
 /* A set for training computes what the plain set does, and leaves gates to the trainer. The device
  * holds what the parameters say. */
 static void test_in_force(const char *dir)
@@ -343,23 +366,7 @@ static void test_in_force(const char *dir)
         CHECK(gate->n_elem <= 64 && lora_gate_delta(s, gate, delta) &&
               !memcmp(delta, shift, gate->n_elem * sizeof *delta));
         CHECK(!lora_gate_delta(s, b->gate[0].t, delta) && delta[0] == 0);
-        struct gguf *file = gguf_open(with, &err);
-        for (uint64_t i = 0; file && i < lora_n_param(s); i++) {
-            struct lora_param p = lora_param(s, i);
-            float *v = test_floats(gguf_tensor(file, p.name)), on[512];
-            uint64_t row = p.n_row - 1;
-            tensor at = { .arena = lora_arena(s),
-                          .offset = lora_param_at(s, i, row),
-                          .dtype = F32,
-                          .n = p.n,
-                          .n_row = 1,
-                          .stride = p.n };
-            CHECK(p.n <= 512 && gpu_read(m->gpu, at, 0, on, p.n * sizeof *on, &err));
-            for (uint32_t k = 0; k < p.n; k++)
-                CHECK(on[k] == p.scale * v[row * p.n + k]);
-            free(v);
-        }
-        gguf_close(file);
+        check_rows(m, s, with);
         lora_set_use(NULL, m->gpu, b, &err);
         lora_set_destroy(s);
     }

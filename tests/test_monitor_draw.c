@@ -72,6 +72,10 @@ static void shapes(void)
         struct ink k = pixels_ink();
         CHECK(k.x0 == 60 && k.y1 == 60); /* a quarter from the top goes to the right */
     }
+}
+
+static void lines_and_areas(void)
+{
     if (test_case("a line is as wide as it says") && pixels_begin(60, 40, 1)) {
         const SDL_FPoint p[3] = { { 10, 20 }, { 30, 20 }, { 50, 20 } };
         draw_line(pic.draw, p, 3, 2, white);
@@ -186,6 +190,10 @@ static void texts(void)
         k = pixels_ink();
         CHECK_MSG(abs((k.x0 + k.x1) - 150) <= 2, "drawn from %d to %d", k.x0, k.x1);
     }
+}
+
+static void odd_texts(void)
+{
     if (test_case("what is no character, or moves others, is a question mark") &&
         pixels_begin(200, 40, 1)) {
         float one = draw_text_width(pic.draw, FACE_TEXT, "?");
@@ -485,6 +493,10 @@ static void reactions(void)
         gui_end(&gui);
         CHECK_EQ(gui.focus, 2);
     }
+}
+
+static void dragging(void)
+{
     if (test_case("a slider is dragged, and moved by arrow keys; it keeps to its range") &&
         pixels_begin(200, 40, 1)) {
         float v = 0.5f;
@@ -596,6 +608,10 @@ static void graph_pixels(void)
                       i);
         }
     }
+}
+
+static void graph_gaps(void)
+{
     if (test_case("the axis of what is never below 0 is not either") && pixels_begin(400, 200, 1)) {
         curve.n = 3;
         for (uint32_t i = 0; i < 3; i++) {
@@ -656,6 +672,10 @@ static void graph_pixels(void)
         SDL_FPoint p = graph_at(&m, 5, 5), q = graph_at(&m, 7, 5);
         CHECK(pixel_at((int)p.x, (int)p.y).r > 100 && pixel_at((int)q.x, (int)q.y).r < 100);
     }
+}
+
+static void graph_levels(void)
+{
     if (test_case("levels may be logarithmic") && pixels_begin(400, 200, 1)) {
         curve.n = 3;
         for (uint32_t i = 0; i < 3; i++) {
@@ -776,14 +796,19 @@ void test_monitor_draw(void)
     SDL_SetHint(SDL_HINT_VIDEODRIVER, "dummy");
     boxes();
     shapes();
+    lines_and_areas();
     clips();
     texts();
+    odd_texts();
     colors();
     bars();
     heats();
     tables();
     reactions();
+    dragging();
     graph_pixels();
+    graph_gaps();
+    graph_levels();
     graph_zoom();
     graph_cross();
     ticks();

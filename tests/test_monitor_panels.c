@@ -169,6 +169,11 @@ static void overview(void)
                       got, want);
         }
     }
+}
+
+static void overview_words(void)
+{
+    const struct theme *t = theme_get(true);
     if (test_case("what is not known yet is a dash, without a unit")) {
         overview_at(idle, -9, -9);
         check_text(FACE_FIGURE, t->faint, "\u2013");
@@ -509,6 +514,7 @@ void test_monitor_panels(void)
     make_runs();
     every_panel();
     overview();
+    overview_words();
     tokens();
     numbers();
     sizes();

@@ -173,7 +173,7 @@ static void sort_case(struct gpu *g, uint32_t n_expert, uint32_t n_used, uint32_
     rig_close(&r);
 }
 
-void test_ops_ffn(void)
+static void ffn_cases(struct gpu *g)
 {
     static const struct ffn_row ffn[] = {
         { F32, F32, F32, 32, 4, 1, .act = SWIGLU },
@@ -189,6 +189,12 @@ void test_ops_ffn(void)
         { F32, Q8_0, F32, 64, 96, 7, .act = SWIGLU, .rank = 36 },
         { F32, F32, F32, 64, 96, 65, .act = RELU2, .rank = 20 },
     };
+    for (uint32_t i = 0; i < ARRAY_LEN(ffn); i++)
+        ffn_case(g, &ffn[i]);
+}
+
+void test_ops_ffn(void)
+{
     static const struct moe_row moe[] = {
         { 4, 1, 32, 32, 32, 1, F32, F32, F32, F32, .tie = 0 },
         { 4, 4, 36, 4, 8, 1, F32, F32, F32, F32, .tie = 0 },
@@ -222,8 +228,7 @@ void test_ops_ffn(void)
     struct gpu *g = test_gpu();
     if (!g)
         return;
-    for (uint32_t i = 0; i < ARRAY_LEN(ffn); i++)
-        ffn_case(g, &ffn[i]);
+    ffn_cases(g);
     for (uint32_t i = 0; i < ARRAY_LEN(moe); i++)
         for (enum moe_path path = MOE_PLAIN; path <= MOE_GROUPED; path++)
             moe_case(g, &moe[i], path, (i + path) % 2);

@@ -357,75 +357,104 @@ static void test_real(struct gpu *g)
 
 /* ---- ops --------------------------------------------------------------------------------- */
 
-/* The ops over linear_by, with the path that the device picks for n_tok: three matrices of which
- * two lie together, a residual, an activation before it and a gate after it, a bias. */
-static void op_case(struct gpu *g, uint32_t n_tok)
+/* The matrices, the input and what else goes into the ops over linear_by. */
+enum { N_IN = 64, N_A = 5, N_B = 8, N_C = 3, N_ABC = N_A + N_B + N_C, N_Y = 12 };
+struct op_in {
+    uint32_t n_tok;
+    struct weight a, b, c, sq, up;
+    float *x, *norm, *gate, *gu, *bias[2]; /* bias: of sq and of b */
+};
+
+static struct op_in op_values(struct rig *r, uint32_t n_tok)
 {
-    enum { N_IN = 64, A = 5, B = 8, C = 3, N = A + B + C, N_Y = 12 };
-    if (!test_case("ops over linear_by, %u tokens", n_tok))
-        return;
-    struct rig r = rig_open(g, "op_linear");
-    struct weight a = rig_weight(&r, Q8_0, N_IN, A, 1, 1, false);
-    struct weight b = rig_weight(&r, Q8_0, N_IN, B, 1, 1, true);
-    struct weight c = rig_weight(&r, F32, N_IN, C, 1, 1, true);
-    struct weight sq = rig_weight(&r, Q8_0, N_IN, N_IN, 1, 1, false);
-    struct weight up = rig_weight(&r, Q8_0, N_IN, N_IN, 1, 1, true); /* follows sq */
-    float *x_v = rig_normal(&r, n_tok * N_IN, 1), *norm_v = rig_normal(&r, N_IN, 1);
-    float *gate_v = rig_normal(&r, n_tok, 1), *gu_v = rig_normal(&r, n_tok * 2 * N_IN, 2);
-    tensor x = rig_strided(&r, x_v, N_IN, n_tok), norm = rig_dense(&r, norm_v, N_IN, 1);
-    tensor gate = rig_strided(&r, gate_v, 1, n_tok);
-    tensor gu = rig_view(&r, F32, 2 * N_IN, n_tok, 2 * N_IN + 4, 0);
-    rig_put(&r, gu, gu_v);
-    float *bias_v[2] = { rig_normal(&r, N_IN, 1), rig_normal(&r, B, 1) };
-    linear with_bias = sq.w;
-    with_bias.bias = rig_dense(&r, bias_v[0], N_IN, 1);
-    b.w.bias = rig_dense(&r, bias_v[1], B, 1);
-    const struct act swiglu = { ACT_SWIGLU, 0 };
-    const tensor y[N_Y] = {
-        op_norm(r.c, x, norm, EPS),
-        op_linear(r.c, x, LINEARS(&a.w, &b.w, &c.w)),
-        op_norm_linear(r.c, x, norm, EPS, LINEARS(&a.w, &b.w, &c.w)),
-        op_linear_add(r.c, x, &sq.w, x),
-        op_act(r.c, gu, swiglu),
-        op_norm_linear_act(r.c, x, norm, EPS, LINEARS(&sq.w, &up.w), swiglu),
-        op_linear_add_gated(r.c, x, &sq.w, x, gate),
-        op_act(r.c, gu, (struct act){ ACT_SWIGLU, LIMIT }),
-        op_act(r.c, x, (struct act){ ACT_RELU2, 0 }),
-        op_linear_act(r.c, x, LINEARS(&with_bias), (struct act){ ACT_RELU2, 0 }),
-        op_linear_act(r.c, x, LINEARS(&up.w, &sq.w), swiglu),
-        op_linear_act(r.c, x, LINEARS(&sq.w), (struct act){ ACT_RELU2, 0 }),
-    };
-    double *want[N_Y], *in[2] = { rig_doubles(&r, x_v, n_tok * N_IN) };
-    for (uint32_t i = 0; i < N_Y; i++)
-        want[i] = rig_doubles(&r, NULL, n_tok * N_IN);
+    struct op_in v = { .n_tok = n_tok };
+    v.a = rig_weight(r, Q8_0, N_IN, N_A, 1, 1, false);
+    v.b = rig_weight(r, Q8_0, N_IN, N_B, 1, 1, true);
+    v.c = rig_weight(r, F32, N_IN, N_C, 1, 1, true);
+    v.sq = rig_weight(r, Q8_0, N_IN, N_IN, 1, 1, false);
+    v.up = rig_weight(r, Q8_0, N_IN, N_IN, 1, 1, true); /* follows sq */
+    v.x = rig_normal(r, n_tok * N_IN, 1);
+    v.norm = rig_normal(r, N_IN, 1);
+    v.gate = rig_normal(r, n_tok, 1);
+    v.gu = rig_normal(r, n_tok * 2 * N_IN, 2);
+    v.bias[0] = rig_normal(r, N_IN, 1);
+    v.bias[1] = rig_normal(r, N_B, 1);
+    return v;
+}
+
+/* In the order in which op_case calls the ops. */
+static void op_want(struct rig *r, const struct op_in *v, double *want[N_Y])
+{
+    uint32_t n_tok = v->n_tok;
+    double *in[2] = { rig_doubles(r, v->x, n_tok * N_IN), want[0] };
     double *sq_y[2], *up_y[2]; /* of x and of the normed x */
-    ref_rmsnorm(in[0], norm_v, N_IN, n_tok, (double)EPS, in[1] = want[0]);
+    ref_rmsnorm(in[0], v->norm, N_IN, n_tok, (double)EPS, want[0]);
     for (uint32_t k = 0; k < 2; k++) {
-        ref_linear(sq.v, N_IN, N_IN, in[k], n_tok, sq_y[k] = rig_doubles(&r, NULL, n_tok * N_IN));
-        ref_linear(up.v, N_IN, N_IN, in[k], n_tok, up_y[k] = rig_doubles(&r, NULL, n_tok * N_IN));
+        sq_y[k] = rig_doubles(r, NULL, n_tok * N_IN);
+        up_y[k] = rig_doubles(r, NULL, n_tok * N_IN);
+        ref_linear(v->sq.v, N_IN, N_IN, in[k], n_tok, sq_y[k]);
+        ref_linear(v->up.v, N_IN, N_IN, in[k], n_tok, up_y[k]);
     }
     for (uint32_t i = 0; i < n_tok * N_IN; i++) {
-        const float *at = gu_v + i / N_IN * 2 * N_IN + i % N_IN;
+        const float *at = v->gu + i / N_IN * 2 * N_IN + i % N_IN;
         want[3][i] = sq_y[0][i] + in[0][i];
         want[4][i] = ref_silu((double)at[0]) * (double)at[N_IN];
         want[5][i] = ref_silu(sq_y[1][i]) * up_y[1][i];
-        want[6][i] = sq_y[0][i] * ref_sigmoid((double)gate_v[i / N_IN]) + in[0][i];
+        want[6][i] = sq_y[0][i] * ref_sigmoid((double)v->gate[i / N_IN]) + in[0][i];
         ref_swiglu_limit(&(double){ (double)at[0] }, &(double){ (double)at[N_IN] }, 1,
                          (double)LIMIT, &want[7][i]);
         want[8][i] = ref_relu2(in[0][i]);
-        want[9][i] = ref_relu2(sq_y[0][i] + (double)bias_v[0][i % N_IN]);
+        want[9][i] = ref_relu2(sq_y[0][i] + (double)v->bias[0][i % N_IN]);
         want[10][i] = ref_silu(up_y[0][i]) * sq_y[0][i];
         want[11][i] = ref_relu2(sq_y[0][i]);
     }
     for (uint32_t t = 0; t < n_tok; t++)
         for (uint32_t k = 0; k < 2; k++) {
             const double *h = in[k] + t * N_IN;
-            ref_linear(a.v, N_IN, A, h, 1, want[1 + k] + t * N);
-            ref_linear(b.v, N_IN, B, h, 1, want[1 + k] + t * N + A);
-            ref_linear(c.v, N_IN, C, h, 1, want[1 + k] + t * N + A + B);
-            for (uint32_t i = 0; i < B; i++)
-                want[1 + k][t * N + A + i] += (double)bias_v[1][i];
+            double *y = want[1 + k] + t * N_ABC;
+            ref_linear(v->a.v, N_IN, N_A, h, 1, y);
+            ref_linear(v->b.v, N_IN, N_B, h, 1, y + N_A);
+            ref_linear(v->c.v, N_IN, N_C, h, 1, y + N_A + N_B);
+            for (uint32_t i = 0; i < N_B; i++)
+                y[N_A + i] += (double)v->bias[1][i];
         }
+}
+
+/* The ops over linear_by, with the path that the device picks for n_tok: three matrices of which
+ * two lie together, a residual, an activation before it and a gate after it, a bias. */
+static void op_case(struct gpu *g, uint32_t n_tok)
+{
+    if (!test_case("ops over linear_by, %u tokens", n_tok))
+        return;
+    struct rig r = rig_open(g, "op_linear");
+    struct op_in in = op_values(&r, n_tok);
+    const linear *a = &in.a.w, *b = &in.b.w, *c = &in.c.w, *sq = &in.sq.w, *up = &in.up.w;
+    tensor x = rig_strided(&r, in.x, N_IN, n_tok), norm = rig_dense(&r, in.norm, N_IN, 1);
+    tensor gate = rig_strided(&r, in.gate, 1, n_tok);
+    tensor gu = rig_view(&r, F32, 2 * N_IN, n_tok, 2 * N_IN + 4, 0);
+    rig_put(&r, gu, in.gu);
+    linear with_bias = in.sq.w;
+    with_bias.bias = rig_dense(&r, in.bias[0], N_IN, 1);
+    in.b.w.bias = rig_dense(&r, in.bias[1], N_B, 1);
+    const struct act swiglu = { ACT_SWIGLU, 0 };
+    const tensor y[N_Y] = {
+        op_norm(r.c, x, norm, EPS),
+        op_linear(r.c, x, LINEARS(a, b, c)),
+        op_norm_linear(r.c, x, norm, EPS, LINEARS(a, b, c)),
+        op_linear_add(r.c, x, sq, x),
+        op_act(r.c, gu, swiglu),
+        op_norm_linear_act(r.c, x, norm, EPS, LINEARS(sq, up), swiglu),
+        op_linear_add_gated(r.c, x, sq, x, gate),
+        op_act(r.c, gu, (struct act){ ACT_SWIGLU, LIMIT }),
+        op_act(r.c, x, (struct act){ ACT_RELU2, 0 }),
+        op_linear_act(r.c, x, LINEARS(&with_bias), (struct act){ ACT_RELU2, 0 }),
+        op_linear_act(r.c, x, LINEARS(up, sq), swiglu),
+        op_linear_act(r.c, x, LINEARS(sq), (struct act){ ACT_RELU2, 0 }),
+    };
+    double *want[N_Y];
+    for (uint32_t i = 0; i < N_Y; i++)
+        want[i] = rig_doubles(&r, NULL, n_tok * N_IN);
+    op_want(&r, &in, want);
     /* clang-format off */
     static const char *const what[N_Y] = { "norm",   "linear", "norm_linear", "linear_add",
                                            "swiglu", "norm_linear_act", "linear_add_gated",

@@ -77,25 +77,42 @@ struct mamba_docs_want {
     double *y, *dp, *dgate[N_GATE];
 };
 
+/* The first token of the document of each token. */
+static const uint32_t *docs_first(struct rig *r, const struct mamba_docs_in *v)
+{
+    uint32_t *first = rig_alloc(r, v->n_tok, sizeof *first);
+    for (uint32_t i = 0; i < N_DOC; i++)
+        for (uint32_t t = 0; t < lengths[i]; t++)
+            first[v->first[i] + t] = v->first[i];
+    return first;
+}
+
+static struct ref_conv docs_conv(struct rig *r, const struct mamba_docs *c,
+                                 const struct mamba_docs_in *v)
+{
+    return (struct ref_conv){
+        .n_tok = v->n_tok,
+        .n_ch = v->d_conv,
+        .conv_k = c->conv_k,
+        .w = v->conv,
+        .bias = v->bias,
+        .window = rig_doubles(r, NULL, (uint64_t)c->conv_k * v->d_conv),
+    };
+}
+
 static struct mamba_docs_want docs_want(struct rig *r, const struct mamba_docs *c,
                                         const struct mamba_docs_in *v)
 {
     uint64_t n = v->n_tok;
-    uint32_t *first = rig_alloc(r, n, sizeof *first);
+    const uint32_t *first = docs_first(r, v);
     const struct rig_rows rows = { v->p, v->n_p, v->n_tok };
     double *z = rig_columns(r, &rows, 0, v->d_inner),
            *x = rig_columns(r, &rows, v->d_inner, v->d_conv);
     double *dt = rig_columns(r, &rows, v->d_inner + v->d_conv, c->n_head);
     double *u = rig_doubles(r, NULL, n * v->d_conv), *o = rig_doubles(r, NULL, n * v->d_inner);
-    double *window = rig_doubles(r, NULL, (uint64_t)c->conv_k * v->d_conv);
     double *state = rig_doubles(r, NULL, (uint64_t)v->d_inner * c->d_state);
-    struct ref_conv conv = { .n_tok = v->n_tok,
-                             .n_ch = v->d_conv,
-                             .conv_k = c->conv_k,
-                             .w = v->conv,
-                             .bias = v->bias,
-                             .x = x,
-                             .window = window };
+    struct ref_conv conv = docs_conv(r, c, v);
+    conv.x = x;
     struct ref_mamba ref = { .n_tok = v->n_tok,
                              .n_head = c->n_head,
                              .head_dim = c->head_dim,
@@ -111,9 +128,7 @@ static struct mamba_docs_want docs_want(struct rig *r, const struct mamba_docs *
         struct ref_conv conv_i = conv;
         struct ref_mamba ref_i = ref;
         uint64_t t0 = v->first[i];
-        for (uint64_t t = t0; t < t0 + lengths[i]; t++)
-            first[t] = v->first[i];
-        memset(window, 0, (c->conv_k - 1) * v->d_conv * sizeof *window);
+        memset(conv.window, 0, (c->conv_k - 1) * v->d_conv * sizeof *conv.window);
         memset(state, 0, (uint64_t)v->d_inner * c->d_state * sizeof *state);
         conv_i.n_tok = ref_i.n_tok = lengths[i];
         conv_i.x += t0 * v->d_conv;

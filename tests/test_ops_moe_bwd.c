@@ -39,6 +39,18 @@ static void ref_weights(const struct route_row *c, const double *x, const uint32
         wt[s] *= !c->sigmoid ? 1 / sum : c->raw ? 2.5 : 2.5 / sum;
 }
 
+/* Of one token: the weights of its experts, and what the gradient d of these adds to that of the
+ * logits x. */
+static void ref_route(const struct route_row *c, const double *x, const uint32_t *id, double *wt,
+                      const double *d, double *dx)
+{
+    ref_weights(c, x, id, wt);
+    if (c->sigmoid)
+        ref_moe_route_sigmoid_bwd(x, id, c->n_used, !c->raw, 2.5, d, dx);
+    else
+        ref_moe_route_bwd(wt, id, c->n_used, d, dx);
+}
+
 static void route_case(struct gpu *g, const struct route_row *c)
 {
     if (!test_case("route %u of %u, %u tokens%s%s", c->n_used, c->n_expert, c->n_tok,
@@ -90,16 +102,9 @@ static void route_case(struct gpu *g, const struct route_row *c)
 
     double *logits = rig_doubles(&r, x_v, n), *want = rig_doubles(&r, dx_v, n);
     double *want_wt = rig_doubles(&r, NULL, n_wt), *d = rig_doubles(&r, dwt_v, n_wt);
-    for (uint32_t t = 0; t < c->n_tok; t++) {
-        const uint32_t *ids = id_v + t * stride;
-        double *w = want_wt + t * c->n_used, *v = logits + t * c->n_expert;
-        ref_weights(c, v, ids, w);
-        if (c->sigmoid)
-            ref_moe_route_sigmoid_bwd(v, ids, c->n_used, !c->raw, 2.5, d + t * c->n_used,
-                                      want + t * c->n_expert);
-        else
-            ref_moe_route_bwd(w, ids, c->n_used, d + t * c->n_used, want + t * c->n_expert);
-    }
+    for (uint32_t t = 0; t < c->n_tok; t++)
+        ref_route(c, logits + t * c->n_expert, id_v + t * stride, want_wt + t * c->n_used,
+                  d + t * c->n_used, want + t * c->n_expert);
     if (rig_run(&r)) {
         rig_near(&r, "weights", wt, want_wt, sum_off.most);
         rig_near(&r, "dlogits", dx, want, sum_off.most);

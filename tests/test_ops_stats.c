@@ -76,31 +76,40 @@ static tensor step_of_slot(struct rig *r, uint32_t slot)
     return rig_words(r, &(struct segment){ .slot_in = slot }, sizeof(struct segment) / 4);
 }
 
+enum { STATE_TOK = 4 };
+
 /* Chunks of a training row, three for each document: some begin one, some are padding, the last are
- * not in use. The first `begun` have been reported before. */
+ * not in use. */
+static void fill_chunks(uint32_t *chunk, uint32_t *real, uint32_t n_chunk)
+{
+    for (uint32_t i = 0; i < n_chunk; i++) {
+        bool used = i + 2 < n_chunk || n_chunk < 4;
+        memcpy(chunk + 4 * i,
+               (uint32_t[]){ STATE_TOK * i, used ? STATE_TOK : 0, i % 3 == 0, i % 3 == 2 }, 16);
+        for (uint32_t t = 0; t < STATE_TOK; t++)
+            real[STATE_TOK * i + t] = i % 9 < 6;
+    }
+}
+
+/* The first `begun` chunks have been reported before. */
 static void state_case(struct gpu *g, const struct state_row *c)
 {
     if (!test_case("states of %u numbers, %u heads, %u chunks, %s, %u before", c->n, c->n_head,
                    c->n_chunk, c->by_chunk ? "by chunk" : "by head", c->begun))
         return;
-    enum { TOK = 4 };
     struct rig r = rig_open(g, "state_stats");
     uint32_t n_chunk = max_u32(c->n_chunk, 1), n_row = c->n_head * n_chunk;
-    uint32_t *chunk = rig_alloc(&r, 4ull * n_chunk, 4), *real = rig_alloc(&r, TOK * n_chunk, 4);
+    uint32_t *chunk = rig_alloc(&r, 4ull * n_chunk, 4),
+             *real = rig_alloc(&r, STATE_TOK * n_chunk, 4);
     /* without documents the states are those of the slot after the first */
     uint32_t slot = c->n_chunk ? 0 : 1;
     float *v = rig_normal(&r, (slot + 1ull) * n_row * c->n, 1), *had;
-    for (uint32_t i = 0; i < n_chunk; i++) {
-        bool used = i + 2 < n_chunk || n_chunk < 4;
-        memcpy(chunk + 4 * i, (uint32_t[]){ TOK * i, used ? TOK : 0, i % 3 == 0, i % 3 == 2 }, 16);
-        for (uint32_t t = 0; t < TOK; t++)
-            real[TOK * i + t] = i % 9 < 6;
-    }
+    fill_chunks(chunk, real, n_chunk);
     had = rig_normal(&r, (uint64_t)STATE_STATS * (c->n_head + 1), 0.5);
     for (uint32_t i = 0; i < STATE_STATS * (c->n_head + 1); i++)
         had[i] = fabsf(had[i]);
     struct docs docs = { .chunks = rig_words(&r, chunk, 4 * n_chunk),
-                         .real = rig_words(&r, real, TOK * n_chunk) };
+                         .real = rig_words(&r, real, STATE_TOK * n_chunk) };
     tensor to = rig_view(&r, F32, STATE_STATS, c->n_head + 1, STATE_STATS, 0);
     rig_put(&r, to, had);
     rig_writes_rows(&r, to, 1, c->n_head);
@@ -128,7 +137,7 @@ static void state_case(struct gpu *g, const struct state_row *c)
         for (uint32_t i = c->begun; i < n_chunk; i++) {
             uint32_t row = slot * n_row + h * s.by_head + i * s.by_chunk;
             const float *x = v + (uint64_t)c->n * row;
-            if (c->n_chunk && (!chunk[4 * i + 1] || chunk[4 * i + 2] || !real[TOK * i]))
+            if (c->n_chunk && (!chunk[4 * i + 1] || chunk[4 * i + 2] || !real[STATE_TOK * i]))
                 continue;
             want[0]++;
             for (uint32_t k = 0; k < c->n; k++) {

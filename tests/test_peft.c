@@ -142,14 +142,8 @@ static uint64_t to_item(const struct peft_rig *g, uint64_t i, uint64_t each)
     return to_head(g, i / each) * each + i % each;
 }
 
-/* Row o of a tensor: its module (without the layer) and the row there, of n_out. */
-struct peft_place {
-    const char *module;
-    uint64_t row, n_out;
-};
-
-static struct peft_place place_of(const struct peft_rig *g, const char *stem,
-                                  const struct gguf_tensor *x, uint64_t o)
+/* The module of a tensor that it has whole, row by row. */
+static const char *plain_module(const char *arch, const char *stem)
 {
     /* clang-format off */
     static const struct { const char *arch, *stem, *module; } plain[] = {
@@ -188,6 +182,21 @@ static struct peft_place place_of(const struct peft_rig *g, const char *stem,
         { "s", "nextn.shared_head_head", "transformer.shared_head.output" },
     };
     /* clang-format on */
+    for (uint32_t i = 0; i < ARRAY_LEN(plain); i++)
+        if (!strncmp(arch, plain[i].arch, strlen(plain[i].arch)) && !strcmp(plain[i].stem, stem))
+            return plain[i].module;
+    return NULL;
+}
+
+/* Row o of a tensor: its module (without the layer) and the row there, of n_out. */
+struct peft_place {
+    const char *module;
+    uint64_t row, n_out;
+};
+
+static struct peft_place place_of(const struct peft_rig *g, const char *stem,
+                                  const struct gguf_tensor *x, uint64_t o)
+{
     uint64_t kd = (uint64_t)g->nk * g->s, vd = (uint64_t)g->nv * g->s, n = x->dim[1];
     uint64_t r = g->nv ? g->nv / g->nk : 0, rs = r * g->s, per = 2 * g->s + 2 * rs, v;
     bool next = !strcmp(g->arch, "qwen3next"), qwen = g->arch[0] == 'q';
@@ -224,10 +233,8 @@ static struct peft_place place_of(const struct peft_rig *g, const char *stem,
     if (!strcmp(stem, "ffn_gate_up_exps"))
         return (struct peft_place){ qwen ? "mlp.experts.%u.up_proj" : "moe.%u.up_proj", o - n / 2,
                                     n / 2 };
-    for (uint32_t i = 0; i < ARRAY_LEN(plain); i++)
-        if (!strncmp(g->arch, plain[i].arch, strlen(plain[i].arch)) && !strcmp(plain[i].stem, stem))
-            return (struct peft_place){ plain[i].module, o, n };
-    return (struct peft_place){ 0 };
+    const char *module = plain_module(g->arch, stem);
+    return module ? (struct peft_place){ module, o, n } : (struct peft_place){ 0 };
 }
 
 static void layer_of(const struct peft_rig *g, uint32_t layer, const char *stem, char *to,
@@ -464,6 +471,35 @@ static void compare_import(const struct peft_rig *g, const char *model, const ch
     gguf_close(got);
 }
 
+/* What the file says about the heads and the layers of the model. */
+static void read_shape(struct peft_rig *g)
+{
+    struct hlm_err err = { 0 };
+    const char *arch = g->arch;
+    if (arch[0] == 'q') {
+        g->nk = key_of(g->base, arch, "ssm.group_count");
+        g->nv = key_of(g->base, arch, "ssm.time_step_rank");
+        g->s = key_of(g->base, arch, "ssm.state_size");
+        g->tiled = strcmp(arch, "qwen3next") != 0;
+        CHECK_OK(gguf_bool(g->base, V_ORDER, OPTIONAL, &g->tiled, &err), err);
+    }
+    g->n_layer =
+        key_of(g->base, arch, "block_count") - key_of(g->base, arch, "nextn_predict_layers");
+}
+
+/* The modules of the draft block, in the file of what PEFT does not know. */
+static double compare_draft(struct peft_rig *g, const struct safe *rest)
+{
+    const json_t *meta = json_object_get(rest->head, "__metadata__");
+    json_t *c =
+        json_pack("{s:o, s:o, s:o, s:o}", "r", text_of(meta, "r"), "lora_alpha",
+                  text_of(meta, "lora_alpha"), "rank_pattern", text_of(meta, "rank_pattern"),
+                  "alpha_pattern", text_of(meta, "alpha_pattern"));
+    double worst = compare(g, rest, c, "");
+    json_decref(c);
+    return worst;
+}
+
 static void test_export(const char *model, const char *arch, float alpha, bool mtp)
 {
     struct hlm_err err = { 0 };
@@ -480,15 +516,7 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
     ok = CHECK_OK(g->lora && hlm_peft_export(&p, &sum, &err), err);
     if (ok) {
         uint32_t n_gate = 0;
-        if (arch[0] == 'q') {
-            g->nk = key_of(g->base, arch, "ssm.group_count");
-            g->nv = key_of(g->base, arch, "ssm.time_step_rank");
-            g->s = key_of(g->base, arch, "ssm.state_size");
-            g->tiled = strcmp(arch, "qwen3next") != 0;
-            CHECK_OK(gguf_bool(g->base, V_ORDER, OPTIONAL, &g->tiled, &err), err);
-        }
-        g->n_layer =
-            key_of(g->base, arch, "block_count") - key_of(g->base, arch, "nextn_predict_layers");
+        read_shape(g);
         for (uint64_t i = 0; i < gguf_n_tensor(g->lora); i++)
             if (test_has_tail(gguf_tensor_at(g->lora, i)->name, ".lora_a"))
                 add_product(g, gguf_tensor_at(g->lora, i), alpha);
@@ -501,15 +529,8 @@ static void test_export(const char *model, const char *arch, float alpha, bool m
         json_t *config = text ? json_loads(text, 0, NULL) : NULL;
         if (CHECK(main.head && config)) {
             double worst = compare(g, &main, config, "base_model.model.");
-            if (rest.head && mtp) {
-                const json_t *meta = json_object_get(rest.head, "__metadata__");
-                json_t *c = json_pack("{s:o, s:o, s:o, s:o}", "r", text_of(meta, "r"), "lora_alpha",
-                                      text_of(meta, "lora_alpha"), "rank_pattern",
-                                      text_of(meta, "rank_pattern"), "alpha_pattern",
-                                      text_of(meta, "alpha_pattern"));
-                worst = fmax(worst, compare(g, &rest, c, ""));
-                json_decref(c);
-            }
+            if (rest.head && mtp)
+                worst = fmax(worst, compare_draft(g, &rest));
             for (uint32_t i = 0; i < g->n_want; i++)
                 CHECK_MSG(g->want[i].seen, "%s is missing", g->want[i].name);
             compare_gates(g, &rest, &n_gate);

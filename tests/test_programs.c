@@ -169,51 +169,53 @@ static void check_manual(const char *help)
     CHECK_MSG(n > 100, "%u flags", n);
 }
 
+/* What the texts of --help have in them. */
+/* clang-format off */
+static const char *const chat_help[] = {
+    "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
+    "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
+    "--lines", "--plan", "--fit", "--memory BYTES", "--chat-format", "--log-json",
+    "--stop TEXT", "--logit-bias TOKEN=BIAS", "--json",
+    "--list-devices", "--help", "--version", "-v,", "\nContext\n", "[default: 0.8]\n",
+    "[default: f16]\n", "[default: 512M, two at least]\n", "[default: 0.95]\n",
+};
+/* clang-format on */
+static const char *const eval_help[] = {
+    "--ids",      "--logits",     "--hidden", "--decode-from", "--split", "--greedy",
+    "--tokenize", "--perplexity", "--chat",   "--no-think",    "--fast",  "--kv",
+    "--device",   "--log-json",   "--help",   "--version",
+};
+/* clang-format off */
+static const char *const tune_help[] = {
+    "info ", "merge ", "-m,", "-d,", "-o,", "--init-lora", "--resume DIR", "--ids-json FILE",
+    "--max-seq N", "--loss-on answers|all", "--turns all|each", "--raw-completion", "--no-eos",
+    "--skip-bad", "--no-pack", "--no-shuffle", "--valid", "--dump-rows FILE", "--target",
+    "--rank N", "--alpha", "--rslora", "--dropout", "--train-gates", "--mtp-loss",
+    "--train-mtp", "--epochs", "--steps", "--batch-rows", "--accumulation", "--lr", "--lr-min",
+    "--schedule constant|cosine|linear", "--warmup", "--weight-decay", "--clip", "--seed",
+    "--precision auto|f32|f16", "--valid-every", "--patience", "--sample TEXT", "--save-every",
+    "--keep N", "--dry-run", "--plan", "--memory BYTES", "--dump-grads", "--log-json",
+    "--version",
+};
+/* clang-format on */
+static const char *const merge_help[] = {
+    "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
+};
+static const char *const export_help[] = { "-m,", "--lora FILE ", "-o, --out FOLDER" };
+static const char *const import_help[] = { "-m,", "--peft FOLDER", "-o, --out FILE" };
+
 static void test_help(void)
 {
-    /* clang-format off */
-    static const char *const chat[] = {
-        "-m,", "-p,", "-f,", "-n,", "-c,", "-s,", "--temp", "--top-k", "--top-p", "--min-p",
-        "--repeat-penalty", "--device", "--kv f16|f32", "--on-full drop|stop", "--think on|off",
-        "--lines", "--plan", "--fit", "--memory BYTES", "--chat-format", "--log-json",
-        "--stop TEXT", "--logit-bias TOKEN=BIAS", "--json",
-        "--list-devices", "--help", "--version", "-v,", "\nContext\n", "[default: 0.8]\n",
-        "[default: f16]\n", "[default: 512M, two at least]\n", "[default: 0.95]\n",
-    };
-    /* clang-format on */
-    static const char *const eval[] = {
-        "--ids",      "--logits",     "--hidden", "--decode-from", "--split", "--greedy",
-        "--tokenize", "--perplexity", "--chat",   "--no-think",    "--fast",  "--kv",
-        "--device",   "--log-json",   "--help",   "--version",
-    };
-    /* clang-format off */
-    static const char *const tune[] = {
-        "info ", "merge ", "-m,", "-d,", "-o,", "--init-lora", "--resume DIR", "--ids-json FILE",
-        "--max-seq N", "--loss-on answers|all", "--turns all|each", "--raw-completion", "--no-eos",
-        "--skip-bad", "--no-pack", "--no-shuffle", "--valid", "--dump-rows FILE", "--target",
-        "--rank N", "--alpha", "--rslora", "--dropout", "--train-gates", "--mtp-loss",
-        "--train-mtp", "--epochs", "--steps", "--batch-rows", "--accumulation", "--lr", "--lr-min",
-        "--schedule constant|cosine|linear", "--warmup", "--weight-decay", "--clip", "--seed",
-        "--precision auto|f32|f16", "--valid-every", "--patience", "--sample TEXT", "--save-every",
-        "--keep N", "--dry-run", "--plan", "--memory BYTES", "--dump-grads", "--log-json",
-        "--version",
-    };
-    /* clang-format on */
-    static const char *const merge[] = {
-        "-m,", "--lora FILE[:SCALE]", "-o,", "--merge-type TYPE", "--gates-only FILE",
-    };
-    static const char *const export[] = { "-m,", "--lora FILE ", "-o, --out FOLDER" };
-    static const char *const import[] = { "-m,", "--peft FOLDER", "-o, --out FILE" };
     static const struct {
         const char *name, *flags, *const *say;
         uint32_t n;
     } help[] = {
-        { "hlm-chat", "--help", chat, ARRAY_LEN(chat) },
-        { "hlm-eval", "--help", eval, ARRAY_LEN(eval) },
-        { "hlm-tune", "--help", tune, ARRAY_LEN(tune) },
-        { "hlm-tune", "merge --help", merge, ARRAY_LEN(merge) },
-        { "hlm-tune", "export --help", export, ARRAY_LEN(export) },
-        { "hlm-tune", "import --help", import, ARRAY_LEN(import) },
+        { "hlm-chat", "--help", chat_help, ARRAY_LEN(chat_help) },
+        { "hlm-eval", "--help", eval_help, ARRAY_LEN(eval_help) },
+        { "hlm-tune", "--help", tune_help, ARRAY_LEN(tune_help) },
+        { "hlm-tune", "merge --help", merge_help, ARRAY_LEN(merge_help) },
+        { "hlm-tune", "export --help", export_help, ARRAY_LEN(export_help) },
+        { "hlm-tune", "import --help", import_help, ARRAY_LEN(import_help) },
         { "hlm-tune", "info --help", NULL, 0 },
         { "hlm-tune", "plot --help", NULL, 0 },
         { "hlm-bench", "--help", NULL, 0 },
@@ -252,6 +254,23 @@ static void test_help(void)
     if (every)
         check_manual(all);
     free(all);
+}
+
+static void test_config_used(const char *path)
+{
+    char want[600];
+    test_case("settings are used: the model, and a path from the home folder");
+    spill(path, "model = ~/none.gguf\n");
+    struct ran r = run(NULL, "hlm-chat -p x");
+    CHECK_EQ(r.rc, 1);
+    snprintf(want, sizeof want, "%s/none.gguf|No such file", getenv("HOME") ? getenv("HOME") : "~");
+    CHECK_SAYS(r.err, want);
+    ran_free(&r);
+    test_case("--help and --version do not need them");
+    spill(path, "nope = 1\n");
+    r = run(NULL, "hlm-chat --version");
+    CHECK_EQ(r.rc, 0);
+    ran_free(&r);
 }
 
 /* The file of settings, in a folder that the environment names. */
@@ -310,18 +329,7 @@ static void test_config(void)
         CHECK_STR(r.out, want);
         ran_free(&r);
     }
-    test_case("settings are used: the model, and a path from the home folder");
-    spill(path, "model = ~/none.gguf\n");
-    r = run(NULL, "hlm-chat -p x");
-    CHECK_EQ(r.rc, 1);
-    snprintf(want, sizeof want, "%s/none.gguf|No such file", getenv("HOME") ? getenv("HOME") : "~");
-    CHECK_SAYS(r.err, want);
-    ran_free(&r);
-    test_case("--help and --version do not need them");
-    spill(path, "nope = 1\n");
-    r = run(NULL, "hlm-chat --version");
-    CHECK_EQ(r.rc, 0);
-    ran_free(&r);
+    test_config_used(path);
     setenv("XDG_CONFIG_HOME", was, 1);
 }
 

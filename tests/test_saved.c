@@ -163,6 +163,17 @@ static bool fill(hlm_session *s, uint32_t made)
     return ok;
 }
 
+/* A history that differs at token 35 continues from a snapshot, if there was room for one. */
+static void check_differing(hlm_session *s, uint32_t n_from)
+{
+    struct hlm_err err = { 0 };
+    int32_t id[N_ID];
+    memcpy(id, t.id, sizeof id);
+    id[35]++;
+    CHECK_OK(hlm_session_sync(s, id, 50, NULL, 0, NULL, NULL, &err), err);
+    CHECK_EQ(hlm_session_found(s).n_from, n_from);
+}
+
 static void test_round_trip(const char *model, enum hlm_kv kv, uint32_t made)
 {
     const struct hlm_sampling warm = {
@@ -210,14 +221,7 @@ static void test_round_trip(const char *model, enum hlm_kv kv, uint32_t made)
         CHECK(!memcmp(first, again, sizeof first));
         got = read_one(to, 7);
         CHECK(got && !memcmp(got, want, n_vocab * sizeof *want));
-
-        /* A history that differs at token 35 continues from a snapshot, if there was room for
-         * one. */
-        int32_t id[N_ID];
-        memcpy(id, t.id, sizeof id);
-        id[35]++;
-        CHECK_OK(hlm_session_sync(to, id, 50, NULL, 0, NULL, NULL, &err), err);
-        CHECK_EQ(hlm_session_found(to).n_from, other == 2 ? 0 : 33);
+        check_differing(to, other == 2 ? 0 : 33);
         hlm_session_destroy(to);
         to = NULL;
     }

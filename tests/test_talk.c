@@ -358,6 +358,28 @@ static void test_commands(void)
     ran_free(&r);
 }
 
+static void test_load_broken(const char *json)
+{
+    static const char *const broken[][2] = {
+        { "{\"messages\": 3}", "talk.json|no conversation|messages" },
+        { "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}",
+          "talk.json|out of order|assistant" },
+        { "{\"messages\": [{\"role\": \"user\"}]}", "talk.json|no conversation|content" },
+        { "{\"messages\": ", "talk.json|line 1" },
+    };
+    char lines[300];
+    snprintf(lines, sizeof lines, "/load %s\n", json);
+    for (uint32_t i = 0; i < ARRAY_LEN(broken); i++) {
+        test_case("/load: %s", broken[i][0]);
+        spill(json, broken[i][0]);
+        struct ran r = run(lines, "hlm-chat --lines -m " DEMO);
+        CHECK_EQ(r.rc, 1);
+        CHECK_SAYS(r.err, broken[i][1]);
+        CHECK_EQ(n_lines(r.err), 1);
+        ran_free(&r);
+    }
+}
+
 /* What of the history commands show, change and write. */
 static void test_history_commands(void)
 {
@@ -413,41 +435,11 @@ static void test_history_commands(void)
     talked_free(&t);
     talked_free(&u);
 
-    static const char *const broken[][2] = {
-        { "{\"messages\": 3}", "talk.json|no conversation|messages" },
-        { "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}",
-          "talk.json|out of order|assistant" },
-        { "{\"messages\": [{\"role\": \"user\"}]}", "talk.json|no conversation|content" },
-        { "{\"messages\": ", "talk.json|line 1" },
-    };
-    snprintf(lines, sizeof lines, "/load %s\n", json);
-    for (uint32_t i = 0; i < ARRAY_LEN(broken); i++) {
-        test_case("/load: %s", broken[i][0]);
-        spill(json, broken[i][0]);
-        struct ran r = run(lines, "hlm-chat --lines -m " DEMO);
-        CHECK_EQ(r.rc, 1);
-        CHECK_SAYS(r.err, broken[i][1]);
-        CHECK_EQ(n_lines(r.err), 1);
-        ran_free(&r);
-    }
+    test_load_broken(json);
 }
 
-static void test_one_turn(void)
+static void test_found_models(void)
 {
-    test_case("the same seed gives the same text, by -p, by -f and by a pipe");
-    spill(scratch("question"), "Hello!\n");
-    struct ran a = run(NULL, "hlm-chat -s 7 --temp 1.5 -p Hello! -m " DEMO);
-    struct ran b = run(NULL, "hlm-chat -s 7 --temp 1.5 -f %s -m " DEMO, scratch("question"));
-    struct ran c = run("Hello!\n", "hlm-chat -s 7 --temp 1.5 -m " DEMO);
-    CHECK_EQ(a.rc + b.rc + c.rc, 0);
-    CHECK_STR(a.err, "");
-    CHECK_STR(b.out, a.out);
-    CHECK_STR(c.out, a.out);
-    CHECK(n_lines(a.out) >= 1);
-    ran_free(&a);
-    ran_free(&b);
-    ran_free(&c);
-
     test_case("models that are found are listed, and taken by name");
     char folder[PATH_MAX], path[PATH_MAX + 32], demo[PATH_MAX];
     HLM_ASSERT(realpath(test_tmp(), folder) && realpath(DEMO, demo));
@@ -458,7 +450,7 @@ static void test_one_turn(void)
     snprintf(path, sizeof path, "%s/Other.gguf", folder);
     spill(path, "GGUF, but no more");
     setenv("HLM_MODELS", folder, 1);
-    a = run(NULL, "hlm-chat");
+    struct ran a = run(NULL, "hlm-chat");
     CHECK_EQ(a.rc, 2);
     CHECK_SAYS(
         a.err,
@@ -469,22 +461,13 @@ static void test_one_turn(void)
     CHECK_STR(a.out, "Hello\n");
     ran_free(&a);
     unsetenv("HLM_MODELS");
+}
 
-    test_case("-p: text on standard input follows it, as -f does");
-    spill(scratch("question"), "My name is Anna.\n");
-    a = run("My name is Anna.\n", "hlm-chat -s 7 -n 24 -p Hello! -m " DEMO);
-    b = run("not read", "hlm-chat -s 7 -n 24 -p Hello! -f %s -m " DEMO, scratch("question"));
-    c = run("", "hlm-chat -s 7 -n 24 -p Hello! -m " DEMO);
-    CHECK_EQ(a.rc + b.rc + c.rc, 0);
-    CHECK_STR(a.out, b.out);
-    CHECK_MSG(strcmp(a.out, c.out) != 0, "standard input makes no difference: %s", a.out);
-    ran_free(&a);
-    ran_free(&b);
-    ran_free(&c);
-
+static void test_json_answers(void)
+{
     test_case(
         "--json: an object for each answer; --stop, --logit-bias; a turn that fails is one too");
-    a = run(
+    struct ran a = run(
         "Hello!\n/nope\nMy name is Anna.\n",
         "hlm-chat --lines --json --temp 0 --stop lo! --stop never --logit-bias Nice=-inf -m " DEMO);
     CHECK_EQ(a.rc, 1);
@@ -505,15 +488,10 @@ static void test_one_turn(void)
     run_refused(1, "hlm-chat -p x --logit-bias Hellothere=1 -m " DEMO, "--logit-bias|tokens|one");
     run_refused(1, "hlm-chat -p x --logit-bias Hello=x -m " DEMO,
                 "--logit-bias|Hello=x|TOKEN=BIAS");
+}
 
-    test_case("--debug=prof,check: a table, and nothing from the validation layer");
-    a = run(NULL, "hlm-chat --temp 0 -n 8 -p Hello! --debug=prof,check -m " DEMO);
-    if (a.rc == 1 && test_has(a.err, "not installed"))
-        test_skip("%s", a.err);
-    else if (CHECK_EQ(a.rc, 0))
-        CHECK_SAYS(a.err, "GFLOP/s");
-    ran_free(&a);
-
+static void test_interrupted(void)
+{
     test_case("SIGINT while the program waits for a line: 130");
     const char *fifo = scratch("fifo");
     CHECK(mkfifo(fifo, 0600) == 0);
@@ -529,6 +507,43 @@ static void test_one_turn(void)
     kill(pid, SIGINT);
     CHECK_EQ(finish(pid), 130);
     close(hold);
+}
+
+static void test_one_turn(void)
+{
+    test_case("the same seed gives the same text, by -p, by -f and by a pipe");
+    spill(scratch("question"), "Hello!\n");
+    struct ran a = run(NULL, "hlm-chat -s 7 --temp 1.5 -p Hello! -m " DEMO);
+    struct ran b = run(NULL, "hlm-chat -s 7 --temp 1.5 -f %s -m " DEMO, scratch("question"));
+    struct ran c = run("Hello!\n", "hlm-chat -s 7 --temp 1.5 -m " DEMO);
+    CHECK_EQ(a.rc + b.rc + c.rc, 0);
+    CHECK_STR(a.err, "");
+    CHECK_STR(b.out, a.out);
+    CHECK_STR(c.out, a.out);
+    CHECK(n_lines(a.out) >= 1);
+    ran_free(&a);
+    ran_free(&b);
+    ran_free(&c);
+
+    test_case("-p: text on standard input follows it, as -f does");
+    spill(scratch("question"), "My name is Anna.\n");
+    a = run("My name is Anna.\n", "hlm-chat -s 7 -n 24 -p Hello! -m " DEMO);
+    b = run("not read", "hlm-chat -s 7 -n 24 -p Hello! -f %s -m " DEMO, scratch("question"));
+    c = run("", "hlm-chat -s 7 -n 24 -p Hello! -m " DEMO);
+    CHECK_EQ(a.rc + b.rc + c.rc, 0);
+    CHECK_STR(a.out, b.out);
+    CHECK_MSG(strcmp(a.out, c.out) != 0, "standard input makes no difference: %s", a.out);
+    ran_free(&a);
+    ran_free(&b);
+    ran_free(&c);
+
+    test_case("--debug=prof,check: a table, and nothing from the validation layer");
+    a = run(NULL, "hlm-chat --temp 0 -n 8 -p Hello! --debug=prof,check -m " DEMO);
+    if (a.rc == 1 && test_has(a.err, "not installed"))
+        test_skip("%s", a.err);
+    else if (CHECK_EQ(a.rc, 0))
+        CHECK_SAYS(a.err, "GFLOP/s");
+    ran_free(&a);
 }
 
 /* Files that hlm-eval writes: either the whole new one, or the old one. */
@@ -1011,6 +1026,9 @@ void test_talk(void)
     test_commands();
     test_history_commands();
     test_one_turn();
+    test_found_models();
+    test_json_answers();
+    test_interrupted();
     test_results();
     test_perplexity();
     test_adapters();

@@ -54,6 +54,62 @@ static void begin(struct pty *p, const char *flags)
 
 /* ---- a conversation -------------------------------------------------------------------------- */
 
+/* After a message that says a name. */
+static void test_save_and_tab(struct pty *p)
+{
+    struct stat st;
+    test_case("/save alone: a name of its own, and the same one again");
+    char name[64];
+    time_t now = time(NULL);
+    strftime(name, sizeof name, "chat-%Y-%m-%d-my-name-is-anna.hlm", localtime(&now));
+    if (access(name, F_OK) != 0) {
+        char want[200];
+        pty_type(p, "\014/save\r");
+        snprintf(want, sizeof want, "tokens to %s\n>>> |\n", name);
+        CHECK_SHOWN(p, want);
+        pty_type(p, "/save\r");
+        CHECK_SHOWN(p, "my-name-is-anna.hlm, in place of the ");
+        CHECK(stat(name, &st) == 0 && (st.st_mode & 07777) == 0600);
+        unlink(name);
+    }
+
+    test_case("Tab completes commands, settings and paths");
+    pty_type(p, "\014/exp\tREAD\t");
+    CHECK_SHOWS(p, ">>> /export README.md |\n");
+    pty_type(p, "\025/set te\t");
+    CHECK_SHOWS(p, ">>> /set temp |\n");
+    pty_type(p, "\025/lora models/demo/hlm-demo-q8\t");
+    CHECK_SHOWS(p, ">>> /lora models/demo/hlm-demo-q8_0.gguf |\n");
+    pty_type(p, "\025/think s\t");
+    CHECK_SHOWS(p, ">>> /think show |\n");
+    pty_type(p, "\025/quit\r");
+}
+
+/* path: where the conversation before this one is kept. */
+static void test_continued(const char *path)
+{
+    struct pty p;
+    struct stat st;
+    test_case("--continue takes it up, and shows it");
+    begin(&p, "--continue");
+    CHECK_SHOWN(&p, ">>> My name is Anna.\nNice");
+    pty_type(&p, "What is my name?\r");
+    CHECK_SHOWN(&p, "Your name is");
+    CHECK_SHOWN(&p, "left]\n>>> |\n");
+
+    test_case("what is cleared is not kept either; another program's conversation stays");
+    pty_type(&p, "\014/clear\r");
+    CHECK_SHOWN(&p, "forgot the conversation, also for --continue\n>>> |\n");
+    CHECK(stat(path, &st) != 0);
+    spill(path, "{\"messages\": []}\n");
+    pty_type(&p, "\014/clear\r");
+    CHECK_SHOWN(&p, "forgot the conversation");
+    pty_type(&p, "\004");
+    CHECK_EQ(pty_end(&p), 0);
+    CHECK(stat(path, &st) == 0);
+    unlink(path);
+}
+
 static void test_conversation(void)
 {
     struct pty p;
@@ -88,55 +144,14 @@ static void test_conversation(void)
     CHECK_SHOWN(&p, "Anna.\nNice");
     CHECK_SHOWN(&p, "left]\n>>> |\n");
 
-    test_case("/save alone: a name of its own, and the same one again");
-    char name[64];
-    time_t now = time(NULL);
-    strftime(name, sizeof name, "chat-%Y-%m-%d-my-name-is-anna.hlm", localtime(&now));
-    if (access(name, F_OK) != 0) {
-        char want[200];
-        pty_type(&p, "\014/save\r");
-        snprintf(want, sizeof want, "tokens to %s\n>>> |\n", name);
-        CHECK_SHOWN(&p, want);
-        pty_type(&p, "/save\r");
-        CHECK_SHOWN(&p, "my-name-is-anna.hlm, in place of the ");
-        CHECK(stat(name, &st) == 0 && (st.st_mode & 07777) == 0600);
-        unlink(name);
-    }
-
-    test_case("Tab completes commands, settings and paths");
-    pty_type(&p, "\014/exp\tREAD\t");
-    CHECK_SHOWS(&p, ">>> /export README.md |\n");
-    pty_type(&p, "\025/set te\t");
-    CHECK_SHOWS(&p, ">>> /set temp |\n");
-    pty_type(&p, "\025/lora models/demo/hlm-demo-q8\t");
-    CHECK_SHOWS(&p, ">>> /lora models/demo/hlm-demo-q8_0.gguf |\n");
-    pty_type(&p, "\025/think s\t");
-    CHECK_SHOWS(&p, ">>> /think show |\n");
-    pty_type(&p, "\025/quit\r");
+    test_save_and_tab(&p);
 
     test_case("the conversation is kept on leaving, for its owner alone");
     CHECK_EQ(pty_end(&p), 0);
     snprintf(path, sizeof path, "%s/hlm/last.json", state_folder("state"));
     CHECK(stat(path, &st) == 0 && (st.st_mode & 07777) == 0600);
 
-    test_case("--continue takes it up, and shows it");
-    begin(&p, "--continue");
-    CHECK_SHOWN(&p, ">>> My name is Anna.\nNice");
-    pty_type(&p, "What is my name?\r");
-    CHECK_SHOWN(&p, "Your name is");
-    CHECK_SHOWN(&p, "left]\n>>> |\n");
-
-    test_case("what is cleared is not kept either; another program's conversation stays");
-    pty_type(&p, "\014/clear\r");
-    CHECK_SHOWN(&p, "forgot the conversation, also for --continue\n>>> |\n");
-    CHECK(stat(path, &st) != 0);
-    spill(path, "{\"messages\": []}\n");
-    pty_type(&p, "\014/clear\r");
-    CHECK_SHOWN(&p, "forgot the conversation");
-    pty_type(&p, "\004");
-    CHECK_EQ(pty_end(&p), 0);
-    CHECK(stat(path, &st) == 0);
-    unlink(path);
+    test_continued(path);
 }
 
 static void test_typed_ahead(void)

@@ -5,6 +5,7 @@
 #   engine      no getenv, no exit, no printing in engine/ and models/
 #   kernels     every row of kernels.def has its .comp, and every .comp a row
 #   spv         prebuilt shaders were made from their sources as they are
+#   functions   none has more than 60 lines between its braces
 #   format      C is laid out as `make format` does it
 #   text        no tabs, no trailing blanks, at most 100 columns (prose 120)
 set -u
@@ -115,6 +116,16 @@ for f in $(files 'engine/*.[ch]' 'models/*.[ch]' | grep -v '^models/.*/'); do
         for (i = 2; i <= NF; i += 2)
             if ($i ~ /(^-|[ (])-?-[a-z]/) { print FILENAME ":" FNR; break } }' "$f"
 done | say 'a text of the library that names a flag'
+
+# functions: in C as it is laid out, only their braces stand alone in the first column
+# shellcheck disable=SC2086
+awk -v most=60 '
+FNR == 1 || $0 == "}" {
+    if (FNR > 1 && at && FNR - at - 1 > most)
+        print FILENAME ":" at ": a function of " FNR - at - 1 " lines, more than " most
+    at = 0
+}
+$0 == "{" { at = FNR }' $sources >>"$found"
 
 # spv, format
 sh tools/spv.sh check 2>&1 | say 'a stale prebuilt shader'
