@@ -237,12 +237,12 @@ static void attn_case(struct gpu *g, const struct attn_row *c, enum attention_pa
     rig_close(&r);
 }
 
-/* By cols from min_tok tokens on. */
+/* By cols from min_tok tokens on; not where another subgroup size changes nothing of it. */
 static void attn_cases(struct gpu *g, const struct attn_row *row, uint32_t n, uint32_t min_tok)
 {
     for (uint32_t i = 0; i < n; i++) {
         attn_case(g, &row[i], ATTENTION_PLAIN);
-        if (row[i].head_dim <= 128 && row[i].n_tok >= min_tok)
+        if (row[i].head_dim <= 128 && row[i].n_tok >= min_tok && !ops_brief_skips(K_attn_cols))
             attn_case(g, &row[i], ATTENTION_COLS);
     }
 }

@@ -216,7 +216,8 @@ static struct linear_row shape(const struct linear_path *path, uint32_t lanes, u
     struct linear_row row = { n_out, n_tok, i % 2 ? ADD_GATED : STORE, PLAIN };
     if (path->kernel == K_linear)
         row.epilogue = n_tok == 1 ? i % N_EPILOGUE : ADD;
-    else if (n_tok > (path->kernel == K_linear_cols ? lanes : 23))
+    else if (path->kernel == K_linear_each || /* test_each has the other epilogues */
+             n_tok > (path->kernel == K_linear_cols ? lanes : 23))
         row.epilogue = ADD;
     if (path->fuses) {
         const uint32_t *f = fused[n_tok == 1 ? i % 5 : n_tok > 3];
@@ -557,11 +558,20 @@ static void each_case(struct gpu *g, uint32_t op, enum dtype dtype, uint32_t n_i
     rig_close(&r);
 }
 
+/* A type's blocks are unpacked by the code of "rows", which test_types has for every type. An
+ * ordinary run has one type for each way in which linear_each sums, and those that models are most
+ * often quantised to. */
+static bool each_takes(enum dtype dtype)
+{
+    bool common = dtype == Q4_0 || dtype == Q4_K || dtype == Q6_K;
+    return test_all() || stands_for_all(dtype) || (common && !test_brief());
+}
+
 static void test_each(struct gpu *g)
 {
     static const uint32_t n_tok[] = { 2, 3, 4, 7, 8, 9, 16 };
     for (uint32_t i = 0; i < ARRAY_LEN(weight_types); i++)
-        if (!test_brief() || stands_for_all(weight_types[i]))
+        if (each_takes(weight_types[i]))
             each_case(g, EACH_ADD, weight_types[i], 768, 5);
     for (uint32_t i = 0; i < ARRAY_LEN(n_tok); i++)
         each_case(g, EACH_ADD, i % 2 ? F32 : Q8_0, 768, n_tok[i]);
