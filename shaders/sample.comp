@@ -8,8 +8,8 @@
 // order of their ids. Sums have a fixed order: the same device, seed and history give the same
 // token.
 //
-// The largest logits of the blocks bound the threshold from below: where k blocks have a logit of at
-// least t, the k-th largest logit is at least t; likewise for their mass. Only the entries above
+// The largest logits of the blocks bound the threshold from below: where k blocks have a logit of
+// at least t, the k-th largest logit is at least t; likewise for their mass. Only the entries above
 // that bound, the candidates, are looked at further, in shared memory. If there are more of them
 // than it has room for, thresholds are found by bisection over all logits.
 #extension GL_GOOGLE_include_directive : require
@@ -129,7 +129,8 @@ bool gather(float t)
     return true;
 }
 
-// The largest candidate that, with those above it, makes at least `want` (of e); `low` if none does.
+// The largest candidate that, with those above it, makes at least `want` (of e); `low` if none
+// does.
 float candidate_threshold(float low, float want)
 {
     float best = NEVER;

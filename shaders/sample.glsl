@@ -2,6 +2,7 @@
 // taken in blocks of p.block entries of the vocabulary.
 const float NEVER = -1e30;      // an entry that is never chosen
 uint row() { return gl_WorkGroupID.y; }     // the segment
-uint logit_at(uint i) { return row() * p.n_vocab + i; }     // of the logits after masks and penalties
+// Of the logits after masks and penalties.
+uint logit_at(uint i) { return row() * p.n_vocab + i; }
 uint block_at(uint b) { return row() * p.blocks_stride + b; }
 uint block_end(uint b) { return min((b + 1) * p.block, p.n_vocab); }

@@ -14,13 +14,11 @@ layout(binding = 3) readonly buffer Ids { uint ids[]; };                // [n_se
 layout(binding = 4) writeonly buffer Work { float l[]; };               // [n_seg][n_vocab]
 layout(binding = 5) buffer Count { uint count[]; };                     // [n_seg][n_vocab], zero
                                                                         // between calls
-layout(binding = 6) writeonly buffer Chosen { uint chosen[]; };         // [n_seg][2 turns][2], read
-                                                                        // by the host: the token; 1:
-                                                                        // a logit is not finite. The
-                                                                        // host sets that back
-layout(binding = 7) readonly buffer Bias { uint bias[]; };              // [n_seg][bias_words]: how
-                                                                        // many; an id and what is
-                                                                        // added to its logit, each
+// [n_seg][2 turns][2], read by the host: the token; 1: a logit is not finite. The host sets that
+// back.
+layout(binding = 6) writeonly buffer Chosen { uint chosen[]; };
+// [n_seg][bias_words]: how many; an id and what is added to its logit, each
+layout(binding = 7) readonly buffer Bias { uint bias[]; };
 layout(binding = 8) writeonly buffer Blocks { vec2 blocks[]; };         // [n_seg][n_block]
 #include "sample.glsl"
 
