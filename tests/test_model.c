@@ -534,9 +534,13 @@ static void model_k256(const struct model_family *f)
         if (subject_open(&t, fixture("%s/%s", t.dir, file))) {
             check_prefill(&t, "p24", f->quant, f->ref_quant,
                           json_str(model, "p24/dequant_logits/file"));
-            test_case("%s/%s: greedy", t.dir, file);
-            model_check_greedy(&t, json_str(model, "greedy/prompt"),
-                               json_at(model, "greedy/dequant_ids"));
+            /* Decoding costs kernels of its own. The first file of a family has them all; of the
+             * other types, test_ops_linear holds products with one token. */
+            if (n_found == 1 || test_all()) {
+                test_case("%s/%s: greedy", t.dir, file);
+                model_check_greedy(&t, json_str(model, "greedy/prompt"),
+                                   json_at(model, "greedy/dequant_ids"));
+            }
         }
         subject_close(&t);
     }
