@@ -19,6 +19,8 @@ void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const stru
     uint32_t n = logits.n, n_seg = logits.n_row, block = block_entries(caps, n);
     /* A walk over all logits is short enough with many lanes (gpu_caps.loop_budget). */
     uint32_t wg = n <= 4096 ? 64 : caps->loop_budget ? 1024 : 256;
+    /* So is one over the history. */
+    uint32_t prep = caps->loop_budget && b->ids.n > 65536 ? 64 : wg_size(caps, 256);
     struct push_sample p = { .n_vocab = n,
                              .stride = logits.stride,
                              .n_ids = b->ids.stride,
@@ -32,8 +34,8 @@ void op_sample(struct cmd *c, tensor logits, const struct sampler *s, const stru
     tensor blocks = cmd_scratch(c, F32, 2 * p.n_block, n_seg);
     p.blocks_stride = blocks.stride / 2;
     cmd_work(c, 12.0 * n * n_seg);
-    cmd_dispatch(c, K_sample_prep, GRID(p.n_block, n_seg, 1),
-                 SPEC(.wg = wg_size(caps, min_u32(block, 256))), PUSH(p),
+    cmd_dispatch(c, K_sample_prep, GRID(p.n_block, n_seg, 1), SPEC(.wg = min_u32(block, prep)),
+                 PUSH(p),
                  USES(READ(logits), READ(s->unused), READ(b->step), READ(b->ids), WRITE(s->work),
                       BOTH(s->count), WRITE(s->chosen), READ(s->bias), WRITE(blocks)));
     cmd_work(c, 4.0 * n * n_seg);

@@ -133,8 +133,10 @@ bool hlm_decode(struct hlm_next *row, uint32_t n, struct hlm_err *err)
     hlm_session *s[MAX_SEGMENT];
     int32_t *id[MAX_SEGMENT];
     uint32_t n_read = 0;
-    bool ok = true;
-    context_follow_watch(row[0].session->x);
+    hlm_context *x = row[0].session->x;
+    bool ok = true, ahead = x->goes_ahead;
+    context_follow_watch(x);
+    x->goes_ahead = ahead && n == 1; /* what follows the first tokens is a step of all sessions */
     for (uint32_t i = 0; i < n; i++)
         if (reads(row[i].session)) {
             id[n_read] = &row[i].id;
@@ -144,6 +146,7 @@ bool hlm_decode(struct hlm_next *row, uint32_t n, struct hlm_err *err)
             int32_t *one = &row[i].id;
             ok = ok && step(&row[i].session, 1, &one, err);
         }
+    x->goes_ahead = ahead;
     ok = ok && (!n_read || step(s, n_read, id, err));
     double each = (now_s() - t0) / n;
     for (uint32_t i = 0; i < n; i++)
