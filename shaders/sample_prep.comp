@@ -54,10 +54,9 @@ float biased(uint s, uint i, float v)
 
 float less_likely(uint s, uint i, float v)
 {
-    uint c = count[logit_at(i)];
+    uint c = atomicExchange(count[logit_at(i)], 0u);    // atomic: other lanes have counted
     if (c == 0)
         return v;
-    count[logit_at(i)] = 0;
     v = v <= 0.0 ? v * seg[s].repeat : v / seg[s].repeat;
     return v - float(c) * seg[s].frequency - seg[s].presence;
 }

@@ -4,6 +4,7 @@
  * test_model tests the numbers. */
 #include "hlm_test.h"
 #include "hlm_test_hooks.h"
+#include "hlm_train.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -449,6 +450,75 @@ static void test_ahead(void)
     hlm_session_destroy(s[1]);
 }
 
+/* Calls of the driver fail, waits among them, while a step is ahead. The tokens are those of a
+ * session without failures, after a sync where it is asked for. */
+static void test_failed_waits(void)
+{
+    enum { N_TEXT = 12, N_NEXT = 12 };
+    struct hlm_err err = { 0 };
+    int32_t id[2][N_TEXT + N_NEXT], n_fault = 0;
+    if (!test_case("context: calls of the driver fail while a step is ahead"))
+        return;
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        hlm_session *s = hlm_context_open(t.many, &err);
+        t.rng = (struct rng){ 8 };
+        random_ids(id[pass], N_TEXT);
+        t.many->goes_ahead = pass;
+        if (!CHECK_OK(s, err) ||
+            !CHECK_OK(hlm_session_sync(s, id[pass], N_TEXT, NULL, 0, NULL, NULL, &err), err))
+            break;
+        for (uint32_t i = N_TEXT; i < N_TEXT + N_NEXT; i++)
+            for (uint32_t nth = 1 + i % 4;; nth++) { /* which call: a wait, too */
+                if (pass)
+                    gpu_test_fail(nth);
+                bool ok = hlm_session_next(s, &hows[2], &id[pass][i], &err);
+                n_fault += gpu_test_fail(0) == 0 && pass;
+                if (ok)
+                    break;
+                CHECK_EQ(err.kind, HLM_ERR_MEMORY);
+                if (s->unclear)
+                    CHECK_OK(hlm_session_sync(s, id[pass], i, NULL, 0, NULL, NULL, &err), err);
+            }
+        hlm_session_destroy(s);
+    }
+    t.many->goes_ahead = false;
+    test_note("  %d calls failed", n_fault);
+    CHECK(n_fault > 3);
+    CHECK(!memcmp(id[0], id[1], sizeof id[0]));
+}
+
+/* A context that was made beside a training, and a session that is opened in it afterwards. */
+static void test_after_training(void)
+{
+    struct hlm_err err = { 0 };
+    struct hlm_tune_params p = hlm_tune_defaults();
+    int32_t id[10], got[2] = { -1, -2 };
+    if (!test_case("context: a session opened after a training"))
+        return;
+    p.data = fixture("train/qwen35/data.jsonl");
+    p.targets = "attn";
+    p.read.max_seq = 128;
+    p.train.steps = 1;
+    t.rng = (struct rng){ 5 };
+    random_ids(id, ARRAY_LEN(id));
+    hlm_tune *u = hlm_tune_open(t.m, &p, &err);
+    if (!CHECK_OK(u && hlm_tune_begin(u, NULL, &err), err))
+        return;
+    t.alone = open_context(1, HLM_KV_F16);
+    for (uint32_t pass = 0; pass < 2 && t.alone; pass++) {
+        hlm_session *s = hlm_context_open(t.alone, &err);
+        if (CHECK_OK(s, err) &&
+            CHECK_OK(hlm_session_sync(s, id, 10, NULL, 0, NULL, NULL, &err), err))
+            CHECK_OK(hlm_session_next(s, &hows[0], &got[pass], &err), err);
+        hlm_session_destroy(s);
+        hlm_tune_close(u); /* with its adapter, which the first pass has used */
+        u = NULL;
+    }
+    CHECK_EQ(got[0], got[1]); /* the adapter was new: it adds nothing */
+    hlm_tune_close(u);
+    hlm_context_destroy(t.alone);
+}
+
 /* ---- refusals and failures ------------------------------------------------------------------- */
 
 /* Four sequences with prompts of their own. */
@@ -578,10 +648,12 @@ void test_context(void)
         if (t.many && t.alone) {
             test_memory();
             test_ahead();
+            test_failed_waits();
             test_refusals();
         }
         hlm_context_destroy(t.many);
         hlm_context_destroy(t.alone);
+        test_after_training();
     }
     hlm_test_close(t.m);
 }

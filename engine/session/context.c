@@ -190,9 +190,22 @@ static struct cmd *get_next(hlm_context *x, uint32_t n, struct hlm_err *err)
     return get_recording(x, REC_NEXT, n, err);
 }
 
+/* At the end of a training its adapter goes, and the recordings that use it. */
+static void drop_old_recordings(hlm_context *x)
+{
+    if (x->n_change == x->m->n_change)
+        return;
+    x->n_change = x->m->n_change;
+    if (x->m->tune)
+        return;
+    context_drop_ahead(x);
+    recordings_finish(&x->recordings);
+}
+
 struct cmd *context_recording(hlm_context *x, enum context_recording kind, uint32_t n,
                               struct hlm_err *err)
 {
+    drop_old_recordings(x);
     return kind == REC_NEXT ? get_next(x, n, err) : get_recording(x, kind, n, err);
 }
 
@@ -263,7 +276,7 @@ static bool submit_or_forget(hlm_context *x, struct cmd *c, struct hlm_err *err)
     if (cmd_submit(c, err))
         return true;
     x->n_seg = 0;
-    x->counts_unclear = true;
+    x->counts_unclear = x->flags_unclear = true;
     return false;
 }
 

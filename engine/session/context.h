@@ -23,6 +23,7 @@ enum { MAX_BATCH = 4096 };
 
 struct hlm_context {
     hlm *m;
+    uint64_t n_change; /* of the model, when the recordings were made (open.h) */
     uint32_t n_ctx, n_batch, n_seq;
     uint32_t n_eval, n_nll; /* tokens of a batch of hlm_session_eval, and of a slice of the logits
                                in hlm_session_nll; 0: there is neither */

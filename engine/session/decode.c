@@ -58,6 +58,20 @@ static bool take_token(hlm_session *s, int32_t *chosen, int32_t *id)
     return true;
 }
 
+/* After a wait that failed. A step ahead writes the slots that the one before it has read: then the
+ * state in them is that of other tokens. */
+static void lose_step(hlm_context *x, hlm_session *const *s, uint32_t n, bool read)
+{
+    bool overwritten = read && x->ahead.n;
+    context_drop_ahead(x);
+    x->flags_unclear = true;
+    for (uint32_t i = 0; i < n; i++) {
+        session_keep_position(s[i]);
+        if (overwritten)
+            session_forget(s[i]);
+    }
+}
+
 /* One token of each of n sessions, which all read one or all have logits. Sets the tokens of those
  * that got one, also when it fails. */
 static bool step(hlm_session *const *s, uint32_t n, int32_t *const *id, struct hlm_err *err)
@@ -65,10 +79,13 @@ static bool step(hlm_session *const *s, uint32_t n, int32_t *const *id, struct h
     hlm_context *x = s[0]->x;
     bool read = reads(s[0]), ok = true;
     struct context_step at;
-    if (!context_submit_step(x, s, n, read, &at, err) ||
-        !gpu_wait_for(x->m->gpu, at.submission, err)) {
+    if (!context_submit_step(x, s, n, read, &at, err)) {
         for (uint32_t i = 0; i < n; i++)
             session_keep_position(s[i]);
+        return false;
+    }
+    if (!gpu_wait_for(x->m->gpu, at.submission, err)) {
+        lose_step(x, s, n, read);
         return false;
     }
     int32_t *chosen = arena_map(x->host, x->sampler.chosen.offset);

@@ -158,6 +158,7 @@ hlm_context *context_lay_out(hlm *m, const struct hlm_session_params *params, ui
         return NULL;
     }
     x->m = m;
+    x->n_change = m->n_change;
     m->n_session++;
     choose_sizes(x, params, n_ctx);
     bool ok = take_memory(x, params->snapshot_budget, err);
@@ -191,6 +192,8 @@ void context_destroy(hlm_context *x)
     for (uint32_t i = 0; x->seq && i < x->n_seq; i++)
         session_close(&x->seq[i]);
     count_leave(x->m, &x->layers);
+    if (x->m->counting.session && x->m->counting.session->x == x)
+        x->m->counting.session = NULL;
     x->m->n_session--;
     recordings_finish(&x->recordings);
     for (uint32_t i = 0; x->seq && i < x->n_seq; i++) {

@@ -93,6 +93,21 @@ static bool check_bias(const hlm_session *s, const struct hlm_sampling *p, struc
     return true;
 }
 
+static bool check_penalties(const struct hlm_sampling *p, struct hlm_err *err)
+{
+    const struct {
+        const char *name;
+        float v;
+    } rows[] = { { "repeat", p->repeat_penalty },
+                 { "presence", p->presence_penalty },
+                 { "frequency", p->frequency_penalty } };
+    for (uint32_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (!isfinite(rows[i].v))
+            return fail(err, "the %s penalty is %g, expected a finite number", rows[i].name,
+                        (double)rows[i].v);
+    return true;
+}
+
 static void bias_row(const struct hlm_sampling *p, uint32_t row[1 + 2 * MAX_BIAS])
 {
     static_assert((int)MAX_BIAS >= (int)HLM_MAX_BIAS, "the buffer has room for all of them");
@@ -109,7 +124,7 @@ bool session_set_sampling(hlm_session *s, const struct hlm_sampling *p, struct h
 {
     if (s->sampling_set && !memcmp(p, &s->sampling, sizeof *p))
         return true;
-    if (!check_bias(s, p, err))
+    if (!check_bias(s, p, err) || !check_penalties(p, err))
         return false;
     bias_row(p, s->bias);
     s->sampler = (struct segment){
@@ -159,15 +174,12 @@ void session_forget(hlm_session *s)
     s->unclear |= s->n_past > 0;
 }
 
-/* Everything that is cached counts as unread where training has changed the model since. At the end
- * of a training its adapter goes, and the recordings that use it. */
+/* Everything that is cached counts as unread where training has changed the model since. */
 static void forget_old(hlm_session *s)
 {
     if (s->n_change == s->m->n_change)
         return;
     s->n_change = s->m->n_change;
-    if (!s->m->tune)
-        recordings_finish(&s->x->recordings);
     session_forget(s);
 }
 
@@ -219,6 +231,11 @@ static bool restore_snapshot(hlm_session *s, const struct snapshot *from, struct
 {
     s->unclear = true;
     context_drop_ahead(s->x);
+    /* On the device a token that was chosen ahead may stand after those that have been read. */
+    if (from->n_past > s->n_past &&
+        !gpu_write(s->m->gpu, s->x->ids, 4 * session_id_at(s, s->n_past), s->id + s->n_past,
+                   4ull * (from->n_past - s->n_past), err))
+        return false;
     if (!snapshots_restore(&s->snaps, from, session_spare_slot(s), s->x->scratch, err))
         return false;
     s->slot ^= 1;
