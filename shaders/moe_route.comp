@@ -3,13 +3,13 @@
 // ROUTE_SOFTMAX: chooses by logit; the weights are the softmax over the chosen logits.
 // ROUTE_SIGMOID: chooses by sigmoid plus bias, within the best groups of experts if there are
 // groups (a group is as good as its two best experts together); weights do not include the bias.
-// HELD: the experts are already chosen and only get their weights. COUNT: counts the choices; for a
-// row of documents (DOCS), without tokens of padding. One workgroup per token.
+// ROUTED: the experts are already chosen and only get their weights. COUNT: counts the choices; for
+// a row of documents (DOCS), without tokens of padding. One workgroup per token.
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(constant_id = SPEC_route) const uint ROUTE = ROUTE_SOFTMAX;
-layout(constant_id = SPEC_held) const uint HELD = 0;
+layout(constant_id = SPEC_routed) const uint ROUTED = 0;
 layout(constant_id = SPEC_count) const uint COUNT = 0;
 layout(constant_id = SPEC_docs) const uint DOCS = 0;
 layout(push_constant) uniform Push { push_route p; };
@@ -81,7 +81,7 @@ void choose(uint at)
 void main()
 {
     uint t = gl_WorkGroupID.x, at = t * p.x_stride + p.x_col, to = t * p.id_stride;
-    if (HELD != 0) {
+    if (ROUTED != 0) {
         for (uint s = lane(); s < p.n_used; s += WG) {
             float v = x[at + id[to + s]];
             weight[s] = ROUTE == ROUTE_SIGMOID ? sigmoid(v) : v;
@@ -92,14 +92,14 @@ void main()
     }
     float sum = 0.0, by = 1.0, top = weight[0];
     for (uint s = 1; s < p.n_used; s++)
-        top = max(top, weight[s]);      // with HELD, not always that of slot 0
+        top = max(top, weight[s]);      // with ROUTED, not always that of slot 0
     for (uint s = 0; s < p.n_used; s++)
         sum += ROUTE == ROUTE_SIGMOID ? weight[s] : exp1(weight[s] - top);
     if (ROUTE == ROUTE_SIGMOID)
         by = p.renorm != 0 ? p.scale / (sum + 1e-20) : p.scale;
     bool counts = COUNT != 0 && (DOCS == 0 || real[t] != 0);
     for (uint s = lane(); s < p.n_used; s += WG) {
-        if (HELD == 0)
+        if (ROUTED == 0)
             id[to + s] = chosen[s];
         if (counts)
             atomicAdd(load[chosen[s]], 1u);

@@ -82,7 +82,7 @@ static void route_case(struct gpu *g, const struct route_row *c)
                             .scale = 2.5f };
     uint32_t wg = wg_size(gpu_caps(g), 64);
     cmd_dispatch(r.c, K_moe_route, GRID(c->n_tok, 1, 1),
-                 SPEC(.wg = wg, .route = c->sigmoid, .held = 1), PUSH(p),
+                 SPEC(.wg = wg, .route = c->sigmoid, .routed = 1), PUSH(p),
                  USES(READ(x), BOTH(id), WRITE(wt), READ(x), BOTH(id), READ(x)));
     struct push_route_bwd b = {
         .n_tok = c->n_tok,

@@ -95,7 +95,7 @@ static void test_continued(const char *path)
     CHECK_SHOWN(&p, ">>> My name is Anna.\nNice");
     pty_type(&p, "What is my name?\r");
     CHECK_SHOWN(&p, "Your name is");
-    CHECK_SHOWN(&p, "left]\n>>> |\n");
+    CHECK_SHOWN(&p, "\n>>> |\n"); /* the line of figures before it may be wider than the screen */
 
     test_case("what is cleared is not kept either; another program's conversation stays");
     pty_type(&p, "\014/clear\r");
@@ -135,14 +135,14 @@ static void test_conversation(void)
     pty_type(&p, "/edit\r");
     CHECK_SHOWN(&p, ">>> /edit\nedit> Hello!|\n");
     pty_type(&p, "\025My name is Anna.\r");
-    CHECK_SHOWN(&p, "left]\n>>> |\n");
+    CHECK_SHOWN(&p, "\n>>> |\n"); /* the line of figures before it may be wider than the screen */
 
     test_case("/undo gives the text back");
     pty_type(&p, "/undo\r");
     CHECK_SHOWN(&p, "forgot the last turn; 0 are left\n>>> My name is Anna.|\n");
     pty_type(&p, "\r");
     CHECK_SHOWN(&p, "Anna.\nNice");
-    CHECK_SHOWN(&p, "left]\n>>> |\n");
+    CHECK_SHOWN(&p, "\n>>> |\n"); /* the line of figures before it may be wider than the screen */
 
     test_save_and_tab(&p);
 
@@ -243,7 +243,7 @@ static void test_waiting(void)
     snprintf(keys, sizeof keys, "/file %s Hello!\r", file);
     pty_type(&p, keys);
     CHECK_SHOWN(&p, "s left|\n");
-    CHECK_SHOWN(&p, "left]\n>>> |\n");
+    CHECK_SHOWN(&p, "\n>>> |\n"); /* the line of figures before it may be wider than the screen */
     pty_type(&p, "\004");
     CHECK_EQ(pty_end(&p), 0);
 

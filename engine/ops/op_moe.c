@@ -356,7 +356,7 @@ static struct chosen choose_experts(struct cmd *c, const struct moe *m, tensor l
     tensor bias = m->route == ROUTE_SIGMOID ? m->bias : logits;
     bool count = s->load.arena && !known, row = count && b->docs;
     cmd_dispatch(c, K_moe_route, GRID(logits.n_row, 1, 1),
-                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .route = m->route, .held = known,
+                 SPEC(.wg = wg_size(gpu_caps(cmd_gpu(c)), 64), .route = m->route, .routed = known,
                       .count = count, .docs = row),
                  PUSH(p),
                  USES(READ(logits), BOTH(ch.id), WRITE(ch.wt), READ(bias),
